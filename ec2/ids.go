@@ -1,0 +1,50 @@
+package ec2
+
+import (
+	"encoding"
+	"fmt"
+	"net"
+)
+
+// The identities of the domain. Each is the text a client sees; none is parsed outside
+// this package. An EC2-Classic resource has 8 hex digits behind its prefix, a VPC
+// resource 17 (EC2 User Guide, "Resource IDs").
+type (
+	AccountID   string // 12 digits
+	Region      string // "us-east-1"; the one in a request's signature scope
+	GroupID     string // "sg-455b6c31"
+	RuleID      string // "sgr-0a1b2c3d4e5f60718"
+	InstanceID  string // "i-cfd732a6"
+	InterfaceID string // "eni-0a1b2c3d"
+	NodeID      string // a cluster member's name: "node1"
+	VPCID       string // "" is EC2-Classic
+)
+
+// VNI names one flat address space, as in RFC 7348 §5: 24 bits.
+type VNI uint32
+
+// MAC is an Ethernet address as a comparable value.
+type MAC [6]byte
+
+var (
+	_ encoding.TextMarshaler   = MAC{}
+	_ encoding.TextUnmarshaler = (*MAC)(nil)
+)
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// MarshalText writes the colon form.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads any form net.ParseMAC knows, of six bytes.
+func (m *MAC) UnmarshalText(text []byte) error {
+	hw, err := net.ParseMAC(string(text))
+	if err != nil {
+		return err
+	}
+	if len(hw) != len(m) {
+		return fmt.Errorf("%q is not a 48-bit Ethernet address", text)
+	}
+	copy(m[:], hw)
+	return nil
+}

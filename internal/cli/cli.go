@@ -1,0 +1,61 @@
+// Package cli is the command line: `palisade` and its subcommands, and the ec2-* tools,
+// which are the same binary under another name.
+//
+// One command is one file. A command reads its flags, calls the package that does the
+// work, and prints; it decides nothing else.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// An exitError ends the process with code; what there was to say has been printed.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Main runs the command that args name and returns the process's exit status: 0 done,
+// 1 it could not be done, 2 the command line was wrong.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	root := newRoot()
+	root.SetArgs(args[1:])
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if exit, ok := errors.AsType[exitError](err); ok {
+		return int(exit)
+	}
+	fmt.Fprintf(os.Stderr, "palisade: %v\n", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	return 1
+}
+
+// A usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "palisade",
+		Short: "EC2 security groups that you run yourself",
+		Example: `  palisade lab up                  # a cluster in namespaces on this machine
+  eval "$(palisade lab env)"       # point aws and the ec2-* tools at it
+  palisade scenario run albert     # play a story from the EC2 guide with real nmap`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	return root
+}
