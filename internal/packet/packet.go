@@ -1,0 +1,149 @@
+// Package packet turns the bytes of a frame into values, once, and changes them in place.
+//
+// Decode is the only door: it reads a frame through one reused gopacket
+// DecodingLayerParser, surrounded by the checks gopacket leaves to its caller, and fills
+// a flat Packet. A frame that gets past it has lengths, header sizes and flags that
+// agree with each other, so nothing behind it checks a bound again. Sanitize does the
+// same for the virtio header in front of the frame.
+//
+// The rest edits frames that Decode has accepted: SetMACs, RewriteSource and
+// RewriteDestination (1:1 NAT, with every checksum), FinishChecksum and Segment for
+// devices without offloads, and ARPReply.
+//
+// It decides nothing about who may talk to whom, keeps no state between frames, and
+// allocates nothing. It is the only importer of gopacket.
+package packet
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// IsUnicast reports whether m names one station: the group bit is clear and m is not zero.
+func (m MAC) IsUnicast() bool { return m[0]&1 == 0 && m != MAC{} }
+
+// EtherTypes that are looked into.
+const (
+	EtherTypeIPv4 = 0x0800
+	EtherTypeARP  = 0x0806
+	EtherTypeIPv6 = 0x86dd
+)
+
+// IP protocols whose headers are looked into.
+const (
+	ProtocolICMP = 1
+	ProtocolTCP  = 6
+	ProtocolUDP  = 17
+)
+
+// TCP flags.
+const (
+	FIN = 1 << iota
+	SYN
+	RST
+	PSH
+	ACK
+	URG
+)
+
+// ICMP types that connections are made of; the rest is judged by rules alone.
+const (
+	ICMPEchoReply      = 0
+	ICMPUnreachable    = 3
+	ICMPSourceQuench   = 4
+	ICMPRedirect       = 5
+	ICMPEcho           = 8
+	ICMPTimeExceeded   = 11
+	ICMPParameter      = 12
+	ICMPTimestamp      = 13
+	ICMPTimestampReply = 14
+)
+
+// A Flow is one direction of a connection. For an ICMP query and its answer both ports
+// hold the identifier; for what has no ports they are zero.
+type Flow struct {
+	Src, Dst         netip.Addr
+	SrcPort, DstPort uint16
+	Protocol         uint8
+}
+
+// Reverse is the flow of the answers.
+func (f Flow) Reverse() Flow {
+	return Flow{Src: f.Dst, Dst: f.Src, SrcPort: f.DstPort, DstPort: f.SrcPort, Protocol: f.Protocol}
+}
+
+func (f Flow) String() string {
+	return fmt.Sprintf("%s %s:%d > %s:%d", ProtocolName(f.Protocol), f.Src, f.SrcPort, f.Dst, f.DstPort)
+}
+
+// ProtocolName is the name of an IP protocol where one is used here, else its number.
+func ProtocolName(p uint8) string {
+	switch p {
+	case ProtocolICMP:
+		return "icmp"
+	case ProtocolTCP:
+		return "tcp"
+	case ProtocolUDP:
+		return "udp"
+	}
+	return fmt.Sprint(p)
+}
+
+// A Packet is what Decode found in one frame. Offsets count from the Ethernet header.
+type Packet struct {
+	DstMAC, SrcMAC MAC
+	EtherType      uint16
+
+	Flow     Flow
+	TCPFlags uint8
+	ICMPType uint8
+	ICMPCode uint8
+
+	L3      int // where the IP header begins
+	L4      int // where the transport header begins
+	Payload int // where the transport payload begins; L4 for what has no known header
+	Len     int // the frame without Ethernet padding
+
+	// A fragment that is not the first has HasL4 false and no ports in Flow.
+	HasL4        bool
+	Fragment     bool   // MF is set or the offset is not zero
+	MoreFollow   bool   // MF
+	FragID       uint16 // IP identification
+	FragOffset   int    // in bytes
+	FragLen      int    // bytes of IP payload here
+	Partial      bool   // the transport checksum covers the pseudo-header only (virtio NEEDS_CSUM)
+	Segments     uint32 // how many packets this frame is on a wire
+	Quoted       Flow   // the packet an ICMP error is about, in the direction it was sent
+	QuotedL3     int    // where the quoted IP header begins
+	QuotedICMP   uint8  // ICMP type of the quoted packet
+	HasQuoted    bool
+	IsICMPError  bool
+	ARPOperation uint16
+	ARPSender    MAC
+	ARPSenderIP  netip.Addr
+	ARPTargetIP  netip.Addr
+}
+
+// IsFirstSYN reports whether the packet asks for a new TCP connection.
+func (p *Packet) IsFirstSYN() bool {
+	return p.Flow.Protocol == ProtocolTCP && p.TCPFlags&(SYN|ACK) == SYN
+}
+
+// RuleKey is what a rule's range is compared with: the destination port, or for ICMP
+// the type in the high byte and the code in the low one, else zero.
+func (p *Packet) RuleKey() uint16 {
+	switch p.Flow.Protocol {
+	case ProtocolTCP, ProtocolUDP:
+		return p.Flow.DstPort
+	case ProtocolICMP:
+		return uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
+	}
+	return 0
+}

@@ -1,0 +1,154 @@
+package packet
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// SetMACs addresses the frame on its last hop.
+func SetMACs(frame []byte, dst, src MAC) {
+	copy(frame[0:6], dst[:])
+	copy(frame[6:12], src[:])
+}
+
+// RewriteSource gives the packet the source address to, as 1:1 NAT does on the way out:
+// in the IP header, in the pseudo-header of a full or partial transport checksum, and,
+// in an ICMP error, as the destination of the packet it quotes. p follows.
+func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
+	rewrite(frame, p, p.L3+12, to)
+	p.Flow.Src = to
+	if p.HasQuoted {
+		rewriteQuoted(frame, p, 16, to)
+		p.Quoted.Dst = to
+	}
+}
+
+// RewriteDestination is RewriteSource for the other end: the destination of the packet,
+// and the source of the packet that an ICMP error quotes.
+func RewriteDestination(frame []byte, p *Packet, to netip.Addr) {
+	rewrite(frame, p, p.L3+16, to)
+	p.Flow.Dst = to
+	if p.HasQuoted {
+		rewriteQuoted(frame, p, 12, to)
+		p.Quoted.Src = to
+	}
+}
+
+func rewrite(frame []byte, p *Packet, at int, to netip.Addr) {
+	old, new := [4]byte(frame[at:at+4]), to.As4()
+	copy(frame[at:], new[:])
+	update(frame[p.L3+10:], old, new)
+	if !p.HasL4 {
+		return
+	}
+	switch p.Flow.Protocol {
+	case ProtocolTCP:
+		updateTransport(frame[p.L4+tcpChecksumAt:], old, new, p.Partial)
+	case ProtocolUDP:
+		field := frame[p.L4+udpChecksumAt:]
+		if !p.Partial && binary.BigEndian.Uint16(field) == 0 {
+			return // no checksum was sent (RFC 768)
+		}
+		updateTransport(field, old, new, p.Partial)
+		if !p.Partial && binary.BigEndian.Uint16(field) == 0 {
+			binary.BigEndian.PutUint16(field, 0xffff)
+		}
+	}
+}
+
+// rewriteQuoted changes an address of the packet inside an ICMP error. The checksum of
+// the quoted IP header changes with it, and the ICMP checksum covers both changes. The
+// quoted transport checksum is of a packet that has passed and is left alone.
+func rewriteQuoted(frame []byte, p *Packet, at int, to netip.Addr) {
+	icmp := frame[p.L4+2:]
+	field := frame[p.QuotedL3+at : p.QuotedL3+at+4]
+	old, new := [4]byte(field), to.As4()
+	copy(field, new[:])
+	update(icmp, old, new)
+
+	header := frame[p.QuotedL3+10:]
+	var before, after [4]byte
+	copy(before[:2], header)
+	update(header, old, new)
+	copy(after[:2], header)
+	update(icmp, before, after)
+}
+
+// update patches a complete checksum for four bytes that changed (RFC 1624, eqn. 3).
+func update(field []byte, old, new [4]byte) {
+	sum := uint32(^binary.BigEndian.Uint16(field))
+	binary.BigEndian.PutUint16(field, ^fold(sum+difference(old, new)))
+}
+
+// updateTransport also knows the partial form, which is the sum itself, not its complement.
+func updateTransport(field []byte, old, new [4]byte, partial bool) {
+	if !partial {
+		update(field, old, new)
+		return
+	}
+	sum := uint32(binary.BigEndian.Uint16(field))
+	binary.BigEndian.PutUint16(field, fold(sum+difference(old, new)))
+}
+
+func difference(old, new [4]byte) uint32 {
+	return uint32(^binary.BigEndian.Uint16(old[0:])) + uint32(^binary.BigEndian.Uint16(old[2:])) +
+		uint32(binary.BigEndian.Uint16(new[0:])) + uint32(binary.BigEndian.Uint16(new[2:]))
+}
+
+func fold(sum uint32) uint16 {
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
+}
+
+// sum16 is the ones' complement sum of b (RFC 1071).
+func sum16(b []byte) uint32 {
+	var sum uint64
+	for len(b) >= 8 {
+		v := binary.BigEndian.Uint64(b)
+		sum += v>>48 + v>>32&0xffff + v>>16&0xffff + v&0xffff
+		b = b[8:]
+	}
+	for len(b) >= 2 {
+		sum += uint64(binary.BigEndian.Uint16(b))
+		b = b[2:]
+	}
+	if len(b) == 1 {
+		sum += uint64(b[0]) << 8
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint32(sum)
+}
+
+// ARPReply turns a request in place into the answer that mac has its target address,
+// and returns the frame to send back.
+func ARPReply(frame []byte, p *Packet, mac MAC) []byte {
+	SetMACs(frame, p.ARPSender, mac)
+	b := frame[p.L3:]
+	binary.BigEndian.PutUint16(b[6:], 2)
+	target, sender := p.ARPTargetIP.As4(), p.ARPSenderIP.As4()
+	copy(b[8:14], mac[:])
+	copy(b[14:18], target[:])
+	copy(b[18:24], p.ARPSender[:])
+	copy(b[24:28], sender[:])
+	return frame[:ethernetLen+arpLen]
+}
+
+// Announcement writes a gratuitous ARP request into frame: mac has addr (RFC 5227 §1.1).
+// frame must hold 42 bytes; the part written is returned.
+func Announcement(frame []byte, mac MAC, addr netip.Addr) []byte {
+	copy(frame[0:6], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	copy(frame[6:12], mac[:])
+	binary.BigEndian.PutUint16(frame[12:], EtherTypeARP)
+	b := frame[ethernetLen : ethernetLen+arpLen]
+	copy(b, []byte{0, 1, 8, 0, 6, 4, 0, 1})
+	ip := addr.As4()
+	copy(b[8:14], mac[:])
+	copy(b[14:18], ip[:])
+	clear(b[18:24])
+	copy(b[24:28], ip[:])
+	return frame[:ethernetLen+arpLen]
+}

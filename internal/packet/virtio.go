@@ -1,0 +1,88 @@
+package packet
+
+import (
+	"encoding/binary"
+
+	"palisade/internal/verdict"
+)
+
+// OffloadLen is the size of the virtio header that stands before every frame.
+//
+//	|  flags  |gso_type |     hdr_len     |     gso_size    |
+//	|    csum_start     |   csum_offset   |   virtio 1.2 §5.1.6, native byte order
+const OffloadLen = 10
+
+const (
+	needsChecksum = 1 // flags: the checksum at csum_start+csum_offset covers the pseudo-header only
+
+	gsoNone  = 0
+	gsoTCPv4 = 1
+	gsoUDPL4 = 5
+	gsoECN   = 0x80
+
+	tcpChecksumAt = 16
+	udpChecksumAt = 6
+
+	minTCPSegment  = 48  // Linux refuses a smaller MSS (tcp_min_snd_mss)
+	maxUDPSegments = 128 // Linux splits one send into no more (UDP_MAX_SEGMENTS)
+)
+
+var native = binary.NativeEndian
+
+// Sanitize holds the virtio header against the packet behind it and writes it anew
+// from what Decode found, so that no byte of it survives that a sender chose freely: a
+// forged csum_start would have the receiving kernel overwrite a port after the verdict,
+// a forged gso_size would cut the frame into packets nobody judged. mtu is the largest
+// IP packet of the network in bytes. It sets p.Partial and p.Segments.
+func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
+	flags, gso, size := offload[0], offload[1], int(native.Uint16(offload[4:]))
+	start, offset := int(native.Uint16(offload[6:])), int(native.Uint16(offload[8:]))
+	clear(offload[:OffloadLen])
+
+	if flags&needsChecksum != 0 {
+		at := checksumOffset(p)
+		if at < 0 || start != p.L4 || offset != at {
+			return verdict.BadOffload, false
+		}
+		p.Partial = true
+		offload[0] = needsChecksum
+		native.PutUint16(offload[6:], uint16(p.L4))
+		native.PutUint16(offload[8:], uint16(at))
+	}
+	if gso == gsoNone {
+		if p.Len-p.L3 > mtu {
+			return verdict.TooBig, false
+		}
+		return verdict.Unset, true
+	}
+	payload := p.Len - p.Payload
+	switch {
+	case !p.Partial || payload <= 0:
+		return verdict.BadOffload, false
+	case gso&^gsoECN == gsoTCPv4 && p.Flow.Protocol == ProtocolTCP && size >= minTCPSegment:
+	case gso == gsoUDPL4 && p.Flow.Protocol == ProtocolUDP && size > 0 && payload <= size*maxUDPSegments:
+	default:
+		return verdict.BadOffload, false
+	}
+	if p.Payload-p.L3+min(size, payload) > mtu {
+		return verdict.TooBig, false
+	}
+	offload[1] = gso
+	native.PutUint16(offload[2:], uint16(p.Payload))
+	native.PutUint16(offload[4:], uint16(size))
+	p.Segments = uint32((payload + size - 1) / size)
+	return verdict.Unset, true
+}
+
+// checksumOffset is where in its transport header a packet's checksum stands, or -1 for
+// a packet whose checksum no offload computes.
+func checksumOffset(p *Packet) int {
+	switch {
+	case p.EtherType != EtherTypeIPv4 || p.Fragment || !p.HasL4:
+	case p.Flow.Protocol == ProtocolTCP:
+		return tcpChecksumAt
+	case p.Flow.Protocol == ProtocolUDP:
+		return udpChecksumAt
+	}
+	return -1
+}
