@@ -27,11 +27,24 @@ type Decoder struct {
 
 	ethernet layers.Ethernet
 	arp      layers.ARP
-	ip4      layers.IPv4
+	ip4      outermostIPv4
 	tcp      layers.TCP
 	udp      layers.UDP
 	icmp4    layers.ICMPv4
 	payload  gopacket.Payload
+}
+
+// outermostIPv4 keeps gopacket from following IP in IP: it would decode the inner packet
+// into the same layer, and the inner addresses would be judged instead of the outer ones.
+type outermostIPv4 struct{ layers.IPv4 }
+
+// NextLayerType names the transport headers that connections are made of, else payload.
+func (ip *outermostIPv4) NextLayerType() gopacket.LayerType {
+	switch next := ip.IPv4.NextLayerType(); next {
+	case layers.LayerTypeTCP, layers.LayerTypeUDP, layers.LayerTypeICMPv4:
+		return next
+	}
+	return gopacket.LayerTypePayload
 }
 
 // NewDecoder returns a Decoder that is ready for use.

@@ -32,6 +32,10 @@ func udp(payload string) packettest.Frame {
 	}
 }
 
+func ipip() packettest.Frame {
+	return packettest.Frame{Flow: packet.Flow{Src: server, Dst: client, Protocol: 4}, Payload: packettest.Build(echo())[14:]}
+}
+
 func echo() packettest.Frame {
 	return packettest.Frame{
 		Flow:     packet.Flow{Src: client, Dst: server, SrcPort: 7, DstPort: 7, Protocol: packet.ProtocolICMP},
@@ -156,6 +160,14 @@ func TestFirstFragmentHasItsPorts(t *testing.T) {
 	}
 }
 
+// TestInnerPacketIsNotJudged: behind IP in IP, GRE and the like the outer header decides.
+func TestInnerPacketIsNotJudged(t *testing.T) {
+	outer := ipip()
+	if p := decode(t, packettest.Build(outer)); p.Flow != outer.Flow {
+		t.Errorf("flow %v, want the outer %v", p.Flow, outer.Flow)
+	}
+}
+
 func TestICMPErrorQuotesItsPacket(t *testing.T) {
 	d := packet.NewDecoder()
 	var p packet.Packet
@@ -195,7 +207,7 @@ func TestNoAllocs(t *testing.T) {
 // offset it returns against the frame.
 func FuzzDecode(f *testing.F) {
 	for _, frame := range [][]byte{
-		packettest.Build(tcp(packet.SYN, "")), packettest.Build(udp("abc")), packettest.Build(echo()),
+		packettest.Build(tcp(packet.SYN, "")), packettest.Build(udp("abc")), packettest.Build(echo()), packettest.Build(ipip()),
 		packettest.ARP(1, packet.MAC{2}, client, server), withOptions(131, 7, 4, 10, 0, 0, 1, 0),
 		fragment(udp(""), 0, true, 64), fragment(tcp(packet.SYN, ""), 64, false, 64),
 		packettest.ICMPError(3, 1, server, client, packettest.Build(udp("x")), packet.MAC{2}, packet.MAC{4}),
