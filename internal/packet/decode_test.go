@@ -226,8 +226,8 @@ func FuzzDecode(f *testing.F) {
 		if p.L3 > p.L4 && p.EtherType == packet.EtherTypeIPv4 || p.L4 > p.Payload || p.Payload > p.Len || p.Len > len(frame) {
 			t.Fatalf("offsets %d %d %d of %d, frame %d", p.L3, p.L4, p.Payload, p.Len, len(frame))
 		}
-		if p.EtherType != packet.EtherTypeIPv4 || p.Fragment || p.Flow.Protocol == 4 {
-			return // gopacket's own reading follows IP in IP
+		if p.Fragment || p.Flow.Protocol != packet.ProtocolTCP && p.Flow.Protocol != packet.ProtocolUDP {
+			return // gopacket's own reading goes on into IP in IP, IPv6 headers and the like
 		}
 		// The port a rule is compared with is the one a receiver's stack reads.
 		all := gopacket.NewPacket(frame[:p.Len], layers.LayerTypeEthernet, gopacket.NoCopy)
