@@ -28,7 +28,7 @@ func Main(args []string) int {
 	defer stop()
 
 	root := newRoot()
-	root.SetArgs(args[1:])
+	root.SetArgs(calledAs(args))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -57,5 +57,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddGroup(ec2Group)
+	root.AddCommand(newEC2Commands()...)
 	return root
 }

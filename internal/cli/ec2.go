@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"palisade/internal/cli/ec2tools"
+)
+
+// ec2Group is the heading in the help under which the ec2-* tools stand.
+var ec2Group = &cobra.Group{ID: "ec2", Title: "EC2 command line tools:"}
+
+// newEC2Commands returns a command for each ec2-* tool. The tools read their options
+// themselves, as the tools of their time did.
+func newEC2Commands() []*cobra.Command {
+	var commands []*cobra.Command
+	for _, name := range ec2tools.Names() {
+		commands = append(commands, &cobra.Command{
+			Use:                name,
+			Short:              ec2tools.Summary(name),
+			GroupID:            ec2Group.ID,
+			DisableFlagParsing: true,
+			RunE: func(cmd *cobra.Command, args []string) error {
+				code := ec2tools.Main(cmd.Context(), name, args, ec2tools.Config{
+					Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr,
+				})
+				if code != 0 {
+					return exitError(code)
+				}
+				return nil
+			},
+		})
+	}
+	return commands
+}
+
+// calledAs returns the arguments for the root command. Called by the name of a tool, the
+// binary is that tool.
+func calledAs(args []string) []string {
+	if name := filepath.Base(args[0]); ec2tools.Is(name) {
+		return append([]string{name}, args[1:]...)
+	}
+	return args[1:]
+}

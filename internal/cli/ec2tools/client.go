@@ -1,0 +1,140 @@
+package ec2tools
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+)
+
+const (
+	// apiVersion is the version the answers are read by.
+	apiVersion = "2016-11-15"
+
+	// callTimeout bounds one call, from the connection to the end of the answer.
+	callTimeout = 60 * time.Second
+
+	// maxAnswer bounds what is read of one answer, in bytes.
+	maxAnswer = 64 << 20
+)
+
+// A client calls the EC2 Query API: one signed POST for each action.
+type client struct {
+	endpoint    *url.URL
+	credentials aws.Credentials
+	region      string
+	signer      *v4.Signer
+	http        *http.Client
+}
+
+func newClient(endpoint *url.URL, access, secret, region string) *client {
+	return &client{
+		endpoint:    endpoint,
+		credentials: aws.Credentials{AccessKeyID: access, SecretAccessKey: secret},
+		region:      region,
+		signer:      v4.NewSigner(),
+		http:        &http.Client{Timeout: callTimeout},
+	}
+}
+
+// A serviceError is the service's refusal.
+type serviceError struct {
+	Status  int
+	Code    string
+	Message string
+}
+
+// Error has the form of the old tools: the first word says whose fault it was.
+func (e *serviceError) Error() string {
+	side := "Client"
+	if e.Status >= 500 {
+		side = "Server"
+	}
+	return side + "." + e.Code + ": " + e.Message
+}
+
+// call performs action and decodes the answer into answer.
+func (c *client) call(ctx context.Context, action string, params url.Values, answer any) error {
+	form := url.Values{"Action": {action}, "Version": {apiVersion}}
+	for name, values := range params {
+		form[name] = values
+	}
+	body := []byte(form.Encode())
+
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint.String(), bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("make %s request: %w", action, err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	sum := sha256.Sum256(body)
+	if err := c.signer.SignHTTP(ctx, c.credentials, req, hex.EncodeToString(sum[:]), "ec2", c.region, time.Now()); err != nil {
+		return fmt.Errorf("sign %s request: %w", action, err)
+	}
+	resp, err := c.http.Do(req)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("nobody answers at %s; is the lab up? palisade lab up", c.endpoint)
+	}
+	if err != nil {
+		return fmt.Errorf("call %s: %w", action, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("read answer to %s: %w", action, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return refusal(resp.StatusCode, data)
+	}
+	if err := xml.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("read answer to %s: %w", action, err)
+	}
+	return nil
+}
+
+// refusal reads an error answer. What is no error document of EC2 is still the service's
+// refusal, with the HTTP status for a code.
+func refusal(status int, data []byte) error {
+	var doc struct {
+		Code    string `xml:"Errors>Error>Code"`
+		Message string `xml:"Errors>Error>Message"`
+	}
+	if err := xml.Unmarshal(data, &doc); err != nil || doc.Code == "" {
+		text := strings.Join(strings.Fields(string(data)), " ")
+		if len(text) > 200 {
+			text = text[:200] + "…"
+		}
+		return &serviceError{status, strings.ReplaceAll(http.StatusText(status), " ", ""), text}
+	}
+	return &serviceError{status, doc.Code, doc.Message}
+}
+
+// numbered adds values as prefix.1, prefix.2 and so on, the lists of the Query API.
+func numbered(params url.Values, prefix string, values []string) {
+	for i, v := range values {
+		params.Set(fmt.Sprintf("%s.%d", prefix, i+1), v)
+	}
+}
+
+// isGroupID reports whether ref is the id of a group; no group's name looks like one.
+func isGroupID(ref string) bool { return strings.HasPrefix(ref, "sg-") }
+
+// groupRef sets the parameter that names one group, by id or by name.
+func groupRef(params url.Values, prefix, ref string) {
+	if isGroupID(ref) {
+		params.Set(prefix+"GroupId", ref)
+		return
+	}
+	params.Set(prefix+"GroupName", ref)
+}

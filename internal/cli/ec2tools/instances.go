@@ -1,0 +1,240 @@
+package ec2tools
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+var runInstancesTool = tool{
+	summary:  "launch instances of an image",
+	synopsis: []string{"AMI [-n COUNT|MIN-MAX] [-g GROUP]... [-k KEYPAIR] [-d DATA | -f FILE] [-t TYPE]"},
+	example:  "ec2-run-instances ami-fba54092 -n 7 -g mywebtier -k albert",
+	flags: func(fs *pflag.FlagSet) action {
+		var o launchOptions
+		fs.StringVarP(&o.count, "instance-count", "n", "1", "how many: `COUNT`, or MIN-MAX for as many as there is room for")
+		fs.StringArrayVarP(&o.groups, "group", "g", nil, "security `GROUP`, by name or id; default if none is given")
+		fs.StringVarP(&o.key, "key", "k", "", "`KEYPAIR` that may log in")
+		fs.StringVarP(&o.data, "user-data", "d", "", "`DATA` handed to the instances")
+		fs.StringVarP(&o.dataFile, "user-data-file", "f", "", "`FILE` with the data handed to the instances")
+		fs.StringVarP(&o.kind, "instance-type", "t", "", "`TYPE` of the instances, such as m1.small")
+		fs.StringVarP(&o.zone, "availability-zone", "z", "", "`ZONE` to launch in")
+		return func(ctx context.Context, s *session, args []string) error {
+			if len(args) != 1 {
+				return usagef("name exactly one image, as in: ami-eca54085; it stands before or after the options, data with blanks needs quotes")
+			}
+			params, err := o.params(args[0])
+			if err != nil {
+				return err
+			}
+			var answer reservation
+			if err := s.call(ctx, "RunInstances", params, &answer); err != nil {
+				return err
+			}
+			s.era.printReservation(s.out, answer)
+			return nil
+		}
+	},
+}
+
+type launchOptions struct {
+	count, key, data, dataFile, kind, zone string
+	groups                                 []string
+}
+
+func (o *launchOptions) params(image string) (url.Values, error) {
+	least, most, isRange := strings.Cut(o.count, "-")
+	if !isRange {
+		most = least
+	}
+	a, errA := strconv.Atoi(least)
+	b, errB := strconv.Atoi(most)
+	if errA != nil || errB != nil || a < 1 || a > b {
+		return nil, usagef("-n %s is not a number of instances; give -n 7, or -n 1-7 for as many as there is room for", o.count)
+	}
+	params := url.Values{"ImageId": {image}, "MinCount": {strconv.Itoa(a)}, "MaxCount": {strconv.Itoa(b)}}
+	var ids, names []string
+	for _, ref := range o.groups {
+		if isGroupID(ref) {
+			ids = append(ids, ref)
+		} else {
+			names = append(names, ref)
+		}
+	}
+	numbered(params, "SecurityGroupId", ids)
+	numbered(params, "SecurityGroup", names)
+
+	data := []byte(o.data)
+	if o.dataFile != "" {
+		if o.data != "" {
+			return nil, usagef("-d and -f both give user data; leave one out")
+		}
+		var err error
+		if data, err = os.ReadFile(o.dataFile); err != nil {
+			return nil, fmt.Errorf("read user data: %w", err)
+		}
+	}
+	if len(data) > 0 {
+		params.Set("UserData", base64.StdEncoding.EncodeToString(data))
+	}
+	for name, value := range map[string]string{
+		"KeyName": o.key, "InstanceType": o.kind, "Placement.AvailabilityZone": o.zone,
+	} {
+		if value != "" {
+			params.Set(name, value)
+		}
+	}
+	return params, nil
+}
+
+var describeInstancesTool = tool{
+	summary:  "list instances by the launch they came from",
+	synopsis: []string{"[INSTANCE]..."},
+	example:  "ec2-describe-instances i-cfd732a6",
+	flags: func(*pflag.FlagSet) action {
+		return func(ctx context.Context, s *session, args []string) error {
+			params := url.Values{}
+			numbered(params, "InstanceId", args)
+			var answer struct {
+				Reservations []reservation `xml:"reservationSet>item"`
+			}
+			if err := s.call(ctx, "DescribeInstances", params, &answer); err != nil {
+				return err
+			}
+			for _, r := range answer.Reservations {
+				s.era.printReservation(s.out, r)
+			}
+			return nil
+		}
+	},
+}
+
+var (
+	terminateInstancesTool = changeTool("terminate", "TerminateInstances", "end instances for good")
+	stopInstancesTool      = changeTool("stop", "StopInstances", "stop instances; a start gives them a new address")
+	startInstancesTool     = changeTool("start", "StartInstances", "start stopped instances")
+)
+
+// changeTool is a tool that moves instances from one state to another.
+func changeTool(verb, call, summary string) tool {
+	return tool{
+		summary:  summary,
+		synopsis: []string{"INSTANCE..."},
+		example:  "ec2-" + verb + "-instances i-cfd732a6",
+		flags: func(*pflag.FlagSet) action {
+			return func(ctx context.Context, s *session, args []string) error {
+				if len(args) == 0 {
+					return usagef("which instances? ec2-describe-instances lists them")
+				}
+				params := url.Values{}
+				numbered(params, "InstanceId", args)
+				var answer struct {
+					Changes []struct {
+						ID       string `xml:"instanceId"`
+						Previous string `xml:"previousState>name"`
+						Current  string `xml:"currentState>name"`
+					} `xml:"instancesSet>item"`
+				}
+				if err := s.call(ctx, call, params, &answer); err != nil {
+					return err
+				}
+				for _, c := range answer.Changes {
+					line(s.out, "INSTANCE", c.ID, c.Previous, c.Current)
+				}
+				return nil
+			}
+		},
+	}
+}
+
+// A reservation is the instances of one launch.
+type reservation struct {
+	ID        string     `xml:"reservationId"`
+	Owner     string     `xml:"ownerId"`
+	Groups    []groupID  `xml:"groupSet>item"`
+	Instances []instance `xml:"instancesSet>item"`
+}
+
+type groupID struct {
+	ID   string `xml:"groupId"`
+	Name string `xml:"groupName"`
+}
+
+// An instance is one item of a reservation.
+type instance struct {
+	ID             string    `xml:"instanceId"`
+	Image          string    `xml:"imageId"`
+	State          string    `xml:"instanceState>name"`
+	PrivateDNS     string    `xml:"privateDnsName"`
+	PublicDNS      string    `xml:"dnsName"`
+	Key            string    `xml:"keyName"`
+	LaunchIndex    string    `xml:"amiLaunchIndex"`
+	Type           string    `xml:"instanceType"`
+	LaunchTime     string    `xml:"launchTime"`
+	Zone           string    `xml:"placement>availabilityZone"`
+	Tenancy        string    `xml:"placement>tenancy"`
+	Kernel         string    `xml:"kernelId"`
+	Ramdisk        string    `xml:"ramdiskId"`
+	Platform       string    `xml:"platform"`
+	Monitoring     string    `xml:"monitoring>state"`
+	PublicAddress  string    `xml:"ipAddress"`
+	PrivateAddress string    `xml:"privateIpAddress"`
+	VPC            string    `xml:"vpcId"`
+	Subnet         string    `xml:"subnetId"`
+	RootDevice     string    `xml:"rootDeviceType"`
+	Virtualization string    `xml:"virtualizationType"`
+	Hypervisor     string    `xml:"hypervisor"`
+	ClientToken    string    `xml:"clientToken"`
+	Groups         []groupID `xml:"groupSet>item"`
+}
+
+// printReservation prints a launch and its instances.
+//
+// 2006 (EC2 Developer Guide, "Default Group", step 1); before it runs, an instance has no
+// name:
+//
+//	RESERVATION  ID  OWNER
+//	INSTANCE     ID  IMAGE  PUBLIC-NAME  STATE
+//
+// 2012 adds the groups' names to RESERVATION, and to INSTANCE the columns below, of which
+// the empty ones are product codes, lifecycle, spot request, license and placement group
+// (EC2 Command Line Reference, "ec2-describe-instances").
+func (e era) printReservation(w io.Writer, r reservation) {
+	if e == era2006 {
+		line(w, "RESERVATION", r.ID, r.Owner)
+		for _, i := range r.Instances {
+			name := i.PublicDNS
+			if name == "" {
+				name = i.PublicAddress
+			}
+			line(w, "INSTANCE", i.ID, i.Image, name, i.State)
+		}
+		return
+	}
+	var names []string
+	for _, g := range r.Groups {
+		names = append(names, g.Name)
+	}
+	line(w, "RESERVATION", r.ID, r.Owner, strings.Join(names, ","))
+	for _, i := range r.Instances {
+		var ids []string
+		for _, g := range i.Groups {
+			ids = append(ids, g.ID)
+		}
+		monitoring := i.Monitoring
+		if monitoring != "" {
+			monitoring = "monitoring-" + monitoring
+		}
+		line(w, "INSTANCE", i.ID, i.Image, i.PublicDNS, i.PrivateDNS, i.State, i.Key, i.LaunchIndex,
+			"", i.Type, stamp(i.LaunchTime), i.Zone, i.Kernel, i.Ramdisk, i.Platform, monitoring,
+			i.PublicAddress, i.PrivateAddress, i.VPC, i.Subnet, i.RootDevice, "", "", "", "",
+			i.Virtualization, i.Hypervisor, i.ClientToken, strings.Join(ids, ","), i.Tenancy)
+	}
+}

@@ -1,0 +1,149 @@
+package ec2tools
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// commonOptions are those that every tool takes: where the service is and who calls.
+type commonOptions struct {
+	accessKey, secretKey string
+	endpoint, region     string
+}
+
+// newFlags returns the options of the tool name with the common ones declared.
+func newFlags(name string) (*pflag.FlagSet, *commonOptions) {
+	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	fs.SortFlags = false
+	var o commonOptions
+	fs.StringVarP(&o.accessKey, "aws-access-key", "O", "", "access `KEY` id (AWS_ACCESS_KEY_ID)")
+	fs.StringVarP(&o.secretKey, "aws-secret-key", "W", "", "secret access `KEY` (AWS_SECRET_ACCESS_KEY)")
+	fs.StringVarP(&o.endpoint, "url", "U", "", "the service's `URL` (EC2_URL)")
+	fs.StringVar(&o.region, "region", "", "`REGION` (AWS_DEFAULT_REGION)")
+	return fs, &o
+}
+
+// client returns the client that the options and the environment describe. What is
+// missing is an error: no tool ever turns to a service it was not told of.
+func (o *commonOptions) client(getenv func(string) string) (*client, error) {
+	first := func(values ...string) string {
+		i := slices.IndexFunc(values, func(v string) bool { return v != "" })
+		if i < 0 {
+			return ""
+		}
+		return values[i]
+	}
+	const fix = `run: eval "$(palisade lab env)"`
+
+	endpoint := first(o.endpoint, getenv("EC2_URL"), getenv("AWS_ENDPOINT_URL"))
+	if endpoint == "" {
+		return nil, usagef("neither EC2_URL nor AWS_ENDPOINT_URL says where the service is; %s", fix)
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, usagef("%q is not the URL of a service, such as http://127.0.0.1:8773; %s", endpoint, fix)
+	}
+	access := first(o.accessKey, getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_ACCESS_KEY"))
+	secret := first(o.secretKey, getenv("AWS_SECRET_ACCESS_KEY"), getenv("AWS_SECRET_KEY"))
+	if access == "" || secret == "" {
+		return nil, usagef("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or -O and -W) say who calls; %s", fix)
+	}
+	region := first(o.region, getenv("AWS_REGION"), getenv("AWS_DEFAULT_REGION"))
+	if region == "" {
+		return nil, usagef("AWS_DEFAULT_REGION (or --region) says in which region; %s", fix)
+	}
+	if u.Path == "" {
+		u.Path = "/"
+	}
+	return newClient(u, access, secret, region), nil
+}
+
+// hints say what an option that stands without its value was meant to get.
+var hints = map[string]string{
+	"cidr":            "give an address range, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
+	"protocol":        "give tcp, udp or icmp",
+	"port-range":      "give a port or a range, as in -p 22 or -p 8000-8010",
+	"icmp-type-code":  "give TYPE:CODE, as in -t 8:0, or -t -1:-1 for all",
+	"source-group":    "give the name or id of a group, as in -o Apache",
+	"source-group-id": "give the account the source group belongs to, as in -u 495219933132",
+	"description":     `give it in quotes, as in -d "Apache web server"`,
+}
+
+// parse reads args. Options may stand anywhere and their values may be glued to them, as
+// in -p22. Unlike pflag it never takes the next option for the value of a bare one:
+// "-s -p 22" was written by a shell whose $ADDRESS was empty.
+func parse(fs *pflag.FlagSet, args []string) error {
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		f := bareOption(fs, arg)
+		if f == nil || i+1 < len(args) && !looksLikeOption(fs, args[i+1]) {
+			continue
+		}
+		hint, ok := hints[f.Name]
+		if !ok {
+			hint = "give it " + strings.ToUpper(f.Name)
+		}
+		return usagef("%s has no value: %s", arg, hint)
+	}
+	if err := fs.Parse(args); err != nil {
+		return usageError{err.Error()}
+	}
+	return nil
+}
+
+// bareOption returns the option arg names if its value must be the next argument.
+func bareOption(fs *pflag.FlagSet, arg string) *pflag.Flag {
+	var f *pflag.Flag
+	switch {
+	case strings.HasPrefix(arg, "--") && !strings.Contains(arg, "="):
+		f = fs.Lookup(arg[2:])
+	case len(arg) == 2 && arg[0] == '-':
+		f = fs.ShorthandLookup(arg[1:])
+	}
+	if f == nil || f.NoOptDefVal != "" {
+		return nil
+	}
+	return f
+}
+
+// looksLikeOption reports whether arg is an option of fs rather than a value such as -1.
+func looksLikeOption(fs *pflag.FlagSet, arg string) bool {
+	if strings.HasPrefix(arg, "--") {
+		return true
+	}
+	return len(arg) >= 2 && arg[0] == '-' && fs.ShorthandLookup(arg[1:2]) != nil
+}
+
+// wantsHelp reports whether args ask for the usage, wherever among them.
+func wantsHelp(args []string) bool {
+	for _, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "-h", "--help", "-?":
+			return true
+		}
+	}
+	return false
+}
+
+// usage is one screen: what the tool does, how to call it, its options, an example.
+func (t tool) usage(name string, fs *pflag.FlagSet) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n\nUsage:\n", name, t.summary)
+	for _, s := range t.synopsis {
+		fmt.Fprintf(&b, "  %s %s\n", name, s)
+	}
+	fmt.Fprintf(&b, "\nOptions:\n%s\nExample:\n", fs.FlagUsages())
+	for line := range strings.Lines(t.example) {
+		fmt.Fprintf(&b, "  %s", line)
+	}
+	b.WriteString("\nEC2_TOOLS=2006 prints as the tools of 2006 did; 2012 is the default.\n")
+	return b.String()
+}
