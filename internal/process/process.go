@@ -1,0 +1,224 @@
+// Package process keeps hold of processes that are not our children: a daemon that an
+// earlier command started, the init of an instance that outlived its daemon.
+//
+// An ID is what a file remembers: pid and start time, because a pid alone is reused. A
+// Handle is a pidfd, checked against the ID after it was opened, so what it signals is
+// the process that was meant or nothing.
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone says that the process has ended. A zombie has ended.
+var ErrGone = errors.New("process is gone")
+
+// An ID names one process until the machine restarts.
+type ID struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // field 22 of proc(5) stat, in clock ticks since boot
+}
+
+// Of returns the ID of the process that has pid now, or ErrGone.
+func Of(pid int) (ID, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			err = ErrGone
+		}
+		return ID{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	// The command's name is in parentheses and may hold any byte, a ')' included.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 {
+		return ID{}, fmt.Errorf("process %d: cannot read %q", pid, stat)
+	}
+	if state := fields[0][0]; state == 'Z' || state == 'X' {
+		return ID{}, fmt.Errorf("process %d: %w", pid, ErrGone)
+	}
+	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return ID{}, fmt.Errorf("process %d: start time: %w", pid, err)
+	}
+	return ID{PID: pid, Start: start}, nil
+}
+
+// Alive reports whether this very process runs.
+func (id ID) Alive() bool {
+	now, err := Of(id.PID)
+	return err == nil && now == id
+}
+
+// WriteFile stores the ID so that no reader ever sees half of it.
+func (id ID) WriteFile(path string) error {
+	data, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// ReadFile returns the ID that WriteFile stored.
+func ReadFile(path string) (ID, error) {
+	var id ID
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(data, &id); err != nil || id.PID <= 0 {
+		return ID{}, fmt.Errorf("%s: not a process id", path)
+	}
+	return id, nil
+}
+
+// A Handle holds one process by a pidfd. Done may be read from any goroutine; Close ends
+// the one goroutine the handle owns.
+type Handle struct {
+	id   ID
+	file *os.File
+	done chan struct{}
+}
+
+// Open takes hold of the process, or returns ErrGone.
+func (id ID) Open() (*Handle, error) {
+	if id.PID <= 0 {
+		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
+	}
+	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			err = ErrGone
+		}
+		return nil, fmt.Errorf("process %d: %w", id.PID, err)
+	}
+	file := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", id.PID))
+	// Only now: what the descriptor holds can no longer be replaced.
+	if !id.Alive() {
+		file.Close()
+		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
+	}
+	h := &Handle{id: id, file: file, done: make(chan struct{})}
+	go h.runWait()
+	return h, nil
+}
+
+// ID returns what the handle holds.
+func (h *Handle) ID() ID { return h.id }
+
+// Done is closed when the process has ended.
+func (h *Handle) Done() <-chan struct{} { return h.done }
+
+// runWait sleeps in the runtime's poller, not on a thread: a node has many instances.
+func (h *Handle) runWait() {
+	conn, err := h.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	ended := false
+	conn.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		ended = err == nil && n == 1
+		return ended
+	})
+	if ended {
+		close(h.done)
+	}
+}
+
+// Signal sends sig; to a process that has ended it sends nothing, without error.
+func (h *Handle) Signal(sig unix.Signal) error {
+	conn, err := h.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := conn.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		return err
+	}
+	if sent != nil && !errors.Is(sent, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", h.id.PID, sent)
+	}
+	return nil
+}
+
+// Kill ends the process at once and waits until it is gone.
+func (h *Handle) Kill(ctx context.Context) error {
+	if err := h.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	select {
+	case <-h.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for process %d to end: %w", h.id.PID, ctx.Err())
+	}
+}
+
+// Close lets go of the process. Done is not closed by it.
+func (h *Handle) Close() error { return h.file.Close() }
+
+// Kill ends the process if it still runs and waits until it is gone.
+func Kill(ctx context.Context, id ID) error {
+	h, err := id.Open()
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Kill(ctx)
+}
+
+// List returns the processes for which match is true, ourselves excepted. A process that
+// ends meanwhile is left out.
+func List(match func(pid int) bool) ([]ID, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	var ids []ID
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() || !match(pid) {
+			continue
+		}
+		if id, err := Of(pid); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// NamespacedPID returns pid as its innermost pid namespace numbers it, and how many pid
+// namespaces deep it lives; 1 is the caller's own. It returns 0, 0 for a process that has ended.
+func NamespacedPID(pid int) (inner, depth int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if list, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields := strings.Fields(list)
+			inner, _ = strconv.Atoi(fields[len(fields)-1])
+			return inner, len(fields)
+		}
+	}
+	return 0, 0
+}

@@ -1,0 +1,80 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func startSleep(t *testing.T) (*exec.Cmd, ID) {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	id, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, id
+}
+
+func TestKillWaitsForTheEnd(t *testing.T) {
+	_, id := startSleep(t)
+	h, err := id.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := h.Kill(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if id.Alive() {
+		t.Errorf("%v is alive after Kill; a zombie counts as ended", id)
+	}
+	if _, err := id.Open(); !errors.Is(err, ErrGone) {
+		t.Errorf("Open of an ended process: %v, want ErrGone", err)
+	}
+	if err := Kill(ctx, id); err != nil {
+		t.Errorf("Kill of an ended process: %v", err)
+	}
+}
+
+func TestReusedPIDIsAnotherProcess(t *testing.T) {
+	cmd, id := startSleep(t)
+	id.Start-- // what a file would remember of an earlier process with this pid
+	if id.Alive() {
+		t.Error("an ID with another start time is alive")
+	}
+	if err := Kill(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := Of(cmd.Process.Pid); err != nil || now.Start != id.Start+1 {
+		t.Errorf("the process behind a reused pid was ended: %v %v", now, err)
+	}
+}
+
+func TestFileRoundTrip(t *testing.T) {
+	id, err := Of(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "pid")
+	if err := id.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadFile(path); err != nil || got != id {
+		t.Errorf("ReadFile = %v, %v; want %v", got, err, id)
+	}
+	os.WriteFile(path, []byte("{}"), 0o600)
+	if got, err := ReadFile(path); err == nil {
+		t.Errorf("ReadFile of an empty id = %v, want an error", got)
+	}
+}
