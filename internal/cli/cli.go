@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"palisade/internal/instance"
 )
 
 // An exitError ends the process with code; what there was to say has been printed.
@@ -24,6 +26,9 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 // Main runs the command that args name and returns the process's exit status: 0 done,
 // 1 it could not be done, 2 the command line was wrong.
 func Main(args []string) int {
+	if code, ok := instance.Reexec(args); ok {
+		return code
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
@@ -59,5 +64,6 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddGroup(ec2Group)
 	root.AddCommand(newEC2Commands()...)
+	root.AddCommand(newInstanceCommand())
 	return root
 }

@@ -1,0 +1,190 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of one instance. They bound what a fork bomb or a full /tmp inside can cost the
+// node; tmpfs pages count as the instance's memory.
+const (
+	maxProcesses   = 512
+	maxMemoryBytes = 512 << 20
+)
+
+// A hierarchy is one mounted cgroup file system that can carry a limit or name members.
+type hierarchy struct {
+	mount  string
+	limits map[string]string // file below the instance's cgroup: value
+	v2     bool
+}
+
+// hierarchies returns what this machine offers: the unified hierarchy where it has the
+// controllers, the hierarchies of version 1 where they are mounted apart.
+func hierarchies() []hierarchy {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil
+	}
+	var found []hierarchy
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		switch f[2] {
+		case "cgroup2":
+			found = append(found, hierarchy{mount: f[1], v2: true, limits: map[string]string{
+				"pids.max": strconv.Itoa(maxProcesses), "memory.max": strconv.Itoa(maxMemoryBytes)}})
+		case "cgroup":
+			limits := map[string]string{}
+			for option := range strings.SplitSeq(f[3], ",") {
+				switch option {
+				case "pids":
+					limits["pids.max"] = strconv.Itoa(maxProcesses)
+				case "memory":
+					limits["memory.limit_in_bytes"] = strconv.Itoa(maxMemoryBytes)
+				}
+			}
+			if len(limits) > 0 {
+				found = append(found, hierarchy{mount: f[1], limits: limits})
+			}
+		}
+	}
+	return found
+}
+
+func (h hierarchy) dir(s Spec) string { return filepath.Join(h.mount, s.CgroupPrefix, s.Namespace) }
+
+// joinCgroup makes the instance's cgroup in every hierarchy, sets the limits and moves the
+// calling process into it. It returns what could not be limited: an instance without
+// limits is better than none, and the node says so.
+func joinCgroup(s Spec) (complaints []string) {
+	if s.CgroupPrefix == "" {
+		return nil
+	}
+	limited := map[string]bool{}
+	for _, h := range hierarchies() {
+		if err := h.join(s, limited); err != nil {
+			complaints = append(complaints, err.Error())
+		}
+	}
+	for _, what := range []string{"pids", "memory"} {
+		if !limited[what] {
+			complaints = append(complaints, "no cgroup limits "+what)
+		}
+	}
+	return complaints
+}
+
+func (h hierarchy) join(s Spec, limited map[string]bool) error {
+	dir := h.dir(s)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if h.v2 {
+		// A parent hands its controllers down only if told to; the machine's root
+		// does on every systemd machine, ours must too.
+		for _, parent := range []string{h.mount, filepath.Dir(dir)} {
+			for _, controller := range []string{"+pids", "+memory"} {
+				os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(controller), 0)
+			}
+		}
+	}
+	for file, value := range h.limits {
+		err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
+		if h.v2 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+			continue // this hierarchy has not the controller
+		}
+		if err != nil {
+			return err
+		}
+		limited[strings.Split(file, ".")[0]] = true
+	}
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+}
+
+// joinCgroupOf moves the calling process to where pid is.
+func joinCgroupOf(pid int) error {
+	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return err
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(own)) {
+		// "4:memory:/palisade-lab/lab-i-cfd732a6"; version 2 is "0::/…"
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) < 3 || f[2] == "/" || strings.Contains(f[2], "..") {
+			continue
+		}
+		for mount := range strings.Lines(string(mounts)) {
+			m := strings.Fields(mount)
+			v2 := len(m) > 3 && m[2] == "cgroup2" && f[1] == ""
+			v1 := len(m) > 3 && m[2] == "cgroup" && f[1] != "" && strings.Contains(","+m[3]+",", ","+f[1]+",")
+			if v1 || v2 {
+				if err := os.WriteFile(filepath.Join(m[1], f[2], "cgroup.procs"), []byte("0"), 0); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// removeCgroup ends whatever is left in the instance's cgroup and removes it, and the
+// parent with the last one. The kernel lets go of a cgroup a moment after its last
+// process, hence the tries.
+func removeCgroup(ctx context.Context, s Spec) error {
+	if s.CgroupPrefix == "" {
+		return nil
+	}
+	var errs []error
+	for _, h := range hierarchies() {
+		for {
+			err := h.remove(s)
+			if err == nil {
+				break
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+			}
+			errs = append(errs, err)
+			break
+		}
+		unix.Rmdir(filepath.Dir(h.dir(s)))
+	}
+	return errors.Join(errs...)
+}
+
+func (h hierarchy) remove(s Spec) error {
+	procs, err := os.ReadFile(filepath.Join(h.dir(s), "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for field := range strings.FieldsSeq(string(procs)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 && pid != os.Getpid() {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	if err := unix.Rmdir(h.dir(s)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", h.dir(s), err)
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+package instance
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// capabilities is all that root inside an instance may hold: raw sockets and low ports,
+// as on EC2, and what sshd and ordinary file work need. No NET_ADMIN (its interface is
+// not its own), no SYS_ADMIN, MKNOD, SYS_PTRACE, SYS_MODULE, DAC_READ_SEARCH.
+var capabilities = []uintptr{
+	unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
+	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
+	unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_CHROOT,
+	unix.CAP_AUDIT_WRITE, // sshd ends a root login when the audit system refuses it
+}
+
+// confine takes from the calling thread, for good, whatever an instance must not have.
+// The thread must be locked and should go on to exec.
+func confine() error {
+	// A keyring is shared along the fork: without a new one, the daemon's session keys
+	// would be readable inside.
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS {
+		return fmt.Errorf("join a new session keyring: %w", err)
+	}
+	var keep uint64
+	for _, c := range capabilities {
+		keep |= 1 << c
+	}
+	for c := uintptr(0); c < 64; c++ {
+		if keep&(1<<c) != 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
+			break // beyond the kernel's last capability
+		} else if err != nil {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{
+		{Effective: uint32(keep), Permitted: uint32(keep)},
+		{Effective: uint32(keep >> 32), Permitted: uint32(keep >> 32)},
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	return filterSystemCalls()
+}

@@ -1,0 +1,279 @@
+// Package instance is what stands behind a port of the switch: a set of namespaces (net,
+// mount, pid, ipc, uts) and a cgroup around an init of its own, which serves what its
+// image promises.
+//
+// An instance is never a child of the daemon. The daemon starts a launcher, the launcher
+// starts init and ends, so the death of the daemon touches no instance, and the next
+// daemon adopts it. The life of one, in the order of the calls:
+//
+//	Prepare   names the network namespace; the caller then puts the device into it
+//	Boot      configures the device, starts init, returns when its services listen
+//	Adopt     finds a running init again
+//	Kill      ends everything inside
+//	Remove    takes away what is left: cgroup, namespace, directory
+//
+// The binary re-executes itself in four stages (reexec.go): launch, setup (root.go,
+// confine.go), init (init.go, service.go) and enter (exec.go). Image lists what can be
+// launched. This package knows no switch, no firewall and no API.
+package instance
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/ec2"
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// bootTimeout bounds the time from the launcher's start until the services listen.
+const bootTimeout = 5 * time.Second
+
+// ErrGone says that an instance's init has ended.
+var ErrGone = process.ErrGone
+
+// A Spec says all there is to know about an instance before it boots.
+type Spec struct {
+	Namespace string // name below /run/netns: "lab-i-cfd732a6"
+	ID        string // "i-cfd732a6"
+	Hostname  string // default: ID
+	Image     string // any "ami-…"; see Lookup
+
+	Device  string       // the interface the caller put into Namespace; default "eth0"
+	MAC     ec2.MAC      // zero leaves the device's own
+	Address netip.Prefix // the instance's address with the length of what is on-link
+	Gateway netip.Addr   // next hop of the default route; invalid means no route
+	MTU     int          // bytes; 0 leaves the device's own
+
+	AuthorizedKeys []string // lines of root's authorized_keys
+	UserData       []byte   // run at boot if it begins with "#!"
+
+	Dir          string // node-side private directory: pid file, boot log
+	CgroupPrefix string // parent of the instance's cgroup; "" makes none
+}
+
+func (s Spec) device() string {
+	if s.Device == "" {
+		return "eth0"
+	}
+	return s.Device
+}
+
+func (s Spec) hostname() string {
+	if s.Hostname == "" {
+		return s.ID
+	}
+	return s.Hostname
+}
+
+func (s Spec) pidFile() string { return filepath.Join(s.Dir, "init.json") }
+func (s Spec) rootDir() string { return filepath.Join(s.Dir, "root") }
+func (s Spec) bootLog() string { return filepath.Join(s.Dir, "boot.log") }
+
+func (s Spec) validate() error {
+	switch {
+	case s.Namespace == "" || strings.ContainsAny(s.Namespace, "/ ") || s.Namespace[0] == '.':
+		return fmt.Errorf("instance %s: %q cannot name a network namespace", s.ID, s.Namespace)
+	case s.ID == "":
+		return errors.New("instance without an id")
+	case !filepath.IsAbs(s.Dir):
+		return fmt.Errorf("instance %s: directory %q is not absolute", s.ID, s.Dir)
+	case strings.ContainsAny(s.CgroupPrefix, "/") || strings.HasPrefix(s.CgroupPrefix, "."):
+		return fmt.Errorf("instance %s: %q cannot name a cgroup", s.ID, s.CgroupPrefix)
+	}
+	return nil
+}
+
+// Prepare makes the network namespace, with loopback up and nothing else in it, and the
+// instance's directory. What is there already is kept.
+func Prepare(s Spec) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.rootDir(), 0o700); err != nil {
+		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
+	}
+	if !netns.Exists(s.Namespace) {
+		if err := netns.New(s.Namespace); err != nil {
+			return fmt.Errorf("prepare instance %s: %w", s.ID, err)
+		}
+	}
+	if err := netns.Do(s.Namespace, configureNamespace); err != nil {
+		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// An Instance is a running init. Its methods may be called from any goroutine.
+type Instance struct {
+	spec   Spec
+	handle *process.Handle
+}
+
+// Boot configures the device, starts init and returns when init says that its services
+// listen. If it cannot, nothing of the instance runs afterwards.
+func Boot(ctx context.Context, s Spec) (*Instance, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	if id, err := process.ReadFile(s.pidFile()); err == nil && id.Alive() {
+		return nil, fmt.Errorf("boot instance %s: process %d is its init already", s.ID, id.PID)
+	}
+	os.Remove(s.pidFile())
+	if err := netns.Do(s.Namespace, func() error { return configureDevice(s) }); err != nil {
+		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	if err := launch(ctx, s); err != nil {
+		return nil, errors.Join(fmt.Errorf("boot instance %s: %w", s.ID, err), killAll(s))
+	}
+	return Adopt(s)
+}
+
+// launch starts the launcher and follows what it and its successors say until "ready".
+func launch(ctx context.Context, s Spec) error {
+	spec, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	console, err := os.OpenFile(s.bootLog(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	status, statusW, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer status.Close()
+	stop := context.AfterFunc(ctx, func() { status.SetReadDeadline(time.Now()) })
+	defer stop()
+
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = []string{launchStage, s.ID}
+	cmd.Env = stageEnv
+	cmd.Stdin = bytes.NewReader(spec)
+	cmd.ExtraFiles = []*os.File{statusW} // descriptor 3 of every stage
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		statusW.Close()
+		return fmt.Errorf("start the launcher: %w", err)
+	}
+	statusW.Close()
+
+	said := "nothing"
+	lines := bufio.NewScanner(status)
+	for lines.Scan() {
+		if lines.Text() == statusReady {
+			return cmd.Wait()
+		}
+		said = lines.Text()
+		fmt.Fprintln(console, said)
+	}
+	cmd.Wait()
+	if ctx.Err() != nil {
+		return fmt.Errorf("services do not listen (%w); the last it said: %s", ctx.Err(), said)
+	}
+	return fmt.Errorf("init ended; the last it said: %s", said)
+}
+
+// Adopt finds the running init of an instance that an earlier daemon booted. It returns
+// ErrGone if there is none.
+func Adopt(s Spec) (*Instance, error) {
+	id, err := process.ReadFile(s.pidFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("adopt instance %s: no pid file: %w", s.ID, ErrGone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("adopt instance %s: %w", s.ID, err)
+	}
+	handle, err := id.Open()
+	if err != nil {
+		return nil, fmt.Errorf("adopt instance %s: %w", s.ID, err)
+	}
+	return &Instance{spec: s, handle: handle}, nil
+}
+
+// Pid returns init's process id as the node sees it.
+func (i *Instance) Pid() int { return i.handle.ID().PID }
+
+// Done is closed when init, and with it every process inside, has ended.
+func (i *Instance) Done() <-chan struct{} { return i.handle.Done() }
+
+// Kill ends every process inside at once, as a power switch does, and removes the cgroup.
+// The namespace and its device stay for the next Boot.
+func (i *Instance) Kill(ctx context.Context) error {
+	// The kernel ends a pid namespace with its init, before init's end is reported.
+	if err := i.handle.Kill(ctx); err != nil {
+		return fmt.Errorf("kill instance %s: %w", i.spec.ID, err)
+	}
+	return killAll(i.spec)
+}
+
+// Close lets go of a running instance; it runs on.
+func (i *Instance) Close() error { return i.handle.Close() }
+
+// Remove ends what still runs of an instance and takes away cgroup, network namespace
+// and directory. It finishes what a crash left half made or half removed.
+func Remove(s Spec) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	if err := killAll(s); err != nil {
+		return fmt.Errorf("remove instance %s: %w", s.ID, err)
+	}
+	if err := netns.Delete(s.Namespace); err != nil {
+		return fmt.Errorf("remove instance %s: %w", s.ID, err)
+	}
+	if err := os.RemoveAll(s.Dir); err != nil {
+		return fmt.Errorf("remove instance %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// killAll ends every process of the instance by each trace one can leave: the pid file, the
+// cgroup, and, for an init whose launcher died before it wrote the pid file, the network
+// namespace. In the latter it spares processes of our own pid namespace: a daemon's
+// thread at work there is not the instance's.
+func killAll(s Spec) error {
+	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
+	defer cancel()
+	if id, err := process.ReadFile(s.pidFile()); err == nil {
+		if err := process.Kill(ctx, id); err != nil {
+			return err
+		}
+	}
+	inside, err := netns.Processes(s.Namespace)
+	if err != nil {
+		return err
+	}
+	for _, id := range inside {
+		if _, depth := process.NamespacedPID(id.PID); depth < 2 {
+			continue
+		}
+		if err := process.Kill(ctx, id); err != nil {
+			return err
+		}
+	}
+	if err := removeCgroup(ctx, s); err != nil {
+		// Limits that nobody is under any more: untidy, not unsafe.
+		slog.Warn("cgroup stays behind", "instance", s.ID, "err", err)
+	}
+	os.Remove(s.pidFile())
+	return nil
+}

@@ -1,0 +1,398 @@
+package instance
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	vishnetns "github.com/vishvananda/netns"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"palisade/ec2"
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// The test binary is its own instance's init, and inside one it is the prober.
+func TestMain(m *testing.M) {
+	if code, ok := Reexec(os.Args); ok {
+		os.Exit(code)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "probe" {
+		os.Exit(probe(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
+	}
+	t.Skip("makes namespaces: run it as root")
+}
+
+var peer = netip.MustParsePrefix("10.200.7.1/24")
+
+// newSpec makes this topology, one veth pair, and returns the spec of the instance:
+//
+//	palisade-test-NAME-peer           palisade-test-NAME
+//	  eth0 10.200.7.1/24 ------------- eth0 10.200.7.9/24 (by Boot)
+func newSpec(t *testing.T, name, image string) Spec {
+	t.Helper()
+	needRoot(t)
+	s := Spec{
+		Namespace: "palisade-test-" + name,
+		ID:        "i-0000" + name,
+		Image:     image,
+		MAC:       ec2.MAC{0x02, 0, 0, 0, 0, 9},
+		Address:   netip.MustParsePrefix("10.200.7.9/24"),
+		Gateway:   peer.Addr(),
+		MTU:       1450,
+		Dir:       filepath.Join(t.TempDir(), "instance"),
+
+		CgroupPrefix: "palisade-test-" + name,
+	}
+	peerNS := s.Namespace + "-peer"
+	t.Cleanup(func() {
+		if err := errors.Join(Remove(s), netns.Delete(peerNS)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := Remove(s); err != nil {
+		t.Fatal(err)
+	}
+	netns.Delete(peerNS)
+	if err := errors.Join(Prepare(s), netns.New(peerNS)); err != nil {
+		t.Fatal(err)
+	}
+	err := netns.Do(peerNS, func() error {
+		ns, err := vishnetns.GetFromPath(netns.Path(s.Namespace))
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "eth0"
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		addr, _ := netlink.ParseAddr(peer.String())
+		return errors.Join(netlink.AddrAdd(veth, addr), netlink.LinkSetUp(veth))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func boot(t *testing.T, s Spec) *Instance {
+	t.Helper()
+	begin := time.Now()
+	inst, err := Boot(t.Context(), s)
+	if err != nil {
+		log, _ := os.ReadFile(s.bootLog())
+		t.Fatalf("%v\nboot log:\n%s", err, log)
+	}
+	t.Logf("%s booted in %v", s.Image, time.Since(begin).Round(time.Millisecond))
+	t.Cleanup(func() { inst.Close() })
+	return inst
+}
+
+// inside runs a command in the instance and returns its output.
+func inside(t *testing.T, s Spec, argv ...string) (string, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	code, err := Exec(ctx, s.Namespace, argv, Stdio{Out: &out, Err: &out})
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out.String())
+	}
+	return out.String(), code
+}
+
+// fromPeer runs a command in the namespace across the wire.
+func fromPeer(s Spec, argv ...string) (string, error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := netns.Do(s.Namespace+"-peer", cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return out.String(), err
+}
+
+// loginKey makes a key pair; the private half is a file for ssh -i.
+func loginKey(t *testing.T) (file, authorized string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(t.TempDir(), "id")
+	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+func sshArgs(key, command string) []string {
+	return []string{"ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
+		"root@10.200.7.9", command}
+}
+
+func TestInstanceServesWhatItsImagePromises(t *testing.T) {
+	for _, tt := range []struct {
+		image string
+		port  int
+		says  string
+	}{
+		{"ami-fba54092", 80, "web server, ami-fba54092, at 10.200.7.9; you are 10.200.7.1:"},
+		{"ami-e3a5408a", 8000, "application server, ami-e3a5408a"},
+		{"ami-f1a54098", 3306, "mysql_native_password"},
+		{"ami-00000001", 22, "SSH-2.0-OpenSSH"},
+	} {
+		t.Run(tt.image, func(t *testing.T) {
+			s := newSpec(t, strings.TrimPrefix(tt.image, "ami-"), tt.image)
+			boot(t, s)
+			var got string
+			err := netns.Do(s.Namespace+"-peer", func() (err error) {
+				got, err = firstWords(fmt.Sprintf("10.200.7.9:%d", tt.port))
+				return err
+			})
+			if err != nil || !strings.Contains(got, tt.says) {
+				t.Errorf("port %d says %q, %v; want %q", tt.port, got, err, tt.says)
+			}
+		})
+	}
+}
+
+// firstWords connects on the calling thread, whose namespace matters, and reads what the
+// service says; a web server must be asked first.
+func firstWords(address string) (string, error) {
+	to := netip.MustParseAddrPort(address)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	file := os.NewFile(uintptr(fd), address)
+	defer file.Close()
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+		return "", err
+	}
+	if to.Port() == 80 || to.Port() == 8000 {
+		request, _ := http.NewRequest("GET", "http://"+address+"/", nil)
+		request.Close = true
+		if err := request.Write(file); err != nil {
+			return "", err
+		}
+		all, err := io.ReadAll(file)
+		return string(all), err
+	}
+	buf := make([]byte, 512)
+	n, err := file.Read(buf)
+	return string(buf[:n]), err
+}
+
+func TestRootLogsInWithTheKeyPairAndNothingElse(t *testing.T) {
+	s := newSpec(t, "ssh", DefaultImage)
+	key, authorized := loginKey(t)
+	other, _ := loginKey(t)
+	s.AuthorizedKeys = []string{authorized}
+	s.Hostname = "ip-10-200-7-9"
+	boot(t, s)
+
+	if out, err := fromPeer(s, sshArgs(key, "hostname; id -un; tty || true")...); err != nil || !strings.HasPrefix(out, "ip-10-200-7-9\nroot\n") {
+		t.Errorf("login with the key pair: %q, %v", out, err)
+	}
+	args := append([]string{"ssh", "-tt"}, sshArgs(key, "tty")[1:]...)
+	if out, err := fromPeer(s, args...); err != nil || !strings.Contains(out, "/dev/pts/") {
+		t.Errorf("login with a terminal: %q, %v", out, err)
+	}
+	if out, err := fromPeer(s, sshArgs(other, "id")...); err == nil || !strings.Contains(out, "Permission denied (publickey)") {
+		t.Errorf("login with another key: %q, %v; want permission denied", out, err)
+	}
+}
+
+func TestUserDataRunsOnceServicesListen(t *testing.T) {
+	s := newSpec(t, "userdata", DefaultImage)
+	s.UserData = []byte("#!/bin/sh\nid -un > /tmp/ran\n")
+	boot(t, s)
+	out, _ := inside(t, s, "timeout", "5", "sh", "-c", "until [ -s /tmp/ran ]; do sleep 0.01; done; cat /tmp/ran")
+	if out != "root\n" {
+		t.Errorf("user data left %q, want root", out)
+	}
+}
+
+func TestInitCollectsOrphans(t *testing.T) {
+	s := newSpec(t, "orphans", DefaultImage)
+	boot(t, s)
+	// A subshell that ends first leaves its child to init; the child's end is then init's.
+	inside(t, s, "sh", "-c", "(sleep 0.05 & sleep 0.05 & sleep 0.05 &)")
+	out, code := inside(t, s, "timeout", "5", "sh", "-c", "while grep -hs '^State:.[RSDZ].*' /proc/[0-9]*/status | grep -q Z || pgrep -x sleep >/dev/null; do :; done")
+	if code != 0 {
+		t.Errorf("zombies stay: %d %s", code, out)
+	}
+}
+
+func TestDeviceHasTheInstancesAddressAlone(t *testing.T) {
+	s := newSpec(t, "device", DefaultImage)
+	boot(t, s)
+	out, _ := inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")
+	if f := strings.Fields(out); len(f) != 3 || f[2] != "10.200.7.9/24" {
+		t.Errorf("addresses of eth0: %q, want 10.200.7.9/24 alone, no IPv6", out)
+	}
+	out, _ = inside(t, s, "ip", "link", "show", "dev", "eth0")
+	if !strings.Contains(out, "02:00:00:00:00:09") || !strings.Contains(out, "mtu 1450") {
+		t.Errorf("eth0: %q", out)
+	}
+	if out, _ = inside(t, s, "ip", "route", "show", "default"); !strings.HasPrefix(out, "default via 10.200.7.1 dev eth0") {
+		t.Errorf("default route: %q", out)
+	}
+	// A new address after a stop and start takes the place of the old one.
+	s.Address = netip.MustParsePrefix("10.200.7.10/24")
+	if err := netns.Do(s.Namespace, func() error { return configureDevice(s) }); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")
+	if f := strings.Fields(out); len(f) != 3 || f[2] != "10.200.7.10/24" {
+		t.Errorf("addresses of eth0 after the change: %q, want 10.200.7.10/24 alone", out)
+	}
+}
+
+func TestInstanceOutlivesItsDaemonAndIsAdopted(t *testing.T) {
+	s := newSpec(t, "adopt", DefaultImage)
+	if _, err := Adopt(s); !errors.Is(err, ErrGone) {
+		t.Errorf("Adopt before Boot: %v, want ErrGone", err)
+	}
+	first := boot(t, s)
+	if ppid := parentOf(t, first.Pid()); ppid == os.Getpid() {
+		t.Errorf("init is a child of the daemon")
+	}
+	if _, err := Boot(t.Context(), s); err == nil {
+		t.Error("a second Boot of a running instance succeeded")
+	}
+	again, err := Adopt(s)
+	if err != nil || again.Pid() != first.Pid() {
+		t.Fatalf("Adopt: %v, %v; want process %d", again, err, first.Pid())
+	}
+	defer again.Close()
+
+	inside(t, s, "sh", "-c", "setsid sleep 600 >/dev/null 2>&1 &")
+	if err := again.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-first.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("Done is open after Kill")
+	}
+	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
+		t.Errorf("processes left after Kill: %v", left)
+	}
+	for _, h := range hierarchies() {
+		if _, err := os.Stat(h.dir(s)); err == nil {
+			t.Errorf("cgroup %s left after Kill", h.dir(s))
+		}
+	}
+	if _, err := Adopt(s); !errors.Is(err, ErrGone) {
+		t.Errorf("Adopt after Kill: %v, want ErrGone", err)
+	}
+	boot(t, s) // the namespace and its device stayed
+}
+
+func parentOf(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "PPid:")
+	var ppid int
+	fmt.Sscan(rest, &ppid)
+	return ppid
+}
+
+// A daemon killed between the launcher and the pid file leaves an init nobody knows.
+func TestRemoveFindsAnInitWithoutPidFile(t *testing.T) {
+	s := newSpec(t, "halfmade", DefaultImage)
+	inst := boot(t, s)
+	os.Remove(s.pidFile())
+	if err := Remove(s); err != nil {
+		t.Fatal(err)
+	}
+	if (process.ID{PID: inst.Pid(), Start: inst.handle.ID().Start}).Alive() {
+		t.Error("init lives after Remove")
+	}
+	if netns.Exists(s.Namespace) {
+		t.Error("the namespace is there after Remove")
+	}
+	if _, err := os.Stat(s.Dir); err == nil {
+		t.Error("the directory is there after Remove")
+	}
+	if err := Remove(s); err != nil {
+		t.Errorf("a second Remove: %v", err)
+	}
+}
+
+func TestBootThatFailsLeavesNothingRunning(t *testing.T) {
+	s := newSpec(t, "fails", "not-an-image")
+	if _, err := Boot(t.Context(), s); err == nil || !strings.Contains(err.Error(), "not an AMI id") {
+		t.Errorf("Boot: %v, want the reason that init gave", err)
+	}
+	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
+		t.Errorf("processes left: %v", left)
+	}
+}
+
+func TestExecReturnsTheCommandsStatus(t *testing.T) {
+	s := newSpec(t, "exec", DefaultImage)
+	boot(t, s)
+	for _, tt := range []struct {
+		argv []string
+		code int
+	}{
+		{[]string{"true"}, 0},
+		{[]string{"sh", "-c", "exit 7"}, 7},
+		{[]string{"sh", "-c", "kill -9 $$"}, 137},
+		{[]string{"no-such-command"}, 127},
+	} {
+		if _, code := inside(t, s, tt.argv...); code != tt.code {
+			t.Errorf("Exec(%q) = %d, want %d", tt.argv, code, tt.code)
+		}
+	}
+	if _, err := Exec(t.Context(), "palisade-test-none", []string{"true"}, Stdio{}); !errors.Is(err, ErrGone) {
+		t.Errorf("Exec where nothing runs: %v, want ErrGone", err)
+	}
+}

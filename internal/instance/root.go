@@ -1,0 +1,273 @@
+package instance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// What stands at fixed places of the new root.
+const (
+	initPath = "/.init"          // the binary itself, read-only: /proc/1/exe cannot be opened for writing
+	specPath = "/run/.spec.json" // what init must know; it removes the file
+)
+
+const readOnly = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+
+// enterNewRoot builds the root file system in memory, with the machine's programs bound
+// into it read-only, makes it the root of the calling mount namespace and forgets the old.
+func enterNewRoot(s Spec) error {
+	// From here on nothing we mount shows outside, nor theirs here.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	unix.Umask(0)
+	r := &rootBuilder{dir: s.rootDir()}
+	r.mount("tmpfs", "", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=256m,nr_inodes=65536")
+	r.programs()
+	r.devices()
+	r.proc()
+	r.files(s)
+	if r.err != nil {
+		return fmt.Errorf("build the root file system: %w", r.err)
+	}
+	if err := unix.Chdir(r.dir); err != nil {
+		return fmt.Errorf("enter the root file system: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the node's root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	// The node's /dev/null would be a way to the node's device file and its mode.
+	null, err := unix.Open("/dev/null", unix.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/null: %w", err)
+	}
+	for fd := range 3 {
+		if err := unix.Dup3(null, fd, 0); err != nil {
+			return fmt.Errorf("redirect descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
+}
+
+// A rootBuilder makes files and mounts below dir. After its first error it does nothing.
+type rootBuilder struct {
+	dir string
+	err error
+}
+
+func (r *rootBuilder) do(what string, err error) {
+	if r.err == nil && err != nil {
+		r.err = fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+func (r *rootBuilder) path(name string) string { return filepath.Join(r.dir, name) }
+
+func (r *rootBuilder) mkdir(name string, mode os.FileMode) {
+	if r.err == nil {
+		r.do(name, os.MkdirAll(r.path(name), mode))
+	}
+}
+
+func (r *rootBuilder) file(name string, mode os.FileMode, content string) {
+	r.mkdir(filepath.Dir(name), 0o755)
+	if r.err == nil {
+		r.do(name, os.WriteFile(r.path(name), []byte(content), mode))
+	}
+}
+
+func (r *rootBuilder) symlink(target, name string) {
+	if r.err == nil {
+		r.do(name, os.Symlink(target, r.path(name)))
+	}
+}
+
+func (r *rootBuilder) mount(fstype, name string, flags uintptr, options string) {
+	r.mkdir(name, 0o755)
+	if r.err == nil {
+		r.do("mount "+fstype+" on /"+name, unix.Mount(fstype, r.path(name), fstype, flags, options))
+	}
+}
+
+// bind shows the machine's source at name, read-only. What the machine has not is left out.
+func (r *rootBuilder) bind(source, name string) {
+	if r.err != nil {
+		return
+	}
+	st, err := os.Stat(source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	r.do(source, err)
+	if err == nil && st.IsDir() {
+		r.mkdir(name, 0o755)
+	} else {
+		r.file(name, 0o644, "")
+	}
+	r.rebind(source, name, readOnly)
+}
+
+// rebind binds source to name, which exists, with flags: a bind takes its flags only in a
+// second step.
+func (r *rootBuilder) rebind(source, name string, flags uintptr) {
+	if r.err != nil {
+		return
+	}
+	r.do("bind "+source, unix.Mount(source, r.path(name), "", unix.MS_BIND, ""))
+	r.do("make /"+name+" read-only", unix.Mount("", r.path(name), "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""))
+}
+
+// programs shows the machine's software. On a merged-/usr system the others are symlinks.
+func (r *rootBuilder) programs() {
+	r.bind("/usr", "usr")
+	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
+		if target, err := os.Readlink("/" + name); err == nil {
+			r.symlink(target, name)
+		} else {
+			r.bind("/"+name, name)
+		}
+	}
+	for _, name := range []string{
+		"ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "ssl/certs", "ssl/openssl.cnf",
+		"services", "protocols", "terminfo", "bash.bashrc", "mime.types", "ssh/moduli",
+	} {
+		r.bind("/etc/"+name, "etc/"+name)
+	}
+	r.self()
+}
+
+// self puts the running binary at initPath. By its path, because /proc/self/exe leads to a
+// mount of the node's namespace, which cannot be bound from here; by a copy, when the
+// path is another file by now, as after a new build under a running daemon.
+func (r *rootBuilder) self() {
+	const exe = "/proc/self/exe"
+	path, err := os.Readlink(exe)
+	r.do("find our own binary", err)
+	running, err := os.Stat(exe)
+	r.do("find our own binary", err)
+	if r.err != nil {
+		return
+	}
+	r.file(initPath, 0o755, "")
+	if now, err := os.Stat(path); err == nil && os.SameFile(now, running) {
+		r.rebind(path, initPath, readOnly)
+		return
+	}
+	binary, err := os.ReadFile(exe)
+	r.do("copy our own binary", err)
+	r.file(initPath, 0o755, string(binary))
+	r.rebind(r.path(initPath), initPath, readOnly)
+}
+
+// devices makes device files of the instance's own: one bound from the node would let
+// root inside change the mode of the node's.
+func (r *rootBuilder) devices() {
+	r.mount("tmpfs", "dev", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64m,nr_inodes=1024")
+	for _, d := range []struct {
+		name         string
+		major, minor uint32
+	}{
+		{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
+	} {
+		if r.err == nil {
+			r.do("make /dev/"+d.name, unix.Mknod(r.path("dev/"+d.name), unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))))
+		}
+	}
+	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
+	r.symlink("pts/ptmx", "dev/ptmx")
+	r.symlink("/proc/self/fd", "dev/fd")
+	for fd, name := range []string{"stdin", "stdout", "stderr"} {
+		r.symlink(fmt.Sprintf("/proc/self/fd/%d", fd), "dev/"+name)
+	}
+	r.mkdir("dev/shm", 0o777|os.ModeSticky)
+}
+
+// proc mounts the new pid namespace's view, with what concerns the whole machine read-only
+// or hidden. /proc/sys is where core_pattern and the kernel's network settings are.
+func (r *rootBuilder) proc() {
+	r.mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	for _, name := range []string{"bus", "fs", "irq", "sys", "sysrq-trigger"} {
+		if name := "proc/" + name; r.exists(name) {
+			r.rebind(r.path(name), name, readOnly|unix.MS_NOEXEC)
+		}
+	}
+	for _, name := range []string{
+		"kcore", "kmsg", "keys", "key-users", "kallsyms", "timer_list", "timer_stats", "sched_debug", "latency_stats",
+		"vmallocinfo", "slabinfo", "pagetypeinfo", "iomem", "ioports",
+	} {
+		if name := "proc/" + name; r.exists(name) {
+			r.rebind(r.path("dev/null"), name, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC)
+		}
+	}
+	for _, name := range []string{"acpi", "asound", "scsi", "driver", "pressure"} {
+		if name := "proc/" + name; r.exists(name) {
+			r.mount("tmpfs", name, readOnly|unix.MS_NOEXEC, "size=0")
+		}
+	}
+}
+
+func (r *rootBuilder) exists(name string) bool {
+	_, err := os.Lstat(r.path(name))
+	return err == nil
+}
+
+// files writes what makes a set of programs a machine of its own.
+func (r *rootBuilder) files(s Spec) {
+	r.mkdir("tmp", 0o777|os.ModeSticky)
+	r.mkdir("var/tmp", 0o777|os.ModeSticky)
+	for _, dir := range []string{"run/sshd", "run/lock", "var/log", "var/lib", "var/cache", "var/empty", "home", "mnt", "opt", "srv"} {
+		r.mkdir(dir, 0o755)
+	}
+	r.symlink("../run", "var/run")
+	r.mkdir("root/.ssh", 0o700)
+	r.file("root/.ssh/authorized_keys", 0o600, authorizedKeys(s.AuthorizedKeys))
+	r.file("root/.profile", 0o644, "PS1='\\u@\\h:\\w\\$ '\n")
+
+	r.file("etc/passwd", 0o644, `root:x:0:0:root:/root:`+shell()+`
+daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
+sshd:x:100:65534::/run/sshd:/usr/sbin/nologin
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+`)
+	r.file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\ntty:x:5:\nutmp:x:43:\nusers:x:100:\nnogroup:x:65534:\n")
+	r.file("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n")
+	hosts := "127.0.0.1 localhost\n"
+	if s.Address.IsValid() {
+		hosts += s.Address.Addr().String() + " " + s.hostname() + "\n"
+	}
+	r.file("etc/hosts", 0o644, hosts)
+	r.file("etc/hostname", 0o644, s.hostname()+"\n")
+	r.file("etc/resolv.conf", 0o644, "")
+	r.file("etc/ssh/sshd_config", 0o600, sshdConfig)
+
+	spec, err := json.Marshal(s)
+	r.do("spec", err)
+	r.file(specPath, 0o600, string(spec))
+}
+
+func authorizedKeys(keys []string) string {
+	var lines string
+	for _, key := range keys {
+		lines += key + "\n"
+	}
+	return lines
+}
+
+func shell() string {
+	if _, err := os.Stat("/bin/bash"); err == nil {
+		return "/bin/bash"
+	}
+	return "/bin/sh"
+}
