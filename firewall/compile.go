@@ -1,0 +1,300 @@
+package firewall
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"palisade/ec2"
+)
+
+// Compile builds the Table of a set of groups. number gives the GroupNumber of a group
+// that a rule names. previous is the Table it replaces, or nil; the new one is Shrunk at
+// generation if it admits less by any rule. The errors are rules that were left out.
+func Compile(groups []*ec2.Group, direction ec2.Direction, number func(ec2.GroupID) GroupNumber, previous *Table, generation uint64) (*Table, []error) {
+	c := compilation{
+		table:     &Table{Generation: generation},
+		number:    number,
+		bySource:  map[ec2.Source]uint32{},
+		groups:    map[GroupNumber]uint32{},
+		protocols: map[ec2.Protocol][]span{},
+	}
+	for _, g := range groups {
+		for _, r := range g.Rules {
+			if r.Direction == direction {
+				c.add(g, r)
+			}
+		}
+	}
+	c.link()
+	c.table.Shrunk = shrunk(previous, c.table, generation)
+	return c.table, c.errs
+}
+
+// world is the selector of a source that is everybody.
+const world = ^uint32(0)
+
+// A span is one rule in one protocol's key space.
+type span struct {
+	from, to uint32
+	rule     uint32
+	selector uint32 // or world
+	family   int    // of world
+}
+
+type compilation struct {
+	table     *Table
+	number    func(ec2.GroupID) GroupNumber
+	bySource  map[ec2.Source]uint32
+	sources   []listed // by selector, still without a rule
+	prefixes  []netip.Prefix
+	groups    map[GroupNumber]uint32
+	protocols map[ec2.Protocol][]span
+	errs      []error
+}
+
+func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
+	if err := check(r); err != nil {
+		c.errs = append(c.errs, fmt.Errorf("rule %s of group %s: %w", r.ID, g.ID, err))
+		return
+	}
+	from, to := keys(r)
+	s := span{from: from, to: to, rule: uint32(len(c.table.refs))}
+	c.table.refs = append(c.table.refs, Ref{Group: g, Rule: r})
+	if !r.Source.IsGroup() && r.Source.Prefix.Bits() == 0 {
+		s.selector, s.family = world, family(r.Source.Prefix.Addr())
+	} else {
+		s.selector = c.selector(r.Source)
+		c.table.selectors[s.selector] = append(c.table.selectors[s.selector], s.rule)
+	}
+	c.protocols[r.Protocol] = append(c.protocols[r.Protocol], s)
+}
+
+// selector numbers a source within this set. How a group was called is no part of it.
+func (c *compilation) selector(s ec2.Source) uint32 {
+	key := ec2.Source{Prefix: s.Prefix, Group: ec2.GroupRef{ID: s.Group.ID}}
+	if n, ok := c.bySource[key]; ok {
+		return n
+	}
+	n := uint32(len(c.table.selectors))
+	c.bySource[key] = n
+	c.table.selectors = append(c.table.selectors, nil)
+	if s.IsGroup() {
+		group := c.number(s.Group.ID)
+		c.groups[group] = n
+		c.sources = append(c.sources, listed{kind: sourceGroup, group: group})
+	} else {
+		c.sources = append(c.sources, listedPrefix(s.Prefix))
+		c.prefixes = append(c.prefixes, s.Prefix)
+	}
+	return n
+}
+
+// link builds the structures Match reads.
+func (c *compilation) link() {
+	t := c.table
+	t.groups = newSelectorIndex(c.groups)
+
+	// From short to long, so that a prefix finds its ancestors already in place.
+	slices.SortFunc(c.prefixes, func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
+	for _, p := range c.prefixes {
+		ancestors, _ := t.cidrs.LookupPrefix(p)
+		own := c.bySource[ec2.Source{Prefix: p}]
+		t.cidrs.Insert(p, append(slices.Clone(ancestors), own))
+	}
+
+	every := c.protocols[ec2.AnyProtocol]
+	var shared *portMap
+	if len(every) > 0 {
+		shared = c.ports(every)
+		t.open = openTo(every)
+	}
+	for protocol := range t.protocols {
+		t.protocols[protocol] = shared
+		if own := c.protocols[ec2.Protocol(protocol)]; len(own) > 0 {
+			t.protocols[protocol] = c.ports(slices.Concat(every, own))
+		}
+	}
+}
+
+func openTo(spans []span) (open [2]bool) {
+	for _, s := range spans {
+		if s.selector == world {
+			open[s.family] = true
+		}
+	}
+	return open
+}
+
+// ports sweeps over the keys of one protocol and cuts them into segments.
+func (c *compilation) ports(spans []span) *portMap {
+	starts := []uint32{0}
+	for _, s := range spans {
+		starts = append(starts, s.from)
+		if s.to < 0xffff {
+			starts = append(starts, s.to+1)
+		}
+	}
+	slices.Sort(starts)
+	starts = slices.Compact(starts)
+
+	opening, closing := slices.Clone(spans), slices.Clone(spans)
+	slices.SortStableFunc(opening, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	slices.SortStableFunc(closing, func(a, b span) int { return cmp.Compare(a.to, b.to) })
+
+	active := newActiveSet(len(c.table.selectors))
+	m := &portMap{words: len(active.bits), segments: make([]segment, len(starts))}
+	for i, start := range starts {
+		for len(closing) > 0 && closing[0].to < start {
+			active.remove(closing[0])
+			closing = closing[1:]
+		}
+		for len(opening) > 0 && opening[0].from <= start {
+			active.add(opening[0])
+			opening = opening[1:]
+		}
+		m.segments[i] = active.segment(m, c.sources)
+	}
+	m.setPages(starts)
+	return m
+}
+
+// An activeSet holds the rules that cover the sweep's present key.
+type activeSet struct {
+	rules [][]uint32 // selector -> active rules, in order of their opening
+	bits  []uint64
+	count int // selectors with a rule
+	world [2][]uint32
+}
+
+func newActiveSet(selectors int) *activeSet {
+	return &activeSet{rules: make([][]uint32, selectors), bits: make([]uint64, (selectors+63)/64)}
+}
+
+func (a *activeSet) add(s span) {
+	if s.selector == world {
+		a.world[s.family] = append(a.world[s.family], s.rule)
+		return
+	}
+	if len(a.rules[s.selector]) == 0 {
+		a.bits[s.selector>>6] |= 1 << (s.selector & 63)
+		a.count++
+	}
+	a.rules[s.selector] = append(a.rules[s.selector], s.rule)
+}
+
+func (a *activeSet) remove(s span) {
+	without := func(rules []uint32) []uint32 {
+		i := slices.Index(rules, s.rule)
+		return slices.Delete(rules, i, i+1)
+	}
+	if s.selector == world {
+		a.world[s.family] = without(a.world[s.family])
+		return
+	}
+	a.rules[s.selector] = without(a.rules[s.selector])
+	if len(a.rules[s.selector]) == 0 {
+		a.bits[s.selector>>6] &^= 1 << (s.selector & 63)
+		a.count--
+	}
+}
+
+// segment stores the present sources in m.
+func (a *activeSet) segment(m *portMap, sources []listed) segment {
+	s := segment{world: [2]uint32{noRule, noRule}}
+	for f, rules := range a.world {
+		if len(rules) > 0 {
+			s.world[f] = rules[0]
+		}
+	}
+	switch {
+	case a.count > few:
+		s.first, s.count = uint32(len(m.bits)/m.words), dense
+		m.bits = append(m.bits, a.bits...)
+	case a.count > 0:
+		s.first, s.count = uint32(len(m.listed)), uint16(a.count)
+		for selector, rules := range a.each() {
+			one := sources[selector]
+			one.rule = rules[0]
+			m.listed = append(m.listed, one)
+		}
+	}
+	return s
+}
+
+// each yields the selectors that have a rule, ascending.
+func (a *activeSet) each() func(func(uint32, []uint32) bool) {
+	return func(yield func(uint32, []uint32) bool) {
+		for word, bits := range a.bits {
+			for ; bits != 0; bits &= bits - 1 {
+				selector := uint32(word<<6 + trailingZeros(bits))
+				if !yield(selector, a.rules[selector]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// keys is the range of a rule in its protocol's key space: ports, or ICMP type and code.
+func keys(r ec2.Rule) (from, to uint32) {
+	switch r.Protocol {
+	case ec2.TCP, ec2.UDP:
+		return uint32(r.From), uint32(r.To)
+	case ec2.ICMP, ec2.ICMPv6:
+		switch {
+		case r.From == -1:
+			return 0, 0xffff
+		case r.To == -1:
+			return uint32(r.From) << 8, uint32(r.From)<<8 | 0xff
+		}
+		key := uint32(r.From)<<8 | uint32(r.To)
+		return key, key
+	}
+	return 0, 0xffff
+}
+
+// covers reports whether a rule's protocol and range include a packet's.
+func covers(r *ec2.Rule, protocol uint8, key uint16) bool {
+	if r.Protocol != ec2.AnyProtocol && r.Protocol != ec2.Protocol(protocol) {
+		return false
+	}
+	from, to := keys(*r)
+	return from <= uint32(key) && uint32(key) <= to
+}
+
+// check refuses what a Table cannot enforce exactly. The API has refused it before.
+func check(r ec2.Rule) error {
+	inRange := func(limit int) bool { return -1 <= r.From && r.From <= limit && -1 <= r.To && r.To <= limit }
+	switch {
+	case r.Source.IsGroup() == r.Source.Prefix.IsValid():
+		return fmt.Errorf("has not exactly one source")
+	case r.Source.Prefix.IsValid() && r.Source.Prefix != r.Source.Prefix.Masked():
+		return fmt.Errorf("source %s has host bits", r.Source.Prefix)
+	case r.Protocol < ec2.AnyProtocol || r.Protocol > 255:
+		return fmt.Errorf("protocol %d is none", r.Protocol)
+	case (r.Protocol == ec2.TCP || r.Protocol == ec2.UDP) && (!inRange(65535) || r.From < 0 || r.To < r.From):
+		return fmt.Errorf("port range %d-%d is none", r.From, r.To)
+	case (r.Protocol == ec2.ICMP || r.Protocol == ec2.ICMPv6) && (!inRange(255) || r.From == -1 && r.To != -1):
+		return fmt.Errorf("ICMP type %d, code %d are none", r.From, r.To)
+	}
+	return nil
+}
+
+// shrunk is the generation at which the successor of previous last lost a rule.
+func shrunk(previous, next *Table, generation uint64) uint64 {
+	if previous == nil {
+		return generation
+	}
+	kept := make(map[uint64]bool, len(next.refs))
+	for _, ref := range next.refs {
+		kept[ref.Rule.Serial] = true
+	}
+	for _, ref := range previous.refs {
+		if !kept[ref.Rule.Serial] {
+			return generation
+		}
+	}
+	return previous.Shrunk
+}

@@ -1,0 +1,137 @@
+package firewall
+
+import (
+	"math/bits"
+	"slices"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// A Compiler keeps the Tables of a node current. It belongs to the one goroutine that
+// builds Snapshots; the Tables it hands out are for everybody.
+type Compiler struct {
+	// numbers grows with the groups this process has ever seen: some 40 bytes for
+	// each, which a region's limit on groups and the pace of an API bound.
+	numbers map[ec2.GroupID]GroupNumber
+	sets    map[string]*Set
+	errs    map[string][]error
+}
+
+// A Set is the Tables of one distinct set of groups.
+type Set struct {
+	Groups  []ec2.GroupID // sorted
+	Numbers []GroupNumber // of Groups
+	Ingress *Table
+	Egress  *Table
+
+	key  string
+	uses int
+}
+
+// Groups is what a Compiler reads rules from; an *ec2.View is one.
+type Groups interface {
+	Group(ec2.GroupID) (*ec2.Group, bool)
+}
+
+// NewCompiler returns a Compiler without Tables.
+func NewCompiler() *Compiler {
+	return &Compiler{numbers: map[ec2.GroupID]GroupNumber{}, sets: map[string]*Set{}, errs: map[string][]error{}}
+}
+
+// Number returns the number of a group, the same for as long as the process lives.
+func (c *Compiler) Number(id ec2.GroupID) GroupNumber {
+	n, ok := c.numbers[id]
+	if !ok {
+		n = GroupNumber(len(c.numbers))
+		c.numbers[id] = n
+	}
+	return n
+}
+
+// Acquire returns the Set of ids, compiling it if it is new. Each Acquire wants a
+// Release; the last one forgets the Set.
+func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *Set {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = string(id)
+	}
+	key := strings.Join(texts, " ")
+	s, ok := c.sets[key]
+	if !ok {
+		s = &Set{Groups: ids, key: key}
+		for _, id := range ids {
+			s.Numbers = append(s.Numbers, c.Number(id))
+		}
+		c.sets[key] = s
+		s = c.compile(view, s, generation)
+	}
+	s.uses++
+	return s
+}
+
+// Release gives back what Acquire returned.
+func (c *Compiler) Release(s *Set) {
+	current := c.sets[s.key]
+	if current.uses--; current.uses == 0 {
+		delete(c.sets, s.key)
+		delete(c.errs, s.key)
+	}
+}
+
+// Update compiles anew the Sets that contain a changed group. The Sets it replaces
+// stay as they were for whoever still reads them.
+func (c *Compiler) Update(view Groups, changed []ec2.GroupID, generation uint64) {
+	for _, s := range c.sets {
+		if slices.ContainsFunc(changed, func(id ec2.GroupID) bool { return slices.Contains(s.Groups, id) }) {
+			c.compile(view, s, generation)
+		}
+	}
+}
+
+// Current returns the newest Set equal to s.
+func (c *Compiler) Current(s *Set) *Set { return c.sets[s.key] }
+
+// Errors are the rules that are left out of the present Tables.
+func (c *Compiler) Errors() []error {
+	var all []error
+	for _, errs := range c.errs {
+		all = append(all, errs...)
+	}
+	return all
+}
+
+func (c *Compiler) compile(view Groups, old *Set, generation uint64) *Set {
+	next := *old
+	var groups []*ec2.Group
+	for _, id := range old.Groups {
+		// A group that is gone admits nothing.
+		if g, ok := view.Group(id); ok {
+			groups = append(groups, g)
+		}
+	}
+	var in, out []error
+	next.Ingress, in = Compile(groups, ec2.Ingress, c.Number, old.Ingress, generation)
+	if classic(groups) {
+		groups = []*ec2.Group{classicEgress}
+	}
+	next.Egress, out = Compile(groups, ec2.Egress, c.Number, old.Egress, generation)
+	c.sets[old.key] = &next
+	c.errs[old.key] = append(in, out...)
+	return &next
+}
+
+func classic(groups []*ec2.Group) bool {
+	return len(groups) > 0 && !slices.ContainsFunc(groups, func(g *ec2.Group) bool { return g.VPC != "" })
+}
+
+// classicEgress is what every EC2-Classic group lets out: everything, unchangeably (EC2
+// User Guide 2012, "Security Groups").
+var classicEgress = &ec2.Group{ID: "classic", Name: "EC2-Classic", Rules: []ec2.Rule{
+	{ID: "classic-egress", Direction: ec2.Egress, Protocol: ec2.AnyProtocol, From: -1, To: -1, Source: ec2.Source{Prefix: everywhere4}},
+}}
+
+func trailingZeros(x uint64) int { return bits.TrailingZeros64(x) }

@@ -1,0 +1,91 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"palisade/ec2"
+)
+
+var everywhere4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+// An Explanation is a Decision with its reasons.
+type Explanation struct {
+	Decision
+	// By is the rule that admits the packet; nil if none does.
+	By *Ref
+	// Refusals say of each rule why it does not, nearest miss first. They are empty
+	// if a rule admits it.
+	Refusals []Refusal
+}
+
+// A Refusal is one rule that does not admit a packet.
+type Refusal struct {
+	Ref
+	WrongProtocol bool
+	WrongRange    bool
+	WrongSource   bool
+}
+
+// misses counts what would have to change.
+func (r Refusal) misses() int {
+	n := 0
+	for _, wrong := range []bool{r.WrongProtocol, r.WrongRange, r.WrongSource} {
+		if wrong {
+			n++
+		}
+	}
+	return n
+}
+
+func (r Refusal) String() string {
+	switch {
+	case r.WrongProtocol:
+		return fmt.Sprintf("%s of %s is for another protocol", r.Rule.ID, r.Group.Name)
+	case r.WrongRange && r.WrongSource:
+		return fmt.Sprintf("%s of %s is for another range and another source", r.Rule.ID, r.Group.Name)
+	case r.WrongRange:
+		return fmt.Sprintf("%s of %s is for another range", r.Rule.ID, r.Group.Name)
+	}
+	return fmt.Sprintf("%s of %s is for another source", r.Rule.ID, r.Group.Name)
+}
+
+// Explain is Match with its reasons. number is the Compiler's that made the Table.
+func (t *Table) Explain(protocol uint8, key uint16, src Source, number func(ec2.GroupID) GroupNumber) Explanation {
+	e := Explanation{Decision: t.Match(protocol, key, src)}
+	if t == nil {
+		return e
+	}
+	for i := range t.refs {
+		ref := &t.refs[i]
+		if e.Allowed {
+			if ref.Rule.Serial == e.Rule && covers(&ref.Rule, protocol, key) {
+				e.By = ref
+				return e
+			}
+			continue
+		}
+		r := Refusal{Ref: *ref, WrongSource: !names(ref.Rule.Source, src, number)}
+		r.WrongProtocol = ref.Rule.Protocol != ec2.AnyProtocol && ref.Rule.Protocol != ec2.Protocol(protocol)
+		r.WrongRange = !r.WrongProtocol && !covers(&ref.Rule, protocol, key)
+		e.Refusals = append(e.Refusals, r)
+	}
+	slices.SortStableFunc(e.Refusals, func(a, b Refusal) int { return a.misses() - b.misses() })
+	return e
+}
+
+func names(s ec2.Source, src Source, number func(ec2.GroupID) GroupNumber) bool {
+	if s.IsGroup() {
+		return slices.Contains(src.Groups, number(s.Group.ID))
+	}
+	return s.Prefix.Contains(src.Addr)
+}
+
+// Rules are the rules of the Table, in the order of their groups.
+func (t *Table) Rules() []Ref {
+	if t == nil {
+		return nil
+	}
+	return t.refs
+}

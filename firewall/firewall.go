@@ -1,0 +1,180 @@
+// Package firewall decides whether the rules of an interface's groups admit a packet.
+//
+// Compile turns the rules of one set of groups into a Table; Match asks a Table about
+// one packet; Explain asks the same question and names the rule that admitted it, or
+// says of every rule why it did not. A Compiler keeps the Tables of a node: one for
+// each distinct set of groups, however many interfaces have it.
+//
+// The cost of Match does not grow with rules, groups or members. A port (or ICMP type
+// and code) finds its segment by two array reads; a segment lists the few sources it
+// admits or holds a bit for each of many; and the packet's source is known by the groups
+// of the interface it came from and, where there are many, by one longest-prefix match
+// over the Table's CIDRs. Members are not in a Table at
+// all, so a launch compiles nothing, and a rule change compiles only the sets that
+// contain its group.
+//
+// There are only permits, without order (EC2 User Guide, "Security group rules"). What
+// a Table does not understand it leaves out and reports: one bad rule never widens
+// another and never stops the rest. Connections are conntrack's business.
+package firewall
+
+import (
+	"net/netip"
+
+	"github.com/gaissmai/bart"
+
+	"palisade/ec2"
+)
+
+// A GroupNumber is how the data plane knows a group; a Compiler hands them out.
+type GroupNumber uint32
+
+// A Source is where a packet comes from (for egress: where it goes).
+type Source struct {
+	// Groups are those of the interface the packet arrived from, and only if Addr is
+	// one of that interface's own private addresses; nil for every other source.
+	Groups []GroupNumber
+	Addr   netip.Addr
+}
+
+// A Decision is the answer of a Table. The zero Decision denies.
+type Decision struct {
+	Allowed bool
+	World   bool   // admitted by a rule for 0.0.0.0/0 or ::/0, of the packet's family
+	Rule    uint64 // serial of a rule that admits it
+}
+
+// A Table is the compiled form of one set of groups in one direction. It is immutable
+// and safe for any number of readers. A nil Table denies everything.
+type Table struct {
+	// Generation is that of the change that compiled this Table; Shrunk that of the
+	// last change that took a rule away from its set. A connection admitted without
+	// tracking since Shrunk needs no second look.
+	Generation uint64
+	Shrunk     uint64
+
+	protocols [256]*portMap
+	groups    selectorIndex
+	cidrs     bart.Table[[]uint32] // longest prefix -> its own selector and its ancestors'
+	refs      []Ref                // every rule, by its number in this Table
+	selectors [][]uint32           // selector -> rules that name it as source
+	open      [2]bool              // every protocol and port to the world, IPv4 and IPv6
+}
+
+// A Ref names a rule and the group that holds it.
+type Ref struct {
+	Group *ec2.Group
+	Rule  ec2.Rule
+}
+
+// Match reports whether a packet of protocol and key (see packet.Packet.RuleKey) from
+// src is admitted. It allocates nothing.
+func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
+	if t == nil {
+		return Decision{}
+	}
+	ports := t.protocols[protocol]
+	if ports == nil {
+		return Decision{}
+	}
+	s := ports.at(key)
+	if rule := s.world[family(src.Addr)]; rule != noRule {
+		return Decision{Allowed: true, World: true, Rule: t.refs[rule].Rule.Serial}
+	}
+	if s.count == dense {
+		return t.matchDense(ports, s, protocol, key, src)
+	}
+	ip4 := word(src.Addr)
+	sources := ports.sources(s)
+	for i := range sources {
+		if sources[i].contains(&src, ip4) {
+			return Decision{Allowed: true, Rule: t.refs[sources[i].rule].Rule.Serial}
+		}
+	}
+	return Decision{}
+}
+
+func (t *Table) matchDense(ports *portMap, s *segment, protocol uint8, key uint16, src Source) Decision {
+	for _, group := range src.Groups {
+		if selector, ok := t.groups.find(group); ok && ports.has(s, selector) {
+			return t.admitted(selector, protocol, key)
+		}
+	}
+	chain, _ := t.cidrs.Lookup(src.Addr)
+	for _, selector := range chain {
+		if ports.has(s, selector) {
+			return t.admitted(selector, protocol, key)
+		}
+	}
+	return Decision{}
+}
+
+// Open reports whether the Table admits every packet of addr's family from anywhere, as
+// an EC2-Classic group's egress does and tracking asks about.
+func (t *Table) Open(addr netip.Addr) bool { return t != nil && t.open[family(addr)] }
+
+// admitted names the rule of a selector that a dense segment admits.
+func (t *Table) admitted(selector uint32, protocol uint8, key uint16) Decision {
+	for _, rule := range t.selectors[selector] {
+		if covers(&t.refs[rule].Rule, protocol, key) {
+			return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
+		}
+	}
+	// A segment admits a selector only because a rule of it covers the segment.
+	panic("firewall: a segment admits a source that no rule names")
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
+}
+
+// selectorIndex maps the groups that a Table's rules name to their selectors: open
+// addressing over twice as many slots, so a miss is one or two reads.
+type selectorIndex struct {
+	slots []selectorSlot // a power of two; empty for no groups
+	shift uint8
+}
+
+type selectorSlot struct {
+	used     bool
+	group    GroupNumber
+	selector uint32
+}
+
+func newSelectorIndex(groups map[GroupNumber]uint32) selectorIndex {
+	if len(groups) == 0 {
+		return selectorIndex{}
+	}
+	bits := uint8(1)
+	for 1<<bits < 2*len(groups) {
+		bits++
+	}
+	x := selectorIndex{slots: make([]selectorSlot, 1<<bits), shift: 32 - bits}
+	for group, selector := range groups {
+		i := x.slot(group)
+		for x.slots[i].used {
+			i = (i + 1) & uint32(len(x.slots)-1)
+		}
+		x.slots[i] = selectorSlot{used: true, group: group, selector: selector}
+	}
+	return x
+}
+
+func (x *selectorIndex) slot(group GroupNumber) uint32 { return uint32(group) * 0x9e3779b1 >> x.shift }
+
+func (x *selectorIndex) find(group GroupNumber) (uint32, bool) {
+	if len(x.slots) == 0 {
+		return 0, false
+	}
+	for i := x.slot(group); ; i = (i + 1) & uint32(len(x.slots)-1) {
+		switch slot := &x.slots[i]; {
+		case !slot.used:
+			return 0, false
+		case slot.group == group:
+			return slot.selector, true
+		}
+	}
+}

@@ -1,0 +1,349 @@
+package firewall_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/firewall"
+)
+
+// A view is groups by id; what the API would hand to a Compiler.
+type view map[ec2.GroupID]*ec2.Group
+
+func (v view) Group(id ec2.GroupID) (*ec2.Group, bool) { g, ok := v[id]; return g, ok }
+
+var serial uint64
+
+func group(id string, rules ...ec2.Rule) *ec2.Group {
+	return &ec2.Group{ID: ec2.GroupID(id), Name: id, Rules: rules}
+}
+
+// rule reads "tcp 22-25 203.0.113.0/24", "icmp 8:-1 sg-web", "-1 * 0.0.0.0/0".
+func rule(text string) ec2.Rule {
+	serial++
+	r := ec2.Rule{Serial: serial, ID: ec2.RuleID(fmt.Sprintf("sgr-%d", serial)), From: -1, To: -1}
+	f := strings.Fields(text)
+	switch f[0] {
+	case "tcp":
+		r.Protocol = ec2.TCP
+	case "udp":
+		r.Protocol = ec2.UDP
+	case "icmp":
+		r.Protocol = ec2.ICMP
+	default:
+		fmt.Sscan(f[0], &r.Protocol)
+	}
+	if strings.Contains(f[1], ":") {
+		fmt.Sscanf(f[1], "%d:%d", &r.From, &r.To)
+	} else {
+		fmt.Sscanf(f[1], "%d-%d", &r.From, &r.To)
+	}
+	if p, err := netip.ParsePrefix(f[2]); err == nil {
+		r.Source.Prefix = p
+	} else {
+		r.Source.Group = ec2.GroupRef{ID: ec2.GroupID(f[2])}
+	}
+	return r
+}
+
+// linear is the reference: every rule, one after the other, by the words of the guide.
+func linear(groups []*ec2.Group, protocol uint8, key uint16, from []ec2.GroupID, addr netip.Addr) (allowed, world bool) {
+	for _, g := range groups {
+		for _, r := range g.Rules {
+			if r.Protocol != -1 && r.Protocol != ec2.Protocol(protocol) {
+				continue
+			}
+			switch r.Protocol {
+			case ec2.TCP, ec2.UDP:
+				if int(key) < r.From || int(key) > r.To {
+					continue
+				}
+			case ec2.ICMP:
+				if r.From != -1 && r.From != int(key>>8) || r.To != -1 && r.To != int(key&255) {
+					continue
+				}
+			}
+			if r.Source.IsGroup() && slices.Contains(from, r.Source.Group.ID) {
+				allowed = true
+			}
+			if r.Source.Prefix.IsValid() && r.Source.Prefix.Contains(addr) {
+				allowed = true
+				world = world || r.Source.Prefix.Bits() == 0
+			}
+		}
+	}
+	return allowed, world
+}
+
+func numbers(c *firewall.Compiler, ids []ec2.GroupID) []firewall.GroupNumber {
+	var out []firewall.GroupNumber
+	for _, id := range ids {
+		out = append(out, c.Number(id))
+	}
+	return out
+}
+
+func TestMatchFollowsTheRules(t *testing.T) {
+	v := view{"web": group("web", rule("tcp 80-80 0.0.0.0/0"), rule("tcp 22-22 203.0.113.25/32"), rule("icmp 8:-1 10.0.0.0/8")),
+		"app": group("app", rule("tcp 8000-8080 web"), rule("udp 0-65535 app"), rule("icmp 3:4 web"), rule("tcp 1-100 10.10.1.32/27"))}
+	c := firewall.NewCompiler()
+	tests := []struct {
+		set      string
+		protocol uint8
+		key      uint16
+		from     string
+		addr     string
+		want     bool
+	}{
+		{"web", 6, 80, "", "198.51.100.7", true},
+		{"web", 6, 81, "", "198.51.100.7", false},
+		{"web", 17, 80, "", "198.51.100.7", false},
+		{"web", 6, 22, "", "203.0.113.25", true},
+		{"web", 6, 22, "", "203.0.113.26", false},
+		{"web", 1, 8 << 8, "", "10.1.2.3", true},
+		{"web", 1, 0 << 8, "", "10.1.2.3", false},
+		{"app", 6, 8000, "web", "10.0.0.4", true},
+		{"app", 6, 8000, "", "10.0.0.4", false},
+		{"app", 6, 8081, "web", "10.0.0.4", false},
+		{"app", 17, 53, "app", "10.0.0.4", true},
+		{"app", 17, 53, "web", "10.0.0.4", false},
+		{"app", 1, 3<<8 | 4, "web", "10.0.0.4", true},
+		{"app", 1, 3<<8 | 3, "web", "10.0.0.4", false},
+		{"app", 6, 22, "", "10.10.1.44", true},
+		{"app", 6, 22, "", "10.10.1.90", false},
+		{"app web", 6, 80, "", "198.51.100.7", true},
+		{"app web", 6, 8000, "web", "198.51.100.7", true},
+		{"web", 47, 0, "web", "10.0.0.4", false},
+		{"gone", 6, 80, "", "198.51.100.7", false},
+	}
+	for _, tt := range tests {
+		var ids, from []ec2.GroupID
+		for _, id := range strings.Fields(tt.set) {
+			ids = append(ids, ec2.GroupID(id))
+		}
+		for _, id := range strings.Fields(tt.from) {
+			from = append(from, ec2.GroupID(id))
+		}
+		set := c.Acquire(v, ids, 1)
+		src := firewall.Source{Groups: numbers(c, from), Addr: netip.MustParseAddr(tt.addr)}
+		if got := set.Ingress.Match(tt.protocol, tt.key, src); got.Allowed != tt.want {
+			t.Errorf("into %s: protocol %d key %d from %s [%s]: %+v, want allowed %t", tt.set, tt.protocol, tt.key, tt.addr, tt.from, got, tt.want)
+		}
+	}
+}
+
+func randomRule(r *rand.Rand) ec2.Rule {
+	serial++
+	out := ec2.Rule{Serial: serial, ID: ec2.RuleID(fmt.Sprint("sgr-", serial)), From: -1, To: -1}
+	out.Protocol = []ec2.Protocol{6, 6, 6, 17, 1, -1, 47}[r.IntN(7)]
+	switch out.Protocol {
+	case 6, 17:
+		out.From = r.IntN(65536)
+		out.To = out.From + r.IntN(min(2000, 65536-out.From))
+		if r.IntN(10) == 0 {
+			out.From, out.To = 0, 65535
+		}
+	case 1:
+		if r.IntN(3) > 0 {
+			out.From = r.IntN(16)
+			if r.IntN(2) > 0 {
+				out.To = r.IntN(4)
+			}
+		}
+	}
+	if r.IntN(3) == 0 {
+		out.Source.Group = ec2.GroupRef{ID: ec2.GroupID(fmt.Sprint("g", r.IntN(8)))}
+	} else {
+		bits := []int{0, 8, 12, 16, 20, 24, 27, 32}[r.IntN(8)]
+		out.Source.Prefix = netip.PrefixFrom(randomAddr(r), bits).Masked()
+	}
+	return out
+}
+
+func randomAddr(r *rand.Rand) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(3)), byte(r.IntN(64))})
+}
+
+// TestCompiledEqualsLinear compares Match and Explain with the reference on random sets,
+// through a history of random rule changes, so that incremental updates are covered too.
+func TestCompiledEqualsLinear(t *testing.T) {
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		c := firewall.NewCompiler()
+		v := view{}
+		var ids []ec2.GroupID
+		for i := range 3 {
+			g := group(fmt.Sprint("g", i))
+			for range r.IntN(40) {
+				g.Rules = append(g.Rules, randomRule(r))
+			}
+			v[g.ID] = g
+			ids = append(ids, g.ID)
+		}
+		set := c.Acquire(v, ids, 1)
+		for generation := range uint64(4) {
+			set = c.Current(set)
+			groups := []*ec2.Group{v["g0"], v["g1"], v["g2"]}
+			for range 500 {
+				protocol := []uint8{6, 17, 1, 47, 50}[r.IntN(5)]
+				key := uint16(r.IntN(65536))
+				if protocol == 1 {
+					key = uint16(r.IntN(16)<<8 | r.IntN(4))
+				}
+				if all := groups[r.IntN(3)].Rules; len(all) > 0 && r.IntN(2) == 0 && protocol != 1 {
+					key = uint16(max(0, all[r.IntN(len(all))].To) + r.IntN(2)) // at an edge
+				}
+				addr := randomAddr(r)
+				var from []ec2.GroupID
+				for range r.IntN(3) {
+					from = append(from, ec2.GroupID(fmt.Sprint("g", r.IntN(8))))
+				}
+				src := firewall.Source{Groups: numbers(c, from), Addr: addr}
+				allowed, world := linear(groups, protocol, key, from, addr)
+				got := set.Ingress.Match(protocol, key, src)
+				if got.Allowed != allowed || got.World != world {
+					t.Fatalf("seed %d: protocol %d key %d from %s %v: got %+v, want allowed %t, world %t", seed, protocol, key, addr, from, got, allowed, world)
+				}
+				e := set.Ingress.Explain(protocol, key, src, c.Number)
+				if e.Allowed != allowed || allowed != (e.By != nil) {
+					t.Fatalf("seed %d: Explain = %+v, want allowed %t", seed, e, allowed)
+				}
+				if e.By != nil {
+					if ok, _ := linear([]*ec2.Group{group("x", e.By.Rule)}, protocol, key, from, addr); !ok {
+						t.Fatalf("seed %d: Explain names %+v, which does not admit protocol %d key %d from %s %v", seed, e.By.Rule, protocol, key, addr, from)
+					}
+				}
+			}
+			// One group loses a rule and gains one.
+			old := v[ids[r.IntN(3)]]
+			next := *old
+			next.Rules = slices.Clone(old.Rules)
+			if len(next.Rules) > 0 {
+				next.Rules = slices.Delete(next.Rules, 0, 1)
+			}
+			next.Rules = append(next.Rules, randomRule(r))
+			v[next.ID] = &next
+			c.Update(v, []ec2.GroupID{next.ID}, generation+2)
+		}
+	}
+}
+
+func TestOneBadRuleStopsNoOther(t *testing.T) {
+	bad := []ec2.Rule{
+		{Protocol: ec2.TCP, From: 90, To: 80, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
+		{Protocol: ec2.TCP, From: -1, To: 70000, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
+		{Protocol: ec2.ICMP, From: -1, To: 3, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
+		{Protocol: 300, From: -1, To: -1, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
+		{Protocol: ec2.TCP, From: 1, To: 2, Source: ec2.Source{Prefix: netip.MustParsePrefix("10.0.0.1/8")}},
+		{Protocol: ec2.TCP, From: 1, To: 2},
+	}
+	c := firewall.NewCompiler()
+	set := c.Acquire(view{"g": group("g", append(bad, rule("tcp 22-22 203.0.113.25/32"))...)}, []ec2.GroupID{"g"}, 1)
+	if len(c.Errors()) != len(bad) {
+		t.Errorf("%d errors for %d bad rules: %v", len(c.Errors()), len(bad), c.Errors())
+	}
+	laptop := firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}
+	for port := range 70000 {
+		if got := set.Ingress.Match(6, uint16(port), laptop); got.Allowed != (port == 22) && port < 65536 {
+			t.Fatalf("port %d: %+v", port, got)
+		}
+	}
+}
+
+func TestShrunkMovesOnlyWhenARuleGoes(t *testing.T) {
+	web, ssh := rule("tcp 80-80 0.0.0.0/0"), rule("tcp 22-22 0.0.0.0/0")
+	v := view{"g": group("g", web)}
+	c := firewall.NewCompiler()
+	set := c.Acquire(v, []ec2.GroupID{"g"}, 5)
+	v["g"] = group("g", web, ssh)
+	c.Update(v, []ec2.GroupID{"g"}, 6)
+	if got := c.Current(set).Ingress; got.Generation != 6 || got.Shrunk != 5 {
+		t.Errorf("after an addition: generation %d, shrunk %d; want 6, 5", got.Generation, got.Shrunk)
+	}
+	v["g"] = group("g", ssh)
+	c.Update(v, []ec2.GroupID{"g"}, 7)
+	if got := c.Current(set).Ingress; got.Shrunk != 7 {
+		t.Errorf("after a removal: shrunk %d, want 7", got.Shrunk)
+	}
+}
+
+func TestUpdateLeavesOtherSetsAlone(t *testing.T) {
+	v := view{"a": group("a", rule("tcp 1-1 0.0.0.0/0")), "b": group("b", rule("tcp 2-2 a"))}
+	c := firewall.NewCompiler()
+	a, b := c.Acquire(v, []ec2.GroupID{"a"}, 1), c.Acquire(v, []ec2.GroupID{"b"}, 1)
+	c.Update(v, []ec2.GroupID{"a"}, 2)
+	if c.Current(a).Ingress == a.Ingress || c.Current(b).Ingress != b.Ingress {
+		t.Error("a change of a must compile the set {a} anew and not {b}, which only names a")
+	}
+}
+
+func TestNilTableDenies(t *testing.T) {
+	var none *firewall.Table
+	if d := none.Match(6, 22, firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}); d.Allowed {
+		t.Errorf("nil Table: %+v", d)
+	}
+}
+
+func TestNoAllocs(t *testing.T) {
+	table, srcs, keys := benchTable(1000, 1000)
+	i := 0
+	if n := testing.AllocsPerRun(1000, func() {
+		table.Match(6, keys[i%len(keys)], srcs[i%len(srcs)])
+		i++
+	}); n != 0 {
+		t.Errorf("Match allocates %v times", n)
+	}
+}
+
+// benchTable compiles rules over a hundred groups' worth of ports and sources, and draws
+// packets from everything the rules name.
+func benchTable(rules, members int) (*firewall.Table, []firewall.Source, []uint16) {
+	r := rand.New(rand.NewPCG(1, uint64(rules)))
+	c := firewall.NewCompiler()
+	g := group("g")
+	for i := range rules {
+		port := r.IntN(65536)
+		serial++
+		one := ec2.Rule{Serial: serial, Protocol: ec2.TCP, From: port, To: min(65535, port+r.IntN(16))}
+		if i%4 == 0 {
+			one.Source.Group = ec2.GroupRef{ID: ec2.GroupID(fmt.Sprint("src", r.IntN(100)))}
+		} else {
+			bits := 16 + r.IntN(17)
+			one.Source.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(256)), byte(r.IntN(256)), byte(r.IntN(256))}), bits).Masked()
+		}
+		g.Rules = append(g.Rules, one)
+	}
+	set := c.Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
+	srcs := make([]firewall.Source, members)
+	for i := range srcs {
+		srcs[i].Addr = netip.AddrFrom4([4]byte{10, byte(r.IntN(256)), byte(r.IntN(256)), byte(r.IntN(256))})
+		if i%2 == 0 {
+			srcs[i].Groups = []firewall.GroupNumber{c.Number(ec2.GroupID(fmt.Sprint("src", r.IntN(100))))}
+		}
+	}
+	keys := make([]uint16, 1<<16)
+	for i := range keys {
+		keys[i] = uint16(g.Rules[r.IntN(len(g.Rules))].From)
+	}
+	return set.Ingress, srcs, keys
+}
+
+func BenchmarkMatch(b *testing.B) {
+	for _, rules := range []int{1, 100, 10_000} {
+		for _, members := range []int{10, 100_000} {
+			b.Run(fmt.Sprintf("rules=%d/members=%d", rules, members), func(b *testing.B) {
+				table, srcs, keys := benchTable(rules, members)
+				i := 0
+				for b.Loop() {
+					table.Match(6, keys[i&0xffff], srcs[i%len(srcs)])
+					i++
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+)
+
+// noRule stands where a segment has no rule for the world.
+const noRule = ^uint32(0)
+
+// few is how many sources a segment lists one by one, each compared as it stands. Beyond,
+// the packet's source is looked up once in the Table's trie and tested in a bitset.
+const few = 8
+
+// A segment is a range of ports in which the same sources are admitted. It is 16 bytes,
+// so that the segments of ten thousand rules stay in a core's cache.
+type segment struct {
+	world [2]uint32 // a rule for 0.0.0.0/0 and for ::/0, or noRule
+	first uint32    // where its sources begin in the portMap's listed or bits
+	count uint16    // of sources, up to few; or dense
+}
+
+const dense = ^uint16(0)
+
+// A portMap finds the segment of a port: the high byte picks a page, the low byte an
+// entry of it. Blocks of 256 ports that lie in one segment share a page.
+type portMap struct {
+	page     [256]uint16
+	pages    [][256]uint16
+	segments []segment
+	listed   []listed // the sources of the segments that list them
+	bits     []uint64 // of the dense segments, words for each
+	words    int
+}
+
+// A listed source is compared without a look-up.
+type listed struct {
+	kind      sourceKind
+	net, mask uint32       // of an IPv4 prefix
+	group     GroupNumber  // of a group
+	prefix    netip.Prefix // of an IPv6 prefix
+	rule      uint32
+}
+
+type sourceKind uint8
+
+const (
+	sourceGroup sourceKind = iota
+	sourceIPv4
+	sourceIPv6
+)
+
+func (l *listed) contains(src *Source, ip4 uint32) bool {
+	switch l.kind {
+	case sourceGroup:
+		return slices.Contains(src.Groups, l.group)
+	case sourceIPv4:
+		return ip4&l.mask == l.net && src.Addr.Is4()
+	}
+	return l.prefix.Contains(src.Addr)
+}
+
+func listedPrefix(p netip.Prefix) listed {
+	if p.Addr().Is4() {
+		return listed{kind: sourceIPv4, net: word(p.Addr()), mask: ^uint32(0) << (32 - p.Bits())}
+	}
+	return listed{kind: sourceIPv6, prefix: p}
+}
+
+// word is an IPv4 address as a number, and 0 for any other.
+func word(a netip.Addr) uint32 {
+	if !a.Is4() {
+		return 0
+	}
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+func (m *portMap) at(key uint16) *segment {
+	return &m.segments[m.pages[m.page[key>>8]][key&0xff]]
+}
+
+// sources are those that s lists; none if it is dense.
+func (m *portMap) sources(s *segment) []listed {
+	return m.listed[s.first : s.first+uint32(s.count)]
+}
+
+// has reports whether a dense segment admits a selector.
+func (m *portMap) has(s *segment, selector uint32) bool {
+	return m.bits[int(s.first)*m.words+int(selector>>6)]&(1<<(selector&63)) != 0
+}
+
+// setPages takes the first key of each segment, ascending from 0.
+func (m *portMap) setPages(starts []uint32) {
+	uniform := map[uint16]uint16{} // segment -> its shared page
+	at := 0                        // the segment that holds the block's first key
+	for block := range 256 {
+		first, last := uint32(block)<<8, uint32(block)<<8|0xff
+		for at+1 < len(starts) && starts[at+1] <= first {
+			at++
+		}
+		whole := at+1 == len(starts) || starts[at+1] > last
+		if number, ok := uniform[uint16(at)]; ok && whole {
+			m.page[block] = number
+			continue
+		}
+		var page [256]uint16
+		s := at
+		for i := range page {
+			for s+1 < len(starts) && starts[s+1] <= first+uint32(i) {
+				s++
+			}
+			page[i] = uint16(s)
+		}
+		m.page[block] = uint16(len(m.pages))
+		m.pages = append(m.pages, page)
+		if whole {
+			uniform[uint16(at)] = m.page[block]
+		}
+	}
+}
