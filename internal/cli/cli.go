@@ -63,6 +63,7 @@ func newRoot() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddGroup(ec2Group)
+	root.AddCommand(newScenarioCommand())
 	root.AddCommand(newEC2Commands()...)
 	root.AddCommand(newInstanceCommand())
 	return root

@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"palisade/scenarios"
+)
+
+func newScenarioCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "scenario",
+		Short: "Play the stories of the EC2 guides with real packets",
+	}
+	cmd.AddCommand(newScenarioListCommand(), newScenarioRunCommand())
+	return cmd
+}
+
+func newScenarioListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the stories and the lab each needs",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := scenarios.List()
+			if err != nil {
+				return err
+			}
+			for _, s := range list {
+				fmt.Fprintf(cmd.OutOrStdout(), "%-10s %s\n", s.Name, s.Title)
+				if len(s.LabOptions) > 0 {
+					fmt.Fprintf(cmd.OutOrStdout(), "%-10s needs: palisade lab up %s\n", "", strings.Join(s.LabOptions, " "))
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func newScenarioRunCommand() *cobra.Command {
+	var lab string
+	var step bool
+	cmd := &cobra.Command{
+		Use:   "run NAME",
+		Short: "Play a story against a lab that is up",
+		Long: `Play a story against a lab that is up: each command and its output as it happens.
+
+The exit status is 1 if any step goes otherwise than the script says. A story starts by
+clearing what its accounts have in the lab.`,
+		Example: `  palisade lab up
+  palisade scenario run albert --step`,
+		Args: exactlyOne("a story; palisade scenario list shows them"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := scenarios.Find(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			c := scenarios.Config{
+				Lab:    lab,
+				Out:    cmd.OutOrStdout(),
+				Colour: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == "",
+			}
+			if step {
+				c.Pause = pauseForEnter(cmd.Context())
+			}
+			return scenarios.Play(cmd.Context(), s, c)
+		},
+	}
+	cmd.Flags().StringVar(&lab, "name", "lab", "the lab's `NAME`")
+	cmd.Flags().BoolVar(&step, "step", false, "wait for Enter before each step")
+	return cmd
+}
+
+// pauseForEnter returns a function that waits for a line on standard input, or for ctx.
+// At the end of input it waits no more.
+func pauseForEnter(ctx context.Context) func() error {
+	lines := make(chan struct{})
+	go runLines(ctx, lines)
+	return func() error {
+		fmt.Fprint(os.Stderr, "[Enter] ")
+		select {
+		case <-lines:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// runLines reports each line of standard input until its end, or until ctx ends. Asleep
+// in a read it outlives ctx, and ends with the process.
+func runLines(ctx context.Context, lines chan<- struct{}) {
+	defer close(lines)
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		select {
+		case lines <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// noArgs and exactlyOne are cobra's checks with an exit status of 2.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%q is too much here", args[0])}
+	}
+	return nil
+}
+
+func exactlyOne(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usageError{fmt.Errorf("name exactly one: %s", what)}
+		}
+		return nil
+	}
+}

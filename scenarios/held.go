@@ -1,0 +1,154 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// A heldConn is a command that keeps a connection open while the script goes on. Its far
+// end sends back what it is sent, or talks by itself.
+type heldConn struct {
+	who   string
+	cmd   *exec.Cmd
+	stop  context.CancelFunc
+	stdin io.WriteCloser
+	lines int // typed into it so far
+
+	out heard
+}
+
+// heard is the output of a held command. Its writer is the command's, its reader the
+// script's.
+type heard struct {
+	mu    sync.Mutex
+	bytes int
+	more  chan struct{} // closed and replaced by each write
+}
+
+func (h *heard) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.bytes += len(p)
+	if h.more != nil {
+		close(h.more)
+		h.more = nil
+	}
+	return len(p), nil
+}
+
+// next returns how much was heard so far, and a channel that closes when more is.
+func (h *heard) next() (int, <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.more == nil {
+		h.more = make(chan struct{})
+	}
+	return h.bytes, h.more
+}
+
+const (
+	// answerWithin is how long a living connection may take to say something. The
+	// first answer includes the making of the connection.
+	answerWithin = 15 * time.Second
+
+	// silentFor is how long a dead one must say nothing: long enough for several
+	// retransmissions by either end.
+	silentFor = 3 * time.Second
+
+	// inFlight is what a connection that was just cut may still deliver.
+	inFlight = 300 * time.Millisecond
+)
+
+// cmdHold starts a command in the background.
+func (p *player) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: hold NAME on|run CMD...")
+	}
+	name := args[0]
+	if p.held[name] != nil {
+		ts.Fatalf("%s is held already", name)
+	}
+	run := p.prepare(ts, args[1:])
+	p.narrator.command(run.who, run.text+" &")
+
+	ctx, stop := context.WithCancel(p.ctx)
+	h := &heldConn{who: run.who, cmd: p.start(ctx, run), stop: stop}
+	stdin, err := h.cmd.StdinPipe()
+	ts.Check(err)
+	h.stdin = stdin
+	h.cmd.Stdout = &h.out
+	if err := h.cmd.Start(); err != nil {
+		stop()
+		ts.Fatalf("%s: %v", run.text, err)
+	}
+	p.held[name] = h
+}
+
+// cmdAlive types a line into a held connection and waits for something to come back.
+func (p *player) cmdAlive(ts *testscript.TestScript, neg bool, args []string) {
+	h := p.heldConn(ts, "alive", neg, args)
+	_, more := h.out.next()
+	line := h.typeLine(args[0])
+	begin := time.Now()
+	select {
+	case <-more:
+		p.narrator.note("connection %q: typed %q, heard from the other end after %v",
+			args[0], line, time.Since(begin).Round(time.Millisecond))
+	case <-time.After(answerWithin):
+		ts.Fatalf("connection %q: nothing heard for %v", args[0], answerWithin)
+	case <-p.ctx.Done():
+		ts.Fatalf("called off")
+	}
+}
+
+// cmdDead types a line into a held connection and makes sure that nothing comes back,
+// neither in answer nor by itself.
+func (p *player) cmdDead(ts *testscript.TestScript, neg bool, args []string) {
+	h := p.heldConn(ts, "dead", neg, args)
+	p.wait(ts, inFlight)
+	_, more := h.out.next()
+	line := h.typeLine(args[0])
+	select {
+	case <-more:
+		ts.Fatalf("connection %q: it still talks", args[0])
+	case <-time.After(silentFor):
+		p.narrator.note("connection %q: typed %q, silent for %v", args[0], line, silentFor)
+	case <-p.ctx.Done():
+		ts.Fatalf("called off")
+	}
+}
+
+func (p *player) heldConn(ts *testscript.TestScript, verb string, neg bool, args []string) *heldConn {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: %s NAME", verb)
+	}
+	h := p.held[args[0]]
+	if h == nil {
+		ts.Fatalf("nothing is held as %s", args[0])
+	}
+	return h
+}
+
+// typeLine sends the next line, "NAME 1", "NAME 2" and so on, and returns it. A
+// connection that has ended takes none, and says nothing either.
+func (h *heldConn) typeLine(name string) string {
+	h.lines++
+	line := fmt.Sprintf("%s %d", name, h.lines)
+	fmt.Fprintln(h.stdin, line)
+	return line
+}
+
+// release ends every held command.
+func (p *player) release() {
+	for _, h := range p.held {
+		h.stop()
+		h.stdin.Close()
+		h.cmd.Wait()
+	}
+}

@@ -1,0 +1,219 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestScenarios plays every scenario, each group of equal lab options in a lab of its own.
+func TestScenarios(t *testing.T) {
+	needRoot(t)
+	list, err := List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byOptions := make(map[string][]Scenario)
+	for _, s := range list {
+		key := strings.Join(s.LabOptions, " ")
+		byOptions[key] = append(byOptions[key], s)
+	}
+	palisade := build(t)
+	n := 0
+	for options, group := range byOptions {
+		n++
+		name := fmt.Sprintf("t%d-%d", os.Getpid(), n)
+		t.Run("lab "+options, func(t *testing.T) {
+			labUp(t, palisade, name, strings.Fields(options))
+			for _, s := range group {
+				t.Run(s.Name, func(t *testing.T) {
+					var out bytes.Buffer
+					err := Play(t.Context(), s, Config{Palisade: palisade, Lab: name, Out: &out})
+					if err != nil {
+						t.Errorf("%v\n%s", err, out.String())
+					}
+				})
+			}
+		})
+	}
+}
+
+func needRoot(t *testing.T) {
+	switch {
+	case os.Geteuid() == 0:
+	case os.Getenv("CI") != "":
+		t.Fatal("namespaces need root, and CI is set")
+	default:
+		t.Skip("namespaces need root")
+	}
+}
+
+// build makes the binary, as `make` does.
+func build(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "palisade")
+	if out, err := exec.Command("go", "build", "-o", bin, "palisade/cmd/palisade").CombinedOutput(); err != nil {
+		t.Fatalf("build palisade: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// labUp brings a lab up on a free port and takes it down when t ends.
+func labUp(t *testing.T, palisade, name string, options []string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+
+	t.Cleanup(func() {
+		if out, err := exec.Command(palisade, "lab", "down", "--name", name).CombinedOutput(); err != nil {
+			t.Errorf("lab down: %v\n%s", err, out)
+		}
+	})
+	args := append([]string{"lab", "up", "--name", name, "--port", fmt.Sprint(port)}, options...)
+	if out, err := exec.Command(palisade, args...).CombinedOutput(); err != nil {
+		t.Fatalf("lab up: %v\n%s", err, out)
+	}
+}
+
+// standIn is a script in place of the binary: a lab without namespaces, whose `lab exec`
+// runs the command here.
+const standIn = `#!/bin/sh
+case "$1 $2" in
+"lab env") echo 'export ACCOUNT=albert' ;;
+"lab exec") shift 6; exec "$@" ;;
+esac
+`
+
+// play plays script with the stand-in and returns what was shown.
+func play(t *testing.T, script string, c Config) (string, error) {
+	t.Helper()
+	c.Palisade = filepath.Join(t.TempDir(), "palisade")
+	if err := os.WriteFile(c.Palisade, []byte(standIn), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	c.Out = &out
+	err := Play(t.Context(), parse("story", []byte(script)), c)
+	return out.String(), err
+}
+
+func TestPlayShowsCommandsOutputAndSummary(t *testing.T) {
+	got, err := play(t, `# The story.
+# It has a source.
+
+account albert
+
+# Step 1. It's a step
+# of two lines.
+on laptop echo 'two words' $HOME
+stdout 'two words'
+run sh -c 'echo $ACCOUNT'
+stdout ^albert$
+capture who '(al.*)'
+
+# Step 2. Another.
+! on laptop ls /not-there-$who
+stderr albert
+until 5s '^done' shell 'test -f made && echo done || { touch made; exit 1; }'
+hold echo on laptop cat
+alive echo
+`, Config{})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, got)
+	}
+	for _, want := range []string{
+		"# The story.\n# It has a source.\n",
+		"# Step 1. It's a step\n# of two lines.\nlaptop$ echo 'two words' /no-home\n  two words /no-home\n",
+		"albert$ sh -c 'echo $ACCOUNT'\n  albert\n  ✓",
+		"  done\n",
+		"Proven in 2 steps",
+		"  ✓ Step 2. Another.\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the story lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+func TestPlayFailsWhereTheStoryDiffers(t *testing.T) {
+	for _, tc := range []struct{ name, line, want string }{
+		{"command fails", "on laptop false", "story.txtar:4: false: exit status 1"},
+		{"command was to fail", "! on laptop true", "succeeded, and was to fail"},
+		{"output differs", "on laptop echo no\nstdout yes", "story.txtar:5: no match"},
+		{"never comes", "until 100ms yes on laptop echo no", "still no `yes`"},
+		{"command hangs", "on laptop sleep 60", "did not end within"},
+		{"no account", "run true", "account NAME"},
+		{"unknown command", "onn laptop true", "unknown command"},
+		{"dead connection talks", "hold c on laptop cat\ndead c", "still talks"},
+		{"skipped", "skip", "FAIL"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := play(t, "# Title.\n\n# Step 1.\n"+tc.line+"\n", Config{Limit: 2 * time.Second})
+			if tc.name == "skipped" {
+				if !errors.Is(err, ErrDiffers) {
+					t.Errorf("a skipped story passed: %v", err)
+				}
+				return
+			}
+			if !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), tc.want) || strings.Contains(got, "Proven") {
+				t.Errorf("got %v, want %q\n%s", err, tc.want, got)
+			}
+		})
+	}
+}
+
+func TestPlayPausesBetweenSteps(t *testing.T) {
+	pauses := 0
+	_, err := play(t, "# Title.\n\n# One.\non laptop true\n\n# Two.\non laptop true\n\n# Three.\n",
+		Config{Pause: func() error { pauses++; return nil }})
+	if err != nil || pauses != 2 {
+		t.Errorf("%d pauses in three steps, %v", pauses, err)
+	}
+}
+
+func TestPlayEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("enough")
+	bin := filepath.Join(t.TempDir(), "palisade")
+	if err := os.WriteFile(bin, []byte(standIn), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := parse("story", []byte("# Title.\n\n# One.\non laptop sh -c 'echo begun; sleep 60'\n"))
+	out := writerFunc(func(p []byte) (int, error) {
+		if bytes.Contains(p, []byte("begun\n")) && !bytes.Contains(p, []byte("sleep")) {
+			cancel(stop)
+		}
+		return len(p), nil
+	})
+	if err := Play(ctx, s, Config{Palisade: bin, Out: out}); !errors.Is(err, stop) {
+		t.Errorf("got %v, want %v", err, stop)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestEveryScenarioIsTitled(t *testing.T) {
+	list, err := List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		if s.Title == "" || strings.HasPrefix(s.Title, "#") || !bytes.Contains(s.narrated(), []byte("\nstep ")) {
+			t.Errorf("%s: title %q, or no steps", s.Name, s.Title)
+		}
+	}
+}
