@@ -51,6 +51,7 @@ type Instance struct {
 	State        InstanceState
 	StateReason  string // "Client.UserInitiatedShutdown: …", empty while it runs
 	LaunchTime   time.Time
+	Ended        time.Time // when it was terminated
 	Node         NodeID
 	Interface    InterfaceID // "" while stopped or terminated
 	ClientToken  string

@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"palisade/ec2"
+)
+
+// fsm is the State behind Raft's interface. Raft calls Apply, Snapshot and Restore from
+// one goroutine; views may be taken from any.
+//
+// It fails once and for all when it meets an entry it does not know or a snapshot it
+// cannot read. From then on it applies nothing and makes no snapshot, so what it could
+// not apply stays in the log for a release that can, and Run ends the node.
+type fsm struct {
+	log    *slog.Logger
+	failed chan struct{} // closed with the failure
+
+	mu      sync.Mutex
+	state   *ec2.State
+	failure error
+	change  chan struct{} // closed by the next change
+}
+
+// applied is what Apply answers to the proposer.
+type applied struct {
+	result ec2.Result
+	err    error // nil or an *ec2.Error
+}
+
+func newFSM(log *slog.Logger) *fsm {
+	return &fsm{log: log, failed: make(chan struct{}), state: ec2.NewState(), change: make(chan struct{})}
+}
+
+// Apply runs one committed entry.
+func (f *fsm) Apply(entry *raft.Log) any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return f.failure
+	}
+	cmd, err := ec2.DecodeCommand(entry.Data)
+	if err != nil {
+		return f.failLocked(fmt.Errorf("entry %d: %w", entry.Index, err))
+	}
+	result, err := f.state.Apply(entry.Index, cmd)
+	f.changedLocked()
+	return applied{result, err}
+}
+
+// Snapshot takes the State as it is; Persist writes it while the log goes on.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return nil, f.failure
+	}
+	return snapshot{f.state.View()}, nil
+}
+
+// Restore replaces the State, all or nothing.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	state, err := ec2.Restore(r)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		return f.failLocked(err)
+	}
+	f.state = state
+	f.changedLocked()
+	return nil
+}
+
+func (f *fsm) failLocked(err error) error {
+	f.failure = err
+	close(f.failed)
+	f.changedLocked()
+	return err
+}
+
+// fail stops the fsm for a reason outside of it.
+func (f *fsm) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure == nil {
+		f.failLocked(err)
+	}
+}
+
+func (f *fsm) changedLocked() {
+	close(f.change)
+	f.change = make(chan struct{})
+}
+
+// moved is closed by the next change after the call.
+func (f *fsm) moved() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.change
+}
+
+func (f *fsm) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failure
+}
+
+func (f *fsm) view() *ec2.View { return f.viewSince(nil) }
+
+func (f *fsm) viewSince(prev *ec2.View) *ec2.View {
+	f.mu.Lock()
+	state := f.state
+	f.mu.Unlock()
+	return state.ViewSince(prev)
+}
+
+type snapshot struct{ view *ec2.View }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.view.WriteSnapshot(sink); err != nil {
+		_ = sink.Cancel() // the write's error says more
+		return err
+	}
+	return sink.Close()
+}
+
+func (s snapshot) Release() {}
+
+// snapshots keeps Raft from passing over a snapshot it cannot open: the one before it
+// is an older state, whose revoked rules would be back.
+type snapshots struct {
+	raft.SnapshotStore
+	fsm *fsm
+}
+
+func (s snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := s.SnapshotStore.Open(id)
+	if err != nil {
+		s.fsm.fail(fmt.Errorf("open snapshot %s: %w", id, err))
+	}
+	return meta, r, err
+}

@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"palisade/ec2"
+)
+
+const (
+	// maxAppendEntries is raft's batch, the most it takes.
+	maxAppendEntries = 1024
+	// replayQueue is how many entries raft's queue to the fsm holds for certain: 128
+	// batches (raft 1.8.0, api.go, fsmMutateCh), less one.
+	replayQueue = 127 * maxAppendEntries
+)
+
+// startRaft opens what is on disk and joins this node's one-voter cluster.
+func (c *Cluster) startRaft() error {
+	files, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir, 2, c.raftLogger())
+	if err != nil {
+		return fmt.Errorf("open snapshots in %s: %w", c.cfg.Dir, err)
+	}
+	kept, err := files.List()
+	if err != nil {
+		return fmt.Errorf("list snapshots in %s: %w", c.cfg.Dir, err)
+	}
+	var covered uint64 // by the newest snapshot
+	if len(kept) > 0 {
+		covered = kept[0].Index
+	}
+	first, err := c.store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if first > covered+1 {
+		return fmt.Errorf("the log in %s begins at %d and no snapshot reaches that far, the newest %d: restore a backup", c.cfg.Dir, first, covered)
+	}
+	c.store.replayCap = covered + replayQueue
+
+	cfg := c.raftConfig()
+	_, transport := raft.NewInmemTransport(raft.ServerAddress(c.cfg.Node))
+	snaps := snapshots{files, c.fsm}
+	known, err := raft.HasExistingState(c.store, c.store, snaps)
+	if err != nil {
+		return fmt.Errorf("look for a log: %w", err)
+	}
+	if !known {
+		alone := raft.Configuration{Servers: []raft.Server{{ID: cfg.LocalID, Address: transport.LocalAddr()}}}
+		if err := raft.BootstrapCluster(cfg, c.store, c.store, snaps, transport, alone); err != nil {
+			return fmt.Errorf("bootstrap raft: %w", err)
+		}
+	}
+	// With one voter every entry in the log is decided. More voters will replay up to
+	// store.commitIndex.
+	if c.replay, err = c.store.lastCommand(math.MaxUint64); err != nil {
+		return fmt.Errorf("look for the last command: %w", err)
+	}
+	if c.raft, err = raft.NewRaft(cfg, c.fsm, c.store, c.store, snaps, transport); err != nil {
+		if failed := c.fsm.err(); failed != nil {
+			return failed
+		}
+		return fmt.Errorf("start raft: %w", err)
+	}
+	return nil
+}
+
+// raftConfig has the timeouts of a cluster of one: nobody can be slow to answer, so an
+// election takes a tenth of a second and a restart less than half of one.
+func (c *Cluster) raftConfig() *raft.Config {
+	cfg := raft.DefaultConfig()
+	cfg.LocalID = raft.ServerID(c.cfg.Node)
+	cfg.HeartbeatTimeout = 50 * time.Millisecond
+	cfg.ElectionTimeout = 50 * time.Millisecond
+	cfg.LeaderLeaseTimeout = 50 * time.Millisecond
+	cfg.CommitTimeout = 10 * time.Millisecond
+	cfg.MaxAppendEntries = maxAppendEntries
+	cfg.SnapshotThreshold = c.cfg.SnapshotThreshold
+	cfg.SnapshotInterval = c.cfg.SnapshotInterval
+	cfg.TrailingLogs = c.cfg.TrailingLogs
+	cfg.RestoreCommittedLogs = true
+	cfg.NoLegacyTelemetry = true
+	cfg.Logger = c.raftLogger()
+	return cfg
+}
+
+// runSweep proposes a Sweep when the State has something to sweep, on the leader.
+func (c *Cluster) runSweep(ctx context.Context) {
+	if c.waitReady(ctx) != nil {
+		return
+	}
+	for {
+		moved := c.fsm.moved()
+		var timer <-chan time.Time
+		if due, ok := c.View().SweepDue(); ok {
+			// Addresses that come due together are swept together.
+			timer = time.After(max(due.Sub(c.cfg.Now()), sweepPause))
+			moved = nil // whatever changes now is due later
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-moved:
+			continue
+		case <-timer:
+		}
+		if _, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.Sweep{}}); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotLeader) {
+			c.cfg.Logger.Warn("sweep", "node", c.cfg.Node, "err", err)
+		}
+	}
+}
+
+// sweepPause is the least time between two sweeps.
+const sweepPause = time.Second
+
+// raftLogger hands raft's warnings to the node's log.
+func (c *Cluster) raftLogger() hclog.Logger {
+	log := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Off})
+	log.RegisterSink(sink{c.cfg.Logger})
+	return log
+}
+
+type sink struct{ log *slog.Logger }
+
+// Accept keeps raft's chatter at debug level.
+func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	to := slog.LevelDebug
+	switch level {
+	case hclog.Warn:
+		to = slog.LevelWarn
+	case hclog.Error:
+		to = slog.LevelError
+	}
+	for i, a := range args { // hclog.Fmt is a format and its operands
+		if f, ok := a.(hclog.Format); ok {
+			args[i] = fmt.Sprintf(f[0].(string), f[1:]...)
+		}
+	}
+	s.log.Log(context.Background(), to, "raft: "+msg, args...)
+}

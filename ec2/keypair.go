@@ -1,0 +1,59 @@
+package ec2
+
+// CreateKeyPair stores a public key, whether the caller made the pair or EC2 did.
+// Result: KeyPair.
+type CreateKeyPair struct {
+	KeyPair KeyPair
+}
+
+func (r *CreateKeyPair) apply(t *tx) (Result, error) {
+	k := r.KeyPair
+	if first[Account](t.Txn, tableAccount, indexID, key(k.Account)) == nil {
+		return Result{}, Errorf("AuthFailure", "account %s does not exist", k.Account)
+	}
+	if k.Name == "" {
+		return Result{}, Errorf("MissingParameter", "The request must contain the parameter KeyName")
+	}
+	if !printable(k.Name, 255) {
+		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter KeyName is invalid. Character sets beyond ASCII are not supported.", clip(k.Name))
+	}
+	if !printable(k.PublicKey, 1<<14) || k.PublicKey == "" {
+		return Result{}, Errorf("InvalidKey.Format", "Key is not in valid OpenSSH public key format")
+	}
+	if first[KeyPair](t.Txn, tableKeyPair, indexID, key(k.Account)+key(k.Region)+key(k.Name)) != nil {
+		return Result{}, Errorf("InvalidKeyPair.Duplicate", "The keypair '%s' already exists.", k.Name)
+	}
+	count := 0
+	for range rows[KeyPair](t.Txn, tableKeyPair, indexID, key(k.Account)+key(k.Region)) {
+		count++
+	}
+	if count >= maxKeyPairs {
+		return Result{}, Errorf("KeyPairLimitExceeded", "Maximum of %d keypairs reached", maxKeyPairs)
+	}
+	t.put(tableKeyPair, &k)
+	return Result{KeyPair: &k}, nil
+}
+
+// maxKeyPairs bounds the key pairs of an account in a region.
+const maxKeyPairs = 5000
+
+// DeleteKeyPair forgets a key pair. One that does not exist is no error (EC2 API
+// Reference, DeleteKeyPair). Instances keep the key they were launched with. Result:
+// KeyPair, unless there was none.
+type DeleteKeyPair struct {
+	Account AccountID
+	Region  Region
+	Name    string
+}
+
+func (r *DeleteKeyPair) apply(t *tx) (Result, error) {
+	if r.Name == "" {
+		return Result{}, Errorf("MissingParameter", "The request must contain the parameter KeyName")
+	}
+	k := first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.Name))
+	if k == nil {
+		return Result{}, nil
+	}
+	t.del(tableKeyPair, k)
+	return Result{KeyPair: k}, nil
+}

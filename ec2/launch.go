@@ -1,0 +1,207 @@
+package ec2
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+)
+
+// RunInstances launches at least MinCount and at most MaxCount instances. No groups is
+// the default group. A ClientToken makes it idempotent: the same request again returns
+// what the first one made. Result: Instances.
+type RunInstances struct {
+	Account     AccountID
+	Region      Region
+	Image       string
+	Type        string
+	KeyName     string
+	Groups      []GroupSelector
+	UserData    []byte
+	MinCount    int
+	MaxCount    int
+	Zone        string // "": any
+	ClientToken string
+}
+
+// maxUserData is in bytes (EC2 User Guide, "User data").
+const maxUserData = 16384
+
+var imageID = regexp.MustCompile(`^ami-[0-9a-f]{8}([0-9a-f]{9})?$`)
+
+func (r *RunInstances) apply(t *tx) (Result, error) {
+	if err := t.requireClassic(r.Account, r.Region); err != nil {
+		return Result{}, err
+	}
+	if err := r.check(); err != nil {
+		return Result{}, err
+	}
+	shape := r.shape()
+	if r.ClientToken != "" {
+		if made := t.launchedWith(r.Account, r.Region, r.ClientToken); len(made) > 0 {
+			if made[0].RequestShape != shape {
+				return Result{}, Errorf("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
+			}
+			return Result{Instances: unchanged(made)}, nil
+		}
+	}
+	groups, err := t.launchGroups(r.Account, r.Region, r.Groups)
+	if err != nil {
+		return Result{}, err
+	}
+	if r.KeyName != "" && first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.KeyName)) == nil {
+		return Result{}, Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", clip(r.KeyName))
+	}
+	count, err := t.launchCount(r)
+	if err != nil {
+		return Result{}, err
+	}
+	spread, err := t.newSpread(r.Zone)
+	if err != nil {
+		return Result{}, err
+	}
+
+	reservation := t.meta.classicID("r", t.serial())
+	network := classicNetwork(t.Txn, r.Region)
+	leases := t.newLeaser(network)
+	var result Result
+	for n := range count {
+		i := &Instance{
+			ID:           InstanceID(t.meta.classicID("i", t.serial())),
+			Account:      r.Account,
+			Region:       r.Region,
+			Reservation:  reservation,
+			LaunchIndex:  n,
+			Image:        r.Image,
+			Type:         r.Type,
+			KeyName:      r.KeyName,
+			Groups:       groups,
+			UserData:     r.UserData,
+			State:        Pending,
+			LaunchTime:   t.meta.Time,
+			Node:         spread.next(),
+			ClientToken:  r.ClientToken,
+			RequestShape: shape,
+		}
+		if !leases.lease(i) {
+			if n < r.MinCount {
+				return Result{}, Errorf("InsufficientAddressCapacity", "There are not enough free addresses in network %d for %d more instances", network.VNI, r.MinCount-n)
+			}
+			break
+		}
+		t.put(tableInstance, i)
+		result.Instances = append(result.Instances, Change[Instance]{After: i})
+	}
+	return result, nil
+}
+
+func (r *RunInstances) check() error {
+	if r.Image == "" {
+		return Errorf("MissingParameter", "The request must contain the parameter ImageId")
+	}
+	if !imageID.MatchString(r.Image) {
+		return Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, clip(r.Image))
+	}
+	if r.MinCount < 1 || r.MaxCount < 1 {
+		return Errorf("InvalidParameterValue", "Value (%d) for parameter %s is invalid. Minimum value is 1.", min(r.MinCount, r.MaxCount), "minCount")
+	}
+	if r.MinCount > r.MaxCount {
+		return Errorf("InvalidParameterCombination", "MinCount (%d) may not exceed MaxCount (%d)", r.MinCount, r.MaxCount)
+	}
+	if len(r.UserData) > maxUserData {
+		return Errorf("InvalidParameterValue", "User data is limited to %d bytes", maxUserData)
+	}
+	if !printable(r.ClientToken, 64) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter ClientToken is invalid. At most 64 ASCII characters.", clip(r.ClientToken))
+	}
+	if !printable(r.Type, 64) {
+		return Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", clip(r.Type))
+	}
+	return nil
+}
+
+// shape is a digest of what was asked for; a ClientToken stands for one shape.
+func (r *RunInstances) shape() string {
+	data, err := json.Marshal(r)
+	if err != nil {
+		panic(fmt.Sprintf("ec2: shape of %+v: %v", r, err))
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(data))
+}
+
+func (t *tx) launchedWith(account AccountID, region Region, token string) []*Instance {
+	made := slices.Collect(rows[Instance](t.Txn, tableInstance, indexToken, key(account)+key(region)+key(token)))
+	slices.SortFunc(made, func(a, b *Instance) int { return a.LaunchIndex - b.LaunchIndex })
+	return made
+}
+
+func (t *tx) launchGroups(account AccountID, region Region, selectors []GroupSelector) ([]GroupID, error) {
+	if len(selectors) == 0 {
+		selectors = []GroupSelector{{Name: defaultGroup}}
+	}
+	var ids []GroupID
+	for _, sel := range selectors {
+		g, err := t.group(account, region, sel)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, g.ID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// launchCount is how many instances the account may still have, up to MaxCount.
+func (t *tx) launchCount(r *RunInstances) (int, error) {
+	free := t.meta.Settings.InstancesPerRegion
+	for i := range rows[Instance](t.Txn, tableInstance, indexOwner, key(r.Account)+key(r.Region)) {
+		if i.State != Terminated {
+			free--
+		}
+	}
+	if r.MinCount > free {
+		return 0, Errorf("InstanceLimitExceeded", "You have requested more instances (%d) than your current instance limit of %d allows.", r.MinCount, t.meta.Settings.InstancesPerRegion)
+	}
+	return min(r.MaxCount, free), nil
+}
+
+// A spread deals instances out to the nodes that carry the fewest; equals go by name.
+type spread struct {
+	nodes []NodeID
+	load  map[NodeID]int
+}
+
+func (t *tx) newSpread(zone string) (*spread, error) {
+	s := &spread{load: make(map[NodeID]int)}
+	for n := range rows[Node](t.Txn, tableNode, indexID, "") {
+		if zone != "" && n.Zone != zone {
+			continue
+		}
+		s.nodes = append(s.nodes, n.ID)
+		for range rows[Interface](t.Txn, tableInterface, indexNode, key(n.ID)) {
+			s.load[n.ID]++
+		}
+	}
+	switch {
+	case len(s.nodes) > 0:
+		return s, nil
+	case zone != "":
+		return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", clip(zone))
+	}
+	return nil, Errorf("InsufficientInstanceCapacity", "There is no node to launch on")
+}
+
+func (s *spread) next() NodeID {
+	least := slices.MinFunc(s.nodes, func(a, b NodeID) int { return s.load[a] - s.load[b] })
+	s.load[least]++
+	return least
+}
+
+func unchanged(list []*Instance) []Change[Instance] {
+	var c []Change[Instance]
+	for _, i := range list {
+		c = append(c, Change[Instance]{Before: i, After: i})
+	}
+	return c
+}

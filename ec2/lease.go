@@ -1,0 +1,199 @@
+package ec2
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// publicVNI stands for the internet in the address table, where VNI 0 is: public
+// addresses are unique over all networks.
+const publicVNI VNI = 0
+
+// An address is one that may not be leased: it is, or it was until a moment ago. The
+// rest keeps a new owner from the flows and caches that still mean the old one
+// (projectcalico/calico issues 3467 and 4152 tell of clusters without it).
+type address struct {
+	VNI       VNI
+	Addr      netip.Addr
+	Interface InterfaceID // "" while it rests
+	Freed     time.Time   // since when it rests
+}
+
+func (a *address) due(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
+
+func (i *Instance) forgotten(m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
+
+// SweepDue is the earliest time at which a Sweep would change something.
+func (v *View) SweepDue() (due time.Time, ok bool) {
+	earlier := func(t time.Time) {
+		if !ok || t.Before(due) {
+			due, ok = t, true
+		}
+	}
+	for a := range rows[address](v.txn(), tableAddress, indexID, "") {
+		if a.Interface == "" {
+			earlier(a.due(v.v.meta))
+		}
+	}
+	for i := range v.Instances() {
+		if i.State == Terminated {
+			earlier(i.forgotten(v.v.meta))
+		}
+	}
+	return due, ok
+}
+
+// A leaser makes the interfaces of one launch. It remembers how far it has searched, so
+// that a launch of many walks the pools once.
+type leaser struct {
+	t       *tx
+	network *Network
+	private *allocator
+	public  *allocator
+}
+
+func (t *tx) newLeaser(n *Network) *leaser {
+	return &leaser{
+		t:       t,
+		network: n,
+		private: &allocator{t: t, vni: n.VNI, pools: n.Pools, gateway: n.Gateway},
+		public:  &allocator{t: t, vni: publicVNI, pools: n.PublicPools},
+	}
+}
+
+// lease gives the instance a new interface with new addresses, or reports that a pool
+// is empty. A network without public pools leases private addresses alone.
+func (l *leaser) lease(i *Instance) bool {
+	private, ok := l.private.next()
+	if !ok {
+		return false
+	}
+	var public netip.Addr
+	if len(l.network.PublicPools) > 0 {
+		if public, ok = l.public.next(); !ok {
+			return false
+		}
+	}
+	epoch := l.t.serial()
+	eni := &Interface{
+		ID:       InterfaceID(l.t.meta.classicID("eni", epoch)),
+		Epoch:    epoch,
+		Account:  i.Account,
+		Region:   i.Region,
+		Instance: i.ID,
+		Node:     i.Node,
+		VNI:      l.network.VNI,
+		MAC:      l.t.meta.mac(epoch),
+		Private:  private,
+		Public:   public,
+		Groups:   slices.Clone(i.Groups),
+		State:    Active,
+	}
+	i.Interface = eni.ID
+	l.t.put(tableInterface, eni)
+	l.t.put(tableAddress, &address{VNI: eni.VNI, Addr: private, Interface: eni.ID})
+	if public.IsValid() {
+		l.t.put(tableAddress, &address{VNI: publicVNI, Addr: public, Interface: eni.ID})
+	}
+	return true
+}
+
+// drain takes an interface's addresses out of every set; they stay its own.
+func (t *tx) drain(id InterfaceID) {
+	was := first[Interface](t.Txn, tableInterface, indexID, key(id))
+	if was == nil {
+		panic(fmt.Sprintf("ec2: drain %q, which does not exist", id))
+	}
+	if was.State == Draining {
+		return
+	}
+	eni := *was
+	eni.State = Draining
+	t.put(tableInterface, &eni)
+}
+
+// release removes an interface and lays its addresses to rest.
+func (t *tx) release(eni *Interface) {
+	t.del(tableInterface, eni)
+	t.put(tableAddress, &address{VNI: eni.VNI, Addr: eni.Private, Freed: t.meta.Time})
+	if eni.Public.IsValid() {
+		t.put(tableAddress, &address{VNI: publicVNI, Addr: eni.Public, Freed: t.meta.Time})
+	}
+}
+
+// An allocator yields the free addresses of pools: pools in their order, addresses from
+// the lowest. Not given out are the gateway and, of a pool wider than a /30, the first
+// two (the network and, by custom, a router) and the last (broadcast).
+type allocator struct {
+	t       *tx
+	vni     VNI
+	pools   []netip.Prefix
+	gateway netip.Addr
+	at      netip.Addr // the next candidate in pools[0]; zero: its first
+}
+
+func (a *allocator) next() (netip.Addr, bool) {
+	for ; len(a.pools) > 0; a.pools, a.at = a.pools[1:], (netip.Addr{}) {
+		low, high := usable(a.pools[0])
+		if a.at.IsValid() {
+			low = a.at
+		}
+		if free, ok := a.firstFree(low, high); ok {
+			a.at = free.Next()
+			return free, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// firstFree walks the taken addresses in step with the candidates: the first candidate
+// that is not the next taken one is free.
+func (a *allocator) firstFree(low, high netip.Addr) (netip.Addr, bool) {
+	taken, err := a.t.LowerBound(tableAddress, indexID, addressKey(a.vni, low))
+	if err != nil {
+		panic(fmt.Sprintf("ec2: walk addresses: %v", err))
+	}
+	next := takenAfter(taken, a.vni)
+	for c := low; c.IsValid() && c.Compare(high) <= 0; c = c.Next() {
+		if c == next {
+			next = takenAfter(taken, a.vni)
+			continue
+		}
+		if c != a.gateway {
+			return c, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func takenAfter(it memdb.ResultIterator, vni VNI) netip.Addr {
+	row := it.Next()
+	if row == nil || row.(*address).VNI != vni {
+		return netip.Addr{}
+	}
+	return row.(*address).Addr
+}
+
+func usable(p netip.Prefix) (low, high netip.Addr) {
+	low, high = p.Addr(), lastOf(p)
+	if p.Bits() < 30 {
+		low, high = low.Next().Next(), high.Prev()
+	}
+	return low, high
+}
+
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		b[bit/8] |= 1 << (7 - bit%8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+func classicNetwork(t *memdb.Txn, region Region) *Network {
+	return first[Network](t, tableNetwork, indexRegion, key(region)+key(""))
+}

@@ -1,0 +1,216 @@
+package ec2
+
+import (
+	"regexp"
+	"strings"
+)
+
+const reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
+
+// TerminateInstances ends instances for good. Their addresses leave every set with this
+// command; the interface goes when its node has taken the port down and reports so.
+// Result: Instances.
+type TerminateInstances struct {
+	Account   AccountID
+	Region    Region
+	Instances []InstanceID
+}
+
+func (r *TerminateInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i Instance) (Instance, error) {
+		switch i.State {
+		case Terminated, ShuttingDown:
+			return i, nil
+		case Stopped: // no interface, nothing to wait for
+			i.State, i.Ended = Terminated, t.meta.Time
+		default:
+			t.drain(i.Interface)
+			i.State = ShuttingDown
+		}
+		i.StateReason = reasonUser
+		return i, nil
+	})
+}
+
+// StopInstances ends instances so that they can be started again. Result: Instances.
+type StopInstances struct {
+	Account   AccountID
+	Region    Region
+	Instances []InstanceID
+}
+
+func (r *StopInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i Instance) (Instance, error) {
+		switch i.State {
+		case Stopped, Stopping:
+			return i, nil
+		case Running:
+			t.drain(i.Interface)
+			i.State, i.StateReason = Stopping, reasonUser
+			return i, nil
+		}
+		return i, Errorf("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be stopped.", i.ID)
+	})
+}
+
+// StartInstances brings stopped instances back, on a new interface with new addresses:
+// EC2-Classic keeps neither (EC2 User Guide 2012, "Stopping and Starting Instances").
+// Result: Instances.
+type StartInstances struct {
+	Account   AccountID
+	Region    Region
+	Instances []InstanceID
+}
+
+func (r *StartInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i Instance) (Instance, error) {
+		switch i.State {
+		case Pending, Running:
+			return i, nil
+		case Stopped:
+			network := classicNetwork(t.Txn, i.Region)
+			if network == nil || !t.newLeaser(network).lease(&i) {
+				return i, Errorf("InsufficientAddressCapacity", "There is no free address for instance '%s'", i.ID)
+			}
+			i.State, i.StateReason, i.LaunchTime = Pending, "", t.meta.Time
+			return i, nil
+		}
+		return i, Errorf("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be started.", i.ID)
+	})
+}
+
+// ReportInstance is what a node says about an instance of its own: that it runs, or
+// that it has ended and its port is down. InterfaceEpoch is the lease the node speaks
+// of; a report about another lease is old and changes nothing. Result: Instances.
+type ReportInstance struct {
+	Instance       InstanceID
+	InterfaceEpoch uint64
+	State          InstanceState // Running, Stopped or Terminated
+	Reason         string        // "" keeps the user's
+}
+
+func (r *ReportInstance) apply(t *tx) (Result, error) {
+	if r.State != Running && r.State != Stopped && r.State != Terminated {
+		return Result{}, Errorf("InvalidParameterValue", "a node reports running, stopped or terminated, not %s", r.State)
+	}
+	was := first[Instance](t.Txn, tableInstance, indexID, key(r.Instance))
+	if was == nil || was.Interface == "" {
+		return Result{}, nil
+	}
+	lease := first[Interface](t.Txn, tableInterface, indexID, key(was.Interface))
+	if lease.Epoch != r.InterfaceEpoch {
+		return Result{}, nil
+	}
+
+	i := *was
+	switch {
+	case r.State == Running && i.State != Pending:
+		return Result{}, nil
+	case r.State == Running:
+		i.State = Running
+	case r.State == Terminated || i.State == ShuttingDown:
+		t.release(lease)
+		i.State, i.Ended, i.Interface = Terminated, t.meta.Time, ""
+	default:
+		t.release(lease)
+		i.State, i.Interface = Stopped, ""
+	}
+	if r.Reason != "" && i.StateReason == "" {
+		i.StateReason = clip(r.Reason)
+	}
+	t.put(tableInstance, &i)
+	return Result{Instances: []Change[Instance]{{Before: was, After: &i}}}, nil
+}
+
+// Sweep gives back addresses that have rested long enough and forgets instances that
+// have been terminated long enough. The leader proposes it when View.SweepDue says so;
+// what is due is decided here, by the State's own time.
+type Sweep struct{}
+
+func (r *Sweep) apply(t *tx) (Result, error) {
+	var rested []*address
+	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
+		if a.Interface == "" && !a.due(t.meta).After(t.meta.Time) {
+			rested = append(rested, a)
+		}
+	}
+	for _, a := range rested {
+		t.del(tableAddress, a)
+	}
+	var gone []*Instance
+	for i := range rows[Instance](t.Txn, tableInstance, indexID, "") {
+		if i.State == Terminated && !i.forgotten(t.meta).After(t.meta.Time) {
+			gone = append(gone, i)
+		}
+	}
+	for _, i := range gone {
+		t.del(tableInstance, i)
+	}
+	return Result{}, nil
+}
+
+// eachInstance finds every instance of a request before it changes the first.
+func (t *tx) eachInstance(account AccountID, region Region, ids []InstanceID, change func(Instance) (Instance, error)) (Result, error) {
+	found, err := t.instances(account, region, ids)
+	if err != nil {
+		return Result{}, err
+	}
+	var result Result
+	for _, was := range found {
+		now, err := change(*was)
+		if err != nil {
+			return Result{}, err
+		}
+		if now.State != was.State {
+			t.put(tableInstance, &now)
+		}
+		result.Instances = append(result.Instances, Change[Instance]{Before: was, After: &now})
+	}
+	return result, nil
+}
+
+func (t *tx) instances(account AccountID, region Region, ids []InstanceID) ([]*Instance, error) {
+	if len(ids) == 0 {
+		return nil, Errorf("MissingParameter", "The request must contain the parameter instancesSet")
+	}
+	var found []*Instance
+	var missing []string
+	seen := make(map[InstanceID]bool)
+	for _, id := range ids {
+		if err := CheckInstanceID(id); err != nil {
+			return nil, err
+		}
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		i := first[Instance](t.Txn, tableInstance, indexID, key(id))
+		if i == nil || i.Account != account || i.Region != region {
+			missing = append(missing, string(id))
+			continue
+		}
+		found = append(found, i)
+	}
+	if len(missing) > 0 {
+		return nil, NoSuchInstances(missing)
+	}
+	return found, nil
+}
+
+var instanceID = regexp.MustCompile(`^i-[0-9a-f]{1,17}$`)
+
+// CheckInstanceID returns the error for text that is not shaped like an instance's id.
+func CheckInstanceID(id InstanceID) error {
+	if !instanceID.MatchString(string(id)) {
+		return Errorf("InvalidInstanceID.Malformed", `Invalid id: "%s" (expecting "i-...")`, clip(string(id)))
+	}
+	return nil
+}
+
+// NoSuchInstances is EC2's error for ids that the caller does not own.
+func NoSuchInstances(ids []string) *Error {
+	if len(ids) == 1 {
+		return Errorf("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", ids[0])
+	}
+	return Errorf("InvalidInstanceID.NotFound", "The instance IDs '%s' do not exist", clip(strings.Join(ids, ", ")))
+}

@@ -1,0 +1,55 @@
+package ec2
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// String is the protocol as EC2 shows it: tcp, udp, icmp and icmpv6 by name, the others
+// by number.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case ICMP:
+		return "icmp"
+	case ICMPv6:
+		return "icmpv6"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// ParseProtocol reads a protocol by name, in any case, or by number.
+func ParseProtocol(text string) (Protocol, error) {
+	switch strings.ToLower(text) {
+	case "tcp":
+		return TCP, nil
+	case "udp":
+		return UDP, nil
+	case "icmp":
+		return ICMP, nil
+	case "icmpv6":
+		return ICMPv6, nil
+	case "all", "-1":
+		return AnyProtocol, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 8)
+	if err != nil || strconv.FormatUint(n, 10) != text {
+		return 0, Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", clip(text))
+	}
+	return Protocol(n), nil
+}
+
+// ParseCIDR reads an IPv4 CIDR block and masks it. It is strict: four decimal numbers
+// without leading zeros, which some programs read as octal, and a length without sign;
+// a wrong guess here would open a firewall to the wrong network.
+func ParseCIDR(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || !p.Addr().Is4() {
+		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", clip(text))
+	}
+	return p.Masked(), nil
+}

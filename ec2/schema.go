@@ -1,0 +1,179 @@
+package ec2
+
+import (
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"net/netip"
+	"strings"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+const (
+	tableMeta      = "meta"
+	tableAccount   = "account"
+	tableAccessKey = "accesskey"
+	tableNetwork   = "network"
+	tableNode      = "node"
+	tableGroup     = "group"
+	tableInstance  = "instance"
+	tableInterface = "interface"
+	tableAddress   = "address"
+	tableKeyPair   = "keypair"
+
+	indexID     = "id"
+	indexName   = "name"   // account, region, VPC, name
+	indexOwner  = "owner"  // account, region
+	indexSource = "source" // of a group: the groups its rules name
+	indexMember = "member" // of an instance: its groups
+	indexToken  = "token"  // account, region, client token
+	indexRegion = "region" // region, VPC
+	indexNode   = "node"
+)
+
+var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
+	tableMeta:      table(tableMeta, func(*meta) string { return key("") }),
+	tableAccount:   table(tableAccount, func(a *Account) string { return key(a.ID) }),
+	tableAccessKey: table(tableAccessKey, func(k *AccessKey) string { return key(k.ID) }),
+	tableNetwork: table(tableNetwork, func(n *Network) string { return vniKey(n.VNI) },
+		unique(indexRegion, func(n *Network) string { return key(n.Region) + key(n.VPC) })),
+	tableNode: table(tableNode, func(n *Node) string { return key(n.ID) }),
+	tableGroup: table(tableGroup, func(g *Group) string { return key(g.ID) },
+		unique(indexName, func(g *Group) string { return key(g.Account) + key(g.Region) + key(g.VPC) + key(g.Name) }),
+		many(indexSource, sourcesOf)),
+	tableInstance: table(tableInstance, func(i *Instance) string { return key(i.ID) },
+		many(indexOwner, func(i *Instance) []string { return []string{key(i.Account) + key(i.Region)} }),
+		many(indexMember, membershipsOf),
+		many(indexToken, func(i *Instance) []string {
+			if i.ClientToken == "" {
+				return nil
+			}
+			return []string{key(i.Account) + key(i.Region) + key(i.ClientToken)}
+		})),
+	tableInterface: table(tableInterface, func(i *Interface) string { return key(i.ID) },
+		many(indexNode, func(i *Interface) []string { return []string{key(i.Node)} })),
+	tableAddress: table(tableAddress, func(a *address) string { return addressKey(a.VNI, a.Addr) }),
+	tableKeyPair: table(tableKeyPair, func(k *KeyPair) string { return key(k.Account) + key(k.Region) + key(k.Name) }),
+}}
+
+func sourcesOf(g *Group) []string {
+	var keys []string
+	for _, r := range g.Rules {
+		if r.Source.IsGroup() && r.Source.Group.ID != g.ID {
+			keys = append(keys, key(r.Source.Group.ID))
+		}
+	}
+	return keys
+}
+
+// membershipsOf leaves terminated instances out: they hold no group.
+func membershipsOf(i *Instance) []string {
+	if i.State == Terminated {
+		return nil
+	}
+	var keys []string
+	for _, g := range i.Groups {
+		keys = append(keys, key(g))
+	}
+	return keys
+}
+
+// key makes an index key. Its end mark keeps "a" apart from the prefix of "ab".
+func key[S ~string](s S) string { return string(s) + "\x00" }
+
+func vniKey(v VNI) string { return string(binary.BigEndian.AppendUint32(nil, uint32(v))) }
+
+// addressKey sorts as addresses do, so that the lowest free one is the first gap.
+func addressKey(v VNI, a netip.Addr) string {
+	b := a.As16()
+	return vniKey(v) + string(b[:])
+}
+
+func table[T any](name string, id func(*T) string, indexes ...*memdb.IndexSchema) *memdb.TableSchema {
+	s := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
+		indexID: unique(indexID, id),
+	}}
+	for _, i := range indexes {
+		s.Indexes[i.Name] = i
+	}
+	return s
+}
+
+func unique[T any](name string, of func(*T) string) *memdb.IndexSchema {
+	return &memdb.IndexSchema{Name: name, Unique: true, Indexer: single[T]{of: of}}
+}
+
+func many[T any](name string, of func(*T) []string) *memdb.IndexSchema {
+	return &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: multi[T]{of: of}}
+}
+
+// args makes the arguments of a look-up: one key, ready made.
+type args struct{}
+
+func (args) FromArgs(a ...any) ([]byte, error) {
+	if len(a) != 1 {
+		return nil, fmt.Errorf("%d keys", len(a))
+	}
+	return []byte(a[0].(string)), nil
+}
+
+func (x args) PrefixFromArgs(a ...any) ([]byte, error) { return x.FromArgs(a...) }
+
+type single[T any] struct {
+	args
+	of func(*T) string
+}
+
+func (x single[T]) FromObject(row any) (bool, []byte, error) {
+	return true, []byte(x.of(row.(*T))), nil
+}
+
+type multi[T any] struct {
+	args
+	of func(*T) []string
+}
+
+func (x multi[T]) FromObject(row any) (bool, [][]byte, error) {
+	keys := x.of(row.(*T))
+	bytes := make([][]byte, len(keys))
+	for i, k := range keys {
+		bytes[i] = []byte(k)
+	}
+	return len(keys) > 0, bytes, nil
+}
+
+// first returns the row with a key, or nil.
+func first[T any](t *memdb.Txn, table, index, k string) *T {
+	if index == indexID && table == tableMeta {
+		k = key("")
+	}
+	row, err := t.First(table, index, k)
+	if err != nil {
+		panic(fmt.Sprintf("ec2: first %s by %s: %v", table, index, err))
+	}
+	if row == nil {
+		return nil
+	}
+	return row.(*T)
+}
+
+// rows yields the rows whose key begins with prefix, in key order. An index that is not
+// unique yields a row once per key it is filed under.
+func rows[T any](t *memdb.Txn, table, index, prefix string) iter.Seq[*T] {
+	return func(yield func(*T) bool) {
+		name := index
+		if schema.Tables[table].Indexes[index].Unique && !strings.HasSuffix(name, "_prefix") {
+			name += "_prefix"
+		}
+		it, err := t.Get(table, name, prefix)
+		if err != nil {
+			panic(fmt.Sprintf("ec2: rows of %s by %s: %v", table, index, err))
+		}
+		for row := it.Next(); row != nil; row = it.Next() {
+			if !yield(row.(*T)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,182 @@
+package ec2
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// A snapshot is lines of JSON: a header, then one row a line in the order of tables and
+// keys, then the number of rows, so that one cut short is noticed. Two States of one
+// log write the same bytes.
+const (
+	snapshotFormat  = "palisade-state"
+	snapshotVersion = 1
+)
+
+type snapshotHeader struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+}
+
+type snapshotRow struct {
+	Table string          `json:"table"`
+	Row   json.RawMessage `json:"row"`
+}
+
+// The last line; Table is "end".
+type snapshotEnd struct {
+	Table string `json:"table"`
+	Rows  int    `json:"rows"`
+}
+
+// snapshotTables are the tables in the order they are written, and how to make an empty
+// row of each.
+var snapshotTables = []struct {
+	name string
+	row  func() any
+}{
+	{tableMeta, func() any { return new(meta) }},
+	{tableAccount, func() any { return new(Account) }},
+	{tableAccessKey, func() any { return new(AccessKey) }},
+	{tableNetwork, func() any { return new(Network) }},
+	{tableNode, func() any { return new(Node) }},
+	{tableGroup, func() any { return new(Group) }},
+	{tableKeyPair, func() any { return new(KeyPair) }},
+	{tableInstance, func() any { return new(Instance) }},
+	{tableInterface, func() any { return new(Interface) }},
+	{tableAddress, func() any { return new(address) }},
+}
+
+// WriteSnapshot writes the View so that Restore makes a State of it.
+func (v *View) WriteSnapshot(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	out := json.NewEncoder(b)
+	if err := out.Encode(snapshotHeader{snapshotFormat, snapshotVersion}); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	count := 0
+	for _, table := range snapshotTables {
+		it, err := v.txn().Get(table.name, indexID+"_prefix", "")
+		if err != nil {
+			panic(fmt.Sprintf("ec2: snapshot of %s: %v", table.name, err))
+		}
+		for row := it.Next(); row != nil; row = it.Next() {
+			data, err := json.Marshal(row)
+			if err != nil {
+				return fmt.Errorf("write snapshot: %s: %w", table.name, err)
+			}
+			if err := out.Encode(snapshotRow{table.name, data}); err != nil {
+				return fmt.Errorf("write snapshot: %w", err)
+			}
+			count++
+		}
+	}
+	if err := out.Encode(snapshotEnd{"end", count}); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+// Restore makes a State of a snapshot, or an error: never a part of one.
+func Restore(r io.Reader) (*State, error) {
+	s := NewState()
+	if err := s.restore(r); err != nil {
+		return nil, fmt.Errorf("restore snapshot: %w", err)
+	}
+	return s, nil
+}
+
+func (s *State) restore(r io.Reader) error {
+	in := json.NewDecoder(bufio.NewReader(r))
+	in.DisallowUnknownFields()
+	var h snapshotHeader
+	if err := in.Decode(&h); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	if h.Format != snapshotFormat || h.Version != snapshotVersion {
+		return fmt.Errorf("format %q version %d is not known to this release", h.Format, h.Version)
+	}
+
+	t := s.db.Txn(true)
+	defer t.Abort()
+	if _, err := t.DeleteAll(tableMeta, indexID+"_prefix", ""); err != nil {
+		return err
+	}
+	for count := 0; ; count++ {
+		var line struct {
+			snapshotRow
+			Rows *int `json:"rows"`
+		}
+		if err := in.Decode(&line); err != nil {
+			return fmt.Errorf("after %d rows: %w", count, err)
+		}
+		if line.Table == "end" {
+			if line.Rows == nil || *line.Rows != count || line.Row != nil {
+				return fmt.Errorf("has %d rows, its end says otherwise", count)
+			}
+			break
+		}
+		if err := restoreRow(t, line.Table, line.Row); err != nil {
+			return fmt.Errorf("row %d: %w", count+1, err)
+		}
+	}
+	if _, err := in.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("goes on after its end")
+	}
+	if err := checkRestored(t); err != nil {
+		return err
+	}
+	m := first[meta](t, tableMeta, indexID, "")
+	t.Commit()
+	s.current.Store(&version{db: s.db.Snapshot(), meta: m, tail: &delta{}})
+	return nil
+}
+
+func restoreRow(t *memdb.Txn, table string, data json.RawMessage) error {
+	for _, known := range snapshotTables {
+		if known.name != table {
+			continue
+		}
+		row := known.row()
+		if err := decodeStrict(data, row); err != nil {
+			return fmt.Errorf("%s: %w", table, err)
+		}
+		return t.Insert(table, row)
+	}
+	return fmt.Errorf("table %q is not known to this release", table)
+}
+
+// checkRestored refuses a state that Apply could not have made and would panic on.
+func checkRestored(t *memdb.Txn) error {
+	m := first[meta](t, tableMeta, indexID, "")
+	if m == nil {
+		return errors.New("has no meta row")
+	}
+	for i := range rows[Interface](t, tableInterface, indexID, "") {
+		o := first[Instance](t, tableInstance, indexID, key(i.Instance))
+		if o == nil || o.Interface != i.ID {
+			return fmt.Errorf("interface %s is not of instance %s", i.ID, i.Instance)
+		}
+		if i.Epoch > m.Serial {
+			return fmt.Errorf("interface %s has epoch %d, above the last one given out", i.ID, i.Epoch)
+		}
+	}
+	for i := range rows[Instance](t, tableInstance, indexID, "") {
+		eni := first[Interface](t, tableInterface, indexID, key(i.Interface))
+		if (i.Interface != "") != (eni != nil) {
+			return fmt.Errorf("instance %s has no interface %s", i.ID, i.Interface)
+		}
+		if ended := i.State == Terminated || i.State == Stopped; ended == (eni != nil) {
+			return fmt.Errorf("instance %s is %s and has interface %q", i.ID, i.State, i.Interface)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+package ec2
+
+import (
+	"iter"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// A View is the State after one command. It is immutable and safe for any number of
+// goroutines; what it returns is shared and must not be changed.
+type View struct {
+	v       *version
+	changes *Changes // nil: everything is new
+}
+
+// View returns the newest state, with everything in it as new.
+func (s *State) View() *View { return &View{v: s.current.Load()} }
+
+// ViewSince returns the newest state, with what changed since prev. A nil prev is the
+// empty state.
+func (s *State) ViewSince(prev *View) *View {
+	v := &View{v: s.current.Load()}
+	if prev != nil {
+		v.changes = changesBetween(prev.v, v.v)
+	}
+	return v
+}
+
+// Index is the log index of the last command in the View.
+func (v *View) Index() uint64 { return v.v.meta.Index }
+
+// Time is the State's time: the newest stamp of any command so far.
+func (v *View) Time() time.Time { return v.v.meta.Time }
+
+// Settings are the limits and waiting times in force.
+func (v *View) Settings() Settings { return v.v.meta.Settings }
+
+// Changes are all that changed since the View that this consumer was given before,
+// merged over the commands in between and sorted by id.
+func (v *View) Changes() Changes {
+	if v.changes == nil {
+		return everythingNew(v)
+	}
+	return *v.changes
+}
+
+func (v *View) txn() *memdb.Txn { return v.v.db.Txn(false) }
+
+// Try runs a request on a private copy and forgets it: would it succeed?
+func (v *View) Try(r Request) error {
+	t := newTx(v.v.db.Snapshot())
+	defer t.Abort()
+	_, err := r.apply(t)
+	return err
+}
+
+func get[T any](v *View, table, k string) (*T, bool) {
+	row := first[T](v.txn(), table, indexID, k)
+	return row, row != nil
+}
+
+func (v *View) Account(id AccountID) (*Account, bool) { return get[Account](v, tableAccount, key(id)) }
+func (v *View) Accounts() iter.Seq[*Account] {
+	return rows[Account](v.txn(), tableAccount, indexID, "")
+}
+
+// AccessKey returns the secret and the account behind a key id.
+func (v *View) AccessKey(id string) (*AccessKey, bool) {
+	return get[AccessKey](v, tableAccessKey, key(id))
+}
+
+func (v *View) Network(vni VNI) (*Network, bool) { return get[Network](v, tableNetwork, vniKey(vni)) }
+func (v *View) Networks() iter.Seq[*Network] {
+	return rows[Network](v.txn(), tableNetwork, indexID, "")
+}
+
+// ClassicNetwork is the flat network of a region.
+func (v *View) ClassicNetwork(region Region) (*Network, bool) {
+	n := classicNetwork(v.txn(), region)
+	return n, n != nil
+}
+
+func (v *View) Node(id NodeID) (*Node, bool) { return get[Node](v, tableNode, key(id)) }
+func (v *View) Nodes() iter.Seq[*Node]       { return rows[Node](v.txn(), tableNode, indexID, "") }
+
+func (v *View) Group(id GroupID) (*Group, bool) { return get[Group](v, tableGroup, key(id)) }
+func (v *View) Groups() iter.Seq[*Group]        { return rows[Group](v.txn(), tableGroup, indexID, "") }
+
+// GroupsOf yields the groups of an account in a region, by VPC and name.
+func (v *View) GroupsOf(account AccountID, region Region) iter.Seq[*Group] {
+	return rows[Group](v.txn(), tableGroup, indexName, key(account)+key(region))
+}
+
+// GroupNamed finds a group of an account by its name; vpc "" is EC2-Classic.
+func (v *View) GroupNamed(account AccountID, region Region, vpc VPCID, name string) (*Group, bool) {
+	g := first[Group](v.txn(), tableGroup, indexName, key(account)+key(region)+key(vpc)+key(name))
+	return g, g != nil
+}
+
+func (v *View) Instance(id InstanceID) (*Instance, bool) {
+	return get[Instance](v, tableInstance, key(id))
+}
+func (v *View) Instances() iter.Seq[*Instance] {
+	return rows[Instance](v.txn(), tableInstance, indexID, "")
+}
+
+// InstancesOf yields the instances of an account in a region, by id.
+func (v *View) InstancesOf(account AccountID, region Region) iter.Seq[*Instance] {
+	return rows[Instance](v.txn(), tableInstance, indexOwner, key(account)+key(region))
+}
+
+func (v *View) Interface(id InterfaceID) (*Interface, bool) {
+	return get[Interface](v, tableInterface, key(id))
+}
+func (v *View) Interfaces() iter.Seq[*Interface] {
+	return rows[Interface](v.txn(), tableInterface, indexID, "")
+}
+
+func (v *View) KeyPair(account AccountID, region Region, name string) (*KeyPair, bool) {
+	return get[KeyPair](v, tableKeyPair, key(account)+key(region)+key(name))
+}
+
+// KeyPairs yields the key pairs of an account in a region, by name.
+func (v *View) KeyPairs(account AccountID, region Region) iter.Seq[*KeyPair] {
+	return rows[KeyPair](v.txn(), tableKeyPair, indexID, key(account)+key(region))
+}
