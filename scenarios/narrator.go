@@ -14,7 +14,8 @@ import (
 type narrator struct {
 	out    io.Writer
 	colour bool
-	steps  []string // the first line of each step begun so far
+	steps  []string  // the first line of each step begun so far
+	begun  time.Time // the last of them
 }
 
 const (
@@ -35,6 +36,7 @@ func (n *narrator) style(style, text string) string {
 func (n *narrator) step(text string) {
 	n.stepDone()
 	n.steps = append(n.steps, text)
+	n.begun = time.Now()
 	fmt.Fprintf(n.out, "\n%s\n", n.style(bold, "# "+text))
 }
 
@@ -53,7 +55,7 @@ func (n *narrator) note(format string, args ...any) {
 
 func (n *narrator) stepDone() {
 	if len(n.steps) > 0 {
-		fmt.Fprintln(n.out, n.style(green, "  ✓ as the script says"))
+		fmt.Fprintln(n.out, n.style(green, "  ✓"), "as told, in", time.Since(n.begun).Round(100*time.Millisecond))
 	}
 }
 
@@ -68,18 +70,57 @@ func (n *narrator) summary(title string, took time.Duration) {
 	}
 }
 
-// An indenter sets output off from the commands, line by line as it comes. A command's
-// stdout and stderr are copied to it by two goroutines.
-type indenter struct {
-	out io.Writer
+// A shower shows the output of one command, set off from the commands and line by line as
+// it comes. Its two streams are written by two goroutines. While nothing comes for a
+// while, a terminal gets a sign of life.
+type shower struct {
+	out   io.Writer
+	begun time.Time
+	quit  chan struct{}
 
-	mu     sync.Mutex
-	inLine bool
+	mu      sync.Mutex
+	inLine  bool
+	waiting bool // the line holds a sign of life
 }
 
-func (w *indenter) Write(p []byte) (int, error) {
+func (n *narrator) shower() *shower {
+	w := &shower{out: n.out, begun: time.Now(), quit: make(chan struct{})}
+	if n.colour {
+		go w.runTicks()
+	}
+	return w
+}
+
+// runTicks counts the seconds until end is called. A progress bar of the library draws
+// from goroutines of its own, between the lines of the output.
+func (w *shower) runTicks() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			w.tick(now)
+		case <-w.quit:
+			return
+		}
+	}
+}
+
+const clearLine = "\r\x1b[K"
+
+func (w *shower) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !w.inLine {
+		fmt.Fprintf(w.out, "%s  … %v", clearLine, now.Sub(w.begun).Round(time.Second))
+		w.waiting = true
+	}
+}
+
+func (w *shower) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clear()
 	var b bytes.Buffer
 	for line := range bytes.Lines(p) {
 		if !w.inLine {
@@ -94,14 +135,24 @@ func (w *indenter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end closes a last line that had no end.
-func (w *indenter) end() {
+// clear takes the sign of life off the screen.
+func (w *shower) clear() {
+	if w.waiting {
+		io.WriteString(w.out, clearLine)
+		w.waiting = false
+	}
+}
+
+// end closes a last line that had no end. Nothing is written afterwards.
+func (w *shower) end() {
+	close(w.quit)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.clear()
 	if w.inLine {
 		fmt.Fprintln(w.out)
-		w.inLine = false
 	}
+	w.inLine = true // a late tick stays silent
 }
 
 // typed returns args as a person would type them into a shell.

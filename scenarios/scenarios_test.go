@@ -136,7 +136,7 @@ alive echo
 	for _, want := range []string{
 		"# The story.\n# It has a source.\n",
 		"# Step 1. It's a step\n# of two lines.\nlaptop$ echo 'two words' /no-home\n  two words /no-home\n",
-		"albert$ sh -c 'echo $ACCOUNT'\n  albert\n  ✓",
+		"albert$ sh -c 'echo $ACCOUNT'\n  albert\n  ✓ as told, in ",
 		"  done\n",
 		"Proven in 2 steps",
 		"  ✓ Step 2. Another.\n",

@@ -90,7 +90,7 @@ func (p *player) cmdRun(verb string) command {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		run := p.prepare(ts, append([]string{verb}, args...))
 		p.narrator.command(run.who, run.text)
-		shown := &indenter{out: p.config.Out}
+		shown := p.narrator.shower()
 		err := p.exec(run, io.MultiWriter(shown, ts.Stdout()), io.MultiWriter(shown, ts.Stderr()))
 		shown.end()
 		switch {
@@ -115,6 +115,8 @@ func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	run := p.prepare(ts, args[2:])
 	p.narrator.command(run.who, run.text)
 
+	shown := p.narrator.shower()
+	defer shown.end()
 	deadline := time.Now().Add(limit)
 	for {
 		var stdout, stderr bytes.Buffer
@@ -124,10 +126,8 @@ func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			p.wait(ts, retryEvery)
 			continue
 		}
-		shown := &indenter{out: p.config.Out}
 		shown.Write(stderr.Bytes())
 		shown.Write(stdout.Bytes())
-		shown.end()
 		ts.Stdout().Write(stdout.Bytes())
 		ts.Stderr().Write(stderr.Bytes())
 		if !matched {
@@ -235,6 +235,7 @@ func (p *player) accountEnv(name string) ([]string, error) {
 		return nil, fmt.Errorf("read environment of account %s: %w: %s", name, err, text)
 	}
 	env := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	env = append(env, "EC2_TOOLS=2012") // whatever the caller likes to read
 	p.env[name] = env
 	return env, nil
 }
