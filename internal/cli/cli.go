@@ -65,6 +65,6 @@ func newRoot() *cobra.Command {
 	root.AddGroup(ec2Group)
 	root.AddCommand(newScenarioCommand())
 	root.AddCommand(newEC2Commands()...)
-	root.AddCommand(newInstanceCommand())
+	root.AddCommand(newLabCommand(), newInstanceCommand())
 	return root
 }

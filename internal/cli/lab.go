@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"palisade/internal/lab"
+)
+
+func newLabCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Run a cluster in namespaces on this machine",
+		Example: `  palisade lab up                             # as root; waits until the API answers
+  eval "$(palisade lab env --account mary)"   # point aws and the ec2-* tools at it
+  palisade lab exec laptop -- nmap -Pn 198.18.0.9
+  palisade lab down`,
+	}
+	name := cmd.PersistentFlags().String("name", "lab", "the lab's `NAME`")
+	cmd.AddCommand(newLabUp(name), newLabEnv(name), newLabStatus(name), newLabExec(name),
+		newLabNode(name, "kill NODE", "Kill a node's daemon; its instances live on", (*lab.Lab).KillNode),
+		newLabNode(name, "start NODE", "Start a node's daemon again and wait until it is ready", (*lab.Lab).StartNode),
+		newLabNode(name, "crash NODE", "Kill a node with its instances, as a power cut would", (*lab.Lab).CrashNode),
+		newLabDown(name), newLabDoor(name))
+	return cmd
+}
+
+func newLabUp(name *string) *cobra.Command {
+	var o lab.Options
+	var pools []string
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Make a lab and wait until its API answers",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Name = *name
+			if o.Nodes > 1 {
+				return usageError{fmt.Errorf("--nodes %d: nodes do not form a cluster yet; a lab has one", o.Nodes)}
+			}
+			for _, pool := range pools {
+				prefix, err := netip.ParsePrefix(pool)
+				if err != nil {
+					return usageError{fmt.Errorf("--classic-pool: %w", err)}
+				}
+				o.ClassicPools = append(o.ClassicPools, prefix)
+			}
+			begin := time.Now()
+			o.Progress = func(step string) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%6.1f s  %s\n", time.Since(begin).Seconds(), step)
+			}
+			l, err := lab.Up(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			suffix := ""
+			if l.Name != "lab" {
+				suffix = " --name " + l.Name
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Lab %s is up. Next: eval \"$(palisade lab env%s)\"\n", l.Name, suffix)
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&o.Nodes, "nodes", 1, "how many nodes")
+	cmd.Flags().IntVar(&o.Port, "port", 8773, "the API's `PORT` on 127.0.0.1")
+	cmd.Flags().StringSliceVar(&pools, "classic-pool", nil, "lease EC2-Classic's private addresses from these `CIDR`s (default 10.10.0.0/16)")
+	return cmd
+}
+
+func newLabEnv(name *string) *cobra.Command {
+	var account string
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print what points aws, the SDKs and the ec2-* tools at the lab",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			env, err := l.Env(account)
+			if err == nil {
+				fmt.Fprint(cmd.OutOrStdout(), env)
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&account, "account", "albert", "whose keys: albert or mary")
+	return cmd
+}
+
+func newLabStatus(name *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the lab's nodes and instances",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			status := l.Status(cmd.Context())
+			if asJSON {
+				encoder := json.NewEncoder(cmd.OutOrStdout())
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(status)
+			}
+			return printLabStatus(cmd.OutOrStdout(), status)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printLabStatus(out io.Writer, st lab.Status) error {
+	fmt.Fprintf(out, "API at %s, enforced up to index %d\n\n", st.Endpoint, st.Enforced)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tROLE\tPID\tUNDERLAY\tNAMESPACE")
+	for _, n := range st.Nodes {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", n.Name, n.Role, n.PID, n.Underlay, n.Namespace)
+	}
+	if len(st.Instances) > 0 {
+		fmt.Fprintln(w, "\nINSTANCE\tNAME\tNODE\tSTATE\tPRIVATE\tPUBLIC\tNAMESPACE")
+	}
+	for _, i := range st.Instances {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.ID, i.Name, i.Node, i.State, i.PrivateAddress, i.PublicAddress, i.Namespace)
+	}
+	return w.Flush()
+}
+
+func newLabExec(name *string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "exec WHO -- COMMAND...",
+		Short: "Run a command in an instance (id or name), or on a node, laptop, stranger, internet",
+		Args:  usageArgs(cobra.MinimumNArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			who, command := args[0], args[1:]
+			if command[0] == "--" {
+				command = command[1:]
+			}
+			return l.Exec(cmd.Context(), who, command)
+		},
+	}
+	cmd.Flags().SetInterspersed(false) // behind WHO, flags are the command's
+	return cmd
+}
+
+// newLabNode is a command that does one thing to one node.
+func newLabNode(name *string, use, short string, do func(*lab.Lab, context.Context, string) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			return do(l, cmd.Context(), args[0])
+		},
+	}
+}
+
+func newLabDown(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "End the lab and remove every trace of it",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Down(cmd.Context(), *name) },
+	}
+}
+
+func newLabDoor(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:    "door",
+		Short:  "Serve the lab's front door; lab up starts it",
+		Hidden: true,
+		Args:   usageArgs(cobra.NoArgs),
+		RunE:   func(cmd *cobra.Command, _ []string) error { return lab.ServeDoor(cmd.Context(), *name) },
+	}
+}

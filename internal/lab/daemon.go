@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// stopTimeout bounds the wait for killed processes to be gone.
+const stopTimeout = 5 * time.Second
+
+// A daemon is a background process of the lab: a node or the front door. It outlives the
+// command that started it; the pid file is how the next command finds it.
+type daemon struct {
+	name      string     // "node1", "door"
+	namespace string     // "" is the machine's own
+	args      []string   // behind `palisade`
+	files     []*os.File // from descriptor 3 on
+}
+
+func (l *Lab) pidFile(name string) string { return l.path(name + ".pid") }
+func (l *Lab) logFile(name string) string { return l.path(name + ".log") }
+
+// start runs d in a session of its own, with its log as its only open file besides d.files.
+func (l *Lab) start(d daemon) (process.ID, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return process.ID{}, err
+	}
+	log, err := os.OpenFile(l.logFile(d.name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return process.ID{}, fmt.Errorf("start %s: %w", d.name, err)
+	}
+	defer log.Close()
+	// Whatever our own caller left open would keep its pipes from ending.
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return process.ID{}, fmt.Errorf("start %s: close inherited descriptors: %w", d.name, err)
+	}
+	cmd := exec.Command(self, d.args...)
+	cmd.Args[0] = "palisade"
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = d.files
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := netns.Do(d.namespace, cmd.Start); err != nil {
+		return process.ID{}, fmt.Errorf("start %s: %w", d.name, err)
+	}
+	go cmd.Wait() // no zombie while we are its parent
+	id, err := process.Of(cmd.Process.Pid)
+	if err == nil {
+		err = id.WriteFile(l.pidFile(d.name))
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		return process.ID{}, fmt.Errorf("start %s: %w\n%s", d.name, err, l.logTail(d.name))
+	}
+	return id, nil
+}
+
+// running returns the daemon called name if it runs.
+func (l *Lab) running(name string) (process.ID, bool) {
+	id, err := process.ReadFile(l.pidFile(name))
+	return id, err == nil && id.Alive()
+}
+
+// kill ends the daemon called name as a crash would. One that does not run is no error.
+func (l *Lab) kill(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	id, err := process.ReadFile(l.pidFile(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = process.Kill(ctx, id)
+	}
+	if err != nil {
+		return fmt.Errorf("kill %s: %w", name, err)
+	}
+	return os.Remove(l.pidFile(name))
+}
+
+// logTail is the end of a daemon's log, for the error that says it did not come up.
+func (l *Lab) logTail(name string) string {
+	const lines = 20
+	data, err := os.ReadFile(l.logFile(name))
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return fmt.Sprintf("the end of %s:\n  %s", l.logFile(name), strings.Join(all, "\n  "))
+}
+
+// nodeConfig is the file a node is started with.
+type nodeConfig struct {
+	Name          string        `toml:"name"`
+	Zone          string        `toml:"zone"`
+	Region        string        `toml:"region"`
+	DataDir       string        `toml:"data_dir"`
+	APISocket     string        `toml:"api_socket"`
+	ControlSocket string        `toml:"control_socket"`
+	Arena         string        `toml:"arena"`
+	Lab           labConfig     `toml:"lab"`
+	Uplink        uplinkConfig  `toml:"uplink"`
+	Classic       classicConfig `toml:"classic"`
+	Accounts      []Account     `toml:"account"`
+}
+
+// labConfig lets a node run images at all: it names what they are made of.
+type labConfig struct {
+	NamespacePrefix string `toml:"namespace_prefix"`
+	InstanceDir     string `toml:"instance_dir"`
+	CgroupPrefix    string `toml:"cgroup_prefix"`
+}
+
+type uplinkConfig struct {
+	Device     string `toml:"device"`
+	Namespace  string `toml:"namespace"`
+	Bridge     string `toml:"bridge"`
+	GatewayMAC string `toml:"gateway_mac"`
+}
+
+type classicConfig struct {
+	Network     string         `toml:"network"`
+	Pools       []netip.Prefix `toml:"pools"`
+	PublicPools []string       `toml:"public_pools"`
+}
+
+func uplinkDevice(node string) string { return "up-" + node }
+
+func (l *Lab) nodeConfig(index int) nodeConfig {
+	node := l.Nodes[index]
+	return nodeConfig{
+		Name: node, Zone: Region + string(rune('a'+index%26)), Region: Region,
+		DataDir:       l.path(node),
+		APISocket:     l.apiSocket(node),
+		ControlSocket: l.controlSocket(node),
+		Arena:         l.arena(node),
+		Lab: labConfig{
+			NamespacePrefix: l.namespace(""),
+			InstanceDir:     l.instanceDir(node),
+			CgroupPrefix:    l.cgroup(),
+		},
+		Uplink: uplinkConfig{
+			Device: uplinkDevice(node), Namespace: l.namespace(internetHost),
+			Bridge: internetHost, GatewayMAC: gatewayMAC,
+		},
+		Classic:  classicConfig{Network: "10.0.0.0/8", Pools: l.ClassicPools, PublicPools: []string{publicPool}},
+		Accounts: l.Accounts,
+	}
+}
+
+func (l *Lab) configFile(node string) string  { return l.path(node + ".toml") }
+func (l *Lab) instanceDir(node string) string { return filepath.Join(l.path(node), "instances") }

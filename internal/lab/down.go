@@ -1,0 +1,175 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// Down ends a lab and removes every trace of it. A lab that is half made or half removed,
+// or was never there, is no error.
+func Down(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("a lab is made of network namespaces: run this as root")
+	}
+	release, err := lock(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := (&Lab{Name: name}).clear(ctx); err != nil {
+		return fmt.Errorf("take lab %s down: %w", name, err)
+	}
+	return nil
+}
+
+// clear removes everything that carries the lab's name, whatever lab.json says, and
+// reports whether there was anything. Daemons go first: a node that lives would start
+// again what we end.
+func (l *Lab) clear(ctx context.Context) (found bool, err error) {
+	for _, name := range l.pidFiles() {
+		found = true
+		if err := l.kill(ctx, name); err != nil {
+			return found, err
+		}
+	}
+	if err := l.killStrays(ctx); err != nil {
+		return found, err
+	}
+	namespaces, err := netns.List(l.namespace(""))
+	if err != nil {
+		return found, err
+	}
+	found = found || len(namespaces) > 0
+	if err := killInside(ctx, namespaces); err != nil {
+		return found, err
+	}
+	if err := l.removeCgroups(ctx, "*"); err != nil {
+		return found, err
+	}
+	for _, ns := range namespaces {
+		if err := netns.Delete(ns); err != nil {
+			return found, err
+		}
+	}
+	arenas, _ := filepath.Glob(l.arena("*"))
+	for _, path := range append(arenas, l.sockets(), l.dir()) {
+		if _, err := os.Lstat(path); err == nil {
+			found = true
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return found, err
+		}
+	}
+	// The parents, if this was the last lab.
+	for _, dir := range []string{labsDir, filepath.Dir(labsDir), runDir} {
+		unix.Rmdir(dir)
+	}
+	return found, nil
+}
+
+// pidFiles returns the names of the daemons that have one.
+func (l *Lab) pidFiles() []string {
+	paths, _ := filepath.Glob(l.pidFile("*"))
+	var names []string
+	for _, path := range paths {
+		names = append(names, strings.TrimSuffix(filepath.Base(path), ".pid"))
+	}
+	return names
+}
+
+// killStrays ends the lab's daemons that no pid file tells of, because the command that
+// started them was killed before it wrote one. They are known by their whole command
+// line, which names the lab.
+func (l *Lab) killStrays(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	strays, err := process.List(func(pid int) bool {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return false
+		}
+		args := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
+		if args[0] != "palisade" || len(args) < 2 {
+			return false
+		}
+		if slices.Equal(args[1:], l.doorArgs()) {
+			return true
+		}
+		return len(args) == 4 && args[1] == "node" && args[2] == "--config" && filepath.Dir(args[3]) == l.dir()
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range strays {
+		if err := process.Kill(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeCgroups removes the cgroups of the lab that match pattern, with what still runs in
+// them, and the lab's own when it is empty. The kernel lets go of a cgroup a moment
+// after its last process, hence the tries.
+func (l *Lab) removeCgroups(ctx context.Context, pattern string) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	for {
+		var left error
+		for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+			parents, _ := filepath.Glob(filepath.Join(root, l.cgroup()))
+			for _, parent := range parents {
+				groups, _ := filepath.Glob(filepath.Join(parent, pattern, "cgroup.procs"))
+				for _, procs := range groups {
+					if err := removeCgroup(filepath.Dir(procs)); err != nil {
+						left = err
+					}
+				}
+				unix.Rmdir(parent)
+			}
+		}
+		if left == nil {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return left
+		}
+	}
+}
+
+func removeCgroup(dir string) error {
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for field := range strings.FieldsSeq(string(procs)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 && pid != os.Getpid() {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove cgroup %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+)
+
+// Exec replaces this process by argv, run where who says: in an instance, by id or name,
+// or in the network of a node, the laptop, the stranger or the router. It returns only
+// if it cannot.
+func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
+	if len(argv) == 0 {
+		return errors.New("no command to run")
+	}
+	if slices.Contains(l.hosts(), who) {
+		path, err := exec.LookPath(argv[0])
+		if err != nil {
+			return err
+		}
+		// The namespace is the calling thread's, and exec keeps that thread.
+		return netns.Do(l.namespace(who), func() error { return unix.Exec(path, argv, os.Environ()) })
+	}
+	instance, err := l.findInstance(ctx, who)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := append([]string{"palisade", "instance", "exec", instance.Namespace, "--"}, argv...)
+	return unix.Exec(self, args, os.Environ())
+}
+
+// findInstance returns the one instance with this id or name.
+func (l *Lab) findInstance(ctx context.Context, who string) (InstanceStatus, error) {
+	known := l.hosts()
+	var named []InstanceStatus
+	for _, instance := range l.Status(ctx).Instances {
+		if instance.ID == who {
+			return instance, nil
+		}
+		if instance.Name == who && who != "" {
+			named = append(named, instance)
+		}
+		known = append(known, instance.ID)
+	}
+	switch len(named) {
+	case 1:
+		return named[0], nil
+	case 0:
+		return InstanceStatus{}, fmt.Errorf("nobody in lab %s is called %q; there are %s", l.Name, who, strings.Join(known, ", "))
+	}
+	return InstanceStatus{}, fmt.Errorf("%d instances are called %q; use the id", len(named), who)
+}

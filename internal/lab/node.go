@@ -1,0 +1,144 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/vishvananda/netlink"
+
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// readyTimeout bounds a node's start; a node that re-adopts its instances needs longest.
+const readyTimeout = 30 * time.Second
+
+// writeNodeConfig makes the node's directory and the file it is started with.
+func (l *Lab) writeNodeConfig(index int) error {
+	node := l.Nodes[index]
+	data, err := toml.Marshal(l.nodeConfig(index))
+	if err != nil {
+		return fmt.Errorf("configure %s: %w", node, err)
+	}
+	if err := os.MkdirAll(l.path(node), 0o700); err != nil {
+		return fmt.Errorf("configure %s: %w", node, err)
+	}
+	return os.WriteFile(l.configFile(node), data, 0o600)
+}
+
+// StartNode starts a node's daemon and waits until it serves.
+func (l *Lab) StartNode(ctx context.Context, node string) error {
+	if err := l.hasNode(node); err != nil {
+		return err
+	}
+	if id, ok := l.running(node); ok {
+		return fmt.Errorf("%s runs already, as process %d", node, id.PID)
+	}
+	id, err := l.start(daemon{
+		name: node, namespace: l.namespace(node), args: []string{"node", "--config", l.configFile(node)},
+	})
+	if err != nil {
+		return err
+	}
+	return l.waitReady(ctx, node, id)
+}
+
+// waitReady asks the node until it says it is ready, it ends, or the time is up.
+func (l *Lab) waitReady(ctx context.Context, node string, id process.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	last := errors.New("it has not answered")
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		status, err := l.ask(ctx, node)
+		switch {
+		case err == nil && status.Ready:
+			return nil
+		case err == nil:
+			last = errors.New("it answers that it is not ready")
+		case ctx.Err() == nil:
+			last = err
+		}
+		if !id.Alive() {
+			return fmt.Errorf("%s ended while it started; %s", node, l.logTail(node))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w: %w; %s", node, ctx.Err(), last, l.logTail(node))
+		}
+	}
+}
+
+// KillNode ends a node's daemon by SIGKILL. Its instances, and their devices, live on.
+func (l *Lab) KillNode(ctx context.Context, node string) error {
+	if err := l.hasNode(node); err != nil {
+		return err
+	}
+	return l.kill(ctx, node)
+}
+
+// CrashNode ends a node as a power cut would: daemon, instances and devices are gone, what
+// was in memory too; the disk stays.
+func (l *Lab) CrashNode(ctx context.Context, node string) error {
+	if err := l.KillNode(ctx, node); err != nil {
+		return err
+	}
+	dirs, err := filepath.Glob(filepath.Join(l.instanceDir(node), "i-*"))
+	if err != nil {
+		return err
+	}
+	var namespaces []string
+	for _, dir := range dirs {
+		namespaces = append(namespaces, l.namespace(filepath.Base(dir)))
+	}
+	if err := killInside(ctx, namespaces); err != nil {
+		return fmt.Errorf("crash %s: %w", node, err)
+	}
+	for _, ns := range namespaces {
+		if err := errors.Join(netns.Delete(ns), l.removeCgroups(ctx, ns)); err != nil {
+			return fmt.Errorf("crash %s: %w", node, err)
+		}
+	}
+	err = netns.Do(l.namespace(internetHost), func() error {
+		link, err := netlink.LinkByName(uplinkDevice(node))
+		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+	for _, file := range []string{l.arena(node), l.apiSocket(node), l.controlSocket(node)} {
+		err = errors.Join(err, os.RemoveAll(file))
+	}
+	if err != nil {
+		return fmt.Errorf("crash %s: %w", node, err)
+	}
+	return nil
+}
+
+// killInside ends every process whose network namespace is one of names, until none is
+// left: a process may have been about to start another.
+func killInside(ctx context.Context, names []string) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	for {
+		inside, err := netns.Processes(names...)
+		if err != nil || len(inside) == 0 {
+			return err
+		}
+		for _, id := range inside {
+			if err := process.Kill(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	vishnetns "github.com/vishvananda/netns"
+
+	"palisade/internal/netns"
+)
+
+// The hosts of the lab that are no nodes.
+const (
+	internetHost = "internet" // the router; its bridge, called the same, is the segment with the uplinks
+	underlayHost = "underlay" // the switch between the nodes
+	laptopHost   = "laptop"
+	strangerHost = "stranger"
+)
+
+// gatewayMAC is the router's on the segment; every node's uplink sends there.
+const gatewayMAC = "02:00:00:00:00:01"
+
+// publicPool is routed to the segment, as 2001:db8::/32 is, without NAT in the router.
+const publicPool = "198.18.0.0/16"
+
+// outsiders are the machines behind the router. Each is alone on its network.
+var outsiders = []struct{ host, address, router string }{
+	{laptopHost, "203.0.113.25/24", "203.0.113.1/24"},
+	{strangerHost, "198.51.100.7/24", "198.51.100.1/24"},
+}
+
+func underlayAddress(index int) string { return fmt.Sprintf("192.0.2.%d", 11+index) }
+
+// hosts returns the names of all namespaces but the instances'.
+func (l *Lab) hosts() []string {
+	return append([]string{internetHost, underlayHost, laptopHost, strangerHost}, l.Nodes...)
+}
+
+// build makes the namespaces and the wires between them. Devices are made inside the
+// lab's namespaces, never in the machine's, so that the namespaces take them along.
+func (l *Lab) build() error {
+	for _, host := range l.hosts() {
+		if err := netns.New(l.namespace(host)); err != nil {
+			return err
+		}
+		if err := netns.Do(l.namespace(host), func() error { return configureHost(host) }); err != nil {
+			return fmt.Errorf("configure %s: %w", l.namespace(host), err)
+		}
+	}
+	if err := netns.Do(l.namespace(internetHost), buildRouter); err != nil {
+		return fmt.Errorf("configure %s: %w", l.namespace(internetHost), err)
+	}
+	for _, o := range outsiders {
+		if err := l.wire(end{internetHost, o.host, o.router}, end{o.host, "eth0", o.address}); err != nil {
+			return err
+		}
+		gateway, _, _ := net.ParseCIDR(o.router)
+		err := netns.Do(l.namespace(o.host), func() error { return netlink.RouteAdd(&netlink.Route{Gw: gateway}) })
+		if err != nil {
+			return fmt.Errorf("route of %s: %w", o.host, err)
+		}
+	}
+	if err := netns.Do(l.namespace(underlayHost), func() error { return addBridge(underlayHost, nil) }); err != nil {
+		return fmt.Errorf("configure %s: %w", l.namespace(underlayHost), err)
+	}
+	for i, node := range l.Nodes {
+		if err := l.wire(end{underlayHost, node, ""}, end{node, "underlay", underlayAddress(i) + "/24"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// configureHost runs inside the namespace of host. Only the internet has IPv6: elsewhere
+// it would do nothing but announce itself.
+func configureHost(host string) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	if host != internetHost {
+		return setting("net/ipv6/conf/default/disable_ipv6", "1")
+	}
+	return errors.Join(
+		setting("net/ipv4/ip_forward", "1"),
+		setting("net/ipv6/conf/all/forwarding", "1"))
+}
+
+// setting writes a kernel setting of the network namespace the caller is in. A machine
+// without IPv6 has not all of them.
+func setting(name, value string) error {
+	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// buildRouter runs inside the router's namespace.
+func buildRouter() error {
+	mac, err := net.ParseMAC(gatewayMAC)
+	if err != nil {
+		return err
+	}
+	if err := addBridge(internetHost, mac); err != nil {
+		return err
+	}
+	bridge, err := netlink.LinkByName(internetHost)
+	if err != nil {
+		return err
+	}
+	return errors.Join(addAddress(bridge, "198.18.0.1/16"), addAddress(bridge, "2001:db8::1/32"))
+}
+
+// addBridge makes a bridge that forwards at once and tells nobody about itself.
+func addBridge(name string, mac net.HardwareAddr) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = name, mac
+	snooping := false
+	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("add bridge %s: %w", name, err)
+	}
+	return netlink.LinkSetUp(bridge)
+}
+
+// An end of a wire: a device called name in the namespace of host. An end without an
+// address in the underlay is a port of its bridge.
+type end struct{ host, name, address string }
+
+// wire puts a veth pair between two namespaces.
+func (l *Lab) wire(a, b end) error {
+	err := netns.Do(l.namespace(a.host), func() error {
+		there, err := vishnetns.GetFromPath(netns.Path(l.namespace(b.host)))
+		if err != nil {
+			return err
+		}
+		defer there.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = a.name
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.name, PeerNamespace: netlink.NsFd(there)}
+		return netlink.LinkAdd(veth)
+	})
+	if err != nil {
+		return fmt.Errorf("wire %s to %s: %w", a.host, b.host, err)
+	}
+	for _, e := range []end{a, b} {
+		if err := netns.Do(l.namespace(e.host), e.plug); err != nil {
+			return fmt.Errorf("wire %s to %s: %w", a.host, b.host, err)
+		}
+	}
+	return nil
+}
+
+// plug runs inside the end's namespace.
+func (e end) plug() error {
+	link, err := netlink.LinkByName(e.name)
+	if err != nil {
+		return err
+	}
+	if e.address != "" {
+		err = addAddress(link, e.address)
+	} else {
+		var bridge netlink.Link
+		if bridge, err = netlink.LinkByName(e.host); err == nil {
+			err = netlink.LinkSetMaster(link, bridge)
+		}
+	}
+	return errors.Join(err, netlink.LinkSetUp(link))
+}
+
+func addAddress(link netlink.Link, address string) error {
+	addr, err := netlink.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	if addr.IP.To4() == nil {
+		addr.Flags = 0x02 // IFA_F_NODAD: usable at once, nobody else can have it
+	}
+	return netlink.AddrAdd(link, addr)
+}

@@ -1,0 +1,154 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Options say what lab to make.
+type Options struct {
+	Name         string         // default "lab"
+	Nodes        int            // default 1
+	Port         int            // of the front door on 127.0.0.1; default 8773
+	ClassicPools []netip.Prefix // EC2-Classic leases private addresses from these; default 10.10.0.0/16
+
+	// Progress is called with each step as it is done. It may be nil.
+	Progress func(step string)
+}
+
+// MaxNodes is what the underlay's addresses and one machine can carry.
+const MaxNodes = 32
+
+func (o *Options) fill() error {
+	if o.Name == "" {
+		o.Name = "lab"
+	}
+	if o.Nodes == 0 {
+		o.Nodes = 1
+	}
+	if o.Port == 0 {
+		o.Port = 8773
+	}
+	if len(o.ClassicPools) == 0 {
+		o.ClassicPools = []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	classic := netip.MustParsePrefix("10.0.0.0/8")
+	for _, pool := range o.ClassicPools {
+		if !classic.Contains(pool.Addr()) || pool.Bits() < classic.Bits() || pool != pool.Masked() {
+			return fmt.Errorf("%v cannot be a pool of EC2-Classic: it must be a network inside %v", pool, classic)
+		}
+	}
+	switch {
+	case o.Nodes < 1 || o.Nodes > MaxNodes:
+		return fmt.Errorf("a lab has 1 to %d nodes, not %d", MaxNodes, o.Nodes)
+	case o.Port < 1 || o.Port > 65535:
+		return fmt.Errorf("%d is not a TCP port", o.Port)
+	}
+	return CheckName(o.Name)
+}
+
+// Up makes a lab and returns when its API answers. What an earlier lab of that name left
+// is cleared first; if Up cannot finish, it clears what it began.
+func Up(ctx context.Context, o Options) (_ *Lab, err error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("a lab is made of network namespaces: run this as root")
+	}
+	release, err := lock(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+
+	begin := time.Now()
+	l := &Lab{Name: o.Name, Port: o.Port, ClassicPools: o.ClassicPools}
+	cleared, err := l.clear(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)
+	}
+	if cleared {
+		o.Progress("cleared what an earlier lab of this name left")
+	}
+	// First, so that a port in use is known before anything is made.
+	door, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(o.Port)))
+	if err != nil {
+		return nil, fmt.Errorf("open the front door: %w; palisade lab up --port takes another", err)
+	}
+	defer door.Close()
+	defer func() {
+		if err != nil {
+			_, undone := l.clear(context.WithoutCancel(ctx))
+			err = errors.Join(err, undone)
+		}
+	}()
+
+	for i := range o.Nodes {
+		l.Nodes = append(l.Nodes, fmt.Sprintf("node%d", i+1))
+	}
+	l.Accounts = []Account{newAccount("albert", "598916040194"), newAccount("mary", "495219933132")}
+	if err := l.makeFiles(); err != nil {
+		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
+	}
+	if err := l.build(); err != nil {
+		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
+	}
+	o.Progress("network: " + strings.Join(l.hosts(), ", "))
+	for _, node := range l.Nodes {
+		if err := l.StartNode(ctx, node); err != nil {
+			return nil, err
+		}
+		o.Progress(node + " is ready")
+	}
+	if err := l.openDoor(door); err != nil {
+		return nil, err
+	}
+	o.Progress(fmt.Sprintf("the EC2 API answers at %s after %.1f s", l.Endpoint(), time.Since(begin).Seconds()))
+	return l, nil
+}
+
+// makeFiles makes the lab's directories and writes everything that is known by now.
+func (l *Lab) makeFiles() error {
+	for _, dir := range []string{l.path("bin"), l.sockets()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := l.save(); err != nil {
+		return err
+	}
+	for i := range l.Nodes {
+		if err := l.writeNodeConfig(i); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(l.path("bin"), "aws"), []byte(awsLauncher), 0o755)
+}
+
+// newAccount makes keys that look like Amazon's, for tools that check: 20 capitals and
+// digits, 40 of base64.
+func newAccount(name, id string) Account {
+	access, secret := make([]byte, 10), make([]byte, 30)
+	rand.Read(access)
+	rand.Read(secret)
+	return Account{
+		Name: name, ID: id, Platform: "classic",
+		AccessKey: "AKIA" + base32.StdEncoding.EncodeToString(access),
+		SecretKey: base64.StdEncoding.EncodeToString(secret),
+	}
+}
