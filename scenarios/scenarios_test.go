@@ -56,12 +56,21 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// build makes the binary, as `make` does.
+// build makes the binary and the names of the ec2-* tools beside it, as `make` does.
 func build(t *testing.T) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "palisade")
 	if out, err := exec.Command("go", "build", "-o", bin, "palisade/cmd/palisade").CombinedOutput(); err != nil {
 		t.Fatalf("build palisade: %v\n%s", err, out)
+	}
+	names, err := exec.Command(bin, "ec2-tools").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(string(names)) {
+		if err := os.Symlink(bin, filepath.Join(filepath.Dir(bin), name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return bin
 }

@@ -65,6 +65,7 @@ func newRoot() *cobra.Command {
 	root.AddGroup(ec2Group)
 	root.AddCommand(newScenarioCommand())
 	root.AddCommand(newEC2Commands()...)
+	root.AddCommand(newEC2NamesCommand())
 	root.AddCommand(newLabCommand(), newInstanceCommand())
 	return root
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -43,4 +44,19 @@ func calledAs(args []string) []string {
 		return append([]string{name}, args[1:]...)
 	}
 	return args[1:]
+}
+
+// newEC2NamesCommand lists the names the binary answers to, for whoever links them.
+func newEC2NamesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "ec2-tools",
+		Short:  "List the names of the EC2 command line tools",
+		Hidden: true,
+		Args:   noArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			for _, name := range ec2tools.Names() {
+				fmt.Fprintln(cmd.OutOrStdout(), name)
+			}
+		},
+	}
 }
