@@ -1,0 +1,110 @@
+package conntrack
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// An arena is the memory of all shards: a page of header, then each shard's slots.
+//
+//	magic "palict" + layout version | slots per shard: tracked, untracked | hash seed
+//
+// A layout that changes gets a new version, and an old file is then replaced: losing
+// connections at an upgrade is better than reading them wrongly.
+type arena struct {
+	memory             []byte
+	seed               [2]uint64
+	tracked, untracked int // slots per shard
+}
+
+const (
+	arenaMagic  = "palict\x00\x01"
+	arenaHeader = 4096
+)
+
+func openArena(path string, tracked, untracked int) (*arena, error) {
+	a := &arena{tracked: tracked, untracked: untracked}
+	size := arenaHeader + shardCount*(tracked+untracked)*entrySize
+	var err error
+	if path == "" {
+		a.memory, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	} else {
+		a.memory, err = mapFile(path, size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes of connections at %q: %w", size, path, err)
+	}
+	if !a.headerFits() {
+		if err := a.format(); err != nil {
+			return nil, errors.Join(err, a.close())
+		}
+	}
+	a.seed[0] = binary.NativeEndian.Uint64(a.memory[16:])
+	a.seed[1] = binary.NativeEndian.Uint64(a.memory[24:])
+	return a, nil
+}
+
+// mapFile maps the file at path, which only its owner may read: it holds the seed that
+// keeps the hash unpredictable. A file of another size is replaced, not cut, because a
+// process that still maps it would die of the missing pages.
+func mapFile(path string, size int) ([]byte, error) {
+	if st, err := os.Lstat(path); err == nil && (st.Size() != int64(size) || !st.Mode().IsRegular()) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// The mapping keeps the open file, and so the lock, until it is unmapped.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("in use by another process: %w", err)
+	}
+	if err := f.Truncate(int64(size)); err != nil {
+		return nil, err
+	}
+	return unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+func (a *arena) headerFits() bool {
+	return string(a.memory[:8]) == arenaMagic &&
+		binary.NativeEndian.Uint32(a.memory[8:]) == uint32(a.tracked) &&
+		binary.NativeEndian.Uint32(a.memory[12:]) == uint32(a.untracked)
+}
+
+// format empties the arena. The magic is written last.
+func (a *arena) format() error {
+	clear(a.memory[:arenaHeader])
+	for i := range shardCount * (a.tracked + a.untracked) {
+		if e := (*entry)(unsafe.Pointer(&a.memory[arenaHeader+i*entrySize])); e.sum != 0 {
+			*e = entry{}
+		}
+	}
+	if _, err := rand.Read(a.memory[16:32]); err != nil {
+		return err
+	}
+	binary.NativeEndian.PutUint32(a.memory[8:], uint32(a.tracked))
+	binary.NativeEndian.PutUint32(a.memory[12:], uint32(a.untracked))
+	copy(a.memory, arenaMagic)
+	return nil
+}
+
+// slots is the memory of one shard, its tracked slots first.
+func (a *arena) slots(shard int) []entry {
+	n := a.tracked + a.untracked
+	first := unsafe.Pointer(&a.memory[arenaHeader+shard*n*entrySize])
+	return unsafe.Slice((*entry)(first), n)
+}
+
+func (a *arena) close() error { return unix.Munmap(a.memory) }

@@ -1,0 +1,132 @@
+package conntrack
+
+import (
+	"hash/crc32"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"palisade/internal/packet"
+)
+
+// An entry is one connection, 128 bytes without pointers, in memory that outlives the
+// process. sum covers everything down to revision; it is written last and zero when the
+// slot is free, so a process that dies in the middle of a change leaves no half entry.
+// What stands below is written with every packet and is harmless when torn.
+type entry struct {
+	sum      uint32
+	zone     uint32
+	src, dst [16]byte // of the original direction
+	srcPort  uint16
+	dstPort  uint16
+	protocol uint8
+	flags    flags
+	_        [2]byte
+	epoch    uint64 // of the lease of the zone's interface
+	rule     uint64 // serial of the rule that admitted it
+	revision uint64 // generation of the rules it was last judged by
+
+	state    state
+	fins     uint8 // bit 0: the originator has sent FIN; bit 1: the other end
+	_        [6]byte
+	deadline time.Duration // of the monotonic clock
+	created  time.Duration
+	bytes    [2]uint64 // original, reply
+	packets  [2]uint32
+	_        [8]byte
+}
+
+const (
+	entrySize   = 128
+	coveredFrom = unsafe.Offsetof(entry{}.zone)
+	coveredTo   = unsafe.Offsetof(entry{}.state)
+)
+
+var _ [entrySize]byte = [unsafe.Sizeof(entry{})]byte{}
+
+type flags uint8
+
+const (
+	// fromOutside: the originator is the far end, not the zone's interface.
+	fromOutside flags = 1 << iota
+	// isUntracked: the rules judge every packet; the entry gives no right to pass.
+	isUntracked
+	// isBlocked: cut. Both directions drop until it idles out.
+	isBlocked
+)
+
+func (e *entry) has(f flags) bool { return e.flags&f != 0 }
+
+func (e *entry) expired(now time.Duration) bool { return now >= e.deadline }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (e *entry) checksum() uint32 {
+	covered := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(e), coveredFrom)), coveredTo-coveredFrom)
+	return crc32.Update(1, castagnoli, covered) | 1
+}
+
+func (e *entry) seal() { e.sum = e.checksum() }
+
+// A key is how a packet looks for its connection.
+type key struct {
+	src, dst         [16]byte
+	srcPort, dstPort uint16
+	protocol         uint8
+	runs             way // the only way an ICMP packet can run; neither for all else
+}
+
+// keyOf is the key of a flow. An ICMP query has its identifier as source port and its
+// type as destination port, and an answer the reverse; a query never matches as answer,
+// so the two ends may use the same identifier for queries of their own.
+func keyOf(f packet.Flow, icmpType uint8) key {
+	k := key{src: f.Src.As16(), dst: f.Dst.As16(), srcPort: f.SrcPort, dstPort: f.DstPort, protocol: f.Protocol, runs: neither}
+	if f.Protocol == packet.ProtocolICMP {
+		switch icmpType {
+		case packet.ICMPEchoReply:
+			k.srcPort, k.runs = packet.ICMPEcho, reply
+		case packet.ICMPTimestampReply:
+			k.srcPort, k.runs = packet.ICMPTimestamp, reply
+		default:
+			k.dstPort, k.runs = uint16(icmpType), original
+		}
+	}
+	return k
+}
+
+// A way is how a packet runs with respect to its connection's originator.
+type way uint8
+
+const (
+	original way = iota
+	reply
+	neither
+)
+
+// wayOf compares a key with an entry of the same zone.
+func (e *entry) wayOf(k *key) way {
+	if e.protocol != k.protocol {
+		return neither
+	}
+	if k.runs != reply && e.srcPort == k.srcPort && e.dstPort == k.dstPort && e.src == k.src && e.dst == k.dst {
+		return original
+	}
+	if k.runs != original && e.srcPort == k.dstPort && e.dstPort == k.srcPort && e.src == k.dst && e.dst == k.src {
+		return reply
+	}
+	return neither
+}
+
+// key is the entry's own, of its original direction.
+func (e *entry) key() key { return key{e.src, e.dst, e.srcPort, e.dstPort, e.protocol, neither} }
+
+func (e *entry) flow() packet.Flow {
+	f := packet.Flow{
+		Src: netip.AddrFrom16(e.src).Unmap(), Dst: netip.AddrFrom16(e.dst).Unmap(),
+		SrcPort: e.srcPort, DstPort: e.dstPort, Protocol: e.protocol,
+	}
+	if e.protocol == packet.ProtocolICMP {
+		f.DstPort = f.SrcPort
+	}
+	return f
+}

@@ -1,0 +1,64 @@
+package conntrack
+
+import (
+	"iter"
+	"time"
+	"unsafe"
+
+	"palisade/internal/packet"
+)
+
+// A Connection is a copy of what is known of one connection.
+type Connection struct {
+	Epoch    uint64 // of the lease of the interface it is at
+	Flow     packet.Flow
+	Outside  bool // the far end originated it
+	Tracked  bool
+	Blocked  bool
+	State    string
+	Rule     uint64 // serial of the rule that admitted it
+	Age      time.Duration
+	Expires  time.Duration // from now, if nothing more is heard
+	Packets  [2]uint32     // from its originator; answers. Untracked ones are counted best effort
+	Bytes    [2]uint64
+	Revision uint64
+}
+
+// Connections yields every live connection, one shard at a time.
+func (t *Tracker) Connections(now time.Duration) iter.Seq[Connection] {
+	return func(yield func(Connection) bool) {
+		for i := range t.shards {
+			for _, c := range t.shards[i].list(now) {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *shard) list(now time.Duration) []Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Connection
+	for n := range s.pools {
+		p := &s.pools[n]
+		for slot := p.first; slot < p.top && p.live > 0; slot++ {
+			e := &s.slots[slot]
+			if e.sum == 0 || e.expired(now) {
+				continue
+			}
+			all = append(all, Connection{
+				Epoch: e.epoch, Flow: e.flow(), Outside: e.has(fromOutside), Tracked: !e.has(isUntracked),
+				Blocked: e.has(isBlocked), State: e.state.String(), Rule: e.rule, Age: now - e.created,
+				Expires: e.deadline - now, Packets: e.packets, Bytes: e.bytes, Revision: e.revision,
+			})
+		}
+	}
+	return all
+}
+
+// offset is the index of e in slots.
+func offset(slots []entry, e *entry) uintptr {
+	return (uintptr(unsafe.Pointer(e)) - uintptr(unsafe.Pointer(&slots[0]))) / entrySize
+}

@@ -1,0 +1,205 @@
+package conntrack
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/dchest/siphash"
+)
+
+// The two pools of a shard.
+const (
+	tracked = iota
+	untracked
+)
+
+// none ends a chain and a free list.
+const none = ^uint32(0)
+
+// A shard is a hash table over its part of the arena. Everything in it is guarded by mu,
+// the entries too.
+type shard struct {
+	mu      sync.Mutex
+	slots   []entry
+	buckets []uint32 // first slot of each chain
+	next    []uint32 // slot -> next in its chain, or in the free list
+	pools   [2]pool
+	_       [64]byte // shards are taken by different cores
+}
+
+// A pool is the range [first, end) of a shard's slots.
+type pool struct {
+	first, end uint32
+	free       uint32 // head of the free list
+	top        uint32 // no slot from here on is in use
+	live       int
+	hand       uint32 // where the search for a victim goes on
+}
+
+// adopt takes over what a former process left in the shard.
+func (s *shard) adopt(t *Tracker, a *arena, number int) {
+	s.slots = a.slots(number)
+	s.next = make([]uint32, len(s.slots))
+	buckets := 1
+	for buckets < len(s.slots) {
+		buckets <<= 1
+	}
+	s.buckets = make([]uint32, buckets)
+	for i := range s.buckets {
+		s.buckets[i] = none
+	}
+	s.pools = [2]pool{
+		{first: 0, end: uint32(a.tracked), free: none},
+		{first: uint32(a.tracked), end: uint32(len(s.slots)), free: none},
+	}
+	for n := range s.pools {
+		p := &s.pools[n]
+		p.top, p.hand = p.first, p.first
+		for i := p.end; i > p.first; i-- {
+			slot := i - 1
+			e := &s.slots[slot]
+			belongs := e.sum != 0 && e.sum == e.checksum() && e.has(isUntracked) == (n == untracked)
+			k := e.key()
+			hash, home := t.hash(e.zone, &k)
+			if !belongs || home != s {
+				if e.sum != 0 {
+					*e = entry{}
+				}
+				s.next[slot], p.free = p.free, slot
+				continue
+			}
+			s.link(slot, hash)
+			p.live++
+			p.top = max(p.top, slot+1)
+			if n == tracked {
+				t.adopted[zoneKey{e.zone, e.epoch}]++
+			}
+		}
+	}
+}
+
+// hash is symmetric, so both directions of a connection meet in one shard, and keyed by
+// a secret, so nobody can choose flows that collide.
+func (t *Tracker) hash(zone uint32, k *key) (uint64, *shard) {
+	var b [41]byte
+	a, z := b[0:18], b[18:36]
+	if k.srcPort > k.dstPort || k.srcPort == k.dstPort && string(k.src[:]) > string(k.dst[:]) {
+		a, z = z, a
+	}
+	copy(a, k.src[:])
+	binary.NativeEndian.PutUint16(a[16:], k.srcPort)
+	copy(z, k.dst[:])
+	binary.NativeEndian.PutUint16(z[16:], k.dstPort)
+	binary.NativeEndian.PutUint32(b[36:], zone)
+	b[40] = k.protocol
+	h := siphash.Hash(t.arena.seed[0], t.arena.seed[1], b[:])
+	return h, &t.shards[h>>58]
+}
+
+func (s *shard) link(slot uint32, hash uint64) {
+	bucket := &s.buckets[hash&uint64(len(s.buckets)-1)]
+	s.next[slot], *bucket = *bucket, slot
+}
+
+func (s *shard) unlink(slot uint32, hash uint64) {
+	at := &s.buckets[hash&uint64(len(s.buckets)-1)]
+	for *at != slot {
+		at = &s.next[*at]
+	}
+	*at = s.next[slot]
+}
+
+// findLocked returns the live connection of a key, if there is one.
+func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) (*entry, way) {
+	for slot := s.buckets[hash&uint64(len(s.buckets)-1)]; slot != none; slot = s.next[slot] {
+		e := &s.slots[slot]
+		if e.zone != zone {
+			continue
+		}
+		if w := e.wayOf(k); w != neither && !e.expired(now) {
+			return e, w
+		}
+	}
+	return nil, neither
+}
+
+// allocateLocked returns a free slot of a pool, linked under hash.
+func (s *shard) allocateLocked(n int, hash uint64) (*entry, bool) {
+	p := &s.pools[n]
+	if p.free == none {
+		return nil, false
+	}
+	slot := p.free
+	p.free = s.next[slot]
+	p.live++
+	p.top = max(p.top, slot+1)
+	s.link(slot, hash)
+	return &s.slots[slot], true
+}
+
+// freeLocked forgets the connection in slot.
+func (s *shard) freeLocked(t *Tracker, slot uint32) {
+	e := &s.slots[slot]
+	n := tracked
+	if slot >= s.pools[untracked].first {
+		n = untracked
+	}
+	k := e.key()
+	hash, _ := t.hash(e.zone, &k)
+	s.unlink(slot, hash)
+	zone := e.zone
+	*e = entry{}
+	p := &s.pools[n]
+	s.next[slot], p.free = p.free, slot
+	p.live--
+	if p.live == 0 {
+		p.top = p.first
+	}
+	if n == tracked {
+		t.give(zone)
+	}
+}
+
+// evictLocked makes room in a pool: what has expired or may go first, and of the
+// untracked anything. A tracked connection goes only while it is half open or
+// unanswered, and if zone is not zero only one of that zone.
+func (s *shard) evictLocked(t *Tracker, n int, zone uint32, now time.Duration) bool {
+	p := &s.pools[n]
+	span := p.top - p.first
+	for range min(span, 256) {
+		slot := p.hand
+		if p.hand++; p.hand >= p.top {
+			p.hand = p.first
+		}
+		e := &s.slots[slot]
+		if e.sum == 0 || zone != 0 && e.zone != zone {
+			continue
+		}
+		if e.expired(now) || n == untracked || !e.assured() {
+			s.freeLocked(t, slot)
+			return true
+		}
+	}
+	return false
+}
+
+// purge forgets the connections that gone names, and returns how many.
+func (s *shard) purge(t *Tracker, gone func(*entry) bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count := 0
+	for n := range s.pools {
+		p := &s.pools[n]
+		if p.live == 0 {
+			continue
+		}
+		for slot := p.first; slot < p.top; slot++ {
+			if e := &s.slots[slot]; e.sum != 0 && gone(e) {
+				s.freeLocked(t, slot)
+				count++
+			}
+		}
+	}
+	return count
+}

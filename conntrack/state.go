@@ -1,0 +1,134 @@
+package conntrack
+
+import (
+	"time"
+
+	"palisade/internal/packet"
+)
+
+// A state is how far a connection has come.
+type state uint8
+
+const (
+	single      state = iota // one packet, or a single exchange, of what has no states
+	stream                   // UDP with more than one exchange
+	synSent                  // SYN seen
+	synReceived              // SYN and SYN+ACK seen
+	established              // the handshake is complete
+	closing                  // one end has sent FIN
+	timeWait                 // both have
+	closed                   // RST
+)
+
+var stateNames = [...]string{"single", "stream", "syn-sent", "syn-received", "established", "closing", "time-wait", "closed"}
+
+func (s state) String() string { return stateNames[s] }
+
+// Timeouts are how long an idle connection is remembered. Zero fields are AWS's
+// defaults; AWS's limits are in brackets (EC2 User Guide, "Idle connection tracking
+// timeout").
+type Timeouts struct {
+	TCPEstablished time.Duration // 432,000 s (60 s to 432,000 s)
+	UDP            time.Duration // 30 s (30 s to 60 s)
+	UDPStream      time.Duration // 180 s (60 s to 180 s)
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	if t.TCPEstablished == 0 {
+		t.TCPEstablished = 432_000 * time.Second
+	}
+	if t.UDP == 0 {
+		t.UDP = 30 * time.Second
+	}
+	if t.UDPStream == 0 {
+		t.UDPStream = 180 * time.Second
+	}
+	return t
+}
+
+const (
+	halfOpenTimeout = 30 * time.Second
+	closingTimeout  = 120 * time.Second
+	closedTimeout   = 10 * time.Second
+	icmpTimeout     = 30 * time.Second
+	otherTimeout    = 600 * time.Second
+	blockedTimeout  = 180 * time.Second
+)
+
+// assured reports whether eviction must leave the connection alone: a TCP handshake was
+// completed, or the other end has answered.
+func (e *entry) assured() bool {
+	if e.protocol == packet.ProtocolTCP {
+		return e.state == established || e.state == closing
+	}
+	return e.packets[reply] > 0
+}
+
+func (e *entry) timeout(t *Timeouts) time.Duration {
+	if e.has(isBlocked) {
+		return blockedTimeout
+	}
+	switch e.protocol {
+	case packet.ProtocolTCP:
+		switch e.state {
+		case established:
+			return t.TCPEstablished
+		case closing, timeWait:
+			return closingTimeout
+		case closed:
+			return closedTimeout
+		}
+		return halfOpenTimeout
+	case packet.ProtocolUDP:
+		if e.state == stream {
+			return t.UDPStream
+		}
+		return t.UDP
+	case packet.ProtocolICMP:
+		return icmpTimeout
+	}
+	return otherTimeout
+}
+
+// advance moves a connection's state by one of its packets.
+func (e *entry) advance(p *packet.Packet, w way) {
+	switch e.protocol {
+	case packet.ProtocolUDP:
+		if e.packets[original] > 1 && e.packets[reply] > 1 {
+			e.state = stream
+		}
+	case packet.ProtocolTCP:
+		e.advanceTCP(p.TCPFlags, w)
+	}
+}
+
+func (e *entry) advanceTCP(f uint8, w way) {
+	switch {
+	case f&packet.RST != 0:
+		e.state = closed
+		return
+	case e.state == closed && f&packet.SYN == 0:
+		// Data behind a reset: it was not the connection's own, or nobody
+		// believed it. Its end will come by itself.
+		e.state = established
+	case e.state == synSent && w == reply && f&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
+		e.state = synReceived
+	case e.state == synReceived && w == original && f&(packet.SYN|packet.ACK) == packet.ACK:
+		e.state = established
+	}
+	if f&packet.FIN != 0 && e.state >= synReceived {
+		e.fins |= 1 << w
+		e.state = closing
+		if e.fins == 3 {
+			e.state = timeWait
+		}
+	}
+}
+
+// reopens reports whether a packet asks for a new connection on the tuple of an old one:
+// a SYN where the old has ended, or one from the end that did not originate it. Neither
+// inherits anything; the rules judge it.
+func (e *entry) reopens(p *packet.Packet, w way) bool {
+	return p.IsFirstSYN() && e.protocol == packet.ProtocolTCP &&
+		(w == reply || e.state == timeWait || e.state == closed)
+}

@@ -1,0 +1,239 @@
+package conntrack
+
+import (
+	"sync/atomic"
+	"time"
+
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// A Direction is a packet's way as the zone's interface sees it.
+type Direction uint8
+
+const (
+	In Direction = iota
+	Out
+)
+
+// A Zone is the connections of one interface. Its methods are safe for any number of
+// goroutines and allocate nothing. now is the monotonic clock.
+type Zone struct {
+	tracker  *Tracker
+	id       uint32
+	epoch    uint64
+	timeouts Timeouts
+	reserve  int32
+	used     atomic.Int32 // tracked connections
+}
+
+// Revision says what rules are in force.
+type Revision struct {
+	Generation uint64 // of the newest change
+	Shrunk     uint64 // of the newest change that took something away
+	Strict     bool   // tracked connections too live only as long as a rule admits them
+}
+
+// An Answer is what a Zone knows of a packet.
+type Answer struct {
+	Status Status
+	// Outside reports whether the far end originated the connection; Reply whether
+	// the packet runs against its originator. Both are for Stale.
+	Outside bool
+	Reply   bool
+}
+
+// A Status is the kind of an Answer.
+type Status uint8
+
+const (
+	New     Status = iota // of no connection: the rules decide
+	Live                  // of a tracked connection: it passes
+	Checked               // of an untracked one the rules in force admit; they still judge this direction
+	Stale                 // admitted by rules that have shrunk since: judge its first packet again, call Rejudge
+	Blocked               // of a connection that was cut
+)
+
+// Observe finds the connection of a packet and, if it is live, counts the packet and
+// moves the connection's state.
+func (z *Zone) Observe(p *packet.Packet, now time.Duration, r Revision) Answer {
+	k := keyOf(p.Flow, p.ICMPType)
+	hash, s := z.tracker.hash(z.id, &k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, w := s.findLocked(z.id, &k, hash, now)
+	if e == nil || e.reopens(p, w) {
+		return Answer{}
+	}
+	a := Answer{Outside: e.has(fromOutside), Reply: w == reply}
+	switch {
+	case e.has(isBlocked):
+		a.Status = Blocked
+		if e.revision < r.Generation {
+			a.Status = Stale // a rule may have come back
+		}
+		e.deadline = now + blockedTimeout
+		return a
+	case e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict):
+		a.Status = Stale
+		return a
+	case e.has(isUntracked):
+		a.Status = Checked
+	default:
+		a.Status = Live
+	}
+	z.count(e, p, w, now)
+	return a
+}
+
+func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
+	e.packets[w] += p.Segments
+	e.bytes[w] += uint64(p.Len - p.L3)
+	e.advance(p, w)
+	e.deadline = now + e.timeout(&z.timeouts)
+}
+
+// Rejudge records what the rules in force say of the connection of a packet that was
+// Stale: it goes on, or it is blocked in both directions.
+func (z *Zone) Rejudge(p *packet.Packet, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
+	k := keyOf(p.Flow, p.ICMPType)
+	hash, s := z.tracker.hash(z.id, &k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, w := s.findLocked(z.id, &k, hash, now)
+	if e == nil {
+		return z.blocked()
+	}
+	e.revision = r.Generation
+	if !admitted {
+		e.flags |= isBlocked
+		e.deadline = now + blockedTimeout
+		e.seal()
+		return z.blocked()
+	}
+	e.flags &^= isBlocked
+	e.rule = rule
+	e.seal()
+	z.count(e, p, w, now)
+	return verdict.Forward
+}
+
+// Refuse is the verdict of a packet that was Blocked.
+func (z *Zone) Refuse() verdict.Verdict { return z.blocked() }
+
+func (z *Zone) blocked() verdict.Verdict { return verdict.Revoked }
+
+// An Admission is a connection that the rules allow.
+type Admission struct {
+	Direction Direction // of its first packet
+	Rule      uint64    // serial of the rule
+	Revision  Revision
+	// Untracked: by a rule for the whole world, with every answer allowed by rule too.
+	Untracked bool
+	// Reversed: the packet is an answer; the connection's originator is its receiver.
+	Reversed bool
+}
+
+// Admit records the connection of a packet that was New. It reports Forward, or, beyond
+// the allowance, TableFull. An untracked connection is always forwarded: it is
+// remembered at the expense of the oldest. What no originator sends creates nothing.
+func (z *Zone) Admit(p *packet.Packet, now time.Duration, a Admission) verdict.Verdict {
+	k := keyOf(p.Flow, p.ICMPType)
+	hash, s := z.tracker.hash(z.id, &k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := tracked
+	if a.Untracked {
+		n = untracked
+	}
+	if old, w := s.findLocked(z.id, &k, hash, now); old != nil {
+		if !old.reopens(p, w) {
+			z.count(old, p, w, now) // another poller was first
+			return verdict.Forward
+		}
+		s.freeLocked(z.tracker, s.slotOf(old))
+	}
+	e, ok := z.allocateLocked(s, n, hash, now)
+	if !ok {
+		if a.Untracked {
+			return verdict.Forward
+		}
+		return verdict.TableFull
+	}
+	w := original
+	if a.Reversed {
+		k = key{src: k.dst, dst: k.src, srcPort: k.dstPort, dstPort: k.srcPort, protocol: k.protocol}
+		w = reply
+	}
+	*e = entry{
+		zone: z.id, epoch: z.epoch, src: k.src, dst: k.dst, srcPort: k.srcPort, dstPort: k.dstPort,
+		protocol: k.protocol, rule: a.Rule, revision: a.Revision.Generation, created: now,
+	}
+	if a.Direction == In != a.Reversed {
+		e.flags |= fromOutside
+	}
+	if a.Untracked {
+		e.flags |= isUntracked
+	}
+	if e.protocol == packet.ProtocolTCP {
+		e.state = synSent
+		if a.Reversed && p.TCPFlags&packet.SYN == 0 {
+			e.state = established // its handshake is long over
+		}
+	}
+	z.count(e, p, w, now)
+	e.seal()
+	return verdict.Forward
+}
+
+// allocateLocked finds room for one connection, evicting what may go.
+func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (*entry, bool) {
+	t := z.tracker
+	if n == tracked && !t.take(z) {
+		// Beyond the allowance only something of the zone's own can make room.
+		if !s.evictLocked(t, tracked, z.id, now) || !t.take(z) {
+			return nil, false
+		}
+	}
+	e, ok := s.allocateLocked(n, hash)
+	if !ok && s.evictLocked(t, n, 0, now) {
+		e, ok = s.allocateLocked(n, hash)
+	}
+	if !ok && n == tracked {
+		t.give(z.id)
+	}
+	return e, ok
+}
+
+// slotOf is the slot an entry of this shard lies in.
+func (s *shard) slotOf(e *entry) uint32 { return uint32(offset(s.slots, e)) }
+
+// Related reports whether an ICMP error is about a tracked connection of the zone. It
+// neither creates nor refreshes anything. The packet an error quotes was sent by the
+// error's receiver; anything else is forged.
+func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
+	if !p.HasQuoted || p.Quoted.Src != p.Flow.Dst {
+		return false
+	}
+	switch p.ICMPType {
+	case packet.ICMPUnreachable, packet.ICMPTimeExceeded, packet.ICMPParameter:
+	default:
+		return false // redirects and source quenches are nobody's business
+	}
+	k := keyOf(p.Quoted, p.QuotedICMP)
+	hash, s := z.tracker.hash(z.id, &k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, _ := s.findLocked(z.id, &k, hash, now)
+	return e != nil && e.flags&(isBlocked|isUntracked) == 0
+}
+
+// Fragment judges a fragment that is not the first: it goes where its first has gone.
+func (z *Zone) Fragment(p *packet.Packet, d Direction, now time.Duration) verdict.Verdict {
+	return z.tracker.fragments.later(z.id, d, p, now)
+}
+
+// AdmitFragment records that a first fragment has been admitted.
+func (z *Zone) AdmitFragment(p *packet.Packet, d Direction, now time.Duration) verdict.Verdict {
+	return z.tracker.fragments.first(z.id, d, p, now)
+}
