@@ -1,10 +1,12 @@
 package scenarios
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,15 +28,21 @@ type heldConn struct {
 // heard is the output of a held command. Its writer is the command's, its reader the
 // script's.
 type heard struct {
-	mu    sync.Mutex
-	bytes int
-	more  chan struct{} // closed and replaced by each write
+	mu   sync.Mutex
+	tail []byte        // the last tailBytes of it
+	more chan struct{} // closed and replaced by each write
 }
+
+// tailBytes bounds what is remembered of an output; an answer is a short line.
+const tailBytes = 64 << 10
 
 func (h *heard) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.bytes += len(p)
+	h.tail = append(h.tail, p...)
+	if extra := len(h.tail) - tailBytes; extra > 0 {
+		h.tail = slices.Delete(h.tail, 0, extra)
+	}
 	if h.more != nil {
 		close(h.more)
 		h.more = nil
@@ -42,14 +50,15 @@ func (h *heard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// next returns how much was heard so far, and a channel that closes when more is.
-func (h *heard) next() (int, <-chan struct{}) {
+// next reports whether text is in what was heard so far, and returns a channel that
+// closes when more is.
+func (h *heard) next(text string) (bool, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.more == nil {
 		h.more = make(chan struct{})
 	}
-	return h.bytes, h.more
+	return bytes.Contains(h.tail, []byte(text)), h.more
 }
 
 const (
@@ -90,18 +99,37 @@ func (p *player) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	p.held[name] = h
 }
 
-// cmdAlive types a line into a held connection and waits for something to come back.
+// cmdAlive types a line into a held connection and waits for it to come back.
 func (p *player) cmdAlive(ts *testscript.TestScript, neg bool, args []string) {
 	h := p.heldConn(ts, "alive", neg, args)
-	_, more := h.out.next()
 	line := h.typeLine(args[0])
 	begin := time.Now()
+	deadline := time.After(answerWithin)
+	for {
+		back, more := h.out.next(line + "\n")
+		if back {
+			break
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			ts.Fatalf("connection %q: %q did not come back within %v", args[0], line, answerWithin)
+		case <-p.ctx.Done():
+			ts.Fatalf("called off")
+		}
+	}
+	p.narrator.note("connection %q: typed %q, back after %v", args[0], line, time.Since(begin).Round(time.Millisecond))
+}
+
+// cmdTalks waits for a held connection to say something by itself.
+func (p *player) cmdTalks(ts *testscript.TestScript, neg bool, args []string) {
+	h := p.heldConn(ts, "talks", neg, args)
+	_, more := h.out.next("")
 	select {
 	case <-more:
-		p.narrator.note("connection %q: typed %q, heard from the other end after %v",
-			args[0], line, time.Since(begin).Round(time.Millisecond))
+		p.narrator.note("connection %q: the far end talks", args[0])
 	case <-time.After(answerWithin):
-		ts.Fatalf("connection %q: nothing heard for %v", args[0], answerWithin)
+		ts.Fatalf("connection %q: silent for %v", args[0], answerWithin)
 	case <-p.ctx.Done():
 		ts.Fatalf("called off")
 	}
@@ -112,7 +140,7 @@ func (p *player) cmdAlive(ts *testscript.TestScript, neg bool, args []string) {
 func (p *player) cmdDead(ts *testscript.TestScript, neg bool, args []string) {
 	h := p.heldConn(ts, "dead", neg, args)
 	p.wait(ts, inFlight)
-	_, more := h.out.next()
+	_, more := h.out.next("")
 	line := h.typeLine(args[0])
 	select {
 	case <-more:

@@ -138,6 +138,8 @@ stderr albert
 until 5s '^done' shell 'test -f made && echo done || { touch made; exit 1; }'
 hold echo on laptop cat
 alive echo
+hold talker on laptop sh -c 'while sleep 0.1; do echo still here; done'
+talks talker
 `, Config{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, got)
@@ -166,6 +168,7 @@ func TestPlayFailsWhereTheStoryDiffers(t *testing.T) {
 		{"no account", "run true", "account NAME"},
 		{"unknown command", "onn laptop true", "unknown command"},
 		{"dead connection talks", "hold c on laptop cat\ndead c", "still talks"},
+		{"talker goes on", "hold c on laptop sh -c 'while sleep 0.1; do echo on; done'\ntalks c\ndead c", "still talks"},
 		{"skipped", "skip", "FAIL"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -38,7 +38,9 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	until TIME RE on|run ...   repeat until it succeeds and prints RE
 //	capture VAR RE             set VAR to RE's first group in the last output
 //	hold NAME on|run ...       start CMD and keep it: the far end of a connection
-//	alive NAME, dead NAME      what is typed into it comes back; nothing comes any more
+//	alive NAME                 what is typed into it comes back
+//	talks NAME                 it says something by itself
+//	dead NAME                  nothing comes any more, typed into or not
 //
 // With ! before on, run and shell, the command must fail.
 func (p *player) commands() map[string]command {
@@ -54,6 +56,7 @@ func (p *player) commands() map[string]command {
 		"capture": p.cmdCapture,
 		"hold":    p.cmdHold,
 		"alive":   p.cmdAlive,
+		"talks":   p.cmdTalks,
 		"dead":    p.cmdDead,
 	}
 }

@@ -52,7 +52,7 @@ func newEC2NamesCommand() *cobra.Command {
 		Use:    "ec2-tools",
 		Short:  "List the names of the EC2 command line tools",
 		Hidden: true,
-		Args:   noArgs,
+		Args:   usageArgs(cobra.NoArgs),
 		Run: func(cmd *cobra.Command, _ []string) {
 			for _, name := range ec2tools.Names() {
 				fmt.Fprintln(cmd.OutOrStdout(), name)

@@ -26,7 +26,7 @@ func newScenarioListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the stories and the lab each needs",
-		Args:  noArgs,
+		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := scenarios.List()
 			if err != nil {
@@ -107,14 +107,7 @@ func runLines(ctx context.Context, lines chan<- struct{}) {
 	}
 }
 
-// noArgs and exactlyOne are cobra's checks with an exit status of 2.
-func noArgs(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("%q is too much here", args[0])}
-	}
-	return nil
-}
-
+// exactlyOne checks for one argument; what says which.
 func exactlyOne(what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != 1 {
