@@ -93,6 +93,10 @@ func probe(args []string) int {
 	p.fails("io_uring", errnoOrNil(errno))
 	_, err = unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
 	p.fails("open a vsock", err)
+	_, _, errno = unix.Syscall(unix.SYS_IOCTL, 0, unix.TIOCSTI, uintptr(unsafe.Pointer(&[]byte("x")[0])))
+	if errno != unix.EPERM { // without the filter it is ENOTTY, for 0 is no terminal here
+		p.say("type into a terminal: %v, want EPERM", errno)
+	}
 	p.fails("set the clock", unix.Settimeofday(&unix.Timeval{Sec: 1}))
 	p.fails("load a module", unix.FinitModule(0, "", 0))
 

@@ -50,7 +50,7 @@ func enterNewRoot(s Spec) error {
 	}
 	unix.Umask(0o022)
 	// The node's /dev/null would be a way to the node's device file and its mode.
-	null, err := unix.Open("/dev/null", unix.O_RDWR, 0)
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /dev/null: %w", err)
 	}
@@ -226,11 +226,11 @@ func (r *rootBuilder) exists(name string) bool {
 
 // files writes what makes a set of programs a machine of its own.
 func (r *rootBuilder) files(s Spec) {
-	r.mkdir("tmp", 0o777|os.ModeSticky)
-	r.mkdir("var/tmp", 0o777|os.ModeSticky)
 	for _, dir := range []string{"run/sshd", "run/lock", "var/log", "var/lib", "var/cache", "var/empty", "home", "mnt", "opt", "srv"} {
 		r.mkdir(dir, 0o755)
 	}
+	r.mkdir("tmp", 0o777|os.ModeSticky)
+	r.mkdir("var/tmp", 0o777|os.ModeSticky)
 	r.symlink("../run", "var/run")
 	r.mkdir("root/.ssh", 0o700)
 	r.file("root/.ssh/authorized_keys", 0o600, authorizedKeys(s.AuthorizedKeys))

@@ -29,6 +29,10 @@ var deniedCalls = []uint32{
 // hypervisor under the node.
 var deniedFamilies = []uint32{unix.AF_VSOCK}
 
+// deniedIoctls put words into a terminal as if its user had typed them: `lab exec` lends
+// an instance the operator's own.
+var deniedIoctls = []uint32{unix.TIOCSTI, unix.TIOCLINUX}
+
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 	unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
@@ -37,6 +41,7 @@ const (
 	offsetCall = 0
 	offsetArch = 4
 	offsetArg0 = 16
+	offsetArg1 = 24
 )
 
 // x32Bit marks calls of the x32 ABI, which would slip past numbers of the native one.
@@ -88,9 +93,17 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	}
 	p = append(p, skip(unix.BPF_JEQ, unix.SYS_CLONE, 3),
 		load(offsetArg0), skip(unix.BPF_JSET, namespaceFlags, 1), errno(unix.EPERM))
-	p = append(p, load(offsetCall), skip(unix.BPF_JEQ, unix.SYS_SOCKET, uint8(1+2*len(deniedFamilies))), load(offsetArg0))
-	for _, family := range deniedFamilies {
-		p = append(p, skip(unix.BPF_JEQ, family, 1), errno(unix.EPERM))
+	for _, by := range []struct {
+		call, offset uint32
+		denied       []uint32
+	}{
+		{unix.SYS_SOCKET, offsetArg0, deniedFamilies},
+		{unix.SYS_IOCTL, offsetArg1, deniedIoctls},
+	} {
+		p = append(p, load(offsetCall), skip(unix.BPF_JEQ, by.call, uint8(1+2*len(by.denied))), load(by.offset))
+		for _, value := range by.denied {
+			p = append(p, skip(unix.BPF_JEQ, value, 1), errno(unix.EPERM))
+		}
 	}
 	return append(p, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}), nil
 }
