@@ -1,0 +1,220 @@
+// Package tap opens TAP devices for the switch: water's queues, with the offloads that
+// water cannot ask for.
+//
+// A queue inherits the virtio header and the offloads of a device that already has them
+// and takes several queues. So a raw descriptor, the leader, makes the device with
+// IFF_VNET_HDR and sets its offloads; then water attaches by the same name; then the
+// leader is parked. The other order is accepted by the kernel and silently has no
+// header, so the result is read back with TUNGETIFF, and a device without it is used
+// with plain frames.
+//
+// Devices are persistent and are opened inside the network namespace they belong to: an
+// instance keeps its NIC and address while the daemon is down, and the next daemon
+// opens it by the same call.
+//
+// It is the only importer of water.
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"github.com/songgao/water"
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/packet"
+)
+
+// Config names a device.
+type Config struct {
+	Name      string // up to 15 bytes
+	Namespace string // below /run/netns; "" is the daemon's own
+	Plain     bool   // do not ask for offloads
+}
+
+// Device is one queue of a TAP device. One goroutine reads; any number write.
+type Device struct {
+	name     string
+	queue    int // a duplicate of water's descriptor
+	leader   int // holds the device's flags; -1 for a plain device
+	offloads bool
+}
+
+const offloads = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6
+
+// Open attaches to the device, making it if need be.
+func Open(c Config) (*Device, error) {
+	var d *Device
+	err := netns.Do(c.Namespace, func() (err error) {
+		d, err = open(c)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open TAP %s in namespace %q: %w", c.Name, c.Namespace, err)
+	}
+	return d, nil
+}
+
+func open(c Config) (*Device, error) {
+	d := &Device{name: c.Name, leader: -1, queue: -1}
+	if !c.Plain {
+		leader, err := openLeader(c.Name)
+		if err != nil {
+			return nil, err
+		}
+		d.leader = leader
+	}
+	if err := d.attach(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if d.leader < 0 {
+		return d, nil
+	}
+	flags, err := deviceFlags(d.queue)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.offloads = flags&unix.IFF_VNET_HDR != 0
+	// Parked, the leader takes no frames and still keeps the device's flags from
+	// being rewritten by whoever attaches next.
+	if err := queueFlags(d.leader, unix.IFF_DETACH_QUEUE); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// openLeader makes the device with a virtio header and the most offloads the kernel has.
+func openLeader(name string) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open /dev/net/tun: %w", err)
+	}
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		return -1, errors.Join(fmt.Errorf("TUNSETIFF: %w", err), unix.Close(fd))
+	}
+	if err := setOffloads(fd, offloads); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// setOffloads drops what the kernel does not know: USO came with Linux 6.2.
+func setOffloads(fd, want int) error {
+	var err error
+	for _, have := range []int{want, want &^ (unix.TUN_F_USO4 | unix.TUN_F_USO6), unix.TUN_F_CSUM, 0} {
+		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, have); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("TUNSETOFFLOAD: %w", err)
+}
+
+// attach opens a queue through water and keeps a duplicate of its descriptor. water's
+// own is closed, because the runtime polls it and would wake for every frame.
+func (d *Device) attach() error {
+	iface, err := water.New(water.Config{
+		DeviceType:             water.TAP,
+		PlatformSpecificParams: water.PlatformSpecificParams{Name: d.name, Persist: true, MultiQueue: true},
+	})
+	if err != nil {
+		return fmt.Errorf("attach a queue: %w", err)
+	}
+	defer iface.Close()
+	conn, err := iface.ReadWriteCloser.(*os.File).SyscallConn()
+	if err != nil {
+		return fmt.Errorf("attach a queue: %w", err)
+	}
+	dupErr := errors.New("no descriptor")
+	if err := conn.Control(func(fd uintptr) {
+		d.queue, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return fmt.Errorf("attach a queue: %w", err)
+	}
+	if dupErr != nil {
+		return fmt.Errorf("attach a queue: %w", dupErr)
+	}
+	return unix.SetNonblock(d.queue, true)
+}
+
+func deviceFlags(fd int) (uint16, error) {
+	var request unix.Ifreq
+	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, &request); err != nil {
+		return 0, fmt.Errorf("TUNGETIFF: %w", err)
+	}
+	return request.Uint16(), nil
+}
+
+func queueFlags(fd int, flags uint16) error {
+	var request unix.Ifreq
+	request.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETQUEUE, &request); err != nil {
+		return fmt.Errorf("TUNSETQUEUE: %w", err)
+	}
+	return nil
+}
+
+// Name is the device's name in its namespace.
+func (d *Device) Name() string { return d.name }
+
+// FD is the descriptor to wait on.
+func (d *Device) FD() int { return d.queue }
+
+// Offloads reports whether frames may carry partial checksums and stand for several
+// packets. If not, Write takes finished single packets only.
+func (d *Device) Offloads() bool { return d.offloads }
+
+// Read reads one frame behind its virtio header and returns the length of both, or
+// EAGAIN. A plain device's header is all zero. The call enters the kernel without
+// telling the scheduler: the descriptor never blocks.
+func (d *Device) Read(b []byte) (int, error) {
+	if !d.offloads {
+		clear(b[:packet.OffloadLen])
+		n, err := rawIO(unix.SYS_READ, d.queue, b[packet.OffloadLen:])
+		return n + packet.OffloadLen, err
+	}
+	return rawIO(unix.SYS_READ, d.queue, b)
+}
+
+// Write writes one frame behind its virtio header.
+func (d *Device) Write(b []byte) error {
+	if !d.offloads {
+		b = b[packet.OffloadLen:]
+	}
+	_, err := rawIO(unix.SYS_WRITE, d.queue, b)
+	return err
+}
+
+func rawIO(call uintptr, fd int, b []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		if errno == 0 {
+			return int(n), nil
+		}
+		if errno != unix.EINTR {
+			return 0, errno
+		}
+	}
+}
+
+// Close detaches. The device stays, without carrier, until its namespace goes or it is
+// removed by name.
+func (d *Device) Close() error {
+	var errs []error
+	if d.queue >= 0 {
+		errs = append(errs, unix.Close(d.queue))
+		d.queue = -1
+	}
+	if d.leader >= 0 {
+		errs = append(errs, unix.Close(d.leader))
+		d.leader = -1
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,76 @@
+package tap_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/switch/tap"
+)
+
+// namespace makes a namespace named after the test, gone when it ends.
+func namespace(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root, and CI is set")
+		}
+		t.Skip("needs root: makes network namespaces")
+	}
+	name := fmt.Sprintf("pal-%d-%.20s", os.Getpid(), t.Name())
+	if err := netns.New(name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Delete(name); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
+// TestDeviceHasOffloadsAndOutlivesItsProcess opens a device, drops every descriptor as a
+// crash does, and opens it again: the second opening must have the header as well.
+func TestDeviceHasOffloadsAndOutlivesItsProcess(t *testing.T) {
+	ns := namespace(t)
+	for round := range 3 {
+		d, err := tap.Open(tap.Config{Name: "eth0", Namespace: ns})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !d.Offloads() {
+			t.Errorf("opening %d has no virtio header", round)
+		}
+		if _, err := d.Read(make([]byte, 2000)); err != unix.EAGAIN {
+			t.Errorf("Read of an idle device: %v, want EAGAIN", err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := netns.Do(ns, func() error { _, err := os.Stat("/proc/thread-self/net/dev"); return err }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPlainDevice(t *testing.T) {
+	d, err := tap.Open(tap.Config{Name: "eth0", Namespace: namespace(t), Plain: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if d.Offloads() {
+		t.Error("a plain device claims offloads")
+	}
+}
+
+func TestMissingNamespaceIsAnError(t *testing.T) {
+	namespace(t) // for the check of root
+	if d, err := tap.Open(tap.Config{Name: "eth0", Namespace: "pal-no-such-namespace"}); err == nil {
+		d.Close()
+		t.Error("opened a device in a namespace that does not exist")
+	}
+}
