@@ -67,7 +67,6 @@ type Cluster struct {
 	started chan struct{} // closed when raft is set
 	raft    *raft.Raft
 	store   *store
-	replay  uint64 // log index up to which Next waits after a start
 
 	tasks tasks
 
@@ -104,7 +103,7 @@ func New(cfg Config) (*Cluster, error) {
 	}
 	return &Cluster{
 		cfg:     cfg,
-		fsm:     newFSM(cfg.Logger),
+		fsm:     newFSM(),
 		ready:   make(chan struct{}),
 		stopped: make(chan struct{}),
 		started: make(chan struct{}),
@@ -262,8 +261,8 @@ func (c *Cluster) ReadView(ctx context.Context) (*ec2.View, error) {
 
 // Next blocks until the state has moved beyond the View it returned last, and returns
 // the newest with everything that changed in between. The first View has everything as
-// new, and is not older than what this node had when it went down: before its log is
-// replayed, the state may be one in which revoked rules still stand.
+// new, and is not older than what this node had decided when it went down: an older
+// state may be one in which revoked rules still stand.
 func (c *Cluster) Next(ctx context.Context) (*ec2.View, error) {
 	select {
 	case <-c.started:
@@ -277,11 +276,7 @@ func (c *Cluster) Next(ctx context.Context) (*ec2.View, error) {
 	for {
 		moved := c.fsm.moved()
 		view := c.fsm.viewSince(c.next.last)
-		switch {
-		case c.next.last == nil && view.Index() >= c.replay:
-			c.next.last = view
-			return view, nil
-		case c.next.last != nil && view.Index() > c.next.last.Index():
+		if c.next.last == nil || view.Index() > c.next.last.Index() {
 			c.next.last = view
 			return view, nil
 		}

@@ -3,7 +3,6 @@ package cluster
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -18,7 +17,6 @@ import (
 // cannot read. From then on it applies nothing and makes no snapshot, so what it could
 // not apply stays in the log for a release that can, and Run ends the node.
 type fsm struct {
-	log    *slog.Logger
 	failed chan struct{} // closed with the failure
 
 	mu      sync.Mutex
@@ -33,8 +31,8 @@ type applied struct {
 	err    error // nil or an *ec2.Error
 }
 
-func newFSM(log *slog.Logger) *fsm {
-	return &fsm{log: log, failed: make(chan struct{}), state: ec2.NewState(), change: make(chan struct{})}
+func newFSM() *fsm {
+	return &fsm{failed: make(chan struct{}), state: ec2.NewState(), change: make(chan struct{})}
 }
 
 // Apply runs one committed entry.
@@ -43,6 +41,9 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	defer f.mu.Unlock()
 	if f.failure != nil {
 		return f.failure
+	}
+	if entry.Index <= f.state.Index() {
+		return applied{} // replayed at the start; nobody waits for its result
 	}
 	cmd, err := ec2.DecodeCommand(entry.Data)
 	if err != nil {
@@ -83,15 +84,6 @@ func (f *fsm) failLocked(err error) error {
 	return err
 }
 
-// fail stops the fsm for a reason outside of it.
-func (f *fsm) fail(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failure == nil {
-		f.failLocked(err)
-	}
-}
-
 func (f *fsm) changedLocked() {
 	close(f.change)
 	f.change = make(chan struct{})
@@ -130,18 +122,3 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 }
 
 func (s snapshot) Release() {}
-
-// snapshots keeps Raft from passing over a snapshot it cannot open: the one before it
-// is an older state, whose revoked rules would be back.
-type snapshots struct {
-	raft.SnapshotStore
-	fsm *fsm
-}
-
-func (s snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, r, err := s.SnapshotStore.Open(id)
-	if err != nil {
-		s.fsm.fail(fmt.Errorf("open snapshot %s: %w", id, err))
-	}
-	return meta, r, err
-}

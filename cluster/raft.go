@@ -14,40 +14,18 @@ import (
 	"palisade/ec2"
 )
 
-const (
-	// maxAppendEntries is raft's batch, the most it takes.
-	maxAppendEntries = 1024
-	// replayQueue is how many entries raft's queue to the fsm holds for certain: 128
-	// batches (raft 1.8.0, api.go, fsmMutateCh), less one.
-	replayQueue = 127 * maxAppendEntries
-)
-
-// startRaft opens what is on disk and joins this node's one-voter cluster.
+// startRaft brings the State to where this node's disk is, then starts Raft on it.
 func (c *Cluster) startRaft() error {
-	files, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir, 2, c.raftLogger())
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir, 2, c.raftLogger())
 	if err != nil {
 		return fmt.Errorf("open snapshots in %s: %w", c.cfg.Dir, err)
 	}
-	kept, err := files.List()
-	if err != nil {
-		return fmt.Errorf("list snapshots in %s: %w", c.cfg.Dir, err)
-	}
-	var covered uint64 // by the newest snapshot
-	if len(kept) > 0 {
-		covered = kept[0].Index
-	}
-	first, err := c.store.FirstIndex()
-	if err != nil {
+	if err := c.replay(snaps); err != nil {
 		return err
 	}
-	if first > covered+1 {
-		return fmt.Errorf("the log in %s begins at %d and no snapshot reaches that far, the newest %d: restore a backup", c.cfg.Dir, first, covered)
-	}
-	c.store.replayCap = covered + replayQueue
 
 	cfg := c.raftConfig()
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(c.cfg.Node))
-	snaps := snapshots{files, c.fsm}
 	known, err := raft.HasExistingState(c.store, c.store, snaps)
 	if err != nil {
 		return fmt.Errorf("look for a log: %w", err)
@@ -58,18 +36,46 @@ func (c *Cluster) startRaft() error {
 			return fmt.Errorf("bootstrap raft: %w", err)
 		}
 	}
-	// With one voter every entry in the log is decided. More voters will replay up to
-	// store.commitIndex.
-	if c.replay, err = c.store.lastCommand(math.MaxUint64); err != nil {
-		return fmt.Errorf("look for the last command: %w", err)
-	}
 	if c.raft, err = raft.NewRaft(cfg, c.fsm, c.store, c.store, snaps, transport); err != nil {
-		if failed := c.fsm.err(); failed != nil {
-			return failed
-		}
 		return fmt.Errorf("start raft: %w", err)
 	}
 	return nil
+}
+
+// replay applies the newest snapshot and the decided entries behind it: with one voter,
+// all there are. More voters will stop at store.commitIndex and learn the rest from
+// their leader. Left to itself, Raft would take an older snapshot when it cannot read
+// the newest; that is a state in which revoked rules are back.
+func (c *Cluster) replay(snaps raft.SnapshotStore) error {
+	kept, err := snaps.List()
+	if err != nil {
+		return fmt.Errorf("list snapshots in %s: %w", c.cfg.Dir, err)
+	}
+	var covered uint64
+	if len(kept) > 0 {
+		covered = kept[0].Index
+		_, r, err := snaps.Open(kept[0].ID)
+		if err != nil {
+			return fmt.Errorf("open snapshot %s: %w", kept[0].ID, err)
+		}
+		defer r.Close()
+		if err := c.fsm.Restore(r); err != nil {
+			return fmt.Errorf("snapshot %s: %w", kept[0].ID, err)
+		}
+	}
+	first, err := c.store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if first > covered+1 {
+		return fmt.Errorf("the log in %s begins at entry %d and its newest snapshot ends at %d: what lies between is lost, restore a backup", c.cfg.Dir, first, covered)
+	}
+	return c.store.commands(max(first, covered+1), math.MaxUint64, func(e *raft.Log) error {
+		if err, failed := c.fsm.Apply(e).(error); failed {
+			return err
+		}
+		return nil
+	})
 }
 
 // raftConfig has the timeouts of a cluster of one: nobody can be slow to answer, so an
@@ -81,11 +87,12 @@ func (c *Cluster) raftConfig() *raft.Config {
 	cfg.ElectionTimeout = 50 * time.Millisecond
 	cfg.LeaderLeaseTimeout = 50 * time.Millisecond
 	cfg.CommitTimeout = 10 * time.Millisecond
-	cfg.MaxAppendEntries = maxAppendEntries
+	cfg.MaxAppendEntries = 1024
 	cfg.SnapshotThreshold = c.cfg.SnapshotThreshold
 	cfg.SnapshotInterval = c.cfg.SnapshotInterval
 	cfg.TrailingLogs = c.cfg.TrailingLogs
-	cfg.RestoreCommittedLogs = true
+	cfg.RestoreCommittedLogs = true     // so that Raft stages the commit index
+	cfg.NoSnapshotRestoreOnStart = true // replay has done it
 	cfg.NoLegacyTelemetry = true
 	cfg.Logger = c.raftLogger()
 	return cfg
@@ -132,10 +139,11 @@ type sink struct{ log *slog.Logger }
 // Accept keeps raft's chatter at debug level.
 func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
-	switch level {
-	case hclog.Warn:
+	switch {
+	case msg == "skipping application of old log": // GetCommitIndex has nothing to replay
+	case level == hclog.Warn:
 		to = slog.LevelWarn
-	case hclog.Error:
+	case level == hclog.Error:
 		to = slog.LevelError
 	}
 	for i, a := range args { // hclog.Fmt is a format and its operands

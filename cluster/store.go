@@ -27,9 +27,6 @@ type store struct {
 		sync.Mutex
 		commit uint64
 	}
-
-	// replayCap is the highest commit index that Raft is told at a start; see GetCommitIndex.
-	replayCap uint64
 }
 
 var (
@@ -140,13 +137,11 @@ func (s *store) StageCommitIndex(index uint64) error {
 	return nil
 }
 
-// GetCommitIndex is what Raft replays before it starts, at most up to replayCap: Raft
-// queues that replay before anything drains the queue, and would wait for ever if the
-// queue were full. Entries beyond are replayed as soon as there is a leader.
-func (s *store) GetCommitIndex() (uint64, error) {
-	commit, err := s.commitIndex()
-	return min(commit, s.replayCap), err
-}
+// GetCommitIndex tells Raft of nothing to replay: Cluster does that itself, before it
+// starts Raft. Raft 1.8.0's own replay passes over the entries that name the voters, so
+// that a node without a snapshot never votes again, and waits for ever once there are
+// more entries than its queue holds.
+func (s *store) GetCommitIndex() (uint64, error) { return 0, nil }
 
 // commitIndex is the newest commit index on disk, never beyond the log.
 func (s *store) commitIndex() (uint64, error) {
@@ -158,26 +153,32 @@ func (s *store) commitIndex() (uint64, error) {
 	return min(commit, last), err
 }
 
-// lastCommand is the highest index, at most limit, of an entry that changes the State.
-func (s *store) lastCommand(limit uint64) (index uint64, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
+// commands calls do with each entry that changes the State, from low to high.
+func (s *store) commands(low, high uint64, do func(*raft.Log) error) error {
+	return s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
-		for k, data := c.Last(); k != nil; k, data = c.Prev() {
-			if binary.BigEndian.Uint64(k) > limit {
-				continue
-			}
+		next := low
+		for k, data := c.Seek(number(low)); k != nil; k, data = c.Next() {
 			var e raft.Log
 			if err := decodeEntry(data, &e); err != nil {
-				return err
+				return fmt.Errorf("entry %d: %w", next, err)
 			}
-			if e.Type == raft.LogCommand {
-				index = e.Index
+			if e.Index > high {
 				return nil
+			}
+			if e.Index != next || binary.BigEndian.Uint64(k) != next {
+				return fmt.Errorf("entry %d is missing from the log", next)
+			}
+			next++
+			if e.Type != raft.LogCommand {
+				continue
+			}
+			if err := do(&e); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	return index, err
 }
 
 func (s *store) Set(key, value []byte) error {

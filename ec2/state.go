@@ -44,7 +44,7 @@ func NewState() *State {
 	s := &State{db: db}
 	t := newTx(db)
 	t.commit()
-	s.current.Store(&version{db: db.Snapshot(), meta: t.firstMeta(), tail: &delta{}})
+	s.current.Store(&version{db: db.Snapshot(), meta: t.meta, tail: &delta{}})
 	return s
 }
 

@@ -1,0 +1,405 @@
+package cluster
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"palisade/ec2"
+)
+
+const (
+	albert = ec2.AccountID("598916040194")
+	region = ec2.Region("us-east-1")
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("PALISADE_TEST_WRITE_GROUPS_TO"); dir != "" {
+		os.Exit(writeGroups(dir))
+	}
+	os.Exit(m.Run())
+}
+
+func bootstrap() []ec2.Command {
+	return []ec2.Command{
+		{Request: &ec2.Bootstrap{Seed: "a seed of the cluster's tests"}},
+		{Request: &ec2.PutNetwork{Network: ec2.Network{
+			VNI:         1,
+			Region:      region,
+			Prefix:      netip.MustParsePrefix("10.0.0.0/8"),
+			Pools:       []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
+			PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
+		}}},
+		{Request: &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
+		{Request: &ec2.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"}},
+	}
+}
+
+// open runs a cluster until the test ends or stop is called; stop returns Run's error.
+func open(t *testing.T, cfg Config) (c *Cluster, stop func() error) {
+	t.Helper()
+	if cfg.Node == "" {
+		cfg.Node = "node1"
+	}
+	if cfg.Bootstrap == nil {
+		cfg.Bootstrap = bootstrap()
+	}
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	stop = sync.OnceValue(func() error { cancel(); return <-done })
+	t.Cleanup(func() { _ = stop() })
+	return c, stop
+}
+
+func ready(t *testing.T, c *Cluster) {
+	t.Helper()
+	select {
+	case <-c.Ready():
+	case <-c.stopped:
+		t.Fatal("the cluster stopped before it was ready")
+	case <-time.After(10 * time.Second):
+		t.Fatal("the cluster is not ready after 10 s")
+	}
+}
+
+func createGroup(ctx context.Context, c *Cluster, name string) (uint64, error) {
+	_, index, err := c.Apply(ctx, ec2.Command{Request: &ec2.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"}})
+	return index, err
+}
+
+func hasGroup(v *ec2.View, name string) bool {
+	_, ok := v.GroupNamed(albert, region, "", name)
+	return ok
+}
+
+func TestApplyIsSeenByReadViewAndSurvivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	c, stop := open(t, Config{Dir: dir})
+	ready(t, c)
+	index, err := createGroup(t.Context(), c, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, err := c.ReadView(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if view.Index() != index || !hasGroup(view, "web") {
+		t.Errorf("ReadView at index %d, want %d with group web", view.Index(), index)
+	}
+	if _, err := createGroup(t.Context(), c, "web"); !isCode(err, "InvalidGroup.Duplicate") {
+		t.Errorf("second create: got %v, want InvalidGroup.Duplicate", err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := createGroup(t.Context(), c, "late"); !errors.Is(err, ErrStopped) {
+		t.Errorf("apply after stop: got %v, want ErrStopped", err)
+	}
+
+	began := time.Now()
+	c, _ = open(t, Config{Dir: dir})
+	ready(t, c)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("restart took %s; half a second is what an idle machine needs", took)
+	} else {
+		t.Logf("restart took %s", took)
+	}
+	if view := c.View(); !hasGroup(view, "web") {
+		t.Error("group web is gone after a restart")
+	}
+	if got := c.View().Index(); got != index+1 {
+		t.Errorf("index %d after a restart, want %d: a second bootstrap?", got, index+1)
+	}
+}
+
+func isCode(err error, code string) bool {
+	e, ok := errors.AsType[*ec2.Error](err)
+	return ok && e.Code == code
+}
+
+func TestNextReturnsEverythingThenWhatChanged(t *testing.T) {
+	dir := t.TempDir()
+	c, stop := open(t, Config{Dir: dir})
+	ready(t, c)
+	first, err := c.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(first.Changes().Groups); got != 1 {
+		t.Errorf("first View has %d new groups, want the default group", got)
+	}
+	for _, name := range []string{"a", "b"} {
+		if _, err := createGroup(t.Context(), c, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err = c.Apply(t.Context(), ec2.Command{Request: &ec2.DeleteSecurityGroup{Account: albert, Region: region, Group: ec2.GroupSelector{Name: "a"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := c.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := second.Changes().Groups
+	if len(changes) != 1 || changes[0].Before != nil || changes[0].After.Name != "b" {
+		t.Errorf("changes %+v, want group b alone: a came and went", changes)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := c.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Next without a change: got %v, want to wait", err)
+	}
+
+	// After a restart the first View is never older than what was acknowledged.
+	for n := range 5 {
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		c, stop = open(t, Config{Dir: dir})
+		view, err := c.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			if !hasGroup(view, fmt.Sprint("r", i)) {
+				t.Errorf("restart %d: the first View has no group r%d", n, i)
+			}
+		}
+		if _, err := createGroup(t.Context(), c, fmt.Sprint("r", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSecondProcessIsKeptOut(t *testing.T) {
+	dir := t.TempDir()
+	c, _ := open(t, Config{Dir: dir})
+	ready(t, c)
+	second, err := New(Config{Node: "node1", Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("second Run: got %v, want it to say who holds the log", err)
+	}
+}
+
+func TestRefusedBootstrapEndsRun(t *testing.T) {
+	c, stop := open(t, Config{Dir: t.TempDir(), Bootstrap: []ec2.Command{{Request: &ec2.Bootstrap{}}}})
+	<-c.stopped
+	if err := stop(); !isCode(err, "MissingParameter") {
+		t.Errorf("Run: got %v, want the refusal of the bootstrap", err)
+	}
+}
+
+func TestUnknownCommandStopsTheNodeAndStaysInTheLog(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 { // the second time it is met in the replay
+		c, stop := open(t, Config{Dir: dir})
+		select {
+		case <-c.Ready():
+			_ = c.raft.Apply([]byte(`{"v":1,"type":"FromTheFuture","time":"2026-01-02T03:04:05Z","body":{}}`), 0).Error()
+		case <-c.stopped:
+		}
+		<-c.stopped
+		if err := stop(); err == nil || !strings.Contains(err.Error(), "FromTheFuture") {
+			t.Errorf("Run: got %v, want the unknown command", err)
+		}
+		if _, err := createGroup(t.Context(), c, "after"); !errors.Is(err, ErrStopped) {
+			t.Errorf("apply: got %v, want ErrStopped", err)
+		}
+	}
+}
+
+func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Config{Dir: dir, SnapshotThreshold: 20, SnapshotInterval: 5 * time.Millisecond, TrailingLogs: 5}
+	c, stop := open(t, cfg)
+	ready(t, c)
+	for n := range 100 {
+		if _, err := createGroup(t.Context(), c, fmt.Sprint("g", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		t.Fatal(err)
+	}
+	first, err := c.store.FirstIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first < 50 {
+		t.Errorf("the log still begins at %d", first)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	c, stop = open(t, cfg)
+	ready(t, c)
+	for n := range 100 {
+		if !hasGroup(c.View(), fmt.Sprint("g", n)) {
+			t.Fatalf("group g%d is gone", n)
+		}
+	}
+	if _, err := createGroup(t.Context(), c, "more"); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A damaged snapshot ends the node; an older one is never taken in its place.
+	states, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
+	if err != nil || len(states) == 0 {
+		t.Fatalf("no snapshot files: %v", err)
+	}
+	newest := slices.MaxFunc(states, func(a, b string) int { return cmp.Compare(snapshotIndex(t, a), snapshotIndex(t, b)) })
+	data, err := os.ReadFile(newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(newest, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, stop = open(t, cfg)
+	<-c.stopped
+	if err := stop(); err == nil {
+		t.Error("Run accepted a damaged snapshot")
+	}
+}
+
+// snapshotIndex reads the index from raft's name of a snapshot: term-index-time.
+func snapshotIndex(t *testing.T, path string) int {
+	t.Helper()
+	parts := strings.Split(filepath.Base(filepath.Dir(path)), "-")
+	n, err := strconv.Atoi(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestLongLogIsReplayed(t *testing.T) {
+	dir := t.TempDir()
+	never := Config{Dir: dir, SnapshotThreshold: 1 << 40}
+	c, stop := open(t, never)
+	ready(t, c)
+	const entries = 9000 // more than raft's queue holds in batches of 64
+	futures := make([]raft.ApplyFuture, entries)
+	data, err := ec2.EncodeCommand(ec2.Command{Time: time.Now(), Request: &ec2.Sweep{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range futures {
+		futures[i] = c.raft.Apply(data, 0)
+	}
+	for _, f := range futures {
+		if err := f.Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	index := c.View().Index()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	c, _ = open(t, never)
+	ready(t, c)
+	if got := c.View().Index(); got != index {
+		t.Errorf("index %d after the replay, want %d", got, index)
+	}
+}
+
+func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
+	dir := t.TempDir()
+	var written int
+	for round := range 3 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "PALISADE_TEST_WRITE_GROUPS_TO="+dir, fmt.Sprint("PALISADE_TEST_ROUND=", round))
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			names = append(names, lines.Text())
+			if len(names) == 30+round {
+				break
+			}
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() { // acknowledged while we were killing it
+			names = append(names, lines.Text())
+		}
+		_ = cmd.Wait() // "signal: killed"
+		written += len(names)
+
+		c, stop := open(t, Config{Dir: dir})
+		view, err := c.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if !hasGroup(view, name) {
+				t.Errorf("round %d: group %s was acknowledged and is gone", round, name)
+			}
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if written < 90 {
+		t.Errorf("only %d groups were written; the test proves little", written)
+	}
+}
+
+// writeGroups is the process that TestNothingAcknowledgedIsLostByKill kills.
+func writeGroups(dir string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := New(Config{Node: "node1", Dir: dir, Bootstrap: bootstrap()})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	go func() { _ = c.Run(ctx) }()
+	for n := 0; ctx.Err() == nil; n++ {
+		name := fmt.Sprint("round", os.Getenv("PALISADE_TEST_ROUND"), "-", n)
+		if _, err := createGroup(ctx, c, name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		fmt.Println(name)
+	}
+	return 0
+}
