@@ -65,24 +65,44 @@ func (z *Zone) Observe(p *packet.Packet, now time.Duration, r Revision) Answer {
 	if e == nil || e.reopens(p, w) {
 		return Answer{}
 	}
+	a := e.answer(w, r)
+	switch {
+	case a.Status == Live || a.Status == Checked:
+		z.count(e, p, w, now)
+	case e.has(isBlocked):
+		e.deadline = now + blockedTimeout
+	}
+	return a
+}
+
+// Peek is Observe for a packet that is only imagined: nothing changes.
+func (z *Zone) Peek(p *packet.Packet, now time.Duration, r Revision) Answer {
+	k := keyOf(p.Flow, p.ICMPType)
+	hash, s := z.tracker.hash(z.id, &k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, w := s.findLocked(z.id, &k, hash, now)
+	if e == nil || e.reopens(p, w) {
+		return Answer{}
+	}
+	return e.answer(w, r)
+}
+
+// answer is what the rules of revision r make of a live connection.
+func (e *entry) answer(w way, r Revision) Answer {
 	a := Answer{Outside: e.has(fromOutside), Reply: w == reply}
 	switch {
+	case e.has(isBlocked) && e.revision < r.Generation:
+		a.Status = Stale // a rule may have come back
 	case e.has(isBlocked):
 		a.Status = Blocked
-		if e.revision < r.Generation {
-			a.Status = Stale // a rule may have come back
-		}
-		e.deadline = now + blockedTimeout
-		return a
 	case e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict):
 		a.Status = Stale
-		return a
 	case e.has(isUntracked):
 		a.Status = Checked
 	default:
 		a.Status = Live
 	}
-	z.count(e, p, w, now)
 	return a
 }
 

@@ -108,7 +108,6 @@ func (c *compilation) link() {
 	var shared *portMap
 	if len(every) > 0 {
 		shared = c.ports(every)
-		t.open = openTo(every)
 	}
 	for protocol := range t.protocols {
 		t.protocols[protocol] = shared
@@ -116,15 +115,6 @@ func (c *compilation) link() {
 			t.protocols[protocol] = c.ports(slices.Concat(every, own))
 		}
 	}
-}
-
-func openTo(spans []span) (open [2]bool) {
-	for _, s := range spans {
-		if s.selector == world {
-			open[s.family] = true
-		}
-	}
-	return open
 }
 
 // ports sweeps over the keys of one protocol and cuts them into segments.
@@ -157,6 +147,11 @@ func (c *compilation) ports(spans []span) *portMap {
 		m.segments[i] = active.segment(m, c.sources)
 	}
 	m.setPages(starts)
+	for _, s := range spans {
+		if s.selector == world && s.from == 0 && s.to == 0xffff {
+			m.open[s.family] = true
+		}
+	}
 	return m
 }
 

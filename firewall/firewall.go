@@ -58,7 +58,6 @@ type Table struct {
 	cidrs     bart.Table[[]uint32] // longest prefix -> its own selector and its ancestors'
 	refs      []Ref                // every rule, by its number in this Table
 	selectors [][]uint32           // selector -> rules that name it as source
-	open      [2]bool              // every protocol and port to the world, IPv4 and IPv6
 }
 
 // A Ref names a rule and the group that holds it.
@@ -109,9 +108,14 @@ func (t *Table) matchDense(ports *portMap, s *segment, protocol uint8, key uint1
 	return Decision{}
 }
 
-// Open reports whether the Table admits every packet of addr's family from anywhere, as
-// an EC2-Classic group's egress does and tracking asks about.
-func (t *Table) Open(addr netip.Addr) bool { return t != nil && t.open[family(addr)] }
+// Open reports whether one rule admits every port of a protocol from anywhere in addr's
+// family, as the egress of an EC2-Classic group does. Tracking asks about it.
+func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
+	if t == nil || t.protocols[protocol] == nil {
+		return false
+	}
+	return t.protocols[protocol].open[family(addr)]
+}
 
 // admitted names the rule of a selector that a dense segment admits.
 func (t *Table) admitted(selector uint32, protocol uint8, key uint16) Decision {

@@ -32,6 +32,7 @@ type portMap struct {
 	listed   []listed // the sources of the segments that list them
 	bits     []uint64 // of the dense segments, words for each
 	words    int
+	open     [2]bool // one rule admits every port from the whole world, IPv4 and IPv6
 }
 
 // A listed source is compared without a look-up.

@@ -1,0 +1,207 @@
+package vswitch
+
+import (
+	"net/netip"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/firewall"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+const offloadLen = packet.OffloadLen
+
+// A frame is one frame on its way, and the scratch space of the poller that carries it.
+type frame struct {
+	sw       *Switch
+	snapshot *Snapshot
+	now      time.Duration
+	decoder  *packet.Decoder
+	buffer   []byte // virtio header and frame
+	scratch  []byte // one segment for devices without offloads
+	plain    *Port  // the device emitPlain writes to
+	emit     func([]byte) error
+
+	in   *Port
+	pkt  packet.Packet
+	from firewall.Source // who the receiver's rules see
+	// viaGateway: the receiver sees the gateway's MAC, not the sender's.
+	viaGateway bool
+
+	trace *Trace // a dry run: nothing is remembered or written
+}
+
+func newFrame(s *Switch) *frame {
+	f := &frame{sw: s, decoder: packet.NewDecoder(), buffer: make([]byte, frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
+	f.emit = f.emitPlain
+	return f
+}
+
+// receive handles one frame of n bytes, read from in. It runs on in's poller.
+func (f *frame) receive(in *Port, n int) {
+	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
+	at, v := f.forward(f.buffer[:n])
+	at.count(v, f.pkt.Segments)
+}
+
+// forward is the life of a frame. It returns the frame's verdict and the port that the
+// verdict concerns: where the frame came in, or, from deliver on, where it was to leave.
+func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
+	if v, ok := f.decode(b); !ok {
+		return f.in, v
+	}
+	if f.in.kind == UplinkPort {
+		return f.forwardInbound()
+	}
+	a := f.snapshot.attachment(f.in)
+	if v, ok := f.ready(a); !ok {
+		return f.in, v
+	}
+	if v, ok := f.checkSource(a); !ok {
+		return f.in, v
+	}
+	if f.pkt.EtherType == packet.EtherTypeARP {
+		return f.in, f.answerARP(a)
+	}
+	if v := f.judge(a, conntrack.Out, f.peer(a)); v != verdict.Forward {
+		return f.in, v
+	}
+	return f.route(a)
+}
+
+// decode reads the frame, and its virtio header anew. The MTU is that of the network it
+// came from; a port that is not attached has none and passes nothing anyway.
+func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
+	if len(b) < offloadLen {
+		f.pkt.Segments = 1
+		return verdict.Runt, false
+	}
+	if v, ok := f.decodeSafely(b[offloadLen:]); !ok {
+		return v, false
+	}
+	return packet.Sanitize(b[:offloadLen], &f.pkt, f.mtu())
+}
+
+// decodeSafely counts a panic of the decoder as a dropped frame. Only the decoder is
+// fed bytes that a stranger chose freely; a panic behind it is a broken invariant.
+func (f *frame) decodeSafely(b []byte) (v verdict.Verdict, ok bool) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			f.sw.decoderPanicked(b, cause)
+			f.pkt = packet.Packet{Segments: 1}
+			v, ok = verdict.DecodePanicked, false
+		}
+	}()
+	return f.decoder.Decode(b, &f.pkt)
+}
+
+func (f *frame) mtu() int {
+	if f.in.kind == UplinkPort && f.snapshot.uplink != nil {
+		return f.snapshot.uplink.MTU
+	}
+	if a := f.snapshot.attachment(f.in); a != nil {
+		return a.Network.MTU
+	}
+	return 65535
+}
+
+// ready fails closed: a port without an attachment passes nothing.
+func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
+	if a == nil {
+		return verdict.NotReady, false
+	}
+	return verdict.Unset, true
+}
+
+// peer is the far end of a packet that leaves an instance, as egress rules see it.
+func (f *frame) peer(a *Attachment) firewall.Source {
+	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
+	if dst := a.Network.Find(f.pkt.Flow.Dst); dst != nil {
+		peer.Groups = dst.Groups
+	}
+	return peer
+}
+
+// route finds who is to have the packet: an instance of the network, the owner of a
+// public address, or the world outside.
+func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
+	f.from = firewall.Source{Groups: a.Endpoint.Groups, Addr: f.pkt.Flow.Src}
+	dst := f.pkt.Flow.Dst
+	f.viaGateway = f.pkt.DstMAC == GatewayMAC
+	if !a.Network.Prefix.Contains(dst) {
+		return f.routeOutside(a)
+	}
+	owner := a.Network.Find(dst)
+	switch {
+	case dst == a.Network.Gateway:
+		return f.in, verdict.GatewayLocal
+	case owner == nil:
+		return f.in, f.unreachable()
+	case !f.viaGateway && f.pkt.DstMAC != owner.MAC:
+		return f.in, f.misaddressed()
+	}
+	return f.deliver(owner)
+}
+
+func (f *frame) unreachable() verdict.Verdict  { return verdict.NoRoute }
+func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
+
+// deliver hands the packet to an instance of this node, if its rules admit it.
+func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
+	if to.Port == nil {
+		return f.in, f.unreachable()
+	}
+	a := f.snapshot.attachment(to.Port)
+	if v, ok := f.ready(a); !ok {
+		return to.Port, v
+	}
+	if v := f.judge(a, conntrack.In, f.from); v != verdict.Forward {
+		return to.Port, v
+	}
+	src := f.pkt.SrcMAC
+	if f.viaGateway {
+		src = GatewayMAC
+	}
+	packet.SetMACs(f.bytes(), to.MAC, src)
+	return to.Port, f.write(to.Port)
+}
+
+// bytes is the Ethernet frame.
+func (f *frame) bytes() []byte { return f.buffer[offloadLen : offloadLen+f.pkt.Len] }
+
+// write hands the frame to a device, cut and finished if the device has no offloads.
+func (f *frame) write(to *Port) verdict.Verdict {
+	if f.trace != nil {
+		return verdict.Forward
+	}
+	var err error
+	if to.offloads {
+		err = to.device.Write(f.buffer[:offloadLen+f.pkt.Len])
+	} else {
+		f.plain = to
+		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
+	}
+	if err != nil {
+		return verdict.WriteFailed
+	}
+	to.txFrames.Add(1)
+	to.txBytes.Add(uint64(f.pkt.Len))
+	return verdict.Forward
+}
+
+// emitPlain writes one finished packet that packet.Segment has put behind ten bytes of
+// its own buffer, or into f.scratch.
+func (f *frame) emitPlain(out []byte) error {
+	if &out[0] == &f.scratch[offloadLen] {
+		clear(f.scratch[:offloadLen])
+		return f.plain.device.Write(f.scratch[:offloadLen+len(out)])
+	}
+	clear(f.buffer[:offloadLen])
+	return f.plain.device.Write(f.buffer[:offloadLen+len(out)])
+}
+
+// addresses an instance may never send from or to, in any network.
+func unroutable(a netip.Addr) bool {
+	return a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}

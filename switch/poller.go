@@ -1,0 +1,185 @@
+package vswitch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchFrames bounds what is read from one port before the others have their
+	// turn and a newer Snapshot is looked for.
+	batchFrames = 64
+	// spinFor is how long a poller looks again before it sleeps: the answer to what
+	// it has just delivered often comes sooner than a sleeper can be woken.
+	spinFor = 20 * time.Microsecond
+	// frameSize holds the largest frame a TAP hands over, behind its virtio header.
+	frameSize = 10 + 14 + 65535 + 8
+)
+
+// The states of a poller besides the generation, plus one, of the batch it works on.
+const (
+	idle    = 0
+	loading = ^uint64(0)
+)
+
+// A poller owns some ports: it alone reads from them, and carries each frame to its last
+// write. It waits in epoll, not in the runtime's poller, which costs a wake-up and a
+// scheduling for every frame.
+type poller struct {
+	sw    *Switch
+	epoll int
+	wake  int // an eventfd that ends the wait
+
+	state   atomic.Uint64 // idle, loading, or generation + 1
+	batch   atomic.Uint64 // how many batches were begun
+	stopped atomic.Bool
+
+	ports atomic.Pointer[map[int32]*Port] // by descriptor; replaced, never changed
+	mu    sync.Mutex                      // guards the replacing
+}
+
+func newPoller(s *Switch) (*poller, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make an epoll: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make an event: %w", err), unix.Close(epoll))
+	}
+	p := &poller{sw: s, epoll: epoll, wake: wake}
+	p.ports.Store(&map[int32]*Port{})
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
+	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {
+		p.close()
+		return nil, fmt.Errorf("watch an event: %w", err)
+	}
+	return p, nil
+}
+
+func (p *poller) close() {
+	_ = unix.Close(p.wake)
+	_ = unix.Close(p.epoll)
+}
+
+func (p *poller) stop() {
+	p.stopped.Store(true)
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(p.wake, one[:]) // full means it is awake already
+}
+
+func (p *poller) load() int { return len(*p.ports.Load()) }
+
+func (p *poller) add(port *Port) error {
+	p.change(func(ports map[int32]*Port) { ports[int32(port.device.FD())] = port })
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(port.device.FD())}
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, port.device.FD(), &event); err != nil {
+		p.change(func(ports map[int32]*Port) { delete(ports, int32(port.device.FD())) })
+		return fmt.Errorf("watch descriptor %d: %w", port.device.FD(), err)
+	}
+	return nil
+}
+
+func (p *poller) remove(port *Port) {
+	// The descriptor may be gone with its namespace already.
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.device.FD(), nil)
+	p.change(func(ports map[int32]*Port) { delete(ports, int32(port.device.FD())) })
+}
+
+func (p *poller) change(with func(map[int32]*Port)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := maps.Clone(*p.ports.Load())
+	with(next)
+	p.ports.Store(&next)
+}
+
+func (p *poller) busy() bool { return p.state.Load() != idle }
+
+// enforced is the generation the poller goes by at least. One that is loading may yet
+// take either, so it counts as going by none.
+func (p *poller) enforced() uint64 {
+	switch state := p.state.Load(); state {
+	case idle:
+		return ^uint64(0)
+	case loading:
+		return 0
+	default:
+		return state - 1
+	}
+}
+
+// runPoll is the poller's goroutine.
+func (p *poller) runPoll() {
+	f := newFrame(p.sw)
+	events := make([]unix.EpollEvent, 64)
+	var lastWork time.Duration
+	for !p.stopped.Load() {
+		n := p.wait(events, lastWork)
+		if n == 0 {
+			continue
+		}
+		p.batch.Add(1)
+		p.state.Store(loading)
+		f.snapshot = p.sw.snapshot.Load()
+		p.state.Store(f.snapshot.Generation + 1)
+		f.now = monotonic()
+		ports := *p.ports.Load()
+		for _, event := range events[:n] {
+			if port, ok := ports[event.Fd]; ok {
+				p.drain(f, port)
+			}
+		}
+		p.state.Store(idle)
+		lastWork = monotonic()
+	}
+}
+
+// wait returns how many ports are readable. Shortly after work it looks without
+// sleeping.
+func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
+	for lastWork != 0 {
+		if n := epollNow(p.epoll, events); n > 0 {
+			return n
+		}
+		if monotonic()-lastWork > spinFor {
+			break
+		}
+	}
+	n, err := unix.EpollWait(p.epoll, events, -1)
+	if err != nil {
+		return 0 // EINTR
+	}
+	return n
+}
+
+func (p *poller) drain(f *frame, port *Port) {
+	for range batchFrames {
+		n, err := port.device.Read(f.buffer)
+		if err != nil {
+			return // EAGAIN; a device that is gone is removed by who removed it
+		}
+		port.rxFrames.Add(1)
+		port.rxBytes.Add(uint64(n - offloadLen))
+		f.receive(port, n)
+	}
+}
+
+// monotonic reads the clock that connections are dated by: it survives the process and
+// starts anew with the kernel, as the tmpfs that holds them does.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
+	return time.Duration(ts.Nano())
+}
+
+// Now is the clock of the data plane.
+func Now() time.Duration { return monotonic() }

@@ -1,0 +1,73 @@
+package vswitch
+
+import (
+	"sync/atomic"
+
+	"palisade/internal/verdict"
+)
+
+// A Device is where a port's frames come from and go to. Package tap has the real one,
+// taptest one for tests.
+type Device interface {
+	// FD is readable when Read has a frame.
+	FD() int
+	// Offloads reports whether frames may carry partial checksums and stand for
+	// several packets.
+	Offloads() bool
+	// Read reads one frame behind its virtio header, without blocking: EAGAIN if
+	// there is none. Only the port's poller calls it.
+	Read(b []byte) (int, error)
+	// Write writes one frame behind its virtio header. Any poller calls it.
+	Write(b []byte) error
+	Close() error
+}
+
+// PortKind is what is at the other end of a port.
+type PortKind uint8
+
+const (
+	InstancePort PortKind = iota // one interface of an instance
+	UplinkPort                   // the way to everything that is no instance
+)
+
+// A Port is where frames enter and leave the switch. Its counters are safe for anybody.
+type Port struct {
+	name     string
+	kind     PortKind
+	device   Device
+	offloads bool
+	index    int
+	poller   *poller
+
+	// What was read from the device, and what was written to it.
+	rxFrames, rxBytes atomic.Uint64
+	txFrames, txBytes atomic.Uint64
+	// Fates of the frames that concern this port, in packets as a wire would carry them.
+	verdicts [verdict.Count]atomic.Uint64
+}
+
+// Name is the port's name.
+func (p *Port) Name() string { return p.name }
+
+// Kind is what is at the other end.
+func (p *Port) Kind() PortKind { return p.kind }
+
+func (p *Port) count(v verdict.Verdict, segments uint32) { p.verdicts[v].Add(uint64(segments)) }
+
+// Counters is a copy of a port's counters. rx is what the switch received.
+type Counters struct {
+	RxFrames uint64 `json:"rx_frames"`
+	RxBytes  uint64 `json:"rx_bytes"`
+	TxFrames uint64 `json:"tx_frames"`
+	TxBytes  uint64 `json:"tx_bytes"`
+	Verdicts [verdict.Count]uint64
+}
+
+// Counters reads the counters, each by itself.
+func (p *Port) Counters() Counters {
+	c := Counters{RxFrames: p.rxFrames.Load(), RxBytes: p.rxBytes.Load(), TxFrames: p.txFrames.Load(), TxBytes: p.txBytes.Load()}
+	for v := range c.Verdicts {
+		c.Verdicts[v] = p.verdicts[v].Load()
+	}
+	return c
+}

@@ -1,0 +1,206 @@
+package vswitch
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/gaissmai/bart"
+
+	"palisade/conntrack"
+	"palisade/firewall"
+	"palisade/internal/packet"
+)
+
+// A VNI names an address space, as in RFC 7348 §5.
+type VNI uint32
+
+// A Snapshot is everything the pipeline goes by at one generation. It is immutable; what
+// it shares with the next one is never written.
+type Snapshot struct {
+	Generation uint64
+
+	networks    map[VNI]*Network
+	public      *bart.Table[*Endpoint] // public address -> who has it
+	publicPools []netip.Prefix
+	attached    []*Attachment // by port index
+	uplink      *Uplink
+}
+
+// A Network is one flat address space.
+type Network struct {
+	VNI     VNI
+	Prefix  netip.Prefix // what is on-link
+	Gateway netip.Addr
+	MTU     int // of an IP packet
+	Strict  bool
+
+	fdb *bart.Table[*Endpoint]
+}
+
+// An Endpoint is an address and its owner, at whatever node.
+type Endpoint struct {
+	Epoch   uint64 // of the lease
+	Address netip.Addr
+	Public  netip.Addr // zero: none
+	MAC     packet.MAC
+	Groups  []firewall.GroupNumber
+	Port    *Port // nil where it is not on this node
+}
+
+// An Attachment is what a port of an instance may do: it is one Endpoint of one Network,
+// with its own connections and the rules of its groups.
+type Attachment struct {
+	Endpoint *Endpoint
+	Network  *Network
+	Zone     *conntrack.Zone
+	Rules    *firewall.Set
+	// Lost is the generation at which an address last left a group of the network.
+	// Only a strict network looks at it.
+	Lost uint64
+
+	revision conntrack.Revision
+}
+
+// An Uplink is the port to everything that is no instance.
+type Uplink struct {
+	Port    *Port
+	MAC     packet.MAC // what the segment knows this node by
+	NextHop packet.MAC // the router
+	MTU     int
+}
+
+func (s *Snapshot) attachment(p *Port) *Attachment {
+	if p.index < len(s.attached) {
+		return s.attached[p.index]
+	}
+	return nil
+}
+
+// Network returns a network by its VNI.
+func (s *Snapshot) Network(v VNI) (*Network, bool) { n, ok := s.networks[v]; return n, ok }
+
+// Attachment returns what a port is attached as, or nil.
+func (s *Snapshot) Attachment(p *Port) *Attachment { return s.attachment(p) }
+
+// Find returns the owner of an address of the network, or nil.
+func (n *Network) Find(a netip.Addr) *Endpoint {
+	if n.fdb == nil {
+		return nil
+	}
+	e, _ := n.fdb.Lookup(a)
+	return e
+}
+
+// Public returns the owner of a public address, or nil.
+func (s *Snapshot) Public(a netip.Addr) *Endpoint {
+	if s.public == nil {
+		return nil
+	}
+	e, _ := s.public.Lookup(a)
+	return e
+}
+
+func (s *Snapshot) inPublicPool(a netip.Addr) bool {
+	return slices.ContainsFunc(s.publicPools, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// An Edit makes the next Snapshot of the current one. It shares all that it does not
+// change: an address costs one path of a trie, never a copy of all of them.
+type Edit struct{ next Snapshot }
+
+// Edit begins the Snapshot of generation.
+func (s *Switch) Edit(generation uint64) *Edit {
+	current := s.snapshot.Load()
+	e := &Edit{next: *current}
+	e.next.Generation = generation
+	e.next.networks = maps.Clone(current.networks)
+	e.next.attached = slices.Clone(current.attached)
+	if e.next.networks == nil {
+		e.next.networks = map[VNI]*Network{}
+	}
+	if e.next.public == nil {
+		e.next.public = new(bart.Table[*Endpoint])
+	}
+	return e
+}
+
+// Network adds a network or changes its settings; its addresses stay.
+func (e *Edit) Network(n Network) {
+	if old, ok := e.next.networks[n.VNI]; ok {
+		n.fdb = old.fdb
+	} else {
+		n.fdb = new(bart.Table[*Endpoint])
+	}
+	e.replace(&n)
+}
+
+// replace puts a network in, under the attachments as well.
+func (e *Edit) replace(n *Network) {
+	e.next.networks[n.VNI] = n
+	for i, a := range e.next.attached {
+		if a != nil && a.Network.VNI == n.VNI {
+			moved := *a
+			moved.Network = n
+			e.next.attached[i] = &moved
+		}
+	}
+}
+
+// PublicPools says which addresses are the cluster's own, leased or not.
+func (e *Edit) PublicPools(pools []netip.Prefix) { e.next.publicPools = slices.Clone(pools) }
+
+// AddEndpoint gives an address of a network its owner.
+func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
+	n := *e.next.networks[v]
+	n.fdb = n.fdb.InsertPersist(host(ep.Address), ep)
+	e.replace(&n)
+	if ep.Public.IsValid() {
+		e.next.public = e.next.public.InsertPersist(host(ep.Public), ep)
+	}
+}
+
+// RemoveEndpoint takes an address away, if the lease of epoch still has it.
+func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
+	n := *e.next.networks[v]
+	if now := n.Find(ep.Address); now != nil && now.Epoch == ep.Epoch {
+		n.fdb = n.fdb.DeletePersist(host(ep.Address))
+		e.replace(&n)
+	}
+	if now := e.next.Public(ep.Public); ep.Public.IsValid() && now != nil && now.Epoch == ep.Epoch {
+		e.next.public = e.next.public.DeletePersist(host(ep.Public))
+	}
+}
+
+// Attach opens a port. The attachment's Network is filled in from its VNI.
+func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
+	for len(e.next.attached) <= p.index {
+		e.next.attached = append(e.next.attached, nil)
+	}
+	a.Network = e.next.networks[v]
+	a.revision = conntrack.Revision{
+		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation),
+		Shrunk:     max(a.Rules.Ingress.Shrunk, a.Rules.Egress.Shrunk),
+		Strict:     a.Network.Strict,
+	}
+	if a.Network.Strict {
+		a.revision.Shrunk = max(a.revision.Shrunk, a.Lost)
+		a.revision.Generation = max(a.revision.Generation, a.Lost)
+	}
+	e.next.attached[p.index] = &a
+}
+
+// Detach closes a port: it passes nothing any more.
+func (e *Edit) Detach(p *Port) {
+	if p.index < len(e.next.attached) {
+		e.next.attached[p.index] = nil
+	}
+}
+
+// Uplink says which port leads outside; nil is none.
+func (e *Edit) Uplink(u *Uplink) { e.next.uplink = u }
+
+// Publish puts the Edit in force. The Edit is used up.
+func (s *Switch) Publish(e *Edit) { s.snapshot.Store(&e.next) }
+
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

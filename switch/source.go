@@ -1,0 +1,56 @@
+package vswitch
+
+import (
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// checkSource holds what an instance sends against its lease: nobody speaks for anybody
+// else, nor to more than one.
+func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
+	p := &f.pkt
+	switch {
+	case p.SrcMAC != a.Endpoint.MAC:
+		return verdict.SpoofedMAC, false
+	case p.EtherType == packet.EtherTypeARP:
+		if p.ARPSender != a.Endpoint.MAC || p.ARPSenderIP != a.Endpoint.Address && !p.ARPSenderIP.IsUnspecified() {
+			return verdict.SpoofedARP, false
+		}
+		return verdict.Unset, true
+	case p.Flow.Src != a.Endpoint.Address:
+		return verdict.SpoofedIP, false
+	case p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67:
+		return verdict.DHCPServer, false
+	case !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst):
+		return verdict.NotUnicast, false
+	}
+	return verdict.Unset, true
+}
+
+// answerARP answers for the gateway and for every address of the network that has an
+// owner. It is silent about the asker's own address and to probes for duplicates (RFC
+// 5227 §2.1.1), which an answer would tell that the address is taken.
+func (f *frame) answerARP(a *Attachment) verdict.Verdict {
+	p := &f.pkt
+	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || p.ARPTargetIP == a.Endpoint.Address {
+		return verdict.ARPIgnored
+	}
+	mac := GatewayMAC
+	if p.ARPTargetIP != a.Network.Gateway {
+		owner := a.Network.Find(p.ARPTargetIP)
+		if owner == nil {
+			return verdict.ARPIgnored
+		}
+		mac = owner.MAC
+	}
+	return f.answer(mac)
+}
+
+// answer sends the ARP reply back where the request came from.
+func (f *frame) answer(mac packet.MAC) verdict.Verdict {
+	packet.ARPReply(f.bytes(), &f.pkt, mac)
+	if v := f.write(f.in); v != verdict.Forward {
+		return v
+	}
+	return verdict.Answered
+}

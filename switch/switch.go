@@ -1,0 +1,184 @@
+// Package vswitch is the virtual switch of one node: it takes frames from ports, decides
+// each one's fate, and writes it to the port it is due at.
+//
+// Read pipeline.go first: forward is the life of a frame. A Port is where frames enter
+// and leave. A Snapshot says what every port may do, who owns which address and what the
+// rules are; it is immutable, and an Edit makes the next. A poller is the goroutine that
+// carries a port's frames from their read to their last write.
+//
+// Forwarding is static: the Snapshot holds what the cluster has decided, and nothing is
+// learned from frames or flooded to ports. A port passes nothing before a Snapshot
+// attaches it (fail closed), and goes by the last Snapshot for as long as no newer one
+// comes (fail static).
+//
+// The package composes conntrack and firewall, and knows no control plane.
+package vswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+)
+
+// GatewayMAC is the gateway's address in every network of every node. It is no node's
+// own, so an instance that moves keeps its neighbour entry.
+var GatewayMAC = packet.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
+
+// Config is what a Switch needs. Tracker is required.
+type Config struct {
+	Tracker *conntrack.Tracker
+	Logger  *slog.Logger // default: discard
+	Pollers int          // default: half the processors, at least one
+}
+
+// Switch is the data plane of one node.
+//
+// One goroutine edits and publishes Snapshots and adds and removes ports; the pollers
+// read them. Counters may be read by anybody.
+type Switch struct {
+	tracker  *conntrack.Tracker
+	log      *slog.Logger
+	pollers  []*poller
+	snapshot atomic.Pointer[Snapshot]
+
+	mu    sync.Mutex
+	ports map[int]*Port // by index
+	next  int           // index of the next port; never reused
+
+	panics panicLog
+}
+
+// New returns a Switch without ports.
+func New(c Config) (*Switch, error) {
+	if c.Tracker == nil {
+		return nil, errors.New("switch: a Config wants a Tracker")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Pollers == 0 {
+		c.Pollers = max(1, runtime.NumCPU()/2)
+	}
+	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
+	s.snapshot.Store(&Snapshot{})
+	for range c.Pollers {
+		p, err := newPoller(s)
+		if err != nil {
+			for _, done := range s.pollers {
+				done.close()
+			}
+			return nil, fmt.Errorf("switch: %w", err)
+		}
+		s.pollers = append(s.pollers, p)
+	}
+	return s, nil
+}
+
+// Run carries frames until ctx ends, and returns when every poller has.
+func (s *Switch) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, p := range s.pollers {
+		wg.Go(p.runPoll)
+	}
+	<-ctx.Done()
+	for _, p := range s.pollers {
+		p.stop()
+	}
+	wg.Wait()
+	for _, p := range s.pollers {
+		p.close()
+	}
+	return nil
+}
+
+// AddPort begins to take frames from a device. They are dropped as NotReady until a
+// Snapshot attaches the port. The Switch closes the device when the port is removed.
+func (s *Switch) AddPort(name string, kind PortKind, device Device) (*Port, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	port := &Port{name: name, kind: kind, device: device, offloads: device.Offloads(), index: s.next}
+	port.poller = s.pollers[0]
+	for _, p := range s.pollers {
+		if p.load() < port.poller.load() {
+			port.poller = p
+		}
+	}
+	if err := port.poller.add(port); err != nil {
+		return nil, fmt.Errorf("add port %s: %w", name, err)
+	}
+	s.ports[port.index] = port
+	s.next++
+	return port, nil
+}
+
+// RemovePort ends a port that the current Snapshot does not attach. When it returns no
+// poller holds anything of it, and its device is closed.
+func (s *Switch) RemovePort(port *Port) error {
+	s.mu.Lock()
+	delete(s.ports, port.index)
+	s.mu.Unlock()
+	port.poller.remove(port)
+	s.synchronize()
+	if err := port.device.Close(); err != nil {
+		return fmt.Errorf("remove port %s: %w", port.name, err)
+	}
+	return nil
+}
+
+// synchronize waits until every poller has been idle or begun a new batch since the
+// call: a batch is bounded, so this is.
+func (s *Switch) synchronize() {
+	for _, p := range s.pollers {
+		for batch := p.batch.Load(); p.busy() && p.batch.Load() == batch; {
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+}
+
+// Ports are the ports there are.
+func (s *Switch) Ports() []*Port {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Port, 0, len(s.ports))
+	for i := range s.next {
+		if p, ok := s.ports[i]; ok {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// Snapshot is the one in force.
+func (s *Switch) Snapshot() *Snapshot { return s.snapshot.Load() }
+
+// Enforced is the newest generation that every poller goes by. A poller that waits for
+// frames goes by the current one.
+func (s *Switch) Enforced() uint64 {
+	generation := s.snapshot.Load().Generation
+	for _, p := range s.pollers {
+		generation = min(generation, p.enforced())
+	}
+	return generation
+}
+
+// panicLog keeps the last frame that made the decoder panic, for the bug report.
+type panicLog struct {
+	mu    sync.Mutex
+	frame []byte
+	cause any
+}
+
+func (s *Switch) decoderPanicked(frame []byte, cause any) {
+	s.panics.mu.Lock()
+	s.panics.frame, s.panics.cause = append([]byte(nil), frame...), cause
+	s.panics.mu.Unlock()
+	s.log.Error("the decoder panicked; please report this frame", "cause", cause, "frame", fmt.Sprintf("%x", frame))
+}

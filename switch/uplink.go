@@ -1,0 +1,111 @@
+package vswitch
+
+import (
+	"fmt"
+	"net/netip"
+
+	"palisade/firewall"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// forwardInbound is the life of a frame from outside: 1:1 NAT to the instance that has
+// the public address, and that instance's rules. Its source is a CIDR source, never a
+// member of a group, whatever it says.
+func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
+	up := f.snapshot.uplink
+	if up == nil || up.Port != f.in {
+		return f.in, f.unattached()
+	}
+	p := &f.pkt
+	if p.EtherType == packet.EtherTypeARP {
+		return f.in, f.answerOutside(up)
+	}
+	if !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst) {
+		return f.in, f.notForUs()
+	}
+	if p.DstMAC != up.MAC {
+		return f.in, f.misaddressed()
+	}
+	owner := f.snapshot.Public(p.Flow.Dst)
+	if owner == nil || owner.Port == nil {
+		return f.in, f.unreachable()
+	}
+	if v, ok := f.checkOutsideSource(owner); !ok {
+		return f.in, v
+	}
+	packet.RewriteDestination(f.bytes(), p, owner.Address)
+	f.from = firewall.Source{Addr: p.Flow.Src}
+	f.viaGateway = true
+	return f.deliver(owner)
+}
+
+func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
+func (f *frame) notForUs() verdict.Verdict   { return verdict.NotUnicast }
+
+// checkOutsideSource drops what cannot come from outside: an address that is leased or
+// could be, or one that never leaves its own link.
+func (f *frame) checkOutsideSource(owner *Endpoint) (verdict.Verdict, bool) {
+	src := f.pkt.Flow.Src
+	bad := unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src)
+	if a := f.snapshot.attachment(owner.Port); a != nil {
+		bad = bad || a.Network.Find(src) != nil || src == a.Network.Gateway
+	}
+	if bad {
+		return verdict.BadSource, false
+	}
+	return verdict.Unset, true
+}
+
+// answerOutside answers ARP for the public addresses of this node's own instances.
+func (f *frame) answerOutside(up *Uplink) verdict.Verdict {
+	p := &f.pkt
+	owner := f.snapshot.Public(p.ARPTargetIP)
+	if p.ARPOperation != 1 || owner == nil || owner.Port == nil || f.snapshot.attachment(owner.Port) == nil {
+		return f.ignoreARP()
+	}
+	return f.answer(up.MAC)
+}
+
+func (f *frame) ignoreARP() verdict.Verdict { return verdict.ARPIgnored }
+
+// routeOutside carries a packet out of its network: to the owner of a public address,
+// with both ends rewritten here as AWS does, or through the uplink. What has no public
+// address has no way out.
+func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
+	p := &f.pkt
+	if !f.viaGateway {
+		return f.in, f.misaddressed()
+	}
+	if !a.Endpoint.Public.IsValid() {
+		return f.in, f.unreachable()
+	}
+	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
+		packet.RewriteSource(f.bytes(), p, a.Endpoint.Public)
+		packet.RewriteDestination(f.bytes(), p, owner.Address)
+		f.from = firewall.Source{Addr: p.Flow.Src}
+		return f.deliver(owner)
+	}
+	up := f.snapshot.uplink
+	if up == nil || f.snapshot.inPublicPool(p.Flow.Dst) || p.Flow.Dst.IsLinkLocalUnicast() {
+		return f.in, f.unreachable()
+	}
+	packet.RewriteSource(f.bytes(), p, a.Endpoint.Public)
+	packet.SetMACs(f.bytes(), up.NextHop, up.MAC)
+	return up.Port, f.write(up.Port)
+}
+
+// Announce tells the segment behind the uplink that a public address is here now, so
+// that its neighbours forget where it was. It does nothing without an uplink.
+func (s *Switch) Announce(address netip.Addr) error {
+	up := s.snapshot.Load().uplink
+	if up == nil {
+		return nil
+	}
+	buffer := make([]byte, offloadLen+64)
+	frame := packet.Announcement(buffer[offloadLen:], up.MAC, address)
+	if err := up.Port.device.Write(buffer[:offloadLen+len(frame)]); err != nil {
+		return fmt.Errorf("announce %s: %w", address, err)
+	}
+	return nil
+}
