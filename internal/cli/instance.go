@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -10,7 +11,7 @@ import (
 
 // newInstanceCommand is for `palisade lab exec`, which knows an instance by its namespace alone.
 func newInstanceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "instance", Short: "Reach into instances of this machine", Hidden: true}
+	cmd := &cobra.Command{Use: "instance", Short: "Reach into instances of this machine", Hidden: true, RunE: helpOrUnknown}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "exec NAMESPACE -- COMMAND...",
 		Short: "Run a command as root of the instance whose network namespace is NAMESPACE",
@@ -25,6 +26,14 @@ func newInstanceCommand() *cobra.Command {
 		},
 	})
 	return cmd
+}
+
+// helpOrUnknown is what a command that only has subcommands does.
+func helpOrUnknown(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s has no command %q; %s --help lists them", cmd.CommandPath(), args[0], cmd.CommandPath())}
+	}
+	return cmd.Help()
 }
 
 // usageArgs makes what check complains about a mistake of the command line.

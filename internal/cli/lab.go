@@ -22,6 +22,7 @@ func newLabCommand() *cobra.Command {
   eval "$(palisade lab env --account mary)"   # point aws and the ec2-* tools at it
   palisade lab exec laptop -- nmap -Pn 198.18.0.9
   palisade lab down`,
+		RunE: helpOrUnknown,
 	}
 	name := cmd.PersistentFlags().String("name", "lab", "the lab's `NAME`")
 	cmd.AddCommand(newLabUp(name), newLabEnv(name), newLabStatus(name), newLabExec(name),

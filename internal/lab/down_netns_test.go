@@ -1,0 +1,176 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// world is what a machine shows of its labs.
+func world(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	add := func(what string, items []string) {
+		slices.Sort(items)
+		fmt.Fprintf(&b, "%s: %s\n", what, strings.Join(items, " "))
+	}
+	namespaces, err := netns.List("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("namespaces", slices.DeleteFunc(namespaces, func(n string) bool { return !strings.HasPrefix(n, "labtest") }))
+	links, _ := net.Interfaces()
+	var names []string
+	for _, l := range links {
+		names = append(names, l.Name)
+	}
+	add("links", names)
+	var files []string
+	for _, pattern := range []string{labsDir + "/labtest*", runDir + "/labtest*", shmDir + "/palisade-labtest*",
+		"/sys/fs/cgroup/palisade-labtest*", "/sys/fs/cgroup/*/palisade-labtest*"} {
+		found, _ := filepath.Glob(pattern)
+		files = append(files, found...)
+	}
+	add("files", files)
+	var processes []string
+	ids, _ := process.List(func(pid int) bool {
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return bytes.Contains(cmdline, []byte("labtest"))
+	})
+	for _, id := range ids {
+		processes = append(processes, fmt.Sprint(id.PID))
+	}
+	add("processes", processes)
+	return b.String()
+}
+
+func TestDownLeavesNothing(t *testing.T) {
+	needRoot(t)
+	before := world(t)
+	for _, tt := range []struct {
+		name   string
+		damage func(t *testing.T, l *Lab)
+	}{
+		{"as it was made", func(*testing.T, *Lab) {}},
+		{"with its pid files lost", func(t *testing.T, l *Lab) {
+			for _, name := range l.pidFiles() {
+				os.Remove(l.pidFile(name))
+			}
+		}},
+		{"with its directory lost", func(t *testing.T, l *Lab) { os.RemoveAll(l.dir()) }},
+		{"with commands and instances at work", func(t *testing.T, l *Lab) {
+			ns := l.namespace("i-00000001")
+			if err := netns.New(ns); err != nil {
+				t.Fatal(err)
+			}
+			for _, where := range []string{ns, l.namespace(laptopHost)} {
+				cmd := exec.Command("sleep", "600")
+				cmd.Args[0] = "labtestmark"
+				if err := netns.Do(where, cmd.Start); err != nil {
+					t.Fatal(err)
+				}
+				go cmd.Wait()
+				for _, root := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"} {
+					if _, err := os.Stat(root); err != nil {
+						continue
+					}
+					group := filepath.Join(root, l.cgroup(), where)
+					if err := os.MkdirAll(group, 0o755); err != nil {
+						t.Fatal(err)
+					}
+					os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(fmt.Sprint(cmd.Process.Pid)), 0)
+				}
+			}
+		}},
+		{"with its daemons killed", func(t *testing.T, l *Lab) {
+			l.kill(t.Context(), "node1")
+			l.kill(t.Context(), "door")
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := up(t, Options{Name: "labtestdown"})
+			if world(t) == before {
+				t.Fatal("a lab that is up does not show: the test would pass for nothing")
+			}
+			tt.damage(t, l)
+			if err := Down(t.Context(), l.Name); err != nil {
+				t.Fatal(err)
+			}
+			if after := world(t); after != before {
+				t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
+			}
+		})
+	}
+}
+
+// `lab up` is killed at moments spread over the time it takes.
+func TestDownClearsAnUpThatWasKilled(t *testing.T) {
+	needRoot(t)
+	before := world(t)
+	t.Cleanup(func() { Down(context.Background(), "labtestkill") })
+	begin := time.Now()
+	up(t, Options{Name: "labtestkill"})
+	whole := time.Since(begin)
+	for i := range 8 {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*whole*time.Duration(i+1)/8)
+		cmd := exec.CommandContext(ctx, "/proc/self/exe", "lab", "up", "labtestkill", fmt.Sprint(freePort(t)))
+		cmd.Args[0] = "palisade"
+		err := cmd.Run()
+		cancel()
+		made := world(t) != before
+		t.Logf("killed after %d/4 of %v: %v, left something: %v", i+1, whole, err, made)
+		if err := Down(t.Context(), "labtestkill"); err != nil {
+			t.Fatal(err)
+		}
+		if after := world(t); after != before {
+			t.Fatalf("left behind; before:\n%s\nafter:\n%s", before, after)
+		}
+	}
+}
+
+func TestUpClearsWhatACrashLeft(t *testing.T) {
+	first := up(t, Options{Name: "labtestagain"})
+	again, err := Up(t.Context(), Options{Name: "labtestagain", Port: first.Port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Accounts[0].SecretKey == first.Accounts[0].SecretKey {
+		t.Error("a new lab has the old one's secret key")
+	}
+	if got, err := get(again.Endpoint()); err != nil || got != "200 API of node1" {
+		t.Errorf("the new lab's door: %q, %v", got, err)
+	}
+}
+
+func TestUpThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	before := world(t)
+	_, err := Up(t.Context(), Options{Name: "labtestfail", Port: freePort(t), ClassicPools: []netip.Prefix{failingPool}})
+	if err == nil || !strings.Contains(err.Error(), "this node does not like its pool") {
+		t.Errorf("Up: %v, want the end of the node's log", err)
+	}
+	if after := world(t); after != before {
+		t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
+	}
+	busy, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	_, err = Up(t.Context(), Options{Name: "labtestfail", Port: busy.Addr().(*net.TCPAddr).Port})
+	if err == nil || !strings.Contains(err.Error(), "--port") {
+		t.Errorf("Up on a port in use: %v, want a word on --port", err)
+	}
+}
