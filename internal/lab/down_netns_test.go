@@ -118,19 +118,23 @@ func TestDownLeavesNothing(t *testing.T) {
 // `lab up` is killed at moments spread over the time it takes.
 func TestDownClearsAnUpThatWasKilled(t *testing.T) {
 	needRoot(t)
-	before := world(t)
 	t.Cleanup(func() { Down(context.Background(), "labtestkill") })
+	if err := Down(t.Context(), "labtestkill"); err != nil {
+		t.Fatal(err)
+	}
+	before := world(t)
 	begin := time.Now()
 	up(t, Options{Name: "labtestkill"})
 	whole := time.Since(begin)
 	for i := range 8 {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*whole*time.Duration(i+1)/8)
+		after := whole * time.Duration(i+1) / 4
+		ctx, cancel := context.WithTimeout(t.Context(), after)
 		cmd := exec.CommandContext(ctx, "/proc/self/exe", "lab", "up", "labtestkill", fmt.Sprint(freePort(t)))
 		cmd.Args[0] = "palisade"
 		err := cmd.Run()
 		cancel()
 		made := world(t) != before
-		t.Logf("killed after %d/4 of %v: %v, left something: %v", i+1, whole, err, made)
+		t.Logf("lab up, killed after %v of %v: %v; left something: %v", after, whole, err, made)
 		if err := Down(t.Context(), "labtestkill"); err != nil {
 			t.Fatal(err)
 		}

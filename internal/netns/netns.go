@@ -35,6 +35,9 @@ func New(name string) error {
 	if Exists(name) {
 		return fmt.Errorf("make network namespace %s: %w", name, fs.ErrExist)
 	}
+	if err := Delete(name); err != nil { // what was killed half-way through New or Delete
+		return err
+	}
 	return onThread(func() error {
 		h, err := vishnetns.NewNamed(name)
 		if err != nil {
@@ -45,9 +48,14 @@ func New(name string) error {
 }
 
 // Delete removes the name. The kernel frees the namespace when its last process and
-// file descriptor are gone. A name that does not exist is no error.
+// file descriptor are gone. A name that does not exist is no error, nor is one that stands
+// for nothing: New makes the file before the namespace is bound to it.
 func Delete(name string) error {
-	if err := vishnetns.DeleteNamed(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := vishnetns.DeleteNamed(name)
+	if errors.Is(err, unix.EINVAL) {
+		err = os.Remove(Path(name))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove network namespace %s: %w", name, err)
 	}
 	return nil
