@@ -125,7 +125,8 @@ type Instance struct {
 }
 
 // Boot configures the device, starts init and returns when init says that its services
-// listen. If it cannot, nothing of the instance runs afterwards.
+// listen. If it cannot, nothing of the instance runs afterwards. It may be called again
+// after a crash at any point of an earlier call.
 func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
@@ -133,7 +134,11 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if id, err := process.ReadFile(s.pidFile()); err == nil && id.Alive() {
 		return nil, fmt.Errorf("boot instance %s: process %d is its init already", s.ID, id.PID)
 	}
-	os.Remove(s.pidFile())
+	// A daemon killed at this point earlier may have left an init nobody knows, which
+	// would hold the ports that ours is to listen on.
+	if err := killAll(s); err != nil {
+		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
+	}
 	if err := netns.Do(s.Namespace, func() error { return configureDevice(s) }); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}

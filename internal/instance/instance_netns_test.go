@@ -345,9 +345,16 @@ func parentOf(t *testing.T, pid int) int {
 }
 
 // A daemon killed between the launcher and the pid file leaves an init nobody knows.
-func TestRemoveFindsAnInitWithoutPidFile(t *testing.T) {
+func TestInitWithoutPidFileIsFound(t *testing.T) {
 	s := newSpec(t, "halfmade", DefaultImage)
+	first := boot(t, s)
+	os.Remove(s.pidFile())
 	inst := boot(t, s)
+	select {
+	case <-first.Done():
+	default:
+		t.Error("the unknown init lives after the next Boot")
+	}
 	os.Remove(s.pidFile())
 	if err := Remove(s); err != nil {
 		t.Fatal(err)
