@@ -3,13 +3,8 @@ package instance
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -20,8 +15,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	vishnetns "github.com/vishvananda/netns"
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"palisade/ec2"
 	"palisade/internal/netns"
@@ -141,108 +134,6 @@ func fromPeer(s Spec, argv ...string) (string, error) {
 		err = cmd.Wait()
 	}
 	return out.String(), err
-}
-
-// loginKey makes a key pair; the private half is a file for ssh -i.
-func loginKey(t *testing.T) (file, authorized string) {
-	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file = filepath.Join(t.TempDir(), "id")
-	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
-}
-
-func sshArgs(key, command string) []string {
-	return []string{"ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
-		"root@10.200.7.9", command}
-}
-
-func TestInstanceServesWhatItsImagePromises(t *testing.T) {
-	for _, tt := range []struct {
-		image string
-		port  int
-		says  string
-	}{
-		{"ami-fba54092", 80, "web server, ami-fba54092, at 10.200.7.9; you are 10.200.7.1:"},
-		{"ami-e3a5408a", 8000, "application server, ami-e3a5408a"},
-		{"ami-f1a54098", 3306, "mysql_native_password"},
-		{"ami-00000001", 22, "SSH-2.0-OpenSSH"},
-	} {
-		t.Run(tt.image, func(t *testing.T) {
-			s := newSpec(t, strings.TrimPrefix(tt.image, "ami-"), tt.image)
-			boot(t, s)
-			var got string
-			err := netns.Do(s.Namespace+"-peer", func() (err error) {
-				got, err = firstWords(fmt.Sprintf("10.200.7.9:%d", tt.port))
-				return err
-			})
-			if err != nil || !strings.Contains(got, tt.says) {
-				t.Errorf("port %d says %q, %v; want %q", tt.port, got, err, tt.says)
-			}
-		})
-	}
-}
-
-// firstWords connects on the calling thread, whose namespace matters, and reads what the
-// service says; a web server must be asked first.
-func firstWords(address string) (string, error) {
-	to := netip.MustParseAddrPort(address)
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	file := os.NewFile(uintptr(fd), address)
-	defer file.Close()
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
-		return "", err
-	}
-	if to.Port() == 80 || to.Port() == 8000 {
-		request, _ := http.NewRequest("GET", "http://"+address+"/", nil)
-		request.Close = true
-		if err := request.Write(file); err != nil {
-			return "", err
-		}
-		all, err := io.ReadAll(file)
-		return string(all), err
-	}
-	buf := make([]byte, 512)
-	n, err := file.Read(buf)
-	return string(buf[:n]), err
-}
-
-func TestRootLogsInWithTheKeyPairAndNothingElse(t *testing.T) {
-	s := newSpec(t, "ssh", DefaultImage)
-	key, authorized := loginKey(t)
-	other, _ := loginKey(t)
-	s.AuthorizedKeys = []string{authorized}
-	s.Hostname = "ip-10-200-7-9"
-	boot(t, s)
-
-	if out, err := fromPeer(s, sshArgs(key, "hostname; id -un; tty || true")...); err != nil || !strings.HasPrefix(out, "ip-10-200-7-9\nroot\n") {
-		t.Errorf("login with the key pair: %q, %v", out, err)
-	}
-	args := append([]string{"ssh", "-tt"}, sshArgs(key, "tty")[1:]...)
-	if out, err := fromPeer(s, args...); err != nil || !strings.Contains(out, "/dev/pts/") {
-		t.Errorf("login with a terminal: %q, %v", out, err)
-	}
-	if out, err := fromPeer(s, sshArgs(other, "id")...); err == nil || !strings.Contains(out, "Permission denied (publickey)") {
-		t.Errorf("login with another key: %q, %v; want permission denied", out, err)
-	}
 }
 
 func TestUserDataRunsOnceServicesListen(t *testing.T) {
