@@ -14,6 +14,8 @@ type RuleSpec struct {
 	From, To int
 	Prefix   netip.Prefix // a CIDR source, or
 	Group    GroupRef     // a group: by ID, or by Name; Account "" is the caller
+
+	Description string
 }
 
 // AuthorizeIngress adds rules to a group: all of them, or none. Result: Group, Rules.
@@ -103,7 +105,7 @@ func (t *tx) resolve(account AccountID, region Region, sel GroupSelector, specs 
 		if err := spec.check(); err != nil {
 			return nil, nil, err
 		}
-		rules[i] = Rule{Protocol: spec.Protocol, From: spec.From, To: spec.To, Source: Source{Prefix: spec.Prefix.Masked()}}
+		rules[i] = Rule{Protocol: spec.Protocol, From: spec.From, To: spec.To, Source: Source{Prefix: spec.Prefix.Masked()}, Description: spec.Description}
 		if !spec.Prefix.IsValid() {
 			ref, err := t.source(g, spec.Group)
 			if err != nil {
@@ -114,6 +116,9 @@ func (t *tx) resolve(account AccountID, region Region, sel GroupSelector, specs 
 	}
 	return g, rules, nil
 }
+
+// describing are the characters of a rule's description.
+const describing = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. _-:/()#,@[]+=&;{}!$*"
 
 // check decides what no state is needed for: EC2-Classic knows three protocols.
 func (s RuleSpec) check() error {
@@ -148,6 +153,9 @@ func (s RuleSpec) check() error {
 	}
 	if s.Prefix.IsValid() && !s.Prefix.Addr().Is4() {
 		return Errorf("InvalidParameterValue", "CIDR block %s is malformed", s.Prefix)
+	}
+	if len(s.Description) > 255 || strings.Trim(s.Description, describing) != "" {
+		return Errorf("InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*")
 	}
 	return nil
 }

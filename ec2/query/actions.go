@@ -1,0 +1,106 @@
+package query
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	"palisade/ec2"
+)
+
+// actions are all that the API knows, by theme.
+var actions = map[string]handler{
+	"CreateSecurityGroup":    action(createSecurityGroup),
+	"DeleteSecurityGroup":    action(deleteSecurityGroup),
+	"DescribeSecurityGroups": action(describeSecurityGroups),
+
+	"AuthorizeSecurityGroupIngress": action(authorizeIngress),
+	"RevokeSecurityGroupIngress":    action(revokeIngress),
+	"AuthorizeSecurityGroupEgress":  action(egress),
+	"RevokeSecurityGroupEgress":     action(egress),
+
+	"RunInstances":       action(runInstances),
+	"DescribeInstances":  action(describeInstances),
+	"TerminateInstances": action(terminateInstances),
+	"StopInstances":      action(stopInstances),
+	"StartInstances":     action(startInstances),
+
+	"CreateKeyPair":    action(createKeyPair),
+	"ImportKeyPair":    action(importKeyPair),
+	"DescribeKeyPairs": action(describeKeyPairs),
+	"DeleteKeyPair":    action(deleteKeyPair),
+
+	"DescribeAccountAttributes": action(describeAccountAttributes),
+	"DescribeAvailabilityZones": action(describeAvailabilityZones),
+	"DescribeRegions":           action(describeRegions),
+}
+
+// A handler is an Action: parameters in, the answer's struct out.
+type handler func(c *call, p *param) (any, error)
+
+// action makes a handler of a function over structs.
+func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) handler {
+	return func(c *call, p *param) (any, error) {
+		var common struct {
+			DryRun bool `wire:"DryRun"`
+		}
+		if err := decode(p, &common); err != nil {
+			return nil, err
+		}
+		request := new(Request)
+		if err := decode(p, request); err != nil {
+			return nil, err
+		}
+		c.dryRun = common.DryRun
+		answer, err := do(c, request)
+		if err == nil && c.dryRun {
+			err = dryRunSucceeded()
+		}
+		if err != nil {
+			return nil, err
+		}
+		return answer, nil
+	}
+}
+
+// A call is one authenticated request on its way.
+type call struct {
+	ctx     context.Context
+	server  *Server
+	header  http.Header // of the answer
+	view    *ec2.View   // of the moment the request came in
+	account ec2.AccountID
+	region  ec2.Region
+	action  string
+	version string
+	dryRun  bool
+}
+
+// apply carries out a request, or, for a dry run, finds out whether it would succeed.
+func (c *call) apply(r ec2.Request) (ec2.Result, error) {
+	if c.dryRun {
+		if err := c.view.Try(r); err != nil {
+			return ec2.Result{}, err
+		}
+		return ec2.Result{}, dryRunSucceeded()
+	}
+	result, index, err := c.server.cfg.Backend.Apply(c.ctx, ec2.Command{Request: r})
+	if err != nil {
+		return ec2.Result{}, err
+	}
+	c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
+	// Names and addresses of what was made are in the state after it.
+	c.view, err = c.server.cfg.Backend.ReadView(c.ctx)
+	return result, err
+}
+
+func dryRunSucceeded() error {
+	return ec2.Errorf("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+}
+
+// returned answers an Action that has nothing to say but that it was done.
+type returned struct {
+	Return bool `wire:"return"`
+}
+
+var done = returned{Return: true}

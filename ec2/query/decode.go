@@ -1,0 +1,136 @@
+package query
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// A param is a parameter by the parts of its name: the one named "Filter.1.Name" is
+// the child "Name" of the child "1" of the child "Filter".
+type param struct {
+	value    string
+	given    bool
+	children map[string]*param
+}
+
+// maxDepth bounds the parts of a name; EC2's longest have five.
+const maxDepth = 8
+
+// set files a value under its name; false if the name is taken or too deep.
+func (p *param) set(name, value string) bool {
+	parts := strings.SplitN(name, ".", maxDepth+1)
+	if len(parts) > maxDepth {
+		return false
+	}
+	for _, part := range parts {
+		child := p.children[part]
+		if child == nil {
+			child = new(param)
+			if p.children == nil {
+				p.children = make(map[string]*param)
+			}
+			p.children[part] = child
+		}
+		p = child
+	}
+	if p.given {
+		return false
+	}
+	p.value, p.given = value, true
+	return true
+}
+
+func (p *param) text(name string) string {
+	if c := p.children[name]; c != nil {
+		return c.value
+	}
+	return ""
+}
+
+// decode fills a struct from parameters. A field's `wire` tag is its name: a scalar
+// (pointers tell absent from zero), a struct ("Placement.AvailabilityZone"), or a list
+// numbered from anywhere with gaps ("GroupName.1", "GroupName.3"). A parameter that no
+// field has is ignored: newer clients send what older services never heard of.
+func decode(p *param, into any) error {
+	return decodeStruct(p, "", reflect.ValueOf(into).Elem())
+}
+
+func decodeStruct(p *param, path string, v reflect.Value) error {
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		if field.Anonymous {
+			if err := decodeStruct(p, path, v.Field(i)); err != nil {
+				return err
+			}
+			continue
+		}
+		name := field.Tag.Get("wire")
+		if c := p.children[name]; c != nil {
+			if err := decodeValue(c, path+name, v.Field(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func decodeValue(p *param, path string, v reflect.Value) error {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !p.given {
+			return nil
+		}
+		v.Set(reflect.New(v.Type().Elem()))
+		return decodeValue(p, path, v.Elem())
+	case reflect.Struct:
+		return decodeStruct(p, path+".", v)
+	case reflect.Slice:
+		return decodeList(p, path, v)
+	case reflect.String:
+		v.SetString(p.value)
+	case reflect.Int:
+		n, err := strconv.ParseInt(p.value, 10, 32)
+		if err != nil {
+			return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for %s. It must be an integer.", quote(p.value), path)
+		}
+		v.SetInt(n)
+	case reflect.Bool:
+		switch strings.ToLower(p.value) {
+		case "true", "1":
+			v.SetBool(true)
+		case "false", "0":
+		default:
+			return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for %s. It must be true or false.", quote(p.value), path)
+		}
+	default:
+		panic(fmt.Sprintf("query: parameter %s has type %s", path, v.Type()))
+	}
+	return nil
+}
+
+// decodeList refuses a child that is no number: "IpRanges.1CidrIp" is a misprint in the
+// EC2 User Guide of 2012, and to drop it would drop a source.
+func decodeList(p *param, path string, v reflect.Value) error {
+	numbers := make(map[int]*param)
+	for name, c := range p.children {
+		n, err := strconv.ParseUint(name, 10, 31)
+		if _, twice := numbers[int(n)]; err != nil || twice {
+			return ec2.Errorf("UnknownParameter", "The parameter %s is not recognized", quote(path+"."+name))
+		}
+		numbers[int(n)] = c
+	}
+	for _, n := range slices.Sorted(maps.Keys(numbers)) {
+		item := reflect.New(v.Type().Elem()).Elem()
+		if err := decodeValue(numbers[n], fmt.Sprintf("%s.%d", path, n), item); err != nil {
+			return err
+		}
+		v.Set(reflect.Append(v, item))
+	}
+	return nil
+}

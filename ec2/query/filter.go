@@ -1,0 +1,124 @@
+package query
+
+import (
+	"encoding/base64"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// A filter keeps items of which some value matches some pattern.
+type filter struct {
+	Name   string   `wire:"Name"`
+	Values []string `wire:"Value"`
+}
+
+// maxFilterValues is for one request (EC2 User Guide, "List and filter").
+const maxFilterValues = 200
+
+// filterable says, by filter name, which values an item has.
+type filterable[T any] map[string]func(T) []string
+
+// check refuses a filter that the Action does not know, whether there are items or not.
+func (f filterable[T]) check(filters []filter) error {
+	count := 0
+	for _, x := range filters {
+		if x.Name == "" {
+			return ec2.Errorf("MissingParameter", "The request must contain the parameter Filter.Name")
+		}
+		if _, ok := f[x.Name]; !ok && !isTagFilter(x.Name) {
+			return ec2.Errorf("InvalidParameterValue", "The filter '%s' is invalid", quote(x.Name))
+		}
+		count += len(x.Values)
+	}
+	if count > maxFilterValues {
+		return ec2.Errorf("FilterLimitExceeded", "The maximum number of filter values specified on a single call is %d", maxFilterValues)
+	}
+	return nil
+}
+
+// match reports whether an item passes all filters.
+func (f filterable[T]) match(item T, filters []filter) bool {
+	for _, x := range filters {
+		if isTagFilter(x.Name) || !anyMatch(f[x.Name](item), x.Values) {
+			return false // nothing is tagged yet
+		}
+	}
+	return true
+}
+
+func isTagFilter(name string) bool {
+	return strings.HasPrefix(name, "tag:") || name == "tag-key" || name == "tag-value"
+}
+
+func anyMatch(values, patterns []string) bool {
+	for _, v := range values {
+		for _, p := range patterns {
+			if wildcard(p, v) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wildcard matches text against a pattern: * is any run, ? any one character, and a
+// backslash takes what follows literally. It goes back to the last star alone, so its
+// cost is bounded by the product of the lengths.
+func wildcard(pattern, text string) bool {
+	p, t := 0, 0
+	star, from := -1, 0
+	for t < len(text) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, from = p, t
+			p++
+		case p < len(pattern) && pattern[p] == '?':
+			p++
+			t++
+		case p+1 < len(pattern) && pattern[p] == '\\' && pattern[p+1] == text[t]:
+			p += 2
+			t++
+		case p < len(pattern) && pattern[p] != '\\' && pattern[p] == text[t]:
+			p++
+			t++
+		case star >= 0:
+			from++
+			p, t = star+1, from
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// paged are the parameters of an Action that answers in pages.
+type paged struct {
+	MaxResults *int   `wire:"MaxResults"`
+	NextToken  string `wire:"NextToken"`
+}
+
+// page cuts items, sorted by id, to the page asked for. A token names the last id of
+// the page before, so that what comes and goes in between moves nothing.
+func page[T any](items []T, id func(T) string, p paged) (part []T, next string, err error) {
+	if p.NextToken != "" {
+		after, err := base64.URLEncoding.DecodeString(p.NextToken)
+		if err != nil {
+			return nil, "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", quote(p.NextToken))
+		}
+		for len(items) > 0 && id(items[0]) <= string(after) {
+			items = items[1:]
+		}
+	}
+	if p.MaxResults == nil {
+		return items, "", nil
+	}
+	if *p.MaxResults < 5 || *p.MaxResults > 1000 {
+		return nil, "", ec2.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", *p.MaxResults)
+	}
+	if len(items) > *p.MaxResults {
+		items = items[:*p.MaxResults]
+		next = base64.URLEncoding.EncodeToString([]byte(id(items[len(items)-1])))
+	}
+	return items, next, nil
+}

@@ -1,0 +1,225 @@
+package query
+
+import (
+	"crypto/ed25519"
+	"crypto/md5" // EC2 shows fingerprints of imported keys so
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" // and of created ones so
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"palisade/ec2"
+)
+
+type createKeyPairRequest struct {
+	KeyName string `wire:"KeyName"`
+	KeyType string `wire:"KeyType"`
+}
+
+type createKeyPairAnswer struct {
+	KeyName     string `wire:"keyName"`
+	Fingerprint string `wire:"keyFingerprint"`
+	Material    string `wire:"keyMaterial"`
+}
+
+// createKeyPair makes a pair, keeps the public half and tells the private one once. It
+// is made here, for Apply knows no randomness.
+func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, error) {
+	var pair *madePair
+	var err error
+	switch r.KeyType {
+	case "", "rsa":
+		pair, err = makeRSA()
+	case "ed25519":
+		pair, err = makeEd25519()
+	default:
+		return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for keyType.", quote(r.KeyType))
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.apply(&ec2.CreateKeyPair{KeyPair: ec2.KeyPair{
+		Account:     c.account,
+		Region:      c.region,
+		Name:        r.KeyName,
+		Fingerprint: pair.fingerprint,
+		PublicKey:   authorizedKey(pair.public),
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return &createKeyPairAnswer{r.KeyName, pair.fingerprint, string(pem.EncodeToMemory(pair.private))}, nil
+}
+
+type madePair struct {
+	public      ssh.PublicKey
+	private     *pem.Block
+	fingerprint string
+}
+
+func makeRSA() (*madePair, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, fmt.Errorf("make key pair: %w", err)
+	}
+	public, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("make key pair: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("make key pair: %w", err)
+	}
+	sum := sha1.Sum(der)
+	private := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}
+	return &madePair{public, private, colons(sum[:])}, nil
+}
+
+func makeEd25519() (*madePair, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key pair: %w", err)
+	}
+	public, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("make key pair: %w", err)
+	}
+	private, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return nil, fmt.Errorf("make key pair: %w", err)
+	}
+	return &madePair{public, private, sha256Fingerprint(public)}, nil
+}
+
+type importKeyPairRequest struct {
+	KeyName  string `wire:"KeyName"`
+	Material string `wire:"PublicKeyMaterial"`
+}
+
+type importKeyPairAnswer struct {
+	KeyName     string `wire:"keyName"`
+	Fingerprint string `wire:"keyFingerprint"`
+}
+
+func importKeyPair(c *call, r *importKeyPairRequest) (*importKeyPairAnswer, error) {
+	if r.Material == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter PublicKeyMaterial")
+	}
+	text, err := base64.StdEncoding.DecodeString(r.Material)
+	if err != nil {
+		return nil, ec2.Errorf("InvalidParameterValue", "Invalid BASE64 encoding of PublicKeyMaterial")
+	}
+	// Options such as command="…" would go into authorized_keys: refuse them.
+	public, _, options, rest, err := ssh.ParseAuthorizedKey(text)
+	if err != nil || len(options) > 0 || strings.TrimSpace(string(rest)) != "" {
+		return nil, ec2.Errorf("InvalidKey.Format", "Key is not in valid OpenSSH public key format")
+	}
+	fingerprint, err := importedFingerprint(public)
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.apply(&ec2.CreateKeyPair{KeyPair: ec2.KeyPair{
+		Account:     c.account,
+		Region:      c.region,
+		Name:        r.KeyName,
+		Fingerprint: fingerprint,
+		PublicKey:   authorizedKey(public),
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return &importKeyPairAnswer{r.KeyName, fingerprint}, nil
+}
+
+// importedFingerprint is the MD5 of an RSA key's SubjectPublicKeyInfo, the SHA-256 of
+// an Ed25519 key (EC2 User Guide, "Verify the fingerprint of your key pair").
+func importedFingerprint(public ssh.PublicKey) (string, error) {
+	switch public.Type() {
+	case ssh.KeyAlgoED25519:
+		return sha256Fingerprint(public), nil
+	case ssh.KeyAlgoRSA:
+		der, err := x509.MarshalPKIXPublicKey(public.(ssh.CryptoPublicKey).CryptoPublicKey())
+		if err != nil {
+			return "", ec2.Errorf("InvalidKey.Format", "Key is not in valid OpenSSH public key format")
+		}
+		sum := md5.Sum(der)
+		return colons(sum[:]), nil
+	}
+	return "", ec2.Errorf("InvalidKey.Format", "Key is not in valid OpenSSH public key format: it must be RSA or ED25519")
+}
+
+func sha256Fingerprint(public ssh.PublicKey) string {
+	sum := sha256.Sum256(public.Marshal())
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+func authorizedKey(public ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public)))
+}
+
+func colons(sum []byte) string {
+	pairs := make([]string, len(sum))
+	for i, b := range sum {
+		pairs[i] = hex.EncodeToString([]byte{b})
+	}
+	return strings.Join(pairs, ":")
+}
+
+type describeKeyPairsRequest struct {
+	KeyNames []string `wire:"KeyName"`
+	Filters  []filter `wire:"Filter"`
+}
+
+type describeKeyPairsAnswer struct {
+	KeyPairs []keyPairItem `wire:"keySet"`
+}
+
+type keyPairItem struct {
+	Name        string `wire:"keyName"`
+	Fingerprint string `wire:"keyFingerprint"`
+	Tags        []tag  `wire:"tagSet"`
+}
+
+var keyPairFilters = filterable[*ec2.KeyPair]{
+	"fingerprint": func(k *ec2.KeyPair) []string { return []string{k.Fingerprint} },
+	"key-name":    func(k *ec2.KeyPair) []string { return []string{k.Name} },
+}
+
+func describeKeyPairs(c *call, r *describeKeyPairsRequest) (*describeKeyPairsAnswer, error) {
+	if err := keyPairFilters.check(r.Filters); err != nil {
+		return nil, err
+	}
+	for _, name := range r.KeyNames {
+		if _, ok := c.view.KeyPair(c.account, c.region, name); !ok {
+			return nil, ec2.Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", quote(name))
+		}
+	}
+	answer := &describeKeyPairsAnswer{}
+	for k := range c.view.KeyPairs(c.account, c.region) {
+		if len(r.KeyNames) > 0 && !slices.Contains(r.KeyNames, k.Name) || !keyPairFilters.match(k, r.Filters) {
+			continue
+		}
+		answer.KeyPairs = append(answer.KeyPairs, keyPairItem{Name: k.Name, Fingerprint: k.Fingerprint})
+	}
+	return answer, nil
+}
+
+type deleteKeyPairRequest struct {
+	KeyName string `wire:"KeyName"`
+}
+
+func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*returned, error) {
+	if _, err := c.apply(&ec2.DeleteKeyPair{Account: c.account, Region: c.region, Name: r.KeyName}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}

@@ -1,0 +1,198 @@
+// Package query is the EC2 Query API over HTTP: it checks a request's signature, reads
+// its parameters, asks the Backend, and writes XML. It holds no state and decides
+// nothing that ec2.State.Apply decides.
+//
+// A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
+// regions.go; actions.go lists them all. Read one of them first, then Server. decode.go
+// and encode.go are the codec between parameters, Go structs and XML; auth.go is
+// Signature Version 4.
+package query
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"time"
+
+	"palisade/ec2"
+)
+
+// A Backend is the replicated state: palisade/cluster.
+type Backend interface {
+	// Apply carries out a command and returns its log index once it is durable.
+	Apply(context.Context, ec2.Command) (ec2.Result, uint64, error)
+	// ReadView returns a state that has every change acknowledged before the call.
+	ReadView(context.Context) (*ec2.View, error)
+}
+
+// Config says what a Server stands on.
+type Config struct {
+	Backend Backend // required
+	// Logger gets what is not the caller's mistake. Default: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock that signatures are checked against. Default time.Now.
+	Now func() time.Time
+}
+
+// IndexHeader carries the log index of a mutation, to wait for its enforcement by.
+const IndexHeader = "x-palisade-index"
+
+// maxBody bounds a request's body, in bytes; more is refused unread.
+const maxBody = 1 << 20
+
+// Server answers the Query API. It is an http.Handler, safe for any number of requests.
+type Server struct {
+	cfg Config
+}
+
+// New checks cfg and fills its defaults.
+func New(cfg Config) (*Server, error) {
+	if cfg.Backend == nil {
+		return nil, errors.New("new query server: no backend")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Server{cfg: cfg}, nil
+}
+
+// ServeHTTP answers one request. Every answer carries its id, also as a header: the
+// JavaScript SDK v3 finds it only there.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := requestID()
+	w.Header().Set("x-amzn-RequestId", id)
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	c := &call{ctx: r.Context(), server: s, header: w.Header()}
+	answer, err := s.serve(c, w, r)
+	if err == nil {
+		_, _ = w.Write(encodeAnswer(c.action, c.version, id, answer))
+		return
+	}
+
+	e, ok := errors.AsType[*ec2.Error](err)
+	if !ok {
+		if r.Context().Err() == nil {
+			s.cfg.Logger.Error("request", "action", c.action, "request", id, "err", err)
+		}
+		e = ec2.Errorf("InternalError", "An internal error has occurred")
+	}
+	w.WriteHeader(status(e.Code))
+	_, _ = w.Write(encodeError(e, id))
+}
+
+func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, error) {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		return nil, ec2.Errorf("MethodNotAllowed", "The Query API is served to GET and POST")
+	}
+	if r.URL.Path != "/" && r.URL.Path != "" {
+		return nil, ec2.Errorf("InvalidAction", "The Query API is served at /, not at this path")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		if _, large := errors.AsType[*http.MaxBytesError](err); large {
+			return nil, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxBody)
+		}
+		return nil, ec2.Errorf("RequestAborted", "The request's body did not arrive")
+	}
+	if c.view, err = s.cfg.Backend.ReadView(c.ctx); err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	if err := s.authenticate(c, r, body); err != nil {
+		return nil, err
+	}
+
+	params, err := parseParams(r.URL.RawQuery, string(body))
+	if err != nil {
+		return nil, err
+	}
+	action := params.text("Action")
+	c.version = params.text("Version")
+	if action == "" {
+		return nil, ec2.Errorf("MissingAction", "The request must contain the parameter Action")
+	}
+	if err := checkVersion(c.version); err != nil {
+		return nil, err
+	}
+	do, ok := actions[action]
+	if !ok {
+		return nil, ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", quote(action))
+	}
+	c.action = action
+	return do(c, params)
+}
+
+var versionForm = regexp.MustCompile(`^20[0-9]{2}-[0-9]{2}-[0-9]{2}$`)
+
+// checkVersion accepts every date from EC2's first API to its last, 2016-11-15, and
+// answers in that version's namespace.
+func checkVersion(v string) error {
+	if v == "" {
+		return ec2.Errorf("MissingParameter", "The request must contain the parameter Version")
+	}
+	if !versionForm.MatchString(v) || v < "2006-01-01" || v > "2016-11-15" {
+		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", quote(v))
+	}
+	return nil
+}
+
+// status is 400 for a caller's mistake but for the codes that clients tell by it.
+func status(code string) int {
+	switch code {
+	case "AuthFailure", "MissingAuthenticationToken":
+		return http.StatusUnauthorized
+	case "MethodNotAllowed":
+		return http.StatusMethodNotAllowed
+	case "DryRunOperation":
+		return http.StatusPreconditionFailed
+	case "RequestEntityTooLarge":
+		return http.StatusRequestEntityTooLarge
+	case "InternalError":
+		return http.StatusInternalServerError
+	}
+	return http.StatusBadRequest
+}
+
+// requestID makes a random UUID (RFC 9562 §5.4).
+func requestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// quote makes a caller's text fit for a message: bounded and printable.
+func quote(text string) string {
+	if len(text) > 100 {
+		text = text[:100] + "..."
+	}
+	q := strconv.QuoteToASCII(text)
+	return q[1 : len(q)-1]
+}
+
+// parseParams reads the query string and a form body as one set of parameters.
+func parseParams(query, body string) (*param, error) {
+	root := new(param)
+	for _, part := range []string{query, body} {
+		values, err := url.ParseQuery(part)
+		if err != nil {
+			return nil, ec2.Errorf("MalformedQueryString", "The query string contains a syntax error")
+		}
+		for name, list := range values {
+			if len(list) > 1 || !root.set(name, list[0]) {
+				return nil, ec2.Errorf("InvalidParameterValue", "The parameter %s appears more than once, or too deep", quote(name))
+			}
+		}
+	}
+	return root, nil
+}
