@@ -66,6 +66,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newScenarioCommand())
 	root.AddCommand(newEC2Commands()...)
 	root.AddCommand(newEC2NamesCommand())
-	root.AddCommand(newLabCommand(), newInstanceCommand())
+	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand())
+	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand())
 	return root
 }

@@ -2,14 +2,8 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
-	"time"
 )
 
 // A Status is the state of a lab as scripts read it; its JSON is a promise.
@@ -80,31 +74,6 @@ func (l *Lab) Status(ctx context.Context) Status {
 // ask gets a node's status from its control socket.
 func (l *Lab) ask(ctx context.Context, node string) (nodeAnswer, error) {
 	var answer nodeAnswer
-	client := &http.Client{
-		Timeout: 2 * time.Second,
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", l.controlSocket(node))
-			},
-		},
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/v1/status", nil)
-	if err != nil {
-		return answer, err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return answer, fmt.Errorf("ask %s: %w", node, err)
-	}
-	defer response.Body.Close()
-	body := io.LimitReader(response.Body, 16<<20)
-	if response.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(body, 200))
-		return answer, fmt.Errorf("ask %s: %s: %s", node, response.Status, text)
-	}
-	if err := json.NewDecoder(body).Decode(&answer); err != nil {
-		return answer, fmt.Errorf("ask %s: %w", node, err)
-	}
-	return answer, nil
+	err := Get(ctx, l.controlSocket(node), "/v1/status", &answer)
+	return answer, err
 }

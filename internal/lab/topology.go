@@ -28,8 +28,8 @@ const publicPool = "198.18.0.0/16"
 
 // outsiders are the machines behind the router. Each is alone on its network.
 var outsiders = []struct{ host, address, router string }{
-	{laptopHost, "203.0.113.25/24", "203.0.113.1/24"},
-	{strangerHost, "198.51.100.7/24", "198.51.100.1/24"},
+	{laptopHost, LaptopAddress + "/24", "203.0.113.1/24"},
+	{strangerHost, StrangerAddress + "/24", "198.51.100.1/24"},
 }
 
 func underlayAddress(index int) string { return fmt.Sprintf("192.0.2.%d", 11+index) }

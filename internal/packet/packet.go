@@ -16,6 +16,7 @@ package packet
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -146,4 +147,14 @@ func (p *Packet) RuleKey() uint16 {
 		return uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
 	}
 	return 0
+}
+
+// UnmarshalText reads the colon form.
+func (m *MAC) UnmarshalText(text []byte) error {
+	hw, err := net.ParseMAC(string(text))
+	if err != nil || len(hw) != len(m) {
+		return fmt.Errorf("%q is not a 48-bit Ethernet address", text)
+	}
+	copy(m[:], hw)
+	return nil
 }

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"palisade/internal/lab"
+	"palisade/internal/node"
+)
+
+// observer finds the nodes that an observing command asks.
+type observer struct {
+	name   string // of a lab
+	socket string // of one node, instead
+	json   bool
+}
+
+func (o *observer) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.name, "name", "lab", "ask the nodes of the lab `NAME`")
+	cmd.Flags().StringVar(&o.socket, "socket", "", "ask the one node whose control socket is `PATH`")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+}
+
+func (o *observer) sockets() ([]string, error) {
+	if o.socket != "" {
+		return []string{o.socket}, nil
+	}
+	l, err := lab.Open(o.name)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, n := range l.Nodes {
+		all = append(all, l.Control(n))
+	}
+	return all, nil
+}
+
+// gather asks every node for a list and joins the answers.
+func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
+	sockets, err := o.sockets()
+	if err != nil {
+		return nil, err
+	}
+	all := []T{}
+	for _, s := range sockets {
+		var some []T
+		if err := lab.Get(ctx, s, path, &some); err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func newDropsCommand() *cobra.Command {
+	var o observer
+	var all bool
+	cmd := &cobra.Command{
+		Use:     "drops",
+		Short:   "Say why frames went nowhere, by port",
+		Example: "  palisade drops\n  palisade drops --all --json",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ports, err := gather[node.PortDrops](cmd.Context(), &o, "/v1/drops")
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), ports)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(w, "PORT\tVERDICT\tPACKETS\tMEANING")
+			for _, p := range ports {
+				for _, v := range p.Verdicts {
+					if v.Drops || all {
+						fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", p.Port, v.Verdict, v.Packets, v.Meaning)
+					}
+				}
+			}
+			return w.Flush()
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "list what was delivered and answered too")
+	return cmd
+}
+
+func newFlowsCommand() *cobra.Command {
+	var o observer
+	cmd := &cobra.Command{
+		Use:     "flows",
+		Short:   "List the connections the firewall remembers, and the rule behind each",
+		Example: "  palisade flows\n  palisade flows --json",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			flows, err := gather[node.FlowStatus](cmd.Context(), &o, "/v1/flows")
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), flows)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(w, "INSTANCE\tWAY\tPROTOCOL\tFROM\tTO\tSTATE\tRULE\tIDLE OUT IN\tPACKETS")
+			for _, f := range flows {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\n",
+					f.Instance, f.Direction, f.Protocol, endpointText(f.Source, f.SourcePort, f.Protocol),
+					endpointText(f.Destination, f.DestPort, f.Protocol), flowState(f),
+					strings.TrimSpace(f.Rule+" "+f.Group), (time.Duration(f.Expires) * time.Second).String(), f.Packets[0], f.Packets[1])
+			}
+			return w.Flush()
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func endpointText(address string, port uint16, protocol string) string {
+	if protocol != "tcp" && protocol != "udp" {
+		return address
+	}
+	return fmt.Sprintf("%s:%d", address, port)
+}
+
+func flowState(f node.FlowStatus) string {
+	switch {
+	case f.Blocked:
+		return "cut"
+	case !f.Tracked:
+		return f.State + ", untracked"
+	}
+	return f.State
+}
+
+// outside are the lab's hosts that are no instances.
+var outside = map[string]string{"laptop": lab.LaptopAddress, "stranger": lab.StrangerAddress}
+
+func newTraceCommand() *cobra.Command {
+	var o observer
+	var from, to string
+	cmd := &cobra.Command{
+		Use:   "trace --from A --to B PACKET",
+		Short: "Say what would become of a packet, and which rule decides",
+		Long: `Send one imagined packet through the live tables and connections, and print each
+decision: the rule that admits it, or why every rule does not and what would.
+
+A and B are instance ids, IPv4 addresses, or in a lab laptop or stranger. From outside an
+instance is reached by its public address. PACKET is tcp/22, udp/53, icmp, icmp/8:0, or
+tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple this way.`,
+		Example: "  palisade trace --from laptop --to i-cfd732a6 tcp/22\n  palisade trace --from 10.10.0.4 --to 10.10.0.5 'udp/4000>53' --json",
+		Args:    usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if from == "" || to == "" {
+				return usageError{fmt.Errorf("trace wants --from A and --to B")}
+			}
+			sockets, err := o.sockets()
+			if err != nil {
+				return err
+			}
+			query := url.Values{"from": {cmp.Or(outside[from], from)}, "to": {cmp.Or(outside[to], to)}, "packet": {args[0]}}
+			var t node.Trace
+			if err := lab.Get(cmd.Context(), sockets[0], "/v1/trace?"+query.Encode(), &t); err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			printTrace(cmd.OutOrStdout(), from, to, t)
+			return nil
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().StringVar(&from, "from", "", "where the packet comes from")
+	cmd.Flags().StringVar(&to, "to", "", "where it goes")
+	return cmd
+}
+
+func printTrace(w io.Writer, from, to string, t node.Trace) {
+	fmt.Fprintf(w, "%s from %s to %s\n", t.Packet, from, to)
+	for i, s := range t.Steps {
+		fmt.Fprintf(w, "%d. %s of %s: %s\n", i+1, s.Direction, s.Instance, s.Flow)
+		fmt.Fprintf(w, "   connection: %s\n", s.Connection)
+		switch {
+		case s.Rule == "classic-egress":
+			fmt.Fprintln(w, "   admitted: EC2-Classic lets everything out")
+		case s.Rule != "":
+			fmt.Fprintf(w, "   admitted: rule %s of group %s (%s)\n", s.Rule, s.Group, s.RuleText)
+		}
+		for _, r := range s.Refusals {
+			fmt.Fprintf(w, "   not admitted by %s\n", r)
+		}
+	}
+	if t.Admitted {
+		fmt.Fprintf(w, "=> delivered to %s\n", t.At)
+		return
+	}
+	fmt.Fprintf(w, "=> dropped at %s: %s, %s\n", t.At, t.Verdict, t.Meaning)
+	if t.Admit != "" {
+		fmt.Fprintf(w, "   to admit it: %s\n", t.Admit)
+	}
+}

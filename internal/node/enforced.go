@@ -1,0 +1,72 @@
+package node
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// An enforcedMark remembers on disk the newest index that the switch was told to go by.
+// It is written before the switch is told: a node that comes up again opens no port
+// until its log has been replayed to that index, or rules that were revoked would be
+// back for a moment.
+type enforcedMark struct {
+	path  string
+	index uint64
+}
+
+func openEnforced(path string) (*enforcedMark, error) {
+	m := &enforcedMark{path: path}
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return m, nil
+	case err != nil:
+		return nil, fmt.Errorf("read the enforced index: %w", err)
+	case len(data) != 12 || binary.BigEndian.Uint32(data[8:]) != crc32.ChecksumIEEE(data[:8]):
+		return nil, fmt.Errorf("read the enforced index: %s is damaged; if the log beside it is whole, remove the file and start again", path)
+	}
+	m.index = binary.BigEndian.Uint64(data)
+	return m, nil
+}
+
+// advance writes index, or does nothing if the mark is not behind it.
+func (m *enforcedMark) advance(index uint64) error {
+	if index <= m.index {
+		return nil
+	}
+	data := binary.BigEndian.AppendUint64(nil, index)
+	data = binary.BigEndian.AppendUint32(data, crc32.ChecksumIEEE(data))
+	if err := replaceFile(m.path, data); err != nil {
+		return fmt.Errorf("write the enforced index: %w", err)
+	}
+	m.index = index
+	return nil
+}
+
+// replaceFile makes path hold data, wholly or not at all, over a power cut too.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already if all went well
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,271 @@
+package node
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"palisade/conntrack"
+	"palisade/ec2"
+	"palisade/firewall"
+	"palisade/internal/packet"
+	vswitch "palisade/switch"
+)
+
+// Trace is what GET /v1/trace?from=A&to=B&packet=tcp/22 answers: the fate of one imagined
+// packet, decided by the switch's own pipeline, and why.
+type Trace struct {
+	From     string      `json:"from"`
+	To       string      `json:"to"`
+	Packet   string      `json:"packet"`
+	Admitted bool        `json:"admitted"`
+	Verdict  string      `json:"verdict"`
+	Meaning  string      `json:"meaning"`
+	At       string      `json:"at"` // the port the verdict concerns
+	Steps    []TraceStep `json:"steps"`
+	// Admit is a command that would let the packet in, where a rule is all it lacks.
+	Admit string `json:"admit,omitempty"`
+}
+
+// TraceStep is one interface on the way.
+type TraceStep struct {
+	Instance   ec2.InstanceID `json:"instance"`
+	Direction  string         `json:"direction"`
+	Flow       string         `json:"flow"` // as this interface sees it
+	Connection string         `json:"connection"`
+	Admitted   bool           `json:"admitted"`
+	Rule       string         `json:"rule,omitempty"` // that admits it
+	Group      string         `json:"group,omitempty"`
+	RuleText   string         `json:"rule_text,omitempty"`
+	Refusals   []string       `json:"refusals,omitempty"` // why each rule does not
+}
+
+func (n *Node) traceHandler(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	t, err := n.trace(q.Get("from"), q.Get("to"), q.Get("packet"))
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		answer(w, map[string]string{"error": err.Error()})
+		return
+	}
+	answer(w, t)
+}
+
+// trace imagines a packet between two ends: an instance's id, or an address.
+func (n *Node) trace(from, to, what string) (*Trace, error) {
+	view, _ := n.plane.state()
+	if view == nil {
+		return nil, fmt.Errorf("this node has no table yet")
+	}
+	src, err := n.end(view, from)
+	if err != nil {
+		return nil, err
+	}
+	dst, err := n.end(view, to)
+	if err != nil {
+		return nil, err
+	}
+	template, err := parsePacket(what)
+	if err != nil {
+		return nil, err
+	}
+	in, err := n.aim(src, dst, &template)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := packet.Compose(template)
+	if err != nil {
+		return nil, err
+	}
+	result := n.sw.Trace(in, frame)
+	t := &Trace{
+		From: from, To: to, Packet: what, Admitted: !result.Verdict.Drops(),
+		Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(), At: result.At.Name(),
+	}
+	for i, s := range result.Steps {
+		last := i == len(result.Steps)-1
+		t.Steps = append(t.Steps, n.explain(view, s, !last || t.Admitted))
+		if last && !t.Admitted && s.Asked && s.Connection.Status != conntrack.Blocked {
+			t.Admit = admitting(view, s)
+		}
+	}
+	return t, nil
+}
+
+// A traceEnd is one end of an imagined packet.
+type traceEnd struct {
+	address netip.Addr // as given, or the private one of an instance
+	owner   *vswitch.Endpoint
+}
+
+func (n *Node) end(view *ec2.View, text string) (traceEnd, error) {
+	snapshot := n.sw.Snapshot()
+	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
+		lease, ok := view.Interface(in.Interface)
+		if !ok {
+			return traceEnd{}, fmt.Errorf("%s is %s and has no address", text, in.State)
+		}
+		return traceEnd{lease.Private, snapshot.PortOf(vswitch.VNI(lease.VNI), lease.Private)}, nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || !a.Is4() {
+		return traceEnd{}, fmt.Errorf("%q is neither an instance's id nor an IPv4 address", text)
+	}
+	return traceEnd{a, snapshot.PortOf(vswitch.VNI(classicVNI), a)}, nil
+}
+
+// aim addresses the packet and returns the port it enters by. From an instance the
+// target's address is taken as given; from outside only its public one can be reached.
+func (n *Node) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, error) {
+	t.Flow.Src, t.Flow.Dst = src.address, dst.address
+	if src.owner != nil {
+		if src.owner.Port == nil {
+			return nil, fmt.Errorf("%s is not on this node", src.address)
+		}
+		t.Flow.Src, t.SrcMAC, t.DstMAC = src.owner.Address, src.owner.MAC, vswitch.GatewayMAC
+		return src.owner.Port, nil
+	}
+	up := n.sw.Snapshot().UplinkPort()
+	if up == nil {
+		return nil, fmt.Errorf("%s is no instance, and this node has no uplink it could come by", src.address)
+	}
+	if dst.owner != nil && dst.owner.Public.IsValid() {
+		t.Flow.Dst = dst.owner.Public
+	}
+	t.SrcMAC, t.DstMAC = up.NextHop, up.MAC
+	return up.Port, nil
+}
+
+// parsePacket reads "tcp/22", "udp/53", "icmp", "icmp/8:0", each with an optional source
+// port in front, as "tcp/40000>22".
+func parsePacket(text string) (packet.Template, error) {
+	t := packet.Template{TCPFlags: packet.SYN, ICMPType: packet.ICMPEcho, Payload: make([]byte, 8)}
+	wrong := fmt.Errorf("%q is no packet: say tcp/22, udp/53, icmp, icmp/8:0, or tcp/40000>22 with a source port", text)
+	protocol, rest, ranged := strings.Cut(text, "/")
+	switch protocol {
+	case "icmp":
+		t.Flow.Protocol, t.Flow.SrcPort, t.Flow.DstPort = packet.ProtocolICMP, 1, 1
+		if !ranged {
+			return t, nil
+		}
+		icmpType, code, _ := strings.Cut(rest, ":")
+		kind, err := strconv.ParseUint(icmpType, 10, 8)
+		if err != nil {
+			return t, wrong
+		}
+		t.ICMPType = uint8(kind)
+		if code != "" {
+			c, err := strconv.ParseUint(code, 10, 8)
+			if err != nil {
+				return t, wrong
+			}
+			t.ICMPCode = uint8(c)
+		}
+		return t, nil
+	case "tcp":
+		t.Flow.Protocol, t.Payload = packet.ProtocolTCP, nil
+	case "udp":
+		t.Flow.Protocol = packet.ProtocolUDP
+	default:
+		return t, wrong
+	}
+	t.Flow.SrcPort = 40000
+	if source, port, given := strings.Cut(rest, ">"); given {
+		s, err := strconv.ParseUint(source, 10, 16)
+		if err != nil {
+			return t, wrong
+		}
+		t.Flow.SrcPort, rest = uint16(s), port
+	}
+	port, err := strconv.ParseUint(rest, 10, 16)
+	if err != nil {
+		return t, wrong
+	}
+	t.Flow.DstPort = uint16(port)
+	return t, nil
+}
+
+// explain puts one step into words.
+func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep {
+	step := TraceStep{Direction: "egress", Flow: s.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
+	if s.Direction == conntrack.In {
+		step.Direction = "ingress"
+	}
+	for lease := range view.Interfaces() {
+		if lease.Epoch == s.Endpoint.Epoch {
+			step.Instance = lease.Instance
+		}
+	}
+	switch s.Connection.Status {
+	case conntrack.Live:
+		step.Connection = "tracked: it passes until it ends, whatever the rules say now"
+	case conntrack.Checked:
+		step.Connection = "untracked: the rules in force admit it"
+	case conntrack.Stale:
+		step.Connection = "older than the rules in force: they decide again"
+	case conntrack.Blocked:
+		step.Connection = "cut when its rule went"
+	}
+	if !s.Asked {
+		return step
+	}
+	e := n.plane.explain(s)
+	if e.By != nil {
+		step.Rule, step.Group, step.RuleText = string(e.By.Rule.ID), e.By.Group.Name, ruleText(e.By.Rule)
+	}
+	for _, r := range e.Refusals {
+		step.Refusals = append(step.Refusals, fmt.Sprintf("%s: %s", ruleText(r.Rule), r))
+	}
+	return step
+}
+
+func (p *plane) explain(s vswitch.Step) firewall.Explanation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return s.Table.Explain(s.Flow.Protocol, s.Key, s.Peer, p.compiler.Number)
+}
+
+// ruleText says a rule as the ec2-* tools print it.
+func ruleText(r ec2.Rule) string {
+	what := fmt.Sprintf("%s %d-%d", r.Protocol, r.From, r.To)
+	switch {
+	case r.Protocol == ec2.AnyProtocol:
+		what = "all traffic"
+	case r.Protocol == ec2.ICMP:
+		what = fmt.Sprintf("icmp %d:%d", r.From, r.To)
+	case r.From == r.To:
+		what = fmt.Sprintf("%s %d", r.Protocol, r.From)
+	}
+	if r.Source.IsGroup() {
+		return fmt.Sprintf("%s from group %s of %s", what, r.Source.Group.ID, r.Source.Group.Account)
+	}
+	return fmt.Sprintf("%s from %s", what, r.Source.Prefix)
+}
+
+// admitting is a command that adds the narrowest rule for a refused packet.
+func admitting(view *ec2.View, s vswitch.Step) string {
+	if s.Direction != conntrack.In {
+		return "" // EC2-Classic refuses nothing that leaves
+	}
+	for lease := range view.Interfaces() {
+		if lease.Epoch != s.Endpoint.Epoch || len(lease.Groups) == 0 {
+			continue
+		}
+		if g, ok := view.Group(lease.Groups[0]); ok {
+			return fmt.Sprintf("ec2-authorize %q %s -s %s/32", g.Name, options(s), s.Flow.Src)
+		}
+	}
+	return ""
+}
+
+func options(s vswitch.Step) string {
+	switch s.Flow.Protocol {
+	case packet.ProtocolICMP:
+		return fmt.Sprintf("-P icmp -t %d:%d", s.Key>>8, s.Key&0xff)
+	case packet.ProtocolUDP:
+		return fmt.Sprintf("-P udp -p %d", s.Key)
+	}
+	return fmt.Sprintf("-P tcp -p %d", s.Key)
+}
