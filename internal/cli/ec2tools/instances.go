@@ -207,6 +207,13 @@ type instance struct {
 // the empty ones are product codes, lifecycle, spot request, license and placement group
 // (EC2 Command Line Reference, "ec2-describe-instances").
 func (e era) printReservation(w io.Writer, r reservation) {
+	for n := range r.Instances {
+		// An address may be leased by now, but in EC2-Classic nobody saw it
+		// before the instance ran, and the guides show empty columns.
+		if i := &r.Instances[n]; i.State == "pending" {
+			i.PublicDNS, i.PrivateDNS, i.PublicAddress, i.PrivateAddress = "", "", "", ""
+		}
+	}
 	if e == era2006 {
 		line(w, "RESERVATION", r.ID, r.Owner)
 		for _, i := range r.Instances {

@@ -95,7 +95,7 @@ PERMISSION\|\|MySQL\|ALLOWS\|all\|\|\|FROM\|USER\|598916040194\|GRPNAME\|default
 		{"", "ec2-describe-keypairs", `KEYPAIR\|albert\|[0-9a-f:]+\n`},
 		{"", "ec2-run-instances ami-eca54085 -k albert -g Apache -g default -t m1.small",
 			`RESERVATION\|r-[0-9a-f]+\|598916040194\|(Apache,default|default,Apache)
-INSTANCE\|i-[0-9a-f]+\|ami-eca54085\|\|[^|]*\|pending\|albert\|0\|\|m1\.small\|20..-..-..T..:..:..\+0000\|us-east-1a\|\|\|\|monitoring-disabled\|(\|[^|]*){12}sg-[^|]*\|.*
+INSTANCE\|i-[0-9a-f]+\|ami-eca54085\|\|[^|]*\|pending\|albert\|0\|\|m1\.small\|20..-..-..T..:..:..\+0000\|us-east-1a\|\|\|\|monitoring-disabled\|\|\|\|\|instance-store\|\|\|\|\|paravirtual\|[^|]*\|[^|]*\|sg-[0-9a-f]+,sg-[0-9a-f]+\|default
 `},
 		{"2006", "ec2-run-instances ami-eca54085 -n 2", `RESERVATION\|r-[0-9a-f]+\|598916040194
 INSTANCE\|i-[0-9a-f]+\|ami-eca54085\|\|pending
