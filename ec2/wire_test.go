@@ -1,0 +1,266 @@
+package ec2
+
+import (
+	"bytes"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// -update writes what this release writes; files of earlier releases stay as they are.
+var update = flag.Bool("update", false, "write testdata of the current version")
+
+// samples has one filled request of every type.
+func samples() []Request {
+	sel := GroupSelector{ID: "sg-455b6c31"}
+	specs := []RuleSpec{
+		{Protocol: TCP, From: 22, To: 22, Prefix: netip.MustParsePrefix("203.0.113.25/32"), Description: "the office"},
+		{Protocol: ICMP, From: -1, To: -1, Group: GroupRef{Account: mary, Name: "web"}},
+	}
+	ids := []InstanceID{"i-cfd732a6"}
+	return []Request{
+		&Bootstrap{Seed: "seed", Settings: DefaultSettings()},
+		&PutSettings{DefaultSettings()},
+		firstRequests()[2], firstRequests()[3],
+		&PutNode{Node{ID: "node1", Zone: "us-east-1a"}},
+		&CreateSecurityGroup{albert, east, "web", "web servers"},
+		&DeleteSecurityGroup{albert, east, sel},
+		&AuthorizeIngress{albert, east, sel, specs},
+		&RevokeIngress{albert, east, sel, specs},
+		&RunInstances{albert, east, "ami-eca54085", "m1.small", "gsg", []GroupSelector{sel, {Name: "web"}}, []byte("#!/bin/sh"), 1, 7, "us-east-1a", "token"},
+		&TerminateInstances{albert, east, ids},
+		&StopInstances{albert, east, ids},
+		&StartInstances{albert, east, ids},
+		&ReportInstance{"i-cfd732a6", 12, Running, "Server.InternalError: no image"},
+		&Sweep{},
+		&CreateKeyPair{KeyPair{albert, east, "gsg", "aa:bb", "ssh-rsa AAAA"}},
+		&DeleteKeyPair{albert, east, "gsg"},
+		&Batch{[]Request{&Bootstrap{Seed: "seed"}, &Sweep{}}},
+	}
+}
+
+// Every command that any release wrote is read as it was meant.
+func TestCommandsOfEveryVersionAreRead(t *testing.T) {
+	covered := make(map[string]bool)
+	for _, req := range samples() {
+		name := reflect.TypeOf(req).Elem().Name()
+		covered[name] = true
+		path := filepath.Join("testdata", "commands", "v1-"+name+".json")
+		cmd := Command{Time: epoch0, Request: req}
+		data, err := EncodeCommand(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *update {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DecodeCommand(kept)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if again, err := EncodeCommand(got); err != nil || !bytes.Equal(again, data) {
+			t.Errorf("%s is read as\n%s, want\n%s", path, again, data)
+		}
+	}
+	for name := range requests {
+		if !covered[name] {
+			t.Errorf("%s has no sample", name)
+		}
+	}
+}
+
+func TestSnapshotsOfEveryVersionAreRead(t *testing.T) {
+	path := filepath.Join("testdata", "snapshots", "v1.jsonl")
+	s := NewState()
+	for n, req := range script(1, 120) {
+		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
+	}
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, snapshotOf(t, s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := snapshotOf(t, got); !bytes.Equal(again, kept) {
+		t.Errorf("the snapshot is read as another:\n%s", cmp.Diff(string(kept), string(again)))
+	}
+}
+
+func TestUnknownCommandsAreNotSkipped(t *testing.T) {
+	for _, data := range []string{
+		``, `{}`, `null`, `[]`, `{"v":1}`,
+		`{"v":1,"type":"FromTheFuture","time":"2026-01-02T03:04:05Z","body":{}}`,
+		`{"v":2,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{}}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{"Also":1}}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{},"signed":true}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{}} {}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z"}`,
+		`{"v":1,"type":"Batch","time":"2026-01-02T03:04:05Z","body":[{"type":"Batch","body":[]}]}`,
+		`{"v":1,"type":"Batch","time":"2026-01-02T03:04:05Z","body":[{"type":"FromTheFuture","body":{}}]}`,
+	} {
+		if cmd, err := DecodeCommand([]byte(data)); err == nil {
+			t.Errorf("%s is read as %+v", data, cmd.Request)
+		}
+	}
+}
+
+func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
+	s := NewState()
+	for n, req := range script(2, 80) {
+		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0, Request: req})
+	}
+	good := snapshotOf(t, s)
+	lines := strings.SplitAfter(string(good), "\n")
+	for what, data := range map[string]string{
+		"empty":        "",
+		"no end":       strings.Join(lines[:len(lines)-2], ""),
+		"cut":          string(good[:len(good)/2]),
+		"a row less":   strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
+		"no meta":      lines[0] + `{"table":"end","rows":0}`,
+		"more behind":  string(good) + "{}",
+		"new version":  strings.Replace(string(good), `"version":1`, `"version":2`, 1),
+		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
+		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
+		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
+	} {
+		if _, err := Restore(strings.NewReader(data)); err == nil {
+			t.Errorf("%s: restored", what)
+		}
+	}
+}
+
+func TestCIDRBlocksAreReadStrictly(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"203.0.113.25/32", "203.0.113.25/32"},
+		{"100.68.0.18/18", "100.68.0.0/18"},
+		{"10.10.1.44/27", "10.10.1.32/27"},
+		{"0.0.0.0/0", "0.0.0.0/0"},
+		{"203.0.113.5", ""},
+		{"010.0.0.0/8", ""},
+		{"10.0.0.0/08", ""},
+		{"10.0.0.0/+8", ""},
+		{"10.0.0/8", ""},
+		{"10.0.0.0/33", ""},
+		{"10.0.0.0/-1", ""},
+		{" 10.0.0.0/8", ""},
+		{"10.0.0.0/8 ", ""},
+		{"0x0a.0.0.0/8", ""},
+		{"10.0.0.256/32", ""},
+		{"::/0", ""},
+		{"::ffff:10.0.0.0/104", ""},
+		{"10.0.0.0%eth0/8", ""},
+		{"", ""},
+	} {
+		got, err := ParseCIDR(c.text)
+		if (err == nil) != (c.want != "") || err == nil && got.String() != c.want {
+			t.Errorf("ParseCIDR(%q) = %v, %v, want %q", c.text, got, err, c.want)
+		}
+	}
+	for _, c := range []struct {
+		text string
+		want Protocol
+		ok   bool
+	}{
+		{"tcp", TCP, true}, {"TCP", TCP, true}, {"6", TCP, true}, {"Icmp", ICMP, true}, {"-1", AnyProtocol, true}, {"all", AnyProtocol, true},
+		{"58", ICMPv6, true}, {"255", 255, true}, {"256", 0, false}, {"300", 0, false}, {"-2", 0, false}, {"06", 0, false}, {"", 0, false}, {"tcp ", 0, false},
+	} {
+		if got, err := ParseProtocol(c.text); (err == nil) != c.ok || got != c.want && c.ok {
+			t.Errorf("ParseProtocol(%q) = %v, %v", c.text, got, err)
+		}
+	}
+}
+
+// FuzzApply applies whatever decodes to a state with something in it: no panic, a
+// refusal changes nothing, and the state after it survives a snapshot.
+func FuzzApply(f *testing.F) {
+	for _, req := range samples() {
+		data, err := EncodeCommand(Command{Time: epoch0, Request: req})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cmd, err := DecodeCommand(data)
+		if err != nil {
+			return
+		}
+		r := newReplay(t)
+		r.run(1)
+		before := r.snapshot()
+		_, err = r.state.Apply(r.state.Index()+1, cmd)
+		after := r.snapshot()
+		if err != nil && !bytes.Equal(withoutIndex(before), withoutIndex(after)) {
+			t.Errorf("refused, and changed:\n%s", cmp.Diff(string(before), string(after)))
+		}
+		restored, err := Restore(bytes.NewReader(after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := snapshotOf(t, restored); !bytes.Equal(after, again) {
+			t.Errorf("restored as another:\n%s", cmp.Diff(string(after), string(again)))
+		}
+		r.state = restored
+		r.must(&Sweep{})
+	})
+}
+
+// FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
+func FuzzRestore(f *testing.F) {
+	f.Add(snapshotOf(f, newReplay(f).state))
+	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(kept)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Restore(bytes.NewReader(data))
+		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 {
+			return
+		}
+		once := snapshotOf(t, s)
+		again, err := Restore(bytes.NewReader(once))
+		if err != nil {
+			t.Fatalf("cannot restore its own snapshot: %v", err)
+		}
+		for n, req := range script(3, 30) {
+			index := s.Index() + 1
+			cmd := Command{Time: epoch0.Add(time.Duration(n) * time.Minute), Request: req}
+			_, errA := s.Apply(index, cmd)
+			_, errB := again.Apply(index, cmd)
+			if (errA == nil) != (errB == nil) {
+				t.Fatalf("%T: %v and %v", req, errA, errB)
+			}
+		}
+		if a, b := snapshotOf(t, s), snapshotOf(t, again); !bytes.Equal(a, b) {
+			t.Errorf("went on as another:\n%s", cmp.Diff(string(a), string(b)))
+		}
+	})
+}
