@@ -169,6 +169,10 @@ func (p *poller) drain(f *frame, port *Port) {
 		}
 		port.rxFrames.Add(1)
 		port.rxBytes.Add(uint64(n - offloadLen))
+		if p.sw.relay {
+			f.relay(port, n)
+			continue
+		}
 		f.receive(port, n)
 	}
 }

@@ -38,6 +38,7 @@ type Port struct {
 	offloads bool
 	index    int
 	poller   *poller
+	partner  atomic.Pointer[Port] // of a relay
 
 	// What was read from the device, and what was written to it.
 	rxFrames, rxBytes atomic.Uint64

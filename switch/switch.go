@@ -48,6 +48,7 @@ type Switch struct {
 	log      *slog.Logger
 	pollers  []*poller
 	snapshot atomic.Pointer[Snapshot]
+	relay    bool // see NewRelay; set before Run
 
 	mu    sync.Mutex
 	ports map[int]*Port // by index
@@ -115,6 +116,12 @@ func (s *Switch) AddPort(name string, kind PortKind, device Device) (*Port, erro
 		return nil, fmt.Errorf("add port %s: %w", name, err)
 	}
 	s.ports[port.index] = port
+	if s.relay {
+		if partner, ok := s.ports[port.index^1]; ok {
+			port.partner.Store(partner)
+			partner.partner.Store(port)
+		}
+	}
 	s.next++
 	return port, nil
 }
