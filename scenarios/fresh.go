@@ -46,7 +46,7 @@ func (p *player) clearInstances(ts *testscript.TestScript) error {
 		case time.Now().After(deadline):
 			return fmt.Errorf("still not terminated: %v", left[1:])
 		case !asked:
-			p.narrator.note("clearing account %s of an earlier play: %s", p.account, typed(left))
+			p.narrator.note("clearing account %s: %s", p.account, typed(left))
 			if _, err := p.rows(ts, left...); err != nil {
 				return err
 			}
