@@ -30,7 +30,7 @@ func TestScenarios(t *testing.T) {
 	n := 0
 	for options, group := range byOptions {
 		n++
-		name := fmt.Sprintf("t%d-%d", os.Getpid(), n)
+		name := fmt.Sprintf("story%dx%d", os.Getpid(), n)
 		t.Run("lab "+options, func(t *testing.T) {
 			labUp(t, palisade, name, strings.Fields(options))
 			for _, s := range group {
