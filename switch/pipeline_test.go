@@ -1,0 +1,524 @@
+package vswitch
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/conntrack"
+	"palisade/ec2"
+	"palisade/firewall"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// A sink is a device that keeps the last frame written to it, without allocating.
+type sink struct {
+	fd    int
+	plain bool
+	last  []byte // virtio header and frame
+	count int
+	buf   [70000]byte
+}
+
+func (d *sink) FD() int                  { return d.fd }
+func (d *sink) Offloads() bool           { return !d.plain }
+func (d *sink) Read([]byte) (int, error) { return 0, unix.EAGAIN }
+func (d *sink) Close() error             { return unix.Close(d.fd) }
+func (d *sink) Write(b []byte) error {
+	d.last = d.buf[:copy(d.buf[:], b)]
+	d.count++
+	return nil
+}
+
+// A bed is a switch with three instances and an uplink:
+//
+//	web   10.10.0.4 = 198.18.0.4, groups web
+//	app   10.10.0.5 = 198.18.0.5, groups app
+//	lone  10.10.0.6, groups app, no public address
+//	uplink, router 02:..:01
+//
+// It runs no poller: tests hand it frames one by one.
+type bed struct {
+	t        testing.TB
+	sw       *Switch
+	tracker  *conntrack.Tracker
+	compiler *firewall.Compiler
+	view     groups
+	ports    map[string]*Port
+	devices  map[string]*sink
+	zones    map[string]*conntrack.Zone
+	sets     map[string]*firewall.Set
+	owners   map[string]*Endpoint
+	frame    *frame
+
+	generation uint64
+}
+
+type groups map[ec2.GroupID]*ec2.Group
+
+func (g groups) Group(id ec2.GroupID) (*ec2.Group, bool) { one, ok := g[id]; return one, ok }
+
+var (
+	routerMAC = packet.MAC{2, 0, 0, 0, 0, 1}
+	upMAC     = packet.MAC{2, 0x75, 0, 0, 0, 1}
+	laptop    = netip.MustParseAddr("203.0.113.25")
+	stranger  = netip.MustParseAddr("198.51.100.7")
+	hosts     = []struct{ name, private, public, group string }{
+		{"web", "10.10.0.4", "198.18.0.4", "web"},
+		{"app", "10.10.0.5", "198.18.0.5", "app"},
+		{"lone", "10.10.0.6", "", "app"},
+	}
+	serial uint64
+)
+
+func permit(protocol ec2.Protocol, from, to int, source string) ec2.Rule {
+	serial++
+	r := ec2.Rule{ID: ec2.RuleID(fmt.Sprint("sgr-", serial)), Serial: serial, Protocol: protocol, From: from, To: to}
+	if p, err := netip.ParsePrefix(source); err == nil {
+		r.Source.Prefix = p
+	} else {
+		r.Source.Group = ec2.GroupRef{ID: ec2.GroupID(source)}
+	}
+	return r
+}
+
+func newBed(t testing.TB) *bed {
+	t.Helper()
+	tracker, err := conntrack.Open(conntrack.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sw, err := New(Config{Tracker: tracker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, sw: sw, tracker: tracker, compiler: firewall.NewCompiler(), view: groups{},
+		ports: map[string]*Port{}, devices: map[string]*sink{}, zones: map[string]*conntrack.Zone{},
+		sets: map[string]*firewall.Set{}, owners: map[string]*Endpoint{}, frame: newFrame(sw), generation: 1}
+	t.Cleanup(func() {
+		for _, p := range sw.Ports() {
+			sw.RemovePort(p)
+		}
+		for _, p := range sw.pollers {
+			p.close()
+		}
+		tracker.Close()
+	})
+	b.view["web"] = &ec2.Group{ID: "web", Name: "web"}
+	b.view["app"] = &ec2.Group{ID: "app", Name: "app"}
+	e := sw.Edit(1)
+	e.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1500})
+	e.PublicPools([]netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")})
+	for i, h := range hosts {
+		b.add(h.name, InstancePort)
+		b.zones[h.name] = tracker.AddZone(uint64(i+1), conntrack.Timeouts{})
+		b.sets[h.name] = b.compiler.Acquire(b.view, []ec2.GroupID{ec2.GroupID(h.group)}, 1)
+		o := &Endpoint{Epoch: uint64(i + 1), Address: netip.MustParseAddr(h.private), MAC: macOf(h.name), Groups: b.sets[h.name].Numbers, Port: b.ports[h.name]}
+		if h.public != "" {
+			o.Public = netip.MustParseAddr(h.public)
+		}
+		b.owners[h.name] = o
+		e.AddEndpoint(1, o)
+		e.Attach(b.ports[h.name], 1, Attachment{Endpoint: o, Zone: b.zones[h.name], Rules: b.sets[h.name]})
+	}
+	b.add("uplink", UplinkPort)
+	e.Uplink(&Uplink{Port: b.ports["uplink"], MAC: upMAC, NextHop: routerMAC, MTU: 1500})
+	sw.Publish(e)
+	return b
+}
+
+func (b *bed) add(name string, kind PortKind) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.devices[name] = &sink{fd: fd}
+	if b.ports[name], err = b.sw.AddPort(name, kind, b.devices[name]); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// rules replaces the rules of a group, as the node does after a change of it.
+func (b *bed) rules(group string, rules ...ec2.Rule) {
+	b.generation++
+	id := ec2.GroupID(group)
+	b.view[id] = &ec2.Group{ID: id, Name: group, Rules: rules}
+	b.compiler.Update(b.view, []ec2.GroupID{id}, b.generation)
+	e := b.sw.Edit(b.generation)
+	for _, h := range hosts {
+		b.sets[h.name] = b.compiler.Current(b.sets[h.name])
+		e.Attach(b.ports[h.name], 1, Attachment{Endpoint: b.owners[h.name], Zone: b.zones[h.name], Rules: b.sets[h.name]})
+	}
+	b.sw.Publish(e)
+}
+
+func macOf(name string) packet.MAC { return packet.MAC{2, 0, 0, 1, 0, name[0]} }
+
+// send puts an Ethernet frame before the switch as if read from a port.
+func (b *bed) send(from string, ethernet []byte) (at string, v verdict.Verdict) {
+	return b.sendOffload(from, make([]byte, offloadLen), ethernet)
+}
+
+func (b *bed) sendOffload(from string, offload, ethernet []byte) (string, verdict.Verdict) {
+	f := b.frame
+	f.snapshot, f.in, f.from, f.viaGateway = b.sw.Snapshot(), b.ports[from], firewall.Source{}, false
+	copy(f.buffer, offload)
+	n := copy(f.buffer[offloadLen:], ethernet)
+	port, v := f.forward(f.buffer[:offloadLen+n])
+	return port.name, v
+}
+
+// expect sends a frame and compares its fate.
+func (b *bed) expect(from string, ethernet []byte, at string, want verdict.Verdict) {
+	b.t.Helper()
+	if got, v := b.send(from, ethernet); got != at || v != want {
+		b.t.Errorf("from %s: %v at %s, want %v at %s\n% x", from, v, got, want, at, ethernet[:min(len(ethernet), 60)])
+	}
+}
+
+func template(protocol uint8, src, dst netip.Addr, srcPort, dstPort uint16) packettest.Frame {
+	return packettest.Frame{Flow: packet.Flow{Src: src, Dst: dst, SrcPort: srcPort, DstPort: dstPort, Protocol: protocol}, TCPFlags: packet.SYN, ICMPType: 8}
+}
+
+// of builds a frame that an instance sends through its gateway.
+func (b *bed) of(name string, f packettest.Frame) []byte {
+	f.SrcMAC, f.DstMAC = macOf(name), GatewayMAC
+	return packettest.Build(f)
+}
+
+// outside builds a frame that the router sends.
+func outside(f packettest.Frame) []byte {
+	f.SrcMAC, f.DstMAC = routerMAC, upMAC
+	return packettest.Build(f)
+}
+
+func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
+
+func reply(f packettest.Frame, flags uint8) packettest.Frame {
+	f.Flow, f.TCPFlags = f.Flow.Reverse(), flags
+	return f
+}
+
+func TestPortPassesNothingBeforeItsFirstTable(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
+	e := b.sw.Edit(9)
+	e.Detach(b.ports["web"])
+	b.sw.Publish(e)
+	syn := template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22)
+	b.expect("web", b.of("web", syn), "web", verdict.NotReady)
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.4"), 1, 22)), "web", verdict.NotReady)
+}
+
+func TestOnlyAFellowMemberGetsIn(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
+	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 8000)), "app", verdict.NoRule)
+	// By its public address it is no member: both ends are rewritten, as at AWS.
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.5"), 1, 8000)), "app", verdict.NoRule)
+	b.rules("app", permit(ec2.TCP, 8000, 8000, "198.18.0.4/32"))
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.5"), 2, 8000)), "app", verdict.Forward)
+	if p := b.delivered("app"); p.Flow.Src != addr("198.18.0.4") || p.Flow.Dst != addr("10.10.0.5") {
+		t.Errorf("delivered %v", p.Flow)
+	}
+	// A frame from outside that claims a member's address is none either.
+	b.expect("uplink", outside(template(6, addr("10.10.0.4"), addr("198.18.0.5"), 1, 8000)), "uplink", verdict.BadSource)
+}
+
+// delivered decodes the last frame a port was given.
+func (b *bed) delivered(name string) packet.Packet {
+	b.t.Helper()
+	d := b.devices[name]
+	if d.last == nil {
+		b.t.Fatalf("%s was given nothing", name)
+	}
+	var p packet.Packet
+	if v, ok := packet.NewDecoder().Decode(d.last[offloadLen:], &p); !ok {
+		b.t.Fatalf("%s was given a frame that is %v", name, v)
+	}
+	return p
+}
+
+func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0"))
+	web, app := addr("10.10.0.4"), addr("10.10.0.5")
+	mac := func(f packettest.Frame, src, dst packet.MAC) []byte {
+		f.SrcMAC, f.DstMAC = src, dst
+		return packettest.Build(f)
+	}
+	syn := template(6, web, app, 1, 22)
+	forged := func(src string) []byte { return b.of("web", template(6, addr(src), app, 1, 22)) }
+	tests := []struct {
+		name  string
+		frame []byte
+		want  verdict.Verdict
+	}{
+		{"another's MAC", mac(syn, macOf("app"), GatewayMAC), verdict.SpoofedMAC},
+		{"group MAC as source", mac(syn, packet.MAC{1, 0, 0x5e}, GatewayMAC), verdict.SpoofedMAC},
+		{"another's address", forged("10.10.0.6"), verdict.SpoofedIP},
+		{"the gateway's address", forged("10.0.0.1"), verdict.SpoofedIP},
+		{"its own public address", forged("198.18.0.4"), verdict.SpoofedIP},
+		{"LAND", forged("10.10.0.5"), verdict.SpoofedIP},
+		{"loopback", forged("127.0.0.1"), verdict.SpoofedIP},
+		{"broadcast MAC", mac(syn, macOf("web"), packet.MAC{255, 255, 255, 255, 255, 255}), verdict.NotUnicast},
+		{"multicast address", b.of("web", template(17, web, addr("224.0.0.1"), 1, 2)), verdict.NotUnicast},
+		{"limited broadcast", b.of("web", template(17, web, addr("255.255.255.255"), 68, 67)), verdict.NotUnicast},
+		{"DHCP server", b.of("web", template(17, web, app, 67, 68)), verdict.DHCPServer},
+		{"a neighbour's MAC, another's address", mac(syn, macOf("web"), macOf("lone")), verdict.WrongMAC},
+		{"unknown unicast", b.of("web", template(6, web, addr("10.10.9.9"), 1, 22)), verdict.NoRoute},
+		{"the gateway itself", b.of("web", template(6, web, addr("10.0.0.1"), 1, 22)), verdict.GatewayLocal},
+		{"unleased public address", b.of("web", template(6, web, addr("198.18.9.9"), 1, 22)), verdict.NoRoute},
+		{"ARP reply for the gateway", packettest.ARP(2, macOf("web"), addr("10.0.0.1"), app), verdict.SpoofedARP},
+		{"ARP request with another's address", packettest.ARP(1, macOf("web"), app, addr("10.0.0.1")), verdict.SpoofedARP},
+		{"ARP with inner MAC of another", arpInner(macOf("web"), macOf("app"), web), verdict.SpoofedARP},
+		{"gratuitous ARP", packettest.ARP(1, macOf("web"), web, web), verdict.ARPIgnored},
+		{"duplicate address probe", packettest.ARP(1, macOf("web"), addr("0.0.0.0"), web), verdict.ARPIgnored},
+		{"ARP for nobody", packettest.ARP(1, macOf("web"), web, addr("10.10.9.9")), verdict.ARPIgnored},
+	}
+	for _, tt := range tests {
+		if at, v := b.send("web", tt.frame); at != "web" || v != tt.want {
+			t.Errorf("%s: %v at %s, want %v at web", tt.name, v, at, tt.want)
+		}
+	}
+	if b.devices["app"].count+b.devices["lone"].count+b.devices["uplink"].count != 0 {
+		t.Error("a spoofed frame was delivered")
+	}
+	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), laptop, 1, 80)), "lone", verdict.NoRoute) // no public address: no internet
+}
+
+func arpInner(outer, inner packet.MAC, ip netip.Addr) []byte {
+	b := packettest.ARP(1, inner, ip, addr("10.0.0.1"))
+	copy(b[6:12], outer[:])
+	return b
+}
+
+func TestOutsideSourcesThatCannotBe(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0"))
+	for _, src := range []string{"10.10.0.6", "10.0.0.1", "198.18.7.7", "198.18.0.5", "127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0"} {
+		b.expect("uplink", outside(template(6, addr(src), addr("198.18.0.4"), 1, 80)), "uplink", verdict.BadSource)
+	}
+	f := template(6, laptop, addr("198.18.0.4"), 1, 80)
+	f.SrcMAC, f.DstMAC = routerMAC, packet.MAC{2, 9, 9, 9, 9, 9}
+	b.expect("uplink", packettest.Build(f), "uplink", verdict.WrongMAC)
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.99"), 1, 80)), "uplink", verdict.NoRoute)
+	b.expect("uplink", outside(template(6, laptop, addr("10.10.0.4"), 1, 80)), "uplink", verdict.NoRoute) // by private address
+}
+
+func TestARPIsAnsweredHere(t *testing.T) {
+	b := newBed(t)
+	for target, want := range map[string]packet.MAC{"10.0.0.1": GatewayMAC, "10.10.0.5": macOf("app")} {
+		b.expect("web", packettest.ARP(1, macOf("web"), addr("10.10.0.4"), addr(target)), "web", verdict.Answered)
+		p := b.delivered("web")
+		if p.ARPOperation != 2 || p.ARPSender != want || p.ARPSenderIP != addr(target) || p.DstMAC != macOf("web") {
+			t.Errorf("answer for %s: operation %d, %v has %v, to %v", target, p.ARPOperation, p.ARPSender, p.ARPSenderIP, p.DstMAC)
+		}
+	}
+	b.expect("uplink", packettest.ARP(1, routerMAC, addr("198.18.0.1"), addr("198.18.0.4")), "uplink", verdict.Answered)
+	b.expect("uplink", packettest.ARP(1, routerMAC, addr("198.18.0.1"), addr("198.18.0.99")), "uplink", verdict.ARPIgnored)
+}
+
+func TestNATIsOneToOne(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.TCP, 80, 80, "203.0.113.25/32"))
+	in := template(6, laptop, addr("198.18.0.4"), 40000, 80)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	if p := b.delivered("web"); p.Flow.Dst != addr("10.10.0.4") || p.DstMAC != macOf("web") || p.SrcMAC != GatewayMAC {
+		t.Errorf("delivered %v from %v to %v", p.Flow, p.SrcMAC, p.DstMAC)
+	}
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), laptop, 80, 40000)), "uplink", verdict.Forward)
+	if p := b.delivered("uplink"); p.Flow.Src != addr("198.18.0.4") || p.DstMAC != routerMAC || p.SrcMAC != upMAC {
+		t.Errorf("sent %v from %v to %v", p.Flow, p.SrcMAC, p.DstMAC)
+	}
+	b.expect("uplink", outside(template(6, stranger, addr("198.18.0.4"), 40000, 80)), "web", verdict.NoRule)
+}
+
+// TestReplyPassesAfterRuleRevoked: a connection admitted for one address is tracked and
+// outlives its rule in both directions; a new one is refused.
+func TestReplyPassesAfterRuleRevoked(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+	in := template(6, laptop, addr("198.18.0.4"), 40000, 22)
+	out := template(6, addr("10.10.0.4"), laptop, 22, 40000)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	out.TCPFlags = packet.SYN | packet.ACK
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	in.TCPFlags, out.TCPFlags = packet.ACK, packet.ACK
+	b.rules("web")
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.4"), 40001, 22)), "web", verdict.NoRule)
+}
+
+// TestWorldRuleRevokedCutsBothWays: the server keeps talking, and its packets must not
+// bring the connection back; that is the hole of trackers that delete the entry.
+func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
+	for _, protocol := range []uint8{6, 17} {
+		b := newBed(t)
+		b.rules("web", permit(ec2.Protocol(protocol), 80, 80, "0.0.0.0/0"))
+		in, out := template(protocol, laptop, addr("198.18.0.4"), 40000, 80), template(protocol, addr("10.10.0.4"), laptop, 80, 40000)
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+		if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
+			t.Errorf("protocol %d: a first packet of the world left state: %+v", protocol, u)
+		}
+		out.TCPFlags = packet.SYN | packet.ACK
+		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+		in.TCPFlags, out.TCPFlags = packet.ACK, packet.ACK
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+		if u := b.tracker.Usage(); u.Tracked != 0 || u.Untracked != 1 {
+			t.Errorf("protocol %d: usage %+v, want one untracked", protocol, u)
+		}
+		b.rules("web", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
+		for range 3 {
+			b.expect("web", b.of("web", out), "web", verdict.Revoked)
+			b.expect("uplink", outside(in), "web", verdict.Revoked)
+		}
+		b.rules("web", permit(ec2.Protocol(protocol), 80, 80, "0.0.0.0/0"))
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+	}
+}
+
+func TestInstanceReachesOutAndIsAnswered(t *testing.T) {
+	b := newBed(t)
+	for _, protocol := range []uint8{6, 17, 1} {
+		out := template(protocol, addr("10.10.0.4"), laptop, 5000, 80)
+		in := template(protocol, laptop, addr("198.18.0.4"), 80, 5000)
+		in.TCPFlags, in.ICMPType = packet.SYN|packet.ACK, 0
+		if protocol == 1 {
+			out.Flow.DstPort, in.Flow.SrcPort = 5000, 5000
+		}
+		b.expect("uplink", outside(in), "web", verdict.NoRule)
+		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+	}
+}
+
+func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
+	b := newBed(t)
+	out := template(17, addr("10.10.0.4"), laptop, 5000, 53)
+	sent := template(17, addr("198.18.0.4"), laptop, 5000, 53)
+	about := func(f packettest.Frame) []byte {
+		return packettest.ICMPError(3, 1, stranger, addr("198.18.0.4"), packettest.Build(f), routerMAC, upMAC)
+	}
+	b.expect("uplink", about(sent), "web", verdict.NoConnection)
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	b.expect("uplink", about(sent), "web", verdict.Forward)
+	if p := b.delivered("web"); p.Quoted.Src != addr("10.10.0.4") {
+		t.Errorf("the quoted packet is %v, want the instance's own address in it", p.Quoted)
+	}
+	sent.Flow.DstPort++
+	b.expect("uplink", about(sent), "web", verdict.NoConnection)
+	redirect := packettest.ICMPError(5, 1, stranger, addr("198.18.0.4"), packettest.Build(template(17, addr("198.18.0.4"), laptop, 5000, 53)), routerMAC, upMAC)
+	b.expect("uplink", redirect, "web", verdict.NoConnection)
+}
+
+func TestFragmentsInheritTheirFirstsVerdict(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.UDP, 53, 53, "203.0.113.25/32"))
+	fragment := func(src netip.Addr, port uint16, id uint16, offset, n int, more bool) []byte {
+		f := template(17, src, addr("198.18.0.4"), 4000, port)
+		f.FragID, f.FragOffset, f.MoreFollow, f.Payload = id, offset, more, make([]byte, n)
+		return outside(f)
+	}
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment)
+	b.expect("uplink", fragment(laptop, 53, 7, 0, 1472, true), "web", verdict.Forward)
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.Forward)
+	b.expect("uplink", fragment(laptop, 0, 7, 1472, 104, false), "web", verdict.OverlapFrag)
+	b.expect("uplink", fragment(laptop, 54, 8, 0, 1472, true), "web", verdict.NoRule)
+	b.expect("uplink", fragment(laptop, 0, 8, 1480, 100, false), "web", verdict.OrphanFragment)
+}
+
+func TestPlainDeviceGetsFinishedPackets(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.TCP, 80, 80, "web"))
+	b.devices["app"].plain = true
+	b.ports["app"].offloads = false
+	f := template(6, addr("10.10.0.4"), addr("10.10.0.5"), 4000, 80)
+	f.Payload = make([]byte, 4000)
+	offload := make([]byte, offloadLen)
+	offload[0], offload[1] = 1, 1
+	binary.NativeEndian.PutUint16(offload[4:], 1460)
+	binary.NativeEndian.PutUint16(offload[6:], 34)
+	binary.NativeEndian.PutUint16(offload[8:], 16)
+	if at, v := b.sendOffload("web", offload, b.of("web", f)); at != "app" || v != verdict.Forward {
+		t.Fatalf("%v at %s", v, at)
+	}
+	d := b.devices["app"]
+	if d.count != 3 || [offloadLen]byte(d.last[:offloadLen]) != [offloadLen]byte{} || len(d.last) != offloadLen+54+1080 {
+		t.Errorf("%d packets, the last of %d bytes behind % x", d.count, len(d.last), d.last[:offloadLen])
+	}
+}
+
+func TestTraceRemembersNothing(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+	tr := b.sw.Trace(b.ports["uplink"], outside(template(6, laptop, addr("198.18.0.4"), 1, 22)))
+	if tr.Verdict != verdict.Forward || len(tr.Steps) != 1 || !tr.Steps[0].Asked {
+		t.Errorf("trace %+v", tr)
+	}
+	tr = b.sw.Trace(b.ports["uplink"], outside(template(6, stranger, addr("198.18.0.4"), 1, 22)))
+	if tr.Verdict != verdict.NoRule {
+		t.Errorf("trace %+v", tr)
+	}
+	if u := b.tracker.Usage(); u.Tracked != 0 || b.devices["web"].count != 0 {
+		t.Errorf("a trace left state %+v and %d frames", u, b.devices["web"].count)
+	}
+}
+
+func TestDecoderPanicIsOneDroppedFrame(t *testing.T) {
+	b := newBed(t)
+	b.frame.decoder = nil
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22)), "web", verdict.DecodePanicked)
+	if b.sw.panics.frame == nil {
+		t.Error("the frame was not kept")
+	}
+}
+
+func TestNoAllocs(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.ICMP, -1, -1, "0.0.0.0/0"))
+	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+	web, app := addr("10.10.0.4"), addr("10.10.0.5")
+	cases := []struct {
+		name, from string
+		frame      []byte
+	}{
+		{"known flow", "web", b.of("web", template(6, web, app, 1, 80))},
+		{"no rule", "web", b.of("web", template(6, web, app, 1, 81))},
+		{"untracked", "web", b.of("web", template(17, web, app, 1, 53))},
+		{"echo", "web", b.of("web", template(1, web, app, 5, 5))},
+		{"arp", "web", packettest.ARP(1, macOf("web"), web, addr("10.0.0.1"))},
+		{"spoofed", "web", b.of("web", template(6, app, web, 1, 80))},
+		{"inbound", "uplink", outside(template(6, laptop, addr("198.18.0.4"), 1, 22))},
+		{"outbound", "web", b.of("web", template(17, web, laptop, 1, 53))},
+		{"hairpin", "web", b.of("web", template(17, web, addr("198.18.0.5"), 9, 53))},
+		{"hostile", "web", []byte{1, 2, 3}},
+	}
+	for _, c := range cases {
+		if n := testing.AllocsPerRun(200, func() {
+			copy(b.frame.buffer[offloadLen:], c.frame)
+			clear(b.frame.buffer[:offloadLen])
+			b.frame.snapshot = b.sw.Snapshot()
+			b.frame.receive(b.ports[c.from], offloadLen+len(c.frame))
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+	port := uint16(0)
+	if n := testing.AllocsPerRun(200, func() {
+		port++
+		frame := cases[0].frame
+		binary.BigEndian.PutUint16(frame[34:], port)
+		copy(b.frame.buffer[offloadLen:], frame)
+		b.frame.receive(b.ports["web"], offloadLen+len(frame))
+	}); n != 0 {
+		t.Errorf("new flow: %v allocations", n)
+	}
+}
