@@ -98,34 +98,39 @@ func (c *Cluster) raftConfig() *raft.Config {
 	return cfg
 }
 
-// runSweep proposes a Sweep when the State has something to sweep, on the leader.
+// sweepEvery is how often the leader looks for something to sweep, so an address rests
+// up to that much longer than the settings say.
+const sweepEvery = 5 * time.Second
+
+// runSweep proposes a Sweep when the State has something to sweep, on the leader. It
+// looks through the State only if that has changed, or what was found has come due.
 func (c *Cluster) runSweep(ctx context.Context) {
-	if c.waitReady(ctx) != nil {
-		return
-	}
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	var due time.Time
+	var pending bool
+	var seen uint64 // index of the View that due is of
 	for {
-		moved := c.fsm.moved()
-		var timer <-chan time.Time
-		if due, ok := c.View().SweepDue(); ok {
-			// Addresses that come due together are swept together.
-			timer = time.After(max(due.Sub(c.cfg.Now()), sweepPause))
-			moved = nil // whatever changes now is due later
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-moved:
+		case <-tick.C:
+		}
+		if c.leadingTerm() == 0 {
 			continue
-		case <-timer:
+		}
+		if view := c.View(); view.Index() != seen {
+			seen = view.Index()
+			due, pending = view.SweepDue()
+		}
+		if !pending || c.cfg.Now().Before(due) {
+			continue
 		}
 		if _, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.Sweep{}}); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotLeader) {
 			c.cfg.Logger.Warn("sweep", "node", c.cfg.Node, "err", err)
 		}
 	}
 }
-
-// sweepPause is the least time between two sweeps.
-const sweepPause = time.Second
 
 // raftLogger hands raft's warnings to the node's log.
 func (c *Cluster) raftLogger() hclog.Logger {

@@ -145,9 +145,6 @@ func (x multi[T]) FromObject(row any) (bool, [][]byte, error) {
 
 // first returns the row with a key, or nil.
 func first[T any](t *memdb.Txn, table, index, k string) *T {
-	if index == indexID && table == tableMeta {
-		k = key("")
-	}
 	row, err := t.First(table, index, k)
 	if err != nil {
 		panic(fmt.Sprintf("ec2: first %s by %s: %v", table, index, err))

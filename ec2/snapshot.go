@@ -134,7 +134,7 @@ func (s *State) restore(r io.Reader) error {
 	if err := checkRestored(t); err != nil {
 		return err
 	}
-	m := first[meta](t, tableMeta, indexID, "")
+	m := first[meta](t, tableMeta, indexID, key(""))
 	t.Commit()
 	s.current.Store(&version{db: s.db.Snapshot(), meta: m, tail: &delta{}})
 	return nil
@@ -156,7 +156,7 @@ func restoreRow(t *memdb.Txn, table string, data json.RawMessage) error {
 
 // checkRestored refuses a state that Apply could not have made and would panic on.
 func checkRestored(t *memdb.Txn) error {
-	m := first[meta](t, tableMeta, indexID, "")
+	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {
 		return errors.New("has no meta row")
 	}

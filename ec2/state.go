@@ -96,7 +96,7 @@ func newTx(db *memdb.MemDB) *tx {
 }
 
 func (t *tx) firstMeta() *meta {
-	if m := first[meta](t.Txn, tableMeta, indexID, ""); m != nil {
+	if m := first[meta](t.Txn, tableMeta, indexID, key("")); m != nil {
 		return m
 	}
 	return &meta{Settings: DefaultSettings()}
