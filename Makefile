@@ -1,7 +1,45 @@
-# Two commands do everything on a fresh Debian machine with Go: `make demo`, `make test`.
+# On a fresh Debian machine with Go, as root, `make demo` and `make test` do everything.
 
-.PHONY: build setup test unit scenarios fuzz soak bench lint demo clean
+# What the lab's hosts and the tests run, as command:package.
+NEEDS = nmap:nmap ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-client sshd:openssh-server \
+        nft:nftables iptables:iptables iperf3:iperf3 ps:procps
+
+.PHONY: build setup demo test unit scenarios fuzz soak bench lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
 	@cd bin && for name in $$(./palisade ec2-tools); do ln -sf palisade $$name; done
+
+setup: ## install what is missing; wants root, as the lab does
+	@test $$(id -u) = 0 || { echo "make: network namespaces want root; run it as: sudo -E env PATH=\"\$$PATH\" make $(MAKECMDGOALS)" >&2; exit 1; }
+	@missing=; for need in $(NEEDS); do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
+	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
+
+demo: setup build ## the story of Albert, with real packets
+	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert --name demo
+
+test: setup build lint ## all that must pass
+	CI=$${CI:-true} go test -count=1 -p 1 ./...
+
+unit: ## what needs no root
+	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/verdict/... ./internal/deps/... ./switch
+
+scenarios: setup ## every story, each in a lab of its own
+	CI=true go test -count=1 -v ./scenarios
+
+FUZZTIME ?= 20s
+fuzz: ## every door for bytes
+	@for target in $$(grep -rho 'func Fuzz[A-Za-z]*' --include='*_test.go' . | cut -c6-); do \
+	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
+	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
+
+soak: setup build ## what takes longer: the fuzz targets, and everything again and again
+	$(MAKE) fuzz FUZZTIME=60s
+	CI=true go test -count=3 -p 1 -timeout 60m ./...
+
+lint:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	go vet ./...
+
+clean:
+	rm -rf bin
