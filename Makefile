@@ -37,6 +37,9 @@ soak: setup build ## what takes longer: the fuzz targets, and everything again a
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 
+bench: setup build ## the switch beside a bare relay and a Linux bridge; QUICK=1 for less than 90 s
+	bin/palisade bench
+
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...

@@ -68,5 +68,6 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newEC2NamesCommand())
 	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand())
 	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand())
+	root.AddCommand(newBenchCommand())
 	return root
 }

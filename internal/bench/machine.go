@@ -1,0 +1,96 @@
+package bench
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Machine is what a number depends on besides the code, and the code's commit.
+type Machine struct {
+	Kernel      string   `json:"kernel"`
+	CPU         string   `json:"cpu"`
+	Processors  int      `json:"processors"`
+	Load        string   `json:"load"` // when the run began
+	Go          string   `json:"go"`
+	Commit      string   `json:"commit"` // "+" if there were changes besides it
+	Contestants []string `json:"contestants"`
+}
+
+func machine() Machine {
+	m := Machine{CPU: "unknown", Commit: "unknown", Processors: runtime.NumCPU(), Go: runtime.Version()}
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		m.Kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(cpuinfo)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			m.CPU = strings.TrimSpace(value)
+			break
+		}
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(load), " ")
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		changed := ""
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				m.Commit = s.Value[:min(12, len(s.Value))]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				changed = "+"
+			}
+		}
+		m.Commit += changed
+	}
+	if m.Commit == "unknown" {
+		m.Commit = checkout()
+	}
+	return m
+}
+
+// checkout is the commit beside a binary that was built without one, as `make bench`
+// does where -buildvcs is off.
+func checkout() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "unknown"
+	}
+	out, err := exec.Command("git", "-C", filepath.Dir(self), "describe", "--always", "--dirty=+", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// busySeconds is how long all processors together have worked since boot, the kernel's
+// interrupts included. It counts what else the machine does, too.
+func busySeconds() float64 {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(stat), "\n")
+	fields := strings.Fields(first)
+	ticks := 0.0
+	for i, field := range fields {
+		if i == 4 || i == 5 || i == 8 { // idle, iowait, steal; see proc(5)
+			continue
+		}
+		if i > 8 { // guest time is in user time already
+			break
+		}
+		n, _ := strconv.ParseFloat(field, 64) // "cpu", the first, is 0
+		ticks += n
+	}
+	const hertz = 100 // USER_HZ, on every architecture that Go runs on
+	return ticks / hertz
+}
