@@ -1,7 +1,7 @@
 # On a fresh Debian machine with Go, as root, `make demo` and `make test` do everything.
 
 # What the lab's hosts and the tests run, as command:package.
-NEEDS = nmap:nmap ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-client sshd:openssh-server \
+NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-client sshd:openssh-server \
         nft:nftables iptables:iptables iperf3:iperf3 ps:procps
 
 .PHONY: build setup demo test unit scenarios fuzz soak bench lint clean

@@ -22,7 +22,7 @@ type heldConn struct {
 	stdin io.WriteCloser
 	lines int // typed into it so far
 
-	out heard
+	out, errs heard
 }
 
 // heard is the output of a held command. Its writer is the command's, its reader the
@@ -91,7 +91,7 @@ func (p *player) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	stdin, err := h.cmd.StdinPipe()
 	ts.Check(err)
 	h.stdin = stdin
-	h.cmd.Stdout = &h.out
+	h.cmd.Stdout, h.cmd.Stderr = &h.out, &h.errs
 	if err := h.cmd.Start(); err != nil {
 		stop()
 		ts.Fatalf("%s: %v", run.text, err)
@@ -149,6 +149,27 @@ func (p *player) cmdDead(ts *testscript.TestScript, neg bool, args []string) {
 		p.narrator.note("connection %q: typed %q, silent for %v", args[0], line, silentFor)
 	case <-p.ctx.Done():
 		ts.Fatalf("called off")
+	}
+}
+
+// cmdEnds waits for a held command to end by itself, which it must do well, and shows
+// what it printed. The stdout matchers of the lines below see it.
+func (p *player) cmdEnds(ts *testscript.TestScript, neg bool, args []string) {
+	h := p.heldConn(ts, "ends", neg, args)
+	delete(p.held, args[0])
+	defer h.stop()
+	limit := time.AfterFunc(p.config.Limit, h.stop)
+	err := h.cmd.Wait()
+	if !limit.Stop() {
+		err = fmt.Errorf("did not end within %v", p.config.Limit)
+	}
+	p.narrator.note("what %q printed:", args[0])
+	shown := p.narrator.shower()
+	io.MultiWriter(shown, ts.Stdout()).Write(h.out.tail)
+	io.MultiWriter(shown, ts.Stderr()).Write(h.errs.tail)
+	shown.end()
+	if err != nil {
+		ts.Fatalf("%s: %v", args[0], err)
 	}
 }
 

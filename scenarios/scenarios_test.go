@@ -102,6 +102,7 @@ const standIn = `#!/bin/sh
 case "$1 $2" in
 "lab env") echo 'export ACCOUNT=albert' ;;
 "lab exec") shift 6; exec "$@" ;;
+"flows "*) echo "flows of $*" ;;
 esac
 `
 
@@ -140,6 +141,11 @@ hold echo on laptop cat
 alive echo
 hold talker on laptop sh -c 'while sleep 0.1; do echo still here; done'
 talks talker
+hold brief on laptop sh -c 'sleep 0.1; echo it is over'
+ends brief
+stdout 'is over'
+palisade flows
+stdout '^flows of flows --name lab$'
 `, Config{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, got)
@@ -149,6 +155,8 @@ talks talker
 		"# Step 1. It's a step\n# of two lines.\nlaptop$ echo 'two words' /no-home\n  two words /no-home\n",
 		"albert$ sh -c 'echo $ACCOUNT'\n  albert\n  ✓ as told, in ",
 		"  done\n",
+		"  it is over\n",
+		"root$ palisade flows\n",
 		"Proven in 2 steps",
 		"  ✓ Step 2. Another.\n",
 	} {
@@ -169,6 +177,8 @@ func TestPlayFailsWhereTheStoryDiffers(t *testing.T) {
 		{"unknown command", "onn laptop true", "unknown command"},
 		{"dead connection talks", "hold c on laptop cat\ndead c", "still talks"},
 		{"talker goes on", "hold c on laptop sh -c 'while sleep 0.1; do echo on; done'\ntalks c\ndead c", "still talks"},
+		{"held command ends badly", "hold c on laptop sh -c 'exit 3'\nends c", "exit status 3"},
+		{"held command goes on", "hold c on laptop sleep 60\nends c", "did not end within"},
 		{"skipped", "skip", "FAIL"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -35,29 +35,34 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	on WHO CMD...              run CMD in the namespace of an instance, a node, laptop or stranger
 //	run CMD...                 run CMD as the account, with its keys in the environment
 //	shell TEXT                 the same for a line of shell
+//	palisade CMD...            run the lab's own binary, as its operator
 //	until TIME RE on|run ...   repeat until it succeeds and prints RE
 //	capture VAR RE             set VAR to RE's first group in the last output
 //	hold NAME on|run ...       start CMD and keep it: the far end of a connection
 //	alive NAME                 what is typed into it comes back
 //	talks NAME                 it says something by itself
 //	dead NAME                  nothing comes any more, typed into or not
+//	ends NAME                  wait until it ends well, and show what it printed
 //
-// With ! before on, run and shell, the command must fail.
+// What takes on or run takes shell and palisade too. With ! before any of the four, the
+// command must fail.
 func (p *player) commands() map[string]command {
 	return map[string]command{
-		"step":    p.cmdStep,
-		"say":     p.cmdSay,
-		"account": p.cmdAccount,
-		"fresh":   p.cmdFresh,
-		"on":      p.cmdRun("on"),
-		"run":     p.cmdRun("run"),
-		"shell":   p.cmdRun("shell"),
-		"until":   p.cmdUntil,
-		"capture": p.cmdCapture,
-		"hold":    p.cmdHold,
-		"alive":   p.cmdAlive,
-		"talks":   p.cmdTalks,
-		"dead":    p.cmdDead,
+		"step":     p.cmdStep,
+		"say":      p.cmdSay,
+		"account":  p.cmdAccount,
+		"fresh":    p.cmdFresh,
+		"on":       p.cmdRun("on"),
+		"run":      p.cmdRun("run"),
+		"shell":    p.cmdRun("shell"),
+		"palisade": p.cmdRun("palisade"),
+		"until":    p.cmdUntil,
+		"capture":  p.cmdCapture,
+		"hold":     p.cmdHold,
+		"alive":    p.cmdAlive,
+		"talks":    p.cmdTalks,
+		"dead":     p.cmdDead,
+		"ends":     p.cmdEnds,
 	}
 }
 
@@ -173,7 +178,7 @@ type prepared struct {
 	dir       string
 }
 
-// prepare turns the words of on, run or shell into a command.
+// prepare turns the words of on, run, shell or palisade into a command.
 func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 	verb, args := words[0], words[1:]
 	r := prepared{dir: ts.MkAbs(".")}
@@ -182,12 +187,16 @@ func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 		r.who, r.text = args[0], typed(args[1:])
 		r.argv = append([]string{p.config.Palisade, "lab", "exec", "--name", p.config.Lab, args[0], "--"}, args[1:]...)
 		return r
+	case verb == "palisade" && len(args) >= 1:
+		r.who, r.text = "root", typed(words)
+		r.argv = append(append([]string{p.config.Palisade}, args...), "--name", p.config.Lab)
+		return r
 	case verb == "run" && len(args) >= 1:
 		r.text, r.argv = typed(args), append([]string{"env"}, args...)
 	case verb == "shell" && len(args) == 1:
 		r.text, r.argv = args[0], []string{"sh", "-c", args[0]}
 	default:
-		ts.Fatalf("usage: on WHO CMD..., run CMD... or shell TEXT, not: %s", typed(words))
+		ts.Fatalf("usage: on WHO CMD..., run CMD..., shell TEXT or palisade CMD..., not: %s", typed(words))
 	}
 	if p.account == "" {
 		ts.Fatalf("%s: for which account? say first: account NAME", verb)
