@@ -22,6 +22,9 @@ type arena struct {
 	memory             []byte
 	seed               [2]uint64
 	tracked, untracked int // slots per shard
+	// fresh: the memory was made just now and is all zero. It is not read then,
+	// because reading a page of a tmpfs takes the page.
+	fresh bool
 }
 
 const (
@@ -34,9 +37,10 @@ func openArena(path string, tracked, untracked int) (*arena, error) {
 	size := arenaHeader + shardCount*(tracked+untracked)*entrySize
 	var err error
 	if path == "" {
+		a.fresh = true
 		a.memory, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	} else {
-		a.memory, err = mapFile(path, size)
+		a.memory, a.fresh, err = mapFile(path, size)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes of connections at %q: %w", size, path, err)
@@ -54,27 +58,30 @@ func openArena(path string, tracked, untracked int) (*arena, error) {
 // mapFile maps the file at path, which only its owner may read: it holds the seed that
 // keeps the hash unpredictable. A file of another size is replaced, not cut, because a
 // process that still maps it would die of the missing pages.
-func mapFile(path string, size int) ([]byte, error) {
-	if st, err := os.Lstat(path); err == nil && (st.Size() != int64(size) || !st.Mode().IsRegular()) {
+func mapFile(path string, size int) (memory []byte, fresh bool, err error) {
+	st, err := os.Lstat(path)
+	if err == nil && (st.Size() != int64(size) || !st.Mode().IsRegular()) {
 		if err := os.Remove(path); err != nil {
-			return nil, err
+			return nil, false, err
 		}
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		fresh = true
+	} else if fresh = err != nil; fresh && !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer f.Close()
 	// The mapping keeps the open file, and so the lock, until it is unmapped.
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("in use by another process: %w", err)
+		return nil, false, fmt.Errorf("in use by another process: %w", err)
 	}
 	if err := f.Truncate(int64(size)); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	memory, err = unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	return memory, fresh, err
 }
 
 func (a *arena) headerFits() bool {
@@ -87,6 +94,9 @@ func (a *arena) headerFits() bool {
 func (a *arena) format() error {
 	clear(a.memory[:arenaHeader])
 	for i := range shardCount * (a.tracked + a.untracked) {
+		if a.fresh {
+			break
+		}
 		if e := (*entry)(unsafe.Pointer(&a.memory[arenaHeader+i*entrySize])); e.sum != 0 {
 			*e = entry{}
 		}

@@ -58,6 +58,10 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 		p.top, p.hand = p.first, p.first
 		for i := p.end; i > p.first; i-- {
 			slot := i - 1
+			if a.fresh {
+				s.next[slot], p.free = p.free, slot
+				continue
+			}
 			e := &s.slots[slot]
 			belongs := e.sum != 0 && e.sum == e.checksum() && e.has(isUntracked) == (n == untracked)
 			k := e.key()
