@@ -73,11 +73,7 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 // decode reads the frame, and its virtio header anew. The MTU is that of the network it
 // came from; a port that is not attached has none and passes nothing anyway.
 func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
-	if len(b) < offloadLen {
-		f.pkt.Segments = 1
-		return verdict.Runt, false
-	}
-	if v, ok := f.decodeSafely(b[offloadLen:]); !ok {
+	if v, ok := f.decodeSafely(b[min(offloadLen, len(b)):]); !ok {
 		return v, false
 	}
 	return packet.Sanitize(b[:offloadLen], &f.pkt, f.mtu())
@@ -144,8 +140,12 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	return f.deliver(owner)
 }
 
+// Each dropping verdict has one function that makes it; these are shared.
+
 func (f *frame) unreachable() verdict.Verdict  { return verdict.NoRoute }
 func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
+func (f *frame) toMany() verdict.Verdict       { return verdict.NotUnicast }
+func (f *frame) ignoreARP() verdict.Verdict    { return verdict.ARPIgnored }
 
 // deliver hands the packet to an instance of this node, if its rules admit it.
 func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {

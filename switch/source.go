@@ -22,7 +22,7 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	case p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67:
 		return verdict.DHCPServer, false
 	case !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst):
-		return verdict.NotUnicast, false
+		return f.toMany(), false
 	}
 	return verdict.Unset, true
 }
@@ -33,13 +33,13 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 func (f *frame) answerARP(a *Attachment) verdict.Verdict {
 	p := &f.pkt
 	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || p.ARPTargetIP == a.Endpoint.Address {
-		return verdict.ARPIgnored
+		return f.ignoreARP()
 	}
 	mac := GatewayMAC
 	if p.ARPTargetIP != a.Network.Gateway {
 		owner := a.Network.Find(p.ARPTargetIP)
 		if owner == nil {
-			return verdict.ARPIgnored
+			return f.ignoreARP()
 		}
 		mac = owner.MAC
 	}

@@ -22,7 +22,7 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 		return f.in, f.answerOutside(up)
 	}
 	if !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst) {
-		return f.in, f.notForUs()
+		return f.in, f.toMany()
 	}
 	if p.DstMAC != up.MAC {
 		return f.in, f.misaddressed()
@@ -41,7 +41,6 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 }
 
 func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
-func (f *frame) notForUs() verdict.Verdict   { return verdict.NotUnicast }
 
 // checkOutsideSource drops what cannot come from outside: an address that is leased or
 // could be, or one that never leaves its own link.
@@ -66,8 +65,6 @@ func (f *frame) answerOutside(up *Uplink) verdict.Verdict {
 	}
 	return f.answer(up.MAC)
 }
-
-func (f *frame) ignoreARP() verdict.Verdict { return verdict.ARPIgnored }
 
 // routeOutside carries a packet out of its network: to the owner of a public address,
 // with both ends rewritten here as AWS does, or through the uplink. What has no public

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (p *plane) apply(view *ec2.View) error {
 		})
 	}
 	if len(changes.Networks) > 0 {
-		p.setPublicPools(edit)
+		p.setOutside(edit)
 	}
 	for _, c := range changes.Interfaces {
 		p.move(edit, c, generation)
@@ -94,10 +95,13 @@ func (p *plane) apply(view *ec2.View) error {
 	return nil
 }
 
-func (p *plane) setPublicPools(edit *vswitch.Edit) {
+// setOutside says which addresses are the cluster's own and which port leads to the rest.
+func (p *plane) setOutside(edit *vswitch.Edit) {
+	var pools []netip.Prefix
 	for n := range p.view.Networks() {
-		edit.PublicPools(n.PublicPools)
+		pools = append(pools, n.PublicPools...)
 	}
+	edit.PublicPools(pools)
 	edit.Uplink(p.uplink)
 }
 
