@@ -59,7 +59,6 @@ const (
 	// The destination could not take it.
 
 	WriteFailed // the device refused the frame
-	PortGone    // the port was removed under the frame
 
 	Count // how many verdicts there are; keep last
 )
@@ -75,8 +74,7 @@ var names = [Count]string{
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
 	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", OverlapFrag: "overlapping-fragment",
-	TableFull:   "conntrack_allowance_exceeded",
-	WriteFailed: "write-failed", PortGone: "port-gone",
+	TableFull: "conntrack_allowance_exceeded",
 }
 
 var meanings = [Count]string{
@@ -114,7 +112,6 @@ var meanings = [Count]string{
 	OverlapFrag:    "overlapping or oversized fragments",
 	TableFull:      "new connection beyond the tracking allowance",
 	WriteFailed:    "the device refused the frame",
-	PortGone:       "the port was removed",
 }
 
 // String is the counter's name, in the code, the command line and the console.

@@ -1,0 +1,75 @@
+package deps
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"palisade/internal/verdict"
+)
+
+// TestEachDropIsMadeInOneFunction: one search for a verdict's name answers where frames
+// are dropped for that reason. The checks of one decoder count as one place.
+func TestEachDropIsMadeInOneFunction(t *testing.T) {
+	made := map[string][]string{}
+	for _, dir := range []string{"../../switch", "../../conntrack", "../../internal/packet"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			for _, decl := range file.Decls {
+				if fn, ok := decl.(*ast.FuncDecl); ok && fn.Body != nil {
+					collect(fn, filepath.ToSlash(path), made)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(made["NoRule"]) != 1 {
+		t.Fatalf("NoRule is made in %v; the search itself is wrong", made["NoRule"])
+	}
+	for name, where := range made {
+		if name != "Forward" && name != "Answered" && name != "Unset" && len(where) > 1 {
+			t.Errorf("%s is made in %d places: %s", name, len(where), strings.Join(where, ", "))
+		}
+	}
+	if unused := int(verdict.Count) - len(made); unused > 0 {
+		t.Errorf("%d verdicts are never made; the list has %d", unused, verdict.Count)
+	}
+}
+
+// collect notes the verdicts that fn returns.
+func collect(fn *ast.FuncDecl, path string, made map[string][]string) {
+	where := path + " " + fn.Name.Name
+	if strings.HasPrefix(path, "../../internal/packet/decode.go") {
+		where = path
+	}
+	if strings.HasPrefix(path, "../../internal/packet/virtio.go") {
+		where = path
+	}
+	ast.Inspect(fn.Body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.BinaryExpr:
+			return false // a comparison makes nothing
+		case *ast.SelectorExpr:
+			if pkg, ok := n.X.(*ast.Ident); ok && pkg.Name == "verdict" && n.Sel.Name != "Verdict" && n.Sel.Name != "Count" {
+				if !slices.Contains(made[n.Sel.Name], where) {
+					made[n.Sel.Name] = append(made[n.Sel.Name], where)
+				}
+			}
+		}
+		return true
+	})
+}
