@@ -74,7 +74,7 @@ var names = [Count]string{
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
 	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", OverlapFrag: "overlapping-fragment",
-	TableFull: "conntrack_allowance_exceeded",
+	TableFull: "conntrack_allowance_exceeded", WriteFailed: "write-failed",
 }
 
 var meanings = [Count]string{
