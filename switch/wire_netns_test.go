@@ -1,0 +1,222 @@
+package vswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"palisade/conntrack"
+	"palisade/ec2"
+	"palisade/firewall"
+	"palisade/internal/netns"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+	"palisade/switch/tap"
+)
+
+// A wire is a switch that runs, between two real TAP devices:
+//
+//	pal-TEST-attacker                                 pal-TEST-victim
+//	  raw socket --> eth0 10.10.0.4 -- the switch -- eth0 10.10.0.5
+//
+// Neither namespace has an address of its own or IPv6, so that no kernel adds a frame to
+// what the test sends.
+type wire struct {
+	t                *testing.T
+	sw               *Switch
+	attacker, victim *Port
+	inside           string // the victim's namespace
+	socket           int    // the attacker's
+	device           int    // index of its eth0
+}
+
+var (
+	attackerIP, victimIP   = addr("10.10.0.4"), addr("10.10.0.5")
+	attackerMAC, victimMAC = macOf("attacker"), macOf("victim")
+)
+
+func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root, and CI is set")
+		}
+		t.Skip("needs root: makes network namespaces")
+	}
+	tracker, err := conntrack.Open(conntrack.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sw, err := New(Config{Tracker: tracker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := groups{"victim": {ID: "victim", Name: "victim", Rules: rules}, "attacker": {ID: "attacker", Name: "attacker"}}
+	compiler := firewall.NewCompiler()
+	w := &wire{t: t, sw: sw}
+	edit := sw.Edit(1)
+	edit.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 1500})
+	attach := func(epoch uint64, name string, ip netip.Addr, mac packet.MAC) (*Port, string) {
+		ns := fmt.Sprintf("pal-%.30s-%s", t.Name(), name)
+		port := w.plug(name, ns)
+		set := compiler.Acquire(view, []ec2.GroupID{ec2.GroupID(name)}, 1)
+		owner := &Endpoint{Epoch: epoch, Address: ip, MAC: mac, Groups: set.Numbers, Port: port}
+		edit.AddEndpoint(1, owner)
+		edit.Attach(port, 1, Attachment{Endpoint: owner, Zone: tracker.AddZone(epoch, conntrack.Timeouts{}), Rules: set})
+		return port, ns
+	}
+	var outside string
+	w.attacker, outside = attach(1, "attacker", attackerIP, attackerMAC)
+	w.victim, w.inside = attach(2, "victim", victimIP, victimMAC)
+	sw.Publish(edit)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- sw.Run(ctx) }()
+	t.Cleanup(func() {
+		for _, p := range sw.Ports() {
+			if err := sw.RemovePort(p); err != nil {
+				t.Error(err)
+			}
+		}
+		cancel()
+		if err := errors.Join(<-ended, tracker.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	w.openSocket(outside, header)
+	return w
+}
+
+// plug makes a namespace with eth0, which is a port of the switch.
+func (w *wire) plug(name, ns string) *Port {
+	w.t.Helper()
+	_ = netns.Delete(ns)
+	if err := netns.New(ns); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		if err := netns.Delete(ns); err != nil {
+			w.t.Error(err)
+		}
+	})
+	device, err := tap.Open(tap.Config{Name: "eth0", Namespace: ns})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if !device.Offloads() {
+		w.t.Fatal("the device has no virtio header, which this test is about")
+	}
+	err = netns.Do(ns, func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(link)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	port, err := w.sw.AddPort(name, InstancePort, device)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return port
+}
+
+// A vnetHeader says whether the attacker's frames begin with a virtio header of its own.
+type vnetHeader bool
+
+const (
+	kernelHeader vnetHeader = false
+	ownHeader    vnetHeader = true
+)
+
+// openSocket opens the attacker's raw socket with the one capability that root inside an
+// instance has for it, CAP_NET_RAW.
+func (w *wire) openSocket(ns string, header vnetHeader) {
+	w.t.Helper()
+	err := netns.Do(ns, func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		w.device = link.Index
+		// The thread cannot be brought back without SYS_ADMIN, and ends with Do.
+		only := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&only, &[]unix.CapUserData{{Effective: 1 << unix.CAP_NET_RAW, Permitted: 1 << unix.CAP_NET_RAW}, {}}[0]); err != nil {
+			return err
+		}
+		if w.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		if header == ownHeader {
+			return unix.SetsockoptInt(w.socket, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1)
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { unix.Close(w.socket) })
+}
+
+func (w *wire) send(b []byte) error {
+	return unix.Sendto(w.socket, b, 0, &unix.SockaddrLinklayer{Ifindex: w.device})
+}
+
+// fates is how often each verdict was reached at a port.
+type fates map[string]uint64
+
+func (w *wire) fates() fates {
+	all := fates{}
+	for _, p := range []*Port{w.attacker, w.victim} {
+		for v, n := range p.Counters().Verdicts {
+			if n > 0 {
+				all[fmt.Sprintf("%v at %s", verdict.Verdict(v), p.Name())] = n
+			}
+		}
+	}
+	return all
+}
+
+// settled waits until a fate has befallen n frames.
+func (w *wire) settled(fate string, n uint64) fates {
+	w.t.Helper()
+	tick := time.NewTicker(100 * time.Microsecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); <-tick.C {
+		if all := w.fates(); all[fate] >= n {
+			return all
+		}
+	}
+	w.t.Fatalf("%v; still not %d times %s", w.fates(), n, fate)
+	return nil
+}
+
+// received is the victim's own count of packets that reached its eth0.
+func (w *wire) received() (n uint64) {
+	w.t.Helper()
+	err := netns.Do(w.inside, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err == nil {
+			n = link.Attrs().Statistics.RxPackets
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
