@@ -24,7 +24,7 @@ import (
 
 // A wire is a switch that runs, between two real TAP devices:
 //
-//	pal-TEST-attacker                                 pal-TEST-victim
+//	pal-PID-TEST-attacker                             pal-PID-TEST-victim
 //	  raw socket --> eth0 10.10.0.4 -- the switch -- eth0 10.10.0.5
 //
 // Neither namespace has an address of its own or IPv6, so that no kernel adds a frame to
@@ -65,7 +65,7 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 	edit := sw.Edit(1)
 	edit.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 1500})
 	attach := func(epoch uint64, name string, ip netip.Addr, mac packet.MAC) (*Port, string) {
-		ns := fmt.Sprintf("pal-%.30s-%s", t.Name(), name)
+		ns := fmt.Sprintf("pal-%d-%.20s-%s", os.Getpid(), t.Name(), name)
 		port := w.plug(name, ns)
 		set := compiler.Acquire(view, []ec2.GroupID{ec2.GroupID(name)}, 1)
 		owner := &Endpoint{Epoch: epoch, Address: ip, MAC: mac, Groups: set.Numbers, Port: port}
@@ -99,7 +99,6 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 // plug makes a namespace with eth0, which is a port of the switch.
 func (w *wire) plug(name, ns string) *Port {
 	w.t.Helper()
-	_ = netns.Delete(ns)
 	if err := netns.New(ns); err != nil {
 		w.t.Fatal(err)
 	}
