@@ -4,10 +4,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -54,12 +58,22 @@ func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	all := []T{}
 	for _, s := range sockets {
 		var some []T
-		if err := lab.Get(ctx, s, path, &some); err != nil {
+		if err := ask(ctx, s, path, &some); err != nil {
 			return nil, err
 		}
 		all = append(all, some...)
 	}
 	return all, nil
+}
+
+// ask is lab.Get that says what to do about a node that is down.
+func ask(ctx context.Context, socket, path string, into any) error {
+	err := lab.Get(ctx, socket, path, into)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		node := strings.TrimSuffix(filepath.Base(socket), ".sock")
+		return fmt.Errorf("%s does not answer, its daemon is down; its instances keep running without a network. In a lab: palisade lab start %s", node, node)
+	}
+	return err
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -175,7 +189,7 @@ tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple 
 			}
 			query := url.Values{"from": {cmp.Or(outside[from], from)}, "to": {cmp.Or(outside[to], to)}, "packet": {args[0]}}
 			var t node.Trace
-			if err := lab.Get(cmd.Context(), sockets[0], "/v1/trace?"+query.Encode(), &t); err != nil {
+			if err := ask(cmd.Context(), sockets[0], "/v1/trace?"+query.Encode(), &t); err != nil {
 				return err
 			}
 			if o.json {

@@ -268,11 +268,32 @@ func (s *session) changeRules(ctx context.Context, call, ref string, rules []rul
 		r.params(params, fmt.Sprintf("IpPermissions.%d.", i+1))
 	}
 	suffix := map[direction]string{ingress: "Ingress", egress: "Egress"}[d]
-	if err := s.call(ctx, call+suffix, params, &struct{}{}); err != nil {
+	var answer struct {
+		Unknown []permission `xml:"unknownIpPermissionSet>item"`
+	}
+	if err := s.call(ctx, call+suffix, params, &answer); err != nil {
 		return err
+	}
+	if missing := rulesOf(answer.Unknown); len(missing) > 0 {
+		return s.notThere(g, rules, missing, d)
 	}
 	s.era.printRules(s.out, g, rules, d)
 	return nil
+}
+
+// notThere says which rules were to be revoked and are none of the group's. The service
+// of EC2-Classic takes it for success; to a person it is a typing error that leaves a
+// port open.
+func (s *session) notThere(g group, asked, missing []rule, d direction) error {
+	texts := make([]string, len(missing))
+	for i, r := range missing {
+		texts[i] = strings.Join(s.era.ruleColumns(r, d)[1:], " ")
+	}
+	rest := "nothing was removed"
+	if len(missing) < len(asked) {
+		rest = "the other rules were removed"
+	}
+	return fmt.Errorf("group %s has no rule %s: %s; ec2-describe-group %s lists what it has", g.Name, strings.Join(texts, ", nor "), rest, g.Name)
 }
 
 // resolve completes a source group of the caller's own account with its owner, name and

@@ -80,6 +80,7 @@ PERMISSION\|default\|ALLOWS\|tcp\|22\|22\|FROM\|CIDR\|203\.0\.113\.25/32
 `},
 		{"", "ec2-authorize default -p 22 -s 203.0.113.25/32", `error Client\.InvalidPermission\.Duplicate: .*already exists\n`},
 		{"", "ec2-revoke default -p 22 -s 203.0.113.25/32", `GROUP(?s:.*)ingress\n`},
+		{"", "ec2-revoke default -p 22 -s 203.0.113.25/32", `error .*group default has no rule tcp 22 22 FROM CIDR 203\.0\.113\.25/32 ingress: nothing was removed.*\n`},
 		{"", "ec2-create-group Apache -d web", `GROUP\|` + sg + `\|Apache\|web\n`},
 		{"2006", "ec2-add-group MySQL -d db", `GROUP\|MySQL\|db\n`},
 		{"", "ec2-authorize MySQL -P tcp -p 3306 -o Apache", `GROUP\|` + sg + `\|\|\|\|
