@@ -123,8 +123,13 @@ func (c *Config) check() error {
 		return fmt.Errorf(`"classic.network" is %q; it must be an IPv4 network of 16 addresses or more, as "10.0.0.0/8"`, n)
 	}
 	for _, p := range c.Classic.Pools {
-		if !n.Overlaps(p) || p.Bits() < n.Bits() {
-			return fmt.Errorf(`"classic.pools" has %s, which is not within "classic.network" %s`, p, n)
+		if !n.Overlaps(p) || p.Bits() < n.Bits() || p != p.Masked() {
+			return fmt.Errorf(`"classic.pools" has %s, which is no network within "classic.network" %s`, p, n)
+		}
+	}
+	for _, p := range c.Classic.PublicPools {
+		if !p.Addr().Is4() || p != p.Masked() || p.Overlaps(n) {
+			return fmt.Errorf(`"classic.public_pools" has %s, which is no IPv4 network apart from "classic.network" %s`, p, n)
 		}
 	}
 	if len(c.Classic.Pools) == 0 {
@@ -132,6 +137,21 @@ func (c *Config) check() error {
 	}
 	if c.Uplink.Device != "" && !c.Uplink.GatewayMAC.IsUnicast() {
 		return fmt.Errorf(`"uplink.gateway_mac" is %s; it must be the router's unicast address`, c.Uplink.GatewayMAC)
+	}
+	return c.rehearse()
+}
+
+// rehearse lets the domain judge what a cluster would begin with, accounts above all.
+func (c *Config) rehearse() error {
+	commands, err := c.bootstrap()
+	if err != nil {
+		return err
+	}
+	state := ec2.NewState()
+	for i, cmd := range commands {
+		if _, err := state.Apply(uint64(i+1), cmd); err != nil {
+			return fmt.Errorf("no cluster can begin with it: %w", err)
+		}
 	}
 	return nil
 }

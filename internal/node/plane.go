@@ -213,6 +213,11 @@ func (p *plane) attach(lease ec2.InterfaceID, device tap.Config) error {
 	if err != nil {
 		return err
 	}
+	return p.attachDevice(lease, d)
+}
+
+// attachDevice makes an open device the port of a lease. It closes the device if it cannot.
+func (p *plane) attachDevice(lease ec2.InterfaceID, d vswitch.Device) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ep := p.endpoints[lease]

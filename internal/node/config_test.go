@@ -1,0 +1,120 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+)
+
+// whole is a configuration with every key, as a lab writes one.
+const whole = `name = "node1"
+zone = "us-east-1a"
+region = "us-east-1"
+data_dir = "/var/lib/palisade"
+api_socket = "/run/palisade/api.sock"
+control_socket = "/run/palisade/control.sock"
+arena = "/dev/shm/palisade"
+
+[lab]
+namespace_prefix = "lab-"
+instance_dir = "/var/lib/palisade/instances"
+cgroup_prefix = "palisade-lab"
+
+[uplink]
+device = "up"
+namespace = "lab-internet"
+bridge = "internet"
+gateway_mac = "02:00:00:00:00:01"
+
+[classic]
+network = "10.0.0.0/8"
+pools = ["10.10.0.0/16"]
+public_pools = ["198.18.0.0/16"]
+
+[[account]]
+id = "598916040194"
+name = "albert"
+platform = "classic"
+access_key = "AKIDALBERT"
+secret_key = "secret"
+`
+
+func read(t *testing.T, text string) (Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "node.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return ReadConfig(path)
+}
+
+func TestReadConfig(t *testing.T) {
+	c, err := read(t, whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "node1" || c.Uplink.GatewayMAC.String() != "02:00:00:00:00:01" || c.Classic.Pools[0].String() != "10.10.0.0/16" ||
+		len(c.Account) != 1 || c.Account[0].Platform != ec2.Classic {
+		t.Errorf("read %+v", c)
+	}
+	commands, err := c.bootstrap()
+	if err != nil || len(commands) != 4 {
+		t.Errorf("a cluster begins with %d commands, %v; want 4", len(commands), err)
+	}
+}
+
+// TestReadConfigSaysWhatIsWrong: each message names the key, and the line where there is
+// one.
+func TestReadConfigSaysWhatIsWrong(t *testing.T) {
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"unknown key", `zone =`, `zoen =`, `line 2: "zoen" is no key`},
+		{"unknown key of a table", `bridge =`, `brigde =`, `line 17: "uplink.brigde" is no key`},
+		{"unknown table", `[lab]`, `[labs]`, `line 9: "labs`},
+		{"number for a text", `"us-east-1a"`, `7`, `line 2: "zone"`},
+		{"text for a list", `["10.10.0.0/16"]`, `"10.10.0.0/16"`, `line 22: "classic.pools"`},
+		{"no TOML", `name = "node1"`, `name = node1`, `line 1`},
+		{"not a MAC", `02:00:00:00:00:01`, `02:00:00:00:00`, `line 18: "uplink.gateway_mac"`},
+		{"not a network", `"10.0.0.0/8"`, `"10.0.0.0"`, `line 21: "classic.network"`},
+
+		{"no name", `name = "node1"`, ``, `"name" is missing`},
+		{"no zone", `zone = "us-east-1a"`, ``, `"zone" is missing`},
+		{"empty region", `"us-east-1"`, `""`, `"region" is missing`},
+		{"no data directory", `data_dir = "/var/lib/palisade"`, ``, `"data_dir" is missing`},
+		{"no API socket", `api_socket = "/run/palisade/api.sock"`, ``, `"api_socket" is missing`},
+		{"no control socket", `control_socket = "/run/palisade/control.sock"`, ``, `"control_socket" is missing`},
+		{"group MAC for the router", `"02:00:00:00:00:01"`, `"01:00:5e:00:00:01"`, `"uplink.gateway_mac" is 01:00:5e:00:00:01`},
+		{"no MAC for the router", `gateway_mac = "02:00:00:00:00:01"`, ``, `"uplink.gateway_mac" is 00:00:00:00:00:00`},
+
+		{"no network", `network = "10.0.0.0/8"`, ``, `"classic.network" is`},
+		{"network with host bits", `"10.0.0.0/8"`, `"10.0.0.1/8"`, `"classic.network" is "10.0.0.1/8"`},
+		{"IPv6 network", `"10.0.0.0/8"`, `"fd00::/8"`, `"classic.network" is "fd00::/8"`},
+		{"network without room", `"10.0.0.0/8"`, `"10.10.0.0/29"`, `"classic.network" is "10.10.0.0/29"`},
+		{"no pool", `["10.10.0.0/16"]`, `[]`, `"classic.pools" is empty`},
+		{"pool outside", `["10.10.0.0/16"]`, `["10.10.0.0/16", "192.168.0.0/24"]`, `"classic.pools" has 192.168.0.0/24`},
+		{"pool around the network", `["10.10.0.0/16"]`, `["0.0.0.0/0"]`, `"classic.pools" has 0.0.0.0/0`},
+		{"pool with host bits", `["10.10.0.0/16"]`, `["10.10.0.1/16"]`, `"classic.pools" has 10.10.0.1/16`},
+		{"IPv6 pool", `["10.10.0.0/16"]`, `["2001:db8::/64"]`, `"classic.pools" has 2001:db8::/64`},
+		{"IPv6 public pool", `["198.18.0.0/16"]`, `["2001:db8::/64"]`, `"classic.public_pools" has 2001:db8::/64`},
+		{"public pool with host bits", `["198.18.0.0/16"]`, `["198.18.0.1/16"]`, `"classic.public_pools" has 198.18.0.1/16`},
+		{"platform nobody knows", `"classic"`, `"classics"`, `platform "classics" is neither`},
+		{"account without a key", `access_key = "AKIDALBERT"`, ``, `account 598916040194 needs an access key`},
+		{"account id of 3 digits", `"598916040194"`, `"598"`, `account id "598" is not 12 digits`},
+		{"public pool inside the network", `["198.18.0.0/16"]`, `["10.20.0.0/16"]`, `"classic.public_pools" has 10.20.0.0/16`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := strings.Replace(whole, tt.old, tt.new, 1)
+			if text == whole {
+				t.Fatalf("nothing to replace: %s", tt.old)
+			}
+			if _, err := read(t, text); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "node.toml") {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+	if _, err := ReadConfig("/nowhere/node.toml"); err == nil || !strings.Contains(err.Error(), "/nowhere/node.toml") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
