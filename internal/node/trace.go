@@ -11,6 +11,7 @@ import (
 	"palisade/ec2"
 	"palisade/firewall"
 	"palisade/internal/packet"
+	"palisade/internal/verdict"
 	vswitch "palisade/switch"
 )
 
@@ -85,13 +86,19 @@ func (n *Node) trace(from, to, what string) (*Trace, error) {
 		Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(), At: result.At.Name(),
 	}
 	for i, s := range result.Steps {
-		last := i == len(result.Steps)-1
-		t.Steps = append(t.Steps, n.explain(view, s, !last || t.Admitted))
-		if last && !t.Admitted && s.Asked && s.Connection.Status != conntrack.Blocked {
+		refused := i == len(result.Steps)-1 && refuses(result.Verdict)
+		t.Steps = append(t.Steps, n.explain(view, s, !refused))
+		if refused && s.Asked && s.Connection.Status != conntrack.Blocked {
 			t.Admit = admitting(view, s)
 		}
 	}
 	return t, nil
+}
+
+// refuses reports whether a verdict is an interface's: its rules or its connections do not
+// admit the packet. All other drops happen on the way between interfaces.
+func refuses(v verdict.Verdict) bool {
+	return v == verdict.NoRule || v == verdict.Revoked || v == verdict.NoConnection
 }
 
 // A traceEnd is one end of an imagined packet.
@@ -150,13 +157,13 @@ func parsePacket(text string) (packet.Template, error) {
 		if !ranged {
 			return t, nil
 		}
-		icmpType, code, _ := strings.Cut(rest, ":")
+		icmpType, code, coded := strings.Cut(rest, ":")
 		kind, err := strconv.ParseUint(icmpType, 10, 8)
 		if err != nil {
 			return t, wrong
 		}
 		t.ICMPType = uint8(kind)
-		if code != "" {
+		if coded {
 			c, err := strconv.ParseUint(code, 10, 8)
 			if err != nil {
 				return t, wrong

@@ -1,0 +1,69 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+)
+
+const albert = ec2.AccountID("598916040194")
+
+var discard = slog.New(slog.DiscardHandler)
+
+// nodeConfig is a node without uplink or images: it needs no root.
+func nodeConfig(t *testing.T) Config {
+	t.Helper()
+	dir := t.TempDir()
+	return Config{
+		Name: "node1", Zone: "us-east-1a", Region: "us-east-1", DataDir: dir,
+		APISocket: filepath.Join(dir, "api.sock"), ControlSocket: filepath.Join(dir, "control.sock"), Arena: filepath.Join(dir, "arena"),
+		Classic: Classic{
+			Network: netip.MustParsePrefix("10.0.0.0/8"), Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
+			PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
+		},
+		Account: []Account{{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", SecretKey: "secret"}},
+	}
+}
+
+type testNode struct{ *Node }
+
+func newNode(t *testing.T, c Config) testNode {
+	t.Helper()
+	n, err := New(c, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return testNode{n}
+}
+
+// start runs the node and returns when it is ready. What it returns stops the node.
+func (n testNode) start(t *testing.T) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	stop = func() error {
+		cancel()
+		err := <-ended
+		ended <- nil // a second stop is no error
+		return err
+	}
+	t.Cleanup(func() { _ = stop() })
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(10 * time.Second); !n.isReady(); {
+		select {
+		case <-tick.C:
+		case err := <-ended:
+			t.Fatalf("the node ended: %v", err)
+		case <-deadline:
+			t.Fatal("the node is not ready after 10 s")
+		}
+	}
+	return stop
+}
