@@ -130,7 +130,7 @@ func TestIdleTimeouts(t *testing.T) {
 		{"TCP half open", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
 			syn := pkt(6, 1, 22, packet.SYN)
 			z.Admit(syn, 0, conntrack.Admission{Revision: rules})
-			return syn
+			return back(syn, packet.SYN|packet.ACK)
 		}, 30 * s},
 		{"TCP closing", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
 			handshake(t, z, 1, 0)
@@ -183,12 +183,16 @@ func TestIdleTimeouts(t *testing.T) {
 func TestNewConnectionInheritsNothing(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
-	// The server may not call back over the same tuple.
+	// The server may not call back over the same tuple, nor the client call again.
 	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
+	expect(t, z, syn, 0, rules, conntrack.New)
+	// What the rules admit of that does the connection no harm.
+	z.Admit(syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
 	// After both FINs the same tuple is a new connection, judged by the rules.
-	expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), 0, rules, conntrack.Live)
-	expect(t, z, back(syn, packet.FIN|packet.ACK), 0, rules, conntrack.Live)
-	expect(t, z, syn, 1, rules, conntrack.New)
+	expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
+	expect(t, z, back(syn, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
+	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
 }
 
 func TestPingMayBeAnsweredNotReturned(t *testing.T) {

@@ -65,7 +65,7 @@ func (z *Zone) Observe(p *packet.Packet, now time.Duration, r Revision) Answer {
 	if e == nil || e.reopens(p, w) {
 		return Answer{}
 	}
-	a := e.answer(w, r)
+	a := e.answer(p, w, r)
 	switch {
 	case a.Status == Live || a.Status == Checked:
 		z.count(e, p, w, now)
@@ -85,11 +85,13 @@ func (z *Zone) Peek(p *packet.Packet, now time.Duration, r Revision) Answer {
 	if e == nil || e.reopens(p, w) {
 		return Answer{}
 	}
-	return e.answer(w, r)
+	return e.answer(p, w, r)
 }
 
-// answer is what the rules of revision r make of a live connection.
-func (e *entry) answer(w way, r Revision) Answer {
+// answer is what the rules of revision r make of a packet of a live connection. A SYN
+// never rides on one: its sender may be opening the next connection on the same ports,
+// and only rules admit that. If they do, Admit finds this one and goes on with it.
+func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 	a := Answer{Outside: e.has(fromOutside), Reply: w == reply}
 	switch {
 	case e.has(isBlocked) && e.revision < r.Generation:
@@ -100,6 +102,8 @@ func (e *entry) answer(w way, r Revision) Answer {
 		a.Status = Stale
 	case e.has(isUntracked):
 		a.Status = Checked
+	case p.IsFirstSYN():
+		return Answer{}
 	default:
 		a.Status = Live
 	}

@@ -385,6 +385,44 @@ func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
 	}
 }
 
+// TestSYNRidesOnNoConnection: a client whose rule is gone may keep the connection it has,
+// and may not open another on the same ports; nor may a reset make room for one.
+func TestSYNRidesOnNoConnection(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+	in, out := template(6, laptop, addr("198.18.0.4"), 40000, 22), template(6, addr("10.10.0.4"), laptop, 22, 40000)
+	deliver := func(flags uint8, want verdict.Verdict) {
+		t.Helper()
+		in.TCPFlags = flags
+		b.expect("uplink", outside(in), "web", want)
+	}
+	deliver(packet.SYN, verdict.Forward)
+	deliver(packet.SYN, verdict.Forward) // again, as a sender does that hears nothing
+	out.TCPFlags = packet.SYN | packet.ACK
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	deliver(packet.ACK, verdict.Forward)
+	deliver(packet.SYN, verdict.Forward) // the rule admits it
+	b.rules("web")
+	deliver(packet.SYN, verdict.NoRule)
+	deliver(packet.ACK, verdict.Forward)
+	out.TCPFlags = packet.FIN | packet.ACK
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	deliver(packet.SYN, verdict.NoRule) // half closed
+	deliver(packet.RST, verdict.Forward)
+	deliver(packet.ACK, verdict.Forward)
+	deliver(packet.SYN, verdict.NoRule)
+	deliver(packet.ACK, verdict.Forward)
+}
+
+// TestOutsideHasNoAddressOfTheNetwork: a source within the network cannot come from
+// outside, leased or not, or a CIDR rule for members would admit a stranger.
+func TestOutsideHasNoAddressOfTheNetwork(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.UDP, 53, 53, "10.10.0.0/16"))
+	b.expect("uplink", outside(template(17, addr("10.10.0.77"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
+	b.expect("uplink", outside(template(17, addr("10.255.255.255"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
+}
+
 func TestInstanceReachesOutAndIsAnswered(t *testing.T) {
 	b := newBed(t)
 	for _, protocol := range []uint8{6, 17, 1} {
@@ -486,11 +524,16 @@ func TestNoAllocs(t *testing.T) {
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.ICMP, -1, -1, "0.0.0.0/0"))
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")
+	syn := b.of("web", template(6, web, app, 1, 80))
+	b.expect("web", syn, "app", verdict.Forward)
+	known := template(6, web, app, 1, 80)
+	known.TCPFlags = packet.ACK
 	cases := []struct {
 		name, from string
 		frame      []byte
 	}{
-		{"known flow", "web", b.of("web", template(6, web, app, 1, 80))},
+		{"known flow", "web", b.of("web", known)},
+		{"SYN again", "web", syn},
 		{"no rule", "web", b.of("web", template(6, web, app, 1, 81))},
 		{"untracked", "web", b.of("web", template(17, web, app, 1, 53))},
 		{"echo", "web", b.of("web", template(1, web, app, 5, 5))},
@@ -514,10 +557,9 @@ func TestNoAllocs(t *testing.T) {
 	port := uint16(0)
 	if n := testing.AllocsPerRun(200, func() {
 		port++
-		frame := cases[0].frame
-		binary.BigEndian.PutUint16(frame[34:], port)
-		copy(b.frame.buffer[offloadLen:], frame)
-		b.frame.receive(b.ports["web"], offloadLen+len(frame))
+		binary.BigEndian.PutUint16(syn[34:], port)
+		copy(b.frame.buffer[offloadLen:], syn)
+		b.frame.receive(b.ports["web"], offloadLen+len(syn))
 	}); n != 0 {
 		t.Errorf("new flow: %v allocations", n)
 	}

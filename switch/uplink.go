@@ -42,13 +42,14 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 
 func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
 
-// checkOutsideSource drops what cannot come from outside: an address that is leased or
-// could be, or one that never leaves its own link.
+// checkOutsideSource drops what cannot come from outside: an address of the network, leased
+// or not, which no answer would ever find out there; one of the public pools; one that
+// never leaves its own link.
 func (f *frame) checkOutsideSource(owner *Endpoint) (verdict.Verdict, bool) {
 	src := f.pkt.Flow.Src
 	bad := unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src)
 	if a := f.snapshot.attachment(owner.Port); a != nil {
-		bad = bad || a.Network.Find(src) != nil || src == a.Network.Gateway
+		bad = bad || a.Network.Prefix.Contains(src)
 	}
 	if bad {
 		return verdict.BadSource, false

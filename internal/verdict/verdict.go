@@ -40,7 +40,7 @@ const (
 	SpoofedIP    // the source address is not the interface's
 	SpoofedARP   // ARP sender fields that are not the interface's
 	DHCPServer   // an instance that offers addresses
-	BadSource    // from outside: a leased, public-pool, loopback, link-local or multicast source
+	BadSource    // from outside: a source of the network, a public pool, loopback, link-local or multicast
 	NotUnicast   // broadcast or multicast, which no EC2 network carries
 	WrongMAC     // addressed to a MAC that is neither the owner's nor the gateway's
 	ARPIgnored   // ARP for an address nobody answers for, or the asker's own
