@@ -336,6 +336,12 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 		"another id":   {{frag(1, 0, 64, true), verdict.Forward}, {frag(2, 64, 128, true), verdict.OrphanFragment}},
 		"overlap":      {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 56, 120, true), verdict.OverlapFrag}, {frag(1, 120, 128, false), verdict.OverlapFrag}},
 		"same twice":   {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 0, 64, true), verdict.OverlapFrag}},
+		"two ends":     {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 128, 130, false), verdict.Forward}, {frag(1, 64, 120, false), verdict.OverlapFrag}},
+		"past the end": {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 72, 80, false), verdict.Forward}, {frag(1, 80, 88, true), verdict.OverlapFrag}},
+		"end before":   {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 128, 136, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.OverlapFrag}},
+		"after whole":  {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.Forward}, {frag(1, 64, 72, false), verdict.OrphanFragment}},
+		"id again": {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.Forward},
+			{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.Forward}},
 	}
 	for name, steps := range tests {
 		z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
@@ -349,12 +355,24 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 			}
 		}
 	}
-	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	tr := open(t, conntrack.Config{})
+	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	for id := range 5000 {
 		z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0)
 	}
 	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.OrphanFragment {
-		t.Errorf("beyond the table: %v, want %v", v, verdict.OrphanFragment)
+		t.Errorf("beyond the zone's room: %v, want %v", v, verdict.OrphanFragment)
+	}
+	// A flood of first fragments takes nobody else's room, and whole datagrams take none.
+	for id := range 200_000 {
+		first, last := frag(uint16(id), 0, 64, true), frag(uint16(id), 64, 72, false)
+		if v, w := other.AdmitFragment(first, conntrack.In, 0), other.Fragment(last, conntrack.In, 0); v != verdict.Forward || w != verdict.Forward {
+			t.Fatalf("datagram %d beside a flood: %v, %v", id, v, w)
+		}
+	}
+	tr.Sweep(time.Minute)
+	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, time.Minute); v != verdict.Forward {
+		t.Errorf("after the flood: %v", v)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 const (
 	maxDatagrams    = 4096 // fragmented datagrams under way; further ones are dropped
+	maxZone         = 1024 // of them one zone's, so that nobody takes the room of all
 	fragmentTimeout = 30 * time.Second
 	maxRanges       = 4 // gaps a datagram may have; an honest sender leaves none
 )
@@ -17,10 +18,13 @@ const (
 // fragments remembers which first fragments were admitted. Later ones carry no ports
 // and inherit their verdict; without a first they are orphans. Overlaps poison the whole
 // datagram, since the bytes that were judged could be replaced (RFC 1858, RFC 5722 §3).
+// A datagram is forgotten with its last missing fragment, so that a fast sender, who
+// soon uses its identification again, neither fills the table nor seems to overlap.
 type fragments struct {
 	mu        sync.Mutex
 	datagrams map[fragmentKey]*datagram
-	spare     []datagram // all there are; allocated once
+	zones     map[uint32]int // datagrams under way, by zone
+	spare     []datagram     // all there are; allocated once
 	free      []*datagram
 }
 
@@ -37,11 +41,13 @@ type datagram struct {
 	deadline time.Duration
 	ranges   [maxRanges][2]int32 // covered [from, to), ascending, not touching
 	count    int
+	end      int32 // where the last fragment ends; 0 before it was seen
 	poisoned bool
 }
 
 func (f *fragments) init() {
 	f.datagrams = make(map[fragmentKey]*datagram, maxDatagrams)
+	f.zones = map[uint32]int{}
 	f.spare = make([]datagram, maxDatagrams)
 	for i := range f.spare {
 		f.free = append(f.free, &f.spare[i])
@@ -61,15 +67,15 @@ func (f *fragments) first(zone uint32, d Direction, p *packet.Packet, now time.D
 		return f.cover(g, p)
 	}
 	if g == nil {
-		if len(f.free) == 0 {
-			f.expireLocked(now)
-		}
-		if len(f.free) == 0 {
+		// Nothing is searched for room: a flood would pay for it with everybody's
+		// time. Sweep makes room.
+		if len(f.free) == 0 || f.zones[zone] >= maxZone {
 			return f.orphan()
 		}
 		g = f.free[len(f.free)-1]
 		f.free = f.free[:len(f.free)-1]
 		f.datagrams[k] = g
+		f.zones[zone]++
 	}
 	*g = datagram{key: k, deadline: now + fragmentTimeout}
 	return f.cover(g, p)
@@ -91,12 +97,27 @@ func (f *fragments) orphan() verdict.Verdict { return verdict.OrphanFragment }
 func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {
 	from, to := int32(p.FragOffset), int32(p.FragOffset+p.FragLen)
 	if !g.poisoned {
-		g.poisoned = !g.add(from, to)
+		g.poisoned = !g.ends(to, p.MoreFollow) || !g.add(from, to)
 	}
 	if g.poisoned {
 		return verdict.OverlapFrag
 	}
+	if g.count == 1 && g.ranges[0] == [2]int32{0, g.end} {
+		f.forgetOneLocked(g)
+	}
 	return verdict.Forward
+}
+
+// ends reports false where a fragment and the last one disagree about the end.
+func (g *datagram) ends(to int32, more bool) bool {
+	switch {
+	case more:
+		return g.end == 0 || to <= g.end
+	case g.end != 0 || g.count > 0 && g.ranges[g.count-1][1] > to:
+		return false
+	}
+	g.end = to
+	return true
 }
 
 // add reports false where [from, to) overlaps or would leave too many gaps.
@@ -150,10 +171,17 @@ func (f *fragments) purge(zone uint32) {
 }
 
 func (f *fragments) forgetLocked(gone func(*datagram) bool) {
-	for k, g := range f.datagrams {
+	for _, g := range f.datagrams {
 		if gone(g) {
-			delete(f.datagrams, k)
-			f.free = append(f.free, g)
+			f.forgetOneLocked(g)
 		}
+	}
+}
+
+func (f *fragments) forgetOneLocked(g *datagram) {
+	delete(f.datagrams, g.key)
+	f.free = append(f.free, g)
+	if f.zones[g.key.zone]--; f.zones[g.key.zone] == 0 {
+		delete(f.zones, g.key.zone)
 	}
 }

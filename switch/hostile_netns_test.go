@@ -113,7 +113,7 @@ func TestHostileFramesReachNobody(t *testing.T) {
 		{"fragment that would overwrite the flags", part(6, 22, 4, 16, 24, false), "tiny-fragment at attacker"},
 		{"last fragment without a first", part(17, 22, 5, 1480, 40, false), "orphan-fragment at attacker"},
 		{"first fragment of what no rule admits", part(17, 22, 6, 0, 1472, true), "no-rule at victim"},
-		{"the rest of it", part(17, 22, 6, 1480, 40, false), "orphan-fragment at victim"},
+		{"the next part of it", part(17, 22, 6, 1480, 40, true), "orphan-fragment at victim"},
 		{"a part that overlaps it", part(17, 22, 6, 8, 40, false), "overlapping-fragment at attacker"},
 		{"fragment beyond 65535", part(17, 22, 7, 65528, 16, false), "bad-length at attacker"},
 

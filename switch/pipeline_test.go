@@ -468,7 +468,9 @@ func TestFragmentsInheritTheirFirstsVerdict(t *testing.T) {
 	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment)
 	b.expect("uplink", fragment(laptop, 53, 7, 0, 1472, true), "web", verdict.Forward)
 	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.Forward)
-	b.expect("uplink", fragment(laptop, 0, 7, 1472, 104, false), "web", verdict.OverlapFrag)
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment) // it is whole
+	b.expect("uplink", fragment(laptop, 53, 9, 0, 1472, true), "web", verdict.Forward)
+	b.expect("uplink", fragment(laptop, 0, 9, 1472, 104, false), "web", verdict.OverlapFrag)
 	b.expect("uplink", fragment(laptop, 54, 8, 0, 1472, true), "web", verdict.NoRule)
 	b.expect("uplink", fragment(laptop, 0, 8, 1480, 100, false), "web", verdict.OrphanFragment)
 }
