@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,19 +77,12 @@ func build(t *testing.T) string {
 // labUp brings a lab up on a free port and takes it down when t ends.
 func labUp(t *testing.T, palisade, name string, options []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-
 	t.Cleanup(func() {
 		if out, err := exec.Command(palisade, "lab", "down", "--name", name).CombinedOutput(); err != nil {
 			t.Errorf("lab down: %v\n%s", err, out)
 		}
 	})
-	args := append([]string{"lab", "up", "--name", name, "--port", fmt.Sprint(port)}, options...)
+	args := append([]string{"lab", "up", "--name", name, "--port", fmt.Sprint(freePort(t))}, options...)
 	if out, err := exec.Command(palisade, args...).CombinedOutput(); err != nil {
 		t.Fatalf("lab up: %v\n%s", err, out)
 	}

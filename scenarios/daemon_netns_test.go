@@ -1,0 +1,129 @@
+package scenarios
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"palisade/internal/lab"
+)
+
+// rx is how many packets an instance's interface has received. It asks the kernel, not
+// the daemon.
+func (l *testLab) rx(in lab.InstanceStatus) string {
+	l.t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", in.Namespace, "cat", "/sys/class/net/eth0/statistics/rx_packets").CombinedOutput()
+	if err != nil {
+		l.t.Fatalf("rx of %s: %v\n%s", in.ID, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// TestNothingPassesWithoutADaemon: a daemon that is stopped, killed or refuses to start
+// leaves every port closed, to what the rules admit as well. When it goes on, so does what
+// they admit.
+func TestNothingPassesWithoutADaemon(t *testing.T) {
+	needRoot(t)
+	l := newLab(t, build(t), "")
+	l.up()
+	server, fellow := l.launch(), l.launch()
+	l.ec2("ec2-authorize default -p 22")
+	mark := filepath.Join("/var/lib/palisade/labs", l.name, "node1", "enforced")
+
+	opens := func(when string) {
+		t.Helper()
+		l.eventually("port 22 is open "+when, func() bool {
+			_, err := l.on("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22")
+			return err == nil
+		})
+		if out, err := l.on(fellow.ID, "ping", "-c", "1", "-W", "2", server.PrivateAddress); err != nil {
+			t.Errorf("%s a fellow has no answer: %v\n%s", when, err, out)
+		}
+	}
+	closed := func(when string) {
+		t.Helper()
+		before := l.rx(server)
+		if out, err := l.on("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22"); err == nil {
+			t.Errorf("%s port 22 is open to the laptop\n%s", when, out)
+		}
+		out, err := exec.Command("ip", "netns", "exec", fellow.Namespace, "ping", "-c", "3", "-i", "0.2", "-W", "1", server.PrivateAddress).CombinedOutput()
+		if err == nil {
+			t.Errorf("%s a fellow has an answer\n%s", when, out)
+		}
+		if after := l.rx(server); after != before {
+			t.Errorf("%s the server received: %s packets, %s before", when, after, before)
+		}
+	}
+	opens("at first")
+
+	pid := l.daemon()
+	l.signal(pid, syscall.SIGSTOP)
+	closed("while the daemon is stopped")
+	l.signal(pid, syscall.SIGCONT)
+	opens("when the daemon goes on")
+
+	l.do("lab", "kill", "node1")
+	closed("while the daemon is dead")
+
+	whole, err := os.ReadFile(mark)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(mark, whole[:5], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := l.try("lab", "start", "node1"); err == nil || !strings.Contains(out, mark+" is damaged") {
+		t.Errorf("a daemon whose enforced index is damaged: %v\n%s", err, out)
+	}
+	closed("while the daemon refuses to start")
+
+	// As the error advises: the log is whole.
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	l.do("lab", "start", "node1")
+	opens("when the daemon is back")
+}
+
+// TestInstanceOfALabIsConfined runs the prober of package instance in an instance of a
+// real lab: all that it tries there, with the daemon's own process and files to reach.
+func TestInstanceOfALabIsConfined(t *testing.T) {
+	needRoot(t)
+	l := newLab(t, build(t), "")
+	probe := filepath.Join(t.TempDir(), "probe")
+	if out, err := exec.Command("go", "test", "-c", "-o", probe, "palisade/internal/instance").CombinedOutput(); err != nil {
+		t.Fatalf("build the prober: %v\n%s", err, out)
+	}
+	l.up()
+	in := l.launch()
+	file, err := os.Open(probe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	carry := exec.Command(l.palisade, "lab", "exec", "--name", l.name, in.ID, "--", "sh", "-c", "cat > /tmp/probe && chmod 755 /tmp/probe")
+	carry.Stdin = file
+	if out, err := carry.CombinedOutput(); err != nil {
+		t.Fatalf("carry the prober in: %v\n%s", err, out)
+	}
+	pid := l.daemon()
+	for _, secret := range []string{
+		filepath.Join("/var/lib/palisade/labs", l.name, "lab.json"),
+		filepath.Join("/run/palisade", l.name, "node1.sock"),
+		"/dev/shm/palisade-" + l.name + "-node1",
+	} {
+		if _, err := os.Stat(secret); err != nil {
+			t.Fatalf("nothing to find: %v", err)
+		}
+		if out, err := l.on(in.ID, "/tmp/probe", "probe", fmt.Sprint(pid), secret); err != nil {
+			t.Errorf("with %s to reach: %v\n%s", secret, err, out)
+		}
+	}
+	if l.daemon() != pid {
+		t.Error("the daemon is another")
+	}
+}
