@@ -24,7 +24,8 @@ const bootsAtOnce = 4
 const device = "eth0"
 
 // fleet makes the instances of this node what the state says they are. Each has a
-// machine, which works on one step at a time and always towards the newest View.
+// machine, which works on one step at a time and always towards the View that the switch
+// goes by: of a newer one's leases the switch knows nothing yet.
 type fleet struct {
 	config  Config
 	cluster *cluster.Cluster
@@ -103,7 +104,11 @@ func (f *fleet) adopt(ctx context.Context, view *ec2.View) error {
 // notice starts a step of every machine whose instance a View changed.
 func (f *fleet) notice(view *ec2.View) {
 	for _, c := range view.Changes().Instances {
-		if c.After == nil || c.After.Node != f.config.Name {
+		if c.After == nil {
+			f.forget(c.Before.ID)
+			continue
+		}
+		if c.After.Node != f.config.Name {
 			continue
 		}
 		m := f.machine(c.After.ID)
@@ -122,12 +127,19 @@ func (f *fleet) machine(id ec2.InstanceID) *machine {
 	return m
 }
 
-// step takes the machine to where the newest View wants it, and reports.
+// forget lets go of an instance that nobody can ask about any more.
+func (f *fleet) forget(id ec2.InstanceID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.machines, id)
+}
+
+// step takes the machine to where the View in force wants it, and reports.
 func (m *machine) step(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.fleet
-	view := f.cluster.View()
+	view := f.plane.inForce()
 	in, ok := view.Instance(m.id)
 	if !ok || in.Node != f.config.Name || in.Interface == "" {
 		return

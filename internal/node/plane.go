@@ -184,6 +184,13 @@ func (p *plane) publish(edit *vswitch.Edit) {
 	p.moved = make(chan struct{})
 }
 
+// inForce is the View that the switch goes by.
+func (p *plane) inForce() *ec2.View {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.view
+}
+
 // wait reports whether the switch goes by index within the time.
 func (p *plane) wait(ctx context.Context, index uint64, atMost time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, atMost)
