@@ -55,6 +55,15 @@ func (p *Port) Kind() PortKind { return p.kind }
 
 func (p *Port) count(v verdict.Verdict, segments uint32) { p.verdicts[v].Add(uint64(segments)) }
 
+// QueueDrops is how many frames the kernel dropped before the switch could read them: the
+// one loss that no verdict counts. It is zero for a device that cannot tell.
+func (p *Port) QueueDrops() (uint64, error) {
+	if d, ok := p.device.(interface{ QueueDrops() (uint64, error) }); ok {
+		return d.QueueDrops()
+	}
+	return 0, nil
+}
+
 // Counters is a copy of a port's counters. rx is what the switch received.
 type Counters struct {
 	RxFrames uint64 `json:"rx_frames"`

@@ -101,6 +101,9 @@ func newDropsCommand() *cobra.Command {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "PORT\tVERDICT\tPACKETS\tMEANING")
 			for _, p := range ports {
+				if p.QueueDrops > 0 {
+					fmt.Fprintf(w, "%s\tqueue-full\t%d\tthe kernel dropped it before the switch could read it\n", p.Port, p.QueueDrops)
+				}
 				for _, v := range p.Verdicts {
 					if v.Drops || all {
 						fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", p.Port, v.Verdict, v.Packets, v.Meaning)

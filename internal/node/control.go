@@ -94,10 +94,12 @@ func (n *Node) isReady() bool {
 
 // PortDrops is one port in GET /v1/drops.
 type PortDrops struct {
-	Port     string         `json:"port"`      // an instance's id, or "uplink"
-	RxFrames uint64         `json:"rx_frames"` // what the switch received from it
-	TxFrames uint64         `json:"tx_frames"`
-	Verdicts []VerdictCount `json:"verdicts"` // of frames that concern it, most frequent first
+	Port     string `json:"port"`      // an instance's id, or "uplink"
+	RxFrames uint64 `json:"rx_frames"` // what the switch received from it
+	TxFrames uint64 `json:"tx_frames"`
+	// QueueDrops are frames the kernel dropped before the switch could read them.
+	QueueDrops uint64         `json:"queue_drops"`
+	Verdicts   []VerdictCount `json:"verdicts"` // of frames that concern it, most frequent first
 }
 
 // VerdictCount is how often one fate befell a frame.
@@ -113,6 +115,11 @@ func (n *Node) drops() []PortDrops {
 	for _, port := range n.sw.Ports() {
 		c := port.Counters()
 		d := PortDrops{Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
+		if dropped, err := port.QueueDrops(); err != nil {
+			n.log.Warn("a port's queue was not counted", "port", port.Name(), "err", err)
+		} else {
+			d.QueueDrops = dropped
+		}
 		for v, count := range c.Verdicts {
 			if count > 0 {
 				v := verdict.Verdict(v)

@@ -22,6 +22,7 @@ import (
 	"unsafe"
 
 	"github.com/songgao/water"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
@@ -37,10 +38,11 @@ type Config struct {
 
 // Device is one queue of a TAP device. One goroutine reads; any number write.
 type Device struct {
-	name     string
-	queue    int // a duplicate of water's descriptor
-	leader   int // holds the device's flags; -1 for a plain device
-	offloads bool
+	name      string
+	namespace string
+	queue     int // a duplicate of water's descriptor
+	leader    int // holds the device's flags; -1 for a plain device
+	offloads  bool
 }
 
 const offloads = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6
@@ -59,7 +61,7 @@ func Open(c Config) (*Device, error) {
 }
 
 func open(c Config) (*Device, error) {
-	d := &Device{name: c.Name, leader: -1, queue: -1}
+	d := &Device{name: c.Name, namespace: c.Namespace, leader: -1, queue: -1}
 	if !c.Plain {
 		leader, err := openLeader(c.Name)
 		if err != nil {
@@ -202,6 +204,26 @@ func rawIO(call uintptr, fd int, b []byte) (int, error) {
 			return 0, errno
 		}
 	}
+}
+
+// QueueDrops is how many frames the kernel has dropped because the switch did not read
+// them in time. It enters the device's namespace, and so is nothing for the data path.
+func (d *Device) QueueDrops() (uint64, error) {
+	var dropped uint64
+	err := netns.Do(d.namespace, func() error {
+		link, err := netlink.LinkByName(d.name)
+		if err != nil {
+			return err
+		}
+		if statistics := link.Attrs().Statistics; statistics != nil {
+			dropped = statistics.TxDropped // what the device sends, the switch receives
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the drops of TAP %s in namespace %q: %w", d.name, d.namespace, err)
+	}
+	return dropped, nil
 }
 
 // Close detaches. The device stays, without carrier, until its namespace goes or it is

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
@@ -53,6 +54,44 @@ func TestDeviceHasOffloadsAndOutlivesItsProcess(t *testing.T) {
 	}
 	if err := netns.Do(ns, func() error { _, err := os.Stat("/proc/thread-self/net/dev"); return err }); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestQueueDropsAreCounted: nobody reads the device, so its queue fills and overflows.
+func TestQueueDropsAreCounted(t *testing.T) {
+	ns := namespace(t)
+	d, err := tap.Open(tap.Config{Name: "eth0", Namespace: ns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	err = netns.Do(ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		frame := make([]byte, 60)
+		to := &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index}
+		for range link.Attrs().TxQLen + 200 {
+			if err := unix.Sendto(fd, frame, 0, to); err != nil && err != unix.ENOBUFS {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dropped, err := d.QueueDrops(); err != nil || dropped < 100 {
+		t.Errorf("QueueDrops = %d, %v; want at least 100", dropped, err)
 	}
 }
 
