@@ -149,21 +149,27 @@ func (t *Tracker) changeZones(change func(map[uint32]*Zone)) {
 // calls it once its first table is in.
 func (t *Tracker) PurgeUnknown() int {
 	t.mu.Lock()
-	known := map[zoneKey]bool{}
-	for _, z := range *t.zones.Load() {
-		known[zoneKey{z.id, z.epoch}] = true
-	}
 	clear(t.adopted)
 	t.mu.Unlock()
 	n := 0
 	for i := range t.shards {
-		n += t.shards[i].purge(t, func(e *entry) bool { return !known[zoneKey{e.zone, e.epoch}] })
+		n += t.shards[i].purge(t, func(e *entry) bool {
+			z := (*t.zones.Load())[e.zone] // of now: an instance that boots may get one meanwhile
+			return z == nil || z.epoch != e.epoch
+		})
 	}
 	return n
 }
 
-// Sweep frees what has idled out by now. An idle tracker's sweep reads nothing.
+// Sweep frees what has idled out by now. An idle tracker's sweep reads nothing. Before
+// PurgeUnknown it frees nothing: what it took from a zone yet to come would stay counted.
 func (t *Tracker) Sweep(now time.Duration) {
+	t.mu.Lock()
+	adopting := len(t.adopted) > 0
+	t.mu.Unlock()
+	if adopting {
+		return
+	}
 	for i := range t.shards {
 		t.shards[i].purge(t, func(e *entry) bool { return e.expired(now) })
 	}

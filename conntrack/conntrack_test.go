@@ -320,6 +320,34 @@ func TestConnectionsSurviveTheProcess(t *testing.T) {
 	}
 }
 
+// TestAdoptedConnectionsThatIdledOutCountForNobody: they ended while no process ran.
+func TestAdoptedConnectionsThatIdledOutCountForNobody(t *testing.T) {
+	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 640, Untracked: 64, Reserve: 64}
+	fill := func(z *conntrack.Zone, now time.Duration) (taken int) {
+		for port := range 500 {
+			p := pkt(17, uint16(port), 53, 0)
+			if z.Admit(p, now, conntrack.Admission{Revision: rules}) == verdict.Forward {
+				z.Observe(back(p, 0), now, rules)
+				taken++
+			}
+		}
+		return taken
+	}
+	tr := open(t, c)
+	want := fill(tr.AddZone(1, conntrack.Timeouts{}), 0)
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tr = open(t, c)
+	tr.Sweep(time.Hour)
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	tr.PurgeUnknown()
+	tr.Sweep(time.Hour)
+	if got := fill(z, time.Hour); got != want {
+		t.Errorf("%d connections after the restart, want %d", got, want)
+	}
+}
+
 func TestFragmentsFollowTheirFirst(t *testing.T) {
 	frag := func(id uint16, from, to int, more bool) *packet.Packet {
 		return &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: from == 0,
