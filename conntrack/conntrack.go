@@ -209,6 +209,17 @@ func (t *Tracker) take(z *Zone) bool {
 	return false
 }
 
+// yields reports whether a zone is beyond its reserve and has more than z has, so that
+// who floods makes room for the others and never they for him.
+func (t *Tracker) yields(zone uint32, z *Zone) bool {
+	other := (*t.zones.Load())[zone]
+	if other == nil {
+		return false
+	}
+	used := other.used.Load()
+	return used > other.reserve && used > z.used.Load()
+}
+
 // give returns the room of one tracked connection.
 func (t *Tracker) give(zone uint32) {
 	z := (*t.zones.Load())[zone]

@@ -262,6 +262,16 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 		}
 	}
 
+	// Beyond its reserve too a zone gets what another holds only half open beyond its own.
+	for port := range 200 {
+		p := pkt(17, uint16(port), 54, 0)
+		if v := modest.Admit(p, 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
+			t.Fatalf("connection %d beyond the reserve, beside a flood: %v", port, v)
+		}
+		modest.Observe(back(p, 0), 0, rules)
+	}
+	expect(t, greedy, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
+
 	// Established connections fill the surplus; then new ones are refused.
 	tr = open(t, conntrack.Config{Capacity: 640, Untracked: 64, Reserve: 64})
 	greedy = tr.AddZone(1, conntrack.Timeouts{})

@@ -167,8 +167,9 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 
 // evictLocked makes room in a pool: what has expired or may go first, and of the
 // untracked anything. A tracked connection goes only while it is half open or
-// unanswered, and if zone is not zero only one of that zone.
-func (s *shard) evictLocked(t *Tracker, n int, zone uint32, now time.Duration) bool {
+// unanswered. If z, which wants the room, is not nil, it must be z's own or a zone's that
+// yields to z.
+func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool {
 	p := &s.pools[n]
 	span := p.top - p.first
 	for range min(span, 256) {
@@ -177,7 +178,7 @@ func (s *shard) evictLocked(t *Tracker, n int, zone uint32, now time.Duration) b
 			p.hand = p.first
 		}
 		e := &s.slots[slot]
-		if e.sum == 0 || zone != 0 && e.zone != zone {
+		if e.sum == 0 || z != nil && e.zone != z.id && !t.yields(e.zone, z) {
 			continue
 		}
 		if e.expired(now) || n == untracked || !e.assured() {

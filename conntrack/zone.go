@@ -214,13 +214,14 @@ func (z *Zone) Admit(p *packet.Packet, now time.Duration, a Admission) verdict.V
 func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (*entry, bool) {
 	t := z.tracker
 	if n == tracked && !t.take(z) {
-		// Beyond the allowance only something of the zone's own can make room.
-		if !s.evictLocked(t, tracked, z.id, now) || !t.take(z) {
+		// Beyond the allowance something must make room: of the zone's own, or of one
+		// that has taken more of the surplus.
+		if !s.evictLocked(t, tracked, z, now) || !t.take(z) {
 			return nil, false
 		}
 	}
 	e, ok := s.allocateLocked(n, hash)
-	if !ok && s.evictLocked(t, n, 0, now) {
+	if !ok && s.evictLocked(t, n, nil, now) {
 		e, ok = s.allocateLocked(n, hash)
 	}
 	if !ok && n == tracked {
