@@ -20,6 +20,7 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 
@@ -115,6 +116,26 @@ func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
 		return false
 	}
 	return t.protocols[protocol].open[family(addr)]
+}
+
+// A PortRange is some ports, both ends included.
+type PortRange struct{ From, To uint16 }
+
+// Closed are the ports of a protocol that t opens to the whole world by rules that next
+// has no more.
+func (t *Table) Closed(next *Table, protocol uint8) []PortRange {
+	var closed []PortRange
+	for _, ref := range t.Rules() {
+		r := ref.Rule
+		if r.Source.IsGroup() || r.Source.Prefix.Bits() != 0 || r.Protocol != ec2.AnyProtocol && r.Protocol != ec2.Protocol(protocol) {
+			continue
+		}
+		if !slices.ContainsFunc(next.Rules(), func(kept Ref) bool { return kept.Rule.Serial == r.Serial }) {
+			from, to := keys(r)
+			closed = append(closed, PortRange{uint16(from), uint16(to)})
+		}
+	}
+	return closed
 }
 
 // admitted names the rule of a selector that a dense segment admits.

@@ -72,6 +72,8 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	case f.answersUntracked(a, d, peer, &admission):
 	case p.Flow.Protocol == packet.ProtocolTCP && !p.IsFirstSYN():
 		return verdict.Forward // a connection's middle creates nothing
+	case d == conntrack.Out && p.Flow.Protocol == packet.ProtocolUDP && a.justClosed(p.Flow.SrcPort, f.now):
+		return verdict.Forward // nor an answer to what was revoked
 	case p.Flow.Protocol == packet.ProtocolICMP && p.ICMPType != packet.ICMPEcho && p.ICMPType != packet.ICMPTimestamp:
 		return verdict.Forward // nor does what asks no question
 	case decision.World && hasPorts(p) && opposite.Open(p.Flow.Protocol, peer.Addr):

@@ -385,6 +385,39 @@ func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
 	}
 }
 
+// TestAnswerToWhatWasRevokedOpensNothing: a UDP server that first speaks after its world
+// rule has gone, or whose connection was forgotten, is no originator of a connection.
+func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
+	b := newBed(t)
+	dns, wide := permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.UDP, 5000, 5999, "0.0.0.0/0")
+	b.rules("web", dns, wide)
+	in, out := template(17, laptop, addr("198.18.0.4"), 40000, 53), template(17, addr("10.10.0.4"), laptop, 53, 40000)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	b.rules("web", wide)
+	b.rules("web", wide, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
+	for range 2 {
+		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+		b.expect("uplink", outside(in), "web", verdict.NoRule)
+	}
+	// From its other ports it originates as before, and after a while from this one.
+	asks, answer := template(17, addr("10.10.0.4"), laptop, 54, 40000), template(17, laptop, addr("198.18.0.4"), 40000, 54)
+	b.expect("web", b.of("web", asks), "uplink", verdict.Forward)
+	b.expect("uplink", outside(answer), "web", verdict.Forward)
+	b.frame.now = monotonic() + closingTime
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	b.frame.now = 0
+
+	// A rule for everything that comes and goes a hundred times is remembered in bounds.
+	for i := range 100 {
+		b.rules("web", permit(ec2.UDP, 100+i, 100+i, "0.0.0.0/0"))
+	}
+	a := b.sw.Snapshot().attachment(b.ports["web"])
+	if len(a.closed) > maxClosings || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
+		t.Errorf("%d closings, of 53: %v, of 198: %v, of 54: %v", len(a.closed), a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
+	}
+}
+
 // TestSYNRidesOnNoConnection: a client whose rule is gone may keep the connection it has,
 // and may not open another on the same ports; nor may a reset make room for one.
 func TestSYNRidesOnNoConnection(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/gaissmai/bart"
 
@@ -60,7 +61,22 @@ type Attachment struct {
 	Lost uint64
 
 	revision conntrack.Revision
+	closed   []closing
 }
+
+// A closing is some UDP ports that were open to the whole world until a moment ago. An
+// instance that still answers there is no originator: what it sends from them is let out
+// and remembered as no connection, or the revoked side would be let in as its answer.
+// What was known of it may be gone, or there never was an answer to know it by.
+type closing struct {
+	ports firewall.PortRange
+	until time.Duration
+}
+
+const (
+	closingTime = 180 * time.Second // as long as the longest UDP connection idles
+	maxClosings = 64                // of a port; beyond, the newest is widened to hold the next
+)
 
 // An Uplink is the port to everything that is no instance.
 type Uplink struct {
@@ -107,12 +123,15 @@ func (s *Snapshot) inPublicPool(a netip.Addr) bool {
 
 // An Edit makes the next Snapshot of the current one. It shares all that it does not
 // change: an address costs one path of a trie, never a copy of all of them.
-type Edit struct{ next Snapshot }
+type Edit struct {
+	next Snapshot
+	now  time.Duration
+}
 
 // Edit begins the Snapshot of generation.
 func (s *Switch) Edit(generation uint64) *Edit {
 	current := s.snapshot.Load()
-	e := &Edit{next: *current}
+	e := &Edit{next: *current, now: monotonic()}
 	e.next.Generation = generation
 	e.next.networks = maps.Clone(current.networks)
 	e.next.attached = slices.Clone(current.attached)
@@ -187,7 +206,42 @@ func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 		a.revision.Shrunk = max(a.revision.Shrunk, a.Lost)
 		a.revision.Generation = max(a.revision.Generation, a.Lost)
 	}
+	if old := e.next.attached[p.index]; old != nil {
+		a.closed = e.closed(old, a.Rules)
+	}
 	e.next.attached[p.index] = &a
+}
+
+// closed are the closings of a port that was attached as old and now goes by rules.
+func (e *Edit) closed(old *Attachment, rules *firewall.Set) []closing {
+	if len(old.closed) == 0 && old.Rules.Ingress == rules.Ingress {
+		return nil
+	}
+	var all []closing
+	for _, c := range old.closed {
+		if e.now < c.until {
+			all = append(all, c)
+		}
+	}
+	for _, ports := range old.Rules.Ingress.Closed(rules.Ingress, packet.ProtocolUDP) {
+		all = append(all, closing{ports, e.now + closingTime})
+		if n := len(all); n > maxClosings {
+			last, next := all[n-2].ports, all[n-1].ports
+			all[n-2] = closing{firewall.PortRange{From: min(last.From, next.From), To: max(last.To, next.To)}, e.now + closingTime}
+			all = all[:n-1]
+		}
+	}
+	return all
+}
+
+// justClosed reports whether a UDP port was open to the world a moment ago.
+func (a *Attachment) justClosed(port uint16, now time.Duration) bool {
+	for i := range a.closed {
+		if c := &a.closed[i]; c.ports.From <= port && port <= c.ports.To && now < c.until {
+			return true
+		}
+	}
+	return false
 }
 
 // Detach closes a port: it passes nothing any more.
