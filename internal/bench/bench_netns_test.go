@@ -1,0 +1,62 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"palisade/internal/netns"
+)
+
+// TestMain lets the test binary be what the benchmark runs at its endpoints.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "echo" {
+		if err := Echo(os.Args[2:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// TestRunMeasuresEverythingAndLeavesNothing makes one short repetition. How fast anybody
+// is is not its question; that packets went through the filters is.
+func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root, and CI is set")
+		}
+		t.Skip("needs root: makes network namespaces")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), Config{Repetitions: 1, Seconds: 1, RoundTrips: 100, Echo: []string{self, "echo"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(r.Samples), 3*len(measures); got != want {
+		t.Errorf("%d samples, want %d", got, want)
+	}
+	for _, s := range r.Samples {
+		if s.Unit == "Gbit/s" && s.Value <= 0 {
+			t.Errorf("%s moved nothing in %s", s.Contestant, s.Measure)
+		}
+	}
+	for _, why := range r.Void {
+		if !strings.Contains(why, "of the bridge") {
+			t.Errorf("void: %s", why)
+		}
+	}
+	own := fmt.Sprintf("%s%d-", prefix, os.Getpid())
+	if left, err := netns.List(own); err != nil || len(left) > 0 {
+		t.Errorf("left namespaces %q, %v", left, err)
+	}
+	if left, _ := filepath.Glob(arenaPath + fmt.Sprint(os.Getpid()) + "-*"); len(left) > 0 {
+		t.Errorf("left files %q", left)
+	}
+}
