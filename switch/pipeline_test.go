@@ -484,6 +484,9 @@ func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
 	if p := b.delivered("web"); p.Quoted.Src != addr("10.10.0.4") {
 		t.Errorf("the quoted packet is %v, want the instance's own address in it", p.Quoted)
 	}
+	forged := sent
+	forged.Flow.Src = addr("198.18.0.5") // not what the error's receiver sent
+	b.expect("uplink", about(forged), "web", verdict.NoConnection)
 	sent.Flow.DstPort++
 	b.expect("uplink", about(sent), "web", verdict.NoConnection)
 	redirect := packettest.ICMPError(5, 1, stranger, addr("198.18.0.4"), packettest.Build(template(17, addr("198.18.0.4"), laptop, 5000, 53)), routerMAC, upMAC)

@@ -13,25 +13,25 @@ func SetMACs(frame []byte, dst, src MAC) {
 
 // RewriteSource gives the packet the source address to, as 1:1 NAT does on the way out:
 // in the IP header, in the pseudo-header of a full or partial transport checksum, and,
-// in an ICMP error, as the destination of the packet it quotes. p follows.
+// in an ICMP error, as the destination of the packet it quotes, if it is that. p follows.
 func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
 	rewrite(frame, p, p.L3+12, to)
-	p.Flow.Src = to
-	if p.HasQuoted {
+	if p.HasQuoted && p.Quoted.Dst == p.Flow.Src {
 		rewriteQuoted(frame, p, 16, to)
 		p.Quoted.Dst = to
 	}
+	p.Flow.Src = to
 }
 
 // RewriteDestination is RewriteSource for the other end: the destination of the packet,
 // and the source of the packet that an ICMP error quotes.
 func RewriteDestination(frame []byte, p *Packet, to netip.Addr) {
 	rewrite(frame, p, p.L3+16, to)
-	p.Flow.Dst = to
-	if p.HasQuoted {
+	if p.HasQuoted && p.Quoted.Src == p.Flow.Dst {
 		rewriteQuoted(frame, p, 12, to)
 		p.Quoted.Src = to
 	}
+	p.Flow.Dst = to
 }
 
 func rewrite(frame []byte, p *Packet, at int, to netip.Addr) {
