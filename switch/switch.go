@@ -36,7 +36,7 @@ var GatewayMAC = packet.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
 type Config struct {
 	Tracker *conntrack.Tracker
 	Logger  *slog.Logger // default: discard
-	Pollers int          // default: half the processors, at least one
+	Pollers int          // default: one for each processor, at most four
 }
 
 // Switch is the data plane of one node.
@@ -66,7 +66,7 @@ func New(c Config) (*Switch, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Pollers == 0 {
-		c.Pollers = max(1, runtime.NumCPU()/2)
+		c.Pollers = min(4, runtime.NumCPU())
 	}
 	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
 	s.snapshot.Store(&Snapshot{})
