@@ -164,14 +164,17 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// serve answers HTTP until ctx ends. Slow and idle clients are cut off: they hold a
+// serve answers HTTP until ctx ends, and returns when no handler is at work, or after a
+// second. Slow and idle clients are cut off: they hold a
 // connection, not the node.
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
+	down := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(down)
 		grace, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
@@ -182,5 +185,6 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	<-down // Serve returns when the shutdown begins
 	return nil
 }
