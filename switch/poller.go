@@ -96,6 +96,13 @@ func (p *poller) remove(port *Port) {
 	p.change(func(ports map[int32]*Port) { delete(ports, int32(port.device.FD())) })
 }
 
+// abandon stops watching a port whose device is gone, as one is whose namespace was
+// deleted: it would be readable for ever. Who made the port removes it.
+func (p *poller) abandon(port *Port, cause error) {
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.device.FD(), nil)
+	p.sw.log.Error("a port's device is gone; nothing is read from it any more", "port", port.name, "err", cause)
+}
+
 func (p *poller) change(with func(map[int32]*Port)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,8 +177,12 @@ func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 func (p *poller) drain(f *frame, port *Port) {
 	for range batchFrames {
 		n, err := port.device.Read(f.buffer)
+		if err == unix.EAGAIN {
+			return
+		}
 		if err != nil {
-			return // EAGAIN; a device that is gone is removed by who removed it
+			p.abandon(port, err)
+			return
 		}
 		port.rxFrames.Add(1)
 		port.rxBytes.Add(uint64(n - offloadLen))

@@ -65,6 +65,8 @@ func (f *fleet) run(ctx context.Context) error {
 	f.mu.Unlock()
 	close(f.started)
 	<-ctx.Done()
+	f.mu.Lock() // what begin has let in is counted by now
+	f.mu.Unlock()
 	f.work.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -94,7 +96,7 @@ func (f *fleet) adopt(ctx context.Context, view *ec2.View) error {
 		if in.State == ec2.Running {
 			wg.Go(func() { m.step(ctx) })
 		} else {
-			f.work.Go(func() { m.step(f.ctx) })
+			f.begin(m.step)
 		}
 	}
 	wg.Wait()
@@ -112,7 +114,16 @@ func (f *fleet) notice(view *ec2.View) {
 			continue
 		}
 		m := f.machine(c.After.ID)
-		f.work.Go(func() { m.step(f.ctx) })
+		f.begin(m.step)
+	}
+}
+
+// begin does work beside whoever calls, unless the fleet is stopping already.
+func (f *fleet) begin(work func(context.Context)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx := f.ctx; ctx.Err() == nil {
+		f.work.Go(func() { work(ctx) })
 	}
 }
 
@@ -179,7 +190,7 @@ func (m *machine) start(ctx context.Context, view *ec2.View, in *ec2.Instance, l
 		return
 	}
 	m.running = running
-	f.work.Go(func() { m.runWatch(ctx, running) })
+	f.begin(func(ctx context.Context) { m.runWatch(ctx, running) })
 	if in.State == ec2.Pending {
 		f.report(ctx, &ec2.ReportInstance{Instance: m.id, InterfaceEpoch: lease.Epoch, State: ec2.Running})
 	}
