@@ -96,8 +96,8 @@ func (p *poller) remove(port *Port) {
 	p.change(func(ports map[int32]*Port) { delete(ports, int32(port.device.FD())) })
 }
 
-// abandon stops watching a port whose device is gone, as one is whose namespace was
-// deleted: it would be readable for ever. Who made the port removes it.
+// abandon stops watching a port whose device was deleted: it would be readable for
+// ever. Who made the port removes it.
 func (p *poller) abandon(port *Port, cause error) {
 	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.device.FD(), nil)
 	p.sw.log.Error("a port's device is gone; nothing is read from it any more", "port", port.name, "err", cause)
