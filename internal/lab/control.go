@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,8 +17,38 @@ func (l *Lab) Control(node string) string { return l.controlSocket(node) }
 // Get asks a node's control socket for a path and reads the JSON it answers. What the
 // node says is wrong with the question comes back as the error's text.
 func Get(ctx context.Context, socket, path string, into any) error {
+	return call(ctx, socket, http.MethodGet, path, nil, func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(into)
+	})
+}
+
+// Post is Get for what changes something: it sends a value as JSON. It waits longer, as
+// such a change may wait for an election.
+func Post(ctx context.Context, socket, path string, value, into any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return call(ctx, socket, http.MethodPost, path, data, func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(into)
+	})
+}
+
+// Download copies what a path of a node's control socket answers.
+func Download(ctx context.Context, socket, path string, to io.Writer) error {
+	return call(ctx, socket, http.MethodGet, path, nil, func(body io.Reader) error {
+		_, err := io.Copy(to, body)
+		return err
+	})
+}
+
+func call(ctx context.Context, socket, method, path string, data []byte, read func(io.Reader) error) error {
+	limit := 5 * time.Second
+	if method != http.MethodGet {
+		limit = 30 * time.Second
+	}
 	client := &http.Client{
-		Timeout: 5 * time.Second,
+		Timeout: limit,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -25,7 +56,7 @@ func Get(ctx context.Context, socket, path string, into any) error {
 			},
 		},
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node"+path, nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://node"+path, bytes.NewReader(data))
 	if err != nil {
 		return err
 	}
@@ -36,7 +67,7 @@ func Get(ctx context.Context, socket, path string, into any) error {
 	defer response.Body.Close()
 	body := io.LimitReader(response.Body, 256<<20)
 	if response.StatusCode == http.StatusOK {
-		if err := json.NewDecoder(body).Decode(into); err != nil {
+		if err := read(body); err != nil {
 			return fmt.Errorf("ask %s: %w", socket, err)
 		}
 		return nil
