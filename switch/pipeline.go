@@ -22,10 +22,14 @@ type frame struct {
 	scratch  []byte // one segment for devices without offloads
 	plain    *Port  // the device emitPlain writes to
 	emit     func([]byte) error
+	queue    int // the poller's number
+	sending  sending
 
-	in   *Port
-	pkt  packet.Packet
-	from firewall.Source // who the receiver's rules see
+	in *Port
+	// origin is what the tunnel said of a frame from another node.
+	origin packet.Origin
+	pkt    packet.Packet
+	from   firewall.Source // who the receiver's rules see
 	// viaGateway: the receiver sees the gateway's MAC, not the sender's.
 	viaGateway bool
 
@@ -35,6 +39,7 @@ type frame struct {
 func newFrame(s *Switch) *frame {
 	f := &frame{sw: s, decoder: packet.NewDecoder(), buffer: make([]byte, frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
 	f.emit = f.emitPlain
+	f.sending.begin(f)
 	return f
 }
 
@@ -51,8 +56,11 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	if v, ok := f.decode(b); !ok {
 		return f.in, v
 	}
-	if f.in.kind == UplinkPort {
+	switch f.in.kind {
+	case UplinkPort:
 		return f.forwardInbound()
+	case TunnelPort:
+		return f.forwardTunnelled()
 	}
 	a := f.snapshot.attachment(f.in)
 	if v, ok := f.ready(a); !ok {
@@ -96,6 +104,11 @@ func (f *frame) mtu() int {
 	if f.in.kind == UplinkPort && f.snapshot.uplink != nil {
 		return f.snapshot.uplink.MTU
 	}
+	if f.in.kind == TunnelPort {
+		if n, ok := f.snapshot.networks[VNI(f.origin.VNI)]; ok {
+			return n.MTU
+		}
+	}
 	if a := f.snapshot.attachment(f.in); a != nil {
 		return a.Network.MTU
 	}
@@ -137,6 +150,9 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	case !f.viaGateway && f.pkt.DstMAC != owner.MAC:
 		return f.in, f.misaddressed()
 	}
+	if v, ok := f.checkSize(a, owner); !ok {
+		return f.in, v
+	}
 	return f.deliver(owner)
 }
 
@@ -147,10 +163,11 @@ func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
 func (f *frame) toMany() verdict.Verdict       { return verdict.NotUnicast }
 func (f *frame) ignoreARP() verdict.Verdict    { return verdict.ARPIgnored }
 
-// deliver hands the packet to an instance of this node, if its rules admit it.
+// deliver hands the packet to an instance of this node, if its rules admit it, or to the
+// node that has the instance, where its rules are asked.
 func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	if to.Port == nil {
-		return f.in, f.unreachable()
+		return f.in, f.send(to)
 	}
 	a := f.snapshot.attachment(to.Port)
 	if v, ok := f.ready(a); !ok {
@@ -182,11 +199,18 @@ func (f *frame) write(to *Port) verdict.Verdict {
 		f.plain = to
 		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
 	}
+	if err == nil {
+		to.txFrames.Add(1)
+		to.txBytes.Add(uint64(f.pkt.Len))
+	}
+	return f.written(err)
+}
+
+// written is the verdict of what was handed to a device.
+func (f *frame) written(err error) verdict.Verdict {
 	if err != nil {
 		return verdict.WriteFailed
 	}
-	to.txFrames.Add(1)
-	to.txBytes.Add(uint64(f.pkt.Len))
 	return verdict.Forward
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"palisade/internal/verdict"
 )
 
 const (
@@ -35,9 +37,10 @@ const (
 // write. It waits in epoll, not in the runtime's poller, which costs a wake-up and a
 // scheduling for every frame.
 type poller struct {
-	sw    *Switch
-	epoll int
-	wake  int // an eventfd that ends the wait
+	sw     *Switch
+	number int // below maxPollers
+	epoll  int
+	wake   int // an eventfd that ends the wait
 
 	state   atomic.Uint64 // idle, loading, or generation + 1
 	batch   atomic.Uint64 // how many batches were begun
@@ -47,7 +50,7 @@ type poller struct {
 	mu    sync.Mutex                      // guards the replacing
 }
 
-func newPoller(s *Switch) (*poller, error) {
+func newPoller(s *Switch, number int) (*poller, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make an epoll: %w", err)
@@ -56,7 +59,7 @@ func newPoller(s *Switch) (*poller, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make an event: %w", err), unix.Close(epoll))
 	}
-	p := &poller{sw: s, epoll: epoll, wake: wake}
+	p := &poller{sw: s, number: number, epoll: epoll, wake: wake}
 	p.ports.Store(&map[int32]*Port{})
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {
@@ -81,25 +84,25 @@ func (p *poller) stop() {
 func (p *poller) load() int { return len(*p.ports.Load()) }
 
 func (p *poller) add(port *Port) error {
-	p.change(func(ports map[int32]*Port) { ports[int32(port.device.FD())] = port })
-	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(port.device.FD())}
-	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, port.device.FD(), &event); err != nil {
-		p.change(func(ports map[int32]*Port) { delete(ports, int32(port.device.FD())) })
-		return fmt.Errorf("watch descriptor %d: %w", port.device.FD(), err)
+	p.change(func(ports map[int32]*Port) { ports[int32(port.end.FD())] = port })
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(port.end.FD())}
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, port.end.FD(), &event); err != nil {
+		p.change(func(ports map[int32]*Port) { delete(ports, int32(port.end.FD())) })
+		return fmt.Errorf("watch descriptor %d: %w", port.end.FD(), err)
 	}
 	return nil
 }
 
 func (p *poller) remove(port *Port) {
 	// The descriptor may be gone with its namespace already.
-	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.device.FD(), nil)
-	p.change(func(ports map[int32]*Port) { delete(ports, int32(port.device.FD())) })
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.end.FD(), nil)
+	p.change(func(ports map[int32]*Port) { delete(ports, int32(port.end.FD())) })
 }
 
 // abandon stops watching a port whose device was deleted: it would be readable for
 // ever. Who made the port removes it.
 func (p *poller) abandon(port *Port, cause error) {
-	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.device.FD(), nil)
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.end.FD(), nil)
 	p.sw.log.Error("a port's device is gone; nothing is read from it any more", "port", port.name, "err", cause)
 }
 
@@ -131,6 +134,7 @@ func (p *poller) runPoll() {
 	runtime.LockOSThread() // its system calls do not tell the scheduler of goroutines
 	defer runtime.UnlockOSThread()
 	f := newFrame(p.sw)
+	f.queue = p.number
 	events := make([]unix.EpollEvent, 64)
 	var lastWork time.Duration
 	for !p.stopped.Load() {
@@ -175,6 +179,10 @@ func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 }
 
 func (p *poller) drain(f *frame, port *Port) {
+	if port.tunnel != nil {
+		p.drainTunnel(f, port)
+		return
+	}
 	for range batchFrames {
 		n, err := port.device.Read(f.buffer)
 		if err == unix.EAGAIN {
@@ -190,6 +198,28 @@ func (p *poller) drain(f *frame, port *Port) {
 			f.relay(port, n)
 			continue
 		}
+		f.receive(port, n)
+	}
+}
+
+// drainTunnel is drain for frames from other nodes. A datagram that holds none ends here.
+func (p *poller) drainTunnel(f *frame, port *Port) {
+	for range batchFrames {
+		n, from, v, err := port.tunnel.Receive(f.buffer)
+		if err == unix.EAGAIN {
+			return
+		}
+		if err != nil {
+			p.abandon(port, err)
+			return
+		}
+		port.rxFrames.Add(1)
+		port.rxBytes.Add(uint64(n))
+		if v != verdict.Forward {
+			port.count(v, 1)
+			continue
+		}
+		f.origin = from
 		f.receive(port, n)
 	}
 }

@@ -28,13 +28,22 @@ type PortKind uint8
 const (
 	InstancePort PortKind = iota // one interface of an instance
 	UplinkPort                   // the way to everything that is no instance
+	TunnelPort                   // the way to the instances of other nodes
 )
+
+// An end is what every kind of device has.
+type end interface {
+	FD() int
+	Close() error
+}
 
 // A Port is where frames enter and leave the switch. Its counters are safe for anybody.
 type Port struct {
 	name     string
 	kind     PortKind
-	device   Device
+	end      end
+	device   Device       // nil for a tunnel port
+	tunnel   TunnelDevice // nil for all others
 	offloads bool
 	index    int
 	poller   *poller
@@ -58,7 +67,7 @@ func (p *Port) count(v verdict.Verdict, segments uint32) { p.verdicts[v].Add(uin
 // QueueDrops is how many frames the kernel dropped before the switch could read them: the
 // one loss that no verdict counts. It is zero for a device that cannot tell.
 func (p *Port) QueueDrops() (uint64, error) {
-	if d, ok := p.device.(interface{ QueueDrops() (uint64, error) }); ok {
+	if d, ok := p.end.(interface{ QueueDrops() (uint64, error) }); ok {
 		return d.QueueDrops()
 	}
 	return 0, nil

@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -26,6 +27,7 @@ type Snapshot struct {
 	publicPools []netip.Prefix
 	attached    []*Attachment // by port index
 	uplink      *Uplink
+	tunnel      *Tunnel
 }
 
 // A Network is one flat address space.
@@ -47,6 +49,11 @@ type Endpoint struct {
 	MAC     packet.MAC
 	Groups  []firewall.GroupNumber
 	Port    *Port // nil where it is not on this node
+	// Node is the number of the other node that has it; 0 where it is on this one or
+	// on none.
+	Node uint32
+
+	network VNI // set by AddEndpoint
 }
 
 // An Attachment is what a port of an instance may do: it is one Endpoint of one Network,
@@ -169,9 +176,12 @@ func (e *Edit) replace(n *Network) {
 // PublicPools says which addresses are the cluster's own, leased or not.
 func (e *Edit) PublicPools(pools []netip.Prefix) { e.next.publicPools = slices.Clone(pools) }
 
-// AddEndpoint gives an address of a network its owner.
+// AddEndpoint gives an address of a network its owner. An Endpoint belongs to one network.
 func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
 	n := *e.next.networks[v]
+	if ep.network != v { // one that is in force already is only read
+		ep.network = v
+	}
 	n.fdb = n.fdb.InsertPersist(host(ep.Address), ep)
 	e.replace(&n)
 	if ep.Public.IsValid() {
@@ -253,6 +263,16 @@ func (e *Edit) Detach(p *Port) {
 
 // Uplink says which port leads outside; nil is none.
 func (e *Edit) Uplink(u *Uplink) { e.next.uplink = u }
+
+// Tunnel says which port leads to the other nodes; nil is none.
+func (e *Edit) Tunnel(t *Tunnel) {
+	if t != nil && t.MTU < minMTU {
+		panic(fmt.Sprintf("a tunnel of %d bytes carries no IPv4", t.MTU))
+	}
+	e.next.tunnel = t
+}
+
+const minMTU = 68 // RFC 791 §3.2: what every link carries
 
 // Publish puts the Edit in force. The Edit is used up.
 func (s *Switch) Publish(e *Edit) { s.snapshot.Store(&e.next) }

@@ -36,7 +36,7 @@ var GatewayMAC = packet.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
 type Config struct {
 	Tracker *conntrack.Tracker
 	Logger  *slog.Logger // default: discard
-	Pollers int          // default: one for each processor, at most four
+	Pollers int          // default: one for each processor, at most four; at most 64
 }
 
 // Switch is the data plane of one node.
@@ -68,10 +68,13 @@ func New(c Config) (*Switch, error) {
 	if c.Pollers == 0 {
 		c.Pollers = min(4, runtime.NumCPU())
 	}
+	if c.Pollers > maxPollers {
+		return nil, fmt.Errorf("switch: %d pollers are more than %d", c.Pollers, maxPollers)
+	}
 	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
 	s.snapshot.Store(&Snapshot{})
-	for range c.Pollers {
-		p, err := newPoller(s)
+	for i := range c.Pollers {
+		p, err := newPoller(s, i)
 		if err != nil {
 			for _, done := range s.pollers {
 				done.close()
@@ -103,9 +106,19 @@ func (s *Switch) Run(ctx context.Context) error {
 // AddPort begins to take frames from a device. They are dropped as NotReady until a
 // Snapshot attaches the port. The Switch closes the device when the port is removed.
 func (s *Switch) AddPort(name string, kind PortKind, device Device) (*Port, error) {
+	return s.add(&Port{name: name, kind: kind, end: device, device: device, offloads: device.Offloads()})
+}
+
+// AddTunnel is AddPort for the device that leads to the other nodes. What it receives is
+// dropped as NotReady until a Snapshot names the port as its Tunnel.
+func (s *Switch) AddTunnel(name string, device TunnelDevice) (*Port, error) {
+	return s.add(&Port{name: name, kind: TunnelPort, end: device, tunnel: device})
+}
+
+func (s *Switch) add(port *Port) (*Port, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	port := &Port{name: name, kind: kind, device: device, offloads: device.Offloads(), index: s.next}
+	port.index = s.next
 	port.poller = s.pollers[0]
 	for _, p := range s.pollers {
 		if p.load() < port.poller.load() {
@@ -113,7 +126,7 @@ func (s *Switch) AddPort(name string, kind PortKind, device Device) (*Port, erro
 		}
 	}
 	if err := port.poller.add(port); err != nil {
-		return nil, fmt.Errorf("add port %s: %w", name, err)
+		return nil, fmt.Errorf("add port %s: %w", port.name, err)
 	}
 	s.ports[port.index] = port
 	if s.relay {
@@ -134,7 +147,7 @@ func (s *Switch) RemovePort(port *Port) error {
 	s.mu.Unlock()
 	port.poller.remove(port)
 	s.synchronize()
-	if err := port.device.Close(); err != nil {
+	if err := port.end.Close(); err != nil {
 		return fmt.Errorf("remove port %s: %w", port.name, err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"net/netip"
+	"slices"
 
 	"palisade/conntrack"
 	"palisade/firewall"
@@ -16,6 +17,16 @@ type Trace struct {
 	Verdict verdict.Verdict
 	At      *Port // the port the verdict concerns
 	Flow    packet.Flow
+	// Onward is how the packet went on to another node, where TraceTunnel does the
+	// rest; nil if its way ended here.
+	Onward *Onward
+}
+
+// Onward is what a tunnel would have carried.
+type Onward struct {
+	Node   uint32        // where to
+	Origin packet.Origin // its Node is for the receiver to fill in: who asks is who sent
+	Frame  []byte        // begins with its Ethernet header
 }
 
 // A Step is one decision on the way.
@@ -35,11 +46,25 @@ type Step struct {
 // Trace runs the pipeline on a frame as if it had come in at a port. The frame begins
 // with its Ethernet header, and is changed on its way.
 func (s *Switch) Trace(in *Port, ethernet []byte) Trace {
-	f := newFrame(s)
-	f.snapshot = s.snapshot.Load()
+	return s.snapshot.Load().trace(s, in, packet.Origin{}, ethernet)
+}
+
+// TraceTunnel runs the pipeline on a frame as if another node had sent it: the second half
+// of a Trace that went Onward there. It reports false where there is no tunnel.
+func (s *Switch) TraceTunnel(from packet.Origin, ethernet []byte) (Trace, bool) {
+	snapshot := s.snapshot.Load()
+	if snapshot.tunnel == nil {
+		return Trace{}, false
+	}
+	return snapshot.trace(s, snapshot.tunnel.Port, from, ethernet), true
+}
+
+func (s *Snapshot) trace(sw *Switch, in *Port, from packet.Origin, ethernet []byte) Trace {
+	f := newFrame(sw)
+	f.snapshot = s
 	f.now = monotonic()
 	f.trace = &Trace{}
-	f.in = in
+	f.in, f.origin = in, from
 	n := copy(f.buffer[offloadLen:], ethernet)
 	f.trace.At, f.trace.Verdict = f.forward(f.buffer[:offloadLen+n])
 	f.trace.Flow = f.pkt.Flow
@@ -62,8 +87,12 @@ func (t *Trace) decided(a *Attachment, d conntrack.Direction, v verdict.Verdict)
 	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Verdict: v})
 }
 
+func (t *Trace) wentOn(f *frame, to *Endpoint) {
+	t.Onward = &Onward{Node: to.Node, Origin: f.originOf(to), Frame: slices.Clone(f.bytes())}
+}
+
 // PortOf finds the port an address is at, and the owner's public and private addresses;
-// nil if no instance of this node has it.
+// nil if no instance has it.
 func (s *Snapshot) PortOf(v VNI, a netip.Addr) *Endpoint {
 	if ep := s.Public(a); ep != nil {
 		return ep

@@ -79,6 +79,9 @@ func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
 		return f.in, f.unreachable()
 	}
 	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
+		if v, ok := f.checkSize(a, owner); !ok {
+			return f.in, v
+		}
 		packet.RewriteSource(f.bytes(), p, a.Endpoint.Public)
 		packet.RewriteDestination(f.bytes(), p, owner.Address)
 		f.from = firewall.Source{Addr: p.Flow.Src}

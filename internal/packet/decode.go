@@ -249,6 +249,7 @@ func (d *Decoder) fillIPv4(frame []byte, p *Packet) (verdict.Verdict, bool) {
 	p.FragID = ip.Id
 	p.FragOffset = int(ip.FragOffset) * 8
 	p.MoreFollow = ip.Flags&layers.IPv4MoreFragments != 0
+	p.DontFragment = ip.Flags&layers.IPv4DontFragment != 0
 	p.Fragment = p.MoreFollow || p.FragOffset > 0
 	p.FragLen = p.Len - p.L4
 	p.HasL4 = p.FragOffset == 0

@@ -116,6 +116,7 @@ type Packet struct {
 	HasL4        bool
 	Fragment     bool   // MF is set or the offset is not zero
 	MoreFollow   bool   // MF
+	DontFragment bool   // DF
 	FragID       uint16 // IP identification
 	FragOffset   int    // in bytes
 	FragLen      int    // bytes of IP payload here
@@ -130,6 +131,14 @@ type Packet struct {
 	ARPSender    MAC
 	ARPSenderIP  netip.Addr
 	ARPTargetIP  netip.Addr
+}
+
+// An Origin is the interface that a frame from another node was sent by, as that node says
+// inside the seal. The node itself is who the seal says it is.
+type Origin struct {
+	Node  uint32 // number of the sending node; never 0 in what was received
+	VNI   uint32 // of the network the receiver is in
+	Epoch uint64 // of the sending interface's lease
 }
 
 // IsFirstSYN reports whether the packet asks for a new TCP connection.

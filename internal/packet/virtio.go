@@ -50,10 +50,7 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 		native.PutUint16(offload[8:], uint16(at))
 	}
 	if gso == gsoNone {
-		if p.Len-p.L3 > mtu {
-			return verdict.TooBig, false
-		}
-		return verdict.Unset, true
+		return Fits(offload, p, mtu)
 	}
 	payload := p.Len - p.Payload
 	switch {
@@ -64,13 +61,23 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	default:
 		return verdict.BadOffload, false
 	}
-	if p.Payload-p.L3+min(size, payload) > mtu {
-		return verdict.TooBig, false
-	}
 	offload[1] = gso
 	native.PutUint16(offload[2:], uint16(p.Payload))
 	native.PutUint16(offload[4:], uint16(size))
 	p.Segments = uint32((payload + size - 1) / size)
+	return Fits(offload, p, mtu)
+}
+
+// Fits reports whether a packet is at most mtu bytes long, each one if the frame behind
+// the sanitized header stands for several.
+func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
+	largest := p.Len - p.L3
+	if size := int(native.Uint16(offload[4:])); size > 0 {
+		largest = p.Payload - p.L3 + min(size, p.Len-p.Payload)
+	}
+	if largest > mtu {
+		return verdict.TooBig, false
+	}
 	return verdict.Unset, true
 }
 

@@ -56,6 +56,10 @@ const (
 	OverlapFrag    // fragments that overlap, or reach past the longest datagram
 	TableFull      // a new connection beyond conntrack_allowance_exceeded
 
+	// It came, or was to go, through a tunnel between nodes.
+
+	TunnelForeign // from an interface that is not leased to the sending node, or not in that interface's name
+
 	// The destination could not take it.
 
 	WriteFailed // the device refused the frame
@@ -74,7 +78,7 @@ var names = [Count]string{
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
 	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", OverlapFrag: "overlapping-fragment",
-	TableFull: "conntrack_allowance_exceeded", WriteFailed: "write-failed",
+	TableFull: "conntrack_allowance_exceeded", TunnelForeign: "tunnel-foreign", WriteFailed: "write-failed",
 }
 
 var meanings = [Count]string{
@@ -111,6 +115,7 @@ var meanings = [Count]string{
 	OrphanFragment: "fragment whose first was not admitted",
 	OverlapFrag:    "overlapping or oversized fragments",
 	TableFull:      "new connection beyond the tracking allowance",
+	TunnelForeign:  "sent in the name of an interface that its node does not have",
 	WriteFailed:    "the device refused the frame",
 }
 

@@ -1,0 +1,90 @@
+package packet
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// quotedLen is how much of a packet an ICMP error repeats: what RFC 1812 §4.3.2.3 allows,
+// an error of 576 bytes.
+const quotedLen = 576 - ipv4MinLen - icmpLen
+
+// FragmentationNeeded writes into out the error that tells the sender of a packet that
+// mtu bytes would have passed, and returns the frame, still without MACs. out must hold
+// 590 bytes.
+//
+//	|   type 3      |    code 4     |           checksum            |
+//	|            unused             |         next-hop MTU          |
+//	|            IP header and begin of the packet                  |  RFC 1191 §4
+func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu int) []byte {
+	quoted := frame[p.L3:min(p.Len, p.L3+quotedLen)]
+	out = out[:ethernetLen+ipv4MinLen+icmpLen+len(quoted)]
+	binary.BigEndian.PutUint16(out[12:], EtherTypeIPv4)
+
+	ip := out[ethernetLen : ethernetLen+ipv4MinLen]
+	clear(ip)
+	ip[0], ip[8], ip[9] = 0x45, 64, ProtocolICMP
+	ip[1] = 0xc0 // internetwork control (RFC 1812 §4.3.2.5)
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(out)-ethernetLen))
+	src, dst := gateway.As4(), p.Flow.Src.As4()
+	copy(ip[12:], src[:])
+	copy(ip[16:], dst[:])
+	binary.BigEndian.PutUint16(ip[10:], ^fold(sum16(ip)))
+
+	icmp := out[ethernetLen+ipv4MinLen:]
+	clear(icmp[:icmpLen])
+	icmp[0], icmp[1] = ICMPUnreachable, 4
+	binary.BigEndian.PutUint16(icmp[6:], uint16(mtu))
+	copy(icmp[icmpLen:], quoted)
+	binary.BigEndian.PutUint16(icmp[2:], ^fold(sum16(icmp)))
+	return out
+}
+
+// Fragment cuts a finished IPv4 packet, which begins at l3 of a frame that Decode has
+// accepted, into fragments of at most mtu bytes, and hands each to emit in scratch, which
+// must hold one with its Ethernet header (RFC 791 §3.2, "An Example Fragmentation
+// Procedure"). It stops at emit's first error.
+func Fragment(frame []byte, l3, mtu int, scratch []byte, emit func([]byte) error) error {
+	header := l3 + int(frame[l3]&15)*4
+	step := (mtu - (header - l3)) &^ 7
+	flags := binary.BigEndian.Uint16(frame[l3+6:])
+	for at := header; at < len(frame); at += step {
+		end := min(at+step, len(frame))
+		out := scratch[:header+end-at]
+		copy(out, frame[:header])
+		copy(out[header:], frame[at:end])
+		ip := out[l3:header]
+		if at > header {
+			keepCopied(ip[ipv4MinLen:])
+		}
+		offset := flags + uint16((at-header)/8)
+		if end < len(frame) {
+			offset |= 0x2000 // more follow
+		}
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(out)-l3))
+		binary.BigEndian.PutUint16(ip[6:], offset)
+		ip[10], ip[11] = 0, 0
+		binary.BigEndian.PutUint16(ip[10:], ^fold(sum16(ip)))
+		if err := emit(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepCopied blanks the options that only the first fragment carries: those without the
+// copied flag. Decode has walked them.
+func keepCopied(options []byte) {
+	for len(options) > 0 && options[0] != 0 {
+		n := 1
+		if options[0] != 1 {
+			n = int(options[1])
+		}
+		if options[0]&0x80 == 0 {
+			for i := range options[:n] {
+				options[i] = 1
+			}
+		}
+		options = options[n:]
+	}
+}

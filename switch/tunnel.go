@@ -1,0 +1,178 @@
+package vswitch
+
+import (
+	"errors"
+
+	"palisade/firewall"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// maxPollers is how many queues a TunnelDevice has.
+const maxPollers = 64
+
+// A TunnelDevice carries frames between this node and the others, so that nobody on the
+// way can read, change, replay or invent one. Package overlay has the real one.
+type TunnelDevice interface {
+	// FD is readable when Receive has something.
+	FD() int
+	// Receive opens the next datagram into b, without blocking: n bytes, a virtio
+	// header and a frame. EAGAIN is none. A verdict other than Forward is the fate of
+	// n bytes that hold no frame from a node of the cluster. Only the port's poller
+	// calls it.
+	Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error)
+	// Send carries one finished packet to the node with the number to. A verdict other
+	// than Forward says why there is no way; an error, that the way did not take it.
+	// queue is below 64, and no two goroutines use one at a time.
+	Send(queue int, to uint32, from packet.Origin, frame []byte) (verdict.Verdict, error)
+	Close() error
+}
+
+// A Tunnel is the port to the instances of other nodes.
+type Tunnel struct {
+	Port *Port
+	MTU  int // of an IP packet that fits into one datagram of the underlay
+}
+
+// TunnelPort returns the tunnel in force, or nil.
+func (s *Snapshot) TunnelPort() *Tunnel { return s.tunnel }
+
+// forwardTunnelled is the life of a frame from another node. That node has asked the rules
+// of the sender; those of the receiver are asked here. There is no transit: what came by
+// the tunnel ends at an instance of this node or nowhere.
+func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
+	t := f.snapshot.tunnel
+	if t == nil || t.Port != f.in {
+		return f.in, f.unattached()
+	}
+	if v, ok := f.checkOrigin(); !ok {
+		return f.in, v
+	}
+	if f.pkt.EtherType == packet.EtherTypeARP {
+		return f.in, f.ignoreARP() // every node answers by itself
+	}
+	owner := f.snapshot.networks[VNI(f.origin.VNI)].Find(f.pkt.Flow.Dst)
+	if owner == nil || owner.Port == nil {
+		return f.in, f.unreachable()
+	}
+	f.viaGateway = f.pkt.DstMAC == GatewayMAC
+	if !f.viaGateway && f.pkt.DstMAC != owner.MAC {
+		return f.in, f.misaddressed()
+	}
+	return f.deliver(owner)
+}
+
+// checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
+// instance of this node: no node speaks for an interface that it does not have, and no
+// interface for another. It finds out who the receiver's rules see: the interface with
+// its groups, or, where the sender's public address stands for it, that address alone.
+func (f *frame) checkOrigin() (verdict.Verdict, bool) {
+	p, o := &f.pkt, &f.origin
+	source, address := (*Endpoint)(nil), p.Flow.Src
+	if p.EtherType == packet.EtherTypeARP {
+		address = p.ARPSenderIP
+	}
+	if n, ok := f.snapshot.networks[VNI(o.VNI)]; ok {
+		source = n.Find(address)
+		f.from = firewall.Source{Addr: address}
+		if source != nil {
+			f.from.Groups = source.Groups
+		} else {
+			source = f.snapshot.Public(address)
+		}
+	}
+	if source == nil || o.Node == 0 || source.Node != o.Node || source.Epoch != o.Epoch || source.MAC != p.SrcMAC {
+		return verdict.TunnelForeign, false
+	}
+	return verdict.Unset, true
+}
+
+// checkSize finds what would not fit into the tunnel to its receiver and may not be cut.
+// The sender is told the size that fits (RFC 1191 §4), in the gateway's name and about the
+// packet as it was sent, so before any address of it is rewritten. One answer goes back
+// to the interface that sent one packet, so this is no amplifier and needs no limit.
+func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
+	t := f.snapshot.tunnel
+	if to.Port != nil || t == nil || !f.pkt.DontFragment {
+		return verdict.Unset, true
+	}
+	v, ok := packet.Fits(f.buffer[:offloadLen], &f.pkt, t.MTU)
+	// No error answers an error, nor any fragment but the first (RFC 1122 §3.2.2).
+	if ok || f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
+		return v, ok
+	}
+	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.Network.Gateway, t.MTU)
+	packet.SetMACs(answer, a.Endpoint.MAC, GatewayMAC)
+	f.plain = f.in
+	if f.emitPlain(answer) == nil { // lost, it is as any ICMP may be
+		f.in.txFrames.Add(1)
+		f.in.txBytes.Add(uint64(len(answer)))
+	}
+	return v, false
+}
+
+// A sending is a packet on its way into the tunnel.
+type sending struct {
+	to      uint32
+	from    packet.Origin
+	verdict verdict.Verdict
+	piece   []byte // one fragment
+	segment func([]byte) error
+	send    func([]byte) error
+}
+
+func (s *sending) begin(f *frame) {
+	s.piece = make([]byte, len(f.scratch))
+	s.segment, s.send = f.emitSegment, f.emitTunnel
+}
+
+var errNoWay = errors.New("no way to that node")
+
+// originOf is what the tunnel says of a packet to an instance of another node. The network
+// is the receiver's: from another one the packet comes by public addresses.
+func (f *frame) originOf(to *Endpoint) packet.Origin {
+	return packet.Origin{VNI: uint32(to.network), Epoch: f.snapshot.attachment(f.in).Endpoint.Epoch}
+}
+
+// send carries the packet to the node that has its receiver, cut into finished packets
+// that fit. Only what an instance of this node sends goes there.
+func (f *frame) send(to *Endpoint) verdict.Verdict {
+	t := f.snapshot.tunnel
+	if t == nil || to.Node == 0 || f.in.kind != InstancePort {
+		return f.unreachable()
+	}
+	if f.trace != nil {
+		f.trace.wentOn(f, to)
+		return verdict.Forward
+	}
+	f.sending.to, f.sending.from, f.sending.verdict = to.Node, f.originOf(to), verdict.Forward
+	err := packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.sending.segment)
+	if f.sending.verdict != verdict.Forward {
+		return f.sending.verdict
+	}
+	return f.written(err)
+}
+
+// emitSegment takes one finished packet.
+func (f *frame) emitSegment(out []byte) error {
+	if mtu := f.snapshot.tunnel.MTU; len(out)-f.pkt.L3 > mtu {
+		return packet.Fragment(out, f.pkt.L3, mtu, f.sending.piece, f.sending.send)
+	}
+	return f.emitTunnel(out)
+}
+
+// emitTunnel takes one that fits.
+func (f *frame) emitTunnel(out []byte) error {
+	port := f.snapshot.tunnel.Port
+	v, err := port.tunnel.Send(f.queue, f.sending.to, f.sending.from, out)
+	if err != nil {
+		return err
+	}
+	if v != verdict.Forward {
+		f.sending.verdict = v
+		return errNoWay
+	}
+	port.txFrames.Add(1)
+	port.txBytes.Add(uint64(len(out)))
+	return nil
+}
