@@ -29,13 +29,6 @@ type AccessKey struct {
 	Account AccountID
 }
 
-// A Node is a cluster member that can carry instances. Its zone is the availability
-// zone its instances are in: "us-east-1a".
-type Node struct {
-	ID   NodeID
-	Zone string
-}
-
 // CreateAccount adds an account with its first access key, and in every region its
 // default group.
 type CreateAccount struct {
@@ -70,20 +63,6 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 			t.addDefaultGroup(a, n.Region)
 		}
 	}
-	return Result{}, nil
-}
-
-// PutNode adds a node, or moves it to another zone.
-type PutNode struct {
-	Node Node
-}
-
-func (r *PutNode) apply(t *tx) (Result, error) {
-	if r.Node.ID == "" || r.Node.Zone == "" {
-		return Result{}, Errorf("MissingParameter", "a node needs an id and a zone")
-	}
-	n := r.Node
-	t.put(tableNode, &n)
 	return Result{}, nil
 }
 

@@ -16,6 +16,7 @@ type Changes struct {
 	Interfaces []Change[Interface]
 	Instances  []Change[Instance]
 	Networks   []Change[Network]
+	Nodes      []Change[Node]
 }
 
 // A delta is the changes of one command and the way to the next command's. A View holds
@@ -48,6 +49,7 @@ func everythingNew(v *View) Changes {
 		Interfaces: added(v.Interfaces()),
 		Instances:  added(v.Instances()),
 		Networks:   added(v.Networks()),
+		Nodes:      added(v.Nodes()),
 	}
 }
 
@@ -66,6 +68,7 @@ func compareVersions(was, now *version) *Changes {
 		Interfaces: compare(a.Interfaces(), b.Interfaces(), (*Interface).changeKey),
 		Instances:  compare(a.Instances(), b.Instances(), (*Instance).changeKey),
 		Networks:   compare(a.Networks(), b.Networks(), (*Network).changeKey),
+		Nodes:      compare(a.Nodes(), b.Nodes(), (*Node).changeKey),
 	}
 }
 
@@ -84,6 +87,7 @@ func (g *Group) changeKey() string     { return string(g.ID) }
 func (i *Interface) changeKey() string { return string(i.ID) }
 func (i *Instance) changeKey() string  { return string(i.ID) }
 func (n *Network) changeKey() string   { return vniKey(n.VNI) }
+func (n *Node) changeKey() string      { return string(n.ID) }
 
 // A merger folds the changes of several commands into one per row.
 type merger struct {
@@ -91,10 +95,11 @@ type merger struct {
 	interfaces merge[Interface]
 	instances  merge[Instance]
 	networks   merge[Network]
+	nodes      merge[Node]
 }
 
 func newMerger() *merger {
-	return &merger{make(merge[Group]), make(merge[Interface]), make(merge[Instance]), make(merge[Network])}
+	return &merger{make(merge[Group]), make(merge[Interface]), make(merge[Instance]), make(merge[Network]), make(merge[Node])}
 }
 
 func (m *merger) add(table string, before, after any) {
@@ -107,12 +112,14 @@ func (m *merger) add(table string, before, after any) {
 		mergeRow(m.instances, before, after, (*Instance).changeKey)
 	case tableNetwork:
 		mergeRow(m.networks, before, after, (*Network).changeKey)
+	case tableNode:
+		mergeRow(m.nodes, before, after, (*Node).changeKey)
 	}
 }
 
 func (m *merger) changes() *Changes {
 	same := func(a, b any) bool { return a == b }
-	return &Changes{m.groups.list(same), m.interfaces.list(same), m.instances.list(same), m.networks.list(same)}
+	return &Changes{m.groups.list(same), m.interfaces.list(same), m.instances.list(same), m.networks.list(same), m.nodes.list(same)}
 }
 
 func mergeRow[T any](m merge[T], before, after any, id func(*T) string) {

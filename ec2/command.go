@@ -28,6 +28,7 @@ type Result struct {
 	Unknown   []RuleSpec         // asked to be revoked, but not there
 	Instances []Change[Instance] // in order of the request
 	KeyPair   *KeyPair
+	Node      *Node
 }
 
 // A Change is one value before and after; a nil Before is new, a nil After is gone.
@@ -43,6 +44,7 @@ var requests = kinds(
 	&RunInstances{}, &TerminateInstances{}, &StopInstances{}, &StartInstances{}, &ReportInstance{},
 	&Sweep{},
 	&CreateKeyPair{}, &DeleteKeyPair{},
+	&CreateJoinToken{}, &AdmitNode{}, &FenceNode{}, &RemoveNode{},
 )
 
 func kinds(all ...Request) map[string]reflect.Type {

@@ -53,6 +53,7 @@ type Instance struct {
 	LaunchTime   time.Time
 	Ended        time.Time // when it was terminated
 	Node         NodeID
+	Zone         string      `json:",omitempty"` // kept of a node that was removed; View.ZoneOf says where it is
 	Interface    InterfaceID // "" while stopped or terminated
 	ClientToken  string
 	RequestShape string // digest of the request that ClientToken stands for

@@ -166,7 +166,7 @@ func (t *tx) launchCount(r *RunInstances) (int, error) {
 	return min(r.MaxCount, free), nil
 }
 
-// A spread deals instances out to the nodes that carry the fewest; equals go by name.
+// A spread deals instances out to the members that carry the fewest; equals go by name.
 type spread struct {
 	nodes []NodeID
 	load  map[NodeID]int
@@ -175,7 +175,7 @@ type spread struct {
 func (t *tx) newSpread(zone string) (*spread, error) {
 	s := &spread{load: make(map[NodeID]int)}
 	for n := range rows[Node](t.Txn, tableNode, indexID, "") {
-		if zone != "" && n.Zone != zone {
+		if !n.Member() || zone != "" && n.Zone != zone {
 			continue
 		}
 		s.nodes = append(s.nodes, n.ID)

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,21 +22,31 @@ type address struct {
 	Addr      netip.Addr
 	Interface InterfaceID // "" while it rests
 	Freed     time.Time   // since when it rests
+
+	// FreedIndex is the index of the command that freed it: a node that has not
+	// enforced it may still admit packets by the groups of the last owner.
+	FreedIndex uint64 `json:",omitempty"`
 }
 
 func (a *address) due(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
 
 func (i *Instance) forgotten(m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
 
-// SweepDue is the earliest time at which a Sweep would change something.
-func (v *View) SweepDue() (due time.Time, ok bool) {
+// SweepDue is the earliest time at which a Sweep without confirmations would change
+// something.
+func (v *View) SweepDue() (due time.Time, ok bool) { return v.SweepDueWith(nil) }
+
+// SweepDueWith is the earliest time at which a Sweep with these confirmations would
+// change something. What waits for a node's confirmation is not due.
+func (v *View) SweepDueWith(confirmed map[NodeID]uint64) (due time.Time, ok bool) {
+	everywhere := confirmedBy(v.txn(), confirmed)
 	earlier := func(t time.Time) {
 		if !ok || t.Before(due) {
 			due, ok = t, true
 		}
 	}
 	for a := range rows[address](v.txn(), tableAddress, indexID, "") {
-		if a.Interface == "" {
+		if a.Interface == "" && a.FreedIndex <= everywhere {
 			earlier(a.due(v.v.meta))
 		}
 	}
@@ -45,6 +56,22 @@ func (v *View) SweepDue() (due time.Time, ok bool) {
 		}
 	}
 	return due, ok
+}
+
+// confirmedBy is the newest index that every member has confirmed to enforce. A fenced
+// node's word is not asked: it can no longer deliver to anybody. One that does not
+// answer holds it at 0. Without confirmations nothing waits for them.
+func confirmedBy(t *memdb.Txn, confirmed map[NodeID]uint64) uint64 {
+	everywhere := uint64(math.MaxUint64)
+	if confirmed == nil {
+		return everywhere
+	}
+	for n := range rows[Node](t, tableNode, indexID, "") {
+		if n.Member() {
+			everywhere = min(everywhere, confirmed[n.ID])
+		}
+	}
+	return everywhere
 }
 
 // A leaser makes the interfaces of one launch. It remembers how far it has searched, so
@@ -119,9 +146,9 @@ func (t *tx) drain(id InterfaceID) {
 // release removes an interface and lays its addresses to rest.
 func (t *tx) release(eni *Interface) {
 	t.del(tableInterface, eni)
-	t.put(tableAddress, &address{VNI: eni.VNI, Addr: eni.Private, Freed: t.meta.Time})
+	t.put(tableAddress, &address{VNI: eni.VNI, Addr: eni.Private, Freed: t.meta.Time, FreedIndex: t.meta.Index})
 	if eni.Public.IsValid() {
-		t.put(tableAddress, &address{VNI: publicVNI, Addr: eni.Public, Freed: t.meta.Time})
+		t.put(tableAddress, &address{VNI: publicVNI, Addr: eni.Public, Freed: t.meta.Time, FreedIndex: t.meta.Index})
 	}
 }
 

@@ -68,6 +68,9 @@ func (r *StartInstances) apply(t *tx) (Result, error) {
 		case Pending, Running:
 			return i, nil
 		case Stopped:
+			if err := t.placeAnew(&i); err != nil {
+				return i, err
+			}
 			network := classicNetwork(t.Txn, i.Region)
 			if network == nil || !t.newLeaser(network).lease(&i) {
 				return i, Errorf("InsufficientAddressCapacity", "There is no free address for instance '%s'", i.ID)
@@ -125,12 +128,19 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 // Sweep gives back addresses that have rested long enough and forgets instances that
 // have been terminated long enough. The leader proposes it when View.SweepDue says so;
 // what is due is decided here, by the State's own time.
-type Sweep struct{}
+//
+// With Confirmed, what each node confirmed to enforce, an address also waits until every
+// member has enforced the command that freed it: until then some node may still admit
+// packets of its last owner.
+type Sweep struct {
+	Confirmed map[NodeID]uint64 `json:",omitzero"` // nil: time alone decides. Empty: nobody has confirmed
+}
 
 func (r *Sweep) apply(t *tx) (Result, error) {
+	everywhere := confirmedBy(t.Txn, r.Confirmed)
 	var rested []*address
 	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
-		if a.Interface == "" && !a.due(t.meta).After(t.meta.Time) {
+		if a.Interface == "" && a.FreedIndex <= everywhere && !a.due(t.meta).After(t.meta.Time) {
 			rested = append(rested, a)
 		}
 	}

@@ -21,6 +21,7 @@ const (
 	tableInterface = "interface"
 	tableAddress   = "address"
 	tableKeyPair   = "keypair"
+	tableJoinToken = "jointoken"
 
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
@@ -53,8 +54,9 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		})),
 	tableInterface: table(tableInterface, func(i *Interface) string { return key(i.ID) },
 		many(indexNode, func(i *Interface) []string { return []string{key(i.Node)} })),
-	tableAddress: table(tableAddress, func(a *address) string { return addressKey(a.VNI, a.Addr) }),
-	tableKeyPair: table(tableKeyPair, func(k *KeyPair) string { return key(k.Account) + key(k.Region) + key(k.Name) }),
+	tableAddress:   table(tableAddress, func(a *address) string { return addressKey(a.VNI, a.Addr) }),
+	tableKeyPair:   table(tableKeyPair, func(k *KeyPair) string { return key(k.Account) + key(k.Region) + key(k.Name) }),
+	tableJoinToken: table(tableJoinToken, func(k *JoinToken) string { return key(k.ID) }),
 }}
 
 func sourcesOf(g *Group) []string {

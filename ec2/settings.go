@@ -57,6 +57,10 @@ func (s Settings) filled() Settings {
 type Bootstrap struct {
 	Seed     string
 	Settings Settings // zero fields are defaults
+
+	// GossipKey seals the gossip of the members: 16, 24 or 32 bytes of AES. nil: a
+	// cluster that does not gossip.
+	GossipKey []byte `json:",omitempty"`
 }
 
 func (r *Bootstrap) apply(t *tx) (Result, error) {
@@ -65,6 +69,9 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	}
 	if r.Seed == "" {
 		return Result{}, Errorf("MissingParameter", "a cluster needs a seed")
+	}
+	if err := t.setGossipKey(r.GossipKey); err != nil {
+		return Result{}, err
 	}
 	t.meta.Seed = r.Seed
 	t.meta.Settings = r.Settings.filled()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/hashicorp/go-memdb"
 )
@@ -14,8 +15,10 @@ import (
 // keys, then the number of rows, so that one cut short is noticed. Two States of one
 // log write the same bytes.
 const (
-	snapshotFormat  = "palisade-state"
-	snapshotVersion = 1
+	snapshotFormat = "palisade-state"
+
+	// Version 2 numbers the nodes and knows join tokens. restore reads both.
+	snapshotVersion = 2
 )
 
 type snapshotHeader struct {
@@ -50,6 +53,7 @@ var snapshotTables = []struct {
 	{tableInstance, func() any { return new(Instance) }},
 	{tableInterface, func() any { return new(Interface) }},
 	{tableAddress, func() any { return new(address) }},
+	{tableJoinToken, func() any { return new(JoinToken) }},
 }
 
 // WriteSnapshot writes the View so that Restore makes a State of it.
@@ -101,7 +105,7 @@ func (s *State) restore(r io.Reader) error {
 	if err := in.Decode(&h); err != nil {
 		return fmt.Errorf("header: %w", err)
 	}
-	if h.Format != snapshotFormat || h.Version != snapshotVersion {
+	if h.Format != snapshotFormat || h.Version < 1 || h.Version > snapshotVersion {
 		return fmt.Errorf("format %q version %d is not known to this release", h.Format, h.Version)
 	}
 
@@ -131,6 +135,9 @@ func (s *State) restore(r io.Reader) error {
 	if _, err := in.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("goes on after its end")
 	}
+	if h.Version == 1 {
+		numberNodes(t)
+	}
 	if err := checkRestored(t); err != nil {
 		return err
 	}
@@ -154,11 +161,34 @@ func restoreRow(t *memdb.Txn, table string, data json.RawMessage) error {
 	return fmt.Errorf("table %q is not known to this release", table)
 }
 
+// numberNodes does for the nodes of a version 1 snapshot what their PutNode would do
+// today. Those releases had clusters of one, so the order by name is the order of the log.
+func numberNodes(t *memdb.Txn) {
+	m := first[meta](t, tableMeta, indexID, key(""))
+	if m == nil {
+		return // checkRestored says so
+	}
+	x := &tx{Txn: t, meta: new(*m)}
+	for _, n := range slices.Collect(rows[Node](t, tableNode, indexID, "")) {
+		now := *n
+		x.admit(&now)
+		x.put(tableNode, &now)
+	}
+	x.put(tableMeta, x.meta)
+}
+
 // checkRestored refuses a state that Apply could not have made and would panic on.
 func checkRestored(t *memdb.Txn) error {
 	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {
 		return errors.New("has no meta row")
+	}
+	numbers := make(map[uint32]NodeID)
+	for n := range rows[Node](t, tableNode, indexID, "") {
+		if n.Number == 0 || n.Number > m.NodeNumber || numbers[n.Number] != "" {
+			return fmt.Errorf("node %s has number %d, of %d given out, and %q has it", n.ID, n.Number, m.NodeNumber, numbers[n.Number])
+		}
+		numbers[n.Number] = n.ID
 	}
 	for i := range rows[Interface](t, tableInterface, indexID, "") {
 		o := first[Instance](t, tableInstance, indexID, key(i.Instance))

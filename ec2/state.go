@@ -33,6 +33,9 @@ type meta struct {
 	Serial   uint64    // the last one given out
 	Seed     string    // of the cluster, set once
 	Settings Settings
+
+	NodeNumber uint32 `json:",omitempty"` // the last one given to a node
+	GossipKey  []byte `json:",omitempty"` // nil: of a cluster that was made before there was one
 }
 
 // NewState makes an empty State.
@@ -42,7 +45,7 @@ func NewState() *State {
 		panic(fmt.Sprintf("ec2: schema: %v", err))
 	}
 	s := &State{db: db}
-	t := newTx(db)
+	t := newTx(db, 0)
 	t.commit()
 	s.current.Store(&version{db: db.Snapshot(), meta: t.meta, tail: &delta{}})
 	return s
@@ -57,7 +60,7 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 		panic(fmt.Sprintf("ec2: apply index %d after %d", index, was.meta.Index))
 	}
 
-	t := newTx(s.db)
+	t := newTx(s.db, index)
 	t.TrackChanges()
 	t.advance(cmd.Time)
 	result, err := cmd.Request.apply(t)
@@ -66,10 +69,9 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 			panic(fmt.Sprintf("ec2: apply %T at %d: %v", cmd.Request, index, err))
 		}
 		t.Abort()
-		t = newTx(s.db)
+		t = newTx(s.db, index)
 		result = Result{}
 	}
-	t.meta.Index = index
 	changes := t.Changes()
 	t.commit()
 
@@ -85,12 +87,13 @@ func (s *State) Index() uint64 { return s.current.Load().meta.Index }
 // A tx is one command's write transaction.
 type tx struct {
 	*memdb.Txn
-	meta *meta // this transaction's own copy
+	meta *meta // this transaction's own copy, at the index of the command
 }
 
-func newTx(db *memdb.MemDB) *tx {
+func newTx(db *memdb.MemDB, index uint64) *tx {
 	t := &tx{Txn: db.Txn(true)}
 	m := *t.firstMeta()
+	m.Index = index
 	t.meta = &m
 	return t
 }

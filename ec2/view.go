@@ -49,7 +49,7 @@ func (v *View) txn() *memdb.Txn { return v.v.db.Txn(false) }
 
 // Try runs a request on a private copy and forgets it: would it succeed?
 func (v *View) Try(r Request) error {
-	t := newTx(v.v.db.Snapshot())
+	t := newTx(v.v.db.Snapshot(), v.Index()+1)
 	defer t.Abort()
 	_, err := r.apply(t)
 	return err
@@ -81,8 +81,20 @@ func (v *View) ClassicNetwork(region Region) (*Network, bool) {
 	return n, n != nil
 }
 
+// Node finds a node, fenced ones included.
 func (v *View) Node(id NodeID) (*Node, bool) { return get[Node](v, tableNode, key(id)) }
-func (v *View) Nodes() iter.Seq[*Node]       { return rows[Node](v.txn(), tableNode, indexID, "") }
+
+// Nodes yields the nodes by name, fenced ones included.
+func (v *View) Nodes() iter.Seq[*Node] { return rows[Node](v.txn(), tableNode, indexID, "") }
+
+// JoinTokens yields the tokens that were made and have not been swept, by id.
+func (v *View) JoinTokens() iter.Seq[*JoinToken] {
+	return rows[JoinToken](v.txn(), tableJoinToken, indexID, "")
+}
+
+// GossipKey is what the members of today seal their gossip with. It is shared and must
+// not be changed.
+func (v *View) GossipKey() []byte { return v.v.meta.GossipKey }
 
 func (v *View) Group(id GroupID) (*Group, bool) { return get[Group](v, tableGroup, key(id)) }
 func (v *View) Groups() iter.Seq[*Group]        { return rows[Group](v.txn(), tableGroup, indexID, "") }

@@ -43,15 +43,35 @@ func samples() []Request {
 		&CreateKeyPair{KeyPair{albert, east, "gsg", "aa:bb", "ssh-rsa AAAA"}},
 		&DeleteKeyPair{albert, east, "gsg"},
 		&Batch{[]Request{&Bootstrap{Seed: "seed"}, &Sweep{}}},
+		&CreateJoinToken{"t1", secretHash, NonVoter, epoch0.Add(time.Hour)},
+		&AdmitNode{"t1", secretHash, Node{ID: "node2", Zone: "us-east-1b", Role: NonVoter, Address: "192.0.2.12:7400", PublicKey: []byte("key")}},
+		&FenceNode{"node2", gossipKey},
+		&RemoveNode{"node2", gossipKey},
 	}
+}
+
+// later has the requests that were given more fields since their first sample.
+func later() map[string]Request {
+	return map[string]Request{
+		"Bootstrap-gossip": &Bootstrap{Seed: "seed", GossipKey: gossipKey},
+		"PutNode-peer":     &PutNode{Node{ID: "node1", Zone: "us-east-1a", Role: Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
+		"Sweep-confirmed":  &Sweep{Confirmed: map[NodeID]uint64{"node1": 12, "node2": 11}},
+		"Sweep-nobody":     &Sweep{Confirmed: map[NodeID]uint64{}},
+	}
+}
+
+func allSamples() map[string]Request {
+	all := later()
+	for _, req := range samples() {
+		all[reflect.TypeOf(req).Elem().Name()] = req
+	}
+	return all
 }
 
 // Every command that any release wrote is read as it was meant.
 func TestCommandsOfEveryVersionAreRead(t *testing.T) {
-	covered := make(map[string]bool)
-	for _, req := range samples() {
-		name := reflect.TypeOf(req).Elem().Name()
-		covered[name] = true
+	all := allSamples()
+	for name, req := range all {
 		path := filepath.Join("testdata", "commands", "v1-"+name+".json")
 		cmd := Command{Time: epoch0, Request: req}
 		data, err := EncodeCommand(cmd)
@@ -78,16 +98,40 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 		if again, err := EncodeCommand(got); err != nil || !bytes.Equal(again, data) {
 			t.Errorf("%s is read as\n%s, want\n%s", path, again, data)
 		}
+		if diff := cmp.Diff(req, got.Request, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s is read as another request:\n%s", path, diff)
+		}
 	}
 	for name := range requests {
-		if !covered[name] {
+		if all[name] == nil {
 			t.Errorf("%s has no sample", name)
 		}
 	}
 }
 
-func TestSnapshotsOfEveryVersionAreRead(t *testing.T) {
-	path := filepath.Join("testdata", "snapshots", "v1.jsonl")
+// Version 1 had no numbers for its nodes; they are given on the way in, and the same
+// everywhere.
+func TestSnapshotOfVersion1IsRead(t *testing.T) {
+	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.NewReplacer(
+		`"version":1`, `"version":2`,
+		`"TerminatedFor":3600000000000}}`, `"TerminatedFor":3600000000000},"NodeNumber":1}`,
+		`"Zone":"us-east-1a"}`, `"Zone":"us-east-1a","Number":1,"Admitted":1}`,
+	).Replace(string(kept))
+	if diff := cmp.Diff(want, string(snapshotOf(t, got))); diff != "" {
+		t.Errorf("the snapshot is read as another:\n%s", diff)
+	}
+}
+
+func TestSnapshotOfThisVersionIsRead(t *testing.T) {
+	path := filepath.Join("testdata", "snapshots", "v2.jsonl")
 	s := NewState()
 	for n, req := range script(1, 120) {
 		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
@@ -145,7 +189,7 @@ func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
 		"a row less":   strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
 		"no meta":      lines[0] + `{"table":"end","rows":0}`,
 		"more behind":  string(good) + "{}",
-		"new version":  strings.Replace(string(good), `"version":1`, `"version":2`, 1),
+		"new version":  strings.Replace(string(good), `"version":2`, `"version":3`, 1),
 		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
 		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
 		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
@@ -200,7 +244,7 @@ func TestCIDRBlocksAreReadStrictly(t *testing.T) {
 // FuzzApply applies whatever decodes to a state with something in it: no panic, a
 // refusal changes nothing, and the state after it survives a snapshot.
 func FuzzApply(f *testing.F) {
-	for _, req := range samples() {
+	for _, req := range allSamples() {
 		data, err := EncodeCommand(Command{Time: epoch0, Request: req})
 		if err != nil {
 			f.Fatal(err)
@@ -235,14 +279,16 @@ func FuzzApply(f *testing.F) {
 // FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
 func FuzzRestore(f *testing.F) {
 	f.Add(snapshotOf(f, newReplay(f).state))
-	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
-	if err != nil {
-		f.Fatal(err)
+	for _, version := range []string{"v1.jsonl", "v2.jsonl"} {
+		kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(kept)
 	}
-	f.Add(kept)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Restore(bytes.NewReader(data))
-		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 {
+		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 || s.current.Load().meta.NodeNumber > 1<<31 {
 			return
 		}
 		once := snapshotOf(t, s)

@@ -1,0 +1,271 @@
+package ec2
+
+import (
+	"bytes"
+	"net/netip"
+	"regexp"
+	"slices"
+)
+
+// NodeRole says whether a node votes on the log. "" reads as Voter.
+type NodeRole string
+
+const (
+	Voter    NodeRole = "voter"
+	NonVoter NodeRole = "nonvoter"
+)
+
+// NodeState is "" for a member.
+type NodeState string
+
+// Fenced nodes are out for good: nobody talks to them, their leases are gone, and the
+// keys of the others have changed. A machine of that name comes back by AdmitNode.
+const Fenced NodeState = "fenced"
+
+// A Node is a cluster member that can carry instances. Its zone is the availability
+// zone its instances are in: "us-east-1a".
+//
+// What was added to it since the first release is left out of its JSON while it is
+// empty, so that the commands of that release still mean what they meant.
+type Node struct {
+	ID        NodeID
+	Zone      string
+	Role      NodeRole  `json:",omitempty"`
+	Address   string    `json:",omitempty"` // of its peer port, "192.0.2.11:7400"; "" in a cluster of one
+	PublicKey []byte    `json:",omitempty"` // of its certificate: PKIX, DER
+	Number    uint32    `json:",omitempty"` // given in Apply, from 1 up, never reused; what the data plane knows it by
+	Admitted  uint64    `json:",omitempty"` // given in Apply, rises with every admission of any node
+	State     NodeState `json:",omitempty"`
+}
+
+// Member reports whether the node takes part: it carries instances and what it confirms
+// counts.
+func (n *Node) Member() bool { return n.State == "" }
+
+// Votes reports whether the node is a voter that is not fenced.
+func (n *Node) Votes() bool { return n.Member() && n.Role != NonVoter }
+
+// PutNode adds a node, or moves it to another zone or address: a member's Number, and
+// each field left empty, stays. It asks for no token, so it is for a cluster's first
+// node and for what a node says of itself. Result: Node.
+type PutNode struct {
+	Node Node
+}
+
+func (r *PutNode) apply(t *tx) (Result, error) {
+	if r.Node.ID == "" || r.Node.Zone == "" {
+		return Result{}, Errorf("MissingParameter", "a node needs an id and a zone")
+	}
+	was := first[Node](t.Txn, tableNode, indexID, key(r.Node.ID))
+	if was == nil {
+		n := r.Node
+		t.admit(&n)
+		return t.putNode(&n)
+	}
+	if !was.Member() {
+		return Result{}, Errorf("IncorrectState", "node %s is fenced; it comes back with a join token", was.ID)
+	}
+	n := *was
+	n.Zone = r.Node.Zone
+	if r.Node.Role != "" {
+		n.Role = r.Node.Role
+	}
+	if r.Node.Address != "" {
+		n.Address = r.Node.Address
+	}
+	if len(r.Node.PublicKey) > 0 {
+		n.PublicKey = r.Node.PublicKey
+	}
+	return t.putNode(&n)
+}
+
+// putNode checks what every row of the table must keep.
+func (t *tx) putNode(n *Node) (Result, error) {
+	switch {
+	case n.Role != "" && n.Role != Voter && n.Role != NonVoter:
+		return Result{}, Errorf("InvalidParameterValue", "a node is a %s or a %s, not a %q", Voter, NonVoter, clip(string(n.Role)))
+	case n.Address != "" && !isAddrPort(n.Address):
+		return Result{}, Errorf("InvalidParameterValue", "node %s: %q is not an address and a port", n.ID, clip(n.Address))
+	}
+	for o := range rows[Node](t.Txn, tableNode, indexID, "") {
+		switch {
+		case o.ID == n.ID:
+		case n.Address != "" && o.Address == n.Address && o.Member():
+			return Result{}, Errorf("EntityAlreadyExists", "node %s is at %s already", o.ID, o.Address)
+		case len(n.PublicKey) > 0 && bytes.Equal(o.PublicKey, n.PublicKey):
+			return Result{}, Errorf("EntityAlreadyExists", "node %s has that key", o.ID)
+		}
+	}
+	if !n.Votes() && !t.voterBeside(n.ID) {
+		return Result{}, lastVoter(n.ID)
+	}
+	t.put(tableNode, n)
+	return Result{Node: n}, nil
+}
+
+// admit makes n a member of its own: what knows an earlier bearer of the name by its
+// number or its admission does not know this one.
+func (t *tx) admit(n *Node) {
+	t.meta.NodeNumber++
+	n.Number, n.Admitted, n.State = t.meta.NodeNumber, uint64(t.meta.NodeNumber), ""
+}
+
+// FenceNode puts a node out that is lost or not trusted any more, without its help: its
+// leases end here, their addresses rest, and the gossip key is replaced. Again it
+// changes nothing. The last voter cannot be fenced. Result: Node, Instances.
+//
+// Its running instances are stopped, not terminated: their ids, groups and user-data are
+// decisions of their users, who start them elsewhere or terminate them. So are pending
+// ones, at which EC2 would give up: the node may have had them up and not said so yet,
+// and one that was started again after a stop was somebody's before.
+type FenceNode struct {
+	Node      NodeID
+	GossipKey []byte // the new one; empty keeps the old
+}
+
+const reasonFenced = "Server.NodeFenced: the node the instance was on has been fenced"
+
+func (r *FenceNode) apply(t *tx) (Result, error) {
+	was := first[Node](t.Txn, tableNode, indexID, key(r.Node))
+	if was == nil {
+		return Result{}, noSuchNode(r.Node)
+	}
+	if !was.Member() {
+		return Result{Node: was}, nil
+	}
+	if was.Votes() && !t.voterBeside(was.ID) {
+		return Result{}, lastVoter(was.ID)
+	}
+	if err := t.setGossipKey(r.GossipKey); err != nil {
+		return Result{}, err
+	}
+	n := *was
+	n.State = Fenced
+	t.put(tableNode, &n)
+	result := Result{Node: &n}
+	for _, lease := range slices.Collect(rows[Interface](t.Txn, tableInterface, indexNode, key(n.ID))) {
+		result.Instances = append(result.Instances, t.lose(lease))
+	}
+	return result, nil
+}
+
+// lose ends a lease whose node will not report any more.
+func (t *tx) lose(lease *Interface) Change[Instance] {
+	was := first[Instance](t.Txn, tableInstance, indexID, key(lease.Instance))
+	i := *was
+	i.Interface = ""
+	switch i.State {
+	case ShuttingDown:
+		i.State, i.Ended = Terminated, t.meta.Time
+	case Stopping:
+		i.State = Stopped
+	default:
+		i.State, i.StateReason = Stopped, reasonFenced
+	}
+	t.release(lease)
+	t.put(tableInstance, &i)
+	return Change[Instance]{Before: was, After: &i}
+}
+
+// RemoveNode takes a node's row away, and replaces the gossip key. A member must have
+// given up its leases first; a fenced node has none. The last voter stays.
+type RemoveNode struct {
+	Node      NodeID
+	GossipKey []byte // the new one; empty keeps the old
+}
+
+func (r *RemoveNode) apply(t *tx) (Result, error) {
+	was := first[Node](t.Txn, tableNode, indexID, key(r.Node))
+	if was == nil {
+		return Result{}, noSuchNode(r.Node)
+	}
+	if was.Votes() && !t.voterBeside(was.ID) {
+		return Result{}, lastVoter(was.ID)
+	}
+	leases := 0
+	for range rows[Interface](t.Txn, tableInterface, indexNode, key(was.ID)) {
+		leases++
+	}
+	if leases > 0 {
+		return Result{}, Errorf("DependencyViolation", "node %s carries %d instances; stop or terminate them, or fence the node", was.ID, leases)
+	}
+	if err := t.setGossipKey(r.GossipKey); err != nil {
+		return Result{}, err
+	}
+	var here []*Instance
+	for i := range rows[Instance](t.Txn, tableInstance, indexID, "") {
+		if i.Node == was.ID {
+			here = append(here, i)
+		}
+	}
+	for _, i := range here { // their zone is not to be looked up any more
+		now := *i
+		now.Node, now.Zone = "", was.Zone
+		t.put(tableInstance, &now)
+	}
+	t.del(tableNode, was)
+	return Result{}, nil
+}
+
+// ZoneOf is the availability zone an instance is in, or was in last.
+func (v *View) ZoneOf(i *Instance) string {
+	if n, ok := v.Node(i.Node); ok {
+		return n.Zone
+	}
+	return i.Zone
+}
+
+// placeAnew finds a node for an instance whose own is no member any more: in its zone
+// if there is one, else wherever there is.
+func (t *tx) placeAnew(i *Instance) error {
+	zone := i.Zone
+	if n := first[Node](t.Txn, tableNode, indexID, key(i.Node)); n != nil {
+		if n.Member() {
+			return nil
+		}
+		zone = n.Zone
+	}
+	s, err := t.newSpread(zone)
+	if err != nil {
+		if s, err = t.newSpread(""); err != nil {
+			return err
+		}
+	}
+	i.Node, i.Zone = s.next(), ""
+	return nil
+}
+
+func (t *tx) voterBeside(id NodeID) bool {
+	for n := range rows[Node](t.Txn, tableNode, indexID, "") {
+		if n.ID != id && n.Votes() {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *tx) setGossipKey(k []byte) error {
+	switch len(k) {
+	case 0:
+	case 16, 24, 32:
+		t.meta.GossipKey = bytes.Clone(k)
+	default:
+		return Errorf("InvalidParameterValue", "a gossip key is 16, 24 or 32 bytes, not %d", len(k))
+	}
+	return nil
+}
+
+var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func isAddrPort(s string) bool {
+	a, err := netip.ParseAddrPort(s)
+	return err == nil && a.Port() != 0 && !a.Addr().IsUnspecified()
+}
+
+func noSuchNode(id NodeID) *Error {
+	return Errorf("InvalidNode.NotFound", "there is no node %q", clip(string(id)))
+}
+
+func lastVoter(id NodeID) *Error {
+	return Errorf("IncorrectState", "node %s is the last voter: without it nobody could decide anything", id)
+}
