@@ -29,7 +29,7 @@ func newLabCommand() *cobra.Command {
 		newLabNode(name, "kill NODE", "Kill a node's daemon; its instances live on", (*lab.Lab).KillNode),
 		newLabNode(name, "start NODE", "Start a node's daemon again and wait until it is ready", (*lab.Lab).StartNode),
 		newLabNode(name, "crash NODE", "Kill a node with its instances, as a power cut would", (*lab.Lab).CrashNode),
-		newLabDown(name), newLabDoor(name))
+		newLabPartition(name), newLabHeal(name), newLabDown(name), newLabDoor(name))
 	return cmd
 }
 
@@ -42,9 +42,6 @@ func newLabUp(name *string) *cobra.Command {
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Name = *name
-			if o.Nodes > 1 {
-				return usageError{fmt.Errorf("--nodes %d: nodes do not form a cluster yet; a lab has one", o.Nodes)}
-			}
 			for _, pool := range pools {
 				prefix, err := netip.ParsePrefix(pool)
 				if err != nil {
@@ -100,7 +97,7 @@ func newLabStatus(name *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the lab's nodes and instances",
+		Short: "Show the lab's nodes, who leads them, who is cut off, and the instances",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := lab.Open(*name)
@@ -121,11 +118,16 @@ func newLabStatus(name *string) *cobra.Command {
 }
 
 func printLabStatus(out io.Writer, st lab.Status) error {
-	fmt.Fprintf(out, "API at %s, enforced up to index %d\n\n", st.Endpoint, st.Enforced)
+	fmt.Fprintf(out, "API at %s, enforced up to index %d\n", st.Endpoint, st.Enforced)
+	leader := "No node leads: nothing can be changed"
+	if st.Leader != "" {
+		leader = st.Leader + " leads"
+	}
+	fmt.Fprintf(out, "%s\n\n", leader)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tROLE\tPID\tUNDERLAY\tNAMESPACE")
+	fmt.Fprintln(w, "NODE\tROLE\tPID\tUNDERLAY\tNAMESPACE\tCUT OFF")
 	for _, n := range st.Nodes {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", n.Name, n.Role, n.PID, n.Underlay, n.Namespace)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, n.Role, n.PID, n.Underlay, n.Namespace, n.Cut)
 	}
 	if len(st.Instances) > 0 {
 		fmt.Fprintln(w, "\nINSTANCE\tNAME\tNODE\tSTATE\tPRIVATE\tPUBLIC\tNAMESPACE")
@@ -169,6 +171,43 @@ func newLabNode(name *string, use, short string, do func(*lab.Lab, context.Conte
 				return err
 			}
 			return do(l, cmd.Context(), args[0])
+		},
+	}
+}
+
+func newLabPartition(name *string) *cobra.Command {
+	var cut lab.Cut
+	cmd := &cobra.Command{
+		Use:   "partition NODE...",
+		Short: "Cut nodes, as one side, from all others on the underlay",
+		Example: `  palisade lab partition node3            # nodes 1 and 2 go on without it
+  palisade lab partition node3 --gossip   # cut gossip alone
+  palisade lab heal`,
+		Args: usageArgs(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			cut.Nodes = args
+			return l.Partition(cmd.Context(), cut)
+		},
+	}
+	cmd.Flags().BoolVar(&cut.Gossip, "gossip", false, "cut gossip alone, on port 7401")
+	return cmd
+}
+
+func newLabHeal(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "heal",
+		Short: "Remove every cut that partition made",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*name)
+			if err != nil {
+				return err
+			}
+			return l.Heal(cmd.Context())
 		},
 	}
 }

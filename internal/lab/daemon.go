@@ -115,10 +115,16 @@ type nodeConfig struct {
 	APISocket     string        `toml:"api_socket"`
 	ControlSocket string        `toml:"control_socket"`
 	Arena         string        `toml:"arena"`
+	Peer          *peerConfig   `toml:"peer,omitempty"` // nil: a cluster of one
 	Lab           labConfig     `toml:"lab"`
 	Uplink        uplinkConfig  `toml:"uplink"`
 	Classic       classicConfig `toml:"classic"`
 	Accounts      []Account     `toml:"account"`
+}
+
+// peerConfig is where the other nodes reach this one.
+type peerConfig struct {
+	Listen string `toml:"listen"`
 }
 
 // labConfig lets a node run images at all: it names what they are made of.
@@ -145,12 +151,17 @@ func uplinkDevice(node string) string { return "up-" + node }
 
 func (l *Lab) nodeConfig(index int) nodeConfig {
 	node := l.Nodes[index]
+	var peer *peerConfig
+	if len(l.Nodes) > 1 {
+		peer = &peerConfig{Listen: peerAddress(index)}
+	}
 	return nodeConfig{
 		Name: node, Zone: Region + string(rune('a'+index%26)), Region: Region,
 		DataDir:       l.path(node),
 		APISocket:     l.apiSocket(node),
 		ControlSocket: l.controlSocket(node),
 		Arena:         l.arena(node),
+		Peer:          peer,
 		Lab: labConfig{
 			NamespacePrefix: l.namespace(""),
 			InstanceDir:     l.instanceDir(node),

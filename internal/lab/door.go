@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -34,7 +36,7 @@ func (l *Lab) openDoor(listener net.Listener) error {
 }
 
 // ServeDoor is the front door: it carries connections from the loopback port, which is
-// descriptor 3, to the API socket of a node that lives. It returns when ctx ends.
+// descriptor 3, to the API socket of a node that can serve, or at least lives. It returns when ctx ends.
 func ServeDoor(ctx context.Context, name string) error {
 	l, err := Open(name)
 	if err != nil {
@@ -48,7 +50,7 @@ func ServeDoor(ctx context.Context, name string) error {
 	file.Close()
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 
-	d := &door{lab: l, slots: make(chan struct{}, maxVisitors)}
+	d := &door{lab: l, slots: make(chan struct{}, maxVisitors), health: make([]health, len(l.Nodes))}
 	for {
 		visitor, err := listener.Accept()
 		if err != nil {
@@ -72,7 +74,36 @@ func ServeDoor(ctx context.Context, name string) error {
 type door struct {
 	lab   *Lab
 	slots chan struct{}
+
+	mu     sync.Mutex
+	health []health // by the node's index
 }
+
+// health is what a node said of itself.
+type health struct {
+	fitness fitness
+	until   time.Time // when it is to be asked again
+}
+
+// A fitness orders nodes by how much may be expected of them.
+type fitness int
+
+const (
+	silent  fitness = iota // its daemon does not answer
+	waiting                // it answers, and can decide nothing: it is not ready or knows no leader
+	serving
+)
+
+const (
+	// healthLasts bounds how long a visitor may still be sent to a node that lost its
+	// leader. Nobody is asked while nobody calls: an idle lab is idle.
+	healthLasts = 200 * time.Millisecond
+
+	// healthWithin is how long a visitor waits for a node to say how it is. One that
+	// takes longer, as a stopped process does, is left alone for silenceLasts.
+	healthWithin = 250 * time.Millisecond
+	silenceLasts = 2 * time.Second
+)
 
 func (d *door) runVisit(visitor net.Conn) {
 	defer func() { <-d.slots }()
@@ -94,10 +125,10 @@ func (d *door) runVisit(visitor net.Conn) {
 	<-done
 }
 
-// dial returns a connection to the first node that takes one.
+// dial returns a connection to the fittest node that takes one.
 func (d *door) dial() (net.Conn, error) {
 	var errs []error
-	for _, node := range d.lab.Nodes {
+	for _, node := range d.byFitness() {
 		conn, err := net.DialTimeout("unix", d.lab.apiSocket(node), time.Second)
 		if err == nil {
 			return conn, nil
@@ -105,6 +136,48 @@ func (d *door) dial() (net.Conn, error) {
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// byFitness returns all nodes, the fittest first and otherwise in the lab's order. It asks
+// those whose last word is too old, all at once; visitors that come meanwhile wait for the
+// same answers.
+func (d *door) byFitness() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var wg sync.WaitGroup
+	for i, node := range d.lab.Nodes {
+		if time.Now().After(d.health[i].until) {
+			wg.Go(func() { d.health[i] = d.examine(node) })
+		}
+	}
+	wg.Wait()
+	order := make([]int, len(d.lab.Nodes))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return int(d.health[b].fitness - d.health[a].fitness) })
+	nodes := make([]string, len(order))
+	for i, index := range order {
+		nodes[i] = d.lab.Nodes[index]
+	}
+	return nodes
+}
+
+// examine asks a node how it is.
+func (d *door) examine(node string) health {
+	ctx, cancel := context.WithTimeout(context.Background(), healthWithin)
+	defer cancel()
+	answer, err := d.lab.ask(ctx, node)
+	h := health{fitness: waiting, until: time.Now().Add(healthLasts)}
+	switch {
+	case ctx.Err() != nil:
+		return health{fitness: silent, until: time.Now().Add(silenceLasts)}
+	case err != nil:
+		h.fitness = silent
+	case answer.Ready && answer.Leader != "":
+		h.fitness = serving
+	}
+	return h
 }
 
 // carry copies until src ends and tells dst that nothing more comes.

@@ -94,8 +94,8 @@ func (l *Lab) pidFiles() []string {
 }
 
 // killStrays ends the lab's daemons that no pid file tells of, because the command that
-// started them was killed before it wrote one. They are known by their whole command
-// line, which names the lab.
+// started them was killed before it wrote one, and what else it had begun for a node. They
+// are known by their command line, which names the lab or a file of it.
 func (l *Lab) killStrays(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -111,7 +111,8 @@ func (l *Lab) killStrays(ctx context.Context) error {
 		if slices.Equal(args[1:], l.doorArgs()) {
 			return true
 		}
-		return len(args) == 4 && args[1] == "node" && args[2] == "--config" && filepath.Dir(args[3]) == l.dir()
+		config := slices.Index(args, "--config") + 1
+		return config > 0 && config < len(args) && filepath.Dir(args[config]) == l.dir()
 	})
 	if err != nil {
 		return err

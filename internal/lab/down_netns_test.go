@@ -94,13 +94,18 @@ func TestDownLeavesNothing(t *testing.T) {
 				}
 			}
 		}},
+		{"with a node cut off", func(t *testing.T, l *Lab) {
+			if err := l.Partition(t.Context(), Cut{Nodes: []string{"node2"}}); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"with its daemons killed", func(t *testing.T, l *Lab) {
 			l.kill(t.Context(), "node1")
 			l.kill(t.Context(), "door")
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := up(t, Options{Name: "labtestdown"})
+			l := up(t, Options{Name: "labtestdown", Nodes: 3})
 			if world(t) == before {
 				t.Fatal("a lab that is up does not show: the test would pass for nothing")
 			}

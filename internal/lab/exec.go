@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,17 +36,24 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 			return unix.Exec(path, argv, os.Environ())
 		})
 	}
-	instance, err := l.findInstance(ctx, who)
-	if err != nil {
-		return err
+	// An id is the name of its namespace, whether or not its node answers.
+	namespace := l.namespace(who)
+	if !instanceID.MatchString(who) || !netns.Exists(namespace) {
+		instance, err := l.findInstance(ctx, who)
+		if err != nil {
+			return err
+		}
+		namespace = instance.Namespace
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	args := append([]string{"palisade", "instance", "exec", instance.Namespace, "--"}, argv...)
+	args := append([]string{"palisade", "instance", "exec", namespace, "--"}, argv...)
 	return unix.Exec(self, args, os.Environ())
 }
+
+var instanceID = regexp.MustCompile(`^i-[0-9a-f]+$`)
 
 // withoutResolver gives the calling thread a mount namespace in which no name server is
 // configured. The lab has none: whoever asked the machine's would wait for its silence,

@@ -9,7 +9,8 @@
 // It drives the binary: a daemon is `palisade node --config FILE` and is asked over its
 // control socket. It imports none of what the daemon is made of. Up makes everything,
 // Down finds everything again by the lab's name alone, so that it also clears what a
-// crash at any point left behind. Read Lab, then Up (up.go), topology.go, node.go, Down.
+// crash at any point left behind. Read Lab, then Up (up.go), topology.go, cluster.go,
+// node.go, partition.go, Down.
 //
 // A lab is named, and so is every namespace, cgroup, directory and process of it.
 // Addresses live in its namespaces; only the front door's loopback port is the machine's,
@@ -45,6 +46,7 @@ type Lab struct {
 	Port         int            `json:"port"` // of the front door, on 127.0.0.1
 	Nodes        []string       `json:"nodes"`
 	ClassicPools []netip.Prefix `json:"classic_pools"`
+	Cuts         []Cut          `json:"cuts,omitempty"` // in the order they were made
 	Accounts     []Account      `json:"accounts"`
 }
 

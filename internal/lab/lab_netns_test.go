@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
 )
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 
 func standIn(args []string) int {
 	if args[0] == "lab" && args[1] == "up" {
-		o := Options{Name: args[2]}
+		o := Options{Name: args[2], Nodes: 2}
 		fmt.Sscan(args[3], &o.Port)
 		if _, err := Up(context.Background(), o); err != nil {
 			fmt.Println(err)
@@ -52,13 +53,24 @@ func standIn(args []string) int {
 		return 0
 	}
 	var c nodeConfig
-	data, err := os.ReadFile(args[2])
+	data, err := os.ReadFile(args[slices.Index(args, "--config")+1])
 	if err == nil {
 		err = toml.Unmarshal(data, &c)
+	}
+	if err == nil {
+		switch args[0] {
+		case "cluster":
+			err = standInCluster(c, args)
+		case "node":
+			err = standInJoin(c, args)
+		}
 	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
+	}
+	if args[0] == "cluster" {
+		return 0
 	}
 	if slices.Contains(c.Classic.Pools, failingPool) {
 		fmt.Println("this node does not like its pool")
@@ -76,10 +88,69 @@ func standIn(args []string) int {
 		fmt.Fprintf(w, "API of %s", c.Name)
 	}))
 	http.Serve(control, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		json.NewEncoder(w).Encode(nodeAnswer{Ready: true, Enforced: 7, Role: "leader", Instances: []InstanceStatus{
-			{ID: "i-00000001", Name: "albert", Node: c.Name, Namespace: c.Lab.NamespacePrefix + "i-00000001"}}})
+		answer := nodeAnswer{Ready: true, Enforced: 7, Role: "follower", Leader: "node1", Instances: []InstanceStatus{
+			{ID: "i-00000001", Name: "albert", Node: "node1", Namespace: c.Lab.NamespacePrefix + "i-00000001"}}}
+		if c.Name == "node1" {
+			answer.Role = "leader"
+		}
+		if _, err := os.Stat(leaderless(c.DataDir)); err == nil {
+			answer.Role, answer.Leader = "candidate", ""
+		}
+		json.NewEncoder(w).Encode(answer)
 	}))
 	return 1
+}
+
+// leaderless is the file that makes the stand-in say that it knows no leader.
+func leaderless(dataDir string) string { return filepath.Join(dataDir, "leaderless") }
+
+// standInCluster is the stand-in's `palisade cluster init` and `token`. It has one token
+// for each role; nothing here depends on more.
+func standInCluster(c nodeConfig, args []string) error {
+	switch begun := filepath.Join(c.DataDir, "peer"); args[1] {
+	case "init":
+		if c.Peer == nil || c.Peer.Listen != "192.0.2.11:7400" {
+			return fmt.Errorf("cluster init with [peer] %+v", c.Peer)
+		}
+		return os.Mkdir(begun, 0o700)
+	case "token":
+		if _, err := os.Stat(begun); err != nil {
+			return err
+		}
+		fmt.Println("token-" + args[slices.Index(args, "--role")+1])
+	}
+	return nil
+}
+
+// standInJoin makes the node a member, if it is in no cluster of one.
+func standInJoin(c nodeConfig, args []string) error {
+	member := filepath.Join(c.DataDir, "peer")
+	if _, err := os.Stat(member); c.Peer == nil || err == nil {
+		return nil
+	}
+	join, token := slices.Index(args, "--join"), slices.Index(args, "--token")
+	if join < 0 || args[join+1] != "192.0.2.11:7400" {
+		return fmt.Errorf("a node without an identity, started with %q", args)
+	}
+	file, ok := strings.CutPrefix(args[token+1], "@")
+	if !ok {
+		return fmt.Errorf("a token that everybody can read: %q", args)
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if st.Mode().Perm() != 0o600 {
+		return fmt.Errorf("the token's file has mode %v", st.Mode())
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(member, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(member, "joined"), text, 0o600)
 }
 
 var failingPool = netip.MustParsePrefix("10.66.0.0/16")
@@ -185,7 +256,7 @@ func TestDoorLeadsToANodeThatLives(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("200 API of node2")
-	if st := l.Status(t.Context()); st.Nodes[0].Role != "down" || st.Nodes[0].PID != 0 || st.Nodes[1].Role != "leader" || len(st.Instances) != 1 {
+	if st := l.Status(t.Context()); st.Nodes[0].Role != "down" || st.Nodes[0].PID != 0 || st.Nodes[1].Role != "follower" || st.Leader != "node1" || len(st.Instances) != 1 {
 		t.Errorf("status with node1 killed: %+v", st)
 	}
 	if err := l.KillNode(t.Context(), "node2"); err != nil {
@@ -201,6 +272,149 @@ func TestDoorLeadsToANodeThatLives(t *testing.T) {
 	}
 	if err := l.KillNode(t.Context(), "node3"); err == nil || !strings.Contains(err.Error(), "node1, node2") {
 		t.Errorf("kill of an unknown node: %v", err)
+	}
+}
+
+// A node that answers and knows no leader can decide nothing; one that is stopped does not
+// even answer.
+func TestDoorLeadsToANodeThatCanServe(t *testing.T) {
+	l := up(t, Options{Name: "labtestfit", Nodes: 3})
+	eventually := func(why, want string) {
+		t.Helper()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
+			got, err := get(l.Endpoint())
+			if err == nil && got == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the door says %q, %v; want %q", why, got, err, want)
+			}
+		}
+	}
+	eventually("at first", "200 API of node1")
+	if err := os.WriteFile(leaderless(l.path("node1")), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually("node1 knows no leader", "200 API of node2")
+	id, _ := l.running("node2")
+	if err := unix.Kill(id.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually("and node2 is stopped", "200 API of node3")
+	if err := l.KillNode(t.Context(), "node3"); err != nil {
+		t.Fatal(err)
+	}
+	eventually("and node3 is killed: better one that says why not", "200 API of node1")
+	if err := unix.Kill(id.PID, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually("and node2 goes on", "200 API of node2")
+}
+
+func TestNodesJoinByTokensOfTheirRole(t *testing.T) {
+	l := up(t, Options{Name: "labtestjoin", Nodes: 6})
+	for node, want := range map[string]string{"node2": "voter", "node3": "voter", "node5": "voter", "node6": "nonvoter"} {
+		token, err := os.ReadFile(l.path(node, "peer", "joined"))
+		if err != nil || string(token) != "token-"+want+"\n" {
+			t.Errorf("%s joined with %q, %v; want a %s's token", node, token, err, want)
+		}
+	}
+	if left, _ := filepath.Glob(l.path("*.token")); left != nil {
+		t.Errorf("tokens left: %v", left)
+	}
+	if four := (&Lab{Nodes: l.Nodes[:4]}); four.role(2) != "voter" || four.role(3) != "nonvoter" {
+		t.Errorf("of four nodes the third is a %s, the fourth a %s; want three voters", four.role(2), four.role(3))
+	}
+	// A member needs no token.
+	if err := errors.Join(l.KillNode(t.Context(), "node6"), l.StartNode(t.Context(), "node6")); err != nil {
+		t.Error(err)
+	}
+}
+
+// nodeHears says whether one node's packets to a port arrive at another.
+func nodeHears(t *testing.T, l *Lab, from, to, port string) bool {
+	t.Helper()
+	listen := exec.Command("ncat", "-l", port, "--send-only", "-k", "--sh-exec", "echo hello")
+	if err := netns.Do(l.namespace(to), listen.Start); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { listen.Process.Kill(); listen.Wait() }()
+	address := underlayAddress(slices.Index(l.Nodes, to))
+	if out, err := on(t, l, to, "sh", "-c", "for i in $(seq 100); do ss -Hltn | grep -q :"+port+" && exit; sleep 0.05; done; exit 1"); err != nil {
+		t.Fatalf("nobody listens: %s", out)
+	}
+	out, _ := on(t, l, from, "ncat", "-w", "1", "--recv-only", address, port)
+	return strings.Contains(out, "hello")
+}
+
+func TestPartitionCutsOneSideFromTheOther(t *testing.T) {
+	l := up(t, Options{Name: "labtestcut", Nodes: 4})
+	pairs := func(want map[string]bool) {
+		t.Helper()
+		for pair, want := range want {
+			from, rest, _ := strings.Cut(pair, ">")
+			to, port, _ := strings.Cut(rest, ":")
+			if got := nodeHears(t, l, from, to, port); got != want {
+				t.Errorf("%s: arrives %v, want %v", pair, got, want)
+			}
+		}
+	}
+	cuts := func(want ...string) {
+		t.Helper()
+		var got []string
+		opened, err := Open(l.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range opened.Status(t.Context()).Nodes {
+			got = append(got, n.Cut)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("status says %q, want %q", got, want)
+		}
+	}
+	pairs(map[string]bool{"node1>node3:7400": true, "node3>node1:7401": true})
+	if err := l.Partition(t.Context(), Cut{Nodes: []string{"node3", "node4"}}); err != nil {
+		t.Fatal(err)
+	}
+	cuts("", "", "underlay", "underlay")
+	pairs(map[string]bool{"node1>node3:7400": false, "node4>node2:7402": false, "node1>node2:7400": true, "node3>node4:7400": true})
+	if err := l.Partition(t.Context(), Cut{Nodes: []string{"node1"}, Gossip: true}); err != nil {
+		t.Fatal(err)
+	}
+	cuts("gossip", "", "underlay", "underlay")
+	pairs(map[string]bool{"node1>node2:7401": false, "node2>node1:7401": false, "node1>node2:7400": true, "node4>node2:7402": false})
+	if err := l.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cuts("", "", "", "")
+	pairs(map[string]bool{"node1>node3:7400": true, "node2>node1:7401": true, "node4>node2:7402": true})
+	if out, err := on(t, l, "node1", "nft", "list", "tables"); err != nil || strings.TrimSpace(out) != "" {
+		t.Errorf("healed, node1 has %q, %v", out, err)
+	}
+
+	for _, nodes := range [][]string{nil, {"node9"}, {"node1", "node1"}, l.Nodes} {
+		if err := l.Partition(t.Context(), Cut{Nodes: nodes}); err == nil {
+			t.Errorf("a cut of %q was made", nodes)
+		}
+	}
+}
+
+func TestCrashIsSilent(t *testing.T) {
+	l := up(t, Options{Name: "labtestdark", Nodes: 2})
+	if err := l.CrashNode(t.Context(), "node2"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := on(t, l, "node1", "ping", "-c1", "-W1", "192.0.2.12"); err == nil {
+		t.Errorf("a node without power answers: %s", out)
+	}
+	if err := l.StartNode(t.Context(), "node2"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := on(t, l, "node1", "ping", "-c1", "-W2", "192.0.2.12"); err != nil {
+		t.Errorf("a node that was started again does not answer: %s", out)
 	}
 }
 

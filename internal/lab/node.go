@@ -39,13 +39,38 @@ func (l *Lab) StartNode(ctx context.Context, node string) error {
 	if id, ok := l.running(node); ok {
 		return fmt.Errorf("%s runs already, as process %d", node, id.PID)
 	}
+	return l.startNode(ctx, node)
+}
+
+// startNode starts the daemon of a node that does not run; more stands behind its
+// configuration on the command line.
+func (l *Lab) startNode(ctx context.Context, node string, more ...string) error {
+	// What a crash took down.
+	if err := l.setUnderlay(node, netlink.LinkSetUp); err != nil {
+		return err
+	}
 	id, err := l.start(daemon{
-		name: node, namespace: l.namespace(node), args: []string{"node", "--config", l.configFile(node)},
+		name: node, namespace: l.namespace(node), args: append([]string{"node", "--config", l.configFile(node)}, more...),
 	})
 	if err != nil {
 		return err
 	}
 	return l.waitReady(ctx, node, id)
+}
+
+// setUnderlay does what set does to a node's device on the underlay.
+func (l *Lab) setUnderlay(node string, set func(netlink.Link) error) error {
+	err := netns.Do(l.namespace(node), func() error {
+		link, err := netlink.LinkByName(underlayHost)
+		if err != nil {
+			return err
+		}
+		return set(link)
+	})
+	if err != nil {
+		return fmt.Errorf("underlay of %s: %w", node, err)
+	}
+	return nil
 }
 
 // waitReady asks the node until it says it is ready, it ends, or the time is up.
@@ -85,9 +110,16 @@ func (l *Lab) KillNode(ctx context.Context, node string) error {
 }
 
 // CrashNode ends a node as a power cut would: daemon, instances and devices are gone, what
-// was in memory too; the disk stays.
+// was in memory too; the disk stays. The other nodes hear nothing any more, not even that
+// their connections end.
 func (l *Lab) CrashNode(ctx context.Context, node string) error {
-	if err := l.KillNode(ctx, node); err != nil {
+	if err := l.hasNode(node); err != nil {
+		return err
+	}
+	if err := l.setUnderlay(node, netlink.LinkSetDown); err != nil {
+		return fmt.Errorf("crash %s: %w", node, err)
+	}
+	if err := l.kill(ctx, node); err != nil {
 		return err
 	}
 	dirs, err := filepath.Glob(filepath.Join(l.instanceDir(node), "i-*"))

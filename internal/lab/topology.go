@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	vishnetns "github.com/vishvananda/netns"
@@ -33,6 +34,16 @@ var outsiders = []struct{ host, address, router string }{
 }
 
 func underlayAddress(index int) string { return fmt.Sprintf("192.0.2.%d", 11+index) }
+
+// The ports of a node on the underlay.
+const (
+	peerPort   = 7400
+	gossipPort = peerPort + 1
+)
+
+func peerAddress(index int) string {
+	return net.JoinHostPort(underlayAddress(index), strconv.Itoa(peerPort))
+}
 
 // hosts returns the names of all namespaces but the instances'.
 func (l *Lab) hosts() []string {

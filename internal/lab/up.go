@@ -109,11 +109,8 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
 	}
 	o.Progress("network: " + strings.Join(l.hosts(), ", "))
-	for _, node := range l.Nodes {
-		if err := l.StartNode(ctx, node); err != nil {
-			return nil, err
-		}
-		o.Progress(node + " is ready")
+	if err := l.form(ctx, o.Progress); err != nil {
+		return nil, err
 	}
 	if err := l.openDoor(door); err != nil {
 		return nil, err
