@@ -1,0 +1,118 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// The files of an identity. The node's certificate is written last: without it there is
+// no identity, so a crash leaves either none or all of one.
+const (
+	rootFile      = "ca.pem"
+	authorityFile = "ca.key" // voters only
+	nodeKeyFile   = "node.key"
+	membersFile   = "members.json" // of a node that joined
+	nodeFile      = "node.pem"
+)
+
+type file struct {
+	name string
+	data []byte
+	mode os.FileMode
+}
+
+// save writes an identity's files in dir, in order. What an attempt that was cut short
+// left behind is replaced or removed.
+func save(dir string, files []file) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := clean(dir, files); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := replaceFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// clean removes temporary files, and those files of an identity that will not be written:
+// an authority's key in a directory means that this node is one.
+func clean(dir string, files []file) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, f := range files {
+		keep[f.name] = true
+	}
+	for _, e := range entries {
+		ours := e.Name() == authorityFile || e.Name() == membersFile || strings.HasSuffix(e.Name(), ".tmp")
+		if !ours || keep[e.Name()] {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceFile puts data at path, whole or not at all.
+func replaceFile(path string, data []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // 0600 from its birth
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already if all went well
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// readSecret reads a key, and refuses one that others of this machine can read.
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s is a secret that others may read (mode %04o): run chmod 600 %s, or make the identity anew if somebody did", path, info.Mode().Perm(), path)
+	}
+	return os.ReadFile(path)
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
