@@ -58,7 +58,11 @@ const (
 
 	// It came, or was to go, through a tunnel between nodes.
 
-	TunnelForeign // from an interface that is not leased to the sending node, or not in that interface's name
+	TunnelUnknown  // of no session, from an address that is not its node's, or in no known form
+	TunnelForged   // its seal does not open
+	TunnelReplayed // received before, or so late that it may have been
+	TunnelDown     // no session with the node that has the address
+	TunnelForeign  // from an interface that is not leased to the sending node, or not in that interface's name
 
 	// The destination could not take it.
 
@@ -78,7 +82,9 @@ var names = [Count]string{
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
 	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", OverlapFrag: "overlapping-fragment",
-	TableFull: "conntrack_allowance_exceeded", TunnelForeign: "tunnel-foreign", WriteFailed: "write-failed",
+	TableFull:     "conntrack_allowance_exceeded",
+	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
+	TunnelDown: "tunnel-down", TunnelForeign: "tunnel-foreign", WriteFailed: "write-failed",
 }
 
 var meanings = [Count]string{
@@ -115,6 +121,10 @@ var meanings = [Count]string{
 	OrphanFragment: "fragment whose first was not admitted",
 	OverlapFrag:    "overlapping or oversized fragments",
 	TableFull:      "new connection beyond the tracking allowance",
+	TunnelUnknown:  "datagram of no session with a node of the cluster",
+	TunnelForged:   "datagram whose seal does not open",
+	TunnelReplayed: "datagram received before",
+	TunnelDown:     "no session with the node that has the address",
 	TunnelForeign:  "sent in the name of an interface that its node does not have",
 	WriteFailed:    "the device refused the frame",
 }
