@@ -2,11 +2,13 @@
 // Raft and hands out Views. It is the only importer of hashicorp/raft.
 //
 // It decides nothing: what a command does is ec2's, and who may propose one is
-// ec2/query's. Gossip will join here, behind the same Views.
+// ec2/query's.
 //
-// Read Cluster first, then fsm, which stands between Raft and the State, then store,
-// which keeps the log on disk. An Apply that returned is on disk: kill -9 loses nothing
-// that was acknowledged.
+// Read Cluster first, then forward.go, by which every node can write and read, then fsm,
+// which stands between Raft and the State, then store, which keeps the log on disk.
+// members.go makes Raft's voters follow the State's nodes, enforcement.go asks what
+// they enforce, backup.go carries a State over to a new cluster. An Apply that returned
+// is on the disks of most voters: kill -9 loses nothing that was acknowledged.
 package cluster
 
 import (
@@ -21,17 +23,25 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/internal/peer"
 )
 
 // maxCommand bounds one log entry, in bytes. A RunInstances with all the user-data it
 // may carry is a fiftieth of it.
 const maxCommand = 1 << 20
 
-// ErrNotLeader is returned by Apply and ReadView on a node that does not lead.
-var ErrNotLeader = errors.New("this node is not the leader")
+var (
+	// ErrNoLeader is returned by Apply and ReadView when no leader answers. What wraps it
+	// says which voters this node reaches. A command was not proposed, and never will be.
+	ErrNoLeader = errors.New("this node knows no leader")
 
-// ErrStopped is returned when the Cluster's Run has ended.
-var ErrStopped = errors.New("the cluster has stopped on this node")
+	// ErrOutcomeUnknown is returned by Apply when the leader was lost after the command
+	// may have been proposed: it may or may not take effect.
+	ErrOutcomeUnknown = errors.New("the leader was lost while it decided: the change may or may not take effect")
+
+	// ErrStopped is returned when the Cluster's Run has ended.
+	ErrStopped = errors.New("the cluster has stopped on this node")
+)
 
 // Config says where a node's part of the cluster lives.
 type Config struct {
@@ -41,6 +51,25 @@ type Config struct {
 	Dir string
 	// Bootstrap is applied as one entry, all or nothing, when the log holds no command.
 	Bootstrap []ec2.Command
+
+	// Peer carries Raft between nodes; New adds its handlers, so its Run comes later.
+	// Default nil: a cluster of one, for ever.
+	Peer *peer.Peer
+	// PeerAddress is where the others reach Peer, "192.0.2.11:7400". Required with Peer.
+	PeerAddress string
+	// Identity is this node's among the others. Required with Peer.
+	Identity *peer.Identity
+	// Join says that this node never begins a cluster: without a log it waits for the
+	// leader of the one it was admitted to.
+	Join bool
+	// Decided is the newest index that this node ever enforced: its log is decided up to
+	// there, and no View that Next returns is older.
+	Decided uint64
+	// Enforced is the newest index that this node's switch enforces, and WaitEnforced
+	// waits for one. Default: what the State holds is enforced.
+	Enforced     func() uint64
+	WaitEnforced func(ctx context.Context, index uint64) bool
+
 	// Logger gets what operators need to know. Default: nothing is logged.
 	Logger *slog.Logger
 	// Now is the clock that stamps commands. Default time.Now.
@@ -62,11 +91,16 @@ type Cluster struct {
 	cfg     Config
 	fsm     *fsm
 	ready   chan struct{} // closed when the leader has the whole log and the bootstrap is in
+	ending  chan struct{} // closed when Run begins to end
 	stopped chan struct{} // closed when Run has returned
 
+	stream  *stream       // nil in a cluster of one
 	started chan struct{} // closed when raft is set
 	raft    *raft.Raft
 	store   *store
+	alone   bool // when it started, this node was the only voter
+
+	committed chan struct{} // holds one: an entry was committed here, tell the followers
 
 	tasks tasks
 
@@ -74,6 +108,8 @@ type Cluster struct {
 		sync.Mutex
 		term uint64 // the term whose earlier entries are all applied; 0: not leader
 	}
+
+	trust directory
 
 	next struct {
 		sync.Mutex
@@ -85,6 +121,12 @@ type Cluster struct {
 func New(cfg Config) (*Cluster, error) {
 	if cfg.Node == "" || cfg.Dir == "" {
 		return nil, errors.New("new cluster: a node needs a name and a directory")
+	}
+	if cfg.Peer != nil && (cfg.PeerAddress == "" || cfg.Identity == nil) {
+		return nil, errors.New("new cluster: a node among others needs an address and an identity")
+	}
+	if cfg.Join && (cfg.Peer == nil || len(cfg.Bootstrap) > 0) {
+		return nil, errors.New("new cluster: a node that joins needs others, and bootstraps nothing")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -101,13 +143,27 @@ func New(cfg Config) (*Cluster, error) {
 	if cfg.TrailingLogs == 0 {
 		cfg.TrailingLogs = 1024
 	}
-	return &Cluster{
-		cfg:     cfg,
-		fsm:     newFSM(),
-		ready:   make(chan struct{}),
-		stopped: make(chan struct{}),
-		started: make(chan struct{}),
-	}, nil
+	c := &Cluster{
+		cfg:       cfg,
+		fsm:       newFSM(),
+		ready:     make(chan struct{}),
+		ending:    make(chan struct{}),
+		stopped:   make(chan struct{}),
+		started:   make(chan struct{}),
+		committed: make(chan struct{}, 1),
+	}
+	c.trust.c = c
+	if c.cfg.Enforced == nil {
+		c.cfg.Enforced = func() uint64 { return c.View().Index() }
+	}
+	if c.cfg.WaitEnforced == nil {
+		c.cfg.WaitEnforced = func(ctx context.Context, index uint64) bool { return c.waitIndex(ctx, index) == nil }
+	}
+	if cfg.Peer != nil {
+		c.stream = newStream(cfg.Peer, cfg.PeerAddress)
+		c.handle()
+	}
+	return c, nil
 }
 
 // Run is the member's life: it opens the log, takes part, and returns when ctx ends or
@@ -127,6 +183,10 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
+		close(c.ending)
+		if c.stream != nil {
+			c.stream.hangUp()
+		}
 		stop := c.raft.Shutdown().Error()
 		c.tasks.stop()
 		if failed := c.fsm.err(); failed != nil {
@@ -135,6 +195,12 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		err = errors.Join(err, stop)
 	}()
 	c.tasks.start(func() { c.runSweep(ctx) })
+	if c.cfg.Peer != nil {
+		c.tasks.start(func() { c.runBarriers(ctx) })
+		c.tasks.start(func() { c.runMembers(ctx) })
+		c.tasks.start(func() { c.runDrops(ctx) })
+		c.tasks.start(func() { c.runFollow(ctx) })
+	}
 	return c.lead(ctx)
 }
 
@@ -152,6 +218,9 @@ func (c *Cluster) lead(ctx context.Context) error {
 				continue
 			}
 			err := c.takeOver(ctx)
+			if errors.Is(err, errLogLost) {
+				return err
+			}
 			if _, refused := errors.AsType[*ec2.Error](err); refused {
 				return err // of Config.Bootstrap: it will not do better next time
 			}
@@ -171,6 +240,9 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 	if c.fsm.err() != nil {
 		return c.fsm.err()
 	}
+	if err := c.checkDecided(); err != nil {
+		return err
+	}
 	if c.fsm.view().Index() == 0 && len(c.cfg.Bootstrap) > 0 {
 		batch := &ec2.Batch{}
 		for _, cmd := range c.cfg.Bootstrap {
@@ -181,10 +253,17 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 		}
 	}
 	c.setLeading(term)
-	select {
-	case <-c.ready:
-	default:
-		close(c.ready)
+	c.setReady()
+	return nil
+}
+
+// errLogLost ends Run: this node enforced what the whole cluster does not know.
+var errLogLost = errors.New("what this node enforced is not in the log of its cluster")
+
+// checkDecided is asked when this node has all that its cluster decided.
+func (c *Cluster) checkDecided() error {
+	if index := c.View().Index(); index > 0 && index < c.cfg.Decided {
+		return fmt.Errorf("%w: it enforced entry %d and the log ends at %d; was the log in %s replaced by an older one?", errLogLost, c.cfg.Decided, index, c.cfg.Dir)
 	}
 	return nil
 }
@@ -201,20 +280,22 @@ func (c *Cluster) leadingTerm() uint64 {
 	return c.leading.term
 }
 
-// Ready is closed once there is a leader that has applied its whole log, bootstrap
-// included.
+// Ready is closed once this node has all that its cluster had decided: a leader the whole
+// log, bootstrap included, another node what its leader had when it first asked.
 func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 
-// Apply stamps a command, replicates it and returns what it did and its log index. When
-// it returns without error, or with an *ec2.Error, the entry is on disk. After any
-// other error, ctx's included, the command may or may not take effect.
-func (c *Cluster) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
-	if err := c.waitReady(ctx); err != nil {
-		return ec2.Result{}, 0, err
+func (c *Cluster) setReady() {
+	c.leading.Lock()
+	defer c.leading.Unlock()
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
 	}
-	return c.propose(ctx, cmd)
 }
 
+// propose stamps a command, replicates it and returns what it did and its log index.
+// errNotLeader says that it was not proposed.
 func (c *Cluster) propose(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
 	cmd.Time = c.cfg.Now()
 	data, err := ec2.EncodeCommand(cmd)
@@ -227,6 +308,10 @@ func (c *Cluster) propose(ctx context.Context, cmd ec2.Command) (ec2.Result, uin
 	future := c.raft.Apply(data, 0)
 	if err := c.wait(ctx, future); err != nil {
 		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", cmd.Request, err)
+	}
+	select {
+	case c.committed <- struct{}{}:
+	default: // the next barrier tells of this one too
 	}
 	switch a := future.Response().(type) {
 	case applied:
@@ -241,68 +326,27 @@ func (c *Cluster) propose(ctx context.Context, cmd ec2.Command) (ec2.Result, uin
 // View is the newest state this node has.
 func (c *Cluster) View() *ec2.View { return c.fsm.view() }
 
-// ReadView returns a state that holds every change acknowledged, by whichever node,
-// before the call. A leader that has applied all entries of earlier terms has
-// acknowledged all later ones itself, after applying them; what is left to find out is
-// that it still leads (Raft dissertation, §6.4).
-func (c *Cluster) ReadView(ctx context.Context) (*ec2.View, error) {
-	if err := c.waitReady(ctx); err != nil {
-		return nil, err
-	}
-	term := c.leadingTerm()
-	if err := c.wait(ctx, c.raft.VerifyLeader()); err != nil {
-		return nil, fmt.Errorf("read: %w", err)
-	}
-	if term == 0 || term != c.raft.CurrentTerm() {
-		return nil, fmt.Errorf("read: %w", ErrNotLeader)
-	}
-	return c.fsm.view(), nil
-}
-
 // Next blocks until the state has moved beyond the View it returned last, and returns
 // the newest with everything that changed in between. The first View has everything as
 // new, and is not older than what this node had decided when it went down: an older
-// state may be one in which revoked rules still stand.
+// state may be one in which revoked rules still stand. A disk that does not have all of
+// that waits for the leader.
 func (c *Cluster) Next(ctx context.Context) (*ec2.View, error) {
-	select {
-	case <-c.started:
-	case <-c.stopped:
-		return nil, ErrStopped
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := c.waitChan(ctx, c.started); err != nil {
+		return nil, err
 	}
 	c.next.Lock()
 	defer c.next.Unlock()
 	for {
 		moved := c.fsm.moved()
 		view := c.fsm.viewSince(c.next.last)
-		if c.next.last == nil || view.Index() > c.next.last.Index() {
+		if c.next.last == nil && view.Index() >= c.cfg.Decided || c.next.last != nil && view.Index() > c.next.last.Index() {
 			c.next.last = view
 			return view, nil
 		}
-		select {
-		case <-moved:
-		case <-c.stopped:
-			return nil, ErrStopped
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := c.waitChan(ctx, moved); err != nil {
+			return nil, err
 		}
-	}
-}
-
-func (c *Cluster) waitReady(ctx context.Context) error {
-	select {
-	case <-c.stopped: // checked first: a stopped cluster was ready once
-		return ErrStopped
-	default:
-	}
-	select {
-	case <-c.ready:
-		return nil
-	case <-c.stopped:
-		return ErrStopped
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -320,34 +364,12 @@ func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
 		return ctx.Err()
 	}
 	switch {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost):
-		return ErrNotLeader
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return errNotLeader
+	case errors.Is(err, raft.ErrLeadershipLost):
+		return ErrOutcomeUnknown
 	case errors.Is(err, raft.ErrRaftShutdown):
 		return ErrStopped
 	}
 	return err
-}
-
-// tasks are the goroutines beside Run's own. After stop none starts.
-type tasks struct {
-	sync.Mutex
-	stopping bool
-	wg       sync.WaitGroup
-}
-
-func (t *tasks) start(f func()) bool {
-	t.Lock()
-	defer t.Unlock()
-	if t.stopping {
-		return false
-	}
-	t.wg.Go(f)
-	return true
-}
-
-func (t *tasks) stop() {
-	t.Lock()
-	t.stopping = true
-	t.Unlock()
-	t.wg.Wait()
 }

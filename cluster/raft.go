@@ -2,10 +2,10 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -24,36 +24,80 @@ func (c *Cluster) startRaft() error {
 		return err
 	}
 
-	cfg := c.raftConfig()
-	_, transport := raft.NewInmemTransport(raft.ServerAddress(c.cfg.Node))
+	if err := c.checkLog(); err != nil {
+		return err
+	}
+
 	known, err := raft.HasExistingState(c.store, c.store, snaps)
 	if err != nil {
 		return fmt.Errorf("look for a log: %w", err)
 	}
-	if !known {
-		alone := raft.Configuration{Servers: []raft.Server{{ID: cfg.LocalID, Address: transport.LocalAddr()}}}
-		if err := raft.BootstrapCluster(cfg, c.store, c.store, snaps, transport, alone); err != nil {
+	alone := c.alone
+	if !known && !c.cfg.Join {
+		alone = true
+	}
+	cfg := c.raftConfig(alone)
+	var transport raft.Transport
+	if c.stream == nil {
+		_, transport = raft.NewInmemTransport(raft.ServerAddress(c.cfg.Node))
+	} else {
+		transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			ServerAddressProvider: c.stream,
+			Logger:                c.raftLogger(),
+			Stream:                c.stream,
+			MaxPool:               3,
+			Timeout:               rpcTimeout,
+		})
+	}
+	if !known && !c.cfg.Join {
+		only := raft.Server{ID: cfg.LocalID, Address: transport.LocalAddr()}
+		err := raft.BootstrapCluster(cfg, c.store, c.store, snaps, transport, raft.Configuration{Servers: []raft.Server{only}})
+		if err != nil {
 			return fmt.Errorf("bootstrap raft: %w", err)
 		}
 	}
 	if c.raft, err = raft.NewRaft(cfg, c.fsm, c.store, c.store, snaps, transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	if c.stream == nil || !alone {
+		return nil
+	}
+	// A follower that is told of a shorter timeout looks at once whether it has a leader.
+	short := raft.ReloadableConfig{
+		TrailingLogs: cfg.TrailingLogs, SnapshotInterval: cfg.SnapshotInterval, SnapshotThreshold: cfg.SnapshotThreshold,
+		HeartbeatTimeout: electionTimeout, ElectionTimeout: electionTimeout,
+	}
+	return c.raft.ReloadConfig(short)
+}
+
+// checkLog refuses a disk that lost what this node had. It would vote again where it has
+// voted, and take back what it acknowledged: with an empty log it may be the very voter
+// whose word made a change permanent.
+func (c *Cluster) checkLog() error {
+	last, err := c.store.LastIndex()
+	if err != nil {
+		return err
+	}
+	if c.cfg.Join && c.cfg.Decided > 0 && last == 0 && c.View().Index() == 0 {
+		return fmt.Errorf("%s enforced entry %d and its log in %s is gone: fence or remove the node, and let it join again", c.cfg.Node, c.cfg.Decided, c.cfg.Dir)
+	}
 	return nil
 }
 
 // replay applies the newest snapshot and the decided entries behind it: with one voter,
-// all there are. More voters will stop at store.commitIndex and learn the rest from
-// their leader. Left to itself, Raft would take an older snapshot when it cannot read
-// the newest; that is a state in which revoked rules are back.
+// all there are. With more, those that the store or the switch knew to be decided when
+// the node went down; the rest its leader will tell. Left to itself, Raft would take an
+// older snapshot when it cannot read the newest; that is a state in which revoked rules
+// are back.
 func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 	kept, err := snaps.List()
 	if err != nil {
 		return fmt.Errorf("list snapshots in %s: %w", c.cfg.Dir, err)
 	}
 	var covered uint64
+	var servers raft.Configuration
 	if len(kept) > 0 {
-		covered = kept[0].Index
+		covered, servers = kept[0].Index, kept[0].Configuration
 		_, r, err := snaps.Open(kept[0].ID)
 		if err != nil {
 			return fmt.Errorf("open snapshot %s: %w", kept[0].ID, err)
@@ -70,23 +114,90 @@ func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 	if first > covered+1 {
 		return fmt.Errorf("the log in %s begins at entry %d and its newest snapshot ends at %d: what lies between is lost, restore a backup", c.cfg.Dir, first, covered)
 	}
-	return c.store.commands(max(first, covered+1), math.MaxUint64, func(e *raft.Log) error {
+	first = max(first, covered+1)
+	newest, err := c.store.configuration(first)
+	if err != nil {
+		return err
+	}
+	if newest != nil {
+		servers = *newest
+	}
+	high, err := c.decided(servers)
+	if err != nil {
+		return err
+	}
+	err = c.store.commands(first, high, func(e *raft.Log) error {
 		if err, failed := c.fsm.Apply(e).(error); failed {
 			return err
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if index := c.View().Index(); index < c.cfg.Decided {
+		c.cfg.Logger.Warn("this node's disk ends before what it enforced: it waits for the leader",
+			"node", c.cfg.Node, "index", index, "enforced", c.cfg.Decided)
+	}
+	return nil
 }
 
-// raftConfig has the timeouts of a cluster of one: nobody can be slow to answer, so an
-// election takes a tenth of a second and a restart less than half of one.
-func (c *Cluster) raftConfig() *raft.Config {
+// decided is the newest entry on disk that is known to be committed. The newest
+// configuration counts from the moment it is in the log: if its only voter is this node,
+// whatever is here is decided.
+func (c *Cluster) decided(servers raft.Configuration) (uint64, error) {
+	voters := votersOf(servers)
+	if c.alone = len(voters) == 1 && voters[0] == c.cfg.Node; c.alone {
+		return math.MaxUint64, nil
+	}
+	commit, err := c.store.commitIndex()
+	return max(commit, c.cfg.Decided), err
+}
+
+func votersOf(servers raft.Configuration) []ec2.NodeID {
+	var voters []ec2.NodeID
+	for _, s := range servers.Servers {
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, ec2.NodeID(s.ID))
+		}
+	}
+	slices.Sort(voters)
+	return voters
+}
+
+const (
+	// electionTimeout is what a follower waits for its leader before it stands itself:
+	// five to ten times the interval of heartbeats.
+	electionTimeout = 500 * time.Millisecond
+	// leaseTimeout is what a leader goes on without most voters.
+	leaseTimeout = 400 * time.Millisecond
+	// commitTimeout is how often an idle leader repeats how far it has committed. Nobody
+	// waits for it: a barrier has told before (see runBarriers).
+	commitTimeout = 200 * time.Millisecond
+)
+
+// raftConfig has the timeouts of nodes on one network. In a cluster of one, nobody can
+// be slow to answer, so that an election takes a tenth of a second and a restart less
+// than half of one. A node that is alone until others join cannot have those: Raft's
+// lease cannot be changed while it runs.
+func (c *Cluster) raftConfig(alone bool) *raft.Config {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID = raft.ServerID(c.cfg.Node)
-	cfg.HeartbeatTimeout = 50 * time.Millisecond
-	cfg.ElectionTimeout = 50 * time.Millisecond
-	cfg.LeaderLeaseTimeout = 50 * time.Millisecond
-	cfg.CommitTimeout = 10 * time.Millisecond
+	switch {
+	case c.stream == nil:
+		cfg.HeartbeatTimeout = 50 * time.Millisecond
+		cfg.LeaderLeaseTimeout = 50 * time.Millisecond
+		cfg.CommitTimeout = 10 * time.Millisecond
+	default:
+		cfg.HeartbeatTimeout = electionTimeout
+		cfg.LeaderLeaseTimeout = leaseTimeout
+		cfg.CommitTimeout = commitTimeout
+		if alone {
+			cfg.HeartbeatTimeout *= 2 // until startRaft shortens it
+		}
+	}
+	cfg.ElectionTimeout = cfg.HeartbeatTimeout
+	cfg.ShutdownOnRemove = false // a leader that removes itself still has a State to show
 	cfg.MaxAppendEntries = 1024
 	cfg.SnapshotThreshold = c.cfg.SnapshotThreshold
 	cfg.SnapshotInterval = c.cfg.SnapshotInterval
@@ -98,36 +209,22 @@ func (c *Cluster) raftConfig() *raft.Config {
 	return cfg
 }
 
-// sweepEvery is how often the leader looks for something to sweep, so an address rests
-// up to that much longer than the settings say.
-const sweepEvery = 5 * time.Second
-
-// runSweep proposes a Sweep when the State has something to sweep, on the leader. It
-// looks through the State only if that has changed, or what was found has come due.
-func (c *Cluster) runSweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	var due time.Time
-	var pending bool
-	var seen uint64 // index of the View that due is of
+// runBarriers sends an empty entry after committed ones. Raft's followers learn that an
+// entry is committed with the next one, or up to two commitTimeouts later; what has been
+// acknowledged should be in force everywhere at once. At most one is under way, and none
+// while nothing is written.
+func (c *Cluster) runBarriers(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-c.committed:
 		}
-		if c.leadingTerm() == 0 {
+		if c.leadingTerm() == 0 || len(c.servers().Servers) < 2 {
 			continue
 		}
-		if view := c.View(); view.Index() != seen {
-			seen = view.Index()
-			due, pending = view.SweepDue()
-		}
-		if !pending || c.cfg.Now().Before(due) {
-			continue
-		}
-		if _, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.Sweep{}}); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotLeader) {
-			c.cfg.Logger.Warn("sweep", "node", c.cfg.Node, "err", err)
+		if err := c.wait(ctx, c.raft.Barrier(0)); err != nil && ctx.Err() == nil {
+			c.cfg.Logger.Debug("barrier", "node", c.cfg.Node, "err", err)
 		}
 	}
 }

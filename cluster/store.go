@@ -181,6 +181,26 @@ func (s *store) commands(low, high uint64, do func(*raft.Log) error) error {
 	})
 }
 
+// configuration is the newest entry from low on that names the servers, or nil.
+func (s *store) configuration(low uint64) (newest *raft.Configuration, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketLog).Cursor()
+		for k, data := c.Last(); k != nil && binary.BigEndian.Uint64(k) >= low; k, data = c.Prev() {
+			var e raft.Log
+			if err := decodeEntry(data, &e); err != nil {
+				return fmt.Errorf("entry %d: %w", binary.BigEndian.Uint64(k), err)
+			}
+			if e.Type == raft.LogConfiguration {
+				servers := raft.DecodeConfiguration(e.Data)
+				newest = &servers
+				return nil
+			}
+		}
+		return nil
+	})
+	return newest, err
+}
+
 func (s *store) Set(key, value []byte) error {
 	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketStable).Put(key, value) })
 }
