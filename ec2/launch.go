@@ -174,8 +174,13 @@ type spread struct {
 
 func (t *tx) newSpread(zone string) (*spread, error) {
 	s := &spread{load: make(map[NodeID]int)}
+	known := zone == ""
 	for n := range rows[Node](t.Txn, tableNode, indexID, "") {
-		if !n.Member() || zone != "" && n.Zone != zone {
+		if zone != "" && n.Zone != zone {
+			continue
+		}
+		known = true
+		if !n.Member() {
 			continue
 		}
 		s.nodes = append(s.nodes, n.ID)
@@ -186,7 +191,7 @@ func (t *tx) newSpread(zone string) (*spread, error) {
 	switch {
 	case len(s.nodes) > 0:
 		return s, nil
-	case zone != "":
+	case !known:
 		return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", clip(zone))
 	}
 	return nil, Errorf("InsufficientInstanceCapacity", "There is no node to launch on")

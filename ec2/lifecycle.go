@@ -125,8 +125,8 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 	return Result{Instances: []Change[Instance]{{Before: was, After: &i}}}, nil
 }
 
-// Sweep gives back addresses that have rested long enough and forgets instances that
-// have been terminated long enough. The leader proposes it when View.SweepDue says so;
+// Sweep gives back addresses that have rested long enough, and forgets instances that
+// have been terminated long enough and join tokens that have expired. The leader proposes it when View.SweepDue says so;
 // what is due is decided here, by the State's own time.
 //
 // With Confirmed, what each node confirmed to enforce, an address also waits until every
@@ -156,6 +156,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	for _, i := range gone {
 		t.del(tableInstance, i)
 	}
+	t.dropExpiredTokens()
 	return Result{}, nil
 }
 

@@ -33,6 +33,8 @@ var actions = map[string]handler{
 	"DescribeAccountAttributes": action(describeAccountAttributes),
 	"DescribeAvailabilityZones": action(describeAvailabilityZones),
 	"DescribeRegions":           action(describeRegions),
+
+	"DescribeEnforcement": action(describeEnforcement),
 }
 
 // A handler is an Action: parameters in, the answer's struct out.
@@ -85,13 +87,18 @@ func (c *call) apply(r ec2.Request) (ec2.Result, error) {
 		return ec2.Result{}, dryRunSucceeded()
 	}
 	result, index, err := c.server.cfg.Backend.Apply(c.ctx, ec2.Command{Request: r})
+	if index > 0 { // what was refused, or changed nothing, was judged by a state too
+		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
+	}
 	if err != nil {
 		return ec2.Result{}, err
 	}
-	c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
-	// Names and addresses of what was made are in the state after it.
-	c.view, err = c.server.cfg.Backend.ReadView(c.ctx)
-	return result, err
+	// Names and addresses of what was made are in the state after it. The change is
+	// made, whether that can be read or not: no error may say otherwise.
+	if view, err := c.server.cfg.Backend.ReadView(c.ctx); err == nil {
+		c.view = view
+	}
+	return result, nil
 }
 
 func dryRunSucceeded() error {

@@ -268,7 +268,7 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 		LaunchIndex:    i.LaunchIndex,
 		Type:           i.Type,
 		LaunchTime:     i.LaunchTime,
-		Placement:      placementItem{Zone: c.zone(i), Tenancy: "default"},
+		Placement:      placementItem{Zone: c.view.ZoneOf(i), Tenancy: "default"},
 		Monitoring:     monitoringItem{State: "disabled"},
 		Groups:         c.groupNames(i),
 		Architecture:   "x86_64",
@@ -308,13 +308,6 @@ func (c *call) groupNames(i *ec2.Instance) []groupName {
 		names = append(names, item)
 	}
 	return names
-}
-
-func (c *call) zone(i *ec2.Instance) string {
-	if n, ok := c.view.Node(i.Node); ok {
-		return n.Zone
-	}
-	return ""
 }
 
 func privateName(eni *ec2.Interface) string {

@@ -3,7 +3,7 @@
 // nothing that ec2.State.Apply decides.
 //
 // A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
-// regions.go; actions.go lists them all. Read one of them first, then Server. decode.go
+// regions.go, and enforcement.go, which is no part of EC2; actions.go lists them all. Read one of them first, then Server. decode.go
 // and encode.go are the codec between parameters, Go structs and XML; auth.go is
 // Signature Version 4.
 package query
@@ -30,6 +30,15 @@ type Backend interface {
 	Apply(context.Context, ec2.Command) (ec2.Result, uint64, error)
 	// ReadView returns a state that has every change acknowledged before the call.
 	ReadView(context.Context) (*ec2.View, error)
+}
+
+// Unavailable is an error of a Backend that cannot decide or read now, for want of a
+// leader; or that lost the leader and does not know what became of a change. Its text
+// says which, and reaches the caller: nothing in it may be secret. The answer is 503
+// Unavailable, which every SDK tries again.
+type Unavailable interface {
+	error
+	Unavailable() string
 }
 
 // Config says what a Server stands on.
@@ -81,13 +90,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	e, ok := errors.AsType[*ec2.Error](err)
 	if !ok {
-		if r.Context().Err() == nil {
-			s.cfg.Logger.Error("request", "action", c.action, "request", id, "err", err)
-		}
-		e = ec2.Errorf("InternalError", "An internal error has occurred")
+		e = s.ownFault(c, id, err)
 	}
 	w.WriteHeader(status(e.Code))
 	_, _ = w.Write(encodeError(e, id))
+}
+
+// ownFault makes an answer of what is not the caller's mistake.
+func (s *Server) ownFault(c *call, id string, err error) *ec2.Error {
+	if u, ok := errors.AsType[Unavailable](err); ok {
+		s.cfg.Logger.Warn("request", "action", c.action, "request", id, "err", err)
+		return ec2.Errorf("Unavailable", "%s", u.Unavailable())
+	}
+	if c.ctx.Err() == nil {
+		s.cfg.Logger.Error("request", "action", c.action, "request", id, "err", err)
+	}
+	return ec2.Errorf("InternalError", "An internal error has occurred")
 }
 
 func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, error) {
@@ -156,6 +174,8 @@ func status(code string) int {
 		return http.StatusPreconditionFailed
 	case "RequestEntityTooLarge":
 		return http.StatusRequestEntityTooLarge
+	case "Unavailable":
+		return http.StatusServiceUnavailable
 	case "InternalError":
 		return http.StatusInternalServerError
 	}

@@ -1,7 +1,9 @@
 package query
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	"palisade/ec2"
 )
@@ -81,17 +83,28 @@ type zoneItem struct {
 	Messages []tag      `wire:"messageSet"`
 }
 
-// describeAvailabilityZones shows where the nodes are.
+// describeAvailabilityZones shows where the nodes are, those of the region: a zone's name
+// is its region's and a letter. One whose nodes are all fenced takes no instance.
 func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*describeAvailabilityZonesAnswer, error) {
-	var zones []string
+	states := make(map[string]string)
 	for n := range c.view.Nodes() {
-		zones = append(zones, n.Zone)
+		switch {
+		case !strings.HasPrefix(n.Zone, string(c.region)):
+		case n.Member():
+			states[n.Zone] = "available"
+		case states[n.Zone] == "":
+			states[n.Zone] = "unavailable"
+		}
 	}
-	slices.Sort(zones)
+	for _, zone := range r.Names {
+		if states[zone] == "" {
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", quote(zone))
+		}
+	}
 	answer := &describeAvailabilityZonesAnswer{}
-	for _, zone := range slices.Compact(zones) {
+	for _, zone := range slices.Sorted(maps.Keys(states)) {
 		if len(r.Names) == 0 || slices.Contains(r.Names, zone) {
-			answer.Zones = append(answer.Zones, zoneItem{Name: zone, State: "available", Region: c.region})
+			answer.Zones = append(answer.Zones, zoneItem{Name: zone, State: states[zone], Region: c.region})
 		}
 	}
 	return answer, nil
