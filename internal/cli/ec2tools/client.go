@@ -23,6 +23,9 @@ const (
 	// apiVersion is the version the answers are read by.
 	apiVersion = "2016-11-15"
 
+	// indexHeader carries the index of a change.
+	indexHeader = "x-palisade-index"
+
 	// callTimeout bounds one call, from the connection to the end of the answer.
 	callTimeout = 60 * time.Second
 
@@ -65,8 +68,9 @@ func (e *serviceError) Error() string {
 	return side + "." + e.Code + ": " + e.Message
 }
 
-// call performs action and decodes the answer into answer.
-func (c *client) call(ctx context.Context, action string, params url.Values, answer any) error {
+// call performs action and decodes the answer into answer. It returns the index of the
+// change that was made, "" if the action makes none.
+func (c *client) call(ctx context.Context, action string, params url.Values, answer any) (string, error) {
 	form := url.Values{"Action": {action}, "Version": {apiVersion}}
 	for name, values := range params {
 		form[name] = values
@@ -75,32 +79,32 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint.String(), bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("make %s request: %w", action, err)
+		return "", fmt.Errorf("make %s request: %w", action, err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	sum := sha256.Sum256(body)
 	if err := c.signer.SignHTTP(ctx, c.credentials, req, hex.EncodeToString(sum[:]), "ec2", c.region, time.Now()); err != nil {
-		return fmt.Errorf("sign %s request: %w", action, err)
+		return "", fmt.Errorf("sign %s request: %w", action, err)
 	}
 	resp, err := c.http.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("nobody answers at %s; is the lab up? palisade lab up", c.endpoint)
+		return "", fmt.Errorf("nobody answers at %s; is the lab up? palisade lab up", c.endpoint)
 	}
 	if err != nil {
-		return fmt.Errorf("call %s: %w", action, err)
+		return "", fmt.Errorf("call %s: %w", action, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return fmt.Errorf("read answer to %s: %w", action, err)
+		return "", fmt.Errorf("read answer to %s: %w", action, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return refusal(resp.StatusCode, data)
+		return "", refusal(resp.StatusCode, data)
 	}
 	if err := xml.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("read answer to %s: %w", action, err)
+		return "", fmt.Errorf("read answer to %s: %w", action, err)
 	}
-	return nil
+	return resp.Header.Get(indexHeader), nil
 }
 
 // refusal reads an error answer. What is no error document of EC2 is still the service's

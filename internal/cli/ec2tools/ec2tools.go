@@ -26,6 +26,7 @@ type tool struct {
 	synopsis []string // what follows the name, one line for each way to call it
 	summary  string
 	example  string
+	changes  bool // it takes --wait
 	flags    func(*pflag.FlagSet) action
 }
 
@@ -74,6 +75,7 @@ type session struct {
 	era     era
 	out     io.Writer
 	connect func() (*client, error)
+	index   string // of the newest change the service made for it; "": none
 }
 
 // call performs one action of the service. The service is found here and not before, so
@@ -83,7 +85,11 @@ func (s *session) call(ctx context.Context, action string, params url.Values, an
 	if err != nil {
 		return err
 	}
-	return c.call(ctx, action, params, answer)
+	index, err := c.call(ctx, action, params, answer)
+	if index != "" {
+		s.index = index
+	}
+	return err
 }
 
 // A usageError is a command line that cannot be understood; its text names the fix.
@@ -97,7 +103,8 @@ func usagef(format string, args ...any) error {
 
 // Main runs the tool name and returns its exit status: 0 done, 1 the service refused or
 // could not be reached, 2 the command line was wrong. A refusal is one line on stderr,
-// "Client.CODE: message", or "Server.CODE: message" when the fault is the service's.
+// "Client.CODE: message", or "Server.CODE: message" when the fault is the service's. With
+// --wait 1 also means that the change is made and not known to be enforced everywhere.
 func Main(ctx context.Context, name string, args []string, c Config) int {
 	err := run(ctx, name, args, c)
 	if err == nil {
@@ -122,6 +129,10 @@ func run(ctx context.Context, name string, args []string, c Config) error {
 	}
 	fs, common := newFlags(name)
 	act := t.flags(fs)
+	var wait *string
+	if t.changes {
+		wait = waitFlag(fs)
+	}
 	if wantsHelp(args) {
 		fmt.Fprint(c.Stdout, t.usage(name, fs))
 		return nil
@@ -133,6 +144,16 @@ func run(ctx context.Context, name string, args []string, c Config) error {
 	if err != nil {
 		return err
 	}
-	connect := func() (*client, error) { return common.client(c.Getenv) }
-	return act(ctx, &session{era: era, out: c.Stdout, connect: connect}, fs.Args())
+	s := &session{era: era, out: c.Stdout, connect: func() (*client, error) { return common.client(c.Getenv) }}
+	if wait == nil || !fs.Changed("wait") {
+		return act(ctx, s, fs.Args())
+	}
+	timeout, err := parseWait(*wait)
+	if err != nil {
+		return err
+	}
+	if err := act(ctx, s, fs.Args()); err != nil {
+		return err
+	}
+	return s.waitEnforced(ctx, timeout, c.Stderr)
 }

@@ -28,6 +28,7 @@ var describeGroupTool = tool{
 }
 
 var createGroupTool = tool{
+	changes:  true,
 	summary:  "create a security group",
 	synopsis: []string{"NAME -d DESCRIPTION"},
 	example:  `ec2-create-group Apache -d "Apache web server"`,
@@ -74,6 +75,7 @@ func checkNewGroup(fs *pflag.FlagSet, args []string, description string) error {
 }
 
 var deleteGroupTool = tool{
+	changes:  true,
 	summary:  "delete a security group that has no instances",
 	synopsis: []string{"GROUP"},
 	example:  "ec2-delete-group Apache",

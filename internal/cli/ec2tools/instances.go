@@ -14,6 +14,7 @@ import (
 )
 
 var runInstancesTool = tool{
+	changes:  true,
 	summary:  "launch instances of an image",
 	synopsis: []string{"AMI [-n COUNT|MIN-MAX] [-g GROUP]... [-k KEYPAIR] [-d DATA | -f FILE] [-t TYPE]"},
 	example:  "ec2-run-instances ami-fba54092 -n 7 -g mywebtier -k albert",
@@ -125,6 +126,7 @@ var (
 // changeTool is a tool that moves instances from one state to another.
 func changeTool(verb, call, summary string) tool {
 	return tool{
+		changes:  true,
 		summary:  summary,
 		synopsis: []string{"INSTANCE..."},
 		example:  "ec2-" + verb + "-instances i-cfd732a6",

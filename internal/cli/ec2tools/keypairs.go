@@ -19,6 +19,7 @@ type keyPair struct {
 }
 
 var addKeyPairTool = tool{
+	changes:  true,
 	summary:  "create a key pair and print its private key, the only time it is shown",
 	synopsis: []string{"NAME"},
 	example:  "ec2-add-keypair albert | sed 1d > albert.pem; chmod 600 albert.pem",
@@ -39,6 +40,7 @@ var addKeyPairTool = tool{
 }
 
 var importKeyPairTool = tool{
+	changes:  true,
 	summary:  "make a key pair of a public key you have",
 	synopsis: []string{"NAME -f PUBLIC-KEY-FILE"},
 	example:  "ec2-import-keypair albert -f ~/.ssh/id_rsa.pub",
@@ -89,6 +91,7 @@ var describeKeyPairsTool = tool{
 }
 
 var deleteKeyPairTool = tool{
+	changes:  true,
 	summary:  "delete a key pair; instances that have it keep it",
 	synopsis: []string{"NAME"},
 	example:  "ec2-delete-keypair albert",

@@ -70,6 +70,7 @@ var hints = map[string]string{
 	"icmp-type-code":  "give TYPE:CODE, as in -t 8:0, or -t -1:-1 for all",
 	"source-group":    "give the name or id of a group, as in -o Apache",
 	"source-group-id": "give the account the source group belongs to, as in -u 495219933132",
+	"wait":            "give enforced, or enforced:10s for at most so long",
 	"description":     `give it in quotes, as in -d "Apache web server"`,
 }
 
@@ -136,7 +137,7 @@ func wantsHelp(args []string) bool {
 // usage is one screen: what the tool does, how to call it, its options, an example.
 func (t tool) usage(name string, fs *pflag.FlagSet) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n\nUsage:\n", name, t.summary)
+	fmt.Fprintf(&b, "%s: %s\nUsage:\n", name, t.summary)
 	for _, s := range t.synopsis {
 		fmt.Fprintf(&b, "  %s %s\n", name, s)
 	}

@@ -12,6 +12,7 @@ import (
 )
 
 var authorizeTool = tool{
+	changes:  true,
 	summary:  "add rules to a security group",
 	synopsis: ruleSynopsis,
 	example: `ec2-authorize default -P tcp -p 22 -s 203.0.113.25/32
@@ -20,6 +21,7 @@ ec2-authorize MySQL -P tcp -p 3306 -u 495219933132 -o Apache`,
 }
 
 var revokeTool = tool{
+	changes:  true,
 	summary:  "remove rules from a security group",
 	synopsis: ruleSynopsis,
 	example:  `ec2-revoke default -P tcp -p 22 -s 203.0.113.25/32`,
