@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -59,6 +60,9 @@ type Config struct {
 	PeerAddress string
 	// Identity is this node's among the others. Required with Peer.
 	Identity *peer.Identity
+	// GossipAddr is where this node gossips, the port above PeerAddress. Default: it does
+	// not, and no address is down.
+	GossipAddr netip.AddrPort
 	// Join says that this node never begins a cluster: without a log it waits for the
 	// leader of the one it was admitted to.
 	Join bool
@@ -95,6 +99,7 @@ type Cluster struct {
 	stopped chan struct{} // closed when Run has returned
 
 	stream  *stream       // nil in a cluster of one
+	gossip  *gossip       // nil in a cluster of one
 	started chan struct{} // closed when raft is set
 	raft    *raft.Raft
 	store   *store
@@ -163,6 +168,12 @@ func New(cfg Config) (*Cluster, error) {
 		c.stream = newStream(cfg.Peer, cfg.PeerAddress)
 		c.handle()
 	}
+	if cfg.Peer != nil && cfg.GossipAddr.IsValid() {
+		c.gossip = newGossip(gossipConfig{
+			Node: cfg.Node, Identity: cfg.Identity, Address: cfg.GossipAddr, Peer: cfg.Peer,
+			View: c.View, ViewMoved: c.fsm.moved, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
+		})
+	}
 	return c, nil
 }
 
@@ -181,6 +192,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	close(c.started)
 
 	ctx, cancel := context.WithCancel(ctx)
+	var gossiped error
 	defer func() {
 		cancel()
 		close(c.ending)
@@ -192,7 +204,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		if failed := c.fsm.err(); failed != nil {
 			stop = failed
 		}
-		err = errors.Join(err, stop)
+		err = errors.Join(err, stop, gossiped)
 	}()
 	c.tasks.start(func() { c.runSweep(ctx) })
 	if c.cfg.Peer != nil {
@@ -200,6 +212,13 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		c.tasks.start(func() { c.runMembers(ctx) })
 		c.tasks.start(func() { c.runDrops(ctx) })
 		c.tasks.start(func() { c.runFollow(ctx) })
+	}
+	if c.gossip != nil {
+		c.tasks.start(func() {
+			if gossiped = c.gossip.run(ctx); gossiped != nil {
+				cancel()
+			}
+		})
 	}
 	return c.lead(ctx)
 }

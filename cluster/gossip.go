@@ -1,0 +1,427 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"palisade/ec2"
+	"palisade/internal/peer"
+)
+
+// Member is a node of the table as gossip sees it.
+type Member struct {
+	Node     ec2.NodeID `json:"node"`
+	Gossip   string     `json:"gossip"`   // "alive", "suspect", "dead", or "unknown": never heard of
+	Enforced uint64     `json:"enforced"` // the index that it said it goes by; up to some seconds old, and not signed
+}
+
+// SetPresence says what this node has, up and down, in place of what it said before.
+func (c *Cluster) SetPresence(entries []Presence) {
+	if c.gossip != nil {
+		c.gossip.setPresence(entries)
+	}
+}
+
+// Down returns the epochs of the leases that the node they are at says are down, and
+// what is closed when that changes. What is not known counts as up. The map is not to be
+// changed.
+func (c *Cluster) Down() (epochs map[uint64]bool, changed <-chan struct{}) {
+	if c.gossip == nil {
+		return nil, nil
+	}
+	return c.gossip.down()
+}
+
+// Members are the nodes as gossip sees them; nothing goes by it but people. A cluster of
+// one has none.
+func (c *Cluster) Members() []Member {
+	if c.gossip == nil {
+		return nil
+	}
+	return c.gossip.members()
+}
+
+// GossipStats count what gossip brought and what of it was not believed.
+func (c *Cluster) GossipStats() GossipStats {
+	if c.gossip == nil {
+		return GossipStats{}
+	}
+	return c.gossip.stats()
+}
+
+const (
+	announceDelay  = 50 * time.Millisecond // a burst of changes is announced once
+	enforcedEvery  = time.Second           // an enforced index by itself is announced no more often
+	rejoinEvery    = 4 * time.Second       // and up to half as much again
+	rejoinAtOnce   = 8                     // nodes
+	pullTimeout    = 5 * time.Second
+	pullsAtOnce    = 4
+	pullRetryMax   = 30 * time.Second
+	streamTimeout  = 3 * time.Second
+	maxHeard       = 16      // lists of digests waiting to be read
+	maxHeardBytes  = 1 << 20 // one of them: 5,000 nodes
+	presenceMethod = "presence.get"
+)
+
+// gossipConfig is what a gossip works on. Every field is required but Boot and Enforced.
+type gossipConfig struct {
+	Node      ec2.NodeID
+	Boot      uint64         // default: the time, in ns. Above that of every earlier boot
+	Identity  *peer.Identity // signs this node's document
+	Address   netip.AddrPort // TCP and UDP
+	Peer      *peer.Peer     // fetches documents; not yet running, so that a method can be added
+	View      func() *ec2.View
+	ViewMoved func() <-chan struct{} // closed by the next change of the View
+	Enforced  func() uint64          // index this node's switch goes by. Default: the View's
+	Logger    *slog.Logger
+}
+
+// gossip tells the other nodes which of this node's interfaces are up, and learns it of
+// theirs.
+//
+// It takes addresses out of groups, by down, and has no way to put one in: a lease is
+// Raft's. What a node says of its own leases counts, signed with its key, whoever hands
+// it on; what memberlist thinks of a node is for people to look at and changes nothing.
+//
+// run owns every goroutine but memberlist's, whose last end within a probe's timeout
+// after it. memberlist calls back with its own lock held: a callback copies, hands off
+// and returns. There is no gossip before the View has a key, none while this node is not
+// a member, and none in the clear.
+type gossip struct {
+	cfg   gossipConfig
+	board *board
+	count gossipCounters
+	log   *log.Logger // memberlist's
+
+	meta     atomic.Pointer[[]byte]
+	sources  atomic.Pointer[sources]
+	heard    chan []byte   // other nodes' lists of digests; full: dropped, the next exchange brings them again
+	announce chan struct{} // the document changed
+	pull     chan struct{} // the board wants something
+	rejoin   chan struct{} // the node table changed
+
+	mu   sync.Mutex
+	seen map[ec2.NodeID]*seenMember // by memberlist; bounded by the node table, for it is asked first
+	mine bool                       // memberlist runs
+}
+
+type seenMember struct {
+	alive, suspect bool
+	enforced       uint64
+}
+
+// session is memberlist from the moment this node may gossip until it may not.
+type session struct {
+	list *memberlist.Memberlist
+	ring *memberlist.Keyring
+	key  []byte
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+func newGossip(cfg gossipConfig) *gossip {
+	if cfg.Boot == 0 {
+		cfg.Boot = uint64(time.Now().UnixNano())
+	}
+	if cfg.Enforced == nil {
+		cfg.Enforced = func() uint64 { return cfg.View().Index() }
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	g := &gossip{
+		cfg:      cfg,
+		heard:    make(chan []byte, maxHeard),
+		announce: make(chan struct{}, 1),
+		pull:     make(chan struct{}, 1),
+		rejoin:   make(chan struct{}, 1),
+		seen:     map[ec2.NodeID]*seenMember{},
+	}
+	g.board = newBoard(cfg.Node, cfg.Boot, cfg.Identity, &g.count)
+	g.log = log.New(gossipLog{g}, "", 0)
+	g.sources.Store(&sources{})
+	g.encodeMeta()
+	cfg.Peer.Handle(presenceMethod, g.servePresence)
+	return g
+}
+
+// run gossips until ctx ends.
+func (g *gossip) run(ctx context.Context) error {
+	var pulls sync.WaitGroup
+	pulls.Go(func() { g.runPull(ctx) })
+	defer pulls.Wait()
+
+	var s *session
+	defer func() { g.end(s) }()
+	due := time.NewTimer(time.Hour) // of an announcement
+	defer due.Stop()
+	announceAt := time.Now().Add(time.Hour)
+	announceIn := func(d time.Duration) {
+		if at := time.Now().Add(d); at.Before(announceAt) {
+			announceAt = at
+			due.Reset(d)
+		}
+	}
+	for {
+		moved := g.cfg.ViewMoved()
+		view := g.cfg.View()
+		var err error
+		if s, err = g.follow(ctx, s, view); err != nil {
+			return err
+		}
+		if g.metaLags(view) {
+			announceIn(enforcedEvery)
+		}
+		for wait := true; wait; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-moved:
+				wait = false
+			case list := <-g.heard:
+				g.read(list)
+			case <-g.announce:
+				announceIn(announceDelay)
+			case <-due.C:
+				announceAt = time.Now().Add(time.Hour)
+				due.Reset(time.Hour)
+				g.advertise(s)
+				if g.metaLags(g.cfg.View()) {
+					announceIn(enforcedEvery)
+				}
+			}
+		}
+	}
+}
+
+// follow goes by a new View: who is a member, under which key, and whether this node is.
+func (g *gossip) follow(ctx context.Context, s *session, view *ec2.View) (*session, error) {
+	g.board.follow(view)
+	if g.allow(view) {
+		poke(g.rejoin)
+	}
+	key := view.GossipKey()
+	at, member := gossipAddress(view, g.cfg.Node)
+	if len(key) == 0 || !member || at != g.cfg.Address {
+		g.end(s)
+		return nil, nil
+	}
+	if s == nil {
+		return g.begin(ctx, key)
+	}
+	if !bytes.Equal(key, s.key) {
+		return s, g.rotate(s, key)
+	}
+	return s, nil
+}
+
+// allow sets whose packets and streams are looked at, and reports whether that changed.
+func (g *gossip) allow(view *ec2.View) bool {
+	was := g.sources.Load()
+	is := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
+	changed := false
+	for row := range view.Nodes() {
+		at, ok := gossipAddress(view, row.ID)
+		if !ok || row.ID == g.cfg.Node {
+			continue
+		}
+		is.packets[at], is.streams[at.Addr()] = true, true
+		changed = changed || !was.packets[at]
+	}
+	if !changed && len(is.packets) == len(was.packets) {
+		return false
+	}
+	g.sources.Store(is)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for node := range g.seen {
+		if _, ok := memberRow(view, node); !ok {
+			delete(g.seen, node)
+		}
+	}
+	return true
+}
+
+// gossipAddress is where a member gossips: the port above its peer address.
+func gossipAddress(view *ec2.View, node ec2.NodeID) (netip.AddrPort, bool) {
+	row, ok := memberRow(view, node)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	at, err := netip.ParseAddrPort(row.Address)
+	if err != nil || at.Port() == 0xffff {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()+1), true
+}
+
+func (g *gossip) begin(ctx context.Context, key []byte) (*session, error) {
+	ring, err := memberlist.NewKeyring(nil, key)
+	if err != nil {
+		return nil, fmt.Errorf("gossip key: %w", err)
+	}
+	transport, err := newGossipTransport(g.cfg.Address, &g.sources, &g.count, g.log)
+	if err != nil {
+		return nil, fmt.Errorf("gossip on %s: %w", g.cfg.Address, err)
+	}
+	cfg := memberlist.DefaultLANConfig()
+	cfg.Name = string(g.cfg.Node)
+	cfg.Label = g.cfg.Identity.Cluster()
+	cfg.Transport = transport
+	cfg.BindAddr, cfg.BindPort = g.cfg.Address.Addr().String(), int(g.cfg.Address.Port())
+	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
+	cfg.Keyring = ring
+	cfg.EnableCompression = false // what there is to send is digests
+	cfg.TCPTimeout = streamTimeout
+	cfg.PushPullInterval = 15 * time.Second    // what a lost packet costs at most
+	cfg.DeadNodeReclaimTime = time.Millisecond // whose address a name has, the node table says
+	d := delegate{g}
+	cfg.Delegate, cfg.Events, cfg.Alive, cfg.Conflict, cfg.Ping = d, d, d, d, d
+	cfg.Logger = g.log
+	g.encodeMeta()
+	list, err := memberlist.Create(cfg)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", g.cfg.Address, err), transport.Shutdown())
+	}
+	ctx, stop := context.WithCancel(ctx)
+	s := &session{list: list, ring: ring, key: bytes.Clone(key), stop: stop}
+	s.wg.Go(func() { g.runRejoin(ctx, list) })
+	g.mu.Lock()
+	g.mine = true
+	g.mu.Unlock()
+	return s, nil
+}
+
+func (g *gossip) end(s *session) {
+	if s == nil {
+		return
+	}
+	g.mu.Lock()
+	g.mine = false
+	clear(g.seen)
+	g.mu.Unlock()
+	s.stop()
+	if err := s.list.Shutdown(); err != nil {
+		g.cfg.Logger.Warn("gossip does not shut down", "node", g.cfg.Node, "err", err)
+	}
+	s.wg.Wait()
+}
+
+// rotate seals with the new key from now on and takes nothing any more that is sealed
+// with the old: the node that was fenced has it. What is under way is lost, and said
+// again. The ring never holds more than these two, so that RemoveKey takes off the last
+// and does not move keys that memberlist is reading.
+func (g *gossip) rotate(s *session, key []byte) error {
+	if err := errors.Join(s.ring.AddKey(key), s.ring.UseKey(key), s.ring.RemoveKey(s.key)); err != nil {
+		return fmt.Errorf("rotate gossip key: %w", err)
+	}
+	s.key = bytes.Clone(key)
+	g.advertise(s)
+	poke(g.rejoin)
+	return nil
+}
+
+// setPresence publishes what this node has, up and down.
+func (g *gossip) setPresence(entries []Presence) {
+	changed, err := g.board.publish(g.cfg.View(), entries)
+	if err != nil {
+		g.cfg.Logger.Error("presence cannot be published", "node", g.cfg.Node, "err", err)
+		return
+	}
+	if changed {
+		poke(g.announce)
+	}
+}
+
+func (g *gossip) down() (map[uint64]bool, <-chan struct{}) { return g.board.down() }
+
+func (g *gossip) stats() GossipStats { return g.count.stats() }
+
+// members lists the node table, fenced nodes apart, with what memberlist thinks of each.
+func (g *gossip) members() []Member {
+	view := g.cfg.View()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var list []Member
+	for row := range view.Nodes() {
+		if _, ok := memberRow(view, row.ID); !ok {
+			continue
+		}
+		m := Member{Node: row.ID, Gossip: "unknown"}
+		if row.ID == g.cfg.Node {
+			m.Enforced = g.cfg.Enforced()
+			if g.mine {
+				m.Gossip = "alive"
+			}
+		} else if seen, ok := g.seen[row.ID]; ok {
+			m.Enforced = seen.enforced
+			switch {
+			case !seen.alive:
+				m.Gossip = "dead"
+			case seen.suspect:
+				m.Gossip = "suspect"
+			default:
+				m.Gossip = "alive"
+			}
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// runRejoin keeps calling the members that memberlist does not see alive. memberlist by
+// itself forgets a node half a minute after it lost sight of it, and a longer partition
+// would never heal.
+func (g *gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
+	for {
+		var calls sync.WaitGroup
+		for _, at := range g.missing() {
+			calls.Go(func() { _, _ = list.Join([]string{at}) }) // refused or silent: next time
+		}
+		calls.Wait()
+		again := time.NewTimer(rejoinEvery + rand.N(rejoinEvery/2))
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return
+		case <-g.rejoin:
+		case <-again.C:
+		}
+		again.Stop()
+	}
+}
+
+// missing are some members that are not alive, as memberlist writes addresses.
+func (g *gossip) missing() []string {
+	view := g.cfg.View()
+	var list []string
+	g.mu.Lock()
+	for row := range view.Nodes() {
+		at, ok := gossipAddress(view, row.ID)
+		if seen := g.seen[row.ID]; !ok || row.ID == g.cfg.Node || seen != nil && seen.alive {
+			continue
+		}
+		list = append(list, string(row.ID)+"/"+at.String())
+	}
+	g.mu.Unlock()
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list[:min(len(list), rejoinAtOnce)]
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it has been poked and has not looked yet
+	}
+}
