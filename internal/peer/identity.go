@@ -132,14 +132,21 @@ func refuseSecond(dir, node string, address netip.AddrPort) error {
 	if err := checkName(node); err != nil {
 		return err
 	}
-	if !address.IsValid() || address.Addr().IsUnspecified() || address.Port() == 0 || address.Addr().Zone() != "" {
-		return fmt.Errorf("%s is no address that other nodes can reach", address)
+	if err := checkAddress(address); err != nil {
+		return err
 	}
 	switch id, err := Load(dir); {
 	case err == nil:
 		return fmt.Errorf("%s holds an identity already: %s of cluster %s", dir, id.Node(), id.Cluster())
 	case !errors.Is(err, ErrNoIdentity):
 		return err
+	}
+	return nil
+}
+
+func checkAddress(a netip.AddrPort) error {
+	if !a.IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().Zone() != "" || a.Port() == 0 {
+		return fmt.Errorf("%s is no address that other nodes can reach", a)
 	}
 	return nil
 }

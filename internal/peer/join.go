@@ -1,27 +1,66 @@
 package peer
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	joinPath      = "/join"
+	maxJoinBody   = 64 << 10
+	maxJoinAnswer = 4 << 20
+	maxJoining    = 8                      // requests judged at once; more wait
+	joinTimeout   = 20 * time.Second       // to judge one
+	refusalPause  = 250 * time.Millisecond // after a refusal, in its slot: 32 guesses a second
+	joinPatience  = 30 * time.Second       // of the joining node
+	joinPause     = 500 * time.Millisecond // between its attempts
 )
 
 // ErrUnavailable is wrapped by an error of the join callback that may pass, as during an
 // election: the joining node asks again. Every other refusal is final.
 var ErrUnavailable = errors.New("try again")
 
+// Codes of a *RemoteError by Join that the callback did not give.
+const (
+	CodeRefused     = "Refused"
+	CodeUnavailable = "Unavailable"
+	CodeNoAuthority = "NoAuthority" // the node cannot sign: it is no voter
+)
+
 // JoinConfig is what a node that joins knows.
 type JoinConfig struct {
 	Dir      string         // where its identity will be
 	Node     string         // its name
-	Zone     string         //
+	Zone     string         // where it stands
 	Address  netip.AddrPort // its own peer address
-	Contacts []string       // host:port of nodes of the cluster
+	Contacts []string       // host:port of nodes of the cluster; voters can admit
 	Token    string         // as Token.String wrote it
+	Patience time.Duration  // with a cluster that cannot answer. Default 30 s
 }
 
 // JoinRequest is what the callback of HandleJoin judges. The key's owner has proven that
 // it holds the private half.
+//
+// An answer can be lost after the token was used up; the node then asks again with the same
+// key. A callback that finds this name with this key among the members can admit it
+// without the token: only that member can have made the request.
 type JoinRequest struct {
 	Token      string // its ID
 	SecretHash string // hex SHA-256 of its secret
@@ -31,10 +70,10 @@ type JoinRequest struct {
 	PublicKey  []byte // PKIX DER
 }
 
-// JoinAnswer admits a node. Exactly "voter" is given the authority's key.
+// JoinAnswer admits a node. Exactly the role "voter" is given the authority's key.
 type JoinAnswer struct {
 	Role    string   // "voter" or "nonvoter"
-	Members []Member // whom the new node believes before it has a state of its own
+	Members []Member // whom the new node believes before it has a state of its own; see Identity.Members
 }
 
 // Member is a node as another one knows it.
@@ -44,8 +83,363 @@ type Member struct {
 	PublicKey []byte `json:"public_key"` // PKIX DER
 }
 
-// Join asks the cluster to admit this node, and saves its identity.
-func Join(ctx context.Context, c JoinConfig) (*Identity, error) { return nil, errSkeleton }
+// joinBody and joinResult are JSON, within TLS.
+type joinBody struct {
+	Token   string `json:"token"`
+	Secret  []byte `json:"secret"`
+	Node    string `json:"node"`
+	Zone    string `json:"zone"`
+	Address string `json:"address"`
+	Request []byte `json:"request"` // PKCS #10 DER, signed by the new node's key
+}
 
-// HandleJoin sets who judges requests to join. Call it before Run.
-func (p *Peer) HandleJoin(admit func(context.Context, JoinRequest) (JoinAnswer, error)) {}
+type joinResult struct {
+	Certificate []byte   `json:"certificate"` // PEM, as all
+	Root        []byte   `json:"root"`
+	Authority   []byte   `json:"authority,omitempty"` // key
+	Members     []Member `json:"members,omitempty"`
+}
+
+// Join asks the cluster to admit this node, and saves its identity in c.Dir. It tries all
+// contacts, and again while none can answer. The secret is told only to who proves to be of
+// the cluster that the token names. A refusal is a *RemoteError.
+func Join(ctx context.Context, c JoinConfig) (*Identity, error) {
+	if err := refuseSecond(c.Dir, c.Node, c.Address); err != nil {
+		return nil, err
+	}
+	token, err := ParseToken(c.Token)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Contacts) == 0 {
+		return nil, errors.New("join: no node to ask was named")
+	}
+	for _, contact := range c.Contacts {
+		if _, _, err := net.SplitHostPort(contact); err != nil {
+			return nil, fmt.Errorf("join: a node to ask is HOST:PORT, as 192.0.2.11:7400: %w", err)
+		}
+	}
+	id, err := join(ctx, c, token)
+	if err == nil {
+		err = id.save(c.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	return id, nil
+}
+
+func join(ctx context.Context, c JoinConfig, token Token) (*Identity, error) {
+	key, err := joinKey(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	body, err := c.body(token, key)
+	if err != nil {
+		return nil, err
+	}
+	if c.Patience == 0 {
+		c.Patience = joinPatience
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Patience)
+	defer cancel()
+	for {
+		var failures []error
+		again := false
+		for _, contact := range c.Contacts {
+			result, err := ask(ctx, contact, token, body)
+			if err == nil {
+				return result.identity(c.Node, key, token)
+			}
+			failures = append(failures, fmt.Errorf("%s: %w", contact, err))
+			switch judge(err) {
+			case final:
+				return nil, failures[len(failures)-1]
+			case askAgain:
+				again = true
+			}
+		}
+		if !again {
+			return nil, errors.Join(failures...)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(failures...)
+		case <-time.After(joinPause):
+		}
+	}
+}
+
+// judgement is what an error of one contact means for the whole attempt.
+type judgement int
+
+const (
+	askAgain judgement = iota // may pass
+	askOther                  // never by this node
+	final
+)
+
+func judge(err error) judgement {
+	remote, ok := errors.AsType[*RemoteError](err)
+	switch {
+	case errors.Is(err, errStranger), ok && remote.Code == CodeNoAuthority:
+		return askOther
+	case ok && remote.Code != CodeUnavailable:
+		return final
+	}
+	return askAgain
+}
+
+// joinKey is the node's key to be. It is kept from the first attempt on: see JoinRequest.
+func joinKey(dir string) (*ecdsa.PrivateKey, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, nodeKeyFile)
+	if present, err := exists(path); err != nil {
+		return nil, err
+	} else if present {
+		return loadKey(path)
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	data, err := encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, replaceFile(path, data, 0o600)
+}
+
+func (c *JoinConfig) body(token Token, key *ecdsa.PrivateKey) ([]byte, error) {
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: c.Node}}, key)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(joinBody{token.ID, token.secret[:], c.Node, c.Zone, c.Address.String(), request})
+}
+
+// errStranger: whoever answers there is not of the token's cluster.
+var errStranger = errors.New("it is not of the cluster that the token is for")
+
+// ask sends body to one contact, if it proves to be of the token's cluster.
+func ask(ctx context.Context, contact string, token Token, body []byte) (*joinResult, error) {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+			defer cancel()
+			return (&tls.Dialer{Config: joinClientConfig(token)}).DialContext(ctx, "tcp", address)
+		},
+		DisableKeepAlives:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 16 << 10,
+	}
+	// http, for TLS is the business of DialContext.
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+contact+joinPath, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxJoinAnswer))
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, decodeError(response.Status, answer)
+	}
+	result := &joinResult{}
+	return result, json.Unmarshal(answer, result)
+}
+
+func joinClientConfig(token Token) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{ProtocolJoin},
+		InsecureSkipVerify: true, // VerifyConnection knows a better root than this machine's
+		VerifyConnection: func(state tls.ConnectionState) error {
+			certs := state.PeerCertificates
+			if len(certs) != 2 || sha256.Sum256(certs[1].RawSubjectPublicKeyInfo) != token.root {
+				return errStranger
+			}
+			if _, err := checkChain(certs[0], certs[1], x509.ExtKeyUsageServerAuth); err != nil {
+				return fmt.Errorf("%w: %w", errStranger, err)
+			}
+			if state.NegotiatedProtocol != ProtocolJoin {
+				return fmt.Errorf("%w: it admits no nodes", errStranger)
+			}
+			return nil
+		},
+	}
+}
+
+// identity checks what the cluster answered.
+func (r *joinResult) identity(node string, key *ecdsa.PrivateKey, token Token) (*Identity, error) {
+	root, err := parseCertificate(r.Root)
+	if err != nil {
+		return nil, fmt.Errorf("the answer's root: %w", err)
+	}
+	if sha256.Sum256(root.RawSubjectPublicKeyInfo) != token.root {
+		return nil, errStranger
+	}
+	cert, err := parseCertificate(r.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("the answer's certificate: %w", err)
+	}
+	a := authority{root: root}
+	if len(r.Authority) > 0 {
+		if a.key, err = parseKey(r.Authority); err != nil {
+			return nil, fmt.Errorf("the answer's authority: %w", err)
+		}
+	}
+	id, err := newIdentity(cert, key, a)
+	if err != nil {
+		return nil, err
+	}
+	if id.node != node {
+		return nil, fmt.Errorf("the answer's certificate is for %s", id.node)
+	}
+	id.members = r.Members
+	return id, nil
+}
+
+// HandleJoin sets who judges requests to join. Call it before Run. The callback has 20 s;
+// the text of its error reaches the joining node's user, and its code by Code() string or
+// *RemoteError. It is asked only where HasAuthority.
+func (p *Peer) HandleJoin(admit func(context.Context, JoinRequest) (JoinAnswer, error)) {
+	p.mustNotRun()
+	p.admit = admit
+}
+
+func (p *Peer) joinServer() *http.Server {
+	s := p.rpcServer()
+	s.Handler = http.HandlerFunc(p.serveJoin)
+	s.WriteTimeout = 2 * joinTimeout
+	s.SetKeepAlivesEnabled(false)
+	return s
+}
+
+func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
+	if !p.begin() {
+		return
+	}
+	defer p.work.Done()
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(handshakeTimeout)) // also for what is not read
+	if r.Method != http.MethodPost || r.URL.Path != joinPath {
+		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, "this door is for joining alone"})
+		return
+	}
+	if !p.id.HasAuthority() || p.admit == nil {
+		answerError(w, http.StatusMisdirectedRequest, &RemoteError{CodeNoAuthority, p.id.node + " cannot admit nodes, for it holds no key of the authority; ask a voter"})
+		return
+	}
+	body, ok := readBody(w, r, maxJoinBody, handshakeTimeout)
+	if !ok {
+		return
+	}
+	request, key, err := decodeJoin(body)
+	if err != nil {
+		answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, err.Error()})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), joinTimeout)
+	defer cancel()
+	select {
+	case p.joining <- struct{}{}:
+		defer func() { <-p.joining }()
+	case <-ctx.Done():
+		answerError(w, http.StatusServiceUnavailable, &RemoteError{CodeUnavailable, "too many nodes ask to join at once"})
+		return
+	}
+	p.strangers.leave(connOf(r).place) // who is being judged is not pushed out by strangers
+	result, err := p.judge(ctx, request, key)
+	if err == nil {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(result)
+		return
+	}
+	p.log.Warn("refused a node", "node", request.Node, "token", request.Token, "from", r.RemoteAddr, "err", err)
+	answer := remoteError(err)
+	if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+		answer.Code = CodeUnavailable
+		answerError(w, http.StatusServiceUnavailable, answer)
+		return
+	}
+	if answer.Code == "" {
+		answer.Code = CodeRefused
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(refusalPause):
+	}
+	answerError(w, http.StatusForbidden, answer)
+}
+
+// judge lets the callback admit the node, and signs.
+func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.PublicKey) (*joinResult, error) {
+	a := p.id.authority
+	answer, err := p.admit(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := a.certify(request.Node, request.Address, key)
+	if err != nil {
+		return nil, err
+	}
+	result := &joinResult{Certificate: encodeCertificate(cert), Root: encodeCertificate(a.root), Members: answer.Members}
+	if answer.Role == "voter" {
+		if result.Authority, err = encodeKey(a.key); err != nil {
+			return nil, err
+		}
+	}
+	p.log.Info("admitted a node", "node", request.Node, "role", answer.Role, "address", request.Address)
+	return result, nil
+}
+
+// decodeJoin reads a stranger's bytes.
+func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
+	var b joinBody
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&b); err != nil {
+		return JoinRequest{}, nil, fmt.Errorf("decode request to join: %w", err)
+	}
+	if id, err := hex.DecodeString(b.Token); err != nil || len(id) != tokenIDLen || len(b.Secret) != secretLen {
+		return JoinRequest{}, nil, errors.New("the request holds no token")
+	}
+	if err := checkName(b.Node); err != nil {
+		return JoinRequest{}, nil, err
+	}
+	if len(b.Zone) > 64 {
+		return JoinRequest{}, nil, errors.New("the zone's name is too long")
+	}
+	address, err := netip.ParseAddrPort(b.Address)
+	if err != nil || checkAddress(address) != nil {
+		return JoinRequest{}, nil, fmt.Errorf("%q is no address that other nodes can reach", b.Address)
+	}
+	request, err := x509.ParseCertificateRequest(b.Request)
+	if err != nil {
+		return JoinRequest{}, nil, fmt.Errorf("decode certificate request: %w", err)
+	}
+	key, err := p256(request.PublicKey)
+	if err != nil {
+		return JoinRequest{}, nil, err
+	}
+	if err := request.CheckSignature(); err != nil {
+		return JoinRequest{}, nil, fmt.Errorf("the node does not prove that the key is its own: %w", err)
+	}
+	if request.Subject.CommonName != b.Node {
+		return JoinRequest{}, nil, fmt.Errorf("the certificate request is for %q, not %q", request.Subject.CommonName, b.Node)
+	}
+	public, err := x509.MarshalPKIXPublicKey(key) // as the certificate will have it
+	if err != nil {
+		return JoinRequest{}, nil, err
+	}
+	return JoinRequest{
+		Token: b.Token, SecretHash: secretHash(b.Secret), Node: b.Node, Zone: b.Zone, Address: address, PublicKey: public,
+	}, key, nil
+}

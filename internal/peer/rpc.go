@@ -1,12 +1,37 @@
 package peer
 
-import "context"
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
 
-// Handler answers one method. from is the calling node, by its certificate.
+// MaxMessage bounds the body of a call and of its answer, in bytes.
+const MaxMessage = 8 << 20
+
+const (
+	rpcPath       = "/rpc/"
+	timeoutHeader = "Palisade-Timeout" // what is left until the caller's deadline, in milliseconds; clocks differ
+	maxCalls      = 64                 // to one node at once; more wait
+	bodyTimeout   = 30 * time.Second
+)
+
+// Handler answers one method. from is the calling node, by its certificate. ctx ends at
+// the caller's deadline, when the caller gives up, and with Run.
 type Handler = func(ctx context.Context, from string, body []byte) ([]byte, error)
 
-// RemoteError is what the far end's handler answered. A handler may return one, or any
-// error with a method Code() string; another's Code is "".
+// RemoteError is what the far end answered in place of a result. A handler may return one,
+// or any error with a method Code() string; another's Code is empty.
 type RemoteError struct {
 	Code string `json:"code,omitempty"`
 	Text string `json:"text"`
@@ -14,10 +39,198 @@ type RemoteError struct {
 
 func (e *RemoteError) Error() string { return e.Text }
 
-// Handle sets the handler of a method. Call it before Run.
-func (p *Peer) Handle(method string, h Handler) {}
+// Codes of a RemoteError that no handler made.
+const (
+	CodeUnknownMethod = "UnknownMethod"
+	CodeTooLarge      = "TooLarge"
+	CodeBadRequest    = "BadRequest"
+)
 
-// Call asks node.
+var methodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}$`)
+
+// Handle sets the handler of a method. Call it before Run.
+func (p *Peer) Handle(method string, h Handler) {
+	p.mustNotRun()
+	if !methodName.MatchString(method) {
+		panic("peer: no name of a method: " + method)
+	}
+	if p.handlers[method] != nil {
+		panic("peer: two handlers for " + method)
+	}
+	p.handlers[method] = h
+}
+
+// Call asks node, and gives the handler what is left until ctx's deadline. Calls to one
+// node share connections that are kept. A *RemoteError is the far end's answer; after any
+// other error the call may have been carried out or not.
 func (p *Peer) Call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
-	return nil, errSkeleton
+	answer, err := p.call(ctx, node, method, body)
+	if err != nil {
+		return nil, fmt.Errorf("call %s of %s: %w", method, node, err)
+	}
+	return answer, nil
+}
+
+func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
+	if err := checkName(node); err != nil {
+		return nil, err
+	}
+	if !methodName.MatchString(method) {
+		return nil, fmt.Errorf("%q is no name of a method", method)
+	}
+	if len(body) > MaxMessage {
+		return nil, &RemoteError{Code: CodeTooLarge, Text: fmt.Sprintf("a call holds at most %d bytes, not %d", MaxMessage, len(body))}
+	}
+	// http, for TLS is the business of the connection that the transport is given.
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node+rpcPath+method, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		left := max(time.Until(deadline).Milliseconds(), 1)
+		request.Header.Set(timeoutHeader, strconv.FormatInt(left, 10))
+	}
+	response, err := p.transport.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, MaxMessage+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) > MaxMessage {
+		return nil, &RemoteError{Code: CodeTooLarge, Text: fmt.Sprintf("the answer is longer than %d bytes", MaxMessage)}
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, decodeError(response.Status, answer)
+	}
+	return answer, nil
+}
+
+func (p *Peer) newTransport() *http.Transport {
+	return &http.Transport{
+		// Proxy stays nil: no variable of the environment stands between nodes.
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			node, _, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			c, err := p.Dial(ctx, node, ProtocolRPC)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		},
+		DisableCompression:     true,
+		MaxConnsPerHost:        maxCalls,
+		MaxIdleConnsPerHost:    4,
+		IdleConnTimeout:        time.Minute,
+		MaxResponseHeaderBytes: 16 << 10,
+	}
+}
+
+func (p *Peer) rpcServer() *http.Server {
+	return &http.Server{
+		Handler:           http.HandlerFunc(p.serveRPC),
+		ReadHeaderTimeout: handshakeTimeout,
+		IdleTimeout:       2 * time.Minute, // longer than the caller keeps it
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return p.life },
+		ConnContext:       withConn,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+}
+
+func (p *Peer) serveRPC(w http.ResponseWriter, r *http.Request) {
+	if !p.begin() {
+		return
+	}
+	defer p.work.Done()
+	method, ok := strings.CutPrefix(r.URL.Path, rpcPath)
+	handle := p.handlers[method]
+	if !ok || handle == nil || r.Method != http.MethodPost {
+		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, fmt.Sprintf("%s has no method %q", p.id.node, method)})
+		return
+	}
+	ctx := r.Context()
+	if text := r.Header.Get(timeoutHeader); text != "" {
+		left, err := strconv.ParseInt(text, 10, 32) // 24 days
+		if err != nil || left <= 0 {
+			answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, fmt.Sprintf("%s is %q", timeoutHeader, text)})
+			return
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(left)*time.Millisecond)
+		defer cancel()
+	}
+	body, ok := readBody(w, r, MaxMessage, bodyTimeout)
+	if !ok {
+		return
+	}
+	answer, err := handle(ctx, connOf(r).Node(), body)
+	switch {
+	case err != nil:
+		answerError(w, http.StatusUnprocessableEntity, remoteError(err))
+	case len(answer) > MaxMessage:
+		answerError(w, http.StatusUnprocessableEntity, &RemoteError{CodeTooLarge, fmt.Sprintf("the answer is longer than %d bytes", MaxMessage)})
+	default:
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+		w.Write(answer)
+	}
+}
+
+// connKey finds in a request's context the *Conn it came by.
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+func connOf(r *http.Request) *Conn { return r.Context().Value(connKey{}).(*Conn) }
+
+// readBody reads at most limit bytes, or answers that there are more. The time ends with
+// the body: a ReadTimeout of the server would end the handler's context too.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration) ([]byte, bool) {
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(timeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err == nil {
+		control.SetReadDeadline(time.Time{})
+		return body, true
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		answerError(w, http.StatusRequestEntityTooLarge, &RemoteError{CodeTooLarge, fmt.Sprintf("a request holds at most %d bytes", limit)})
+	} else {
+		answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, err.Error()})
+	}
+	return nil, false
+}
+
+func remoteError(err error) *RemoteError {
+	answer := &RemoteError{Text: err.Error()}
+	if remote, ok := errors.AsType[*RemoteError](err); ok {
+		answer.Code = remote.Code
+	} else if coded, ok := errors.AsType[interface {
+		error
+		Code() string
+	}](err); ok {
+		answer.Code = coded.Code()
+	}
+	return answer
+}
+
+func answerError(w http.ResponseWriter, status int, e *RemoteError) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(e)
+}
+
+func decodeError(status string, answer []byte) error {
+	remote := &RemoteError{}
+	if err := json.Unmarshal(answer, remote); err != nil || remote.Text == "" {
+		return fmt.Errorf("the answer is %s", status)
+	}
+	return remote
 }
