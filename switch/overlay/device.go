@@ -17,6 +17,7 @@ import (
 // Receive belongs to one goroutine; each queue of Send to one, any at the same time.
 type Device struct {
 	socket int
+	addr   netip.AddrPort
 	table  *atomic.Pointer[table]
 
 	in     scratch
@@ -57,6 +58,9 @@ func openDevice(listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error
 	}
 	if err := unix.Bind(socket, address); err != nil {
 		return nil, errors.Join(fmt.Errorf("bind %s/udp: %w", listen, err), d.Close())
+	}
+	if d.addr, err = d.boundTo(); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }

@@ -115,6 +115,9 @@ func New(c Config) (*Overlay, error) {
 	return o, nil
 }
 
+// Addr is where the datagrams come from and go to.
+func (o *Overlay) Addr() netip.AddrPort { return o.device.addr }
+
 // Device is the tunnels as the switch sees them.
 func (o *Overlay) Device() *Device { return o.device }
 

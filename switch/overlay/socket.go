@@ -65,13 +65,26 @@ func (d *Device) receiveFrom() (int, error) {
 }
 
 // sentFrom is who sent the datagram in d.in.
-func (d *Device) sentFrom() netip.AddrPort {
-	raw := &d.sender.raw
+func (d *Device) sentFrom() netip.AddrPort { return d.sender.addrPort() }
+
+func (s *sockaddr) addrPort() netip.AddrPort {
+	raw := &s.raw
 	port := binary.BigEndian.Uint16(raw[2:])
 	if binary.NativeEndian.Uint16(raw[:]) == unix.AF_INET {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(raw[4:8])), port)
 	}
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(raw[8:24])), port)
+}
+
+// boundTo is the socket's own address.
+func (d *Device) boundTo() (netip.AddrPort, error) {
+	var own sockaddr
+	size := uint32(len(own.raw))
+	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(d.socket), uintptr(unsafe.Pointer(&own.raw)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return netip.AddrPort{}, fmt.Errorf("own address of a socket: %w", errno)
+	}
+	return own.addrPort(), nil
 }
 
 // QueueDrops is how many datagrams the kernel dropped because the switch did not read them
