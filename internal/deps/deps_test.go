@@ -23,6 +23,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"palisade/cluster", "palisade/switch", "the control plane knows no data plane; node translates"},
 	{"palisade/cluster", "palisade/firewall", "the control plane knows no data plane; node translates"},
 	{"palisade/cluster", "palisade/internal/node", "imports point down"},
+	{"palisade/internal/peer", "palisade", "who a node is comes before what it does; cluster, switch/overlay and node use it"},
 	{"palisade/internal/packet", "palisade/switch", "imports point down"},
 	{"palisade/internal/packet", "palisade/ec2", "the data plane knows no control plane"},
 	{"palisade/internal/lab", "palisade/internal/node", "the lab drives the binary, never internals"},

@@ -585,7 +585,7 @@ func TestConnectionsWithOneNodeAreBounded(t *testing.T) {
 		t.Fatalf("connection %d was opened", maxConns+1)
 	}
 	last.Close()
-	awaitEmpty(t, server, maxConns-1)
+	awaitConns(t, server, "node2", maxConns-1)
 	c, err := client.Dial(t.Context(), "node1", ProtocolRaft)
 	if err != nil {
 		t.Fatalf("after one was closed: %v", err)
@@ -593,15 +593,15 @@ func TestConnectionsWithOneNodeAreBounded(t *testing.T) {
 	c.Close()
 }
 
-// awaitEmpty waits until p has at most n connections with node2.
-func awaitEmpty(t *testing.T, p *Peer, n int) {
+// awaitConns waits until p has at most n connections with node.
+func awaitConns(t *testing.T, p *Peer, node string, n int) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	late := time.After(patience)
 	for {
 		p.mu.Lock()
-		have := len(p.mu.conns["node2"])
+		have := len(p.mu.conns[node])
 		p.mu.Unlock()
 		if have <= n {
 			return
@@ -609,7 +609,7 @@ func awaitEmpty(t *testing.T, p *Peer, n int) {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("%d connections are left; want %d", have, n)
+			t.Fatalf("%d connections with %s are left; want %d", have, node, n)
 		}
 	}
 }

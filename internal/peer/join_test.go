@@ -1,0 +1,451 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+type admission = func(context.Context, JoinRequest) (JoinAnswer, error)
+
+// door is a running node that admits by the callback, and a token of its cluster.
+func door(t *testing.T, id *Identity, d *table, admit admission) (*Peer, Token) {
+	t.Helper()
+	p := prepare(t, id, d)
+	p.HandleJoin(admit)
+	run(t, p)
+	token, err := NewToken(id.RootPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, token
+}
+
+func joinConfig(t *testing.T, token Token, contacts ...string) JoinConfig {
+	return JoinConfig{
+		Dir: filepath.Join(t.TempDir(), "peer"), Node: "node2", Zone: "zone-a",
+		Address: netip.MustParseAddrPort("192.0.2.12:7400"), Contacts: contacts, Token: token.String(), Patience: patience,
+	}
+}
+
+func TestJoinMakesAMember(t *testing.T) {
+	for _, role := range []string{"voter", "nonvoter", ""} {
+		t.Run(role, func(t *testing.T) {
+			d := newTable()
+			one := founder(t, "node1")
+			members := []Member{{Node: "node1", Address: "192.0.2.11:7400", PublicKey: one.PublicKey()}}
+			asked := make(chan JoinRequest, 10)
+			server, token := door(t, one, d, func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
+				asked <- r
+				return JoinAnswer{Role: role, Members: members}, nil
+			})
+			c := joinConfig(t, token, server.Addr().String())
+			joined, err := Join(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := <-asked
+			if r.Token != token.ID || r.SecretHash != token.SecretHash() || r.Node != "node2" || r.Zone != "zone-a" ||
+				r.Address != c.Address || !bytes.Equal(r.PublicKey, joined.PublicKey()) {
+				t.Errorf("the callback was asked %+v", r)
+			}
+			id, err := Load(c.Dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id.Node() != "node2" || id.Cluster() != one.Cluster() || !bytes.Equal(id.PublicKey(), joined.PublicKey()) {
+				t.Errorf("joined as %s of %s", id.Node(), id.Cluster())
+			}
+			if id.HasAuthority() != (role == "voter") {
+				t.Errorf("role %q has authority: %v", role, id.HasAuthority())
+			}
+			for _, name := range []string{nodeKeyFile, authorityFile} {
+				if info, err := os.Stat(filepath.Join(c.Dir, name)); err == nil && info.Mode().Perm() != 0o600 {
+					t.Errorf("mode of %s is %04o", name, info.Mode().Perm())
+				}
+			}
+			if got := id.Members(); len(got) != 1 || got[0].Node != "node1" || got[0].Address != members[0].Address || !bytes.Equal(got[0].PublicKey, one.PublicKey()) {
+				t.Errorf("members %v", got)
+			}
+
+			// A member by its certificate is none before the directory says so.
+			two, err := New(Config{Identity: id, Listen: loopback, Nodes: d})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer two.Close()
+			if c, err := two.Dial(t.Context(), "node1", ProtocolRPC); err == nil {
+				c.Close()
+				t.Error("a node that the directory does not know was admitted")
+			}
+			d.add(id, two.Addr())
+			conn, err := two.Dial(t.Context(), "node1", ProtocolRPC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			if _, err := Join(t.Context(), c); err == nil {
+				t.Error("joined twice")
+			}
+		})
+	}
+}
+
+// TestVoterThatJoinedAdmits: the authority's key came with the role.
+func TestVoterThatJoinedAdmits(t *testing.T) {
+	d := newTable()
+	admit := func(context.Context, JoinRequest) (JoinAnswer, error) { return JoinAnswer{Role: "voter"}, nil }
+	one, token := door(t, founder(t, "node1"), d, admit)
+	two, err := Join(t.Context(), joinConfig(t, token, one.Addr().String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, token := door(t, two, d, admit)
+	c := joinConfig(t, token, second.Addr().String())
+	c.Node = "node3"
+	three, err := Join(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := checkChain(three.cert, one.id.authority.root, x509.ExtKeyUsageClientAuth); err != nil {
+		t.Errorf("the third node's certificate: %v", err)
+	}
+}
+
+func TestRefusalReachesTheUser(t *testing.T) {
+	var asked atomic.Int32
+	server, token := door(t, founder(t, "node1"), newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
+		asked.Add(1)
+		return JoinAnswer{}, &RemoteError{Code: "TokenExpired", Text: "the token expired 5 minutes ago"}
+	})
+	c := joinConfig(t, token, server.Addr().String())
+	_, err := Join(t.Context(), c)
+	remote, ok := errors.AsType[*RemoteError](err)
+	if !ok || remote.Code != "TokenExpired" || remote.Text != "the token expired 5 minutes ago" {
+		t.Errorf("got %v; want the refusal", err)
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("a final refusal was asked for %d times", n)
+	}
+	if _, err := Load(c.Dir); !errors.Is(err, ErrNoIdentity) {
+		t.Errorf("after the refusal: %v; want ErrNoIdentity", err)
+	}
+}
+
+func TestNodeWithoutAuthoritySaysSo(t *testing.T) {
+	d := newTable()
+	one := founder(t, "node1")
+	admit := func(context.Context, JoinRequest) (JoinAnswer, error) { return JoinAnswer{Role: "nonvoter"}, nil }
+	edge, _ := door(t, member(t, one, "edge"), d, func(context.Context, JoinRequest) (JoinAnswer, error) {
+		t.Error("a node that cannot sign asked for admission")
+		return JoinAnswer{}, nil
+	})
+	voter, token := door(t, one, d, admit)
+	_, err := Join(t.Context(), joinConfig(t, token, edge.Addr().String()))
+	if remote, ok := errors.AsType[*RemoteError](err); !ok || remote.Code != CodeNoAuthority {
+		t.Errorf("got %v; want %s", err, CodeNoAuthority)
+	}
+	// The next contact can.
+	if _, err := Join(t.Context(), joinConfig(t, token, edge.Addr().String(), voter.Addr().String())); err != nil {
+		t.Errorf("the voter was not asked: %v", err)
+	}
+}
+
+// TestJoinAsksAgain: no leader at first, and one contact is down. The key stays the same,
+// so that a request whose answer was lost is known again.
+func TestJoinAsksAgain(t *testing.T) {
+	var keys [][]byte
+	server, token := door(t, founder(t, "node1"), newTable(), func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
+		keys = append(keys, r.PublicKey)
+		if len(keys) < 3 {
+			return JoinAnswer{}, fmt.Errorf("no leader: %w", ErrUnavailable)
+		}
+		return JoinAnswer{Role: "voter"}, nil
+	})
+	down, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	down.Close()
+	c := joinConfig(t, token, down.Addr().String(), server.Addr().String())
+	c.Patience = 100 * time.Millisecond // the first process gives up
+	if _, err := Join(t.Context(), c); err == nil {
+		t.Fatal("joined without a leader")
+	}
+	c.Patience = patience
+	id, err := Join(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys {
+		if !bytes.Equal(key, id.PublicKey()) {
+			t.Error("the node asked again with another key")
+		}
+	}
+}
+
+// TestSecretIsToldToNobodyElse: a machine in the middle has everything but the authority's
+// key, even its certificate.
+func TestSecretIsToldToNobodyElse(t *testing.T) {
+	one, other := founder(t, "node1"), founder(t, "node1")
+	token, err := NewToken(one.RootPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mixed := other.Certificate()
+	mixed.Certificate[1] = one.authority.root.Raw
+	client, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: "node1"}, URIs: one.cert.URIs,
+		NotBefore: notBefore, NotAfter: one.cert.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, one.authority.root, one.key.Public(), one.authority.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		cert      tls.Certificate
+		protocols []string
+		version   uint16
+		heard     bool
+	}{
+		"the cluster":                {one.Certificate(), []string{ProtocolJoin}, tls.VersionTLS13, true},
+		"another cluster":            {other.Certificate(), []string{ProtocolJoin}, tls.VersionTLS13, false},
+		"the root beside another's":  {mixed, []string{ProtocolJoin}, tls.VersionTLS13, false},
+		"no root":                    {tls.Certificate{Certificate: [][]byte{one.cert.Raw}, PrivateKey: one.key}, []string{ProtocolJoin}, tls.VersionTLS13, false},
+		"a certificate for a client": {tls.Certificate{Certificate: [][]byte{client, one.authority.root.Raw}, PrivateKey: one.key}, []string{ProtocolJoin}, tls.VersionTLS13, false},
+		"no protocol":                {one.Certificate(), nil, tls.VersionTLS13, false},
+		"TLS 1.2":                    {one.Certificate(), []string{ProtocolJoin}, tls.VersionTLS12, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			heard := make(chan []byte, 1)
+			go func() {
+				raw, err := l.Accept()
+				l.Close() // once
+				if err != nil {
+					return
+				}
+				defer raw.Close()
+				c := tls.Server(raw, &tls.Config{MaxVersion: test.version, Certificates: []tls.Certificate{test.cert}, NextProtos: test.protocols})
+				c.SetDeadline(time.Now().Add(patience))
+				b := make([]byte, 1<<16)
+				n, _ := c.Read(b)
+				heard <- b[:n]
+			}()
+			c := joinConfig(t, token, l.Addr().String())
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			joined := make(chan error, 1)
+			go func() {
+				_, err := Join(ctx, c)
+				joined <- err
+			}()
+			b := <-heard
+			cancel() // the node there does not answer
+			if err := <-joined; err == nil {
+				t.Error("joined")
+			}
+			if (len(b) > 0) != test.heard {
+				t.Errorf("heard %d bytes", len(b))
+			}
+		})
+	}
+}
+
+// TestForeignAnswerIsRefused: whoever answers must answer with what the token is for.
+func TestForeignAnswerIsRefused(t *testing.T) {
+	one, other := founder(t, "node1"), founder(t, "node1")
+	token, err := NewToken(one.RootPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _ := newKey()
+	certify := func(a authority, node string, of *ecdsa.PrivateKey) []byte {
+		cert, err := a.certify(node, address, of.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return encodeCertificate(cert)
+	}
+	otherKey, _ := encodeKey(other.authority.key)
+	good := certify(one.authority, "node2", key)
+	for name, test := range map[string]struct {
+		result joinResult
+		taken  bool
+	}{
+		"good":                {joinResult{Certificate: good, Root: one.RootPEM()}, true},
+		"another root":        {joinResult{Certificate: certify(other.authority, "node2", key), Root: other.RootPEM()}, false},
+		"another signer":      {joinResult{Certificate: certify(other.authority, "node2", key), Root: one.RootPEM()}, false},
+		"another name":        {joinResult{Certificate: certify(one.authority, "node3", key), Root: one.RootPEM()}, false},
+		"another key":         {joinResult{Certificate: certify(one.authority, "node2", one.key), Root: one.RootPEM()}, false},
+		"another's authority": {joinResult{Certificate: good, Root: one.RootPEM(), Authority: otherKey}, false},
+		"nothing":             {joinResult{}, false},
+	} {
+		if _, err := test.result.identity("node2", key, token); (err == nil) != test.taken {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestJoinTakesAtMostEight(t *testing.T) {
+	var now, most atomic.Int32
+	full, release := make(chan struct{}), make(chan struct{})
+	reached := sync.OnceFunc(func() { close(full) })
+	server, token := door(t, founder(t, "node1"), newTable(), func(ctx context.Context, r JoinRequest) (JoinAnswer, error) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		if n == maxJoining {
+			reached()
+		}
+		<-release
+		return JoinAnswer{Role: "nonvoter"}, nil
+	})
+	var wg sync.WaitGroup
+	for i := range 2 * maxJoining {
+		c := joinConfig(t, token, server.Addr().String())
+		c.Node = fmt.Sprintf("node%d", i+2)
+		wg.Go(func() {
+			if _, err := Join(t.Context(), c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	select {
+	case <-full:
+	case <-time.After(patience):
+		t.Error("eight were not judged at once")
+	}
+	close(release)
+	wg.Wait()
+	if n := most.Load(); n != maxJoining {
+		t.Errorf("%d were judged at once; want %d", n, maxJoining)
+	}
+}
+
+// TestJoinDoorIsBounded sends what Join would not.
+func TestJoinDoorIsBounded(t *testing.T) {
+	one := founder(t, "node1")
+	server, token := door(t, one, newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
+		t.Error("the callback was asked")
+		return JoinAnswer{}, errors.New("no")
+	})
+	post := func(path string, body []byte) int {
+		transport := &http.Transport{DialContext: func(ctx context.Context, _, a string) (net.Conn, error) {
+			return (&tls.Dialer{Config: joinClientConfig(token)}).DialContext(ctx, "tcp", a)
+		}, DisableKeepAlives: true}
+		request, err := http.NewRequest(http.MethodPost, "http://"+server.Addr().String()+path, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := transport.RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		io.Copy(io.Discard, response.Body)
+		return response.StatusCode
+	}
+	for _, test := range []struct {
+		name, path string
+		body       []byte
+		want       int
+	}{
+		{"too long", joinPath, bytes.Repeat([]byte(" "), maxJoinBody+1), http.StatusRequestEntityTooLarge},
+		{"nothing", joinPath, nil, http.StatusBadRequest},
+		{"a call", rpcPath + "apply", []byte("{}"), http.StatusNotFound},
+	} {
+		if got := post(test.path, test.body); got != test.want {
+			t.Errorf("%s: status %d; want %d", test.name, got, test.want)
+		}
+	}
+}
+
+// requestToJoin is a good body, changed.
+func requestToJoin(t testing.TB, change func(b *joinBody)) []byte {
+	t.Helper()
+	key, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := JoinConfig{Node: "node2", Zone: "zone-a", Address: address}
+	data, err := c.body(Token{ID: "0011223344556677"}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b joinBody
+	if err := json.Unmarshal(data, &b); err != nil {
+		t.Fatal(err)
+	}
+	change(&b)
+	data, err = json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestDecodeJoin(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(b *joinBody)
+		taken  bool
+	}{
+		"good":             {func(b *joinBody) {}, true},
+		"no token":         {func(b *joinBody) { b.Token = "" }, false},
+		"token not hex":    {func(b *joinBody) { b.Token = "zz11223344556677" }, false},
+		"short secret":     {func(b *joinBody) { b.Secret = b.Secret[:8] }, false},
+		"bad name":         {func(b *joinBody) { b.Node = "../node2" }, false},
+		"another's name":   {func(b *joinBody) { b.Node = "node1" }, false},
+		"bad address":      {func(b *joinBody) { b.Address = "192.0.2.12" }, false},
+		"any address":      {func(b *joinBody) { b.Address = "0.0.0.0:7400" }, false},
+		"long zone":        {func(b *joinBody) { b.Zone = string(make([]byte, 65)) }, false},
+		"no request":       {func(b *joinBody) { b.Request = nil }, false},
+		"forged request":   {func(b *joinBody) { b.Request[len(b.Request)-1] ^= 1 }, false},
+		"trailing request": {func(b *joinBody) { b.Request = append(b.Request, 0) }, false},
+	} {
+		request, key, err := decodeJoin(requestToJoin(t, test.change))
+		if (err == nil) != test.taken {
+			t.Errorf("%s: %+v, %v", name, request, err)
+		}
+		if (key != nil) != test.taken {
+			t.Errorf("%s: a key beside the error", name)
+		}
+	}
+}
+
+func FuzzDecodeJoin(f *testing.F) {
+	f.Add(requestToJoin(f, func(*joinBody) {}))
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"token":"0011223344556677","secret":"AAAA"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, key, err := decodeJoin(data)
+		if err != nil {
+			return
+		}
+		public, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil || !slices.Equal(public, r.PublicKey) || checkName(r.Node) != nil || checkAddress(r.Address) != nil || len(r.SecretHash) != 64 {
+			t.Fatalf("taken: %+v, %v", r, err)
+		}
+	})
+}

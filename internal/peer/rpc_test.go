@@ -1,0 +1,227 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+)
+
+type codedError struct{}
+
+func (codedError) Error() string { return "no leader" }
+func (codedError) Code() string  { return "NoLeader" }
+
+// callers are two members; the first serves.
+func callers(t *testing.T, handlers map[string]Handler) (server, client *Peer) {
+	t.Helper()
+	d := newTable()
+	one := founder(t, "node1")
+	server, client = prepare(t, one, d), prepare(t, member(t, one, "node2"), d)
+	for method, h := range handlers {
+		server.Handle(method, h)
+	}
+	run(t, server)
+	return server, client
+}
+
+func TestCallAnswers(t *testing.T) {
+	_, client := callers(t, map[string]Handler{
+		"echo": func(_ context.Context, from string, body []byte) ([]byte, error) {
+			return append([]byte(from+" says "), body...), nil
+		},
+		"nothing": func(context.Context, string, []byte) ([]byte, error) { return nil, nil },
+		"plain":   func(context.Context, string, []byte) ([]byte, error) { return nil, errors.New("no such thing") },
+		"coded": func(context.Context, string, []byte) ([]byte, error) {
+			return nil, fmt.Errorf("apply: %w", codedError{})
+		},
+		"remote": func(context.Context, string, []byte) ([]byte, error) {
+			return nil, &RemoteError{Code: "Server.NodeFenced", Text: "node2 is fenced"}
+		},
+		"long": func(context.Context, string, []byte) ([]byte, error) { return make([]byte, MaxMessage+1), nil },
+		"full": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
+	})
+	full := bytes.Repeat([]byte("x"), MaxMessage)
+	for _, test := range []struct {
+		method, body, want, code, text string
+	}{
+		{method: "echo", body: "hello", want: "node2 says hello"},
+		{method: "nothing"},
+		{method: "full", body: string(full), want: string(full)},
+		{method: "plain", text: "no such thing"},
+		{method: "coded", code: "NoLeader", text: "apply: no leader"},
+		{method: "remote", code: "Server.NodeFenced", text: "node2 is fenced"},
+		{method: "long", code: CodeTooLarge, text: "the answer is longer than 8388608 bytes"},
+		{method: "unheard-of", code: CodeUnknownMethod, text: `node1 has no method "unheard-of"`},
+	} {
+		answer, err := client.Call(t.Context(), "node1", test.method, []byte(test.body))
+		if test.text == "" {
+			if err != nil || string(answer) != test.want {
+				t.Errorf("%s: %.80q, %v; want %.80q", test.method, answer, err, test.want)
+			}
+			continue
+		}
+		remote, ok := errors.AsType[*RemoteError](err)
+		if !ok || remote.Code != test.code || remote.Text != test.text {
+			t.Errorf("%s: %v; want code %q, text %q", test.method, err, test.code, test.text)
+		}
+	}
+	if _, err := client.Call(t.Context(), "node1", "echo", append(full, 'x')); err == nil {
+		t.Error("sent a body beyond the bound")
+	}
+	if _, err := client.Call(t.Context(), "node1", "echo?x=y z", nil); err == nil {
+		t.Error("called a method of a bad name")
+	}
+}
+
+// TestOversizedCallIsRefused: the caller does not keep to the bound itself.
+func TestOversizedCallIsRefused(t *testing.T) {
+	called := false
+	_, client := callers(t, map[string]Handler{
+		"echo": func(context.Context, string, []byte) ([]byte, error) { called = true; return nil, nil },
+	})
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://node1/rpc/echo", bytes.NewReader(make([]byte, MaxMessage+1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.transport.RoundTrip(request)
+	if err == nil { // else the connection was closed before all was sent, which is as good
+		response.Body.Close()
+		if response.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("status %s; want %d", response.Status, http.StatusRequestEntityTooLarge)
+		}
+	}
+	if called {
+		t.Error("the handler was given the body")
+	}
+}
+
+func TestDeadlineIsHonoured(t *testing.T) {
+	type seen struct {
+		left time.Duration
+		err  error
+	}
+	ended := make(chan seen, 1)
+	_, client := callers(t, map[string]Handler{
+		"wait": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+			deadline, _ := ctx.Deadline()
+			left := time.Until(deadline)
+			<-ctx.Done()
+			ended <- seen{left, context.Cause(ctx)}
+			return nil, ctx.Err()
+		},
+		// answers by its own clock, when the caller's timer has not run out
+		"until": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+			deadline, ok := ctx.Deadline()
+			return fmt.Append(nil, ok, time.Until(deadline) > 50*time.Second), nil
+		},
+		"free": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+			_, ok := ctx.Deadline()
+			return fmt.Append(nil, ok), nil
+		},
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if answer, err := client.Call(ctx, "node1", "until", nil); err != nil || string(answer) != "true true" {
+		t.Errorf("deadline in a minute: %s, %v", answer, err)
+	}
+	if answer, err := client.Call(t.Context(), "node1", "free", nil); err != nil || string(answer) != "false" {
+		t.Errorf("no deadline: %s, %v", answer, err)
+	}
+
+	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := client.Call(ctx, "node1", "wait", nil); err == nil {
+		t.Error("a call outlived its deadline")
+	}
+	select {
+	case s := <-ended:
+		if s.left > 300*time.Millisecond {
+			t.Errorf("the handler had %v", s.left)
+		}
+	case <-time.After(patience):
+		t.Fatal("the handler outlived the caller's deadline")
+	}
+
+	ctx, cancel = context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Call(ctx, "node1", "wait", nil)
+		done <- err
+	}()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("a call given up: %v; want context.Canceled", err)
+	}
+}
+
+// TestHandlerHearsOfACallerThatLeft: without a deadline, the broken connection is the word.
+func TestHandlerHearsOfACallerThatLeft(t *testing.T) {
+	started, ended := make(chan struct{}), make(chan struct{})
+	_, client := callers(t, map[string]Handler{
+		"wait": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+			close(started)
+			<-ctx.Done()
+			close(ended)
+			return nil, nil
+		},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go client.Call(ctx, "node1", "wait", []byte("body"))
+	<-started
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Error("the handler goes on")
+	}
+}
+
+func TestCallsShareConnections(t *testing.T) {
+	server, client := callers(t, map[string]Handler{
+		"echo": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
+	})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 25 {
+				if _, err := client.Call(t.Context(), "node1", "echo", []byte("x")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	server.mu.Lock()
+	n := len(server.mu.conns["node2"])
+	server.mu.Unlock()
+	if n < 1 || n > 8 {
+		t.Errorf("200 calls, 8 at once, left %d connections; want 1 to 8", n)
+	}
+}
+
+// TestCallAfterRestart: the far end closed the connection that the last call left behind.
+func TestCallAfterRestart(t *testing.T) {
+	d := newTable()
+	one := founder(t, "node1")
+	echo := func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil }
+	first, client := prepare(t, one, d), prepare(t, member(t, one, "node2"), d)
+	first.Handle("echo", echo)
+	stop := run(t, first)
+	if _, err := client.Call(t.Context(), "node1", "echo", nil); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	second := prepare(t, one, d)
+	second.Handle("echo", echo)
+	run(t, second)
+	awaitConns(t, client, "node1", 0)
+	if _, err := client.Call(t.Context(), "node1", "echo", nil); err != nil {
+		t.Fatal(err)
+	}
+}

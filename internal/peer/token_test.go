@@ -1,0 +1,79 @@
+package peer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+func TestTokenText(t *testing.T) {
+	id := founder(t, "node1")
+	token, err := NewToken(id.RootPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := token.String()
+	for _, form := range []string{text, " " + text + "\n", strings.ToUpper(text)} {
+		if got, err := ParseToken(form); err != nil || got != token {
+			t.Errorf("parse %q: %v, %v; want %v", form, got, err, token)
+		}
+	}
+	sum := sha256.Sum256(token.secret[:])
+	if token.SecretHash() != hex.EncodeToString(sum[:]) {
+		t.Error("the secret's hash is not the SHA-256 of the secret")
+	}
+	if token.root != sha256.Sum256(id.authority.root.RawSubjectPublicKeyInfo) {
+		t.Error("the token does not name the authority's key")
+	}
+	if other, _ := NewToken(id.RootPEM()); other.ID == token.ID || other.secret == token.secret {
+		t.Error("two tokens are alike")
+	}
+	if logged := token.LogValue().Resolve(); logged.Kind() != slog.KindString || logged.String() != token.ID {
+		t.Errorf("a log would hold %v", logged)
+	}
+	if _, err := NewToken([]byte("root")); err == nil {
+		t.Error("a token was made without a root")
+	}
+}
+
+// TestDamagedTokenIsRefused: every letter of it, and every length.
+func TestDamagedTokenIsRefused(t *testing.T) {
+	token, err := NewToken(founder(t, "node1").RootPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := token.String()
+	for i := range text {
+		for _, letter := range []string{"a", "7", "1", "-", "é"} {
+			if damaged := text[:i] + letter + text[i+1:]; damaged != text {
+				if _, err := ParseToken(damaged); err == nil {
+					t.Fatalf("letter %d is %q, and the token was taken", i, letter)
+				}
+			}
+		}
+		if _, err := ParseToken(text[:i]); err == nil {
+			t.Fatalf("the first %d letters were taken", i)
+		}
+	}
+	if _, err := ParseToken(text + "aa"); err == nil {
+		t.Fatal("letters behind the token were taken")
+	}
+}
+
+func FuzzParseToken(f *testing.F) {
+	token := Token{ID: "0011223344556677"}
+	f.Add(token.String())
+	f.Add(tokenPrefix)
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		token, err := ParseToken(text)
+		if err != nil {
+			return
+		}
+		if canonical := strings.ToLower(strings.TrimSpace(text)); token.String() != canonical {
+			t.Fatalf("parsed %q, which is written %q", canonical, token)
+		}
+	})
+}
