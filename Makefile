@@ -33,7 +33,8 @@ fuzz: ## every door for bytes
 	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
 	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
 
-soak: setup build ## what takes longer: the fuzz targets, and everything again and again
+soak: setup build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
+	CI=true go test -tags soak -count=1 -timeout 60m -run Soak -v ./scenarios
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 

@@ -1,0 +1,197 @@
+//go:build soak
+
+package scenarios
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+)
+
+// A soakAPI calls the Query API as one account, on one connection that is kept. It is one
+// goroutine's, and tries nothing twice: what became of each call is the test's concern.
+type soakAPI struct {
+	credentials aws.Credentials
+	endpoint    string
+	client      *http.Client
+	signer      *v4.Signer
+}
+
+// api calls the lab's front door as account.
+func (l *soakLab) api(account string) *soakAPI {
+	l.t.Helper()
+	out, err := exec.Command(l.palisade, "lab", "env", "--name", l.name, "--account", account).Output()
+	if err != nil {
+		l.t.Fatalf("lab env: %v", err)
+	}
+	env := map[string]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+		name, value, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "export "), "=")
+		env[name] = strings.Trim(value, "'")
+	}
+	return newSoakAPI(l.t, env["AWS_ENDPOINT_URL"], env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], nil)
+}
+
+// at is api at one node, past the front door.
+func (a *soakAPI) at(t *testing.T, socket string) *soakAPI {
+	return newSoakAPI(t, a.endpoint, a.credentials.AccessKeyID, a.credentials.SecretAccessKey,
+		func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		})
+}
+
+func newSoakAPI(t *testing.T, endpoint, access, secret string, dial func(context.Context, string, string) (net.Conn, error)) *soakAPI {
+	transport := &http.Transport{MaxConnsPerHost: 1, DisableCompression: true, DialContext: dial}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &soakAPI{
+		credentials: aws.Credentials{AccessKeyID: access, SecretAccessKey: secret},
+		endpoint:    endpoint,
+		client:      &http.Client{Transport: transport, Timeout: 10 * time.Second},
+		signer:      v4.NewSigner(),
+	}
+}
+
+// A refusal is the service's answer that it did not do what was asked, or, with a status
+// from 500, that it does not know.
+type refusal struct {
+	Status  int
+	Code    string `xml:"Errors>Error>Code"`
+	Message string `xml:"Errors>Error>Message"`
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Message) }
+
+// call performs an action and returns when the last byte of the answer was read.
+func (a *soakAPI) call(action string, params url.Values, answer any) (time.Time, error) {
+	form := url.Values{"Action": {action}, "Version": {"2016-11-15"}}
+	for name, values := range params {
+		form[name] = values
+	}
+	body := []byte(form.Encode())
+	req, err := http.NewRequest(http.MethodPost, a.endpoint, bytes.NewReader(body))
+	if err != nil {
+		return time.Now(), err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	sum := sha256.Sum256(body)
+	err = a.signer.SignHTTP(context.Background(), a.credentials, req, hex.EncodeToString(sum[:]), "ec2", "us-east-1", time.Now())
+	if err != nil {
+		return time.Now(), err
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return time.Now(), err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	at := time.Now()
+	switch {
+	case err != nil:
+		return at, err
+	case resp.StatusCode != http.StatusOK:
+		r := &refusal{Status: resp.StatusCode}
+		if xml.Unmarshal(data, r) != nil {
+			r.Message = string(data)
+		}
+		return at, r
+	case answer != nil:
+		return at, xml.Unmarshal(data, answer)
+	}
+	return at, nil
+}
+
+// group makes a security group.
+func (a *soakAPI) group(name string) error {
+	_, err := a.call("CreateSecurityGroup", url.Values{"GroupName": {name}, "GroupDescription": {"soak"}}, nil)
+	return err
+}
+
+// A soakRule is one rule of ingress: a port from a group of the account, or from a CIDR.
+type soakRule struct {
+	protocol string // "tcp", "udp"
+	port     int
+	group    string // or
+	cidr     string
+}
+
+// ruleParams names rules of a group as AuthorizeSecurityGroupIngress and its opposite do.
+func ruleParams(group string, rules ...soakRule) url.Values {
+	params := url.Values{"GroupName": {group}}
+	for i, r := range rules {
+		prefix := fmt.Sprintf("IpPermissions.%d.", i+1)
+		params.Set(prefix+"IpProtocol", r.protocol)
+		params.Set(prefix+"FromPort", fmt.Sprint(r.port))
+		params.Set(prefix+"ToPort", fmt.Sprint(r.port))
+		if r.group != "" {
+			params.Set(prefix+"Groups.1.GroupName", r.group)
+		} else {
+			params.Set(prefix+"IpRanges.1.CidrIp", r.cidr)
+		}
+	}
+	return params
+}
+
+func (a *soakAPI) authorize(group string, rules ...soakRule) (time.Time, error) {
+	return a.call("AuthorizeSecurityGroupIngress", ruleParams(group, rules...), nil)
+}
+
+func (a *soakAPI) revoke(group string, rules ...soakRule) (time.Time, error) {
+	return a.call("RevokeSecurityGroupIngress", ruleParams(group, rules...), nil)
+}
+
+// rules reads the TCP rules from CIDRs of every group: group, then "port from cidr".
+func (a *soakAPI) rules() (map[string]map[string]bool, error) {
+	var answer struct {
+		Groups []struct {
+			Name        string `xml:"groupName"`
+			Permissions []struct {
+				Protocol string `xml:"ipProtocol"`
+				From     int    `xml:"fromPort"`
+				Ranges   []struct {
+					CIDR string `xml:"cidrIp"`
+				} `xml:"ipRanges>item"`
+			} `xml:"ipPermissions>item"`
+		} `xml:"securityGroupInfo>item"`
+	}
+	if _, err := a.call("DescribeSecurityGroups", nil, &answer); err != nil {
+		return nil, err
+	}
+	all := map[string]map[string]bool{}
+	for _, g := range answer.Groups {
+		all[g.Name] = map[string]bool{}
+		for _, p := range g.Permissions {
+			for _, r := range p.Ranges {
+				all[g.Name][ruleText(soakRule{protocol: p.Protocol, port: p.From, cidr: r.CIDR})] = true
+			}
+		}
+	}
+	return all, nil
+}
+
+func ruleText(r soakRule) string { return fmt.Sprintf("%s %d from %s", r.protocol, r.port, r.cidr) }
+
+// setUp makes groups as mary and one rule.
+func (l *soakLab) groups(api *soakAPI, names ...string) {
+	l.t.Helper()
+	for _, name := range names {
+		if err := api.group(name); err != nil {
+			l.t.Fatalf("make group %s: %v", name, err)
+		}
+	}
+}

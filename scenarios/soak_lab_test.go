@@ -1,0 +1,200 @@
+//go:build soak
+
+package scenarios
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/internal/lab"
+	"palisade/internal/netns"
+)
+
+// The tests TestSoak… are measurements: each asserts a bound and logs, in one line, a row of
+// docs/PERFORMANCE.md. They want a machine without other work; `make soak` runs them.
+//
+// A soakLab is a lab whose test calls the API itself (soak_api_test.go), without a process
+// for each call, and sends and sees packets itself (probe_test.go), from the namespaces of
+// the instances, so that one clock times all of it.
+type soakLab struct {
+	*testLab
+	nodes []lab.NodeStatus // as they were when the lab came up
+}
+
+// soakNodes is how many nodes the labs have: PALISADE_SOAK_NODES, 3 by default.
+func soakNodes(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("PALISADE_SOAK_NODES")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("PALISADE_SOAK_NODES=%s is no number of nodes", text)
+	}
+	return n
+}
+
+// newSoakLab brings a lab up and takes it down when t ends. The name is the test's own and
+// always the same, so that the next run clears what a killed one left.
+func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
+	t.Helper()
+	needRoot(t)
+	l := &soakLab{testLab: &testLab{t: t, palisade: build(t), name: name}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the lab, as it was:\n%s", l.told())
+		}
+		if out, err := exec.Command(l.palisade, "lab", "down", "--name", name).CombinedOutput(); err != nil {
+			t.Errorf("lab down: %v\n%s", err, out)
+		}
+	})
+	args := []string{"lab", "up", "--port", fmt.Sprint(freePort(t))}
+	if n := soakNodes(t); n > 1 {
+		args = append(args, "--nodes", fmt.Sprint(n))
+	}
+	l.do(append(args, options...)...)
+	l.nodes = l.status().Nodes
+	return l
+}
+
+// told is what an operator would ask for.
+func (l *soakLab) told() string {
+	out, _ := exec.Command(l.palisade, "lab", "status", "--name", l.name).CombinedOutput()
+	for _, n := range l.nodes {
+		log, _ := exec.Command("tail", "-n", "5", "/var/lib/palisade/labs/"+l.name+"/"+n.Name+".log").CombinedOutput()
+		out = append(out, "\n"+n.Name+": "+string(log)...)
+	}
+	return string(out)
+}
+
+// leader waits until a node leads and every daemon says who.
+func (l *soakLab) leader() string {
+	l.t.Helper()
+	name := ""
+	l.eventually("a node leads", func() bool {
+		name = ""
+		for _, n := range l.status().Nodes {
+			if n.Role == "leader" {
+				name = n.Name
+			}
+		}
+		return name != ""
+	})
+	return name
+}
+
+// others are the nodes that are not named.
+func (l *soakLab) others(names ...string) []string {
+	var others []string
+	for _, n := range l.nodes {
+		if !slices.Contains(names, n.Name) {
+			others = append(others, n.Name)
+		}
+	}
+	return others
+}
+
+// launchIn starts one instance in each group on each of nodes, and returns them by group
+// and node when they run.
+func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[string]map[string]lab.InstanceStatus {
+	l.t.Helper()
+	placed := map[string]map[string]lab.InstanceStatus{}
+	ids := map[string][2]string{} // group, node
+	for _, group := range groups {
+		placed[group] = map[string]lab.InstanceStatus{}
+		for _, node := range nodes {
+			for _, in := range l.run(api, group, l.zone(node), 1) {
+				ids[in.ID] = [2]string{group, node}
+			}
+		}
+	}
+	l.eventually("the instances run", func() bool {
+		running := 0
+		for _, in := range l.status().Instances {
+			if at, ok := ids[in.ID]; ok && in.State == "running" {
+				if in.Node != at[1] {
+					l.t.Fatalf("instance %s is on %s; its zone is %s's", in.ID, in.Node, at[1])
+				}
+				placed[at[0]][at[1]] = in
+				running++
+			}
+		}
+		return running == len(ids)
+	})
+	return placed
+}
+
+// zone is the availability zone of a node: each has its own.
+func (l *soakLab) zone(node string) string {
+	i := slices.IndexFunc(l.nodes, func(n lab.NodeStatus) bool { return n.Name == node })
+	return lab.Region + string(rune('a'+i%26))
+}
+
+// webImage listens on 80.
+const webImage = "ami-fba54092"
+
+// A launched is an instance as RunInstances answers.
+type launched struct {
+	ID      string `xml:"instanceId"`
+	Private string `xml:"privateIpAddress"`
+}
+
+func (l *soakLab) run(api *soakAPI, group, zone string, count int) []launched {
+	l.t.Helper()
+	list, err := tryRun(api, group, zone, count)
+	if err != nil {
+		l.t.Fatalf("run %d in %s, zone %s: %v", count, group, zone, err)
+	}
+	return list
+}
+
+// tryRun starts instances; no zone leaves the place to the cluster.
+func tryRun(api *soakAPI, group, zone string, count int) ([]launched, error) {
+	params := url.Values{
+		"ImageId": {webImage}, "MinCount": {fmt.Sprint(count)}, "MaxCount": {fmt.Sprint(count)}, "SecurityGroup.1": {group},
+	}
+	if zone != "" {
+		params.Set("Placement.AvailabilityZone", zone)
+	}
+	var answer struct {
+		Instances []launched `xml:"instancesSet>item"`
+	}
+	_, err := api.call("RunInstances", params, &answer)
+	return answer.Instances, err
+}
+
+// on1 runs a command in the namespace of a node, an instance or a host of the lab.
+func (l *soakLab) must(who string, argv ...string) {
+	l.t.Helper()
+	if out, err := l.on(who, argv...); err != nil {
+		l.t.Fatalf("on %s, %s: %v\n%s", who, strings.Join(argv, " "), err, out)
+	}
+}
+
+// inside runs fn in the network of an instance; a socket made there stays there.
+func (l *soakLab) inside(in lab.InstanceStatus, fn func() error) {
+	l.t.Helper()
+	if err := netns.Do(in.Namespace, fn); err != nil {
+		l.t.Fatalf("in %s: %v", in.Namespace, err)
+	}
+}
+
+// percentile returns the p-th percentile of list, which it sorts.
+func percentile(list []time.Duration, p float64) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	slices.Sort(list)
+	i := int(p/100*float64(len(list))+0.999999) - 1
+	return list[min(max(i, 0), len(list)-1)]
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)) }
