@@ -114,7 +114,8 @@ type Cluster struct {
 		term uint64 // the term whose earlier entries are all applied; 0: not leader
 	}
 
-	trust directory
+	trust   directory
+	raftlog sink
 
 	next struct {
 		sync.Mutex
@@ -158,6 +159,7 @@ func New(cfg Config) (*Cluster, error) {
 		committed: make(chan struct{}, 1),
 	}
 	c.trust.c = c
+	c.raftlog.log = cfg.Logger
 	if c.cfg.Enforced == nil {
 		c.cfg.Enforced = func() uint64 { return c.View().Index() }
 	}
@@ -323,6 +325,9 @@ func (c *Cluster) propose(ctx context.Context, cmd ec2.Command) (ec2.Result, uin
 	}
 	if len(data) > maxCommand {
 		return ec2.Result{}, 0, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxCommand)
+	}
+	if err := c.handOff(ctx, cmd.Request); err != nil {
+		return ec2.Result{}, 0, err
 	}
 	future := c.raft.Apply(data, 0)
 	if err := c.wait(ctx, future); err != nil {

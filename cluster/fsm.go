@@ -64,13 +64,17 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return snapshot{f.state.View()}, nil
 }
 
-// Restore replaces the State, all or nothing.
+// Restore replaces the State, all or nothing. What replay knew to be decided can be newer
+// than a snapshot of the leader's; then it stays, and Raft repeats what lies between.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	state, err := ec2.Restore(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
 		return f.failLocked(err)
+	}
+	if state.Index() < f.state.Index() {
+		return nil
 	}
 	f.state = state
 	f.changedLocked()

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,16 +17,54 @@ import (
 // servers, on the leader, and on every node the connections with those who are out.
 
 // Fence puts a node out without its help: its leases end, nobody talks to it any more,
-// and the gossip key is replaced. The last voter cannot be fenced.
+// and the gossip key is replaced. Not the last voter, nor one without which the others
+// could decide nothing: that would be for good.
 func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID) error {
-	_, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.FenceNode{Node: node, GossipKey: newGossipKey()}})
-	return err
+	return c.putOut(ctx, node, &ec2.FenceNode{Node: node, GossipKey: newGossipKey()})
 }
 
 // Remove takes a node's row away. One that carries instances must be fenced first.
 func (c *Cluster) Remove(ctx context.Context, node ec2.NodeID) error {
-	_, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.RemoveNode{Node: node, GossipKey: newGossipKey()}})
+	return c.putOut(ctx, node, &ec2.RemoveNode{Node: node, GossipKey: newGossipKey()})
+}
+
+func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, r ec2.Request) error {
+	if err := c.waitChan(ctx, c.started); err != nil {
+		return err
+	}
+	voters := votersOf(c.servers())
+	if rest := slices.DeleteFunc(slices.Clone(voters), func(v ec2.NodeID) bool { return v == node }); len(rest) > 0 && len(rest) < len(voters) {
+		there := 0
+		for _, ok := range c.reach(ctx, rest) {
+			if ok {
+				there++
+			}
+		}
+		if there <= len(rest)/2 {
+			return ec2.Errorf("IncorrectState", "without %s only %d of %d voters would be there, too few to decide anything ever again", node, there, len(rest))
+		}
+	}
+	_, _, err := c.Apply(ctx, ec2.Command{Request: r})
 	return err
+}
+
+// handOff is asked before a command is proposed. A leader does not put itself out: when
+// the others hear of it, they hang up, and may then be too few to elect another.
+func (c *Cluster) handOff(ctx context.Context, r ec2.Request) error {
+	var node ec2.NodeID
+	switch r := r.(type) {
+	case *ec2.FenceNode:
+		node = r.Node
+	case *ec2.RemoveNode:
+		node = r.Node
+	}
+	if node != c.cfg.Node || len(votersOf(c.servers())) < 2 {
+		return nil
+	}
+	if err := c.wait(ctx, c.raft.LeadershipTransfer()); err != nil {
+		return fmt.Errorf("hand over leadership: %w", err)
+	}
+	return errNotLeader
 }
 
 func newGossipKey() []byte {
@@ -107,12 +145,16 @@ func (c *Cluster) runDrops(ctx context.Context) {
 // membersEvery is how often the leader compares Raft's servers with the State's nodes.
 const membersEvery = time.Second
 
+// warnAfter is how many attempts at a change fail before the log says so, and again.
+const warnAfter = 15
+
 // runMembers makes Raft's servers what the State says they are, on the leader, one
 // change at a time.
 func (c *Cluster) runMembers(ctx context.Context) {
 	tick := time.NewTicker(membersEvery)
 	defer tick.Stop()
 	var warned string
+	var failures int
 	for {
 		moved := c.fsm.moved()
 		for c.leadingTerm() != 0 && ctx.Err() == nil {
@@ -122,11 +164,13 @@ func (c *Cluster) runMembers(ctx context.Context) {
 				break
 			}
 			if err := c.carryOut(ctx, *change); err != nil {
-				if ctx.Err() == nil && !errors.Is(err, errNotLeader) {
-					c.cfg.Logger.Warn("members", "node", c.cfg.Node, "change", change.String(), "err", err)
+				// A node that was admitted a moment ago may not run yet.
+				if failures++; failures%warnAfter == 0 && ctx.Err() == nil {
+					c.cfg.Logger.Warn("members", "node", c.cfg.Node, "change", change.String(), "attempts", failures, "err", err)
 				}
 				break
 			}
+			failures = 0
 			c.cfg.Logger.Info("members", "node", c.cfg.Node, "change", change.String())
 		}
 		select {

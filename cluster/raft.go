@@ -3,12 +3,10 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math"
 	"slices"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
@@ -227,31 +225,4 @@ func (c *Cluster) runBarriers(ctx context.Context) {
 			c.cfg.Logger.Debug("barrier", "node", c.cfg.Node, "err", err)
 		}
 	}
-}
-
-// raftLogger hands raft's warnings to the node's log.
-func (c *Cluster) raftLogger() hclog.Logger {
-	log := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Off})
-	log.RegisterSink(sink{c.cfg.Logger})
-	return log
-}
-
-type sink struct{ log *slog.Logger }
-
-// Accept keeps raft's chatter at debug level.
-func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
-	to := slog.LevelDebug
-	switch {
-	case msg == "skipping application of old log": // GetCommitIndex has nothing to replay
-	case level == hclog.Warn:
-		to = slog.LevelWarn
-	case level == hclog.Error:
-		to = slog.LevelError
-	}
-	for i, a := range args { // hclog.Fmt is a format and its operands
-		if f, ok := a.(hclog.Format); ok {
-			args[i] = fmt.Sprintf(f[0].(string), f[1:]...)
-		}
-	}
-	s.log.Log(context.Background(), to, "raft: "+msg, args...)
 }

@@ -1,0 +1,128 @@
+package cluster
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+)
+
+func TestBackupBeginsAnotherCluster(t *testing.T) {
+	c, stop := open(t, Config{Dir: t.TempDir()})
+	ready(t, c)
+	apply := func(c *Cluster, r ec2.Request) ec2.Result {
+		t.Helper()
+		result, _, err := c.Apply(t.Context(), ec2.Command{Request: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+	apply(c, &ec2.PutNode{Node: ec2.Node{ID: "node2", Zone: "us-east-1b", Address: "192.0.2.12:7400", PublicKey: []byte("key")}})
+	run := apply(c, &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 4, MaxCount: 4})
+	if _, err := createGroup(t.Context(), c, "web"); err != nil {
+		t.Fatal(err)
+	}
+	apply(c, &ec2.CreateJoinToken{ID: "t", SecretHash: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", Expires: time.Now().Add(time.Hour)})
+	view := c.View()
+	var file bytes.Buffer
+	made, err := Save(&file, "c1", view)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read, err := Inspect(bytes.NewReader(file.Bytes())); err != nil || read != made {
+		t.Fatalf("Inspect: got %+v, %v; want %+v", read, err, made)
+	}
+	if made.Index != view.Index() || made.Counts.Instances != 4 || made.Counts.Nodes != 2 {
+		t.Errorf("manifest %+v is not of the View", made)
+	}
+	// What the lost cluster gives out after its backup.
+	later := apply(c, &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
+	given := make(map[uint64]bool)
+	for _, i := range later.Instances {
+		eni, _ := c.View().Interface(i.After.Interface)
+		given[eni.Epoch] = true
+	}
+	last := c.View().Index()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	dir := filepath.Join(t.TempDir(), "raft")
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Node{ID: "node1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Node{ID: "node1"}); err == nil {
+		t.Error("a second restore wrote over the first")
+	}
+	c, stop = open(t, Config{Dir: dir, Decided: last})
+	ready(t, c)
+	restored, err := c.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !hasGroup(restored, "web") || restored.Index() <= last {
+		t.Errorf("the restored View is at %d, want all that was saved, above %d", restored.Index(), last)
+	}
+	if n, ok := restored.Node("node2"); !ok || n.Member() {
+		t.Errorf("node2 is %+v, want it fenced", n)
+	}
+	for range restored.JoinTokens() {
+		t.Error("a join token is still good")
+	}
+	for _, i := range run.Instances {
+		now, _ := restored.Instance(i.After.ID)
+		if want := i.After.Node != "node2"; (now.Interface != "") != want {
+			t.Errorf("instance %s of %s has interface %q", now.ID, i.After.Node, now.Interface)
+		}
+	}
+	again := apply(c, &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
+	for _, i := range again.Instances {
+		if eni, _ := c.View().Interface(i.After.Interface); given[eni.Epoch] {
+			t.Errorf("epoch %d is given out twice", eni.Epoch)
+		}
+	}
+	index := c.View().Index()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	c, _ = open(t, Config{Dir: dir})
+	ready(t, c)
+	if got := c.View().Index(); got != index {
+		t.Errorf("index %d after a restart, want %d", got, index)
+	}
+}
+
+func TestDamagedBackupIsRefused(t *testing.T) {
+	c, _ := open(t, Config{Dir: t.TempDir()})
+	ready(t, c)
+	var file bytes.Buffer
+	if _, err := Save(&file, "c1", c.View()); err != nil {
+		t.Fatal(err)
+	}
+	good := file.Bytes()
+	manifest := bytes.IndexByte(good, '\n')
+	for at := range good {
+		if at > manifest && at%7 != 0 { // all of the manifest, some of the rest
+			continue
+		}
+		bad := bytes.Clone(good)
+		bad[at] ^= 1
+		if m, err := Inspect(bytes.NewReader(bad)); err == nil {
+			t.Errorf("byte %d of %d changed %q to %q and is accepted: %+v", at, len(good), good[at], bad[at], m)
+		}
+	}
+	for _, bad := range [][]byte{nil, good[:manifest], good[:manifest+1], good[:len(good)-1], append(bytes.Clone(good), '\n')} {
+		dir := filepath.Join(t.TempDir(), "raft")
+		if _, err := Restore(dir, bytes.NewReader(bad), ec2.Node{ID: "node1"}); err == nil {
+			t.Errorf("a backup of %d bytes instead of %d is restored", len(bad), len(good))
+		}
+		left, err := os.ReadDir(filepath.Dir(dir))
+		if err != nil || len(left) > 0 {
+			t.Errorf("a refused restore leaves %v (%v)", left, err)
+		}
+	}
+}

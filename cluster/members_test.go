@@ -1,0 +1,317 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/raft"
+
+	"palisade/ec2"
+	"palisade/internal/peer"
+)
+
+// ids are names of nodes, in order.
+func ids(names ...ec2.NodeID) []ec2.NodeID { return names }
+
+func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
+	s := begin(t, 3, nil)
+	for _, who := range []string{"a follower", "the leader"} {
+		victim := s.follower()
+		if who == "the leader" {
+			victim = s.leader()
+		}
+		by := s.up()[0]
+		if by == victim {
+			by = s.up()[1]
+		}
+		key := by.View().GossipKey()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := by.Fence(ctx, victim.name); err != nil {
+			t.Fatalf("fence %s: %v", who, err)
+		}
+		if n, _ := by.View().Node(victim.name); n.Member() || slices.Equal(by.View().GossipKey(), key) {
+			t.Errorf("%s is %+v, with a new gossip key: %v", who, n, !slices.Equal(by.View().GossipKey(), key))
+		}
+		await(t, who+" has left Raft", func() bool {
+			return !slices.Contains(votersOf(s.leaderBut(victim).servers()), victim.name)
+		})
+		// Who is out hears and decides nothing, now or after a restart.
+		index := s.write(s.leaderBut(victim), "without "+string(victim.name))
+		victim.kill()
+		victim.start(nil)
+		await(t, who+" knows that it has no leader", func() bool { _, ok := victim.Leader(); return !ok })
+		if _, err := createGroup(ctx, victim.Cluster, "by "+string(victim.name)); !errors.Is(err, ErrNoLeader) {
+			t.Errorf("a write by %s, fenced: got %v, want ErrNoLeader", who, err)
+		}
+		if _, err := victim.peer.Dial(ctx, string(s.leaderBut(victim).name), peer.ProtocolRaft); err == nil {
+			t.Errorf("%s, fenced, is let in", who)
+		}
+		if got := victim.View().Index(); got >= index {
+			t.Errorf("%s, fenced, has heard of entry %d", who, index)
+		}
+		victim.kill()
+		if err := s.leader().Remove(ctx, victim.name); err != nil {
+			t.Fatal(err)
+		}
+		s.join(victim.name, ec2.Voter)
+		s.waitVoters(3)
+	}
+}
+
+// leaderBut is a leader that is not a node which may not know yet that it is out.
+func (s *nodes) leaderBut(out *node) (leader *node) {
+	s.t.Helper()
+	await(s.t, "another node leads than "+string(out.name), func() bool {
+		for _, n := range s.up() {
+			if n != out && n.leads() {
+				leader = n
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+func TestRemovedNodeIsOut(t *testing.T) {
+	s := begin(t, 3, nil)
+	gone := s.follower()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.leader().Remove(ctx, gone.name); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it has left Raft", func() bool { return len(s.leaderBut(gone).servers().Servers) == 2 })
+	if _, err := gone.peer.Dial(ctx, string(s.leaderBut(gone).name), peer.ProtocolRaft); err == nil {
+		t.Error("a removed node is let in")
+	}
+}
+
+func TestNonVoterFollowsAndForwardsWithoutAVote(t *testing.T) {
+	s := begin(t, 1, nil)
+	edge := s.join("node2", ec2.NonVoter)
+	await(t, "it is among Raft's servers", func() bool { return len(s.leader().servers().Servers) == 2 })
+	s.write(edge, "from the edge")
+	if got := votersOf(s.leader().servers()); !slices.Equal(got, ids("node1")) {
+		t.Errorf("voters %v, want node1 alone", got)
+	}
+	if edge.Role() != "non-voter" || s.leader().Role() != "leader" {
+		t.Errorf("roles %q and %q", edge.Role(), s.leader().Role())
+	}
+	edge.kill()
+	s.write(s.leader(), "without it")
+}
+
+// A node that was down while its whole cluster was replaced by strangers hears of them
+// from the strangers.
+func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
+	s := begin(t, 3, nil)
+	away := s.follower()
+	away.kill()
+	for _, n := range []ec2.NodeID{"node4", "node5"} {
+		s.join(n, ec2.Voter)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	await(t, "five voters", func() bool { return len(votersOf(s.leader().servers())) == 5 })
+	for _, old := range s.up() {
+		if old.name == "node4" || old.name == "node5" {
+			continue
+		}
+		if err := s.all["node4"].Fence(ctx, old.name); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the fenced one has left Raft", func() bool {
+			return !slices.Contains(votersOf(s.leaderBut(old).servers()), old.name)
+		})
+		old.kill()
+	}
+	away.start(nil) // three voters now: node4, node5 and itself
+	ready(t, away.Cluster)
+	s.write(away, "back")
+	for _, n := range s.up() {
+		if n != away {
+			n.peer.Drop(string(away.name)) // and every connection anew
+		}
+	}
+	if _, err := away.ReadView(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.write(away, "still there")
+	if away.Directory().Check("node9", []byte("a stranger's key")) == nil {
+		t.Error("a node that is current believes a stranger")
+	}
+}
+
+// Fencing that would leave too few voters is refused: nothing could undo it.
+func TestFenceLeavesAMajority(t *testing.T) {
+	s := begin(t, 3, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	down := s.follower()
+	down.kill()
+	if err := s.leader().Fence(ctx, s.follower().name); !isCode(err, "IncorrectState") {
+		t.Fatalf("fence the second of three: got %v, want IncorrectState", err)
+	}
+	if err := s.leader().Fence(ctx, down.name); err != nil {
+		t.Fatal(err)
+	}
+	s.waitVoters(2)
+	s.write(s.leader(), "by two")
+}
+
+func TestNodeThatLostItsLogIsRefused(t *testing.T) {
+	s := begin(t, 3, nil)
+	last := s.write(s.leader(), "before")
+	s.waitAll(last)
+	n := s.follower()
+	n.kill()
+	if err := os.RemoveAll(filepath.Join(n.dir, "raft")); err != nil {
+		t.Fatal(err)
+	}
+	s.cfg = func(c *Config) { c.Decided = last }
+	n.start(nil)
+	if err := n.stop(); err == nil || !strings.Contains(err.Error(), "let it join again") {
+		t.Errorf("Run: got %v, want to be told to join again", err)
+	}
+	n.stop = nil
+	s.cfg = nil
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.leader().Fence(ctx, n.name); err != nil {
+		t.Fatal(err)
+	}
+	back := s.join(n.name, ec2.Voter)
+	s.waitVoters(3)
+	if !hasGroup(back.View(), "before") {
+		t.Error("a node that joined again lacks what was decided before")
+	}
+}
+
+func TestStepsTowardsTheMembers(t *testing.T) {
+	view := func(nodes ...ec2.Node) *ec2.View {
+		state := ec2.NewState()
+		for i, n := range nodes {
+			n.Zone = "z"
+			fence := n.State == ec2.Fenced
+			if _, err := state.Apply(uint64(2*i+1), ec2.Command{Request: &ec2.PutNode{Node: n}}); err != nil {
+				t.Fatal(err)
+			}
+			if fence {
+				if _, err := state.Apply(uint64(2*i+2), ec2.Command{Request: &ec2.FenceNode{Node: n.ID}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return state.View()
+	}
+	n := func(id, address string, role ec2.NodeRole, state ec2.NodeState) ec2.Node {
+		return ec2.Node{ID: ec2.NodeID(id), Address: address, Role: role, State: state}
+	}
+	r := func(id, address string, suffrage raft.ServerSuffrage) raft.Server {
+		return raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(address), Suffrage: suffrage}
+	}
+	const a, b, c = "192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"
+	one, oneIn := n("a", a, "", ""), r("a", a, raft.Voter)
+	for _, test := range []struct {
+		what    string
+		nodes   []ec2.Node
+		servers []raft.Server
+		want    string
+	}{
+		{"nothing to do", []ec2.Node{one}, []raft.Server{oneIn}, ""},
+		{"the State does not know the address yet", []ec2.Node{n("a", "", "", "")}, []raft.Server{oneIn}, ""},
+		{"a new voter", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn}, "add without a vote b"},
+		{"has arrived", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, "give a vote to b"},
+		{"is elsewhere", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn, r("b", c, raft.Voter)}, "change the address of b"},
+		{"a non-voter", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn}, "add without a vote b"},
+		{"a non-voter has arrived", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, ""},
+		{"a voter no more", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "take the vote of b"},
+		{"fenced, before another is added", []ec2.Node{one, n("b", b, "", ec2.Fenced), n("c", c, "", "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "remove b"},
+		{"removed", []ec2.Node{one}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "remove b"},
+		{"the leader is fenced", []ec2.Node{n("b", b, "", ""), n("a", a, "", ec2.Fenced)}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "hand over leadership from a"},
+		{"the leader is removed", []ec2.Node{n("b", b, "", "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "hand over leadership from a"},
+	} {
+		got := ""
+		if change := nextChange("a", a, view(test.nodes...), raft.Configuration{Servers: test.servers}); change != nil {
+			got = change.String()
+		}
+		if got != test.want {
+			t.Errorf("%s: got %q, want %q", test.what, got, test.want)
+		}
+	}
+}
+
+func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
+	gate := make(chan struct{}) // node3 enforces nothing until it opens
+	s := begin(t, 3, func(c *Config) {
+		if c.Node != "node3" {
+			return
+		}
+		c.Enforced = func() uint64 {
+			select {
+			case <-gate:
+				return 1 << 60
+			default:
+				return 4
+			}
+		}
+		c.WaitEnforced = func(ctx context.Context, _ uint64) bool {
+			select {
+			case <-gate:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		}
+	})
+	at := func(n *node, index uint64, timeout time.Duration) Enforcement {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		began := time.Now()
+		e, err := n.Enforcement(ctx, index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > timeout+500*time.Millisecond {
+			t.Errorf("it took %s, more than %s", took, timeout)
+		}
+		return e
+	}
+	check := func(what string, got, want Enforcement) {
+		t.Helper()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	index := s.write(s.leader(), "web")
+	for _, n := range s.up() {
+		check("one lags, asked at "+string(n.name), at(n, index, time.Second), Enforcement{
+			Index: index, Enforced: ids("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}},
+		})
+	}
+	opened := time.AfterFunc(200*time.Millisecond, func() { close(gate) })
+	defer opened.Stop()
+	check("it comes round", at(s.all["node1"], index, patience), Enforcement{Index: index, Enforced: ids("node1", "node2", "node3")})
+
+	s.all["node2"].kill()
+	asker := s.leader()
+	check("one is down", at(asker, index, time.Second), Enforcement{
+		Index: index, Enforced: ids("node1", "node3"), Pending: []Pending{{"node2", "does not answer"}},
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := asker.Fence(ctx, "node2"); err != nil {
+		t.Fatal(err)
+	}
+	check("it is fenced", at(asker, index, patience), Enforcement{Index: index, Enforced: ids("node1", "node3"), Excluded: ids("node2")})
+}

@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+)
+
+func TestEveryNodeWritesAndReadsItsWrites(t *testing.T) {
+	s := begin(t, 3, nil)
+	for i, n := range s.up() {
+		group := fmt.Sprint("from", i)
+		index := s.write(n, group)
+		if !hasGroup(n.View(), group) {
+			t.Errorf("%s does not read its own write", n.name)
+		}
+		for _, other := range s.up() {
+			view, err := other.ReadView(t.Context())
+			if err != nil {
+				t.Fatalf("read at %s: %v", other.name, err)
+			}
+			if !hasGroup(view, group) || view.Index() < index {
+				t.Errorf("%s reads at %d without %s of index %d", other.name, view.Index(), group, index)
+			}
+		}
+		// The caller's mistake stays one, whichever node it comes by.
+		_, err := createGroup(t.Context(), n.Cluster, group)
+		if !isCode(err, "InvalidGroup.Duplicate") {
+			t.Errorf("second create at %s: got %v, want InvalidGroup.Duplicate", n.name, err)
+		}
+	}
+}
+
+// What a request made comes back through the leader as it does at the leader.
+func TestResultIsTheSameAtEveryNode(t *testing.T) {
+	s := begin(t, 3, nil)
+	run := &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2, MaxCount: 2, UserData: []byte{0, 1, 0xff}}
+	for _, n := range s.up() {
+		result, _ := s.apply(n, run)
+		if len(result.Instances) != 2 {
+			t.Fatalf("%d instances at %s, want 2", len(result.Instances), n.name)
+		}
+		for _, i := range result.Instances {
+			have, ok := n.View().Instance(i.After.ID)
+			if !ok || have.Reservation != i.After.Reservation || string(have.UserData) != string(i.After.UserData) || have.Interface != i.After.Interface {
+				t.Errorf("at %s: got %+v, the View has %+v", n.name, i.After, have)
+			}
+		}
+	}
+}
+
+func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
+	s := begin(t, 3, nil)
+	var last uint64
+	for i := range 20 {
+		last = s.write(s.follower(), fmt.Sprint("g", i))
+	}
+	gone := s.leader()
+	gone.kill()
+	began := time.Now()
+	for i := 0; ; i++ {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err := createGroup(ctx, s.up()[0].Cluster, fmt.Sprint("after", i))
+		cancel()
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrOutcomeUnknown) {
+			t.Fatal(err)
+		}
+		if time.Since(began) > patience {
+			t.Fatalf("not writable after %s: %v", patience, err)
+		}
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("writable again after %s, want 3 s at most", took)
+	} else {
+		t.Logf("writable again after %s", took)
+	}
+	for _, n := range s.up() {
+		for i := range 20 {
+			if !hasGroup(n.View(), fmt.Sprint("g", i)) {
+				t.Errorf("%s lost group g%d, acknowledged before index %d", n.name, i, last)
+			}
+		}
+	}
+}
+
+func TestMinorityDecidesNothingAndSaysWhy(t *testing.T) {
+	s := begin(t, 3, nil)
+	index := s.write(s.leader(), "before")
+	s.waitAll(index)
+	left := s.follower()
+	for _, n := range s.up() {
+		if n != left {
+			n.kill()
+		}
+	}
+	await(t, "the one that is left knows that it has no leader", func() bool { _, ok := left.Leader(); return !ok })
+	began := time.Now()
+	_, err := createGroup(t.Context(), left.Cluster, "late")
+	if !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "it reaches 1 of 3 voters ("+string(left.name)+"), not ") {
+		t.Errorf("write: got %v, want to be told which voters are reached", err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("it took %s to refuse a write, want about two seconds", took)
+	}
+	if _, err := left.ReadView(t.Context()); !errors.Is(err, ErrNoLeader) {
+		t.Errorf("read: got %v, want ErrNoLeader", err)
+	}
+	if v := left.View(); v.Index() < index || !hasGroup(v, "before") {
+		t.Errorf("the View is at %d, without what was decided at %d", v.Index(), index)
+	}
+}
+
+// A node's own word on what it had decided brings its whole State back before any other
+// node says a word.
+func TestDecidedStateIsThereBeforeTheLeader(t *testing.T) {
+	s := begin(t, 3, nil)
+	var last uint64
+	for i := range 30 {
+		last = s.write(s.leader(), fmt.Sprint("g", i))
+	}
+	s.waitAll(last)
+	n := s.follower()
+	for _, other := range s.up() {
+		other.kill()
+	}
+	n.of.cfg = func(c *Config) { c.Decided = last }
+	n.start(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	view, err := n.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if view.Index() < last || !hasGroup(view, "g29") {
+		t.Errorf("the first View is at %d, want %d", view.Index(), last)
+	}
+}
+
+// A disk that does not reach what was enforced opens nothing until the leader is there.
+func TestNextWaitsForWhatWasDecided(t *testing.T) {
+	s := begin(t, 3, nil)
+	n := s.follower()
+	at := s.write(s.leader(), "seen")
+	s.waitAll(at)
+	n.kill()
+	last := s.write(s.leader(), "missed")
+	others := s.up()
+	for _, o := range others {
+		o.kill()
+	}
+	s.cfg = func(c *Config) { c.Decided = last }
+	n.start(nil)
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if view, err := n.Next(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Next gave %v, %v; want to wait for entry %d", view, err, last)
+	}
+	for _, o := range others {
+		o.start(nil)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	view, err := n.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !hasGroup(view, "missed") {
+		t.Errorf("the first View is at %d, want %d", view.Index(), last)
+	}
+}

@@ -1,0 +1,76 @@
+package ec2
+
+// recoveredSerials and recoveredNumbers are what a recovered State leaves out, for what
+// the lost cluster may have given out after its backup: an id, an epoch or a number of
+// that time must never mean something else.
+const (
+	recoveredSerials = 1 << 20
+	recoveredNumbers = 1 << 8
+)
+
+// Recover makes a backup's State that of a cluster with one member. No log holds it: it
+// is applied to a State on its way from a backup to a new node's disk.
+//
+// The lost cluster's other nodes are fenced, for nobody knows what they did since: their
+// leases end and their addresses rest. Its join tokens are void, because some may have
+// been used since. Result: Node.
+type Recover struct {
+	Node      Node   // the member. Its row stays what it was, where a field is empty
+	GossipKey []byte // the new one
+}
+
+func (r *Recover) apply(t *tx) (Result, error) {
+	if r.Node.ID == "" {
+		return Result{}, Errorf("MissingParameter", "a recovered cluster needs a node")
+	}
+	if err := t.setGossipKey(r.GossipKey); err != nil {
+		return Result{}, err
+	}
+	t.meta.Serial += recoveredSerials
+	t.meta.NodeNumber += recoveredNumbers
+
+	var tokens []*JoinToken
+	for k := range rows[JoinToken](t.Txn, tableJoinToken, indexID, "") {
+		tokens = append(tokens, k)
+	}
+	for _, k := range tokens {
+		t.del(tableJoinToken, k)
+	}
+	var others []*Node
+	n := r.Node
+	n.Role = Voter
+	for was := range rows[Node](t.Txn, tableNode, indexID, "") {
+		if was.ID != n.ID {
+			others = append(others, was)
+			continue
+		}
+		if n.Zone == "" {
+			n.Zone = was.Zone
+		}
+		if was.Member() {
+			n.Number, n.Admitted = was.Number, was.Admitted
+		}
+	}
+	if n.Zone == "" {
+		return Result{}, Errorf("MissingParameter", "node %s is not in the backup, so it needs a zone", n.ID)
+	}
+	for _, was := range others {
+		if !was.Member() {
+			continue
+		}
+		fenced := *was
+		fenced.State = Fenced
+		t.put(tableNode, &fenced)
+		var leases []*Interface
+		for lease := range rows[Interface](t.Txn, tableInterface, indexNode, key(was.ID)) {
+			leases = append(leases, lease)
+		}
+		for _, lease := range leases {
+			t.lose(lease)
+		}
+	}
+	if n.Number == 0 {
+		t.admit(&n)
+	}
+	return t.putNode(&n)
+}
