@@ -54,6 +54,7 @@ func (f *frame) receive(in *Port, n int) {
 // verdict concerns: where the frame came in, or, from deliver on, where it was to leave.
 func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	if v, ok := f.decode(b); !ok {
+		f.explainSize(v)
 		return f.in, v
 	}
 	switch f.in.kind {

@@ -88,27 +88,47 @@ func (f *frame) checkOrigin() (verdict.Verdict, bool) {
 }
 
 // checkSize finds what would not fit into the tunnel to its receiver and may not be cut.
-// The sender is told the size that fits (RFC 1191 §4), in the gateway's name and about the
-// packet as it was sent, so before any address of it is rewritten. One answer goes back
-// to the interface that sent one packet, so this is no amplifier and needs no limit.
 func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
 	t := f.snapshot.tunnel
 	if to.Port != nil || t == nil || !f.pkt.DontFragment {
 		return verdict.Unset, true
 	}
 	v, ok := packet.Fits(f.buffer[:offloadLen], &f.pkt, t.MTU)
-	// No error answers an error, nor any fragment but the first (RFC 1122 §3.2.2).
-	if ok || f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
-		return v, ok
+	if !ok {
+		f.tellSize(a, t.MTU)
 	}
-	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.Network.Gateway, t.MTU)
+	return v, ok
+}
+
+// explainSize tells an instance whose packet is larger than its own network takes.
+func (f *frame) explainSize(v verdict.Verdict) {
+	if v != verdict.TooBig || f.in.kind != InstancePort || !f.pkt.DontFragment {
+		return
+	}
+	if a := f.snapshot.attachment(f.in); a != nil {
+		if _, honest := f.checkSource(a); honest {
+			f.tellSize(a, a.Network.MTU)
+		}
+	}
+}
+
+// tellSize answers a packet that was dropped for its size with the size that fits (RFC 1191
+// §4), in the gateway's name and about the packet as it was sent, so before any address
+// of it is rewritten. One answer goes back to the interface that sent one packet, whoever
+// that says it is, so this is no amplifier and needs no limit. It is the switch's own
+// answer, as to ARP, and no rule is asked about it.
+func (f *frame) tellSize(a *Attachment, mtu int) {
+	// No error answers an error, nor any fragment but the first (RFC 1122 §3.2.2).
+	if f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
+		return
+	}
+	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.Network.Gateway, mtu)
 	packet.SetMACs(answer, a.Endpoint.MAC, GatewayMAC)
 	f.plain = f.in
 	if f.emitPlain(answer) == nil { // lost, it is as any ICMP may be
 		f.in.txFrames.Add(1)
 		f.in.txBytes.Add(uint64(len(answer)))
 	}
-	return v, false
 }
 
 // A sending is a packet on its way into the tunnel.

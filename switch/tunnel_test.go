@@ -1,0 +1,191 @@
+package vswitch
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// A pipe is a TunnelDevice that keeps the last frame sent.
+type pipe struct {
+	fd   int
+	down bool
+	to   uint32
+	from packet.Origin
+	n    int
+	last [2048]byte
+	sent int
+}
+
+func (p *pipe) FD() int      { return p.fd }
+func (p *pipe) Close() error { return unix.Close(p.fd) }
+func (p *pipe) Receive([]byte) (int, packet.Origin, verdict.Verdict, error) {
+	return 0, packet.Origin{}, verdict.Unset, unix.EAGAIN
+}
+func (p *pipe) Send(_ int, to uint32, from packet.Origin, frame []byte) (verdict.Verdict, error) {
+	if p.down {
+		return verdict.TunnelDown, nil
+	}
+	p.to, p.from, p.n = to, from, copy(p.last[:], frame)
+	p.sent++
+	return verdict.Forward, nil
+}
+
+// tunnel gives the bed a tunnel port, and on node 2 the instance far, 10.10.0.7 =
+// 198.18.0.7, in the web's group.
+func (b *bed) tunnel(mtu int) *pipe {
+	b.t.Helper()
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	device := &pipe{fd: fd}
+	if b.ports["tunnel"], err = b.sw.AddTunnel("tunnel", device); err != nil {
+		b.t.Fatal(err)
+	}
+	e := b.sw.Edit(b.generation)
+	e.Tunnel(&Tunnel{Port: b.ports["tunnel"], MTU: mtu})
+	e.AddEndpoint(1, &Endpoint{Epoch: 7, Address: addr("10.10.0.7"), Public: addr("198.18.0.7"), MAC: macOf("far"), Groups: b.sets["web"].Numbers, Node: 2})
+	b.sw.Publish(e)
+	return device
+}
+
+// come puts a frame before the switch as if received from another node.
+func (b *bed) come(from packet.Origin, ethernet []byte) (string, verdict.Verdict) {
+	b.frame.origin = from
+	return b.send("tunnel", ethernet)
+}
+
+func TestNothingFromOutsideOrAFarGoesOnByTunnel(t *testing.T) {
+	b := newBed(t)
+	device := b.tunnel(1406)
+	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.7"), 1, 22)), "uplink", verdict.NoRoute)
+	hop := template(6, addr("10.10.0.7"), addr("10.10.0.7"), 1, 22)
+	hop.SrcMAC, hop.DstMAC = macOf("far"), GatewayMAC
+	if at, v := b.come(far, packettest.Build(hop)); at != "tunnel" || v != verdict.NoRoute {
+		t.Errorf("in transit: %v at %s", v, at)
+	}
+	out := template(6, addr("10.10.0.7"), laptop, 1, 22)
+	out.SrcMAC, out.DstMAC = macOf("far"), GatewayMAC
+	if at, v := b.come(far, packettest.Build(out)); at != "tunnel" || v != verdict.NoRoute {
+		t.Errorf("to the world: %v at %s", v, at)
+	}
+	if device.sent+b.devices["uplink"].count != 0 {
+		t.Error("something went on")
+	}
+	e := b.sw.Edit(b.generation)
+	e.Tunnel(nil)
+	b.sw.Publish(e)
+	if at, v := b.come(far, packettest.Build(out)); at != "tunnel" || v != verdict.NotReady {
+		t.Errorf("by a port that is no tunnel any more: %v at %s", v, at)
+	}
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.NoRoute)
+}
+
+// TestAnotherNetworkIsReachedByPublicAddress: the tunnel names the receiver's network, not
+// the sender's.
+func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
+	b := newBed(t)
+	device := b.tunnel(1406)
+	e := b.sw.Edit(b.generation)
+	e.Network(Network{VNI: 2, Prefix: b.sw.Snapshot().networks[1].Prefix, Gateway: addr("10.0.0.1"), MTU: 1500})
+	e.AddEndpoint(2, &Endpoint{Epoch: 8, Address: addr("10.10.0.4"), Public: addr("198.18.0.8"), MAC: macOf("xen"), Node: 3})
+	b.sw.Publish(e)
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.8"), 1, 22)), "web", verdict.Forward)
+	if want := (packet.Origin{VNI: 2, Epoch: 1}); device.to != 3 || device.from != want {
+		t.Errorf("sent to node %d as %+v, want 3 as %+v", device.to, device.from, want)
+	}
+}
+
+func TestTunnelDownIsTheSendersVerdict(t *testing.T) {
+	b := newBed(t)
+	b.tunnel(1406).down = true
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.TunnelDown)
+}
+
+// TestSenderIsToldTheSizeThatFits: where the network is as narrow as the tunnel, too.
+func TestSenderIsToldTheSizeThatFits(t *testing.T) {
+	b := newBed(t)
+	b.tunnel(1000)
+	big := template(17, addr("10.10.0.4"), addr("10.10.0.5"), 1, 53)
+	big.Payload = make([]byte, 1501-28)
+	told := func(want bool, what string, frame []byte) {
+		t.Helper()
+		before := b.devices["web"].count
+		b.expect("web", frame, "web", verdict.TooBig)
+		if got := b.devices["web"].count > before; got != want {
+			t.Errorf("%s: told is %v", what, got)
+		}
+	}
+	df := func(frame []byte) []byte { frame[20] |= 0x40; return frame }
+	told(true, "to a neighbour", df(b.of("web", big)))
+	if p := b.delivered("web"); p.ICMPCode != 4 || p.Quoted.Dst != addr("10.10.0.5") {
+		t.Errorf("told %+v", p)
+	}
+	told(false, "what may be cut", b.of("web", big))
+	forged := big
+	forged.Flow.Src = addr("10.10.0.6")
+	told(false, "in another's name", df(b.of("web", forged)))
+	big.Flow.Dst = addr("10.10.0.7")
+	big.Payload = make([]byte, 1000)
+	told(true, "to another node", df(b.of("web", big)))
+	late := big
+	late.FragOffset, late.Payload = 1480, make([]byte, 1600)
+	told(false, "about a later fragment", df(b.of("web", late)))
+	quoting := packettest.ICMPError(3, 3, addr("10.10.0.4"), addr("10.10.0.7"), b.of("web", big), macOf("web"), GatewayMAC)
+	quoting = append(quoting, make([]byte, 1600)...)
+	binary.BigEndian.PutUint16(quoting[16:], uint16(len(quoting)-14))
+	told(false, "about an error", df(quoting))
+}
+
+func TestNoAllocsThroughTunnel(t *testing.T) {
+	b := newBed(t)
+	device := b.tunnel(1406)
+	b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 53, 53, "198.18.0.7/32"))
+	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
+	from := func(f packettest.Frame) []byte {
+		f.SrcMAC, f.DstMAC = macOf("far"), GatewayMAC
+		return packettest.Build(f)
+	}
+	syn := template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 80)
+	large := template(17, addr("10.10.0.4"), addr("10.10.0.7"), 1, 80)
+	large.Payload = make([]byte, 1450)
+	uncut := b.of("web", large)
+	uncut[20] |= 0x40
+	cases := []struct {
+		name, from string
+		frame      []byte
+		at         string
+		want       verdict.Verdict
+	}{
+		{"sent", "web", b.of("web", syn), "web", verdict.Forward},
+		{"sent by public address", "web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.7"), 1, 80)), "web", verdict.Forward},
+		{"cut", "web", b.of("web", large), "web", verdict.Forward},
+		{"too big", "web", uncut, "web", verdict.TooBig},
+		{"received", "tunnel", from(template(6, addr("10.10.0.7"), addr("10.10.0.5"), 1, 80)), "app", verdict.Forward},
+		{"received by public address", "tunnel", from(template(17, addr("198.18.0.7"), addr("10.10.0.5"), 1, 53)), "app", verdict.Forward},
+		{"foreign", "tunnel", from(template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 80)), "tunnel", verdict.TunnelForeign},
+	}
+	for _, c := range cases {
+		b.frame.origin = far
+		b.expect(c.from, c.frame, c.at, c.want)
+		if n := testing.AllocsPerRun(200, func() {
+			copy(b.frame.buffer[offloadLen:], c.frame)
+			clear(b.frame.buffer[:offloadLen])
+			b.frame.snapshot, b.frame.origin = b.sw.Snapshot(), far
+			b.frame.receive(b.ports[c.from], offloadLen+len(c.frame))
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+	if device.sent == 0 {
+		t.Error("nothing was sent")
+	}
+}
