@@ -333,7 +333,7 @@ func script(seed uint64, n int) []Request {
 			}
 		}
 		group := GroupSelector{Name: name()}
-		switch at := rng.IntN(max(len(ids), 1)); rng.IntN(10) {
+		switch at := rng.IntN(max(len(ids), 1)); rng.IntN(12) {
 		case 0:
 			add(&CreateSecurityGroup{account(), east, name(), "x"})
 		case 1:
@@ -345,7 +345,7 @@ func script(seed uint64, n int) []Request {
 		case 5:
 			add(&RunInstances{Account: account(), Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1 + rng.IntN(3), Groups: []GroupSelector{group}})
 		case 6:
-			add(&Sweep{})
+			add(&Sweep{Confirmed: randomConfirmed(rng, v)})
 		case 7, 8:
 			if len(ids) > 0 {
 				state := []InstanceState{Running, Stopped, Terminated}[rng.IntN(3)]
@@ -356,6 +356,8 @@ func script(seed uint64, n int) []Request {
 				one := []InstanceID{ids[at]}
 				add([]Request{&StopInstances{albert, east, one}, &StartInstances{albert, east, one}, &TerminateInstances{albert, east, one}}[rng.IntN(3)])
 			}
+		case 10, 11:
+			add(randomNodeRequest(rng, v))
 		}
 	}
 	return list
@@ -366,6 +368,7 @@ func TestOneLogMakesOneState(t *testing.T) {
 		a, b := NewState(), NewState()
 		followed := make(map[GroupID]*Group) // what a consumer of Changes believes
 		leased := make(map[InterfaceID]*Interface)
+		nodes := make(map[NodeID]*Node)
 		var seen *View
 		refused := 0
 		for n, req := range script(seed, 400) {
@@ -396,7 +399,9 @@ func TestOneLogMakesOneState(t *testing.T) {
 				seen = a.ViewSince(seen)
 				follow(followed, seen.Changes().Groups, func(g *Group) GroupID { return g.ID }, t)
 				follow(leased, seen.Changes().Interfaces, func(i *Interface) InterfaceID { return i.ID }, t)
+				follow(nodes, seen.Changes().Nodes, func(n *Node) NodeID { return n.ID }, t)
 				checkFollowed(t, followed, leased, seen)
+				checkNodes(t, nodes, seen)
 			}
 			checkLeases(t, a.View())
 		}

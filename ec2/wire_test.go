@@ -78,6 +78,9 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if own, err := DecodeCommand(data); err != nil || !reflect.DeepEqual(own.Request, req) {
+			t.Errorf("%s comes back as %+v, %v", name, own.Request, err)
+		}
 		if *update {
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				t.Fatal(err)
@@ -192,6 +195,8 @@ func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
 		"new version":  strings.Replace(string(good), `"version":2`, `"version":3`, 1),
 		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
 		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
+		"no number":    strings.Replace(string(good), `"Number":1,`, ``, 1),
+		"high number":  strings.Replace(string(good), `"Number":1,`, `"Number":4000,`, 1),
 		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
 	} {
 		if _, err := Restore(strings.NewReader(data)); err == nil {

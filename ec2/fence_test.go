@@ -1,0 +1,199 @@
+package ec2
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// place runs instances until each node of a trio has one, all running.
+func (r *replay) place() map[NodeID]*Instance {
+	r.t.Helper()
+	on := make(map[NodeID]*Instance)
+	for _, i := range r.run(3) {
+		r.report(i.ID, Running)
+		on[i.Node] = r.instance(i.ID)
+	}
+	if len(on) != 3 {
+		r.t.Fatalf("three instances on three nodes are on %v", on)
+	}
+	return on
+}
+
+func TestFenceEndsLeasesWithoutTheNode(t *testing.T) {
+	r := newTrio(t)
+	var ids [5]InstanceID // by what they are doing when the node is lost
+	for n := range ids {
+		made := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Zone: "us-east-1b"}).Instances
+		ids[n] = made[0].After.ID
+		if n > 0 {
+			r.report(ids[n], Running)
+		}
+	}
+	r.must(&StopInstances{albert, east, ids[2:3]})
+	r.must(&TerminateInstances{albert, east, ids[3:4]})
+	r.must(&StopInstances{albert, east, ids[4:5]})
+	r.report(ids[4], Stopped)
+	other := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Zone: "us-east-1a"}).Instances[0].After
+	var leases []*Interface
+	for _, id := range ids[:4] {
+		leases = append(leases, r.lease(id))
+	}
+
+	r.now = r.now.Add(time.Minute)
+	result := r.must(&FenceNode{Node: "node3"})
+	if len(result.Instances) != 4 || result.Node.State != Fenced {
+		t.Errorf("the fence touched %d instances and left %+v", len(result.Instances), result.Node)
+	}
+	for n, want := range []struct {
+		state  InstanceState
+		reason string
+	}{
+		{Stopped, "Server.NodeFenced: "},
+		{Stopped, "Server.NodeFenced: "},
+		{Stopped, "Client.UserInitiatedShutdown: "},
+		{Terminated, "Client.UserInitiatedShutdown: "},
+		{Stopped, "Client.UserInitiatedShutdown: "},
+	} {
+		i := r.instance(ids[n])
+		if i.State != want.state || !strings.HasPrefix(i.StateReason, want.reason) || i.Interface != "" {
+			t.Errorf("instance %d is %s on %q because %q, want %s because %q", n, i.State, i.Interface, i.StateReason, want.state, want.reason)
+		}
+		if len(i.Groups) != 1 || r.state.View().ZoneOf(i) != "us-east-1b" {
+			t.Errorf("instance %d lost its group or zone: %+v", n, i)
+		}
+	}
+	if i := r.instance(ids[3]); !i.Ended.Equal(r.now) {
+		t.Errorf("the terminated one ended at %s, want %s", i.Ended, r.now)
+	}
+	if i := r.instance(other.ID); i.State != Pending || i.Interface == "" {
+		t.Errorf("an instance of another node is %s on %q", i.State, i.Interface)
+	}
+	for _, lease := range leases {
+		if _, ok := r.state.View().Interface(lease.ID); ok {
+			t.Errorf("interface %s is there after the fence", lease.ID)
+		}
+		a := first[address](r.state.View().txn(), tableAddress, indexID, addressKey(lease.VNI, lease.Private))
+		if a == nil || a.Interface != "" || !a.Freed.Equal(r.now) || a.FreedIndex != r.state.Index() {
+			t.Errorf("address %s is %+v, want resting since index %d", lease.Private, a, r.state.Index())
+		}
+	}
+	before := r.snapshot()
+	r.must(&FenceNode{Node: "node3", GossipKey: gossipKey})
+	if after := r.snapshot(); string(withoutIndex(before)) != string(withoutIndex(after)) {
+		t.Error("a second fence changed the state")
+	}
+}
+
+// A fenced node may still be there, and speak.
+func TestFencedNodeIsNotHeard(t *testing.T) {
+	r := newTrio(t)
+	i := r.place()["node3"]
+	was := r.lease(i.ID)
+	r.must(&FenceNode{Node: "node3"})
+	reports := func(want InstanceState) {
+		t.Helper()
+		for _, s := range []InstanceState{Running, Stopped, Terminated} {
+			before := r.snapshot()
+			r.must(&ReportInstance{Instance: i.ID, InterfaceEpoch: was.Epoch, State: s})
+			if got := r.instance(i.ID).State; got != want || string(withoutIndex(before)) != string(withoutIndex(r.snapshot())) {
+				t.Errorf("a fenced node reported %s and made a %s instance %s", s, want, got)
+			}
+		}
+	}
+	reports(Stopped)
+	r.must(&StartInstances{albert, east, []InstanceID{i.ID}})
+	reports(Pending)
+	r.report(i.ID, Running)
+	reports(Running)
+}
+
+func TestStartPlacesAnewWhatLostItsNode(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		lose   []Request
+		lost   NodeID
+		before []NodeID // fenced first, with nothing on them to ask about
+		want   []NodeID
+	}{
+		{"in its zone", []Request{&FenceNode{Node: "node2"}}, "node2", nil, []NodeID{"node1"}},
+		{"in another, for want of one", []Request{&FenceNode{Node: "node3"}}, "node3", nil, []NodeID{"node1", "node2"}},
+		{"in its zone, of a node removed", []Request{&FenceNode{Node: "node2"}, &RemoveNode{Node: "node2"}}, "node2", nil, []NodeID{"node1"}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			r := newTrio(t)
+			i := r.place()[c.lost]
+			was := r.lease(i.ID)
+			zone := r.node(c.lost).Zone
+			for _, req := range c.lose {
+				r.must(req)
+			}
+			if got := r.state.View().ZoneOf(r.instance(i.ID)); got != zone {
+				t.Errorf("stopped, it is in zone %q, want %q", got, zone)
+			}
+			r.must(&StartInstances{albert, east, []InstanceID{i.ID}})
+			now := r.instance(i.ID)
+			if now.ID != i.ID || !slices.Contains(c.want, now.Node) || now.State != Pending || now.Zone != "" || now.StateReason != "" {
+				t.Errorf("started as %+v, want on one of %v", now, c.want)
+			}
+			lease := r.lease(i.ID)
+			if lease.Node != now.Node || lease.Epoch <= was.Epoch || lease.Private == was.Private || lease.Public == was.Public {
+				t.Errorf("started on %+v,\nwas on %+v", lease, was)
+			}
+			if got := r.state.View().ZoneOf(now); got != r.node(now.Node).Zone {
+				t.Errorf("it is in zone %q on node %s", got, now.Node)
+			}
+		})
+	}
+}
+
+func TestInstancesGoToMembersAlone(t *testing.T) {
+	r := newTrio(t)
+	r.must(&FenceNode{Node: "node2"})
+	count := make(map[NodeID]int)
+	for _, i := range r.run(6) {
+		count[i.Node]++
+	}
+	if count["node1"] != 3 || count["node3"] != 3 {
+		t.Errorf("six instances are on %v, want three on each of node1 and node3", count)
+	}
+	r.must(&FenceNode{Node: "node3"})
+	run := &RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1}
+	for zone, code := range map[string]string{"us-east-1b": "InsufficientInstanceCapacity", "us-east-1x": "InvalidParameterValue"} {
+		in := *run
+		in.Zone = zone
+		r.refused(&in, code)
+	}
+	// A start goes back to where the instance was, as long as that is a member.
+	var kept *Instance
+	for i := range r.state.View().Instances() {
+		if i.Node == "node1" {
+			kept = i
+		}
+	}
+	r.report(kept.ID, Running)
+	r.must(&StopInstances{albert, east, []InstanceID{kept.ID}})
+	r.report(kept.ID, Stopped)
+	r.admit("node4", "us-east-1a", Voter)
+	r.must(&StartInstances{albert, east, []InstanceID{kept.ID}})
+	if got := r.lease(kept.ID).Node; got != "node1" {
+		t.Errorf("restarted on %s, want on its own node1", got)
+	}
+}
+
+func TestMemberWithLeasesIsNotRemoved(t *testing.T) {
+	r := newTrio(t)
+	i := r.place()["node2"]
+	r.refused(&RemoveNode{Node: "node2"}, "DependencyViolation")
+	r.must(&TerminateInstances{albert, east, []InstanceID{i.ID}})
+	r.refused(&RemoveNode{Node: "node2"}, "DependencyViolation") // draining
+	r.report(i.ID, Terminated)
+	r.must(&RemoveNode{Node: "node2"})
+	if _, ok := r.state.View().Node("node2"); ok {
+		t.Error("node2 is there after its removal")
+	}
+	if got := r.state.View().ZoneOf(r.instance(i.ID)); got != "us-east-1a" {
+		t.Errorf("an instance that was there is in zone %q", got)
+	}
+}
