@@ -99,34 +99,45 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, frame []byte) (v
 	return verdict.Forward, d.sendTo(q.b[:n], &s.to)
 }
 
-// Receive opens the next datagram. It takes one only from the address that the session's
-// node has: there is no roaming. A datagram proves who sealed it, not that its sender's
-// address is to be answered; nodes bind the address that the cluster knows them by, and so
-// nothing honest comes from elsewhere, and a flood from elsewhere costs no decryption.
+// Receive opens the next datagram.
 func (d *Device) Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error) {
 	n, err = d.receiveFrom()
 	if err != nil {
 		return 0, from, verdict.Unset, err
 	}
+	n, from, v = d.openDatagram(n, d.sender.addrPort(), b)
+	return n, from, v, nil
+}
+
+// openDatagram opens the n bytes in d.in. It takes them only from the address that the
+// session's node has: there is no roaming. A seal proves who wrote a datagram, not that
+// the address it came from is to be answered. Nodes send from the address that the cluster
+// knows them by, so nothing honest comes from elsewhere, and a flood from elsewhere costs
+// no decryption.
+func (d *Device) openDatagram(n int, sender netip.AddrPort, b []byte) (int, packet.Origin, verdict.Verdict) {
+	var from packet.Origin
 	index, counter, ok := readHeader(d.in.b[:n])
+	if !ok {
+		return n, from, notOurs()
+	}
 	s := d.table.Load().receive[index]
 	queue := counter >> counterBits
-	if !ok || s == nil || queue >= queues || s.address != d.sentFrom() {
-		return n, from, notOurs(), nil
+	if s == nil || s.address != sender || queue >= queues {
+		return n, from, notOurs()
 	}
 	inner, ok := s.openFrame(&d.in, n, counter)
 	if !ok {
-		return n, from, verdict.TunnelForged, nil
+		return n, from, verdict.TunnelForged
 	}
 	if !s.seen[queue].take(counter & (1<<counterBits - 1)) {
-		return n, from, verdict.TunnelReplayed, nil
+		return n, from, verdict.TunnelReplayed
 	}
 	from.Node = s.node
 	frame, ok := readInner(inner, &from, b)
 	if !ok {
-		return n, from, notOurs(), nil
+		return n, from, notOurs()
 	}
-	return packet.OffloadLen + copy(b[packet.OffloadLen:], frame), from, verdict.Forward, nil
+	return packet.OffloadLen + copy(b[packet.OffloadLen:], frame), from, verdict.Forward
 }
 
 // notOurs is the fate of what no peer sent to a session, or in no form that is known.

@@ -64,9 +64,6 @@ func (d *Device) receiveFrom() (int, error) {
 	}
 }
 
-// sentFrom is who sent the datagram in d.in.
-func (d *Device) sentFrom() netip.AddrPort { return d.sender.addrPort() }
-
 func (s *sockaddr) addrPort() netip.AddrPort {
 	raw := &s.raw
 	port := binary.BigEndian.Uint16(raw[2:])

@@ -1,0 +1,316 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// TestWindowTakesEachCounterOnce compares with a set, over counters that come in order, out
+// of it, again, and after long leaps.
+func TestWindowTakesEachCounterOnce(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		var w window
+		taken, newest := map[uint64]bool{}, uint64(0)
+		for range 20_000 {
+			counter := newest + 1
+			switch r.IntN(10) {
+			case 0, 1, 2, 3:
+				counter = newest - min(newest, r.Uint64N(3000))
+			case 4:
+				counter = newest + r.Uint64N(100)
+			case 5:
+				if r.IntN(50) == 0 {
+					counter = newest + r.Uint64N(10_000)
+				}
+			}
+			want := !taken[counter] && (counter > newest || newest-counter < windowSize)
+			if got := w.take(counter); got != want {
+				t.Fatalf("seed %d: counter %d after %d: taken is %v, want %v", seed, counter, newest, got, want)
+			}
+			taken[counter] = true
+			newest = max(newest, counter)
+		}
+	}
+	if windowSize < 1024 {
+		t.Errorf("the window is of %d counters", windowSize)
+	}
+}
+
+// ends are the data paths of two nodes with one session, numbers 1 and 2.
+func ends(t testing.TB) (a, b *Device) {
+	t.Helper()
+	local := netip.MustParseAddrPort("127.0.0.1:0")
+	keys := bytes.Repeat([]byte{1}, keyLen)
+	other := bytes.Repeat([]byte{2}, keyLen)
+	open := func() (*Device, *atomic.Pointer[table]) {
+		p := new(atomic.Pointer[table])
+		d, err := openDevice(local, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d, p
+	}
+	a, at := open()
+	b, bt := open()
+	join := func(p *atomic.Pointer[table], to *Device, number uint32, sealKey, openKey []byte) {
+		s, err := newSession(sealKey, openKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.node, s.address, s.to, s.index, s.farIndex = number, to.addr, newSockaddr(to.addr), 5, 5
+		p.Store(&table{send: map[uint32]*session{number: s}, receive: map[uint32]*session{5: s}})
+	}
+	join(at, b, 2, keys, other)
+	join(bt, a, 1, other, keys)
+	return a, b
+}
+
+var from = packet.Origin{VNI: 0xabcdef, Epoch: 1<<63 + 5}
+
+func TestFrameArrivesAsItWas(t *testing.T) {
+	a, b := ends(t)
+	buffer := make([]byte, 70_000)
+	want := from
+	want.Node = 1
+	for _, length := range []int{0, 1, 60, 1420, 9000} {
+		frame := bytes.Repeat([]byte{7}, length)
+		if v, err := a.Send(3, 2, from, frame); v != verdict.Forward || err != nil {
+			t.Fatal(v, err)
+		}
+		buffer[0], buffer[9] = 1, 1 // of the frame before
+		n, origin, v, err := b.Receive(buffer)
+		if v != verdict.Forward || err != nil || origin != want || !bytes.Equal(buffer[packet.OffloadLen:n], frame) ||
+			[packet.OffloadLen]byte(buffer) != [packet.OffloadLen]byte{} {
+			t.Errorf("%d bytes: %d arrived, from %+v, %v, %v", length, n, origin, v, err)
+		}
+	}
+	if v, _ := a.Send(3, 4, from, nil); v != verdict.TunnelDown {
+		t.Errorf("to a node without a session: %v", v)
+	}
+	if _, err := a.Send(3, 2, from, make([]byte, 1<<16)); err == nil {
+		t.Error("a frame longer than any datagram was sent")
+	}
+}
+
+// TestNoNonceTwice: not by two queues, and not when a counter has run out.
+func TestNoNonceTwice(t *testing.T) {
+	a, b := ends(t)
+	buffer := make([]byte, 70_000)
+	for queue := range queues {
+		if _, err := a.Send(queue, 2, from, []byte("frame")); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, v, err := b.Receive(buffer); v != verdict.Forward || err != nil {
+			t.Fatalf("queue %d: %v, %v", queue, v, err)
+		}
+		if got, want := binary.BigEndian.Uint64(a.queues[queue].nonce[4:]), uint64(queue)<<56|1; got != want {
+			t.Errorf("nonce %x, want %x", got, want)
+		}
+	}
+	a.table.Load().send[2].sent[0].counter.Store(1<<counterBits - 1)
+	if _, err := a.Send(0, 2, from, []byte("frame")); err == nil {
+		t.Error("the counter ran into the queue's number")
+	}
+}
+
+func TestWireFormat(t *testing.T) {
+	b := make([]byte, headerLen+innerLen)
+	putHeader(b, 0x01020304, 7<<counterBits|0x0a0b)
+	putInner(b[headerLen:], packet.Origin{VNI: 0x123456, Epoch: 0x1122334455667788})
+	want := "01000000 01020304 07000000 00000a0b 03406558 12345600 ff508102 11223344 55667788"
+	got := ""
+	for i := 0; i < len(b); i += 4 {
+		got += fmt.Sprintf(" %x", b[i:i+4])
+	}
+	if got[1:] != want {
+		t.Errorf("got  %s\nwant %s", got[1:], want)
+	}
+}
+
+func option(class uint16, kind byte, body ...byte) []byte {
+	b := binary.BigEndian.AppendUint16(nil, class)
+	return append(append(b, kind, byte(len(body)/4)), body...)
+}
+
+// TestInnerHeader: what a node of another version, or one broken into, may have sealed.
+func TestInnerHeader(t *testing.T) {
+	source := option(optionClass, sourceOption, 0, 0, 0, 0, 0, 0, 0, 9)
+	offload := option(optionClass, offloadOption, 1, 1, 54, 0, 0x66, 5, 34, 0, 16, 0, 0, 0)
+	geneve := func(options ...[]byte) []byte {
+		all := bytes.Join(options, nil)
+		return append(append([]byte{byte(len(all) / 4), 0x40, 0x65, 0x58, 0, 0, 7, 0}, all...), "frame"...)
+	}
+	with := func(at int, value byte) []byte { b := geneve(source); b[at] = value; return b }
+	tests := []struct {
+		name string
+		b    []byte
+		ok   bool
+	}{
+		{"source", geneve(source), true},
+		{"source and offload", geneve(source, offload), true},
+		{"an option that may be skipped", geneve(option(optionClass, 5, 1, 2, 3, 4), source), true},
+		{"another's option that may be skipped", geneve(source, option(0x0102, 1)), true},
+		{"no source", geneve(), false},
+		{"no source, but an offload", geneve(offload), false},
+		{"two sources", geneve(source, source), false},
+		{"a source of another length", geneve(option(optionClass, sourceOption, 0, 0, 0, 9)), false},
+		{"an unknown critical option", geneve(source, option(optionClass, critical|9)), false},
+		{"a critical option of another class", geneve(source, option(0x0102, sourceOption, 0, 0, 0, 0, 0, 0, 0, 9)), false},
+		{"an option longer than the rest", with(11, 31), false},
+		{"options longer than the datagram", with(0, 63), false},
+		{"another version of Geneve", with(0, 0x43), false},
+		{"a control message", with(1, 0xc0), false},
+		{"no Ethernet", with(2, 8), false},
+		{"nothing", nil, false},
+		{"a piece of a header", []byte{0, 0x40, 0x65}, false},
+	}
+	for _, tt := range tests {
+		var o packet.Origin
+		header := bytes.Repeat([]byte{9}, packet.OffloadLen)
+		frame, ok := readInner(tt.b, &o, header)
+		if ok != tt.ok {
+			t.Errorf("%s: taken is %v", tt.name, ok)
+		}
+		if ok && (string(frame) != "frame" || o != packet.Origin{VNI: 7, Epoch: 9}) {
+			t.Errorf("%s: %q from %+v", tt.name, frame, o)
+		}
+		if tt.name == "source and offload" && (header[0] != 1 || header[1] != 1 || binary.NativeEndian.Uint16(header[4:]) != 0x566 || binary.NativeEndian.Uint16(header[8:]) != 16) {
+			t.Errorf("offload % x", header)
+		}
+		if tt.name == "source" && !bytes.Equal(header, make([]byte, packet.OffloadLen)) {
+			t.Errorf("offload % x is left of another frame", header)
+		}
+	}
+}
+
+// FuzzOpen: whatever arrives is a frame that was sealed or a counted drop, whichever of the
+// two doors it comes by: as a datagram, or as what a node has sealed.
+func FuzzOpen(f *testing.F) {
+	q := new(scratch)
+	keys := bytes.Repeat([]byte{1}, keyLen)
+	s, err := newSession(keys, keys)
+	if err != nil {
+		f.Fatal(err)
+	}
+	s.farIndex = 5
+	f.Add(bytes.Clone(q.b[:s.sealFrame(q, 2, from, []byte("frame"))]))
+	f.Add([]byte{3, 0x40, 0x65, 0x58, 0, 0, 7, 0, 0xff, 0x50, 0x81, 2, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3})
+	f.Add([]byte{})
+	local := netip.MustParseAddrPort("127.0.0.1:0")
+	d := &Device{table: new(atomic.Pointer[table])}
+	buffer := make([]byte, 70_000)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		b = b[:min(len(b), 60_000)]
+		out := make([]byte, packet.OffloadLen)
+		var o packet.Origin
+		if frame, ok := readInner(b, &o, out); ok && (len(frame) > len(b)-innerLen || o.VNI >= 1<<24 || o.Node != 0) {
+			t.Errorf("inner % x: %d bytes from %+v", b, len(frame), o)
+		}
+		fresh, err := newSession(keys, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh.node, fresh.address, fresh.index = 9, local, 5
+		d.table.Store(&table{receive: map[uint32]*session{5: fresh}})
+		n := copy(d.in.b[:], b)
+		n, o, v := d.openDatagram(n, local, buffer)
+		switch {
+		case v == verdict.Forward && (o.Node != 9 || n < packet.OffloadLen || n > packet.OffloadLen+len(b)-headerLen-innerLen-tagLen):
+			t.Errorf("% x: %d bytes from %+v", b, n, o)
+		case v == verdict.Unset:
+			t.Errorf("% x: no verdict", b)
+		}
+	})
+}
+
+func TestNoAllocs(t *testing.T) {
+	a, b := ends(t)
+	buffer, frame := make([]byte, 70_000), make([]byte, 1420)
+	round := func() {
+		if v, err := a.Send(3, 2, from, frame); v != verdict.Forward || err != nil {
+			t.Fatal(v, err)
+		}
+		if _, _, v, err := b.Receive(buffer); v != verdict.Forward || err != nil {
+			t.Fatal(v, err)
+		}
+	}
+	if n := testing.AllocsPerRun(500, round); n != 0 {
+		t.Errorf("sent and received: %v allocations", n)
+	}
+	s := a.table.Load().send[2]
+	hostile := func(change func(b []byte)) func() {
+		q := new(scratch)
+		datagram := q.b[:s.sealFrame(q, 4, from, frame)]
+		change(datagram)
+		return func() {
+			if err := a.sendTo(datagram, &s.to); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, v, err := b.Receive(buffer); !v.Drops() || err != nil {
+				t.Fatal(v, err)
+			}
+		}
+	}
+	for name, change := range map[string]func([]byte){
+		"forged":  func(b []byte) { b[100]++ },
+		"unknown": func(b []byte) { b[4]++ },
+	} {
+		if n := testing.AllocsPerRun(500, hostile(change)); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// BenchmarkTunnel is what one frame costs on its way between two nodes: sealing and opening
+// alone, and with the kernel's loopback between.
+func BenchmarkTunnel(b *testing.B) {
+	for _, size := range []int{60, 1420} {
+		frame := make([]byte, size)
+		b.Run(fmt.Sprintf("seal/%d", size), func(b *testing.B) {
+			near, _ := ends(b)
+			s := near.table.Load().send[2]
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				s.sealFrame(&near.queues[0], 0, from, frame)
+			}
+		})
+		b.Run(fmt.Sprintf("open/%d", size), func(b *testing.B) {
+			near, far := ends(b)
+			q := &near.queues[0]
+			n := near.table.Load().send[2].sealFrame(q, 0, from, frame)
+			s := far.table.Load().receive[5]
+			buffer := make([]byte, 70_000)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				s.seen[0] = window{}
+				copy(far.in.b[:n], q.b[:n])
+				if _, _, v := far.openDatagram(n, near.addr, buffer); v != verdict.Forward {
+					b.Fatal(v)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("loopback/%d", size), func(b *testing.B) {
+			near, far := ends(b)
+			buffer := make([]byte, 70_000)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if _, err := near.Send(0, 2, from, frame); err != nil {
+					b.Fatal(err)
+				}
+				if _, _, v, err := far.Receive(buffer); v != verdict.Forward || err != nil {
+					b.Fatal(v, err)
+				}
+			}
+		})
+	}
+}
