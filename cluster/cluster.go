@@ -239,7 +239,7 @@ func (c *Cluster) lead(ctx context.Context) error {
 				continue
 			}
 			err := c.takeOver(ctx)
-			if errors.Is(err, errLogLost) {
+			if errors.Is(err, ErrLogLost) {
 				return err
 			}
 			if _, refused := errors.AsType[*ec2.Error](err); refused {
@@ -278,13 +278,13 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// errLogLost ends Run: this node enforced what the whole cluster does not know.
-var errLogLost = errors.New("what this node enforced is not in the log of its cluster")
+// ErrLogLost ends Run: the log has lost entries, for this node enforced what the whole cluster does not know.
+var ErrLogLost = errors.New("what this node enforced is not in the log of its cluster")
 
 // checkDecided is asked when this node has all that its cluster decided.
 func (c *Cluster) checkDecided() error {
-	if index := c.View().Index(); index > 0 && index < c.cfg.Decided {
-		return fmt.Errorf("%w: it enforced entry %d and the log ends at %d; was the log in %s replaced by an older one?", errLogLost, c.cfg.Decided, index, c.cfg.Dir)
+	if index := c.View().Index(); index < c.cfg.Decided && (index > 0 || !c.cfg.Join) {
+		return fmt.Errorf("%w: it enforced entry %d and the log ends at %d; was the log in %s replaced by an older one?", ErrLogLost, c.cfg.Decided, index, c.cfg.Dir)
 	}
 	return nil
 }

@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +15,8 @@ import (
 )
 
 func newNodeCommand() *cobra.Command {
-	var path string
+	var path, token string
+	var join []string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "node --config FILE",
@@ -19,14 +24,18 @@ func newNodeCommand() *cobra.Command {
 		Long: `Run a node's daemon: the switch, the firewall, the cluster member and the API.
 It ends on SIGTERM; its instances, their devices and their connections live on and are
 taken over by the next daemon with the same configuration.`,
-		Example: "  palisade node --config /etc/palisade/node1.toml",
-		Args:    usageArgs(cobra.NoArgs),
+		Example: `  palisade node --config /etc/palisade/node1.toml
+  palisade node --config node2.toml --join 192.0.2.11:7400 --token @token.txt`,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
 				return usageError{fmt.Errorf("node wants --config FILE")}
 			}
 			config, err := node.ReadConfig(path)
 			if err != nil {
+				return err
+			}
+			if err := joinFirst(cmd.Context(), config, join, token); err != nil {
 				return err
 			}
 			level := slog.LevelInfo
@@ -42,6 +51,32 @@ taken over by the next daemon with the same configuration.`,
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration `FILE`")
+	cmd.Flags().StringSliceVar(&join, "join", nil, "join the cluster of the node at `HOST:PORT`, unless this one is a member already")
+	cmd.Flags().StringVar(&token, "token", "", "the one-time `TOKEN` to join with, or @FILE that holds it")
 	cmd.Flags().BoolVar(&verbose, "verbose", false, "log in detail")
 	return cmd
 }
+
+// joinFirst makes the node a member. A token on the command line can be read by every user
+// of the machine, so it may be in a file.
+func joinFirst(ctx context.Context, c node.Config, contacts []string, token string) error {
+	if (len(contacts) == 0) != (token == "") {
+		return usageError{errors.New("--join and --token go together")}
+	}
+	if len(contacts) == 0 {
+		return nil
+	}
+	if file, ok := strings.CutPrefix(token, "@"); ok {
+		data, err := os.ReadFile(file)
+		if err != nil && !node.Joined(c) { // a member needs none
+			return fmt.Errorf("read the token: %w", err)
+		}
+		token = strings.TrimSpace(string(data))
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	return node.JoinCluster(ctx, c, contacts, token)
+}
+
+// joinTimeout bounds how long a node asks to be let in, over an election as well.
+const joinTimeout = 30 * time.Second

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -49,31 +50,57 @@ func (o *observer) sockets() ([]string, error) {
 	return all, nil
 }
 
-// gather asks every node for a list and joins the answers.
+// gather asks every node for a list and joins the answers. A node that is down is said to
+// be, and the others answer; it is an error if all are.
 func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	sockets, err := o.sockets()
 	if err != nil {
 		return nil, err
 	}
 	all := []T{}
+	var down []error
 	for _, s := range sockets {
 		var some []T
-		if err := ask(ctx, s, path, &some); err != nil {
+		switch err := lab.Get(ctx, s, path, &some); {
+		case isDown(err):
+			down = append(down, downError(s))
+		case err != nil:
 			return nil, err
 		}
 		all = append(all, some...)
 	}
+	if len(down) == len(sockets) {
+		return nil, errors.Join(down...)
+	}
+	for _, err := range down {
+		fmt.Fprintf(os.Stderr, "palisade: %v\n", err)
+	}
 	return all, nil
 }
 
-// ask is lab.Get that says what to do about a node that is down.
-func ask(ctx context.Context, socket, path string, into any) error {
-	err := lab.Get(ctx, socket, path, into)
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		node := strings.TrimSuffix(filepath.Base(socket), ".sock")
-		return fmt.Errorf("%s does not answer, its daemon is down; its instances keep running without a network. In a lab: palisade lab start %s", node, node)
+// askAny asks the first node that is up.
+func askAny(ctx context.Context, o *observer, path string, into any) error {
+	sockets, err := o.sockets()
+	if err != nil {
+		return err
+	}
+	for _, s := range sockets {
+		if err = lab.Get(ctx, s, path, into); !isDown(err) {
+			return err
+		}
+		err = downError(s)
 	}
 	return err
+}
+
+// isDown reports whether a call found nobody behind a control socket.
+func isDown(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+}
+
+func downError(socket string) error {
+	node := strings.TrimSuffix(filepath.Base(socket), ".sock")
+	return fmt.Errorf("%s does not answer, its daemon is down; its instances keep running without a network. In a lab: palisade lab start %s", node, node)
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -186,13 +213,9 @@ tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple 
 			if from == "" || to == "" {
 				return usageError{fmt.Errorf("trace wants --from A and --to B")}
 			}
-			sockets, err := o.sockets()
-			if err != nil {
-				return err
-			}
 			query := url.Values{"from": {cmp.Or(outside[from], from)}, "to": {cmp.Or(outside[to], to)}, "packet": {args[0]}}
 			var t node.Trace
-			if err := ask(cmd.Context(), sockets[0], "/v1/trace?"+query.Encode(), &t); err != nil {
+			if err := askAny(cmd.Context(), &o, "/v1/trace?"+query.Encode(), &t); err != nil {
 				return err
 			}
 			if o.json {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query"
 )
 
 // enforceWait bounds how long an answer waits for this node's switch. What takes longer
@@ -17,10 +18,34 @@ type backend struct{ *Node }
 
 func (b backend) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
 	result, index, err := b.cluster.Apply(ctx, cmd)
-	if err == nil && !b.plane.wait(ctx, index, enforceWait) {
+	if err != nil {
+		return result, index, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, enforceWait)
+	defer cancel()
+	if !b.plane.wait(ctx, index) {
 		b.log.Warn("a change is not in force yet", "index", index, "enforced", b.sw.Enforced())
 	}
-	return result, index, err
+	return result, index, nil
 }
 
 func (b backend) ReadView(ctx context.Context) (*ec2.View, error) { return b.cluster.ReadView(ctx) }
+
+// Enforcement says which nodes go by the state of index.
+func (b backend) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
+	e, err := b.cluster.Enforcement(ctx, index)
+	if err != nil {
+		return query.EnforcementReport{}, err
+	}
+	report := query.EnforcementReport{Index: e.Index}
+	for _, n := range e.Enforced {
+		report.Nodes = append(report.Nodes, query.NodeEnforcement{Node: n, State: "enforced"})
+	}
+	for _, p := range e.Pending {
+		report.Nodes = append(report.Nodes, query.NodeEnforcement{Node: p.Node, State: "pending", Why: p.Why})
+	}
+	for _, n := range e.Excluded {
+		report.Nodes = append(report.Nodes, query.NodeEnforcement{Node: n, State: "excluded", Why: "it is fenced"})
+	}
+	return report, nil
+}

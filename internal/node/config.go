@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -25,11 +26,31 @@ type Config struct {
 	ControlSocket string     `toml:"control_socket"` // where this node answers its operator
 	Arena         string     `toml:"arena"`          // the connections' file, on a tmpfs
 
-	Lab     Lab       `toml:"lab"`
-	Uplink  Uplink    `toml:"uplink"`
-	Classic Classic   `toml:"classic"`
-	Account []Account `toml:"account"`
+	// APIListen serves the Query API on an address as well, with TLS and this node's
+	// certificate. Empty: on the socket alone.
+	APIListen netip.AddrPort `toml:"api_listen"`
+
+	Peer     Peer      `toml:"peer"`
+	Lab      Lab       `toml:"lab"`
+	Uplink   Uplink    `toml:"uplink"`
+	Classic  Classic   `toml:"classic"`
+	Settings Settings  `toml:"settings"`
+	Account  []Account `toml:"account"`
 }
+
+// Peer is how the nodes of a cluster reach each other. Without an address the node is a
+// cluster of one, and nothing listens.
+type Peer struct {
+	// Listen is this node's own address on the underlay: Raft, calls between nodes and
+	// the exchange of keys, all within TLS. Gossip has the next port, tunnels the one
+	// behind it.
+	Listen netip.AddrPort `toml:"listen"`
+	// MTU of the underlay, in bytes of an IP packet. Default 1500.
+	MTU int `toml:"mtu"`
+}
+
+func (p Peer) gossip() netip.AddrPort { return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+1) }
+func (p Peer) tunnel() netip.AddrPort { return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+2) }
 
 // Lab lets a node run images. Without it the node starts no process for anybody.
 type Lab struct {
@@ -51,6 +72,24 @@ type Classic struct {
 	Network     netip.Prefix   `toml:"network"`
 	Pools       []netip.Prefix `toml:"pools"`
 	PublicPools []netip.Prefix `toml:"public_pools"`
+}
+
+// Settings are waiting times of the cluster. They are read when a cluster begins; what is
+// missing has the default of ec2.Settings.
+type Settings struct {
+	Quarantine duration `toml:"quarantine"` // of an address between two leases: "60s"
+}
+
+// duration is written as time.ParseDuration reads it.
+type duration time.Duration
+
+func (d *duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil || parsed <= 0 || parsed > 24*time.Hour {
+		return fmt.Errorf("%q is no time from nothing to 24h, as \"60s\" is", text)
+	}
+	*d = duration(parsed)
+	return nil
 }
 
 // Account is one that a cluster begins with.
@@ -138,12 +177,30 @@ func (c *Config) check() error {
 	if c.Uplink.Device != "" && !c.Uplink.GatewayMAC.IsUnicast() {
 		return fmt.Errorf(`"uplink.gateway_mac" is %s; it must be the router's unicast address`, c.Uplink.GatewayMAC)
 	}
+	if err := c.Peer.check(); err != nil {
+		return err
+	}
 	return c.rehearse()
+}
+
+func (p *Peer) check() error {
+	if p.MTU == 0 {
+		p.MTU = 1500
+	}
+	switch {
+	case p.MTU < 1280 || p.MTU > 9216:
+		return fmt.Errorf(`"peer.mtu" is %d; it must be what the underlay carries, 1280 to 9216`, p.MTU)
+	case !p.Listen.IsValid() && p.Listen == (netip.AddrPort{}):
+		return nil
+	case !p.Listen.Addr().Is4() || p.Listen.Addr().IsUnspecified() || p.Listen.Port() == 0 || p.Listen.Port() > 65533:
+		return fmt.Errorf(`"peer.listen" is %s; it must be the one IPv4 address that the other nodes reach this one at, and a port up to 65533, as "192.0.2.11:7400"`, p.Listen)
+	}
+	return nil
 }
 
 // rehearse lets the domain judge what a cluster would begin with, accounts above all.
 func (c *Config) rehearse() error {
-	commands, err := c.bootstrap()
+	commands, err := c.bootstrap(nil)
 	if err != nil {
 		return err
 	}
@@ -156,15 +213,24 @@ func (c *Config) rehearse() error {
 	return nil
 }
 
-// bootstrap is what a cluster that this node begins holds first.
-func (c *Config) bootstrap() ([]ec2.Command, error) {
+// bootstrap is what a cluster that this node begins holds first. A nil publicKey is that
+// of a cluster of one, which nobody joins.
+func (c *Config) bootstrap(publicKey []byte) ([]ec2.Command, error) {
 	var seed [16]byte
+	gossipKey := make([]byte, 32)
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, err
 	}
+	if _, err := rand.Read(gossipKey); err != nil {
+		return nil, err
+	}
+	self := ec2.Node{ID: c.Name, Zone: c.Zone, PublicKey: publicKey}
+	if c.Peer.Listen.IsValid() {
+		self.Role, self.Address = ec2.Voter, c.Peer.Listen.String()
+	}
 	requests := []ec2.Request{
-		&ec2.Bootstrap{Seed: hex.EncodeToString(seed[:])},
-		&ec2.PutNode{Node: ec2.Node{ID: c.Name, Zone: c.Zone}},
+		&ec2.Bootstrap{Seed: hex.EncodeToString(seed[:]), GossipKey: gossipKey, Settings: ec2.Settings{Quarantine: time.Duration(c.Settings.Quarantine)}},
+		&ec2.PutNode{Node: self},
 		&ec2.PutNetwork{Network: ec2.Network{
 			VNI: classicVNI, Region: c.Region, Prefix: c.Classic.Network, Gateway: c.Classic.Network.Addr().Next(),
 			Pools: c.Classic.Pools, PublicPools: c.Classic.PublicPools,

@@ -60,7 +60,7 @@ func TestReadConfig(t *testing.T) {
 		len(c.Account) != 1 || c.Account[0].Platform != ec2.Classic {
 		t.Errorf("read %+v", c)
 	}
-	commands, err := c.bootstrap()
+	commands, err := c.bootstrap(nil)
 	if err != nil || len(commands) != 4 {
 		t.Errorf("a cluster begins with %d commands, %v; want 4", len(commands), err)
 	}

@@ -19,12 +19,25 @@ import (
 //	GET /v1/drops    why frames went nowhere, by port
 //	GET /v1/flows    the connections it remembers
 //	GET /v1/trace    what would become of a packet (trace.go)
+//	/v1/cluster…     who belongs to the cluster (members.go)
 func (n *Node) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.drops()) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.flows()) })
 	mux.HandleFunc("GET /v1/trace", n.traceHandler)
+	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
+		s, err := n.clusterStatus(r.Context())
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		answer(w, s)
+	})
+	mux.HandleFunc("GET /v1/cluster/snapshot", n.backupHandler)
+	mux.HandleFunc("POST /v1/cluster/token", posted(n.newToken))
+	mux.HandleFunc("POST /v1/cluster/fence", posted(n.fence))
+	mux.HandleFunc("POST /v1/cluster/remove", posted(n.remove))
 	return mux
 }
 
@@ -39,7 +52,8 @@ type Status struct {
 	Node      ec2.NodeID       `json:"node"`
 	Index     uint64           `json:"index"`    // of the newest state this node has
 	Enforced  uint64           `json:"enforced"` // of the state every packet is judged by
-	Role      string           `json:"role"`
+	Role      string           `json:"role"`     // leader, follower, candidate or non-voter
+	Leader    ec2.NodeID       `json:"leader"`   // "" if this node knows none
 	Tracking  conntrack.Usage  `json:"tracking"`
 	BadRules  []string         `json:"bad_rules,omitempty"` // left out of the tables
 	Instances []InstanceStatus `json:"instances"`
@@ -59,7 +73,8 @@ type InstanceStatus struct {
 }
 
 func (n *Node) status() Status {
-	s := Status{Ready: n.isReady(), Node: n.config.Name, Enforced: n.sw.Enforced(), Role: "leader", Tracking: n.tracker.Usage(), Instances: []InstanceStatus{}}
+	s := Status{Ready: n.isReady(), Node: n.config.Name, Enforced: n.sw.Enforced(), Role: n.cluster.Role(), Tracking: n.tracker.Usage(), Instances: []InstanceStatus{}}
+	s.Leader, _ = n.cluster.Leader()
 	view, bad := n.plane.state()
 	if view == nil {
 		return s

@@ -106,7 +106,7 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		err := n.Run(ctx)
-		if err == nil || !strings.Contains(err.Error(), "it has lost entries") || !strings.Contains(err.Error(), n.plane.mark.path) {
+		if err == nil || !strings.Contains(err.Error(), "is not in the log") || !strings.Contains(err.Error(), n.plane.mark.path) {
 			t.Errorf("a node without its log: %v", err)
 		}
 		if s := n.sw.Snapshot(); s.Generation != 0 || s.UplinkPort() != nil || n.isReady() {

@@ -231,6 +231,10 @@ func (m *machine) bringUp(ctx context.Context, in *ec2.Instance) (*instance.Inst
 // stop ends the instance and all that is left of it, then reports.
 func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, lease *ec2.Interface, end ec2.InstanceState, reason string) {
 	f := m.fleet
+	if lease.State == ec2.Active { // the state does not know yet: the other nodes shall
+		f.plane.fail(lease)
+		f.cluster.SetPresence(f.plane.presence())
+	}
 	if err := f.plane.detach(lease.ID); err != nil {
 		f.log.Warn("a port did not close", "instance", m.id, "err", err)
 	}
@@ -293,7 +297,7 @@ func (f *fleet) report(ctx context.Context, r *ec2.ReportInstance) {
 func (f *fleet) spec(view *ec2.View, in *ec2.Instance, lease *ec2.Interface) instance.Spec {
 	s := instance.Spec{
 		Namespace: f.config.Lab.NamespacePrefix + string(in.ID), ID: string(in.ID), Hostname: hostname(lease.Private),
-		Image: in.Image, Device: device, MAC: lease.MAC, MTU: mtu, UserData: in.UserData,
+		Image: in.Image, Device: device, MAC: lease.MAC, MTU: f.plane.mtu, UserData: in.UserData,
 		Dir: filepath.Join(f.config.Lab.InstanceDir, string(in.ID)), CgroupPrefix: f.config.Lab.CgroupPrefix,
 	}
 	if n, ok := view.Network(lease.VNI); ok {

@@ -10,8 +10,10 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,13 +27,17 @@ import (
 	"palisade/cluster"
 	"palisade/conntrack"
 	"palisade/ec2/query"
+	"palisade/internal/peer"
 	vswitch "palisade/switch"
+	"palisade/switch/overlay"
 )
 
 // Node is one node. New makes it, Run is its life.
 type Node struct {
 	config  Config
 	log     *slog.Logger
+	peer    *peer.Peer       // nil in a cluster of one
+	overlay *overlay.Overlay // nil in a cluster of one
 	cluster *cluster.Cluster
 	tracker *conntrack.Tracker
 	sw      *vswitch.Switch
@@ -43,31 +49,40 @@ type Node struct {
 
 // New opens what a node works on. It starts nothing.
 func New(c Config, log *slog.Logger) (*Node, error) {
-	commands, err := c.bootstrap()
+	if err := c.Peer.check(); err != nil { // fills its defaults, for a Config that was not read from a file
+		return nil, err
+	}
+	identity, founder, err := c.identity()
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	n := &Node{config: c, log: log}
-	n.cluster, err = cluster.New(cluster.Config{
-		Node: c.Name, Dir: filepath.Join(c.DataDir, "raft"), Bootstrap: commands, Logger: log,
-	})
+	mark, err := openEnforced(filepath.Join(c.DataDir, "enforced"))
 	if err != nil {
 		return nil, err
 	}
+	n := &Node{config: c, log: log}
 	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena}); err != nil {
 		return nil, err
 	}
 	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log}); err != nil {
 		return nil, err
 	}
-	mark, err := openEnforced(filepath.Join(c.DataDir, "enforced"))
-	if err != nil {
+	mtu := c.Peer.MTU
+	if identity != nil {
+		mtu = overlay.MTU(mtu)
+	}
+	n.plane = newPlane(c.Name, mtu, n.sw, n.tracker, mark, log)
+	if identity != nil {
+		if err := n.connect(identity); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.openCluster(identity, founder); err != nil {
 		return nil, err
 	}
-	n.plane = newPlane(c.Name, n.sw, n.tracker, mark, log)
 	n.fleet = newFleet(c, n.cluster, n.plane, log)
 	if n.api, err = query.New(query.Config{Backend: backend{n}, Logger: log}); err != nil {
 		return nil, err
@@ -75,25 +90,69 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	return n, nil
 }
 
-// Run is the node's life. It returns when ctx ends and everything has stopped, or when
-// a part of the node cannot go on. Instances live on, with their devices.
-func (n *Node) Run(ctx context.Context) error {
-	api, err := listen(n.config.APISocket)
+// connect makes this node's side of everything between nodes but the log.
+func (n *Node) connect(identity *peer.Identity) (err error) {
+	n.peer, err = peer.New(peer.Config{Identity: identity, Listen: n.config.Peer.Listen, Nodes: directory{n}, Logger: n.log})
 	if err != nil {
 		return err
 	}
-	control, err := listen(n.config.ControlSocket)
+	n.peer.HandleJoin(n.admit)
+	n.handleTrace()
+	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Logger: n.log})
+	n.plane.overlay = n.overlay
+	return err
+}
+
+func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
+	config := cluster.Config{
+		Node: n.config.Name, Dir: n.config.raftDir(), Logger: n.log,
+		Decided: n.plane.mark.index, Enforced: n.sw.Enforced, WaitEnforced: n.plane.wait, Join: !founder,
+	}
+	var publicKey []byte
+	if identity != nil {
+		publicKey = identity.PublicKey()
+		config.Peer, config.Identity = n.peer, identity
+		config.PeerAddress, config.GossipAddr = n.config.Peer.Listen.String(), n.config.Peer.gossip()
+	}
+	if founder {
+		if config.Bootstrap, err = n.config.bootstrap(publicKey); err != nil {
+			return err
+		}
+	}
+	n.cluster, err = cluster.New(config)
+	return err
+}
+
+// directory is the node table of the newest state, for every handshake.
+type directory struct{ *Node }
+
+func (d directory) Check(node string, publicKey []byte) error {
+	return d.cluster.Directory().Check(node, publicKey)
+}
+func (d directory) Address(node string) (string, bool) { return d.cluster.Directory().Address(node) }
+
+// Run is the node's life. It returns when ctx ends and everything has stopped, or when
+// a part of the node cannot go on. Instances live on, with their devices.
+func (n *Node) Run(ctx context.Context) error {
+	doors, err := n.open()
 	if err != nil {
-		return errors.Join(err, api.Close())
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return n.cluster.Run(ctx) })
+	if n.peer != nil {
+		group.Go(func() error { return n.peer.Run(ctx) })
+		group.Go(func() error { return n.overlay.Run(ctx) })
+		group.Go(func() error { return n.runPresence(ctx) })
+		group.Go(func() error { return n.runFounder(ctx) })
+	}
+	group.Go(func() error { return n.runCluster(ctx) })
 	group.Go(func() error { return n.sw.Run(ctx) })
 	group.Go(func() error { return n.runViews(ctx) })
 	group.Go(func() error { return n.runSweep(ctx) })
 	group.Go(func() error { return n.fleet.run(ctx) })
-	group.Go(func() error { return serve(ctx, api, n.api) })
-	group.Go(func() error { return serve(ctx, control, n.controlHandler()) })
+	for _, d := range doors {
+		group.Go(func() error { return serve(ctx, d.listener, d.handler) })
+	}
 	err = group.Wait()
 	n.plane.close()
 	if errors.Is(err, context.Canceled) {
@@ -102,19 +161,110 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.tracker.Close())
 }
 
+// runCluster says of a log that has lost entries what to do about it.
+func (n *Node) runCluster(ctx context.Context) error {
+	err := n.cluster.Run(ctx)
+	if errors.Is(err, cluster.ErrLogLost) {
+		err = fmt.Errorf("%w; restore the log, or remove %s to accept older rules", err, n.plane.mark.path)
+	}
+	return err
+}
+
+// A door is where somebody is answered.
+type door struct {
+	listener net.Listener
+	handler  http.Handler
+}
+
+// open opens every door, or none.
+func (n *Node) open() (doors []door, err error) {
+	defer func() {
+		if err != nil {
+			for _, d := range doors {
+				err = errors.Join(err, d.listener.Close())
+			}
+		}
+	}()
+	for _, d := range []struct {
+		path    string
+		handler http.Handler
+	}{{n.config.APISocket, n.api}, {n.config.ControlSocket, n.controlHandler()}} {
+		l, err := listen(d.path)
+		if err != nil {
+			return doors, err
+		}
+		doors = append(doors, door{l, d.handler})
+	}
+	if !n.config.APIListen.IsValid() {
+		return doors, nil
+	}
+	l, err := n.listenTLS()
+	if err != nil {
+		return doors, err
+	}
+	return append(doors, door{l, n.api}), nil
+}
+
+// listenTLS serves the API beyond this machine, where secrets would be read by anybody
+// without TLS. Clients trust it by the cluster's certificate authority.
+func (n *Node) listenTLS() (net.Listener, error) {
+	identity, _, err := n.config.identity()
+	if err != nil {
+		return nil, err
+	}
+	if identity == nil {
+		return nil, errors.New(`"api_listen" wants a certificate, which only a node with "peer.listen" has`)
+	}
+	return tls.Listen("tcp", n.config.APIListen.String(), &tls.Config{
+		Certificates: []tls.Certificate{identity.Certificate()}, MinVersion: tls.VersionTLS12,
+	})
+}
+
+// runFounder forgets that this node began the cluster once the cluster has begun: a node
+// that lost its log must join again, never begin a second cluster of the same name.
+func (n *Node) runFounder(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-n.cluster.Ready():
+	}
+	if err := os.Remove(n.config.founderFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("begin the cluster: %w", err)
+	}
+	return nil
+}
+
+// runPresence puts out of forwarding what other nodes say is down at theirs.
+func (n *Node) runPresence(ctx context.Context) error {
+	for {
+		epochs, changed := n.cluster.Down()
+		n.plane.setDown(epochs)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
 // runViews carries every change of the state into the switch, and tells the fleet.
 func (n *Node) runViews(ctx context.Context) error {
-	if err := n.plane.openUplink(n.config); err != nil {
+	if err := errors.Join(n.plane.openUplink(n.config), n.plane.openTunnel()); err != nil {
 		return err
 	}
 	for first := true; ; first = false {
 		view, err := n.cluster.Next(ctx)
+		if errors.Is(err, cluster.ErrStopped) {
+			<-ctx.Done() // runCluster says why
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		if err := n.plane.apply(view); err != nil {
 			return err
 		}
+		n.cluster.SetPresence(n.plane.presence())
 		if first {
 			if err := n.fleet.adopt(ctx, view); err != nil {
 				return err

@@ -4,32 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/firewall"
-	"palisade/internal/netns"
 	"palisade/internal/packet"
 	vswitch "palisade/switch"
+	"palisade/switch/overlay"
 	"palisade/switch/tap"
 )
-
-// mtu of every network. There is one node, so nothing is wrapped on its way.
-const mtu = 1500
 
 // plane carries the replicated state into the switch. Its mutex is held while it edits a
 // Snapshot; the switch's pollers never wait for it.
 type plane struct {
 	node    ec2.NodeID
+	mtu     int // of every network, in bytes of an IP packet
 	sw      *vswitch.Switch
 	tracker *conntrack.Tracker
+	overlay *overlay.Overlay // nil in a cluster of one
 	log     *slog.Logger
 
 	mu        sync.Mutex
@@ -38,7 +34,10 @@ type plane struct {
 	compiler  *firewall.Compiler
 	endpoints map[ec2.InterfaceID]*endpoint // of every active lease, at whatever node
 	lost      map[ec2.VNI]uint64            // generation at which an address last left a group
+	down      map[uint64]bool               // leases that their own node says are down, by epoch
+	failed    map[uint64]bool               // those of this node, until the state has heard of it
 	uplink    *vswitch.Uplink
+	tunnel    *vswitch.Tunnel
 	moved     chan struct{} // closed and replaced when a Snapshot was published
 }
 
@@ -52,10 +51,11 @@ type endpoint struct {
 	ended bool          // the lease is over; what is left is for detach to take down
 }
 
-func newPlane(node ec2.NodeID, sw *vswitch.Switch, tracker *conntrack.Tracker, mark *enforcedMark, log *slog.Logger) *plane {
+func newPlane(node ec2.NodeID, mtu int, sw *vswitch.Switch, tracker *conntrack.Tracker, mark *enforcedMark, log *slog.Logger) *plane {
 	return &plane{
-		node: node, sw: sw, tracker: tracker, log: log, mark: mark, compiler: firewall.NewCompiler(),
+		node: node, mtu: mtu, sw: sw, tracker: tracker, log: log, mark: mark, compiler: firewall.NewCompiler(),
 		endpoints: map[ec2.InterfaceID]*endpoint{}, lost: map[ec2.VNI]uint64{}, moved: make(chan struct{}),
+		down: map[uint64]bool{}, failed: map[uint64]bool{},
 	}
 }
 
@@ -80,12 +80,15 @@ func (p *plane) apply(view *ec2.View) error {
 			continue // a network without addresses forwards nothing
 		}
 		edit.Network(vswitch.Network{
-			VNI: vswitch.VNI(c.After.VNI), Prefix: c.After.Prefix, Gateway: c.After.Gateway, MTU: mtu,
+			VNI: vswitch.VNI(c.After.VNI), Prefix: c.After.Prefix, Gateway: c.After.Gateway, MTU: p.mtu,
 			Strict: c.After.Mode == ec2.TrackStrict,
 		})
 	}
 	if len(changes.Networks) > 0 {
 		p.setOutside(edit)
+	}
+	if len(changes.Nodes) > 0 {
+		p.setPeers()
 	}
 	for _, c := range changes.Interfaces {
 		p.move(edit, c, generation)
@@ -95,7 +98,8 @@ func (p *plane) apply(view *ec2.View) error {
 	return nil
 }
 
-// setOutside says which addresses are the cluster's own and which port leads to the rest.
+// setOutside says which addresses are the cluster's own, and which ports lead to other nodes
+// and to the rest.
 func (p *plane) setOutside(edit *vswitch.Edit) {
 	var pools []netip.Prefix
 	for n := range p.view.Networks() {
@@ -103,6 +107,7 @@ func (p *plane) setOutside(edit *vswitch.Edit) {
 	}
 	edit.PublicPools(pools)
 	edit.Uplink(p.uplink)
+	edit.Tunnel(p.tunnel)
 }
 
 // move follows a lease. One that is not active has left its groups, its address and its
@@ -112,6 +117,7 @@ func (p *plane) move(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generation
 		if ep := p.endpoints[c.Before.ID]; ep != nil && (c.After == nil || c.After.State != ec2.Active) {
 			edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
 			ep.ended = true
+			delete(p.failed, ep.lease.Epoch)
 			if ep.port != nil {
 				edit.Detach(ep.port)
 			}
@@ -127,7 +133,9 @@ func (p *plane) move(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generation
 	lease := c.After
 	ep := &endpoint{lease: lease, owner: p.owner(lease, nil)}
 	p.endpoints[lease.ID] = ep
-	edit.AddEndpoint(vswitch.VNI(lease.VNI), ep.owner)
+	if !p.down[lease.Epoch] {
+		edit.AddEndpoint(vswitch.VNI(lease.VNI), ep.owner)
+	}
 }
 
 func (p *plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
@@ -136,6 +144,9 @@ func (p *plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoin
 	}
 	for _, id := range lease.Groups {
 		o.Groups = append(o.Groups, p.compiler.Number(id))
+	}
+	if n, ok := p.view.Node(lease.Node); ok && lease.Node != p.node {
+		o.Node = n.Number
 	}
 	return o
 }
@@ -191,10 +202,8 @@ func (p *plane) inForce() *ec2.View {
 	return p.view
 }
 
-// wait reports whether the switch goes by index within the time.
-func (p *plane) wait(ctx context.Context, index uint64, atMost time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, atMost)
-	defer cancel()
+// wait reports whether the switch goes by index before ctx ends.
+func (p *plane) wait(ctx context.Context, index uint64) bool {
 	for p.sw.Enforced() < index {
 		p.mu.Lock()
 		moved := p.moved
@@ -276,52 +285,6 @@ func (p *plane) detach(lease ec2.InterfaceID) error {
 	p.tracker.RemoveZone(ep.zone)
 	p.compiler.Release(ep.rules)
 	return err
-}
-
-// openUplink opens the device to the world outside and makes it a port of the bridge there.
-func (p *plane) openUplink(c Config) error {
-	if c.Uplink.Device == "" {
-		return nil
-	}
-	d, err := tap.Open(tap.Config{Name: c.Uplink.Device, Namespace: c.Uplink.Namespace})
-	if err != nil {
-		return fmt.Errorf("uplink: %w", err)
-	}
-	err = netns.Do(c.Uplink.Namespace, func() error {
-		link, err := netlink.LinkByName(c.Uplink.Device)
-		if err != nil {
-			return err
-		}
-		if c.Uplink.Bridge != "" {
-			bridge, err := netlink.LinkByName(c.Uplink.Bridge)
-			if err != nil {
-				return fmt.Errorf("find %s: %w", c.Uplink.Bridge, err)
-			}
-			if err := netlink.LinkSetMaster(link, bridge); err != nil {
-				return fmt.Errorf("join %s: %w", c.Uplink.Bridge, err)
-			}
-		}
-		return netlink.LinkSetUp(link)
-	})
-	if err != nil {
-		return errors.Join(fmt.Errorf("uplink %s: %w", c.Uplink.Device, err), d.Close())
-	}
-	port, err := p.sw.AddPort("uplink", vswitch.UplinkPort, d)
-	if err != nil {
-		return errors.Join(fmt.Errorf("uplink: %w", err), d.Close())
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC(c.Name), NextHop: c.Uplink.GatewayMAC, MTU: mtu}
-	return nil
-}
-
-// uplinkMAC is the same for a node at every start, so its neighbours need not learn anew.
-func uplinkMAC(n ec2.NodeID) packet.MAC {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(n)) // never fails
-	sum := h.Sum32()
-	return packet.MAC{0x02, 0x75, byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
 }
 
 // close lets go of the devices; they stay, with their instances.

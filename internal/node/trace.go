@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -24,7 +25,8 @@ type Trace struct {
 	Admitted bool        `json:"admitted"`
 	Verdict  string      `json:"verdict"`
 	Meaning  string      `json:"meaning"`
-	At       string      `json:"at"` // the port the verdict concerns
+	At       string      `json:"at"`   // the port the verdict concerns
+	Node     ec2.NodeID  `json:"node"` // and where that is
 	Steps    []TraceStep `json:"steps"`
 	// Admit is a command that would let the packet in, where a rule is all it lacks.
 	Admit string `json:"admit,omitempty"`
@@ -32,6 +34,7 @@ type Trace struct {
 
 // TraceStep is one interface on the way.
 type TraceStep struct {
+	Node       ec2.NodeID     `json:"node"`
 	Instance   ec2.InstanceID `json:"instance"`
 	Direction  string         `json:"direction"`
 	Flow       string         `json:"flow"` // as this interface sees it
@@ -45,32 +48,35 @@ type TraceStep struct {
 
 func (n *Node) traceHandler(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	t, err := n.trace(q.Get("from"), q.Get("to"), q.Get("packet"))
+	t, err := n.trace(r.Context(), traceRequest{q.Get("from"), q.Get("to"), q.Get("packet")})
 	if err != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		answer(w, map[string]string{"error": err.Error()})
+		refuse(w, err)
 		return
 	}
 	answer(w, t)
 }
 
-// trace imagines a packet between two ends: an instance's id, or an address.
-func (n *Node) trace(from, to, what string) (*Trace, error) {
+// trace imagines a packet between two ends: an instance's id, or an address. It begins at
+// the node that the packet enters by, and goes on at the one that it leaves by.
+func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	view, _ := n.plane.state()
 	if view == nil {
 		return nil, fmt.Errorf("this node has no table yet")
 	}
-	src, err := n.end(view, from)
+	src, err := n.end(view, r.From)
 	if err != nil {
 		return nil, err
 	}
-	dst, err := n.end(view, to)
+	dst, err := n.end(view, r.To)
 	if err != nil {
 		return nil, err
 	}
-	template, err := parsePacket(what)
+	template, err := parsePacket(r.Packet)
 	if err != nil {
 		return nil, err
+	}
+	if number := entersAt(src, dst); number != 0 {
+		return n.traceElsewhere(ctx, view, number, r)
 	}
 	in, err := n.aim(src, dst, &template)
 	if err != nil {
@@ -81,9 +87,21 @@ func (n *Node) trace(from, to, what string) (*Trace, error) {
 		return nil, err
 	}
 	result := n.sw.Trace(in, frame)
+	t := n.report(view, result)
+	t.From, t.To, t.Packet = r.From, r.To, r.Packet
+	if result.Onward != nil {
+		if err := n.traceOnward(ctx, view, result.Onward, t); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// report puts what the pipeline of this node did into words.
+func (n *Node) report(view *ec2.View, result vswitch.Trace) *Trace {
 	t := &Trace{
-		From: from, To: to, Packet: what, Admitted: !result.Verdict.Drops(),
-		Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(), At: result.At.Name(),
+		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
+		At: result.At.Name(), Node: n.config.Name, Steps: []TraceStep{},
 	}
 	for i, s := range result.Steps {
 		refused := i == len(result.Steps)-1 && refuses(result.Verdict)
@@ -92,7 +110,7 @@ func (n *Node) trace(from, to, what string) (*Trace, error) {
 			t.Admit = admitting(view, s)
 		}
 	}
-	return t, nil
+	return t
 }
 
 // refuses reports whether a verdict is an interface's: its rules or its connections do not
@@ -196,7 +214,7 @@ func parsePacket(text string) (packet.Template, error) {
 
 // explain puts one step into words.
 func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep {
-	step := TraceStep{Direction: "egress", Flow: s.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
+	step := TraceStep{Node: n.config.Name, Direction: "egress", Flow: s.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
 	if s.Direction == conntrack.In {
 		step.Direction = "ingress"
 	}

@@ -57,7 +57,7 @@ func traced(t *testing.T) (n testNode, web, db *ec2.Instance) {
 	t.Helper()
 	c := nodeConfig(t)
 	n = newNode(t, c)
-	commands, err := c.bootstrap()
+	commands, err := c.bootstrap(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func traced(t *testing.T) (n testNode, web, db *ec2.Instance) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: mtu}
+	n.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: uplinkMTU}
 	if err := n.plane.apply(state.View()); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestTraceSaysWhy(t *testing.T) {
 			w + " egress tcp " + webIP + ":40000 > " + dbIP + ":3306: " + anyOut,
 			d + " ingress tcp " + webIP + ":40000 > " + dbIP + ":3306: admitted by " + fromWeb + " of db"}, ""},
 	} {
-		got, err := n.trace(tt.from, tt.to, tt.packet)
+		got, err := n.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet})
 		if err != nil {
 			t.Errorf("%s to %s, %s: %v", tt.from, tt.to, tt.packet, err)
 			continue
@@ -190,7 +190,7 @@ func TestTraceSaysWhy(t *testing.T) {
 	}
 
 	// Every rule that does not admit says why.
-	got, err := n.trace("198.51.100.7", w, "tcp/22")
+	got, err := n.trace(t.Context(), traceRequest{"198.51.100.7", w, "tcp/22"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,12 +212,12 @@ func TestTraceSaysWhatItCannotTrace(t *testing.T) {
 		{string(web.ID), "", "tcp/22", `"" is neither`},
 		{string(web.ID), "203.0.113.25", "tcp", `"tcp" is no packet`},
 	} {
-		if _, err := n.trace(tt.from, tt.to, tt.packet); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := n.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s to %s, %s: %v, want %s", tt.from, tt.to, tt.packet, err, tt.want)
 		}
 	}
 	empty := newNode(t, nodeConfig(t))
-	if _, err := empty.trace("203.0.113.25", "198.18.0.2", "tcp/22"); err == nil || !strings.Contains(err.Error(), "no table yet") {
+	if _, err := empty.trace(t.Context(), traceRequest{"203.0.113.25", "198.18.0.2", "tcp/22"}); err == nil || !strings.Contains(err.Error(), "no table yet") {
 		t.Errorf("a node that has no View: %v", err)
 	}
 }

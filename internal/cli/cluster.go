@@ -1,0 +1,286 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"palisade/ec2"
+	"palisade/internal/lab"
+	"palisade/internal/node"
+)
+
+// newClusterCommand is for whoever runs a cluster: who belongs to it, and its backups.
+func newClusterCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Begin a cluster, say who belongs to it, save and restore it",
+		Example: `  palisade cluster init --config node1.toml      # then: palisade node --config node1.toml
+  palisade cluster token --config node1.toml     # for palisade node --join ... --token ...
+  palisade cluster status                        # of the lab, or --config FILE
+  palisade cluster fence node3                   # it is dead, and shall stay out`,
+		RunE: helpOrUnknown,
+	}
+	cmd.AddCommand(newClusterInit(), newClusterToken(), newClusterStatus(), newClusterFence(), newClusterRemove(),
+		newClusterSnapshot())
+	return cmd
+}
+
+// A nodeChoice is which node an operator's command asks.
+type nodeChoice struct {
+	config string // of a node on this machine
+	lab    string
+	node   string // of the lab; "": the first that answers
+	json   bool
+}
+
+func (c *nodeChoice) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.config, "config", "", "ask the node with this configuration `FILE`")
+	cmd.Flags().StringVar(&c.lab, "name", "lab", "ask a node of the lab `NAME`")
+	cmd.Flags().StringVar(&c.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
+	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
+}
+
+// ask does a call at the node's control socket, or at each of the lab's in turn until one
+// answers.
+func (c *nodeChoice) ask(ctx context.Context, call func(socket string) error) error {
+	if c.config != "" {
+		config, err := node.ReadConfig(c.config)
+		if err != nil {
+			return err
+		}
+		return answered(config.ControlSocket, call(config.ControlSocket))
+	}
+	l, err := lab.Open(c.lab)
+	if err != nil {
+		return err
+	}
+	names := l.Nodes
+	if c.node != "" {
+		names = []string{c.node}
+	}
+	for _, name := range names {
+		err = call(l.Control(name))
+		if !isDown(err) {
+			return err
+		}
+		err = answered(l.Control(name), err)
+	}
+	return err
+}
+
+func newClusterInit() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "init --config FILE",
+		Short: "Make a new cluster's certificate authority, with this node as its first member",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if path == "" {
+				return usageError{errors.New("cluster init wants --config FILE")}
+			}
+			config, err := node.ReadConfig(path)
+			if err != nil {
+				return err
+			}
+			identity, err := node.InitCluster(config)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Cluster %s has its authority; %s is its first node.\nNext: palisade node --config %s\n",
+				identity.Cluster(), config.Name, path)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "the node's configuration `FILE`")
+	return cmd
+}
+
+func newClusterToken() *cobra.Command {
+	var choice nodeChoice
+	var role string
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Print a token that lets one node join, once",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if role != string(ec2.Voter) && role != string(ec2.NonVoter) {
+				return usageError{fmt.Errorf("--role %s: a node is a %s or a %s", role, ec2.Voter, ec2.NonVoter)}
+			}
+			var made struct {
+				Token string `json:"token"`
+			}
+			err := choice.ask(cmd.Context(), func(socket string) error {
+				return lab.Post(cmd.Context(), socket, "/v1/cluster/token", node.TokenRequest{Role: ec2.NodeRole(role), TTL: ttl}, &made)
+			})
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), made)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), made.Token)
+			return nil
+		},
+	}
+	choice.flags(cmd)
+	cmd.Flags().StringVar(&role, "role", string(ec2.Voter), "`voter` (3 or 5 in all) or nonvoter")
+	cmd.Flags().DurationVar(&ttl, "ttl", 10*time.Minute, "how long the token may wait to be used")
+	return cmd
+}
+
+func newClusterStatus() *cobra.Command {
+	var choice nodeChoice
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the nodes, who leads, and whether every node enforces the newest rules",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s node.ClusterStatus
+			err := choice.ask(cmd.Context(), func(socket string) error { return lab.Get(cmd.Context(), socket, "/v1/cluster", &s) })
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), s)
+			}
+			return printClusterStatus(cmd, s)
+		},
+	}
+	choice.flags(cmd)
+	return cmd
+}
+
+func printClusterStatus(cmd *cobra.Command, s node.ClusterStatus) error {
+	out := cmd.OutOrStdout()
+	switch {
+	case s.Leader == "":
+		fmt.Fprintf(out, "%s knows no leader: nothing can be changed; what is enforced stays so. Newest state: index %d\n", s.Node, s.Index)
+	case s.Enforced:
+		fmt.Fprintf(out, "%s leads; index %d is enforced everywhere\n", s.Leader, s.Index)
+	default:
+		fmt.Fprintf(out, "%s leads; index %d is not enforced everywhere yet\n", s.Leader, s.Index)
+	}
+	fmt.Fprintf(out, "as %s sees it:\n\n", s.Node)
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tZONE\tROLE\tSTATE\tADDRESS\tGOSSIP\tTUNNEL\tINSTANCES\tENFORCED")
+	for _, n := range s.Nodes {
+		role := string(n.Role)
+		if n.Name == s.Leader {
+			role += ", leads"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.Name, n.Zone, role, n.State, n.Address, n.Gossip, n.Tunnel, n.Instances, n.Enforced)
+	}
+	return w.Flush()
+}
+
+func newClusterFence() *cobra.Command {
+	var yes bool
+	return newExpulsion(expulsion{
+		use: "fence NODE", path: "/v1/cluster/fence", yes: &yes,
+		short: "Declare a dead node out: its addresses and instances are given up",
+		plan: `Fencing %[1]s says that it is dead, or cut off for good. At once and for all other nodes:
+  - its addresses leave every group and are given up; its %[2]s
+    stopped, and can be started on other nodes with new addresses
+  - no node speaks to it any more; gossip and tunnel keys are replaced
+  - nobody waits for it: --wait=enforced counts it as excluded
+It is not reached by this. Is it alive, it goes on by the last rules it had: turn it off first.
+It comes back with a new token only, after its data directory was emptied.`,
+		done: "%[1]s is fenced, at index %[2]d. Its instances are stopped: %[3]s",
+	})
+}
+
+func newClusterRemove() *cobra.Command {
+	var yes bool
+	return newExpulsion(expulsion{
+		use: "remove NODE", path: "/v1/cluster/remove", yes: &yes,
+		short: "Take a node out of the cluster for good, once it carries no instance",
+		plan: `Removing %[1]s takes it out of the list of nodes. It must carry no instance, or be fenced; its %[2]s.
+  - it has no vote any more, and no node speaks to it; gossip and tunnel keys are replaced
+  - its name is free for another node
+It comes back with a new token only, after its data directory was emptied.`,
+		done: "%[1]s is removed, at index %[2]d. What it carried: %[3]s",
+	})
+}
+
+// An expulsion is a command that makes a node no member, and says so before and after.
+type expulsion struct {
+	use, path, short, plan, done string
+	yes                          *bool
+}
+
+func newExpulsion(e expulsion) *cobra.Command {
+	var choice nodeChoice
+	cmd := &cobra.Command{
+		Use:   e.use,
+		Short: e.short,
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ec2.NodeID(args[0])
+			var s node.ClusterStatus
+			err := choice.ask(cmd.Context(), func(socket string) error { return lab.Get(cmd.Context(), socket, "/v1/cluster", &s) })
+			if err != nil {
+				return err
+			}
+			member, err := findMember(s, name)
+			if err != nil {
+				return err
+			}
+			if !*e.yes {
+				fmt.Fprintf(cmd.OutOrStdout(), e.plan+"\n\nTo do it, say it again with --yes.\n", name, carries(member.Instances))
+				return exitError(1)
+			}
+			var change node.NodeChange
+			err = choice.ask(cmd.Context(), func(socket string) error {
+				return lab.Post(cmd.Context(), socket, e.path, node.NodeRequest{Node: name}, &change)
+			})
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), change)
+			}
+			list := "none"
+			if len(change.Instances) > 0 {
+				list = strings.Trim(fmt.Sprint(change.Instances), "[]")
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), e.done+"\n", name, change.Index, list)
+			return nil
+		},
+	}
+	choice.flags(cmd)
+	cmd.Flags().BoolVar(e.yes, "yes", false, "do it; without this, say what would be done")
+	return cmd
+}
+
+func carries(n int) string {
+	if n == 1 {
+		return "1 instance is"
+	}
+	return fmt.Sprintf("%d instances are", n)
+}
+
+func findMember(s node.ClusterStatus, name ec2.NodeID) (node.MemberStatus, error) {
+	var names []string
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+		names = append(names, string(n.Name))
+	}
+	return node.MemberStatus{}, fmt.Errorf("the cluster has no node %s; it has %s", name, strings.Join(names, ", "))
+}
+
+// answered says what to do about a node that is down.
+func answered(socket string, err error) error {
+	if !isDown(err) {
+		return err
+	}
+	return downError(socket)
+}
