@@ -182,6 +182,35 @@ func TestInstancesGoToMembersAlone(t *testing.T) {
 	}
 }
 
+func TestInstancesStayInTheirRegion(t *testing.T) {
+	r := newTrio(t)
+	west := r.admit("node4", "eu-west-1a", Voter)
+	for _, i := range r.run(8) {
+		if i.Node == west.ID {
+			t.Errorf("instance %s of %s is in %s", i.ID, east, west.Zone)
+		}
+	}
+	r.refused(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Zone: west.Zone}, "InvalidParameterValue")
+	for _, id := range []NodeID{"node2", "node3"} {
+		r.must(&FenceNode{Node: id})
+	}
+	for i := range r.state.View().Instances() {
+		if i.State == Stopped {
+			r.must(&StartInstances{albert, east, []InstanceID{i.ID}})
+			if got := r.lease(i.ID).Node; got != "node1" {
+				t.Errorf("instance %s was started on %s", i.ID, got)
+			}
+			break // the pool is small
+		}
+	}
+
+	racks := newReplay(t) // zones that are named by no region
+	racks.must(&PutNode{Node{ID: "node1", Zone: "rack1"}})
+	if got := racks.run(1)[0].Node; got != "node1" {
+		t.Errorf("launched on %q", got)
+	}
+}
+
 func TestMemberWithLeasesIsNotRemoved(t *testing.T) {
 	r := newTrio(t)
 	i := r.place()["node2"]

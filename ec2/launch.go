@@ -57,7 +57,7 @@ func (r *RunInstances) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	spread, err := t.newSpread(r.Zone)
+	spread, err := t.newSpread(r.Region, r.Zone)
 	if err != nil {
 		return Result{}, err
 	}
@@ -167,16 +167,19 @@ func (t *tx) launchCount(r *RunInstances) (int, error) {
 }
 
 // A spread deals instances out to the members that carry the fewest; equals go by name.
+// A region's instances go to its own nodes, those whose zone begins with its name. A
+// region that has none, as in a cluster whose zones are named otherwise, has them all.
 type spread struct {
 	nodes []NodeID
 	load  map[NodeID]int
 }
 
-func (t *tx) newSpread(zone string) (*spread, error) {
+func (t *tx) newSpread(region Region, zone string) (*spread, error) {
 	s := &spread{load: make(map[NodeID]int)}
 	known := zone == ""
+	own := t.hasNodes(region)
 	for n := range rows[Node](t.Txn, tableNode, indexID, "") {
-		if zone != "" && n.Zone != zone {
+		if zone != "" && n.Zone != zone || own && !n.Serves(region) {
 			continue
 		}
 		known = true
@@ -195,6 +198,15 @@ func (t *tx) newSpread(zone string) (*spread, error) {
 		return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", clip(zone))
 	}
 	return nil, Errorf("InsufficientInstanceCapacity", "There is no node to launch on")
+}
+
+func (t *tx) hasNodes(region Region) bool {
+	for n := range rows[Node](t.Txn, tableNode, indexID, "") {
+		if n.Serves(region) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *spread) next() NodeID {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // NodeRole says whether a node votes on the log. "" reads as Voter.
@@ -41,6 +42,9 @@ type Node struct {
 // Member reports whether the node takes part: it carries instances and what it confirms
 // counts.
 func (n *Node) Member() bool { return n.State == "" }
+
+// Serves reports whether the node's zone is one of the region's: its name and a letter.
+func (n *Node) Serves(r Region) bool { return strings.HasPrefix(n.Zone, string(r)) }
 
 // Votes reports whether the node is a voter that is not fenced.
 func (n *Node) Votes() bool { return n.Member() && n.Role != NonVoter }
@@ -225,9 +229,9 @@ func (t *tx) placeAnew(i *Instance) error {
 		}
 		zone = n.Zone
 	}
-	s, err := t.newSpread(zone)
+	s, err := t.newSpread(i.Region, zone)
 	if err != nil {
-		if s, err = t.newSpread(""); err != nil {
+		if s, err = t.newSpread(i.Region, ""); err != nil {
 			return err
 		}
 	}

@@ -37,6 +37,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return c })
+}
+
+// newWorldBehind puts something between the API and the cluster.
+func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) *world {
+	t.Helper()
 	account := func(id ec2.AccountID, name string, platform ec2.Platform) ec2.Command {
 		return ec2.Command{Request: &ec2.CreateAccount{ID: id, Name: name, Platform: platform, AccessKey: "AKID" + strings.ToUpper(name), Secret: "secret of " + name}}
 	}
@@ -69,7 +75,7 @@ func newWorld(t testing.TB) *world {
 	case err := <-stopped:
 		t.Fatalf("cluster stopped: %v", err)
 	}
-	api, err := query.New(query.Config{Backend: c})
+	api, err := query.New(query.Config{Backend: backend(c)})
 	if err != nil {
 		t.Fatal(err)
 	}

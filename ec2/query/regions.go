@@ -3,7 +3,6 @@ package query
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"palisade/ec2"
 )
@@ -89,7 +88,7 @@ func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*d
 	states := make(map[string]string)
 	for n := range c.view.Nodes() {
 		switch {
-		case !strings.HasPrefix(n.Zone, string(c.region)):
+		case !n.Serves(c.region):
 		case n.Member():
 			states[n.Zone] = "available"
 		case states[n.Zone] == "":

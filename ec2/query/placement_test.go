@@ -1,0 +1,96 @@
+package query_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"palisade/ec2"
+)
+
+// change applies what no Action does.
+func (w *world) change(t *testing.T, requests ...ec2.Request) {
+	t.Helper()
+	for _, r := range requests {
+		if _, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r}); err != nil {
+			t.Fatalf("%T: %v", r, err)
+		}
+	}
+}
+
+// join makes a voter.
+func (w *world) join(t *testing.T, id ec2.NodeID, zone string) {
+	t.Helper()
+	hash := strings.Repeat("5e", 32)
+	w.change(t,
+		&ec2.CreateJoinToken{ID: string(id), SecretHash: hash, Expires: time.Now().Add(time.Hour)},
+		&ec2.AdmitNode{Token: string(id), SecretHash: hash, Node: ec2.Node{ID: id, Zone: zone, Address: "192.0.2.1" + strings.TrimPrefix(string(id), "node") + ":7400", PublicKey: []byte(id)}})
+}
+
+func TestZonesAreThoseOfTheRegionsNodes(t *testing.T) {
+	w := newWorld(t)
+	w.join(t, "node2", "us-east-1b")
+	w.join(t, "node3", "us-east-1c")
+	w.join(t, "node4", "us-east-1a")
+	w.join(t, "node5", "eu-west-1a")
+	w.change(t, &ec2.FenceNode{Node: "node3"}, &ec2.FenceNode{Node: "node4"})
+	zones := func(names ...string) string {
+		t.Helper()
+		out := ok[*sdk.DescribeAvailabilityZonesOutput](t)(w.as("albert").DescribeAvailabilityZones(t.Context(), &sdk.DescribeAvailabilityZonesInput{ZoneNames: names}))
+		var list []string
+		for _, z := range out.AvailabilityZones {
+			list = append(list, *z.ZoneName+" "+string(z.State))
+		}
+		return strings.Join(list, ", ")
+	}
+	if got, want := zones(), "us-east-1a available, us-east-1b available, us-east-1c unavailable"; got != want {
+		t.Errorf("zones are %s, want %s", got, want)
+	}
+	if got, want := zones("us-east-1b"), "us-east-1b available"; got != want {
+		t.Errorf("zones are %s, want %s", got, want)
+	}
+	_, err := w.as("albert").DescribeAvailabilityZones(t.Context(), &sdk.DescribeAvailabilityZonesInput{ZoneNames: []string{"eu-west-1a"}})
+	wantCode(t, "a zone of another region", err, "InvalidParameterValue", "Invalid availability zone: [eu-west-1a]")
+}
+
+// An instance is shown in the zone it is in, in the answer to the start that moved it.
+func TestInstanceIsShownWhereItIs(t *testing.T) {
+	w := newWorld(t)
+	w.join(t, "node2", "us-east-1b")
+	api := w.as("albert")
+	ids := make(map[string]string)
+	for _, i := range ok[*sdk.RunInstancesOutput](t)(api.RunInstances(t.Context(), &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2)})).Instances {
+		ids[*i.Placement.AvailabilityZone] = *i.InstanceId
+	}
+	w.report(t)
+	id := ids["us-east-1b"]
+	if len(ids) != 2 || id == "" {
+		t.Fatalf("two instances on two nodes are in %v", ids)
+	}
+	shown := func(state, zone, reason string) {
+		t.Helper()
+		i := ok[*sdk.DescribeInstancesOutput](t)(api.DescribeInstances(t.Context(), &sdk.DescribeInstancesInput{InstanceIds: []string{id}})).Reservations[0].Instances[0]
+		code := ""
+		if i.StateReason != nil {
+			code = *i.StateReason.Code
+		}
+		if string(i.State.Name) != state || *i.Placement.AvailabilityZone != zone || code != reason {
+			t.Errorf("shown %s in %s because %q, want %s in %s because %q", i.State.Name, *i.Placement.AvailabilityZone, code, state, zone, reason)
+		}
+	}
+	shown("running", "us-east-1b", "")
+	w.change(t, &ec2.FenceNode{Node: "node2"})
+	shown("stopped", "us-east-1b", "Server.NodeFenced")
+	w.change(t, &ec2.RemoveNode{Node: "node2"})
+	shown("stopped", "us-east-1b", "Server.NodeFenced")
+	if _, err := api.StartInstances(t.Context(), &sdk.StartInstancesInput{InstanceIds: []string{id}}); err != nil {
+		t.Fatal(err)
+	}
+	shown("pending", "us-east-1a", "")
+	w.report(t)
+	w.change(t, &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1d"}})
+	shown("running", "us-east-1d", "")
+}

@@ -1,0 +1,131 @@
+package query_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
+	"golang.org/x/crypto/ssh"
+
+	"palisade/cluster"
+	"palisade/ec2"
+	"palisade/ec2/query"
+)
+
+// A noLeader is what a Backend says when it cannot decide.
+type noLeader struct{ text string }
+
+func (e noLeader) Error() string       { return "no leader" }
+func (e noLeader) Unavailable() string { return e.text }
+
+// failures are the errors that the next calls of a lame backend end with.
+type failures struct {
+	sync.Mutex
+	apply, read []error
+}
+
+func (f *failures) next(list *[]error) error {
+	f.Lock()
+	defer f.Unlock()
+	if len(*list) == 0 {
+		return nil
+	}
+	err := (*list)[0]
+	*list = (*list)[1:]
+	return err
+}
+
+// A lame backend is a cluster that cannot always be reached.
+type lame struct {
+	cluster  *cluster.Cluster
+	failures *failures
+}
+
+func (l lame) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
+	if err := l.failures.next(&l.failures.apply); err != nil {
+		return ec2.Result{}, 0, err
+	}
+	return l.cluster.Apply(ctx, cmd)
+}
+
+func (l lame) ReadView(ctx context.Context) (*ec2.View, error) {
+	if err := l.failures.next(&l.failures.read); err != nil {
+		return nil, err
+	}
+	return l.cluster.ReadView(ctx)
+}
+
+func newLameWorld(t *testing.T) (*world, *failures) {
+	f := new(failures)
+	return newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return lame{c, f} }), f
+}
+
+func TestNoLeaderIsUnavailable(t *testing.T) {
+	w, f := newLameWorld(t)
+	const cutOff = "this node knows no leader: it reaches 1 of 3 voters (node1)"
+	const lost = "the leader was lost while it decided: the change may or may not take effect"
+	wrapped := fmt.Errorf("apply: %w", noLeader{cutOff})
+	create := &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("x")}
+
+	f.read = []error{wrapped}
+	_, err := w.as("albert").DescribeInstances(t.Context(), nil)
+	wantCode(t, "read without a leader", err, "Unavailable", cutOff)
+	f.apply = []error{wrapped}
+	_, err = w.as("albert").CreateSecurityGroup(t.Context(), create)
+	wantCode(t, "write without a leader", err, "Unavailable", cutOff)
+	f.apply = []error{noLeader{lost}}
+	_, err = w.as("albert").CreateSecurityGroup(t.Context(), create)
+	wantCode(t, "write, leader lost", err, "Unavailable", lost)
+	f.apply = []error{noLeader{cutOff}}
+	if status, code := answer(t, w.post(t, "Action=CreateSecurityGroup&GroupName=a&GroupDescription=x&Version=2016-11-15", nil)); status != 503 || code != "Unavailable" {
+		t.Errorf("got %d %s, want 503 Unavailable", status, code)
+	}
+	f.read = []error{errors.New("disk full: /var/lib")} // not for the caller's eyes
+	_, err = w.as("albert").DescribeInstances(t.Context(), nil)
+	wantCode(t, "any other error", err, "InternalError", "An internal error has occurred")
+
+	// An SDK tries again by itself, and gets through when there is a leader.
+	f.apply = []error{wrapped, wrapped}
+	_, err = w.as("albert").CreateSecurityGroup(t.Context(), create, func(o *sdk.Options) {
+		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) { o.Backoff = retry.NewExponentialJitterBackoff(1) })
+	})
+	if err != nil || len(f.apply) != 0 {
+		t.Errorf("an SDK that tries again: %v, %d failures left", err, len(f.apply))
+	}
+}
+
+// A change that is made is not answered with an error because its state cannot be read:
+// the caller would make it again.
+func TestMadeChangeIsAnsweredWithoutItsState(t *testing.T) {
+	w, f := newLameWorld(t)
+	api := w.as("albert")
+	f.read = []error{nil, noLeader{"no leader"}}
+	made := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(t.Context(), &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2)}))
+	if len(made.Instances) != 2 || *made.Instances[0].Placement.AvailabilityZone != "us-east-1a" {
+		t.Errorf("launched %+v", made.Instances)
+	}
+	if len(f.read) != 0 {
+		t.Errorf("the state was read %d times less than expected", len(f.read))
+	}
+}
+
+// publicKeyParam is a public key as a parameter of ImportKeyPair.
+func publicKeyParam(t *testing.T) string {
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url.QueryEscape(base64.StdEncoding.EncodeToString(ssh.MarshalAuthorizedKey(key)))
+}
