@@ -70,6 +70,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	state, err := ec2.Restore(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.failure != nil {
+		return f.failure
+	}
 	if err != nil {
 		return f.failLocked(err)
 	}

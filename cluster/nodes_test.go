@@ -46,8 +46,10 @@ func (n *node) identityDir() string                { return filepath.Join(n.dir,
 func name(i int) ec2.NodeID                        { return ec2.NodeID(fmt.Sprint("node", i)) }
 
 // begin makes a cluster of count nodes and waits until the leader has given all a vote.
+// Its tests wait more than they work, so they run beside each other.
 func begin(t *testing.T, count int, cfg func(*Config)) *nodes {
 	t.Helper()
+	t.Parallel()
 	s := &nodes{t: t, cfg: cfg, all: make(map[ec2.NodeID]*node)}
 	first := s.add("node1")
 	if _, err := peer.Init(first.identityDir(), "node1", first.address); err != nil {
@@ -151,7 +153,7 @@ func (n *node) start(edit func(*Config, *peer.Identity)) {
 	n.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-done, <-peerDone) })
 	stop := n.stop
 	t.Cleanup(func() {
-		if err := stop(); err != nil && !errors.Is(err, errLogLost) {
+		if err := stop(); err != nil && !errors.Is(err, ErrLogLost) {
 			t.Logf("%s stopped: %v", n.name, err)
 		}
 	})
