@@ -39,6 +39,10 @@ type RemoteError struct {
 
 func (e *RemoteError) Error() string { return e.Text }
 
+// ErrNotConnected is wrapped by an error of Call when the far end has not heard of it:
+// there was no connection, and none could be made.
+var ErrNotConnected = errors.New("no connection")
+
 // Codes of a RemoteError that no handler made.
 const (
 	CodeUnknownMethod = "UnknownMethod"
@@ -118,7 +122,7 @@ func (p *Peer) newTransport() *http.Transport {
 			}
 			c, err := p.Dial(ctx, node, ProtocolRPC)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("%w: %w", ErrNotConnected, err)
 			}
 			return c, nil
 		},
