@@ -40,6 +40,8 @@ type cluster struct {
 	table *members
 	nodes []*node // node1, node2
 	rules groups
+	// device makes an instance's; nil is one in memory.
+	device func(host string) vswitch.Device
 }
 
 var hosts = []struct {
@@ -121,9 +123,11 @@ func permit(serial uint64, protocol ec2.Protocol, from, to int, source string) e
 
 // newCluster starts two nodes and waits for their session. The app admits the web group to
 // TCP 8000 and UDP 53, pings from it, and TCP 22 from the web's public address alone.
-func newCluster(t testing.TB) *cluster {
+func newCluster(t testing.TB) *cluster { return newClusterOn(t, nil) }
+
+func newClusterOn(t testing.TB, device func(host string) vswitch.Device) *cluster {
 	t.Helper()
-	c := &cluster{t: t, table: &members{keys: map[string][]byte{}, addresses: map[string]string{}}, rules: groups{
+	c := &cluster{t: t, device: device, table: &members{keys: map[string][]byte{}, addresses: map[string]string{}}, rules: groups{
 		"web":  {ID: "web", Name: "web"},
 		"lone": {ID: "lone", Name: "lone"},
 		"app": {ID: "app", Name: "app", Rules: []ec2.Rule{
@@ -214,9 +218,15 @@ func (n *node) start() {
 			e.AddEndpoint(vni, o)
 			continue
 		}
-		n.devices[h.name], err = taptest.New()
-		must(err)
-		o.Port, err = n.sw.AddPort(h.name, vswitch.InstancePort, n.devices[h.name])
+		var device vswitch.Device
+		if n.c.device != nil {
+			device = n.c.device(h.name)
+		} else {
+			n.devices[h.name], err = taptest.New()
+			must(err)
+			device = n.devices[h.name]
+		}
+		o.Port, err = n.sw.AddPort(h.name, vswitch.InstancePort, device)
 		must(err)
 		n.ports[h.name] = o.Port
 		e.AddEndpoint(vni, o)
