@@ -337,6 +337,18 @@ func TestJoinTakesAtMostEight(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("eight were not judged at once")
 	}
+	// The others come as far as the door; who waits there still is a stranger.
+	late := time.After(patience)
+	for arrived := 0; arrived < maxJoining && most.Load() <= maxJoining; {
+		server.strangers.Lock()
+		arrived = server.strangers.order.Len()
+		server.strangers.Unlock()
+		select {
+		case <-late:
+			t.Fatalf("%d wait at the door; want %d", arrived, maxJoining)
+		case <-time.After(time.Millisecond):
+		}
+	}
 	close(release)
 	wg.Wait()
 	if n := most.Load(); n != maxJoining {

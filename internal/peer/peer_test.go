@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -127,7 +128,10 @@ func echo(t *testing.T, l net.Listener) <-chan string {
 			if err != nil {
 				return
 			}
-			came <- c.(*Conn).Node()
+			select {
+			case came <- c.(*Conn).Node():
+			default: // nobody asks
+			}
 			go func() {
 				defer c.Close()
 				io.Copy(c, c)
@@ -218,6 +222,19 @@ func TestStrangerReachesNothing(t *testing.T) {
 	other := founder(t, "node2").Certificate()
 	unknown := member(t, one, "node3").Certificate()
 	stolenName := member(t, one, "node2").Certificate()
+	// The directory alone must not do either: these keys it knows.
+	foreign := founder(t, "node4")
+	d.add(foreign, server.Addr())
+	another := foreign.Certificate()
+	five := member(t, one, "node5")
+	d.add(five, server.Addr())
+	template := *five.cert
+	template.URIs = []*url.URL{nodeURI(one.Cluster(), "node2")}
+	bent, err := sign(&template, one.authority.root, five.key.Public(), one.authority.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	misnamed := tls.Certificate{Certificate: [][]byte{bent.Raw}, PrivateKey: five.key}
 	config := func(version uint16, cert *tls.Certificate, protocols ...string) *tls.Config {
 		c := &tls.Config{MinVersion: version, MaxVersion: version, NextProtos: protocols, InsecureSkipVerify: true}
 		if cert != nil {
@@ -237,6 +254,8 @@ func TestStrangerReachesNothing(t *testing.T) {
 		{"no certificate, calling", config(tls.VersionTLS13, nil, ProtocolRPC), false},
 		{"no certificate, behind join", config(tls.VersionTLS13, nil, ProtocolJoin, ProtocolRaft), false},
 		{"another authority", config(tls.VersionTLS13, &other, ProtocolRaft), false},
+		{"another authority, a known key", config(tls.VersionTLS13, &another, ProtocolRaft), false},
+		{"two names", config(tls.VersionTLS13, &misnamed, ProtocolRaft), false},
 		{"not in the directory", config(tls.VersionTLS13, &unknown, ProtocolRaft), false},
 		{"a member's name, another key", config(tls.VersionTLS13, &stolenName, ProtocolRaft), false},
 		{"TLS 1.2", config(tls.VersionTLS12, &known, ProtocolRaft), false},
@@ -312,6 +331,12 @@ func TestDialChecksWhoAnswers(t *testing.T) {
 	}
 	if err := dial("node2"); err == nil {
 		t.Error("dialled node2, and node3 was taken for it")
+	}
+	d.Lock()
+	d.keys["node2"] = three.id.PublicKey() // the name in the certificate counts too
+	d.Unlock()
+	if err := dial("node2"); err == nil {
+		t.Error("dialled node2, and node3 was taken for it, by its key")
 	}
 	d.fence("node3")
 	if err := dial("node3"); err == nil {
@@ -525,14 +550,14 @@ func TestSilentStrangersGiveWay(t *testing.T) {
 		t.Fatalf("a member among silent strangers: %v", err)
 	}
 	defer c.Close()
-	for _, s := range silent[:more] {
-		awaitClosed(t, s)
-	}
 	server.strangers.Lock()
 	n := server.strangers.order.Len()
 	server.strangers.Unlock()
 	if n > maxStrangers {
 		t.Errorf("%d strangers; want at most %d", n, maxStrangers)
+	}
+	for _, s := range silent[:more] {
+		awaitClosed(t, s)
 	}
 	if err := roundTrip(c); err != nil {
 		t.Errorf("a member behind silent strangers: %v", err)
@@ -624,7 +649,8 @@ func TestRunEndsEverything(t *testing.T) {
 	server.Handle("wait", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 		close(started)
 		<-ctx.Done()
-		answered = true // a race, if Run did not wait
+		<-time.After(200 * time.Millisecond) // it takes its time to end
+		answered = true
 		return nil, nil
 	})
 	stop := run(t, server)
