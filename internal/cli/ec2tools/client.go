@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/xml"
 	"errors"
@@ -42,13 +44,16 @@ type client struct {
 	http        *http.Client
 }
 
-func newClient(endpoint *url.URL, access, secret, region string) *client {
+// newClient's roots are who may vouch for the service; nil is whom the system trusts.
+func newClient(endpoint *url.URL, access, secret, region string, roots *x509.CertPool) *client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	return &client{
 		endpoint:    endpoint,
 		credentials: aws.Credentials{AccessKeyID: access, SecretAccessKey: secret},
 		region:      region,
 		signer:      v4.NewSigner(),
-		http:        &http.Client{Timeout: callTimeout},
+		http:        &http.Client{Timeout: callTimeout, Transport: transport},
 	}
 }
 

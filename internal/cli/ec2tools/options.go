@@ -1,8 +1,10 @@
 package ec2tools
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 
@@ -59,7 +61,28 @@ func (o *commonOptions) client(getenv func(string) string) (*client, error) {
 	if u.Path == "" {
 		u.Path = "/"
 	}
-	return newClient(u, access, secret, region), nil
+	roots, err := rootsOf(getenv("AWS_CA_BUNDLE"))
+	if err != nil {
+		return nil, err
+	}
+	return newClient(u, access, secret, region, roots), nil
+}
+
+// rootsOf reads the file that AWS_CA_BUNDLE names, as the AWS CLI does: a cluster's API
+// is vouched for by the cluster's own authority and by nobody else.
+func rootsOf(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read AWS_CA_BUNDLE: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(data) {
+		return nil, usagef("AWS_CA_BUNDLE: there is no certificate in %s", file)
+	}
+	return roots, nil
 }
 
 // hints say what an option that stands without its value was meant to get.

@@ -16,6 +16,12 @@ import (
 // newServer starts the real API on a cluster of one voter with Albert's account.
 func newServer(t *testing.T) *service {
 	t.Helper()
+	return newServerBehind(t, func(c *cluster.Cluster) query.Backend { return c })
+}
+
+// newServerBehind puts something between the API and the cluster.
+func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend) *service {
+	t.Helper()
 	c, err := cluster.New(cluster.Config{
 		Node: "node1",
 		Dir:  t.TempDir(),
@@ -43,7 +49,7 @@ func newServer(t *testing.T) *service {
 	case err := <-stopped:
 		t.Fatalf("cluster stopped: %v", err)
 	}
-	api, err := query.New(query.Config{Backend: c})
+	api, err := query.New(query.Config{Backend: backend(c)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,230 @@
+package ec2tools
+
+import (
+	"context"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"palisade/cluster"
+	"palisade/ec2"
+	"palisade/ec2/query"
+)
+
+// A judged backend is a cluster that says of each change what the test wants.
+type judged struct {
+	*cluster.Cluster
+	judge *judge
+}
+
+type judge struct {
+	sync.Mutex
+	answers []func(ctx context.Context) ([]query.NodeEnforcement, error) // in turn; the last one stays
+	asked   []uint64
+}
+
+func (j judged) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
+	j.judge.Lock()
+	j.judge.asked = append(j.judge.asked, index)
+	answer := j.judge.answers[0]
+	if len(j.judge.answers) > 1 {
+		j.judge.answers = j.judge.answers[1:]
+	}
+	j.judge.Unlock()
+	nodes, err := answer(ctx)
+	return query.EnforcementReport{Index: index, Nodes: nodes}, err
+}
+
+// says makes an answer of node1 enforced and node2 as told.
+func says(state query.EnforcementState, why string) func(context.Context) ([]query.NodeEnforcement, error) {
+	return func(ctx context.Context) ([]query.NodeEnforcement, error) {
+		if state == query.Pending {
+			<-ctx.Done()
+		}
+		return []query.NodeEnforcement{{Node: "node1", State: query.Enforced}, {Node: "node2", State: state, Why: why}}, nil
+	}
+}
+
+type noLeader struct{}
+
+func (noLeader) Error() string       { return "no leader" }
+func (noLeader) Unavailable() string { return "this node knows no leader" }
+
+func newJudgedServer(t *testing.T) (*service, *cluster.Cluster, *judge) {
+	j := new(judge)
+	var behind *cluster.Cluster
+	svc := newServerBehind(t, func(c *cluster.Cluster) query.Backend {
+		behind = c
+		return judged{c, j}
+	})
+	return svc, behind, j
+}
+
+// runWith runs a tool with a judge that answers so.
+func (s *service) runWith(t *testing.T, j *judge, line string, answers ...func(context.Context) ([]query.NodeEnforcement, error)) result {
+	t.Helper()
+	j.Lock()
+	j.answers, j.asked = answers, nil
+	j.Unlock()
+	return s.run(t, nil, strings.Fields(line)...)
+}
+
+// Every tool that changes something waits for its change, and says nothing about it when
+// all is well; no other tool knows the option.
+func TestEveryChangeCanBeWaitedFor(t *testing.T) {
+	svc, c, j := newJudgedServer(t)
+	keyFile := filepath.Join(t.TempDir(), "key.pub")
+	seen := make(map[string]bool)
+	change := func(line string) string {
+		t.Helper()
+		name, _, _ := strings.Cut(line, " ")
+		seen[name] = true
+		before := c.View().Index()
+		got := svc.runWith(t, j, line+" --wait=enforced", says(query.Enforced, ""))
+		if got.exit != 0 || got.stderr != "" || got.stdout == "" {
+			t.Errorf("%s: %+v", line, got)
+		}
+		if after := c.View().Index(); !slices.Equal(j.asked, []uint64{after}) || after <= before {
+			t.Errorf("%s: asked for %v, the change is %d", line, j.asked, after)
+		}
+		return got.stdout
+	}
+	change("ec2-create-group web -d x")
+	change("ec2-add-group app -d x")
+	change("ec2-authorize web -p 80")
+	change("ec2-revoke web -p 80")
+	private := change("ec2-add-keypair k")
+	writePublicKey(t, keyFile, private)
+	change("ec2-import-keypair l -f " + keyFile)
+	change("ec2-delete-keypair k")
+	_, id, _ := strings.Cut(change("ec2-run-instances ami-eca54085 -g web"), "INSTANCE\t")
+	id, _, _ = strings.Cut(id, "\t")
+	eni, _ := c.View().Instance(ec2.InstanceID(id))
+	lease, _ := c.View().Interface(eni.Interface)
+	if _, _, err := c.Apply(t.Context(), ec2.Command{Request: &ec2.ReportInstance{Instance: eni.ID, InterfaceEpoch: lease.Epoch, State: ec2.Running}}); err != nil {
+		t.Fatal(err)
+	}
+	change("ec2-start-instances " + id)
+	change("ec2-stop-instances " + id)
+	change("ec2-terminate-instances " + id)
+	change("ec2-delete-group app")
+
+	for _, name := range Names() {
+		if strings.HasPrefix(name, "ec2-describe-") {
+			if got := svc.runWith(t, j, name+" --wait=enforced"); got.exit != 2 || !strings.Contains(got.stderr, "unknown flag") {
+				t.Errorf("%s --wait: %+v", name, got)
+			}
+		} else if !seen[name] {
+			t.Errorf("%s changes something and is not tried here", name)
+		}
+	}
+	if got := svc.runWith(t, j, "ec2-authorize web -p 81"); got.exit != 0 || len(j.asked) != 0 {
+		t.Errorf("without --wait: %+v, asked for %v", got, j.asked)
+	}
+	if got := svc.runWith(t, j, "ec2-authorize web -p 81 --wait enforced"); got.exit != 1 || len(j.asked) != 0 || !strings.HasPrefix(got.stderr, "Client.InvalidPermission.Duplicate") {
+		t.Errorf("refused: %+v, asked for %v", got, j.asked)
+	}
+}
+
+func writePublicKey(t *testing.T, file, output string) {
+	t.Helper()
+	block, _ := pem.Decode([]byte(output[strings.Index(output, "-----BEGIN"):]))
+	signer, err := ssh.ParsePrivateKey(pem.EncodeToMemory(block))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWaitSaysWhoIsBehind(t *testing.T) {
+	svc, c, j := newJudgedServer(t)
+	group := func(name string) bool {
+		_, ok := c.View().GroupNamed("598916040194", "us-east-1", "", name)
+		return ok
+	}
+	start := time.Now()
+	got := svc.runWith(t, j, "ec2-create-group a -d x --wait=enforced:500ms", says(query.Pending, "no answer from 192.0.2.12:7400"))
+	if got.exit != 1 || !strings.HasPrefix(got.stdout, "GROUP\t") || !group("a") {
+		t.Errorf("pending: %+v", got)
+	}
+	for _, want := range []string{"the change is made", "500ms", "node2 (no answer from 192.0.2.12:7400)"} {
+		if !strings.Contains(got.stderr, want) {
+			t.Errorf("pending says %q, want %q in it", got.stderr, want)
+		}
+	}
+	if strings.Contains(got.stderr, "node1") || strings.Count(got.stderr, "\n") != 1 {
+		t.Errorf("pending says %q, want one line about node2 alone", got.stderr)
+	}
+	if took := time.Since(start); took < 300*time.Millisecond || took > 5*time.Second {
+		t.Errorf("waited %s for 500ms", took)
+	}
+
+	got = svc.runWith(t, j, "ec2-create-group b -d x --wait=enforced", says(query.Excluded, "it is fenced"))
+	if want := "enforced, but for excluded nodes: node2 (it is fenced)\n"; got.exit != 0 || got.stderr != want {
+		t.Errorf("excluded: %+v, want exit 0 and %q", got, want)
+	}
+
+	// One call pending, one with the leader gone, and then all is well.
+	behind := func(context.Context) ([]query.NodeEnforcement, error) {
+		return []query.NodeEnforcement{{Node: "node2", State: query.Pending}}, nil
+	}
+	lost := func(context.Context) ([]query.NodeEnforcement, error) { return nil, noLeader{} }
+	got = svc.runWith(t, j, "ec2-create-group c -d x --wait=enforced:30", behind, lost, says(query.Enforced, ""))
+	if got.exit != 0 || got.stderr != "" || len(j.asked) != 3 {
+		t.Errorf("enforced at the third time: %+v after %d questions", got, len(j.asked))
+	}
+	got = svc.runWith(t, j, "ec2-create-group d -d x --wait=enforced:600ms", lost)
+	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "Server.Unavailable: this node knows no leader") {
+		t.Errorf("without a leader: %+v", got)
+	}
+}
+
+// A service that answers a change and then nothing more does not hold the tool.
+func TestWaitNeverHangs(t *testing.T) {
+	svc, _, j := newJudgedServer(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) }) // runs before the server's own
+	start := time.Now()
+	got := svc.runWith(t, j, "ec2-create-group a -d x --wait=enforced:300ms", func(context.Context) ([]query.NodeEnforcement, error) {
+		<-release
+		return nil, nil
+	})
+	if took := time.Since(start); got.exit != 1 || took > 5*time.Second || !strings.Contains(got.stderr, "no answer came in time") {
+		t.Errorf("after %s: %+v", took, got)
+	}
+}
+
+func TestWaitNeedsAServiceThatKnows(t *testing.T) {
+	got := newServer(t).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
+	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "UnsupportedOperation") {
+		t.Errorf("a service that does not know: %+v", got)
+	}
+	got = newService(t, map[string]string{"CreateSecurityGroup.xml": "<a/>"}).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
+	if got.exit != 1 || !strings.Contains(got.stderr, "gave it no index") {
+		t.Errorf("a service that tells no index: %+v", got)
+	}
+}
+
+func TestWaitIsReadBeforeAnythingIsChanged(t *testing.T) {
+	for _, wait := range []string{"--wait", "--wait=", "--wait=running", "--wait=enforced:", "--wait=enforced:0", "--wait=enforced:-1s", "--wait=enforced:2h", "--wait=enforced:soon"} {
+		svc := newService(t, map[string]string{"CreateSecurityGroup.xml": "<a/>"})
+		got := svc.run(t, nil, "ec2-create-group", "a", "-d", "x", wait)
+		if got.exit != 2 || !strings.Contains(got.stderr, "enforced:10s") || len(svc.requests) != 0 {
+			t.Errorf("%s: %+v, %d requests", wait, got, len(svc.requests))
+		}
+	}
+	for text, want := range map[string]time.Duration{"enforced": 5 * time.Second, "enforced:7": 7 * time.Second, "enforced:1m": time.Minute, "enforced:250ms": 250 * time.Millisecond} {
+		if got, err := parseWait(text); err != nil || got != want {
+			t.Errorf("%s is read as %s, %v", text, got, err)
+		}
+	}
+}
