@@ -126,14 +126,14 @@ func newDropsCommand() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), ports)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "PORT\tVERDICT\tPACKETS\tMEANING")
+			fmt.Fprintln(w, "NODE\tPORT\tVERDICT\tPACKETS\tMEANING")
 			for _, p := range ports {
 				if p.QueueDrops > 0 {
-					fmt.Fprintf(w, "%s\tqueue-full\t%d\tthe kernel dropped it before the switch could read it\n", p.Port, p.QueueDrops)
+					fmt.Fprintf(w, "%s\t%s\tqueue-full\t%d\tthe kernel dropped it before the switch could read it\n", p.Node, p.Port, p.QueueDrops)
 				}
 				for _, v := range p.Verdicts {
 					if v.Drops || all {
-						fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", p.Port, v.Verdict, v.Packets, v.Meaning)
+						fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", p.Node, p.Port, v.Verdict, v.Packets, v.Meaning)
 					}
 				}
 			}
@@ -234,7 +234,7 @@ tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple 
 func printTrace(w io.Writer, from, to string, t node.Trace) {
 	fmt.Fprintf(w, "%s from %s to %s\n", t.Packet, from, to)
 	for i, s := range t.Steps {
-		fmt.Fprintf(w, "%d. %s of %s: %s\n", i+1, s.Direction, s.Instance, s.Flow)
+		fmt.Fprintf(w, "%d. %s of %s, on %s: %s\n", i+1, s.Direction, s.Instance, s.Node, s.Flow)
 		fmt.Fprintf(w, "   connection: %s\n", s.Connection)
 		switch {
 		case s.Rule == "classic-egress":
@@ -247,10 +247,10 @@ func printTrace(w io.Writer, from, to string, t node.Trace) {
 		}
 	}
 	if t.Admitted {
-		fmt.Fprintf(w, "=> delivered to %s\n", t.At)
+		fmt.Fprintf(w, "=> delivered to %s on %s\n", t.At, t.Node)
 		return
 	}
-	fmt.Fprintf(w, "=> dropped at %s: %s, %s\n", t.At, t.Verdict, t.Meaning)
+	fmt.Fprintf(w, "=> dropped at %s on %s: %s, %s\n", t.At, t.Node, t.Verdict, t.Meaning)
 	if t.Admit != "" {
 		fmt.Fprintf(w, "   to admit it: %s\n", t.Admit)
 	}

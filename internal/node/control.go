@@ -109,9 +109,10 @@ func (n *Node) isReady() bool {
 
 // PortDrops is one port in GET /v1/drops.
 type PortDrops struct {
-	Port     string `json:"port"`      // an instance's id, or "uplink"
-	RxFrames uint64 `json:"rx_frames"` // what the switch received from it
-	TxFrames uint64 `json:"tx_frames"`
+	Node     ec2.NodeID `json:"node"`
+	Port     string     `json:"port"`      // an instance's id, "uplink" or "tunnel"
+	RxFrames uint64     `json:"rx_frames"` // what the switch received from it
+	TxFrames uint64     `json:"tx_frames"`
 	// QueueDrops are frames the kernel dropped before the switch could read them.
 	QueueDrops uint64         `json:"queue_drops"`
 	Verdicts   []VerdictCount `json:"verdicts"` // of frames that concern it, most frequent first
@@ -129,7 +130,7 @@ func (n *Node) drops() []PortDrops {
 	all := []PortDrops{}
 	for _, port := range n.sw.Ports() {
 		c := port.Counters()
-		d := PortDrops{Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
+		d := PortDrops{Node: n.config.Name, Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
 		if dropped, err := port.QueueDrops(); err != nil {
 			n.log.Warn("a port's queue was not counted", "port", port.Name(), "err", err)
 		} else {
@@ -150,6 +151,7 @@ func (n *Node) drops() []PortDrops {
 
 // FlowStatus is one connection in GET /v1/flows.
 type FlowStatus struct {
+	Node        ec2.NodeID      `json:"node"`
 	Instance    ec2.InstanceID  `json:"instance"`
 	Interface   ec2.InterfaceID `json:"interface"`
 	Direction   string          `json:"direction"` // of its first packet, as the instance sees it
@@ -188,7 +190,7 @@ func (n *Node) flows() []FlowStatus {
 	}
 	for c := range n.tracker.Connections(vswitch.Now()) {
 		f := FlowStatus{
-			Direction: "egress", Protocol: packet.ProtocolName(c.Flow.Protocol),
+			Node: n.config.Name, Direction: "egress", Protocol: packet.ProtocolName(c.Flow.Protocol),
 			Source: c.Flow.Src.String(), SourcePort: c.Flow.SrcPort,
 			Destination: c.Flow.Dst.String(), DestPort: c.Flow.DstPort,
 			State: c.State, Tracked: c.Tracked, Blocked: c.Blocked, Rule: "revoked",

@@ -107,7 +107,8 @@ type ClusterStatus struct {
 	Index    uint64         `json:"index"`    // of the newest state this node has
 	Enforced bool           `json:"enforced"` // by every node that is not fenced
 	Nodes    []MemberStatus `json:"nodes"`
-	Gossip   any            `json:"gossip,omitempty"` // what was refused, counted
+	// Gossip counts what this node has pulled from others and what it has refused.
+	Gossip cluster.GossipStats `json:"gossip"`
 }
 
 // MemberStatus is one node in it.
@@ -126,7 +127,7 @@ type MemberStatus struct {
 func (n *Node) clusterStatus(ctx context.Context) (any, error) {
 	view := n.cluster.View()
 	leader, _ := n.cluster.Leader()
-	s := ClusterStatus{Node: n.config.Name, Leader: leader, Index: view.Index(), Nodes: []MemberStatus{}}
+	s := ClusterStatus{Node: n.config.Name, Leader: leader, Index: view.Index(), Nodes: []MemberStatus{}, Gossip: n.cluster.GossipStats()}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	enforcement, err := n.cluster.Enforcement(ctx, view.Index())
