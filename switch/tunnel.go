@@ -45,14 +45,15 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 	if t == nil || t.Port != f.in {
 		return f.in, f.unattached()
 	}
-	if v, ok := f.checkOrigin(); !ok {
+	byPublic, v, ok := f.checkOrigin()
+	if !ok {
 		return f.in, v
 	}
 	if f.pkt.EtherType == packet.EtherTypeARP {
 		return f.in, f.ignoreARP() // every node answers by itself
 	}
 	owner := f.snapshot.networks[VNI(f.origin.VNI)].Find(f.pkt.Flow.Dst)
-	if owner == nil || owner.Port == nil {
+	if owner == nil || owner.Port == nil || byPublic && !owner.Public.IsValid() {
 		return f.in, f.unreachable()
 	}
 	f.viaGateway = f.pkt.DstMAC == GatewayMAC
@@ -65,8 +66,9 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 // checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
 // instance of this node: no node speaks for an interface that it does not have, and no
 // interface for another. It finds out who the receiver's rules see: the interface with
-// its groups, or, where the sender's public address stands for it, that address alone.
-func (f *frame) checkOrigin() (verdict.Verdict, bool) {
+// its groups, or, where the sender's public address stands for it, that address alone,
+// which reaches public addresses only.
+func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
 	p, o := &f.pkt, &f.origin
 	source, address := (*Endpoint)(nil), p.Flow.Src
 	if p.EtherType == packet.EtherTypeARP {
@@ -78,13 +80,13 @@ func (f *frame) checkOrigin() (verdict.Verdict, bool) {
 		if source != nil {
 			f.from.Groups = source.Groups
 		} else {
-			source = f.snapshot.Public(address)
+			source, byPublic = f.snapshot.Public(address), true
 		}
 	}
 	if source == nil || o.Node == 0 || source.Node != o.Node || source.Epoch != o.Epoch || source.MAC != p.SrcMAC {
-		return verdict.TunnelForeign, false
+		return byPublic, verdict.TunnelForeign, false
 	}
-	return verdict.Unset, true
+	return byPublic, verdict.Unset, true
 }
 
 // checkSize finds what would not fit into the tunnel to its receiver and may not be cut.

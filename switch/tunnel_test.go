@@ -104,6 +104,22 @@ func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
 	}
 }
 
+// TestPublicAddressReachesPublicOnesOnly: the sender's node has done both NATs, and what has no
+// public address cannot have been meant.
+func TestPublicAddressReachesPublicOnesOnly(t *testing.T) {
+	b := newBed(t)
+	b.tunnel(1406)
+	b.rules("app", permit(ec2.TCP, 22, 22, "198.18.0.7/32"))
+	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
+	for dst, want := range map[string]verdict.Verdict{"10.10.0.5": verdict.Forward, "10.10.0.6": verdict.NoRoute} {
+		f := template(6, addr("198.18.0.7"), addr(dst), 1, 22)
+		f.SrcMAC, f.DstMAC = macOf("far"), GatewayMAC
+		if at, v := b.come(far, packettest.Build(f)); v != want {
+			t.Errorf("to %s: %v at %s, want %v", dst, v, at, want)
+		}
+	}
+}
+
 func TestTunnelDownIsTheSendersVerdict(t *testing.T) {
 	b := newBed(t)
 	b.tunnel(1406).down = true

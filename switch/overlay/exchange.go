@@ -82,7 +82,7 @@ func (o *Overlay) failed(f *far, err error) {
 	f.problem = problem
 	o.mu.Unlock()
 	if err != nil && changed && f.ctx.Err() == nil {
-		o.log.Warn("no exchange of tunnel keys", "node", f.Node, "err", err)
+		o.log.Warn("the stream for tunnel keys is down", "node", f.Node, "err", err)
 	}
 }
 

@@ -187,6 +187,8 @@ func (o *Overlay) startLocked(f *far) {
 	}
 }
 
+// endLocked ends what is under way with a node that is about to leave o.far. Its sessions end
+// with the next table.
 func (o *Overlay) endLocked(f *far) {
 	if f.end != nil {
 		f.end()
@@ -194,7 +196,6 @@ func (o *Overlay) endLocked(f *far) {
 	if f.stream != nil {
 		_ = f.stream.Close() // it is of no use whatever it says
 	}
-	f.current, f.sessions = nil, nil
 }
 
 // publishLocked puts the sessions there are before the data path.
