@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/ec2/query"
 )
@@ -19,7 +21,7 @@ type backend struct{ *Node }
 func (b backend) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
 	result, index, err := b.cluster.Apply(ctx, cmd)
 	if err != nil {
-		return result, index, err
+		return result, index, leaderless(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, enforceWait)
 	defer cancel()
@@ -29,7 +31,24 @@ func (b backend) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64
 	return result, index, nil
 }
 
-func (b backend) ReadView(ctx context.Context) (*ec2.View, error) { return b.cluster.ReadView(ctx) }
+func (b backend) ReadView(ctx context.Context) (*ec2.View, error) {
+	view, err := b.cluster.ReadView(ctx)
+	return view, leaderless(err)
+}
+
+// leaderless marks an error that is for want of a leader, whose text the caller may know.
+func leaderless(err error) error {
+	if errors.Is(err, cluster.ErrNoLeader) || errors.Is(err, cluster.ErrOutcomeUnknown) {
+		return unavailable{err}
+	}
+	return err
+}
+
+// An unavailable is a query.Unavailable.
+type unavailable struct{ error }
+
+func (u unavailable) Unwrap() error       { return u.error }
+func (u unavailable) Unavailable() string { return u.Error() }
 
 // Enforcement says which nodes go by the state of index.
 func (b backend) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
