@@ -53,14 +53,14 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 		return f.in, f.ignoreARP() // every node answers by itself
 	}
 	owner := f.snapshot.networks[VNI(f.origin.VNI)].Find(f.pkt.Flow.Dst)
-	if owner == nil || owner.Port == nil || byPublic && !owner.Public.IsValid() {
+	if owner == nil || byPublic && !owner.Public.IsValid() {
 		return f.in, f.unreachable()
 	}
 	f.viaGateway = f.pkt.DstMAC == GatewayMAC
 	if !f.viaGateway && f.pkt.DstMAC != owner.MAC {
 		return f.in, f.misaddressed()
 	}
-	return f.deliver(owner)
+	return f.deliver(owner) // send refuses it if the owner is not here
 }
 
 // checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
