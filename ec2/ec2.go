@@ -1,5 +1,6 @@
 // Package ec2 is the domain: accounts, security groups, rules, networks, key pairs,
-// instances and their interfaces, and the one state machine that changes them.
+// instances and their interfaces, the nodes that carry them, and the one state machine
+// that changes them.
 //
 // It is pure. State.Apply takes a Command and nothing else: no clock, no randomness, no
 // I/O, no map order, so every node that applies the same log holds the same State. The
