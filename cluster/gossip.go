@@ -74,7 +74,7 @@ const (
 	presenceMethod = "presence.get"
 )
 
-// gossipConfig is what a gossip works on. Every field is required but Boot and Enforced.
+// gossipConfig is what a gossip works on. Required is what has no default.
 type gossipConfig struct {
 	Node      ec2.NodeID
 	Boot      uint64         // default: the time, in ns. Above that of every earlier boot
@@ -85,6 +85,7 @@ type gossipConfig struct {
 	ViewMoved func() <-chan struct{} // closed by the next change of the View
 	Enforced  func() uint64          // index this node's switch goes by. Default: the View's
 	Logger    *slog.Logger
+	GiveUp    time.Duration // how long memberlist itself calls a node that it holds dead. Default 30 s
 }
 
 // gossip tells the other nodes which of this node's interfaces are up, and learns it of
@@ -284,7 +285,10 @@ func (g *gossip) begin(ctx context.Context, key []byte) (*session, error) {
 	cfg.Keyring = ring
 	cfg.EnableCompression = false // what there is to send is digests
 	cfg.TCPTimeout = streamTimeout
-	cfg.PushPullInterval = 15 * time.Second    // what a lost packet costs at most
+	cfg.PushPullInterval = 15 * time.Second // what a lost packet costs at most
+	if g.cfg.GiveUp > 0 {
+		cfg.GossipToTheDeadTime = g.cfg.GiveUp
+	}
 	cfg.DeadNodeReclaimTime = time.Millisecond // whose address a name has, the node table says
 	d := delegate{g}
 	cfg.Delegate, cfg.Events, cfg.Alive, cfg.Conflict, cfg.Ping = d, d, d, d, d
