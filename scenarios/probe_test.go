@@ -73,14 +73,19 @@ func gunAt(t *testing.T, in lab.InstanceStatus) *gun {
 
 func probePort(number uint32) uint16 { return uint16(firstProbePort + number%probePorts) }
 
-// syn sends a SYN with this number.
+// syn sends a SYN with this number, from the port that is its turn.
 func (g *gun) syn(to netip.AddrPort, number uint32) error {
+	return g.segment(probePort(number), to, number, flagSYN)
+}
+
+// segment sends a TCP segment without data.
+func (g *gun) segment(port uint16, to netip.AddrPort, number uint32, flags byte) error {
 	var s [20]byte
-	binary.BigEndian.PutUint16(s[0:], probePort(number))
+	binary.BigEndian.PutUint16(s[0:], port)
 	binary.BigEndian.PutUint16(s[2:], to.Port())
 	binary.BigEndian.PutUint32(s[4:], number)
-	s[12], s[13] = 5<<4, flagSYN
-	binary.BigEndian.PutUint16(s[14:], 64240)
+	s[12], s[13] = 5<<4, flags
+	binary.BigEndian.PutUint16(s[14:], probeWindow)
 	binary.BigEndian.PutUint16(s[16:], checksum(g.from, to.Addr(), unix.IPPROTO_TCP, s[:]))
 	_, err := g.tcp.WriteToIP(s[:], &net.IPAddr{IP: to.Addr().AsSlice()})
 	return err
@@ -101,6 +106,9 @@ func (g *gun) datagram(to netip.AddrPort, number uint32) error {
 const (
 	flagSYN = 0x02
 	flagACK = 0x10
+
+	// probeWindow tells segments of probes from those of connections.
+	probeWindow = 31337
 )
 
 // checksum is that of RFC 9293 §3.1 and RFC 768, over the pseudo header and data, whose
@@ -126,11 +134,12 @@ func checksum(from, to netip.Addr, protocol byte, data []byte) uint16 {
 // An arrival is a probe that came through.
 type arrival struct {
 	from   netip.Addr
+	port   uint16 // of the sender
 	number uint32
 }
 
-// watch calls seen, on a goroutine of its own, for every SYN that arrives for port in the
-// network of in, and for every datagram. It goes on until t ends.
+// watch calls seen, on goroutines of its own, for every segment and datagram of a probe
+// that arrives for port in the network of in. It goes on until t ends.
 func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival)) {
 	t.Helper()
 	address := netip.MustParseAddr(in.PrivateAddress)
@@ -165,11 +174,11 @@ func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival))
 				return
 			}
 			s := buffer[:n]
-			if n < 20 || s[13]&(flagSYN|flagACK) != flagSYN || binary.BigEndian.Uint16(s[2:]) != port {
+			if n < 20 || binary.BigEndian.Uint16(s[14:]) != probeWindow || binary.BigEndian.Uint16(s[2:]) != port {
 				continue
 			}
 			addr, _ := netip.AddrFromSlice(from.IP.To4())
-			seen(arrival{addr, binary.BigEndian.Uint32(s[4:])})
+			seen(arrival{addr, binary.BigEndian.Uint16(s), binary.BigEndian.Uint32(s[4:])})
 		}
 	})
 	wg.Go(func() {
@@ -180,7 +189,7 @@ func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival))
 				return
 			}
 			if n == 4 {
-				seen(arrival{from.Addr().Unmap(), binary.BigEndian.Uint32(buffer)})
+				seen(arrival{from.Addr().Unmap(), from.Port(), binary.BigEndian.Uint32(buffer)})
 			}
 		}
 	})

@@ -186,7 +186,7 @@ func (a *soakAPI) rules() (map[string]map[string]bool, error) {
 
 func ruleText(r soakRule) string { return fmt.Sprintf("%s %d from %s", r.protocol, r.port, r.cidr) }
 
-// setUp makes groups as mary and one rule.
+// groups makes security groups.
 func (l *soakLab) groups(api *soakAPI, names ...string) {
 	l.t.Helper()
 	for _, name := range names {

@@ -75,18 +75,21 @@ func (l *soakLab) told() string {
 	return string(out)
 }
 
-// leader waits until a node leads and every daemon says who.
+// leader waits until a node leads and all of the first five vote, and returns who leads.
 func (l *soakLab) leader() string {
 	l.t.Helper()
 	name := ""
-	l.eventually("a node leads", func() bool {
-		name = ""
+	l.eventually("a node leads, and all vote that are to", func() bool {
+		voters := 0
 		for _, n := range l.status().Nodes {
 			if n.Role == "leader" {
 				name = n.Name
 			}
+			if n.Role == "leader" || n.Role == "follower" {
+				voters++
+			}
 		}
-		return name != ""
+		return name != "" && voters == min(len(l.nodes), 5)
 	})
 	return name
 }
@@ -141,13 +144,13 @@ func (l *soakLab) zone(node string) string {
 // webImage listens on 80.
 const webImage = "ami-fba54092"
 
-// A launched is an instance as RunInstances answers.
-type launched struct {
+// A soakInstance is an instance as RunInstances answers.
+type soakInstance struct {
 	ID      string `xml:"instanceId"`
 	Private string `xml:"privateIpAddress"`
 }
 
-func (l *soakLab) run(api *soakAPI, group, zone string, count int) []launched {
+func (l *soakLab) run(api *soakAPI, group, zone string, count int) []soakInstance {
 	l.t.Helper()
 	list, err := tryRun(api, group, zone, count)
 	if err != nil {
@@ -157,7 +160,7 @@ func (l *soakLab) run(api *soakAPI, group, zone string, count int) []launched {
 }
 
 // tryRun starts instances; no zone leaves the place to the cluster.
-func tryRun(api *soakAPI, group, zone string, count int) ([]launched, error) {
+func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error) {
 	params := url.Values{
 		"ImageId": {webImage}, "MinCount": {fmt.Sprint(count)}, "MaxCount": {fmt.Sprint(count)}, "SecurityGroup.1": {group},
 	}
@@ -165,13 +168,13 @@ func tryRun(api *soakAPI, group, zone string, count int) ([]launched, error) {
 		params.Set("Placement.AvailabilityZone", zone)
 	}
 	var answer struct {
-		Instances []launched `xml:"instancesSet>item"`
+		Instances []soakInstance `xml:"instancesSet>item"`
 	}
 	_, err := api.call("RunInstances", params, &answer)
 	return answer.Instances, err
 }
 
-// on1 runs a command in the namespace of a node, an instance or a host of the lab.
+// must runs a command in the namespace of a node, an instance or a host of the lab.
 func (l *soakLab) must(who string, argv ...string) {
 	l.t.Helper()
 	if out, err := l.on(who, argv...); err != nil {

@@ -1,0 +1,398 @@
+//go:build soak
+
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"palisade/internal/lab"
+	"palisade/internal/netns"
+)
+
+// TestSoakAddressReuse gives the addresses of terminated instances to others, again and
+// again, in a pool that is full but for them. The first of each pair is in a group that
+// the target admits; it makes a connection, which is open when it is terminated. The
+// second is in a group that nobody admits. From its first moment it sends to the target
+//
+//   - SYNs, from the ports that the first used, and
+//   - segments of the first one's connection,
+//
+// and the target sends to both what only the first one's group admits. Nothing of it may
+// arrive.
+func TestSoakAddressReuse(t *testing.T) {
+	t.Run("quarantine 1s", func(t *testing.T) {
+		l := newSoakLab(t, "soakreuse", "--classic-pool", "10.10.0.0/28", "--quarantine", "1s")
+		l.reuse(4, 25, time.Second)
+	})
+	t.Run("quarantine 60s", func(t *testing.T) {
+		l := newSoakLab(t, "soakreuse", "--classic-pool", "10.10.0.0/28")
+		l.reuse(1, 1, time.Minute)
+	})
+}
+
+// A reuser is what its goroutines share.
+type reuser struct {
+	*soakLab
+	api    *soakAPI
+	target netip.AddrPort
+
+	mu      sync.Mutex
+	tenants []*tenant // by serial
+	wrong   []string
+}
+
+// A tenant is an instance on an address that others have before and after it.
+type tenant struct {
+	soakInstance
+	group   string
+	serial  int
+	address netip.Addr
+	gun     *gun
+	held    net.Conn // the privileged one's connection
+
+	stop context.CancelFunc
+	done chan struct{}
+
+	sent    int // guarded by the reuser's mutex, as what follows
+	arrived int
+	err     error
+}
+
+const (
+	privileged = "privileged"
+	common     = "common"
+	heldPort   = 40000 // of the connection; the ports of probes are below
+	reusePorts = 1000  // of probes, from firstProbePort
+)
+
+// reuse has lanes addresses change hands, rounds times from a privileged to a common
+// instance, and back.
+func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
+	t := l.t
+	r := &reuser{soakLab: l, api: l.api("mary")}
+	l.groups(r.api, "target", privileged, common)
+	for group, source := range map[string]string{"target": privileged, privileged: "target"} {
+		if _, err := r.api.authorize(group, soakRule{protocol: "tcp", port: 80, group: source}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := l.leader()
+	target := l.launchIn(r.api, []string{node}, "target")["target"][node]
+	r.target = netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), 80)
+	watch(t, target, 80, r.seen)
+	lane := r.fill(lanes)
+
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	fromTarget := gunAt(t, target)
+	number := uint32(0)
+	wg.Go(func() {
+		pace(ctx, 2*time.Millisecond, func() {
+			// What cannot be sent is refused as well.
+			_ = fromTarget.syn(netip.AddrPortFrom(lane[int(number)%len(lane)], 80), number)
+			number++
+		})
+	})
+
+	begin, freed := time.Now(), time.Now()
+	var rests []time.Duration
+	reused, probes, reached := 0, 0, 0
+	for round := range rounds {
+		for _, group := range []string{privileged, common} {
+			tenants := r.launch(group, lanes)
+			rests = append(rests, time.Since(freed))
+			for _, x := range tenants {
+				if !slices.Contains(lane, x.address) {
+					t.Fatalf("round %d: %s has %v, which is none of %v", round, x.ID, x.address, lane)
+				}
+			}
+			r.settle(tenants)
+			for _, x := range tenants {
+				switch group {
+				case privileged:
+					reached += x.arrived
+				case common:
+					reused++
+					probes += x.sent
+					if n := r.segmentsIn(x); n != "0" {
+						r.report("%s segments arrived at %s on %v, which nobody may reach", n, x.ID, x.address)
+					}
+				}
+			}
+			freed = r.terminate(tenants)
+		}
+		if r.mu.Lock(); len(r.wrong) > 0 {
+			t.Errorf("round %d: %d wrong:\n%s", round, len(r.wrong), strings.Join(r.wrong[:min(10, len(r.wrong))], "\n"))
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+	}
+	t.Logf("address reuse, %d nodes, quarantine %v: %d addresses reused in %v, %d probes of common instances, 0 arrived; "+
+		"%d of privileged ones did; an address rested %s to %s s",
+		len(l.nodes), quarantine, reused, time.Since(begin).Round(time.Second), probes, reached,
+		fmt.Sprintf("%.2f", percentile(rests[1:], 0).Seconds()), fmt.Sprintf("%.2f", percentile(rests[1:], 100).Seconds()))
+	if shortest := percentile(rests[1:], 0); shortest < quarantine {
+		t.Errorf("an address was given again after %v; it rests for %v", shortest, quarantine)
+	}
+	if probes < 100*reused {
+		t.Errorf("void: %d probes for %d reuses", probes, reused)
+	}
+}
+
+// fill launches until the pool is used up and terminates as many as there are lanes.
+func (r *reuser) fill(lanes int) []netip.Addr {
+	t := r.t
+	var all []soakInstance
+	for {
+		list, err := tryRun(r.api, "default", "", 1)
+		if full(err) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("fill the pool: %v", err)
+		}
+		all = append(all, list...)
+	}
+	if len(all) <= lanes {
+		t.Fatalf("the pool has %d addresses for %d lanes", len(all), lanes)
+	}
+	r.eventually("the pool's instances run", func() bool {
+		return !slices.ContainsFunc(r.status().Instances, func(in lab.InstanceStatus) bool { return in.State != "running" })
+	})
+	var lane []netip.Addr
+	var ids []string
+	for _, in := range r.status().Instances {
+		i := slices.IndexFunc(all, func(x soakInstance) bool { return x.ID == in.ID })
+		if i >= 0 && len(ids) < lanes {
+			ids = append(ids, in.ID)
+			lane = append(lane, netip.MustParseAddr(in.PrivateAddress))
+		}
+	}
+	r.terminateIDs(ids)
+	return lane
+}
+
+// full reports whether no address is free.
+func full(err error) bool {
+	answer, ok := errors.AsType[*refusal](err)
+	return ok && strings.HasPrefix(answer.Code, "Insufficient")
+}
+
+// launch starts count instances of a group as soon as there are addresses, and probes from
+// each as soon as it has a network.
+func (r *reuser) launch(group string, count int) []*tenant {
+	t := r.t
+	var list []soakInstance
+	for since := range ticks(t, 20*time.Millisecond, time.Now()) {
+		var err error
+		list, err = tryRun(r.api, group, "", count)
+		if err == nil {
+			break
+		}
+		if !full(err) || since > 90*time.Second {
+			t.Fatalf("launch %d in %s after %v: %v", count, group, since, err)
+		}
+	}
+	var tenants []*tenant
+	for _, in := range list {
+		ctx, stop := context.WithCancel(t.Context())
+		x := &tenant{soakInstance: in, group: group, stop: stop, done: make(chan struct{})}
+		t.Cleanup(stop)
+		r.mu.Lock()
+		x.serial = len(r.tenants)
+		r.tenants = append(r.tenants, x)
+		r.mu.Unlock()
+		ready := make(chan struct{})
+		go func() {
+			defer close(x.done)
+			r.runTenant(ctx, x, ready)
+		}()
+		tenants = append(tenants, x)
+		defer func() {
+			if <-ready; x.err != nil {
+				t.Fatalf("%s in %s: %v", x.ID, group, x.err)
+			}
+		}()
+	}
+	return tenants
+}
+
+func (r *reuser) namespace(x *tenant) string { return r.name + "-" + x.ID }
+
+// runTenant probes from an instance until ctx ends; ready is closed when it has begun.
+func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+		if x.address, x.err = addressIn(r.namespace(x)); x.err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			close(ready)
+			return
+		}
+	}
+	if x.gun, x.err = newGun(r.namespace(x), x.address); x.err != nil {
+		close(ready)
+		return
+	}
+	defer x.gun.close()
+	close(ready)
+	n := 0
+	pace(ctx, 2*time.Millisecond, func() {
+		number := uint32(x.serial)<<16 | uint32(n)&0xffff
+		err := x.gun.segment(uint16(firstProbePort+n%reusePorts), r.target, number, flagSYN)
+		if x.group == common {
+			err = errors.Join(err, x.gun.segment(heldPort, r.target, number, flagACK))
+		}
+		n++
+		if err == nil {
+			r.mu.Lock()
+			x.sent++
+			r.mu.Unlock()
+		}
+	})
+}
+
+// addressIn is the private address of an instance, once its network is there.
+func addressIn(namespace string) (address netip.Addr, err error) {
+	if !netns.Exists(namespace) {
+		return address, fmt.Errorf("no namespace %s", namespace)
+	}
+	err = netns.Do(namespace, func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		addrs, err := link.Addrs()
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Is4() {
+				address = prefix.Addr()
+				return nil
+			}
+		}
+		return errors.New("eth0 has no address yet")
+	})
+	return address, err
+}
+
+// seen notes what arrived at the target.
+func (r *reuser) seen(a arrival) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	serial := int(a.number >> 16)
+	if serial >= len(r.tenants) {
+		return
+	}
+	x := r.tenants[serial]
+	x.arrived++
+	if x.group == common {
+		r.wrong = append(r.wrong, fmt.Sprintf("%s, of no privileged group, reached the target as %v from port %d (%d of its probes)", x.ID, a.from, a.port, x.arrived))
+	}
+}
+
+func (r *reuser) report(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wrong = append(r.wrong, fmt.Sprintf(format, args...))
+}
+
+// settle waits until the tenants have shown what they were soakInstance for: each privileged
+// one has reached the target and holds a connection with it, each common one has tried for
+// half a second.
+func (r *reuser) settle(tenants []*tenant) {
+	for _, x := range tenants {
+		enough := func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return x.group == common && x.sent >= 200 || x.group == privileged && x.arrived > 0
+		}
+		r.eventually(fmt.Sprintf("%s, on %v in %s, has probed", x.ID, x.address, x.group), enough)
+		if x.group != privileged {
+			continue
+		}
+		err := netns.Do(r.namespace(x), func() (err error) {
+			d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(x.address, heldPort))}
+			x.held, err = d.Dial("tcp4", r.target.String())
+			return err
+		})
+		if err != nil {
+			r.t.Fatalf("%s connects to the target: %v", x.ID, err)
+		}
+	}
+}
+
+// segmentsIn is how many TCP segments arrived in the instance's network, ever.
+func (r *reuser) segmentsIn(x *tenant) string {
+	var data []byte
+	err := netns.Do(r.namespace(x), func() (err error) {
+		data, err = os.ReadFile("/proc/thread-self/net/snmp")
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		switch {
+		case fields[0] != "Tcp:":
+		case names == nil:
+			names = fields
+		default:
+			return fields[slices.Index(names, "InSegs")]
+		}
+	}
+	r.t.Fatalf("no InSegs in %s", data)
+	return ""
+}
+
+// terminate ends the tenants, who probe to the last, and returns when that was answered.
+func (r *reuser) terminate(tenants []*tenant) time.Time {
+	var ids []string
+	for _, x := range tenants {
+		ids = append(ids, x.ID)
+	}
+	at := r.terminateIDs(ids)
+	r.eventually("the networks of the terminated are gone", func() bool {
+		return !slices.ContainsFunc(tenants, func(x *tenant) bool { return netns.Exists(r.namespace(x)) })
+	})
+	for _, x := range tenants {
+		x.stop()
+		<-x.done
+		if x.held != nil {
+			x.held.Close() // in a network that nobody else sees any more
+		}
+	}
+	return at
+}
+
+func (r *reuser) terminateIDs(ids []string) time.Time {
+	r.t.Helper()
+	params := url.Values{}
+	for i, id := range ids {
+		params.Set(fmt.Sprintf("InstanceId.%d", i+1), id)
+	}
+	at, err := r.api.call("TerminateInstances", params, nil)
+	if err != nil {
+		r.t.Fatalf("terminate %v: %v", ids, err)
+	}
+	return at
+}
