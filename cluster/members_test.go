@@ -86,8 +86,19 @@ func TestRemovedNodeIsOut(t *testing.T) {
 	gone := s.follower()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	open, err := gone.peer.Dial(ctx, string(s.leader().name), peer.ProtocolRaft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
 	if err := s.leader().Remove(ctx, gone.name); err != nil {
 		t.Fatal(err)
+	}
+	if err := open.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a removed node's connection is still open")
 	}
 	await(t, "it has left Raft", func() bool { return len(s.leaderBut(gone).servers().Servers) == 2 })
 	if _, err := gone.peer.Dial(ctx, string(s.leaderBut(gone).name), peer.ProtocolRaft); err == nil {

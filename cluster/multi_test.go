@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,6 +116,78 @@ func TestMinorityDecidesNothingAndSaysWhy(t *testing.T) {
 	}
 	if v := left.View(); v.Index() < index || !hasGroup(v, "before") {
 		t.Errorf("the View is at %d, without what was decided at %d", v.Index(), index)
+	}
+}
+
+// A leader that loses the others while it decides cannot say what became of a change,
+// and answers no read from what may be stale.
+func TestLeaderThatIsCutOffWhileItDecides(t *testing.T) {
+	s := begin(t, 3, nil)
+	s.waitAll(s.write(s.leader(), "before"))
+	leader := s.leader()
+	var others []*node
+	for _, n := range s.up() {
+		if n == leader {
+			continue
+		}
+		others = append(others, n)
+		tx, err := n.store.db.Begin(true) // its disk stands still: it lives and acknowledges nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.kill()
+		defer tx.Rollback()
+	}
+	last := leader.raft.LastIndex()
+	written := make(chan error, 1)
+	go func() {
+		_, err := createGroup(t.Context(), leader.Cluster, "torn")
+		written <- err
+	}()
+	await(t, "the leader has it on its own disk", func() bool { return leader.raft.LastIndex() > last })
+	for _, n := range others {
+		n.cancel()
+	}
+	if _, err := leader.ReadView(t.Context()); !errors.Is(err, ErrNoLeader) {
+		t.Errorf("read: got %v, want ErrNoLeader", err)
+	}
+	if err := <-written; !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("write: got %v, want ErrOutcomeUnknown", err)
+	}
+}
+
+// An answer that is lost on its way does not make a node ask again: the change is there,
+// once, and the caller is told that nobody knows.
+func TestCommandIsNotSentTwice(t *testing.T) {
+	var armed atomic.Bool
+	var s *nodes
+	s = begin(t, 3, func(c *Config) {
+		at := c.Node
+		c.Now = func() time.Time { // the leader asks for the time just before it proposes
+			if armed.CompareAndSwap(true, false) {
+				for name := range s.all {
+					if name != at {
+						s.all[at].peer.Drop(string(name))
+					}
+				}
+			}
+			return time.Now()
+		}
+	})
+	n := s.follower()
+	armed.Store(true)
+	if _, err := createGroup(t.Context(), n.Cluster, "once"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %v, want ErrOutcomeUnknown", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for view := n.View(); !hasGroup(view, "once"); {
+		var err error
+		if view, err = n.ReadView(ctx); err != nil && !errors.Is(err, ErrNoLeader) {
+			t.Fatalf("the change is not there: %v", err)
+		} else if err != nil {
+			view = n.View()
+		}
 	}
 }
 

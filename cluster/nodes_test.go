@@ -34,7 +34,8 @@ type node struct {
 	dir     string
 	address netip.AddrPort
 	peer    *peer.Peer
-	stop    func() error // nil while it is down
+	cancel  context.CancelFunc
+	stop    func() error // cancels and waits; nil while it is down
 }
 
 // late is a Directory that is made after the Peer that asks it.
@@ -150,6 +151,7 @@ func (n *node) start(edit func(*Config, *peer.Identity)) {
 	peerDone, done := make(chan error, 1), make(chan error, 1)
 	go func() { peerDone <- p.Run(ctx) }()
 	go func() { done <- c.Run(ctx) }()
+	n.cancel = cancel
 	n.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-done, <-peerDone) })
 	stop := n.stop
 	t.Cleanup(func() {
