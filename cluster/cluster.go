@@ -1,5 +1,6 @@
 // Package cluster makes one ec2.State of many nodes: it replicates commands through
-// Raft and hands out Views. It is the only importer of hashicorp/raft.
+// Raft and hands out Views. Beside it, nodes gossip which of their interfaces are up. It is
+// the only importer of hashicorp/raft and hashicorp/memberlist.
 //
 // It decides nothing: what a command does is ec2's, and who may propose one is
 // ec2/query's.
@@ -7,7 +8,8 @@
 // Read Cluster first, then forward.go, by which every node can write and read, then fsm,
 // which stands between Raft and the State, then store, which keeps the log on disk.
 // members.go makes Raft's voters follow the State's nodes, enforcement.go asks what
-// they enforce, backup.go carries a State over to a new cluster. An Apply that returned
+// they enforce, backup.go carries a State over to a new cluster. gossip.go is memberlist,
+// presence_board.go what is believed of what it brings. An Apply that returned
 // is on the disks of most voters: kill -9 loses nothing that was acknowledged.
 package cluster
 
