@@ -207,6 +207,37 @@ func TestNodeThatLostItsLogIsRefused(t *testing.T) {
 	}
 }
 
+// A cluster of one that is given an address becomes one of several, with its log.
+func TestClusterOfOneTakesOthersIn(t *testing.T) {
+	s := &nodes{t: t, all: make(map[ec2.NodeID]*node)}
+	first := s.add("node1")
+	c, stop := open(t, Config{Dir: filepath.Join(first.dir, "raft")})
+	ready(t, c)
+	if _, err := createGroup(t.Context(), c, "from before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.Init(first.identityDir(), "node1", first.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.start(nil)
+	ready(t, first.Cluster)
+	s.apply(first, &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a", Address: first.address.String(), PublicKey: id.PublicKey()}})
+	second := s.join("node2", ec2.Voter)
+	s.waitVoters(2)
+	if !hasGroup(second.View(), "from before") {
+		t.Error("the second node lacks what the first had")
+	}
+	for _, server := range second.servers().Servers {
+		if n := s.all[ec2.NodeID(server.ID)]; string(server.Address) != n.address.String() {
+			t.Errorf("Raft has %s at %s, want %s", server.ID, server.Address, n.address)
+		}
+	}
+}
+
 func TestStepsTowardsTheMembers(t *testing.T) {
 	view := func(nodes ...ec2.Node) *ec2.View {
 		state := ec2.NewState()

@@ -12,14 +12,11 @@ import (
 // up to that much longer than the settings say.
 const sweepEvery = 5 * time.Second
 
-// runSweep proposes a Sweep when the State has something to sweep, on the leader. It
-// looks through the State only if that has changed, or what was found has come due.
+// runSweep proposes a Sweep when the State has something to sweep, on the leader.
 func (c *Cluster) runSweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	var due time.Time
-	var pending bool
-	var seen uint64 // index of the View that due is of
+	var s sweeper
 	for {
 		select {
 		case <-ctx.Done():
@@ -29,24 +26,37 @@ func (c *Cluster) runSweep(ctx context.Context) {
 		if c.leadingTerm() == 0 {
 			continue
 		}
-		view := c.View()
-		if view.Index() != seen {
-			seen = view.Index()
-			due, pending = view.SweepDue()
-		}
-		if !pending || c.cfg.Now().Before(due) {
-			continue
-		}
-		sweep := &ec2.Sweep{}
-		if c.cfg.Peer != nil {
-			// What waits for a node's word is not due, however long it has rested.
-			sweep.Confirmed = c.confirmed(ctx)
-			if by, ok := view.SweepDueWith(sweep.Confirmed); !ok || c.cfg.Now().Before(by) {
-				continue
-			}
-		}
-		if _, _, err := c.Apply(ctx, ec2.Command{Request: sweep}); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNoLeader) {
+		if err := s.sweep(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNoLeader) {
 			c.cfg.Logger.Warn("sweep", "node", c.cfg.Node, "err", err)
 		}
 	}
+}
+
+// sweeper remembers when something comes due, so that it looks through the State only if
+// that has changed.
+type sweeper struct {
+	due     time.Time
+	pending bool
+	seen    uint64 // index of the View that due is of
+}
+
+func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
+	view := c.View()
+	if view.Index() != s.seen {
+		s.seen = view.Index()
+		s.due, s.pending = view.SweepDue()
+	}
+	if !s.pending || c.cfg.Now().Before(s.due) {
+		return nil
+	}
+	r := &ec2.Sweep{}
+	if c.cfg.Peer != nil {
+		// What waits for a node's word is not due, however long it has rested.
+		r.Confirmed = c.confirmed(ctx)
+		if due, ok := view.SweepDueWith(r.Confirmed); !ok || c.cfg.Now().Before(due) {
+			return nil
+		}
+	}
+	_, _, err := c.Apply(ctx, ec2.Command{Request: r})
+	return err
 }

@@ -67,3 +67,54 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 		}
 	})
 }
+
+// An address rests until every member enforces what freed it, and nothing is written
+// meanwhile. A node that does not answer is waited for until it is fenced.
+func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
+	s := begin(t, 3, nil)
+	s.apply(s.leader(), &ec2.PutSettings{Settings: ec2.Settings{Quarantine: time.Nanosecond}})
+	free := func() uint64 {
+		t.Helper()
+		run, _ := s.apply(s.leader(), &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
+		id := run.Instances[0].After.ID
+		eni, ok := s.leader().View().Interface(run.Instances[0].After.Interface)
+		if !ok {
+			t.Fatalf("%s has no interface", id)
+		}
+		s.apply(s.leader(), &ec2.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
+		_, index := s.apply(s.leader(), &ec2.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
+		return index
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	sweep := func() {
+		t.Helper()
+		if err := new(sweeper).sweep(ctx, s.leader().Cluster); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rests := func() bool {
+		due, ok := s.leader().View().SweepDue()
+		return ok && !due.After(time.Now())
+	}
+
+	s.waitAll(free())
+	if sweep(); rests() {
+		t.Error("every member enforces it, and an address still rests")
+	}
+
+	down := s.follower()
+	down.kill()
+	free()
+	index := s.leader().View().Index()
+	if sweep(); !rests() || s.leader().View().Index() != index {
+		t.Errorf("one member does not answer: rests %v, index %d, want %d", rests(), s.leader().View().Index(), index)
+	}
+	if err := s.leader().Fence(ctx, down.name); err != nil {
+		t.Fatal(err)
+	}
+	s.waitAll(s.leader().View().Index())
+	if sweep(); rests() {
+		t.Error("whom it waited for is fenced, and an address still rests")
+	}
+}
