@@ -15,8 +15,8 @@ setup: ## install what is missing; wants root, as the lab does
 	@missing=; for need in $(NEEDS); do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-demo: setup build ## the story of Albert, with real packets
-	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert --name demo
+demo: setup build ## the stories of Albert and Mary on three nodes, with real packets
+	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert mary --name demo
 
 test: setup build lint ## all that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 ./...

@@ -54,9 +54,10 @@ func (l *testLab) try(args ...string) (string, error) {
 	return string(out), err
 }
 
-func (l *testLab) up() {
+// up makes the lab, of one node if options do not say otherwise.
+func (l *testLab) up(options ...string) {
 	l.t.Helper()
-	l.do("lab", "up", "--port", fmt.Sprint(freePort(l.t)))
+	l.do(append([]string{"lab", "up", "--port", fmt.Sprint(freePort(l.t)), "--nodes", "1"}, options...)...)
 }
 
 // on runs a command in the namespace of who.
@@ -257,6 +258,20 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 		{"the daemon killed and started", func() { a.do("lab", "kill", "node1"); a.do("lab", "start", "node1") }},
 		{"the daemon stopped", func() { a.signal(a.daemon(), syscall.SIGSTOP) }},
 		{"the node crashed", func() { a.do("lab", "crash", "node1") }},
+		{"one of three cut off, another crashed", func() {
+			a.do("lab", "down")
+			a.up("--nodes", "3")
+			a.ec2("ec2-run-instances ami-eca54085 -n 3")
+			a.eventually("an instance runs on each node", func() bool {
+				running := map[string]bool{}
+				for _, in := range a.status().Instances {
+					running[in.Node] = in.State == "running"
+				}
+				return running["node1"] && running["node2"] && running["node3"]
+			})
+			a.do("lab", "partition", "node3")
+			a.do("lab", "crash", "node2")
+		}},
 		{"the door killed", func() {
 			for pid, text := range processes(t) {
 				if strings.HasPrefix(text, "palisade lab door --name "+a.name+" ") {
@@ -286,7 +301,7 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 		a.do("lab", "down")
 		for i := range 6 {
 			ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i+1)/6)
-			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.name, "--port", fmt.Sprint(freePort(t)))
+			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.name, "--port", fmt.Sprint(freePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
 			err := up.Run()
 			cancel()
 			t.Logf("killed after %d/6 of %v: %v, %d traces", i+1, whole, err, len(minus(traces(t, a, b), withB)))

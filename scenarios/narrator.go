@@ -70,6 +70,14 @@ func (n *narrator) summary(title string, took time.Duration) {
 	}
 }
 
+// sumUp ends several stories.
+func (n *narrator) sumUp(stories []Scenario, took time.Duration) {
+	fmt.Fprintf(n.out, "\n%s\n", n.style(bold, fmt.Sprintf("%d stories, proven in %v:", len(stories), took.Round(100*time.Millisecond))))
+	for _, s := range stories {
+		fmt.Fprintln(n.out, n.style(green, "  ✓ ")+s.Name+": "+s.Title)
+	}
+}
+
 // A shower shows the output of one command, set off from the commands and line by line as
 // it comes. Its two streams are written by two goroutines. While nothing comes for a
 // while, a terminal gets a sign of life.

@@ -69,6 +69,24 @@ func Play(ctx context.Context, s Scenario, c Config) error {
 	return p.conclude(s, st, time.Since(begin))
 }
 
+// PlayAll plays stories one after the other, until one differs, and sums up.
+func PlayAll(ctx context.Context, stories []Scenario, c Config) error {
+	begin := time.Now()
+	for i, s := range stories {
+		if i > 0 {
+			fmt.Fprintf(c.Out, "\n\n")
+		}
+		if err := Play(ctx, s, c); err != nil {
+			return err
+		}
+	}
+	if len(stories) > 1 {
+		n := narrator{out: c.Out, colour: c.Colour}
+		n.sumUp(stories, time.Since(begin))
+	}
+	return nil
+}
+
 // conclude prints what was proven, or where and how the story differed.
 func (p *player) conclude(s Scenario, st *stage, took time.Duration) error {
 	if p.ctx.Err() != nil {

@@ -92,6 +92,9 @@ func labUp(t *testing.T, palisade, name string, options []string) {
 // runs the command here.
 const standIn = `#!/bin/sh
 case "$1 $2" in
+"lab status") echo '{"instances": [
+	{"id": "i-1", "node": "node1", "state": "running", "private_address": "10.0.0.1"},
+	{"id": "i-2", "node": "node2", "state": "running", "private_address": "10.0.0.2"}]}' ;;
 "lab env") echo 'export ACCOUNT=albert' ;;
 "lab exec") shift 6; exec "$@" ;;
 "flows "*) echo "flows of $*" ;;

@@ -23,6 +23,7 @@ type player struct {
 	account  string              // who `run` is
 	env      map[string][]string // an account's environment, by its name
 	held     map[string]*heldConn
+	tiers    map[string]tier
 }
 
 // command is the shape of a script's command.
@@ -38,14 +39,19 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	palisade CMD...            run the lab's own binary, as its operator
 //	until TIME RE on|run ...   repeat until it succeeds and prints RE
 //	capture VAR RE             set VAR to RE's first group in the last output
+//	tier NAME                  the instances of the last output are @NAME; wait until all run
+//	pick VAR... @TIER...       set each VAR to one of them
+//	all on @TIER... CMD...     run CMD in each of them at once, without itself in its tiers
+//	scanned N open PORT,...    nmap -oG - told of N hosts: these ports open, all else filtered
 //	hold NAME on|run ...       start CMD and keep it: the far end of a connection
 //	alive NAME                 what is typed into it comes back
 //	talks NAME                 it says something by itself
 //	dead NAME                  nothing comes any more, typed into or not
 //	ends NAME                  wait until it ends well, and show what it printed
 //
-// What takes on or run takes shell and palisade too. With ! before any of the four, the
-// command must fail.
+// What takes on or run takes shell and palisade too. With ! before any of the four or
+// before all, the command must fail. Where a command may name instances, @TIER names
+// several (tier.go).
 func (p *player) commands() map[string]command {
 	return map[string]command{
 		"step":     p.cmdStep,
@@ -58,6 +64,10 @@ func (p *player) commands() map[string]command {
 		"palisade": p.cmdRun("palisade"),
 		"until":    p.cmdUntil,
 		"capture":  p.cmdCapture,
+		"tier":     p.cmdTier,
+		"pick":     p.cmdPick,
+		"all":      p.cmdAll,
+		"scanned":  p.cmdScanned,
 		"hold":     p.cmdHold,
 		"alive":    p.cmdAlive,
 		"talks":    p.cmdTalks,
@@ -69,6 +79,7 @@ func (p *player) commands() map[string]command {
 func (p *player) setup(env *testscript.Env) error {
 	p.env = make(map[string][]string)
 	p.held = make(map[string]*heldConn)
+	p.tiers = make(map[string]tier)
 	env.Defer(p.release)
 	return nil
 }
@@ -180,7 +191,7 @@ type prepared struct {
 
 // prepare turns the words of on, run, shell or palisade into a command.
 func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
-	verb, args := words[0], words[1:]
+	verb, args := words[0], p.expand(ts, words[1:], nil)
 	r := prepared{dir: ts.MkAbs(".")}
 	switch {
 	case verb == "on" && len(args) >= 2:
@@ -247,7 +258,7 @@ func (p *player) accountEnv(name string) ([]string, error) {
 		return nil, fmt.Errorf("read environment of account %s: %w: %s", name, err, text)
 	}
 	env := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
-	env = append(env, "EC2_TOOLS=2012") // whatever the caller likes to read
+	env = append(env, "EC2_TOOLS=2012", "LAB="+p.config.Lab) // whatever the caller likes to read
 	p.env[name] = env
 	return env, nil
 }

@@ -56,10 +56,7 @@ func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 			t.Errorf("lab down: %v\n%s", err, out)
 		}
 	})
-	args := []string{"lab", "up", "--port", fmt.Sprint(freePort(t))}
-	if n := soakNodes(t); n > 1 {
-		args = append(args, "--nodes", fmt.Sprint(n))
-	}
+	args := []string{"lab", "up", "--port", fmt.Sprint(freePort(t)), "--nodes", fmt.Sprint(soakNodes(t))}
 	l.do(append(args, options...)...)
 	l.nodes = l.status().Nodes
 	return l

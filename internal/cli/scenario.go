@@ -47,19 +47,24 @@ func newScenarioRunCommand() *cobra.Command {
 	var lab string
 	var step bool
 	cmd := &cobra.Command{
-		Use:   "run NAME",
-		Short: "Play a story against a lab that is up",
-		Long: `Play a story against a lab that is up: each command and its output as it happens.
+		Use:   "run NAME...",
+		Short: "Play stories against a lab that is up",
+		Long: `Play stories against a lab that is up: each command and its output as it happens.
 
 The exit status is 1 if any step goes otherwise than the script says. A story starts by
 clearing what its accounts have in the lab.`,
 		Example: `  palisade lab up
-  palisade scenario run albert --step`,
-		Args: exactlyOne("a story; palisade scenario list shows them"),
+  palisade scenario run albert --step
+  palisade scenario run albert mary`,
+		Args: atLeastOne("a story; palisade scenario list shows them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := scenarios.Find(args[0])
-			if err != nil {
-				return usageError{err}
+			var stories []scenarios.Scenario
+			for _, name := range args {
+				s, err := scenarios.Find(name)
+				if err != nil {
+					return usageError{err}
+				}
+				stories = append(stories, s)
 			}
 			c := scenarios.Config{
 				Lab:    lab,
@@ -69,7 +74,7 @@ clearing what its accounts have in the lab.`,
 			if step {
 				c.Pause = pauseForEnter(cmd.Context())
 			}
-			return scenarios.Play(cmd.Context(), s, c)
+			return scenarios.PlayAll(cmd.Context(), stories, c)
 		},
 	}
 	cmd.Flags().StringVar(&lab, "name", "lab", "the lab's `NAME`")
@@ -107,11 +112,11 @@ func runLines(ctx context.Context, lines chan<- struct{}) {
 	}
 }
 
-// exactlyOne checks for one argument; what says which.
-func exactlyOne(what string) cobra.PositionalArgs {
+// atLeastOne checks for an argument; what says which.
+func atLeastOne(what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
-		if len(args) != 1 {
-			return usageError{fmt.Errorf("name exactly one: %s", what)}
+		if len(args) == 0 {
+			return usageError{fmt.Errorf("name at least one: %s", what)}
 		}
 		return nil
 	}
