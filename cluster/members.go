@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -32,8 +31,17 @@ func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, r ec2.Request) er
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return err
 	}
-	voters := votersOf(c.servers())
-	if rest := slices.DeleteFunc(slices.Clone(voters), func(v ec2.NodeID) bool { return v == node }); len(rest) > 0 && len(rest) < len(voters) {
+	view := c.View()
+	var rest []ec2.NodeID
+	voted := false
+	for _, v := range votersOf(c.servers()) {
+		if n, ok := view.Node(v); v == node {
+			voted = true
+		} else if ok && n.Member() { // another that is out leaves Raft at any moment
+			rest = append(rest, v)
+		}
+	}
+	if voted && len(rest) > 0 {
 		there := 0
 		for _, ok := range c.reach(ctx, rest) {
 			if ok {
