@@ -104,7 +104,7 @@ func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
 
 // explainSize tells an instance whose packet is larger than its own network takes.
 func (f *frame) explainSize(v verdict.Verdict) {
-	if v != verdict.TooBig || f.in.kind != InstancePort || !f.pkt.DontFragment {
+	if v != verdict.TooBig || !f.pkt.DontFragment {
 		return
 	}
 	if a := f.snapshot.attachment(f.in); a != nil {

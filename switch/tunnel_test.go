@@ -80,6 +80,11 @@ func TestNothingFromOutsideOrAFarGoesOnByTunnel(t *testing.T) {
 	if device.sent+b.devices["uplink"].count != 0 {
 		t.Error("something went on")
 	}
+	own := template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22)
+	own.SrcMAC, own.DstMAC = macOf("web"), GatewayMAC
+	if _, v := b.come(packet.Origin{VNI: 1, Epoch: 1}, packettest.Build(own)); v != verdict.TunnelForeign {
+		t.Errorf("from no node, for an interface of this one: %v", v)
+	}
 	e := b.sw.Edit(b.generation)
 	e.Tunnel(nil)
 	b.sw.Publish(e)

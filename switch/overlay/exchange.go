@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"time"
@@ -117,7 +118,7 @@ func (o *Overlay) whoAsks(node string) *far {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f := o.far[node]
-	if f == nil || f.ctx == nil || node >= o.config.Node {
+	if f == nil || f.ctx == nil {
 		return nil
 	}
 	return f
@@ -275,7 +276,7 @@ func (o *Overlay) streamEnded(f *far, conn *peer.Conn) {
 }
 
 // watch returns when a stream has ended, or its session has been used long enough.
-func watch(conn *peer.Conn, r role) error {
+func watch(conn net.Conn, r role) error {
 	began := time.Now()
 	heard, next := began, began.Add(pingEvery)
 	var b [64]byte
