@@ -309,6 +309,7 @@ func snapshotIndex(t *testing.T, path string) int {
 }
 
 func TestLongLogIsReplayed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	never := Config{Dir: dir, SnapshotThreshold: 1 << 40}
 	c, stop := open(t, never)

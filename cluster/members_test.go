@@ -336,7 +336,7 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 		}
 	}
 	index := s.write(s.leader(), "web")
-	for _, n := range s.up() {
+	for _, n := range []*node{s.leader(), s.follower()} {
 		check("one lags, asked at "+string(n.name), at(n, index, time.Second), Enforcement{
 			Index: index, Enforced: ids("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}},
 		})
