@@ -108,18 +108,19 @@ func (l *Lab) logTail(name string) string {
 
 // nodeConfig is the file a node is started with.
 type nodeConfig struct {
-	Name          string        `toml:"name"`
-	Zone          string        `toml:"zone"`
-	Region        string        `toml:"region"`
-	DataDir       string        `toml:"data_dir"`
-	APISocket     string        `toml:"api_socket"`
-	ControlSocket string        `toml:"control_socket"`
-	Arena         string        `toml:"arena"`
-	Peer          *peerConfig   `toml:"peer,omitempty"` // nil: a cluster of one
-	Lab           labConfig     `toml:"lab"`
-	Uplink        uplinkConfig  `toml:"uplink"`
-	Classic       classicConfig `toml:"classic"`
-	Accounts      []Account     `toml:"account"`
+	Name          string         `toml:"name"`
+	Zone          string         `toml:"zone"`
+	Region        string         `toml:"region"`
+	DataDir       string         `toml:"data_dir"`
+	APISocket     string         `toml:"api_socket"`
+	ControlSocket string         `toml:"control_socket"`
+	Arena         string         `toml:"arena"`
+	Peer          *peerConfig    `toml:"peer,omitempty"` // nil: a cluster of one
+	Lab           labConfig      `toml:"lab"`
+	Uplink        uplinkConfig   `toml:"uplink"`
+	Classic       classicConfig  `toml:"classic"`
+	Settings      settingsConfig `toml:"settings"`
+	Accounts      []Account      `toml:"account"`
 }
 
 // peerConfig is where the other nodes reach this one.
@@ -139,6 +140,11 @@ type uplinkConfig struct {
 	Namespace  string `toml:"namespace"`
 	Bridge     string `toml:"bridge"`
 	GatewayMAC string `toml:"gateway_mac"`
+}
+
+// settingsConfig has only what is not the default.
+type settingsConfig struct {
+	Quarantine string `toml:"quarantine,omitempty"`
 }
 
 type classicConfig struct {

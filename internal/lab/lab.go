@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 )
 
 const (
@@ -47,6 +48,7 @@ type Lab struct {
 	Nodes        []string       `json:"nodes"`
 	ClassicPools []netip.Prefix `json:"classic_pools"`
 	Cuts         []Cut          `json:"cuts,omitempty"` // in the order they were made
+	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default
 	Accounts     []Account      `json:"accounts"`
 }
 

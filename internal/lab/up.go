@@ -23,6 +23,9 @@ type Options struct {
 	Port         int            // of the front door on 127.0.0.1; default 8773
 	ClassicPools []netip.Prefix // EC2-Classic leases private addresses from these; default 10.10.0.0/16
 
+	// Quarantine is how long an address rests between two leases; default a minute.
+	Quarantine time.Duration
+
 	// Progress is called with each step as it is done. It may be nil.
 	Progress func(step string)
 }
@@ -55,6 +58,8 @@ func (o *Options) fill() error {
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
 		return fmt.Errorf("a lab has 1 to %d nodes, not %d", MaxNodes, o.Nodes)
+	case o.Quarantine < 0 || o.Quarantine > 24*time.Hour:
+		return fmt.Errorf("an address rests for up to 24h, not %v", o.Quarantine)
 	case o.Port < 1 || o.Port > 65535:
 		return fmt.Errorf("%d is not a TCP port", o.Port)
 	}
@@ -77,7 +82,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer release()
 
 	begin := time.Now()
-	l := &Lab{Name: o.Name, Port: o.Port, ClassicPools: o.ClassicPools}
+	l := &Lab{Name: o.Name, Port: o.Port, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine}
 	cleared, err := l.clear(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)
