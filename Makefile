@@ -19,13 +19,13 @@ demo: setup build ## the stories of Albert and Mary on three nodes, with real pa
 	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert mary --name demo
 
 test: setup build lint ## all that must pass
-	CI=$${CI:-true} go test -count=1 -p 1 ./...
+	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
 
 unit: ## what needs no root
 	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/verdict/... ./internal/deps/... ./switch ./switch/overlay
 
 scenarios: setup ## every story, each in a lab of its own
-	CI=true go test -count=1 -v ./scenarios
+	CI=true go test -count=1 -v -timeout 20m ./scenarios
 
 FUZZTIME ?= 20s
 fuzz: ## every door for bytes
