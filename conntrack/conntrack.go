@@ -20,6 +20,7 @@ package conntrack
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,11 +133,31 @@ func (t *Tracker) RemoveZone(z *Zone) {
 	for i := range t.shards {
 		t.shards[i].purge(t, func(e *entry) bool { return e.zone == z.id })
 	}
-	t.fragments.purge(z.id)
+	t.fragments.purgeIf(func(k *fragmentKey) bool { return k.zone == z.id })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changeZones(func(zones map[uint32]*Zone) { delete(zones, z.id) })
 	t.reserved.Add(-z.reserve)
+}
+
+// Forget drops what the zones remember of addresses that have nobody any more: a later owner
+// is somebody else, and shall neither answer in an old connection nor be answered. Of an
+// address that is gone, no packet may be on its way any more. It returns how many
+// connections it dropped. It walks the whole table.
+func (t *Tracker) Forget(zones []*Zone, gone func(netip.Addr) bool) int {
+	in := make(map[uint32]bool, len(zones))
+	for _, z := range zones {
+		in[z.id] = true
+	}
+	either := func(src, dst [16]byte) bool {
+		return gone(netip.AddrFrom16(src).Unmap()) || gone(netip.AddrFrom16(dst).Unmap())
+	}
+	n := 0
+	for i := range t.shards {
+		n += t.shards[i].purge(t, func(e *entry) bool { return in[e.zone] && either(e.src, e.dst) })
+	}
+	t.fragments.purgeIf(func(k *fragmentKey) bool { return in[k.zone] && either(k.src, k.dst) })
+	return n
 }
 
 func (t *Tracker) changeZones(change func(map[uint32]*Zone)) {

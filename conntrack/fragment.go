@@ -164,10 +164,10 @@ func (f *fragments) expireLocked(now time.Duration) {
 	f.forgetLocked(func(g *datagram) bool { return now >= g.deadline })
 }
 
-func (f *fragments) purge(zone uint32) {
+func (f *fragments) purgeIf(gone func(*fragmentKey) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.forgetLocked(func(g *datagram) bool { return g.key.zone == zone })
+	f.forgetLocked(func(g *datagram) bool { return gone(&g.key) })
 }
 
 func (f *fragments) forgetLocked(gone func(*datagram) bool) {

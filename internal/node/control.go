@@ -73,7 +73,7 @@ type InstanceStatus struct {
 }
 
 func (n *Node) status() Status {
-	s := Status{Ready: n.isReady(), Node: n.config.Name, Enforced: n.sw.Enforced(), Role: n.cluster.Role(), Tracking: n.tracker.Usage(), Instances: []InstanceStatus{}}
+	s := Status{Ready: n.isReady(), Node: n.config.Name, Enforced: n.plane.enforced(), Role: n.cluster.Role(), Tracking: n.tracker.Usage(), Instances: []InstanceStatus{}}
 	s.Leader, _ = n.cluster.Leader()
 	view, bad := n.plane.state()
 	if view == nil {

@@ -106,7 +106,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 	config := cluster.Config{
 		Node: n.config.Name, Dir: n.config.raftDir(), Logger: n.log,
-		Decided: n.plane.mark.index, Enforced: n.sw.Enforced, WaitEnforced: n.plane.wait, Join: !founder,
+		Decided: n.plane.mark.index, Enforced: n.plane.enforced, WaitEnforced: n.plane.wait, Join: !founder,
 	}
 	var publicKey []byte
 	if identity != nil {
@@ -269,6 +269,7 @@ func (n *Node) runViews(ctx context.Context) error {
 			if err := n.fleet.adopt(ctx, view); err != nil {
 				return err
 			}
+			n.plane.forgetUnleased()
 			if purged := n.tracker.PurgeUnknown(); purged > 0 {
 				n.log.Info("forgot connections of leases that are gone", "connections", purged)
 			}

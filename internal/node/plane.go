@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"palisade/conntrack"
@@ -38,7 +39,10 @@ type plane struct {
 	failed    map[uint64]bool               // those of this node, until the state has heard of it
 	uplink    *vswitch.Uplink
 	tunnel    *vswitch.Tunnel
-	moved     chan struct{} // closed and replaced when a Snapshot was published
+	ended     []*ec2.Interface // by the View being applied
+	moved     chan struct{}    // closed and replaced when a Snapshot was published
+
+	settled atomic.Uint64 // the index up to which ended leases are forgotten too
 }
 
 // An endpoint is an active lease, and what of it is on this node.
@@ -95,7 +99,65 @@ func (p *plane) apply(view *ec2.View) error {
 	}
 	p.recompile(edit, changes.Groups, generation)
 	p.publish(edit)
+	p.forgetEnded(generation)
+	p.settled.Store(generation)
 	return nil
+}
+
+// enforced is the index that this node goes by in all: no packet is judged by an older
+// state, and of a lease that it ended nothing is left in any connection.
+func (p *plane) enforced() uint64 { return min(p.sw.Enforced(), p.settled.Load()) }
+
+// forgetEnded drops the connections with addresses whose lease has ended, once no packet
+// is under way by a Snapshot that still had them. Tracked connections would outlive the
+// lost membership, and the address's next owner would be taken for the last.
+func (p *plane) forgetEnded(generation uint64) {
+	if len(p.ended) == 0 {
+		return
+	}
+	for p.sw.Enforced() < generation {
+		time.Sleep(50 * time.Microsecond) // a batch under way; it is short
+	}
+	private, public := map[ec2.VNI]map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for _, lease := range p.ended {
+		if private[lease.VNI] == nil {
+			private[lease.VNI] = map[netip.Addr]bool{}
+		}
+		private[lease.VNI][lease.Private] = true
+		if lease.Public.IsValid() {
+			public[lease.Public] = true
+		}
+	}
+	for vni, addresses := range private {
+		p.tracker.Forget(p.zones(vni), func(a netip.Addr) bool { return addresses[a] || public[a] })
+	}
+	p.ended = nil
+}
+
+// forgetUnleased drops what connections of before this daemon remember of addresses that
+// have nobody now.
+func (p *plane) forgetUnleased() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n := range p.view.Networks() {
+		leased := map[netip.Addr]bool{}
+		for _, ep := range p.endpoints {
+			if ep.lease.VNI == n.VNI && !ep.ended {
+				leased[ep.lease.Private] = true
+			}
+		}
+		p.tracker.Forget(p.zones(n.VNI), func(a netip.Addr) bool { return n.Prefix.Contains(a) && !leased[a] })
+	}
+}
+
+func (p *plane) zones(vni ec2.VNI) []*conntrack.Zone {
+	var all []*conntrack.Zone
+	for _, ep := range p.endpoints {
+		if ep.zone != nil && ep.lease.VNI == vni {
+			all = append(all, ep.zone)
+		}
+	}
+	return all
 }
 
 // setOutside says which addresses are the cluster's own, and which ports lead to other nodes
@@ -117,6 +179,7 @@ func (p *plane) move(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generation
 		if ep := p.endpoints[c.Before.ID]; ep != nil && (c.After == nil || c.After.State != ec2.Active) {
 			edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
 			ep.ended = true
+			p.ended = append(p.ended, ep.lease)
 			delete(p.failed, ep.lease.Epoch)
 			if ep.port != nil {
 				edit.Detach(ep.port)
@@ -204,7 +267,7 @@ func (p *plane) inForce() *ec2.View {
 
 // wait reports whether the switch goes by index before ctx ends.
 func (p *plane) wait(ctx context.Context, index uint64) bool {
-	for p.sw.Enforced() < index {
+	for p.enforced() < index {
 		p.mu.Lock()
 		moved := p.moved
 		published := p.sw.Snapshot().Generation

@@ -1,0 +1,57 @@
+package conntrack_test
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+)
+
+// TestForgottenAddressIsNobody: what an address's last owner had open is not its next
+// owner's, in the zones that are named; others may have an equal address.
+func TestForgottenAddressIsNobody(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	now := time.Second
+	for _, zone := range []*conntrack.Zone{z, other} {
+		handshake(t, zone, 40000, now)
+	}
+	kept := pkt(packet.ProtocolUDP, 1000, 53, 0)
+	kept.Flow.Src = netip.MustParseAddr("203.0.113.26")
+	if v := z.Admit(kept, now, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
+		t.Fatal(v)
+	}
+	if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == bob }); n != 1 {
+		t.Errorf("%d connections forgotten, want 1", n)
+	}
+	syn := pkt(packet.ProtocolTCP, 40000, 22, packet.ACK)
+	expect(t, z, syn, now, rules, conntrack.New)
+	expect(t, other, syn, now, rules, conntrack.Live)
+	expect(t, z, kept, now, rules, conntrack.Live)
+}
+
+// TestForgottenAddressLeavesNoFragment: a later fragment of the last owner's datagram is
+// an orphan.
+func TestForgottenAddressLeavesNoFragment(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	first := pkt(packet.ProtocolUDP, 1000, 53, 0)
+	first.Fragment, first.HasL4, first.FragID, first.FragLen, first.MoreFollow = true, true, 7, 512, true
+	last := pkt(packet.ProtocolUDP, 0, 0, 0)
+	last.Fragment, last.FragID, last.FragOffset, last.FragLen = true, 7, 512, 100
+	if v := z.AdmitFragment(first, conntrack.In, time.Second); v.Drops() {
+		t.Fatal(v)
+	}
+	middle := *last
+	middle.FragLen, middle.MoreFollow = 64, true
+	if v := z.Fragment(&middle, conntrack.In, time.Second); v.Drops() {
+		t.Fatal(v)
+	}
+	last.FragOffset += 64
+	tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == first.Flow.Src })
+	if v := z.Fragment(last, conntrack.In, time.Second); !v.Drops() {
+		t.Errorf("a fragment of a forgotten datagram: %v", v)
+	}
+}
