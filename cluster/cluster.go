@@ -98,6 +98,7 @@ type Cluster struct {
 	fsm     *fsm
 	ready   chan struct{} // closed when the leader has the whole log and the bootstrap is in
 	ending  chan struct{} // closed when Run begins to end
+	outcast chan error    // of runOutcast, once
 	stopped chan struct{} // closed when Run has returned
 
 	stream  *stream       // nil in a cluster of one
@@ -156,6 +157,7 @@ func New(cfg Config) (*Cluster, error) {
 		fsm:       newFSM(),
 		ready:     make(chan struct{}),
 		ending:    make(chan struct{}),
+		outcast:   make(chan error, 1),
 		stopped:   make(chan struct{}),
 		started:   make(chan struct{}),
 		committed: make(chan struct{}, 1),
@@ -216,6 +218,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		c.tasks.start(func() { c.runMembers(ctx) })
 		c.tasks.start(func() { c.runDrops(ctx) })
 		c.tasks.start(func() { c.runFollow(ctx) })
+		c.tasks.start(func() { c.runOutcast(ctx) })
 	}
 	if c.gossip != nil {
 		c.tasks.start(func() {
@@ -235,6 +238,8 @@ func (c *Cluster) lead(ctx context.Context) error {
 			return nil
 		case <-c.fsm.failed:
 			return nil // Run reports why
+		case err := <-c.outcast:
+			return err
 		case leader := <-c.raft.LeaderCh():
 			c.setLeading(0)
 			if !leader {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -198,12 +197,15 @@ func (c *Cluster) whyNoLeader(ctx context.Context) error {
 	if len(voters) == 0 {
 		return fmt.Errorf("%w: none has called it yet, since it joined", ErrNoLeader)
 	}
-	there := c.reach(ctx, voters)
-	var reached, lost []string
+	came := c.ping(ctx, voters)
+	var reached, lost, refused []string
 	for _, v := range voters {
-		if there[v] {
+		switch {
+		case came[v] == nil:
 			reached = append(reached, string(v))
-		} else {
+		case errors.Is(came[v], peer.ErrNotAdmitted):
+			refused = append(refused, string(v))
+		default:
 			lost = append(lost, string(v))
 		}
 	}
@@ -211,30 +213,10 @@ func (c *Cluster) whyNoLeader(ctx context.Context) error {
 	if len(lost) > 0 {
 		text += fmt.Sprintf(", not %s", strings.Join(lost, ", "))
 	}
-	return fmt.Errorf("%w: %s", ErrNoLeader, text)
-}
-
-// reach asks nodes whether they are there, all at once.
-func (c *Cluster) reach(ctx context.Context, nodes []ec2.NodeID) map[ec2.NodeID]bool {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	there := make(map[ec2.NodeID]bool)
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, n := range nodes {
-		wg.Go(func() {
-			ok := n == c.cfg.Node
-			if !ok {
-				_, err := c.call(ctx, n, methodApplied, question{})
-				ok = err == nil
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			there[n] = ok
-		})
+	if len(refused) > 0 {
+		text += fmt.Sprintf("; %s refuse it: was it fenced or removed?", strings.Join(refused, ", "))
 	}
-	wg.Wait()
-	return there
+	return fmt.Errorf("%w: %s", ErrNoLeader, text)
 }
 
 // leads reports whether commands may be proposed here.

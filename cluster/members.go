@@ -43,8 +43,8 @@ func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, r ec2.Request) er
 	}
 	if voted && len(rest) > 0 {
 		there := 0
-		for _, ok := range c.reach(ctx, rest) {
-			if ok {
+		for _, err := range c.ping(ctx, rest) {
+			if err == nil {
 				there++
 			}
 		}

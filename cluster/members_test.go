@@ -57,7 +57,18 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		if got := victim.View().Index(); got >= index {
 			t.Errorf("%s, fenced, has heard of entry %d", who, index)
 		}
-		victim.kill()
+		await(t, who+" knows that it is out", func() bool {
+			select {
+			case <-victim.stopped:
+				return true
+			default:
+				return false
+			}
+		})
+		if err := victim.stop(); !errors.Is(err, ErrOutcast) {
+			t.Errorf("%s, fenced, ended with %v, want ErrOutcast", who, err)
+		}
+		victim.stop = nil
 		if err := s.leader().Remove(ctx, victim.name); err != nil {
 			t.Fatal(err)
 		}

@@ -108,10 +108,19 @@ func (p *Peer) dial(ctx context.Context, node, address, protocol string) (*Conn,
 	return c, nil
 }
 
+// ErrNotAdmitted is wrapped by an error of Dial and Call when the far end, which is who it is
+// said to be, refuses this node: by its table this one is no member, or has another key.
+var ErrNotAdmitted = errors.New("it does not admit this node")
+
 func (c *Conn) awaitAccepted() error {
 	var b [1]byte
 	if _, err := io.ReadFull(c.Conn, b[:]); err != nil {
-		return fmt.Errorf("%s does not admit this node: %w", c.node, err)
+		// An alert is under the handshake's keys: it is c.node that says so, not somebody
+		// on the way who cut the connection.
+		if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
+			return fmt.Errorf("%s: %w: %w", c.node, ErrNotAdmitted, err)
+		}
+		return fmt.Errorf("%s closed the connection before it admitted this node: %w", c.node, err)
 	}
 	if b[0] != accepted {
 		return fmt.Errorf("%s answers %#x; want %#x", c.node, b[0], accepted)
