@@ -190,8 +190,8 @@ func newClusterFence() *cobra.Command {
     stopped, and can be started on other nodes with new addresses
   - no node speaks to it any more; gossip and tunnel keys are replaced
   - nobody waits for it: --wait=enforced counts it as excluded
-It is not reached by this. Is it alive, it goes on by the last rules it had: turn it off first.
-It comes back with a new token only, after its data directory was emptied.`,
+A node that is alive but cut off goes on by its last rules until it reaches the others again, and then ends:
+turn it off first if you can. It comes back with a new token only, after its data directory was emptied.`,
 		done: "%[1]s is fenced, at index %[2]d. Its instances are stopped: %[3]s",
 	})
 }
