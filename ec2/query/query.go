@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"palisade/ec2"
@@ -50,8 +51,20 @@ type Config struct {
 	Now func() time.Time
 }
 
-// IndexHeader carries the log index of a mutation, to wait for its enforcement by.
-const IndexHeader = "x-palisade-index"
+const (
+	// IndexHeader carries the log index of a mutation, to wait for its enforcement by, or
+	// that of the state a stale read is of.
+	IndexHeader = "x-palisade-index"
+	// ReadHeader is what a Describe may ask with: "stale" answers by what this node has,
+	// without a leader too.
+	ReadHeader = "x-palisade-read"
+)
+
+// StaleReader is a Backend that can also tell what it has, which may be older than what
+// was acknowledged.
+type StaleReader interface {
+	View() *ec2.View
+}
 
 // maxBody bounds a request's body, in bytes; more is refused unread.
 const maxBody = 1 << 20
@@ -122,8 +135,9 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 		}
 		return nil, ec2.Errorf("RequestAborted", "The request's body did not arrive")
 	}
-	if c.view, err = s.cfg.Backend.ReadView(c.ctx); err != nil {
-		return nil, fmt.Errorf("read state: %w", err)
+	stale, err := s.read(c, r.Header.Get(ReadHeader))
+	if err != nil {
+		return nil, err
 	}
 	if err := s.authenticate(c, r, body); err != nil {
 		return nil, err
@@ -146,7 +160,33 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 		return nil, ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", quote(action))
 	}
 	c.action = action
+	if stale {
+		if !strings.HasPrefix(action, "Describe") {
+			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is for Describe actions; %s has none", ReadHeader, action)
+		}
+		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
+	}
 	return do(c, params)
+}
+
+// read takes the state that the request is judged by: one that has every change which was
+// acknowledged, unless it asks for less.
+func (s *Server) read(c *call, how string) (stale bool, err error) {
+	switch how {
+	case "":
+		if c.view, err = s.cfg.Backend.ReadView(c.ctx); err != nil {
+			return false, fmt.Errorf("read state: %w", err)
+		}
+		return false, nil
+	case "stale":
+		b, ok := s.cfg.Backend.(StaleReader)
+		if !ok {
+			return false, ec2.Errorf("UnsupportedOperation", "There are no stale reads here")
+		}
+		c.view = b.View()
+		return true, nil
+	}
+	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, quote(how))
 }
 
 var versionForm = regexp.MustCompile(`^20[0-9]{2}-[0-9]{2}-[0-9]{2}$`)

@@ -50,6 +50,9 @@ type unavailable struct{ error }
 func (u unavailable) Unwrap() error       { return u.error }
 func (u unavailable) Unavailable() string { return u.Error() }
 
+// View is what this node goes by itself.
+func (b backend) View() *ec2.View { return b.cluster.View() }
+
 // Enforcement says which nodes go by the state of index.
 func (b backend) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
 	e, err := b.cluster.Enforcement(ctx, index)

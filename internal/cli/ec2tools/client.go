@@ -28,6 +28,9 @@ const (
 	// indexHeader carries the index of a change.
 	indexHeader = "x-palisade-index"
 
+	// readHeader asks for a stale answer.
+	readHeader = "x-palisade-read"
+
 	// callTimeout bounds one call, from the connection to the end of the answer.
 	callTimeout = 60 * time.Second
 
@@ -42,6 +45,7 @@ type client struct {
 	region      string
 	signer      *v4.Signer
 	http        *http.Client
+	stale       io.Writer // where the index of a stale answer is said; nil: none is asked for
 }
 
 // newClient's roots are who may vouch for the service; nil is whom the system trusts.
@@ -87,6 +91,9 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 		return "", fmt.Errorf("make %s request: %w", action, err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	if c.stale != nil {
+		req.Header.Set(readHeader, "stale")
+	}
 	sum := sha256.Sum256(body)
 	if err := c.signer.SignHTTP(ctx, c.credentials, req, hex.EncodeToString(sum[:]), "ec2", c.region, time.Now()); err != nil {
 		return "", fmt.Errorf("sign %s request: %w", action, err)
@@ -109,7 +116,11 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 	if err := xml.Unmarshal(data, answer); err != nil {
 		return "", fmt.Errorf("read answer to %s: %w", action, err)
 	}
-	return resp.Header.Get(indexHeader), nil
+	index := resp.Header.Get(indexHeader)
+	if c.stale != nil {
+		fmt.Fprintf(c.stale, "as of index %s\n", index)
+	}
+	return index, nil
 }
 
 // refusal reads an error answer. What is no error document of EC2 is still the service's

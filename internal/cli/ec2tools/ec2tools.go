@@ -130,8 +130,11 @@ func run(ctx context.Context, name string, args []string, c Config) error {
 	fs, common := newFlags(name)
 	act := t.flags(fs)
 	var wait *string
+	stale := new(bool)
 	if t.changes {
 		wait = waitFlag(fs)
+	} else {
+		stale = fs.Bool("stale", false, "ask for what the node knows, without a leader too; its index is said on stderr")
 	}
 	if wantsHelp(args) {
 		fmt.Fprint(c.Stdout, t.usage(name, fs))
@@ -144,7 +147,13 @@ func run(ctx context.Context, name string, args []string, c Config) error {
 	if err != nil {
 		return err
 	}
-	s := &session{era: era, out: c.Stdout, connect: func() (*client, error) { return common.client(c.Getenv) }}
+	s := &session{era: era, out: c.Stdout, connect: func() (*client, error) {
+		client, err := common.client(c.Getenv)
+		if err == nil && *stale {
+			client.stale = c.Stderr
+		}
+		return client, err
+	}}
 	if wait == nil || !fs.Changed("wait") {
 		return act(ctx, s, fs.Args())
 	}
