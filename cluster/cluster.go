@@ -242,6 +242,9 @@ func (c *Cluster) lead(ctx context.Context) error {
 			return err
 		case leader := <-c.raft.LeaderCh():
 			c.setLeading(0)
+			if err := c.setPace(leader); err != nil {
+				return err
+			}
 			if !leader {
 				continue
 			}
@@ -257,6 +260,17 @@ func (c *Cluster) lead(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// setPace makes Raft's timeouts those of a leader or a follower, where there are both.
+func (c *Cluster) setPace(leader bool) error {
+	switch {
+	case c.stream == nil:
+		return nil
+	case leader:
+		return c.pace(leaderTimeout)
+	}
+	return c.pace(electionTimeout)
 }
 
 // takeOver brings a new leader up to its log and, the first time ever, bootstraps.

@@ -83,13 +83,14 @@ func newGossipKey() []byte {
 	return key
 }
 
-// followEvery is how often a node looks whether it still is current.
-const followEvery = 250 * time.Millisecond
+// How often a node looks whether it has become current, and whether it still is.
+const (
+	followEvery  = 250 * time.Millisecond
+	currentEvery = time.Second
+)
 
 // runFollow finds out, for each leader, when this node has all that was decided before.
 func (c *Cluster) runFollow(ctx context.Context) {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
 	var with ec2.NodeID // the leader it became current with
 	for {
 		leader, ok := c.Leader()
@@ -104,10 +105,14 @@ func (c *Cluster) runFollow(ctx context.Context) {
 			c.trust.setCurrent(true)
 			c.setReady()
 		}
+		every := followEvery
+		if c.trust.isCurrent() {
+			every = currentEvery
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(every):
 		}
 	}
 }

@@ -61,11 +61,16 @@ func (c *Cluster) startRaft() error {
 		return nil
 	}
 	// A follower that is told of a shorter timeout looks at once whether it has a leader.
-	short := raft.ReloadableConfig{
-		TrailingLogs: cfg.TrailingLogs, SnapshotInterval: cfg.SnapshotInterval, SnapshotThreshold: cfg.SnapshotThreshold,
-		HeartbeatTimeout: electionTimeout, ElectionTimeout: electionTimeout,
-	}
-	return c.raft.ReloadConfig(short)
+	return c.pace(electionTimeout)
+}
+
+// pace changes Raft's timeouts. Of a leader they are ten heartbeats, of a follower what it
+// waits for one.
+func (c *Cluster) pace(timeout time.Duration) error {
+	return c.raft.ReloadConfig(raft.ReloadableConfig{
+		TrailingLogs: c.cfg.TrailingLogs, SnapshotInterval: c.cfg.SnapshotInterval, SnapshotThreshold: c.cfg.SnapshotThreshold,
+		HeartbeatTimeout: timeout, ElectionTimeout: timeout,
+	})
 }
 
 // checkLog refuses a disk that lost what this node had. It would vote again where it has
@@ -164,14 +169,18 @@ func votersOf(servers raft.Configuration) []ec2.NodeID {
 }
 
 const (
-	// electionTimeout is what a follower waits for its leader before it stands itself:
-	// five to ten times the interval of heartbeats.
-	electionTimeout = 500 * time.Millisecond
+	// electionTimeout is what a follower waits for its leader, once to twice, before it
+	// stands itself.
+	electionTimeout = 900 * time.Millisecond
+	// leaderTimeout makes a leader's heartbeats: one every tenth to every fifth of it, so
+	// that a follower misses two at least before it stands. Each wakes two processes,
+	// which is most of what an idle cluster costs.
+	leaderTimeout = 2500 * time.Millisecond
 	// leaseTimeout is what a leader goes on without most voters.
-	leaseTimeout = 400 * time.Millisecond
+	leaseTimeout = 900 * time.Millisecond
 	// commitTimeout is how often an idle leader repeats how far it has committed. Nobody
 	// waits for it: a barrier has told before (see runBarriers).
-	commitTimeout = 200 * time.Millisecond
+	commitTimeout = 2 * time.Second
 )
 
 // raftConfig has the timeouts of nodes on one network. In a cluster of one, nobody can
