@@ -114,7 +114,7 @@ func (l *leaser) lease(i *Instance) bool {
 		Instance: i.ID,
 		Node:     i.Node,
 		VNI:      l.network.VNI,
-		MAC:      l.t.meta.mac(epoch),
+		MAC:      l.t.meta.mac(l.network.VNI, private),
 		Private:  private,
 		Public:   public,
 		Groups:   slices.Clone(i.Groups),

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 )
 
 // Ids look random and never repeat. Each is its serial, sent through a permutation that
@@ -23,10 +24,13 @@ func (m *meta) longID(prefix string, serial uint64) string {
 	return fmt.Sprintf("%s-0%016x", prefix, m.permute(prefix, serial, 32))
 }
 
-// mac returns a unicast, locally administered address.
-func (m *meta) mac(serial uint64) MAC {
-	mac := MAC{0x02, byte(serial >> 32)}
-	binary.BigEndian.PutUint32(mac[2:], uint32(m.permute("mac", serial&(1<<32-1), 16)))
+// mac is the unicast, locally administered address that goes with a private address of a
+// network. An address keeps it through all its leases: its neighbours have it in their
+// ARP caches for longer than it rests.
+func (m *meta) mac(vni VNI, private netip.Addr) MAC {
+	four := private.As4()
+	mac := MAC{0x02, byte(vni%255) + 1} // 02:00 is the gateway's
+	binary.BigEndian.PutUint32(mac[2:], uint32(m.permute("mac", uint64(binary.BigEndian.Uint32(four[:])), 16)))
 	return mac
 }
 

@@ -282,15 +282,17 @@ func TestIdsNeverRepeat(t *testing.T) {
 	m := &meta{Seed: "x"}
 	ids := make(map[string]bool)
 	macs := make(map[MAC]bool)
+	address := netip.MustParseAddr("10.10.0.0")
 	for n := range uint64(50_000) {
-		id, mac := m.classicID("i", n), m.mac(n)
+		id, mac := m.classicID("i", n), m.mac(1, address)
 		if ids[id] || macs[mac] {
-			t.Fatalf("serial %d repeats %s or %s", n, id, mac)
+			t.Fatalf("serial %d, address %s: %s or %s repeats", n, address, id, mac)
 		}
 		ids[id], macs[mac] = true, true
-		if mac[0] != 0x02 {
-			t.Fatalf("MAC %s is not locally administered", mac)
+		if mac[0] != 0x02 || mac[1] == 0 {
+			t.Fatalf("MAC %s is not locally administered, or may be the gateway's", mac)
 		}
+		address = address.Next()
 	}
 }
 
