@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,9 +28,8 @@ func TestScenarios(t *testing.T) {
 		byOptions[key] = append(byOptions[key], s)
 	}
 	palisade := build(t)
-	n := 0
-	for options, group := range byOptions {
-		n++
+	for n, options := range slices.Sorted(maps.Keys(byOptions)) {
+		group := byOptions[options]
 		name := fmt.Sprintf("story%dx%d", os.Getpid(), n)
 		t.Run("lab "+options, func(t *testing.T) {
 			labUp(t, palisade, name, strings.Fields(options))
