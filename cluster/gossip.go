@@ -285,9 +285,9 @@ func (g *gossip) begin(ctx context.Context, key []byte) (*session, error) {
 	cfg.Keyring = ring
 	cfg.EnableCompression = false // what there is to send is digests
 	cfg.TCPTimeout = streamTimeout
-	cfg.GossipInterval = 500 * time.Millisecond // each wakes an idle node
-	cfg.ProbeInterval = 2 * time.Second         // nothing but what people see depends on it
-	cfg.PushPullInterval = 15 * time.Second     // what a lost packet costs at most
+	cfg.GossipInterval = time.Second        // each wakes an idle node
+	cfg.ProbeInterval = 4 * time.Second     // nothing but what people see depends on it
+	cfg.PushPullInterval = 15 * time.Second // what a lost packet costs at most
 	if g.cfg.GiveUp > 0 {
 		cfg.GossipToTheDeadTime = g.cfg.GiveUp
 	}

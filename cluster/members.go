@@ -112,7 +112,7 @@ func (c *Cluster) runFollow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(every):
+		case <-beat(every):
 		}
 	}
 }
@@ -164,8 +164,6 @@ const warnAfter = 15
 // runMembers makes Raft's servers what the State says they are, on the leader, one
 // change at a time.
 func (c *Cluster) runMembers(ctx context.Context) {
-	tick := time.NewTicker(membersEvery)
-	defer tick.Stop()
 	var warned string
 	var failures int
 	for {
@@ -190,7 +188,7 @@ func (c *Cluster) runMembers(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-moved:
-		case <-tick.C:
+		case <-beat(membersEvery):
 		}
 	}
 }

@@ -27,13 +27,11 @@ const (
 // runOutcast asks the voters, for as long as this node has no leader, whether they still
 // admit it. An address that it has may be another instance's by now.
 func (c *Cluster) runOutcast(ctx context.Context) {
-	tick := time.NewTicker(outcastEvery)
-	defer tick.Stop()
 	for times := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-beat(outcastEvery):
 		}
 		if _, led := c.Leader(); led {
 			times = 0

@@ -173,14 +173,15 @@ const (
 	// stands itself.
 	electionTimeout = 900 * time.Millisecond
 	// leaderTimeout makes a leader's heartbeats: one every tenth to every fifth of it, so
-	// that a follower misses two at least before it stands. Each wakes two processes,
-	// which is most of what an idle cluster costs.
-	leaderTimeout = 2500 * time.Millisecond
+	// that a follower that stands has missed one at least; the others do not vote for it
+	// while they have a leader. Each heartbeat wakes two processes, which is most of what
+	// an idle cluster costs.
+	leaderTimeout = 4 * time.Second
 	// leaseTimeout is what a leader goes on without most voters.
 	leaseTimeout = 900 * time.Millisecond
 	// commitTimeout is how often an idle leader repeats how far it has committed. Nobody
 	// waits for it: a barrier has told before (see runBarriers).
-	commitTimeout = 2 * time.Second
+	commitTimeout = 5 * time.Second
 )
 
 // raftConfig has the timeouts of nodes on one network. In a cluster of one, nobody can

@@ -14,14 +14,12 @@ const sweepEvery = 5 * time.Second
 
 // runSweep proposes a Sweep when the State has something to sweep, on the leader.
 func (c *Cluster) runSweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
 	var s sweeper
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-beat(sweepEvery):
 		}
 		if c.leadingTerm() == 0 {
 			continue
@@ -30,6 +28,15 @@ func (c *Cluster) runSweep(ctx context.Context) {
 			c.cfg.Logger.Warn("sweep", "node", c.cfg.Node, "err", err)
 		}
 	}
+}
+
+// started is when the beats of this process count from.
+var started = time.Now()
+
+// beat sends at the next whole multiple of every since the process started. Loops that
+// wait for beats wake an idle machine together: a wake costs more than what they do then.
+func beat(every time.Duration) <-chan time.Time {
+	return time.After(every - time.Since(started)%every)
 }
 
 // sweeper remembers when something comes due, so that it looks through the State only if
