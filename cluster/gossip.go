@@ -286,7 +286,7 @@ func (g *gossip) begin(ctx context.Context, key []byte) (*session, error) {
 	cfg.EnableCompression = false // what there is to send is digests
 	cfg.TCPTimeout = streamTimeout
 	cfg.GossipInterval = time.Second        // each wakes an idle node
-	cfg.ProbeInterval = 4 * time.Second     // nothing but what people see depends on it
+	cfg.ProbeInterval = 2 * time.Second     // nothing but what people see depends on it
 	cfg.PushPullInterval = 15 * time.Second // what a lost packet costs at most
 	if g.cfg.GiveUp > 0 {
 		cfg.GossipToTheDeadTime = g.cfg.GiveUp
