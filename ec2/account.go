@@ -29,6 +29,9 @@ type AccessKey struct {
 	Account AccountID
 }
 
+// accountRequests are of accounts that exist.
+var accountRequests = []Request{}
+
 // CreateAccount adds an account with its first access key, and in every region its
 // default group.
 type CreateAccount struct {

@@ -17,6 +17,10 @@ type Changes struct {
 	Instances  []Change[Instance]
 	Networks   []Change[Network]
 	Nodes      []Change[Node]
+
+	Subnets     []Change[Subnet]
+	RouteTables []Change[RouteTable]
+	Gateways    []Change[InternetGateway]
 }
 
 // A delta is the changes of one command and the way to the next command's. A View holds
@@ -50,8 +54,14 @@ func everythingNew(v *View) Changes {
 		Instances:  added(v.Instances()),
 		Networks:   added(v.Networks()),
 		Nodes:      added(v.Nodes()),
+
+		Subnets:     added(everyRow[Subnet](v, tableSubnet)),
+		RouteTables: added(everyRow[RouteTable](v, tableRoutes)),
+		Gateways:    added(everyRow[InternetGateway](v, tableGateway)),
 	}
 }
+
+func everyRow[T any](v *View, table string) iter.Seq[*T] { return rows[T](v.txn(), table, indexID, "") }
 
 func added[T any](all iter.Seq[*T]) []Change[T] {
 	var list []Change[T]
@@ -69,6 +79,10 @@ func compareVersions(was, now *version) *Changes {
 		Instances:  compare(a.Instances(), b.Instances(), (*Instance).changeKey),
 		Networks:   compare(a.Networks(), b.Networks(), (*Network).changeKey),
 		Nodes:      compare(a.Nodes(), b.Nodes(), (*Node).changeKey),
+
+		Subnets:     compare(everyRow[Subnet](a, tableSubnet), everyRow[Subnet](b, tableSubnet), (*Subnet).changeKey),
+		RouteTables: compare(everyRow[RouteTable](a, tableRoutes), everyRow[RouteTable](b, tableRoutes), (*RouteTable).changeKey),
+		Gateways:    compare(everyRow[InternetGateway](a, tableGateway), everyRow[InternetGateway](b, tableGateway), (*InternetGateway).changeKey),
 	}
 }
 
@@ -89,6 +103,10 @@ func (i *Instance) changeKey() string  { return string(i.ID) }
 func (n *Network) changeKey() string   { return vniKey(n.VNI) }
 func (n *Node) changeKey() string      { return string(n.ID) }
 
+func (s *Subnet) changeKey() string          { return string(s.ID) }
+func (t *RouteTable) changeKey() string      { return string(t.ID) }
+func (g *InternetGateway) changeKey() string { return string(g.ID) }
+
 // A merger folds the changes of several commands into one per row.
 type merger struct {
 	groups     merge[Group]
@@ -96,10 +114,17 @@ type merger struct {
 	instances  merge[Instance]
 	networks   merge[Network]
 	nodes      merge[Node]
+
+	subnets  merge[Subnet]
+	routes   merge[RouteTable]
+	gateways merge[InternetGateway]
 }
 
 func newMerger() *merger {
-	return &merger{make(merge[Group]), make(merge[Interface]), make(merge[Instance]), make(merge[Network]), make(merge[Node])}
+	return &merger{
+		make(merge[Group]), make(merge[Interface]), make(merge[Instance]), make(merge[Network]), make(merge[Node]),
+		make(merge[Subnet]), make(merge[RouteTable]), make(merge[InternetGateway]),
+	}
 }
 
 func (m *merger) add(table string, before, after any) {
@@ -114,12 +139,21 @@ func (m *merger) add(table string, before, after any) {
 		mergeRow(m.networks, before, after, (*Network).changeKey)
 	case tableNode:
 		mergeRow(m.nodes, before, after, (*Node).changeKey)
+	case tableSubnet:
+		mergeRow(m.subnets, before, after, (*Subnet).changeKey)
+	case tableRoutes:
+		mergeRow(m.routes, before, after, (*RouteTable).changeKey)
+	case tableGateway:
+		mergeRow(m.gateways, before, after, (*InternetGateway).changeKey)
 	}
 }
 
 func (m *merger) changes() *Changes {
 	same := func(a, b any) bool { return a == b }
-	return &Changes{m.groups.list(same), m.interfaces.list(same), m.instances.list(same), m.networks.list(same), m.nodes.list(same)}
+	return &Changes{
+		m.groups.list(same), m.interfaces.list(same), m.instances.list(same), m.networks.list(same), m.nodes.list(same),
+		m.subnets.list(same), m.routes.list(same), m.gateways.list(same),
+	}
 }
 
 func mergeRow[T any](m merge[T], before, after any, id func(*T) string) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 )
 
@@ -36,8 +37,11 @@ type Change[T any] struct {
 	Before, After *T
 }
 
-// requests are all that a log may hold. A name is never reused for something else.
-var requests = kinds(
+// requests are all that a log may hold. A name is never reused for something else. Those
+// of the VPC platform are listed beside what they do.
+var requests = kinds(slices.Concat(classicRequests, vpcRequests, groupRequests, interfaceRequests, tagRequests, accountRequests)...)
+
+var classicRequests = []Request{
 	&Batch{},
 	&Bootstrap{}, &PutSettings{}, &CreateAccount{}, &PutNetwork{}, &PutNode{},
 	&CreateSecurityGroup{}, &DeleteSecurityGroup{}, &AuthorizeIngress{}, &RevokeIngress{},
@@ -45,7 +49,7 @@ var requests = kinds(
 	&Sweep{},
 	&CreateKeyPair{}, &DeleteKeyPair{},
 	&CreateJoinToken{}, &AdmitNode{}, &FenceNode{}, &RemoveNode{},
-)
+}
 
 func kinds(all ...Request) map[string]reflect.Type {
 	m := make(map[string]reflect.Type)

@@ -17,7 +17,14 @@ type (
 	InstanceID  string // "i-cfd732a6"
 	InterfaceID string // "eni-0a1b2c3d"
 	NodeID      string // a cluster member's name: "node1"
-	VPCID       string // "" is EC2-Classic
+	VPCID       string // "vpc-…"; "" is EC2-Classic
+
+	SubnetID      string // "subnet-…"
+	GatewayID     string // "igw-…"
+	RouteTableID  string // "rtb-…"
+	AllocationID  string // "eipalloc-…"
+	AssociationID string // "eipassoc-…" or "rtbassoc-…"
+	AttachmentID  string // "eni-attach-…"
 )
 
 // VNI names one flat address space, as in RFC 7348 §5: 24 bits.

@@ -22,6 +22,12 @@ const (
 	tableAddress   = "address"
 	tableKeyPair   = "keypair"
 	tableJoinToken = "jointoken"
+	tableVPC       = "vpc"
+	tableSubnet    = "subnet"
+	tableGateway   = "gateway"
+	tableRoutes    = "routetable"
+	tableElastic   = "elastic"
+	tableTag       = "tag"
 
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
@@ -31,6 +37,9 @@ const (
 	indexToken  = "token"  // account, region, client token
 	indexRegion = "region" // region, VPC
 	indexNode   = "node"
+	indexVPC    = "vpc"
+	indexSubnet = "subnet"
+	indexHolder = "holder" // of an interface: the instance it is attached to
 )
 
 var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
@@ -53,10 +62,29 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 			return []string{key(i.Account) + key(i.Region) + key(i.ClientToken)}
 		})),
 	tableInterface: table(tableInterface, func(i *Interface) string { return key(i.ID) },
-		many(indexNode, func(i *Interface) []string { return []string{key(i.Node)} })),
+		many(indexNode, func(i *Interface) []string { return []string{key(i.Node)} }),
+		many(indexOwner, func(i *Interface) []string { return []string{key(i.Account) + key(i.Region)} }),
+		many(indexMember, func(i *Interface) []string { return keysOf(i.Groups) }),
+		many(indexSubnet, func(i *Interface) []string { return []string{key(i.Subnet)} }),
+		many(indexHolder, func(i *Interface) []string { return []string{key(i.Instance)} })),
 	tableAddress:   table(tableAddress, func(a *address) string { return addressKey(a.VNI, a.Addr) }),
 	tableKeyPair:   table(tableKeyPair, func(k *KeyPair) string { return key(k.Account) + key(k.Region) + key(k.Name) }),
 	tableJoinToken: table(tableJoinToken, func(k *JoinToken) string { return key(k.ID) }),
+	tableVPC: table(tableVPC, func(x *VPC) string { return key(x.ID) },
+		many(indexOwner, func(x *VPC) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tableSubnet: table(tableSubnet, func(x *Subnet) string { return key(x.ID) },
+		many(indexOwner, func(x *Subnet) []string { return []string{key(x.Account) + key(x.Region)} }),
+		many(indexVPC, func(x *Subnet) []string { return []string{key(x.VPC)} })),
+	tableGateway: table(tableGateway, func(x *InternetGateway) string { return key(x.ID) },
+		many(indexOwner, func(x *InternetGateway) []string { return []string{key(x.Account) + key(x.Region)} }),
+		many(indexVPC, func(x *InternetGateway) []string { return []string{key(x.VPC)} })),
+	tableRoutes: table(tableRoutes, func(x *RouteTable) string { return key(x.ID) },
+		many(indexOwner, func(x *RouteTable) []string { return []string{key(x.Account) + key(x.Region)} }),
+		many(indexVPC, func(x *RouteTable) []string { return []string{key(x.VPC)} })),
+	tableElastic: table(tableElastic, func(x *ElasticAddress) string { return key(x.ID) },
+		many(indexOwner, func(x *ElasticAddress) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tableTag: table(tableTag, func(x *Tag) string { return key(x.Resource) + key(x.Key) },
+		many(indexOwner, func(x *Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}
 
 func sourcesOf(g *Group) []string {
@@ -74,9 +102,13 @@ func membershipsOf(i *Instance) []string {
 	if i.State == Terminated {
 		return nil
 	}
+	return keysOf(i.Groups)
+}
+
+func keysOf[S ~string](ids []S) []string {
 	var keys []string
-	for _, g := range i.Groups {
-		keys = append(keys, key(g))
+	for _, id := range ids {
+		keys = append(keys, key(id))
 	}
 	return keys
 }

@@ -9,6 +9,9 @@ import (
 // none. It cannot be created or deleted.
 const defaultGroup = "default"
 
+// groupRequests are of the groups of a VPC.
+var groupRequests = []Request{}
+
 // A GroupSelector names a group of the caller, by id or, in EC2-Classic, by name.
 type GroupSelector struct {
 	ID   GroupID

@@ -54,6 +54,12 @@ var snapshotTables = []struct {
 	{tableInterface, func() any { return new(Interface) }},
 	{tableAddress, func() any { return new(address) }},
 	{tableJoinToken, func() any { return new(JoinToken) }},
+	{tableVPC, func() any { return new(VPC) }},
+	{tableSubnet, func() any { return new(Subnet) }},
+	{tableGateway, func() any { return new(InternetGateway) }},
+	{tableRoutes, func() any { return new(RouteTable) }},
+	{tableElastic, func() any { return new(ElasticAddress) }},
+	{tableTag, func() any { return new(Tag) }},
 }
 
 // WriteSnapshot writes the View so that Restore makes a State of it.

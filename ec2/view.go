@@ -129,6 +129,88 @@ func (v *View) Interfaces() iter.Seq[*Interface] {
 	return rows[Interface](v.txn(), tableInterface, indexID, "")
 }
 
+// InterfacesOf yields the interfaces of an account in a region, by id.
+func (v *View) InterfacesOf(account AccountID, region Region) iter.Seq[*Interface] {
+	return rows[Interface](v.txn(), tableInterface, indexOwner, key(account)+key(region))
+}
+
+// InterfacesAt yields the interfaces attached to an instance, by id.
+func (v *View) InterfacesAt(id InstanceID) iter.Seq[*Interface] {
+	return rows[Interface](v.txn(), tableInterface, indexHolder, key(id))
+}
+
+func (v *View) VPC(id VPCID) (*VPC, bool) { return get[VPC](v, tableVPC, key(id)) }
+
+// VPCsOf yields the VPCs of an account in a region, by id.
+func (v *View) VPCsOf(account AccountID, region Region) iter.Seq[*VPC] {
+	return rows[VPC](v.txn(), tableVPC, indexOwner, key(account)+key(region))
+}
+
+func (v *View) Subnet(id SubnetID) (*Subnet, bool) { return get[Subnet](v, tableSubnet, key(id)) }
+
+// SubnetsOf yields the subnets of an account in a region, by id.
+func (v *View) SubnetsOf(account AccountID, region Region) iter.Seq[*Subnet] {
+	return rows[Subnet](v.txn(), tableSubnet, indexOwner, key(account)+key(region))
+}
+
+// SubnetsIn yields the subnets of a VPC, by id.
+func (v *View) SubnetsIn(vpc VPCID) iter.Seq[*Subnet] {
+	return rows[Subnet](v.txn(), tableSubnet, indexVPC, key(vpc))
+}
+
+func (v *View) InternetGateway(id GatewayID) (*InternetGateway, bool) {
+	return get[InternetGateway](v, tableGateway, key(id))
+}
+
+// InternetGatewaysOf yields the internet gateways of an account in a region, by id.
+func (v *View) InternetGatewaysOf(account AccountID, region Region) iter.Seq[*InternetGateway] {
+	return rows[InternetGateway](v.txn(), tableGateway, indexOwner, key(account)+key(region))
+}
+
+func (v *View) RouteTable(id RouteTableID) (*RouteTable, bool) {
+	return get[RouteTable](v, tableRoutes, key(id))
+}
+
+// RouteTablesOf yields the route tables of an account in a region, by id.
+func (v *View) RouteTablesOf(account AccountID, region Region) iter.Seq[*RouteTable] {
+	return rows[RouteTable](v.txn(), tableRoutes, indexOwner, key(account)+key(region))
+}
+
+// RouteTableOf is the table that a subnet goes by: its own, or its VPC's main one.
+func (v *View) RouteTableOf(s *Subnet) *RouteTable {
+	var main *RouteTable
+	for t := range rows[RouteTable](v.txn(), tableRoutes, indexVPC, key(s.VPC)) {
+		for _, a := range t.Associations {
+			if a.Subnet == s.ID {
+				return t
+			}
+		}
+		if t.Main != "" {
+			main = t
+		}
+	}
+	return main
+}
+
+func (v *View) ElasticAddress(id AllocationID) (*ElasticAddress, bool) {
+	return get[ElasticAddress](v, tableElastic, key(id))
+}
+
+// ElasticAddressesOf yields the elastic addresses of an account in a region, by id.
+func (v *View) ElasticAddressesOf(account AccountID, region Region) iter.Seq[*ElasticAddress] {
+	return rows[ElasticAddress](v.txn(), tableElastic, indexOwner, key(account)+key(region))
+}
+
+// Tags yields the tags of a resource, by key.
+func (v *View) Tags(resource string) iter.Seq[*Tag] {
+	return rows[Tag](v.txn(), tableTag, indexID, key(resource))
+}
+
+// TagsOf yields the tags of all of an account's resources in a region, by resource and key.
+func (v *View) TagsOf(account AccountID, region Region) iter.Seq[*Tag] {
+	return rows[Tag](v.txn(), tableTag, indexOwner, key(account)+key(region))
+}
+
 func (v *View) KeyPair(account AccountID, region Region, name string) (*KeyPair, bool) {
 	return get[KeyPair](v, tableKeyPair, key(account)+key(region)+key(name))
 }

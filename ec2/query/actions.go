@@ -8,33 +8,22 @@ import (
 	"palisade/ec2"
 )
 
-// actions are all that the API knows, by theme.
-var actions = map[string]handler{
-	"CreateSecurityGroup":    action(createSecurityGroup),
-	"DeleteSecurityGroup":    action(deleteSecurityGroup),
-	"DescribeSecurityGroups": action(describeSecurityGroups),
+// actions are all that the API knows. Each theme lists its own.
+var actions = merged(
+	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
+)
 
-	"AuthorizeSecurityGroupIngress": action(authorizeIngress),
-	"RevokeSecurityGroupIngress":    action(revokeIngress),
-	"AuthorizeSecurityGroupEgress":  action(egress),
-	"RevokeSecurityGroupEgress":     action(egress),
-
-	"RunInstances":       action(runInstances),
-	"DescribeInstances":  action(describeInstances),
-	"TerminateInstances": action(terminateInstances),
-	"StopInstances":      action(stopInstances),
-	"StartInstances":     action(startInstances),
-
-	"CreateKeyPair":    action(createKeyPair),
-	"ImportKeyPair":    action(importKeyPair),
-	"DescribeKeyPairs": action(describeKeyPairs),
-	"DeleteKeyPair":    action(deleteKeyPair),
-
-	"DescribeAccountAttributes": action(describeAccountAttributes),
-	"DescribeAvailabilityZones": action(describeAvailabilityZones),
-	"DescribeRegions":           action(describeRegions),
-
-	"DescribeEnforcement": action(describeEnforcement),
+func merged(themes ...map[string]handler) map[string]handler {
+	all := make(map[string]handler)
+	for _, theme := range themes {
+		for name, h := range theme {
+			if all[name] != nil {
+				panic("query: two themes have " + name)
+			}
+			all[name] = h
+		}
+	}
+	return all
 }
 
 // A handler is an Action: parameters in, the answer's struct out.

@@ -10,6 +10,11 @@ import (
 	"palisade/ec2"
 )
 
+// enforcementActions are ours alone.
+var enforcementActions = map[string]handler{
+	"DescribeEnforcement": action(describeEnforcement),
+}
+
 // An Enforcer is a Backend that can tell which nodes go by a change. A Backend need not
 // be one; DescribeEnforcement is then refused.
 type Enforcer interface {

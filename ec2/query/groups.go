@@ -9,6 +9,13 @@ import (
 	"palisade/ec2"
 )
 
+// groupActions are of groups.
+var groupActions = map[string]handler{
+	"CreateSecurityGroup":    action(createSecurityGroup),
+	"DeleteSecurityGroup":    action(deleteSecurityGroup),
+	"DescribeSecurityGroups": action(describeSecurityGroups),
+}
+
 type createSecurityGroupRequest struct {
 	GroupName        string `wire:"GroupName"`
 	GroupDescription string `wire:"GroupDescription"`

@@ -10,6 +10,15 @@ import (
 	"palisade/ec2"
 )
 
+// instanceActions are of instances.
+var instanceActions = map[string]handler{
+	"RunInstances":       action(runInstances),
+	"DescribeInstances":  action(describeInstances),
+	"TerminateInstances": action(terminateInstances),
+	"StopInstances":      action(stopInstances),
+	"StartInstances":     action(startInstances),
+}
+
 type runInstancesRequest struct {
 	ImageID        string        `wire:"ImageId"`
 	MinCount       *int          `wire:"MinCount"`

@@ -20,6 +20,14 @@ import (
 	"palisade/ec2"
 )
 
+// keyPairActions are of key pairs.
+var keyPairActions = map[string]handler{
+	"CreateKeyPair":    action(createKeyPair),
+	"ImportKeyPair":    action(importKeyPair),
+	"DescribeKeyPairs": action(describeKeyPairs),
+	"DeleteKeyPair":    action(deleteKeyPair),
+}
+
 type createKeyPairRequest struct {
 	KeyName string `wire:"KeyName"`
 	KeyType string `wire:"KeyType"`

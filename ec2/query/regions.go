@@ -7,6 +7,13 @@ import (
 	"palisade/ec2"
 )
 
+// regionActions are of what there is without anybody making it.
+var regionActions = map[string]handler{
+	"DescribeAccountAttributes": action(describeAccountAttributes),
+	"DescribeAvailabilityZones": action(describeAvailabilityZones),
+	"DescribeRegions":           action(describeRegions),
+}
+
 type describeAccountAttributesRequest struct {
 	Names []string `wire:"AttributeName"`
 }

@@ -6,6 +6,14 @@ import (
 	"palisade/ec2"
 )
 
+// ruleActions are of the rules of groups.
+var ruleActions = map[string]handler{
+	"AuthorizeSecurityGroupIngress": action(authorizeIngress),
+	"RevokeSecurityGroupIngress":    action(revokeIngress),
+	"AuthorizeSecurityGroupEgress":  action(egress),
+	"RevokeSecurityGroupEgress":     action(egress),
+}
+
 // changeRulesRequest is Authorize and Revoke, in the form of today and in that of one
 // rule at top level, which is all that the API had at first.
 type changeRulesRequest struct {
