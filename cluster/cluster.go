@@ -275,7 +275,7 @@ func (c *Cluster) setPace(leader bool) error {
 
 // takeOver brings a new leader up to its log and, the first time ever, bootstraps.
 func (c *Cluster) takeOver(ctx context.Context) error {
-	term := c.raft.CurrentTerm()
+	term, elected := c.raft.CurrentTerm(), time.Now()
 	if err := c.wait(ctx, c.raft.Barrier(0)); err != nil {
 		return fmt.Errorf("barrier: %w", err)
 	}
@@ -296,6 +296,7 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 	}
 	c.setLeading(term)
 	c.setReady()
+	c.cfg.Logger.Info("leads", "node", c.cfg.Node, "term", term, "index", c.fsm.view().Index(), "after", time.Since(elected).Round(time.Millisecond))
 	return nil
 }
 
