@@ -37,18 +37,20 @@ func (f filterable[T]) check(filters []filter) error {
 	return nil
 }
 
-// match reports whether an item passes all filters.
-func (f filterable[T]) match(item T, filters []filter) bool {
+// match reports whether an item passes all filters; tags says how to find its tags. They
+// are looked up last.
+func (f filterable[T]) match(item T, filters []filter, tags tagged[T]) bool {
 	for _, x := range filters {
-		if isTagFilter(x.Name) || !anyMatch(f[x.Name](item), x.Values) {
-			return false // nothing is tagged yet
+		if !isTagFilter(x.Name) && !anyMatch(f[x.Name](item), x.Values) {
+			return false
+		}
+	}
+	for _, x := range filters {
+		if isTagFilter(x.Name) && !tags.match(item, x) {
+			return false
 		}
 	}
 	return true
-}
-
-func isTagFilter(name string) bool {
-	return strings.HasPrefix(name, "tag:") || name == "tag-key" || name == "tag-value"
 }
 
 func anyMatch(values, patterns []string) bool {

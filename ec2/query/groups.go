@@ -29,11 +29,6 @@ type createSecurityGroupAnswer struct {
 	ARN     string      `wire:"securityGroupArn"`
 }
 
-type tag struct {
-	Key   string `wire:"key"`
-	Value string `wire:"value"`
-}
-
 func createSecurityGroup(c *call, r *createSecurityGroupRequest) (*createSecurityGroupAnswer, error) {
 	if r.VPC != "" {
 		return nil, ec2.Errorf("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", quote(r.VPC))
@@ -109,8 +104,9 @@ func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describ
 	if err != nil {
 		return nil, err
 	}
-	groups = slices.DeleteFunc(groups, func(g *ec2.Group) bool { return !groupFilters.match(g, r.Filters) })
 	byID := func(g *ec2.Group) string { return string(g.ID) }
+	tags := taggedBy(c, byID)
+	groups = slices.DeleteFunc(groups, func(g *ec2.Group) bool { return !groupFilters.match(g, r.Filters, tags) })
 	if r.MaxResults != nil || r.NextToken != "" {
 		slices.SortFunc(groups, func(a, b *ec2.Group) int { return cmp.Compare(byID(a), byID(b)) })
 	}
@@ -120,7 +116,7 @@ func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describ
 	}
 	answer := &describeSecurityGroupsAnswer{NextToken: next}
 	for _, g := range groups {
-		answer.Groups = append(answer.Groups, newGroupItem(g))
+		answer.Groups = append(answer.Groups, c.newGroupItem(g))
 	}
 	return answer, nil
 }
@@ -152,7 +148,7 @@ func (c *call) selectGroups(ids []ec2.GroupID, names []string) ([]*ec2.Group, er
 	return slices.DeleteFunc(all, func(g *ec2.Group) bool { return !wanted[g.ID] }), nil
 }
 
-func newGroupItem(g *ec2.Group) groupItem {
+func (c *call) newGroupItem(g *ec2.Group) groupItem {
 	return groupItem{
 		Owner:       g.Account,
 		ID:          g.ID,
@@ -161,6 +157,7 @@ func newGroupItem(g *ec2.Group) groupItem {
 		VPC:         g.VPC,
 		Ingress:     permissionsOf(g.Rules, ec2.Ingress),
 		Egress:      permissionsOf(g.Rules, ec2.Egress),
+		Tags:        c.tags(string(g.ID)),
 		ARN:         groupARN(g),
 	}
 }

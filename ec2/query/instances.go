@@ -112,7 +112,8 @@ func describeInstances(c *call, r *describeInstancesRequest) (*describeInstances
 	if err != nil {
 		return nil, err
 	}
-	instances = slices.DeleteFunc(instances, func(i *ec2.Instance) bool { return !filters.match(i, r.Filters) })
+	tags := taggedBy(c, func(i *ec2.Instance) string { return string(i.ID) })
+	instances = slices.DeleteFunc(instances, func(i *ec2.Instance) bool { return !filters.match(i, r.Filters, tags) })
 	instances, next, err := page(instances, func(i *ec2.Instance) string { return string(i.ID) }, r.paged)
 	if err != nil {
 		return nil, err

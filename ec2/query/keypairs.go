@@ -213,7 +213,7 @@ func describeKeyPairs(c *call, r *describeKeyPairsRequest) (*describeKeyPairsAns
 	}
 	answer := &describeKeyPairsAnswer{}
 	for k := range c.view.KeyPairs(c.account, c.region) {
-		if len(r.KeyNames) > 0 && !slices.Contains(r.KeyNames, k.Name) || !keyPairFilters.match(k, r.Filters) {
+		if len(r.KeyNames) > 0 && !slices.Contains(r.KeyNames, k.Name) || !keyPairFilters.match(k, r.Filters, nil) {
 			continue
 		}
 		answer.KeyPairs = append(answer.KeyPairs, keyPairItem{Name: k.Name, Fingerprint: k.Fingerprint})
