@@ -1,5 +1,13 @@
 package ec2
 
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
 // A Tag is a label on any resource: a group, a rule, an instance and so on.
 type Tag struct {
 	Resource string // id
@@ -9,5 +17,217 @@ type Tag struct {
 	Value    string
 }
 
+// Bounds of tags: how many a resource has, how many resources one request names, and
+// characters of a key and of a value (EC2 API Reference, "CreateTags", "Tag").
+const (
+	maxTags          = 50
+	maxTagged        = 1000
+	maxTagKey        = 127
+	maxTagValue      = 255
+	reservedTagSpace = "aws:"
+)
+
 // tagRequests are of tags.
-var tagRequests = []Request{}
+var tagRequests = []Request{&CreateTags{}, &DeleteTags{}}
+
+// CreateTags puts the same tags on each of several resources: all of them or none. A key
+// that is there gets the new value.
+type CreateTags struct {
+	Account   AccountID
+	Region    Region
+	Resources []string
+	Tags      map[string]string
+}
+
+func (r *CreateTags) apply(t *tx) (Result, error) {
+	if len(r.Tags) == 0 {
+		return Result{}, Errorf("MissingParameter", "The request must contain the parameter tagSet")
+	}
+	if err := t.taggable(r.Account, r.Region, r.Resources); err != nil {
+		return Result{}, err
+	}
+	for _, id := range r.Resources {
+		if err := t.tag(id, r.Account, r.Region, r.Tags); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{}, nil
+}
+
+// DeleteTags takes tags off each of several resources: those named, or without a name
+// all. What is not there is no mistake.
+type DeleteTags struct {
+	Account   AccountID
+	Region    Region
+	Resources []string
+	Tags      []TagSelector `json:",omitempty"`
+}
+
+// A TagSelector is a key and, if Value is not nil, the only value that it means.
+type TagSelector struct {
+	Key   string
+	Value *string `json:",omitempty"`
+}
+
+func (r *DeleteTags) apply(t *tx) (Result, error) {
+	if err := t.taggable(r.Account, r.Region, r.Resources); err != nil {
+		return Result{}, err
+	}
+	for _, s := range r.Tags {
+		if err := checkTag(s.Key, ""); err != nil {
+			return Result{}, err
+		}
+	}
+	for _, id := range r.Resources {
+		if len(r.Tags) == 0 {
+			t.untag(id)
+		}
+		for _, s := range r.Tags {
+			tag := first[Tag](t.Txn, tableTag, indexID, key(id)+key(s.Key))
+			if tag != nil && (s.Value == nil || *s.Value == tag.Value) {
+				t.del(tableTag, tag)
+			}
+		}
+	}
+	return Result{}, nil
+}
+
+// tag puts tags on a resource that the caller knows to be there.
+func (t *tx) tag(id string, account AccountID, region Region, tags map[string]string) error {
+	count := 0
+	for had := range rows[Tag](t.Txn, tableTag, indexID, key(id)) {
+		if _, again := tags[had.Key]; !again {
+			count++
+		}
+	}
+	if count+len(tags) > maxTags {
+		return Errorf("TagLimitExceeded", "The maximum number of Tags for a resource has been reached.")
+	}
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		if err := checkTag(k, tags[k]); err != nil {
+			return err
+		}
+		t.put(tableTag, &Tag{Resource: id, Account: account, Region: region, Key: k, Value: tags[k]})
+	}
+	return nil
+}
+
+// untag takes all tags off a resource; whoever deletes one calls it.
+func (t *tx) untag(id string) {
+	for _, tag := range slices.Collect(rows[Tag](t.Txn, tableTag, indexID, key(id))) {
+		t.del(tableTag, tag)
+	}
+}
+
+func checkTag(key, value string) error {
+	switch {
+	case key == "":
+		return Errorf("InvalidParameterValue", "Tag keys cannot be null or empty")
+	case strings.HasPrefix(strings.ToLower(key), reservedTagSpace):
+		return Errorf("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved for internal use")
+	case utf8.RuneCountInString(key) > maxTagKey:
+		return Errorf("InvalidParameterValue", "Tag key exceeds the maximum length of %d characters", maxTagKey)
+	case utf8.RuneCountInString(value) > maxTagValue:
+		return Errorf("InvalidParameterValue", "Tag value exceeds the maximum length of %d characters", maxTagValue)
+	case !isText(key) || !isText(value):
+		return Errorf("InvalidParameterValue", "Tag '%s' has characters that are not allowed", clip(key))
+	}
+	return nil
+}
+
+// isText reports whether an XML document can carry the text as it is.
+func isText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) || r == 0xfffe || r == 0xffff
+	})
+}
+
+// taggable checks the resources of a request.
+func (t *tx) taggable(account AccountID, region Region, ids []string) error {
+	if len(ids) == 0 {
+		return Errorf("MissingParameter", "The request must contain the parameter resourceIdSet")
+	}
+	if len(ids) > maxTagged {
+		return Errorf("InvalidParameterValue", "A request names at most %d resources, not %d", maxTagged, len(ids))
+	}
+	for _, id := range ids {
+		if !t.owned(account, region, id) {
+			return noSuchResource(id)
+		}
+	}
+	return nil
+}
+
+// owned reports whether there is a resource of that id that is the account's and can
+// have tags. A rule is its group's, a network ACL its VPC's.
+func (t *tx) owned(account AccountID, region Region, id string) bool {
+	mine := func(a AccountID, r Region) bool { return a == account && r == region }
+	switch kind, _, _ := strings.Cut(id, "-"); kind {
+	case "sg":
+		x := first[Group](t.Txn, tableGroup, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	case "sgr":
+		for g := range rows[Group](t.Txn, tableGroup, indexName, key(account)+key(region)) {
+			if slices.ContainsFunc(g.Rules, func(r Rule) bool { return string(r.ID) == id }) {
+				return true
+			}
+		}
+		return false
+	case "i":
+		x := first[Instance](t.Txn, tableInstance, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	case "eni":
+		x := first[Interface](t.Txn, tableInterface, indexID, key(id))
+		return x != nil && x.VPC != "" && mine(x.Account, x.Region)
+	case "vpc":
+		x := first[VPC](t.Txn, tableVPC, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	case "acl":
+		for x := range rows[VPC](t.Txn, tableVPC, indexOwner, key(account)+key(region)) {
+			if x.ACL == id {
+				return true
+			}
+		}
+		return false
+	case "subnet":
+		x := first[Subnet](t.Txn, tableSubnet, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	case "igw":
+		x := first[InternetGateway](t.Txn, tableGateway, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	case "rtb":
+		x := first[RouteTable](t.Txn, tableRoutes, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	case "eipalloc":
+		x := first[ElasticAddress](t.Txn, tableElastic, indexID, key(id))
+		return x != nil && mine(x.Account, x.Region)
+	}
+	return false
+}
+
+// notFound has, by the prefix of an id, AWS's code and what its text calls the resource
+// (EC2 API Reference, "Error codes").
+var notFound = map[string]struct{ code, text string }{
+	"sg":       {"InvalidGroup.NotFound", "The security group '%s' does not exist"},
+	"sgr":      {"InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist"},
+	"i":        {"InvalidInstanceID.NotFound", "The instance ID '%s' does not exist"},
+	"eni":      {"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist"},
+	"vpc":      {"InvalidVpcID.NotFound", "The vpc ID '%s' does not exist"},
+	"acl":      {"InvalidNetworkAclID.NotFound", "The networkAcl ID '%s' does not exist"},
+	"subnet":   {"InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist"},
+	"igw":      {"InvalidInternetGatewayID.NotFound", "The internetGateway ID '%s' does not exist"},
+	"rtb":      {"InvalidRouteTableID.NotFound", "The routeTable ID '%s' does not exist"},
+	"eipalloc": {"InvalidAllocationID.NotFound", "The allocation ID '%s' does not exist"},
+	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
+	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
+}
+
+// noSuchResource is EC2's error for an id that names nothing of the caller's.
+func noSuchResource[ID ~string](id ID) *Error {
+	kind, digits, _ := strings.Cut(string(id), "-")
+	known, ok := notFound[kind]
+	if !ok || strings.Trim(digits, "0123456789abcdef") != "" || len(digits) > 17 || digits == "" {
+		return Errorf("InvalidID", "The ID '%s' is not valid", clip(string(id)))
+	}
+	return Errorf(known.code, known.text, id)
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func later() map[string]Request {
 
 func allSamples() map[string]Request {
 	all := later()
-	for _, req := range samples() {
+	for _, req := range slices.Concat(samples(), vpcSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all
