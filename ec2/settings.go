@@ -1,6 +1,9 @@
 package ec2
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Settings are the limits and waiting times of a cluster. They are part of the State,
 // so that every node decides alike.
@@ -18,6 +21,17 @@ type Settings struct {
 	// TerminatedFor is how long a terminated instance is still described. Default
 	// one hour.
 	TerminatedFor time.Duration
+
+	// The rest bounds what is in VPCs. Zero reads as the default: a State of an earlier
+	// release has none of it. Defaults are those of today (Amazon VPC User Guide,
+	// "Amazon VPC quotas").
+
+	VPCsPerRegion      int `json:",omitempty"` // of an account. Default 5
+	SubnetsPerVPC      int `json:",omitempty"` // default 200
+	GatewaysPerRegion  int `json:",omitempty"` // internet gateways of an account. Default 5
+	RouteTablesPerVPC  int `json:",omitempty"` // default 200
+	RoutesPerTable     int `json:",omitempty"` // besides the local one. Default 50
+	AddressesPerRegion int `json:",omitempty"` // elastic ones of an account. Default 5
 }
 
 // DefaultSettings are those of a State that was told nothing else.
@@ -28,29 +42,51 @@ func DefaultSettings() Settings {
 		InstancesPerRegion: 5000,
 		Quarantine:         time.Minute,
 		TerminatedFor:      time.Hour,
+
+		VPCsPerRegion:      5,
+		SubnetsPerVPC:      200,
+		GatewaysPerRegion:  5,
+		RouteTablesPerVPC:  200,
+		RoutesPerTable:     50,
+		AddressesPerRegion: 5,
 	}
+}
+
+// Preset returns the limits of a time by its name: "classic-2012", "vpc-2012" or "today",
+// which is the default. What a time says nothing of is as by default.
+func Preset(name string) (Settings, bool) {
+	s := DefaultSettings()
+	switch name {
+	case "today", "classic-2012":
+	case "vpc-2012": // Amazon VPC User Guide (2012), "Appendix B: Limits"
+		s.SubnetsPerVPC = 20
+		s.RouteTablesPerVPC = 10
+		s.RoutesPerTable = 20
+	default:
+		return Settings{}, false
+	}
+	return s, true
 }
 
 // filled replaces what is zero by its default.
 func (s Settings) filled() Settings {
 	d := DefaultSettings()
-	if s.GroupsPerRegion == 0 {
-		s.GroupsPerRegion = d.GroupsPerRegion
-	}
-	if s.RulesPerGroup == 0 {
-		s.RulesPerGroup = d.RulesPerGroup
-	}
-	if s.InstancesPerRegion == 0 {
-		s.InstancesPerRegion = d.InstancesPerRegion
-	}
-	if s.Quarantine == 0 {
-		s.Quarantine = d.Quarantine
-	}
-	if s.TerminatedFor == 0 {
-		s.TerminatedFor = d.TerminatedFor
-	}
+	s.GroupsPerRegion = cmp.Or(s.GroupsPerRegion, d.GroupsPerRegion)
+	s.RulesPerGroup = cmp.Or(s.RulesPerGroup, d.RulesPerGroup)
+	s.InstancesPerRegion = cmp.Or(s.InstancesPerRegion, d.InstancesPerRegion)
+	s.Quarantine = cmp.Or(s.Quarantine, d.Quarantine)
+	s.TerminatedFor = cmp.Or(s.TerminatedFor, d.TerminatedFor)
+	s.VPCsPerRegion = cmp.Or(s.VPCsPerRegion, d.VPCsPerRegion)
+	s.SubnetsPerVPC = cmp.Or(s.SubnetsPerVPC, d.SubnetsPerVPC)
+	s.GatewaysPerRegion = cmp.Or(s.GatewaysPerRegion, d.GatewaysPerRegion)
+	s.RouteTablesPerVPC = cmp.Or(s.RouteTablesPerVPC, d.RouteTablesPerVPC)
+	s.RoutesPerTable = cmp.Or(s.RoutesPerTable, d.RoutesPerTable)
+	s.AddressesPerRegion = cmp.Or(s.AddressesPerRegion, d.AddressesPerRegion)
 	return s
 }
+
+// limits are the settings in force.
+func (t *tx) limits() Settings { return t.meta.Settings.filled() }
 
 // Bootstrap gives a new cluster its identity. Ids are derived from Seed, which should
 // be random; a second Bootstrap is refused.

@@ -34,7 +34,7 @@ func (v *View) Index() uint64 { return v.v.meta.Index }
 func (v *View) Time() time.Time { return v.v.meta.Time }
 
 // Settings are the limits and waiting times in force.
-func (v *View) Settings() Settings { return v.v.meta.Settings }
+func (v *View) Settings() Settings { return v.v.meta.Settings.filled() }
 
 // Changes are all that changed since the View that this consumer was given before,
 // merged over the commands in between and sorted by id.

@@ -18,6 +18,9 @@ import (
 // -update writes what this release writes; files of earlier releases stay as they are.
 var update = flag.Bool("update", false, "write testdata of the current version")
 
+// firstSettings are those that the first release had.
+var firstSettings = Settings{GroupsPerRegion: 500, RulesPerGroup: 100, InstancesPerRegion: 5000, Quarantine: time.Minute, TerminatedFor: time.Hour}
+
 // samples has one filled request of every type.
 func samples() []Request {
 	sel := GroupSelector{ID: "sg-455b6c31"}
@@ -27,8 +30,8 @@ func samples() []Request {
 	}
 	ids := []InstanceID{"i-cfd732a6"}
 	return []Request{
-		&Bootstrap{Seed: "seed", Settings: DefaultSettings()},
-		&PutSettings{DefaultSettings()},
+		&Bootstrap{Seed: "seed", Settings: firstSettings},
+		&PutSettings{firstSettings},
 		firstRequests()[2], firstRequests()[3],
 		&PutNode{Node{ID: "node1", Zone: "us-east-1a"}},
 		&CreateSecurityGroup{albert, east, "web", "web servers"},
@@ -56,6 +59,7 @@ func later() map[string]Request {
 	return map[string]Request{
 		"Bootstrap-gossip": &Bootstrap{Seed: "seed", GossipKey: gossipKey},
 		"PutNode-peer":     &PutNode{Node{ID: "node1", Zone: "us-east-1a", Role: Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
+		"PutSettings-vpc":  &PutSettings{Settings{VPCsPerRegion: 1, SubnetsPerVPC: 2, GatewaysPerRegion: 3, RouteTablesPerVPC: 4, RoutesPerTable: 5, AddressesPerRegion: 6}},
 		"Sweep-confirmed":  &Sweep{Confirmed: map[NodeID]uint64{"node1": 12, "node2": 11}},
 		"Sweep-nobody":     &Sweep{Confirmed: map[NodeID]uint64{}},
 	}
