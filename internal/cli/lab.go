@@ -90,7 +90,7 @@ func newLabEnv(name *string) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&account, "account", "albert", "whose keys: albert or mary")
+	cmd.Flags().StringVar(&account, "account", "albert", "whose keys: albert or mary of EC2-Classic, or dev, who has a default VPC")
 	return cmd
 }
 

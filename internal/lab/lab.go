@@ -56,7 +56,7 @@ type Lab struct {
 type Account struct {
 	Name      string `json:"name" toml:"name"`
 	ID        string `json:"id" toml:"id"`
-	Platform  string `json:"platform" toml:"platform"` // "classic"
+	Platform  string `json:"platform" toml:"platform"` // "classic", or "vpc": it has a default VPC
 	AccessKey string `json:"access_key" toml:"access_key"`
 	SecretKey string `json:"secret_key" toml:"secret_key"`
 }

@@ -482,8 +482,18 @@ aws ec2 describe-instances`)
 	if err != nil || string(out) != want {
 		t.Errorf("the shell says %q, %v; want %q", out, err, want)
 	}
-	if _, err := l.Env("eve"); err == nil || !strings.Contains(err.Error(), "albert, mary") {
+	if _, err := l.Env("eve"); err == nil || !strings.Contains(err.Error(), "albert, mary, dev") {
 		t.Errorf("env of an unknown account: %v", err)
+	}
+	platforms := map[string]string{"598916040194": "classic", "495219933132": "classic", "123456789012": "vpc"}
+	for _, a := range l.Accounts {
+		if platforms[a.ID] != a.Platform {
+			t.Errorf("account %s %s has the platform %q, want %q", a.Name, a.ID, a.Platform, platforms[a.ID])
+		}
+		delete(platforms, a.ID)
+	}
+	if len(platforms) > 0 {
+		t.Errorf("the lab has no account for %v", platforms)
 	}
 	st, err := os.Stat(l.path("lab.json"))
 	if err != nil || st.Mode().Perm() != 0o600 {

@@ -106,7 +106,11 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	for i := range o.Nodes {
 		l.Nodes = append(l.Nodes, fmt.Sprintf("node%d", i+1))
 	}
-	l.Accounts = []Account{newAccount("albert", "598916040194"), newAccount("mary", "495219933132")}
+	l.Accounts = []Account{
+		newAccount("albert", "598916040194", "classic"),
+		newAccount("mary", "495219933132", "classic"),
+		newAccount("dev", "123456789012", "vpc"),
+	}
 	if err := l.makeFiles(); err != nil {
 		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
 	}
@@ -150,12 +154,12 @@ const resolvConf = "# A lab has no name server.\noptions attempts:1 timeout:1\n"
 
 // newAccount makes keys that look like Amazon's, for tools that check: 20 capitals and
 // digits, 40 of base64.
-func newAccount(name, id string) Account {
+func newAccount(name, id, platform string) Account {
 	access, secret := make([]byte, 10), make([]byte, 30)
 	rand.Read(access)
 	rand.Read(secret)
 	return Account{
-		Name: name, ID: id, Platform: "classic",
+		Name: name, ID: id, Platform: platform,
 		AccessKey: "AKIA" + base32.StdEncoding.EncodeToString(access),
 		SecretKey: base64.StdEncoding.EncodeToString(secret),
 	}
