@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"strconv"
 
 	"palisade/ec2"
@@ -17,7 +18,7 @@ func merged(themes ...map[string]handler) map[string]handler {
 	all := make(map[string]handler)
 	for _, theme := range themes {
 		for name, h := range theme {
-			if all[name] != nil {
+			if _, twice := all[name]; twice {
 				panic("query: two themes have " + name)
 			}
 			all[name] = h
@@ -26,12 +27,18 @@ func merged(themes ...map[string]handler) map[string]handler {
 	return all
 }
 
-// A handler is an Action: parameters in, the answer's struct out.
-type handler func(c *call, p *param) (any, error)
+// A handler is an Action: parameters in, the answer's struct out. What it takes and
+// answers with is known by type, for docs/API.md and for tests.
+type handler struct {
+	do              func(c *call, p *param) (any, error)
+	request, answer reflect.Type
+}
 
-// action makes a handler of a function over structs.
+// action makes a handler of a function over structs. A dry run goes as far as the change,
+// which c.apply then only tries; so it is refused for whatever the request would be.
 func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) handler {
-	return func(c *call, p *param) (any, error) {
+	h := handler{request: reflect.TypeFor[Request](), answer: reflect.TypeFor[Answer]()}
+	h.do = func(c *call, p *param) (any, error) {
 		var common struct {
 			DryRun bool `wire:"DryRun"`
 		}
@@ -40,6 +47,9 @@ func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) hand
 		}
 		request := new(Request)
 		if err := decode(p, request); err != nil {
+			return nil, err
+		}
+		if err := c.refuseUnread(p); err != nil {
 			return nil, err
 		}
 		c.dryRun = common.DryRun
@@ -52,6 +62,7 @@ func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) hand
 		}
 		return answer, nil
 	}
+	return h
 }
 
 // A call is one authenticated request on its way.

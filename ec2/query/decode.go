@@ -16,6 +16,7 @@ import (
 type param struct {
 	value    string
 	given    bool
+	read     bool // by a field, or it is what a field's parameters are children of
 	children map[string]*param
 }
 
@@ -55,13 +56,16 @@ func (p *param) text(name string) string {
 
 // decode fills a struct from parameters. A field's `wire` tag is its name: a scalar
 // (pointers tell absent from zero), a struct ("Placement.AvailabilityZone"), or a list
-// numbered from anywhere with gaps ("GroupName.1", "GroupName.3"). A parameter that no
-// field has is ignored: newer clients send what older services never heard of.
+// numbered from anywhere with gaps ("GroupName.1", "GroupName.3"). What becomes of a
+// parameter that no field has, refuseUnread says.
 func decode(p *param, into any) error {
 	return decodeStruct(p, "", reflect.ValueOf(into).Elem())
 }
 
 func decodeStruct(p *param, path string, v reflect.Value) error {
+	if v.NumField() == 0 {
+		p.readAll() // that it is given is all that matters
+	}
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
 		if field.Anonymous {
@@ -81,14 +85,18 @@ func decodeStruct(p *param, path string, v reflect.Value) error {
 }
 
 func decodeValue(p *param, path string, v reflect.Value) error {
+	p.read = true
 	switch v.Kind() {
 	case reflect.Pointer:
-		if !p.given {
+		if !p.given && v.Type().Elem().Kind() != reflect.Struct {
 			return nil
 		}
 		v.Set(reflect.New(v.Type().Elem()))
 		return decodeValue(p, path, v.Elem())
 	case reflect.Struct:
+		if p.value != "" {
+			return unknownParameter(path)
+		}
 		return decodeStruct(p, path+".", v)
 	case reflect.Slice:
 		return decodeList(p, path, v)
@@ -115,13 +123,17 @@ func decodeValue(p *param, path string, v reflect.Value) error {
 }
 
 // decodeList refuses a child that is no number: "IpRanges.1CidrIp" is a misprint in the
-// EC2 User Guide of 2012, and to drop it would drop a source.
+// EC2 User Guide of 2012, and to drop it would drop a source. So would dropping a list's
+// value that has no number; without it, a Describe would show everything.
 func decodeList(p *param, path string, v reflect.Value) error {
+	if p.value != "" {
+		return ec2.Errorf("InvalidParameterValue", "The parameter %[1]s is a list: its values are %[1]s.1, %[1]s.2 and so on", path)
+	}
 	numbers := make(map[int]*param)
 	for name, c := range p.children {
 		n, err := strconv.ParseUint(name, 10, 31)
 		if _, twice := numbers[int(n)]; err != nil || twice {
-			return ec2.Errorf("UnknownParameter", "The parameter %s is not recognized", quote(path+"."+name))
+			return unknownParameter(path + "." + name)
 		}
 		numbers[int(n)] = c
 	}

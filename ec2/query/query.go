@@ -155,9 +155,9 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 	if err := checkVersion(c.version); err != nil {
 		return nil, err
 	}
-	do, ok := actions[action]
+	h, ok := actions[action]
 	if !ok {
-		return nil, ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", quote(action))
+		return nil, noSuchAction(action)
 	}
 	c.action = action
 	if stale {
@@ -166,7 +166,7 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 		}
 		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
 	}
-	return do(c, params)
+	return h.do(c, params)
 }
 
 // read takes the state that the request is judged by: one that has every change which was

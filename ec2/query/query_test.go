@@ -308,7 +308,7 @@ func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
 		{"no ports", types.IpPermission{IpProtocol: aws.String("tcp"), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "InvalidParameterValue"},
 		{"no protocol", types.IpPermission{IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "MissingParameter"},
 		{"unknown group", types.IpPermission{UserIdGroupPairs: []types.UserIdGroupPair{{GroupName: aws.String("nobody")}}}, "InvalidGroup.NotFound"},
-		{"IPv6 range beside", types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(1), ToPort: aws.Int32(1), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}, Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}}, "InvalidParameterValue"},
+		{"IPv6 range beside", types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(1), ToPort: aws.Int32(1), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}, Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}}, "UnsupportedOperation"},
 	} {
 		_, err := authorize(permission("tcp", 8080, 8080, "10.0.0.0/8"), c.p)
 		wantCode(t, c.what, err, c.code, "")

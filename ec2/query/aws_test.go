@@ -1,0 +1,57 @@
+package query
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// -update writes what is generated here anew.
+var update = flag.Bool("update", false, "write aws.txt and docs/API.md anew")
+
+var (
+	sdkParameters = regexp.MustCompile(`(?s)func awsEc2query_serializeOpDocument(\w+)Input\(.*?\n}\n`)
+	sdkKey        = regexp.MustCompile(`object\.(?:Flat)?Key\("([^"]+)"\)`)
+)
+
+// The Go SDK's source has every Action and the names of its parameters on the wire.
+func TestAWSHasTheseActions(t *testing.T) {
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/aws/aws-sdk-go-v2/service/ec2").Output()
+	if err != nil {
+		t.Fatalf("where is the SDK: %v", err)
+	}
+	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "serializers.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, m := range sdkParameters.FindAllSubmatch(source, -1) {
+		words := []string{}
+		for _, key := range sdkKey.FindAllSubmatch(m[0], -1) {
+			words = append(words, string(key[1]))
+		}
+		slices.Sort(words)
+		lines = append(lines, strings.Join(append([]string{string(m[1])}, slices.Compact(words)...), " ")+"\n")
+	}
+	slices.Sort(lines)
+	want := strings.Join(lines, "")
+	if len(lines) < 700 {
+		t.Fatalf("the SDK has %d actions: its source is written in another way", len(lines))
+	}
+	if *update {
+		if err := os.WriteFile("aws.txt", []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(awsText, want); diff != "" {
+		t.Errorf("aws.txt is not what the SDK has; go test ./ec2/query -run %s -update writes it:\n%s", t.Name(), diff)
+	}
+}
