@@ -1,8 +1,6 @@
 package ec2
 
-import (
-	"net/netip"
-)
+import "net/netip"
 
 // A Group is a security group: a named set of permits for the interfaces that are its
 // members. A Group in a View is shared and never changed.
@@ -75,10 +73,3 @@ type GroupRef struct {
 
 // IsGroup reports whether the source is a group.
 func (s Source) IsGroup() bool { return s.Group.ID != "" }
-
-// Same reports whether two rules permit the same thing: description, ids and the name
-// a group was called by are not part of a rule's identity.
-func (r Rule) Same(o Rule) bool {
-	return r.Direction == o.Direction && r.Protocol == o.Protocol && r.From == o.From && r.To == o.To &&
-		r.Source.Prefix == o.Source.Prefix && r.Source.Group.ID == o.Source.Group.ID
-}

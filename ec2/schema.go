@@ -29,10 +29,13 @@ const (
 	tableElastic   = "elastic"
 	tableTag       = "tag"
 
+	tableGroupCount = "groupcount"
+
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
 	indexOwner  = "owner"  // account, region
 	indexSource = "source" // of a group: the groups its rules name
+	indexRule   = "rule"   // of a group: its rules
 	indexMember = "member" // of an instance: its groups
 	indexToken  = "token"  // account, region, client token
 	indexRegion = "region" // region, VPC
@@ -50,8 +53,11 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		unique(indexRegion, func(n *Network) string { return key(n.Region) + key(n.VPC) })),
 	tableNode: table(tableNode, func(n *Node) string { return key(n.ID) }),
 	tableGroup: table(tableGroup, func(g *Group) string { return key(g.ID) },
-		unique(indexName, func(g *Group) string { return key(g.Account) + key(g.Region) + key(g.VPC) + key(g.Name) }),
-		many(indexSource, sourcesOf)),
+		unique(indexName, func(g *Group) string { return groupName(g.Account, g.Region, g.VPC, g.Name) }),
+		unique(indexOwner, func(g *Group) string { return key(g.Account) + key(g.Region) + key(g.ID) }),
+		many(indexSource, sourcesOf),
+		many(indexRule, rulesOf)),
+	tableGroupCount: table(tableGroupCount, (*groupCount).key),
 	tableInstance: table(tableInstance, func(i *Instance) string { return key(i.ID) },
 		many(indexOwner, func(i *Instance) []string { return []string{key(i.Account) + key(i.Region)} }),
 		many(indexMember, membershipsOf),
@@ -93,6 +99,14 @@ func sourcesOf(g *Group) []string {
 		if r.Source.IsGroup() && r.Source.Group.ID != g.ID {
 			keys = append(keys, key(r.Source.Group.ID))
 		}
+	}
+	return keys
+}
+
+func rulesOf(g *Group) []string {
+	keys := make([]string, len(g.Rules))
+	for i := range g.Rules {
+		keys[i] = key(g.Rules[i].ID)
 	}
 	return keys
 }

@@ -1,7 +1,7 @@
 package ec2
 
 import (
-	"regexp"
+	"net/netip"
 	"strings"
 )
 
@@ -9,71 +9,147 @@ import (
 // none. It cannot be created or deleted.
 const defaultGroup = "default"
 
-// groupRequests are of the groups of a VPC.
-var groupRequests = []Request{}
+// groupRequests are of groups and their rules, but those that the first release had.
+var groupRequests = []Request{
+	&AuthorizeRules{}, &RevokeRules{}, &ModifyRules{}, &UpdateRuleDescriptions{},
+}
 
-// A GroupSelector names a group of the caller, by id or, in EC2-Classic, by name.
+// A GroupSelector names a group of the caller: by id, or by a name that it has in
+// EC2-Classic or in the default VPC.
 type GroupSelector struct {
 	ID   GroupID
 	Name string
 }
 
-// CreateSecurityGroup adds an EC2-Classic group. Result: Group.
+// CreateSecurityGroup adds a group to a VPC. No VPC is the account's default one, or
+// EC2-Classic (EC2 API Reference, "CreateSecurityGroup"). Result: Group.
 type CreateSecurityGroup struct {
 	Account     AccountID
 	Region      Region
 	Name        string
 	Description string
+	VPC         VPCID             `json:",omitempty"`
+	Tags        map[string]string `json:",omitempty"`
 }
 
 func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
-	if err := t.requireClassic(r.Account, r.Region); err != nil {
+	g := &Group{Account: r.Account, Region: r.Region, VPC: r.VPC, Name: r.Name, Description: r.Description}
+	if err := t.place(g); err != nil {
 		return Result{}, err
 	}
-	if r.Name == "" {
+	check := g.checkClassic
+	if g.VPC != "" {
+		// The guide says that it is stored so (EC2 User Guide, "Create a security group").
+		g.Name = strings.TrimRight(g.Name, " ")
+		check = g.checkVPC
+	}
+	if g.Name == "" {
 		return Result{}, Errorf("MissingParameter", "The request must contain the parameter GroupName")
 	}
-	if r.Description == "" {
+	if g.Description == "" {
 		return Result{}, Errorf("MissingParameter", "The request must contain the parameter GroupDescription")
 	}
-	if strings.EqualFold(r.Name, defaultGroup) {
-		return Result{}, Errorf("InvalidGroup.Reserved", "The security group '%s' is reserved", r.Name)
+	if err := check(); err != nil {
+		return Result{}, err
 	}
-	if strings.HasPrefix(strings.ToLower(r.Name), "sg-") {
-		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Group names may not be in the format sg-*.", r.Name)
+	if err := t.groupLimit(g); err != nil {
+		return Result{}, err
 	}
-	if !printable(r.Name, 255) {
-		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Character sets beyond ASCII are not supported.", clip(r.Name))
+	if g.VPC == "" {
+		g.ID = GroupID(t.meta.classicID("sg", t.serial()))
+	} else {
+		g.ID = GroupID(t.meta.longID("sg", t.serial()))
+		g.Rules = []Rule{t.numbered(everythingOut)}
 	}
-	if !printable(r.Description, 255) {
-		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter GroupDescription is invalid. Character sets beyond ASCII are not supported.", clip(r.Description))
+	if err := t.tag(string(g.ID), g.Account, g.Region, r.Tags); err != nil {
+		return Result{}, err
 	}
-	owner := key(r.Account) + key(r.Region)
-	if first[Group](t.Txn, tableGroup, indexName, owner+key("")+key(r.Name)) != nil {
-		return Result{}, Errorf("InvalidGroup.Duplicate", "The security group '%s' already exists", r.Name)
-	}
-	count := 0
-	for range rows[Group](t.Txn, tableGroup, indexName, owner+key("")) {
-		count++
-	}
-	if count >= t.meta.Settings.GroupsPerRegion {
-		return Result{}, Errorf("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
-	}
-
-	g := &Group{
-		ID:          GroupID(t.meta.classicID("sg", t.serial())),
-		Account:     r.Account,
-		Region:      r.Region,
-		Name:        r.Name,
-		Description: r.Description,
-	}
-	t.put(tableGroup, g)
+	t.addGroup(g)
 	return Result{Group: g}, nil
 }
 
-// DeleteSecurityGroup removes a group that no instance is in and that no other group of
-// its account names. Rules of other accounts do not hold it: they name nothing from
-// then on, for ids are never reused. Result: Group.
+// everythingOut is the egress rule that a group of a VPC begins with.
+var everythingOut = Rule{
+	Direction: Egress,
+	Protocol:  AnyProtocol, From: -1, To: -1,
+	Source: Source{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)},
+}
+
+// place finds where a new group goes and whether its name is free there.
+func (t *tx) place(g *Group) error {
+	if g.VPC != "" {
+		if v := first[VPC](t.Txn, tableVPC, indexID, key(g.VPC)); v == nil || v.Account != g.Account || v.Region != g.Region {
+			return noSuchResource(g.VPC)
+		}
+	} else {
+		home, err := namesOf(t.Txn, g.Account, g.Region)
+		if err != nil {
+			return err
+		}
+		if home == "" && classicNetwork(t.Txn, g.Region) == nil {
+			return Errorf("Unsupported", "EC2-Classic has no network in region %s", g.Region)
+		}
+		g.VPC = home
+	}
+	if strings.HasPrefix(strings.ToLower(g.Name), "sg-") {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Group names may not be in the format sg-*.", clip(g.Name))
+	}
+	return nil
+}
+
+func (g *Group) checkClassic() error {
+	if strings.EqualFold(g.Name, defaultGroup) {
+		return Errorf("InvalidGroup.Reserved", "The security group '%s' is reserved", g.Name)
+	}
+	if !printable(g.Name, 255) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Character sets beyond ASCII are not supported.", clip(g.Name))
+	}
+	if !printable(g.Description, 255) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupDescription is invalid. Character sets beyond ASCII are not supported.", clip(g.Description))
+	}
+	return nil
+}
+
+func (g *Group) checkVPC() error {
+	if strings.EqualFold(g.Name, defaultGroup) {
+		return Errorf("InvalidParameterValue", "Cannot use reserved security group name: %s", g.Name)
+	}
+	if !describes(g.Name) {
+		return Errorf("InvalidParameterValue", "Invalid security group name. Valid names are strings less than 256 characters from the following set:  %s", describing)
+	}
+	if !describes(g.Description) {
+		return Errorf("InvalidParameterValue", "Invalid security group description. Valid descriptions are strings less than 256 characters from the following set:  %s", describing)
+	}
+	return nil
+}
+
+// groupLimit refuses a name that is taken and a group too many. EC2-Classic counts by
+// account and region, a VPC by itself and with the others of the region.
+func (t *tx) groupLimit(g *Group) error {
+	where := ""
+	if g.VPC != "" {
+		where = " for VPC '" + string(g.VPC) + "'"
+	}
+	if first[Group](t.Txn, tableGroup, indexName, groupName(g.Account, g.Region, g.VPC, g.Name)) != nil {
+		return Errorf("InvalidGroup.Duplicate", "The security group '%s' already exists%s", g.Name, where)
+	}
+	limits := t.limits()
+	here, inVPCs := t.groupCounts(g)
+	if g.VPC == "" {
+		if here >= limits.GroupsPerRegion {
+			return Errorf("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
+		}
+		return nil
+	}
+	if here >= limits.GroupsPerVPC || inVPCs >= limits.VPCGroupsPerRegion {
+		return Errorf("SecurityGroupLimitExceeded", "The maximum number of security groups%s has been reached.", where)
+	}
+	return nil
+}
+
+// DeleteSecurityGroup removes a group that nobody is in and that no other group names: in
+// EC2-Classic, none of its account. Rules of other accounts do not hold it: they name
+// nothing from then on, for ids are never reused. Result: Group.
 type DeleteSecurityGroup struct {
 	Account AccountID
 	Region  Region
@@ -85,32 +161,82 @@ func (r *DeleteSecurityGroup) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if g.VPC == "" {
+		err = t.heldInClassic(g)
+	} else {
+		err = t.heldInVPC(g)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	t.dropGroup(g)
+	return Result{Group: g}, nil
+}
+
+func (t *tx) heldInClassic(g *Group) error {
 	if g.Name == defaultGroup {
-		return Result{}, Errorf("InvalidGroup.Reserved", "The security group '%s' is reserved", g.Name)
+		return Errorf("InvalidGroup.Reserved", "The security group '%s' is reserved", g.Name)
 	}
 	if first[Instance](t.Txn, tableInstance, indexMember, key(g.ID)) != nil {
-		return Result{}, Errorf("InvalidGroup.InUse", "There are active instances using security group '%s'", g.Name)
+		return Errorf("InvalidGroup.InUse", "There are active instances using security group '%s'", g.Name)
 	}
 	var users []string
 	for o := range rows[Group](t.Txn, tableGroup, indexSource, key(g.ID)) {
-		user := string(o.Account) + ":" + o.Name
-		if o.Account == g.Account && (len(users) == 0 || users[len(users)-1] != user) {
-			users = append(users, user)
+		if o.Account == g.Account {
+			users = append(users, string(o.Account)+":"+o.Name)
 		}
 	}
 	if len(users) > 0 {
-		return Result{}, Errorf("InvalidGroup.InUse", "Group %s:%s is used by groups: %s", g.Account, g.Name, strings.Join(users, " "))
+		return Errorf("InvalidGroup.InUse", "Group %s:%s is used by groups: %s", g.Account, g.Name, strings.Join(users, " "))
 	}
-	t.del(tableGroup, g)
-	return Result{Group: g}, nil
+	return nil
+}
+
+// maxDependents bounds the objects that an error names.
+const maxDependents = 5
+
+// heldInVPC says of a group that cannot go what holds it, behind AWS's text, which does
+// not.
+func (t *tx) heldInVPC(g *Group) error {
+	if g.Name == defaultGroup {
+		return Errorf("CannotDelete", `the specified group: "%s" name: "%s" cannot be deleted by a user`, g.ID, g.Name)
+	}
+	var holders []string
+	for i := range rows[Interface](t.Txn, tableInterface, indexMember, key(g.ID)) {
+		holder := "network interface " + string(i.ID)
+		if i.Instance != "" {
+			holder += " of instance " + string(i.Instance)
+		}
+		if holders = append(holders, holder); len(holders) > maxDependents {
+			break
+		}
+	}
+	for o := range rows[Group](t.Txn, tableGroup, indexSource, key(g.ID)) {
+		if len(holders) > maxDependents {
+			break
+		}
+		for _, r := range o.Rules {
+			if r.Source.Group.ID == g.ID {
+				holders = append(holders, "rule "+string(r.ID)+" of security group "+string(o.ID))
+				break
+			}
+		}
+	}
+	if len(holders) == 0 {
+		return nil
+	}
+	more := ""
+	if len(holders) > maxDependents {
+		holders, more = holders[:maxDependents], ", and more"
+	}
+	return Errorf("DependencyViolation", "resource %s has a dependent object: %s%s", g.ID, strings.Join(holders, ", "), more)
 }
 
 // addDefaultGroup gives an account of the EC2-Classic platform its default group in a
 // region: it admits its own members on everything (EC2 Developer Guide (2006),
 // "Security Groups").
 func (t *tx) addDefaultGroup(a *Account, region Region) {
-	owner := key(a.ID) + key(region) + key("")
-	if a.Platform != Classic || first[Group](t.Txn, tableGroup, indexName, owner+key(defaultGroup)) != nil {
+	if a.Platform != Classic || first[Group](t.Txn, tableGroup, indexName, groupName(a.ID, region, "", defaultGroup)) != nil {
 		return
 	}
 	g := &Group{
@@ -128,83 +254,25 @@ func (t *tx) addDefaultGroup(a *Account, region Region) {
 	} {
 		g.Rules = append(g.Rules, t.numbered(r))
 	}
-	t.put(tableGroup, g)
+	t.addGroup(g)
 }
 
-// group finds a group of the caller. Exactly one of id and name must be given.
-func (t *tx) group(account AccountID, region Region, sel GroupSelector) (*Group, error) {
-	switch {
-	case sel.ID == "" && sel.Name == "":
-		return nil, Errorf("MissingParameter", "The request must contain the parameter groupName or groupId")
-	case sel.ID != "" && sel.Name != "":
-		return nil, Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
-	case sel.Name != "":
-		g := first[Group](t.Txn, tableGroup, indexName, key(account)+key(region)+key("")+key(sel.Name))
-		if g == nil {
-			return nil, Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist", clip(sel.Name))
-		}
-		return g, nil
+// addVPCDefaultGroup gives a new VPC its default group: it admits its own members on
+// everything and lets everything out (Amazon VPC User Guide, "Default security groups").
+func (t *tx) addVPCDefaultGroup(v *VPC) GroupID {
+	g := &Group{
+		ID:          GroupID(t.meta.longID("sg", t.serial())),
+		Account:     v.Account,
+		Region:      v.Region,
+		VPC:         v.ID,
+		Name:        defaultGroup,
+		Description: "default VPC security group",
 	}
-	if err := CheckGroupID(sel.ID); err != nil {
-		return nil, err
+	self := Source{Group: GroupRef{Account: v.Account, ID: g.ID}}
+	g.Rules = []Rule{
+		t.numbered(Rule{Protocol: AnyProtocol, From: -1, To: -1, Source: self}),
+		t.numbered(everythingOut),
 	}
-	g := first[Group](t.Txn, tableGroup, indexID, key(sel.ID))
-	if g == nil || g.Account != account || g.Region != region {
-		return nil, Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist", sel.ID)
-	}
-	return g, nil
-}
-
-var groupID = regexp.MustCompile(`^sg-[0-9a-f]{1,17}$`)
-
-// CheckGroupID returns the error for text that is not shaped like a group's id.
-func CheckGroupID(id GroupID) error {
-	if !groupID.MatchString(string(id)) {
-		return Errorf("InvalidGroupId.Malformed", `Invalid id: "%s" (expecting "sg-...")`, clip(string(id)))
-	}
-	return nil
-}
-
-// requireClassic refuses what only an account with a flat network can do.
-func (t *tx) requireClassic(account AccountID, region Region) error {
-	a := first[Account](t.Txn, tableAccount, indexID, key(account))
-	if a == nil {
-		return Errorf("AuthFailure", "account %s does not exist", account)
-	}
-	if a.Platform != Classic {
-		return Errorf("VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for EC2-Classic and default VPC.")
-	}
-	if classicNetwork(t.Txn, region) == nil {
-		return Errorf("Unsupported", "EC2-Classic has no network in region %s", region)
-	}
-	return nil
-}
-
-// printable reports whether text is at most limit characters of ASCII without controls,
-// which no XML answer could carry.
-func printable(text string, limit int) bool {
-	if len(text) > limit {
-		return false
-	}
-	for i := range len(text) {
-		if text[i] < ' ' || text[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// clip makes text of any size and content fit for an error message.
-func clip(text string) string {
-	text = strings.ToValidUTF8(text, "?")
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0xfffe || r == 0xffff {
-			return '?'
-		}
-		return r
-	}, text)
-	if len(text) > 300 {
-		text = strings.ToValidUTF8(text[:300], "") + "..."
-	}
-	return text
+	t.addGroup(g)
+	return g.ID
 }

@@ -32,6 +32,10 @@ type Settings struct {
 	RouteTablesPerVPC  int `json:",omitempty"` // default 200
 	RoutesPerTable     int `json:",omitempty"` // besides the local one. Default 50
 	AddressesPerRegion int `json:",omitempty"` // elastic ones of an account. Default 5
+	VPCGroupsPerRegion int `json:",omitempty"` // groups of an account, in all of its VPCs. Default 2500
+	GroupsPerVPC       int `json:",omitempty"` // default 2500
+	RulesPerVPCGroup   int `json:",omitempty"` // of one direction and one address family. Default 60
+	GroupsPerInterface int `json:",omitempty"` // default 5
 }
 
 // DefaultSettings are those of a State that was told nothing else.
@@ -49,6 +53,10 @@ func DefaultSettings() Settings {
 		RouteTablesPerVPC:  200,
 		RoutesPerTable:     50,
 		AddressesPerRegion: 5,
+		VPCGroupsPerRegion: 2500,
+		GroupsPerVPC:       2500,
+		RulesPerVPCGroup:   60,
+		GroupsPerInterface: 5,
 	}
 }
 
@@ -62,6 +70,8 @@ func Preset(name string) (Settings, bool) {
 		s.SubnetsPerVPC = 20
 		s.RouteTablesPerVPC = 10
 		s.RoutesPerTable = 20
+		s.GroupsPerVPC = 50
+		s.RulesPerVPCGroup = 50
 	default:
 		return Settings{}, false
 	}
@@ -82,6 +92,10 @@ func (s Settings) filled() Settings {
 	s.RouteTablesPerVPC = cmp.Or(s.RouteTablesPerVPC, d.RouteTablesPerVPC)
 	s.RoutesPerTable = cmp.Or(s.RoutesPerTable, d.RoutesPerTable)
 	s.AddressesPerRegion = cmp.Or(s.AddressesPerRegion, d.AddressesPerRegion)
+	s.VPCGroupsPerRegion = cmp.Or(s.VPCGroupsPerRegion, d.VPCGroupsPerRegion)
+	s.GroupsPerVPC = cmp.Or(s.GroupsPerVPC, d.GroupsPerVPC)
+	s.RulesPerVPCGroup = cmp.Or(s.RulesPerVPCGroup, d.RulesPerVPCGroup)
+	s.GroupsPerInterface = cmp.Or(s.GroupsPerInterface, d.GroupsPerInterface)
 	return s
 }
 

@@ -147,6 +147,7 @@ func (s *State) restore(r io.Reader) error {
 	if err := checkRestored(t); err != nil {
 		return err
 	}
+	countGroups(t)
 	m := first[meta](t, tableMeta, indexID, key(""))
 	t.Commit()
 	s.current.Store(&version{db: s.db.Snapshot(), meta: m, tail: &delta{}})

@@ -215,7 +215,7 @@ func TestStopAndStartGiveANewLease(t *testing.T) {
 func TestGroupsAreHeldByInstancesAndRules(t *testing.T) {
 	r := newReplay(t)
 	create := func(account AccountID, name string) *Group {
-		return r.must(&CreateSecurityGroup{account, east, name, "x"}).Group
+		return r.must(&CreateSecurityGroup{Account: account, Region: east, Name: name, Description: "x"}).Group
 	}
 	allow := func(account AccountID, group string, source GroupRef) {
 		t.Helper()
@@ -252,10 +252,10 @@ func TestGroupsAreHeldByInstancesAndRules(t *testing.T) {
 func TestLimits(t *testing.T) {
 	r := newReplay(t)
 	r.must(&PutSettings{Settings{GroupsPerRegion: 3, RulesPerGroup: 100, InstancesPerRegion: 2}})
-	r.must(&CreateSecurityGroup{albert, east, "a", "x"})
-	r.must(&CreateSecurityGroup{albert, east, "b", "x"})
-	r.refused(&CreateSecurityGroup{albert, east, "c", "x"}, "SecurityGroupLimitExceeded")
-	r.must(&CreateSecurityGroup{mary, east, "c", "x"})
+	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "a", Description: "x"})
+	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "b", Description: "x"})
+	r.refused(&CreateSecurityGroup{Account: albert, Region: east, Name: "c", Description: "x"}, "SecurityGroupLimitExceeded")
+	r.must(&CreateSecurityGroup{Account: mary, Region: east, Name: "c", Description: "x"})
 
 	var specs []RuleSpec
 	for n := range 101 {
@@ -272,7 +272,7 @@ func TestLimits(t *testing.T) {
 	if made := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 3}).Instances; len(made) != 2 {
 		t.Errorf("launched %d, want the 2 that are allowed", len(made))
 	}
-	r.refused(&Batch{[]Request{&CreateSecurityGroup{mary, east, "d", "x"}, &CreateSecurityGroup{albert, east, "e", "x"}}}, "SecurityGroupLimitExceeded")
+	r.refused(&Batch{[]Request{&CreateSecurityGroup{Account: mary, Region: east, Name: "d", Description: "x"}, &CreateSecurityGroup{Account: albert, Region: east, Name: "e", Description: "x"}}}, "SecurityGroupLimitExceeded")
 	if d := DefaultSettings(); d.GroupsPerRegion != 500 || d.RulesPerGroup != 100 || d.Quarantine != time.Minute {
 		t.Errorf("default settings %+v", d)
 	}
@@ -337,7 +337,7 @@ func script(seed uint64, n int) []Request {
 		group := GroupSelector{Name: name()}
 		switch at := rng.IntN(max(len(ids), 1)); rng.IntN(12) {
 		case 0:
-			add(&CreateSecurityGroup{account(), east, name(), "x"})
+			add(&CreateSecurityGroup{Account: account(), Region: east, Name: name(), Description: "x"})
 		case 1:
 			add(&DeleteSecurityGroup{account(), east, group})
 		case 2, 3:
@@ -477,9 +477,9 @@ func checkLeases(t *testing.T, v *View) {
 
 func TestViewsOfTwoStatesAreCompared(t *testing.T) {
 	r := newReplay(t)
-	r.must(&CreateSecurityGroup{albert, east, "web", "x"})
+	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "x"})
 	old := r.state.View()
-	r.must(&CreateSecurityGroup{albert, east, "app", "x"})
+	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "app", Description: "x"})
 	r.must(&DeleteSecurityGroup{albert, east, GroupSelector{Name: "web"}})
 	restored, err := Restore(bytes.NewReader(r.snapshot()))
 	if err != nil {

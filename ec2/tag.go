@@ -167,12 +167,8 @@ func (t *tx) owned(account AccountID, region Region, id string) bool {
 		x := first[Group](t.Txn, tableGroup, indexID, key(id))
 		return x != nil && mine(x.Account, x.Region)
 	case "sgr":
-		for g := range rows[Group](t.Txn, tableGroup, indexName, key(account)+key(region)) {
-			if slices.ContainsFunc(g.Rules, func(r Rule) bool { return string(r.ID) == id }) {
-				return true
-			}
-		}
-		return false
+		x := first[Group](t.Txn, tableGroup, indexRule, key(id))
+		return x != nil && mine(x.Account, x.Region)
 	case "i":
 		x := first[Instance](t.Txn, tableInstance, indexID, key(id))
 		return x != nil && mine(x.Account, x.Region)

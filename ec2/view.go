@@ -106,7 +106,7 @@ func (v *View) GroupsOf(account AccountID, region Region) iter.Seq[*Group] {
 
 // GroupNamed finds a group of an account by its name; vpc "" is EC2-Classic.
 func (v *View) GroupNamed(account AccountID, region Region, vpc VPCID, name string) (*Group, bool) {
-	g := first[Group](v.txn(), tableGroup, indexName, key(account)+key(region)+key(vpc)+key(name))
+	g := first[Group](v.txn(), tableGroup, indexName, groupName(account, region, vpc, name))
 	return g, g != nil
 }
 

@@ -34,7 +34,7 @@ func samples() []Request {
 		&PutSettings{firstSettings},
 		firstRequests()[2], firstRequests()[3],
 		&PutNode{Node{ID: "node1", Zone: "us-east-1a"}},
-		&CreateSecurityGroup{albert, east, "web", "web servers"},
+		&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web servers"},
 		&DeleteSecurityGroup{albert, east, sel},
 		&AuthorizeIngress{albert, east, sel, specs},
 		&RevokeIngress{albert, east, sel, specs},
@@ -57,17 +57,18 @@ func samples() []Request {
 // later has the requests that were given more fields since their first sample.
 func later() map[string]Request {
 	return map[string]Request{
-		"Bootstrap-gossip": &Bootstrap{Seed: "seed", GossipKey: gossipKey},
-		"PutNode-peer":     &PutNode{Node{ID: "node1", Zone: "us-east-1a", Role: Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
-		"PutSettings-vpc":  &PutSettings{Settings{VPCsPerRegion: 1, SubnetsPerVPC: 2, GatewaysPerRegion: 3, RouteTablesPerVPC: 4, RoutesPerTable: 5, AddressesPerRegion: 6}},
-		"Sweep-confirmed":  &Sweep{Confirmed: map[NodeID]uint64{"node1": 12, "node2": 11}},
-		"Sweep-nobody":     &Sweep{Confirmed: map[NodeID]uint64{}},
+		"Bootstrap-gossip":        &Bootstrap{Seed: "seed", GossipKey: gossipKey},
+		"CreateSecurityGroup-vpc": &CreateSecurityGroup{albert, east, "web", "web servers", "vpc-0a1b2c3d4e5f60718", map[string]string{"Name": "x"}},
+		"PutNode-peer":            &PutNode{Node{ID: "node1", Zone: "us-east-1a", Role: Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
+		"PutSettings-vpc":         &PutSettings{Settings{VPCsPerRegion: 1, SubnetsPerVPC: 2, GatewaysPerRegion: 3, RouteTablesPerVPC: 4, RoutesPerTable: 5, AddressesPerRegion: 6}},
+		"Sweep-confirmed":         &Sweep{Confirmed: map[NodeID]uint64{"node1": 12, "node2": 11}},
+		"Sweep-nobody":            &Sweep{Confirmed: map[NodeID]uint64{}},
 	}
 }
 
 func allSamples() map[string]Request {
 	all := later()
-	for _, req := range slices.Concat(samples(), vpcSamples()) {
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all
