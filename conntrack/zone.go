@@ -38,9 +38,11 @@ type Revision struct {
 type Answer struct {
 	Status Status
 	// Outside reports whether the far end originated the connection; Reply whether
-	// the packet runs against its originator. Both are for Stale.
-	Outside bool
-	Reply   bool
+	// the packet runs against its originator; Untracked whether its answers need a
+	// rule of their own. They are for Checked and Stale.
+	Outside   bool
+	Reply     bool
+	Untracked bool
 }
 
 // A Status is the kind of an Answer.
@@ -92,7 +94,7 @@ func (z *Zone) Peek(p *packet.Packet, now time.Duration, r Revision) Answer {
 // never rides on one: its sender may be opening the next connection on the same ports,
 // and only rules admit that. If they do, Admit finds this one and goes on with it.
 func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
-	a := Answer{Outside: e.has(fromOutside), Reply: w == reply}
+	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
 	switch {
 	case e.has(isBlocked) && e.revision < r.Generation:
 		a.Status = Stale // a rule may have come back

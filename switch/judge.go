@@ -36,7 +36,7 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 	case conntrack.Blocked:
 		return a.Zone.Refuse()
 	case conntrack.Stale:
-		return f.judgeAgain(a, answer, peer)
+		return f.judgeAgain(a, d, answer, peer)
 	case conntrack.Checked:
 		if !answer.Reply {
 			return verdict.Forward
@@ -59,7 +59,7 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	table, opposite := a.tables(d)
 	decision := table.Match(p.Flow.Protocol, p.RuleKey(), peer)
 	if f.trace != nil {
-		f.trace.matched(f, a, d, table, peer)
+		f.trace.matched(table, p.RuleKey(), peer)
 	}
 	if !decision.Allowed {
 		return verdict.NoRule
@@ -104,27 +104,32 @@ func hasPorts(p *packet.Packet) bool {
 }
 
 // judgeAgain asks the rules in force about the first packet of a connection that older
-// rules admitted, and cuts it if they do not.
-func (f *frame) judgeAgain(a *Attachment, answer conntrack.Answer, peer firewall.Source) verdict.Verdict {
+// rules admitted, and cuts it if they do not. If they do, an answer in an untracked one
+// still needs a rule of its own.
+func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrack.Answer, peer firewall.Source) verdict.Verdict {
 	p := &f.pkt
-	d := conntrack.Out
+	first := conntrack.Out
 	if answer.Outside {
-		d = conntrack.In
+		first = conntrack.In
 	}
-	table, _ := a.tables(d)
+	table, _ := a.tables(first)
 	key := p.RuleKey()
 	if answer.Reply {
 		key = replyKey(p)
 	}
 	decision := table.Match(p.Flow.Protocol, key, peer)
 	if f.trace != nil {
-		f.trace.matched(f, a, d, table, peer)
-		if decision.Allowed {
-			return verdict.Forward
+		f.trace.matched(table, key, peer)
+		if !decision.Allowed {
+			return a.Zone.Refuse()
 		}
-		return a.Zone.Refuse()
+	} else if v := a.Zone.Rejudge(p, f.now, a.revision, decision.Allowed, decision.Rule); v != verdict.Forward {
+		return v
 	}
-	return a.Zone.Rejudge(p, f.now, a.revision, decision.Allowed, decision.Rule)
+	if answer.Reply && answer.Untracked {
+		return f.judgeNew(a, d, peer, conntrack.Checked)
+	}
+	return verdict.Forward
 }
 
 // replyKey is the rule key of the packet that p answers.

@@ -124,10 +124,11 @@ func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// peer is the far end of a packet that leaves an instance, as egress rules see it.
+// peer is the far end of a packet that leaves an instance, as egress rules see it. What is
+// handed to somebody else, who forwards, goes to no member, whoever it is for.
 func (f *frame) peer(a *Attachment) firewall.Source {
 	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
-	if dst := a.Network.Find(f.pkt.Flow.Dst); dst != nil {
+	if dst := a.Network.Find(f.pkt.Flow.Dst); dst != nil && (f.pkt.DstMAC == GatewayMAC || f.pkt.DstMAC == dst.MAC) {
 		peer.Groups = dst.Groups
 	}
 	return peer
@@ -136,25 +137,46 @@ func (f *frame) peer(a *Attachment) firewall.Source {
 // route finds who is to have the packet: an instance of the network, the owner of a
 // public address, or the world outside.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
-	f.from = firewall.Source{Groups: a.Endpoint.Groups, Addr: f.pkt.Flow.Src}
+	f.from = firewall.Source{Addr: f.pkt.Flow.Src}
+	if a.Endpoint.owns(f.pkt.Flow.Src) {
+		f.from.Groups = a.Endpoint.Groups
+	}
 	dst := f.pkt.Flow.Dst
 	f.viaGateway = f.pkt.DstMAC == GatewayMAC
-	if !a.Network.Prefix.Contains(dst) {
-		return f.routeOutside(a)
-	}
-	owner := a.Network.Find(dst)
+	owner := f.forwarder(a.Network)
 	switch {
-	case dst == a.Network.Gateway:
-		return f.in, verdict.GatewayLocal
-	case owner == nil:
-		return f.in, f.unreachable()
-	case !f.viaGateway && f.pkt.DstMAC != owner.MAC:
-		return f.in, f.misaddressed()
+	case owner != nil && a.subnet.contains(owner.Address):
+	case !a.Network.Prefix.Contains(dst):
+		return f.routeOutside(a)
+	default:
+		if owner = a.Network.Find(dst); owner == nil {
+			return f.in, f.nobody(a.Network)
+		}
+		if !f.viaGateway && (f.pkt.DstMAC != owner.MAC || !a.subnet.contains(dst)) {
+			return f.in, f.misaddressed()
+		}
 	}
 	if v, ok := f.checkSize(a, owner); !ok {
 		return f.in, v
 	}
 	return f.deliver(owner)
+}
+
+// nobody is the verdict of a packet to an address of the network that nobody has.
+func (f *frame) nobody(n *Network) verdict.Verdict {
+	if f.pkt.Flow.Dst == n.SubnetOf(f.pkt.Flow.Dst).Gateway {
+		return verdict.GatewayLocal
+	}
+	return f.unreachable()
+}
+
+// forwarder is the interface that a frame is handed to by its MAC and that forwards for
+// others, so that the packet need not be its own.
+func (f *frame) forwarder(n *Network) *Endpoint {
+	if f.viaGateway || len(n.unchecked) == 0 {
+		return nil
+	}
+	return n.unchecked[f.pkt.DstMAC]
 }
 
 // Each dropping verdict has one function that makes it; these are shared.

@@ -54,6 +54,7 @@ type bed struct {
 	zones    map[string]*conntrack.Zone
 	sets     map[string]*firewall.Set
 	owners   map[string]*Endpoint
+	names    []string // of the interfaces, in the order they were placed
 	frame    *frame
 
 	generation uint64
@@ -115,21 +116,32 @@ func newBed(t testing.TB) *bed {
 	e.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1500})
 	e.PublicPools([]netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")})
 	for i, h := range hosts {
-		b.add(h.name, InstancePort)
-		b.zones[h.name] = tracker.AddZone(uint64(i+1), conntrack.Timeouts{})
-		b.sets[h.name] = b.compiler.Acquire(b.view, []ec2.GroupID{ec2.GroupID(h.group)}, 1)
-		o := &Endpoint{Epoch: uint64(i + 1), Address: netip.MustParseAddr(h.private), MAC: macOf(h.name), Groups: b.sets[h.name].Numbers, Port: b.ports[h.name]}
+		o := Endpoint{Epoch: uint64(i + 1), Address: netip.MustParseAddr(h.private)}
 		if h.public != "" {
 			o.Public = netip.MustParseAddr(h.public)
 		}
-		b.owners[h.name] = o
-		e.AddEndpoint(1, o)
-		e.Attach(b.ports[h.name], 1, Attachment{Endpoint: o, Zone: b.zones[h.name], Rules: b.sets[h.name]})
+		b.place(e, 1, h.name, o, h.group)
 	}
 	b.add("uplink", UplinkPort)
 	e.Uplink(&Uplink{Port: b.ports["uplink"], MAC: upMAC, NextHop: routerMAC, MTU: 1500})
 	sw.Publish(e)
 	return b
+}
+
+// place puts an interface behind a port of its own.
+func (b *bed) place(e *Edit, v VNI, name string, o Endpoint, group string) {
+	b.add(name, InstancePort)
+	b.names = append(b.names, name)
+	b.zones[name] = b.tracker.AddZone(o.Epoch, conntrack.Timeouts{})
+	b.sets[name] = b.compiler.Acquire(b.view, []ec2.GroupID{ec2.GroupID(group)}, b.generation)
+	o.MAC, o.Groups, o.Port = macOf(name), b.sets[name].Numbers, b.ports[name]
+	b.owners[name] = &o
+	e.AddEndpoint(v, &o)
+	b.attach(e, v, name)
+}
+
+func (b *bed) attach(e *Edit, v VNI, name string) {
+	e.Attach(b.ports[name], v, Attachment{Endpoint: b.owners[name], Zone: b.zones[name], Rules: b.sets[name]})
 }
 
 func (b *bed) add(name string, kind PortKind) {
@@ -147,12 +159,13 @@ func (b *bed) add(name string, kind PortKind) {
 func (b *bed) rules(group string, rules ...ec2.Rule) {
 	b.generation++
 	id := ec2.GroupID(group)
-	b.view[id] = &ec2.Group{ID: id, Name: group, Rules: rules}
+	was := b.view[id]
+	b.view[id] = &ec2.Group{ID: id, Name: group, VPC: was.VPC, Rules: rules}
 	b.compiler.Update(b.view, []ec2.GroupID{id}, b.generation)
 	e := b.sw.Edit(b.generation)
-	for _, h := range hosts {
-		b.sets[h.name] = b.compiler.Current(b.sets[h.name])
-		e.Attach(b.ports[h.name], 1, Attachment{Endpoint: b.owners[h.name], Zone: b.zones[h.name], Rules: b.sets[h.name]})
+	for _, name := range b.names {
+		b.sets[name] = b.compiler.Current(b.sets[name])
+		b.attach(e, b.owners[name].network, name)
 	}
 	b.sw.Publish(e)
 }

@@ -30,34 +30,24 @@ type Snapshot struct {
 	tunnel      *Tunnel
 }
 
-// A Network is one flat address space.
+// A Network is one address space. One with a Gateway is flat, a single link; one without
+// is divided into Subnets.
 type Network struct {
 	VNI     VNI
-	Prefix  netip.Prefix // what is on-link
-	Gateway netip.Addr
+	Prefix  netip.Prefix // what is local, and so on no uplink
+	Gateway netip.Addr   // zero: each Subnet has its own
+	Subnets []Subnet
 	MTU     int // of an IP packet
 	Strict  bool
 
-	fdb *bart.Table[*Endpoint]
-}
-
-// An Endpoint is an address and its owner, at whatever node.
-type Endpoint struct {
-	Epoch   uint64 // of the lease
-	Address netip.Addr
-	Public  netip.Addr // zero: none
-	MAC     packet.MAC
-	Groups  []firewall.GroupNumber
-	Port    *Port // nil where it is not on this node
-	// Node is the number of the other node that has it; 0 where it is on this one or
-	// on none.
-	Node uint32
-
-	network VNI // set by AddEndpoint
+	fdb       *bart.Table[*Endpoint]
+	subnets   *bart.Table[*Subnet]
+	unchecked map[packet.MAC]*Endpoint // those that forward for others; replaced, never changed
 }
 
 // An Attachment is what a port of an instance may do: it is one Endpoint of one Network,
-// with its own connections and the rules of its groups.
+// with its own connections and the rules of its groups. Attached anew with the same
+// Endpoint's Epoch it keeps its connections, whatever else has changed.
 type Attachment struct {
 	Endpoint *Endpoint
 	Network  *Network
@@ -67,8 +57,11 @@ type Attachment struct {
 	// Only a strict network looks at it.
 	Lost uint64
 
+	subnet   *Subnet // of Endpoint.Address
 	revision conntrack.Revision
-	closed   []closing
+	// regrouped is the generation at which the interface got the groups it has.
+	regrouped uint64
+	closed    []closing
 }
 
 // A closing is some UDP ports that were open to the whole world until a moment ago. An
@@ -106,24 +99,6 @@ func (s *Snapshot) Network(v VNI) (*Network, bool) { n, ok := s.networks[v]; ret
 // Attachment returns what a port is attached as, or nil.
 func (s *Snapshot) Attachment(p *Port) *Attachment { return s.attachment(p) }
 
-// Find returns the owner of an address of the network, or nil.
-func (n *Network) Find(a netip.Addr) *Endpoint {
-	if n.fdb == nil {
-		return nil
-	}
-	e, _ := n.fdb.Lookup(a)
-	return e
-}
-
-// Public returns the owner of a public address, or nil.
-func (s *Snapshot) Public(a netip.Addr) *Endpoint {
-	if s.public == nil {
-		return nil
-	}
-	e, _ := s.public.Lookup(a)
-	return e
-}
-
 func (s *Snapshot) inPublicPool(a netip.Addr) bool {
 	return slices.ContainsFunc(s.publicPools, func(p netip.Prefix) bool { return p.Contains(a) })
 }
@@ -146,7 +121,7 @@ func (s *Switch) Edit(generation uint64) *Edit {
 		e.next.networks = map[VNI]*Network{}
 	}
 	if e.next.public == nil {
-		e.next.public = new(bart.Table[*Endpoint])
+		e.next.public = newAddresses()
 	}
 	return e
 }
@@ -154,12 +129,22 @@ func (s *Switch) Edit(generation uint64) *Edit {
 // Network adds a network or changes its settings; its addresses stay.
 func (e *Edit) Network(n Network) {
 	if old, ok := e.next.networks[n.VNI]; ok {
-		n.fdb = old.fdb
+		n.fdb, n.unchecked = old.fdb, old.unchecked
 	} else {
-		n.fdb = new(bart.Table[*Endpoint])
+		n.fdb = newAddresses()
 	}
+	n.setSubnets()
 	e.replace(&n)
+	for _, a := range e.next.attached { // copied by replace
+		if a != nil && a.Network == &n {
+			a.subnet = n.SubnetOf(a.Endpoint.Address)
+		}
+	}
 }
+
+// RemoveNetwork forgets a network that no port is attached to any more. What is addressed
+// to it from elsewhere goes nowhere.
+func (e *Edit) RemoveNetwork(v VNI) { delete(e.next.networks, v) }
 
 // replace puts a network in, under the attachments as well.
 func (e *Edit) replace(n *Network) {
@@ -176,48 +161,33 @@ func (e *Edit) replace(n *Network) {
 // PublicPools says which addresses are the cluster's own, leased or not.
 func (e *Edit) PublicPools(pools []netip.Prefix) { e.next.publicPools = slices.Clone(pools) }
 
-// AddEndpoint gives an address of a network its owner. An Endpoint belongs to one network.
-func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
-	n := *e.next.networks[v]
-	if ep.network != v { // one that is in force already is only read
-		ep.network = v
-	}
-	n.fdb = n.fdb.InsertPersist(host(ep.Address), ep)
-	e.replace(&n)
-	if ep.Public.IsValid() {
-		e.next.public = e.next.public.InsertPersist(host(ep.Public), ep)
-	}
-}
-
-// RemoveEndpoint takes an address away, if the lease of epoch still has it.
-func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
-	n := *e.next.networks[v]
-	if now := n.Find(ep.Address); now != nil && now.Epoch == ep.Epoch {
-		n.fdb = n.fdb.DeletePersist(host(ep.Address))
-		e.replace(&n)
-	}
-	if now := e.next.Public(ep.Public); ep.Public.IsValid() && now != nil && now.Epoch == ep.Epoch {
-		e.next.public = e.next.public.DeletePersist(host(ep.Public))
-	}
-}
-
 // Attach opens a port. The attachment's Network is filled in from its VNI.
+//
+// An interface that changes its groups keeps its connections: those that are tracked live
+// on, and those that a group it left admitted without tracking are judged again, whatever
+// the tables of its groups have been through since (EC2 User Guide, "Security group
+// connection tracking").
 func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 	for len(e.next.attached) <= p.index {
 		e.next.attached = append(e.next.attached, nil)
 	}
 	a.Network = e.next.networks[v]
+	a.subnet = a.Network.SubnetOf(a.Endpoint.Address)
+	a.regrouped = e.next.Generation // connections of an earlier process may be as old as they like
+	if old := e.next.attached[p.index]; old != nil {
+		if old.Rules.SameGroups(a.Rules) {
+			a.regrouped = old.regrouped
+		}
+		a.closed = e.closed(old, a.Rules)
+	}
 	a.revision = conntrack.Revision{
-		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation),
-		Shrunk:     max(a.Rules.Ingress.Shrunk, a.Rules.Egress.Shrunk),
+		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation, a.regrouped),
+		Shrunk:     max(a.Rules.Ingress.Shrunk, a.Rules.Egress.Shrunk, a.regrouped),
 		Strict:     a.Network.Strict,
 	}
 	if a.Network.Strict {
 		a.revision.Shrunk = max(a.revision.Shrunk, a.Lost)
 		a.revision.Generation = max(a.revision.Generation, a.Lost)
-	}
-	if old := e.next.attached[p.index]; old != nil {
-		a.closed = e.closed(old, a.Rules)
 	}
 	e.next.attached[p.index] = &a
 }
@@ -276,5 +246,3 @@ const minMTU = 68 // RFC 791 §3.2: what every link carries
 
 // Publish puts the Edit in force. The Edit is used up.
 func (s *Switch) Publish(e *Edit) { s.snapshot.Store(&e.next) }
-
-func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -13,11 +13,11 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	case p.SrcMAC != a.Endpoint.MAC:
 		return verdict.SpoofedMAC, false
 	case p.EtherType == packet.EtherTypeARP:
-		if p.ARPSender != a.Endpoint.MAC || p.ARPSenderIP != a.Endpoint.Address && !p.ARPSenderIP.IsUnspecified() {
+		if p.ARPSender != a.Endpoint.MAC || !p.ARPSenderIP.IsUnspecified() && !a.Endpoint.owns(p.ARPSenderIP) {
 			return verdict.SpoofedARP, false
 		}
 		return verdict.Unset, true
-	case p.Flow.Src != a.Endpoint.Address:
+	case !a.Endpoint.owns(p.Flow.Src) && (!a.Endpoint.Unchecked || unroutable(p.Flow.Src)):
 		return verdict.SpoofedIP, false
 	case p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67:
 		return verdict.DHCPServer, false
@@ -27,23 +27,22 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// answerARP answers for the gateway and for every address of the network that has an
-// owner. It is silent about the asker's own address and to probes for duplicates (RFC
-// 5227 §2.1.1), which an answer would tell that the address is taken.
+// answerARP answers for the gateway of the asker's subnet and for every address of that
+// subnet that has an owner. It is silent about the asker's own addresses and to probes for
+// duplicates (RFC 5227 §2.1.1), which an answer would tell that the address is taken.
 func (f *frame) answerARP(a *Attachment) verdict.Verdict {
 	p := &f.pkt
-	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || p.ARPTargetIP == a.Endpoint.Address {
+	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || a.Endpoint.owns(p.ARPTargetIP) {
 		return f.ignoreARP()
 	}
-	mac := GatewayMAC
-	if p.ARPTargetIP != a.Network.Gateway {
-		owner := a.Network.Find(p.ARPTargetIP)
-		if owner == nil {
-			return f.ignoreARP()
-		}
-		mac = owner.MAC
+	if p.ARPTargetIP == a.subnet.Gateway {
+		return f.answer(GatewayMAC)
 	}
-	return f.answer(mac)
+	owner := a.Network.Find(p.ARPTargetIP)
+	if owner == nil || !a.subnet.contains(p.ARPTargetIP) {
+		return f.ignoreARP()
+	}
+	return f.answer(owner.MAC)
 }
 
 // answer sends the ARP reply back where the request came from.

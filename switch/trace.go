@@ -17,9 +17,19 @@ type Trace struct {
 	Verdict verdict.Verdict
 	At      *Port // the port the verdict concerns
 	Flow    packet.Flow
+	// Unrouted says where a packet that is NotRouted had no way from or to; else nil.
+	Unrouted *Unrouted
 	// Onward is how the packet went on to another node, where TraceTunnel does the
 	// rest; nil if its way ended here.
 	Onward *Onward
+}
+
+// Unrouted is a subnet without a way to a far address.
+type Unrouted struct {
+	Endpoint *Endpoint // whose subnet it is
+	Network  VNI
+	Subnet   *Subnet
+	Far      netip.Addr
 }
 
 // Onward is what a tunnel would have carried.
@@ -75,12 +85,9 @@ func (t *Trace) observed(f *frame, a *Attachment, d conntrack.Direction, answer 
 	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Flow: f.pkt.Flow, Connection: answer})
 }
 
-func (t *Trace) matched(f *frame, a *Attachment, d conntrack.Direction, table *firewall.Table, peer firewall.Source) {
+func (t *Trace) matched(table *firewall.Table, key uint16, peer firewall.Source) {
 	last := &t.Steps[len(t.Steps)-1]
-	last.Asked, last.Table, last.Peer, last.Key = true, table, peer, f.pkt.RuleKey()
-	if last.Connection.Status == conntrack.Stale && last.Connection.Reply {
-		last.Key = replyKey(&f.pkt)
-	}
+	last.Asked, last.Table, last.Peer, last.Key = true, table, peer, key
 }
 
 func (t *Trace) decided(a *Attachment, d conntrack.Direction, v verdict.Verdict) {

@@ -52,41 +52,55 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 	if f.pkt.EtherType == packet.EtherTypeARP {
 		return f.in, f.ignoreARP() // every node answers by itself
 	}
-	owner := f.snapshot.networks[VNI(f.origin.VNI)].Find(f.pkt.Flow.Dst)
-	if owner == nil || byPublic && !owner.Public.IsValid() {
-		return f.in, f.unreachable()
-	}
+	n := f.snapshot.networks[VNI(f.origin.VNI)]
 	f.viaGateway = f.pkt.DstMAC == GatewayMAC
-	if !f.viaGateway && f.pkt.DstMAC != owner.MAC {
+	owner := f.forwarder(n)
+	if owner == nil {
+		owner = n.Find(f.pkt.Flow.Dst)
+	}
+	switch {
+	case owner == nil || byPublic && !owner.public(f.pkt.Flow.Dst).IsValid():
+		return f.in, f.unreachable()
+	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || byPublic):
 		return f.in, f.misaddressed()
+	}
+	if byPublic {
+		return f.deliverFromOutside(n, owner)
 	}
 	return f.deliver(owner) // send refuses it if the owner is not here
 }
 
 // checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
 // instance of this node: no node speaks for an interface that it does not have, and no
-// interface for another. It finds out who the receiver's rules see: the interface with
-// its groups, or, where the sender's public address stands for it, that address alone,
-// which reaches public addresses only.
+// interface for another, unless it forwards for others. It finds out who the receiver's
+// rules see: the interface with its groups; the sender's public address, where that stands
+// for it, which reaches public addresses only; or whatever one that forwards has said.
 func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
-	p, o := &f.pkt, &f.origin
-	source, address := (*Endpoint)(nil), p.Flow.Src
+	p := &f.pkt
+	address := p.Flow.Src
 	if p.EtherType == packet.EtherTypeARP {
 		address = p.ARPSenderIP
 	}
-	if n, ok := f.snapshot.networks[VNI(o.VNI)]; ok {
-		source = n.Find(address)
-		f.from = firewall.Source{Addr: address}
-		if source != nil {
-			f.from.Groups = source.Groups
-		} else {
-			source, byPublic = f.snapshot.Public(address), true
-		}
+	f.from = firewall.Source{Addr: address}
+	n := f.snapshot.networks[VNI(f.origin.VNI)]
+	switch {
+	case n == nil:
+		return false, verdict.TunnelForeign, false
+	case f.isOrigin(n.Find(address)):
+		f.from.Groups = n.Find(address).Groups
+		return false, verdict.Unset, true
+	case f.isOrigin(f.snapshot.Public(address)):
+		return true, verdict.Unset, true
+	case f.isOrigin(n.unchecked[p.SrcMAC]) && p.EtherType != packet.EtherTypeARP && !unroutable(address):
+		return false, verdict.Unset, true
 	}
-	if source == nil || o.Node == 0 || source.Node != o.Node || source.Epoch != o.Epoch || source.MAC != p.SrcMAC {
-		return byPublic, verdict.TunnelForeign, false
-	}
-	return byPublic, verdict.Unset, true
+	return false, verdict.TunnelForeign, false
+}
+
+// isOrigin reports whether a frame was sent by an Endpoint of the node that sent it here.
+func (f *frame) isOrigin(e *Endpoint) bool {
+	o := &f.origin
+	return e != nil && o.Node != 0 && e.Node == o.Node && e.Epoch == o.Epoch && e.MAC == f.pkt.SrcMAC
 }
 
 // checkSize finds what would not fit into the tunnel to its receiver and may not be cut.
@@ -124,7 +138,7 @@ func (f *frame) tellSize(a *Attachment, mtu int) {
 	if f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
 		return
 	}
-	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.Network.Gateway, mtu)
+	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.subnet.Gateway, mtu)
 	packet.SetMACs(answer, a.Endpoint.MAC, GatewayMAC)
 	f.plain = f.in
 	if f.emitPlain(answer) == nil { // lost, it is as any ICMP may be

@@ -31,31 +31,53 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 	if owner == nil || owner.Port == nil {
 		return f.in, f.unreachable()
 	}
-	if v, ok := f.checkOutsideSource(owner); !ok {
+	if v, ok := f.checkOutsideSource(); !ok {
 		return f.in, v
 	}
-	packet.RewriteDestination(f.bytes(), p, owner.Address)
+	packet.RewriteDestination(f.bytes(), p, owner.private(p.Flow.Dst))
 	f.from = firewall.Source{Addr: p.Flow.Src}
 	f.viaGateway = true
-	return f.deliver(owner)
+	return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
+}
+
+// deliverFromOutside delivers what has reached a public address, and has its private one
+// as destination by now. A source within the network is not outside of it, leased or not;
+// and what the receiver's subnet has no route to is not answered, and so not let in.
+func (f *frame) deliverFromOutside(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
+	if n == nil || n.Prefix.Contains(f.pkt.Flow.Src) {
+		return f.in, f.impossible()
+	}
+	if v, ok := f.checkRoute(n.SubnetOf(f.pkt.Flow.Dst), to, f.pkt.Flow.Src); !ok {
+		return f.in, v
+	}
+	return f.deliver(to)
+}
+
+// checkRoute holds what comes from or goes to a far address against the routes of a subnet,
+// which let it out by an internet gateway or not.
+func (f *frame) checkRoute(s *Subnet, of *Endpoint, far netip.Addr) (verdict.Verdict, bool) {
+	if s.Leads(far) == Internet {
+		return verdict.Unset, true
+	}
+	if f.trace != nil {
+		f.trace.Unrouted = &Unrouted{Endpoint: of, Network: of.network, Subnet: s, Far: far}
+	}
+	return verdict.NotRouted, false
 }
 
 func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
 
-// checkOutsideSource drops what cannot come from outside: an address of the network, leased
-// or not, which no answer would ever find out there; one of the public pools; one that
-// never leaves its own link.
-func (f *frame) checkOutsideSource(owner *Endpoint) (verdict.Verdict, bool) {
+// checkOutsideSource drops what cannot come by the uplink: an address of the public pools,
+// or one that never leaves its own link.
+func (f *frame) checkOutsideSource() (verdict.Verdict, bool) {
 	src := f.pkt.Flow.Src
-	bad := unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src)
-	if a := f.snapshot.attachment(owner.Port); a != nil {
-		bad = bad || a.Network.Prefix.Contains(src)
-	}
-	if bad {
-		return verdict.BadSource, false
+	if unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src) {
+		return f.impossible(), false
 	}
 	return verdict.Unset, true
 }
+
+func (f *frame) impossible() verdict.Verdict { return verdict.BadSource }
 
 // answerOutside answers ARP for the public addresses of this node's own instances.
 func (f *frame) answerOutside(up *Uplink) verdict.Verdict {
@@ -75,23 +97,27 @@ func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
 	if !f.viaGateway {
 		return f.in, f.misaddressed()
 	}
-	if !a.Endpoint.Public.IsValid() {
+	if v, ok := f.checkRoute(a.subnet, a.Endpoint, p.Flow.Dst); !ok {
+		return f.in, v
+	}
+	public := a.Endpoint.public(p.Flow.Src)
+	if !public.IsValid() {
 		return f.in, f.unreachable()
 	}
 	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
 		if v, ok := f.checkSize(a, owner); !ok {
 			return f.in, v
 		}
-		packet.RewriteSource(f.bytes(), p, a.Endpoint.Public)
-		packet.RewriteDestination(f.bytes(), p, owner.Address)
+		packet.RewriteSource(f.bytes(), p, public)
+		packet.RewriteDestination(f.bytes(), p, owner.private(p.Flow.Dst))
 		f.from = firewall.Source{Addr: p.Flow.Src}
-		return f.deliver(owner)
+		return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
 	}
 	up := f.snapshot.uplink
 	if up == nil || f.snapshot.inPublicPool(p.Flow.Dst) || p.Flow.Dst.IsLinkLocalUnicast() {
 		return f.in, f.unreachable()
 	}
-	packet.RewriteSource(f.bytes(), p, a.Endpoint.Public)
+	packet.RewriteSource(f.bytes(), p, public)
 	packet.SetMACs(f.bytes(), up.NextHop, up.MAC)
 	return up.Port, f.write(up.Port)
 }

@@ -46,6 +46,7 @@ const (
 	ARPIgnored   // ARP for an address nobody answers for, or the asker's own
 	NoRoute      // nobody has that address, or there is no way out to it
 	GatewayLocal // addressed to the gateway itself, which serves nothing
+	NotRouted    // the routes of the subnet lead it to no internet gateway
 
 	// The firewall decided.
 
@@ -80,7 +81,8 @@ var names = [Count]string{
 	NotReady:       "not-ready", SpoofedMAC: "spoofed-mac", SpoofedIP: "spoofed-ip", SpoofedARP: "spoofed-arp",
 	DHCPServer: "dhcp-server", BadSource: "bad-source", NotUnicast: "not-unicast", WrongMAC: "wrong-mac",
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
-	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
+	NotRouted: "not-routed",
+	NoRule:    "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", OverlapFrag: "overlapping-fragment",
 	TableFull:     "conntrack_allowance_exceeded",
 	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
@@ -115,6 +117,7 @@ var meanings = [Count]string{
 	ARPIgnored:     "ARP that gets no answer",
 	NoRoute:        "nobody has that address",
 	GatewayLocal:   "the gateway serves nothing itself",
+	NotRouted:      "the subnet has no route to an internet gateway for it",
 	NoRule:         "no rule of any group admits it",
 	Revoked:        "its connection was cut when a rule went",
 	NoConnection:   "ICMP error about no known connection",

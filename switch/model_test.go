@@ -1,0 +1,103 @@
+package vswitch
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// TestForwardingMatchesTheModel compares the pipeline, where every rule admits everything,
+// with the few sentences that describe a VPC.
+func TestForwardingMatchesTheModel(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	var addresses []netip.Addr
+	macs := []packet.MAC{GatewayMAC, routerMAC}
+	for _, h := range vpcHosts {
+		macs = append(macs, macOf(h.name))
+		for _, p := range b.owners[h.name].pairs() {
+			addresses = append(addresses, p.Private)
+			if p.Public.IsValid() {
+				addresses = append(addresses, p.Public)
+			}
+		}
+	}
+	addresses = append(addresses, laptop, stranger, addr("10.0.1.1"), addr("10.0.2.1"), addr("10.0.1.99"), addr("10.0.9.9"), addr("198.18.1.99"), addr("10.10.0.4"))
+	r := rand.New(rand.NewPCG(4, 4))
+	delivered := map[string]int{}
+	for range 20000 {
+		from := vpcHosts[r.IntN(len(vpcHosts))]
+		src, dst, mac := addresses[r.IntN(len(addresses))], addresses[r.IntN(len(addresses))], macs[r.IntN(len(macs))]
+		if r.IntN(2) == 0 {
+			src = addr(from.private)
+		}
+		if r.IntN(2) == 0 {
+			mac = GatewayMAC
+		}
+		want := b.model(from, src, dst, mac)
+		at, v := b.send(from.name, to(from.name, mac, template(17, src, dst, uint16(r.Uint32()), 53)))
+		got := at
+		if v != verdict.Forward {
+			got = ""
+		}
+		if got != want {
+			t.Fatalf("%s sends %s > %s to %v: %v at %s, want it at %q", from.name, src, dst, mac, v, at, want)
+		}
+		delivered[want]++
+	}
+	if len(delivered) != len(vpcHosts)+2 { // and the uplink, and nowhere
+		t.Errorf("too few ways were tried: %v", delivered)
+	}
+}
+
+// model is where a packet goes that every rule admits; "" is nowhere.
+func (b *bed) model(from vpcHost, src, dst netip.Addr, mac packet.MAC) string {
+	own := func(h vpcHost, a netip.Addr) bool {
+		return slices.ContainsFunc(b.owners[h.name].pairs(), func(p Pair) bool { return p.Private == a })
+	}
+	public := func(h vpcHost, a netip.Addr) bool {
+		return slices.ContainsFunc(b.owners[h.name].pairs(), func(p Pair) bool { return p.Private == a && p.Public.IsValid() })
+	}
+	subnet := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, 24).Masked() }
+	routed := func(h vpcHost, far netip.Addr) bool {
+		return subnet(addr(h.private)) == subnet(addr("10.0.1.0")) && subnet(far) != subnet(stranger)
+	}
+	if !own(from, src) && !from.unchecked {
+		return ""
+	}
+	near := func(h vpcHost) bool {
+		return h.vni == from.vni && subnet(addr(h.private)) == subnet(addr(from.private))
+	}
+	for _, h := range vpcHosts {
+		if h.unchecked && near(h) && mac == macOf(h.name) {
+			return h.name
+		}
+	}
+	for _, h := range vpcHosts {
+		if h.vni == from.vni && own(h, dst) {
+			if mac == GatewayMAC || near(h) && mac == macOf(h.name) {
+				return h.name
+			}
+			return ""
+		}
+	}
+	if mac != GatewayMAC || vpcNetwork(ours).Prefix.Contains(dst) || !public(from, src) || !routed(from, dst) {
+		return ""
+	}
+	for _, h := range vpcHosts {
+		if i := slices.IndexFunc(b.owners[h.name].pairs(), func(p Pair) bool { return p.Public == dst }); i >= 0 {
+			if routed(h, src) {
+				return h.name
+			}
+			return ""
+		}
+	}
+	if slices.ContainsFunc(b.sw.Snapshot().publicPools, func(p netip.Prefix) bool { return p.Contains(dst) }) {
+		return ""
+	}
+	return "uplink"
+}

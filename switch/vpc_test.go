@@ -1,0 +1,392 @@
+package vswitch
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// The networks of a vpcBed, besides the flat one with VNI 1.
+const (
+	ours   VNI = 2
+	theirs VNI = 3
+)
+
+// A vpcHost is an interface of a vpcBed.
+type vpcHost struct {
+	vni             VNI
+	name            string
+	private, public string
+	group           string
+	further         []Pair
+	unchecked       bool
+}
+
+// The subnets of 4db have no route but the local one.
+var vpcHosts = []vpcHost{
+	{vni: ours, name: "1web", private: "10.0.1.10", public: "198.18.1.10", group: "vpc",
+		further: []Pair{{addr("10.0.1.11"), addr("198.18.1.11")}, {addr("10.0.1.12"), netip.Addr{}}}},
+	{vni: ours, name: "2app", private: "10.0.1.20", public: "198.18.1.20", group: "vpc"},
+	{vni: ours, name: "3nat", private: "10.0.1.30", public: "198.18.1.30", group: "vpc", unchecked: true},
+	{vni: ours, name: "4db", private: "10.0.2.10", public: "198.18.1.40", group: "db"}, // an elastic address, and no route for it
+	{vni: theirs, name: "5web", private: "10.0.1.10", public: "198.18.1.50", group: "theirs"},
+	{vni: theirs, name: "6app", private: "10.0.1.20", group: "theirs"},
+}
+
+var everywhere = netip.MustParsePrefix("0.0.0.0/0")
+
+func vpcNetwork(v VNI) Network {
+	out := []Route{{everywhere, Internet}, {netip.MustParsePrefix("198.51.100.0/24"), Nowhere}}
+	return Network{VNI: v, Prefix: netip.MustParsePrefix("10.0.0.0/16"), MTU: 1500, Subnets: []Subnet{
+		{Prefix: netip.MustParsePrefix("10.0.1.0/24"), Gateway: addr("10.0.1.1"), Routes: out},
+		{Prefix: netip.MustParsePrefix("10.0.2.0/24"), Gateway: addr("10.0.2.1")},
+	}}
+}
+
+// newVPCBed is a bed with two VPCs of equal addresses. Each has a public subnet 10.0.1.0/24,
+// with a black hole for 198.51.100.0/24, and a private one 10.0.2.0/24.
+func newVPCBed(t testing.TB) *bed {
+	t.Helper()
+	b := newBed(t)
+	for _, g := range []string{"vpc", "db", "other", "theirs"} {
+		b.view[ec2.GroupID(g)] = &ec2.Group{ID: ec2.GroupID(g), Name: g, VPC: "vpc-1", Rules: []ec2.Rule{anyOut()}}
+	}
+	b.generation++
+	e := b.sw.Edit(b.generation)
+	e.Network(vpcNetwork(ours))
+	e.Network(vpcNetwork(theirs))
+	for i, h := range vpcHosts {
+		o := Endpoint{Epoch: uint64(100 + i), Address: addr(h.private), Further: h.further, Unchecked: h.unchecked}
+		if h.public != "" {
+			o.Public = addr(h.public)
+		}
+		b.place(e, h.vni, h.name, o, h.group)
+	}
+	b.sw.Publish(e)
+	return b
+}
+
+func permitOut(protocol ec2.Protocol, from, to int, target string) ec2.Rule {
+	r := permit(protocol, from, to, target)
+	r.Direction = ec2.Egress
+	return r
+}
+
+func anyOut() ec2.Rule { return permitOut(ec2.AnyProtocol, -1, -1, "0.0.0.0/0") }
+func anyIn() ec2.Rule  { return permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0") }
+
+// open lets everything in and out of every interface.
+func (b *bed) open() {
+	for _, g := range []string{"web", "app"} {
+		b.rules(g, anyIn())
+	}
+	for _, g := range []string{"vpc", "db", "other", "theirs"} {
+		b.rules(g, anyIn(), anyOut())
+	}
+}
+
+// change puts an edited copy of an interface in force, as the node does after a change.
+func (b *bed) change(name string, edit func(*Endpoint)) {
+	b.generation++
+	was := b.owners[name]
+	now := *was
+	edit(&now)
+	e := b.sw.Edit(b.generation)
+	e.RemoveEndpoint(was.network, was)
+	e.AddEndpoint(was.network, &now)
+	b.owners[name] = &now
+	b.attach(e, was.network, name)
+	b.sw.Publish(e)
+}
+
+// regroup gives an interface other groups, as the node does.
+func (b *bed) regroup(name string, groups ...ec2.GroupID) {
+	b.sets[name] = b.compiler.Acquire(b.view, groups, b.generation+1)
+	b.change(name, func(o *Endpoint) { o.Groups = b.sets[name].Numbers })
+}
+
+// to builds a frame that an interface hands to a MAC.
+func to(name string, mac packet.MAC, f packettest.Frame) []byte {
+	f.SrcMAC, f.DstMAC = macOf(name), mac
+	return packettest.Build(f)
+}
+
+func TestSubnetsAreApart(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	web, app, db := addr("10.0.1.10"), addr("10.0.1.20"), addr("10.0.2.10")
+	answered := func(name string, sender, target netip.Addr, want verdict.Verdict, mac packet.MAC) {
+		t.Helper()
+		b.expect(name, packettest.ARP(1, macOf(name), sender, target), name, want)
+		if p := b.devices[name].last; want == verdict.Answered && b.delivered(name).ARPSender != mac {
+			t.Errorf("%s asks for %s: % x", name, target, p)
+		}
+	}
+	answered("1web", web, addr("10.0.1.1"), verdict.Answered, GatewayMAC)
+	answered("1web", addr("10.0.1.12"), app, verdict.Answered, macOf("2app"))
+	answered("2app", app, addr("10.0.1.12"), verdict.Answered, macOf("1web"))
+	answered("4db", db, addr("10.0.2.1"), verdict.Answered, GatewayMAC)
+	answered("1web", web, db, verdict.ARPIgnored, packet.MAC{})
+	answered("1web", web, addr("10.0.2.1"), verdict.ARPIgnored, packet.MAC{})
+	answered("1web", web, addr("10.0.1.11"), verdict.ARPIgnored, packet.MAC{}) // its own
+	answered("1web", db, addr("10.0.1.1"), verdict.SpoofedARP, packet.MAC{})
+
+	syn := func(src, dst netip.Addr) packettest.Frame { return template(6, src, dst, 1, 22) }
+	b.expect("1web", to("1web", GatewayMAC, syn(web, app)), "2app", verdict.Forward)
+	b.expect("1web", to("1web", macOf("2app"), syn(web, app)), "2app", verdict.Forward)
+	if p := b.delivered("2app"); p.SrcMAC != macOf("1web") {
+		t.Errorf("inside a subnet the sender is %v", p.SrcMAC)
+	}
+	b.expect("1web", to("1web", GatewayMAC, syn(web, db)), "4db", verdict.Forward)
+	if p := b.delivered("4db"); p.SrcMAC != GatewayMAC || p.DstMAC != macOf("4db") {
+		t.Errorf("between subnets from %v to %v", p.SrcMAC, p.DstMAC)
+	}
+	b.expect("1web", to("1web", macOf("4db"), syn(web, db)), "1web", verdict.WrongMAC)
+	b.expect("1web", to("1web", GatewayMAC, syn(web, addr("10.0.2.1"))), "1web", verdict.GatewayLocal)
+	b.expect("1web", to("1web", GatewayMAC, syn(web, addr("10.0.99.1"))), "1web", verdict.NoRoute)
+}
+
+// TestRoutesDecideTheWayOut: out and in, by the longest prefix, and for both ends where two
+// public addresses meet.
+func TestRoutesDecideTheWayOut(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	web, db := addr("10.0.1.10"), addr("10.0.2.10")
+	out := func(name string, src, dst netip.Addr) []byte {
+		return to(name, GatewayMAC, template(6, src, dst, 1, 22))
+	}
+	in := func(src netip.Addr, dst string) []byte { return outside(template(6, src, addr(dst), 1, 22)) }
+	b.expect("1web", out("1web", web, laptop), "uplink", verdict.Forward)
+	b.expect("uplink", in(laptop, "198.18.1.10"), "1web", verdict.Forward)
+	b.expect("1web", out("1web", web, stranger), "1web", verdict.NotRouted) // the black hole
+	b.expect("uplink", in(stranger, "198.18.1.10"), "uplink", verdict.NotRouted)
+	b.expect("4db", out("4db", db, laptop), "4db", verdict.NotRouted) // elastic address or not
+	b.expect("uplink", in(laptop, "198.18.1.40"), "uplink", verdict.NotRouted)
+	b.expect("1web", out("1web", web, addr("198.18.1.50")), "5web", verdict.Forward)
+	b.expect("1web", out("1web", web, addr("198.18.1.40")), "1web", verdict.NotRouted)
+	b.expect("4db", out("4db", db, addr("198.18.1.50")), "4db", verdict.NotRouted)
+	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.1.10"), 1, 22)), "1web", verdict.Forward) // from EC2-Classic
+	b.expect("1web", out("1web", web, addr("198.18.0.4")), "web", verdict.Forward)
+	b.expect("uplink", in(addr("10.0.2.99"), "198.18.1.10"), "uplink", verdict.BadSource)
+
+	tr := b.sw.Trace(b.ports["4db"], out("4db", db, laptop))
+	if u := tr.Unrouted; tr.Verdict != verdict.NotRouted || u == nil || u.Endpoint != b.owners["4db"] || u.Far != laptop || u.Network != ours || u.Subnet.Gateway != addr("10.0.2.1") {
+		t.Errorf("traced as %v, unrouted %+v", tr.Verdict, tr.Unrouted)
+	}
+
+	// The gateway is detached: the route is a black hole, for what is under way too.
+	n := vpcNetwork(ours)
+	n.Subnets[0].Routes = []Route{{everywhere, Nowhere}}
+	b.generation++
+	e := b.sw.Edit(b.generation)
+	e.Network(n)
+	b.sw.Publish(e)
+	established := template(6, web, laptop, 1, 22)
+	established.TCPFlags = packet.ACK
+	b.expect("1web", to("1web", GatewayMAC, established), "1web", verdict.NotRouted)
+	b.expect("uplink", in(laptop, "198.18.1.10"), "uplink", verdict.NotRouted)
+	b.expect("1web", out("1web", web, addr("10.0.1.20")), "2app", verdict.Forward) // local is implied
+}
+
+// TestEachAddressHasItsPublicOne: a further address is the interface's as its first is.
+func TestEachAddressHasItsPublicOne(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	for _, p := range b.owners["1web"].pairs()[:2] {
+		b.expect("1web", to("1web", GatewayMAC, template(6, p.Private, laptop, 1, 80)), "uplink", verdict.Forward)
+		if got := b.delivered("uplink").Flow.Src; got != p.Public {
+			t.Errorf("%s leaves as %s, want %s", p.Private, got, p.Public)
+		}
+		b.expect("uplink", outside(template(6, laptop, p.Public, 1, 81)), "1web", verdict.Forward)
+		if got := b.delivered("1web").Flow.Dst; got != p.Private {
+			t.Errorf("%s comes in as %s, want %s", p.Public, got, p.Private)
+		}
+		b.expect("2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), p.Public, 1, 82)), "1web", verdict.Forward)
+		if got := b.delivered("1web").Flow; got.Dst != p.Private || got.Src != addr("198.18.1.20") {
+			t.Errorf("by public addresses: %v", got)
+		}
+		b.expect("uplink", packettest.ARP(1, routerMAC, addr("198.18.0.1"), p.Public), "uplink", verdict.Answered)
+	}
+	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.12"), laptop, 1, 80)), "1web", verdict.NoRoute)
+	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.13"), laptop, 1, 80)), "1web", verdict.SpoofedIP)
+
+	// Each is a member of the interface's groups.
+	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
+	for _, src := range []string{"10.0.1.10", "10.0.1.11", "10.0.1.12"} {
+		b.expect("1web", to("1web", GatewayMAC, template(6, addr(src), addr("10.0.2.10"), 7, 3306)), "4db", verdict.Forward)
+	}
+
+	// Taken away, an address is nobody's, and another may have it.
+	b.change("1web", func(o *Endpoint) { o.Further = o.Further[:1]; o.Public = netip.Addr{} })
+	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.12"), addr("10.0.2.10"), 7, 3306)), "1web", verdict.SpoofedIP)
+	b.expect("2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), addr("10.0.1.12"), 7, 22)), "2app", verdict.NoRoute)
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.1.10"), 1, 81)), "uplink", verdict.NoRoute)
+	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.10"), laptop, 1, 80)), "1web", verdict.NoRoute)
+	b.change("2app", func(o *Endpoint) { o.Further = []Pair{{addr("10.0.1.12"), addr("198.18.1.10")}} })
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.1.10"), 1, 81)), "2app", verdict.Forward)
+	if got := b.delivered("2app").Flow.Dst; got != addr("10.0.1.12") {
+		t.Errorf("came in as %s", got)
+	}
+}
+
+// TestUncheckedForwardsForOthers: and in another's name it is nobody's fellow.
+func TestUncheckedForwardsForOthers(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	web, nat, db, foreign := addr("10.0.1.10"), addr("10.0.1.30"), addr("10.0.2.10"), addr("192.0.2.9")
+	fwd := func(name string, mac packet.MAC, src, dst netip.Addr) []byte {
+		return to(name, mac, template(6, src, dst, 9, 22))
+	}
+
+	// What a neighbour hands to its MAC is delivered, whoever it is for.
+	for _, dst := range []netip.Addr{foreign, laptop, db, addr("10.0.1.20"), addr("198.18.1.50"), addr("10.0.77.7"), nat} {
+		b.expect("1web", fwd("1web", macOf("3nat"), web, dst), "3nat", verdict.Forward)
+		if p := b.delivered("3nat"); p.Flow.Dst != dst || p.SrcMAC != macOf("1web") || p.DstMAC != macOf("3nat") {
+			t.Errorf("delivered %v from %v", p.Flow, p.SrcMAC)
+		}
+	}
+	b.expect("1web", fwd("1web", macOf("2app"), web, foreign), "1web", verdict.WrongMAC) // which is checked
+	b.expect("4db", fwd("4db", macOf("3nat"), db, foreign), "4db", verdict.WrongMAC)     // from another subnet
+	b.expect("4db", fwd("4db", macOf("3nat"), db, nat), "4db", verdict.WrongMAC)
+	b.expect("6app", fwd("6app", macOf("3nat"), addr("10.0.1.20"), foreign), "6app", verdict.WrongMAC) // of another VPC
+
+	// It sends in any name, by its own MAC.
+	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, db), "4db", verdict.Forward)
+	b.expect("3nat", fwd("3nat", GatewayMAC, addr("10.0.2.77"), web), "1web", verdict.Forward)
+	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, laptop), "3nat", verdict.NoRoute) // no public address stands for it
+	b.expect("2app", fwd("2app", GatewayMAC, foreign, db), "2app", verdict.SpoofedIP)
+	b.expect("3nat", to("2app", GatewayMAC, template(6, foreign, db, 9, 22)), "3nat", verdict.SpoofedMAC)
+	for _, src := range []string{"127.0.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255"} {
+		b.expect("3nat", fwd("3nat", GatewayMAC, addr(src), db), "3nat", verdict.SpoofedIP)
+	}
+	b.expect("3nat", packettest.ARP(1, macOf("3nat"), foreign, addr("10.0.1.1")), "3nat", verdict.SpoofedARP)
+	b.expect("3nat", packettest.ARP(2, macOf("3nat"), web, addr("10.0.1.20")), "3nat", verdict.SpoofedARP)
+
+	// A group admits its members' own addresses alone, from themselves.
+	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
+	b.expect("3nat", to("3nat", GatewayMAC, template(6, nat, db, 9, 3306)), "4db", verdict.Forward)
+	b.expect("3nat", to("3nat", GatewayMAC, template(6, foreign, db, 9, 3306)), "4db", verdict.NoRule)
+	b.expect("3nat", to("3nat", GatewayMAC, template(6, web, db, 9, 3306)), "4db", verdict.NoRule) // a member's, but not its own
+	// Nor does an egress rule for a group admit what is handed to somebody else.
+	b.rules("vpc", anyIn(), permitOut(ec2.TCP, 3306, 3306, "db"))
+	b.expect("1web", to("1web", GatewayMAC, template(6, web, db, 8, 3306)), "4db", verdict.Forward)
+	b.expect("1web", to("1web", macOf("3nat"), template(6, web, db, 9, 3306)), "1web", verdict.NoRule)
+
+	b.open()
+	b.change("3nat", func(o *Endpoint) { o.Unchecked = false })
+	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, db), "3nat", verdict.SpoofedIP)
+	b.expect("1web", fwd("1web", macOf("3nat"), web, foreign), "1web", verdict.WrongMAC)
+}
+
+// TestEqualAddressesOfTwoVPCsNeverMeet: whatever one of them sends, to whatever address and
+// MAC, the interfaces of the other get nothing but what is sent to a public address.
+func TestEqualAddressesOfTwoVPCsNeverMeet(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	var macs []packet.MAC
+	var targets []netip.Addr
+	for _, h := range vpcHosts {
+		macs = append(macs, macOf(h.name))
+		targets = append(targets, addr(h.private))
+	}
+	macs = append(macs, GatewayMAC)
+	for _, from := range vpcHosts {
+		for _, mac := range macs {
+			for _, dst := range targets {
+				at, v := b.send(from.name, to(from.name, mac, template(17, addr(from.private), dst, 5, 53)))
+				if i := slices.IndexFunc(vpcHosts, func(h vpcHost) bool { return h.name == at }); i < 0 || vpcHosts[i].vni != from.vni {
+					t.Errorf("%s to %s by %v: %v at %s", from.name, dst, mac, v, at)
+				}
+			}
+		}
+	}
+	// A group of the other VPC that a rule names by mistake has no members here.
+	b.rules("theirs", permit(ec2.TCP, 22, 22, "vpc"), anyOut())
+	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.10"), addr("198.18.1.50"), 1, 22)), "5web", verdict.NoRule)
+}
+
+// TestOneForwardsThroughATunnel: another node's interface that forwards for others is
+// known by its lease and MAC, and no other is let speak in a foreign name.
+func TestOneForwardsThroughATunnel(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	device := b.tunnel(1406)
+	e := b.sw.Edit(b.generation)
+	e.AddEndpoint(ours, &Endpoint{Epoch: 200, Address: addr("10.0.1.70"), Public: addr("198.18.1.70"), MAC: macOf("7fwd"), Groups: b.sets["1web"].Numbers, Node: 2, Unchecked: true,
+		Further: []Pair{{addr("10.0.1.71"), addr("198.18.1.71")}}})
+	e.AddEndpoint(ours, &Endpoint{Epoch: 201, Address: addr("10.0.1.80"), Public: addr("198.18.1.80"), MAC: macOf("8far"), Groups: b.sets["1web"].Numbers, Node: 2})
+	b.sw.Publish(e)
+	come := func(from packet.Origin, frame []byte, at string, want verdict.Verdict) {
+		t.Helper()
+		if got, v := b.come(from, frame); got != at || v != want {
+			t.Errorf("%+v: %v at %s, want %v at %s", from, v, got, want, at)
+		}
+	}
+	foreign := addr("192.0.2.9")
+	fwd, far := packet.Origin{Node: 2, VNI: uint32(ours), Epoch: 200}, packet.Origin{Node: 2, VNI: uint32(ours), Epoch: 201}
+	by := func(name string, mac packet.MAC, src, dst string) []byte {
+		return to(name, mac, template(6, addr(src), addr(dst), 9, 3306))
+	}
+	// There.
+	b.expect("1web", to("1web", macOf("7fwd"), template(6, addr("10.0.1.10"), foreign, 9, 22)), "1web", verdict.Forward)
+	if want := (packet.Origin{VNI: uint32(ours), Epoch: 100}); device.sent != 1 || device.from != want {
+		t.Errorf("%d sent, the last as %+v, want %+v", device.sent, device.from, want)
+	}
+	b.expect("4db", to("4db", macOf("7fwd"), template(6, addr("10.0.2.10"), foreign, 9, 22)), "4db", verdict.WrongMAC)
+	b.expect("1web", to("1web", macOf("8far"), template(6, addr("10.0.1.10"), foreign, 9, 22)), "1web", verdict.WrongMAC)
+	// And here.
+	come(far, by("8far", macOf("3nat"), "10.0.1.80", "192.0.2.9"), "3nat", verdict.Forward)
+	come(far, by("8far", macOf("2app"), "10.0.1.80", "192.0.2.9"), "tunnel", verdict.NoRoute)
+	come(fwd, by("7fwd", GatewayMAC, "192.0.2.9", "10.0.2.10"), "4db", verdict.Forward)
+	come(far, by("8far", GatewayMAC, "192.0.2.9", "10.0.2.10"), "tunnel", verdict.TunnelForeign)
+	come(packet.Origin{Node: 3, VNI: uint32(ours), Epoch: 200}, by("7fwd", GatewayMAC, "192.0.2.9", "10.0.2.10"), "tunnel", verdict.TunnelForeign)
+	come(packet.Origin{Node: 2, VNI: uint32(theirs), Epoch: 200}, by("7fwd", GatewayMAC, "192.0.2.9", "10.0.1.20"), "tunnel", verdict.TunnelForeign)
+	come(packet.Origin{Node: 2, VNI: 99, Epoch: 200}, by("7fwd", GatewayMAC, "10.0.1.70", "10.0.1.20"), "tunnel", verdict.TunnelForeign)
+	come(fwd, by("7fwd", GatewayMAC, "127.0.0.1", "10.0.2.10"), "tunnel", verdict.TunnelForeign)
+
+	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
+	come(fwd, by("7fwd", GatewayMAC, "10.0.1.71", "10.0.2.10"), "4db", verdict.Forward)
+	come(fwd, by("7fwd", GatewayMAC, "192.0.2.9", "10.0.2.10"), "4db", verdict.NoRule)
+	come(fwd, by("7fwd", GatewayMAC, "10.0.1.80", "10.0.2.10"), "4db", verdict.NoRule) // a member's, but not its own
+	come(fwd, by("7fwd", GatewayMAC, "198.18.1.80", "10.0.2.10"), "4db", verdict.NoRule)
+
+	// By public addresses the receiver's routes are asked again, and no MAC but the gateway's.
+	b.open()
+	come(far, by("8far", GatewayMAC, "198.18.1.80", "10.0.1.11"), "1web", verdict.Forward)
+	come(fwd, by("7fwd", GatewayMAC, "198.18.1.71", "10.0.1.11"), "1web", verdict.Forward)
+	come(far, by("8far", GatewayMAC, "198.18.1.80", "10.0.1.12"), "tunnel", verdict.NoRoute) // has no public address
+	come(far, by("8far", GatewayMAC, "198.18.1.80", "10.0.2.10"), "tunnel", verdict.NotRouted)
+	come(far, by("8far", macOf("1web"), "198.18.1.80", "10.0.1.10"), "tunnel", verdict.WrongMAC)
+}
+
+func TestNoAllocsInVPC(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	b.tunnel(1406)
+	web, db := addr("10.0.1.10"), addr("10.0.2.10")
+	further := template(17, addr("10.0.1.12"), db, 1, 53)
+	cases := []struct {
+		name, from string
+		frame      []byte
+	}{
+		{"between subnets", "1web", to("1web", GatewayMAC, template(6, web, db, 1, 80))},
+		{"further address", "1web", to("1web", GatewayMAC, further)},
+		{"not routed", "4db", to("4db", GatewayMAC, template(6, db, laptop, 1, 80))},
+		{"to one that forwards", "1web", to("1web", macOf("3nat"), template(6, web, laptop, 1, 80))},
+		{"of one that forwards", "3nat", to("3nat", GatewayMAC, template(6, laptop, db, 1, 80))},
+		{"hairpin to a further address", "2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), addr("198.18.1.11"), 1, 80))},
+		{"inbound", "uplink", outside(template(6, laptop, addr("198.18.1.11"), 1, 22))},
+		{"inbound, not routed", "uplink", outside(template(6, laptop, addr("198.18.1.40"), 1, 22))},
+		{"arp", "1web", packettest.ARP(1, macOf("1web"), addr("10.0.1.11"), addr("10.0.1.20"))},
+	}
+	for _, c := range cases {
+		if n := testing.AllocsPerRun(200, func() { b.pass(b.ports[c.from], c.frame, 0) }); n != 0 {
+			t.Errorf("%s: %v allocations", c.name, n)
+		}
+	}
+}
