@@ -48,7 +48,7 @@ func TestActionsOfAWSAreNamed(t *testing.T) {
 		"CreateNatGateway":        "UnsupportedOperation",
 		"CreateFleet":             "UnsupportedOperation",
 		"createSecurityGroup":     "InvalidAction",
-		"CreateSecurityGroup%00":  "InvalidAction",
+		"CreateSecurityGroup%00":  "InvalidCharacter",
 		"MakeMeASandwich":         "InvalidAction",
 		"GetCallerIdentity":       "InvalidAction",
 		"DescribeSecurityGroups+": "InvalidAction",

@@ -3,9 +3,10 @@
 // nothing that ec2.State.Apply decides.
 //
 // A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
-// regions.go, and enforcement.go, which is no part of EC2; actions.go lists them all. Read one of them first, then Server. decode.go
-// and encode.go are the codec between parameters, Go structs and XML; auth.go is
-// Signature Version 4.
+// regions.go, and enforcement.go, which is no part of EC2; actions.go lists them all. Read one of them first, then Server. form.go,
+// decode.go and encode.go are the codec between parameters, Go structs and XML;
+// parameters.go says which may be ignored. signature.go and auth.go are Signature
+// Version 4.
 package query
 
 import (
@@ -16,8 +17,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -66,9 +65,6 @@ type StaleReader interface {
 	View() *ec2.View
 }
 
-// maxBody bounds a request's body, in bytes; more is refused unread.
-const maxBody = 1 << 20
-
 // Server answers the Query API. It is an http.Handler, safe for any number of requests.
 type Server struct {
 	cfg Config
@@ -105,6 +101,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		e = s.ownFault(c, id, err)
 	}
+	if e.Code == "Unavailable" {
+		w.Header().Set("Retry-After", "1") // an election takes about as long
+	}
 	w.WriteHeader(status(e.Code))
 	_, _ = w.Write(encodeError(e, id))
 }
@@ -135,14 +134,27 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 		}
 		return nil, ec2.Errorf("RequestAborted", "The request's body did not arrive")
 	}
+	signature, err := signatureOf(r, body)
+	if err != nil {
+		return nil, err
+	}
+	if err := signature.checkTime(s.cfg.Now()); err != nil {
+		return nil, err
+	}
+	if signature.service != "ec2" {
+		return nil, ec2.Errorf("AuthFailure", "Credential should be scoped to correct service: 'ec2'.")
+	}
 	stale, err := s.read(c, r.Header.Get(ReadHeader))
 	if err != nil {
 		return nil, err
 	}
-	if err := s.authenticate(c, r, body); err != nil {
+	if err := s.authenticate(c, r, body, signature); err != nil {
 		return nil, err
 	}
 
+	if err := checkForm(r.Header); err != nil {
+		return nil, err
+	}
 	params, err := parseParams(r.URL.RawQuery, string(body))
 	if err != nil {
 		return nil, err
@@ -189,15 +201,16 @@ func (s *Server) read(c *call, how string) (stale bool, err error) {
 	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, quote(how))
 }
 
-var versionForm = regexp.MustCompile(`^20[0-9]{2}-[0-9]{2}-[0-9]{2}$`)
+// The first and the last version of EC2's API.
+const firstVersion, lastVersion = "2006-06-26", "2016-11-15"
 
-// checkVersion accepts every date from EC2's first API to its last, 2016-11-15, and
-// answers in that version's namespace.
+// checkVersion accepts every day from the first version to the last, and answers in that
+// version's namespace: clients of all times read what they know and pass over the rest.
 func checkVersion(v string) error {
 	if v == "" {
 		return ec2.Errorf("MissingParameter", "The request must contain the parameter Version")
 	}
-	if !versionForm.MatchString(v) || v < "2006-01-01" || v > "2016-11-15" {
+	if _, err := time.Parse(time.DateOnly, v); err != nil || v < firstVersion || v > lastVersion {
 		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", quote(v))
 	}
 	return nil
@@ -214,6 +227,8 @@ func status(code string) int {
 		return http.StatusPreconditionFailed
 	case "RequestEntityTooLarge":
 		return http.StatusRequestEntityTooLarge
+	case "UnsupportedMediaType":
+		return http.StatusUnsupportedMediaType
 	case "Unavailable":
 		return http.StatusServiceUnavailable
 	case "InternalError":
@@ -238,21 +253,4 @@ func quote(text string) string {
 	}
 	q := strconv.QuoteToASCII(text)
 	return q[1 : len(q)-1]
-}
-
-// parseParams reads the query string and a form body as one set of parameters.
-func parseParams(query, body string) (*param, error) {
-	root := new(param)
-	for _, part := range []string{query, body} {
-		values, err := url.ParseQuery(part)
-		if err != nil {
-			return nil, ec2.Errorf("MalformedQueryString", "The query string contains a syntax error")
-		}
-		for name, list := range values {
-			if len(list) > 1 || !root.set(name, list[0]) {
-				return nil, ec2.Errorf("InvalidParameterValue", "The parameter %s appears more than once, or too deep", quote(name))
-			}
-		}
-	}
-	return root, nil
 }

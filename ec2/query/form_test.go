@@ -1,0 +1,105 @@
+package query
+
+import (
+	"errors"
+	"net/url"
+	"reflect"
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+)
+
+func mustURL(t *testing.T, query string) *url.URL {
+	t.Helper()
+	return &url.URL{Path: "/", RawQuery: query}
+}
+
+// Every Action's parameters can be read and its answer written, whatever is in them: a
+// type that the codec does not know would be found out by a request.
+func TestCodecKnowsEveryType(t *testing.T) {
+	for name, h := range actions {
+		checkRequestType(t, name, h.request)
+		checkAnswerType(t, name, h.answer)
+	}
+}
+
+func checkRequestType(t *testing.T, path string, typ reflect.Type) {
+	t.Helper()
+	switch typ.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		checkRequestType(t, path, typ.Elem())
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			if f.Tag.Get("wire") == "" && !f.Anonymous {
+				t.Errorf("%s.%s has no name on the wire", path, f.Name)
+			}
+			checkRequestType(t, path+"."+f.Name, f.Type)
+		}
+	case reflect.String, reflect.Int, reflect.Bool:
+	default:
+		t.Errorf("%s: parameters cannot be read into a %s", path, typ)
+	}
+}
+
+func checkAnswerType(t *testing.T, path string, typ reflect.Type) {
+	t.Helper()
+	switch typ.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		checkAnswerType(t, path, typ.Elem())
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			if typ.PkgPath() == "time" {
+				return
+			}
+			if f.Tag.Get("wire") == "" && !f.Anonymous {
+				t.Errorf("%s.%s has no element", path, f.Name)
+			}
+			checkAnswerType(t, path+"."+f.Name, f.Type)
+		}
+	case reflect.String, reflect.Int, reflect.Bool:
+	default:
+		t.Errorf("%s: a %s cannot be written", path, typ)
+	}
+}
+
+// FuzzParseParams reads whatever it likes into the parameters of every Action: an error
+// of the caller's, or values that every reader agrees on.
+func FuzzParseParams(f *testing.F) {
+	for _, seed := range []string{
+		"Action=RunInstances&MinCount=1&MaxCount=+7&SecurityGroup.3=a&SecurityGroup.1=b&Placement.AvailabilityZone=us-east-1a",
+		"IpPermissions.1.Groups.2.UserId=1&IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0%2F0&IpPermissions.1.FromPort=-1",
+		"Filter.1.Name=x&Filter.1.Value.10=a&Filter.1.Value.9=b&DryRun=TRUE",
+		"GroupName.1=a&GroupName.01=b", "GroupName=&GroupName.=1", "a.b.c.d.e.f.g.h.i=1", "%zz", "a;b", "X-Amz-Date=1&x=%FF",
+		"Tag.1.Key=%E2%80%AE&Tag.1.Value=%00",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, form string) {
+		for name, h := range actions {
+			p, err := parseParams("", form)
+			if err == nil {
+				err = decode(p, reflect.New(h.request).Interface())
+			}
+			if err == nil {
+				err = (&call{action: name}).refuseUnread(p)
+			}
+			if _, callers := errors.AsType[*ec2.Error](err); err != nil && !callers {
+				t.Errorf("%s of %q: %v", name, form, err)
+			}
+			if p == nil {
+				continue
+			}
+			p.each("", func(name, value string) {
+				if !printable(name + value) {
+					t.Errorf("%q went through", name+"="+value)
+				}
+			})
+			if strings.Count(form, "&") >= maxParams {
+				t.Errorf("%d parameters went through", strings.Count(form, "&"))
+			}
+		}
+	})
+}
