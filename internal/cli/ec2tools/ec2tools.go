@@ -1,7 +1,7 @@
 // Package ec2tools is the EC2 command line tools: ec2-describe-group, ec2-authorize,
 // ec2-run-instances and their siblings, as the EC2 guides use them.
 //
-// A tool reads its options (options.go, rule.go), calls the Query API (client.go) and
+// A tool reads its options (options.go, rule.go; order.go for those that are one call), calls the Query API (client.go) and
 // prints lines of tab-separated columns (format.go). What it prints, and the exit status,
 // are those of the tools that the guides of 2006 and of 2012 show; the environment
 // variable EC2_TOOLS chooses between the two, 2012 when it is unset. Where the old tools
@@ -50,6 +50,46 @@ var tools = map[string]tool{
 	"ec2-import-keypair":      importKeyPairTool,
 	"ec2-describe-keypairs":   describeKeyPairsTool,
 	"ec2-delete-keypair":      deleteKeyPairTool,
+
+	"ec2-create-vpc":              createVPCTool,
+	"ec2-describe-vpcs":           describeVPCsTool,
+	"ec2-delete-vpc":              deleteVPCTool,
+	"ec2-create-subnet":           createSubnetTool,
+	"ec2-describe-subnets":        describeSubnetsTool,
+	"ec2-modify-subnet-attribute": modifySubnetTool,
+	"ec2-delete-subnet":           deleteSubnetTool,
+
+	"ec2-create-internet-gateway":    createGatewayTool,
+	"ec2-describe-internet-gateways": describeGatewaysTool,
+	"ec2-attach-internet-gateway":    attachGatewayTool,
+	"ec2-detach-internet-gateway":    detachGatewayTool,
+	"ec2-delete-internet-gateway":    deleteGatewayTool,
+
+	"ec2-create-route-table":              createRouteTableTool,
+	"ec2-describe-route-tables":           describeRouteTablesTool,
+	"ec2-delete-route-table":              deleteRouteTableTool,
+	"ec2-create-route":                    createRouteTool,
+	"ec2-replace-route":                   replaceRouteTool,
+	"ec2-delete-route":                    deleteRouteTool,
+	"ec2-associate-route-table":           associateRouteTableTool,
+	"ec2-replace-route-table-association": replaceAssociationTool,
+	"ec2-disassociate-route-table":        disassociateRouteTableTool,
+
+	"ec2-allocate-address":     allocateAddressTool,
+	"ec2-describe-addresses":   describeAddressesTool,
+	"ec2-associate-address":    associateAddressTool,
+	"ec2-disassociate-address": disassociateAddressTool,
+	"ec2-release-address":      releaseAddressTool,
+
+	"ec2-create-network-interface":           createInterfaceTool,
+	"ec2-describe-network-interfaces":        describeInterfacesTool,
+	"ec2-delete-network-interface":           deleteInterfaceTool,
+	"ec2-attach-network-interface":           attachInterfaceTool,
+	"ec2-detach-network-interface":           detachInterfaceTool,
+	"ec2-assign-private-ip-addresses":        assignAddressesTool,
+	"ec2-unassign-private-ip-addresses":      unassignAddressesTool,
+	"ec2-modify-network-interface-attribute": modifyInterfaceTool,
+	"ec2-modify-instance-attribute":          modifyInstanceTool,
 }
 
 // Names returns the names of all tools in order.

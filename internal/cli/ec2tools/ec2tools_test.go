@@ -239,6 +239,19 @@ func TestUsageErrorNamesFix(t *testing.T) {
 		{"ec2-run-instances ami-eca54085 -d some words", "needs quotes"},
 		{"ec2-terminate-instances", "which instances?"},
 		{"ec2-add-keypair", "exactly one key pair"},
+		{"ec2-authorize default -P all -p 22", "has no ports"},
+		{"ec2-authorize default -P 50 -t 8:0", "has no ports"},
+		{"ec2-authorize default -P 256", "also a number"},
+		{"ec2-run-instances ami-eca54085 -s", "-s has no value"},
+		{"ec2-run-instances ami-eca54085 --associate-public-ip-address", "true or false"},
+		{"ec2-run-instances ami-eca54085 --associate-public-ip-address yes", "true or false"},
+		{"ec2-describe-vpcs -F vpc-1a2b3c4d", "-F vpc-id=vpc-1a2b3c4d"},
+		{"ec2-create-vpc", "10.0.0.0/16"},
+		{"ec2-create-vpc 10.0.0.0/16 10.1.0.0/16", "10.1.0.0/16 is too much"},
+		{"ec2-create-internet-gateway igw-1", "igw-1 is too much"},
+		{"ec2-create-subnet -i 10.0.1.0/24", "-c vpc-1a2b3c4d"},
+		{"ec2-create-subnet -c vpc-1a2b3c4d -c vpc-1 -i 10.0.1.0/24", "--vpc is given 2 times"},
+		{"ec2-create-route rtb-1122334a -g igw-c3a643aa", "-r 0.0.0.0/0"},
 	} {
 		svc := newService(t, nil)
 		got := svc.run(t, nil, strings.Fields(tc.line)...)

@@ -88,7 +88,7 @@ const (
 
 // A rule is one permission with one source, as one line shows it.
 type rule struct {
-	protocol string // "tcp"; "all" is the three protocols of EC2-Classic together
+	protocol string // "tcp"; "-1" or "all": of a VPC, or the three of EC2-Classic together
 	from, to string // empty where the protocol has no ports
 	source   source
 }
@@ -105,7 +105,11 @@ func (e era) ruleColumns(r rule, d direction) []string {
 	if d == egress {
 		word = "TO"
 	}
-	columns := []string{"ALLOWS", r.protocol, r.from, r.to, word}
+	protocol := r.protocol
+	if protocol == allProtocols {
+		protocol = "all"
+	}
+	columns := []string{"ALLOWS", protocol, r.from, r.to, word}
 	switch {
 	case r.source.cidr != "":
 		columns = append(columns, "CIDR", r.source.cidr)

@@ -11,11 +11,16 @@ import (
 
 var describeGroupTool = tool{
 	summary:  "list security groups and their rules",
-	synopsis: []string{"[GROUP]..."},
+	synopsis: []string{"[GROUP]... [-F NAME=VALUE]..."},
 	example:  "ec2-describe-group default",
-	flags: func(*pflag.FlagSet) action {
+	flags: func(fs *pflag.FlagSet) action {
+		filter := filterFlag(fs)
 		return func(ctx context.Context, s *session, args []string) error {
-			groups, err := s.groups(ctx, args)
+			params := url.Values{}
+			if err := filter(params); err != nil {
+				return err
+			}
+			groups, err := s.groups(ctx, args, params)
 			if err != nil {
 				return err
 			}
@@ -30,7 +35,7 @@ var describeGroupTool = tool{
 var createGroupTool = tool{
 	changes:  true,
 	summary:  "create a security group",
-	synopsis: []string{"NAME -d DESCRIPTION"},
+	synopsis: []string{"NAME -d DESCRIPTION [-c VPC]"},
 	example:  `ec2-create-group Apache -d "Apache web server"`,
 	flags: func(fs *pflag.FlagSet) action {
 		description := fs.StringP("description", "d", "", "`TEXT` that says what the group is for; required")
@@ -164,7 +169,8 @@ func number(n *int) string {
 }
 
 // groups describes the groups that refs name, by name or by id; all of them for none.
-func (s *session) groups(ctx context.Context, refs []string) ([]group, error) {
+// More parameters of the call are in params.
+func (s *session) groups(ctx context.Context, refs []string, params url.Values) ([]group, error) {
 	var ids, names []string
 	for _, ref := range refs {
 		if isGroupID(ref) {
@@ -173,7 +179,6 @@ func (s *session) groups(ctx context.Context, refs []string) ([]group, error) {
 			names = append(names, ref)
 		}
 	}
-	params := url.Values{}
 	numbered(params, "GroupId", ids)
 	numbered(params, "GroupName", names)
 	var answer struct {
@@ -187,7 +192,7 @@ func (s *session) groups(ctx context.Context, refs []string) ([]group, error) {
 
 // group describes the one group that ref names.
 func (s *session) group(ctx context.Context, ref string) (group, error) {
-	groups, err := s.groups(ctx, []string{ref})
+	groups, err := s.groups(ctx, []string{ref}, url.Values{})
 	if err != nil {
 		return group{}, err
 	}

@@ -16,7 +16,7 @@ import (
 var runInstancesTool = tool{
 	changes:  true,
 	summary:  "launch instances of an image",
-	synopsis: []string{"AMI [-n COUNT|MIN-MAX] [-g GROUP]... [-k KEYPAIR] [-d DATA | -f FILE] [-t TYPE]"},
+	synopsis: []string{"AMI [-n COUNT|MIN-MAX] [-g GROUP]... [-s SUBNET] [-k KEYPAIR] [-d DATA | -f FILE]"},
 	example:  "ec2-run-instances ami-fba54092 -n 7 -g mywebtier -k albert",
 	flags: func(fs *pflag.FlagSet) action {
 		var o launchOptions
@@ -27,12 +27,18 @@ var runInstancesTool = tool{
 		fs.StringVarP(&o.dataFile, "user-data-file", "f", "", "`FILE` with the data handed to the instances")
 		fs.StringVarP(&o.kind, "instance-type", "t", "", "`TYPE` of the instances, such as m1.small")
 		fs.StringVarP(&o.zone, "availability-zone", "z", "", "`ZONE` to launch in")
+		fs.StringVarP(&o.subnet, "subnet", "s", "", "`SUBNET` of a VPC to launch in; groups are given by id then")
+		fs.StringVar(&o.private, "private-ip-address", "", "`IP` of the subnet")
+		fs.StringVar(&o.public, "associate-public-ip-address", "", "`BOOL`: a public address or none, whatever the subnet says")
 		return func(ctx context.Context, s *session, args []string) error {
 			if len(args) != 1 {
 				return usagef("name exactly one image, as in: ami-eca54085; it stands before or after the options, data with blanks needs quotes")
 			}
 			params, err := o.params(args[0])
 			if err != nil {
+				return err
+			}
+			if err := o.place(ctx, s, params); err != nil {
 				return err
 			}
 			var answer reservation
@@ -47,6 +53,7 @@ var runInstancesTool = tool{
 
 type launchOptions struct {
 	count, key, data, dataFile, kind, zone string
+	subnet, private, public                string
 	groups                                 []string
 }
 
@@ -61,17 +68,6 @@ func (o *launchOptions) params(image string) (url.Values, error) {
 		return nil, usagef("-n %s is not a number of instances; give -n 7, or -n 1-7 for as many as there is room for", o.count)
 	}
 	params := url.Values{"ImageId": {image}, "MinCount": {strconv.Itoa(a)}, "MaxCount": {strconv.Itoa(b)}}
-	var ids, names []string
-	for _, ref := range o.groups {
-		if isGroupID(ref) {
-			ids = append(ids, ref)
-		} else {
-			names = append(names, ref)
-		}
-	}
-	numbered(params, "SecurityGroupId", ids)
-	numbered(params, "SecurityGroup", names)
-
 	data := []byte(o.data)
 	if o.dataFile != "" {
 		if o.data != "" {
@@ -95,14 +91,59 @@ func (o *launchOptions) params(image string) (url.Values, error) {
 	return params, nil
 }
 
+// place says where the instances go: subnet, addresses and groups. Whether there is a
+// public address is a matter of the interface, and what is said of the interface must
+// then say everything (API Reference, RunInstances: groups and subnet are of the instance
+// or of its interfaces, not both); there groups have ids alone.
+func (o *launchOptions) place(ctx context.Context, s *session, params url.Values) error {
+	var ids, names []string
+	for _, ref := range o.groups {
+		if isGroupID(ref) {
+			ids = append(ids, ref)
+		} else {
+			names = append(names, ref)
+		}
+	}
+	prefix := ""
+	if o.public != "" {
+		if o.public != "true" && o.public != "false" {
+			return usagef("--associate-public-ip-address %s: %s", o.public, hints["associate-public-ip-address"])
+		}
+		prefix = "NetworkInterface.1."
+		params.Set(prefix+"DeviceIndex", "0")
+		params.Set(prefix+"AssociatePublicIpAddress", o.public)
+		for _, name := range names {
+			g, err := s.group(ctx, name)
+			if err != nil {
+				return err
+			}
+			ids = append(ids, g.ID)
+		}
+		names = nil
+	}
+	numbered(params, prefix+"SecurityGroupId", ids)
+	numbered(params, "SecurityGroup", names)
+	if o.subnet != "" {
+		params.Set(prefix+"SubnetId", o.subnet)
+	}
+	if o.private != "" {
+		params.Set(prefix+"PrivateIpAddress", o.private)
+	}
+	return nil
+}
+
 var describeInstancesTool = tool{
 	summary:  "list instances by the launch they came from",
-	synopsis: []string{"[INSTANCE]..."},
+	synopsis: []string{"[INSTANCE]... [-F NAME=VALUE]..."},
 	example:  "ec2-describe-instances i-cfd732a6",
-	flags: func(*pflag.FlagSet) action {
+	flags: func(fs *pflag.FlagSet) action {
+		filter := filterFlag(fs)
 		return func(ctx context.Context, s *session, args []string) error {
 			params := url.Values{}
 			numbered(params, "InstanceId", args)
+			if err := filter(params); err != nil {
+				return err
+			}
 			var answer struct {
 				Reservations []reservation `xml:"reservationSet>item"`
 			}
@@ -195,6 +236,8 @@ type instance struct {
 	Hypervisor     string    `xml:"hypervisor"`
 	ClientToken    string    `xml:"clientToken"`
 	Groups         []groupID `xml:"groupSet>item"`
+
+	Interfaces []networkInterface `xml:"networkInterfaceSet>item"`
 }
 
 // printReservation prints a launch and its instances.
@@ -207,13 +250,18 @@ type instance struct {
 //
 // 2012 adds the groups' names to RESERVATION, and to INSTANCE the columns below, of which
 // the empty ones are product codes, lifecycle, spot request, license and placement group
-// (EC2 Command Line Reference, "ec2-describe-instances").
+// (EC2 Command Line Reference, "ec2-describe-instances"). Below an instance of a VPC stand
+// the lines of its interfaces.
 func (e era) printReservation(w io.Writer, r reservation) {
 	for n := range r.Instances {
 		// An address may be leased by now, but in EC2-Classic nobody saw it
 		// before the instance ran, and the guides show empty columns.
-		if i := &r.Instances[n]; i.State == "pending" {
-			i.PublicDNS, i.PrivateDNS, i.PublicAddress, i.PrivateAddress = "", "", "", ""
+		i := &r.Instances[n]
+		if i.State == "pending" {
+			i.PublicDNS, i.PublicAddress = "", ""
+		}
+		if i.State == "pending" && i.VPC == "" {
+			i.PrivateDNS, i.PrivateAddress = "", ""
 		}
 	}
 	if e == era2006 {
@@ -245,5 +293,10 @@ func (e era) printReservation(w io.Writer, r reservation) {
 			"", i.Type, stamp(i.LaunchTime), i.Zone, i.Kernel, i.Ramdisk, i.Platform, monitoring,
 			i.PublicAddress, i.PrivateAddress, i.VPC, i.Subnet, i.RootDevice, "", "", "", "",
 			i.Virtualization, i.Hypervisor, i.ClientToken, strings.Join(ids, ","), i.Tenancy)
+		for _, nic := range i.Interfaces {
+			for _, columns := range nic.ofInstance() {
+				line(w, columns...)
+			}
+		}
 	}
 }

@@ -87,14 +87,16 @@ func rootsOf(file string) (*x509.CertPool, error) {
 
 // hints say what an option that stands without its value was meant to get.
 var hints = map[string]string{
-	"cidr":            "give an address range, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
-	"protocol":        "give tcp, udp or icmp",
-	"port-range":      "give a port or a range, as in -p 22 or -p 8000-8010",
-	"icmp-type-code":  "give TYPE:CODE, as in -t 8:0, or -t -1:-1 for all",
-	"source-group":    "give the name or id of a group, as in -o Apache",
-	"source-group-id": "give the account the source group belongs to, as in -u 495219933132",
-	"wait":            "give enforced, or enforced:10s for at most so long",
-	"description":     `give it in quotes, as in -d "Apache web server"`,
+	"cidr":                        "give an address range, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
+	"protocol":                    "give tcp, udp or icmp; in a VPC also a number, or all",
+	"port-range":                  "give a port or a range, as in -p 22 or -p 8000-8010",
+	"icmp-type-code":              "give TYPE:CODE, as in -t 8:0, or -t -1:-1 for all",
+	"source-group":                "give the name or id of a group, as in -o Apache",
+	"source-group-id":             "give the account the source group belongs to, as in -u 495219933132",
+	"filter":                      "give NAME=VALUE, as in -F vpc-id=vpc-1a2b3c4d",
+	"wait":                        "give enforced, or enforced:10s for at most so long",
+	"associate-public-ip-address": "give true or false",
+	"description":                 `give it in quotes, as in -d "Apache web server"`,
 }
 
 // parse reads args. Options may stand anywhere and their values may be glued to them, as

@@ -30,7 +30,7 @@ var revokeTool = tool{
 
 var ruleSynopsis = []string{
 	"GROUP [-P tcp|udp] -p PORT|FROM-TO [-s CIDR]...",
-	"GROUP -P icmp -t TYPE:CODE [-s CIDR]...",
+	"GROUP -P icmp -t TYPE:CODE [-s CIDR]...   or, in a VPC: GROUP-ID -P all [-s CIDR]...",
 	"GROUP [-P PROTOCOL -p PORT | -t TYPE:CODE] [-u ACCOUNT] -o SOURCE-GROUP ...",
 }
 
@@ -46,13 +46,13 @@ type ruleOptions struct {
 func ruleFlags(call string) func(*pflag.FlagSet) action {
 	return func(fs *pflag.FlagSet) action {
 		var o ruleOptions
-		fs.StringVarP(&o.protocol, "protocol", "P", "", "`PROTOCOL`: tcp (the default), udp or icmp")
+		fs.StringVarP(&o.protocol, "protocol", "P", "", "`PROTOCOL`: tcp (the default), udp or icmp; in a VPC also a number, or all")
 		fs.StringVarP(&o.ports, "port-range", "p", "", "`PORTS`: 22, 8000-8010, or -1 for all")
 		fs.StringVarP(&o.icmp, "icmp-type-code", "t", "", "ICMP `TYPE:CODE`: 8:0, or -1:-1 for all")
-		fs.StringArrayVarP(&o.cidrs, "cidr", "s", nil, "source address range as a `CIDR`; everybody if neither -s nor -o is given")
+		fs.StringArrayVarP(&o.cidrs, "cidr", "s", nil, "source (with --egress: destination) as a `CIDR`; everybody if neither -s nor -o is given")
 		fs.StringArrayVarP(&o.groups, "source-group", "o", nil, "source `GROUP`; without -P on every protocol and port")
 		fs.StringArrayVarP(&o.owners, "source-group-user", "u", nil, "`ACCOUNT` of the source group; your own if left out")
-		fs.BoolVar(&o.egress, "egress", false, "the rule is for traffic that leaves (VPC groups)")
+		fs.BoolVar(&o.egress, "egress", false, "the rule is for traffic that leaves (in a VPC)")
 		return func(ctx context.Context, s *session, args []string) error {
 			if err := o.checkGroup(args); err != nil {
 				return err
@@ -175,6 +175,9 @@ func parseCIDR(text string) (string, error) {
 // ranges reads -P, -p and -t: protocol and ports, without a source.
 func (o *ruleOptions) ranges() ([]rule, error) {
 	protocol := strings.ToLower(o.protocol)
+	if name, ok := protocolNames[protocol]; ok {
+		protocol = name
+	}
 	if protocol == "" {
 		switch {
 		case o.icmp != "":
@@ -213,8 +216,21 @@ func (o *ruleOptions) ranges() ([]rule, error) {
 		from, to, err := parseTypeCode(o.icmp)
 		return []rule{{protocol: protocol, from: from, to: to}}, err
 	}
-	return nil, usagef("-P %s: %s", o.protocol, hints["protocol"])
+	if _, err := strconv.ParseUint(protocol, 10, 8); err != nil && protocol != allProtocols {
+		return nil, usagef("-P %s: %s", o.protocol, hints["protocol"])
+	}
+	if o.ports != "" || o.icmp != "" {
+		return nil, usagef("-P %s has no ports: leave -p and -t out, or name tcp, udp or icmp", o.protocol)
+	}
+	return []rule{{protocol: protocol}}, nil
 }
+
+// allProtocols is the protocol of a rule for all of them, as the service has it; people
+// write and read "all".
+const allProtocols = "-1"
+
+// protocolNames has the protocols that the service knows by a name, and the word for all.
+var protocolNames = map[string]string{"6": "tcp", "17": "udp", "1": "icmp", "all": allProtocols}
 
 // parsePorts reads 22, 8000-8010, or -1 for every port.
 func parsePorts(text string) (from, to string, err error) {
@@ -314,8 +330,10 @@ func (s *session) resolve(ctx context.Context, src source) (source, error) {
 // params adds the rule as one IpPermissions entry that starts with prefix.
 func (r rule) params(params url.Values, prefix string) {
 	params.Set(prefix+"IpProtocol", r.protocol)
-	params.Set(prefix+"FromPort", r.from)
-	params.Set(prefix+"ToPort", r.to)
+	if r.from != "" {
+		params.Set(prefix+"FromPort", r.from)
+		params.Set(prefix+"ToPort", r.to)
+	}
 	switch {
 	case isIPv6(r.source.cidr):
 		params.Set(prefix+"Ipv6Ranges.1.CidrIpv6", r.source.cidr)
