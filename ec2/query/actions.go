@@ -69,6 +69,7 @@ func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) hand
 type call struct {
 	ctx     context.Context
 	server  *Server
+	service *service
 	header  http.Header // of the answer
 	view    *ec2.View   // of the moment the request came in
 	account ec2.AccountID

@@ -53,7 +53,7 @@ func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *signatur
 	if subtle.ConstantTimeCompare([]byte(want), []byte(g.hex)) != 1 || !known {
 		return ec2.Errorf("AuthFailure", notValid)
 	}
-	if _, ok := c.view.ClassicNetwork(ec2.Region(g.region)); !ok {
+	if _, ok := c.view.ClassicNetwork(ec2.Region(g.region)); !ok && c.service == ec2Service { // STS is global
 		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", quote(g.region))
 	}
 	c.account, c.region = key.Account, ec2.Region(g.region)

@@ -47,11 +47,14 @@ func (p *param) set(name, value string) bool {
 	return true
 }
 
-func (p *param) text(name string) string {
-	if c := p.children[name]; c != nil {
-		return c.value
+// take reads a parameter that is not an Action's.
+func (p *param) take(name string) string {
+	c := p.children[name]
+	if c == nil {
+		return ""
 	}
-	return ""
+	c.read = true
+	return c.value
 }
 
 // decode fills a struct from parameters. A field's `wire` tag is its name: a scalar

@@ -3,10 +3,10 @@
 // nothing that ec2.State.Apply decides.
 //
 // A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
-// regions.go, and enforcement.go, which is no part of EC2; actions.go lists them all. Read one of them first, then Server. form.go,
-// decode.go and encode.go are the codec between parameters, Go structs and XML;
-// parameters.go says which may be ignored. signature.go and auth.go are Signature
-// Version 4.
+// regions.go and so on; enforcement.go is no part of EC2, sts.go of another service;
+// actions.go lists them all. Read one of them first, then Server. form.go, decode.go and
+// encode.go are the codec between parameters, Go structs and XML; parameters.go says
+// which may be ignored. signature.go and auth.go are Signature Version 4.
 package query
 
 import (
@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"palisade/ec2"
@@ -90,10 +89,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
 	w.Header().Set("x-amzn-RequestId", id)
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	c := &call{ctx: r.Context(), server: s, header: w.Header()}
+	c := &call{ctx: r.Context(), server: s, service: ec2Service, header: w.Header()}
 	answer, err := s.serve(c, w, r)
 	if err == nil {
-		_, _ = w.Write(encodeAnswer(c.action, c.version, id, answer))
+		_, _ = w.Write(c.service.encodeAnswer(c.action, c.version, id, answer))
 		return
 	}
 
@@ -104,8 +103,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if e.Code == "Unavailable" {
 		w.Header().Set("Retry-After", "1") // an election takes about as long
 	}
-	w.WriteHeader(status(e.Code))
-	_, _ = w.Write(encodeError(e, id))
+	status, document := c.service.encodeError(e, id)
+	w.WriteHeader(status)
+	_, _ = w.Write(document)
 }
 
 // ownFault makes an answer of what is not the caller's mistake.
@@ -121,6 +121,41 @@ func (s *Server) ownFault(c *call, id string, err error) *ec2.Error {
 }
 
 func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, error) {
+	body, err := readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	stale, err := s.admit(c, r, body)
+	if err != nil {
+		return nil, err
+	}
+	params, err := parseParams(r.URL.RawQuery, string(body))
+	if err != nil {
+		return nil, err
+	}
+	action := params.take("Action")
+	c.version = params.take("Version")
+	if action == "" {
+		return nil, ec2.Errorf("MissingAction", "The request must contain the parameter Action")
+	}
+	if err := c.service.checkVersion(c.version); err != nil {
+		return nil, err
+	}
+	h, ok := c.service.actions[action]
+	if !ok {
+		return nil, c.service.noSuchAction(action)
+	}
+	c.action = action
+	if stale {
+		if !onlyReads(action) {
+			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is for Describe actions; %s has none", ReadHeader, action)
+		}
+		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
+	}
+	return h.do(c, params)
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return nil, ec2.Errorf("MethodNotAllowed", "The Query API is served to GET and POST")
 	}
@@ -134,51 +169,32 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 		}
 		return nil, ec2.Errorf("RequestAborted", "The request's body did not arrive")
 	}
+	return body, nil
+}
+
+// admit lets in what is signed for a service and says what it is. What can be refused
+// without the state is: asking for it may cost a round to the leader.
+func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err error) {
+	c.service = serviceOf(r.URL.RawQuery, string(body))
 	signature, err := signatureOf(r, body)
 	if err != nil {
-		return nil, err
+		return false, err
+	}
+	service, ok := serviceNamed(signature.service)
+	c.service = service
+	if !ok {
+		return false, ec2.Errorf("AuthFailure", "Credential should be scoped to correct service: 'ec2'.")
 	}
 	if err := signature.checkTime(s.cfg.Now()); err != nil {
-		return nil, err
+		return false, err
 	}
-	if signature.service != "ec2" {
-		return nil, ec2.Errorf("AuthFailure", "Credential should be scoped to correct service: 'ec2'.")
-	}
-	stale, err := s.read(c, r.Header.Get(ReadHeader))
-	if err != nil {
-		return nil, err
+	if stale, err = s.read(c, r.Header.Get(ReadHeader)); err != nil {
+		return false, err
 	}
 	if err := s.authenticate(c, r, body, signature); err != nil {
-		return nil, err
+		return false, err
 	}
-
-	if err := checkForm(r.Header); err != nil {
-		return nil, err
-	}
-	params, err := parseParams(r.URL.RawQuery, string(body))
-	if err != nil {
-		return nil, err
-	}
-	action := params.text("Action")
-	c.version = params.text("Version")
-	if action == "" {
-		return nil, ec2.Errorf("MissingAction", "The request must contain the parameter Action")
-	}
-	if err := checkVersion(c.version); err != nil {
-		return nil, err
-	}
-	h, ok := actions[action]
-	if !ok {
-		return nil, noSuchAction(action)
-	}
-	c.action = action
-	if stale {
-		if !strings.HasPrefix(action, "Describe") {
-			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is for Describe actions; %s has none", ReadHeader, action)
-		}
-		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
-	}
-	return h.do(c, params)
+	return stale, checkForm(r.Header)
 }
 
 // read takes the state that the request is judged by: one that has every change which was
@@ -199,42 +215,6 @@ func (s *Server) read(c *call, how string) (stale bool, err error) {
 		return true, nil
 	}
 	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, quote(how))
-}
-
-// The first and the last version of EC2's API.
-const firstVersion, lastVersion = "2006-06-26", "2016-11-15"
-
-// checkVersion accepts every day from the first version to the last, and answers in that
-// version's namespace: clients of all times read what they know and pass over the rest.
-func checkVersion(v string) error {
-	if v == "" {
-		return ec2.Errorf("MissingParameter", "The request must contain the parameter Version")
-	}
-	if _, err := time.Parse(time.DateOnly, v); err != nil || v < firstVersion || v > lastVersion {
-		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", quote(v))
-	}
-	return nil
-}
-
-// status is 400 for a caller's mistake but for the codes that clients tell by it.
-func status(code string) int {
-	switch code {
-	case "AuthFailure", "MissingAuthenticationToken":
-		return http.StatusUnauthorized
-	case "MethodNotAllowed":
-		return http.StatusMethodNotAllowed
-	case "DryRunOperation":
-		return http.StatusPreconditionFailed
-	case "RequestEntityTooLarge":
-		return http.StatusRequestEntityTooLarge
-	case "UnsupportedMediaType":
-		return http.StatusUnsupportedMediaType
-	case "Unavailable":
-		return http.StatusServiceUnavailable
-	case "InternalError":
-		return http.StatusInternalServerError
-	}
-	return http.StatusBadRequest
 }
 
 // requestID makes a random UUID (RFC 9562 §5.4).

@@ -1,0 +1,89 @@
+package query
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"palisade/ec2"
+)
+
+// A service is what a signature's scope names: EC2, or STS, which clients of EC2 ask who
+// they are. They share the port, the signature and the parameters' form.
+type service struct {
+	name         string
+	actions      map[string]handler
+	checkVersion func(string) error
+	noSuchAction func(string) error
+	encodeAnswer func(action, version, id string, answer any) []byte
+	encodeError  func(e *ec2.Error, id string) (status int, document []byte)
+}
+
+var ec2Service = &service{
+	name:         "ec2",
+	actions:      actions,
+	checkVersion: checkVersion,
+	noSuchAction: noSuchAction,
+	encodeAnswer: encodeAnswer,
+	encodeError: func(e *ec2.Error, id string) (int, []byte) {
+		return status(e.Code), encodeError(e, id)
+	},
+}
+
+func serviceNamed(name string) (*service, bool) {
+	switch name {
+	case "ec2":
+		return ec2Service, true
+	case "sts":
+		return stsService, true
+	}
+	return ec2Service, false
+}
+
+// serviceOf guesses in whose words to refuse a request that nobody signed.
+func serviceOf(query, body string) *service {
+	for _, part := range []string{query, body} {
+		if strings.Contains("&"+part+"&", "&Version="+stsVersion+"&") {
+			return stsService
+		}
+	}
+	return ec2Service
+}
+
+// The first and the last version of EC2's API.
+const firstVersion, lastVersion = "2006-06-26", "2016-11-15"
+
+// checkVersion accepts every day from the first version to the last, and answers in that
+// version's namespace: clients of all times read what they know and pass over the rest.
+func checkVersion(v string) error {
+	if v == "" {
+		return ec2.Errorf("MissingParameter", "The request must contain the parameter Version")
+	}
+	if _, err := time.Parse(time.DateOnly, v); err != nil || v < firstVersion || v > lastVersion {
+		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", quote(v))
+	}
+	return nil
+}
+
+// status is 400 for a caller's mistake but for the codes that clients tell by it.
+func status(code string) int {
+	switch code {
+	case "AuthFailure", "MissingAuthenticationToken":
+		return http.StatusUnauthorized
+	case "UnauthorizedOperation", "OptInRequired":
+		return http.StatusForbidden
+	case "MethodNotAllowed":
+		return http.StatusMethodNotAllowed
+	case "DryRunOperation":
+		return http.StatusPreconditionFailed
+	case "RequestEntityTooLarge":
+		return http.StatusRequestEntityTooLarge
+	case "UnsupportedMediaType":
+		return http.StatusUnsupportedMediaType
+	case "Unavailable":
+		return http.StatusServiceUnavailable
+	case "InternalError":
+		return http.StatusInternalServerError
+	}
+	return http.StatusBadRequest
+}

@@ -1,0 +1,86 @@
+package query
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"net/http"
+	"reflect"
+
+	"palisade/ec2"
+)
+
+// stsActions are of AWS STS, which answers on the same port: who signs with a key, its
+// owner may know (`aws sts get-caller-identity`; Terraform asks before anything else).
+var stsActions = map[string]handler{
+	"GetCallerIdentity": action(getCallerIdentity),
+}
+
+type callerIdentity struct {
+	ARN     string        `wire:"Arn"`
+	UserID  ec2.AccountID `wire:"UserId"`
+	Account ec2.AccountID `wire:"Account"`
+}
+
+// getCallerIdentity: a key here is the account's own, as its root user's is.
+func getCallerIdentity(c *call, _ *struct{}) (*callerIdentity, error) {
+	return &callerIdentity{rootARN(c.account), c.account, c.account}, nil
+}
+
+func rootARN(account ec2.AccountID) string { return fmt.Sprintf("arn:aws:iam::%s:root", account) }
+
+const stsVersion = "2011-06-15"
+
+// stsService has documents and codes of its own (AWS STS API Reference, "Common Errors").
+var stsService = &service{
+	name:    "sts",
+	actions: stsActions,
+	checkVersion: func(v string) error {
+		if v != stsVersion {
+			return ec2.Errorf("InvalidAction", "Could not find the operations of version %s", quote(v))
+		}
+		return nil
+	},
+	noSuchAction: func(name string) error {
+		return ec2.Errorf("InvalidAction", "Could not find operation %s for version %s", quote(name), stsVersion)
+	},
+	encodeAnswer: func(action, version, id string, answer any) []byte {
+		var b bytes.Buffer
+		fmt.Fprintf(&b, "%s<%sResponse xmlns=\"https://sts.amazonaws.com/doc/%s/\"><%sResult>", xml.Header, action, version, action)
+		encodeStruct(&b, reflect.Indirect(reflect.ValueOf(answer)))
+		fmt.Fprintf(&b, "</%sResult><ResponseMetadata>", action)
+		element(&b, "RequestId", id)
+		fmt.Fprintf(&b, "</ResponseMetadata></%sResponse>\n", action)
+		return b.Bytes()
+	},
+	encodeError: encodeSTSError,
+}
+
+func encodeSTSError(e *ec2.Error, id string) (int, []byte) {
+	code, message, at := e.Code, e.Message, status(e.Code)
+	switch {
+	case message == notValid:
+		code, message, at = "InvalidClientTokenId", "The security token included in the request is invalid.", http.StatusForbidden
+	case code == "AuthFailure" || code == "RequestExpired":
+		code, at = "SignatureDoesNotMatch", http.StatusForbidden
+	case code == "MissingAuthenticationToken":
+		message, at = "Request is missing Authentication Token", http.StatusForbidden
+	case code == "Unavailable":
+		code = "ServiceUnavailable"
+	case code == "InternalError":
+		code = "InternalFailure"
+	}
+	side := "Sender"
+	if at >= http.StatusInternalServerError {
+		side = "Receiver"
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/%s/\"><Error>", xml.Header, stsVersion)
+	element(&b, "Type", side)
+	element(&b, "Code", code)
+	element(&b, "Message", message)
+	b.WriteString("</Error>")
+	element(&b, "RequestId", id)
+	b.WriteString("</ErrorResponse>\n")
+	return at, b.Bytes()
+}
