@@ -228,7 +228,7 @@ func full(err error) bool {
 func (r *reuser) launch(group string, count int) []*tenant {
 	t := r.t
 	var list []soakInstance
-	for since := range ticks(t, 20*time.Millisecond, time.Now()) {
+	for since := range ticks(t, 100*time.Millisecond, time.Now()) {
 		var err error
 		list, err = tryRun(r.api, group, "", count)
 		if err == nil {

@@ -178,8 +178,16 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 			Bridge: internetHost, GatewayMAC: gatewayMAC,
 		},
 		Classic:  classicConfig{Network: "10.0.0.0/8", Pools: l.ClassicPools, PublicPools: []string{publicPool}},
+		Settings: l.settings(),
 		Accounts: l.Accounts,
 	}
+}
+
+func (l *Lab) settings() (s settingsConfig) {
+	if l.Quarantine > 0 {
+		s.Quarantine = l.Quarantine.String()
+	}
+	return s
 }
 
 func (l *Lab) configFile(node string) string  { return l.path(node + ".toml") }
