@@ -33,7 +33,7 @@ type AccessKey struct {
 var accountRequests = []Request{}
 
 // CreateAccount adds an account with its first access key, and in every region its
-// default group.
+// default group or its default VPC.
 type CreateAccount struct {
 	ID        AccountID
 	Name      string
@@ -61,18 +61,31 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 	a := &Account{ID: r.ID, Name: r.Name, Platform: r.Platform}
 	t.put(tableAccount, a)
 	t.put(tableAccessKey, &AccessKey{ID: r.AccessKey, Secret: r.Secret, Account: r.ID})
+	var regions []Region
 	for n := range rows[Network](t.Txn, tableNetwork, indexID, "") {
 		if n.VPC == "" {
-			t.addDefaultGroup(a, n.Region)
+			regions = append(regions, n.Region)
+		}
+	}
+	for _, region := range regions {
+		if err := t.settle(a, region); err != nil {
+			return Result{}, err
 		}
 	}
 	return Result{}, nil
 }
 
+// settle gives an account what it has in a region from the first: its default group in
+// EC2-Classic, or its default VPC.
+func (t *tx) settle(a *Account, region Region) error {
+	t.addDefaultGroup(a, region)
+	return t.giveDefaultVPC(a, region)
+}
+
 // PutNetwork adds a network or replaces its settings; VNI is its identity. A zero
 // Gateway is the first address of Prefix. Leases outside the new pools stay. The first
-// EC2-Classic network of a region gives the accounts of that platform their default
-// group there.
+// EC2-Classic network of a region makes it one: the accounts get their default group or
+// their default VPC there. Of a VPC's network nothing but its Mode can be set.
 type PutNetwork struct {
 	Network Network
 }
@@ -108,10 +121,22 @@ func (r *PutNetwork) apply(t *tx) (Result, error) {
 		return Result{}, Errorf("EntityAlreadyExists", "network %d belongs to region %s", n.VNI, o.Region)
 	}
 
+	was := first[Network](t.Txn, tableNetwork, indexID, vniKey(n.VNI))
+	if n.VPC != "" {
+		if was == nil {
+			return Result{}, noSuch("vpc", n.VPC)
+		}
+		mode := n.Mode
+		n = *was
+		n.Mode = mode
+	}
 	t.put(tableNetwork, &n)
-	if n.VPC == "" {
-		for a := range rows[Account](t.Txn, tableAccount, indexID, "") {
-			t.addDefaultGroup(a, n.Region)
+	if was != nil {
+		return Result{}, nil
+	}
+	for _, a := range slices.Collect(rows[Account](t.Txn, tableAccount, indexID, "")) {
+		if err := t.settle(a, n.Region); err != nil {
+			return Result{}, err
 		}
 	}
 	return Result{}, nil

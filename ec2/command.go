@@ -30,6 +30,13 @@ type Result struct {
 	Instances []Change[Instance] // in order of the request
 	KeyPair   *KeyPair
 	Node      *Node
+
+	VPC         *VPC
+	Subnet      *Subnet
+	Gateway     *InternetGateway
+	RouteTable  *RouteTable
+	Association AssociationID
+	Elastic     *ElasticAddress
 }
 
 // A Change is one value before and after; a nil Before is new, a nil After is gone.

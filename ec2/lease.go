@@ -26,7 +26,11 @@ type address struct {
 	// FreedIndex is the index of the command that freed it: a node that has not
 	// enforced it may still admit packets by the groups of the last owner.
 	FreedIndex uint64 `json:",omitempty"`
+
+	Allocation AllocationID `json:",omitempty"` // an account keeps it; whoever has it, it does not rest
 }
+
+func (a *address) rests() bool { return a.Interface == "" && a.Allocation == "" }
 
 func (a *address) due(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
 
@@ -46,7 +50,7 @@ func (v *View) SweepDueWith(confirmed map[NodeID]uint64) (due time.Time, ok bool
 		}
 	}
 	for a := range rows[address](v.txn(), tableAddress, indexID, "") {
-		if a.Interface == "" && a.FreedIndex <= everywhere {
+		if a.rests() && a.FreedIndex <= everywhere {
 			earlier(a.due(v.v.meta))
 		}
 	}

@@ -140,7 +140,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	everywhere := confirmedBy(t.Txn, r.Confirmed)
 	var rested []*address
 	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
-		if a.Interface == "" && a.FreedIndex <= everywhere && !a.due(t.meta).After(t.meta.Time) {
+		if a.rests() && a.FreedIndex <= everywhere && !a.due(t.meta).After(t.meta.Time) {
 			rested = append(rested, a)
 		}
 	}

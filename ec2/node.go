@@ -103,7 +103,11 @@ func (t *tx) putNode(n *Node) (Result, error) {
 	if !n.Votes() && !t.voterBeside(n.ID) {
 		return Result{}, lastVoter(n.ID)
 	}
+	opens := !t.hasZone(n.Zone)
 	t.put(tableNode, n)
+	if opens {
+		t.openZone(n.Zone)
+	}
 	return Result{Node: n}, nil
 }
 

@@ -28,6 +28,7 @@ func (r *Recover) apply(t *tx) (Result, error) {
 	}
 	t.meta.Serial += recoveredSerials
 	t.meta.NodeNumber += recoveredNumbers
+	t.meta.VNI += recoveredNumbers
 
 	var tokens []*JoinToken
 	for k := range rows[JoinToken](t.Txn, tableJoinToken, indexID, "") {

@@ -36,6 +36,7 @@ type meta struct {
 
 	NodeNumber uint32 `json:",omitempty"` // the last one given to a node
 	GossipKey  []byte `json:",omitempty"` // nil: of a cluster that was made before there was one
+	VNI        VNI    `json:",omitempty"` // the last one given to a VPC
 }
 
 // NewState makes an empty State.

@@ -1,6 +1,11 @@
 package ec2
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
 
 // A VPC is an account's own address space: it overlaps with others as it likes, for its
 // Network has a VNI of its own. Row of the table of VPCs; the Network is what the data
@@ -21,68 +26,240 @@ type VPC struct {
 	DNSHostnames bool
 }
 
-// A Subnet is a range of a VPC in one availability zone. Its first four addresses and its
-// last are not leased (Amazon VPC User Guide, "Subnet CIDR blocks"); the second is its
-// router's.
-type Subnet struct {
-	ID        SubnetID
-	Account   AccountID
-	Region    Region
-	VPC       VPCID
-	CIDR      netip.Prefix
-	Zone      string // "us-east-1a"
-	MapPublic bool   // a launch into it gets a public address (MapPublicIpOnLaunch)
-	Default   bool   // the zone's, of the default VPC
+// vpcRequests are of VPCs and what is in them but interfaces.
+var vpcRequests = []Request{
+	&CreateVPC{}, &DeleteVPC{}, &ModifyVPC{}, &CreateDefaultVPC{},
+	&CreateSubnet{}, &CreateDefaultSubnet{}, &DeleteSubnet{}, &ModifySubnet{},
+	&CreateInternetGateway{}, &DeleteInternetGateway{}, &AttachInternetGateway{}, &DetachInternetGateway{},
+	&CreateRouteTable{}, &DeleteRouteTable{}, &CreateRoute{}, &ReplaceRoute{}, &DeleteRoute{},
+	&AssociateRouteTable{}, &DisassociateRouteTable{}, &ReplaceRouteTableAssociation{},
+	&AllocateAddress{}, &ReleaseAddress{}, &AssociateAddress{}, &DisassociateAddress{},
 }
 
-// Gateway is the router's address in the subnet: its second.
-func (s *Subnet) Gateway() netip.Addr { return s.CIDR.Addr().Next() }
-
-// An InternetGateway is a way out of the VPC that it is attached to.
-type InternetGateway struct {
-	ID      GatewayID
+// CreateVPC makes a VPC with its main route table, its network ACL and its group named
+// default. Result: VPC.
+type CreateVPC struct {
 	Account AccountID
 	Region  Region
-	VPC     VPCID // "" while it is detached
+	CIDR    netip.Prefix
+	Tags    map[string]string `json:",omitempty"`
 }
 
-// A RouteTable says where what leaves a subnet goes. The VPC's own range is local in
-// every table and not listed.
-type RouteTable struct {
-	ID           RouteTableID
+func (r *CreateVPC) apply(t *tx) (Result, error) {
+	if _, err := t.platform(r.Account, r.Region); err != nil {
+		return Result{}, err
+	}
+	if !r.CIDR.IsValid() {
+		return Result{}, Errorf("MissingParameter", "The request must contain the parameter cidrBlock")
+	}
+	if !servable(r.CIDR) {
+		return Result{}, Errorf("InvalidVpc.Range", "The CIDR '%s' is invalid.", r.CIDR)
+	}
+	vpc, err := t.addVPC(VPC{Account: r.Account, Region: r.Region, CIDR: r.CIDR, DNSSupport: true})
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.tag(string(vpc.ID), r.Account, r.Region, r.Tags); err != nil {
+		return Result{}, err
+	}
+	return Result{VPC: vpc}, nil
+}
+
+// notServable are ranges that no host of a VPC can have: "this" network, loopback,
+// link-local, multicast and reserved (RFC 6890 §2.2.2).
+var notServable = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"),
+}
+
+// servable reports whether a VPC or a subnet can have the range: a canonical IPv4 block of
+// /16 to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
+func servable(p netip.Prefix) bool {
+	return p.IsValid() && p.Addr().Is4() && p == p.Masked() && p.Bits() >= 16 && p.Bits() <= 28 &&
+		!slices.ContainsFunc(notServable, p.Overlaps)
+}
+
+// addVPC gives a VPC its identity and what every VPC has.
+func (t *tx) addVPC(vpc VPC) (*VPC, error) {
+	count := 0
+	for range rows[VPC](t.Txn, tableVPC, indexOwner, key(vpc.Account)+key(vpc.Region)) {
+		count++
+	}
+	if count >= t.limits().VPCsPerRegion {
+		return nil, Errorf("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
+	}
+	vni, err := t.newVNI()
+	if err != nil {
+		return nil, err
+	}
+	vpc.ID = VPCID(t.meta.longID("vpc", t.serial()))
+	vpc.VNI = vni
+	vpc.ACL = t.meta.longID("acl", t.serial())
+	vpc.Group = t.addVPCDefaultGroup(&vpc)
+	main := &RouteTable{
+		ID:      RouteTableID(t.meta.longID("rtb", t.serial())),
+		Account: vpc.Account,
+		Region:  vpc.Region,
+		VPC:     vpc.ID,
+		Main:    AssociationID(t.meta.longID("rtbassoc", t.serial())),
+	}
+	vpc.RouteTable = main.ID
+	t.put(tableRoutes, main)
+	t.put(tableVPC, &vpc)
+	t.put(tableNetwork, &Network{VNI: vni, Region: vpc.Region, VPC: vpc.ID, Prefix: vpc.CIDR})
+	return &vpc, nil
+}
+
+// newVNI gives out a number that no network has or ever had: what still travels under the
+// number of one that is gone must reach nobody.
+func (t *tx) newVNI() (VNI, error) {
+	high := t.meta.VNI
+	if last, err := t.Last(tableNetwork, indexID+"_prefix", ""); err != nil {
+		panic(fmt.Sprintf("ec2: last network: %v", err))
+	} else if last != nil {
+		high = max(high, last.(*Network).VNI)
+	}
+	if high+1 >= 1<<24 {
+		return 0, Errorf("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
+	}
+	t.meta.VNI = high + 1
+	return t.meta.VNI, nil
+}
+
+var everywhere = netip.MustParsePrefix("0.0.0.0/0")
+
+// DeleteVPC removes a VPC in which nothing is left but what it was made with.
+type DeleteVPC struct {
+	Account AccountID
+	Region  Region
+	VPC     VPCID
+}
+
+func (r *DeleteVPC) apply(t *tx) (Result, error) {
+	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	if held := t.contents(vpc); len(held) > 0 {
+		return Result{}, dependent("vpc", vpc.ID, held)
+	}
+	if g := first[Group](t.Txn, tableGroup, indexID, key(vpc.Group)); g != nil {
+		t.dropGroup(g)
+	}
+	if main := first[RouteTable](t.Txn, tableRoutes, indexID, key(vpc.RouteTable)); main != nil {
+		t.untag(string(main.ID))
+		t.del(tableRoutes, main)
+	}
+	if n := first[Network](t.Txn, tableNetwork, indexID, vniKey(vpc.VNI)); n != nil {
+		t.del(tableNetwork, n)
+	}
+	t.untag(vpc.ACL)
+	t.untag(string(vpc.ID))
+	t.del(tableVPC, vpc)
+	return Result{VPC: vpc}, nil
+}
+
+// contents are the ids of what keeps a VPC from being deleted.
+func (t *tx) contents(vpc *VPC) (ids []string) {
+	for s := range rows[Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
+		ids = append(ids, string(s.ID))
+	}
+	for g := range rows[InternetGateway](t.Txn, tableGateway, indexVPC, key(vpc.ID)) {
+		ids = append(ids, string(g.ID))
+	}
+	for rt := range rows[RouteTable](t.Txn, tableRoutes, indexVPC, key(vpc.ID)) {
+		if rt.ID != vpc.RouteTable {
+			ids = append(ids, string(rt.ID))
+		}
+	}
+	for g := range rows[Group](t.Txn, tableGroup, indexName, key(vpc.Account)+key(vpc.Region)+key(vpc.ID)) {
+		if g.ID != vpc.Group {
+			ids = append(ids, string(g.ID))
+		}
+	}
+	return ids
+}
+
+// ModifyVPC changes one attribute of a VPC. Result: VPC.
+type ModifyVPC struct {
 	Account      AccountID
 	Region       Region
 	VPC          VPCID
-	Main         AssociationID // "rtbassoc-…" of the VPC's main table; "" for others
-	Routes       []Route       // by destination
-	Associations []RouteAssociation
+	DNSSupport   *bool `json:",omitempty"`
+	DNSHostnames *bool `json:",omitempty"`
 }
 
-// A Route leads to the internet gateway. One whose gateway is no longer attached to the
-// VPC is a black hole.
-type Route struct {
-	Destination netip.Prefix
-	Gateway     GatewayID
+func (r *ModifyVPC) apply(t *tx) (Result, error) {
+	was, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	vpc := *was
+	switch {
+	case r.DNSSupport != nil && r.DNSHostnames != nil:
+		return Result{}, Errorf("InvalidParameterCombination", "Fields for multiple attribute types specified")
+	case r.DNSSupport != nil:
+		vpc.DNSSupport = *r.DNSSupport
+	case r.DNSHostnames != nil:
+		vpc.DNSHostnames = *r.DNSHostnames
+	default:
+		return Result{}, Errorf("MissingParameter", "The request must contain the parameter enableDnsSupport or enableDnsHostnames")
+	}
+	t.put(tableVPC, &vpc)
+	return Result{VPC: &vpc}, nil
 }
 
-// A RouteAssociation makes a table that of a subnet.
-type RouteAssociation struct {
-	ID     AssociationID
-	Subnet SubnetID
+// vpc finds a VPC of the caller.
+func (t *tx) vpc(account AccountID, region Region, id VPCID) (*VPC, error) {
+	if id == "" {
+		return nil, Errorf("MissingParameter", "The request must contain the parameter vpcId")
+	}
+	vpc := first[VPC](t.Txn, tableVPC, indexID, key(id))
+	if vpc == nil || vpc.Account != account || vpc.Region != region {
+		return nil, noSuch("vpc", id)
+	}
+	return vpc, nil
 }
 
-// An ElasticAddress is a public address that an account keeps, whether an interface has
-// it or not.
-type ElasticAddress struct {
-	ID      AllocationID
-	Account AccountID
-	Region  Region
-	Public  netip.Addr
-
-	Association AssociationID // "eipassoc-…"; "" while nobody has it
-	Interface   InterfaceID
-	Private     netip.Addr // which of the interface's addresses
+// platform is what the account may launch into, in a region that there is: one that has
+// its network, from whose pools all its public addresses come.
+func (t *tx) platform(account AccountID, region Region) (Platform, error) {
+	a := first[Account](t.Txn, tableAccount, indexID, key(account))
+	if a == nil {
+		return "", Errorf("AuthFailure", "account %s does not exist", account)
+	}
+	if classicNetwork(t.Txn, region) == nil {
+		return "", Errorf("UnsupportedOperation", "There is no network in region %s", clip(string(region)))
+	}
+	return a.Platform, nil
 }
 
-// vpcRequests are of VPCs and what is in them but interfaces.
-var vpcRequests = []Request{}
+// publicPools are the ranges that the public addresses of a region come from.
+func (t *tx) publicPools(region Region) []netip.Prefix {
+	if n := classicNetwork(t.Txn, region); n != nil {
+		return n.PublicPools
+	}
+	return nil
+}
+
+// noSuch is EC2's error for an id that should be of a kind, named by its prefix, and
+// names nothing of the caller's.
+func noSuch[ID ~string](kind string, id ID) *Error {
+	known := notFound[kind]
+	return Errorf(known.code, known.text, clip(string(id)))
+}
+
+// dependent is EC2's error for what cannot be deleted yet. EC2 does not say why, which
+// people ask about (hashicorp/terraform-provider-aws issue 1671); we name what holds it.
+func dependent[ID ~string](kind string, id ID, held []string) *Error {
+	return Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, heldBy(held))
+}
+
+// heldBy names at most ten of the objects that hold another.
+func heldBy(ids []string) string {
+	const most = 10
+	if len(ids) > most {
+		return fmt.Sprintf("Dependent objects: %s and %d more.", strings.Join(ids[:most], ", "), len(ids)-most)
+	}
+	return fmt.Sprintf("Dependent objects: %s.", strings.Join(ids, ", "))
+}

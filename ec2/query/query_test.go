@@ -180,8 +180,10 @@ func TestGroupsOfAClassicAccount(t *testing.T) {
 	wantCode(t, "describe malformed", err, "InvalidGroupId.Malformed", `Invalid id: "i-0d95" (expecting "sg-...")`)
 	_, err = w.as("mary").DescribeSecurityGroups(ctx, &sdk.DescribeSecurityGroupsInput{GroupIds: []string{*made.GroupId}})
 	wantCode(t, "describe another's", err, "InvalidGroup.NotFound", "")
-	_, err = w.as("dev").CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("x"), Description: aws.String("x")})
-	wantCode(t, "create without a VPC", err, "VPCIdNotSpecified", "")
+	devs := ok[*sdk.CreateSecurityGroupOutput](t)(w.as("dev").CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("x"), Description: aws.String("x")}))
+	if len(*devs.GroupId) != len("sg-0a1b2c3d4e5f60718") {
+		t.Errorf("group id %s in a default VPC, want 17 hex digits", *devs.GroupId)
+	}
 
 	for _, c := range []struct {
 		filter string

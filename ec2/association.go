@@ -1,0 +1,141 @@
+package ec2
+
+import "slices"
+
+// A RouteAssociation makes a table that of a subnet.
+type RouteAssociation struct {
+	ID     AssociationID
+	Subnet SubnetID
+}
+
+// AssociateRouteTable makes a subnet go by a table of its own. Result: RouteTable,
+// Association.
+type AssociateRouteTable struct {
+	Account    AccountID
+	Region     Region
+	RouteTable RouteTableID
+	Subnet     SubnetID
+}
+
+func (r *AssociateRouteTable) apply(t *tx) (Result, error) {
+	rt, err := t.routeTable(r.Account, r.Region, r.RouteTable)
+	if err != nil {
+		return Result{}, err
+	}
+	s, err := t.subnetOf(r.Account, r.Region, r.Subnet)
+	if err != nil {
+		return Result{}, err
+	}
+	if s.VPC != rt.VPC {
+		return Result{}, Errorf("InvalidParameterValue", "route table %s and subnet %s belong to different networks", rt.ID, s.ID)
+	}
+	if o, at := t.associated(s); o != nil {
+		if o.ID == rt.ID {
+			return Result{RouteTable: rt, Association: o.Associations[at].ID}, nil
+		}
+		return Result{}, Errorf("Resource.AlreadyAssociated", "the specified association for route table %s conflicts with an existing association", rt.ID)
+	}
+	return t.associate(rt, s.ID), nil
+}
+
+func (t *tx) associate(rt *RouteTable, s SubnetID) Result {
+	id := AssociationID(t.meta.longID("rtbassoc", t.serial()))
+	now := t.putRouteTable(rt, func(now *RouteTable) {
+		now.Associations = append(now.Associations, RouteAssociation{id, s})
+	})
+	return Result{RouteTable: now, Association: id}
+}
+
+// DisassociateRouteTable makes a subnet go by the VPC's main table again. Result:
+// RouteTable.
+type DisassociateRouteTable struct {
+	Account     AccountID
+	Region      Region
+	Association AssociationID
+}
+
+func (r *DisassociateRouteTable) apply(t *tx) (Result, error) {
+	rt, at, err := t.association(r.Account, r.Region, r.Association)
+	if err != nil {
+		return Result{}, err
+	}
+	if at == mainAssociation {
+		return Result{}, Errorf("InvalidParameterValue", "cannot disassociate the main route table association %s", r.Association)
+	}
+	now := t.putRouteTable(rt, func(now *RouteTable) { now.Associations = slices.Delete(now.Associations, at, at+1) })
+	return Result{RouteTable: now}, nil
+}
+
+// ReplaceRouteTableAssociation makes what goes by one table go by another: a subnet, or
+// as its main table the VPC. The association gets a new id. Result: RouteTable,
+// Association.
+type ReplaceRouteTableAssociation struct {
+	Account     AccountID
+	Region      Region
+	Association AssociationID
+	RouteTable  RouteTableID
+}
+
+func (r *ReplaceRouteTableAssociation) apply(t *tx) (Result, error) {
+	was, at, err := t.association(r.Account, r.Region, r.Association)
+	if err != nil {
+		return Result{}, err
+	}
+	rt, err := t.routeTable(r.Account, r.Region, r.RouteTable)
+	if err != nil {
+		return Result{}, err
+	}
+	switch {
+	case rt.VPC != was.VPC:
+		return Result{}, Errorf("InvalidParameterValue", "route table %s and route table %s belong to different networks", rt.ID, was.ID)
+	case rt.ID == was.ID:
+		return Result{RouteTable: rt, Association: r.Association}, nil
+	case at != mainAssociation:
+		subnet := was.Associations[at].Subnet
+		t.putRouteTable(was, func(now *RouteTable) { now.Associations = slices.Delete(now.Associations, at, at+1) })
+		return t.associate(rt, subnet), nil
+	}
+	id := AssociationID(t.meta.longID("rtbassoc", t.serial()))
+	t.putRouteTable(was, func(now *RouteTable) { now.Main = "" })
+	now := t.putRouteTable(rt, func(now *RouteTable) { now.Main = id })
+	if had := first[VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); had != nil {
+		vpc := *had
+		vpc.RouteTable = rt.ID
+		t.put(tableVPC, &vpc)
+	}
+	return Result{RouteTable: now, Association: id}, nil
+}
+
+// mainAssociation stands where the place of an association in its table would.
+const mainAssociation = -1
+
+// association finds the table that has an association, and where.
+func (t *tx) association(account AccountID, region Region, id AssociationID) (rt *RouteTable, at int, err error) {
+	if id == "" {
+		return nil, 0, Errorf("MissingParameter", "The request must contain the parameter associationId")
+	}
+	for rt := range rows[RouteTable](t.Txn, tableRoutes, indexOwner, key(account)+key(region)) {
+		if rt.Main == id {
+			return rt, mainAssociation, nil
+		}
+		for at, a := range rt.Associations {
+			if a.ID == id {
+				return rt, at, nil
+			}
+		}
+	}
+	return nil, 0, noSuch("rtbassoc", id)
+}
+
+// associated finds the table that a subnet is associated with, and where; nil if it goes
+// by the main one.
+func (t *tx) associated(s *Subnet) (*RouteTable, int) {
+	for rt := range rows[RouteTable](t.Txn, tableRoutes, indexVPC, key(s.VPC)) {
+		for at, a := range rt.Associations {
+			if a.Subnet == s.ID {
+				return rt, at
+			}
+		}
+	}
+	return nil, 0
+}

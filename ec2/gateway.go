@@ -1,0 +1,146 @@
+package ec2
+
+// An InternetGateway is a way out of the VPC that it is attached to.
+type InternetGateway struct {
+	ID      GatewayID
+	Account AccountID
+	Region  Region
+	VPC     VPCID // "" while it is detached
+}
+
+// CreateInternetGateway makes a gateway that is attached to nothing. Result: Gateway.
+type CreateInternetGateway struct {
+	Account AccountID
+	Region  Region
+	Tags    map[string]string `json:",omitempty"`
+}
+
+func (r *CreateInternetGateway) apply(t *tx) (Result, error) {
+	if _, err := t.platform(r.Account, r.Region); err != nil {
+		return Result{}, err
+	}
+	count := 0
+	for range rows[InternetGateway](t.Txn, tableGateway, indexOwner, key(r.Account)+key(r.Region)) {
+		count++
+	}
+	if count >= t.limits().GatewaysPerRegion {
+		return Result{}, Errorf("InternetGatewayLimitExceeded", "The maximum number of internet gateways has been reached.")
+	}
+	g := &InternetGateway{ID: GatewayID(t.meta.longID("igw", t.serial())), Account: r.Account, Region: r.Region}
+	t.put(tableGateway, g)
+	if err := t.tag(string(g.ID), r.Account, r.Region, r.Tags); err != nil {
+		return Result{}, err
+	}
+	return Result{Gateway: g}, nil
+}
+
+// DeleteInternetGateway removes a gateway that is attached to nothing. Routes to it stay,
+// as black holes. Result: Gateway.
+type DeleteInternetGateway struct {
+	Account AccountID
+	Region  Region
+	Gateway GatewayID
+}
+
+func (r *DeleteInternetGateway) apply(t *tx) (Result, error) {
+	g, err := t.gateway(r.Account, r.Region, r.Gateway)
+	if err != nil {
+		return Result{}, err
+	}
+	if g.VPC != "" {
+		return Result{}, dependent("internetGateway", g.ID, []string{string(g.VPC)})
+	}
+	t.untag(string(g.ID))
+	t.del(tableGateway, g)
+	return Result{Gateway: g}, nil
+}
+
+// AttachInternetGateway opens a way out of a VPC, which has one at most. Result: Gateway.
+type AttachInternetGateway struct {
+	Account AccountID
+	Region  Region
+	Gateway GatewayID
+	VPC     VPCID
+}
+
+func (r *AttachInternetGateway) apply(t *tx) (Result, error) {
+	was, err := t.gateway(r.Account, r.Region, r.Gateway)
+	if err != nil {
+		return Result{}, err
+	}
+	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	if was.VPC != "" {
+		return Result{}, Errorf("Resource.AlreadyAssociated", "resource %s is already attached to network %s", was.ID, was.VPC)
+	}
+	if t.gatewayOf(vpc.ID) != nil {
+		return Result{}, Errorf("InvalidParameterValue", "Network %s already has an internet gateway attached", vpc.ID)
+	}
+	g := *was
+	g.VPC = vpc.ID
+	t.put(tableGateway, &g)
+	return Result{Gateway: &g}, nil
+}
+
+// DetachInternetGateway closes a VPC's way out, while nobody in it has a public address.
+// Routes to the gateway become black holes. Result: Gateway.
+type DetachInternetGateway struct {
+	Account AccountID
+	Region  Region
+	Gateway GatewayID
+	VPC     VPCID
+}
+
+func (r *DetachInternetGateway) apply(t *tx) (Result, error) {
+	was, err := t.gateway(r.Account, r.Region, r.Gateway)
+	if err != nil {
+		return Result{}, err
+	}
+	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	if was.VPC != vpc.ID {
+		return Result{}, Errorf("Gateway.NotAttached", "resource %s is not attached to network %s", was.ID, vpc.ID)
+	}
+	if mapped := t.mapped(vpc); len(mapped) > 0 {
+		return Result{}, Errorf("DependencyViolation", "Network %s has some mapped public address(es). Please unmap those public address(es) before detaching the gateway. %s", vpc.ID, heldBy(mapped))
+	}
+	g := *was
+	g.VPC = ""
+	t.put(tableGateway, &g)
+	return Result{Gateway: &g}, nil
+}
+
+// mapped are the interfaces of a VPC that have public addresses.
+func (t *tx) mapped(vpc *VPC) (ids []string) {
+	for s := range rows[Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
+		for eni := range rows[Interface](t.Txn, tableInterface, indexSubnet, key(s.ID)) {
+			for _, a := range eni.Addresses() {
+				if a.Public.IsValid() {
+					ids = append(ids, string(eni.ID)+" ("+a.Public.String()+")")
+				}
+			}
+		}
+	}
+	return ids
+}
+
+// gatewayOf is the internet gateway that is attached to a VPC, or nil.
+func (t *tx) gatewayOf(vpc VPCID) *InternetGateway {
+	return first[InternetGateway](t.Txn, tableGateway, indexVPC, key(vpc))
+}
+
+// gateway finds an internet gateway of the caller.
+func (t *tx) gateway(account AccountID, region Region, id GatewayID) (*InternetGateway, error) {
+	if id == "" {
+		return nil, Errorf("MissingParameter", "The request must contain the parameter internetGatewayId")
+	}
+	g := first[InternetGateway](t.Txn, tableGateway, indexID, key(id))
+	if g == nil || g.Account != account || g.Region != region {
+		return nil, noSuch("igw", id)
+	}
+	return g, nil
+}
