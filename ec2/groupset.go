@@ -105,10 +105,8 @@ func namesOf(txn *memdb.Txn, account AccountID, region Region) (VPCID, error) {
 	if a.Platform == Classic {
 		return "", nil
 	}
-	for v := range rows[VPC](txn, tableVPC, indexOwner, key(account)+key(region)) {
-		if v.Default {
-			return v.ID, nil
-		}
+	if v := (&tx{Txn: txn}).defaultVPC(account, region); v != nil {
+		return v.ID, nil
 	}
 	return "", Errorf("VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for EC2-Classic and default VPC.")
 }
@@ -156,9 +154,9 @@ func (t *tx) group(account AccountID, region Region, sel GroupSelector) (*Group,
 // named, or the VPC's default one.
 func (t *tx) vpcGroups(account AccountID, region Region, vpc VPCID, selectors []GroupSelector) ([]GroupID, error) {
 	if len(selectors) == 0 {
-		v := first[VPC](t.Txn, tableVPC, indexID, key(vpc))
-		if v == nil {
-			return nil, noSuchResource(vpc)
+		v, err := t.vpc(account, region, vpc)
+		if err != nil {
+			return nil, err
 		}
 		return []GroupID{v.Group}, nil
 	}
@@ -206,12 +204,12 @@ func (v *View) GroupsFrom(account AccountID, region Region, from GroupID) iter.S
 }
 
 // Rule finds a rule by its id, with the group that has it.
-func (v *View) Rule(id RuleID) (*Group, Rule, bool) {
+func (v *View) Rule(id RuleID) (*Group, *Rule, bool) {
 	g := first[Group](v.txn(), tableGroup, indexRule, key(id))
 	if g == nil {
-		return nil, Rule{}, false
+		return nil, nil, false
 	}
-	return g, g.Rules[slices.IndexFunc(g.Rules, func(r Rule) bool { return r.ID == id })], true
+	return g, &g.Rules[g.ruleIndex(id)], true
 }
 
 // requireClassic refuses what only an account with a flat network can do.

@@ -22,6 +22,11 @@ func (p Protocol) String() string {
 	return strconv.Itoa(int(p))
 }
 
+// HasRange reports whether the protocol's rules have ports, or a type and a code.
+func (p Protocol) HasRange() bool {
+	return p == TCP || p == UDP || p == ICMP || p == ICMPv6
+}
+
 // ParseProtocol reads a protocol by name, in any case, or by number.
 func ParseProtocol(text string) (Protocol, error) {
 	switch strings.ToLower(text) {
@@ -49,6 +54,15 @@ func ParseProtocol(text string) (Protocol, error) {
 func ParseCIDR(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !p.Addr().Is4() {
+		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", clip(text))
+	}
+	return p.Masked(), nil
+}
+
+// ParseCIDR6 reads an IPv6 CIDR block and masks it.
+func ParseCIDR6(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || !p.Addr().Is6() || p.Addr().Is4In6() {
 		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", clip(text))
 	}
 	return p.Masked(), nil

@@ -54,7 +54,7 @@ func (s RuleSpec) rule(g *Group) (Rule, error) {
 		return Rule{}, Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. EC2-Classic knows tcp, udp and icmp.", s.Protocol)
 	case s.Protocol < AnyProtocol || s.Protocol > 255:
 		return Rule{}, Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", s.Protocol)
-	default: // a protocol without ports: those that are given mean nothing
+	case !s.Protocol.HasRange(): // ports that are given mean nothing
 		r.From, r.To = -1, -1
 	}
 	if s.Prefix.IsValid() == (s.Group != GroupRef{}) {

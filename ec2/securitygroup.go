@@ -1,9 +1,6 @@
 package ec2
 
-import (
-	"net/netip"
-	"strings"
-)
+import "strings"
 
 // defaultGroup is the name of the group that an instance is in when its launch names
 // none. It cannot be created or deleted.
@@ -72,14 +69,14 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 var everythingOut = Rule{
 	Direction: Egress,
 	Protocol:  AnyProtocol, From: -1, To: -1,
-	Source: Source{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)},
+	Source: Source{Prefix: everywhere},
 }
 
 // place finds where a new group goes and whether its name is free there.
 func (t *tx) place(g *Group) error {
 	if g.VPC != "" {
-		if v := first[VPC](t.Txn, tableVPC, indexID, key(g.VPC)); v == nil || v.Account != g.Account || v.Region != g.Region {
-			return noSuchResource(g.VPC)
+		if _, err := t.vpc(g.Account, g.Region, g.VPC); err != nil {
+			return err
 		}
 	} else {
 		home, err := namesOf(t.Txn, g.Account, g.Region)

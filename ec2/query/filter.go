@@ -2,6 +2,8 @@ package query
 
 import (
 	"encoding/base64"
+	"iter"
+	"math"
 	"strings"
 
 	"palisade/ec2"
@@ -112,15 +114,56 @@ func page[T any](items []T, id func(T) string, p paged) (part []T, next string, 
 			items = items[1:]
 		}
 	}
+	limit, err := p.limit()
+	if err != nil || len(items) <= limit {
+		return items, "", err
+	}
+	items = items[:limit]
+	return items, tokenAfter(id(items[limit-1])), nil
+}
+
+// pageOf collects one page of the items that are wanted. They come in the order of their
+// places, from the one on that the request's token names: what is on another page is not
+// looked at.
+func pageOf[T any](items iter.Seq[T], place func(T) string, wanted func(T) bool, p paged) (part []T, next string, err error) {
+	limit, err := p.limit()
+	if err != nil {
+		return nil, "", err
+	}
+	for item := range items {
+		if !wanted(item) {
+			continue
+		}
+		if len(part) == limit {
+			return part, tokenAfter(place(part[limit-1])), nil
+		}
+		part = append(part, item)
+	}
+	return part, "", nil
+}
+
+// after is the place that the page begins behind, "" for the first one. A token that names
+// no place of the kind is not one of this Action's.
+func (p paged) after(isPlace func(string) bool) (string, error) {
+	if p.NextToken == "" {
+		return "", nil
+	}
+	place, err := base64.URLEncoding.DecodeString(p.NextToken)
+	if err != nil || !isPlace(string(place)) {
+		return "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", quote(p.NextToken))
+	}
+	return string(place), nil
+}
+
+func tokenAfter(place string) string { return base64.URLEncoding.EncodeToString([]byte(place)) }
+
+// limit is how many items a page has at most.
+func (p paged) limit() (int, error) {
 	if p.MaxResults == nil {
-		return items, "", nil
+		return math.MaxInt, nil
 	}
 	if *p.MaxResults < 5 || *p.MaxResults > 1000 {
-		return nil, "", ec2.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", *p.MaxResults)
+		return 0, ec2.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", *p.MaxResults)
 	}
-	if len(items) > *p.MaxResults {
-		items = items[:*p.MaxResults]
-		next = base64.URLEncoding.EncodeToString([]byte(id(items[len(items)-1])))
-	}
-	return items, next, nil
+	return *p.MaxResults, nil
 }

@@ -2,9 +2,8 @@ package query
 
 import (
 	"cmp"
-	"fmt"
+	"iter"
 	"slices"
-	"strconv"
 
 	"palisade/ec2"
 )
@@ -14,12 +13,18 @@ var groupActions = map[string]handler{
 	"CreateSecurityGroup":    action(createSecurityGroup),
 	"DeleteSecurityGroup":    action(deleteSecurityGroup),
 	"DescribeSecurityGroups": action(describeSecurityGroups),
+
+	"GetSecurityGroupsForVpc":              action(groupsForVPC),
+	"DescribeSecurityGroupReferences":      action(describeGroupReferences),
+	"DescribeStaleSecurityGroups":          action(describeStaleGroups),
+	"DescribeSecurityGroupVpcAssociations": action(describeGroupAssociations),
 }
 
 type createSecurityGroupRequest struct {
-	GroupName        string `wire:"GroupName"`
-	GroupDescription string `wire:"GroupDescription"`
-	VPC              string `wire:"VpcId"`
+	GroupName        string             `wire:"GroupName"`
+	GroupDescription string             `wire:"GroupDescription"`
+	VPC              ec2.VPCID          `wire:"VpcId"`
+	Tags             []tagSpecification `wire:"TagSpecification"`
 }
 
 type createSecurityGroupAnswer struct {
@@ -30,19 +35,23 @@ type createSecurityGroupAnswer struct {
 }
 
 func createSecurityGroup(c *call, r *createSecurityGroupRequest) (*createSecurityGroupAnswer, error) {
-	if r.VPC != "" {
-		return nil, ec2.Errorf("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", quote(r.VPC))
+	tags, err := tagsFor(r.Tags, "security-group")
+	if err != nil {
+		return nil, err
 	}
 	result, err := c.apply(&ec2.CreateSecurityGroup{
 		Account:     c.account,
 		Region:      c.region,
 		Name:        r.GroupName,
 		Description: r.GroupDescription,
+		VPC:         r.VPC,
+		Tags:        tags,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &createSecurityGroupAnswer{returned: done, GroupID: result.Group.ID, ARN: groupARN(result.Group)}, nil
+	g := result.Group
+	return &createSecurityGroupAnswer{done, g.ID, c.tags(string(g.ID)), groupARN(g)}, nil
 }
 
 // groupSelector names one of the caller's groups by id or by name.
@@ -89,63 +98,84 @@ type groupItem struct {
 	ID          ec2.GroupID   `wire:"groupId"`
 	Name        string        `wire:"groupName"`
 	Description string        `wire:"groupDescription"`
-	VPC         ec2.VPCID     `wire:"vpcId"`
+	VPC         ec2.VPCID     `wire:"vpcId"` // none in EC2-Classic
 	Ingress     []permission  `wire:"ipPermissions"`
 	Egress      []permission  `wire:"ipPermissionsEgress"`
 	Tags        []tag         `wire:"tagSet"`
 	ARN         string        `wire:"securityGroupArn"`
 }
 
+// describeSecurityGroups shows pages by id, for it is by their ids that groups are found
+// again; all at once they come by VPC and name.
 func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describeSecurityGroupsAnswer, error) {
 	if err := groupFilters.check(r.Filters); err != nil {
 		return nil, err
 	}
-	groups, err := c.selectGroups(r.GroupIDs, r.GroupNames)
+	after, err := r.after(isGroupID)
 	if err != nil {
 		return nil, err
 	}
-	byID := func(g *ec2.Group) string { return string(g.ID) }
-	tags := taggedBy(c, byID)
-	groups = slices.DeleteFunc(groups, func(g *ec2.Group) bool { return !groupFilters.match(g, r.Filters, tags) })
-	if r.MaxResults != nil || r.NextToken != "" {
-		slices.SortFunc(groups, func(a, b *ec2.Group) int { return cmp.Compare(byID(a), byID(b)) })
+	var groups iter.Seq[*ec2.Group]
+	switch {
+	case len(r.GroupIDs) > 0 || len(r.GroupNames) > 0:
+		if groups, err = c.selectGroups(r.GroupIDs, r.GroupNames, after); err != nil {
+			return nil, err
+		}
+	case r.MaxResults != nil || after != "":
+		groups = c.groupsAfter(after)
+	default:
+		groups = c.view.GroupsOf(c.account, c.region)
 	}
-	groups, next, err := page(groups, byID, r.paged)
+	tags := taggedBy(c, placeOfGroup)
+	wanted := func(g *ec2.Group) bool { return groupFilters.match(g, r.Filters, tags) }
+	page, next, err := pageOf(groups, placeOfGroup, wanted, r.paged)
 	if err != nil {
 		return nil, err
 	}
 	answer := &describeSecurityGroupsAnswer{NextToken: next}
-	for _, g := range groups {
+	for _, g := range page {
 		answer.Groups = append(answer.Groups, c.newGroupItem(g))
 	}
 	return answer, nil
 }
 
-// selectGroups returns the caller's groups that are named, in order of name: all, if
-// none is named. One that does not exist, or is another's, fails the whole call.
-func (c *call) selectGroups(ids []ec2.GroupID, names []string) ([]*ec2.Group, error) {
-	all := slices.Collect(c.view.GroupsOf(c.account, c.region))
-	if len(ids) == 0 && len(names) == 0 {
-		return all, nil
+func placeOfGroup(g *ec2.Group) string { return string(g.ID) }
+
+func isGroupID(text string) bool { return ec2.CheckGroupID(ec2.GroupID(text)) == nil }
+
+// groupsAfter yields the caller's groups behind one, by id.
+func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
+	return func(yield func(*ec2.Group) bool) {
+		for g := range c.view.GroupsFrom(c.account, c.region, ec2.GroupID(after)) {
+			if string(g.ID) > after && !yield(g) {
+				return
+			}
+		}
 	}
-	wanted := make(map[ec2.GroupID]bool)
+}
+
+// selectGroups returns the caller's groups that are named, by id. One that does not exist,
+// or is another's, fails the whole call.
+func (c *call) selectGroups(ids []ec2.GroupID, names []string, after string) (iter.Seq[*ec2.Group], error) {
+	var selectors []ec2.GroupSelector
 	for _, id := range ids {
-		if err := ec2.CheckGroupID(id); err != nil {
-			return nil, err
-		}
-		if g, ok := c.view.Group(id); !ok || g.Account != c.account || g.Region != c.region {
-			return nil, ec2.Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist", id)
-		}
-		wanted[id] = true
+		selectors = append(selectors, ec2.GroupSelector{ID: id})
 	}
 	for _, name := range names {
-		g, ok := c.view.GroupNamed(c.account, c.region, "", name)
-		if !ok {
-			return nil, ec2.Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist", quote(name))
-		}
-		wanted[g.ID] = true
+		selectors = append(selectors, ec2.GroupSelector{Name: name})
 	}
-	return slices.DeleteFunc(all, func(g *ec2.Group) bool { return !wanted[g.ID] }), nil
+	var list []*ec2.Group
+	for _, s := range selectors {
+		g, err := c.view.FindGroup(c.account, c.region, s)
+		if err != nil {
+			return nil, err
+		}
+		if string(g.ID) > after {
+			list = append(list, g)
+		}
+	}
+	slices.SortFunc(list, func(a, b *ec2.Group) int { return cmp.Compare(a.ID, b.ID) })
+	return slices.Values(slices.Compact(list)), nil
 }
 
 func (c *call) newGroupItem(g *ec2.Group) groupItem {
@@ -163,59 +193,5 @@ func (c *call) newGroupItem(g *ec2.Group) groupItem {
 }
 
 func groupARN(g *ec2.Group) string {
-	return fmt.Sprintf("arn:aws:ec2:%s:%s:security-group/%s", g.Region, g.Account, g.ID)
-}
-
-var groupFilters = func() filterable[*ec2.Group] {
-	f := filterable[*ec2.Group]{
-		"description": func(g *ec2.Group) []string { return []string{g.Description} },
-		"group-id":    func(g *ec2.Group) []string { return []string{string(g.ID)} },
-		"group-name":  func(g *ec2.Group) []string { return []string{g.Name} },
-		"owner-id":    func(g *ec2.Group) []string { return []string{string(g.Account)} },
-		"vpc-id":      func(g *ec2.Group) []string { return []string{string(g.VPC)} },
-	}
-	for prefix, direction := range map[string]ec2.Direction{"ip-permission.": ec2.Ingress, "egress.ip-permission.": ec2.Egress} {
-		for name, of := range ruleFilters {
-			f[prefix+name] = func(g *ec2.Group) (values []string) {
-				for _, r := range g.Rules {
-					if r.Direction == direction {
-						values = append(values, of(r)...)
-					}
-				}
-				return values
-			}
-		}
-	}
-	return f
-}()
-
-// ruleFilters look at one rule; several need not hit the same one.
-var ruleFilters = map[string]func(ec2.Rule) []string{
-	"cidr": func(r ec2.Rule) []string {
-		if r.Source.IsGroup() {
-			return nil
-		}
-		return []string{r.Source.Prefix.String()}
-	},
-	"protocol":  func(r ec2.Rule) []string { return []string{r.Protocol.String()} },
-	"from-port": func(r ec2.Rule) []string { return []string{strconv.Itoa(r.From)} },
-	"to-port":   func(r ec2.Rule) []string { return []string{strconv.Itoa(r.To)} },
-	"group-id": func(r ec2.Rule) []string {
-		return ofGroup(r, string(r.Source.Group.ID))
-	},
-	"group-name": func(r ec2.Rule) []string {
-		return ofGroup(r, r.Source.Group.Name)
-	},
-	"user-id": func(r ec2.Rule) []string {
-		return ofGroup(r, string(r.Source.Group.Account))
-	},
-	"ipv6-cidr":      func(ec2.Rule) []string { return nil },
-	"prefix-list-id": func(ec2.Rule) []string { return nil },
-}
-
-func ofGroup(r ec2.Rule, value string) []string {
-	if !r.Source.IsGroup() {
-		return nil
-	}
-	return []string{value}
+	return "arn:aws:ec2:" + string(g.Region) + ":" + string(g.Account) + ":security-group/" + string(g.ID)
 }

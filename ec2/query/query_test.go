@@ -310,7 +310,7 @@ func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
 		{"no ports", types.IpPermission{IpProtocol: aws.String("tcp"), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "InvalidParameterValue"},
 		{"no protocol", types.IpPermission{IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "MissingParameter"},
 		{"unknown group", types.IpPermission{UserIdGroupPairs: []types.UserIdGroupPair{{GroupName: aws.String("nobody")}}}, "InvalidGroup.NotFound"},
-		{"IPv6 range beside", types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(1), ToPort: aws.Int32(1), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}, Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}}, "UnsupportedOperation"},
+		{"IPv6 range beside", types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(1), ToPort: aws.Int32(1), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}, Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}}, "InvalidParameterValue"},
 	} {
 		_, err := authorize(permission("tcp", 8080, 8080, "10.0.0.0/8"), c.p)
 		wantCode(t, c.what, err, c.code, "")
@@ -340,7 +340,7 @@ func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
 	if got, want := rules(), "tcp 203.0.113.25/32; icmp 0.0.0.0/0 495219933132/default; tcp 495219933132/default; udp 495219933132/default; "; got != want {
 		t.Errorf("rules %q, want %q", got, want)
 	}
-	_, err = api.AuthorizeSecurityGroupEgress(ctx, &sdk.AuthorizeSecurityGroupEgressInput{GroupId: aws.String("sg-00000000"), IpPermissions: []types.IpPermission{permission("tcp", 1, 1, "0.0.0.0/0")}})
+	_, err = api.AuthorizeSecurityGroupEgress(ctx, &sdk.AuthorizeSecurityGroupEgressInput{GroupId: added.SecurityGroupRules[0].GroupId, IpPermissions: []types.IpPermission{permission("tcp", 1, 1, "0.0.0.0/0")}})
 	wantCode(t, "egress", err, "InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
 }
 

@@ -1,0 +1,180 @@
+package query
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// A ruleItem is one rule by itself.
+type ruleItem struct {
+	ID          ec2.RuleID       `wire:"securityGroupRuleId"`
+	Group       ec2.GroupID      `wire:"groupId"`
+	Owner       ec2.AccountID    `wire:"groupOwnerId"`
+	IsEgress    bool             `wire:"isEgress"`
+	Protocol    string           `wire:"ipProtocol"`
+	From        int              `wire:"fromPort"` // -1, unlike in a permission, for a protocol without ports
+	To          int              `wire:"toPort"`
+	CIDR        string           `wire:"cidrIpv4"`
+	Referenced  *referencedGroup `wire:"referencedGroupInfo"`
+	Description string           `wire:"description"`
+	Tags        []tag            `wire:"tagSet"`
+	ARN         string           `wire:"securityGroupRuleArn"`
+}
+
+type referencedGroup struct {
+	ID      ec2.GroupID   `wire:"groupId"`
+	Account ec2.AccountID `wire:"userId"`
+}
+
+func (c *call) newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
+	item := ruleItem{
+		ID:          r.ID,
+		Group:       g.ID,
+		Owner:       g.Account,
+		IsEgress:    r.Direction == ec2.Egress,
+		Protocol:    r.Protocol.String(),
+		From:        r.From,
+		To:          r.To,
+		CIDR:        cidrOf(r),
+		Description: r.Description,
+		Tags:        c.tags(string(r.ID)),
+		ARN:         "arn:aws:ec2:" + string(g.Region) + ":" + string(g.Account) + ":security-group-rule/" + string(r.ID),
+	}
+	if r.Source.IsGroup() {
+		item.Referenced = &referencedGroup{r.Source.Group.ID, r.Source.Group.Account}
+	}
+	return item
+}
+
+type describeRulesRequest struct {
+	RuleIDs []ec2.RuleID `wire:"SecurityGroupRuleId"`
+	Filters []filter     `wire:"Filter"`
+	paged
+}
+
+type describeRulesAnswer struct {
+	Rules     []ruleItem `wire:"securityGroupRuleSet"`
+	NextToken string     `wire:"nextToken"`
+}
+
+// A placedRule is a rule and the group that has it.
+type placedRule struct {
+	group *ec2.Group
+	rule  *ec2.Rule
+}
+
+// place is what pages are cut by: by group, and in a group by rule. Rules come and go, and
+// their ids stay.
+func (p placedRule) place() string { return string(p.group.ID) + "/" + string(p.rule.ID) }
+
+var placedRuleFilters = filterable[placedRule]{
+	"group-id":               func(p placedRule) []string { return []string{string(p.group.ID)} },
+	"security-group-rule-id": func(p placedRule) []string { return []string{string(p.rule.ID)} },
+}
+
+// describeRules costs what it shows, not what there is: a client that reads thousands of
+// groups page by page (hashicorp/terraform-provider-aws, revoke_rules_on_delete) would
+// otherwise pay for all of them with every page.
+func describeRules(c *call, r *describeRulesRequest) (*describeRulesAnswer, error) {
+	if err := placedRuleFilters.check(r.Filters); err != nil {
+		return nil, err
+	}
+	after, err := r.after(isPlaceOfRule)
+	if err != nil {
+		return nil, err
+	}
+	candidates, err := c.rulesAfter(after, r)
+	if err != nil {
+		return nil, err
+	}
+	tags := taggedBy(c, func(p placedRule) string { return string(p.rule.ID) })
+	wanted := func(p placedRule) bool { return placedRuleFilters.match(p, r.Filters, tags) }
+	page, next, err := pageOf(candidates, placedRule.place, wanted, r.paged)
+	if err != nil {
+		return nil, err
+	}
+	answer := &describeRulesAnswer{Rules: make([]ruleItem, len(page)), NextToken: next}
+	for i, p := range page {
+		answer.Rules[i] = c.newRuleItem(p.group, p.rule)
+	}
+	return answer, nil
+}
+
+func isPlaceOfRule(place string) bool {
+	group, rule, _ := strings.Cut(place, "/")
+	return ec2.CheckGroupID(ec2.GroupID(group)) == nil && ec2.CheckRuleID(ec2.RuleID(rule)) == nil
+}
+
+// rulesAfter yields, in the order of places, the rules behind one that the request may be
+// about.
+func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[placedRule], error) {
+	if len(r.RuleIDs) > 0 {
+		return c.rulesByID(after, r.RuleIDs)
+	}
+	from, _, _ := strings.Cut(after, "/")
+	groups := c.view.GroupsFrom(c.account, c.region, ec2.GroupID(from))
+	for _, x := range r.Filters {
+		if x.Name != "group-id" {
+			continue
+		}
+		for _, id := range x.Values {
+			if ec2.CheckGroupID(ec2.GroupID(id)) != nil {
+				return nil, ec2.Errorf("InvalidGroupId.Malformed", "The security group ID '%s' is malformed", quote(id))
+			}
+		}
+		groups = c.groupsByID(x.Values)
+	}
+	return func(yield func(placedRule) bool) {
+		for g := range groups {
+			for _, p := range rulesOf(g) {
+				if p.place() > after && !yield(p) {
+					return
+				}
+			}
+		}
+	}, nil
+}
+
+func (c *call) rulesByID(after string, ids []ec2.RuleID) (iter.Seq[placedRule], error) {
+	var list []placedRule
+	for _, id := range ids {
+		if err := ec2.CheckRuleID(id); err != nil {
+			return nil, err
+		}
+		g, rule, ok := c.view.Rule(id)
+		if !ok || g.Account != c.account || g.Region != c.region {
+			return nil, noRule(id)
+		}
+		if p := (placedRule{g, rule}); p.place() > after {
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, func(a, b placedRule) int { return cmp.Compare(a.place(), b.place()) })
+	return slices.Values(slices.Compact(list)), nil
+}
+
+// groupsByID yields those of some groups that are the caller's, by id.
+func (c *call) groupsByID(ids []string) iter.Seq[*ec2.Group] {
+	ids = slices.Sorted(slices.Values(ids))
+	return func(yield func(*ec2.Group) bool) {
+		for _, id := range slices.Compact(ids) {
+			g, ok := c.view.Group(ec2.GroupID(id))
+			if ok && g.Account == c.account && g.Region == c.region && !yield(g) {
+				return
+			}
+		}
+	}
+}
+
+func rulesOf(g *ec2.Group) []placedRule {
+	list := make([]placedRule, len(g.Rules))
+	for i := range g.Rules {
+		list[i] = placedRule{g, &g.Rules[i]}
+	}
+	slices.SortFunc(list, func(a, b placedRule) int { return cmp.Compare(a.rule.ID, b.rule.ID) })
+	return list
+}

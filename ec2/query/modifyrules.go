@@ -1,0 +1,156 @@
+package query
+
+import (
+	"slices"
+
+	"palisade/ec2"
+)
+
+type modifyRulesRequest struct {
+	GroupID ec2.GroupID       `wire:"GroupId"`
+	Rules   []ruleUpdateParam `wire:"SecurityGroupRule"`
+}
+
+type ruleUpdateParam struct {
+	ID   ec2.RuleID `wire:"SecurityGroupRuleId"`
+	Rule ruleParam  `wire:"SecurityGroupRule"`
+}
+
+// A ruleParam is one rule with its one source.
+type ruleParam struct {
+	Protocol    string      `wire:"IpProtocol"`
+	From        *int        `wire:"FromPort"`
+	To          *int        `wire:"ToPort"`
+	CIDR        string      `wire:"CidrIpv4"`
+	CIDR6       string      `wire:"CidrIpv6"`
+	PrefixList  string      `wire:"PrefixListId"`
+	Group       ec2.GroupID `wire:"ReferencedGroupId"`
+	Description string      `wire:"Description"`
+}
+
+// modifyRules checks in AWS's order: the group, the ids of rules, and then each rule.
+func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
+	if r.GroupID == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter GroupId")
+	}
+	g, err := c.view.FindGroup(c.account, c.region, ec2.GroupSelector{ID: r.GroupID})
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range r.Rules {
+		if err := ec2.CheckRuleID(u.ID); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(g.Rules, func(rule ec2.Rule) bool { return rule.ID == u.ID }) {
+			return nil, noRule(u.ID)
+		}
+	}
+	request := &ec2.ModifyRules{Account: c.account, Region: c.region, Group: g.ID}
+	for _, u := range r.Rules {
+		spec, err := u.Rule.spec()
+		if err != nil {
+			return nil, err
+		}
+		request.Rules = append(request.Rules, ec2.RuleChange{ID: u.ID, Rule: spec})
+	}
+	if _, err := c.apply(request); err != nil {
+		return nil, err
+	}
+	return &returned{Return: true}, nil
+}
+
+func (p *ruleParam) spec() (ec2.RuleSpec, error) {
+	given := 0
+	for _, source := range []string{p.CIDR, p.CIDR6, p.PrefixList, string(p.Group)} {
+		if source != "" {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return ec2.RuleSpec{}, ec2.Errorf("InvalidParameterCombination", "Only one of cidrIp, cidrIpv6, prefixListId, or referencedGroupId can be specified")
+	case given == 0:
+		return ec2.RuleSpec{}, ec2.Errorf("MissingParameter", "The request must contain exactly one of: cidrIp, cidrIpv6, prefixListId, or referencedGroupId")
+	case p.Protocol == "":
+		return ec2.RuleSpec{}, noProtocol()
+	}
+	spec, err := portsOf(p.Protocol, p.From, p.To)
+	if err != nil {
+		return ec2.RuleSpec{}, err
+	}
+	spec.Description = p.Description
+	switch {
+	case p.CIDR != "":
+		spec.Prefix, err = ec2.ParseCIDR(p.CIDR)
+	case p.CIDR6 != "":
+		spec.Prefix, err = ec2.ParseCIDR6(p.CIDR6)
+	case p.PrefixList != "":
+		err = noPrefixList(p.PrefixList)
+	default:
+		spec.Group.ID = p.Group
+	}
+	return spec, err
+}
+
+type updateDescriptionsRequest struct {
+	groupSelector
+	Permissions []permissionParam      `wire:"IpPermissions"`
+	Rules       []ruleDescriptionParam `wire:"SecurityGroupRuleDescription"`
+}
+
+type ruleDescriptionParam struct {
+	ID          ec2.RuleID `wire:"SecurityGroupRuleId"`
+	Description string     `wire:"Description"`
+}
+
+func updateIngressDescriptions(c *call, r *updateDescriptionsRequest) (*returned, error) {
+	return c.updateDescriptions(r, ec2.Ingress)
+}
+
+func updateEgressDescriptions(c *call, r *updateDescriptionsRequest) (*returned, error) {
+	return c.updateDescriptions(r, ec2.Egress)
+}
+
+func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Direction) (*returned, error) {
+	g, err := c.view.FindGroup(c.account, c.region, r.domain())
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range r.Permissions {
+		if err := p.checkNoPortsOfAll(); err != nil {
+			return nil, err
+		}
+	}
+	specs, err := specsOf(r.Permissions, g)
+	if err != nil {
+		return nil, err
+	}
+	request := &ec2.UpdateRuleDescriptions{Account: c.account, Region: c.region, Group: ec2.GroupSelector{ID: g.ID}, Direction: direction, Rules: specs}
+	for _, d := range r.Rules {
+		request.ByID = append(request.ByID, ec2.RuleDescription(d))
+	}
+	if _, err := c.apply(request); err != nil {
+		return nil, err
+	}
+	return &returned{Return: true}, nil
+}
+
+// checkNoPortsOfAll refuses ports with -1 here, where Authorize and Revoke ignore them.
+func (p *permissionParam) checkNoPortsOfAll() error {
+	if number, err := ec2.ParseProtocol(p.Protocol); err != nil || number != ec2.AnyProtocol {
+		return nil // the rest is for specs
+	}
+	for _, end := range []struct {
+		name string
+		port *int
+	}{{"from", p.From}, {"to", p.To}} {
+		if end.port != nil {
+			return ec2.Errorf("InvalidParameterValue", "When protocol is ALL, you cannot specify %s-port.", end.name)
+		}
+	}
+	return nil
+}
+
+func noRule(id ec2.RuleID) error {
+	return ec2.Errorf("InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist", id)
+}

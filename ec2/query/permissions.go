@@ -1,0 +1,273 @@
+package query
+
+import "palisade/ec2"
+
+// A permissionParam is one protocol and range with any number of sources. Each source is
+// a rule.
+type permissionParam struct {
+	Protocol    string            `wire:"IpProtocol"`
+	From        *int              `wire:"FromPort"`
+	To          *int              `wire:"ToPort"`
+	Groups      []groupParam      `wire:"Groups"`
+	Ranges      []rangeParam      `wire:"IpRanges"`
+	Ranges6     []range6Param     `wire:"Ipv6Ranges"`
+	PrefixLists []prefixListParam `wire:"PrefixListIds"`
+}
+
+type groupParam struct {
+	ID          ec2.GroupID   `wire:"GroupId"`
+	Name        string        `wire:"GroupName"`
+	Account     ec2.AccountID `wire:"UserId"`
+	VPC         ec2.VPCID     `wire:"VpcId"`
+	Peering     string        `wire:"VpcPeeringConnectionId"`
+	Description string        `wire:"Description"`
+}
+
+type rangeParam struct {
+	CIDR        string `wire:"CidrIp"`
+	Description string `wire:"Description"`
+}
+
+type range6Param struct {
+	CIDR        string `wire:"CidrIpv6"`
+	Description string `wire:"Description"`
+}
+
+type prefixListParam struct {
+	ID          string `wire:"PrefixListId"`
+	Description string `wire:"Description"`
+}
+
+// oneRule is a permission at the top level, which is all that the API had at first.
+type oneRule struct {
+	Protocol    string        `wire:"IpProtocol"`
+	From        *int          `wire:"FromPort"`
+	To          *int          `wire:"ToPort"`
+	CIDR        string        `wire:"CidrIp"`
+	SourceName  string        `wire:"SourceSecurityGroupName"`
+	SourceOwner ec2.AccountID `wire:"SourceSecurityGroupOwnerId"`
+}
+
+// with adds the one rule to a list, if it is given. The list must be empty then.
+func (r oneRule) with(permissions []permissionParam) ([]permissionParam, error) {
+	if r == (oneRule{}) {
+		return permissions, nil
+	}
+	if len(permissions) > 0 {
+		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter 'ipPermissions' may not be used in combination with 'ipProtocol'")
+	}
+	one := permissionParam{Protocol: r.Protocol, From: r.From, To: r.To}
+	if r.CIDR != "" {
+		one.Ranges = []rangeParam{{CIDR: r.CIDR}}
+	}
+	if r.SourceName != "" || r.SourceOwner != "" {
+		one.Groups = []groupParam{{Name: r.SourceName, Account: r.SourceOwner}}
+	}
+	return []permissionParam{one}, nil
+}
+
+// specsOf makes one rule of each source of each permission. What it does not understand
+// it refuses: a dropped condition would widen the rule.
+func specsOf(permissions []permissionParam, g *ec2.Group) ([]ec2.RuleSpec, error) {
+	var specs []ec2.RuleSpec
+	for i := range permissions {
+		list, err := permissions[i].specs(g)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, list...)
+	}
+	return specs, nil
+}
+
+func (p *permissionParam) specs(g *ec2.Group) ([]ec2.RuleSpec, error) {
+	if len(p.Ranges)+len(p.Ranges6)+len(p.PrefixLists)+len(p.Groups) == 0 {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain a source for each permission: an IP range or a group")
+	}
+	protocols, err := p.protocols(g)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := p.sources(g)
+	if err != nil {
+		return nil, err
+	}
+	var specs []ec2.RuleSpec
+	for _, ports := range protocols {
+		for _, spec := range sources {
+			spec.Protocol, spec.From, spec.To = ports.Protocol, ports.From, ports.To
+			specs = append(specs, spec)
+		}
+	}
+	return specs, nil
+}
+
+// sources returns the rules without protocol and range.
+func (p *permissionParam) sources(g *ec2.Group) ([]ec2.RuleSpec, error) {
+	if g.VPC == "" && len(p.Ranges6)+len(p.PrefixLists) > 0 {
+		return nil, ec2.Errorf("InvalidParameterValue", "IPv6 ranges and prefix lists may only be used with Amazon VPC security groups.")
+	}
+	var specs []ec2.RuleSpec
+	for _, x := range p.Ranges {
+		prefix, err := ec2.ParseCIDR(x.CIDR)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, ec2.RuleSpec{Prefix: prefix, Description: x.Description})
+	}
+	for _, x := range p.Ranges6 {
+		prefix, err := ec2.ParseCIDR6(x.CIDR)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, ec2.RuleSpec{Prefix: prefix, Description: x.Description})
+	}
+	if len(p.PrefixLists) > 0 {
+		return nil, noPrefixList(p.PrefixLists[0].ID)
+	}
+	for _, x := range p.Groups {
+		spec, err := x.spec(g)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
+
+func (x groupParam) spec(g *ec2.Group) (ec2.RuleSpec, error) {
+	switch {
+	case x.ID == "" && x.Name == "":
+		return ec2.RuleSpec{}, ec2.Errorf("MissingParameter", "The request must contain the parameter groupName or groupId")
+	case x.Peering != "":
+		return ec2.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", quote(x.Peering))
+	case x.VPC != "" && x.VPC != g.VPC:
+		return ec2.RuleSpec{}, ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
+	}
+	return ec2.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name}, Description: x.Description}, nil
+}
+
+// noPrefixList is true: there are none, neither AWS's nor anybody's own.
+func noPrefixList(id string) error {
+	return ec2.Errorf("InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist", quote(id))
+}
+
+// protocols returns the permission without its sources. A group by name as source, without
+// a protocol, stands for everything that EC2-Classic filters, as three permissions (EC2
+// Developer Guide (2006), AuthorizeSecurityGroupIngress).
+func (p *permissionParam) protocols(g *ec2.Group) ([]ec2.RuleSpec, error) {
+	if p.Protocol == "" {
+		if g.VPC != "" {
+			return nil, noProtocol()
+		}
+		if len(p.Ranges) > 0 || p.From != nil || p.To != nil {
+			return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter ipProtocol")
+		}
+		return []ec2.RuleSpec{
+			{Protocol: ec2.TCP, From: 1, To: 65535},
+			{Protocol: ec2.UDP, From: 1, To: 65535},
+			{Protocol: ec2.ICMP, From: -1, To: -1},
+		}, nil
+	}
+	spec, err := portsOf(p.Protocol, p.From, p.To)
+	return []ec2.RuleSpec{spec}, err
+}
+
+// portsOf reads protocol and range. A protocol without ports ignores those that are given;
+// ICMPv6 may leave out both.
+func portsOf(protocol string, from, to *int) (ec2.RuleSpec, error) {
+	number, err := ec2.ParseProtocol(protocol)
+	if err != nil {
+		return ec2.RuleSpec{}, err
+	}
+	spec := ec2.RuleSpec{Protocol: number, From: -1, To: -1}
+	if !number.HasRange() || number == ec2.ICMPv6 && from == nil && to == nil {
+		return spec, nil
+	}
+	if from == nil || to == nil {
+		what := "Must specify both from and to ports with TCP/UDP."
+		if number != ec2.TCP && number != ec2.UDP {
+			what = "Must specify both type and code, as from and to ports, with ICMP; -1 is any."
+		}
+		return ec2.RuleSpec{}, ec2.Errorf("InvalidParameterValue", "Invalid value for portRange. %s", what)
+	}
+	spec.From, spec.To = *from, *to
+	return spec, nil
+}
+
+func noProtocol() error {
+	return ec2.Errorf("InvalidParameterValue", "Invalid value 'null' for protocol. VPC security group rules must specify protocols explicitly.")
+}
+
+// A permission is what Describe shows: rules of equal protocol and ports together.
+type permission struct {
+	Protocol    string           `wire:"ipProtocol"`
+	From        *int             `wire:"fromPort"` // none for a protocol without ports
+	To          *int             `wire:"toPort"`
+	Groups      []groupPair      `wire:"groups"`
+	Ranges      []cidrItem       `wire:"ipRanges"`
+	Ranges6     []cidr6Item      `wire:"ipv6Ranges"`
+	PrefixLists []prefixListItem `wire:"prefixListIds"`
+}
+
+type groupPair struct {
+	Account     ec2.AccountID `wire:"userId"`
+	ID          ec2.GroupID   `wire:"groupId"`
+	Name        string        `wire:"groupName"` // in EC2-Classic
+	Description string        `wire:"description"`
+}
+
+type cidrItem struct {
+	CIDR        string `wire:"cidrIp"`
+	Description string `wire:"description"`
+}
+
+type cidr6Item struct {
+	CIDR        string `wire:"cidrIpv6"`
+	Description string `wire:"description"`
+}
+
+type prefixListItem struct {
+	ID          string `wire:"prefixListId"`
+	Description string `wire:"description"`
+}
+
+// permissionsOf collapses rules, in order of creation.
+func permissionsOf(rules []ec2.Rule, direction ec2.Direction) []permission {
+	type ports struct {
+		protocol ec2.Protocol
+		from, to int
+	}
+	var list []permission
+	at := make(map[ports]int)
+	for i := range rules {
+		r := &rules[i]
+		if r.Direction != direction {
+			continue
+		}
+		key := ports{r.Protocol, r.From, r.To}
+		i, ok := at[key]
+		if !ok {
+			i = len(list)
+			at[key] = i
+			list = append(list, permission{Protocol: r.Protocol.String()})
+			if r.Protocol.HasRange() {
+				list[i].From, list[i].To = &r.From, &r.To
+			}
+		}
+		list[i].add(r)
+	}
+	return list
+}
+
+func (p *permission) add(r *ec2.Rule) {
+	switch {
+	case !r.Source.Prefix.IsValid():
+		g := r.Source.Group
+		p.Groups = append(p.Groups, groupPair{g.Account, g.ID, g.Name, r.Description})
+	case r.Source.Prefix.Addr().Is6():
+		p.Ranges6 = append(p.Ranges6, cidr6Item{r.Source.Prefix.String(), r.Description})
+	default:
+		p.Ranges = append(p.Ranges, cidrItem{r.Source.Prefix.String(), r.Description})
+	}
+}

@@ -1,0 +1,117 @@
+package query
+
+import "palisade/ec2"
+
+type groupsForVPCRequest struct {
+	VPC     ec2.VPCID `wire:"VpcId"`
+	Filters []filter  `wire:"Filter"`
+	paged
+}
+
+type groupsForVPCAnswer struct {
+	Groups    []groupForVPCItem `wire:"securityGroupForVpcSet"`
+	NextToken string            `wire:"nextToken"`
+}
+
+type groupForVPCItem struct {
+	Owner       ec2.AccountID `wire:"ownerId"`
+	ID          ec2.GroupID   `wire:"groupId"`
+	Name        string        `wire:"groupName"`
+	Description string        `wire:"description"`
+	PrimaryVPC  ec2.VPCID     `wire:"primaryVpcId"`
+	Tags        []tag         `wire:"tagSet"`
+}
+
+var groupForVPCFilters = filterable[*ec2.Group]{
+	"description":    groupFilters["description"],
+	"group-id":       groupFilters["group-id"],
+	"group-name":     groupFilters["group-name"],
+	"owner-id":       groupFilters["owner-id"],
+	"primary-vpc-id": groupFilters["vpc-id"],
+}
+
+// groupsForVPC shows what an interface in a VPC can have: the VPC's own groups, for none is
+// associated with another VPC.
+func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) {
+	if err := groupForVPCFilters.check(r.Filters); err != nil {
+		return nil, err
+	}
+	if err := c.checkVPC(r.VPC); err != nil {
+		return nil, err
+	}
+	after, err := r.after(isGroupID)
+	if err != nil {
+		return nil, err
+	}
+	tags := taggedBy(c, placeOfGroup)
+	wanted := func(g *ec2.Group) bool { return g.VPC == r.VPC && groupForVPCFilters.match(g, r.Filters, tags) }
+	page, next, err := pageOf(c.groupsAfter(after), placeOfGroup, wanted, r.paged)
+	if err != nil {
+		return nil, err
+	}
+	answer := &groupsForVPCAnswer{NextToken: next}
+	for _, g := range page {
+		answer.Groups = append(answer.Groups, groupForVPCItem{g.Account, g.ID, g.Name, g.Description, g.VPC, c.tags(string(g.ID))})
+	}
+	return answer, nil
+}
+
+// checkVPC refuses a VPC that is not there or another's.
+func (c *call) checkVPC(id ec2.VPCID) error {
+	if id == "" {
+		return ec2.Errorf("MissingParameter", "The request must contain the parameter VpcId")
+	}
+	if v, ok := c.view.VPC(id); !ok || v.Account != c.account || v.Region != c.region {
+		return ec2.Errorf("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", quote(string(id)))
+	}
+	return nil
+}
+
+type describeGroupReferencesRequest struct {
+	GroupIDs []ec2.GroupID `wire:"GroupId"`
+}
+
+type describeGroupReferencesAnswer struct {
+	References []struct{} `wire:"securityGroupReferenceSet"`
+}
+
+// describeGroupReferences shows which peer VPCs name a group: there is no peering.
+func describeGroupReferences(c *call, r *describeGroupReferencesRequest) (*describeGroupReferencesAnswer, error) {
+	if len(r.GroupIDs) == 0 {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter GroupId")
+	}
+	if _, err := c.selectGroups(r.GroupIDs, nil, ""); err != nil {
+		return nil, err
+	}
+	return &describeGroupReferencesAnswer{}, nil
+}
+
+type describeStaleGroupsRequest struct {
+	VPC ec2.VPCID `wire:"VpcId"`
+	paged
+}
+
+type describeStaleGroupsAnswer struct {
+	Groups []struct{} `wire:"staleSecurityGroupSet"`
+}
+
+// describeStaleGroups shows rules that name what is gone from a peer VPC: there is no
+// peering, and in a VPC nothing that a rule names can go.
+func describeStaleGroups(c *call, r *describeStaleGroupsRequest) (*describeStaleGroupsAnswer, error) {
+	if err := c.checkVPC(r.VPC); err != nil {
+		return nil, err
+	}
+	if _, err := r.limit(); err != nil {
+		return nil, err
+	}
+	return &describeStaleGroupsAnswer{}, nil
+}
+
+type describeGroupAssociationsAnswer struct {
+	Associations []struct{} `wire:"securityGroupVpcAssociationSet"`
+}
+
+// describeGroupAssociations shows which groups serve in a second VPC: none can.
+func describeGroupAssociations(*call, *struct{}) (*describeGroupAssociationsAnswer, error) {
+	return &describeGroupAssociationsAnswer{}, nil
+}
