@@ -40,15 +40,19 @@ func (r Refusal) misses() int {
 }
 
 func (r Refusal) String() string {
+	far := "source"
+	if r.Rule.Direction == ec2.Egress {
+		far = "destination"
+	}
 	switch {
 	case r.WrongProtocol:
 		return fmt.Sprintf("%s of %s is for another protocol", r.Rule.ID, r.Group.Name)
 	case r.WrongRange && r.WrongSource:
-		return fmt.Sprintf("%s of %s is for another range and another source", r.Rule.ID, r.Group.Name)
+		return fmt.Sprintf("%s of %s is for another range and another %s", r.Rule.ID, r.Group.Name, far)
 	case r.WrongRange:
 		return fmt.Sprintf("%s of %s is for another range", r.Rule.ID, r.Group.Name)
 	}
-	return fmt.Sprintf("%s of %s is for another source", r.Rule.ID, r.Group.Name)
+	return fmt.Sprintf("%s of %s is for another %s", r.Rule.ID, r.Group.Name, far)
 }
 
 // Explain is Match with its reasons. number is the Compiler's that made the Table.

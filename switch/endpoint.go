@@ -33,8 +33,8 @@ type Endpoint struct {
 // A Pair is a private address and the public one that goes with it, if any.
 type Pair struct{ Private, Public netip.Addr }
 
-// owns reports whether a private address is the Endpoint's.
-func (e *Endpoint) owns(a netip.Addr) bool {
+// Owns reports whether a private address is the Endpoint's.
+func (e *Endpoint) Owns(a netip.Addr) bool {
 	if a == e.Address {
 		return true
 	}
@@ -46,9 +46,9 @@ func (e *Endpoint) owns(a netip.Addr) bool {
 	return false
 }
 
-// public is the public address of a private one; zero if it has none, or is not the
+// PublicOf is the public address of a private one; zero if it has none, or is not the
 // Endpoint's.
-func (e *Endpoint) public(private netip.Addr) netip.Addr {
+func (e *Endpoint) PublicOf(private netip.Addr) netip.Addr {
 	if private == e.Address {
 		return e.Public
 	}
@@ -60,8 +60,8 @@ func (e *Endpoint) public(private netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// private is the private address behind a public one of the Endpoint's.
-func (e *Endpoint) private(public netip.Addr) netip.Addr {
+// PrivateOf is the private address behind a public one of the Endpoint's.
+func (e *Endpoint) PrivateOf(public netip.Addr) netip.Addr {
 	if public == e.Public {
 		return e.Address
 	}

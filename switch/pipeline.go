@@ -138,7 +138,7 @@ func (f *frame) peer(a *Attachment) firewall.Source {
 // public address, or the world outside.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	f.from = firewall.Source{Addr: f.pkt.Flow.Src}
-	if a.Endpoint.owns(f.pkt.Flow.Src) {
+	if a.Endpoint.Owns(f.pkt.Flow.Src) {
 		f.from.Groups = a.Endpoint.Groups
 	}
 	dst := f.pkt.Flow.Dst

@@ -13,11 +13,11 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	case p.SrcMAC != a.Endpoint.MAC:
 		return verdict.SpoofedMAC, false
 	case p.EtherType == packet.EtherTypeARP:
-		if p.ARPSender != a.Endpoint.MAC || !p.ARPSenderIP.IsUnspecified() && !a.Endpoint.owns(p.ARPSenderIP) {
+		if p.ARPSender != a.Endpoint.MAC || !p.ARPSenderIP.IsUnspecified() && !a.Endpoint.Owns(p.ARPSenderIP) {
 			return verdict.SpoofedARP, false
 		}
 		return verdict.Unset, true
-	case !a.Endpoint.owns(p.Flow.Src) && (!a.Endpoint.Unchecked || unroutable(p.Flow.Src)):
+	case !a.Endpoint.Owns(p.Flow.Src) && (!a.Endpoint.Unchecked || unroutable(p.Flow.Src)):
 		return verdict.SpoofedIP, false
 	case p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67:
 		return verdict.DHCPServer, false
@@ -32,7 +32,7 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 // duplicates (RFC 5227 §2.1.1), which an answer would tell that the address is taken.
 func (f *frame) answerARP(a *Attachment) verdict.Verdict {
 	p := &f.pkt
-	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || a.Endpoint.owns(p.ARPTargetIP) {
+	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || a.Endpoint.Owns(p.ARPTargetIP) {
 		return f.ignoreARP()
 	}
 	if p.ARPTargetIP == a.subnet.Gateway {

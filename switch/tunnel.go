@@ -59,7 +59,7 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 		owner = n.Find(f.pkt.Flow.Dst)
 	}
 	switch {
-	case owner == nil || byPublic && !owner.public(f.pkt.Flow.Dst).IsValid():
+	case owner == nil || byPublic && !owner.PublicOf(f.pkt.Flow.Dst).IsValid():
 		return f.in, f.unreachable()
 	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || byPublic):
 		return f.in, f.misaddressed()

@@ -34,7 +34,7 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 	if v, ok := f.checkOutsideSource(); !ok {
 		return f.in, v
 	}
-	packet.RewriteDestination(f.bytes(), p, owner.private(p.Flow.Dst))
+	packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
 	f.from = firewall.Source{Addr: p.Flow.Src}
 	f.viaGateway = true
 	return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
@@ -100,7 +100,7 @@ func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
 	if v, ok := f.checkRoute(a.subnet, a.Endpoint, p.Flow.Dst); !ok {
 		return f.in, v
 	}
-	public := a.Endpoint.public(p.Flow.Src)
+	public := a.Endpoint.PublicOf(p.Flow.Src)
 	if !public.IsValid() {
 		return f.in, f.unreachable()
 	}
@@ -109,7 +109,7 @@ func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
 			return f.in, v
 		}
 		packet.RewriteSource(f.bytes(), p, public)
-		packet.RewriteDestination(f.bytes(), p, owner.private(p.Flow.Dst))
+		packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
 		f.from = firewall.Source{Addr: p.Flow.Src}
 		return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
 	}

@@ -204,7 +204,7 @@ func newTraceCommand() *cobra.Command {
 		Long: `Send one imagined packet through the live tables and connections, and print each
 decision: the rule that admits it, or why every rule does not and what would.
 
-A and B are instance ids, IPv4 addresses, or in a lab laptop or stranger. From outside an
+A and B are ids of instances or interfaces, IPv4 addresses, or in a lab laptop or stranger. From outside an
 instance is reached by its public address. PACKET is tcp/22, udp/53, icmp, icmp/8:0, or
 tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple this way.`,
 		Example: "  palisade trace --from laptop --to i-cfd732a6 tcp/22\n  palisade trace --from 10.10.0.4 --to 10.10.0.5 'udp/4000>53' --json",
@@ -234,7 +234,7 @@ tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple 
 func printTrace(w io.Writer, from, to string, t node.Trace) {
 	fmt.Fprintf(w, "%s from %s to %s\n", t.Packet, from, to)
 	for i, s := range t.Steps {
-		fmt.Fprintf(w, "%d. %s of %s, on %s: %s\n", i+1, s.Direction, s.Instance, s.Node, s.Flow)
+		fmt.Fprintf(w, "%d. %s of %s, on %s: %s\n", i+1, s.Direction, cmp.Or(string(s.Instance), string(s.Interface)), s.Node, s.Flow)
 		fmt.Fprintf(w, "   connection: %s\n", s.Connection)
 		switch {
 		case s.Rule == "classic-egress":
@@ -251,6 +251,9 @@ func printTrace(w io.Writer, from, to string, t node.Trace) {
 		return
 	}
 	fmt.Fprintf(w, "=> dropped at %s on %s: %s, %s\n", t.At, t.Node, t.Verdict, t.Meaning)
+	if t.Reason != "" {
+		fmt.Fprintf(w, "   %s\n", t.Reason)
+	}
 	if t.Admit != "" {
 		fmt.Fprintf(w, "   to admit it: %s\n", t.Admit)
 	}

@@ -82,7 +82,7 @@ func (n *Node) status() Status {
 	s.Index, s.BadRules = view.Index(), bad
 	for in := range view.Instances() {
 		lease, ok := view.Interface(in.Interface)
-		if in.Interface == "" || !ok {
+		if in.Interface == "" || !ok || lease.State == ec2.Idle {
 			continue
 		}
 		one := InstanceStatus{

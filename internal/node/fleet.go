@@ -46,7 +46,7 @@ type machine struct {
 	id    ec2.InstanceID
 
 	mu      sync.Mutex // held through a step
-	lease   ec2.InterfaceID
+	lease   uint64     // epoch
 	spec    instance.Spec
 	running *instance.Instance
 }
@@ -175,7 +175,7 @@ func (m *machine) step(ctx context.Context) {
 func (m *machine) start(ctx context.Context, view *ec2.View, in *ec2.Instance, lease *ec2.Interface) {
 	f := m.fleet
 	m.spec = f.spec(view, in, lease)
-	m.lease = lease.ID
+	m.lease = lease.Epoch
 	running, err := m.bringUp(ctx, in)
 	if ctx.Err() != nil {
 		return // the next daemon goes on
@@ -219,7 +219,11 @@ func (m *machine) bringUp(ctx context.Context, in *ec2.Instance) (*instance.Inst
 			return nil, err
 		}
 	}
-	if err := f.plane.attach(m.lease, tap.Config{Name: device, Namespace: m.spec.Namespace}); err != nil {
+	d, err := tap.Open(tap.Config{Name: device, Namespace: m.spec.Namespace})
+	if err != nil {
+		return nil, err
+	}
+	if err := f.plane.attach(m.lease, d); err != nil {
 		return nil, err
 	}
 	if running != nil {
@@ -235,7 +239,7 @@ func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, le
 		f.plane.fail(lease)
 		f.cluster.SetPresence(f.plane.presence())
 	}
-	if err := f.plane.detach(lease.ID); err != nil {
+	if err := f.plane.detach(lease.Epoch); err != nil {
 		f.log.Warn("a port did not close", "instance", m.id, "err", err)
 	}
 	if m.running != nil {

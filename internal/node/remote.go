@@ -84,7 +84,7 @@ func (p *plane) setDown(epochs map[uint64]bool) {
 func (p *plane) fail(lease *ec2.Interface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ep := p.endpoints[lease.ID]; ep != nil && !ep.ended {
+	if ep := p.endpoints[lease.Epoch]; ep != nil && !ep.ended {
 		p.failed[lease.Epoch] = true
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -19,31 +18,34 @@ import (
 // Trace is what GET /v1/trace?from=A&to=B&packet=tcp/22 answers: the fate of one imagined
 // packet, decided by the switch's own pipeline, and why.
 type Trace struct {
-	From     string      `json:"from"`
-	To       string      `json:"to"`
-	Packet   string      `json:"packet"`
-	Admitted bool        `json:"admitted"`
-	Verdict  string      `json:"verdict"`
-	Meaning  string      `json:"meaning"`
-	At       string      `json:"at"`   // the port the verdict concerns
-	Node     ec2.NodeID  `json:"node"` // and where that is
-	Steps    []TraceStep `json:"steps"`
+	From     string     `json:"from"`
+	To       string     `json:"to"`
+	Packet   string     `json:"packet"`
+	Admitted bool       `json:"admitted"`
+	Verdict  string     `json:"verdict"`
+	Meaning  string     `json:"meaning"`
+	At       string     `json:"at"`   // the port the verdict concerns
+	Node     ec2.NodeID `json:"node"` // and where that is
+	// Reason says more than the verdict does, where a route is what lacks.
+	Reason string      `json:"reason,omitempty"`
+	Steps  []TraceStep `json:"steps"`
 	// Admit is a command that would let the packet in, where a rule is all it lacks.
 	Admit string `json:"admit,omitempty"`
 }
 
 // TraceStep is one interface on the way.
 type TraceStep struct {
-	Node       ec2.NodeID     `json:"node"`
-	Instance   ec2.InstanceID `json:"instance"`
-	Direction  string         `json:"direction"`
-	Flow       string         `json:"flow"` // as this interface sees it
-	Connection string         `json:"connection"`
-	Admitted   bool           `json:"admitted"`
-	Rule       string         `json:"rule,omitempty"` // that admits it
-	Group      string         `json:"group,omitempty"`
-	RuleText   string         `json:"rule_text,omitempty"`
-	Refusals   []string       `json:"refusals,omitempty"` // why each rule does not
+	Node       ec2.NodeID      `json:"node"`
+	Instance   ec2.InstanceID  `json:"instance"`
+	Interface  ec2.InterfaceID `json:"interface"`
+	Direction  string          `json:"direction"`
+	Flow       string          `json:"flow"` // as this interface sees it
+	Connection string          `json:"connection"`
+	Admitted   bool            `json:"admitted"`
+	Rule       string          `json:"rule,omitempty"` // that admits it
+	Group      string          `json:"group,omitempty"`
+	RuleText   string          `json:"rule_text,omitempty"`
+	Refusals   []string        `json:"refusals,omitempty"` // why each rule does not
 }
 
 func (n *Node) traceHandler(w http.ResponseWriter, r *http.Request) {
@@ -63,11 +65,7 @@ func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	if view == nil {
 		return nil, fmt.Errorf("this node has no table yet")
 	}
-	src, err := n.end(view, r.From)
-	if err != nil {
-		return nil, err
-	}
-	dst, err := n.end(view, r.To)
+	src, dst, err := n.ends(view, r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +99,7 @@ func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 func (n *Node) report(view *ec2.View, result vswitch.Trace) *Trace {
 	t := &Trace{
 		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
-		At: result.At.Name(), Node: n.config.Name, Steps: []TraceStep{},
+		At: result.At.Name(), Node: n.config.Name, Steps: []TraceStep{}, Reason: reason(view, result),
 	}
 	for i, s := range result.Steps {
 		refused := i == len(result.Steps)-1 && refuses(result.Verdict)
@@ -117,50 +115,6 @@ func (n *Node) report(view *ec2.View, result vswitch.Trace) *Trace {
 // admit the packet. All other drops happen on the way between interfaces.
 func refuses(v verdict.Verdict) bool {
 	return v == verdict.NoRule || v == verdict.Revoked || v == verdict.NoConnection
-}
-
-// A traceEnd is one end of an imagined packet.
-type traceEnd struct {
-	address netip.Addr // as given, or the private one of an instance
-	owner   *vswitch.Endpoint
-}
-
-func (n *Node) end(view *ec2.View, text string) (traceEnd, error) {
-	snapshot := n.sw.Snapshot()
-	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
-		lease, ok := view.Interface(in.Interface)
-		if !ok {
-			return traceEnd{}, fmt.Errorf("%s is %s and has no address", text, in.State)
-		}
-		return traceEnd{lease.Private, snapshot.PortOf(vswitch.VNI(lease.VNI), lease.Private)}, nil
-	}
-	a, err := netip.ParseAddr(text)
-	if err != nil || !a.Is4() {
-		return traceEnd{}, fmt.Errorf("%q is neither an instance's id nor an IPv4 address", text)
-	}
-	return traceEnd{a, snapshot.PortOf(vswitch.VNI(classicVNI), a)}, nil
-}
-
-// aim addresses the packet and returns the port it enters by. From an instance the
-// target's address is taken as given; from outside only its public one can be reached.
-func (n *Node) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, error) {
-	t.Flow.Src, t.Flow.Dst = src.address, dst.address
-	if src.owner != nil {
-		if src.owner.Port == nil {
-			return nil, fmt.Errorf("%s is not on this node", src.address)
-		}
-		t.Flow.Src, t.SrcMAC, t.DstMAC = src.owner.Address, src.owner.MAC, vswitch.GatewayMAC
-		return src.owner.Port, nil
-	}
-	up := n.sw.Snapshot().UplinkPort()
-	if up == nil {
-		return nil, fmt.Errorf("%s is no instance, and this node has no uplink it could come by", src.address)
-	}
-	if dst.owner != nil && dst.owner.Public.IsValid() {
-		t.Flow.Dst = dst.owner.Public
-	}
-	t.SrcMAC, t.DstMAC = up.NextHop, up.MAC
-	return up.Port, nil
 }
 
 // parsePacket reads "tcp/22", "udp/53", "icmp", "icmp/8:0", each with an optional source
@@ -218,10 +172,8 @@ func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep 
 	if s.Direction == conntrack.In {
 		step.Direction = "ingress"
 	}
-	for lease := range view.Interfaces() {
-		if lease.Epoch == s.Endpoint.Epoch {
-			step.Instance = lease.Instance
-		}
+	if lease, ok := leaseOf(view, s.Endpoint); ok {
+		step.Instance, step.Interface = lease.Instance, lease.ID
 	}
 	switch s.Connection.Status {
 	case conntrack.Live:
@@ -239,6 +191,9 @@ func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep 
 	e := n.plane.explain(s)
 	if e.By != nil {
 		step.Rule, step.Group, step.RuleText = string(e.By.Rule.ID), e.By.Group.Name, ruleText(e.By.Rule)
+	}
+	if !admitted && len(e.Refusals) == 0 {
+		step.Refusals = []string{fmt.Sprintf("anything: its groups have no %s rule", step.Direction)}
 	}
 	for _, r := range e.Refusals {
 		step.Refusals = append(step.Refusals, fmt.Sprintf("%s: %s", ruleText(r.Rule), r))
@@ -263,26 +218,45 @@ func ruleText(r ec2.Rule) string {
 	case r.From == r.To:
 		what = fmt.Sprintf("%s %d", r.Protocol, r.From)
 	}
-	if r.Source.IsGroup() {
-		return fmt.Sprintf("%s from group %s of %s", what, r.Source.Group.ID, r.Source.Group.Account)
+	way := "from"
+	if r.Direction == ec2.Egress {
+		way = "to"
 	}
-	return fmt.Sprintf("%s from %s", what, r.Source.Prefix)
+	if r.Source.IsGroup() {
+		return fmt.Sprintf("%s %s group %s of %s", what, way, r.Source.Group.ID, r.Source.Group.Account)
+	}
+	return fmt.Sprintf("%s %s %s", what, way, r.Source.Prefix)
 }
 
-// admitting is a command that adds the narrowest rule for a refused packet.
+// admitting is a command that adds the narrowest rule for a refused packet. The groups of
+// a VPC are named by their ids (EC2 User Guide 2012, "ec2-authorize").
 func admitting(view *ec2.View, s vswitch.Step) string {
+	lease, ok := leaseOf(view, s.Endpoint)
+	if !ok || len(lease.Groups) == 0 {
+		return ""
+	}
+	g, ok := view.Group(lease.Groups[0])
+	if !ok {
+		return ""
+	}
+	group, far := string(g.ID), s.Flow.Src
+	if g.VPC == "" {
+		group = fmt.Sprintf("%q", g.Name)
+	}
 	if s.Direction != conntrack.In {
-		return "" // EC2-Classic refuses nothing that leaves
+		group, far = group+" --egress", s.Flow.Dst
 	}
+	return fmt.Sprintf("ec2-authorize %s %s -s %s/32", group, options(s), far)
+}
+
+// leaseOf finds the lease behind an interface of the switch.
+func leaseOf(view *ec2.View, e *vswitch.Endpoint) (*ec2.Interface, bool) {
 	for lease := range view.Interfaces() {
-		if lease.Epoch != s.Endpoint.Epoch || len(lease.Groups) == 0 {
-			continue
-		}
-		if g, ok := view.Group(lease.Groups[0]); ok {
-			return fmt.Sprintf("ec2-authorize %q %s -s %s/32", g.Name, options(s), s.Flow.Src)
+		if lease.Epoch == e.Epoch {
+			return lease, true
 		}
 	}
-	return ""
+	return nil, false
 }
 
 func options(s vswitch.Step) string {

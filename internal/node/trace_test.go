@@ -100,12 +100,21 @@ func traced(t *testing.T) (n testNode, web, db *ec2.Instance) {
 		t.Fatal(err)
 	}
 	for _, in := range []*ec2.Instance{web, db} {
-		if err := n.plane.attachDevice(in.Interface, device()); err != nil {
+		if err := n.plane.attach(epochOf(t, state.View(), in.Interface), device()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Cleanup(n.plane.close)
 	return n, web, db
+}
+
+func epochOf(t *testing.T, view *ec2.View, id ec2.InterfaceID) uint64 {
+	t.Helper()
+	lease, ok := view.Interface(id)
+	if !ok {
+		t.Fatalf("there is no interface %s", id)
+	}
+	return lease.Epoch
 }
 
 // TestTraceSaysWhy: each line is what an operator reads of a packet's fate.
@@ -126,7 +135,7 @@ func TestTraceSaysWhy(t *testing.T) {
 	w, d := string(web.ID), string(db.ID)
 	webIP, dbIP := lease(web).Private.String(), lease(db).Private.String()
 	fromWeb := "tcp 3306 from group " + string(group("web")) + " of 598916040194"
-	const anyOut = "admitted by all traffic from 0.0.0.0/0 of EC2-Classic"
+	const anyOut = "admitted by all traffic to 0.0.0.0/0 of EC2-Classic"
 	for _, tt := range []struct {
 		from, to, packet string
 		verdict, at      string
@@ -207,7 +216,7 @@ func TestTraceSaysWhy(t *testing.T) {
 func TestTraceSaysWhatItCannotTrace(t *testing.T) {
 	n, web, _ := traced(t)
 	for _, tt := range []struct{ from, to, packet, want string }{
-		{"i-00000000", string(web.ID), "tcp/22", `"i-00000000" is neither an instance's id nor an IPv4 address`},
+		{"i-00000000", string(web.ID), "tcp/22", `"i-00000000" is neither an instance's id, nor an interface's, nor an IPv4 address`},
 		{string(web.ID), "2001:db8::1", "tcp/22", `"2001:db8::1" is neither`},
 		{string(web.ID), "", "tcp/22", `"" is neither`},
 		{string(web.ID), "203.0.113.25", "tcp", `"tcp" is no packet`},

@@ -91,7 +91,8 @@ func (n *Node) traceOnward(ctx context.Context, view *ec2.View, on *vswitch.Onwa
 		return err
 	}
 	t.Steps = append(t.Steps, rest.Steps...)
-	t.Admitted, t.Verdict, t.Meaning, t.At, t.Node, t.Admit = rest.Admitted, rest.Verdict, rest.Meaning, rest.At, rest.Node, rest.Admit
+	t.Admitted, t.Verdict, t.Meaning, t.Reason = rest.Admitted, rest.Verdict, rest.Meaning, rest.Reason
+	t.At, t.Node, t.Admit = rest.At, rest.Node, rest.Admit
 	return nil
 }
 
