@@ -13,6 +13,7 @@ import (
 type Command struct {
 	Time    time.Time // stamped by the leader; a request never reads a clock
 	Request Request
+	Audit   *Audit // nil: a node's own doing
 }
 
 // A Request is one decision, checked and carried out by State.Apply. Its exported
@@ -76,6 +77,7 @@ type envelope struct {
 	Type    string          `json:"type"`
 	Time    time.Time       `json:"time"`
 	Body    json.RawMessage `json:"body"`
+	Audit   *Audit          `json:"audit,omitempty"`
 }
 
 // EncodeCommand writes a command for the log.
@@ -84,7 +86,7 @@ func EncodeCommand(cmd Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body})
+	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit})
 }
 
 // DecodeCommand reads what EncodeCommand wrote. A type, a version or a field it does
@@ -102,7 +104,7 @@ func DecodeCommand(data []byte) (Command, error) {
 	if err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
-	return Command{Time: e.Time, Request: req}, nil
+	return Command{Time: e.Time, Request: req, Audit: e.Audit}, nil
 }
 
 func encodeRequest(r Request) (string, json.RawMessage, error) {

@@ -28,6 +28,7 @@ const (
 	tableRoutes    = "routetable"
 	tableElastic   = "elastic"
 	tableTag       = "tag"
+	tableAudit     = "audit"
 
 	tableGroupCount = "groupcount"
 
@@ -89,6 +90,7 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexVPC, func(x *RouteTable) []string { return []string{key(x.VPC)} })),
 	tableElastic: table(tableElastic, func(x *ElasticAddress) string { return key(x.ID) },
 		many(indexOwner, func(x *ElasticAddress) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tableAudit: table(tableAudit, func(r *AuditRecord) string { return auditKey(r.Number) }),
 	tableTag: table(tableTag, func(x *Tag) string { return key(x.Resource) + key(x.Key) },
 		many(indexOwner, func(x *Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}

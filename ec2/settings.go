@@ -36,6 +36,9 @@ type Settings struct {
 	GroupsPerVPC       int `json:",omitempty"` // default 2500
 	RulesPerVPCGroup   int `json:",omitempty"` // of one direction and one address family. Default 60
 	GroupsPerInterface int `json:",omitempty"` // default 5
+
+	// AuditRecords bounds the records of who asked for what. Default 10,000.
+	AuditRecords int `json:",omitempty"`
 }
 
 // DefaultSettings are those of a State that was told nothing else.
@@ -57,6 +60,8 @@ func DefaultSettings() Settings {
 		GroupsPerVPC:       2500,
 		RulesPerVPCGroup:   60,
 		GroupsPerInterface: 5,
+
+		AuditRecords: 10_000,
 	}
 }
 
@@ -96,6 +101,7 @@ func (s Settings) filled() Settings {
 	s.GroupsPerVPC = cmp.Or(s.GroupsPerVPC, d.GroupsPerVPC)
 	s.RulesPerVPCGroup = cmp.Or(s.RulesPerVPCGroup, d.RulesPerVPCGroup)
 	s.GroupsPerInterface = cmp.Or(s.GroupsPerInterface, d.GroupsPerInterface)
+	s.AuditRecords = cmp.Or(s.AuditRecords, d.AuditRecords)
 	return s
 }
 

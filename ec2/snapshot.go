@@ -60,6 +60,7 @@ var snapshotTables = []struct {
 	{tableRoutes, func() any { return new(RouteTable) }},
 	{tableElastic, func() any { return new(ElasticAddress) }},
 	{tableTag, func() any { return new(Tag) }},
+	{tableAudit, func() any { return new(AuditRecord) }},
 }
 
 // WriteSnapshot writes the View so that Restore makes a State of it.
@@ -189,6 +190,11 @@ func checkRestored(t *memdb.Txn) error {
 	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {
 		return errors.New("has no meta row")
+	}
+	for r := range rows[AuditRecord](t, tableAudit, indexID, "") {
+		if r.Number == 0 || r.Number > m.Audited {
+			return fmt.Errorf("has audit record %d, of %d", r.Number, m.Audited)
+		}
 	}
 	numbers := make(map[uint32]NodeID)
 	for n := range rows[Node](t, tableNode, indexID, "") {

@@ -35,6 +35,7 @@ type meta struct {
 	Settings Settings
 
 	NodeNumber uint32 `json:",omitempty"` // the last one given to a node
+	Audited    uint64 `json:",omitempty"` // number of the newest audit record
 	GossipKey  []byte `json:",omitempty"` // nil: of a cluster that was made before there was one
 	VNI        VNI    `json:",omitempty"` // the last one given to a VPC
 }
@@ -53,8 +54,9 @@ func NewState() *State {
 }
 
 // Apply runs the command at a log index. An *Error is the caller's mistake and leaves
-// everything but the index as it was; Apply returns no other error. The index must be
-// above the last one: the log has one order and no repeats.
+// everything but the index, and the record of the attempt, as it was; Apply returns no
+// other error. The index must be above the last one: the log has one order and no
+// repeats.
 func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	was := s.current.Load()
 	if index <= was.meta.Index {
@@ -65,14 +67,16 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	t.TrackChanges()
 	t.advance(cmd.Time)
 	result, err := cmd.Request.apply(t)
+	refusal, ok := err.(*Error)
 	if err != nil {
-		if _, ok := err.(*Error); !ok {
+		if !ok {
 			panic(fmt.Sprintf("ec2: apply %T at %d: %v", cmd.Request, index, err))
 		}
 		t.Abort()
 		t = newTx(s.db, index)
 		result = Result{}
 	}
+	t.audit(cmd, refusal)
 	changes := t.Changes()
 	t.commit()
 
