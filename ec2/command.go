@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"time"
@@ -30,6 +31,8 @@ type Result struct {
 	Unknown   []RuleSpec         // asked to be revoked, but not there
 	Instances []Change[Instance] // in order of the request
 	KeyPair   *KeyPair
+	Interface *Interface
+	Addresses []netip.Addr // given to Interface by the request
 	Node      *Node
 
 	VPC         *VPC
@@ -53,7 +56,7 @@ var classicRequests = []Request{
 	&Batch{},
 	&Bootstrap{}, &PutSettings{}, &CreateAccount{}, &PutNetwork{}, &PutNode{},
 	&CreateSecurityGroup{}, &DeleteSecurityGroup{}, &AuthorizeIngress{}, &RevokeIngress{},
-	&RunInstances{}, &TerminateInstances{}, &StopInstances{}, &StartInstances{}, &ReportInstance{},
+	&RunInstances{}, &TerminateInstances{}, &StopInstances{}, &StartInstances{}, &RebootInstances{}, &ReportInstance{},
 	&Sweep{},
 	&CreateKeyPair{}, &DeleteKeyPair{},
 	&CreateJoinToken{}, &AdmitNode{}, &FenceNode{}, &RemoveNode{},

@@ -35,8 +35,11 @@ func (s InstanceState) String() string {
 	return "unknown"
 }
 
-// An Instance is a machine somebody launched. In EC2-Classic its groups are fixed at
-// launch; its addresses live in the Interface, which a stop and start replaces.
+// An Instance is a machine somebody launched. Its addresses live in its interfaces.
+//
+// In EC2-Classic its groups are fixed at launch, and it has one interface, which a stop
+// and start replaces. In a VPC its interfaces are resources of their own, which say by
+// Interface.Instance whose they are; it keeps them while it is stopped.
 type Instance struct {
 	ID           InstanceID
 	Account      AccountID
@@ -53,10 +56,24 @@ type Instance struct {
 	LaunchTime   time.Time
 	Ended        time.Time // when it was terminated
 	Node         NodeID
-	Zone         string      `json:",omitempty"` // kept of a node that was removed; View.ZoneOf says where it is
-	Interface    InterfaceID // "" while stopped or terminated
+	Zone         string      `json:",omitempty"` // of its subnet, or kept of a node that was removed; View.ZoneOf says where it is
+	Interface    InterfaceID // the primary one; "" when terminated, in EC2-Classic also while stopped
 	ClientToken  string
 	RequestShape string // digest of the request that ClientToken stands for
+
+	// Boot is another number after each reboot that somebody asked for. A node that
+	// booted the instance under one and sees another boots it again, on the same
+	// interfaces.
+	Boot uint64 `json:",omitempty"`
+
+	TerminationProtected bool `json:",omitempty"` // disableApiTermination
+	StopProtected        bool `json:",omitempty"` // disableApiStop
+	TerminateOnShutdown  bool `json:",omitempty"` // instanceInitiatedShutdownBehavior is terminate, not stop
+
+	// The rest is of an instance in a VPC only.
+
+	VPC    VPCID    `json:",omitempty"`
+	Subnet SubnetID `json:",omitempty"` // of the primary interface; kept when terminated
 }
 
 // LeaseState says what an interface's addresses may be used for.
@@ -104,6 +121,8 @@ type Interface struct {
 	Attachment  *Attachment   `json:",omitempty"` // to Instance, or to what Outside names
 	Outside     *Outside      `json:",omitempty"`
 	ClientToken string        `json:",omitempty"`
+
+	RequestShape string `json:",omitempty"` // digest of the request that ClientToken stands for
 }
 
 // An AddressPair is a private address and the elastic one that goes with it, if any.
@@ -119,6 +138,7 @@ type Attachment struct {
 	DeviceIndex         int
 	Time                time.Time
 	DeleteOnTermination bool
+	Detaching           bool `json:",omitempty"` // it ends when the node has taken the port down
 }
 
 // Outside is what an interface is put in front of that Palisade did not make: a network
@@ -128,7 +148,8 @@ type Outside struct {
 	Device    string
 }
 
-// Addresses are the interface's private addresses, the primary one first.
+// Addresses are the interface's private addresses and what goes with them, the primary
+// one first.
 func (i *Interface) Addresses() []AddressPair {
 	return append([]AddressPair{{i.Private, i.Public}}, i.Further...)
 }

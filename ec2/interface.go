@@ -1,4 +1,159 @@
 package ec2
 
-// interfaceRequests are of the interfaces of a VPC.
-var interfaceRequests = []Request{}
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"regexp"
+)
+
+// interfaceRequests are of the interfaces of a VPC, and of what instances in one can.
+var interfaceRequests = []Request{
+	&CreateNetworkInterface{}, &DeleteNetworkInterface{},
+	&AttachNetworkInterface{}, &DetachNetworkInterface{}, &ReportInterface{},
+	&ModifyNetworkInterface{}, &AssignPrivateAddresses{}, &UnassignPrivateAddresses{},
+	&RegisterInterface{}, &UnregisterInterface{},
+	&RebootInstances{}, &ModifyInstance{},
+}
+
+// An InterfaceSpec is what a request says of an interface that it makes.
+type InterfaceSpec struct {
+	Subnet       SubnetID     `json:",omitempty"`
+	Groups       []GroupID    `json:",omitempty"` // none: the VPC's default group
+	Description  string       `json:",omitempty"`
+	Private      netip.Addr   `json:",omitzero"`  // zero: any
+	Further      []netip.Addr `json:",omitempty"` // secondary addresses, chosen
+	FurtherCount int          `json:",omitempty"` // or as many of any
+}
+
+// CreateNetworkInterface makes an interface that is attached to nothing. A ClientToken
+// makes it idempotent. Result: Interface.
+type CreateNetworkInterface struct {
+	Account     AccountID
+	Region      Region
+	Spec        InterfaceSpec
+	ClientToken string            `json:",omitempty"`
+	Tags        map[string]string `json:",omitempty"`
+}
+
+func (r *CreateNetworkInterface) apply(t *tx) (Result, error) {
+	shape := shapeOf(r)
+	if r.ClientToken != "" {
+		made := first[Interface](t.Txn, tableInterface, indexToken, key(r.Account)+key(r.Region)+key(r.ClientToken))
+		if made != nil && made.RequestShape != shape {
+			return Result{}, otherRequest()
+		}
+		if made != nil {
+			return Result{Interface: made}, nil
+		}
+	}
+	if err := checkClientToken(r.ClientToken); err != nil {
+		return Result{}, err
+	}
+	s, err := t.subnetOf(r.Account, r.Region, r.Spec.Subnet)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.roomForInterfaces(r.Account, r.Region, 1); err != nil {
+		return Result{}, err
+	}
+	eni, err := t.newSubnetLeaser(s).make(r.Spec)
+	if err != nil {
+		return Result{}, err
+	}
+	eni.ClientToken = r.ClientToken
+	if r.ClientToken != "" {
+		eni.RequestShape = shape
+	}
+	t.put(tableInterface, eni)
+	if err := t.tag(string(eni.ID), r.Account, r.Region, r.Tags); err != nil {
+		return Result{}, err
+	}
+	return Result{Interface: eni}, nil
+}
+
+// DeleteNetworkInterface deletes an interface that is attached to nothing; its addresses
+// rest. Result: Interface, as it was.
+type DeleteNetworkInterface struct {
+	Account   AccountID
+	Region    Region
+	Interface InterfaceID
+}
+
+func (r *DeleteNetworkInterface) apply(t *tx) (Result, error) {
+	eni, err := t.interfaceOf(r.Account, r.Region, r.Interface)
+	if err != nil {
+		return Result{}, err
+	}
+	if eni.Attachment != nil {
+		return Result{}, Errorf("InvalidParameterValue", "Network interface '%s' is currently in use.", eni.ID)
+	}
+	t.deleteInterface(eni)
+	return Result{Interface: eni}, nil
+}
+
+// roomForInterfaces refuses more interfaces than an account may have.
+func (t *tx) roomForInterfaces(account AccountID, region Region, more int) error {
+	limit := t.limits().InterfacesPerRegion
+	count := more
+	for eni := range rows[Interface](t.Txn, tableInterface, indexOwner, key(account)+key(region)) {
+		if eni.VPC != "" {
+			count++
+		}
+	}
+	if count > limit {
+		return Errorf("NetworkInterfaceLimitExceeded", "You have reached the limit on the number of network interfaces that you can create: %d.", limit)
+	}
+	return nil
+}
+
+// interfaceOf finds an interface of a VPC of the caller's.
+func (t *tx) interfaceOf(account AccountID, region Region, id InterfaceID) (*Interface, error) {
+	if id == "" {
+		return nil, Errorf("MissingParameter", "The request must contain the parameter networkInterfaceId")
+	}
+	if err := CheckInterfaceID(id); err != nil {
+		return nil, err
+	}
+	eni := first[Interface](t.Txn, tableInterface, indexID, key(id))
+	if eni == nil || eni.VPC == "" || eni.Account != account || eni.Region != region {
+		return nil, NoSuchInterface(id)
+	}
+	return eni, nil
+}
+
+var interfaceID = regexp.MustCompile(`^eni-[0-9a-f]{1,17}$`)
+
+// CheckInterfaceID returns the error for text that is not shaped like an interface's id.
+func CheckInterfaceID(id InterfaceID) error {
+	if !interfaceID.MatchString(string(id)) {
+		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, clip(string(id)))
+	}
+	return nil
+}
+
+// NoSuchInterface is EC2's error for an id that the caller does not own.
+func NoSuchInterface(id InterfaceID) *Error {
+	return Errorf("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", clip(string(id)))
+}
+
+// shapeOf is a digest of what was asked for; a client token stands for one shape.
+func shapeOf(r Request) string {
+	data, err := json.Marshal(r)
+	if err != nil {
+		panic(fmt.Sprintf("ec2: shape of %+v: %v", r, err))
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(data))
+}
+
+func otherRequest() *Error {
+	return Errorf("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
+}
+
+func checkClientToken(token string) error {
+	if !printable(token, 64) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter ClientToken is invalid. At most 64 ASCII characters.", clip(token))
+	}
+	return nil
+}

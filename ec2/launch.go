@@ -1,9 +1,7 @@
 package ec2
 
 import (
-	"crypto/sha256"
-	"encoding/json"
-	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 )
@@ -11,6 +9,9 @@ import (
 // RunInstances launches at least MinCount and at most MaxCount instances. No groups is
 // the default group. A ClientToken makes it idempotent: the same request again returns
 // what the first one made. Result: Instances.
+//
+// An account of EC2-Classic that names neither a subnet nor interfaces launches into the
+// region's flat network, and every other request into a VPC.
 type RunInstances struct {
 	Account     AccountID
 	Region      Region
@@ -23,6 +24,30 @@ type RunInstances struct {
 	MaxCount    int
 	Zone        string // "": any
 	ClientToken string
+
+	Tags                 map[string]string `json:",omitempty"` // of the instances
+	TerminationProtected bool              `json:",omitempty"`
+	StopProtected        bool              `json:",omitempty"`
+	TerminateOnShutdown  bool              `json:",omitempty"`
+
+	// The rest is for a VPC only: the primary interface, or all of them.
+
+	Subnet        SubnetID          `json:",omitempty"` // "": the zone's default one
+	Private       netip.Addr        `json:",omitzero"`
+	Further       []netip.Addr      `json:",omitempty"`
+	FurtherCount  int               `json:",omitempty"`
+	Interfaces    []LaunchInterface `json:",omitempty"`
+	InterfaceTags map[string]string `json:",omitempty"` // of the interfaces that are made
+}
+
+// A LaunchInterface is one interface of the instances of a launch: one that there is, or
+// one that is made by Spec.
+type LaunchInterface struct {
+	DeviceIndex         int
+	Interface           InterfaceID   `json:",omitempty"`
+	Spec                InterfaceSpec `json:",omitzero"`
+	Public              *bool         `json:",omitempty"` // nil: as the subnet has it
+	DeleteOnTermination *bool         `json:",omitempty"` // nil: if it is made here
 }
 
 // maxUserData is in bytes (EC2 User Guide, "User data").
@@ -31,27 +56,50 @@ const maxUserData = 16384
 var imageID = regexp.MustCompile(`^ami-[0-9a-f]{8}([0-9a-f]{9})?$`)
 
 func (r *RunInstances) apply(t *tx) (Result, error) {
-	if err := t.requireClassic(r.Account, r.Region); err != nil {
+	classic, err := r.classic(t)
+	if err != nil {
 		return Result{}, err
 	}
 	if err := r.check(); err != nil {
 		return Result{}, err
 	}
-	shape := r.shape()
+	shape := shapeOf(r)
 	if r.ClientToken != "" {
 		if made := t.launchedWith(r.Account, r.Region, r.ClientToken); len(made) > 0 {
 			if made[0].RequestShape != shape {
-				return Result{}, Errorf("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
+				return Result{}, otherRequest()
 			}
 			return Result{Instances: unchanged(made)}, nil
 		}
 	}
+	if classic {
+		return r.launchClassic(t, shape)
+	}
+	return r.launchVPC(t, shape)
+}
+
+// classic reports whether the launch is into EC2-Classic.
+func (r *RunInstances) classic(t *tx) (bool, error) {
+	a := first[Account](t.Txn, tableAccount, indexID, key(r.Account))
+	if a == nil || a.Platform == Classic && r.Subnet == "" && len(r.Interfaces) == 0 {
+		if err := t.requireClassic(r.Account, r.Region); err != nil {
+			return false, err
+		}
+		if r.Private.IsValid() || len(r.Further) > 0 || r.FurtherCount != 0 {
+			return false, Errorf("InvalidParameterCombination", "Chosen addresses are not for instances in EC2-Classic")
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
 	groups, err := t.launchGroups(r.Account, r.Region, r.Groups)
 	if err != nil {
 		return Result{}, err
 	}
-	if r.KeyName != "" && first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.KeyName)) == nil {
-		return Result{}, Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", clip(r.KeyName))
+	if err := t.checkLaunchKey(r); err != nil {
+		return Result{}, err
 	}
 	count, err := t.launchCount(r)
 	if err != nil {
@@ -67,23 +115,8 @@ func (r *RunInstances) apply(t *tx) (Result, error) {
 	leases := t.newLeaser(network)
 	var result Result
 	for n := range count {
-		i := &Instance{
-			ID:           InstanceID(t.meta.classicID("i", t.serial())),
-			Account:      r.Account,
-			Region:       r.Region,
-			Reservation:  reservation,
-			LaunchIndex:  n,
-			Image:        r.Image,
-			Type:         r.Type,
-			KeyName:      r.KeyName,
-			Groups:       groups,
-			UserData:     r.UserData,
-			State:        Pending,
-			LaunchTime:   t.meta.Time,
-			Node:         spread.next(),
-			ClientToken:  r.ClientToken,
-			RequestShape: shape,
-		}
+		i := r.newInstance(t, InstanceID(t.meta.classicID("i", t.serial())), shape)
+		i.Reservation, i.LaunchIndex, i.Groups, i.Node = reservation, n, groups, spread.next()
 		if !leases.lease(i) {
 			if n < r.MinCount {
 				return Result{}, Errorf("InsufficientAddressCapacity", "There are not enough free addresses in network %d for %d more instances", network.VNI, r.MinCount-n)
@@ -91,9 +124,33 @@ func (r *RunInstances) apply(t *tx) (Result, error) {
 			break
 		}
 		t.put(tableInstance, i)
+		if err := t.tag(string(i.ID), r.Account, r.Region, r.Tags); err != nil {
+			return Result{}, err
+		}
 		result.Instances = append(result.Instances, Change[Instance]{After: i})
 	}
 	return result, nil
+}
+
+// newInstance is what the instances of a launch have in common.
+func (r *RunInstances) newInstance(t *tx, id InstanceID, shape string) *Instance {
+	return &Instance{
+		ID:           id,
+		Account:      r.Account,
+		Region:       r.Region,
+		Image:        r.Image,
+		Type:         r.Type,
+		KeyName:      r.KeyName,
+		UserData:     r.UserData,
+		State:        Pending,
+		LaunchTime:   t.meta.Time,
+		ClientToken:  r.ClientToken,
+		RequestShape: shape,
+
+		TerminationProtected: r.TerminationProtected,
+		StopProtected:        r.StopProtected,
+		TerminateOnShutdown:  r.TerminateOnShutdown,
+	}
 }
 
 func (r *RunInstances) check() error {
@@ -112,8 +169,8 @@ func (r *RunInstances) check() error {
 	if len(r.UserData) > maxUserData {
 		return Errorf("InvalidParameterValue", "User data is limited to %d bytes", maxUserData)
 	}
-	if !printable(r.ClientToken, 64) {
-		return Errorf("InvalidParameterValue", "Value (%s) for parameter ClientToken is invalid. At most 64 ASCII characters.", clip(r.ClientToken))
+	if err := checkClientToken(r.ClientToken); err != nil {
+		return err
 	}
 	if !printable(r.Type, 64) {
 		return Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", clip(r.Type))
@@ -121,19 +178,17 @@ func (r *RunInstances) check() error {
 	return nil
 }
 
-// shape is a digest of what was asked for; a ClientToken stands for one shape.
-func (r *RunInstances) shape() string {
-	data, err := json.Marshal(r)
-	if err != nil {
-		panic(fmt.Sprintf("ec2: shape of %+v: %v", r, err))
-	}
-	return fmt.Sprintf("%x", sha256.Sum256(data))
-}
-
 func (t *tx) launchedWith(account AccountID, region Region, token string) []*Instance {
 	made := slices.Collect(rows[Instance](t.Txn, tableInstance, indexToken, key(account)+key(region)+key(token)))
 	slices.SortFunc(made, func(a, b *Instance) int { return a.LaunchIndex - b.LaunchIndex })
 	return made
+}
+
+func (t *tx) checkLaunchKey(r *RunInstances) error {
+	if r.KeyName != "" && first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.KeyName)) == nil {
+		return Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", clip(r.KeyName))
+	}
+	return nil
 }
 
 func (t *tx) launchGroups(account AccountID, region Region, selectors []GroupSelector) ([]GroupID, error) {
@@ -145,6 +200,9 @@ func (t *tx) launchGroups(account AccountID, region Region, selectors []GroupSel
 		g, err := t.group(account, region, sel)
 		if err != nil {
 			return nil, err
+		}
+		if g.VPC != "" {
+			return nil, Errorf("InvalidParameterCombination", "VPC security groups may not be used for a non-VPC launch")
 		}
 		ids = append(ids, g.ID)
 	}

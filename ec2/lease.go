@@ -126,33 +126,66 @@ func (l *leaser) lease(i *Instance) bool {
 	}
 	i.Interface = eni.ID
 	l.t.put(tableInterface, eni)
-	l.t.put(tableAddress, &address{VNI: eni.VNI, Addr: private, Interface: eni.ID})
+	l.t.own(eni.VNI, private, eni.ID)
 	if public.IsValid() {
-		l.t.put(tableAddress, &address{VNI: publicVNI, Addr: public, Interface: eni.ID})
+		l.t.own(publicVNI, public, eni.ID)
 	}
 	return true
 }
 
-// drain takes an interface's addresses out of every set; they stay its own.
-func (t *tx) drain(id InterfaceID) {
-	was := first[Interface](t.Txn, tableInterface, indexID, key(id))
-	if was == nil {
-		panic(fmt.Sprintf("ec2: drain %q, which does not exist", id))
+// own writes down whose an address is.
+func (t *tx) own(vni VNI, addr netip.Addr, id InterfaceID) {
+	t.put(tableAddress, &address{VNI: vni, Addr: addr, Interface: id})
+}
+
+// drain takes the addresses of an instance out of every set; they stay its own.
+func (t *tx) drain(i *Instance) {
+	interfaces := []*Interface{first[Interface](t.Txn, tableInterface, indexID, key(i.Interface))}
+	if i.VPC != "" {
+		interfaces = t.attached(i.ID)
 	}
-	if was.State == Draining {
+	for _, was := range interfaces {
+		if was.State != Active {
+			continue
+		}
+		eni := *was
+		eni.State = Draining
+		t.put(tableInterface, &eni)
+	}
+}
+
+// disconnect is the end of what an instance did at its node: all of its ports are down, or
+// the node is lost. In EC2-Classic its lease ends; in a VPC its interfaces wait for its
+// start, or end as they are meant to when it has been terminated.
+func (t *tx) disconnect(i *Instance) {
+	if i.VPC == "" {
+		if lease := first[Interface](t.Txn, tableInterface, indexID, key(i.Interface)); lease != nil {
+			t.release(lease)
+		}
+		i.Interface = ""
 		return
 	}
-	eni := *was
-	eni.State = Draining
-	t.put(tableInterface, &eni)
+	for _, eni := range t.attached(i.ID) {
+		switch {
+		case eni.Attachment.Detaching:
+			t.ended(eni, false)
+		case i.State == Terminated:
+			t.ended(eni, true)
+		default:
+			t.put(tableInterface, t.idle(eni))
+		}
+	}
+	if i.State == Terminated {
+		i.Interface = ""
+	}
 }
 
 // release removes an interface and lays its addresses to rest.
 func (t *tx) release(eni *Interface) {
 	t.del(tableInterface, eni)
-	t.put(tableAddress, &address{VNI: eni.VNI, Addr: eni.Private, Freed: t.meta.Time, FreedIndex: t.meta.Index})
+	t.restAddress(eni.VNI, eni.Private)
 	if eni.Public.IsValid() {
-		t.put(tableAddress, &address{VNI: publicVNI, Addr: eni.Public, Freed: t.meta.Time, FreedIndex: t.meta.Index})
+		t.restAddress(publicVNI, eni.Public)
 	}
 }
 
@@ -164,12 +197,16 @@ type allocator struct {
 	vni     VNI
 	pools   []netip.Prefix
 	gateway netip.Addr
+	low     netip.Addr // nothing below it is given out
 	at      netip.Addr // the next candidate in pools[0]; zero: its first
 }
 
 func (a *allocator) next() (netip.Addr, bool) {
 	for ; len(a.pools) > 0; a.pools, a.at = a.pools[1:], (netip.Addr{}) {
 		low, high := usable(a.pools[0])
+		if a.low.Compare(low) > 0 {
+			low = a.low
+		}
 		if a.at.IsValid() {
 			low = a.at
 		}

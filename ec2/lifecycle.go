@@ -8,8 +8,8 @@ import (
 const reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
 
 // TerminateInstances ends instances for good. Their addresses leave every set with this
-// command; the interface goes when its node has taken the port down and reports so.
-// Result: Instances.
+// command; what of their interfaces is deleted with them goes when the node has taken the
+// ports down and reports so. Result: Instances.
 type TerminateInstances struct {
 	Account   AccountID
 	Region    Region
@@ -18,13 +18,17 @@ type TerminateInstances struct {
 
 func (r *TerminateInstances) apply(t *tx) (Result, error) {
 	return t.eachInstance(r.Account, r.Region, r.Instances, func(i Instance) (Instance, error) {
-		switch i.State {
-		case Terminated, ShuttingDown:
+		if i.State == Terminated || i.State == ShuttingDown {
 			return i, nil
-		case Stopped: // no interface, nothing to wait for
+		}
+		if i.TerminationProtected {
+			return i, Errorf("OperationNotPermitted", "The instance '%s' may not be terminated. Modify its 'disableApiTermination' instance attribute and try again.", i.ID)
+		}
+		if i.State == Stopped { // at no node: nothing to wait for
 			i.State, i.Ended = Terminated, t.meta.Time
-		default:
-			t.drain(i.Interface)
+			t.disconnect(&i)
+		} else {
+			t.drain(&i)
 			i.State = ShuttingDown
 		}
 		i.StateReason = reasonUser
@@ -45,7 +49,10 @@ func (r *StopInstances) apply(t *tx) (Result, error) {
 		case Stopped, Stopping:
 			return i, nil
 		case Running:
-			t.drain(i.Interface)
+			if i.StopProtected {
+				return i, Errorf("OperationNotPermitted", "The instance '%s' may not be stopped. Modify its 'disableApiStop' instance attribute and try again.", i.ID)
+			}
+			t.drain(&i)
 			i.State, i.StateReason = Stopping, reasonUser
 			return i, nil
 		}
@@ -53,9 +60,9 @@ func (r *StopInstances) apply(t *tx) (Result, error) {
 	})
 }
 
-// StartInstances brings stopped instances back, on a new interface with new addresses:
-// EC2-Classic keeps neither (EC2 User Guide 2012, "Stopping and Starting Instances").
-// Result: Instances.
+// StartInstances brings stopped instances back: in EC2-Classic on a new interface with new
+// addresses (EC2 User Guide 2012, "Stopping and Starting Instances"), in a VPC on those
+// that they have. Result: Instances.
 type StartInstances struct {
 	Account   AccountID
 	Region    Region
@@ -71,9 +78,8 @@ func (r *StartInstances) apply(t *tx) (Result, error) {
 			if err := t.placeAnew(&i); err != nil {
 				return i, err
 			}
-			network := classicNetwork(t.Txn, i.Region)
-			if network == nil || !t.newLeaser(network).lease(&i) {
-				return i, Errorf("InsufficientAddressCapacity", "There is no free address for instance '%s'", i.ID)
+			if err := t.connect(&i); err != nil {
+				return i, err
 			}
 			i.State, i.StateReason, i.LaunchTime = Pending, "", t.meta.Time
 			return i, nil
@@ -82,9 +88,40 @@ func (r *StartInstances) apply(t *tx) (Result, error) {
 	})
 }
 
+// connect gives an instance that starts its place in the network.
+func (t *tx) connect(i *Instance) error {
+	if i.VPC != "" {
+		return t.reconnect(i)
+	}
+	network := classicNetwork(t.Txn, i.Region)
+	if network == nil || !t.newLeaser(network).lease(i) {
+		return Errorf("InsufficientAddressCapacity", "There is no free address for instance '%s'", i.ID)
+	}
+	return nil
+}
+
+// RebootInstances has instances that run boot again, on the interfaces and with the
+// addresses that they have. Result: Instances.
+type RebootInstances struct {
+	Account   AccountID
+	Region    Region
+	Instances []InstanceID
+}
+
+func (r *RebootInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i Instance) (Instance, error) {
+		if i.State != Running {
+			return i, Errorf("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be rebooted.", i.ID)
+		}
+		i.Boot = t.serial()
+		return i, nil
+	})
+}
+
 // ReportInstance is what a node says about an instance of its own: that it runs, or
-// that it has ended and its port is down. InterfaceEpoch is the lease the node speaks
-// of; a report about another lease is old and changes nothing. Result: Instances.
+// that it has ended and all of its ports are down. InterfaceEpoch is the lease of its
+// primary interface that the node speaks of; a report about another lease is old and
+// changes nothing. Result: Instances.
 type ReportInstance struct {
 	Instance       InstanceID
 	InterfaceEpoch uint64
@@ -101,7 +138,7 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 		return Result{}, nil
 	}
 	lease := first[Interface](t.Txn, tableInterface, indexID, key(was.Interface))
-	if lease.Epoch != r.InterfaceEpoch {
+	if lease.Epoch != r.InterfaceEpoch || was.State == Stopped {
 		return Result{}, nil
 	}
 
@@ -111,12 +148,12 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 		return Result{}, nil
 	case r.State == Running:
 		i.State = Running
-	case r.State == Terminated || i.State == ShuttingDown:
-		t.release(lease)
-		i.State, i.Ended, i.Interface = Terminated, t.meta.Time, ""
+	case r.State == Terminated || i.State == ShuttingDown || i.State == Running && i.TerminateOnShutdown:
+		i.State, i.Ended = Terminated, t.meta.Time
+		t.disconnect(&i)
 	default:
-		t.release(lease)
-		i.State, i.Interface = Stopped, ""
+		i.State = Stopped
+		t.disconnect(&i)
 	}
 	if r.Reason != "" && i.StateReason == "" {
 		i.StateReason = clip(r.Reason)
@@ -154,6 +191,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 		}
 	}
 	for _, i := range gone {
+		t.untag(string(i.ID))
 		t.del(tableInstance, i)
 	}
 	t.dropExpiredTokens()
@@ -172,7 +210,7 @@ func (t *tx) eachInstance(account AccountID, region Region, ids []InstanceID, ch
 		if err != nil {
 			return Result{}, err
 		}
-		if now.State != was.State {
+		if now.State != was.State || now.Boot != was.Boot {
 			t.put(tableInstance, &now)
 		}
 		result.Instances = append(result.Instances, Change[Instance]{Before: was, After: &now})

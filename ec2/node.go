@@ -150,18 +150,28 @@ func (r *FenceNode) apply(t *tx) (Result, error) {
 	n := *was
 	n.State = Fenced
 	t.put(tableNode, &n)
-	result := Result{Node: &n}
-	for _, lease := range slices.Collect(rows[Interface](t.Txn, tableInterface, indexNode, key(n.ID))) {
-		result.Instances = append(result.Instances, t.lose(lease))
-	}
-	return result, nil
+	return Result{Node: &n, Instances: t.loseNode(n.ID)}, nil
 }
 
-// lose ends a lease whose node will not report any more.
-func (t *tx) lose(lease *Interface) Change[Instance] {
-	was := first[Instance](t.Txn, tableInstance, indexID, key(lease.Instance))
+// loseNode ends all that was at a node which will not report any more.
+func (t *tx) loseNode(id NodeID) []Change[Instance] {
+	var lost []Change[Instance]
+	for _, lease := range slices.Collect(rows[Interface](t.Txn, tableInterface, indexNode, key(id))) {
+		lease = first[Interface](t.Txn, tableInterface, indexID, key(lease.ID))
+		switch {
+		case lease == nil || lease.Node != id: // gone with its instance
+		case lease.Outside != nil:
+			t.ended(lease, true)
+		default:
+			lost = append(lost, t.loseInstance(lease.Instance))
+		}
+	}
+	return lost
+}
+
+func (t *tx) loseInstance(id InstanceID) Change[Instance] {
+	was := first[Instance](t.Txn, tableInstance, indexID, key(id))
 	i := *was
-	i.Interface = ""
 	switch i.State {
 	case ShuttingDown:
 		i.State, i.Ended = Terminated, t.meta.Time
@@ -170,7 +180,7 @@ func (t *tx) lose(lease *Interface) Change[Instance] {
 	default:
 		i.State, i.StateReason = Stopped, reasonFenced
 	}
-	t.release(lease)
+	t.disconnect(&i)
 	t.put(tableInstance, &i)
 	return Change[Instance]{Before: was, After: &i}
 }
@@ -208,38 +218,54 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 	}
 	for _, i := range here { // their zone is not to be looked up any more
 		now := *i
-		now.Node, now.Zone = "", was.Zone
+		now.Node = ""
+		if i.VPC == "" {
+			now.Zone = was.Zone
+		}
 		t.put(tableInstance, &now)
 	}
 	t.del(tableNode, was)
 	return Result{}, nil
 }
 
-// ZoneOf is the availability zone an instance is in, or was in last.
+// ZoneOf is the availability zone an instance is in, or was in last: its subnet's, or in
+// EC2-Classic its node's.
 func (v *View) ZoneOf(i *Instance) string {
+	if i.VPC != "" {
+		return i.Zone
+	}
 	if n, ok := v.Node(i.Node); ok {
 		return n.Zone
 	}
 	return i.Zone
 }
 
-// placeAnew finds a node for an instance whose own is no member any more: in its zone
-// if there is one, else wherever there is.
+// placeAnew finds a node for an instance whose own is no member any more: in its zone if
+// there is one, else, in EC2-Classic, wherever there is. A subnet is in one zone, and so is
+// what is in it.
 func (t *tx) placeAnew(i *Instance) error {
 	zone := i.Zone
 	if n := first[Node](t.Txn, tableNode, indexID, key(i.Node)); n != nil {
-		if n.Member() {
+		if n.Member() && (i.VPC == "" || n.Zone == zone) {
 			return nil
 		}
-		zone = n.Zone
+		if i.VPC == "" {
+			zone = n.Zone
+		}
 	}
 	s, err := t.newSpread(i.Region, zone)
+	if err != nil && i.VPC != "" {
+		return Errorf("InsufficientInstanceCapacity", "There is no node in zone %s to start instance '%s' on", zone, i.ID)
+	}
 	if err != nil {
 		if s, err = t.newSpread(i.Region, ""); err != nil {
 			return err
 		}
 	}
-	i.Node, i.Zone = s.next(), ""
+	i.Node = s.next()
+	if i.VPC == "" {
+		i.Zone = ""
+	}
 	return nil
 }
 

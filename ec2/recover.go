@@ -62,13 +62,7 @@ func (r *Recover) apply(t *tx) (Result, error) {
 		fenced := *was
 		fenced.State = Fenced
 		t.put(tableNode, &fenced)
-		var leases []*Interface
-		for lease := range rows[Interface](t.Txn, tableInterface, indexNode, key(was.ID)) {
-			leases = append(leases, lease)
-		}
-		for _, lease := range leases {
-			t.lose(lease)
-		}
+		t.loseNode(was.ID)
 	}
 	if n.Number == 0 {
 		t.admit(&n)

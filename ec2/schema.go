@@ -73,7 +73,13 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexOwner, func(i *Interface) []string { return []string{key(i.Account) + key(i.Region)} }),
 		many(indexMember, func(i *Interface) []string { return keysOf(i.Groups) }),
 		many(indexSubnet, func(i *Interface) []string { return []string{key(i.Subnet)} }),
-		many(indexHolder, func(i *Interface) []string { return []string{key(i.Instance)} })),
+		many(indexHolder, func(i *Interface) []string { return []string{key(i.Instance)} }),
+		many(indexToken, func(i *Interface) []string {
+			if i.ClientToken == "" {
+				return nil
+			}
+			return []string{key(i.Account) + key(i.Region) + key(i.ClientToken)}
+		})),
 	tableAddress:   table(tableAddress, func(a *address) string { return addressKey(a.VNI, a.Addr) }),
 	tableKeyPair:   table(tableKeyPair, func(k *KeyPair) string { return key(k.Account) + key(k.Region) + key(k.Name) }),
 	tableJoinToken: table(tableJoinToken, func(k *JoinToken) string { return key(k.ID) }),

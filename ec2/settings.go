@@ -39,6 +39,10 @@ type Settings struct {
 
 	// AuditRecords bounds the records of who asked for what. Default 10,000.
 	AuditRecords int `json:",omitempty"`
+
+	InterfacesPerRegion   int `json:",omitempty"` // of an account, in VPCs. Default 5000
+	InterfacesPerInstance int `json:",omitempty"` // whatever its type. Default 8
+	AddressesPerInterface int `json:",omitempty"` // private ones. Default 30
 }
 
 // DefaultSettings are those of a State that was told nothing else.
@@ -62,6 +66,10 @@ func DefaultSettings() Settings {
 		GroupsPerInterface: 5,
 
 		AuditRecords: 10_000,
+
+		InterfacesPerRegion:   5000,
+		InterfacesPerInstance: 8,
+		AddressesPerInterface: 30,
 	}
 }
 
@@ -102,6 +110,9 @@ func (s Settings) filled() Settings {
 	s.RulesPerVPCGroup = cmp.Or(s.RulesPerVPCGroup, d.RulesPerVPCGroup)
 	s.GroupsPerInterface = cmp.Or(s.GroupsPerInterface, d.GroupsPerInterface)
 	s.AuditRecords = cmp.Or(s.AuditRecords, d.AuditRecords)
+	s.InterfacesPerRegion = cmp.Or(s.InterfacesPerRegion, d.InterfacesPerRegion)
+	s.InterfacesPerInstance = cmp.Or(s.InterfacesPerInstance, d.InterfacesPerInstance)
+	s.AddressesPerInterface = cmp.Or(s.AddressesPerInterface, d.AddressesPerInterface)
 	return s
 }
 

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -203,23 +204,5 @@ func checkRestored(t *memdb.Txn) error {
 		}
 		numbers[n.Number] = n.ID
 	}
-	for i := range rows[Interface](t, tableInterface, indexID, "") {
-		o := first[Instance](t, tableInstance, indexID, key(i.Instance))
-		if o == nil || o.Interface != i.ID {
-			return fmt.Errorf("interface %s is not of instance %s", i.ID, i.Instance)
-		}
-		if i.Epoch > m.Serial {
-			return fmt.Errorf("interface %s has epoch %d, above the last one given out", i.ID, i.Epoch)
-		}
-	}
-	for i := range rows[Instance](t, tableInstance, indexID, "") {
-		eni := first[Interface](t, tableInterface, indexID, key(i.Interface))
-		if (i.Interface != "") != (eni != nil) {
-			return fmt.Errorf("instance %s has no interface %s", i.ID, i.Interface)
-		}
-		if ended := i.State == Terminated || i.State == Stopped; ended == (eni != nil) {
-			return fmt.Errorf("instance %s is %s and has interface %q", i.ID, i.State, i.Interface)
-		}
-	}
-	return nil
+	return cmp.Or(checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t))
 }

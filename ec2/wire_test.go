@@ -3,6 +3,7 @@ package ec2
 import (
 	"bytes"
 	"flag"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,7 +39,10 @@ func samples() []Request {
 		&DeleteSecurityGroup{albert, east, sel},
 		&AuthorizeIngress{albert, east, sel, specs},
 		&RevokeIngress{albert, east, sel, specs},
-		&RunInstances{albert, east, "ami-eca54085", "m1.small", "gsg", []GroupSelector{sel, {Name: "web"}}, []byte("#!/bin/sh"), 1, 7, "us-east-1a", "token"},
+		&RunInstances{
+			Account: albert, Region: east, Image: "ami-eca54085", Type: "m1.small", KeyName: "gsg", Groups: []GroupSelector{sel, {Name: "web"}},
+			UserData: []byte("#!/bin/sh"), MinCount: 1, MaxCount: 7, Zone: "us-east-1a", ClientToken: "token",
+		},
 		&TerminateInstances{albert, east, ids},
 		&StopInstances{albert, east, ids},
 		&StartInstances{albert, east, ids},
@@ -68,7 +72,8 @@ func later() map[string]Request {
 
 func allSamples() map[string]Request {
 	all := later()
-	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples()) {
+	maps.Copy(all, laterInterfaces())
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all

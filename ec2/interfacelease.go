@@ -1,0 +1,218 @@
+package ec2
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// A subnetLeaser makes interfaces of one subnet. It remembers how far it has searched for
+// free addresses, so that a launch of many walks the subnet once.
+type subnetLeaser struct {
+	t       *tx
+	subnet  *Subnet
+	vni     VNI
+	private *allocator
+}
+
+func (t *tx) newSubnetLeaser(s *Subnet) *subnetLeaser {
+	l := &subnetLeaser{t: t, subnet: s, vni: first[VPC](t.Txn, tableVPC, indexID, key(s.VPC)).VNI}
+	l.private = &allocator{t: t, vni: l.vni, pools: []netip.Prefix{s.CIDR}, low: s.lowest()}
+	return l
+}
+
+// lowest is the first address of the subnet that is Leasable.
+func (s *Subnet) lowest() netip.Addr {
+	a := s.CIDR.Addr()
+	for !s.Leasable(a) {
+		a = a.Next()
+	}
+	return a
+}
+
+// make takes the addresses of a new interface; the caller puts its row.
+func (l *subnetLeaser) make(spec InterfaceSpec) (*Interface, error) {
+	t, s := l.t, l.subnet
+	if err := checkInterfaceDescription(spec.Description); err != nil {
+		return nil, err
+	}
+	groups, err := t.interfaceGroups(s.Account, s.Region, s.VPC, spec.Groups)
+	if err != nil {
+		return nil, err
+	}
+	eni := &Interface{
+		ID:          InterfaceID(t.meta.longID("eni", t.serial())),
+		Account:     s.Account,
+		Region:      s.Region,
+		VNI:         l.vni,
+		Groups:      groups,
+		State:       Idle,
+		VPC:         s.VPC,
+		Subnet:      s.ID,
+		Description: spec.Description,
+	}
+	if eni.Private, err = l.take(spec.Private, eni.ID); err != nil {
+		return nil, err
+	}
+	eni.MAC = t.meta.mac(l.vni, eni.Private)
+	if _, err := l.takeFurther(eni, spec.Further, spec.FurtherCount); err != nil {
+		return nil, err
+	}
+	return eni, nil
+}
+
+// takeFurther gives an interface secondary addresses, chosen ones or as many of any, and
+// returns them.
+func (l *subnetLeaser) takeFurther(eni *Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
+	switch {
+	case len(chosen) > 0 && count != 0:
+		return nil, Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
+	case count < 0:
+		return nil, Errorf("InvalidParameterValue", "Value (%d) for parameter secondaryPrivateIpAddressCount is invalid. It must not be negative.", count)
+	}
+	if limit := l.t.limits().AddressesPerInterface; 1+len(eni.Further)+len(chosen) > limit || count > limit-1-len(eni.Further) {
+		return nil, Errorf("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit of %d.", limit)
+	}
+	if len(chosen) == 0 {
+		chosen = make([]netip.Addr, count)
+	}
+	var taken []netip.Addr
+	eni.Further = slices.Clone(eni.Further)
+	for _, want := range chosen {
+		a, err := l.take(want, eni.ID)
+		if err != nil {
+			return nil, err
+		}
+		taken = append(taken, a)
+		eni.Further = append(eni.Further, AddressPair{Private: a})
+	}
+	sortPairs(eni.Further)
+	return taken, nil
+}
+
+func sortPairs(pairs []AddressPair) {
+	slices.SortFunc(pairs, func(a, b AddressPair) int { return a.Private.Compare(b.Private) })
+}
+
+// take gives an interface the address it wants, or any. One that rests is not given out
+// to who asks for it either.
+func (l *subnetLeaser) take(want netip.Addr, id InterfaceID) (netip.Addr, error) {
+	a := want
+	if !a.IsValid() {
+		var ok bool
+		if a, ok = l.private.next(); !ok {
+			return a, Errorf("InsufficientFreeAddressesInSubnet", "The specified subnet does not have enough free addresses to satisfy the request.")
+		}
+	} else if err := l.free(a); err != nil {
+		return a, err
+	}
+	l.t.own(l.vni, a, id)
+	return a, nil
+}
+
+// free reports why an address that somebody chose cannot be his.
+func (l *subnetLeaser) free(a netip.Addr) error {
+	switch {
+	case !l.subnet.CIDR.Contains(a):
+		return Errorf("InvalidParameterValue", "Address %s does not fall within the subnet's address range", a)
+	case !l.subnet.Leasable(a):
+		return Errorf("InvalidParameterValue", "Address %s is in subnet's reserved address range", a)
+	}
+	row := first[address](l.t.Txn, tableAddress, indexID, addressKey(l.vni, a))
+	switch {
+	case row == nil:
+		return nil
+	case row.Interface == "":
+		return Errorf("InvalidIPAddress.InUse", "Address %s is in use. It was given back a moment ago and rests.", a)
+	}
+	return Errorf("InvalidIPAddress.InUse", "Address %s is in use.", a)
+}
+
+// interfaceGroups are the groups of a request, which names them by id.
+func (t *tx) interfaceGroups(account AccountID, region Region, vpc VPCID, ids []GroupID) ([]GroupID, error) {
+	selectors := make([]GroupSelector, len(ids))
+	for n, id := range ids {
+		selectors[n].ID = id
+	}
+	return t.vpcGroups(account, region, vpc, selectors)
+}
+
+// mapPublic gives an interface that has no public address one of the region's. It is given
+// back when the interface leaves its node.
+func (t *tx) mapPublic(eni *Interface, public *allocator) error {
+	if eni.Public.IsValid() {
+		return nil
+	}
+	a, ok := public.next()
+	if !ok {
+		return Errorf("InsufficientAddressCapacity", "There is no free public address in region %s", eni.Region)
+	}
+	eni.Public = a
+	t.own(publicVNI, a, eni.ID)
+	return nil
+}
+
+func (t *tx) newPublicAllocator(region Region) *allocator {
+	return &allocator{t: t, vni: publicVNI, pools: t.publicPools(region)}
+}
+
+// activate puts an interface to work at a node, under an epoch of its own. The caller puts
+// the row.
+func (t *tx) activate(eni *Interface, node NodeID) {
+	eni.Node, eni.State, eni.Epoch = node, Active, t.serial()
+}
+
+// idle is an interface at no node, as one is whose port is down: its public address is
+// given back unless it is an elastic one. The caller puts the row.
+func (t *tx) idle(was *Interface) *Interface {
+	eni := *was
+	eni.State, eni.Node = Idle, ""
+	if eni.Public.IsValid() && t.elasticAt(eni.Public) == nil {
+		t.restAddress(publicVNI, eni.Public)
+		eni.Public = netip.Addr{}
+	}
+	return &eni
+}
+
+// ended is what becomes of an interface whose attachment ends: it is kept, or deleted with
+// what it was attached to.
+func (t *tx) ended(was *Interface, gone bool) {
+	if gone && was.Attachment.DeleteOnTermination {
+		t.deleteInterface(was)
+		return
+	}
+	eni := t.idle(was)
+	eni.Instance, eni.Attachment, eni.Outside, eni.AutoPublic = "", nil, nil, false
+	t.put(tableInterface, eni)
+}
+
+// deleteInterface ends an interface of a VPC: its addresses rest, its elastic ones are
+// their owner's to give to another.
+func (t *tx) deleteInterface(eni *Interface) {
+	for _, pair := range eni.Addresses() {
+		t.restAddress(eni.VNI, pair.Private)
+		t.releasePublic(pair.Public)
+	}
+	t.untag(string(eni.ID))
+	t.del(tableInterface, eni)
+}
+
+// releasePublic takes a public address, if it is one, from the interface that has it.
+func (t *tx) releasePublic(public netip.Addr) {
+	if !public.IsValid() {
+		return
+	}
+	if e := t.elasticAt(public); e != nil {
+		t.dissociate(e)
+		return
+	}
+	t.restAddress(publicVNI, public)
+}
+
+// pairAt finds one of the interface's addresses.
+func (i *Interface) pairAt(private netip.Addr) (AddressPair, bool) {
+	at := slices.IndexFunc(i.Addresses(), func(p AddressPair) bool { return p.Private == private })
+	if at < 0 {
+		return AddressPair{}, false
+	}
+	return i.Addresses()[at], true
+}

@@ -1,0 +1,85 @@
+package ec2
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// What follows holds in every State that Apply made, and a restored one is held to it:
+// Apply goes by it and would panic.
+
+func checkSubnetRows(t *memdb.Txn) error {
+	for s := range rows[Subnet](t, tableSubnet, indexID, "") {
+		if !servable(s.CIDR) || first[VPC](t, tableVPC, indexID, key(s.VPC)) == nil {
+			return fmt.Errorf("subnet %s has range %s of %q", s.ID, s.CIDR, s.VPC)
+		}
+	}
+	return nil
+}
+
+func checkInterfaceRows(t *memdb.Txn, m *meta) error {
+	for i := range rows[Interface](t, tableInterface, indexID, "") {
+		if i.Epoch > m.Serial {
+			return fmt.Errorf("interface %s has epoch %d, above the last one given out", i.ID, i.Epoch)
+		}
+		if i.VPC != "" {
+			if err := checkVPCInterface(t, i); err != nil {
+				return err
+			}
+			continue
+		}
+		if o := first[Instance](t, tableInstance, indexID, key(i.Instance)); o == nil || o.Interface != i.ID || o.VPC != "" {
+			return fmt.Errorf("interface %s is not of instance %s", i.ID, i.Instance)
+		}
+	}
+	return nil
+}
+
+// checkVPCInterface: what is attached is so to one thing, and what is at a node is
+// attached.
+func checkVPCInterface(t *memdb.Txn, i *Interface) error {
+	if s := first[Subnet](t, tableSubnet, indexID, key(i.Subnet)); s == nil || s.VPC != i.VPC || !s.CIDR.Contains(i.Private) {
+		return fmt.Errorf("interface %s with address %s is in no subnet %s of %s", i.ID, i.Private, i.Subnet, i.VPC)
+	}
+	if (i.Instance != "" || i.Outside != nil) != (i.Attachment != nil) || i.Instance != "" && i.Outside != nil {
+		return fmt.Errorf("interface %s is attached to %q and %v", i.ID, i.Instance, i.Outside)
+	}
+	if (i.State == Idle) != (i.Node == "") || i.State != Idle && i.Attachment == nil || i.State == Idle && i.Outside != nil {
+		return fmt.Errorf("interface %s is in state %d at node %q", i.ID, i.State, i.Node)
+	}
+	if i.Instance == "" {
+		return nil
+	}
+	o := first[Instance](t, tableInstance, indexID, key(i.Instance))
+	if o == nil || o.VPC != i.VPC || o.State == Terminated {
+		return fmt.Errorf("interface %s is of instance %s, which is gone or elsewhere", i.ID, i.Instance)
+	}
+	if (i.Attachment.DeviceIndex == 0) != (o.Interface == i.ID) {
+		return fmt.Errorf("interface %s has device index %d of instance %s, whose first is %s", i.ID, i.Attachment.DeviceIndex, o.ID, o.Interface)
+	}
+	return nil
+}
+
+func checkInstanceRows(t *memdb.Txn) error {
+	for i := range rows[Instance](t, tableInstance, indexID, "") {
+		eni := first[Interface](t, tableInterface, indexID, key(i.Interface))
+		if (i.Interface != "") != (eni != nil) {
+			return fmt.Errorf("instance %s has no interface %s", i.ID, i.Interface)
+		}
+		ended := i.State == Terminated || i.State == Stopped && i.VPC == ""
+		if ended == (eni != nil) || eni != nil && eni.Instance != i.ID {
+			return fmt.Errorf("instance %s is %s and has interface %q", i.ID, i.State, i.Interface)
+		}
+	}
+	return nil
+}
+
+func checkAddressRows(t *memdb.Txn) error {
+	for a := range rows[address](t, tableAddress, indexID, "") {
+		if a.Interface != "" && first[Interface](t, tableInterface, indexID, key(a.Interface)) == nil {
+			return fmt.Errorf("address %s is of interface %s, which is gone", a.Addr, a.Interface)
+		}
+	}
+	return nil
+}
