@@ -17,17 +17,17 @@ import (
 
 // Fence puts a node out without its help: its leases end, nobody talks to it any more,
 // and the gossip key is replaced. Not the last voter, nor one without which the others
-// could decide nothing: that would be for good.
-func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID) error {
-	return c.putOut(ctx, node, &ec2.FenceNode{Node: node, GossipKey: newGossipKey()})
+// could decide nothing: that would be for good. by says for the log who asked.
+func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
+	return c.putOut(ctx, node, ec2.Command{Request: &ec2.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
 
 // Remove takes a node's row away. One that carries instances must be fenced first.
-func (c *Cluster) Remove(ctx context.Context, node ec2.NodeID) error {
-	return c.putOut(ctx, node, &ec2.RemoveNode{Node: node, GossipKey: newGossipKey()})
+func (c *Cluster) Remove(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
+	return c.putOut(ctx, node, ec2.Command{Request: &ec2.RemoveNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
 
-func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, r ec2.Request) error {
+func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, cmd ec2.Command) error {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, r ec2.Request) er
 			return ec2.Errorf("IncorrectState", "without %s only %d of %d voters would be there, too few to decide anything ever again", node, there, len(rest))
 		}
 	}
-	_, _, err := c.Apply(ctx, ec2.Command{Request: r})
+	_, _, err := c.Apply(ctx, cmd)
 	return err
 }
 

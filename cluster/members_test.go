@@ -34,7 +34,7 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		key := by.View().GossipKey()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		if err := by.Fence(ctx, victim.name); err != nil {
+		if err := by.Fence(ctx, victim.name, nil); err != nil {
 			t.Fatalf("fence %s: %v", who, err)
 		}
 		if n, _ := by.View().Node(victim.name); n.Member() || slices.Equal(by.View().GossipKey(), key) {
@@ -69,7 +69,7 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 			t.Errorf("%s, fenced, ended with %v, want ErrOutcast", who, err)
 		}
 		victim.stop = nil
-		if err := s.leader().Remove(ctx, victim.name); err != nil {
+		if err := s.leader().Remove(ctx, victim.name, nil); err != nil {
 			t.Fatal(err)
 		}
 		s.join(victim.name, ec2.Voter)
@@ -102,7 +102,7 @@ func TestRemovedNodeIsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	if err := s.leader().Remove(ctx, gone.name); err != nil {
+	if err := s.leader().Remove(ctx, gone.name, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := open.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -148,7 +148,7 @@ func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
 		if old.name == "node4" || old.name == "node5" {
 			continue
 		}
-		if err := s.all["node4"].Fence(ctx, old.name); err != nil {
+		if err := s.all["node4"].Fence(ctx, old.name, nil); err != nil {
 			t.Fatal(err)
 		}
 		await(t, "the fenced one has left Raft", func() bool {
@@ -180,10 +180,10 @@ func TestFenceLeavesAMajority(t *testing.T) {
 	defer cancel()
 	down := s.follower()
 	down.kill()
-	if err := s.leader().Fence(ctx, s.follower().name); !isCode(err, "IncorrectState") {
+	if err := s.leader().Fence(ctx, s.follower().name, nil); !isCode(err, "IncorrectState") {
 		t.Fatalf("fence the second of three: got %v, want IncorrectState", err)
 	}
-	if err := s.leader().Fence(ctx, down.name); err != nil {
+	if err := s.leader().Fence(ctx, down.name, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.waitVoters(2)
@@ -208,7 +208,7 @@ func TestNodeThatLostItsLogIsRefused(t *testing.T) {
 	s.cfg = nil
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := s.leader().Fence(ctx, n.name); err != nil {
+	if err := s.leader().Fence(ctx, n.name, nil); err != nil {
 		t.Fatal(err)
 	}
 	back := s.join(n.name, ec2.Voter)
@@ -363,7 +363,7 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := asker.Fence(ctx, "node2"); err != nil {
+	if err := asker.Fence(ctx, "node2", nil); err != nil {
 		t.Fatal(err)
 	}
 	check("it is fenced", at(asker, index, patience), Enforcement{Index: index, Enforced: ids("node1", "node3"), Excluded: ids("node2")})

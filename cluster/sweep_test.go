@@ -110,7 +110,7 @@ func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
 	if sweep(); !rests() || s.leader().View().Index() != index {
 		t.Errorf("one member does not answer: rests %v, index %d, want %d", rests(), s.leader().View().Index(), index)
 	}
-	if err := s.leader().Fence(ctx, down.name); err != nil {
+	if err := s.leader().Fence(ctx, down.name, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.waitAll(s.leader().View().Index())

@@ -12,6 +12,7 @@ import (
 // actions are all that the API knows. Each theme lists its own.
 var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
+	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
 )
 
 func merged(themes ...map[string]handler) map[string]handler {
@@ -67,16 +68,20 @@ func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) hand
 
 // A call is one authenticated request on its way.
 type call struct {
+	id      string
 	ctx     context.Context
 	server  *Server
 	service *service
 	header  http.Header // of the answer
 	view    *ec2.View   // of the moment the request came in
+	audit   *ec2.Audit  // of what it changes
 	account ec2.AccountID
 	region  ec2.Region
 	action  string
 	version string
 	dryRun  bool
+
+	accessKey string
 }
 
 // apply carries out a request, or, for a dry run, finds out whether it would succeed.
@@ -87,7 +92,7 @@ func (c *call) apply(r ec2.Request) (ec2.Result, error) {
 		}
 		return ec2.Result{}, dryRunSucceeded()
 	}
-	result, index, err := c.server.cfg.Backend.Apply(c.ctx, ec2.Command{Request: r})
+	result, index, err := c.server.cfg.Backend.Apply(c.ctx, ec2.Command{Request: r, Audit: c.audit})
 	if index > 0 { // what was refused, or changed nothing, was judged by a state too
 		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
 	}

@@ -56,6 +56,6 @@ func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *signatur
 	if _, ok := c.view.ClassicNetwork(ec2.Region(g.region)); !ok && c.service == ec2Service { // STS is global
 		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", quote(g.region))
 	}
-	c.account, c.region = key.Account, ec2.Region(g.region)
+	c.account, c.region, c.accessKey = key.Account, ec2.Region(g.region), key.ID
 	return nil
 }

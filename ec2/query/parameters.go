@@ -114,8 +114,11 @@ func (p *param) each(path string, visit func(name, value string)) {
 	if p.given {
 		visit(path, p.value)
 	}
+	if path != "" {
+		path += "."
+	}
 	for _, part := range slices.Sorted(maps.Keys(p.children)) {
-		p.children[part].each(path+"."+part, visit)
+		p.children[part].each(path+part, visit)
 	}
 }
 

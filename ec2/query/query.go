@@ -89,7 +89,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
 	w.Header().Set("x-amzn-RequestId", id)
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	c := &call{ctx: r.Context(), server: s, service: ec2Service, header: w.Header()}
+	c := &call{id: id, ctx: r.Context(), server: s, service: ec2Service, header: w.Header()}
 	answer, err := s.serve(c, w, r)
 	if err == nil {
 		_, _ = w.Write(c.service.encodeAnswer(c.action, c.version, id, answer))
@@ -151,6 +151,9 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is for Describe actions; %s has none", ReadHeader, action)
 		}
 		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
+	}
+	if !onlyReads(action) {
+		c.audit = newAudit(c, r, params)
 	}
 	return h.do(c, params)
 }

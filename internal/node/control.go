@@ -19,6 +19,7 @@ import (
 //	GET /v1/drops    why frames went nowhere, by port
 //	GET /v1/flows    the connections it remembers
 //	GET /v1/trace    what would become of a packet (trace.go)
+//	GET /v1/audit    who changed what (audit.go)
 //	/v1/cluster…     who belongs to the cluster (members.go)
 func (n *Node) controlHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -26,6 +27,7 @@ func (n *Node) controlHandler() http.Handler {
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.drops()) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.flows()) })
 	mux.HandleFunc("GET /v1/trace", n.traceHandler)
+	mux.HandleFunc("GET /v1/audit", n.auditHandler)
 	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
 		s, err := n.clusterStatus(r.Context())
 		if err != nil {

@@ -93,7 +93,7 @@ func (n *Node) newToken(ctx context.Context, r TokenRequest) (any, error) {
 	}
 	_, _, err = n.cluster.Apply(ctx, ec2.Command{Request: &ec2.CreateJoinToken{
 		ID: token.ID, SecretHash: token.SecretHash(), Role: r.Role, Expires: time.Now().Add(r.TTL),
-	}})
+	}, Audit: n.byOperator("CreateJoinToken", map[string]string{"Role": string(r.Role), "TTL": r.TTL.String()})})
 	if err != nil {
 		return nil, err
 	}
@@ -194,21 +194,21 @@ type NodeChange struct {
 }
 
 func (n *Node) fence(ctx context.Context, r NodeRequest) (any, error) {
-	return n.expel(ctx, r.Node, n.cluster.Fence)
+	return n.expel(ctx, r.Node, "FenceNode", n.cluster.Fence)
 }
 
 func (n *Node) remove(ctx context.Context, r NodeRequest) (any, error) {
-	return n.expel(ctx, r.Node, n.cluster.Remove)
+	return n.expel(ctx, r.Node, "RemoveNode", n.cluster.Remove)
 }
 
-func (n *Node) expel(ctx context.Context, node ec2.NodeID, do func(context.Context, ec2.NodeID) error) (any, error) {
+func (n *Node) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
 	change := NodeChange{Node: node, Instances: []ec2.InstanceID{}}
 	for lease := range n.cluster.View().Interfaces() {
 		if lease.Node == node {
 			change.Instances = append(change.Instances, lease.Instance)
 		}
 	}
-	if err := do(ctx, node); err != nil {
+	if err := do(ctx, node, n.byOperator(action, map[string]string{"Node": string(node)})); err != nil {
 		return nil, err
 	}
 	change.Index = n.cluster.View().Index()

@@ -1,0 +1,108 @@
+package query_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2"
+	"palisade/ec2/query"
+)
+
+func (w *world) records() (list []*ec2.AuditRecord) {
+	for r := range w.cluster.View().AuditRecords() {
+		list = append(list, r)
+	}
+	return list
+}
+
+// Every change is on record with who asked for it, and so is what the state refused;
+// reads and dry runs are not. No secret is.
+func TestChangesAreOnRecord(t *testing.T) {
+	w := newWorld(t)
+	const v = "&Version=2016-11-15"
+	agent := func(r *http.Request) { r.Header.Set("User-Agent", "aws-cli/2.9.19 "+strings.Repeat("x", 300)) }
+	first := w.post(t, "Action=CreateSecurityGroup&GroupName=web&GroupDescription=web+servers"+v, agent)
+	answer(t, first)
+	for _, form := range []string{
+		"Action=CreateSecurityGroup&GroupName=web&GroupDescription=again" + v,
+		"Action=DescribeSecurityGroups" + v,
+		"Action=CreateSecurityGroup&GroupName=dry&GroupDescription=x&DryRun=true" + v,
+		"Action=CreateSecurityGroup&GroupName=default&GroupDescription=" + strings.Repeat("d", 600) + v,
+		"Action=RunInstances&ImageId=ami-eca54085&MinCount=1&MaxCount=1&UserData=c2VjcmV0" + v,
+		"Action=AuthorizeSecurityGroupIngress&GroupName=web&IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=22&IpPermissions.1.ToPort=22&IpPermissions.1.IpRanges.2.CidrIp=192.0.2.0/24&IpPermissions.1.IpRanges.1.CidrIp=203.0.113.0/24" + v,
+		"Action=TerminateInstances" + manyInstances() + v,
+	} {
+		answer(t, w.post(t, form, nil))
+	}
+	got := w.records()
+	var codes []string
+	for _, r := range got {
+		codes = append(codes, r.Action+" "+r.Error)
+		if r.Account != albert || r.AccessKey != "AKIDALBERT" || r.Region != region || r.Source != "127.0.0.1" || len(r.RequestID) != 36 || time.Since(r.Time).Abs() > time.Minute {
+			t.Errorf("on record: %+v", r)
+		}
+	}
+	want := []string{
+		"CreateSecurityGroup ", "CreateSecurityGroup InvalidGroup.Duplicate", "CreateSecurityGroup InvalidGroup.Reserved", "RunInstances ",
+		"AuthorizeSecurityGroupIngress ", "TerminateInstances InvalidInstanceID.NotFound",
+	}
+	if diff := cmp.Diff(want, codes); diff != "" {
+		t.Fatalf("on record:\n%s", diff)
+	}
+	if id := first.Header.Get("x-amzn-RequestId"); got[0].RequestID != id || len(got[0].UserAgent) > 260 || !strings.HasPrefix(got[0].UserAgent, "aws-cli/2.9.19 ") {
+		t.Errorf("request %s is on record as %+v", id, got[0])
+	}
+	if diff := cmp.Diff(map[string]string{"GroupName": "web", "GroupDescription": "web servers"}, got[0].Parameters); diff != "" {
+		t.Error(diff)
+	}
+	if p := got[3].Parameters; p["UserData"] != "<sensitiveDataRemoved>" || p["ImageId"] != "ami-eca54085" {
+		t.Errorf("a launch is on record with %v", p)
+	}
+	size := 0
+	for name, value := range got[5].Parameters {
+		size += len(name) + len(value)
+	}
+	if size > 5000 || got[5].Parameters["..."] == "" {
+		t.Errorf("a long request is on record with %d bytes: %v", size, got[5].Parameters)
+	}
+
+	event, err := json.Marshal(query.NewCloudTrailEvent("seed", got[4]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e map[string]any
+	if err := json.Unmarshal(event, &e); err != nil {
+		t.Fatal(err)
+	}
+	e["eventTime"], e["requestID"], e["userAgent"] = "", "", ""
+	wantEvent := map[string]any{
+		"eventVersion": "1.08", "eventTime": "", "eventSource": "ec2.amazonaws.com", "eventName": "AuthorizeSecurityGroupIngress", "awsRegion": "us-east-1",
+		"sourceIPAddress": "127.0.0.1", "userAgent": "", "requestID": "", "eventID": "39304971-dced-8ed9-bc01-6b8f6f2443eb", "readOnly": false,
+		"eventType": "AwsApiCall", "managementEvent": true, "recipientAccountId": albert, "eventCategory": "Management", "responseElements": nil,
+		"userIdentity": map[string]any{"type": "Root", "principalId": albert, "arn": "arn:aws:iam::598916040194:root", "accountId": albert, "accessKeyId": "AKIDALBERT"},
+		"requestParameters": map[string]any{"groupName": "web", "ipPermissions": map[string]any{"items": []any{map[string]any{
+			"ipProtocol": "tcp", "fromPort": "22", "toPort": "22",
+			"ipRanges": map[string]any{"items": []any{map[string]any{"cidrIp": "203.0.113.0/24"}, map[string]any{"cidrIp": "192.0.2.0/24"}}},
+		}}}},
+	}
+	if diff := cmp.Diff(wantEvent, e); diff != "" {
+		t.Errorf("the event of CloudTrail's:\n%s", diff)
+	}
+	if e := query.NewCloudTrailEvent("seed", got[2]); e.ErrorCode != "Client.InvalidGroup.Reserved" || e.ErrorMessage == "" {
+		t.Errorf("a refused change is the event %+v", e)
+	}
+}
+
+func manyInstances() string {
+	var b strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&b, "&InstanceId.%d=i-0123456789abcdef0", i+1)
+	}
+	return b.String()
+}

@@ -1,0 +1,125 @@
+package query
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"palisade/ec2"
+)
+
+// A CloudTrailEvent is an audit record in the form of AWS CloudTrail (CloudTrail User
+// Guide, "CloudTrail record contents for management events").
+type CloudTrailEvent struct {
+	Version         string         `json:"eventVersion"`
+	Identity        cloudTrailUser `json:"userIdentity"`
+	Time            string         `json:"eventTime"`
+	Source          string         `json:"eventSource"`
+	Name            string         `json:"eventName"`
+	Region          ec2.Region     `json:"awsRegion"`
+	SourceIPAddress string         `json:"sourceIPAddress"`
+	UserAgent       string         `json:"userAgent"`
+	ErrorCode       string         `json:"errorCode,omitempty"`
+	ErrorMessage    string         `json:"errorMessage,omitempty"`
+	Parameters      any            `json:"requestParameters"`
+	Answer          any            `json:"responseElements"` // null: it is not kept
+	RequestID       string         `json:"requestID"`
+	EventID         string         `json:"eventID"`
+	ReadOnly        bool           `json:"readOnly"`
+	Type            string         `json:"eventType"`
+	Management      bool           `json:"managementEvent"`
+	Recipient       ec2.AccountID  `json:"recipientAccountId"`
+	Category        string         `json:"eventCategory"`
+}
+
+type cloudTrailUser struct {
+	Type      string        `json:"type"`
+	Principal string        `json:"principalId,omitempty"`
+	ARN       string        `json:"arn,omitempty"`
+	Account   ec2.AccountID `json:"accountId,omitempty"`
+	AccessKey string        `json:"accessKeyId,omitempty"`
+	InvokedBy string        `json:"invokedBy,omitempty"`
+}
+
+// NewCloudTrailEvent writes a record of the cluster with that seed. The event's id is the
+// same wherever and whenever it is written.
+func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
+	e := CloudTrailEvent{
+		Version:         "1.08",
+		Identity:        cloudTrailUser{Type: "Root", Principal: string(r.Account), ARN: rootARN(r.Account), Account: r.Account, AccessKey: r.AccessKey},
+		Time:            r.Time.UTC().Format(time.RFC3339),
+		Source:          "ec2.amazonaws.com",
+		Name:            r.Action,
+		Region:          r.Region,
+		SourceIPAddress: r.Source,
+		UserAgent:       r.UserAgent,
+		ErrorMessage:    r.Message,
+		RequestID:       r.RequestID,
+		EventID:         eventID(seed, r.Number),
+		Type:            "AwsApiCall",
+		Management:      true,
+		Recipient:       r.Account,
+		Category:        "Management",
+	}
+	if len(r.Parameters) > 0 {
+		e.Parameters = requestParameters(r.Parameters)
+	}
+	if r.Error != "" {
+		e.ErrorCode = "Client." + r.Error
+	}
+	if r.Account == "" { // an operator of the cluster
+		e.Identity = cloudTrailUser{Type: "AWSService", InvokedBy: "palisade"}
+		e.Source, e.Type = "palisade", "AwsServiceEvent"
+	}
+	return e
+}
+
+// eventID makes a UUID of a record (RFC 9562 §5.8: by a way of our own).
+func eventID(seed string, number uint64) string {
+	b := sha256.Sum256([]byte("audit record\x00" + seed + "\x00" + strconv.FormatUint(number, 10)))
+	b[6] = b[6]&0x0f | 0x80
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}
+
+// requestParameters writes "IpPermissions.1.FromPort" as CloudTrail does: first letters
+// small, what is numbered a list of items.
+func requestParameters(flat map[string]string) any {
+	root := new(param)
+	for _, name := range slices.Sorted(maps.Keys(flat)) {
+		if !root.set(name, flat[name]) {
+			root.children[name] = &param{value: flat[name]}
+		}
+	}
+	return root.tree()
+}
+
+func (p *param) tree() any {
+	if len(p.children) == 0 {
+		return p.value
+	}
+	numbers := make(map[int]*param)
+	fields := make(map[string]any)
+	for name, c := range p.children {
+		if n, err := strconv.Atoi(name); err == nil {
+			numbers[n] = c
+			continue
+		}
+		if name != "" {
+			name = strings.ToLower(name[:1]) + name[1:]
+		}
+		fields[name] = c.tree()
+	}
+	if len(numbers) > 0 {
+		var items []any
+		for _, n := range slices.Sorted(maps.Keys(numbers)) {
+			items = append(items, numbers[n].tree())
+		}
+		fields["items"] = items
+	}
+	return fields
+}

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"palisade/internal/lab"
+	"palisade/internal/node"
+)
+
+func newAuditCommand() *cobra.Command {
+	var choice nodeChoice
+	var account, action, since string
+	var cloudTrail bool
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Say who changed what, and what was refused",
+		Long: `Say who changed what: the newest 10,000 requests that reached the state, done or refused, oldest first.
+What never reaches it is not among them: reads, dry runs, and what the API refuses by its form or signature.`,
+		Example: `  palisade audit --since 1h
+  palisade audit --account mary --action AuthorizeSecurityGroupIngress
+  palisade audit --cloudtrail > events.json`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ask := url.Values{"account": {account}, "action": {action}}
+			if since != "" {
+				from, err := parseSince(since, time.Now())
+				if err != nil {
+					return usageError{err}
+				}
+				ask.Set("since", from.Format(time.RFC3339))
+			}
+			if cloudTrail {
+				ask.Set("form", "cloudtrail")
+			}
+			var answer json.RawMessage
+			err := choice.ask(cmd.Context(), func(socket string) error {
+				return lab.Get(cmd.Context(), socket, "/v1/audit?"+ask.Encode(), &answer)
+			})
+			if err != nil {
+				return err
+			}
+			if choice.json || cloudTrail {
+				return printJSON(cmd.OutOrStdout(), answer)
+			}
+			var entries []node.AuditEntry
+			if err := json.Unmarshal(answer, &entries); err != nil {
+				return err
+			}
+			return printAudit(cmd.OutOrStdout(), entries)
+		},
+	}
+	choice.flags(cmd)
+	cmd.Flags().StringVar(&account, "account", "", "only of this `ACCOUNT`, by name or id")
+	cmd.Flags().StringVar(&action, "action", "", "only this `ACTION`")
+	cmd.Flags().StringVar(&since, "since", "", "only from this `TIME` on: 2026-01-02T03:04:05Z, 2026-01-02, or how long ago, as 90m")
+	cmd.Flags().BoolVar(&cloudTrail, "cloudtrail", false, "print JSON in the form of AWS CloudTrail's events")
+	return cmd
+}
+
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if ago, err := time.ParseDuration(text); err == nil {
+		return now.Add(-ago), nil
+	}
+	for _, form := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(form, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("--since %s: it is a time, as 2026-01-02T03:04:05Z or 2026-01-02, or how long ago, as 90m", text)
+}
+
+func printAudit(out io.Writer, entries []node.AuditEntry) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "TIME\tWHO\tFROM\tACTION\tRESULT\tPARAMETERS")
+	for _, e := range entries {
+		who := e.Name
+		switch {
+		case e.Account == "":
+			who = "operator"
+		case who == "":
+			who = string(e.Account)
+		}
+		result := "done"
+		if e.Error != "" {
+			result = e.Error
+		}
+		var parameters []string
+		for _, name := range slices.Sorted(maps.Keys(e.Parameters)) {
+			parameters = append(parameters, name+"="+e.Parameters[name])
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Time.Format(time.RFC3339), who, e.Source, e.Action, result, oneLine(strings.Join(parameters, " ")))
+	}
+	return w.Flush()
+}
+
+// oneLine keeps what a caller wrote from looking like a line of ours.
+func oneLine(text string) string {
+	quoted := fmt.Sprintf("%q", text)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}

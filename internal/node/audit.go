@@ -1,0 +1,80 @@
+package node
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"palisade/ec2"
+	"palisade/ec2/query"
+)
+
+// AuditEntry is one record in GET /v1/audit.
+type AuditEntry struct {
+	Number     uint64            `json:"number"`
+	Index      uint64            `json:"index"` // of the change, in the log
+	Time       time.Time         `json:"time"`
+	Account    ec2.AccountID     `json:"account"` // "" for an operator of the cluster
+	Name       string            `json:"name"`    // of the account
+	AccessKey  string            `json:"access_key"`
+	Region     ec2.Region        `json:"region"`
+	Source     string            `json:"source"`
+	UserAgent  string            `json:"user_agent"`
+	RequestID  string            `json:"request_id"`
+	Action     string            `json:"action"`
+	Parameters map[string]string `json:"parameters"`
+	Error      string            `json:"error,omitempty"`
+	Message    string            `json:"message,omitempty"`
+}
+
+// auditHandler answers with the records of the newest state that this node has, oldest
+// first: account= by id or name, action=, since= an RFC 3339 time. form=cloudtrail
+// writes them as AWS CloudTrail does.
+func (n *Node) auditHandler(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var since time.Time
+	if text := q.Get("since"); text != "" {
+		var err error
+		if since, err = time.Parse(time.RFC3339, text); err != nil {
+			refuse(w, err)
+			return
+		}
+	}
+	view := n.cluster.View()
+	names := map[ec2.AccountID]string{}
+	for a := range view.Accounts() {
+		names[a.ID] = a.Name
+	}
+	entries, events := []AuditEntry{}, []query.CloudTrailEvent{}
+	for a := range view.AuditRecords() {
+		account := q.Get("account")
+		switch {
+		case a.Time.Before(since):
+		case account != "" && account != string(a.Account) && account != names[a.Account]:
+		case q.Get("action") != "" && !strings.EqualFold(q.Get("action"), a.Action):
+		case q.Get("form") == "cloudtrail":
+			events = append(events, query.NewCloudTrailEvent(view.Seed(), a))
+		default:
+			entries = append(entries, AuditEntry{
+				a.Number, a.Index, a.Time, a.Account, names[a.Account], a.AccessKey, a.Region, a.Source, a.UserAgent, a.RequestID,
+				a.Action, a.Parameters, a.Error, a.Message,
+			})
+		}
+	}
+	if q.Get("form") == "cloudtrail" {
+		answer(w, map[string]any{"Records": events})
+		return
+	}
+	answer(w, entries)
+}
+
+// byOperator says for the log that a command came in by this node's control socket, which
+// only root of its machine may use.
+func (n *Node) byOperator(action string, parameters map[string]string) *ec2.Audit {
+	return &ec2.Audit{
+		Source: fmt.Sprintf("control socket of %s", n.config.Name), UserAgent: "palisade", RequestID: rand.Text(),
+		Action: action, Parameters: parameters,
+	}
+}

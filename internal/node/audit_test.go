@@ -1,0 +1,72 @@
+package node
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+	"palisade/ec2/query"
+)
+
+func TestAuditIsAnsweredToTheOperator(t *testing.T) {
+	n := newNode(t, nodeConfig(t))
+	n.start(t)
+	for _, c := range []struct {
+		account ec2.AccountID
+		action  string
+		request ec2.Request
+	}{
+		{albert, "CreateSecurityGroup", &ec2.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
+		{albert, "CreateSecurityGroup", &ec2.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
+		{albert, "TerminateInstances", &ec2.TerminateInstances{Account: albert, Region: "us-east-1", Instances: []ec2.InstanceID{"i-00000001"}}},
+	} {
+		_, _, _ = backend{n.Node}.Apply(t.Context(), ec2.Command{Request: c.request, Audit: &ec2.Audit{
+			Account: c.account, Region: "us-east-1", Action: c.action, Source: "192.0.2.1", RequestID: "id",
+		}})
+	}
+	if _, err := n.remove(t.Context(), NodeRequest{Node: "node7"}); err == nil {
+		t.Error("removed a node that is not there")
+	}
+
+	ask := func(q url.Values, into any) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		n.controlHandler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/audit?"+q.Encode(), nil))
+		if err := json.Unmarshal(w.Body.Bytes(), into); w.Code != 200 || err != nil {
+			t.Fatalf("%v: %d %s, %v", q, w.Code, w.Body, err)
+		}
+	}
+	for _, c := range []struct {
+		q    url.Values
+		want int
+	}{
+		{url.Values{}, 4},
+		{url.Values{"account": {"albert"}}, 3},
+		{url.Values{"account": {string(albert)}, "action": {"createsecuritygroup"}}, 2},
+		{url.Values{"action": {"RemoveNode"}}, 1},
+		{url.Values{"account": {"mary"}}, 0},
+		{url.Values{"since": {time.Now().Add(time.Hour).Format(time.RFC3339)}}, 0},
+		{url.Values{"since": {time.Now().Add(-time.Hour).Format(time.RFC3339)}}, 4},
+	} {
+		var got []AuditEntry
+		if ask(c.q, &got); len(got) != c.want {
+			t.Errorf("%v: %+v, want %d entries", c.q, got, c.want)
+		}
+	}
+	var all []AuditEntry
+	ask(url.Values{}, &all)
+	if a := all[1]; a.Number != 2 || a.Name != "albert" || a.Error != "InvalidGroup.Duplicate" {
+		t.Errorf("the second entry is %+v", a)
+	}
+	if a := all[3]; a.Account != "" || a.Source != "control socket of node1" || a.Error != "InvalidNode.NotFound" || a.Parameters["Node"] != "node7" {
+		t.Errorf("the operator's entry is %+v", a)
+	}
+	var trail struct{ Records []query.CloudTrailEvent }
+	ask(url.Values{"form": {"cloudtrail"}}, &trail)
+	if len(trail.Records) != 4 || trail.Records[3].Identity.Type != "AWSService" || trail.Records[0].EventID == trail.Records[1].EventID {
+		t.Errorf("the trail is %+v", trail)
+	}
+}
