@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
 )
 
 // rx is how many packets an instance's interface has received. It asks the kernel, not
@@ -27,8 +28,8 @@ func (l *testLab) rx(in lab.InstanceStatus) string {
 // leaves every port closed, to what the rules admit as well. When it goes on, so does what
 // they admit.
 func TestNothingPassesWithoutADaemon(t *testing.T) {
-	needRoot(t)
-	l := newLab(t, build(t), "")
+	labtest.NeedRoot(t)
+	l := newLab(t, labtest.Build(t), "")
 	l.up()
 	server, fellow := l.launch(), l.launch()
 	l.ec2("ec2-authorize default -p 22")
@@ -92,8 +93,8 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 // TestInstanceOfALabIsConfined runs the prober of package instance in an instance of a
 // real lab: all that it tries there, with the daemon's own process and files to reach.
 func TestInstanceOfALabIsConfined(t *testing.T) {
-	needRoot(t)
-	l := newLab(t, build(t), "")
+	labtest.NeedRoot(t)
+	l := newLab(t, labtest.Build(t), "")
 	probe := filepath.Join(t.TempDir(), "probe")
 	if out, err := exec.Command("go", "test", "-c", "-o", probe, "palisade/internal/instance").CombinedOutput(); err != nil {
 		t.Fatalf("build the prober: %v\n%s", err, out)

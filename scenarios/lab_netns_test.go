@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
 )
 
 // A testLab is a lab of the built binary, with its real daemon.
@@ -57,7 +58,7 @@ func (l *testLab) try(args ...string) (string, error) {
 // up makes the lab, of one node if options do not say otherwise.
 func (l *testLab) up(options ...string) {
 	l.t.Helper()
-	l.do(append([]string{"lab", "up", "--port", fmt.Sprint(freePort(l.t)), "--nodes", "1"}, options...)...)
+	l.do(append([]string{"lab", "up", "--port", fmt.Sprint(labtest.FreePort(l.t)), "--nodes", "1"}, options...)...)
 }
 
 // on runs a command in the namespace of who.
@@ -68,7 +69,7 @@ func (l *testLab) on(who string, argv ...string) (string, error) {
 // ec2 runs a line of shell as albert.
 func (l *testLab) ec2(line string) string {
 	l.t.Helper()
-	const script = `eval "$("$0" lab env --name "$1")" && eval "$2"`
+	const script = `eval "$("$0" lab env --name "$1" --account albert)" && eval "$2"`
 	out, err := exec.CommandContext(l.t.Context(), "sh", "-c", script, l.palisade, l.name, line).CombinedOutput()
 	if err != nil {
 		l.t.Fatalf("%s: %v\n%s", line, err, out)
@@ -126,16 +127,6 @@ func (l *testLab) eventually(what string, is func() bool) {
 			l.t.Fatalf("not within 20 s: %s", what)
 		}
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // traces lists what the machine shows of the labs with these names: namespaces, devices
@@ -224,8 +215,8 @@ func processes(t *testing.T) map[int]string {
 // the other's, with instances that run. Whatever is killed on the way, `lab down` leaves
 // nothing of its own lab and touches nothing of the other.
 func TestLabLeavesTheMachineAsItWas(t *testing.T) {
-	needRoot(t)
-	palisade := build(t)
+	labtest.NeedRoot(t)
+	palisade := labtest.Build(t)
 	a, b := newLab(t, palisade, "a"), newLab(t, palisade, "ab")
 	before := traces(t, a, b)
 
@@ -301,7 +292,7 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 		a.do("lab", "down")
 		for i := range 6 {
 			ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i+1)/6)
-			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.name, "--port", fmt.Sprint(freePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
+			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.name, "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
 			err := up.Run()
 			cancel()
 			t.Logf("killed after %d/6 of %v: %v, %d traces", i+1, whole, err, len(minus(traces(t, a, b), withB)))

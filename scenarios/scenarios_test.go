@@ -13,11 +13,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"palisade/internal/lab/labtest"
 )
 
 // TestScenarios plays every scenario, each group of equal lab options in a lab of its own.
 func TestScenarios(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	list, err := List()
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +29,7 @@ func TestScenarios(t *testing.T) {
 		key := strings.Join(s.LabOptions, " ")
 		byOptions[key] = append(byOptions[key], s)
 	}
-	palisade := build(t)
+	palisade := labtest.Build(t)
 	for n, options := range slices.Sorted(maps.Keys(byOptions)) {
 		group := byOptions[options]
 		name := fmt.Sprintf("story%dx%d", os.Getpid(), n)
@@ -46,35 +48,6 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-func needRoot(t *testing.T) {
-	switch {
-	case os.Geteuid() == 0:
-	case os.Getenv("CI") != "":
-		t.Fatal("namespaces need root, and CI is set")
-	default:
-		t.Skip("namespaces need root")
-	}
-}
-
-// build makes the binary and the names of the ec2-* tools beside it, as `make` does.
-func build(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "palisade")
-	if out, err := exec.Command("go", "build", "-o", bin, "palisade/cmd/palisade").CombinedOutput(); err != nil {
-		t.Fatalf("build palisade: %v\n%s", err, out)
-	}
-	names, err := exec.Command(bin, "ec2-tools").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range strings.Fields(string(names)) {
-		if err := os.Symlink(bin, filepath.Join(filepath.Dir(bin), name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return bin
-}
-
 // labUp brings a lab up on a free port and takes it down when t ends.
 func labUp(t *testing.T, palisade, name string, options []string) {
 	t.Helper()
@@ -83,7 +56,7 @@ func labUp(t *testing.T, palisade, name string, options []string) {
 			t.Errorf("lab down: %v\n%s", err, out)
 		}
 	})
-	args := append([]string{"lab", "up", "--name", name, "--port", fmt.Sprint(freePort(t))}, options...)
+	args := append([]string{"lab", "up", "--name", name, "--port", fmt.Sprint(labtest.FreePort(t))}, options...)
 	if out, err := exec.Command(palisade, args...).CombinedOutput(); err != nil {
 		t.Fatalf("lab up: %v\n%s", err, out)
 	}

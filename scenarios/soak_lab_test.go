@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
 )
 
@@ -46,8 +47,8 @@ func soakNodes(t *testing.T) int {
 // always the same, so that the next run clears what a killed one left.
 func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	t.Helper()
-	needRoot(t)
-	l := &soakLab{testLab: &testLab{t: t, palisade: build(t), name: name}}
+	labtest.NeedRoot(t)
+	l := &soakLab{testLab: &testLab{t: t, palisade: labtest.Build(t), name: name}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the lab, as it was:\n%s", l.told())
@@ -56,7 +57,7 @@ func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 			t.Errorf("lab down: %v\n%s", err, out)
 		}
 	})
-	args := []string{"lab", "up", "--port", fmt.Sprint(freePort(t)), "--nodes", fmt.Sprint(soakNodes(t))}
+	args := []string{"lab", "up", "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(soakNodes(t))}
 	l.do(append(args, options...)...)
 	l.nodes = l.status().Nodes
 	return l
