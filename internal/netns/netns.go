@@ -38,6 +38,9 @@ func New(name string) error {
 	if err := Delete(name); err != nil { // what was killed half-way through New or Delete
 		return err
 	}
+	if err := shareDir(); err != nil {
+		return fmt.Errorf("make network namespace %s: %w", name, err)
+	}
 	return onThread(func() error {
 		h, err := vishnetns.NewNamed(name)
 		if err != nil {
@@ -54,6 +57,9 @@ func Delete(name string) error {
 	err := vishnetns.DeleteNamed(name)
 	if errors.Is(err, unix.EINVAL) {
 		err = os.Remove(Path(name))
+	}
+	if errors.Is(err, unix.EBUSY) {
+		err = removeBelow(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove network namespace %s: %w", name, err)

@@ -1,0 +1,58 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// shareDir makes Dir a shared mount, as `ip netns add` does before its first name
+// (ip-netns(8)). If iproute2 did it later, it would lay Dir over itself, and the names
+// that stand there already could be seen but not removed.
+func shareDir() error {
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
+		return err
+	}
+	share := func() error { return unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "") }
+	err := share()
+	if errors.Is(err, unix.EINVAL) { // not a mount yet
+		if err = unix.Mount(Dir, Dir, "", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("share %s: %w", Dir, err)
+	}
+	return nil
+}
+
+// removeBelow removes a name that is mounted below another mount of Dir, where no path
+// leads. In a mount namespace of its own the upper ones can be taken away; then removing
+// the file detaches the name's mounts everywhere (mount_namespaces(7), "Restrictions").
+func removeBelow(name string) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with this goroutine
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("make a mount namespace: %w", err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return fmt.Errorf("make mounts private: %w", err)
+			}
+			for _, path := range []string{Dir, Path(name)} {
+				for unix.Unmount(path, unix.MNT_DETACH) == nil {
+				}
+			}
+			if err := os.Remove(Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil
+		}()
+	}()
+	return <-done
+}
