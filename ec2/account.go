@@ -124,7 +124,7 @@ func (r *PutNetwork) apply(t *tx) (Result, error) {
 	was := first[Network](t.Txn, tableNetwork, indexID, vniKey(n.VNI))
 	if n.VPC != "" {
 		if was == nil {
-			return Result{}, noSuch("vpc", n.VPC)
+			return Result{}, NoSuch("vpc", n.VPC)
 		}
 		mode := n.Mode
 		n = *was

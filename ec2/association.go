@@ -124,7 +124,7 @@ func (t *tx) association(account AccountID, region Region, id AssociationID) (rt
 			}
 		}
 	}
-	return nil, 0, noSuch("rtbassoc", id)
+	return nil, 0, NoSuch("rtbassoc", id)
 }
 
 // associated finds the table that a subnet is associated with, and where; nil if it goes

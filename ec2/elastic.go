@@ -149,7 +149,7 @@ func (t *tx) associable(r *AssociateAddress) (*Interface, error) {
 	case r.Interface != "":
 		eni := first[Interface](t.Txn, tableInterface, indexID, key(r.Interface))
 		if eni == nil || eni.VPC == "" || eni.Account != r.Account || eni.Region != r.Region {
-			return nil, noSuch("eni", r.Interface)
+			return nil, NoSuch("eni", r.Interface)
 		}
 		return eni, nil
 	case r.Instance == "":
@@ -192,7 +192,7 @@ func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 		}
 	}
 	if e == nil {
-		return Result{}, noSuch("eipassoc", r.Association)
+		return Result{}, NoSuch("eipassoc", r.Association)
 	}
 	id, private := e.Interface, e.Private
 	e = t.dissociate(e)
@@ -228,7 +228,7 @@ func (t *tx) elastic(account AccountID, region Region, id AllocationID) (*Elasti
 	}
 	e := first[ElasticAddress](t.Txn, tableElastic, indexID, key(id))
 	if e == nil || e.Account != account || e.Region != region {
-		return nil, noSuch("eipalloc", id)
+		return nil, NoSuch("eipalloc", id)
 	}
 	return e, nil
 }

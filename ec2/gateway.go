@@ -140,7 +140,7 @@ func (t *tx) gateway(account AccountID, region Region, id GatewayID) (*InternetG
 	}
 	g := first[InternetGateway](t.Txn, tableGateway, indexID, key(id))
 	if g == nil || g.Account != account || g.Region != region {
-		return nil, noSuch("igw", id)
+		return nil, NoSuch("igw", id)
 	}
 	return g, nil
 }

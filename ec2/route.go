@@ -256,7 +256,7 @@ func (t *tx) routeTable(account AccountID, region Region, id RouteTableID) (*Rou
 	}
 	rt := first[RouteTable](t.Txn, tableRoutes, indexID, key(id))
 	if rt == nil || rt.Account != account || rt.Region != region {
-		return nil, noSuch("rtb", id)
+		return nil, NoSuch("rtb", id)
 	}
 	return rt, nil
 }

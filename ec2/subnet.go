@@ -180,7 +180,7 @@ func (t *tx) subnetOf(account AccountID, region Region, id SubnetID) (*Subnet, e
 	}
 	s := first[Subnet](t.Txn, tableSubnet, indexID, key(id))
 	if s == nil || s.Account != account || s.Region != region {
-		return nil, noSuch("subnet", id)
+		return nil, NoSuch("subnet", id)
 	}
 	return s, nil
 }

@@ -216,7 +216,7 @@ func (t *tx) vpc(account AccountID, region Region, id VPCID) (*VPC, error) {
 	}
 	vpc := first[VPC](t.Txn, tableVPC, indexID, key(id))
 	if vpc == nil || vpc.Account != account || vpc.Region != region {
-		return nil, noSuch("vpc", id)
+		return nil, NoSuch("vpc", id)
 	}
 	return vpc, nil
 }
@@ -242,9 +242,9 @@ func (t *tx) publicPools(region Region) []netip.Prefix {
 	return nil
 }
 
-// noSuch is EC2's error for an id that should be of a kind, named by its prefix, and
+// NoSuch is EC2's error for an id that should be of a kind, named by its prefix, and
 // names nothing of the caller's.
-func noSuch[ID ~string](kind string, id ID) *Error {
+func NoSuch[ID ~string](kind string, id ID) *Error {
 	known := notFound[kind]
 	return Errorf(known.code, known.text, clip(string(id)))
 }

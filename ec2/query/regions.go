@@ -3,6 +3,7 @@ package query
 import (
 	"maps"
 	"slices"
+	"strconv"
 
 	"palisade/ec2"
 )
@@ -37,12 +38,27 @@ func describeAccountAttributes(c *call, r *describeAccountAttributesRequest) (*d
 	if a, ok := c.view.Account(c.account); ok && a.Platform == ec2.Classic {
 		platforms = []attributeValue{{"EC2"}, {"VPC"}}
 	}
-	answer := &describeAccountAttributesAnswer{}
-	for _, item := range []attributeItem{
+	home := "none"
+	if v, ok := c.view.DefaultVPC(c.account, c.region); ok {
+		home = string(v.ID)
+	}
+	limits := c.view.Settings()
+	number := func(n int) []attributeValue { return []attributeValue{{strconv.Itoa(n)}} }
+	all := []attributeItem{
 		{"supported-platforms", platforms},
-		{"default-vpc", []attributeValue{{"none"}}},
-		{"vpc-max-security-groups-per-interface", []attributeValue{{"5"}}},
-	} {
+		{"default-vpc", []attributeValue{{home}}},
+		{"max-instances", number(limits.InstancesPerRegion)},
+		{"vpc-max-security-groups-per-interface", number(limits.GroupsPerInterface)},
+		{"max-elastic-ips", number(0)}, // of EC2-Classic
+		{"vpc-max-elastic-ips", number(limits.AddressesPerRegion)},
+	}
+	for _, name := range r.Names {
+		if !slices.ContainsFunc(all, func(item attributeItem) bool { return item.Name == name }) {
+			return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attributeName is invalid. Unknown attribute.", quote(name))
+		}
+	}
+	answer := &describeAccountAttributesAnswer{}
+	for _, item := range all {
 		if len(r.Names) == 0 || slices.Contains(r.Names, item.Name) {
 			answer.Attributes = append(answer.Attributes, item)
 		}
@@ -75,7 +91,9 @@ func describeRegions(c *call, r *describeRegionsRequest) (*describeRegionsAnswer
 }
 
 type describeAvailabilityZonesRequest struct {
-	Names []string `wire:"ZoneName"`
+	Names   []string `wire:"ZoneName"`
+	IDs     []string `wire:"ZoneId"`
+	Filters []filter `wire:"Filter"`
 }
 
 type describeAvailabilityZonesAnswer struct {
@@ -83,15 +101,37 @@ type describeAvailabilityZonesAnswer struct {
 }
 
 type zoneItem struct {
-	Name     string     `wire:"zoneName"`
-	State    string     `wire:"zoneState"`
-	Region   ec2.Region `wire:"regionName"`
-	Messages []tag      `wire:"messageSet"`
+	Name        string     `wire:"zoneName"`
+	ID          string     `wire:"zoneId"`
+	State       string     `wire:"zoneState"`
+	Region      ec2.Region `wire:"regionName"`
+	Type        string     `wire:"zoneType"`
+	Group       ec2.Region `wire:"groupName"`
+	BorderGroup ec2.Region `wire:"networkBorderGroup"`
+	OptIn       string     `wire:"optInStatus"`
+	Messages    []tag      `wire:"messageSet"`
+}
+
+var zoneFilters = filterable[zoneItem]{
+	"group-name":    func(z zoneItem) []string { return one(z.Group) },
+	"message":       none[zoneItem],
+	"opt-in-status": func(z zoneItem) []string { return one(z.OptIn) },
+	"region-name":   func(z zoneItem) []string { return one(z.Region) },
+	"state":         func(z zoneItem) []string { return one(z.State) },
+	"zone-id":       func(z zoneItem) []string { return one(z.ID) },
+	"zone-name":     func(z zoneItem) []string { return one(z.Name) },
+	"zone-type":     func(z zoneItem) []string { return one(z.Type) },
+
+	"parent-zone-id":   none[zoneItem],
+	"parent-zone-name": none[zoneItem],
 }
 
 // describeAvailabilityZones shows where the nodes are, those of the region: a zone's name
 // is its region's and a letter. One whose nodes are all fenced takes no instance.
 func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*describeAvailabilityZonesAnswer, error) {
+	if err := zoneFilters.check(r.Filters); err != nil {
+		return nil, err
+	}
 	states := make(map[string]string)
 	for n := range c.view.Nodes() {
 		switch {
@@ -102,16 +142,20 @@ func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*d
 			states[n.Zone] = "unavailable"
 		}
 	}
-	for _, zone := range r.Names {
-		if states[zone] == "" {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", quote(zone))
-		}
-	}
-	answer := &describeAvailabilityZonesAnswer{}
+	var zones []zoneItem
 	for _, zone := range slices.Sorted(maps.Keys(states)) {
-		if len(r.Names) == 0 || slices.Contains(r.Names, zone) {
-			answer.Zones = append(answer.Zones, zoneItem{Name: zone, State: states[zone], Region: c.region})
+		zones = append(zones, zoneItem{
+			Name: zone, ID: zoneID(zone), State: states[zone], Region: c.region,
+			Type: "availability-zone", Group: c.region, BorderGroup: c.region, OptIn: "opt-in-not-required",
+		})
+	}
+	for _, name := range slices.Concat(r.Names, r.IDs) {
+		if !slices.ContainsFunc(zones, func(z zoneItem) bool { return z.Name == name || z.ID == name }) {
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", quote(name))
 		}
 	}
-	return answer, nil
+	return &describeAvailabilityZonesAnswer{slices.DeleteFunc(zones, func(z zoneItem) bool {
+		return len(r.Names) > 0 && !slices.Contains(r.Names, z.Name) ||
+			len(r.IDs) > 0 && !slices.Contains(r.IDs, z.ID) || !zoneFilters.match(z, r.Filters, nil)
+	})}, nil
 }

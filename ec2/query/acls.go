@@ -1,0 +1,121 @@
+package query
+
+import (
+	"strconv"
+
+	"palisade/ec2"
+)
+
+// aclActions are of network ACLs. Each VPC has one, which admits everything and cannot be
+// changed: what it shows is what is enforced.
+var aclActions = map[string]handler{
+	"DescribeNetworkAcls": action(describeNetworkACLs),
+}
+
+type describeNetworkACLsRequest struct {
+	IDs []string `wire:"NetworkAclId"`
+	listed
+}
+
+type describeNetworkACLsAnswer struct {
+	ACLs      []aclItem `wire:"networkAclSet"`
+	NextToken string    `wire:"nextToken"`
+}
+
+type aclItem struct {
+	ID           string           `wire:"networkAclId"`
+	VPC          ec2.VPCID        `wire:"vpcId"`
+	Owner        ec2.AccountID    `wire:"ownerId"`
+	Default      bool             `wire:"default"`
+	Entries      []aclEntry       `wire:"entrySet"`
+	Associations []aclAssociation `wire:"associationSet"`
+	Tags         []tag            `wire:"tagSet"`
+}
+
+type aclEntry struct {
+	Number   int    `wire:"ruleNumber"`
+	Protocol string `wire:"protocol"`
+	Action   string `wire:"ruleAction"`
+	Egress   bool   `wire:"egress"`
+	CIDR     string `wire:"cidrBlock"`
+}
+
+type aclAssociation struct {
+	ID     string       `wire:"networkAclAssociationId"`
+	ACL    string       `wire:"networkAclId"`
+	Subnet ec2.SubnetID `wire:"subnetId"`
+}
+
+// openEntries let everything pass both ways (Amazon VPC User Guide, "Default network
+// ACL"). Rule 32767 is the one that is shown as *.
+var openEntries = []aclEntry{
+	{100, "-1", "allow", true, "0.0.0.0/0"},
+	{32767, "-1", "deny", true, "0.0.0.0/0"},
+	{100, "-1", "allow", false, "0.0.0.0/0"},
+	{32767, "-1", "deny", false, "0.0.0.0/0"},
+}
+
+func (c *call) newACLItem(v *ec2.VPC) aclItem {
+	item := aclItem{ID: v.ACL, VPC: v.ID, Owner: v.Account, Default: true, Entries: openEntries, Tags: c.tags(v.ACL)}
+	for s := range c.view.SubnetsIn(v.ID) {
+		item.Associations = append(item.Associations, aclAssociation{derivedID("aclassoc", string(s.ID)), v.ACL, s.ID})
+	}
+	return item
+}
+
+var aclListing = listing[aclItem]{
+	kind: "acl",
+	id:   func(a aclItem) string { return a.ID },
+	filters: filterable[aclItem]{
+		"default":        func(a aclItem) []string { return yesNo(a.Default) },
+		"network-acl-id": func(a aclItem) []string { return one(a.ID) },
+		"owner-id":       func(a aclItem) []string { return one(a.Owner) },
+		"vpc-id":         func(a aclItem) []string { return one(a.VPC) },
+
+		"association.association-id": ofACLAssociations(func(a aclAssociation) string { return a.ID }),
+		"association.network-acl-id": ofACLAssociations(func(a aclAssociation) string { return a.ACL }),
+		"association.subnet-id":      ofACLAssociations(func(a aclAssociation) string { return string(a.Subnet) }),
+
+		"entry.cidr":        ofEntries(func(e aclEntry) []string { return one(e.CIDR) }),
+		"entry.egress":      ofEntries(func(e aclEntry) []string { return yesNo(e.Egress) }),
+		"entry.protocol":    ofEntries(func(e aclEntry) []string { return one(e.Protocol) }),
+		"entry.rule-action": ofEntries(func(e aclEntry) []string { return one(e.Action) }),
+		"entry.rule-number": ofEntries(func(e aclEntry) []string { return one(strconv.Itoa(e.Number)) }),
+
+		"entry.icmp.code":       none[aclItem],
+		"entry.icmp.type":       none[aclItem],
+		"entry.ipv6-cidr":       none[aclItem],
+		"entry.port-range.from": none[aclItem],
+		"entry.port-range.to":   none[aclItem],
+	},
+}
+
+func ofACLAssociations(of func(aclAssociation) string) func(aclItem) []string {
+	return func(a aclItem) (values []string) {
+		for _, x := range a.Associations {
+			values = append(values, of(x))
+		}
+		return values
+	}
+}
+
+func ofEntries(of func(aclEntry) []string) func(aclItem) []string {
+	return func(a aclItem) (values []string) {
+		for _, e := range a.Entries {
+			values = append(values, of(e)...)
+		}
+		return values
+	}
+}
+
+func describeNetworkACLs(c *call, r *describeNetworkACLsRequest) (*describeNetworkACLsAnswer, error) {
+	var items []aclItem
+	for v := range c.view.VPCsOf(c.account, c.region) {
+		items = append(items, c.newACLItem(v))
+	}
+	items, next, err := aclListing.pick(c, items, r.IDs, r.listed)
+	if err != nil {
+		return nil, err
+	}
+	return &describeNetworkACLsAnswer{items, next}, nil
+}

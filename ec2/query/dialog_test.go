@@ -1,0 +1,182 @@
+package query_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/google/go-cmp/cmp"
+)
+
+// A dialog is a file of requests, each with the answer that it must have, element by
+// element:
+//
+//	dev> CreateVpc CidrBlock=10.0.0.0/16
+//	<vpc>
+//	  <vpcId>vpc-1</vpcId>
+//	…
+//
+// The line names the account, the Action and its parameters. Below is what is inside the
+// answer's element but for requestId, or the code and the text of the error. Ids are
+// numbered in the order in which they are first seen, by kind. With -update the file is
+// written anew, for reading.
+type dialog struct {
+	world *world
+	names map[string]string // of ids: "vpc-1"
+	ids   map[string]string // by name
+	kinds map[string]int
+}
+
+func (w *world) dialog(t *testing.T, name string) {
+	t.Helper()
+	path := filepath.Join("testdata", "dialogs", name)
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &dialog{world: w, names: make(map[string]string), ids: make(map[string]string), kinds: make(map[string]int)}
+	var got strings.Builder
+	for line := range strings.Lines(string(kept)) {
+		account, request, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "> ")
+		switch {
+		case strings.HasPrefix(line, "#"):
+			got.WriteString(line)
+		case ok && !strings.HasPrefix(line, "<") && !strings.HasPrefix(line, " "):
+			got.WriteString(line + d.say(t, account, request))
+		case line == "\n":
+			got.WriteString(line)
+		}
+	}
+	if flag.Lookup("update").Value.String() == "true" {
+		if err := os.WriteFile(path, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(kept), got.String()); diff != "" {
+		t.Errorf("%s:\n%s", path, diff)
+	}
+}
+
+// say sends a request and returns its answer, a line an element.
+func (d *dialog) say(t *testing.T, account, request string) string {
+	t.Helper()
+	for name, id := range d.ids {
+		request = regexp.MustCompile(regexp.QuoteMeta(name)+`\b`).ReplaceAllLiteralString(request, id)
+	}
+	words := strings.Fields(request)
+	form := "Version=2016-11-15&Action=" + words[0]
+	for _, parameter := range words[1:] {
+		form += "&" + strings.NewReplacer("/", "%2F", ":", "%3A", "*", "%2A", "_", "%20").Replace(parameter)
+	}
+	body := d.world.body(t, account, form)
+	text, err := lines(body)
+	if err != nil {
+		t.Fatalf("%s is answered\n%s\n%v", request, body, err)
+	}
+	return d.named(text)
+}
+
+var anyID = regexp.MustCompile(`\b(acl|aclassoc|eipalloc|eipassoc|eni-attach|eni|igw|i|r|rtb|rtbassoc|sg|sgr|subnet|vpc|vpc-cidr-assoc)-(0[0-9a-f]{16}|[0-9a-f]{8})\b`)
+
+func (d *dialog) named(text string) string {
+	return anyID.ReplaceAllStringFunc(text, func(id string) string {
+		if d.names[id] == "" {
+			kind := id[:strings.LastIndex(id, "-")]
+			if strings.Trim(id[len(kind)+1:], "0") == "" || strings.HasSuffix(id, "0a1b2c3d") {
+				return id // one that the dialog made up
+			}
+			d.kinds[kind]++
+			d.names[id] = fmt.Sprintf("%s-%d", kind, d.kinds[kind])
+			d.ids[d.names[id]] = id
+		}
+		return d.names[id]
+	})
+}
+
+// body is the answer to a form that an account signs.
+func (w *world) body(t testing.TB, account, form string) []byte {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url, strings.NewReader(form))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	sum := sha256.Sum256([]byte(form))
+	key := aws.Credentials{AccessKeyID: "AKID" + strings.ToUpper(account), SecretAccessKey: "secret of " + account}
+	if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode >= 500 {
+		t.Errorf("%s is answered %s", form, res.Status)
+	}
+	return data
+}
+
+// An element of an answer.
+type xmlElement struct {
+	XMLName  xml.Name
+	Text     string       `xml:",chardata"`
+	Children []xmlElement `xml:",any"`
+}
+
+// lines writes what is inside an answer, or its error.
+func lines(answer []byte) (string, error) {
+	var root xmlElement
+	if err := xml.Unmarshal(answer, &root); err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if root.XMLName.Local == "Response" {
+		if len(root.Children) == 0 || len(root.Children[0].Children) == 0 || len(root.Children[0].Children[0].Children) != 2 {
+			return "", errors.New("an error of another form")
+		}
+		e := root.Children[0].Children[0].Children
+		return "! " + e[0].Text + ": " + e[1].Text + "\n", nil
+	}
+	for _, e := range root.Children {
+		if e.XMLName.Local != "requestId" {
+			e.write(&b, "")
+		}
+	}
+	return b.String(), nil
+}
+
+func (e xmlElement) write(b *bytes.Buffer, indent string) {
+	name := e.XMLName.Local
+	switch {
+	case len(e.Children) > 0:
+		fmt.Fprintf(b, "%s<%s>\n", indent, name)
+		for _, c := range e.Children {
+			c.write(b, indent+"  ")
+		}
+		fmt.Fprintf(b, "%s</%s>\n", indent, name)
+	case e.Text == "":
+		fmt.Fprintf(b, "%s<%s/>\n", indent, name)
+	default:
+		fmt.Fprintf(b, "%s<%s>%s</%s>\n", indent, name, e.Text, name)
+	}
+}

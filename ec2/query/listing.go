@@ -1,0 +1,90 @@
+package query
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"palisade/ec2"
+)
+
+// A listing says how the items of a Describe are told apart and filtered. Items are what
+// the answer shows, so that a filter sees what the caller sees.
+type listing[T any] struct {
+	kind    string // the prefix of ids: "vpc"
+	id      func(T) string
+	filters filterable[T]
+}
+
+// listed are the parameters that such a Describe has but the ids.
+type listed struct {
+	Filters []filter `wire:"Filter"`
+	paged
+}
+
+// pick returns one page of the items that a request asks for, by id. An id that none of
+// them has is an error; a filter that none passes is not.
+func (l listing[T]) pick(c *call, items []T, ids []string, r listed) (part []T, next string, err error) {
+	if err := l.filters.check(r.Filters); err != nil {
+		return nil, "", err
+	}
+	if items, err = l.named(items, ids); err != nil {
+		return nil, "", err
+	}
+	tags := taggedBy(c, l.id)
+	items = slices.DeleteFunc(items, func(item T) bool { return !l.filters.match(item, r.Filters, tags) })
+	slices.SortFunc(items, func(a, b T) int { return cmp.Compare(l.id(a), l.id(b)) })
+	return page(items, l.id, r.paged)
+}
+
+func (l listing[T]) named(items []T, ids []string) ([]T, error) {
+	if len(ids) == 0 {
+		return items, nil
+	}
+	known := make(map[string]bool)
+	for _, item := range items {
+		known[l.id(item)] = true
+	}
+	for _, id := range ids {
+		if !known[id] {
+			return nil, ec2.NoSuch(l.kind, id)
+		}
+	}
+	return slices.DeleteFunc(items, func(item T) bool { return !slices.Contains(ids, l.id(item)) }), nil
+}
+
+// yesNo is how filters spell a boolean.
+func yesNo(b bool) []string {
+	if b {
+		return []string{"true"}
+	}
+	return []string{"false"}
+}
+
+// one is the values of what has one value, or none if it is "".
+func one[S ~string](s S) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{string(s)}
+}
+
+// none is the values of what items could have at AWS and never have here.
+func none[T any](T) []string { return nil }
+
+// parseBlock reads a range of addresses and puts it in its canonical form, as EC2 does.
+// Nothing is no range; whether one is needed the State decides.
+func parseBlock(text, parameter string) (block netip.Prefix, err error) {
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	if block, err = ec2.ParseCIDR(text); err != nil {
+		return netip.Prefix{}, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. This is not a valid CIDR block.", quote(text), parameter)
+	}
+	return block, nil
+}
+
+// unserved refuses a parameter that asks for something that is not there.
+func unserved(action, parameter string) error {
+	return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", parameter, action)
+}

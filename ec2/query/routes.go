@@ -1,0 +1,339 @@
+package query
+
+import (
+	"slices"
+
+	"palisade/ec2"
+)
+
+// routeActions are of route tables, their routes and who goes by them.
+var routeActions = map[string]handler{
+	"CreateRouteTable":             action(createRouteTable),
+	"DeleteRouteTable":             action(deleteRouteTable),
+	"DescribeRouteTables":          action(describeRouteTables),
+	"CreateRoute":                  action(createRoute),
+	"ReplaceRoute":                 action(replaceRoute),
+	"DeleteRoute":                  action(deleteRoute),
+	"AssociateRouteTable":          action(associateRouteTable),
+	"DisassociateRouteTable":       action(disassociateRouteTable),
+	"ReplaceRouteTableAssociation": action(replaceRouteTableAssociation),
+}
+
+type createRouteTableRequest struct {
+	VPC         ec2.VPCID          `wire:"VpcId"`
+	ClientToken string             `wire:"ClientToken"`
+	Tags        []tagSpecification `wire:"TagSpecification"`
+}
+
+type createRouteTableAnswer struct {
+	Table       routeTableItem `wire:"routeTable"`
+	ClientToken string         `wire:"clientToken"`
+}
+
+type routeTableItem struct {
+	ID           ec2.RouteTableID  `wire:"routeTableId"`
+	VPC          ec2.VPCID         `wire:"vpcId"`
+	Owner        ec2.AccountID     `wire:"ownerId"`
+	Routes       []routeItem       `wire:"routeSet"`
+	Associations []associationItem `wire:"associationSet"`
+	Propagating  []routeItem       `wire:"propagatingVgwSet"`
+	Tags         []tag             `wire:"tagSet"`
+}
+
+type routeItem struct {
+	Destination string        `wire:"destinationCidrBlock"`
+	Gateway     ec2.GatewayID `wire:"gatewayId"`
+	State       string        `wire:"state"`
+	Origin      string        `wire:"origin"`
+}
+
+type associationItem struct {
+	ID     ec2.AssociationID `wire:"routeTableAssociationId"`
+	Table  ec2.RouteTableID  `wire:"routeTableId"`
+	Subnet ec2.SubnetID      `wire:"subnetId"`
+	Main   bool              `wire:"main"`
+	State  associationState  `wire:"associationState"`
+}
+
+type associationState struct {
+	State string `wire:"state"`
+}
+
+var associated = associationState{"associated"}
+
+// localGateway is where what stays in the VPC goes.
+const localGateway ec2.GatewayID = "local"
+
+func (c *call) newRouteTableItem(t *ec2.RouteTable) routeTableItem {
+	item := routeTableItem{ID: t.ID, VPC: t.VPC, Owner: t.Account, Tags: c.tags(string(t.ID))}
+	if vpc, ok := c.view.VPC(t.VPC); ok {
+		item.Routes = append(item.Routes, routeItem{vpc.CIDR.String(), localGateway, "active", "CreateRouteTable"})
+	}
+	for _, r := range t.Routes {
+		state := "blackhole"
+		if g, ok := c.view.InternetGateway(r.Gateway); ok && g.VPC == t.VPC {
+			state = "active"
+		}
+		item.Routes = append(item.Routes, routeItem{r.Destination.String(), r.Gateway, state, "CreateRoute"})
+	}
+	if t.Main != "" {
+		item.Associations = append(item.Associations, associationItem{ID: t.Main, Table: t.ID, Main: true, State: associated})
+	}
+	for _, a := range t.Associations {
+		item.Associations = append(item.Associations, associationItem{ID: a.ID, Table: t.ID, Subnet: a.Subnet, State: associated})
+	}
+	return item
+}
+
+func createRouteTable(c *call, r *createRouteTableRequest) (*createRouteTableAnswer, error) {
+	tags, err := tagsFor(r.Tags, "route-table")
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&ec2.CreateRouteTable{Account: c.account, Region: c.region, VPC: r.VPC, Tags: tags, ClientToken: r.ClientToken})
+	if err != nil {
+		return nil, err
+	}
+	return &createRouteTableAnswer{c.newRouteTableItem(result.RouteTable), r.ClientToken}, nil
+}
+
+type routeTableRequest struct {
+	Table ec2.RouteTableID `wire:"RouteTableId"`
+}
+
+func deleteRouteTable(c *call, r *routeTableRequest) (*returned, error) {
+	if _, err := c.apply(&ec2.DeleteRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type describeRouteTablesRequest struct {
+	IDs []string `wire:"RouteTableId"`
+	listed
+}
+
+type describeRouteTablesAnswer struct {
+	Tables    []routeTableItem `wire:"routeTableSet"`
+	NextToken string           `wire:"nextToken"`
+}
+
+var routeTableListing = listing[routeTableItem]{
+	kind: "rtb",
+	id:   func(t routeTableItem) string { return string(t.ID) },
+	filters: filterable[routeTableItem]{
+		"owner-id":       func(t routeTableItem) []string { return one(t.Owner) },
+		"route-table-id": func(t routeTableItem) []string { return one(t.ID) },
+		"vpc-id":         func(t routeTableItem) []string { return one(t.VPC) },
+
+		"association.main":                       ofAssociations(func(a associationItem) []string { return yesNo(a.Main) }),
+		"association.route-table-association-id": ofAssociations(func(a associationItem) []string { return one(a.ID) }),
+		"association.route-table-id":             ofAssociations(func(a associationItem) []string { return one(a.Table) }),
+		"association.subnet-id":                  ofAssociations(func(a associationItem) []string { return one(a.Subnet) }),
+		"association.gateway-id":                 none[routeTableItem],
+
+		"route.destination-cidr-block": ofRoutes(func(r routeItem) string { return r.Destination }),
+		"route.gateway-id":             ofRoutes(func(r routeItem) string { return string(r.Gateway) }),
+		"route.origin":                 ofRoutes(func(r routeItem) string { return r.Origin }),
+		"route.state":                  ofRoutes(func(r routeItem) string { return r.State }),
+
+		"route.destination-ipv6-cidr-block":     none[routeTableItem],
+		"route.destination-prefix-list-id":      none[routeTableItem],
+		"route.egress-only-internet-gateway-id": none[routeTableItem],
+		"route.instance-id":                     none[routeTableItem],
+		"route.nat-gateway-id":                  none[routeTableItem],
+		"route.transit-gateway-id":              none[routeTableItem],
+		"route.vpc-peering-connection-id":       none[routeTableItem],
+	},
+}
+
+func ofAssociations(of func(associationItem) []string) func(routeTableItem) []string {
+	return func(t routeTableItem) (values []string) {
+		for _, a := range t.Associations {
+			values = append(values, of(a)...)
+		}
+		return values
+	}
+}
+
+func ofRoutes(of func(routeItem) string) func(routeTableItem) []string {
+	return func(t routeTableItem) (values []string) {
+		for _, r := range t.Routes {
+			values = append(values, of(r))
+		}
+		return values
+	}
+}
+
+func describeRouteTables(c *call, r *describeRouteTablesRequest) (*describeRouteTablesAnswer, error) {
+	items, next, err := routeTableListing.pick(c, c.routeTables(), r.IDs, r.listed)
+	if err != nil {
+		return nil, err
+	}
+	return &describeRouteTablesAnswer{items, next}, nil
+}
+
+func (c *call) routeTables() (items []routeTableItem) {
+	for t := range c.view.RouteTablesOf(c.account, c.region) {
+		items = append(items, c.newRouteTableItem(t))
+	}
+	return items
+}
+
+type routeRequest struct {
+	Table       ec2.RouteTableID `wire:"RouteTableId"`
+	Destination string           `wire:"DestinationCidrBlock"`
+	Gateway     ec2.GatewayID    `wire:"GatewayId"`
+	LocalTarget bool             `wire:"LocalTarget"` // of ReplaceRoute
+
+	IPv6Destination string `wire:"DestinationIpv6CidrBlock"`
+	PrefixList      string `wire:"DestinationPrefixListId"`
+	targets
+}
+
+// targets are where a route can lead at AWS and not here.
+type targets struct {
+	CarrierGateway    string `wire:"CarrierGatewayId"`
+	CoreNetwork       string `wire:"CoreNetworkArn"`
+	EgressOnlyGateway string `wire:"EgressOnlyInternetGatewayId"`
+	Instance          string `wire:"InstanceId"`
+	LocalGateway      string `wire:"LocalGatewayId"`
+	NATGateway        string `wire:"NatGatewayId"`
+	Interface         string `wire:"NetworkInterfaceId"`
+	ODBNetwork        string `wire:"OdbNetworkArn"`
+	TransitGateway    string `wire:"TransitGatewayId"`
+	Endpoint          string `wire:"VpcEndpointId"`
+	Peering           string `wire:"VpcPeeringConnectionId"`
+}
+
+// refuse says what a route cannot lead to, or be for.
+func (r *routeRequest) refuse() error {
+	for _, t := range []struct{ asked, what string }{
+		{r.IPv6Destination, "for IPv6 (DestinationIpv6CidrBlock)"},
+		{r.PrefixList, "for prefix lists (DestinationPrefixListId)"},
+		{r.CarrierGateway, "to carrier gateways (CarrierGatewayId)"},
+		{r.CoreNetwork, "to core networks (CoreNetworkArn)"},
+		{r.EgressOnlyGateway, "to egress-only internet gateways (EgressOnlyInternetGatewayId)"},
+		{r.Instance, "to instances (InstanceId)"},
+		{r.LocalGateway, "to local gateways (LocalGatewayId)"},
+		{r.NATGateway, "to NAT gateways (NatGatewayId)"},
+		{r.Interface, "to network interfaces (NetworkInterfaceId)"},
+		{r.ODBNetwork, "to ODB networks (OdbNetworkArn)"},
+		{r.TransitGateway, "to transit gateways (TransitGatewayId)"},
+		{r.Endpoint, "to VPC endpoints (VpcEndpointId)"},
+		{r.Peering, "to VPC peering connections (VpcPeeringConnectionId)"},
+	} {
+		if t.asked != "" {
+			return ec2.Errorf("UnsupportedOperation", "Routes %s are not served here; a route leads to an internet gateway", t.what)
+		}
+	}
+	return nil
+}
+
+func createRoute(c *call, r *routeRequest) (*returned, error) {
+	if err := r.refuse(); err != nil {
+		return nil, err
+	}
+	block, err := parseBlock(r.Destination, "destinationCidrBlock")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.apply(&ec2.CreateRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+func replaceRoute(c *call, r *routeRequest) (*returned, error) {
+	if err := r.refuse(); err != nil {
+		return nil, err
+	}
+	block, err := parseBlock(r.Destination, "destinationCidrBlock")
+	if err != nil {
+		return nil, err
+	}
+	if r.LocalTarget || r.Gateway == localGateway {
+		return c.keepLocalRoute(r, block.String())
+	}
+	if _, err := c.apply(&ec2.ReplaceRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+// keepLocalRoute answers who asks for the local route's target to be what it always is.
+func (c *call) keepLocalRoute(r *routeRequest, destination string) (*returned, error) {
+	if r.LocalTarget && r.Gateway != "" && r.Gateway != localGateway {
+		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters LocalTarget and GatewayId cannot be used together")
+	}
+	items := c.routeTables()
+	at := slices.IndexFunc(items, func(t routeTableItem) bool { return t.ID == r.Table })
+	if at < 0 {
+		return nil, ec2.NoSuch("rtb", r.Table)
+	}
+	if !slices.Contains(items[at].Routes, routeItem{destination, localGateway, "active", "CreateRouteTable"}) {
+		return nil, ec2.Errorf("InvalidParameterValue", "The target local is for the route of the VPC's own range, not for %s", destination)
+	}
+	return &done, nil
+}
+
+func deleteRoute(c *call, r *routeRequest) (*returned, error) {
+	if err := r.refuse(); err != nil {
+		return nil, err
+	}
+	block, err := parseBlock(r.Destination, "destinationCidrBlock")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.apply(&ec2.DeleteRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type associateRouteTableRequest struct {
+	Table   ec2.RouteTableID `wire:"RouteTableId"`
+	Subnet  ec2.SubnetID     `wire:"SubnetId"`
+	Gateway string           `wire:"GatewayId"`
+}
+
+type associateRouteTableAnswer struct {
+	ID    ec2.AssociationID `wire:"associationId"`
+	State associationState  `wire:"associationState"`
+}
+
+func associateRouteTable(c *call, r *associateRouteTableRequest) (*associateRouteTableAnswer, error) {
+	if r.Gateway != "" {
+		return nil, ec2.Errorf("UnsupportedOperation", "Route tables of gateways (GatewayId) are not served here; a table is a subnet's")
+	}
+	result, err := c.apply(&ec2.AssociateRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table, Subnet: r.Subnet})
+	if err != nil {
+		return nil, err
+	}
+	return &associateRouteTableAnswer{result.Association, associated}, nil
+}
+
+type routeAssociationRequest struct {
+	Association ec2.AssociationID `wire:"AssociationId"`
+	Table       ec2.RouteTableID  `wire:"RouteTableId"`
+}
+
+func disassociateRouteTable(c *call, r *routeAssociationRequest) (*returned, error) {
+	if _, err := c.apply(&ec2.DisassociateRouteTable{Account: c.account, Region: c.region, Association: r.Association}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type replaceRouteTableAssociationAnswer struct {
+	ID    ec2.AssociationID `wire:"newAssociationId"`
+	State associationState  `wire:"associationState"`
+}
+
+func replaceRouteTableAssociation(c *call, r *routeAssociationRequest) (*replaceRouteTableAssociationAnswer, error) {
+	result, err := c.apply(&ec2.ReplaceRouteTableAssociation{Account: c.account, Region: c.region, Association: r.Association, RouteTable: r.Table})
+	if err != nil {
+		return nil, err
+	}
+	return &replaceRouteTableAssociationAnswer{result.Association, associated}, nil
+}

@@ -1,0 +1,288 @@
+package query
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// subnetActions are of subnets.
+var subnetActions = map[string]handler{
+	"CreateSubnet":          action(createSubnet),
+	"CreateDefaultSubnet":   action(createDefaultSubnet),
+	"DeleteSubnet":          action(deleteSubnet),
+	"DescribeSubnets":       action(describeSubnets),
+	"ModifySubnetAttribute": action(modifySubnetAttribute),
+}
+
+type createSubnetRequest struct {
+	VPC     ec2.VPCID          `wire:"VpcId"`
+	CIDR    string             `wire:"CidrBlock"`
+	Outpost string             `wire:"OutpostArn"`
+	Tags    []tagSpecification `wire:"TagSpecification"`
+	zoneRequest
+}
+
+type zoneRequest struct {
+	Zone   string `wire:"AvailabilityZone"`
+	ZoneID string `wire:"AvailabilityZoneId"`
+}
+
+type subnetAnswer struct {
+	Subnet subnetItem `wire:"subnet"`
+}
+
+type subnetItem struct {
+	ID             ec2.SubnetID  `wire:"subnetId"`
+	ARN            string        `wire:"subnetArn"`
+	State          string        `wire:"state"`
+	VPC            ec2.VPCID     `wire:"vpcId"`
+	Owner          ec2.AccountID `wire:"ownerId"`
+	CIDR           string        `wire:"cidrBlock"`
+	IPv6Blocks     []vpcBlock    `wire:"ipv6CidrBlockAssociationSet"`
+	Free           int           `wire:"availableIpAddressCount"`
+	Zone           string        `wire:"availabilityZone"`
+	ZoneID         string        `wire:"availabilityZoneId"`
+	Default        bool          `wire:"defaultForAz"`
+	MapPublic      bool          `wire:"mapPublicIpOnLaunch"`
+	MapCustomer    bool          `wire:"mapCustomerOwnedIpOnLaunch"`
+	AssignIPv6     bool          `wire:"assignIpv6AddressOnCreation"`
+	IPv6Native     bool          `wire:"ipv6Native"`
+	DNS64          bool          `wire:"enableDns64"`
+	PrivateDNSName hostnameItem  `wire:"privateDnsNameOptionsOnLaunch"`
+	Tags           []tag         `wire:"tagSet"`
+}
+
+// A hostnameItem says which names instances get in a subnet: ip-10-0-1-4 and its like.
+type hostnameItem struct {
+	Type  string `wire:"hostnameType"`
+	ARow  bool   `wire:"enableResourceNameDnsARecord"`
+	AAAAs bool   `wire:"enableResourceNameDnsAAAARecord"`
+}
+
+func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
+	return subnetItem{
+		ID:             s.ID,
+		ARN:            fmt.Sprintf("arn:aws:ec2:%s:%s:subnet/%s", s.Region, s.Account, s.ID),
+		State:          "available",
+		VPC:            s.VPC,
+		Owner:          s.Account,
+		CIDR:           s.CIDR.String(),
+		Free:           c.view.FreeAddresses(s),
+		Zone:           s.Zone,
+		ZoneID:         zoneID(s.Zone),
+		Default:        s.Default,
+		MapPublic:      s.MapPublic,
+		PrivateDNSName: hostnameItem{Type: "ip-name"},
+		Tags:           c.tags(string(s.ID)),
+	}
+}
+
+var zoneForm = regexp.MustCompile(`^([a-z]+)-((?:[a-z]+-)+)([0-9])([a-z])$`)
+
+// zoneID is a zone's name that is the same in every account: "use1-az1" for us-east-1a.
+// One whose name is not of EC2's form is called by its name.
+func zoneID(zone string) string {
+	m := zoneForm.FindStringSubmatch(zone)
+	if m == nil {
+		return zone
+	}
+	short := strings.NewReplacer("north", "n", "south", "s", "east", "e", "west", "w", "central", "c", "gov", "g", "-", "").Replace(m[2])
+	return fmt.Sprintf("%s%s%s-az%d", m[1], short, m[3], m[4][0]-'a'+1)
+}
+
+// zone is the zone that a request names, by name or by id; "" for none.
+func (r zoneRequest) zone(c *call) (string, error) {
+	switch {
+	case r.ZoneID == "":
+		return r.Zone, nil
+	case r.Zone != "":
+		return "", ec2.Errorf("InvalidParameterCombination", "The parameters AvailabilityZone and AvailabilityZoneId cannot be used together")
+	}
+	for n := range c.view.Nodes() {
+		if zoneID(n.Zone) == r.ZoneID {
+			return n.Zone, nil
+		}
+	}
+	return "", ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZoneId is invalid.", quote(r.ZoneID))
+}
+
+func createSubnet(c *call, r *createSubnetRequest) (*subnetAnswer, error) {
+	if r.Outpost != "" {
+		return nil, unserved(c.action, "OutpostArn")
+	}
+	block, err := parseBlock(r.CIDR, "cidrBlock")
+	if err != nil {
+		return nil, err
+	}
+	zone, err := r.zone(c)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := tagsFor(r.Tags, "subnet")
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&ec2.CreateSubnet{Account: c.account, Region: c.region, VPC: r.VPC, CIDR: block, Zone: zone, Tags: tags})
+	if err != nil {
+		return nil, err
+	}
+	return &subnetAnswer{c.newSubnetItem(result.Subnet)}, nil
+}
+
+type createDefaultSubnetRequest struct {
+	zoneRequest
+}
+
+func createDefaultSubnet(c *call, r *createDefaultSubnetRequest) (*subnetAnswer, error) {
+	zone, err := r.zone(c)
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&ec2.CreateDefaultSubnet{Account: c.account, Region: c.region, Zone: zone})
+	if err != nil {
+		return nil, err
+	}
+	return &subnetAnswer{c.newSubnetItem(result.Subnet)}, nil
+}
+
+type deleteSubnetRequest struct {
+	Subnet ec2.SubnetID `wire:"SubnetId"`
+}
+
+func deleteSubnet(c *call, r *deleteSubnetRequest) (*returned, error) {
+	if _, err := c.apply(&ec2.DeleteSubnet{Account: c.account, Region: c.region, Subnet: r.Subnet}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type describeSubnetsRequest struct {
+	IDs []string `wire:"SubnetId"`
+	listed
+}
+
+type describeSubnetsAnswer struct {
+	Subnets   []subnetItem `wire:"subnetSet"`
+	NextToken string       `wire:"nextToken"`
+}
+
+var subnetListing = listing[subnetItem]{
+	kind: "subnet",
+	id:   func(s subnetItem) string { return string(s.ID) },
+	filters: filterable[subnetItem]{
+		"availability-zone":               func(s subnetItem) []string { return one(s.Zone) },
+		"availabilityZone":                func(s subnetItem) []string { return one(s.Zone) },
+		"availability-zone-id":            func(s subnetItem) []string { return one(s.ZoneID) },
+		"availabilityZoneId":              func(s subnetItem) []string { return one(s.ZoneID) },
+		"available-ip-address-count":      func(s subnetItem) []string { return one(strconv.Itoa(s.Free)) },
+		"cidr":                            func(s subnetItem) []string { return one(s.CIDR) },
+		"cidr-block":                      func(s subnetItem) []string { return one(s.CIDR) },
+		"cidrBlock":                       func(s subnetItem) []string { return one(s.CIDR) },
+		"default-for-az":                  func(s subnetItem) []string { return yesNo(s.Default) },
+		"defaultForAz":                    func(s subnetItem) []string { return yesNo(s.Default) },
+		"enable-dns64":                    func(s subnetItem) []string { return yesNo(s.DNS64) },
+		"ipv6-native":                     func(s subnetItem) []string { return yesNo(s.IPv6Native) },
+		"map-customer-owned-ip-on-launch": func(s subnetItem) []string { return yesNo(s.MapCustomer) },
+		"map-public-ip-on-launch":         func(s subnetItem) []string { return yesNo(s.MapPublic) },
+		"owner-id":                        func(s subnetItem) []string { return one(s.Owner) },
+		"state":                           func(s subnetItem) []string { return one(s.State) },
+		"subnet-arn":                      func(s subnetItem) []string { return one(s.ARN) },
+		"subnet-id":                       func(s subnetItem) []string { return one(s.ID) },
+		"vpc-id":                          func(s subnetItem) []string { return one(s.VPC) },
+
+		"private-dns-name-options-on-launch.hostname-type":                        func(s subnetItem) []string { return one(s.PrivateDNSName.Type) },
+		"private-dns-name-options-on-launch.enable-resource-name-dns-a-record":    func(s subnetItem) []string { return yesNo(s.PrivateDNSName.ARow) },
+		"private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": func(s subnetItem) []string { return yesNo(s.PrivateDNSName.AAAAs) },
+
+		"customer-owned-ipv4-pool":                    none[subnetItem],
+		"enable-lni-at-device-index":                  none[subnetItem],
+		"ipv6-cidr-block-association.association-id":  none[subnetItem],
+		"ipv6-cidr-block-association.ipv6-cidr-block": none[subnetItem],
+		"ipv6-cidr-block-association.state":           none[subnetItem],
+		"outpost-arn":                                 none[subnetItem],
+	},
+}
+
+func describeSubnets(c *call, r *describeSubnetsRequest) (*describeSubnetsAnswer, error) {
+	var items []subnetItem
+	for s := range c.view.SubnetsOf(c.account, c.region) {
+		items = append(items, c.newSubnetItem(s))
+	}
+	items, next, err := subnetListing.pick(c, items, r.IDs, r.listed)
+	if err != nil {
+		return nil, err
+	}
+	return &describeSubnetsAnswer{items, next}, nil
+}
+
+type modifySubnetAttributeRequest struct {
+	Subnet    ec2.SubnetID   `wire:"SubnetId"`
+	MapPublic attributeParam `wire:"MapPublicIpOnLaunch"`
+
+	// What is not served can be asked to be as it is.
+
+	AssignIPv6   attributeParam `wire:"AssignIpv6AddressOnCreation"`
+	MapCustomer  attributeParam `wire:"MapCustomerOwnedIpOnLaunch"`
+	DNS64        attributeParam `wire:"EnableDns64"`
+	ARecord      attributeParam `wire:"EnableResourceNameDnsARecordOnLaunch"`
+	AAAARecord   attributeParam `wire:"EnableResourceNameDnsAAAARecordOnLaunch"`
+	HostnameType string         `wire:"PrivateDnsHostnameTypeOnLaunch"`
+}
+
+func modifySubnetAttribute(c *call, r *modifySubnetAttributeRequest) (*returned, error) {
+	attributes := 0
+	for _, a := range []struct {
+		name  string
+		asked *bool
+	}{
+		{"AssignIpv6AddressOnCreation", r.AssignIPv6.Value},
+		{"MapCustomerOwnedIpOnLaunch", r.MapCustomer.Value},
+		{"EnableDns64", r.DNS64.Value},
+		{"EnableResourceNameDnsARecordOnLaunch", r.ARecord.Value},
+		{"EnableResourceNameDnsAAAARecordOnLaunch", r.AAAARecord.Value},
+	} {
+		if a.asked == nil {
+			continue
+		}
+		if *a.asked {
+			return nil, unserved(c.action, a.name)
+		}
+		attributes++
+	}
+	if r.HostnameType != "" {
+		if r.HostnameType != "ip-name" {
+			return nil, unserved(c.action, "PrivateDnsHostnameTypeOnLaunch")
+		}
+		attributes++
+	}
+	if r.MapPublic.Value == nil && attributes == 1 {
+		_, err := c.subnet(r.Subnet)
+		return &done, err
+	}
+	if r.MapPublic.Value != nil {
+		attributes++
+	}
+	if attributes > 1 {
+		return nil, ec2.Errorf("InvalidParameterCombination", "Only one subnet attribute can be modified at a time")
+	}
+	if _, err := c.apply(&ec2.ModifySubnet{Account: c.account, Region: c.region, Subnet: r.Subnet, MapPublic: r.MapPublic.Value}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+// subnet finds a subnet of the caller.
+func (c *call) subnet(id ec2.SubnetID) (*ec2.Subnet, error) {
+	if id == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter subnetId")
+	}
+	s, ok := c.view.Subnet(id)
+	if !ok || s.Account != c.account || s.Region != c.region {
+		return nil, ec2.NoSuch("subnet", id)
+	}
+	return s, nil
+}

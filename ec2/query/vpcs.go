@@ -1,0 +1,275 @@
+package query
+
+import (
+	"strings"
+
+	"palisade/ec2"
+)
+
+// vpcActions are of VPCs.
+var vpcActions = map[string]handler{
+	"CreateVpc":            action(createVPC),
+	"CreateDefaultVpc":     action(createDefaultVPC),
+	"DeleteVpc":            action(deleteVPC),
+	"DescribeVpcs":         action(describeVPCs),
+	"DescribeVpcAttribute": action(describeVPCAttribute),
+	"ModifyVpcAttribute":   action(modifyVPCAttribute),
+	"DescribeDhcpOptions":  action(describeDHCPOptions),
+}
+
+type createVPCRequest struct {
+	CIDR    string             `wire:"CidrBlock"`
+	Tenancy string             `wire:"InstanceTenancy"`
+	Tags    []tagSpecification `wire:"TagSpecification"`
+}
+
+type vpcAnswer struct {
+	VPC vpcItem `wire:"vpc"`
+}
+
+type vpcItem struct {
+	ID          ec2.VPCID     `wire:"vpcId"`
+	Owner       ec2.AccountID `wire:"ownerId"`
+	State       string        `wire:"state"`
+	CIDR        string        `wire:"cidrBlock"`
+	Blocks      []vpcBlock    `wire:"cidrBlockAssociationSet"`
+	IPv6Blocks  []vpcBlock    `wire:"ipv6CidrBlockAssociationSet"`
+	DHCPOptions string        `wire:"dhcpOptionsId"`
+	Tenancy     string        `wire:"instanceTenancy"`
+	Default     bool          `wire:"isDefault"`
+	Tags        []tag         `wire:"tagSet"`
+}
+
+// A vpcBlock is a range of a VPC; each has one.
+type vpcBlock struct {
+	Association string     `wire:"associationId"`
+	CIDR        string     `wire:"cidrBlock"`
+	State       blockState `wire:"cidrBlockState"`
+}
+
+type blockState struct {
+	State string `wire:"state"`
+}
+
+// noDHCPOptions is what EC2 says of a VPC that no DHCP options are associated with.
+const noDHCPOptions = "default"
+
+func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
+	return vpcItem{
+		ID:          v.ID,
+		Owner:       v.Account,
+		State:       "available",
+		CIDR:        v.CIDR.String(),
+		Blocks:      []vpcBlock{{derivedID("vpc-cidr-assoc", string(v.ID)), v.CIDR.String(), blockState{"associated"}}},
+		DHCPOptions: noDHCPOptions,
+		Tenancy:     "default",
+		Default:     v.Default,
+		Tags:        c.tags(string(v.ID)),
+	}
+}
+
+// derivedID names what a resource has exactly one of: by its own digits.
+func derivedID(prefix, of string) string {
+	_, digits, _ := strings.Cut(of, "-")
+	return prefix + "-" + digits
+}
+
+func createVPC(c *call, r *createVPCRequest) (*vpcAnswer, error) {
+	switch r.Tenancy {
+	case "", "default":
+	case "dedicated", "host":
+		return nil, ec2.Errorf("UnsupportedOperation", "The tenancy %s is not served here", r.Tenancy)
+	default:
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceTenancy is invalid.", quote(r.Tenancy))
+	}
+	block, err := parseBlock(r.CIDR, "cidrBlock")
+	if err != nil {
+		return nil, err
+	}
+	tags, err := tagsFor(r.Tags, "vpc")
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&ec2.CreateVPC{Account: c.account, Region: c.region, CIDR: block, Tags: tags})
+	if err != nil {
+		return nil, err
+	}
+	return &vpcAnswer{c.newVPCItem(result.VPC)}, nil
+}
+
+type createDefaultVPCRequest struct{}
+
+func createDefaultVPC(c *call, _ *createDefaultVPCRequest) (*vpcAnswer, error) {
+	result, err := c.apply(&ec2.CreateDefaultVPC{Account: c.account, Region: c.region})
+	if err != nil {
+		return nil, err
+	}
+	return &vpcAnswer{c.newVPCItem(result.VPC)}, nil
+}
+
+type vpcRequest struct {
+	VPC ec2.VPCID `wire:"VpcId"`
+}
+
+func deleteVPC(c *call, r *vpcRequest) (*returned, error) {
+	if _, err := c.apply(&ec2.DeleteVPC{Account: c.account, Region: c.region, VPC: r.VPC}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type describeVPCsRequest struct {
+	IDs []string `wire:"VpcId"`
+	listed
+}
+
+type describeVPCsAnswer struct {
+	VPCs      []vpcItem `wire:"vpcSet"`
+	NextToken string    `wire:"nextToken"`
+}
+
+var vpcListing = listing[vpcItem]{
+	kind: "vpc",
+	id:   func(v vpcItem) string { return string(v.ID) },
+	filters: filterable[vpcItem]{
+		"cidr":            func(v vpcItem) []string { return one(v.CIDR) },
+		"cidrBlock":       func(v vpcItem) []string { return one(v.CIDR) },
+		"dhcp-options-id": func(v vpcItem) []string { return one(v.DHCPOptions) },
+		"dhcpOptionsId":   func(v vpcItem) []string { return one(v.DHCPOptions) },
+		"is-default":      func(v vpcItem) []string { return yesNo(v.Default) },
+		"isDefault":       func(v vpcItem) []string { return yesNo(v.Default) },
+		"owner-id":        func(v vpcItem) []string { return one(v.Owner) },
+		"state":           func(v vpcItem) []string { return one(v.State) },
+		"vpc-id":          func(v vpcItem) []string { return one(v.ID) },
+
+		"cidr-block-association.association-id": func(v vpcItem) []string { return one(v.Blocks[0].Association) },
+		"cidr-block-association.cidr-block":     func(v vpcItem) []string { return one(v.Blocks[0].CIDR) },
+		"cidr-block-association.state":          func(v vpcItem) []string { return one(v.Blocks[0].State.State) },
+
+		"ipv6-cidr-block-association.association-id":  none[vpcItem],
+		"ipv6-cidr-block-association.ipv6-cidr-block": none[vpcItem],
+		"ipv6-cidr-block-association.ipv6-pool":       none[vpcItem],
+		"ipv6-cidr-block-association.state":           none[vpcItem],
+	},
+}
+
+func describeVPCs(c *call, r *describeVPCsRequest) (*describeVPCsAnswer, error) {
+	var items []vpcItem
+	for v := range c.view.VPCsOf(c.account, c.region) {
+		items = append(items, c.newVPCItem(v))
+	}
+	items, next, err := vpcListing.pick(c, items, r.IDs, r.listed)
+	if err != nil {
+		return nil, err
+	}
+	return &describeVPCsAnswer{items, next}, nil
+}
+
+type describeVPCAttributeRequest struct {
+	VPC       ec2.VPCID `wire:"VpcId"`
+	Attribute string    `wire:"Attribute"`
+}
+
+type describeVPCAttributeAnswer struct {
+	VPC                 ec2.VPCID      `wire:"vpcId"`
+	DNSSupport          *attributeBool `wire:"enableDnsSupport"`
+	DNSHostnames        *attributeBool `wire:"enableDnsHostnames"`
+	AddressUsageMetrics *attributeBool `wire:"enableNetworkAddressUsageMetrics"`
+}
+
+type attributeBool struct {
+	Value bool `wire:"value"`
+}
+
+func describeVPCAttribute(c *call, r *describeVPCAttributeRequest) (*describeVPCAttributeAnswer, error) {
+	if r.Attribute == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+	}
+	v, err := c.vpc(r.VPC)
+	if err != nil {
+		return nil, err
+	}
+	answer := &describeVPCAttributeAnswer{VPC: v.ID}
+	switch r.Attribute {
+	case "enableDnsSupport":
+		answer.DNSSupport = &attributeBool{v.DNSSupport}
+	case "enableDnsHostnames":
+		answer.DNSHostnames = &attributeBool{v.DNSHostnames}
+	case "enableNetworkAddressUsageMetrics":
+		answer.AddressUsageMetrics = &attributeBool{false}
+	default:
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(r.Attribute))
+	}
+	return answer, nil
+}
+
+// vpc finds a VPC of the caller.
+func (c *call) vpc(id ec2.VPCID) (*ec2.VPC, error) {
+	if id == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter vpcId")
+	}
+	v, ok := c.view.VPC(id)
+	if !ok || v.Account != c.account || v.Region != c.region {
+		return nil, ec2.NoSuch("vpc", id)
+	}
+	return v, nil
+}
+
+type modifyVPCAttributeRequest struct {
+	VPC                 ec2.VPCID      `wire:"VpcId"`
+	DNSSupport          attributeParam `wire:"EnableDnsSupport"`
+	DNSHostnames        attributeParam `wire:"EnableDnsHostnames"`
+	AddressUsageMetrics attributeParam `wire:"EnableNetworkAddressUsageMetrics"`
+}
+
+// attributeParam is a boolean of a Modify action: nil if it is not to be modified.
+type attributeParam struct {
+	Value *bool `wire:"Value"`
+}
+
+func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error) {
+	if metrics := r.AddressUsageMetrics.Value; metrics != nil {
+		if *metrics {
+			return nil, unserved(c.action, "EnableNetworkAddressUsageMetrics")
+		}
+		if r.DNSSupport.Value == nil && r.DNSHostnames.Value == nil { // they are off, as asked
+			_, err := c.vpc(r.VPC)
+			return &done, err
+		}
+	}
+	_, err := c.apply(&ec2.ModifyVPC{Account: c.account, Region: c.region, VPC: r.VPC, DNSSupport: r.DNSSupport.Value, DNSHostnames: r.DNSHostnames.Value})
+	if err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type describeDHCPOptionsRequest struct {
+	IDs []string `wire:"DhcpOptionsId"`
+	listed
+}
+
+type describeDHCPOptionsAnswer struct {
+	Options []dhcpItem `wire:"dhcpOptionsSet"`
+}
+
+type dhcpItem struct {
+	ID string `wire:"dhcpOptionsId"`
+}
+
+var dhcpListing = listing[dhcpItem]{
+	kind: "dopt",
+	id:   func(o dhcpItem) string { return o.ID },
+	filters: filterable[dhcpItem]{
+		"dhcp-options-id": none[dhcpItem], "key": none[dhcpItem], "value": none[dhcpItem], "owner-id": none[dhcpItem],
+	},
+}
+
+// describeDHCPOptions shows none: nothing here answers DHCP.
+func describeDHCPOptions(c *call, r *describeDHCPOptionsRequest) (*describeDHCPOptionsAnswer, error) {
+	items, _, err := dhcpListing.pick(c, nil, r.IDs, r.listed)
+	if err != nil {
+		return nil, err
+	}
+	return &describeDHCPOptionsAnswer{items}, nil
+}
