@@ -22,24 +22,20 @@ type Account struct {
 	Platform Platform
 }
 
-// An AccessKey signs requests for an account.
-type AccessKey struct {
-	ID      string
-	Secret  string
-	Account AccountID
+// accountRequests are of accounts that exist.
+var accountRequests = []Request{
+	&CreateAccessKey{}, &UpdateAccessKey{}, &DeleteAccessKey{}, &SealSecrets{},
 }
 
-// accountRequests are of accounts that exist.
-var accountRequests = []Request{}
-
 // CreateAccount adds an account with its first access key, and in every region its
-// default group or its default VPC.
+// default group or its default VPC. Its name, if it has one, is nobody else's.
 type CreateAccount struct {
 	ID        AccountID
 	Name      string
 	Platform  Platform
 	AccessKey string
-	Secret    string
+	Secret    string       `json:",omitempty"` // earlier releases had no Sealed, and did not look at names
+	Sealed    SealedSecret `json:",omitzero"`
 }
 
 func (r *CreateAccount) apply(t *tx) (Result, error) {
@@ -49,8 +45,11 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 	if r.Platform != Classic && r.Platform != VPCOnly {
 		return Result{}, Errorf("InvalidParameterValue", "platform %q is neither %s nor %s", r.Platform, Classic, VPCOnly)
 	}
-	if r.AccessKey == "" || r.Secret == "" {
+	if r.AccessKey == "" || (r.Secret == "") == (r.Sealed.Box == nil) {
 		return Result{}, Errorf("MissingParameter", "account %s needs an access key and its secret", r.ID)
+	}
+	if err := r.checkSealed(t); err != nil {
+		return Result{}, err
 	}
 	if first[Account](t.Txn, tableAccount, indexID, key(r.ID)) != nil {
 		return Result{}, Errorf("EntityAlreadyExists", "account %s exists", r.ID)
@@ -60,7 +59,11 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 	}
 	a := &Account{ID: r.ID, Name: r.Name, Platform: r.Platform}
 	t.put(tableAccount, a)
-	t.put(tableAccessKey, &AccessKey{ID: r.AccessKey, Secret: r.Secret, Account: r.ID})
+	k := &AccessKey{ID: r.AccessKey, Account: r.ID, Secret: r.Secret, Sealed: r.Sealed}
+	if r.Secret == "" {
+		k.Created = t.meta.Time
+	}
+	t.put(tableAccessKey, k)
 	var regions []Region
 	for n := range rows[Network](t.Txn, tableNetwork, indexID, "") {
 		if n.VPC == "" {
@@ -73,6 +76,19 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 		}
 	}
 	return Result{}, nil
+}
+
+// checkSealed asks of an account what earlier releases did not.
+func (r *CreateAccount) checkSealed(t *tx) error {
+	if r.Secret != "" {
+		return nil
+	}
+	for a := range rows[Account](t.Txn, tableAccount, indexID, "") {
+		if r.Name != "" && a.Name == r.Name {
+			return Errorf("EntityAlreadyExists", "account %s is called %s already", a.ID, a.Name)
+		}
+	}
+	return t.checkSealed(r.Sealed)
 }
 
 // settle gives an account what it has in a region from the first: its default group in

@@ -17,6 +17,10 @@ const (
 type Recover struct {
 	Node      Node   // the member. Its row stays what it was, where a field is empty
 	GossipKey []byte // the new one
+
+	// WithoutSecrets is for who has the backup and not the key of its cluster: the access
+	// keys that were sealed under it are deleted.
+	WithoutSecrets bool
 }
 
 func (r *Recover) apply(t *tx) (Result, error) {
@@ -25,6 +29,9 @@ func (r *Recover) apply(t *tx) (Result, error) {
 	}
 	if err := t.setGossipKey(r.GossipKey); err != nil {
 		return Result{}, err
+	}
+	if r.WithoutSecrets {
+		t.forgetSealed()
 	}
 	t.meta.Serial += recoveredSerials
 	t.meta.NodeNumber += recoveredNumbers

@@ -47,9 +47,10 @@ const (
 )
 
 var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
-	tableMeta:      table(tableMeta, func(*meta) string { return key("") }),
-	tableAccount:   table(tableAccount, func(a *Account) string { return key(a.ID) }),
-	tableAccessKey: table(tableAccessKey, func(k *AccessKey) string { return key(k.ID) }),
+	tableMeta:    table(tableMeta, func(*meta) string { return key("") }),
+	tableAccount: table(tableAccount, func(a *Account) string { return key(a.ID) }),
+	tableAccessKey: table(tableAccessKey, func(k *AccessKey) string { return key(k.ID) },
+		many(indexOwner, func(k *AccessKey) []string { return []string{key(k.Account)} })),
 	tableNetwork: table(tableNetwork, func(n *Network) string { return vniKey(n.VNI) },
 		unique(indexRegion, func(n *Network) string { return key(n.Region) + key(n.VPC) })),
 	tableNode: table(tableNode, func(n *Node) string { return key(n.ID) }),

@@ -192,6 +192,11 @@ func checkRestored(t *memdb.Txn) error {
 	if m == nil {
 		return errors.New("has no meta row")
 	}
+	for k := range rows[AccessKey](t, tableAccessKey, indexID, "") {
+		if k.Secret == "" && (k.Sealed.Key != m.SealKey || len(k.Sealed.Box) == 0) {
+			return fmt.Errorf("access key %s is sealed under %q, not the cluster's key %q", k.ID, k.Sealed.Key, m.SealKey)
+		}
+	}
 	for r := range rows[AuditRecord](t, tableAudit, indexID, "") {
 		if r.Number == 0 || r.Number > m.Audited {
 			return fmt.Errorf("has audit record %d, of %d", r.Number, m.Audited)

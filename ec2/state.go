@@ -36,6 +36,7 @@ type meta struct {
 
 	NodeNumber uint32 `json:",omitempty"` // the last one given to a node
 	Audited    uint64 `json:",omitempty"` // number of the newest audit record
+	SealKey    string `json:",omitempty"` // id of the key that secrets are sealed under
 	GossipKey  []byte `json:",omitempty"` // nil: of a cluster that was made before there was one
 	VNI        VNI    `json:",omitempty"` // the last one given to a VPC
 }

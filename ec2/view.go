@@ -65,7 +65,7 @@ func (v *View) Accounts() iter.Seq[*Account] {
 	return rows[Account](v.txn(), tableAccount, indexID, "")
 }
 
-// AccessKey returns the secret and the account behind a key id.
+// AccessKey finds an access key by its id.
 func (v *View) AccessKey(id string) (*AccessKey, bool) {
 	return get[AccessKey](v, tableAccessKey, key(id))
 }

@@ -73,6 +73,7 @@ func later() map[string]Request {
 func allSamples() map[string]Request {
 	all := later()
 	maps.Copy(all, laterInterfaces())
+	maps.Copy(all, accountSamples())
 	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
