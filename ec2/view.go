@@ -206,6 +206,11 @@ func (v *View) Tags(resource string) iter.Seq[*Tag] {
 	return rows[Tag](v.txn(), tableTag, indexID, key(resource))
 }
 
+// AnyTags reports whether a resource whose id begins so has tags.
+func (v *View) AnyTags(prefix string) bool {
+	return first[Tag](v.txn(), tableTag, indexID+"_prefix", prefix) != nil
+}
+
 // TagsOf yields the tags of all of an account's resources in a region, by resource and key.
 func (v *View) TagsOf(account AccountID, region Region) iter.Seq[*Tag] {
 	return rows[Tag](v.txn(), tableTag, indexOwner, key(account)+key(region))

@@ -30,7 +30,8 @@ type referencedGroup struct {
 	Account ec2.AccountID `wire:"userId"`
 }
 
-func (c *call) newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
+// newRuleItem is the item but for its tags.
+func newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 	item := ruleItem{
 		ID:          r.ID,
 		Group:       g.ID,
@@ -41,7 +42,6 @@ func (c *call) newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 		To:          r.To,
 		CIDR:        cidrOf(r),
 		Description: r.Description,
-		Tags:        c.tags(string(r.ID)),
 		ARN:         "arn:aws:ec2:" + string(g.Region) + ":" + string(g.Account) + ":security-group-rule/" + string(r.ID),
 	}
 	if r.Source.IsGroup() {
@@ -98,8 +98,12 @@ func describeRules(c *call, r *describeRulesRequest) (*describeRulesAnswer, erro
 		return nil, err
 	}
 	answer := &describeRulesAnswer{Rules: make([]ruleItem, len(page)), NextToken: next}
+	tagged := c.view.AnyTags("sgr-") // few people tag rules, and a page has a thousand
 	for i, p := range page {
-		answer.Rules[i] = c.newRuleItem(p.group, p.rule)
+		answer.Rules[i] = newRuleItem(p.group, p.rule)
+		if tagged {
+			answer.Rules[i].Tags = c.tags(string(p.rule.ID))
+		}
 	}
 	return answer, nil
 }

@@ -68,7 +68,9 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 	}
 	answer := &authorizeAnswer{returned: done}
 	for i := range result.Rules {
-		answer.Rules = append(answer.Rules, c.newRuleItem(result.Group, &result.Rules[i]))
+		item := newRuleItem(result.Group, &result.Rules[i])
+		item.Tags = c.tags(string(item.ID))
+		answer.Rules = append(answer.Rules, item)
 	}
 	return answer, nil
 }
