@@ -67,6 +67,9 @@ func (t *tx) modified(g *Group, was Rule, spec RuleSpec) (Rule, error) {
 	if err != nil {
 		return Rule{}, err
 	}
+	if err := checkEnforceable(now); err != nil {
+		return Rule{}, err
+	}
 	rule := now[0]
 	rule.ID, rule.Serial = was.ID, was.Serial
 	if rule.permit() != was.permit() {

@@ -54,12 +54,17 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	return Result{Group: &next, Rules: rules}, nil
 }
 
-// checkEnforceable refuses what the data plane does not carry. A rule that lets nothing
-// pass would be stored in vain, and would begin to admit on the day it is carried.
+// checkEnforceable refuses what the data plane does not carry: IPv6, and of ICMPv6 the
+// types. A rule that lets nothing pass would be stored in vain, and would begin to admit on
+// the day it is carried.
 func checkEnforceable(rules []Rule) error {
 	for i := range rules {
-		if p := rules[i].Source.Prefix; p.IsValid() && p.Addr().Is6() {
+		r := &rules[i]
+		if p := r.Source.Prefix; p.IsValid() && p.Addr().Is6() {
 			return Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block %s", p)
+		}
+		if r.Protocol == ICMPv6 && r.From != -1 {
+			return Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type %d", r.From)
 		}
 	}
 	return nil

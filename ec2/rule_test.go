@@ -66,6 +66,7 @@ func TestRulesOfAVPCAreAllOrNothing(t *testing.T) {
 		{RuleSpec{Protocol: -2, Prefix: everywhere}, "InvalidParameterValue", "Invalid value '-2' for IP protocol. Unknown protocol."},
 		{RuleSpec{Protocol: TCP, From: 1, To: 1}, "InvalidParameterValue", "a rule has exactly one source, a CIDR block or a group"},
 		{RuleSpec{Protocol: TCP, From: 1, To: 1, Prefix: cidr("::/0")}, "UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block ::/0"},
+		{RuleSpec{Protocol: ICMPv6, From: 128, To: 0, Prefix: everywhere}, "UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type 128"},
 		{RuleSpec{Protocol: TCP, From: 1, To: 1, Prefix: everywhere, Description: "Let's"}, "InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"},
 	} {
 		r.refusedWith(r.authorize(Ingress, good, c.bad), c.code, c.message)

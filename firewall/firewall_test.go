@@ -52,10 +52,10 @@ func rule(text string) ec2.Rule {
 }
 
 // linear is the reference: every rule, one after the other, by the words of the guide.
-func linear(groups []*ec2.Group, protocol uint8, key uint16, from []ec2.GroupID, addr netip.Addr) (allowed, world bool) {
+func linear(groups []*ec2.Group, direction ec2.Direction, protocol uint8, key uint16, from []ec2.GroupID, addr netip.Addr) (allowed, world bool) {
 	for _, g := range groups {
 		for _, r := range g.Rules {
-			if r.Protocol != -1 && r.Protocol != ec2.Protocol(protocol) {
+			if r.Direction != direction || r.Protocol != -1 && r.Protocol != ec2.Protocol(protocol) {
 				continue
 			}
 			switch r.Protocol {
@@ -63,7 +63,7 @@ func linear(groups []*ec2.Group, protocol uint8, key uint16, from []ec2.GroupID,
 				if int(key) < r.From || int(key) > r.To {
 					continue
 				}
-			case ec2.ICMP:
+			case ec2.ICMP, ec2.ICMPv6:
 				if r.From != -1 && r.From != int(key>>8) || r.To != -1 && r.To != int(key&255) {
 					continue
 				}
@@ -137,10 +137,14 @@ func TestMatchFollowsTheRules(t *testing.T) {
 	}
 }
 
+// protocols are those of random rules and packets: 0 and 255 are the ends of the range.
+var protocols = []ec2.Protocol{6, 6, 6, 6, 17, 17, 1, 1, -1, 0, 47, 50, 58, 255}
+
 func randomRule(r *rand.Rand) ec2.Rule {
 	serial++
 	out := ec2.Rule{Serial: serial, ID: ec2.RuleID(fmt.Sprint("sgr-", serial)), From: -1, To: -1}
-	out.Protocol = []ec2.Protocol{6, 6, 6, 17, 1, -1, 47}[r.IntN(7)]
+	out.Direction = ec2.Direction(r.IntN(2))
+	out.Protocol = protocols[r.IntN(len(protocols))]
 	switch out.Protocol {
 	case 6, 17:
 		out.From = r.IntN(65536)
@@ -148,7 +152,7 @@ func randomRule(r *rand.Rand) ec2.Rule {
 		if r.IntN(10) == 0 {
 			out.From, out.To = 0, 65535
 		}
-	case 1:
+	case 1, 58:
 		if r.IntN(3) > 0 {
 			out.From = r.IntN(16)
 			if r.IntN(2) > 0 {
@@ -169,8 +173,9 @@ func randomAddr(r *rand.Rand) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(3)), byte(r.IntN(64))})
 }
 
-// TestCompiledEqualsLinear compares Match and Explain with the reference on random sets,
-// through a history of random rule changes, so that incremental updates are covered too.
+// TestCompiledEqualsLinear compares Match and Explain with the reference on random sets of
+// a VPC's groups, both ways, through a history of random rule changes, so that incremental
+// updates are covered too.
 func TestCompiledEqualsLinear(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 7))
@@ -179,7 +184,8 @@ func TestCompiledEqualsLinear(t *testing.T) {
 		var ids []ec2.GroupID
 		for i := range 3 {
 			g := group(fmt.Sprint("g", i))
-			for range r.IntN(40) {
+			g.VPC = "vpc-1"
+			for range r.IntN(60) {
 				g.Rules = append(g.Rules, randomRule(r))
 			}
 			v[g.ID] = g
@@ -189,35 +195,13 @@ func TestCompiledEqualsLinear(t *testing.T) {
 		for generation := range uint64(4) {
 			set = c.Current(set)
 			groups := []*ec2.Group{v["g0"], v["g1"], v["g2"]}
-			for range 500 {
-				protocol := []uint8{6, 17, 1, 47, 50}[r.IntN(5)]
-				key := uint16(r.IntN(65536))
-				if protocol == 1 {
-					key = uint16(r.IntN(16)<<8 | r.IntN(4))
+			for range 600 {
+				p := randomPacket(r, groups)
+				direction, table := ec2.Ingress, set.Ingress
+				if r.IntN(2) > 0 {
+					direction, table = ec2.Egress, set.Egress
 				}
-				if all := groups[r.IntN(3)].Rules; len(all) > 0 && r.IntN(2) == 0 && protocol != 1 {
-					key = uint16(max(0, all[r.IntN(len(all))].To) + r.IntN(2)) // at an edge
-				}
-				addr := randomAddr(r)
-				var from []ec2.GroupID
-				for range r.IntN(3) {
-					from = append(from, ec2.GroupID(fmt.Sprint("g", r.IntN(8))))
-				}
-				src := firewall.Source{Groups: numbers(c, from), Addr: addr}
-				allowed, world := linear(groups, protocol, key, from, addr)
-				got := set.Ingress.Match(protocol, key, src)
-				if got.Allowed != allowed || got.World != world {
-					t.Fatalf("seed %d: protocol %d key %d from %s %v: got %+v, want allowed %t, world %t", seed, protocol, key, addr, from, got, allowed, world)
-				}
-				e := set.Ingress.Explain(protocol, key, src, c.Number)
-				if e.Allowed != allowed || allowed != (e.By != nil) {
-					t.Fatalf("seed %d: Explain = %+v, want allowed %t", seed, e, allowed)
-				}
-				if e.By != nil {
-					if ok, _ := linear([]*ec2.Group{group("x", e.By.Rule)}, protocol, key, from, addr); !ok {
-						t.Fatalf("seed %d: Explain names %+v, which does not admit protocol %d key %d from %s %v", seed, e.By.Rule, protocol, key, addr, from)
-					}
-				}
+				compare(t, fmt.Sprintf("seed %d, %s", seed, direction), p, groups, direction, table, c)
 			}
 			// One group loses a rule and gains one.
 			old := v[ids[r.IntN(3)]]
@@ -229,6 +213,50 @@ func TestCompiledEqualsLinear(t *testing.T) {
 			next.Rules = append(next.Rules, randomRule(r))
 			v[next.ID] = &next
 			c.Update(v, []ec2.GroupID{next.ID}, generation+2)
+		}
+	}
+}
+
+// A probe is a packet as a Table sees it.
+type probe struct {
+	protocol uint8
+	key      uint16
+	from     []ec2.GroupID
+	addr     netip.Addr
+}
+
+// randomPacket often lies at an edge of a rule.
+func randomPacket(r *rand.Rand, groups []*ec2.Group) probe {
+	p := probe{protocol: uint8(r.IntN(256)), key: uint16(r.IntN(65536)), addr: randomAddr(r)}
+	if known := protocols[r.IntN(len(protocols))]; known >= 0 {
+		p.protocol = uint8(known)
+	}
+	if p.protocol == 1 || p.protocol == 58 {
+		p.key = uint16(r.IntN(16)<<8 | r.IntN(4))
+	} else if all := groups[r.IntN(len(groups))].Rules; len(all) > 0 && r.IntN(2) == 0 {
+		p.key = uint16(max(0, all[r.IntN(len(all))].To) + r.IntN(2))
+	}
+	for range r.IntN(3) {
+		p.from = append(p.from, ec2.GroupID(fmt.Sprint("g", r.IntN(8))))
+	}
+	return p
+}
+
+func compare(t *testing.T, what string, p probe, groups []*ec2.Group, direction ec2.Direction, table *firewall.Table, c *firewall.Compiler) {
+	t.Helper()
+	src := firewall.Source{Groups: numbers(c, p.from), Addr: p.addr}
+	allowed, world := linear(groups, direction, p.protocol, p.key, p.from, p.addr)
+	got := table.Match(p.protocol, p.key, src)
+	if got.Allowed != allowed || got.World != world {
+		t.Fatalf("%s: %+v: got %+v, want allowed %t, world %t", what, p, got, allowed, world)
+	}
+	e := table.Explain(p.protocol, p.key, src, c.Number)
+	if e.Allowed != allowed || allowed != (e.By != nil) {
+		t.Fatalf("%s: Explain = %+v, want allowed %t", what, e, allowed)
+	}
+	if e.By != nil {
+		if ok, _ := linear([]*ec2.Group{group("x", e.By.Rule)}, direction, p.protocol, p.key, p.from, p.addr); !ok {
+			t.Fatalf("%s: Explain names %+v, which does not admit %+v", what, e.By.Rule, p)
 		}
 	}
 }

@@ -1,0 +1,147 @@
+package firewall_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/firewall"
+)
+
+func vpcGroup(id string, rules ...ec2.Rule) *ec2.Group {
+	g := group(id, rules...)
+	g.VPC = "vpc-1"
+	return g
+}
+
+func out(text string) ec2.Rule {
+	r := rule(text)
+	r.Direction = ec2.Egress
+	return r
+}
+
+// Amazon VPC User Guide, "Security group rules": rules of one direction say nothing about
+// the other, and a group of a VPC lets out only what it says.
+func TestEgressOfAVPCIsWhatItsGroupsSay(t *testing.T) {
+	v := view{
+		"web":    vpcGroup("web", rule("tcp 80-80 0.0.0.0/0"), out("tcp 443-443 0.0.0.0/0"), out("50 * db")),
+		"dns":    vpcGroup("dns", out("udp 53-53 10.0.0.2/32")),
+		"silent": vpcGroup("silent", rule("-1 * 0.0.0.0/0")),
+		"old":    group("old"),
+	}
+	c := firewall.NewCompiler()
+	for _, tt := range []struct {
+		set      []ec2.GroupID
+		protocol uint8
+		key      uint16
+		to       []ec2.GroupID
+		addr     string
+		want     bool
+	}{
+		{[]ec2.GroupID{"web"}, 6, 443, nil, "198.51.100.7", true},
+		{[]ec2.GroupID{"web"}, 6, 80, nil, "198.51.100.7", false}, // ingress alone
+		{[]ec2.GroupID{"web"}, 17, 443, nil, "198.51.100.7", false},
+		{[]ec2.GroupID{"web"}, 50, 0, []ec2.GroupID{"db"}, "10.0.0.9", true},
+		{[]ec2.GroupID{"web"}, 51, 0, []ec2.GroupID{"db"}, "10.0.0.9", false},
+		{[]ec2.GroupID{"web"}, 50, 0, []ec2.GroupID{"web"}, "10.0.0.9", false},
+		{[]ec2.GroupID{"web", "dns"}, 17, 53, nil, "10.0.0.2", true},
+		{[]ec2.GroupID{"web", "dns"}, 6, 443, nil, "10.0.0.2", true},
+		{[]ec2.GroupID{"dns"}, 17, 53, nil, "10.0.0.3", false},
+		{[]ec2.GroupID{"silent"}, 6, 443, nil, "198.51.100.7", false},
+		{[]ec2.GroupID{"gone"}, 6, 443, nil, "198.51.100.7", false},
+		{[]ec2.GroupID{"old"}, 99, 0, nil, "198.51.100.7", true}, // EC2-Classic lets everything out
+	} {
+		set := c.Acquire(v, tt.set, 1)
+		dst := firewall.Source{Groups: numbers(c, tt.to), Addr: netip.MustParseAddr(tt.addr)}
+		if got := set.Egress.Match(tt.protocol, tt.key, dst); got.Allowed != tt.want {
+			t.Errorf("out of %v: protocol %d key %d to %s %v: %+v, want allowed %t", tt.set, tt.protocol, tt.key, tt.addr, tt.to, got, tt.want)
+		}
+	}
+}
+
+// What the API accepts, the Compiler takes as it is; what it would leave out, the API has
+// refused. Both are asked about the same random rules, bad ones among them.
+func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
+	const account, region = ec2.AccountID("123456789012"), ec2.Region("us-east-1")
+	state := ec2.NewState()
+	do := func(req ec2.Request) (ec2.Result, error) {
+		return state.Apply(state.Index()+1, ec2.Command{Request: req})
+	}
+	for _, req := range []ec2.Request{
+		&ec2.Bootstrap{Seed: "x", Settings: ec2.Settings{RulesPerVPCGroup: 10_000}},
+		&ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}},
+		&ec2.PutNetwork{Network: ec2.Network{VNI: 1, Region: region, Prefix: netip.MustParsePrefix("10.0.0.0/8")}},
+		&ec2.CreateAccount{ID: account, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKID", Secret: "s"},
+		&ec2.CreateSecurityGroup{Account: account, Region: region, Name: "web", Description: "web"},
+	} {
+		if _, err := do(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := rand.New(rand.NewPCG(3, 1))
+	accepted, refused := 0, 0
+	for range 1500 {
+		spec := ec2.RuleSpec{
+			Protocol: ec2.Protocol(r.IntN(270) - 5),
+			From:     r.IntN(300) - 10,
+			To:       r.IntN(300) - 10,
+			Prefix:   netip.PrefixFrom(randomAddr(r), r.IntN(33)),
+		}
+		switch r.IntN(8) {
+		case 0:
+			spec.Protocol, spec.From, spec.To = ec2.TCP, r.IntN(80_000)-100, r.IntN(80_000)-100
+		case 1:
+			spec.Protocol = []ec2.Protocol{ec2.ICMP, ec2.ICMPv6, ec2.UDP, ec2.AnyProtocol}[r.IntN(4)]
+		case 2:
+			spec.Prefix, spec.Group = netip.Prefix{}, ec2.GroupRef{Name: []string{"web", "default", "none"}[r.IntN(3)]}
+		case 3:
+			spec.Prefix = netip.MustParsePrefix([]string{"::/0", "2001:db8::1/64", "::ffff:10.0.0.0/104"}[r.IntN(3)])
+		}
+		_, err := do(&ec2.AuthorizeRules{
+			Account: account, Region: region, Group: ec2.GroupSelector{Name: "web"}, Direction: ec2.Direction(r.IntN(2)), Rules: []ec2.RuleSpec{spec},
+		})
+		if err == nil {
+			accepted++
+		} else {
+			refused++
+		}
+	}
+	if accepted < 300 || refused < 300 {
+		t.Fatalf("%d rules accepted, %d refused: too few of one kind", accepted, refused)
+	}
+
+	view := state.View()
+	web, err := view.FindGroup(account, region, ec2.GroupSelector{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := firewall.NewCompiler()
+	set := c.Acquire(view, []ec2.GroupID{web.ID}, 1)
+	if errs := c.Errors(); len(errs) > 0 {
+		t.Fatalf("%d rules are stored and left out: %v", len(errs), errs[0])
+	}
+	if all := len(set.Ingress.Rules()) + len(set.Egress.Rules()); all != len(web.Rules) || all != accepted+1 {
+		t.Errorf("%d rules are enforced, of %d stored and %d accepted", all, len(web.Rules), accepted)
+	}
+	// The rule that a group is made with, to everywhere, would hide the others.
+	plain := *web
+	plain.Rules = slices.DeleteFunc(slices.Clone(web.Rules), func(r ec2.Rule) bool { return r.Source.Prefix.IsValid() && r.Source.Prefix.Bits() < 16 })
+	set = c.Acquire(groupsOf{&plain}, []ec2.GroupID{web.ID, "none"}, 1)
+	groups := []*ec2.Group{&plain}
+	for n := range 1000 {
+		p := randomPacket(r, groups)
+		if p.from = nil; r.IntN(4) == 0 {
+			p.from = []ec2.GroupID{web.ID}
+		}
+		compare(t, fmt.Sprint("in ", n), p, groups, ec2.Ingress, set.Ingress, c)
+		compare(t, fmt.Sprint("out ", n), p, groups, ec2.Egress, set.Egress, c)
+	}
+}
+
+// groupsOf is one group, for a Compiler.
+type groupsOf struct{ group *ec2.Group }
+
+func (g groupsOf) Group(id ec2.GroupID) (*ec2.Group, bool) { return g.group, id == g.group.ID }
