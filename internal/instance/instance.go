@@ -6,8 +6,9 @@
 // starts init and ends, so the death of the daemon touches no instance, and the next
 // daemon adopts it. The life of one, in the order of the calls:
 //
-//	Prepare   names the network namespace; the caller then puts the device into it
-//	Boot      configures the device, starts init, returns when its services listen
+//	Prepare   names the network namespace; the caller then puts the devices into it
+//	Boot      configures the devices, starts init, returns when its services listen
+//	Configure adds a device, or changes one, while it runs; Unplug removes one
 //	Adopt     finds a running init again
 //	Kill      ends everything inside
 //	Remove    takes away what is left: cgroup, namespace, directory
@@ -30,12 +31,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"palisade/ec2"
 	"palisade/internal/netns"
 	"palisade/internal/process"
 )
@@ -53,12 +55,9 @@ type Spec struct {
 	Hostname  string // default: ID
 	Image     string // any "ami-…"; see Lookup
 
-	Device  string       // the interface the caller put into Namespace; default "eth0"
-	MAC     ec2.MAC      // zero leaves the device's own
-	Address netip.Prefix // the instance's address with the length of what is on-link
-	Gateway netip.Addr   // next hop of the default route; invalid means no route
-	MTU     int          // bytes; 0 leaves the device's own
+	NICs []NIC // whose devices the caller has put into Namespace
 
+	Boot           uint64   // which of its boots this is, as the caller counts them
 	AuthorizedKeys []string // lines of root's authorized_keys
 	UserData       []byte   // run at boot if it begins with "#!"
 
@@ -66,11 +65,12 @@ type Spec struct {
 	CgroupPrefix string // parent of the instance's cgroup; "" makes none
 }
 
-func (s Spec) device() string {
-	if s.Device == "" {
-		return "eth0"
+// address is the instance's first, or zero.
+func (s Spec) address() netip.Addr {
+	if len(s.NICs) == 0 {
+		return netip.Addr{}
 	}
-	return s.Device
+	return s.NICs[0].Addresses[0].Addr()
 }
 
 func (s Spec) hostname() string {
@@ -80,9 +80,10 @@ func (s Spec) hostname() string {
 	return s.Hostname
 }
 
-func (s Spec) pidFile() string { return filepath.Join(s.Dir, "init.json") }
-func (s Spec) rootDir() string { return filepath.Join(s.Dir, "root") }
-func (s Spec) bootLog() string { return filepath.Join(s.Dir, "boot.log") }
+func (s Spec) pidFile() string  { return filepath.Join(s.Dir, "init.json") }
+func (s Spec) rootDir() string  { return filepath.Join(s.Dir, "root") }
+func (s Spec) bootLog() string  { return filepath.Join(s.Dir, "boot.log") }
+func (s Spec) bootFile() string { return filepath.Join(s.Dir, "boot") }
 
 func (s Spec) validate() error {
 	switch {
@@ -92,6 +93,8 @@ func (s Spec) validate() error {
 		return errors.New("instance without an id")
 	case !filepath.IsAbs(s.Dir):
 		return fmt.Errorf("instance %s: directory %q is not absolute", s.ID, s.Dir)
+	case slices.ContainsFunc(s.NICs, func(n NIC) bool { return n.Device == "" || len(n.Addresses) == 0 }):
+		return fmt.Errorf("instance %s: a NIC without a name or an address", s.ID)
 	case strings.ContainsAny(s.CgroupPrefix, "/") || strings.HasPrefix(s.CgroupPrefix, "."):
 		return fmt.Errorf("instance %s: %q cannot name a cgroup", s.ID, s.CgroupPrefix)
 	}
@@ -122,9 +125,10 @@ func Prepare(s Spec) error {
 type Instance struct {
 	spec   Spec
 	handle *process.Handle
+	booted uint64
 }
 
-// Boot configures the device, starts init and returns when init says that its services
+// Boot configures the devices, starts init and returns when init says that its services
 // listen. If it cannot, nothing of the instance runs afterwards. It may be called again
 // after a crash at any point of an earlier call.
 func Boot(ctx context.Context, s Spec) (*Instance, error) {
@@ -139,7 +143,12 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if err := killAll(s); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}
-	if err := netns.Do(s.Namespace, func() error { return configureDevice(s) }); err != nil {
+	for _, n := range s.NICs {
+		if err := Configure(s.Namespace, n); err != nil {
+			return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
+		}
+	}
+	if err := os.WriteFile(s.bootFile(), strconv.AppendUint(nil, s.Boot, 10), 0o600); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
@@ -211,8 +220,17 @@ func Adopt(s Spec) (*Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("adopt instance %s: %w", s.ID, err)
 	}
-	return &Instance{spec: s, handle: handle}, nil
+	booted, err := os.ReadFile(s.bootFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // none: by an earlier release
+		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
+	}
+	i := &Instance{spec: s, handle: handle}
+	i.booted, _ = strconv.ParseUint(string(booted), 10, 64) // damaged is as good as none: it boots again
+	return i, nil
 }
+
+// Booted is the Spec.Boot that it runs by.
+func (i *Instance) Booted() uint64 { return i.booted }
 
 // Pid returns init's process id as the node sees it.
 func (i *Instance) Pid() int { return i.handle.ID().PID }

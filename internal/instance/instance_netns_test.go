@@ -56,11 +56,11 @@ func newSpec(t *testing.T, name, image string) Spec {
 		Namespace: "palisade-test-" + name,
 		ID:        "i-0000" + name,
 		Image:     image,
-		MAC:       ec2.MAC{0x02, 0, 0, 0, 0, 9},
-		Address:   netip.MustParsePrefix("10.200.7.9/24"),
-		Gateway:   peer.Addr(),
-		MTU:       1450,
-		Dir:       filepath.Join(t.TempDir(), "instance"),
+		NICs: []NIC{{
+			Device: "eth0", MAC: ec2.MAC{0x02, 0, 0, 0, 0, 9}, MTU: 1450,
+			Addresses: []netip.Prefix{netip.MustParsePrefix("10.200.7.9/24")}, Gateway: peer.Addr(),
+		}},
+		Dir: filepath.Join(t.TempDir(), "instance"),
 
 		CgroupPrefix: "palisade-test-" + name,
 	}
@@ -172,8 +172,8 @@ func TestDeviceHasTheInstancesAddressAlone(t *testing.T) {
 		t.Errorf("default route: %q", out)
 	}
 	// A new address after a stop and start takes the place of the old one.
-	s.Address = netip.MustParsePrefix("10.200.7.10/24")
-	if err := netns.Do(s.Namespace, func() error { return configureDevice(s) }); err != nil {
+	s.NICs[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.200.7.10/24")}
+	if err := Configure(s.Namespace, s.NICs[0]); err != nil {
 		t.Fatal(err)
 	}
 	out, _ = inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")

@@ -244,8 +244,8 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 	r.file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\ntty:x:5:\nutmp:x:43:\nusers:x:100:\nnogroup:x:65534:\n")
 	r.file("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n")
 	hosts := "127.0.0.1 localhost\n"
-	if s.Address.IsValid() {
-		hosts += s.Address.Addr().String() + " " + s.hostname() + "\n"
+	if a := s.address(); a.IsValid() {
+		hosts += a.String() + " " + s.hostname() + "\n"
 	}
 	r.file("etc/hosts", 0o644, hosts)
 	r.file("etc/hostname", 0o644, s.hostname()+"\n")

@@ -74,7 +74,7 @@ func runHTTP(l net.Listener, s Spec, image Image) {
 	page := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprintf(w, "<!doctype html><title>%[1]s</title><h1>%[1]s</h1><p>%[2]s, %[3]s, at %[4]s; you are %[5]s.</p>\n",
-			s.ID, image.Name, image.ID, s.Address.Addr(), html.EscapeString(r.RemoteAddr))
+			s.ID, image.Name, image.ID, s.address(), html.EscapeString(r.RemoteAddr))
 	}
 	server := &http.Server{
 		Handler:           http.HandlerFunc(page),

@@ -64,8 +64,7 @@ func (p *plane) end(edit *vswitch.Edit, ep *endpoint, generation uint64) {
 	delete(p.failed, ep.lease.Epoch)
 	if ep.port != nil {
 		edit.Detach(ep.port)
-	}
-	if ep.lease.Node != p.node {
+	} else {
 		delete(p.endpoints, ep.lease.Epoch)
 	}
 	p.lost[ep.lease.VNI] = generation
@@ -145,8 +144,11 @@ func (p *plane) attach(epoch uint64, d vswitch.Device) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ep := p.endpoints[epoch]
-	if ep == nil || ep.ended {
+	switch {
+	case ep == nil || ep.ended:
 		return errors.Join(fmt.Errorf("attach a device: lease %d has ended", epoch), d.Close())
+	case ep.port != nil:
+		return errors.Join(fmt.Errorf("attach a device: %s has port %s already", ep.lease.ID, ep.port.Name()), d.Close())
 	}
 	name := portName(ep.lease)
 	port, err := p.sw.AddPort(name, vswitch.InstancePort, d)
@@ -157,6 +159,7 @@ func (p *plane) attach(epoch uint64, d vswitch.Device) error {
 		p.log.Warn("a port works without offloads, and so at a fraction of the speed", "port", name)
 	}
 	generation := p.sw.Snapshot().Generation
+	delete(p.failed, epoch)
 	ep.port = port
 	ep.zone = p.tracker.AddZone(ep.lease.Epoch, conntrack.Timeouts{})
 	ep.rules = p.compiler.Acquire(p.view, ep.lease.Groups, generation)
@@ -189,28 +192,27 @@ func (p *plane) attachTo(edit *vswitch.Edit, ep *endpoint) {
 	})
 }
 
-// detach closes the port of a lease and forgets its connections. A lease without a port
-// is forgotten all the same.
+// detach closes the port of a lease and forgets its connections. One that has not ended may
+// get another port.
 func (p *plane) detach(epoch uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ep := p.endpoints[epoch]
-	if ep == nil {
+	if ep == nil || ep.port == nil {
 		return nil
 	}
-	delete(p.endpoints, epoch)
 	edit := p.sw.Edit(p.sw.Snapshot().Generation)
-	if !ep.ended {
+	if ep.ended {
+		delete(p.endpoints, epoch)
+	} else {
 		edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
-	}
-	if ep.port == nil {
-		p.publish(edit)
-		return nil
 	}
 	edit.Detach(ep.port)
 	p.publish(edit)
 	err := p.sw.RemovePort(ep.port)
 	p.tracker.RemoveZone(ep.zone)
 	p.compiler.Release(ep.rules)
+	ep.port, ep.zone, ep.rules = nil, nil, nil
+	ep.owner = p.owner(ep.lease, nil)
 	return err
 }

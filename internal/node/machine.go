@@ -1,0 +1,248 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"palisade/ec2"
+	"palisade/internal/instance"
+)
+
+// A machine is one instance of this node.
+type machine struct {
+	fleet *fleet
+	id    ec2.InstanceID
+
+	mu      sync.Mutex // held through a step
+	spec    instance.Spec
+	running *instance.Instance
+	nics    map[uint64]instance.NIC // that are plugged, by the epoch of their lease
+}
+
+// step takes the machine to where the View in force wants it, and reports.
+func (m *machine) step(ctx context.Context) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.fleet
+	view := f.plane.inForce()
+	in, ok := view.Instance(m.id)
+	if !ok || in.Node != f.config.Name || in.Interface == "" {
+		return
+	}
+	primary, ok := view.Interface(in.Interface)
+	if !ok {
+		return
+	}
+	switch in.State {
+	case ec2.Pending, ec2.Running:
+		if primary.State == ec2.Active && m.running == nil {
+			m.start(ctx, view, in, primary)
+		}
+		if m.running != nil && ctx.Err() == nil {
+			m.rewire(ctx, view)
+			m.reboot(ctx, view, in, primary)
+		}
+	case ec2.ShuttingDown:
+		m.stop(ctx, view, in, primary, ec2.Terminated, "")
+	case ec2.Stopping:
+		m.stop(ctx, view, in, primary, ec2.Stopped, "")
+	}
+}
+
+// start adopts an instance that runs, or boots one that was launched.
+func (m *machine) start(ctx context.Context, view *ec2.View, in *ec2.Instance, primary *ec2.Interface) {
+	f := m.fleet
+	m.spec = f.spec(view, in)
+	running, err := m.bringUp(ctx, view, in)
+	if ctx.Err() != nil {
+		return // the next daemon goes on
+	}
+	if err != nil {
+		f.log.Error("an instance does not run", "instance", m.id, "err", err)
+		end, reason := ec2.Terminated, "Server.InternalError: the instance did not start"
+		if in.State == ec2.Running {
+			end, reason = ec2.Stopped, "Server.InternalError: the machine went down"
+		}
+		m.stop(ctx, view, in, primary, end, reason)
+		return
+	}
+	m.watch(running)
+	if in.State == ec2.Pending {
+		f.report(ctx, &ec2.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: ec2.Running})
+	}
+}
+
+func (m *machine) watch(running *instance.Instance) {
+	m.running = running
+	m.fleet.begin(func(ctx context.Context) { m.runWatch(ctx, running) })
+}
+
+func (m *machine) bringUp(ctx context.Context, view *ec2.View, in *ec2.Instance) (*instance.Instance, error) {
+	f := m.fleet
+	running, err := instance.Adopt(m.spec)
+	if err != nil && !errors.Is(err, instance.ErrGone) {
+		return nil, err
+	}
+	if err != nil {
+		if in.State == ec2.Running {
+			return nil, err
+		}
+		release, err := f.slot(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		if f.config.Lab.NamespacePrefix == "" {
+			return nil, errors.New("this node runs no images: it was not started for a lab")
+		}
+		if err := instance.Prepare(m.spec); err != nil {
+			return nil, err
+		}
+	}
+	for _, lease := range f.leases(view, m.id) {
+		if err := m.plug(view, lease); err != nil {
+			return nil, err
+		}
+	}
+	if running != nil {
+		return running, m.unplugStrays()
+	}
+	return instance.Boot(ctx, m.spec)
+}
+
+// slot waits until fewer than bootsAtOnce instances boot.
+func (f *fleet) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case f.slots <- struct{}{}:
+		return func() { <-f.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// reboot boots an instance again that somebody has asked to be, on the devices it has.
+func (m *machine) reboot(ctx context.Context, view *ec2.View, in *ec2.Instance, primary *ec2.Interface) {
+	if m.running == nil || m.running.Booted() == in.Boot {
+		return
+	}
+	f := m.fleet
+	release, err := f.slot(ctx)
+	if err != nil {
+		return
+	}
+	defer release()
+	old := m.running
+	m.running = nil // runWatch lets its end pass
+	if err = old.Kill(ctx); err == nil {
+		m.spec = f.spec(view, in)
+		var again *instance.Instance
+		if again, err = instance.Boot(ctx, m.spec); err == nil {
+			m.watch(again)
+			return
+		}
+	}
+	if ctx.Err() == nil {
+		f.log.Error("an instance does not boot again", "instance", m.id, "err", err)
+		m.stop(ctx, view, in, primary, ec2.Stopped, "Server.InternalError: the instance did not boot again")
+	}
+}
+
+// stop ends the instance and all that is left of it, then reports.
+func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, primary *ec2.Interface, end ec2.InstanceState, reason string) {
+	f := m.fleet
+	if active := f.leases(view, m.id); len(active) > 0 { // the state does not know yet: the other nodes shall
+		for _, lease := range active {
+			f.plane.fail(lease)
+		}
+		f.cluster.SetPresence(f.plane.presence())
+	}
+	for epoch := range m.nics {
+		if err := f.plane.detach(epoch); err != nil {
+			f.log.Warn("a port did not close", "instance", m.id, "err", err)
+		}
+	}
+	clear(m.nics)
+	if m.running != nil {
+		if err := m.running.Kill(ctx); err != nil {
+			f.log.Warn("an instance did not end", "instance", m.id, "err", err)
+		}
+		m.running = nil
+	}
+	m.spec = f.spec(view, in)
+	if err := instance.Remove(m.spec); err != nil {
+		f.log.Warn("something of an instance is left", "instance", m.id, "err", err)
+	}
+	f.report(ctx, &ec2.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: end, Reason: reason})
+}
+
+// runWatch notices an instance that ends by itself, as one does that its owner shuts
+// down from inside.
+func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-running.Done():
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.running != running {
+		return // it was told to
+	}
+	f := m.fleet
+	view := f.cluster.View()
+	in, ok := view.Instance(m.id)
+	if !ok || in.State != ec2.Running {
+		return // the step of that state is on its way
+	}
+	if primary, ok := view.Interface(in.Interface); ok {
+		m.stop(ctx, view, in, primary, ec2.Stopped, "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
+	}
+}
+
+func (f *fleet) spec(view *ec2.View, in *ec2.Instance) instance.Spec {
+	s := instance.Spec{
+		Namespace: f.config.Lab.NamespacePrefix + string(in.ID), ID: string(in.ID), Image: in.Image, UserData: in.UserData, Boot: in.Boot,
+		Dir: filepath.Join(f.config.Lab.InstanceDir, string(in.ID)), CgroupPrefix: f.config.Lab.CgroupPrefix,
+	}
+	for _, lease := range f.leases(view, in.ID) {
+		if s.Hostname == "" {
+			s.Hostname = hostname(lease.Private)
+		}
+		s.NICs = append(s.NICs, f.nic(view, lease))
+	}
+	if key, ok := view.KeyPair(in.Account, in.Region, in.KeyName); ok {
+		s.AuthorizedKeys = []string{key.PublicKey}
+	}
+	return s
+}
+
+// leases are the active ones of an instance at this node, by device index.
+func (f *fleet) leases(view *ec2.View, id ec2.InstanceID) []*ec2.Interface {
+	var active []*ec2.Interface
+	for lease := range view.InterfacesAt(id) {
+		if lease.State == ec2.Active && lease.Node == f.config.Name {
+			active = append(active, lease)
+		}
+	}
+	slices.SortFunc(active, func(a, b *ec2.Interface) int { return deviceIndex(a) - deviceIndex(b) })
+	return active
+}
+
+// deviceIndex is a lease's place in its instance. EC2-Classic knows one.
+func deviceIndex(lease *ec2.Interface) int {
+	if lease.Attachment == nil {
+		return 0
+	}
+	return lease.Attachment.DeviceIndex
+}
+
+// hostname is the private name EC2 gives an address.
+func hostname(a netip.Addr) string {
+	b := a.As4()
+	return fmt.Sprintf("ip-%d-%d-%d-%d", b[0], b[1], b[2], b[3])
+}

@@ -1,0 +1,310 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"palisade/ec2"
+	"palisade/internal/instance"
+	"palisade/internal/netns"
+	"palisade/internal/packet"
+)
+
+// The test binary is the init of the instances that its nodes boot.
+func TestMain(m *testing.M) {
+	if code, ok := instance.Reexec(os.Args); ok {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+const dev = ec2.AccountID("123456789012")
+
+const region = ec2.Region("us-east-1")
+
+// A world is one node with a VPC, and what is outside of it. The node runs in the test's
+// process and namespace, its instances in namespaces of their own:
+//
+//	NAME-out                                the node                 NAME-i-…
+//	  lo  203.0.113.25 (the laptop)
+//	  up0 198.18.0.1/16 -------------------- uplink · switch · ports - eth0, eth1 …
+//
+// The VPC is 10.0.0.0/16 with the subnets public, 10.0.1.0/24, which has a route to an
+// internet gateway, and private, 10.0.2.0/24, which has none. The groups all and none let
+// everything out; all also lets everything in.
+type world struct {
+	t      *testing.T
+	name   string
+	config Config
+	node   testNode
+	stop   func() error
+
+	vpc             *ec2.VPC
+	public, private *ec2.Subnet
+	gateway         *ec2.InternetGateway
+	table           *ec2.RouteTable // of public
+	all, none       ec2.GroupID
+}
+
+const worldLaptop = "203.0.113.25"
+
+func newWorld(t *testing.T, name string) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
+		}
+		t.Skip("makes namespaces: run it as root")
+	}
+	w := &world{t: t, name: "palisade-nt-" + name, config: nodeConfig(t)}
+	w.config.Lab = Lab{NamespacePrefix: w.name + "-", InstanceDir: filepath.Join(w.config.DataDir, "instances"), CgroupPrefix: w.name}
+	w.config.Uplink = Uplink{Device: "up0", Namespace: w.name + "-out", GatewayMAC: packet.MAC{2, 0, 0, 0, 0, 1}}
+	w.config.Account = append(w.config.Account, Account{ID: dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", SecretKey: "secret"})
+	w.cleanup()
+	t.Cleanup(w.cleanup)
+	if err := netns.New(w.name + "-out"); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if err := netns.Do(w.name+"-out", w.buildOutside); err != nil {
+		t.Fatal(err)
+	}
+	w.buildVPC()
+	return w
+}
+
+// cleanup ends what this test or one before it left.
+func (w *world) cleanup() {
+	names, err := netns.List(w.name + "-")
+	for _, ns := range names {
+		id := strings.TrimPrefix(ns, w.name+"-")
+		s := instance.Spec{Namespace: ns, ID: id, Dir: filepath.Join(w.config.Lab.InstanceDir, id), CgroupPrefix: w.name}
+		err = errors.Join(err, instance.Remove(s))
+	}
+	if err != nil {
+		w.t.Error(err)
+	}
+}
+
+// part is a part of the story.
+func (w *world) part(name string, play func(*testing.T)) {
+	whole := w.t
+	defer func() { w.t = whole }()
+	whole.Run(name, func(t *testing.T) {
+		w.t = t
+		play(t)
+	})
+}
+
+// start runs the node, as the next daemon of the same directory.
+func (w *world) start() {
+	w.t.Helper()
+	w.node = newNode(w.t, w.config)
+	w.stop = w.node.start(w.t)
+}
+
+func (w *world) restart() {
+	w.t.Helper()
+	if err := w.stop(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.start()
+}
+
+func (w *world) buildOutside() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	up, err := netlink.LinkByName("up0")
+	if err != nil {
+		return err
+	}
+	laptop, _ := netlink.ParseAddr(worldLaptop + "/32")
+	router, _ := netlink.ParseAddr("198.18.0.1/16")
+	return errors.Join(
+		netlink.LinkSetUp(lo), netlink.AddrAdd(lo, laptop), netlink.LinkSetDown(up),
+		netlink.LinkSetHardwareAddr(up, net.HardwareAddr(w.config.Uplink.GatewayMAC[:])), netlink.AddrAdd(up, router), netlink.LinkSetUp(up))
+}
+
+func (w *world) buildVPC() {
+	w.t.Helper()
+	w.vpc = w.do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	w.public = w.do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: w.vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	w.private = w.do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: w.vpc.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
+	w.gateway = w.do(&ec2.CreateInternetGateway{Account: dev, Region: region}).Gateway
+	w.do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: w.gateway.ID, VPC: w.vpc.ID})
+	w.table = w.do(&ec2.CreateRouteTable{Account: dev, Region: region, VPC: w.vpc.ID}).RouteTable
+	w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.table.ID, Destination: everywhere, Gateway: w.gateway.ID})
+	w.do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: w.table.ID, Subnet: w.public.ID})
+	w.all, w.none = w.group("all"), w.group("none")
+	w.permit(w.all, ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: everywhere})
+}
+
+var everywhere = netip.MustParsePrefix("0.0.0.0/0")
+
+// do decides something, and returns when the switch goes by it.
+func (w *world) do(r ec2.Request) ec2.Result {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	result, index, err := w.node.cluster.Apply(ctx, ec2.Command{Request: r})
+	if err != nil {
+		w.t.Fatalf("%T: %v", r, err)
+	}
+	if !w.node.plane.wait(ctx, index) {
+		w.t.Fatalf("%T is not in force after 10 s", r)
+	}
+	return result
+}
+
+func (w *world) group(name string) ec2.GroupID {
+	w.t.Helper()
+	return w.do(&ec2.CreateSecurityGroup{Account: dev, Region: region, VPC: w.vpc.ID, Name: name, Description: name}).Group.ID
+}
+
+func (w *world) permit(group ec2.GroupID, rules ...ec2.RuleSpec) {
+	w.t.Helper()
+	w.do(&ec2.AuthorizeIngress{Account: dev, Region: region, Group: ec2.GroupSelector{ID: group}, Rules: rules})
+}
+
+func tcp(port int, from netip.Prefix) ec2.RuleSpec {
+	return ec2.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: from}
+}
+
+// launch runs a web server in a subnet.
+func (w *world) launch(subnet *ec2.Subnet, groups ...ec2.GroupID) ec2.InstanceID {
+	w.t.Helper()
+	run := &ec2.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Subnet: subnet.ID}
+	for _, g := range groups {
+		run.Groups = append(run.Groups, ec2.GroupSelector{ID: g})
+	}
+	return w.run(run)
+}
+
+func (w *world) run(run *ec2.RunInstances) ec2.InstanceID {
+	w.t.Helper()
+	id := w.do(run).Instances[0].After.ID
+	w.await(id, ec2.Running)
+	return id
+}
+
+// await waits until an instance is in a state.
+func (w *world) await(id ec2.InstanceID, state ec2.InstanceState) {
+	w.t.Helper()
+	var now *ec2.Instance
+	w.until(fmt.Sprintf("%s is %s", id, state), func() bool {
+		now, _ = w.node.plane.inForce().Instance(id)
+		if now.State == ec2.Terminated && state != ec2.Terminated {
+			w.t.Fatalf("%s was terminated: %s", id, now.StateReason)
+		}
+		return now.State == state
+	})
+}
+
+// until waits for something to become true.
+func (w *world) until(what string, holds func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("not so after 15 s: %s", what)
+		}
+	}
+}
+
+// interfaces are those of an instance, by device index.
+func (w *world) interfaces(id ec2.InstanceID) []*ec2.Interface {
+	list := slices.Collect(w.node.plane.inForce().InterfacesAt(id))
+	slices.SortFunc(list, func(a, b *ec2.Interface) int { return deviceIndex(a) - deviceIndex(b) })
+	return list
+}
+
+func (w *world) primary(id ec2.InstanceID) *ec2.Interface { return w.interfaces(id)[0] }
+
+// elastic gives one of an interface's addresses a public one; the zero one is its first.
+func (w *world) elastic(eni ec2.InterfaceID, private netip.Addr) (public string, association ec2.AssociationID) {
+	w.t.Helper()
+	e := w.do(&ec2.AllocateAddress{Account: dev, Region: region}).Elastic
+	r := w.do(&ec2.AssociateAddress{Account: dev, Region: region, Allocation: e.ID, Interface: eni, Private: private})
+	return e.Public.String(), r.Elastic.Association
+}
+
+func (w *world) namespace(id ec2.InstanceID) string { return w.config.Lab.NamespacePrefix + string(id) }
+
+// in runs a command in a namespace and returns its output.
+func (w *world) in(namespace string, argv ...string) (string, error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := netns.Do(namespace, cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return out.String(), err
+}
+
+// An origin is where a packet is sent from: a namespace, and there an address if it is not
+// the first.
+type origin struct{ namespace, address string }
+
+func (w *world) laptop() origin { return origin{w.name + "-out", worldLaptop} }
+
+func (w *world) of(id ec2.InstanceID) origin { return origin{namespace: w.namespace(id)} }
+
+// reaches tries to ping an address, and wants to be answered or not.
+func (w *world) reaches(from origin, address string, want bool, what string) {
+	w.t.Helper()
+	argv := []string{"ping", "-n", "-c1", "-W1"}
+	if from.address != "" {
+		argv = append(argv, "-I", from.address)
+	}
+	tries := 1
+	if want {
+		tries = 3 // a neighbour may have to be asked for first
+	}
+	var out string
+	err := errors.New("not tried")
+	for ; tries > 0 && err != nil; tries-- {
+		out, err = w.in(from.namespace, append(argv, address)...)
+	}
+	if (err == nil) != want {
+		w.t.Errorf("%s: %s pings %s: answered %v, want %v\n%s%s", what, from.namespace, address, err == nil, want, out, w.drops())
+	}
+}
+
+// connects tries to open a TCP connection, and wants to succeed or not.
+func (w *world) connects(from origin, address string, port int, want bool, what string) {
+	w.t.Helper()
+	argv := []string{"ncat", "-z", "-w", "1"}
+	if from.address != "" {
+		argv = append(argv, "-s", from.address)
+	}
+	out, err := w.in(from.namespace, append(argv, address, fmt.Sprint(port))...)
+	if (err == nil) != want {
+		w.t.Errorf("%s: %s connects to %s:%d: %v, want %v\n%s%s", what, from.namespace, address, port, err == nil, want, out, w.drops())
+	}
+}
+
+// drops are what an operator would want to see.
+func (w *world) drops() string {
+	var b strings.Builder
+	for _, p := range w.node.drops() {
+		for _, v := range p.Verdicts {
+			fmt.Fprintf(&b, "  %s: %d %s\n", p.Port, v.Packets, v.Verdict)
+		}
+	}
+	return b.String()
+}
