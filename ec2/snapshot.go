@@ -209,5 +209,5 @@ func checkRestored(t *memdb.Txn) error {
 		}
 		numbers[n.Number] = n.ID
 	}
-	return cmp.Or(checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t))
+	return cmp.Or(checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t))
 }

@@ -9,6 +9,21 @@ import (
 // What follows holds in every State that Apply made, and a restored one is held to it:
 // Apply goes by it and would panic.
 
+func checkVPCRows(t *memdb.Txn) error {
+	for v := range rows[VPC](t, tableVPC, indexID, "") {
+		if n := first[Network](t, tableNetwork, indexID, vniKey(v.VNI)); !servable(v.CIDR) || n == nil || n.VPC != v.ID {
+			return fmt.Errorf("%s has range %s and network %d, which is %+v", v.ID, v.CIDR, v.VNI, n)
+		}
+		if g := first[Group](t, tableGroup, indexID, key(v.Group)); g == nil || g.VPC != v.ID {
+			return fmt.Errorf("%s has no default group %s", v.ID, v.Group)
+		}
+		if main := first[RouteTable](t, tableRoutes, indexID, key(v.RouteTable)); main == nil || main.VPC != v.ID || main.Main == "" {
+			return fmt.Errorf("%s has no main route table %s", v.ID, v.RouteTable)
+		}
+	}
+	return nil
+}
+
 func checkSubnetRows(t *memdb.Txn) error {
 	for s := range rows[Subnet](t, tableSubnet, indexID, "") {
 		if !servable(s.CIDR) || first[VPC](t, tableVPC, indexID, key(s.VPC)) == nil {

@@ -1,6 +1,7 @@
 package ec2
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -259,5 +260,41 @@ func TestVPCIsHeldByWhatIsInIt(t *testing.T) {
 	r.refused(owner(), "InvalidVpcID.NotFound")
 	for tag := range r.state.View().TagsOf(albert, east) {
 		t.Errorf("tag %+v is left", tag)
+	}
+}
+
+func TestDamagedSnapshotsOfVPCsAreRefused(t *testing.T) {
+	r := newVPCReplay(t)
+	vpc := r.defaultVPC()
+	good := string(r.snapshot())
+	without := func(table, id string) string {
+		var kept []string
+		for line := range strings.Lines(good) {
+			if !strings.Contains(line, `"table":"`+table+`"`) || !strings.Contains(line, id) {
+				kept = append(kept, line)
+			}
+		}
+		if len(kept) != strings.Count(good, "\n")-1 {
+			t.Fatalf("%s of %s takes %d rows away", table, id, strings.Count(good, "\n")-len(kept))
+		}
+		count := fmt.Sprintf(`"rows":%d`, strings.Count(good, "\n")-2)
+		return strings.Replace(strings.Join(kept, ""), count, fmt.Sprintf(`"rows":%d`, len(kept)-2), 1)
+	}
+	for what, data := range map[string]string{
+		"no network":    without("network", string(vpc.ID)),
+		"no main table": without("routetable", string(vpc.RouteTable)),
+		"no group":      without("group", string(vpc.Group)),
+		"no VPC":        without("vpc", string(vpc.ID)),
+		"wide VPC":      strings.Replace(good, `"CIDR":"172.31.0.0/16"`, `"CIDR":"172.0.0.0/8"`, 1),
+		"IPv6":          strings.Replace(good, `"CIDR":"172.31.0.0/16"`, `"CIDR":"2001:db8::/16"`, 1),
+	} {
+		if _, err := Restore(strings.NewReader(data)); err == nil {
+			t.Errorf("%s: restored", what)
+		} else if strings.Contains(err.Error(), "its end says otherwise") {
+			t.Errorf("%s: the test does not reach what it is about: %v", what, err)
+		}
+	}
+	if _, err := Restore(strings.NewReader(good)); err != nil {
+		t.Error(err)
 	}
 }

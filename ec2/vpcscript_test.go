@@ -53,13 +53,19 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 		return x.Main
 	})
 	elastic := pick(rng, slices.Collect(v.ElasticAddressesOf(account, east)), func(x *ElasticAddress) AllocationID { return x.ID })
-	block := netip.PrefixFrom(netip.AddrFrom4([4]byte{[]byte{10, 172}[rng.IntN(2)], []byte{0, 31}[rng.IntN(2)], byte(rng.IntN(2) * 128), 0}), 15+rng.IntN(6))
+	block := netip.PrefixFrom(netip.AddrFrom4([4]byte{[]byte{10, 172}[rng.IntN(2)], []byte{0, 31}[rng.IntN(2)], byte(rng.IntN(2) * 128), 0}), 15+rng.IntN(6)).Masked()
+	part := block
+	if x, ok := v.VPC(vpc); ok {
+		four := x.CIDR.Addr().As4()
+		four[2] += byte(rng.IntN(8))
+		part = netip.PrefixFrom(netip.AddrFrom4(four), 24+rng.IntN(2))
+	}
 	destination := []netip.Prefix{everywhere, cidr("203.0.113.0/24"), cidr("10.0.0.0/16")}[rng.IntN(3)]
 	var tags map[string]string
 	if rng.IntN(3) == 0 {
 		tags = map[string]string{[]string{"Name", "aws:Name"}[rng.IntN(2)]: "x", "stage": "test"}
 	}
-	switch rng.IntN(26) {
+	switch rng.IntN(44) {
 	case 0:
 		return &CreateVPC{account, east, block, tags}
 	case 1:
@@ -69,7 +75,7 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 	case 3:
 		return &CreateDefaultVPC{account, east}
 	case 4, 5, 6:
-		return &CreateSubnet{account, east, vpc, block, []string{"", "us-east-1a", "us-east-1b"}[rng.IntN(3)], tags}
+		return &CreateSubnet{account, east, vpc, []netip.Prefix{part, block}[rng.IntN(2)], []string{"", "us-east-1a", "us-east-1b"}[rng.IntN(3)], tags}
 	case 7:
 		return &DeleteSubnet{account, east, subnet}
 	case 8:
@@ -103,11 +109,50 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 	case 24:
 		return []Request{&CreateTags{account, east, []string{string(vpc), string(subnet)}, tags}, &DeleteTags{account, east, []string{string(vpc)}, nil}}[rng.IntN(2)]
 	}
+	if r := randomInterfaceRequest(rng, v, account, subnet, elastic); r != nil {
+		return r
+	}
 	return []Request{
 		&Sweep{},
 		&PutNode{Node{ID: "node2", Zone: []string{"us-east-1a", "us-east-1b", "us-east-1c"}[rng.IntN(3)]}},
 		&CreateDefaultSubnet{account, east, "us-east-1b"},
 	}[rng.IntN(3)]
+}
+
+// randomInterfaceRequest is of what has public addresses, or nil.
+func randomInterfaceRequest(rng *rand.Rand, v *View, account AccountID, subnet SubnetID, elastic AllocationID) Request {
+	interfaces := slices.Collect(v.InterfacesOf(account, east))
+	eni := pick(rng, interfaces, func(x *Interface) InterfaceID { return x.ID })
+	instances := slices.Collect(v.InstancesOf(account, east))
+	instance := pick(rng, instances, func(x *Instance) InstanceID { return x.ID })
+	association := pick(rng, slices.Collect(v.ElasticAddressesOf(account, east)), func(x *ElasticAddress) AssociationID { return x.Association })
+	switch rng.IntN(13) {
+	case 0:
+		return &RunInstances{Account: account, Region: east, Image: "ami-eca54085", Subnet: subnet, MinCount: 1, MaxCount: 1}
+	case 1:
+		return &CreateNetworkInterface{Account: account, Region: east, Spec: InterfaceSpec{Subnet: subnet, FurtherCount: rng.IntN(2)}}
+	case 2:
+		return &DeleteNetworkInterface{account, east, eni}
+	case 3, 4, 5:
+		r := &AssociateAddress{Account: account, Region: east, Allocation: elastic, Interface: eni}
+		if lease, ok := v.Interface(eni); ok && len(lease.Further) > 0 && rng.IntN(2) == 0 {
+			r.Private = lease.Further[0].Private
+		}
+		if rng.IntN(3) == 0 {
+			r.Interface, r.Private, r.Instance = "", netip.Addr{}, instance
+		}
+		return r
+	case 6:
+		return &DisassociateAddress{account, east, association}
+	case 7:
+		ids := []InstanceID{instance}
+		return []Request{&StopInstances{account, east, ids}, &StartInstances{account, east, ids}, &TerminateInstances{account, east, ids}}[rng.IntN(3)]
+	case 8, 9, 10, 11, 12:
+		if lease, ok := v.Interface(eni); ok && lease.Instance != "" {
+			return &ReportInstance{Instance: lease.Instance, InterfaceEpoch: lease.Epoch, State: []InstanceState{Running, Running, Stopped, Terminated}[rng.IntN(4)]}
+		}
+	}
+	return nil
 }
 
 // The log and a snapshot on the way make one State, a refused request changes nothing,
@@ -195,6 +240,9 @@ func checkNetworks(t *testing.T, v *View) {
 		for e := range v.ElasticAddressesOf(account, east) {
 			checkElastic(t, v, e)
 		}
+		for eni := range v.InterfacesOf(account, east) {
+			checkPublic(t, v, eni)
+		}
 	}
 }
 
@@ -246,5 +294,24 @@ func checkElastic(t *testing.T, v *View, e *ElasticAddress) {
 	eni, ok := v.Interface(e.Interface)
 	if !ok || !slices.Contains(eni.Addresses(), AddressPair{e.Private, e.Public}) {
 		t.Errorf("%+v is associated with %+v", e, eni)
+	}
+}
+
+// checkPublic asserts that a public address is of one interface, which has it on lease or
+// from its account.
+func checkPublic(t *testing.T, v *View, eni *Interface) {
+	t.Helper()
+	for _, p := range eni.Addresses() {
+		if !p.Public.IsValid() {
+			continue
+		}
+		row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, p.Public))
+		if row == nil || row.rests() {
+			t.Errorf("%+v has %s, which is %+v", eni, p.Public, row)
+			continue
+		}
+		if e, ok := v.ElasticAddress(row.Allocation); row.Interface != eni.ID && (!ok || e.Interface != eni.ID || e.Private != p.Private) {
+			t.Errorf("%+v has %s, which is of %+v and %+v", eni, p.Public, row, e)
+		}
 	}
 }
