@@ -139,6 +139,7 @@ func TestSubnetsGoByOneTableEach(t *testing.T) {
 	}
 	r.refused(&DisassociateRouteTable{albert, east, made}, "InvalidAssociationID.NotFound")
 	r.refused(&ReplaceRouteTableAssociation{albert, east, made, one.ID}, "InvalidAssociationID.NotFound")
+	r.refused(&ReplaceRouteTableAssociation{albert, east, moved, "rtb-0a1b2c3d"}, "InvalidRouteTableID.NotFound")
 	r.refused(&ReplaceRouteTableAssociation{albert, east, moved, other.RouteTable}, "InvalidParameterValue")
 	if same := r.must(&ReplaceRouteTableAssociation{albert, east, moved, two.ID}).Association; same != moved {
 		t.Errorf("replaced by itself it is %s, was %s", same, moved)

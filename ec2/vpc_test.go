@@ -204,6 +204,13 @@ func TestVPCsOverlapAndKeepTheirOwnNumbers(t *testing.T) {
 	r.vpc(mary, "10.0.0.0/16")
 }
 
+func TestNumbersOfVPCsEnd(t *testing.T) {
+	r := newVPCReplay(t)
+	r.must(&PutNetwork{Network{VNI: 1<<24 - 2, Region: "eu-west-1", Prefix: cidr("10.0.0.0/8")}}) // dev gets its VPC there
+	r.refused(&CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")}, "VpcLimitExceeded")
+	r.refused(&CreateAccount{ID: "111111111111", Platform: VPCOnly, AccessKey: "AKID1", Secret: "s"}, "VpcLimitExceeded")
+}
+
 func TestNetworkOfAVPCChangesItsModeOnly(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.vpc(albert, "10.0.0.0/16")
@@ -296,5 +303,24 @@ func TestDamagedSnapshotsOfVPCsAreRefused(t *testing.T) {
 	}
 	if _, err := Restore(strings.NewReader(good)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestPresetsOfNetworks(t *testing.T) {
+	for _, c := range []struct {
+		name                    string
+		subnets, tables, routes int
+	}{
+		{"today", 200, 200, 50},
+		{"vpc-2012", 20, 10, 20},
+		{"classic-2012", 200, 200, 50}, // says nothing of VPCs
+	} {
+		s, ok := Preset(c.name)
+		if !ok || s.SubnetsPerVPC != c.subnets || s.RouteTablesPerVPC != c.tables || s.RoutesPerTable != c.routes || s.VPCsPerRegion != 5 || s.GatewaysPerRegion != 5 || s.AddressesPerRegion != 5 {
+			t.Errorf("%s is %+v", c.name, s)
+		}
+	}
+	if s, ok := Preset("tomorrow"); ok {
+		t.Errorf("tomorrow is %+v", s)
 	}
 }
