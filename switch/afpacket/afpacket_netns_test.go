@@ -1,0 +1,373 @@
+package afpacket
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/switch/tap"
+)
+
+const host = "palisade-test-afpacket"
+
+var (
+	guestMAC = packet.MAC{2, 0, 0, 0, 0, 7}
+	guest    = netip.MustParseAddr("10.200.9.7")
+	hostIP   = netip.MustParseAddr("10.200.9.1")
+)
+
+// A bench is a host with one TAP, vm0, that the test holds as a virtual machine would:
+//
+//	the test, the machine --- vm0 in palisade-test-afpacket --- the host's stack
+//	                                  `--- Device, the switch
+type bench struct {
+	*testing.T
+	machine *tap.Device
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
+		}
+		t.Skip("makes namespaces: run it as root")
+	}
+	_ = netns.Delete(host)
+	if err := netns.New(host); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{T: t}
+	var err error
+	if b.machine, err = tap.Open(tap.Config{Name: "vm0", Namespace: host}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(b.machine.Close(), netns.Delete(host)); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// run runs a command on the host.
+func (b *bench) run(argv ...string) string {
+	b.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := netns.Do(host, cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		b.Fatalf("%q: %v\n%s", argv, err, out.String())
+	}
+	return out.String()
+}
+
+func (b *bench) open() *Device {
+	b.Helper()
+	if err := Take(Config{"vm0", host}, "eni-1"); err != nil {
+		b.Fatal(err)
+	}
+	d, err := Open(Config{"vm0", host})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+type reader interface {
+	FD() int
+	Read([]byte) (int, error)
+}
+
+// frame waits for a frame that begins as want does, past whatever else comes.
+func (b *bench) frame(from reader, want []byte) (header, frame []byte) {
+	b.Helper()
+	buffer := make([]byte, 70000)
+	for deadline := time.Now().Add(700 * time.Millisecond); time.Now().Before(deadline); {
+		n, err := from.Read(buffer)
+		if err == unix.EAGAIN {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(from.FD()), Events: unix.POLLIN}}, 50)
+			continue
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		if bytes.HasPrefix(buffer[packet.OffloadLen:n], want) {
+			return buffer[:packet.OffloadLen], buffer[packet.OffloadLen:n]
+		}
+	}
+	return nil, nil
+}
+
+func udp(payload int) []byte {
+	return packettest.Build(packettest.Frame{
+		Flow:   packet.Flow{Src: guest, Dst: hostIP, SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolUDP},
+		SrcMAC: guestMAC, DstMAC: packet.MAC{2, 0, 0x5e, 0, 0, 1}, Payload: make([]byte, payload),
+	})
+}
+
+func plain(frame []byte) []byte { return append(make([]byte, packet.OffloadLen), frame...) }
+
+func TestFramesCrossBothWays(t *testing.T) {
+	b := newBench(t)
+	d := b.open()
+	sent := udp(100)
+	if err := b.machine.Write(plain(sent)); err != nil {
+		t.Fatal(err)
+	}
+	if header, got := b.frame(d, sent); !bytes.Equal(got, sent) || header[0] != 0 {
+		t.Errorf("the switch reads % x behind % x", got, header)
+	}
+	if err := d.Write(plain(sent)); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := b.frame(b.machine, sent); !bytes.Equal(got, sent) {
+		t.Errorf("the machine reads % x", got)
+	}
+	if _, own := b.frame(d, sent); own != nil {
+		t.Error("the switch reads what it has written")
+	}
+	if n, err := d.QueueDrops(); n != 0 || err != nil {
+		t.Errorf("%d drops, %v", n, err)
+	}
+}
+
+// TestOffloadsGoThrough: a frame that stands for several keeps its header.
+func TestOffloadsGoThrough(t *testing.T) {
+	b := newBench(t)
+	d := b.open()
+	f := packettest.Frame{
+		Flow:   packet.Flow{Src: guest, Dst: hostIP, SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolTCP},
+		SrcMAC: guestMAC, DstMAC: packet.MAC{2, 0, 0x5e, 0, 0, 1}, TCPFlags: packet.ACK, Payload: make([]byte, 20000),
+	}
+	large := packettest.Build(f)
+	offload := make([]byte, packet.OffloadLen)
+	offload[0], offload[1] = 1, 1 // partial checksum, TCP over IPv4
+	binary.NativeEndian.PutUint16(offload[2:], 54)
+	binary.NativeEndian.PutUint16(offload[4:], 1400)
+	binary.NativeEndian.PutUint16(offload[6:], 34)
+	binary.NativeEndian.PutUint16(offload[8:], 16)
+	for _, way := range []struct {
+		name string
+		from interface{ Write([]byte) error }
+		to   reader
+	}{{"to the switch", b.machine, d}, {"to the machine", d, b.machine}} {
+		if err := way.from.Write(append(bytes.Clone(offload), large...)); err != nil {
+			t.Fatalf("%s: %v", way.name, err)
+		}
+		header, got := b.frame(way.to, large[:34])
+		if len(got) != len(large) || header == nil || header[0]&1 == 0 || header[1]&^0x80 != 1 || binary.NativeEndian.Uint16(header[4:]) != 1400 || binary.NativeEndian.Uint16(header[6:]) != 34 {
+			t.Errorf("%s: %d bytes behind % x", way.name, len(got), header)
+		}
+	}
+}
+
+// TestTaggedFrameIsSeenAsOne: the kernel takes the tag off, and nobody carries such frames.
+func TestTaggedFrameIsSeenAsOne(t *testing.T) {
+	b := newBench(t)
+	d := b.open()
+	f := udp(100)
+	tagged := append(bytes.Clone(f[:12]), 0x81, 0, 0, 5)
+	tagged = append(tagged, f[12:]...)
+	if err := b.machine.Write(plain(tagged)); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := b.frame(d, f[:12]); len(got) < 14 || binary.BigEndian.Uint16(got[12:]) != unix.ETH_P_8021Q {
+		t.Errorf("read as % x", got)
+	}
+}
+
+// TestHostIsKeptOff: neither reaches the other past the switch, also where the host has been
+// given an address on the device afterwards; and it would, were it not for Take.
+func TestHostIsKeptOff(t *testing.T) {
+	b := newBench(t)
+	question := packettest.ARP(1, guestMAC, guest, hostIP)
+	answered := func() bool {
+		if err := b.machine.Write(plain(question)); err != nil {
+			t.Fatal(err)
+		}
+		_, got := b.frame(b.machine, guestMAC[:]) // to the machine
+		return got != nil
+	}
+	asked := func() bool {
+		cmd := exec.Command("ping", "-n", "-c1", "-W1", "10.200.9.9")
+		if err := netns.Do(host, cmd.Start); err != nil {
+			t.Fatal(err)
+		}
+		_, got := b.frame(b.machine, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}) // ARP for a neighbour
+		_ = cmd.Wait()
+		return got != nil
+	}
+	d := b.open()
+	b.run("ip", "address", "add", hostIP.String()+"/24", "dev", "vm0")
+	if answered() {
+		t.Error("the host answers the machine")
+	}
+	if asked() {
+		t.Error("the host speaks to the machine")
+	}
+	if _, got := b.frame(d, question[:12]); got == nil {
+		t.Error("the switch has heard nothing")
+	}
+	if err := d.Write(plain(udp(10))); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := b.frame(b.machine, udp(10)[:34]); got == nil {
+		t.Error("the machine does not hear the switch")
+	}
+	// The guard needs no daemon.
+	_ = d.Close()
+	if answered() || asked() {
+		t.Error("without a daemon the host and the machine reach each other")
+	}
+	if err := Release(Config{"vm0", host}, "eni-1"); err != nil {
+		t.Fatal(err)
+	}
+	b.run("ip", "link", "set", "vm0", "up")
+	if !answered() || !asked() {
+		t.Error("released, the device is still closed to the host")
+	}
+}
+
+func TestDeviceIsGivenBackAsItWas(t *testing.T) {
+	b := newBench(t)
+	look := func() string {
+		link := regexp.MustCompile(` qdisc .* qlen \d+|,LOWER_UP|NO-CARRIER,`).ReplaceAllString(b.run("ip", "-o", "link", "show", "vm0"), "") // without queue and carrier, which the kernel decides
+		return link + b.run("tc", "qdisc", "show", "dev", "vm0", "clsact") +
+			b.run("sysctl", "net.ipv6.conf.vm0.disable_ipv6")
+	}
+	for _, up := range []string{"down", "up"} {
+		for _, alias := range []string{"", "the machine of was=up=false"} {
+			b.run("ip", "link", "set", "vm0", up, "alias", alias)
+			before := look()
+			for range 2 { // again by the same owner renews it
+				if err := Take(Config{"vm0", host}, "eni-1"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if look() == before || !strings.Contains(b.run("tc", "filter", "show", "dev", "vm0", "ingress"), "palisade-in") {
+				t.Errorf("taken it is\n%s", look())
+			}
+			if err := Take(Config{"vm0", host}, "eni-2"); err == nil || !strings.Contains(err.Error(), "it is behind eni-1") {
+				t.Errorf("taken by another: %v", err)
+			}
+			if err := Release(Config{"vm0", host}, "eni-2"); err != nil || look() == before {
+				t.Errorf("released by another: %v", err)
+			}
+			for range 2 {
+				if err := Release(Config{"vm0", host}, "eni-1"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if after := look(); after != before {
+				t.Errorf("%s, alias %q: given back as\n%swas\n%s", up, alias, after, before)
+			}
+		}
+	}
+	if err := Release(Config{"none", host}, "eni-1"); err != nil {
+		t.Errorf("of a device that is gone: %v", err)
+	}
+}
+
+func TestDeviceInUseIsRefused(t *testing.T) {
+	b := newBench(t)
+	b.run("ip", "link", "add", "br0", "type", "bridge")
+	b.run("ip", "link", "add", "left", "type", "veth", "peer", "name", "right")
+	b.run("ip", "tuntap", "add", "l3", "mode", "tun")
+	for _, tt := range []struct {
+		name          string
+		before, after []string
+		want          string
+	}{
+		{"none", nil, nil, "there is no device none"},
+		{"lo", nil, nil, "device lo is neither a TAP nor a veth"},
+		{"br0", nil, nil, "device br0 is neither a TAP nor a veth"},
+		{"l3", nil, nil, "device l3 is neither a TAP nor a veth"},
+		{"vm0", []string{"ip", "link", "set", "vm0", "master", "br0"}, []string{"ip", "link", "set", "vm0", "nomaster"}, "in use: it is a port of br0"},
+		{"vm0", []string{"ip", "address", "add", "192.0.2.1/24", "dev", "vm0"}, []string{"ip", "address", "flush", "dev", "vm0"}, "in use: the host has address 192.0.2.1/24 on it"},
+		{"vm0", []string{"tc", "qdisc", "add", "dev", "vm0", "clsact"}, []string{"tc", "qdisc", "del", "dev", "vm0", "clsact"}, "in use: it has traffic filters"},
+		{"vm0", nil, nil, ""},
+		{"left", nil, nil, ""},
+	} {
+		if tt.before != nil {
+			b.run(tt.before...)
+		}
+		c := Config{tt.name, host}
+		for _, try := range []func(Config, string) error{Check, Take} {
+			if err := try(c, "eni-1"); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s after %q: %v, want %q", tt.name, tt.before, err, tt.want)
+			}
+		}
+		if err := Release(c, "eni-1"); err != nil {
+			t.Error(err)
+		}
+		if tt.after != nil {
+			b.run(tt.after...)
+		}
+	}
+}
+
+// TestDeviceThatGoesHasNoFrames: nor keeps it a poller busy.
+func TestDeviceThatGoesHasNoFrames(t *testing.T) {
+	b := newBench(t)
+	d := b.open()
+	quiet := func(what string) {
+		t.Helper()
+		buffer := make([]byte, 70000)
+		for range 100 {
+			if _, err := d.Read(buffer); err == unix.EAGAIN {
+				break
+			} else if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(d.FD()), Events: unix.POLLIN}}, 100); n != 0 {
+			t.Errorf("%s: it is readable", what)
+		}
+	}
+	b.run("ip", "link", "set", "vm0", "down")
+	quiet("down")
+	if err := d.Write(plain(udp(10))); err == nil {
+		t.Error("down, it takes frames")
+	}
+	b.run("ip", "link", "set", "vm0", "up")
+	if err := b.machine.Write(plain(udp(100))); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := b.frame(d, udp(100)); got == nil {
+		t.Error("up again, it has no frame")
+	}
+	b.run("ip", "link", "del", "vm0")
+	quiet("gone")
+}
+
+func TestNoAllocs(t *testing.T) {
+	b := newBench(t)
+	d := b.open()
+	sent, buffer := plain(udp(100)), make([]byte, 70000)
+	if n := testing.AllocsPerRun(200, func() {
+		_ = d.Write(sent)
+		_, _ = b.machine.Read(buffer)
+		_ = b.machine.Write(sent)
+		_, _ = d.Read(buffer)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
