@@ -1,0 +1,257 @@
+package query_test
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"palisade/ec2"
+)
+
+// permissionForm is one permission of a request, with a value for each of its parts.
+func permissionForm(n int, protocol, from, to, cidr string) string {
+	p := fmt.Sprintf("&IpPermissions.%d.", n)
+	form := p + "IpProtocol=" + url.QueryEscape(protocol) + p + "IpRanges.1.CidrIp=" + url.QueryEscape(cidr)
+	if from != "-" {
+		form += p + "FromPort=" + url.QueryEscape(from)
+	}
+	if to != "-" {
+		form += p + "ToPort=" + url.QueryEscape(to)
+	}
+	return form
+}
+
+// Rules that other systems took, and stopped or opened a firewall by: a bad CIDR stopped
+// every later update of a host (CVE-2014-0187), so did a port with a protocol that has none
+// (CVE-2019-9735), and "TCP" was stored as it came and matched nothing (CVE-2012-2654).
+func TestBadRulesAreRefusedAndChangeNothing(t *testing.T) {
+	w := newWorld(t)
+	api := w.as("dev")
+	made := ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(t.Context(), &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("web")}))
+	id := *made.GroupId
+	bad := map[string]string{ // by what they are, with the code
+		permissionForm(1, "tcp", "1", "1", "203.0.113.5"):                        "InvalidParameterValue",
+		permissionForm(1, "tcp", "1", "1", ""):                                   "InvalidParameterValue",
+		permissionForm(1, "tcp", "90", "80", "10.0.0.0/8"):                       "InvalidParameterValue",
+		permissionForm(1, "tcp", "", "80", "10.0.0.0/8"):                         "InvalidParameterValue",
+		permissionForm(1, "tcp", "80", "-", "10.0.0.0/8"):                        "InvalidParameterValue",
+		permissionForm(1, "tcp", "-", "80", "10.0.0.0/8"):                        "InvalidParameterValue",
+		permissionForm(1, "udp", "-", "-", "10.0.0.0/8"):                         "InvalidParameterValue",
+		permissionForm(1, "", "1", "1", "10.0.0.0/8"):                            "InvalidParameterValue",
+		permissionForm(1, "icmp", "-1", "0", "10.0.0.0/8"):                       "InvalidParameterValue",
+		permissionForm(1, "icmp", "256", "0", "10.0.0.0/8"):                      "InvalidParameterValue",
+		permissionForm(1, "icmp", "8", "256", "10.0.0.0/8"):                      "InvalidParameterValue",
+		permissionForm(1, "icmp", "-2", "-1", "10.0.0.0/8"):                      "InvalidParameterValue",
+		permissionForm(1, "icmp", "8", "-", "10.0.0.0/8"):                        "InvalidParameterValue",
+		permissionForm(1, "icmpv6", "-1", "1", "10.0.0.0/8"):                     "InvalidParameterValue",
+		permissionForm(1, "icmpv6", "-1", "-", "10.0.0.0/8"):                     "InvalidParameterValue",
+		"&IpPermissions.1.IpProtocol=tcp":                                        "MissingParameter",
+		permissionForm(1, "tcp\x00", "1", "1", "10.0.0.0/8"):                     "InvalidCharacter",
+		permissionForm(1, "tcp", "1", "1", "10.0.0.0/8\x00"):                     "InvalidCharacter",
+		"&IpPermissions=tcp":                                                     "InvalidParameterValue",
+		"&IpPermissions.1.IpRanges.1CidrIp=10.0.0.0/8":                           "UnknownParameter",
+		"&IpPermissions.-1.IpProtocol=tcp":                                       "UnknownParameter",
+		"&IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupId=sg-":    "InvalidGroupId.Malformed",
+		"&IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupId=sg-1":   "InvalidGroup.NotFound",
+		"&IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupName=none": "InvalidGroup.NotFound",
+	}
+	for _, cidr := range []string{
+		"10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "010.0.0.0/8", "0x0a.0.0.0/8", "10.0.0.0/08", " 10.0.0.0/8", "10.0.0.0/8 ",
+		"10.0.0.0 /8", "10.0.0.0/\u0668", "\uff11\uff10.0.0.0/8", "10.0.0.0/255.0.0.0", "10.0.0.0/", "/8", "fe80::%eth0/64",
+		"::/0", "::ffff:10.0.0.0/104", "167772160/8", "10.0.0.0/8,10.0.0.0/9", "10.0.0.256/8", "0.0.0.0/0/0", "any", "*", "\u202e8/0.0.0.01",
+	} {
+		bad[permissionForm(1, "tcp", "1", "1", cidr)] = "InvalidParameterValue"
+	}
+	for _, port := range []string{"-2", "65536", "80.0", "80 ", "0x50", "99999999999999999999", "-99999999999999999999", "2147483648", "http", "1e3", "\uff18\uff10"} {
+		bad[permissionForm(1, "tcp", port, "65535", "10.0.0.0/8")] = "InvalidParameterValue"
+		bad[permissionForm(1, "udp", "0", port, "10.0.0.0/8")] = "InvalidParameterValue"
+	}
+	for _, protocol := range []string{"256", "300", "-2", "06", "+6", "6.0", "tcp ", "t\u0441p", "tcp,udp", "*", "any", "0x6", "ip"} {
+		bad[permissionForm(1, protocol, "1", "1", "10.0.0.0/8")] = "InvalidParameterValue"
+	}
+	before, _ := w.cluster.View().Group(ec2.GroupID(id))
+	good := permissionForm(9, "tcp", "443", "443", "198.51.100.0/24")
+	for _, action := range []string{"AuthorizeSecurityGroupIngress", "AuthorizeSecurityGroupEgress", "RevokeSecurityGroupIngress", "UpdateSecurityGroupRuleDescriptionsEgress"} {
+		for form, code := range bad {
+			got := string(w.body(t, "dev", "Version=2016-11-15&Action="+action+"&GroupId="+id+good+form))
+			if !strings.Contains(got, "<Code>"+code+"</Code>") {
+				t.Errorf("%s %q, want %s:\n%s", action, form, code, got)
+			}
+		}
+	}
+	if after, _ := w.cluster.View().Group(ec2.GroupID(id)); after != before {
+		t.Errorf("the group was changed: %+v", after.Rules)
+	}
+}
+
+// What is written in another way is kept in one.
+func TestRulesAreKeptInOneForm(t *testing.T) {
+	w := newWorld(t)
+	api := w.as("dev")
+	made := ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(t.Context(), &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("web")}))
+	form := "Version=2016-11-15&Action=AuthorizeSecurityGroupIngress&GroupId=" + *made.GroupId
+	for n, p := range []string{ // gaps in the numbering; and ranges may overlap
+		permissionForm(1, "TCP", "80", "90", "10.1.2.3/8"),
+		permissionForm(5, "6", "85", "95", "10.0.0.0/8"),
+		permissionForm(40, "17", "0", "65535", "203.0.113.25/32"),
+		permissionForm(3, "Icmp", "-1", "-1", "0.0.0.0/0"),
+		permissionForm(100, "47", "80", "90", "1.2.3.4/0"),
+		permissionForm(2, "ALL", "-", "-", "192.0.2.129/25"),
+	} {
+		form += p
+		if n == 0 {
+			form += "&IpPermissions.1.IpRanges.12.CidrIp=192.0.2.0%2F24"
+		}
+	}
+	if got := string(w.body(t, "dev", form)); !strings.Contains(got, "<return>true</return>") {
+		t.Fatal(got)
+	}
+	g, _ := w.cluster.View().Group(ec2.GroupID(*made.GroupId))
+	var got []string
+	for _, r := range g.Rules[1:] {
+		got = append(got, fmt.Sprintf("%s %d %d %s", r.Protocol, r.From, r.To, r.Source.Prefix))
+	}
+	want := "tcp 80 90 10.0.0.0/8, tcp 80 90 192.0.2.0/24, -1 -1 -1 192.0.2.128/25, icmp -1 -1 0.0.0.0/0, tcp 85 95 10.0.0.0/8, udp 0 65535 203.0.113.25/32, 47 -1 -1 0.0.0.0/0"
+	if strings.Join(got, ", ") != want {
+		t.Errorf("kept\n%s, want\n%s", strings.Join(got, ", "), want)
+	}
+}
+
+func TestGroupFilters(t *testing.T) {
+	w := newWorld(t)
+	api, ctx := w.as("dev"), t.Context()
+	say := func(form string) string {
+		t.Helper()
+		got := string(w.body(t, "dev", "Version=2016-11-15&"+form))
+		if strings.Contains(got, "<Errors>") {
+			t.Fatalf("%s: %s", form, got)
+		}
+		return got
+	}
+	home := ok[*sdk.DescribeSecurityGroupsOutput](t)(api.DescribeSecurityGroups(ctx, nil)).SecurityGroups[0]
+	web := *ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("a*b")})).GroupId
+	say("Action=AuthorizeSecurityGroupIngress&GroupId=" + web + permissionForm(1, "tcp", "80", "90", "203.0.113.0/24") + permissionForm(2, "50", "1", "2", "198.51.100.0/24") +
+		"&IpPermissions.3.IpProtocol=udp&IpPermissions.3.FromPort=53&IpPermissions.3.ToPort=53&IpPermissions.3.Groups.1.GroupName=default")
+	say("Action=RevokeSecurityGroupEgress&GroupId=" + web + permissionForm(1, "-1", "-", "-", "0.0.0.0/0"))
+	say("Action=AuthorizeSecurityGroupEgress&GroupId=" + web + permissionForm(1, "tcp", "443", "443", "192.0.2.0/24"))
+	say("Action=CreateTags&ResourceId.1=" + web + "&Tag.1.Key=Stage&Tag.1.Value=Test&Tag.2.Key=Owner&Tag.2.Value=")
+	for _, c := range []struct {
+		filters string // name=value|value, and
+		want    string
+	}{
+		{"group-name=web", "web"},
+		{"group-name=WEB", ""}, // values are compared with case
+		{"group-name=w?b|x", "web"},
+		{`description=a\*b`, "web"},
+		{`description=a\*c`, ""},
+		{"description=default*", "default"},
+		{"vpc-id=" + *home.VpcId, "default web"},
+		{"vpc-id=vpc-0", ""},
+		{"owner-id=123456789012", "default web"},
+		{"group-id=" + web, "web"},
+		{"ip-permission.cidr=203.0.113.0/24", "web"},
+		{"ip-permission.cidr=192.0.2.0/24", ""},                        // of egress
+		{"ip-permission.from-port=80 ip-permission.to-port=53", "web"}, // not of one rule
+		{"ip-permission.from-port=-1", ""},                             // no ports are shown
+		{"ip-permission.protocol=50", "web"},
+		{"ip-permission.protocol=-1", "default"},
+		{"ip-permission.group-id=" + *home.GroupId, "default web"},
+		{"ip-permission.group-name=*", ""}, // in a VPC a rule shows no name
+		{"ip-permission.user-id=123456789012", "default web"},
+		{"ip-permission.ipv6-cidr=*", ""},
+		{"ip-permission.prefix-list-id=*", ""},
+		{"egress.ip-permission.cidr=192.0.2.0/24", "web"},
+		{"egress.ip-permission.cidr=0.0.0.0/0", "default"},
+		{"egress.ip-permission.protocol=tcp", "web"},
+		{"egress.ip-permission.from-port=443 egress.ip-permission.to-port=443", "web"},
+		{"egress.ip-permission.group-id=*", ""},
+		{"egress.ip-permission.group-name=*", ""},
+		{"egress.ip-permission.user-id=*", ""},
+		{"egress.ip-permission.ipv6-cidr=*", ""},
+		{"egress.ip-permission.prefix-list-id=*", ""},
+		{"tag:Stage=Test", "web"},
+		{"tag:Stage=T*|x", "web"},
+		{"tag:stage=Test", ""},
+		{"tag:Stage=test", ""},
+		{"tag:Stage=Test tag:Owner=", "web"},
+		{"tag-key=Own*", "web"},
+		{"tag-value=Test tag-key=Owner", "web"},
+		{"tag-value=Tes", ""},
+		{"group-name=web tag-key=Stage", "web"},
+		{"group-name=default tag-key=Stage", ""},
+	} {
+		form := "Action=DescribeSecurityGroups"
+		for n, f := range strings.Fields(c.filters) {
+			name, values, _ := strings.Cut(f, "=")
+			form += fmt.Sprintf("&Filter.%d.Name=%s", n+1, url.QueryEscape(name))
+			for m, v := range strings.Split(values, "|") {
+				form += fmt.Sprintf("&Filter.%d.Value.%d=%s", n+1, m+1, url.QueryEscape(v))
+			}
+		}
+		var names []string
+		for _, part := range strings.Split(say(form), "<groupName>")[1:] {
+			name, _, _ := strings.Cut(part, "<")
+			names = append(names, name)
+		}
+		if got := strings.Join(names, " "); got != c.want {
+			t.Errorf("%s finds %q, want %q", c.filters, got, c.want)
+		}
+	}
+	many := "Version=2016-11-15&Action=DescribeSecurityGroups&Filter.1.Name=group-name"
+	for n := range 201 {
+		many += fmt.Sprintf("&Filter.1.Value.%d=x", n+1)
+	}
+	if got := string(w.body(t, "dev", many)); !strings.Contains(got, "<Code>FilterLimitExceeded</Code>") {
+		t.Errorf("201 values: %s", got)
+	}
+}
+
+func TestRulesComeInPages(t *testing.T) {
+	w := newWorld(t)
+	api, ctx := w.as("dev"), t.Context()
+	for g := range 4 {
+		name := fmt.Sprint("g", g)
+		form := "Version=2016-11-15&Action=AuthorizeSecurityGroupIngress&GroupName=" + name
+		for n := range 7 {
+			form += permissionForm(n+1, "tcp", fmt.Sprint(n), "80", "0.0.0.0/0")
+		}
+		ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: &name, Description: &name}))
+		w.body(t, "dev", form)
+	}
+	all := ok[*sdk.DescribeSecurityGroupRulesOutput](t)(api.DescribeSecurityGroupRules(ctx, nil)).SecurityGroupRules
+	if len(all) != 4*8+2 {
+		t.Fatalf("there are %d rules, want %d", len(all), 4*8+2)
+	}
+	left := make(map[string]bool)
+	for _, r := range all {
+		left[*r.SecurityGroupRuleId] = true
+	}
+	gone := 0
+	pages := sdk.NewDescribeSecurityGroupRulesPaginator(api, &sdk.DescribeSecurityGroupRulesInput{MaxResults: aws.Int32(5)})
+	for pages.HasMorePages() {
+		page := ok[*sdk.DescribeSecurityGroupRulesOutput](t)(pages.NextPage(ctx)).SecurityGroupRules
+		if len(page) > 5 {
+			t.Fatalf("a page has %d rules", len(page))
+		}
+		for _, r := range page {
+			if !left[*r.SecurityGroupRuleId] {
+				t.Errorf("rule %s is on two pages", *r.SecurityGroupRuleId)
+			}
+			delete(left, *r.SecurityGroupRuleId)
+		}
+		// The rule that the next page begins behind goes away: nothing else moves.
+		last := page[len(page)-1]
+		if !*last.IsEgress {
+			ok[*sdk.RevokeSecurityGroupIngressOutput](t)(api.RevokeSecurityGroupIngress(ctx, &sdk.RevokeSecurityGroupIngressInput{GroupId: last.GroupId, SecurityGroupRuleIds: []string{*last.SecurityGroupRuleId}}))
+			gone++
+		}
+	}
+	if len(left) > 0 || gone < 3 {
+		t.Errorf("%d rules were on no page; %d went away meanwhile", len(left), gone)
+	}
+}
