@@ -128,6 +128,7 @@ func (r *AssociateAddress) apply(t *tx) (Result, error) {
 	now.Interface, now.Private = eni.ID, private
 	t.put(tableElastic, &now)
 	t.setPublic(eni, private, e.Public)
+	t.givePublicAgain(e.Interface, e.Private)
 	return Result{Elastic: &now}, nil
 }
 
@@ -194,19 +195,17 @@ func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 	if e == nil {
 		return Result{}, NoSuch("eipassoc", r.Association)
 	}
-	id, private := e.Interface, e.Private
-	e = t.dissociate(e)
-	if eni := first[Interface](t.Txn, tableInterface, indexID, key(id)); eni != nil && private == eni.Private {
-		t.givePublicAgain(eni)
-	}
-	return Result{Elastic: e}, nil
+	now := t.dissociate(e)
+	t.givePublicAgain(e.Interface, e.Private)
+	return Result{Elastic: now}, nil
 }
 
-// givePublicAgain gives an interface an automatic public address in place of an elastic
-// one, if it is the only one of its instance and the pools have one (EC2 User Guide,
-// "Public IPv4 addresses").
-func (t *tx) givePublicAgain(eni *Interface) {
-	if !eni.AutoPublic || eni.State != Active || eni.Instance == "" {
+// givePublicAgain gives an interface an automatic public address in place of the elastic
+// one that its primary private address had, if it is the only interface of its instance
+// and the pools have one (EC2 User Guide, "Public IPv4 addresses").
+func (t *tx) givePublicAgain(id InterfaceID, private netip.Addr) {
+	eni := first[Interface](t.Txn, tableInterface, indexID, key(id))
+	if eni == nil || eni.Private != private || eni.Public.IsValid() || !eni.AutoPublic || eni.State != Active || eni.Instance == "" {
 		return
 	}
 	attached := 0

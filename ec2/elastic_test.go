@@ -154,6 +154,11 @@ func TestAutomaticAddressComesBackToWhoHadOne(t *testing.T) {
 	}
 
 	made = w.must(associate(e, id)).Elastic
+	w.must(associate(e, bare)) // moved, not taken off
+	if got := w.lease(id); !got.Public.IsValid() || got.Public == e.Public {
+		t.Errorf("its elastic address moved away and it has %s, want an automatic one", got.Public)
+	}
+	made = w.must(associate(e, id)).Elastic
 	w.attach(w.create(InterfaceSpec{}).ID, id, 1)
 	w.must(&DisassociateAddress{dev, east, made.Association})
 	if got := w.lease(id); got.Public.IsValid() {
