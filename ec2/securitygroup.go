@@ -1,6 +1,9 @@
 package ec2
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // defaultGroup is the name of the group that an instance is in when its launch names
 // none. It cannot be created or deleted.
@@ -189,9 +192,6 @@ func (t *tx) heldInClassic(g *Group) error {
 	return nil
 }
 
-// maxDependents bounds the objects that an error names.
-const maxDependents = 5
-
 // heldInVPC says of a group that cannot go what holds it, behind AWS's text, which does
 // not.
 func (t *tx) heldInVPC(g *Group) error {
@@ -204,29 +204,16 @@ func (t *tx) heldInVPC(g *Group) error {
 		if i.Instance != "" {
 			holder += " of instance " + string(i.Instance)
 		}
-		if holders = append(holders, holder); len(holders) > maxDependents {
-			break
-		}
+		holders = append(holders, holder)
 	}
 	for o := range rows[Group](t.Txn, tableGroup, indexSource, key(g.ID)) {
-		if len(holders) > maxDependents {
-			break
-		}
-		for _, r := range o.Rules {
-			if r.Source.Group.ID == g.ID {
-				holders = append(holders, "rule "+string(r.ID)+" of security group "+string(o.ID))
-				break
-			}
-		}
+		names := slices.IndexFunc(o.Rules, func(r Rule) bool { return r.Source.Group.ID == g.ID })
+		holders = append(holders, "rule "+string(o.Rules[names].ID)+" of security group "+string(o.ID))
 	}
-	if len(holders) == 0 {
-		return nil
+	if len(holders) > 0 {
+		return Errorf("DependencyViolation", "resource %s has a dependent object. %s", g.ID, heldBy(holders))
 	}
-	more := ""
-	if len(holders) > maxDependents {
-		holders, more = holders[:maxDependents], ", and more"
-	}
-	return Errorf("DependencyViolation", "resource %s has a dependent object: %s%s", g.ID, strings.Join(holders, ", "), more)
+	return nil
 }
 
 // addDefaultGroup gives an account of the EC2-Classic platform its default group in a

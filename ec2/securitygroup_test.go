@@ -171,7 +171,7 @@ func TestGroupOfAVPCIsHeldByInterfacesAndRules(t *testing.T) {
 	if db.ID > app.ID {
 		rules[0], rules[1] = rules[1], rules[0]
 	}
-	r.refusedWith(drop(web), "DependencyViolation", fmt.Sprintf("resource %s has a dependent object: %s", web.ID, strings.Join(rules, ", ")))
+	r.refusedWith(drop(web), "DependencyViolation", fmt.Sprintf("resource %s has a dependent object. Dependent objects: %s.", web.ID, strings.Join(rules, ", ")))
 	r.must(&RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: db.ID}, IDs: []RuleID{one}})
 	r.must(&RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: app.ID}, Direction: Egress, IDs: []RuleID{two}})
 	r.must(drop(web))
@@ -183,6 +183,22 @@ func TestGroupOfAVPCIsHeldByInterfacesAndRules(t *testing.T) {
 	r.refusedWith(&DeleteVPC{Account: dev, Region: east, VPC: vpc}, "DependencyViolation", fmt.Sprintf("The vpc '%s' has dependencies and cannot be deleted. Dependent objects: %s.", vpc, app.ID))
 	r.must(drop(app))
 	r.must(&DeleteVPC{Account: dev, Region: east, VPC: vpc})
+}
+
+// An interface holds its groups whether it runs or not, until it is gone.
+func TestGroupOfAVPCIsHeldByAStoppedInstance(t *testing.T) {
+	r := newVPCReplay(t)
+	web := r.groupIn(dev, "", "web")
+	drop := &DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{Name: "web"}}
+	i := r.must(&RunInstances{Account: dev, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Groups: []GroupSelector{{Name: "web"}}}).Instances[0].After
+	held := fmt.Sprintf("resource %s has a dependent object. Dependent objects: network interface %s of instance %s.", web.ID, i.Interface, i.ID)
+	r.refusedWith(drop, "DependencyViolation", held)
+	r.report(i.ID, Running)
+	r.must(&StopInstances{Account: dev, Region: east, Instances: []InstanceID{i.ID}})
+	r.report(i.ID, Stopped)
+	r.refusedWith(drop, "DependencyViolation", held)
+	r.must(&TerminateInstances{Account: dev, Region: east, Instances: []InstanceID{i.ID}})
+	r.must(drop)
 }
 
 // Presets are of the guides of their time.
