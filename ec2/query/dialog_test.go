@@ -41,7 +41,8 @@ type dialog struct {
 	kinds map[string]int
 }
 
-func (w *world) dialog(t *testing.T, name string) {
+// What the dialog did not make itself has the first numbers: known are the ids.
+func (w *world) dialog(t *testing.T, name string, known ...string) {
 	t.Helper()
 	path := filepath.Join("testdata", "dialogs", name)
 	kept, err := os.ReadFile(path)
@@ -49,6 +50,7 @@ func (w *world) dialog(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	d := &dialog{world: w, names: make(map[string]string), ids: make(map[string]string), kinds: make(map[string]int)}
+	d.named(strings.Join(known, " "))
 	var got strings.Builder
 	for line := range strings.Lines(string(kept)) {
 		account, request, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "> ")

@@ -1,22 +1,54 @@
 package query_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"palisade/ec2"
 )
 
+var networkDialogs = []string{"vpcs.txt", "routes.txt", "addresses.txt", "tags.txt"}
+
 func TestAnswersAboutNetworksElementByElement(t *testing.T) {
-	for _, name := range []string{"vpcs.txt", "routes.txt", "addresses.txt", "tags.txt"} {
-		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
+	for _, name := range networkDialogs {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if name == "addresses.txt" {
+				w.dialog(t, name, w.placed(t)...)
+				return
+			}
+			w.dialog(t, name)
+		})
 	}
+}
+
+// placed puts a running instance into dev's default VPC, and an interface that is attached
+// to nothing.
+func (w *world) placed(t *testing.T) (ids []string) {
+	t.Helper()
+	apply := func(r ec2.Request) ec2.Result {
+		result, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+	i := apply(&ec2.RunInstances{Account: dev, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1}).Instances[0].After
+	w.report(t)
+	eni := apply(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: i.Subnet, FurtherCount: 1}}).Interface
+	return []string{string(i.ID), string(i.Interface), string(eni.ID)}
 }
 
 // Each Action of networks succeeds in a dialog and is refused in one.
 func TestDialogsHaveEveryActionOfNetworks(t *testing.T) {
 	outcomes := make(map[string]string)
-	for _, name := range []string{"vpcs.txt", "routes.txt", "addresses.txt", "tags.txt"} {
+	for _, name := range networkDialogs {
 		data, err := os.ReadFile(filepath.Join("testdata", "dialogs", name))
 		if err != nil {
 			t.Fatal(err)
@@ -36,10 +68,40 @@ func TestDialogsHaveEveryActionOfNetworks(t *testing.T) {
 		CreateInternetGateway DeleteInternetGateway AttachInternetGateway DetachInternetGateway DescribeInternetGateways
 		CreateRouteTable DeleteRouteTable DescribeRouteTables CreateRoute ReplaceRoute DeleteRoute
 		AssociateRouteTable DisassociateRouteTable ReplaceRouteTableAssociation
-		AllocateAddress ReleaseAddress DescribeAddresses DescribeAddressesAttribute
+		AllocateAddress ReleaseAddress AssociateAddress DisassociateAddress DescribeAddresses DescribeAddressesAttribute
 		DescribeNetworkAcls CreateTags DeleteTags DescribeTags DescribeAccountAttributes DescribeAvailabilityZones`) {
 		if !strings.Contains(outcomes[action], "<") || !strings.Contains(outcomes[action], "!") {
 			t.Errorf("%s is answered %q in the dialogs, want successes and errors", action, outcomes[action])
 		}
+	}
+}
+
+// A page begins behind the last one's end, whatever came and went in between.
+func TestNetworksAreDescribedInPages(t *testing.T) {
+	w := newWorld(t)
+	api, ctx := w.as("albert"), t.Context()
+	vpc := ok[*sdk.CreateVpcOutput](t)(api.CreateVpc(ctx, &sdk.CreateVpcInput{CidrBlock: aws.String("10.0.0.0/16")})).Vpc.VpcId
+	all := make(map[string]bool)
+	for n := range 12 {
+		made := ok[*sdk.CreateSubnetOutput](t)(api.CreateSubnet(ctx, &sdk.CreateSubnetInput{VpcId: vpc, CidrBlock: aws.String(fmt.Sprintf("10.0.%d.0/24", n))}))
+		all[*made.Subnet.SubnetId] = true
+	}
+	pages := sdk.NewDescribeSubnetsPaginator(api, &sdk.DescribeSubnetsInput{MaxResults: aws.Int32(5)})
+	count := 0
+	for pages.HasMorePages() {
+		page := ok[*sdk.DescribeSubnetsOutput](t)(pages.NextPage(ctx))
+		count++
+		for _, s := range page.Subnets {
+			if !all[*s.SubnetId] {
+				t.Errorf("page %d has %s, which another has or nobody made", count, *s.SubnetId)
+			}
+			delete(all, *s.SubnetId)
+		}
+		if last := page.Subnets[len(page.Subnets)-1].SubnetId; count == 1 {
+			ok[*sdk.DeleteSubnetOutput](t)(api.DeleteSubnet(ctx, &sdk.DeleteSubnetInput{SubnetId: last}))
+		}
+	}
+	if count != 3 || len(all) != 0 {
+		t.Errorf("%d pages, and %d subnets on none", count, len(all))
 	}
 }
