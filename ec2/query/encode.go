@@ -68,7 +68,9 @@ var timeType = reflect.TypeFor[time.Time]()
 func encodeStruct(b *bytes.Buffer, v reflect.Value) {
 	for i, name := range elementsOf(v.Type()) {
 		if name == "" {
-			encodeStruct(b, reflect.Indirect(v.Field(i)))
+			if inner := reflect.Indirect(v.Field(i)); inner.IsValid() {
+				encodeStruct(b, inner)
+			}
 			continue
 		}
 		encodeValue(b, name, v.Field(i))

@@ -1,60 +1,126 @@
 package query
 
 import (
+	"maps"
 	"strconv"
+	"time"
 
 	"palisade/ec2"
 )
 
-// instanceFilters look at an instance as it is shown: what an answer does not show, no
-// filter finds.
-func (c *call) instanceFilters() filterable[*ec2.Instance] {
-	shown := func(of func(instanceItem) string) func(*ec2.Instance) []string {
-		return func(i *ec2.Instance) []string {
-			if value := of(c.newInstanceItem(i)); value != "" {
-				return []string{value}
+// A shownInstance is an instance and what an answer shows of it: what that does not show,
+// no filter finds.
+type shownInstance struct {
+	*ec2.Instance
+	item       instanceItem
+	interfaces []interfaceItem
+}
+
+func (c *call) showInstance(i *ec2.Instance) shownInstance {
+	s := shownInstance{Instance: i, item: c.newInstanceItem(i)}
+	for _, x := range s.item.Interfaces {
+		if eni, ok := c.view.Interface(x.ID); ok {
+			s.interfaces = append(s.interfaces, c.newInterfaceItem(eni))
+		}
+	}
+	return s
+}
+
+// instanceFilters are EC2's (API Reference, "DescribeInstances").
+var instanceFilters = func() filterable[shownInstance] {
+	of := func(value func(instanceItem) string) func(shownInstance) []string {
+		return func(s shownInstance) []string { return some(value(s.item)) }
+	}
+	groupIDs := func(s shownInstance) []string {
+		return valuesOf(s.item.Groups, func(g groupName) string { return string(g.ID) })
+	}
+	groupNames := func(s shownInstance) []string {
+		return valuesOf(s.item.Groups, func(g groupName) string { return g.Name })
+	}
+	all := filterable[shownInstance]{
+		"architecture":        of(func(i instanceItem) string { return i.Architecture }),
+		"availability-zone":   of(func(i instanceItem) string { return i.Placement.Zone }),
+		"client-token":        of(func(i instanceItem) string { return i.ClientToken }),
+		"dns-name":            of(func(i instanceItem) string { return i.PublicDNS }),
+		"group-id":            groupIDs,
+		"group-name":          groupNames,
+		"image-id":            of(func(i instanceItem) string { return i.Image }),
+		"instance-id":         of(func(i instanceItem) string { return string(i.ID) }),
+		"instance-state-code": of(func(i instanceItem) string { return strconv.Itoa(i.State.Code) }),
+		"instance-state-name": of(func(i instanceItem) string { return i.State.Name }),
+		"instance-type":       of(func(i instanceItem) string { return i.Type }),
+		"instance.group-id":   groupIDs,
+		"instance.group-name": groupNames,
+		"ip-address":          of(func(i instanceItem) string { return i.PublicAddress }),
+		"key-name":            of(func(i instanceItem) string { return i.KeyName }),
+		"launch-index":        of(func(i instanceItem) string { return strconv.Itoa(i.LaunchIndex) }),
+		"launch-time":         of(func(i instanceItem) string { return formatTime(i.LaunchTime) }),
+		"monitoring-state":    of(func(i instanceItem) string { return i.Monitoring.State }),
+		"owner-id":            func(s shownInstance) []string { return some(string(s.Account)) },
+		"private-dns-name":    of(func(i instanceItem) string { return i.PrivateDNS }),
+		"private-ip-address":  of(func(i instanceItem) string { return i.PrivateAddress }),
+		"reason":              of(func(i instanceItem) string { return i.Reason }),
+		"reservation-id":      func(s shownInstance) []string { return some(s.Reservation) },
+		"root-device-type":    of(func(i instanceItem) string { return i.RootDevice }),
+		"state-reason-code":   of(func(i instanceItem) string { return deref(i.StateReason).Code }),
+		"state-reason-message": of(func(i instanceItem) string {
+			return deref(i.StateReason).Message
+		}),
+		"subnet-id":           of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).Subnet) }),
+		"tenancy":             of(func(i instanceItem) string { return i.Placement.Tenancy }),
+		"virtualization-type": of(func(i instanceItem) string { return i.Virtualization }),
+		"vpc-id":              of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).VPC) }),
+		"source-dest-check": func(s shownInstance) []string {
+			if v := s.item.vpcInstanceItem; v != nil && v.Checked != nil {
+				return some(strconv.FormatBool(*v.Checked))
 			}
 			return nil
+		},
+	}
+	for _, name := range []string{
+		"affinity", "block-device-mapping.volume-id", "iam-instance-profile.arn", "instance-lifecycle", "kernel-id", "placement-group-name",
+		"platform", "product-code", "ramdisk-id", "requester-id", "root-device-name", "spot-instance-request-id",
+	} {
+		all[name] = func(shownInstance) []string { return nil }
+	}
+	inner := make(filterable[shownInstance])
+	for name, values := range interfaceFilters {
+		inner["network-interface."+name] = func(s shownInstance) (list []string) {
+			for _, x := range s.interfaces {
+				list = append(list, values(x)...)
+			}
+			return list
 		}
 	}
-	groups := func(of func(groupName) string) func(*ec2.Instance) []string {
-		return func(i *ec2.Instance) (values []string) {
-			for _, g := range c.groupNames(i) {
-				values = append(values, of(g))
-			}
-			return values
-		}
+	maps.Copy(all, inner)
+	return all
+}()
+
+// timeForm is how answers, and so filters, spell a time.
+const timeForm = "2006-01-02T15:04:05.000Z"
+
+// some is a value, unless it is none.
+func some(value string) []string {
+	if value == "" {
+		return nil
 	}
-	groupID := groups(func(g groupName) string { return string(g.ID) })
-	name := groups(func(g groupName) string { return g.Name })
-	return filterable[*ec2.Instance]{
-		"architecture":        shown(func(i instanceItem) string { return i.Architecture }),
-		"availability-zone":   shown(func(i instanceItem) string { return i.Placement.Zone }),
-		"client-token":        shown(func(i instanceItem) string { return i.ClientToken }),
-		"dns-name":            shown(func(i instanceItem) string { return i.PublicDNS }),
-		"group-id":            groupID,
-		"group-name":          name,
-		"image-id":            shown(func(i instanceItem) string { return i.Image }),
-		"instance-id":         shown(func(i instanceItem) string { return string(i.ID) }),
-		"instance-state-code": shown(func(i instanceItem) string { return strconv.Itoa(i.State.Code) }),
-		"instance-state-name": shown(func(i instanceItem) string { return i.State.Name }),
-		"instance-type":       shown(func(i instanceItem) string { return i.Type }),
-		"instance.group-id":   groupID,
-		"instance.group-name": name,
-		"ip-address":          shown(func(i instanceItem) string { return i.PublicAddress }),
-		"key-name":            shown(func(i instanceItem) string { return i.KeyName }),
-		"launch-index":        shown(func(i instanceItem) string { return strconv.Itoa(i.LaunchIndex) }),
-		"owner-id":            func(i *ec2.Instance) []string { return []string{string(i.Account)} },
-		"private-dns-name":    shown(func(i instanceItem) string { return i.PrivateDNS }),
-		"private-ip-address":  shown(func(i instanceItem) string { return i.PrivateAddress }),
-		"reservation-id":      func(i *ec2.Instance) []string { return []string{i.Reservation} },
-		"state-reason-code": shown(func(i instanceItem) string {
-			if i.StateReason == nil {
-				return ""
-			}
-			return i.StateReason.Code
-		}),
-		"subnet-id": func(*ec2.Instance) []string { return nil },
-		"vpc-id":    func(*ec2.Instance) []string { return nil },
-	}
+	return []string{value}
 }
+
+func valuesOf[T any](items []T, value func(T) string) (list []string) {
+	for _, x := range items {
+		list = append(list, some(value(x))...)
+	}
+	return list
+}
+
+// deref is what p points to, or nothing of it.
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(timeForm) }

@@ -423,7 +423,7 @@ func TestInstancesLiveAndDie(t *testing.T) {
 		{"unknown key", sdk.RunInstancesInput{KeyName: aws.String("nokey")}, "InvalidKeyPair.NotFound"},
 		{"unknown group", sdk.RunInstancesInput{SecurityGroups: []string{"nobody"}}, "InvalidGroup.NotFound"},
 		{"user data", sdk.RunInstancesInput{UserData: aws.String("%%%")}, "InvalidParameterValue"},
-		{"subnet", sdk.RunInstancesInput{SubnetId: aws.String("subnet-1")}, "InvalidParameterCombination"},
+		{"subnet", sdk.RunInstancesInput{SubnetId: aws.String("subnet-1")}, "InvalidSubnetID.NotFound"},
 		{"zone", sdk.RunInstancesInput{Placement: &types.Placement{AvailabilityZone: aws.String("mars-1a")}}, "InvalidParameterValue"},
 	} {
 		in := c.input

@@ -1,0 +1,218 @@
+package query
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"palisade/ec2"
+)
+
+type reservationItem struct {
+	ID        string         `wire:"reservationId"`
+	Owner     ec2.AccountID  `wire:"ownerId"`
+	Groups    []groupName    `wire:"groupSet"`
+	Instances []instanceItem `wire:"instancesSet"`
+}
+
+type groupName struct {
+	ID   ec2.GroupID `wire:"groupId"`
+	Name string      `wire:"groupName"`
+}
+
+type instanceItem struct {
+	ID             ec2.InstanceID `wire:"instanceId"`
+	Image          string         `wire:"imageId"`
+	State          stateItem      `wire:"instanceState"`
+	PrivateDNS     string         `wire:"privateDnsName"`
+	PublicDNS      string         `wire:"dnsName"`
+	Reason         string         `wire:"reason"`
+	KeyName        string         `wire:"keyName"`
+	LaunchIndex    int            `wire:"amiLaunchIndex"`
+	ProductCodes   []tag          `wire:"productCodes"`
+	Type           string         `wire:"instanceType"`
+	LaunchTime     time.Time      `wire:"launchTime"`
+	Placement      placementItem  `wire:"placement"`
+	Monitoring     monitoringItem `wire:"monitoring"`
+	PrivateAddress string         `wire:"privateIpAddress"`
+	PublicAddress  string         `wire:"ipAddress"`
+	Groups         []groupName    `wire:"groupSet"`
+	StateReason    *reasonItem    `wire:"stateReason"`
+	Architecture   string         `wire:"architecture"`
+	RootDevice     string         `wire:"rootDeviceType"`
+	BlockDevices   []tag          `wire:"blockDeviceMapping"`
+	Virtualization string         `wire:"virtualizationType"`
+	ClientToken    string         `wire:"clientToken"`
+	Tags           []tag          `wire:"tagSet"`
+	Interfaces     []nicItem      `wire:"networkInterfaceSet"` // EC2-Classic shows none
+	*vpcInstanceItem
+}
+
+// A vpcInstanceItem is what an instance in a VPC shows besides. All of it but the first
+// three is what instances do not have here.
+type vpcInstanceItem struct {
+	VPC         ec2.VPCID    `wire:"vpcId"`
+	Subnet      ec2.SubnetID `wire:"subnetId"`
+	Checked     *bool        `wire:"sourceDestCheck"`
+	EBS         bool         `wire:"ebsOptimized"`
+	ENA         bool         `wire:"enaSupport"`
+	Platform    string       `wire:"platformDetails"`
+	Usage       string       `wire:"usageOperation"`
+	Hibernation struct {
+		Configured bool `wire:"configured"`
+	} `wire:"hibernationOptions"`
+	Enclave struct {
+		Enabled bool `wire:"enabled"`
+	} `wire:"enclaveOptions"`
+	Metadata    metadataItem `wire:"metadataOptions"`
+	Names       hostnameType `wire:"privateDnsNameOptions"`
+	Maintenance struct {
+		Recovery string `wire:"autoRecovery"`
+	} `wire:"maintenanceOptions"`
+	Capacity struct {
+		Preference string `wire:"capacityReservationPreference"`
+	} `wire:"capacityReservationSpecification"`
+}
+
+// A metadataItem says of the metadata service that there is none.
+type metadataItem struct {
+	State    string `wire:"state"`
+	Tokens   string `wire:"httpTokens"`
+	Hops     int    `wire:"httpPutResponseHopLimit"`
+	Endpoint string `wire:"httpEndpoint"`
+	IPv6     string `wire:"httpProtocolIpv6"`
+	Tags     string `wire:"instanceMetadataTags"`
+}
+
+type hostnameType struct {
+	Type string `wire:"hostnameType"`
+	A    bool   `wire:"enableResourceNameDnsARecord"`
+	AAAA bool   `wire:"enableResourceNameDnsAAAARecord"`
+}
+
+type stateItem struct {
+	Code int    `wire:"code"`
+	Name string `wire:"name"`
+}
+
+type placementItem struct {
+	Zone    string `wire:"availabilityZone"`
+	Tenancy string `wire:"tenancy"`
+}
+
+type monitoringItem struct {
+	State string `wire:"state"`
+}
+
+type reasonItem struct {
+	Code    string `wire:"code"`
+	Message string `wire:"message"`
+}
+
+func newStateItem(s ec2.InstanceState) stateItem { return stateItem{int(s), s.String()} }
+
+// newReservation shows instances of one launch, at least one. Groups of a reservation are
+// of EC2-Classic.
+func (c *call) newReservation(instances []*ec2.Instance) reservationItem {
+	r := reservationItem{ID: instances[0].Reservation, Owner: c.account}
+	if instances[0].VPC == "" {
+		r.Groups = c.groupNames(instances[0].Groups)
+	}
+	for _, i := range instances {
+		r.Instances = append(r.Instances, c.newInstanceItem(i))
+	}
+	return r
+}
+
+func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
+	item := instanceItem{
+		ID:             i.ID,
+		Image:          i.Image,
+		State:          newStateItem(i.State),
+		KeyName:        i.KeyName,
+		LaunchIndex:    i.LaunchIndex,
+		Type:           i.Type,
+		LaunchTime:     i.LaunchTime,
+		Placement:      placementItem{Zone: c.view.ZoneOf(i), Tenancy: "default"},
+		Monitoring:     monitoringItem{State: "disabled"},
+		Groups:         c.groupNames(i.Groups),
+		Architecture:   "x86_64",
+		RootDevice:     "instance-store",
+		Virtualization: "paravirtual",
+		ClientToken:    i.ClientToken,
+		Tags:           c.tags(string(i.ID)),
+	}
+	if code, message, ok := strings.Cut(i.StateReason, ": "); ok {
+		item.Reason, item.StateReason = i.StateReason, &reasonItem{code, message}
+	} else {
+		item.Reason = i.StateReason
+	}
+	if i.VPC != "" {
+		c.showVPC(&item, i)
+		return item
+	}
+	if eni, ok := c.activeInterface(i); ok {
+		item.PrivateAddress = eni.Private.String()
+		item.PrivateDNS = privateName(eni.Region, eni.Private)
+		if eni.Public.IsValid() {
+			item.PublicAddress = eni.Public.String()
+			item.PublicDNS = publicName(eni.Region, eni.Public)
+		}
+	}
+	return item
+}
+
+// showVPC adds what is of the instance's interfaces. They are its own until it is
+// terminated; then it shows neither them nor where it was.
+func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
+	item.Virtualization = "hvm"
+	v := &vpcInstanceItem{Platform: "Linux/UNIX", Usage: "RunInstances", Names: hostnameType{Type: "ip-name"}}
+	v.Metadata = metadataItem{State: "applied", Tokens: "required", Hops: 1, Endpoint: "disabled", IPv6: "disabled", Tags: "disabled"}
+	v.Maintenance.Recovery, v.Capacity.Preference = "disabled", "none"
+	item.vpcInstanceItem = v
+	eni, ok := c.view.Interface(i.Interface)
+	if !ok {
+		return
+	}
+	primary := c.newInterfaceItem(eni)
+	item.PrivateAddress, item.PrivateDNS = primary.PrivateAddress, primary.PrivateDNS
+	if a := primary.Association; a != nil {
+		item.PublicAddress, item.PublicDNS = a.Public, a.PublicDNS
+	}
+	v.VPC, v.Subnet, v.Checked = i.VPC, i.Subnet, new(!eni.Unchecked)
+	item.Interfaces = c.nics(i)
+}
+
+// activeInterface is where an instance's addresses are, unless they have left it.
+func (c *call) activeInterface(i *ec2.Instance) (*ec2.Interface, bool) {
+	eni, ok := c.view.Interface(i.Interface)
+	return eni, ok && eni.State == ec2.Active
+}
+
+func (c *call) groupNames(ids []ec2.GroupID) []groupName {
+	var names []groupName
+	for _, id := range ids {
+		item := groupName{ID: id}
+		if g, ok := c.view.Group(id); ok { // a terminated instance does not hold it
+			item.Name = g.Name
+		}
+		names = append(names, item)
+	}
+	return names
+}
+
+func privateName(region ec2.Region, a netip.Addr) string {
+	name := "ip-" + strings.ReplaceAll(a.String(), ".", "-")
+	if region == "us-east-1" {
+		return name + ".ec2.internal"
+	}
+	return name + "." + string(region) + ".compute.internal"
+}
+
+func publicName(region ec2.Region, a netip.Addr) string {
+	name := "ec2-" + strings.ReplaceAll(a.String(), ".", "-")
+	if region == "us-east-1" {
+		return name + ".compute-1.amazonaws.com"
+	}
+	return name + "." + string(region) + ".compute.amazonaws.com"
+}
