@@ -296,6 +296,7 @@ func FuzzApply(f *testing.F) {
 // FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
 func FuzzRestore(f *testing.F) {
 	f.Add(snapshotOf(f, newReplay(f).state))
+	f.Add(snapshotOf(f, newVPCWorld(f).state))
 	for _, version := range []string{"v1.jsonl", "v2.jsonl"} {
 		kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
 		if err != nil {
@@ -303,6 +304,7 @@ func FuzzRestore(f *testing.F) {
 		}
 		f.Add(kept)
 	}
+	after := slices.Concat(script(3, 30), vpcScript(3, 60))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Restore(bytes.NewReader(data))
 		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 || s.current.Load().meta.NodeNumber > 1<<31 {
@@ -313,7 +315,7 @@ func FuzzRestore(f *testing.F) {
 		if err != nil {
 			t.Fatalf("cannot restore its own snapshot: %v", err)
 		}
-		for n, req := range script(3, 30) {
+		for n, req := range after {
 			index := s.Index() + 1
 			cmd := Command{Time: epoch0.Add(time.Duration(n) * time.Minute), Request: req}
 			_, errA := s.Apply(index, cmd)
