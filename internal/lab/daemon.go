@@ -145,6 +145,7 @@ type uplinkConfig struct {
 // settingsConfig has only what is not the default.
 type settingsConfig struct {
 	Quarantine string `toml:"quarantine,omitempty"`
+	Limits     string `toml:"limits,omitempty"`
 }
 
 type classicConfig struct {
@@ -187,6 +188,7 @@ func (l *Lab) settings() (s settingsConfig) {
 	if l.Quarantine > 0 {
 		s.Quarantine = l.Quarantine.String()
 	}
+	s.Limits = l.Limits
 	return s
 }
 

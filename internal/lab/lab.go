@@ -49,6 +49,7 @@ type Lab struct {
 	ClassicPools []netip.Prefix `json:"classic_pools"`
 	Cuts         []Cut          `json:"cuts,omitempty"` // in the order they were made
 	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default
+	Limits       string         `json:"limits,omitempty"`
 	Accounts     []Account      `json:"accounts"`
 }
 

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"palisade/ec2"
 )
 
 // Options say what lab to make.
@@ -25,6 +27,8 @@ type Options struct {
 
 	// Quarantine is how long an address rests between two leases; default a minute.
 	Quarantine time.Duration
+	// Limits are those of a time: "vpc-2012", "classic-2012" or today, the default.
+	Limits string
 
 	// Progress is called with each step as it is done. It may be nil.
 	Progress func(step string)
@@ -60,10 +64,17 @@ func (o *Options) fill() error {
 		return fmt.Errorf("a lab has 1 to %d nodes, not %d", MaxNodes, o.Nodes)
 	case o.Quarantine < 0 || o.Quarantine > 24*time.Hour:
 		return fmt.Errorf("an address rests for up to 24h, not %v", o.Quarantine)
+	case o.Limits != "" && !isPreset(o.Limits):
+		return fmt.Errorf("%q is no time whose limits are known: today, vpc-2012 and classic-2012 are", o.Limits)
 	case o.Port < 1 || o.Port > 65535:
 		return fmt.Errorf("%d is not a TCP port", o.Port)
 	}
 	return CheckName(o.Name)
+}
+
+func isPreset(name string) bool {
+	_, ok := ec2.Preset(name)
+	return ok
 }
 
 // Up makes a lab and returns when its API answers. What an earlier lab of that name left
@@ -82,7 +93,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer release()
 
 	begin := time.Now()
-	l := &Lab{Name: o.Name, Port: o.Port, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine}
+	l := &Lab{Name: o.Name, Port: o.Port, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits}
 	cleared, err := l.clear(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)

@@ -74,10 +74,25 @@ type Classic struct {
 	PublicPools []netip.Prefix `toml:"public_pools"`
 }
 
-// Settings are waiting times of the cluster. They are read when a cluster begins; what is
-// missing has the default of ec2.Settings.
+// Settings are waiting times and limits of the cluster. They are read when a cluster
+// begins; what is missing has the default of ec2.Settings.
 type Settings struct {
 	Quarantine duration `toml:"quarantine"` // of an address between two leases: "60s"
+	Limits     string   `toml:"limits"`     // those of a time, a name that ec2.Preset knows: "vpc-2012"
+}
+
+func (s Settings) domain() (ec2.Settings, error) {
+	var settings ec2.Settings
+	if s.Limits != "" {
+		var known bool
+		if settings, known = ec2.Preset(s.Limits); !known {
+			return ec2.Settings{}, fmt.Errorf(`"settings.limits" is %q; it must be "today", "vpc-2012" or "classic-2012"`, s.Limits)
+		}
+	}
+	if s.Quarantine != 0 {
+		settings.Quarantine = time.Duration(s.Quarantine)
+	}
+	return settings, nil
 }
 
 // duration is written as time.ParseDuration reads it.
@@ -224,12 +239,16 @@ func (c *Config) bootstrap(publicKey []byte) ([]ec2.Command, error) {
 	if _, err := rand.Read(gossipKey); err != nil {
 		return nil, err
 	}
+	settings, err := c.Settings.domain()
+	if err != nil {
+		return nil, err
+	}
 	self := ec2.Node{ID: c.Name, Zone: c.Zone, PublicKey: publicKey}
 	if c.Peer.Listen.IsValid() {
 		self.Role, self.Address = ec2.Voter, c.Peer.Listen.String()
 	}
 	requests := []ec2.Request{
-		&ec2.Bootstrap{Seed: hex.EncodeToString(seed[:]), GossipKey: gossipKey, Settings: ec2.Settings{Quarantine: time.Duration(c.Settings.Quarantine)}},
+		&ec2.Bootstrap{Seed: hex.EncodeToString(seed[:]), GossipKey: gossipKey, Settings: settings},
 		&ec2.PutNode{Node: self},
 		&ec2.PutNetwork{Network: ec2.Network{
 			VNI: classicVNI, Region: c.Region, Prefix: c.Classic.Network, Gateway: c.Classic.Network.Addr().Next(),

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"palisade/ec2"
 )
@@ -66,6 +67,20 @@ func TestReadConfig(t *testing.T) {
 	}
 }
 
+func TestClusterBeginsWithTheLimitsOfATime(t *testing.T) {
+	c, err := read(t, strings.Replace(whole, `[[account]]`, "[settings]\nquarantine = \"5s\"\nlimits = \"vpc-2012\"\n[[account]]", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands, err := c.bootstrap(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := commands[0].Request.(*ec2.Bootstrap).Settings; s.Quarantine != 5*time.Second || s.RulesPerVPCGroup != 50 || s.GroupsPerVPC != 50 {
+		t.Errorf("it begins with %+v", s)
+	}
+}
+
 // TestReadConfigSaysWhatIsWrong: each message names the key, and the line where there is
 // one.
 func TestReadConfigSaysWhatIsWrong(t *testing.T) {
@@ -102,6 +117,7 @@ func TestReadConfigSaysWhatIsWrong(t *testing.T) {
 		{"platform nobody knows", `"classic"`, `"classics"`, `platform "classics" is neither`},
 		{"account without a key", `access_key = "AKIDALBERT"`, ``, `account 598916040194 needs an access key`},
 		{"account id of 3 digits", `"598916040194"`, `"598"`, `account id "598" is not 12 digits`},
+		{"limits of no time", `[[account]]`, "[settings]\nlimits = \"1999\"\n[[account]]", `"settings.limits" is "1999"`},
 		{"public pool inside the network", `["198.18.0.0/16"]`, `["10.20.0.0/16"]`, `"classic.public_pools" has 10.20.0.0/16`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
