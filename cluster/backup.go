@@ -3,7 +3,6 @@ package cluster
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -38,8 +37,14 @@ type Manifest struct {
 	Index   uint64    `json:"index"`   // of the last change in it
 	Time    time.Time `json:"time"`    // of that change
 	Counts  Counts    `json:"counts"`
-	Bytes   int64     `json:"bytes"`  // behind the manifest
-	SHA256  string    `json:"sha256"` // of the manifest without this field, and those bytes
+	Bytes   int64     `json:"bytes"` // behind the manifest
+
+	// The secrets of access keys: the id of the cluster key that they are sealed under,
+	// and how many are in plain text, of an earlier release.
+	SealKey      string `json:"seal_key,omitempty"`
+	PlainSecrets int    `json:"plain_secrets,omitempty"`
+
+	SHA256 string `json:"sha256"` // of the manifest without this field, and those bytes
 }
 
 // Counts tell people whether a backup is the one they mean.
@@ -68,6 +73,15 @@ func countsOf(v *ec2.View) (c Counts) {
 	return c
 }
 
+func plainSecrets(v *ec2.View) (count int) {
+	for k := range v.AccessKeys() {
+		if k.Secret != "" {
+			count++
+		}
+	}
+	return count
+}
+
 // seal begins the digest of a backup with its manifest.
 func (m Manifest) seal() (hash.Hash, error) {
 	m.SHA256 = ""
@@ -82,7 +96,10 @@ func (m Manifest) seal() (hash.Hash, error) {
 
 // Save writes a backup of a View of the cluster with that id.
 func Save(w io.Writer, cluster string, v *ec2.View) (Manifest, error) {
-	m := Manifest{Format: backupFormat, Version: backupVersion, Cluster: cluster, Index: v.Index(), Time: v.Time(), Counts: countsOf(v)}
+	m := Manifest{
+		Format: backupFormat, Version: backupVersion, Cluster: cluster, Index: v.Index(), Time: v.Time(), Counts: countsOf(v),
+		SealKey: v.SealKey(), PlainSecrets: plainSecrets(v),
+	}
 	var length counter // a View is immutable, so that both writings are alike
 	if err := v.WriteSnapshot(&length); err != nil {
 		return Manifest{}, fmt.Errorf("save a backup: %w", err)
@@ -150,7 +167,7 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
 	if sum := hex.EncodeToString(h.Sum(nil)); sum != m.SHA256 {
 		return m, nil, fmt.Errorf("it is damaged: its SHA-256 is %s, not %s", sum, m.SHA256)
 	}
-	if v := state.View(); v.Index() != m.Index || countsOf(v) != m.Counts {
+	if v := state.View(); v.Index() != m.Index || countsOf(v) != m.Counts || v.SealKey() != m.SealKey {
 		return m, nil, errors.New("its manifest is not of this backup")
 	}
 	return m, state, nil
@@ -162,10 +179,11 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
 const recoveredEntries = 1 << 32
 
 // Restore makes of a backup the log of a cluster with one member, in a directory that is
-// empty or not there, all or nothing. node has the member's name, its key, and its
+// empty or not there, all or nothing. as.Node has the member's name, its key, and its
 // address with a port of its own; where the backup knows the node, an empty zone stays
-// what it was. See ec2.Recover for what becomes of the others.
-func Restore(dir string, r io.Reader, node ec2.Node) (Manifest, error) {
+// what it was. See ec2.Recover for what becomes of the others; its gossip key is made
+// here.
+func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
 	left, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
@@ -177,12 +195,9 @@ func Restore(dir string, r io.Reader, node ec2.Node) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		return Manifest{}, err
-	}
+	as.GossipKey = newGossipKey()
 	index := m.Index + recoveredEntries
-	_, err = state.Apply(index, ec2.Command{Time: time.Now(), Request: &ec2.Recover{Node: node, GossipKey: key}})
+	_, err = state.Apply(index, ec2.Command{Time: time.Now(), Request: &as})
 	if err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
@@ -196,7 +211,7 @@ func Restore(dir string, r io.Reader, node ec2.Node) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 	defer os.RemoveAll(draft)
-	if err := writeRestored(draft, index, state.View(), node); err != nil {
+	if err := writeRestored(draft, index, state.View(), as.Node); err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 	if err := errors.Join(syncDir(draft), os.Rename(draft, dir), syncDir(filepath.Dir(dir))); err != nil {

@@ -52,10 +52,10 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 	}
 
 	dir := filepath.Join(t.TempDir(), "raft")
-	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Node{ID: "node1"}); err != nil {
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Recover{Node: ec2.Node{ID: "node1"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Node{ID: "node1"}); err == nil {
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
 		t.Error("a second restore wrote over the first")
 	}
 	c, stop = open(t, Config{Dir: dir, Decided: last})
@@ -117,7 +117,7 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 	}
 	for _, bad := range [][]byte{nil, good[:manifest], good[:manifest+1], good[:len(good)-1], append(bytes.Clone(good), '\n')} {
 		dir := filepath.Join(t.TempDir(), "raft")
-		if _, err := Restore(dir, bytes.NewReader(bad), ec2.Node{ID: "node1"}); err == nil {
+		if _, err := Restore(dir, bytes.NewReader(bad), ec2.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
 			t.Errorf("a backup of %d bytes instead of %d is restored", len(bad), len(good))
 		}
 		left, err := os.ReadDir(filepath.Dir(dir))

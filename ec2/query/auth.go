@@ -39,18 +39,21 @@ func (g *signature) checkTime(now time.Time) error {
 
 // authenticate finds who signed the request and for which region. Which of its parts is
 // wrong is nobody's business, nor how long it took to find out: a key that does not
-// exist costs as much as one that does.
+// exist, or signs nothing any more, costs as much as one that does.
 func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *signature) error {
 	key, known := c.view.AccessKey(g.accessKey)
-	secret := ""
-	if known {
-		secret = key.Secret
+	if !known {
+		key = &nobodysKey
+	}
+	secret, err := s.cfg.Secret(key)
+	if err != nil {
+		return err
 	}
 	want, err := g.again(r, body, secret)
 	if err != nil {
 		return fmt.Errorf("sign again: %w", err)
 	}
-	if subtle.ConstantTimeCompare([]byte(want), []byte(g.hex)) != 1 || !known {
+	if subtle.ConstantTimeCompare([]byte(want), []byte(g.hex)) != 1 || !known || key.Inactive {
 		return ec2.Errorf("AuthFailure", notValid)
 	}
 	if _, ok := c.view.ClassicNetwork(ec2.Region(g.region)); !ok && c.service == ec2Service { // STS is global
@@ -58,4 +61,13 @@ func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *signatur
 	}
 	c.account, c.region, c.accessKey = key.Account, ec2.Region(g.region), key.ID
 	return nil
+}
+
+var nobodysKey = ec2.AccessKey{Secret: "nobody's secret"}
+
+func plainSecret(k *ec2.AccessKey) (string, error) {
+	if k.Secret == "" {
+		return "", fmt.Errorf("the secret of %s is sealed, and there is no key for it here", k.ID)
+	}
+	return k.Secret, nil
 }

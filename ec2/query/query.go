@@ -43,6 +43,8 @@ type Unavailable interface {
 // Config says what a Server stands on.
 type Config struct {
 	Backend Backend // required
+	// Secret opens the secret of an access key. Default: those in plain text alone.
+	Secret func(*ec2.AccessKey) (string, error)
 	// Logger gets what is not the caller's mistake. Default: nothing is logged.
 	Logger *slog.Logger
 	// Now is the clock that signatures are checked against. Default time.Now.
@@ -73,6 +75,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.Backend == nil {
 		return nil, errors.New("new query server: no backend")
+	}
+	if cfg.Secret == nil {
+		cfg.Secret = plainSecret
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -66,7 +66,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newScenarioCommand())
 	root.AddCommand(newEC2Commands()...)
 	root.AddCommand(newEC2NamesCommand())
-	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand(), newClusterCommand())
+	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand(), newClusterCommand(), newAccountCommand())
 	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand(), newAuditCommand())
 	root.AddCommand(newBenchCommand())
 	return root

@@ -28,7 +28,7 @@ func newSnapshotSave() *cobra.Command {
 	var choice nodeChoice
 	cmd := &cobra.Command{
 		Use:   "save FILE",
-		Short: "Write the state, with every secret in it, to a file",
+		Short: "Write the state to a file",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			partial := args[0] + ".partial"
@@ -50,7 +50,7 @@ func newSnapshotSave() *cobra.Command {
 			if err := os.Rename(partial, args[0]); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s, readable by you alone: it holds access keys and the gossip key.\n", args[0])
+			fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s, readable by you alone: it holds the gossip key.\n", args[0])
 			return printManifest(cmd, manifest, choice.json)
 		},
 	}
@@ -95,12 +95,19 @@ func printManifest(cmd *cobra.Command, m cluster.Manifest, asJSON bool) error {
 	fmt.Fprintf(w, "state\tindex %d, of %s\n", m.Index, m.Time.Format(time.RFC3339))
 	c := m.Counts
 	fmt.Fprintf(w, "holds\t%d nodes, %d accounts, %d groups with %d rules, %d instances\n", c.Nodes, c.Accounts, c.Groups, c.Rules, c.Instances)
+	if m.SealKey != "" {
+		fmt.Fprintf(w, "secrets\tsealed under cluster key %s, which is not in it: a restore wants cluster.key of any node's data directory; keep a copy of that elsewhere\n", m.SealKey)
+	}
+	if m.PlainSecrets > 0 {
+		fmt.Fprintf(w, "secrets\t%d in plain text, of an earlier release: they are sealed when every node can be reached\n", m.PlainSecrets)
+	}
 	fmt.Fprintf(w, "whole\t%d bytes, SHA-256 %s\n", m.Bytes, m.SHA256)
 	return w.Flush()
 }
 
 func newSnapshotRestore() *cobra.Command {
 	var config string
+	var restoration node.Restoration
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "restore FILE --config FILE",
@@ -124,6 +131,10 @@ func newSnapshotRestore() *cobra.Command {
 					return err
 				}
 				fmt.Fprintf(out, restorePlan, c.Name, manifest.Time.Format(time.RFC3339))
+				if restoration.WithoutSecrets {
+					fmt.Fprint(out, restoreWithout)
+				}
+				fmt.Fprint(out, "\nTo do it, say it again with --yes.\n")
 				return exitError(1)
 			}
 			f, err := os.Open(args[0])
@@ -131,7 +142,8 @@ func newSnapshotRestore() *cobra.Command {
 				return err
 			}
 			defer f.Close()
-			if manifest, err = node.RestoreCluster(c, f); err != nil {
+			restoration.Backup = f
+			if manifest, err = node.RestoreCluster(c, restoration); err != nil {
 				return err
 			}
 			fmt.Fprintf(out, "Restored to %s. Next: palisade node --config %s, then palisade cluster token for each further node.\n", c.DataDir, config)
@@ -139,9 +151,15 @@ func newSnapshotRestore() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "", "the configuration `FILE` of the node that begins")
+	cmd.Flags().StringVar(&restoration.ClusterKey, "cluster-key", "", "the `FILE` with the key that the secrets are sealed under (default: cluster.key in the node's data directory)")
+	cmd.Flags().BoolVar(&restoration.WithoutSecrets, "without-secrets", false, "begin without that key: accounts stay, their access keys do not")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it; without this, say what would be done")
+	cmd.MarkFlagsMutuallyExclusive("cluster-key", "without-secrets")
 	return cmd
 }
+
+const restoreWithout = `  - no access key of the backup signs any more: palisade account keys add ACCOUNT makes new ones
+`
 
 const restorePlan = `
 Restoring begins a cluster with %s as its only node, whose daemon must be down and whose log must be empty:
@@ -149,6 +167,4 @@ Restoring begins a cluster with %s as its only node, whose daemon must be down a
     added is gone. Compare before you let others in.
   - the other nodes are fenced; each joins again with a new token, its data directory emptied
   - instances are stopped, and can be started with new addresses
-
-To do it, say it again with --yes.
 `

@@ -14,6 +14,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/packet"
+	"palisade/internal/secret"
 )
 
 // Config is a node's configuration file.
@@ -219,8 +220,10 @@ func (c *Config) rehearse() error {
 	if err != nil {
 		return err
 	}
+	var keys keyring
+	keys.key.Store(secret.NewKey())
 	state := ec2.NewState()
-	for i, cmd := range commands {
+	for i, cmd := range keys.sealed(commands) {
 		if _, err := state.Apply(uint64(i+1), cmd); err != nil {
 			return fmt.Errorf("no cluster can begin with it: %w", err)
 		}

@@ -21,6 +21,7 @@ import (
 //	GET /v1/trace    what would become of a packet (trace.go)
 //	GET /v1/audit    who changed what (audit.go)
 //	/v1/cluster…     who belongs to the cluster (members.go)
+//	/v1/accounts…    who may call the API (accounts.go)
 func (n *Node) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status()) })
@@ -37,6 +38,9 @@ func (n *Node) controlHandler() http.Handler {
 		answer(w, s)
 	})
 	mux.HandleFunc("GET /v1/cluster/snapshot", n.backupHandler)
+	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.accounts()) })
+	mux.HandleFunc("POST /v1/accounts", posted(n.createAccounts))
+	mux.HandleFunc("POST /v1/accounts/keys", posted(n.changeKey))
 	mux.HandleFunc("POST /v1/cluster/token", posted(n.newToken))
 	mux.HandleFunc("POST /v1/cluster/fence", posted(n.fence))
 	mux.HandleFunc("POST /v1/cluster/remove", posted(n.remove))

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/internal/peer"
+	"palisade/internal/secret"
 )
 
 func (c *Config) raftDir() string     { return filepath.Join(c.DataDir, "raft") }
@@ -58,6 +60,7 @@ func JoinCluster(ctx context.Context, c Config, contacts []string, token string)
 	}
 	_, err := peer.Join(ctx, peer.JoinConfig{
 		Dir: c.identityDir(), Node: string(c.Name), Zone: c.Zone, Address: c.Peer.Listen, Contacts: contacts, Token: token,
+		Keep: func(key []byte) error { return replaceFile(c.clusterKeyFile(), key) },
 	})
 	return err
 }
@@ -98,10 +101,22 @@ func (c *Config) identity() (id *peer.Identity, founder bool, err error) {
 	return id, err == nil, nil
 }
 
+// A Restoration says what to begin a cluster again from.
+type Restoration struct {
+	Backup io.ReadSeeker
+
+	// ClusterKey is the file of the key that the backup's secrets are sealed under.
+	// Default: the one in the node's data directory.
+	ClusterKey string
+	// WithoutSecrets begins without that key: the access keys are gone, the accounts stay.
+	WithoutSecrets bool
+}
+
 // RestoreCluster makes of a backup the log of a new cluster, of which this node is the only
 // member. It must not run, and must have no log yet.
-func RestoreCluster(c Config, backup io.Reader) (cluster.Manifest, error) {
-	self := ec2.Node{ID: c.Name, Zone: c.Zone}
+func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
+	as := ec2.Recover{Node: ec2.Node{ID: c.Name, Zone: c.Zone}, WithoutSecrets: r.WithoutSecrets}
+	self := &as.Node
 	identity, _, err := c.identity()
 	if err != nil {
 		return cluster.Manifest{}, err
@@ -112,5 +127,37 @@ func RestoreCluster(c Config, backup io.Reader) (cluster.Manifest, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return cluster.Manifest{}, fmt.Errorf("make data directory: %w", err)
 	}
-	return cluster.Restore(c.raftDir(), backup, self)
+	key, err := r.clusterKey(c)
+	if err != nil {
+		return cluster.Manifest{}, err
+	}
+	if key != nil {
+		if err := replaceFile(c.clusterKeyFile(), key.Encode()); err != nil {
+			return cluster.Manifest{}, fmt.Errorf("keep the cluster key: %w", err)
+		}
+	}
+	return cluster.Restore(c.raftDir(), r.Backup, as)
+}
+
+// clusterKey is the one that the backup wants; nil if it wants none.
+func (r *Restoration) clusterKey(c Config) (*secret.Key, error) {
+	m, err := cluster.Inspect(r.Backup)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.Backup.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if m.SealKey == "" || r.WithoutSecrets {
+		return nil, nil
+	}
+	path := cmp.Or(r.ClusterKey, c.clusterKeyFile())
+	key, err := readClusterKey(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the secrets in the backup are sealed under cluster key %s, and there is no %s: name the file with --cluster-key, from a node of that cluster or a copy, or begin --without-secrets", m.SealKey, path)
+	}
+	if err == nil && key.ID() != m.SealKey {
+		err = fmt.Errorf("%s holds cluster key %s, and the secrets in the backup are sealed under %s", path, key.ID(), m.SealKey)
+	}
+	return key, err
 }

@@ -33,6 +33,10 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 			return peer.JoinAnswer{}, errors.New("the token is not known: it was used already, or it is of another cluster")
 		}
 	}
+	// Before the token is used up: a node without the key would be of no use.
+	if id := n.cluster.View().SealKey(); id != "" && !n.keys.holds(id) {
+		return peer.JoinAnswer{}, fmt.Errorf("%w: %s has not got the cluster key yet", peer.ErrUnavailable, n.config.Name)
+	}
 	_, index, err := n.cluster.Apply(ctx, ec2.Command{Request: &ec2.AdmitNode{
 		Token: r.Token, SecretHash: r.SecretHash,
 		Node: ec2.Node{
@@ -47,6 +51,9 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	}
 	n.log.Info("a node was admitted", "node", r.Node, "role", token.Role, "address", r.Address, "index", index)
 	a := peer.JoinAnswer{Role: string(cmp.Or(token.Role, ec2.Voter))}
+	if key := n.keys.key.Load(); key != nil {
+		a.Secret = key.Encode()
+	}
 	for m := range n.cluster.View().Nodes() {
 		if m.Member() {
 			a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey})

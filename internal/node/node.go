@@ -43,6 +43,7 @@ type Node struct {
 	sw      *vswitch.Switch
 	plane   *plane
 	fleet   *fleet
+	keys    *keyring
 	api     *query.Server
 	ready   atomic.Bool // the first table is in and every instance of this node was looked after
 }
@@ -64,6 +65,9 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{config: c, log: log}
+	if n.keys, err = openKeyring(c, founder); err != nil {
+		return nil, err
+	}
 	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena}); err != nil {
 		return nil, err
 	}
@@ -84,7 +88,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n.fleet = newFleet(c, n.cluster, n.plane, log)
-	if n.api, err = query.New(query.Config{Backend: backend{n}, Logger: log}); err != nil {
+	if n.api, err = query.New(query.Config{Backend: backend{n}, Secret: n.keys.open, Logger: log}); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -97,6 +101,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 		return err
 	}
 	n.peer.HandleJoin(n.admit)
+	n.handleKey()
 	n.handleTrace()
 	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Logger: n.log})
 	n.plane.overlay = n.overlay
@@ -118,6 +123,7 @@ func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 		if config.Bootstrap, err = n.config.bootstrap(publicKey); err != nil {
 			return err
 		}
+		config.Bootstrap = n.keys.sealed(config.Bootstrap)
 	}
 	n.cluster, err = cluster.New(config)
 	return err
@@ -148,6 +154,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.runCluster(ctx) })
 	group.Go(func() error { return n.sw.Run(ctx) })
 	group.Go(func() error { return n.runViews(ctx) })
+	group.Go(func() error { return n.runKeyring(ctx) })
 	group.Go(func() error { return n.runSweep(ctx) })
 	group.Go(func() error { return n.fleet.run(ctx) })
 	for _, d := range doors {
@@ -264,6 +271,7 @@ func (n *Node) runViews(ctx context.Context) error {
 		if err := n.plane.apply(view); err != nil {
 			return err
 		}
+		n.keys.notice()
 		n.cluster.SetPresence(n.plane.presence())
 		if first {
 			if err := n.fleet.adopt(ctx, view); err != nil {

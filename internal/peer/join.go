@@ -53,6 +53,10 @@ type JoinConfig struct {
 	Contacts []string       // host:port of nodes of the cluster; voters can admit
 	Token    string         // as Token.String wrote it
 	Patience time.Duration  // with a cluster that cannot answer. Default 30 s
+
+	// Keep is given JoinAnswer.Secret, if there is one, before the identity is saved: no
+	// node has the one without the other.
+	Keep func(secret []byte) error
 }
 
 // JoinRequest is what the callback of HandleJoin judges. The key's owner has proven that
@@ -73,6 +77,7 @@ type JoinRequest struct {
 // JoinAnswer admits a node. Exactly the role "voter" is given the authority's key.
 type JoinAnswer struct {
 	Role    string   // "voter" or "nonvoter"
+	Secret  []byte   // what all nodes of the cluster know and nobody else; for JoinConfig.Keep
 	Members []Member // whom the new node believes before it has a state of its own; see Identity.Members
 }
 
@@ -97,6 +102,7 @@ type joinResult struct {
 	Certificate []byte   `json:"certificate"` // PEM, as all
 	Root        []byte   `json:"root"`
 	Authority   []byte   `json:"authority,omitempty"` // key
+	Secret      []byte   `json:"secret,omitempty"`
 	Members     []Member `json:"members,omitempty"`
 }
 
@@ -149,7 +155,11 @@ func join(ctx context.Context, c JoinConfig, token Token) (*Identity, error) {
 		for _, contact := range c.Contacts {
 			result, err := ask(ctx, contact, token, body)
 			if err == nil {
-				return result.identity(c.Node, key, token)
+				id, err := result.identity(c.Node, key, token)
+				if err == nil && c.Keep != nil && result.Secret != nil {
+					err = c.Keep(result.Secret)
+				}
+				return id, err
 			}
 			failures = append(failures, fmt.Errorf("%s: %w", contact, err))
 			switch judge(err) {
@@ -390,7 +400,7 @@ func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.Public
 	if err != nil {
 		return nil, err
 	}
-	result := &joinResult{Certificate: encodeCertificate(cert), Root: encodeCertificate(a.root), Members: answer.Members}
+	result := &joinResult{Certificate: encodeCertificate(cert), Root: encodeCertificate(a.root), Secret: answer.Secret, Members: answer.Members}
 	if answer.Role == "voter" {
 		if result.Authority, err = encodeKey(a.key); err != nil {
 			return nil, err

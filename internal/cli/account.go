@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"palisade/ec2"
+	"palisade/internal/lab"
+	"palisade/internal/node"
+)
+
+// newAccountCommand is for whoever says who may call the API.
+func newAccountCommand() *cobra.Command {
+	var choice nodeChoice
+	cmd := &cobra.Command{
+		Use:   "account",
+		Short: "Say who may call the API: accounts and their access keys",
+		Example: `  palisade account create --name carol                   # prints her keys, once
+  palisade account create --count 30 --prefix student --json
+  palisade account keys add carol                        # two at most, to replace one by the other
+  palisade account keys delete carol AKIA...`,
+		RunE: helpOrUnknown,
+	}
+	// Not as elsewhere: --name is an account's here.
+	cmd.PersistentFlags().StringVar(&choice.config, "config", "", "ask the node with this configuration `FILE`")
+	cmd.PersistentFlags().StringVar(&choice.lab, "lab", "lab", "ask a node of the lab `NAME`")
+	cmd.PersistentFlags().StringVar(&choice.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
+	cmd.PersistentFlags().BoolVar(&choice.json, "json", false, "print JSON")
+	keys := &cobra.Command{Use: "keys", Short: "Access keys of an account", RunE: helpOrUnknown}
+	keys.AddCommand(newAccountKeysList(&choice), newAccountKeysAdd(&choice),
+		newAccountKeysChange(&choice, node.DeactivateKey, "Make a key sign nothing any more", "deactivated"),
+		newAccountKeysChange(&choice, node.ActivateKey, "Let a deactivated key sign again", "activated"),
+		newAccountKeysChange(&choice, node.DeleteKey, "Forget a key for good", "deleted"))
+	cmd.AddCommand(newAccountCreate(&choice), newAccountList(&choice), keys)
+	return cmd
+}
+
+func newAccountCreate(choice *nodeChoice) *cobra.Command {
+	var r node.AccountRequest
+	var id, platform string
+	cmd := &cobra.Command{
+		Use:   "create --name NAME | --count N --prefix PREFIX",
+		Short: "Make an account, or many, and print their keys: their secrets are told this once",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r.ID, r.Platform = ec2.AccountID(id), ec2.Platform(platform)
+			switch {
+			case (r.Name == "") == (r.Count == 0):
+				return usageError{errors.New("account create wants --name NAME, or --count N and --prefix PREFIX")}
+			case r.Count != 0 && r.Prefix == "":
+				return usageError{errors.New("--count wants --prefix: the accounts are called PREFIX01, PREFIX02 and so on")}
+			case r.Count == 0 && r.Prefix != "":
+				return usageError{errors.New("--prefix goes with --count")}
+			case r.Platform != ec2.VPCOnly && r.Platform != ec2.Classic:
+				return usageError{fmt.Errorf("--platform %s: it is %s or %s", r.Platform, ec2.VPCOnly, ec2.Classic)}
+			}
+			var made []node.NewKey
+			err := choice.ask(cmd.Context(), func(socket string) error {
+				return lab.Post(cmd.Context(), socket, "/v1/accounts", r, &made)
+			})
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), made)
+			}
+			for _, k := range made {
+				printKey(cmd.OutOrStdout(), k)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&r.Name, "name", "", "the account's `NAME`")
+	cmd.Flags().StringVar(&id, "id", "", "its `ID` of 12 digits (default: any that is free)")
+	cmd.Flags().StringVar(&platform, "platform", string(ec2.VPCOnly), "`vpc`, with a default VPC in each region, or classic")
+	cmd.Flags().IntVar(&r.Count, "count", 0, "make `N` accounts, all or none")
+	cmd.Flags().StringVar(&r.Prefix, "prefix", "", "what their names begin with")
+	return cmd
+}
+
+// printKey prints what points aws, the SDKs and the ec2-* tools at an account.
+func printKey(out io.Writer, k node.NewKey) {
+	fmt.Fprintf(out, "# %s: account %s (%s)\n", k.Name, k.Account, k.Platform)
+	fmt.Fprintf(out, "export AWS_ACCESS_KEY_ID=%s\nexport AWS_SECRET_ACCESS_KEY=%s\nexport AWS_DEFAULT_REGION=%s\n", k.AccessKey, k.SecretKey, k.Region)
+}
+
+func (c *nodeChoice) accounts(cmd *cobra.Command) (all []node.AccountStatus, err error) {
+	err = c.ask(cmd.Context(), func(socket string) error { return lab.Get(cmd.Context(), socket, "/v1/accounts", &all) })
+	return all, err
+}
+
+func newAccountList(choice *nodeChoice) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "Show the accounts",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := choice.accounts(cmd)
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), all)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(w, "NAME\tID\tPLATFORM\tKEYS")
+			for _, a := range all {
+				var keys []string
+				for _, k := range a.Keys {
+					text := k.ID
+					if !k.Active {
+						text += " (inactive)"
+					}
+					keys = append(keys, text)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, a.ID, a.Platform, strings.Join(keys, ", "))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func newAccountKeysList(choice *nodeChoice) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list ACCOUNT",
+		Short: "Show the keys of an account",
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := choice.accounts(cmd)
+			if err != nil {
+				return err
+			}
+			for _, a := range all {
+				if a.Name != args[0] && string(a.ID) != args[0] {
+					continue
+				}
+				if choice.json {
+					return printJSON(cmd.OutOrStdout(), a.Keys)
+				}
+				return printAccessKeys(cmd.OutOrStdout(), a.Keys)
+			}
+			return fmt.Errorf("there is no account %q: palisade account list shows all", args[0])
+		},
+	}
+}
+
+func printAccessKeys(out io.Writer, keys []node.AccessKeyStatus) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "KEY\tSTATE\tSECRET\tMADE")
+	for _, k := range keys {
+		state, sealed, made := "active", "sealed", "before they were dated"
+		if !k.Active {
+			state = "inactive"
+		}
+		if !k.Sealed {
+			sealed = "in plain text"
+		}
+		if k.Created != nil {
+			made = k.Created.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, state, sealed, made)
+	}
+	return w.Flush()
+}
+
+func newAccountKeysAdd(choice *nodeChoice) *cobra.Command {
+	return &cobra.Command{
+		Use:   "add ACCOUNT",
+		Short: "Make a further key, and print it: its secret is told this once",
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			made, err := choice.changeKey(cmd, node.KeyRequest{Account: args[0], Do: node.AddKey})
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), made)
+			}
+			printKey(cmd.OutOrStdout(), made)
+			return nil
+		},
+	}
+}
+
+func newAccountKeysChange(choice *nodeChoice, do node.KeyChange, short, done string) *cobra.Command {
+	return &cobra.Command{
+		Use:   string(do) + " ACCOUNT KEY",
+		Short: short,
+		Args:  usageArgs(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			made, err := choice.changeKey(cmd, node.KeyRequest{Account: args[0], Do: do, Key: args[1]})
+			if err != nil {
+				return err
+			}
+			if choice.json {
+				return printJSON(cmd.OutOrStdout(), map[string]string{"account": string(made.Account), "access_key": args[1], "state": done})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s of %s is %s.\n", args[1], made.Name, done)
+			return nil
+		},
+	}
+}
+
+func (c *nodeChoice) changeKey(cmd *cobra.Command, r node.KeyRequest) (made node.NewKey, err error) {
+	err = c.ask(cmd.Context(), func(socket string) error {
+		return lab.Post(cmd.Context(), socket, "/v1/accounts/keys", r, &made)
+	})
+	return made, err
+}

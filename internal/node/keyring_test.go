@@ -1,0 +1,398 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"palisade/cluster"
+	"palisade/ec2"
+	"palisade/internal/peer"
+)
+
+const plainText = "a secret that nobody finds in a log"
+
+func secretConfig(t *testing.T) Config {
+	c := nodeConfig(t)
+	c.Account[0].SecretKey = plainText
+	return c
+}
+
+// signIn asks the API with an access key and returns the answer's status.
+func (n testNode) signIn(t *testing.T, id, secret string) int {
+	t.Helper()
+	const form = "Action=DescribeRegions&Version=2016-11-15"
+	r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1/", strings.NewReader(form))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	sum := sha256.Sum256([]byte(form))
+	key := aws.Credentials{AccessKeyID: id, SecretAccessKey: secret}
+	if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", "us-east-1", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	n.api.ServeHTTP(w, r)
+	return w.Code
+}
+
+// found lists the files below dir that hold a text.
+func found(t *testing.T, dir, text string) (files []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Type()&fs.ModeSocket != 0 {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for _, form := range forms(text) {
+			if bytes.Contains(data, form) {
+				files = append(files, path)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// forms are how a file may hold a text: as it is, or as a part of something in base64,
+// which has three ways to begin and hides two letters at either end.
+func forms(text string) [][]byte {
+	all := [][]byte{[]byte(text)}
+	for lead := range 3 {
+		coded := base64.StdEncoding.EncodeToString([]byte("xx"[:lead] + text + "xx"))
+		all = append(all, []byte(coded[4:len(coded)-8]))
+	}
+	return all
+}
+
+func (n testNode) backup(t *testing.T) []byte {
+	t.Helper()
+	w := httptest.NewRecorder()
+	n.controlHandler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/cluster/snapshot", nil))
+	return w.Body.Bytes()
+}
+
+// Neither the log nor a snapshot nor a backup has a secret, or the key that opens them.
+func TestNoLogHoldsASecret(t *testing.T) {
+	c := secretConfig(t)
+	n := newNode(t, c)
+	stop := n.start(t)
+	if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
+		t.Fatalf("sign in: %d", got)
+	}
+	answer, err := n.createAccounts(t.Context(), AccountRequest{Name: "carol"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	carol := answer.([]NewKey)[0]
+	if got := n.signIn(t, carol.AccessKey, carol.SecretKey); got != 200 {
+		t.Errorf("carol signs in: %d", got)
+	}
+	if got := n.signIn(t, carol.AccessKey, plainText); got != 401 {
+		t.Errorf("carol signs in with another's secret: %d", got)
+	}
+	backup := n.backup(t)
+	key, err := os.ReadFile(c.clusterKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyText := strings.TrimSpace(strings.TrimPrefix(string(key), "palisade-cluster-key "))
+	rawKey, err := hex.DecodeString(keyText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain bytes.Buffer
+	if err := n.cluster.View().WriteSnapshot(&plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if len(found(t, c.raftDir(), "AKIDALBERT")) == 0 || !bytes.Contains(backup, []byte(carol.AccessKey)) {
+		t.Error("the log or the backup is not where it was looked for")
+	}
+	for _, text := range []string{plainText, carol.SecretKey, keyText, string(rawKey)} {
+		if files := found(t, c.raftDir(), text); len(files) > 0 {
+			t.Errorf("%q is in %v", text, files)
+		}
+		for _, form := range forms(text) {
+			if bytes.Contains(backup, form) || bytes.Contains(plain.Bytes(), form) {
+				t.Errorf("%q is in a snapshot", text)
+			}
+		}
+	}
+}
+
+// oldLog writes the log of an earlier release: its secrets are in plain text.
+func oldLog(t *testing.T, c Config, publicKey []byte, more ...ec2.Command) {
+	t.Helper()
+	bootstrap, err := c.bootstrap(publicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := cluster.New(cluster.Config{Node: c.Name, Dir: c.raftDir(), Bootstrap: append(bootstrap, more...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- old.Run(ctx) }()
+	<-old.Ready()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if len(found(t, c.raftDir(), plainText)) == 0 {
+		t.Fatal("the old log has no plain secret: this test tests nothing")
+	}
+}
+
+// sealed reports whether albert's secret is sealed under a key that this node has.
+func (n testNode) sealed() bool {
+	k, ok := n.cluster.View().AccessKey("AKIDALBERT")
+	return ok && k.Secret == "" && n.keys.holds(n.cluster.View().SealKey())
+}
+
+// A log of an earlier release has its secrets in plain text. They work, and are sealed.
+func TestOldSecretsAreSealed(t *testing.T) {
+	c := secretConfig(t)
+	oldLog(t, c, nil)
+	n := newNode(t, c)
+	n.start(t)
+	n.wait(t, "sealed secrets", n.sealed)
+	if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
+		t.Errorf("sign in: %d", got)
+	}
+	if bytes.Contains(n.backup(t), []byte(plainText)) {
+		t.Error("the secret is in a backup")
+	}
+}
+
+func (n testNode) wait(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s after 20 s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// A node that has lost the key says so and lets nobody in; nor does it make another.
+func TestLostKeyIsNotReplaced(t *testing.T) {
+	c := secretConfig(t)
+	if err := newNode(t, c).start(t)(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(c.clusterKeyFile(), c.clusterKeyFile()+".away"); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, c)
+	stop := n.start(t)
+	if got := n.signIn(t, "AKIDALBERT", plainText); got != 503 {
+		t.Errorf("sign in without the key: %d, want 503", got)
+	}
+	if _, err := n.createAccounts(t.Context(), AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "cluster key") {
+		t.Errorf("made an account: %v", err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(c.clusterKeyFile()+".away", c.clusterKeyFile()); err != nil {
+		t.Fatalf("another key was made: %v", err)
+	}
+	if err := os.Chmod(c.clusterKeyFile(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(c, discard); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a key that everybody may read: %v", err)
+	}
+}
+
+func TestRestoreWantsTheKey(t *testing.T) {
+	c := secretConfig(t)
+	n := newNode(t, c)
+	stop := n.start(t)
+	backup := n.backup(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	m, err := cluster.Inspect(bytes.NewReader(backup))
+	if err != nil || !n.keys.holds(m.SealKey) || m.PlainSecrets != 0 {
+		t.Fatalf("the backup is sealed under %q, %v", m.SealKey, err)
+	}
+
+	again := secretConfig(t)
+	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup)}); err == nil || !strings.Contains(err.Error(), "--cluster-key") {
+		t.Errorf("restored without the key: %v", err)
+	}
+	other := filepath.Join(t.TempDir(), "other.key")
+	if err := os.WriteFile(other, []byte("palisade-cluster-key "+strings.Repeat("00", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup), ClusterKey: other}); err == nil || !strings.Contains(err.Error(), m.SealKey) {
+		t.Errorf("restored with another key: %v", err)
+	}
+	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup), ClusterKey: c.clusterKeyFile()}); err != nil {
+		t.Fatal(err)
+	}
+	restored := newNode(t, again)
+	restored.start(t)
+	if got := restored.signIn(t, "AKIDALBERT", plainText); got != 200 {
+		t.Errorf("sign in after a restore: %d", got)
+	}
+
+	without := secretConfig(t)
+	if _, err := RestoreCluster(without, Restoration{Backup: bytes.NewReader(backup), WithoutSecrets: true}); err != nil {
+		t.Fatal(err)
+	}
+	bare := newNode(t, without)
+	bare.start(t)
+	if got := bare.signIn(t, "AKIDALBERT", plainText); got != 401 {
+		t.Errorf("sign in with a key that was lost: %d", got)
+	}
+	bare.wait(t, "key of its own", func() bool { return bare.cluster.View().SealKey() != "" })
+	answer, err := bare.changeKey(t.Context(), KeyRequest{Account: "albert", Do: AddKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made := answer.(NewKey); bare.signIn(t, made.AccessKey, made.SecretKey) != 200 {
+		t.Error("albert's new key does not sign")
+	}
+}
+
+// freePorts finds an address on loopback with three free ports from its own on.
+func freePorts(t *testing.T) netip.AddrPort {
+	t.Helper()
+	for range 50 {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := l.Addr().(*net.TCPAddr).AddrPort()
+		free := first.Port() < 65000
+		for i := uint16(1); i < 3 && free; i++ {
+			next := netip.AddrPortFrom(first.Addr(), first.Port()+i).String()
+			t1, err1 := net.Listen("tcp4", next)
+			u1, err2 := net.ListenPacket("udp4", next)
+			for _, c := range []io.Closer{t1, u1} {
+				if c != nil && err1 == nil && err2 == nil {
+					c.Close()
+				}
+			}
+			free = err1 == nil && err2 == nil
+		}
+		l.Close()
+		if free {
+			return first
+		}
+	}
+	t.Fatal("no three ports in a row are free")
+	return netip.AddrPort{}
+}
+
+// twoNodes makes a cluster and lets a second node join, which does not run yet.
+func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() error) {
+	t.Helper()
+	first, second = secretConfig(t), secretConfig(t)
+	first.Peer.Listen, second.Peer.Listen = freePorts(t), freePorts(t)
+	second.Name, second.Zone = "node2", "us-east-1b"
+	if _, err := InitCluster(first); err != nil {
+		t.Fatal(err)
+	}
+	one = newNode(t, first)
+	stop = one.start(t)
+	made, err := one.newToken(t.Context(), TokenRequest{Role: ec2.NonVoter, TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := JoinCluster(t.Context(), second, []string{first.Peer.Listen.String()}, made.(map[string]string)["token"]); err != nil {
+		t.Fatal(err)
+	}
+	return first, second, one, stop
+}
+
+// A node that joins is given the key; one that lost it is given it again.
+func TestKeyGoesToEveryNode(t *testing.T) {
+	_, second, _, _ := twoNodes(t)
+	if _, err := os.Stat(second.clusterKeyFile()); err != nil {
+		t.Fatalf("a node joined without the key: %v", err)
+	}
+	two := newNode(t, second)
+	stop := two.start(t)
+	if got := two.signIn(t, "AKIDALBERT", plainText); got != 200 {
+		t.Errorf("sign in at the second node: %d", got)
+	}
+	if files := found(t, second.raftDir(), plainText); len(files) > 0 {
+		t.Errorf("the secret is in %v", files)
+	}
+
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(second.clusterKeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	two = newNode(t, second)
+	two.start(t)
+	two.wait(t, "key again", func() bool { return two.signIn(t, "AKIDALBERT", plainText) == 200 })
+}
+
+// A cluster of an earlier release gets a key when all its nodes are there, and not before.
+func TestOldClusterGetsItsKeyWhenAllAreThere(t *testing.T) {
+	first, second, _, stop := twoNodes(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string][]byte{}
+	for _, c := range []Config{first, second} {
+		for _, file := range []string{c.raftDir(), c.clusterKeyFile(), filepath.Join(c.DataDir, "enforced")} {
+			if err := os.RemoveAll(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		id, err := peer.Load(c.identityDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[string(c.Name)] = id.PublicKey()
+	}
+	oldLog(t, first, keys["node1"], ec2.Command{Request: &ec2.PutNode{Node: ec2.Node{
+		ID: "node2", Zone: second.Zone, Role: ec2.NonVoter, Address: second.Peer.Listen.String(), PublicKey: keys["node2"],
+	}}})
+
+	one := newNode(t, first)
+	one.start(t)
+	one.wait(t, "key to give", func() bool { return one.keys.key.Load() != nil })
+	if got := one.signIn(t, "AKIDALBERT", plainText); got != 200 || one.cluster.View().SealKey() != "" {
+		t.Errorf("before the second node is there: sign in %d, key %q", got, one.cluster.View().SealKey())
+	}
+	if _, err := one.createAccounts(t.Context(), AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "every node") {
+		t.Errorf("made an account: %v", err)
+	}
+	two := newNode(t, second)
+	two.start(t)
+	one.wait(t, "sealed secrets", func() bool { return one.sealed() && two.sealed() })
+	for _, n := range []testNode{one, two} {
+		if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
+			t.Errorf("sign in at %s: %d", n.config.Name, got)
+		}
+	}
+}
