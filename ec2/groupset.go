@@ -91,10 +91,6 @@ func CheckGroupID(id GroupID) error {
 	return nil
 }
 
-func noGroup(id GroupID) error {
-	return Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist", clip(string(id)))
-}
-
 // namesOf is where the groups are that an account may call by name: EC2-Classic or its
 // default VPC (EC2 API Reference, "DescribeSecurityGroups").
 func namesOf(txn *memdb.Txn, account AccountID, region Region) (VPCID, error) {
@@ -130,7 +126,7 @@ func findGroup(txn *memdb.Txn, account AccountID, region Region, sel GroupSelect
 	}
 	g := first[Group](txn, tableGroup, indexID, key(sel.ID))
 	if g == nil || g.Account != account || g.Region != region {
-		return nil, noGroup(sel.ID)
+		return nil, NoSuch("sg", sel.ID)
 	}
 	return g, nil
 }
@@ -139,7 +135,7 @@ func groupNamed(txn *memdb.Txn, account AccountID, region Region, home VPCID, na
 	g := first[Group](txn, tableGroup, indexName, groupName(account, region, home, name))
 	switch {
 	case g == nil && home == "":
-		return nil, Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist", clip(name))
+		return nil, NoSuch("sg", name)
 	case g == nil:
 		return nil, Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC '%s'", clip(name), home)
 	}

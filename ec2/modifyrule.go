@@ -37,7 +37,7 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 		}
 		at := g.ruleIndex(change.ID)
 		if at < 0 {
-			return Result{}, noRule(change.ID)
+			return Result{}, NoSuch("sgr", change.ID)
 		}
 		if seen[change.ID] {
 			return Result{}, Errorf("InvalidParameterValue", "The security group rule ID '%s' must not appear multiple times", change.ID)
@@ -160,7 +160,7 @@ func (g *Group) describeByID(direction Direction, list []RuleDescription) error 
 		}
 		at := g.ruleIndex(d.ID)
 		if at < 0 || g.Rules[at].Direction != direction {
-			return noRule(d.ID)
+			return NoSuch("sgr", d.ID)
 		}
 		if err := checkDescription(d.Description); err != nil {
 			return err

@@ -164,7 +164,7 @@ func (g *Group) named(direction Direction, ids []RuleID, found map[RuleID]bool) 
 		}
 		at := g.ruleIndex(id)
 		if at < 0 || g.Rules[at].Direction != direction {
-			return noRule(id)
+			return NoSuch("sgr", id)
 		}
 		found[id] = true
 	}
@@ -228,10 +228,6 @@ func CheckRuleID(id RuleID) error {
 
 func noRules() error {
 	return Errorf("MissingParameter", "The request must contain the parameter ipPermissions")
-}
-
-func noRule(id RuleID) error {
-	return Errorf("InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist", id)
 }
 
 func noPermission() error {

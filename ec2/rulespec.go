@@ -138,7 +138,7 @@ func (t *tx) sourceGroup(g *Group, ref GroupRef) (*Group, error) {
 	}
 	o := first[Group](t.Txn, tableGroup, indexID, key(ref.ID))
 	if o == nil || o.Region != g.Region || ref.Account != "" && o.Account != ref.Account {
-		return nil, noGroup(ref.ID)
+		return nil, NoSuch("sg", ref.ID)
 	}
 	return o, nil
 }

@@ -151,7 +151,7 @@ func (c *call) rulesByID(after string, ids []ec2.RuleID) (iter.Seq[placedRule], 
 		}
 		g, rule, ok := c.view.Rule(id)
 		if !ok || g.Account != c.account || g.Region != c.region {
-			return nil, noRule(id)
+			return nil, ec2.NoSuch("sgr", id)
 		}
 		if p := (placedRule{g, rule}); p.place() > after {
 			list = append(list, p)

@@ -105,14 +105,12 @@ type paged struct {
 // page cuts items, sorted by id, to the page asked for. A token names the last id of
 // the page before, so that what comes and goes in between moves nothing.
 func page[T any](items []T, id func(T) string, p paged) (part []T, next string, err error) {
-	if p.NextToken != "" {
-		after, err := base64.URLEncoding.DecodeString(p.NextToken)
-		if err != nil {
-			return nil, "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", quote(p.NextToken))
-		}
-		for len(items) > 0 && id(items[0]) <= string(after) {
-			items = items[1:]
-		}
+	after, err := p.after(func(string) bool { return true })
+	if err != nil {
+		return nil, "", err
+	}
+	for after != "" && len(items) > 0 && id(items[0]) <= after {
+		items = items[1:]
 	}
 	limit, err := p.limit()
 	if err != nil || len(items) <= limit {

@@ -42,7 +42,7 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 			return nil, err
 		}
 		if !slices.ContainsFunc(g.Rules, func(rule ec2.Rule) bool { return rule.ID == u.ID }) {
-			return nil, noRule(u.ID)
+			return nil, ec2.NoSuch("sgr", u.ID)
 		}
 	}
 	request := &ec2.ModifyRules{Account: c.account, Region: c.region, Group: g.ID}
@@ -149,8 +149,4 @@ func (p *permissionParam) checkNoPortsOfAll() error {
 		}
 	}
 	return nil
-}
-
-func noRule(id ec2.RuleID) error {
-	return ec2.Errorf("InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist", id)
 }

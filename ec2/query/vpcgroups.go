@@ -36,7 +36,7 @@ func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) 
 	if err := groupForVPCFilters.check(r.Filters); err != nil {
 		return nil, err
 	}
-	if err := c.checkVPC(r.VPC); err != nil {
+	if _, err := c.vpc(r.VPC); err != nil {
 		return nil, err
 	}
 	after, err := r.after(isGroupID)
@@ -54,17 +54,6 @@ func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) 
 		answer.Groups = append(answer.Groups, groupForVPCItem{g.Account, g.ID, g.Name, g.Description, g.VPC, c.tags(string(g.ID))})
 	}
 	return answer, nil
-}
-
-// checkVPC refuses a VPC that is not there or another's.
-func (c *call) checkVPC(id ec2.VPCID) error {
-	if id == "" {
-		return ec2.Errorf("MissingParameter", "The request must contain the parameter VpcId")
-	}
-	if v, ok := c.view.VPC(id); !ok || v.Account != c.account || v.Region != c.region {
-		return ec2.Errorf("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", quote(string(id)))
-	}
-	return nil
 }
 
 type describeGroupReferencesRequest struct {
@@ -98,7 +87,7 @@ type describeStaleGroupsAnswer struct {
 // describeStaleGroups shows rules that name what is gone from a peer VPC: there is no
 // peering, and in a VPC nothing that a rule names can go.
 func describeStaleGroups(c *call, r *describeStaleGroupsRequest) (*describeStaleGroupsAnswer, error) {
-	if err := c.checkVPC(r.VPC); err != nil {
+	if _, err := c.vpc(r.VPC); err != nil {
 		return nil, err
 	}
 	if _, err := r.limit(); err != nil {
