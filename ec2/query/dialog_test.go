@@ -32,8 +32,9 @@ import (
 //
 // The line names the account, the Action and its parameters. Below is what is inside the
 // answer's element but for requestId, or the code and the text of the error. Ids are
-// numbered in the order in which they are first seen, by kind. With -update the file is
-// written anew, for reading.
+// numbered in the order in which they are first seen, by kind; times are cut to their
+// form. After a line "node> …" the node has done what is asked of it and said so. With
+// -update the file is written anew, for reading.
 type dialog struct {
 	world *world
 	names map[string]string // of ids: "vpc-1"
@@ -57,6 +58,9 @@ func (w *world) dialog(t *testing.T, name string, known ...string) {
 		switch {
 		case strings.HasPrefix(line, "#"):
 			got.WriteString(line)
+		case account == "node":
+			w.report(t)
+			got.WriteString(line)
 		case ok && !strings.HasPrefix(line, "<") && !strings.HasPrefix(line, " "):
 			got.WriteString(line + d.say(t, account, request))
 		case line == "\n":
@@ -78,7 +82,7 @@ func (w *world) dialog(t *testing.T, name string, known ...string) {
 func (d *dialog) say(t *testing.T, account, request string) string {
 	t.Helper()
 	for name, id := range d.ids {
-		request = regexp.MustCompile(regexp.QuoteMeta(name)+`\b`).ReplaceAllLiteralString(request, id)
+		request = regexp.MustCompile(`\b`+regexp.QuoteMeta(name)+`\b`).ReplaceAllLiteralString(request, id)
 	}
 	words := strings.Fields(request)
 	form := "Version=2016-11-15&Action=" + words[0]
@@ -95,7 +99,10 @@ func (d *dialog) say(t *testing.T, account, request string) string {
 
 var anyID = regexp.MustCompile(`\b(acl|aclassoc|eipalloc|eipassoc|eni-attach|eni|igw|i|r|rtb|rtbassoc|sg|sgr|subnet|vpc|vpc-cidr-assoc)-(0[0-9a-f]{16}|[0-9a-f]{8})\b`)
 
+var anyTime = regexp.MustCompile(`\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\b`)
+
 func (d *dialog) named(text string) string {
+	text = anyTime.ReplaceAllString(text, "0000-00-00T00:00:00.000Z")
 	return anyID.ReplaceAllStringFunc(text, func(id string) string {
 		if d.names[id] == "" {
 			kind := id[:strings.LastIndex(id, "-")]

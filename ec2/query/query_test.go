@@ -100,9 +100,15 @@ func (w *world) as(name string) *sdk.Client {
 	})
 }
 
-// report plays the node: every instance of an account that is on its way arrives.
+// report plays the node: every instance that is on its way arrives, and every port that
+// is to go down is down.
 func (w *world) report(t *testing.T) {
 	t.Helper()
+	apply := func(r ec2.Request) {
+		if _, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	view := w.cluster.View()
 	for i := range view.Instances() {
 		eni, ok := view.Interface(i.Interface)
@@ -116,9 +122,11 @@ func (w *world) report(t *testing.T) {
 		case ec2.ShuttingDown:
 			state = ec2.Terminated
 		}
-		_, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: &ec2.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: state}})
-		if err != nil {
-			t.Fatal(err)
+		apply(&ec2.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: state})
+	}
+	for eni := range view.Interfaces() {
+		if eni.State == ec2.Draining {
+			apply(&ec2.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
 		}
 	}
 }

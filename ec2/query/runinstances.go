@@ -188,6 +188,19 @@ func parseAddress(text string) (netip.Addr, error) {
 	return a, nil
 }
 
+func parseAddresses(list []string) (addresses []netip.Addr, err error) {
+	for _, text := range list {
+		a, err := parseAddress(text)
+		if err != nil {
+			return nil, err
+		}
+		if a.IsValid() {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses, nil
+}
+
 func userData(text string) ([]byte, error) {
 	data, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {

@@ -1,0 +1,147 @@
+package query
+
+import "palisade/ec2"
+
+// Values of attributes are elements of their own.
+type (
+	boolValue struct {
+		Value bool `wire:"value"`
+	}
+	textValue struct {
+		Value string `wire:"value"`
+	}
+	boolParam struct {
+		Value *bool `wire:"Value"`
+	}
+	textParam struct {
+		Value *string `wire:"Value"`
+	}
+)
+
+type modifyNetworkInterfaceAttributeRequest struct {
+	interfaceRequest
+	Description textParam     `wire:"Description"`
+	Groups      []ec2.GroupID `wire:"SecurityGroupId"`
+	Checked     boolParam     `wire:"SourceDestCheck"`
+	Attachment  struct {
+		ID                  ec2.AttachmentID `wire:"AttachmentId"`
+		DeleteOnTermination *bool            `wire:"DeleteOnTermination"`
+	} `wire:"Attachment"`
+	Public *bool `wire:"AssociatePublicIpAddress"`
+}
+
+// modifyNetworkInterfaceAttribute changes one attribute a call (EC2 API Reference,
+// "ModifyNetworkInterfaceAttribute").
+func modifyNetworkInterfaceAttribute(c *call, r *modifyNetworkInterfaceAttributeRequest) (*returned, error) {
+	if r.Public != nil {
+		return nil, unserved(c.action, "AssociatePublicIpAddress")
+	}
+	change := &ec2.ModifyNetworkInterface{
+		Account: c.account, Region: c.region, Interface: r.Interface, Description: r.Description.Value, Groups: r.Groups,
+		Attachment: r.Attachment.ID, DeleteOnTermination: r.Attachment.DeleteOnTermination,
+	}
+	if r.Checked.Value != nil {
+		change.Unchecked = new(!*r.Checked.Value)
+	}
+	for _, id := range r.Groups {
+		if err := ec2.CheckGroupID(id); err != nil {
+			return nil, err
+		}
+	}
+	if err := onlyOne(change.Description != nil, len(change.Groups) > 0, change.Unchecked != nil, change.DeleteOnTermination != nil); err != nil {
+		return nil, err
+	}
+	if _, err := c.apply(change); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+// onlyOne refuses a request that does not change exactly one attribute.
+func onlyOne(given ...bool) error {
+	count := 0
+	for _, is := range given {
+		if is {
+			count++
+		}
+	}
+	switch count {
+	case 0:
+		return ec2.Errorf("MissingParameter", "The request must contain the attribute to change and its value")
+	case 1:
+		return nil
+	}
+	return ec2.Errorf("InvalidParameterCombination", "Fields for multiple attribute types specified")
+}
+
+type resetNetworkInterfaceAttributeRequest struct {
+	interfaceRequest
+	Checked *string `wire:"SourceDestCheck"`
+}
+
+// resetNetworkInterfaceAttribute turns the source/destination check on again, the only
+// attribute that can be reset.
+func resetNetworkInterfaceAttribute(c *call, r *resetNetworkInterfaceAttributeRequest) (*returned, error) {
+	if r.Checked == nil {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter sourceDestCheck")
+	}
+	if _, err := c.apply(&ec2.ModifyNetworkInterface{Account: c.account, Region: c.region, Interface: r.Interface, Unchecked: new(false)}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+type describeNetworkInterfaceAttributeRequest struct {
+	interfaceRequest
+	Attribute string `wire:"Attribute"`
+}
+
+type describeNetworkInterfaceAttributeAnswer struct {
+	Interface   ec2.InterfaceID `wire:"networkInterfaceId"`
+	Description *textValue      `wire:"description"`
+	Checked     *boolValue      `wire:"sourceDestCheck"`
+	Attachment  *attachmentItem `wire:"attachment"`
+	Groups      *[]groupName    `wire:"groupSet"`
+	Public      *bool           `wire:"associatePublicIpAddress"`
+}
+
+func describeNetworkInterfaceAttribute(c *call, r *describeNetworkInterfaceAttributeRequest) (*describeNetworkInterfaceAttributeAnswer, error) {
+	eni, err := c.interfaceOf(r.Interface)
+	if err != nil {
+		return nil, err
+	}
+	item := c.newInterfaceItem(eni)
+	answer := &describeNetworkInterfaceAttributeAnswer{Interface: eni.ID}
+	switch r.Attribute {
+	case "description":
+		answer.Description = &textValue{item.Description}
+	case "sourceDestCheck":
+		answer.Checked = &boolValue{item.Checked}
+	case "attachment":
+		answer.Attachment = item.Attachment
+	case "groupSet":
+		answer.Groups = &item.Groups
+	case "associatePublicIpAddress":
+		answer.Public = new(eni.AutoPublic)
+	case "":
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+	default:
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(r.Attribute))
+	}
+	return answer, nil
+}
+
+// interfaceOf finds an interface of the caller's.
+func (c *call) interfaceOf(id ec2.InterfaceID) (*ec2.Interface, error) {
+	if id == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter networkInterfaceId")
+	}
+	if err := ec2.CheckInterfaceID(id); err != nil {
+		return nil, err
+	}
+	eni, ok := c.view.Interface(id)
+	if !ok || eni.VPC == "" || eni.Account != c.account || eni.Region != c.region {
+		return nil, ec2.NoSuchInterface(id)
+	}
+	return eni, nil
+}
