@@ -62,8 +62,23 @@ func (r oneRule) with(permissions []permissionParam) ([]permissionParam, error) 
 	}
 	if r.SourceName != "" || r.SourceOwner != "" {
 		one.Groups = []groupParam{{Name: r.SourceName, Account: r.SourceOwner}}
+		if r.Protocol == "" && r.CIDR == "" && r.From == nil && r.To == nil {
+			return onEveryProtocol(one.Groups), nil
+		}
 	}
 	return []permissionParam{one}, nil
+}
+
+// onEveryProtocol is what a group as source stands for without a protocol: full TCP, UDP
+// and ICMP, in a default VPC too (EC2 API Reference, AuthorizeSecurityGroupIngress,
+// "SourceSecurityGroupName").
+func onEveryProtocol(groups []groupParam) []permissionParam {
+	first, last, any := 1, 65535, -1
+	return []permissionParam{
+		{Protocol: "tcp", From: &first, To: &last, Groups: groups},
+		{Protocol: "udp", From: &first, To: &last, Groups: groups},
+		{Protocol: "icmp", From: &any, To: &any, Groups: groups},
+	}
 }
 
 // specsOf makes one rule of each source of each permission. What it does not understand
