@@ -67,6 +67,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newEC2Commands()...)
 	root.AddCommand(newEC2NamesCommand())
 	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand(), newClusterCommand(), newAccountCommand())
+	root.AddCommand(newAttachCommand(), newDetachCommand())
 	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand(), newAuditCommand())
 	root.AddCommand(newBenchCommand())
 	return root

@@ -3,10 +3,12 @@ package instance
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,6 +28,12 @@ type NIC struct {
 	// by: so that replies leave by the interface that the question came in by. 0: its
 	// gateway is the namespace's default route.
 	Table int
+	// Foreign: the namespace is somebody else's, and is left alone but for the device. The
+	// NIC has a table of its own where somebody else has set the default route, and where
+	// Second says that another NIC of ours is to have it.
+	Foreign, Second bool
+	// Alias marks the device as one of ours; see Foreign.
+	Alias string
 }
 
 // TableOf is the routing table of the NIC with that device index, as Amazon Linux numbers
@@ -54,17 +62,17 @@ func Unplug(namespace string, n NIC) error {
 		return nil
 	}
 	err := netns.Do(namespace, func() error {
-		if err := n.setRules(nil); err != nil {
-			return err
-		}
 		link, err := netlink.LinkByName(n.Device)
 		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
-			return nil
+			return n.setRules(nil)
 		}
 		if err != nil {
 			return err
 		}
-		return netlink.LinkDel(link) // its addresses and routes go with it
+		if n.Foreign {
+			n.Table = foreignTable(link)
+		}
+		return errors.Join(n.setRules(nil), netlink.LinkDel(link)) // its addresses and routes go with it
 	})
 	if err != nil {
 		return fmt.Errorf("unplug %s from namespace %q: %w", n.Device, namespace, err)
@@ -72,15 +80,52 @@ func Unplug(namespace string, n NIC) error {
 	return nil
 }
 
-// Devices are the names of the devices in a namespace, loopback apart.
+// foreignTable is a table that no other NIC of the namespace has.
+func foreignTable(link netlink.Link) int { return 11000 + link.Attrs().Index }
+
+// settle finds out which table a NIC of a foreign namespace goes by, and keeps the device
+// quiet: the kernel would announce itself by IPv6, which the switch counts as drops.
+func (n *NIC) settle(link netlink.Link) error {
+	if !n.Foreign {
+		return nil
+	}
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+n.Device+"/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("disable IPv6: %w", err)
+	}
+	n.Table = foreignTable(link)
+	if n.Second {
+		return nil
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.String() != "0.0.0.0/0" {
+			continue
+		}
+		if by, err := netlink.LinkByIndex(r.LinkIndex); err != nil || !strings.HasPrefix(by.Attrs().Alias, ourAlias) {
+			return err // somebody else's
+		}
+	}
+	if err := n.setRules(nil); err != nil { // it may have been second until now
+		return err
+	}
+	n.Table = 0
+	return nil
+}
+
+// ourAlias begins the alias of each device that is one of ours in a foreign namespace.
+const ourAlias = "eni-"
+
+// Devices are the names of the devices in a namespace.
 func Devices(namespace string) ([]string, error) {
 	var names []string
 	err := netns.Do(namespace, func() error {
 		links, err := netlink.LinkList()
 		for _, l := range links {
-			if l.Attrs().Flags&net.FlagLoopback == 0 {
-				names = append(names, l.Attrs().Name)
-			}
+			names = append(names, l.Attrs().Name)
 		}
 		return err
 	})
@@ -94,6 +139,14 @@ func (n NIC) configure() error {
 	link, err := netlink.LinkByName(n.Device)
 	if err != nil {
 		return fmt.Errorf("find it: %w", err)
+	}
+	if n.Alias != "" && link.Attrs().Alias != n.Alias {
+		if err := netlink.LinkSetAlias(link, n.Alias); err != nil {
+			return fmt.Errorf("set alias %q: %w", n.Alias, err)
+		}
+	}
+	if err := n.settle(link); err != nil {
+		return err
 	}
 	if n.MAC != (ec2.MAC{}) && link.Attrs().HardwareAddr.String() != n.MAC.String() {
 		if err := netlink.LinkSetDown(link); err != nil {
@@ -124,19 +177,20 @@ func (n NIC) setAddresses(link netlink.Link) error {
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	for _, a := range have {
-		if slices.ContainsFunc(n.Addresses, func(want netip.Prefix) bool { return ipNet(want).String() == a.IPNet.String() }) {
-			continue
-		}
-		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // went with its primary
-			return fmt.Errorf("remove address %v: %w", a.IPNet, err)
-		}
-	}
 	flags := 0
 	if n.Table != 0 {
 		// Its link is in its own table only: through the main one, what is from another
 		// interface's address would leave by this one, and be dropped as forged.
 		flags = unix.IFA_F_NOPREFIXROUTE
+	}
+	for _, a := range have {
+		wanted := slices.ContainsFunc(n.Addresses, func(want netip.Prefix) bool { return ipNet(want).String() == a.IPNet.String() })
+		if wanted && a.Flags&unix.IFA_F_NOPREFIXROUTE == flags {
+			continue
+		}
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // went with its primary
+			return fmt.Errorf("remove address %v: %w", a.IPNet, err)
+		}
 	}
 	for _, want := range n.Addresses {
 		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(want), Flags: flags}); err != nil {

@@ -22,6 +22,7 @@ import (
 //	GET /v1/audit    who changed what (audit.go)
 //	/v1/cluster…     who belongs to the cluster (members.go)
 //	/v1/accounts…    who may call the API (accounts.go)
+//	/v1/outside, /v1/attach, /v1/detach   what interfaces are in front of (attach.go)
 func (n *Node) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status()) })
@@ -41,6 +42,7 @@ func (n *Node) controlHandler() http.Handler {
 	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.accounts()) })
 	mux.HandleFunc("POST /v1/accounts", posted(n.createAccounts))
 	mux.HandleFunc("POST /v1/accounts/keys", posted(n.changeKey))
+	n.handleOutside(mux)
 	mux.HandleFunc("POST /v1/cluster/token", posted(n.newToken))
 	mux.HandleFunc("POST /v1/cluster/fence", posted(n.fence))
 	mux.HandleFunc("POST /v1/cluster/remove", posted(n.remove))

@@ -32,12 +32,14 @@ type fleet struct {
 	ctx      context.Context // of run; nil before
 	started  chan struct{}
 	machines map[ec2.InstanceID]*machine
+
+	outsiders map[ec2.InterfaceID]*outsider
 }
 
 func newFleet(c Config, cl *cluster.Cluster, p *plane, log *slog.Logger) *fleet {
 	return &fleet{
 		config: c, cluster: cl, plane: p, log: log, slots: make(chan struct{}, bootsAtOnce),
-		started: make(chan struct{}), machines: map[ec2.InstanceID]*machine{},
+		started: make(chan struct{}), machines: map[ec2.InstanceID]*machine{}, outsiders: map[ec2.InterfaceID]*outsider{},
 	}
 }
 
@@ -83,6 +85,7 @@ func (f *fleet) adopt(ctx context.Context, view *ec2.View) error {
 		}
 	}
 	wg.Wait()
+	f.adoptOutside(ctx, view)
 	return nil
 }
 
@@ -98,6 +101,7 @@ func (f *fleet) notice(view *ec2.View) {
 			due[c.After.ID] = true
 		}
 	}
+	f.noticeOutside(changes.Interfaces)
 	for _, c := range changes.Interfaces {
 		for _, eni := range []*ec2.Interface{c.Before, c.After} {
 			if eni != nil && eni.Node == f.config.Name && eni.Instance != "" {

@@ -41,6 +41,35 @@ func Check(c Config, owner string) error {
 	})
 }
 
+// Taken are the devices of the daemon's namespace that somebody has taken, and by whom.
+func Taken() (map[string]string, error) {
+	links, err := netlink.LinkList()
+	owners := map[string]string{}
+	for _, l := range links {
+		if f, taken := parseFormer(l.Attrs().Alias); taken {
+			owners[l.Attrs().Name] = f.owner
+		}
+	}
+	return owners, err
+}
+
+// Owner is who has taken a device; "" is nobody, or no device.
+func Owner(c Config) (owner string, err error) {
+	err = inside(c, "", func(name, _ string) error {
+		link, err := netlink.LinkByName(name)
+		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		f, _ := parseFormer(link.Attrs().Alias)
+		owner = f.owner
+		return nil
+	})
+	return owner, err
+}
+
 func inside(c Config, owner string, do func(name, owner string) error) error {
 	err := netns.Do(c.Namespace, func() error { return do(c.Name, owner) })
 	if err != nil && c.Namespace != "" {

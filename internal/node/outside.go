@@ -1,0 +1,296 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"palisade/ec2"
+	"palisade/internal/instance"
+	"palisade/internal/netns"
+	vswitch "palisade/switch"
+	"palisade/switch/afpacket"
+	"palisade/switch/tap"
+)
+
+// outsideInterval is how often interfaces in front of what others made are looked after:
+// nobody tells when a namespace or a device goes, or comes again.
+const outsideInterval = 2 * time.Second
+
+// An outsider is one interface in front of something that this node did not make: a network
+// namespace, into which a device is put, or a device of the host that a machine holds.
+type outsider struct {
+	fleet *fleet
+	id    ec2.InterfaceID
+
+	mu      sync.Mutex // held through a step
+	lease   *ec2.Interface
+	nic     instance.NIC // as it was configured, in a namespace
+	problem string       // why it has no port; "" if it has one, or wants none
+}
+
+func (f *fleet) outsider(id ec2.InterfaceID) *outsider {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, ok := f.outsiders[id]
+	if !ok {
+		o = &outsider{fleet: f, id: id}
+		f.outsiders[id] = o
+	}
+	return o
+}
+
+// isOutside reports whether an interface is in front of something at this node.
+func (f *fleet) isOutside(eni *ec2.Interface) bool {
+	return eni != nil && eni.Outside != nil && eni.Node == f.config.Name
+}
+
+// adoptOutside gives the interfaces that were in front of something their ports back, and
+// lets go of devices whose interface is gone.
+func (f *fleet) adoptOutside(ctx context.Context, view *ec2.View) {
+	for eni := range view.Interfaces() {
+		if f.isOutside(eni) {
+			_ = f.outsider(eni.ID)
+		}
+	}
+	f.stepOutside(ctx)
+	owners, err := afpacket.Taken()
+	if err != nil {
+		f.log.Warn("the devices of this host were not looked through", "err", err)
+	}
+	for device, owner := range owners {
+		if eni, ok := view.Interface(ec2.InterfaceID(owner)); !ok || !f.isOutside(eni) {
+			if err := afpacket.Release(afpacket.Config{Name: device}, owner); err != nil {
+				f.log.Warn("a device is not given back", "device", device, "err", err)
+			}
+		}
+	}
+	f.begin(f.runOutside)
+}
+
+// noticeOutside starts a step of every outsider, if a View changed one.
+func (f *fleet) noticeOutside(changes []ec2.Change[ec2.Interface]) {
+	changed := false
+	for _, c := range changes {
+		if f.isOutside(c.Before) || f.isOutside(c.After) {
+			_ = f.outsider(either(c).ID)
+			changed = true
+		}
+	}
+	if changed {
+		f.begin(f.stepOutside) // all: one that goes leaves its namespace to the next
+	}
+}
+
+func (f *fleet) runOutside(ctx context.Context) {
+	tick := time.NewTicker(outsideInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		f.stepOutside(ctx)
+	}
+}
+
+func (f *fleet) stepOutside(ctx context.Context) {
+	f.mu.Lock()
+	all := slices.Collect(maps.Values(f.outsiders))
+	f.mu.Unlock()
+	for _, o := range all {
+		_ = o.step(ctx) // it says so itself
+	}
+}
+
+// step takes the interface to where the View in force wants it, and reports. It returns why
+// it has no port, if it wants one.
+func (o *outsider) step(ctx context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f := o.fleet
+	view := f.plane.inForce()
+	now, ok := view.Interface(o.id)
+	if !ok || !f.isOutside(now) {
+		o.close()
+		f.mu.Lock()
+		delete(f.outsiders, o.id)
+		f.mu.Unlock()
+		return nil
+	}
+	if o.lease != nil && (now.State != ec2.Active || now.Epoch != o.lease.Epoch || !o.stands()) {
+		o.close()
+	}
+	if now.State != ec2.Active {
+		o.undo(now) // what an earlier daemon has made
+		f.report(ctx, &ec2.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
+		return nil
+	}
+	err := o.bringUp(view, now)
+	o.tell(now, err)
+	return err
+}
+
+// bringUp makes, or changes, what an active interface wants.
+func (o *outsider) bringUp(view *ec2.View, now *ec2.Interface) error {
+	nic := o.fleet.outsideNIC(view, now)
+	switch {
+	case o.lease == nil:
+		return o.open(now, nic)
+	case now.Outside.Namespace != "" && !reflect.DeepEqual(nic, o.nic):
+		if err := o.configure(now, nic); err != nil {
+			return err
+		}
+	}
+	o.lease = now
+	return nil
+}
+
+func (f *fleet) outsideNIC(view *ec2.View, eni *ec2.Interface) instance.NIC {
+	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.plane.mtu, Foreign: true, Alias: string(eni.ID)}
+	n.Addresses, n.Gateway = onLink(view, eni)
+	for o := range view.Interfaces() {
+		if f.isOutside(o) && o.State == ec2.Active && o.Outside.Namespace == eni.Outside.Namespace && o.Epoch < eni.Epoch {
+			n.Second = true
+		}
+	}
+	return n
+}
+
+// open opens the device and gives the interface its port.
+func (o *outsider) open(now *ec2.Interface, nic instance.NIC) error {
+	device, err := openOutside(now)
+	if err != nil {
+		return err
+	}
+	if now.Outside.Namespace != "" { // before anything else: it gets its mark
+		if err := o.configure(now, nic); err != nil {
+			return errors.Join(err, device.Close())
+		}
+	}
+	if err := o.fleet.plane.attach(now.Epoch, device); err != nil {
+		return err
+	}
+	o.lease = now
+	return nil
+}
+
+func (o *outsider) configure(now *ec2.Interface, nic instance.NIC) error {
+	if err := instance.Configure(now.Outside.Namespace, nic); err != nil {
+		return err
+	}
+	o.nic = nic
+	return nil
+}
+
+func openOutside(eni *ec2.Interface) (vswitch.Device, error) {
+	at := eni.Outside
+	if at.Namespace == "" {
+		if err := afpacket.Take(afpacket.Config{Name: at.Device}, string(eni.ID)); err != nil {
+			return nil, err
+		}
+		return afpacket.Open(afpacket.Config{Name: at.Device})
+	}
+	if err := checkNamespace(at.Namespace); err != nil {
+		return nil, err
+	}
+	if owner, there, err := deviceOwner(at); err != nil || there && owner != string(eni.ID) {
+		return nil, errors.Join(err, fmt.Errorf("device %s of namespace %s is in use", at.Device, at.Namespace))
+	}
+	device, err := tap.Open(tap.Config{Name: at.Device, Namespace: at.Namespace})
+	if err != nil {
+		return nil, err
+	}
+	return device, nil
+}
+
+func checkNamespace(name string) error {
+	if !netns.Exists(name) {
+		return fmt.Errorf("there is no network namespace %s (ip netns list)", name)
+	}
+	return nil
+}
+
+// deviceOwner is the interface that a device in a namespace was made for, by its alias.
+func deviceOwner(at *ec2.Outside) (owner string, there bool, err error) {
+	err = netns.Do(at.Namespace, func() error {
+		link, err := netlink.LinkByName(at.Device)
+		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		owner, there = link.Attrs().Alias, true
+		return nil
+	})
+	return owner, there, err
+}
+
+// stands reports whether the device of the port is still there. A namespace that is gone has
+// taken it along.
+func (o *outsider) stands() bool {
+	at := o.lease.Outside
+	if at.Namespace == "" {
+		owner, err := afpacket.Owner(afpacket.Config{Name: at.Device})
+		return err != nil || owner == string(o.id)
+	}
+	if !netns.Exists(at.Namespace) {
+		return false
+	}
+	owner, there, err := deviceOwner(at)
+	return err != nil || there && owner == string(o.id)
+}
+
+// close closes the port, and takes away or gives back the device. An active interface may
+// get another port.
+func (o *outsider) close() {
+	if o.lease == nil {
+		return
+	}
+	if err := o.fleet.plane.detach(o.lease.Epoch); err != nil {
+		o.fleet.log.Warn("a port did not close", "interface", o.id, "err", err)
+	}
+	o.undo(o.lease)
+	o.lease = nil
+}
+
+func (o *outsider) undo(eni *ec2.Interface) {
+	at := eni.Outside
+	var err error
+	if at.Namespace == "" {
+		err = afpacket.Release(afpacket.Config{Name: at.Device}, string(eni.ID))
+	} else if owner, there, _ := deviceOwner(at); there && owner == string(eni.ID) {
+		err = instance.Unplug(at.Namespace, instance.NIC{Device: at.Device, Foreign: true})
+	}
+	if err != nil {
+		o.fleet.log.Warn("a device is left behind", "interface", o.id, "device", at.Device, "err", err)
+	}
+}
+
+// tell says once what is wrong, and when it is right again; the other nodes hear it too.
+func (o *outsider) tell(eni *ec2.Interface, err error) {
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+		o.fleet.plane.fail(eni)
+	}
+	if problem == o.problem {
+		return
+	}
+	o.problem = problem
+	if err != nil {
+		o.fleet.log.Error("an interface has nothing behind it", "interface", o.id, "err", err)
+	} else {
+		o.fleet.log.Info("an interface works again", "interface", o.id)
+	}
+	o.fleet.cluster.SetPresence(o.fleet.plane.presence())
+}
