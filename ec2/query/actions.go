@@ -13,7 +13,7 @@ import (
 var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
-	interfaceActions,
+	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions,
 )
 
 func merged(themes ...map[string]handler) map[string]handler {

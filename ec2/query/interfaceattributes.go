@@ -126,7 +126,7 @@ func describeNetworkInterfaceAttribute(c *call, r *describeNetworkInterfaceAttri
 	case "":
 		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
 	default:
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(r.Attribute))
+		return nil, unknownAttribute(r.Attribute)
 	}
 	return answer, nil
 }

@@ -9,7 +9,7 @@ import (
 )
 
 func TestAnswersAboutInterfacesElementByElement(t *testing.T) {
-	for _, name := range []string{"interfaces.txt"} {
+	for _, name := range []string{"interfaces.txt", "instances.txt", "machines.txt"} {
 		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
 	}
 }

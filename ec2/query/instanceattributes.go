@@ -1,0 +1,238 @@
+package query
+
+import (
+	"encoding/base64"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// instanceAttributeActions are of the attributes of instances.
+var instanceAttributeActions = map[string]handler{
+	"DescribeInstanceAttribute": action(describeInstanceAttribute),
+	"ModifyInstanceAttribute":   action(modifyInstanceAttribute),
+	"ResetInstanceAttribute":    action(resetInstanceAttribute),
+}
+
+type instanceAttributeRequest struct {
+	Instance  ec2.InstanceID `wire:"InstanceId"`
+	Attribute string         `wire:"Attribute"`
+}
+
+// An instanceAttributeAnswer has the element of the attribute that was asked for. Some
+// are there and empty: the instance has none.
+type instanceAttributeAnswer struct {
+	Instance     ec2.InstanceID `wire:"instanceId"`
+	Type         *textValue     `wire:"instanceType"`
+	Kernel       *textValue     `wire:"kernel"`
+	RAMDisk      *textValue     `wire:"ramdisk"`
+	UserData     *textValue     `wire:"userData"`
+	NoTerminate  *boolValue     `wire:"disableApiTermination"`
+	NoStop       *boolValue     `wire:"disableApiStop"`
+	OnShutdown   *textValue     `wire:"instanceInitiatedShutdownBehavior"`
+	RootDevice   *textValue     `wire:"rootDeviceName"`
+	BlockDevices *[]tag         `wire:"blockDeviceMapping"`
+	ProductCodes *[]tag         `wire:"productCodes"`
+	Checked      *boolValue     `wire:"sourceDestCheck"`
+	Groups       *[]groupName   `wire:"groupSet"`
+	EBS          *boolValue     `wire:"ebsOptimized"`
+	ENA          *boolValue     `wire:"enaSupport"`
+	SRIOV        *textValue     `wire:"sriovNetSupport"`
+	Enclave      *enclaveItem   `wire:"enclaveOptions"`
+}
+
+type enclaveItem struct {
+	Enabled bool `wire:"enabled"`
+}
+
+func describeInstanceAttribute(c *call, r *instanceAttributeRequest) (*instanceAttributeAnswer, error) {
+	i, err := c.instanceOf(r.Instance)
+	if err != nil {
+		return nil, err
+	}
+	answer := &instanceAttributeAnswer{Instance: i.ID}
+	show, ok := instanceAttributes[r.Attribute]
+	switch {
+	case r.Attribute == "":
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+	case !ok:
+		return nil, unknownAttribute(r.Attribute)
+	}
+	show(c, i, answer)
+	return answer, nil
+}
+
+func unknownAttribute(name string) error {
+	return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(name))
+}
+
+var instanceAttributes = map[string]func(*call, *ec2.Instance, *instanceAttributeAnswer){
+	"instanceType": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.Type = &textValue{i.Type} },
+	"kernel":       func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.Kernel = &textValue{} },
+	"ramdisk":      func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.RAMDisk = &textValue{} },
+	"userData": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) {
+		a.UserData = &textValue{base64.StdEncoding.EncodeToString(i.UserData)}
+	},
+	"disableApiTermination": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) {
+		a.NoTerminate = &boolValue{i.TerminationProtected}
+	},
+	"disableApiStop": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.NoStop = &boolValue{i.StopProtected} },
+	"instanceInitiatedShutdownBehavior": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) {
+		a.OnShutdown = &textValue{"stop"}
+		if i.TerminateOnShutdown {
+			a.OnShutdown = &textValue{"terminate"}
+		}
+	},
+	"rootDeviceName":     func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.RootDevice = &textValue{} },
+	"blockDeviceMapping": func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.BlockDevices = new([]tag) },
+	"productCodes":       func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.ProductCodes = new([]tag) },
+	"sourceDestCheck": func(c *call, i *ec2.Instance, a *instanceAttributeAnswer) {
+		eni, ok := c.view.Interface(i.Interface)
+		a.Checked = &boolValue{!ok || !eni.Unchecked}
+	},
+	"groupSet":        func(c *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.Groups = new(c.groupNames(i.Groups)) },
+	"ebsOptimized":    func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.EBS = &boolValue{} },
+	"enaSupport":      func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.ENA = &boolValue{} },
+	"sriovNetSupport": func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.SRIOV = &textValue{} },
+	"enclaveOptions":  func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.Enclave = &enclaveItem{} },
+}
+
+type modifyInstanceAttributeRequest struct {
+	instanceAttributeRequest
+	Value        *string       `wire:"Value"` // of Attribute
+	Groups       []ec2.GroupID `wire:"GroupId"`
+	Checked      boolParam     `wire:"SourceDestCheck"`
+	Type         textParam     `wire:"InstanceType"`
+	UserData     textParam     `wire:"UserData"`
+	NoTerminate  boolParam     `wire:"DisableApiTermination"`
+	NoStop       boolParam     `wire:"DisableApiStop"`
+	OnShutdown   textParam     `wire:"InstanceInitiatedShutdownBehavior"`
+	EBS          boolParam     `wire:"EbsOptimized"`
+	ENA          boolParam     `wire:"EnaSupport"`
+	Kernel       textParam     `wire:"Kernel"`
+	RAMDisk      textParam     `wire:"Ramdisk"`
+	SRIOV        textParam     `wire:"SriovNetSupport"`
+	BlockDevices []struct{}    `wire:"BlockDeviceMapping"`
+}
+
+// modifyInstanceAttribute changes one attribute a call, which is a parameter of its own or
+// Attribute with Value, as the first versions had it.
+func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*returned, error) {
+	if err := r.takeValue(); err != nil {
+		return nil, err
+	}
+	if err := onlyOne(
+		len(r.Groups) > 0, r.Checked.Value != nil, r.Type.Value != nil, r.UserData.Value != nil, r.NoTerminate.Value != nil, r.NoStop.Value != nil,
+		r.OnShutdown.Value != nil, r.EBS.Value != nil, r.ENA.Value != nil, r.Kernel.Value != nil, r.RAMDisk.Value != nil, r.SRIOV.Value != nil, len(r.BlockDevices) > 0,
+	); err != nil {
+		return nil, err
+	}
+	for _, x := range []struct {
+		name string
+		asks bool
+	}{
+		{"EbsOptimized", deref(r.EBS.Value)},
+		{"EnaSupport", deref(r.ENA.Value)},
+		{"Kernel", r.Kernel.Value != nil},
+		{"Ramdisk", r.RAMDisk.Value != nil},
+		{"SriovNetSupport", r.SRIOV.Value != nil},
+		{"BlockDeviceMapping", len(r.BlockDevices) > 0},
+	} {
+		if x.asks {
+			return nil, unserved(c.action, x.name)
+		}
+	}
+	change := &ec2.ModifyInstance{
+		Account: c.account, Region: c.region, Instance: r.Instance, Groups: r.Groups, Type: r.Type.Value,
+		TerminationProtected: r.NoTerminate.Value, StopProtected: r.NoStop.Value,
+	}
+	if r.Checked.Value != nil {
+		change.Unchecked = new(!*r.Checked.Value)
+	}
+	if r.UserData.Value != nil {
+		data, err := userData(*r.UserData.Value)
+		if err != nil {
+			return nil, err
+		}
+		change.UserData = &data
+	}
+	if r.OnShutdown.Value != nil {
+		terminate, err := onShutdown(*r.OnShutdown.Value)
+		if err != nil {
+			return nil, err
+		}
+		change.TerminateOnShutdown = &terminate
+	}
+	for _, id := range r.Groups {
+		if err := ec2.CheckGroupID(id); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := c.apply(change); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+// takeValue puts Value where the attribute's own parameter would be.
+func (r *modifyInstanceAttributeRequest) takeValue() error {
+	if r.Attribute == "" {
+		if r.Value != nil {
+			return ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+		}
+		return nil
+	}
+	texts := map[string]*textParam{
+		"instanceType": &r.Type, "userData": &r.UserData, "instanceInitiatedShutdownBehavior": &r.OnShutdown,
+		"kernel": &r.Kernel, "ramdisk": &r.RAMDisk, "sriovNetSupport": &r.SRIOV,
+	}
+	bools := map[string]*boolParam{
+		"sourceDestCheck": &r.Checked, "disableApiTermination": &r.NoTerminate, "disableApiStop": &r.NoStop,
+		"ebsOptimized": &r.EBS, "enaSupport": &r.ENA,
+	}
+	switch {
+	case r.Value == nil:
+		return nil // its own parameter has the value
+	case texts[r.Attribute] != nil:
+		texts[r.Attribute].Value = r.Value
+	case bools[r.Attribute] != nil:
+		on := strings.EqualFold(*r.Value, "true")
+		if !on && !strings.EqualFold(*r.Value, "false") {
+			return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for %s. It must be true or false.", quote(*r.Value), r.Attribute)
+		}
+		bools[r.Attribute].Value = &on
+	default:
+		return unknownAttribute(r.Attribute)
+	}
+	return nil
+}
+
+// resetInstanceAttribute turns the source/destination check on again; of kernels and RAM
+// disks there is nothing to reset.
+func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, error) {
+	switch r.Attribute {
+	case "":
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+	case "kernel", "ramdisk":
+		return nil, ec2.Errorf("UnsupportedOperation", "Attribute %s is not served here", r.Attribute)
+	case "sourceDestCheck":
+	default:
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. It cannot be reset.", quote(r.Attribute))
+	}
+	if _, err := c.apply(&ec2.ModifyInstance{Account: c.account, Region: c.region, Instance: r.Instance, Unchecked: new(false)}); err != nil {
+		return nil, err
+	}
+	return &done, nil
+}
+
+// instanceOf finds an instance of the caller's.
+func (c *call) instanceOf(id ec2.InstanceID) (*ec2.Instance, error) {
+	if id == "" {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter instanceId")
+	}
+	found, err := c.selectInstances([]ec2.InstanceID{id})
+	if err != nil {
+		return nil, err
+	}
+	return found[0], nil
+}

@@ -1,0 +1,105 @@
+package query
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+
+	"palisade/ec2"
+)
+
+// instanceStatusActions are of how instances are.
+var instanceStatusActions = map[string]handler{
+	"DescribeInstanceStatus": action(describeInstanceStatus),
+}
+
+type describeInstanceStatusRequest struct {
+	InstanceIDs []ec2.InstanceID `wire:"InstanceId"`
+	All         bool             `wire:"IncludeAllInstances"`
+	listed
+}
+
+type describeInstanceStatusAnswer struct {
+	Statuses  []instanceStatusItem `wire:"instanceStatusSet"`
+	NextToken string               `wire:"nextToken"`
+}
+
+type instanceStatusItem struct {
+	ID       ec2.InstanceID `wire:"instanceId"`
+	Zone     string         `wire:"availabilityZone"`
+	Events   []tag          `wire:"eventsSet"`
+	State    stateItem      `wire:"instanceState"`
+	System   statusSummary  `wire:"systemStatus"`
+	Instance statusSummary  `wire:"instanceStatus"`
+}
+
+type statusSummary struct {
+	Status  string         `wire:"status"`
+	Details []statusDetail `wire:"details"`
+}
+
+type statusDetail struct {
+	Name   string `wire:"name"`
+	Status string `wire:"status"`
+}
+
+// newStatus says of an instance what its node has reported: one that runs is reachable.
+func newStatus(s ec2.InstanceState) statusSummary {
+	switch s {
+	case ec2.Running:
+		return statusSummary{"ok", []statusDetail{{"reachability", "passed"}}}
+	case ec2.Pending:
+		return statusSummary{"initializing", []statusDetail{{"reachability", "initializing"}}}
+	}
+	return statusSummary{Status: "not-applicable"}
+}
+
+func (s statusSummary) reachability() []string {
+	return valuesOf(s.Details, func(d statusDetail) string { return d.Status })
+}
+
+var instanceStatusFilters = filterable[instanceStatusItem]{
+	"availability-zone":            func(i instanceStatusItem) []string { return one(i.Zone) },
+	"event.code":                   none[instanceStatusItem],
+	"event.description":            none[instanceStatusItem],
+	"event.instance-event-id":      none[instanceStatusItem],
+	"event.not-after":              none[instanceStatusItem],
+	"event.not-before":             none[instanceStatusItem],
+	"instance-state-code":          func(i instanceStatusItem) []string { return one(strconv.Itoa(i.State.Code)) },
+	"instance-state-name":          func(i instanceStatusItem) []string { return one(i.State.Name) },
+	"instance-status.reachability": func(i instanceStatusItem) []string { return i.Instance.reachability() },
+	"instance-status.status":       func(i instanceStatusItem) []string { return one(i.Instance.Status) },
+	"system-status.reachability":   func(i instanceStatusItem) []string { return i.System.reachability() },
+	"system-status.status":         func(i instanceStatusItem) []string { return one(i.System.Status) },
+}
+
+// describeInstanceStatus shows the instances that run, or with IncludeAllInstances all.
+func describeInstanceStatus(c *call, r *describeInstanceStatusRequest) (*describeInstanceStatusAnswer, error) {
+	if len(r.InstanceIDs) > 0 && r.MaxResults != nil {
+		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter instancesSet cannot be used with the parameter maxResults")
+	}
+	if err := instanceStatusFilters.check(r.Filters); err != nil {
+		return nil, err
+	}
+	instances, err := c.selectInstances(r.InstanceIDs)
+	if err != nil {
+		return nil, err
+	}
+	id := func(i instanceStatusItem) string { return string(i.ID) }
+	tags := taggedBy(c, id)
+	var items []instanceStatusItem
+	for _, i := range instances {
+		item := instanceStatusItem{
+			ID: i.ID, Zone: c.view.ZoneOf(i), State: newStateItem(i.State), System: newStatus(i.State), Instance: newStatus(i.State),
+		}
+		if (r.All || i.State == ec2.Running) && instanceStatusFilters.match(item, r.Filters, tags) {
+			items = append(items, item)
+		}
+	}
+	slices.SortFunc(items, func(a, b instanceStatusItem) int { return cmp.Compare(a.ID, b.ID) })
+	items, next, err := page(items, id, r.paged)
+	if err != nil {
+		return nil, err
+	}
+	return &describeInstanceStatusAnswer{items, next}, nil
+}
