@@ -361,6 +361,13 @@ func TestForgedPresenceIsDropped(t *testing.T) {
 			t.Errorf("judge %+v: got %d, want %d", entries[0], got, notItsOwn)
 		}
 	}
+	// An interface of a VPC lives through several leases: what is said of an older one is
+	// late, not forged.
+	late := says(false, own[0])
+	late[0].Epoch--
+	if got := judge(w.view(), "node3", late[0]); got != notLeased {
+		t.Errorf("judge %+v: got %d, want %d", late[0], got, notLeased)
+	}
 }
 
 // TestARelayCannotForge: node3 has the gossip key and a certificate, and answers for

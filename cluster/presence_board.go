@@ -361,7 +361,7 @@ const (
 func judge(view *ec2.View, node ec2.NodeID, p Presence) subject {
 	lease, ok := view.Interface(p.Interface)
 	switch {
-	case !ok:
+	case !ok || p.Epoch < lease.Epoch: // an interface of a VPC was active before
 		return notLeased
 	case lease.Node != node || lease.Epoch != p.Epoch || lease.Private != p.Private || lease.MAC != p.MAC:
 		return notItsOwn

@@ -164,7 +164,7 @@ func newFlowsCommand() *cobra.Command {
 			fmt.Fprintln(w, "INSTANCE\tWAY\tPROTOCOL\tFROM\tTO\tSTATE\tRULE\tIDLE OUT IN\tPACKETS")
 			for _, f := range flows {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\n",
-					f.Instance, f.Direction, f.Protocol, endpointText(f.Source, f.SourcePort, f.Protocol),
+					cmp.Or(string(f.Instance), string(f.Interface)), f.Direction, f.Protocol, endpointText(f.Source, f.SourcePort, f.Protocol),
 					endpointText(f.Destination, f.DestPort, f.Protocol), flowState(f),
 					strings.TrimSpace(f.Rule+" "+f.Group), (time.Duration(f.Expires) * time.Second).String(), f.Packets[0], f.Packets[1])
 			}
