@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -142,7 +143,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 // makeFiles makes the lab's directories and writes everything that is known by now.
 func (l *Lab) makeFiles() error {
 	for _, dir := range []string{l.path("bin"), l.sockets()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
@@ -158,6 +159,17 @@ func (l *Lab) makeFiles() error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(l.path("bin"), "aws"), []byte(awsLauncher), 0o755)
+}
+
+// makeDir makes dir and its parents. Another lab's end takes the parents away when nothing
+// is in them, which may be between our making one and what goes into it.
+func makeDir(dir string) error {
+	for {
+		err := os.MkdirAll(dir, 0o700)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 }
 
 // resolvConf is what the lab's hosts see: no name server, so that no name is waited for.

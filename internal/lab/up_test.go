@@ -2,6 +2,8 @@ package lab
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -16,4 +18,36 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("%+v was accepted", o)
 		}
 	}
+}
+
+// Labs come and go side by side: the end of one removes the directory that another is
+// about to make its own in.
+func TestDirectoryIsMadeWhileItsParentComesAndGoes(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "run")
+	ended := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+				os.Remove(parent)
+			}
+		}
+	}()
+	for range 1000 {
+		dir := filepath.Join(parent, "lab")
+		if err := makeDir(dir); err != nil {
+			t.Error(err)
+			break
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(ended)
+	<-done
 }
