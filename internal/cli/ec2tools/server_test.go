@@ -36,6 +36,7 @@ func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend)
 				PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
 			}}},
 			{Request: &ec2.CreateAccount{ID: "598916040194", Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"}},
+			{Request: &ec2.CreateAccount{ID: "123456789012", Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "secret"}},
 		},
 	})
 	if err != nil {
