@@ -14,6 +14,8 @@ func ParameterNames(action string) []string {
 	return slices.Sorted(maps.Keys(parametersOf(actions[action].request, "")))
 }
 
+// parametersOf walks a request's type. What a request may not have at all, an empty
+// struct, ends in a star.
 func parametersOf(t reflect.Type, path string) map[string]bool {
 	all := make(map[string]bool)
 	switch t.Kind() {
@@ -22,6 +24,9 @@ func parametersOf(t reflect.Type, path string) map[string]bool {
 	case reflect.Slice:
 		return parametersOf(t.Elem(), path+".n")
 	case reflect.Struct:
+		if t.NumField() == 0 && path != "" {
+			all[path+".*"] = true
+		}
 		for i := range t.NumField() {
 			f := t.Field(i)
 			name := path
