@@ -179,9 +179,10 @@ const (
 	leaderTimeout = 4 * time.Second
 	// leaseTimeout is what a leader goes on without most voters.
 	leaseTimeout = 900 * time.Millisecond
-	// commitTimeout is how often an idle leader repeats how far it has committed. Nobody
-	// waits for it: a barrier has told before (see runBarriers).
-	commitTimeout = 5 * time.Second
+	// commitTimeout, once to twice, is how often an idle leader repeats how far it has
+	// committed. A barrier has told before (see runBarriers), so only who was cut off then
+	// waits for it.
+	commitTimeout = time.Second
 )
 
 // raftConfig has the timeouts of nodes on one network. In a cluster of one, nobody can
