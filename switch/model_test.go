@@ -101,3 +101,34 @@ func (b *bed) model(from vpcHost, src, dst netip.Addr, mac packet.MAC) string {
 	}
 	return "uplink"
 }
+
+// FuzzForward lets an interface of each VPC, one that forwards for others, a node's tunnel and
+// the world outside send any bytes: nothing panics, and nothing of one network arrives in
+// another but what is addressed to a public address.
+func FuzzForward(f *testing.F) {
+	b := newVPCBed(f)
+	b.open()
+	b.tunnel(1406)
+	senders := []string{"1web", "3nat", "5web", "web", "uplink", "tunnel"}
+	for i, from := range senders[:4] {
+		f.Add(uint8(i), to(from, GatewayMAC, template(6, b.owners[from].Address, addr("198.18.1.20"), 1, 22)))
+		f.Add(uint8(i), to(from, macOf("3nat"), template(17, b.owners[from].Address, laptop, 1, 53)))
+	}
+	f.Add(uint8(4), outside(template(6, laptop, addr("198.18.1.10"), 1, 22)))
+	f.Add(uint8(5), to("far", GatewayMAC, template(6, addr("10.10.0.7"), addr("10.10.0.5"), 1, 22)))
+	f.Fuzz(func(t *testing.T, sender uint8, ethernet []byte) {
+		from := senders[int(sender)%len(senders)]
+		if len(ethernet) > frameSize-offloadLen {
+			return
+		}
+		b.t, b.frame.origin = t, packet.Origin{Node: 2, VNI: 1, Epoch: 7}
+		at, v := b.send(from, ethernet)
+		receiver, source := b.owners[at], b.owners[from]
+		if v != verdict.Forward || receiver == nil || source == nil || receiver.network == source.network {
+			return
+		}
+		if p := b.delivered(at); receiver.PublicOf(p.Flow.Dst) == (netip.Addr{}) || b.sw.Snapshot().Public(p.Flow.Src) != source {
+			t.Errorf("of network %d, %v reached %s in network %d", source.network, p.Flow, at, receiver.network)
+		}
+	})
+}

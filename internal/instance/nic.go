@@ -116,7 +116,16 @@ func (n *NIC) settle(link netlink.Link) error {
 	return nil
 }
 
-// ourAlias begins the alias of each device that is one of ours in a foreign namespace.
+// AliasOf is the alias of a device that is an interface's in a foreign namespace. prefix is
+// that of the namespaces of the lab that its node is in; "" is none.
+func AliasOf(eni, prefix string) string {
+	if prefix == "" {
+		return eni
+	}
+	return eni + " of " + prefix
+}
+
+// ourAlias begins every such alias.
 const ourAlias = "eni-"
 
 // Devices are the names of the devices in a namespace.

@@ -12,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"palisade/internal/instance"
 	"palisade/internal/netns"
 	"palisade/internal/process"
 )
@@ -67,6 +69,9 @@ func (l *Lab) clear(ctx context.Context) (found bool, err error) {
 			return found, err
 		}
 	}
+	if err := l.removeAttached(); err != nil {
+		return found, err
+	}
 	arenas, _ := filepath.Glob(l.arena("*"))
 	for _, path := range append(arenas, l.sockets(), l.dir()) {
 		if _, err := os.Lstat(path); err == nil {
@@ -81,6 +86,36 @@ func (l *Lab) clear(ctx context.Context) (found bool, err error) {
 		unix.Rmdir(dir)
 	}
 	return found, nil
+}
+
+// removeAttached takes away the devices that `palisade attach` has put into namespaces of
+// others. Their aliases name the lab.
+func (l *Lab) removeAttached() error {
+	others, err := netns.List("")
+	if err != nil {
+		return err
+	}
+	for _, ns := range others {
+		var ours []string
+		err := netns.Do(ns, func() error {
+			links, err := netlink.LinkList()
+			for _, link := range links {
+				if strings.HasSuffix(link.Attrs().Alias, instance.AliasOf("", l.namespace(""))) {
+					ours = append(ours, link.Attrs().Name)
+				}
+			}
+			return err
+		})
+		if err != nil && netns.Exists(ns) { // it may go at any moment
+			return fmt.Errorf("look for devices in namespace %s: %w", ns, err)
+		}
+		for _, device := range ours {
+			if err := instance.Unplug(ns, instance.NIC{Device: device, Foreign: true}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // pidFiles returns the names of the daemons that have one.

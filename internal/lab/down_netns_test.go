@@ -183,3 +183,37 @@ func TestUpThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 		t.Errorf("Up on a port in use: %v, want a word on --port", err)
 	}
 }
+
+// TestDownTakesAttachedDevicesAway: from namespaces of others too, and this lab's alone.
+func TestDownTakesAttachedDevicesAway(t *testing.T) {
+	needRoot(t)
+	const guest = "labtestguest"
+	_ = netns.Delete(guest)
+	if err := netns.New(guest); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Delete(guest); err != nil {
+			t.Error(err)
+		}
+	})
+	inside := func(argv ...string) string {
+		t.Helper()
+		out, err := exec.Command("ip", append([]string{"netns", "exec", guest}, argv...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+		return string(out)
+	}
+	for device, alias := range map[string]string{"eth0": "eni-1 of labtesta-", "eth1": "eni-2 of labtestab-", "eth2": "eni-3", "eth3": "my own"} {
+		inside("ip", "tuntap", "add", device, "mode", "tap")
+		inside("ip", "link", "set", device, "alias", alias)
+	}
+	if err := Down(t.Context(), "labtesta"); err != nil {
+		t.Fatal(err)
+	}
+	left := inside("ip", "-br", "link")
+	if strings.Contains(left, "eth0") || strings.Count(left, "eth") != 3 {
+		t.Errorf("left behind:\n%s", left)
+	}
+}

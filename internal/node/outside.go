@@ -155,7 +155,7 @@ func (o *outsider) bringUp(view *ec2.View, now *ec2.Interface) error {
 }
 
 func (f *fleet) outsideNIC(view *ec2.View, eni *ec2.Interface) instance.NIC {
-	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.plane.mtu, Foreign: true, Alias: string(eni.ID)}
+	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.plane.mtu, Foreign: true, Alias: f.alias(eni.ID)}
 	n.Addresses, n.Gateway = onLink(view, eni)
 	for o := range view.Interfaces() {
 		if f.isOutside(o) && o.State == ec2.Active && o.Outside.Namespace == eni.Outside.Namespace && o.Epoch < eni.Epoch {
@@ -167,7 +167,7 @@ func (f *fleet) outsideNIC(view *ec2.View, eni *ec2.Interface) instance.NIC {
 
 // open opens the device and gives the interface its port.
 func (o *outsider) open(now *ec2.Interface, nic instance.NIC) error {
-	device, err := openOutside(now)
+	device, err := o.openDevice(now)
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,12 @@ func (o *outsider) configure(now *ec2.Interface, nic instance.NIC) error {
 	return nil
 }
 
-func openOutside(eni *ec2.Interface) (vswitch.Device, error) {
+// alias is what marks a device in a namespace as an interface's.
+func (f *fleet) alias(eni ec2.InterfaceID) string {
+	return instance.AliasOf(string(eni), f.config.Lab.NamespacePrefix)
+}
+
+func (o *outsider) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
 	at := eni.Outside
 	if at.Namespace == "" {
 		if err := afpacket.Take(afpacket.Config{Name: at.Device}, string(eni.ID)); err != nil {
@@ -202,7 +207,7 @@ func openOutside(eni *ec2.Interface) (vswitch.Device, error) {
 	if err := checkNamespace(at.Namespace); err != nil {
 		return nil, err
 	}
-	if owner, there, err := deviceOwner(at); err != nil || there && owner != string(eni.ID) {
+	if alias, there, err := aliasOf(at); err != nil || there && alias != o.fleet.alias(eni.ID) {
 		return nil, errors.Join(err, fmt.Errorf("device %s of namespace %s is in use", at.Device, at.Namespace))
 	}
 	device, err := tap.Open(tap.Config{Name: at.Device, Namespace: at.Namespace})
@@ -219,8 +224,8 @@ func checkNamespace(name string) error {
 	return nil
 }
 
-// deviceOwner is the interface that a device in a namespace was made for, by its alias.
-func deviceOwner(at *ec2.Outside) (owner string, there bool, err error) {
+// aliasOf is the alias of a device in a namespace, which says what interface it was made for.
+func aliasOf(at *ec2.Outside) (alias string, there bool, err error) {
 	err = netns.Do(at.Namespace, func() error {
 		link, err := netlink.LinkByName(at.Device)
 		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
@@ -229,10 +234,10 @@ func deviceOwner(at *ec2.Outside) (owner string, there bool, err error) {
 		if err != nil {
 			return err
 		}
-		owner, there = link.Attrs().Alias, true
+		alias, there = link.Attrs().Alias, true
 		return nil
 	})
-	return owner, there, err
+	return alias, there, err
 }
 
 // stands reports whether the device of the port is still there. A namespace that is gone has
@@ -246,8 +251,8 @@ func (o *outsider) stands() bool {
 	if !netns.Exists(at.Namespace) {
 		return false
 	}
-	owner, there, err := deviceOwner(at)
-	return err != nil || there && owner == string(o.id)
+	alias, there, err := aliasOf(at)
+	return err != nil || there && alias == o.fleet.alias(o.id)
 }
 
 // close closes the port, and takes away or gives back the device. An active interface may
@@ -268,7 +273,7 @@ func (o *outsider) undo(eni *ec2.Interface) {
 	var err error
 	if at.Namespace == "" {
 		err = afpacket.Release(afpacket.Config{Name: at.Device}, string(eni.ID))
-	} else if owner, there, _ := deviceOwner(at); there && owner == string(eni.ID) {
+	} else if alias, there, _ := aliasOf(at); there && alias == o.fleet.alias(eni.ID) {
 		err = instance.Unplug(at.Namespace, instance.NIC{Device: at.Device, Foreign: true})
 	}
 	if err != nil {
