@@ -25,6 +25,7 @@ type (
 	AllocationID  string // "eipalloc-…"
 	AssociationID string // "eipassoc-…" or "rtbassoc-…"
 	AttachmentID  string // "eni-attach-…"
+	KeyPairID     string // "key-…"
 )
 
 // VNI names one flat address space, as in RFC 7348 §5: 24 bits.

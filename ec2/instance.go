@@ -161,4 +161,6 @@ type KeyPair struct {
 	Name        string
 	Fingerprint string // as EC2 shows it: SHA-1 of the private key (created) or MD5 of the public (imported)
 	PublicKey   string // one line in authorized_keys form
+
+	ID KeyPairID `json:",omitempty"` // "" of a pair of an earlier release
 }

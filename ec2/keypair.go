@@ -4,6 +4,12 @@ package ec2
 // Result: KeyPair.
 type CreateKeyPair struct {
 	KeyPair KeyPair
+
+	// Identified gives the pair an id. An entry of the log that has it not is of an
+	// earlier release: an id would take a number, and all that were given out later
+	// would become others.
+	Identified bool              `json:",omitempty"`
+	Tags       map[string]string `json:",omitempty"` // they want an id
 }
 
 func (r *CreateKeyPair) apply(t *tx) (Result, error) {
@@ -30,6 +36,12 @@ func (r *CreateKeyPair) apply(t *tx) (Result, error) {
 	if count >= maxKeyPairs {
 		return Result{}, Errorf("KeyPairLimitExceeded", "Maximum of %d keypairs reached", maxKeyPairs)
 	}
+	if r.Identified {
+		k.ID = KeyPairID(t.meta.longID("key", t.serial()))
+		if err := t.tag(string(k.ID), k.Account, k.Region, r.Tags); err != nil {
+			return Result{}, err
+		}
+	}
 	t.put(tableKeyPair, &k)
 	return Result{KeyPair: &k}, nil
 }
@@ -53,6 +65,9 @@ func (r *DeleteKeyPair) apply(t *tx) (Result, error) {
 	k := first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.Name))
 	if k == nil {
 		return Result{}, nil
+	}
+	if k.ID != "" {
+		t.untag(string(k.ID))
 	}
 	t.del(tableKeyPair, k)
 	return Result{KeyPair: k}, nil

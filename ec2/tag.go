@@ -194,6 +194,13 @@ func (t *tx) owned(account AccountID, region Region, id string) bool {
 	case "rtb":
 		x := first[RouteTable](t.Txn, tableRoutes, indexID, key(id))
 		return x != nil && mine(x.Account, x.Region)
+	case "key":
+		for x := range rows[KeyPair](t.Txn, tableKeyPair, indexID, key(account)+key(region)) {
+			if string(x.ID) == id {
+				return true
+			}
+		}
+		return false
 	case "eipalloc":
 		x := first[ElasticAddress](t.Txn, tableElastic, indexID, key(id))
 		return x != nil && mine(x.Account, x.Region)
@@ -214,6 +221,7 @@ var notFound = map[string]struct{ code, text string }{
 	"igw":      {"InvalidInternetGatewayID.NotFound", "The internetGateway ID '%s' does not exist"},
 	"rtb":      {"InvalidRouteTableID.NotFound", "The routeTable ID '%s' does not exist"},
 	"eipalloc": {"InvalidAllocationID.NotFound", "The allocation ID '%s' does not exist"},
+	"key":      {"InvalidKeyPair.NotFound", "The key pair ID '%s' does not exist"},
 	"dopt":     {"InvalidDhcpOptionID.NotFound", "The dhcpOption ID '%s' does not exist"},
 	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},

@@ -48,7 +48,7 @@ func samples() []Request {
 		&StartInstances{albert, east, ids},
 		&ReportInstance{"i-cfd732a6", 12, Running, "Server.InternalError: no image"},
 		&Sweep{},
-		&CreateKeyPair{KeyPair{albert, east, "gsg", "aa:bb", "ssh-rsa AAAA"}},
+		&CreateKeyPair{KeyPair: KeyPair{Account: albert, Region: east, Name: "gsg", Fingerprint: "aa:bb", PublicKey: "ssh-rsa AAAA"}},
 		&DeleteKeyPair{albert, east, "gsg"},
 		&Batch{[]Request{&Bootstrap{Seed: "seed"}, &Sweep{}}},
 		&CreateJoinToken{"t1", secretHash, NonVoter, epoch0.Add(time.Hour)},

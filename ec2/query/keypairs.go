@@ -29,14 +29,17 @@ var keyPairActions = map[string]handler{
 }
 
 type createKeyPairRequest struct {
-	KeyName string `wire:"KeyName"`
-	KeyType string `wire:"KeyType"`
+	KeyName string             `wire:"KeyName"`
+	KeyType string             `wire:"KeyType"`
+	Tags    []tagSpecification `wire:"TagSpecification"`
 }
 
 type createKeyPairAnswer struct {
-	KeyName     string `wire:"keyName"`
-	Fingerprint string `wire:"keyFingerprint"`
-	Material    string `wire:"keyMaterial"`
+	KeyName     string        `wire:"keyName"`
+	Fingerprint string        `wire:"keyFingerprint"`
+	Material    string        `wire:"keyMaterial"`
+	ID          ec2.KeyPairID `wire:"keyPairId"`
+	Tags        []tag         `wire:"tagSet"`
 }
 
 // createKeyPair makes a pair, keeps the public half and tells the private one once. It
@@ -55,17 +58,34 @@ func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.apply(&ec2.CreateKeyPair{KeyPair: ec2.KeyPair{
-		Account:     c.account,
-		Region:      c.region,
-		Name:        r.KeyName,
-		Fingerprint: pair.fingerprint,
-		PublicKey:   authorizedKey(pair.public),
-	}})
+	made, err := c.keepKeyPair(r.KeyName, pair.fingerprint, pair.public, r.Tags)
 	if err != nil {
 		return nil, err
 	}
-	return &createKeyPairAnswer{r.KeyName, pair.fingerprint, string(pem.EncodeToMemory(pair.private))}, nil
+	return &createKeyPairAnswer{made.Name, made.Fingerprint, string(pem.EncodeToMemory(pair.private)), made.ID, c.tags(string(made.ID))}, nil
+}
+
+// keepKeyPair stores the public half of a pair.
+func (c *call) keepKeyPair(name, fingerprint string, public ssh.PublicKey, specifications []tagSpecification) (*ec2.KeyPair, error) {
+	tags, err := tagsFor(specifications, "key-pair")
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&ec2.CreateKeyPair{
+		KeyPair: ec2.KeyPair{
+			Account:     c.account,
+			Region:      c.region,
+			Name:        name,
+			Fingerprint: fingerprint,
+			PublicKey:   authorizedKey(public),
+		},
+		Identified: true,
+		Tags:       tags,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result.KeyPair, nil
 }
 
 type madePair struct {
@@ -109,13 +129,16 @@ func makeEd25519() (*madePair, error) {
 }
 
 type importKeyPairRequest struct {
-	KeyName  string `wire:"KeyName"`
-	Material string `wire:"PublicKeyMaterial"`
+	KeyName  string             `wire:"KeyName"`
+	Material string             `wire:"PublicKeyMaterial"`
+	Tags     []tagSpecification `wire:"TagSpecification"`
 }
 
 type importKeyPairAnswer struct {
-	KeyName     string `wire:"keyName"`
-	Fingerprint string `wire:"keyFingerprint"`
+	KeyName     string        `wire:"keyName"`
+	Fingerprint string        `wire:"keyFingerprint"`
+	ID          ec2.KeyPairID `wire:"keyPairId"`
+	Tags        []tag         `wire:"tagSet"`
 }
 
 func importKeyPair(c *call, r *importKeyPairRequest) (*importKeyPairAnswer, error) {
@@ -135,17 +158,11 @@ func importKeyPair(c *call, r *importKeyPairRequest) (*importKeyPairAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.apply(&ec2.CreateKeyPair{KeyPair: ec2.KeyPair{
-		Account:     c.account,
-		Region:      c.region,
-		Name:        r.KeyName,
-		Fingerprint: fingerprint,
-		PublicKey:   authorizedKey(public),
-	}})
+	made, err := c.keepKeyPair(r.KeyName, fingerprint, public, r.Tags)
 	if err != nil {
 		return nil, err
 	}
-	return &importKeyPairAnswer{r.KeyName, fingerprint}, nil
+	return &importKeyPairAnswer{made.Name, made.Fingerprint, made.ID, c.tags(string(made.ID))}, nil
 }
 
 // importedFingerprint is the MD5 of an RSA key's SubjectPublicKeyInfo, the SHA-256 of
@@ -183,8 +200,10 @@ func colons(sum []byte) string {
 }
 
 type describeKeyPairsRequest struct {
-	KeyNames []string `wire:"KeyName"`
-	Filters  []filter `wire:"Filter"`
+	KeyNames         []string        `wire:"KeyName"`
+	IDs              []ec2.KeyPairID `wire:"KeyPairId"`
+	Filters          []filter        `wire:"Filter"`
+	IncludePublicKey bool            `wire:"IncludePublicKey"`
 }
 
 type describeKeyPairsAnswer struct {
@@ -192,14 +211,26 @@ type describeKeyPairsAnswer struct {
 }
 
 type keyPairItem struct {
-	Name        string `wire:"keyName"`
-	Fingerprint string `wire:"keyFingerprint"`
-	Tags        []tag  `wire:"tagSet"`
+	ID          ec2.KeyPairID `wire:"keyPairId"`
+	Name        string        `wire:"keyName"`
+	Type        string        `wire:"keyType"`
+	Fingerprint string        `wire:"keyFingerprint"`
+	PublicKey   string        `wire:"publicKey"`
+	Tags        []tag         `wire:"tagSet"`
+}
+
+// keyType is EC2's word for the algorithm of a stored key.
+func keyType(k *ec2.KeyPair) string {
+	if strings.HasPrefix(k.PublicKey, ssh.KeyAlgoED25519+" ") {
+		return "ed25519"
+	}
+	return "rsa"
 }
 
 var keyPairFilters = filterable[*ec2.KeyPair]{
 	"fingerprint": func(k *ec2.KeyPair) []string { return []string{k.Fingerprint} },
 	"key-name":    func(k *ec2.KeyPair) []string { return []string{k.Name} },
+	"key-pair-id": func(k *ec2.KeyPair) []string { return one(k.ID) },
 }
 
 func describeKeyPairs(c *call, r *describeKeyPairsRequest) (*describeKeyPairsAnswer, error) {
@@ -211,23 +242,62 @@ func describeKeyPairs(c *call, r *describeKeyPairsRequest) (*describeKeyPairsAns
 			return nil, ec2.Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", quote(name))
 		}
 	}
+	found := make(map[ec2.KeyPairID]bool)
+	tags := taggedBy(c, func(k *ec2.KeyPair) string { return string(k.ID) })
 	answer := &describeKeyPairsAnswer{}
 	for k := range c.view.KeyPairs(c.account, c.region) {
-		if len(r.KeyNames) > 0 && !slices.Contains(r.KeyNames, k.Name) || !keyPairFilters.match(k, r.Filters, nil) {
+		named := len(r.KeyNames)+len(r.IDs) == 0 || slices.Contains(r.KeyNames, k.Name) || k.ID != "" && slices.Contains(r.IDs, k.ID)
+		if !named {
 			continue
 		}
-		answer.KeyPairs = append(answer.KeyPairs, keyPairItem{Name: k.Name, Fingerprint: k.Fingerprint})
+		found[k.ID] = true
+		if !keyPairFilters.match(k, r.Filters, tags) {
+			continue
+		}
+		item := keyPairItem{ID: k.ID, Name: k.Name, Type: keyType(k), Fingerprint: k.Fingerprint, Tags: c.tags(string(k.ID))}
+		if r.IncludePublicKey {
+			item.PublicKey = k.PublicKey
+		}
+		answer.KeyPairs = append(answer.KeyPairs, item)
+	}
+	for _, id := range r.IDs {
+		if !found[id] {
+			return nil, ec2.NoSuch("key", id)
+		}
 	}
 	return answer, nil
 }
 
 type deleteKeyPairRequest struct {
-	KeyName string `wire:"KeyName"`
+	KeyName string        `wire:"KeyName"`
+	ID      ec2.KeyPairID `wire:"KeyPairId"`
 }
 
-func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DeleteKeyPair{Account: c.account, Region: c.region, Name: r.KeyName}); err != nil {
+type deleteKeyPairAnswer struct {
+	Return bool          `wire:"return"`
+	ID     ec2.KeyPairID `wire:"keyPairId"`
+}
+
+func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*deleteKeyPairAnswer, error) {
+	for k := range c.view.KeyPairs(c.account, c.region) {
+		if r.ID == "" || k.ID != r.ID {
+			continue
+		}
+		if r.KeyName != "" && r.KeyName != k.Name {
+			return nil, ec2.Errorf("InvalidParameterCombination", "The key pair '%s' is not the one with the ID '%s'", quote(r.KeyName), quote(string(r.ID)))
+		}
+		r.KeyName = k.Name
+	}
+	if r.KeyName == "" && r.ID != "" {
+		return nil, ec2.NoSuch("key", r.ID)
+	}
+	result, err := c.apply(&ec2.DeleteKeyPair{Account: c.account, Region: c.region, Name: r.KeyName})
+	if err != nil {
 		return nil, err
 	}
-	return &done, nil
+	answer := &deleteKeyPairAnswer{Return: true}
+	if result.KeyPair != nil {
+		answer.ID = result.KeyPair.ID
+	}
+	return answer, nil
 }
