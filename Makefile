@@ -22,7 +22,7 @@ test: setup build lint ## all that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
 
 unit: ## what needs no root
-	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/verdict/... ./internal/deps/... ./switch ./switch/overlay
+	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/deps/... ./switch ./switch/overlay
 
 scenarios: setup ## every story, each in a lab of its own
 	CI=true go test -count=1 -v -timeout 20m ./scenarios

@@ -2,9 +2,6 @@ package lab
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +14,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/secret"
 )
 
 // Options say what lab to make.
@@ -178,12 +176,6 @@ const resolvConf = "# A lab has no name server.\noptions attempts:1 timeout:1\n"
 // newAccount makes keys that look like Amazon's, for tools that check: 20 capitals and
 // digits, 40 of base64.
 func newAccount(name, id, platform string) Account {
-	access, secret := make([]byte, 10), make([]byte, 30)
-	rand.Read(access)
-	rand.Read(secret)
-	return Account{
-		Name: name, ID: id, Platform: platform,
-		AccessKey: "AKIA" + base32.StdEncoding.EncodeToString(access),
-		SecretKey: base64.StdEncoding.EncodeToString(secret),
-	}
+	accessKey, secretKey := secret.NewAccessKey()
+	return Account{Name: name, ID: id, Platform: platform, AccessKey: accessKey, SecretKey: secretKey}
 }

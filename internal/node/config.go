@@ -80,7 +80,13 @@ type Classic struct {
 type Settings struct {
 	Quarantine duration `toml:"quarantine"` // of an address between two leases: "60s"
 	Limits     string   `toml:"limits"`     // those of a time, a name that ec2.Preset knows: "vpc-2012"
+
+	// AuditRecords is how many records of who changed what are kept. Default 10,000.
+	AuditRecords int `toml:"audit_records"`
 }
+
+// maxAuditRecords bounds what every node holds of them in memory: some 5 kB each.
+const maxAuditRecords = 1_000_000
 
 func (s Settings) domain() (ec2.Settings, error) {
 	var settings ec2.Settings
@@ -93,6 +99,10 @@ func (s Settings) domain() (ec2.Settings, error) {
 	if s.Quarantine != 0 {
 		settings.Quarantine = time.Duration(s.Quarantine)
 	}
+	if s.AuditRecords < 0 || s.AuditRecords > maxAuditRecords {
+		return ec2.Settings{}, fmt.Errorf(`"settings.audit_records" is %d; it must be 1 to %d`, s.AuditRecords, maxAuditRecords)
+	}
+	settings.AuditRecords = s.AuditRecords
 	return settings, nil
 }
 

@@ -117,6 +117,8 @@ func TestReadConfigSaysWhatIsWrong(t *testing.T) {
 		{"platform nobody knows", `"classic"`, `"classics"`, `platform "classics" is neither`},
 		{"account without a key", `access_key = "AKIDALBERT"`, ``, `account 598916040194 needs an access key`},
 		{"account id of 3 digits", `"598916040194"`, `"598"`, `account id "598" is not 12 digits`},
+		{"fewer records than none", `[[account]]`, "[settings]\naudit_records = -1\n[[account]]", `"settings.audit_records" is -1`},
+		{"two accounts of a name", `[[account]]`, "[[account]]\nid = \"495219933132\"\nname = \"albert\"\nplatform = \"classic\"\naccess_key = \"AKIDTWO\"\nsecret_key = \"s\"\n[[account]]", `called albert already`},
 		{"limits of no time", `[[account]]`, "[settings]\nlimits = \"1999\"\n[[account]]", `"settings.limits" is "1999"`},
 		{"public pool inside the network", `["198.18.0.0/16"]`, `["10.20.0.0/16"]`, `"classic.public_pools" has 10.20.0.0/16`},
 	} {

@@ -1,0 +1,54 @@
+package ec2
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// accountScript is a log with sealed keys and with records of who asked for what.
+func accountScript() []Command {
+	network := Network{VNI: 1, Region: east, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}}
+	return []Command{
+		{Request: &Batch{[]Request{
+			&Bootstrap{Seed: "seed", Settings: Settings{AuditRecords: 3}}, &SealSecrets{Key: "0123456789abcdef"},
+			&PutNode{Node{ID: "node1", Zone: "us-east-1a"}}, &PutNetwork{network},
+			&CreateAccount{ID: albert, Name: "albert", Platform: Classic, AccessKey: "AKIDALBERT", Sealed: sampleSealed},
+		}}},
+		{Request: &CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed}, Audit: &Audit{Source: "control socket of node1", Action: "CreateAccessKey", RequestID: "1"}},
+		{Request: &UpdateAccessKey{albert, "AKIDALBERT", true}},
+		{Request: &CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web servers"}, Audit: sampleAudit()},
+		{Request: &CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "again"}, Audit: sampleAudit()},
+		{Request: &CreateSecurityGroup{Account: albert, Region: east, Name: "db", Description: "databases"}, Audit: sampleAudit()},
+	}
+}
+
+func TestSnapshotOfAccountsIsRead(t *testing.T) {
+	s := NewState()
+	for n, cmd := range accountScript() {
+		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)
+		_, _ = s.Apply(uint64(n+1), cmd)
+	}
+	path := filepath.Join("testdata", "snapshots", "v2-accounts.jsonl")
+	if *update {
+		if err := os.WriteFile(path, snapshotOf(t, s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(kept), string(snapshotOf(t, got))); diff != "" {
+		t.Errorf("the snapshot is read as another:\n%s", diff)
+	}
+}
