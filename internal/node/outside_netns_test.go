@@ -213,9 +213,10 @@ func (w *world) vm(device, guest string) {
 				_, _ = unix.Poll([]unix.PollFd{{Fd: int32(from.FD()), Events: unix.POLLIN}}, 20)
 				continue
 			}
-			if err == nil {
-				_ = to.Write(buffer[:n])
+			if err != nil {
+				return // the device is gone
 			}
+			_ = to.Write(buffer[:n]) // as on a wire
 		}
 	}
 	go carry(outer, inner)
@@ -302,6 +303,19 @@ func TestMachineIsPutBehindAnInterface(t *testing.T) {
 	s = w.attach(on)
 	configure(s.MAC)
 	works("attached again")
+
+	// The machine goes with its TAP, and the next one of that name takes its place.
+	ports := len(w.node.sw.Ports())
+	if out, err := w.in("", "ip", "link", "del", "vm0"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	w.until("the port is gone", func() bool { return len(w.node.sw.Ports()) < ports })
+	w.reaches(w.of(peer), private(), false, "without its machine")
+	guest += "2"
+	w.vm("vm0", guest)
+	configure(s.MAC)
+	w.until("it is back", func() bool { return len(w.node.sw.Ports()) == ports })
+	works("with another machine")
 }
 
 // count counts what is written to it.
