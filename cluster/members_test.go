@@ -27,10 +27,8 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		if who == "the leader" {
 			victim = s.leader()
 		}
-		by := s.up()[0]
-		if by == victim {
-			by = s.up()[1]
-		}
+		others := slices.DeleteFunc(s.up(), func(n *node) bool { return n == victim })
+		by := others[0]
 		key := by.View().GossipKey()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
