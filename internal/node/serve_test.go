@@ -1,10 +1,13 @@
 package node
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,5 +47,35 @@ func TestNoHandlerOutlivesServe(t *testing.T) {
 	close(leave)
 	if <-ended; !left.Load() {
 		t.Error("the handler has not ended")
+	}
+}
+
+// Headers are bounded: who sends more is told so, and holds nothing.
+func TestHeadersAreBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	}()
+	for _, c := range []struct{ size, status int }{{1 << 10, 204}, {1 << 20, 431}} {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\n\r\n", strings.Repeat("x", c.size))
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || answer.StatusCode != c.status {
+			t.Errorf("a header of %d bytes: %v, %v, want %d", c.size, answer, err, c.status)
+		}
+		conn.Close()
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
