@@ -70,10 +70,21 @@ type Instance struct {
 	StopProtected        bool `json:",omitempty"` // disableApiStop
 	TerminateOnShutdown  bool `json:",omitempty"` // instanceInitiatedShutdownBehavior is terminate, not stop
 
+	Metadata *MetadataOptions `json:",omitempty"` // nil: nobody asked for any
+
 	// The rest is of an instance in a VPC only.
 
 	VPC    VPCID    `json:",omitempty"`
 	Subnet SubnetID `json:",omitempty"` // of the primary interface; kept when terminated
+}
+
+// MetadataOptions are what a launch asked of the instance metadata service. There is none
+// here: they are shown again, as not applied.
+type MetadataOptions struct {
+	Endpoint string `json:",omitempty"` // "enabled" or "disabled"
+	Tokens   string `json:",omitempty"` // "optional" or "required"
+	Hops     int    `json:",omitempty"` // 1 to 64
+	Tags     string `json:",omitempty"` // "enabled" or "disabled"
 }
 
 // LeaseState says what an interface's addresses may be used for.

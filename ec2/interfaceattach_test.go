@@ -310,7 +310,16 @@ func TestInstanceAttributesDecide(t *testing.T) {
 	w.must(&StartInstances{dev, east, one})
 	w.report(id, Running)
 	w.must(modify(func(r *ModifyInstance) { r.TerminateOnShutdown = new(true) }))
-	w.report(id, Stopped) // it shut itself down
+	shutdown := func(reason string) {
+		w.must(&ReportInstance{Instance: id, InterfaceEpoch: w.lease(id).Epoch, State: Stopped, Reason: reason})
+	}
+	shutdown("Server.InternalError: the machine went down")
+	if i := w.instance(id); i.State != Stopped {
+		t.Errorf("its machine went down and it is %s, want stopped", i.State)
+	}
+	w.must(&StartInstances{dev, east, one})
+	w.report(id, Running)
+	shutdown("Client.InstanceInitiatedShutdown: Instance initiated shutdown")
 	if i := w.instance(id); i.State != Terminated {
 		t.Errorf("it shut itself down and is %s, want terminated", i.State)
 	}

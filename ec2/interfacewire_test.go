@@ -35,7 +35,8 @@ func laterInterfaces() map[string]Request {
 		"RunInstances-vpc": &RunInstances{
 			Account: albert, Region: east, Image: "ami-eca54085", Type: "m1.small", MinCount: 1, MaxCount: 1,
 			Tags: map[string]string{"Name": "web"}, TerminationProtected: true, StopProtected: true, TerminateOnShutdown: true,
-			Subnet: "subnet-0a1b2c3d", Private: sampleSpec().Private, Further: sampleSpec().Further, FurtherCount: 1,
+			Metadata: &MetadataOptions{"disabled", "required", 2, "disabled"},
+			Subnet:   "subnet-0a1b2c3d", Private: sampleSpec().Private, Further: sampleSpec().Further, FurtherCount: 1,
 			Interfaces: []LaunchInterface{
 				{Interface: "eni-0a1b2c3d"},
 				{DeviceIndex: 1, Spec: sampleSpec(), Public: new(true), DeleteOnTermination: new(false)},

@@ -29,6 +29,7 @@ type RunInstances struct {
 	TerminationProtected bool              `json:",omitempty"`
 	StopProtected        bool              `json:",omitempty"`
 	TerminateOnShutdown  bool              `json:",omitempty"`
+	Metadata             *MetadataOptions  `json:",omitempty"`
 
 	// The rest is for a VPC only: the primary interface, or all of them.
 
@@ -150,6 +151,7 @@ func (r *RunInstances) newInstance(t *tx, id InstanceID, shape string) *Instance
 		TerminationProtected: r.TerminationProtected,
 		StopProtected:        r.StopProtected,
 		TerminateOnShutdown:  r.TerminateOnShutdown,
+		Metadata:             r.Metadata,
 	}
 }
 
@@ -172,8 +174,29 @@ func (r *RunInstances) check() error {
 	if err := checkClientToken(r.ClientToken); err != nil {
 		return err
 	}
+	if m := r.Metadata; m != nil {
+		if err := m.check(); err != nil {
+			return err
+		}
+	}
 	if !printable(r.Type, 64) {
 		return Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", clip(r.Type))
+	}
+	return nil
+}
+
+func (m *MetadataOptions) check() error {
+	for _, x := range []struct{ name, value, one, other string }{
+		{"HttpEndpoint", m.Endpoint, "enabled", "disabled"},
+		{"HttpTokens", m.Tokens, "optional", "required"},
+		{"InstanceMetadataTags", m.Tags, "enabled", "disabled"},
+	} {
+		if x.value != "" && x.value != x.one && x.value != x.other {
+			return Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", clip(x.value), x.name, x.one, x.other)
+		}
+	}
+	if m.Hops < 0 || m.Hops > 64 {
+		return Errorf("InvalidParameterValue", "Value (%d) for parameter HttpPutResponseHopLimit is invalid. It is from 1 to 64.", m.Hops)
 	}
 	return nil
 }

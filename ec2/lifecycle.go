@@ -5,7 +5,12 @@ import (
 	"strings"
 )
 
-const reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
+const (
+	reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
+
+	// reasonInstance begins a node's report of an instance that has shut itself down.
+	reasonInstance = "Client.InstanceInitiatedShutdown:"
+)
 
 // TerminateInstances ends instances for good. Their addresses leave every set with this
 // command; what of their interfaces is deleted with them goes when the node has taken the
@@ -148,7 +153,7 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 		return Result{}, nil
 	case r.State == Running:
 		i.State = Running
-	case r.State == Terminated || i.State == ShuttingDown || i.State == Running && i.TerminateOnShutdown:
+	case r.State == Terminated || i.State == ShuttingDown || i.TerminateOnShutdown && strings.HasPrefix(r.Reason, reasonInstance):
 		i.State, i.Ended = Terminated, t.meta.Time
 		t.disconnect(&i)
 	default:

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"time"
@@ -74,7 +75,8 @@ type vpcInstanceItem struct {
 	} `wire:"capacityReservationSpecification"`
 }
 
-// A metadataItem says of the metadata service that there is none.
+// A metadataItem says of the metadata service that there is none, or what a launch asked
+// of it. That is "pending": EC2 says so where requests for metadata are not answered yet.
 type metadataItem struct {
 	State    string `wire:"state"`
 	Tokens   string `wire:"httpTokens"`
@@ -167,7 +169,7 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
 	item.Virtualization = "hvm"
 	v := &vpcInstanceItem{Platform: "Linux/UNIX", Usage: "RunInstances", Names: hostnameType{Type: "ip-name"}}
-	v.Metadata = metadataItem{State: "applied", Tokens: "required", Hops: 1, Endpoint: "disabled", IPv6: "disabled", Tags: "disabled"}
+	v.Metadata = newMetadataItem(deref(i.Metadata))
 	v.Maintenance.Recovery, v.Capacity.Preference = "disabled", "none"
 	item.vpcInstanceItem = v
 	eni, ok := c.view.Interface(i.Interface)
@@ -181,6 +183,17 @@ func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
 	}
 	v.VPC, v.Subnet, v.Checked = i.VPC, i.Subnet, new(!eni.Unchecked)
 	item.Interfaces = c.nics(i)
+}
+
+func newMetadataItem(m ec2.MetadataOptions) metadataItem {
+	item := metadataItem{
+		State: "applied", Tokens: cmp.Or(m.Tokens, "required"), Hops: cmp.Or(m.Hops, 1),
+		Endpoint: cmp.Or(m.Endpoint, "disabled"), IPv6: "disabled", Tags: cmp.Or(m.Tags, "disabled"),
+	}
+	if item.Endpoint == "enabled" {
+		item.State = "pending"
+	}
+	return item
 }
 
 // activeInterface is where an instance's addresses are, unless they have left it.

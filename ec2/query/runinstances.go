@@ -26,6 +26,7 @@ type runInstancesRequest struct {
 	OnShutdown     string             `wire:"InstanceInitiatedShutdownBehavior"`
 	Tags           []tagSpecification `wire:"TagSpecification"`
 	Placement      placementParam     `wire:"Placement"`
+	Metadata       *metadataParam     `wire:"MetadataOptions"`
 	unservedLaunch
 }
 
@@ -60,6 +61,13 @@ type placementParam struct {
 	Host    string `wire:"HostId"`
 }
 
+type metadataParam struct {
+	Endpoint string `wire:"HttpEndpoint"`
+	Tokens   string `wire:"HttpTokens"`
+	Hops     int    `wire:"HttpPutResponseHopLimit"`
+	Tags     string `wire:"InstanceMetadataTags"`
+}
+
 type runInstancesAnswer struct {
 	reservationItem
 }
@@ -88,6 +96,9 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 
 		TerminationProtected: r.NoTermination,
 		StopProtected:        r.NoStop,
+	}
+	if m := r.Metadata; m != nil {
+		run.Metadata = &ec2.MetadataOptions{Endpoint: m.Endpoint, Tokens: m.Tokens, Hops: m.Hops, Tags: m.Tags}
 	}
 	var err error
 	if run.UserData, err = userData(r.UserData); err != nil {
