@@ -4,7 +4,14 @@
 NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-client sshd:openssh-server \
         nft:nftables iptables:iptables iperf3:iperf3 ps:procps
 
-.PHONY: build setup demo test unit scenarios fuzz soak bench lint clean
+# What the tests of real clients run besides; Terraform is used where it is, and not installed.
+CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
+
+# install gets what is missing of a list of command:package.
+install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
+	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
+
+.PHONY: build setup setup-clients demo test unit scenarios fuzz soak bench lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -12,13 +19,17 @@ build: ## bin/palisade and its ec2-* names beside it
 
 setup: ## install what is missing; wants root, as the lab does
 	@test $$(id -u) = 0 || { echo "make: network namespaces want root; run it as: sudo -E env PATH=\"\$$PATH\" make $(MAKECMDGOALS)" >&2; exit 1; }
-	@missing=; for need in $(NEEDS); do command -v $${need%%:*} >/dev/null || missing="$$missing $${need##*:}"; done; \
-	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
+	$(call install,$(NEEDS))
+
+JS = internal/clients/testdata/js/package.json
+setup-clients: setup ## and the command line, SDKs and their runtimes that the tests drive a lab by
+	$(call install,$(CLIENT_NEEDS))
+	@cmp -s $(JS) bin/clients/package.json || { echo "installing: SDKs for JavaScript"; mkdir -p bin/clients && cd bin/clients && npm install --silent --no-audit --no-fund --no-package-lock $$(node -p "Object.entries(require('../../$(JS)').dependencies).map(p => p.join('@')).join(' ')") && cp ../../$(JS) .; }
 
 demo: setup build ## the stories of Albert and Mary on three nodes, with real packets
 	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert mary --name demo
 
-test: setup build lint ## all that must pass
+test: setup-clients build lint ## all that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
 
 unit: ## what needs no root
@@ -33,7 +44,7 @@ fuzz: ## every door for bytes
 	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
 	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
 
-soak: setup build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
+soak: setup-clients build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
 	CI=true go test -tags soak -count=1 -timeout 60m -run Soak -v ./scenarios
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...

@@ -1,0 +1,79 @@
+package clients
+
+import (
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"palisade/internal/lab/labtest"
+)
+
+// testGo is what a person writes with the SDK for Go: waiters, paginators, tokens. Every
+// mutating action by it, with packets, is what TestPacketsObeyEveryAction is about.
+func testGo(t *testing.T, l *labtest.Lab) {
+	a := newAccount(t, l, "gopher")
+	c := newClient(l, a)
+	ctx := t.Context()
+	vpcs, err := c.DescribeVpcs(ctx, &ec2.DescribeVpcsInput{Filters: filters("is-default", "true")})
+	check(t, err)
+	vpc := vpcs.Vpcs[0]
+	if *vpc.CidrBlock != "172.31.0.0/16" || *vpc.OwnerId != a.ID {
+		t.Errorf("the default VPC is %s of %s", *vpc.CidrBlock, *vpc.OwnerId)
+	}
+	group, err := c.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{GroupName: aws.String("gopher"), Description: aws.String("of Go")})
+	check(t, err)
+	check(t, ec2.NewSecurityGroupExistsWaiter(c).Wait(ctx, &ec2.DescribeSecurityGroupsInput{GroupIds: []string{*group.GroupId}}, time.Minute))
+
+	// A token makes a launch one, however often it is asked for.
+	launch := &ec2.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2),
+		ClientToken: aws.String("once"), SecurityGroupIds: []string{*group.GroupId},
+		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeInstance, Tags: []types.Tag{{Key: aws.String("of"), Value: aws.String("go")}}}}}
+	first, err := c.RunInstances(ctx, launch)
+	check(t, err)
+	again, err := c.RunInstances(ctx, launch)
+	check(t, err)
+	if len(first.Instances) != 2 || *first.ReservationId != *again.ReservationId || *first.Instances[0].InstanceId != *again.Instances[0].InstanceId {
+		t.Errorf("a launch by a token made %s and then %s", *first.ReservationId, *again.ReservationId)
+	}
+	launch.MaxCount = aws.Int32(3)
+	if _, err := c.RunInstances(ctx, launch); code(err) != "IdempotentParameterMismatch" {
+		t.Errorf("another launch by the same token: %v", err)
+	}
+	ids := []string{*first.Instances[0].InstanceId, *first.Instances[1].InstanceId}
+	check(t, ec2.NewInstanceRunningWaiter(c, func(o *ec2.InstanceRunningWaiterOptions) { o.MinDelay, o.MaxDelay = time.Second, time.Second }).Wait(ctx, &ec2.DescribeInstancesInput{InstanceIds: ids}, time.Minute))
+
+	// Pages of five: rules of many groups, none twice and none left out.
+	want := map[string]bool{}
+	for port := int32(1); port <= 11; port++ {
+		out, err := c.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group.GroupId, IpPermissions: []types.IpPermission{permission("tcp", port, port, "203.0.113.0/24")}})
+		check(t, err)
+		want[*out.SecurityGroupRules[0].SecurityGroupRuleId] = true
+	}
+	pages, got := 0, map[string]bool{}
+	for p := ec2.NewDescribeSecurityGroupRulesPaginator(c, &ec2.DescribeSecurityGroupRulesInput{Filters: filters("group-id", *group.GroupId), MaxResults: aws.Int32(5)}); p.HasMorePages(); pages++ {
+		page, err := p.NextPage(ctx)
+		check(t, err)
+		for _, r := range page.SecurityGroupRules {
+			if got[*r.SecurityGroupRuleId] {
+				t.Errorf("%s is on two pages", *r.SecurityGroupRuleId)
+			}
+			got[*r.SecurityGroupRuleId] = true
+			delete(want, *r.SecurityGroupRuleId)
+		}
+	}
+	if pages != 3 || len(got) != 12 || len(want) != 0 {
+		t.Errorf("%d pages with %d rules, without %v", pages, len(got), want)
+	}
+	_, err = c.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group.GroupId, DryRun: aws.Bool(true), IpPermissions: []types.IpPermission{permission("tcp", 99, 99, "203.0.113.0/24")}})
+	if code(err) != "DryRunOperation" {
+		t.Errorf("a dry run: %v", err)
+	}
+	_, err = c.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: ids})
+	check(t, err)
+	check(t, ec2.NewInstanceTerminatedWaiter(c, func(o *ec2.InstanceTerminatedWaiterOptions) { o.MinDelay, o.MaxDelay = time.Second, time.Second }).Wait(ctx, &ec2.DescribeInstancesInput{InstanceIds: ids}, time.Minute))
+	_, err = c.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: group.GroupId})
+	check(t, err)
+}

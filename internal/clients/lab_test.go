@@ -1,0 +1,118 @@
+package clients
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
+
+	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
+)
+
+// TestMain lets all clients run at once: what they do most is wait.
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "12")
+	os.Exit(m.Run())
+}
+
+// newAccount makes an account with a default VPC of its own, so that tests in one lab do
+// not meet each other's groups and limits.
+func newAccount(t *testing.T, l *labtest.Lab, name string) lab.Account {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), l.Palisade, "account", "create", "--lab", l.Name, "--name", name, "--json").Output()
+	if err != nil {
+		t.Fatalf("palisade account create: %v\n%s", err, out)
+	}
+	var made []struct {
+		Account   string `json:"account"`
+		AccessKey string `json:"access_key"`
+		SecretKey string `json:"secret_key"`
+	}
+	if err := json.Unmarshal(out, &made); err != nil || len(made) != 1 {
+		t.Fatalf("palisade account create: %v\n%s", err, out)
+	}
+	return lab.Account{Name: name, ID: made[0].Account, Platform: "vpc", AccessKey: made[0].AccessKey, SecretKey: made[0].SecretKey}
+}
+
+// newClient is the SDK for Go, pointed at the lab as a.
+func newClient(l *labtest.Lab, a lab.Account) *ec2.Client {
+	return ec2.New(ec2.Options{
+		Region:       lab.Region,
+		BaseEndpoint: aws.String(l.Endpoint),
+		Credentials:  credentials.NewStaticCredentialsProvider(a.AccessKey, a.SecretKey, ""),
+	})
+}
+
+// code is AWS's code of an error that the service answered with, "" for no error.
+func code(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e, ok := errors.AsType[smithy.APIError](err); ok {
+		return e.ErrorCode()
+	}
+	return err.Error()
+}
+
+// An instance of a test.
+type instance struct {
+	host
+	id      string
+	private netip.Addr
+	public  netip.Addr // invalid: none
+	nic     string
+}
+
+// running waits until the instances run and returns what is known of them then.
+func running(t *testing.T, l *labtest.Lab, c *ec2.Client, ids []string, names ...string) []instance {
+	t.Helper()
+	found := make(map[string]types.Instance)
+	labtest.Eventually(t, strings.Join(ids, ", ")+" run", func() bool {
+		got, err := c.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: ids})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range got.Reservations {
+			for _, i := range r.Instances {
+				if i.State.Name == types.InstanceStateNameRunning {
+					found[*i.InstanceId] = i
+				}
+			}
+		}
+		return len(found) == len(ids)
+	})
+	var list []instance
+	for n, id := range ids {
+		i := found[id]
+		in := instance{host: host{name: id, namespace: l.Namespace(id)}, id: id, private: netip.MustParseAddr(*i.PrivateIpAddress)}
+		if n < len(names) {
+			in.name = names[n]
+		}
+		if i.PublicIpAddress != nil {
+			in.public = netip.MustParseAddr(*i.PublicIpAddress)
+		}
+		if len(i.NetworkInterfaces) > 0 {
+			in.nic = *i.NetworkInterfaces[0].NetworkInterfaceId
+		}
+		list = append(list, in)
+	}
+	return list
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,334 @@
+package clients
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"palisade/internal/netns"
+)
+
+// What a probe waits. A packet that is admitted takes a millisecond; a busy machine may
+// take much longer to run who answers. A packet that is dropped is waited for in vain, so
+// the time is short: whoever expects silence has seen, or will see, the same probe answered.
+const (
+	answerWithin = 5 * time.Second
+	silenceFor   = 400 * time.Millisecond
+)
+
+// A host can send and answer: an instance, the laptop, the stranger.
+type host struct {
+	name      string // for messages
+	namespace string
+}
+
+// hosts are the servers that probes started, one for each namespace and port, until the
+// test ends.
+type hosts struct {
+	mu      sync.Mutex
+	servers map[string]*server
+}
+
+// A server answers "NAME\n" and what it was sent on a port of TCP or UDP. One of another
+// protocol only listens: it remembers what arrived.
+type server struct {
+	close func() error
+	mu    sync.Mutex
+	heard [][]byte
+}
+
+func newHosts(t *testing.T) *hosts {
+	h := &hosts{servers: map[string]*server{}}
+	t.Cleanup(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, s := range h.servers {
+			s.close()
+		}
+	})
+	return h
+}
+
+// serve makes sure that to answers what kind says.
+func (h *hosts) serve(t *testing.T, to host, kind string) *server {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := to.namespace + " " + kind
+	if s := h.servers[key]; s != nil {
+		return s
+	}
+	s := &server{close: func() error { return nil }}
+	err := netns.Do(to.namespace, func() error { return s.listen(to.name, kind) })
+	if errors.Is(err, os.ErrExist) || err != nil && strings.Contains(err.Error(), "address already in use") {
+		// The instance's image serves it.
+		err = nil
+	}
+	if err != nil {
+		t.Fatalf("serve %s on %s: %v", kind, to.name, err)
+	}
+	h.servers[key] = s
+	return s
+}
+
+func (s *server) listen(name, kind string) error {
+	network, port, _ := strings.Cut(kind, "/")
+	switch network {
+	case "tcp":
+		l, err := net.Listen("tcp4", ":"+port)
+		if err != nil {
+			return err
+		}
+		s.close = l.Close
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					fmt.Fprintf(conn, "%s\n", name)
+					buffer := make([]byte, 512)
+					for {
+						n, err := conn.Read(buffer)
+						if err != nil {
+							return
+						}
+						conn.Write(buffer[:n])
+					}
+				}()
+			}
+		}()
+	case "udp":
+		l, err := net.ListenPacket("udp4", ":"+port)
+		if err != nil {
+			return err
+		}
+		s.close = l.Close
+		go s.answer(l, []byte(name+"\n"))
+	case "proto":
+		l, err := net.ListenPacket("ip4:"+port, "0.0.0.0")
+		if err != nil {
+			return err
+		}
+		s.close = l.Close
+		go s.answer(l, nil)
+	}
+	return nil
+}
+
+// answer remembers what arrives and, if it has a greeting, sends it back behind that.
+func (s *server) answer(l net.PacketConn, greeting []byte) {
+	buffer := make([]byte, 2048)
+	for {
+		n, from, err := l.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.heard = append(s.heard, bytes.Clone(buffer[:n]))
+		s.mu.Unlock()
+		if greeting != nil {
+			l.WriteTo(append(bytes.Clone(greeting), buffer[:n]...), from)
+		}
+	}
+}
+
+// has says whether token arrived.
+func (s *server) has(token []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, heard := range s.heard {
+		if bytes.Contains(heard, token) {
+			return true
+		}
+	}
+	return false
+}
+
+// reach sends kind (tcp/PORT, udp/PORT, icmp) from a host to an address and returns who
+// answered within limit: the name the server gave, or "an answer" where there is none to
+// give. open/PORT is a connection of TCP to a server of the image's own. "" is silence.
+func reach(from host, to netip.Addr, kind string, limit time.Duration) (string, error) {
+	network, port, _ := strings.Cut(kind, "/")
+	switch network {
+	case "tcp", "open":
+		return reachTCP(from, network == "tcp", netip.AddrPortFrom(to, number(port)), limit)
+	case "udp":
+		return reachUDP(from, netip.AddrPortFrom(to, number(port)), limit)
+	case "icmp":
+		return reachICMP(from, to, limit)
+	}
+	return "", fmt.Errorf("no probe of the kind %q", kind)
+}
+
+func number(text string) uint16 {
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		panic(err)
+	}
+	return uint16(n)
+}
+
+func reachTCP(from host, named bool, to netip.AddrPort, limit time.Duration) (string, error) {
+	var conn net.Conn
+	err := netns.Do(from.namespace, func() error {
+		var err error
+		conn, err = net.DialTimeout("tcp4", to.String(), limit)
+		return err
+	})
+	if err != nil {
+		return "", silence(err)
+	}
+	defer conn.Close()
+	if !named {
+		return "an answer", nil
+	}
+	conn.SetReadDeadline(time.Now().Add(answerWithin))
+	name, err := readLine(conn)
+	if err != nil {
+		return "", fmt.Errorf("%s let %s connect and said nothing: %w", to, from.name, err)
+	}
+	return name, nil
+}
+
+// readLine returns the first line.
+func readLine(conn net.Conn) (string, error) {
+	buffer := make([]byte, 256)
+	n, err := conn.Read(buffer)
+	line, _, _ := strings.Cut(string(buffer[:n]), "\n")
+	return line, err
+}
+
+// silence makes a lack of an answer no error. A refused connection is none: a packet went
+// there and another came back.
+func silence(err error) error {
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return nil
+	}
+	if strings.Contains(err.Error(), "unreachable") || strings.Contains(err.Error(), "no route to host") {
+		return nil
+	}
+	return err
+}
+
+func reachUDP(from host, to netip.AddrPort, limit time.Duration) (string, error) {
+	var conn net.Conn
+	err := netns.Do(from.namespace, func() error {
+		var err error
+		conn, err = net.Dial("udp4", to.String())
+		return err
+	})
+	if err != nil {
+		return "", silence(err)
+	}
+	defer conn.Close()
+	token := newToken()
+	return ask(limit, func() error { _, err := conn.Write(token); return err }, func(deadline time.Time) (string, bool) {
+		conn.SetReadDeadline(deadline)
+		buffer := make([]byte, 512)
+		n, err := conn.Read(buffer)
+		if err != nil || !bytes.Contains(buffer[:n], token) {
+			return "", false
+		}
+		name, _, _ := strings.Cut(string(buffer[:n]), "\n")
+		return name, true
+	})
+}
+
+// ask sends until something is heard or the limit has passed: a datagram may be lost on a
+// machine that is busy enough.
+func ask(limit time.Duration, send func() error, hear func(time.Time) (string, bool)) (string, error) {
+	for end := time.Now().Add(limit); time.Now().Before(end); {
+		if err := send(); err != nil {
+			return "", silence(err)
+		}
+		again := time.Now().Add(250 * time.Millisecond)
+		for time.Now().Before(again) && time.Now().Before(end) {
+			if name, ok := hear(again); ok {
+				return name, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+func reachICMP(from host, to netip.Addr, limit time.Duration) (string, error) {
+	var conn net.PacketConn
+	err := netns.Do(from.namespace, func() error {
+		var err error
+		conn, err = net.ListenPacket("ip4:icmp", "0.0.0.0")
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	token := newToken()
+	echo := append([]byte{8, 0, 0, 0}, token...) // the token begins with identifier and sequence number
+	binary.BigEndian.PutUint16(echo[2:], checksum(echo))
+	return ask(limit, func() error { _, err := conn.WriteTo(echo, &net.IPAddr{IP: to.AsSlice()}); return err }, func(deadline time.Time) (string, bool) {
+		conn.SetReadDeadline(deadline)
+		buffer := make([]byte, 512)
+		n, _, err := conn.ReadFrom(buffer)
+		if err != nil || n < 4 || buffer[0] != 0 || !bytes.Equal(buffer[4:n], token) {
+			return "", false
+		}
+		return "an answer", true
+	})
+}
+
+// arrives sends one packet of a protocol without ports and says whether it comes to the
+// server; nothing is answered.
+func arrives(r ray, s *server, limit time.Duration) (bool, error) {
+	_, protocol, _ := strings.Cut(r.kind, "/")
+	source := r.source
+	if !source.IsValid() {
+		source = netip.IPv4Unspecified()
+	}
+	var conn net.PacketConn
+	err := netns.Do(r.from.namespace, func() error {
+		var err error
+		conn, err = net.ListenPacket("ip4:"+protocol, source.String())
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	token := newToken()
+	_, err = ask(limit, func() error { _, err := conn.WriteTo(token, &net.IPAddr{IP: r.to.AsSlice()}); return err }, func(time.Time) (string, bool) {
+		<-time.After(5 * time.Millisecond)
+		return "", s.has(token)
+	})
+	return s.has(token), err
+}
+
+func newToken() []byte {
+	token := make([]byte, 32)
+	rand.Read(token)
+	return token
+}
+
+// checksum is that of RFC 1071.
+func checksum(data []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(data); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(data[i:]))
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}

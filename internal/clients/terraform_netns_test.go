@@ -1,0 +1,151 @@
+package clients
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/internal/lab/labtest"
+)
+
+// pluginDir has the AWS provider on machines that carry Terraform.
+const pluginDir = "/opt/tf-plugins"
+
+var record = flag.Bool("record", false, "write the calls that Terraform makes into testdata")
+
+// hasTerraform says whether the machine has Terraform and the provider.
+func hasTerraform() bool {
+	_, err := exec.LookPath("terraform")
+	_, missing := os.Stat(pluginDir)
+	return err == nil && missing == nil
+}
+
+// A terraform is a directory with a configuration and its state.
+type terraform struct {
+	t       *testing.T
+	dir     string
+	environ []string
+	vars    []string
+}
+
+func newTerraform(t *testing.T, l *labtest.Lab, endpoint string) *terraform {
+	dir := t.TempDir()
+	check(t, os.CopyFS(dir, os.DirFS("testdata/terraform")))
+	a := newAccount(t, l, "terraform")
+	path, err := exec.LookPath("terraform")
+	check(t, err)
+	return &terraform{t: t, dir: dir,
+		// CHECKPOINT_DISABLE: it would ask its maker whether there is a newer one.
+		environ: append(l.Environ(a, dir, filepath.Dir(path)), "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "TF_CLI_CONFIG_FILE=/dev/null"),
+		vars:    []string{"-var=endpoint=" + endpoint, "-var=public_key=" + publicKey(t)}}
+}
+
+// publicKey is a key as ssh-keygen writes it.
+func publicKey(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "terraform", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	data, err := os.ReadFile(file + ".pub")
+	check(t, err)
+	return strings.TrimSpace(string(data))
+}
+
+// run runs terraform and fails the test if it ends otherwise than by exit.
+func (tf *terraform) run(exit int, args ...string) string {
+	tf.t.Helper()
+	ctx, cancel := context.WithTimeout(tf.t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "terraform", args...)
+	cmd.Dir, cmd.Env = tf.dir, tf.environ
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != exit {
+		tf.t.Fatalf("terraform %s: %v, want exit %d\n…%s", strings.Join(args, " "), err, exit, out[max(0, len(out)-4000):])
+	}
+	return string(out)
+}
+
+func (tf *terraform) apply() {
+	tf.t.Helper()
+	tf.run(0, append([]string{"apply", "-no-color", "-auto-approve", "-input=false"}, tf.vars...)...)
+}
+
+// Exit statuses of plan -detailed-exitcode.
+const (
+	planEmpty   = 0
+	planChanges = 2
+)
+
+func (tf *terraform) plan(exit int, vars ...string) string {
+	tf.t.Helper()
+	return tf.run(exit, append(append([]string{"plan", "-no-color", "-input=false", "-detailed-exitcode"}, tf.vars...), vars...)...)
+}
+
+// instances are those of the output.
+func (tf *terraform) instances(l *labtest.Lab, names ...string) []instance {
+	tf.t.Helper()
+	var list []struct{ ID, Private, Public string }
+	if err := json.Unmarshal([]byte(tf.run(0, "output", "-json", "instances")), &list); err != nil {
+		tf.t.Fatal(err)
+	}
+	var made []instance
+	for n, i := range list {
+		in := instance{host: host{names[n], l.Namespace(i.ID)}, id: i.ID, private: netip.MustParseAddr(i.Private)}
+		in.public, _ = netip.ParseAddr(i.Public)
+		made = append(made, in)
+	}
+	return made
+}
+
+// testTerraform applies a configuration, finds that nothing is left to do, changes a rule
+// of each kind, and destroys everything; packets are sent after each. Where there is no
+// Terraform, the calls it made elsewhere are sent again: that test runs everywhere.
+func testTerraform(t *testing.T, l *labtest.Lab) {
+	if !hasTerraform() {
+		t.Logf("there is no terraform with %s: its recorded calls are all", pluginDir)
+		return
+	}
+	endpoint, calls := l.Endpoint, (*recorder)(nil)
+	if *record {
+		calls = newRecorder(t, l.Endpoint)
+		endpoint = calls.url
+	}
+	tf := newTerraform(t, l, endpoint)
+	tf.run(0, "init", "-no-color", "-input=false", "-plugin-dir="+pluginDir)
+	tf.apply()
+	in := tf.instances(l, "web", "database")
+	web, db := in[0], in[1]
+	s := &stage{lab: l, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+	rays := func(webPort, dbPort int) []ray {
+		return []ray{toAddress(s.laptop, web.public, web, fmt.Sprintf("tcp/%d", webPort)), to(web.host, db, fmt.Sprintf("tcp/%d", dbPort))}
+	}
+	never := []ray{toAddress(s.stranger, web.public, web, "tcp/80"), toAddress(s.laptop, db.public, db, "tcp/3306"), to(db.host, web, "tcp/80"), to(web.host, db, "icmp")}
+	s.passes(t, "applied", rays(80, 3306)...)
+	s.stops(t, "applied", append(never, rays(8080, 3307)...)...)
+	tf.plan(planEmpty)
+
+	changed := []string{"-var=web_port=8080", "-var=db_port=3307"}
+	if out := tf.plan(planChanges, append(changed, "-out=change.plan")...); !strings.Contains(out, "0 to add, 2 to change, 0 to destroy") {
+		t.Errorf("the plan of a change:\n%s", out)
+	}
+	s.passes(t, "planned", rays(80, 3306)...)
+	tf.run(0, "apply", "-no-color", "-input=false", "change.plan")
+	s.passes(t, "changed", rays(8080, 3307)...)
+	s.stops(t, "changed", append(never, rays(80, 3306)...)...)
+	tf.plan(planEmpty, changed...)
+
+	tf.run(0, append([]string{"destroy", "-no-color", "-auto-approve", "-input=false"}, append(tf.vars, changed...)...)...)
+	silent(t, s.laptop, web.public, "open/8080")
+	if calls != nil {
+		calls.write(t)
+	}
+}

@@ -1,0 +1,138 @@
+# What the guides' groups look like in Terraform: rules inside their group, rules that
+# stand alone, and what they need around them.
+
+terraform {
+  required_providers {
+    aws = { source = "hashicorp/aws" }
+  }
+}
+
+variable "endpoint" {}
+variable "public_key" {}
+variable "web_port" { default = 80 }
+variable "db_port" { default = 3306 }
+
+provider "aws" {
+  region                  = "us-east-1"
+  skip_metadata_api_check = true
+  endpoints {
+    ec2 = var.endpoint
+    sts = var.endpoint
+  }
+  default_tags {
+    tags = { By = "terraform" }
+  }
+}
+
+resource "aws_vpc" "main" {
+  cidr_block           = "10.30.0.0/16"
+  enable_dns_hostnames = true
+  tags                 = { Name = "main" }
+}
+
+resource "aws_subnet" "public" {
+  vpc_id                  = aws_vpc.main.id
+  cidr_block              = "10.30.1.0/24"
+  map_public_ip_on_launch = true
+}
+
+resource "aws_internet_gateway" "main" {
+  vpc_id = aws_vpc.main.id
+}
+
+resource "aws_route_table" "public" {
+  vpc_id = aws_vpc.main.id
+  route {
+    cidr_block = "203.0.113.0/24"
+    gateway_id = aws_internet_gateway.main.id
+  }
+}
+
+resource "aws_route_table_association" "public" {
+  subnet_id      = aws_subnet.public.id
+  route_table_id = aws_route_table.public.id
+}
+
+resource "aws_route_table" "all" {
+  vpc_id = aws_vpc.main.id
+}
+
+resource "aws_route" "all" {
+  route_table_id         = aws_route_table.all.id
+  destination_cidr_block = "0.0.0.0/0"
+  gateway_id             = aws_internet_gateway.main.id
+}
+
+resource "aws_security_group" "web" {
+  name        = "web"
+  description = "rules inside"
+  vpc_id      = aws_vpc.main.id
+  ingress {
+    description = "the network of the laptop"
+    protocol    = "tcp"
+    from_port   = var.web_port
+    to_port     = var.web_port
+    cidr_blocks = ["203.0.113.0/24"]
+  }
+  ingress {
+    protocol  = "icmp"
+    from_port = -1
+    to_port   = -1
+    self      = true
+  }
+  egress {
+    protocol    = "-1"
+    from_port   = 0
+    to_port     = 0
+    cidr_blocks = ["0.0.0.0/0"]
+  }
+}
+
+resource "aws_security_group" "database" {
+  name        = "database"
+  description = "rules that stand alone"
+  vpc_id      = aws_vpc.main.id
+}
+
+resource "aws_vpc_security_group_ingress_rule" "database" {
+  security_group_id            = aws_security_group.database.id
+  description                  = "the web servers"
+  ip_protocol                  = "tcp"
+  from_port                    = var.db_port
+  to_port                      = var.db_port
+  referenced_security_group_id = aws_security_group.web.id
+  tags                         = { Name = "database" }
+}
+
+resource "aws_vpc_security_group_egress_rule" "database" {
+  security_group_id = aws_security_group.database.id
+  ip_protocol       = "-1"
+  cidr_ipv4         = "10.30.0.0/16"
+}
+
+resource "aws_key_pair" "main" {
+  key_name   = "terraform"
+  public_key = var.public_key
+}
+
+resource "aws_instance" "web" {
+  ami                    = "ami-0123456789abcdef0"
+  instance_type          = "t3.micro"
+  key_name               = aws_key_pair.main.key_name
+  subnet_id              = aws_subnet.public.id
+  vpc_security_group_ids = [aws_security_group.web.id]
+  tags                   = { Name = "web" }
+  depends_on             = [aws_route_table_association.public]
+}
+
+resource "aws_instance" "database" {
+  ami                    = "ami-0123456789abcdef0"
+  instance_type          = "t3.micro"
+  subnet_id              = aws_subnet.public.id
+  vpc_security_group_ids = [aws_security_group.database.id]
+  tags                   = { Name = "database" }
+}
+
+output "instances" {
+  value = [for i in [aws_instance.web, aws_instance.database] : { id = i.id, private = i.private_ip, public = i.public_ip }]
+}
