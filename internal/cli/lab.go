@@ -91,7 +91,7 @@ func newLabEnv(name *string) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&account, "account", "albert", "whose keys: albert or mary of EC2-Classic, or dev, who has a default VPC")
+	cmd.Flags().StringVar(&account, "account", "dev", "whose keys: dev, who has a default VPC, or albert or mary of EC2-Classic")
 	return cmd
 }
 
