@@ -10,14 +10,15 @@ import (
 )
 
 // cmdFresh brings the account back to what it was when the lab was new: no instances, no
-// key pairs, no group but default, and no rule in that but its own. A story that was
-// broken off can so be told again.
+// key pairs, no VPC but the default one, no group but default, and no rule in that but its
+// own. A story that was broken off can so be told again.
 func (p *player) cmdFresh(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: fresh")
 	}
 	ts.Check(p.clearInstances(ts))
 	ts.Check(p.clearGroups(ts))
+	ts.Check(p.clearNetworks(ts))
 	pairs, err := p.rows(ts, "ec2-describe-keypairs")
 	ts.Check(err)
 	for _, k := range pairs {
@@ -74,12 +75,20 @@ func (p *player) clearGroups(ts *testscript.TestScript) error {
 		}
 		// PERMISSION OWNER NAME ALLOWS PROTOCOL FROM TO FROM CIDR|USER SOURCE …
 		revoke := []string{"ec2-revoke", id, "-P", r[4]}
-		if r[4] == "icmp" {
+		switch {
+		case r[5] == "": // a protocol without ports
+		case r[4] == "icmp":
 			revoke = append(revoke, "-t", r[5]+":"+r[6])
-		} else {
+		default:
 			revoke = append(revoke, "-p", r[5]+"-"+r[6])
 		}
+		out := r[len(r)-1] == "egress"
+		if out {
+			revoke = append(revoke, "--egress")
+		}
 		switch {
+		case out && r[2] == "default" && r[4] == "all" && r[9] == "0.0.0.0/0":
+			continue // its members may send everything
 		case r[8] == "CIDR":
 			revoke = append(revoke, "-s", r[9])
 		case strings.HasSuffix(strings.Join(r, "\t"), "ID "+id+"\tingress") && r[2] == "default":
