@@ -87,7 +87,7 @@ func (r *ModifyInstance) network(t *tx, i *Instance) error {
 	if len(r.Groups) > 0 {
 		groups, err := t.interfaceGroups(r.Account, r.Region, i.VPC, r.Groups)
 		if err != nil {
-			return err
+			return ofInstance(err)
 		}
 		eni.Groups, i.Groups = groups, slices.Clone(groups)
 	}

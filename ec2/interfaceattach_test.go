@@ -175,6 +175,15 @@ func TestInterfaceIsChangedInPlace(t *testing.T) {
 	}
 	refused("SecurityGroupsPerInterfaceLimitExceeded", ModifyNetworkInterface{Groups: six})
 	w.must(&ModifyNetworkInterface{Account: dev, Region: east, Interface: was.ID, Groups: six[:5]})
+	w.refused(w.launching(func(r *RunInstances) {
+		for _, id := range six {
+			r.Groups = append(r.Groups, GroupSelector{ID: id})
+		}
+	}), "SecurityGroupsPerInstanceLimitExceeded")
+	w.refused(w.launching(func(r *RunInstances) {
+		r.Subnet, r.Interfaces = "", []LaunchInterface{{Spec: InterfaceSpec{Subnet: w.subnet.ID, Groups: six}}}
+	}), "SecurityGroupsPerInterfaceLimitExceeded")
+	w.refused(&ModifyInstance{Account: dev, Region: east, Instance: w.running(), Groups: six}, "SecurityGroupsPerInstanceLimitExceeded")
 	w.refused(&DeleteSecurityGroup{dev, east, GroupSelector{ID: six[0]}}, "DependencyViolation")
 }
 

@@ -203,6 +203,14 @@ func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	}
 	groups, err := t.vpcGroups(r.Account, r.Region, nics[0].leaser.subnet.VPC, r.Groups)
 	nics[0].Spec.Groups = groups
+	return ofInstance(err)
+}
+
+// ofInstance says of too many groups what EC2 says to who has named an instance.
+func ofInstance(err error) error {
+	if e, ok := err.(*Error); ok && e.Code == "SecurityGroupsPerInterfaceLimitExceeded" {
+		return Errorf("SecurityGroupsPerInstanceLimitExceeded", "The maximum number of security groups per instance has been reached.")
+	}
 	return err
 }
 

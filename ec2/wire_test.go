@@ -296,6 +296,7 @@ func FuzzApply(f *testing.F) {
 // FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
 func FuzzRestore(f *testing.F) {
 	f.Add(snapshotOf(f, newReplay(f).state))
+	f.Add([]byte(furnishedSnapshot(f)))
 	f.Add(snapshotOf(f, newVPCWorld(f).state))
 	for _, version := range []string{"v1.jsonl", "v2.jsonl"} {
 		kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
