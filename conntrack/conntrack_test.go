@@ -243,27 +243,29 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 }
 
 func TestFullTableKeepsTheEstablished(t *testing.T) {
-	tr := open(t, conntrack.Config{Capacity: 640, Untracked: 64, Reserve: 64})
+	// Room is looked for in one shard only, so the table must not be too small: by chance a
+	// shard of ten has nothing that may go.
+	tr := open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	handshake(t, greedy, 40000, 0)
 	full := 0
-	for port := range 5000 {
+	for port := range 50_000 {
 		if greedy.Admit(pkt(6, uint16(port), 22, packet.SYN), 0, conntrack.Admission{Revision: rules}) == verdict.TableFull {
 			full++
 		}
 	}
 	expect(t, greedy, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
-	if u := tr.Usage(); u.Tracked > 640 {
-		t.Errorf("%d connections, capacity 640", u.Tracked)
+	if u := tr.Usage(); u.Tracked > 6400 {
+		t.Errorf("%d connections, capacity 6400", u.Tracked)
 	}
-	for port := range 64 {
+	for port := range 640 {
 		if v := modest.Admit(pkt(17, uint16(port), 53, 0), 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
 			t.Errorf("reserved connection %d: %v", port, v)
 		}
 	}
 
 	// Beyond its reserve too a zone gets what another holds only half open beyond its own.
-	for port := range 200 {
+	for port := range 2000 {
 		p := pkt(17, uint16(port), 54, 0)
 		if v := modest.Admit(p, 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
 			t.Fatalf("connection %d beyond the reserve, beside a flood: %v", port, v)
@@ -273,9 +275,9 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 	expect(t, greedy, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
 
 	// Established connections fill the surplus; then new ones are refused.
-	tr = open(t, conntrack.Config{Capacity: 640, Untracked: 64, Reserve: 64})
+	tr = open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
 	greedy = tr.AddZone(1, conntrack.Timeouts{})
-	for port := range 900 {
+	for port := range 9000 {
 		p := pkt(6, uint16(port), 22, packet.SYN)
 		if v := greedy.Admit(p, 0, conntrack.Admission{Revision: rules}); v == verdict.TableFull {
 			full++
@@ -284,8 +286,8 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 		greedy.Observe(back(p, packet.SYN|packet.ACK), 0, rules)
 		greedy.Observe(pkt(6, uint16(port), 22, packet.ACK), 0, rules)
 	}
-	if full < 250 {
-		t.Errorf("%d of 900 refused at a capacity of 640", full)
+	if full < 2500 {
+		t.Errorf("%d of 9000 refused at a capacity of 6400", full)
 	}
 	expect(t, greedy, pkt(6, 0, 22, packet.ACK), 0, rules, conntrack.Live)
 }
