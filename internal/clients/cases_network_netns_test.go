@@ -101,6 +101,28 @@ func (s *stage) elasticAddresses(t *testing.T) {
 			},
 			open: rays(toServer, out)},
 	)
+	// A secondary address may have one of its own.
+	s.disassociate(t, association)
+	inNamespace(t, s.server.host, "ip", "address", "replace", "10.0.1.201/32", "dev", "lo")
+	_, err := s.c.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: &s.server.nic, PrivateIpAddresses: []string{"10.0.1.201"}})
+	check(t, err)
+	s.play(t,
+		change{action: "AssociateAddress with a secondary address",
+			do: func(t *testing.T) {
+				out, err := s.c.AssociateAddress(t.Context(), &ec2.AssociateAddressInput{AllocationId: &allocation, NetworkInterfaceId: &s.server.nic, PrivateIpAddress: aws.String("10.0.1.201")})
+				check(t, err)
+				association = *out.AssociationId
+			},
+			open: rays(toServer), silent: rays(out)}, // it sends by its primary address, which has none
+		change{action: "UnassignPrivateIpAddresses",
+			do: func(t *testing.T) {
+				_, err := s.c.UnassignPrivateIpAddresses(t.Context(), &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: &s.server.nic, PrivateIpAddresses: []string{"10.0.1.201"}})
+				check(t, err)
+			},
+			shut: rays(toServer)},
+	)
+	inNamespace(t, s.server.host, "ip", "address", "del", "10.0.1.201/32", "dev", "lo")
+	association = s.associate(t, allocation, s.server, true)
 	s.stops(t, "before it is the client's", ray{from: s.client.host, to: laptopAddress, kind: "tcp/7121", at: s.laptop})
 	association = s.associate(t, allocation, s.client, true)
 	s.passes(t, "after AssociateAddress with leave to take it away", toClient, ray{from: s.client.host, to: laptopAddress, kind: "tcp/7121", at: s.laptop})

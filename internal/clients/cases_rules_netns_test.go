@@ -168,6 +168,14 @@ func (s *stage) egressRules(t *testing.T) {
 			do:     func(t *testing.T) { ids = s.admitOut(t, s.groups["client"], tcp, toGroup) },
 			open:   []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
 			silent: []ray{to(s.client.host, s.server, "udp/7030"), to(s.client.host, s.other, "tcp/7030"), to(s.client.host, s.server, "tcp/7031"), to(s.client.host, s.server, "icmp")}},
+		change{action: "UpdateSecurityGroupRuleDescriptionsEgress",
+			do: func(t *testing.T) {
+				_, err := s.c.UpdateSecurityGroupRuleDescriptionsEgress(t.Context(), &ec2.UpdateSecurityGroupRuleDescriptionsEgressInput{
+					GroupId: aws.String(s.groups["client"]), SecurityGroupRuleDescriptions: []types.SecurityGroupRuleDescription{{SecurityGroupRuleId: &ids[0], Description: aws.String("where to")}}})
+				check(t, err)
+			},
+			same:   []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
+			silent: []ray{to(s.client.host, s.server, "udp/7030")}},
 		change{action: "RevokeSecurityGroupEgress by id",
 			do: func(t *testing.T) {
 				_, err := s.c.RevokeSecurityGroupEgress(t.Context(), &ec2.RevokeSecurityGroupEgressInput{GroupId: aws.String(s.groups["client"]), SecurityGroupRuleIds: ids})

@@ -178,7 +178,7 @@ func (p *replay) play(t *testing.T, c call) error {
 		}
 		return id
 	})
-	want, err := elements(c.Answer)
+	want, err := parse(c.Answer)
 	if err != nil {
 		return fmt.Errorf("the record: %w", err)
 	}
@@ -188,12 +188,14 @@ func (p *replay) play(t *testing.T, c call) error {
 		if err != nil {
 			return err
 		}
-		got, err := elements(answer)
+		got, err := parse(answer)
 		if err != nil {
 			return err
 		}
 		if status == c.Status {
-			if err = p.compare(want, got); err == nil {
+			learned := map[string]string{}
+			if err = p.compare(want, got, learned); err == nil {
+				maps.Copy(p.ids, learned)
 				return nil
 			}
 		} else {
@@ -226,60 +228,73 @@ func (p *replay) send(ctx context.Context, service, body string) (int, string, e
 	return resp.StatusCode, string(data), err
 }
 
-// An element is one of an answer by its path, with the text of one that has no others.
-type element struct{ path, text string }
+// An element is one of an answer, with the text of one that has no others.
+type element struct {
+	name     string
+	text     string
+	children []*element
+}
 
-// elements lists an answer's elements in document order.
-func elements(document string) ([]element, error) {
-	var list []element
-	var path []string
+func parse(document string) (*element, error) {
+	root := new(element)
+	open := []*element{root}
 	for d := xml.NewDecoder(strings.NewReader(document)); ; {
 		token, err := d.Token()
 		if err == io.EOF {
-			return list, nil
+			return root, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%w in %s", err, document)
 		}
+		top := open[len(open)-1]
 		switch token := token.(type) {
 		case xml.StartElement:
-			path = append(path, token.Name.Local)
-			list = append(list, element{path: strings.Join(path, "/")})
+			child := &element{name: token.Name.Local}
+			top.children = append(top.children, child)
+			open = append(open, child)
 		case xml.CharData:
-			if len(list) > 0 {
-				list[len(list)-1].text += strings.TrimSpace(string(token))
-			}
+			top.text += strings.TrimSpace(string(token))
 		case xml.EndElement:
-			path = path[:len(path)-1]
+			open = open[:len(open)-1]
 		}
 	}
 }
 
-// compare says what of want is missing in got: each path as often as it was, and the texts
-// that decide what a client does next. It learns identifiers on the way.
-func (p *replay) compare(want, got []element) error {
-	rest := map[string][]string{}
-	for _, e := range got {
-		rest[e.path] = append(rest[e.path], e.text)
+// deciding are the elements by whose text a client decides what it does next.
+var deciding = []string{"Code", "name", "state", "status", "return", "ipProtocol", "fromPort", "toPort", "cidrIp", "cidrIpv4", "cidrBlock", "key", "isEgress"}
+
+// compare says what of want is missing in got: every element, and the texts that decide.
+// The items of a list may be in any order, for some are sorted by their identifiers, which
+// are others in every lab. It adds to learned what the identifiers of the record are here.
+func (p *replay) compare(want, got *element, learned map[string]string) error {
+	was, now := identifier.FindString(want.text), identifier.FindString(got.text)
+	switch known := p.ids[was]; {
+	case was != "" && now != "" && known != "" && known != now:
+		return fmt.Errorf("%s is %s, want %s", want.name, now, known)
+	case was != "" && now != "":
+		learned[was] = now
+	case slices.Contains(deciding, want.name) && want.text != got.text:
+		return fmt.Errorf("%s is %q, want %q", want.name, got.text, want.text)
 	}
-	learned := map[string]string{}
-	for _, e := range want {
-		texts := rest[e.path]
-		if len(texts) == 0 {
-			return fmt.Errorf("%s is missing (it was %q)", e.path, e.text)
-		}
-		text := texts[0]
-		rest[e.path] = texts[1:]
-		last := e.path[strings.LastIndexByte(e.path, '/')+1:]
-		switch {
-		case identifier.MatchString(e.text):
-			if identifier.MatchString(text) {
-				learned[identifier.FindString(e.text)] = identifier.FindString(text)
+	rest := slices.Clone(got.children)
+	for _, child := range want.children {
+		err := fmt.Errorf("%s has no %s (it was %q)", want.name, child.name, child.text)
+		n := slices.IndexFunc(rest, func(candidate *element) bool {
+			if candidate.name != child.name {
+				return false
 			}
-		case slices.Contains([]string{"Code", "name", "state", "status", "return", "ipProtocol", "fromPort", "toPort", "cidrIp", "cidrIpv4", "cidrBlock", "key", "isEgress"}, last) && e.text != text:
-			return fmt.Errorf("%s is %q, want %q", e.path, text, e.text)
+			found := map[string]string{}
+			if why := p.compare(child, candidate, found); why != nil {
+				err = fmt.Errorf("%s/%w", want.name, why)
+				return false
+			}
+			maps.Copy(learned, found)
+			return true
+		})
+		if n < 0 {
+			return err
 		}
+		rest = slices.Delete(rest, n, n+1)
 	}
-	maps.Copy(p.ids, learned)
 	return nil
 }

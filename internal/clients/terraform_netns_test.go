@@ -125,22 +125,24 @@ func testTerraform(t *testing.T, l *labtest.Lab) {
 	in := tf.instances(l, "web", "database")
 	web, db := in[0], in[1]
 	s := &stage{lab: l, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
-	rays := func(webPort, dbPort int) []ray {
-		return []ray{toAddress(s.laptop, web.public, web, fmt.Sprintf("tcp/%d", webPort)), to(web.host, db, fmt.Sprintf("tcp/%d", dbPort))}
+	rays := func(web80, db3306, admin int) []ray {
+		port := func(n int) string { return fmt.Sprintf("tcp/%d", n) }
+		return []ray{toAddress(s.laptop, web.public, web, port(web80)), to(web.host, db, port(db3306)), toAddress(s.laptop, db.public, db, port(admin))}
 	}
-	never := []ray{toAddress(s.stranger, web.public, web, "tcp/80"), toAddress(s.laptop, db.public, db, "tcp/3306"), to(db.host, web, "tcp/80"), to(web.host, db, "icmp")}
-	s.passes(t, "applied", rays(80, 3306)...)
-	s.stops(t, "applied", append(never, rays(8080, 3307)...)...)
+	// The stranger's network has no route back: the table of the subnet knows the laptop's alone.
+	never := []ray{toAddress(s.stranger, web.public, web, "tcp/80"), toAddress(s.stranger, db.public, db, "tcp/7000"), toAddress(s.laptop, db.public, db, "tcp/3306"), to(db.host, web, "tcp/80"), to(web.host, db, "icmp")}
+	s.passes(t, "applied", rays(80, 3306, 7000)...)
+	s.stops(t, "applied", append(never, rays(8080, 3307, 7001)...)...)
 	tf.plan(planEmpty)
 
-	changed := []string{"-var=web_port=8080", "-var=db_port=3307"}
-	if out := tf.plan(planChanges, append(changed, "-out=change.plan")...); !strings.Contains(out, "0 to add, 2 to change, 0 to destroy") {
+	changed := []string{"-var=web_port=8080", "-var=db_port=3307", "-var=admin_port=7001"}
+	if out := tf.plan(planChanges, append(changed, "-out=change.plan")...); !strings.Contains(out, "1 to add, 2 to change, 1 to destroy") {
 		t.Errorf("the plan of a change:\n%s", out)
 	}
-	s.passes(t, "planned", rays(80, 3306)...)
+	s.passes(t, "planned", rays(80, 3306, 7000)...)
 	tf.run(0, "apply", "-no-color", "-input=false", "change.plan")
-	s.passes(t, "changed", rays(8080, 3307)...)
-	s.stops(t, "changed", append(never, rays(80, 3306)...)...)
+	s.passes(t, "changed", rays(8080, 3307, 7001)...)
+	s.stops(t, "changed", append(never, rays(80, 3306, 7000)...)...)
 	tf.plan(planEmpty, changed...)
 
 	tf.run(0, append([]string{"destroy", "-no-color", "-auto-approve", "-input=false"}, append(tf.vars, changed...)...)...)

@@ -1,5 +1,5 @@
 # What the guides' groups look like in Terraform: rules inside their group, rules that
-# stand alone, and what they need around them.
+# stand alone, in the form of today and in the one before, and what they need around them.
 
 terraform {
   required_providers {
@@ -11,6 +11,7 @@ variable "endpoint" {}
 variable "public_key" {}
 variable "web_port" { default = 80 }
 variable "db_port" { default = 3306 }
+variable "admin_port" { default = 7000 }
 
 provider "aws" {
   region                  = "us-east-1"
@@ -24,6 +25,16 @@ provider "aws" {
   }
 }
 
+data "aws_caller_identity" "me" {}
+
+data "aws_availability_zones" "all" {
+  state = "available"
+}
+
+data "aws_vpc" "default" {
+  default = true
+}
+
 resource "aws_vpc" "main" {
   cidr_block           = "10.30.0.0/16"
   enable_dns_hostnames = true
@@ -33,6 +44,7 @@ resource "aws_vpc" "main" {
 resource "aws_subnet" "public" {
   vpc_id                  = aws_vpc.main.id
   cidr_block              = "10.30.1.0/24"
+  availability_zone       = data.aws_availability_zones.all.names[0]
   map_public_ip_on_launch = true
 }
 
@@ -110,6 +122,24 @@ resource "aws_vpc_security_group_egress_rule" "database" {
   cidr_ipv4         = "10.30.0.0/16"
 }
 
+resource "aws_security_group" "admin" {
+  name   = "admin"
+  vpc_id = aws_vpc.main.id
+}
+
+resource "aws_security_group_rule" "admin" {
+  type              = "ingress"
+  security_group_id = aws_security_group.admin.id
+  protocol          = "tcp"
+  from_port         = var.admin_port
+  to_port           = var.admin_port
+  cidr_blocks       = ["203.0.113.25/32", "198.51.100.0/24"]
+}
+
+resource "aws_default_security_group" "nobody" {
+  vpc_id = aws_vpc.main.id
+}
+
 resource "aws_key_pair" "main" {
   key_name   = "terraform"
   public_key = var.public_key
@@ -129,10 +159,22 @@ resource "aws_instance" "database" {
   ami                    = "ami-0123456789abcdef0"
   instance_type          = "t3.micro"
   subnet_id              = aws_subnet.public.id
-  vpc_security_group_ids = [aws_security_group.database.id]
+  vpc_security_group_ids = [aws_security_group.database.id, aws_security_group.admin.id]
   tags                   = { Name = "database" }
 }
 
+resource "aws_eip" "database" {
+  domain   = "vpc"
+  instance = aws_instance.database.id
+}
+
 output "instances" {
-  value = [for i in [aws_instance.web, aws_instance.database] : { id = i.id, private = i.private_ip, public = i.public_ip }]
+  value = [
+    { id = aws_instance.web.id, private = aws_instance.web.private_ip, public = aws_instance.web.public_ip },
+    { id = aws_instance.database.id, private = aws_instance.database.private_ip, public = aws_eip.database.public_ip },
+  ]
+}
+
+output "account" {
+  value = [data.aws_caller_identity.me.account_id, data.aws_vpc.default.cidr_block]
 }
