@@ -141,11 +141,18 @@ func (l *Lab) apiSocket(node string) string     { return filepath.Join(l.sockets
 func (l *Lab) controlSocket(node string) string { return filepath.Join(l.sockets(), node+".sock") }
 
 // lock keeps two commands from making and unmaking the same lab at once. An abstract
-// socket is its form because the kernel drops it with the process and no file is left.
+// socket is its form because the kernel drops it with the process and no file is left. A
+// child that a killed command was about to start has it until it becomes what it is to be.
 func lock(name string) (release func(), err error) {
-	l, err := net.Listen("unix", "@palisade-lab-"+name)
-	if err != nil {
-		return nil, fmt.Errorf("another command is at work on lab %s: %w", name, err)
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		l, err := net.Listen("unix", "@palisade-lab-"+name)
+		if err == nil {
+			return func() { l.Close() }, nil
+		}
+		if time.Since(began) > lockPatience {
+			return nil, fmt.Errorf("another command is at work on lab %s: %w", name, err)
+		}
 	}
-	return func() { l.Close() }, nil
 }
+
+const lockPatience = time.Second
