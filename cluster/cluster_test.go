@@ -2,16 +2,14 @@ package cluster
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -272,13 +270,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 	}
 
 	// A damaged snapshot ends the node; an older one is never taken in its place.
-	states, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
-	// One that was being written when the node stopped is no snapshot.
-	states = slices.DeleteFunc(states, func(path string) bool { return strings.HasSuffix(filepath.Dir(path), ".tmp") })
-	if err != nil || len(states) == 0 {
-		t.Fatalf("no snapshot files: %v", err)
-	}
-	newest := slices.MaxFunc(states, func(a, b string) int { return cmp.Compare(snapshotIndex(t, a), snapshotIndex(t, b)) })
+	newest := newestSnapshot(t, dir)
 	data, err := os.ReadFile(newest)
 	if err != nil {
 		t.Fatal(err)
@@ -297,15 +289,19 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 	}
 }
 
-// snapshotIndex reads the index from raft's name of a snapshot: term-index-time.
-func snapshotIndex(t *testing.T, path string) int {
+// newestSnapshot returns the path of the state that a start restores. Raft's own list says
+// which: two snapshots may be of one index.
+func newestSnapshot(t *testing.T, dir string) string {
 	t.Helper()
-	parts := strings.Split(filepath.Base(filepath.Dir(path)), "-")
-	n, err := strconv.Atoi(parts[1])
+	store, err := raft.NewFileSnapshotStore(dir, 1, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	list, err := store.List()
+	if err != nil || len(list) == 0 {
+		t.Fatalf("no snapshot in %s: %v", dir, err)
+	}
+	return filepath.Join(dir, "snapshots", list[0].ID, "state.bin")
 }
 
 func TestLongLogIsReplayed(t *testing.T) {
