@@ -11,6 +11,7 @@ import (
 
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
+	"palisade/internal/netns/netnstest"
 )
 
 // rx is how many packets an instance's interface has received. It asks the kernel, not
@@ -28,7 +29,7 @@ func (l *testLab) rx(in lab.InstanceStatus) string {
 // leaves every port closed, to what the rules admit as well. When it goes on, so does what
 // they admit.
 func TestNothingPassesWithoutADaemon(t *testing.T) {
-	labtest.NeedRoot(t)
+	netnstest.NeedRoot(t)
 	l := newLab(t, labtest.Build(t), "")
 	l.up()
 	server, fellow := l.launch(), l.launch()
@@ -93,7 +94,7 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 // TestInstanceOfALabIsConfined runs the prober of package instance in an instance of a
 // real lab: all that it tries there, with the daemon's own process and files to reach.
 func TestInstanceOfALabIsConfined(t *testing.T) {
-	labtest.NeedRoot(t)
+	netnstest.NeedRoot(t)
 	l := newLab(t, labtest.Build(t), "")
 	probe := filepath.Join(t.TempDir(), "probe")
 	if out, err := exec.Command("go", "test", "-c", "-o", probe, "palisade/internal/instance").CombinedOutput(); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
+	"palisade/internal/netns/netnstest"
 )
 
 // A testLab is a lab of the built binary, with its real daemon.
@@ -215,7 +216,7 @@ func processes(t *testing.T) map[int]string {
 // the other's, with instances that run. Whatever is killed on the way, `lab down` leaves
 // nothing of its own lab and touches nothing of the other.
 func TestLabLeavesTheMachineAsItWas(t *testing.T) {
-	labtest.NeedRoot(t)
+	netnstest.NeedRoot(t)
 	palisade := labtest.Build(t)
 	a, b := newLab(t, palisade, "a"), newLab(t, palisade, "ab")
 	before := traces(t, a, b)

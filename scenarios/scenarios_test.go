@@ -15,11 +15,12 @@ import (
 	"time"
 
 	"palisade/internal/lab/labtest"
+	"palisade/internal/netns/netnstest"
 )
 
 // TestScenarios plays every scenario, each group of equal lab options in a lab of its own.
 func TestScenarios(t *testing.T) {
-	labtest.NeedRoot(t)
+	netnstest.NeedRoot(t)
 	list, err := List()
 	if err != nil {
 		t.Fatal(err)

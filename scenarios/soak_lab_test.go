@@ -16,6 +16,7 @@ import (
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 )
 
 // The tests TestSoak… are measurements: each asserts a bound and logs, in one line, a row of
@@ -47,7 +48,7 @@ func soakNodes(t *testing.T) int {
 // always the same, so that the next run clears what a killed one left.
 func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	t.Helper()
-	labtest.NeedRoot(t)
+	netnstest.NeedRoot(t)
 	l := &soakLab{testLab: &testLab{t: t, palisade: labtest.Build(t), name: name}}
 	t.Cleanup(func() {
 		if t.Failed() {

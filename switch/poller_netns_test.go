@@ -1,7 +1,6 @@
 package vswitch_test
 
 import (
-	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -10,6 +9,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	vswitch "palisade/switch"
 	"palisade/switch/tap"
 )
@@ -19,12 +19,7 @@ import (
 //
 //	poller -- eth0 [namespace], deleted under it
 func TestDeletedDeviceDoesNotSpinThePoller(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI is set")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
+	netnstest.NeedRoot(t)
 	ns := "pal-gone-" + time.Now().Format("150405.000000")
 	if err := netns.New(ns); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"palisade/ec2"
 	"palisade/firewall"
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 	"palisade/switch/tap"
@@ -45,12 +46,7 @@ var (
 
 func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI is set")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
+	netnstest.NeedRoot(t)
 	tracker, err := conntrack.Open(conntrack.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 )
 
 // TestMain lets the test binary be what the benchmark runs at its endpoints.
@@ -25,12 +26,7 @@ func TestMain(m *testing.M) {
 // TestRunMeasuresEverythingAndLeavesNothing makes one short repetition. How fast anybody
 // is is not its question; that packets went through the filters is.
 func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI is set")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
+	netnstest.NeedRoot(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/internal/process"
 )
 
@@ -32,17 +33,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
-	}
-	t.Skip("makes namespaces: run it as root")
-}
-
 var peer = netip.MustParsePrefix("10.200.7.1/24")
 
 // newSpec makes this topology, one veth pair, and returns the spec of the instance:
@@ -51,7 +41,7 @@ var peer = netip.MustParsePrefix("10.200.7.1/24")
 //	  eth0 10.200.7.1/24 ------------- eth0 10.200.7.9/24 (by Boot)
 func newSpec(t *testing.T, name, image string) Spec {
 	t.Helper()
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	s := Spec{
 		Namespace: "palisade-test-" + name,
 		ID:        "i-0000" + name,

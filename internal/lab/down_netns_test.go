@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/internal/process"
 )
 
@@ -57,7 +58,7 @@ func world(t *testing.T) string {
 }
 
 func TestDownLeavesNothing(t *testing.T) {
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	before := world(t)
 	for _, tt := range []struct {
 		name   string
@@ -122,7 +123,7 @@ func TestDownLeavesNothing(t *testing.T) {
 
 // `lab up` is killed at moments spread over the time it takes.
 func TestDownClearsAnUpThatWasKilled(t *testing.T) {
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	t.Cleanup(func() { Down(context.Background(), "labtestkill") })
 	if err := Down(t.Context(), "labtestkill"); err != nil {
 		t.Fatal(err)
@@ -164,7 +165,7 @@ func TestUpClearsWhatACrashLeft(t *testing.T) {
 }
 
 func TestUpThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	before := world(t)
 	_, err := Up(t.Context(), Options{Name: "labtestfail", Port: freePort(t), ClassicPools: []netip.Prefix{failingPool}})
 	if err == nil || !strings.Contains(err.Error(), "this node does not like its pool") {
@@ -186,7 +187,7 @@ func TestUpThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 
 // TestDownTakesAttachedDevicesAway: from namespaces of others too, and this lab's alone.
 func TestDownTakesAttachedDevicesAway(t *testing.T) {
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	const guest = "labtestguest"
 	_ = netns.Delete(guest)
 	if err := netns.New(guest); err != nil {

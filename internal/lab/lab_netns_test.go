@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 )
 
 // The lab starts its own binary again as its daemons. Here that is the test binary, and
@@ -155,17 +156,6 @@ func standInJoin(c nodeConfig, args []string) error {
 
 var failingPool = netip.MustParsePrefix("10.66.0.0/16")
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
-	}
-	t.Skip("makes namespaces: run it as root")
-}
-
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -178,7 +168,7 @@ func freePort(t *testing.T) int {
 
 func up(t *testing.T, o Options) *Lab {
 	t.Helper()
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	if o.Port == 0 {
 		o.Port = freePort(t)
 	}

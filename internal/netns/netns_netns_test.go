@@ -6,22 +6,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"palisade/internal/netns/netnstest"
 )
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
-	}
-	t.Skip("makes namespaces: run it as root")
-}
 
 // A process killed inside New or Delete leaves a file that no namespace is bound to.
 func TestHalfMadeNameIsNoObstacle(t *testing.T) {
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	const name = "palisade-test-half"
 	t.Cleanup(func() { Delete(name) })
 	half := func() {
@@ -55,7 +45,7 @@ func TestHalfMadeNameIsNoObstacle(t *testing.T) {
 // Somebody laid Dir over itself after a name was made, as `ip netns add` does where nobody
 // has shared it before.
 func TestNameBelowAnotherMountIsRemoved(t *testing.T) {
-	needRoot(t)
+	netnstest.NeedRoot(t)
 	if os.Getenv("PALISADE_TEST_MOUNTS") == "" {
 		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		child.Env = append(os.Environ(), "PALISADE_TEST_MOUNTS=own")

@@ -20,6 +20,7 @@ import (
 	"palisade/ec2"
 	"palisade/internal/instance"
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
 )
 
@@ -63,12 +64,7 @@ const worldLaptop = "203.0.113.25"
 
 func newWorld(t *testing.T, name string) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
-		}
-		t.Skip("makes namespaces: run it as root")
-	}
+	netnstest.NeedRoot(t)
 	w := &world{t: t, name: "palisade-nt-" + name, config: nodeConfig(t)}
 	w.config.Lab = Lab{NamespacePrefix: w.name + "-", InstanceDir: filepath.Join(w.config.DataDir, "instances"), CgroupPrefix: w.name}
 	w.config.Uplink = Uplink{Device: "up0", Namespace: w.name + "-out", GatewayMAC: packet.MAC{2, 0, 0, 0, 0, 1}}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/switch/tap"
@@ -39,12 +39,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
-		}
-		t.Skip("makes namespaces: run it as root")
-	}
+	netnstest.NeedRoot(t)
 	_ = netns.Delete(host)
 	if err := netns.New(host); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
 	"palisade/switch/tap"
@@ -26,12 +27,7 @@ import (
 //	  10.10.0.4 eth0 -- switch of node1 -- loopback, sealed -- switch of node2 -- eth0 10.10.0.5
 func newWired(t testing.TB, mtu int) *cluster {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI is set")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
+	netnstest.NeedRoot(t)
 	return newClusterOn(t, func(host string) vswitch.Device { return plug(t, host, mtu) })
 }
 

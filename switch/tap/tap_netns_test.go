@@ -9,18 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
 	"palisade/switch/tap"
 )
 
 // namespace makes a namespace named after the test, gone when it ends.
 func namespace(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root, and CI is set")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
+	netnstest.NeedRoot(t)
 	name := fmt.Sprintf("pal-%d-%.20s", os.Getpid(), t.Name())
 	if err := netns.New(name); err != nil {
 		t.Fatal(err)

@@ -16,19 +16,8 @@ import (
 	"time"
 
 	"palisade/internal/lab"
+	"palisade/internal/netns/netnstest"
 )
-
-// NeedRoot skips a test that makes namespaces where it may not; where CI is set it fails.
-func NeedRoot(t testing.TB) {
-	t.Helper()
-	switch {
-	case os.Geteuid() == 0:
-	case os.Getenv("CI") != "":
-		t.Fatal("namespaces need root, and CI is set")
-	default:
-		t.Skip("namespaces need root")
-	}
-}
 
 // FreePort returns a TCP port of 127.0.0.1 that nobody listened on a moment ago.
 func FreePort(t testing.TB) int {
@@ -72,7 +61,7 @@ type Lab struct {
 // Up makes a lab of one node, if options of `palisade lab up` do not say otherwise.
 func Up(t testing.TB, name string, options ...string) *Lab {
 	t.Helper()
-	NeedRoot(t)
+	netnstest.NeedRoot(t)
 	l := &Lab{Palisade: Build(t), Name: fmt.Sprintf("%s%d", name, os.Getpid())}
 	t.Cleanup(func() {
 		if t.Failed() {
