@@ -32,7 +32,7 @@ func TestSoakLeaderKilled(t *testing.T) {
 		port     = 9000
 	)
 	if soakNodes(t) < 3 {
-		t.Skip("a leader's loss is survived by three nodes or more")
+		t.Fatalf("PALISADE_SOAK_NODES=%d: a leader's loss is survived by three nodes or more", soakNodes(t))
 	}
 	l := newSoakLab(t, "soakleader")
 	api := l.api("mary")
