@@ -100,11 +100,9 @@ func (c *call) apply(r ec2.Request) (ec2.Result, error) {
 	if err != nil {
 		return ec2.Result{}, err
 	}
-	// Names and addresses of what was made are in the state after it. The change is
-	// made, whether that can be read or not: no error may say otherwise.
-	if view, err := c.server.cfg.Backend.ReadView(c.ctx); err == nil {
-		c.view = view
-	}
+	// Names and addresses of what was made are in the state after it. Not asked of the
+	// leader: the change is made, and no error may say otherwise.
+	c.view = c.server.cfg.Backend.View()
 	return result, nil
 }
 

@@ -25,10 +25,14 @@ import (
 
 // A Backend is the replicated state: palisade/cluster.
 type Backend interface {
-	// Apply carries out a command and returns its log index once it is durable.
+	// Apply carries out a command and returns its log index once it is durable and View
+	// has it.
 	Apply(context.Context, ec2.Command) (ec2.Result, uint64, error)
 	// ReadView returns a state that has every change acknowledged before the call.
 	ReadView(context.Context) (*ec2.View, error)
+	// View returns the state that this node has, which may be older than what was
+	// acknowledged through others.
+	View() *ec2.View
 }
 
 // Unavailable is an error of a Backend that cannot decide or read now, for want of a
@@ -59,12 +63,6 @@ const (
 	// without a leader too.
 	ReadHeader = "x-palisade-read"
 )
-
-// StaleReader is a Backend that can also tell what it has, which may be older than what
-// was acknowledged.
-type StaleReader interface {
-	View() *ec2.View
-}
 
 // Server answers the Query API. It is an http.Handler, safe for any number of requests.
 type Server struct {
@@ -215,11 +213,7 @@ func (s *Server) read(c *call, how string) (stale bool, err error) {
 		}
 		return false, nil
 	case "stale":
-		b, ok := s.cfg.Backend.(StaleReader)
-		if !ok {
-			return false, ec2.Errorf("UnsupportedOperation", "There are no stale reads here")
-		}
-		c.view = b.View()
+		c.view = s.cfg.Backend.View()
 		return true, nil
 	}
 	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, quote(how))

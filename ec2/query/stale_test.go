@@ -7,11 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"palisade/ec2"
 	"palisade/ec2/query"
 )
-
-func (l lame) View() *ec2.View { return l.cluster.View() }
 
 func stale(r *http.Request) { r.Header.Set(query.ReadHeader, "stale") }
 

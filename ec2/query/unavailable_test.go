@@ -63,6 +63,8 @@ func (l lame) ReadView(ctx context.Context) (*ec2.View, error) {
 	return l.cluster.ReadView(ctx)
 }
 
+func (l lame) View() *ec2.View { return l.cluster.View() }
+
 func newLameWorld(t *testing.T) (*world, *failures) {
 	f := new(failures)
 	return newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return lame{c, f} }), f
@@ -102,18 +104,24 @@ func TestNoLeaderIsUnavailable(t *testing.T) {
 	}
 }
 
-// A change that is made is not answered with an error because its state cannot be read:
-// the caller would make it again.
-func TestMadeChangeIsAnsweredWithoutItsState(t *testing.T) {
+// A change is answered by the state of the node that was asked, which has it; the leader
+// is not asked again, and cannot turn what is made into an error that has the caller make
+// it twice.
+func TestMadeChangeIsAnsweredByTheNodeItself(t *testing.T) {
 	w, f := newLameWorld(t)
 	api := w.as("albert")
 	f.read = []error{nil, noLeader{"no leader"}}
 	made := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(t.Context(), &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2)}))
 	if len(made.Instances) != 2 || *made.Instances[0].Placement.AvailabilityZone != "us-east-1a" {
-		t.Errorf("launched %+v", made.Instances)
+		t.Fatalf("launched %+v", made.Instances)
 	}
-	if len(f.read) != 0 {
-		t.Errorf("the state was read %d times less than expected", len(f.read))
+	for _, i := range made.Instances { // what the state before the launch does not have
+		if len(i.SecurityGroups) != 1 || *i.SecurityGroups[0].GroupName != "default" || aws.ToString(i.PrivateIpAddress) == "" {
+			t.Errorf("%s has the groups %+v and the address %q", *i.InstanceId, i.SecurityGroups, aws.ToString(i.PrivateIpAddress))
+		}
+	}
+	if len(f.read) != 1 {
+		t.Errorf("the leader was asked for its state %d times, want once", 2-len(f.read))
 	}
 }
 
