@@ -48,11 +48,11 @@ func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
 			t.Errorf("void: %s", why)
 		}
 	}
-	own := fmt.Sprintf("%s%d-", prefix, os.Getpid())
+	own := fmt.Sprintf("pal-bench-%d-", os.Getpid())
 	if left, err := netns.List(own); err != nil || len(left) > 0 {
 		t.Errorf("left namespaces %q, %v", left, err)
 	}
-	if left, _ := filepath.Glob(arenaPath + fmt.Sprint(os.Getpid()) + "-*"); len(left) > 0 {
+	if left, _ := filepath.Glob("/dev/shm/" + own + "*"); len(left) > 0 {
 		t.Errorf("left files %q", left)
 	}
 }

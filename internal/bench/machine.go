@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -69,28 +68,4 @@ func checkout() string {
 		return "unknown"
 	}
 	return strings.TrimSpace(string(out))
-}
-
-// busySeconds is how long all processors together have worked since boot, the kernel's
-// interrupts included. It counts what else the machine does, too.
-func busySeconds() float64 {
-	stat, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0
-	}
-	first, _, _ := strings.Cut(string(stat), "\n")
-	fields := strings.Fields(first)
-	ticks := 0.0
-	for i, field := range fields {
-		if i == 4 || i == 5 || i == 8 { // idle, iowait, steal; see proc(5)
-			continue
-		}
-		if i > 8 { // guest time is in user time already
-			break
-		}
-		n, _ := strconv.ParseFloat(field, 64) // "cpu", the first, is 0
-		ticks += n
-	}
-	const hertz = 100 // USER_HZ, on every architecture that Go runs on
-	return ticks / hertz
 }

@@ -4,12 +4,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"palisade/internal/bench/world"
+)
+
+const (
+	iperfPort = world.FirstPort
+	echoPort  = world.FirstPort + 1
 )
 
 // What is measured, in the order of the report.
@@ -22,24 +31,39 @@ var measures = []struct{ name, unit string }{
 	{"UDP round trip p50", "us"},
 }
 
+// serve starts what the client talks to.
+func serve(ctx context.Context, w *world.World, config Config) error {
+	address := w.Server().Address
+	echo := append(slices.Clone(config.Echo), "serve", netip.AddrPortFrom(address, echoPort).String())
+	return errors.Join(
+		w.Serve(ctx, w.Server(), iperfPort, "iperf3", "-4", "-s", "-B", address.String(), "-p", strconv.Itoa(iperfPort)),
+		w.Serve(ctx, w.Server(), echoPort, echo...))
+}
+
 // measure takes one sample of everything.
-func (c *Contestant) measure(ctx context.Context, config Config) ([]Sample, error) {
+func measure(ctx context.Context, w *world.World, config Config) ([]Sample, error) {
 	var all []Sample
 	add := func(measure int, value float64) {
 		all = append(all, Sample{Measure: measures[measure].name, Unit: measures[measure].unit, Value: value})
 	}
 	for i, streams := range []int{1, 8} {
-		busy := busySeconds()
-		bits, seconds, err := c.transfer(ctx, config, streams)
+		before, err := w.CPU()
 		if err != nil {
 			return nil, err
 		}
-		busy = busySeconds() - busy
+		bits, seconds, err := transfer(ctx, w, config, streams)
+		if err != nil {
+			return nil, err
+		}
+		after, err := w.CPU()
+		if err != nil {
+			return nil, err
+		}
 		add(i, bits/seconds/1e9)
-		add(2+i, busy/(bits/8e9))
+		add(2+i, (after-before)/(bits/8e9))
 	}
 	for i, protocol := range []string{"tcp", "udp"} {
-		p50, err := c.roundTrip(ctx, config, protocol)
+		p50, err := roundTrip(ctx, w, config, protocol)
 		if err != nil {
 			return nil, err
 		}
@@ -49,9 +73,9 @@ func (c *Contestant) measure(ctx context.Context, config Config) ([]Sample, erro
 }
 
 // transfer sends as fast as TCP goes, and returns what has arrived.
-func (c *Contestant) transfer(ctx context.Context, config Config, streams int) (bits, seconds float64, err error) {
-	out, err := c.ask(ctx, time.Duration(config.Seconds)*time.Second, "iperf3", "-4", "-J",
-		"-c", server.address.String(), "-p", strconv.Itoa(iperfPort), "-t", strconv.Itoa(config.Seconds), "-P", strconv.Itoa(streams))
+func transfer(ctx context.Context, w *world.World, config Config, streams int) (bits, seconds float64, err error) {
+	out, err := ask(ctx, w, time.Duration(config.Seconds)*time.Second, "iperf3", "-4", "-J",
+		"-c", w.Server().Address.String(), "-p", strconv.Itoa(iperfPort), "-t", strconv.Itoa(config.Seconds), "-P", strconv.Itoa(streams))
 	var result struct {
 		Error string
 		End   struct {
@@ -75,9 +99,9 @@ func (c *Contestant) transfer(ctx context.Context, config Config, streams int) (
 }
 
 // roundTrip returns the median of a series of round trips, one at a time.
-func (c *Contestant) roundTrip(ctx context.Context, config Config, protocol string) (time.Duration, error) {
-	argv := append(append([]string(nil), config.Echo...), protocol, netip.AddrPortFrom(server.address, echoPort).String(), strconv.Itoa(config.RoundTrips))
-	out, err := c.ask(ctx, time.Duration(config.RoundTrips)*time.Millisecond, argv...)
+func roundTrip(ctx context.Context, w *world.World, config Config, protocol string) (time.Duration, error) {
+	argv := append(append([]string(nil), config.Echo...), protocol, netip.AddrPortFrom(w.Server().Address, echoPort).String(), strconv.Itoa(config.RoundTrips))
+	out, err := ask(ctx, w, time.Duration(config.RoundTrips)*time.Millisecond, argv...)
 	if err != nil {
 		return 0, err
 	}
@@ -85,13 +109,13 @@ func (c *Contestant) roundTrip(ctx context.Context, config Config, protocol stri
 }
 
 // ask runs a client that should take about so long, and returns its output.
-func (c *Contestant) ask(ctx context.Context, about time.Duration, argv ...string) ([]byte, error) {
+func ask(ctx context.Context, w *world.World, about time.Duration, argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, about+10*time.Second)
 	defer cancel()
 	var out, problem bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &problem
-	if err := c.start(cmd, client); err != nil {
+	if err := w.Start(w.Client(), cmd); err != nil {
 		return nil, err
 	}
 	if err := cmd.Wait(); err != nil {

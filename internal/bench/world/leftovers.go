@@ -1,0 +1,67 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+const (
+	prefix    = "pal-bench-"
+	arenaPath = "/dev/shm/" + prefix
+)
+
+// ClearLeftovers removes what runs left behind that were killed.
+func ClearLeftovers(ctx context.Context) error {
+	names, err := netns.List(prefix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if running(strings.TrimPrefix(name, prefix)) {
+			continue
+		}
+		if err := removeNamespace(ctx, name); err != nil {
+			return err
+		}
+	}
+	files, err := filepath.Glob(arenaPath + "*")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if !running(strings.TrimPrefix(file, arenaPath)) {
+			err = errors.Join(err, os.RemoveAll(file))
+		}
+	}
+	return err
+}
+
+// removeNamespace kills what still runs in a namespace and removes its name.
+func removeNamespace(ctx context.Context, name string) error {
+	inside, err := netns.Processes(name)
+	if err != nil {
+		return err
+	}
+	for _, id := range inside {
+		err = errors.Join(err, process.Kill(ctx, id))
+	}
+	return errors.Join(err, netns.Delete(name))
+}
+
+// running reports whether the process lives whose number a name begins with.
+func running(name string) bool {
+	digits, _, _ := strings.Cut(name, "-")
+	pid, err := strconv.Atoi(digits)
+	if err != nil {
+		return true // not ours to remove
+	}
+	_, err = process.Of(pid)
+	return !errors.Is(err, process.ErrGone)
+}

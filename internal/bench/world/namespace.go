@@ -1,0 +1,125 @@
+package world
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"palisade/internal/netns"
+)
+
+// make makes a namespace without IPv6, which would announce itself between measurements.
+func (w *World) make(role string) error {
+	name := w.namespace(role)
+	if err := netns.New(name); err != nil {
+		return err
+	}
+	w.namespaces = append(w.namespaces, name)
+	return netns.Do(name, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetUp(lo), setting("net/ipv6/conf/default/disable_ipv6", "1"), setting("net/ipv6/conf/all/disable_ipv6", "1"))
+	})
+}
+
+// setting writes a kernel setting of the network namespace the caller is in.
+func setting(name, value string) error {
+	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+	if errors.Is(err, os.ErrNotExist) && strings.Contains(name, "ipv6") {
+		return nil
+	}
+	return err
+}
+
+// plug gives an endpoint's device, made before, its addresses.
+func (w *World) plug(e Endpoint) error {
+	return netns.Do(e.Namespace, func() error {
+		link, err := netlink.LinkByName(e.Device)
+		if err != nil {
+			return err
+		}
+		address := &netlink.Addr{IPNet: &net.IPNet{IP: e.Address.AsSlice(), Mask: net.CIDRMask(onLink.Bits(), 32)}}
+		return errors.Join(
+			netlink.LinkSetHardwareAddr(link, net.HardwareAddr(e.MAC[:])),
+			netlink.LinkSetMTU(link, w.mtu),
+			netlink.AddrAdd(link, address),
+			netlink.LinkSetUp(link))
+	})
+}
+
+// Start starts a command at an endpoint; the caller waits for it.
+func (w *World) Start(at Endpoint, cmd *exec.Cmd) error { return startIn(at.Namespace, cmd) }
+
+// Serve starts a command that listens on a TCP port at an endpoint, and returns when it
+// does. Close ends it.
+func (w *World) Serve(ctx context.Context, at Endpoint, port int, argv ...string) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	if err := startIn(at.Namespace, cmd); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.servers = append(w.servers, cmd)
+	w.mu.Unlock()
+	if err := awaitListener(ctx, cmd.Process.Pid, port); err != nil {
+		return fmt.Errorf("%s: %w", argv[0], err)
+	}
+	return nil
+}
+
+// startIn starts a command in a namespace: a child is in its thread's namespace.
+func startIn(namespace string, cmd *exec.Cmd) error {
+	if err := netns.Do(namespace, cmd.Start); err != nil {
+		return fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+	}
+	return nil
+}
+
+// tool runs a command in a namespace with some input, and returns its output.
+func tool(ctx context.Context, namespace, input string, argv ...string) (string, error) {
+	var out, problem bytes.Buffer
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &problem
+	if err := startIn(namespace, cmd); err != nil {
+		return "", err
+	}
+	if err := cmd.Wait(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", argv[0], err, strings.TrimSpace(problem.String()))
+	}
+	return out.String(), nil
+}
+
+// awaitListener waits until a TCP port is open in the namespace of a process.
+func awaitListener(ctx context.Context, pid, port int) error {
+	listening := fmt.Sprintf(":%04X 00000000:0000 0A", port)
+	return await(ctx, fmt.Sprintf("a listener on port %d", port), func() (bool, error) {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
+		return strings.Contains(string(table), listening), err
+	})
+}
+
+// await waits until a condition holds.
+func await(ctx context.Context, what string, holds func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		if ok, err := holds(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,200 @@
+// Package world builds what the benchmark compares: contestants, each two endpoints and
+// what carries packets between them.
+//
+// An endpoint is a network namespace with a kernel's TCP stack and a device eth0, the same
+// for all. Every contestant that filters has the same policy (policy.go): a hundred rules,
+// of which the last two admit TCP and UDP on FirstPort to LastPort from the client, and
+// connection tracking for the replies. On one node:
+//
+//	palisade  the Switch, its tables and its tracker, between two TAP devices
+//	relay     the same pollers and devices, with a constant for a verdict: the limit of
+//	          what a Switch between TAP devices can do
+//	bridge    a Linux bridge between two veth pairs, iptables and the kernel's
+//	          connection tracking: what one would use instead
+//
+// A Builder makes a World; Contestants lists them in the order of the report. Everything
+// is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
+// left behind is cleared by ClearLeftovers.
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+
+	"palisade/internal/packet"
+)
+
+// Placement is where the two endpoints of a World are.
+type Placement string
+
+const (
+	SameNode Placement = "one node"
+	TwoNodes Placement = "two nodes"
+)
+
+// The ports, of TCP and of UDP, that every contestant's rules admit from the client to the
+// server. Others they drop.
+const (
+	FirstPort = 5201
+	LastPort  = 5299
+)
+
+// Config is what a World is built with; its zero value is what the report compares.
+type Config struct {
+	Pollers int // of each Switch. Default: the Switch's own
+	Rules   int // of the server's group. Default 100; the last two match
+	MTU     int // bytes, of the endpoints' devices, or of the underlay of two nodes. Default 1500
+}
+
+func (c *Config) fill() error {
+	if c.Rules == 0 {
+		c.Rules = 100
+	}
+	if c.MTU == 0 {
+		c.MTU = 1500
+	}
+	if c.Rules < 2 {
+		return errors.New("a policy of fewer than the two rules that match")
+	}
+	return nil
+}
+
+// A Builder makes the Worlds of one contestant.
+type Builder struct {
+	Name  string
+	About string   // one line, for people
+	Needs []string // command:package, as the Makefile has them
+
+	build func(context.Context, *World) error
+}
+
+// Build makes a World. The caller closes it, whatever happens to ctx.
+func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
+	if err := c.fill(); err != nil {
+		return nil, err
+	}
+	if missing := b.Missing(); len(missing) > 0 {
+		return nil, fmt.Errorf("build %s: not installed: %s", b.Name, strings.Join(missing, " "))
+	}
+	w := &World{
+		name: b.Name, config: c, mtu: c.MTU,
+		client: Endpoint{role: "client", Device: "eth0", Address: clientAddress, MAC: clientMAC, Peer: serverMAC},
+		server: Endpoint{role: "server", Device: "eth0", Address: serverAddress, MAC: serverMAC, Peer: clientMAC},
+		verify: func() error { return nil },
+	}
+	w.client.Namespace, w.server.Namespace = w.namespace("client"), w.namespace("server")
+	if err := b.build(ctx, w); err != nil {
+		return nil, errors.Join(fmt.Errorf("build %s: %w", b.Name, err), w.Close())
+	}
+	return w, nil
+}
+
+// Missing returns what of Needs is not installed.
+func (b Builder) Missing() []string {
+	var missing []string
+	for _, need := range b.Needs {
+		command, _, _ := strings.Cut(need, ":")
+		if _, err := exec.LookPath(command); err != nil {
+			missing = append(missing, need)
+		}
+	}
+	return missing
+}
+
+// Contestants returns the builders of a placement, in the order of the report.
+func Contestants(p Placement) []Builder {
+	all := map[Placement][]Builder{SameNode: {
+		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade},
+		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay},
+		{Name: "bridge", About: "Linux bridge, iptables, conntrack", Needs: []string{"iptables:iptables"}, build: buildBridge},
+	}}
+	return slices.Clone(all[p])
+}
+
+// The endpoints' addresses are the same in every World; each is a world of its own.
+var (
+	onLink        = netip.MustParsePrefix("10.10.0.0/24")
+	clientAddress = netip.MustParseAddr("10.10.0.4")
+	serverAddress = netip.MustParseAddr("10.10.0.5")
+	clientMAC     = packet.MAC{2, 0, 0, 0, 0, 4}
+	serverMAC     = packet.MAC{2, 0, 0, 0, 0, 5}
+)
+
+// An Endpoint is where programs send and receive.
+type Endpoint struct {
+	Namespace string // below /run/netns
+	Device    string
+	Address   netip.Addr
+	MAC       packet.MAC
+	Peer      packet.MAC // whom it addresses its frames for the other endpoint to
+
+	role string
+}
+
+// A World is two endpoints and what is between them. Start and Serve may be called by
+// several goroutines at a time, the rest by one. Close ends every process and goroutine
+// that it started.
+type World struct {
+	name           string
+	about          string
+	config         Config
+	mtu            int
+	client, server Endpoint
+	verify         func() error
+
+	namespaces []string
+	cleanup    []func() error // in reverse order
+
+	mu      sync.Mutex
+	servers []*exec.Cmd
+}
+
+// Name is the contestant's.
+func (w *World) Name() string { return w.name }
+
+// Client is the endpoint that connections are made from, Server the one they are made to.
+func (w *World) Client() Endpoint { return w.client }
+func (w *World) Server() Endpoint { return w.server }
+
+// MTU is that of the endpoints' devices, in bytes.
+func (w *World) MTU() int { return w.mtu }
+
+// Describe says what the numbers of this World depend on: versions, rules, devices.
+func (w *World) Describe() string { return w.about }
+
+// Verify reports traffic that went past the filter it was meant to go through. It is
+// called after TCP or UDP went from the client to the server and back.
+func (w *World) Verify() error { return w.verify() }
+
+// Close ends what runs in the World and removes it.
+func (w *World) Close() error {
+	w.mu.Lock()
+	servers := w.servers
+	w.servers = nil
+	w.mu.Unlock()
+	for _, cmd := range servers {
+		_ = cmd.Process.Kill() // it may have ended with its context
+		_ = cmd.Wait()         // killed is no news
+	}
+	var errs []error
+	for _, undo := range slices.Backward(w.cleanup) {
+		errs = append(errs, undo())
+	}
+	w.cleanup = nil
+	for _, name := range w.namespaces {
+		errs = append(errs, removeNamespace(context.Background(), name))
+	}
+	w.namespaces = nil
+	return errors.Join(errs...)
+}
+
+func (w *World) namespace(role string) string {
+	return fmt.Sprintf("%s%d-%s-%s", prefix, os.Getpid(), w.name, role)
+}
