@@ -62,10 +62,6 @@ func describeInstanceAttribute(c *call, r *instanceAttributeRequest) (*instanceA
 	return answer, nil
 }
 
-func unknownAttribute(name string) error {
-	return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(name))
-}
-
 var instanceAttributes = map[string]func(*call, *ec2.Instance, *instanceAttributeAnswer){
 	"instanceType": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.Type = &textValue{i.Type} },
 	"kernel":       func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.Kernel = &textValue{} },

@@ -2,22 +2,6 @@ package query
 
 import "palisade/ec2"
 
-// Values of attributes are elements of their own.
-type (
-	boolValue struct {
-		Value bool `wire:"value"`
-	}
-	textValue struct {
-		Value string `wire:"value"`
-	}
-	boolParam struct {
-		Value *bool `wire:"Value"`
-	}
-	textParam struct {
-		Value *string `wire:"Value"`
-	}
-)
-
 type modifyNetworkInterfaceAttributeRequest struct {
 	interfaceRequest
 	Description textParam     `wire:"Description"`
@@ -55,23 +39,6 @@ func modifyNetworkInterfaceAttribute(c *call, r *modifyNetworkInterfaceAttribute
 		return nil, err
 	}
 	return &done, nil
-}
-
-// onlyOne refuses a request that does not change exactly one attribute.
-func onlyOne(given ...bool) error {
-	count := 0
-	for _, is := range given {
-		if is {
-			count++
-		}
-	}
-	switch count {
-	case 0:
-		return ec2.Errorf("MissingParameter", "The request must contain the attribute to change and its value")
-	case 1:
-		return nil
-	}
-	return ec2.Errorf("InvalidParameterCombination", "Fields for multiple attribute types specified")
 }
 
 type resetNetworkInterfaceAttributeRequest struct {

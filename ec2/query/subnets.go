@@ -220,17 +220,17 @@ func describeSubnets(c *call, r *describeSubnetsRequest) (*describeSubnetsAnswer
 }
 
 type modifySubnetAttributeRequest struct {
-	Subnet    ec2.SubnetID   `wire:"SubnetId"`
-	MapPublic attributeParam `wire:"MapPublicIpOnLaunch"`
+	Subnet    ec2.SubnetID `wire:"SubnetId"`
+	MapPublic boolParam    `wire:"MapPublicIpOnLaunch"`
 
 	// What is not served can be asked to be as it is.
 
-	AssignIPv6   attributeParam `wire:"AssignIpv6AddressOnCreation"`
-	MapCustomer  attributeParam `wire:"MapCustomerOwnedIpOnLaunch"`
-	DNS64        attributeParam `wire:"EnableDns64"`
-	ARecord      attributeParam `wire:"EnableResourceNameDnsARecordOnLaunch"`
-	AAAARecord   attributeParam `wire:"EnableResourceNameDnsAAAARecordOnLaunch"`
-	HostnameType string         `wire:"PrivateDnsHostnameTypeOnLaunch"`
+	AssignIPv6   boolParam `wire:"AssignIpv6AddressOnCreation"`
+	MapCustomer  boolParam `wire:"MapCustomerOwnedIpOnLaunch"`
+	DNS64        boolParam `wire:"EnableDns64"`
+	ARecord      boolParam `wire:"EnableResourceNameDnsARecordOnLaunch"`
+	AAAARecord   boolParam `wire:"EnableResourceNameDnsAAAARecordOnLaunch"`
+	HostnameType string    `wire:"PrivateDnsHostnameTypeOnLaunch"`
 }
 
 func modifySubnetAttribute(c *call, r *modifySubnetAttributeRequest) (*returned, error) {

@@ -171,14 +171,10 @@ type describeVPCAttributeRequest struct {
 }
 
 type describeVPCAttributeAnswer struct {
-	VPC                 ec2.VPCID      `wire:"vpcId"`
-	DNSSupport          *attributeBool `wire:"enableDnsSupport"`
-	DNSHostnames        *attributeBool `wire:"enableDnsHostnames"`
-	AddressUsageMetrics *attributeBool `wire:"enableNetworkAddressUsageMetrics"`
-}
-
-type attributeBool struct {
-	Value bool `wire:"value"`
+	VPC                 ec2.VPCID  `wire:"vpcId"`
+	DNSSupport          *boolValue `wire:"enableDnsSupport"`
+	DNSHostnames        *boolValue `wire:"enableDnsHostnames"`
+	AddressUsageMetrics *boolValue `wire:"enableNetworkAddressUsageMetrics"`
 }
 
 func describeVPCAttribute(c *call, r *describeVPCAttributeRequest) (*describeVPCAttributeAnswer, error) {
@@ -192,13 +188,13 @@ func describeVPCAttribute(c *call, r *describeVPCAttributeRequest) (*describeVPC
 	answer := &describeVPCAttributeAnswer{VPC: v.ID}
 	switch r.Attribute {
 	case "enableDnsSupport":
-		answer.DNSSupport = &attributeBool{v.DNSSupport}
+		answer.DNSSupport = &boolValue{v.DNSSupport}
 	case "enableDnsHostnames":
-		answer.DNSHostnames = &attributeBool{v.DNSHostnames}
+		answer.DNSHostnames = &boolValue{v.DNSHostnames}
 	case "enableNetworkAddressUsageMetrics":
-		answer.AddressUsageMetrics = &attributeBool{false}
+		answer.AddressUsageMetrics = &boolValue{false}
 	default:
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(r.Attribute))
+		return nil, unknownAttribute(r.Attribute)
 	}
 	return answer, nil
 }
@@ -216,15 +212,10 @@ func (c *call) vpc(id ec2.VPCID) (*ec2.VPC, error) {
 }
 
 type modifyVPCAttributeRequest struct {
-	VPC                 ec2.VPCID      `wire:"VpcId"`
-	DNSSupport          attributeParam `wire:"EnableDnsSupport"`
-	DNSHostnames        attributeParam `wire:"EnableDnsHostnames"`
-	AddressUsageMetrics attributeParam `wire:"EnableNetworkAddressUsageMetrics"`
-}
-
-// attributeParam is a boolean of a Modify action: nil if it is not to be modified.
-type attributeParam struct {
-	Value *bool `wire:"Value"`
+	VPC                 ec2.VPCID `wire:"VpcId"`
+	DNSSupport          boolParam `wire:"EnableDnsSupport"`
+	DNSHostnames        boolParam `wire:"EnableDnsHostnames"`
+	AddressUsageMetrics boolParam `wire:"EnableNetworkAddressUsageMetrics"`
 }
 
 func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error) {
