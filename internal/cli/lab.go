@@ -66,6 +66,7 @@ func newLabUp(name *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "how many nodes")
+	cmd.Flags().IntVar(&o.Zones, "zones", 0, "how many availability zones the nodes are in (default one for each)")
 	cmd.Flags().IntVar(&o.Port, "port", 8773, "the API's `PORT` on 127.0.0.1")
 	cmd.Flags().DurationVar(&o.Quarantine, "quarantine", time.Minute, "how long an address rests between two leases")
 	cmd.Flags().StringVar(&o.Limits, "limits", "", "the limits of a `TIME`: today, vpc-2012 or classic-2012")

@@ -163,7 +163,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 		peer = &peerConfig{Listen: peerAddress(index)}
 	}
 	return nodeConfig{
-		Name: node, Zone: Region + string(rune('a'+index%26)), Region: Region,
+		Name: node, Zone: l.zone(index), Region: Region,
 		DataDir:       l.path(node),
 		APISocket:     l.apiSocket(node),
 		ControlSocket: l.controlSocket(node),
@@ -182,6 +182,15 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 		Settings: l.settings(),
 		Accounts: l.Accounts,
 	}
+}
+
+// zone is the availability zone of a node.
+func (l *Lab) zone(index int) string {
+	zones := l.Zones
+	if zones == 0 { // made before a lab could have fewer zones than nodes
+		zones = maxZones
+	}
+	return Region + string(rune('a'+index%zones))
 }
 
 func (l *Lab) settings() (s settingsConfig) {

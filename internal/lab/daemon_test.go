@@ -24,3 +24,22 @@ func TestNodesAreToldTheSettings(t *testing.T) {
 		}
 	}
 }
+
+func TestNodesShareZones(t *testing.T) {
+	for _, tt := range []struct {
+		nodes, zones int
+		want         string // a letter for each node; "": refused
+	}{{3, 0, "abc"}, {3, 2, "aba"}, {3, 1, "aaa"}, {28, 0, "abcdefghijklmnopqrstuvwxyzab"}, {2, 3, ""}, {2, -1, ""}, {30, 27, ""}} {
+		o := Options{Nodes: tt.nodes, Zones: tt.zones}
+		if err := o.fill(); (err != nil) != (tt.want == "") {
+			t.Errorf("%d nodes in %d zones: %v", tt.nodes, tt.zones, err)
+		}
+		l, got := &Lab{Zones: o.Zones}, ""
+		for n := range len(tt.want) {
+			got += strings.TrimPrefix(l.zone(n), Region)
+		}
+		if got != tt.want {
+			t.Errorf("%d nodes in %d zones are in %q, want %q", tt.nodes, tt.zones, got, tt.want)
+		}
+	}
+}

@@ -46,6 +46,7 @@ type Lab struct {
 	Name         string         `json:"name"`
 	Port         int            `json:"port"` // of the front door, on 127.0.0.1
 	Nodes        []string       `json:"nodes"`
+	Zones        int            `json:"zones"` // node n, from 0, is in zone n modulo Zones
 	ClassicPools []netip.Prefix `json:"classic_pools"`
 	Cuts         []Cut          `json:"cuts,omitempty"` // in the order they were made
 	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default

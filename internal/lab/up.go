@@ -21,6 +21,7 @@ import (
 type Options struct {
 	Name         string         // default "lab"
 	Nodes        int            // default 1
+	Zones        int            // that the nodes are in, in turn; default one for each, up to maxZones
 	Port         int            // of the front door on 127.0.0.1; default 8773
 	ClassicPools []netip.Prefix // EC2-Classic leases private addresses from these; default 10.10.0.0/16
 
@@ -36,12 +37,18 @@ type Options struct {
 // MaxNodes is what the underlay's addresses and one machine can carry.
 const MaxNodes = 32
 
+// maxZones is how many letters there are to tell a region's zones apart.
+const maxZones = 26
+
 func (o *Options) fill() error {
 	if o.Name == "" {
 		o.Name = "lab"
 	}
 	if o.Nodes == 0 {
 		o.Nodes = 1
+	}
+	if o.Zones == 0 {
+		o.Zones = min(o.Nodes, maxZones)
 	}
 	if o.Port == 0 {
 		o.Port = 8773
@@ -61,6 +68,8 @@ func (o *Options) fill() error {
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
 		return fmt.Errorf("a lab has 1 to %d nodes, not %d", MaxNodes, o.Nodes)
+	case o.Zones < 1 || o.Zones > min(o.Nodes, maxZones):
+		return fmt.Errorf("%d nodes can be in 1 to %d zones, not in %d", o.Nodes, min(o.Nodes, maxZones), o.Zones)
 	case o.Quarantine < 0 || o.Quarantine > 24*time.Hour:
 		return fmt.Errorf("an address rests for up to 24h, not %v", o.Quarantine)
 	case o.Limits != "" && !isPreset(o.Limits):
@@ -92,7 +101,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer release()
 
 	begin := time.Now()
-	l := &Lab{Name: o.Name, Port: o.Port, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits}
+	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits}
 	cleared, err := l.clear(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)
