@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"regexp"
 )
 
 // interfaceRequests are of the interfaces of a VPC, and of what instances in one can.
@@ -106,36 +105,6 @@ func (t *tx) roomForInterfaces(account AccountID, region Region, more int) error
 		return Errorf("NetworkInterfaceLimitExceeded", "You have reached the limit on the number of network interfaces that you can create: %d.", limit)
 	}
 	return nil
-}
-
-// interfaceOf finds an interface of a VPC of the caller's.
-func (t *tx) interfaceOf(account AccountID, region Region, id InterfaceID) (*Interface, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter networkInterfaceId")
-	}
-	if err := CheckInterfaceID(id); err != nil {
-		return nil, err
-	}
-	eni := first[Interface](t.Txn, tableInterface, indexID, key(id))
-	if eni == nil || eni.VPC == "" || eni.Account != account || eni.Region != region {
-		return nil, NoSuchInterface(id)
-	}
-	return eni, nil
-}
-
-var interfaceID = regexp.MustCompile(`^eni-[0-9a-f]{1,17}$`)
-
-// CheckInterfaceID returns the error for text that is not shaped like an interface's id.
-func CheckInterfaceID(id InterfaceID) error {
-	if !interfaceID.MatchString(string(id)) {
-		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, clip(string(id)))
-	}
-	return nil
-}
-
-// NoSuchInterface is EC2's error for an id that the caller does not own.
-func NoSuchInterface(id InterfaceID) *Error {
-	return Errorf("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", clip(string(id)))
 }
 
 // shapeOf is a digest of what was asked for; a client token stands for one shape.

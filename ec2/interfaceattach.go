@@ -188,18 +188,6 @@ func (t *tx) attachmentOf(account AccountID, region Region, id AttachmentID) (*I
 	return nil, Errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", id)
 }
 
-// instance finds one instance of the caller's.
-func (t *tx) instance(account AccountID, region Region, id InstanceID) (*Instance, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter instanceId")
-	}
-	found, err := t.instances(account, region, []InstanceID{id})
-	if err != nil {
-		return nil, err
-	}
-	return found[0], nil
-}
-
 // attached are the interfaces of an instance, by device index.
 func (t *tx) attached(id InstanceID) []*Interface {
 	list := slices.Collect(rows[Interface](t.Txn, tableInterface, indexHolder, key(id)))

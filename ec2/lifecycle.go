@@ -1,7 +1,6 @@
 package ec2
 
 import (
-	"regexp"
 	"strings"
 )
 
@@ -221,50 +220,4 @@ func (t *tx) eachInstance(account AccountID, region Region, ids []InstanceID, ch
 		result.Instances = append(result.Instances, Change[Instance]{Before: was, After: &now})
 	}
 	return result, nil
-}
-
-func (t *tx) instances(account AccountID, region Region, ids []InstanceID) ([]*Instance, error) {
-	if len(ids) == 0 {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter instancesSet")
-	}
-	var found []*Instance
-	var missing []string
-	seen := make(map[InstanceID]bool)
-	for _, id := range ids {
-		if err := CheckInstanceID(id); err != nil {
-			return nil, err
-		}
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
-		i := first[Instance](t.Txn, tableInstance, indexID, key(id))
-		if i == nil || i.Account != account || i.Region != region {
-			missing = append(missing, string(id))
-			continue
-		}
-		found = append(found, i)
-	}
-	if len(missing) > 0 {
-		return nil, NoSuchInstances(missing)
-	}
-	return found, nil
-}
-
-var instanceID = regexp.MustCompile(`^i-[0-9a-f]{1,17}$`)
-
-// CheckInstanceID returns the error for text that is not shaped like an instance's id.
-func CheckInstanceID(id InstanceID) error {
-	if !instanceID.MatchString(string(id)) {
-		return Errorf("InvalidInstanceID.Malformed", `Invalid id: "%s" (expecting "i-...")`, clip(string(id)))
-	}
-	return nil
-}
-
-// NoSuchInstances is EC2's error for ids that the caller does not own.
-func NoSuchInstances(ids []string) *Error {
-	if len(ids) == 1 {
-		return Errorf("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", ids[0])
-	}
-	return Errorf("InvalidInstanceID.NotFound", "The instance IDs '%s' do not exist", clip(strings.Join(ids, ", ")))
 }

@@ -172,15 +172,3 @@ func (r *ModifySubnet) apply(t *tx) (Result, error) {
 	t.put(tableSubnet, &s)
 	return Result{Subnet: &s}, nil
 }
-
-// subnetOf finds a subnet of the caller.
-func (t *tx) subnetOf(account AccountID, region Region, id SubnetID) (*Subnet, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter subnetId")
-	}
-	s := first[Subnet](t.Txn, tableSubnet, indexID, key(id))
-	if s == nil || s.Account != account || s.Region != region {
-		return nil, NoSuch("subnet", id)
-	}
-	return s, nil
-}

@@ -209,18 +209,6 @@ func (r *ModifyVPC) apply(t *tx) (Result, error) {
 	return Result{VPC: &vpc}, nil
 }
 
-// vpc finds a VPC of the caller.
-func (t *tx) vpc(account AccountID, region Region, id VPCID) (*VPC, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter vpcId")
-	}
-	vpc := first[VPC](t.Txn, tableVPC, indexID, key(id))
-	if vpc == nil || vpc.Account != account || vpc.Region != region {
-		return nil, NoSuch("vpc", id)
-	}
-	return vpc, nil
-}
-
 // platform is what the account may launch into, in a region that there is: one that has
 // its network, from whose pools all its public addresses come.
 func (t *tx) platform(account AccountID, region Region) (Platform, error) {

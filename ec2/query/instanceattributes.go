@@ -46,7 +46,7 @@ type enclaveItem struct {
 }
 
 func describeInstanceAttribute(c *call, r *instanceAttributeRequest) (*instanceAttributeAnswer, error) {
-	i, err := c.instanceOf(r.Instance)
+	i, err := c.view.FindInstance(c.account, c.region, r.Instance)
 	if err != nil {
 		return nil, err
 	}
@@ -219,16 +219,4 @@ func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, er
 		return nil, err
 	}
 	return &done, nil
-}
-
-// instanceOf finds an instance of the caller's.
-func (c *call) instanceOf(id ec2.InstanceID) (*ec2.Instance, error) {
-	if id == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter instanceId")
-	}
-	found, err := c.selectInstances([]ec2.InstanceID{id})
-	if err != nil {
-		return nil, err
-	}
-	return found[0], nil
 }

@@ -74,25 +74,12 @@ func (c *call) filterInstances(instances []*ec2.Instance, filters []filter) []*e
 
 // selectInstances returns the caller's instances with these ids, or all, by id.
 func (c *call) selectInstances(ids []ec2.InstanceID) ([]*ec2.Instance, error) {
-	all := slices.Collect(c.view.InstancesOf(c.account, c.region))
 	if len(ids) == 0 {
-		return all, nil
+		return slices.Collect(c.view.InstancesOf(c.account, c.region)), nil
 	}
-	wanted := make(map[ec2.InstanceID]bool)
-	var missing []string
-	for _, id := range ids {
-		if err := ec2.CheckInstanceID(id); err != nil {
-			return nil, err
-		}
-		if i, ok := c.view.Instance(id); !ok || i.Account != c.account || i.Region != c.region {
-			missing = append(missing, string(id))
-		}
-		wanted[id] = true
-	}
-	if len(missing) > 0 {
-		return nil, ec2.NoSuchInstances(missing)
-	}
-	return slices.DeleteFunc(all, func(i *ec2.Instance) bool { return !wanted[i.ID] }), nil
+	found, err := c.view.FindInstances(c.account, c.region, ids)
+	slices.SortFunc(found, func(a, b *ec2.Instance) int { return cmp.Compare(a.ID, b.ID) })
+	return found, err
 }
 
 type changeStateRequest struct {

@@ -73,7 +73,7 @@ type describeNetworkInterfaceAttributeAnswer struct {
 }
 
 func describeNetworkInterfaceAttribute(c *call, r *describeNetworkInterfaceAttributeRequest) (*describeNetworkInterfaceAttributeAnswer, error) {
-	eni, err := c.interfaceOf(r.Interface)
+	eni, err := c.view.FindInterface(c.account, c.region, r.Interface)
 	if err != nil {
 		return nil, err
 	}
@@ -96,19 +96,4 @@ func describeNetworkInterfaceAttribute(c *call, r *describeNetworkInterfaceAttri
 		return nil, unknownAttribute(r.Attribute)
 	}
 	return answer, nil
-}
-
-// interfaceOf finds an interface of the caller's.
-func (c *call) interfaceOf(id ec2.InterfaceID) (*ec2.Interface, error) {
-	if id == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter networkInterfaceId")
-	}
-	if err := ec2.CheckInterfaceID(id); err != nil {
-		return nil, err
-	}
-	eni, ok := c.view.Interface(id)
-	if !ok || eni.VPC == "" || eni.Account != c.account || eni.Region != c.region {
-		return nil, ec2.NoSuchInterface(id)
-	}
-	return eni, nil
 }

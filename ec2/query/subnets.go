@@ -260,7 +260,7 @@ func modifySubnetAttribute(c *call, r *modifySubnetAttributeRequest) (*returned,
 		attributes++
 	}
 	if r.MapPublic.Value == nil && attributes == 1 {
-		_, err := c.subnet(r.Subnet)
+		_, err := c.view.FindSubnet(c.account, c.region, r.Subnet)
 		return &done, err
 	}
 	if r.MapPublic.Value != nil {
@@ -273,16 +273,4 @@ func modifySubnetAttribute(c *call, r *modifySubnetAttributeRequest) (*returned,
 		return nil, err
 	}
 	return &done, nil
-}
-
-// subnet finds a subnet of the caller.
-func (c *call) subnet(id ec2.SubnetID) (*ec2.Subnet, error) {
-	if id == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter subnetId")
-	}
-	s, ok := c.view.Subnet(id)
-	if !ok || s.Account != c.account || s.Region != c.region {
-		return nil, ec2.NoSuch("subnet", id)
-	}
-	return s, nil
 }

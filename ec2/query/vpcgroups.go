@@ -36,7 +36,7 @@ func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) 
 	if err := groupForVPCFilters.check(r.Filters); err != nil {
 		return nil, err
 	}
-	if _, err := c.vpc(r.VPC); err != nil {
+	if _, err := c.view.FindVPC(c.account, c.region, r.VPC); err != nil {
 		return nil, err
 	}
 	after, err := r.after(isGroupID)
@@ -87,7 +87,7 @@ type describeStaleGroupsAnswer struct {
 // describeStaleGroups shows rules that name what is gone from a peer VPC: there is no
 // peering, and in a VPC nothing that a rule names can go.
 func describeStaleGroups(c *call, r *describeStaleGroupsRequest) (*describeStaleGroupsAnswer, error) {
-	if _, err := c.vpc(r.VPC); err != nil {
+	if _, err := c.view.FindVPC(c.account, c.region, r.VPC); err != nil {
 		return nil, err
 	}
 	if _, err := r.limit(); err != nil {

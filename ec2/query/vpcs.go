@@ -181,7 +181,7 @@ func describeVPCAttribute(c *call, r *describeVPCAttributeRequest) (*describeVPC
 	if r.Attribute == "" {
 		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
 	}
-	v, err := c.vpc(r.VPC)
+	v, err := c.view.FindVPC(c.account, c.region, r.VPC)
 	if err != nil {
 		return nil, err
 	}
@@ -199,18 +199,6 @@ func describeVPCAttribute(c *call, r *describeVPCAttributeRequest) (*describeVPC
 	return answer, nil
 }
 
-// vpc finds a VPC of the caller.
-func (c *call) vpc(id ec2.VPCID) (*ec2.VPC, error) {
-	if id == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter vpcId")
-	}
-	v, ok := c.view.VPC(id)
-	if !ok || v.Account != c.account || v.Region != c.region {
-		return nil, ec2.NoSuch("vpc", id)
-	}
-	return v, nil
-}
-
 type modifyVPCAttributeRequest struct {
 	VPC                 ec2.VPCID `wire:"VpcId"`
 	DNSSupport          boolParam `wire:"EnableDnsSupport"`
@@ -224,7 +212,7 @@ func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error
 			return nil, unserved(c.action, "EnableNetworkAddressUsageMetrics")
 		}
 		if r.DNSSupport.Value == nil && r.DNSHostnames.Value == nil { // they are off, as asked
-			_, err := c.vpc(r.VPC)
+			_, err := c.view.FindVPC(c.account, c.region, r.VPC)
 			return &done, err
 		}
 	}
