@@ -56,27 +56,15 @@ func (s *stage) lives(t *testing.T) {
 		s.becomes(t, in, want)
 	}
 	ssh := to(s.client.host, in, "open/22")
-	answers := func(when string) {
-		t.Helper()
-		if who, err := reach(ssh.from, ssh.to, ssh.kind, answerWithin); who == "" || err != nil {
-			t.Errorf("%s: %v is answered by %q, %v", when, ssh, who, err)
-		}
-	}
-	silent := func(when string) {
-		t.Helper()
-		if who, err := reach(ssh.from, ssh.to, ssh.kind, silenceFor); who != "" || err != nil {
-			t.Errorf("%s: %v is answered by %q, %v", when, ssh, who, err)
-		}
-	}
-	answers("running")
+	s.passes(t, "running", ssh)
 	_, err := s.c.StopInstances(t.Context(), &ec2.StopInstancesInput{InstanceIds: []string{in.id}})
 	check(t, err)
 	state("stopped")
-	silent("stopped")
+	s.stops(t, "stopped", ssh)
 	_, err = s.c.StartInstances(t.Context(), &ec2.StartInstancesInput{InstanceIds: []string{in.id}})
 	check(t, err)
 	state("running")
-	answers("started again, at the same address")
+	s.passes(t, "started again, at the same address", ssh)
 	_, err = s.c.RebootInstances(t.Context(), &ec2.RebootInstancesInput{InstanceIds: []string{in.id}})
 	check(t, err)
 	labtest.Eventually(t, "the rebooted instance answers", func() bool {
@@ -85,7 +73,7 @@ func (s *stage) lives(t *testing.T) {
 	})
 	_, err = s.c.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{in.id}})
 	check(t, err)
-	silent("terminated")
+	s.stops(t, "terminated", ssh)
 	state("terminated")
 	_, err = s.c.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: aws.String(group)})
 	check(t, err)

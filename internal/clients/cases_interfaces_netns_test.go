@@ -14,7 +14,7 @@ import (
 func (s *stage) interfaces(t *testing.T) {
 	group := s.group(t, s.vpc, "second")
 	s.admit(t, group, permission("icmp", -1, -1, "10.0.0.0/16"), permission("tcp", 7100, 7100, "10.0.0.0/16"))
-	made, err := s.c.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: &s.farSubnet, Groups: []string{group}})
+	made, err := s.c.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: &s.beside, Groups: []string{group}})
 	check(t, err)
 	nic, address := *made.NetworkInterface.NetworkInterfaceId, netip.MustParseAddr(*made.NetworkInterface.PrivateIpAddress)
 	rays := []ray{toAddress(s.other.host, address, s.client, "icmp"), toAddress(s.other.host, address, s.client, "tcp/7100")}
@@ -132,6 +132,20 @@ func (s *stage) sourceDestCheck(t *testing.T) {
 		change{action: "ModifyNetworkInterfaceAttribute: check on", do: set(true), shut: rays(ray("proto/60")), silent: rays(ray("proto/61"))},
 		change{action: "ModifyInstanceAttribute: check off", do: setInstance(false), open: rays(ray("proto/60"))},
 		change{action: "ModifyInstanceAttribute: check on", do: setInstance(true), shut: rays(ray("proto/60"))},
+		change{action: "ModifyInstanceAttribute: check off", do: setInstance(false), open: rays(ray("proto/60"))},
+		change{action: "ResetNetworkInterfaceAttribute",
+			do: func(t *testing.T) {
+				_, err := s.c.ResetNetworkInterfaceAttribute(t.Context(), &ec2.ResetNetworkInterfaceAttributeInput{NetworkInterfaceId: &s.client.nic, SourceDestCheck: aws.String("true")})
+				check(t, err)
+			},
+			shut: rays(ray("proto/60"))},
+		change{action: "ModifyNetworkInterfaceAttribute: check off", do: set(false), open: rays(ray("proto/60"))},
+		change{action: "ResetInstanceAttribute",
+			do: func(t *testing.T) {
+				_, err := s.c.ResetInstanceAttribute(t.Context(), &ec2.ResetInstanceAttributeInput{InstanceId: &s.client.id, Attribute: types.InstanceAttributeNameSourceDestCheck})
+				check(t, err)
+			},
+			shut: rays(ray("proto/60"))},
 	)
 	s.revoke(t, s.groups["server"], rule, byGroup)
 	inNamespace(t, s.client.host, "ip", "address", "del", foreign.String()+"/32", "dev", "lo")

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -130,6 +131,7 @@ func (s *stage) elasticAddresses(t *testing.T) {
 	s.disassociate(t, association)
 	s.stops(t, "after DisassociateAddress", toClient)
 	s.release(t, allocation)
+	s.stops(t, "after ReleaseAddress", toServer, toClient)
 	s.unroute(t, s.routes, "0.0.0.0/0")
 }
 
@@ -290,7 +292,7 @@ func (s *stage) equalAddresses(t *testing.T) {
 	vpc, err := s.c.CreateVpc(t.Context(), &ec2.CreateVpcInput{CidrBlock: aws.String("10.0.0.0/16")})
 	check(t, err)
 	id := *vpc.Vpc.VpcId
-	subnet := s.subnet(t, id, "10.0.1.0/24")
+	subnet := s.subnet(t, id, "10.0.1.0/24", s.zones(t)[0])
 	group := s.group(t, id, "twin")
 	s.admit(t, group, permission(all, -1, -1, "0.0.0.0/0"))
 	twin := func(name, address string) instance {
@@ -298,15 +300,24 @@ func (s *stage) equalAddresses(t *testing.T) {
 	}
 	rule := permission(all, -1, -1, "10.0.0.0/16")
 	s.admit(t, s.groups["server"], rule)
+	s.admit(t, s.groups["client"], rule)
 	same, alone := twin("twin of the server", s.server.private.String()), twin("alone", "10.0.1.99")
+	if on := s.nodesOf(t, same, alone); !slices.Equal(on, s.nodesOf(t, s.server, s.client)) {
+		t.Errorf("the twins are on %q, and server and client are not", on)
+	}
 	s.passes(t, "each in its own", to(s.client.host, s.server, "tcp/7160"), to(alone.host, same, "tcp/7160"), to(alone.host, same, "icmp"), to(s.client.host, s.server, "icmp"))
-	s.stops(t, "across", to(s.client.host, alone, "tcp/7160"), to(s.client.host, alone, "icmp"), to(s.client.host, alone, "udp/7160"))
+	var across []ray
+	for _, kind := range []string{"tcp/7160", "udp/7160", "icmp"} {
+		across = append(across, to(s.client.host, alone, kind), to(s.server.host, alone, kind), to(alone.host, s.client, kind), to(same.host, s.client, kind))
+	}
+	s.stops(t, "across", across...)
 	_, err = s.c.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{same.id, alone.id}})
 	check(t, err)
 	s.becomes(t, same, "terminated")
 	s.becomes(t, alone, "terminated")
 	s.passes(t, "after the twin is gone", to(s.client.host, s.server, "tcp/7160"))
 	s.revoke(t, s.groups["server"], rule)
+	s.revoke(t, s.groups["client"], rule)
 	_, err = s.c.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: &group})
 	check(t, err)
 	_, err = s.c.DeleteSubnet(t.Context(), &ec2.DeleteSubnetInput{SubnetId: &subnet})

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/middleware"
 
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
@@ -46,11 +47,12 @@ func newAccount(t *testing.T, l *labtest.Lab, name string) lab.Account {
 }
 
 // newClient is the SDK for Go, pointed at the lab as a.
-func newClient(l *labtest.Lab, a lab.Account) *ec2.Client {
+func newClient(l *labtest.Lab, a lab.Account, options ...func(*middleware.Stack) error) *ec2.Client {
 	return ec2.New(ec2.Options{
 		Region:       lab.Region,
 		BaseEndpoint: aws.String(l.Endpoint),
 		Credentials:  credentials.NewStaticCredentialsProvider(a.AccessKey, a.SecretKey, ""),
+		APIOptions:   options,
 	})
 }
 

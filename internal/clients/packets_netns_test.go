@@ -3,7 +3,9 @@ package clients
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -16,19 +18,21 @@ import (
 // A stage is a VPC with instances in it, on which every case plays and which every case
 // leaves as it found it:
 //
-//	10.0.0.0/16   near 10.0.1.0/24    server   group server   no ingress rule
-//	                                  client   group client   no ingress rule
-//	              far  10.0.2.0/24    other    group other    no ingress rule
+//	10.0.0.0/16   near   10.0.1.0/24    server   group server   no ingress rule
+//	                                    client   group client   no ingress rule
+//	              beside 10.0.3.0/24
+//	              far    10.0.2.0/24    other    group other    no ingress rule
 //
 // All may send everything. There is an internet gateway, attached; the main route table
-// has no route to it, and nobody has a public address.
+// has no route to it, and nobody has a public address. near and beside are in one zone.
 type stage struct {
 	lab *labtest.Lab
 	c   *ec2.Client
 	*hosts
+	watcher *watcher
 
-	vpc, near, farSubnet, gateway, routes string
-	groups                                map[string]string // by name
+	vpc, near, beside, farSubnet, gateway, routes string
+	groups                                        map[string]string // by name
 
 	server, client, other instance
 	laptop, stranger      host
@@ -40,16 +44,34 @@ var (
 	strangerAddress = netip.MustParseAddr("198.51.100.7")
 )
 
-func newStage(t *testing.T) *stage {
-	l := labtest.Up(t, "packets")
-	s := &stage{lab: l, c: newClient(l, newAccount(t, l, "packets")), hosts: newHosts(t), groups: map[string]string{}}
+// A placement says on how many nodes, in how many zones, a stage is. Either all instances
+// are on one node, or server, client and other each on one of three: server and client in
+// one zone, so that a subnet has both, and other in another.
+type placement struct{ nodes, zones int }
+
+var (
+	oneNode    = placement{1, 1}
+	threeNodes = placement{3, 2}
+)
+
+func newStage(t *testing.T, name string, at placement) *stage {
+	l := labtest.Up(t, name, "--nodes", fmt.Sprint(at.nodes), "--zones", fmt.Sprint(at.zones))
+	a := newAccount(t, l, "packets")
+	s := &stage{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: a, wait: at.nodes > 1}, groups: map[string]string{}}
+	s.c = newClient(l, a, s.watcher.join)
 	s.laptop, s.stranger = host{"laptop", l.Namespace("laptop")}, host{"stranger", l.Namespace("stranger")}
 	ctx := t.Context()
 
+	zones := s.zones(t)
+	if len(zones) != at.zones {
+		t.Fatalf("the zones are %q, want %d", zones, at.zones)
+	}
 	vpc, err := s.c.CreateVpc(ctx, &ec2.CreateVpcInput{CidrBlock: aws.String("10.0.0.0/16")})
 	check(t, err)
 	s.vpc = *vpc.Vpc.VpcId
-	s.near, s.farSubnet = s.subnet(t, s.vpc, "10.0.1.0/24"), s.subnet(t, s.vpc, "10.0.2.0/24")
+	first, last := zones[0], zones[len(zones)-1]
+	s.near, s.beside = s.subnet(t, s.vpc, "10.0.1.0/24", first), s.subnet(t, s.vpc, "10.0.3.0/24", first)
+	s.farSubnet = s.subnet(t, s.vpc, "10.0.2.0/24", last)
 	gateway, err := s.c.CreateInternetGateway(ctx, &ec2.CreateInternetGatewayInput{})
 	check(t, err)
 	s.gateway = *gateway.InternetGateway.InternetGatewayId
@@ -64,7 +86,36 @@ func newStage(t *testing.T) *stage {
 	s.server = s.launch(t, "server", s.near, s.groups["server"])
 	s.client = s.launch(t, "client", s.near, s.groups["client"])
 	s.other = s.launch(t, "other", s.farSubnet, s.groups["other"])
+	if on := s.nodesOf(t, s.server, s.client, s.other); len(on) != at.nodes {
+		t.Fatalf("server, client and other are on %q, want %d nodes", on, at.nodes)
+	}
 	return s
+}
+
+// zones are the names of the availability zones, in order.
+func (s *stage) zones(t *testing.T) []string {
+	t.Helper()
+	out, err := s.c.DescribeAvailabilityZones(t.Context(), &ec2.DescribeAvailabilityZonesInput{})
+	check(t, err)
+	var names []string
+	for _, z := range out.AvailabilityZones {
+		names = append(names, *z.ZoneName)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// nodesOf are the nodes that instances are on, each once.
+func (s *stage) nodesOf(t *testing.T, list ...instance) []string {
+	t.Helper()
+	var on []string
+	for _, i := range s.lab.Status(t).Instances {
+		if slices.ContainsFunc(list, func(in instance) bool { return in.id == i.ID }) {
+			on = append(on, i.Node)
+		}
+	}
+	slices.Sort(on)
+	return slices.Compact(on)
 }
 
 func filters(pairs ...string) []types.Filter {
@@ -75,9 +126,9 @@ func filters(pairs ...string) []types.Filter {
 	return list
 }
 
-func (s *stage) subnet(t *testing.T, vpc, cidr string) string {
+func (s *stage) subnet(t *testing.T, vpc, cidr, zone string) string {
 	t.Helper()
-	out, err := s.c.CreateSubnet(t.Context(), &ec2.CreateSubnetInput{VpcId: &vpc, CidrBlock: &cidr})
+	out, err := s.c.CreateSubnet(t.Context(), &ec2.CreateSubnetInput{VpcId: &vpc, CidrBlock: &cidr, AvailabilityZone: &zone})
 	check(t, err)
 	return *out.Subnet.SubnetId
 }
@@ -134,39 +185,57 @@ func toAddress(from host, address netip.Addr, at instance, kind string) ray {
 // passes fails the test if a ray does not get its answer from whom it should.
 func (s *stage) passes(t *testing.T, when string, rays ...ray) {
 	t.Helper()
-	for _, r := range rays {
-		if r.isProtocol() {
-			if ok, err := arrives(r, s.serve(t, r.at, r.kind), answerWithin); !ok {
-				t.Errorf("%s: %v does not arrive (%v)", when, r, err)
-			}
-			continue
-		}
-		s.serve(t, r.at, r.kind)
-		who, err := reach(r.from, r.to, r.kind, answerWithin)
-		if err != nil || who != r.at.name && r.kind != "icmp" || who == "" {
-			t.Errorf("%s: %v is answered by %q, %v; want %q", when, r, who, err, r.at.name)
-		}
-	}
+	s.expect(t, when, rays, nil)
 }
 
 // stops fails the test if a ray gets an answer.
 func (s *stage) stops(t *testing.T, when string, rays ...ray) {
 	t.Helper()
-	for _, r := range rays {
-		if r.isProtocol() {
-			if ok, err := arrives(r, s.serve(t, r.at, r.kind), silenceFor); ok || err != nil {
-				t.Errorf("%s: %v arrives (%v)", when, r, err)
-			}
-			continue
-		}
-		s.serve(t, r.at, r.kind)
-		if who, err := reach(r.from, r.to, r.kind, silenceFor); err != nil || who != "" {
-			t.Errorf("%s: %v is answered by %q, %v; want silence", when, r, who, err)
-		}
-	}
+	s.expect(t, when, nil, rays)
 }
 
+// expect sends all rays at once: most of the time is waiting in vain.
+func (s *stage) expect(t *testing.T, when string, passing, silent []ray) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, r := range passing {
+		server := s.serve(t, r.at, r.kind)
+		wg.Go(func() {
+			if r.isProtocol() {
+				if ok, err := arrives(r, server, answerWithin); !ok {
+					t.Errorf("%s: %v does not arrive (%v)", when, r, err)
+				}
+				return
+			}
+			if who, err := reach(r.from, r.to, r.kind, answerWithin); err != nil || who == "" || r.isNamed() && who != r.at.name {
+				t.Errorf("%s: %v is answered by %q, %v; want %q", when, r, who, err, r.at.name)
+			}
+		})
+	}
+	for _, r := range silent {
+		server := s.serve(t, r.at, r.kind)
+		wg.Go(func() {
+			if r.isProtocol() {
+				if ok, err := arrives(r, server, silenceFor); ok || err != nil {
+					t.Errorf("%s: %v arrives (%v)", when, r, err)
+				}
+				return
+			}
+			if who, err := reach(r.from, r.to, r.kind, silenceFor); err != nil || who != "" {
+				t.Errorf("%s: %v is answered by %q, %v; want silence", when, r, who, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// isProtocol: nothing answers, so who has the address must say that it arrived.
 func (r ray) isProtocol() bool { return strings.HasPrefix(r.kind, "proto/") }
+
+// isNamed: the answer says whose it is.
+func (r ray) isNamed() bool {
+	return strings.HasPrefix(r.kind, "tcp/") || strings.HasPrefix(r.kind, "udp/")
+}
 
 // A change is one or more calls of one mutating action, and what packets do around it.
 type change struct {
@@ -179,20 +248,30 @@ type change struct {
 }
 
 // play makes the changes one after the other. Each ray of each change is sent before it
-// and after it.
+// and after it; one that was sent after the change before is not sent again.
 func (s *stage) play(t *testing.T, changes ...change) {
 	t.Helper()
+	known := map[ray]bool{} // whether it passes, since the last change
+	unknown := func(list []ray, passes bool) []ray {
+		return slices.DeleteFunc(slices.Clone(list), func(r ray) bool {
+			was, ok := known[r]
+			return ok && was == passes
+		})
+	}
 	for n, c := range changes {
 		label := fmt.Sprintf("%d. %s", n+1, c.action)
-		s.stops(t, "before "+label, c.open...)
-		s.passes(t, "before "+label, c.shut...)
-		s.passes(t, "before "+label, c.same...)
-		s.stops(t, "before "+label, c.silent...)
+		before, silentBefore := slices.Concat(c.shut, c.same), slices.Concat(c.open, c.silent)
+		s.expect(t, "before "+label, unknown(before, true), unknown(silentBefore, false))
 		c.do(t)
-		s.passes(t, "after "+label, c.open...)
-		s.stops(t, "after "+label, c.shut...)
-		s.passes(t, "after "+label, c.same...)
-		s.stops(t, "after "+label, c.silent...)
+		after, silentAfter := slices.Concat(c.open, c.same), slices.Concat(c.shut, c.silent)
+		s.expect(t, "after "+label, after, silentAfter)
+		clear(known)
+		for _, r := range after {
+			known[r] = true
+		}
+		for _, r := range silentAfter {
+			known[r] = false
+		}
 	}
 }
 
@@ -200,32 +279,26 @@ func (s *stage) play(t *testing.T, changes ...change) {
 // routes or addresses, packets are sent before and after, at once when the answer is there.
 func TestPacketsObeyEveryAction(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
-	for _, c := range []struct {
-		name string
-		play func(*stage, *testing.T)
-	}{
-		{"rules by properties", (*stage).rulesByProperties},
-		{"rules by id", (*stage).rulesByID},
-		{"rules of every protocol", (*stage).rulesOfEveryProtocol},
-		{"egress rules", (*stage).egressRules},
-		{"a group as source", (*stage).groupAsSource},
-		{"a rule modified", (*stage).ruleModified},
-		{"a revoke matches the source", (*stage).revokeMatchesTheSource},
-		{"groups of a running instance", (*stage).groupsOfARunningInstance},
-		{"a refused change changes nothing", (*stage).refusedChange},
-		{"what an instance does inside", (*stage).insideTheInstance},
-		{"interfaces", (*stage).interfaces},
-		{"secondary addresses", (*stage).secondaryAddresses},
-		{"source and destination check", (*stage).sourceDestCheck},
-		{"elastic addresses", (*stage).elasticAddresses},
-		{"routes", (*stage).routesToTheGateway},
-		{"gateways", (*stage).gateways},
-		{"route tables of a subnet", (*stage).routeTablesOfASubnet},
-		{"subnets that map public addresses", (*stage).publicSubnets},
-		{"two VPCs with equal addresses", (*stage).equalAddresses},
-		{"stop, start, terminate", (*stage).lives},
-	} {
-		t.Run(c.name, func(t *testing.T) { c.play(s, t) })
+	playAll(t, newStage(t, "packets", oneNode))
+}
+
+// TestPacketsObeyEveryActionAcrossNodes is the same with everyone on another node, of whom
+// one at most was asked for the change: so packets are sent when all of them enforce it.
+func TestPacketsObeyEveryActionAcrossNodes(t *testing.T) {
+	t.Parallel()
+	playAll(t, newStage(t, "across", threeNodes))
+}
+
+func playAll(t *testing.T, s *stage) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s.watcher.forget()
+			c.play(s, t)
+			for _, action := range c.actions {
+				if !t.Failed() && !s.watcher.done(action) {
+					t.Errorf("the case is of %s and never did it", action)
+				}
+			}
+		})
 	}
 }

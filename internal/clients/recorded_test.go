@@ -184,7 +184,7 @@ func (p *replay) play(t *testing.T, c call) error {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		status, answer, err := p.send(t.Context(), c.Service, form)
+		status, answer, err := post(t.Context(), p.lab, p.account, c.Service, form)
 		if err != nil {
 			return err
 		}
@@ -208,14 +208,15 @@ func (p *replay) play(t *testing.T, c call) error {
 	}
 }
 
-func (p *replay) send(ctx context.Context, service, body string) (int, string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.lab.Endpoint+"/", strings.NewReader(body))
+// post sends one request, signed, and returns the answer's status and body.
+func post(ctx context.Context, l *labtest.Lab, a lab.Account, service, body string) (int, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.Endpoint+"/", strings.NewReader(body))
 	if err != nil {
 		return 0, "", err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	sum := sha256.Sum256([]byte(body))
-	credentials := aws.Credentials{AccessKeyID: p.account.AccessKey, SecretAccessKey: p.account.SecretKey}
+	credentials := aws.Credentials{AccessKeyID: a.AccessKey, SecretAccessKey: a.SecretKey}
 	if err := v4.NewSigner().SignHTTP(ctx, credentials, req, hex.EncodeToString(sum[:]), service, lab.Region, time.Now()); err != nil {
 		return 0, "", err
 	}
