@@ -1,6 +1,10 @@
 package ec2
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/hashicorp/go-memdb"
+)
 
 // A RouteAssociation makes a table that of a subnet.
 type RouteAssociation struct {
@@ -29,7 +33,7 @@ func (r *AssociateRouteTable) apply(t *tx) (Result, error) {
 	if s.VPC != rt.VPC {
 		return Result{}, Errorf("InvalidParameterValue", "route table %s and subnet %s belong to different networks", rt.ID, s.ID)
 	}
-	if o, at := t.associated(s); o != nil {
+	if o, at := associated(t.Txn, s); o != nil {
 		if o.ID == rt.ID {
 			return Result{RouteTable: rt, Association: o.Associations[at].ID}, nil
 		}
@@ -127,10 +131,23 @@ func (t *tx) association(account AccountID, region Region, id AssociationID) (rt
 	return nil, 0, NoSuch("rtbassoc", id)
 }
 
+// RouteTableOf is the table that a subnet goes by: its own, or its VPC's main one.
+func (v *View) RouteTableOf(s *Subnet) *RouteTable {
+	if own, _ := associated(v.txn(), s); own != nil {
+		return own
+	}
+	vpc, ok := v.VPC(s.VPC)
+	if !ok {
+		return nil
+	}
+	main, _ := v.RouteTable(vpc.RouteTable)
+	return main
+}
+
 // associated finds the table that a subnet is associated with, and where; nil if it goes
 // by the main one.
-func (t *tx) associated(s *Subnet) (*RouteTable, int) {
-	for rt := range rows[RouteTable](t.Txn, tableRoutes, indexVPC, key(s.VPC)) {
+func associated(txn *memdb.Txn, s *Subnet) (*RouteTable, int) {
+	for rt := range rows[RouteTable](txn, tableRoutes, indexVPC, key(s.VPC)) {
 		for at, a := range rt.Associations {
 			if a.Subnet == s.ID {
 				return rt, at

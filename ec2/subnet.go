@@ -143,7 +143,7 @@ func (r *DeleteSubnet) apply(t *tx) (Result, error) {
 	if len(held) > 0 {
 		return Result{}, dependent("subnet", s.ID, held)
 	}
-	if rt, at := t.associated(s); rt != nil {
+	if rt, at := associated(t.Txn, s); rt != nil {
 		t.putRouteTable(rt, func(now *RouteTable) { now.Associations = slices.Delete(now.Associations, at, at+1) })
 	}
 	t.untag(string(s.ID))

@@ -176,22 +176,6 @@ func (v *View) RouteTablesOf(account AccountID, region Region) iter.Seq[*RouteTa
 	return rows[RouteTable](v.txn(), tableRoutes, indexOwner, key(account)+key(region))
 }
 
-// RouteTableOf is the table that a subnet goes by: its own, or its VPC's main one.
-func (v *View) RouteTableOf(s *Subnet) *RouteTable {
-	var main *RouteTable
-	for t := range rows[RouteTable](v.txn(), tableRoutes, indexVPC, key(s.VPC)) {
-		for _, a := range t.Associations {
-			if a.Subnet == s.ID {
-				return t
-			}
-		}
-		if t.Main != "" {
-			main = t
-		}
-	}
-	return main
-}
-
 func (v *View) ElasticAddress(id AllocationID) (*ElasticAddress, bool) {
 	return get[ElasticAddress](v, tableElastic, key(id))
 }
