@@ -64,11 +64,7 @@ type AttachInternetGateway struct {
 }
 
 func (r *AttachInternetGateway) apply(t *tx) (Result, error) {
-	was, err := t.gateway(r.Account, r.Region, r.Gateway)
-	if err != nil {
-		return Result{}, err
-	}
-	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	was, vpc, err := t.gatewayAndVPC(r.Account, r.Region, r.Gateway, r.VPC)
 	if err != nil {
 		return Result{}, err
 	}
@@ -78,10 +74,7 @@ func (r *AttachInternetGateway) apply(t *tx) (Result, error) {
 	if t.gatewayOf(vpc.ID) != nil {
 		return Result{}, Errorf("InvalidParameterValue", "Network %s already has an internet gateway attached", vpc.ID)
 	}
-	g := *was
-	g.VPC = vpc.ID
-	t.put(tableGateway, &g)
-	return Result{Gateway: &g}, nil
+	return t.attachGateway(was, vpc.ID), nil
 }
 
 // DetachInternetGateway closes a VPC's way out, while nobody in it has a public address.
@@ -94,11 +87,7 @@ type DetachInternetGateway struct {
 }
 
 func (r *DetachInternetGateway) apply(t *tx) (Result, error) {
-	was, err := t.gateway(r.Account, r.Region, r.Gateway)
-	if err != nil {
-		return Result{}, err
-	}
-	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	was, vpc, err := t.gatewayAndVPC(r.Account, r.Region, r.Gateway, r.VPC)
 	if err != nil {
 		return Result{}, err
 	}
@@ -108,10 +97,25 @@ func (r *DetachInternetGateway) apply(t *tx) (Result, error) {
 	if mapped := t.mapped(vpc); len(mapped) > 0 {
 		return Result{}, Errorf("DependencyViolation", "Network %s has some mapped public address(es). Please unmap those public address(es) before detaching the gateway. %s", vpc.ID, heldBy(mapped))
 	}
+	return t.attachGateway(was, ""), nil
+}
+
+// gatewayAndVPC finds both that a request about an attachment names.
+func (t *tx) gatewayAndVPC(account AccountID, region Region, id GatewayID, in VPCID) (*InternetGateway, *VPC, error) {
+	g, err := t.gateway(account, region, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	vpc, err := t.vpc(account, region, in)
+	return g, vpc, err
+}
+
+// attachGateway makes a gateway that of a VPC; "" is none.
+func (t *tx) attachGateway(was *InternetGateway, vpc VPCID) Result {
 	g := *was
-	g.VPC = ""
+	g.VPC = vpc
 	t.put(tableGateway, &g)
-	return Result{Gateway: &g}, nil
+	return Result{Gateway: &g}
 }
 
 // mapped are the interfaces of a VPC that have public addresses.
