@@ -1,0 +1,168 @@
+package traffic
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// echoSize is the payload of a round trip, in bytes.
+	echoSize = 64
+	// lostAfter is how long a round trip may take. What takes longer is lost.
+	lostAfter = time.Second
+	// mayBeLost is which part of a series may be, before it says nothing.
+	mayBeLost = 0.1
+)
+
+// serveEcho answers everything over UDP and TCP until the process ends.
+func serveEcho(at netip.AddrPort) error {
+	datagrams, err := bound(at, unix.SOCK_DGRAM)
+	if err != nil {
+		return err
+	}
+	streams, err := listening(at)
+	if err != nil {
+		return err
+	}
+	go runDatagrams(datagrams)
+	go runStreams(streams)
+	return nil
+}
+
+// runDatagrams goes on after an error: it is the client's who is gone.
+func runDatagrams(fd int) {
+	buffer := make([]byte, 2048)
+	for {
+		if n, from, err := unix.Recvfrom(fd, buffer, 0); err == nil {
+			_ = unix.Sendto(fd, buffer[:n], 0, from)
+		}
+	}
+}
+
+func runStreams(fd int) {
+	for {
+		conn, _, err := unix.Accept(fd)
+		if err == nil {
+			go runStream(conn)
+		} else if err != unix.EINTR && err != unix.ECONNABORTED {
+			return
+		}
+	}
+}
+
+func runStream(fd int) {
+	defer unix.Close(fd)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	buffer := make([]byte, 2048)
+	for {
+		n, err := again(func() (int, error) { return unix.Read(fd, buffer) })
+		if n <= 0 || err != nil {
+			return // the asker has done
+		}
+		if _, err := unix.Write(fd, buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// roundTrips makes a series, and some before it that are not counted.
+func roundTrips(r RoundTrips) (Latency, error) {
+	kind := map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM}[r.Protocol]
+	if kind == 0 || r.Count < 1 {
+		return Latency{}, fmt.Errorf("%d round trips over %q", r.Count, r.Protocol)
+	}
+	fd, err := dialled(r.To, kind)
+	if err != nil {
+		return Latency{}, err
+	}
+	defer unix.Close(fd)
+	trip := stream(fd)
+	if kind == unix.SOCK_DGRAM {
+		trip = datagram(fd)
+	}
+	var l Latency
+	times := make([]time.Duration, 0, r.Count)
+	begun := time.Now()
+	for i := -r.Count / 10; i < r.Count && (r.Within == 0 || time.Since(begun) < r.Within); i++ {
+		sent := time.Now()
+		err := trip(uint64(i))
+		took := time.Since(sent)
+		switch {
+		case err == unix.EAGAIN && kind == unix.SOCK_DGRAM:
+			took = lostAfter
+		case err != nil:
+			return l, fmt.Errorf("round trip %d over %s: %w", i, r.Protocol, err)
+		}
+		if i >= 0 {
+			times = append(times, took)
+			if took == lostAfter {
+				l.Lost++
+			}
+		}
+	}
+	if l.Count = len(times); l.Count == 0 || float64(l.Lost) > mayBeLost*float64(l.Count) {
+		return l, fmt.Errorf("%d of %d round trips were lost", l.Lost, l.Count)
+	}
+	slices.Sort(times)
+	l.P50, l.P99 = quantile(times, 0.50), quantile(times, 0.99)
+	return l, nil
+}
+
+// quantile is the smallest of the sorted times that at least a part q of them does not
+// exceed: the nearest rank.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	rank := int(q * float64(len(sorted)))
+	if float64(rank) < q*float64(len(sorted)) {
+		rank++
+	}
+	return sorted[max(rank, 1)-1]
+}
+
+// stream makes round trips over a connection. An answer's bytes may come apart.
+func stream(fd int) func(uint64) error {
+	buffer := make([]byte, echoSize)
+	return func(uint64) error {
+		if _, err := again(func() (int, error) { return unix.Write(fd, buffer) }); err != nil {
+			return err
+		}
+		for got := 0; got < echoSize; {
+			n, err := again(func() (int, error) { return unix.Read(fd, buffer) })
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return io.ErrUnexpectedEOF
+			}
+			got += n
+		}
+		return nil
+	}
+}
+
+// datagram makes round trips of datagrams. They carry the number of the trip, so that an
+// answer that was given up for lost is not taken for the next one's.
+func datagram(fd int) func(uint64) error {
+	buffer := make([]byte, echoSize)
+	return func(number uint64) error {
+		binary.BigEndian.PutUint64(buffer, number)
+		if _, err := again(func() (int, error) { return unix.Write(fd, buffer) }); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		for {
+			n, err := again(func() (int, error) { return unix.Read(fd, buffer) })
+			if err != nil {
+				return err
+			}
+			if n == echoSize && binary.BigEndian.Uint64(buffer) == number {
+				return nil
+			}
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package traffic
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"palisade/internal/packet"
+)
+
+// Where the fields of a frame are that differ from flow to flow: Ethernet's header, IPv4's
+// without options, then UDP's.
+const (
+	udpAt       = 14 + 20
+	headersLen  = udpAt + 8
+	checksumLen = 4 // of Ethernet, which virtual devices do not carry
+	// firstSource and sourcePorts are the source ports that flows are spread over.
+	firstSource = 10_000
+	sourcePorts = 50_000
+)
+
+// MaxFlows is how many flows there can be to one port of the sink.
+const MaxFlows = sourcePorts
+
+// A framer makes the frames of a stream, flow after flow.
+type framer struct {
+	template []byte
+	sum      uint32 // of UDP's checksum without the ports, not folded
+	flows    uint32
+	port     uint16
+	next     uint32
+}
+
+func newFramer(s Send) (*framer, error) {
+	flows := max(1, s.Flows)
+	if flows > sourcePorts*max(1, s.SinkPorts) {
+		return nil, fmt.Errorf("%d flows to %d ports: a port has %d", flows, max(1, s.SinkPorts), sourcePorts)
+	}
+	payload := s.Size - checksumLen - headersLen
+	if payload < 0 {
+		return nil, fmt.Errorf("a frame of %d bytes: UDP in Ethernet takes %d and more", s.Size, checksumLen+headersLen)
+	}
+	f := &framer{flows: uint32(flows), port: uint16(s.Port)}
+	if s.Port < 1 || s.Port > 65535 {
+		return nil, errors.New("the sink has no such port")
+	}
+	var err error
+	f.template, err = packet.Compose(packet.Template{
+		Flow:   packet.Flow{Src: s.From, Dst: s.To, Protocol: packet.ProtocolUDP, SrcPort: 0, DstPort: 0},
+		SrcMAC: s.FromMAC, DstMAC: s.ToMAC, Payload: make([]byte, payload),
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.sum = uint32(^binary.BigEndian.Uint16(f.template[udpAt+6:]))
+	return f, nil
+}
+
+// frame is a new frame, for fill to write to.
+func (f *framer) frame() []byte { return append([]byte(nil), f.template...) }
+
+// fill makes frame, which is one of frame's, the next flow's.
+func (f *framer) fill(frame []byte) {
+	flow := f.next
+	if f.next++; f.next == f.flows {
+		f.next = 0
+	}
+	from, to := uint16(firstSource+flow%sourcePorts), f.port+uint16(flow/sourcePorts)
+	sum := f.sum + uint32(from) + uint32(to)
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	checksum := ^uint16(sum)
+	if checksum == 0 {
+		checksum = 0xffff // RFC 768: zero says that there is none
+	}
+	udp := frame[udpAt:headersLen]
+	binary.BigEndian.PutUint16(udp, from)
+	binary.BigEndian.PutUint16(udp[2:], to)
+	binary.BigEndian.PutUint16(udp[6:], checksum)
+}

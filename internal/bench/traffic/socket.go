@@ -1,0 +1,70 @@
+package traffic
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+func sockaddr(a netip.AddrPort) *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+}
+
+// bound is a socket of the server's.
+func bound(at netip.AddrPort, kind int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	if err := unix.Bind(fd, sockaddr(at)); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("bind %s: %w", at, err)
+	}
+	return fd, nil
+}
+
+// listening is a TCP socket that takes connections.
+func listening(at netip.AddrPort) (int, error) {
+	fd, err := bound(at, unix.SOCK_STREAM)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Listen(fd, 1024); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("listen at %s: %w", at, err)
+	}
+	return fd, nil
+}
+
+// dialled is a client's socket. Nothing on it blocks for longer than lostAfter.
+func dialled(to netip.AddrPort, kind int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	patience := unix.NsecToTimeval(int64(lostAfter))
+	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &patience); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
+	}
+	if kind == unix.SOCK_STREAM {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
+	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	return fd, nil
+}
+
+// again repeats a system call that a signal has interrupted.
+func again(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,243 @@
+package traffic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	vishnetns "github.com/vishvananda/netns"
+
+	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
+)
+
+// TestMain lets the test binary be the process at an endpoint.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		if err := Serve(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	sinkPort   = 5210
+	echoPort   = 5202
+	acceptPort = 5203
+)
+
+// pair makes two agents at the two ends of a veth pair:
+//
+//	pal-traffic-PID-client [eth0 192.0.2.1] === [eth0 192.0.2.2] pal-traffic-PID-server
+func pair(t *testing.T) (client, server *Agent) {
+	netnstest.NeedRoot(t)
+	names := []string{fmt.Sprintf("pal-traffic-%d-client", os.Getpid()), fmt.Sprintf("pal-traffic-%d-server", os.Getpid())}
+	for _, name := range names {
+		if err := netns.New(name); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := netns.Delete(name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := netns.Do(names[0], func() error { return addVeth(names[1]) }); err != nil {
+		t.Fatal(err)
+	}
+	for i, address := range []netip.Addr{clientAddress, serverAddress} {
+		if err := netns.Do(names[i], func() error { return configure(address) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agents := []*Agent{start(t, names[0]), start(t, names[1])}
+	err := agents[1].Listen(t.Context(), Listen{Address: serverAddress, Sink: sinkPort, SinkPorts: 2, Echo: echoPort, Accept: acceptPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return agents[0], agents[1]
+}
+
+func addVeth(peer string) error {
+	there, err := vishnetns.GetFromPath(netns.Path(peer))
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = "eth0", net.HardwareAddr(clientMAC[:])
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(there), PeerHardwareAddr: net.HardwareAddr(serverMAC[:])})
+}
+
+func configure(address netip.Addr) error {
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(24, 32)}}),
+		netlink.LinkSetUp(link))
+}
+
+func start(t *testing.T, namespace string) *Agent {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewAgent(exec.Command(self, "serve"), func(cmd *exec.Cmd) error { return netns.Do(namespace, cmd.Start) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+// settled waits until the sink has accounted for some more datagrams since before.
+func settled(t *testing.T, server *Agent, before Count, want uint64) Count {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		c, err := server.Count(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := c.Received + c.Dropped - before.Received - before.Dropped
+		if got == want {
+			return c
+		}
+		if got > want || time.Now().After(deadline) {
+			t.Fatalf("the sink accounts for %d datagrams, want %d", got, want)
+		}
+	}
+}
+
+// A veth pair hands each frame to the receiving stack unless its backlog is full, so at a
+// low rate everything arrives. At any rate nothing arrives that was not sent.
+func TestEverythingSentIsCounted(t *testing.T) {
+	client, server := pair(t)
+	for _, tc := range []struct {
+		name        string
+		size, flows int
+	}{
+		{"one flow of the smallest frames", 64, 1},
+		{"flows of the largest to two ports", 1500, 60_000},
+	} {
+		s := stream64()
+		s.Size, s.Flows, s.SinkPorts, s.Rate, s.For = tc.size, tc.flows, 2, 2000, 200*time.Millisecond
+		before, err := server.Count(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, err := client.Send(t.Context(), s)
+		if err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		after := settled(t, server, before, sent.Offered)
+		if after.At <= before.At {
+			t.Errorf("the sink's clock goes from %v to %v", before.At, after.At)
+		}
+		// Delays lower the rate; nothing may raise it, by more than the last train.
+		if rate := float64(sent.Offered-pacedStep) / sent.Took.Seconds(); sent.Offered == 0 || rate > s.Rate {
+			t.Errorf("%s: %d frames in %v, at %v a second were asked for", tc.name, sent.Offered, sent.Took, s.Rate)
+		}
+	}
+}
+
+func TestFloodDeliversNoMoreThanItOffers(t *testing.T) {
+	client, server := pair(t)
+	s := stream64()
+	s.For = 100 * time.Millisecond
+	before, err := server.Count(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent, err := client.Send(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := server.Count(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := after.Received + after.Dropped - before.Received - before.Dropped
+	if got == 0 || got > sent.Offered-sent.Refused {
+		t.Errorf("%d arrived of %d offered, %d of them refused", got, sent.Offered, sent.Refused)
+	}
+}
+
+// A sink that is stopped has its buffer fill up: what the socket drops is counted apart.
+func TestDropsOfTheSocketAreCounted(t *testing.T) {
+	client, _ := pair(t)
+	namespace := fmt.Sprintf("pal-traffic-%d-server", os.Getpid())
+	var fd int
+	err := netns.Do(namespace, func() (err error) {
+		fd, err = bound(netip.AddrPortFrom(serverAddress, 5230), 2)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := stream64()
+	s.Port, s.Size, s.Rate, s.For = 5230, 1500, 5000, time.Second
+	sent, err := client.Send(t.Context(), s) // more than rmem_default holds
+	if err != nil {
+		t.Fatal(err)
+	}
+	drops, err := socketDrops(fd)
+	if err != nil || drops == 0 || uint64(drops) > sent.Offered {
+		t.Errorf("%d of %d dropped, %v", drops, sent.Offered, err)
+	}
+}
+
+func TestRoundTripsAndConnections(t *testing.T) {
+	client, _ := pair(t)
+	for _, protocol := range []string{"udp", "tcp"} {
+		l, err := client.RoundTrips(t.Context(), RoundTrips{Protocol: protocol, To: netip.AddrPortFrom(serverAddress, echoPort), Count: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.P50 <= 0 || l.P99 < l.P50 || l.Count != 200 {
+			t.Errorf("%s: %+v", protocol, l)
+		}
+	}
+	c, err := client.Connect(t.Context(), Connect{To: netip.AddrPortFrom(serverAddress, acceptPort), Parallel: 8, For: 200 * time.Millisecond})
+	if err != nil || c.Made == 0 || c.Failed != 0 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	// Nobody listens here: the error says so, and the process goes on.
+	if _, err := client.Connect(t.Context(), Connect{To: netip.AddrPortFrom(serverAddress, 9), Parallel: 1, For: time.Millisecond}); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("connections to a closed port: %v", err)
+	}
+	if _, err := client.RoundTrips(t.Context(), RoundTrips{Protocol: "udp", To: netip.AddrPortFrom(serverAddress, echoPort), Count: 1}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A request that has no end is ended by its context, and its process with it.
+func TestAgentEndsWithItsContext(t *testing.T) {
+	client, _ := pair(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	s := stream64()
+	s.For = time.Hour
+	if _, err := client.Send(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want the deadline", err)
+	}
+	if _, err := client.Count(t.Context()); err == nil {
+		t.Error("a process that was killed answers")
+	}
+}
