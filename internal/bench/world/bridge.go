@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	vishnetns "github.com/vishvananda/netns"
@@ -31,15 +29,12 @@ func buildBridge(ctx context.Context, w *World) error {
 			return fmt.Errorf("wire the %s: %w", e.role, err)
 		}
 	}
-	if _, err := tool(ctx, inside, bridgeRules(w.config.Rules), "iptables-restore"); err != nil {
-		return err
-	}
-	version, err := tool(ctx, inside, "", "iptables", "--version")
+	version, err := w.filter(ctx, inside)
 	if err != nil {
 		return err
 	}
-	w.about = fmt.Sprintf("%d rules, veth, bridge-nf-call-iptables, %s", w.config.Rules+1, strings.TrimSpace(version))
-	w.verify = func() error { return verifyFiltered(ctx, inside) }
+	w.about = fmt.Sprintf("%v, veth, bridge-nf-call-iptables, %s", w.policy, version)
+	w.verify = func() error { return verifyFiltered(context.WithoutCancel(ctx), inside) }
 	return nil
 }
 
@@ -81,45 +76,4 @@ func (w *World) wireVeth(inside string, e Endpoint) error {
 		return err
 	}
 	return w.plug(e)
-}
-
-// bridgeRules are what a careful operator would write: what is established first, then
-// as many rules as the Switch has, the matching ones last.
-func bridgeRules(count int) string {
-	var b strings.Builder
-	b.WriteString("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n")
-	b.WriteString("-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n")
-	for i := range count - 2 {
-		source, from, to := other(i)
-		fmt.Fprintf(&b, "-A FORWARD -s %s/32 -p tcp --dport %d:%d -m conntrack --ctstate NEW -j ACCEPT\n", source, from, to)
-	}
-	for _, protocol := range []string{"tcp", "udp"} {
-		fmt.Fprintf(&b, "-A FORWARD -s %s -p %s --dport %d:%d -m conntrack --ctstate NEW -j ACCEPT\n", clientAddress, protocol, FirstPort, LastPort)
-	}
-	b.WriteString("COMMIT\n")
-	return b.String()
-}
-
-// verifyFiltered reads the counters of the rules: both the one for established connections
-// and the one that admits new ones must have seen packets, or they went past iptables.
-func verifyFiltered(ctx context.Context, inside string) error {
-	listing, err := tool(ctx, inside, "", "iptables", "-w", "-n", "-v", "-x", "-L", "FORWARD")
-	if err != nil {
-		return err
-	}
-	var established, admitted bool
-	for line := range strings.Lines(listing) {
-		fields := strings.Fields(line)
-		if len(fields) < 3 {
-			continue
-		}
-		if packets, err := strconv.ParseUint(fields[0], 10, 64); err == nil && packets > 0 {
-			established = established || strings.Contains(line, "ESTABLISHED")
-			admitted = admitted || strings.Contains(line, clientAddress.String())
-		}
-	}
-	if !established || !admitted {
-		return fmt.Errorf("packets went past iptables and its connection tracking:\n%s", listing)
-	}
-	return nil
 }

@@ -23,35 +23,26 @@ const (
 	sweepEvery = time.Second
 )
 
-// groups is what the compiler reads rules from.
-type groups map[ec2.GroupID]*ec2.Group
-
-func (g groups) Group(id ec2.GroupID) (*ec2.Group, bool) { one, ok := g[id]; return one, ok }
-
 // buildPalisade builds a Switch as a node does: one network, two instances, a tracker in a
-// file on a tmpfs. The server's group has the policy; its last two rules, for the client's
-// group, admit the traffic, so that every connection is tracked.
+// file on a tmpfs.
 func buildPalisade(ctx context.Context, w *World) error {
 	s, err := wire(ctx, w, vswitch.New)
 	if err != nil {
 		return err
 	}
-	compiler := firewall.NewCompiler()
-	rules := groups{
-		"sg-client": {ID: "sg-client", Name: "client"},
-		"sg-server": {ID: "sg-server", Name: "server", Rules: ec2Rules(w.config.Rules)},
-	}
+	compiler, groups := firewall.NewCompiler(), newGroups(w.policy)
 	edit := s.sw.Edit(generation)
 	edit.Network(vswitch.Network{VNI: vni, Prefix: onLink, Gateway: onLink.Addr().Next(), MTU: w.mtu})
+	groups.addMembers(edit, compiler)
 	for i, e := range []Endpoint{w.client, w.server} {
-		set := compiler.Acquire(rules, []ec2.GroupID{ec2.GroupID("sg-" + e.role)}, generation)
+		set := compiler.Acquire(groups, []ec2.GroupID{ec2.GroupID("sg-" + e.role)}, generation)
 		epoch := uint64(i + 1)
 		owner := &vswitch.Endpoint{Epoch: epoch, Address: e.Address, MAC: e.MAC, Groups: set.Numbers, Port: s.ports[i]}
 		edit.AddEndpoint(vni, owner)
 		edit.Attach(s.ports[i], vni, vswitch.Attachment{Endpoint: owner, Zone: s.tracker.AddZone(epoch, conntrack.Timeouts{}), Rules: set})
 	}
 	s.sw.Publish(edit)
-	w.about = fmt.Sprintf("%d rules, %s", w.config.Rules, s.devices)
+	w.about = fmt.Sprintf("%v, %s", w.policy, s.devices)
 	w.verify = s.verifyTracked
 	return errors.Join(compiler.Errors()...)
 }

@@ -1,43 +1,101 @@
 package world
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
-
-	"palisade/ec2"
+	"slices"
 )
 
-// The policy of every contestant that filters. Rules that do not match come first, each for
-// one source and ten TCP ports below FirstPort; the two that admit the client come last.
-// Sources are out of 198.18.0.0/15, which RFC 6890 keeps for benchmarks.
-
-// other is the source and the ports of the i-th rule that does not match.
-func other(i int) (source netip.Addr, from, to int) {
-	i %= 1 << 17
-	from = 1000 + 10*(i%400)
-	return netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)}), from, from + 9
+// A policy is what every contestant that filters is asked to enforce, each in its own
+// words: that the server may be reached by what its rules name, in tracked connections,
+// and the client by nobody.
+//
+// The last two rules admit the client's group on FirstPort to LastPort; those before them
+// match no packet. Half of these name a single address, half a group; ten such rules name
+// the same group, which has ten members, each ten TCP ports below FirstPort.
+type policy struct {
+	rules  []rule
+	groups [][]netip.Addr // the members of each; groups[0] is the client's, and it the first member
 }
 
-// ec2Rules are the rules of the server's group, half for CIDRs and half for groups.
-func ec2Rules(count int) []ec2.Rule {
-	all := make([]ec2.Rule, 0, count)
-	add := func(r ec2.Rule) {
-		r.Serial = uint64(len(all) + 1)
-		r.ID = ec2.RuleID(fmt.Sprintf("sgr-%08x", r.Serial))
-		all = append(all, r)
+// A rule admits one protocol to a range of ports from a group, or from a single address.
+type rule struct {
+	protocol string     // "tcp" or "udp"
+	from, to int        // ports
+	address  netip.Addr // zero: the group
+	group    int
+}
+
+const (
+	clientGroup    = 0
+	rulesOfAGroup  = 10
+	membersOfOther = 10
+)
+
+func newPolicy(c Config) policy {
+	p := policy{groups: [][]netip.Addr{{clientAddress}}}
+	for i := range c.Members - 1 {
+		p.groups[clientGroup] = append(p.groups[clientGroup], nth(clientMembers, i))
 	}
-	for i := range count - 2 {
-		source, from, to := other(i)
-		r := ec2.Rule{Protocol: ec2.TCP, From: from, To: to}
+	for i := range c.Rules - 2 {
+		r := rule{protocol: "tcp", from: 1000 + 10*(i%400)}
+		r.to = r.from + 9
 		if i%2 == 0 {
-			r.Source.Prefix = netip.PrefixFrom(source, 32)
+			r.address = nth(strangers, i)
 		} else {
-			r.Source.Group = ec2.GroupRef{ID: ec2.GroupID(fmt.Sprintf("sg-other%d", i))}
+			r.group = 1 + i/2/rulesOfAGroup
+			if r.group == len(p.groups) {
+				p.groups = append(p.groups, membersOf(r.group))
+			}
 		}
-		add(r)
+		p.rules = append(p.rules, r)
 	}
-	admitted := ec2.Source{Group: ec2.GroupRef{ID: "sg-client"}}
-	add(ec2.Rule{Protocol: ec2.TCP, From: FirstPort, To: LastPort, Source: admitted})
-	add(ec2.Rule{Protocol: ec2.UDP, From: FirstPort, To: LastPort, Source: admitted})
-	return all
+	p.rules = append(p.rules,
+		rule{protocol: "tcp", from: FirstPort, to: LastPort},
+		rule{protocol: "udp", from: FirstPort, to: LastPort})
+	return p
+}
+
+func membersOf(group int) []netip.Addr {
+	var members []netip.Addr
+	for i := range membersOfOther {
+		members = append(members, nth(otherMembers, group*membersOfOther+i))
+	}
+	return members
+}
+
+func (p policy) String() string {
+	members := 0
+	for _, g := range p.groups {
+		members += len(g)
+	}
+	return fmt.Sprintf("%d rules, %d groups with %d members", len(p.rules), len(p.groups), members)
+}
+
+// Where the addresses are taken from. Strangers are out of what RFC 6890 keeps for
+// benchmarks; members share the endpoints' network.
+var (
+	onLink        = netip.MustParsePrefix("10.8.0.0/13")
+	clientAddress = netip.MustParseAddr("10.10.0.4")
+	serverAddress = netip.MustParseAddr("10.10.0.5")
+	idleInstances = netip.MustParseAddr("10.10.0.6") // and up, one for each port more
+	clientMembers = netip.MustParseAddr("10.11.0.0")
+	otherMembers  = netip.MustParseAddr("10.13.0.0")
+	strangers     = netip.MustParseAddr("198.18.0.0")
+)
+
+// What of these there is.
+const (
+	maxRules   = 100_000
+	maxMembers = 100_000
+	maxPorts   = 202
+)
+
+// nth is the i-th address after first.
+func nth(first netip.Addr, i int) netip.Addr {
+	b := slices.Clone(first.AsSlice())
+	binary.BigEndian.PutUint32(b, binary.BigEndian.Uint32(b)+uint32(i))
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }

@@ -9,7 +9,7 @@
 //	palisade  the Switch, its tables and its tracker, between two TAP devices
 //	relay     the same pollers and devices, with a constant for a verdict: the limit of
 //	          what a Switch between TAP devices can do
-//	bridge    a Linux bridge between two veth pairs, iptables and the kernel's
+//	bridge    a Linux bridge between two veth pairs, iptables, ipset and the kernel's
 //	          connection tracking: what one would use instead
 //
 // A Builder makes a World; Contestants lists them in the order of the report. Everything
@@ -49,19 +49,20 @@ const (
 // Config is what a World is built with; its zero value is what the report compares.
 type Config struct {
 	Pollers int // of each Switch. Default: the Switch's own
-	Rules   int // of the server's group. Default 100; the last two match
 	MTU     int // bytes, of the endpoints' devices, or of the underlay of two nodes. Default 1500
+
+	Rules   int // of the server's group. Default 100; the last two match
+	Members int // of the client's group. Default 10
 }
 
 func (c *Config) fill() error {
-	if c.Rules == 0 {
-		c.Rules = 100
+	for value, by := range map[*int]int{&c.MTU: 1500, &c.Rules: 100, &c.Members: 10} {
+		if *value == 0 {
+			*value = by
+		}
 	}
-	if c.MTU == 0 {
-		c.MTU = 1500
-	}
-	if c.Rules < 2 {
-		return errors.New("a policy of fewer than the two rules that match")
+	if c.Rules < 2 || c.Rules > maxRules || c.Members < 1 || c.Members > maxMembers {
+		return fmt.Errorf("%d rules are not 2 to %d, or %d members not 1 to %d", c.Rules, maxRules, c.Members, maxMembers)
 	}
 	return nil
 }
@@ -84,7 +85,7 @@ func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 		return nil, fmt.Errorf("build %s: not installed: %s", b.Name, strings.Join(missing, " "))
 	}
 	w := &World{
-		name: b.Name, config: c, mtu: c.MTU,
+		name: b.Name, config: c, policy: newPolicy(c), mtu: c.MTU,
 		client: Endpoint{role: "client", Device: "eth0", Address: clientAddress, MAC: clientMAC, Peer: serverMAC},
 		server: Endpoint{role: "server", Device: "eth0", Address: serverAddress, MAC: serverMAC, Peer: clientMAC},
 		verify: func() error { return nil },
@@ -113,18 +114,15 @@ func Contestants(p Placement) []Builder {
 	all := map[Placement][]Builder{SameNode: {
 		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade},
 		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay},
-		{Name: "bridge", About: "Linux bridge, iptables, conntrack", Needs: []string{"iptables:iptables"}, build: buildBridge},
+		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge},
 	}}
 	return slices.Clone(all[p])
 }
 
-// The endpoints' addresses are the same in every World; each is a world of its own.
+// The endpoints are the same in every World; each is a world of its own.
 var (
-	onLink        = netip.MustParsePrefix("10.10.0.0/24")
-	clientAddress = netip.MustParseAddr("10.10.0.4")
-	serverAddress = netip.MustParseAddr("10.10.0.5")
-	clientMAC     = packet.MAC{2, 0, 0, 0, 0, 4}
-	serverMAC     = packet.MAC{2, 0, 0, 0, 0, 5}
+	clientMAC = packet.MAC{2, 0, 0, 0, 0, 4}
+	serverMAC = packet.MAC{2, 0, 0, 0, 0, 5}
 )
 
 // An Endpoint is where programs send and receive.
@@ -145,6 +143,7 @@ type World struct {
 	name           string
 	about          string
 	config         Config
+	policy         policy
 	mtu            int
 	client, server Endpoint
 	verify         func() error

@@ -1,0 +1,74 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// filter puts the policy in force for what is bridged in a namespace, and returns the
+// version of iptables.
+func (w *World) filter(ctx context.Context, inside string) (version string, err error) {
+	if _, err := tool(ctx, inside, ipsets(w.policy), "ipset", "restore"); err != nil {
+		return "", err
+	}
+	if _, err := tool(ctx, inside, iptablesRules(w.policy), "iptables-restore"); err != nil {
+		return "", err
+	}
+	version, err = tool(ctx, inside, "", "iptables", "--version")
+	return strings.TrimSpace(version), err
+}
+
+// ipsets are the groups, as ipset-restore reads them.
+func ipsets(p policy) string {
+	var b strings.Builder
+	for i, members := range p.groups {
+		fmt.Fprintf(&b, "create group%d hash:ip maxelem %d\n", i, max(65536, len(members)))
+		for _, member := range members {
+			fmt.Fprintf(&b, "add group%d %s\n", i, member)
+		}
+	}
+	return b.String()
+}
+
+// iptablesRules are what a careful operator would write, as iptables-restore reads them:
+// what is established first, then the policy.
+func iptablesRules(p policy) string {
+	var b strings.Builder
+	b.WriteString("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n")
+	b.WriteString("-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n")
+	for _, r := range p.rules {
+		source := fmt.Sprintf("-m set --match-set group%d src", r.group)
+		if r.address.IsValid() {
+			source = fmt.Sprintf("-s %s/32", r.address)
+		}
+		fmt.Fprintf(&b, "-A FORWARD %s -d %s/32 -p %s --dport %d:%d -m conntrack --ctstate NEW -j ACCEPT\n", source, serverAddress, r.protocol, r.from, r.to)
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
+
+// verifyFiltered reads the counters of the rules: both the one for established connections
+// and the one that admits new ones must have seen packets, or they went past iptables.
+func verifyFiltered(ctx context.Context, inside string) error {
+	listing, err := tool(ctx, inside, "", "iptables", "-w", "-n", "-v", "-x", "-L", "FORWARD")
+	if err != nil {
+		return err
+	}
+	var established, admitted bool
+	for line := range strings.Lines(listing) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		if packets, err := strconv.ParseUint(fields[0], 10, 64); err == nil && packets > 0 {
+			established = established || strings.Contains(line, "ESTABLISHED")
+			admitted = admitted || strings.Contains(line, "match-set group0 ")
+		}
+	}
+	if !established || !admitted {
+		return fmt.Errorf("packets went past iptables and its connection tracking:\n%s", listing)
+	}
+	return nil
+}

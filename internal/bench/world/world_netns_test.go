@@ -1,0 +1,203 @@
+package world
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
+	"palisade/internal/process"
+)
+
+const (
+	patience   = 30 * time.Second // with what must come
+	impatience = 300 * time.Millisecond
+	deniedPort = LastPort + 1
+)
+
+// build makes a World and has the test close it and look for what it leaves. What only
+// `make bench` installs may be missing; what `make setup` installs may not.
+func build(t *testing.T, b Builder, c Config) *World {
+	t.Helper()
+	netnstest.NeedRoot(t)
+	if missing := b.Missing(); len(missing) > 0 {
+		if os.Getenv("CI") != "" && (b.Name == "bridge" || b.Name == "vxlan") {
+			t.Fatalf("not installed: %s", missing)
+		}
+		t.Skipf("not installed, as `make bench` would: %s", missing)
+	}
+	w, err := b.Build(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		expectNothingLeft(t)
+	})
+	return w
+}
+
+func expectNothingLeft(t *testing.T) {
+	t.Helper()
+	own := fmt.Sprintf("%s%d-", prefix, os.Getpid())
+	if left, err := netns.List(own); err != nil || len(left) > 0 {
+		t.Errorf("left namespaces %q, %v", left, err)
+	}
+	for _, pattern := range []string{arenaPath, filepath.Join(os.TempDir(), prefix)} {
+		if left, _ := filepath.Glob(fmt.Sprintf("%s%d-*", pattern, os.Getpid())); len(left) > 0 {
+			t.Errorf("left files %q", left)
+		}
+	}
+	children, err := process.List(func(pid int) bool {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		return strings.Contains(string(status), fmt.Sprintf("PPid:\t%d\n", os.Getpid()))
+	})
+	if err != nil || len(children) > 0 {
+		t.Errorf("left processes %v, %v", children, err)
+	}
+}
+
+// TestContestantsOnOneNode: each carries what the policy admits, and those that filter
+// nothing else.
+func TestContestantsOnOneNode(t *testing.T) {
+	for _, b := range Contestants(SameNode) {
+		t.Run(b.Name, func(t *testing.T) { testContestant(t, b) })
+	}
+}
+
+func testContestant(t *testing.T, b Builder) {
+	w := build(t, b, Config{})
+	filters := b.Name != "relay" && b.Name != "vde2"
+	if err := w.Verify(); filters && err == nil {
+		t.Error("traffic was verified before there was any")
+	}
+	if err := exchange(w.Client(), w.Server(), "tcp4", FirstPort, patience); err != nil {
+		t.Errorf("TCP that is admitted: %v", err)
+	}
+	if err := exchange(w.Client(), w.Server(), "udp4", LastPort, patience); err != nil {
+		t.Errorf("UDP that is admitted: %v", err)
+	}
+	if err := w.Verify(); err != nil {
+		t.Errorf("verify: %v", err)
+	}
+	if w.Describe() == "" {
+		t.Error("it says nothing of itself")
+	}
+	t.Log(w.Describe())
+	for _, network := range []string{"tcp4", "udp4"} {
+		if err := exchange(w.Client(), w.Server(), network, deniedPort, impatience); filters && err == nil {
+			t.Errorf("%s went to a port that no rule admits", network)
+		}
+		if err := exchange(w.Server(), w.Client(), network, FirstPort, impatience); filters && err == nil {
+			t.Errorf("%s went to the client, whom no rule admits anybody to", network)
+		}
+	}
+}
+
+// exchange sends a line from one endpoint to another that echoes it. It takes longer than
+// within only if nothing comes back.
+func exchange(from, to Endpoint, network string, port uint16, within time.Duration) error {
+	at := netip.AddrPortFrom(to.Address, port)
+	stop, err := echo(to, network, at)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	deadline := time.Now().Add(within)
+	for {
+		err := askFrom(from, network, at, min(within, time.Second))
+		if err == nil || !time.Now().Before(deadline) {
+			return err
+		}
+	}
+}
+
+// askFrom sends a line and reads it back.
+func askFrom(from Endpoint, network string, at netip.AddrPort, within time.Duration) error {
+	var conn net.Conn
+	if err := netns.Do(from.Namespace, func() (err error) {
+		conn, err = net.DialTimeout(network, at.String(), within)
+		return err
+	}); err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(within))
+	if _, err := conn.Write([]byte("hello\n")); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err == nil && line != "hello\n" {
+		err = fmt.Errorf("got %q", line)
+	}
+	return err
+}
+
+// echo answers at an endpoint until it is stopped.
+func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error) {
+	if network == "udp4" {
+		var conn net.PacketConn
+		if err := netns.Do(e.Namespace, func() (err error) { conn, err = net.ListenPacket(network, at.String()); return err }); err != nil {
+			return nil, err
+		}
+		go func() {
+			b := make([]byte, 1500)
+			for {
+				n, peer, err := conn.ReadFrom(b)
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				_, _ = conn.WriteTo(b[:n], peer) // the asker asks again
+			}
+		}()
+		return func() { conn.Close() }, nil
+	}
+	var listener net.Listener
+	if err := netns.Do(e.Namespace, func() (err error) { listener, err = net.Listen(network, at.String()); return err }); err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			_, _ = conn.Write([]byte(line)) // the asker asks again
+			conn.Close()
+		}
+	}()
+	return func() { listener.Close() }, nil
+}
+
+// TestLeftoversOfTheDeadAreCleared: of a run that was killed, whose number no process has.
+func TestLeftoversOfTheDeadAreCleared(t *testing.T) {
+	netnstest.NeedRoot(t)
+	const dead = 1 << 22 // above what kernel.pid_max can be
+	name, file := fmt.Sprintf("%s%d-bridge-client", prefix, dead), fmt.Sprintf("%s%d-palisade", arenaPath, dead)
+	t.Cleanup(func() { _ = errors.Join(netns.Delete(name), os.RemoveAll(file)) })
+	if err := errors.Join(netns.New(name), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := ClearLeftovers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if netns.Exists(name) {
+		t.Error("its namespace is still there")
+	}
+	if err := unix.Access(file, unix.F_OK); err == nil {
+		t.Error("its file is still there")
+	}
+}
