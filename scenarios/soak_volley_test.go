@@ -1,0 +1,134 @@
+//go:build soak
+
+package scenarios
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"palisade/internal/lab"
+)
+
+// A volley is probes that alternate between allowed and forbidden pairs.
+type volley struct {
+	pairs []pair
+	wrong atomic.Int64 // forbidden ones that arrived
+
+	mu      sync.Mutex
+	sent    []time.Time // by number; its pair is the number modulo their count
+	arrived []bool
+	changed *sync.Cond // sent has grown
+}
+
+type pair struct {
+	gun     *gun
+	to      netip.AddrPort
+	allowed bool
+}
+
+// newVolley makes the pairs friend to target, allowed, and foe to target, forbidden, from
+// each of two nodes to the other.
+func newVolley(t *testing.T, placed map[string]map[string]lab.InstanceStatus, nodes []string, port uint16) *volley {
+	v := &volley{}
+	v.changed = sync.NewCond(&v.mu)
+	for i, node := range nodes {
+		target := placed["target"][nodes[1-i]]
+		to := netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), port)
+		v.pairs = append(v.pairs,
+			pair{gunAt(t, placed["friend"][node]), to, true},
+			pair{gunAt(t, placed["foe"][node]), to, false})
+		watch(t, target, port, v.seen)
+	}
+	return v
+}
+
+// seen notes an arrival. Whether it may is decided by who sent it, not by its number.
+func (v *volley) seen(a arrival) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, p := range v.pairs {
+		if p.gun.from == a.from && !p.allowed {
+			v.wrong.Add(1)
+			return
+		}
+	}
+	if int(a.number) < len(v.arrived) {
+		v.arrived[a.number] = true
+	}
+}
+
+// shoot sends the next probe. The mutex is held until it is sent: it must be in the list
+// before it can arrive.
+func (v *volley) shoot() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	number := len(v.sent)
+	v.sent, v.arrived = append(v.sent, time.Now()), append(v.arrived, false)
+	p := v.pairs[number%len(v.pairs)]
+	_ = p.gun.datagram(p.to, uint32(number)) // what is not sent is lost
+	v.changed.Broadcast()
+}
+
+// try shoots once from every pair and reports whether all of the allowed shots of the last
+// try, which is long enough ago, arrived. What was sent until then is forgotten.
+func (v *volley) try() bool {
+	v.mu.Lock()
+	whole := len(v.sent) > 0
+	for i := range v.arrived {
+		whole = whole && (v.arrived[i] || !v.pairs[i%len(v.pairs)].allowed)
+	}
+	v.sent, v.arrived = nil, nil
+	v.mu.Unlock()
+	if !whole {
+		for range v.pairs {
+			v.shoot()
+		}
+	}
+	return whole
+}
+
+// runProbes sends count probes.
+func (v *volley) runProbes(ctx context.Context, count int, interval time.Duration) {
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	pace(ctx, interval, func() {
+		if v.shoot(); count == 1 {
+			enough()
+		}
+		count--
+	})
+}
+
+func (v *volley) waitFor(count int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for len(v.sent) < count {
+		v.changed.Wait()
+	}
+}
+
+// lost is when the allowed probes were sent that did not arrive.
+func (v *volley) lost() []time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var lost []time.Time
+	for i, at := range v.sent {
+		if v.pairs[i%len(v.pairs)].allowed && !v.arrived[i] {
+			lost = append(lost, at)
+		}
+	}
+	return lost
+}
+
+func countBetween(list []time.Time, from, to time.Time) (n int) {
+	for _, at := range list {
+		if at.After(from) && at.Before(to) {
+			n++
+		}
+	}
+	return n
+}
