@@ -1,0 +1,152 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// HandleJoin sets who judges requests to join. Call it before Run. The callback has 20 s;
+// the text of its error reaches the joining node's user, and its code by Code() string or
+// *RemoteError. It is asked only where HasAuthority.
+func (p *Peer) HandleJoin(admit func(context.Context, JoinRequest) (JoinAnswer, error)) {
+	p.mustNotRun()
+	p.admit = admit
+}
+
+func (p *Peer) joinServer() *http.Server {
+	s := p.rpcServer()
+	s.Handler = http.HandlerFunc(p.serveJoin)
+	s.WriteTimeout = 2 * joinTimeout
+	s.SetKeepAlivesEnabled(false)
+	return s
+}
+
+func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
+	if !p.begin() {
+		return
+	}
+	defer p.work.Done()
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(handshakeTimeout)) // also for what is not read
+	if r.Method != http.MethodPost || r.URL.Path != joinPath {
+		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, "this door is for joining alone"})
+		return
+	}
+	if !p.id.HasAuthority() || p.admit == nil {
+		answerError(w, http.StatusMisdirectedRequest, &RemoteError{CodeNoAuthority, p.id.node + " cannot admit nodes, for it holds no key of the authority; ask a voter"})
+		return
+	}
+	body, ok := readBody(w, r, maxJoinBody, handshakeTimeout)
+	if !ok {
+		return
+	}
+	request, key, err := decodeJoin(body)
+	if err != nil {
+		answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, err.Error()})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), joinTimeout)
+	defer cancel()
+	select {
+	case p.joining <- struct{}{}:
+		defer func() { <-p.joining }()
+	case <-ctx.Done():
+		answerError(w, http.StatusServiceUnavailable, &RemoteError{CodeUnavailable, "too many nodes ask to join at once"})
+		return
+	}
+	p.strangers.leave(connOf(r).place) // who is being judged is not pushed out by strangers
+	result, err := p.judge(ctx, request, key)
+	if err == nil {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(result)
+		return
+	}
+	p.log.Warn("refused a node", "node", request.Node, "token", request.Token, "from", r.RemoteAddr, "err", err)
+	answer := remoteError(err)
+	if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+		answer.Code = CodeUnavailable
+		answerError(w, http.StatusServiceUnavailable, answer)
+		return
+	}
+	if answer.Code == "" {
+		answer.Code = CodeRefused
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(refusalPause):
+	}
+	answerError(w, http.StatusForbidden, answer)
+}
+
+// judge lets the callback admit the node, and signs.
+func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.PublicKey) (*joinResult, error) {
+	a := p.id.authority
+	answer, err := p.admit(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := a.certify(request.Node, request.Address, key)
+	if err != nil {
+		return nil, err
+	}
+	result := &joinResult{Certificate: encodeCertificate(cert), Root: encodeCertificate(a.root), Secret: answer.Secret, Members: answer.Members}
+	if answer.Role == "voter" {
+		if result.Authority, err = encodeKey(a.key); err != nil {
+			return nil, err
+		}
+	}
+	p.log.Info("admitted a node", "node", request.Node, "role", answer.Role, "address", request.Address)
+	return result, nil
+}
+
+// decodeJoin reads a stranger's bytes.
+func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
+	var b joinBody
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&b); err != nil {
+		return JoinRequest{}, nil, fmt.Errorf("decode request to join: %w", err)
+	}
+	if id, err := hex.DecodeString(b.Token); err != nil || len(id) != tokenIDLen || len(b.Secret) != secretLen {
+		return JoinRequest{}, nil, errors.New("the request holds no token")
+	}
+	if err := checkName(b.Node); err != nil {
+		return JoinRequest{}, nil, err
+	}
+	if len(b.Zone) > 64 {
+		return JoinRequest{}, nil, errors.New("the zone's name is too long")
+	}
+	address, err := netip.ParseAddrPort(b.Address)
+	if err != nil || checkAddress(address) != nil {
+		return JoinRequest{}, nil, fmt.Errorf("%q is no address that other nodes can reach", b.Address)
+	}
+	request, err := x509.ParseCertificateRequest(b.Request)
+	if err != nil {
+		return JoinRequest{}, nil, fmt.Errorf("decode certificate request: %w", err)
+	}
+	key, err := p256(request.PublicKey)
+	if err != nil {
+		return JoinRequest{}, nil, err
+	}
+	if err := request.CheckSignature(); err != nil {
+		return JoinRequest{}, nil, fmt.Errorf("the node does not prove that the key is its own: %w", err)
+	}
+	if request.Subject.CommonName != b.Node {
+		return JoinRequest{}, nil, fmt.Errorf("the certificate request is for %q, not %q", request.Subject.CommonName, b.Node)
+	}
+	public, err := x509.MarshalPKIXPublicKey(key) // as the certificate will have it
+	if err != nil {
+		return JoinRequest{}, nil, err
+	}
+	return JoinRequest{
+		Token: b.Token, SecretHash: secretHash(b.Secret), Node: b.Node, Zone: b.Zone, Address: address, PublicKey: public,
+	}, key, nil
+}
