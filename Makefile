@@ -7,11 +7,14 @@ NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-
 # What the tests of real clients run besides; Terraform is used where it is, and not installed.
 CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
 
+# The rivals that the benchmark starts by itself, each in a namespace; their tests are skipped where they are not.
+RIVALS = ovs-vswitchd:openvswitch-switch
+
 # install gets what is missing of a list of command:package.
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients demo test unit scenarios fuzz soak bench lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz soak bench lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -49,7 +52,13 @@ soak: setup-clients build ## what takes longer: the measurements across nodes, t
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 
-bench: setup build ## the switch beside a bare relay and a Linux bridge; QUICK=1 for less than 90 s
+# Debian starts the services of what it installs. Those that were not there before are stopped and stay so.
+setup-rivals: fresh := $(filter-out $(notdir $(wildcard /etc/init.d/*)),openvswitch-switch uuidd)
+setup-rivals: setup
+	$(call install,$(RIVALS))
+	@for service in $(fresh); do ! test -e /etc/init.d/$$service || { service $$service stop; update-rc.d $$service disable; } >/dev/null 2>&1; done
+
+bench: setup-rivals build ## the switch beside a bare relay and its rivals; QUICK=1 for less
 	bin/palisade bench
 
 lint:

@@ -1,10 +1,15 @@
 // Package bench measures the switch beside its rivals, in one run on one machine.
 //
-// Package world builds the contestants. Read Run first: traffic.go runs iperf3 and round
-// trips over each; report.go compares. Repetitions are interleaved, and contestants
-// are compared pair by pair within a repetition, so that what else the machine does falls
-// on all of them. A run in which a contestant moved nothing, or a filter saw nothing, is
-// void: it says nothing about anybody.
+// A Plan (plan.go) is a list of phases: who is compared, over which tasks, how often. Read
+// Run first. Package world builds the contestants, package traffic holds the programs at
+// their endpoints; a rig is one contestant with those programs. A task (tcp.go, udp.go,
+// trips.go) takes one sample of each of its measures. The Report compares (report.go,
+// stats.go), holds the ratios against the claims (claims.go), and is written as a table,
+// as JSON with every sample, as Markdown and as charts (table.go, markdown.go, chart.go).
+//
+// Contestants take turns at each task, and are compared pair by pair within a repetition,
+// so that what else the machine does falls on all of them. A run in which a contestant
+// moved nothing, or a filter saw nothing, is void: it says nothing about anybody.
 package bench
 
 import (
@@ -14,97 +19,150 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"palisade/internal/bench/world"
 )
 
-// Config is what a run takes. Echo is required.
+// Config is what a run takes. Plan and Traffic are required.
 type Config struct {
-	Repetitions int // of every measure. Default 10
-	Seconds     int // of each TCP transfer. Default 4
-	RoundTrips  int // of each series. Default 5000
-	Pollers     int // of the Switch and the relay. Default: the Switch's own
+	Plan    Plan
+	Pollers int // of the Switch and the relay. Default: the Switch's own
 
-	// Echo is the command, without its own arguments, that calls Echo.
-	Echo     []string
-	Progress io.Writer `json:"-"` // default: discard
+	// Traffic is the command whose body is traffic.Serve.
+	Traffic []string
+	// Progress is told what is measured, over and over on one line. Default: discard.
+	Progress io.Writer
 }
-
-// The contestants, in the order of the report.
-const (
-	palisade = "palisade"
-	relay    = "relay"
-	bridge   = "bridge"
-)
 
 // A Sample is one measurement.
 type Sample struct {
+	Phase      string  `json:"phase"`
 	Repetition int     `json:"repetition"`
 	Contestant string  `json:"contestant"`
 	Measure    string  `json:"measure"`
 	Value      float64 `json:"value"`
 	Unit       string  `json:"unit"`
+	// Detail is what else was counted, by what says itself.
+	Detail map[string]float64 `json:"detail,omitempty"`
 }
 
-// Run measures all contestants. It needs root.
-func Run(ctx context.Context, c Config) (r *Report, err error) {
-	if c.Repetitions == 0 {
-		c.Repetitions = 10
-	}
-	if c.Seconds == 0 {
-		c.Seconds = 4
-	}
-	if c.RoundTrips == 0 {
-		c.RoundTrips = 5000
-	}
-	if c.Progress == nil {
-		c.Progress = io.Discard
-	}
+// Run measures. It needs root.
+func Run(ctx context.Context, c Config) (*Report, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the benchmark makes network namespaces: run it as root")
 	}
 	if err := world.ClearLeftovers(ctx); err != nil {
 		return nil, err
 	}
+	run := &run{config: c, report: newReport(c), begun: time.Now()}
+	for _, p := range c.Plan.Phases {
+		if err := run.phase(ctx, p); err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Title, err)
+		}
+	}
+	run.report.Minutes = time.Since(run.begun).Minutes()
+	run.report.judge()
+	return run.report, nil
+}
 
-	var all []*world.World
+// A run is one Run under way. One goroutine uses it.
+type run struct {
+	config Config
+	report *Report
+	begun  time.Time
+}
+
+func (r *run) phase(ctx context.Context, p Phase) (err error) {
+	var rigs []*rig
 	defer func() {
-		for _, one := range all {
-			err = errors.Join(err, one.Close())
+		for _, one := range rigs {
+			err = errors.Join(err, one.close())
 		}
+		r.say("")
 	}()
-	r = &Report{Machine: machine(), Config: c}
-	for _, builder := range world.Contestants(world.SameNode) {
-		one, err := builder.Build(ctx, world.Config{Pollers: c.Pollers})
+	result := PhaseResult{Title: p.Title, Repetitions: p.Repetitions, Scale: p.Scale}
+	for _, e := range p.Entrants {
+		r.say("%s: build %s", p.Title, e.Label())
+		if missing := e.Builder.Missing(); len(missing) > 0 {
+			result.Absent = append(result.Absent, fmt.Sprintf("%s: not installed: %v", e.Label(), missing))
+			continue
+		}
+		one, err := r.build(ctx, e)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		all = append(all, one)
-		if err := serve(ctx, one, c); err != nil {
-			return nil, err
-		}
-		r.Machine.Contestants = append(r.Machine.Contestants, one.Name()+": "+one.Describe())
+		rigs = append(rigs, one)
+		result.Entrants = append(result.Entrants, EntrantResult{Label: e.Label(), Name: e.Name, Size: e.Size, About: one.about})
 	}
-	for i := range c.Repetitions {
-		// Each goes first as often as the others.
-		for _, one := range slices.Concat(all[i%len(all):], all[:i%len(all)]) {
-			fmt.Fprintf(c.Progress, "\rrepetition %d of %d: %-10s", i+1, c.Repetitions, one.Name())
-			samples, err := measure(ctx, one, c)
-			if err != nil {
-				return nil, fmt.Errorf("measure %s: %w", one.Name(), err)
+	for _, t := range p.tasks {
+		result.Measures = append(result.Measures, t.measures()...)
+	}
+	r.report.Phases = append(r.report.Phases, result)
+	for i := range p.Repetitions {
+		for j, t := range p.tasks {
+			// Each goes first as often as the others.
+			first := (i + j) % max(1, len(rigs))
+			for _, one := range slices.Concat(rigs[first:], rigs[:first]) {
+				r.say("%s, repetition %d of %d: %s, %s", p.Title, i+1, p.Repetitions, t.measures()[0].Name, one.label)
+				if err := r.sample(ctx, p, i, t, one); err != nil {
+					return err
+				}
 			}
-			for _, s := range samples {
-				s.Repetition, s.Contestant = i, one.Name()
-				r.Samples = append(r.Samples, s)
-			}
 		}
 	}
-	fmt.Fprintf(c.Progress, "\r%-40s\r", "")
-	for _, one := range all {
-		if err := one.Verify(); err != nil {
-			r.Void = append(r.Void, fmt.Sprintf("%s: %v", one.Name(), err))
+	for _, one := range rigs {
+		if err := one.verify(); err != nil {
+			r.report.void("%s, %s: %v", p.Title, one.label, err)
 		}
 	}
-	r.judge()
-	return r, nil
+	return nil
+}
+
+func (r *run) build(ctx context.Context, e Entrant) (*rig, error) {
+	config := e.Config
+	config.Pollers = r.config.Pollers
+	w, err := e.Builder.Build(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	one, err := newRig(ctx, w, r.config.Traffic)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", e.Label(), err), w.Close())
+	}
+	one.label, one.about, one.flows = e.Label(), w.Describe(), e.Flows
+	one.verify, one.closeWorld = w.Verify, w.Close
+	return one, nil
+}
+
+// sample takes one sample of each of a task's measures. A contestant that fails voids the
+// run, which goes on: what the others did may say what is wrong.
+func (r *run) sample(ctx context.Context, p Phase, repetition int, t task, one *rig) error {
+	results, err := t.run(ctx, one, r.config.Plan.Durations)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		r.report.void("%s, %s, repetition %d: %v", p.Title, one.label, repetition+1, err)
+		return nil
+	}
+	for i, m := range t.measures() {
+		r.report.Samples = append(r.report.Samples, Sample{
+			Phase: p.Title, Repetition: repetition, Contestant: one.label,
+			Measure: m.Name, Unit: m.Unit, Value: results[i].value, Detail: results[i].detail,
+		})
+	}
+	return nil
+}
+
+// say replaces the line of progress.
+func (r *run) say(format string, args ...any) {
+	if r.config.Progress == nil {
+		return
+	}
+	line := fmt.Sprintf(format, args...)
+	if line != "" {
+		line = fmt.Sprintf("%4.1f min  %s", time.Since(r.begun).Minutes(), line)
+	}
+	fmt.Fprintf(r.config.Progress, "\r\x1b[K%s", line)
 }

@@ -7,23 +7,24 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Machine is what a number depends on besides the code, and the code's commit.
 type Machine struct {
-	Kernel      string   `json:"kernel"`
-	CPU         string   `json:"cpu"`
-	Processors  int      `json:"processors"`
-	Load        string   `json:"load"` // when the run began
-	Go          string   `json:"go"`
-	Commit      string   `json:"commit"` // "+" if there were changes besides it
-	Contestants []string `json:"contestants"`
+	Kernel     string    `json:"kernel"`
+	CPU        string    `json:"cpu"`
+	Processors int       `json:"processors"`
+	Load       string    `json:"load"` // when the run began
+	Go         string    `json:"go"`
+	Commit     string    `json:"commit"` // "+" if there were changes besides it
+	Begun      time.Time `json:"begun"`
 }
 
 func machine() Machine {
-	m := Machine{CPU: "unknown", Commit: "unknown", Processors: runtime.NumCPU(), Go: runtime.Version()}
+	m := Machine{CPU: "unknown", Commit: "unknown", Processors: runtime.NumCPU(), Go: runtime.Version(), Begun: time.Now()}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
 		m.Kernel = unix.ByteSliceToString(name.Release[:])

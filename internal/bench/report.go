@@ -4,144 +4,53 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
+	"math"
 )
 
-// What a run must show, of the medians of ratios.
-const (
-	palisadeOfRelay = 0.85
-	relayOfBridge   = 0.80
-)
-
-// Report is a run's samples and what they say.
+// Report is a run's samples and what they say. It is written as JSON and read back, to
+// make tables and charts of it later.
 type Report struct {
-	Machine Machine  `json:"machine"`
-	Config  Config   `json:"config"`
+	Machine    Machine       `json:"machine"`
+	Plan       Plan          `json:"plan"`
+	Pollers    int           `json:"pollers,omitempty"` // 0: as a node
+	Minutes    float64       `json:"minutes"`
+	Phases     []PhaseResult `json:"phases"`
+	Ratios     []Ratio       `json:"ratios"`
+	Judgements []Judgement   `json:"judgements"`
+	// Void says why the run says nothing.
+	Void    []string `json:"void"`
 	Samples []Sample `json:"samples"`
-	Ratios  []Ratio  `json:"ratios"`
-	// Void says why the run says nothing; Failed which claims it refutes.
-	Void   []string `json:"void"`
-	Failed []string `json:"failed"`
 }
 
-// A Ratio compares two contestants by a measure, repetition by repetition.
-type Ratio struct {
-	Measure string  `json:"measure"`
-	Of      string  `json:"of"`
-	To      string  `json:"to"`
-	Median  float64 `json:"median"`
-	Low     float64 `json:"low"` // Low and High bound the median with 95 % confidence; 0: too few repetitions
-	High    float64 `json:"high"`
+// A PhaseResult is who was compared by what in a phase.
+type PhaseResult struct {
+	Title       string          `json:"title"`
+	Repetitions int             `json:"repetitions"`
+	Scale       string          `json:"scale,omitempty"`
+	Entrants    []EntrantResult `json:"entrants"`
+	Absent      []string        `json:"absent,omitempty"` // and why
+	Measures    []Measure       `json:"measures"`
 }
 
-var pairs = [][2]string{{palisade, relay}, {relay, bridge}, {palisade, bridge}}
-
-// values are a contestant's samples of a measure, by repetition.
-func (r *Report) values(contestant, measure string) []float64 {
-	var all []float64
-	for _, s := range r.Samples {
-		if s.Contestant == contestant && s.Measure == measure {
-			all = append(all, s.Value)
-		}
-	}
-	return all
+// An EntrantResult is a contestant as it was built.
+type EntrantResult struct {
+	Label string `json:"label"`
+	Name  string `json:"name"`
+	Size  int    `json:"size,omitempty"`
+	About string `json:"about"`
 }
 
-func (r *Report) ratio(measure string, pair [2]string) Ratio {
-	of, to := r.values(pair[0], measure), r.values(pair[1], measure)
-	var ratios []float64
-	for i := range of {
-		ratios = append(ratios, of[i]/to[i])
-	}
-	result := Ratio{Measure: measure, Of: pair[0], To: pair[1], Median: median(ratios)}
-	if low, high, ok := interval(ratios); ok {
-		result.Low, result.High = low, high
-	}
-	return result
+func newReport(c Config) *Report {
+	return &Report{Machine: machine(), Plan: c.Plan, Pollers: c.Pollers}
 }
 
-// judge compares, and holds the throughputs against what the run must show.
-func (r *Report) judge() {
-	for _, s := range r.Samples {
-		if !(s.Value > 0) {
-			r.Void = append(r.Void, fmt.Sprintf("%s moved nothing in repetition %d of %s", s.Contestant, s.Repetition+1, s.Measure))
-		}
+// ReadReport reads what WriteJSON wrote.
+func ReadReport(in io.Reader) (*Report, error) {
+	var r Report
+	if err := json.NewDecoder(in).Decode(&r); err != nil {
+		return nil, fmt.Errorf("read a report: %w", err)
 	}
-	if len(r.Void) > 0 {
-		return
-	}
-	for _, m := range measures {
-		for _, pair := range pairs {
-			ratio := r.ratio(m.name, pair)
-			r.Ratios = append(r.Ratios, ratio)
-			switch {
-			case m.unit != "Gbit/s":
-			case pair == [2]string{relay, bridge} && ratio.Median < relayOfBridge:
-				r.Void = append(r.Void, fmt.Sprintf("%s: the relay is at %.2f of the bridge, less than %.2f: no measure for a switch", m.name, ratio.Median, relayOfBridge))
-			case pair == [2]string{palisade, relay} && ratio.Median < palisadeOfRelay:
-				r.Failed = append(r.Failed, fmt.Sprintf("%s: palisade is at %.2f of the relay, less than %.2f", m.name, ratio.Median, palisadeOfRelay))
-			}
-		}
-	}
-}
-
-// Passed reports whether the run says something, and nothing against us.
-func (r *Report) Passed() bool { return len(r.Void) == 0 && len(r.Failed) == 0 }
-
-// Print writes the report for people.
-func (r *Report) Print(out io.Writer) error {
-	m := r.Machine
-	fmt.Fprintf(out, "%s, %d processors, Linux %s, load %s, %s, commit %s\n", m.CPU, m.Processors, m.Kernel, m.Load, m.Go, m.Commit)
-	for _, about := range m.Contestants {
-		fmt.Fprintf(out, "  %s\n", about)
-	}
-	fmt.Fprintf(out, "%d interleaved repetitions of %d s; medians, and medians of the ratios within a repetition with their 95 %% interval\n\n", r.Config.Repetitions, r.Config.Seconds)
-	if len(r.Ratios) > 0 {
-		if err := r.printTable(out); err != nil {
-			return err
-		}
-	}
-	for _, why := range r.Void {
-		fmt.Fprintf(out, "void: %s\n", why)
-	}
-	for _, why := range r.Failed {
-		fmt.Fprintf(out, "FAIL: %s\n", why)
-	}
-	if r.Passed() {
-		fmt.Fprintf(out, "pass: palisade >= %.2f of the relay, relay >= %.2f of the bridge\n", palisadeOfRelay, relayOfBridge)
-	}
-	return nil
-}
-
-func (r *Report) printTable(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "\tunit\t%s\t%s\t%s\t", palisade, relay, bridge)
-	for _, pair := range pairs {
-		fmt.Fprintf(w, "%s/%s\t", pair[0], pair[1])
-	}
-	fmt.Fprintln(w)
-	ratios := r.Ratios
-	for _, m := range measures {
-		fmt.Fprintf(w, "%s\t%s\t", m.name, m.unit)
-		for _, contestant := range []string{palisade, relay, bridge} {
-			fmt.Fprintf(w, "%.4g\t", median(r.values(contestant, m.name)))
-		}
-		for range pairs {
-			one := ratios[0]
-			ratios = ratios[1:]
-			if one.High == 0 {
-				fmt.Fprintf(w, "%.2f\t", one.Median)
-			} else {
-				fmt.Fprintf(w, "%.2f [%.2f, %.2f]\t", one.Median, one.Low, one.High)
-			}
-		}
-		fmt.Fprintln(w)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintln(out)
-	return err
+	return &r, nil
 }
 
 // WriteJSON writes every sample.
@@ -149,4 +58,95 @@ func (r *Report) WriteJSON(out io.Writer) error {
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
+}
+
+func (r *Report) void(format string, args ...any) {
+	r.Void = append(r.Void, fmt.Sprintf(format, args...))
+}
+
+// values are a contestant's samples of a measure, by repetition.
+func (r *Report) values(phase, contestant, measure string) map[int]float64 {
+	all := map[int]float64{}
+	for _, s := range r.Samples {
+		if s.Phase == phase && s.Contestant == contestant && s.Measure == measure {
+			all[s.Repetition] = s.Value
+		}
+	}
+	return all
+}
+
+// A summary is what is shown of a contestant's samples of a measure.
+type summary struct {
+	median, low, high float64 // low and high are 0 if there is no interval
+}
+
+func (r *Report) summary(phase, contestant, measure string) summary {
+	var values []float64
+	for _, v := range r.values(phase, contestant, measure) {
+		values = append(values, v)
+	}
+	s := summary{median: median(values)}
+	if low, high, ok := interval(values); ok {
+		s.low, s.high = low, high
+	}
+	return s
+}
+
+func (r *Report) ratio(phase, measure, of, to string) Ratio {
+	ratio := compare(r.values(phase, of, measure), r.values(phase, to, measure))
+	ratio.Phase, ratio.Measure, ratio.Of, ratio.To = phase, measure, of, to
+	return ratio
+}
+
+// rivals are whom the first contestant of a phase is compared with. A series over sizes
+// is compared with nobody.
+func (p PhaseResult) rivals() []string {
+	if p.Scale != "" {
+		return nil
+	}
+	var all []string
+	for _, e := range p.Entrants[min(1, len(p.Entrants)):] {
+		all = append(all, e.Label)
+	}
+	return all
+}
+
+// judge compares, and holds the ratios against the claims.
+func (r *Report) judge() {
+	for _, s := range r.Samples {
+		// Processor time is counted in ticks: little work may take none.
+		if !(s.Value > 0) && s.Unit != "us each" && s.Unit != "ms each" {
+			r.void("%s, %s, repetition %d: %s is %v", s.Phase, s.Contestant, s.Repetition+1, s.Measure, s.Value)
+		}
+	}
+	for _, p := range r.Phases {
+		for _, m := range p.Measures {
+			for _, rival := range p.rivals() {
+				if ratio := r.ratio(p.Title, m.Name, p.Entrants[0].Label, rival); ratio.Pairs > 0 && !math.IsNaN(ratio.Value) && !math.IsInf(ratio.Value, 0) {
+					r.Ratios = append(r.Ratios, ratio)
+				}
+			}
+		}
+	}
+	for _, c := range r.Plan.claims {
+		ratio := r.ratio(c.Phase, c.Measure, c.Of, c.To)
+		j := Judgement{Claim: c, Ratio: ratio, Verdict: c.judge(ratio)}
+		if ratio.Pairs == 0 {
+			j.Ratio.Value = 0 // JSON has no NaN
+		}
+		if c.Void && j.Verdict == failed {
+			r.void("%s: %s is at %.2f of %s, not %s: no measure for a switch", c.Measure, c.Of, ratio.Value, c.To, c.bound())
+		}
+		r.Judgements = append(r.Judgements, j)
+	}
+}
+
+// Passed reports whether the run says something, and nothing against us.
+func (r *Report) Passed() bool {
+	for _, j := range r.Judgements {
+		if j.Verdict == failed {
+			return false
+		}
+	}
+	return len(r.Void) == 0
 }

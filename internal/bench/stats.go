@@ -35,3 +35,35 @@ func interval(values []float64) (low, high float64, ok bool) {
 	}
 	return sorted[k-1], sorted[n-k], true
 }
+
+// A Ratio compares two contestants of a phase by a measure.
+type Ratio struct {
+	Phase   string `json:"phase"`
+	Measure string `json:"measure"`
+	Of      string `json:"of"`
+	To      string `json:"to"`
+	// Value is the ratio of the two medians.
+	Value float64 `json:"value"`
+	// Low and High bound, with 95 % confidence, the median of the ratios within a
+	// repetition; both are 0 if there are too few. Machines have slow minutes, which fall
+	// on both of a pair, so that this can be tighter than the medians' own intervals.
+	Low   float64 `json:"low,omitempty"`
+	High  float64 `json:"high,omitempty"`
+	Pairs int     `json:"pairs"`
+}
+
+// compare makes the ratio of two series, which are by repetition. A repetition that one of
+// them lacks is left out of both.
+func compare(of, to map[int]float64) Ratio {
+	var above, below, ratios []float64
+	for repetition, value := range of {
+		if other, ok := to[repetition]; ok {
+			above, below, ratios = append(above, value), append(below, other), append(ratios, value/other)
+		}
+	}
+	r := Ratio{Value: median(above) / median(below), Pairs: len(ratios)}
+	if low, high, ok := interval(ratios); ok {
+		r.Low, r.High = low, high
+	}
+	return r
+}

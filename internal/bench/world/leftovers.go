@@ -14,7 +14,7 @@ import (
 
 const (
 	prefix    = "pal-bench-"
-	arenaPath = "/dev/shm/" + prefix
+	filesPath = "/dev/shm/" + prefix
 )
 
 // ClearLeftovers removes what runs left behind that were killed.
@@ -31,12 +31,12 @@ func ClearLeftovers(ctx context.Context) error {
 			return err
 		}
 	}
-	files, err := filepath.Glob(arenaPath + "*")
+	files, err := filepath.Glob(filesPath + "*")
 	if err != nil {
 		return err
 	}
 	for _, file := range files {
-		if !running(strings.TrimPrefix(file, arenaPath)) {
+		if !running(strings.TrimPrefix(file, filesPath)) {
 			err = errors.Join(err, os.RemoveAll(file))
 		}
 	}

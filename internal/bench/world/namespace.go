@@ -77,6 +77,51 @@ func (w *World) Serve(ctx context.Context, at Endpoint, port int, argv ...string
 	return nil
 }
 
+// runBetween starts a program that is what carries packets, or belongs to it. Close ends it
+// after the rest is gone, and Memory counts it. environment nil is our own.
+func (w *World) runBetween(namespace string, environment []string, argv ...string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = environment
+	problem := new(lastBytes)
+	cmd.Stdout, cmd.Stderr = problem, problem
+	stdin, err := cmd.StdinPipe() // vde_switch ends when nobody can type commands
+	if err != nil {
+		return err
+	}
+	if err := startIn(namespace, cmd); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended matters to who notices that it did
+		close(ended)
+	}()
+	w.between = append(w.between, cmd.Process.Pid)
+	w.cleanup = append(w.cleanup, func() error {
+		select {
+		case <-ended:
+			return fmt.Errorf("%s ended by itself (%v): %s", argv[0], cmd.ProcessState, problem)
+		default:
+		}
+		_ = stdin.Close()
+		_ = cmd.Process.Kill()
+		<-ended
+		return nil
+	})
+	return nil
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct{ b []byte }
+
+func (l *lastBytes) Write(b []byte) (int, error) {
+	l.b = append(l.b, b...)
+	l.b = l.b[max(0, len(l.b)-2000):]
+	return len(b), nil
+}
+
+func (l *lastBytes) String() string { return strings.TrimSpace(string(l.b)) }
+
 // startIn starts a command in a namespace: a child is in its thread's namespace.
 func startIn(namespace string, cmd *exec.Cmd) error {
 	if err := netns.Do(namespace, cmd.Start); err != nil {

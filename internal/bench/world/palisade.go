@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -68,11 +67,10 @@ type wired struct {
 
 func wire(ctx context.Context, w *World, build func(vswitch.Config) (*vswitch.Switch, error)) (s *wired, err error) {
 	s = &wired{World: w, devices: "TAP devices with offloads"}
-	path := fmt.Sprintf("%s%d-%s", arenaPath, os.Getpid(), w.name)
-	if s.tracker, err = conntrack.Open(conntrack.Config{Path: path}); err != nil {
+	if s.tracker, err = conntrack.Open(conntrack.Config{Path: w.files()}); err != nil {
 		return nil, err
 	}
-	w.cleanup = append(w.cleanup, func() error { return errors.Join(s.tracker.Close(), os.Remove(path)) })
+	w.cleanup = append(w.cleanup, s.tracker.Close)
 	if s.sw, err = build(vswitch.Config{Tracker: s.tracker, Pollers: w.config.Pollers}); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@
 //	          what a Switch between TAP devices can do
 //	bridge    a Linux bridge between two veth pairs, iptables, ipset and the kernel's
 //	          connection tracking: what one would use instead
+//	ovs       Open vSwitch's userspace datapath with segmentation offload and ct()
 //
 // A Builder makes a World; Contestants lists them in the order of the report. Everything
 // is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
@@ -115,6 +116,7 @@ func Contestants(p Placement) []Builder {
 		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade},
 		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay},
 		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge},
+		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS},
 	}}
 	return slices.Clone(all[p])
 }
@@ -148,6 +150,7 @@ type World struct {
 	client, server Endpoint
 	verify         func() error
 
+	between    []int // processes that carry packets
 	namespaces []string
 	cleanup    []func() error // in reverse order
 
@@ -191,8 +194,12 @@ func (w *World) Close() error {
 		errs = append(errs, removeNamespace(context.Background(), name))
 	}
 	w.namespaces = nil
+	errs = append(errs, os.RemoveAll(w.files()))
 	return errors.Join(errs...)
 }
+
+// files is where the World keeps files, a file or a directory, in memory.
+func (w *World) files() string { return fmt.Sprintf("%s%d-%s", filesPath, os.Getpid(), w.name) }
 
 func (w *World) namespace(role string) string {
 	return fmt.Sprintf("%s%d-%s-%s", prefix, os.Getpid(), w.name, role)

@@ -55,10 +55,8 @@ func expectNothingLeft(t *testing.T) {
 	if left, err := netns.List(own); err != nil || len(left) > 0 {
 		t.Errorf("left namespaces %q, %v", left, err)
 	}
-	for _, pattern := range []string{arenaPath, filepath.Join(os.TempDir(), prefix)} {
-		if left, _ := filepath.Glob(fmt.Sprintf("%s%d-*", pattern, os.Getpid())); len(left) > 0 {
-			t.Errorf("left files %q", left)
-		}
+	if left, _ := filepath.Glob(fmt.Sprintf("%s%d-*", filesPath, os.Getpid())); len(left) > 0 {
+		t.Errorf("left files %q", left)
 	}
 	children, err := process.List(func(pid int) bool {
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -186,7 +184,7 @@ func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error
 func TestLeftoversOfTheDeadAreCleared(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const dead = 1 << 22 // above what kernel.pid_max can be
-	name, file := fmt.Sprintf("%s%d-bridge-client", prefix, dead), fmt.Sprintf("%s%d-palisade", arenaPath, dead)
+	name, file := fmt.Sprintf("%s%d-bridge-client", prefix, dead), fmt.Sprintf("%s%d-palisade", filesPath, dead)
 	t.Cleanup(func() { _ = errors.Join(netns.Delete(name), os.RemoveAll(file)) })
 	if err := errors.Join(netns.New(name), os.WriteFile(file, nil, 0o600)); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,172 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	vishnetns "github.com/vishvananda/netns"
+
+	"palisade/internal/netns"
+)
+
+const ovsSchema = "/usr/share/openvswitch/vswitch.ovsschema"
+
+// An ovs is Open vSwitch with its userspace datapath, in a namespace and with files of its
+// own; the system's service is not touched, and no kernel module is needed.
+//
+// Its ports are TAP devices. It can also open veth devices by AF_PACKET; measured beside
+// each other, four times in turn on a busy machine, TCP by TAP was 1.2 times as fast
+// (medians 3.7 and 2.9 Gbit/s with one stream), and lost next to nothing, where AF_PACKET
+// lost a hundred thousand segments in four seconds to its receive buffer; with datagrams
+// of 64 bytes neither was ahead by more than the noise. So TAP is its fairest port, and
+// the one that the switch beside it has, too. AF_XDP ports know no segmentation offload.
+type ovs struct {
+	*World
+	inside string // the namespace
+	dir    string
+}
+
+func buildOVS(ctx context.Context, w *World) error {
+	o := &ovs{World: w, inside: w.namespace("ovs"), dir: w.files()}
+	for _, role := range []string{"ovs", w.client.role, w.server.role} {
+		if err := w.make(role); err != nil {
+			return err
+		}
+	}
+	if err := o.startDaemons(ctx); err != nil {
+		return err
+	}
+	if err := o.vsctl(ctx, "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "fail_mode=secure"); err != nil {
+		return err
+	}
+	for _, e := range []Endpoint{w.client, w.server} {
+		if err := o.addPort(ctx, e); err != nil {
+			return fmt.Errorf("wire the %s: %w", e.role, err)
+		}
+	}
+	flows := ovsFlows(w.policy)
+	if _, err := tool(ctx, o.inside, strings.Join(flows, "\n"), "ovs-ofctl", "--bundle", "add-flows", o.bridge(), "-"); err != nil {
+		return err
+	}
+	version, err := tool(ctx, o.inside, "", "ovs-vswitchd", "--version")
+	if err != nil {
+		return err
+	}
+	version, _, _ = strings.Cut(version, "\n")
+	w.about = fmt.Sprintf("%v as %d flows with ct(), userspace datapath, userspace-tso-enable, TAP devices, %s", w.policy, len(flows), version)
+	w.verify = func() error { return o.verifyTracked(context.WithoutCancel(ctx)) }
+	return nil
+}
+
+// startDaemons starts the database and the switch, with segmentation offload.
+func (o *ovs) startDaemons(ctx context.Context) error {
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return err
+	}
+	database := filepath.Join(o.dir, "conf.db")
+	if _, err := tool(ctx, o.inside, "", "ovsdb-tool", "create", database, ovsSchema); err != nil {
+		return err
+	}
+	if err := o.daemon("ovsdb-server", database, "--remote=punix:"+o.socket("db.sock"), "--unixctl="+o.socket("db.ctl"), "--log-file="+o.socket("db.log")); err != nil {
+		return err
+	}
+	if err := o.await(ctx, "db.sock"); err != nil {
+		return err
+	}
+	if err := o.vsctl(ctx, "--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true"); err != nil {
+		return err
+	}
+	return o.daemon("ovs-vswitchd", "unix:"+o.socket("db.sock"), "--unixctl="+o.socket("vswitchd.ctl"), "--log-file="+o.socket("vswitchd.log"))
+}
+
+func (o *ovs) socket(name string) string { return filepath.Join(o.dir, name) }
+
+func (o *ovs) bridge() string { return "unix:" + o.socket("br0.mgmt") }
+
+func (o *ovs) daemon(argv ...string) error {
+	return o.runBetween(o.inside, o.environment(), argv...)
+}
+
+// environment has the daemons keep their files where no other Open vSwitch has its own.
+func (o *ovs) environment() []string {
+	return append(os.Environ(), "OVS_RUNDIR="+o.dir, "OVS_LOGDIR="+o.dir, "OVS_DBDIR="+o.dir, "OVS_SYSCONFDIR="+o.dir)
+}
+
+func (o *ovs) await(ctx context.Context, file string) error {
+	return await(ctx, file, func() (bool, error) {
+		_, err := os.Stat(o.socket(file))
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+func (o *ovs) vsctl(ctx context.Context, argv ...string) error {
+	_, err := tool(ctx, o.inside, "", append([]string{"ovs-vsctl", "--timeout=30", "--db=unix:" + o.socket("db.sock")}, argv...)...)
+	return err
+}
+
+// addPort has the switch make a TAP device, and moves it to the endpoint. The switch keeps
+// its descriptor, and so the device's other end.
+func (o *ovs) addPort(ctx context.Context, e Endpoint) error {
+	if err := o.vsctl(ctx, "add-port", "br0", e.role, "--", "set", "interface", e.role, "type=tap", "mtu_request="+strconv.Itoa(o.mtu)); err != nil {
+		return err
+	}
+	if err := moveLink(o.inside, e.role, e); err != nil {
+		return err
+	}
+	return o.plug(e)
+}
+
+// moveLink moves a device to an endpoint and gives it the name it has there.
+func moveLink(from, name string, e Endpoint) error {
+	err := netns.Do(from, func() error {
+		there, err := vishnetns.GetFromPath(netns.Path(e.Namespace))
+		if err != nil {
+			return err
+		}
+		defer there.Close()
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetDown(link), netlink.LinkSetNsFd(link, int(there)))
+	})
+	if err != nil {
+		return err
+	}
+	return netns.Do(e.Namespace, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetName(link, e.Device)
+	})
+}
+
+// verifyTracked reads the counters of the flows, as verifyFiltered those of the rules.
+func (o *ovs) verifyTracked(ctx context.Context) error {
+	listing, err := tool(ctx, o.inside, "", "ovs-ofctl", "dump-flows", o.bridge(), "table=1")
+	if err != nil {
+		return err
+	}
+	var established, admitted bool
+	for line := range strings.Lines(listing) {
+		if strings.Contains(line, " n_packets=0,") {
+			continue
+		}
+		established = established || strings.Contains(line, "ct_state=+est")
+		admitted = admitted || strings.Contains(line, "conj_id="+strconv.Itoa(conjunction(clientGroup))+",")
+	}
+	if !established || !admitted {
+		return fmt.Errorf("packets went past the flows and their connection tracking:\n%.2000s", listing)
+	}
+	return nil
+}
