@@ -234,6 +234,8 @@ func TestInterfacesOfALaunch(t *testing.T) {
 		{"none at index 0", "InvalidParameterValue", func(r *RunInstances) { r.Interfaces[0].DeviceIndex = 2 }},
 		{"two instances", "InvalidParameterCombination", func(r *RunInstances) { r.MaxCount = 2 }},
 		{"an id and a subnet", "InvalidParameterCombination", func(r *RunInstances) { r.Interfaces[0].Spec.Subnet = w.subnet.ID }},
+		{"one id twice", "InvalidNetworkInterface.InUse", func(r *RunInstances) { r.Interfaces[1] = LaunchInterface{Interface: own.ID, DeviceIndex: 1} }},
+		{"more addresses than one may have", "PrivateIpAddressLimitExceeded", func(r *RunInstances) { r.Interfaces[1].Spec.FurtherCount = 1 << 20 }},
 		{"an unknown id", "InvalidNetworkInterfaceID.NotFound", func(r *RunInstances) { r.Interfaces[0].Interface = "eni-00000000" }},
 		{"another VPC", "InvalidParameterCombination", func(r *RunInstances) {
 			s, _ := w.state.View().Subnet(w.launch(func(r *RunInstances) { r.Subnet, r.Zone = "", "us-east-1a" }).Subnet)

@@ -209,6 +209,9 @@ func TestSecondaryAddressesComeAndGo(t *testing.T) {
 	w.refused(assign(b.ID, true), "MissingParameter")
 	w.refused(assign(b.ID, true, "10.0.1.12", "10.0.1.12"), "InvalidParameterValue")
 	w.must(assign(a.ID, false, "10.0.1.6")) // it has it already
+	both := assign(a.ID, false, "10.0.1.6")
+	both.Count = 1
+	w.refused(both, "InvalidParameterCombination")
 
 	e := w.must(&AllocateAddress{Account: dev, Region: east}).Elastic
 	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Interface: a.ID, Private: addr("10.0.1.6")})

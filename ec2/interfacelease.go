@@ -63,14 +63,8 @@ func (l *subnetLeaser) make(spec InterfaceSpec) (*Interface, error) {
 // takeFurther gives an interface secondary addresses, chosen ones or as many of any, and
 // returns them.
 func (l *subnetLeaser) takeFurther(eni *Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
-	switch {
-	case len(chosen) > 0 && count != 0:
-		return nil, Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
-	case count < 0:
-		return nil, Errorf("InvalidParameterValue", "Value (%d) for parameter secondaryPrivateIpAddressCount is invalid. It must not be negative.", count)
-	}
-	if limit := l.t.limits().AddressesPerInterface; 1+len(eni.Further)+len(chosen) > limit || count > limit-1-len(eni.Further) {
-		return nil, Errorf("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit of %d.", limit)
+	if err := l.t.checkFurther(len(eni.Further), chosen, count); err != nil {
+		return nil, err
 	}
 	if len(chosen) == 0 {
 		chosen = make([]netip.Addr, count)
@@ -87,6 +81,20 @@ func (l *subnetLeaser) takeFurther(eni *Interface, chosen []netip.Addr, count in
 	}
 	sortPairs(eni.Further)
 	return taken, nil
+}
+
+// checkFurther refuses to give an interface that has some secondary addresses more, chosen
+// or counted, than it may have.
+func (t *tx) checkFurther(has int, chosen []netip.Addr, count int) error {
+	switch room := t.limits().AddressesPerInterface - 1 - has; {
+	case len(chosen) > 0 && count != 0:
+		return Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
+	case count < 0:
+		return Errorf("InvalidParameterValue", "Value (%d) for parameter secondaryPrivateIpAddressCount is invalid. It must not be negative.", count)
+	case max(len(chosen), count) > room:
+		return Errorf("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit of %d.", t.limits().AddressesPerInterface)
+	}
+	return nil
 }
 
 func sortPairs(pairs []AddressPair) {

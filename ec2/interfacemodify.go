@@ -89,6 +89,8 @@ func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 	switch {
 	case len(r.Addresses) == 0 && r.Count == 0:
 		return Result{}, Errorf("MissingParameter", "The request must contain the parameter privateIpAddress or secondaryPrivateIpAddressCount")
+	case len(r.Addresses) > 0 && r.Count != 0:
+		return Result{}, Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
 	case hasTwice(r.Addresses):
 		return Result{}, Errorf("InvalidParameterValue", "A private address may not be listed twice")
 	}

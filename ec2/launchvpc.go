@@ -101,6 +101,9 @@ func (r *RunInstances) nics() ([]*nic, error) {
 		if n > 0 && nics[n-1].DeviceIndex == x.DeviceIndex {
 			return nil, Errorf("InvalidParameterValue", "Each network interface requires a unique device index.")
 		}
+		if x.Interface != "" && slices.ContainsFunc(nics[:n], func(o *nic) bool { return o.Interface == x.Interface }) {
+			return nil, inUse(x.Interface) // by the instance itself, which would be left without one at index 0
+		}
 		if err := x.check(r.MaxCount); err != nil {
 			return nil, err
 		}
@@ -248,6 +251,11 @@ func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
 		}
 		if r.MaxCount > 1 && (x.Spec.Private.IsValid() || len(x.Spec.Further) > 0) {
 			return 0, Errorf("InvalidParameterCombination", "Private addresses may not be chosen when launching more than one instance")
+		}
+	}
+	for _, x := range nics {
+		if err := t.checkFurther(0, x.Spec.Further, x.Spec.FurtherCount); err != nil {
+			return 0, err
 		}
 	}
 	for n := range count {
