@@ -2,17 +2,11 @@ package world
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/vishvananda/netlink"
-	vishnetns "github.com/vishvananda/netns"
-
-	"palisade/internal/netns"
 )
 
 const ovsSchema = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -76,7 +70,7 @@ func (o *ovs) startDaemons(ctx context.Context) error {
 	if err := o.daemon("ovsdb-server", database, "--remote=punix:"+o.socket("db.sock"), "--unixctl="+o.socket("db.ctl"), "--log-file="+o.socket("db.log")); err != nil {
 		return err
 	}
-	if err := o.await(ctx, "db.sock"); err != nil {
+	if err := awaitFile(ctx, o.socket("db.sock")); err != nil {
 		return err
 	}
 	if err := o.vsctl(ctx, "--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true"); err != nil {
@@ -98,16 +92,6 @@ func (o *ovs) environment() []string {
 	return append(os.Environ(), "OVS_RUNDIR="+o.dir, "OVS_LOGDIR="+o.dir, "OVS_DBDIR="+o.dir, "OVS_SYSCONFDIR="+o.dir)
 }
 
-func (o *ovs) await(ctx context.Context, file string) error {
-	return await(ctx, file, func() (bool, error) {
-		_, err := os.Stat(o.socket(file))
-		if errors.Is(err, os.ErrNotExist) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-}
-
 func (o *ovs) vsctl(ctx context.Context, argv ...string) error {
 	_, err := tool(ctx, o.inside, "", append([]string{"ovs-vsctl", "--timeout=30", "--db=unix:" + o.socket("db.sock")}, argv...)...)
 	return err
@@ -123,32 +107,6 @@ func (o *ovs) addPort(ctx context.Context, e Endpoint) error {
 		return err
 	}
 	return o.plug(e)
-}
-
-// moveLink moves a device to an endpoint and gives it the name it has there.
-func moveLink(from, name string, e Endpoint) error {
-	err := netns.Do(from, func() error {
-		there, err := vishnetns.GetFromPath(netns.Path(e.Namespace))
-		if err != nil {
-			return err
-		}
-		defer there.Close()
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		return errors.Join(netlink.LinkSetDown(link), netlink.LinkSetNsFd(link, int(there)))
-	})
-	if err != nil {
-		return err
-	}
-	return netns.Do(e.Namespace, func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetName(link, e.Device)
-	})
 }
 
 // verifyTracked reads the counters of the flows, as verifyFiltered those of the rules.

@@ -12,6 +12,7 @@
 //	bridge    a Linux bridge between two veth pairs, iptables, ipset and the kernel's
 //	          connection tracking: what one would use instead
 //	ovs       Open vSwitch's userspace datapath with segmentation offload and ct()
+//	vde2      VDE's switch, which has no filter
 //
 // A Builder makes a World; Contestants lists them in the order of the report. Everything
 // is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
@@ -117,6 +118,7 @@ func Contestants(p Placement) []Builder {
 		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay},
 		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge},
 		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS},
+		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
 	}}
 	return slices.Clone(all[p])
 }

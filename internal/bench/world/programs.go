@@ -1,0 +1,137 @@
+package world
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"palisade/internal/netns"
+)
+
+// Start starts a command at an endpoint; the caller waits for it.
+func (w *World) Start(at Endpoint, cmd *exec.Cmd) error { return startIn(at.Namespace, cmd) }
+
+// Serve starts a command that listens on a TCP port at an endpoint, and returns when it
+// does. Close ends it.
+func (w *World) Serve(ctx context.Context, at Endpoint, port int, argv ...string) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	if err := startIn(at.Namespace, cmd); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.servers = append(w.servers, cmd)
+	w.mu.Unlock()
+	if err := awaitListener(ctx, cmd.Process.Pid, port); err != nil {
+		return fmt.Errorf("%s: %w", argv[0], err)
+	}
+	return nil
+}
+
+// runBetween starts a program that is what carries packets, or belongs to it. Close ends it
+// after the rest is gone, and Memory counts it. environment nil is our own.
+func (w *World) runBetween(namespace string, environment []string, argv ...string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = environment
+	problem := new(lastBytes)
+	cmd.Stdout, cmd.Stderr = problem, problem
+	stdin, err := cmd.StdinPipe() // vde_switch ends when nobody can type commands
+	if err != nil {
+		return err
+	}
+	if err := startIn(namespace, cmd); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended matters to who notices that it did
+		close(ended)
+	}()
+	w.between = append(w.between, cmd.Process.Pid)
+	w.cleanup = append(w.cleanup, func() error {
+		select {
+		case <-ended:
+			return fmt.Errorf("%s ended by itself (%v): %s", argv[0], cmd.ProcessState, problem)
+		default:
+		}
+		_ = stdin.Close()
+		_ = cmd.Process.Kill()
+		<-ended
+		return nil
+	})
+	return nil
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct{ b []byte }
+
+func (l *lastBytes) Write(b []byte) (int, error) {
+	l.b = append(l.b, b...)
+	l.b = l.b[max(0, len(l.b)-2000):]
+	return len(b), nil
+}
+
+func (l *lastBytes) String() string { return strings.TrimSpace(string(l.b)) }
+
+// startIn starts a command in a namespace: a child is in its thread's namespace.
+func startIn(namespace string, cmd *exec.Cmd) error {
+	if err := netns.Do(namespace, cmd.Start); err != nil {
+		return fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+	}
+	return nil
+}
+
+// tool runs a command in a namespace with some input, and returns its output.
+func tool(ctx context.Context, namespace, input string, argv ...string) (string, error) {
+	var out, problem bytes.Buffer
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &problem
+	if err := startIn(namespace, cmd); err != nil {
+		return "", err
+	}
+	if err := cmd.Wait(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", argv[0], err, strings.TrimSpace(problem.String()))
+	}
+	return out.String(), nil
+}
+
+// awaitListener waits until a TCP port is open in the namespace of a process.
+func awaitListener(ctx context.Context, pid, port int) error {
+	listening := fmt.Sprintf(":%04X 00000000:0000 0A", port)
+	return await(ctx, fmt.Sprintf("a listener on port %d", port), func() (bool, error) {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
+		return strings.Contains(string(table), listening), err
+	})
+}
+
+// await waits until a condition holds.
+func await(ctx context.Context, what string, holds func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		if ok, err := holds(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// awaitFile waits until a program has made a file, or a socket.
+func awaitFile(ctx context.Context, path string) error {
+	return await(ctx, path, func() (bool, error) {
+		_, err := os.Stat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
