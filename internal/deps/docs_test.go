@@ -1,0 +1,72 @@
+package deps
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	testDeclared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)[A-Z]\w*)\(`)
+	testNamed    = regexp.MustCompile("(?:`([a-z][a-z0-9/]*)` `?)?\\b((?:Test|Fuzz|Benchmark)[A-Z]\\w*)")
+	storyNamed   = regexp.MustCompile(`\b[a-z0-9-]+\.txtar\b`)
+)
+
+// TestDocumentsNameTestsThatAreThere: a promise whose test has been renamed or taken away
+// is one that nothing proves. Where a document names the package, it is there.
+func TestDocumentsNameTestsThatAreThere(t *testing.T) {
+	const root = "../.."
+	where := testsBelow(t, root)
+	documents, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, path := range append(documents, root+"/README.md", root+"/ARCHITECTURE.md") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range testNamed.FindAllStringSubmatch(string(text), -1) {
+			named++
+			if in := where[m[2]]; len(in) == 0 || m[1] != "" && !slices.Contains(in, m[1]) {
+				t.Errorf("%s names %s of %q, which is in %q", filepath.Base(path), m[2], m[1], in)
+			}
+		}
+		for _, story := range storyNamed.FindAllString(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(root, "scenarios", story)); err != nil {
+				t.Errorf("%s names the story %s: %v", filepath.Base(path), story, err)
+			}
+		}
+	}
+	if named < 200 {
+		t.Errorf("the documents name %d tests; are they read?", named)
+	}
+}
+
+// testsBelow finds the directories of each test, relative to root.
+func testsBelow(t *testing.T, root string) map[string][]string {
+	where := map[string][]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(path))
+		for _, m := range testDeclared.FindAllSubmatch(text, -1) {
+			where[string(m[1])] = append(where[string(m[1])], filepath.ToSlash(dir))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return where
+}
