@@ -148,19 +148,14 @@ func (t *tx) associable(r *AssociateAddress) (*Interface, error) {
 	case r.Instance != "" && r.Interface != "":
 		return nil, Errorf("InvalidParameterCombination", "You may specify an instance or a network interface, but not both")
 	case r.Interface != "":
-		eni := first[Interface](t.Txn, tableInterface, indexID, key(r.Interface))
-		if eni == nil || eni.VPC == "" || eni.Account != r.Account || eni.Region != r.Region {
-			return nil, NoSuch("eni", r.Interface)
-		}
-		return eni, nil
+		return t.interfaceOf(r.Account, r.Region, r.Interface)
 	case r.Instance == "":
 		return nil, Errorf("MissingParameter", "Either InstanceId or NetworkInterfaceId must be specified")
 	}
-	found, err := t.instances(r.Account, r.Region, []InstanceID{r.Instance})
+	i, err := t.instance(r.Account, r.Region, r.Instance)
 	if err != nil {
 		return nil, err
 	}
-	i := found[0]
 	if i.State != Running && i.State != Stopped {
 		return nil, Errorf("InvalidInstanceID", "The %s instance '%s' is not in a valid state for this operation.", i.State, i.ID)
 	}

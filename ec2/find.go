@@ -69,7 +69,7 @@ func findInterface(txn *memdb.Txn, account AccountID, region Region, id Interfac
 	}
 	eni := first[Interface](txn, tableInterface, indexID, key(id))
 	if eni == nil || eni.VPC == "" || eni.Account != account || eni.Region != region {
-		return nil, NoSuchInterface(id)
+		return nil, NoSuch("eni", id)
 	}
 	return eni, nil
 }
@@ -82,11 +82,6 @@ func CheckInterfaceID(id InterfaceID) error {
 		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, clip(string(id)))
 	}
 	return nil
-}
-
-// NoSuchInterface is EC2's error for an id that the caller does not own.
-func NoSuchInterface(id InterfaceID) *Error {
-	return Errorf("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", clip(string(id)))
 }
 
 func (t *tx) instance(account AccountID, region Region, id InstanceID) (*Instance, error) {

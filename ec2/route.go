@@ -40,8 +40,8 @@ func (r *CreateRouteTable) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if !printable(r.ClientToken, 64) {
-		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter ClientToken is invalid. At most 64 ASCII characters.", clip(r.ClientToken))
+	if err := checkClientToken(r.ClientToken); err != nil {
+		return Result{}, err
 	}
 	for made := range rows[RouteTable](t.Txn, tableRoutes, indexOwner, key(r.Account)+key(r.Region)) {
 		switch {
@@ -49,7 +49,7 @@ func (r *CreateRouteTable) apply(t *tx) (Result, error) {
 		case made.VPC == vpc.ID:
 			return Result{RouteTable: made}, nil
 		default:
-			return Result{}, Errorf("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
+			return Result{}, otherRequest()
 		}
 	}
 	count := 0

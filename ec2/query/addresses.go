@@ -286,7 +286,7 @@ type describeAddressesAttributeAnswer struct {
 // describeAddressesAttribute shows the addresses that have a reverse name: none.
 func describeAddressesAttribute(c *call, r *describeAddressesAttributeRequest) (*describeAddressesAttributeAnswer, error) {
 	if r.Attribute != "" && r.Attribute != "domain-name" {
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(r.Attribute))
+		return nil, unknownAttribute(r.Attribute)
 	}
 	if _, _, err := addressListing.pick(c, c.addressItems(), r.IDs, listed{paged: r.paged}); err != nil {
 		return nil, err
