@@ -16,7 +16,7 @@ import (
 //
 //	magic "palict" + layout version | slots per shard: tracked, untracked | hash seed
 //
-// A layout that changes gets a new version, and an old file is then replaced: losing
+// A layout that changes, or a hash, gets a new version, and an old file is then replaced: losing
 // connections at an upgrade is better than reading them wrongly.
 type arena struct {
 	memory             []byte
@@ -28,7 +28,7 @@ type arena struct {
 }
 
 const (
-	arenaMagic  = "palict\x00\x01"
+	arenaMagic  = "palict\x00\x02"
 	arenaHeader = 4096
 )
 

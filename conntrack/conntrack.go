@@ -114,7 +114,7 @@ func (t *Tracker) Close() error { return t.arena.close() }
 func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	z := &Zone{tracker: t, id: uint32(epoch), epoch: epoch, timeouts: timeouts.withDefaults()}
+	z := &Zone{tracker: t, id: uint32(epoch), salt: t.salt(uint32(epoch)), epoch: epoch, timeouts: timeouts.withDefaults()}
 	if t.reserved.Load()+t.reserve <= t.capacity/4*3 {
 		z.reserve = t.reserve
 		t.reserved.Add(z.reserve)

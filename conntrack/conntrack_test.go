@@ -47,10 +47,30 @@ func echo(src, dst netip.Addr, id uint16, icmpType uint8) *packet.Packet {
 	return &packet.Packet{Flow: packet.Flow{Src: src, Dst: dst, SrcPort: id, DstPort: id, Protocol: 1}, ICMPType: icmpType, Segments: 1, L3: 14, Len: 98}
 }
 
+// observe, admit and rejudge ask a zone as the switch does.
+
+func observe(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision) conntrack.Answer {
+	var u conntrack.Tuple
+	z.Identify(&u, p)
+	return z.Observe(p, &u, now, r)
+}
+
+func admit(z *conntrack.Zone, p *packet.Packet, now time.Duration, a conntrack.Admission) verdict.Verdict {
+	var u conntrack.Tuple
+	z.Identify(&u, p)
+	return z.Admit(p, &u, now, a)
+}
+
+func rejudge(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision, admitted bool, rule uint64) verdict.Verdict {
+	var u conntrack.Tuple
+	z.Identify(&u, p)
+	return z.Rejudge(p, &u, now, r, admitted, rule)
+}
+
 // expect observes p at now and compares the status.
 func expect(t *testing.T, z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision, want conntrack.Status) conntrack.Answer {
 	t.Helper()
-	a := z.Observe(p, now, r)
+	a := observe(z, p, now, r)
 	if a.Status != want {
 		t.Fatalf("%v at %v: status %d, want %d", p.Flow, now, a.Status, want)
 	}
@@ -62,7 +82,7 @@ func handshake(t *testing.T, z *conntrack.Zone, srcPort uint16, now time.Duratio
 	t.Helper()
 	syn := pkt(6, srcPort, 22, packet.SYN)
 	expect(t, z, syn, now, rules, conntrack.New)
-	if v := z.Admit(syn, now, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules}); v != verdict.Forward {
+	if v := admit(z, syn, now, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules}); v != verdict.Forward {
 		t.Fatalf("Admit = %v", v)
 	}
 	expect(t, z, back(syn, packet.SYN|packet.ACK), now, rules, conntrack.Live)
@@ -87,7 +107,7 @@ func TestTrackedConnectionOutlivesItsRule(t *testing.T) {
 func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	answer := back(pkt(6, 40000, 80, 0), packet.SYN|packet.ACK)
-	z.Admit(answer, 0, conntrack.Admission{Direction: conntrack.Out, Rule: 7, Revision: rules, Untracked: true, Reversed: true})
+	admit(z, answer, 0, conntrack.Admission{Direction: conntrack.Out, Rule: 7, Revision: rules, Untracked: true, Reversed: true})
 	data := pkt(6, 40000, 80, packet.ACK)
 	expect(t, z, data, 1, rules, conntrack.Checked)
 
@@ -99,7 +119,7 @@ func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	if !a.Outside || !a.Reply {
 		t.Errorf("answer %+v, want from outside, reply", a)
 	}
-	if v := z.Rejudge(answer, 3, gone, false, 0); v != verdict.Revoked {
+	if v := rejudge(z, answer, 3, gone, false, 0); v != verdict.Revoked {
 		t.Errorf("Rejudge = %v", v)
 	}
 	// The server keeps talking for ten minutes; nothing brings the entry back.
@@ -110,7 +130,7 @@ func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	// The rule comes back.
 	again := conntrack.Revision{Generation: 10, Shrunk: 9}
 	expect(t, z, data, 11*time.Minute, again, conntrack.Stale)
-	if v := z.Rejudge(data, 11*time.Minute, again, true, 8); v != verdict.Forward {
+	if v := rejudge(z, data, 11*time.Minute, again, true, 8); v != verdict.Forward {
 		t.Errorf("Rejudge = %v", v)
 	}
 	expect(t, z, data, 11*time.Minute, again, conntrack.Checked)
@@ -129,7 +149,7 @@ func TestIdleTimeouts(t *testing.T) {
 		}, 432_000 * s},
 		{"TCP half open", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
 			syn := pkt(6, 1, 22, packet.SYN)
-			z.Admit(syn, 0, conntrack.Admission{Revision: rules})
+			admit(z, syn, 0, conntrack.Admission{Revision: rules})
 			return back(syn, packet.SYN|packet.ACK)
 		}, 30 * s},
 		{"TCP closing", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
@@ -144,13 +164,13 @@ func TestIdleTimeouts(t *testing.T) {
 		}, 10 * s},
 		{"UDP single", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
 			p := pkt(17, 1, 53, 0)
-			z.Admit(p, 0, conntrack.Admission{Revision: rules})
+			admit(z, p, 0, conntrack.Admission{Revision: rules})
 			expect(t, z, back(p, 0), 0, rules, conntrack.Live)
 			return p
 		}, 30 * s},
 		{"UDP stream", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
 			p := pkt(17, 1, 53, 0)
-			z.Admit(p, 0, conntrack.Admission{Revision: rules})
+			admit(z, p, 0, conntrack.Admission{Revision: rules})
 			for range 2 {
 				expect(t, z, back(p, 0), 0, rules, conntrack.Live)
 				expect(t, z, p, 0, rules, conntrack.Live)
@@ -158,11 +178,11 @@ func TestIdleTimeouts(t *testing.T) {
 			return p
 		}, 180 * s},
 		{"ICMP echo", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
-			z.Admit(echo(bob, alice, 7, 8), 0, conntrack.Admission{Revision: rules})
+			admit(z, echo(bob, alice, 7, 8), 0, conntrack.Admission{Revision: rules})
 			return echo(bob, alice, 7, 8)
 		}, 30 * s},
 		{"another protocol", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
-			z.Admit(pkt(47, 0, 0, 0), 0, conntrack.Admission{Revision: rules})
+			admit(z, pkt(47, 0, 0, 0), 0, conntrack.Admission{Revision: rules})
 			return pkt(47, 0, 0, 0)
 		}, 600 * s},
 	}
@@ -173,7 +193,7 @@ func TestIdleTimeouts(t *testing.T) {
 		}{{tt.lives - 1, conntrack.Live}, {tt.lives, conntrack.New}} {
 			z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 			p := tt.setUp(t, z)
-			if got := z.Observe(p, at.now, rules).Status; got != at.want {
+			if got := observe(z, p, at.now, rules).Status; got != at.want {
 				t.Errorf("%s after %v: status %d, want %d", tt.name, at.now, got, at.want)
 			}
 		}
@@ -187,7 +207,7 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
 	expect(t, z, syn, 0, rules, conntrack.New)
 	// What the rules admit of that does the connection no harm.
-	z.Admit(syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
+	admit(z, syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
 	// After both FINs the same tuple is a new connection, judged by the rules.
 	expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
@@ -197,7 +217,7 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 
 func TestPingMayBeAnsweredNotReturned(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
-	z.Admit(echo(bob, alice, 8, 8), 0, conntrack.Admission{Revision: rules})
+	admit(z, echo(bob, alice, 8, 8), 0, conntrack.Admission{Revision: rules})
 	expect(t, z, echo(alice, bob, 8, 0), 0, rules, conntrack.Live)
 	expect(t, z, echo(alice, bob, 8, 8), 0, rules, conntrack.New) // alice's own ping
 	expect(t, z, echo(bob, alice, 8, 0), 0, rules, conntrack.New) // an answer to nothing
@@ -250,7 +270,7 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 	handshake(t, greedy, 40000, 0)
 	full := 0
 	for port := range 50_000 {
-		if greedy.Admit(pkt(6, uint16(port), 22, packet.SYN), 0, conntrack.Admission{Revision: rules}) == verdict.TableFull {
+		if admit(greedy, pkt(6, uint16(port), 22, packet.SYN), 0, conntrack.Admission{Revision: rules}) == verdict.TableFull {
 			full++
 		}
 	}
@@ -259,7 +279,7 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 		t.Errorf("%d connections, capacity 6400", u.Tracked)
 	}
 	for port := range 640 {
-		if v := modest.Admit(pkt(17, uint16(port), 53, 0), 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
+		if v := admit(modest, pkt(17, uint16(port), 53, 0), 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
 			t.Errorf("reserved connection %d: %v", port, v)
 		}
 	}
@@ -267,10 +287,10 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 	// Beyond its reserve too a zone gets what another holds only half open beyond its own.
 	for port := range 2000 {
 		p := pkt(17, uint16(port), 54, 0)
-		if v := modest.Admit(p, 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
+		if v := admit(modest, p, 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
 			t.Fatalf("connection %d beyond the reserve, beside a flood: %v", port, v)
 		}
-		modest.Observe(back(p, 0), 0, rules)
+		observe(modest, back(p, 0), 0, rules)
 	}
 	expect(t, greedy, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
 
@@ -279,12 +299,12 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 	greedy = tr.AddZone(1, conntrack.Timeouts{})
 	for port := range 9000 {
 		p := pkt(6, uint16(port), 22, packet.SYN)
-		if v := greedy.Admit(p, 0, conntrack.Admission{Revision: rules}); v == verdict.TableFull {
+		if v := admit(greedy, p, 0, conntrack.Admission{Revision: rules}); v == verdict.TableFull {
 			full++
 			continue
 		}
-		greedy.Observe(back(p, packet.SYN|packet.ACK), 0, rules)
-		greedy.Observe(pkt(6, uint16(port), 22, packet.ACK), 0, rules)
+		observe(greedy, back(p, packet.SYN|packet.ACK), 0, rules)
+		observe(greedy, pkt(6, uint16(port), 22, packet.ACK), 0, rules)
 	}
 	if full < 2500 {
 		t.Errorf("%d of 9000 refused at a capacity of 6400", full)
@@ -338,8 +358,8 @@ func TestAdoptedConnectionsThatIdledOutCountForNobody(t *testing.T) {
 	fill := func(z *conntrack.Zone, now time.Duration) (taken int) {
 		for port := range 500 {
 			p := pkt(17, uint16(port), 53, 0)
-			if z.Admit(p, now, conntrack.Admission{Revision: rules}) == verdict.Forward {
-				z.Observe(back(p, 0), now, rules)
+			if admit(z, p, now, conntrack.Admission{Revision: rules}) == verdict.Forward {
+				observe(z, back(p, 0), now, rules)
 				taken++
 			}
 		}
@@ -442,11 +462,11 @@ func TestEqualsMap(t *testing.T) {
 		if r.IntN(2) == 0 {
 			p = back(p, 0)
 		}
-		if got := zones[k.zone].Observe(p, now, rules).Status; got != want {
+		if got := observe(zones[k.zone], p, now, rules).Status; got != want {
 			t.Fatalf("step %d, %v at %v: status %d, want %d", step, k, now, got, want)
 		}
 		if want == conntrack.New {
-			zones[k.zone].Admit(p, now, conntrack.Admission{Revision: rules})
+			admit(zones[k.zone], p, now, conntrack.Admission{Revision: rules})
 		}
 		deadlines[k] = now + 600*time.Second
 		if step%1000 == 0 {
@@ -458,15 +478,39 @@ func TestEqualsMap(t *testing.T) {
 	}
 }
 
+func TestATupleFollowsItsPacket(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	p := pkt(17, 1000, 53, 0)
+	var u conntrack.Tuple
+	status := func() conntrack.Status {
+		z.Identify(&u, p)
+		return z.Observe(p, &u, 0, rules).Status
+	}
+	status()
+	z.Admit(p, &u, 0, conntrack.Admission{Revision: rules})
+	if got := status(); got != conntrack.Live {
+		t.Fatalf("the connection that was admitted: status %d, want %d", got, conntrack.Live)
+	}
+	own := p.Flow.Src
+	p.Flow.Src = netip.MustParseAddr("198.18.0.1") // as NAT does on the way
+	if got := status(); got != conntrack.New {
+		t.Errorf("with its source rewritten: status %d, want %d", got, conntrack.New)
+	}
+	p.Flow.Src = own
+	if got := status(); got != conntrack.Live {
+		t.Errorf("with its own source again: status %d, want %d", got, conntrack.Live)
+	}
+}
+
 func TestNoAllocs(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	port := uint16(0)
 	if n := testing.AllocsPerRun(1000, func() {
 		port++
 		p := packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, SrcPort: port, DstPort: 53, Protocol: 17}, Segments: 1}
-		z.Observe(&p, 0, rules)
-		z.Admit(&p, 0, conntrack.Admission{Revision: rules})
-		z.Observe(&p, 0, rules)
+		observe(z, &p, 0, rules)
+		admit(z, &p, 0, conntrack.Admission{Revision: rules})
+		observe(z, &p, 0, rules)
 		z.Related(&p, 0)
 		z.Fragment(&p, conntrack.In, 0)
 	}); n != 0 {
@@ -481,12 +525,12 @@ func BenchmarkObserve(b *testing.B) {
 			all := make([]*packet.Packet, flows)
 			for i := range all {
 				all[i] = pkt(17, uint16(i), uint16(i>>16), 0)
-				z.Admit(all[i], 0, conntrack.Admission{Revision: rules})
+				admit(z, all[i], 0, conntrack.Admission{Revision: rules})
 			}
 			rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 			i := 0
 			for b.Loop() {
-				z.Observe(all[i%len(all)], 1, rules)
+				observe(z, all[i%len(all)], 1, rules)
 				i++
 			}
 		})

@@ -68,32 +68,6 @@ func (e *entry) checksum() uint32 {
 
 func (e *entry) seal() { e.sum = e.checksum() }
 
-// A key is how a packet looks for its connection.
-type key struct {
-	src, dst         [16]byte
-	srcPort, dstPort uint16
-	protocol         uint8
-	runs             way // the only way an ICMP packet can run; neither for all else
-}
-
-// keyOf is the key of a flow. An ICMP query has its identifier as source port and its
-// type as destination port, and an answer the reverse; a query never matches as answer,
-// so the two ends may use the same identifier for queries of their own.
-func keyOf(f packet.Flow, icmpType uint8) key {
-	k := key{src: f.Src.As16(), dst: f.Dst.As16(), srcPort: f.SrcPort, dstPort: f.DstPort, protocol: f.Protocol, runs: neither}
-	if f.Protocol == packet.ProtocolICMP {
-		switch icmpType {
-		case packet.ICMPEchoReply:
-			k.srcPort, k.runs = packet.ICMPEcho, reply
-		case packet.ICMPTimestampReply:
-			k.srcPort, k.runs = packet.ICMPTimestamp, reply
-		default:
-			k.dstPort, k.runs = uint16(icmpType), original
-		}
-	}
-	return k
-}
-
 // A way is how a packet runs with respect to its connection's originator.
 type way uint8
 
@@ -116,9 +90,6 @@ func (e *entry) wayOf(k *key) way {
 	}
 	return neither
 }
-
-// key is the entry's own, of its original direction.
-func (e *entry) key() key { return key{e.src, e.dst, e.srcPort, e.dstPort, e.protocol, neither} }
 
 func (e *entry) flow() packet.Flow {
 	f := packet.Flow{

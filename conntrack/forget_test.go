@@ -20,7 +20,7 @@ func TestForgottenAddressIsNobody(t *testing.T) {
 	}
 	kept := pkt(packet.ProtocolUDP, 1000, 53, 0)
 	kept.Flow.Src = netip.MustParseAddr("203.0.113.26")
-	if v := z.Admit(kept, now, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
+	if v := admit(z, kept, now, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
 		t.Fatal(v)
 	}
 	if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == bob }); n != 1 {

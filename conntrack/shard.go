@@ -1,11 +1,8 @@
 package conntrack
 
 import (
-	"encoding/binary"
 	"sync"
 	"time"
-
-	"github.com/dchest/siphash"
 )
 
 // The two pools of a shard.
@@ -64,8 +61,7 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 			}
 			e := &s.slots[slot]
 			belongs := e.sum != 0 && e.sum == e.checksum() && e.has(isUntracked) == (n == untracked)
-			k := e.key()
-			hash, home := t.hash(e.zone, &k)
+			hash, home := t.homeOf(e)
 			if !belongs || home != s {
 				if e.sum != 0 {
 					*e = entry{}
@@ -81,24 +77,6 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 			}
 		}
 	}
-}
-
-// hash is symmetric, so both directions of a connection meet in one shard, and keyed by
-// a secret, so nobody can choose flows that collide.
-func (t *Tracker) hash(zone uint32, k *key) (uint64, *shard) {
-	var b [41]byte
-	a, z := b[0:18], b[18:36]
-	if k.srcPort > k.dstPort || k.srcPort == k.dstPort && string(k.src[:]) > string(k.dst[:]) {
-		a, z = z, a
-	}
-	copy(a, k.src[:])
-	binary.NativeEndian.PutUint16(a[16:], k.srcPort)
-	copy(z, k.dst[:])
-	binary.NativeEndian.PutUint16(z[16:], k.dstPort)
-	binary.NativeEndian.PutUint32(b[36:], zone)
-	b[40] = k.protocol
-	h := siphash.Hash(t.arena.seed[0], t.arena.seed[1], b[:])
-	return h, &t.shards[h>>58]
 }
 
 func (s *shard) link(slot uint32, hash uint64) {
@@ -149,8 +127,7 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 	if slot >= s.pools[untracked].first {
 		n = untracked
 	}
-	k := e.key()
-	hash, _ := t.hash(e.zone, &k)
+	hash, _ := t.homeOf(e)
 	s.unlink(slot, hash)
 	zone := e.zone
 	*e = entry{}

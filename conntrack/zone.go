@@ -17,10 +17,11 @@ const (
 )
 
 // A Zone is the connections of one interface. Its methods are safe for any number of
-// goroutines and allocate nothing. now is the monotonic clock.
+// goroutines and allocate nothing. now is the monotonic clock; u is the packet's Tuple.
 type Zone struct {
 	tracker  *Tracker
 	id       uint32
+	salt     uint64
 	epoch    uint64
 	timeouts Timeouts
 	reserve  int32
@@ -58,12 +59,11 @@ const (
 
 // Observe finds the connection of a packet and, if it is live, counts the packet and
 // moves the connection's state.
-func (z *Zone) Observe(p *packet.Packet, now time.Duration, r Revision) Answer {
-	k := keyOf(p.Flow, p.ICMPType)
-	hash, s := z.tracker.hash(z.id, &k)
+func (z *Zone) Observe(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
+	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, w := s.findLocked(z.id, &k, hash, now)
+	e, w := s.findLocked(z.id, &u.key, hash, now)
 	if e == nil || e.reopens(p, w) {
 		return Answer{}
 	}
@@ -78,12 +78,11 @@ func (z *Zone) Observe(p *packet.Packet, now time.Duration, r Revision) Answer {
 }
 
 // Peek is Observe for a packet that is only imagined: nothing changes.
-func (z *Zone) Peek(p *packet.Packet, now time.Duration, r Revision) Answer {
-	k := keyOf(p.Flow, p.ICMPType)
-	hash, s := z.tracker.hash(z.id, &k)
+func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
+	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, w := s.findLocked(z.id, &k, hash, now)
+	e, w := s.findLocked(z.id, &u.key, hash, now)
 	if e == nil || e.reopens(p, w) {
 		return Answer{}
 	}
@@ -121,12 +120,11 @@ func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
 
 // Rejudge records what the rules in force say of the connection of a packet that was
 // Stale: it goes on, or it is blocked in both directions.
-func (z *Zone) Rejudge(p *packet.Packet, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
-	k := keyOf(p.Flow, p.ICMPType)
-	hash, s := z.tracker.hash(z.id, &k)
+func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
+	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, w := s.findLocked(z.id, &k, hash, now)
+	e, w := s.findLocked(z.id, &u.key, hash, now)
 	if e == nil {
 		return z.blocked()
 	}
@@ -163,16 +161,15 @@ type Admission struct {
 // Admit records the connection of a packet that was New. It reports Forward, or, beyond
 // the allowance, TableFull. An untracked connection is always forwarded: it is
 // remembered at the expense of the oldest. What no originator sends creates nothing.
-func (z *Zone) Admit(p *packet.Packet, now time.Duration, a Admission) verdict.Verdict {
-	k := keyOf(p.Flow, p.ICMPType)
-	hash, s := z.tracker.hash(z.id, &k)
+func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission) verdict.Verdict {
+	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := tracked
 	if a.Untracked {
 		n = untracked
 	}
-	if old, w := s.findLocked(z.id, &k, hash, now); old != nil {
+	if old, w := s.findLocked(z.id, &u.key, hash, now); old != nil {
 		if !old.reopens(p, w) {
 			z.count(old, p, w, now) // another poller was first
 			return verdict.Forward
@@ -186,7 +183,7 @@ func (z *Zone) Admit(p *packet.Packet, now time.Duration, a Admission) verdict.V
 		}
 		return verdict.TableFull
 	}
-	w := original
+	k, w := u.key, original
 	if a.Reversed {
 		k = key{src: k.dst, dst: k.src, srcPort: k.dstPort, dstPort: k.srcPort, protocol: k.protocol}
 		w = reply
@@ -247,11 +244,11 @@ func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
 	default:
 		return false // redirects and source quenches are nobody's business
 	}
-	k := keyOf(p.Quoted, p.QuotedICMP)
-	hash, s := z.tracker.hash(z.id, &k)
+	u := z.tracker.tuple(p.Quoted, p.QuotedICMP)
+	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, _ := s.findLocked(z.id, &k, hash, now)
+	e, _ := s.findLocked(z.id, &u.key, hash, now)
 	return e != nil && e.flags&(isBlocked|isUntracked) == 0
 }
 

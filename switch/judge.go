@@ -46,10 +46,11 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 }
 
 func (f *frame) observe(a *Attachment) conntrack.Answer {
+	a.Zone.Identify(&f.tuple, &f.pkt)
 	if f.trace != nil {
-		return a.Zone.Peek(&f.pkt, f.now, a.revision)
+		return a.Zone.Peek(&f.pkt, &f.tuple, f.now, a.revision)
 	}
-	return a.Zone.Observe(&f.pkt, f.now, a.revision)
+	return a.Zone.Observe(&f.pkt, &f.tuple, f.now, a.revision)
 }
 
 // judgeNew asks the rules. What they admit for the whole world, with every answer
@@ -79,7 +80,7 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	case decision.World && hasPorts(p) && opposite.Open(p.Flow.Protocol, peer.Addr):
 		return verdict.Forward // nor what is not tracked, before it is answered
 	}
-	return a.Zone.Admit(p, f.now, admission)
+	return a.Zone.Admit(p, &f.tuple, f.now, admission)
 }
 
 // answersUntracked reports whether a packet that leaves is an answer in a connection
@@ -123,7 +124,7 @@ func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrac
 		if !decision.Allowed {
 			return a.Zone.Refuse()
 		}
-	} else if v := a.Zone.Rejudge(p, f.now, a.revision, decision.Allowed, decision.Rule); v != verdict.Forward {
+	} else if v := a.Zone.Rejudge(p, &f.tuple, f.now, a.revision, decision.Allowed, decision.Rule); v != verdict.Forward {
 		return v
 	}
 	if answer.Reply && answer.Untracked {

@@ -29,6 +29,7 @@ type frame struct {
 	// origin is what the tunnel said of a frame from another node.
 	origin packet.Origin
 	pkt    packet.Packet
+	tuple  conntrack.Tuple // of pkt, once observe was asked
 	from   firewall.Source // who the receiver's rules see
 	// viaGateway: the receiver sees the gateway's MAC, not the sender's.
 	viaGateway bool
