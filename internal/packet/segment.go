@@ -18,6 +18,66 @@ func FinishChecksum(offload, frame []byte, p *Packet) {
 	clear(offload[:OffloadLen])
 }
 
+// MaxHeaders is how long the headers of a frame can be that stands for several packets.
+const MaxHeaders = ethernetLen + 60 + 60
+
+// A Cutter cuts a frame that stands for several packets into those packets, in the frame's
+// own bytes and from the front: a packet has its headers right before its payload, over
+// the end of the one before, which must be done with by then. No transport checksum is
+// computed: their fields hold nothing of use.
+type Cutter struct {
+	frame   []byte
+	p       *Packet
+	size    int // of each payload but the last
+	index   int // of the next packet
+	at      int // where its payload begins
+	headers [MaxHeaders]byte
+	sum     uint32 // of the IP header without length, identification and checksum
+}
+
+// Begin takes a frame that Sanitize has accepted with its virtio header. The Cutter keeps
+// both frame and p until the last packet.
+func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
+	c.frame, c.p, c.size = frame, p, int(native.Uint16(offload[4:]))
+	c.index, c.at = 0, p.Payload
+	copy(c.headers[:p.Payload], frame)
+	ip := c.headers[p.L3:p.L4]
+	c.sum = sum16(ip[:2]) + sum16(ip[6:10]) + sum16(ip[12:])
+}
+
+// Next makes the next packet and says where in the frame it is; false when there is none.
+func (c *Cutter) Next() (start, end int, ok bool) {
+	if c.at >= c.p.Len {
+		return 0, 0, false
+	}
+	start, end = c.at-c.p.Payload, min(c.at+c.size, c.p.Len)
+	c.put(c.frame[start:end], end == c.p.Len)
+	c.index, c.at = c.index+1, end
+	return start, end, true
+}
+
+// put writes the headers of the next packet, the last or not, before its payload.
+func (c *Cutter) put(out []byte, last bool) {
+	p := c.p
+	copy(out, c.headers[:p.Payload])
+	ip, l4 := out[p.L3:p.L4], out[p.L4:]
+	length, id := uint16(len(out)-p.L3), binary.BigEndian.Uint16(ip[4:])+uint16(c.index)
+	binary.BigEndian.PutUint16(ip[2:], length)
+	binary.BigEndian.PutUint16(ip[4:], id)
+	binary.BigEndian.PutUint16(ip[10:], ^fold(c.sum+uint32(length)+uint32(id)))
+	if p.Flow.Protocol != ProtocolTCP {
+		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
+		return
+	}
+	binary.BigEndian.PutUint32(l4[4:], binary.BigEndian.Uint32(l4[4:])+uint32(c.index*c.size))
+	if !last {
+		l4[13] &^= FIN | PSH
+	}
+	if c.index > 0 {
+		l4[13] &^= tcpCWR // it is for the first segment (RFC 3168 §6.1.2)
+	}
+}
+
 // Segment cuts a frame that stands for several packets into those packets, each with
 // its own lengths, sequence number and finished checksums, and hands each to emit in
 // scratch, which must hold the frame's headers and one segment. It stops at emit's
@@ -29,32 +89,13 @@ func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte)
 		clear(offload[:OffloadLen])
 		return emit(frame[:p.Len])
 	}
-	headers := frame[:p.Payload]
-	id := binary.BigEndian.Uint16(frame[p.L3+4:])
-	for i, at := 0, p.Payload; at < p.Len; i, at = i+1, at+size {
-		end := min(at+size, p.Len)
-		out := scratch[:p.Payload+end-at]
-		copy(out, headers)
-		copy(out[p.Payload:], frame[at:end])
-
-		ip := out[p.L3:p.L4]
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(out)-p.L3))
-		binary.BigEndian.PutUint16(ip[4:], id+uint16(i))
-		ip[10], ip[11] = 0, 0
-		binary.BigEndian.PutUint16(ip[10:], ^fold(sum16(ip)))
-
-		l4 := out[p.L4:]
-		if p.Flow.Protocol == ProtocolTCP {
-			binary.BigEndian.PutUint32(l4[4:], binary.BigEndian.Uint32(l4[4:])+uint32(i*size))
-			if end < p.Len {
-				l4[13] &^= FIN | PSH
-			}
-			if i > 0 {
-				l4[13] &^= 0x80 // CWR is for the first segment (RFC 3168 §6.1.2)
-			}
-		} else {
-			binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
-		}
+	var c Cutter
+	c.Begin(offload, frame, p)
+	for ; c.at < p.Len; c.index, c.at = c.index+1, c.at+size {
+		end := min(c.at+size, p.Len)
+		out := scratch[:p.Payload+end-c.at]
+		copy(out[p.Payload:], frame[c.at:end])
+		c.put(out, end == p.Len)
 		finish(out, p)
 		if err := emit(out); err != nil {
 			return err

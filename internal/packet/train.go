@@ -1,0 +1,200 @@
+package packet
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Marks say of a packet what its bytes do not.
+type Marks uint8
+
+const (
+	// Unfinished: its transport checksum was never computed, because what carries the
+	// packet protects it better. The field holds nothing of use.
+	Unfinished Marks = 1 << iota
+	// Followed: it was cut from a frame that goes on with the next packet.
+	Followed
+)
+
+const (
+	tcpCWR = 0x80
+
+	maxFrame = ethernetLen + 65535
+	// minUDPPiece is the shortest datagram that is worth joining.
+	minUDPPiece = 64
+	// maxTrainUDP is how many datagrams every Linux takes as one (UDP_MAX_SEGMENTS,
+	// which was 64 before 6.9).
+	maxTrainUDP = 64
+)
+
+// A Train joins unfinished packets that follow each other in one flow into a frame that
+// stands for all of them, as the kernel's GRO does. What Segment makes of that frame are
+// the same packets again; so whatever would get lost or be changed is not joined:
+//
+//   - Headers must be equal, but for lengths, checksums, the identification, which goes up
+//     by one, and the sequence number, which goes on where the last packet ended.
+//   - All payloads have the size of the first, but the last, which may be smaller.
+//   - PSH and FIN end a train; SYN, RST, URG, CWR, IP options and fragments are in none.
+//   - UDP datagrams are joined only if they were one frame at the sender, which alone knows
+//     that their bounds and not their number mattered to it.
+//
+// It is one reader's.
+type Train struct {
+	b       []byte // virtio header and frame
+	end     int    // of the frame in b
+	l4      int    // in the frame; 0: not known
+	payload int    // in the frame
+	size    int    // of the first payload
+	pieces  int
+	open    bool
+	first   [MaxHeaders]byte // the headers of the first packet
+}
+
+// Begin makes a train of the packet behind the ten bytes of b that its virtio header is
+// to have; b[:n] holds both. A frame that is no packet is one of its own, for Decode to
+// refuse.
+func (t *Train) Begin(b []byte, n int, marks Marks) {
+	t.b, t.end, t.l4, t.pieces, t.open = b, n, 0, 1, false
+	clear(b[:OffloadLen])
+	frame := b[OffloadLen:n]
+	if marks&Unfinished == 0 {
+		return
+	}
+	b[0] = needsChecksum // without more, Sanitize refuses it
+	l4, payload, ok := transportOf(frame)
+	if !ok {
+		return
+	}
+	t.l4, t.payload, t.size = l4, payload, len(frame)-payload
+	t.open = l4 == ethernetLen+ipv4MinLen && validIPv4(frame) && t.mayLead(frame, marks)
+	if t.open {
+		copy(t.first[:payload], frame)
+	}
+}
+
+// transportOf finds the headers of a whole IPv4 packet of TCP or UDP without anything
+// behind it.
+func transportOf(frame []byte) (l4, payload int, ok bool) {
+	if len(frame) < ethernetLen+ipv4MinLen || binary.BigEndian.Uint16(frame[12:]) != EtherTypeIPv4 {
+		return 0, 0, false
+	}
+	ip := frame[ethernetLen:]
+	l4 = ethernetLen + int(ip[0]&15)*4
+	if ip[0]>>4 != 4 || l4 < ethernetLen+ipv4MinLen || int(binary.BigEndian.Uint16(ip[2:])) != len(ip) || binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 {
+		return 0, 0, false
+	}
+	switch {
+	case ip[9] == ProtocolTCP && len(frame) >= l4+tcpMinLen:
+		payload = l4 + int(frame[l4+12]>>4)*4
+		return l4, payload, payload >= l4+tcpMinLen && payload <= len(frame)
+	case ip[9] == ProtocolUDP && len(frame) >= l4+udpLen:
+		return l4, l4 + udpLen, int(binary.BigEndian.Uint16(frame[l4+4:])) == len(frame)-l4
+	}
+	return 0, 0, false
+}
+
+// validIPv4 reports whether the checksum of an IP header without options is right. A wrong
+// one would be put right by joining.
+func validIPv4(frame []byte) bool {
+	return fold(sum16(frame[ethernetLen:ethernetLen+ipv4MinLen])) == 0xffff
+}
+
+// mayLead reports whether packets may be joined to a first one.
+func (t *Train) mayLead(frame []byte, marks Marks) bool {
+	if frame[ethernetLen+9] == ProtocolUDP {
+		return marks&Followed != 0 && t.size >= minUDPPiece
+	}
+	return frame[t.l4+13]&(FIN|SYN|RST|PSH|ACK|URG|tcpCWR) == ACK && t.size >= minTCPSegment
+}
+
+// Open reports whether another packet may join.
+func (t *Train) Open() bool { return t.open }
+
+// End is where the payload of the next packet belongs in b.
+func (t *Train) End() int { return t.end }
+
+// HeaderLen is how long the headers of the next packet are, if it is to join.
+func (t *Train) HeaderLen() int { return t.payload }
+
+// Room reports whether a next packet of n bytes could join, by its size.
+func (t *Train) Room(n int) bool {
+	payload := n - t.payload
+	return payload > 0 && payload <= t.size && t.end+payload <= OffloadLen+maxFrame
+}
+
+// Join takes the next packet, if it is of the train. Its payload must be where it belongs
+// already, with its headers before it, over payload that the caller puts back.
+func (t *Train) Join(piece []byte, marks Marks) bool {
+	if !t.open || marks&Unfinished == 0 || !t.Room(len(piece)) || !t.continues(piece) {
+		return false
+	}
+	n := len(piece) - t.payload
+	t.end += n
+	t.pieces++
+	if n < t.size {
+		t.open = false
+	}
+	if t.first[ethernetLen+9] == ProtocolUDP {
+		t.open = t.open && marks&Followed != 0 && t.pieces < maxTrainUDP
+	} else if last := piece[t.l4+13] & (PSH | FIN); last != 0 {
+		t.first[t.l4+13] |= last
+		t.open = false
+	}
+	return true
+}
+
+// continues holds the headers of a packet against those of the first one.
+func (t *Train) continues(piece []byte) bool {
+	l4, payload, ok := transportOf(piece)
+	if !ok || l4 != t.l4 || payload != t.payload || !validIPv4(piece) {
+		return false
+	}
+	first, ip := t.first[:payload], ethernetLen
+	id := binary.BigEndian.Uint16(first[ip+4:]) + uint16(t.pieces)
+	if !bytes.Equal(piece[:ip+2], first[:ip+2]) || binary.BigEndian.Uint16(piece[ip+4:]) != id ||
+		!bytes.Equal(piece[ip+6:ip+10], first[ip+6:ip+10]) || !bytes.Equal(piece[ip+12:l4+4], first[ip+12:l4+4]) {
+		return false
+	}
+	if first[ip+9] == ProtocolUDP {
+		return true
+	}
+	sequence := binary.BigEndian.Uint32(first[l4+4:]) + uint32(t.end-OffloadLen-payload)
+	return binary.BigEndian.Uint32(piece[l4+4:]) == sequence &&
+		bytes.Equal(piece[l4+8:l4+13], first[l4+8:l4+13]) &&
+		piece[l4+13]&^(PSH|FIN) == first[l4+13] &&
+		bytes.Equal(piece[l4+14:l4+16], first[l4+14:l4+16]) && bytes.Equal(piece[l4+18:payload], first[l4+18:payload])
+}
+
+// Finish completes the frame and its virtio header and returns the length of both.
+func (t *Train) Finish() int {
+	if t.l4 == 0 {
+		return t.end
+	}
+	offload, frame := t.b[:OffloadLen], t.b[OffloadLen:t.end]
+	field := udpChecksumAt
+	tcp := frame[ethernetLen+9] == ProtocolTCP
+	if tcp {
+		field = tcpChecksumAt
+	}
+	native.PutUint16(offload[6:], uint16(t.l4))
+	native.PutUint16(offload[8:], uint16(field))
+	ip, l4 := frame[ethernetLen:t.l4], frame[t.l4:]
+	if t.pieces > 1 {
+		offload[1] = gsoUDPL4
+		if tcp {
+			offload[1] = gsoTCPv4
+			l4[13] = t.first[t.l4+13]
+		} else {
+			binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
+		}
+		native.PutUint16(offload[2:], uint16(t.payload))
+		native.PutUint16(offload[4:], uint16(t.size))
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(frame)-ethernetLen))
+		ip[10], ip[11] = 0, 0
+		binary.BigEndian.PutUint16(ip[10:], ^fold(sum16(ip)))
+	}
+	// What an unfinished checksum holds is the sum of the pseudo-header alone.
+	binary.BigEndian.PutUint16(l4[field:], fold(sum16(ip[12:20])+uint32(ip[9])+uint32(len(l4))))
+	t.open = false
+	return t.end
+}
