@@ -202,9 +202,10 @@ func (p *poller) drain(f *frame, port *Port) {
 	}
 }
 
-// drainTunnel is drain for frames from other nodes. A datagram that holds none ends here.
+// drainTunnel is drain for frames from other nodes, whose device says when a batch ends. A
+// datagram that holds none ends here.
 func (p *poller) drainTunnel(f *frame, port *Port) {
-	for range batchFrames {
+	for {
 		n, from, v, err := port.tunnel.Receive(f.buffer)
 		if err == unix.EAGAIN {
 			return

@@ -28,11 +28,11 @@ func (p *pipe) Close() error { return unix.Close(p.fd) }
 func (p *pipe) Receive([]byte) (int, packet.Origin, verdict.Verdict, error) {
 	return 0, packet.Origin{}, verdict.Unset, unix.EAGAIN
 }
-func (p *pipe) Send(_ int, to uint32, from packet.Origin, frame []byte) (verdict.Verdict, error) {
+func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, frame []byte) (verdict.Verdict, error) {
 	if p.down {
 		return verdict.TunnelDown, nil
 	}
-	p.to, p.from, p.n = to, from, copy(p.last[:], frame)
+	p.to, p.from, p.n = to, from, copy(p.last[:], frame[packet.OffloadLen:])
 	p.sent++
 	return verdict.Forward, nil
 }

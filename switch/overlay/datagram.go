@@ -10,7 +10,7 @@ import (
 // behind a Geneve header (RFC 8926 §3.4, §3.5):
 //
 //	 0                   1                   2                   3
-//	|   version 1   |                 zero                          |
+//	|   version 1   |     marks     |            zero               |
 //	|                        receiver index                         |
 //	|     queue     |                                               |
 //	+-+-+-+-+-+-+-+-+           counter                             +
@@ -22,18 +22,22 @@ import (
 //	|                                                               |
 //	+                         lease epoch                           +
 //	|                                                               |
-//	|            0xff50             |     0x82      |  0  |    3    |  offload, where the frame
-//	|     flags     |   gso_type    |            hdr_len            |  stands for several packets:
-//	|           gso_size            |          csum_start           |  virtio 1.2 §5.1.6, little-
-//	|          csum_offset          |             zero              |  endian
 //	|                            frame                              |
 //	+===============================================================+
 //	|                       16 bytes of seal                        |
 //
 // The receiver index is the receiver's own name for a session, and so for the keys. The
 // queue and the counter behind it are the nonce, so that queues of one sender never use
-// the same one twice and share nothing. The option class is one of those for experiments,
-// and both options are critical: who does not know one does not take the frame.
+// the same one twice and share nothing; a key for each queue would add nothing to that.
+// The marks are packet.Marks: whether the transport checksum of the packet inside was left
+// out, and whether it goes on in the next datagram of the queue. The option class is one of
+// those for experiments, and the option is critical: who does not know it does not take the
+// frame.
+//
+// A frame that stands for several packets is cut into them, and each is a datagram. All are
+// of one size but the last, so the kernel takes them as one with UDP_SEGMENT and hands them
+// over as one with UDP_GRO. The receiver joins the packets again as far as they fit, by its
+// own reading of them; nothing of a virtio header is on the wire.
 const (
 	version         = 1
 	headerLen       = 16
@@ -43,10 +47,9 @@ const (
 	sourceOptionLen = optionHeader + 8
 	innerLen        = geneveLen + sourceOptionLen // what a sender puts before a frame
 
-	optionClass   = 0xff50
-	critical      = 0x80
-	sourceOption  = critical | 1
-	offloadOption = critical | 2
+	optionClass  = 0xff50
+	critical     = 0x80
+	sourceOption = critical | 1
 
 	ethernetBridged = 0x6558 // RFC 8926 §3.4: an Ethernet frame follows
 )
@@ -54,18 +57,31 @@ const (
 // counterBits is how much of the nonce counts; the rest is the queue.
 const counterBits = 56
 
-func putHeader(b []byte, index uint32, counter uint64) {
-	binary.BigEndian.PutUint32(b, version<<24)
+const knownMarks = packet.Unfinished | packet.Followed
+
+func putHeader(b []byte, marks packet.Marks, index uint32, counter uint64) {
+	binary.BigEndian.PutUint32(b, version<<24|uint32(marks)<<16)
 	binary.BigEndian.PutUint32(b[4:], index)
 	binary.BigEndian.PutUint64(b[8:], counter)
 }
 
-// readHeader reads what stands before the seal. It says nothing of who wrote it.
-func readHeader(b []byte) (index uint32, counter uint64, ok bool) {
-	if len(b) < headerLen+geneveLen+sourceOptionLen+tagLen || binary.BigEndian.Uint32(b) != version<<24 {
-		return 0, 0, false
+// A header is what stands before the seal. It says nothing of who wrote it before the seal
+// is open, and then that a node did.
+type header struct {
+	marks   packet.Marks
+	index   uint32
+	queue   uint64
+	counter uint64 // of the queue
+}
+
+func readHeader(b []byte) (h header, ok bool) {
+	if len(b) < headerLen+innerLen+tagLen || b[0] != version || b[1]&^byte(knownMarks) != 0 || b[2] != 0 || b[3] != 0 {
+		return h, false
 	}
-	return binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint64(b[8:]), true
+	nonce := binary.BigEndian.Uint64(b[8:])
+	h.marks, h.index = packet.Marks(b[1]), binary.BigEndian.Uint32(b[4:])
+	h.queue, h.counter = nonce>>counterBits, nonce&(1<<counterBits-1)
+	return h, h.queue < queues
 }
 
 // putInner writes what stands before the frame inside the seal.
@@ -83,10 +99,8 @@ func putOption(b []byte, kind byte, length int) {
 }
 
 // readInner reads what was inside the seal. A node of the cluster wrote it, of this version
-// or another, sound or broken into. The offload header it leaves in offload is for
-// packet.Sanitize to judge.
-func readInner(b []byte, from *packet.Origin, offload []byte) (frame []byte, ok bool) {
-	clear(offload[:packet.OffloadLen])
+// or another, sound or broken into.
+func readInner(b []byte, from *packet.Origin) (frame []byte, ok bool) {
 	if len(b) < geneveLen || b[0]>>6 != 0 || b[1]&0x80 != 0 || binary.BigEndian.Uint16(b[2:]) != ethernetBridged {
 		return nil, false
 	}
@@ -108,21 +122,10 @@ func readInner(b []byte, from *packet.Origin, offload []byte) (frame []byte, ok 
 		switch ours := binary.BigEndian.Uint16(options) == optionClass; {
 		case ours && kind == sourceOption && len(body) == 8 && !found:
 			from.Epoch, found = binary.BigEndian.Uint64(body), true
-		case ours && kind == offloadOption && len(body) == 12:
-			readOffload(offload, body)
 		case kind&critical != 0:
 			return nil, false
 		}
 		options = options[n:]
 	}
 	return b[end:], found
-}
-
-// readOffload turns the wire's byte order into the processor's, which the header has on
-// its way to a device.
-func readOffload(offload, b []byte) {
-	offload[0], offload[1] = b[0], b[1]
-	for at := 2; at < packet.OffloadLen; at += 2 {
-		binary.NativeEndian.PutUint16(offload[at:], binary.LittleEndian.Uint16(b[at:]))
-	}
 }

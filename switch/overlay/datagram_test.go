@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -77,6 +79,26 @@ func ends(t testing.TB) (a, b *Device) {
 
 var from = packet.Origin{VNI: 0xabcdef, Epoch: 1<<63 + 5}
 
+// one is a frame that stands for one packet, as the switch hands it over.
+func one(frame []byte) (*packet.Packet, []byte) {
+	return &packet.Packet{Len: len(frame), Segments: 1}, append(make([]byte, packet.OffloadLen), frame...)
+}
+
+// receive takes the next frame, be it of the next batch.
+func receive(d *Device, b []byte) (int, packet.Origin, verdict.Verdict, error) {
+	n, from, v, err := d.Receive(b)
+	if err == unix.EAGAIN {
+		return d.Receive(b)
+	}
+	return n, from, v, err
+}
+
+// sealed is a frame as a datagram.
+func (s *session) sealed(queue int, from packet.Origin, frame []byte) []byte {
+	q := new(sender)
+	return q.out[:q.sealCopy(s, queue, 0, from, frame, 0)]
+}
+
 func TestFrameArrivesAsItWas(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
@@ -84,20 +106,23 @@ func TestFrameArrivesAsItWas(t *testing.T) {
 	want.Node = 1
 	for _, length := range []int{0, 1, 60, 1420, 9000} {
 		frame := bytes.Repeat([]byte{7}, length)
-		if v, err := a.Send(3, 2, from, frame); v != verdict.Forward || err != nil {
+		p, whole := one(frame)
+		if v, err := a.Send(3, 2, from, p, whole); v != verdict.Forward || err != nil {
 			t.Fatal(v, err)
 		}
 		buffer[0], buffer[9] = 1, 1 // of the frame before
-		n, origin, v, err := b.Receive(buffer)
+		n, origin, v, err := receive(b, buffer)
 		if v != verdict.Forward || err != nil || origin != want || !bytes.Equal(buffer[packet.OffloadLen:n], frame) ||
 			[packet.OffloadLen]byte(buffer) != [packet.OffloadLen]byte{} {
 			t.Errorf("%d bytes: %d arrived, from %+v, %v, %v", length, n, origin, v, err)
 		}
 	}
-	if v, _ := a.Send(3, 4, from, nil); v != verdict.TunnelDown {
+	p, empty := one(nil)
+	if v, _ := a.Send(3, 4, from, p, empty); v != verdict.TunnelDown {
 		t.Errorf("to a node without a session: %v", v)
 	}
-	if _, err := a.Send(3, 2, from, make([]byte, 1<<16)); err == nil {
+	p, long := one(make([]byte, 1<<16))
+	if _, err := a.Send(3, 2, from, p, long); err == nil {
 		t.Error("a frame longer than any datagram was sent")
 	}
 }
@@ -106,11 +131,12 @@ func TestFrameArrivesAsItWas(t *testing.T) {
 func TestNoNonceTwice(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
+	p, frame := one([]byte("frame"))
 	for queue := range queues {
-		if _, err := a.Send(queue, 2, from, []byte("frame")); err != nil {
+		if _, err := a.Send(queue, 2, from, p, frame); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, v, err := b.Receive(buffer); v != verdict.Forward || err != nil {
+		if _, _, v, err := receive(b, buffer); v != verdict.Forward || err != nil {
 			t.Fatalf("queue %d: %v, %v", queue, v, err)
 		}
 		if got, want := binary.BigEndian.Uint64(a.queues[queue].nonce[4:]), uint64(queue)<<56|1; got != want {
@@ -118,16 +144,16 @@ func TestNoNonceTwice(t *testing.T) {
 		}
 	}
 	a.table.Load().send[2].sent[0].counter.Store(1<<counterBits - 1)
-	if _, err := a.Send(0, 2, from, []byte("frame")); err == nil {
+	if _, err := a.Send(0, 2, from, p, frame); err == nil {
 		t.Error("the counter ran into the queue's number")
 	}
 }
 
 func TestWireFormat(t *testing.T) {
 	b := make([]byte, headerLen+innerLen)
-	putHeader(b, 0x01020304, 7<<counterBits|0x0a0b)
+	putHeader(b, packet.Unfinished|packet.Followed, 0x01020304, 7<<counterBits|0x0a0b)
 	putInner(b[headerLen:], packet.Origin{VNI: 0x123456, Epoch: 0x1122334455667788})
-	want := "01000000 01020304 07000000 00000a0b 03406558 12345600 ff508102 11223344 55667788"
+	want := "01030000 01020304 07000000 00000a0b 03406558 12345600 ff508102 11223344 55667788"
 	got := ""
 	for i := 0; i < len(b); i += 4 {
 		got += fmt.Sprintf(" %x", b[i:i+4])
@@ -145,7 +171,6 @@ func option(class uint16, kind byte, body ...byte) []byte {
 // TestInnerHeader: what a node of another version, or one broken into, may have sealed.
 func TestInnerHeader(t *testing.T) {
 	source := option(optionClass, sourceOption, 0, 0, 0, 0, 0, 0, 0, 9)
-	offload := option(optionClass, offloadOption, 1, 1, 54, 0, 0x66, 5, 34, 0, 16, 0, 0, 0)
 	geneve := func(options ...[]byte) []byte {
 		all := bytes.Join(options, nil)
 		return append(append([]byte{byte(len(all) / 4), 0x40, 0x65, 0x58, 0, 0, 7, 0}, all...), "frame"...)
@@ -157,11 +182,9 @@ func TestInnerHeader(t *testing.T) {
 		ok   bool
 	}{
 		{"source", geneve(source), true},
-		{"source and offload", geneve(source, offload), true},
 		{"an option that may be skipped", geneve(option(optionClass, 5, 1, 2, 3, 4), source), true},
 		{"another's option that may be skipped", geneve(source, option(0x0102, 1)), true},
 		{"no source", geneve(), false},
-		{"no source, but an offload", geneve(offload), false},
 		{"two sources", geneve(source, source), false},
 		{"a source of another length", geneve(option(optionClass, sourceOption, 0, 0, 0, 9)), false},
 		{"an unknown critical option", geneve(source, option(optionClass, critical|9)), false},
@@ -176,19 +199,12 @@ func TestInnerHeader(t *testing.T) {
 	}
 	for _, tt := range tests {
 		var o packet.Origin
-		header := bytes.Repeat([]byte{9}, packet.OffloadLen)
-		frame, ok := readInner(tt.b, &o, header)
+		frame, ok := readInner(tt.b, &o)
 		if ok != tt.ok {
 			t.Errorf("%s: taken is %v", tt.name, ok)
 		}
 		if ok && (string(frame) != "frame" || o != packet.Origin{VNI: 7, Epoch: 9}) {
 			t.Errorf("%s: %q from %+v", tt.name, frame, o)
-		}
-		if tt.name == "source and offload" && (header[0] != 1 || header[1] != 1 || binary.NativeEndian.Uint16(header[4:]) != 0x566 || binary.NativeEndian.Uint16(header[8:]) != 16) {
-			t.Errorf("offload % x", header)
-		}
-		if tt.name == "source" && !bytes.Equal(header, make([]byte, packet.OffloadLen)) {
-			t.Errorf("offload % x is left of another frame", header)
 		}
 	}
 }
@@ -196,14 +212,13 @@ func TestInnerHeader(t *testing.T) {
 // FuzzOpen: whatever arrives is a frame that was sealed or a counted drop, whichever of the
 // two doors it comes by: as a datagram, or as what a node has sealed.
 func FuzzOpen(f *testing.F) {
-	q := new(scratch)
 	keys := bytes.Repeat([]byte{1}, keyLen)
 	s, err := newSession(keys, keys)
 	if err != nil {
 		f.Fatal(err)
 	}
 	s.farIndex = 5
-	f.Add(bytes.Clone(q.b[:s.sealFrame(q, 2, from, []byte("frame"))]))
+	f.Add(s.sealed(2, from, []byte("frame")))
 	f.Add([]byte{3, 0x40, 0x65, 0x58, 0, 0, 7, 0, 0xff, 0x50, 0x81, 2, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3})
 	f.Add([]byte{})
 	local := netip.MustParseAddrPort("127.0.0.1:0")
@@ -211,9 +226,8 @@ func FuzzOpen(f *testing.F) {
 	buffer := make([]byte, 70_000)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = b[:min(len(b), 60_000)]
-		out := make([]byte, packet.OffloadLen)
 		var o packet.Origin
-		if frame, ok := readInner(b, &o, out); ok && (len(frame) > len(b)-innerLen || o.VNI >= 1<<24 || o.Node != 0) {
+		if frame, ok := readInner(b, &o); ok && (len(frame) > len(b)-innerLen || o.VNI >= 1<<24 || o.Node != 0) {
 			t.Errorf("inner % x: %d bytes from %+v", b, len(frame), o)
 		}
 		fresh, err := newSession(keys, keys)
@@ -222,8 +236,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		fresh.node, fresh.address, fresh.index = 9, local, 5
 		d.table.Store(&table{receive: map[uint32]*session{5: fresh}})
-		n := copy(d.in.b[:], b)
-		n, o, v := d.openDatagram(n, local, buffer)
+		n, o, _, v := d.openDatagram(bytes.Clone(b), local, buffer)
 		switch {
 		case v == verdict.Forward && (o.Node != 9 || n < packet.OffloadLen || n > packet.OffloadLen+len(b)-headerLen-innerLen-tagLen):
 			t.Errorf("% x: %d bytes from %+v", b, n, o)
@@ -235,12 +248,13 @@ func FuzzOpen(f *testing.F) {
 
 func TestNoAllocs(t *testing.T) {
 	a, b := ends(t)
-	buffer, frame := make([]byte, 70_000), make([]byte, 1420)
+	buffer := make([]byte, 70_000)
+	p, frame := one(make([]byte, 1420))
 	round := func() {
-		if v, err := a.Send(3, 2, from, frame); v != verdict.Forward || err != nil {
+		if v, err := a.Send(3, 2, from, p, frame); v != verdict.Forward || err != nil {
 			t.Fatal(v, err)
 		}
-		if _, _, v, err := b.Receive(buffer); v != verdict.Forward || err != nil {
+		if _, _, v, err := receive(b, buffer); v != verdict.Forward || err != nil {
 			t.Fatal(v, err)
 		}
 	}
@@ -249,14 +263,13 @@ func TestNoAllocs(t *testing.T) {
 	}
 	s := a.table.Load().send[2]
 	hostile := func(change func(b []byte)) func() {
-		q := new(scratch)
-		datagram := q.b[:s.sealFrame(q, 4, from, frame)]
+		datagram := s.sealed(4, from, frame)
 		change(datagram)
 		return func() {
 			if err := a.sendTo(datagram, &s.to); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, v, err := b.Receive(buffer); !v.Drops() || err != nil {
+			if _, _, v, err := receive(b, buffer); !v.Drops() || err != nil {
 				t.Fatal(v, err)
 			}
 		}
@@ -275,26 +288,27 @@ func TestNoAllocs(t *testing.T) {
 // alone, and with the kernel's loopback between.
 func BenchmarkTunnel(b *testing.B) {
 	for _, size := range []int{60, 1420} {
-		frame := make([]byte, size)
+		p, whole := one(make([]byte, size))
+		frame := whole[packet.OffloadLen:]
 		b.Run(fmt.Sprintf("seal/%d", size), func(b *testing.B) {
 			near, _ := ends(b)
 			s := near.table.Load().send[2]
 			b.SetBytes(int64(size))
 			for b.Loop() {
-				s.sealFrame(&near.queues[0], 0, from, frame)
+				near.queues[0].sealCopy(s, 0, 0, from, frame, 0)
 			}
 		})
 		b.Run(fmt.Sprintf("open/%d", size), func(b *testing.B) {
 			near, far := ends(b)
-			q := &near.queues[0]
-			n := near.table.Load().send[2].sealFrame(q, 0, from, frame)
+			datagram := near.table.Load().send[2].sealed(0, from, frame)
+			opened := make([]byte, len(datagram))
 			s := far.table.Load().receive[5]
 			buffer := make([]byte, 70_000)
 			b.SetBytes(int64(size))
 			for b.Loop() {
 				s.seen[0] = window{}
-				copy(far.in.b[:n], q.b[:n])
-				if _, _, v := far.openDatagram(n, near.addr, buffer); v != verdict.Forward {
+				copy(opened, datagram)
+				if _, _, _, v := far.openDatagram(opened, near.addr, buffer); v != verdict.Forward {
 					b.Fatal(v)
 				}
 			}
@@ -304,10 +318,10 @@ func BenchmarkTunnel(b *testing.B) {
 			buffer := make([]byte, 70_000)
 			b.SetBytes(int64(size))
 			for b.Loop() {
-				if _, err := near.Send(0, 2, from, frame); err != nil {
+				if _, err := near.Send(0, 2, from, p, whole); err != nil {
 					b.Fatal(err)
 				}
-				if _, _, v, err := far.Receive(buffer); v != verdict.Forward || err != nil {
+				if _, _, v, err := receive(far, buffer); v != verdict.Forward || err != nil {
 					b.Fatal(v, err)
 				}
 			}

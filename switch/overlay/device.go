@@ -7,9 +7,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-
-	"palisade/internal/packet"
-	"palisade/internal/verdict"
 )
 
 // Device is the data path of the tunnels, a vswitch.TunnelDevice on one UDP socket.
@@ -20,10 +17,8 @@ type Device struct {
 	addr   netip.AddrPort
 	table  *atomic.Pointer[table]
 
-	in     scratch
-	sender sockaddr // of the datagram in it
-
-	queues [queues]scratch
+	receiver receiver
+	queues   [queues]sender
 }
 
 // socketBuffer holds what arrives while the poller is elsewhere: some 3,000 datagrams.
@@ -46,6 +41,8 @@ func openDevice(listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error
 	if err := unix.SetsockoptInt(socket, level, discover, unix.IP_PMTUDISC_PROBE); err != nil {
 		return nil, errors.Join(fmt.Errorf("forbid fragments: %w", err), d.Close())
 	}
+	// Before Linux 5.0 datagrams come one by one.
+	_ = unix.SetsockoptInt(socket, unix.SOL_UDP, unix.UDP_GRO, 1)
 	for _, option := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		// Without the privilege the system's limit has to do.
 		if unix.SetsockoptInt(socket, unix.SOL_SOCKET, option[0], socketBuffer) != nil {
@@ -84,61 +81,3 @@ func (d *Device) Close() error {
 	d.socket = -1
 	return err
 }
-
-// Send seals a frame for a node and sends it.
-func (d *Device) Send(queue int, to uint32, from packet.Origin, frame []byte) (verdict.Verdict, error) {
-	s := d.table.Load().send[to]
-	if s == nil {
-		return verdict.TunnelDown, nil
-	}
-	q := &d.queues[queue]
-	n := s.sealFrame(q, queue, from, frame)
-	if n == 0 {
-		return verdict.Unset, unix.EMSGSIZE
-	}
-	return verdict.Forward, d.sendTo(q.b[:n], &s.to)
-}
-
-// Receive opens the next datagram.
-func (d *Device) Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error) {
-	n, err = d.receiveFrom()
-	if err != nil {
-		return 0, from, verdict.Unset, err
-	}
-	n, from, v = d.openDatagram(n, d.sender.addrPort(), b)
-	return n, from, v, nil
-}
-
-// openDatagram opens the n bytes in d.in. It takes them only from the address that the
-// session's node has: there is no roaming. A seal proves who wrote a datagram, not that
-// the address it came from is to be answered. Nodes send from the address that the cluster
-// knows them by, so nothing honest comes from elsewhere, and a flood from elsewhere costs
-// no decryption.
-func (d *Device) openDatagram(n int, sender netip.AddrPort, b []byte) (int, packet.Origin, verdict.Verdict) {
-	var from packet.Origin
-	index, counter, ok := readHeader(d.in.b[:n])
-	if !ok {
-		return n, from, notOurs()
-	}
-	s := d.table.Load().receive[index]
-	queue := counter >> counterBits
-	if s == nil || s.address != sender || queue >= queues {
-		return n, from, notOurs()
-	}
-	inner, ok := s.openFrame(&d.in, n, counter)
-	if !ok {
-		return n, from, verdict.TunnelForged
-	}
-	if !s.seen[queue].take(counter & (1<<counterBits - 1)) {
-		return n, from, verdict.TunnelReplayed
-	}
-	from.Node = s.node
-	frame, ok := readInner(inner, &from, b)
-	if !ok {
-		return n, from, notOurs()
-	}
-	return packet.OffloadLen + copy(b[packet.OffloadLen:], frame), from, verdict.Forward
-}
-
-// notOurs is the fate of what no peer sent to a session, or in no form that is known.
-func notOurs() verdict.Verdict { return verdict.TunnelUnknown }

@@ -456,7 +456,8 @@ func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
 	}
 	for _, tt := range tests {
 		before := tt.at.Counters().Verdicts
-		if v, err := n1.overlay.device.Send(queues-1, 2, tt.origin, tt.frame); v != verdict.Forward || err != nil {
+		p, b := one(tt.frame)
+		if v, err := n1.overlay.device.Send(queues-1, 2, tt.origin, p, b); v != verdict.Forward || err != nil {
 			t.Fatalf("%s: %v, %v", tt.name, v, err)
 		}
 		t.Log(tt.name)
@@ -473,9 +474,8 @@ func TestWhatNoNodeSealed(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	s := n1.session(2)
 	sealed := func() []byte {
-		q := new(scratch)
 		f := packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000))
-		return q.b[:s.sealFrame(q, queues-1, packet.Origin{VNI: vni, Epoch: 1}, f)]
+		return s.sealed(queues-1, packet.Origin{VNI: vni, Epoch: 1}, f)
 	}
 	changed := func(at int, bits byte) []byte {
 		b := sealed()
@@ -670,10 +670,9 @@ func TestReplacedSessionReceivesForAMinute(t *testing.T) {
 	eventually(t, "other session", func() bool { return n1.session(2) != old && n2.session(1).index != old.farIndex })
 	send := func(at *vswitch.Port, want verdict.Verdict) {
 		t.Helper()
-		q := new(scratch)
 		f := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
 		before := at.Counters().Verdicts
-		if err := n1.overlay.device.sendTo(q.b[:old.sealFrame(q, 0, packet.Origin{VNI: vni, Epoch: 1}, f)], &old.to); err != nil {
+		if err := n1.overlay.device.sendTo(old.sealed(0, packet.Origin{VNI: vni, Epoch: 1}, f), &old.to); err != nil {
 			t.Fatal(err)
 		}
 		c.fate(at, before, want)
@@ -724,7 +723,7 @@ func TestSessionOutlivesItsPeers(t *testing.T) {
 func TestOtherIdentityHasNoSession(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
-	frame := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
+	p, frame := one(packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)))
 	changes := map[string]func(r *Remote){
 		"number":  func(r *Remote) { r.Number = 9 },
 		"address": func(r *Remote) { r.Address = netip.MustParseAddrPort("127.0.0.1:9") },
@@ -739,7 +738,7 @@ func TestOtherIdentityHasNoSession(t *testing.T) {
 			t.Errorf("%s: node2 still has a session to send on", name)
 		}
 		before := n2.tunnel.Counters().Verdicts
-		if _, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, frame); err != nil {
+		if _, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, frame); err != nil {
 			t.Fatal(err)
 		}
 		t.Log(name)

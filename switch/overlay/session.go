@@ -30,6 +30,8 @@ type session struct {
 	open     cipher.AEAD
 	begun    time.Time
 	replaced time.Time // zero: it is in force
+	// single: the way to the far node takes no several datagrams at once.
+	single atomic.Bool
 
 	sent [queues]struct {
 		counter atomic.Uint64
@@ -59,33 +61,32 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// A scratch is where a queue seals, and where the socket's reader opens. The nonce is part
-// of it because it would be allocated where it is used.
-type scratch struct {
-	b     [1 << 16]byte
-	nonce [12]byte
-}
-
-// sealFrame makes a datagram of a frame in q and returns its length; 0 if the queue's
-// nonces are used up, or the frame is longer than any datagram.
-func (s *session) sealFrame(q *scratch, queue int, from packet.Origin, frame []byte) int {
+// next is the nonce of the queue's next datagram; 0 if they are used up.
+func (s *session) next(queue int) uint64 {
 	counter := s.sent[queue].counter.Add(1)
-	n := headerLen + innerLen + len(frame)
-	if counter>>counterBits != 0 || n+tagLen > len(q.b) {
+	if counter>>counterBits != 0 {
 		return 0
 	}
-	counter |= uint64(queue) << counterBits
-	putHeader(q.b[:], s.farIndex, counter)
-	putInner(q.b[headerLen:], from)
-	copy(q.b[headerLen+innerLen:], frame)
-	binary.BigEndian.PutUint64(q.nonce[4:], counter)
-	return headerLen + len(s.seal.Seal(q.b[headerLen:headerLen], q.nonce[:], q.b[headerLen:n], q.b[:headerLen]))
+	return counter | uint64(queue)<<counterBits
 }
 
-// openFrame opens a datagram of n bytes in place and returns what was sealed.
-func (s *session) openFrame(q *scratch, n int, counter uint64) ([]byte, bool) {
-	binary.BigEndian.PutUint64(q.nonce[4:], counter)
-	inner, err := s.open.Open(q.b[headerLen:headerLen], q.nonce[:], q.b[headerLen:n], q.b[:headerLen])
+// sealPacket makes a datagram of what stands behind room for a header in b: an inner header
+// and a frame. dst is where it goes: b itself, or memory apart from it. It returns the
+// datagram; nil if the queue's nonces are used up.
+func (s *session) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, marks packet.Marks) []byte {
+	counter := s.next(queue)
+	if counter == 0 {
+		return nil
+	}
+	putHeader(dst[:headerLen], marks, s.farIndex, counter)
+	binary.BigEndian.PutUint64(nonce[4:], counter)
+	return dst[:headerLen+len(s.seal.Seal(dst[headerLen:headerLen], nonce[:], plain, dst[:headerLen]))]
+}
+
+// openPacket opens a datagram into dst and returns what was sealed.
+func (s *session) openPacket(dst, datagram []byte, nonce *[12]byte) ([]byte, bool) {
+	copy(nonce[4:], datagram[8:headerLen])
+	inner, err := s.open.Open(dst[:0], nonce[:], datagram[headerLen:], datagram[:headerLen])
 	return inner, err == nil
 }
 

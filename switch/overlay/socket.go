@@ -31,8 +31,8 @@ func newSockaddr(a netip.AddrPort) sockaddr {
 	return s
 }
 
-// sendTo and receiveFrom enter the kernel without telling the scheduler: the socket never
-// blocks.
+// sendTo, sendTrain and receiveTrain enter the kernel without telling the scheduler: the
+// socket never blocks.
 func (d *Device) sendTo(b []byte, to *sockaddr) error {
 	for {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(d.socket),
@@ -46,22 +46,65 @@ func (d *Device) sendTo(b []byte, to *sockaddr) error {
 	}
 }
 
-// receiveFrom reads a datagram into d.in, and who sent it into d.sender.
-func (d *Device) receiveFrom() (int, error) {
+// A message is what sendmsg and recvmsg take besides the bytes. It is memory of its own
+// because it would be allocated where it is used.
+type message struct {
+	header  unix.Msghdr
+	vector  unix.Iovec
+	control [32]byte // one control message: the size of each datagram but the last
+}
+
+// sendTrain sends datagrams that stand one behind the other in b, size bytes each but the
+// last.
+func (d *Device) sendTrain(m *message, b []byte, size int, to *sockaddr) error {
+	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
+	control := (*unix.Cmsghdr)(unsafe.Pointer(&m.control))
+	control.Level, control.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+	control.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(m.control[unix.CmsgLen(0):], uint16(size))
+	m.header = unix.Msghdr{Name: &to.raw[0], Namelen: uint32(to.len), Iov: &m.vector, Iovlen: 1, Control: &m.control[0]}
+	m.header.SetControllen(unix.CmsgSpace(2))
 	for {
-		size := uint32(len(d.sender.raw))
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(d.socket),
-			uintptr(unsafe.Pointer(&d.in.b)), uintptr(len(d.in.b)), 0, uintptr(unsafe.Pointer(&d.sender.raw)), uintptr(unsafe.Pointer(&size)))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		case unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL:
-			return 0, errno
-		default:
-			return 0, unix.EAGAIN // want of memory and the like passes
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(d.socket), uintptr(unsafe.Pointer(&m.header)), 0)
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.EINTR {
+			return errno
 		}
 	}
+}
+
+// receiveTrain reads datagrams of one sender into b: n bytes, size each but the last.
+func (d *Device) receiveTrain(m *message, b []byte, from *sockaddr) (n, size int, err error) {
+	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
+	for {
+		m.header = unix.Msghdr{Name: &from.raw[0], Namelen: uint32(len(from.raw)), Iov: &m.vector, Iovlen: 1, Control: &m.control[0]}
+		m.header.SetControllen(len(m.control))
+		r, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(d.socket), uintptr(unsafe.Pointer(&m.header)), 0)
+		switch errno {
+		case 0:
+			return int(r), m.segmentSize(int(r)), nil
+		case unix.EINTR:
+		case unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL:
+			return 0, 0, errno
+		default:
+			return 0, 0, unix.EAGAIN // want of memory and the like passes
+		}
+	}
+}
+
+// segmentSize is the size of the datagrams in n bytes that were received: n itself if the
+// kernel names none.
+func (m *message) segmentSize(n int) int {
+	control := (*unix.Cmsghdr)(unsafe.Pointer(&m.control))
+	if m.header.Controllen < uint64(unix.CmsgLen(4)) || control.Level != unix.SOL_UDP || control.Type != unix.UDP_GRO {
+		return n
+	}
+	if size := int(int32(binary.NativeEndian.Uint32(m.control[unix.CmsgLen(0):]))); size > 0 && size < n {
+		return size
+	}
+	return n
 }
 
 func (s *sockaddr) addrPort() netip.AddrPort {

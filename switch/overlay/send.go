@@ -1,0 +1,121 @@
+package overlay
+
+import (
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+const (
+	// maxTrain is how many bytes of datagrams go to the kernel at once: the longest
+	// payload of IPv4 and UDP.
+	maxTrain = 65507
+	// maxTrainPieces is how many datagrams every Linux takes at once (UDP_MAX_SEGMENTS,
+	// which was 64 before 6.9).
+	maxTrainPieces = 64
+)
+
+// A sender is where one queue seals.
+type sender struct {
+	out     [1 << 16]byte // datagrams, one behind the other
+	nonce   [12]byte
+	cutter  packet.Cutter
+	message message
+}
+
+// Send seals a frame for a node and sends it, each packet that it stands for as a datagram.
+// It cuts the frame while it seals: a packet is put together over the one before, which is
+// sealed already, so nothing but the first packet is copied.
+func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error) {
+	s := d.table.Load().send[to]
+	if s == nil {
+		return verdict.TunnelDown, nil
+	}
+	q := &d.queues[queue]
+	var marks packet.Marks
+	if p.Partial {
+		marks = packet.Unfinished
+	}
+	frame := b[packet.OffloadLen:]
+	if p.Segments > 1 {
+		q.cutter.Begin(b, frame, p)
+		return verdict.Forward, d.sendPieces(q, s, queue, from, frame, marks)
+	}
+	n := q.sealCopy(s, queue, 0, from, frame, marks)
+	if n == 0 {
+		return verdict.Forward, unix.EMSGSIZE
+	}
+	return verdict.Forward, d.sendTo(q.out[:n], &s.to)
+}
+
+// sealCopy seals a frame into q.out from at on and returns the datagram's length; 0 if there
+// is no nonce left, or no room.
+func (q *sender) sealCopy(s *session, queue, at int, from packet.Origin, frame []byte, marks packet.Marks) int {
+	if at+headerLen+innerLen+len(frame)+tagLen > len(q.out) {
+		return 0
+	}
+	out := q.out[at:]
+	plain := out[headerLen : headerLen+innerLen+len(frame)]
+	putInner(plain, from)
+	copy(plain[innerLen:], frame)
+	return len(s.sealPacket(out, plain, &q.nonce, queue, marks))
+}
+
+// sendPieces sends the packets of q.cutter, which cuts the frame.
+func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin, frame []byte, marks packet.Marks) error {
+	n, size, pieces := 0, 0, 0
+	for {
+		start, end, ok := q.cutter.Next()
+		if !ok {
+			return d.flush(q, s, n, size)
+		}
+		length := headerLen + innerLen + end - start + tagLen
+		if pieces == maxTrainPieces || n+length > maxTrain {
+			if err := d.flush(q, s, n, size); err != nil {
+				return err
+			}
+			n, pieces = 0, 0
+		}
+		if end < len(frame) {
+			marks |= packet.Followed
+		} else {
+			marks &^= packet.Followed
+		}
+		sealed := 0
+		if start < innerLen { // there is no room before it
+			sealed = q.sealCopy(s, queue, n, from, frame[start:end], marks)
+		} else {
+			plain := frame[start-innerLen : end]
+			putInner(plain, from)
+			sealed = len(s.sealPacket(q.out[n:], plain, &q.nonce, queue, marks))
+		}
+		if sealed == 0 {
+			return unix.EMSGSIZE
+		}
+		if pieces == 0 {
+			size = sealed
+		}
+		n, pieces = n+sealed, pieces+1
+	}
+}
+
+// flush sends the n bytes of datagrams in q.out, size each but the last. Where the kernel
+// cannot take several at once on the way to that node, they go one by one from then on.
+func (d *Device) flush(q *sender, s *session, n, size int) error {
+	if n > size && !s.single.Load() {
+		err := d.sendTrain(&q.message, q.out[:n], size, &s.to)
+		if err != unix.EIO && err != unix.EINVAL && err != unix.ENOPROTOOPT {
+			return err
+		}
+	}
+	for at := 0; at < n; at += size {
+		if err := d.sendTo(q.out[at:min(at+size, n)], &s.to); err != nil {
+			return err
+		}
+	}
+	if n > size {
+		s.single.Store(true)
+	}
+	return nil
+}
