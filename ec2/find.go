@@ -50,6 +50,27 @@ func findSubnet(txn *memdb.Txn, account AccountID, region Region, id SubnetID) (
 	return s, nil
 }
 
+func (t *tx) routeTable(account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
+	return findRouteTable(t.Txn, account, region, id)
+}
+
+// FindRouteTable finds a route table of an account, with the error that a request about it
+// has.
+func (v *View) FindRouteTable(account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
+	return findRouteTable(v.txn(), account, region, id)
+}
+
+func findRouteTable(txn *memdb.Txn, account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
+	if id == "" {
+		return nil, Errorf("MissingParameter", "The request must contain the parameter routeTableId")
+	}
+	rt := first[RouteTable](txn, tableRoutes, indexID, key(id))
+	if rt == nil || rt.Account != account || rt.Region != region {
+		return nil, NoSuch("rtb", id)
+	}
+	return rt, nil
+}
+
 func (t *tx) interfaceOf(account AccountID, region Region, id InterfaceID) (*Interface, error) {
 	return findInterface(t.Txn, account, region, id)
 }

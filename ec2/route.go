@@ -248,15 +248,3 @@ func (t *tx) putRouteTable(was *RouteTable, change func(*RouteTable)) *RouteTabl
 	t.put(tableRoutes, &now)
 	return &now
 }
-
-// routeTable finds a route table of the caller.
-func (t *tx) routeTable(account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter routeTableId")
-	}
-	rt := first[RouteTable](t.Txn, tableRoutes, indexID, key(id))
-	if rt == nil || rt.Account != account || rt.Region != region {
-		return nil, NoSuch("rtb", id)
-	}
-	return rt, nil
-}

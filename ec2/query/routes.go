@@ -1,6 +1,7 @@
 package query
 
 import (
+	"net/netip"
 	"slices"
 
 	"palisade/ec2"
@@ -166,18 +167,15 @@ func ofRoutes(of func(routeItem) string) func(routeTableItem) []string {
 }
 
 func describeRouteTables(c *call, r *describeRouteTablesRequest) (*describeRouteTablesAnswer, error) {
-	items, next, err := routeTableListing.pick(c, c.routeTables(), r.IDs, r.listed)
+	var items []routeTableItem
+	for t := range c.view.RouteTablesOf(c.account, c.region) {
+		items = append(items, c.newRouteTableItem(t))
+	}
+	items, next, err := routeTableListing.pick(c, items, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}
 	return &describeRouteTablesAnswer{items, next}, nil
-}
-
-func (c *call) routeTables() (items []routeTableItem) {
-	for t := range c.view.RouteTablesOf(c.account, c.region) {
-		items = append(items, c.newRouteTableItem(t))
-	}
-	return items
 }
 
 type routeRequest struct {
@@ -253,7 +251,7 @@ func replaceRoute(c *call, r *routeRequest) (*returned, error) {
 		return nil, err
 	}
 	if r.LocalTarget || r.Gateway == localGateway {
-		return c.keepLocalRoute(r, block.String())
+		return c.keepLocalRoute(r, block)
 	}
 	if _, err := c.apply(&ec2.ReplaceRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
 		return nil, err
@@ -262,16 +260,18 @@ func replaceRoute(c *call, r *routeRequest) (*returned, error) {
 }
 
 // keepLocalRoute answers who asks for the local route's target to be what it always is.
-func (c *call) keepLocalRoute(r *routeRequest, destination string) (*returned, error) {
+func (c *call) keepLocalRoute(r *routeRequest, destination netip.Prefix) (*returned, error) {
 	if r.LocalTarget && r.Gateway != "" && r.Gateway != localGateway {
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters LocalTarget and GatewayId cannot be used together")
 	}
-	items := c.routeTables()
-	at := slices.IndexFunc(items, func(t routeTableItem) bool { return t.ID == r.Table })
-	if at < 0 {
-		return nil, ec2.NoSuch("rtb", r.Table)
+	if !destination.IsValid() {
+		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter destinationCidrBlock")
 	}
-	if !slices.Contains(items[at].Routes, routeItem{destination, localGateway, "active", "CreateRouteTable"}) {
+	table, err := c.view.FindRouteTable(c.account, c.region, r.Table)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(c.newRouteTableItem(table).Routes, routeItem{destination.String(), localGateway, "active", "CreateRouteTable"}) {
 		return nil, ec2.Errorf("InvalidParameterValue", "The target local is for the route of the VPC's own range, not for %s", destination)
 	}
 	return &done, nil

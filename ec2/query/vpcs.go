@@ -211,10 +211,11 @@ func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error
 		if *metrics {
 			return nil, unserved(c.action, "EnableNetworkAddressUsageMetrics")
 		}
-		if r.DNSSupport.Value == nil && r.DNSHostnames.Value == nil { // they are off, as asked
-			_, err := c.view.FindVPC(c.account, c.region, r.VPC)
-			return &done, err
+		if err := onlyOne(true, r.DNSSupport.Value != nil, r.DNSHostnames.Value != nil); err != nil {
+			return nil, err
 		}
+		_, err := c.view.FindVPC(c.account, c.region, r.VPC) // they are off, as asked
+		return &done, err
 	}
 	_, err := c.apply(&ec2.ModifyVPC{Account: c.account, Region: c.region, VPC: r.VPC, DNSSupport: r.DNSSupport.Value, DNSHostnames: r.DNSHostnames.Value})
 	if err != nil {
