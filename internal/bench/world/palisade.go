@@ -25,66 +25,66 @@ const (
 // buildPalisade builds a Switch as a node does: one network, two instances, a tracker in a
 // file on a tmpfs.
 func buildPalisade(ctx context.Context, w *World) error {
-	s, err := wire(ctx, w, vswitch.New)
+	n, err := w.newNode(0, vswitch.New)
 	if err != nil {
 		return err
 	}
-	compiler, groups := firewall.NewCompiler(), newGroups(w.policy)
-	edit := s.sw.Edit(generation)
-	edit.Network(vswitch.Network{VNI: vni, Prefix: onLink, Gateway: onLink.Addr().Next(), MTU: w.mtu})
-	groups.addMembers(edit, compiler)
-	for i, e := range []Endpoint{w.client, w.server} {
-		set := compiler.Acquire(groups, []ec2.GroupID{ec2.GroupID("sg-" + e.role)}, generation)
-		epoch := uint64(i + 1)
-		owner := &vswitch.Endpoint{Epoch: epoch, Address: e.Address, MAC: e.MAC, Groups: set.Numbers, Port: s.ports[i]}
-		edit.AddEndpoint(vni, owner)
-		edit.Attach(s.ports[i], vni, vswitch.Attachment{Endpoint: owner, Zone: s.tracker.AddZone(epoch, conntrack.Timeouts{}), Rules: set})
+	for _, e := range []Endpoint{w.client, w.server} {
+		if err := n.addPort(e); err != nil {
+			return err
+		}
 	}
-	s.sw.Publish(edit)
-	w.about = fmt.Sprintf("%v, %s", w.policy, s.devices)
-	w.verify = s.verifyTracked
-	return errors.Join(compiler.Errors()...)
+	if err := n.publish(nil); err != nil {
+		return err
+	}
+	n.run(ctx, n.sw.Run)
+	w.about = fmt.Sprintf("%v, %s", w.policy, n.devices)
+	w.verify = n.verifyTracked
+	return nil
 }
 
 // buildRelay builds the relay on the same devices.
 func buildRelay(ctx context.Context, w *World) error {
-	s, err := wire(ctx, w, vswitch.NewRelay)
+	n, err := w.newNode(0, vswitch.NewRelay)
 	if err != nil {
 		return err
 	}
-	w.about = s.devices
+	for _, e := range []Endpoint{w.client, w.server} {
+		if err := n.addPort(e); err != nil {
+			return err
+		}
+	}
+	n.run(ctx, n.sw.Run)
+	w.about = n.devices
 	return nil
 }
 
-// A wired is a Switch of either kind between two TAP devices.
-type wired struct {
+// A node is a Switch of either kind with TAP devices, and its tracker.
+type node struct {
 	*World
+	number  uint32 // as tunnels know it; 0 on one node
 	sw      *vswitch.Switch
 	tracker *conntrack.Tracker
-	ports   []*vswitch.Port // client, server
+	ports   map[string]*vswitch.Port // by the endpoint's role
 	devices string
 }
 
-func wire(ctx context.Context, w *World, build func(vswitch.Config) (*vswitch.Switch, error)) (s *wired, err error) {
-	s = &wired{World: w, devices: "TAP devices with offloads"}
-	if s.tracker, err = conntrack.Open(conntrack.Config{Path: w.files()}); err != nil {
+func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Switch, error)) (n *node, err error) {
+	n = &node{World: w, number: number, ports: map[string]*vswitch.Port{}, devices: "TAP devices with offloads"}
+	arena := w.files()
+	if number != 0 {
+		arena = fmt.Sprintf("%s/arena%d", w.files(), number)
+	}
+	if n.tracker, err = conntrack.Open(conntrack.Config{Path: arena}); err != nil {
 		return nil, err
 	}
-	w.cleanup = append(w.cleanup, s.tracker.Close)
-	if s.sw, err = build(vswitch.Config{Tracker: s.tracker, Pollers: w.config.Pollers}); err != nil {
-		return nil, err
-	}
-	for _, e := range []Endpoint{w.client, w.server} {
-		if err := s.addPort(e); err != nil {
-			return nil, err
-		}
-	}
-	s.run(ctx)
-	return s, nil
+	w.cleanup = append(w.cleanup, n.tracker.Close)
+	n.sw, err = build(vswitch.Config{Tracker: n.tracker, Pollers: w.config.Pollers})
+	return n, err
 }
 
-func (s *wired) addPort(e Endpoint) error {
-	if err := s.make(e.role); err != nil {
+func (n *node) addPort(e Endpoint) error {
+	if err := n.make(e.role); err != nil {
 		return err
 	}
 	device, err := tap.Open(tap.Config{Name: e.Device, Namespace: e.Namespace})
@@ -92,37 +92,70 @@ func (s *wired) addPort(e Endpoint) error {
 		return err
 	}
 	if !device.Offloads() {
-		s.devices = "TAP devices WITHOUT offloads"
+		n.devices = "TAP devices WITHOUT offloads"
 	}
-	port, err := s.sw.AddPort(e.role, vswitch.InstancePort, device)
+	port, err := n.sw.AddPort(e.role, vswitch.InstancePort, device)
 	if err != nil {
 		return errors.Join(err, device.Close())
 	}
-	s.ports = append(s.ports, port)
-	return s.plug(e)
+	n.ports[e.role] = port
+	return n.plug(e)
 }
 
-// run starts the pollers and the sweeper, and has Close end them.
-func (s *wired) run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = s.sw.Run(ctx) }) // returns nil
-	wg.Go(func() { s.runSweep(ctx) })
-	s.cleanup = append(s.cleanup, func() error {
-		var errs []error
-		for _, port := range s.ports {
-			edit := s.sw.Edit(generation)
+// publish puts the policy in force, for the endpoints that are here and for those that are
+// behind the tunnel, at the other node.
+func (n *node) publish(tunnel *vswitch.Tunnel) error {
+	compiler, groups := firewall.NewCompiler(), newGroups(n.policy)
+	edit := n.sw.Edit(generation)
+	edit.Network(vswitch.Network{VNI: vni, Prefix: onLink, Gateway: onLink.Addr().Next(), MTU: n.mtu})
+	edit.Tunnel(tunnel)
+	groups.addMembers(edit, compiler)
+	for i, e := range []Endpoint{n.client, n.server} {
+		set := compiler.Acquire(groups, []ec2.GroupID{ec2.GroupID("sg-" + e.role)}, generation)
+		port, epoch := n.ports[e.role], uint64(i+1)
+		owner := &vswitch.Endpoint{Epoch: epoch, Address: e.Address, MAC: e.MAC, Groups: set.Numbers, Port: port}
+		if port == nil {
+			owner.Node = 3 - n.number // of two
+		}
+		edit.AddEndpoint(vni, owner)
+		if port != nil {
+			edit.Attach(port, vni, vswitch.Attachment{Endpoint: owner, Zone: n.tracker.AddZone(epoch, conntrack.Timeouts{}), Rules: set})
+		}
+	}
+	n.sw.Publish(edit)
+	return errors.Join(compiler.Errors()...)
+}
+
+// run starts what a node runs, and has Close end it.
+func (n *node) run(ctx context.Context, runs ...func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // Close alone ends it
+	ended := make(chan error, len(runs))
+	for _, run := range runs {
+		go func() { ended <- run(ctx) }()
+	}
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { n.runSweep(ctx) })
+	n.cleanup = append(n.cleanup, func() error {
+		edit := n.sw.Edit(generation)
+		edit.Tunnel(nil)
+		for _, port := range n.ports {
 			edit.Detach(port)
-			s.sw.Publish(edit)
-			errs = append(errs, s.sw.RemovePort(port))
+		}
+		n.sw.Publish(edit)
+		var errs []error
+		for _, port := range n.sw.Ports() {
+			errs = append(errs, n.sw.RemovePort(port))
 		}
 		cancel()
-		wg.Wait()
+		sweeper.Wait()
+		for range runs {
+			errs = append(errs, <-ended)
+		}
 		return errors.Join(errs...)
 	})
 }
 
-func (s *wired) runSweep(ctx context.Context) {
+func (n *node) runSweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -130,19 +163,19 @@ func (s *wired) runSweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.tracker.Sweep(vswitch.Now())
+			n.tracker.Sweep(vswitch.Now())
 		}
 	}
 }
 
 // verifyTracked reports what was wrong with a run: connections that left no trace in the
 // tracker, or packets that the rules should have admitted and did not.
-func (s *wired) verifyTracked() error {
+func (n *node) verifyTracked() error {
 	// Closed connections are remembered for two minutes, so a run leaves its last ones.
-	if s.tracker.Usage().Tracked == 0 {
+	if n.tracker.Usage().Tracked == 0 {
 		return errors.New("no connection was tracked")
 	}
-	for _, port := range s.ports {
+	for _, port := range n.ports {
 		counters := port.Counters()
 		if counters.Verdicts[verdict.Forward] == 0 {
 			return fmt.Errorf("the switch delivered nothing to the %s", port.Name())

@@ -14,6 +14,10 @@
 //	ovs       Open vSwitch's userspace datapath with segmentation offload and ct()
 //	vde2      VDE's switch, which has no filter
 //
+// On two nodes, each with one endpoint, joined by an underlay of MTU 1500 (underlay.go):
+//
+//	palisade  two Switches and the sealed tunnel between them
+//
 // A Builder makes a World; Contestants lists them in the order of the report. Everything
 // is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
 // left behind is cleared by ClearLeftovers.
@@ -71,9 +75,10 @@ func (c *Config) fill() error {
 
 // A Builder makes the Worlds of one contestant.
 type Builder struct {
-	Name  string
-	About string   // one line, for people
-	Needs []string // command:package, as the Makefile has them
+	Name      string
+	Placement Placement
+	About     string   // one line, for people
+	Needs     []string // command:package, as the Makefile has them
 
 	build func(context.Context, *World) error
 }
@@ -87,10 +92,13 @@ func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 		return nil, fmt.Errorf("build %s: not installed: %s", b.Name, strings.Join(missing, " "))
 	}
 	w := &World{
-		name: b.Name, config: c, policy: newPolicy(c), mtu: c.MTU,
+		name: b.Name, id: b.Name, config: c, policy: newPolicy(c), mtu: c.MTU,
 		client: Endpoint{role: "client", Device: "eth0", Address: clientAddress, MAC: clientMAC, Peer: serverMAC},
 		server: Endpoint{role: "server", Device: "eth0", Address: serverAddress, MAC: serverMAC, Peer: clientMAC},
 		verify: func() error { return nil },
+	}
+	if b.Placement == TwoNodes {
+		w.id += "2" // it may stand beside the one of the same name on one node
 	}
 	w.client.Namespace, w.server.Namespace = w.namespace("client"), w.namespace("server")
 	if err := b.build(ctx, w); err != nil {
@@ -119,8 +127,14 @@ func Contestants(p Placement) []Builder {
 		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge},
 		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS},
 		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
+	}, TwoNodes: {
+		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled},
 	}}
-	return slices.Clone(all[p])
+	builders := all[p]
+	for i := range builders {
+		builders[i].Placement = p
+	}
+	return builders
 }
 
 // The endpoints are the same in every World; each is a world of its own.
@@ -144,7 +158,7 @@ type Endpoint struct {
 // several goroutines at a time, the rest by one. Close ends every process and goroutine
 // that it started.
 type World struct {
-	name           string
+	name, id       string
 	about          string
 	config         Config
 	policy         policy
@@ -201,8 +215,8 @@ func (w *World) Close() error {
 }
 
 // files is where the World keeps files, a file or a directory, in memory.
-func (w *World) files() string { return fmt.Sprintf("%s%d-%s", filesPath, os.Getpid(), w.name) }
+func (w *World) files() string { return fmt.Sprintf("%s%d-%s", filesPath, os.Getpid(), w.id) }
 
 func (w *World) namespace(role string) string {
-	return fmt.Sprintf("%s%d-%s-%s", prefix, os.Getpid(), w.name, role)
+	return fmt.Sprintf("%s%d-%s-%s", prefix, os.Getpid(), w.id, role)
 }

@@ -75,6 +75,12 @@ func TestContestantsOnOneNode(t *testing.T) {
 	}
 }
 
+func TestContestantsOnTwoNodes(t *testing.T) {
+	for _, b := range Contestants(TwoNodes) {
+		t.Run(b.Name, func(t *testing.T) { testContestant(t, b) })
+	}
+}
+
 func testContestant(t *testing.T, b Builder) {
 	w := build(t, b, Config{})
 	filters := b.Name != "relay" && b.Name != "vde2"
