@@ -1,12 +1,15 @@
 package bench
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"palisade/internal/bench/traffic"
 	"palisade/internal/bench/world"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
@@ -14,8 +17,8 @@ import (
 
 // TestMain lets the test binary be what the benchmark runs at its endpoints.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "echo" {
-		if err := Echo(os.Args[2:], os.Stdout); err != nil {
+	if len(os.Args) > 1 && os.Args[1] == "traffic" {
+		if err := traffic.Serve(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -24,42 +27,111 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestRunMeasuresEverythingAndLeavesNothing makes one short repetition. How fast anybody
-// is is not its question; that packets went through the filters is.
-func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
-	netnstest.NeedRoot(t)
+func trafficCommand(t *testing.T) []string {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Run(t.Context(), Config{Repetitions: 1, Seconds: 1, RoundTrips: 100, Echo: []string{self, "echo"}})
+	return []string{self, "traffic"}
+}
+
+// short is for tests that ask whether something is measured, not how fast it is.
+var short = Durations{TCP: 1, Flood: 50 * time.Millisecond, Trial: 20 * time.Millisecond, Connect: 50 * time.Millisecond, Trips: 100, Load: 1}
+
+// TestRunMeasuresEverythingAndLeavesNothing makes one short repetition. How fast anybody
+// is is not its question; that packets went through the filters is.
+func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
+	netnstest.NeedRoot(t)
+	plan := Full([]string{palisade, relay, bridge})
+	plan.Durations, plan.claims, plan.Phases = short, nil, plan.Phases[:1]
+	plan.Phases[0].Repetitions = 1
+	r, err := Run(t.Context(), Config{Plan: plan, Traffic: trafficCommand(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	installed := 0
-	for _, b := range world.Contestants(world.SameNode) {
-		if len(b.Missing()) == 0 {
-			installed++
-		}
-	}
-	if got, want := len(r.Samples), installed*len(measures); got != want || installed < 3 {
+	measures := len(r.Phases[0].Measures)
+	if got, want := len(r.Samples), 3*measures; got != want || measures == 0 {
 		t.Errorf("%d samples, want %d", got, want)
 	}
 	for _, s := range r.Samples {
-		if s.Unit == "Gbit/s" && s.Value <= 0 {
-			t.Errorf("%s moved nothing in %s", s.Contestant, s.Measure)
+		if !(s.Value > 0) && !strings.HasPrefix(s.Measure, "processor") {
+			t.Errorf("%s: %s is %v %s", s.Contestant, s.Measure, s.Value, s.Unit)
 		}
 	}
 	for _, why := range r.Void {
-		if !strings.Contains(why, "of the bridge") {
-			t.Errorf("void: %s", why)
-		}
+		t.Errorf("void: %s", why)
 	}
+	leavesNothing(t)
+	var out strings.Builder
+	if err := r.WriteJSON(&out); err != nil {
+		t.Error(err)
+	}
+	if again, err := ReadReport(strings.NewReader(out.String())); err != nil || len(again.Samples) != len(r.Samples) {
+		t.Errorf("read back: %v", err)
+	}
+}
+
+func leavesNothing(t *testing.T) {
+	t.Helper()
 	own := fmt.Sprintf("pal-bench-%d-", os.Getpid())
 	if left, err := netns.List(own); err != nil || len(left) > 0 {
 		t.Errorf("left namespaces %q, %v", left, err)
 	}
-	if left, _ := filepath.Glob("/dev/shm/" + own + "*"); len(left) > 0 {
-		t.Errorf("left files %q", left)
+}
+
+// A contestant's failure voids the run, but does not end it: the others are measured.
+func TestRunGoesOnWithoutWhoFails(t *testing.T) {
+	netnstest.NeedRoot(t)
+	plan := Full([]string{relay, bridge})
+	plan.Durations, plan.claims, plan.Phases = short, nil, plan.Phases[:1]
+	plan.Phases[0].Repetitions, plan.Phases[0].tasks = 1, []task{failing{relay}, packets{64, 1, false}}
+	r, err := Run(t.Context(), Config{Plan: plan, Traffic: trafficCommand(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Passed() || len(r.Void) == 0 || !strings.Contains(r.Void[0], "one node, relay, repetition 1: it broke") {
+		t.Errorf("void: %q", r.Void)
+	}
+	if got, want := len(r.Samples), 1+2*2; got != want {
+		t.Errorf("%d samples, want %d", got, want)
+	}
+	leavesNothing(t)
+}
+
+// failing is a task that one contestant cannot do.
+type failing struct{ who string }
+
+func (failing) measures() []Measure { return []Measure{{Name: "nothing", Unit: "1/s"}} }
+
+func (f failing) run(_ context.Context, r *rig, _ Durations) ([]result, error) {
+	if r.label == f.who {
+		return nil, fmt.Errorf("it broke")
+	}
+	return []result{{value: 1}}, nil
+}
+
+// RunPair finds devices, addresses and the next hop of namespaces that it did not make.
+func TestRunPairMeasuresBetweenNamespacesOfOthers(t *testing.T) {
+	netnstest.NeedRoot(t)
+	var b world.Builder
+	for _, b = range world.Contestants(world.SameNode) {
+		if b.Name == bridge {
+			break
+		}
+	}
+	w, err := b.Build(t.Context(), world.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	plan := PairPlan(true)
+	plan.Durations, plan.Phases[0].Repetitions = short, 1
+	r, err := RunPair(t.Context(), Config{Plan: plan, Traffic: trafficCommand(t)}, "mine", w.Client().Namespace, w.Server().Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Void) > 0 || len(r.Samples) != len(r.Phases[0].Measures) {
+		text, _ := json.MarshalIndent(r, "", "  ")
+		t.Errorf("void: %q, %d samples\n%s", r.Void, len(r.Samples), text)
 	}
 }

@@ -80,6 +80,14 @@ type summary struct {
 	median, low, high float64 // low and high are 0 if there is no interval
 }
 
+// top is the highest that is shown; 0 of what was not measured.
+func (s summary) top() float64 {
+	if math.IsNaN(s.median) {
+		return 0
+	}
+	return max(s.median, s.high)
+}
+
 func (r *Report) summary(phase, contestant, measure string) summary {
 	var values []float64
 	for _, v := range r.values(phase, contestant, measure) {

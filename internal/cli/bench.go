@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,81 +13,193 @@ import (
 	"golang.org/x/term"
 
 	"palisade/internal/bench"
+	"palisade/internal/bench/traffic"
+	"palisade/internal/lab"
 )
 
+// benchFlags are the flags of `palisade bench`.
+type benchFlags struct {
+	quick, check, scale, ablate bool
+	lab                         string
+	attached                    bool
+	contestants                 []string
+	pollers                     int
+	output, profile             string
+	from, markdown, charts      string
+}
+
 func newBenchCommand() *cobra.Command {
-	var config bench.Config
-	var quick bool
-	var output, profile string
+	var f benchFlags
 	cmd := &cobra.Command{
-		Use:   "bench",
-		Short: "Measure the switch beside a bare relay and a Linux bridge",
-		Long: `Measure the switch beside a bare relay and a Linux bridge with iptables: iperf3 and
-round trips between two namespaces, as root, in about six minutes. --quick, or QUICK=1 in
-the environment, takes less than ninety seconds and is less certain.
+		Use:   "bench [--lab NAME FROM TO | --attached FROM TO]",
+		Short: "Measure the switch beside its rivals, or a lab of your own",
+		Long: `Measure the switch beside a bare relay, a Linux bridge with iptables, Open vSwitch and
+others that are installed, on one node and across two: TCP, small packets, new connections
+and round trips between namespaces that it makes, as root, in some 33 minutes. --quick, or
+QUICK=1 in the environment, takes less than three and is less certain.
+
+With --lab it measures between two instances of a running lab, and with --attached between
+two network namespaces; their groups must admit TCP and UDP to ports 5201 to 5299.
 
 It exits with 1 if the run refutes a claim, or is void because a contestant or the relay
 fell short of what makes the comparison fair.`,
-		Example: "  palisade bench\n  QUICK=1 palisade bench --pollers 2",
-		Args:    usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			self, err := os.Executable()
+		Example: `  palisade bench
+  QUICK=1 palisade bench --pollers 2
+  palisade bench --lab lab web1 db1
+  palisade bench --from bin/bench.json --markdown docs/PERFORMANCE.md --charts docs/charts`,
+		Args: usageArgs(func(cmd *cobra.Command, args []string) error {
+			if f.lab != "" || f.attached {
+				return cobra.ExactArgs(2)(cmd, args)
+			}
+			return cobra.NoArgs(cmd, args)
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			report, err := f.report(cmd, args)
 			if err != nil {
 				return err
 			}
-			if output == "" {
-				output = filepath.Join(filepath.Dir(self), "bench.json")
-			}
-			if quick || os.Getenv("QUICK") == "1" {
-				config.Repetitions, config.Seconds, config.RoundTrips = 6, 1, 1000
-			}
-			if term.IsTerminal(int(os.Stderr.Fd())) {
-				config.Progress = os.Stderr
-			}
-			config.Echo = []string{self, "bench", "echo"}
-			if profile != "" {
-				f, err := os.Create(profile)
-				if err != nil {
-					return err
-				}
-				defer f.Close()
-				if err := pprof.StartCPUProfile(f); err != nil {
-					return err
-				}
-				defer pprof.StopCPUProfile()
-			}
-			report, err := bench.Run(cmd.Context(), config)
-			if err != nil {
+			if err := f.write(cmd.OutOrStdout(), report); err != nil {
 				return err
 			}
-			if err := report.Print(cmd.OutOrStdout()); err != nil {
-				return err
-			}
-			if err := writeFile(output, report.WriteJSON); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "samples: %s\n", output)
 			if !report.Passed() {
 				return exitError(1)
 			}
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&quick, "quick", false, "fewer and shorter repetitions")
-	cmd.Flags().IntVar(&config.Pollers, "pollers", 0, "how many `GOROUTINES` carry frames (default: as a node)")
-	cmd.Flags().StringVar(&output, "output", "", "write the samples to `FILE` (default: bench.json beside the binary)")
-	cmd.Flags().StringVar(&profile, "profile", "", "write a processor profile of the switches to `FILE`")
-	cmd.AddCommand(newBenchEchoCommand())
+	flags := cmd.Flags()
+	flags.BoolVar(&f.quick, "quick", false, "fewer and shorter repetitions")
+	flags.BoolVar(&f.check, "check", false, "palisade beside the relay alone, against stored bounds")
+	flags.BoolVar(&f.scale, "scale", false, "what rules, members, flows and ports cost, over their numbers")
+	flags.BoolVar(&f.ablate, "ablate", false, "what each part of the switch costs, by leaving it out")
+	flags.StringVar(&f.lab, "lab", "", "measure between two instances of the lab `NAME`")
+	flags.BoolVar(&f.attached, "attached", false, "measure between two network namespaces")
+	flags.StringSliceVar(&f.contestants, "contestants", nil, "only these `NAMES`")
+	flags.IntVar(&f.pollers, "pollers", 0, "how many `GOROUTINES` carry frames (default: as a node)")
+	flags.StringVar(&f.output, "output", "", "write the samples to `FILE` (default: bench.json beside the binary)")
+	flags.StringVar(&f.profile, "profile", "", "write a processor profile of the switches to `FILE`")
+	flags.StringVar(&f.from, "from", "", "do not measure: report on the samples in `FILE`")
+	flags.StringVar(&f.markdown, "markdown", "", "replace the section between the run's markers in `FILE`")
+	flags.StringVar(&f.charts, "charts", "", "write charts to `DIRECTORY`")
+	cmd.MarkFlagsMutuallyExclusive("check", "scale", "ablate", "lab", "attached", "from")
+	cmd.AddCommand(newBenchTrafficCommand())
 	return cmd
 }
 
-// newBenchEchoCommand is what the benchmark runs at its endpoints.
-func newBenchEchoCommand() *cobra.Command {
+// report measures, or reads what was measured.
+func (f *benchFlags) report(cmd *cobra.Command, args []string) (*bench.Report, error) {
+	if f.from != "" {
+		in, err := os.Open(f.from)
+		if err != nil {
+			return nil, err
+		}
+		defer in.Close()
+		return bench.ReadReport(in)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if f.output == "" {
+		f.output = filepath.Join(filepath.Dir(self), "bench.json")
+	}
+	f.quick = f.quick || os.Getenv("QUICK") == "1"
+	config := bench.Config{Plan: f.plan(), Pollers: f.pollers, Traffic: []string{self, "bench", "traffic"}}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		config.Progress = os.Stderr
+	}
+	if f.profile != "" {
+		profile, err := os.Create(f.profile)
+		if err != nil {
+			return nil, err
+		}
+		defer profile.Close()
+		if err := pprof.StartCPUProfile(profile); err != nil {
+			return nil, err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	switch {
+	case f.lab != "":
+		namespaces, err := labNamespaces(cmd.Context(), f.lab, args)
+		if err != nil {
+			return nil, err
+		}
+		return bench.RunPair(cmd.Context(), config, f.lab, namespaces[0], namespaces[1])
+	case f.attached:
+		return bench.RunPair(cmd.Context(), config, "attached", args[0], args[1])
+	}
+	return bench.Run(cmd.Context(), config)
+}
+
+func (f *benchFlags) plan() bench.Plan {
+	switch {
+	case f.lab != "" || f.attached:
+		return bench.PairPlan(f.quick)
+	case f.check:
+		return bench.Check()
+	case f.scale:
+		return bench.Scale(f.quick)
+	case f.ablate:
+		return bench.Ablate(f.quick)
+	case f.quick:
+		return bench.Quick(f.contestants)
+	}
+	return bench.Full(f.contestants)
+}
+
+// write prints the report and writes the files that were asked for.
+func (f *benchFlags) write(out io.Writer, report *bench.Report) error {
+	if err := report.Print(out); err != nil {
+		return err
+	}
+	if f.output != "" {
+		if err := writeFile(f.output, report.WriteJSON); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "samples: %s\n", f.output)
+	}
+	if f.charts != "" {
+		if err := report.WriteCharts(f.charts); err != nil {
+			return err
+		}
+	}
+	if f.markdown != "" {
+		return report.WriteMarkdown(f.markdown, f.charts)
+	}
+	return nil
+}
+
+// labNamespaces are the namespaces of instances, by id or name.
+func labNamespaces(ctx context.Context, name string, who []string) ([]string, error) {
+	l, err := lab.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	status := l.Status(ctx)
+	var namespaces []string
+	for _, one := range who {
+		found := ""
+		for _, instance := range status.Instances {
+			if instance.ID == one || instance.Name == one {
+				found = instance.Namespace
+			}
+		}
+		if found == "" {
+			return nil, fmt.Errorf("the lab %s runs no instance %q", name, one)
+		}
+		namespaces = append(namespaces, found)
+	}
+	return namespaces, nil
+}
+
+// newBenchTrafficCommand is what the benchmark runs at its endpoints.
+func newBenchTrafficCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "echo serve|tcp|udp ADDRESS [COUNT]",
+		Use:    "traffic",
 		Hidden: true,
-		Args:   usageArgs(cobra.RangeArgs(2, 3)),
-		RunE:   func(cmd *cobra.Command, args []string) error { return bench.Echo(args, cmd.OutOrStdout()) },
+		Args:   usageArgs(cobra.NoArgs),
+		RunE:   func(cmd *cobra.Command, _ []string) error { return traffic.Serve(cmd.InOrStdin(), cmd.OutOrStdout()) },
 	}
 }
 

@@ -1,0 +1,192 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"palisade/internal/bench/world"
+	"palisade/internal/netns"
+	"palisade/internal/packet"
+)
+
+// pairTitle is the phase of RunPair.
+const pairTitle = "pair"
+
+// PairPlan is what RunPair measures.
+func PairPlan(quickly bool) Plan {
+	p := Plan{Kind: "pair", Durations: full}
+	repetitions := repetitions
+	if quickly {
+		p.Durations, repetitions = quick, quickRepetitions
+	}
+	p.Phases = []Phase{{Title: pairTitle, Repetitions: repetitions, tasks: []task{
+		bulk{1, false}, bulk{8, false}, bulk{1, true}, packets{64, 1, true}, packets{64, manyFlows, false}, packets{1280, 1, false},
+		connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true},
+	}}}
+	return p
+}
+
+// RunPair measures between two network namespaces that exist, as those of a lab's
+// instances. What is between them must admit TCP and UDP to the server's ports
+// world.FirstPort to world.LastPort. Label names the pair in the report.
+func RunPair(ctx context.Context, c Config, label, client, server string) (*Report, error) {
+	p := &pair{}
+	defer p.close()
+	for _, e := range []struct {
+		at        *world.Endpoint
+		namespace string
+	}{{&p.client, client}, {&p.server, server}} {
+		if err := describe(e.at, e.namespace); err != nil {
+			return nil, err
+		}
+	}
+	hop, err := nextHop(p.client, p.server.Address)
+	if err != nil {
+		return nil, fmt.Errorf("%s does not reach %s: %w", client, p.server.Address, err)
+	}
+	p.client.Peer = hop
+	one, err := newRig(ctx, p, c.Traffic)
+	if err != nil {
+		return nil, err
+	}
+	defer one.close()
+	one.label = label
+	phase := c.Plan.Phases[0]
+	run := &run{config: c, report: newReport(c), begun: time.Now()}
+	result := PhaseResult{Title: phase.Title, Repetitions: phase.Repetitions, Entrants: []EntrantResult{{
+		Label: label, Name: label, About: fmt.Sprintf("%s, %s to %s", p.client.Namespace, p.client.Address, p.server.Address),
+	}}}
+	for _, t := range phase.tasks {
+		result.Measures = append(result.Measures, t.measures()...)
+	}
+	run.report.Phases = []PhaseResult{result}
+	for i := range phase.Repetitions {
+		for _, t := range phase.tasks {
+			run.say("repetition %d of %d: %s", i+1, phase.Repetitions, t.measures()[0].Name)
+			if err := run.sample(ctx, phase, i, t, one); err != nil {
+				return nil, err
+			}
+		}
+	}
+	run.say("")
+	run.report.Minutes = time.Since(run.begun).Minutes()
+	run.report.judge()
+	return run.report, nil
+}
+
+// A pair is two endpoints that others made.
+type pair struct {
+	client, server world.Endpoint
+
+	mu      sync.Mutex
+	servers []*exec.Cmd
+}
+
+func (p *pair) Client() world.Endpoint { return p.client }
+func (p *pair) Server() world.Endpoint { return p.server }
+func (p *pair) CPU() (float64, error)  { return new(world.World).CPU() } // the machine's
+
+func (p *pair) Start(at world.Endpoint, cmd *exec.Cmd) error {
+	return netns.Do(at.Namespace, cmd.Start)
+}
+
+// Serve starts a command and waits until it listens.
+func (p *pair) Serve(ctx context.Context, at world.Endpoint, port int, argv ...string) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	if err := p.Start(at, cmd); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.servers = append(p.servers, cmd)
+	p.mu.Unlock()
+	listening := fmt.Sprintf(":%04X 00000000:0000 0A", port)
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", cmd.Process.Pid))
+		if err != nil || strings.Contains(string(table), listening) {
+			return err
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s does not listen on port %d", argv[0], port)
+}
+
+func (p *pair) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cmd := range p.servers {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	}
+}
+
+// describe finds the first device of a namespace that has an IPv4 address.
+func describe(e *world.Endpoint, namespace string) error {
+	return netns.Do(namespace, func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, link := range links {
+			attrs := link.Attrs()
+			addresses, err := netlink.AddrList(link, netlink.FAMILY_V4)
+			if err != nil {
+				return err
+			}
+			if attrs.Flags&net.FlagLoopback != 0 || attrs.Flags&net.FlagUp == 0 || len(addresses) == 0 || len(attrs.HardwareAddr) != len(e.MAC) {
+				continue
+			}
+			address, _ := netip.AddrFromSlice(addresses[0].IP.To4())
+			e.Namespace, e.Device, e.Address = namespace, attrs.Name, address
+			copy(e.MAC[:], attrs.HardwareAddr)
+			return nil
+		}
+		return fmt.Errorf("%s has no Ethernet device with an IPv4 address", namespace)
+	})
+}
+
+// nextHop is whom a client addresses its frames for an address to: the kernel knows once
+// it has sent a packet there.
+func nextHop(client world.Endpoint, to netip.Addr) (mac packet.MAC, err error) {
+	err = netns.Do(client.Namespace, func() error {
+		routes, err := netlink.RouteGet(to.AsSlice())
+		if err != nil {
+			return err
+		}
+		hop := net.IP(to.AsSlice())
+		if len(routes) > 0 && routes[0].Gw != nil {
+			hop = routes[0].Gw
+		}
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			conn, err := net.Dial("udp4", netip.AddrPortFrom(to, echoPort).String())
+			if err != nil {
+				return err
+			}
+			_, _ = conn.Write([]byte{0}) // a refusal of the one before
+			_ = conn.Close()
+			neighbours, err := netlink.NeighList(0, netlink.FAMILY_V4)
+			if err != nil {
+				return err
+			}
+			for _, n := range neighbours {
+				if n.IP.Equal(hop) && len(n.HardwareAddr) == len(mac) {
+					copy(mac[:], n.HardwareAddr)
+					return nil
+				}
+			}
+		}
+		return errors.New("nobody answers for its next hop")
+	})
+	return mac, err
+}

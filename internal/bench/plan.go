@@ -1,0 +1,164 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"palisade/internal/bench/traffic"
+	"palisade/internal/bench/world"
+)
+
+// A Plan is what a run measures. Kind names it in the report and its markers.
+type Plan struct {
+	Kind      string    `json:"kind"`
+	Durations Durations `json:"durations"`
+	Phases    []Phase   `json:"-"`
+
+	claims []Claim
+}
+
+// Durations are how long the parts of a sample take.
+type Durations struct {
+	TCP     int           `json:"tcp"`     // seconds of a transfer
+	Flood   time.Duration `json:"flood"`   // that is counted
+	Trial   time.Duration `json:"trial"`   // of the search for the rate without loss
+	Connect time.Duration `json:"connect"` // of new connections
+	Trips   int           `json:"trips"`   // of a series at most
+	Load    int           `json:"load"`    // seconds, of the stream that they go beside
+}
+
+// The durations of a full run are those that a median of seven settles with; a quick one
+// says which way things are.
+var (
+	full  = Durations{TCP: 3, Flood: time.Second, Trial: 200 * time.Millisecond, Connect: time.Second, Trips: 2000, Load: 2}
+	quick = Durations{TCP: 1, Flood: 300 * time.Millisecond, Trial: 100 * time.Millisecond, Connect: 300 * time.Millisecond, Trips: 500, Load: 1}
+)
+
+// A Phase compares some contestants, all of which exist while it lasts.
+type Phase struct {
+	Title       string
+	Repetitions int
+	Entrants    []Entrant
+	Scale       string // what Size counts, in a series over sizes
+
+	tasks []task
+}
+
+// An Entrant is a contestant in one form.
+type Entrant struct {
+	Name    string
+	Form    string // besides the name, in the label
+	Size    int    // of a series
+	Builder world.Builder
+	Config  world.Config
+	Flows   int // instead of a task's own, if not 0
+}
+
+// Label names the entrant among those of its phase.
+func (e Entrant) Label() string {
+	switch {
+	case e.Form != "":
+		return e.Name + ", " + e.Form
+	case e.Size != 0:
+		return fmt.Sprintf("%s, %d", e.Name, e.Size)
+	}
+	return e.Name
+}
+
+// The contestants that claims are about.
+const (
+	palisade = "palisade"
+	relay    = "relay"
+	bridge   = "bridge"
+	ovs      = "ovs"
+	unsealed = "palisade-unsealed"
+	vxlan    = "vxlan"
+	nebula   = "nebula"
+)
+
+// The phases that claims are about.
+const (
+	oneNode  = string(world.SameNode)
+	twoNodes = string(world.TwoNodes)
+	jumbo    = "one node, MTU 9000"
+	manyRule = "one node, rules"
+)
+
+const (
+	repetitions      = 7  // the fewest whose interval bears one outlier in the medians
+	quickRepetitions = 2  // no interval
+	pairRepetitions  = 15 // of 10,000 rules beside 100
+	manyFlows        = traffic.MaxFlows
+)
+
+func entrants(p world.Placement, c world.Config, only []string) []Entrant {
+	var all []Entrant
+	for _, b := range world.Contestants(p) {
+		if len(only) == 0 || slices.Contains(only, b.Name) {
+			all = append(all, Entrant{Name: b.Name, Builder: b, Config: c})
+		}
+	}
+	return all
+}
+
+// Full is what the claims need, in some 33 minutes on two processors. only restricts it to
+// contestants of these names.
+func Full(only []string) Plan {
+	tasks := func(sizes ...int) []task {
+		all := []task{bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true}}
+		for _, size := range sizes {
+			all = append(all, packets{size, 1, size == 64}, packets{size, manyFlows, size == 64})
+		}
+		return append(all, connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true})
+	}
+	return Plan{Kind: "full", Durations: full, claims: claims, Phases: withEntrants(
+		Phase{Title: oneNode, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: tasks(64, 512, 1500)},
+		Phase{Title: jumbo, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{MTU: 9000}, only), tasks: []task{packets{9000, 1, false}}},
+		rulesPhase(pairRepetitions, only),
+		// 1280 is the largest of RFC 2544 §9.1 that every tunnel carries whole.
+		Phase{Title: twoNodes, Repetitions: repetitions, Entrants: entrants(world.TwoNodes, world.Config{}, only), tasks: []task{
+			bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true},
+			packets{64, 1, true}, packets{64, manyFlows, false}, packets{512, 1, false}, packets{1280, 1, false},
+			connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true},
+		}})}
+}
+
+// Quick is most of Full in less than three minutes.
+func Quick(only []string) Plan {
+	return Plan{Kind: "quick", Durations: quick, claims: claims, Phases: withEntrants(
+		Phase{Title: oneNode, Repetitions: quickRepetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: []task{
+			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, packets{1500, 1, false}, connections{}, trips{"udp", false}, trips{"udp", true},
+		}},
+		Phase{Title: twoNodes, Repetitions: quickRepetitions, Entrants: entrants(world.TwoNodes, world.Config{}, only), tasks: []task{
+			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, connections{}, trips{"udp", false},
+		}})}
+}
+
+// Check is palisade beside the relay alone, held against the bounds of testdata/bounds.json.
+func Check() Plan {
+	return Plan{Kind: "check", Durations: quick, claims: storedBounds(), Phases: []Phase{{
+		Title: oneNode, Repetitions: 9, Entrants: entrants(world.SameNode, world.Config{}, []string{palisade, relay}), tasks: []task{
+			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, connections{}, trips{"udp", false},
+		}}}}
+}
+
+// rulesPhase compares palisade with itself: what it costs to have 10,000 rules in force.
+func rulesPhase(repetitions int, only []string) Phase {
+	p := Phase{Title: manyRule, Repetitions: repetitions, tasks: []task{packets{64, manyFlows, false}}}
+	for _, e := range entrants(world.SameNode, world.Config{}, []string{palisade}) {
+		if len(only) > 0 && !slices.Contains(only, palisade) {
+			break
+		}
+		for _, rules := range []int{10_000, 100} {
+			e.Form, e.Config = fmt.Sprintf("%d rules", rules), world.Config{Rules: rules}
+			p.Entrants = append(p.Entrants, e)
+		}
+	}
+	return p
+}
+
+// withEntrants leaves out the phases that nobody is in.
+func withEntrants(phases ...Phase) []Phase {
+	return slices.DeleteFunc(phases, func(p Phase) bool { return len(p.Entrants) == 0 })
+}

@@ -1,0 +1,78 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"strconv"
+
+	"palisade/internal/bench/traffic"
+	"palisade/internal/bench/world"
+)
+
+// The server's ports, of those that every contestant's rules admit.
+const (
+	iperfPort  = world.FirstPort
+	echoPort   = world.FirstPort + 1
+	acceptPort = world.FirstPort + 2
+	sinkPort   = world.FirstPort + 10
+	sinkPorts  = 20 // a million flows
+)
+
+// A place is two endpoints that can be measured between: a world.World, or a pair.
+type place interface {
+	Client() world.Endpoint
+	Server() world.Endpoint
+	Start(at world.Endpoint, cmd *exec.Cmd) error
+	Serve(ctx context.Context, at world.Endpoint, port int, argv ...string) error
+	CPU() (float64, error)
+}
+
+// A rig is a place with the programs at its endpoints.
+type rig struct {
+	place
+	label, about string
+	flows        int // instead of a task's own, if not 0
+
+	client, server *traffic.Agent
+	verify         func() error
+	closeWorld     func() error
+}
+
+// newRig starts the programs. The caller closes the place, if there is an error.
+func newRig(ctx context.Context, p place, command []string) (*rig, error) {
+	r := &rig{place: p, verify: func() error { return nil }, closeWorld: func() error { return nil }}
+	err := func() (err error) {
+		if r.server, err = r.agent(p.Server(), command); err != nil {
+			return err
+		}
+		if r.client, err = r.agent(p.Client(), command); err != nil {
+			return err
+		}
+		address := p.Server().Address
+		if err := r.server.Listen(ctx, traffic.Listen{Address: address, Sink: sinkPort, SinkPorts: sinkPorts, Echo: echoPort, Accept: acceptPort}); err != nil {
+			return err
+		}
+		return p.Serve(ctx, p.Server(), iperfPort, "iperf3", "-4", "-s", "-B", address.String(), "-p", strconv.Itoa(iperfPort))
+	}()
+	if err != nil {
+		return nil, errors.Join(err, r.closeAgents())
+	}
+	return r, nil
+}
+
+func (r *rig) agent(at world.Endpoint, command []string) (*traffic.Agent, error) {
+	return traffic.NewAgent(exec.Command(command[0], command[1:]...), func(cmd *exec.Cmd) error { return r.Start(at, cmd) })
+}
+
+func (r *rig) close() error { return errors.Join(r.closeAgents(), r.closeWorld()) }
+
+func (r *rig) closeAgents() error {
+	var errs []error
+	for _, a := range []*traffic.Agent{r.client, r.server} {
+		if a != nil {
+			errs = append(errs, a.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,48 @@
+package bench
+
+import (
+	"slices"
+
+	"palisade/internal/bench/world"
+)
+
+// scaleRepetitions are enough for an interval, where many Worlds are to be measured.
+const scaleRepetitions = 7
+
+// Scale is a series for each thing that there can be many of. The bridge is beside
+// palisade where it has the same thing.
+func Scale(quickly bool) Plan {
+	p := Plan{Kind: "scale", Durations: full}
+	repetitions := scaleRepetitions
+	if quickly {
+		p.Durations, repetitions = quick, quickRepetitions
+	}
+	flood := packets{64, manyFlows, false}
+	series := func(title, scale string, tasks []task, sizes []int, names []string, form func(size int) Entrant) {
+		phase := Phase{Title: title, Scale: scale, Repetitions: repetitions, tasks: tasks}
+		for _, b := range world.Contestants(world.SameNode) {
+			if !slices.Contains(names, b.Name) {
+				continue
+			}
+			for _, size := range sizes {
+				e := form(size)
+				e.Name, e.Builder, e.Size = b.Name, b, size
+				phase.Entrants = append(phase.Entrants, e)
+			}
+		}
+		p.Phases = append(p.Phases, phase)
+	}
+	both, alone := []string{palisade, bridge}, []string{palisade}
+	series("rules in force", "rules", []task{flood, connections{}}, []int{2, 10, 100, 1000, 10_000, 50_000}, both,
+		func(size int) Entrant { return Entrant{Config: world.Config{Rules: size}} })
+	series("members of the source group", "members", []task{flood, connections{}}, []int{10, 100, 1000, 10_000, 100_000}, both,
+		func(size int) Entrant { return Entrant{Config: world.Config{Members: size}} })
+	series("flows", "flows", []task{flood}, []int{1, 1000, 10_000, 100_000, 1_000_000}, alone,
+		func(size int) Entrant { return Entrant{Flows: size} })
+	return p
+}
+
+// Ablate leaves out one part of the switch at a time, which no node can.
+func Ablate(quickly bool) Plan {
+	return Plan{Kind: "ablate"}
+}

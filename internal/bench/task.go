@@ -1,0 +1,46 @@
+package bench
+
+import (
+	"context"
+	"time"
+)
+
+// A Measure is one number that is taken of every contestant of a phase.
+type Measure struct {
+	Name    string `json:"name"`
+	Unit    string `json:"unit"`
+	Group   string `json:"group"`             // of the chart it is drawn in
+	Smaller bool   `json:"smaller,omitempty"` // is better
+}
+
+// The groups, which are also the names of the charts.
+const (
+	groupTCP         = "TCP"
+	groupPackets     = "packets"
+	groupProcessor   = "processor"
+	groupConnections = "connections"
+	groupLatency     = "round trips"
+	groupMemory      = "memory"
+)
+
+// A task takes one sample of each of its measures.
+type task interface {
+	measures() []Measure
+	run(ctx context.Context, r *rig, d Durations) ([]result, error)
+}
+
+// A result is the sample of a measure.
+type result struct {
+	value  float64
+	detail map[string]float64
+}
+
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,207 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"palisade/internal/bench/traffic"
+)
+
+// A packets floods the path with UDP frames of one size.
+type packets struct {
+	size     int // bytes on a wire
+	flows    int
+	lossless bool // search for the highest rate without loss, too
+}
+
+func (p packets) name() string {
+	if p.flows == 1 {
+		return fmt.Sprintf("UDP, %d bytes, 1 flow", p.size)
+	}
+	return fmt.Sprintf("UDP, %d bytes, %d flows", p.size, p.flows)
+}
+
+func (p packets) measures() []Measure {
+	all := []Measure{
+		{Name: p.name(), Unit: "kpps", Group: groupPackets},
+		{Name: "processor, " + p.name(), Unit: "us each", Group: groupProcessor, Smaller: true},
+	}
+	if p.lossless {
+		all = append(all, Measure{Name: "without loss, " + p.name(), Unit: "kpps", Group: groupPackets})
+	}
+	return all
+}
+
+func (p packets) run(ctx context.Context, r *rig, d Durations) ([]result, error) {
+	flood, err := r.flood(ctx, p, d.Flood)
+	if err != nil {
+		return nil, err
+	}
+	results := []result{
+		{value: flood.rate / 1e3, detail: map[string]float64{"offered kpps": flood.offered / 1e3, "dropped by the receiver's socket, kpps": flood.dropped / 1e3}},
+		{value: flood.processor / flood.rate * 1e6},
+	}
+	if !p.lossless {
+		return results, nil
+	}
+	trial := func(rate float64) (trial, error) { return r.trial(ctx, p, rate, d.Trial) }
+	best, trials, err := search(min(2*flood.rate, flood.offered), trial)
+	if err != nil {
+		return nil, err
+	}
+	return append(results, result{value: best / 1e3, detail: map[string]float64{"trials": float64(trials)}}), nil
+}
+
+func (r *rig) stream(p packets, rate float64, duration time.Duration) traffic.Send {
+	from := r.Client()
+	s := traffic.Send{
+		Device: from.Device, From: from.Address, To: r.Server().Address, FromMAC: from.MAC, ToMAC: from.Peer,
+		Port: sinkPort, SinkPorts: sinkPorts, Flows: p.flows, Size: p.size, Rate: rate, For: duration,
+	}
+	if r.flows != 0 {
+		s.Flows = r.flows
+	}
+	return s
+}
+
+// A flood is what went through, a second.
+type flood struct {
+	offered, rate, dropped float64 // frames
+	processor              float64 // seconds
+}
+
+const (
+	// floodLead is how long a flood runs before it is measured, for each flow to have
+	// been seen; floodTail how much longer it runs than it is measured, at least.
+	floodLead = 200 * time.Millisecond
+	floodTail = 100 * time.Millisecond
+	// floodTries is how often a flood is tried that ended before its measurement did, on
+	// a machine that has too much else to do.
+	floodTries = 3
+)
+
+// flood sends as fast as it goes and counts at the receiver's socket: the forwarding rate
+// at maximum offered load (RFC 2285 §3.6.2).
+func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood, error) {
+	for range floodTries {
+		type sent struct {
+			traffic.Sent
+			at  time.Time
+			err error
+		}
+		done := make(chan sent, 1)
+		go func() {
+			s, err := r.client.Send(ctx, r.stream(p, 0, floodLead+window+floodTail))
+			done <- sent{s, time.Now(), err}
+		}()
+		f, err := r.watch(ctx, window)
+		watched := time.Now()
+		s := <-done
+		if s.err != nil {
+			return f, s.err
+		}
+		if err != nil {
+			return f, err
+		}
+		if f.rate == 0 {
+			return f, fmt.Errorf("%s moved nothing of %d frames", p.name(), s.Offered)
+		}
+		if f.offered = float64(s.Offered) / s.Took.Seconds(); watched.Before(s.at) {
+			return f, nil
+		}
+	}
+	return flood{}, fmt.Errorf("%s: the machine is too busy to count while frames are sent", p.name())
+}
+
+// watch counts what arrives for a while.
+func (r *rig) watch(ctx context.Context, window time.Duration) (f flood, err error) {
+	var counts [2]traffic.Count
+	var busy [2]float64
+	for i, wait := range []time.Duration{floodLead, window} {
+		if err := pause(ctx, wait); err != nil {
+			return f, err
+		}
+		if counts[i], err = r.server.Count(ctx); err != nil {
+			return f, err
+		}
+		if busy[i], err = r.CPU(); err != nil {
+			return f, err
+		}
+	}
+	seconds := (counts[1].At - counts[0].At).Seconds()
+	f.rate = float64(counts[1].Received-counts[0].Received) / seconds
+	f.dropped = float64(counts[1].Dropped-counts[0].Dropped) / seconds
+	f.processor = (busy[1] - busy[0]) / seconds
+	return f, nil
+}
+
+// A trial is a stream at a rate, and how much of it was lost on the way and at the end.
+type trial struct {
+	rate float64 // as it was sent: the sender may be slower than asked
+	lost uint64
+}
+
+// trial sends at a rate, and waits until all has arrived that does.
+func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.Duration) (trial, error) {
+	before, err := r.server.Count(ctx)
+	if err != nil {
+		return trial{}, err
+	}
+	sent, err := r.client.Send(ctx, r.stream(p, rate, duration))
+	if err != nil {
+		return trial{}, err
+	}
+	t := trial{rate: float64(sent.Offered) / sent.Took.Seconds()}
+	const patience = 20 // looks, 5 ms apart, at which nothing more has come
+	for last, vain := uint64(0), 0; vain < patience; vain++ {
+		now, err := r.server.Count(ctx)
+		if err != nil {
+			return t, err
+		}
+		got := now.Received - before.Received
+		if t.lost = sent.Offered - min(got, sent.Offered); t.lost == 0 {
+			return t, nil
+		}
+		if got != last {
+			last, vain = got, 0
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+// searchSteps halve the interval that the rate is in: the result is exact to 1/64 of
+// where the search begins.
+const searchSteps = 6
+
+// search finds the highest rate at which nothing is lost, by bisection between none and
+// limit: throughput, as RFC 2544 §26.1 has it, but for trials of a fraction of a second
+// where it asks for sixty. A rate has failed when two trials in succession lose something,
+// as a machine with other work does now and then at any rate.
+func search(limit float64, attempt func(rate float64) (trial, error)) (best float64, trials int, err error) {
+	low, high := 0.0, limit
+	for range searchSteps {
+		rate := (low + high) / 2
+		var t trial
+		for range 2 {
+			if t, err = attempt(rate); err != nil {
+				return best, trials, err
+			}
+			if trials++; t.lost == 0 {
+				break
+			}
+		}
+		if t.lost > 0 {
+			high = rate
+			continue
+		}
+		low, best = rate, max(best, t.rate)
+	}
+	if best == 0 {
+		best = limit / (1 << (searchSteps + 1)) // below what the search can tell from none
+	}
+	return best, trials, nil
+}
