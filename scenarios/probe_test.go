@@ -249,6 +249,12 @@ func (s *series) seen(a arrival) {
 }
 
 // len is how many were sent.
+func (s *series) unsent() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.errors
+}
+
 func (s *series) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

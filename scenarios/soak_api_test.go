@@ -30,6 +30,7 @@ type soakAPI struct {
 	endpoint    string
 	client      *http.Client
 	signer      *v4.Signer
+	network     *soakNetwork // nil: EC2-Classic
 }
 
 // api calls the lab's front door as account.
@@ -49,11 +50,25 @@ func (l *soakLab) api(account string) *soakAPI {
 
 // at is api at one node, past the front door.
 func (a *soakAPI) at(t *testing.T, socket string) *soakAPI {
-	return newSoakAPI(t, a.endpoint, a.credentials.AccessKeyID, a.credentials.SecretAccessKey,
-		func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		})
+	return a.again(t, func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	})
+}
+
+// again is api on another connection.
+func (a *soakAPI) again(t *testing.T, dial func(context.Context, string, string) (net.Conn, error)) *soakAPI {
+	b := newSoakAPI(t, a.endpoint, a.credentials.AccessKeyID, a.credentials.SecretAccessKey, dial)
+	b.network = a.network
+	return b
+}
+
+// where says what the groups are in.
+func (a *soakAPI) where() string {
+	if a.network != nil {
+		return "a VPC"
+	}
+	return "EC2-Classic"
 }
 
 func newSoakAPI(t *testing.T, endpoint, access, secret string, dial func(context.Context, string, string) (net.Conn, error)) *soakAPI {
@@ -118,73 +133,118 @@ func (a *soakAPI) call(action string, params url.Values, answer any) (time.Time,
 
 // group makes a security group.
 func (a *soakAPI) group(name string) error {
-	_, err := a.call("CreateSecurityGroup", url.Values{"GroupName": {name}, "GroupDescription": {"soak"}}, nil)
+	params := url.Values{"GroupName": {name}, "GroupDescription": {"soak"}}
+	if a.network == nil {
+		_, err := a.call("CreateSecurityGroup", params, nil)
+		return err
+	}
+	var made struct {
+		ID string `xml:"groupId"`
+	}
+	params.Set("VpcId", a.network.vpc)
+	_, err := a.call("CreateSecurityGroup", params, &made)
+	if err == nil {
+		a.network.learn(name, made.ID)
+	}
 	return err
 }
 
-// A soakRule is one rule of ingress: a port from a group of the account, or from a CIDR.
+// A soakRule is one rule: a port from a group of the account, or from a CIDR. In a VPC it
+// may be of egress: to them.
 type soakRule struct {
-	protocol string // "tcp", "udp"
+	egress   bool
+	protocol string // "tcp", "udp", "-1"
 	port     int
 	group    string // or
 	cidr     string
 }
 
-// ruleParams names rules of a group as AuthorizeSecurityGroupIngress and its opposite do.
-func ruleParams(group string, rules ...soakRule) url.Values {
-	params := url.Values{"GroupName": {group}}
+// everythingLeaves is the rule that a group of a VPC begins with.
+var everythingLeaves = soakRule{egress: true, protocol: "-1", cidr: "0.0.0.0/0"}
+
+// name says which group, as the API has it where api is.
+func (a *soakAPI) name(params url.Values, prefix, group string) {
+	if a.network != nil {
+		params.Set(prefix+"GroupId", a.network.id(group))
+	} else {
+		params.Set(prefix+"GroupName", group)
+	}
+}
+
+// changeRules is AuthorizeSecurityGroupIngress, its opposite, or either for egress. The
+// rules are all of one direction.
+func (a *soakAPI) changeRules(change, group string, rules []soakRule) (time.Time, error) {
+	params, direction := url.Values{}, "Ingress"
+	if rules[0].egress {
+		direction = "Egress"
+	}
+	a.name(params, "", group)
 	for i, r := range rules {
 		prefix := fmt.Sprintf("IpPermissions.%d.", i+1)
 		params.Set(prefix+"IpProtocol", r.protocol)
-		params.Set(prefix+"FromPort", fmt.Sprint(r.port))
-		params.Set(prefix+"ToPort", fmt.Sprint(r.port))
+		if r.protocol != "-1" {
+			params.Set(prefix+"FromPort", fmt.Sprint(r.port))
+			params.Set(prefix+"ToPort", fmt.Sprint(r.port))
+		}
 		if r.group != "" {
-			params.Set(prefix+"Groups.1.GroupName", r.group)
+			a.name(params, prefix+"Groups.1.", r.group)
 		} else {
 			params.Set(prefix+"IpRanges.1.CidrIp", r.cidr)
 		}
 	}
-	return params
+	return a.call(change+"SecurityGroup"+direction, params, nil)
 }
 
 func (a *soakAPI) authorize(group string, rules ...soakRule) (time.Time, error) {
-	return a.call("AuthorizeSecurityGroupIngress", ruleParams(group, rules...), nil)
+	return a.changeRules("Authorize", group, rules)
 }
 
 func (a *soakAPI) revoke(group string, rules ...soakRule) (time.Time, error) {
-	return a.call("RevokeSecurityGroupIngress", ruleParams(group, rules...), nil)
+	return a.changeRules("Revoke", group, rules)
 }
 
-// rules reads the TCP rules from CIDRs of every group: group, then "port from cidr".
+// rules reads the rules of every group that are about CIDRs: group, then ruleText.
 func (a *soakAPI) rules() (map[string]map[string]bool, error) {
+	type permission struct {
+		Protocol string `xml:"ipProtocol"`
+		From     int    `xml:"fromPort"`
+		Ranges   []struct {
+			CIDR string `xml:"cidrIp"`
+		} `xml:"ipRanges>item"`
+	}
 	var answer struct {
 		Groups []struct {
-			Name        string `xml:"groupName"`
-			Permissions []struct {
-				Protocol string `xml:"ipProtocol"`
-				From     int    `xml:"fromPort"`
-				Ranges   []struct {
-					CIDR string `xml:"cidrIp"`
-				} `xml:"ipRanges>item"`
-			} `xml:"ipPermissions>item"`
+			Name    string       `xml:"groupName"`
+			Ingress []permission `xml:"ipPermissions>item"`
+			Egress  []permission `xml:"ipPermissionsEgress>item"`
 		} `xml:"securityGroupInfo>item"`
 	}
-	if _, err := a.call("DescribeSecurityGroups", nil, &answer); err != nil {
+	params := url.Values{}
+	if a.network != nil {
+		params = url.Values{"Filter.1.Name": {"vpc-id"}, "Filter.1.Value.1": {a.network.vpc}}
+	}
+	if _, err := a.call("DescribeSecurityGroups", params, &answer); err != nil {
 		return nil, err
 	}
 	all := map[string]map[string]bool{}
 	for _, g := range answer.Groups {
 		all[g.Name] = map[string]bool{}
-		for _, p := range g.Permissions {
+		for i, p := range append(g.Ingress, g.Egress...) {
 			for _, r := range p.Ranges {
-				all[g.Name][ruleText(soakRule{protocol: p.Protocol, port: p.From, cidr: r.CIDR})] = true
+				all[g.Name][ruleText(soakRule{egress: i >= len(g.Ingress), protocol: p.Protocol, port: p.From, cidr: r.CIDR})] = true
 			}
 		}
 	}
 	return all, nil
 }
 
-func ruleText(r soakRule) string { return fmt.Sprintf("%s %d from %s", r.protocol, r.port, r.cidr) }
+func ruleText(r soakRule) string {
+	direction := "from"
+	if r.egress {
+		direction = "to"
+	}
+	return fmt.Sprintf("%s %d %s %s", r.protocol, r.port, direction, r.cidr)
+}
 
 // groups makes security groups.
 func (l *soakLab) groups(api *soakAPI, names ...string) {

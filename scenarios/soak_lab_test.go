@@ -158,13 +158,17 @@ func (l *soakLab) run(api *soakAPI, group, zone string, count int) []soakInstanc
 	return list
 }
 
-// tryRun starts instances; no zone leaves the place to the cluster.
+// tryRun starts instances; no zone leaves the place to the cluster, in EC2-Classic.
 func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error) {
-	params := url.Values{
-		"ImageId": {webImage}, "MinCount": {fmt.Sprint(count)}, "MaxCount": {fmt.Sprint(count)}, "SecurityGroup.1": {group},
-	}
-	if zone != "" {
-		params.Set("Placement.AvailabilityZone", zone)
+	params := url.Values{"ImageId": {webImage}, "MinCount": {fmt.Sprint(count)}, "MaxCount": {fmt.Sprint(count)}}
+	if n := api.network; n != nil {
+		params.Set("SubnetId", n.subnets[zone])
+		params.Set("SecurityGroupId.1", n.id(group))
+	} else {
+		params.Set("SecurityGroup.1", group)
+		if zone != "" {
+			params.Set("Placement.AvailabilityZone", zone)
+		}
 	}
 	var answer struct {
 		Instances []soakInstance `xml:"instancesSet>item"`

@@ -20,28 +20,58 @@ import (
 // probe is a connection of its own. One worker changes rules of the targets' own group, so
 // that what judges the probes is compiled again all the time.
 func TestSoakLeaderKilled(t *testing.T) {
+	l, api := newLeaderSoak(t, "soakleader", "mary")
+	l.groups(api, "target", "friend", "foe")
+	if _, err := api.authorize("target", soakRule{protocol: "udp", port: volleyPort, group: "friend"}); err != nil {
+		t.Fatal(err)
+	}
+	l.killLeader(api)
+}
+
+// TestSoakLeaderKilledVPC is the same in a VPC: the targets admit friend and foe, and the
+// foe may not send. The workers change what may leave too.
+func TestSoakLeaderKilledVPC(t *testing.T) {
+	l, api := newLeaderSoak(t, "soakleadervpc", "dev")
+	l.vpc(api)
+	l.groups(api, "target", "friend", "foe")
+	for _, from := range []string{"friend", "foe"} {
+		if _, err := api.authorize("target", soakRule{protocol: "udp", port: volleyPort, group: from}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := api.revoke("foe", everythingLeaves); err != nil {
+		t.Fatal(err)
+	}
+	l.killLeader(api)
+}
+
+// volleyPort is where the targets hear probes.
+const volleyPort = 9000
+
+func newLeaderSoak(t *testing.T, name, account string) (*soakLab, *soakAPI) {
+	t.Helper()
+	if soakNodes(t) < 3 {
+		t.Fatalf("PALISADE_SOAK_NODES=%d: a leader's loss is survived by three nodes or more", soakNodes(t))
+	}
+	l := newSoakLab(t, name)
+	return l, l.api(account)
+}
+
+// killLeader is the test, once there are the groups target, friend and foe.
+func (l *soakLab) killLeader(api *soakAPI) {
 	const (
 		probes   = 100_000
 		workers  = 5
 		every    = 25 * time.Millisecond // a worker begins a change; 200 a second by all
 		minimum  = 50.0                  // acknowledged changes a second before the kill, or the run is void
 		writable = 3 * time.Second
-		port     = 9000
 	)
-	if soakNodes(t) < 3 {
-		t.Fatalf("PALISADE_SOAK_NODES=%d: a leader's loss is survived by three nodes or more", soakNodes(t))
-	}
-	l := newSoakLab(t, "soakleader")
-	api := l.api("mary")
-	l.groups(api, "target", "friend", "foe")
-	if _, err := api.authorize("target", soakRule{protocol: "udp", port: port, group: "friend"}); err != nil {
-		t.Fatal(err)
-	}
+	t := l.t
 	killed := l.leader()
 	nodes := l.others(killed)[:2]
 	placed := l.launchIn(api, nodes, "target", "friend", "foe")
 
-	volley := newVolley(t, placed, nodes, port)
+	volley := newVolley(t, placed, nodes, volleyPort)
 	// The rule is enforced and all paths are known before anything counts.
 	l.eventually("what is allowed arrives", func() bool { return volley.try() })
 
@@ -51,7 +81,7 @@ func TestSoakLeaderKilled(t *testing.T) {
 	crew := make([]*worker, workers)
 	begin := time.Now()
 	for i := range crew {
-		crew[i] = &worker{api: l.api("mary"), name: fmt.Sprintf("traffic%d", i)}
+		crew[i] = &worker{api: api.again(t, nil), name: fmt.Sprintf("traffic%d", i)}
 		if i == 0 {
 			crew[i].group = "target"
 		}
@@ -86,9 +116,9 @@ func TestSoakLeaderKilled(t *testing.T) {
 		refused += w.refused
 		unknown += w.unknown
 	}
-	t.Logf("leader killed, %d nodes: %.0f changes/s acknowledged before, %d in all, %d refused, %d unknown; writable again after %s ms; "+
+	t.Logf("leader killed, %s, %d nodes: %.0f changes/s acknowledged before, %d in all, %d refused, %d unknown; writable again after %s ms; "+
 		"%d probes, %d of them forbidden, %d admitted wrongly, %d of %d allowed lost, of them %d within 3 s of the kill; started again after %v",
-		len(l.nodes), rate, acknowledged(), refused, unknown, ms(first.Sub(kill)),
+		api.where(), len(l.nodes), rate, acknowledged(), refused, unknown, ms(first.Sub(kill)),
 		probes, probes/2, volley.wrong.Load(), len(loss), probes/2, countBetween(loss, kill, kill.Add(3*time.Second)), restarted.Round(100*time.Millisecond))
 
 	if rate < minimum {
@@ -163,7 +193,8 @@ func (w *worker) runChanges(ctx context.Context, interval time.Duration) {
 		}
 		w.change(present, rule)
 		if n%10 == 9 {
-			// Refused as a whole: one of the two is there, as far as is known.
+			// Refused as a whole: one of the two is there, as far as is known. Both are
+			// of ingress.
 			if w.fact(w.rule(n-1)) == present {
 				if !w.wait(ctx, tick) {
 					return
@@ -189,8 +220,9 @@ func (w *worker) wait(ctx context.Context, tick *time.Ticker) bool {
 	}
 }
 
+// rule is the n-th. In a VPC every other one is of egress.
 func (w *worker) rule(n int) soakRule {
-	return soakRule{protocol: "tcp", port: 10000 + n%30000, cidr: fmt.Sprintf("203.0.113.%d/32", n%90)}
+	return soakRule{egress: w.api.network != nil && n%2 == 1, protocol: "tcp", port: 10000 + n%30000, cidr: fmt.Sprintf("203.0.113.%d/32", n%90)}
 }
 
 func (w *worker) fact(r soakRule) fact { return w.facts[w.group][ruleText(r)] }
@@ -202,7 +234,7 @@ func (w *worker) makeGroup(ctx context.Context, tick *time.Ticker, name string) 
 		}
 		group := fmt.Sprintf("%s.%d", name, i) // a new name if nobody knows what became of the last
 		sent := time.Now()
-		_, err := w.api.call("CreateSecurityGroup", map[string][]string{"GroupName": {group}, "GroupDescription": {"soak"}}, nil)
+		err := w.api.group(group)
 		if w.judge(sent, err, "make "+group) == present {
 			w.group = group
 			w.facts[group] = map[string]fact{}

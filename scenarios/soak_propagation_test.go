@@ -19,55 +19,99 @@ import (
 // A rule of the target's group is authorized and revoked in turn. After an authorize,
 // the latency is that of the first SYN that came through, by the time it was sent; after a
 // revoke, that of the last. One process sends, counts and calls, by one monotonic clock.
+// With -short there are fewer changes.
 func TestSoakPropagation(t *testing.T) {
-	const changes = 2000
-	limit, goal := 50*time.Millisecond, 25*time.Millisecond
-	if soakNodes(t) > 3 {
-		limit, goal = 100*time.Millisecond, 30*time.Millisecond
+	p := newPropagation(t, "soakprop", "mary", (*soakLab).classic)
+	p.measure("of the target's ingress", p.turns(1000), "target", soakRule{protocol: "tcp", port: 80, group: "prober"})
+}
+
+// TestSoakPropagationVPC is the same in a VPC, for the target's ingress, which the target's
+// node enforces, and then for the prober's egress, which the prober's does.
+func TestSoakPropagationVPC(t *testing.T) {
+	p := newPropagation(t, "soakpropvpc", "dev", (*soakLab).vpc)
+	in := soakRule{protocol: "tcp", port: 80, group: "prober"}
+	p.measure("of the target's ingress", p.turns(500), "target", in)
+	if _, err := p.api.revoke("prober", everythingLeaves); err != nil {
+		t.Fatal(err)
 	}
+	if _, err := p.api.authorize("target", in); err != nil {
+		t.Fatal(err)
+	}
+	p.measure("of the prober's egress", p.turns(500), "prober", soakRule{egress: true, protocol: "tcp", port: 80, group: "target"})
+}
+
+// A propagation is a lab in which a prober sends to a target all the time.
+type propagation struct {
+	*soakLab
+	api         *soakAPI
+	a, b        string // the nodes of the target and of the prober
+	s           *series
+	limit, goal time.Duration
+}
+
+func newPropagation(t *testing.T, name, account string, network func(*soakLab, *soakAPI) *soakNetwork) *propagation {
+	l := newSoakLab(t, name)
+	p := &propagation{soakLab: l, api: l.api(account), limit: 50 * time.Millisecond, goal: 25 * time.Millisecond}
+	if len(l.nodes) > 3 {
+		p.limit, p.goal = 100*time.Millisecond, 30*time.Millisecond
+	}
+	network(l, p.api)
+	l.groups(p.api, "target", "prober")
+	p.a = l.leader()
+	p.b = p.a
+	if others := l.others(p.a); len(others) > 0 { // the target on a follower, the prober on another if there is one
+		p.a = others[0]
+		p.b = others[len(others)-1]
+		if p.a == p.b {
+			p.b = l.leader()
+		}
+	}
+	target := l.launchIn(p.api, []string{p.a}, "target")["target"][p.a]
+	prober := l.launchIn(p.api, []string{p.b}, "prober")["prober"][p.b]
+	p.s = &series{gun: gunAt(t, prober), to: netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), 80)}
+	watch(t, target, 80, p.s.seen)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { p.s.runSYNs(ctx, 700*time.Microsecond) })
+	t.Cleanup(func() {
+		stop()
+		wg.Wait()
+	})
+	return p
+}
+
+// turns is how often a rule comes and goes.
+func (p *propagation) turns(many int) int {
+	if testing.Short() {
+		return many / 10
+	}
+	return many
+}
+
+// measure authorizes and revokes a rule of a group, without which nothing comes through.
+func (p *propagation) measure(what string, turns int, group string, rule soakRule) {
+	t, s := p.t, p.s
 	// Nothing that comes through within quiet of the last that did is overlooked; it is
 	// long enough to see the limit exceeded.
-	quiet := 3 * limit
+	quiet := 3 * p.limit
 	const (
 		fewest = 100 // probes that must be sent before a revoke counts as seen
 		giveUp = 5 * time.Second
 	)
-
-	l := newSoakLab(t, "soakprop")
-	api := l.api("mary")
-	l.groups(api, "target", "prober")
-	a := l.leader()
-	b := a
-	if others := l.others(a); len(others) > 0 { // the target on a follower, the prober on another if there is one
-		a = others[0]
-		b = others[len(others)-1]
-		if a == b {
-			b = l.leader()
-		}
-	}
-	target := l.launchIn(api, []string{a}, "target")["target"][a]
-	prober := l.launchIn(api, []string{b}, "prober")["prober"][b]
-
-	s := &series{gun: gunAt(t, prober), to: netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), 80)}
-	watch(t, target, 80, s.seen)
-	ctx, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer stop()
-	begin := time.Now()
-	wg.Go(func() { s.runSYNs(ctx, 700*time.Microsecond) })
-
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	rule := soakRule{protocol: "tcp", port: 80, group: "prober"}
+	for begun := time.Now(); time.Since(begun) < quiet; {
+		<-tick.C
+	}
+	begin, start := time.Now(), s.len()
 	var opened, closed []time.Duration
 	lost := 0 // probes that were refused between the first admitted and the revoke
-	for i := range changes / 2 {
+	for i := range turns {
 		from := s.len()
 		if at, ok := s.last(0); ok && time.Since(at) < quiet {
 			t.Fatalf("change %d: the last admitted probe is only %v old", 2*i, time.Since(at))
 		}
-		reply, err := api.authorize("target", rule)
+		reply, err := p.api.authorize(group, rule)
 		if err != nil {
 			t.Fatalf("authorize, change %d: %v", 2*i, err)
 		}
@@ -83,7 +127,7 @@ func TestSoakPropagation(t *testing.T) {
 			<-tick.C
 		}
 		before := s.len()
-		reply, err = api.revoke("target", rule)
+		reply, err = p.api.revoke(group, rule)
 		if err != nil {
 			t.Fatalf("revoke, change %d: %v", 2*i+1, err)
 		}
@@ -100,24 +144,22 @@ func TestSoakPropagation(t *testing.T) {
 			t.Logf("%d changes after %v, probes sent %d", 2*i+2, time.Since(begin).Round(time.Second), s.len())
 		}
 	}
-	stop()
-	wg.Wait()
 
-	rate := float64(s.len()) / time.Since(begin).Seconds()
+	rate := float64(s.len()-start) / time.Since(begin).Seconds()
 	gaps := s.gaps()
-	t.Logf("propagation, %d nodes, %d changes, target on %s, prober on %s: authorize p50 %s p99 %s max %s ms; revoke p50 %s p99 %s max %s ms; "+
+	t.Logf("propagation %s, %s, %d nodes, %d changes, target on %s, prober on %s: authorize p50 %s p99 %s max %s ms; revoke p50 %s p99 %s max %s ms; "+
 		"%.0f probes/s, gap p99 %s max %s ms, %d not sent, %d refused while open; goal p99 %s ms, limit %s ms",
-		len(l.nodes), len(opened)+len(closed), a, b,
+		what, p.api.where(), len(p.nodes), len(opened)+len(closed), p.a, p.b,
 		ms(percentile(opened, 50)), ms(percentile(opened, 99)), ms(percentile(opened, 100)),
 		ms(percentile(closed, 50)), ms(percentile(closed, 99)), ms(percentile(closed, 100)),
-		rate, ms(percentile(gaps, 99)), ms(percentile(gaps, 100)), s.errors, lost, ms(goal), ms(limit))
+		rate, ms(percentile(gaps, 99)), ms(percentile(gaps, 100)), s.unsent(), lost, ms(p.goal), ms(p.limit))
 	if rate < 500 {
 		t.Errorf("void: %.0f probes a second", rate)
 	}
-	if p := percentile(opened, 99); p > limit {
-		t.Errorf("authorize to enforced: p99 %v, at most %v", p, limit)
+	if at := percentile(opened, 99); at > p.limit {
+		t.Errorf("authorize to enforced: p99 %v, at most %v", at, p.limit)
 	}
-	if p := percentile(closed, 99); p > limit {
-		t.Errorf("revoke to enforced: p99 %v, at most %v", p, limit)
+	if at := percentile(closed, 99); at > p.limit {
+		t.Errorf("revoke to enforced: p99 %v, at most %v", at, p.limit)
 	}
 }
