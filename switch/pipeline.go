@@ -30,6 +30,7 @@ type frame struct {
 	origin packet.Origin
 	pkt    packet.Packet
 	tuple  conntrack.Tuple // of pkt, once observe was asked
+	dst    *Endpoint       // who has the destination, in the sender's network; nil: nobody
 	from   firewall.Source // who the receiver's rules see
 	// viaGateway: the receiver sees the gateway's MAC, not the sender's.
 	viaGateway bool
@@ -74,7 +75,8 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	if f.pkt.EtherType == packet.EtherTypeARP {
 		return f.in, f.answerARP(a)
 	}
-	if v := f.judge(a, conntrack.Out, f.peer(a)); v != verdict.Forward {
+	f.dst = a.Network.Find(f.pkt.Flow.Dst)
+	if v := f.judge(a, conntrack.Out, f.peer()); v != verdict.Forward {
 		return f.in, v
 	}
 	return f.route(a)
@@ -127,10 +129,10 @@ func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 
 // peer is the far end of a packet that leaves an instance, as egress rules see it. What is
 // handed to somebody else, who forwards, goes to no member, whoever it is for.
-func (f *frame) peer(a *Attachment) firewall.Source {
+func (f *frame) peer() firewall.Source {
 	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
-	if dst := a.Network.Find(f.pkt.Flow.Dst); dst != nil && (f.pkt.DstMAC == GatewayMAC || f.pkt.DstMAC == dst.MAC) {
-		peer.Groups = dst.Groups
+	if f.dst != nil && (f.pkt.DstMAC == GatewayMAC || f.pkt.DstMAC == f.dst.MAC) {
+		peer.Groups = f.dst.Groups
 	}
 	return peer
 }
@@ -150,7 +152,7 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	case !a.Network.Prefix.Contains(dst):
 		return f.routeOutside(a)
 	default:
-		if owner = a.Network.Find(dst); owner == nil {
+		if owner = f.dst; owner == nil {
 			return f.in, f.nobody(a.Network)
 		}
 		if !f.viaGateway && (f.pkt.DstMAC != owner.MAC || !a.subnet.contains(dst)) {
