@@ -17,6 +17,7 @@
 // On two nodes, each with one endpoint, joined by an underlay of MTU 1500 (underlay.go):
 //
 //	palisade  two Switches and the sealed tunnel between them
+//	vxlan     the kernel's VXLAN, not sealed, between two bridges as above
 //
 // A Builder makes a World; Contestants lists them in the order of the report. Everything
 // is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
@@ -129,6 +130,7 @@ func Contestants(p Placement) []Builder {
 		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
 	}, TwoNodes: {
 		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled},
+		{Name: "vxlan", About: "kernel VXLAN, not sealed, and bridge at both nodes", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildVXLAN},
 	}}
 	builders := all[p]
 	for i := range builders {
