@@ -176,6 +176,19 @@ func (s *stage) egressRules(t *testing.T) {
 			},
 			same:   []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
 			silent: []ray{to(s.client.host, s.server, "udp/7030")}},
+		change{action: "ModifySecurityGroupRules: an egress rule",
+			do: func(t *testing.T) {
+				s.modify(t, s.groups["client"], ids[0], types.SecurityGroupRuleRequest{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7031), ToPort: aws.Int32(7031), CidrIpv4: aws.String("10.0.1.0/24")})
+			},
+			open: []ray{to(s.client.host, s.server, "tcp/7031")},
+			shut: []ray{to(s.client.host, s.server, "tcp/7030")},
+			same: []ray{to(s.client.host, s.other, "udp/7030")}},
+		change{action: "ModifySecurityGroupRules: back",
+			do: func(t *testing.T) {
+				s.modify(t, s.groups["client"], ids[0], types.SecurityGroupRuleRequest{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7030), ToPort: aws.Int32(7030), CidrIpv4: aws.String("10.0.1.0/24")})
+			},
+			open: []ray{to(s.client.host, s.server, "tcp/7030")},
+			shut: []ray{to(s.client.host, s.server, "tcp/7031")}},
 		change{action: "RevokeSecurityGroupEgress by id",
 			do: func(t *testing.T) {
 				_, err := s.c.RevokeSecurityGroupEgress(t.Context(), &ec2.RevokeSecurityGroupEgressInput{GroupId: aws.String(s.groups["client"]), SecurityGroupRuleIds: ids})
@@ -225,13 +238,19 @@ func (s *stage) regroup(t *testing.T, in instance, groups ...string) {
 	check(t, err)
 }
 
+// modify makes another rule of one, with the same id.
+func (s *stage) modify(t *testing.T, group, rule string, to types.SecurityGroupRuleRequest) {
+	t.Helper()
+	_, err := s.c.ModifySecurityGroupRules(t.Context(), &ec2.ModifySecurityGroupRulesInput{GroupId: &group,
+		SecurityGroupRules: []types.SecurityGroupRuleUpdate{{SecurityGroupRuleId: &rule, SecurityGroupRule: &to}}})
+	check(t, err)
+}
+
 func (s *stage) ruleModified(t *testing.T) {
 	id := s.admit(t, s.groups["server"], permission("tcp", 7050, 7050, s.clientCIDR()))[0]
 	modify := func(t *testing.T, to types.SecurityGroupRuleRequest) {
 		t.Helper()
-		_, err := s.c.ModifySecurityGroupRules(t.Context(), &ec2.ModifySecurityGroupRulesInput{GroupId: aws.String(s.groups["server"]),
-			SecurityGroupRules: []types.SecurityGroupRuleUpdate{{SecurityGroupRuleId: &id, SecurityGroupRule: &to}}})
-		check(t, err)
+		s.modify(t, s.groups["server"], id, to)
 	}
 	s.play(t,
 		change{action: "ModifySecurityGroupRules: the port",
