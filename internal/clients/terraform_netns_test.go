@@ -63,7 +63,7 @@ func publicKey(t *testing.T) string {
 // run runs terraform and fails the test if it ends otherwise than by exit.
 func (tf *terraform) run(exit int, args ...string) string {
 	tf.t.Helper()
-	ctx, cancel := context.WithTimeout(tf.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(tf.t.Context(), 8*time.Minute) // on a busy machine
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "terraform", args...)
 	cmd.Dir, cmd.Env = tf.dir, tf.environ
