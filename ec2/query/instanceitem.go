@@ -86,6 +86,7 @@ type metadataItem struct {
 	Tags     string `wire:"instanceMetadataTags"`
 }
 
+// A hostnameType says which names instances get: ip-10-0-1-4 and its like.
 type hostnameType struct {
 	Type string `wire:"hostnameType"`
 	A    bool   `wire:"enableResourceNameDnsARecord"`

@@ -9,26 +9,11 @@ import (
 
 // An interfaceItem is an interface as a caller sees it.
 type interfaceItem struct {
-	ID             ec2.InterfaceID `wire:"networkInterfaceId"`
-	Subnet         ec2.SubnetID    `wire:"subnetId"`
-	VPC            ec2.VPCID       `wire:"vpcId"`
-	Zone           string          `wire:"availabilityZone"`
-	Description    string          `wire:"description"`
-	Owner          ec2.AccountID   `wire:"ownerId"`
-	Requester      string          `wire:"requesterId"`
-	Managed        bool            `wire:"requesterManaged"`
-	Status         string          `wire:"status"`
-	MAC            string          `wire:"macAddress"`
-	PrivateAddress string          `wire:"privateIpAddress"`
-	PrivateDNS     string          `wire:"privateDnsName"`
-	Checked        bool            `wire:"sourceDestCheck"`
-	Groups         []groupName     `wire:"groupSet"`
-	Attachment     *attachmentItem `wire:"attachment"`
-	Association    *publicItem     `wire:"association"`
-	Tags           []tag           `wire:"tagSet"`
-	Addresses      []nicAddress    `wire:"privateIpAddressesSet"`
-	IPv6Addresses  []tag           `wire:"ipv6AddressesSet"`
-	Type           string          `wire:"interfaceType"`
+	nicItem
+	Zone      string `wire:"availabilityZone"`
+	Requester string `wire:"requesterId"`
+	Managed   bool   `wire:"requesterManaged"`
+	Tags      []tag  `wire:"tagSet"`
 }
 
 type attachmentItem struct {
@@ -79,7 +64,7 @@ type nicItem struct {
 }
 
 func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
-	item := interfaceItem{
+	item := interfaceItem{Tags: c.tags(string(eni.ID)), nicItem: nicItem{
 		ID:             eni.ID,
 		Subnet:         eni.Subnet,
 		VPC:            eni.VPC,
@@ -91,9 +76,8 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 		PrivateDNS:     privateName(eni.Region, eni.Private),
 		Checked:        !eni.Unchecked,
 		Groups:         c.groupNames(eni.Groups),
-		Tags:           c.tags(string(eni.ID)),
 		Type:           "interface",
-	}
+	}}
 	if s, ok := c.view.Subnet(eni.Subnet); ok {
 		item.Zone = s.Zone
 	}
@@ -153,11 +137,7 @@ func (c *call) nics(i *ec2.Instance) []nicItem {
 				a.Allocation, a.ID = "", "" // which an instance does not show
 			}
 		}
-		list = append(list, nicItem{
-			ID: x.ID, Subnet: x.Subnet, VPC: x.VPC, Description: x.Description, Owner: x.Owner, Status: x.Status, MAC: x.MAC,
-			PrivateAddress: x.PrivateAddress, PrivateDNS: x.PrivateDNS, Checked: x.Checked, Groups: x.Groups,
-			Attachment: x.Attachment, Association: x.Association, Addresses: x.Addresses, Type: x.Type,
-		})
+		list = append(list, x.nicItem)
 	}
 	slices.SortFunc(list, func(a, b nicItem) int { return a.Attachment.DeviceIndex - b.Attachment.DeviceIndex })
 	return list

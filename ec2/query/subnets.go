@@ -52,15 +52,8 @@ type subnetItem struct {
 	AssignIPv6     bool          `wire:"assignIpv6AddressOnCreation"`
 	IPv6Native     bool          `wire:"ipv6Native"`
 	DNS64          bool          `wire:"enableDns64"`
-	PrivateDNSName hostnameItem  `wire:"privateDnsNameOptionsOnLaunch"`
+	PrivateDNSName hostnameType  `wire:"privateDnsNameOptionsOnLaunch"`
 	Tags           []tag         `wire:"tagSet"`
-}
-
-// A hostnameItem says which names instances get in a subnet: ip-10-0-1-4 and its like.
-type hostnameItem struct {
-	Type  string `wire:"hostnameType"`
-	ARow  bool   `wire:"enableResourceNameDnsARecord"`
-	AAAAs bool   `wire:"enableResourceNameDnsAAAARecord"`
 }
 
 func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
@@ -76,7 +69,7 @@ func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
 		ZoneID:         zoneID(s.Zone),
 		Default:        s.Default,
 		MapPublic:      s.MapPublic,
-		PrivateDNSName: hostnameItem{Type: "ip-name"},
+		PrivateDNSName: hostnameType{Type: "ip-name"},
 		Tags:           c.tags(string(s.ID)),
 	}
 }
@@ -195,8 +188,8 @@ var subnetListing = listing[subnetItem]{
 		"vpc-id":                          func(s subnetItem) []string { return one(s.VPC) },
 
 		"private-dns-name-options-on-launch.hostname-type":                        func(s subnetItem) []string { return one(s.PrivateDNSName.Type) },
-		"private-dns-name-options-on-launch.enable-resource-name-dns-a-record":    func(s subnetItem) []string { return yesNo(s.PrivateDNSName.ARow) },
-		"private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": func(s subnetItem) []string { return yesNo(s.PrivateDNSName.AAAAs) },
+		"private-dns-name-options-on-launch.enable-resource-name-dns-a-record":    func(s subnetItem) []string { return yesNo(s.PrivateDNSName.A) },
+		"private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": func(s subnetItem) []string { return yesNo(s.PrivateDNSName.AAAA) },
 
 		"customer-owned-ipv4-pool":                    none[subnetItem],
 		"enable-lni-at-device-index":                  none[subnetItem],
