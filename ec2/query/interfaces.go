@@ -1,10 +1,6 @@
 package query
 
-import (
-	"slices"
-
-	"palisade/ec2"
-)
+import "palisade/ec2"
 
 // interfaceActions are of the interfaces of a VPC.
 var interfaceActions = map[string]handler{
@@ -71,17 +67,19 @@ type describeNetworkInterfacesAnswer struct {
 var interfaceListing = listing[interfaceItem]{kind: "eni", id: func(i interfaceItem) string { return string(i.ID) }, filters: interfaceFilters}
 
 func describeNetworkInterfaces(c *call, r *describeNetworkInterfacesRequest) (*describeNetworkInterfacesAnswer, error) {
+	wanted := make(map[string]bool)
 	for _, id := range r.IDs {
 		if err := ec2.CheckInterfaceID(ec2.InterfaceID(id)); err != nil {
 			return nil, err
 		}
+		wanted[id] = true
 	}
 	if len(r.IDs) > 0 && r.MaxResults != nil {
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter networkInterfaceIdSet cannot be used with the parameter maxResults")
 	}
 	var items []interfaceItem
 	for eni := range c.view.InterfacesOf(c.account, c.region) {
-		if eni.VPC != "" && (len(r.IDs) == 0 || slices.Contains(r.IDs, string(eni.ID))) {
+		if eni.VPC != "" && (len(wanted) == 0 || wanted[string(eni.ID)]) {
 			items = append(items, c.newInterfaceItem(eni))
 		}
 	}

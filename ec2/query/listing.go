@@ -41,16 +41,20 @@ func (l listing[T]) named(items []T, ids []string) ([]T, error) {
 	if len(ids) == 0 {
 		return items, nil
 	}
-	known := make(map[string]bool)
+	wanted := make(map[string]bool)
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	items = slices.DeleteFunc(items, func(item T) bool { return !wanted[l.id(item)] })
 	for _, item := range items {
-		known[l.id(item)] = true
+		delete(wanted, l.id(item))
 	}
 	for _, id := range ids {
-		if !known[id] {
+		if wanted[id] {
 			return nil, ec2.NoSuch(l.kind, id)
 		}
 	}
-	return slices.DeleteFunc(items, func(item T) bool { return !slices.Contains(ids, l.id(item)) }), nil
+	return items, nil
 }
 
 // yesNo is how filters spell a boolean.
