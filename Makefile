@@ -8,7 +8,7 @@ NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-
 CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
 
 # The rivals that the benchmark starts by itself, each in a namespace; their tests are skipped where they are not.
-RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2
+RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 
 # install gets what is missing of a list of command:package.
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \

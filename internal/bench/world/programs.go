@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,4 +136,13 @@ func awaitFile(ctx context.Context, path string) error {
 		}
 		return err == nil, err
 	})
+}
+
+// dialTCP tries a connection from the namespace that the caller's thread is in.
+func dialTCP(to netip.AddrPort, within time.Duration) error {
+	conn, err := net.DialTimeout("tcp4", to.String(), within)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }

@@ -18,6 +18,7 @@
 //
 //	palisade  two Switches and the sealed tunnel between them
 //	vxlan     the kernel's VXLAN, not sealed, between two bridges as above
+//	nebula    Nebula at the endpoints themselves, sealed
 //
 // A Builder makes a World; Contestants lists them in the order of the report. Everything
 // is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
@@ -131,6 +132,7 @@ func Contestants(p Placement) []Builder {
 	}, TwoNodes: {
 		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled},
 		{Name: "vxlan", About: "kernel VXLAN, not sealed, and bridge at both nodes", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildVXLAN},
+		{Name: "nebula", About: "Nebula as packaged, sealed, without offloads", Needs: []string{"nebula:nebula", "nebula-cert:nebula"}, build: buildNebula},
 	}}
 	builders := all[p]
 	for i := range builders {
@@ -152,6 +154,7 @@ type Endpoint struct {
 	Address   netip.Addr
 	MAC       packet.MAC
 	Peer      packet.MAC // whom it addresses its frames for the other endpoint to
+	// Both are zero where the device carries IP packets without an Ethernet header.
 
 	role string
 }
