@@ -209,6 +209,12 @@ func TestGroupFilters(t *testing.T) {
 	if got := string(w.body(t, "dev", many)); !strings.Contains(got, "<Code>FilterLimitExceeded</Code>") {
 		t.Errorf("201 values: %s", got)
 	}
+	for length, want := range map[int]string{2048: "<securityGroupInfo/>", 2049: "<Code>InvalidParameterValue</Code>"} {
+		long := "Version=2016-11-15&Action=DescribeSecurityGroups&Filter.1.Name=group-name&Filter.1.Value.1=x" + strings.Repeat("*", length-1)
+		if got := string(w.body(t, "dev", long)); !strings.Contains(got, want) {
+			t.Errorf("a value of %d bytes: %s", length, got)
+		}
+	}
 }
 
 func TestRulesComeInPages(t *testing.T) {

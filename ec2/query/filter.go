@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"iter"
 	"math"
+	"slices"
 	"strings"
 
 	"palisade/ec2"
@@ -15,8 +16,14 @@ type filter struct {
 	Values []string `wire:"Value"`
 }
 
-// maxFilterValues is for one request (EC2 User Guide, "List and filter").
-const maxFilterValues = 200
+const (
+	// maxFilterValues is for one request (EC2 User Guide, "List and filter").
+	maxFilterValues = 200
+	// maxFilterValue is for one value, in bytes, with escapes and wildcards: each is
+	// compared with every item. The longest text there is, a rule's or a tag's, has 255
+	// characters. Our own bound.
+	maxFilterValue = 2048
+)
 
 // filterable says, by filter name, which values an item has.
 type filterable[T any] map[string]func(T) []string
@@ -30,6 +37,9 @@ func (f filterable[T]) check(filters []filter) error {
 		}
 		if _, ok := f[x.Name]; !ok && !isTagFilter(x.Name) {
 			return ec2.Errorf("InvalidParameterValue", "The filter '%s' is invalid", quote(x.Name))
+		}
+		if slices.ContainsFunc(x.Values, func(v string) bool { return len(v) > maxFilterValue }) {
+			return ec2.Errorf("InvalidParameterValue", "A value of the filter '%s' is longer than %d bytes", quote(x.Name), maxFilterValue)
 		}
 		count += len(x.Values)
 	}
