@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	// batchFrames bounds what is read from one port before the others have their
-	// turn and a newer Snapshot is looked for.
+	// batchFrames and batchBytes bound what is read from one port before the others have
+	// their turn and a newer Snapshot is looked for: some 150 us of either small packets
+	// or large ones.
 	batchFrames = 64
+	batchBytes  = 256 << 10
 	// spinFor is how long a poller looks again before it sleeps: the answer to what
 	// it has just delivered often comes sooner than a sleeper can be woken, and waking
 	// one on an idle processor costs the sender more than the frame.
@@ -183,7 +185,7 @@ func (p *poller) drain(f *frame, port *Port) {
 		p.drainTunnel(f, port)
 		return
 	}
-	for range batchFrames {
+	for frames, bytes := 0, 0; frames < batchFrames && bytes < batchBytes; frames++ {
 		n, err := port.device.Read(f.buffer)
 		if err == unix.EAGAIN {
 			return
@@ -192,6 +194,7 @@ func (p *poller) drain(f *frame, port *Port) {
 			p.abandon(port, err)
 			return
 		}
+		bytes += n
 		port.rxFrames.Add(1)
 		port.rxBytes.Add(uint64(n - offloadLen))
 		if p.sw.relay {
