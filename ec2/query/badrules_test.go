@@ -206,8 +206,11 @@ func TestGroupFilters(t *testing.T) {
 	for n := range 201 {
 		many += fmt.Sprintf("&Filter.1.Value.%d=x", n+1)
 	}
-	if got := string(w.body(t, "dev", many)); !strings.Contains(got, "<Code>FilterLimitExceeded</Code>") {
-		t.Errorf("201 values: %s", got)
+	tags := strings.ReplaceAll(strings.ReplaceAll(many, "SecurityGroups", "Tags"), "group-name", "tag-value")
+	for _, request := range []string{many, tags} {
+		if got := string(w.body(t, "dev", request)); !strings.Contains(got, "<Code>FilterLimitExceeded</Code>") {
+			t.Errorf("201 values: %s", got)
+		}
 	}
 	for length, want := range map[int]string{2048: "<securityGroupInfo/>", 2049: "<Code>InvalidParameterValue</Code>"} {
 		long := "Version=2016-11-15&Action=DescribeSecurityGroups&Filter.1.Name=group-name&Filter.1.Value.1=x" + strings.Repeat("*", length-1)

@@ -95,6 +95,9 @@ var tagListing = listing[resourceTagItem]{
 }
 
 func describeTags(c *call, r *listed) (*describeTagsAnswer, error) {
+	if err := tagListing.filters.check(r.Filters); err != nil {
+		return nil, err
+	}
 	var items []resourceTagItem
 	for t := range c.view.TagsOf(c.account, c.region) {
 		kind, _, _ := strings.Cut(t.Resource, "-")
