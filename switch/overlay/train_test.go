@@ -1,0 +1,332 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// offloaded is a TCP or UDP frame with its virtio header, cut every size bytes, as a TAP
+// hands it over and the switch reads it.
+func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet, []byte) {
+	t.Helper()
+	f := of("web", protocol, "10.10.0.4", "10.10.0.5", 1, 8000)
+	f.TCPFlags, f.Payload = packet.ACK, make([]byte, payload)
+	for i := range f.Payload {
+		f.Payload[i] = byte(i * 7 >> (i & 3))
+	}
+	b := append(make([]byte, packet.OffloadLen), packettest.Build(f)...)
+	b[0], b[1] = 1, 1
+	binary.NativeEndian.PutUint16(b[4:], uint16(size))
+	binary.NativeEndian.PutUint16(b[6:], 34)
+	binary.NativeEndian.PutUint16(b[8:], 16)
+	if protocol == packet.ProtocolUDP {
+		b[1] = 5
+		binary.NativeEndian.PutUint16(b[8:], 6)
+	}
+	p := new(packet.Packet)
+	if v, ok := packet.NewDecoder().Decode(b[packet.OffloadLen:], p); !ok {
+		t.Fatal(v)
+	}
+	if v, ok := packet.Sanitize(b, p, 1406); !ok {
+		t.Fatal(v)
+	}
+	return p, b
+}
+
+// packets are the finished packets that a frame stands for.
+func packets(t testing.TB, b []byte) (all [][]byte) {
+	t.Helper()
+	b = bytes.Clone(b)
+	var p packet.Packet
+	if v, ok := packet.NewDecoder().Decode(b[packet.OffloadLen:], &p); !ok {
+		t.Fatal(v)
+	}
+	if v, ok := packet.Sanitize(b, &p, 1500); !ok {
+		t.Fatal(v)
+	}
+	if err := packet.Segment(b, b[packet.OffloadLen:], &p, make([]byte, 2048), func(out []byte) error {
+		all = append(all, bytes.Clone(out))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestSuperframeArrivesAsOne: over real sockets, in datagrams that fit, by the fewest calls
+// and, where the kernel does not take several at once, one by one.
+func TestSuperframeArrivesAsOne(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		protocol uint8
+		payload  int
+		size     int
+		refuse   bool // a socket without checksums cannot cut (udp_send_skb)
+	}{
+		{"TCP", packet.ProtocolTCP, 64_992, 1354, false},
+		{"TCP with a rest", packet.ProtocolTCP, 20_001, 1354, false},
+		{"TCP in more pieces than one call takes", packet.ProtocolTCP, 10_000, 100, false},
+		{"UDP", packet.ProtocolUDP, 20_000, 1200, false},
+		{"TCP, one by one", packet.ProtocolTCP, 64_992, 1354, true},
+		{"UDP, one by one", packet.ProtocolUDP, 20_000, 1200, true},
+	} {
+		a, b := ends(t)
+		buffer := make([]byte, 70_000)
+		s := a.table.Load().send[2]
+		if tt.refuse {
+			if err := unix.SetsockoptInt(a.socket, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p, sent := offloaded(t, tt.protocol, tt.payload, tt.size)
+		want := packets(t, sent)
+		if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
+			t.Fatal(tt.name, v, err)
+		}
+		n, origin, v, err := b.Receive(buffer)
+		if err != nil || v != verdict.Forward || origin.VNI != from.VNI || origin.Epoch != from.Epoch || origin.Node != 1 {
+			t.Fatal(tt.name, origin, v, err)
+		}
+		if got := packets(t, buffer[:n]); !equal(got, want) {
+			t.Errorf("%s: %d packets arrived as one frame, want the %d that were sent", tt.name, len(got), len(want))
+		}
+		if _, _, _, err := b.Receive(buffer); err != unix.EAGAIN {
+			t.Errorf("%s: there is more: %v", tt.name, err)
+		}
+		if got := s.sent[3].counter.Load(); got != uint64(len(want)) {
+			t.Errorf("%s: %d datagrams for %d packets", tt.name, got, len(want))
+		}
+		if s.single.Load() != tt.refuse {
+			t.Errorf("%s: sends one by one is %v", tt.name, !tt.refuse)
+		}
+	}
+}
+
+func equal(a, b [][]byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !bytes.Equal(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// train is the datagrams of a superframe.
+func train(t testing.TB, s *session, queue, payload, size int) (all [][]byte) {
+	t.Helper()
+	p, b := offloaded(t, packet.ProtocolTCP, payload, size)
+	q := new(sender)
+	q.cutter.Begin(b, b[packet.OffloadLen:], p)
+	for {
+		start, end, ok := q.cutter.Next()
+		if !ok {
+			return all
+		}
+		n := q.sealCopy(s, queue, 0, from, b[packet.OffloadLen:][start:end], packet.Unfinished)
+		all = append(all, bytes.Clone(q.out[:n]))
+	}
+}
+
+// TestBadDatagramInATrain: it has its own verdict, and costs the packets around it nothing.
+func TestBadDatagramInATrain(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(all [][]byte)
+		want   []verdict.Verdict
+		frames [][2]int // from which packet to which
+	}{
+		{"nothing", func([][]byte) {}, []verdict.Verdict{verdict.Forward}, [][2]int{{0, 6}}},
+		{"forged", func(all [][]byte) { all[2][300]++ }, []verdict.Verdict{verdict.Forward, verdict.TunnelForged, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
+		{"another mark", func(all [][]byte) { all[2][1] |= 2 }, []verdict.Verdict{verdict.Forward, verdict.TunnelForged, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
+		{"the mark taken away", func(all [][]byte) { all[2][1] = 0 }, []verdict.Verdict{verdict.Forward, verdict.TunnelForged, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
+		{"an unknown mark", func(all [][]byte) { all[2][1] |= 4 }, []verdict.Verdict{verdict.Forward, verdict.TunnelUnknown, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
+		{"replayed", func(all [][]byte) { all[3] = all[2] }, []verdict.Verdict{verdict.Forward, verdict.TunnelReplayed, verdict.Forward}, [][2]int{{0, 3}, {4, 6}}},
+		{"of no session", func(all [][]byte) { all[5][7]++ }, []verdict.Verdict{verdict.Forward, verdict.TunnelUnknown}, [][2]int{{0, 5}}},
+		{"the first", func(all [][]byte) { all[0][40]++ }, []verdict.Verdict{verdict.TunnelForged, verdict.Forward}, [][2]int{{1, 6}}},
+		{"in another order", func(all [][]byte) { all[2], all[3] = all[3], all[2] }, []verdict.Verdict{verdict.Forward, verdict.Forward, verdict.Forward, verdict.Forward}, [][2]int{{0, 2}, {3, 4}, {2, 3}, {4, 6}}},
+	}
+	for _, tt := range tests {
+		a, b := ends(t)
+		s := a.table.Load().send[2]
+		_, whole := offloaded(t, packet.ProtocolTCP, 6_000, 1000)
+		want := packets(t, whole)
+		all := train(t, s, 3, 6_000, 1000)
+		tt.change(all)
+		if err := a.sendTrain(&a.queues[3].message, bytes.Join(all, nil), len(all[0]), &s.to); err != nil {
+			t.Fatal(err)
+		}
+		buffer := make([]byte, 70_000)
+		frames := tt.frames
+		for i, wanted := range tt.want {
+			n, _, v, err := b.Receive(buffer)
+			if err != nil || v != wanted {
+				t.Fatalf("%s: the fate %d is %v, %v, want %v", tt.name, i, v, err, wanted)
+			}
+			if v != verdict.Forward {
+				if n != len(all[0]) {
+					t.Errorf("%s: %d bytes were dropped, want %d", tt.name, n, len(all[0]))
+				}
+				continue
+			}
+			if got := packets(t, buffer[:n]); !equal(got, want[frames[0][0]:frames[0][1]]) {
+				t.Errorf("%s: %d packets, want %v", tt.name, len(got), frames[0])
+			}
+			frames = frames[1:]
+		}
+		if _, _, v, err := b.Receive(buffer); err != unix.EAGAIN {
+			t.Errorf("%s: there is more: %v, %v", tt.name, v, err)
+		}
+	}
+}
+
+// TestOriginsAreNotMixed: packets that would go on with a train, of another interface.
+func TestOriginsAreNotMixed(t *testing.T) {
+	a, b := ends(t)
+	s := a.table.Load().send[2]
+	p, whole := offloaded(t, packet.ProtocolTCP, 2_000, 1000)
+	q := new(sender)
+	q.cutter.Begin(whole, whole[packet.OffloadLen:], p)
+	other := from
+	other.Epoch++
+	for _, origin := range []packet.Origin{from, other} {
+		start, end, _ := q.cutter.Next()
+		n := q.sealCopy(s, 3, 0, origin, whole[packet.OffloadLen:][start:end], packet.Unfinished)
+		if err := a.sendTo(q.out[:n], &s.to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buffer := make([]byte, 70_000)
+	for _, want := range []packet.Origin{from, other} {
+		want.Node = 1
+		if n, got, v, err := receive(b, buffer); err != nil || v != verdict.Forward || got != want || n > 1100 {
+			t.Errorf("%d bytes of %+v, %v, %v; want those of %+v", n, got, v, err, want)
+		}
+	}
+}
+
+// TestBatchEnds while there is more to read, so that other ports have their turn; and what
+// was read is never left behind, for no descriptor would tell of it.
+func TestBatchEnds(t *testing.T) {
+	a, b := ends(t)
+	const frames = 2 * batchBytes / 60_000
+	for range frames {
+		p, whole := offloaded(t, packet.ProtocolTCP, 60_000, 1000)
+		if _, err := a.Send(3, 2, from, p, whole); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buffer := make([]byte, 70_000)
+	batches, came := 0, 0
+	for came < frames*60 {
+		n, _, _, err := b.Receive(buffer)
+		switch {
+		case err == nil:
+			came += len(packets(t, buffer[:n]))
+		case err != unix.EAGAIN:
+			t.Fatal(err)
+		case b.receiver.at < b.receiver.n || b.receiver.held.full:
+			t.Fatal("a batch ended with something in hand")
+		default:
+			batches++
+		}
+		if batches > frames {
+			t.Fatalf("%d packets of %d came", came, frames*60)
+		}
+	}
+	if batches == 0 {
+		t.Error("a batch had no end")
+	}
+}
+
+func TestNoAllocsOfSuperframes(t *testing.T) {
+	a, b := ends(t)
+	p, whole := offloaded(t, packet.ProtocolTCP, 64_992, 1354)
+	sent, buffer := make([]byte, len(whole)), make([]byte, 70_000)
+	if n := testing.AllocsPerRun(50, func() {
+		copy(sent, whole)
+		if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
+			t.Fatal(v, err)
+		}
+		if _, _, v, err := receive(b, buffer); v != verdict.Forward || err != nil {
+			t.Fatal(v, err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// FuzzReceive: whatever a node seals, in trains of whatever sizes, each datagram ends in a
+// frame or in a counted drop, and no frame is longer than any.
+func FuzzReceive(f *testing.F) {
+	p, b := offloaded(f, packet.ProtocolTCP, 3_000, 1000)
+	var c packet.Cutter
+	c.Begin(b, b[packet.OffloadLen:], p)
+	var inner []byte
+	for start, end, ok := c.Next(); ok; start, end, ok = c.Next() {
+		inner = putInnerFrame(inner, b[packet.OffloadLen:][start:end])
+	}
+	f.Add(inner, uint16(innerLen+1054), byte(packet.Unfinished), byte(0))
+	f.Add(inner, uint16(innerLen+1054), byte(packet.Unfinished), byte(9))
+	f.Add([]byte("no frame at all, nor a header before it"), uint16(7), byte(3), byte(1))
+	local := netip.MustParseAddrPort("127.0.0.1:0")
+	keys := bytes.Repeat([]byte{1}, keyLen)
+	d := &Device{socket: -1, table: new(atomic.Pointer[table])}
+	buffer := make([]byte, 70_000)
+	f.Fuzz(func(t *testing.T, plain []byte, size uint16, marks, spoil byte) {
+		if size == 0 || len(plain) == 0 || (len(plain)/int(size)+1)*(int(size)+headerLen+tagLen) > 1<<16 {
+			return
+		}
+		s, err := newSession(keys, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.node, s.address, s.index, s.farIndex = 9, local, 5, 5
+		d.table.Store(&table{receive: map[uint32]*session{5: s}})
+		q, r := new(sender), &d.receiver
+		r.n, r.size, r.at, r.sender = 0, int(size)+headerLen+tagLen, 0, local
+		datagrams := 0
+		for rest := plain; len(rest) > 0; datagrams++ {
+			n := min(len(rest), int(size))
+			out := s.sealPacket(r.in[r.n:], rest[:n], &q.nonce, 2, packet.Marks(marks)&knownMarks)
+			if spoil == byte(datagrams+1) {
+				out[len(out)-1]++
+			}
+			r.n, rest = r.n+len(out), rest[n:]
+		}
+		fates := 0
+		for {
+			n, _, v, err := d.Receive(buffer)
+			if err != nil {
+				break
+			}
+			if fates++; fates > datagrams {
+				t.Fatalf("%d fates of %d datagrams", fates, datagrams)
+			}
+			if v == verdict.Unset || n > packet.OffloadLen+14+65535 {
+				t.Fatalf("%v, %d bytes", v, n)
+			}
+		}
+		if r.at != r.n || r.held.full || fates == 0 {
+			t.Errorf("%d fates of %d datagrams, %d bytes are left", fates, datagrams, r.n-r.at)
+		}
+	})
+}
+
+func putInnerFrame(b, frame []byte) []byte {
+	at := len(b)
+	b = append(b, make([]byte, innerLen)...)
+	putInner(b[at:], from)
+	return append(b, frame...)
+}
