@@ -69,14 +69,16 @@ const (
 // and a whisker for the interval of its median.
 func (r *Report) bars(p PhaseResult, measures []Measure) string {
 	height := 34 + barStep*len(p.Entrants)
-	s := newSVG(chartWidth, 10+height*((len(measures)+1)/2))
+	const heading = 26
+	s := newSVG(chartWidth, heading+10+height*((len(measures)+1)/2))
+	better := "more is better"
+	if measures[0].Smaller {
+		better = "less is better"
+	}
+	s.text(10, 20, "label", "start", capital(p.Title)+", "+better)
 	for i, m := range measures {
-		left, top := panelWidth*(i%2), 10+height*(i/2)
-		better := ""
-		if m.Smaller {
-			better = ", less is better"
-		}
-		s.text(left+10, top+14, "head", "start", fmt.Sprintf("%s (%s%s)", m.Name, m.Unit, better))
+		left, top := panelWidth*(i%2), heading+10+height*(i/2)
+		s.text(left+10, top+14, "head", "start", fmt.Sprintf("%s (%s)", m.Name, m.Unit))
 		longest := 0.0
 		for _, e := range p.Entrants {
 			one := r.summary(p.Title, e.Label, m.Name)
@@ -107,7 +109,7 @@ func (r *Report) bars(p PhaseResult, measures []Measure) string {
 func (r *Report) ratios(p PhaseResult) string {
 	measures := slices.DeleteFunc(slices.Clone(p.Measures), func(m Measure) bool { return m.Group == groupProcessor })
 	rivals := p.rivals()
-	const left, right, step = 280, chartWidth - 30, 12
+	const left, right, step = 310, chartWidth - 30, 12
 	height := 8 + step*len(rivals)
 	s := newSVG(chartWidth, 50+height*len(measures))
 	axis := logAxis{from: 0.1, to: 30, left: left, right: right}

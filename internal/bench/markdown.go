@@ -65,6 +65,9 @@ func (r *Report) markdown(charts string) string {
 	if len(r.Judgements) > 0 {
 		fmt.Fprintf(&b, "\n### What it had to show\n\n")
 		writeMarkdownTable(&b, r.claimTable(), 4)
+		if open := r.open(); open != "" {
+			fmt.Fprintf(&b, "\n%s.\n", capital(open))
+		}
 	}
 	for _, p := range r.Phases {
 		fmt.Fprintf(&b, "\n### %s\n\n", capital(p.Title))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -31,6 +32,9 @@ func (r *Report) Print(out io.Writer) error {
 			return err
 		}
 	}
+	if open := r.open(); open != "" {
+		fmt.Fprintln(out, open)
+	}
 	for _, why := range r.Void {
 		fmt.Fprintf(out, "void: %s\n", why)
 	}
@@ -44,7 +48,7 @@ func (m Machine) line() string {
 // about says how the numbers were taken.
 func (r *Report) about() string {
 	d := r.Plan.Durations
-	s := fmt.Sprintf("%s run of %.0f minutes. TCP %d s, floods %v, trials without loss %v, new connections %v for %d at a time, %d round trips. Medians; ratios of medians, with the 95 %% interval of the ratios within a repetition.",
+	s := fmt.Sprintf("Run %q, %.1f minutes. TCP %d s, floods %v, trials without loss %v, new connections %v for %d at a time, %d round trips. Medians; ratios of medians, with the 95 %% interval of the ratios within a repetition.",
 		r.Plan.Kind, r.Minutes, d.TCP, d.Flood, d.Trial, d.Connect, connectParallel, d.Trips)
 	if r.Pollers != 0 {
 		s += fmt.Sprintf(" %d pollers.", r.Pollers)
@@ -106,9 +110,30 @@ func (r *Report) scaleTable(p PhaseResult) cells {
 func (r *Report) claimTable() cells {
 	all := cells{{"claim", "", "of", "wanted", "measured", ""}}
 	for _, j := range r.Judgements {
+		if j.Verdict == notMeasured {
+			continue
+		}
 		all = append(all, []string{j.Phase + ": " + j.Measure, j.Of, j.To, j.bound(), j.Ratio.String(), j.Verdict})
 	}
 	return all
+}
+
+// open says which claims the run has no answer to, by whom they are about.
+func (r *Report) open() string {
+	var about []string
+	count := 0
+	for _, j := range r.Judgements {
+		if j.Verdict == notMeasured {
+			count++
+			if who := j.Of + " beside " + j.To; !slices.Contains(about, who) {
+				about = append(about, who)
+			}
+		}
+	}
+	if count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("not measured: %d claims, of %s", count, strings.Join(about, ", "))
 }
 
 // String is the ratio with its interval.
