@@ -35,6 +35,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"palisade/internal/packet"
 )
@@ -85,6 +86,9 @@ type Builder struct {
 	build func(context.Context, *World) error
 }
 
+// built numbers Worlds: several of one contestant may stand side by side.
+var built atomic.Int64
+
 // Build makes a World. The caller closes it, whatever happens to ctx.
 func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 	if err := c.fill(); err != nil {
@@ -94,13 +98,10 @@ func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 		return nil, fmt.Errorf("build %s: not installed: %s", b.Name, strings.Join(missing, " "))
 	}
 	w := &World{
-		name: b.Name, id: b.Name, config: c, policy: newPolicy(c), mtu: c.MTU,
+		name: b.Name, id: fmt.Sprintf("%d-%s", built.Add(1), b.Name), config: c, policy: newPolicy(c), mtu: c.MTU,
 		client: Endpoint{role: "client", Device: "eth0", Address: clientAddress, MAC: clientMAC, Peer: serverMAC},
 		server: Endpoint{role: "server", Device: "eth0", Address: serverAddress, MAC: serverMAC, Peer: clientMAC},
 		verify: func() error { return nil },
-	}
-	if b.Placement == TwoNodes {
-		w.id += "2" // it may stand beside the one of the same name on one node
 	}
 	w.client.Namespace, w.server.Namespace = w.namespace("client"), w.namespace("server")
 	if err := b.build(ctx, w); err != nil {
