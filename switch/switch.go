@@ -36,7 +36,7 @@ var GatewayMAC = packet.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
 type Config struct {
 	Tracker *conntrack.Tracker
 	Logger  *slog.Logger // default: discard
-	Pollers int          // default: one for each processor, at most four; at most 64
+	Pollers int          // default: one for every two processors, at most four; at most 64
 }
 
 // Switch is the data plane of one node.
@@ -66,7 +66,9 @@ func New(c Config) (*Switch, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Pollers == 0 {
-		c.Pollers = min(4, runtime.NumCPU())
+		// Whom the frames are for needs the other half: a poller that looks for frames
+		// takes a processor, and two on two stand in the way of both ends.
+		c.Pollers = min(4, max(1, runtime.NumCPU()/2))
 	}
 	if c.Pollers > maxPollers {
 		return nil, fmt.Errorf("switch: %d pollers are more than %d", c.Pollers, maxPollers)
