@@ -40,7 +40,7 @@ type RemoteError struct {
 func (e *RemoteError) Error() string { return e.Text }
 
 // ErrNotConnected is wrapped by an error of Call when the far end has not heard of it:
-// there was no connection, and none could be made.
+// there was no connection, and none could be made, or it is about to close.
 var ErrNotConnected = errors.New("no connection")
 
 // Codes of a RemoteError that no handler made.
@@ -48,6 +48,7 @@ const (
 	CodeUnknownMethod = "UnknownMethod"
 	CodeTooLarge      = "TooLarge"
 	CodeBadRequest    = "BadRequest"
+	codeEnding        = "Ending" // Call makes ErrNotConnected of it
 )
 
 var methodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}$`)
@@ -106,10 +107,14 @@ func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]by
 	if len(answer) > MaxMessage {
 		return nil, &RemoteError{Code: CodeTooLarge, Text: fmt.Sprintf("the answer is longer than %d bytes", MaxMessage)}
 	}
-	if response.StatusCode != http.StatusOK {
-		return nil, decodeError(response.Status, answer)
+	if response.StatusCode == http.StatusOK {
+		return answer, nil
 	}
-	return answer, nil
+	err = decodeError(response.Status, answer)
+	if remote, ok := errors.AsType[*RemoteError](err); ok && remote.Code == codeEnding {
+		return nil, fmt.Errorf("%w: %w", ErrNotConnected, err)
+	}
+	return nil, err
 }
 
 func (p *Peer) newTransport() *http.Transport {
@@ -147,7 +152,8 @@ func (p *Peer) rpcServer() *http.Server {
 }
 
 func (p *Peer) serveRPC(w http.ResponseWriter, r *http.Request) {
-	if !p.begin() {
+	if !p.begin() { // an empty answer would be one
+		answerError(w, http.StatusServiceUnavailable, &RemoteError{codeEnding, p.id.node + " is ending"})
 		return
 	}
 	defer p.work.Done()

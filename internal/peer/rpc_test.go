@@ -182,6 +182,27 @@ func TestHandlerHearsOfACallerThatLeft(t *testing.T) {
 	}
 }
 
+// TestCallOfAPeerThatEnds: its connections are closed one after the other. Who calls by one
+// that is still open is told that nothing was begun, so that another node may be asked.
+func TestCallOfAPeerThatEnds(t *testing.T) {
+	server, client := callers(t, map[string]Handler{
+		"echo": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
+	})
+	if _, err := client.Call(t.Context(), "node1", "echo", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	ends := func(yes bool) {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		server.mu.closed = yes
+	}
+	ends(true)
+	defer ends(false)
+	if answer, err := client.Call(t.Context(), "node1", "echo", []byte("x")); !errors.Is(err, ErrNotConnected) {
+		t.Errorf("%q, %v; want ErrNotConnected", answer, err)
+	}
+}
+
 func TestCallsShareConnections(t *testing.T) {
 	server, client := callers(t, map[string]Handler{
 		"echo": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
