@@ -16,6 +16,7 @@ func (w *World) filter(ctx context.Context, inside string) (version string, err 
 	if _, err := tool(ctx, inside, iptablesRules(w.policy), "iptables-restore"); err != nil {
 		return "", err
 	}
+	w.tracking = append(w.tracking, inside)
 	version, err = tool(ctx, inside, "", "iptables", "--version")
 	return strings.TrimSpace(version), err
 }

@@ -78,7 +78,7 @@ func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Swit
 	if n.tracker, err = conntrack.Open(conntrack.Config{Path: arena}); err != nil {
 		return nil, err
 	}
-	w.cleanup = append(w.cleanup, n.tracker.Close)
+	w.cleanup, w.arenas = append(w.cleanup, n.tracker.Close), append(w.arenas, arena)
 	n.sw, err = build(vswitch.Config{Tracker: n.tracker, Pollers: w.config.Pollers})
 	return n, err
 }

@@ -39,6 +39,7 @@ func buildVXLAN(ctx context.Context, w *World) error {
 	if _, err := tool(ctx, sender, egressRules, "iptables-restore"); err != nil {
 		return err
 	}
+	w.tracking = append(w.tracking, sender)
 	version, err := w.filter(ctx, receiver)
 	if err != nil {
 		return err

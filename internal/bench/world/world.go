@@ -104,8 +104,12 @@ func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 		verify: func() error { return nil },
 	}
 	w.client.Namespace, w.server.Namespace = w.namespace("client"), w.namespace("server")
+	before := heapInUse()
 	if err := b.build(ctx, w); err != nil {
 		return nil, errors.Join(fmt.Errorf("build %s: %w", b.Name, err), w.Close())
+	}
+	if len(w.arenas) > 0 {
+		w.heap = max(0, heapInUse()-before)
 	}
 	return w, nil
 }
@@ -172,7 +176,10 @@ type World struct {
 	client, server Endpoint
 	verify         func() error
 
-	between    []int // processes that carry packets
+	between    []int    // processes that carry packets
+	arenas     []string // files of trackers
+	tracking   []string // namespaces that the kernel tracks connections in
+	heap       int64    // bytes that it grew by, where Switches are in it
 	namespaces []string
 	cleanup    []func() error // in reverse order
 

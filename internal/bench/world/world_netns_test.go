@@ -82,6 +82,10 @@ func TestContestantsOnTwoNodes(t *testing.T) {
 }
 
 func testContestant(t *testing.T, b Builder) {
+	before, err := new(World).CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := build(t, b, Config{})
 	filters := b.Name != "relay" && b.Name != "vde2"
 	if err := w.Verify(); filters && err == nil {
@@ -95,6 +99,14 @@ func testContestant(t *testing.T, b Builder) {
 	}
 	if err := w.Verify(); err != nil {
 		t.Errorf("verify: %v", err)
+	}
+	if memory, err := w.Memory(); err != nil || memory <= 0 || memory > 1<<30 {
+		t.Errorf("it takes %d bytes, %v", memory, err)
+	} else {
+		t.Logf("memory: %.1f MB", float64(memory)/1e6)
+	}
+	if busy, err := w.CPU(); err != nil || busy <= before {
+		t.Errorf("the machine has worked %v s, %v; before it was built, %v s", busy, err, before)
 	}
 	if w.Describe() == "" {
 		t.Error("it says nothing of itself")
