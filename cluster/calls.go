@@ -128,12 +128,15 @@ func (c *Cluster) handle() {
 }
 
 func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
-	if !c.leads() {
+	if !c.leads() || ctx.Err() != nil { // the door closes before Run ends
 		return answer{NotLeader: true}
 	}
 	cmd, err := ec2.DecodeCommand(body)
 	if err != nil {
 		return answer{Refused: err.Error()}
+	}
+	if ctx.Err() != nil { // the door is closing: the next leader may be asked
+		return answer{NotLeader: true}
 	}
 	result, index, err := c.propose(ctx, cmd)
 	a := answer{Result: result, Index: index}

@@ -219,11 +219,15 @@ func (c *Cluster) whyNoLeader(ctx context.Context) error {
 	return fmt.Errorf("%w: %s", ErrNoLeader, text)
 }
 
-// leads reports whether commands may be proposed here.
+// leads reports whether commands may be proposed here. They may not while Run ends: the next
+// leader may decide what this one could only leave open.
 func (c *Cluster) leads() bool {
 	select {
-	case <-c.stopped:
+	case <-c.ending:
 		return false
+	default:
+	}
+	select {
 	case <-c.started:
 		return c.leadingTerm() != 0
 	default:
