@@ -14,7 +14,7 @@ RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz soak bench lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz soak bench bench-check bench-docs lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -60,6 +60,12 @@ setup-rivals: setup
 
 bench: setup-rivals build ## the switch beside a bare relay and its rivals; QUICK=1 for less
 	bin/palisade bench
+
+bench-check: setup build ## palisade beside the relay alone, against the bounds in internal/bench/testdata
+	bin/palisade bench --check
+
+bench-docs: build ## the tables and charts of docs/PERFORMANCE.md, out of the last runs
+	@for run in full scale ablate; do ! test -e bin/bench-$$run.json || bin/palisade bench --from bin/bench-$$run.json --markdown docs/PERFORMANCE.md --charts docs/charts >/dev/null || exit 1; done
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

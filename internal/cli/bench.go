@@ -46,7 +46,7 @@ fell short of what makes the comparison fair.`,
 		Example: `  palisade bench
   QUICK=1 palisade bench --pollers 2
   palisade bench --lab lab web1 db1
-  palisade bench --from bin/bench.json --markdown docs/PERFORMANCE.md --charts docs/charts`,
+  palisade bench --from bin/bench-full.json --markdown docs/PERFORMANCE.md --charts docs/charts`,
 		Args: usageArgs(func(cmd *cobra.Command, args []string) error {
 			if f.lab != "" || f.attached {
 				return cobra.ExactArgs(2)(cmd, args)
@@ -61,7 +61,7 @@ fell short of what makes the comparison fair.`,
 			if err := f.write(cmd.OutOrStdout(), report); err != nil {
 				return err
 			}
-			if !report.Passed() {
+			if f.from == "" && !report.Passed() {
 				return exitError(1)
 			}
 			return nil
@@ -76,7 +76,7 @@ fell short of what makes the comparison fair.`,
 	flags.BoolVar(&f.attached, "attached", false, "measure between two network namespaces")
 	flags.StringSliceVar(&f.contestants, "contestants", nil, "only these `NAMES`")
 	flags.IntVar(&f.pollers, "pollers", 0, "how many `GOROUTINES` carry frames (default: as a node)")
-	flags.StringVar(&f.output, "output", "", "write the samples to `FILE` (default: bench.json beside the binary)")
+	flags.StringVar(&f.output, "output", "", "write the samples to `FILE` (default: bench-KIND.json beside the binary)")
 	flags.StringVar(&f.profile, "profile", "", "write a processor profile of the switches to `FILE`")
 	flags.StringVar(&f.from, "from", "", "do not measure: report on the samples in `FILE`")
 	flags.StringVar(&f.markdown, "markdown", "", "replace the section between the run's markers in `FILE`")
@@ -100,11 +100,12 @@ func (f *benchFlags) report(cmd *cobra.Command, args []string) (*bench.Report, e
 	if err != nil {
 		return nil, err
 	}
-	if f.output == "" {
-		f.output = filepath.Join(filepath.Dir(self), "bench.json")
-	}
 	f.quick = f.quick || os.Getenv("QUICK") == "1"
-	config := bench.Config{Plan: f.plan(), Pollers: f.pollers, Traffic: []string{self, "bench", "traffic"}}
+	plan := f.plan()
+	if f.output == "" {
+		f.output = filepath.Join(filepath.Dir(self), "bench-"+plan.Kind+".json")
+	}
+	config := bench.Config{Plan: plan, Pollers: f.pollers, Traffic: []string{self, "bench", "traffic"}}
 	if term.IsTerminal(int(os.Stderr.Fd())) {
 		config.Progress = os.Stderr
 	}
