@@ -215,18 +215,6 @@ func (t *tx) givePublicAgain(id InterfaceID, private netip.Addr) {
 	t.setPublic(eni, eni.Private, public)
 }
 
-// elastic finds an elastic address of the caller.
-func (t *tx) elastic(account AccountID, region Region, id AllocationID) (*ElasticAddress, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter allocationId")
-	}
-	e := first[ElasticAddress](t.Txn, tableElastic, indexID, key(id))
-	if e == nil || e.Account != account || e.Region != region {
-		return nil, NoSuch("eipalloc", id)
-	}
-	return e, nil
-}
-
 // elasticAt is the elastic address that a public address is, or nil: it is an automatic
 // one, or none.
 func (t *tx) elasticAt(public netip.Addr) *ElasticAddress {

@@ -10,65 +10,92 @@ import (
 // What a request names is looked for among its caller's own, with EC2's error for what is
 // not there: by a tx to change it, by a View to show it.
 
+// A home is where a row belongs.
+type home struct {
+	account AccountID
+	region  Region
+}
+
+type homed[T any] interface {
+	*T
+	home() home
+}
+
+func (x *VPC) home() home             { return home{x.Account, x.Region} }
+func (x *Subnet) home() home          { return home{x.Account, x.Region} }
+func (x *RouteTable) home() home      { return home{x.Account, x.Region} }
+func (x *InternetGateway) home() home { return home{x.Account, x.Region} }
+func (x *ElasticAddress) home() home  { return home{x.Account, x.Region} }
+func (x *Group) home() home           { return home{x.Account, x.Region} }
+func (x *Instance) home() home        { return home{x.Account, x.Region} }
+func (x *Interface) home() home       { return home{x.Account, x.Region} }
+
+// A resource of a kind is in a table; a request names one by a parameter, with an id that
+// begins with the prefix.
+type resource struct{ table, parameter, prefix string }
+
+var (
+	ofVPC        = resource{tableVPC, "vpcId", "vpc"}
+	ofSubnet     = resource{tableSubnet, "subnetId", "subnet"}
+	ofRouteTable = resource{tableRoutes, "routeTableId", "rtb"}
+	ofGateway    = resource{tableGateway, "internetGatewayId", "igw"}
+	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
+)
+
+func find[T any, P homed[T], ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, error) {
+	if id == "" {
+		return nil, Errorf("MissingParameter", "The request must contain the parameter %s", of.parameter)
+	}
+	row := rowOf[T, P](txn, of.table, at, id)
+	if row == nil {
+		return nil, NoSuch(of.prefix, id)
+	}
+	return row, nil
+}
+
+// rowOf is the row with an id if it belongs there, or nil.
+func rowOf[T any, P homed[T], ID ~string](txn *memdb.Txn, table string, at home, id ID) *T {
+	row := first[T](txn, table, indexID, key(id))
+	if row == nil || P(row).home() != at {
+		return nil
+	}
+	return row
+}
+
 func (t *tx) vpc(account AccountID, region Region, id VPCID) (*VPC, error) {
-	return findVPC(t.Txn, account, region, id)
+	return find[VPC](t.Txn, ofVPC, home{account, region}, id)
+}
+
+func (t *tx) subnetOf(account AccountID, region Region, id SubnetID) (*Subnet, error) {
+	return find[Subnet](t.Txn, ofSubnet, home{account, region}, id)
+}
+
+func (t *tx) routeTable(account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
+	return find[RouteTable](t.Txn, ofRouteTable, home{account, region}, id)
+}
+
+func (t *tx) gateway(account AccountID, region Region, id GatewayID) (*InternetGateway, error) {
+	return find[InternetGateway](t.Txn, ofGateway, home{account, region}, id)
+}
+
+func (t *tx) elastic(account AccountID, region Region, id AllocationID) (*ElasticAddress, error) {
+	return find[ElasticAddress](t.Txn, ofElastic, home{account, region}, id)
 }
 
 // FindVPC finds a VPC of an account, with the error that a request about it has.
 func (v *View) FindVPC(account AccountID, region Region, id VPCID) (*VPC, error) {
-	return findVPC(v.txn(), account, region, id)
-}
-
-func findVPC(txn *memdb.Txn, account AccountID, region Region, id VPCID) (*VPC, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter vpcId")
-	}
-	vpc := first[VPC](txn, tableVPC, indexID, key(id))
-	if vpc == nil || vpc.Account != account || vpc.Region != region {
-		return nil, NoSuch("vpc", id)
-	}
-	return vpc, nil
-}
-
-func (t *tx) subnetOf(account AccountID, region Region, id SubnetID) (*Subnet, error) {
-	return findSubnet(t.Txn, account, region, id)
+	return find[VPC](v.txn(), ofVPC, home{account, region}, id)
 }
 
 // FindSubnet finds a subnet of an account, with the error that a request about it has.
 func (v *View) FindSubnet(account AccountID, region Region, id SubnetID) (*Subnet, error) {
-	return findSubnet(v.txn(), account, region, id)
-}
-
-func findSubnet(txn *memdb.Txn, account AccountID, region Region, id SubnetID) (*Subnet, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter subnetId")
-	}
-	s := first[Subnet](txn, tableSubnet, indexID, key(id))
-	if s == nil || s.Account != account || s.Region != region {
-		return nil, NoSuch("subnet", id)
-	}
-	return s, nil
-}
-
-func (t *tx) routeTable(account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
-	return findRouteTable(t.Txn, account, region, id)
+	return find[Subnet](v.txn(), ofSubnet, home{account, region}, id)
 }
 
 // FindRouteTable finds a route table of an account, with the error that a request about it
 // has.
 func (v *View) FindRouteTable(account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
-	return findRouteTable(v.txn(), account, region, id)
-}
-
-func findRouteTable(txn *memdb.Txn, account AccountID, region Region, id RouteTableID) (*RouteTable, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter routeTableId")
-	}
-	rt := first[RouteTable](txn, tableRoutes, indexID, key(id))
-	if rt == nil || rt.Account != account || rt.Region != region {
-		return nil, NoSuch("rtb", id)
-	}
-	return rt, nil
+	return find[RouteTable](v.txn(), ofRouteTable, home{account, region}, id)
 }
 
 func (t *tx) interfaceOf(account AccountID, region Region, id InterfaceID) (*Interface, error) {
@@ -88,8 +115,8 @@ func findInterface(txn *memdb.Txn, account AccountID, region Region, id Interfac
 	if err := CheckInterfaceID(id); err != nil {
 		return nil, err
 	}
-	eni := first[Interface](txn, tableInterface, indexID, key(id))
-	if eni == nil || eni.VPC == "" || eni.Account != account || eni.Region != region {
+	eni := rowOf[Interface](txn, tableInterface, home{account, region}, id)
+	if eni == nil || eni.VPC == "" {
 		return nil, NoSuch("eni", id)
 	}
 	return eni, nil
@@ -150,8 +177,8 @@ func findInstances(txn *memdb.Txn, account AccountID, region Region, ids []Insta
 			continue
 		}
 		seen[id] = true
-		i := first[Instance](txn, tableInstance, indexID, key(id))
-		if i == nil || i.Account != account || i.Region != region {
+		i := rowOf[Instance](txn, tableInstance, home{account, region}, id)
+		if i == nil {
 			missing = append(missing, string(id))
 			continue
 		}

@@ -136,15 +136,3 @@ func (t *tx) mapped(vpc *VPC) (ids []string) {
 func (t *tx) gatewayOf(vpc VPCID) *InternetGateway {
 	return first[InternetGateway](t.Txn, tableGateway, indexVPC, key(vpc))
 }
-
-// gateway finds an internet gateway of the caller.
-func (t *tx) gateway(account AccountID, region Region, id GatewayID) (*InternetGateway, error) {
-	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter internetGatewayId")
-	}
-	g := first[InternetGateway](t.Txn, tableGateway, indexID, key(id))
-	if g == nil || g.Account != account || g.Region != region {
-		return nil, NoSuch("igw", id)
-	}
-	return g, nil
-}

@@ -124,8 +124,8 @@ func findGroup(txn *memdb.Txn, account AccountID, region Region, sel GroupSelect
 	if err := CheckGroupID(sel.ID); err != nil {
 		return nil, err
 	}
-	g := first[Group](txn, tableGroup, indexID, key(sel.ID))
-	if g == nil || g.Account != account || g.Region != region {
+	g := rowOf[Group](txn, tableGroup, home{account, region}, sel.ID)
+	if g == nil {
 		return nil, NoSuch("sg", sel.ID)
 	}
 	return g, nil

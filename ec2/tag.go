@@ -161,49 +161,40 @@ func (t *tx) taggable(account AccountID, region Region, ids []string) error {
 // owned reports whether there is a resource of that id that is the account's and can
 // have tags. A rule is its group's, a network ACL its VPC's.
 func (t *tx) owned(account AccountID, region Region, id string) bool {
-	mine := func(a AccountID, r Region) bool { return a == account && r == region }
+	at := home{account, region}
 	switch kind, _, _ := strings.Cut(id, "-"); kind {
 	case "sg":
-		x := first[Group](t.Txn, tableGroup, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[Group](t.Txn, tableGroup, at, id) != nil
 	case "sgr":
-		x := first[Group](t.Txn, tableGroup, indexRule, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		g := first[Group](t.Txn, tableGroup, indexRule, key(id))
+		return g != nil && g.home() == at
 	case "i":
-		x := first[Instance](t.Txn, tableInstance, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[Instance](t.Txn, tableInstance, at, id) != nil
 	case "eni":
-		x := first[Interface](t.Txn, tableInterface, indexID, key(id))
-		return x != nil && x.VPC != "" && mine(x.Account, x.Region)
+		eni := rowOf[Interface](t.Txn, tableInterface, at, id)
+		return eni != nil && eni.VPC != ""
 	case "vpc":
-		x := first[VPC](t.Txn, tableVPC, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[VPC](t.Txn, tableVPC, at, id) != nil
 	case "acl":
 		for x := range rows[VPC](t.Txn, tableVPC, indexOwner, key(account)+key(region)) {
 			if x.ACL == id {
 				return true
 			}
 		}
-		return false
 	case "subnet":
-		x := first[Subnet](t.Txn, tableSubnet, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[Subnet](t.Txn, tableSubnet, at, id) != nil
 	case "igw":
-		x := first[InternetGateway](t.Txn, tableGateway, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[InternetGateway](t.Txn, tableGateway, at, id) != nil
 	case "rtb":
-		x := first[RouteTable](t.Txn, tableRoutes, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[RouteTable](t.Txn, tableRoutes, at, id) != nil
 	case "key":
 		for x := range rows[KeyPair](t.Txn, tableKeyPair, indexID, key(account)+key(region)) {
 			if string(x.ID) == id {
 				return true
 			}
 		}
-		return false
 	case "eipalloc":
-		x := first[ElasticAddress](t.Txn, tableElastic, indexID, key(id))
-		return x != nil && mine(x.Account, x.Region)
+		return rowOf[ElasticAddress](t.Txn, tableElastic, at, id) != nil
 	}
 	return false
 }
