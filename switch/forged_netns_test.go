@@ -57,7 +57,7 @@ func until(t *testing.T, out *tap.Device, marker uint16) (packets []packet.Packe
 	t.Helper()
 	decoder := packet.NewDecoder()
 	b := make([]byte, 70000)
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		n, err := out.Read(b)
 		if err == unix.EAGAIN {
 			unix.Poll([]unix.PollFd{{Fd: int32(out.FD()), Events: unix.POLLIN}}, 100)

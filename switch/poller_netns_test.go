@@ -2,6 +2,7 @@ package vswitch_test
 
 import (
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -55,10 +56,17 @@ func TestDeletedDeviceDoesNotSpinThePoller(t *testing.T) {
 		}
 		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
-	before := used()
-	<-time.After(300 * time.Millisecond)
-	if spent := used() - before; spent > 100*time.Millisecond {
-		t.Errorf("%v of 300 ms were spent on a device that is gone", spent)
+	// A poller that spins does so all the time; what the runtime does for the tests before this
+	// one, such as collecting their garbage, it does at times.
+	runtime.GC()
+	least := time.Hour
+	for range 3 {
+		before := used()
+		<-time.After(300 * time.Millisecond)
+		least = min(least, used()-before)
+	}
+	if least > 100*time.Millisecond {
+		t.Errorf("%v of 300 ms were spent on a device that is gone", least)
 	}
 	if err := sw.RemovePort(port); err != nil {
 		t.Error(err)

@@ -23,6 +23,9 @@ import (
 	"palisade/switch/tap"
 )
 
+// patience is what a loaded machine may need for what takes far less.
+const patience = time.Minute
+
 // A wire is a switch that runs, between two real TAP devices:
 //
 //	pal-PID-TEST-attacker                             pal-PID-TEST-victim
@@ -191,7 +194,7 @@ func (w *wire) settled(fate string, n uint64) fates {
 	w.t.Helper()
 	tick := time.NewTicker(100 * time.Microsecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); <-tick.C {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
 		if all := w.fates(); all[fate] >= n {
 			return all
 		}
