@@ -2,6 +2,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 )
 
@@ -102,25 +103,37 @@ func fold(sum uint32) uint16 {
 	return uint16(sum)
 }
 
-// sum16 is the ones' complement sum of b (RFC 1071).
+// sum16 is the ones' complement sum of b (RFC 1071 §2: of words as long as the processor's,
+// folded at the end).
 func sum16(b []byte) uint32 {
-	var sum uint64
+	var sum, carry uint64
+	for len(b) >= 32 {
+		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b), carry)
+		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[8:]), carry)
+		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[16:]), carry)
+		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[24:]), carry)
+		b = b[32:]
+	}
 	for len(b) >= 8 {
-		v := binary.BigEndian.Uint64(b)
-		sum += v>>48 + v>>32&0xffff + v>>16&0xffff + v&0xffff
+		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b), carry)
 		b = b[8:]
 	}
-	for len(b) >= 2 {
-		sum += uint64(binary.BigEndian.Uint16(b))
+	if len(b) >= 4 {
+		sum, carry = bits.Add64(sum, uint64(binary.BigEndian.Uint32(b)), carry)
+		b = b[4:]
+	}
+	var last uint64
+	if len(b) >= 2 {
+		last = uint64(binary.BigEndian.Uint16(b))
 		b = b[2:]
 	}
 	if len(b) == 1 {
-		sum += uint64(b[0]) << 8
+		last += uint64(b[0]) << 8
 	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return uint32(sum)
+	sum, carry = bits.Add64(sum, last, carry)
+	sum += carry // leaves none: what has overflowed is small
+	sum = sum>>32 + sum&0xffffffff
+	return uint32(fold(uint32(sum>>32 + sum&0xffffffff)))
 }
 
 // ARPReply turns a request in place into the answer that mac has its target address,
