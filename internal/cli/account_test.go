@@ -65,13 +65,13 @@ func startNode(t *testing.T) string {
 			t.Errorf("the node: %v", err)
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		var s node.Status
 		if err := lab.Get(t.Context(), c.ControlSocket, "/v1/status", &s); err == nil && s.Ready {
 			return path
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the node is not ready after 10 s")
+			t.Fatal("the node is not ready after a minute")
 		}
 		<-time.After(5 * time.Millisecond)
 	}

@@ -43,7 +43,7 @@ func loginKey(t *testing.T) (file, authorized string) {
 
 func sshArgs(key, command string) []string {
 	return []string{"ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=50",
 		"root@10.200.7.9", command}
 }
 
@@ -83,7 +83,7 @@ func firstWords(address string) (string, error) {
 	}
 	file := os.NewFile(uintptr(fd), address)
 	defer file.Close()
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience.Seconds())})
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
 		return "", err
 	}

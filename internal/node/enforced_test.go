@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"palisade/ec2"
 )
@@ -103,7 +102,7 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := newNode(t, c)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		err := n.Run(ctx)
 		if err == nil || !strings.Contains(err.Error(), "is not in the log") || !strings.Contains(err.Error(), n.plane.mark.path) {

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"testing"
-	"time"
 
 	"palisade/ec2"
 )
@@ -14,7 +13,7 @@ import (
 func TestMachineWaitsForTheSwitch(t *testing.T) {
 	c := nodeConfig(t)
 	n := newNode(t, c)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- n.cluster.Run(ctx) }()

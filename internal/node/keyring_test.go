@@ -187,9 +187,9 @@ func TestOldSecretsAreSealed(t *testing.T) {
 
 func (n testNode) wait(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); {
+	for deadline := time.Now().Add(patience); !done(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("no %s after 20 s", what)
+			t.Fatalf("no %s after %s", what, patience)
 		}
 		<-time.After(5 * time.Millisecond)
 	}

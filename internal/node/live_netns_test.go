@@ -27,7 +27,7 @@ func (w *world) line(client, server ec2.InstanceID, port uint16) *line {
 		}
 		defer listener.Close()
 		err = netns.Do(w.namespace(client), func() (err error) {
-			l.client, err = net.DialTimeout("tcp4", address, 2*time.Second)
+			l.client, err = net.DialTimeout("tcp4", address, patience)
 			return err
 		})
 		if err == nil {
@@ -55,7 +55,7 @@ func (w *world) says(l *line, want bool, what string) {
 		}
 		wait := 700 * time.Millisecond
 		if want {
-			wait = 5 * time.Second
+			wait = patience
 		}
 		_ = way.to.SetReadDeadline(time.Now().Add(wait))
 		n, err := way.to.Read(make([]byte, 64))

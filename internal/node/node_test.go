@@ -13,6 +13,9 @@ import (
 
 const albert = ec2.AccountID("598916040194")
 
+// patience is what a loaded machine may need for what takes far less.
+const patience = time.Minute
+
 var discard = slog.New(slog.DiscardHandler)
 
 // nodeConfig is a node without uplink or images: it needs no root.
@@ -56,13 +59,13 @@ func (n testNode) start(t *testing.T) (stop func() error) {
 	t.Cleanup(func() { _ = stop() })
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(10 * time.Second); !n.isReady(); {
+	for deadline := time.After(patience); !n.isReady(); {
 		select {
 		case <-tick.C:
 		case err := <-ended:
 			t.Fatalf("the node ended: %v", err)
 		case <-deadline:
-			t.Fatal("the node is not ready after 10 s")
+			t.Fatalf("the node is not ready after %s", patience)
 		}
 	}
 	return stop

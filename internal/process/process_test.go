@@ -31,7 +31,7 @@ func TestKillWaitsForTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := h.Kill(ctx); err != nil {
 		t.Fatal(err)
