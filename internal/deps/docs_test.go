@@ -48,6 +48,39 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 	}
 }
 
+// TestArchitectureHasEveryGoroutine: whoever asks who ends a goroutine of a node finds it in
+// the table, or with those that the table names together.
+func TestArchitectureHasEveryGoroutine(t *testing.T) {
+	text, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := regexp.MustCompile(`(?m)^func \(\w+ \*(?:Switch|poller|Cluster|Node|fleet|machine)\) (run[A-Z]\w*)\(`)
+	inside := []string{"runGrace"} // of one call
+	found := 0
+	for _, pattern := range []string{"../../switch/*.go", "../../cluster/*.go", "../node/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range files {
+			code, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range started.FindAllStringSubmatch(string(code), -1) {
+				found++
+				if !slices.Contains(inside, m[1]) && !strings.Contains(string(text), "`"+m[1]+"`") {
+					t.Errorf("%s of %s is not in ARCHITECTURE.md", m[1], path)
+				}
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("%d goroutines; are they found?", found)
+	}
+}
+
 // testsBelow finds the directories of each test, relative to root.
 func testsBelow(t *testing.T, root string) map[string][]string {
 	where := map[string][]string{}
