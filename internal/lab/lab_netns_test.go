@@ -208,6 +208,23 @@ func get(url string) (string, error) {
 	return fmt.Sprintf("%d %s", response.StatusCode, body), err
 }
 
+// doorSays waits until the door gives an answer that begins so. A node that takes long to say
+// how it is, on a busy machine, is left alone for two seconds.
+func (l *Lab) doorSays(t *testing.T, why, want string) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+		got, err := get(l.Endpoint())
+		if err == nil && strings.HasPrefix(got, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: the door says %q, %v; want %q", why, got, err, want)
+		}
+	}
+}
+
 func TestLabHasAnInternetAndAnUnderlay(t *testing.T) {
 	l := up(t, Options{Name: "labtestnet", Nodes: 2})
 	for _, tt := range []struct{ from, to string }{
@@ -216,7 +233,7 @@ func TestLabHasAnInternetAndAnUnderlay(t *testing.T) {
 		{laptopHost, "198.18.0.1"},
 		{"node1", "192.0.2.12"},
 	} {
-		if out, err := on(t, l, tt.from, "ping", "-c1", "-W2", tt.to); err != nil {
+		if out, err := on(t, l, tt.from, "ping", "-c1", "-W10", tt.to); err != nil {
 			t.Errorf("%s does not reach %s: %v\n%s", tt.from, tt.to, err, out)
 		}
 	}
@@ -237,9 +254,7 @@ func TestDoorLeadsToANodeThatLives(t *testing.T) {
 	l := up(t, Options{Name: "labtestdoor", Nodes: 2})
 	want := func(want string) {
 		t.Helper()
-		if got, err := get(l.Endpoint()); err != nil || !strings.HasPrefix(got, want) {
-			t.Errorf("GET %s = %q, %v; want %q", l.Endpoint(), got, err, want)
-		}
+		l.doorSays(t, "the nodes that live can serve", want)
 	}
 	want("200 API of node1")
 	if err := l.KillNode(t.Context(), "node1"); err != nil {
@@ -271,17 +286,7 @@ func TestDoorLeadsToANodeThatCanServe(t *testing.T) {
 	l := up(t, Options{Name: "labtestfit", Nodes: 3})
 	eventually := func(why, want string) {
 		t.Helper()
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
-			got, err := get(l.Endpoint())
-			if err == nil && got == want {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: the door says %q, %v; want %q", why, got, err, want)
-			}
-		}
+		l.doorSays(t, why, want)
 	}
 	eventually("at first", "200 API of node1")
 	if err := os.WriteFile(leaderless(l.path("node1")), nil, 0o600); err != nil {
@@ -323,8 +328,9 @@ func TestNodesJoinByTokensOfTheirRole(t *testing.T) {
 	}
 }
 
-// nodeHears says whether one node's packets to a port arrive at another.
-func nodeHears(t *testing.T, l *Lab, from, to, port string) bool {
+// nodeHears says whether one node's packets to a port arrive at another. Those that should
+// have longer to come, on a busy machine.
+func nodeHears(t *testing.T, l *Lab, from, to, port string, want bool) bool {
 	t.Helper()
 	listen := exec.Command("ncat", "-l", port, "--send-only", "-k", "--sh-exec", "echo hello")
 	if err := netns.Do(l.namespace(to), listen.Start); err != nil {
@@ -332,10 +338,14 @@ func nodeHears(t *testing.T, l *Lab, from, to, port string) bool {
 	}
 	defer func() { listen.Process.Kill(); listen.Wait() }()
 	address := underlayAddress(slices.Index(l.Nodes, to))
-	if out, err := on(t, l, to, "sh", "-c", "for i in $(seq 100); do ss -Hltn | grep -q :"+port+" && exit; sleep 0.05; done; exit 1"); err != nil {
+	if out, err := on(t, l, to, "sh", "-c", "for i in $(seq 1000); do ss -Hltn | grep -q :"+port+" && exit; sleep 0.05; done; exit 1"); err != nil {
 		t.Fatalf("nobody listens: %s", out)
 	}
-	out, _ := on(t, l, from, "ncat", "-w", "1", "--recv-only", address, port)
+	within := "1" // second
+	if want {
+		within = "10"
+	}
+	out, _ := on(t, l, from, "ncat", "-w", within, "--recv-only", address, port)
 	return strings.Contains(out, "hello")
 }
 
@@ -346,7 +356,7 @@ func TestPartitionCutsOneSideFromTheOther(t *testing.T) {
 		for pair, want := range want {
 			from, rest, _ := strings.Cut(pair, ">")
 			to, port, _ := strings.Cut(rest, ":")
-			if got := nodeHears(t, l, from, to, port); got != want {
+			if got := nodeHears(t, l, from, to, port, want); got != want {
 				t.Errorf("%s: arrives %v, want %v", pair, got, want)
 			}
 		}
@@ -403,7 +413,7 @@ func TestCrashIsSilent(t *testing.T) {
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := on(t, l, "node1", "ping", "-c1", "-W2", "192.0.2.12"); err != nil {
+	if out, err := on(t, l, "node1", "ping", "-c1", "-W10", "192.0.2.12"); err != nil {
 		t.Errorf("a node that was started again does not answer: %s", out)
 	}
 }
@@ -414,10 +424,8 @@ func TestTwoLabsLiveSideBySide(t *testing.T) {
 	if err := Down(t.Context(), a.Name); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := get(b.Endpoint()); err != nil || got != "200 API of node1" {
-		t.Errorf("lab %s after lab %s went down: %q, %v", b.Name, a.Name, got, err)
-	}
-	if out, err := on(t, b, laptopHost, "ping", "-c1", "-W2", "198.51.100.7"); err != nil {
+	b.doorSays(t, "lab "+a.Name+" went down", "200 API of node1")
+	if out, err := on(t, b, laptopHost, "ping", "-c1", "-W10", "198.51.100.7"); err != nil {
 		t.Errorf("the network of lab %s after lab %s went down: %s", b.Name, a.Name, out)
 	}
 	if _, err := Open(a.Name); err == nil {
@@ -442,7 +450,7 @@ func TestCrashTakesTheInstancesToo(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the instance lives")
 	}
 	if _, err := os.Stat(l.arena("node1")); err == nil || netns.Exists(ns) {
