@@ -42,7 +42,7 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 			_, err := l.on("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22")
 			return err == nil
 		})
-		if out, err := l.on(fellow.ID, "ping", "-c", "1", "-W", "2", server.PrivateAddress); err != nil {
+		if out, err := l.on(fellow.ID, "ping", "-c", "1", "-W", "10", server.PrivateAddress); err != nil {
 			t.Errorf("%s a fellow has no answer: %v\n%s", when, err, out)
 		}
 	}

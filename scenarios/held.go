@@ -70,8 +70,9 @@ const (
 	// retransmissions by either end.
 	silentFor = 3 * time.Second
 
-	// inFlight is what a connection that was just cut may still deliver.
-	inFlight = 300 * time.Millisecond
+	// inFlight is how long a connection that was just cut may still deliver what the
+	// programs at its ends have on the way.
+	inFlight = time.Second
 )
 
 // cmdHold starts a command in the background.
