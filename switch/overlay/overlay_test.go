@@ -750,8 +750,8 @@ func TestOtherIdentityHasNoSession(t *testing.T) {
 			}
 		}
 		n2.send("app", packettest.Build(of("app", packet.ProtocolUDP, "10.10.0.5", "10.10.0.4", 1, 53)), n2.ports["app"], verdict.TunnelDown)
+		old := n1.session(2) // before it may have another
 		c.introduce()
-		old := n1.session(2)
 		eventually(t, "session again", func() bool { return n2.up() && n1.session(2) != old })
 	}
 }
