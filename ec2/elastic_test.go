@@ -81,7 +81,11 @@ func TestPoolOfPublicAddressesEnds(t *testing.T) {
 	n.PublicPools = append(n.PublicPools, cidr("198.18.0.0/31"))
 	w.must(&PutNetwork{n})
 	w.allocate()
-	w.allocate()
+	w.must(&ModifySubnet{dev, east, w.subnet.ID, new(true)})
+	if run := w.must(w.launching(func(r *RunInstances) { r.MaxCount = 2 })); len(run.Instances) != 1 {
+		t.Errorf("%d instances for the last public address", len(run.Instances))
+	}
+	w.refused(w.launching(nil), "InsufficientAddressCapacity") // the subnet has addresses
 	w.refused(&AllocateAddress{Account: dev, Region: east}, "InsufficientAddressCapacity")
 }
 

@@ -260,11 +260,16 @@ func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
 	}
 	for n := range count {
 		for _, x := range nics {
-			if x.existing == nil && !x.room(private[x.leaser.subnet.ID], public) {
-				if n >= r.MinCount {
-					return n, t.roomForInterfaces(r.Account, r.Region, made*n)
-				}
-				return 0, Errorf("InsufficientFreeAddressesInSubnet", "There are not enough free addresses in subnet '%s' to satisfy the requested number of instances.", x.leaser.subnet.ID)
+			if x.existing != nil {
+				continue
+			}
+			err := x.room(private[x.leaser.subnet.ID], public)
+			switch {
+			case err == nil:
+			case n >= r.MinCount:
+				return n, t.roomForInterfaces(r.Account, r.Region, made*n)
+			default:
+				return 0, err
 			}
 		}
 	}
@@ -272,21 +277,23 @@ func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
 }
 
 // room passes over the addresses that one more interface would get.
-func (x *nic) room(private, public *allocator) bool {
+func (x *nic) room(private, public *allocator) error {
 	need := 1 + x.Spec.FurtherCount
 	if x.Spec.Private.IsValid() {
 		need--
 	}
 	for range need {
 		if _, ok := private.next(); !ok {
-			return false
+			return Errorf("InsufficientFreeAddressesInSubnet", "There are not enough free addresses in subnet '%s' to satisfy the requested number of instances.", x.leaser.subnet.ID)
 		}
 	}
 	if !x.public {
-		return true
+		return nil
 	}
-	_, ok := public.next()
-	return ok
+	if _, ok := public.next(); !ok {
+		return Errorf("InsufficientAddressCapacity", "There are not enough free public addresses in region %s to satisfy the requested number of instances.", x.leaser.subnet.Region)
+	}
+	return nil
 }
 
 // fitOut gives an instance one of its interfaces.
