@@ -94,17 +94,21 @@ func (r *DeleteNetworkInterface) apply(t *tx) (Result, error) {
 
 // roomForInterfaces refuses more interfaces than an account may have.
 func (t *tx) roomForInterfaces(account AccountID, region Region, more int) error {
-	limit := t.limits().InterfacesPerRegion
-	count := more
-	for eni := range rows[Interface](t.Txn, tableInterface, indexOwner, key(account)+key(region)) {
-		if eni.VPC != "" {
-			count++
-		}
-	}
-	if count > limit {
-		return Errorf("NetworkInterfaceLimitExceeded", "You have reached the limit on the number of network interfaces that you can create: %d.", limit)
+	if more > t.freeInterfaces(account, region) {
+		return Errorf("NetworkInterfaceLimitExceeded", "You have reached the limit on the number of network interfaces that you can create: %d.", t.limits().InterfacesPerRegion)
 	}
 	return nil
+}
+
+// freeInterfaces is how many interfaces an account may still make.
+func (t *tx) freeInterfaces(account AccountID, region Region) int {
+	free := t.limits().InterfacesPerRegion
+	for eni := range rows[Interface](t.Txn, tableInterface, indexOwner, key(account)+key(region)) {
+		if eni.VPC != "" {
+			free--
+		}
+	}
+	return free
 }
 
 // shapeOf is a digest of what was asked for; a client token stands for one shape.

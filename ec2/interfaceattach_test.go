@@ -129,6 +129,10 @@ func TestAttachRefuses(t *testing.T) {
 	w.refused(&AttachNetworkInterface{dev, east, last.ID, id, 2}, "AttachmentLimitExceeded")
 	w.refused(&CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID}}, "NetworkInterfaceLimitExceeded")
 	w.refused(w.launching(nil), "NetworkInterfaceLimitExceeded")
+	w.must(&PutSettings{Settings{InterfacesPerInstance: 2, AddressesPerInterface: 2, InterfacesPerRegion: 7}})
+	if run := w.must(w.launching(func(r *RunInstances) { r.MaxCount = 3 })); len(run.Instances) != 1 {
+		t.Errorf("%d instances for the last interface", len(run.Instances))
+	}
 	w.refused(&AssignPrivateAddresses{Account: dev, Region: east, Interface: last.ID, Count: 2}, "PrivateIpAddressLimitExceeded")
 	w.refused(&DetachNetworkInterface{dev, east, "eni-attach-00000000", false}, "InvalidAttachmentID.NotFound")
 	w.refused(&DetachNetworkInterface{dev, east, "eni-00000000", false}, "InvalidAttachmentId.Malformed")

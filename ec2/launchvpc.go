@@ -258,22 +258,27 @@ func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
 			return 0, err
 		}
 	}
+	if made > 0 {
+		count = min(count, t.freeInterfaces(r.Account, r.Region)/made)
+	}
+	if count < r.MinCount {
+		return 0, t.roomForInterfaces(r.Account, r.Region, made*r.MinCount)
+	}
 	for n := range count {
 		for _, x := range nics {
 			if x.existing != nil {
 				continue
 			}
 			err := x.room(private[x.leaser.subnet.ID], public)
-			switch {
-			case err == nil:
-			case n >= r.MinCount:
-				return n, t.roomForInterfaces(r.Account, r.Region, made*n)
-			default:
+			if err != nil && n >= r.MinCount {
+				return n, nil
+			}
+			if err != nil {
 				return 0, err
 			}
 		}
 	}
-	return count, t.roomForInterfaces(r.Account, r.Region, made*count)
+	return count, nil
 }
 
 // room passes over the addresses that one more interface would get.
