@@ -15,16 +15,14 @@ import (
 // buildBridge builds a Linux bridge in a namespace of its own, whose frames the kernel hands
 // to iptables and its connection tracking.
 func buildBridge(ctx context.Context, w *World) error {
-	for _, role := range []string{"bridge", w.client.role, w.server.role} {
-		if err := w.make(role); err != nil {
-			return err
-		}
+	if err := errors.Join(w.make("bridge"), w.makeEndpoints()); err != nil {
+		return err
 	}
 	inside := w.namespace("bridge")
 	if err := netns.Do(inside, w.addBridge); err != nil {
 		return err
 	}
-	for _, e := range []Endpoint{w.client, w.server} {
+	for _, e := range w.endpoints() {
 		if err := w.wireVeth(inside, e); err != nil {
 			return fmt.Errorf("wire the %s: %w", e.role, err)
 		}
@@ -33,7 +31,7 @@ func buildBridge(ctx context.Context, w *World) error {
 	if err != nil {
 		return err
 	}
-	w.about = fmt.Sprintf("%v, veth, bridge-nf-call-iptables, %s", w.policy, version)
+	w.about = fmt.Sprintf("%d ports, %v, veth, bridge-nf-call-iptables, %s", w.config.Ports, w.policy, version)
 	w.verify = func() error { return verifyFiltered(context.WithoutCancel(ctx), inside) }
 	return nil
 }

@@ -28,6 +28,20 @@ func (w *World) make(role string) error {
 	})
 }
 
+// makeEndpoints makes the namespaces of all endpoints.
+func (w *World) makeEndpoints() error {
+	roles := []string{w.client.role, w.server.role}
+	if w.config.Ports > len(roles) {
+		roles = append(roles, "idle")
+	}
+	for _, role := range roles {
+		if err := w.make(role); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // setting writes a kernel setting of the network namespace the caller is in.
 func setting(name, value string) error {
 	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
@@ -44,12 +58,14 @@ func (w *World) plug(e Endpoint) error {
 		if err != nil {
 			return err
 		}
-		address := &netlink.Addr{IPNet: &net.IPNet{IP: e.Address.AsSlice(), Mask: net.CIDRMask(onLink.Bits(), 32)}}
-		return errors.Join(
+		err = errors.Join(
 			netlink.LinkSetHardwareAddr(link, net.HardwareAddr(e.MAC[:])),
 			netlink.LinkSetMTU(link, w.mtu),
-			netlink.AddrAdd(link, address),
 			netlink.LinkSetUp(link))
+		if err != nil || e.idle {
+			return err // those that do nothing share a namespace, and need no route
+		}
+		return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: e.Address.AsSlice(), Mask: net.CIDRMask(onLink.Bits(), 32)}})
 	})
 }
 

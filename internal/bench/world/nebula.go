@@ -34,11 +34,8 @@ func buildNebula(ctx context.Context, w *World) error {
 	w.mtu = w.config.MTU - nebulaOverhead
 	for _, e := range []*Endpoint{&w.client, &w.server} {
 		e.MAC, e.Peer = packet.MAC{}, packet.MAC{}
-		if err := w.make(e.role); err != nil {
-			return err
-		}
 	}
-	if err := w.joinByUnderlay(w.client.Namespace, w.server.Namespace); err != nil {
+	if err := errors.Join(w.makeEndpoints(), w.joinByUnderlay(w.client.Namespace, w.server.Namespace)); err != nil {
 		return err
 	}
 	n := &nebula{World: w}

@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,10 +29,8 @@ type ovs struct {
 
 func buildOVS(ctx context.Context, w *World) error {
 	o := &ovs{World: w, inside: w.namespace("ovs"), dir: w.files()}
-	for _, role := range []string{"ovs", w.client.role, w.server.role} {
-		if err := w.make(role); err != nil {
-			return err
-		}
+	if err := errors.Join(w.make("ovs"), w.makeEndpoints()); err != nil {
+		return err
 	}
 	if err := o.startDaemons(ctx); err != nil {
 		return err
@@ -39,7 +38,7 @@ func buildOVS(ctx context.Context, w *World) error {
 	if err := o.vsctl(ctx, "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "fail_mode=secure"); err != nil {
 		return err
 	}
-	for _, e := range []Endpoint{w.client, w.server} {
+	for _, e := range w.endpoints() {
 		if err := o.addPort(ctx, e); err != nil {
 			return fmt.Errorf("wire the %s: %w", e.role, err)
 		}
@@ -53,7 +52,7 @@ func buildOVS(ctx context.Context, w *World) error {
 		return err
 	}
 	version, _, _ = strings.Cut(version, "\n")
-	w.about = fmt.Sprintf("%v as %d flows with ct(), userspace datapath, userspace-tso-enable, TAP devices, %s", w.policy, len(flows), version)
+	w.about = fmt.Sprintf("%d ports, %v as %d flows with ct(), userspace datapath, userspace-tso-enable, TAP devices, %s", w.config.Ports, w.policy, len(flows), version)
 	w.verify = func() error { return o.verifyTracked(context.WithoutCancel(ctx)) }
 	return nil
 }

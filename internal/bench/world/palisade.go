@@ -25,37 +25,27 @@ const (
 // buildPalisade builds a Switch as a node does: one network, two instances, a tracker in a
 // file on a tmpfs.
 func buildPalisade(ctx context.Context, w *World) error {
-	n, err := w.newNode(0, vswitch.New)
+	n, err := w.newAlone(vswitch.New)
 	if err != nil {
 		return err
-	}
-	for _, e := range []Endpoint{w.client, w.server} {
-		if err := n.addPort(e); err != nil {
-			return err
-		}
 	}
 	if err := n.publish(nil); err != nil {
 		return err
 	}
 	n.run(ctx, n.sw.Run)
-	w.about = fmt.Sprintf("%v, %s", w.policy, n.devices)
+	w.about = fmt.Sprintf("%d ports, %v, %s", w.config.Ports, w.policy, n.devices)
 	w.verify = n.verifyTracked
 	return nil
 }
 
 // buildRelay builds the relay on the same devices.
 func buildRelay(ctx context.Context, w *World) error {
-	n, err := w.newNode(0, vswitch.NewRelay)
+	n, err := w.newAlone(vswitch.NewRelay)
 	if err != nil {
 		return err
 	}
-	for _, e := range []Endpoint{w.client, w.server} {
-		if err := n.addPort(e); err != nil {
-			return err
-		}
-	}
 	n.run(ctx, n.sw.Run)
-	w.about = n.devices
+	w.about = fmt.Sprintf("%d ports, %s", w.config.Ports, n.devices)
 	return nil
 }
 
@@ -83,11 +73,25 @@ func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Swit
 	return n, err
 }
 
-func (n *node) addPort(e Endpoint) error {
-	if err := n.make(e.role); err != nil {
-		return err
+// newAlone is the one node there is, with all endpoints.
+func (w *World) newAlone(build func(vswitch.Config) (*vswitch.Switch, error)) (*node, error) {
+	if err := w.makeEndpoints(); err != nil {
+		return nil, err
 	}
-	device, err := tap.Open(tap.Config{Name: e.Device, Namespace: e.Namespace})
+	n, err := w.newNode(0, build)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range w.endpoints() {
+		if err := n.addPort(e); err != nil {
+			return nil, fmt.Errorf("port of the %s: %w", e.role, err)
+		}
+	}
+	return n, nil
+}
+
+func (n *node) addPort(e Endpoint) error {
+	device, err := tap.Open(tap.Config{Name: e.Device, Namespace: e.Namespace, Plain: n.config.NoOffloads})
 	if err != nil {
 		return err
 	}
@@ -110,8 +114,12 @@ func (n *node) publish(tunnel *vswitch.Tunnel) error {
 	edit.Network(vswitch.Network{VNI: vni, Prefix: onLink, Gateway: onLink.Addr().Next(), MTU: n.mtu})
 	edit.Tunnel(tunnel)
 	groups.addMembers(edit, compiler)
-	for i, e := range []Endpoint{n.client, n.server} {
-		set := compiler.Acquire(groups, []ec2.GroupID{ec2.GroupID("sg-" + e.role)}, generation)
+	for i, e := range n.endpoints() {
+		id := ec2.GroupID("sg-server") // of those that do nothing, too
+		if e.role == n.client.role {
+			id = groupID(clientGroup)
+		}
+		set := compiler.Acquire(groups, []ec2.GroupID{id}, generation)
 		port, epoch := n.ports[e.role], uint64(i+1)
 		owner := &vswitch.Endpoint{Epoch: epoch, Address: e.Address, MAC: e.MAC, Groups: set.Numbers, Port: port}
 		if port == nil {
@@ -175,7 +183,11 @@ func (n *node) verifyTracked() error {
 	if n.tracker.Usage().Tracked == 0 {
 		return errors.New("no connection was tracked")
 	}
-	for _, port := range n.ports {
+	for _, e := range []Endpoint{n.client, n.server} {
+		port := n.ports[e.role]
+		if port == nil {
+			continue // it is at the other node
+		}
 		counters := port.Counters()
 		if counters.Verdicts[verdict.Forward] == 0 {
 			return fmt.Errorf("the switch delivered nothing to the %s", port.Name())

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"palisade/internal/netns"
 )
 
@@ -132,6 +134,20 @@ func awaitFile(ctx context.Context, path string) error {
 	return await(ctx, path, func() (bool, error) {
 		_, err := os.Stat(path)
 		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+// awaitLink waits until a program has made a device in a namespace.
+func awaitLink(ctx context.Context, namespace, name string) error {
+	return await(ctx, "device "+name, func() (bool, error) {
+		err := netns.Do(namespace, func() error {
+			_, err := netlink.LinkByName(name)
+			return err
+		})
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
 			return false, nil
 		}
 		return err == nil, err

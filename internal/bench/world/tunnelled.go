@@ -24,7 +24,7 @@ import (
 // The Switches run in this process; their datagrams leave from the nodes' namespaces. The
 // streams that make keys go over loopback, for they carry nothing once there is a session.
 func buildTunnelled(ctx context.Context, w *World) error {
-	if err := w.addUnderlay(); err != nil {
+	if err := errors.Join(w.addUnderlay(), w.makeEndpoints()); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(w.files(), 0o700); err != nil {

@@ -19,15 +19,12 @@ const vxlanOverhead = 20 + 8 + 8 + 14
 // them. Nothing is sealed. Each node filters for the endpoint that it has, as a security
 // group does: the client's lets out what the client begins, the server's has the policy.
 func buildVXLAN(ctx context.Context, w *World) error {
-	if err := w.addUnderlay(); err != nil {
+	if err := errors.Join(w.addUnderlay(), w.makeEndpoints()); err != nil {
 		return err
 	}
 	w.mtu = w.config.MTU - vxlanOverhead
 	for i, e := range []Endpoint{w.client, w.server} {
 		inside := w.namespace(nodeRoles[i])
-		if err := w.make(e.role); err != nil {
-			return err
-		}
 		if err := netns.Do(inside, func() error { return errors.Join(w.addBridge(), w.addVXLAN(i)) }); err != nil {
 			return err
 		}

@@ -62,16 +62,24 @@ type Config struct {
 
 	Rules   int // of the server's group. Default 100; the last two match
 	Members int // of the client's group. Default 10
+	Ports   int // of the switch; behind those but two nothing happens. Default 2
+
+	// Ablations: what the numbers would be without. They are for the switches of this
+	// repository alone.
+	NoOffloads bool
 }
 
 func (c *Config) fill() error {
-	for value, by := range map[*int]int{&c.MTU: 1500, &c.Rules: 100, &c.Members: 10} {
+	for value, by := range map[*int]int{&c.MTU: 1500, &c.Rules: 100, &c.Members: 10, &c.Ports: 2} {
 		if *value == 0 {
 			*value = by
 		}
 	}
 	if c.Rules < 2 || c.Rules > maxRules || c.Members < 1 || c.Members > maxMembers {
 		return fmt.Errorf("%d rules are not 2 to %d, or %d members not 1 to %d", c.Rules, maxRules, c.Members, maxMembers)
+	}
+	if c.Ports < 2 || c.Ports > maxPorts {
+		return fmt.Errorf("%d ports are not 2 to %d", c.Ports, maxPorts)
 	}
 	return nil
 }
@@ -84,7 +92,34 @@ type Builder struct {
 	Needs     []string // command:package, as the Makefile has them
 
 	build func(context.Context, *World) error
+	can   abilities
 }
+
+// abilities are what of a Config a contestant can be built with besides its sizes.
+type abilities uint8
+
+const (
+	morePorts abilities = 1 << iota
+	jumbo               // frames above 1500 bytes
+	noOffloads
+)
+
+// wants are the abilities that a Config asks for.
+func (c Config) wants() (all abilities) {
+	if c.Ports > 2 {
+		all |= morePorts
+	}
+	if c.MTU > 1500 {
+		all |= jumbo
+	}
+	if c.NoOffloads {
+		all |= noOffloads
+	}
+	return all
+}
+
+// Can reports whether the contestant can be built so.
+func (b Builder) Can(c Config) bool { return c.wants()&^b.can == 0 }
 
 // built numbers Worlds: several of one contestant may stand side by side.
 var built atomic.Int64
@@ -96,6 +131,9 @@ func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 	}
 	if missing := b.Missing(); len(missing) > 0 {
 		return nil, fmt.Errorf("build %s: not installed: %s", b.Name, strings.Join(missing, " "))
+	}
+	if !b.Can(c) {
+		return nil, fmt.Errorf("build %s: it cannot be built with %+v", b.Name, c)
 	}
 	w := &World{
 		name: b.Name, id: fmt.Sprintf("%d-%s", built.Add(1), b.Name), config: c, policy: newPolicy(c), mtu: c.MTU,
@@ -129,15 +167,15 @@ func (b Builder) Missing() []string {
 // Contestants returns the builders of a placement, in the order of the report.
 func Contestants(p Placement) []Builder {
 	all := map[Placement][]Builder{SameNode: {
-		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade},
-		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay},
-		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge},
-		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS},
+		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade, can: jumbo | morePorts | noOffloads},
+		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay, can: jumbo | morePorts | noOffloads},
+		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge, can: jumbo | morePorts},
+		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS, can: jumbo | morePorts},
 		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
 	}, TwoNodes: {
-		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled},
-		{Name: "vxlan", About: "kernel VXLAN, not sealed, and bridge at both nodes", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildVXLAN},
-		{Name: "nebula", About: "Nebula as packaged, sealed, without offloads", Needs: []string{"nebula:nebula", "nebula-cert:nebula"}, build: buildNebula},
+		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled, can: jumbo | noOffloads},
+		{Name: "vxlan", About: "kernel VXLAN, not sealed, and bridge at both nodes", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildVXLAN, can: jumbo},
+		{Name: "nebula", About: "Nebula as packaged, sealed, without offloads", Needs: []string{"nebula:nebula", "nebula-cert:nebula"}, build: buildNebula, can: jumbo},
 	}}
 	builders := all[p]
 	for i := range builders {
@@ -162,6 +200,7 @@ type Endpoint struct {
 	// Both are zero where the device carries IP packets without an Ethernet header.
 
 	role string
+	idle bool // it is an instance that does nothing
 }
 
 // A World is two endpoints and what is between them. Start and Serve may be called by
@@ -193,6 +232,16 @@ func (w *World) Name() string { return w.name }
 // Client is the endpoint that connections are made from, Server the one they are made to.
 func (w *World) Client() Endpoint { return w.client }
 func (w *World) Server() Endpoint { return w.server }
+
+// endpoints are the client, the server, and those that only fill ports.
+func (w *World) endpoints() []Endpoint {
+	all := []Endpoint{w.client, w.server}
+	for i := range w.config.Ports - 2 {
+		all = append(all, Endpoint{role: fmt.Sprintf("idle%d", i), idle: true, Namespace: w.namespace("idle"), Device: fmt.Sprintf("eth%d", i),
+			Address: nth(idleInstances, i), MAC: packet.MAC{2, 0, 0, 1, 0, byte(i)}})
+	}
+	return all
+}
 
 // MTU is that of the endpoints' devices, in bytes.
 func (w *World) MTU() int { return w.mtu }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,10 +92,10 @@ func testContestant(t *testing.T, b Builder) {
 	if err := w.Verify(); filters && err == nil {
 		t.Error("traffic was verified before there was any")
 	}
-	if err := exchange(w.Client(), w.Server(), "tcp4", FirstPort, patience); err != nil {
+	if err := exchange(w.Client(), w.Server(), "tcp4", FirstPort, "hello\n", patience); err != nil {
 		t.Errorf("TCP that is admitted: %v", err)
 	}
-	if err := exchange(w.Client(), w.Server(), "udp4", LastPort, patience); err != nil {
+	if err := exchange(w.Client(), w.Server(), "udp4", LastPort, "hello\n", patience); err != nil {
 		t.Errorf("UDP that is admitted: %v", err)
 	}
 	if err := w.Verify(); err != nil {
@@ -113,18 +114,54 @@ func testContestant(t *testing.T, b Builder) {
 	}
 	t.Log(w.Describe())
 	for _, network := range []string{"tcp4", "udp4"} {
-		if err := exchange(w.Client(), w.Server(), network, deniedPort, impatience); filters && err == nil {
+		if err := exchange(w.Client(), w.Server(), network, deniedPort, "hello\n", impatience); filters && err == nil {
 			t.Errorf("%s went to a port that no rule admits", network)
 		}
-		if err := exchange(w.Server(), w.Client(), network, FirstPort, impatience); filters && err == nil {
+		if err := exchange(w.Server(), w.Client(), network, FirstPort, "hello\n", impatience); filters && err == nil {
 			t.Errorf("%s went to the client, whom no rule admits anybody to", network)
+		}
+	}
+}
+
+// TestOtherSizes: each contestant can be built larger, as far as it has the ability, and
+// then carries the largest packet that its endpoints' devices take.
+func TestOtherSizes(t *testing.T) {
+	large := Config{Rules: 1000, Members: 1000, Ports: 12, MTU: 9000}
+	for name, c := range map[string]Config{"large": large, "small": {Rules: 2, Members: 1}, "no offloads": {NoOffloads: true}} {
+		for _, b := range slices.Concat(Contestants(SameNode), Contestants(TwoNodes)) {
+			c := c
+			if !b.Can(Config{Ports: c.Ports}) {
+				c.Ports = 0
+			}
+			if !b.Can(Config{MTU: c.MTU}) {
+				c.MTU = 0
+			}
+			if !b.Can(c) {
+				continue
+			}
+			t.Run(fmt.Sprint(name, "/", b.Placement, "/", b.Name), func(t *testing.T) {
+				w := build(t, b, c)
+				line := strings.Repeat("x", w.MTU()-28-1) + "\n" // RFC 791, RFC 768: the headers' 28 bytes
+				if err := exchange(w.Client(), w.Server(), "udp4", FirstPort, line, patience); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+func TestImpossibleSizesAreRefused(t *testing.T) {
+	for _, c := range []Config{{Rules: 1}, {Rules: maxRules + 1}, {Members: -1}, {Members: maxMembers + 1}, {Ports: 1}, {Ports: maxPorts + 1}} {
+		if w, err := Contestants(SameNode)[0].Build(t.Context(), c); err == nil {
+			t.Errorf("%+v was built", c)
+			_ = w.Close()
 		}
 	}
 }
 
 // exchange sends a line from one endpoint to another that echoes it. It takes longer than
 // within only if nothing comes back.
-func exchange(from, to Endpoint, network string, port uint16, within time.Duration) error {
+func exchange(from, to Endpoint, network string, port uint16, line string, within time.Duration) error {
 	at := netip.AddrPortFrom(to.Address, port)
 	stop, err := echo(to, network, at)
 	if err != nil {
@@ -133,7 +170,7 @@ func exchange(from, to Endpoint, network string, port uint16, within time.Durati
 	defer stop()
 	deadline := time.Now().Add(within)
 	for {
-		err := askFrom(from, network, at, min(within, time.Second))
+		err := askFrom(from, network, at, line, min(within, time.Second))
 		if err == nil || !time.Now().Before(deadline) {
 			return err
 		}
@@ -141,7 +178,7 @@ func exchange(from, to Endpoint, network string, port uint16, within time.Durati
 }
 
 // askFrom sends a line and reads it back.
-func askFrom(from Endpoint, network string, at netip.AddrPort, within time.Duration) error {
+func askFrom(from Endpoint, network string, at netip.AddrPort, line string, within time.Duration) error {
 	var conn net.Conn
 	if err := netns.Do(from.Namespace, func() (err error) {
 		conn, err = net.DialTimeout(network, at.String(), within)
@@ -151,12 +188,12 @@ func askFrom(from Endpoint, network string, at netip.AddrPort, within time.Durat
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(within))
-	if _, err := conn.Write([]byte("hello\n")); err != nil {
+	if _, err := conn.Write([]byte(line)); err != nil {
 		return err
 	}
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	if err == nil && line != "hello\n" {
-		err = fmt.Errorf("got %q", line)
+	got, err := bufio.NewReaderSize(conn, len(line)).ReadString('\n')
+	if err == nil && got != line {
+		err = fmt.Errorf("%d bytes came back otherwise than they were sent", len(got))
 	}
 	return err
 }
@@ -169,7 +206,7 @@ func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error
 			return nil, err
 		}
 		go func() {
-			b := make([]byte, 1500)
+			b := make([]byte, 1<<16)
 			for {
 				n, peer, err := conn.ReadFrom(b)
 				if errors.Is(err, net.ErrClosed) {
