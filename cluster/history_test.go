@@ -28,6 +28,7 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 	s.waitAll(base)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
+	term := s.leader().raft.CurrentTerm()
 
 	var mu sync.Mutex
 	var outcomes []outcome
@@ -78,13 +79,13 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 	final := s.write(gone, "final")
 	s.waitAll(final)
 
-	unknown := 0
+	unknown, refused := 0, 0
 	for _, n := range s.up() {
 		have := make(map[string]int)
 		for g := range n.View().GroupsOf(albert, region) {
 			have[g.Name]++
 		}
-		unknown = 0
+		unknown, refused = 0, 0
 		for _, o := range outcomes {
 			got := have[o.rule]
 			switch {
@@ -94,19 +95,24 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 				t.Errorf("%s has %s, which was said not to be proposed", n.name, o.rule)
 			case isCode(o.err, "InvalidGroup.Duplicate"):
 				t.Errorf("%s was proposed twice", o.rule)
+			case errors.Is(o.err, ErrNoLeader):
+				refused++
 			case o.err != nil:
 				unknown++
 			}
 		}
 	}
-	t.Logf("%d changes, %d of them without an answer", len(outcomes), unknown)
-	if unknown > len(outcomes)/4 {
+	// Of each writer one change is under way when a leader is lost. A busy machine may lose more
+	// leaders than the one that was stopped.
+	lost := int(s.leader().raft.CurrentTerm() - term)
+	t.Logf("%d changes, %d of them refused, %d without an answer; leaders were lost %d times", len(outcomes), refused, unknown, lost)
+	if unknown > max(len(outcomes)/4, lost*len(s.all)) {
 		t.Errorf("%d of %d changes got no answer", unknown, len(outcomes))
 	}
 }
 
-// What a node acknowledged is in force on all within a moment, not after Raft's own 200
-// to 400 ms.
+// What a node acknowledged is in force on all within a moment, not after Raft's own second or
+// two. Where a change takes longer than a moment, for the disk is slow, so may this.
 func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 	s := begin(t, 3, nil)
 	for _, c := range []struct {
@@ -124,7 +130,7 @@ func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 		slices.Sort(acked)
 		slices.Sort(all)
 		t.Logf("at %s: acknowledged p50 %v p99 %v; then everywhere p50 %v p99 %v", c.what, acked[50], acked[98], all[50], all[98])
-		if all[50] > 50*time.Millisecond {
+		if all[50] > max(50*time.Millisecond, acked[50]) {
 			t.Errorf("at %s: half of the changes took %v and more to be everywhere", c.what, all[50])
 		}
 	}

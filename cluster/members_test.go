@@ -30,11 +30,9 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		others := slices.DeleteFunc(s.up(), func(n *node) bool { return n == victim })
 		by := others[0]
 		key := by.View().GossipKey()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 		defer cancel()
-		if err := by.Fence(ctx, victim.name, nil); err != nil {
-			t.Fatalf("fence %s: %v", who, err)
-		}
+		s.fence(by, victim.name)
 		if n, _ := by.View().Node(victim.name); n.Member() || slices.Equal(by.View().GossipKey(), key) {
 			t.Errorf("%s is %+v, with a new gossip key: %v", who, n, !slices.Equal(by.View().GossipKey(), key))
 		}
@@ -43,10 +41,14 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		})
 		// Who is out hears and decides nothing, now or after a restart.
 		index := s.write(s.leaderBut(victim), "without "+string(victim.name))
-		victim.kill()
+		// It has five seconds until it ends by itself, for they all refuse it. On a busy
+		// machine they may be over.
+		if err := victim.stop(); err != nil && !errors.Is(err, ErrOutcast) {
+			t.Errorf("%s, fenced, ended with %v", who, err)
+		}
 		victim.start(nil)
 		await(t, who+" knows that it has no leader", func() bool { _, ok := victim.Leader(); return !ok })
-		if _, err := createGroup(ctx, victim.Cluster, "by "+string(victim.name)); !errors.Is(err, ErrNoLeader) {
+		if _, err := createGroup(ctx, victim.Cluster, "by "+string(victim.name)); !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrStopped) {
 			t.Errorf("a write by %s, fenced: got %v, want ErrNoLeader", who, err)
 		}
 		if _, err := victim.peer.Dial(ctx, string(s.leaderBut(victim).name), peer.ProtocolRaft); err == nil {
@@ -55,23 +57,24 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		if got := victim.View().Index(); got >= index {
 			t.Errorf("%s, fenced, has heard of entry %d", who, index)
 		}
-		await(t, who+" knows that it is out", func() bool {
-			select {
-			case <-victim.stopped:
-				return true
-			default:
-				return false
-			}
-		})
+		await(t, who+" knows that it is out", victim.ended)
 		if err := victim.stop(); !errors.Is(err, ErrOutcast) {
 			t.Errorf("%s, fenced, ended with %v, want ErrOutcast", who, err)
 		}
 		victim.stop = nil
-		if err := s.leader().Remove(ctx, victim.name, nil); err != nil {
-			t.Fatal(err)
-		}
+		s.remove(victim.name)
 		s.join(victim.name, ec2.Voter)
 		s.waitVoters(3)
+	}
+}
+
+// ended reports whether a node's Run has returned.
+func (n *node) ended() bool {
+	select {
+	case <-n.stopped:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -100,9 +103,7 @@ func TestRemovedNodeIsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	if err := s.leader().Remove(ctx, gone.name, nil); err != nil {
-		t.Fatal(err)
-	}
+	s.remove(gone.name)
 	if err := open.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -139,20 +140,19 @@ func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
 	for _, n := range []ec2.NodeID{"node4", "node5"} {
 		s.join(n, ec2.Voter)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
 	await(t, "five voters", func() bool { return len(votersOf(s.leader().servers())) == 5 })
 	for _, old := range s.up() {
 		if old.name == "node4" || old.name == "node5" {
 			continue
 		}
-		if err := s.all["node4"].Fence(ctx, old.name, nil); err != nil {
-			t.Fatal(err)
-		}
+		s.fence(s.all["node4"], old.name)
 		await(t, "the fenced one has left Raft", func() bool {
 			return !slices.Contains(votersOf(s.leaderBut(old).servers()), old.name)
 		})
-		old.kill()
+		if err := old.stop(); err != nil && !errors.Is(err, ErrOutcast) { // by itself, after five seconds
+			t.Errorf("%s, fenced, ended with %v", old.name, err)
+		}
+		old.stop = nil
 	}
 	away.start(nil) // three voters now: node4, node5 and itself
 	ready(t, away.Cluster)
@@ -162,10 +162,7 @@ func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
 			n.peer.Drop(string(away.name)) // and every connection anew
 		}
 	}
-	await(t, "it reads by the leader", func() bool { // whose election may take longer than a read waits
-		_, err := away.ReadView(ctx)
-		return err == nil
-	})
+	s.read(away)
 	s.write(away, "still there")
 	if away.Directory().Check("node9", []byte("a stranger's key")) == nil {
 		t.Error("a node that is current believes a stranger")
@@ -175,16 +172,13 @@ func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
 // Fencing that would leave too few voters is refused: nothing could undo it.
 func TestFenceLeavesAMajority(t *testing.T) {
 	s := begin(t, 3, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	down := s.follower()
 	down.kill()
-	if err := s.leader().Fence(ctx, s.follower().name, nil); !isCode(err, "IncorrectState") {
+	err, _ := s.persist(func(ctx context.Context) error { return s.leader().Fence(ctx, s.follower().name, nil) })
+	if !isCode(err, "IncorrectState") {
 		t.Fatalf("fence the second of three: got %v, want IncorrectState", err)
 	}
-	if err := s.leader().Fence(ctx, down.name, nil); err != nil {
-		t.Fatal(err)
-	}
+	s.fence(s.leader(), down.name)
 	s.waitVoters(2)
 	s.write(s.leader(), "by two")
 }
@@ -205,11 +199,7 @@ func TestNodeThatLostItsLogIsRefused(t *testing.T) {
 	}
 	n.stop = nil
 	s.cfg = nil
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := s.leader().Fence(ctx, n.name, nil); err != nil {
-		t.Fatal(err)
-	}
+	s.fence(s.leader(), n.name)
 	back := s.join(n.name, ec2.Voter)
 	s.waitVoters(3)
 	if !hasGroup(back.View(), "before") {
@@ -219,7 +209,7 @@ func TestNodeThatLostItsLogIsRefused(t *testing.T) {
 
 // A cluster of one that is given an address becomes one of several, with its log.
 func TestClusterOfOneTakesOthersIn(t *testing.T) {
-	s := &nodes{t: t, all: make(map[ec2.NodeID]*node)}
+	s := newNodes(t, nil)
 	first := s.add("node1")
 	c, stop := open(t, Config{Dir: filepath.Join(first.dir, "raft")})
 	ready(t, c)
@@ -329,13 +319,19 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
-		began := time.Now()
+		over := make(chan time.Time, 1) // by a clock that the machine holds up as it does the call
+		context.AfterFunc(ctx, func() { over <- time.Now() })
 		e, err := n.Enforcement(ctx, index)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took > timeout+500*time.Millisecond {
-			t.Errorf("it took %s, more than %s", took, timeout)
+		now := time.Now()
+		select {
+		case at := <-over:
+			if late := now.Sub(at); late > 500*time.Millisecond {
+				t.Errorf("it came %s after the %s that it was given", late, timeout)
+			}
+		default:
 		}
 		return e
 	}
@@ -345,9 +341,10 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
+	const lagging = 4 * time.Second // in which a node's no is heard on a busy machine too
 	index := s.write(s.leader(), "web")
 	for _, n := range []*node{s.leader(), s.follower()} {
-		check("one lags, asked at "+string(n.name), at(n, index, time.Second), Enforcement{
+		check("one lags, asked at "+string(n.name), at(n, index, lagging), Enforcement{
 			Index: index, Enforced: ids("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}},
 		})
 	}
@@ -357,13 +354,9 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 
 	s.all["node2"].kill()
 	asker := s.leader()
-	check("one is down", at(asker, index, time.Second), Enforcement{
+	check("one is down", at(asker, index, lagging), Enforcement{
 		Index: index, Enforced: ids("node1", "node3"), Pending: []Pending{{"node2", "does not answer"}},
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := asker.Fence(ctx, "node2", nil); err != nil {
-		t.Fatal(err)
-	}
+	s.fence(asker, "node2")
 	check("it is fenced", at(asker, index, patience), Enforcement{Index: index, Enforced: ids("node1", "node3"), Excluded: ids("node2")})
 }

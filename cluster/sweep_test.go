@@ -110,9 +110,7 @@ func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
 	if sweep(); !rests() || s.leader().View().Index() != index {
 		t.Errorf("one member does not answer: rests %v, index %d, want %d", rests(), s.leader().View().Index(), index)
 	}
-	if err := s.leader().Fence(ctx, down.name, nil); err != nil {
-		t.Fatal(err)
-	}
+	s.fence(s.leader(), down.name)
 	s.waitAll(s.leader().View().Index())
 	if sweep(); rests() {
 		t.Error("whom it waited for is fenced, and an address still rests")
