@@ -11,7 +11,8 @@ import (
 // Where the fields of a frame are that differ from flow to flow: Ethernet's header, IPv4's
 // without options, then UDP's.
 const (
-	udpAt       = 14 + 20
+	ethernetLen = 14
+	udpAt       = ethernetLen + 20
 	headersLen  = udpAt + 8
 	checksumLen = 4 // of Ethernet, which virtual devices do not carry
 	// firstSource and sourcePorts are the source ports that flows are spread over.
@@ -24,7 +25,8 @@ const MaxFlows = sourcePorts
 
 // A framer makes the frames of a stream, flow after flow.
 type framer struct {
-	template []byte
+	template []byte // without Ethernet's header for a device that has none
+	udp      int    // where its header is
 	sum      uint32 // of UDP's checksum without the ports, not folded
 	flows    uint32
 	port     uint16
@@ -52,7 +54,11 @@ func newFramer(s Send) (*framer, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.udp = udpAt
 	f.sum = uint32(^binary.BigEndian.Uint16(f.template[udpAt+6:]))
+	if s.ToMAC == [6]byte{} {
+		f.template, f.udp = f.template[ethernetLen:], udpAt-ethernetLen
+	}
 	return f, nil
 }
 
@@ -73,7 +79,7 @@ func (f *framer) fill(frame []byte) {
 	if checksum == 0 {
 		checksum = 0xffff // RFC 768: zero says that there is none
 	}
-	udp := frame[udpAt:headersLen]
+	udp := frame[f.udp : f.udp+8]
 	binary.BigEndian.PutUint16(udp, from)
 	binary.BigEndian.PutUint16(udp[2:], to)
 	binary.BigEndian.PutUint16(udp[6:], checksum)
