@@ -116,7 +116,7 @@ const mainAssociation = -1
 // association finds the table that has an association, and where.
 func (t *tx) association(account AccountID, region Region, id AssociationID) (rt *RouteTable, at int, err error) {
 	if id == "" {
-		return nil, 0, Errorf("MissingParameter", "The request must contain the parameter associationId")
+		return nil, 0, Missing("associationId")
 	}
 	for rt := range rows[RouteTable](t.Txn, tableRoutes, indexOwner, key(account)+key(region)) {
 		if rt.Main == id {

@@ -50,7 +50,7 @@ func (r *CreateDefaultSubnet) apply(t *tx) (Result, error) {
 		return Result{}, Errorf("DefaultVpcDoesNotExist", "No default VPC exists for this account in this region.")
 	}
 	if r.Zone == "" {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter availabilityZone")
+		return Result{}, Missing("availabilityZone")
 	}
 	if err := t.checkZone(r.Region, r.Zone); err != nil {
 		return Result{}, err

@@ -179,7 +179,7 @@ type DisassociateAddress struct {
 
 func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 	if r.Association == "" {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter associationId")
+		return Result{}, Missing("associationId")
 	}
 	var e *ElasticAddress
 	for had := range rows[ElasticAddress](t.Txn, tableElastic, indexOwner, key(r.Account)+key(r.Region)) {

@@ -15,3 +15,8 @@ func (e *Error) Error() string { return e.Code + ": " + e.Message }
 func Errorf(code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
+
+// Missing is the Error of a request that does not say what it must.
+func Missing(parameter string) *Error {
+	return Errorf("MissingParameter", "The request must contain the parameter %s", parameter)
+}

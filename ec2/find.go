@@ -44,7 +44,7 @@ var (
 
 func find[T any, P homed[T], ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, error) {
 	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter %s", of.parameter)
+		return nil, Missing(of.parameter)
 	}
 	row := rowOf[T, P](txn, of.table, at, id)
 	if row == nil {
@@ -110,7 +110,7 @@ func (v *View) FindInterface(account AccountID, region Region, id InterfaceID) (
 
 func findInterface(txn *memdb.Txn, account AccountID, region Region, id InterfaceID) (*Interface, error) {
 	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter networkInterfaceId")
+		return nil, Missing("networkInterfaceId")
 	}
 	if err := CheckInterfaceID(id); err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func (v *View) FindInstance(account AccountID, region Region, id InstanceID) (*I
 
 func findInstance(txn *memdb.Txn, account AccountID, region Region, id InstanceID) (*Instance, error) {
 	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter instanceId")
+		return nil, Missing("instanceId")
 	}
 	found, err := findInstances(txn, account, region, []InstanceID{id})
 	if err != nil {
@@ -154,7 +154,7 @@ func findInstance(txn *memdb.Txn, account AccountID, region Region, id InstanceI
 
 func (t *tx) instances(account AccountID, region Region, ids []InstanceID) ([]*Instance, error) {
 	if len(ids) == 0 {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter instancesSet")
+		return nil, Missing("instancesSet")
 	}
 	return findInstances(t.Txn, account, region, ids)
 }

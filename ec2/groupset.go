@@ -111,7 +111,7 @@ func namesOf(txn *memdb.Txn, account AccountID, region Region) (VPCID, error) {
 func findGroup(txn *memdb.Txn, account AccountID, region Region, sel GroupSelector) (*Group, error) {
 	switch {
 	case sel.ID == "" && sel.Name == "":
-		return nil, Errorf("MissingParameter", "The request must contain the parameter groupName or groupId")
+		return nil, Missing("groupName or groupId")
 	case sel.ID != "" && sel.Name != "":
 		return nil, Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
 	case sel.Name != "":

@@ -175,7 +175,7 @@ var attachmentID = regexp.MustCompile(`^eni-attach-[0-9a-f]{1,17}$`)
 
 func (t *tx) attachmentOf(account AccountID, region Region, id AttachmentID) (*Interface, error) {
 	if id == "" {
-		return nil, Errorf("MissingParameter", "The request must contain the parameter attachmentId")
+		return nil, Missing("attachmentId")
 	}
 	if !attachmentID.MatchString(string(id)) {
 		return nil, Errorf("InvalidAttachmentId.Malformed", `Invalid id: "%s" (expecting "eni-attach-...")`, clip(string(id)))

@@ -88,7 +88,7 @@ func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 	}
 	switch {
 	case len(r.Addresses) == 0 && r.Count == 0:
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter privateIpAddress or secondaryPrivateIpAddressCount")
+		return Result{}, Missing("privateIpAddress or secondaryPrivateIpAddressCount")
 	case len(r.Addresses) > 0 && r.Count != 0:
 		return Result{}, Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
 	case hasTwice(r.Addresses):
@@ -176,7 +176,7 @@ func (r *UnassignPrivateAddresses) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if len(r.Addresses) == 0 {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter privateIpAddress")
+		return Result{}, Missing("privateIpAddress")
 	}
 	eni := *was
 	for _, a := range r.Addresses {

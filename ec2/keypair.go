@@ -18,7 +18,7 @@ func (r *CreateKeyPair) apply(t *tx) (Result, error) {
 		return Result{}, Errorf("AuthFailure", "account %s does not exist", k.Account)
 	}
 	if k.Name == "" {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter KeyName")
+		return Result{}, Missing("KeyName")
 	}
 	if !printable(k.Name, 255) {
 		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter KeyName is invalid. Character sets beyond ASCII are not supported.", clip(k.Name))
@@ -60,7 +60,7 @@ type DeleteKeyPair struct {
 
 func (r *DeleteKeyPair) apply(t *tx) (Result, error) {
 	if r.Name == "" {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter KeyName")
+		return Result{}, Missing("KeyName")
 	}
 	k := first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.Name))
 	if k == nil {

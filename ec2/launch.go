@@ -157,7 +157,7 @@ func (r *RunInstances) newInstance(t *tx, id InstanceID, shape string) *Instance
 
 func (r *RunInstances) check() error {
 	if r.Image == "" {
-		return Errorf("MissingParameter", "The request must contain the parameter ImageId")
+		return Missing("ImageId")
 	}
 	if !imageID.MatchString(r.Image) {
 		return Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, clip(r.Image))

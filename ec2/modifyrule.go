@@ -25,7 +25,7 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if len(r.Rules) == 0 {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter securityGroupRules")
+		return Result{}, Missing("securityGroupRules")
 	}
 	next := *g
 	next.Rules = slices.Clone(g.Rules)

@@ -192,7 +192,7 @@ func (r *DeleteRoute) apply(t *tx) (Result, error) {
 func (t *tx) checkRoute(rt *RouteTable, destination netip.Prefix) error {
 	switch {
 	case !destination.IsValid():
-		return Errorf("MissingParameter", "The request must contain the parameter destinationCidrBlock")
+		return Missing("destinationCidrBlock")
 	case !destination.Addr().Is4() || destination != destination.Masked():
 		return Errorf("InvalidParameterValue", "Value (%s) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block.", destination)
 	}
@@ -203,7 +203,7 @@ func (t *tx) checkRoute(rt *RouteTable, destination netip.Prefix) error {
 // its subnets reach each other whatever a table says.
 func (t *tx) checkTarget(rt *RouteTable, destination netip.Prefix, id GatewayID) error {
 	if id == "" {
-		return Errorf("MissingParameter", "The request must contain the parameter gatewayId")
+		return Missing("gatewayId")
 	}
 	local := t.localTo(rt)
 	if local.IsValid() && destination.Bits() >= local.Bits() && local.Contains(destination.Addr()) {

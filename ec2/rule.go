@@ -227,7 +227,7 @@ func CheckRuleID(id RuleID) error {
 }
 
 func noRules() error {
-	return Errorf("MissingParameter", "The request must contain the parameter ipPermissions")
+	return Missing("ipPermissions")
 }
 
 func noPermission() error {

@@ -127,7 +127,7 @@ func (t *tx) sourceGroup(g *Group, ref GroupRef) (*Group, error) {
 	case ref.ID != "" && ref.Name != "":
 		return nil, Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
 	case ref.ID == "" && ref.Name == "":
-		return nil, Errorf("MissingParameter", "The request must contain the parameter groupName or groupId")
+		return nil, Missing("groupName or groupId")
 	case ref.Name != "" && owner == g.Account:
 		return findGroup(t.Txn, owner, g.Region, GroupSelector{Name: ref.Name})
 	case ref.Name != "": // of another account, in EC2-Classic alone

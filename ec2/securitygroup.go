@@ -44,10 +44,10 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 		check = g.checkVPC
 	}
 	if g.Name == "" {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter GroupName")
+		return Result{}, Missing("GroupName")
 	}
 	if g.Description == "" {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter GroupDescription")
+		return Result{}, Missing("GroupDescription")
 	}
 	if err := check(); err != nil {
 		return Result{}, err

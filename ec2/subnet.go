@@ -66,7 +66,7 @@ func (r *CreateSubnet) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if !r.CIDR.IsValid() {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter cidrBlock")
+		return Result{}, Missing("cidrBlock")
 	}
 	if !servable(r.CIDR) || r.CIDR.Bits() < vpc.CIDR.Bits() || !vpc.CIDR.Contains(r.CIDR.Addr()) {
 		return Result{}, Errorf("InvalidSubnet.Range", "The CIDR '%s' is invalid.", r.CIDR)
@@ -165,7 +165,7 @@ func (r *ModifySubnet) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if r.MapPublic == nil {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter mapPublicIpOnLaunch")
+		return Result{}, Missing("mapPublicIpOnLaunch")
 	}
 	s := *was
 	s.MapPublic = *r.MapPublic

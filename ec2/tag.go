@@ -41,7 +41,7 @@ type CreateTags struct {
 
 func (r *CreateTags) apply(t *tx) (Result, error) {
 	if len(r.Tags) == 0 {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter tagSet")
+		return Result{}, Missing("tagSet")
 	}
 	if err := t.taggable(r.Account, r.Region, r.Resources); err != nil {
 		return Result{}, err
@@ -145,7 +145,7 @@ func isText(s string) bool {
 // taggable checks the resources of a request.
 func (t *tx) taggable(account AccountID, region Region, ids []string) error {
 	if len(ids) == 0 {
-		return Errorf("MissingParameter", "The request must contain the parameter resourceIdSet")
+		return Missing("resourceIdSet")
 	}
 	if len(ids) > maxTagged {
 		return Errorf("InvalidParameterValue", "A request names at most %d resources, not %d", maxTagged, len(ids))

@@ -50,7 +50,7 @@ func (r *CreateVPC) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if !r.CIDR.IsValid() {
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter cidrBlock")
+		return Result{}, Missing("cidrBlock")
 	}
 	if !servable(r.CIDR) {
 		return Result{}, Errorf("InvalidVpc.Range", "The CIDR '%s' is invalid.", r.CIDR)
@@ -203,7 +203,7 @@ func (r *ModifyVPC) apply(t *tx) (Result, error) {
 	case r.DNSHostnames != nil:
 		vpc.DNSHostnames = *r.DNSHostnames
 	default:
-		return Result{}, Errorf("MissingParameter", "The request must contain the parameter enableDnsSupport or enableDnsHostnames")
+		return Result{}, Missing("enableDnsSupport or enableDnsHostnames")
 	}
 	t.put(tableVPC, &vpc)
 	return Result{VPC: &vpc}, nil

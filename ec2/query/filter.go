@@ -33,7 +33,7 @@ func (f filterable[T]) check(filters []filter) error {
 	count := 0
 	for _, x := range filters {
 		if x.Name == "" {
-			return ec2.Errorf("MissingParameter", "The request must contain the parameter Filter.Name")
+			return ec2.Missing("Filter.Name")
 		}
 		if _, ok := f[x.Name]; !ok && !isTagFilter(x.Name) {
 			return ec2.Errorf("InvalidParameterValue", "The filter '%s' is invalid", quote(x.Name))

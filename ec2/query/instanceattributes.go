@@ -54,7 +54,7 @@ func describeInstanceAttribute(c *call, r *instanceAttributeRequest) (*instanceA
 	show, ok := instanceAttributes[r.Attribute]
 	switch {
 	case r.Attribute == "":
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+		return nil, ec2.Missing("attribute")
 	case !ok:
 		return nil, unknownAttribute(r.Attribute)
 	}
@@ -174,7 +174,7 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 func (r *modifyInstanceAttributeRequest) takeValue() error {
 	if r.Attribute == "" {
 		if r.Value != nil {
-			return ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+			return ec2.Missing("attribute")
 		}
 		return nil
 	}
@@ -208,7 +208,7 @@ func (r *modifyInstanceAttributeRequest) takeValue() error {
 func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, error) {
 	switch r.Attribute {
 	case "":
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+		return nil, ec2.Missing("attribute")
 	case "kernel", "ramdisk":
 		return nil, ec2.Errorf("UnsupportedOperation", "Attribute %s is not served here", r.Attribute)
 	case "sourceDestCheck":

@@ -50,7 +50,7 @@ type resetNetworkInterfaceAttributeRequest struct {
 // attribute that can be reset.
 func resetNetworkInterfaceAttribute(c *call, r *resetNetworkInterfaceAttributeRequest) (*returned, error) {
 	if r.Checked == nil {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter sourceDestCheck")
+		return nil, ec2.Missing("sourceDestCheck")
 	}
 	if _, err := c.apply(&ec2.ModifyNetworkInterface{Account: c.account, Region: c.region, Interface: r.Interface, Unchecked: new(false)}); err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func describeNetworkInterfaceAttribute(c *call, r *describeNetworkInterfaceAttri
 	case "associatePublicIpAddress":
 		answer.Public = new(eni.AutoPublic)
 	case "":
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+		return nil, ec2.Missing("attribute")
 	default:
 		return nil, unknownAttribute(r.Attribute)
 	}

@@ -104,7 +104,7 @@ type attachNetworkInterfaceAnswer struct {
 
 func attachNetworkInterface(c *call, r *attachNetworkInterfaceRequest) (*attachNetworkInterfaceAnswer, error) {
 	if r.DeviceIndex == nil {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter deviceIndex")
+		return nil, ec2.Missing("deviceIndex")
 	}
 	if r.Card != 0 {
 		return nil, ec2.Errorf("InvalidParameterValue", "Network card index '%d' is not valid: instances have one card here", r.Card)

@@ -143,7 +143,7 @@ type importKeyPairAnswer struct {
 
 func importKeyPair(c *call, r *importKeyPairRequest) (*importKeyPairAnswer, error) {
 	if r.Material == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter PublicKeyMaterial")
+		return nil, ec2.Missing("PublicKeyMaterial")
 	}
 	text, err := base64.StdEncoding.DecodeString(r.Material)
 	if err != nil {

@@ -31,7 +31,7 @@ type ruleParam struct {
 // modifyRules checks in AWS's order: the group, the ids of rules, and then each rule.
 func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 	if r.GroupID == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter GroupId")
+		return nil, ec2.Missing("GroupId")
 	}
 	g, err := c.view.FindGroup(c.account, c.region, ec2.GroupSelector{ID: r.GroupID})
 	if err != nil {

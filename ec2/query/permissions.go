@@ -153,7 +153,7 @@ func (p *permissionParam) sources(g *ec2.Group) ([]ec2.RuleSpec, error) {
 func (x groupParam) spec(g *ec2.Group) (ec2.RuleSpec, error) {
 	switch {
 	case x.ID == "" && x.Name == "":
-		return ec2.RuleSpec{}, ec2.Errorf("MissingParameter", "The request must contain the parameter groupName or groupId")
+		return ec2.RuleSpec{}, ec2.Missing("groupName or groupId")
 	case x.Peering != "":
 		return ec2.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", quote(x.Peering))
 	case x.VPC != "" && x.VPC != g.VPC:
@@ -176,7 +176,7 @@ func (p *permissionParam) protocols(g *ec2.Group) ([]ec2.RuleSpec, error) {
 			return nil, noProtocol()
 		}
 		if len(p.Ranges) > 0 || p.From != nil || p.To != nil {
-			return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter ipProtocol")
+			return nil, ec2.Missing("ipProtocol")
 		}
 		return []ec2.RuleSpec{
 			{Protocol: ec2.TCP, From: 1, To: 65535},

@@ -265,7 +265,7 @@ func (c *call) keepLocalRoute(r *routeRequest, destination netip.Prefix) (*retur
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters LocalTarget and GatewayId cannot be used together")
 	}
 	if !destination.IsValid() {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter destinationCidrBlock")
+		return nil, ec2.Missing("destinationCidrBlock")
 	}
 	table, err := c.view.FindRouteTable(c.account, c.region, r.Table)
 	if err != nil {

@@ -85,7 +85,7 @@ func (c *call) ruledGroup(s groupSelector, direction ec2.Direction) (*ec2.Group,
 	case direction == ec2.Egress && g.VPC == "":
 		return nil, ec2.Errorf("InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
 	case direction == ec2.Egress && s.GroupID == "":
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter groupId")
+		return nil, ec2.Missing("groupId")
 	}
 	return g, nil
 }

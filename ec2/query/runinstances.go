@@ -175,7 +175,7 @@ func (s interfaceSpec) spec() (spec ec2.InterfaceSpec, err error) {
 		case err != nil:
 			return spec, err
 		case !a.IsValid():
-			return spec, ec2.Errorf("MissingParameter", "The request must contain the parameter privateIpAddress")
+			return spec, ec2.Missing("privateIpAddress")
 		case !x.Primary:
 			spec.Further = append(spec.Further, a)
 		case spec.Private.IsValid() && spec.Private != a:

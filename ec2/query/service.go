@@ -57,7 +57,7 @@ const firstVersion, lastVersion = "2006-06-26", "2016-11-15"
 // version's namespace: clients of all times read what they know and pass over the rest.
 func checkVersion(v string) error {
 	if v == "" {
-		return ec2.Errorf("MissingParameter", "The request must contain the parameter Version")
+		return ec2.Missing("Version")
 	}
 	if _, err := time.Parse(time.DateOnly, v); err != nil || v < firstVersion || v > lastVersion {
 		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", quote(v))

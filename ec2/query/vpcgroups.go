@@ -67,7 +67,7 @@ type describeGroupReferencesAnswer struct {
 // describeGroupReferences shows which peer VPCs name a group: there is no peering.
 func describeGroupReferences(c *call, r *describeGroupReferencesRequest) (*describeGroupReferencesAnswer, error) {
 	if len(r.GroupIDs) == 0 {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter GroupId")
+		return nil, ec2.Missing("GroupId")
 	}
 	if _, err := c.selectGroups(r.GroupIDs, nil, ""); err != nil {
 		return nil, err

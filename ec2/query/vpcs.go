@@ -179,7 +179,7 @@ type describeVPCAttributeAnswer struct {
 
 func describeVPCAttribute(c *call, r *describeVPCAttributeRequest) (*describeVPCAttributeAnswer, error) {
 	if r.Attribute == "" {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameter attribute")
+		return nil, ec2.Missing("attribute")
 	}
 	v, err := c.view.FindVPC(c.account, c.region, r.VPC)
 	if err != nil {
