@@ -131,7 +131,7 @@ func (r *run) build(ctx context.Context, e Entrant) (*rig, error) {
 		return nil, errors.Join(fmt.Errorf("%s: %w", e.Label(), err), w.Close())
 	}
 	one.label, one.about, one.flows = e.Label(), w.Describe(), e.Flows
-	one.verify, one.closeWorld = w.Verify, w.Close
+	one.memory, one.verify, one.closeWorld = w.Memory, w.Verify, w.Close
 	return one, nil
 }
 

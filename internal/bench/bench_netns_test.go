@@ -54,7 +54,7 @@ func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
 		t.Errorf("%d samples, want %d", got, want)
 	}
 	for _, s := range r.Samples {
-		if !(s.Value > 0) && !strings.HasPrefix(s.Measure, "processor") {
+		if !(s.Value > 0) && !strings.HasPrefix(s.Measure, "processor") && s.Measure != "memory" {
 			t.Errorf("%s: %s is %v %s", s.Contestant, s.Measure, s.Value, s.Unit)
 		}
 	}

@@ -87,7 +87,7 @@ const (
 
 const (
 	repetitions      = 7  // the fewest whose interval bears one outlier in the medians
-	quickRepetitions = 2  // no interval
+	quickRepetitions = 3  // no interval
 	pairRepetitions  = 15 // of 10,000 rules beside 100
 	manyFlows        = traffic.MaxFlows
 )
@@ -95,7 +95,7 @@ const (
 func entrants(p world.Placement, c world.Config, only []string) []Entrant {
 	var all []Entrant
 	for _, b := range world.Contestants(p) {
-		if len(only) == 0 || slices.Contains(only, b.Name) {
+		if b.Can(c) && (len(only) == 0 || slices.Contains(only, b.Name)) {
 			all = append(all, Entrant{Name: b.Name, Builder: b, Config: c})
 		}
 	}
@@ -110,7 +110,7 @@ func Full(only []string) Plan {
 		for _, size := range sizes {
 			all = append(all, packets{size, 1, size == 64}, packets{size, manyFlows, size == 64})
 		}
-		return append(all, connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true})
+		return append(all, connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true}, memory{})
 	}
 	return Plan{Kind: "full", Durations: full, claims: claims, Phases: withEntrants(
 		Phase{Title: oneNode, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: tasks(64, 512, 1500)},
@@ -120,7 +120,7 @@ func Full(only []string) Plan {
 		Phase{Title: twoNodes, Repetitions: repetitions, Entrants: entrants(world.TwoNodes, world.Config{}, only), tasks: []task{
 			bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true},
 			packets{64, 1, true}, packets{64, manyFlows, false}, packets{512, 1, false}, packets{1280, 1, false},
-			connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true},
+			connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true}, memory{},
 		}})}
 }
 
@@ -138,7 +138,7 @@ func Quick(only []string) Plan {
 // Check is palisade beside the relay alone, held against the bounds of testdata/bounds.json.
 func Check() Plan {
 	return Plan{Kind: "check", Durations: quick, claims: storedBounds(), Phases: []Phase{{
-		Title: oneNode, Repetitions: 9, Entrants: entrants(world.SameNode, world.Config{}, []string{palisade, relay}), tasks: []task{
+		Title: oneNode, Repetitions: 13, Entrants: entrants(world.SameNode, world.Config{}, []string{palisade, relay}), tasks: []task{
 			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, connections{}, trips{"udp", false},
 		}}}}
 }

@@ -122,8 +122,8 @@ func (p PhaseResult) rivals() []string {
 // judge compares, and holds the ratios against the claims.
 func (r *Report) judge() {
 	for _, s := range r.Samples {
-		// Processor time is counted in ticks: little work may take none.
-		if !(s.Value > 0) && s.Unit != "us each" && s.Unit != "ms each" {
+		// Processor time is counted in ticks and memory in pages: little may take none.
+		if !(s.Value > 0) && s.Unit != "us each" && s.Unit != "ms each" && s.Unit != "MiB" {
 			r.void("%s, %s, repetition %d: %s is %v", s.Phase, s.Contestant, s.Repetition+1, s.Measure, s.Value)
 		}
 	}

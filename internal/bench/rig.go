@@ -35,6 +35,7 @@ type rig struct {
 	flows        int // instead of a task's own, if not 0
 
 	client, server *traffic.Agent
+	memory         func() (int64, error) // of a World, in bytes
 	verify         func() error
 	closeWorld     func() error
 }

@@ -35,6 +35,18 @@ type result struct {
 	detail map[string]float64
 }
 
+// memory is what a contestant takes of the machine's memory, after what went before.
+type memory struct{}
+
+func (memory) measures() []Measure {
+	return []Measure{{Name: "memory", Unit: "MiB", Group: groupMemory, Smaller: true}}
+}
+
+func (memory) run(_ context.Context, r *rig, _ Durations) ([]result, error) {
+	bytes, err := r.memory()
+	return []result{{value: float64(bytes) / (1 << 20)}}, err
+}
+
 // pause waits, unless ctx ends first.
 func pause(ctx context.Context, d time.Duration) error {
 	select {

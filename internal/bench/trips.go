@@ -46,6 +46,10 @@ func (t trips) run(ctx context.Context, r *rig, d Durations) (results []result, 
 	if err != nil {
 		return nil, fmt.Errorf("round trips over %s: %w", t.protocol, err)
 	}
+	// Beside a stream that fills the path, all may be lost; alone, nothing is behind it.
+	if l.Lost == l.Count && !t.loaded {
+		return nil, fmt.Errorf("no answer to %d messages over %s", l.Count, t.protocol)
+	}
 	detail := map[string]float64{"count": float64(l.Count), "lost": float64(l.Lost)}
 	return []result{{value: micro(l.P50), detail: detail}, {value: micro(l.P99), detail: detail}}, nil
 }

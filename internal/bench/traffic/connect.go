@@ -49,7 +49,7 @@ func connect(c Connect) (Connected, error) {
 }
 
 func connectOnce(to netip.AddrPort) error {
-	fd, err := dialled(to, unix.SOCK_STREAM)
+	fd, err := dialled(to, unix.SOCK_STREAM, stuckAfter)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func serveAccept(at netip.AddrPort) error {
 
 func runAccept(listener int) {
 	letter := make([]byte, 1)
-	patience := unix.NsecToTimeval(int64(lostAfter))
+	patience := unix.NsecToTimeval(int64(stuckAfter))
 	for {
 		conn, _, err := unix.Accept(listener)
 		if err != nil {

@@ -43,9 +43,6 @@ func send(s Send) (Sent, error) {
 	// Sleeps between two trains end when they are due, not 50 us later.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 	g := generator{framer: f, fd: fd}
-	if s.FromMAC == [6]byte{} {
-		g.skip = ethernetLen // the device has no addresses, and carries packets without
-	}
 	g.init()
 	if s.Rate > 0 {
 		return g.paced(s.Rate, s.For)
@@ -77,7 +74,6 @@ func packetSocket(device string) (int, error) {
 type generator struct {
 	*framer
 	fd       int
-	skip     int // of each frame, is not sent
 	frames   [batch][]byte
 	vectors  [batch]unix.Iovec
 	messages [batch]mmsghdr
@@ -87,8 +83,8 @@ type generator struct {
 func (g *generator) init() {
 	for i := range g.frames {
 		g.frames[i] = g.frame()
-		g.vectors[i].Base = &g.frames[i][g.skip]
-		g.vectors[i].SetLen(len(g.frames[i]) - g.skip)
+		g.vectors[i].Base = &g.frames[i][0]
+		g.vectors[i].SetLen(len(g.frames[i]))
 		g.messages[i].header.Iov = &g.vectors[i]
 		g.messages[i].header.SetIovlen(1)
 	}

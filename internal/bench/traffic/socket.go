@@ -3,6 +3,7 @@ package traffic
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,15 +38,18 @@ func listening(at netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-// dialled is a client's socket. Nothing on it blocks for longer than lostAfter.
-func dialled(to netip.AddrPort, kind int) (int, error) {
+// stuckAfter is how long a connection may take for a step before it has failed.
+const stuckAfter = 2 * time.Second
+
+// dialled is a client's socket. Nothing on it blocks for longer than patience.
+func dialled(to netip.AddrPort, kind int, patience time.Duration) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
-	patience := unix.NsecToTimeval(int64(lostAfter))
+	limit := unix.NsecToTimeval(int64(patience))
 	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &patience); err != nil {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &limit); err != nil {
 			_ = unix.Close(fd)
 			return -1, err
 		}

@@ -46,7 +46,7 @@ type Send struct {
 	Device    string        `json:"device"`
 	From      netip.Addr    `json:"from"`
 	To        netip.Addr    `json:"to"`
-	FromMAC   [6]byte       `json:"from_mac"`
+	FromMAC   [6]byte       `json:"from_mac"` // zero: the device has no addresses, and carries packets
 	ToMAC     [6]byte       `json:"to_mac"`
 	Port      int           `json:"port"`       // first port of the sink
 	SinkPorts int           `json:"sink_ports"` // that flows are spread over. Default 1
@@ -68,7 +68,7 @@ type RoundTrips struct {
 	Protocol string         `json:"protocol"` // "tcp" or "udp"
 	To       netip.AddrPort `json:"to"`
 	Count    int            `json:"count"`
-	Within   time.Duration  `json:"within"` // ends the series early, if that many have been made by then
+	Within   time.Duration  `json:"within"` // ends the series early, but not before the first
 }
 
 // A Latency is the distribution of round trips. A datagram that was lost counts as one of
