@@ -11,6 +11,9 @@ import (
 // to, else by the rules of the interface's groups. peer is the far end.
 func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	p := &f.pkt
+	if f.sw.stateless {
+		return f.judgeNew(a, d, peer, conntrack.Checked) // which creates nothing
+	}
 	if p.Fragment && !p.HasL4 {
 		return f.traced(a, d, a.Zone.Fragment(p, d, f.now))
 	}

@@ -48,7 +48,8 @@ type Switch struct {
 	log      *slog.Logger
 	pollers  []*poller
 	snapshot atomic.Pointer[Snapshot]
-	relay    bool // see NewRelay; set before Run
+
+	relay, stateless bool // see NewRelay, NewStateless; set before Run
 
 	mu    sync.Mutex
 	ports map[int]*Port // by index
