@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"palisade/internal/bench/world"
@@ -84,8 +85,8 @@ func (r *run) phase(ctx context.Context, p Phase) (err error) {
 	result := PhaseResult{Title: p.Title, Repetitions: p.Repetitions, Scale: p.Scale}
 	for _, e := range p.Entrants {
 		r.say("%s: build %s", p.Title, e.Label())
-		if missing := e.Builder.Missing(); len(missing) > 0 {
-			result.Absent = append(result.Absent, fmt.Sprintf("%s: not installed: %v", e.Label(), missing))
+		if why := absent(e); why != "" {
+			result.Absent = append(result.Absent, e.Label()+": "+why)
 			continue
 		}
 		one, err := r.build(ctx, e)
@@ -117,6 +118,17 @@ func (r *run) phase(ctx context.Context, p Phase) (err error) {
 		}
 	}
 	return nil
+}
+
+// absent is why an entrant cannot take part, or "".
+func absent(e Entrant) string {
+	if missing := e.Builder.Missing(); len(missing) > 0 {
+		return "not installed: " + strings.Join(missing, " ")
+	}
+	if !e.Builder.Can(e.Config) {
+		return "has nothing of the kind"
+	}
+	return ""
 }
 
 func (r *run) build(ctx context.Context, e Entrant) (*rig, error) {

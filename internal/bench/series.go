@@ -37,12 +37,48 @@ func Scale(quickly bool) Plan {
 		func(size int) Entrant { return Entrant{Config: world.Config{Rules: size}} })
 	series("members of the source group", "members", []task{flood, connections{}}, []int{10, 100, 1000, 10_000, 100_000}, both,
 		func(size int) Entrant { return Entrant{Config: world.Config{Members: size}} })
+	series("ports of the switch", "ports", []task{flood, connections{}}, []int{2, 20, 100, 200}, both,
+		func(size int) Entrant { return Entrant{Config: world.Config{Ports: size}} })
 	series("flows", "flows", []task{flood}, []int{1, 1000, 10_000, 100_000, 1_000_000}, alone,
 		func(size int) Entrant { return Entrant{Flows: size} })
 	return p
 }
 
-// Ablate leaves out one part of the switch at a time, which no node can.
+// Ablate leaves out one part of the switch at a time, which no node can. What is first in
+// a phase is whole, and the others are compared with it.
 func Ablate(quickly bool) Plan {
-	return Plan{Kind: "ablate"}
+	p := Plan{Kind: "ablate", Durations: full}
+	repetitions := repetitions
+	if quickly {
+		p.Durations, repetitions = quick, quickRepetitions
+	}
+	tasks := []task{bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, packets{1280, 1, false}, connections{}, trips{"udp", false}}
+	for _, part := range []struct {
+		placement world.Placement
+		title     string
+		whole     string
+		without   []Entrant
+	}{
+		{world.SameNode, "one node, without parts", palisade, []Entrant{
+			{Name: palisade, Form: "2 rules", Config: world.Config{Rules: 2}},
+			{Name: palisade, Form: "no offloads", Config: world.Config{NoOffloads: true}},
+			{Name: relay, Form: "no rules and no connections"},
+		}},
+		{world.TwoNodes, "two nodes, without parts", palisade, []Entrant{
+			{Name: unsealed, Form: "no seal"},
+			{Name: palisade, Form: "no offloads", Config: world.Config{NoOffloads: true}},
+		}},
+	} {
+		phase := Phase{Title: part.title, Repetitions: repetitions, tasks: tasks}
+		for _, e := range append([]Entrant{{Name: part.whole}}, part.without...) {
+			for _, b := range world.Contestants(part.placement) {
+				if b.Name == e.Name && b.Can(e.Config) {
+					e.Builder = b
+					phase.Entrants = append(phase.Entrants, e)
+				}
+			}
+		}
+		p.Phases = append(p.Phases, phase)
+	}
+	return p
 }

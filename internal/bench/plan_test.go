@@ -1,0 +1,50 @@
+package bench
+
+import "testing"
+
+// Samples are found by phase, contestant and measure: two of one name would be one series.
+func TestNamesOfAPlanAreUnique(t *testing.T) {
+	for _, p := range []Plan{Full(nil), Quick(nil), Check(), Scale(false), Ablate(false), PairPlan(false)} {
+		phases := map[string]bool{}
+		for _, phase := range p.Phases {
+			if phases[phase.Title] {
+				t.Errorf("%s: two phases are called %q", p.Kind, phase.Title)
+			}
+			phases[phase.Title] = true
+			labels, measures := map[string]bool{}, map[string]bool{}
+			for _, e := range phase.Entrants {
+				if labels[e.Label()] {
+					t.Errorf("%s, %s: two entrants are called %q", p.Kind, phase.Title, e.Label())
+				}
+				labels[e.Label()] = true
+			}
+			for _, task := range phase.tasks {
+				for _, m := range task.measures() {
+					if measures[m.Name] {
+						t.Errorf("%s, %s: two measures are called %q", p.Kind, phase.Title, m.Name)
+					}
+					if m.Unit == "" || m.Group == "" {
+						t.Errorf("%q has the unit %q and the group %q", m.Name, m.Unit, m.Group)
+					}
+					measures[m.Name] = true
+				}
+			}
+			if len(labels) < 2 && p.Kind != "pair" || len(measures) == 0 {
+				t.Errorf("%s: %d entrants are compared by %d measures in %q", p.Kind, len(labels), len(measures), phase.Title)
+			}
+		}
+		if len(phases) == 0 {
+			t.Errorf("%s measures nothing", p.Kind)
+		}
+	}
+}
+
+func TestOnlyWhoIsNamedIsMeasured(t *testing.T) {
+	for _, phase := range Full([]string{relay, bridge}).Phases {
+		for _, e := range phase.Entrants {
+			if e.Name != relay && e.Name != bridge {
+				t.Errorf("%s measures %s", phase.Title, e.Label())
+			}
+		}
+	}
+}
