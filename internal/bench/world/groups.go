@@ -27,7 +27,9 @@ func groupID(i int) ec2.GroupID {
 	return ec2.GroupID(fmt.Sprintf("sg-other%d", i))
 }
 
-func newGroups(p policy) groups {
+// newGroups makes the groups of a policy. Without a tracker the client's has rules for all
+// that the server may answer.
+func newGroups(p policy, stateless bool) groups {
 	g := groups{policy: p, all: map[ec2.GroupID]*ec2.Group{}}
 	for i := range p.groups {
 		id := groupID(i)
@@ -47,6 +49,13 @@ func newGroups(p policy) groups {
 		server.Rules = append(server.Rules, one)
 	}
 	g.all[server.ID] = server
+	if stateless {
+		client := g.all[groupID(clientGroup)]
+		for i, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
+			client.Rules = append(client.Rules, ec2.Rule{ID: ec2.RuleID(fmt.Sprintf("sgr-answers%d", i)), Serial: uint64(len(p.rules) + i + 1),
+				Protocol: protocol, To: 65535, Source: ec2.Source{Group: ec2.GroupRef{ID: server.ID}}})
+		}
+	}
 	return g
 }
 

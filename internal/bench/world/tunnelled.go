@@ -117,7 +117,7 @@ func found(ctx context.Context, dir string) (*members, error) {
 
 func (m *members) build(i int, w *World, e Endpoint) (err error) {
 	one := m[i]
-	if one.node, err = w.newNode(uint32(i+1), vswitch.New); err != nil {
+	if one.node, err = w.newNode(uint32(i+1), w.newSwitch()); err != nil {
 		return err
 	}
 	if err := one.addPort(e); err != nil {

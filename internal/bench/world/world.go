@@ -66,7 +66,8 @@ type Config struct {
 
 	// Ablations: what the numbers would be without. They are for the switches of this
 	// repository alone.
-	NoOffloads bool
+	NoOffloads  bool
+	NoConntrack bool // the rules are asked about every packet, and admit answers
 }
 
 func (c *Config) fill() error {
@@ -102,6 +103,7 @@ const (
 	morePorts abilities = 1 << iota
 	jumbo               // frames above 1500 bytes
 	noOffloads
+	noConntrack
 )
 
 // wants are the abilities that a Config asks for.
@@ -114,6 +116,9 @@ func (c Config) wants() (all abilities) {
 	}
 	if c.NoOffloads {
 		all |= noOffloads
+	}
+	if c.NoConntrack {
+		all |= noConntrack
 	}
 	return all
 }
@@ -167,13 +172,13 @@ func (b Builder) Missing() []string {
 // Contestants returns the builders of a placement, in the order of the report.
 func Contestants(p Placement) []Builder {
 	all := map[Placement][]Builder{SameNode: {
-		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade, can: jumbo | morePorts | noOffloads},
+		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade, can: jumbo | morePorts | noOffloads | noConntrack},
 		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay, can: jumbo | morePorts | noOffloads},
 		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge, can: jumbo | morePorts},
 		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS, can: jumbo | morePorts},
 		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
 	}, TwoNodes: {
-		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled, can: jumbo | noOffloads},
+		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled, can: jumbo | noOffloads | noConntrack},
 		{Name: "vxlan", About: "kernel VXLAN, not sealed, and bridge at both nodes", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildVXLAN, can: jumbo},
 		{Name: "nebula", About: "Nebula as packaged, sealed, without offloads", Needs: []string{"nebula:nebula", "nebula-cert:nebula"}, build: buildNebula, can: jumbo},
 	}}
