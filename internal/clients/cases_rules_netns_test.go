@@ -33,7 +33,10 @@ func permission(protocol string, from, to int32, sources ...string) types.IpPerm
 func (s *stage) admit(t *testing.T, group string, permissions ...types.IpPermission) []string {
 	t.Helper()
 	out, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &group, IpPermissions: permissions})
-	check(t, err)
+	s.watcher.check(t, "AuthorizeSecurityGroupIngress", "InvalidPermission.Duplicate", err)
+	if err != nil {
+		return nil
+	}
 	return ruleIDs(out.SecurityGroupRules)
 }
 
@@ -48,7 +51,7 @@ func ruleIDs(rules []types.SecurityGroupRule) []string {
 func (s *stage) revoke(t *testing.T, group string, permissions ...types.IpPermission) {
 	t.Helper()
 	_, err := s.c.RevokeSecurityGroupIngress(t.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: &group, IpPermissions: permissions})
-	check(t, err)
+	s.watcher.check(t, "RevokeSecurityGroupIngress", "InvalidPermission.NotFound", err)
 }
 
 func (s *stage) revokeIDs(t *testing.T, group string, ids ...string) {
@@ -60,14 +63,17 @@ func (s *stage) revokeIDs(t *testing.T, group string, ids ...string) {
 func (s *stage) admitOut(t *testing.T, group string, permissions ...types.IpPermission) []string {
 	t.Helper()
 	out, err := s.c.AuthorizeSecurityGroupEgress(t.Context(), &ec2.AuthorizeSecurityGroupEgressInput{GroupId: &group, IpPermissions: permissions})
-	check(t, err)
+	s.watcher.check(t, "AuthorizeSecurityGroupEgress", "InvalidPermission.Duplicate", err)
+	if err != nil {
+		return nil
+	}
 	return ruleIDs(out.SecurityGroupRules)
 }
 
 func (s *stage) revokeOut(t *testing.T, group string, permissions ...types.IpPermission) {
 	t.Helper()
 	_, err := s.c.RevokeSecurityGroupEgress(t.Context(), &ec2.RevokeSecurityGroupEgressInput{GroupId: &group, IpPermissions: permissions})
-	check(t, err)
+	s.watcher.check(t, "RevokeSecurityGroupEgress", "InvalidPermission.NotFound", err)
 }
 
 func (s *stage) clientCIDR() string { return s.client.private.String() + "/32" }
