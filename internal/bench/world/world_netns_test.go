@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/process"
@@ -233,24 +231,4 @@ func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error
 		}
 	}()
 	return func() { listener.Close() }, nil
-}
-
-// TestLeftoversOfTheDeadAreCleared: of a run that was killed, whose number no process has.
-func TestLeftoversOfTheDeadAreCleared(t *testing.T) {
-	netnstest.NeedRoot(t)
-	const dead = 1 << 22 // above what kernel.pid_max can be
-	name, file := fmt.Sprintf("%s%d-bridge-client", prefix, dead), fmt.Sprintf("%s%d-palisade", filesPath, dead)
-	t.Cleanup(func() { _ = errors.Join(netns.Delete(name), os.RemoveAll(file)) })
-	if err := errors.Join(netns.New(name), os.WriteFile(file, nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if err := ClearLeftovers(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if netns.Exists(name) {
-		t.Error("its namespace is still there")
-	}
-	if err := unix.Access(file, unix.F_OK); err == nil {
-		t.Error("its file is still there")
-	}
 }
