@@ -103,7 +103,7 @@ func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
 // isOrigin reports whether a frame was sent by an Endpoint of the node that sent it here.
 func (f *frame) isOrigin(e *Endpoint) bool {
 	o := &f.origin
-	return e != nil && o.Node != 0 && e.Node == o.Node && e.Epoch == o.Epoch && e.MAC == f.pkt.SrcMAC
+	return e != nil && o.Node != 0 && e.Node == o.Node && (o.Unnamed || e.Epoch == o.Epoch) && e.MAC == f.pkt.SrcMAC
 }
 
 // checkSize finds what would not fit into the tunnel to its receiver and may not be cut.

@@ -70,6 +70,7 @@ func newLabUp(name *string) *cobra.Command {
 	cmd.Flags().IntVar(&o.Port, "port", 8773, "the API's `PORT` on 127.0.0.1")
 	cmd.Flags().DurationVar(&o.Quarantine, "quarantine", time.Minute, "how long an address rests between two leases")
 	cmd.Flags().StringVar(&o.Limits, "limits", "", "the limits of a `TIME`: today, vpc-2012 or classic-2012")
+	cmd.Flags().StringVar(&o.Overlay, "overlay", "", "the `FORM` of the tunnels between nodes: sealed (the default) or vxlan, which anybody on the underlay can read and forge")
 	cmd.Flags().StringSliceVar(&pools, "classic-pool", nil, "lease EC2-Classic's private addresses from these `CIDR`s (default 10.10.0.0/16)")
 	return cmd
 }

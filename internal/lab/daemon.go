@@ -125,7 +125,8 @@ type nodeConfig struct {
 
 // peerConfig is where the other nodes reach this one.
 type peerConfig struct {
-	Listen string `toml:"listen"`
+	Listen  string `toml:"listen"`
+	Overlay string `toml:"overlay,omitempty"`
 }
 
 // labConfig lets a node run images at all: it names what they are made of.
@@ -160,7 +161,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 	node := l.Nodes[index]
 	var peer *peerConfig
 	if len(l.Nodes) > 1 {
-		peer = &peerConfig{Listen: peerAddress(index)}
+		peer = &peerConfig{Listen: peerAddress(index), Overlay: l.Overlay}
 	}
 	return nodeConfig{
 		Name: node, Zone: l.zone(index), Region: Region,

@@ -51,6 +51,7 @@ type Lab struct {
 	Cuts         []Cut          `json:"cuts,omitempty"` // in the order they were made
 	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default
 	Limits       string         `json:"limits,omitempty"`
+	Overlay      string         `json:"overlay,omitempty"` // of the nodes; "": the default
 	Accounts     []Account      `json:"accounts"`
 }
 

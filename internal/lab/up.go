@@ -29,6 +29,8 @@ type Options struct {
 	Quarantine time.Duration
 	// Limits are those of a time: "vpc-2012", "classic-2012" or today, the default.
 	Limits string
+	// Overlay is the form of the tunnels between nodes: "sealed", the default, or "vxlan".
+	Overlay string
 
 	// Progress is called with each step as it is done. It may be nil.
 	Progress func(step string)
@@ -74,6 +76,10 @@ func (o *Options) fill() error {
 		return fmt.Errorf("an address rests for up to 24h, not %v", o.Quarantine)
 	case o.Limits != "" && !isPreset(o.Limits):
 		return fmt.Errorf("%q is no time whose limits are known: today, vpc-2012 and classic-2012 are", o.Limits)
+	case o.Overlay != "" && o.Overlay != "sealed" && o.Overlay != "vxlan":
+		return fmt.Errorf("%q is no form of tunnels: sealed and vxlan are", o.Overlay)
+	case o.Overlay == "vxlan" && o.Nodes == 1:
+		return errors.New("a lab of one node has no tunnels; VXLAN is for two and more")
 	case o.Port < 1 || o.Port > 65535:
 		return fmt.Errorf("%d is not a TCP port", o.Port)
 	}
@@ -101,7 +107,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer release()
 
 	begin := time.Now()
-	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits}
+	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits, Overlay: o.Overlay}
 	cleared, err := l.clear(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)

@@ -15,6 +15,7 @@ import (
 	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/secret"
+	"palisade/switch/overlay"
 )
 
 // Config is a node's configuration file.
@@ -44,14 +45,23 @@ type Config struct {
 type Peer struct {
 	// Listen is this node's own address on the underlay: Raft, calls between nodes and
 	// the exchange of keys, all within TLS. Gossip has the next port, tunnels the one
-	// behind it.
+	// behind it, or VXLAN's.
 	Listen netip.AddrPort `toml:"listen"`
 	// MTU of the underlay, in bytes of an IP packet. Default 1500.
 	MTU int `toml:"mtu"`
+	// Overlay is the form of the tunnels, and the same at every node: "sealed", the
+	// default, or "vxlan", for an underlay that is trusted as a wire is.
+	Overlay overlay.Form `toml:"overlay"`
 }
 
 func (p Peer) gossip() netip.AddrPort { return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+1) }
-func (p Peer) tunnel() netip.AddrPort { return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+2) }
+
+func (p Peer) tunnel() netip.AddrPort {
+	if p.Overlay == overlay.VXLAN {
+		return netip.AddrPortFrom(p.Listen.Addr(), overlay.VXLANPort)
+	}
+	return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+2)
+}
 
 // Lab lets a node run images. Without it the node starts no process for anybody.
 type Lab struct {
@@ -217,6 +227,9 @@ func (p *Peer) check() error {
 	case p.MTU < 1280 || p.MTU > 9216:
 		return fmt.Errorf(`"peer.mtu" is %d; it must be what the underlay carries, 1280 to 9216`, p.MTU)
 	case !p.Listen.IsValid() && p.Listen == (netip.AddrPort{}):
+		if p.Overlay != overlay.Sealed {
+			return fmt.Errorf(`"peer.overlay" is %q, but there is no "peer.listen": a cluster of one has no tunnels`, p.Overlay)
+		}
 		return nil
 	case !p.Listen.Addr().Is4() || p.Listen.Addr().IsUnspecified() || p.Listen.Port() == 0 || p.Listen.Port() > 65533:
 		return fmt.Errorf(`"peer.listen" is %s; it must be the one IPv4 address that the other nodes reach this one at, and a port up to 65533, as "192.0.2.11:7400"`, p.Listen)

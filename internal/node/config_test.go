@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,6 +82,19 @@ func TestClusterBeginsWithTheLimitsOfATime(t *testing.T) {
 	}
 }
 
+func TestTunnelsOfVXLANHaveItsPort(t *testing.T) {
+	for form, want := range map[string]string{"": "192.0.2.11:7402", "sealed": "192.0.2.11:7402", "vxlan": "192.0.2.11:4789"} {
+		peer := "[peer]\nlisten = \"192.0.2.11:7400\"\n"
+		if form != "" {
+			peer += fmt.Sprintf("overlay = %q\n", form)
+		}
+		c, err := read(t, strings.Replace(whole, `[[account]]`, peer+"[[account]]", 1))
+		if err != nil || c.Peer.tunnel().String() != want {
+			t.Errorf("%q: tunnels at %v, %v; want %s", form, c.Peer.tunnel(), err, want)
+		}
+	}
+}
+
 // TestReadConfigSaysWhatIsWrong: each message names the key, and the line where there is
 // one.
 func TestReadConfigSaysWhatIsWrong(t *testing.T) {
@@ -120,6 +134,8 @@ func TestReadConfigSaysWhatIsWrong(t *testing.T) {
 		{"fewer records than none", `[[account]]`, "[settings]\naudit_records = -1\n[[account]]", `"settings.audit_records" is -1`},
 		{"two accounts of a name", `[[account]]`, "[[account]]\nid = \"495219933132\"\nname = \"albert\"\nplatform = \"classic\"\naccess_key = \"AKIDTWO\"\nsecret_key = \"s\"\n[[account]]", `called albert already`},
 		{"limits of no time", `[[account]]`, "[settings]\nlimits = \"1999\"\n[[account]]", `"settings.limits" is "1999"`},
+		{"tunnels of no form", `[[account]]`, "[peer]\nlisten = \"192.0.2.11:7400\"\noverlay = \"gre\"\n[[account]]", `"gre" is no form of tunnels`},
+		{"tunnels of a cluster of one", `[[account]]`, "[peer]\noverlay = \"vxlan\"\n[[account]]", `"peer.overlay" is "vxlan", but there is no "peer.listen"`},
 		{"public pool inside the network", `["198.18.0.0/16"]`, `["10.20.0.0/16"]`, `"classic.public_pools" has 10.20.0.0/16`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

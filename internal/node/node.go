@@ -76,7 +76,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	}
 	mtu := c.Peer.MTU
 	if identity != nil {
-		mtu = overlay.MTU(mtu)
+		mtu = c.Peer.Overlay.MTU(mtu)
 	}
 	n.plane = newPlane(c.Name, mtu, n.sw, n.tracker, mark, log)
 	if identity != nil {
@@ -103,7 +103,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	n.peer.HandleJoin(n.admit)
 	n.handleKey()
 	n.handleTrace()
-	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Logger: n.log})
+	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
 	n.plane.overlay = n.overlay
 	return err
 }

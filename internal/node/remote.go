@@ -42,7 +42,7 @@ func (p *plane) setPeers() {
 		if n.ID == p.node || !n.Member() || err != nil {
 			continue
 		}
-		tunnel := Peer{Listen: address}.tunnel()
+		tunnel := Peer{Listen: address, Overlay: p.overlay.Form()}.tunnel()
 		remotes = append(remotes, overlay.Remote{Number: n.Number, Node: string(n.ID), Address: tunnel, PublicKey: n.PublicKey})
 	}
 	p.overlay.SetPeers(remotes)

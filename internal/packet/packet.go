@@ -139,6 +139,9 @@ type Origin struct {
 	Node  uint32 // number of the sending node; never 0 in what was received
 	VNI   uint32 // of the network the receiver is in
 	Epoch uint64 // of the sending interface's lease
+	// Unnamed: it said no more than the network, so that Epoch is nothing. Only what a
+	// node received on a trusted underlay is.
+	Unnamed bool
 }
 
 // IsFirstSYN reports whether the packet asks for a new TCP connection.

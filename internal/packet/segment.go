@@ -96,7 +96,7 @@ func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte)
 		out := scratch[:p.Payload+end-c.at]
 		copy(out[p.Payload:], frame[c.at:end])
 		c.put(out, end == p.Len)
-		finish(out, p)
+		Finish(out, p)
 		if err := emit(out); err != nil {
 			return err
 		}
@@ -104,8 +104,9 @@ func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte)
 	return nil
 }
 
-// finish computes a transport checksum from nothing.
-func finish(frame []byte, p *Packet) {
+// Finish computes the transport checksum of a packet from nothing. p is of the packet, or of
+// the frame that it was cut from.
+func Finish(frame []byte, p *Packet) {
 	l4 := frame[p.L4:]
 	field := l4[checksumOffset(p):]
 	field[0], field[1] = 0, 0

@@ -107,6 +107,16 @@ func (t *Train) mayLead(frame []byte, marks Marks) bool {
 	return frame[t.l4+13]&(FIN|SYN|RST|PSH|ACK|URG|tcpCWR) == ACK && t.size >= minTCPSegment
 }
 
+// Joinable reports whether a packet whose checksum was computed could be one of a Train, as
+// one of TCP with enough in it can, and the checksum is right.
+func Joinable(frame []byte) bool {
+	l4, payload, ok := transportOf(frame)
+	if !ok || frame[ethernetLen+9] != ProtocolTCP || len(frame)-payload < minTCPSegment {
+		return false
+	}
+	return fold(sum16(frame[ethernetLen+12:ethernetLen+20])+ProtocolTCP+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
+}
+
 // Open reports whether another packet may join.
 func (t *Train) Open() bool { return t.open }
 

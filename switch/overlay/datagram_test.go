@@ -55,7 +55,7 @@ func ends(t testing.TB) (a, b *Device) {
 	other := bytes.Repeat([]byte{2}, keyLen)
 	open := func() (*Device, *atomic.Pointer[table]) {
 		p := new(atomic.Pointer[table])
-		d, err := openDevice(local, p)
+		d, err := openDevice(Sealed, local, p)
 		if err != nil {
 			t.Fatal(err)
 		}

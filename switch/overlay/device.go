@@ -13,6 +13,7 @@ import (
 //
 // Receive belongs to one goroutine; each queue of Send to one, any at the same time.
 type Device struct {
+	form   Form
 	socket int
 	addr   netip.AddrPort
 	table  *atomic.Pointer[table]
@@ -28,7 +29,7 @@ const socketBuffer = 8 << 20
 // narrower than it was said to be the frame is lost and counted, not sent in pieces that
 // one lost piece makes useless. What others say of the path's MTU is not listened to, for
 // anybody can.
-func openDevice(listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error) {
+func openDevice(form Form, listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error) {
 	family, level, discover := unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
 	if listen.Addr().Is6() {
 		family, level, discover = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER
@@ -37,7 +38,7 @@ func openDevice(listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error
 	if err != nil {
 		return nil, fmt.Errorf("make a socket: %w", err)
 	}
-	d := &Device{socket: socket, table: t}
+	d := &Device{form: form, socket: socket, table: t}
 	if err := unix.SetsockoptInt(socket, level, discover, unix.IP_PMTUDISC_PROBE); err != nil {
 		return nil, errors.Join(fmt.Errorf("forbid fragments: %w", err), d.Close())
 	}

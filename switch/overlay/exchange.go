@@ -19,8 +19,11 @@ import (
 // An exchange makes a session over a stream, whose handshake has proven both nodes. Each
 // sends one hello:
 //
-//	|   version 1   |                  zero                         |
+//	|   version 1   |     form      |            zero               |
 //	|                        receiver index                         |
+//
+// Both must have the same form; if not, both say so and there is no session. In that of VXLAN
+// the keys are of no use, and a session says only that the far node expects its datagrams.
 //
 // The keys come from the handshake and never cross the wire: the exporter's first half is
 // for datagrams of the node that asked, the second for those of the one that answered (RFC
@@ -87,6 +90,15 @@ func (o *Overlay) failed(f *far, err error) {
 	}
 }
 
+// unanswered is failed for a stream that the far node began.
+func (o *Overlay) unanswered(f *far, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f.stream == nil {
+		f.problem = err.Error()
+	}
+}
+
 // runAccept answers the nodes whose names sort before this one's.
 func (o *Overlay) runAccept(ctx context.Context) error {
 	slots := make(chan struct{}, maxExchanges)
@@ -105,6 +117,7 @@ func (o *Overlay) runAccept(ctx context.Context) error {
 		case slots <- struct{}{}:
 			o.work.Go(func() {
 				if err := o.keep(f, conn, answers, func() { <-slots }); err != nil && ctx.Err() == nil {
+					o.unanswered(f, err)
 					o.log.Debug("a stream for tunnel keys has ended", "node", f.Node, "err", err)
 				}
 			})
@@ -155,18 +168,18 @@ func (o *Overlay) exchange(f *far, conn *peer.Conn, r role) error {
 		return err
 	}
 	if r == answers {
-		if err := s.readHello(conn); err != nil {
-			return err
+		if err := s.readHello(conn, o.config.Form); err != nil {
+			return errors.Join(err, s.writeHello(conn, o.config.Form)) // it tells the far node
 		}
 	}
 	if err := o.expect(f, s); err != nil {
 		return err
 	}
-	if err := s.writeHello(conn); err != nil {
+	if err := s.writeHello(conn, o.config.Form); err != nil {
 		return errors.Join(err, o.forget(f, s))
 	}
 	if r == asks {
-		if err := s.readHello(conn); err != nil {
+		if err := s.readHello(conn, o.config.Form); err != nil {
 			return errors.Join(err, o.forget(f, s))
 		}
 	}
@@ -196,21 +209,24 @@ func (o *Overlay) newSession(f *far, conn *peer.Conn, r role) (*session, error) 
 	return s, nil
 }
 
-func (s *session) writeHello(w io.Writer) error {
+func (s *session) writeHello(w io.Writer, f Form) error {
 	var b [helloLen]byte
-	b[0] = version
+	b[0], b[1] = version, byte(f)
 	binary.BigEndian.PutUint32(b[4:], s.index)
 	_, err := w.Write(b[:])
 	return err
 }
 
-func (s *session) readHello(r io.Reader) error {
+func (s *session) readHello(r io.Reader, own Form) error {
 	var b [helloLen]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
 		return err
 	}
-	if binary.BigEndian.Uint32(b[:]) != version<<24 {
+	if b[0] != version || b[2] != 0 || b[3] != 0 || int(b[1]) >= len(forms) {
 		return fmt.Errorf("its hello is of version %d, this node's of %d", b[0], version)
+	}
+	if far := Form(b[1]); far != own {
+		return fmt.Errorf("its tunnels are %v, this node's %v; all nodes of a cluster must have the same", far, own)
 	}
 	s.farIndex = binary.BigEndian.Uint32(b[4:])
 	return nil

@@ -1,6 +1,7 @@
 // Package overlay carries frames between the nodes of a cluster in sealed datagrams: the
 // tunnels. Nobody on the underlay can read a frame, change one, replay one or invent one,
-// and the receiver knows which node it is from.
+// and the receiver knows which node it is from. Where the underlay is trusted, they can be
+// those of VXLAN instead, of which none of that holds; see Form.
 //
 // Read datagram.go first, for what is on the wire. A session holds the keys of one pair of
 // nodes for an hour, both ways, with a counter and a replay window for each sender queue.
@@ -38,6 +39,7 @@ type Config struct {
 	Peer   *peer.Peer
 	Node   string         // this node's name
 	Listen netip.AddrPort // of the datagrams; they leave from here too
+	Form   Form           // of the datagrams; default Sealed
 	Logger *slog.Logger   // default: discard
 }
 
@@ -82,8 +84,9 @@ type Overlay struct {
 
 // A table is the sessions there are.
 type table struct {
-	send    map[uint32]*session // by node number
-	receive map[uint32]*session // by receiver index
+	send    map[uint32]*session     // by node number
+	receive map[uint32]*session     // by receiver index
+	vtep    map[netip.Addr]*session // by the node's address; in the form of VXLAN alone
 }
 
 // A far is another node and what connects this one with it.
@@ -107,7 +110,7 @@ func New(c Config) (*Overlay, error) {
 	}
 	o := &Overlay{config: c, log: c.Logger, far: map[string]*far{}}
 	o.table.Store(&table{})
-	device, err := openDevice(c.Listen, &o.table)
+	device, err := openDevice(c.Form, c.Listen, &o.table)
 	if err != nil {
 		return nil, fmt.Errorf("overlay: %w", err)
 	}
@@ -117,6 +120,9 @@ func New(c Config) (*Overlay, error) {
 
 // Addr is where the datagrams come from and go to.
 func (o *Overlay) Addr() netip.AddrPort { return o.device.addr }
+
+// Form is that of the datagrams.
+func (o *Overlay) Form() Form { return o.config.Form }
 
 // Device is the tunnels as the switch sees them.
 func (o *Overlay) Device() *Device { return o.device }
@@ -200,13 +206,14 @@ func (o *Overlay) endLocked(f *far) {
 
 // publishLocked puts the sessions there are before the data path.
 func (o *Overlay) publishLocked() {
-	t := &table{send: map[uint32]*session{}, receive: map[uint32]*session{}}
+	t := &table{send: map[uint32]*session{}, receive: map[uint32]*session{}, vtep: map[netip.Addr]*session{}}
 	for _, f := range o.far {
 		if f.current != nil {
 			t.send[f.Number] = f.current
 		}
 		for _, s := range f.sessions {
 			t.receive[s.index] = s
+			t.vtep[s.address.Addr()] = s
 		}
 	}
 	o.table.Store(t)
@@ -275,9 +282,5 @@ func (o *Overlay) Status() []Status {
 	return all
 }
 
-// MTU is the largest inner IP packet where the underlay, of IPv4, carries packets of
-// underlay bytes whole.
-func MTU(underlay int) int {
-	const ipv4, udp, ethernet = 20, 8, 14
-	return underlay - ipv4 - udp - headerLen - tagLen - geneveLen - sourceOptionLen - ethernet
-}
+// MTU is that of sealed datagrams.
+func MTU(underlay int) int { return Sealed.MTU(underlay) }

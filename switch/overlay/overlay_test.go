@@ -41,6 +41,7 @@ type cluster struct {
 	table *members
 	nodes []*node // node1, node2
 	rules groups
+	form  Form
 	// device makes an instance's; nil is one in memory.
 	device func(host string) vswitch.Device
 }
@@ -124,11 +125,11 @@ func permit(serial uint64, protocol ec2.Protocol, from, to int, source string) e
 
 // newCluster starts two nodes and waits for their session. The app admits the web group to
 // TCP 8000 and UDP 53, pings from it, and TCP 22 from the web's public address alone.
-func newCluster(t testing.TB) *cluster { return newClusterOn(t, nil) }
+func newCluster(t testing.TB) *cluster { return newClusterOn(t, Sealed, nil) }
 
-func newClusterOn(t testing.TB, device func(host string) vswitch.Device) *cluster {
+func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Device) *cluster {
 	t.Helper()
-	c := &cluster{t: t, device: device, table: &members{keys: map[string][]byte{}, addresses: map[string]string{}}, rules: groups{
+	c := &cluster{t: t, form: form, device: device, table: &members{keys: map[string][]byte{}, addresses: map[string]string{}}, rules: groups{
 		"web":  {ID: "web", Name: "web"},
 		"lone": {ID: "lone", Name: "lone"},
 		"app": {ID: "app", Name: "app", Rules: []ec2.Rule{
@@ -139,6 +140,9 @@ func newClusterOn(t testing.TB, device func(host string) vswitch.Device) *cluste
 	for i, id := range identities(t, c.table) {
 		n := &node{c: c, number: uint32(i + 1), name: id.Node(), id: id,
 			peerAddr: netip.MustParseAddrPort("127.0.0.1:0"), udpAddr: netip.MustParseAddrPort("127.0.0.1:0")}
+		if form == VXLAN { // where the address is all that tells nodes apart
+			n.udpAddr = netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:0", i+1))
+		}
 		c.nodes = append(c.nodes, n)
 		n.start()
 	}
@@ -192,7 +196,7 @@ func (n *node) start() {
 	must(err)
 	n.peerAddr = n.peer.Addr()
 	n.c.table.add(n.name, n.id.PublicKey(), n.peerAddr)
-	n.overlay, err = New(Config{Peer: n.peer, Node: n.name, Listen: n.udpAddr})
+	n.overlay, err = New(Config{Peer: n.peer, Node: n.name, Listen: n.udpAddr, Form: n.c.form})
 	must(err)
 	n.udpAddr = n.overlay.Addr()
 	tracker, err := conntrack.Open(conntrack.Config{})
@@ -361,7 +365,13 @@ func (n *node) delivered(to string) (packet.Packet, []byte) {
 }
 
 func TestEachNodeAsksTheRulesOfItsOwn(t *testing.T) {
-	c := newCluster(t)
+	for _, form := range []Form{Sealed, VXLAN} {
+		t.Run(form.String(), func(t *testing.T) { eachNodeAsks(t, newClusterOn(t, form, nil)) })
+	}
+}
+
+func eachNodeAsks(t *testing.T, c *cluster) {
+	t.Helper()
 	n1, n2 := c.nodes[0], c.nodes[1]
 	app := n2.ports["app"]
 	const web, lone, appIP, webPublic, appPublic = "10.10.0.4", "10.10.0.6", "10.10.0.5", "198.18.0.4", "198.18.0.5"

@@ -94,7 +94,13 @@ func (d *Device) next() ([]byte, error) {
 // the address it came from is to be answered. Nodes send from the address that the cluster
 // knows them by, so nothing honest comes from elsewhere, and a flood from elsewhere costs
 // no decryption.
+//
+// In the form of VXLAN nothing is proved: the address is all there is, and the port is any
+// (RFC 7348 §5).
 func (d *Device) sessionOf(datagram []byte, sender netip.AddrPort) (*session, header) {
+	if d.form == VXLAN {
+		return d.table.Load().vtep[sender.Addr()], header{marks: packet.Unfinished}
+	}
 	h, ok := readHeader(datagram)
 	if !ok {
 		return nil, h
@@ -112,6 +118,13 @@ func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) 
 	s, h := d.sessionOf(datagram, sender)
 	if s == nil {
 		return len(datagram), packet.Origin{}, 0, notOurs()
+	}
+	if d.form == VXLAN {
+		frame, from, marks, v := s.openVXLAN(b[packet.OffloadLen:], datagram)
+		if v != verdict.Forward {
+			return len(datagram), from, 0, v
+		}
+		return packet.OffloadLen + len(frame), from, marks, v
 	}
 	frame, from, v := d.open(s, &h, datagram[headerLen:headerLen], datagram)
 	if v != verdict.Forward {
@@ -151,16 +164,26 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 		r.hold(datagram, packet.Origin{}, 0, notOurs())
 		return false
 	}
-	if s.node != of.Node || h.marks&packet.Unfinished == 0 || !r.train.Room(len(datagram)-headerLen-innerLen-tagLen) {
+	if s.node != of.Node || h.marks&packet.Unfinished == 0 || !r.train.Room(len(datagram)-d.form.overhead()) {
 		r.at -= len(datagram)
 		return false
 	}
 	end := r.train.End()
-	start := end - r.train.HeaderLen() - innerLen
+	start := end - r.train.HeaderLen()
+	if d.form == Sealed {
+		start -= innerLen
+	}
 	var saved [innerLen + packet.MaxHeaders]byte
 	copy(saved[:], b[start:end])
-	frame, from, v := d.open(s, &h, b[start:start], datagram)
-	joined := v == verdict.Forward && from == of && len(frame) == len(datagram)-headerLen-innerLen-tagLen && r.train.Join(frame, h.marks)
+	var frame []byte
+	var from packet.Origin
+	var v verdict.Verdict
+	if d.form == VXLAN {
+		frame, from, h.marks, v = s.openVXLAN(b[start:], datagram)
+	} else {
+		frame, from, v = d.open(s, &h, b[start:start], datagram)
+	}
+	joined := v == verdict.Forward && from == of && len(frame) == len(datagram)-d.form.overhead() && r.train.Join(frame, h.marks)
 	switch {
 	case joined:
 	case v == verdict.Forward:

@@ -26,7 +26,8 @@ type sender struct {
 
 // Send seals a frame for a node and sends it, each packet that it stands for as a datagram.
 // It cuts the frame while it seals: a packet is put together over the one before, which is
-// sealed already, so nothing but the first packet is copied.
+// sealed already, so nothing but the first packet is copied. In the form of VXLAN each is
+// copied, and its checksum computed.
 func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error) {
 	s := d.table.Load().send[to]
 	if s == nil {
@@ -40,9 +41,14 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet
 	frame := b[packet.OffloadLen:]
 	if p.Segments > 1 {
 		q.cutter.Begin(b, frame, p)
-		return verdict.Forward, d.sendPieces(q, s, queue, from, frame, marks)
+		return verdict.Forward, d.sendPieces(q, s, queue, from, p, frame)
 	}
-	n := q.sealCopy(s, queue, 0, from, frame, marks)
+	n := 0
+	if d.form == VXLAN {
+		n = q.putVXLAN(0, from, frame, p, marks)
+	} else {
+		n = q.sealCopy(s, queue, 0, from, frame, marks)
+	}
 	if n == 0 {
 		return verdict.Forward, unix.EMSGSIZE
 	}
@@ -63,40 +69,42 @@ func (q *sender) sealCopy(s *session, queue, at int, from packet.Origin, frame [
 }
 
 // sendPieces sends the packets of q.cutter, which cuts the frame.
-func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin, frame []byte, marks packet.Marks) error {
+func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin, p *packet.Packet, frame []byte) error {
 	n, size, pieces := 0, 0, 0
 	for {
 		start, end, ok := q.cutter.Next()
 		if !ok {
 			return d.flush(q, s, n, size)
 		}
-		length := headerLen + innerLen + end - start + tagLen
+		length := d.form.overhead() + end - start
 		if pieces == maxTrainPieces || n+length > maxTrain {
 			if err := d.flush(q, s, n, size); err != nil {
 				return err
 			}
 			n, pieces = 0, 0
 		}
+		marks := packet.Unfinished // as what stands for several packets is
 		if end < len(frame) {
 			marks |= packet.Followed
-		} else {
-			marks &^= packet.Followed
 		}
-		sealed := 0
-		if start < innerLen { // there is no room before it
-			sealed = q.sealCopy(s, queue, n, from, frame[start:end], marks)
-		} else {
+		put := 0
+		switch {
+		case d.form == VXLAN:
+			put = q.putVXLAN(n, from, frame[start:end], p, marks)
+		case start < innerLen: // there is no room before it
+			put = q.sealCopy(s, queue, n, from, frame[start:end], marks)
+		default:
 			plain := frame[start-innerLen : end]
 			putInner(plain, from)
-			sealed = len(s.sealPacket(q.out[n:], plain, &q.nonce, queue, marks))
+			put = len(s.sealPacket(q.out[n:], plain, &q.nonce, queue, marks))
 		}
-		if sealed == 0 {
+		if put == 0 {
 			return unix.EMSGSIZE
 		}
 		if pieces == 0 {
-			size = sealed
+			size = put
 		}
-		n, pieces = n+sealed, pieces+1
+		n, pieces = n+put, pieces+1
 	}
 }
 

@@ -28,7 +28,7 @@ import (
 func newWired(t testing.TB, mtu int) *cluster {
 	t.Helper()
 	netnstest.NeedRoot(t)
-	return newClusterOn(t, func(host string) vswitch.Device { return plug(t, host, mtu) })
+	return newClusterOn(t, Sealed, func(host string) vswitch.Device { return plug(t, host, mtu) })
 }
 
 func namespace(host string) string { return fmt.Sprintf("pal-%d-tunnel-%s", os.Getpid(), host) }

@@ -1,0 +1,125 @@
+package overlay
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/netns/netnstest"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+	vswitch "palisade/switch"
+)
+
+// TestKernelIsAVTEPToo: what we send is VXLAN to Linux, and the other way round.
+//
+//	pal-PID-tunnel-web                       pal-PID-tunnel-app
+//	  Device 192.0.2.1:4789 == under == 192.0.2.2 vxlan, VNI 7, 10.10.0.5
+func TestKernelIsAVTEPToo(t *testing.T) {
+	netnstest.NeedRoot(t)
+	ours, kernel := namespace("web"), namespace("app")
+	for _, ns := range []string{ours, kernel} {
+		if err := netns.New(ns); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := netns.Delete(ns); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	must := func(ns string, fn func() error) {
+		t.Helper()
+		if err := netns.Do(ns, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up := func(name, address string, mac packet.MAC) error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr(address)
+		return errors.Join(err, netlink.LinkSetHardwareAddr(link, mac[:]), netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
+	}
+	must(ours, func() error {
+		var there int
+		err := netns.Do(kernel, func() (err error) {
+			there, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer unix.Close(there)
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "under"
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "under", PeerNamespace: netlink.NsFd(there)})
+	})
+	must(ours, func() error { return up("under", "192.0.2.1/24", packet.MAC{2, 0, 0, 0, 9, 1}) })
+	must(kernel, func() error {
+		if err := up("under", "192.0.2.2/24", packet.MAC{2, 0, 0, 0, 9, 2}); err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "vxlan"
+		err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: vni, Group: net.IPv4(192, 0, 2, 1), Port: VXLANPort})
+		if err != nil {
+			return err
+		}
+		if err := up("vxlan", "10.10.0.5/8", macOf("app")); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("vxlan")
+		gateway := vswitch.GatewayMAC
+		return errors.Join(err, netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 10, 0, 4), HardwareAddr: gateway[:], State: netlink.NUD_PERMANENT}))
+	})
+	var d *Device
+	var app *net.UDPConn
+	sessions := new(atomic.Pointer[table])
+	must(ours, func() (err error) {
+		d, err = openDevice(VXLAN, netip.MustParseAddrPort("192.0.2.1:4789"), sessions)
+		return err
+	})
+	defer d.Close()
+	must(kernel, func() (err error) {
+		app, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 10, 0, 5), Port: 53})
+		return err
+	})
+	defer app.Close()
+	far := netip.MustParseAddrPort("192.0.2.2:4789")
+	s := &session{node: 2, address: far, to: newSockaddr(far)}
+	sessions.Store(&table{send: map[uint32]*session{2: s}, vtep: map[netip.Addr]*session{far.Addr(): s}})
+
+	f := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 7, 53)
+	f.Payload, f.DstMAC = []byte("question"), macOf("app")
+	p, b := one(packettest.Build(f))
+	if v, err := d.Send(0, 2, packet.Origin{VNI: vni}, p, b); v != verdict.Forward || err != nil {
+		t.Fatal(v, err)
+	}
+	if err := app.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 100)
+	n, from, err := app.ReadFromUDPAddrPort(got)
+	if err != nil || string(got[:n]) != "question" || from != netip.MustParseAddrPort("10.10.0.4:7") {
+		t.Fatalf("the kernel got %q from %v, %v", got[:n], from, err)
+	}
+	if _, err := app.WriteToUDPAddrPort([]byte("answer"), from); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 70_000)
+	eventually(t, "answer", func() bool {
+		n, origin, v, err := d.Receive(buffer)
+		return err == nil && v == verdict.Forward && origin.Node == 2 && origin.VNI == vni && bytes.HasSuffix(buffer[:n], []byte("answer"))
+	})
+}
