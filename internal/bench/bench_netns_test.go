@@ -84,7 +84,7 @@ func TestRunGoesOnWithoutWhoFails(t *testing.T) {
 	netnstest.NeedRoot(t)
 	plan := Full([]string{relay, bridge})
 	plan.Durations, plan.claims, plan.Phases = short, nil, plan.Phases[:1]
-	plan.Phases[0].Repetitions, plan.Phases[0].tasks = 1, []task{failing{relay}, packets{64, 1, false}}
+	plan.Phases[0].Repetitions, plan.Phases[0].tasks = 1, []task{failing{relay}, packets{size: 64, flows: 1}}
 	r, err := Run(t.Context(), Config{Plan: plan, Traffic: trafficCommand(t)})
 	if err != nil {
 		t.Fatal(err)

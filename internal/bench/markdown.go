@@ -71,11 +71,8 @@ func (r *Report) markdown(charts string) string {
 	}
 	for _, p := range r.Phases {
 		fmt.Fprintf(&b, "\n### %s\n\n", capital(p.Title))
-		for _, e := range p.Entrants {
-			fmt.Fprintf(&b, "- %s: %s\n", e.Label, e.About)
-		}
-		for _, why := range p.Absent {
-			fmt.Fprintf(&b, "- %s\n", why)
+		for _, line := range p.who() {
+			fmt.Fprintf(&b, "- %s\n", line)
 		}
 		fmt.Fprintf(&b, "\n%d repetitions.\n\n", p.Repetitions)
 		writeMarkdownTable(&b, r.table(p), 2)

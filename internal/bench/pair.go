@@ -30,7 +30,7 @@ func PairPlan(quickly bool) Plan {
 		p.Durations, repetitions = quick, quickRepetitions
 	}
 	p.Phases = []Phase{{Title: pairTitle, Repetitions: repetitions, tasks: []task{
-		bulk{1, false}, bulk{8, false}, bulk{1, true}, packets{64, 1, true}, packets{64, manyFlows, false}, packets{1280, 1, false},
+		bulk{1, false}, bulk{8, false}, bulk{1, true}, packets{size: 64, flows: 1, lossless: true}, packets{size: 64, flows: manyFlows}, packets{size: 1280, flows: 1},
 		connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true},
 	}}}
 	return p

@@ -108,18 +108,18 @@ func Full(only []string) Plan {
 	tasks := func(sizes ...int) []task {
 		all := []task{bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true}}
 		for _, size := range sizes {
-			all = append(all, packets{size, 1, size == 64}, packets{size, manyFlows, size == 64})
+			all = append(all, packets{size: size, flows: 1, lossless: size == 64}, packets{size: size, flows: manyFlows, lossless: size == 64})
 		}
 		return append(all, connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true}, memory{})
 	}
 	return Plan{Kind: "full", Durations: full, claims: claims, Phases: withEntrants(
 		Phase{Title: oneNode, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: tasks(64, 512, 1500)},
-		Phase{Title: jumbo, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{MTU: 9000}, only), tasks: []task{packets{9000, 1, false}}},
+		Phase{Title: jumbo, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{MTU: 9000}, only), tasks: []task{packets{size: 9000, flows: 1}, packets{size: 9000, flows: manyFlows}, trips{"udp", false}}},
 		rulesPhase(pairRepetitions, only),
 		// 1280 is the largest of RFC 2544 §9.1 that every tunnel carries whole.
 		Phase{Title: twoNodes, Repetitions: repetitions, Entrants: entrants(world.TwoNodes, world.Config{}, only), tasks: []task{
 			bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true},
-			packets{64, 1, true}, packets{64, manyFlows, false}, packets{512, 1, false}, packets{1280, 1, false},
+			packets{size: 64, flows: 1, lossless: true}, packets{size: 64, flows: manyFlows}, packets{size: 512, flows: 1}, packets{size: 1280, flows: 1},
 			connections{}, trips{"udp", false}, trips{"tcp", false}, trips{"udp", true}, memory{},
 		}})}
 }
@@ -128,10 +128,10 @@ func Full(only []string) Plan {
 func Quick(only []string) Plan {
 	return Plan{Kind: "quick", Durations: quick, claims: claims, Phases: withEntrants(
 		Phase{Title: oneNode, Repetitions: quickRepetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: []task{
-			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, packets{1500, 1, false}, connections{}, trips{"udp", false}, trips{"udp", true},
+			bulk{1, false}, bulk{8, false}, packets{size: 64, flows: 1}, packets{size: 64, flows: manyFlows}, packets{size: 1500, flows: 1}, connections{}, trips{"udp", false}, trips{"udp", true},
 		}},
 		Phase{Title: twoNodes, Repetitions: quickRepetitions, Entrants: entrants(world.TwoNodes, world.Config{}, only), tasks: []task{
-			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, connections{}, trips{"udp", false},
+			bulk{1, false}, bulk{8, false}, packets{size: 64, flows: 1}, connections{}, trips{"udp", false},
 		}})}
 }
 
@@ -139,13 +139,14 @@ func Quick(only []string) Plan {
 func Check() Plan {
 	return Plan{Kind: "check", Durations: quick, claims: storedBounds(), Phases: []Phase{{
 		Title: oneNode, Repetitions: 13, Entrants: entrants(world.SameNode, world.Config{}, []string{palisade, relay}), tasks: []task{
-			bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, connections{}, trips{"udp", false},
+			bulk{1, false}, bulk{8, false}, packets{size: 64, flows: 1}, packets{size: 64, flows: manyFlows}, connections{}, trips{"udp", false},
 		}}}}
 }
 
 // rulesPhase compares palisade with itself: what it costs to have 10,000 rules in force.
+// Floods alone would be void, for want of anything that comes back.
 func rulesPhase(repetitions int, only []string) Phase {
-	p := Phase{Title: manyRule, Repetitions: repetitions, tasks: []task{packets{64, manyFlows, false}}}
+	p := Phase{Title: manyRule, Repetitions: repetitions, tasks: []task{packets{size: 64, flows: manyFlows}, trips{"udp", false}}}
 	for _, e := range entrants(world.SameNode, world.Config{}, []string{palisade}) {
 		if len(only) > 0 && !slices.Contains(only, palisade) {
 			break

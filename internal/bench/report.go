@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 )
 
 // Report is a run's samples and what they say. It is written as JSON and read back, to
@@ -117,6 +118,21 @@ func (p PhaseResult) rivals() []string {
 		all = append(all, e.Label)
 	}
 	return all
+}
+
+// who are the lines that say who took part: of a series, one for all sizes.
+func (p PhaseResult) who() []string {
+	var all, seen []string
+	for _, e := range p.Entrants {
+		switch {
+		case p.Scale == "":
+			all = append(all, e.Label+": "+e.About)
+		case !slices.Contains(seen, e.Name):
+			seen = append(seen, e.Name)
+			all = append(all, e.Label+" "+p.Scale+": "+e.About)
+		}
+	}
+	return append(all, p.Absent...)
 }
 
 // judge compares, and holds the ratios against the claims.

@@ -17,7 +17,7 @@ func Scale(quickly bool) Plan {
 	if quickly {
 		p.Durations, repetitions = quick, quickRepetitions
 	}
-	flood := packets{64, manyFlows, false}
+	flood := packets{size: 64, flows: manyFlows}
 	series := func(title, scale string, tasks []task, sizes []int, names []string, form func(size int) Entrant) {
 		phase := Phase{Title: title, Scale: scale, Repetitions: repetitions, tasks: tasks}
 		for _, b := range world.Contestants(world.SameNode) {
@@ -39,7 +39,9 @@ func Scale(quickly bool) Plan {
 		func(size int) Entrant { return Entrant{Config: world.Config{Members: size}} })
 	series("ports of the switch", "ports", []task{flood, connections{}}, []int{2, 20, 100, 200}, both,
 		func(size int) Entrant { return Entrant{Config: world.Config{Ports: size}} })
-	series("flows", "flows", []task{flood}, []int{1, 1000, 10_000, 100_000, 1_000_000}, alone,
+	// Round trips, too: a filter that saw nothing come back is void.
+	spread := packets{size: 64, flows: manyFlows, title: "UDP, 64 bytes"}
+	series("flows", "flows", []task{spread, trips{"udp", false}}, []int{1, 1000, 10_000, 100_000, 1_000_000}, alone,
 		func(size int) Entrant { return Entrant{Flows: size} })
 	return p
 }
@@ -52,7 +54,7 @@ func Ablate(quickly bool) Plan {
 	if quickly {
 		p.Durations, repetitions = quick, quickRepetitions
 	}
-	tasks := []task{bulk{1, false}, bulk{8, false}, packets{64, 1, false}, packets{64, manyFlows, false}, packets{1280, 1, false}, connections{}, trips{"udp", false}}
+	tasks := []task{bulk{1, false}, bulk{8, false}, packets{size: 64, flows: 1}, packets{size: 64, flows: manyFlows}, packets{size: 1280, flows: 1}, connections{}, trips{"udp", false}}
 	for _, part := range []struct {
 		placement world.Placement
 		title     string

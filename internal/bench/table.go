@@ -15,11 +15,8 @@ func (r *Report) Print(out io.Writer) error {
 	fmt.Fprintf(out, "%s\n%s\n", r.Machine.line(), r.about())
 	for _, p := range r.Phases {
 		fmt.Fprintf(out, "\n%s, %d repetitions\n", p.Title, p.Repetitions)
-		for _, e := range p.Entrants {
-			fmt.Fprintf(out, "  %s: %s\n", e.Label, e.About)
-		}
-		for _, why := range p.Absent {
-			fmt.Fprintf(out, "  %s\n", why)
+		for _, line := range p.who() {
+			fmt.Fprintf(out, "  %s\n", line)
 		}
 		fmt.Fprintln(out)
 		if err := printTable(out, r.table(p)); err != nil {

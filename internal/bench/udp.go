@@ -13,9 +13,13 @@ type packets struct {
 	size     int // bytes on a wire
 	flows    int
 	lossless bool // search for the highest rate without loss, too
+	title    string
 }
 
 func (p packets) name() string {
+	if p.title != "" {
+		return p.title
+	}
 	if p.flows == 1 {
 		return fmt.Sprintf("UDP, %d bytes, 1 flow", p.size)
 	}
@@ -72,18 +76,23 @@ type flood struct {
 }
 
 const (
-	// floodLead is how long a flood runs before it is measured, for each flow to have
-	// been seen; floodTail how much longer it runs than it is measured, at least.
+	// A flood runs for floodLead, and perFlow for each flow, before it is measured, so that
+	// each has been seen; and for floodTail longer than it is measured, at least.
 	floodLead = 200 * time.Millisecond
+	perFlow   = 7 * time.Microsecond
 	floodTail = 100 * time.Millisecond
-	// floodTries is how often a flood is tried that ended before its measurement did, on
-	// a machine that has too much else to do.
+	// floodTries is how often a flood is tried that ended before its measurement did, or
+	// of which nothing arrived meanwhile, on a machine that has too much else to do.
 	floodTries = 3
 )
 
 // flood sends as fast as it goes and counts at the receiver's socket: the forwarding rate
 // at maximum offered load (RFC 2285 §3.6.2).
 func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood, error) {
+	stream := r.stream(p, 0, 0)
+	lead := floodLead + time.Duration(stream.Flows)*perFlow
+	stream.For = lead + window + floodTail
+	var f flood
 	for range floodTries {
 		type sent struct {
 			traffic.Sent
@@ -92,10 +101,11 @@ func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood
 		}
 		done := make(chan sent, 1)
 		go func() {
-			s, err := r.client.Send(ctx, r.stream(p, 0, floodLead+window+floodTail))
+			s, err := r.client.Send(ctx, stream)
 			done <- sent{s, time.Now(), err}
 		}()
-		f, err := r.watch(ctx, window)
+		var err error
+		f, err = r.watch(ctx, lead, window)
 		watched := time.Now()
 		s := <-done
 		if s.err != nil {
@@ -104,21 +114,21 @@ func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood
 		if err != nil {
 			return f, err
 		}
-		if f.rate == 0 {
-			return f, fmt.Errorf("%s moved nothing of %d frames", p.name(), s.Offered)
-		}
-		if f.offered = float64(s.Offered) / s.Took.Seconds(); watched.Before(s.at) {
+		if f.offered = float64(s.Offered) / s.Took.Seconds(); watched.Before(s.at) && f.rate > 0 {
 			return f, nil
 		}
 	}
-	return flood{}, fmt.Errorf("%s: the machine is too busy to count while frames are sent", p.name())
+	if f.rate == 0 {
+		return f, fmt.Errorf("%s moved nothing of %.0f frames a second", p.name(), f.offered)
+	}
+	return f, fmt.Errorf("%s: the machine is too busy to count while frames are sent", p.name())
 }
 
-// watch counts what arrives for a while.
-func (r *rig) watch(ctx context.Context, window time.Duration) (f flood, err error) {
+// watch counts what arrives in a window, after the lead.
+func (r *rig) watch(ctx context.Context, lead, window time.Duration) (f flood, err error) {
 	var counts [2]traffic.Count
 	var busy [2]float64
-	for i, wait := range []time.Duration{floodLead, window} {
+	for i, wait := range []time.Duration{lead, window} {
 		if err := pause(ctx, wait); err != nil {
 			return f, err
 		}
