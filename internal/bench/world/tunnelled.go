@@ -23,6 +23,7 @@ import (
 //
 // The Switches run in this process; their datagrams leave from the nodes' namespaces. The
 // streams that make keys go over loopback, for they carry nothing once there is a session.
+// Without the seal the datagrams are those of VXLAN, as a node can be told to send them.
 func buildTunnelled(ctx context.Context, w *World) error {
 	if err := errors.Join(w.addUnderlay(), w.makeEndpoints()); err != nil {
 		return err
@@ -34,7 +35,8 @@ func buildTunnelled(ctx context.Context, w *World) error {
 	if err != nil {
 		return err
 	}
-	w.mtu = overlay.MTU(w.config.MTU)
+	form := w.form()
+	w.mtu = form.MTU(w.config.MTU)
 	for i, e := range []Endpoint{w.client, w.server} {
 		if err := nodes.build(i, w, e); err != nil {
 			return fmt.Errorf("node %d: %w", i+1, err)
@@ -49,9 +51,22 @@ func buildTunnelled(ctx context.Context, w *World) error {
 			return err
 		}
 	}
-	w.about = fmt.Sprintf("%v, %s, sealed datagrams on an underlay of MTU %d", w.policy, nodes[0].devices, w.config.MTU)
+	w.about = fmt.Sprintf("%v, %s, the tunnel's form %v, an underlay of MTU %d", w.policy, nodes[0].devices, form, w.config.MTU)
 	w.verify = func() error { return errors.Join(nodes[0].verifyTunnelled(), nodes[1].verifyTunnelled()) }
 	return nil
+}
+
+// buildUnsealed builds the same without the seal, as a contestant of its own.
+func buildUnsealed(ctx context.Context, w *World) error {
+	w.config.NoSeal = true
+	return buildTunnelled(ctx, w)
+}
+
+func (w *World) form() overlay.Form {
+	if w.config.NoSeal {
+		return overlay.VXLAN
+	}
+	return overlay.Sealed
 }
 
 // A member is a node of a cluster of two.
@@ -129,7 +144,7 @@ func (m *members) build(i int, w *World, e Endpoint) (err error) {
 	}
 	w.cleanup = append(w.cleanup, one.peer.Close)
 	err = netns.Do(w.namespace(nodeRoles[i]), func() error {
-		one.overlay, err = overlay.New(overlay.Config{Peer: one.peer, Node: one.identity.Node(), Listen: netip.AddrPortFrom(underlay[i], tunnelPort)})
+		one.overlay, err = overlay.New(overlay.Config{Peer: one.peer, Node: one.identity.Node(), Listen: netip.AddrPortFrom(underlay[i], tunnelPort), Form: w.form()})
 		return err
 	})
 	if err != nil {

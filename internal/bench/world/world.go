@@ -16,7 +16,8 @@
 //
 // On two nodes, each with one endpoint, joined by an underlay of MTU 1500 (underlay.go):
 //
-//	palisade  two Switches and the sealed tunnel between them
+//	palisade  two Switches and the sealed tunnel between them; palisade-unsealed without
+//	          the seal
 //	vxlan     the kernel's VXLAN, not sealed, between two bridges as above
 //	nebula    Nebula at the endpoints themselves, sealed
 //
@@ -68,6 +69,7 @@ type Config struct {
 	// repository alone.
 	NoOffloads  bool
 	NoConntrack bool // the rules are asked about every packet, and admit answers
+	NoSeal      bool // VXLAN between two nodes
 }
 
 func (c *Config) fill() error {
@@ -104,6 +106,7 @@ const (
 	jumbo               // frames above 1500 bytes
 	noOffloads
 	noConntrack
+	noSeal
 )
 
 // wants are the abilities that a Config asks for.
@@ -119,6 +122,9 @@ func (c Config) wants() (all abilities) {
 	}
 	if c.NoConntrack {
 		all |= noConntrack
+	}
+	if c.NoSeal {
+		all |= noSeal
 	}
 	return all
 }
@@ -178,7 +184,8 @@ func Contestants(p Placement) []Builder {
 		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS, can: jumbo | morePorts},
 		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
 	}, TwoNodes: {
-		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled, can: jumbo | noOffloads | noConntrack},
+		{Name: "palisade", About: "two switches, a sealed tunnel", build: buildTunnelled, can: jumbo | noOffloads | noConntrack | noSeal},
+		{Name: "palisade-unsealed", About: "two switches, VXLAN between them", build: buildUnsealed, can: jumbo | noOffloads | noConntrack | noSeal},
 		{Name: "vxlan", About: "kernel VXLAN, not sealed, and bridge at both nodes", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildVXLAN, can: jumbo},
 		{Name: "nebula", About: "Nebula as packaged, sealed, without offloads", Needs: []string{"nebula:nebula", "nebula-cert:nebula"}, build: buildNebula, can: jumbo},
 	}}

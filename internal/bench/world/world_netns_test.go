@@ -125,7 +125,7 @@ func testContestant(t *testing.T, b Builder) {
 // then carries the largest packet that its endpoints' devices take.
 func TestOtherSizes(t *testing.T) {
 	large := Config{Rules: 1000, Members: 1000, Ports: 12, MTU: 9000}
-	for name, c := range map[string]Config{"large": large, "small": {Rules: 2, Members: 1}, "no offloads": {NoOffloads: true}, "no conntrack": {NoConntrack: true}} {
+	for name, c := range map[string]Config{"large": large, "small": {Rules: 2, Members: 1}, "no offloads": {NoOffloads: true}, "no conntrack": {NoConntrack: true}, "no seal": {NoSeal: true}} {
 		for _, b := range slices.Concat(Contestants(SameNode), Contestants(TwoNodes)) {
 			c := c
 			if !b.Can(Config{Ports: c.Ports}) {
