@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,9 @@ type node struct {
 
 func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Switch, error)) (n *node, err error) {
 	n = &node{World: w, number: number, ports: map[string]*vswitch.Port{}, devices: "TAP devices with offloads"}
+	if w.config.NoConntrack {
+		n.devices = "rules asked about every packet, " + n.devices
+	}
 	arena := w.files()
 	if number != 0 {
 		arena = fmt.Sprintf("%s/arena%d", w.files(), number)
@@ -69,11 +73,19 @@ func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Swit
 		return nil, err
 	}
 	w.cleanup, w.arenas = append(w.cleanup, n.tracker.Close), append(w.arenas, arena)
-	if w.config.NoConntrack {
-		n.devices += ", rules asked about every packet"
+	if n.sw, err = build(vswitch.Config{Tracker: n.tracker, Pollers: w.config.Pollers}); err != nil {
+		return nil, err
 	}
-	n.sw, err = build(vswitch.Config{Tracker: n.tracker, Pollers: w.config.Pollers})
-	return n, err
+	w.cleanup = append(w.cleanup, n.removePorts) // that run did not, for it was never called
+	return n, nil
+}
+
+func (n *node) removePorts() error {
+	var errs []error
+	for _, port := range n.sw.Ports() {
+		errs = append(errs, n.sw.RemovePort(port))
+	}
+	return errors.Join(errs...)
 }
 
 // newSwitch is what makes a Switch as the Config wants it.
@@ -107,7 +119,7 @@ func (n *node) addPort(e Endpoint) error {
 		return err
 	}
 	if !device.Offloads() {
-		n.devices = "TAP devices WITHOUT offloads"
+		n.devices = strings.Replace(n.devices, " with ", " WITHOUT ", 1)
 	}
 	port, err := n.sw.AddPort(e.role, vswitch.InstancePort, device)
 	if err != nil {
@@ -161,10 +173,7 @@ func (n *node) run(ctx context.Context, runs ...func(context.Context) error) {
 			edit.Detach(port)
 		}
 		n.sw.Publish(edit)
-		var errs []error
-		for _, port := range n.sw.Ports() {
-			errs = append(errs, n.sw.RemovePort(port))
-		}
+		errs := []error{n.removePorts()}
 		cancel()
 		sweeper.Wait()
 		for range runs {

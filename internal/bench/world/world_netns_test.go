@@ -2,6 +2,7 @@ package world
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -154,6 +155,21 @@ func TestImpossibleSizesAreRefused(t *testing.T) {
 			t.Errorf("%+v was built", c)
 			_ = w.Close()
 		}
+	}
+}
+
+// TestBuildThatFailsLeavesNothing: as one that is interrupted.
+func TestBuildThatFailsLeavesNothing(t *testing.T) {
+	netnstest.NeedRoot(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, b := range slices.Concat(Contestants(SameNode), Contestants(TwoNodes)) {
+		if w, err := b.Build(ctx, Config{}); err == nil { // it asks nobody that would notice
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		expectNothingLeft(t)
 	}
 }
 
