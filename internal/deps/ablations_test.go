@@ -1,0 +1,39 @@
+package deps
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// ablated makes a Switch without its filter or without its tracker.
+var ablated = regexp.MustCompile(`vswitch\.(NewRelay|NewStateless)\b`)
+
+// TestAblationsAreTheBenchmarksAlone: no node can be made or told to run without its rules
+// or its tracker.
+func TestAblationsAreTheBenchmarksAlone(t *testing.T) {
+	const root = "../.."
+	users := 0
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		if err != nil || !ablated.Match(source) {
+			return err
+		}
+		if users++; !strings.HasPrefix(path, root+"/internal/bench/") {
+			t.Errorf("%s makes a Switch that only the benchmark may", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if users == 0 {
+		t.Error("nobody makes one; the test is void")
+	}
+}
