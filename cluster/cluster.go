@@ -100,6 +100,7 @@ type Cluster struct {
 	ready   chan struct{} // closed when the leader has the whole log and the bootstrap is in
 	ending  chan struct{} // closed when Run begins to end
 	outcast chan error    // of runOutcast, once
+	halted  chan struct{} // closed when Raft has ended
 	stopped chan struct{} // closed when Run has returned
 
 	stream  *stream       // nil in a cluster of one
@@ -159,6 +160,7 @@ func New(cfg Config) (*Cluster, error) {
 		ready:     make(chan struct{}),
 		ending:    make(chan struct{}),
 		outcast:   make(chan error, 1),
+		halted:    make(chan struct{}),
 		stopped:   make(chan struct{}),
 		started:   make(chan struct{}),
 		committed: make(chan struct{}, 1),
@@ -207,6 +209,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 			c.stream.hangUp()
 		}
 		stop := c.raft.Shutdown().Error()
+		close(c.halted)
 		c.tasks.stop()
 		if failed := c.fsm.err(); failed != nil {
 			stop = failed
@@ -290,18 +293,23 @@ func (c *Cluster) Next(ctx context.Context) (*ec2.View, error) {
 	}
 }
 
-// wait waits for a future of raft's, or for ctx; raft resolves every future when it
-// shuts down, and Run waits for those that are still open.
+// wait waits for a future of raft's, or for ctx. Of what Raft has committed and not applied
+// when it shuts down it resolves no future, so one that is open then stays so, and the
+// goroutine that asks it; nobody waits for either.
 func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
-	if !c.tasks.start(func() { done <- f.Error() }) {
-		return ErrStopped
-	}
+	go func() { done <- f.Error() }()
 	var err error
 	select {
 	case err = <-done:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-c.halted:
+		select {
+		case err = <-done:
+		default:
+			return ErrStopped
+		}
 	}
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):

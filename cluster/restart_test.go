@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,6 +34,26 @@ func TestClusterOfOneRestartsInHalfASecond(t *testing.T) {
 			}
 		}
 	})
+}
+
+// openFuture is a future that Raft never resolves, as it leaves some when it shuts down.
+type openFuture chan struct{}
+
+func (f openFuture) Error() error { <-f; return nil }
+
+func TestStopWaitsForNoFutureThatStaysOpen(t *testing.T) {
+	c, stop := open(t, Config{Dir: t.TempDir()})
+	ready(t, c)
+	never := make(openFuture)
+	defer close(never)
+	ended := make(chan error, 1)
+	c.tasks.start(func() { ended <- c.wait(t.Context(), never) })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v, want ErrStopped", err)
+	}
 }
 
 func TestLongLogIsReplayed(t *testing.T) {
