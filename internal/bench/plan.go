@@ -143,6 +143,15 @@ func Check() Plan {
 		}}}}
 }
 
+// Repeat sets how often every phase repeats its tasks.
+func (p Plan) Repeat(repetitions int) Plan {
+	p.Phases = slices.Clone(p.Phases)
+	for i := range p.Phases {
+		p.Phases[i].Repetitions = repetitions
+	}
+	return p
+}
+
 // rulesPhase compares palisade with itself: what it costs to have 10,000 rules in force.
 // Floods alone would be void, for want of anything that comes back.
 func rulesPhase(repetitions int, only []string) Phase {

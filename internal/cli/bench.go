@@ -23,7 +23,7 @@ type benchFlags struct {
 	lab                         string
 	attached                    bool
 	contestants                 []string
-	pollers                     int
+	pollers, repetitions        int
 	output, profile             string
 	from, markdown, charts      string
 }
@@ -76,6 +76,7 @@ fell short of what makes the comparison fair.`,
 	flags.BoolVar(&f.attached, "attached", false, "measure between two network namespaces")
 	flags.StringSliceVar(&f.contestants, "contestants", nil, "only these `NAMES`")
 	flags.IntVar(&f.pollers, "pollers", 0, "how many `GOROUTINES` carry frames (default: as a node)")
+	flags.IntVar(&f.repetitions, "repetitions", 0, "`HOW` often everything is measured (default: the plan's; fewer than 6 give no intervals)")
 	flags.StringVar(&f.output, "output", "", "write the samples to `FILE` (default: bench-KIND.json beside the binary)")
 	flags.StringVar(&f.profile, "profile", "", "write a processor profile of the switches to `FILE`")
 	flags.StringVar(&f.from, "from", "", "do not measure: report on the samples in `FILE`")
@@ -102,6 +103,9 @@ func (f *benchFlags) report(cmd *cobra.Command, args []string) (*bench.Report, e
 	}
 	f.quick = f.quick || os.Getenv("QUICK") == "1"
 	plan := f.plan()
+	if f.repetitions > 0 {
+		plan = plan.Repeat(f.repetitions)
+	}
 	if f.output == "" {
 		f.output = filepath.Join(filepath.Dir(self), "bench-"+plan.Kind+".json")
 	}
