@@ -113,7 +113,9 @@ func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin
 func (d *Device) flush(q *sender, s *session, n, size int) error {
 	if n > size && !s.single.Load() {
 		err := d.sendTrain(&q.message, q.out[:n], size, &s.to)
-		if err != unix.EIO && err != unix.EINVAL && err != unix.ENOPROTOOPT {
+		switch err {
+		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // by kernel and device
+		default:
 			return err
 		}
 	}
