@@ -13,9 +13,20 @@ func TestOptionsAreChecked(t *testing.T) {
 		{Name: "a-b"}, {Name: "../x"}, {Name: "Lab"}, {Name: strings.Repeat("a", 17)}, {Nodes: -1}, {Nodes: 33}, {Port: 70000},
 		{ClassicPools: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}},
 		{ClassicPools: []netip.Prefix{netip.MustParsePrefix("10.10.1.0/16")}},
+		{Nodes: 2, Overlay: "gre"}, {Nodes: 1, Overlay: "vxlan"},
 	} {
 		if err := o.fill(); err == nil {
 			t.Errorf("%+v was accepted", o)
+		}
+	}
+	for _, form := range []string{"", "sealed", "vxlan"} {
+		o := Options{Nodes: 2, Overlay: form}
+		if err := o.fill(); err != nil {
+			t.Errorf("overlay %q: %v", form, err)
+		}
+		l := &Lab{Nodes: []string{"node1", "node2"}, Overlay: form}
+		if got := l.nodeConfig(1).Peer.Overlay; got != form {
+			t.Errorf("a node of overlay %q is told %q", form, got)
 		}
 	}
 }
