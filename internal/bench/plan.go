@@ -28,7 +28,7 @@ type Durations struct {
 	Load    int           `json:"load"`    // seconds, of the stream that they go beside
 }
 
-// The durations of a full run are those that a median of seven settles with; a quick one
+// The durations of a full run are those that a median of six settles with; a quick one
 // says which way things are.
 var (
 	full  = Durations{TCP: 3, Flood: time.Second, Trial: 200 * time.Millisecond, Connect: time.Second, Trips: 2000, Load: 2}
@@ -86,7 +86,7 @@ const (
 )
 
 const (
-	repetitions      = 7  // the fewest whose interval bears one outlier in the medians
+	repetitions      = 6  // the fewest that have an interval
 	quickRepetitions = 3  // no interval
 	pairRepetitions  = 15 // of 10,000 rules beside 100
 	manyFlows        = traffic.MaxFlows
