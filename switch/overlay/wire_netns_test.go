@@ -108,7 +108,7 @@ func transfer(t testing.TB, bytes int64) time.Duration {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(3 * patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(9 * patience)); err != nil {
 		t.Fatal(err)
 	}
 	chunk := make([]byte, 1<<20)
