@@ -57,7 +57,9 @@ func dialled(to netip.AddrPort, kind int, patience time.Duration) (int, error) {
 	if kind == unix.SOCK_STREAM {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	// A signal does not undo the attempt: the next call waits on for it (connect(2)).
+	_, err = again(func() (int, error) { return 0, unix.Connect(fd, sockaddr(to)) })
+	if err != nil && err != unix.EISCONN {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("connect to %s: %w", to, err)
 	}
