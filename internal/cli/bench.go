@@ -35,7 +35,7 @@ func newBenchCommand() *cobra.Command {
 		Short: "Measure the switch beside its rivals, or a lab of your own",
 		Long: `Measure the switch beside a bare relay, a Linux bridge with iptables, Open vSwitch and
 others that are installed, on one node and across two: TCP, small packets, new connections
-and round trips between namespaces that it makes, as root, in some 33 minutes. --quick, or
+and round trips between namespaces that it makes, as root, in some 26 minutes. --quick, or
 QUICK=1 in the environment, takes less than three and is less certain.
 
 With --lab it measures between two instances of a running lab, and with --attached between
