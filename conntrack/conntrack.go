@@ -48,7 +48,7 @@ type Config struct {
 //
 // A connection lives in the shard its flow hashes to. A shard owns its slots, its index
 // and its mutex; the mutex is a leaf, so nothing is called while it is held and no
-// goroutine holds two. Sweep, run by the node, is the only goroutine that touches every
+// goroutine holds two. Sweep, run by the Switch, is the only goroutine that touches every
 // shard in its turn.
 type Tracker struct {
 	arena     *arena

@@ -89,13 +89,14 @@ func New(c Config) (*Switch, error) {
 	return s, nil
 }
 
-// Run carries frames until ctx ends, and returns when every poller has.
+// Run carries frames, and forgets connections that have idled out, until ctx ends. It
+// returns when nothing of it runs any more.
 func (s *Switch) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, p := range s.pollers {
 		wg.Go(p.runPoll)
 	}
-	<-ctx.Done()
+	s.runSweep(ctx)
 	for _, p := range s.pollers {
 		p.stop()
 	}
@@ -104,6 +105,23 @@ func (s *Switch) Run(ctx context.Context) error {
 		p.close()
 	}
 	return nil
+}
+
+// sweepInterval is how often idle connections are freed. They stop counting as live on
+// time whether swept or not.
+const sweepInterval = 2 * time.Second
+
+func (s *Switch) runSweep(ctx context.Context) {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.tracker.Sweep(Now())
+		}
+	}
 }
 
 // AddPort begins to take frames from a device. They are dropped as NotReady until a

@@ -155,7 +155,6 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.sw.Run(ctx) })
 	group.Go(func() error { return n.runViews(ctx) })
 	group.Go(func() error { return n.runKeyring(ctx) })
-	group.Go(func() error { return n.runSweep(ctx) })
 	group.Go(func() error { return n.fleet.run(ctx) })
 	for _, d := range doors {
 		group.Go(func() error { return serve(ctx, d.listener, d.handler) })
@@ -285,23 +284,6 @@ func (n *Node) runViews(ctx context.Context) error {
 			continue
 		}
 		n.fleet.notice(view)
-	}
-}
-
-// sweepInterval is how often idle connections are freed. They stop counting as live on
-// time whether swept or not.
-const sweepInterval = 2 * time.Second
-
-func (n *Node) runSweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			n.tracker.Sweep(vswitch.Now())
-		}
 	}
 }
 

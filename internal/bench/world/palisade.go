@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"time"
 
 	"palisade/conntrack"
 	"palisade/ec2"
@@ -19,8 +17,6 @@ import (
 const (
 	vni        = 1
 	generation = 1
-	// sweepEvery is how often a node looks for connections that have idled out.
-	sweepEvery = time.Second
 )
 
 // buildPalisade builds a Switch as a node does: one network, two instances, a tracker in a
@@ -164,8 +160,6 @@ func (n *node) run(ctx context.Context, runs ...func(context.Context) error) {
 	for _, run := range runs {
 		go func() { ended <- run(ctx) }()
 	}
-	var sweeper sync.WaitGroup
-	sweeper.Go(func() { n.runSweep(ctx) })
 	n.cleanup = append(n.cleanup, func() error {
 		edit := n.sw.Edit(generation)
 		edit.Tunnel(nil)
@@ -175,25 +169,11 @@ func (n *node) run(ctx context.Context, runs ...func(context.Context) error) {
 		n.sw.Publish(edit)
 		errs := []error{n.removePorts()}
 		cancel()
-		sweeper.Wait()
 		for range runs {
 			errs = append(errs, <-ended)
 		}
 		return errors.Join(errs...)
 	})
-}
-
-func (n *node) runSweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			n.tracker.Sweep(vswitch.Now())
-		}
-	}
 }
 
 // verifyTracked reports what was wrong with a run: connections that left no trace in the
