@@ -181,19 +181,13 @@ func labNamespaces(ctx context.Context, name string, who []string) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	status := l.Status(ctx)
 	var namespaces []string
 	for _, one := range who {
-		found := ""
-		for _, instance := range status.Instances {
-			if instance.ID == one || instance.Name == one {
-				found = instance.Namespace
-			}
+		instance, err := l.FindInstance(ctx, one)
+		if err != nil {
+			return nil, err
 		}
-		if found == "" {
-			return nil, fmt.Errorf("the lab %s runs no instance %q", name, one)
-		}
-		namespaces = append(namespaces, found)
+		namespaces = append(namespaces, instance.Namespace)
 	}
 	return namespaces, nil
 }

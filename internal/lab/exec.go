@@ -39,7 +39,7 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 	// An id is the name of its namespace, whether or not its node answers.
 	namespace := l.namespace(who)
 	if !instanceID.MatchString(who) || !netns.Exists(namespace) {
-		instance, err := l.findInstance(ctx, who)
+		instance, err := l.FindInstance(ctx, who)
 		if err != nil {
 			return err
 		}
@@ -75,8 +75,8 @@ func (l *Lab) withoutResolver() error {
 	return nil
 }
 
-// findInstance returns the one instance with this id or name.
-func (l *Lab) findInstance(ctx context.Context, who string) (InstanceStatus, error) {
+// FindInstance returns the one instance with this id or name.
+func (l *Lab) FindInstance(ctx context.Context, who string) (InstanceStatus, error) {
 	known := l.hosts()
 	var named []InstanceStatus
 	for _, instance := range l.Status(ctx).Instances {
