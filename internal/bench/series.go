@@ -58,21 +58,21 @@ func Ablate(quickly bool) Plan {
 	for _, part := range []struct {
 		placement world.Placement
 		title     string
-		whole     string
 		without   []Entrant
 	}{
-		{world.SameNode, "one node, without parts", palisade, []Entrant{
+		{world.SameNode, "one node, without parts", []Entrant{
 			{Name: palisade, Form: "2 rules", Config: world.Config{Rules: 2}},
+			{Name: palisade, Form: "no connections", Config: world.Config{NoConntrack: true}},
 			{Name: palisade, Form: "no offloads", Config: world.Config{NoOffloads: true}},
 			{Name: relay, Form: "no rules and no connections"},
 		}},
-		{world.TwoNodes, "two nodes, without parts", palisade, []Entrant{
+		{world.TwoNodes, "two nodes, without parts", []Entrant{
 			{Name: unsealed, Form: "no seal"},
 			{Name: palisade, Form: "no offloads", Config: world.Config{NoOffloads: true}},
 		}},
 	} {
 		phase := Phase{Title: part.title, Repetitions: repetitions, tasks: tasks}
-		for _, e := range append([]Entrant{{Name: part.whole}}, part.without...) {
+		for _, e := range append([]Entrant{{Name: palisade}}, part.without...) {
 			for _, b := range world.Contestants(part.placement) {
 				if b.Name == e.Name && b.Can(e.Config) {
 					e.Builder = b
