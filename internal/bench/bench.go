@@ -56,15 +56,13 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if err := world.ClearLeftovers(ctx); err != nil {
 		return nil, err
 	}
-	run := &run{config: c, report: newReport(c), begun: time.Now()}
+	run := newRun(c)
 	for _, p := range c.Plan.Phases {
 		if err := run.phase(ctx, p); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Title, err)
 		}
 	}
-	run.report.Minutes = time.Since(run.begun).Minutes()
-	run.report.judge()
-	return run.report, nil
+	return run.end(), nil
 }
 
 // A run is one Run under way. One goroutine uses it.
@@ -72,6 +70,15 @@ type run struct {
 	config Config
 	report *Report
 	begun  time.Time
+}
+
+func newRun(c Config) *run { return &run{config: c, report: newReport(c), begun: time.Now()} }
+
+// end completes the report.
+func (r *run) end() *Report {
+	r.report.Minutes = time.Since(r.begun).Minutes()
+	r.report.judge()
+	return r.report
 }
 
 func (r *run) phase(ctx context.Context, p Phase) (err error) {
@@ -82,7 +89,7 @@ func (r *run) phase(ctx context.Context, p Phase) (err error) {
 		}
 		r.say("")
 	}()
-	result := PhaseResult{Title: p.Title, Repetitions: p.Repetitions, Scale: p.Scale}
+	var result PhaseResult
 	for _, e := range p.Entrants {
 		r.say("%s: build %s", p.Title, e.Label())
 		if why := absent(e); why != "" {
@@ -96,6 +103,12 @@ func (r *run) phase(ctx context.Context, p Phase) (err error) {
 		rigs = append(rigs, one)
 		result.Entrants = append(result.Entrants, EntrantResult{Label: e.Label(), Name: e.Name, Size: e.Size, About: one.about})
 	}
+	return r.measure(ctx, p, rigs, result)
+}
+
+// measure takes the samples of a phase between rigs, which result describes.
+func (r *run) measure(ctx context.Context, p Phase, rigs []*rig, result PhaseResult) error {
+	result.Title, result.Repetitions, result.Scale = p.Title, p.Repetitions, p.Scale
 	for _, t := range p.tasks {
 		result.Measures = append(result.Measures, t.measures()...)
 	}

@@ -6,10 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -41,7 +37,7 @@ func PairPlan(quickly bool) Plan {
 // world.FirstPort to world.LastPort. Label names the pair in the report.
 func RunPair(ctx context.Context, c Config, label, client, server string) (*Report, error) {
 	p := &pair{}
-	defer p.close()
+	defer p.EndServers()
 	for _, e := range []struct {
 		at        *world.Endpoint
 		namespace string
@@ -61,75 +57,24 @@ func RunPair(ctx context.Context, c Config, label, client, server string) (*Repo
 	}
 	defer one.close()
 	one.label = label
-	phase := c.Plan.Phases[0]
-	run := &run{config: c, report: newReport(c), begun: time.Now()}
-	result := PhaseResult{Title: phase.Title, Repetitions: phase.Repetitions, Entrants: []EntrantResult{{
-		Label: label, Name: label, About: fmt.Sprintf("%s, %s to %s", p.client.Namespace, p.client.Address, p.server.Address),
-	}}}
-	for _, t := range phase.tasks {
-		result.Measures = append(result.Measures, t.measures()...)
+	run := newRun(c)
+	defer run.say("")
+	about := fmt.Sprintf("%s, %s to %s", p.client.Namespace, p.client.Address, p.server.Address)
+	err = run.measure(ctx, c.Plan.Phases[0], []*rig{one}, PhaseResult{Entrants: []EntrantResult{{Label: label, Name: label, About: about}}})
+	if err != nil {
+		return nil, err
 	}
-	run.report.Phases = []PhaseResult{result}
-	for i := range phase.Repetitions {
-		for _, t := range phase.tasks {
-			run.say("repetition %d of %d: %s", i+1, phase.Repetitions, t.measures()[0].Name)
-			if err := run.sample(ctx, phase, i, t, one); err != nil {
-				return nil, err
-			}
-		}
-	}
-	run.say("")
-	run.report.Minutes = time.Since(run.begun).Minutes()
-	run.report.judge()
-	return run.report, nil
+	return run.end(), nil
 }
 
 // A pair is two endpoints that others made.
 type pair struct {
+	world.Programs
 	client, server world.Endpoint
-
-	mu      sync.Mutex
-	servers []*exec.Cmd
 }
 
 func (p *pair) Client() world.Endpoint { return p.client }
 func (p *pair) Server() world.Endpoint { return p.server }
-func (p *pair) CPU() (float64, error)  { return new(world.World).CPU() } // the machine's
-
-func (p *pair) Start(at world.Endpoint, cmd *exec.Cmd) error {
-	return netns.Do(at.Namespace, cmd.Start)
-}
-
-// Serve starts a command and waits until it listens.
-func (p *pair) Serve(ctx context.Context, at world.Endpoint, port int, argv ...string) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	if err := p.Start(at, cmd); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	p.servers = append(p.servers, cmd)
-	p.mu.Unlock()
-	listening := fmt.Sprintf(":%04X 00000000:0000 0A", port)
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", cmd.Process.Pid))
-		if err != nil || strings.Contains(string(table), listening) {
-			return err
-		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("%s does not listen on port %d", argv[0], port)
-}
-
-func (p *pair) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, cmd := range p.servers {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()
-	}
-}
 
 // describe finds the first device of a namespace that has an IPv4 address.
 func describe(e *world.Endpoint, namespace string) error {

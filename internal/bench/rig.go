@@ -25,7 +25,6 @@ type place interface {
 	Server() world.Endpoint
 	Start(at world.Endpoint, cmd *exec.Cmd) error
 	Serve(ctx context.Context, at world.Endpoint, port int, argv ...string) error
-	CPU() (float64, error)
 }
 
 // A rig is a place with the programs at its endpoints.
@@ -64,6 +63,19 @@ func newRig(ctx context.Context, p place, command []string) (*rig, error) {
 
 func (r *rig) agent(at world.Endpoint, command []string) (*traffic.Agent, error) {
 	return traffic.NewAgent(exec.Command(command[0], command[1:]...), func(cmd *exec.Cmd) error { return r.Start(at, cmd) })
+}
+
+// processorSeconds is how long the machine's processors work while something is done.
+func processorSeconds(do func() error) (float64, error) {
+	before, err := world.CPU()
+	if err != nil {
+		return 0, err
+	}
+	if err := do(); err != nil {
+		return 0, err
+	}
+	after, err := world.CPU()
+	return after - before, err
 }
 
 func (r *rig) close() error { return errors.Join(r.closeAgents(), r.closeWorld()) }

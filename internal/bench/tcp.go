@@ -40,19 +40,15 @@ func (b bulk) measures() []Measure {
 }
 
 func (b bulk) run(ctx context.Context, r *rig, d Durations) ([]result, error) {
-	before, err := r.CPU()
+	var bits, seconds float64
+	processor, err := processorSeconds(func() (err error) {
+		bits, seconds, err = r.transfer(ctx, d.TCP, b)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	bits, seconds, err := r.transfer(ctx, d.TCP, b)
-	if err != nil {
-		return nil, err
-	}
-	after, err := r.CPU()
-	if err != nil {
-		return nil, err
-	}
-	return []result{{value: bits / seconds / 1e9}, {value: (after - before) / (bits / 8e9)}}, nil
+	return []result{{value: bits / seconds / 1e9}, {value: processor / (bits / 8e9)}}, nil
 }
 
 // transfer sends for some seconds, and returns what has arrived.
@@ -107,23 +103,19 @@ func (connections) measures() []Measure {
 }
 
 func (connections) run(ctx context.Context, r *rig, d Durations) ([]result, error) {
-	before, err := r.CPU()
-	if err != nil {
-		return nil, err
-	}
-	c, err := r.client.Connect(ctx, traffic.Connect{To: netip.AddrPortFrom(r.Server().Address, acceptPort), Parallel: connectParallel, For: d.Connect})
+	var c traffic.Connected
+	processor, err := processorSeconds(func() (err error) {
+		c, err = r.client.Connect(ctx, traffic.Connect{To: netip.AddrPortFrom(r.Server().Address, acceptPort), Parallel: connectParallel, For: d.Connect})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	if c.Made == 0 {
 		return nil, errors.New("no connection was made")
 	}
-	after, err := r.CPU()
-	if err != nil {
-		return nil, err
-	}
 	return []result{
 		{value: float64(c.Made) / c.Took.Seconds(), detail: map[string]float64{"failed": float64(c.Failed)}},
-		{value: (after - before) / float64(c.Made) * 1e3},
+		{value: processor / float64(c.Made) * 1e3},
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"palisade/internal/bench/traffic"
+	"palisade/internal/bench/world"
 )
 
 // A packets floods the path with UDP frames of one size.
@@ -135,7 +136,7 @@ func (r *rig) watch(ctx context.Context, lead, window time.Duration) (f flood, e
 		if counts[i], err = r.server.Count(ctx); err != nil {
 			return f, err
 		}
-		if busy[i], err = r.CPU(); err != nil {
+		if busy[i], err = world.CPU(); err != nil {
 			return f, err
 		}
 	}

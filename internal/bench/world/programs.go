@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -18,23 +19,42 @@ import (
 	"palisade/internal/netns"
 )
 
+// Programs are what runs at endpoints. Start and Serve may be called by several goroutines
+// at a time.
+type Programs struct {
+	mu      sync.Mutex
+	servers []*exec.Cmd
+}
+
 // Start starts a command at an endpoint; the caller waits for it.
-func (w *World) Start(at Endpoint, cmd *exec.Cmd) error { return startIn(at.Namespace, cmd) }
+func (*Programs) Start(at Endpoint, cmd *exec.Cmd) error { return startIn(at.Namespace, cmd) }
 
 // Serve starts a command that listens on a TCP port at an endpoint, and returns when it
-// does. Close ends it.
-func (w *World) Serve(ctx context.Context, at Endpoint, port int, argv ...string) error {
+// does. EndServers ends it.
+func (p *Programs) Serve(ctx context.Context, at Endpoint, port int, argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	if err := startIn(at.Namespace, cmd); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.servers = append(w.servers, cmd)
-	w.mu.Unlock()
+	p.mu.Lock()
+	p.servers = append(p.servers, cmd)
+	p.mu.Unlock()
 	if err := awaitListener(ctx, cmd.Process.Pid, port); err != nil {
 		return fmt.Errorf("%s: %w", argv[0], err)
 	}
 	return nil
+}
+
+// EndServers ends what Serve started.
+func (p *Programs) EndServers() {
+	p.mu.Lock()
+	servers := p.servers
+	p.servers = nil
+	p.mu.Unlock()
+	for _, cmd := range servers {
+		_ = cmd.Process.Kill() // it may have ended with its context
+		_ = cmd.Wait()         // killed is no news
+	}
 }
 
 // runBetween starts a program that is what carries packets, or belongs to it. Close ends it

@@ -15,7 +15,7 @@ import (
 // CPU is how long all processors together have worked since boot, in seconds, the kernel's
 // interrupts included: what a packet costs is spread over many processes and the kernel.
 // It counts what else the machine does, too.
-func (w *World) CPU() (float64, error) {
+func CPU() (float64, error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, err

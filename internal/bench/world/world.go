@@ -35,7 +35,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"palisade/internal/packet"
@@ -219,6 +218,7 @@ type Endpoint struct {
 // several goroutines at a time, the rest by one. Close ends every process and goroutine
 // that it started.
 type World struct {
+	Programs
 	name, id       string
 	about          string
 	config         Config
@@ -233,9 +233,6 @@ type World struct {
 	heap       int64    // bytes that it grew by, where Switches are in it
 	namespaces []string
 	cleanup    []func() error // in reverse order
-
-	mu      sync.Mutex
-	servers []*exec.Cmd
 }
 
 // Name is the contestant's.
@@ -267,14 +264,7 @@ func (w *World) Verify() error { return w.verify() }
 
 // Close ends what runs in the World and removes it.
 func (w *World) Close() error {
-	w.mu.Lock()
-	servers := w.servers
-	w.servers = nil
-	w.mu.Unlock()
-	for _, cmd := range servers {
-		_ = cmd.Process.Kill() // it may have ended with its context
-		_ = cmd.Wait()         // killed is no news
-	}
+	w.EndServers()
 	var errs []error
 	for _, undo := range slices.Backward(w.cleanup) {
 		errs = append(errs, undo())
