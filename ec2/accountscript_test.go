@@ -1,14 +1,9 @@
 package ec2
 
 import (
-	"bytes"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // accountScript is a log with sealed keys and with records of who asked for what.
@@ -34,21 +29,5 @@ func TestSnapshotOfAccountsIsRead(t *testing.T) {
 		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)
 		_, _ = s.Apply(uint64(n+1), cmd)
 	}
-	path := filepath.Join("testdata", "snapshots", "v2-accounts.jsonl")
-	if *update {
-		if err := os.WriteFile(path, snapshotOf(t, s), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kept, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := Restore(bytes.NewReader(kept))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(kept), string(snapshotOf(t, got))); diff != "" {
-		t.Errorf("the snapshot is read as another:\n%s", diff)
-	}
+	expectKeptSnapshot(t, s, "v2-accounts.jsonl")
 }

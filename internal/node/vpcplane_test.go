@@ -22,10 +22,27 @@ type drawing struct {
 	state *ec2.State
 	view  *ec2.View
 
+	testVPC
+}
+
+// A testVPC is a VPC 10.0.0.0/16 with a subnet that has a way out and one that has none.
+type testVPC struct {
 	vpc             *ec2.VPC
 	public, private *ec2.Subnet
-	table           *ec2.RouteTable
+	table           *ec2.RouteTable // of public
 	gateway         *ec2.InternetGateway
+}
+
+func newTestVPC(do func(ec2.Request) ec2.Result) (v testVPC) {
+	v.vpc = do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	v.public = do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: v.vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	v.private = do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: v.vpc.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
+	v.gateway = do(&ec2.CreateInternetGateway{Account: dev, Region: region}).Gateway
+	do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: v.gateway.ID, VPC: v.vpc.ID})
+	v.table = do(&ec2.CreateRouteTable{Account: dev, Region: region, VPC: v.vpc.ID}).RouteTable
+	do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: v.table.ID, Destination: everywhere, Gateway: v.gateway.ID})
+	do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: v.table.ID, Subnet: v.public.ID})
+	return v
 }
 
 func newDrawing(t *testing.T) *drawing {
@@ -47,14 +64,7 @@ func newDrawing(t *testing.T) *drawing {
 		d.decide(cmd.Request)
 	}
 	d.decide(&ec2.PutNode{Node: ec2.Node{ID: "node2", Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.12:7400"}})
-	d.vpc = d.do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	d.public = d.do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: d.vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
-	d.private = d.do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: d.vpc.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
-	d.gateway = d.do(&ec2.CreateInternetGateway{Account: dev, Region: region}).Gateway
-	d.do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: d.gateway.ID, VPC: d.vpc.ID})
-	d.table = d.do(&ec2.CreateRouteTable{Account: dev, Region: region, VPC: d.vpc.ID}).RouteTable
-	d.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: d.table.ID, Destination: everywhere, Gateway: d.gateway.ID})
-	d.do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: d.table.ID, Subnet: d.public.ID})
+	d.testVPC = newTestVPC(d.do)
 	return d
 }
 

@@ -53,11 +53,8 @@ type world struct {
 	node   testNode
 	stop   func() error
 
-	vpc             *ec2.VPC
-	public, private *ec2.Subnet
-	gateway         *ec2.InternetGateway
-	table           *ec2.RouteTable // of public
-	all, none       ec2.GroupID
+	testVPC
+	all, none ec2.GroupID
 }
 
 const worldLaptop = "203.0.113.25"
@@ -138,14 +135,7 @@ func (w *world) buildOutside() error {
 
 func (w *world) buildVPC() {
 	w.t.Helper()
-	w.vpc = w.do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	w.public = w.do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: w.vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
-	w.private = w.do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: w.vpc.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
-	w.gateway = w.do(&ec2.CreateInternetGateway{Account: dev, Region: region}).Gateway
-	w.do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: w.gateway.ID, VPC: w.vpc.ID})
-	w.table = w.do(&ec2.CreateRouteTable{Account: dev, Region: region, VPC: w.vpc.ID}).RouteTable
-	w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.table.ID, Destination: everywhere, Gateway: w.gateway.ID})
-	w.do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: w.table.ID, Subnet: w.public.ID})
+	w.testVPC = newTestVPC(w.do)
 	w.all, w.none = w.group("all"), w.group("none")
 	w.permit(w.all, ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: everywhere})
 }

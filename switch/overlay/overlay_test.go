@@ -424,6 +424,12 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 	}
 }
 
+// altered is a frame with a change.
+func altered(f packettest.Frame, change func(f *packettest.Frame)) []byte {
+	change(&f)
+	return packettest.Build(f)
+}
+
 // TestNoNodeSpeaksForWhatItDoesNotHave: node1 is broken into. It holds its keys and seals
 // what it likes.
 func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
@@ -431,11 +437,7 @@ func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	const web, lone, app = "10.10.0.4", "10.10.0.6", "10.10.0.5"
 	honest := of("web", packet.ProtocolTCP, web, app, 1, 8000)
-	with := func(change func(f *packettest.Frame)) []byte {
-		f := honest
-		change(&f)
-		return packettest.Build(f)
-	}
+	with := func(change func(f *packettest.Frame)) []byte { return altered(honest, change) }
 	plain := packettest.Build(honest)
 	origin := packet.Origin{VNI: vni, Epoch: 1}
 	tests := []struct {

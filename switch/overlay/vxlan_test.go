@@ -103,11 +103,7 @@ func TestVXLANTrustsTheUnderlayAlone(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	const web, lone, app = "10.10.0.4", "10.10.0.6", "10.10.0.5"
 	honest := of("web", packet.ProtocolTCP, web, app, 1, 8000)
-	with := func(change func(f *packettest.Frame)) []byte {
-		f := honest
-		change(&f)
-		return packettest.Build(f)
-	}
+	with := func(change func(f *packettest.Frame)) []byte { return altered(honest, change) }
 	datagram := func(vni uint32, frame []byte) []byte {
 		b := binary.BigEndian.AppendUint32([]byte{8, 0, 0, 0}, vni<<8)
 		return append(b, frame...)
