@@ -7,7 +7,7 @@ NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-
 # What the tests of real clients run besides; Terraform is used where it is, and not installed.
 CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
 
-# The rivals that the benchmark starts by itself, each in a namespace; their tests are skipped where they are not.
+# The rivals that the benchmark and its tests start by themselves, each in a namespace.
 RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 
 # install gets what is missing of a list of command:package.
@@ -32,7 +32,7 @@ setup-clients: setup ## and the command line, SDKs and their runtimes that the t
 demo: setup build ## the stories of Albert and Mary on three nodes, with real packets
 	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert mary --name demo
 
-test: setup-clients build lint ## all that must pass
+test: setup-clients setup-rivals build lint ## all that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
 
 unit: ## what needs no root
@@ -47,7 +47,7 @@ fuzz: ## every door for bytes
 	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
 	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
 
-soak: setup-clients build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
+soak: setup-clients setup-rivals build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
 	CI=true go test -tags soak -count=1 -timeout 60m -run Soak -v ./scenarios
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
