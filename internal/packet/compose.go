@@ -19,6 +19,7 @@ type Template struct {
 	FragID         uint16
 	FragOffset     int // bytes
 	MoreFollow     bool
+	DontFragment   bool
 }
 
 // Compose builds an IPv4 frame with correct lengths and checksums, for traces and tests.
@@ -32,7 +33,10 @@ func Compose(t Template) ([]byte, error) {
 		SrcIP: t.Flow.Src.AsSlice(), DstIP: t.Flow.Dst.AsSlice(), FragOffset: uint16(t.FragOffset / 8),
 	}
 	if t.MoreFollow {
-		ip.Flags = layers.IPv4MoreFragments
+		ip.Flags |= layers.IPv4MoreFragments
+	}
+	if t.DontFragment {
+		ip.Flags |= layers.IPv4DontFragment
 	}
 	all := []gopacket.SerializableLayer{
 		&layers.Ethernet{SrcMAC: net.HardwareAddr(t.SrcMAC[:]), DstMAC: net.HardwareAddr(t.DstMAC[:]), EthernetType: layers.EthernetTypeIPv4},

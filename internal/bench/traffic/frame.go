@@ -49,7 +49,7 @@ func newFramer(s Send) (*framer, error) {
 	var err error
 	f.template, err = packet.Compose(packet.Template{
 		Flow:   packet.Flow{Src: s.From, Dst: s.To, Protocol: packet.ProtocolUDP, SrcPort: 0, DstPort: 0},
-		SrcMAC: s.FromMAC, DstMAC: s.ToMAC, Payload: make([]byte, payload),
+		SrcMAC: s.FromMAC, DstMAC: s.ToMAC, Payload: make([]byte, payload), DontFragment: true, // as Linux sends it
 	})
 	if err != nil {
 		return nil, err
