@@ -47,6 +47,7 @@ type poller struct {
 	number int // below maxPollers
 	epoll  int
 	wake   int // an eventfd that ends the wait
+	alert  alert
 
 	state   atomic.Uint64 // idle, loading, or generation + 1
 	batch   atomic.Uint64 // how many batches were begun
@@ -65,7 +66,7 @@ func newPoller(s *Switch, number int) (*poller, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make an event: %w", err), unix.Close(epoll))
 	}
-	p := &poller{sw: s, number: number, epoll: epoll, wake: wake}
+	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, alert: newAlert(s.halt)}
 	p.ports.Store(&map[int32]*Port{})
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {
@@ -76,6 +77,7 @@ func newPoller(s *Switch, number int) (*poller, error) {
 }
 
 func (p *poller) close() {
+	p.alert.close()
 	_ = unix.Close(p.wake)
 	_ = unix.Close(p.epoll)
 }
@@ -150,6 +152,7 @@ func (p *poller) runPoll() {
 		if n == 0 {
 			continue
 		}
+		p.alert.worked()
 		p.batch.Add(1)
 		p.state.Store(loading)
 		f.snapshot = p.sw.snapshot.Load()
@@ -179,6 +182,7 @@ func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 		// Whoever is to consume the frame may be waiting for this processor.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
+	p.alert.sleeps()
 	n, err := unix.EpollWait(p.epoll, events, -1)
 	if err != nil {
 		return 0 // EINTR

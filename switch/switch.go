@@ -37,6 +37,9 @@ type Config struct {
 	Tracker *conntrack.Tracker
 	Logger  *slog.Logger // default: discard
 	Pollers int          // default: one for every two processors, at most four; at most 64
+	// Halt lets the idle processors of a virtual machine halt while frames flow. That
+	// leaves them to others of its host, and a frame waits for a wake-up by the hypervisor.
+	Halt bool
 }
 
 // Switch is the data plane of one node.
@@ -49,6 +52,7 @@ type Switch struct {
 	pollers  []*poller
 	snapshot atomic.Pointer[Snapshot]
 
+	halt             bool
 	relay, stateless bool // see NewRelay, NewStateless; set before Run
 
 	mu    sync.Mutex
@@ -74,7 +78,7 @@ func New(c Config) (*Switch, error) {
 	if c.Pollers > maxPollers {
 		return nil, fmt.Errorf("switch: %d pollers are more than %d", c.Pollers, maxPollers)
 	}
-	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
+	s := &Switch{tracker: c.Tracker, log: c.Logger, halt: c.Halt, ports: map[int]*Port{}}
 	s.snapshot.Store(&Snapshot{})
 	for i := range c.Pollers {
 		p, err := newPoller(s, i)

@@ -71,7 +71,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena}); err != nil {
 		return nil, err
 	}
-	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log}); err != nil {
+	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log, Halt: c.Halt}); err != nil {
 		return nil, err
 	}
 	mtu := c.Peer.MTU
