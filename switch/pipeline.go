@@ -19,6 +19,8 @@ type frame struct {
 	now      time.Duration
 	decoder  *packet.Decoder
 	buffer   []byte // virtio header and frame
+	ahead    []byte // the same of the next one, while it is seen whether both may be joined
+	train    packet.Train
 	scratch  []byte // one segment for devices without offloads
 	plain    *Port  // the device emitPlain writes to
 	emit     func([]byte) error
@@ -39,7 +41,7 @@ type frame struct {
 }
 
 func newFrame(s *Switch) *frame {
-	f := &frame{sw: s, decoder: packet.NewDecoder(), buffer: make([]byte, frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
+	f := &frame{sw: s, decoder: packet.NewDecoder(), buffer: make([]byte, frameSize), ahead: make([]byte, frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
 	f.emit = f.emitPlain
 	f.sending.begin(f)
 	return f

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,15 +21,23 @@ import (
 type sink struct {
 	fd    int
 	plain bool
-	last  []byte // virtio header and frame
+	queue [][]byte // what is to be read: virtio header and frame
+	last  []byte   // virtio header and frame
 	count int
 	buf   [70000]byte
 }
 
-func (d *sink) FD() int                  { return d.fd }
-func (d *sink) Offloads() bool           { return !d.plain }
-func (d *sink) Read([]byte) (int, error) { return 0, unix.EAGAIN }
-func (d *sink) Close() error             { return unix.Close(d.fd) }
+func (d *sink) FD() int        { return d.fd }
+func (d *sink) Offloads() bool { return !d.plain }
+func (d *sink) Close() error   { return unix.Close(d.fd) }
+func (d *sink) Read(b []byte) (int, error) {
+	if len(d.queue) == 0 {
+		return 0, unix.EAGAIN
+	}
+	n := copy(b, d.queue[0])
+	d.queue = d.queue[1:]
+	return n, nil
+}
 func (d *sink) Write(b []byte) error {
 	d.last = d.buf[:copy(d.buf[:], b)]
 	d.count++
@@ -567,6 +576,54 @@ func TestDecoderPanicIsOneDroppedFrame(t *testing.T) {
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22)), "web", verdict.DecodePanicked)
 	if b.sw.panics.frame == nil {
 		t.Error("the frame was not kept")
+	}
+}
+
+// TestDatagramsOfOneFlowCrossTheSwitchTogether: as one frame, in their order with the frames
+// of other flows, counted and judged as the packets that they are; the frame behind them is
+// not lost where it is another flow's, nor at the end of a batch.
+func TestDatagramsOfOneFlowCrossTheSwitchTogether(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.UDP, 53, 60, "web"))
+	web, app := addr("10.10.0.4"), addr("10.10.0.5")
+	datagram := func(from, to uint16) []byte {
+		f := template(17, web, app, from, to)
+		f.SrcMAC, f.DstMAC, f.DontFragment, f.Payload = macOf("web"), GatewayMAC, true, []byte("twenty-two bytes of it")
+		return append(make([]byte, offloadLen), packettest.Build(f)...)
+	}
+	drain := func(queue ...[]byte) (written, left int) {
+		b.devices["web"].queue = queue
+		b.frame.snapshot = b.sw.Snapshot()
+		before := b.devices["app"].count
+		b.sw.pollers[0].drain(b.frame, b.ports["web"])
+		return b.devices["app"].count - before, len(b.devices["web"].queue)
+	}
+	// Three, three of another flow, one again: three frames.
+	a, c := datagram(1, 53), datagram(2, 53)
+	written, _ := drain(a, a, a, c, c, c, a)
+	if got := b.delivered("app"); written != 3 || got.Flow.SrcPort != 1 {
+		t.Errorf("%d frames, the last one of %v; want 3, and the flow that came last", written, got.Flow)
+	}
+	// A hundred: a batch of 64, which is one frame, and the rest is still there.
+	many := slices.Repeat([][]byte{a}, 100)
+	if written, left := drain(many...); written != 1 || left != 36 {
+		t.Errorf("%d frames, %d left; want 1 and 36", written, left)
+	}
+	if p := b.delivered("app"); p.Len-p.Payload != 64*22 || b.devices["app"].last[1] != 5 {
+		t.Errorf("%d bytes of payload behind % x, want those of 64 datagrams", p.Len-p.Payload, b.devices["app"].last[:offloadLen])
+	}
+	// What no rule admits is counted by the packet.
+	refused := datagram(1, 99)
+	drain(refused, refused, refused, refused)
+	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
+	if out.Verdicts[verdict.NoRule] != 4 || out.Verdicts[verdict.Forward] != 71 || in.RxFrames != 75 || out.TxFrames != 4 {
+		t.Errorf("%d refused and %d forwarded of %d frames, %d written; want 4, 71, 75 and 4",
+			out.Verdicts[verdict.NoRule], out.Verdicts[verdict.Forward], in.RxFrames, out.TxFrames)
+	}
+	for c := range b.tracker.Connections(0) {
+		if c.Flow.SrcPort == 1 && c.Flow.DstPort == 53 && c.Packets[0] != 68 {
+			t.Errorf("%v has %v packets, want 68", c.Flow, c.Packets)
+		}
 	}
 }
 

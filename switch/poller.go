@@ -195,24 +195,53 @@ func (p *poller) drain(f *frame, port *Port) {
 		p.drainTunnel(f, port)
 		return
 	}
-	for frames, bytes := 0, 0; frames < batchFrames && bytes < batchBytes; frames++ {
-		n, err := port.device.Read(f.buffer)
-		if err == unix.EAGAIN {
-			return
-		}
-		if err != nil {
-			p.abandon(port, err)
-			return
-		}
-		bytes += n
-		port.rxFrames.Add(1)
-		port.rxBytes.Add(uint64(n - offloadLen))
-		if p.sw.relay {
-			f.relay(port, n)
+	b := batch{port: port}
+	n, err := b.read(f.buffer)
+	for err == nil {
+		if !port.offloads || !f.train.Lead(f.buffer, n) {
+			p.carry(f, port, n)
+			n, err = b.read(f.buffer)
 			continue
 		}
-		f.receive(port, n)
+		next := 0
+		for next, err = b.read(f.ahead); err == nil && f.train.Follow(f.ahead[:next]); next, err = b.read(f.ahead) {
+		}
+		p.carry(f, port, f.train.Finish())
+		f.buffer, f.ahead, n = f.ahead, f.buffer, next
 	}
+	if err != unix.EAGAIN {
+		p.abandon(port, err)
+	}
+}
+
+func (p *poller) carry(f *frame, port *Port, n int) {
+	if p.sw.relay {
+		f.relay(port, n)
+		return
+	}
+	f.receive(port, n)
+}
+
+// A batch is what is read from a port in one turn.
+type batch struct {
+	port          *Port
+	frames, bytes int
+}
+
+// read is the device's Read, and EAGAIN too at the end of the batch.
+func (b *batch) read(into []byte) (int, error) {
+	if b.frames == batchFrames || b.bytes >= batchBytes {
+		return 0, unix.EAGAIN
+	}
+	n, err := b.port.device.Read(into)
+	if err != nil {
+		return 0, err
+	}
+	b.frames++
+	b.bytes += n
+	b.port.rxFrames.Add(1)
+	b.port.rxBytes.Add(uint64(n - offloadLen))
+	return n, nil
 }
 
 // drainTunnel is drain for frames from other nodes, whose device says when a batch ends. A

@@ -17,11 +17,10 @@ const (
 )
 
 const (
-	tcpCWR = 0x80
+	tcpCWR       = 0x80
+	dontFragment = 0x40 // in the first byte of flags and offset
 
 	maxFrame = ethernetLen + 65535
-	// minUDPPiece is the shortest datagram that is worth joining.
-	minUDPPiece = 64
 	// maxTrainUDP is how many datagrams every Linux takes as one (UDP_MAX_SEGMENTS,
 	// which was 64 before 6.9).
 	maxTrainUDP = 64
@@ -35,8 +34,9 @@ const (
 //     by one, and the sequence number, which goes on where the last packet ended.
 //   - All payloads have the size of the first, but the last, which may be smaller.
 //   - PSH and FIN end a train; SYN, RST, URG, CWR, IP options and fragments are in none.
-//   - UDP datagrams are joined only if they were one frame at the sender, which alone knows
-//     that their bounds and not their number mattered to it.
+//   - UDP datagrams are joined if they were one frame at the sender, or if they waited one
+//     behind the other in the queue of a device (Lead and Follow) and may not be fragmented,
+//     so that their identification means nothing and is not kept (RFC 6864 §4.1).
 //
 // It is one reader's.
 type Train struct {
@@ -102,7 +102,7 @@ func validIPv4(frame []byte) bool {
 // mayLead reports whether packets may be joined to a first one.
 func (t *Train) mayLead(frame []byte, marks Marks) bool {
 	if frame[ethernetLen+9] == ProtocolUDP {
-		return marks&Followed != 0 && t.size >= minUDPPiece
+		return marks&Followed != 0 && t.size > 0
 	}
 	return frame[t.l4+13]&(FIN|SYN|RST|PSH|ACK|URG|tcpCWR) == ACK && t.size >= minTCPSegment
 }
@@ -115,6 +115,64 @@ func Joinable(frame []byte) bool {
 		return false
 	}
 	return fold(sum16(frame[ethernetLen+12:ethernetLen+20])+ProtocolTCP+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
+}
+
+// Lead begins a train of a frame behind its virtio header, b[:n], as a device gave them, and
+// reports whether others may Follow: if it is one whole UDP datagram. It changes nothing.
+func (t *Train) Lead(b []byte, n int) bool {
+	t.b, t.end, t.l4, t.pieces, t.open = b, n, 0, 1, false
+	frame := b[OffloadLen:n]
+	l4, payload, ok := transportOf(frame)
+	if !ok || l4 != ethernetLen+ipv4MinLen || frame[ethernetLen+9] != ProtocolUDP || frame[ethernetLen+6]&dontFragment == 0 ||
+		b[1] != gsoNone || len(frame) == payload || !validIPv4(frame) {
+		return false
+	}
+	t.payload, t.size, t.open = payload, len(frame)-payload, true
+	copy(t.first[:payload], frame)
+	return true
+}
+
+// Follow joins a copy of the frame that the device gave next to one that leads, if it is the
+// next datagram of the same flow. The checksum of each must be right, or left to offloads.
+func (t *Train) Follow(b []byte) bool {
+	const l4 = ethernetLen + ipv4MinLen
+	frame := b[OffloadLen:]
+	if !t.open || !t.Room(len(frame)) || !intact(b, l4) {
+		return false
+	}
+	if t.pieces == 1 {
+		if !intact(t.b[:t.end], l4) {
+			return false
+		}
+		t.l4 = l4
+	}
+	end := t.end
+	if !t.Join(frame, Unfinished|Followed) {
+		if t.pieces == 1 {
+			t.l4 = 0
+		}
+		return false
+	}
+	copy(t.b[end:], frame[t.payload:])
+	clear(t.b[:OffloadLen])
+	t.b[0] = needsChecksum
+	return true
+}
+
+// intact reports whether a frame behind its virtio header is one UDP datagram whose checksum
+// is right, or yet to be computed as Sanitize would have it.
+func intact(b []byte, l4 int) bool {
+	if b[1] != gsoNone {
+		return false
+	}
+	if b[0]&needsChecksum != 0 {
+		return int(native.Uint16(b[6:])) == l4 && native.Uint16(b[8:]) == udpChecksumAt
+	}
+	frame := b[OffloadLen:]
+	if len(frame) < l4+udpLen || binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 {
+		return false // none, which joined datagrams would all have
+	}
+	return fold(sum16(frame[ethernetLen+12:l4])+ProtocolUDP+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
 }
 
 // Open reports whether another packet may join.
@@ -160,8 +218,9 @@ func (t *Train) continues(piece []byte) bool {
 		return false
 	}
 	first, ip := t.first[:payload], ethernetLen
-	id := binary.BigEndian.Uint16(first[ip+4:]) + uint16(t.pieces)
-	if !bytes.Equal(piece[:ip+2], first[:ip+2]) || binary.BigEndian.Uint16(piece[ip+4:]) != id ||
+	numbered := binary.BigEndian.Uint16(piece[ip+4:]) == binary.BigEndian.Uint16(first[ip+4:])+uint16(t.pieces)
+	atomic := first[ip+9] == ProtocolUDP && first[ip+6]&dontFragment != 0
+	if !bytes.Equal(piece[:ip+2], first[:ip+2]) || !numbered && !atomic ||
 		!bytes.Equal(piece[ip+6:ip+10], first[ip+6:ip+10]) || !bytes.Equal(piece[ip+12:l4+4], first[ip+12:l4+4]) {
 		return false
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"palisade/internal/packet"
@@ -172,7 +173,7 @@ func TestFrameSurvivesCuttingAndJoining(t *testing.T) {
 		{"TCP with the smallest segments", offload(1, 1, 48, 34, 16), partial(tcp(packet.ACK, numbered(2_000)), 16), 1},
 		{"TCP with congestion answered, which is the first segment's", offload(1, 0x81, 1400, 34, 16), reduced(partial(tcp(packet.ACK, numbered(9_000)), 16)), 2},
 		{"UDP", offload(1, 5, 1200, 34, 6), partial(udp(numbered(20_000)), 6), 1},
-		{"UDP of tiny datagrams", offload(1, 5, 2, 34, 6), partial(udp(numbered(9)), 6), 5},
+		{"UDP of tiny datagrams", offload(1, 5, 2, 34, 6), partial(udp(numbered(9)), 6), 1},
 		{"UDP of a hundred datagrams", offload(1, 5, 100, 34, 6), partial(udp(numbered(10_000)), 6), 2},
 	} {
 		cut := pieces(t, tt.header, tt.frame)
@@ -261,6 +262,134 @@ func TestOddPacketsAreNotJoined(t *testing.T) {
 	separate := []piece{{udpPieces[0].frame, packet.Unfinished}, udpPieces[1]}
 	if frames := join(separate); len(frames) != 2 {
 		t.Error("datagrams that were sent one by one became one frame")
+	}
+}
+
+// datagrams are frames of one flow behind their virtio headers, as a device gives them: not to
+// be fragmented, each with the payload of that size.
+func datagrams(sizes ...int) (all [][]byte) {
+	for _, size := range sizes {
+		frame := partial(udp(numbered(size)), 6)
+		renumber(frame, func() { frame[20] |= 0x40 })
+		all = append(all, append(offload(1, 0, 0, 34, 6), frame...))
+	}
+	return all
+}
+
+// renumber changes an IP header and puts its checksum right.
+func renumber(frame []byte, change func()) {
+	change()
+	frame[24], frame[25] = 0, 0
+	binary.BigEndian.PutUint16(frame[24:], ^ones(frame[14:34]))
+}
+
+// follow puts frames through a Train as a poller does, and returns those that come out.
+func follow(all [][]byte) (frames [][]byte) {
+	var train packet.Train
+	for i := 0; i < len(all); {
+		b := make([]byte, 70_000)
+		n := copy(b, all[i])
+		i++
+		if train.Lead(b, n) {
+			for i < len(all) && train.Follow(bytes.Clone(all[i])) {
+				i++
+			}
+			n = train.Finish()
+		}
+		frames = append(frames, b[:n])
+	}
+	return frames
+}
+
+// TestDatagramsThatWaitBehindEachOtherAreJoined: of one flow, down to the first that is
+// shorter, and what comes out stands for what went in but for its identification.
+func TestDatagramsThatWaitBehindEachOtherAreJoined(t *testing.T) {
+	finish := func(all [][]byte) {
+		for _, b := range all {
+			frame := b[packet.OffloadLen:]
+			copy(frame, finished(t, piece{frame, packet.Unfinished}))
+			clear(b[:packet.OffloadLen])
+		}
+	}
+	many := make([]int, 100)
+	for i := range many {
+		many[i] = 22
+	}
+	for _, tt := range []struct {
+		name   string
+		frames [][]byte
+		change func([][]byte)
+		want   []int // packets in each frame that comes out
+	}{
+		{"one", datagrams(22), nil, []int{1}},
+		{"five", datagrams(22, 22, 22, 22, 22), nil, []int{5}},
+		{"five with finished checksums", datagrams(22, 22, 22, 22, 22), finish, []int{5}},
+		{"as many as any Linux takes, and the rest", datagrams(many...), nil, []int{64, 36}},
+		{"as long as a frame can be", datagrams(30_000, 30_000, 30_000), nil, []int{2, 1}},
+		{"the last is shorter", datagrams(30, 30, 29, 30, 30), nil, []int{3, 2}},
+		{"longer ones", datagrams(30, 31, 31), nil, []int{1, 2}},
+		{"nothing in them", datagrams(0, 0), nil, []int{1, 1}},
+		{"numbered as they like", datagrams(22, 22), func(all [][]byte) { f := all[1][10:]; renumber(f, func() { f[18] ^= 0x55 }) }, []int{2}},
+		{"may be fragmented", datagrams(22, 22), func(all [][]byte) {
+			for _, b := range all {
+				renumber(b[10:], func() { b[10+20] = 0 })
+			}
+		}, []int{1, 1}},
+		{"another source port", datagrams(22, 22, 22), func(all [][]byte) { all[1][10+35]++ }, []int{1, 1, 1}},
+		{"another time to live", datagrams(22, 22), func(all [][]byte) { renumber(all[1][10:], func() { all[1][10+22]-- }) }, []int{1, 1}},
+		{"a wrong IP checksum", datagrams(22, 22), func(all [][]byte) { all[1][10+25]++ }, []int{1, 1}},
+		{"a wrong checksum, in the first", datagrams(22, 22), func(all [][]byte) { finish(all); all[0][10+41]++ }, []int{1, 1}},
+		{"a wrong checksum, in the second", datagrams(22, 22, 22), func(all [][]byte) { finish(all); all[1][10+41]++ }, []int{1, 1, 1}},
+		{"no checksum", datagrams(22, 22), func(all [][]byte) {
+			for _, b := range all {
+				clear(b[:10])
+				b[10+40], b[10+41] = 0, 0
+			}
+		}, []int{1, 1}},
+		{"a checksum that is to be elsewhere", datagrams(22, 22), func(all [][]byte) { all[1][8] = 4 }, []int{1, 1}},
+		{"many at its sender already", datagrams(22, 22), func(all [][]byte) { all[1][1], all[1][4] = 5, 22 }, []int{1, 1}},
+		{"padded", datagrams(22, 22), func(all [][]byte) { all[1] = append(all[1], 0) }, []int{1, 1}},
+		{"a runt", datagrams(22, 22), func(all [][]byte) { all[1] = all[1][:30] }, []int{1, 1}},
+		{"nothing at all", datagrams(22, 22), func(all [][]byte) { all[0] = all[0][:10] }, []int{1, 1}},
+		{"TCP", [][]byte{append(offload(1, 0, 0, 34, 16), partial(tcp(packet.ACK, numbered(500)), 16)...), datagrams(22)[0]}, nil, []int{1, 1}},
+	} {
+		if tt.change != nil {
+			tt.change(tt.frames)
+		}
+		frames := follow(tt.frames)
+		var got []int
+		for _, b := range frames {
+			var p packet.Packet
+			if _, ok := packet.NewDecoder().Decode(bytes.Clone(b[packet.OffloadLen:]), &p); ok {
+				packet.Sanitize(bytes.Clone(b), &p, 65535)
+			}
+			got = append(got, max(1, int(p.Segments)))
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: frames of %v packets came out, want %v", tt.name, got, tt.want)
+			continue
+		}
+		at := 0
+		for i, n := range got {
+			if n == 1 { // untouched
+				if !bytes.Equal(frames[i], tt.frames[at]) {
+					t.Errorf("%s: a frame by itself was changed", tt.name)
+				}
+				at++
+				continue
+			}
+			for _, out := range apart(t, frames[i:i+1]) {
+				want := tt.frames[at][packet.OffloadLen:]
+				if tt.frames[at][0] != 0 {
+					want = finished(t, piece{want, packet.Unfinished})
+				}
+				renumber(out, func() { copy(out[18:20], want[18:20]) })
+				if !bytes.Equal(out, want) {
+					t.Errorf("%s: packet %d\ngot  % x\nwant % x", tt.name, at, out, want)
+				}
+				at++
+			}
+		}
 	}
 }
 
