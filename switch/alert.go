@@ -4,13 +4,18 @@ import (
 	"encoding/binary"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // alertAfter is how many batches without a sleep between them make a poller ask for
-// processors that stay awake: more than single packets and their answers are.
-const alertAfter = 16
+// processors that stay awake: more than a few packets and their answers are. One that had
+// asked does so again at once if it has slept for less than alertAgain: somebody was late.
+const (
+	alertAfter = 8
+	alertAgain = time.Millisecond
+)
 
 // The kernel's values of a request: microseconds that a processor may take to wake up
 // (Documentation/power/pm_qos_interface.rst), and the value of no request.
@@ -28,6 +33,7 @@ type alert struct {
 	fd      int // of /dev/cpu_dma_latency; -1: there is nothing to ask for
 	batches int // since the last sleep
 	held    bool
+	slept   time.Duration // when it was last given up
 }
 
 // newAlert returns an alert that does nothing where it cannot ask, or need not: processors
@@ -45,20 +51,21 @@ func newAlert(halt bool) alert {
 }
 
 // worked is called before each batch.
-func (a *alert) worked() {
+func (a *alert) worked(now time.Duration) {
 	if a.held || a.fd < 0 {
 		return
 	}
-	if a.batches++; a.batches >= alertAfter {
+	if a.batches++; a.batches >= alertAfter || a.slept != 0 && now-a.slept < alertAgain {
 		a.held = a.request(noLatency)
 	}
 }
 
 // sleeps is called before the poller sleeps.
-func (a *alert) sleeps() {
+func (a *alert) sleeps(now time.Duration) {
 	a.batches = 0
 	if a.held {
 		a.held = !a.request(anyLatency)
+		a.slept = now
 	}
 }
 

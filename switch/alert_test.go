@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,36 +38,46 @@ func TestAlertIsHeldWhileAPollerDoesNotSleep(t *testing.T) {
 	if before == noLatency {
 		t.Fatalf("somebody else holds %s at 0", device)
 	}
-	for range 3 { // single packets, each behind a sleep
-		for range alertAfter - 1 {
-			a.worked()
+	now := time.Hour
+	work := func(batches int) {
+		for range batches {
+			now += 10 * time.Microsecond
+			a.worked(now)
 		}
-		if now := inForce(); now != before {
-			t.Fatalf("%d after %d batches, want %d as before", now, alertAfter-1, before)
+	}
+	expect := func(want uint32, when string) {
+		t.Helper()
+		if got := inForce(); got != want {
+			t.Errorf("%s: %d, want %d", when, got, want)
 		}
-		a.sleeps()
 	}
-	for range alertAfter + 1 {
-		a.worked()
+	for range 3 {
+		work(alertAfter - 1)
+		expect(before, "a few packets, and a sleep")
+		a.sleeps(now)
 	}
-	if now := inForce(); now != noLatency {
-		t.Errorf("%d while the poller has work all the time, want %d", now, noLatency)
-	}
-	a.sleeps()
-	if now := inForce(); now != before {
-		t.Errorf("%d once the poller sleeps, want %d as before", now, before)
-	}
+	work(alertAfter + 1)
+	expect(noLatency, "work all the time")
+	a.sleeps(now)
+	expect(before, "asleep")
+	now += alertAgain / 2
+	work(1)
+	expect(noLatency, "work again, somewhat late")
+	a.sleeps(now)
+	now += 2 * alertAgain
+	work(1)
+	expect(before, "work again, much later")
 }
 
 // TestAlertIsNotAskedForWhenProcessorsMayHalt: by the configuration.
 func TestAlertIsNotAskedForWhenProcessorsMayHalt(t *testing.T) {
 	a := newAlert(true)
 	for range 2 * alertAfter {
-		a.worked()
+		a.worked(0)
 	}
 	if a.fd >= 0 || a.held {
 		t.Errorf("it holds %+v", a)
 	}
-	a.sleeps()
+	a.sleeps(0)
 	a.close()
 }

@@ -152,12 +152,12 @@ func (p *poller) runPoll() {
 		if n == 0 {
 			continue
 		}
-		p.alert.worked()
 		p.batch.Add(1)
 		p.state.Store(loading)
 		f.snapshot = p.sw.snapshot.Load()
 		p.state.Store(f.snapshot.Generation + 1)
 		f.now = monotonic()
+		p.alert.worked(f.now)
 		ports := *p.ports.Load()
 		for _, event := range events[:n] {
 			if port, ok := ports[event.Fd]; ok {
@@ -182,7 +182,7 @@ func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 		// Whoever is to consume the frame may be waiting for this processor.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
-	p.alert.sleeps()
+	p.alert.sleeps(lastWork)
 	n, err := unix.EpollWait(p.epoll, events, -1)
 	if err != nil {
 		return 0 // EINTR
