@@ -478,6 +478,47 @@ func TestEqualsMap(t *testing.T) {
 	}
 }
 
+// TestSeekMayBeAskedAtAnyTime: of what is there, what is not, and what another goroutine is
+// changing, without a lock and without an effect.
+func TestSeekMayBeAskedAtAnyTime(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	p := pkt(17, 1000, 53, 0)
+	var u conntrack.Tuple
+	z.IdentifyFlow(&u, p.Flow)
+	nowhere := z.Seek(&u)
+	nowhere.Fetch()
+	if nowhere != (conntrack.Place{}) {
+		t.Error("a connection that is not there has a place")
+	}
+	admit(z, p, 0, conntrack.Admission{Revision: rules})
+	place := z.Seek(&u)
+	if place == nowhere {
+		t.Error("a connection that is there has no place")
+	}
+	answer := u
+	z.IdentifyFlow(&answer, back(p, 0).Flow)
+	if z.Seek(&answer) != place {
+		t.Error("its answers are looked for elsewhere")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for port := range uint16(5000) {
+			admit(z, pkt(17, port+2000, 53, 0), 0, conntrack.Admission{Revision: rules})
+		}
+	}()
+	var other conntrack.Tuple
+	for i := 0; ; i++ {
+		z.IdentifyFlow(&other, pkt(17, uint16(2000+i%5000), 53, 0).Flow)
+		z.Seek(&other).Fetch()
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
 func TestATupleFollowsItsPacket(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	p := pkt(17, 1000, 53, 0)

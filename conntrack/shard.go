@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,7 +16,7 @@ const (
 const none = ^uint32(0)
 
 // A shard is a hash table over its part of the arena. Everything in it is guarded by mu,
-// the entries too.
+// the entries too; buckets are written atomically besides, for Seek.
 type shard struct {
 	mu      sync.Mutex
 	slots   []entry
@@ -81,7 +82,8 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 
 func (s *shard) link(slot uint32, hash uint64) {
 	bucket := &s.buckets[hash&uint64(len(s.buckets)-1)]
-	s.next[slot], *bucket = *bucket, slot
+	s.next[slot] = *bucket
+	atomic.StoreUint32(bucket, slot)
 }
 
 func (s *shard) unlink(slot uint32, hash uint64) {
@@ -89,7 +91,7 @@ func (s *shard) unlink(slot uint32, hash uint64) {
 	for *at != slot {
 		at = &s.next[*at]
 	}
-	*at = s.next[slot]
+	atomic.StoreUint32(at, s.next[slot])
 }
 
 // findLocked returns the live connection of a key, if there is one.

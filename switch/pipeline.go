@@ -18,8 +18,9 @@ type frame struct {
 	snapshot *Snapshot
 	now      time.Duration
 	decoder  *packet.Decoder
-	buffer   []byte // virtio header and frame
-	ahead    []byte // the same of the next one, while it is seen whether both may be joined
+	memory   []byte // of a batch
+	buffer   []byte // virtio header and frame: memory from where it is on
+	batch    batch
 	train    packet.Train
 	scratch  []byte // one segment for devices without offloads
 	plain    *Port  // the device emitPlain writes to
@@ -41,7 +42,8 @@ type frame struct {
 }
 
 func newFrame(s *Switch) *frame {
-	f := &frame{sw: s, decoder: packet.NewDecoder(), buffer: make([]byte, frameSize), ahead: make([]byte, frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
+	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, aheadBytes+frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
+	f.buffer = f.memory
 	f.emit = f.emitPlain
 	f.sending.begin(f)
 	return f

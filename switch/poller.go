@@ -29,6 +29,11 @@ const (
 	// carries, who would else be let finish their time slice first, and not so far above
 	// that it interrupts a sender for every frame.
 	priority = -5
+	// aheadFrames and aheadBytes bound what is read before the first of it is carried on,
+	// and smallFrame what the next read waits behind: a larger one goes on at once.
+	aheadFrames = batchFrames
+	aheadBytes  = 64 << 10
+	smallFrame  = 2 << 10
 	// frameSize holds the largest frame a TAP hands over, behind its virtio header.
 	frameSize = 10 + 14 + 65535 + 8
 )
@@ -195,53 +200,18 @@ func (p *poller) drain(f *frame, port *Port) {
 		p.drainTunnel(f, port)
 		return
 	}
-	b := batch{port: port}
-	n, err := b.read(f.buffer)
-	for err == nil {
-		if !port.offloads || !f.train.Lead(f.buffer, n) {
-			p.carry(f, port, n)
-			n, err = b.read(f.buffer)
-			continue
+	var err error
+	for f.batch.begin(port); err == nil; {
+		err = f.batch.read(f.memory)
+		if !p.sw.relay {
+			f.lookAhead()
 		}
-		next := 0
-		for next, err = b.read(f.ahead); err == nil && f.train.Follow(f.ahead[:next]); next, err = b.read(f.ahead) {
-		}
-		p.carry(f, port, f.train.Finish())
-		f.buffer, f.ahead, n = f.ahead, f.buffer, next
+		f.carry()
 	}
+	f.buffer = f.memory
 	if err != unix.EAGAIN {
 		p.abandon(port, err)
 	}
-}
-
-func (p *poller) carry(f *frame, port *Port, n int) {
-	if p.sw.relay {
-		f.relay(port, n)
-		return
-	}
-	f.receive(port, n)
-}
-
-// A batch is what is read from a port in one turn.
-type batch struct {
-	port          *Port
-	frames, bytes int
-}
-
-// read is the device's Read, and EAGAIN too at the end of the batch.
-func (b *batch) read(into []byte) (int, error) {
-	if b.frames == batchFrames || b.bytes >= batchBytes {
-		return 0, unix.EAGAIN
-	}
-	n, err := b.port.device.Read(into)
-	if err != nil {
-		return 0, err
-	}
-	b.frames++
-	b.bytes += n
-	b.port.rxFrames.Add(1)
-	b.port.rxBytes.Add(uint64(n - offloadLen))
-	return n, nil
 }
 
 // drainTunnel is drain for frames from other nodes, whose device says when a batch ends. A

@@ -101,6 +101,20 @@ func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
 	return d.fillIPv4(frame, p)
 }
 
+// PeekFlow reads the flow of a frame of TCP or UDP as Decode would, if it is one as most
+// are, and holds it against nothing: it is a guess of what Decode will say.
+func PeekFlow(frame []byte) (f Flow, ok bool) {
+	const l4 = ethernetLen + ipv4MinLen
+	if len(frame) < l4+udpLen || binary.BigEndian.Uint16(frame[12:]) != EtherTypeIPv4 || frame[ethernetLen] != 0x45 ||
+		binary.BigEndian.Uint16(frame[ethernetLen+6:])&0x3fff != 0 {
+		return f, false
+	}
+	f.Protocol = frame[ethernetLen+9]
+	f.Src, f.Dst = netip.AddrFrom4([4]byte(frame[ethernetLen+12:])), netip.AddrFrom4([4]byte(frame[ethernetLen+16:]))
+	f.SrcPort, f.DstPort = binary.BigEndian.Uint16(frame[l4:]), binary.BigEndian.Uint16(frame[l4+2:])
+	return f, f.Protocol == ProtocolTCP || f.Protocol == ProtocolUDP
+}
+
 // checkARP accepts Ethernet/IPv4 requests and replies (RFC 826).
 func checkARP(b []byte) bool {
 	return len(b) >= arpLen &&

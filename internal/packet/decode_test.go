@@ -205,6 +205,23 @@ func TestNoAllocs(t *testing.T) {
 
 // FuzzDecode holds Decode against an independent reading of the same bytes, and every
 // offset it returns against the frame.
+// TestPeekFlowGuessesWhatMostFramesAre, and says of the others that it does not know.
+func TestPeekFlowGuessesWhatMostFramesAre(t *testing.T) {
+	for _, frame := range [][]byte{packettest.Build(udp("abc")), packettest.Build(tcp(packet.SYN, ""))} {
+		if flow, ok := packet.PeekFlow(frame); !ok || flow != decode(t, frame).Flow {
+			t.Errorf("PeekFlow = %v, %v of % x", flow, ok, frame)
+		}
+	}
+	for _, frame := range [][]byte{
+		nil, packettest.Build(udp(""))[:41], packettest.Build(echo()), packettest.ARP(1, packet.MAC{2}, client, server),
+		withOptions(7, 4, 4, 0), fragment(udp(""), 0, true, 64), fragment(udp(""), 64, false, 64),
+	} {
+		if flow, ok := packet.PeekFlow(frame); ok {
+			t.Errorf("PeekFlow = %v of % x", flow, frame)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, frame := range [][]byte{
 		packettest.Build(tcp(packet.SYN, "")), packettest.Build(udp("abc")), packettest.Build(echo()), packettest.Build(ipip()),
@@ -225,6 +242,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		if p.L3 > p.L4 && p.EtherType == packet.EtherTypeIPv4 || p.L4 > p.Payload || p.Payload > p.Len || p.Len > len(frame) {
 			t.Fatalf("offsets %d %d %d of %d, frame %d", p.L3, p.L4, p.Payload, p.Len, len(frame))
+		}
+		if flow, ok := packet.PeekFlow(frame); ok && flow != p.Flow {
+			t.Fatalf("PeekFlow guesses %v of %v", flow, p.Flow)
 		}
 		if p.Fragment || p.Flow.Protocol != packet.ProtocolTCP && p.Flow.Protocol != packet.ProtocolUDP {
 			return // gopacket's own reading goes on into IP in IP, IPv6 headers and the like

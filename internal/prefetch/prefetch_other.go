@@ -1,0 +1,8 @@
+//go:build !amd64 && !arm64
+
+package prefetch
+
+import "unsafe"
+
+// Line fetches the cache line that p points into. Here it does nothing.
+func Line(unsafe.Pointer) {}
