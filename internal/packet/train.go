@@ -47,6 +47,7 @@ type Train struct {
 	size    int    // of the first payload
 	pieces  int
 	open    bool
+	queued  bool             // its packets waited in the queue of a device
 	first   [MaxHeaders]byte // the headers of the first packet
 }
 
@@ -54,7 +55,7 @@ type Train struct {
 // to have; b[:n] holds both. A frame that is no packet is one of its own, for Decode to
 // refuse.
 func (t *Train) Begin(b []byte, n int, marks Marks) {
-	t.b, t.end, t.l4, t.pieces, t.open = b, n, 0, 1, false
+	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, false
 	clear(b[:OffloadLen])
 	frame := b[OffloadLen:n]
 	if marks&Unfinished == 0 {
@@ -120,14 +121,14 @@ func Joinable(frame []byte) bool {
 // Lead begins a train of a frame behind its virtio header, b[:n], as a device gave them, and
 // reports whether others may Follow: if it is one whole UDP datagram. It changes nothing.
 func (t *Train) Lead(b []byte, n int) bool {
-	t.b, t.end, t.l4, t.pieces, t.open = b, n, 0, 1, false
+	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, true
 	frame := b[OffloadLen:n]
 	l4, payload, ok := transportOf(frame)
 	if !ok || l4 != ethernetLen+ipv4MinLen || frame[ethernetLen+9] != ProtocolUDP || frame[ethernetLen+6]&dontFragment == 0 ||
 		b[1] != gsoNone || len(frame) == payload || !validIPv4(frame) {
 		return false
 	}
-	t.payload, t.size, t.open = payload, len(frame)-payload, true
+	t.l4, t.payload, t.size, t.open = l4, payload, len(frame)-payload, true
 	copy(t.first[:payload], frame)
 	return true
 }
@@ -137,20 +138,14 @@ func (t *Train) Lead(b []byte, n int) bool {
 func (t *Train) Follow(b []byte) bool {
 	const l4 = ethernetLen + ipv4MinLen
 	frame := b[OffloadLen:]
-	if !t.open || !t.Room(len(frame)) || !intact(b, l4) {
+	if !t.open || !t.Room(len(frame)) || !t.continues(frame) || !intact(b, l4) {
 		return false
 	}
-	if t.pieces == 1 {
-		if !intact(t.b[:t.end], l4) {
-			return false
-		}
-		t.l4 = l4
+	if t.pieces == 1 && !intact(t.b[:t.end], l4) {
+		return false
 	}
 	end := t.end
 	if !t.Join(frame, Unfinished|Followed) {
-		if t.pieces == 1 {
-			t.l4 = 0
-		}
 		return false
 	}
 	copy(t.b[end:], frame[t.payload:])
@@ -219,8 +214,7 @@ func (t *Train) continues(piece []byte) bool {
 	}
 	first, ip := t.first[:payload], ethernetLen
 	numbered := binary.BigEndian.Uint16(piece[ip+4:]) == binary.BigEndian.Uint16(first[ip+4:])+uint16(t.pieces)
-	atomic := first[ip+9] == ProtocolUDP && first[ip+6]&dontFragment != 0
-	if !bytes.Equal(piece[:ip+2], first[:ip+2]) || !numbered && !atomic ||
+	if !bytes.Equal(piece[:ip+2], first[:ip+2]) || !numbered && !t.queued ||
 		!bytes.Equal(piece[ip+6:ip+10], first[ip+6:ip+10]) || !bytes.Equal(piece[ip+12:l4+4], first[ip+12:l4+4]) {
 		return false
 	}
@@ -236,7 +230,7 @@ func (t *Train) continues(piece []byte) bool {
 
 // Finish completes the frame and its virtio header and returns the length of both.
 func (t *Train) Finish() int {
-	if t.l4 == 0 {
+	if t.l4 == 0 || t.queued && t.pieces == 1 { // as it came
 		return t.end
 	}
 	offload, frame := t.b[:OffloadLen], t.b[OffloadLen:t.end]
