@@ -99,7 +99,7 @@ func (f *frame) carry() {
 		f.buffer = f.memory[w.at:]
 		n := w.n
 		i++
-		if port.offloads && f.train.Lead(f.buffer, n) {
+		if port.offloads == packet.DatagramOffloads && f.train.Lead(f.buffer, n) {
 			// What is joined moves forward, over frames that were joined before it.
 			for i < len(all) && f.train.Follow(f.memory[all[i].at:all[i].at+all[i].n]) {
 				i++

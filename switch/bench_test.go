@@ -195,7 +195,7 @@ func (b *bed) crowd(r *rand.Rand, n int) []member {
 		mac[0], mac[1] = 2, 9
 		binary.BigEndian.PutUint32(mac[2:], ip)
 		i := len(all)
-		port := &Port{name: "member", device: b.devices["web"], offloads: true, index: b.sw.next + i}
+		port := &Port{name: "member", device: b.devices["web"], offloads: packet.DatagramOffloads, index: b.sw.next + i}
 		var raw [4]byte
 		binary.BigEndian.PutUint32(raw[:], ip)
 		owner := &Endpoint{Epoch: uint64(1000 + i), Address: netip.AddrFrom4(raw), MAC: mac, Port: port,

@@ -22,7 +22,7 @@ type frame struct {
 	buffer   []byte // virtio header and frame: memory from where it is on
 	batch    batch
 	train    packet.Train
-	scratch  []byte // one segment for devices without offloads
+	scratch  []byte // one segment for devices without the offloads
 	plain    *Port  // the device emitPlain writes to
 	emit     func([]byte) error
 	queue    int // the poller's number
@@ -217,13 +217,13 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 // bytes is the Ethernet frame.
 func (f *frame) bytes() []byte { return f.buffer[offloadLen : offloadLen+f.pkt.Len] }
 
-// write hands the frame to a device, cut and finished if the device has no offloads.
+// write hands the frame to a device, cut and finished if the device does not take it whole.
 func (f *frame) write(to *Port) verdict.Verdict {
 	if f.trace != nil {
 		return verdict.Forward
 	}
 	var err error
-	if to.offloads {
+	if to.offloads.Take(&f.pkt) {
 		err = to.device.Write(f.buffer[:offloadLen+f.pkt.Len])
 	} else {
 		f.plain = to

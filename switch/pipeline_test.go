@@ -22,7 +22,6 @@ import (
 // A sink is a device that keeps the last frame written to it, without allocating.
 type sink struct {
 	fd    int
-	plain bool
 	queue [][]byte // what is to be read: virtio header and frame
 	last  []byte   // virtio header and frame
 	all   [][]byte // the same of each, if it is not nil
@@ -30,9 +29,9 @@ type sink struct {
 	buf   [70000]byte
 }
 
-func (d *sink) FD() int        { return d.fd }
-func (d *sink) Offloads() bool { return !d.plain }
-func (d *sink) Close() error   { return unix.Close(d.fd) }
+func (d *sink) FD() int                   { return d.fd }
+func (d *sink) Offloads() packet.Offloads { return packet.DatagramOffloads }
+func (d *sink) Close() error              { return unix.Close(d.fd) }
 func (d *sink) Read(b []byte) (int, error) {
 	if len(d.queue) == 0 {
 		return 0, unix.EAGAIN
@@ -539,24 +538,43 @@ func TestFragmentsInheritTheirFirstsVerdict(t *testing.T) {
 	b.expect("uplink", fragment(laptop, 0, 8, 1480, 100, false), "web", verdict.OrphanFragment)
 }
 
-func TestPlainDeviceGetsFinishedPackets(t *testing.T) {
-	b := newBed(t)
-	b.rules("app", permit(ec2.TCP, 80, 80, "web"))
-	b.devices["app"].plain = true
-	b.ports["app"].offloads = false
-	f := template(6, addr("10.10.0.4"), addr("10.10.0.5"), 4000, 80)
-	f.Payload = make([]byte, 4000)
-	offload := make([]byte, offloadLen)
-	offload[0], offload[1] = 1, 1
-	binary.NativeEndian.PutUint16(offload[4:], 1460)
-	binary.NativeEndian.PutUint16(offload[6:], 34)
-	binary.NativeEndian.PutUint16(offload[8:], 16)
-	if at, v := b.sendOffload("web", offload, b.of("web", f)); at != "app" || v != verdict.Forward {
-		t.Fatalf("%v at %s", v, at)
-	}
-	d := b.devices["app"]
-	if d.count != 3 || [offloadLen]byte(d.last[:offloadLen]) != [offloadLen]byte{} || len(d.last) != offloadLen+54+1080 {
-		t.Errorf("%d packets, the last of %d bytes behind % x", d.count, len(d.last), d.last[:offloadLen])
+// TestDeviceGetsWhatItTakes: a frame that stands for three packets arrives as one where the
+// device has the offloads for its protocol, and as three finished packets where it has not.
+func TestDeviceGetsWhatItTakes(t *testing.T) {
+	const tcp, udp = packet.ProtocolTCP, packet.ProtocolUDP
+	for _, tt := range []struct {
+		protocol       uint8
+		gso, checksum  byte
+		headers        int
+		offloads       packet.Offloads
+		frames, length int // that are written; of the last one
+	}{
+		{tcp, 1, 16, 54, packet.NoOffloads, 3, 54 + 1080},
+		{tcp, 1, 16, 54, packet.StreamOffloads, 1, 54 + 4000},
+		{tcp, 1, 16, 54, packet.DatagramOffloads, 1, 54 + 4000},
+		{udp, 5, 6, 42, packet.NoOffloads, 3, 42 + 1080},
+		{udp, 5, 6, 42, packet.StreamOffloads, 3, 42 + 1080},
+		{udp, 5, 6, 42, packet.DatagramOffloads, 1, 42 + 4000},
+	} {
+		b := newBed(t)
+		b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 80, 80, "web"))
+		b.ports["app"].offloads = tt.offloads
+		f := template(tt.protocol, addr("10.10.0.4"), addr("10.10.0.5"), 4000, 80)
+		f.Payload = make([]byte, 4000)
+		offload := make([]byte, offloadLen)
+		offload[0], offload[1] = 1, tt.gso
+		binary.NativeEndian.PutUint16(offload[4:], 1460)
+		binary.NativeEndian.PutUint16(offload[6:], 34)
+		binary.NativeEndian.PutUint16(offload[8:], uint16(tt.checksum))
+		if at, v := b.sendOffload("web", offload, b.of("web", f)); at != "app" || v != verdict.Forward {
+			t.Fatalf("%v at %s", v, at)
+		}
+		d := b.devices["app"]
+		finished := [offloadLen]byte(d.last[:offloadLen]) == [offloadLen]byte{}
+		if d.count != tt.frames || finished != (tt.frames == 3) || len(d.last) != offloadLen+tt.length {
+			t.Errorf("protocol %d, offloads %d: %d frames, the last of %d bytes behind % x; want %d, of %d",
+				tt.protocol, tt.offloads, d.count, len(d.last)-offloadLen, d.last[:offloadLen], tt.frames, tt.length)
+		}
 	}
 }
 

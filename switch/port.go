@@ -3,6 +3,7 @@ package vswitch
 import (
 	"sync/atomic"
 
+	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
 
@@ -11,9 +12,8 @@ import (
 type Device interface {
 	// FD is readable when Read has a frame.
 	FD() int
-	// Offloads reports whether frames may carry partial checksums and stand for
-	// several packets.
-	Offloads() bool
+	// Offloads are what frames may be written. What is read may have all of them.
+	Offloads() packet.Offloads
 	// Read reads one frame behind its virtio header, without blocking: EAGAIN if
 	// there is none. Only the port's poller calls it.
 	Read(b []byte) (int, error)
@@ -44,7 +44,7 @@ type Port struct {
 	end      end
 	device   Device       // nil for a tunnel port
 	tunnel   TunnelDevice // nil for all others
-	offloads bool
+	offloads packet.Offloads
 	index    int
 	poller   *poller
 	partner  atomic.Pointer[Port] // of a relay

@@ -155,7 +155,7 @@ func (p *plane) attach(epoch uint64, d vswitch.Device) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("attach %s: %w", ep.lease.ID, err), d.Close())
 	}
-	if !d.Offloads() {
+	if d.Offloads() == packet.NoOffloads {
 		p.log.Warn("a port works without offloads, and so at a fraction of the speed", "port", name)
 	}
 	generation := p.sw.Snapshot().Generation

@@ -12,6 +12,20 @@ import (
 //	|    csum_start     |   csum_offset   |   virtio 1.2 §5.1.6, native byte order
 const OffloadLen = 10
 
+// Offloads are what a device takes besides finished single packets.
+type Offloads uint8
+
+const (
+	NoOffloads       Offloads = iota
+	StreamOffloads            // unfinished checksums, and frames that stand for several segments of TCP
+	DatagramOffloads          // and for several datagrams of UDP: Linux 6.2 and later (TUN_F_USO4)
+)
+
+// Take reports whether a device takes a frame as it is.
+func (o Offloads) Take(p *Packet) bool {
+	return o == DatagramOffloads || o == StreamOffloads && (p.Segments <= 1 || p.Flow.Protocol == ProtocolTCP)
+}
+
 const (
 	needsChecksum = 1 // flags: the checksum at csum_start+csum_offset covers the pseudo-header only
 

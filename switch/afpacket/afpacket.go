@@ -104,8 +104,22 @@ func (d *Device) Name() string { return d.name }
 // FD is the descriptor to wait on.
 func (d *Device) FD() int { return d.fd }
 
-// Offloads: the kernel does what the device does not.
-func (d *Device) Offloads() bool { return true }
+// Offloads: the kernel does what the device does not, as far as it knows it: its virtio
+// headers have UDP's segmentation since Linux 6.2.
+func (d *Device) Offloads() packet.Offloads { return kernelOffloads() }
+
+var kernelOffloads = sync.OnceValue(func() packet.Offloads {
+	var name unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&name); err != nil {
+		return packet.StreamOffloads
+	}
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	if err != nil || major < 6 || major == 6 && minor < 2 {
+		return packet.StreamOffloads
+	}
+	return packet.DatagramOffloads
+})
 
 // Read reads one frame behind its virtio header and returns the length of both, or EAGAIN.
 // A device that is down or gone has no frame.

@@ -42,10 +42,8 @@ type Device struct {
 	namespace string
 	queue     int // a duplicate of water's descriptor
 	leader    int // holds the device's flags; -1 for a plain device
-	offloads  bool
+	offloads  packet.Offloads
 }
-
-const offloads = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6
 
 // Open attaches to the device, making it if need be.
 func Open(c Config) (*Device, error) {
@@ -63,11 +61,10 @@ func Open(c Config) (*Device, error) {
 func open(c Config) (*Device, error) {
 	d := &Device{name: c.Name, namespace: c.Namespace, leader: -1, queue: -1}
 	if !c.Plain {
-		leader, err := openLeader(c.Name)
-		if err != nil {
+		var err error
+		if d.leader, d.offloads, err = openLeader(c.Name); err != nil {
 			return nil, err
 		}
-		d.leader = leader
 	}
 	if err := d.attach(); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -79,7 +76,9 @@ func open(c Config) (*Device, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	d.offloads = flags&unix.IFF_VNET_HDR != 0
+	if flags&unix.IFF_VNET_HDR == 0 {
+		d.offloads = packet.NoOffloads
+	}
 	// Parked, the leader takes no frames and still keeps the device's flags from
 	// being rewritten by whoever attaches next.
 	if err := queueFlags(d.leader, unix.IFF_DETACH_QUEUE); err != nil {
@@ -89,34 +88,36 @@ func open(c Config) (*Device, error) {
 }
 
 // openLeader makes the device with a virtio header and the most offloads the kernel has.
-func openLeader(name string) (int, error) {
+func openLeader(name string) (int, packet.Offloads, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("open /dev/net/tun: %w", err)
+		return -1, 0, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
 	request, err := unix.NewIfreq(name)
 	if err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+		return -1, 0, errors.Join(err, unix.Close(fd))
 	}
 	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-		return -1, errors.Join(fmt.Errorf("TUNSETIFF: %w", err), unix.Close(fd))
+		return -1, 0, errors.Join(fmt.Errorf("TUNSETIFF: %w", err), unix.Close(fd))
 	}
-	if err := setOffloads(fd, offloads); err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+	have, err := setOffloads(fd)
+	if err != nil {
+		return -1, 0, errors.Join(err, unix.Close(fd))
 	}
-	return fd, nil
+	return fd, have, nil
 }
 
-// setOffloads drops what the kernel does not know: USO came with Linux 6.2.
-func setOffloads(fd, want int) error {
-	var err error
-	for _, have := range []int{want, want &^ (unix.TUN_F_USO4 | unix.TUN_F_USO6), unix.TUN_F_CSUM, 0} {
-		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, have); err == nil {
-			return nil
-		}
+// setOffloads asks for what the kernel knows: USO came with Linux 6.2.
+func setOffloads(fd int) (packet.Offloads, error) {
+	const streams = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, streams|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil {
+		return packet.DatagramOffloads, nil
 	}
-	return fmt.Errorf("TUNSETOFFLOAD: %w", err)
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, streams); err != nil {
+		return packet.NoOffloads, fmt.Errorf("TUNSETOFFLOAD: %w", err)
+	}
+	return packet.StreamOffloads, nil
 }
 
 // attach opens a queue through water and keeps a duplicate of its descriptor. water's
@@ -169,15 +170,14 @@ func (d *Device) Name() string { return d.name }
 // FD is the descriptor to wait on.
 func (d *Device) FD() int { return d.queue }
 
-// Offloads reports whether frames may carry partial checksums and stand for several
-// packets. If not, Write takes finished single packets only.
-func (d *Device) Offloads() bool { return d.offloads }
+// Offloads are what Write takes besides finished single packets.
+func (d *Device) Offloads() packet.Offloads { return d.offloads }
 
 // Read reads one frame behind its virtio header and returns the length of both, or
 // EAGAIN. A plain device's header is all zero. The call enters the kernel without
 // telling the scheduler: the descriptor never blocks.
 func (d *Device) Read(b []byte) (int, error) {
-	if !d.offloads {
+	if d.offloads == packet.NoOffloads {
 		clear(b[:packet.OffloadLen])
 		n, err := rawIO(unix.SYS_READ, d.queue, b[packet.OffloadLen:])
 		return n + packet.OffloadLen, err
@@ -187,7 +187,7 @@ func (d *Device) Read(b []byte) (int, error) {
 
 // Write writes one frame behind its virtio header.
 func (d *Device) Write(b []byte) error {
-	if !d.offloads {
+	if d.offloads == packet.NoOffloads {
 		b = b[packet.OffloadLen:]
 	}
 	_, err := rawIO(unix.SYS_WRITE, d.queue, b)

@@ -9,6 +9,7 @@ import (
 	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/firewall"
+	"palisade/internal/packet"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
 	"palisade/switch/tap"
@@ -114,7 +115,7 @@ func (n *node) addPort(e Endpoint) error {
 	if err != nil {
 		return err
 	}
-	if !device.Offloads() {
+	if device.Offloads() == packet.NoOffloads {
 		n.devices = strings.Replace(n.devices, " with ", " WITHOUT ", 1)
 	}
 	port, err := n.sw.AddPort(e.role, vswitch.InstancePort, device)

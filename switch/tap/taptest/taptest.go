@@ -64,8 +64,13 @@ func (d *Device) Take() [][]byte {
 // FD is the descriptor to wait on.
 func (d *Device) FD() int { return d.event }
 
-// Offloads is the opposite of Plain.
-func (d *Device) Offloads() bool { return !d.Plain }
+// Offloads are all there are, or none if it is Plain.
+func (d *Device) Offloads() packet.Offloads {
+	if d.Plain {
+		return packet.NoOffloads
+	}
+	return packet.DatagramOffloads
+}
 
 // Read hands the next frame to the switch.
 func (d *Device) Read(b []byte) (int, error) {
