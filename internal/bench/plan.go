@@ -102,7 +102,7 @@ func entrants(p world.Placement, c world.Config, only []string) []Entrant {
 	return all
 }
 
-// Full is what the claims need, in some 33 minutes on two processors. only restricts it to
+// Full is what the claims need, in some 26 minutes on two processors. only restricts it to
 // contestants of these names.
 func Full(only []string) Plan {
 	tasks := func(sizes ...int) []task {
