@@ -1,0 +1,151 @@
+package vswitch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+)
+
+// TestABatchIsItsFramesOneByOne puts the same streams through two switches: one reads them
+// from the device, so that datagrams are joined and connections looked up ahead, the other
+// carries each frame by itself. What leaves, packet by packet, every count and every
+// connection are equal; only the identification of what was joined may differ.
+func TestABatchIsItsFramesOneByOne(t *testing.T) {
+	joined := 0
+	for seed := range uint64(60) {
+		queue := stream(rand.New(rand.NewPCG(seed, 7)))
+		batched, single := newBed(t), newBed(t)
+		for _, b := range []*bed{batched, single} {
+			b.rules("app", permit(ec2.UDP, 53, 55, "web"), permit(ec2.UDP, 56, 56, "0.0.0.0/0"), permit(ec2.TCP, 80, 80, "web"))
+			b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+			b.frame.snapshot = b.sw.Snapshot()
+			for _, d := range b.devices {
+				d.all = [][]byte{}
+			}
+		}
+		batched.devices["web"].queue = slices.Clone(queue)
+		for len(batched.devices["web"].queue) > 0 {
+			batched.sw.pollers[0].drain(batched.frame, batched.ports["web"])
+		}
+		for _, frame := range queue {
+			copy(single.frame.buffer, frame)
+			single.frame.receive(single.ports["web"], len(frame))
+		}
+		for name, d := range single.devices {
+			got, want := packetsOf(t, batched.devices[name].all), packetsOf(t, d.all)
+			if !slices.EqualFunc(got, want, bytes.Equal) {
+				t.Fatalf("seed %d: %s was given %d packets that differ from the %d that were to come", seed, name, len(got), len(want))
+			}
+			if got, want := batched.ports[name].Counters().Verdicts, single.ports[name].Counters().Verdicts; got != want {
+				t.Errorf("seed %d: verdicts at %s are %v, want %v", seed, name, got, want)
+			}
+			joined += len(d.all) - len(batched.devices[name].all)
+		}
+		if got, want := connections(batched), connections(single); !slices.Equal(got, want) {
+			t.Errorf("seed %d: the connections are\n%s\nwant\n%s", seed, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	if joined < 500 {
+		t.Errorf("%d frames were joined to another, which shows little", joined)
+	}
+}
+
+// stream is what an instance sends: runs of datagrams of a few flows, as a device hands them
+// over, between other frames; some with a fault.
+func stream(r *rand.Rand) (all [][]byte) {
+	for len(all) < 200 {
+		f := template(packet.ProtocolUDP, addr("10.10.0.4"), addr("10.10.0.5"), uint16(1000+r.IntN(5)), uint16(53+r.IntN(5)))
+		f.SrcMAC, f.DstMAC, f.DontFragment = macOf("web"), GatewayMAC, r.IntN(5) > 0
+		switch r.IntN(8) {
+		case 0:
+			f.Flow.Protocol, f.Flow.DstPort, f.TCPFlags = packet.ProtocolTCP, 80, []uint8{packet.SYN, packet.ACK}[r.IntN(2)]
+		case 1:
+			f.Flow.Dst = addr("198.18.0.5") // of app, from outside
+		case 2:
+			f.Flow.Dst = laptop
+		case 3:
+			f.Flow.Src = addr("10.10.0.6") // not its own
+		}
+		size := r.IntN([]int{30, 300, 1440}[r.IntN(3)])
+		for range 1 + r.IntN(12) {
+			f.Payload = make([]byte, size)
+			for i := range f.Payload {
+				f.Payload[i] = byte(r.IntN(256))
+			}
+			f.FragID = uint16(r.IntN(3))
+			frame := append(make([]byte, offloadLen), packettest.Build(f)...)
+			switch r.IntN(20) {
+			case 0:
+				frame = frame[:r.IntN(len(frame)-offloadLen)+offloadLen] // cut short
+			case 1:
+				frame[offloadLen+r.IntN(len(frame)-offloadLen)] ^= 1 << r.IntN(8)
+			case 2:
+				clear(frame[offloadLen+40 : offloadLen+42]) // no checksum of UDP
+			case 3, 4: // left to offloads
+				if f.Flow.Protocol == packet.ProtocolUDP {
+					frame[0] = 1
+					binary.NativeEndian.PutUint16(frame[6:], 34)
+					binary.NativeEndian.PutUint16(frame[8:], 6)
+					putPseudoSum(frame[offloadLen:])
+				}
+			}
+			all = append(all, frame)
+		}
+	}
+	return all
+}
+
+// putPseudoSum puts what the kernel leaves where a checksum of UDP is to be computed.
+func putPseudoSum(frame []byte) {
+	sum := uint32(packet.ProtocolUDP) + uint32(len(frame)-34)
+	for at := 26; at < 34; at += 2 {
+		sum += uint32(binary.BigEndian.Uint16(frame[at:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(frame[40:], uint16(sum>>16+sum))
+}
+
+// packetsOf are the finished packets that written frames stand for. The identification of
+// what may not be fragmented is left out.
+func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
+	t.Helper()
+	for _, b := range frames {
+		header, frame := b[:offloadLen], b[offloadLen:]
+		var p packet.Packet
+		if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
+			t.Fatalf("a frame was written that is %v", v)
+		}
+		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
+			t.Fatalf("a frame was written behind a header that is %v", v)
+		}
+		if err := packet.Segment(header, frame, &p, make([]byte, 70_000), func(out []byte) error {
+			if out = bytes.Clone(out); p.DontFragment {
+				clear(out[18:20]) // the identification
+				clear(out[24:26]) // and the checksum over it
+			}
+			all = append(all, out)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// connections are those of all zones and the packets they have been counted to, in some order.
+// Bytes are those of frames, whose headers are there once.
+func connections(b *bed) (all []string) {
+	for c := range b.tracker.Connections(0) {
+		all = append(all, fmt.Sprintf("%v, by the far end: %v, packets %v", c.Flow, c.Outside, c.Packets))
+	}
+	slices.Sort(all)
+	return all
+}
