@@ -115,7 +115,7 @@ func Joinable(frame []byte) bool {
 	if !ok || frame[ethernetLen+9] != ProtocolTCP || len(frame)-payload < minTCPSegment {
 		return false
 	}
-	return fold(sum16(frame[ethernetLen+12:ethernetLen+20])+ProtocolTCP+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
+	return rightChecksum(frame, l4)
 }
 
 // Lead begins a train of a frame behind its virtio header, b[:n], as a device gave them, and
@@ -136,26 +136,22 @@ func (t *Train) Lead(b []byte, n int) bool {
 // Follow joins a copy of the frame that the device gave next to one that leads, if it is the
 // next datagram of the same flow. The checksum of each must be right, or left to offloads.
 func (t *Train) Follow(b []byte) bool {
-	const l4 = ethernetLen + ipv4MinLen
 	frame := b[OffloadLen:]
-	if !t.open || !t.Room(len(frame)) || !t.continues(frame) || !intact(b, l4) {
+	if !t.open || !t.Room(len(frame)) || !t.continues(frame) || !intact(b, t.l4) {
 		return false
 	}
-	if t.pieces == 1 && !intact(t.b[:t.end], l4) {
+	if t.pieces == 1 && !intact(t.b[:t.end], t.l4) {
 		return false
 	}
-	end := t.end
-	if !t.Join(frame, Unfinished|Followed) {
-		return false
-	}
-	copy(t.b[end:], frame[t.payload:])
+	copy(t.b[t.end:], frame[t.payload:])
+	t.take(frame, Unfinished|Followed)
 	clear(t.b[:OffloadLen])
 	t.b[0] = needsChecksum
 	return true
 }
 
-// intact reports whether a frame behind its virtio header is one UDP datagram whose checksum
-// is right, or yet to be computed as Sanitize would have it.
+// intact reports whether a frame behind its virtio header, of UDP by its headers, is one
+// datagram whose checksum is right, or yet to be computed as Sanitize would have it.
 func intact(b []byte, l4 int) bool {
 	if b[1] != gsoNone {
 		return false
@@ -164,10 +160,14 @@ func intact(b []byte, l4 int) bool {
 		return int(native.Uint16(b[6:])) == l4 && native.Uint16(b[8:]) == udpChecksumAt
 	}
 	frame := b[OffloadLen:]
-	if len(frame) < l4+udpLen || binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 {
-		return false // none, which joined datagrams would all have
-	}
-	return fold(sum16(frame[ethernetLen+12:l4])+ProtocolUDP+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
+	none := binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 // and joined datagrams would all have one
+	return !none && rightChecksum(frame, l4)
+}
+
+// rightChecksum reports whether the transport checksum of a whole IPv4 packet is right.
+func rightChecksum(frame []byte, l4 int) bool {
+	ip := frame[ethernetLen:]
+	return fold(sum16(ip[12:20])+uint32(ip[9])+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
 }
 
 // Open reports whether another packet may join.
@@ -191,6 +191,12 @@ func (t *Train) Join(piece []byte, marks Marks) bool {
 	if !t.open || marks&Unfinished == 0 || !t.Room(len(piece)) || !t.continues(piece) {
 		return false
 	}
+	t.take(piece, marks)
+	return true
+}
+
+// take counts a packet in that is of the train.
+func (t *Train) take(piece []byte, marks Marks) {
 	n := len(piece) - t.payload
 	t.end += n
 	t.pieces++
@@ -203,7 +209,6 @@ func (t *Train) Join(piece []byte, marks Marks) bool {
 		t.first[t.l4+13] |= last
 		t.open = false
 	}
-	return true
 }
 
 // continues holds the headers of a packet against those of the first one.
