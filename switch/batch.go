@@ -7,13 +7,25 @@ import (
 	"palisade/internal/packet"
 )
 
+const (
+	// batchFrames and batchBytes bound what is read from one port before the others have
+	// their turn and a newer Snapshot is looked for: some 150 us of either small packets
+	// or large ones.
+	batchFrames = 64
+	batchBytes  = 256 << 10
+	// aheadBytes bounds what is read before the first of it is carried on, and smallFrame
+	// what the next read waits behind: a larger one goes on at once.
+	aheadBytes = 64 << 10
+	smallFrame = 2 << 10
+)
+
 // A batch is what is read from a port in one turn. Small frames that wait there are read
 // before the first of them is carried on, so that their connections can be fetched from
 // memory together.
 type batch struct {
 	port          *Port
 	frames, bytes int // read in this turn
-	waiting       [aheadFrames]waiting
+	waiting       [batchFrames]waiting
 	n             int // of them
 }
 
@@ -32,7 +44,7 @@ func (b *batch) begin(port *Port) { b.port, b.frames, b.bytes = port, 0, 0 }
 // the turn is EAGAIN too.
 func (b *batch) read(memory []byte) error {
 	b.n = 0
-	for at := 0; b.n < len(b.waiting) && at <= aheadBytes; {
+	for at := 0; at <= aheadBytes; {
 		if b.frames == batchFrames || b.bytes >= batchBytes {
 			return unix.EAGAIN
 		}
@@ -99,7 +111,7 @@ func (f *frame) carry() {
 		f.buffer = f.memory[w.at:]
 		n := w.n
 		i++
-		if port.offloads == packet.DatagramOffloads && f.train.Lead(f.buffer, n) {
+		if i < len(all) && port.offloads == packet.DatagramOffloads && f.train.Lead(f.buffer, n) {
 			// What is joined moves forward, over frames that were joined before it.
 			for i < len(all) && f.train.Follow(f.memory[all[i].at:all[i].at+all[i].n]) {
 				i++

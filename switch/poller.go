@@ -16,11 +16,6 @@ import (
 )
 
 const (
-	// batchFrames and batchBytes bound what is read from one port before the others have
-	// their turn and a newer Snapshot is looked for: some 150 us of either small packets
-	// or large ones.
-	batchFrames = 64
-	batchBytes  = 256 << 10
 	// spinFor is how long a poller looks again before it sleeps: the answer to what
 	// it has just delivered often comes sooner than a sleeper can be woken, and waking
 	// one on an idle processor costs the sender more than the frame.
@@ -29,11 +24,6 @@ const (
 	// carries, who would else be let finish their time slice first, and not so far above
 	// that it interrupts a sender for every frame.
 	priority = -5
-	// aheadFrames and aheadBytes bound what is read before the first of it is carried on,
-	// and smallFrame what the next read waits behind: a larger one goes on at once.
-	aheadFrames = batchFrames
-	aheadBytes  = 64 << 10
-	smallFrame  = 2 << 10
 	// frameSize holds the largest frame a TAP hands over, behind its virtio header.
 	frameSize = 10 + 14 + 65535 + 8
 )
@@ -62,7 +52,7 @@ type poller struct {
 	mu    sync.Mutex                      // guards the replacing
 }
 
-func newPoller(s *Switch, number int) (*poller, error) {
+func newPoller(s *Switch, number int, halt bool) (*poller, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make an epoll: %w", err)
@@ -71,7 +61,7 @@ func newPoller(s *Switch, number int) (*poller, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make an event: %w", err), unix.Close(epoll))
 	}
-	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, alert: newAlert(s.halt)}
+	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, alert: newAlert(halt)}
 	p.ports.Store(&map[int32]*Port{})
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {

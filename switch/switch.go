@@ -52,7 +52,6 @@ type Switch struct {
 	pollers  []*poller
 	snapshot atomic.Pointer[Snapshot]
 
-	halt             bool
 	relay, stateless bool // see NewRelay, NewStateless; set before Run
 
 	mu    sync.Mutex
@@ -78,10 +77,10 @@ func New(c Config) (*Switch, error) {
 	if c.Pollers > maxPollers {
 		return nil, fmt.Errorf("switch: %d pollers are more than %d", c.Pollers, maxPollers)
 	}
-	s := &Switch{tracker: c.Tracker, log: c.Logger, halt: c.Halt, ports: map[int]*Port{}}
+	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
 	s.snapshot.Store(&Snapshot{})
 	for i := range c.Pollers {
-		p, err := newPoller(s, i)
+		p, err := newPoller(s, i, c.Halt)
 		if err != nil {
 			for _, done := range s.pollers {
 				done.close()
