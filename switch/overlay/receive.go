@@ -170,29 +170,36 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 	}
 	end := r.train.End()
 	start := end - r.train.HeaderLen()
-	if d.form == Sealed {
-		start -= innerLen
-	}
+	first := max(start-innerLen, 0) // of the bytes that may be overwritten
 	var saved [innerLen + packet.MaxHeaders]byte
-	copy(saved[:], b[start:end])
-	var frame []byte
-	var from packet.Origin
-	var v verdict.Verdict
-	if d.form == VXLAN {
-		frame, from, h.marks, v = s.openVXLAN(b[start:], datagram)
-	} else {
-		frame, from, v = d.open(s, &h, b[start:start], datagram)
-	}
-	joined := v == verdict.Forward && from == of && len(frame) == len(datagram)-d.form.overhead() && r.train.Join(frame, h.marks)
+	copy(saved[:], b[first:end])
+	frame, from, marks, v := d.openAt(b, start, s, &h, datagram)
+	joined := v == verdict.Forward && from == of && len(frame) == len(datagram)-d.form.overhead() && r.train.Join(frame, marks)
 	switch {
 	case joined:
 	case v == verdict.Forward:
-		r.hold(frame, from, h.marks, v)
+		r.hold(frame, from, marks, v)
 	default:
-		r.hold(datagram, from, h.marks, v)
+		r.hold(datagram, from, marks, v)
 	}
-	copy(b[start:end], saved[:])
+	copy(b[first:end], saved[:])
 	return joined
+}
+
+// openAt opens a datagram so that the frame in it begins at b[start], if it was sealed by a
+// sound sender. The inner header is opened too and comes to stand before the frame. Behind
+// fewer than ten bytes of payload there is no room for it; then the datagram is opened in
+// place and the frame, which is no longer than its train, is copied.
+func (d *Device) openAt(b []byte, start int, s *session, h *header, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+	switch {
+	case d.form == VXLAN:
+		return s.openVXLAN(b[start:], datagram)
+	case start < innerLen:
+		frame, from, v = d.open(s, h, datagram[headerLen:headerLen], datagram)
+		return b[start : start+copy(b[start:], frame)], from, h.marks, v
+	}
+	frame, from, v = d.open(s, h, b[start-innerLen:start-innerLen], datagram)
+	return frame, from, h.marks, v
 }
 
 // hold keeps a frame, or the fate of a datagram, for the next Receive.

@@ -191,6 +191,34 @@ func TestBadDatagramInATrain(t *testing.T) {
 	}
 }
 
+// TestSmallDatagramsAreJoined: of every size up to where the inner header has room before the
+// payload, and past it. A train of datagrams of less than 10 bytes once ended the daemon.
+func TestSmallDatagramsAreJoined(t *testing.T) {
+	a, b := ends(t)
+	buffer := make([]byte, 70_000)
+	for size := 1; size <= innerLen+packet.MaxHeaders; size++ {
+		for _, rest := range []int{0, 1, size - 1} {
+			p, sent := offloaded(t, packet.ProtocolUDP, 5*size+rest, size)
+			want := packets(t, sent)
+			if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
+				t.Fatalf("%d bytes: %v, %v", size, v, err)
+			}
+			var got [][]byte
+			frames := 0
+			for ; len(got) < len(want); frames++ {
+				n, _, v, err := receive(b, buffer)
+				if v != verdict.Forward || err != nil {
+					t.Fatalf("%d bytes: %v, %v, behind %d packets", size, v, err, len(got))
+				}
+				got = append(got, packets(t, buffer[:n])...)
+			}
+			if !equal(got, want) || frames != 1 {
+				t.Errorf("datagrams of %d bytes, and one of %d: other packets arrived, or in %d frames", size, rest, frames)
+			}
+		}
+	}
+}
+
 // TestOriginsAreNotMixed: packets that would go on with a train, of another interface.
 func TestOriginsAreNotMixed(t *testing.T) {
 	a, b := ends(t)
