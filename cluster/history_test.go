@@ -142,9 +142,9 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 	s := begin(t, 3, func(c *Config) {
 		c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 20, 10*time.Millisecond, 5
 	})
-	last := s.write(s.leader(), "goes")
+	s.write(s.leader(), "goes")
 	s.write(s.leader(), "stays")
-	last = s.write(s.leader(), "old")
+	last := s.write(s.leader(), "old")
 	s.waitAll(last)
 	n := s.follower()
 	n.kill()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // store is Raft's log and its vote, in one bbolt file. Every write is one transaction
@@ -48,7 +49,7 @@ func openStore(path string) (*store, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 200 * time.Millisecond})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open log: %s is in use by another process", path)
 	}
 	if err != nil {

@@ -23,7 +23,7 @@ func TestAuditIsAnsweredToTheOperator(t *testing.T) {
 		{albert, "CreateSecurityGroup", &ec2.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
 		{albert, "TerminateInstances", &ec2.TerminateInstances{Account: albert, Region: "us-east-1", Instances: []ec2.InstanceID{"i-00000001"}}},
 	} {
-		_, _, _ = backend{n.Node}.Apply(t.Context(), ec2.Command{Request: c.request, Audit: &ec2.Audit{
+		_, _, _ = backend(n).Apply(t.Context(), ec2.Command{Request: c.request, Audit: &ec2.Audit{
 			Account: c.account, Region: "us-east-1", Action: c.action, Source: "192.0.2.1", RequestID: "id",
 		}})
 	}

@@ -50,7 +50,8 @@ func (f *fleet) run(ctx context.Context) error {
 	f.mu.Unlock()
 	close(f.started)
 	<-ctx.Done()
-	f.mu.Lock() // what begin has let in is counted by now
+	f.mu.Lock()
+	//lint:ignore SA2001 what begin let in before ctx ended is counted once it gives the lock back
 	f.mu.Unlock()
 	f.work.Wait()
 	f.mu.Lock()

@@ -114,8 +114,8 @@ func TestHostileFramesGetTheirVerdict(t *testing.T) {
 		{"second fragment inside the TCP header", fragment(tcp(packet.SYN, ""), 8, false, 64), verdict.TinyFragment},
 		{"first fragment not of eighths", edit(udp("12345"), set(20, 0x20)), verdict.TinyFragment},
 		{"fragment past 65535", fragment(udp(""), 65528, false, 64), verdict.BadLength},
-		{"ARP of five-byte addresses", edit(packettest.Frame{Flow: echo().Flow}, func(b []byte) []byte {
-			b = packettest.ARP(1, packet.MAC{2}, client, server)
+		{"ARP of five-byte addresses", edit(packettest.Frame{Flow: echo().Flow}, func([]byte) []byte {
+			b := packettest.ARP(1, packet.MAC{2}, client, server)
 			b[18] = 5
 			return b
 		}), verdict.BadARP},

@@ -143,7 +143,8 @@ func (o *Overlay) Run(ctx context.Context) error {
 	err := o.runAccept(ctx)
 	stop()
 	cancel()
-	o.mu.Lock() // what startLocked has let in is counted by now
+	o.mu.Lock()
+	//lint:ignore SA2001 what startLocked let in is counted once its caller gives the lock back
 	o.mu.Unlock()
 	o.work.Wait()
 	if errors.Is(err, net.ErrClosed) {
