@@ -38,6 +38,7 @@ demo: setup build ## the stories of Albert and Mary on three nodes, with real pa
 
 test: setup-clients setup-rivals build lint ## all that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
+	go test -count=1 -tags failpoints -run 'Panic' ./switch/overlay
 
 unit: ## what needs no root
 	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/deps/... ./switch ./switch/overlay

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/prefetch"
 )
@@ -22,6 +23,7 @@ func (z *Zone) IdentifyFlow(u *Tuple, f packet.Flow) { *u = z.tracker.tuple(f, 0
 
 // Seek finds the place of a tuple in the zone.
 func (z *Zone) Seek(u *Tuple) Place {
+	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	slot := atomic.LoadUint32(&s.buckets[hash&uint64(len(s.buckets)-1)])
 	if slot == none {

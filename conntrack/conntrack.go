@@ -24,6 +24,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"palisade/internal/failpoint"
 )
 
 const shardCount = 64
@@ -219,6 +221,7 @@ func (t *Tracker) Usage() Usage {
 
 // take reserves room for one more tracked connection of z.
 func (t *Tracker) take(z *Zone) bool {
+	failpoint.Reach()
 	if z.used.Add(1) <= z.reserve {
 		return true
 	}
@@ -233,6 +236,7 @@ func (t *Tracker) take(z *Zone) bool {
 // yields reports whether a zone is beyond its reserve and has more than z has, so that
 // who floods makes room for the others and never they for him.
 func (t *Tracker) yields(zone uint32, z *Zone) bool {
+	failpoint.Reach()
 	other := (*t.zones.Load())[zone]
 	if other == nil {
 		return false

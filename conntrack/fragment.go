@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -59,6 +60,7 @@ func keyOfFragment(zone uint32, d Direction, p *packet.Packet) fragmentKey {
 }
 
 func (f *fragments) first(zone uint32, d Direction, p *packet.Packet, now time.Duration) verdict.Verdict {
+	failpoint.Reach()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	k := keyOfFragment(zone, d, p)
@@ -82,6 +84,7 @@ func (f *fragments) first(zone uint32, d Direction, p *packet.Packet, now time.D
 }
 
 func (f *fragments) later(zone uint32, d Direction, p *packet.Packet, now time.Duration) verdict.Verdict {
+	failpoint.Reach()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.datagrams[keyOfFragment(zone, d, p)]
@@ -95,6 +98,7 @@ func (f *fragments) orphan() verdict.Verdict { return verdict.OrphanFragment }
 
 // cover adds a fragment's bytes to those the datagram has.
 func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {
+	failpoint.Reach()
 	from, to := int32(p.FragOffset), int32(p.FragOffset+p.FragLen)
 	if !g.poisoned {
 		g.poisoned = !g.ends(to, p.MoreFollow) || !g.add(from, to)
@@ -122,6 +126,7 @@ func (g *datagram) ends(to int32, more bool) bool {
 
 // add reports false where [from, to) overlaps or would leave too many gaps.
 func (g *datagram) add(from, to int32) bool {
+	failpoint.Reach()
 	i := 0
 	for i < g.count && g.ranges[i][1] < from {
 		i++
@@ -179,6 +184,7 @@ func (f *fragments) forgetLocked(gone func(*datagram) bool) {
 }
 
 func (f *fragments) forgetOneLocked(g *datagram) {
+	failpoint.Reach()
 	delete(f.datagrams, g.key)
 	f.free = append(f.free, g)
 	if f.zones[g.key.zone]--; f.zones[g.key.zone] == 0 {

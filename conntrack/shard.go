@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"palisade/internal/failpoint"
 )
 
 // The two pools of a shard.
@@ -96,6 +98,7 @@ func (s *shard) unlink(slot uint32, hash uint64) {
 
 // findLocked returns the live connection of a key, if there is one.
 func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) (*entry, way) {
+	failpoint.Reach()
 	for slot := s.buckets[hash&uint64(len(s.buckets)-1)]; slot != none; slot = s.next[slot] {
 		e := &s.slots[slot]
 		if e.zone != zone {
@@ -110,6 +113,7 @@ func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) 
 
 // allocateLocked returns a free slot of a pool, linked under hash.
 func (s *shard) allocateLocked(n int, hash uint64) (*entry, bool) {
+	failpoint.Reach()
 	p := &s.pools[n]
 	if p.free == none {
 		return nil, false
@@ -124,6 +128,7 @@ func (s *shard) allocateLocked(n int, hash uint64) (*entry, bool) {
 
 // freeLocked forgets the connection in slot.
 func (s *shard) freeLocked(t *Tracker, slot uint32) {
+	failpoint.Reach()
 	e := &s.slots[slot]
 	n := tracked
 	if slot >= s.pools[untracked].first {
@@ -149,6 +154,7 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 // unanswered. If z, which wants the room, is not nil, it must be z's own or a zone's that
 // yields to z.
 func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool {
+	failpoint.Reach()
 	p := &s.pools[n]
 	span := p.top - p.first
 	for range min(span, 256) {

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"time"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 )
 
@@ -103,6 +104,7 @@ func (e *entry) advance(p *packet.Packet, w way) {
 }
 
 func (e *entry) advanceTCP(f uint8, w way) {
+	failpoint.Reach()
 	switch {
 	case f&packet.RST != 0:
 		e.state = closed

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -60,6 +61,7 @@ const (
 // Observe finds the connection of a packet and, if it is live, counts the packet and
 // moves the connection's state.
 func (z *Zone) Observe(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
+	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,6 +95,7 @@ func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) A
 // never rides on one: its sender may be opening the next connection on the same ports,
 // and only rules admit that. If they do, Admit finds this one and goes on with it.
 func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
+	failpoint.Reach()
 	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
 	switch {
 	case e.has(isBlocked) && e.revision < r.Generation:
@@ -112,6 +115,7 @@ func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 }
 
 func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
+	failpoint.Reach()
 	e.packets[w] += p.Segments
 	e.bytes[w] += uint64(p.Len - p.L3)
 	e.advance(p, w)
@@ -121,6 +125,7 @@ func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
 // Rejudge records what the rules in force say of the connection of a packet that was
 // Stale: it goes on, or it is blocked in both directions.
 func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
+	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,6 +167,7 @@ type Admission struct {
 // the allowance, TableFull. An untracked connection is always forwarded: it is
 // remembered at the expense of the oldest. What no originator sends creates nothing.
 func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission) verdict.Verdict {
+	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,6 +217,7 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 
 // allocateLocked finds room for one connection, evicting what may go.
 func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (*entry, bool) {
+	failpoint.Reach()
 	t := z.tracker
 	if n == tracked && !t.take(z) {
 		// Beyond the allowance something must make room: of the zone's own, or of one
@@ -236,6 +243,7 @@ func (s *shard) slotOf(e *entry) uint32 { return uint32(offset(s.slots, e)) }
 // neither creates nor refreshes anything. The packet an error quotes was sent by the
 // error's receiver; anything else is forged.
 func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
+	failpoint.Reach()
 	if !p.HasQuoted || p.Quoted.Src != p.Flow.Dst {
 		return false
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"palisade/ec2"
+	"palisade/internal/failpoint"
 )
 
 // A GroupNumber is how the data plane knows a group; a Compiler hands them out.
@@ -70,6 +71,7 @@ type Ref struct {
 // Match reports whether a packet of protocol and key (see packet.Packet.RuleKey) from
 // src is admitted. It allocates nothing.
 func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
+	failpoint.Reach()
 	if t == nil {
 		return Decision{}
 	}
@@ -95,6 +97,7 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 }
 
 func (t *Table) matchDense(ports *portMap, s *segment, protocol uint8, key uint16, src Source) Decision {
+	failpoint.Reach()
 	for _, group := range src.Groups {
 		if selector, ok := t.groups.find(group); ok && ports.has(s, selector) {
 			return t.admitted(selector, protocol, key)
@@ -191,6 +194,7 @@ func newSelectorIndex(groups map[GroupNumber]uint32) selectorIndex {
 func (x *selectorIndex) slot(group GroupNumber) uint32 { return uint32(group) * 0x9e3779b1 >> x.shift }
 
 func (x *selectorIndex) find(group GroupNumber) (uint32, bool) {
+	failpoint.Reach()
 	if len(x.slots) == 0 {
 		return 0, false
 	}

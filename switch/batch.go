@@ -1,9 +1,12 @@
 package vswitch
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"palisade/conntrack"
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 )
 
@@ -25,8 +28,17 @@ const (
 type batch struct {
 	port          *Port
 	frames, bytes int // read in this turn
+	limit         int // of frames
 	waiting       [batchFrames]waiting
 	n             int // of them
+	open          int // the first of them that has not met its fate
+	group         int // how many of them are joined and on their way
+	current       int // bytes of what is on its way, with its virtio header; 0: nothing is
+
+	began     time.Duration
+	checked   time.Duration // when the clock was read last
+	unchecked int           // frames since
+	spent     bool          // the turn has taken its time
 }
 
 // A waiting frame is read and not carried on.
@@ -37,15 +49,43 @@ type waiting struct {
 	places     [2]conntrack.Place // at the sender's interface, and the receiver's
 }
 
-func (b *batch) begin(port *Port) { b.port, b.frames, b.bytes = port, 0, 0 }
+func (b *batch) begin(port *Port, now time.Duration) {
+	b.port, b.frames, b.bytes, b.limit = port, 0, 0, port.share.limit()
+	b.n, b.open, b.group, b.current = 0, 0, 0, 0
+	b.began, b.checked, b.unchecked, b.spent = now, now, 0, false
+}
+
+// carried says that what was on its way, so many packets, has met its fate. Now and then it
+// looks at the clock: a turn that takes too long ends, and the next writes are timed.
+func (f *frame) carried(packets int) {
+	b := &f.batch
+	b.open, b.group, b.current = b.open+b.group, 0, 0
+	if b.unchecked += packets; b.unchecked < checkEvery {
+		return
+	}
+	now := monotonic()
+	if now-b.checked > longTurn {
+		f.suspect = suspectWrites
+	}
+	b.spent = now-b.began > 2*turnTime
+	b.checked, b.unchecked = now, 0
+}
+
+// lost is how many packets of a device have been read and have not met their fate. What has
+// not been decoded counts as one packet, whatever it may stand for.
+func (f *frame) lost() int {
+	b := &f.batch
+	return b.n - b.open + max(0, int(f.pkt.Segments)-max(1, b.group))
+}
 
 // read reads frames into memory, one behind the other, until there are none, and then its
 // error is the device's; one is large; or there is no room to look further ahead. The end of
 // the turn is EAGAIN too.
 func (b *batch) read(memory []byte) error {
-	b.n = 0
+	failpoint.Reach()
+	b.n, b.open = 0, 0
 	for at := 0; at <= aheadBytes; {
-		if b.frames == batchFrames || b.bytes >= batchBytes {
+		if b.frames >= b.limit || b.bytes >= batchBytes || b.spent {
 			return unix.EAGAIN
 		}
 		n, err := b.port.device.Read(memory[at : at+frameSize])
@@ -69,6 +109,7 @@ func (b *batch) read(memory []byte) error {
 // lookAhead has the connections of the waiting frames fetched, if there are several of
 // different flows. Whose they are is a guess until each is decoded and judged.
 func (f *frame) lookAhead() {
+	failpoint.Reach()
 	a := f.snapshot.attachment(f.batch.port)
 	if a == nil || f.batch.n < 2 {
 		return
@@ -103,28 +144,50 @@ func (f *frame) lookAhead() {
 	}
 }
 
+// joinable is how long a frame behind its virtio header may be to be joined with others. One that
+// is too large for where it goes is answered by itself, with its own headers in the answer.
+func (f *frame) joinable(port *Port) int {
+	failpoint.Reach()
+	a := f.snapshot.attachment(port)
+	if a == nil || port.offloads != packet.DatagramOffloads {
+		return 0
+	}
+	mtu := a.Network.MTU
+	if t := f.snapshot.tunnel; t != nil {
+		mtu = min(mtu, t.MTU)
+	}
+	return offloadLen + ethernetLen + mtu
+}
+
 // carry carries the waiting frames on, those of one flow of datagrams together.
 func (f *frame) carry() {
+	failpoint.Reach()
 	port, all := f.batch.port, f.batch.waiting[:f.batch.n]
+	joinable := 0
+	if len(all) > 1 {
+		joinable = f.joinable(port)
+	}
 	for i := 0; i < len(all); {
 		w := &all[i]
 		f.buffer = f.memory[w.at:]
-		n := w.n
+		n, first := w.n, i
 		i++
-		if i < len(all) && port.offloads == packet.DatagramOffloads && f.train.Lead(f.buffer, n) {
+		if i < len(all) && n <= joinable && f.train.Lead(f.buffer, n) {
 			// What is joined moves forward, over frames that were joined before it.
 			for i < len(all) && f.train.Follow(f.memory[all[i].at:all[i].at+all[i].n]) {
 				i++
 			}
 			n = f.train.Finish()
 		}
+		f.batch.group = i - first
 		if f.sw.relay {
 			f.relay(port, n)
-			continue
+		} else {
+			if w.identified {
+				f.tuple = w.tuple
+			}
+			f.receive(port, n)
 		}
-		if w.identified {
-			f.tuple = w.tuple
-		}
-		f.receive(port, n)
+		f.carried(1 + int(f.pkt.Segments)/checkEvery)
 	}
 }

@@ -3,6 +3,7 @@ package vswitch
 import (
 	"palisade/conntrack"
 	"palisade/firewall"
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -10,6 +11,7 @@ import (
 // judge decides whether a packet may cross an interface: by the connection it belongs
 // to, else by the rules of the interface's groups. peer is the far end.
 func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	if f.sw.stateless {
 		return f.judgeNew(a, d, peer, conntrack.Checked) // which creates nothing
@@ -25,6 +27,7 @@ func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source
 }
 
 func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	if p.IsICMPError {
 		return f.traced(a, d, f.judgeError(a, d, peer))
@@ -49,6 +52,7 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 }
 
 func (f *frame) observe(a *Attachment) conntrack.Answer {
+	failpoint.Reach()
 	a.Zone.Identify(&f.tuple, &f.pkt)
 	if f.trace != nil {
 		return a.Zone.Peek(&f.pkt, &f.tuple, f.now, a.revision)
@@ -59,6 +63,7 @@ func (f *frame) observe(a *Attachment) conntrack.Answer {
 // judgeNew asks the rules. What they admit for the whole world, with every answer
 // admitted the other way too, is not tracked (EC2 User Guide, "Untracked connections").
 func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Source, s conntrack.Status) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	table, opposite := a.tables(d)
 	decision := table.Match(p.Flow.Protocol, p.RuleKey(), peer)
@@ -90,6 +95,7 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 // that a world rule admits without tracking. From its first answer on such a connection
 // is remembered, so that it can be cut.
 func (f *frame) answersUntracked(a *Attachment, d conntrack.Direction, peer firewall.Source, admission *conntrack.Admission) bool {
+	failpoint.Reach()
 	p := &f.pkt
 	if d != conntrack.Out || !hasPorts(p) || p.IsFirstSYN() {
 		return false
@@ -111,6 +117,7 @@ func hasPorts(p *packet.Packet) bool {
 // rules admitted, and cuts it if they do not. If they do, an answer in an untracked one
 // still needs a rule of its own.
 func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrack.Answer, peer firewall.Source) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	first := conntrack.Out
 	if answer.Outside {
@@ -154,6 +161,7 @@ func replyKey(p *packet.Packet) uint16 {
 // untracked, or if a rule admits errors of its kind. Redirects and source quenches never
 // pass: no EC2 network has a use for them, and a forged one moves traffic.
 func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	if p.ICMPType == packet.ICMPRedirect || p.ICMPType == packet.ICMPSourceQuench {
 		return verdict.NoConnection
@@ -174,6 +182,7 @@ func quotesOwn(p *packet.Packet) bool { return !p.HasQuoted || p.Quoted.Src == p
 // aboutUntracked reports whether the packet an error quotes belongs to a connection that
 // the rules admit without tracking: then it passes as the packet would.
 func (f *frame) aboutUntracked(a *Attachment, d conntrack.Direction, peer firewall.Source) bool {
+	failpoint.Reach()
 	p := &f.pkt
 	if !p.HasQuoted || p.Quoted.Src != p.Flow.Dst {
 		return false

@@ -6,11 +6,15 @@ import (
 
 	"palisade/conntrack"
 	"palisade/firewall"
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
 
-const offloadLen = packet.OffloadLen
+const (
+	offloadLen  = packet.OffloadLen
+	ethernetLen = 14
+)
 
 // A frame is one frame on its way, and the scratch space of the poller that carries it.
 type frame struct {
@@ -26,6 +30,7 @@ type frame struct {
 	plain    *Port  // the device emitPlain writes to
 	emit     func([]byte) error
 	queue    int // the poller's number
+	suspect  int // how many writes are still to be timed, to whatever port
 	sending  sending
 
 	in *Port
@@ -51,7 +56,9 @@ func newFrame(s *Switch) *frame {
 
 // receive handles one frame of n bytes, read from in. It runs on in's poller.
 func (f *frame) receive(in *Port, n int) {
+	failpoint.Reach()
 	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
+	f.batch.current, f.pkt.Segments = n, 0
 	at, v := f.forward(f.buffer[:n])
 	at.count(v, f.pkt.Segments)
 }
@@ -59,6 +66,7 @@ func (f *frame) receive(in *Port, n int) {
 // forward is the life of a frame. It returns the frame's verdict and the port that the
 // verdict concerns: where the frame came in, or, from deliver on, where it was to leave.
 func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	if v, ok := f.decode(b); !ok {
 		f.explainSize(v)
 		return f.in, v
@@ -89,26 +97,15 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 // decode reads the frame, and its virtio header anew. The MTU is that of the network it
 // came from; a port that is not attached has none and passes nothing anyway.
 func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
-	if v, ok := f.decodeSafely(b[min(offloadLen, len(b)):]); !ok {
+	failpoint.Reach()
+	if v, ok := f.decoder.Decode(b[min(offloadLen, len(b)):], &f.pkt); !ok {
 		return v, false
 	}
 	return packet.Sanitize(b[:offloadLen], &f.pkt, f.mtu())
 }
 
-// decodeSafely counts a panic of the decoder as a dropped frame. Only the decoder is
-// fed bytes that a stranger chose freely; a panic behind it is a broken invariant.
-func (f *frame) decodeSafely(b []byte) (v verdict.Verdict, ok bool) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			f.sw.decoderPanicked(b, cause)
-			f.pkt = packet.Packet{Segments: 1}
-			v, ok = verdict.DecodePanicked, false
-		}
-	}()
-	return f.decoder.Decode(b, &f.pkt)
-}
-
 func (f *frame) mtu() int {
+	failpoint.Reach()
 	if f.in.kind == UplinkPort && f.snapshot.uplink != nil {
 		return f.snapshot.uplink.MTU
 	}
@@ -144,6 +141,7 @@ func (f *frame) peer() firewall.Source {
 // route finds who is to have the packet: an instance of the network, the owner of a
 // public address, or the world outside.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	f.from = firewall.Source{Addr: f.pkt.Flow.Src}
 	if a.Endpoint.Owns(f.pkt.Flow.Src) {
 		f.from.Groups = a.Endpoint.Groups
@@ -196,8 +194,12 @@ func (f *frame) ignoreARP() verdict.Verdict    { return verdict.ARPIgnored }
 // deliver hands the packet to an instance of this node, if its rules admit it, or to the
 // node that has the instance, where its rules are asked.
 func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	if to.Port == nil {
 		return f.in, f.send(to)
+	}
+	if to.Port.shut.Load() {
+		return to.Port, shutPort()
 	}
 	a := f.snapshot.attachment(to.Port)
 	if v, ok := f.ready(a); !ok {
@@ -219,8 +221,13 @@ func (f *frame) bytes() []byte { return f.buffer[offloadLen : offloadLen+f.pkt.L
 
 // write hands the frame to a device, cut and finished if the device does not take it whole.
 func (f *frame) write(to *Port) verdict.Verdict {
+	failpoint.Reach()
 	if f.trace != nil {
 		return verdict.Forward
+	}
+	begin, ok := f.beginWrite(to)
+	if !ok {
+		return f.overShare()
 	}
 	var err error
 	if to.offloads.Take(&f.pkt) {
@@ -229,6 +236,7 @@ func (f *frame) write(to *Port) verdict.Verdict {
 		f.plain = to
 		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
 	}
+	f.endWrite(to, begin)
 	if err == nil {
 		to.txFrames.Add(1)
 		to.txBytes.Add(uint64(f.pkt.Len))
@@ -247,6 +255,7 @@ func (f *frame) written(err error) verdict.Verdict {
 // emitPlain writes one finished packet that packet.Segment has put behind ten bytes of
 // its own buffer, or into f.scratch.
 func (f *frame) emitPlain(out []byte) error {
+	failpoint.Reach()
 	if &out[0] == &f.scratch[offloadLen] {
 		clear(f.scratch[:offloadLen])
 		return f.plain.device.Write(f.scratch[:offloadLen+len(out)])

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"palisade/internal/failpoint"
+	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
 
@@ -43,6 +45,7 @@ type poller struct {
 	epoll  int
 	wake   int // an eventfd that ends the wait
 	alert  alert
+	frame  *frame // what is on its way
 
 	state   atomic.Uint64 // idle, loading, or generation + 1
 	batch   atomic.Uint64 // how many batches were begun
@@ -61,7 +64,8 @@ func newPoller(s *Switch, number int, halt bool) (*poller, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make an event: %w", err), unix.Close(epoll))
 	}
-	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, alert: newAlert(halt)}
+	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, alert: newAlert(halt), frame: newFrame(s)}
+	p.frame.queue = number
 	p.ports.Store(&map[int32]*Port{})
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {
@@ -138,30 +142,60 @@ func (p *poller) runPoll() {
 	// others to inherit: the thread ends with it.
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // without the privilege it goes on as it is
-	f := newFrame(p.sw)
-	f.queue = p.number
 	events := make([]unix.EpollEvent, 64)
 	var lastWork time.Duration
 	for !p.stopped.Load() {
-		n := p.wait(events, lastWork)
-		if n == 0 {
-			continue
+		if n := p.wait(events, lastWork); n > 0 {
+			lastWork = p.round(events[:n])
 		}
-		p.batch.Add(1)
-		p.state.Store(loading)
-		f.snapshot = p.sw.snapshot.Load()
-		p.state.Store(f.snapshot.Generation + 1)
-		f.now = monotonic()
-		p.alert.worked(f.now)
-		ports := *p.ports.Load()
-		for _, event := range events[:n] {
-			if port, ok := ports[event.Fd]; ok {
-				p.drain(f, port)
-			}
-		}
-		p.state.Store(idle)
-		lastWork = monotonic()
 	}
+}
+
+// round gives each port that is readable a turn, by one Snapshot, and returns when it ended.
+// A port that has used more than its share of the time has none, unless all have.
+func (p *poller) round(readable []unix.EpollEvent) time.Duration {
+	p.batch.Add(1)
+	p.state.Store(loading)
+	snapshot := p.sw.snapshot.Load()
+	p.state.Store(snapshot.Generation + 1)
+	now := monotonic()
+	p.alert.worked(now)
+	ports := *p.ports.Load()
+	var first *Port // of those in debt, who owes least
+	served := false
+	for _, event := range readable {
+		port, ok := ports[event.Fd]
+		switch {
+		case !ok:
+		case port.share.grant(port.kind):
+			now, served = p.turn(port, snapshot, now), true
+		case first == nil || port.share.credit > first.share.credit:
+			first = port
+		}
+	}
+	if !served && first != nil {
+		now = p.turn(first, snapshot, now)
+	}
+	p.state.Store(idle)
+	return now
+}
+
+// turn carries what a port has, as much as a turn may be, from now on, and returns when it
+// ended.
+func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Duration {
+	p.frame.snapshot, p.frame.now = snapshot, now
+	p.drainContained(port)
+	end := monotonic()
+	if end-now >= longTurn {
+		p.frame.suspect = suspectWrites
+	}
+	port.share.charge(end - now)
+	return end
+}
+
+func (p *poller) drainContained(port *Port) {
+	defer p.contain(port)
+	p.drain(p.frame, port)
 }
 
 // wait returns how many ports are readable. Shortly after work it looks without
@@ -186,13 +220,18 @@ func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 }
 
 func (p *poller) drain(f *frame, port *Port) {
+	failpoint.Reach()
 	if port.tunnel != nil {
 		p.drainTunnel(f, port)
 		return
 	}
 	var err error
-	for f.batch.begin(port); err == nil; {
+	for f.batch.begin(port, f.now); err == nil; {
 		err = f.batch.read(f.memory)
+		if port.shut.Load() {
+			port.count(shutPort(), uint32(f.batch.n))
+			continue
+		}
 		if !p.sw.relay {
 			f.lookAhead()
 		}
@@ -207,7 +246,9 @@ func (p *poller) drain(f *frame, port *Port) {
 // drainTunnel is drain for frames from other nodes, whose device says when a batch ends. A
 // datagram that holds none ends here.
 func (p *poller) drainTunnel(f *frame, port *Port) {
-	for {
+	failpoint.Reach()
+	for f.batch.begin(port, f.now); ; f.carried(1) {
+		f.origin = packet.Origin{}
 		n, from, v, err := port.tunnel.Receive(f.buffer)
 		if err == unix.EAGAIN {
 			return
@@ -220,6 +261,10 @@ func (p *poller) drainTunnel(f *frame, port *Port) {
 		port.rxBytes.Add(uint64(n))
 		if v != verdict.Forward {
 			port.count(v, 1)
+			continue
+		}
+		if p.sw.refuses(from) {
+			port.count(shutPort(), 1)
 			continue
 		}
 		f.origin = from

@@ -49,6 +49,11 @@ type Port struct {
 	poller   *poller
 	partner  atomic.Pointer[Port] // of a relay
 
+	share  share      // of the poller's time
+	pace   pace       // of what is written to it
+	panics panicCount // of the poller
+	shut   atomic.Bool
+
 	// What was read from the device, and what was written to it.
 	rxFrames, rxBytes atomic.Uint64
 	txFrames, txBytes atomic.Uint64
@@ -61,6 +66,10 @@ func (p *Port) Name() string { return p.name }
 
 // Kind is what is at the other end.
 func (p *Port) Kind() PortKind { return p.kind }
+
+// IsShut reports whether the port passes nothing any more, because frames that came in by it
+// made the pipeline panic too often. It stays so until it is removed.
+func (p *Port) IsShut() bool { return p.shut.Load() }
 
 func (p *Port) count(v verdict.Verdict, segments uint32) { p.verdicts[v].Add(uint64(segments)) }
 

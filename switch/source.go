@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -8,6 +9,7 @@ import (
 // checkSource holds what an instance sends against its lease: nobody speaks for anybody
 // else, nor to more than one.
 func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	p := &f.pkt
 	switch {
 	case p.SrcMAC != a.Endpoint.MAC:
@@ -31,6 +33,7 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 // subnet that has an owner. It is silent about the asker's own addresses and to probes for
 // duplicates (RFC 5227 §2.1.1), which an answer would tell that the address is taken.
 func (f *frame) answerARP(a *Attachment) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || a.Endpoint.Owns(p.ARPTargetIP) {
 		return f.ignoreARP()
@@ -47,6 +50,7 @@ func (f *frame) answerARP(a *Attachment) verdict.Verdict {
 
 // answer sends the ARP reply back where the request came from.
 func (f *frame) answer(mac packet.MAC) verdict.Verdict {
+	failpoint.Reach()
 	packet.ARPReply(f.bytes(), &f.pkt, mac)
 	if v := f.write(f.in); v != verdict.Forward {
 		return v

@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"palisade/conntrack"
 	"palisade/internal/packet"
 )
@@ -58,7 +60,7 @@ type Switch struct {
 	ports map[int]*Port // by index
 	next  int           // index of the next port; never reused
 
-	panics panicLog
+	panics panics
 }
 
 // New returns a Switch without ports.
@@ -78,6 +80,7 @@ func New(c Config) (*Switch, error) {
 		return nil, fmt.Errorf("switch: %d pollers are more than %d", c.Pollers, maxPollers)
 	}
 	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
+	s.panics.reports = make(chan func(), 8)
 	s.snapshot.Store(&Snapshot{})
 	for i := range c.Pollers {
 		p, err := newPoller(s, i, c.Halt)
@@ -99,6 +102,7 @@ func (s *Switch) Run(ctx context.Context) error {
 	for _, p := range s.pollers {
 		wg.Go(p.runPoll)
 	}
+	wg.Go(func() { s.runReports(ctx) })
 	s.runSweep(ctx)
 	for _, p := range s.pollers {
 		p.stop()
@@ -108,6 +112,13 @@ func (s *Switch) Run(ctx context.Context) error {
 		p.close()
 	}
 	return nil
+}
+
+// Close gives up what New has opened, for a Switch that was never Run.
+func (s *Switch) Close() {
+	for _, p := range s.pollers {
+		p.close()
+	}
 }
 
 // sweepInterval is how often idle connections are freed. They stop counting as live on
@@ -187,6 +198,23 @@ func (s *Switch) synchronize() {
 	}
 }
 
+// Step gives every port that is readable one turn, on the calling goroutine, and reports
+// whether there was one. It is what Run's pollers do for ever, for tests that want to know
+// when a frame has met its fate. Run must not be running.
+func (s *Switch) Step() bool {
+	runtime.LockOSThread() // writes are timed by the thread
+	defer runtime.UnlockOSThread()
+	worked := false
+	var events [64]unix.EpollEvent
+	for _, p := range s.pollers {
+		if n := epollNow(p.epoll, events[:]); n > 0 {
+			p.round(events[:n])
+			worked = true
+		}
+	}
+	return worked
+}
+
 // Ports are the ports there are.
 func (s *Switch) Ports() []*Port {
 	s.mu.Lock()
@@ -211,18 +239,4 @@ func (s *Switch) Enforced() uint64 {
 		generation = min(generation, p.enforced())
 	}
 	return generation
-}
-
-// panicLog keeps the last frame that made the decoder panic, for the bug report.
-type panicLog struct {
-	mu    sync.Mutex
-	frame []byte
-	cause any
-}
-
-func (s *Switch) decoderPanicked(frame []byte, cause any) {
-	s.panics.mu.Lock()
-	s.panics.frame, s.panics.cause = append([]byte(nil), frame...), cause
-	s.panics.mu.Unlock()
-	s.log.Error("the decoder panicked; please report this frame", "cause", cause, "frame", fmt.Sprintf("%x", frame))
 }

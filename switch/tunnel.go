@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"palisade/firewall"
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -22,6 +23,10 @@ type TunnelDevice interface {
 	// rest. A verdict other than Forward is the fate of n bytes that hold no frame from a
 	// node of the cluster. Only the port's poller calls it.
 	Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error)
+	// Discard forgets what was read, behind a panic in Receive or in what was done with its
+	// frame. It says how many datagrams that was, those of the last Receive included, and
+	// which interface sent the last one whose seal was opened.
+	Discard() (datagrams int, from packet.Origin)
 	// Send carries a frame behind its virtio header, both as packet.Sanitize left them and
 	// as p says, to the node with the number to. It may stand for several packets, each of
 	// which fits, and is not to be used any more. A verdict other than Forward says why
@@ -44,6 +49,7 @@ func (s *Snapshot) TunnelPort() *Tunnel { return s.tunnel }
 // of the sender; those of the receiver are asked here. There is no transit: what came by
 // the tunnel ends at an instance of this node or nowhere.
 func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	t := f.snapshot.tunnel
 	if t == nil || t.Port != f.in {
 		return f.in, f.unattached()
@@ -79,6 +85,7 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 // rules see: the interface with its groups; the sender's public address, where that stands
 // for it, which reaches public addresses only; or whatever one that forwards has said.
 func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
+	failpoint.Reach()
 	p := &f.pkt
 	address := p.Flow.Src
 	if p.EtherType == packet.EtherTypeARP {
@@ -108,6 +115,7 @@ func (f *frame) isOrigin(e *Endpoint) bool {
 
 // checkSize finds what would not fit into the tunnel to its receiver and may not be cut.
 func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	t := f.snapshot.tunnel
 	if to.Port != nil || t == nil || !f.pkt.DontFragment {
 		return verdict.Unset, true
@@ -121,6 +129,7 @@ func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
 
 // explainSize tells an instance whose packet is larger than its own network takes.
 func (f *frame) explainSize(v verdict.Verdict) {
+	failpoint.Reach()
 	if v != verdict.TooBig || !f.pkt.DontFragment {
 		return
 	}
@@ -137,14 +146,21 @@ func (f *frame) explainSize(v verdict.Verdict) {
 // that says it is, so this is no amplifier and needs no limit. It is the switch's own
 // answer, as to ARP, and no rule is asked about it.
 func (f *frame) tellSize(a *Attachment, mtu int) {
+	failpoint.Reach()
 	// No error answers an error, nor any fragment but the first (RFC 1122 §3.2.2).
 	if f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
 		return
 	}
 	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.subnet.Gateway, mtu)
 	packet.SetMACs(answer, a.Endpoint.MAC, GatewayMAC)
+	begin, ok := f.beginWrite(f.in)
+	if !ok {
+		return
+	}
 	f.plain = f.in
-	if f.emitPlain(answer) == nil { // lost, it is as any ICMP may be
+	err := f.emitPlain(answer)
+	f.endWrite(f.in, begin)
+	if err == nil { // lost, it is as any ICMP may be
 		f.in.txFrames.Add(1)
 		f.in.txBytes.Add(uint64(len(answer)))
 	}
@@ -177,6 +193,7 @@ func (f *frame) originOf(to *Endpoint) packet.Origin {
 // send carries the packet to the node that has its receiver. Only what an instance of this
 // node sends goes there.
 func (f *frame) send(to *Endpoint) verdict.Verdict {
+	failpoint.Reach()
 	t := f.snapshot.tunnel
 	if t == nil || to.Node == 0 || f.in.kind != InstancePort {
 		return f.unreachable()
@@ -205,6 +222,7 @@ func (f *frame) emitSegment(out []byte) error {
 
 // emitFragment takes one that fits, in f.sending.piece.
 func (f *frame) emitFragment(out []byte) error {
+	failpoint.Reach()
 	p := &f.sending.packet
 	*p = packet.Packet{L3: f.pkt.L3, Len: len(out), Segments: 1}
 	clear(f.sending.piece[:offloadLen])
@@ -213,6 +231,7 @@ func (f *frame) emitFragment(out []byte) error {
 
 // emitTunnel takes what fits, behind a virtio header.
 func (f *frame) emitTunnel(p *packet.Packet, b []byte) error {
+	failpoint.Reach()
 	port := f.snapshot.tunnel.Port
 	v, err := port.tunnel.Send(f.queue, f.sending.to, f.sending.from, p, b)
 	if err != nil {

@@ -28,6 +28,7 @@ func (p *pipe) Close() error { return unix.Close(p.fd) }
 func (p *pipe) Receive([]byte) (int, packet.Origin, verdict.Verdict, error) {
 	return 0, packet.Origin{}, verdict.Unset, unix.EAGAIN
 }
+func (p *pipe) Discard() (int, packet.Origin) { return 0, packet.Origin{} }
 func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, frame []byte) (verdict.Verdict, error) {
 	if p.down {
 		return verdict.TunnelDown, nil

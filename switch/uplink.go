@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"palisade/firewall"
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -13,6 +14,7 @@ import (
 // the public address, and that instance's rules. Its source is a CIDR source, never a
 // member of a group, whatever it says.
 func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	up := f.snapshot.uplink
 	if up == nil || up.Port != f.in {
 		return f.in, f.unattached()
@@ -44,6 +46,7 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 // as destination by now. A source within the network is not outside of it, leased or not;
 // and what the receiver's subnet has no route to is not answered, and so not let in.
 func (f *frame) deliverFromOutside(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	if n == nil || n.Prefix.Contains(f.pkt.Flow.Src) {
 		return f.in, f.impossible()
 	}
@@ -56,6 +59,7 @@ func (f *frame) deliverFromOutside(n *Network, to *Endpoint) (*Port, verdict.Ver
 // checkRoute holds what comes from or goes to a far address against the routes of a subnet,
 // which let it out by an internet gateway or not.
 func (f *frame) checkRoute(s *Subnet, of *Endpoint, far netip.Addr) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	if s.Leads(far) == Internet {
 		return verdict.Unset, true
 	}
@@ -70,6 +74,7 @@ func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
 // checkOutsideSource drops what cannot come by the uplink: an address of the public pools,
 // or one that never leaves its own link.
 func (f *frame) checkOutsideSource() (verdict.Verdict, bool) {
+	failpoint.Reach()
 	src := f.pkt.Flow.Src
 	if unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src) {
 		return f.impossible(), false
@@ -81,6 +86,7 @@ func (f *frame) impossible() verdict.Verdict { return verdict.BadSource }
 
 // answerOutside answers ARP for the public addresses of this node's own instances.
 func (f *frame) answerOutside(up *Uplink) verdict.Verdict {
+	failpoint.Reach()
 	p := &f.pkt
 	owner := f.snapshot.Public(p.ARPTargetIP)
 	if p.ARPOperation != 1 || owner == nil || owner.Port == nil || f.snapshot.attachment(owner.Port) == nil {
@@ -93,6 +99,7 @@ func (f *frame) answerOutside(up *Uplink) verdict.Verdict {
 // with both ends rewritten here as AWS does, or through the uplink. What has no public
 // address has no way out.
 func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
+	failpoint.Reach()
 	p := &f.pkt
 	if !f.viaGateway {
 		return f.in, f.misaddressed()

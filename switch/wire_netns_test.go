@@ -37,7 +37,7 @@ type wire struct {
 	t                *testing.T
 	sw               *Switch
 	attacker, victim *Port
-	inside           string // the victim's namespace
+	outside, inside  string // the attacker's namespace, and the victim's
 	socket           int    // the attacker's
 	device           int    // index of its eth0
 }
@@ -72,8 +72,7 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 		edit.Attach(port, 1, Attachment{Endpoint: owner, Zone: tracker.AddZone(epoch, conntrack.Timeouts{}), Rules: set})
 		return port, ns
 	}
-	var outside string
-	w.attacker, outside = attach(1, "attacker", attackerIP, attackerMAC)
+	w.attacker, w.outside = attach(1, "attacker", attackerIP, attackerMAC)
 	w.victim, w.inside = attach(2, "victim", victimIP, victimMAC)
 	sw.Publish(edit)
 
@@ -91,7 +90,7 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 			t.Error(err)
 		}
 	})
-	w.openSocket(outside, header)
+	w.openSocket(w.outside, header)
 	return w
 }
 

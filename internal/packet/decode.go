@@ -7,6 +7,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/verdict"
 )
 
@@ -69,6 +70,7 @@ func NewDecoder() *Decoder {
 // any fragment, not even the first. Every length is therefore checked here before
 // gopacket sees the bytes, and first fragments are read on by hand.
 func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	*p = Packet{Segments: 1}
 	if len(frame) < ethernetLen {
 		return verdict.Runt, false
@@ -104,6 +106,7 @@ func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
 // PeekFlow reads the flow of a frame of TCP or UDP as Decode would, if it is one as most
 // are, and holds it against nothing: it is a guess of what Decode will say.
 func PeekFlow(frame []byte) (f Flow, ok bool) {
+	failpoint.Reach()
 	const l4 = ethernetLen + ipv4MinLen
 	if len(frame) < l4+udpLen || binary.BigEndian.Uint16(frame[12:]) != EtherTypeIPv4 || frame[ethernetLen] != 0x45 ||
 		binary.BigEndian.Uint16(frame[ethernetLen+6:])&0x3fff != 0 {
@@ -124,6 +127,7 @@ func checkARP(b []byte) bool {
 }
 
 func (d *Decoder) fillARP(p *Packet) {
+	failpoint.Reach()
 	p.Len = ethernetLen + arpLen
 	p.ARPOperation = d.arp.Operation
 	copy(p.ARPSender[:], d.arp.SourceHwAddress)
@@ -141,6 +145,7 @@ func (d *Decoder) fillARP(p *Packet) {
 //	|                       Source, Destination                     |
 //	|                    Options                    |    Padding    |  RFC 791 §3.1
 func checkIPv4(b []byte) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	if len(b) < ipv4MinLen {
 		return verdict.Runt, false
 	}
@@ -187,6 +192,7 @@ func checkOptions(b []byte) (verdict.Verdict, bool) {
 // fragment must carry the whole header, and no later one may begin inside one, or the
 // ports that were judged could be others than the ports that arrive (RFC 1858 §3).
 func checkTransport(protocol uint8, b []byte, offset int, more bool) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	fragment := more || offset > 0
 	if offset > 0 {
 		if offset < 64 && protocol == ProtocolTCP || len(b) == 0 || more && len(b)%8 != 0 {
@@ -228,6 +234,7 @@ func checkTransport(protocol uint8, b []byte, offset int, more bool) (verdict.Ve
 // checkTCP refuses header sizes, options and sets of flags that no TCP sends; stealth
 // scans are made of them. The sets are those of RFC 9293 §3.5 with PSH, ECE and CWR free.
 func checkTCP(b []byte) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	headerLen := int(b[12]>>4) * 4
 	if headerLen < tcpMinLen || headerLen > len(b) {
 		return verdict.BadTCP, false
@@ -253,6 +260,7 @@ func checkTCP(b []byte) (verdict.Verdict, bool) {
 }
 
 func (d *Decoder) fillIPv4(frame []byte, p *Packet) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	ip := &d.ip4
 	p.Flow.Src, _ = netip.AddrFromSlice(ip.SrcIP)
 	p.Flow.Dst, _ = netip.AddrFromSlice(ip.DstIP)
@@ -303,6 +311,7 @@ func (d *Decoder) fillICMP(l4 []byte, p *Packet) {
 // bytes behind it (RFC 792). The bytes there may have been cut off; they are the only
 // ones that are looked at.
 func fillQuoted(b []byte, p *Packet) bool {
+	failpoint.Reach()
 	if len(b) < ipv4MinLen || b[0]>>4 != 4 {
 		return false
 	}

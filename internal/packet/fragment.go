@@ -3,6 +3,8 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"palisade/internal/failpoint"
 )
 
 // quotedLen is how much of a packet an ICMP error repeats: what RFC 1812 §4.3.2.3 allows,
@@ -17,6 +19,7 @@ const quotedLen = 576 - ipv4MinLen - icmpLen
 //	|            unused             |         next-hop MTU          |
 //	|            IP header and begin of the packet                  |  RFC 1191 §4
 func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu int) []byte {
+	failpoint.Reach()
 	quoted := frame[p.L3:min(p.Len, p.L3+quotedLen)]
 	out = out[:ethernetLen+ipv4MinLen+icmpLen+len(quoted)]
 	binary.BigEndian.PutUint16(out[12:], EtherTypeIPv4)
@@ -45,6 +48,7 @@ func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu i
 // must hold one with its Ethernet header (RFC 791 §3.2, "An Example Fragmentation
 // Procedure"). It stops at emit's first error.
 func Fragment(frame []byte, l3, mtu int, scratch []byte, emit func([]byte) error) error {
+	failpoint.Reach()
 	header := l3 + int(frame[l3]&15)*4
 	step := (mtu - (header - l3)) &^ 7
 	flags := binary.BigEndian.Uint16(frame[l3+6:])

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+
+	"palisade/internal/failpoint"
 )
 
 // SetMACs addresses the frame on its last hop.
@@ -16,6 +18,7 @@ func SetMACs(frame []byte, dst, src MAC) {
 // in the IP header, in the pseudo-header of a full or partial transport checksum, and,
 // in an ICMP error, as the destination of the packet it quotes, if it is that. p follows.
 func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
+	failpoint.Reach()
 	rewrite(frame, p, p.L3+12, to)
 	if p.HasQuoted && p.Quoted.Dst == p.Flow.Src {
 		rewriteQuoted(frame, p, 16, to)
@@ -27,6 +30,7 @@ func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
 // RewriteDestination is RewriteSource for the other end: the destination of the packet,
 // and the source of the packet that an ICMP error quotes.
 func RewriteDestination(frame []byte, p *Packet, to netip.Addr) {
+	failpoint.Reach()
 	rewrite(frame, p, p.L3+16, to)
 	if p.HasQuoted && p.Quoted.Src == p.Flow.Dst {
 		rewriteQuoted(frame, p, 12, to)
@@ -36,6 +40,7 @@ func RewriteDestination(frame []byte, p *Packet, to netip.Addr) {
 }
 
 func rewrite(frame []byte, p *Packet, at int, to netip.Addr) {
+	failpoint.Reach()
 	old, new := [4]byte(frame[at:at+4]), to.As4()
 	copy(frame[at:], new[:])
 	update(frame[p.L3+10:], old, new)
@@ -61,6 +66,7 @@ func rewrite(frame []byte, p *Packet, at int, to netip.Addr) {
 // the quoted IP header changes with it, and the ICMP checksum covers both changes. The
 // quoted transport checksum is of a packet that has passed and is left alone.
 func rewriteQuoted(frame []byte, p *Packet, at int, to netip.Addr) {
+	failpoint.Reach()
 	icmp := frame[p.L4+2:]
 	field := frame[p.QuotedL3+at : p.QuotedL3+at+4]
 	old, new := [4]byte(field), to.As4()
@@ -139,6 +145,7 @@ func sum16(b []byte) uint32 {
 // ARPReply turns a request in place into the answer that mac has its target address,
 // and returns the frame to send back.
 func ARPReply(frame []byte, p *Packet, mac MAC) []byte {
+	failpoint.Reach()
 	SetMACs(frame, p.ARPSender, mac)
 	b := frame[p.L3:]
 	binary.BigEndian.PutUint16(b[6:], 2)

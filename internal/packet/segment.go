@@ -1,10 +1,15 @@
 package packet
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"palisade/internal/failpoint"
+)
 
 // FinishChecksum completes a partial transport checksum, for a device or a wire that
 // will not. It clears p.Partial and the flag in the virtio header.
 func FinishChecksum(offload, frame []byte, p *Packet) {
+	failpoint.Reach()
 	if !p.Partial {
 		return
 	}
@@ -38,6 +43,7 @@ type Cutter struct {
 // Begin takes a frame that Sanitize has accepted with its virtio header. The Cutter keeps
 // both frame and p until the last packet.
 func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
+	failpoint.Reach()
 	c.frame, c.p, c.size = frame, p, int(native.Uint16(offload[4:]))
 	c.index, c.at = 0, p.Payload
 	copy(c.headers[:p.Payload], frame)
@@ -47,6 +53,7 @@ func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
 
 // Next makes the next packet and says where in the frame it is; false when there is none.
 func (c *Cutter) Next() (start, end int, ok bool) {
+	failpoint.Reach()
 	if c.at >= c.p.Len {
 		return 0, 0, false
 	}
@@ -58,6 +65,7 @@ func (c *Cutter) Next() (start, end int, ok bool) {
 
 // put writes the headers of the next packet, the last or not, before its payload.
 func (c *Cutter) put(out []byte, last bool) {
+	failpoint.Reach()
 	p := c.p
 	copy(out, c.headers[:p.Payload])
 	ip, l4 := out[p.L3:p.L4], out[p.L4:]
@@ -83,6 +91,7 @@ func (c *Cutter) put(out []byte, last bool) {
 // scratch, which must hold the frame's headers and one segment. It stops at emit's
 // first error. A frame that stands for one packet is emitted with its checksum finished.
 func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte) error) error {
+	failpoint.Reach()
 	size := int(native.Uint16(offload[4:]))
 	if p.Segments <= 1 || size == 0 {
 		FinishChecksum(offload, frame, p)
@@ -107,6 +116,7 @@ func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte)
 // Finish computes the transport checksum of a packet from nothing. p is of the packet, or of
 // the frame that it was cut from.
 func Finish(frame []byte, p *Packet) {
+	failpoint.Reach()
 	l4 := frame[p.L4:]
 	field := l4[checksumOffset(p):]
 	field[0], field[1] = 0, 0

@@ -3,6 +3,8 @@ package packet
 import (
 	"bytes"
 	"encoding/binary"
+
+	"palisade/internal/failpoint"
 )
 
 // Marks say of a packet what its bytes do not.
@@ -55,6 +57,7 @@ type Train struct {
 // to have; b[:n] holds both. A frame that is no packet is one of its own, for Decode to
 // refuse.
 func (t *Train) Begin(b []byte, n int, marks Marks) {
+	failpoint.Reach()
 	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, false
 	clear(b[:OffloadLen])
 	frame := b[OffloadLen:n]
@@ -76,6 +79,7 @@ func (t *Train) Begin(b []byte, n int, marks Marks) {
 // transportOf finds the headers of a whole IPv4 packet of TCP or UDP without anything
 // behind it.
 func transportOf(frame []byte) (l4, payload int, ok bool) {
+	failpoint.Reach()
 	if len(frame) < ethernetLen+ipv4MinLen || binary.BigEndian.Uint16(frame[12:]) != EtherTypeIPv4 {
 		return 0, 0, false
 	}
@@ -111,6 +115,7 @@ func (t *Train) mayLead(frame []byte, marks Marks) bool {
 // Joinable reports whether a packet whose checksum was computed could be one of a Train, as
 // one of TCP with enough in it can, and the checksum is right.
 func Joinable(frame []byte) bool {
+	failpoint.Reach()
 	l4, payload, ok := transportOf(frame)
 	if !ok || frame[ethernetLen+9] != ProtocolTCP || len(frame)-payload < minTCPSegment {
 		return false
@@ -121,6 +126,7 @@ func Joinable(frame []byte) bool {
 // Lead begins a train of a frame behind its virtio header, b[:n], as a device gave them, and
 // reports whether others may Follow: if it is one whole UDP datagram. It changes nothing.
 func (t *Train) Lead(b []byte, n int) bool {
+	failpoint.Reach()
 	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, true
 	frame := b[OffloadLen:n]
 	l4, payload, ok := transportOf(frame)
@@ -136,6 +142,7 @@ func (t *Train) Lead(b []byte, n int) bool {
 // Follow joins a copy of the frame that the device gave next to one that leads, if it is the
 // next datagram of the same flow. The checksum of each must be right, or left to offloads.
 func (t *Train) Follow(b []byte) bool {
+	failpoint.Reach()
 	frame := b[OffloadLen:]
 	if !t.open || !t.Room(len(frame)) || !t.continues(frame) || !intact(b, t.l4) {
 		return false
@@ -153,6 +160,7 @@ func (t *Train) Follow(b []byte) bool {
 // intact reports whether a frame behind its virtio header, of UDP by its headers, is one
 // datagram whose checksum is right, or yet to be computed as Sanitize would have it.
 func intact(b []byte, l4 int) bool {
+	failpoint.Reach()
 	if b[1] != gsoNone {
 		return false
 	}
@@ -188,6 +196,7 @@ func (t *Train) Room(n int) bool {
 // Join takes the next packet, if it is of the train. Its payload must be where it belongs
 // already, with its headers before it, over payload that the caller puts back.
 func (t *Train) Join(piece []byte, marks Marks) bool {
+	failpoint.Reach()
 	if !t.open || marks&Unfinished == 0 || !t.Room(len(piece)) || !t.continues(piece) {
 		return false
 	}
@@ -197,6 +206,7 @@ func (t *Train) Join(piece []byte, marks Marks) bool {
 
 // take counts a packet in that is of the train.
 func (t *Train) take(piece []byte, marks Marks) {
+	failpoint.Reach()
 	n := len(piece) - t.payload
 	t.end += n
 	t.pieces++
@@ -213,6 +223,7 @@ func (t *Train) take(piece []byte, marks Marks) {
 
 // continues holds the headers of a packet against those of the first one.
 func (t *Train) continues(piece []byte) bool {
+	failpoint.Reach()
 	l4, payload, ok := transportOf(piece)
 	if !ok || l4 != t.l4 || payload != t.payload || !validIPv4(piece) {
 		return false
@@ -235,6 +246,7 @@ func (t *Train) continues(piece []byte) bool {
 
 // Finish completes the frame and its virtio header and returns the length of both.
 func (t *Train) Finish() int {
+	failpoint.Reach()
 	if t.l4 == 0 || t.queued && t.pieces == 1 { // as it came
 		return t.end
 	}

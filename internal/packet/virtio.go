@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/verdict"
 )
 
@@ -49,6 +50,7 @@ var native = binary.NativeEndian
 // a forged gso_size would cut the frame into packets nobody judged. mtu is the largest
 // IP packet of the network in bytes. It sets p.Partial and p.Segments.
 func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	flags, gso, size := offload[0], offload[1], int(native.Uint16(offload[4:]))
 	start, offset := int(native.Uint16(offload[6:])), int(native.Uint16(offload[8:]))
 	clear(offload[:OffloadLen])
@@ -85,6 +87,7 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 // Fits reports whether a packet is at most mtu bytes long, each one if the frame behind
 // the sanitized header stands for several.
 func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
+	failpoint.Reach()
 	largest := p.Len - p.L3
 	if size := int(native.Uint16(offload[4:])); size > 0 {
 		largest = p.Payload - p.L3 + min(size, p.Len-p.Payload)

@@ -19,19 +19,18 @@ const (
 
 	// The frame cannot be what it claims: packet.Decode.
 
-	Runt           // shorter than its headers say
-	BadVersion     // the IP version nibble contradicts the EtherType
-	BadLength      // an IP, TCP or UDP length that contradicts the frame
-	BadTCP         // data offset or a set of flags no TCP sends
-	BadARP         // not an Ethernet/IPv4 request or reply
-	BadProtocol    // IP protocol 0, which no IPv4 packet carries
-	BadOffload     // a virtio header that contradicts the packet behind it
-	NotIP          // neither IPv4, IPv6 nor ARP: VLAN, LLC, MPLS and the like
-	IPv6           // IPv6, which is not carried yet
-	SourceRoute    // an IPv4 source-route option
-	TinyFragment   // a first fragment without its whole L4 header, or a later one reaching into it
-	TooBig         // larger than the MTU of the network
-	DecodePanicked // the decoder panicked; the frame was kept for the bug report
+	Runt         // shorter than its headers say
+	BadVersion   // the IP version nibble contradicts the EtherType
+	BadLength    // an IP, TCP or UDP length that contradicts the frame
+	BadTCP       // data offset or a set of flags no TCP sends
+	BadARP       // not an Ethernet/IPv4 request or reply
+	BadProtocol  // IP protocol 0, which no IPv4 packet carries
+	BadOffload   // a virtio header that contradicts the packet behind it
+	NotIP        // neither IPv4, IPv6 nor ARP: VLAN, LLC, MPLS and the like
+	IPv6         // IPv6, which is not carried yet
+	SourceRoute  // an IPv4 source-route option
+	TinyFragment // a first fragment without its whole L4 header, or a later one reaching into it
+	TooBig       // larger than the MTU of the network
 
 	// The frame may not be sent by this port.
 
@@ -68,6 +67,12 @@ const (
 	// The destination could not take it.
 
 	WriteFailed // the device refused the frame
+	OverShare   // writing to the port takes so long that it is limited to its share of the poller's time
+
+	// The switch protects itself.
+
+	PipelinePanicked // it, or a frame before it in its batch, made the pipeline panic
+	PortShut         // to or from a port that was shut because its frames made the pipeline panic
 
 	Count // how many verdicts there are; keep last
 )
@@ -77,8 +82,7 @@ var names = [Count]string{
 	Runt: "runt", BadVersion: "bad-version", BadLength: "bad-length", BadTCP: "bad-tcp",
 	BadARP: "bad-arp", BadProtocol: "bad-protocol", BadOffload: "bad-offload", NotIP: "not-ip",
 	IPv6: "ipv6", SourceRoute: "source-route", TinyFragment: "tiny-fragment", TooBig: "too-big",
-	DecodePanicked: "decode-panicked",
-	NotReady:       "not-ready", SpoofedMAC: "spoofed-mac", SpoofedIP: "spoofed-ip", SpoofedARP: "spoofed-arp",
+	NotReady: "not-ready", SpoofedMAC: "spoofed-mac", SpoofedIP: "spoofed-ip", SpoofedARP: "spoofed-arp",
 	DHCPServer: "dhcp-server", BadSource: "bad-source", NotUnicast: "not-unicast", WrongMAC: "wrong-mac",
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
 	NotRouted: "not-routed",
@@ -87,6 +91,7 @@ var names = [Count]string{
 	TableFull:     "conntrack_allowance_exceeded",
 	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
 	TunnelDown: "tunnel-down", TunnelForeign: "tunnel-foreign", WriteFailed: "write-failed",
+	OverShare: "over-share", PipelinePanicked: "pipeline-panicked", PortShut: "port-shut",
 }
 
 var meanings = [Count]string{
@@ -105,7 +110,6 @@ var meanings = [Count]string{
 	SourceRoute:    "IPv4 source-route option",
 	TinyFragment:   "fragment without its whole transport header",
 	TooBig:         "larger than the MTU",
-	DecodePanicked: "the decoder panicked on it",
 	NotReady:       "the port has no rules yet, or is no longer leased",
 	SpoofedMAC:     "source MAC is not the interface's",
 	SpoofedIP:      "source address is not the interface's",
@@ -130,6 +134,10 @@ var meanings = [Count]string{
 	TunnelDown:     "no session with the node that has the address",
 	TunnelForeign:  "sent in the name of an interface that its node does not have",
 	WriteFailed:    "the device refused the frame",
+	OverShare:      "writing to the port takes too long, so it gets few frames",
+
+	PipelinePanicked: "it, or a frame before it, made the switch panic",
+	PortShut:         "the port was shut after its frames made the switch panic",
 }
 
 // String is the counter's name, in the code, the command line and the console.

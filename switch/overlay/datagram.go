@@ -3,6 +3,7 @@ package overlay
 import (
 	"encoding/binary"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 )
 
@@ -75,6 +76,7 @@ type header struct {
 }
 
 func readHeader(b []byte) (h header, ok bool) {
+	failpoint.Reach()
 	if len(b) < headerLen+innerLen+tagLen || b[0] != version || b[1]&^byte(knownMarks) != 0 || b[2] != 0 || b[3] != 0 {
 		return h, false
 	}
@@ -86,6 +88,7 @@ func readHeader(b []byte) (h header, ok bool) {
 
 // putInner writes what stands before the frame inside the seal.
 func putInner(b []byte, from packet.Origin) {
+	failpoint.Reach()
 	b[0], b[1] = sourceOptionLen/4, 0x40 // version 0; critical options are there
 	binary.BigEndian.PutUint16(b[2:], ethernetBridged)
 	binary.BigEndian.PutUint32(b[4:], from.VNI<<8)
@@ -101,6 +104,7 @@ func putOption(b []byte, kind byte, length int) {
 // readInner reads what was inside the seal. A node of the cluster wrote it, of this version
 // or another, sound or broken into.
 func readInner(b []byte, from *packet.Origin) (frame []byte, ok bool) {
+	failpoint.Reach()
 	if len(b) < geneveLen || b[0]>>6 != 0 || b[1]&0x80 != 0 || binary.BigEndian.Uint16(b[2:]) != ethernetBridged {
 		return nil, false
 	}

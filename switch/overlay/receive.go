@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -26,6 +27,8 @@ type receiver struct {
 	empty   bool          // the socket, when a train wanted more
 	from    sockaddr
 	sender  netip.AddrPort
+	taken   int           // datagrams by the last Receive
+	opened  packet.Origin // of the last of them whose seal was opened
 	nonce   [12]byte
 	message message
 
@@ -43,10 +46,33 @@ type receiver struct {
 
 // Receive opens the next datagram, and joins to its packet those behind it that fit.
 func (d *Device) Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error) {
+	d.receiver.taken, d.receiver.opened = 0, packet.Origin{}
+	failpoint.Reach()
+	return d.receiveFrame(b)
+}
+
+// Discard forgets what was read, what the last Receive returned included. The counters of what
+// was opened stay taken.
+func (d *Device) Discard() (datagrams int, from packet.Origin) {
+	r := &d.receiver
+	datagrams = r.taken
+	if r.held.full {
+		datagrams++
+	}
+	if left := r.n - r.at; left > 0 {
+		datagrams += (left + r.size - 1) / r.size
+	}
+	r.at, r.taken, r.held.full = r.n, 0, false
+	r.empty, r.reads, r.bytes = false, 0, 0
+	return datagrams, r.opened
+}
+
+func (d *Device) receiveFrame(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error) {
+	failpoint.Reach()
 	r := &d.receiver
 	var marks packet.Marks
 	if h := &r.held; h.full {
-		h.full = false
+		h.full, r.taken, r.opened = false, 1, h.from
 		n, from, marks, v = h.n, h.from, h.marks, h.verdict
 		if v == verdict.Forward {
 			n = packet.OffloadLen + copy(b[packet.OffloadLen:], h.b[:n])
@@ -69,10 +95,12 @@ func (d *Device) Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict
 
 // next is the next datagram. It stays where it is until the one after it is asked for.
 func (d *Device) next() ([]byte, error) {
+	failpoint.Reach()
 	r := &d.receiver
 	if r.at < r.n {
 		datagram := r.in[r.at:min(r.at+r.size, r.n)]
 		r.at += len(datagram)
+		r.taken++
 		return datagram, nil
 	}
 	if r.empty || r.reads >= batchReads || r.bytes >= batchBytes {
@@ -86,6 +114,7 @@ func (d *Device) next() ([]byte, error) {
 	}
 	r.reads, r.bytes = r.reads+1, r.bytes+n
 	r.n, r.size, r.at, r.sender = n, size, size, r.from.addrPort()
+	r.taken++
 	return r.in[:size], nil
 }
 
@@ -98,6 +127,7 @@ func (d *Device) next() ([]byte, error) {
 // In the form of VXLAN nothing is proved: the address is all there is, and the port is any
 // (RFC 7348 §5).
 func (d *Device) sessionOf(datagram []byte, sender netip.AddrPort) (*session, header) {
+	failpoint.Reach()
 	if d.form == VXLAN {
 		return d.table.Load().vtep[sender.Addr()], header{marks: packet.Unfinished}
 	}
@@ -115,6 +145,7 @@ func (d *Device) sessionOf(datagram []byte, sender netip.AddrPort) (*session, he
 // openDatagram opens a datagram in place and copies the frame in it behind the room for a
 // virtio header in b.
 func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) (int, packet.Origin, packet.Marks, verdict.Verdict) {
+	failpoint.Reach()
 	s, h := d.sessionOf(datagram, sender)
 	if s == nil {
 		return len(datagram), packet.Origin{}, 0, notOurs()
@@ -135,6 +166,7 @@ func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) 
 
 // open opens a datagram of a session into dst, takes its counter and reads its inner header.
 func (d *Device) open(s *session, h *header, dst, datagram []byte) (frame []byte, from packet.Origin, v verdict.Verdict) {
+	failpoint.Reach()
 	inner, ok := s.openPacket(dst, datagram, &d.receiver.nonce)
 	if !ok {
 		return nil, from, verdict.TunnelForged
@@ -146,6 +178,7 @@ func (d *Device) open(s *session, h *header, dst, datagram []byte) (frame []byte
 	if frame, ok = readInner(inner, &from); !ok {
 		return nil, from, notOurs()
 	}
+	d.receiver.opened = from
 	return frame, from, verdict.Forward
 }
 
@@ -153,6 +186,7 @@ func (d *Device) open(s *session, h *header, dst, datagram []byte) (frame []byte
 // goes on, and reports whether it was joined. What it overwrites before is put back. What
 // is not joined is held for the next Receive.
 func (d *Device) joinNext(b []byte, of packet.Origin) bool {
+	failpoint.Reach()
 	r := &d.receiver
 	datagram, err := d.next()
 	if err != nil {
@@ -166,6 +200,7 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 	}
 	if s.node != of.Node || h.marks&packet.Unfinished == 0 || !r.train.Room(len(datagram)-d.form.overhead()) {
 		r.at -= len(datagram)
+		r.taken--
 		return false
 	}
 	end := r.train.End()
@@ -191,6 +226,7 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 // fewer than ten bytes of payload there is no room for it; then the datagram is opened in
 // place and the frame, which is no longer than its train, is copied.
 func (d *Device) openAt(b []byte, start int, s *session, h *header, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+	failpoint.Reach()
 	switch {
 	case d.form == VXLAN:
 		return s.openVXLAN(b[start:], datagram)
@@ -204,7 +240,9 @@ func (d *Device) openAt(b []byte, start int, s *session, h *header, datagram []b
 
 // hold keeps a frame, or the fate of a datagram, for the next Receive.
 func (r *receiver) hold(b []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+	failpoint.Reach()
 	h := &r.held
+	r.taken--
 	h.full, h.from, h.marks, h.verdict, h.n = true, from, marks, v, copy(h.b[:], b)
 }
 

@@ -3,6 +3,7 @@ package overlay
 import (
 	"golang.org/x/sys/unix"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -29,6 +30,7 @@ type sender struct {
 // sealed already, so nothing but the first packet is copied. In the form of VXLAN each is
 // copied, and its checksum computed.
 func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error) {
+	failpoint.Reach()
 	s := d.table.Load().send[to]
 	if s == nil {
 		return verdict.TunnelDown, nil
@@ -58,6 +60,7 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet
 // sealCopy seals a frame into q.out from at on and returns the datagram's length; 0 if there
 // is no nonce left, or no room.
 func (q *sender) sealCopy(s *session, queue, at int, from packet.Origin, frame []byte, marks packet.Marks) int {
+	failpoint.Reach()
 	if at+headerLen+innerLen+len(frame)+tagLen > len(q.out) {
 		return 0
 	}
@@ -70,6 +73,7 @@ func (q *sender) sealCopy(s *session, queue, at int, from packet.Origin, frame [
 
 // sendPieces sends the packets of q.cutter, which cuts the frame.
 func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin, p *packet.Packet, frame []byte) error {
+	failpoint.Reach()
 	n, size, pieces := 0, 0, 0
 	for {
 		start, end, ok := q.cutter.Next()
@@ -111,6 +115,7 @@ func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin
 // flush sends the n bytes of datagrams in q.out, size each but the last. Where the kernel
 // cannot take several at once on the way to that node, they go one by one from then on.
 func (d *Device) flush(q *sender, s *session, n, size int) error {
+	failpoint.Reach()
 	if n > size && !s.single.Load() {
 		err := d.sendTrain(&q.message, q.out[:n], size, &s.to)
 		switch err {

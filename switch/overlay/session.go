@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 )
 
@@ -74,6 +75,7 @@ func (s *session) next(queue int) uint64 {
 // and a frame. dst is where it goes: b itself, or memory apart from it. It returns the
 // datagram; nil if the queue's nonces are used up.
 func (s *session) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, marks packet.Marks) []byte {
+	failpoint.Reach()
 	counter := s.next(queue)
 	if counter == 0 {
 		return nil
@@ -85,6 +87,7 @@ func (s *session) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, mark
 
 // openPacket opens a datagram into dst and returns what was sealed.
 func (s *session) openPacket(dst, datagram []byte, nonce *[12]byte) ([]byte, bool) {
+	failpoint.Reach()
 	copy(nonce[4:], datagram[8:headerLen])
 	inner, err := s.open.Open(dst[:0], nonce[:], datagram[headerLen:], datagram[:headerLen])
 	return inner, err == nil
@@ -105,6 +108,7 @@ const (
 // take reports whether a counter has not been taken before, and takes it. What is older
 // than the window counts as taken.
 func (w *window) take(counter uint64) bool {
+	failpoint.Reach()
 	block := counter / 64
 	if counter > w.newest {
 		first := w.newest/64 + 1

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"palisade/internal/failpoint"
 )
 
 // A sockaddr is an address as the kernel takes it.
@@ -57,6 +59,7 @@ type message struct {
 // sendTrain sends datagrams that stand one behind the other in b, size bytes each but the
 // last.
 func (d *Device) sendTrain(m *message, b []byte, size int, to *sockaddr) error {
+	failpoint.Reach()
 	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
 	control := (*unix.Cmsghdr)(unsafe.Pointer(&m.control))
 	control.Level, control.Type = unix.SOL_UDP, unix.UDP_SEGMENT

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -70,6 +71,7 @@ const (
 // putVXLAN makes a datagram of a packet of p's frame in q.out from at on and returns its
 // length; 0 if there is no room. A checksum that was left out is computed.
 func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Packet, marks packet.Marks) int {
+	failpoint.Reach()
 	if at+vxlanLen+len(frame) > len(q.out) {
 		return 0
 	}
@@ -87,6 +89,7 @@ func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Pa
 // capacity. Its checksum counts as left out where that lets the packet be joined to others
 // and it has proved right: then it is as good as one that is computed at the end.
 func (s *session) openVXLAN(dst, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+	failpoint.Reach()
 	if len(datagram) < vxlanLen || datagram[0]&vxlanFlag == 0 {
 		return nil, from, 0, notOurs()
 	}

@@ -1,0 +1,136 @@
+package vswitch
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// panicking returns a bed whose app panics at each write while it is armed, and the log of
+// its switch.
+func panicking(t *testing.T) (b *bed, armed *bool, log *bytes.Buffer) {
+	t.Helper()
+	b, armed, log = newBed(t), new(bool), new(bytes.Buffer)
+	b.sw.log = slog.New(slog.NewTextHandler(log, nil))
+	b.rules("app", permit(ec2.UDP, 53, 60, "0.0.0.0/0"))
+	b.rules("web", permit(ec2.UDP, 53, 60, "0.0.0.0/0"))
+	b.devices["app"].before = func() {
+		if *armed {
+			panic("planted")
+		}
+	}
+	return b, armed, log
+}
+
+// datagram is one from the web, of a flow of its own.
+func (b *bed) datagram(to string, number int) []byte {
+	f := template(packet.ProtocolUDP, addr("10.10.0.4"), addr(to), uint16(1000+number), 53)
+	return append(make([]byte, offloadLen), b.of("web", f)...)
+}
+
+// turns gives a port turns until it has nothing more to say.
+func (b *bed) turns(port string, queue ...[]byte) {
+	b.devices[port].queue = queue
+	p := b.ports[port].poller
+	for len(b.devices[port].queue) > 0 {
+		p.turn(b.ports[port], b.sw.Snapshot(), monotonic())
+	}
+}
+
+func (b *bed) logged() {
+	for {
+		select {
+		case write := <-b.sw.panics.reports:
+			write()
+		default:
+			return
+		}
+	}
+}
+
+// TestPanicCostsTheRestOfItsBatch and nothing else: what was written before keeps its verdict,
+// the next batch is carried, and the log tells of the frame and where it happened, once.
+func TestPanicCostsTheRestOfItsBatch(t *testing.T) {
+	b, armed, log := panicking(t)
+	*armed = true
+	for range 2 {
+		b.turns("web", b.datagram("10.10.0.6", 1), b.datagram("10.10.0.99", 2), b.datagram("10.10.0.5", 3), b.datagram("10.10.0.6", 4), b.datagram("10.10.0.6", 5))
+	}
+	web, lone := b.ports["web"].Counters().Verdicts, b.ports["lone"].Counters().Verdicts
+	if web[verdict.PipelinePanicked] != 6 || lone[verdict.Forward] != 2 || web[verdict.NoRoute] != 2 || b.devices["lone"].count != 2 {
+		t.Errorf("lost %d, want 6 of 10; %d forwarded to the first receiver, want 2; %d without a way, want 2", web[verdict.PipelinePanicked], lone[verdict.Forward], web[verdict.NoRoute])
+	}
+	*armed = false
+	b.turns("web", b.datagram("10.10.0.5", 6))
+	if got := b.ports["app"].Counters().Verdicts[verdict.Forward]; got != 1 || b.devices["app"].count != 1 {
+		t.Errorf("behind the panics %d frames are forwarded, want 1", got)
+	}
+	b.logged()
+	text := log.String()
+	for _, want := range []string{"planted", "port=web", "0a0a00040a0a0005", "pipeline.go", "(*frame).write"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log does not have %q:\n%s", want, text)
+		}
+	}
+	if n := strings.Count(text, "please report"); n != 1 {
+		t.Errorf("the log tells of %d panics within a minute, want 1", n)
+	}
+	if n, last := b.sw.Panics(); n != 2 || last.Port != "web" || last.Cause != "planted" {
+		t.Errorf("%d panics, the last %+v", n, last)
+	}
+}
+
+// TestPortThatPanicsTooOftenIsShut: nothing from it and to it passes, its neighbours are not
+// touched, and 99 panics in a minute or 100 in two shut nothing.
+func TestPortThatPanicsTooOftenIsShut(t *testing.T) {
+	b, armed, log := panicking(t)
+	*armed = true
+	for range maxPanics - 1 {
+		b.turns("web", b.datagram("10.10.0.5", 1))
+	}
+	if b.ports["web"].IsShut() {
+		t.Fatalf("the port is shut behind %d panics", maxPanics-1)
+	}
+	b.turns("web", b.datagram("10.10.0.5", 1))
+	if !b.ports["web"].IsShut() {
+		t.Fatalf("the port is open behind %d panics", maxPanics)
+	}
+	*armed = false
+	b.turns("web", b.datagram("10.10.0.6", 1), b.datagram("10.10.0.6", 2))
+	b.expect("lone", b.of("lone", template(packet.ProtocolUDP, addr("10.10.0.6"), addr("10.10.0.4"), 1, 53)), "web", verdict.PortShut)
+	b.expect("lone", b.of("lone", template(packet.ProtocolUDP, addr("10.10.0.6"), addr("10.10.0.5"), 1, 53)), "app", verdict.Forward)
+	if got := b.ports["web"].Counters().Verdicts[verdict.PortShut]; got != 2 || b.devices["lone"].count+b.devices["web"].count != 0 {
+		t.Errorf("%d frames from a port that is shut were counted, want 2; %d and %d were written", got, b.devices["lone"].count, b.devices["web"].count)
+	}
+	b.logged()
+	if !strings.Contains(log.String(), "a port is shut") {
+		t.Errorf("the log does not tell that the port was shut:\n%s", log)
+	}
+	var c panicCount
+	for i := range 5 * maxPanics {
+		if c.add(time.Duration(i) * (panicWindow/maxPanics + time.Second)) {
+			t.Fatalf("%d panics, fewer than %d in a minute, are too many", i+1, maxPanics)
+		}
+	}
+}
+
+// TestUplinkIsNeverShut: it carries the frames of all the world.
+func TestUplinkIsNeverShut(t *testing.T) {
+	b, armed, _ := panicking(t)
+	*armed = true
+	frame := append(make([]byte, offloadLen), outside(template(packet.ProtocolUDP, laptop, addr("198.18.0.5"), 1, 53))...)
+	for range 2 * maxPanics {
+		b.turns("uplink", frame)
+	}
+	*armed = false
+	b.turns("uplink", frame)
+	if got := b.ports["uplink"].Counters().Verdicts[verdict.PipelinePanicked]; got != 2*maxPanics || b.ports["uplink"].IsShut() || b.devices["app"].count != 1 {
+		t.Errorf("%d panics; shut is %v; %d frames arrived behind them", got, b.ports["uplink"].IsShut(), b.devices["app"].count)
+	}
+}

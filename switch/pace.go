@@ -1,0 +1,92 @@
+package vswitch
+
+import (
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/failpoint"
+	"palisade/internal/verdict"
+)
+
+const (
+	// slowWrite is what a write to an instance's device may cost: fifty times the usual.
+	slowWrite = 100 * time.Microsecond
+	// slowEvery and slowShare bound how often a slow port is written to: once in that time,
+	// and for a tenth of the poller's time.
+	slowEvery = 10 * time.Millisecond
+	slowShare = 10
+	// watchFor is how long each write to a port is timed after the last slow one.
+	watchFor = time.Minute
+	// suspectWrites is how many writes are timed, to whatever port, after some frames took
+	// so long that one of their receivers must be slow.
+	suspectWrites = 4 * checkEvery
+)
+
+// A pace bounds what writing to a port may cost the others.
+//
+// Writing into a TAP runs the network stack of its receiver, packet filters of its root's
+// choice included (packet(7)). So an instance can make writes to it a thousand times as
+// expensive as they should be, and ask for many, of its neighbours or by ARP. Which of many
+// writes were slow is not known before they are timed, and timing each would cost more than
+// the bound is worth. So a poller times writes for a while after some took too long
+// together, and goes on with those to a port that proved slow. What comes for such a port
+// before its next write is due is dropped.
+//
+// Writes are timed by the processor's time of the poller's thread, so that a thread that had
+// to wait makes no port slow. Any poller writes; two at a time may overwrite each other's
+// averages, which are near each other.
+type pace struct {
+	watch atomic.Int64 // writes are timed until then; 0: they are not
+	next  atomic.Int64 // no write before
+	cost  atomic.Int64 // of a write, on average
+}
+
+// beginWrite reports whether a frame may be written to a port now. begin is for endWrite.
+func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
+	failpoint.Reach()
+	if f.suspect == 0 && to.pace.watch.Load() == 0 || to.kind != InstancePort {
+		return 0, true
+	}
+	if f.suspect > 0 {
+		f.suspect--
+	}
+	if int64(monotonic()) < to.pace.next.Load() {
+		return 0, false
+	}
+	return threadTime(), true
+}
+
+// endWrite accounts for a write that was timed.
+func (f *frame) endWrite(to *Port, begin time.Duration) {
+	if begin != 0 {
+		to.pace.took(threadTime()-begin, monotonic())
+	}
+}
+
+// overShare is the verdict of a frame to a slow port whose next write is not due.
+func (f *frame) overShare() verdict.Verdict { return verdict.OverShare }
+
+// took records what a write cost. Three slow ones behind each other make a port slow, and a
+// few quick ones quick again.
+func (p *pace) took(cost, now time.Duration) {
+	average := (3*time.Duration(p.cost.Load()) + min(cost, 2*slowWrite)) / 4
+	p.cost.Store(int64(average))
+	switch {
+	case average > slowWrite:
+		p.next.Store(int64(now + max(slowEvery, slowShare*cost)))
+		p.watch.Store(int64(now + watchFor))
+	case int64(now) > p.watch.Load():
+		p.watch.Store(0)
+	}
+}
+
+// threadTime is what the calling thread has used of a processor.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	// Without telling the scheduler, as all calls of a poller. It cannot fail for this clock.
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
+	return time.Duration(ts.Nano())
+}

@@ -1,0 +1,145 @@
+package vswitch
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+	"palisade/internal/verdict"
+)
+
+// burn uses the processor of the calling thread.
+func burn(d time.Duration) {
+	for end := threadTime() + d; threadTime() < end; {
+	}
+}
+
+// TestSlowPortCostsOthersLittle: of what comes for a port whose writes are slow, one frame in
+// a while is written and the rest has a verdict of its own, so that who sends to it and who
+// does not is served. When writes are quick again all is written.
+func TestSlowPortCostsOthersLittle(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b := newBed(t)
+	b.rules("app", permit(ec2.UDP, 53, 60, "0.0.0.0/0"))
+	cost := 3 * time.Millisecond
+	b.devices["app"].before = func() {
+		if b.devices["app"].last = nil; cost > 0 {
+			burn(cost)
+		}
+	}
+	var both [][]byte
+	for i := range 64 {
+		to := "10.10.0.5" // the app, which is slow
+		if i%2 == 0 {
+			to = "10.10.0.6"
+		}
+		both = append(both, b.datagram(to, i))
+	}
+	const rounds = 40
+	began := threadTime()
+	for range rounds {
+		b.turns("web", both...)
+	}
+	took := threadTime() - began
+	app, lone := b.ports["app"].Counters(), b.ports["lone"].Counters()
+	if app.TxFrames == 0 || app.Verdicts[verdict.OverShare] == 0 || app.TxFrames+app.Verdicts[verdict.OverShare] != 32*rounds {
+		t.Errorf("%d frames were written to the slow port and %d dropped, of %d", app.TxFrames, app.Verdicts[verdict.OverShare], 32*rounds)
+	}
+	if lone.TxFrames != 32*rounds || lone.Verdicts[verdict.OverShare] != 0 {
+		t.Errorf("%d frames were written to its neighbour, want %d", lone.TxFrames, 32*rounds)
+	}
+	// The first few are written before anything is known of the port.
+	if most := cost*(checkEvery+suspectWrites/2) + took/slowShare; took > most+50*time.Millisecond {
+		t.Errorf("%d frames to a port whose writes take %v took %v", 32*rounds, cost, took)
+	}
+
+	cost = 0
+	deadline := time.Now().Add(20 * time.Second)
+	for quick := uint64(0); quick < 32; {
+		before := b.ports["app"].Counters().TxFrames
+		b.turns("web", both...)
+		quick = b.ports["app"].Counters().TxFrames - before
+		if time.Now().After(deadline) {
+			t.Fatalf("20 s after its writes are quick, %d of 32 frames are written to the port", quick)
+		}
+	}
+}
+
+// TestPaceIsOfThePortThatIsSlow: one slow write makes no port slow, nor does a thread that had
+// to wait.
+func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
+	var p pace
+	p.took(time.Second, time.Second)
+	if p.next.Load() != 0 {
+		t.Error("one slow write makes the port slow")
+	}
+	for range 20 {
+		p.took(20*time.Microsecond, time.Second)
+	}
+	for i := range 1000 {
+		cost := 20 * time.Microsecond
+		if i%4 == 0 {
+			cost = time.Second
+		}
+		p.took(cost, time.Second)
+	}
+	if p.next.Load() != 0 {
+		t.Error("one slow write of four makes the port slow")
+	}
+	for range 3 {
+		p.took(time.Millisecond, time.Second)
+	}
+	if got := time.Duration(p.next.Load()); got != time.Second+slowEvery {
+		t.Errorf("three slow writes: the next one is due at %v, want %v", got, time.Second+slowEvery)
+	}
+	p.took(7*time.Millisecond, time.Second)
+	if got := time.Duration(p.next.Load()); got != time.Second+slowShare*7*time.Millisecond {
+		t.Errorf("the next write is due at %v, want %v", got, time.Second+slowShare*7*time.Millisecond)
+	}
+	before := threadTime()
+	time.Sleep(20 * time.Millisecond)
+	if used := threadTime() - before; used > 10*time.Millisecond {
+		t.Errorf("a thread that slept used %v", used)
+	}
+}
+
+// TestSharesAreOfTime: a port whose frames are expensive has as few turns as make its time
+// that of the others, and all when no other port waits.
+func TestSharesAreOfTime(t *testing.T) {
+	used := map[string]time.Duration{}
+	costs := map[string]time.Duration{"cheap": 100 * time.Microsecond, "dear": 1400 * time.Microsecond, "usual": 200 * time.Microsecond}
+	shares := map[string]*share{"cheap": {}, "dear": {}, "usual": {}}
+	for range 10_000 {
+		for name, s := range shares {
+			if s.grant(InstancePort) {
+				used[name] += costs[name]
+				s.charge(costs[name])
+			}
+		}
+	}
+	if used["dear"] > used["usual"]*3/2 || used["dear"] < used["usual"]/2 {
+		t.Errorf("the port whose turns are long used %v, another %v", used["dear"], used["usual"])
+	}
+	var s share
+	s.charge(longTurn)
+	if s.limit() != 1 {
+		t.Errorf("behind a long turn the next has %d frames, want 1", s.limit())
+	}
+	for range 10 {
+		s.grant(InstancePort)
+		s.charge(turnTime / 10)
+	}
+	if s.limit() != batchFrames {
+		t.Errorf("behind short turns the next has %d frames, want %d", s.limit(), batchFrames)
+	}
+	for range 100 {
+		s.charge(time.Hour)
+	}
+	for waits := 0; !s.grant(InstancePort); waits++ {
+		if waits > int(maxDebt/turnTime) {
+			t.Fatal("the debt is not bounded")
+		}
+	}
+}

@@ -1,0 +1,59 @@
+package vswitch
+
+import "time"
+
+const (
+	// turnTime is what a port may use of its poller in a round, while other ports wait: about
+	// what a full batch of small packets, or of large ones, takes.
+	turnTime = 250 * time.Microsecond
+	// longTurn is a turn that is out of proportion. The port's next one is short.
+	longTurn = 4 * turnTime
+	// maxDebt bounds how long a port waits for the others. A turn may be long through no
+	// fault of the port: another process had the processor.
+	maxDebt = 16 * turnTime
+	// checkEvery is how many frames of a batch are carried between two looks at the clock.
+	checkEvery = 8
+)
+
+// A share is a port's part of the time of its poller: deficit round robin, counted in time
+// (Shreedhar and Varghese, "Efficient Fair Queueing using Deficit Round Robin", 1995). A
+// frame may be expensive for many reasons: it is cut into a thousand segments, its
+// connection is new, its receiver's kernel is slow. Each port is charged what its turns
+// took. It is the poller's own.
+type share struct {
+	credit time.Duration
+	frames int // of the next turn at the most; 0: a whole batch
+}
+
+// grant gives the port its time for one round and reports whether it may have a turn.
+// Ports that carry the frames of many instances get more.
+func (s *share) grant(kind PortKind) bool {
+	credit := turnTime
+	if kind != InstancePort {
+		credit *= 4
+	}
+	s.credit = min(s.credit+credit, credit)
+	return s.credit > 0
+}
+
+// charge takes what a turn took. After a long one the next is of one frame, and those
+// behind it grow again as long as they are not long.
+func (s *share) charge(took time.Duration) {
+	s.credit = max(s.credit-took, -maxDebt)
+	switch {
+	case took >= longTurn:
+		s.frames = 1
+	case s.frames > 0:
+		if s.frames *= 2; s.frames >= batchFrames {
+			s.frames = 0
+		}
+	}
+}
+
+// limit is how many frames the port's turn may have.
+func (s *share) limit() int {
+	if s.frames == 0 {
+		return batchFrames
+	}
+	return s.frames
+}
