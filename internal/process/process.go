@@ -157,6 +157,31 @@ func (h *Handle) Signal(sig unix.Signal) error {
 	return nil
 }
 
+// Duplicate returns a duplicate of a descriptor that the process has open.
+func (h *Handle) Duplicate(descriptor int) (*os.File, error) {
+	conn, err := h.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var file *os.File
+	var failed error
+	if err := conn.Control(func(fd uintptr) {
+		var duplicate int
+		if duplicate, failed = unix.PidfdGetfd(int(fd), descriptor, 0); failed == nil {
+			file = os.NewFile(uintptr(duplicate), fmt.Sprintf("process %d, descriptor %d", h.id.PID, descriptor))
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if errors.Is(failed, unix.ESRCH) {
+		failed = ErrGone
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("descriptor %d of process %d: %w", descriptor, h.id.PID, failed)
+	}
+	return file, nil
+}
+
 // Kill ends the process at once and waits until it is gone.
 func (h *Handle) Kill(ctx context.Context) error {
 	if err := h.Signal(unix.SIGKILL); err != nil {

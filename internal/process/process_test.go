@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,45 @@ func TestKillWaitsForTheEnd(t *testing.T) {
 	}
 	if err := Kill(ctx, id); err != nil {
 		t.Errorf("Kill of an ended process: %v", err)
+	}
+}
+
+func TestDuplicateOfADescriptorIsTheSameFile(t *testing.T) {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	cmd := exec.Command("sleep", "600")
+	cmd.ExtraFiles = []*os.File{theirs}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	theirs.Close()
+	id, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := id.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	file, err := h.Duplicate(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString("through"); err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, 7)
+	if _, err := io.ReadFull(ours, said); err != nil || string(said) != "through" {
+		t.Errorf("the pipe has %q, %v", said, err)
+	}
+	if _, err := h.Duplicate(99); err == nil {
+		t.Error("a descriptor that is not open was duplicated")
 	}
 }
 
