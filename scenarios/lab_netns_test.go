@@ -267,13 +267,8 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 			a.do("lab", "partition", "node3")
 			a.do("lab", "crash", "node2")
 		}},
-		{"the door killed", func() {
-			for pid, text := range processes(t) {
-				if strings.HasPrefix(text, "palisade lab door --name "+a.name+" ") {
-					a.signal(pid, syscall.SIGKILL)
-				}
-			}
-		}},
+		{"the door killed", func() { a.signal(a.status().Door.PID, syscall.SIGKILL) }},
+		{"the supervisor killed", func() { a.signal(a.status().Supervisor.PID, syscall.SIGKILL) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a.up()

@@ -15,7 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"palisade/cluster"
 	"palisade/internal/instance"
+	"palisade/internal/lab"
 )
 
 // An exitError ends the process with code; what there was to say has been printed.
@@ -24,7 +26,7 @@ type exitError int
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // Main runs the command that args name and returns the process's exit status: 0 done,
-// 1 it could not be done, 2 the command line was wrong.
+// 1 it could not be done, 2 the command line was wrong, 3 this node is out of its cluster.
 func Main(args []string) int {
 	if code, ok := instance.Reexec(args); ok {
 		return code
@@ -44,6 +46,9 @@ func Main(args []string) int {
 	fmt.Fprintf(os.Stderr, "palisade: %v\n", err)
 	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
+	}
+	if errors.Is(err, cluster.ErrOutcast) {
+		return lab.OutcastStatus
 	}
 	return 1
 }

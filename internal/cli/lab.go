@@ -29,8 +29,21 @@ func newLabCommand() *cobra.Command {
 		newLabNode(name, "kill NODE", "Kill a node's daemon; its instances live on", (*lab.Lab).KillNode),
 		newLabNode(name, "start NODE", "Start a node's daemon again and wait until it is ready", (*lab.Lab).StartNode),
 		newLabNode(name, "crash NODE", "Kill a node with its instances, as a power cut would", (*lab.Lab).CrashNode),
-		newLabPartition(name), newLabHeal(name), newLabDown(name), newLabDoor(name))
+		newLabPartition(name), newLabHeal(name), newLabDown(name), newLabDoor(name), newLabSupervise(name))
 	return cmd
+}
+
+// openLab opens a lab, and starts its supervisor again if that has died. One that cannot be
+// started does not keep the command from its work.
+func openLab(cmd *cobra.Command, name string) (*lab.Lab, error) {
+	l, err := lab.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Supervised(cmd.Context()); err != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "palisade: what dies in lab %s is not started again: %v\n", name, err)
+	}
+	return l, nil
 }
 
 func newLabUp(name *string) *cobra.Command {
@@ -82,7 +95,7 @@ func newLabEnv(name *string) *cobra.Command {
 		Short: "Print what points aws, the SDKs and the ec2-* tools at the lab",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := lab.Open(*name)
+			l, err := openLab(cmd, *name)
 			if err != nil {
 				return err
 			}
@@ -104,7 +117,7 @@ func newLabStatus(name *string) *cobra.Command {
 		Short: "Show the lab's nodes, who leads them, who is cut off, and the instances",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := lab.Open(*name)
+			l, err := openLab(cmd, *name)
 			if err != nil {
 				return err
 			}
@@ -127,11 +140,15 @@ func printLabStatus(out io.Writer, st lab.Status) error {
 	if st.Leader != "" {
 		leader = st.Leader + " leads"
 	}
-	fmt.Fprintf(out, "%s\n\n", leader)
+	fmt.Fprintln(out, leader)
+	if st.Door.Restarts > 0 {
+		fmt.Fprintf(out, "Front door restarts: %d\n", st.Door.Restarts)
+	}
+	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tROLE\tPID\tUNDERLAY\tNAMESPACE\tCUT OFF")
+	fmt.Fprintln(w, "NODE\tROLE\tPID\tRESTARTS\tUNDERLAY\tNAMESPACE\tCUT OFF")
 	for _, n := range st.Nodes {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, n.Role, n.PID, n.Underlay, n.Namespace, n.Cut)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", n.Name, n.Role, n.PID, n.Restarts, n.Underlay, n.Namespace, n.Cut)
 	}
 	if len(st.Instances) > 0 {
 		fmt.Fprintln(w, "\nINSTANCE\tNAME\tNODE\tSTATE\tPRIVATE\tPUBLIC\tNAMESPACE")
@@ -139,7 +156,29 @@ func printLabStatus(out io.Writer, st lab.Status) error {
 	for _, i := range st.Instances {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.ID, i.Name, i.Node, i.State, i.PrivateAddress, i.PublicAddress, i.Namespace)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, n := range st.Nodes {
+		printTrouble(out, n.Name, n.Trouble)
+	}
+	printTrouble(out, "the front door", st.Door.Trouble)
+	return nil
+}
+
+// printTrouble says why a daemon does not stay up, if it does not.
+func printTrouble(out io.Writer, name string, t *lab.Trouble) {
+	if t == nil {
+		return
+	}
+	fmt.Fprintf(out, "\n%s: %s", name, t.What)
+	if t.End != "" {
+		fmt.Fprintf(out, "; it last ended so: %s", t.End)
+	}
+	fmt.Fprintln(out)
+	for _, line := range t.Log {
+		fmt.Fprintf(out, "  %s\n", line)
+	}
 }
 
 func newLabExec(name *string) *cobra.Command {
@@ -189,7 +228,7 @@ func newLabPartition(name *string) *cobra.Command {
   palisade lab heal`,
 		Args: usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := lab.Open(*name)
+			l, err := openLab(cmd, *name)
 			if err != nil {
 				return err
 			}
@@ -207,7 +246,7 @@ func newLabHeal(name *string) *cobra.Command {
 		Short: "Remove every cut that partition made",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := lab.Open(*name)
+			l, err := openLab(cmd, *name)
 			if err != nil {
 				return err
 			}
@@ -222,6 +261,16 @@ func newLabDown(name *string) *cobra.Command {
 		Short: "End the lab and remove every trace of it",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Down(cmd.Context(), *name) },
+	}
+}
+
+func newLabSupervise(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:    "supervise",
+		Short:  "Start the lab's daemons again when they die; lab up starts it",
+		Hidden: true,
+		Args:   usageArgs(cobra.NoArgs),
+		RunE:   func(cmd *cobra.Command, _ []string) error { return lab.Supervise(cmd.Context(), *name) },
 	}
 }
 

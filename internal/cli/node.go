@@ -23,7 +23,8 @@ func newNodeCommand() *cobra.Command {
 		Short: "Run a node's daemon, in the foreground",
 		Long: `Run a node's daemon: the switch, the firewall, the cluster member and the API.
 It ends on SIGTERM; its instances, their devices and their connections live on and are
-taken over by the next daemon with the same configuration.`,
+taken over by the next daemon with the same configuration. Status 3 says that the cluster
+has fenced or removed the node: to start it again changes nothing.`,
 		Example: `  palisade node --config /etc/palisade/node1.toml
   palisade node --config node2.toml --join 192.0.2.11:7400 --token @token.txt`,
 		Args: usageArgs(cobra.NoArgs),

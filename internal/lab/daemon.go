@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,11 +22,12 @@ import (
 // stopTimeout bounds the wait for killed processes to be gone.
 const stopTimeout = 5 * time.Second
 
-// A daemon is a background process of the lab: a node or the front door. It outlives the
-// command that started it; the pid file is how the next command finds it.
+// A daemon is a background process of the lab: a node, the front door, or the supervisor, which
+// starts the others. It outlives the command that wanted it; the pid file is how the next command finds it.
 type daemon struct {
-	name      string     // "node1", "door"
+	name      string     // "node1", "door", "supervisor"
 	namespace string     // "" is the machine's own
+	binary    string     // "" is our own
 	args      []string   // behind `palisade`
 	files     []*os.File // from descriptor 3 on
 }
@@ -34,39 +36,34 @@ func (l *Lab) pidFile(name string) string { return l.path(name + ".pid") }
 func (l *Lab) logFile(name string) string { return l.path(name + ".log") }
 
 // start runs d in a session of its own, with its log as its only open file besides d.files.
-func (l *Lab) start(d daemon) (process.ID, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return process.ID{}, err
+// The caller waits for it, so that no zombie stays, and writes its pid file.
+func (l *Lab) start(d daemon) (*exec.Cmd, error) {
+	if d.binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		d.binary = self
 	}
 	log, err := os.OpenFile(l.logFile(d.name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return process.ID{}, fmt.Errorf("start %s: %w", d.name, err)
+		return nil, fmt.Errorf("start %s: %w", d.name, err)
 	}
 	defer log.Close()
 	// Whatever our own caller left open would keep its pipes from ending.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return process.ID{}, fmt.Errorf("start %s: close inherited descriptors: %w", d.name, err)
+		return nil, fmt.Errorf("start %s: close inherited descriptors: %w", d.name, err)
 	}
-	cmd := exec.Command(self, d.args...)
+	cmd := exec.Command(d.binary, d.args...)
 	cmd.Args[0] = "palisade"
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = d.files
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := netns.Do(d.namespace, cmd.Start); err != nil {
-		return process.ID{}, fmt.Errorf("start %s: %w", d.name, err)
+		return nil, fmt.Errorf("start %s: %w", d.name, err)
 	}
-	go cmd.Wait() // no zombie while we are its parent
-	id, err := process.Of(cmd.Process.Pid)
-	if err == nil {
-		err = id.WriteFile(l.pidFile(d.name))
-	}
-	if err != nil {
-		cmd.Process.Kill()
-		return process.ID{}, fmt.Errorf("start %s: %w\n%s", d.name, err, l.logTail(d.name))
-	}
-	return id, nil
+	return cmd, nil
 }
 
 // running returns the daemon called name if it runs.
@@ -75,7 +72,38 @@ func (l *Lab) running(name string) (process.ID, bool) {
 	return id, err == nil && id.Alive()
 }
 
-// kill ends the daemon called name as a crash would. One that does not run is no error.
+// find is running, also for a daemon whose pid file was not written yet when its supervisor was
+// killed.
+func (l *Lab) find(name string) (process.ID, bool, error) {
+	if id, ok := l.running(name); ok {
+		return id, true, nil
+	}
+	ids, err := l.processes(func(args []string) bool {
+		if name == doorName {
+			return slices.Equal(args, l.doorArgs())
+		}
+		return len(args) > 2 && args[0] == "node" && args[1] == "--config" && args[2] == l.configFile(name)
+	})
+	if err != nil || len(ids) == 0 {
+		return process.ID{}, false, err
+	}
+	return ids[0], true, nil
+}
+
+// processes returns the processes called palisade whose further arguments match.
+func (l *Lab) processes(match func(args []string) bool) ([]process.ID, error) {
+	return process.List(func(pid int) bool {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return false
+		}
+		args := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
+		return args[0] == "palisade" && match(args[1:])
+	})
+}
+
+// kill ends a process that has a pid file, past the supervisor: only for when none runs. One
+// that does not run is no error.
 func (l *Lab) kill(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()

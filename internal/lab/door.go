@@ -24,30 +24,23 @@ const closedDoorBody = `<?xml version="1.0" encoding="UTF-8"?>
 
 func (l *Lab) doorArgs() []string { return []string{"lab", "door", "--name", l.Name} }
 
-// openDoor hands the listener to the process that serves it from now on.
-func (l *Lab) openDoor(listener net.Listener) error {
-	file, err := listener.(*net.TCPListener).File()
-	if err != nil {
-		return fmt.Errorf("open the front door: %w", err)
-	}
-	defer file.Close()
-	_, err = l.start(daemon{name: "door", args: l.doorArgs(), files: []*os.File{file}})
-	return err
-}
+// doorDescriptor is the listening socket in the door's process. It stays open there: a
+// supervisor that follows one that was killed takes it from there.
+const doorDescriptor = 3
 
 // ServeDoor is the front door: it carries connections from the loopback port, which is
-// descriptor 3, to the API socket of a node that can serve, or at least lives. It returns when ctx ends.
+// doorDescriptor, to the API socket of a node that can serve, or at least lives. It returns when ctx ends.
 func ServeDoor(ctx context.Context, name string) error {
 	l, err := Open(name)
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(3, "door")
+	file := os.NewFile(doorDescriptor, doorName)
+	defer file.Close()
 	listener, err := net.FileListener(file)
 	if err != nil {
 		return fmt.Errorf("open the front door: %w", err)
 	}
-	file.Close()
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 
 	d := &door{lab: l, slots: make(chan struct{}, maxVisitors), health: make([]health, len(l.Nodes))}

@@ -41,16 +41,23 @@ func Down(ctx context.Context, name string) error {
 }
 
 // clear removes everything that carries the lab's name, whatever lab.json says, and
-// reports whether there was anything. Daemons go first: a node that lives would start
-// again what we end.
+// reports whether there was anything. The supervisor goes first, for it would start the
+// daemons again, and then the daemons: a node that lives would start again what we end.
 func (l *Lab) clear(ctx context.Context) (found bool, err error) {
+	if err := l.kill(ctx, supervisorName); err != nil {
+		return found, err
+	}
+	supervises := func(args []string) bool { return slices.Equal(args, l.superviseArgs()) }
+	if err := l.killProcesses(ctx, supervises); err != nil {
+		return found, err
+	}
 	for _, name := range l.pidFiles() {
 		found = true
 		if err := l.kill(ctx, name); err != nil {
 			return found, err
 		}
 	}
-	if err := l.killStrays(ctx); err != nil {
+	if err := l.killProcesses(ctx, l.owns); err != nil {
 		return found, err
 	}
 	namespaces, err := netns.List(l.namespace(""))
@@ -128,31 +135,26 @@ func (l *Lab) pidFiles() []string {
 	return names
 }
 
-// killStrays ends the lab's daemons that no pid file tells of, because the command that
-// started them was killed before it wrote one, and what else it had begun for a node. They
-// are known by their command line, which names the lab or a file of it.
-func (l *Lab) killStrays(ctx context.Context) error {
+// owns reports whether args, behind `palisade`, are those of a daemon of the lab, or of a
+// command on the configuration of one of its nodes. They tell of what has no pid file, as its
+// starter was killed before it wrote one.
+func (l *Lab) owns(args []string) bool {
+	if slices.Equal(args, l.doorArgs()) || slices.Equal(args, l.superviseArgs()) {
+		return true
+	}
+	config := slices.Index(args, "--config") + 1
+	return config > 0 && config < len(args) && filepath.Dir(args[config]) == l.dir()
+}
+
+// killProcesses ends the processes called palisade whose further arguments match.
+func (l *Lab) killProcesses(ctx context.Context, match func(args []string) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	strays, err := process.List(func(pid int) bool {
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil {
-			return false
-		}
-		args := strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")
-		if args[0] != "palisade" || len(args) < 2 {
-			return false
-		}
-		if slices.Equal(args[1:], l.doorArgs()) {
-			return true
-		}
-		config := slices.Index(args, "--config") + 1
-		return config > 0 && config < len(args) && filepath.Dir(args[config]) == l.dir()
-	})
+	ids, err := l.processes(match)
 	if err != nil {
 		return err
 	}
-	for _, id := range strays {
+	for _, id := range ids {
 		if err := process.Kill(ctx, id); err != nil {
 			return err
 		}

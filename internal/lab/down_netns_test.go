@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/process"
@@ -104,10 +106,13 @@ func TestDownLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"with its daemons killed", func(t *testing.T, l *Lab) {
-			l.kill(t.Context(), "node1")
-			l.kill(t.Context(), "door")
+		{"with its daemons killed", func(t *testing.T, l *Lab) { // the supervisor may be starting them again
+			l.signal(t, "node1", unix.SIGKILL)
+			l.signal(t, "node2", unix.SIGKILL)
+			l.signal(t, doorName, unix.SIGKILL)
 		}},
+		{"with its supervisor killed", func(t *testing.T, l *Lab) { l.signal(t, supervisorName, unix.SIGKILL) }},
+		{"with its supervisor stopped", func(t *testing.T, l *Lab) { l.signal(t, supervisorName, unix.SIGSTOP) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := up(t, Options{Name: "labtestdown", Nodes: 3})

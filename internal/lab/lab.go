@@ -10,7 +10,7 @@
 // control socket. It imports none of what the daemon is made of. Up makes everything,
 // Down finds everything again by the lab's name alone, so that it also clears what a
 // crash at any point left behind. Read Lab, then Up (up.go), topology.go, cluster.go,
-// node.go, partition.go, Down.
+// node.go, supervisor.go (which starts daemons, again if they die), partition.go, Down.
 //
 // A lab is named, and so is every namespace, cgroup, directory and process of it.
 // Addresses live in its namespaces; only the front door's loopback port is the machine's,
@@ -53,6 +53,8 @@ type Lab struct {
 	Limits       string         `json:"limits,omitempty"`
 	Overlay      string         `json:"overlay,omitempty"` // of the nodes; "": the default
 	Accounts     []Account      `json:"accounts"`
+
+	locked bool // this command has the lock of the lab: it is Up
 }
 
 // An Account may call the API of the lab.

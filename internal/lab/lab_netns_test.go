@@ -47,7 +47,11 @@ func standIn(args []string) int {
 		return 0
 	}
 	if args[0] == "lab" {
-		if err := ServeDoor(context.Background(), args[3]); err != nil {
+		serve := ServeDoor
+		if args[1] == "supervise" {
+			serve = Supervise
+		}
+		if err := serve(context.Background(), args[3]); err != nil {
 			fmt.Println(err)
 			return 1
 		}
@@ -72,6 +76,10 @@ func standIn(args []string) int {
 	}
 	if args[0] == "cluster" {
 		return 0
+	}
+	if _, err := os.Stat(outcast(c.DataDir)); err == nil {
+		fmt.Println("this node is out")
+		return OutcastStatus
 	}
 	if slices.Contains(c.Classic.Pools, failingPool) {
 		fmt.Println("this node does not like its pool")
@@ -104,6 +112,9 @@ func standIn(args []string) int {
 
 // leaderless is the file that makes the stand-in say that it knows no leader.
 func leaderless(dataDir string) string { return filepath.Join(dataDir, "leaderless") }
+
+// outcast is the file that makes the stand-in end as a node does that is out of its cluster.
+func outcast(dataDir string) string { return filepath.Join(dataDir, "outcast") }
 
 // standInCluster is the stand-in's `palisade cluster init` and `token`. It has one token
 // for each role; nothing here depends on more.

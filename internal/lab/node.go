@@ -31,31 +31,34 @@ func (l *Lab) writeNodeConfig(index int) error {
 	return os.WriteFile(l.configFile(node), data, 0o600)
 }
 
-// StartNode starts a node's daemon and waits until it serves.
+// StartNode starts a node's daemon and waits until it serves. From then on the supervisor
+// starts it again whenever it dies, also if it dies before it serves.
 func (l *Lab) StartNode(ctx context.Context, node string) error {
 	if err := l.hasNode(node); err != nil {
 		return err
 	}
-	if id, ok := l.running(node); ok {
-		return fmt.Errorf("%s runs already, as process %d", node, id.PID)
-	}
 	return l.startNode(ctx, node)
 }
 
-// startNode starts the daemon of a node that does not run; more stands behind its
-// configuration on the command line.
+// startNode starts the daemon of a node that does not run, or that the supervisor is starting;
+// more stands behind its configuration on the command line.
 func (l *Lab) startNode(ctx context.Context, node string, more ...string) error {
 	// What a crash took down.
 	if err := l.setUnderlay(node, netlink.LinkSetUp); err != nil {
 		return err
 	}
-	id, err := l.start(daemon{
-		name: node, namespace: l.namespace(node), args: append([]string{"node", "--config", l.configFile(node)}, more...),
-	})
+	binary, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	return l.waitReady(ctx, node, id)
+	a, err := l.order(ctx, order{Do: orderStart, Name: node, Binary: binary, Args: more})
+	if err != nil {
+		return err
+	}
+	if status, err := l.ask(ctx, node); a.Running && err == nil && status.Ready {
+		return fmt.Errorf("%s runs already, as process %d", node, a.Process.PID)
+	}
+	return l.waitReady(ctx, node, a.Process)
 }
 
 // setUnderlay does what set does to a node's device on the underlay.
@@ -101,12 +104,28 @@ func (l *Lab) waitReady(ctx context.Context, node string, id process.ID) error {
 	}
 }
 
-// KillNode ends a node's daemon by SIGKILL. Its instances, and their devices, live on.
+// startDoor starts the front door.
+func (l *Lab) startDoor(ctx context.Context) error {
+	binary, err := os.Executable()
+	if err == nil {
+		_, err = l.order(ctx, order{Do: orderStart, Name: doorName, Binary: binary})
+	}
+	return err
+}
+
+// KillNode ends a node's daemon by SIGKILL, until StartNode. Its instances, and their devices,
+// live on.
 func (l *Lab) KillNode(ctx context.Context, node string) error {
 	if err := l.hasNode(node); err != nil {
 		return err
 	}
-	return l.kill(ctx, node)
+	return l.stop(ctx, node)
+}
+
+// stop has the supervisor end a daemon and leave it so.
+func (l *Lab) stop(ctx context.Context, name string) error {
+	_, err := l.order(ctx, order{Do: orderStop, Name: name})
+	return err
 }
 
 // CrashNode ends a node as a power cut would: daemon, instances and devices are gone, what
@@ -119,7 +138,7 @@ func (l *Lab) CrashNode(ctx context.Context, node string) error {
 	if err := l.setUnderlay(node, netlink.LinkSetDown); err != nil {
 		return fmt.Errorf("crash %s: %w", node, err)
 	}
-	if err := l.kill(ctx, node); err != nil {
+	if err := l.stop(ctx, node); err != nil {
 		return err
 	}
 	dirs, err := filepath.Glob(filepath.Join(l.instanceDir(node), "i-*"))

@@ -2,9 +2,12 @@ package lab
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // A Status is the state of a lab as scripts read it; its JSON is a promise.
@@ -15,6 +18,24 @@ type Status struct {
 	Enforced  uint64           `json:"enforced"` // the index that every living node enforces
 	Nodes     []NodeStatus     `json:"nodes"`
 	Instances []InstanceStatus `json:"instances"`
+
+	Door       DaemonStatus `json:"door"`       // carries connections from Endpoint to a node
+	Supervisor DaemonStatus `json:"supervisor"` // starts nodes and door again; the next lab command starts it again
+}
+
+// A DaemonStatus is what the supervisor knows of a daemon.
+type DaemonStatus struct {
+	PID      int      `json:"pid"`      // 0 if it does not run
+	Restarts int      `json:"restarts"` // how often it died and was started again, since the lab came up
+	Trouble  *Trouble `json:"trouble,omitempty"`
+}
+
+// A Trouble is why a daemon does not stay up: it was started three times within a minute, or
+// is not started any more.
+type Trouble struct {
+	What string   `json:"what"`
+	End  string   `json:"end"` // how its last process ended: "exit status 1", "signal: killed"
+	Log  []string `json:"log"` // the last lines of its log before that
 }
 
 // A NodeStatus is one node; one whose daemon does not answer has the role "down".
@@ -26,6 +47,9 @@ type NodeStatus struct {
 	Role      string `json:"role"`
 	Cut       string `json:"cut,omitempty"` // what `lab partition` cut it off from: "underlay", "gossip"
 	API       string `json:"api"`           // the socket of its own EC2 API, behind the front door
+
+	Restarts int      `json:"restarts"` // as in DaemonStatus
+	Trouble  *Trouble `json:"trouble,omitempty"`
 }
 
 // An InstanceStatus is one instance as the node that runs it tells.
@@ -64,16 +88,21 @@ func (l *Lab) Status(ctx context.Context) Status {
 	}
 	wg.Wait()
 
+	records, err := l.records()
+	if err != nil { // it says so itself when it reads them
+		slog.Warn("status of the daemons", "err", err)
+	}
 	st := Status{Endpoint: l.Endpoint(), Nodes: []NodeStatus{}, Instances: l.instances(answers)}
+	supervised := func(name string) DaemonStatus { return l.daemonStatus(name, records[name], time.Now()) }
+	st.Door, st.Supervisor = supervised(doorName), supervised(supervisorName)
 	votes := map[string]int{}
 	for i, node := range l.Nodes {
 		ns := NodeStatus{
 			Name: node, Namespace: l.namespace(node), Underlay: underlayAddress(i), Role: "down",
 			Cut: l.cutOff(node), API: l.apiSocket(node),
 		}
-		if id, ok := l.running(node); ok {
-			ns.PID = id.PID
-		}
+		daemon := supervised(node)
+		ns.PID, ns.Restarts, ns.Trouble = daemon.PID, daemon.Restarts, daemon.Trouble
 		if answer := answers[i]; answer != nil {
 			ns.Role = answer.Role
 			if st.Enforced == 0 || answer.Enforced < st.Enforced {
@@ -84,6 +113,35 @@ func (l *Lab) Status(ctx context.Context) Status {
 			}
 		}
 		st.Nodes = append(st.Nodes, ns)
+	}
+	return st
+}
+
+// daemonStatus is the state of one daemon, whose record is nil if it has none.
+func (l *Lab) daemonStatus(name string, r *record, now time.Time) DaemonStatus {
+	var st DaemonStatus
+	if id, ok := l.running(name); ok {
+		st.PID = id.PID
+	}
+	if r == nil {
+		return st
+	}
+	st.Restarts = r.Restarts
+	starts := 0
+	for _, at := range r.Starts {
+		if now.Sub(at) < recovery {
+			starts++
+		}
+	}
+	what := ""
+	switch {
+	case r.Outcast:
+		what = "the cluster has fenced or removed it: it is not started again"
+	case starts >= troubled:
+		what = fmt.Sprintf("it was started %d times within %v", starts, recovery)
+	}
+	if what != "" {
+		st.Trouble = &Trouble{What: what, End: r.LastEnd, Log: append([]string{}, r.LastLog...)}
 	}
 	return st
 }

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -107,7 +105,8 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer release()
 
 	begin := time.Now()
-	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits, Overlay: o.Overlay}
+	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits, Overlay: o.Overlay, locked: true}
+	defer func() { l.locked = false }()
 	cleared, err := l.clear(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)
@@ -116,9 +115,9 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		o.Progress("cleared what an earlier lab of this name left")
 	}
 	// First, so that a port in use is known before anything is made.
-	door, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(o.Port)))
+	door, err := listenDoor(o.Port)
 	if err != nil {
-		return nil, fmt.Errorf("open the front door: %w; palisade lab up --port takes another", err)
+		return nil, fmt.Errorf("%w; palisade lab up --port takes another", err)
 	}
 	defer door.Close()
 	defer func() {
@@ -143,10 +142,14 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
 	}
 	o.Progress("network: " + strings.Join(l.hosts(), ", "))
+	if err := l.startSupervisor(ctx, door); err != nil {
+		return nil, err
+	}
+	door.Close() // the supervisor has it now
 	if err := l.form(ctx, o.Progress); err != nil {
 		return nil, err
 	}
-	if err := l.openDoor(door); err != nil {
+	if err := l.startDoor(ctx); err != nil {
 		return nil, err
 	}
 	o.Progress(fmt.Sprintf("the EC2 API answers at %s after %.1f s", l.Endpoint(), time.Since(begin).Seconds()))

@@ -1,0 +1,257 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"palisade/internal/process"
+)
+
+// What commands and the supervisor say to each other: a command connects to the socket, sends one
+// order and reads one answer. The socket's directory is root's alone.
+
+const (
+	supervisorName = "supervisor"
+	doorName       = "door"
+
+	orderStart = "start"
+	orderStop  = "stop"
+)
+
+// An order is what a command asks for. Given twice it does no more than once, so that it can be
+// repeated to the next supervisor if the first dies over it.
+type order struct {
+	Do     string   `json:"do"`
+	Name   string   `json:"name"` // of the daemon
+	Binary string   `json:"binary,omitempty"`
+	Args   []string `json:"args,omitempty"` // behind those that every start has
+}
+
+type answer struct {
+	Process process.ID `json:"process"`
+	Running bool       `json:"running,omitempty"` // it ran already when it was to be started
+	Error   string     `json:"error,omitempty"`
+}
+
+// A pendingOrder has room for its answer.
+type pendingOrder struct {
+	order
+	answer chan answer
+}
+
+const (
+	// superviseWithin bounds a supervisor's start.
+	superviseWithin = 10 * time.Second
+	// orderWithin bounds an order: a daemon may take stopTimeout to be gone, and one order waits
+	// for those before it.
+	orderWithin = 30 * time.Second
+	maxOrder    = 64 << 10
+)
+
+func (l *Lab) superviseArgs() []string  { return []string{"lab", "supervise", "--name", l.Name} }
+func (l *Lab) supervisorSocket() string { return filepath.Join(l.sockets(), "supervisor.sock") }
+func (l *Lab) recordsFile() string      { return l.path("supervisor.json") }
+
+// records returns what the supervisor has written down; nothing if it has not.
+func (l *Lab) records() (map[string]*record, error) {
+	data, err := os.ReadFile(l.recordsFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var records map[string]*record
+	if err == nil {
+		err = json.Unmarshal(data, &records)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", l.recordsFile(), err)
+	}
+	return records, nil
+}
+
+// Supervised makes sure that the lab's supervisor runs: it starts one if the last has died.
+func (l *Lab) Supervised(ctx context.Context) error {
+	if l.answers() {
+		return nil
+	}
+	release, err := func() {}, error(nil)
+	if !l.locked {
+		release, err = lock(l.Name)
+	}
+	if l.answers() { // another command has started it meanwhile
+		if err == nil {
+			release()
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("the supervisor of lab %s does not run: %w", l.Name, err)
+	}
+	defer release()
+	if _, err := Open(l.Name); err != nil { // it may have gone down meanwhile
+		return err
+	}
+	socket, err := l.doorSocket()
+	if err != nil {
+		return fmt.Errorf("start the supervisor of lab %s: %w", l.Name, err)
+	}
+	defer socket.Close()
+	return l.startSupervisor(ctx, socket)
+}
+
+// answers reports whether a supervisor listens.
+func (l *Lab) answers() bool {
+	conn, err := net.Dial("unix", l.supervisorSocket())
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// doorSocket returns the front door's listening socket: a duplicate of what the door's process
+// has, or a new one if no door lives.
+func (l *Lab) doorSocket() (*os.File, error) {
+	id, alive, err := l.find(doorName)
+	if err != nil {
+		return nil, err
+	}
+	if alive {
+		handle, err := id.Open()
+		if err == nil {
+			defer handle.Close()
+			file, err := handle.Duplicate(doorDescriptor)
+			if err == nil {
+				return file, nil
+			}
+		}
+		if !errors.Is(err, process.ErrGone) {
+			return nil, fmt.Errorf("take over the front door's socket: %w", err)
+		}
+	}
+	return listenDoor(l.Port)
+}
+
+// listenDoor makes the front door's listening socket.
+func listenDoor(port int) (*os.File, error) {
+	listener, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("open the front door: %w", err)
+	}
+	defer listener.Close()
+	return listener.(*net.TCPListener).File()
+}
+
+// startSupervisor starts the lab's supervisor with the front door's socket, and waits until it
+// takes orders. The caller has the lab's lock.
+func (l *Lab) startSupervisor(ctx context.Context, socket *os.File) error {
+	cmd, err := l.start(daemon{name: supervisorName, args: l.superviseArgs(), files: []*os.File{socket}})
+	if err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { // no zombie while we are its parent
+		cmd.Wait()
+		close(ended)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, superviseWithin)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !l.answers() {
+		select {
+		case <-tick.C:
+		case <-ended:
+			return fmt.Errorf("the supervisor ended while it started; %s", l.logTail(supervisorName))
+		case <-ctx.Done():
+			return fmt.Errorf("the supervisor takes no orders: %w; %s", ctx.Err(), l.logTail(supervisorName))
+		}
+	}
+	return nil
+}
+
+// order has the supervisor carry out o. If it dies over it, the next one does.
+func (l *Lab) order(ctx context.Context, o order) (answer, error) {
+	for try := 0; ; try++ {
+		if err := l.Supervised(ctx); err != nil {
+			return answer{}, err
+		}
+		a, err := l.send(ctx, o)
+		switch {
+		case err == nil && a.Error != "":
+			return a, fmt.Errorf("%s %s: %s", o.Do, o.Name, a.Error)
+		case err == nil:
+			// One that died over the order may have started it.
+			a.Running = a.Running && try == 0
+			return a, nil
+		case try == 2 || ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+			return a, fmt.Errorf("%s %s: the supervisor does not answer: %w", o.Do, o.Name, err)
+		}
+	}
+}
+
+func (l *Lab) send(ctx context.Context, o order) (a answer, err error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", l.supervisorSocket())
+	if err != nil {
+		return a, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := conn.SetDeadline(time.Now().Add(orderWithin)); err != nil {
+		return a, err
+	}
+	if err := json.NewEncoder(conn).Encode(o); err != nil {
+		return a, err
+	}
+	err = json.NewDecoder(io.LimitReader(conn, maxOrder)).Decode(&a)
+	return a, err
+}
+
+// runOrders takes orders until the listener is closed.
+func (s *supervisor) runOrders(ctx context.Context, listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			s.log.Warn("take orders", "err", err)
+			select {
+			case <-time.After(10 * time.Millisecond): // out of descriptors: let some end
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		s.wg.Go(func() { s.runOrder(ctx, conn) })
+	}
+}
+
+// runOrder passes one order on to run.
+func (s *supervisor) runOrder(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	conn.SetDeadline(time.Now().Add(orderWithin))
+	o := pendingOrder{answer: make(chan answer, 1)}
+	if err := json.NewDecoder(io.LimitReader(conn, maxOrder)).Decode(&o.order); err != nil {
+		return // `answers` asks nothing
+	}
+	select {
+	case s.orders <- o:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case a := <-o.answer:
+		json.NewEncoder(conn).Encode(a)
+	case <-ctx.Done():
+	}
+}
