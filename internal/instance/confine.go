@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// capabilities is all that root inside an instance may hold: raw sockets and low ports,
-// as on EC2, and what sshd and ordinary file work need. No NET_ADMIN (its interface is
+// capabilities is all that root inside an instance may hold, over its own user and network
+// namespace alone: raw sockets and low ports, as on EC2, and what sshd and ordinary file work need. No NET_ADMIN (its interface is
 // not its own), no SYS_ADMIN, MKNOD, SYS_PTRACE, SYS_MODULE, DAC_READ_SEARCH.
 var capabilities = []uintptr{
 	unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
@@ -16,13 +16,23 @@ var capabilities = []uintptr{
 	unix.CAP_AUDIT_WRITE, // sshd ends a root login when the audit system refuses it
 }
 
+// leaveKeyring gives the calling thread a new session keyring. A keyring is shared along the
+// fork: without a new one, the daemon's session keys would be readable inside. It is made by
+// the node's root, because a user may have 200 keys only, and each command inside has one.
+func leaveKeyring() error {
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS {
+		return fmt.Errorf("join a new session keyring: %w", err)
+	}
+	return nil
+}
+
 // confine takes from the calling thread, for good, whatever an instance must not have.
 // The thread must be locked and should go on to exec.
 func confine() error {
-	// A keyring is shared along the fork: without a new one, the daemon's session keys
-	// would be readable inside.
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS {
-		return fmt.Errorf("join a new session keyring: %w", err)
+	// Until exec the process has every capability over the instance's namespaces: nobody
+	// inside may trace it or open its /proc entries.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("hide from ptrace: %w", err)
 	}
 	var keep uint64
 	for _, c := range capabilities {

@@ -86,45 +86,134 @@ func enter(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return exitCannotEnter
 	}
-	runtime.LockOSThread() // never unlocked: namespaces and privileges are this thread's
-	if err := enterNamespaces(process.ID{PID: pid, Start: start}); err != nil {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
+	runtime.LockOSThread() // never unlocked: namespaces and keyring are this thread's
+	p, err := startInside(process.ID{PID: pid, Start: start}, args[2:])
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
 		return exitCannotEnter
 	}
-	return runInside(args[2:])
+	return wait(p, signals)
 }
 
-func enterNamespaces(target process.ID) error {
-	// While this process, with the node's privileges, can be seen from inside, nobody
-	// there may open its /proc entries; exec of the command lifts it.
+// startInside starts the command in all of the instance's namespaces. The process is born in
+// its pid namespace. Where the instance's root could already see it, it is nsenter with the
+// node's programs, joins the mount and the user namespace, and becomes this binary again.
+// nsenter is loaded before it joins: what the loader reads inside is the instance's to write.
+func startInside(target process.ID, argv []string) (*os.Process, error) {
+	// While this process and its child, with the node's privileges, can be seen from inside,
+	// nobody there may open their /proc entries; exec lifts it.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return err
+		return nil, err
 	}
 	if err := keepOnly(3); err != nil {
-		return err
+		return nil, err
+	}
+	nsenter, err := findNsenter()
+	if err != nil {
+		return nil, err
 	}
 	pidfd, err := unix.PidfdOpen(target.PID, 0)
-	if err != nil || !target.Alive() {
-		return ErrGone
+	if err != nil {
+		return nil, ErrGone
 	}
 	defer unix.Close(pidfd)
+	proc := fmt.Sprintf("/proc/%d/", target.PID)
+	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for _, path := range []string{"/proc/self/exe", proc + "ns/mnt", proc + "ns/user"} {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	if !target.Alive() { // until here it was what the files were opened of
+		return nil, ErrGone
+	}
+	args := []string{"nsenter", "--mount=/proc/self/fd/4"}
+	ids, err := idsOfMaker(int(files[5].Fd()))
+	switch {
+	case errors.Is(err, errSharedIDs):
+		// Booted by an earlier release: it has the node's ids, and so has the command.
+	case err != nil:
+		return nil, err
+	default:
+		args = append(args, "--user=/proc/self/fd/5")
+		if err := lendPipes(ids); err != nil {
+			return nil, err
+		}
+	}
 	if err := joinCgroupOf(target.PID); err != nil {
-		return fmt.Errorf("join cgroup: %w", err)
+		return nil, fmt.Errorf("join cgroup: %w", err)
 	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return err
+	if err := leaveKeyring(); err != nil {
+		return nil, err
 	}
-	if err := unix.Setns(pidfd, namespaceFlags&^unix.CLONE_NEWUSER); err != nil {
-		return err
+	if err := unix.Setns(pidfd, namespaceFlags&^(unix.CLONE_NEWUSER|unix.CLONE_NEWNS)); err != nil {
+		return nil, err
 	}
-	if err := replaceNull(); err != nil {
-		return err
+	args = append(append(args, "/proc/self/fd/3", insideStage), argv...)
+	return os.StartProcess(nsenter, args, &os.ProcAttr{Env: append(stageEnv, "TERM="+os.Getenv("TERM")), Files: files})
+}
+
+// lendPipes gives pipes that are standard input or output to the instance's root, who else
+// could not open them by name, as /dev/stderr. Files and terminals stay the caller's.
+func lendPipes(ids idRange) error {
+	for fd := range 3 {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.PIPEFS_MAGIC {
+			continue
+		}
+		if err := unix.Fchown(fd, int(ids), int(ids)); err != nil {
+			return fmt.Errorf("lend descriptor %d: %w", fd, err)
+		}
 	}
-	return confine()
+	return nil
+}
+
+// wait lets the command have the signals that it does not get by the terminal, and returns its
+// status.
+func wait(p *os.Process, signals <-chan os.Signal) int {
+	go func() {
+		for sig := range signals {
+			if sig == unix.SIGTERM || sig == unix.SIGHUP {
+				p.Signal(sig) // the other two reach it through the terminal
+			}
+		}
+	}()
+	state, err := p.Wait()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitCannotRun
+	}
+	if ws := state.Sys().(syscall.WaitStatus); ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return state.ExitCode()
+}
+
+// runInside gives up what the instance has not, and becomes the command.
+func runInside(argv []string) int {
+	runtime.LockOSThread()
+	if err := errors.Join(keepOnly(3), replaceNull(), confine(), unix.Chdir("/root")); err != nil {
+		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
+		return exitCannotEnter
+	}
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitNotFound
+	}
+	err = unix.Exec(path, argv, loginEnv(os.Getenv("TERM")))
+	fmt.Fprintf(os.Stderr, "run %s: %v\n", path, err)
+	return exitCannotRun
 }
 
 // replaceNull puts the instance's /dev/null in the place of the node's, which root inside
-// could otherwise reach by its descriptor and make unusable for the whole node.
+// cannot open again by its descriptor, and could make unusable for the whole node where the
+// instance has the node's ids.
 func replaceNull() error {
 	for fd := range 3 {
 		var st unix.Stat_t
@@ -142,40 +231,4 @@ func replaceNull() error {
 		}
 	}
 	return nil
-}
-
-// runInside starts the command, in the new pid namespace because it is a child, and lets
-// it have the terminal's signals.
-func runInside(argv []string) int {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
-	unix.Chdir("/root")
-	path, err := exec.LookPath(argv[0])
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return exitNotFound
-	}
-	p, err := os.StartProcess(path, argv, &os.ProcAttr{
-		Env: loginEnv(os.Getenv("TERM")), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return exitCannotRun
-	}
-	go func() {
-		for sig := range signals {
-			if sig == unix.SIGTERM || sig == unix.SIGHUP {
-				p.Signal(sig) // the other two reach it through the terminal
-			}
-		}
-	}()
-	state, err := p.Wait()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return exitCannotRun
-	}
-	if ws := state.Sys().(syscall.WaitStatus); ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return state.ExitCode()
 }

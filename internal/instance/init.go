@@ -26,7 +26,7 @@ const (
 
 // runInit is process 1 inside. It serves the image's services, runs the user data, and
 // collects the processes that nobody waits for, until it is told to power off.
-func runInit() error {
+func runInit([]string) error {
 	unix.CloseOnExec(statusFD)
 	data, err := os.ReadFile(specPath)
 	if err != nil {

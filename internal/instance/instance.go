@@ -1,20 +1,21 @@
-// Package instance is what stands behind a port of the switch: a set of namespaces (net,
+// Package instance is what stands behind a port of the switch: a set of namespaces (user, net,
 // mount, pid, ipc, uts) and a cgroup around an init of its own, which serves what its
-// image promises.
+// image promises. Its ids are its own too: its root is an unprivileged user of the node (ids.go).
 //
 // An instance is never a child of the daemon. The daemon starts a launcher, the launcher
 // starts init and ends, so the death of the daemon touches no instance, and the next
 // daemon adopts it. The life of one, in the order of the calls:
 //
-//	Prepare   names the network namespace; the caller then puts the devices into it
+//	Prepare   makes the user and the network namespace and names the latter, which keeps both;
+//	          the caller then puts the devices into it
 //	Boot      configures the devices, starts init, returns when its services listen
 //	Configure adds a device, or changes one, while it runs; Unplug removes one
 //	Adopt     finds a running init again
 //	Kill      ends everything inside
 //	Remove    takes away what is left: cgroup, namespace, directory
 //
-// The binary re-executes itself in four stages (reexec.go): launch, setup (root.go,
-// confine.go), init (init.go, service.go) and enter (exec.go). Image lists what can be
+// The binary re-executes itself in stages (reexec.go): namespace and hold (ids.go); launch,
+// setup (root.go), confine (confine.go), init (init.go, service.go); enter and inside (exec.go). Image lists what can be
 // launched. This package knows no switch, no firewall and no API.
 package instance
 
@@ -102,7 +103,8 @@ func (s Spec) validate() error {
 }
 
 // Prepare makes the network namespace, with loopback up and nothing else in it, and the
-// instance's directory. What is there already is kept.
+// instance's directory. What is there already is kept, but for a namespace of an earlier
+// release in which nothing runs any more.
 func Prepare(s Spec) error {
 	if err := s.validate(); err != nil {
 		return err
@@ -110,8 +112,11 @@ func Prepare(s Spec) error {
 	if err := os.MkdirAll(s.rootDir(), 0o700); err != nil {
 		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 	}
+	if err := removeEarlier(s.Namespace); err != nil {
+		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
+	}
 	if !netns.Exists(s.Namespace) {
-		if err := netns.New(s.Namespace); err != nil {
+		if err := makeNamespace(s.Namespace); err != nil {
 			return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 		}
 	}
@@ -141,6 +146,9 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	// A daemon killed at this point earlier may have left an init nobody knows, which
 	// would hold the ports that ours is to listen on.
 	if err := killAll(s); err != nil {
+		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
+	}
+	if _, err := idsOf(s.Namespace); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}
 	for _, n := range s.NICs {

@@ -17,11 +17,16 @@ const (
 	specPath = "/run/.spec.json" // what init must know; it removes the file
 )
 
+// ttyGroup is the group of terminals, in etc/group.
+const ttyGroup = 5
+
 const readOnly = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
 
 // enterNewRoot builds the root file system in memory, with the machine's programs bound
 // into it read-only, makes it the root of the calling mount namespace and forgets the old.
-func enterNewRoot(s Spec) error {
+// What is in memory belongs to the instance's ids. The mount namespace is the node's: no
+// capability over the instance's user namespace is one over its mounts.
+func enterNewRoot(s Spec, ids idRange) error {
 	// From here on nothing we mount shows outside, nor theirs here.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -30,9 +35,12 @@ func enterNewRoot(s Spec) error {
 	r := &rootBuilder{dir: s.rootDir()}
 	r.mount("tmpfs", "", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=256m,nr_inodes=65536")
 	r.programs()
-	r.devices()
+	r.devices(ids)
 	r.proc()
 	r.files(s)
+	r.give("", ids)
+	r.give("dev", ids)
+	r.give("dev/pts", ids)
 	if r.err != nil {
 		return fmt.Errorf("build the root file system: %w", r.err)
 	}
@@ -49,7 +57,7 @@ func enterNewRoot(s Spec) error {
 		return err
 	}
 	unix.Umask(0o022)
-	// The node's /dev/null would be a way to the node's device file and its mode.
+	// The node's /dev/null cannot be opened again by its descriptor inside, the instance's can.
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /dev/null: %w", err)
@@ -172,9 +180,34 @@ func (r *rootBuilder) self() {
 	r.rebind(r.path(initPath), initPath, readOnly)
 }
 
-// devices makes device files of the instance's own: one bound from the node would let
-// root inside change the mode of the node's.
-func (r *rootBuilder) devices() {
+// give makes the files of one mount, and of none below it, those of the instance's root.
+func (r *rootBuilder) give(name string, ids idRange) {
+	if r.err != nil {
+		return
+	}
+	top := r.path(name)
+	var mount, st unix.Stat_t
+	r.do(top, unix.Lstat(top, &mount))
+	r.do("give /"+name+" to the instance", filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Dev == mount.Dev {
+			return os.Lchown(path, int(ids), int(ids))
+		}
+		if entry.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	}))
+}
+
+// devices makes device files of the instance's own, so that it may change their modes: those
+// of the node's are out of its reach. None can be made later: that needs MKNOD.
+func (r *rootBuilder) devices(ids idRange) {
 	r.mount("tmpfs", "dev", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64m,nr_inodes=1024")
 	for _, d := range []struct {
 		name         string
@@ -186,7 +219,7 @@ func (r *rootBuilder) devices() {
 			r.do("make /dev/"+d.name, unix.Mknod(r.path("dev/"+d.name), unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))))
 		}
 	}
-	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
+	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d", ids+ttyGroup))
 	r.symlink("pts/ptmx", "dev/ptmx")
 	r.symlink("/proc/self/fd", "dev/fd")
 	for fd, name := range []string{"stdin", "stdout", "stderr"} {
@@ -239,6 +272,7 @@ func (r *rootBuilder) files(s Spec) {
 	r.file("etc/passwd", 0o644, `root:x:0:0:root:/root:`+shell()+`
 daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
 sshd:x:100:65534::/run/sshd:/usr/sbin/nologin
+tcpdump:x:101:65534::/nonexistent:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 `)
 	r.file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\ntty:x:5:\nutmp:x:43:\nusers:x:100:\nnogroup:x:65534:\n")

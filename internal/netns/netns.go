@@ -50,6 +50,29 @@ func New(name string) error {
 	})
 }
 
+// Name gives the network namespace of a process a name, which it must not have yet.
+func Name(name string, pid int) error {
+	if Exists(name) {
+		return fmt.Errorf("name network namespace %s: %w", name, fs.ErrExist)
+	}
+	if err := Delete(name); err != nil { // what was killed half-way
+		return err
+	}
+	if err := shareDir(); err != nil {
+		return fmt.Errorf("name network namespace %s: %w", name, err)
+	}
+	f, err := os.OpenFile(Path(name), os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("name network namespace %s: %w", name, err)
+	}
+	f.Close()
+	if err := unix.Mount(fmt.Sprintf("/proc/%d/ns/net", pid), Path(name), "", unix.MS_BIND, ""); err != nil {
+		os.Remove(Path(name))
+		return fmt.Errorf("name network namespace %s: %w", name, err)
+	}
+	return nil
+}
+
 // Delete removes the name. The kernel frees the namespace when its last process and
 // file descriptor are gone. A name that does not exist is no error, nor is one that stands
 // for nothing: New makes the file before the namespace is bound to it.
