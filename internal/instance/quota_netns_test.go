@@ -1,0 +1,245 @@
+package instance
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns/netnstest"
+)
+
+// A userQuota is one of the kernel's for a user, whatever the namespace.
+type userQuota struct {
+	name string
+	take func() error // takes a little, and keeps it until the process ends
+}
+
+// userQuotas are those that an instance can exhaust. Namespaces and keys are counted by user too,
+// but cannot be made inside (TestRootInsideReachesNothingOfTheNode). Watches of epoll are counted
+// where the pages of pipes are (struct user_struct); an instance's memory ends before they do.
+var userQuotas = []userQuota{
+	{"inotify instances", func() error { // fs.inotify.max_user_instances
+		_, err := unix.InotifyInit1(0)
+		return err
+	}},
+	{"inotify watches", takeWatches}, // fs.inotify.max_user_watches
+	{"fanotify groups", func() error { // fs.fanotify.max_user_groups
+		_, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_REPORT_FID, 0)
+		return err
+	}},
+	{"pending signals", func() error { // RLIMIT_SIGPENDING; each timer has one ready
+		var timer int32
+		_, _, errno := unix.Syscall(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, 0, uintptr(unsafe.Pointer(&timer)))
+		return errnoOrNil(errno)
+	}},
+	{"message queues", takeMessageQueue},    // RLIMIT_MSGQUEUE
+	{"locked memory", takeLockedMemory},     // RLIMIT_MEMLOCK
+	{"pages of pipes", takePipePages},       // fs.pipe-user-pages-soft
+	{"descriptors in flight", takeInFlight}, // RLIMIT_NOFILE of the sender
+}
+
+// TestQuotasByUserAreTheInstancesOwn: an instance that has taken all that a user may have takes
+// nothing from the node's root. That it is a quota by user is shown by a user of the node that
+// nothing else has: its second process gets nothing when the first has all.
+func TestQuotasByUserAreTheInstancesOwn(t *testing.T) {
+	netnstest.NeedRoot(t)
+	s := newSpec(t, "quota", DefaultImage)
+	boot(t, s)
+	const user = firstID - 1
+	for _, q := range userQuotas {
+		t.Run(q.name, func(t *testing.T) {
+			hold := func(start func(stdin, stdout *os.File) error) (release func()) {
+				t.Helper()
+				stdin, stdinW, err1 := os.Pipe()
+				stdoutR, stdout, err2 := os.Pipe()
+				if err := errors.Join(err1, err2); err != nil {
+					t.Fatal(err)
+				}
+				ended := make(chan error, 1)
+				go func() { ended <- start(stdin, stdout); stdout.Close() }()
+				line, err := bufio.NewReader(stdoutR).ReadString('\n')
+				if !strings.HasPrefix(line, "held") {
+					t.Fatalf("it says %q, %v", line, err)
+				}
+				t.Log(strings.TrimSpace(line))
+				return func() {
+					stdinW.Close()
+					if err := <-ended; err != nil {
+						t.Error(err)
+					}
+					stdin.Close()
+					stdoutR.Close()
+				}
+			}
+			ofUser := func(what string, stdin, stdout *os.File) error {
+				cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "quota", what, q.name)
+				cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stdout
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+				return cmd.Run()
+			}
+			release := hold(func(stdin, stdout *os.File) error { return ofUser("hold", stdin, stdout) })
+			if err := ofUser("take", nil, nil); err == nil {
+				t.Error("two processes of a user of the node have more than one: this is not a quota by user")
+			}
+			release()
+
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			release = hold(func(stdin, stdout *os.File) error {
+				code, err := Exec(ctx, s.Namespace, []string{initPath, "quota", "hold", q.name}, Stdio{stdin, stdout, stdout})
+				if code != 0 {
+					err = fmt.Errorf("status %d, %v", code, err)
+				}
+				return err
+			})
+			out, err := exec.Command("/proc/self/exe", "quota", "take", q.name).CombinedOutput()
+			if err != nil {
+				t.Errorf("the node's root gets nothing: %v\n%s", err, out)
+			}
+			release()
+		})
+	}
+}
+
+// probeQuota takes of a quota: all of it, until its input ends, or a little.
+func probeQuota(what, name string) int {
+	runtime.LockOSThread()
+	dir, err := os.MkdirTemp("/tmp", "palisade-test-quota")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	scratch = dir
+	for limit, most := range map[int]uint64{
+		unix.RLIMIT_NOFILE: 1024, unix.RLIMIT_MEMLOCK: 8 << 20, unix.RLIMIT_MSGQUEUE: 800 << 10, unix.RLIMIT_SIGPENDING: 4096,
+	} {
+		var r unix.Rlimit
+		if err := unix.Getrlimit(limit, &r); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		if r.Cur = min(r.Max, most); limit == unix.RLIMIT_NOFILE && !strings.Contains(name, "flight") {
+			r.Cur = r.Max // not what is to run out
+		}
+		if err := unix.Setrlimit(limit, &r); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	// With them the node's root has no quota of most. A daemon without them has.
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capset(&header, &new([2]unix.CapUserData)[0]); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for _, q := range userQuotas {
+		if q.name != name {
+			continue
+		}
+		if what == "take" {
+			if err := q.take(); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			return 0
+		}
+		n := 0
+		for n < 1<<20 {
+			if err := q.take(); err != nil {
+				fmt.Printf("held %d: %v\n", n, err)
+				break
+			}
+			n++
+		}
+		io.Copy(io.Discard, os.Stdin)
+		return 0
+	}
+	return 2
+}
+
+// takeWatches watches one of 4096 files, and all of them again for each inotify instance.
+func takeWatches() error {
+	if watches%4096 == 0 {
+		var err error
+		if watcher, err = unix.InotifyInit1(0); err != nil {
+			return err
+		}
+	}
+	name := filepath.Join(scratch, fmt.Sprint(watches%4096))
+	if watches < 4096 {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			return err
+		}
+	}
+	watches++
+	_, err := unix.InotifyAddWatch(watcher, name, unix.IN_MODIFY)
+	return err
+}
+
+var (
+	scratch          string // a directory of the probe's own
+	watcher, watches int
+)
+
+func takeMessageQueue() error {
+	name, err := unix.BytePtrFromString(fmt.Sprintf("palisade-test-%d", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	attr := [8]int64{1: 10, 2: 8192} // flags, messages, bytes of each
+	_, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(name)), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600, uintptr(unsafe.Pointer(&attr)), 0, 0)
+	if errno == 0 { // it lives as long as its descriptor
+		_, _, errno = unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)), 0, 0)
+	}
+	return errnoOrNil(errno)
+}
+
+const shmLock = 11 // SHM_LOCK of linux/shm.h
+
+func takeLockedMemory() error {
+	id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 1<<20, unix.IPC_CREAT|0o600)
+	if err != nil {
+		return err
+	}
+	_, attachErr := unix.SysvShmAttach(id, 0, 0)
+	_, lockErr := unix.SysvShmCtl(id, shmLock, nil)
+	_, removeErr := unix.SysvShmCtl(id, unix.IPC_RMID, nil) // it lives as long as it is attached
+	return errors.Join(attachErr, lockErr, removeErr)
+}
+
+// takePipePages makes a pipe of 1 MiB. One beyond the quota cannot be made larger.
+func takePipePages() error {
+	var p [2]int
+	if err := unix.Pipe(p[:]); err != nil {
+		return err
+	}
+	_, err := unix.FcntlInt(uintptr(p[0]), unix.F_SETPIPE_SZ, 1<<20)
+	return err
+}
+
+// takeInFlight sends descriptors that nobody receives.
+func takeInFlight() error {
+	if sender == 0 {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return err
+		}
+		sender = pair[0]
+	}
+	return unix.Sendmsg(sender, []byte{0}, unix.UnixRights(make([]int, 250)...), nil, 0)
+}
+
+var sender int
