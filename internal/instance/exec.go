@@ -135,7 +135,7 @@ func startInside(target process.ID, argv []string) (*os.Process, error) {
 	args := []string{"nsenter", "--mount=/proc/self/fd/4"}
 	ids, err := idsOfMaker(int(files[5].Fd()))
 	switch {
-	case errors.Is(err, errSharedIDs):
+	case errors.Is(err, ErrSharedIDs):
 		// Booted by an earlier release: it has the node's ids, and so has the command.
 	case err != nil:
 		return nil, err

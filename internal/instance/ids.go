@@ -46,10 +46,11 @@ func (r idRange) valid() bool {
 	return r >= firstID && r < firstID+maxIDRanges*idsPerInstance && (r-firstID)%idsPerInstance == 0
 }
 
-// errSharedIDs says that a network namespace belongs to the node's own user namespace.
-var errSharedIDs = errors.New("its network namespace was made by an earlier release, which gave instances no ids of their own; stop and start it")
+// ErrSharedIDs says that a network namespace belongs to the node's own user namespace. Prepare makes
+// another in its place once nothing runs in it.
+var ErrSharedIDs = errors.New("its network namespace was made by an earlier release, which gave instances no ids of their own")
 
-// idsOf returns the ids of the instance with this network namespace, or errSharedIDs.
+// idsOf returns the ids of the instance with this network namespace, or ErrSharedIDs.
 func idsOf(namespace string) (idRange, error) {
 	user, err := userNamespace(netns.Path(namespace))
 	if err != nil {
@@ -82,7 +83,7 @@ func idsOfMaker(user int) (idRange, error) {
 	if ids := idRange(maker); ids.valid() {
 		return ids, nil
 	}
-	return 0, errSharedIDs
+	return 0, ErrSharedIDs
 }
 
 // makeNamespace makes a user namespace with ids of its own, in it a network namespace, and
@@ -115,7 +116,7 @@ func removeEarlier(name string) error {
 	if !netns.Exists(name) {
 		return nil
 	}
-	if _, err := idsOf(name); !errors.Is(err, errSharedIDs) {
+	if _, err := idsOf(name); !errors.Is(err, ErrSharedIDs) {
 		return err
 	}
 	if running, err := netns.Processes(name); err != nil || len(running) > 0 {

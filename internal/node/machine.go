@@ -104,15 +104,22 @@ func (m *machine) bringUp(ctx context.Context, view *ec2.View, in *ec2.Instance)
 			return nil, err
 		}
 	}
-	for _, lease := range f.leases(view, m.id) {
-		if err := m.plug(view, lease); err != nil {
-			return nil, err
-		}
+	if err := m.plugAll(view); err != nil {
+		return nil, err
 	}
 	if running != nil {
 		return running, m.unplugStrays()
 	}
 	return instance.Boot(ctx, m.spec)
+}
+
+func (m *machine) plugAll(view *ec2.View) error {
+	for _, lease := range m.fleet.leases(view, m.id) {
+		if err := m.plug(view, lease); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // slot waits until fewer than bootsAtOnce instances boot.
@@ -141,7 +148,7 @@ func (m *machine) reboot(ctx context.Context, view *ec2.View, in *ec2.Instance, 
 	if err = old.Kill(ctx); err == nil {
 		m.spec = f.spec(view, in)
 		var again *instance.Instance
-		if again, err = instance.Boot(ctx, m.spec); err == nil {
+		if again, err = m.bootAgain(ctx, view); err == nil {
 			m.watch(again)
 			return
 		}
@@ -150,6 +157,33 @@ func (m *machine) reboot(ctx context.Context, view *ec2.View, in *ec2.Instance, 
 		f.log.Error("an instance does not boot again", "instance", m.id, "err", err)
 		m.stop(ctx, view, in, primary, ec2.Stopped, "Server.InternalError: the instance did not boot again")
 	}
+}
+
+// bootAgain boots the instance on the devices that it has. If an earlier release made its
+// namespace, it gets one with ids of its own, and new devices in it.
+func (m *machine) bootAgain(ctx context.Context, view *ec2.View) (*instance.Instance, error) {
+	running, err := instance.Boot(ctx, m.spec)
+	if !errors.Is(err, instance.ErrSharedIDs) {
+		return running, err
+	}
+	m.detachAll()
+	if err := instance.Prepare(m.spec); err != nil {
+		return nil, err
+	}
+	if err := m.plugAll(view); err != nil {
+		return nil, err
+	}
+	return instance.Boot(ctx, m.spec)
+}
+
+// detachAll closes the ports of the instance.
+func (m *machine) detachAll() {
+	for epoch := range m.nics {
+		if err := m.fleet.plane.detach(epoch); err != nil {
+			m.fleet.log.Warn("a port did not close", "instance", m.id, "err", err)
+		}
+	}
+	clear(m.nics)
 }
 
 // stop ends the instance and all that is left of it, then reports.
@@ -161,12 +195,7 @@ func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, pr
 		}
 		f.cluster.SetPresence(f.plane.presence())
 	}
-	for epoch := range m.nics {
-		if err := f.plane.detach(epoch); err != nil {
-			f.log.Warn("a port did not close", "instance", m.id, "err", err)
-		}
-	}
-	clear(m.nics)
+	m.detachAll()
 	if m.running != nil {
 		if err := m.running.Kill(ctx); err != nil {
 			f.log.Warn("an instance did not end", "instance", m.id, "err", err)
