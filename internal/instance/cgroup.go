@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -21,11 +22,26 @@ const (
 	maxMemoryBytes = 512 << 20
 )
 
+// Limits of processor time. The weight is that of all instances below one parent together,
+// against 100 that a thread outside of any cgroup has, as the daemons' are: where both want a
+// processor, a thread of a daemon gets twice what all instances get. Among each other they share alike.
+// The maxima, in percent of the machine, leave something even where weights do not help: while the kernel
+// works for an instance in interrupts, and for threads that have just woken up.
+const (
+	weightOfInstances    = 50
+	maxPercentOfInstance = 50
+	maxPercentOfAll      = 75
+	bandwidthPeriod      = 100_000 // microseconds, the kernel's own
+)
+
+// A limit is a file of a cgroup and what is written into it.
+type limit struct{ file, value string }
+
 // A hierarchy is one mounted cgroup file system that can carry a limit or name members.
 type hierarchy struct {
-	mount  string
-	limits map[string]string // file below the instance's cgroup: value
-	v2     bool
+	mount     string
+	all, each []limit // of the instances' parent, and of each
+	v2        bool
 }
 
 // hierarchies returns what this machine offers: the unified hierarchy where it has the
@@ -35,32 +51,61 @@ func hierarchies() []hierarchy {
 	if err != nil {
 		return nil
 	}
+	return hierarchiesAmong(string(mounts), runtime.NumCPU())
+}
+
+// hierarchiesAmong returns those of a list of mounts, for a machine with so many processors.
+func hierarchiesAmong(mounts string, processors int) []hierarchy {
 	var found []hierarchy
-	for line := range strings.Lines(string(mounts)) {
+	for line := range strings.Lines(mounts) {
 		f := strings.Fields(line)
 		if len(f) < 4 {
 			continue
 		}
+		h := hierarchy{mount: f[1]}
 		switch f[2] {
 		case "cgroup2":
-			found = append(found, hierarchy{mount: f[1], v2: true, limits: map[string]string{
-				"pids.max": strconv.Itoa(maxProcesses), "memory.max": strconv.Itoa(maxMemoryBytes)}})
+			h.v2 = true
+			h.all = processorLimitsV2(maxPercentOfAll * processors)
+			h.each = append(processorLimitsV2(maxPercentOfInstance*processors),
+				limit{"pids.max", strconv.Itoa(maxProcesses)}, limit{"memory.max", strconv.Itoa(maxMemoryBytes)})
 		case "cgroup":
-			limits := map[string]string{}
 			for option := range strings.SplitSeq(f[3], ",") {
 				switch option {
 				case "pids":
-					limits["pids.max"] = strconv.Itoa(maxProcesses)
+					h.each = append(h.each, limit{"pids.max", strconv.Itoa(maxProcesses)})
 				case "memory":
-					limits["memory.limit_in_bytes"] = strconv.Itoa(maxMemoryBytes)
+					h.each = append(h.each, limit{"memory.limit_in_bytes", strconv.Itoa(maxMemoryBytes)})
+				case "cpu":
+					h.all = append(h.all, processorLimitsV1(maxPercentOfAll*processors)...)
+					h.each = append(h.each, processorLimitsV1(maxPercentOfInstance*processors)...)
 				}
 			}
-			if len(limits) > 0 {
-				found = append(found, hierarchy{mount: f[1], limits: limits})
-			}
+		}
+		if len(h.each) > 0 {
+			found = append(found, h)
 		}
 	}
 	return found
+}
+
+// processorLimitsV2 are for a maximum in percent of one processor (Documentation/admin-guide/cgroup-v2.rst,
+// "CPU Interface Files"). The weight of a thread outside is 100.
+func processorLimitsV2(percent int) []limit {
+	return []limit{
+		{"cpu.weight", strconv.Itoa(weightOfInstances)},
+		{"cpu.max", fmt.Sprintf("%d %d", bandwidthPeriod/100*percent, bandwidthPeriod)},
+	}
+}
+
+// processorLimitsV1 are the same (Documentation/scheduler/sched-bwc.rst). The shares of a thread outside
+// are 1024.
+func processorLimitsV1(percent int) []limit {
+	return []limit{
+		{"cpu.shares", strconv.Itoa(1024 * weightOfInstances / 100)},
+		{"cpu.cfs_period_us", strconv.Itoa(bandwidthPeriod)},
+		{"cpu.cfs_quota_us", strconv.Itoa(bandwidthPeriod / 100 * percent)},
+	}
 }
 
 func (h hierarchy) dir(s Spec) string { return filepath.Join(h.mount, s.CgroupPrefix, s.Namespace) }
@@ -78,7 +123,7 @@ func joinCgroup(s Spec) (complaints []string) {
 			complaints = append(complaints, err.Error())
 		}
 	}
-	for _, what := range []string{"pids", "memory"} {
+	for _, what := range []string{"pids", "memory", "cpu"} {
 		if !limited[what] {
 			complaints = append(complaints, "no cgroup limits "+what)
 		}
@@ -95,22 +140,34 @@ func (h hierarchy) join(s Spec, limited map[string]bool) error {
 		// A parent hands its controllers down only if told to; the machine's root
 		// does on every systemd machine, ours must too.
 		for _, parent := range []string{h.mount, filepath.Dir(dir)} {
-			for _, controller := range []string{"+pids", "+memory"} {
+			for _, controller := range []string{"+pids", "+memory", "+cpu"} {
 				os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(controller), 0)
 			}
 		}
 	}
-	for file, value := range h.limits {
-		err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
-		if h.v2 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
-			continue // this hierarchy has not the controller
+	// What cannot be limited is no reason to stay outside.
+	return errors.Join(
+		h.set(filepath.Dir(dir), h.all, map[string]bool{}),
+		h.set(dir, h.each, limited),
+		os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0),
+	)
+}
+
+// set writes limits into the files of a cgroup, and notes what they limit.
+func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) error {
+	var errs []error
+	for _, l := range limits {
+		err := os.WriteFile(filepath.Join(dir, l.file), []byte(l.value), 0)
+		switch {
+		case err == nil:
+			limited[strings.Split(l.file, ".")[0]] = true
+		case h.v2 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+			// This hierarchy has not the controller.
+		default:
+			errs = append(errs, err)
 		}
-		if err != nil {
-			return err
-		}
-		limited[strings.Split(file, ".")[0]] = true
 	}
-	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+	return errors.Join(errs...)
 }
 
 // joinCgroupOf moves the calling process to where pid is.

@@ -1,0 +1,39 @@
+package instance
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestLimitsAreInForce reads back what the kernel took, of the instance's cgroup and its parent.
+func TestLimitsAreInForce(t *testing.T) {
+	s := newSpec(t, "limits", DefaultImage)
+	boot(t, s)
+	found := map[string]int{}
+	check := func(h hierarchy, dir string, limits []limit) {
+		for _, l := range limits {
+			data, err := os.ReadFile(filepath.Join(dir, l.file))
+			if h.v2 && errors.Is(err, fs.ErrNotExist) {
+				continue // version 1 has the controller
+			}
+			if got := strings.TrimSpace(string(data)); err != nil || got != l.value {
+				t.Errorf("%s/%s: %q, %v; want %s", dir, l.file, got, err, l.value)
+			}
+			found[strings.Split(l.file, ".")[0]]++
+		}
+	}
+	for _, h := range hierarchies() {
+		check(h, h.dir(s), h.each)
+		check(h, filepath.Dir(h.dir(s)), h.all)
+	}
+	if found["pids"] != 1 || found["memory"] != 1 || found["cpu"] < 4 {
+		t.Errorf("limits in force: %v; want those of pids, memory, and of cpu for the instance and for all", found)
+	}
+	if log, _ := os.ReadFile(s.bootLog()); len(log) > 0 {
+		t.Errorf("boot log: %s", log)
+	}
+}
