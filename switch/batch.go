@@ -32,7 +32,7 @@ type batch struct {
 	waiting       [batchFrames]waiting
 	n             int // of them
 	open          int // the first of them that has not met its fate
-	group         int // how many of them are joined and on their way
+	group         int // how many packets, joined, are on their way
 	current       int // bytes of what is on its way, with its virtio header; 0: nothing is
 
 	began     time.Duration

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,6 +147,18 @@ func (s *Switch) chargeSender(from packet.Origin, now time.Duration) {
 	}
 	s.panics.refused.Store(&refused)
 	s.logLater("an interface of another node is refused: its frames made the pipeline panic too often", "node", from.Node, "epoch", from.Epoch)
+}
+
+// Refused are the epochs of the leases of other nodes' interfaces whose frames are dropped
+// unread, because they made the pipeline panic too often.
+func (s *Switch) Refused() (epochs []uint64) {
+	if refused := s.panics.refused.Load(); refused != nil {
+		for who := range *refused {
+			epochs = append(epochs, who.epoch)
+		}
+	}
+	slices.Sort(epochs)
+	return epochs
 }
 
 // refuses reports whether frames from an interface of another node are dropped unread.

@@ -54,13 +54,15 @@ func newFrame(s *Switch) *frame {
 	return f
 }
 
-// receive handles one frame of n bytes, read from in. It runs on in's poller.
+// receive handles one frame of n bytes, read from in, which the switch may have joined from
+// f.batch.group packets. It runs on in's poller.
 func (f *frame) receive(in *Port, n int) {
 	failpoint.Reach()
 	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
 	f.batch.current, f.pkt.Segments = n, 0
 	at, v := f.forward(f.buffer[:n])
-	at.count(v, f.pkt.Segments)
+	// What was joined and then refused by Decode is still as many packets.
+	at.count(v, max(f.pkt.Segments, uint32(f.batch.group)))
 }
 
 // forward is the life of a frame. It returns the frame's verdict and the port that the

@@ -264,10 +264,11 @@ func (p *poller) drainTunnel(f *frame, port *Port) {
 			continue
 		}
 		if p.sw.refuses(from) {
-			port.count(shutPort(), 1)
+			port.count(shutPort(), uint32(packet.Joined(f.buffer[:n])))
 			continue
 		}
 		f.origin = from
+		f.batch.group = packet.Joined(f.buffer[:n])
 		f.receive(port, n)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -161,6 +162,12 @@ func printLabStatus(out io.Writer, st lab.Status) error {
 	}
 	for _, n := range st.Nodes {
 		printTrouble(out, n.Name, n.Trouble)
+		if n.Panics > 0 {
+			fmt.Fprintf(out, "\n%s: its switch panicked %d times and went on; its log has the frame, please report it\n", n.Name, n.Panics)
+		}
+		if len(n.Shut) > 0 {
+			fmt.Fprintf(out, "%s: it drops all frames of %s, which made its switch panic too often; stop and start the instance to open its port\n", n.Name, strings.Join(n.Shut, ", "))
+		}
 	}
 	printTrouble(out, "the front door", st.Door.Trouble)
 	return nil

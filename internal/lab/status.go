@@ -50,6 +50,11 @@ type NodeStatus struct {
 
 	Restarts int      `json:"restarts"` // as in DaemonStatus
 	Trouble  *Trouble `json:"trouble,omitempty"`
+
+	// Panics is how often the node's switch has panicked and gone on, and Shut are the
+	// instances, and interfaces of other nodes, whose frames it drops because they caused it.
+	Panics uint64   `json:"panics,omitempty"`
+	Shut   []string `json:"shut,omitempty"`
 }
 
 // An InstanceStatus is one instance as the node that runs it tells.
@@ -72,6 +77,8 @@ type nodeAnswer struct {
 	Enforced  uint64           `json:"enforced"`
 	Role      string           `json:"role"`
 	Leader    string           `json:"leader"`
+	Panics    uint64           `json:"panics"`
+	Shut      []string         `json:"shut"`
 	Instances []InstanceStatus `json:"instances"`
 }
 
@@ -104,7 +111,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 		daemon := supervised(node)
 		ns.PID, ns.Restarts, ns.Trouble = daemon.PID, daemon.Restarts, daemon.Trouble
 		if answer := answers[i]; answer != nil {
-			ns.Role = answer.Role
+			ns.Role, ns.Panics, ns.Shut = answer.Role, answer.Panics, answer.Shut
 			if st.Enforced == 0 || answer.Enforced < st.Enforced {
 				st.Enforced = answer.Enforced
 			}

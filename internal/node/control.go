@@ -56,14 +56,19 @@ func answer(w http.ResponseWriter, v any) {
 
 // Status is what GET /v1/status answers.
 type Status struct {
-	Ready     bool             `json:"ready"`
-	Node      ec2.NodeID       `json:"node"`
-	Index     uint64           `json:"index"`    // of the newest state this node has
-	Enforced  uint64           `json:"enforced"` // of the state every packet is judged by
-	Role      string           `json:"role"`     // leader, follower, candidate or non-voter
-	Leader    ec2.NodeID       `json:"leader"`   // "" if this node knows none
-	Tracking  conntrack.Usage  `json:"tracking"`
-	BadRules  []string         `json:"bad_rules,omitempty"` // left out of the tables
+	Ready    bool            `json:"ready"`
+	Node     ec2.NodeID      `json:"node"`
+	Index    uint64          `json:"index"`    // of the newest state this node has
+	Enforced uint64          `json:"enforced"` // of the state every packet is judged by
+	Role     string          `json:"role"`     // leader, follower, candidate or non-voter
+	Leader   ec2.NodeID      `json:"leader"`   // "" if this node knows none
+	Tracking conntrack.Usage `json:"tracking"`
+	BadRules []string        `json:"bad_rules,omitempty"` // left out of the tables
+	// Panics is how often the switch has panicked since the daemon began, and gone on. Shut are
+	// the ports, by instance, and the interfaces of other nodes that caused too many: what
+	// they send is dropped until the instance is stopped and started, or this daemon is.
+	Panics    uint64           `json:"panics,omitempty"`
+	Shut      []string         `json:"shut,omitempty"`
 	Instances []InstanceStatus `json:"instances"`
 }
 
@@ -83,11 +88,24 @@ type InstanceStatus struct {
 func (n *Node) status() Status {
 	s := Status{Ready: n.isReady(), Node: n.config.Name, Enforced: n.plane.enforced(), Role: n.cluster.Role(), Tracking: n.tracker.Usage(), Instances: []InstanceStatus{}}
 	s.Leader, _ = n.cluster.Leader()
+	s.Panics, _ = n.sw.Panics()
+	for _, port := range n.sw.Ports() {
+		if port.IsShut() {
+			s.Shut = append(s.Shut, port.Name())
+		}
+	}
 	view, bad := n.plane.state()
 	if view == nil {
 		return s
 	}
 	s.Index, s.BadRules = view.Index(), bad
+	if refused := n.sw.Refused(); len(refused) > 0 {
+		for lease := range view.Interfaces() {
+			if slices.Contains(refused, lease.Epoch) {
+				s.Shut = append(s.Shut, string(lease.ID))
+			}
+		}
+	}
 	for in := range view.Instances() {
 		lease, ok := view.Interface(in.Interface)
 		if in.Interface == "" || !ok || lease.State == ec2.Idle {

@@ -123,6 +123,15 @@ func Joinable(frame []byte) bool {
 	return rightChecksum(frame, l4)
 }
 
+// Joined is how many packets a frame stands for that Finish has completed.
+func Joined(b []byte) int {
+	size, headers := int(native.Uint16(b[4:])), int(native.Uint16(b[2:]))
+	if b[1] == gsoNone || size == 0 {
+		return 1
+	}
+	return max(1, (len(b)-OffloadLen-headers+size-1)/size)
+}
+
 // Lead begins a train of a frame behind its virtio header, b[:n], as a device gave them, and
 // reports whether others may Follow: if it is one whole UDP datagram. It changes nothing.
 func (t *Train) Lead(b []byte, n int) bool {

@@ -129,6 +129,9 @@ func (d *Device) next() ([]byte, error) {
 func (d *Device) sessionOf(datagram []byte, sender netip.AddrPort) (*session, header) {
 	failpoint.Reach()
 	if d.form == VXLAN {
+		if len(datagram) < vxlanLen {
+			return nil, header{} // one of no bytes cannot be put back to be read again
+		}
 		return d.table.Load().vtep[sender.Addr()], header{marks: packet.Unfinished}
 	}
 	h, ok := readHeader(datagram)

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"palisade/ec2"
 	"palisade/internal/packet"
@@ -83,7 +84,28 @@ func (d *dice) volley() (v volley) {
 	for range 1 + d.below(4) {
 		v.frames = append(v.frames, d.run(v.node, v.host)...)
 	}
+	if v.host == "uplink" {
+		v.frames = slices.DeleteFunc(v.frames, func(b []byte) bool { return namesOther(v.node, b[packet.OffloadLen:]) })
+	}
 	return v
+}
+
+// namesOther reports whether a frame from outside is for a public address of the other node,
+// which on one node is there too.
+func namesOther(node int, frame []byte) bool {
+	for _, h := range acrossHosts {
+		if h.public == "" || int(h.node) == node+1 {
+			continue
+		}
+		if public := addr(h.public).As4(); at(frame, 30, public) || at(frame, 38, public) {
+			return true
+		}
+	}
+	return false
+}
+
+func at(frame []byte, offset int, address [4]byte) bool {
+	return len(frame) >= offset+4 && [4]byte(frame[offset:]) == address
 }
 
 // outside makes a frame come from the world, to a public address of a node.
