@@ -18,7 +18,7 @@ RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz soak bench bench-check bench-docs lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants soak bench bench-check bench-docs lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -41,7 +41,7 @@ test: setup-clients setup-rivals build lint ## all that must pass
 	go test -count=1 -tags failpoints -run 'Panic' ./switch/overlay
 
 unit: ## what needs no root
-	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/deps/... ./switch ./switch/overlay
+	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/deps/... ./internal/mutants/... ./switch ./switch/overlay
 
 scenarios: setup ## every story, each in a lab of its own
 	CI=true go test -count=1 -v -timeout 20m ./scenarios
@@ -51,6 +51,9 @@ fuzz: ## every door for bytes
 	@for target in $$(grep -rho 'func Fuzz[A-Za-z]*' --include='*_test.go' . | cut -c6-); do \
 	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
 	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
+
+mutants: setup ## takes each check of the data path out, and wants its test to fail; ONLY=switch/ for some
+	CI=true go test -tags mutants -count=1 -timeout 30m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
 
 soak: setup-clients setup-rivals build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
 	CI=true go test -tags soak -count=1 -timeout 60m -run Soak -v ./scenarios

@@ -1,0 +1,129 @@
+//go:build mutants
+
+package mutants
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Each build and each test ends within these.
+const (
+	buildTime = 3 * time.Minute
+	testTime  = 2 * time.Minute
+)
+
+// TestEveryMutantIsKilled runs each mutant's test, first as the code is, where it must pass,
+// and then with the mutant, where it must fail. A mutant that does not compile, or whose test
+// does not end in time, is not killed.
+func TestEveryMutantIsKilled(t *testing.T) {
+	began, killed := time.Now(), 0
+	honest := map[string]error{} // fate of a test without any mutant, by its package and name
+	for _, m := range mutantsThere(t) {
+		t.Run(m.Name, func(t *testing.T) {
+			key := m.Tests + " " + m.Test
+			if _, ok := honest[key]; !ok {
+				honest[key] = m.passesWithout(t)
+			}
+			if honest[key] != nil {
+				t.Fatalf("%s fails without any mutant: %v", key, honest[key])
+			}
+			began := time.Now()
+			if err := m.isKilled(t); err != nil {
+				t.Errorf("LIVED: %v\n%s: %s", err, m.In, m.Why)
+				return
+			}
+			killed++
+			t.Logf("killed by %s in %.1f s", key, time.Since(began).Seconds())
+		})
+	}
+	t.Logf("%d mutants killed in %v", killed, time.Since(began).Round(time.Second))
+}
+
+// passesWithout reports why the mutant's test does not pass as the code is.
+func (m *Mutant) passesWithout(t *testing.T) error {
+	binary, err := m.compile(t)
+	if err != nil {
+		return err
+	}
+	out, err := m.run(binary)
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, tail(out))
+	}
+	if !strings.Contains(out, "--- PASS: "+m.Test+" ") {
+		return fmt.Errorf("it did not run:\n%s", tail(out))
+	}
+	return nil
+}
+
+// isKilled reports why the mutant's test does not fail with the mutant.
+func (m *Mutant) isKilled(t *testing.T) error {
+	path, mutated, err := m.Apply(root)
+	if err != nil {
+		return err
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return err
+	}
+	dir := t.TempDir()
+	instead, overlay := filepath.Join(dir, filepath.Base(path)), filepath.Join(dir, "overlay.json")
+	list, err := json.Marshal(map[string]map[string]string{"Replace": {path: instead}})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(instead, mutated, 0o600), os.WriteFile(overlay, list, 0o600)); err != nil {
+		return err
+	}
+	binary, err := m.compile(t, "-overlay", overlay)
+	if err != nil {
+		return err
+	}
+	out, err := m.run(binary)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s passes", m.Test)
+	case strings.Contains(out, "panic: test timed out") || errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s does not end", m.Test)
+	case !strings.Contains(out, "--- FAIL: "+m.Test+" ") && !strings.Contains(out, "panic: "):
+		return fmt.Errorf("%s neither passes nor fails: %w\n%s", m.Test, err, tail(out))
+	}
+	return nil
+}
+
+// compile builds the tests of the mutant's test package.
+func (m *Mutant) compile(t *testing.T, flags ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), buildTime)
+	defer cancel()
+	binary := filepath.Join(t.TempDir(), "tests")
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"test", "-c", "-ldflags", "-s -w", "-o", binary}, flags...), "./"+m.Tests)...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("does not compile: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+// run runs the mutant's test alone, as go test does, in the directory of its package.
+func (m *Mutant) run(binary string) (out string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testTime+10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.run", "^"+m.Test+"$", "-test.timeout", testTime.String())
+	cmd.Dir, cmd.WaitDelay = filepath.Join(root, m.Tests), time.Second
+	cmd.Env = append(os.Environ(), "CI=true") // where a test that cannot run fails
+	b, err := cmd.CombinedOutput()
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return string(b), err
+}
+
+// tail is the end of a long output.
+func tail(out string) string { return out[max(0, len(out)-2000):] }
