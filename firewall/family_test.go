@@ -1,0 +1,104 @@
+package firewall_test
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/firewall"
+)
+
+// TestFamiliesAreApart: no rule for addresses of IPv4 admits one of IPv6, whatever that looks
+// like, and the reverse; whether few rules cover the port or many.
+func TestFamiliesAreApart(t *testing.T) {
+	four := []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("0.0.0.0")}
+	six := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.4"), netip.MustParseAddr("::10.0.0.4"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::"), {}}
+	for _, rules := range []struct {
+		of       []string
+		from, to []netip.Addr // whom they admit, and whom they do not
+	}{
+		{[]string{"tcp 80-80 0.0.0.0/0"}, four, six},
+		{[]string{"tcp 80-80 10.0.0.0/8", "tcp 80-80 0.0.0.0/8"}, four, six},
+		{[]string{"tcp 80-80 ::/0"}, six[:4], four},
+		{[]string{"tcp 80-80 2001:db8::/32"}, six[2:3], append(slices.Clone(four), six[0], six[1], six[3], six[4])},
+	} {
+		for _, more := range []int{0, 20} { // beyond eight sources they are looked up otherwise
+			g := group("g")
+			for _, text := range rules.of {
+				g.Rules = append(g.Rules, rule(text))
+			}
+			for i := range more {
+				r := rule("tcp 80-80 203.0.113.0/32")
+				r.Source.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), 32)
+				g.Rules = append(g.Rules, r)
+			}
+			c := firewall.NewCompiler()
+			set := c.Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
+			if errs := c.Errors(); len(errs) > 0 {
+				t.Fatal(errs)
+			}
+			for _, a := range rules.from {
+				if !set.Ingress.Match(6, 80, firewall.Source{Addr: a}).Allowed {
+					t.Errorf("%v, and %d others: %v is refused", rules.of, more, a)
+				}
+			}
+			for _, a := range rules.to {
+				if set.Ingress.Match(6, 80, firewall.Source{Addr: a}).Allowed {
+					t.Errorf("%v, and %d others: %v is admitted", rules.of, more, a)
+				}
+			}
+		}
+	}
+}
+
+// TestOpenMeansEveryPortFromEverywhere: what is not tracked depends on it.
+func TestOpenMeansEveryPortFromEverywhere(t *testing.T) {
+	for text, want := range map[string]bool{
+		"tcp 0-65535 0.0.0.0/0":   true,
+		"-1 * 0.0.0.0/0":          true,
+		"tcp 0-65534 0.0.0.0/0":   false,
+		"tcp 1-65535 0.0.0.0/0":   false,
+		"tcp 80-80 0.0.0.0/0":     false,
+		"udp 0-65535 0.0.0.0/0":   false,
+		"tcp 0-65535 10.0.0.0/8":  false,
+		"tcp 0-65535 128.0.0.0/1": false,
+		"tcp 0-65535 ::/0":        false,
+		"tcp 0-65535 g":           false,
+	} {
+		r := rule(text)
+		r.Direction = ec2.Egress
+		set := firewall.NewCompiler().Acquire(view{"g": vpcGroup("g", r)}, []ec2.GroupID{"g"}, 1)
+		if got := set.Egress.Open(6, netip.MustParseAddr("203.0.113.25")); got != want {
+			t.Errorf("%s: open is %v, want %v", text, got, want)
+		}
+		if set.Ingress.Open(6, netip.MustParseAddr("203.0.113.25")) {
+			t.Errorf("%s for what goes out: what comes in is open", text)
+		}
+	}
+}
+
+// TestClosedPortsAreThoseOfRulesThatAreGone: taken away or changed in place, for the world and
+// for the protocol alone.
+func TestClosedPortsAreThoseOfRulesThatAreGone(t *testing.T) {
+	dns, wide, tcp, narrow, any := rule("udp 53-53 0.0.0.0/0"), rule("udp 5000-5999 0.0.0.0/0"), rule("tcp 80-80 0.0.0.0/0"), rule("udp 99-99 10.0.0.0/8"), rule("-1 * 0.0.0.0/0")
+	table := func(rules ...ec2.Rule) *firewall.Table {
+		return firewall.NewCompiler().Acquire(view{"g": group("g", rules...)}, []ec2.GroupID{"g"}, 1).Ingress
+	}
+	moved := wide
+	moved.Serial, moved.From = 1<<40, 5500 // and keeps its id
+	for name, tt := range map[string]struct {
+		was, now *firewall.Table
+		want     []firewall.PortRange
+	}{
+		"nothing":      {table(dns, wide, tcp, narrow), table(dns, wide, tcp, narrow), nil},
+		"one":          {table(dns, wide), table(wide), []firewall.PortRange{{From: 53, To: 53}}},
+		"changed":      {table(dns, wide), table(dns, moved), []firewall.PortRange{{From: 5000, To: 5999}}},
+		"others alone": {table(dns, tcp, narrow), table(dns), nil},
+		"everything":   {table(any), table(), []firewall.PortRange{{From: 0, To: 65535}}},
+	} {
+		if got := tt.was.Closed(tt.now, 17); !slices.Equal(got, tt.want) {
+			t.Errorf("%s is gone: closed %v, want %v", name, got, tt.want)
+		}
+	}
+}
