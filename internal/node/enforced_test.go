@@ -113,3 +113,30 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 		}
 	})
 }
+
+// TestNothingIsEnforcedThatIsNotMarked: the mark comes first. If it cannot be written, by a
+// full disk or a crash in between, the switch still goes by what it went by, so that a node
+// that restarts never goes by less than it has enforced; nor does it by an older state than
+// the mark names.
+func TestNothingIsEnforcedThatIsNotMarked(t *testing.T) {
+	d := newDrawing(t)
+	plane := d.node.plane
+	enforced, older := plane.enforced(), d.view
+	unchanged := func(what string, err error) {
+		t.Helper()
+		if got := d.node.sw.Snapshot().Generation; err == nil || got != enforced || plane.enforced() != enforced || plane.mark.index != enforced {
+			t.Errorf("%s: %v; the switch goes by %d, settled is %d, and the mark is at %d; want an error and %d", what, err, got, plane.settled.Load(), plane.mark.index, enforced)
+		}
+	}
+	path := plane.mark.path
+	plane.mark.path = filepath.Join(t.TempDir(), "gone", "enforced")
+	d.decide(&ec2.CreateSecurityGroup{Account: dev, Region: region, VPC: d.vpc.ID, Name: "after", Description: "after"})
+	unchanged("without a disk", plane.apply(d.state.ViewSince(d.view)))
+	plane.mark.path = path
+	d.catchUp()
+	enforced = plane.enforced()
+	unchanged("an older state", plane.apply(older))
+	if again, err := openEnforced(path); err != nil || again.index != enforced {
+		t.Errorf("on disk the mark is at %d, %v; want %d", again.index, err, enforced)
+	}
+}
