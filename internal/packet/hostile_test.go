@@ -1,0 +1,261 @@
+package packet_test
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// refused decodes a frame that must be refused.
+func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
+	t.Helper()
+	var p packet.Packet
+	if got, ok := packet.NewDecoder().Decode(frame, &p); ok || got != want {
+		t.Errorf("%s: Decode = %v, %t; want %v, false\n% x", name, got, ok, want, frame)
+	}
+}
+
+// TestHostileARPIsRefused: one field after the other is not as RFC 826 has it on Ethernet.
+func TestHostileARPIsRefused(t *testing.T) {
+	sound := func() []byte { return packettest.ARP(1, packet.MAC{2}, client, server) }
+	for _, operation := range []uint16{1, 2} {
+		decode(t, packettest.ARP(operation, packet.MAC{2}, client, server))
+	}
+	for name, change := range map[string]func(b []byte){
+		"hardware type 0":            func(b []byte) { b[15] = 0 },
+		"hardware type 6":            func(b []byte) { b[15] = 6 },
+		"hardware type 257":          func(b []byte) { b[14] = 1 },
+		"protocol ARP":               func(b []byte) { b[17] = 6 },
+		"protocol IPv6":              func(b []byte) { b[16], b[17] = 0x86, 0xdd },
+		"MACs of 0 bytes":            func(b []byte) { b[18] = 0 },
+		"MACs of 8 bytes":            func(b []byte) { b[18] = 8 },
+		"addresses of 0 bytes":       func(b []byte) { b[19] = 0 },
+		"addresses of 16 bytes":      func(b []byte) { b[19] = 16 },
+		"operation 0":                func(b []byte) { b[21] = 0 },
+		"operation 3, reverse ARP":   func(b []byte) { b[21] = 3 },
+		"operation 8, inverse ARP":   func(b []byte) { b[21] = 8 },
+		"operation 257, not request": func(b []byte) { b[20] = 1 },
+	} {
+		b := sound()
+		change(b)
+		refused(t, name, b, verdict.BadARP)
+	}
+	for n := 14; n < 42; n++ {
+		refused(t, "cut short", sound()[:n:n], verdict.BadARP)
+	}
+}
+
+// TestOddOptionsAreRefused: of IP and of TCP, with a length that is not theirs.
+func TestOddOptionsAreRefused(t *testing.T) {
+	withTCP := func(options ...byte) []byte {
+		b := append(packettest.Build(tcp(packet.SYN, "")), options...)
+		b[46] = byte(5+len(options)/4) << 4
+		binary.BigEndian.PutUint16(b[16:], uint16(len(b)-14))
+		return b
+	}
+	for name, options := range map[string][]byte{
+		"length 0":                {7, 0, 4, 0},
+		"length 1":                {7, 1, 4, 0},
+		"longer than the header":  {7, 9, 4, 0},
+		"a kind without a length": {1, 1, 1, 7},
+		"behind sound ones":       {1, 7, 3, 4, 7, 5, 0, 0},
+	} {
+		refused(t, "IP options, "+name, withOptions(options...), verdict.BadLength)
+		refused(t, "TCP options, "+name, withTCP(options...), verdict.BadTCP)
+	}
+	// What begins like a source route is one wherever the walk meets it, and is none within
+	// another option or behind the end of the list.
+	refused(t, "source route behind another option", withOptions(7, 3, 4, 131, 3, 4, 0, 0), verdict.SourceRoute)
+	decode(t, withOptions(7, 4, 4, 131))
+	decode(t, withOptions(0, 131, 3, 4))
+	decode(t, withTCP(2, 4, 5, 180))
+	decode(t, withTCP(0, 9, 9, 9))
+}
+
+// TestPortsStandBehindTheHeaderThatThereIs: options of IP that look like a TCP header are not
+// read as one.
+func TestPortsStandBehindTheHeaderThatThereIs(t *testing.T) {
+	fake := packettest.Build(tcp(packet.SYN, ""))[34:54]
+	binary.BigEndian.PutUint16(fake[2:], 80) // the port that is open
+	options := append([]byte{0x88, 40}, append(fake, make([]byte, 18)...)...)
+	if p := decode(t, withOptions(options...)); p.Flow != tcp(0, "").Flow || p.L4 != 14+60 {
+		t.Errorf("read as %v behind %d bytes", p.Flow, p.L4)
+	}
+}
+
+// TestTinyFragmentsAreRefused: first ones without the header they are judged by, later ones
+// that could reach into it, and such as no sender makes (RFC 1858, RFC 3128).
+func TestTinyFragmentsAreRefused(t *testing.T) {
+	// body is the IP payload of a first or later fragment.
+	body := func(protocol uint8, n, offset int, more bool) []byte {
+		f := packettest.Frame{Flow: packet.Flow{Src: client, Dst: server, Protocol: protocol}, FragID: 9, FragOffset: 8, MoreFollow: more, Payload: make([]byte, n)}
+		b := packettest.Build(f)
+		binary.BigEndian.PutUint16(b[20:], binary.BigEndian.Uint16(b[20:])&0x2000|uint16(offset/8))
+		if offset == 0 && protocol == packet.ProtocolTCP && n > 13 {
+			b[46], b[47] = 0x50, packet.SYN
+		}
+		if offset == 0 && protocol == packet.ProtocolUDP && n > 5 {
+			b[39] = 8
+		}
+		return b
+	}
+	longHeader := func(n int) []byte { // a TCP header of 40 bytes, n of them here
+		b := body(packet.ProtocolTCP, n, 0, true)
+		b[46] = 0xa0
+		return b
+	}
+	for _, protocol := range []uint8{packet.ProtocolTCP, packet.ProtocolUDP, packet.ProtocolICMP, 47} {
+		for _, n := range []int{0, 1, 4, 7} {
+			refused(t, "a first fragment of a few bytes", body(protocol, n, 0, true), verdict.TinyFragment)
+		}
+		refused(t, "a first fragment not of eighths", body(protocol, 60, 0, true), verdict.TinyFragment)
+		refused(t, "a later fragment of nothing", body(protocol, 0, 64, false), verdict.TinyFragment)
+		refused(t, "a later fragment of nothing, and more", body(protocol, 0, 64, true), verdict.TinyFragment)
+		refused(t, "a later fragment not of eighths", body(protocol, 13, 64, true), verdict.TinyFragment)
+		decode(t, body(protocol, 13, 64, false))
+		decode(t, body(protocol, 64, 0, true))
+	}
+	for _, n := range []int{8, 16} {
+		refused(t, "a first fragment of TCP without its flags", body(packet.ProtocolTCP, n, 0, true), verdict.TinyFragment)
+	}
+	for _, n := range []int{24, 32} {
+		refused(t, "a first fragment of TCP without its options", longHeader(n), verdict.TinyFragment)
+	}
+	decode(t, longHeader(40))
+	for offset := 8; offset < 64; offset += 8 {
+		refused(t, "a later fragment within a TCP header", body(packet.ProtocolTCP, 24, offset, false), verdict.TinyFragment)
+		decode(t, body(packet.ProtocolUDP, 24, offset, false))
+	}
+	decode(t, body(packet.ProtocolTCP, 24, 64, false))
+}
+
+// TestSetsOfFlagsAreThoseOfTCP goes through all of them, with and without PSH, ECE and CWR.
+func TestSetsOfFlagsAreThoseOfTCP(t *testing.T) {
+	const free = packet.PSH | 0x40 | 0x80
+	sound := map[uint8]bool{}
+	for _, set := range []uint8{
+		packet.SYN, packet.SYN | packet.URG, packet.SYN | packet.ACK, packet.RST, packet.RST | packet.ACK,
+		packet.ACK, packet.ACK | packet.URG, packet.FIN | packet.ACK, packet.FIN | packet.ACK | packet.URG,
+	} {
+		sound[set] = true
+	}
+	for flags := range 256 {
+		frame := packettest.Build(tcp(packet.ACK, ""))
+		frame[47] = byte(flags)
+		if sound[uint8(flags)&^free] {
+			decode(t, frame)
+		} else {
+			refused(t, "a set that no TCP sends", frame, verdict.BadTCP)
+		}
+	}
+}
+
+// TestOddQuotesAreNone: an ICMP error is related to nothing by a quote that is cut, is no
+// IPv4, is a later fragment, or comes in fragments itself.
+func TestOddQuotesAreNone(t *testing.T) {
+	build := func(change func(b []byte) []byte) []byte {
+		b := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("0123456789")), packet.MAC{2}, packet.MAC{4})
+		b = change(b)
+		binary.BigEndian.PutUint16(b[16:], uint16(len(b)-14))
+		return b
+	}
+	const quote = 14 + 20 + 8
+	if p := decode(t, build(func(b []byte) []byte { return b })); !p.HasQuoted || p.Quoted != udp("").Flow {
+		t.Fatalf("a sound one: %v, %v", p.HasQuoted, p.Quoted)
+	}
+	for name, change := range map[string]func(b []byte) []byte{
+		"nothing":                     func(b []byte) []byte { return b[:quote] },
+		"half an IP header":           func(b []byte) []byte { return b[: quote+19 : quote+19] },
+		"seven bytes behind it":       func(b []byte) []byte { return b[: quote+27 : quote+27] },
+		"version 6":                   func(b []byte) []byte { b[quote] = 0x65; return b },
+		"a header of 16 bytes":        func(b []byte) []byte { b[quote] = 0x44; return b },
+		"a header longer than itself": func(b []byte) []byte { b[quote] = 0x4f; return b },
+		"a later fragment":            func(b []byte) []byte { b[quote+7] = 1; return b },
+		"in a fragment":               func(b []byte) []byte { b[20] = 0x20; return append(b, make([]byte, 4)...) },
+	} {
+		if p := decode(t, build(change)); p.HasQuoted || !p.IsICMPError {
+			t.Errorf("%s: quoted %v, an error %v; want none in an error", name, p.Quoted, p.IsICMPError)
+		}
+	}
+}
+
+// TestFrameThatIsCutIsRefused: sound frames of every kind, cut at every byte, with the length
+// in their header or with one that is cut too. None is read past its end.
+func TestFrameThatIsCutIsRefused(t *testing.T) {
+	for name, whole := range map[string][]byte{
+		"TCP": packettest.Build(tcp(packet.SYN, "")), "UDP": packettest.Build(udp("")), "ICMP": packettest.Build(echo())[:42],
+		"TCP behind options": withOptions(7, 4, 4, 0), "ARP": packettest.ARP(1, packet.MAC{2}, client, server),
+	} {
+		if name == "ICMP" {
+			binary.BigEndian.PutUint16(whole[16:], 28)
+		}
+		decode(t, whole)
+		for n := range len(whole) {
+			for _, adjusted := range []bool{false, true} {
+				b := append([]byte(nil), whole[:n]...)
+				if adjusted && n >= 18 && name != "ARP" {
+					binary.BigEndian.PutUint16(b[16:], uint16(n-14))
+				}
+				var p packet.Packet
+				v, ok := packet.NewDecoder().Decode(b[:n:n], &p)
+				if ok || n < 34 && name != "ARP" && v != verdict.Runt {
+					t.Errorf("%s cut at byte %d (length adjusted: %v): %v, %v", name, n, adjusted, v, ok)
+				}
+			}
+		}
+	}
+}
+
+// TestHostileFramesCostNoAllocation: what is refused is refused here. gopacket would refuse
+// some of it too, with an error that is allocated, and a flood would pay for it.
+func TestHostileFramesCostNoAllocation(t *testing.T) {
+	d := packet.NewDecoder()
+	var p packet.Packet
+	for name, frame := range map[string][]byte{
+		"an IP option that is cut":    withOptions(1, 1, 1, 7),
+		"an IP option of length 0":    withOptions(7, 0, 4, 0),
+		"an IP option of length 1":    withOptions(7, 1, 1, 0),
+		"an IP option that is longer": withOptions(7, 9, 4, 0),
+		"a UDP length of 7":           edit(udp("abc"), set(38, 0, 7)),
+		"a UDP length of 0":           edit(udp("abc"), set(38, 0, 0)),
+		"a TCP offset of 4":           edit(tcp(packet.SYN, ""), set(46, 0x40)),
+		"an IP length of 0":           edit(tcp(packet.SYN, ""), set(16, 0, 0)),
+		"an IP length of 19":          edit(tcp(packet.SYN, ""), set(16, 0, 19)),
+		"a runt":                      packettest.Build(udp(""))[:20],
+		"ARP that is cut":             packettest.ARP(1, packet.MAC{2}, client, server)[:30],
+		"IPv6":                        edit(tcp(packet.SYN, ""), set(12, 0x86, 0xdd)),
+	} {
+		if n := testing.AllocsPerRun(100, func() {
+			if _, ok := d.Decode(frame, &p); ok {
+				t.Errorf("%s is accepted", name)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// TestForgedDatagramSegmentsAreRefused: what no kernel makes of UDP.
+func TestForgedDatagramSegmentsAreRefused(t *testing.T) {
+	big := udp(string(make([]byte, 4000)))
+	for name, header := range map[string][]byte{
+		"UDP cut as TCP":               offload(1, 1, 1400, 34, 6),
+		"UDP cut as TCP with ECN":      offload(1, 0x81, 1400, 34, 6),
+		"more datagrams than of one":   offload(1, 5, 31, 34, 6),
+		"datagrams of one byte":        offload(1, 5, 1, 34, 6),
+		"datagrams without a checksum": offload(0, 5, 1400, 0, 0),
+		"datagrams with ECN":           offload(1, 0x85, 1400, 34, 6),
+	} {
+		p := decode(t, partial(big, 6))
+		if v, ok := packet.Sanitize(header, &p, mtu); ok || v != verdict.BadOffload {
+			t.Errorf("%s: Sanitize = %v, %t; want %v", name, v, ok, verdict.BadOffload)
+		}
+	}
+	p := decode(t, partial(big, 6))
+	if v, ok := packet.Sanitize(offload(1, 5, 32, 34, 6), &p, mtu); !ok || p.Segments != 125 {
+		t.Errorf("125 datagrams: Sanitize = %v, %t, %d segments", v, ok, p.Segments)
+	}
+}
