@@ -1,0 +1,93 @@
+package overlay
+
+import (
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/firewall"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+	vswitch "palisade/switch"
+)
+
+// only lets an interface of the node admit what one rule does.
+func (n *node) only(name string, rule ec2.Rule) {
+	n.c.t.Helper()
+	set := firewall.NewCompiler().Acquire(groups{"only": {ID: "only", Name: "only", Rules: []ec2.Rule{rule}}}, []ec2.GroupID{"only"}, 2)
+	a := *n.sw.Snapshot().Attachment(n.ports[name])
+	a.Rules = set
+	e := n.sw.Edit(2)
+	e.Attach(n.ports[name], vni, a)
+	n.sw.Publish(e)
+	eventually(n.c.t, "enforcement", func() bool { return n.sw.Enforced() == 2 })
+}
+
+// verdictOf finds the verdict of a name.
+func verdictOf(t *testing.T, name string) verdict.Verdict {
+	t.Helper()
+	for v := range verdict.Count {
+		if v.String() == name {
+			return v
+		}
+	}
+	t.Fatalf("there is no verdict %s", name)
+	return verdict.Unset
+}
+
+// TestThreatsEndBetweenNodes sends each frame of the corpus from node1 to an instance of node2,
+// through real tunnels: as an instance does, whose port node1 checks, and as node1 itself does
+// once it is taken over, which seals what it likes. The instance is given none.
+func TestThreatsEndBetweenNodes(t *testing.T) {
+	for _, form := range []Form{Sealed, VXLAN} {
+		t.Run(form.String(), func(t *testing.T) { threatsEnd(t, newClusterOn(t, form, nil)) })
+	}
+}
+
+func threatsEnd(t *testing.T, c *cluster) {
+	t.Helper()
+	n1, n2 := c.nodes[0], c.nodes[1]
+	n2.only("app", permit(9, ec2.TCP, 22, 22, "0.0.0.0/0"))
+	host := func(name, ip string) packettest.Host { return packettest.Host{MAC: macOf(name), Addr: addr(ip)} }
+	all := packettest.Threats(packettest.Field{
+		Attacker: host("web", "10.10.0.4"), Victim: host("app", "10.10.0.5"), Member: host("lone", "10.10.0.6"),
+		Gateway: packettest.Host{MAC: vswitch.GatewayMAC, Addr: addr("10.0.0.1")}, Nobody: addr("10.10.9.9"), Open: 22,
+	})
+	app := n2.ports["app"]
+	for _, threat := range all {
+		name, place, _ := strings.Cut(threat.Here, " at ")
+		at := n1.ports["web"]
+		if place == "victim" {
+			at = app
+		}
+		n1.send("web", threat.Frame, at, verdictOf(t, name))
+		if t.Failed() {
+			t.Fatalf("%s, %s, by an instance", threat.ID, threat.Name)
+		}
+	}
+	if c.form == VXLAN {
+		all = nil // there a node that is taken over may speak for all of its own interfaces
+	}
+	for _, threat := range all {
+		name, place, _ := strings.Cut(threat.Far, " at ")
+		at := n2.tunnel
+		if place == "victim" {
+			at = app
+		}
+		before := at.Counters().Verdicts
+		p, b := one(threat.Frame)
+		if v, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, b); v != verdict.Forward || err != nil {
+			t.Fatal(v, err)
+		}
+		c.fate(at, before, verdictOf(t, name))
+		if t.Failed() {
+			t.Fatalf("%s, %s, by a node", threat.ID, threat.Name)
+		}
+	}
+	if frames := n2.devices["app"].Take(); len(frames) > 0 {
+		t.Errorf("the victim was given %d frames, the first of them % x", len(frames), frames[0])
+	}
+	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 22)), app, verdict.Forward)
+	n2.delivered("app")
+}
