@@ -32,6 +32,9 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 	if p.IsICMPError {
 		return f.traced(a, d, f.judgeError(a, d, peer))
 	}
+	if d == conntrack.In && a.Endpoint.Port == f.in && a.Endpoint.Owns(p.Flow.Src) {
+		return f.judgeOwn(a, peer)
+	}
 	answer := f.observe(a)
 	if f.trace != nil {
 		f.trace.observed(f, a, d, answer)
@@ -49,6 +52,16 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 		}
 	}
 	return f.judgeNew(a, d, peer, answer.Status)
+}
+
+// judgeOwn asks the rules about what an interface sends to itself. Its zone would know the
+// connection from the way out, and let in what no rule admits.
+func (f *frame) judgeOwn(a *Attachment, peer firewall.Source) verdict.Verdict {
+	failpoint.Reach()
+	if f.trace != nil {
+		f.trace.observed(f, a, conntrack.In, conntrack.Answer{})
+	}
+	return f.judgeNew(a, conntrack.In, peer, conntrack.Checked) // which creates nothing
 }
 
 func (f *frame) observe(a *Attachment) conntrack.Answer {
