@@ -69,13 +69,14 @@ func TestThreatsReachNobodyAcrossNodes(t *testing.T) {
 			t.Errorf("%s, %s: %v at %s, want %s\n% x", threat.ID, threat.Name, v, at, threat.Far, threat.Frame[:min(len(threat.Frame), 60)])
 		}
 	}
+	honest := template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)
+	honest.SrcMAC, honest.DstMAC = field.Attacker.MAC, GatewayMAC
 	// In any other name the frames are as foreign as any frame.
 	for what, origin := range map[string]packet.Origin{
 		"another node's interface": {Node: 3, VNI: 1, Epoch: 7}, "a lease that is over": {Node: 2, VNI: 1, Epoch: 6}, "an interface of the receiver": {Node: 2, VNI: 1, Epoch: 2},
 		"a network that is not here": {Node: 2, VNI: 9, Epoch: 7}, "no node": {VNI: 1, Epoch: 7},
 	} {
-		syn := b.of("web", template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22))
-		for _, frame := range append([]packettest.Threat{{Name: "an honest frame", Frame: syn}}, all...) {
+		for _, frame := range append([]packettest.Threat{{Name: "an honest frame", Frame: packettest.Build(honest)}}, all...) {
 			if _, v := b.come(origin, frame.Frame); !v.Drops() {
 				t.Errorf("%s, in the name of %s: %v", frame.Name, what, v)
 			}
@@ -86,8 +87,6 @@ func TestThreatsReachNobodyAcrossNodes(t *testing.T) {
 			t.Errorf("%s was given %d frames", name, d.count)
 		}
 	}
-	honest := template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)
-	honest.SrcMAC, honest.DstMAC = field.Attacker.MAC, GatewayMAC
 	if at, v := b.come(own, packettest.Build(honest)); at != "app" || v != verdict.Forward {
 		t.Errorf("an honest frame: %v at %s", v, at)
 	}

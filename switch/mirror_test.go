@@ -1,0 +1,79 @@
+package vswitch
+
+import (
+	"testing"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// TestStrictNetworkCutsBothDirections: where nothing outlives its rule, a rule that is taken
+// away or changed cuts what it admitted, be it a connection that came in or one that went
+// out, tracked or not, and nothing else.
+func TestStrictNetworkCutsBothDirections(t *testing.T) {
+	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
+		for _, far := range []string{"10.0.2.0/24", "0.0.0.0/0"} {
+			for name, change := range map[string]func(r ec2.Rule) []ec2.Rule{
+				"taken away": func(ec2.Rule) []ec2.Rule { return nil },
+				"changed": func(r ec2.Rule) []ec2.Rule {
+					serial++
+					r.Serial, r.From, r.To = serial, 81, 81 // and keeps its id
+					return []ec2.Rule{r}
+				},
+			} {
+				for _, direction := range []ec2.Direction{ec2.Ingress, ec2.Egress} {
+					b := newVPCBed(t)
+					n := vpcNetwork(ours)
+					n.Strict = true
+					e := b.sw.Edit(b.generation)
+					e.Network(n)
+					b.sw.Publish(e)
+					b.rules("db", anyIn(), anyOut())
+					in, out := permit(protocol, 80, 80, far), permitOut(protocol, 80, 80, far)
+					b.rules("vpc", in, out)
+					came, went := b.talk(uint8(protocol), "4db", "2app", 1000, 80), b.talk(uint8(protocol), "2app", "4db", 1001, 80)
+					came.open()
+					went.open()
+					if direction == ec2.Ingress {
+						b.rules("vpc", append(change(in), out)...)
+						came.isCut("came in, and its rule is " + name)
+						went.goesOn("went out, and the ingress rule is " + name)
+					} else {
+						b.rules("vpc", append(change(out), in)...)
+						went.isCut("went out, and its rule is " + name)
+						came.goesOn("came in, and the egress rule is " + name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestAnswerBehindAPingIsNotThePing: an echo reply or a timestamp of the same flow as the
+// ping before it is judged by itself, at the uplink and from a neighbour.
+func TestAnswerBehindAPingIsNotThePing(t *testing.T) {
+	b := newBed(t)
+	b.rules("web", permit(ec2.ICMP, 8, -1, "203.0.113.25/32"))
+	b.rules("app", permit(ec2.ICMP, 8, -1, "web"))
+	for _, way := range []struct {
+		from, to string
+		frame    func(icmpType uint8) []byte
+	}{
+		{"uplink", "web", func(icmpType uint8) []byte {
+			f := template(1, laptop, addr("198.18.0.4"), 7, 7)
+			f.ICMPType = icmpType
+			return outside(f)
+		}},
+		{"web", "app", func(icmpType uint8) []byte {
+			f := template(1, addr("10.10.0.4"), addr("10.10.0.5"), 7, 7)
+			f.ICMPType = icmpType
+			return b.of("web", f)
+		}},
+	} {
+		for _, icmpType := range []uint8{packet.ICMPEchoReply, packet.ICMPTimestamp, packet.ICMPTimestampReply} {
+			b.expect(way.from, way.frame(packet.ICMPEcho), way.to, verdict.Forward)
+			b.expect(way.from, way.frame(icmpType), way.to, verdict.NoRule)
+		}
+	}
+}
