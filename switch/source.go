@@ -21,13 +21,22 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 		return verdict.Unset, true
 	case !a.Endpoint.Owns(p.Flow.Src) && (!a.Endpoint.Unchecked || unroutable(p.Flow.Src)):
 		return verdict.SpoofedIP, false
-	case p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67:
-		return verdict.DHCPServer, false
+	case f.isDHCPServer():
+		return f.noServer(), false
 	case !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst):
 		return f.toMany(), false
 	}
 	return verdict.Unset, true
 }
+
+// isDHCPServer reports whether a packet is one of a DHCP server (RFC 2131 §4.1), which would
+// tell an instance its address and gateway.
+func (f *frame) isDHCPServer() bool {
+	p := &f.pkt
+	return p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67
+}
+
+func (f *frame) noServer() verdict.Verdict { return verdict.DHCPServer }
 
 // answerARP answers for the gateway of the asker's subnet and for every address of that
 // subnet that has an owner. It is silent about the asker's own addresses and to probes for

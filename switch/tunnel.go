@@ -61,6 +61,9 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 	if f.pkt.EtherType == packet.EtherTypeARP {
 		return f.in, f.ignoreARP() // every node answers by itself
 	}
+	if f.isDHCPServer() {
+		return f.in, f.noServer() // its node has not checked it
+	}
 	n := f.snapshot.networks[VNI(f.origin.VNI)]
 	f.viaGateway = f.pkt.DstMAC == GatewayMAC
 	owner := f.forwarder(n)

@@ -415,7 +415,8 @@ func (c *corpus) manyReceivers() {
 	c.same("T42", "loopback", to(tcp, c.Open, c.Victim.MAC, "127.0.0.1"), "no-route")
 	c.all[len(c.all)-1].Here = "not-unicast"
 	server := c.frame(udp, 68, func(f *Frame) { f.Flow.SrcPort = 67 })
-	c.add("T30", "DHCP offer", server, "dhcp-server", noRule)
+	c.same("T30", "DHCP offer", server, "dhcp-server")
+	c.same("T30", "DHCP offer to another port", c.frame(udp, c.Open, func(f *Frame) { f.Flow.SrcPort = 67 }), "dhcp-server")
 }
 
 func (c *corpus) messages() {
