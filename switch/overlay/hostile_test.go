@@ -1,0 +1,206 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/firewall"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// TestHeaderIsReadStrictly: what stands before the seal is of this version or it is nothing,
+// whether or not its seal would hold.
+func TestHeaderIsReadStrictly(t *testing.T) {
+	sound := make([]byte, headerLen+innerLen+tagLen)
+	putHeader(sound, knownMarks, 5, 63<<counterBits|9)
+	if h, ok := readHeader(sound); !ok || h != (header{marks: knownMarks, index: 5, queue: 63, counter: 9}) {
+		t.Fatalf("a sound one: %+v, %v", h, ok)
+	}
+	for name, change := range map[string]func(b []byte) []byte{
+		"version 0":         func(b []byte) []byte { b[0] = 0; return b },
+		"version 2":         func(b []byte) []byte { b[0] = 2; return b },
+		"another mark":      func(b []byte) []byte { b[1] |= 4; return b },
+		"all marks":         func(b []byte) []byte { b[1] = 0xff; return b },
+		"a reserved byte":   func(b []byte) []byte { b[2] = 1; return b },
+		"the other one":     func(b []byte) []byte { b[3] = 0x80; return b },
+		"queue 64":          func(b []byte) []byte { b[8] = 64; return b },
+		"queue 255":         func(b []byte) []byte { b[8] = 255; return b },
+		"one byte too few":  func(b []byte) []byte { return b[:len(b)-1] },
+		"the header alone":  func(b []byte) []byte { return b[:headerLen] },
+		"half of it":        func(b []byte) []byte { return b[:8] },
+		"nothing":           func(b []byte) []byte { return nil },
+		"a frame in clear":  func([]byte) []byte { return packettest.Build(of("web", 6, "10.10.0.4", "10.10.0.5", 1, 22)) },
+		"a datagram of DNS": func([]byte) []byte { return append([]byte{0, 7, 1, 0, 0, 1}, make([]byte, 60)...) },
+	} {
+		if h, ok := readHeader(change(bytes.Clone(sound))); ok {
+			t.Errorf("%s is taken: %+v", name, h)
+		}
+	}
+}
+
+// TestTrainIsOfOneNode: two sessions come from one address, as of two nodes behind one NAT, and
+// the kernel hands their datagrams over together. What would go on with the other's packet
+// stays its own.
+func TestTrainIsOfOneNode(t *testing.T) {
+	a, b := ends(t)
+	first := a.table.Load().send[2]
+	keys := bytes.Repeat([]byte{7}, keyLen)
+	second, err := newSession(keys, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.farIndex = 6
+	there, err := newSession(keys, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there.node, there.address, there.index = 3, a.addr, 6
+	known := b.table.Load()
+	b.table.Store(&table{send: known.send, receive: map[uint32]*session{5: known.receive[5], 6: there}})
+
+	p, whole := offloaded(t, packet.ProtocolTCP, 2_000, 1000)
+	q := new(sender)
+	q.cutter.Begin(whole, whole[packet.OffloadLen:], p)
+	var both []byte
+	size := 0
+	for _, s := range []*session{first, second} {
+		start, end, _ := q.cutter.Next()
+		n := q.sealCopy(s, 3, 0, from, whole[packet.OffloadLen:][start:end], packet.Unfinished)
+		both, size = append(both, q.out[:n]...), n
+	}
+	if err := a.sendTrain(&a.queues[3].message, both, size, &first.to); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 70_000)
+	for _, node := range []uint32{1, 3} {
+		n, origin, v, err := receive(b, buffer)
+		if err != nil || v != verdict.Forward || origin.Node != node || n != packet.OffloadLen+54+1000 {
+			t.Errorf("%d bytes from node %d, %v, %v; want one packet of node %d", n, origin.Node, v, err, node)
+		}
+	}
+}
+
+// TestTrainEndsWhereTheBufferDoes: datagrams that go on with each other for longer than any
+// frame can be, from a node that cuts what nobody may cut.
+func TestTrainEndsWhereTheBufferDoes(t *testing.T) {
+	a, b := ends(t)
+	s := a.table.Load().send[2]
+	f := of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)
+	f.TCPFlags, f.Payload, f.DontFragment = packet.ACK, make([]byte, 8000), true
+	q := new(sender)
+	buffer := make([]byte, packet.OffloadLen+1<<16)
+	sent, received := 0, 0
+	for range 20 {
+		frame := packettest.Build(f)
+		binary.BigEndian.PutUint32(frame[38:], uint32(8000*sent))
+		sum := binary.BigEndian.Uint16(frame[24:])
+		binary.BigEndian.PutUint16(frame[18:], uint16(sent))
+		binary.BigEndian.PutUint16(frame[24:], sum-uint16(sent))
+		n := q.sealCopy(s, 3, 0, from, frame, packet.Unfinished)
+		if err := a.sendTo(q.out[:n], &s.to); err != nil {
+			t.Fatal(err)
+		}
+		sent++
+	}
+	for frames := 0; received < sent*8000; frames++ {
+		n, _, v, err := receive(b, buffer)
+		if err != nil || v != verdict.Forward || n > packet.OffloadLen+14+65535 || frames > sent {
+			t.Fatalf("frame %d: %d bytes, %v, %v, behind %d of %d", frames, n, v, err, received, sent*8000)
+		}
+		received += n - packet.OffloadLen - 54
+	}
+}
+
+// TestExchangesAreBounded: a node that asks for other keys again and again, faster than old
+// ones retire, is heard by the newest few.
+func TestExchangesAreBounded(t *testing.T) {
+	o := &Overlay{far: map[string]*far{}}
+	o.table.Store(&table{})
+	f := &far{Remote: Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9")}}
+	o.far["node2"] = f
+	keys := bytes.Repeat([]byte{1}, keyLen)
+	for range 100 {
+		s, err := newSession(keys, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.expect(f, s); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.use(f, s, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, known := len(f.sessions), len(o.table.Load().receive); n > maxSessions || known != n || f.sessions[n-1] != f.current {
+		t.Errorf("%d sessions are kept, %d of them heard, want at most %d and the newest", n, known, maxSessions)
+	}
+}
+
+// TestNothingPassesOnceARevocationIsEnforced: under load, and whoever sends. From the moment
+// that a node says that it enforces the change, no packet of a new flow is delivered.
+func TestNothingPassesOnceARevocationIsEnforced(t *testing.T) {
+	for _, from := range []string{"web", "lone"} { // to the app, which is at another node, and to the web beside it
+		t.Run(from, func(t *testing.T) {
+			c := newCluster(t)
+			n1, n2 := c.nodes[0], c.nodes[1]
+			at, name, dst := n2, "app", "10.10.0.5"
+			if from == "lone" {
+				at, name, dst = n1, "web", "10.10.0.4"
+			}
+			src := map[string]string{"web": "10.10.0.4", "lone": "10.10.0.6"}[from]
+			at.only(name, permit(9, 17, 53, 53, src+"/32"))
+			port := at.ports[name]
+			count := func(v verdict.Verdict) uint64 { return port.Counters().Verdicts[v] }
+
+			var enforced atomic.Bool
+			ended := make(chan int, 1)
+			go func() {
+				n := 0
+				for after := 0; after < 2000; n++ {
+					for count(verdict.Forward)+count(verdict.NoRule)+200 < uint64(n) { // the socket's buffer is no part of this
+						runtime.Gosched()
+					}
+					f := of(from, packet.ProtocolUDP, src, dst, uint16(1024+n%60000), 53)
+					if n1.devices[from].Send(packettest.Build(f)) != nil {
+						break
+					}
+					if enforced.Load() {
+						after++
+					}
+				}
+				ended <- n
+			}()
+			eventually(t, "traffic", func() bool { at.devices[name].Take(); return count(verdict.Forward) > 1000 })
+
+			a := *at.sw.Snapshot().Attachment(port)
+			e := at.sw.Edit(3)
+			a.Rules = noRules(t)
+			e.Attach(port, vni, a)
+			at.sw.Publish(e)
+			for at.sw.Enforced() < 3 {
+				runtime.Gosched()
+			}
+			passed := count(verdict.Forward)
+			enforced.Store(true)
+			sent := <-ended
+			eventually(t, "fate of all", func() bool { return count(verdict.Forward)+count(verdict.NoRule) >= uint64(sent) })
+			// Each frame but the 60,000th is of a flow of its own.
+			if now := count(verdict.Forward); now != passed || count(verdict.NoRule) < 1000 || sent > 60_000 {
+				t.Errorf("of %d frames %d passed before the revocation was enforced and %d after it; %d were refused", sent, passed, now-passed, count(verdict.NoRule))
+			}
+		})
+	}
+}
+
+// noRules are those of an interface that admits nothing.
+func noRules(t *testing.T) *firewall.Set {
+	t.Helper()
+	return firewall.NewCompiler().Acquire(groups{"none": {ID: "none", Name: "none"}}, []ec2.GroupID{"none"}, 3)
+}
