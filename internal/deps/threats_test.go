@@ -1,0 +1,62 @@
+package deps
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+)
+
+// TestEveryThreatHasItsProof: the table of docs/SECURITY.md has each threat once, with what
+// proves it on one node and across nodes. Where that is the corpus, it has frames of the
+// threat. That named tests exist, TestDocumentsNameTestsThatAreThere says.
+func TestEveryThreatHasItsProof(t *testing.T) {
+	text, err := os.ReadFile("../../docs/SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	corpus := map[string]bool{}
+	host := func(n byte) packettest.Host {
+		return packettest.Host{MAC: packet.MAC{2, 0, 0, 0, 0, n}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, n})}
+	}
+	for _, threat := range packettest.Threats(packettest.Field{Gateway: host(1), Attacker: host(2), Victim: host(3), Member: host(4), Nobody: host(5).Addr, Open: 22}) {
+		corpus[threat.ID] = true
+	}
+	row := regexp.MustCompile(`(?m)^\| (T\d\d) \|(.*)\|$`)
+	proof := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+|\b[a-z]+\.txtar\b|\bcorpus\b`)
+	said := map[string]bool{}
+	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
+		id, cells := m[1], strings.Split(m[2], "|")
+		if said[id] || len(cells) != 4 {
+			t.Errorf("%s has %d cells, or is there twice", id, len(cells))
+			continue
+		}
+		said[id] = true
+		for i, column := range []string{"on one node", "across nodes"} {
+			cell := strings.TrimSpace(cells[2+i])
+			if !proof.MatchString(cell) && id != "T58" { // which cannot be across nodes
+				t.Errorf("%s has no proof %s: %q", id, column, cell)
+			}
+			if strings.Contains(cell, "corpus") && !corpus[id] {
+				t.Errorf("%s is to be proved %s by the corpus, which has no frame of it", id, column)
+			}
+		}
+		if corpus[id] && !strings.Contains(m[2], "corpus") {
+			t.Errorf("%s has frames in the corpus, and does not say so", id)
+		}
+		delete(corpus, id)
+	}
+	for n := 1; n <= 58; n++ {
+		if id := fmt.Sprintf("T%02d", n); !said[id] {
+			t.Errorf("%s is not in the table", id)
+		}
+	}
+	for id := range corpus {
+		t.Errorf("the corpus has frames of %s, which is not in the table", id)
+	}
+}
