@@ -3,10 +3,14 @@ package vswitch
 import (
 	"bytes"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
 
+	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
@@ -132,5 +136,32 @@ func TestUplinkIsNeverShut(t *testing.T) {
 	b.turns("uplink", frame)
 	if got := b.ports["uplink"].Counters().Verdicts[verdict.PipelinePanicked]; got != 2*maxPanics || b.ports["uplink"].IsShut() || b.devices["app"].count != 1 {
 		t.Errorf("%d panics; shut is %v; %d frames arrived behind them", got, b.ports["uplink"].IsShut(), b.devices["app"].count)
+	}
+}
+
+// TestFaultInTheFileOfConnectionsIsContained: somebody cuts the file, as a full tmpfs does, and
+// reading a connection is a fault of the memory. The switch drops what it cannot judge and
+// lives.
+func TestFaultInTheFileOfConnectionsIsContained(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "arena")
+	tracker, err := conntrack.Open(conntrack.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBedOn(t, tracker)
+	b.rules("app", permit(ec2.UDP, 53, 60, "web")) // tracked
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // as a poller does
+		debug.SetPanicOnFault(true)
+		b.turns("web", b.datagram("10.10.0.5", 1))
+		b.sw.sweep()
+		close(done)
+	}()
+	<-done
+	if got := b.ports["web"].Counters().Verdicts[verdict.PipelinePanicked]; got != 1 || b.devices["app"].count != 0 {
+		t.Errorf("%d frames panicked, want 1; %d were written, want 0", got, b.devices["app"].count)
 	}
 }

@@ -113,6 +113,11 @@ func newBed(t testing.TB) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newBedOn(t, tracker)
+}
+
+func newBedOn(t testing.TB, tracker *conntrack.Tracker) *bed {
+	t.Helper()
 	sw, err := New(Config{Tracker: tracker})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,6 +143,7 @@ func (p *poller) runPoll() {
 	// others to inherit: the thread ends with it.
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // without the privilege it goes on as it is
+	debug.SetPanicOnFault(true)                          // see runSweep
 	events := make([]unix.EpollEvent, 64)
 	var lastWork time.Duration
 	for !p.stopped.Load() {

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -125,7 +126,10 @@ func (s *Switch) Close() {
 // time whether swept or not.
 const sweepInterval = 2 * time.Second
 
+// runSweep and the pollers read connections from a file in a tmpfs. Where that has no room
+// left, or somebody has cut the file, the kernel faults; that is a panic, and contained.
 func (s *Switch) runSweep(ctx context.Context) {
+	debug.SetPanicOnFault(true)
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
@@ -133,9 +137,18 @@ func (s *Switch) runSweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.tracker.Sweep(Now())
+			s.sweep()
 		}
 	}
+}
+
+func (s *Switch) sweep() {
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.log.Error("connections were not swept", "cause", cause)
+		}
+	}()
+	s.tracker.Sweep(Now())
 }
 
 // AddPort begins to take frames from a device. They are dropped as NotReady until a
