@@ -49,8 +49,8 @@ type pendingOrder struct {
 }
 
 const (
-	// superviseWithin bounds a supervisor's start.
-	superviseWithin = 10 * time.Second
+	// superviseWithin bounds a supervisor's start, on a machine that has much else to do.
+	superviseWithin = 30 * time.Second
 	// orderWithin bounds an order: a daemon may take stopTimeout to be gone, and one order waits
 	// for those before it.
 	orderWithin = 30 * time.Second
