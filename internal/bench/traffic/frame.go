@@ -62,10 +62,7 @@ func newFramer(s Send) (*framer, error) {
 	return f, nil
 }
 
-// frame is a new frame, for fill to write to.
-func (f *framer) frame() []byte { return append([]byte(nil), f.template...) }
-
-// fill makes frame, which is one of frame's, the next flow's.
+// fill makes frame, a copy of the template, the next flow's.
 func (f *framer) fill(frame []byte) {
 	flow := f.next
 	if f.next++; f.next == f.flows {

@@ -33,6 +33,21 @@ func send(s Send) (Sent, error) {
 	if err != nil {
 		return Sent{}, err
 	}
+	return SendFrames(FrameStream{Device: s.Device, Frame: f.template, Next: f.fill, Rate: s.Rate, For: s.For})
+}
+
+// A FrameStream is frames of one length out of a device.
+type FrameStream struct {
+	Device string
+	Frame  []byte             // what each is before Next
+	Next   func(frame []byte) // makes one of the frames the next; it may have been another before
+	Rate   float64            // frames a second; 0 as fast as it goes
+	For    time.Duration
+	Most   uint64 // frames that the device takes; 0 for no bound
+}
+
+// SendFrames sends a stream.
+func SendFrames(s FrameStream) (Sent, error) {
 	fd, err := packetSocket(s.Device)
 	if err != nil {
 		return Sent{}, err
@@ -42,12 +57,12 @@ func send(s Send) (Sent, error) {
 	defer runtime.UnlockOSThread()
 	// Sleeps between two trains end when they are due, not 50 us later.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	g := generator{framer: f, fd: fd}
+	g := generator{FrameStream: s, fd: fd}
 	g.init()
 	if s.Rate > 0 {
-		return g.paced(s.Rate, s.For)
+		return g.paced()
 	}
-	return g.flood(s.For)
+	return g.flood()
 }
 
 // packetSocket is a socket that writes frames to a device, past its queueing discipline.
@@ -70,9 +85,9 @@ func packetSocket(device string) (int, error) {
 	return fd, nil
 }
 
-// A generator sends a framer's frames.
+// A generator sends a stream's frames.
 type generator struct {
-	*framer
+	FrameStream
 	fd       int
 	frames   [batch][]byte
 	vectors  [batch]unix.Iovec
@@ -82,7 +97,7 @@ type generator struct {
 
 func (g *generator) init() {
 	for i := range g.frames {
-		g.frames[i] = g.frame()
+		g.frames[i] = append([]byte(nil), g.Frame...)
 		g.vectors[i].Base = &g.frames[i][0]
 		g.vectors[i].SetLen(len(g.frames[i]))
 		g.messages[i].header.Iov = &g.vectors[i]
@@ -90,9 +105,12 @@ func (g *generator) init() {
 	}
 }
 
-func (g *generator) flood(duration time.Duration) (Sent, error) {
+// enough reports whether the device has taken as many frames as it may.
+func (g *generator) enough() bool { return g.Most > 0 && g.sent.Offered-g.sent.Refused >= g.Most }
+
+func (g *generator) flood() (Sent, error) {
 	begun := time.Now()
-	for g.sent.Took < duration {
+	for g.sent.Took < g.For && !g.enough() {
 		if err := g.train(batch); err != nil {
 			return g.sent, err
 		}
@@ -104,10 +122,10 @@ func (g *generator) flood(duration time.Duration) (Sent, error) {
 // paced sends trains of a few frames, each when it is due. After a pause that was not its
 // own, as when another had the processor, it goes on from there and does not catch up:
 // what has arrived is to be compared with the rate that Sent says, not with what was asked.
-func (g *generator) paced(rate float64, duration time.Duration) (Sent, error) {
-	step := time.Duration(float64(pacedStep) / rate * float64(time.Second))
+func (g *generator) paced() (Sent, error) {
+	step := time.Duration(float64(pacedStep) / g.Rate * float64(time.Second))
 	begun := time.Now()
-	for due := time.Duration(0); due < duration; due += step {
+	for due := time.Duration(0); due < g.For && !g.enough(); due += step {
 		for {
 			early := due - time.Since(begun)
 			if early < -forgiven {
@@ -123,14 +141,14 @@ func (g *generator) paced(rate float64, duration time.Duration) (Sent, error) {
 			return g.sent, err
 		}
 	}
-	g.sent.Took = max(duration, time.Since(begun))
+	g.sent.Took = max(g.For, time.Since(begun))
 	return g.sent, nil
 }
 
 // train sends n frames.
 func (g *generator) train(n int) error {
 	for i := range n {
-		g.fill(g.frames[i])
+		g.Next(g.frames[i])
 	}
 	for done := 0; done < n; {
 		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(g.fd), uintptr(unsafe.Pointer(&g.messages[done])), uintptr(n-done), 0, 0, 0)
@@ -144,7 +162,7 @@ func (g *generator) train(n int) error {
 			g.sent.Refused++
 		case unix.EINTR, unix.EAGAIN:
 		default:
-			return fmt.Errorf("send a frame of %d bytes: %w", len(g.template), errno)
+			return fmt.Errorf("send a frame of %d bytes: %w", len(g.Frame), errno)
 		}
 	}
 	return nil
