@@ -56,7 +56,7 @@ mutants: setup ## takes each check of the data path out, and wants its test to f
 	CI=true go test -tags mutants -count=1 -timeout 30m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
 
 soak: setup-clients setup-rivals build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
-	CI=true go test -tags soak -count=1 -timeout 60m -run Soak -v ./scenarios
+	CI=true go test -tags soak -count=1 -timeout 75m -run Soak -v ./scenarios
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 

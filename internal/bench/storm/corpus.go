@@ -1,0 +1,184 @@
+package storm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+)
+
+// A Frame is one of a corpus.
+type Frame struct {
+	Bytes  []byte `json:"bytes"`
+	Header bool   `json:"header"` // it begins with a virtio header, which goes by PACKET_VNET_HDR
+}
+
+// Corpus is every hostile frame that the repository knows, as me sends it to each of the
+// hosts: the tables of packettest, forged offload headers, and what the fuzz targets below
+// the directories in fuzz have found, as frames and as payloads.
+func Corpus(me Host, to []Host, fuzz ...string) ([]Frame, error) {
+	var all []Frame
+	for _, host := range to {
+		for _, f := range packettest.Hostile(partyOf(me), partyOf(host), host.MAC) {
+			all = append(all, Frame{Bytes: f.Frame})
+		}
+		for _, threat := range packettest.Threats(field(me, host)) {
+			all = append(all, Frame{Bytes: threat.Frame})
+		}
+		forged, err := forgedHeaders(me, host)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, forged...)
+	}
+	found, err := fuzzed(fuzz)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range found {
+		for _, host := range to {
+			all = append(all, fuzzFrames(me, host, b)...)
+		}
+	}
+	return all, nil
+}
+
+// field is where me attacks a host, whose neighbour has the next address.
+func field(me, host Host) packettest.Field {
+	at := func(h Host) packettest.Host { return packettest.Host{MAC: h.MAC, Addr: h.Address} }
+	return packettest.Field{
+		Attacker: at(me), Victim: at(host), Member: packettest.Host{MAC: packet.MAC{2, 0, 0, 0, 0, 9}, Addr: host.Address.Next()},
+		Gateway: packettest.Host{MAC: host.MAC, Addr: netip.MustParseAddr("10.0.0.1")}, Nobody: netip.MustParseAddr("10.10.9.9"), Open: 22,
+	}
+}
+
+func partyOf(h Host) packettest.Party { return packettest.Party{MAC: h.MAC, Address: h.Address} }
+
+// forgedCount is how many forged headers there are for each host: all combinations would be
+// tens of thousands.
+const forgedCount = 2000
+
+// forgedHeaders are offload headers (virtio 1.2 §5.1.6) that ask whoever takes the frame to
+// write a checksum over something else, or to cut it into other packets.
+func forgedHeaders(me, to Host) ([]Frame, error) {
+	syn, err := template(me, to, packet.ProtocolTCP, 22, 0)
+	if err != nil {
+		return nil, err
+	}
+	segments, err := template(me, to, packet.ProtocolTCP, 22, 4000)
+	if err != nil {
+		return nil, err
+	}
+	datagrams, err := template(me, to, packet.ProtocolUDP, 53, 4000)
+	if err != nil {
+		return nil, err
+	}
+	r := rand.New(rand.NewPCG(1, 2)) // the same at every run
+	pick := func(values ...uint16) uint16 { return values[r.IntN(len(values))] }
+	var all []Frame
+	for range forgedCount {
+		b := []byte{byte(pick(0, 1, 1, 1)), byte(pick(0, 1, 3, 4, 5, 0x7e, 0x81))}
+		for _, field := range []uint16{
+			pick(0, 20, 42, 54, 74, 4000), pick(0, 1, 20, 47, 1400, 1460, 3000, 65535),
+			pick(0, 14, 34, 34, 34, 36, 65535), pick(0, 1, 2, 6, 8, 12, 14, 16, 18, 22, 200, 65535),
+		} {
+			b = binary.NativeEndian.AppendUint16(b, field)
+		}
+		all = append(all, Frame{Bytes: append(b, [][]byte{syn, segments, datagrams}[r.IntN(3)]...), Header: true})
+	}
+	return all, nil
+}
+
+// fuzzFrames are what a fuzz target found, in the forms in which an instance can send it.
+func fuzzFrames(me, to Host, b []byte) []Frame {
+	const longest = 60000
+	if len(b) == 0 || len(b) > longest {
+		return nil
+	}
+	var all []Frame
+	if len(b) >= ipAt {
+		all = append(all, Frame{Bytes: b})
+		ours := append([]byte(nil), b...)
+		copy(ours, to.MAC[:])
+		copy(ours[6:], me.MAC[:])
+		all = append(all, Frame{Bytes: ours})
+	}
+	if len(b) > packet.OffloadLen+ipAt {
+		all = append(all, Frame{Bytes: b, Header: true})
+	}
+	if len(b) < 1300 { // as what a datagram carries, and as an IP packet
+		if frame, err := template(me, to, packet.ProtocolUDP, 53, len(b)); err == nil {
+			copy(frame[transportAt+8:], b)
+			setChecksum(frame, 6)
+			all = append(all, Frame{Bytes: frame}, Frame{Bytes: append(append([]byte(nil), frame[:ipAt]...), b...)})
+		}
+	}
+	return all
+}
+
+// fuzzed returns the byte strings in the corpora of `go test -fuzz` below testdata/fuzz of
+// directories. A directory without one has found nothing.
+func fuzzed(directories []string) ([][]byte, error) {
+	var all [][]byte
+	for _, dir := range directories {
+		files, err := filepath.Glob(filepath.Join(dir, "testdata", "fuzz", "*", "*"))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("corpora below %s: %w", dir, err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			for line := range strings.Lines(string(data)) {
+				quoted, ok := strings.CutPrefix(strings.TrimSpace(line), "[]byte(")
+				if !ok {
+					continue
+				}
+				text, err := strconv.Unquote(strings.TrimSuffix(quoted, ")"))
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", file, err)
+				}
+				all = append(all, []byte(text))
+			}
+		}
+	}
+	return all, nil
+}
+
+// rawSocket writes frames to a device, with or without an offload header before each.
+func rawSocket(device string, header bool) (int, error) {
+	link, err := net.InterfaceByName(device)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("packet socket: %w", err)
+	}
+	if header {
+		err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1)
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: link.Index})
+	}
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("packet socket on %s: %w", device, err), unix.Close(fd))
+	}
+	return fd, nil
+}

@@ -1,0 +1,107 @@
+package storm
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/internal/packet"
+)
+
+var (
+	me   = Host{netip.MustParseAddr("10.10.0.4"), packet.MAC{2, 0, 0, 0, 0, 4}}
+	them = Host{netip.MustParseAddr("10.10.0.5"), packet.MAC{2, 0, 0, 0, 0, 5}}
+)
+
+func TestChecksumIsTheOneThatComposeMakes(t *testing.T) {
+	for _, protocol := range []uint8{packet.ProtocolTCP, packet.ProtocolUDP} {
+		for payload := range 5 {
+			want, err := template(me, them, protocol, 22, payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := bytes.Clone(want)
+			setChecksum(got, map[uint8]int{packet.ProtocolTCP: 16, packet.ProtocolUDP: 6}[protocol])
+			if !bytes.Equal(got, want) {
+				t.Errorf("protocol %d, %d bytes:\n% x, want\n% x", protocol, payload, got, want)
+			}
+		}
+	}
+}
+
+func TestCorpusHasWhatEachSourceFound(t *testing.T) {
+	dir := t.TempDir()
+	found := filepath.Join(dir, "testdata", "fuzz", "FuzzX")
+	if err := os.MkdirAll(found, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(found, "1"), []byte("go test fuzz v1\n[]byte(\"a frame with \\x00 in it, longer\")\nint(3)\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	without, err := Corpus(me, []Host{them})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with, err := Corpus(me, []Host{them}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(without) < forgedCount+250 || len(with) != len(without)+5 {
+		t.Errorf("%d frames, and %d with a fuzz target's; want many, and five more", len(without), len(with))
+	}
+	if !bytes.Equal(with[len(without)].Bytes, []byte("a frame with \x00 in it, longer")) {
+		t.Errorf("the fuzz target's frame is %q", with[len(without)].Bytes)
+	}
+	if _, err := Corpus(me, nil, filepath.Join(dir, "nowhere")); err == nil {
+		t.Error("a directory that is not there has a corpus")
+	}
+}
+
+func TestSlowFilterRunsAllOfItsInstructions(t *testing.T) {
+	filter := slowFilter(1000)
+	for i, in := range filter[:999] {
+		if in.Code != 0x30 || in.Jt != 0 { // ldb [0]
+			t.Fatalf("instruction %d is %+v", i, in)
+		}
+	}
+	if last := filter[999]; last.Code != 0x06 || last.K != 0 {
+		t.Errorf("the last is %+v, want one that refuses the frame", last)
+	}
+}
+
+func TestPacerKeepsTheRate(t *testing.T) {
+	p := pacer{begun: time.Now(), until: 200 * time.Millisecond, rate: 10000}
+	n := 0
+	for p.next() {
+		n++
+	}
+	if n > 2100 { // fewer is what a busy machine makes of it
+		t.Errorf("%d in 200 ms, want at most 2000", n)
+	}
+}
+
+func TestRequestsAreReadAsTheyWereWritten(t *testing.T) {
+	want := request{Blow: &Blow{Device: "eth0", Me: me, Far: them, Corpus: []Frame{{Bytes: []byte{0, 255}, Header: true}}}}
+	line, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got request
+	if err := json.Unmarshal(line, &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v; want %+v", got.Blow, err, want.Blow)
+	}
+}
+
+func TestServeSaysWhatIsWrong(t *testing.T) {
+	var out bytes.Buffer
+	err := Serve(strings.NewReader(`{}{"probe":{}}{"hold":{"device":"nosuch0"}}`), &out)
+	if err != nil || strings.Count(out.String(), `"error"`) != 3 {
+		t.Errorf("%v\n%s\nwant three errors", err, out.String())
+	}
+}
