@@ -2,6 +2,7 @@ package instance
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,20 +27,43 @@ func leaveKeyring() error {
 	return nil
 }
 
-// confine takes from the calling thread, for good, whatever an instance must not have.
-// The thread must be locked and should go on to exec.
-func confine() error {
+// confine takes from the calling thread, for good, whatever an instance must not have, and
+// returns what the guard answers the thread's calls by. The thread must be locked and
+// should go on to exec.
+func confine() (listener int, err error) {
 	// Until exec the process has every capability over the instance's namespaces: nobody
 	// inside may trace it or open its /proc entries.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("hide from ptrace: %w", err)
+		return -1, fmt.Errorf("hide from ptrace: %w", err)
 	}
 	var keep uint64
 	for _, c := range capabilities {
 		keep |= 1 << c
 	}
+	if err := boundCapabilities(capabilities); err != nil {
+		return -1, err
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return -1, fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return -1, fmt.Errorf("set no_new_privs: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{
+		{Effective: uint32(keep), Permitted: uint32(keep)},
+		{Effective: uint32(keep >> 32), Permitted: uint32(keep >> 32)},
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return -1, fmt.Errorf("set capabilities: %w", err)
+	}
+	return filterSystemCalls()
+}
+
+// boundCapabilities makes keep all that the calling thread, and what it executes, can have.
+func boundCapabilities(keep []uintptr) error {
 	for c := uintptr(0); c < 64; c++ {
-		if keep&(1<<c) != 0 {
+		if slices.Contains(keep, c) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
@@ -48,19 +72,5 @@ func confine() error {
 			return fmt.Errorf("drop capability %d: %w", c, err)
 		}
 	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("clear ambient capabilities: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{
-		{Effective: uint32(keep), Permitted: uint32(keep)},
-		{Effective: uint32(keep >> 32), Permitted: uint32(keep >> 32)},
-	}
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("set capabilities: %w", err)
-	}
-	return filterSystemCalls()
+	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +36,11 @@ func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (in
 		return 0, err
 	}
 	// A process of its own enters: the caller may be a daemon with many threads.
-	args := []string{enterStage, strconv.Itoa(target.PID), strconv.FormatUint(target.Start, 10)}
+	guard, err := ensureGuard(Spec{Namespace: namespace, ID: namespace}, target)
+	if err != nil {
+		return 0, fmt.Errorf("run in %s: %w", namespace, err)
+	}
+	args := []string{enterStage, formatID(target), formatID(guard)}
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = append(args, argv...)
 	cmd.Env = append([]string{"TERM=" + os.Getenv("TERM")}, stageEnv...)
@@ -75,13 +78,21 @@ const (
 	exitNotFound    = 127
 )
 
-// enter is the stage behind Exec: args are pid, start time and the command.
+// formatID is a process as an argument of the stage.
+func formatID(id process.ID) string { return fmt.Sprintf("%d@%d", id.PID, id.Start) }
+
+func parseID(arg string) (id process.ID, err error) {
+	_, err = fmt.Sscanf(arg, "%d@%d", &id.PID, &id.Start)
+	return id, err
+}
+
+// enter is the stage behind Exec: args are init, the guard and the command.
 func enter(args []string) int {
 	if len(args) < 3 {
 		return exitCannotEnter
 	}
-	pid, err1 := strconv.Atoi(args[0])
-	start, err2 := strconv.ParseUint(args[1], 10, 64)
+	target, err1 := parseID(args[0])
+	guard, err2 := parseID(args[1])
 	if err := errors.Join(err1, err2); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitCannotEnter
@@ -89,7 +100,7 @@ func enter(args []string) int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
 	runtime.LockOSThread() // never unlocked: namespaces and keyring are this thread's
-	p, err := startInside(process.ID{PID: pid, Start: start}, args[2:])
+	p, err := startInside(target, guard, args[2:])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
 		return exitCannotEnter
@@ -101,7 +112,7 @@ func enter(args []string) int {
 // its pid namespace. Where the instance's root could already see it, it is nsenter with the
 // node's programs, joins the mount and the user namespace, and becomes this binary again.
 // nsenter is loaded before it joins: what the loader reads inside is the instance's to write.
-func startInside(target process.ID, argv []string) (*os.Process, error) {
+func startInside(target, guardID process.ID, argv []string) (*os.Process, error) {
 	// While this process and its child, with the node's privileges, can be seen from inside,
 	// nobody there may open their /proc entries; exec lifts it.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -132,6 +143,12 @@ func startInside(target process.ID, argv []string) (*os.Process, error) {
 	if !target.Alive() { // until here it was what the files were opened of
 		return nil, ErrGone
 	}
+	guard, err := dialGuard(guardID)
+	if err != nil {
+		return nil, err
+	}
+	defer guard.Close()
+	files = append(files, guard) // insideGuardFD
 	args := []string{"nsenter", "--mount=/proc/self/fd/4"}
 	ids, err := idsOfMaker(int(files[5].Fd()))
 	switch {
@@ -194,10 +211,22 @@ func wait(p *os.Process, signals <-chan os.Signal) int {
 	return state.ExitCode()
 }
 
+// insideGuardFD is how the listener of the command's filter is handed to the instance's guard.
+const insideGuardFD = 6
+
 // runInside gives up what the instance has not, and becomes the command.
 func runInside(argv []string) int {
 	runtime.LockOSThread()
-	if err := errors.Join(keepOnly(3), replaceNull(), confine(), unix.Chdir("/root")); err != nil {
+	if err := errors.Join(keepOnly(3), replaceNull(), unix.Chdir("/root")); err != nil {
+		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
+		return exitCannotEnter
+	}
+	listener, err := confine()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
+		return exitCannotEnter
+	}
+	if err := handOver(os.NewFile(insideGuardFD, "guard"), listener); err != nil {
 		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
 		return exitCannotEnter
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"palisade/internal/packet"
 )
 
 // Where things are inside the instance. The log is a file of the instance's own memory,
@@ -27,6 +29,7 @@ const (
 // runInit is process 1 inside. It serves the image's services, runs the user data, and
 // collects the processes that nobody waits for, until it is told to power off.
 func runInit([]string) error {
+	packet.Shed()
 	unix.CloseOnExec(statusFD)
 	data, err := os.ReadFile(specPath)
 	if err != nil {

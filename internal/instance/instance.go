@@ -15,8 +15,9 @@
 //	Remove    takes away what is left: cgroup, namespace, directory
 //
 // The binary re-executes itself in stages (reexec.go): namespace and hold (ids.go); launch,
-// setup (root.go), confine (confine.go), init (init.go, service.go); enter and inside (exec.go). Image lists what can be
-// launched. This package knows no switch, no firewall and no API.
+// setup (root.go), confine (confine.go), init (init.go, service.go); enter and inside (exec.go);
+// and guard (guard.go), which bounds the kernel memory of the instance's sockets. Image lists what
+// can be launched. This package knows no switch, no firewall and no API.
 package instance
 
 import (
@@ -232,6 +233,9 @@ func Adopt(s Spec) (*Instance, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // none: by an earlier release
 		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
 	}
+	if _, err := ensureGuard(s, id); err != nil {
+		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
+	}
 	i := &Instance{spec: s, handle: handle}
 	i.booted, _ = strconv.ParseUint(string(booted), 10, 64) // damaged is as good as none: it boots again
 	return i, nil
@@ -279,8 +283,8 @@ func Remove(s Spec) error {
 
 // killAll ends every process of the instance by each trace one can leave: the pid file, the
 // cgroup, and, for an init whose launcher died before it wrote the pid file, the network
-// namespace. In the latter it spares processes of our own pid namespace: a daemon's
-// thread at work there is not the instance's.
+// namespace. Of our own pid namespace it ends the guard there and spares the rest: a
+// daemon's thread at work there is not the instance's.
 func killAll(s Spec) error {
 	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
 	defer cancel()
@@ -294,7 +298,7 @@ func killAll(s Spec) error {
 		return err
 	}
 	for _, id := range inside {
-		if _, depth := process.NamespacedPID(id.PID); depth < 2 {
+		if _, depth := process.NamespacedPID(id.PID); depth < 2 && !isGuard(id) {
 			continue
 		}
 		if err := process.Kill(ctx, id); err != nil {

@@ -25,7 +25,7 @@ import (
 // patience is what a loaded machine may need for what takes far less.
 const patience = time.Minute
 
-// The test binary is its own instance's init, and inside one it is the prober.
+// The test binary is its own instance's init, and inside one it is the prober, or a filler.
 func TestMain(m *testing.M) {
 	if code, ok := Reexec(os.Args); ok {
 		os.Exit(code)
@@ -35,6 +35,12 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) > 1 && os.Args[1] == "probe" {
 		os.Exit(probe(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "fill" {
+		os.Exit(fill())
+	}
+	if len(os.Args) > 1 && os.Args[1] == "daemon" {
+		os.Exit(runDaemon())
 	}
 	os.Exit(m.Run())
 }

@@ -91,8 +91,17 @@ func probe(args []string) int {
 	p.fails("bpf", errnoOrNil(errno))
 	_, _, errno = unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&[64]uint64{})), 0)
 	p.fails("io_uring", errnoOrNil(errno))
-	_, err = unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
-	p.fails("open a vsock", err)
+	for _, socket := range []struct{ family, kind, protocol int }{
+		{unix.AF_VSOCK, unix.SOCK_STREAM, 0}, {unix.AF_XDP, unix.SOCK_RAW, 0}, {unix.AF_ALG, unix.SOCK_SEQPACKET, 0},
+		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, {unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP},
+		{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE}, {unix.AF_INET, unix.SOCK_PACKET, 0},
+	} {
+		_, err = unix.Socket(socket.family, socket.kind, socket.protocol)
+		p.fails(fmt.Sprintf("open a socket %+v", socket), err)
+		if err != unix.EAFNOSUPPORT && err != unix.EPROTONOSUPPORT {
+			p.say("open a socket %+v: %v, which is not the filter's answer", socket, err)
+		}
+	}
 	_, _, errno = unix.Syscall(unix.SYS_IOCTL, 0, unix.TIOCSTI, uintptr(unsafe.Pointer(&[]byte("x")[0])))
 	if errno != unix.EPERM { // without the filter it is ENOTTY, for 0 is no terminal here
 		p.say("type into a terminal: %v, want EPERM", errno)

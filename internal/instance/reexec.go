@@ -34,9 +34,11 @@ const (
 	// for the second, which becomes the command.
 	enterStage  = "palisade-enter"
 	insideStage = "palisade-inside"
+	// One stays outside and bounds the kernel memory of the instance (guard.go).
+	guardStage = "palisade-guard"
 )
 
-// Descriptor 3 of every stage but those of exec.go is a pipe to whoever started the first. It
+// Descriptor 3 of every stage but the guard and those of exec.go is a pipe to whoever started the first. It
 // carries lines: which process is in the new namespaces; that the services listen, which is the last.
 const (
 	statusFD    = 3
@@ -44,8 +46,12 @@ const (
 	statusReady = "ready"
 )
 
-// userFD is the instance's user namespace, until it is joined.
-const userFD = 4
+// userFD is the instance's user namespace, until it is joined. guardFD is how the listener of
+// the instance's filter is handed to its guard.
+const (
+	userFD  = 4
+	guardFD = 5
+)
 
 // stageEnv keeps init small: it mostly waits.
 var stageEnv = []string{
@@ -73,12 +79,15 @@ func Reexec(args []string) (code int, ok bool) {
 	stage := map[string]func([]string) error{
 		namespaceStage: runNamespace, holdStage: runHold,
 		launchStage: runLaunch, setupStage: runSetup, confineStage: runConfine, initStage: runInit,
+		guardStage: runGuard,
 	}[args[0]]
 	if stage == nil {
 		return 0, false
 	}
 	if err := stage(args); err != nil {
-		tell("%v", err)
+		if args[0] != guardStage { // whose descriptor 3 is another
+			tell("%v", err)
+		}
 		return 1, true
 	}
 	return 0, true
@@ -117,6 +126,10 @@ func runLaunch([]string) error {
 	if err != nil {
 		return err
 	}
+	_, guard, err := startGuard(s) // before we are in the instance's cgroup
+	if err != nil {
+		return err
+	}
 	for _, complaint := range joinCgroup(s) {
 		tell("%s", complaint)
 	}
@@ -128,7 +141,7 @@ func runLaunch([]string) error {
 	cmd.Args = []string{setupStage, s.ID}
 	cmd.Env = stageEnv
 	cmd.Stdin = specR
-	cmd.ExtraFiles = []*os.File{os.NewFile(statusFD, "status"), user}
+	cmd.ExtraFiles = []*os.File{os.NewFile(statusFD, "status"), user, guard}
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Setsid: true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS |
@@ -141,6 +154,9 @@ func runLaunch([]string) error {
 	id, err := process.Of(cmd.Process.Pid)
 	if err == nil {
 		err = id.WriteFile(s.pidFile())
+	}
+	if err == nil {
+		err = tellGuard(guard, id)
 	}
 	if err != nil {
 		cmd.Process.Kill()
@@ -161,7 +177,7 @@ func runSetup([]string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide setup from ptrace: %w", err)
 	}
-	if err := keepOnly(userFD + 1); err != nil {
+	if err := keepOnly(guardFD + 1); err != nil {
 		return err
 	}
 	var s Spec
@@ -226,7 +242,11 @@ func runConfine(args []string) error {
 	if err := requireOwnIDs(); err != nil {
 		return err
 	}
-	if err := confine(); err != nil {
+	listener, err := confine()
+	if err != nil {
+		return err
+	}
+	if err := handOver(os.NewFile(guardFD, "guard"), listener); err != nil {
 		return err
 	}
 	return fmt.Errorf("become init: %w", unix.Exec(initPath, append([]string{initStage}, args[1:]...), stageEnv))

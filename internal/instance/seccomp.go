@@ -25,9 +25,23 @@ var deniedCalls = []uint32{
 	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME,
 }
 
-// deniedFamilies are sockets that leave the network namespace: vsock talks to the
-// hypervisor under the node.
-var deniedFamilies = []uint32{unix.AF_VSOCK}
+// What sockets an instance can make: of AF_UNIX any; of AF_PACKET and AF_NETLINK, and raw
+// ones, as many as its guard allows; of AF_INET and AF_INET6 these. Other families and
+// protocols (vsock, which talks to the hypervisor under the node; XDP; TIPC; SCTP and so on)
+// have memory, limits and bugs of their own, and nothing here needs them.
+var internetSockets = []struct{ kind, protocol uint32 }{
+	{unix.SOCK_STREAM, 0}, {unix.SOCK_STREAM, unix.IPPROTO_TCP},
+	{unix.SOCK_DGRAM, 0}, {unix.SOCK_DGRAM, unix.IPPROTO_UDP},
+	{unix.SOCK_DGRAM, unix.IPPROTO_ICMP}, {unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6},
+}
+
+// guardedOptions take memory that is charged to no cgroup; see guard.go.
+var guardedOptions = []struct{ level, name uint32 }{
+	{unix.SOL_PACKET, unix.PACKET_RX_RING}, {unix.SOL_PACKET, unix.PACKET_TX_RING},
+	{unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP}, {unix.SOL_PACKET, unix.PACKET_DROP_MEMBERSHIP},
+	{unix.SOL_PACKET, unix.PACKET_FANOUT},
+	{unix.SOL_SOCKET, unix.SO_RCVBUF}, {unix.SOL_SOCKET, unix.SO_SNDBUF},
+}
 
 // deniedIoctls put words into a terminal as if its user had typed them: `lab exec` lends
 // an instance the operator's own.
@@ -42,23 +56,33 @@ const (
 	offsetArch = 4
 	offsetArg0 = 16
 	offsetArg1 = 24
+	offsetArg2 = 32
 )
 
 // x32Bit marks calls of the x32 ABI, which would slip past numbers of the native one.
 const x32Bit = 0x40000000
 
-// filterSystemCalls installs the filter on the calling thread; no_new_privs must be set.
-func filterSystemCalls() error {
+// filterSystemCalls installs the filter on the calling thread; no_new_privs must be set. It
+// returns the descriptor by which the calls are answered that the filter leaves to the
+// guard. Once that is closed everywhere, they fail with ENOSYS.
+func filterSystemCalls() (listener int, err error) {
 	program, err := callFilter(runtime.GOARCH)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&fprog)), 0, 0); err != nil {
-		return fmt.Errorf("filter system calls: %w", err)
+	// A question that the guard has read is no more taken back by a signal: it would be
+	// asked a second time. Before Linux 5.19 it is.
+	for _, flags := range []uintptr{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER} {
+		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
+		if errno == 0 {
+			runtime.KeepAlive(program)
+			return int(fd), nil
+		}
+		err = errno
 	}
-	runtime.KeepAlive(program)
-	return nil
+	return -1, fmt.Errorf("filter system calls: %w", err)
 }
 
 // callFilter returns the filter in the kernel's classic BPF. Each check stands complete in
@@ -93,17 +117,34 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	}
 	p = append(p, skip(unix.BPF_JEQ, unix.SYS_CLONE, 3),
 		load(offsetArg0), skip(unix.BPF_JSET, namespaceFlags, 1), errno(unix.EPERM))
-	for _, by := range []struct {
-		call, offset uint32
-		denied       []uint32
-	}{
-		{unix.SYS_SOCKET, offsetArg0, deniedFamilies},
-		{unix.SYS_IOCTL, offsetArg1, deniedIoctls},
-	} {
-		p = append(p, load(offsetCall), skip(unix.BPF_JEQ, by.call, uint8(1+2*len(by.denied))), load(by.offset))
-		for _, value := range by.denied {
-			p = append(p, skip(unix.BPF_JEQ, value, 1), errno(unix.EPERM))
-		}
+	// of adds checks of one call. What they leave undecided goes on to the next.
+	of := func(call uint32, checks ...unix.SockFilter) {
+		p = append(p, load(offsetCall), skip(unix.BPF_JEQ, call, uint8(len(checks))))
+		p = append(p, checks...)
 	}
-	return append(p, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}), nil
+	for _, request := range deniedIoctls {
+		of(unix.SYS_IOCTL, load(offsetArg1), skip(unix.BPF_JEQ, request, 1), errno(unix.EPERM))
+	}
+	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
+	ask := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF}
+	for _, option := range guardedOptions {
+		of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
+			load(offsetArg2), skip(unix.BPF_JEQ, option.name, 1), ask)
+	}
+	for _, family := range []uint32{unix.AF_PACKET, unix.AF_NETLINK} {
+		of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), ask)
+	}
+	kind := unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf} // without SOCK_CLOEXEC, SOCK_NONBLOCK
+	for _, family := range []uint32{unix.AF_INET, unix.AF_INET6} {
+		of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 4),
+			load(offsetArg1), kind, skip(unix.BPF_JEQ, unix.SOCK_RAW, 1), ask)
+		for _, known := range internetSockets {
+			of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 6),
+				load(offsetArg1), kind, skip(unix.BPF_JEQ, known.kind, 3),
+				load(offsetArg2), skip(unix.BPF_JEQ, known.protocol, 1), allow)
+		}
+		of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), errno(unix.EPROTONOSUPPORT))
+	}
+	of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, unix.AF_UNIX, 1), allow, errno(unix.EAFNOSUPPORT))
+	return append(p, allow), nil
 }

@@ -9,7 +9,7 @@ import (
 // A call is what the filter sees of a system call: struct seccomp_data.
 type call struct {
 	number, arch uint32
-	args         [2]uint64
+	args         [3]uint64
 }
 
 // word is 32 bits of it, little-endian.
@@ -23,6 +23,8 @@ func (c call) word(offset uint32) uint32 {
 		return uint32(c.args[0])
 	case 24:
 		return uint32(c.args[1])
+	case 32:
+		return uint32(c.args[2])
 	}
 	return 0
 }
@@ -41,6 +43,9 @@ func (c call) fate(t *testing.T, program []unix.SockFilter) uint32 {
 			continue
 		case unix.BPF_RET | unix.BPF_K:
 			return i.K
+		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:
+			a &= i.K
+			continue
 		case unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K:
 			holds = a == i.K
 		case unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K:
@@ -89,23 +94,37 @@ func TestRefusedCallsAreRefused(t *testing.T) {
 	for name, flag := range map[string]uint64{
 		"mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000, "network": 0x40000000,
 	} {
-		check("clone into a "+name+" namespace", call{clone, native, [2]uint64{flag | uint64(unix.SIGCHLD), 0}}, refuse)
+		check("clone into a "+name+" namespace", call{clone, native, [3]uint64{flag | uint64(unix.SIGCHLD), 0}}, refuse)
 	}
 	check("clone3", call{number: clone3, arch: native}, unknown)
 	check("read of 32 bits", call{number: 3, arch: i386}, refuse)
 	check("read of x32", call{number: 0x40000000, arch: native}, refuse)
 	check("read of no architecture", call{number: read}, refuse)
-	check("vsock", call{socket, native, [2]uint64{40, 1}}, refuse)
-	check("TIOCSTI", call{ioctl, native, [2]uint64{0, 0x5412}}, refuse)
-	check("TIOCSTI with a high half", call{ioctl, native, [2]uint64{0, 1<<32 | 0x5412}}, refuse)
-	check("TIOCLINUX", call{ioctl, native, [2]uint64{0, 0x541c}}, refuse)
+	const ask, noFamily, noProtocol = unix.SECCOMP_RET_USER_NOTIF, unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT), unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)
+	check("vsock", call{socket, native, [3]uint64{40, 1}}, noFamily)
+	check("XDP", call{socket, native, [3]uint64{44, 3}}, noFamily)
+	check("SCTP", call{socket, native, [3]uint64{2, 1, 132}}, noProtocol)
+	check("SOCK_PACKET of IPv4", call{socket, native, [3]uint64{2, 10, 0}}, noProtocol)
+	check("UDP over IPv6 for UDP-Lite", call{socket, native, [3]uint64{10, 2, 136}}, noProtocol)
+	check("a raw socket", call{socket, native, [3]uint64{2, 3, 1}}, ask)
+	check("a raw socket that does not block", call{socket, native, [3]uint64{10, 0x80803, 58}}, ask)
+	check("a netlink socket", call{socket, native, [3]uint64{16, 3}}, ask)
+	check("a ring", call{54, native, [3]uint64{5, 263, 5}}, ask)
+	check("a ring with high halves", call{54, native, [3]uint64{5, 1<<32 | 263, 1<<32 | 13}}, ask)
+	check("a longer queue", call{54, native, [3]uint64{5, 1, 8}}, ask)
+	check("TCP_NODELAY", call{54, native, [3]uint64{5, 6, 1}}, allow)
+	check("TIOCSTI", call{ioctl, native, [3]uint64{0, 0x5412}}, refuse)
+	check("TIOCSTI with a high half", call{ioctl, native, [3]uint64{0, 1<<32 | 0x5412}}, refuse)
+	check("TIOCLINUX", call{ioctl, native, [3]uint64{0, 0x541c}}, refuse)
 
 	for name, number := range map[string]uint32{"read": read, "write": write, "execve": execve, "chroot": chroot} {
 		check(name, call{number: number, arch: native}, allow)
 	}
-	check("fork", call{clone, native, [2]uint64{uint64(unix.SIGCHLD), 0}}, allow)
-	check("a thread", call{clone, native, [2]uint64{0x3d0f00, 0}}, allow)
-	check("a socket of TCP", call{socket, native, [2]uint64{2, 1}}, allow)
-	check("a packet socket", call{socket, native, [2]uint64{17, 3}}, allow)
-	check("TCGETS", call{ioctl, native, [2]uint64{0, 0x5401}}, allow)
+	check("fork", call{clone, native, [3]uint64{uint64(unix.SIGCHLD), 0}}, allow)
+	check("a thread", call{clone, native, [3]uint64{0x3d0f00, 0}}, allow)
+	check("a socket of TCP", call{socket, native, [3]uint64{2, 1}}, allow)
+	check("a packet socket", call{socket, native, [3]uint64{17, 3}}, ask)
+	check("a socket of UDP that does not block", call{socket, native, [3]uint64{10, 0x80802, 17}}, allow)
+	check("a unix socket", call{socket, native, [3]uint64{1, 5}}, allow)
+	check("TCGETS", call{ioctl, native, [3]uint64{0, 0x5401}}, allow)
 }

@@ -1,0 +1,482 @@
+package instance
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/packet"
+	"palisade/internal/process"
+)
+
+// The kernel charges the memory of packet, raw and netlink sockets to no cgroup. The
+// filter of seccomp.go therefore asks the instance's guard before it lets such a socket, or
+// a longer queue of any socket, come to be.
+//
+// The guard is a process of the node, in the instance's network namespace and in no other
+// namespace of it, so the instance can neither see nor signal nor trace it. It is started
+// by the launcher, outlives the daemon as init does, and ends with init. It keeps no count
+// of its own: before each new socket it asks the kernel which sockets the namespace has,
+// wherever they are held, those in flight between processes included. It makes the socket
+// itself and hands it over, and sets an option itself from its own copy of the argument, so
+// nothing that was judged can change before it is used. Should it be killed, the calls it
+// judged fail with ENOSYS until the instance boots again. The next command that enters, or
+// daemon that adopts the instance, starts another, for the commands that enter from then on.
+const (
+	maxPacketSockets  = 64      // of AF_PACKET
+	maxRawSockets     = 64      // of AF_INET and AF_INET6, SOCK_RAW
+	maxNetlinkSockets = 64      // of AF_NETLINK
+	maxRingBytes      = 8 << 20 // of all packet sockets, both directions
+
+	// maxSocketBuffer is the largest SO_RCVBUF and SO_SNDBUF of any socket. The kernel
+	// doubles it for its own overhead. It is net.core.rmem_max of Linux before 6.17.
+	maxSocketBuffer = 212992
+)
+
+// maxOptions bounds the options that are being set. One can take long: a ring waits for a
+// transmission of the same socket, and the last close of a socket for its linger time.
+const maxOptions = 64
+
+// Descriptors of a guard. Whoever has the second can hand over a listener.
+const (
+	guardReceiveFD = 3
+	guardSendFD    = 4
+)
+
+// guardCapabilities are all that a guard keeps: to make packet and raw sockets, and to read
+// the arguments and the descriptors of the processes inside.
+var guardCapabilities = []uintptr{unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE}
+
+// startGuard starts a guard of the instance and returns it, and the descriptor by which
+// listeners are handed to it.
+func startGuard(s Spec) (process.ID, *os.File, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
+	}
+	receive, send := os.NewFile(uintptr(pair[0]), "guard"), os.NewFile(uintptr(pair[1]), "guard")
+	defer receive.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{guardStage, s.ID}
+	cmd.Env = stageEnv
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{receive, send}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		started <- startConfined(cmd, s.Namespace)
+	}()
+	if err := <-started; err != nil {
+		send.Close()
+		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
+	}
+	id, err := process.Of(cmd.Process.Pid)
+	go cmd.Wait() // whoever outlives it
+	if err != nil {
+		send.Close()
+		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
+	}
+	return id, send, nil
+}
+
+// ensureGuard returns the guard of an instance that runs, and starts one if it has none.
+func ensureGuard(s Spec, init process.ID) (process.ID, error) {
+	if id, err := findGuard(s.Namespace); err == nil {
+		return id, nil
+	}
+	id, send, err := startGuard(s)
+	if err != nil {
+		return process.ID{}, err
+	}
+	defer send.Close()
+	return id, tellGuard(send, init)
+}
+
+func startConfined(cmd *exec.Cmd, namespace string) error {
+	ns, err := unix.Open(netns.Path(namespace), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(ns)
+	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	if err := boundCapabilities(guardCapabilities); err != nil {
+		return err
+	}
+	return cmd.Start()
+}
+
+// findGuard returns the guard of the instance with this network namespace.
+func findGuard(namespace string) (process.ID, error) {
+	inside, err := netns.Processes(namespace)
+	if err != nil {
+		return process.ID{}, err
+	}
+	for _, id := range inside {
+		if isGuard(id) {
+			return id, nil
+		}
+	}
+	return process.ID{}, fmt.Errorf("the guard of %s: %w", namespace, ErrGone)
+}
+
+// isGuard reports whether a process in the namespace of an instance is its guard: the
+// instance's own are in a pid namespace below ours.
+func isGuard(id process.ID) bool {
+	if _, depth := process.NamespacedPID(id.PID); depth != 1 {
+		return false
+	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id.PID))
+	return err == nil && bytes.HasPrefix(cmdline, []byte(guardStage+"\x00"))
+}
+
+// dialGuard returns the descriptor by which listeners are handed to a guard that runs.
+func dialGuard(id process.ID) (*os.File, error) {
+	pidfd, err := unix.PidfdOpen(id.PID, 0)
+	if err != nil || !id.Alive() {
+		return nil, fmt.Errorf("reach the guard: %w", ErrGone)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, guardSendFD, 0)
+	if err != nil {
+		return nil, fmt.Errorf("reach the guard: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "guard"), nil
+}
+
+// What a message to a guard hands over, with its descriptors.
+const (
+	messageInit     = "init"     // the pidfd of the instance's init
+	messageListener = "listener" // what a filter asks by, and where to answer that it is taken
+)
+
+// tellGuard tells the guard which process is the instance's init.
+func tellGuard(guard *os.File, init process.ID) error {
+	pidfd, err := unix.PidfdOpen(init.PID, 0)
+	if err != nil {
+		return fmt.Errorf("open init for the guard: %w", err)
+	}
+	defer unix.Close(pidfd)
+	if err := unix.Sendmsg(int(guard.Fd()), []byte(messageInit), unix.UnixRights(pidfd), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("tell the guard: %w", err)
+	}
+	return nil
+}
+
+// guardTimeout bounds what anything of the node waits for a guard, and a guard for the first
+// message. A guard that has work answers within milliseconds.
+const guardTimeout = 5 * time.Second
+
+const guardAccepts = "accepted"
+
+// handOver gives listener to the guard and returns when the guard has accepted it.
+func handOver(guard *os.File, listener int) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("reach the guard: %w", err)
+	}
+	defer unix.Close(pair[0])
+	err = unix.Sendmsg(int(guard.Fd()), []byte(messageListener), unix.UnixRights(listener, pair[1]), nil, unix.MSG_NOSIGNAL)
+	unix.Close(pair[1]) // so that the guard's death ends the wait
+	if err != nil {
+		return fmt.Errorf("reach the guard: %w", err)
+	}
+	timeout := unix.NsecToTimeval(int64(guardTimeout))
+	if err := unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		return fmt.Errorf("reach the guard: %w", err)
+	}
+	answer := make([]byte, 512)
+	n, err := unix.Read(pair[0], answer)
+	switch {
+	case err != nil:
+		return fmt.Errorf("wait for the guard: %w", err)
+	case n == 0:
+		return errors.New("the guard ended before it answered")
+	case string(answer[:n]) != guardAccepts:
+		return fmt.Errorf("the guard refuses: %s", answer[:n])
+	}
+	return nil
+}
+
+// A guard judges what the instance in its network namespace asks for. One goroutine reads
+// the questions and makes sockets, so that two can never be made on one count. Options are
+// set by goroutines of their own, at most maxOptions.
+type guard struct {
+	problem   error // why it can take no listener
+	diag      *packetDiag
+	before    map[string]int // sockets there were before the instance's, our own included
+	init      int            // pidfd, or -1
+	listeners []int          // descriptors of filters
+
+	options chan struct{}
+	rings   sync.Mutex // held from the sum of the rings until the new one is in it
+}
+
+// runGuard is the stage.
+func runGuard([]string) error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	unix.CloseOnExec(guardReceiveFD)
+	unix.CloseOnExec(guardSendFD)
+	packet.Shed()
+	g := &guard{init: -1, options: make(chan struct{}, maxOptions)}
+	g.problem = g.prepare()
+	for {
+		again, err := g.turn()
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+func (g *guard) prepare() (err error) {
+	if g.diag, err = newPacketDiag(); err != nil {
+		return err
+	}
+	if _, err = g.diag.rings(); err != nil {
+		return err
+	}
+	if g.before, err = countSockets(); err != nil {
+		return err
+	}
+	for _, protocol := range []string{"PACKET", "RAW", "NETLINK"} {
+		if _, ok := g.before[protocol]; !ok {
+			return fmt.Errorf("this kernel does not count %s sockets in /proc/net/protocols", protocol)
+		}
+	}
+	return nil
+}
+
+// turn waits for something to do and does it. It returns false when init has ended.
+func (g *guard) turn() (again bool, err error) {
+	fds := append(make([]unix.PollFd, 0, 2+len(g.listeners)),
+		unix.PollFd{Fd: guardReceiveFD, Events: unix.POLLIN}, unix.PollFd{Fd: int32(g.init), Events: unix.POLLIN})
+	for _, fd := range g.listeners {
+		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	timeout := -1
+	if g.init < 0 {
+		timeout = int(guardTimeout.Milliseconds()) // a launcher that died has no init
+	}
+	n, err := unix.Poll(fds, timeout)
+	if err == unix.EINTR {
+		return true, nil
+	}
+	if err != nil || n == 0 || fds[1].Revents != 0 {
+		return false, err
+	}
+	kept := g.listeners[:0]
+	for i, fd := range g.listeners {
+		switch events := fds[2+i].Revents; {
+		case events&unix.POLLIN != 0:
+			g.answer(fd)
+			kept = append(kept, fd)
+		case events != 0: // the last process under that filter has ended
+			unix.Close(fd)
+		default:
+			kept = append(kept, fd)
+		}
+	}
+	g.listeners = kept
+	if fds[0].Revents != 0 {
+		g.receive()
+	}
+	return true, nil
+}
+
+// receive takes what a stage of the node hands over.
+func (g *guard) receive() {
+	message, rights := make([]byte, 16), make([]byte, unix.CmsgSpace(2*4))
+	n, rn, _, _, err := unix.Recvmsg(guardReceiveFD, message, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return
+	}
+	var fds []int
+	if controls, err := unix.ParseSocketControlMessage(rights[:rn]); err == nil && len(controls) == 1 {
+		fds, _ = unix.ParseUnixRights(&controls[0])
+	}
+	switch kind := string(message[:n]); {
+	case kind == messageInit && len(fds) == 1 && g.init < 0:
+		g.init = fds[0]
+	case kind == messageListener && len(fds) == 2 && g.problem == nil:
+		g.listeners = append(g.listeners, fds[0])
+		unix.Write(fds[1], []byte(guardAccepts))
+		unix.Close(fds[1])
+	default:
+		if kind == messageListener && len(fds) == 2 {
+			unix.Write(fds[1], []byte(g.problem.Error()))
+		}
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}
+}
+
+// answer reads one question of a filter and answers it.
+func (g *guard) answer(listener int) {
+	q, err := receiveQuestion(listener)
+	if err != nil {
+		return // whoever asked has ended
+	}
+	switch q.call {
+	case unix.SYS_SOCKET:
+		fd, err := g.socket(int32(q.args[0]), int32(q.args[1]), int32(q.args[2]))
+		if err != nil {
+			q.fail(err)
+			return
+		}
+		q.give(fd, q.args[1]&unix.SOCK_CLOEXEC != 0)
+		unix.Close(fd)
+	case unix.SYS_SETSOCKOPT:
+		select {
+		case g.options <- struct{}{}:
+			go func() {
+				g.setOption(q)
+				<-g.options
+			}()
+		default:
+			q.fail(unix.ENOBUFS)
+		}
+	default:
+		q.fail(unix.EPERM)
+	}
+}
+
+// socket makes a socket if the namespace has room for one more. Beyond that it answers
+// ENOBUFS, which socket(2) explains as too little memory until other sockets are closed;
+// EMFILE and ENFILE would name the limits of a process and of the machine.
+func (g *guard) socket(family, kind, protocol int32) (int, error) {
+	now, err := countSockets()
+	if err != nil {
+		return -1, unix.ENOBUFS
+	}
+	var have, most int
+	switch family {
+	case unix.AF_PACKET:
+		have, most = now["PACKET"], maxPacketSockets
+	case unix.AF_NETLINK:
+		have, most = now["NETLINK"]-g.before["NETLINK"], maxNetlinkSockets
+	default:
+		have, most = now["RAW"]+now["RAWv6"], maxRawSockets
+	}
+	if have >= most {
+		return -1, unix.ENOBUFS
+	}
+	return unix.Socket(int(family), int(kind)|unix.SOCK_CLOEXEC, int(protocol))
+}
+
+// countSockets returns how many sockets of each protocol the network namespace has, bound
+// or not. /proc/net/netlink, for one, does not show those that are not bound yet.
+func countSockets() (map[string]int, error) {
+	table, err := os.ReadFile("/proc/self/net/protocols")
+	if err != nil {
+		return nil, err
+	}
+	sockets := map[string]int{}
+	for line := range strings.Lines(string(table)) {
+		// "PACKET   1472      3      -1   NI       0   no   kernel …"
+		f := strings.Fields(line)
+		if len(f) < 3 {
+			continue
+		}
+		if n, err := strconv.Atoi(f[2]); err == nil {
+			sockets[f[0]] = n
+		}
+	}
+	return sockets, nil
+}
+
+// setOption sets a socket option of the process that asked.
+func (g *guard) setOption(q *question) {
+	value, err := q.value()
+	if err != nil {
+		q.fail(err)
+		return
+	}
+	fd, err := q.descriptor(int(int32(q.args[0])))
+	if err != nil {
+		q.fail(err)
+		return
+	}
+	err = g.set(fd, int(int32(q.args[1])), int(int32(q.args[2])), value)
+	q.fail(err)
+	unix.Close(fd)
+}
+
+func (g *guard) set(fd, level, option int, value []byte) error {
+	if level == unix.SOL_SOCKET {
+		return setBuffer(fd, option, value)
+	}
+	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || family != unix.AF_PACKET {
+		return unix.ENOPROTOOPT
+	}
+	switch option {
+	case unix.PACKET_RX_RING, unix.PACKET_TX_RING:
+		return g.setRing(fd, option, value)
+	case unix.PACKET_ADD_MEMBERSHIP, unix.PACKET_DROP_MEMBERSHIP:
+		return setMembership(fd, option, value)
+	case unix.PACKET_FANOUT:
+		// The longer form of the argument makes room for 65,536 members.
+		return unix.SetsockoptString(fd, level, option, string(value[:min(4, len(value))]))
+	}
+	return unix.ENOPROTOOPT
+}
+
+// setRing lets all rings of the instance together have maxRingBytes. libpcap takes ENOMEM
+// as the advice to ask for less.
+func (g *guard) setRing(fd, option int, value []byte) error {
+	want, ok := ringBytes(value)
+	if !ok {
+		return unix.EINVAL
+	}
+	g.rings.Lock()
+	defer g.rings.Unlock()
+	if want > 0 {
+		have, err := g.diag.rings()
+		if err != nil || have+want > maxRingBytes {
+			return unix.ENOMEM
+		}
+	}
+	return unix.SetsockoptString(fd, unix.SOL_PACKET, option, string(value))
+}
+
+// setMembership lets a packet socket hear everything, as tcpdump does. The kernel bounds
+// neither the addresses that one socket may add nor the time it takes to look through them
+// with the machine's network lock held, so there are none: the switch delivers no multicast.
+func setMembership(fd, option int, value []byte) error {
+	m, ok := parseMembership(value)
+	if !ok {
+		return unix.EINVAL
+	}
+	if m.Type != unix.PACKET_MR_PROMISC && m.Type != unix.PACKET_MR_ALLMULTI {
+		return unix.EPERM
+	}
+	// An address would make the request another one than the last.
+	return unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, option, &unix.PacketMreq{Ifindex: m.Ifindex, Type: m.Type})
+}
+
+// setBuffer sets the bound of a queue, to maxSocketBuffer at most, as the kernel does with
+// net.core.rmem_max.
+func setBuffer(fd, option int, value []byte) error {
+	size, ok := parseInt(value)
+	if !ok {
+		return unix.EINVAL
+	}
+	if size < 0 {
+		size = maxSocketBuffer // as the kernel takes it: the largest
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, min(size, maxSocketBuffer))
+}

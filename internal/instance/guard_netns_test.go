@@ -1,0 +1,225 @@
+package instance
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+	"palisade/internal/process"
+)
+
+// TestPacketSocketsAreCountedForTheInstance opens 4,000 with long filters, from several
+// processes that came in by both ways: a login, and `lab exec`.
+func TestPacketSocketsAreCountedForTheInstance(t *testing.T) {
+	s := newSpec(t, "sockets", DefaultImage)
+	key, authorized := loginKey(t)
+	s.AuthorizedKeys = []string{authorized}
+	boot(t, s)
+	login, second := startFillerBySSH(t, s, key), startFiller(t, s)
+	login.wants("packet", 40, 40, "-")
+	second.wants("packet", 4000, 24, "ENOBUFS")
+	login.wants("packet", 1, 0, "ENOBUFS")
+	login.wants("packet-of-inet", 1, 0, "EPROTONOSUPPORT")
+
+	// What is closed makes room; what is on its way between two sockets does not.
+	login.wants("close", 10, 10, "-")
+	second.wants("packet", 4000, 10, "ENOBUFS")
+	second.wants("close", 10, 10, "-")
+	second.wants("fly", 4000, 10, "ENOBUFS")
+
+	// All at once.
+	login.wants("close", 30, 30, "-")
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var sum int
+	for range 8 {
+		f := startFiller(t, s)
+		wg.Go(func() {
+			made, _ := f.do("packet", 500)
+			mu.Lock()
+			sum += made
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if sum != 30 {
+		t.Errorf("eight processes opened %d packet sockets together, want 30", sum)
+	}
+}
+
+func TestRingsAreBoundedForTheInstance(t *testing.T) {
+	s := newSpec(t, "rings", DefaultImage)
+	boot(t, s)
+	a, b := startFiller(t, s), startFiller(t, s)
+	a.wants("packet", 1, 1, "-")
+	before := available(t)
+	a.wants("ring-of-1GiB", 1, 0, "ENOMEM")
+	if fell := before - available(t); fell > 256<<20 {
+		t.Errorf("the node's free memory fell by %d MiB", fell>>20)
+	}
+	a.wants("ring-of-nonsense", 1, 0, "EINVAL")
+
+	// Four of 2 MiB, in both directions, of two processes.
+	a.wants("ring-of-2MiB", 1, 1, "-")
+	a.wants("tx-ring-of-2MiB", 1, 1, "-")
+	b.wants("packet", 1, 1, "-")
+	b.wants("ring-of-2MiB", 1, 1, "-")
+	b.wants("tx-ring-of-2MiB", 1, 1, "-")
+	b.wants("packet", 1, 1, "-")
+	b.wants("ring-of-2MiB", 1, 0, "ENOMEM")
+	a.wants("close", 1, 1, "-")
+	b.wants("ring-of-2MiB", 1, 1, "-")
+	b.wants("ring-of-2MiB", 1, 0, "EBUSY") // the kernel's own answer: it has one
+	b.wants("ring-away", 1, 1, "-")
+	b.wants("ring-of-2MiB", 1, 1, "-")
+
+	// A block that is no power of two of pages takes as much as the next that is.
+	b.wants("close", 2, 2, "-")
+	b.wants("packet", 1, 1, "-")
+	b.wants("ring-of-2MiB", 1, 1, "-")
+	b.wants("packet", 1, 1, "-")
+	b.wants("ring-of-5-pages", 1, 0, "ENOMEM")
+	b.wants("close", 2, 2, "-")
+	b.wants("packet", 1, 1, "-")
+	b.wants("ring-of-5-pages", 1, 1, "-")
+}
+
+// TestPacketSocketsHoldLittleBesideTheirRings: long queues, large groups, and addresses.
+func TestPacketSocketsHoldLittleBesideTheirRings(t *testing.T) {
+	s := newSpec(t, "queues", DefaultImage)
+	boot(t, s)
+	f := startFiller(t, s)
+	for _, kind := range []string{"packet", "raw", "netlink"} {
+		f.wants(kind, 1, 1, "-")
+		f.wants("buffer-of-64MiB", 1, 1, "-")
+	}
+	f.wants("packet", 1, 1, "-")
+	f.wants("bind", 1, 1, "-")
+	f.wants("promiscuous", 1000, 1000, "-")
+	f.wants("multicast", 1, 0, "EPERM")
+	f.wants("large-fanout", 1, 1, "-")
+	f.wants("raw", 1000, maxRawSockets-1, "ENOBUFS")
+	f.wants("raw6", 1, 0, "ENOBUFS")
+	f.wants("close", 10, 10, "-")
+	f.wants("raw6", 1000, 10, "ENOBUFS")
+	f.wants("netlink", 1000, maxNetlinkSockets-1, "ENOBUFS")
+}
+
+// TestToolsOpenPacketSockets: what people run in an instance works, also while 60 of its 64
+// packet sockets are held.
+func TestToolsOpenPacketSockets(t *testing.T) {
+	s := newSpec(t, "tools", DefaultImage)
+	boot(t, s)
+	check := func() {
+		t.Helper()
+		// ping asks until tcpdump has seen one.
+		out, code := inside(t, s, "sh", "-c", "ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 icmp 2>&1; code=$?; kill $!; exit $code")
+		if code != 0 || !strings.Contains(out, "ICMP echo") {
+			t.Errorf("tcpdump: %d\n%s", code, out)
+		}
+		out, code = inside(t, s, "nmap", "-n", "-Pn", "-sS", "-p", "1-100", "10.200.7.1")
+		if code != 0 || !strings.Contains(out, "100 closed tcp ports (reset)") {
+			t.Errorf("nmap -sS: %d\n%s", code, out)
+		}
+		if out, code = inside(t, s, "ping", "-c", "1", "-W", "5", "10.200.7.1"); code != 0 {
+			t.Errorf("ping: %d\n%s", code, out)
+		}
+		if out, code = inside(t, s, "ip", "-br", "link"); code != 0 || !strings.Contains(out, "eth0") {
+			t.Errorf("ip: %d\n%s", code, out)
+		}
+	}
+	check()
+	f := startFiller(t, s)
+	f.wants("packet", 60, 60, "-")
+	check()
+}
+
+func TestGuardEndsWithItsInstance(t *testing.T) {
+	s := newSpec(t, "guard", DefaultImage)
+	inst := boot(t, s)
+	guard, err := findGuard(s.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Kill(inst.Pid(), unix.SIGKILL) // as by itself: nobody cleans up
+	eventually(t, "the guard ends with init", func() bool { return !guard.Alive() })
+
+	boot(t, s)
+	if guard, err = findGuard(s.Namespace); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(s); err != nil {
+		t.Fatal(err)
+	}
+	if guard.Alive() {
+		t.Error("the guard is left after Remove")
+	}
+}
+
+// TestNoPacketSocketWithoutGuard: what a guard no longer answers fails. Who enters afterwards
+// has another.
+func TestNoPacketSocketWithoutGuard(t *testing.T) {
+	s := newSpec(t, "unguarded", DefaultImage)
+	boot(t, s)
+	before := startFiller(t, s)
+	before.wants("packet", 1, 1, "-")
+	guard, err := findGuard(s.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Kill(t.Context(), guard); err != nil {
+		t.Fatal(err)
+	}
+	before.wants("packet", 1, 0, "ENOSYS")
+	before.wants("ring-of-2MiB", 1, 0, "ENOSYS")
+	after := startFiller(t, s) // by another guard, which counts what was open before
+	after.wants("packet", 4000, maxPacketSockets-1, "ENOBUFS")
+	before.wants("packet", 1, 0, "ENOSYS")
+}
+
+// TestGuardIsSmall: a node has as many guards as instances.
+func TestGuardIsSmall(t *testing.T) {
+	s := newSpec(t, "small", DefaultImage)
+	inst := boot(t, s)
+	guard, err := findGuard(s.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, pid := range map[string]int{"guard": guard.PID, "init": inst.Pid()} {
+		memory, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(memory), "Anonymous:")
+		var kib int
+		if _, err := fmt.Sscan(rest, &kib); err != nil || kib > 8<<10 {
+			t.Errorf("%s has %d KiB of its own (%v), want 8,192 at most", what, kib, err)
+		}
+	}
+}
+
+// TestGuardOutlivesTheDaemon boots by a daemon of its own, which is killed.
+func TestGuardOutlivesTheDaemon(t *testing.T) {
+	s := newSpec(t, "guard-daemon", DefaultImage)
+	bootByAnother(t, s)
+	again, err := Adopt(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	f := startFiller(t, s)
+	f.wants("packet", 4000, maxPacketSockets, "ENOBUFS")
+	f.wants("close", maxPacketSockets, maxPacketSockets, "-")
+	f.wants("packet", 4000, maxPacketSockets, "ENOBUFS")
+	if err := again.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
+		t.Errorf("processes left after Kill: %v", left)
+	}
+}

@@ -1,0 +1,189 @@
+package instance
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A question is a system call that a filter holds until it is answered; seccomp(2),
+// "SECCOMP_IOCTL_NOTIF_RECV". Whoever asks cannot run meanwhile, but others can change the
+// memory that its arguments point to.
+type question struct {
+	listener int
+	id       uint64
+	tid      int // of the thread, as the node numbers it
+	call     int32
+	args     [6]uint64
+}
+
+// struct seccomp_notif, its answer and struct seccomp_notif_addfd.
+type (
+	rawQuestion struct {
+		ID    uint64
+		TID   uint32
+		Flags uint32
+		Call  int32
+		Arch  uint32
+		IP    uint64
+		Args  [6]uint64
+	}
+	rawAnswer struct {
+		ID    uint64
+		Value int64
+		Errno int32
+		Flags uint32
+	}
+	rawGift struct {
+		ID             uint64
+		Flags          uint32
+		FD, NewFD      uint32
+		DescriptorFlag uint32
+	}
+)
+
+func ioctl(fd int, request uintptr, argument unsafe.Pointer) error {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(argument))
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	}
+}
+
+// ioctlAddFD is SECCOMP_IOCTL_NOTIF_ADDFD.
+const ioctlAddFD = 0x40182103
+
+// ioctlValid is SECCOMP_IOCTL_NOTIF_ID_VALID.
+const ioctlValid = 0x40082102
+
+func receiveQuestion(listener int) (*question, error) {
+	var raw rawQuestion
+	if err := ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&raw)); err != nil {
+		return nil, err
+	}
+	return &question{listener: listener, id: raw.ID, tid: int(raw.TID), call: raw.Call, args: raw.Args}, nil
+}
+
+// fail lets the call return err, or 0 if it is nil.
+func (q *question) fail(err error) {
+	raw := rawAnswer{ID: q.id}
+	if err != nil {
+		errno := unix.EPERM
+		errors.As(err, &errno)
+		raw.Errno = -int32(errno)
+	}
+	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
+}
+
+// give lets the call return a new descriptor of what fd is. The descriptor comes to be
+// with the answer, or not at all.
+func (q *question) give(fd int, closeOnExec bool) {
+	raw := rawGift{ID: q.id, Flags: unix.SECCOMP_ADDFD_FLAG_SEND, FD: uint32(fd)}
+	if closeOnExec {
+		raw.DescriptorFlag = unix.O_CLOEXEC
+	}
+	if err := ioctl(q.listener, ioctlAddFD, unsafe.Pointer(&raw)); err != nil {
+		q.fail(err) // EMFILE: its table is full
+	}
+}
+
+// valid reports whether the thread still waits. What was opened by its number before is
+// then surely its own.
+func (q *question) valid() bool {
+	return ioctl(q.listener, ioctlValid, unsafe.Pointer(&q.id)) == nil
+}
+
+// maxValue is the longest option that is judged.
+const maxValue = 64
+
+// value copies the option that the arguments of setsockopt point to.
+func (q *question) value() ([]byte, error) {
+	length := int32(q.args[4])
+	if length < 0 || length > maxValue {
+		return nil, unix.EINVAL
+	}
+	if length == 0 {
+		return nil, nil
+	}
+	value := make([]byte, length)
+	local := []unix.Iovec{{Base: &value[0]}}
+	local[0].SetLen(len(value))
+	n, err := unix.ProcessVMReadv(q.tid, local, []unix.RemoteIovec{{Base: uintptr(q.args[3]), Len: len(value)}}, 0)
+	if err != nil || n != len(value) || !q.valid() {
+		return nil, unix.EFAULT
+	}
+	return value, nil
+}
+
+// descriptor returns a descriptor of ours for what fd is to the thread.
+func (q *question) descriptor(fd int) (int, error) {
+	pidfd, err := unix.PidfdOpen(q.tid, unix.PIDFD_THREAD)
+	if err == unix.EINVAL { // before Linux 6.9, of whole processes only
+		pidfd, err = unix.PidfdOpen(processOf(q.tid), 0)
+	}
+	if err != nil {
+		return -1, unix.EPERM
+	}
+	defer unix.Close(pidfd)
+	if !q.valid() {
+		return -1, unix.EPERM
+	}
+	own, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return -1, err // EBADF
+	}
+	return own, nil
+}
+
+// processOf returns the process that a thread belongs to.
+func processOf(tid int) int {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	_, rest, _ := strings.Cut(string(status), "Tgid:")
+	var pid int
+	fmt.Sscan(rest, &pid)
+	return pid
+}
+
+// ringBytes returns what a struct tpacket_req, or tpacket_req3, asks for: a block comes as
+// a power of two of pages.
+func ringBytes(value []byte) (bytes uint64, ok bool) {
+	if len(value) < 16 {
+		return 0, false
+	}
+	return blockBytes(binary.NativeEndian.Uint32(value)) * uint64(binary.NativeEndian.Uint32(value[4:])), true
+}
+
+func blockBytes(size uint32) uint64 {
+	bytes := uint64(os.Getpagesize())
+	for bytes < uint64(size) {
+		bytes *= 2
+	}
+	return bytes
+}
+
+// parseMembership reads a struct packet_mreq.
+func parseMembership(value []byte) (m unix.PacketMreq, ok bool) {
+	if len(value) < unix.SizeofPacketMreq {
+		return m, false
+	}
+	m.Ifindex = int32(binary.NativeEndian.Uint32(value))
+	m.Type = binary.NativeEndian.Uint16(value[4:])
+	return m, true
+}
+
+func parseInt(value []byte) (int, bool) {
+	if len(value) < 4 {
+		return 0, false
+	}
+	return int(int32(binary.NativeEndian.Uint32(value))), true
+}
