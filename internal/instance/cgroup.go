@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +21,17 @@ import (
 const (
 	maxProcesses   = 512
 	maxMemoryBytes = 512 << 20
+
+	// maxQueueBytes is what the queues of TCP and UDP sockets hold. Version 2 charges them
+	// as memory; version 1 does not charge them at all unless they have this limit.
+	maxQueueBytes = 64 << 20
+	queueLimit    = "memory.kmem.tcp.limit_in_bytes" // of UDP too, in spite of its name
+
+	// queuePart is the part of the machine's memory that the queues of all instances below
+	// one parent hold together, with version 1. Linux gives all TCP sockets of the machine
+	// about three times, all UDP sockets six times as much (tcp_mem, udp_mem), and beyond
+	// that drops what it receives for any of them, the node's own included.
+	queuePart = 32
 )
 
 // Limits of processor time. The weight is that of all instances below one parent together,
@@ -51,7 +63,19 @@ func hierarchies() []hierarchy {
 	if err != nil {
 		return nil
 	}
-	return hierarchiesAmong(string(mounts), runtime.NumCPU())
+	found := hierarchiesAmong(string(mounts), runtime.NumCPU())
+	var machine unix.Sysinfo_t
+	if err := unix.Sysinfo(&machine); err != nil {
+		return found
+	}
+	queues := machine.Totalram * uint64(machine.Unit) / queuePart
+	queues -= queues % uint64(os.Getpagesize()) // as the kernel does
+	for i, h := range found {
+		if slices.ContainsFunc(h.each, func(l limit) bool { return l.file == queueLimit }) {
+			found[i].all = append(h.all, limit{queueLimit, strconv.FormatUint(queues, 10)})
+		}
+	}
+	return found
 }
 
 // hierarchiesAmong returns those of a list of mounts, for a machine with so many processors.
@@ -75,7 +99,7 @@ func hierarchiesAmong(mounts string, processors int) []hierarchy {
 				case "pids":
 					h.each = append(h.each, limit{"pids.max", strconv.Itoa(maxProcesses)})
 				case "memory":
-					h.each = append(h.each, limit{"memory.limit_in_bytes", strconv.Itoa(maxMemoryBytes)})
+					h.each = append(h.each, limit{"memory.limit_in_bytes", strconv.Itoa(maxMemoryBytes)}, limit{queueLimit, strconv.Itoa(maxQueueBytes)})
 				case "cpu":
 					h.all = append(h.all, processorLimitsV1(maxPercentOfAll*processors)...)
 					h.each = append(h.each, processorLimitsV1(maxPercentOfInstance*processors)...)
@@ -163,6 +187,8 @@ func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) erro
 			limited[strings.Split(l.file, ".")[0]] = true
 		case h.v2 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
 			// This hierarchy has not the controller.
+		case l.file == queueLimit && errors.Is(err, fs.ErrNotExist):
+			// A kernel that has dropped it.
 		default:
 			errs = append(errs, err)
 		}

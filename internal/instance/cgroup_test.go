@@ -29,11 +29,12 @@ cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0
 		{"all, version 1", v1, 2, all, []limit{{"cpu.shares", "512"}, {"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "150000"}}},
 		{"each, version 1", v1, 2, each, []limit{
 			{"cpu.shares", "512"}, {"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "100000"},
-			{"memory.limit_in_bytes", "536870912"}, {"pids.max", "512"},
+			{"memory.limit_in_bytes", "536870912"}, {"memory.kmem.tcp.limit_in_bytes", "67108864"}, {"pids.max", "512"},
 		}},
 		{"all on one processor", v2, 1, all, []limit{{"cpu.weight", "50"}, {"cpu.max", "75000 100000"}}},
 		{"each on one processor", v1, 1, each, []limit{
-			{"cpu.shares", "512"}, {"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "50000"}, {"memory.limit_in_bytes", "536870912"}, {"pids.max", "512"},
+			{"cpu.shares", "512"}, {"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "50000"}, {"memory.limit_in_bytes", "536870912"},
+			{"memory.kmem.tcp.limit_in_bytes", "67108864"}, {"pids.max", "512"},
 		}},
 		{"all on 64 processors", v2, 64, all, []limit{{"cpu.weight", "50"}, {"cpu.max", "4800000 100000"}}},
 	} {

@@ -4,14 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -85,6 +84,9 @@ func (f *filler) do(what string, n int) (made int, errno string) {
 	return made, errno
 }
 
+// try is do in an instance that may end by it.
+func (f *filler) try(what string, n int) { fmt.Fprintln(f.in, what, n) }
+
 // wants is do with the outcome that is expected.
 func (f *filler) wants(what string, n, made int, errno string) {
 	f.t.Helper()
@@ -95,6 +97,7 @@ func (f *filler) wants(what string, n, made int, errno string) {
 
 // fill is the process inside.
 func fill() int {
+	runtime.LockOSThread() // signals are blocked on one thread
 	h := &hoard{}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -123,132 +126,6 @@ func fill() int {
 		fmt.Println(made, name)
 	}
 	return 0
-}
-
-// A hoard is what a filler holds.
-type hoard struct {
-	fds  []int
-	held [][]byte
-}
-
-// keep holds a descriptor.
-func (h *hoard) keep(fd int, err error) error {
-	if err == nil {
-		h.fds = append(h.fds, fd)
-	}
-	return err
-}
-
-// last is the descriptor that was opened last.
-func (h *hoard) last() int {
-	if len(h.fds) == 0 {
-		return -1
-	}
-	return h.fds[len(h.fds)-1]
-}
-
-// hoards are the things that a filler can do.
-var hoards = map[string]func(h *hoard) error{
-	"packet": func(h *hoard) error {
-		if err := h.keep(unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, htons(unix.ETH_P_ALL))); err != nil {
-			return err
-		}
-		return attachFilter(h.last(), 4000)
-	},
-	"packet-of-inet": func(h *hoard) error {
-		return h.keep(unix.Socket(unix.AF_INET, unix.SOCK_PACKET, htons(unix.ETH_P_ALL)))
-	},
-	"raw":     func(h *hoard) error { return h.keep(unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)) },
-	"raw6":    func(h *hoard) error { return h.keep(unix.Socket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6)) },
-	"netlink": func(h *hoard) error { return h.keep(unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)) },
-	"close": func(h *hoard) error {
-		if len(h.fds) == 0 {
-			return unix.EBADF
-		}
-		fd := h.last()
-		h.fds = h.fds[:len(h.fds)-1]
-		return unix.Close(fd)
-	},
-	// fly sends a packet socket to a socket that nobody reads, and closes it.
-	"fly": func(h *hoard) error {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-		if err != nil {
-			return err
-		}
-		err = unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(fd), nil, 0)
-		unix.Close(fd)
-		unix.Close(pair[0])
-		return h.keep(pair[1], err)
-	},
-	"ring-of-1GiB":    func(h *hoard) error { return setRing(h.last(), unix.PACKET_RX_RING, 4<<20, 256) },
-	"ring-of-2MiB":    func(h *hoard) error { return setRing(h.last(), unix.PACKET_RX_RING, 256<<10, 8) },
-	"tx-ring-of-2MiB": func(h *hoard) error { return setRing(h.last(), unix.PACKET_TX_RING, 256<<10, 8) },
-	"ring-of-5-pages": func(h *hoard) error { return setRing(h.last(), unix.PACKET_RX_RING, 5*4096, 250) }, // of 8 pages each: 8 MB
-	"ring-away":       func(h *hoard) error { return setRing(h.last(), unix.PACKET_RX_RING, 0, 0) },
-	"ring-of-nonsense": func(h *hoard) error {
-		return unix.SetsockoptString(h.last(), unix.SOL_PACKET, unix.PACKET_RX_RING, "x")
-	},
-	"promiscuous": func(h *hoard) error { return addMembership(h.last(), unix.PACKET_MR_PROMISC) },
-	"multicast":   func(h *hoard) error { return addMembership(h.last(), unix.PACKET_MR_MULTICAST) },
-	"large-fanout": func(h *hoard) error {
-		group := binary.NativeEndian.AppendUint16(nil, uint16(h.last()))
-		group = binary.NativeEndian.AppendUint16(group, unix.PACKET_FANOUT_HASH)
-		group = binary.NativeEndian.AppendUint32(group, 65536) // struct fanout_args, max_num_members
-		return unix.SetsockoptString(h.last(), unix.SOL_PACKET, unix.PACKET_FANOUT, string(group))
-	},
-	"buffer-of-64MiB": func(h *hoard) error {
-		for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
-			if err := unix.SetsockoptInt(h.last(), unix.SOL_SOCKET, option, 64<<20); err != nil {
-				return err
-			}
-			if size, err := unix.GetsockoptInt(h.last(), unix.SOL_SOCKET, option); err != nil || size > 2*maxSocketBuffer {
-				return fmt.Errorf("%d-bytes", size)
-			}
-		}
-		return nil
-	},
-	"bind": func(h *hoard) error {
-		eth, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		return unix.Bind(h.last(), &unix.SockaddrLinklayer{Protocol: uint16(htons(unix.ETH_P_ALL)), Ifindex: eth.Index})
-	},
-}
-
-func htons(v uint16) int { return int(v<<8 | v>>8) }
-
-// attachFilter attaches a program of n instructions that takes every frame.
-func attachFilter(fd, n int) error {
-	program := make([]unix.SockFilter, n)
-	for i := range program {
-		program[i] = unix.SockFilter{Code: unix.BPF_LD | unix.BPF_IMM, K: 0xffff}
-	}
-	program[n-1] = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(n), Filter: &program[0]})
-}
-
-// setRing asks for blocks blocks of size bytes, each with frames of 2,048 bytes.
-func setRing(fd, option int, size, blocks uint32) error {
-	const frame = 2048
-	var request []byte
-	for _, v := range []uint32{size, blocks, min(frame, size), size / frame * blocks} {
-		request = binary.NativeEndian.AppendUint32(request, v)
-	}
-	return unix.SetsockoptString(fd, unix.SOL_PACKET, option, string(request))
-}
-
-func addMembership(fd int, kind uint16) error {
-	eth, err := net.InterfaceByName("eth0")
-	if err != nil {
-		return err
-	}
-	m := unix.PacketMreq{Ifindex: int32(eth.Index), Type: kind, Alen: 6, Address: [8]uint8{1, 0, 0x5e, 1, 2, 3}}
-	return unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
 }
 
 // available returns the node's MemAvailable in bytes.

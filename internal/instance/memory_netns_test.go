@@ -1,0 +1,82 @@
+package instance
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
+)
+
+// TestQueuesOfTheNodeAreItsOwn: an instance that fills the queues of UDP and TCP sockets
+// gets no more of what the machine's sockets share than its part, and the node's sockets
+// receive as before.
+func TestQueuesOfTheNodeAreItsOwn(t *testing.T) {
+	for _, kind := range []string{"udp-queue", "tcp-pair"} {
+		t.Run(kind, func(t *testing.T) {
+			s := newSpec(t, kind, DefaultImage)
+			boot(t, s)
+			f := startFiller(t, s)
+			f.wants("udp", 0, 0, "-")
+			before := queued(t)
+			n := map[string]int{"udp-queue": 3000, "tcp-pair": 100}[kind] // would be 650 and 300 MiB
+			f.wants(kind, n, n, "-")
+			if got := queued(t) - before; got > 2*maxQueueBytes {
+				t.Errorf("the machine's sockets hold %d MiB more, want %d at most", got>>20, 2*maxQueueBytes>>20)
+			}
+			if err := netns.Do(s.Namespace+"-peer", passDatagrams); err != nil {
+				t.Errorf("the node's UDP: %v", err)
+			}
+		})
+	}
+}
+
+// queued returns what the queues of all TCP and UDP sockets of the machine hold, in bytes.
+func queued(t *testing.T) (sum int64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/net/sockstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if _, after, ok := strings.Cut(line, " mem "); ok {
+			var pages int64
+			fmt.Sscan(after, &pages)
+			sum += pages * int64(os.Getpagesize())
+		}
+	}
+	return sum
+}
+
+// passDatagrams sends datagrams to a socket of the calling thread's namespace, many before
+// it reads one.
+func passDatagrams() error {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return err
+	}
+	fd, to, err := udpSocket()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for range 50 {
+		if err := unix.Sendto(fd, payload[:1000], 0, to); err != nil {
+			return err
+		}
+	}
+	buffer := make([]byte, 2000)
+	for i := range 50 {
+		if n, _, err := unix.Recvfrom(fd, buffer, unix.MSG_DONTWAIT); err != nil || n != 1000 {
+			return fmt.Errorf("datagram %d of 50: %d bytes, %w", i, n, err)
+		}
+	}
+	return nil
+}
