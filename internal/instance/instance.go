@@ -121,6 +121,7 @@ func Prepare(s Spec) error {
 			return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 		}
 	}
+	MakeRoomForNeighbours() // where we cannot, the lab has, or has said that it could not
 	if err := netns.Do(s.Namespace, configureNamespace); err != nil {
 		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 	}

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -79,4 +80,65 @@ func passDatagrams() error {
 		}
 	}
 	return nil
+}
+
+// TestNamespacesHoldLittle: what a network namespace keeps by itself.
+func TestNamespacesHoldLittle(t *testing.T) {
+	s := newSpec(t, "small-table", DefaultImage)
+	boot(t, s)
+	f := startFiller(t, s)
+	f.wants("fragment", 20000, 20000, "-") // would be 40 MiB
+	f.wants("close", 1, 1, "-")
+	f.wants("listen", 1, 1, "-")
+	f.wants("closed", 6000, 6000, "-")
+	var frag, waiting int64
+	out, _ := inside(t, s, "cat", "/proc/net/sockstat")
+	for line := range strings.Lines(out) {
+		var inuse, orphan int64
+		fmt.Sscanf(line, "FRAG: inuse %d memory %d", &inuse, &frag)
+		fmt.Sscanf(line, "TCP: inuse %d orphan %d tw %d", &inuse, &orphan, &waiting)
+	}
+	if frag == 0 || frag > 5<<20 {
+		t.Errorf("fragments hold %d bytes, want 4 MiB at most", frag)
+	}
+	if waiting == 0 || waiting > 4096 {
+		t.Errorf("%d connections wait out their end, want 4,096 at most", waiting)
+	}
+}
+
+// TestNeighboursOfTheNodeHaveRoom: the machine has one table of neighbours. An instance asks
+// for every address of a large subnet, and the node's namespace still finds its own.
+func TestNeighboursOfTheNodeHaveRoom(t *testing.T) {
+	s := newSpec(t, "neighbours", DefaultImage)
+	s.NICs[0].Addresses[0] = netip.MustParsePrefix("10.200.7.9/16")
+	boot(t, s)
+	before := tableFull(t)
+	f := startFiller(t, s)
+	f.wants("neighbour", 40, 40, "-") // 8,000 addresses
+	if out, err := fromPeer(s, "ip", "neigh", "flush", "dev", "eth0"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := fromPeer(s, "ping", "-c", "1", "-W", "5", "10.200.7.9"); err != nil {
+		t.Errorf("ping: %v\n%s", err, out)
+	}
+	if full := tableFull(t) - before; full > 0 {
+		t.Errorf("the table of neighbours was full %d times", full)
+	}
+}
+
+// tableFull returns how often the table of neighbours had no room.
+func tableFull(t *testing.T) (sum int64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/net/stat/arp_cache")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		var n int64
+		if _, err := fmt.Sscanf(f[len(f)-1], "%x", &n); err == nil {
+			sum += n
+		}
+	}
+	return sum
 }

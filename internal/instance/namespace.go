@@ -5,9 +5,26 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
+
+// namespaceLimits bound kernel memory that is charged to no cgroup, for one network
+// namespace. Root inside cannot write them: /proc/sys is read-only there.
+var namespaceLimits = map[string]string{
+	"core/somaxconn":                      maxBacklog,
+	"ipv4/tcp_max_tw_buckets":             "4096",    // connections that wait out their end
+	"ipv4/ipfrag_high_thresh":             "4194304", // fragments that wait for others, Linux's default
+	"ipv6/ip6frag_high_thresh":            "4194304",
+	"ipv4/neigh/default/unres_qlen_bytes": "65536", // packets that wait for a neighbour's answer
+}
+
+// maxBacklog is how many connections wait to be accepted by one listener.
+const maxBacklog = "128"
 
 // configureNamespace runs inside a new network namespace.
 func configureNamespace() error {
@@ -18,12 +35,73 @@ func configureNamespace() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set loopback up: %w", err)
 	}
+	for name, value := range namespaceLimits {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
 	// EC2-Classic has no IPv6. Without this the kernel announces itself by router
 	// solicitations and multicast reports, which the switch would count as drops.
 	for _, scope := range []string{"all", "default"} {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/disable_ipv6", []byte("1"), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("disable IPv6: %w", err)
+		}
+	}
+	return nil
+}
+
+// The machine has one table of neighbours for all its network namespaces, and what all of
+// them may have is set in the first alone. With Linux's default of 1,024 an instance that
+// asks for every address of its subnet leaves no room for the node's own neighbours.
+const (
+	neighboursBegin = 131072 // above, those that are not in use are collected
+	neighboursMax   = 262144
+	neighbourLimits = "/proc/sys/net/ipv4/neigh/default/gc_thresh"
+)
+
+// MakeRoomForNeighbours raises the machine's limits of neighbours, which stay so. It wants
+// to be called in the machine's first network namespace, or to be able to enter it.
+func MakeRoomForNeighbours() error {
+	err := raiseNeighbours()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		done <- inFirstNamespace(raiseNeighbours)
+	}()
+	return <-done
+}
+
+func inFirstNamespace(fn func() error) error {
+	first, err := unix.Open("/proc/1/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the first network namespace: %w", err)
+	}
+	defer unix.Close(first)
+	if err := unix.Setns(first, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the first network namespace: %w", err)
+	}
+	return fn()
+}
+
+func raiseNeighbours() error {
+	for _, limit := range []struct {
+		number string
+		least  int
+	}{{"3", neighboursMax}, {"2", neighboursBegin}} {
+		path := neighbourLimits + limit.number
+		now, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if n, err := strconv.Atoi(strings.TrimSpace(string(now))); err == nil && n >= limit.least {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(strconv.Itoa(limit.least)), 0); err != nil {
+			return err
 		}
 	}
 	return nil

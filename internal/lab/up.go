@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/instance"
 	"palisade/internal/secret"
 )
 
@@ -127,6 +128,9 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		}
 	}()
 
+	if err := instance.MakeRoomForNeighbours(); err != nil {
+		o.Progress(fmt.Sprintf("instances can fill this machine's table of neighbours, which the nodes share: %v", err))
+	}
 	for i := range o.Nodes {
 		l.Nodes = append(l.Nodes, fmt.Sprintf("node%d", i+1))
 	}
