@@ -27,6 +27,15 @@ func leaveKeyring() error {
 	return nil
 }
 
+// rlimits bound what the kernel counts for a process or a user and not for a cgroup. A user
+// of the instance has them in all its processes together, and its root is a user of its own.
+var rlimits = map[int]uint64{
+	unix.RLIMIT_NOFILE:     16384, // also the descriptors in flight between processes
+	unix.RLIMIT_SIGPENDING: 4096,  // queued signals, and timers
+	unix.RLIMIT_MSGQUEUE:   256 << 10,
+	unix.RLIMIT_MEMLOCK:    64 << 10, // locked pages of the node's programs are charged to nobody inside
+}
+
 // confine takes from the calling thread, for good, whatever an instance must not have, and
 // returns what the guard answers the thread's calls by. The thread must be locked and
 // should go on to exec.
@@ -35,6 +44,17 @@ func confine() (listener int, err error) {
 	// inside may trace it or open its /proc entries.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return -1, fmt.Errorf("hide from ptrace: %w", err)
+	}
+	for resource, most := range rlimits {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(resource, &limit); err != nil {
+			return -1, fmt.Errorf("read limit %d: %w", resource, err)
+		}
+		limit.Max = min(limit.Max, most)
+		limit.Cur = min(limit.Cur, limit.Max)
+		if err := unix.Setrlimit(resource, &limit); err != nil {
+			return -1, fmt.Errorf("set limit %d: %w", resource, err)
+		}
 	}
 	var keep uint64
 	for _, c := range capabilities {

@@ -19,9 +19,11 @@ import (
 	"palisade/internal/process"
 )
 
-// The kernel charges the memory of packet, raw and netlink sockets to no cgroup. The
-// filter of seccomp.go therefore asks the instance's guard before it lets such a socket, or
-// a longer queue of any socket, come to be.
+// The kernel charges most memory of sockets to no cgroup: what packet, raw and netlink
+// sockets hold, connections that nobody has accepted, queues of errors and of timestamps.
+// The filter of seccomp.go therefore asks the instance's guard before it lets a packet, raw
+// or netlink socket, a listener, a longer queue or a file lock come to be; and the guard
+// looks, many times a second, at what TCP and UDP sockets hold, whose number is not bounded.
 //
 // The guard is a process of the node, in the instance's network namespace and in no other
 // namespace of it, so the instance can neither see nor signal nor trace it. It is started
@@ -36,11 +38,33 @@ const (
 	maxPacketSockets  = 64      // of AF_PACKET
 	maxRawSockets     = 64      // of AF_INET and AF_INET6, SOCK_RAW
 	maxNetlinkSockets = 64      // of AF_NETLINK
+	maxLocks          = 4096    // of fcntl
+	maxListeners      = 64      // of TCP; each holds maxBacklog connections
 	maxRingBytes      = 8 << 20 // of all packet sockets, both directions
+
+	// maxInternetBytes is what all TCP and UDP sockets may hold together. An instance
+	// beyond it is ended, as by the kernel one is that takes more memory than it has. What
+	// their usual queues hold is bounded below it (cgroup.go), so only who means to comes
+	// here.
+	maxInternetBytes = 256 << 20
 
 	// maxSocketBuffer is the largest SO_RCVBUF and SO_SNDBUF of any socket. The kernel
 	// doubles it for its own overhead. It is net.core.rmem_max of Linux before 6.17.
 	maxSocketBuffer = 212992
+)
+
+// The guard looks at the sockets' memory this often, where there are more than
+// fewSockets: that many hold little.
+const (
+	watchInterval = 250 * time.Millisecond
+	fewSockets    = 64
+)
+
+// A guard takes guardShare of processor time in a guardWindow, a fifth of one processor, and
+// then answers nothing until the window ends: its time is not charged to the instance.
+const (
+	guardWindow = 100 * time.Millisecond
+	guardShare  = 20 * time.Millisecond
 )
 
 // maxOptions bounds the options that are being set. One can take long: a ring waits for a
@@ -53,9 +77,9 @@ const (
 	guardSendFD    = 4
 )
 
-// guardCapabilities are all that a guard keeps: to make packet and raw sockets, and to read
-// the arguments and the descriptors of the processes inside.
-var guardCapabilities = []uintptr{unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE}
+// guardCapabilities are all that a guard keeps: to make packet and raw sockets, to read the
+// arguments and the descriptors of the processes inside, and to end init.
+var guardCapabilities = []uintptr{unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE, unix.CAP_KILL}
 
 // startGuard starts a guard of the instance and returns it, and the descriptor by which
 // listeners are handed to it.
@@ -67,7 +91,7 @@ func startGuard(s Spec) (process.ID, *os.File, error) {
 	receive, send := os.NewFile(uintptr(pair[0]), "guard"), os.NewFile(uintptr(pair[1]), "guard")
 	defer receive.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{guardStage, s.ID}
+	cmd.Args = []string{guardStage, s.ID, s.endFile()}
 	cmd.Env = stageEnv
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{receive, send}
@@ -215,13 +239,23 @@ func handOver(guard *os.File, listener int) error {
 // set by goroutines of their own, at most maxOptions.
 type guard struct {
 	problem   error // why it can take no listener
-	diag      *packetDiag
+	diag      *sockDiag
 	before    map[string]int // sockets there were before the instance's, our own included
+	endFile   string         // where to say why the instance is ended
 	init      int            // pidfd, or -1
 	listeners []int          // descriptors of filters
 
+	sockstat int       // /proc/net/sockstat of the namespace
+	looked   time.Time // when watch looked last
+	locks    int       // there were at the last count
+	requests int       // for locks since
+
+	window time.Time     // when it began
+	spent  time.Duration // of processor time when it began
+
 	options chan struct{}
 	rings   sync.Mutex // held from the sum of the rings until the new one is in it
+	listens sync.Mutex // held from the number of listeners until the new one is in it
 }
 
 // runGuard is the stage.
@@ -232,7 +266,7 @@ func runGuard([]string) error {
 	unix.CloseOnExec(guardReceiveFD)
 	unix.CloseOnExec(guardSendFD)
 	packet.Shed()
-	g := &guard{init: -1, options: make(chan struct{}, maxOptions)}
+	g := &guard{endFile: os.Args[2], init: -1, options: make(chan struct{}, maxOptions)}
 	g.problem = g.prepare()
 	for {
 		again, err := g.turn()
@@ -243,10 +277,19 @@ func runGuard([]string) error {
 }
 
 func (g *guard) prepare() (err error) {
-	if g.diag, err = newPacketDiag(); err != nil {
+	if g.diag, err = newSockDiag(); err != nil {
 		return err
 	}
 	if _, err = g.diag.rings(); err != nil {
+		return err
+	}
+	if g.sockstat, err = unix.Open("/proc/self/net/sockstat", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open /proc/net/sockstat: %w", err)
+	}
+	if _, err = g.diag.listeners(); err != nil {
+		return err
+	}
+	if _, err = g.diag.memory(); err != nil {
 		return err
 	}
 	if g.before, err = countSockets(); err != nil {
@@ -262,21 +305,26 @@ func (g *guard) prepare() (err error) {
 
 // turn waits for something to do and does it. It returns false when init has ended.
 func (g *guard) turn() (again bool, err error) {
+	g.throttle()
 	fds := append(make([]unix.PollFd, 0, 2+len(g.listeners)),
 		unix.PollFd{Fd: guardReceiveFD, Events: unix.POLLIN}, unix.PollFd{Fd: int32(g.init), Events: unix.POLLIN})
 	for _, fd := range g.listeners {
 		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
-	timeout := -1
-	if g.init < 0 {
-		timeout = int(guardTimeout.Milliseconds()) // a launcher that died has no init
+	timeout := guardTimeout // a launcher that died has no init
+	if g.init >= 0 {
+		timeout = watchInterval
 	}
-	n, err := unix.Poll(fds, timeout)
+	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
 	if err == unix.EINTR {
 		return true, nil
 	}
-	if err != nil || n == 0 || fds[1].Revents != 0 {
+	if err != nil || n == 0 && g.init < 0 || fds[1].Revents != 0 {
 		return false, err
+	}
+	if now := time.Now(); now.Sub(g.looked) >= watchInterval {
+		g.looked = now
+		g.watch()
 	}
 	kept := g.listeners[:0]
 	for i, fd := range g.listeners {
@@ -295,6 +343,37 @@ func (g *guard) turn() (again bool, err error) {
 		g.receive()
 	}
 	return true, nil
+}
+
+// throttle sleeps until the window ends, if the guard has taken its share of it.
+func (g *guard) throttle() {
+	var used unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
+		return
+	}
+	now, cpu := time.Now(), time.Duration(used.Nano())
+	if now.Sub(g.window) >= guardWindow {
+		g.window, g.spent = now, cpu
+	}
+	if cpu-g.spent > guardShare {
+		time.Sleep(guardWindow - now.Sub(g.window))
+	}
+}
+
+// watch ends the instance if its TCP and UDP sockets hold too much.
+func (g *guard) watch() {
+	// "sockets: used 12", of every family. This is read often, and the sum takes longer.
+	var head [32]byte
+	n, err := unix.Pread(g.sockstat, head[:], 0)
+	number, _, _ := bytes.Cut(bytes.TrimPrefix(head[:max(n, 0)], []byte("sockets: used ")), []byte("\n"))
+	if sockets, bad := strconv.Atoi(string(number)); err == nil && bad == nil && sockets <= fewSockets {
+		return
+	}
+	if sum, err := g.diag.memory(); err == nil && sum > maxInternetBytes && g.init >= 0 {
+		why := fmt.Sprintf("its sockets held %d MiB of the node's memory, more than %d", sum>>20, maxInternetBytes>>20)
+		os.WriteFile(g.endFile, []byte(why), 0o600)
+		unix.PidfdSendSignal(g.init, unix.SIGKILL, nil, 0)
+	}
 }
 
 // receive takes what a stage of the node hands over.
@@ -341,18 +420,108 @@ func (g *guard) answer(listener int) {
 		q.give(fd, q.args[1]&unix.SOCK_CLOEXEC != 0)
 		unix.Close(fd)
 	case unix.SYS_SETSOCKOPT:
-		select {
-		case g.options <- struct{}{}:
-			go func() {
-				g.setOption(q)
-				<-g.options
-			}()
-		default:
-			q.fail(unix.ENOBUFS)
-		}
+		g.begin(q, g.setOption)
+	case unix.SYS_LISTEN:
+		g.begin(q, g.listen)
+	case unix.SYS_FCNTL:
+		g.lock(q)
 	default:
 		q.fail(unix.EPERM)
 	}
+}
+
+// begin answers a question on a goroutine of its own, for it can take long.
+func (g *guard) begin(q *question, answer func(*question)) {
+	select {
+	case g.options <- struct{}{}:
+		go func() {
+			answer(q)
+			<-g.options
+		}()
+	default:
+		q.fail(unix.ENOBUFS)
+	}
+}
+
+// listen lets a socket listen. Connections that wait to be accepted are charged to no
+// cgroup, so there are maxListeners of TCP at most.
+func (g *guard) listen(q *question) {
+	fd, err := q.descriptor(int(int32(q.args[0])))
+	if err != nil {
+		q.fail(err)
+		return
+	}
+	q.fail(g.setListening(fd, int(int32(q.args[1]))))
+	unix.Close(fd)
+}
+
+func (g *guard) setListening(fd, backlog int) error {
+	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
+		return err
+	} else if family == unix.AF_UNIX { // whose connections are charged to who makes them
+		return unix.Listen(fd, backlog)
+	}
+	g.listens.Lock()
+	defer g.listens.Unlock()
+	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil {
+		return err
+	} else if listening == 0 {
+		if n, err := g.diag.listeners(); err != nil || n >= maxListeners {
+			return unix.ENOBUFS
+		}
+	}
+	return unix.Listen(fd, backlog)
+}
+
+// locksUncounted is how many requests for locks pass between two counts. One adds two
+// locks at most: it can cut another in two.
+const locksUncounted = 512
+
+// lock lets a process lock a file, or unlock it, if the instance has fewer than maxLocks.
+// Whoever has too many gets rid of them by closing the files: a request cannot be told
+// from one to unlock, for its argument can change.
+func (g *guard) lock(q *question) {
+	if g.requests == 0 || g.locks >= maxLocks {
+		n, err := countLocks()
+		if err != nil {
+			n = maxLocks
+		}
+		g.locks, g.requests = n, locksUncounted
+	}
+	if g.locks >= maxLocks {
+		q.fail(unix.ENOLCK)
+		return
+	}
+	g.requests--
+	q.proceed()
+}
+
+// countLocks returns how many file locks the processes in our network namespace have.
+func countLocks() (int, error) {
+	table, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return 0, err
+	}
+	var own unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+		return 0, err
+	}
+	of := map[string]int{}
+	for line := range strings.Lines(string(table)) {
+		// "12: POSIX  ADVISORY  WRITE 4711 00:1f:1042 0 EOF"; "12: -> POSIX …" waits
+		f := strings.Fields(strings.Replace(line, "-> ", "", 1))
+		if len(f) > 4 {
+			of[f[4]]++
+		}
+	}
+	sum := 0
+	for pid, n := range of {
+		var its unix.Stat_t
+		if unix.Stat("/proc/"+pid+"/ns/net", &its) == nil && its.Ino == own.Ino && its.Dev == own.Dev {
+			sum += n
+		}
+	}
+	return sum, nil
 }
 
 // socket makes a socket if the namespace has room for one more. Beyond that it answers
@@ -411,9 +580,34 @@ func (g *guard) setOption(q *question) {
 		q.fail(err)
 		return
 	}
-	err = g.set(fd, int(int32(q.args[1])), int(int32(q.args[2])), value)
-	q.fail(err)
-	unix.Close(fd)
+	defer unix.Close(fd)
+	level, option := int(int32(q.args[1])), int(int32(q.args[2]))
+	if level == unix.SOL_SOCKET && option == unix.SO_ATTACH_FILTER {
+		filter, err := q.filter(value)
+		if err == nil {
+			err = attach(fd, filter)
+		}
+		q.fail(err)
+		return
+	}
+	q.fail(g.set(fd, level, option, value))
+}
+
+// attach gives packet, raw and netlink sockets a filter. Translated for the processor, a
+// filter takes memory that is charged to no cgroup, and of other sockets there are many.
+func attach(fd int, filter []unix.SockFilter) error {
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return err
+	}
+	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	if kind != unix.SOCK_RAW && family != unix.AF_PACKET && family != unix.AF_NETLINK {
+		return unix.EPERM
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
 func (g *guard) set(fd, level, option int, value []byte) error {

@@ -1,11 +1,14 @@
 package instance
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -201,6 +204,48 @@ func TestGuardIsSmall(t *testing.T) {
 			t.Errorf("%s has %d KiB of its own (%v), want 8,192 at most", what, kib, err)
 		}
 	}
+}
+
+// TestGuardTakesItsShareOfTheProcessor: what an instance asks its guard for is not charged
+// to the instance.
+func TestGuardTakesItsShareOfTheProcessor(t *testing.T) {
+	s := newSpec(t, "share", DefaultImage)
+	boot(t, s)
+	guard, err := findGuard(s.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fillers []*filler
+	for range 8 {
+		f := startFiller(t, s)
+		f.wants("udp", 0, 0, "-") // it runs
+		fillers = append(fillers, f)
+	}
+	begin, before := time.Now(), processorTime(t, guard)
+	var wg sync.WaitGroup
+	for _, f := range fillers {
+		wg.Go(func() { f.do("ask-for-a-second", 1) })
+	}
+	wg.Wait()
+	if used, took := processorTime(t, guard)-before, time.Since(begin); used > took*3/10 {
+		t.Errorf("the guard took %v of the processor's time in %v, want a fifth", used, took)
+	}
+}
+
+// processorTime returns what a process has used.
+func processorTime(t *testing.T, id process.ID) time.Duration {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	user, err1 := strconv.Atoi(f[11]) // utime, in hundredths of a second
+	system, err2 := strconv.Atoi(f[12])
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // TestGuardOutlivesTheDaemon boots by a daemon of its own, which is killed.

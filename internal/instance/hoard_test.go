@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -539,6 +540,14 @@ var hoards = map[string]func(h *hoard) error{
 			return err
 		}
 		return unix.Setxattr(path, "user.x", payload, 0)
+	},
+	"ask-for-a-second": func(h *hoard) error {
+		for begin := time.Now(); time.Since(begin) < time.Second; {
+			if fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE); err == nil {
+				unix.Close(fd)
+			}
+		}
+		return nil
 	},
 	"closed": func(h *hoard) error {
 		sa, _ := unix.Getsockname(h.last())

@@ -85,6 +85,7 @@ func (s Spec) hostname() string {
 func (s Spec) pidFile() string  { return filepath.Join(s.Dir, "init.json") }
 func (s Spec) rootDir() string  { return filepath.Join(s.Dir, "root") }
 func (s Spec) bootLog() string  { return filepath.Join(s.Dir, "boot.log") }
+func (s Spec) endFile() string  { return filepath.Join(s.Dir, "ended") }
 func (s Spec) bootFile() string { return filepath.Join(s.Dir, "boot") }
 
 func (s Spec) validate() error {
@@ -153,6 +154,7 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if _, err := idsOf(s.Namespace); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}
+	os.Remove(s.endFile())
 	for _, n := range s.NICs {
 		if err := Configure(s.Namespace, n); err != nil {
 			return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
@@ -250,6 +252,13 @@ func (i *Instance) Pid() int { return i.handle.ID().PID }
 
 // Done is closed when init, and with it every process inside, has ended.
 func (i *Instance) Done() <-chan struct{} { return i.handle.Done() }
+
+// EndedBecause says why the instance's guard ended it. It is empty for one that ended by
+// itself, was told to, or runs.
+func (i *Instance) EndedBecause() string {
+	why, _ := os.ReadFile(i.spec.endFile())
+	return string(why)
+}
 
 // Kill ends every process inside at once, as a power switch does, and removes the cgroup.
 // The namespace and its device stay for the next Boot.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,6 +13,109 @@ import (
 
 	"palisade/internal/netns"
 )
+
+// TestKernelMemoryIsBoundedOrCharged fills each kind of kernel memory that
+// docs/SECURITY.md lists, apart from those of packet, raw and netlink sockets: a step ends
+// by an error at its bound, or the instance's cgroup is charged for it, and the cgroup is
+// bounded.
+func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
+	s := newSpec(t, "memory", DefaultImage)
+	boot(t, s)
+	type step struct {
+		what    string
+		n, most int
+		errno   string
+	}
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		kind    string
+		steps   []step
+		charged int64 // at least
+	}{
+		{"pipes", []step{{"pipe", 500, 500, "-"}}, 1 * mib},
+		{"stream sockets of unix", []step{{"unix-stream", 200, 200, "-"}}, 30 * mib},
+		{"datagram sockets of unix", []step{{"unix-dgram", 200, 200, "-"}}, 30 * mib},
+		{"descriptors in flight", []step{{"in-flight", 100, 66, "ETOOMANYREFS"}}, 2 * mib},
+		{"events of inotify", []step{{"inotify", 8, 8, "-"}}, 5 * mib},
+		{"entries of epoll", []step{{"epoll", 1000, 1000, "-"}}, 10 * mib},
+		{"event descriptors", []step{{"eventfd", 10000, 10000, "-"}}, 2 * mib},
+		{"timer descriptors", []step{{"timerfd", 10000, 10000, "-"}}, 2 * mib},
+		{"signal descriptors", []step{{"signalfd", 10000, 10000, "-"}}, 2 * mib},
+		{"timers", []step{{"timer", 10000, 4096, "EAGAIN"}}, 0},
+		{"queued signals", []step{{"signal", 10000, 4096, "EAGAIN"}}, 0},
+		{"file locks", []step{{"lock", 10000, maxLocks + 2*locksUncounted, "ENOLCK"}, {"lock-of-the-description", 1, 0, "EINVAL"}, {"close", 1, 1, "-"}, {"lock", 100, 100, "-"}}, 0},
+		{"POSIX message queues", []step{{"mq", 100, 3, "EMFILE"}}, 0},
+		{"System V message queues", []step{{"sysv-msg", 1000, 1000, "-"}}, 10 * mib},
+		{"System V semaphores", []step{{"sysv-sem", 20, 20, "-"}}, 20 * mib},
+		{"System V shared memory", []step{{"sysv-shm", 4, 4, "-"}}, 60 * mib},
+		{"memory files", []step{{"memfd", 10, 10, "-"}}, 30 * mib},
+		{"files", []step{{"file", 10000, 10000, "-"}}, 5 * mib},
+		{"extended attributes", []step{{"attribute", 200, 200, "-"}}, 5 * mib},
+		{"page tables", []step{{"page-table", 30, 30, "-"}}, 50 * mib},
+		{"locked pages", []step{{"locked", 1, 0, "ENOMEM"}}, 0},
+		{"pseudoterminals", []step{{"pty", 1000, 128, "ENOSPC"}}, 0},
+		{"system call filters", []step{{"seccomp-filter", 100, 8, "ENOMEM"}}, 0},
+		{"socket filters", []step{{"filter", 1, 0, "EPERM"}}, 0},
+		{"multicast groups", []step{{"membership", 1, 0, "EPERM"}, {"membership6", 1, 0, "EPERM"}}, 0},
+		{"TLS in the kernel", []step{{"tcp", 1, 1, "-"}, {"tls", 1, 0, "EPERM"}}, 0},
+		{"asynchronous calls", []step{{"aio", 1, 0, "EPERM"}, {"io_uring", 1, 0, "EPERM"}}, 0},
+		{"keys", []step{{"key", 1, 0, "EPERM"}}, 0},
+		{"BPF, perf, userfaultfd", []step{{"bpf-map", 1, 0, "EPERM"}, {"perf", 1, 0, "EPERM"}, {"userfaultfd", 1, 0, "EPERM"}}, 0},
+		{"listeners", []step{{"listen", 1000, maxListeners - 1, "ENOBUFS"}}, 0}, // sshd has one
+	} {
+		t.Run(strings.ReplaceAll(tt.kind, " ", "-"), func(t *testing.T) {
+			f := startFiller(t, s)
+			f.wants("udp", 0, 0, "-") // it runs
+			before := settled(t, s)
+			for _, step := range tt.steps {
+				made, errno := f.do(step.what, step.n)
+				if made > step.most || errno != step.errno || errno == "-" && made < step.n {
+					t.Errorf("%s, %d times: %d and %s, want %d at most and %s", step.what, step.n, made, errno, step.most, step.errno)
+				}
+			}
+			if got := charged(t, s) - before; tt.charged > 0 && got < tt.charged {
+				t.Errorf("%d bytes charged, want %d at least", got, tt.charged)
+			}
+		})
+	}
+}
+
+// settled is charged once what ended before has let go.
+func settled(t *testing.T, s Spec) (bytes int64) {
+	t.Helper()
+	same := 0
+	eventually(t, "the cgroup's memory settles", func() bool {
+		if now := charged(t, s); now == bytes {
+			same++
+		} else {
+			bytes, same = now, 0
+		}
+		return same > 20 // readings, a millisecond apart
+	})
+	return bytes
+}
+
+// charged returns what the instance's cgroup is charged for, in bytes.
+func charged(t *testing.T, s Spec) int64 {
+	t.Helper()
+	for _, h := range hierarchies() {
+		for _, file := range []string{"memory.current", "memory.usage_in_bytes"} {
+			if n, err := readNumber(filepath.Join(h.dir(s), file)); err == nil {
+				return n
+			}
+		}
+	}
+	t.Fatal("no cgroup counts the instance's memory")
+	return 0
+}
+
+func readNumber(path string) (n int64, err error) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &n)
+	}
+	return n, err
+}
 
 // TestQueuesOfTheNodeAreItsOwn: an instance that fills the queues of UDP and TCP sockets
 // gets no more of what the machine's sockets share than its part, and the node's sockets
@@ -80,6 +184,41 @@ func passDatagrams() error {
 		}
 	}
 	return nil
+}
+
+// TestSocketsThatHoldTooMuchEndTheInstance: queues of errors and of timestamps are charged
+// to nobody and bounded for a socket alone.
+func TestSocketsThatHoldTooMuchEndTheInstance(t *testing.T) {
+	for _, kind := range []string{"udp-errors", "udp-timestamps", "backlog"} {
+		t.Run(kind, func(t *testing.T) {
+			s := newSpec(t, kind, DefaultImage)
+			inst := boot(t, s)
+			f := startFiller(t, s)
+			if kind == "backlog" { // connections that nobody accepts, of all the listeners there can be
+				for range maxListeners - 1 {
+					f.try("listen", 1)
+					f.try(kind, 200)
+				}
+			} else {
+				f.try(kind, 4000) // would be 800 MiB
+			}
+			most := int64(0)
+			before := available(t)
+			eventually(t, "the guard ends the instance", func() bool {
+				most = max(most, before-available(t))
+				select {
+				case <-inst.Done():
+					return true
+				default:
+					return false
+				}
+			})
+			if why := inst.EndedBecause(); !strings.HasPrefix(why, "its sockets held ") {
+				t.Errorf("ended because %q", why)
+			}
+			t.Logf("the node's free memory fell by %d MiB", most>>20)
+		})
+	}
 }
 
 // TestNamespacesHoldLittle: what a network namespace keeps by itself.

@@ -85,6 +85,12 @@ func (q *question) fail(err error) {
 	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
 }
 
+// proceed lets the kernel do the call. What its arguments point to may have changed by then.
+func (q *question) proceed() {
+	raw := rawAnswer{ID: q.id, Flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
+}
+
 // give lets the call return a new descriptor of what fd is. The descriptor comes to be
 // with the answer, or not at all.
 func (q *question) give(fd int, closeOnExec bool) {
@@ -115,14 +121,35 @@ func (q *question) value() ([]byte, error) {
 	if length == 0 {
 		return nil, nil
 	}
+	return q.read(q.args[3], int(length))
+}
+
+// read copies memory of the thread.
+func (q *question) read(address uint64, length int) ([]byte, error) {
 	value := make([]byte, length)
 	local := []unix.Iovec{{Base: &value[0]}}
 	local[0].SetLen(len(value))
-	n, err := unix.ProcessVMReadv(q.tid, local, []unix.RemoteIovec{{Base: uintptr(q.args[3]), Len: len(value)}}, 0)
+	n, err := unix.ProcessVMReadv(q.tid, local, []unix.RemoteIovec{{Base: uintptr(address), Len: len(value)}}, 0)
 	if err != nil || n != len(value) || !q.valid() {
 		return nil, unix.EFAULT
 	}
 	return value, nil
+}
+
+// filter copies the program of a struct sock_fprog: its length, padding, its address.
+func (q *question) filter(fprog []byte) ([]unix.SockFilter, error) {
+	if len(fprog) < int(unsafe.Sizeof(unix.SockFprog{})) {
+		return nil, unix.EINVAL
+	}
+	length := int(binary.NativeEndian.Uint16(fprog))
+	if length == 0 || length > unix.BPF_MAXINSNS {
+		return nil, unix.EINVAL
+	}
+	code, err := q.read(binary.NativeEndian.Uint64(fprog[8:]), length*unix.SizeofSockFilter)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&code[0])), length), nil
 }
 
 // descriptor returns a descriptor of ours for what fd is to the thread.

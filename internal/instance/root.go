@@ -219,7 +219,7 @@ func (r *rootBuilder) devices(ids idRange) {
 			r.do("make /dev/"+d.name, unix.Mknod(r.path("dev/"+d.name), unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))))
 		}
 	}
-	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d", ids+ttyGroup))
+	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d,max=128", ids+ttyGroup)) // the machine has 4,096
 	r.symlink("pts/ptmx", "dev/ptmx")
 	r.symlink("/proc/self/fd", "dev/fd")
 	for fd, name := range []string{"stdin", "stdout", "stderr"} {

@@ -11,14 +11,15 @@ import (
 // deniedCalls fail with EPERM inside an instance. Most need a capability that it has not;
 // they are here because a user namespace would grant it, because the kernel's check has
 // been wrong before, or because what they reach (keys, clocks, swap, another mount
-// namespace, asynchronous calls the filter does not see) is the machine's, not its own.
+// namespace, asynchronous calls, which the filter does not see and of which the machine has a
+// number for all) is the machine's, not its own.
 var deniedCalls = []uint32{
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT,
 	unix.SYS_FSPICK, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_MOUNT_SETATTR,
 	unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_OPEN_BY_HANDLE_AT,
 	unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY,
 	unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
-	unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER,
+	unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER, unix.SYS_IO_SETUP,
 	unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE,
 	unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_REBOOT, unix.SYS_SYSLOG,
 	unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_ACCT, unix.SYS_QUOTACTL,
@@ -40,8 +41,26 @@ var guardedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_PACKET, unix.PACKET_RX_RING}, {unix.SOL_PACKET, unix.PACKET_TX_RING},
 	{unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP}, {unix.SOL_PACKET, unix.PACKET_DROP_MEMBERSHIP},
 	{unix.SOL_PACKET, unix.PACKET_FANOUT},
-	{unix.SOL_SOCKET, unix.SO_RCVBUF}, {unix.SOL_SOCKET, unix.SO_SNDBUF},
+	{unix.SOL_SOCKET, unix.SO_RCVBUF}, {unix.SOL_SOCKET, unix.SO_SNDBUF}, {unix.SOL_SOCKET, unix.SO_ATTACH_FILTER},
 }
+
+// deniedOptions fail with EPERM. Nothing bounds the groups that all sockets together can
+// join, and the switch delivers no multicast; programs that choose among sockets, and TCP's
+// own TLS, take memory that is charged to no cgroup.
+var deniedOptions = []struct{ level, name uint32 }{
+	{unix.SOL_IP, unix.IP_ADD_MEMBERSHIP}, {unix.SOL_IP, unix.IP_ADD_SOURCE_MEMBERSHIP},
+	{unix.SOL_IP, mcastJoinGroup}, {unix.SOL_IP, mcastJoinSourceGroup},
+	{unix.SOL_IPV6, unix.IPV6_JOIN_GROUP}, {unix.SOL_IPV6, unix.IPV6_JOIN_ANYCAST},
+	{unix.SOL_IPV6, mcastJoinGroup}, {unix.SOL_IPV6, mcastJoinSourceGroup},
+	{unix.SOL_SOCKET, unix.SO_ATTACH_BPF}, {unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF}, {unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_EBPF},
+	{unix.SOL_TCP, unix.TCP_ULP},
+}
+
+// From linux/in.h.
+const (
+	mcastJoinGroup       = 42 // MCAST_JOIN_GROUP
+	mcastJoinSourceGroup = 46 // MCAST_JOIN_SOURCE_GROUP
+)
 
 // deniedIoctls put words into a terminal as if its user had typed them: `lab exec` lends
 // an instance the operator's own.
@@ -127,6 +146,17 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	}
 	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
 	ask := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF}
+	of(unix.SYS_LISTEN, ask)
+	for _, command := range []uint32{unix.F_SETLK, unix.F_SETLKW} {
+		of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), ask)
+	}
+	for _, command := range []uint32{unix.F_OFD_SETLK, unix.F_OFD_SETLKW} { // whose owner /proc/locks does not name
+		of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), errno(unix.EINVAL))
+	}
+	for _, option := range deniedOptions {
+		of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
+			load(offsetArg2), skip(unix.BPF_JEQ, option.name, 1), errno(unix.EPERM))
+	}
 	for _, option := range guardedOptions {
 		of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
 			load(offsetArg2), skip(unix.BPF_JEQ, option.name, 1), ask)

@@ -228,8 +228,13 @@ func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	if !ok || in.State != ec2.Running {
 		return // the step of that state is on its way
 	}
+	reason := "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
+	if why := running.EndedBecause(); why != "" {
+		f.log.Warn("an instance was ended", "instance", m.id, "because", why)
+		reason = "Server.InternalError: " + why
+	}
 	if primary, ok := view.Interface(in.Interface); ok {
-		m.stop(ctx, view, in, primary, ec2.Stopped, "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
+		m.stop(ctx, view, in, primary, ec2.Stopped, reason)
 	}
 }
 
