@@ -25,8 +25,9 @@ func TestBusyInstanceLeavesTheOthersAlone(t *testing.T) {
 }
 
 // busyLoops starts 448 busy loops at once, and behind them a fork bomb, which comes to the limit
-// of 512 processes and goes on trying.
-const busyLoops = `pipe R,W; for(1..448){if(!fork){close W; sysread R,$x,1; 1 while 1}} close W; fork while 1`
+// of 512 processes and goes on trying. Should the test be killed, they end after 15 minutes.
+const busyLoops = `pipe R,W; alarm 900; for(1..448){if(!fork){alarm 900; close W; sysread R,$x,1; 1 while 1}}
+	close W; while(1){alarm 900 if defined($p=fork) and !$p}`
 
 // A busyTest is a lab of three nodes. In one of its instances run as many processes as it may
 // have; as many run outside, in a cgroup of their own that weighs what a cgroup weighs if nobody
