@@ -6,7 +6,8 @@ export GOTOOLCHAIN := go1.26.11+auto
 
 # What the lab's hosts and the tests run, as command:package.
 NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-client sshd:openssh-server \
-        nft:nftables iptables:iptables ipset:ipset iperf3:iperf3 ps:procps tcpdump:tcpdump
+        nft:nftables iptables:iptables ipset:ipset iperf3:iperf3 ps:procps \
+        nsenter:util-linux tcpdump:tcpdump perl:perl-base
 
 # What the tests of real clients run besides; Terraform is used where it is, and not installed.
 CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
