@@ -87,6 +87,42 @@ func TestTrainIsOfOneNode(t *testing.T) {
 	}
 }
 
+// TestOptionsOfANodeMoveNothing: a node may put more options before a frame than this version
+// does. The frame then stands elsewhere than where a train goes on, and is not of it.
+func TestOptionsOfANodeMoveNothing(t *testing.T) {
+	a, b := ends(t)
+	s := a.table.Load().send[2]
+	p, whole := offloaded(t, packet.ProtocolTCP, 1_500, 1000)
+	want := packets(t, whole)
+	q := new(sender)
+	q.cutter.Begin(whole, whole[packet.OffloadLen:], p)
+	for i := range want {
+		start, end, _ := q.cutter.Next()
+		more := bytes.Repeat(option(0x0102, 1, 1, 2, 3, 4), i%2) // before the second
+		inner := make([]byte, innerLen)
+		putInner(inner, from)
+		inner[0] += byte(len(more) / 4)
+		inner = append(append(inner, more...), whole[packet.OffloadLen:][start:end]...)
+		datagram := make([]byte, headerLen+len(inner)+tagLen)
+		copy(datagram[headerLen:], inner)
+		if err := a.sendTo(s.sealPacket(datagram, datagram[headerLen:headerLen+len(inner)], &q.nonce, 3, packet.Unfinished), &s.to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buffer := make([]byte, 70_000)
+	var got [][]byte
+	for len(got) < len(want) {
+		n, _, v, err := receive(b, buffer)
+		if err != nil || v != verdict.Forward {
+			t.Fatalf("behind %d packets: %v, %v", len(got), v, err)
+		}
+		got = append(got, packets(t, buffer[:n])...)
+	}
+	if !equal(got, want) {
+		t.Error("other packets arrived than were sealed")
+	}
+}
+
 // TestTrainEndsWhereTheBufferDoes: datagrams that go on with each other for longer than any
 // frame can be, from a node that cuts what nobody may cut.
 func TestTrainEndsWhereTheBufferDoes(t *testing.T) {
