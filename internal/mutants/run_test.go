@@ -28,11 +28,17 @@ const (
 // does not end in time, is not killed.
 func TestEveryMutantIsKilled(t *testing.T) {
 	began := time.Now()
-	var killed atomic.Int64
-	t.Cleanup(func() { t.Logf("%d mutants killed in %v", killed.Load(), time.Since(began).Round(time.Second)) })
+	var ran, killed atomic.Int64
+	t.Cleanup(func() { // behind those that run in parallel
+		t.Logf("%d of %d mutants killed in %v", killed.Load(), ran.Load(), time.Since(began).Round(time.Second))
+		if ran.Load() == 0 {
+			t.Error("no mutant has a name like that; ONLY=switch/ or ONLY=switch/source-mac selects some")
+		}
+	})
 	var honest sync.Map // package and name of a test -> func() error: its fate without any mutant
 	for _, m := range mutantsThere(t) {
 		t.Run(m.Name, func(t *testing.T) {
+			ran.Add(1)
 			if m.Tests != "internal/instance" { // whose tests make namespaces of one name
 				t.Parallel()
 			}
