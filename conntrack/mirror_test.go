@@ -579,3 +579,100 @@ func TestFloodTakesNoRoomOfAnother(t *testing.T) {
 		t.Errorf("%d of %d connections are lost beside a flood", lost, share)
 	}
 }
+
+// TestUnansweredMakesRoom: what nobody has answered is evicted for another interface beyond its
+// share, whatever its protocol; what was answered, or established and closed at one end, is not.
+func TestUnansweredMakesRoom(t *testing.T) {
+	const share = 640
+	for name, tt := range map[string]struct {
+		packet func(n int) *packet.Packet
+		answer func(z *conntrack.Zone, p *packet.Packet)
+	}{
+		"UDP":  {func(n int) *packet.Packet { return pkt(17, uint16(n), 53, 0) }, func(z *conntrack.Zone, p *packet.Packet) { observe(z, back(p, 0), 0, rules) }},
+		"ping": {func(n int) *packet.Packet { return echo(bob, alice, uint16(n), 8) }, func(z *conntrack.Zone, p *packet.Packet) { observe(z, echo(alice, bob, p.Flow.SrcPort, 0), 0, rules) }},
+		"TCP": {func(n int) *packet.Packet { return pkt(6, uint16(n), 22, packet.SYN) }, func(z *conntrack.Zone, p *packet.Packet) {
+			observe(z, back(p, packet.SYN|packet.ACK), 0, rules)
+			observe(z, pkt(6, p.Flow.SrcPort, 22, packet.ACK), 0, rules)
+			observe(z, pkt(6, p.Flow.SrcPort, 22, packet.FIN|packet.ACK), 0, rules)
+		}},
+	} {
+		for _, answered := range []bool{false, true} {
+			tr := open(t, conntrack.Config{Capacity: 10 * share, Untracked: 64, Reserve: share})
+			greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+			for n := range 12 * share {
+				p := tt.packet(n)
+				if admit(greedy, p, 0, conntrack.Admission{Revision: rules}) == verdict.Forward && answered {
+					tt.answer(greedy, p)
+				}
+			}
+			refused := 0
+			for n := range 2 * share {
+				p := pkt(17, uint16(n), 99, 0)
+				if admit(modest, p, 0, conntrack.Admission{Revision: rules}) == verdict.TableFull {
+					refused++
+				} else {
+					observe(modest, back(p, 0), 0, rules)
+				}
+			}
+			if answered && refused < share-64 || !answered && refused > 0 {
+				t.Errorf("%s, answered %v: another interface is refused %d of %d connections, its share is %d", name, answered, refused, 2*share, share)
+			}
+		}
+	}
+}
+
+// TestNewestUntrackedAreRemembered: their table is small, and the oldest make room, so that
+// what goes on now is cut when its rule goes.
+func TestNewestUntrackedAreRemembered(t *testing.T) {
+	tr := open(t, conntrack.Config{Capacity: 64, Untracked: 640})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	answer := func(port uint16) *packet.Packet { return back(pkt(6, port, 80, 0), packet.SYN|packet.ACK) }
+	for port := range uint16(20_000) {
+		if v := admit(z, answer(port), 0, conntrack.Admission{Direction: conntrack.Out, Revision: rules, Untracked: true, Reversed: true}); v != verdict.Forward {
+			t.Fatalf("connection %d: %v", port, v)
+		}
+		if got := observe(z, pkt(6, port, 80, packet.ACK), 0, rules).Status; got != conntrack.Checked {
+			t.Fatalf("connection %d is not remembered: status %d", port, got)
+		}
+	}
+	if u := tr.Usage(); u.Untracked > 640 || u.Untracked < 600 || u.Tracked != 0 {
+		t.Errorf("%+v", u)
+	}
+}
+
+// TestEndOfOneSideIsNotTheEnd: it may say so twice, and a connection that is judged again has
+// the rule that admits it now.
+func TestEndOfOneSideIsNotTheEnd(t *testing.T) {
+	for _, side := range []string{"originator", "other end"} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		syn := handshake(t, z, 40000, 0)
+		fin := pkt(6, 40000, 22, packet.FIN|packet.ACK)
+		other := back(syn, packet.FIN|packet.ACK)
+		if side == "other end" {
+			fin, other = other, fin
+		}
+		for range 3 {
+			expect(t, z, fin, 0, rules, conntrack.Live)
+			if c := one(t, tr, 0); c.State != "closing" {
+				t.Errorf("after the FIN of the %s it is %s", side, c.State)
+			}
+		}
+		expect(t, z, other, 0, rules, conntrack.Live)
+		if c := one(t, tr, 0); c.State != "time-wait" {
+			t.Errorf("after both FINs it is %s", c.State)
+		}
+	}
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
+	p := pkt(6, 40000, 22, packet.ACK)
+	expect(t, z, p, 0, strict, conntrack.Stale)
+	if v := rejudge(z, p, 0, strict, true, 8); v != verdict.Forward {
+		t.Fatal(v)
+	}
+	if c := one(t, tr, 0); c.Rule != 8 || c.Revision != 9 || c.Blocked {
+		t.Errorf("judged again it is %+v", c)
+	}
+}

@@ -39,10 +39,14 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 						b.rules("vpc", append(change(in), out)...)
 						came.isCut("came in, and its rule is " + name)
 						went.goesOn("went out, and the ingress rule is " + name)
+						b.rules("vpc", in, out)
+						came.goesOn("came in, and its rule is back")
 					} else {
 						b.rules("vpc", append(change(out), in)...)
 						went.isCut("went out, and its rule is " + name)
 						came.goesOn("came in, and the egress rule is " + name)
+						b.rules("vpc", in, out)
+						went.goesOn("went out, and its rule is back")
 					}
 				}
 			}

@@ -179,6 +179,41 @@ func TestExchangesAreBounded(t *testing.T) {
 	}
 }
 
+// TestPeerThatChangesDuringAnExchange: a node that is fenced, or is another under the same name,
+// after its keys were made and before they are used, is neither heard nor sent to.
+func TestPeerThatChangesDuringAnExchange(t *testing.T) {
+	remote := Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9"), PublicKey: []byte("one")}
+	other := remote
+	other.PublicKey = []byte("another")
+	for name, now := range map[string][]Remote{"fenced": nil, "another": {other}} {
+		for _, step := range []string{"before its index is told", "after it"} {
+			o := &Overlay{config: Config{Node: "node1"}, far: map[string]*far{}}
+			o.table.Store(&table{})
+			o.SetPeers([]Remote{remote})
+			f := o.far["node2"]
+			keys := bytes.Repeat([]byte{1}, keyLen)
+			s, err := newSession(keys, keys)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if step == "after it" {
+				if err := o.expect(f, s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o.SetPeers(now)
+			if step != "after it" {
+				err = o.expect(f, s)
+			} else {
+				err = o.use(f, s, nil)
+			}
+			if table := o.table.Load(); err == nil || len(table.receive)+len(table.send) != 0 {
+				t.Errorf("%s, %s: %v; %d are heard and %d sent to", name, step, err, len(table.receive), len(table.send))
+			}
+		}
+	}
+}
+
 // TestNothingPassesOnceARevocationIsEnforced: under load, and whoever sends. From the moment
 // that a node says that it enforces the change, no packet of a new flow is delivered.
 func TestNothingPassesOnceARevocationIsEnforced(t *testing.T) {
