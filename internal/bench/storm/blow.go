@@ -64,6 +64,14 @@ func blow(b Blow) (*Blown, error) {
 		mu    sync.Mutex // guards blown.SYNs and errs
 		errs  []error
 	)
+	runtime.LockOSThread() // of the loops
+	defer runtime.UnlockOSThread()
+	begin, end, started, err := b.startLoops()
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	blown.Loops = started
 	goes := func(what string, send func() error) {
 		wg.Go(func() {
 			if err := send(); err != nil {
@@ -96,8 +104,7 @@ func blow(b Blow) (*Blown, error) {
 	if len(b.Corpus) > 0 {
 		goes("corpus", func() (err error) { blown.Corpus, blown.Refused, err = b.sendCorpus(); return err })
 	}
-	// Last, as then every sender has the thread that it needs.
-	goes("busy loops", func() (err error) { blown.Loops, err = b.burn(); return err })
+	begin()
 	wg.Wait()
 	return &blown, errors.Join(errs...)
 }
@@ -279,49 +286,40 @@ func (b *Blow) sendCorpus() (sent, refused uint64, err error) {
 	return sent, refused, nil
 }
 
-// burn runs busy loops as processes of their own, which die with this one. They begin all at
-// once: the first of them would keep the processors from starting the others.
-func (b *Blow) burn() (started int, err error) {
-	if b.Loops == 0 {
-		return 0, nil
-	}
-	runtime.LockOSThread() // a child is told of the end of the thread that it was started by
-	defer runtime.UnlockOSThread()
-	wait, begin, err := os.Pipe()
+// startLoops starts processes that are busy from begin on and die with the calling thread. They
+// begin all at once, for the first of them would keep the processors from starting the others.
+func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
+	wait, pipe, err := os.Pipe()
 	if err != nil {
-		return 0, err
+		return nil, nil, 0, err
 	}
-	defer begin.Close()
-	defer wait.Close()
 	var loops []*exec.Cmd
-	defer func() {
+	end = func() {
 		for _, cmd := range loops {
 			_ = cmd.Process.Kill()
 		}
 		for _, cmd := range loops {
 			_ = cmd.Wait() // killed is no news
 		}
-	}()
-	begun := time.Now()
-	for len(loops) < b.Loops && time.Since(begun) < b.For {
+		_ = wait.Close()
+		_ = pipe.Close() // again, if they have begun
+	}
+	for range b.Loops {
 		cmd := exec.Command("sh", "-c", "read begin; while :; do :; done")
 		cmd.Stdin = wait
 		cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			if errors.Is(err, unix.EAGAIN) { // as many as there may be
-				break
-			}
-			return len(loops), err
+		err := cmd.Start()
+		if errors.Is(err, unix.EAGAIN) { // as many as there may be
+			break
 		}
-		loops = append(loops, cmd)
-		if err := unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, b.Nice); err != nil {
-			return len(loops), err
+		if err == nil {
+			loops = append(loops, cmd)
+			err = unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, b.Nice)
+		}
+		if err != nil {
+			end()
+			return nil, nil, 0, fmt.Errorf("busy loop: %w", err)
 		}
 	}
-	_ = begin.Close()
-	rest := unix.NsecToTimespec(int64(b.For - time.Since(begun)))
-	if rest.Nano() > 0 {
-		_ = unix.Nanosleep(&rest, nil) // a signal makes it shorter
-	}
-	return len(loops), nil
+	return func() { _ = pipe.Close() }, end, len(loops), nil
 }

@@ -105,3 +105,16 @@ func TestServeSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("%v\n%s\nwant three errors", err, out.String())
 	}
 }
+
+func TestLoopsEndWithTheBlow(t *testing.T) {
+	b := Blow{Loops: 3, Nice: 19}
+	begin, end, started, err := b.startLoops()
+	if err != nil || started != 3 {
+		t.Fatalf("%d loops, %v", started, err)
+	}
+	begin()
+	end() // waits for each
+	if blown, err := blow(b); err != nil || blown.Loops != 3 {
+		t.Errorf("%+v, %v; want three loops", blown, err)
+	}
+}
