@@ -47,7 +47,7 @@ unit: ## what needs no root
 scenarios: setup ## every story, each in a lab of its own
 	CI=true go test -count=1 -v -timeout 20m ./scenarios
 
-FUZZTIME ?= 20s
+FUZZTIME ?= 60s
 fuzz: ## every door for bytes
 	@for target in $$(grep -rho 'func Fuzz[A-Za-z]*' --include='*_test.go' . | cut -c6-); do \
 	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
