@@ -1,10 +1,12 @@
 package vswitch
 
 import (
+	"encoding/binary"
 	"maps"
 	"testing"
 
 	"palisade/ec2"
+	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 )
 
@@ -13,30 +15,148 @@ import (
 // under its own verdict; the victim's kernel must see none.
 func TestHostileFramesReachNobody(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
-	tests := packettest.Hostile(
-		packettest.Party{MAC: attackerMAC, Address: attackerIP}, packettest.Party{MAC: victimMAC, Address: victimIP}, GatewayMAC)
+	build := func(protocol uint8, port uint16, edit func(f *packettest.Frame)) []byte {
+		f := template(protocol, attackerIP, victimIP, 40000, port)
+		f.SrcMAC, f.DstMAC = attackerMAC, GatewayMAC
+		if edit != nil {
+			edit(&f)
+		}
+		return packettest.Build(f)
+	}
+	syn := build(6, 22, nil)
+	poke := func(at int, values ...byte) []byte {
+		b := append([]byte(nil), syn...)
+		copy(b[at:], values)
+		return b
+	}
+	flags := func(f uint8) []byte { return poke(47, f) }
+	part := func(protocol uint8, port, id uint16, offset, n int, more bool) []byte {
+		return build(protocol, port, func(f *packettest.Frame) {
+			f.FragID, f.FragOffset, f.MoreFollow, f.Payload = id, offset, more, make([]byte, n)
+		})
+	}
+	from := func(ip string) []byte {
+		return build(6, 22, func(f *packettest.Frame) { f.Flow.Src = addr(ip) })
+	}
+	to := func(protocol uint8, ip string, mac packet.MAC) []byte {
+		return build(protocol, 67, func(f *packettest.Frame) { f.Flow.Dst, f.DstMAC = addr(ip), mac })
+	}
+	// options puts IP options between the header and TCP.
+	options := func(o ...byte) []byte {
+		b := append(append(append([]byte(nil), syn[:34]...), o...), syn[34:]...)
+		b[14] += byte(len(o) / 4)
+		binary.BigEndian.PutUint16(b[16:], uint16(len(b)-14))
+		return b
+	}
+	broadcast := packet.MAC{255, 255, 255, 255, 255, 255}
+	tests := []struct {
+		name  string
+		frame []byte
+		want  string
+	}{
+		{"no rule for the port", build(6, 23, nil), "no-rule at victim"},
+		{"no rule for udp", build(17, 22, nil), "no-rule at victim"},
+		{"echo request", build(1, 1, nil), "no-rule at victim"},
+		{"SCTP", build(132, 0, nil), "no-rule at victim"},
+		{"GRE", build(47, 0, nil), "no-rule at victim"},
+		{"ESP", build(50, 0, nil), "no-rule at victim"},
+		{"IP in IP", build(4, 0, nil), "no-rule at victim"},
+		{"SYN ACK to a closed port", build(6, 23, func(f *packettest.Frame) { f.TCPFlags = packet.SYN | packet.ACK }), "no-rule at victim"},
+
+		{"null scan", flags(0), "bad-tcp at attacker"},
+		{"FIN scan", flags(packet.FIN), "bad-tcp at attacker"},
+		{"Xmas scan", flags(packet.FIN | packet.PSH | packet.URG), "bad-tcp at attacker"},
+		{"SYN FIN", flags(packet.SYN | packet.FIN), "bad-tcp at attacker"},
+		{"SYN RST", flags(packet.SYN | packet.RST), "bad-tcp at attacker"},
+		{"all flags", flags(0x3f), "bad-tcp at attacker"},
+		{"TCP data offset of 4", poke(46, 0x10), "bad-tcp at attacker"},
+		{"TCP data offset of 60", poke(46, 0xf0), "bad-tcp at attacker"},
+
+		{"nothing behind Ethernet", syn[:14], "runt at attacker"},
+		{"half an IP header", syn[:24], "runt at attacker"},
+		{"half a TCP header", append(append([]byte(nil), syn[:16]...), append([]byte{0, 28}, syn[18:42]...)...), "runt at attacker"},
+		{"IP version 6 in an IPv4 frame", poke(14, 0x65), "bad-version at attacker"},
+		{"IP header of 4 bytes", poke(14, 0x41), "bad-length at attacker"},
+		{"IP length of 0", poke(16, 0, 0), "bad-length at attacker"},
+		{"IP length beyond the frame", poke(16, 5, 0), "bad-length at attacker"},
+		{"IP protocol 0", poke(23, 0), "bad-protocol at attacker"},
+
+		{"VLAN", append(append(append([]byte(nil), syn[:12]...), 0x81, 0, 0, 7), syn[12:]...), "not-ip at attacker"},
+		{"stacked VLANs", append(append(append([]byte(nil), syn[:12]...), 0x88, 0xa8, 0, 7, 0x81, 0, 0, 7), syn[12:]...), "not-ip at attacker"},
+		{"MPLS", poke(12, 0x88, 0x47), "not-ip at attacker"},
+		{"spanning tree", poke(0, 1, 0x80, 0xc2, 0, 0, 0, 2, 0, 0, 1, 0, 'a', 0, 38, 0x42, 0x42, 3), "not-ip at attacker"},
+		{"LLDP", poke(12, 0x88, 0xcc), "not-ip at attacker"},
+		{"PPPoE", poke(12, 0x88, 0x64), "not-ip at attacker"},
+		{"IPv6", poke(12, 0x86, 0xdd, 0x60), "ipv6 at attacker"},
+
+		{"another's MAC", build(6, 22, func(f *packettest.Frame) { f.SrcMAC = victimMAC }), "spoofed-mac at attacker"},
+		{"the gateway's MAC", build(6, 22, func(f *packettest.Frame) { f.SrcMAC = GatewayMAC }), "spoofed-mac at attacker"},
+		{"LAND", from("10.10.0.5"), "spoofed-ip at attacker"},
+		{"the gateway's address", from("10.0.0.1"), "spoofed-ip at attacker"},
+		{"loopback", from("127.0.0.1"), "spoofed-ip at attacker"},
+		{"ARP reply for the gateway", packettest.ARP(2, attackerMAC, addr("10.0.0.1"), victimIP), "spoofed-arp at attacker"},
+		{"ARP request in the victim's name", packettest.ARP(1, attackerMAC, victimIP, addr("10.0.0.1")), "spoofed-arp at attacker"},
+		{"gratuitous ARP", packettest.ARP(1, attackerMAC, attackerIP, attackerIP), "arp-ignored at attacker"},
+		{"ARP reply that nobody asked for", packettest.ARP(2, attackerMAC, attackerIP, victimIP), "arp-ignored at attacker"},
+		{"ARP for tokens", append(append([]byte(nil), poke(12, 8, 6, 0, 4)...), make([]byte, 20)...), "bad-arp at attacker"},
+		{"reverse ARP", poke(12, 0x80, 0x35), "not-ip at attacker"},
+
+		{"loose source route", options(131, 7, 4, 10, 10, 0, 9, 0), "source-route at attacker"},
+		{"strict source route", options(137, 7, 4, 10, 10, 0, 9, 0), "source-route at attacker"},
+		{"source route behind padding", options(1, 1, 1, 1, 131, 3, 4, 0), "source-route at attacker"},
+		{"option that never ends", options(68, 40, 5, 0), "bad-length at attacker"},
+		{"option of length 0", options(7, 0, 4, 0), "bad-length at attacker"},
+
+		{"first fragment of 8 bytes", part(6, 22, 1, 0, 0, true)[:42], "bad-length at attacker"},
+		{"first fragment without its header", shorten(part(6, 22, 2, 0, 0, true), 28), "tiny-fragment at attacker"},
+		{"fragment that would overwrite the ports", part(6, 22, 3, 8, 24, false), "tiny-fragment at attacker"},
+		{"fragment that would overwrite the flags", part(6, 22, 4, 16, 24, false), "tiny-fragment at attacker"},
+		{"last fragment without a first", part(17, 22, 5, 1480, 40, false), "orphan-fragment at attacker"},
+		{"first fragment of what no rule admits", part(17, 22, 6, 0, 1472, true), "no-rule at victim"},
+		{"the next part of it", part(17, 22, 6, 1480, 40, true), "orphan-fragment at victim"},
+		{"a part that overlaps it", part(17, 22, 6, 8, 40, false), "overlapping-fragment at attacker"},
+		{"fragment beyond 65535", part(17, 22, 7, 65528, 16, false), "bad-length at attacker"},
+
+		{"DHCP server", build(17, 68, func(f *packettest.Frame) { f.Flow.SrcPort = 67 }), "dhcp-server at attacker"},
+		{"DHCP discover", to(17, "255.255.255.255", broadcast), "not-unicast at attacker"},
+		{"broadcast of the network", to(17, "10.255.255.255", broadcast), "not-unicast at attacker"},
+		{"unicast in a broadcast frame", build(6, 22, func(f *packettest.Frame) { f.DstMAC = broadcast }), "not-unicast at attacker"},
+		{"IGMP", to(2, "224.0.0.22", packet.MAC{1, 0, 0x5e, 0, 0, 0x16}), "not-unicast at attacker"},
+		{"multicast DNS", to(17, "224.0.0.251", packet.MAC{1, 0, 0x5e, 0, 0, 0xfb}), "not-unicast at attacker"},
+		{"multicast address in a unicast frame", to(17, "224.0.0.1", victimMAC), "not-unicast at attacker"},
+		{"the victim's address, another's MAC", build(6, 22, func(f *packettest.Frame) { f.DstMAC = packet.MAC{2, 9, 9, 9, 9, 9} }), "wrong-mac at attacker"},
+		{"nobody's address", to(6, "10.10.9.9", GatewayMAC), "no-route at attacker"},
+		{"the world, without a public address", to(6, "203.0.113.25", GatewayMAC), "no-route at attacker"},
+		{"the gateway itself", to(6, "10.0.0.1", GatewayMAC), "gateway-local at attacker"},
+		{"ICMP redirect", packettest.ICMPError(5, 1, attackerIP, victimIP, syn, attackerMAC, GatewayMAC), "no-connection at attacker"},
+		{"ICMP error about a connection of others", packettest.ICMPError(3, 1, attackerIP, victimIP, syn, attackerMAC, GatewayMAC), "no-connection at attacker"},
+	}
 	seen := fates{}
 	for _, tt := range tests {
-		if err := w.send(tt.Frame); err != nil {
-			t.Errorf("%s: the attacker's kernel refuses it: %v", tt.Name, err)
+		if err := w.send(tt.frame); err != nil {
+			t.Errorf("%s: the attacker's kernel refuses it: %v", tt.name, err)
 			continue
 		}
-		seen[tt.Want]++
-		if got := w.settled(tt.Want, seen[tt.Want]); !maps.Equal(got, seen) {
-			t.Fatalf("%s: fates %v, want %v\n% x", tt.Name, got, seen, tt.Frame[:min(len(tt.Frame), 60)])
+		seen[tt.want]++
+		if got := w.settled(tt.want, seen[tt.want]); !maps.Equal(got, seen) {
+			t.Fatalf("%s: fates %v, want %v\n% x", tt.name, got, seen, tt.frame[:min(len(tt.frame), 60)])
 		}
 	}
 	if n := w.received(); n != 0 {
 		t.Errorf("the victim's eth0 received %d packets", n)
 	}
 	// The count is one of packets that arrive.
-	syn := template(6, attackerIP, victimIP, 40000, 22)
-	syn.SrcMAC, syn.DstMAC = attackerMAC, GatewayMAC
-	if err := w.send(packettest.Build(syn)); err != nil {
+	if err := w.send(syn); err != nil {
 		t.Fatal(err)
 	}
 	w.settled("forward at victim", 1)
 	if n := w.received(); n != 1 {
 		t.Errorf("of one packet that the rule admits the victim's eth0 received %d", n)
 	}
+}
+
+// shorten cuts an IPv4 frame to n bytes behind Ethernet and says so in its header.
+func shorten(b []byte, n int) []byte {
+	binary.BigEndian.PutUint16(b[16:], uint16(n))
+	return b[:14+n]
 }

@@ -26,14 +26,11 @@ type Frame struct {
 }
 
 // Corpus is every hostile frame that the repository knows, as me sends it to each of the
-// hosts: the tables of packettest, forged offload headers, and what the fuzz targets below
+// hosts: the threats of packettest, forged offload headers, and what the fuzz targets below
 // the directories in fuzz have found, as frames and as payloads.
 func Corpus(me Host, to []Host, fuzz ...string) ([]Frame, error) {
 	var all []Frame
 	for _, host := range to {
-		for _, f := range packettest.Hostile(partyOf(me), partyOf(host), host.MAC) {
-			all = append(all, Frame{Bytes: f.Frame})
-		}
 		for _, threat := range packettest.Threats(field(me, host)) {
 			all = append(all, Frame{Bytes: threat.Frame})
 		}
@@ -63,8 +60,6 @@ func field(me, host Host) packettest.Field {
 		Gateway: packettest.Host{MAC: host.MAC, Addr: netip.MustParseAddr("10.0.0.1")}, Nobody: netip.MustParseAddr("10.10.9.9"), Open: 22,
 	}
 }
-
-func partyOf(h Host) packettest.Party { return packettest.Party{MAC: h.MAC, Address: h.Address} }
 
 // forgedCount is how many forged headers there are for each host: all combinations would be
 // tens of thousands.
