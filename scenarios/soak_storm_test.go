@@ -216,20 +216,21 @@ func newStormLab(l *soakLab) *stormWorld {
 		w.hosts[role] = storm.Host{Address: netip.MustParseAddr(in.PrivateAddress), MAC: packet.MAC(mac)}
 		w.namespace[role], ids[role] = in.Namespace, in.ID
 	}
-	placed := l.launchIn(api, nodes, "victim", "prober", "steady")
-	for _, group := range []string{"victim", "prober", "steady"} {
-		for i, node := range nodes {
-			add(fmt.Sprint(group, i+1), placed[group][node])
+	// Few at a time: their services have seconds to listen, which they share with the fuzz
+	// targets that may run beside.
+	for _, group := range []struct {
+		name  string
+		roles []string // of each node in turn
+	}{
+		{"victim", []string{"victim1", "victim2", "victim3"}}, {"prober", []string{"prober1", "prober2", "prober3"}},
+		{"steady", []string{"steady1", "steady2", "steady3"}}, {"server", []string{"near", "far"}}, {"target", []string{"target1", "target2"}},
+		{"mallory", []string{"mallory"}}, {"client", []string{"client"}},
+	} {
+		placed := l.launchIn(api, nodes[:len(group.roles)], group.name)
+		for i, role := range group.roles {
+			add(role, placed[group.name][nodes[i]])
 		}
 	}
-	placed = l.launchIn(api, nodes[:2], "server", "target")
-	add("near", placed["server"][nodes[0]])
-	add("far", placed["server"][nodes[1]])
-	add("target1", placed["target"][nodes[0]])
-	add("target2", placed["target"][nodes[1]])
-	placed = l.launchIn(api, nodes[:1], "mallory", "client")
-	add("mallory", placed["mallory"][nodes[0]])
-	add("client", placed["client"][nodes[0]])
 
 	w.via = func(storm.Host) packet.MAC { return vswitch.GatewayMAC }
 	w.command = func(ctx context.Context, role string, argv ...string) *exec.Cmd {
