@@ -321,11 +321,12 @@ type stormRow struct {
 	alone, within float64 // bits a second
 }
 
+// share is what was kept, in percent. More than all is what other work on the machine makes of it.
 func (r stormRow) share() float64 {
 	if r.alone == 0 {
 		return 0
 	}
-	return 100 * r.within / r.alone
+	return min(100, 100*r.within/r.alone)
 }
 
 // measureStorm measures two pairs without the storm and in two blows.
