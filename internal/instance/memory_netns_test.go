@@ -43,7 +43,7 @@ func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 		{"signal descriptors", []step{{"signalfd", 10000, 10000, "-"}}, 2 * mib},
 		{"timers", []step{{"timer", 10000, 4096, "EAGAIN"}}, 0},
 		{"queued signals", []step{{"signal", 10000, 4096, "EAGAIN"}}, 0},
-		{"file locks", []step{{"lock", 10000, maxLocks + 2*locksUncounted, "ENOLCK"}, {"lock-of-the-description", 1, 0, "EINVAL"}, {"close", 1, 1, "-"}, {"lock", 100, 100, "-"}}, 0},
+		{"file locks", []step{{"lock", 6000, maxLocks + 2*locksUncounted, "ENOLCK"}, {"lock-of-the-description", 1, 0, "EINVAL"}, {"close", 1, 1, "-"}, {"lock", 100, 100, "-"}}, 0},
 		{"POSIX message queues", []step{{"mq", 100, 3, "EMFILE"}}, 0},
 		{"System V message queues", []step{{"sysv-msg", 1000, 1000, "-"}}, 10 * mib},
 		{"System V semaphores", []step{{"sysv-sem", 20, 20, "-"}}, 20 * mib},
