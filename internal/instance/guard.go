@@ -96,12 +96,7 @@ func startGuard(s Spec) (process.ID, *os.File, error) {
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{receive, send}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		started <- startConfined(cmd, s.Namespace)
-	}()
-	if err := <-started; err != nil {
+	if err := onLostThread(func() error { return startConfined(cmd, s.Namespace) }); err != nil {
 		send.Close()
 		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
 	}
@@ -125,6 +120,22 @@ func ensureGuard(s Spec, init process.ID) (process.ID, error) {
 	}
 	defer send.Close()
 	return id, tellGuard(send, init)
+}
+
+// onLostThread runs fn on a thread of its own, which ends with it. It is not the first one,
+// which cannot end, and whose namespaces are those that others see of the process.
+func onLostThread(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			done <- onLostThread(fn) // on another, for this one is locked
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
 }
 
 func startConfined(cmd *exec.Cmd, namespace string) error {

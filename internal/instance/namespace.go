@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -67,12 +66,7 @@ func MakeRoomForNeighbours() error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		done <- inFirstNamespace(raiseNeighbours)
-	}()
-	return <-done
+	return onLostThread(func() error { return inFirstNamespace(raiseNeighbours) })
 }
 
 func inFirstNamespace(fn func() error) error {
