@@ -8,7 +8,7 @@ import (
 )
 
 // TestChosenFlowsDoNotCollide: flows that were chosen to lie in one chain of one tracker lie
-// anywhere in the next, so nobody can know such flows beforehand.
+// anywhere in the next, so such flows cannot be known beforehand.
 func TestChosenFlowsDoNotCollide(t *testing.T) {
 	type place struct {
 		shard  *shard

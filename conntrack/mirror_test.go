@@ -29,9 +29,9 @@ func one(t *testing.T, tr *conntrack.Tracker, now time.Duration) conntrack.Conne
 	return all[0]
 }
 
-// TestForgottenAddressIsNobodyAtEitherEnd: a next owner inherits neither what the last one
+// TestAddressIsForgottenAtEitherEnd: a next owner inherits neither what the last one
 // opened nor what others had opened to it, nor a datagram under way in either direction.
-func TestForgottenAddressIsNobodyAtEitherEnd(t *testing.T) {
+func TestAddressIsForgottenAtEitherEnd(t *testing.T) {
 	for _, gone := range []netip.Addr{bob, alice} { // who opened the connection, and who answered
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})
@@ -185,10 +185,10 @@ func TestFragmentOverlapsNeitherNeighbour(t *testing.T) {
 	}
 }
 
-// TestSYNOfTheOtherEndIsAConnectionOfItsOwn: one that the rules admit takes nothing over from
+// TestSYNOfTheOtherEndIsANewConnection: one that the rules admit takes nothing over from
 // the connection whose ports it has, be that tracked, untracked or cut, and a rule that is
 // still there for one is not there for the other.
-func TestSYNOfTheOtherEndIsAConnectionOfItsOwn(t *testing.T) {
+func TestSYNOfTheOtherEndIsANewConnection(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	for name, old := range map[string]func(t *testing.T, z *conntrack.Zone){
 		"tracked": func(t *testing.T, z *conntrack.Zone) { handshake(t, z, 40000, 0) },
@@ -225,7 +225,7 @@ func TestSYNOfTheOtherEndIsAConnectionOfItsOwn(t *testing.T) {
 }
 
 // TestNoTornFieldIsAdopted: a process may die between any two writes of an entry. Whatever
-// field a decision is made by, an entry with another byte in it is none.
+// field a decision is made by, an entry with another byte in it is not adopted.
 func TestNoTornFieldIsAdopted(t *testing.T) {
 	const header, size, covered = 4096, 128, 72 // bytes; what follows is harmless when torn
 	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
@@ -275,9 +275,9 @@ func TestNoTornFieldIsAdopted(t *testing.T) {
 	}
 }
 
-// TestAnswersThatNobodyAskedForReuseNoTuple: what asks next is often of the same flow as what
+// TestUnaskedAnswerReusesNoTuple: what asks next is often of the same flow as what
 // asked before, and the flow of an echo reply, or of a timestamp, is that of the ping before.
-func TestAnswersThatNobodyAskedForReuseNoTuple(t *testing.T) {
+func TestUnaskedAnswerReusesNoTuple(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	var u conntrack.Tuple
 	status := func(p *packet.Packet) conntrack.Status {
@@ -316,7 +316,7 @@ func crowded(t *testing.T) *conntrack.Tracker {
 	return open(t, conntrack.Config{Capacity: 64, Untracked: 64, Reserve: 1})
 }
 
-// TestAnswerIsOfItsOwnConnection: what differs from an answer by one field is none, at a
+// TestAnswerIsOfItsOwnConnection: what differs from an answer by one field is not an answer, at a
 // client as at a server.
 func TestAnswerIsOfItsOwnConnection(t *testing.T) {
 	third := netip.MustParseAddr("192.0.2.1")
@@ -423,7 +423,7 @@ func TestNewConnectionBehindTheLastOneIsJudged(t *testing.T) {
 	}
 }
 
-// TestForgedResetEndsNothing: who can guess ports can send resets. They count as the end only
+// TestForgedResetEndsNothing: a sender that guesses ports can send resets. They count as the end only
 // where nothing follows.
 func TestForgedResetEndsNothing(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
@@ -580,7 +580,7 @@ func TestFloodTakesNoRoomOfAnother(t *testing.T) {
 	}
 }
 
-// TestUnansweredMakesRoom: what nobody has answered is evicted for another interface beyond its
+// TestUnansweredMakesRoom: a connection without an answer is evicted for another interface beyond its
 // share, whatever its protocol; what was answered, or established and closed at one end, is not.
 func TestUnansweredMakesRoom(t *testing.T) {
 	const share = 640
@@ -640,9 +640,9 @@ func TestNewestUntrackedAreRemembered(t *testing.T) {
 	}
 }
 
-// TestEndOfOneSideIsNotTheEnd: it may say so twice, and a connection that is judged again has
+// TestFINOfOneEndEndsNoConnection: it may say so twice, and a connection that is judged again has
 // the rule that admits it now.
-func TestEndOfOneSideIsNotTheEnd(t *testing.T) {
+func TestFINOfOneEndEndsNoConnection(t *testing.T) {
 	for _, side := range []string{"originator", "other end"} {
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})

@@ -8,10 +8,10 @@ import (
 	"palisade/firewall"
 )
 
-// TestChangedRuleIsOneTakenAway: a rule that is changed in place keeps its id, and what it
+// TestChangedRuleCountsAsRemoved: a rule that is changed in place keeps its id, and what it
 // admitted before is not admitted by it any more. So it is in both directions, and whatever
 // part of it is changed; a change that admits what it admitted takes nothing away.
-func TestChangedRuleIsOneTakenAway(t *testing.T) {
+func TestChangedRuleCountsAsRemoved(t *testing.T) {
 	for _, direction := range []ec2.Direction{ec2.Ingress, ec2.Egress} {
 		was, other := rule("tcp 80-90 0.0.0.0/0"), rule("udp 53-53 10.0.0.0/8")
 		was.Direction, other.Direction = direction, direction

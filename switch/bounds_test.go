@@ -161,10 +161,10 @@ func TestFloodOfConnectionsEndsNone(t *testing.T) {
 	}
 }
 
-// TestFragmentFloodTakesNobodysRoom: 65,536 datagrams are begun and none is ended. The
+// TestFragmentFloodLeavesOthersTheirRoom: 65,536 datagrams are begun and not ended. The
 // attacker's and the victim's interfaces have no room left for others that come in fragments;
 // what comes whole, and the fragments of all other interfaces, go on.
-func TestFragmentFloodTakesNobodysRoom(t *testing.T) {
+func TestFragmentFloodLeavesOthersTheirRoom(t *testing.T) {
 	assaults(t, func(t *testing.T) *bed {
 		b := newVPCBed(t)
 		b.open()
@@ -228,8 +228,8 @@ func TestPayloadOpensNothing(t *testing.T) {
 	})
 }
 
-// TestStatesAreNotConfused: the answer to a question is the one that was asked for. Nobody else
-// answers, no other port, no other protocol, and a SYN is none.
+// TestStatesAreNotConfused: the answer to a question is the one that was asked for. No other
+// host answers, no other port and no other protocol, and a SYN is not an answer.
 func TestStatesAreNotConfused(t *testing.T) {
 	assaults(t, newVictimThatAsks, func(t *testing.T, b *bed, a assault) {
 		for _, protocol := range []uint8{6, 17} {
@@ -240,15 +240,15 @@ func TestStatesAreNotConfused(t *testing.T) {
 		}
 		const synAck = packet.SYN | packet.ACK
 		for name, frame := range map[string][]byte{
-			"TCP from another port":            back(6, 54, 5000, synAck),
-			"TCP to another port":              back(6, 53, 5001, synAck),
-			"UDP from another port":            back(17, 54, 5000, 0),
-			"UDP to another port":              back(17, 53, 5001, 0),
-			"both ports exchanged":             back(6, 5000, 53, synAck),
-			"a SYN, as in a split handshake":   back(6, 53, 5000, packet.SYN),
-			"another protocol":                 back(132, 0, 0, 0),
-			"a ping":                           back(1, 53, 53, 0),
-			"an echo reply that nobody wanted": a.frame(1, "10.10.0.5", 5, 5, func(f *packettest.Frame) { f.ICMPType = 0 }),
+			"TCP from another port":          back(6, 54, 5000, synAck),
+			"TCP to another port":            back(6, 53, 5001, synAck),
+			"UDP from another port":          back(17, 54, 5000, 0),
+			"UDP to another port":            back(17, 53, 5001, 0),
+			"both ports exchanged":           back(6, 5000, 53, synAck),
+			"a SYN, as in a split handshake": back(6, 53, 5000, packet.SYN),
+			"another protocol":               back(132, 0, 0, 0),
+			"a ping":                         back(1, 53, 53, 0),
+			"an unasked echo reply":          a.frame(1, "10.10.0.5", 5, 5, func(f *packettest.Frame) { f.ICMPType = 0 }),
 		} {
 			if at, v := a.send(frame); at != "app" || v != verdict.NoRule {
 				t.Errorf("%s: %v at %s", name, v, at)

@@ -36,7 +36,7 @@ func TestForgedHeaderOfAnInstanceIsRefused(t *testing.T) {
 	}
 }
 
-// TestARPIsSilentWhereItMustBe: no answer to what is none, to probes for duplicates, or about
+// TestARPIsSilentWhereItMustBe: no answer to replies, to probes for duplicates, or about
 // the asker's own addresses.
 func TestARPIsSilentWhereItMustBe(t *testing.T) {
 	b := newVPCBed(t)
@@ -52,7 +52,7 @@ func TestARPIsSilentWhereItMustBe(t *testing.T) {
 		"its own, asked by the other":         packettest.ARP(1, macOf("1web"), second, web),
 		"an address of another subnet":        packettest.ARP(1, macOf("1web"), web, addr("10.0.2.10")),
 		"the gateway of another subnet":       packettest.ARP(1, macOf("1web"), web, addr("10.0.2.1")),
-		"an address that nobody has":          packettest.ARP(1, macOf("1web"), web, addr("10.0.1.99")),
+		"an address that no interface has":    packettest.ARP(1, macOf("1web"), web, addr("10.0.1.99")),
 		"an address of another network":       packettest.ARP(1, macOf("1web"), web, addr("10.10.0.4")),
 		"an address of the world":             packettest.ARP(1, macOf("1web"), web, laptop),
 		"a public address of an interface":    packettest.ARP(1, macOf("1web"), web, addr("198.18.1.20")),
@@ -67,9 +67,9 @@ func TestARPIsSilentWhereItMustBe(t *testing.T) {
 	}
 }
 
-// TestWhatTheNetworkHasNotStaysInside: an address of the network that nobody has, a public one
+// TestUnusedAddressesStayInside: an unused address of the network, a public one
 // that is not leased and a link-local one never leave by the uplink.
-func TestWhatTheNetworkHasNotStaysInside(t *testing.T) {
+func TestUnusedAddressesStayInside(t *testing.T) {
 	b := newBed(t)
 	for _, dst := range []string{"10.10.9.9", "10.255.255.254", "198.18.9.9", "169.254.169.254", "169.254.1.1"} {
 		b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr(dst), 1, 80)), "web", verdict.NoRoute)
@@ -80,9 +80,9 @@ func TestWhatTheNetworkHasNotStaysInside(t *testing.T) {
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), laptop, 1, 80)), "uplink", verdict.Forward)
 }
 
-// TestUplinkThatIsNoneAnyMorePassesNothing: of two ports to the world one is the uplink, or
+// TestFormerUplinkPassesNothing: of two ports to the world one is the uplink, or
 // none.
-func TestUplinkThatIsNoneAnyMorePassesNothing(t *testing.T) {
+func TestFormerUplinkPassesNothing(t *testing.T) {
 	b := newBed(t)
 	b.rules("web", permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
 	in := outside(template(6, laptop, addr("198.18.0.4"), 1, 80))
@@ -100,8 +100,8 @@ func TestUplinkThatIsNoneAnyMorePassesNothing(t *testing.T) {
 	b.expect("other", in, "other", verdict.NotReady)
 }
 
-// TestUplinkTakesWhatIsForItAlone: not what is for all of the segment, or for others there.
-func TestUplinkTakesWhatIsForItAlone(t *testing.T) {
+// TestUplinkTakesItsOwnMACOnly: not what is for all of the segment, or for others there.
+func TestUplinkTakesItsOwnMACOnly(t *testing.T) {
 	b := newBed(t)
 	b.rules("web", anyIn())
 	by := func(mac packet.MAC, dst string) []byte {
@@ -121,9 +121,9 @@ func TestUplinkTakesWhatIsForItAlone(t *testing.T) {
 	b.expect("uplink", by(upMAC, "198.18.0.4"), "web", verdict.Forward)
 }
 
-// TestUplinkAnswersForItsOwnAlone: ARP for public addresses of interfaces that are here and
+// TestUplinkAnswersForOwnInstancesOnly: ARP for public addresses of interfaces that are here and
 // have their rules.
-func TestUplinkAnswersForItsOwnAlone(t *testing.T) {
+func TestUplinkAnswersForOwnInstancesOnly(t *testing.T) {
 	b := newBed(t)
 	b.tunnel(1406) // 198.18.0.7 is at another node
 	asks := func(operation uint16, target string) []byte {
@@ -144,7 +144,7 @@ func TestUplinkAnswersForItsOwnAlone(t *testing.T) {
 }
 
 // TestCutConnectionStaysCut: both ends keep on sending, and rules that admit something else
-// change; whoever sends first, nothing passes and each packet is counted as revoked.
+// change; whichever end sends first, nothing passes and each packet is counted as revoked.
 func TestCutConnectionStaysCut(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
 		b := newVPCBed(t)
@@ -242,9 +242,9 @@ func TestErrorsThatNeverPass(t *testing.T) {
 	b.expect("web", out(packet.ICMPUnreachable, packettest.Build(template(6, stranger, web, 40000, 80))), "web", verdict.NoConnection)
 }
 
-// TestAddressThatMovedIsItsNextOwners: who gives up an address that another has by now takes
+// TestMovedAddressStaysWithItsNewOwner: who gives up an address that another has by now takes
 // nothing away, be it private, public or the MAC that it forwards by.
-func TestAddressThatMovedIsItsNextOwners(t *testing.T) {
+func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	old := b.owners["3nat"]
@@ -265,6 +265,6 @@ func TestAddressThatMovedIsItsNextOwners(t *testing.T) {
 	s = b.sw.Snapshot()
 	n, _ = s.Network(ours)
 	if n.Find(old.Address) != nil || s.Public(old.Public) != nil || n.unchecked[old.MAC] != nil {
-		t.Error("somebody has what its owner gave up")
+		t.Error("an interface has what its owner gave up")
 	}
 }

@@ -15,7 +15,7 @@ func TestThreatsReachNoKernel(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	field := packettest.Field{
 		Attacker: packettest.Host{MAC: attackerMAC, Addr: attackerIP}, Victim: packettest.Host{MAC: victimMAC, Addr: victimIP},
-		Gateway: packettest.Host{MAC: GatewayMAC, Addr: addr("10.0.0.1")}, Member: packettest.Host{MAC: macOf("lone"), Addr: addr("10.10.0.6")}, Nobody: addr("10.10.9.9"), Open: 22,
+		Gateway: packettest.Host{MAC: GatewayMAC, Addr: addr("10.0.0.1")}, Member: packettest.Host{MAC: macOf("lone"), Addr: addr("10.10.0.6")}, Unused: addr("10.10.9.9"), Open: 22,
 	}
 	e := w.sw.Edit(2)
 	e.AddEndpoint(1, &Endpoint{Epoch: 9, Address: field.Member.Addr, MAC: field.Member.MAC, Node: 2})

@@ -21,7 +21,7 @@ func onField(t *testing.T) (*bed, packettest.Field) {
 	}
 	return b, packettest.Field{
 		Attacker: host("web"), Victim: host("app"), Member: host("lone"),
-		Gateway: packettest.Host{MAC: GatewayMAC, Addr: addr("10.0.0.1")}, Nobody: addr("10.10.9.9"), Open: 22,
+		Gateway: packettest.Host{MAC: GatewayMAC, Addr: addr("10.0.0.1")}, Unused: addr("10.10.9.9"), Open: 22,
 	}
 }
 
@@ -34,9 +34,9 @@ func isFate(want, in, victim, at string, v verdict.Verdict) bool {
 	return v.String() == name && at == in
 }
 
-// TestThreatsReachNobodyOnOneNode sends each frame of the corpus from one instance to another
+// TestThreatsAreDroppedOnOneNode sends each frame of the corpus from one instance to another
 // of the same node. No device is written to, the attacker's own included.
-func TestThreatsReachNobodyOnOneNode(t *testing.T) {
+func TestThreatsAreDroppedOnOneNode(t *testing.T) {
 	b, field := onField(t)
 	all := packettest.Threats(field)
 	for _, threat := range all {
@@ -55,10 +55,10 @@ func TestThreatsReachNobodyOnOneNode(t *testing.T) {
 	b.expect("web", b.of("web", template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)), "app", verdict.Forward)
 }
 
-// TestThreatsReachNobodyAcrossNodes: the attacker's node is taken over. It checks nothing, and
+// TestThreatsAreDroppedAcrossNodes: the attacker's node is taken over. It checks nothing, and
 // seals every frame of the corpus in the name of each interface that it has or would like to
 // have.
-func TestThreatsReachNobodyAcrossNodes(t *testing.T) {
+func TestThreatsAreDroppedAcrossNodes(t *testing.T) {
 	b, field := onField(t)
 	b.tunnel(1406)
 	field.Attacker = packettest.Host{MAC: macOf("far"), Addr: addr("10.10.0.7")}

@@ -24,7 +24,7 @@ func TestEveryThreatHasItsProof(t *testing.T) {
 	host := func(n byte) packettest.Host {
 		return packettest.Host{MAC: packet.MAC{2, 0, 0, 0, 0, n}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, n})}
 	}
-	for _, threat := range packettest.Threats(packettest.Field{Gateway: host(1), Attacker: host(2), Victim: host(3), Member: host(4), Nobody: host(5).Addr, Open: 22}) {
+	for _, threat := range packettest.Threats(packettest.Field{Gateway: host(1), Attacker: host(2), Victim: host(3), Member: host(4), Unused: host(5).Addr, Open: 22}) {
 		corpus[threat.ID] = true
 	}
 	row := regexp.MustCompile(`(?m)^\| (T\d\d) \|(.*)\|$`)

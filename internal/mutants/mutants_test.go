@@ -141,7 +141,7 @@ func TestMutantsThatAreWrongAreRefused(t *testing.T) {
 	with := func(change func(m *Mutant)) *Mutant { m := good; change(&m); return &m }
 	for want, m := range map[string]*Mutant{
 		"declares gone 0 times": with(func(m *Mutant) { m.In = "gone" }),
-		"has 0 times":           with(func(m *Mutant) { m.Old = "return nobody" }),
+		"has 0 times":           with(func(m *Mutant) { m.Old = "return gone" }),
 		"has 2 times":           with(func(m *Mutant) { m.Old = "return" }),
 		"changes nothing":       with(func(m *Mutant) { m.New = m.Old }),
 	} {

@@ -115,9 +115,9 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 }
 
 // TestNothingIsEnforcedThatIsNotMarked: the mark comes first. If it cannot be written, by a
-// full disk or a crash in between, the switch still goes by what it went by, so that a node
-// that restarts never goes by less than it has enforced; nor does it by an older state than
-// the mark names.
+// full disk or a crash in between, the switch keeps the state it has, so that a node that
+// restarts never enforces less than it has enforced before. Nor does it take an older state
+// than the mark names.
 func TestNothingIsEnforcedThatIsNotMarked(t *testing.T) {
 	d := newDrawing(t)
 	plane := d.node.plane
@@ -125,7 +125,7 @@ func TestNothingIsEnforcedThatIsNotMarked(t *testing.T) {
 	unchanged := func(what string, err error) {
 		t.Helper()
 		if got := d.node.sw.Snapshot().Generation; err == nil || got != enforced || plane.enforced() != enforced || plane.mark.index != enforced {
-			t.Errorf("%s: %v; the switch goes by %d, settled is %d, and the mark is at %d; want an error and %d", what, err, got, plane.settled.Load(), plane.mark.index, enforced)
+			t.Errorf("%s: %v; the switch enforces %d, settled is %d, and the mark is at %d; want an error and %d", what, err, got, plane.settled.Load(), plane.mark.index, enforced)
 		}
 	}
 	path := plane.mark.path

@@ -66,7 +66,7 @@ func TestOddOptionsAreRefused(t *testing.T) {
 		refused(t, "IP options, "+name, withOptions(options...), verdict.BadLength)
 		refused(t, "TCP options, "+name, withTCP(options...), verdict.BadTCP)
 	}
-	// What begins like a source route is one wherever the walk meets it, and is none within
+	// What begins like a source route is one wherever the walk meets it, and not within
 	// another option or behind the end of the list.
 	refused(t, "source route behind another option", withOptions(7, 3, 4, 131, 3, 4, 0, 0), verdict.SourceRoute)
 	decode(t, withOptions(7, 4, 4, 131))
@@ -153,9 +153,9 @@ func TestSetsOfFlagsAreThoseOfTCP(t *testing.T) {
 	}
 }
 
-// TestOddQuotesAreNone: an ICMP error is related to nothing by a quote that is cut, is no
+// TestOddQuotesAreIgnored: an ICMP error is related to nothing by a quote that is cut, is no
 // IPv4, is a later fragment, or comes in fragments itself.
-func TestOddQuotesAreNone(t *testing.T) {
+func TestOddQuotesAreIgnored(t *testing.T) {
 	build := func(change func(b []byte) []byte) []byte {
 		b := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("0123456789")), packet.MAC{2}, packet.MAC{4})
 		b = change(b)

@@ -124,7 +124,7 @@ func TestOptionsOfANodeMoveNothing(t *testing.T) {
 }
 
 // TestTrainEndsWhereTheBufferDoes: datagrams that go on with each other for longer than any
-// frame can be, from a node that cuts what nobody may cut.
+// frame can be, from a node that ignores DF.
 func TestTrainEndsWhereTheBufferDoes(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
@@ -214,7 +214,7 @@ func TestPeerThatChangesDuringAnExchange(t *testing.T) {
 	}
 }
 
-// TestNothingPassesOnceARevocationIsEnforced: under load, and whoever sends. From the moment
+// TestNothingPassesOnceARevocationIsEnforced: under load, from one node and from another. From the moment
 // that a node says that it enforces the change, no packet of a new flow is delivered.
 func TestNothingPassesOnceARevocationIsEnforced(t *testing.T) {
 	for _, from := range []string{"web", "lone"} { // to the app, which is at another node, and to the web beside it

@@ -52,7 +52,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 	host := func(name, ip string) packettest.Host { return packettest.Host{MAC: macOf(name), Addr: addr(ip)} }
 	all := packettest.Threats(packettest.Field{
 		Attacker: host("web", "10.10.0.4"), Victim: host("app", "10.10.0.5"), Member: host("lone", "10.10.0.6"),
-		Gateway: packettest.Host{MAC: vswitch.GatewayMAC, Addr: addr("10.0.0.1")}, Nobody: addr("10.10.9.9"), Open: 22,
+		Gateway: packettest.Host{MAC: vswitch.GatewayMAC, Addr: addr("10.0.0.1")}, Unused: addr("10.10.9.9"), Open: 22,
 	})
 	app := n2.ports["app"]
 	for _, threat := range all {

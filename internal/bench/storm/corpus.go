@@ -57,7 +57,7 @@ func field(me, host Host) packettest.Field {
 	at := func(h Host) packettest.Host { return packettest.Host{MAC: h.MAC, Addr: h.Address} }
 	return packettest.Field{
 		Attacker: at(me), Victim: at(host), Member: packettest.Host{MAC: packet.MAC{2, 0, 0, 0, 0, 9}, Addr: host.Address.Next()},
-		Gateway: packettest.Host{MAC: host.MAC, Addr: netip.MustParseAddr("10.0.0.1")}, Nobody: netip.MustParseAddr("10.10.9.9"), Open: 22,
+		Gateway: packettest.Host{MAC: host.MAC, Addr: netip.MustParseAddr("10.0.0.1")}, Unused: netip.MustParseAddr("10.10.9.9"), Open: 22,
 	}
 }
 

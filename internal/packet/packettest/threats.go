@@ -17,13 +17,13 @@ type Host struct {
 
 // A Field is where the frames of Threats are sent. All hosts are of one subnet, whose gateway
 // has an address in it. The victim admits TCP to the port Open from everywhere, and nothing
-// else. Nobody else is there.
+// else. There are no other hosts.
 type Field struct {
 	Attacker, Victim, Gateway Host
 	// Member is an interface on the victim's node that the attacker would like to be.
 	Member Host
-	// Nobody is an address of the network that nobody has.
-	Nobody netip.Addr
+	// Unused is an address of the network that no interface has.
+	Unused netip.Addr
 	Open   uint16
 }
 
@@ -250,7 +250,7 @@ func (c *corpus) identities() {
 		id, name string
 		mac      packet.MAC
 	}{
-		{"T21", "a MAC that nobody has", packet.MAC{2, 9, 9, 9, 9, 9}}, {"T21", "the gateway's MAC", c.Gateway.MAC}, {"T22", "the victim's MAC", c.Victim.MAC},
+		{"T21", "a MAC that no interface has", packet.MAC{2, 9, 9, 9, 9, 9}}, {"T21", "the gateway's MAC", c.Gateway.MAC}, {"T22", "the victim's MAC", c.Victim.MAC},
 		{"T23", "a group's MAC", packet.MAC{1, 0, 0x5e, 0, 0, 1}}, {"T23", "the broadcast MAC", packet.MAC{255, 255, 255, 255, 255, 255}}, {"T23", "the zero MAC", packet.MAC{}},
 	} {
 		b := c.syn()
@@ -263,7 +263,7 @@ func (c *corpus) identities() {
 		c.add("T24", "from address and MAC of "+name, c.by(h.MAC, h.Addr), "spoofed-mac", foreign)
 		c.add("T24", "from the MAC of "+name, c.by(h.MAC, own), "spoofed-mac", foreign)
 	}
-	c.add("T24", "from an address that nobody has", c.by(c.Attacker.MAC, c.Nobody), "spoofed-ip", foreign)
+	c.add("T24", "from an address that no interface has", c.by(c.Attacker.MAC, c.Unused), "spoofed-ip", foreign)
 	c.add("T25", "LAND: from the victim's own address", c.by(c.Attacker.MAC, c.Victim.Addr), "spoofed-ip", foreign)
 	for _, ip := range []string{"127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "169.254.1.1", "203.0.113.25", "198.18.9.9"} {
 		c.add("T25", "from "+ip, c.by(c.Attacker.MAC, netip.MustParseAddr(ip)), "spoofed-ip", foreign)
@@ -283,7 +283,7 @@ func (c *corpus) arp() {
 	for _, to := range []packet.MAC{broadcast, c.Victim.MAC} {
 		c.add("T26", "ARP reply that the gateway is here", arp(2, mine(c.Gateway.Addr), c.Victim.Addr, to), spoofed, foreign)
 		c.add("T26", "ARP reply that another is here", arp(2, mine(c.Member.Addr), c.Victim.Addr, to), spoofed, foreign)
-		c.same("T26", "ARP reply that nobody asked for", arp(2, mine(c.Attacker.Addr), c.Victim.Addr, to), ignored)
+		c.same("T26", "unasked ARP reply", arp(2, mine(c.Attacker.Addr), c.Victim.Addr, to), ignored)
 		c.add("T27", "ARP request in the gateway's name", arp(1, mine(c.Gateway.Addr), c.Victim.Addr, to), spoofed, foreign)
 		c.add("T27", "ARP request in the victim's name", arp(1, mine(c.Victim.Addr), c.Victim.Addr, to), spoofed, foreign)
 		c.same("T27", "gratuitous ARP", arp(1, mine(c.Attacker.Addr), c.Attacker.Addr, to), ignored)
@@ -305,7 +305,7 @@ func (c *corpus) arp() {
 	reverse := arp(3, mine(c.Attacker.Addr), c.Gateway.Addr, broadcast)
 	reverse[12], reverse[13] = 0x80, 0x35
 	c.same("T28", "reverse ARP", reverse, "not-ip")
-	c.same("T29", "ARP for an address that nobody has", arp(1, mine(c.Attacker.Addr), c.Nobody, broadcast), ignored)
+	c.same("T29", "ARP for an address that no interface has", arp(1, mine(c.Attacker.Addr), c.Unused, broadcast), ignored)
 }
 
 // ip6 is a frame of IPv6 with a payload behind its header.
@@ -406,11 +406,11 @@ func (c *corpus) manyReceivers() {
 	}
 	c.add("T41", "the victim's address to all", to(tcp, c.Open, broadcast, ""), "not-unicast", "wrong-mac")
 	c.add("T41", "the victim's address to a group", to(tcp, c.Open, group(1), ""), "not-unicast", "wrong-mac")
-	c.same("T42", "an address that nobody has", to(tcp, c.Open, c.Gateway.MAC, c.Nobody.String()), "no-route")
-	c.same("T42", "the victim's MAC, an address that nobody has", to(tcp, c.Open, c.Victim.MAC, c.Nobody.String()), "no-route")
+	c.same("T42", "an address that no interface has", to(tcp, c.Open, c.Gateway.MAC, c.Unused.String()), "no-route")
+	c.same("T42", "the victim's MAC, an address that no interface has", to(tcp, c.Open, c.Victim.MAC, c.Unused.String()), "no-route")
 	c.same("T42", "the victim's MAC, another's address", to(tcp, c.Open, c.Victim.MAC, c.Member.Addr.String()), "wrong-mac")
 	c.same("T42", "the victim's address, another's MAC", to(tcp, c.Open, c.Member.MAC, ""), "wrong-mac")
-	c.same("T42", "the victim's address, a MAC that nobody has", to(tcp, c.Open, packet.MAC{2, 9, 9, 9, 9, 9}, ""), "wrong-mac")
+	c.same("T42", "the victim's address, a MAC that no interface has", to(tcp, c.Open, packet.MAC{2, 9, 9, 9, 9, 9}, ""), "wrong-mac")
 	c.add("T42", "the gateway itself", to(tcp, c.Open, c.Gateway.MAC, c.Gateway.Addr.String()), "gateway-local", "no-route")
 	c.same("T42", "loopback", to(tcp, c.Open, c.Victim.MAC, "127.0.0.1"), "no-route")
 	c.all[len(c.all)-1].Here = "not-unicast"
