@@ -30,7 +30,7 @@ type Mutant struct {
 	New     string // what stands there instead
 	Why     string // what is possible without the check
 	Tests   string // directory of the test's package
-	Test    string
+	Test    string // or one subtest of it, TestName/sub
 }
 
 // Read reads the mutants in a file of testdata. The file begins with
@@ -44,7 +44,7 @@ type Mutant struct {
 //	in: (*Type).Method
 //	- text that is replaced
 //	+ text that replaces it
-//	test: [DIRECTORY] TestName
+//	test: [DIRECTORY] TestName[/sub]
 func Read(path string) ([]*Mutant, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -125,7 +125,7 @@ func (m *Mutant) compile(t *testing.T, flags ...string) (string, error) {
 func (m *Mutant) run(binary string) (out string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), testTime+10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.run", "^"+m.Test+"$", "-test.timeout", testTime.String())
+	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.run", "^"+strings.ReplaceAll(m.Test, "/", "$/^")+"$", "-test.timeout", testTime.String())
 	cmd.Dir, cmd.WaitDelay = filepath.Join(root, m.Tests), time.Second
 	cmd.Env = append(os.Environ(), "CI=true") // where a test that cannot run fails
 	b, err := cmd.CombinedOutput()
