@@ -66,7 +66,10 @@ func TestInstanceOfAnEarlierReleaseBootsWithItsOwnIDs(t *testing.T) {
 		f := strings.Fields(string(mapped))
 		return len(f) == 3 && f[1] != "0" && init.Alive()
 	})
+	w.until("its services listen", func() bool {
+		_, err := w.in(w.namespace(peer), "ncat", "-z", "-w", "1", address, "80")
+		return err == nil
+	})
 	w.await(id, ec2.Running)
 	w.reaches(w.of(peer), address, true, "rebooted")
-	w.connects(w.of(peer), address, 80, true, "rebooted")
 }
