@@ -54,7 +54,7 @@ fuzz: ## every door for bytes
 	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
 
 mutants: setup ## takes each check of the data path out, and wants its test to fail; ONLY=switch/ for some
-	CI=true go test -tags mutants -count=1 -timeout 30m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
+	CI=true go test -tags mutants -count=1 -timeout 60m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
 
 soak: setup-clients setup-rivals build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
 	CI=true go test -tags soak -count=1 -timeout 75m -run Soak -v ./scenarios
