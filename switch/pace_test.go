@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"palisade/ec2"
 	"palisade/internal/verdict"
 )
@@ -141,5 +143,66 @@ func TestSharesAreOfTime(t *testing.T) {
 		if waits > int(maxDebt/turnTime) {
 			t.Fatal("the debt is not bounded")
 		}
+	}
+}
+
+// TestFramesThatGoNowhereGetAFifth of a poller, also when no other port waits: an instance
+// whose queue is always full of them leaves the processor to its neighbours. What it sends
+// that arrives is not held back.
+func TestFramesThatGoNowhereGetAFifth(t *testing.T) {
+	handled := func(rules ...ec2.Rule) (part float64, vain uint64) {
+		b := newBed(t)
+		b.rules("app", rules...)
+		frame := b.datagram("10.10.0.5", 1)
+		queue := make([][]byte, 1<<20)
+		for i := range queue {
+			queue[i] = frame
+		}
+		web := b.devices["web"]
+		web.queue = queue
+		_, _ = unix.Write(web.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // readable from now on
+		p := b.ports["web"].poller
+		var events [8]unix.EpollEvent
+		var worked time.Duration
+		began := monotonic()
+		for monotonic() < began+300*time.Millisecond && len(web.queue) > 1000 {
+			p.wakeRested(monotonic())
+			if n := epollNow(p.epoll, events[:]); n > 0 {
+				at := monotonic()
+				worked += p.round(events[:n]) - at
+			}
+		}
+		return float64(worked) / float64(monotonic()-began), b.ports["app"].Counters().Verdicts[verdict.NoRule]
+	}
+	if part, vain := handled(); part > 0.3 || part < 0.05 || vain == 0 {
+		t.Errorf("frames that go nowhere take %.0f %% of the poller, want a fifth; %d of them did", 100*part, vain)
+	}
+	if part, _ := handled(permit(ec2.UDP, 53, 60, "0.0.0.0/0")); part < 0.7 {
+		t.Errorf("frames that arrive are given %.0f %% of the poller", 100*part)
+	}
+}
+
+// TestRestOfARemovedPortEnds: its descriptor may be another port's by then.
+func TestRestOfARemovedPortEnds(t *testing.T) {
+	b := newBed(t)
+	p := b.ports["web"].poller
+	now := monotonic()
+	p.rest(b.ports["web"], now+time.Second)
+	if left := p.restLeft(now); left < 999 || left > 1001 {
+		t.Errorf("the rest of a second ends in %d ms", left)
+	}
+	p.wakeRested(now)
+	if len(p.resting) != 1 {
+		t.Error("a rest ended at once")
+	}
+	e := b.sw.Edit(b.generation)
+	e.Detach(b.ports["web"])
+	b.sw.Publish(e)
+	if err := b.sw.RemovePort(b.ports["web"]); err != nil {
+		t.Fatal(err)
+	}
+	p.wakeRested(now + time.Second)
+	if len(p.resting) != 0 || p.restLeft(now) != -1 {
+		t.Errorf("%d rests are left", len(p.resting))
 	}
 }

@@ -61,6 +61,10 @@ func (f *frame) receive(in *Port, n int) {
 	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
 	f.batch.current, f.pkt.Segments = n, 0
 	at, v := f.forward(f.buffer[:n])
+	f.batch.fates++
+	if v != verdict.Forward {
+		f.batch.vain++
+	}
 	// What was joined and then refused by Decode is still as many packets.
 	at.count(v, max(f.pkt.Segments, uint32(f.batch.group)))
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,8 @@ type poller struct {
 	wake   int // an eventfd that ends the wait
 	alert  alert
 	frame  *frame // what is on its way
+
+	resting []rest // ports that are not looked at for a while
 
 	state   atomic.Uint64 // idle, loading, or generation + 1
 	batch   atomic.Uint64 // how many batches were begun
@@ -137,6 +140,47 @@ func (p *poller) enforced() uint64 {
 	}
 }
 
+// A rest is a port's that is not watched until then.
+type rest struct {
+	descriptor int
+	until      time.Duration
+}
+
+// rest stops watching a port until then. One that is removed meanwhile is not watched again,
+// because its descriptor is not in the epoll any more.
+func (p *poller) rest(port *Port, until time.Duration) {
+	p.watch(port.end.FD(), 0)
+	p.resting = append(p.resting, rest{port.end.FD(), until})
+}
+
+// wakeRested watches again the ports whose rest has ended.
+func (p *poller) wakeRested(now time.Duration) {
+	p.resting = slices.DeleteFunc(p.resting, func(r rest) bool {
+		if now < r.until {
+			return false
+		}
+		p.watch(r.descriptor, unix.EPOLLIN)
+		return true
+	})
+}
+
+func (p *poller) watch(descriptor int, events uint32) {
+	event := unix.EpollEvent{Events: events, Fd: int32(descriptor)}
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, descriptor, &event) // it may be gone
+}
+
+// restLeft is when the first rest ends, in milliseconds from now; -1 if no port rests.
+func (p *poller) restLeft(now time.Duration) int {
+	if len(p.resting) == 0 {
+		return -1
+	}
+	first := p.resting[0].until
+	for _, r := range p.resting {
+		first = min(first, r.until)
+	}
+	return int(max(0, first-now+time.Millisecond-1) / time.Millisecond)
+}
+
 // runPoll is the poller's goroutine.
 func (p *poller) runPoll() {
 	// Its system calls do not tell the scheduler of goroutines, and its priority is not for
@@ -162,6 +206,9 @@ func (p *poller) round(readable []unix.EpollEvent) time.Duration {
 	p.state.Store(snapshot.Generation + 1)
 	now := monotonic()
 	p.alert.worked(now)
+	if len(p.resting) > 0 {
+		p.wakeRested(now)
+	}
 	ports := *p.ports.Load()
 	var first *Port // of those in debt, who owes least
 	served := false
@@ -192,6 +239,11 @@ func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Du
 		p.frame.suspect = suspectWrites
 	}
 	port.share.charge(end - now)
+	if b := &p.frame.batch; b.vain > 0 && port.kind == InstancePort {
+		if long := port.share.chargeVain((end-now)*time.Duration(b.vain)/time.Duration(b.fates), end); long > 0 {
+			p.rest(port, end+long)
+		}
+	}
 	return end
 }
 
@@ -207,14 +259,18 @@ func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 		if n := epollNow(p.epoll, events); n > 0 {
 			return n
 		}
-		if monotonic()-lastWork > spinFor {
+		now := monotonic()
+		if len(p.resting) > 0 {
+			p.wakeRested(now)
+		}
+		if now-lastWork > spinFor {
 			break
 		}
 		// Whoever is to consume the frame may be waiting for this processor.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	p.alert.sleeps(lastWork)
-	n, err := unix.EpollWait(p.epoll, events, -1)
+	n, err := unix.EpollWait(p.epoll, events, p.restLeft(monotonic()))
 	if err != nil {
 		return 0 // EINTR
 	}
@@ -232,6 +288,7 @@ func (p *poller) drain(f *frame, port *Port) {
 		err = f.batch.read(f.memory)
 		if port.shut.Load() {
 			port.count(shutPort(), uint32(f.batch.n))
+			f.batch.fates, f.batch.vain = f.batch.fates+f.batch.n, f.batch.vain+f.batch.n
 			continue
 		}
 		if !p.sw.relay {

@@ -11,6 +11,10 @@ const (
 	// maxDebt bounds how long a port waits for the others. A turn may be long through no
 	// fault of the port: another process had the processor.
 	maxDebt = 16 * turnTime
+	// vainShare is the part of a poller's time that the frames of an instance may take which
+	// go nowhere: one of so many. vainBurst of it may come at once; then the port rests.
+	vainShare = 5
+	vainBurst = 400 * time.Microsecond
 	// checkEvery is how many frames of a batch are carried between two looks at the clock.
 	checkEvery = 8
 )
@@ -23,6 +27,22 @@ const (
 type share struct {
 	credit time.Duration
 	frames int // of the next turn at the most; 0: a whole batch
+
+	vain   time.Duration // spent on frames that went nowhere, beyond what was allowed
+	vainAt time.Duration // when that was so
+}
+
+// chargeVain takes what was spent, until now, on frames that went nowhere. It returns how
+// long the port has to rest. Its queue fills meanwhile, and the kernel drops what comes then
+// at the expense of the sender, who would else have the node work for nothing whenever no
+// other port waits, on processors that its neighbours could use.
+func (s *share) chargeVain(took, now time.Duration) (rest time.Duration) {
+	s.vain = max(0, s.vain-(now-s.vainAt)/vainShare) + took
+	s.vainAt = now
+	if s.vain <= vainBurst {
+		return 0
+	}
+	return s.vain * vainShare
 }
 
 // grant gives the port its time for one round and reports whether it may have a turn.

@@ -220,7 +220,12 @@ func (s *Switch) Step() bool {
 	worked := false
 	var events [64]unix.EpollEvent
 	for _, p := range s.pollers {
-		if n := epollNow(p.epoll, events[:]); n > 0 {
+		n := epollNow(p.epoll, events[:])
+		for n == 0 && len(p.resting) > 0 { // it has something to say, later
+			p.wakeRested(monotonic())
+			n = epollNow(p.epoll, events[:])
+		}
+		if n > 0 {
 			p.round(events[:n])
 			worked = true
 		}
