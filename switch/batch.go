@@ -52,6 +52,7 @@ type waiting struct {
 }
 
 func (b *batch) begin(port *Port, now time.Duration) {
+	failpoint.Reach()
 	b.port, b.frames, b.bytes, b.limit = port, 0, 0, port.share.limit()
 	b.n, b.open, b.group, b.current = 0, 0, 0, 0
 	b.began, b.checked, b.unchecked, b.spent = now, now, 0, false
