@@ -68,10 +68,10 @@ func (f *frame) carried(packets int) {
 		return
 	}
 	now := monotonic()
-	if now-b.checked > longTurn {
+	if now-b.checked > fullTurn {
 		f.suspect = suspectWrites
 	}
-	b.spent = now-b.began > 2*turnTime
+	b.spent = now-b.began > fullTurn
 	b.checked, b.unchecked = now, 0
 }
 

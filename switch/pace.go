@@ -12,12 +12,17 @@ import (
 )
 
 const (
-	// slowWrite is what a write to an instance's device may cost: fifty times the usual.
-	slowWrite = 100 * time.Microsecond
-	// slowEvery and slowShare bound how often a slow port is written to: once in that time,
-	// and for a tenth of the poller's time.
-	slowEvery = 10 * time.Millisecond
+	// slowWrite is what a write to an instance's device may cost, ten times the usual. Each of
+	// its bytes and packets may cost something besides: who sends them chooses how many there
+	// are, and must not make the receiver's port slow.
+	slowWrite  = 25 * time.Microsecond
+	slowByte   = time.Nanosecond
+	slowPacket = 3 * time.Microsecond
+	// slowShare is the part of the poller's time for which a slow port is written to: one of
+	// so many. A write of verySlow and more is made once in slowEvery at the most.
 	slowShare = 10
+	verySlow  = 100 * time.Microsecond
+	slowEvery = 10 * time.Millisecond
 	// watchFor is how long each write to a port is timed after the last slow one.
 	watchFor = time.Minute
 	// suspectWrites is how many writes are timed, to whatever port, after some frames took
@@ -41,7 +46,7 @@ const (
 type pace struct {
 	watch atomic.Int64 // writes are timed until then; 0: they are not
 	next  atomic.Int64 // no write before
-	cost  atomic.Int64 // of a write, on average
+	cost  atomic.Int64 // of a write beyond the usual, on average
 }
 
 // beginWrite reports whether a frame may be written to a port now. begin is for endWrite.
@@ -60,23 +65,29 @@ func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
 }
 
 // endWrite accounts for a write that was timed.
-func (f *frame) endWrite(to *Port, begin time.Duration) {
+func (f *frame) endWrite(to *Port, begin time.Duration, bytes, packets int) {
 	if begin != 0 {
-		to.pace.took(threadTime()-begin, monotonic())
+		usual := time.Duration(bytes)*slowByte + time.Duration(packets)*slowPacket
+		to.pace.took(threadTime()-begin, usual, monotonic())
 	}
 }
 
 // overShare is the verdict of a frame to a slow port whose next write is not due.
 func (f *frame) overShare() verdict.Verdict { return verdict.OverShare }
 
-// took records what a write cost. Three slow ones behind each other make a port slow, and a
+// took records what a write cost, and what its bytes and packets may cost. Three slow ones behind each other make a port slow, and a
 // few quick ones quick again.
-func (p *pace) took(cost, now time.Duration) {
-	average := (3*time.Duration(p.cost.Load()) + min(cost, 2*slowWrite)) / 4
+func (p *pace) took(cost, usual, now time.Duration) {
+	beyond := max(0, cost-usual)
+	average := (3*time.Duration(p.cost.Load()) + min(beyond, 2*slowWrite)) / 4
 	p.cost.Store(int64(average))
 	switch {
 	case average > slowWrite:
-		p.next.Store(int64(now + max(slowEvery, slowShare*cost)))
+		pause := slowShare * cost
+		if cost >= verySlow {
+			pause = max(pause, slowEvery)
+		}
+		p.next.Store(int64(now + pause))
 		p.watch.Store(int64(now + watchFor))
 	case int64(now) > p.watch.Load():
 		p.watch.Store(0)

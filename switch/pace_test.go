@@ -72,33 +72,42 @@ func TestSlowPortCostsOthersLittle(t *testing.T) {
 // TestPaceIsOfThePortThatIsSlow: one slow write makes no port slow, nor does a thread that had
 // to wait.
 func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var p pace
-	p.took(time.Second, time.Second)
+	p.took(time.Second, 0, time.Second)
 	if p.next.Load() != 0 {
 		t.Error("one slow write makes the port slow")
 	}
 	for range 20 {
-		p.took(20*time.Microsecond, time.Second)
+		p.took(5*time.Microsecond, 0, time.Second)
 	}
 	for i := range 1000 {
-		cost := 20 * time.Microsecond
+		cost := 5 * time.Microsecond
 		if i%4 == 0 {
 			cost = time.Second
 		}
-		p.took(cost, time.Second)
+		p.took(cost, 0, time.Second)
 	}
 	if p.next.Load() != 0 {
 		t.Error("one slow write of four makes the port slow")
 	}
 	for range 3 {
-		p.took(time.Millisecond, time.Second)
+		p.took(time.Millisecond, 0, time.Second)
 	}
 	if got := time.Duration(p.next.Load()); got != time.Second+slowEvery {
 		t.Errorf("three slow writes: the next one is due at %v, want %v", got, time.Second+slowEvery)
 	}
-	p.took(7*time.Millisecond, time.Second)
+	p.took(7*time.Millisecond, 0, time.Second)
 	if got := time.Duration(p.next.Load()); got != time.Second+slowShare*7*time.Millisecond {
 		t.Errorf("the next write is due at %v, want %v", got, time.Second+slowShare*7*time.Millisecond)
+	}
+	var large pace
+	for range 100 {
+		large.took(80*time.Microsecond, 65_000*slowByte, time.Second)
+	}
+	if large.next.Load() != 0 {
+		t.Error("writes of 64 KiB that take 80 us make the port slow")
 	}
 	before := threadTime()
 	time.Sleep(20 * time.Millisecond)

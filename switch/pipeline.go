@@ -242,7 +242,7 @@ func (f *frame) write(to *Port) verdict.Verdict {
 		f.plain = to
 		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
 	}
-	f.endWrite(to, begin)
+	f.endWrite(to, begin, f.pkt.Len, int(f.pkt.Segments))
 	if err == nil {
 		to.txFrames.Add(1)
 		to.txBytes.Add(uint64(f.pkt.Len))

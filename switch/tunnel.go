@@ -162,7 +162,7 @@ func (f *frame) tellSize(a *Attachment, mtu int) {
 	}
 	f.plain = f.in
 	err := f.emitPlain(answer)
-	f.endWrite(f.in, begin)
+	f.endWrite(f.in, begin, len(answer), 1)
 	if err == nil { // lost, it is as any ICMP may be
 		f.in.txFrames.Add(1)
 		f.in.txBytes.Add(uint64(len(answer)))
