@@ -68,10 +68,10 @@ func (f *frame) carried(packets int) {
 		return
 	}
 	now := monotonic()
-	if now-b.checked > fullTurn {
+	if now-b.checked > longTurn {
 		f.suspect = suspectWrites
 	}
-	b.spent = now-b.began > fullTurn
+	b.spent = now-b.began > 2*turnTime
 	b.checked, b.unchecked = now, 0
 }
 

@@ -12,16 +12,17 @@ import (
 )
 
 const (
-	// slowWrite is what a write to an instance's device may cost, ten times the usual. Each of
-	// its bytes and packets may cost something besides: who sends them chooses how many there
-	// are, and must not make the receiver's port slow.
-	slowWrite  = 25 * time.Microsecond
+	// slowWrite is what a write to an instance's device may cost, fifty times the usual. Each
+	// of its bytes and packets may cost something besides: who sends them chooses how many
+	// there are, and must not make the receiver's port slow.
+	slowWrite  = 100 * time.Microsecond
 	slowByte   = time.Nanosecond
 	slowPacket = 3 * time.Microsecond
-	// slowShare is the part of the poller's time for which a slow port is written to: one of
-	// so many. A write of verySlow and more is made once in slowEvery at the most.
+	// slowShare is the part of the poller's time that a port's slow writes may take: one of so
+	// many. slowBurst of it may come at once, because a write may be slow for once; beyond
+	// that a frame is written in slowEvery at the most.
 	slowShare = 10
-	verySlow  = 100 * time.Microsecond
+	slowBurst = 10 * time.Millisecond
 	slowEvery = 10 * time.Millisecond
 	// watchFor is how long each write to a port is timed after the last slow one.
 	watchFor = time.Minute
@@ -41,12 +42,13 @@ const (
 // before its next write is due is dropped.
 //
 // Writes are timed by the processor's time of the poller's thread, so that a thread that had
-// to wait makes no port slow. Any poller writes; two at a time may overwrite each other's
-// averages, which are near each other.
+// to wait makes no port slow. Any poller writes; two at a time may overwrite what the other
+// has stored, which is near their own.
 type pace struct {
-	watch atomic.Int64 // writes are timed until then; 0: they are not
-	next  atomic.Int64 // no write before
-	cost  atomic.Int64 // of a write beyond the usual, on average
+	watch  atomic.Int64 // writes are timed until then; 0: they are not
+	next   atomic.Int64 // no write before
+	owed   atomic.Int64 // what slow writes took, less what was allowed since
+	owedAt atomic.Int64 // when that was so
 }
 
 // beginWrite reports whether a frame may be written to a port now. begin is for endWrite.
@@ -75,22 +77,20 @@ func (f *frame) endWrite(to *Port, begin time.Duration, bytes, packets int) {
 // overShare is the verdict of a frame to a slow port whose next write is not due.
 func (f *frame) overShare() verdict.Verdict { return verdict.OverShare }
 
-// took records what a write cost, and what its bytes and packets may cost. Three slow ones behind each other make a port slow, and a
-// few quick ones quick again.
+// took records what a write cost, and what its bytes and packets may cost.
 func (p *pace) took(cost, usual, now time.Duration) {
-	beyond := max(0, cost-usual)
-	average := (3*time.Duration(p.cost.Load()) + min(beyond, 2*slowWrite)) / 4
-	p.cost.Store(int64(average))
-	switch {
-	case average > slowWrite:
-		pause := slowShare * cost
-		if cost >= verySlow {
-			pause = max(pause, slowEvery)
+	if cost -= usual; cost <= slowWrite {
+		if int64(now) > p.watch.Load() {
+			p.watch.Store(0)
 		}
-		p.next.Store(int64(now + pause))
-		p.watch.Store(int64(now + watchFor))
-	case int64(now) > p.watch.Load():
-		p.watch.Store(0)
+		return
+	}
+	owed := max(0, time.Duration(p.owed.Load())-(now-time.Duration(p.owedAt.Load()))/slowShare) + cost
+	p.owed.Store(int64(owed))
+	p.owedAt.Store(int64(now))
+	p.watch.Store(int64(now + watchFor))
+	if owed > slowBurst {
+		p.next.Store(int64(now + max(slowEvery, (owed-slowBurst)*slowShare)))
 	}
 }
 

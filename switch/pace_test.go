@@ -69,45 +69,46 @@ func TestSlowPortCostsOthersLittle(t *testing.T) {
 	}
 }
 
-// TestPaceIsOfThePortThatIsSlow: one slow write makes no port slow, nor does a thread that had
-// to wait.
+// TestPaceIsOfThePortThatIsSlow: a write that is slow for once makes no port slow, nor does a
+// thread that had to wait, nor what whoever sends has chosen.
 func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var p pace
-	p.took(time.Second, 0, time.Second)
+	now := time.Hour
+	for range 50 { // in 50 ms
+		now += time.Millisecond
+		p.took(250*time.Microsecond, 0, now)
+	}
+	if p.next.Load() != 0 {
+		t.Error("slow writes of 12 ms in 50 ms make the port slow, of which 15 are allowed")
+	}
+	now += time.Minute
+	p.took(7*time.Millisecond, 0, now)
 	if p.next.Load() != 0 {
 		t.Error("one slow write makes the port slow")
 	}
-	for range 20 {
-		p.took(5*time.Microsecond, 0, time.Second)
+	p.took(7*time.Millisecond, 0, now)
+	if got, want := time.Duration(p.next.Load()), now+4*time.Millisecond*slowShare; got != want {
+		t.Errorf("behind 14 ms the next write is due in %v, want %v", got-now, want-now)
 	}
-	for i := range 1000 {
-		cost := 5 * time.Microsecond
-		if i%4 == 0 {
-			cost = time.Second
+	writes := 0
+	for end := now + 10*time.Second; now < end; now += 100 * time.Microsecond {
+		if now >= time.Duration(p.next.Load()) {
+			p.took(7*time.Millisecond, 0, now)
+			writes++
 		}
-		p.took(cost, 0, time.Second)
 	}
-	if p.next.Load() != 0 {
-		t.Error("one slow write of four makes the port slow")
-	}
-	for range 3 {
-		p.took(time.Millisecond, 0, time.Second)
-	}
-	if got := time.Duration(p.next.Load()); got != time.Second+slowEvery {
-		t.Errorf("three slow writes: the next one is due at %v, want %v", got, time.Second+slowEvery)
-	}
-	p.took(7*time.Millisecond, 0, time.Second)
-	if got := time.Duration(p.next.Load()); got != time.Second+slowShare*7*time.Millisecond {
-		t.Errorf("the next write is due at %v, want %v", got, time.Second+slowShare*7*time.Millisecond)
+	if writes < 130 || writes > 150 {
+		t.Errorf("%d writes of 7 ms in 10 s, want a tenth of the time", writes)
 	}
 	var large pace
-	for range 100 {
-		large.took(80*time.Microsecond, 65_000*slowByte, time.Second)
+	for range 1000 {
+		large.took(150*time.Microsecond, 65_000*slowByte, time.Second)
+		large.took(4*time.Millisecond, 1364*slowPacket, time.Second)
 	}
 	if large.next.Load() != 0 {
-		t.Error("writes of 64 KiB that take 80 us make the port slow")
+		t.Error("large frames, and those of many packets, make the port slow")
 	}
 	before := threadTime()
 	time.Sleep(20 * time.Millisecond)

@@ -235,7 +235,7 @@ func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Du
 	p.frame.snapshot, p.frame.now = snapshot, now
 	p.drainContained(port)
 	end := monotonic()
-	if end-now >= fullTurn {
+	if end-now >= longTurn {
 		p.frame.suspect = suspectWrites
 	}
 	port.share.charge(end - now)

@@ -6,9 +6,8 @@ const (
 	// turnTime is what a port may use of its poller in a round, while other ports wait: about
 	// what a full batch of small packets, or of large ones, takes.
 	turnTime = 250 * time.Microsecond
-	// fullTurn ends a turn, and has the next writes timed.
-	fullTurn = 2 * turnTime
-	// longTurn is a turn that is out of proportion. The port's next one is short.
+	// longTurn is a turn that is out of proportion. The port's next one is short, and the next
+	// writes are timed.
 	longTurn = 4 * turnTime
 	// maxDebt bounds how long a port waits for the others. A turn may be long through no
 	// fault of the port: another process had the processor.
