@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -266,5 +267,36 @@ func TestGuardOutlivesTheDaemon(t *testing.T) {
 	}
 	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
 		t.Errorf("processes left after Kill: %v", left)
+	}
+}
+
+// TestSignalsDoNotMixUpSockets: the guard gets signals all the time, as the runtime of Go sends
+// them, and each call inside is given a socket nevertheless, never standard input.
+func TestSignalsDoNotMixUpSockets(t *testing.T) {
+	s := newSpec(t, "signals", DefaultImage)
+	boot(t, s)
+	guard, err := findGuard(s.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Kill(guard.PID, unix.SIGURG)
+			}
+		}
+	}()
+	const script = `use Socket; for (1..300) { socket(my $s, 16, 3, 16) or die "socket: $!"; -S $s or die "no socket, at $_"; close $s }`
+	var output bytes.Buffer
+	code, err := Exec(t.Context(), s.Namespace, []string{"perl", "-e", script}, Stdio{Out: &output, Err: &output})
+	close(stop)
+	<-ended
+	if code != 0 || err != nil {
+		t.Errorf("status %d, %v: %s", code, err, &output)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"unsafe"
 
@@ -98,9 +99,28 @@ func (q *question) give(fd int, closeOnExec bool) {
 	if closeOnExec {
 		raw.DescriptorFlag = unix.O_CLOEXEC
 	}
-	if err := ioctl(q.listener, ioctlAddFD, unsafe.Pointer(&raw)); err != nil {
+	// A signal between the answer and the descriptor leaves the answer alone, which is 0
+	// (kernel/seccomp.c, seccomp_notify_addfd): the call would return standard input. The
+	// runtime signals its threads all the time.
+	err := withoutSignals(func() error { return ioctl(q.listener, ioctlAddFD, unsafe.Pointer(&raw)) })
+	if err != nil {
 		q.fail(err) // EMFILE: its table is full
 	}
+}
+
+// withoutSignals calls f on a thread that no signal reaches meanwhile.
+func withoutSignals(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return err
+	}
+	err := f()
+	return errors.Join(err, unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil))
 }
 
 // valid reports whether the thread still waits. What was opened by its number before is
