@@ -47,7 +47,7 @@ func newBusyTest(t *testing.T) *busyTest {
 	l.up("--nodes", "3")
 	from, to, mallory := l.launch(), l.launch(), l.launch()
 	b := &busyTest{testLab: l, from: from.ID, to: to.PrivateAddress, leader: l.status().Leader, elections: l.countElections()}
-	if out, err := l.on(b.from, "ping", "-n", "-c", "1", "-W", "10", b.to); err != nil {
+	if out, err := l.on(b.from, "ping", "-n", "-c", "5", "-W", "10", b.to); err != nil { // one answer will do
 		t.Fatalf("%s does not reach %s: %v\n%s", from.ID, to.ID, err, out)
 	}
 
@@ -101,6 +101,11 @@ func (b *busyTest) sameLeader() {
 	}
 }
 
+// fewTicks is what round trips may take whatever they take beside a crowd outside. The kernel
+// lets a process of one instance wait for that of another until its next tick, of 4 ms, and
+// one outside of the instances' cgroup it interrupts at once.
+const fewTicks = 10 * time.Millisecond
+
 // compare measures round trips beside either crowd in turn. The 99th percentile beside that
 // inside may be twice that beside the one outside. Because others use the machine too, a
 // comparison that fails is made again, twice.
@@ -114,7 +119,7 @@ func (b *busyTest) compare(rounds, pings int) {
 		}
 		b.t.Logf("round trips beside %d busy processes, %d of each: in an instance p50 %v, p99 %v; outside p50 %v, p99 %v",
 			b.inside.size, len(inside), middle(inside, 50), middle(inside, 99), middle(outside, 50), middle(outside, 99))
-		if middle(inside, 99) <= 2*middle(outside, 99) {
+		if middle(inside, 99) <= max(fewTicks, 2*middle(outside, 99)) {
 			break
 		}
 		if try == 2 {
