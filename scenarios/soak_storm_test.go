@@ -279,18 +279,25 @@ func (w *stormWorld) limitsOf(t *testing.T) stormLimits {
 	return limits
 }
 
-// serveOpenPort answers on the near target's open port: it sends without end.
-func (w *stormWorld) serveOpenPort(t *testing.T) {
+// listen listens on a port of a host until the test ends.
+func (w *stormWorld) listen(t *testing.T, role string, port uint16) net.Listener {
 	t.Helper()
 	var listener net.Listener
-	err := netns.Do(w.namespace["target1"], func() (err error) {
-		listener, err = net.Listen("tcp4", netip.AddrPortFrom(w.hosts["target1"].Address, openPort).String())
+	err := netns.Do(w.namespace[role], func() (err error) {
+		listener, err = net.Listen("tcp4", netip.AddrPortFrom(w.hosts[role].Address, port).String())
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })
+	return listener
+}
+
+// serveOpenPort answers on the near target's open port: it sends without end.
+func (w *stormWorld) serveOpenPort(t *testing.T) {
+	t.Helper()
+	listener := w.listen(t, "target1", openPort)
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -642,15 +649,7 @@ func newSteady(t *testing.T, w *stormWorld) *steady {
 	t.Helper()
 	for i := range 3 {
 		role := fmt.Sprintf("steady%d", i+1)
-		var listener net.Listener
-		err := netns.Do(w.namespace[role], func() (err error) {
-			listener, err = net.Listen("tcp4", netip.AddrPortFrom(w.hosts[role].Address, steadyPort).String())
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { listener.Close() })
+		listener := w.listen(t, role, steadyPort)
 		go func() {
 			for {
 				conn, err := listener.Accept()

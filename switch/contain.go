@@ -57,8 +57,8 @@ type sender struct {
 	epoch uint64
 }
 
-// panics is what a Switch knows of its panics. It is touched by nobody while there are none,
-// but for refused, which each frame from a tunnel looks at.
+// panics is what a Switch knows of its panics. While there are none, only refused is read,
+// once for each frame from a tunnel.
 type panics struct {
 	refused atomic.Pointer[map[sender]bool] // whose frames from the tunnel are dropped; nil: of none
 	reports chan func()                     // what runReports is to log; full: it is not logged

@@ -213,32 +213,8 @@ var hoards = map[string]func(h *hoard) error{
 		unix.Write(c, payload)
 		return nil
 	},
-	"unix-dgram": func(h *hoard) error {
-		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		for {
-			if _, err := unix.Write(p[0], payload); err != nil {
-				break
-			}
-		}
-		h.keep(p[0], nil)
-		return h.keep(p[1], nil)
-	},
-	"unix-stream": func(h *hoard) error {
-		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		for {
-			if _, err := unix.Write(p[0], payload); err != nil {
-				break
-			}
-		}
-		h.keep(p[0], nil)
-		return h.keep(p[1], nil)
-	},
+	"unix-dgram":  func(h *hoard) error { return h.fillPair(unix.SOCK_DGRAM) },
+	"unix-stream": func(h *hoard) error { return h.fillPair(unix.SOCK_STREAM) },
 	"netlink-queue": func(h *hoard) error {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 		if err != nil {
@@ -643,4 +619,19 @@ func udpSocket() (int, *unix.SockaddrInet4, error) {
 		return -1, nil, err
 	}
 	return fd, sa.(*unix.SockaddrInet4), nil
+}
+
+// fillPair keeps two connected unix sockets of a kind, the queue of one full.
+func (h *hoard) fillPair(kind int) error {
+	p, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	for {
+		if _, err := unix.Write(p[0], payload); err != nil {
+			break
+		}
+	}
+	h.keep(p[0], nil)
+	return h.keep(p[1], nil)
 }
