@@ -69,22 +69,22 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 		t.Errorf("the instance began at %s, before at %s", now, was)
 	}
 
-	// Calls at the rate that one shell makes them, from before the door's death until it is back.
+	// Connections as fast as one caller makes them, from before the door's death until it is back.
 	stop := make(chan struct{})
-	var calls sync.WaitGroup
-	calls.Go(func() {
+	var calling sync.WaitGroup
+	calling.Go(func() {
 		for made := 0; ; made++ {
 			select {
 			case <-stop:
 				if made == 0 {
-					t.Error("no call was made")
+					t.Error("no connection was made")
 				}
 				return
 			default:
 			}
 			conn, err := net.DialTimeout("tcp4", strings.TrimPrefix(before.Endpoint, "http://"), patience)
 			if err != nil {
-				t.Errorf("call %d: %v", made, err)
+				t.Errorf("connection %d: %v", made, err)
 				return
 			}
 			conn.Close()
@@ -94,7 +94,7 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 	l.signal(door, syscall.SIGKILL)
 	l.eventually("the door is back", func() bool { now := l.status().Door.PID; return now != 0 && now != door })
 	close(stop)
-	calls.Wait()
+	calling.Wait()
 	l.ec2("ec2-describe-instances " + server.ID)
 
 	st := l.status()

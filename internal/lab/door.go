@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// maxVisitors bounds the front door's connections; more are closed at once.
+// maxVisitors bounds the front door's connections; more wait in the socket's queue. A node ends
+// those that ask for nothing, so that nobody waits for long.
 const maxVisitors = 512
 
 // closedDoor is what a client hears when no node lives: aws and the SDKs try again on it.
@@ -45,8 +46,14 @@ func ServeDoor(ctx context.Context, name string) error {
 
 	d := &door{lab: l, slots: make(chan struct{}, maxVisitors), health: make([]health, len(l.Nodes))}
 	for {
+		select {
+		case d.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
 		visitor, err := listener.Accept()
 		if err != nil {
+			<-d.slots
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -54,12 +61,7 @@ func ServeDoor(ctx context.Context, name string) error {
 			time.Sleep(10 * time.Millisecond) // out of descriptors: let some end
 			continue
 		}
-		select {
-		case d.slots <- struct{}{}:
-			go d.runVisit(visitor)
-		default:
-			visitor.Close()
-		}
+		go d.runVisit(visitor)
 	}
 }
 

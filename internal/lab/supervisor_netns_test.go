@@ -104,24 +104,68 @@ func TestDaemonThatDiesIsStartedAgain(t *testing.T) {
 }
 
 // The supervisor is stopped while the door is dead, so that nothing is left to the order of
-// events: the connection is made while there is no door.
+// events: the connections are made while there is no door. They are more than the door serves at
+// once, as they are after a while of a busy client.
 func TestDoorThatDiesRefusesNoConnection(t *testing.T) {
 	l := up(t, Options{Name: "labtestgap"})
 	l.doorSays(t, "at first", "200 API of node1")
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	before := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !before.Alive() })
-	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
-	if err != nil {
-		t.Fatalf("a connection while the door is dead: %v", err)
+	var callers []net.Conn
+	defer func() {
+		for _, conn := range callers {
+			conn.Close()
+		}
+	}()
+	for range maxVisitors + 100 {
+		conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
+		if err != nil {
+			t.Fatalf("connection %d while the door is dead: %v", len(callers), err)
+		}
+		callers = append(callers, conn)
+		fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
+		conn.SetDeadline(time.Now().Add(time.Minute))
 	}
-	defer conn.Close()
-	fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
 	l.signal(t, supervisorName, unix.SIGCONT)
-	conn.SetDeadline(time.Now().Add(time.Minute))
-	said, err := io.ReadAll(conn)
-	if err != nil || !strings.Contains(string(said), "API of node1") {
-		t.Errorf("it is answered %q, %v", said, err)
+	for i, conn := range callers {
+		said, err := io.ReadAll(conn)
+		if err != nil || !strings.Contains(string(said), "API of node1") {
+			t.Fatalf("connection %d of %d is answered %q, %v", i, len(callers), said, err)
+		}
+	}
+}
+
+// Callers that ask for nothing hold every place at the door. One that comes then waits for a
+// place; it is not turned away.
+func TestFullDoorMakesCallersWait(t *testing.T) {
+	l := up(t, Options{Name: "labtestfull"})
+	l.doorSays(t, "at first", "200 API of node1")
+	dial := func() net.Conn {
+		t.Helper()
+		conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	var idle []net.Conn
+	for range maxVisitors {
+		conn := dial()
+		defer conn.Close()
+		idle = append(idle, conn)
+	}
+	caller := dial()
+	defer caller.Close()
+	fmt.Fprint(caller, "GET / HTTP/1.0\r\n\r\n")
+	caller.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	if said, err := io.ReadAll(caller); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("with every place taken the door says %q, %v; want nothing yet", said, err)
+	}
+	idle[0].Close()
+	caller.SetDeadline(time.Now().Add(time.Minute))
+	if said, err := io.ReadAll(caller); err != nil || !strings.Contains(string(said), "API of node1") {
+		t.Errorf("with a place free it is answered %q, %v", said, err)
 	}
 }
 
