@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"palisade/internal/process"
 )
 
@@ -99,7 +101,7 @@ func (l *Lab) Supervised(ctx context.Context) error {
 	if _, err := Open(l.Name); err != nil { // it may have gone down meanwhile
 		return err
 	}
-	socket, err := l.doorSocket()
+	socket, err := l.doorSocket(ctx)
 	if err != nil {
 		return fmt.Errorf("start the supervisor of lab %s: %w", l.Name, err)
 	}
@@ -119,25 +121,43 @@ func (l *Lab) answers() bool {
 
 // doorSocket returns the front door's listening socket: a duplicate of what the door's process
 // has, or a new one if no door lives.
-func (l *Lab) doorSocket() (*os.File, error) {
+func (l *Lab) doorSocket(ctx context.Context) (*os.File, error) {
 	id, alive, err := l.find(doorName)
 	if err != nil {
 		return nil, err
 	}
 	if alive {
-		handle, err := id.Open()
+		file, err := takeDescriptor(ctx, id, doorDescriptor)
 		if err == nil {
-			defer handle.Close()
-			file, err := handle.Duplicate(doorDescriptor)
-			if err == nil {
-				return file, nil
-			}
+			return file, nil
 		}
 		if !errors.Is(err, process.ErrGone) {
 			return nil, fmt.Errorf("take over the front door's socket: %w", err)
 		}
 	}
 	return listenDoor(l.Port)
+}
+
+// takeDescriptor returns a duplicate of a descriptor that a process keeps open all its life. A
+// process that is dying has closed it: then this waits for the end, and returns process.ErrGone.
+func takeDescriptor(ctx context.Context, id process.ID, descriptor int) (*os.File, error) {
+	handle, err := id.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer handle.Close()
+	file, err := handle.Duplicate(descriptor)
+	if !errors.Is(err, process.ErrGone) && !errors.Is(err, unix.EBADF) { // EBADF: before Linux 6.8
+		return file, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	select {
+	case <-handle.Done():
+		return nil, process.ErrGone
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for process %d to end: %w", id.PID, ctx.Err())
+	}
 }
 
 // listenDoor makes the front door's listening socket.

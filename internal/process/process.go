@@ -21,7 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone says that the process has ended. A zombie has ended.
+// ErrGone says that the process has ended: all of its threads have, and its descriptors are
+// closed. A zombie has ended unless it is the first thread of a process whose others have not.
 var ErrGone = errors.New("process is gone")
 
 // An ID names one process until the machine restarts.
@@ -44,7 +45,8 @@ func Of(pid int) (ID, error) {
 	if len(fields) < 20 {
 		return ID{}, fmt.Errorf("process %d: cannot read %q", pid, stat)
 	}
-	if state := fields[0][0]; state == 'Z' || state == 'X' {
+	// num_threads: a killed process stays a zombie with threads until the last has closed its files.
+	if state, threads := fields[0][0], string(fields[17]); state == 'X' || state == 'Z' && (threads == "0" || threads == "1") {
 		return ID{}, fmt.Errorf("process %d: %w", pid, ErrGone)
 	}
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)

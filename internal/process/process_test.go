@@ -3,13 +3,91 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// leaderless makes this binary a process whose first thread has ended and whose others have not,
+// as a killed one is for a moment.
+const leaderless = "PROCESS_TEST_LEADERLESS"
+
+func init() {
+	if os.Getenv(leaderless) != "" {
+		go func() {
+			for {
+				time.Sleep(time.Second)
+			}
+		}()
+		runtime.LockOSThread() // an init function runs on the first thread
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+// TestProcessLivesAsLongAsOneOfItsThreads: the descriptors are open until then.
+func TestProcessLivesAsLongAsOneOfItsThreads(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), leaderless+"=1")
+	cmd.ExtraFiles = []*os.File{theirs}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	theirs.Close()
+	id, err := Of(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", id.PID))
+		if err == nil && strings.Contains(string(status), "State:\tZ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("its first thread does not end, %v:\n%s", err, status)
+		}
+	}
+	if !id.Alive() {
+		t.Error("with its first thread a zombie the process has ended; want it alive, for it has others")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := Kill(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if id.Alive() {
+		t.Error("the process is alive after Kill")
+	}
+	conn, err := ours.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	var failed error
+	if err := conn.Control(func(fd uintptr) { n, failed = unix.Read(int(fd), make([]byte, 1)) }); err != nil {
+		t.Fatal(err)
+	}
+	if n != 0 || failed != nil { // EAGAIN: somebody has the other end open
+		t.Errorf("its pipe reads %d, %v after Kill; want its end", n, failed)
+	}
+}
 
 func startSleep(t *testing.T) (*exec.Cmd, ID) {
 	t.Helper()
