@@ -41,6 +41,12 @@ const (
 	maxListeners      = 64      // of TCP; each holds maxBacklog connections
 	maxRingBytes      = 8 << 20 // of all packet sockets, both directions
 
+	// The filters of packet and raw sockets run for each frame that reaches the instance, in
+	// the switch's thread that writes it: together they must be short. Longer ones answer
+	// ENOMEM; libpcap then filters by itself.
+	maxFilterBytes = 64 << 10 // of all packet sockets, as the kernel translates them
+	maxFilter      = 64       // instructions of a raw or netlink socket
+
 	// maxInternetBytes is what all TCP and UDP sockets may hold together. An instance
 	// beyond it is ended, as by the kernel one is that takes more memory than it has. What
 	// their usual queues hold is bounded below it (cgroup.go), so only who means to comes
@@ -265,6 +271,7 @@ type guard struct {
 
 	options chan struct{}
 	rings   sync.Mutex // held from the sum of the rings until the new one is in it
+	filters sync.Mutex // held from the sum of the filters until the new one is in it
 	listens sync.Mutex // held from the number of listeners until the new one is in it
 }
 
@@ -291,6 +298,9 @@ func (g *guard) prepare() (err error) {
 		return err
 	}
 	if _, err = g.diag.rings(); err != nil {
+		return err
+	}
+	if _, err = g.diag.filters(); err != nil {
 		return err
 	}
 	if g.sockstat, err = unix.Open("/proc/self/net/sockstat", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {

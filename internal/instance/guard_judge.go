@@ -189,7 +189,7 @@ func (g *guard) setOption(q *question) {
 	if level == unix.SOL_SOCKET && option == unix.SO_ATTACH_FILTER {
 		filter, err := q.filter(value)
 		if err == nil {
-			err = attach(fd, filter)
+			err = g.attach(fd, filter)
 		}
 		q.fail(err)
 		return
@@ -197,9 +197,10 @@ func (g *guard) setOption(q *question) {
 	q.fail(g.set(fd, level, option, value))
 }
 
-// attach gives packet, raw and netlink sockets a filter. Translated for the processor, a
-// filter takes memory that is charged to no cgroup, and of other sockets there are many.
-func attach(fd int, filter []unix.SockFilter) error {
+// attach gives packet, raw and netlink sockets a filter, if it is short enough. Translated for
+// the processor, a filter takes memory that is charged to no cgroup, and of other sockets there
+// are many.
+func (g *guard) attach(fd int, filter []unix.SockFilter) error {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
 		return err
@@ -208,10 +209,36 @@ func attach(fd int, filter []unix.SockFilter) error {
 	if err != nil {
 		return err
 	}
-	if kind != unix.SOCK_RAW && family != unix.AF_PACKET && family != unix.AF_NETLINK {
+	switch {
+	case family == unix.AF_PACKET:
+		g.filters.Lock()
+		defer g.filters.Unlock()
+		if have, err := g.diag.filters(); err != nil || have+filterBytes(filter) > maxFilterBytes {
+			return unix.ENOMEM
+		}
+	case kind != unix.SOCK_RAW && family != unix.AF_NETLINK:
 		return unix.EPERM
+	case len(filter) > maxFilter:
+		return unix.ENOMEM
 	}
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+}
+
+// filterBytes is the most that a filter takes once the kernel has translated it: how much it is
+// exactly can be asked only afterwards. One instruction becomes several of 8 bytes, and one that
+// reads the packet many (bpf_convert_filter of net/core/filter.c).
+func filterBytes(filter []unix.SockFilter) uint64 {
+	const head, each, load = 256, 8 * 8, 24 * 8
+	sum := uint64(head)
+	for _, in := range filter {
+		class, mode := in.Code&0x07, in.Code&0xe0
+		if class <= unix.BPF_LDX && (mode == unix.BPF_ABS || mode == unix.BPF_IND || mode == unix.BPF_MSH) {
+			sum += load
+		} else {
+			sum += each
+		}
+	}
+	return sum
 }
 
 func (g *guard) set(fd, level, option int, value []byte) error {

@@ -17,7 +17,7 @@ import (
 	"palisade/internal/process"
 )
 
-// TestPacketSocketsAreCountedForTheInstance opens 4,000 with long filters, from several
+// TestPacketSocketsAreCountedForTheInstance opens 4,000 with filters, from several
 // processes that came in by both ways: a login, and `lab exec`.
 func TestPacketSocketsAreCountedForTheInstance(t *testing.T) {
 	s := newSpec(t, "sockets", DefaultImage)
@@ -91,6 +91,35 @@ func TestRingsAreBoundedForTheInstance(t *testing.T) {
 	b.wants("close", 2, 2, "-")
 	b.wants("packet", 1, 1, "-")
 	b.wants("ring-of-5-pages", 1, 1, "-")
+}
+
+// TestFiltersAreBoundedForTheInstance: those of packet sockets together, others by themselves.
+func TestFiltersAreBoundedForTheInstance(t *testing.T) {
+	s := newSpec(t, "filters", DefaultImage)
+	boot(t, s)
+	a, b := startFiller(t, s), startFiller(t, s)
+	for _, f := range []*filler{a, b} {
+		f.wants("packet", 1, 1, "-")
+	}
+	a.wants("long-filter", 1, 1, "-")
+	b.wants("long-filter", 1, 0, "ENOMEM")
+	b.wants("filter-of-64", 1, 1, "-")
+	a.wants("close", 1, 1, "-")
+	b.wants("long-filter", 1, 1, "-") // instead of the other
+	b.wants("close", 1, 1, "-")
+
+	// What reads the packet counts for more, and all of them for what they are.
+	a.wants("packet", 1, 1, "-")
+	a.wants("filter-of-loads", 1, 0, "ENOMEM")
+	a.wants("most-loads", 1, 1, "-")
+	b.wants("packet", 1, 1, "-")
+	b.wants("most-loads", 1, 0, "ENOMEM")
+
+	for _, kind := range []string{"raw", "raw6", "netlink"} {
+		b.wants(kind, 1, 1, "-")
+		b.wants("filter-of-64", 1, 1, "-")
+		b.wants("filter-of-65", 1, 0, "ENOMEM")
+	}
 }
 
 // TestPacketSocketsHoldLittleBesideTheirRings: long queues, large groups, and addresses.

@@ -53,8 +53,13 @@ var hoards = map[string]func(h *hoard) error{
 		if err := h.keep(unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, htons(unix.ETH_P_ALL))); err != nil {
 			return err
 		}
-		return attachFilter(h.last(), 4000)
+		return attachFilter(h.last(), maxFilter)
 	},
+	"long-filter":     func(h *hoard) error { return attachFilter(h.last(), 1000) },
+	"filter-of-64":    func(h *hoard) error { return attachFilter(h.last(), maxFilter) },
+	"filter-of-65":    func(h *hoard) error { return attachFilter(h.last(), maxFilter+1) },
+	"filter-of-loads": func(h *hoard) error { return attach(h.last(), loads(342)) },
+	"most-loads":      func(h *hoard) error { return attach(h.last(), loads(330)) },
 	"packet-of-inet": func(h *hoard) error {
 		return h.keep(unix.Socket(unix.AF_INET, unix.SOCK_PACKET, htons(unix.ETH_P_ALL)))
 	},
@@ -576,13 +581,22 @@ var hoards = map[string]func(h *hoard) error{
 func htons(v uint16) int { return int(v<<8 | v>>8) }
 
 // attachFilter attaches a program of n instructions that takes every frame.
-func attachFilter(fd, n int) error {
+func attachFilter(fd, n int) error { return attach(fd, program(n, unix.BPF_LD|unix.BPF_IMM)) }
+
+// loads is a program of n instructions that read the packet.
+func loads(n int) []unix.SockFilter { return program(n, unix.BPF_LD|unix.BPF_B|unix.BPF_ABS) }
+
+func program(n int, code uint16) []unix.SockFilter {
 	program := make([]unix.SockFilter, n)
 	for i := range program {
-		program[i] = unix.SockFilter{Code: unix.BPF_LD | unix.BPF_IMM, K: 0xffff}
+		program[i] = unix.SockFilter{Code: code, K: 20}
 	}
 	program[n-1] = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(n), Filter: &program[0]})
+	return program
+}
+
+func attach(fd int, program []unix.SockFilter) error {
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }
 
 // setRing asks for blocks blocks of size bytes, each with frames of 2,048 bytes.

@@ -3,7 +3,6 @@ package instance
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 	"sync"
 	"syscall"
 
@@ -14,8 +13,10 @@ import (
 const (
 	packetDiagLength = 16 // of struct packet_diag_msg
 	packetShowRings  = 4  // PACKET_SHOW_RING_CFG
+	packetShowMemory = 16 // PACKET_SHOW_MEMINFO
 	packetRxRing     = 2  // PACKET_DIAG_RX_RING
 	packetTxRing     = 3  // PACKET_DIAG_TX_RING
+	packetMemory     = 6  // PACKET_DIAG_MEMINFO
 
 	inetDiagLength   = 72 // of struct inet_diag_msg
 	inetSocketMemory = 7  // INET_DIAG_SKMEMINFO
@@ -55,22 +56,36 @@ func newSockDiag() (*sockDiag, error) {
 // rings returns the bytes of the rings of all packet sockets. It may wait as long as one of
 // them transmits from its ring.
 func (d *sockDiag) rings() (sum uint64, err error) {
+	err = d.dumpPacketSockets(packetShowRings, func(kind uint16, value []byte) {
+		if kind == packetRxRing || kind == packetTxRing {
+			ring, _ := ringBytes(value) // begins with size and number of blocks too
+			sum += ring
+		}
+	})
+	return sum, err
+}
+
+// filters returns the bytes of the translated filters of all packet sockets.
+func (d *sockDiag) filters() (sum uint64, err error) {
+	err = d.dumpPacketSockets(packetShowMemory, func(kind uint16, value []byte) {
+		if kind == packetMemory && len(value) >= 4*(memoryCount-1) {
+			sum += uint64(binary.NativeEndian.Uint32(value[4*memoryOptions:]))
+		}
+	})
+	return sum, err
+}
+
+// dumpPacketSockets calls each with the attributes of all packet sockets.
+func (d *sockDiag) dumpPacketSockets(show uint32, each func(kind uint16, value []byte)) error {
 	// struct packet_diag_req: family, protocol, padding, inode, what to show, cookie.
 	request := []byte{unix.AF_PACKET, 0, 0, 0, 0, 0, 0, 0}
-	request = binary.NativeEndian.AppendUint32(request, packetShowRings)
+	request = binary.NativeEndian.AppendUint32(request, show)
 	request = append(request, make([]byte, 8)...)
-	err = d.dump(request, func(message []byte) {
-		eachAttribute(message, packetDiagLength, func(kind uint16, value []byte) {
-			if kind == packetRxRing || kind == packetTxRing {
-				ring, _ := ringBytes(value) // begins with size and number of blocks too
-				sum += ring
-			}
-		})
-	})
+	err := d.dump(request, func(message []byte) { eachAttribute(message, packetDiagLength, each) })
 	if err != nil {
-		return math.MaxUint32, fmt.Errorf("list packet sockets (CONFIG_PACKET_DIAG): %w", err)
+		return fmt.Errorf("list packet sockets (CONFIG_PACKET_DIAG): %w", err)
 	}
-	return sum, nil
+	return nil
 }
 
 // listeners returns how many TCP sockets listen.
