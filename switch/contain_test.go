@@ -38,11 +38,13 @@ func (b *bed) datagram(to string, number int) []byte {
 	return append(make([]byte, offloadLen), b.of("web", f)...)
 }
 
-// turns gives a port turns until it has nothing more to say.
+// turns gives a port turns until it has nothing more to say. Each may be a whole batch, however
+// long the last one took on a busy machine.
 func (b *bed) turns(port string, queue ...[]byte) {
 	b.devices[port].queue = queue
 	p := b.ports[port].poller
 	for len(b.devices[port].queue) > 0 {
+		b.ports[port].share = share{}
 		p.turn(b.ports[port], b.sw.Snapshot(), monotonic())
 	}
 }
