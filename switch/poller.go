@@ -240,7 +240,7 @@ func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Du
 	}
 	port.share.charge(end - now)
 	if b := &p.frame.batch; b.vain > 0 && port.kind == InstancePort {
-		if long := port.share.chargeVain((end-now)*time.Duration(b.vain)/time.Duration(b.fates), end); long > 0 {
+		if long := port.share.chargeVain(b.vain, b.fates, end-now, end); long > 0 {
 			p.rest(port, end+long)
 		}
 	}

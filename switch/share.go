@@ -13,9 +13,13 @@ const (
 	// fault of the port: another process had the processor.
 	maxDebt = 16 * turnTime
 	// vainShare is the part of a poller's time that the frames of an instance may take which
-	// go nowhere: one of so many. vainBurst of it may come at once; then the port rests.
-	vainShare = 5
-	vainBurst = 400 * time.Microsecond
+	// go nowhere: one of so many. It is enough for some ten thousand of them a second, as a
+	// scan sends. vainBurst may come at once; then the port rests.
+	vainShare = 20
+	vainBurst = time.Millisecond
+	// maxVain is what one of them may be charged. It is more than any takes by itself; what a turn
+	// took is otherwise due to another frame of it, whose receiver is slow (see pace).
+	maxVain = 20 * time.Microsecond
 	// checkEvery is how many frames of a batch are carried between two looks at the clock.
 	checkEvery = 8
 )
@@ -33,17 +37,17 @@ type share struct {
 	vainAt time.Duration // when that was so
 }
 
-// chargeVain takes what was spent, until now, on frames that went nowhere. It returns how
-// long the port has to rest. Its queue fills meanwhile, and the kernel drops what comes then
+// chargeVain takes what was spent, until now, on so many frames that went nowhere, out of all the
+// frames of a turn, which took so long. It returns how long the port has to rest. Its queue fills meanwhile, and the kernel drops what comes then
 // at the expense of the sender, who would else have the node work for nothing whenever no
 // other port waits, on processors that its neighbours could use.
-func (s *share) chargeVain(took, now time.Duration) (rest time.Duration) {
-	s.vain = max(0, s.vain-(now-s.vainAt)/vainShare) + took
+func (s *share) chargeVain(vain, all int, took, now time.Duration) (rest time.Duration) {
+	s.vain = max(0, s.vain-(now-s.vainAt)/vainShare) + time.Duration(vain)*min(maxVain, took/time.Duration(all))
 	s.vainAt = now
 	if s.vain <= vainBurst {
 		return 0
 	}
-	return s.vain * vainShare
+	return (s.vain - vainBurst) * vainShare
 }
 
 // grant gives the port its time for one round and reports whether it may have a turn.

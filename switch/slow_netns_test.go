@@ -13,13 +13,15 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/netns"
+	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
 )
 
 // TestSlowPortPaysForItself: root inside the attacker opens thousands of packet sockets with
-// long filters, so that a write into its TAP takes milliseconds, and asks for the gateway's
-// MAC as fast as it can. The victim's own requests are answered as ever.
+// long filters, so that a write into its TAP takes milliseconds. It asks for the gateway's MAC
+// and knocks at the victim's open port, as fast as it can, and the victim answers each. The
+// victim's own requests are answered as ever.
 func TestSlowPortPaysForItself(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	victim := w.listenARP(w.inside)
@@ -28,14 +30,20 @@ func TestSlowPortPaysForItself(t *testing.T) {
 
 	stop, ended := make(chan struct{}), make(chan int)
 	go func() {
-		request, sent := packettest.ARP(1, attackerMAC, attackerIP, addr("10.0.0.1")), 0
+		ask := packettest.ARP(1, attackerMAC, attackerIP, addr("10.0.0.1"))
+		knock, answer := template(packet.ProtocolTCP, attackerIP, victimIP, 40000, 22), template(packet.ProtocolTCP, victimIP, attackerIP, 22, 40000)
+		knock.SrcMAC, knock.DstMAC = attackerMAC, GatewayMAC
+		answer.SrcMAC, answer.DstMAC, answer.TCPFlags = victimMAC, GatewayMAC, packet.SYN|packet.ACK
+		knocks, answers, sent := packettest.Build(knock), packettest.Build(answer), 0
 		for {
 			select {
 			case <-stop:
 				ended <- sent
 				return
 			default:
-				_ = w.send(request) // a queue that is full is what it is about
+				// A queue that is full is what it is about.
+				_, _ = w.send(ask), w.send(knocks)
+				_, _ = unix.Write(victim, answers)
 				sent++
 			}
 		}
@@ -46,7 +54,7 @@ func TestSlowPortPaysForItself(t *testing.T) {
 	sent := <-ended
 	dropped := w.attacker.Counters().Verdicts[verdict.OverShare]
 	at := func(all []time.Duration, percent int) time.Duration { return all[len(all)*percent/100] }
-	t.Logf("a round trip: quiet p50 %v p99 %v; beside the attacker p50 %v p99 %v max %v; it sent %d requests and was denied %d answers",
+	t.Logf("a round trip: quiet p50 %v p99 %v; beside the attacker p50 %v p99 %v max %v; it sent %d requests of each kind and was denied %d answers",
 		at(quiet, 50), at(quiet, 99), at(loaded, 50), at(loaded, 99), loaded[len(loaded)-1], sent, dropped)
 	if len(loaded) < len(quiet)/4 {
 		t.Errorf("%d round trips in 2 s, %d in one when it was quiet", len(loaded), len(quiet))
