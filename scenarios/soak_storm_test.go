@@ -93,7 +93,7 @@ func TestSoakStorm(t *testing.T) {
 
 	// The third blow, with probes, and then probes alone until there are enough.
 	blown := make(chan storm.Blown, 1)
-	go func() { blown <- w.blow(t, 19, 20*time.Second) }()
+	go func() { blown <- w.blow(t, true, 20*time.Second) }()
 	w.awaitStorm(t)
 	probed := w.probe(t, 20*time.Second, stormProbes)
 	t.Logf("palisade, third blow: %s", stormText(<-blown))
@@ -359,7 +359,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 		}
 	}
 	w.begin(t)
-	held, err := w.storm.Hold(storm.Hold{Device: "eth0", Slow: w.limits.slow, Instructions: 1000, Unread: 20,
+	held, err := w.storm.Hold(storm.Hold{Device: "eth0", Slow: w.limits.slow, Instructions: 100, Unread: 20,
 		Connections: 50, To: netip.AddrPortFrom(w.hosts["target1"].Address, openPort)})
 	if err != nil {
 		t.Fatal(err)
@@ -369,10 +369,10 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 		w.name, held.Slow, held.Unread, held.Connections, held.Refused)
 	for _, blow := range []struct {
 		name string
-		nice int
-	}{{"loops of low priority", 19}, {"loops of full priority", 0}} {
+		idle bool
+	}{{"loops of idle priority", true}, {"loops of full priority", false}} {
 		blown := make(chan storm.Blown, 1)
-		go func() { blown <- w.blow(t, blow.nice, stormFor) }()
+		go func() { blown <- w.blow(t, blow.idle, stormFor) }()
 		w.awaitStorm(t)
 		for _, server := range []string{"near", "far"} {
 			rate, err := w.iperf(t, server)
@@ -414,14 +414,14 @@ func (w *stormWorld) begin(t *testing.T) {
 }
 
 // blow is one storm of all that mallory has.
-func (w *stormWorld) blow(t *testing.T, nice int, within time.Duration) storm.Blown {
+func (w *stormWorld) blow(t *testing.T, idle bool, within time.Duration) storm.Blown {
 	blown, err := w.storm.Blow(storm.Blow{
 		Device: "eth0", Me: w.hosts["mallory"], Near: w.to("target1"), Far: w.to("target2"), For: within,
 		SYNPorts: []uint16{closedPort, groupPort, openPort}, SYNRate: 20_000,
 		FlowPort: openPort, Flows: 65_000, ARP: true,
 		Datagrams: 20_000, DatagramPorts: []uint16{openPort, closedPort},
 		Corpus: w.corpus, CorpusRate: 10_000,
-		Loops: w.limits.loops, Nice: nice,
+		Loops: w.limits.loops, Idle: idle,
 	})
 	if err != nil {
 		t.Errorf("%s: the storm: %v", w.name, err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,8 +40,8 @@ type Blow struct {
 	Corpus     []Frame `json:"corpus"`
 	CorpusRate float64 `json:"corpus_rate"` // frames a second
 
-	Loops int `json:"loops"` // busy processes
-	Nice  int `json:"nice"`  // of those
+	Loops int  `json:"loops"` // busy processes
+	Idle  bool `json:"idle"`  // those leave every other process the processors (SCHED_IDLE)
 }
 
 // MostDatagram is how many bytes the largest of the small datagrams has.
@@ -286,8 +287,14 @@ func (b *Blow) sendCorpus() (sent, refused uint64, err error) {
 	return sent, refused, nil
 }
 
+// lingerFor is what starting all loops may take, and more.
+const lingerFor = 10 * time.Second
+
 // startLoops starts processes that are busy from begin on and die with the calling thread. They
 // begin all at once, for the first of them would keep the processors from starting the others.
+// They also die by themselves lingerFor after the blow should have ended: in a cgroup that has
+// used up its quota, loops can keep a thread of higher priority from running for minutes (seen
+// on Linux 6.18), the one that would end them too. An alarm outlives exec (alarm(2)).
 func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 	wait, pipe, err := os.Pipe()
 	if err != nil {
@@ -305,7 +312,8 @@ func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 		_ = pipe.Close() // again, if they have begun
 	}
 	for range b.Loops {
-		cmd := exec.Command("sh", "-c", "read begin; while :; do :; done")
+		cmd := exec.Command("perl", "-e", "alarm shift; exec @ARGV", strconv.Itoa(int((b.For + lingerFor).Seconds())),
+			"sh", "-c", "read begin; while :; do :; done")
 		cmd.Stdin = wait
 		cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 		err := cmd.Start()
@@ -314,7 +322,9 @@ func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 		}
 		if err == nil {
 			loops = append(loops, cmd)
-			err = unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, b.Nice)
+			if b.Idle {
+				err = unix.SchedSetAttr(cmd.Process.Pid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
+			}
 		}
 		if err != nil {
 			end()

@@ -61,15 +61,16 @@ func (o *holding) hold(h Hold) (*Held, error) {
 		held.Unread++
 	}
 	filter := slowFilter(h.Instructions)
+	var refused error
 	for i := range h.Slow {
 		protocol := []uint16{unix.ETH_P_ARP, unix.ETH_P_IP}[i%2]
-		if err := o.packetSocket(link.Index, protocol, filter); err != nil {
-			held.Refused = err.Error()
+		if refused = o.packetSocket(link.Index, protocol, filter); refused != nil {
+			held.Refused = refused.Error()
 			break
 		}
 		held.Slow++
 	}
-	if held.Refused != "" { // the senders want sockets, too
+	if errors.Is(refused, unix.ENOBUFS) { // sockets are what is short, and the senders want some
 		for range min(senderSockets, held.Slow) {
 			last := len(o.sockets) - 1
 			_ = unix.Close(o.sockets[last]) // it may be gone, as far as this program is concerned

@@ -107,7 +107,7 @@ func TestServeSaysWhatIsWrong(t *testing.T) {
 }
 
 func TestLoopsEndWithTheBlow(t *testing.T) {
-	b := Blow{Loops: 3, Nice: 19}
+	b := Blow{Loops: 3, Idle: true, For: time.Second}
 	begin, end, started, err := b.startLoops()
 	if err != nil || started != 3 {
 		t.Fatalf("%d loops, %v", started, err)
