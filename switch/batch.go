@@ -40,7 +40,7 @@ type batch struct {
 	unchecked int           // frames since
 	spent     bool          // the turn has taken its time
 
-	fates, vain int // frames of the turn that have met their fate, and went nowhere
+	vain int // frames of the turn that went nowhere
 }
 
 // A waiting frame is read and not carried on.
@@ -56,7 +56,7 @@ func (b *batch) begin(port *Port, now time.Duration) {
 	b.port, b.frames, b.bytes, b.limit = port, 0, 0, port.share.limit()
 	b.n, b.open, b.group, b.current = 0, 0, 0, 0
 	b.began, b.checked, b.unchecked, b.spent = now, now, 0, false
-	b.fates, b.vain = 0, 0
+	b.vain = 0
 }
 
 // carried says that what was on its way, so many packets, has met its fate. Now and then it

@@ -51,10 +51,14 @@ type pace struct {
 	owedAt atomic.Int64 // when that was so
 }
 
+// timesWrites reports whether the next write to a port may have to be timed. That is seldom so,
+// and write asks it first because the compiler inlines it.
+func (f *frame) timesWrites(to *Port) bool { return f.suspect != 0 || to.pace.watch.Load() != 0 }
+
 // beginWrite reports whether a frame may be written to a port now. begin is for endWrite.
 func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
 	failpoint.Reach()
-	if f.suspect == 0 && to.pace.watch.Load() == 0 || to.kind != InstancePort {
+	if !f.timesWrites(to) || to.kind != InstancePort {
 		return 0, true
 	}
 	if f.suspect > 0 {
@@ -66,12 +70,13 @@ func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
 	return threadTime(), true
 }
 
-// endWrite accounts for a write that was timed.
+// endWrite accounts for a write, if it was timed.
 func (f *frame) endWrite(to *Port, begin time.Duration, bytes, packets int) {
-	if begin != 0 {
-		usual := time.Duration(bytes)*slowByte + time.Duration(packets)*slowPacket
-		to.pace.took(threadTime()-begin, usual, monotonic())
+	if begin == 0 {
+		return
 	}
+	usual := time.Duration(bytes)*slowByte + time.Duration(packets)*slowPacket
+	to.pace.took(threadTime()-begin, usual, monotonic())
 }
 
 // overShare is the verdict of a frame to a slow port whose next write is not due.

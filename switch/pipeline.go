@@ -61,9 +61,8 @@ func (f *frame) receive(in *Port, n int) {
 	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
 	f.batch.current, f.pkt.Segments = n, 0
 	at, v := f.forward(f.buffer[:n])
-	f.batch.fates++
 	if v != verdict.Forward {
-		f.batch.vain++
+		f.batch.vain += f.batch.group
 	}
 	// What was joined and then refused by Decode is still as many packets.
 	at.count(v, max(f.pkt.Segments, uint32(f.batch.group)))
@@ -231,9 +230,12 @@ func (f *frame) write(to *Port) verdict.Verdict {
 	if f.trace != nil {
 		return verdict.Forward
 	}
-	begin, ok := f.beginWrite(to)
-	if !ok {
-		return f.overShare()
+	var begin time.Duration
+	if f.timesWrites(to) {
+		var ok bool
+		if begin, ok = f.beginWrite(to); !ok {
+			return f.overShare()
+		}
 	}
 	var err error
 	if to.offloads.Take(&f.pkt) {
@@ -242,7 +244,9 @@ func (f *frame) write(to *Port) verdict.Verdict {
 		f.plain = to
 		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
 	}
-	f.endWrite(to, begin, f.pkt.Len, int(f.pkt.Segments))
+	if begin != 0 {
+		f.endWrite(to, begin, f.pkt.Len, int(f.pkt.Segments))
+	}
 	if err == nil {
 		to.txFrames.Add(1)
 		to.txBytes.Add(uint64(f.pkt.Len))

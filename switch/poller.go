@@ -240,7 +240,7 @@ func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Du
 	}
 	port.share.charge(end - now)
 	if b := &p.frame.batch; b.vain > 0 && port.kind == InstancePort {
-		if long := port.share.chargeVain(b.vain, b.fates, end-now, end); long > 0 {
+		if long := port.share.chargeVain(b.vain, b.frames, end-now, end); long > 0 {
 			p.rest(port, end+long)
 		}
 	}
@@ -288,7 +288,7 @@ func (p *poller) drain(f *frame, port *Port) {
 		err = f.batch.read(f.memory)
 		if port.shut.Load() {
 			port.count(shutPort(), uint32(f.batch.n))
-			f.batch.fates, f.batch.vain = f.batch.fates+f.batch.n, f.batch.vain+f.batch.n
+			f.batch.vain += f.batch.n
 			continue
 		}
 		if !p.sw.relay {
