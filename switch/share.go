@@ -37,10 +37,11 @@ type share struct {
 	vainAt time.Duration // when that was so
 }
 
-// chargeVain takes what was spent, until now, on so many frames that went nowhere, out of all the
-// frames of a turn, which took so long. It returns how long the port has to rest. Its queue fills meanwhile, and the kernel drops what comes then
-// at the expense of the sender, who would else have the node work for nothing whenever no
-// other port waits, on processors that its neighbours could use.
+// chargeVain takes what was spent, until now, on the frames of a turn that went nowhere: so many
+// of all its frames, which took so long together. It returns how long the port has to rest. Its
+// queue fills meanwhile, and the kernel drops what comes then at the expense of the sender, who
+// would else have the node work for nothing whenever no other port waits, on processors that its
+// neighbours could use.
 func (s *share) chargeVain(vain, all int, took, now time.Duration) (rest time.Duration) {
 	s.vain = max(0, s.vain-(now-s.vainAt)/vainShare) + time.Duration(vain)*min(maxVain, took/time.Duration(all))
 	s.vainAt = now

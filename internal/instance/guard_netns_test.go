@@ -172,6 +172,20 @@ func TestToolsOpenPacketSockets(t *testing.T) {
 	check()
 }
 
+// TestLongFilterOfTcpdumpWorks: libpcap filters by itself what is too long for the instance.
+func TestLongFilterOfTcpdumpWorks(t *testing.T) {
+	s := newSpec(t, "long-filter", DefaultImage)
+	boot(t, s)
+	expression := "icmp"
+	for i := range 100 {
+		expression += fmt.Sprintf(" or (host 192.0.2.%d and tcp port %d)", i%256, i+1)
+	}
+	out, code := inside(t, s, "sh", "-c", `ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 "$0" 2>&1; code=$?; kill $!; exit $code`, expression)
+	if code != 0 || !strings.Contains(out, "ICMP echo") || !strings.Contains(out, "kernel memory for filter") {
+		t.Errorf("tcpdump: %d, want a warning and a packet\n%s", code, out)
+	}
+}
+
 func TestGuardEndsWithItsInstance(t *testing.T) {
 	s := newSpec(t, "guard", DefaultImage)
 	inst := boot(t, s)
