@@ -90,12 +90,12 @@ func (p *pace) took(cost, usual, now time.Duration) {
 		}
 		return
 	}
-	owed := max(0, time.Duration(p.owed.Load())-(now-time.Duration(p.owedAt.Load()))/slowShare) + cost
+	owed, wait := overdraw(time.Duration(p.owed.Load()), cost, now-time.Duration(p.owedAt.Load()), slowShare, slowBurst)
 	p.owed.Store(int64(owed))
 	p.owedAt.Store(int64(now))
 	p.watch.Store(int64(now + watchFor))
-	if owed > slowBurst {
-		p.next.Store(int64(now + max(slowEvery, (owed-slowBurst)*slowShare)))
+	if wait > 0 {
+		p.next.Store(int64(now + max(slowEvery, wait)))
 	}
 }
 

@@ -69,8 +69,8 @@ func TestSlowPortCostsOthersLittle(t *testing.T) {
 	}
 }
 
-// TestPaceIsOfThePortThatIsSlow: a write that is slow for once makes no port slow, nor does a
-// thread that had to wait, nor what whoever sends has chosen.
+// TestPaceIsOfThePortThatIsSlow: a single slow write makes no port slow. Neither does a thread
+// that had to wait, nor a sender that sends large frames.
 func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

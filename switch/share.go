@@ -43,12 +43,17 @@ type share struct {
 // would else have the node work for nothing whenever no other port waits, on processors that its
 // neighbours could use.
 func (s *share) chargeVain(vain, all int, took, now time.Duration) (rest time.Duration) {
-	s.vain = max(0, s.vain-(now-s.vainAt)/vainShare) + time.Duration(vain)*min(maxVain, took/time.Duration(all))
+	cost := time.Duration(vain) * min(maxVain, took/time.Duration(all))
+	s.vain, rest = overdraw(s.vain, cost, now-s.vainAt, vainShare, vainBurst)
 	s.vainAt = now
-	if s.vain <= vainBurst {
-		return 0
-	}
-	return (s.vain - vainBurst) * vainShare
+	return rest
+}
+
+// overdraw adds a cost to what is owed to a poller, of which one part in share was paid in the
+// time since. It returns what is owed now, and how long it takes until that is no more than burst.
+func overdraw(owed, cost, since, share, burst time.Duration) (now, wait time.Duration) {
+	now = max(0, owed-since/share) + cost
+	return now, max(0, now-burst) * share
 }
 
 // grant gives the port its time for one round and reports whether it may have a turn.
