@@ -300,9 +300,6 @@ func (g *guard) prepare() (err error) {
 	if _, err = g.diag.rings(); err != nil {
 		return err
 	}
-	if _, err = g.diag.filters(); err != nil {
-		return err
-	}
 	if g.sockstat, err = unix.Open("/proc/self/net/sockstat", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("open /proc/net/sockstat: %w", err)
 	}

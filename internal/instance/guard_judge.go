@@ -221,6 +221,10 @@ func (g *guard) attach(fd int, filter []unix.SockFilter) error {
 	case len(filter) > maxFilter:
 		return unix.ENOMEM
 	}
+	return setFilter(fd, filter)
+}
+
+func setFilter(fd int, filter []unix.SockFilter) error {
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 

@@ -143,6 +143,22 @@ func TestPacketSocketsHoldLittleBesideTheirRings(t *testing.T) {
 	f.wants("netlink", 1000, maxNetlinkSockets-1, "ENOBUFS")
 }
 
+// guardOf is the guard of an instance that runs.
+func guardOf(t *testing.T, s Spec) process.ID {
+	t.Helper()
+	id, err := findGuard(s.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// sniffOne has tcpdump wait for one packet; ping asks until it has seen one.
+func sniffOne(t *testing.T, s Spec, expression string) (out string, code int) {
+	t.Helper()
+	return inside(t, s, "sh", "-c", `ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 "$0" 2>&1; code=$?; kill $!; exit $code`, expression)
+}
+
 // TestToolsOpenPacketSockets: what people run in an instance works, also while 60 of its 64
 // packet sockets are held.
 func TestToolsOpenPacketSockets(t *testing.T) {
@@ -150,8 +166,7 @@ func TestToolsOpenPacketSockets(t *testing.T) {
 	boot(t, s)
 	check := func() {
 		t.Helper()
-		// ping asks until tcpdump has seen one.
-		out, code := inside(t, s, "sh", "-c", "ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 icmp 2>&1; code=$?; kill $!; exit $code")
+		out, code := sniffOne(t, s, "icmp")
 		if code != 0 || !strings.Contains(out, "ICMP echo") {
 			t.Errorf("tcpdump: %d\n%s", code, out)
 		}
@@ -180,7 +195,7 @@ func TestLongFilterOfTcpdumpWorks(t *testing.T) {
 	for i := range 100 {
 		expression += fmt.Sprintf(" or (host 192.0.2.%d and tcp port %d)", i%256, i+1)
 	}
-	out, code := inside(t, s, "sh", "-c", `ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 "$0" 2>&1; code=$?; kill $!; exit $code`, expression)
+	out, code := sniffOne(t, s, expression)
 	if code != 0 || !strings.Contains(out, "ICMP echo") || !strings.Contains(out, "kernel memory for filter") {
 		t.Errorf("tcpdump: %d, want a warning and a packet\n%s", code, out)
 	}
@@ -189,17 +204,12 @@ func TestLongFilterOfTcpdumpWorks(t *testing.T) {
 func TestGuardEndsWithItsInstance(t *testing.T) {
 	s := newSpec(t, "guard", DefaultImage)
 	inst := boot(t, s)
-	guard, err := findGuard(s.Namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guard := guardOf(t, s)
 	unix.Kill(inst.Pid(), unix.SIGKILL) // as by itself: nobody cleans up
 	eventually(t, "the guard ends with init", func() bool { return !guard.Alive() })
 
 	boot(t, s)
-	if guard, err = findGuard(s.Namespace); err != nil {
-		t.Fatal(err)
-	}
+	guard = guardOf(t, s)
 	if err := Remove(s); err != nil {
 		t.Fatal(err)
 	}
@@ -215,10 +225,7 @@ func TestNoPacketSocketWithoutGuard(t *testing.T) {
 	boot(t, s)
 	before := startFiller(t, s)
 	before.wants("packet", 1, 1, "-")
-	guard, err := findGuard(s.Namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guard := guardOf(t, s)
 	if err := process.Kill(t.Context(), guard); err != nil {
 		t.Fatal(err)
 	}
@@ -233,10 +240,7 @@ func TestNoPacketSocketWithoutGuard(t *testing.T) {
 func TestGuardIsSmall(t *testing.T) {
 	s := newSpec(t, "small", DefaultImage)
 	inst := boot(t, s)
-	guard, err := findGuard(s.Namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guard := guardOf(t, s)
 	for what, pid := range map[string]int{"guard": guard.PID, "init": inst.Pid()} {
 		memory, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
@@ -255,10 +259,7 @@ func TestGuardIsSmall(t *testing.T) {
 func TestGuardTakesItsShareOfTheProcessor(t *testing.T) {
 	s := newSpec(t, "share", DefaultImage)
 	boot(t, s)
-	guard, err := findGuard(s.Namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guard := guardOf(t, s)
 	var fillers []*filler
 	for range 8 {
 		f := startFiller(t, s)
@@ -318,10 +319,7 @@ func TestGuardOutlivesTheDaemon(t *testing.T) {
 func TestSignalsDoNotMixUpSockets(t *testing.T) {
 	s := newSpec(t, "signals", DefaultImage)
 	boot(t, s)
-	guard, err := findGuard(s.Namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guard := guardOf(t, s)
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -58,8 +58,8 @@ var hoards = map[string]func(h *hoard) error{
 	"long-filter":     func(h *hoard) error { return attachFilter(h.last(), 1000) },
 	"filter-of-64":    func(h *hoard) error { return attachFilter(h.last(), maxFilter) },
 	"filter-of-65":    func(h *hoard) error { return attachFilter(h.last(), maxFilter+1) },
-	"filter-of-loads": func(h *hoard) error { return attach(h.last(), loads(342)) },
-	"most-loads":      func(h *hoard) error { return attach(h.last(), loads(330)) },
+	"filter-of-loads": func(h *hoard) error { return setFilter(h.last(), loads(342)) },
+	"most-loads":      func(h *hoard) error { return setFilter(h.last(), loads(330)) },
 	"packet-of-inet": func(h *hoard) error {
 		return h.keep(unix.Socket(unix.AF_INET, unix.SOCK_PACKET, htons(unix.ETH_P_ALL)))
 	},
@@ -581,7 +581,7 @@ var hoards = map[string]func(h *hoard) error{
 func htons(v uint16) int { return int(v<<8 | v>>8) }
 
 // attachFilter attaches a program of n instructions that takes every frame.
-func attachFilter(fd, n int) error { return attach(fd, program(n, unix.BPF_LD|unix.BPF_IMM)) }
+func attachFilter(fd, n int) error { return setFilter(fd, program(n, unix.BPF_LD|unix.BPF_IMM)) }
 
 // loads is a program of n instructions that read the packet.
 func loads(n int) []unix.SockFilter { return program(n, unix.BPF_LD|unix.BPF_B|unix.BPF_ABS) }
@@ -593,10 +593,6 @@ func program(n int, code uint16) []unix.SockFilter {
 	}
 	program[n-1] = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff}
 	return program
-}
-
-func attach(fd int, program []unix.SockFilter) error {
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }
 
 // setRing asks for blocks blocks of size bytes, each with frames of 2,048 bytes.

@@ -68,8 +68,8 @@ func (d *sockDiag) rings() (sum uint64, err error) {
 // filters returns the bytes of the translated filters of all packet sockets.
 func (d *sockDiag) filters() (sum uint64, err error) {
 	err = d.dumpPacketSockets(packetShowMemory, func(kind uint16, value []byte) {
-		if kind == packetMemory && len(value) >= 4*(memoryCount-1) {
-			sum += uint64(binary.NativeEndian.Uint32(value[4*memoryOptions:]))
+		if kind == packetMemory {
+			sum += memoryAt(value, memoryOptions)
 		}
 	})
 	return sum, err
@@ -108,7 +108,7 @@ func (d *sockDiag) memory() (sum uint64, err error) {
 			err := d.dump(request, func(message []byte) {
 				sum += memoryOfASocket
 				eachAttribute(message, inetDiagLength, func(kind uint16, value []byte) {
-					if kind == inetSocketMemory && len(value) >= 4*(memoryCount-1) {
+					if kind == inetSocketMemory {
 						sum += socketMemory(value)
 					}
 				})
@@ -121,8 +121,16 @@ func (d *sockDiag) memory() (sum uint64, err error) {
 	return sum, nil
 }
 
+// memoryAt is an entry of a SKMEMINFO; 0 if the attribute is too short.
+func memoryAt(value []byte, index int) uint64 {
+	if len(value) < 4*(memoryCount-1) {
+		return 0
+	}
+	return uint64(binary.NativeEndian.Uint32(value[4*index:]))
+}
+
 func socketMemory(value []byte) uint64 {
-	at := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(value[4*i:])) }
+	at := func(i int) uint64 { return memoryAt(value, i) }
 	return at(memoryReceived) + max(at(memorySending), at(memoryQueued)) + at(memoryForward) + at(memoryOptions) + at(memoryBacklog)
 }
 
