@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxVisitors bounds the front door's connections; more wait in the socket's queue. A node ends
-// those that ask for nothing, so that nobody waits for long.
+// maxVisitors bounds the front door's connections. More wait in the socket's queue, and not for
+// long: a node closes connections that are idle.
 const maxVisitors = 512
 
 // closedDoor is what a client hears when no node lives: aws and the SDKs try again on it.

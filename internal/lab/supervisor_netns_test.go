@@ -30,6 +30,17 @@ func (l *Lab) signal(t *testing.T, name string, sig unix.Signal) process.ID {
 	return id
 }
 
+// call connects to the front door's port, whether or not a door lives.
+func (l *Lab) call(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -113,16 +124,8 @@ func TestDoorThatDiesRefusesNoConnection(t *testing.T) {
 	before := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !before.Alive() })
 	var callers []net.Conn
-	defer func() {
-		for _, conn := range callers {
-			conn.Close()
-		}
-	}()
 	for range maxVisitors + 100 {
-		conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
-		if err != nil {
-			t.Fatalf("connection %d while the door is dead: %v", len(callers), err)
-		}
+		conn := l.call(t)
 		callers = append(callers, conn)
 		fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
 		conn.SetDeadline(time.Now().Add(time.Minute))
@@ -141,28 +144,17 @@ func TestDoorThatDiesRefusesNoConnection(t *testing.T) {
 func TestFullDoorMakesCallersWait(t *testing.T) {
 	l := up(t, Options{Name: "labtestfull"})
 	l.doorSays(t, "at first", "200 API of node1")
-	dial := func() net.Conn {
-		t.Helper()
-		conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn
-	}
-	var idle []net.Conn
+	var idle net.Conn
 	for range maxVisitors {
-		conn := dial()
-		defer conn.Close()
-		idle = append(idle, conn)
+		idle = l.call(t)
 	}
-	caller := dial()
-	defer caller.Close()
+	caller := l.call(t)
 	fmt.Fprint(caller, "GET / HTTP/1.0\r\n\r\n")
 	caller.SetDeadline(time.Now().Add(200 * time.Millisecond))
 	if said, err := io.ReadAll(caller); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("with every place taken the door says %q, %v; want nothing yet", said, err)
 	}
-	idle[0].Close()
+	idle.Close()
 	caller.SetDeadline(time.Now().Add(time.Minute))
 	if said, err := io.ReadAll(caller); err != nil || !strings.Contains(string(said), "API of node1") {
 		t.Errorf("with a place free it is answered %q, %v", said, err)
@@ -250,11 +242,7 @@ func TestNextCommandStartsASupervisorThatDied(t *testing.T) {
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	door := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !door.Alive() })
-	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
-	if err != nil {
-		t.Fatalf("a connection while the door is dead: %v", err)
-	}
-	conn.Close()
+	l.call(t).Close()
 	l.signal(t, supervisorName, unix.SIGCONT)
 	l.back(t, doorName, door)
 	l.back(t, "node1", l.signal(t, "node1", unix.SIGKILL))
