@@ -41,6 +41,9 @@ var (
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
+// IsUnicast reports whether m names one station: the group bit is clear and m is not zero.
+func (m MAC) IsUnicast() bool { return m[0]&1 == 0 && m != MAC{} }
+
 // MarshalText writes the colon form.
 func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 

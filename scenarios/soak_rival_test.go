@@ -16,9 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"palisade/ec2"
 	"palisade/internal/bench/storm"
 	"palisade/internal/netns"
-	"palisade/internal/packet"
 	"palisade/internal/process"
 )
 
@@ -43,7 +43,7 @@ func newStormRival(t *testing.T, lab *stormWorld, held storm.Held) *stormWorld {
 	t.Helper()
 	w := &stormWorld{
 		name: "bridge", hosts: lab.hosts, namespace: map[string]string{}, limits: lab.limits,
-		via:     func(h storm.Host) packet.MAC { return h.MAC },
+		via:     func(h storm.Host) ec2.MAC { return h.MAC },
 		program: func(string) string { self, _ := os.Executable(); return self },
 	}
 	w.limits.slow = held.Slow
@@ -73,7 +73,7 @@ link set vxlan master bridge up`, i+1, rivalMTU, rivalMTU, i+1, 2-i))
 			rivalNamespace(t, ns)
 			w.namespace[role] = ns
 			ip(t, node, fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %s\nlink set %s master bridge up",
-				role, rivalMTU, packet.MAC(h.MAC), rivalMTU, ns, role))
+				role, rivalMTU, h.MAC, rivalMTU, ns, role))
 			ip(t, ns, fmt.Sprintf("address add %s/8 dev eth0\nlink set eth0 up", h.Address))
 		}
 		err := netns.Do(node, func() error {

@@ -22,11 +22,11 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"palisade/ec2"
 	"palisade/internal/bench/storm"
 	"palisade/internal/bench/traffic"
 	"palisade/internal/lab"
 	"palisade/internal/netns"
-	"palisade/internal/packet"
 	vswitch "palisade/switch"
 )
 
@@ -145,7 +145,7 @@ type stormWorld struct {
 	name  string
 	hosts map[string]storm.Host // by role, with their own MACs
 	// via is whom a frame for a host is addressed to.
-	via func(storm.Host) packet.MAC
+	via func(storm.Host) ec2.MAC
 	// namespace is the network of a role.
 	namespace map[string]string
 	// command makes a command that start runs as a role.
@@ -213,7 +213,7 @@ func newStormLab(l *soakLab) *stormWorld {
 		if err != nil {
 			t.Fatalf("MAC of %s: %v", role, err)
 		}
-		w.hosts[role] = storm.Host{Address: netip.MustParseAddr(in.PrivateAddress), MAC: packet.MAC(mac)}
+		w.hosts[role] = storm.Host{Address: netip.MustParseAddr(in.PrivateAddress), MAC: ec2.MAC(mac)}
 		w.namespace[role], ids[role] = in.Namespace, in.ID
 	}
 	// Few at a time: their services have seconds to listen, which they share with the fuzz
@@ -232,7 +232,7 @@ func newStormLab(l *soakLab) *stormWorld {
 		}
 	}
 
-	w.via = func(storm.Host) packet.MAC { return vswitch.GatewayMAC }
+	w.via = func(storm.Host) ec2.MAC { return vswitch.GatewayMAC }
 	w.command = func(ctx context.Context, role string, argv ...string) *exec.Cmd {
 		return exec.CommandContext(ctx, l.palisade, append([]string{"lab", "exec", "--name", l.name, ids[role], "--"}, argv...)...)
 	}

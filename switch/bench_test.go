@@ -191,7 +191,7 @@ func (b *bed) crowd(r *rand.Rand, n int) []member {
 			continue
 		}
 		taken[ip] = true
-		var mac packet.MAC
+		var mac ec2.MAC
 		mac[0], mac[1] = 2, 9
 		binary.BigEndian.PutUint32(mac[2:], ip)
 		i := len(all)

@@ -104,15 +104,15 @@ func TestFormerUplinkPassesNothing(t *testing.T) {
 func TestUplinkTakesItsOwnMACOnly(t *testing.T) {
 	b := newBed(t)
 	b.rules("web", anyIn())
-	by := func(mac packet.MAC, dst string) []byte {
+	by := func(mac ec2.MAC, dst string) []byte {
 		f := template(17, laptop, addr(dst), 1, 53)
 		f.SrcMAC, f.DstMAC = routerMAC, mac
 		return packettest.Build(f)
 	}
-	for _, mac := range []packet.MAC{{255, 255, 255, 255, 255, 255}, {1, 0, 0x5e, 0, 0, 1}} {
+	for _, mac := range []ec2.MAC{{255, 255, 255, 255, 255, 255}, {1, 0, 0x5e, 0, 0, 1}} {
 		b.expect("uplink", by(mac, "198.18.0.4"), "uplink", verdict.NotUnicast)
 	}
-	for _, mac := range []packet.MAC{routerMAC, GatewayMAC, macOf("web"), {2, 9, 9, 9, 9, 9}} {
+	for _, mac := range []ec2.MAC{routerMAC, GatewayMAC, macOf("web"), {2, 9, 9, 9, 9, 9}} {
 		b.expect("uplink", by(mac, "198.18.0.4"), "uplink", verdict.WrongMAC)
 	}
 	for _, dst := range []string{"224.0.0.1", "255.255.255.255", "127.0.0.1", "0.0.0.0"} {

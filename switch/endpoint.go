@@ -6,8 +6,8 @@ import (
 
 	"github.com/gaissmai/bart"
 
+	"palisade/ec2"
 	"palisade/firewall"
-	"palisade/internal/packet"
 )
 
 // An Endpoint is an interface, at whatever node, and its addresses.
@@ -16,7 +16,7 @@ type Endpoint struct {
 	Address netip.Addr
 	Public  netip.Addr // of Address; zero: none
 	Further []Pair     // besides Address, in the same Subnet
-	MAC     packet.MAC
+	MAC     ec2.MAC
 	Groups  []firewall.GroupNumber
 	Port    *Port // nil where it is not on this node
 	// Node is the number of the other node that has it; 0 where it is on this one or
@@ -134,14 +134,14 @@ func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
 }
 
 // setUnchecked changes who forwards under a MAC. There are few, so all are copied.
-func (n *Network) setUnchecked(mac packet.MAC, ep *Endpoint) {
+func (n *Network) setUnchecked(mac ec2.MAC, ep *Endpoint) {
 	n.unchecked = maps.Clone(n.unchecked)
 	if ep == nil {
 		delete(n.unchecked, mac)
 		return
 	}
 	if n.unchecked == nil {
-		n.unchecked = map[packet.MAC]*Endpoint{}
+		n.unchecked = map[ec2.MAC]*Endpoint{}
 	}
 	n.unchecked[mac] = ep
 }

@@ -38,7 +38,7 @@ func TestHostileFramesReachNobody(t *testing.T) {
 	from := func(ip string) []byte {
 		return build(6, 22, func(f *packettest.Frame) { f.Flow.Src = addr(ip) })
 	}
-	to := func(protocol uint8, ip string, mac packet.MAC) []byte {
+	to := func(protocol uint8, ip string, mac ec2.MAC) []byte {
 		return build(protocol, 67, func(f *packettest.Frame) { f.Flow.Dst, f.DstMAC = addr(ip), mac })
 	}
 	// options puts IP options between the header and TCP.
@@ -48,7 +48,7 @@ func TestHostileFramesReachNobody(t *testing.T) {
 		binary.BigEndian.PutUint16(b[16:], uint16(len(b)-14))
 		return b
 	}
-	broadcast := packet.MAC{255, 255, 255, 255, 255, 255}
+	broadcast := ec2.MAC{255, 255, 255, 255, 255, 255}
 	tests := []struct {
 		name  string
 		frame []byte
@@ -121,10 +121,10 @@ func TestHostileFramesReachNobody(t *testing.T) {
 		{"DHCP discover", to(17, "255.255.255.255", broadcast), "not-unicast at attacker"},
 		{"broadcast of the network", to(17, "10.255.255.255", broadcast), "not-unicast at attacker"},
 		{"unicast in a broadcast frame", build(6, 22, func(f *packettest.Frame) { f.DstMAC = broadcast }), "not-unicast at attacker"},
-		{"IGMP", to(2, "224.0.0.22", packet.MAC{1, 0, 0x5e, 0, 0, 0x16}), "not-unicast at attacker"},
-		{"multicast DNS", to(17, "224.0.0.251", packet.MAC{1, 0, 0x5e, 0, 0, 0xfb}), "not-unicast at attacker"},
+		{"IGMP", to(2, "224.0.0.22", ec2.MAC{1, 0, 0x5e, 0, 0, 0x16}), "not-unicast at attacker"},
+		{"multicast DNS", to(17, "224.0.0.251", ec2.MAC{1, 0, 0x5e, 0, 0, 0xfb}), "not-unicast at attacker"},
 		{"multicast address in a unicast frame", to(17, "224.0.0.1", victimMAC), "not-unicast at attacker"},
-		{"the victim's address, another's MAC", build(6, 22, func(f *packettest.Frame) { f.DstMAC = packet.MAC{2, 9, 9, 9, 9, 9} }), "wrong-mac at attacker"},
+		{"the victim's address, another's MAC", build(6, 22, func(f *packettest.Frame) { f.DstMAC = ec2.MAC{2, 9, 9, 9, 9, 9} }), "wrong-mac at attacker"},
 		{"nobody's address", to(6, "10.10.9.9", GatewayMAC), "no-route at attacker"},
 		{"the world, without a public address", to(6, "203.0.113.25", GatewayMAC), "no-route at attacker"},
 		{"the gateway itself", to(6, "10.0.0.1", GatewayMAC), "gateway-local at attacker"},

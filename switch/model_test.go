@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -16,7 +17,7 @@ func TestForwardingMatchesTheModel(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	var addresses []netip.Addr
-	macs := []packet.MAC{GatewayMAC, routerMAC}
+	macs := []ec2.MAC{GatewayMAC, routerMAC}
 	for _, h := range vpcHosts {
 		macs = append(macs, macOf(h.name))
 		for _, p := range b.owners[h.name].pairs() {
@@ -55,7 +56,7 @@ func TestForwardingMatchesTheModel(t *testing.T) {
 }
 
 // model is where a packet goes that every rule admits; "" is nowhere.
-func (b *bed) model(from vpcHost, src, dst netip.Addr, mac packet.MAC) string {
+func (b *bed) model(from vpcHost, src, dst netip.Addr, mac ec2.MAC) string {
 	own := func(h vpcHost, a netip.Addr) bool {
 		return slices.ContainsFunc(b.owners[h.name].pairs(), func(p Pair) bool { return p.Private == a })
 	}

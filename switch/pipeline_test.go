@@ -84,8 +84,8 @@ type groups map[ec2.GroupID]*ec2.Group
 func (g groups) Group(id ec2.GroupID) (*ec2.Group, bool) { one, ok := g[id]; return one, ok }
 
 var (
-	routerMAC = packet.MAC{2, 0, 0, 0, 0, 1}
-	upMAC     = packet.MAC{2, 0x75, 0, 0, 0, 1}
+	routerMAC = ec2.MAC{2, 0, 0, 0, 0, 1}
+	upMAC     = ec2.MAC{2, 0x75, 0, 0, 0, 1}
 	laptop    = netip.MustParseAddr("203.0.113.25")
 	stranger  = netip.MustParseAddr("198.51.100.7")
 	hosts     = []struct{ name, private, public, group string }{
@@ -194,7 +194,7 @@ func (b *bed) rules(group string, rules ...ec2.Rule) {
 	b.sw.Publish(e)
 }
 
-func macOf(name string) packet.MAC { return packet.MAC{2, 0, 0, 1, 0, name[0]} }
+func macOf(name string) ec2.MAC { return ec2.MAC{2, 0, 0, 1, 0, name[0]} }
 
 // send puts an Ethernet frame before the switch as if read from a port.
 func (b *bed) send(from string, ethernet []byte) (at string, v verdict.Verdict) {
@@ -286,7 +286,7 @@ func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
 	b := newBed(t)
 	b.rules("app", permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0"))
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")
-	mac := func(f packettest.Frame, src, dst packet.MAC) []byte {
+	mac := func(f packettest.Frame, src, dst ec2.MAC) []byte {
 		f.SrcMAC, f.DstMAC = src, dst
 		return packettest.Build(f)
 	}
@@ -298,13 +298,13 @@ func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
 		want  verdict.Verdict
 	}{
 		{"another's MAC", mac(syn, macOf("app"), GatewayMAC), verdict.SpoofedMAC},
-		{"group MAC as source", mac(syn, packet.MAC{1, 0, 0x5e}, GatewayMAC), verdict.SpoofedMAC},
+		{"group MAC as source", mac(syn, ec2.MAC{1, 0, 0x5e}, GatewayMAC), verdict.SpoofedMAC},
 		{"another's address", forged("10.10.0.6"), verdict.SpoofedIP},
 		{"the gateway's address", forged("10.0.0.1"), verdict.SpoofedIP},
 		{"its own public address", forged("198.18.0.4"), verdict.SpoofedIP},
 		{"LAND", forged("10.10.0.5"), verdict.SpoofedIP},
 		{"loopback", forged("127.0.0.1"), verdict.SpoofedIP},
-		{"broadcast MAC", mac(syn, macOf("web"), packet.MAC{255, 255, 255, 255, 255, 255}), verdict.NotUnicast},
+		{"broadcast MAC", mac(syn, macOf("web"), ec2.MAC{255, 255, 255, 255, 255, 255}), verdict.NotUnicast},
 		{"multicast address", b.of("web", template(17, web, addr("224.0.0.1"), 1, 2)), verdict.NotUnicast},
 		{"limited broadcast", b.of("web", template(17, web, addr("255.255.255.255"), 68, 67)), verdict.NotUnicast},
 		{"DHCP server", b.of("web", template(17, web, app, 67, 68)), verdict.DHCPServer},
@@ -330,7 +330,7 @@ func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
 	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), laptop, 1, 80)), "lone", verdict.NoRoute) // no public address: no internet
 }
 
-func arpInner(outer, inner packet.MAC, ip netip.Addr) []byte {
+func arpInner(outer, inner ec2.MAC, ip netip.Addr) []byte {
 	b := packettest.ARP(1, inner, ip, addr("10.0.0.1"))
 	copy(b[6:12], outer[:])
 	return b
@@ -343,7 +343,7 @@ func TestOutsideSourcesThatCannotBe(t *testing.T) {
 		b.expect("uplink", outside(template(6, addr(src), addr("198.18.0.4"), 1, 80)), "uplink", verdict.BadSource)
 	}
 	f := template(6, laptop, addr("198.18.0.4"), 1, 80)
-	f.SrcMAC, f.DstMAC = routerMAC, packet.MAC{2, 9, 9, 9, 9, 9}
+	f.SrcMAC, f.DstMAC = routerMAC, ec2.MAC{2, 9, 9, 9, 9, 9}
 	b.expect("uplink", packettest.Build(f), "uplink", verdict.WrongMAC)
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.99"), 1, 80)), "uplink", verdict.NoRoute)
 	b.expect("uplink", outside(template(6, laptop, addr("10.10.0.4"), 1, 80)), "uplink", verdict.NoRoute) // by private address
@@ -351,7 +351,7 @@ func TestOutsideSourcesThatCannotBe(t *testing.T) {
 
 func TestARPIsAnsweredHere(t *testing.T) {
 	b := newBed(t)
-	for target, want := range map[string]packet.MAC{"10.0.0.1": GatewayMAC, "10.10.0.5": macOf("app")} {
+	for target, want := range map[string]ec2.MAC{"10.0.0.1": GatewayMAC, "10.10.0.5": macOf("app")} {
 		b.expect("web", packettest.ARP(1, macOf("web"), addr("10.10.0.4"), addr(target)), "web", verdict.Answered)
 		p := b.delivered("web")
 		if p.ARPOperation != 2 || p.ARPSender != want || p.ARPSenderIP != addr(target) || p.DstMAC != macOf("web") {

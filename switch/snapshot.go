@@ -10,6 +10,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"palisade/conntrack"
+	"palisade/ec2"
 	"palisade/firewall"
 	"palisade/internal/packet"
 )
@@ -42,7 +43,7 @@ type Network struct {
 
 	fdb       *bart.Table[*Endpoint]
 	subnets   *bart.Table[*Subnet]
-	unchecked map[packet.MAC]*Endpoint // those that forward for others; replaced, never changed
+	unchecked map[ec2.MAC]*Endpoint // those that forward for others; replaced, never changed
 }
 
 // An Attachment is what a port of an instance may do: it is one Endpoint of one Network,
@@ -81,8 +82,8 @@ const (
 // An Uplink is the port to everything that is no instance.
 type Uplink struct {
 	Port    *Port
-	MAC     packet.MAC // what the segment knows this node by
-	NextHop packet.MAC // the router
+	MAC     ec2.MAC // what the segment knows this node by
+	NextHop ec2.MAC // the router
 	MTU     int
 }
 

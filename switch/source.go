@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"palisade/ec2"
 	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
@@ -58,7 +59,7 @@ func (f *frame) answerARP(a *Attachment) verdict.Verdict {
 }
 
 // answer sends the ARP reply back where the request came from.
-func (f *frame) answer(mac packet.MAC) verdict.Verdict {
+func (f *frame) answer(mac ec2.MAC) verdict.Verdict {
 	failpoint.Reach()
 	packet.ARPReply(f.bytes(), &f.pkt, mac)
 	if v := f.write(f.in); v != verdict.Forward {

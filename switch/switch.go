@@ -28,12 +28,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/conntrack"
-	"palisade/internal/packet"
+	"palisade/ec2"
 )
 
 // GatewayMAC is the gateway's address in every network of every node. It is no node's
 // own, so an instance that moves keeps its neighbour entry.
-var GatewayMAC = packet.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
+var GatewayMAC = ec2.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
 
 // Config is what a Switch needs. Tracker is required.
 type Config struct {

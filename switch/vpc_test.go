@@ -111,7 +111,7 @@ func (b *bed) regroup(name string, groups ...ec2.GroupID) {
 }
 
 // to builds a frame that an interface hands to a MAC.
-func to(name string, mac packet.MAC, f packettest.Frame) []byte {
+func to(name string, mac ec2.MAC, f packettest.Frame) []byte {
 	f.SrcMAC, f.DstMAC = macOf(name), mac
 	return packettest.Build(f)
 }
@@ -120,7 +120,7 @@ func TestSubnetsAreApart(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	web, app, db := addr("10.0.1.10"), addr("10.0.1.20"), addr("10.0.2.10")
-	answered := func(name string, sender, target netip.Addr, want verdict.Verdict, mac packet.MAC) {
+	answered := func(name string, sender, target netip.Addr, want verdict.Verdict, mac ec2.MAC) {
 		t.Helper()
 		b.expect(name, packettest.ARP(1, macOf(name), sender, target), name, want)
 		if p := b.devices[name].last; want == verdict.Answered && b.delivered(name).ARPSender != mac {
@@ -131,10 +131,10 @@ func TestSubnetsAreApart(t *testing.T) {
 	answered("1web", addr("10.0.1.12"), app, verdict.Answered, macOf("2app"))
 	answered("2app", app, addr("10.0.1.12"), verdict.Answered, macOf("1web"))
 	answered("4db", db, addr("10.0.2.1"), verdict.Answered, GatewayMAC)
-	answered("1web", web, db, verdict.ARPIgnored, packet.MAC{})
-	answered("1web", web, addr("10.0.2.1"), verdict.ARPIgnored, packet.MAC{})
-	answered("1web", web, addr("10.0.1.11"), verdict.ARPIgnored, packet.MAC{}) // its own
-	answered("1web", db, addr("10.0.1.1"), verdict.SpoofedARP, packet.MAC{})
+	answered("1web", web, db, verdict.ARPIgnored, ec2.MAC{})
+	answered("1web", web, addr("10.0.2.1"), verdict.ARPIgnored, ec2.MAC{})
+	answered("1web", web, addr("10.0.1.11"), verdict.ARPIgnored, ec2.MAC{}) // its own
+	answered("1web", db, addr("10.0.1.1"), verdict.SpoofedARP, ec2.MAC{})
 
 	syn := func(src, dst netip.Addr) packettest.Frame { return template(6, src, dst, 1, 22) }
 	b.expect("1web", to("1web", GatewayMAC, syn(web, app)), "2app", verdict.Forward)
@@ -239,7 +239,7 @@ func TestUncheckedForwardsForOthers(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	web, nat, db, foreign := addr("10.0.1.10"), addr("10.0.1.30"), addr("10.0.2.10"), addr("192.0.2.9")
-	fwd := func(name string, mac packet.MAC, src, dst netip.Addr) []byte {
+	fwd := func(name string, mac ec2.MAC, src, dst netip.Addr) []byte {
 		return to(name, mac, template(6, src, dst, 9, 22))
 	}
 
@@ -288,7 +288,7 @@ func TestUncheckedForwardsForOthers(t *testing.T) {
 func TestEqualAddressesOfTwoVPCsNeverMeet(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
-	var macs []packet.MAC
+	var macs []ec2.MAC
 	var targets []netip.Addr
 	for _, h := range vpcHosts {
 		macs = append(macs, macOf(h.name))
@@ -329,7 +329,7 @@ func TestOneForwardsThroughATunnel(t *testing.T) {
 	}
 	foreign := addr("192.0.2.9")
 	fwd, far := packet.Origin{Node: 2, VNI: uint32(ours), Epoch: 200}, packet.Origin{Node: 2, VNI: uint32(ours), Epoch: 201}
-	by := func(name string, mac packet.MAC, src, dst string) []byte {
+	by := func(name string, mac ec2.MAC, src, dst string) []byte {
 		return to(name, mac, template(6, addr(src), addr(dst), 9, 3306))
 	}
 	// There.

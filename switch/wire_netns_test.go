@@ -63,7 +63,7 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 	w := &wire{t: t, sw: sw}
 	edit := sw.Edit(1)
 	edit.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 1500})
-	attach := func(epoch uint64, name string, ip netip.Addr, mac packet.MAC) (*Port, string) {
+	attach := func(epoch uint64, name string, ip netip.Addr, mac ec2.MAC) (*Port, string) {
 		ns := fmt.Sprintf("pal-%d-%.20s-%s", os.Getpid(), t.Name(), name)
 		port := w.plug(name, ns)
 		set := compiler.Acquire(view, []ec2.GroupID{ec2.GroupID(name)}, 1)

@@ -10,9 +10,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"palisade/ec2"
 	"palisade/internal/bench/world"
 	"palisade/internal/netns"
-	"palisade/internal/packet"
 )
 
 // pairTitle is the phase of RunPair.
@@ -103,7 +103,7 @@ func describe(e *world.Endpoint, namespace string) error {
 
 // nextHop is whom a client addresses its frames for an address to: the kernel knows once
 // it has sent a packet there.
-func nextHop(client world.Endpoint, to netip.Addr) (mac packet.MAC, err error) {
+func nextHop(client world.Endpoint, to netip.Addr) (mac ec2.MAC, err error) {
 	err = netns.Do(client.Namespace, func() error {
 		routes, err := netlink.RouteGet(to.AsSlice())
 		if err != nil {

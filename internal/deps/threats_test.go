@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"palisade/internal/packet"
+	"palisade/ec2"
 	"palisade/internal/packet/packettest"
 )
 
@@ -22,7 +22,7 @@ func TestEveryThreatHasItsProof(t *testing.T) {
 	}
 	corpus := map[string]bool{}
 	host := func(n byte) packettest.Host {
-		return packettest.Host{MAC: packet.MAC{2, 0, 0, 0, 0, n}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, n})}
+		return packettest.Host{MAC: ec2.MAC{2, 0, 0, 0, 0, n}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, n})}
 	}
 	for _, threat := range packettest.Threats(packettest.Field{Gateway: host(1), Attacker: host(2), Victim: host(3), Member: host(4), Unused: host(5).Addr, Open: 22}) {
 		corpus[threat.ID] = true

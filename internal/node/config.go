@@ -13,7 +13,6 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"palisade/ec2"
-	"palisade/internal/packet"
 	"palisade/internal/secret"
 	"palisade/switch/overlay"
 )
@@ -76,10 +75,10 @@ type Lab struct {
 
 // Uplink is the node's way to what is no instance. No device: no way.
 type Uplink struct {
-	Device     string     `toml:"device"`
-	Namespace  string     `toml:"namespace"` // where the device's other end is
-	Bridge     string     `toml:"bridge"`    // what it is a port of there
-	GatewayMAC packet.MAC `toml:"gateway_mac"`
+	Device     string  `toml:"device"`
+	Namespace  string  `toml:"namespace"` // where the device's other end is
+	Bridge     string  `toml:"bridge"`    // what it is a port of there
+	GatewayMAC ec2.MAC `toml:"gateway_mac"`
 }
 
 // Classic is the region's EC2-Classic network. It is read when a cluster begins.

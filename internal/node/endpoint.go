@@ -122,7 +122,7 @@ func hasPublic(pairs []ec2.AddressPair, public netip.Addr) bool {
 
 func (p *plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
 	o := &vswitch.Endpoint{
-		Epoch: lease.Epoch, Address: lease.Private, Public: lease.Public, MAC: packet.MAC(lease.MAC), Port: port,
+		Epoch: lease.Epoch, Address: lease.Private, Public: lease.Public, MAC: lease.MAC, Port: port,
 		Unchecked: lease.Unchecked,
 	}
 	for _, a := range lease.Further {

@@ -37,7 +37,7 @@ func TestStatusNamesShutPorts(t *testing.T) {
 	}
 	frame := packettest.Build(packettest.Frame{
 		Flow:   packet.Flow{Src: web.Private, Dst: db.Private, SrcPort: 1, DstPort: 80, Protocol: packet.ProtocolTCP},
-		SrcMAC: packet.MAC(web.MAC), DstMAC: vswitch.GatewayMAC, TCPFlags: packet.SYN,
+		SrcMAC: web.MAC, DstMAC: vswitch.GatewayMAC, TCPFlags: packet.SYN,
 	})
 	for range 100 {
 		if err := device.Send(frame); err != nil {

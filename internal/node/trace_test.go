@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"palisade/ec2"
-	"palisade/internal/packet"
 	vswitch "palisade/switch"
 	"palisade/switch/tap/taptest"
 )
@@ -95,7 +94,7 @@ func traced(t *testing.T) (n testNode, web, db *ec2.Instance) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: uplinkMTU}
+	n.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: ec2.MAC{2, 0, 0, 0, 0, 1}, MTU: uplinkMTU}
 	if err := n.plane.apply(state.View()); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/netns"
-	"palisade/internal/packet"
 	vswitch "palisade/switch"
 	"palisade/switch/tap"
 )
@@ -56,9 +55,9 @@ func (p *plane) openUplink(c Config) error {
 }
 
 // uplinkMAC is the same for a node at every start, so its neighbours need not learn anew.
-func uplinkMAC(n ec2.NodeID) packet.MAC {
+func uplinkMAC(n ec2.NodeID) ec2.MAC {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(n)) // never fails
 	sum := h.Sum32()
-	return packet.MAC{0x02, 0x75, byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
+	return ec2.MAC{0x02, 0x75, byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"palisade/ec2"
-	"palisade/internal/packet"
 	vswitch "palisade/switch"
 	"palisade/switch/tap/taptest"
 )
@@ -55,7 +54,7 @@ func newDrawing(t *testing.T) *drawing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.node.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: packet.MAC{2, 0, 0, 0, 0, 1}, MTU: uplinkMTU}
+	d.node.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: ec2.MAC{2, 0, 0, 0, 0, 1}, MTU: uplinkMTU}
 	commands, err := c.bootstrap(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,6 @@ import (
 	"palisade/internal/instance"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
-	"palisade/internal/packet"
 )
 
 // The test binary is the init of the instances that its nodes boot.
@@ -64,7 +63,7 @@ func newWorld(t *testing.T, name string) *world {
 	netnstest.NeedRoot(t)
 	w := &world{t: t, name: "palisade-nt-" + name, config: nodeConfig(t)}
 	w.config.Lab = Lab{NamespacePrefix: w.name + "-", InstanceDir: filepath.Join(w.config.DataDir, "instances"), CgroupPrefix: w.name}
-	w.config.Uplink = Uplink{Device: "up0", Namespace: w.name + "-out", GatewayMAC: packet.MAC{2, 0, 0, 0, 0, 1}}
+	w.config.Uplink = Uplink{Device: "up0", Namespace: w.name + "-out", GatewayMAC: ec2.MAC{2, 0, 0, 0, 0, 1}}
 	w.config.Account = append(w.config.Account, Account{ID: dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", SecretKey: "secret"})
 	w.cleanup()
 	t.Cleanup(w.cleanup)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 
+	"palisade/ec2"
+
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 )
@@ -11,7 +13,7 @@ import (
 // A Template says what Compose builds.
 type Template struct {
 	Flow           Flow
-	SrcMAC, DstMAC MAC
+	SrcMAC, DstMAC ec2.MAC
 	TCPFlags       uint8
 	ICMPType       uint8
 	ICMPCode       uint8

@@ -8,6 +8,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -115,12 +116,12 @@ func TestHostileFramesGetTheirVerdict(t *testing.T) {
 		{"first fragment not of eighths", edit(udp("12345"), set(20, 0x20)), verdict.TinyFragment},
 		{"fragment past 65535", fragment(udp(""), 65528, false, 64), verdict.BadLength},
 		{"ARP of five-byte addresses", edit(packettest.Frame{Flow: echo().Flow}, func([]byte) []byte {
-			b := packettest.ARP(1, packet.MAC{2}, client, server)
+			b := packettest.ARP(1, ec2.MAC{2}, client, server)
 			b[18] = 5
 			return b
 		}), verdict.BadARP},
-		{"RARP operation", packettest.ARP(3, packet.MAC{2}, client, server), verdict.BadARP},
-		{"ARP cut", packettest.ARP(1, packet.MAC{2}, client, server)[:41], verdict.BadARP},
+		{"RARP operation", packettest.ARP(3, ec2.MAC{2}, client, server), verdict.BadARP},
+		{"ARP cut", packettest.ARP(1, ec2.MAC{2}, client, server)[:41], verdict.BadARP},
 	}
 	d := packet.NewDecoder()
 	for _, tt := range tests {
@@ -171,7 +172,7 @@ func TestInnerPacketIsNotJudged(t *testing.T) {
 func TestICMPErrorQuotesItsPacket(t *testing.T) {
 	d := packet.NewDecoder()
 	var p packet.Packet
-	frame := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("x")), packet.MAC{2}, packet.MAC{4})
+	frame := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("x")), ec2.MAC{2}, ec2.MAC{4})
 	if v, ok := d.Decode(frame, &p); !ok || !p.HasQuoted || p.Quoted != udp("").Flow {
 		t.Errorf("Decode = %v, %t, quoted %v", v, ok, p.Quoted)
 	}
@@ -186,10 +187,10 @@ func TestNoAllocs(t *testing.T) {
 	var p packet.Packet
 	frames := [][]byte{
 		packettest.Build(tcp(packet.ACK, "hello")), packettest.Build(udp("x")), packettest.Build(echo()),
-		packettest.ARP(1, packet.MAC{2}, client, server), packettest.Build(tcp(0, "")),
+		packettest.ARP(1, ec2.MAC{2}, client, server), packettest.Build(tcp(0, "")),
 		fragment(udp(""), 0, true, 64), fragment(udp(""), 72, false, 5),
 		withOptions(7, 4, 4, 0), withOptions(7, 9, 4, 0), {1, 2, 3},
-		packettest.ICMPError(3, 1, server, client, packettest.Build(udp("x")), packet.MAC{2}, packet.MAC{4}),
+		packettest.ICMPError(3, 1, server, client, packettest.Build(udp("x")), ec2.MAC{2}, ec2.MAC{4}),
 	}
 	for i, frame := range frames {
 		offload := make([]byte, packet.OffloadLen)
@@ -213,7 +214,7 @@ func TestPeekFlowGuessesWhatMostFramesAre(t *testing.T) {
 		}
 	}
 	for _, frame := range [][]byte{
-		nil, packettest.Build(udp(""))[:41], packettest.Build(echo()), packettest.ARP(1, packet.MAC{2}, client, server),
+		nil, packettest.Build(udp(""))[:41], packettest.Build(echo()), packettest.ARP(1, ec2.MAC{2}, client, server),
 		withOptions(7, 4, 4, 0), fragment(udp(""), 0, true, 64), fragment(udp(""), 64, false, 64),
 	} {
 		if flow, ok := packet.PeekFlow(frame); ok {
@@ -225,9 +226,9 @@ func TestPeekFlowGuessesWhatMostFramesAre(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	for _, frame := range [][]byte{
 		packettest.Build(tcp(packet.SYN, "")), packettest.Build(udp("abc")), packettest.Build(echo()), packettest.Build(ipip()),
-		packettest.ARP(1, packet.MAC{2}, client, server), withOptions(131, 7, 4, 10, 0, 0, 1, 0),
+		packettest.ARP(1, ec2.MAC{2}, client, server), withOptions(131, 7, 4, 10, 0, 0, 1, 0),
 		fragment(udp(""), 0, true, 64), fragment(tcp(packet.SYN, ""), 64, false, 64),
-		packettest.ICMPError(3, 1, server, client, packettest.Build(udp("x")), packet.MAC{2}, packet.MAC{4}),
+		packettest.ICMPError(3, 1, server, client, packettest.Build(udp("x")), ec2.MAC{2}, ec2.MAC{4}),
 	} {
 		f.Add(frame)
 	}

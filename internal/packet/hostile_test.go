@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -20,9 +21,9 @@ func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
 
 // TestHostileARPIsRefused: one field after the other is not as RFC 826 has it on Ethernet.
 func TestHostileARPIsRefused(t *testing.T) {
-	sound := func() []byte { return packettest.ARP(1, packet.MAC{2}, client, server) }
+	sound := func() []byte { return packettest.ARP(1, ec2.MAC{2}, client, server) }
 	for _, operation := range []uint16{1, 2} {
-		decode(t, packettest.ARP(operation, packet.MAC{2}, client, server))
+		decode(t, packettest.ARP(operation, ec2.MAC{2}, client, server))
 	}
 	for name, change := range map[string]func(b []byte){
 		"hardware type 0":            func(b []byte) { b[15] = 0 },
@@ -157,7 +158,7 @@ func TestSetsOfFlagsAreThoseOfTCP(t *testing.T) {
 // IPv4, is a later fragment, or comes in fragments itself.
 func TestOddQuotesAreIgnored(t *testing.T) {
 	build := func(change func(b []byte) []byte) []byte {
-		b := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("0123456789")), packet.MAC{2}, packet.MAC{4})
+		b := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("0123456789")), ec2.MAC{2}, ec2.MAC{4})
 		b = change(b)
 		binary.BigEndian.PutUint16(b[16:], uint16(len(b)-14))
 		return b
@@ -187,7 +188,7 @@ func TestOddQuotesAreIgnored(t *testing.T) {
 func TestFrameThatIsCutIsRefused(t *testing.T) {
 	for name, whole := range map[string][]byte{
 		"TCP": packettest.Build(tcp(packet.SYN, "")), "UDP": packettest.Build(udp("")), "ICMP": packettest.Build(echo())[:42],
-		"TCP behind options": withOptions(7, 4, 4, 0), "ARP": packettest.ARP(1, packet.MAC{2}, client, server),
+		"TCP behind options": withOptions(7, 4, 4, 0), "ARP": packettest.ARP(1, ec2.MAC{2}, client, server),
 	} {
 		if name == "ICMP" {
 			binary.BigEndian.PutUint16(whole[16:], 28)
@@ -225,7 +226,7 @@ func TestHostileFramesCostNoAllocation(t *testing.T) {
 		"an IP length of 0":           edit(tcp(packet.SYN, ""), set(16, 0, 0)),
 		"an IP length of 19":          edit(tcp(packet.SYN, ""), set(16, 0, 19)),
 		"a runt":                      packettest.Build(udp(""))[:20],
-		"ARP that is cut":             packettest.ARP(1, packet.MAC{2}, client, server)[:30],
+		"ARP that is cut":             packettest.ARP(1, ec2.MAC{2}, client, server)[:30],
 		"IPv6":                        edit(tcp(packet.SYN, ""), set(12, 0x86, 0xdd)),
 	} {
 		if n := testing.AllocsPerRun(100, func() {

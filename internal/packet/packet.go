@@ -16,19 +16,10 @@ package packet
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
+
+	"palisade/ec2"
 )
-
-// MAC is an Ethernet address.
-type MAC [6]byte
-
-func (m MAC) String() string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
-}
-
-// IsUnicast reports whether m names one station: the group bit is clear and m is not zero.
-func (m MAC) IsUnicast() bool { return m[0]&1 == 0 && m != MAC{} }
 
 // EtherTypes that are looked into.
 const (
@@ -99,7 +90,7 @@ func ProtocolName(p uint8) string {
 
 // A Packet is what Decode found in one frame. Offsets count from the Ethernet header.
 type Packet struct {
-	DstMAC, SrcMAC MAC
+	DstMAC, SrcMAC ec2.MAC
 	EtherType      uint16
 
 	Flow     Flow
@@ -128,7 +119,7 @@ type Packet struct {
 	HasQuoted    bool
 	IsICMPError  bool
 	ARPOperation uint16
-	ARPSender    MAC
+	ARPSender    ec2.MAC
 	ARPSenderIP  netip.Addr
 	ARPTargetIP  netip.Addr
 }
@@ -159,14 +150,4 @@ func (p *Packet) RuleKey() uint16 {
 		return uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
 	}
 	return 0
-}
-
-// UnmarshalText reads the colon form.
-func (m *MAC) UnmarshalText(text []byte) error {
-	hw, err := net.ParseMAC(string(text))
-	if err != nil || len(hw) != len(m) {
-		return fmt.Errorf("%q is not a 48-bit Ethernet address", text)
-	}
-	copy(m[:], hw)
-	return nil
 }

@@ -5,11 +5,12 @@ import (
 	"math/bits"
 	"net/netip"
 
+	"palisade/ec2"
 	"palisade/internal/failpoint"
 )
 
 // SetMACs addresses the frame on its last hop.
-func SetMACs(frame []byte, dst, src MAC) {
+func SetMACs(frame []byte, dst, src ec2.MAC) {
 	copy(frame[0:6], dst[:])
 	copy(frame[6:12], src[:])
 }
@@ -144,7 +145,7 @@ func sum16(b []byte) uint32 {
 
 // ARPReply turns a request in place into the answer that mac has its target address,
 // and returns the frame to send back.
-func ARPReply(frame []byte, p *Packet, mac MAC) []byte {
+func ARPReply(frame []byte, p *Packet, mac ec2.MAC) []byte {
 	failpoint.Reach()
 	SetMACs(frame, p.ARPSender, mac)
 	b := frame[p.L3:]
@@ -159,7 +160,7 @@ func ARPReply(frame []byte, p *Packet, mac MAC) []byte {
 
 // Announcement writes a gratuitous ARP request into frame: mac has addr (RFC 5227 §1.1).
 // frame must hold 42 bytes; the part written is returned.
-func Announcement(frame []byte, mac MAC, addr netip.Addr) []byte {
+func Announcement(frame []byte, mac ec2.MAC, addr netip.Addr) []byte {
 	copy(frame[0:6], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	copy(frame[6:12], mac[:])
 	binary.BigEndian.PutUint16(frame[12:], EtherTypeARP)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -56,7 +57,7 @@ func TestRewriteKeepsEveryChecksumRight(t *testing.T) {
 	to := netip.MustParseAddr("10.10.1.44")
 	frames := map[string][]byte{
 		"tcp": packettest.Build(tcp(packet.ACK, "hello")), "udp": packettest.Build(udp("hello!!")), "icmp": packettest.Build(echo()),
-		"icmp error": packettest.ICMPError(3, 3, server, client, packettest.Build(udp("x")), packet.MAC{2}, packet.MAC{4}),
+		"icmp error": packettest.ICMPError(3, 3, server, client, packettest.Build(udp("x")), ec2.MAC{2}, ec2.MAC{4}),
 	}
 	for name, frame := range frames {
 		p := decode(t, frame)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 )
@@ -397,7 +398,7 @@ func TestDatagramsThatWaitBehindEachOtherAreJoined(t *testing.T) {
 // goes on as it is, for Decode and Sanitize to refuse.
 func TestTrainRefusesNothing(t *testing.T) {
 	for _, frame := range [][]byte{
-		nil, {1, 2, 3}, packettest.Build(echo()), packettest.ARP(1, packet.MAC{2}, client, server),
+		nil, {1, 2, 3}, packettest.Build(echo()), packettest.ARP(1, ec2.MAC{2}, client, server),
 		fragment(udp(""), 0, true, 64), withOptions(7, 4, 4, 0), append(packettest.Build(udp("x")), 0, 0),
 	} {
 		for _, marks := range []packet.Marks{0, packet.Unfinished, packet.Unfinished | packet.Followed} {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"palisade/ec2"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
@@ -23,7 +24,7 @@ import (
 const host = "palisade-test-afpacket"
 
 var (
-	guestMAC = packet.MAC{2, 0, 0, 0, 0, 7}
+	guestMAC = ec2.MAC{2, 0, 0, 0, 0, 7}
 	guest    = netip.MustParseAddr("10.200.9.7")
 	hostIP   = netip.MustParseAddr("10.200.9.1")
 )
@@ -128,7 +129,7 @@ func (b *bench) frame(from reader, want []byte, within time.Duration) (header, f
 func udp(payload int) []byte {
 	return packettest.Build(packettest.Frame{
 		Flow:   packet.Flow{Src: guest, Dst: hostIP, SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolUDP},
-		SrcMAC: guestMAC, DstMAC: packet.MAC{2, 0, 0x5e, 0, 0, 1}, Payload: make([]byte, payload),
+		SrcMAC: guestMAC, DstMAC: ec2.MAC{2, 0, 0x5e, 0, 0, 1}, Payload: make([]byte, payload),
 	})
 }
 
@@ -164,7 +165,7 @@ func TestOffloadsGoThrough(t *testing.T) {
 	d := b.open()
 	f := packettest.Frame{
 		Flow:   packet.Flow{Src: guest, Dst: hostIP, SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolTCP},
-		SrcMAC: guestMAC, DstMAC: packet.MAC{2, 0, 0x5e, 0, 0, 1}, TCPFlags: packet.ACK, Payload: make([]byte, 20000),
+		SrcMAC: guestMAC, DstMAC: ec2.MAC{2, 0, 0x5e, 0, 0, 1}, TCPFlags: packet.ACK, Payload: make([]byte, 20000),
 	}
 	large := packettest.Build(f)
 	offload := make([]byte, packet.OffloadLen)

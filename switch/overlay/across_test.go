@@ -79,7 +79,7 @@ var acrossHosts = []struct {
 }
 
 // uplinkMAC is what the segment behind the uplinks knows each node by.
-var uplinkMAC = packet.MAC{2, 0x75, 0, 0, 0, 1}
+var uplinkMAC = ec2.MAC{2, 0x75, 0, 0, 0, 1}
 
 // acrossRules: the app admits by group, by address and from everywhere; the others almost
 // everything.

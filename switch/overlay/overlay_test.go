@@ -301,7 +301,7 @@ func eventually(t testing.TB, what string, so func() bool) {
 
 func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
 
-func macOf(name string) packet.MAC { return packet.MAC{2, 0, 0, 1, 0, name[0]} }
+func macOf(name string) ec2.MAC { return ec2.MAC{2, 0, 0, 1, 0, name[0]} }
 
 // of builds a frame that an instance sends through its gateway.
 func of(name string, protocol uint8, src, dst string, srcPort, dstPort uint16) packettest.Frame {
@@ -461,7 +461,7 @@ func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
 		{"to nobody", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr("10.10.9.9") }), n2.tunnel, verdict.NoRoute},
 		{"to the world", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr("203.0.113.25") }), n2.tunnel, verdict.NoRoute},
 		{"to a MAC that the receiver has not", origin, with(func(f *packettest.Frame) { f.DstMAC = macOf("lone") }), n2.tunnel, verdict.WrongMAC},
-		{"to everybody", origin, with(func(f *packettest.Frame) { f.DstMAC = packet.MAC{255, 255, 255, 255, 255, 255} }), n2.tunnel, verdict.WrongMAC},
+		{"to everybody", origin, with(func(f *packettest.Frame) { f.DstMAC = ec2.MAC{255, 255, 255, 255, 255, 255} }), n2.tunnel, verdict.WrongMAC},
 		{"ARP", origin, packettest.ARP(1, macOf("web"), addr(web), addr(app)), n2.tunnel, verdict.ARPIgnored},
 		{"no frame", origin, []byte{1, 2, 3}, n2.tunnel, verdict.Runt},
 		{"what the rules refuse", origin, with(func(f *packettest.Frame) { f.Flow.DstPort = 8001 }), n2.ports["app"], verdict.NoRule},

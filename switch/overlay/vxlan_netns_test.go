@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"palisade/ec2"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
@@ -43,7 +44,7 @@ func TestKernelIsAVTEPToo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	up := func(name, address string, mac packet.MAC) error {
+	up := func(name, address string, mac ec2.MAC) error {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
@@ -65,9 +66,9 @@ func TestKernelIsAVTEPToo(t *testing.T) {
 		attrs.Name = "under"
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "under", PeerNamespace: netlink.NsFd(there)})
 	})
-	must(ours, func() error { return up("under", "192.0.2.1/24", packet.MAC{2, 0, 0, 0, 9, 1}) })
+	must(ours, func() error { return up("under", "192.0.2.1/24", ec2.MAC{2, 0, 0, 0, 9, 1}) })
 	must(kernel, func() error {
-		if err := up("under", "192.0.2.2/24", packet.MAC{2, 0, 0, 0, 9, 2}); err != nil {
+		if err := up("under", "192.0.2.2/24", ec2.MAC{2, 0, 0, 0, 9, 2}); err != nil {
 			return err
 		}
 		attrs := netlink.NewLinkAttrs()

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 )
@@ -56,7 +57,7 @@ func Corpus(me Host, to []Host, fuzz ...string) ([]Frame, error) {
 func field(me, host Host) packettest.Field {
 	at := func(h Host) packettest.Host { return packettest.Host{MAC: h.MAC, Addr: h.Address} }
 	return packettest.Field{
-		Attacker: at(me), Victim: at(host), Member: packettest.Host{MAC: packet.MAC{2, 0, 0, 0, 0, 9}, Addr: host.Address.Next()},
+		Attacker: at(me), Victim: at(host), Member: packettest.Host{MAC: ec2.MAC{2, 0, 0, 0, 0, 9}, Addr: host.Address.Next()},
 		Gateway: packettest.Host{MAC: host.MAC, Addr: netip.MustParseAddr("10.0.0.1")}, Unused: netip.MustParseAddr("10.10.9.9"), Open: 22,
 	}
 }

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 )
 
 var (
-	me   = Host{netip.MustParseAddr("10.10.0.4"), packet.MAC{2, 0, 0, 0, 0, 4}}
-	them = Host{netip.MustParseAddr("10.10.0.5"), packet.MAC{2, 0, 0, 0, 0, 5}}
+	me   = Host{netip.MustParseAddr("10.10.0.4"), ec2.MAC{2, 0, 0, 0, 0, 4}}
+	them = Host{netip.MustParseAddr("10.10.0.5"), ec2.MAC{2, 0, 0, 0, 0, 5}}
 )
 
 func TestChecksumIsTheOneThatComposeMakes(t *testing.T) {

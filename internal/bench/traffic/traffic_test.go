@@ -6,14 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 )
 
 var (
 	clientAddress = netip.MustParseAddr("192.0.2.1")
 	serverAddress = netip.MustParseAddr("192.0.2.2")
-	clientMAC     = packet.MAC{2, 0, 0, 0, 0, 1}
-	serverMAC     = packet.MAC{2, 0, 0, 0, 0, 2}
+	clientMAC     = ec2.MAC{2, 0, 0, 0, 0, 1}
+	serverMAC     = ec2.MAC{2, 0, 0, 0, 0, 2}
 )
 
 func stream64() Send {

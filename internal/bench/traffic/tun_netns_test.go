@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"palisade/ec2"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
@@ -35,7 +36,7 @@ func TestTunGetsPacketsWithoutEthernet(t *testing.T) {
 	}
 	defer unix.Close(far)
 	s := stream64()
-	s.Device, s.FromMAC, s.ToMAC = "tun0", packet.MAC{}, packet.MAC{}
+	s.Device, s.FromMAC, s.ToMAC = "tun0", ec2.MAC{}, ec2.MAC{}
 	s.Rate, s.For = 1000, 50*time.Millisecond
 	if err := netns.Do(name, func() error { _, err := send(s); return err }); err != nil {
 		t.Fatal(err)

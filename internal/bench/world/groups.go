@@ -6,7 +6,6 @@ import (
 
 	"palisade/ec2"
 	"palisade/firewall"
-	"palisade/internal/packet"
 	vswitch "palisade/switch"
 )
 
@@ -70,7 +69,7 @@ func (g groups) addMembers(edit *vswitch.Edit, compiler *firewall.Compiler) {
 				continue
 			}
 			epoch++
-			mac := packet.MAC{2, 1, byte(epoch >> 24), byte(epoch >> 16), byte(epoch >> 8), byte(epoch)}
+			mac := ec2.MAC{2, 1, byte(epoch >> 24), byte(epoch >> 16), byte(epoch >> 8), byte(epoch)}
 			edit.AddEndpoint(vni, &vswitch.Endpoint{Epoch: epoch, Address: address, MAC: mac, Groups: numbers})
 		}
 	}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"palisade/ec2"
 	"palisade/internal/netns"
-	"palisade/internal/packet"
 )
 
 // nebulaOverhead is what Nebula puts before and behind an IP packet: the outer IPv4 and UDP
@@ -33,7 +33,7 @@ type nebula struct {
 func buildNebula(ctx context.Context, w *World) error {
 	w.mtu = w.config.MTU - nebulaOverhead
 	for _, e := range []*Endpoint{&w.client, &w.server} {
-		e.MAC, e.Peer = packet.MAC{}, packet.MAC{}
+		e.MAC, e.Peer = ec2.MAC{}, ec2.MAC{}
 	}
 	if err := errors.Join(w.makeEndpoints(), w.joinByUnderlay(w.client.Namespace, w.server.Namespace)); err != nil {
 		return err

@@ -37,7 +37,7 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"palisade/internal/packet"
+	"palisade/ec2"
 )
 
 // Placement is where the two endpoints of a World are.
@@ -197,8 +197,8 @@ func Contestants(p Placement) []Builder {
 
 // The endpoints are the same in every World; each is a world of its own.
 var (
-	clientMAC = packet.MAC{2, 0, 0, 0, 0, 4}
-	serverMAC = packet.MAC{2, 0, 0, 0, 0, 5}
+	clientMAC = ec2.MAC{2, 0, 0, 0, 0, 4}
+	serverMAC = ec2.MAC{2, 0, 0, 0, 0, 5}
 )
 
 // An Endpoint is where programs send and receive.
@@ -206,8 +206,8 @@ type Endpoint struct {
 	Namespace string // below /run/netns
 	Device    string
 	Address   netip.Addr
-	MAC       packet.MAC
-	Peer      packet.MAC // whom it addresses its frames for the other endpoint to
+	MAC       ec2.MAC
+	Peer      ec2.MAC // whom it addresses its frames for the other endpoint to
 	// Both are zero where the device carries IP packets without an Ethernet header.
 
 	role string
@@ -247,7 +247,7 @@ func (w *World) endpoints() []Endpoint {
 	all := []Endpoint{w.client, w.server}
 	for i := range w.config.Ports - 2 {
 		all = append(all, Endpoint{role: fmt.Sprintf("idle%d", i), idle: true, Namespace: w.namespace("idle"), Device: fmt.Sprintf("eth%d", i),
-			Address: nth(idleInstances, i), MAC: packet.MAC{2, 0, 0, 1, 0, byte(i)}})
+			Address: nth(idleInstances, i), MAC: ec2.MAC{2, 0, 0, 1, 0, byte(i)}})
 	}
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 )
 
@@ -13,11 +14,11 @@ type Frame = packet.Template
 
 // Build composes f; a frame that cannot be built is the test's mistake.
 func Build(f Frame) []byte {
-	if f.SrcMAC == (packet.MAC{}) {
-		f.SrcMAC = packet.MAC{2, 0, 0, 0, 0, 1}
+	if f.SrcMAC == (ec2.MAC{}) {
+		f.SrcMAC = ec2.MAC{2, 0, 0, 0, 0, 1}
 	}
-	if f.DstMAC == (packet.MAC{}) {
-		f.DstMAC = packet.MAC{2, 0, 0, 0, 0, 2}
+	if f.DstMAC == (ec2.MAC{}) {
+		f.DstMAC = ec2.MAC{2, 0, 0, 0, 0, 2}
 	}
 	b, err := packet.Compose(f)
 	if err != nil {
@@ -27,7 +28,7 @@ func Build(f Frame) []byte {
 }
 
 // ARP builds a request (operation 1) or reply (2).
-func ARP(operation uint16, sender packet.MAC, senderIP, targetIP netip.Addr) []byte {
+func ARP(operation uint16, sender ec2.MAC, senderIP, targetIP netip.Addr) []byte {
 	b := packet.Announcement(make([]byte, 42), sender, senderIP)
 	binary.BigEndian.PutUint16(b[20:], operation)
 	target := targetIP.As4()
@@ -36,7 +37,7 @@ func ARP(operation uint16, sender packet.MAC, senderIP, targetIP netip.Addr) []b
 }
 
 // ICMPError builds the error (type, code) that quotes the IP packet inside frame.
-func ICMPError(icmpType, code uint8, src, dst netip.Addr, frame []byte, srcMAC, dstMAC packet.MAC) []byte {
+func ICMPError(icmpType, code uint8, src, dst netip.Addr, frame []byte, srcMAC, dstMAC ec2.MAC) []byte {
 	quoted := frame[14:]
 	return Build(Frame{
 		Flow:     packet.Flow{Src: src, Dst: dst, Protocol: packet.ProtocolICMP},

@@ -6,12 +6,13 @@ import (
 	"net/netip"
 	"slices"
 
+	"palisade/ec2"
 	"palisade/internal/packet"
 )
 
 // A Host is an interface of a Field.
 type Host struct {
-	MAC  packet.MAC
+	MAC  ec2.MAC
 	Addr netip.Addr
 }
 
@@ -240,7 +241,7 @@ func (c *corpus) fragments() {
 }
 
 // by is a SYN to the open port from another MAC and address.
-func (c *corpus) by(mac packet.MAC, ip netip.Addr) []byte {
+func (c *corpus) by(mac ec2.MAC, ip netip.Addr) []byte {
 	return c.frame(packet.ProtocolTCP, c.Open, func(f *Frame) { f.SrcMAC, f.Flow.Src = mac, ip })
 }
 
@@ -248,10 +249,10 @@ func (c *corpus) identities() {
 	own := c.Attacker.Addr
 	for _, m := range []struct {
 		id, name string
-		mac      packet.MAC
+		mac      ec2.MAC
 	}{
-		{"T21", "a MAC that no interface has", packet.MAC{2, 9, 9, 9, 9, 9}}, {"T21", "the gateway's MAC", c.Gateway.MAC}, {"T22", "the victim's MAC", c.Victim.MAC},
-		{"T23", "a group's MAC", packet.MAC{1, 0, 0x5e, 0, 0, 1}}, {"T23", "the broadcast MAC", packet.MAC{255, 255, 255, 255, 255, 255}}, {"T23", "the zero MAC", packet.MAC{}},
+		{"T21", "a MAC that no interface has", ec2.MAC{2, 9, 9, 9, 9, 9}}, {"T21", "the gateway's MAC", c.Gateway.MAC}, {"T22", "the victim's MAC", c.Victim.MAC},
+		{"T23", "a group's MAC", ec2.MAC{1, 0, 0x5e, 0, 0, 1}}, {"T23", "the broadcast MAC", ec2.MAC{255, 255, 255, 255, 255, 255}}, {"T23", "the zero MAC", ec2.MAC{}},
 	} {
 		b := c.syn()
 		copy(b[6:], m.mac[:])
@@ -272,15 +273,15 @@ func (c *corpus) identities() {
 
 func (c *corpus) arp() {
 	const spoofed, ignored = "spoofed-arp", "arp-ignored"
-	broadcast := packet.MAC{255, 255, 255, 255, 255, 255}
-	arp := func(operation uint16, sender Host, target netip.Addr, to packet.MAC) []byte {
+	broadcast := ec2.MAC{255, 255, 255, 255, 255, 255}
+	arp := func(operation uint16, sender Host, target netip.Addr, to ec2.MAC) []byte {
 		b := ARP(operation, sender.MAC, sender.Addr, target)
 		copy(b, to[:])
 		copy(b[6:], c.Attacker.MAC[:])
 		return b
 	}
 	mine := func(ip netip.Addr) Host { return Host{c.Attacker.MAC, ip} }
-	for _, to := range []packet.MAC{broadcast, c.Victim.MAC} {
+	for _, to := range []ec2.MAC{broadcast, c.Victim.MAC} {
 		c.add("T26", "ARP reply that the gateway is here", arp(2, mine(c.Gateway.Addr), c.Victim.Addr, to), spoofed, foreign)
 		c.add("T26", "ARP reply that another is here", arp(2, mine(c.Member.Addr), c.Victim.Addr, to), spoofed, foreign)
 		c.same("T26", "unasked ARP reply", arp(2, mine(c.Attacker.Addr), c.Victim.Addr, to), ignored)
@@ -309,7 +310,7 @@ func (c *corpus) arp() {
 }
 
 // ip6 is a frame of IPv6 with a payload behind its header.
-func (c *corpus) ip6(to packet.MAC, dst string, next byte, payload ...byte) []byte {
+func (c *corpus) ip6(to ec2.MAC, dst string, next byte, payload ...byte) []byte {
 	b := slices.Concat(to[:], c.Attacker.MAC[:], []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(payload)), next, 255})
 	src, target := netip.MustParseAddr("fe80::ff:fe00:1").As16(), netip.MustParseAddr(dst).As16()
 	return slices.Concat(b, src[:], target[:], payload)
@@ -317,7 +318,7 @@ func (c *corpus) ip6(to packet.MAC, dst string, next byte, payload ...byte) []by
 
 func (c *corpus) otherProtocols() {
 	const hopByHop, routing, fragment, icmp6, udp, tcp, destination = 0, 43, 44, 58, 17, 6, 60
-	all := packet.MAC{0x33, 0x33, 0, 0, 0, 1}
+	all := ec2.MAC{0x33, 0x33, 0, 0, 0, 1}
 	advertisement := append([]byte{134, 0, 0, 0, 64, 0, 7, 8}, make([]byte, 8)...)
 	neighbour := append([]byte{136, 0, 0, 0, 0x60, 0, 0, 0}, make([]byte, 24)...)
 	syn := c.syn()[34:54]
@@ -378,8 +379,8 @@ func (c *corpus) otherProtocols() {
 
 func (c *corpus) manyReceivers() {
 	const tcp, udp = packet.ProtocolTCP, packet.ProtocolUDP
-	broadcast := packet.MAC{255, 255, 255, 255, 255, 255}
-	to := func(protocol uint8, port uint16, mac packet.MAC, ip string) []byte {
+	broadcast := ec2.MAC{255, 255, 255, 255, 255, 255}
+	to := func(protocol uint8, port uint16, mac ec2.MAC, ip string) []byte {
 		return c.frame(protocol, port, func(f *Frame) {
 			f.DstMAC = mac
 			if ip != "" {
@@ -387,12 +388,12 @@ func (c *corpus) manyReceivers() {
 			}
 		})
 	}
-	group := func(last byte) packet.MAC { return packet.MAC{1, 0, 0x5e, 0, 0, last} }
+	group := func(last byte) ec2.MAC { return ec2.MAC{1, 0, 0x5e, 0, 0, last} }
 	for _, m := range []struct {
 		id, name, ip string
 		protocol     uint8
 		port         uint16
-		mac          packet.MAC
+		mac          ec2.MAC
 	}{
 		{"T30", "DHCP discover", "255.255.255.255", udp, 67, broadcast},
 		{"T40", "UDP to all of the link", "255.255.255.255", udp, 53, broadcast},
@@ -410,7 +411,7 @@ func (c *corpus) manyReceivers() {
 	c.same("T42", "the victim's MAC, an address that no interface has", to(tcp, c.Open, c.Victim.MAC, c.Unused.String()), "no-route")
 	c.same("T42", "the victim's MAC, another's address", to(tcp, c.Open, c.Victim.MAC, c.Member.Addr.String()), "wrong-mac")
 	c.same("T42", "the victim's address, another's MAC", to(tcp, c.Open, c.Member.MAC, ""), "wrong-mac")
-	c.same("T42", "the victim's address, a MAC that no interface has", to(tcp, c.Open, packet.MAC{2, 9, 9, 9, 9, 9}, ""), "wrong-mac")
+	c.same("T42", "the victim's address, a MAC that no interface has", to(tcp, c.Open, ec2.MAC{2, 9, 9, 9, 9, 9}, ""), "wrong-mac")
 	c.add("T42", "the gateway itself", to(tcp, c.Open, c.Gateway.MAC, c.Gateway.Addr.String()), "gateway-local", "no-route")
 	c.same("T42", "loopback", to(tcp, c.Open, c.Victim.MAC, "127.0.0.1"), "no-route")
 	c.all[len(c.all)-1].Here = "not-unicast"
