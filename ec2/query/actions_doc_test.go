@@ -19,7 +19,7 @@ func TestAPIDocument(t *testing.T) {
 	for _, s := range []*service{ec2Service, stsService} {
 		for name := range s.actions {
 			if words[name].does == "" {
-				t.Errorf("%s is served and has no words: give it some in words_test.go", name)
+				t.Errorf("%s is served and has no words: give it some in actions_words_test.go", name)
 			}
 		}
 	}
