@@ -78,7 +78,9 @@ func begin(t *testing.T, count int, cfg func(*Config)) *nodes {
 	}
 	first.start(func(c *Config, id *peer.Identity) {
 		c.Join = false
-		c.Bootstrap = bootstrap()
+		if c.Bootstrap == nil {
+			c.Bootstrap = bootstrap()
+		}
 		for _, cmd := range c.Bootstrap {
 			if r, ok := cmd.Request.(*ec2.PutNode); ok {
 				r.Node.Address, r.Node.PublicKey = first.address.String(), id.PublicKey()

@@ -71,8 +71,10 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 // An address rests until every member enforces what freed it, and nothing is written
 // meanwhile. A node that does not answer is waited for until it is fenced.
 func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
-	s := begin(t, 3, nil)
-	s.apply(s.leader(), &ec2.PutSettings{Settings: ec2.Settings{Quarantine: time.Nanosecond}})
+	s := begin(t, 3, func(c *Config) {
+		c.Bootstrap = bootstrap()
+		c.Bootstrap[0].Request.(*ec2.Bootstrap).Settings.Quarantine = time.Nanosecond
+	})
 	free := func() uint64 {
 		t.Helper()
 		run, _ := s.apply(s.leader(), &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})

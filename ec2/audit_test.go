@@ -51,7 +51,7 @@ func TestAuditedCommandIsRead(t *testing.T) {
 // not. The newest records are kept, and a snapshot keeps them.
 func TestCommandsAreOnRecord(t *testing.T) {
 	r := newReplay(t)
-	r.must(&PutSettings{Settings{AuditRecords: 3}})
+	r.must(&putSettings{Settings{AuditRecords: 3}})
 	apply := func(name string, a *Audit) error {
 		t.Helper()
 		_, err := r.state.Apply(r.state.Index()+1, Command{
@@ -97,7 +97,7 @@ func TestCommandsAreOnRecord(t *testing.T) {
 	if _, ok := r.state.View().AuditRecord(3); ok {
 		t.Error("the third record was not forgotten")
 	}
-	r.must(&PutSettings{Settings{AuditRecords: 1}})
+	r.must(&putSettings{Settings{AuditRecords: 1}})
 	if err := apply("e", a); err != nil {
 		t.Fatal(err)
 	}

@@ -54,8 +54,8 @@ var requests = kinds(slices.Concat(classicRequests, vpcRequests, groupRequests, 
 
 var classicRequests = []Request{
 	&Batch{},
-	&Bootstrap{}, &PutSettings{}, &CreateAccount{}, &PutNetwork{}, &PutNode{},
-	&CreateSecurityGroup{}, &DeleteSecurityGroup{}, &AuthorizeIngress{}, &RevokeIngress{},
+	&Bootstrap{}, &CreateAccount{}, &PutNetwork{}, &PutNode{},
+	&CreateSecurityGroup{}, &DeleteSecurityGroup{},
 	&RunInstances{}, &TerminateInstances{}, &StopInstances{}, &StartInstances{}, &RebootInstances{}, &ReportInstance{},
 	&Sweep{},
 	&CreateKeyPair{}, &DeleteKeyPair{},

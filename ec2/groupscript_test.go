@@ -159,7 +159,7 @@ func TestRandomHistoriesOfGroupsStayConsistent(t *testing.T) {
 	for seed := range uint64(6) {
 		r := newVPCReplay(t)
 		s := &groupScript{r, rand.New(rand.NewPCG(seed, 5)), r.vpcOf(dev, "10.0.0.0/16")}
-		r.must(&PutSettings{Settings{RulesPerVPCGroup: 7, RulesPerGroup: 9, GroupsPerVPC: 4}})
+		r.must(&putSettings{Settings{RulesPerVPCGroup: 7, RulesPerGroup: 9, GroupsPerVPC: 4}})
 		var twin *State
 		for n := range 600 {
 			before := s.state.View()

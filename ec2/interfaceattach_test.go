@@ -123,13 +123,13 @@ func TestAttachRefuses(t *testing.T) {
 	} {
 		w.refused(&AttachNetworkInterface{dev, east, c.eni, c.to, c.index}, c.code)
 	}
-	w.must(&PutSettings{Settings{InterfacesPerInstance: 2, AddressesPerInterface: 2, InterfacesPerRegion: 6}})
+	w.must(&putSettings{Settings{InterfacesPerInstance: 2, AddressesPerInterface: 2, InterfacesPerRegion: 6}})
 	w.attach(eni.ID, id, 1)
 	last := w.create(InterfaceSpec{})
 	w.refused(&AttachNetworkInterface{dev, east, last.ID, id, 2}, "AttachmentLimitExceeded")
 	w.refused(&CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID}}, "NetworkInterfaceLimitExceeded")
 	w.refused(w.launching(nil), "NetworkInterfaceLimitExceeded")
-	w.must(&PutSettings{Settings{InterfacesPerInstance: 2, AddressesPerInterface: 2, InterfacesPerRegion: 7}})
+	w.must(&putSettings{Settings{InterfacesPerInstance: 2, AddressesPerInterface: 2, InterfacesPerRegion: 7}})
 	if run := w.must(w.launching(func(r *RunInstances) { r.MaxCount = 3 })); len(run.Instances) != 1 {
 		t.Errorf("%d instances for the last interface", len(run.Instances))
 	}

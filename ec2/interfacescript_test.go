@@ -21,7 +21,7 @@ func interfaceScriptStart() []Request {
 		&PutNode{Node{ID: "node2", Zone: "us-east-1b"}},
 		&PutNode{Node{ID: "node3", Zone: "us-east-1a"}},
 		&CreateAccount{ID: dev, Name: "dev", Platform: VPCOnly, AccessKey: "AKIDDEV", Secret: "d"},
-		&PutSettings{Settings{InterfacesPerInstance: 3, AddressesPerInterface: 4, Quarantine: time.Minute, TerminatedFor: 10 * time.Minute}},
+		&putSettings{Settings{InterfacesPerInstance: 3, AddressesPerInterface: 4, Quarantine: time.Minute, TerminatedFor: 10 * time.Minute}},
 	)
 	return append(start, &CreateVPC{Account: dev, Region: east, CIDR: cidr("10.0.0.0/16")}, &CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")})
 }

@@ -43,6 +43,5 @@ func laterInterfaces() map[string]Request {
 			},
 			InterfaceTags: map[string]string{"Name": "nic"},
 		},
-		"PutSettings-interfaces": &PutSettings{Settings{InterfacesPerRegion: 1, InterfacesPerInstance: 2, AddressesPerInterface: 3}},
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 func TestAddressWaitsForEveryMember(t *testing.T) {
 	r := newTrio(t)
-	r.must(&PutSettings{Settings{TerminatedFor: 1000 * time.Hour}})
+	r.must(&putSettings{Settings{TerminatedFor: 1000 * time.Hour}})
 	i := r.place()["node1"]
 	lease := r.lease(i.ID)
 	r.must(&TerminateInstances{albert, east, []InstanceID{i.ID}})

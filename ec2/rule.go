@@ -233,27 +233,3 @@ func noRules() error {
 func noPermission() error {
 	return Errorf("InvalidPermission.NotFound", "The specified rule does not exist in this security group.")
 }
-
-// AuthorizeIngress is AuthorizeRules as the first release wrote it.
-type AuthorizeIngress struct {
-	Account AccountID
-	Region  Region
-	Group   GroupSelector
-	Rules   []RuleSpec
-}
-
-func (r *AuthorizeIngress) apply(t *tx) (Result, error) {
-	return (&AuthorizeRules{Account: r.Account, Region: r.Region, Group: r.Group, Rules: r.Rules}).apply(t)
-}
-
-// RevokeIngress is RevokeRules as the first release wrote it.
-type RevokeIngress struct {
-	Account AccountID
-	Region  Region
-	Group   GroupSelector
-	Rules   []RuleSpec
-}
-
-func (r *RevokeIngress) apply(t *tx) (Result, error) {
-	return (&RevokeRules{Account: r.Account, Region: r.Region, Group: r.Group, Rules: r.Rules}).apply(t)
-}

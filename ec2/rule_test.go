@@ -239,7 +239,7 @@ func TestRulesAreCountedByDirection(t *testing.T) {
 	r.must(r.authorize(Egress, specs[:59]...)) // with the one it came with
 	r.refused(r.authorize(Egress, specs[60]), "RulesPerSecurityGroupLimitExceeded")
 	era, _ := Preset("vpc-2012")
-	r.must(&PutSettings{era})
+	r.must(&putSettings{era})
 	r.must(r.revoke(Ingress, specs[:11]...))
 	r.must(r.authorize(Ingress, specs[0]))
 	r.refused(r.authorize(Ingress, specs[1]), "RulesPerSecurityGroupLimitExceeded")

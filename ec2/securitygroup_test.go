@@ -219,7 +219,7 @@ func TestLimitsOfGroupsInVPCs(t *testing.T) {
 	}
 
 	r := newVPCReplay(t)
-	r.must(&PutSettings{Settings{GroupsPerVPC: 3, VPCGroupsPerRegion: 5}})
+	r.must(&putSettings{Settings{GroupsPerVPC: 3, VPCGroupsPerRegion: 5}})
 	home, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
 	create := func(vpc VPCID, name string) *CreateSecurityGroup {
 		return &CreateSecurityGroup{Account: dev, Region: east, Name: name, Description: "x", VPC: vpc}

@@ -144,14 +144,3 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	t.meta.Settings = r.Settings.filled()
 	return Result{}, nil
 }
-
-// PutSettings replaces the settings; zero fields are defaults. What exceeds a lowered
-// limit stays.
-type PutSettings struct {
-	Settings Settings
-}
-
-func (r *PutSettings) apply(t *tx) (Result, error) {
-	t.meta.Settings = r.Settings.filled()
-	return Result{}, nil
-}

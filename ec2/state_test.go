@@ -219,7 +219,7 @@ func TestGroupsAreHeldByInstancesAndRules(t *testing.T) {
 	}
 	allow := func(account AccountID, group string, source GroupRef) {
 		t.Helper()
-		r.must(&AuthorizeIngress{account, east, GroupSelector{Name: group}, []RuleSpec{{Protocol: TCP, From: 1, To: 2, Group: source}}})
+		r.must(&AuthorizeRules{Account: account, Region: east, Group: GroupSelector{Name: group}, Rules: []RuleSpec{{Protocol: TCP, From: 1, To: 2, Group: source}}})
 	}
 	drop := func(name string) Request {
 		return &DeleteSecurityGroup{albert, east, GroupSelector{Name: name}}
@@ -244,14 +244,14 @@ func TestGroupsAreHeldByInstancesAndRules(t *testing.T) {
 	r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Groups: []GroupSelector{{Name: "web"}}})
 	r.refused(drop("web"), "InvalidGroup.InUse")
 	r.refused(drop("default"), "InvalidGroup.Reserved")
-	r.refused(&AuthorizeIngress{albert, east, GroupSelector{Name: "web"}, []RuleSpec{{Protocol: TCP, From: 1, To: 1, Group: GroupRef{Account: mary, Name: "nobody"}}}}, "InvalidGroup.NotFound")
-	r.refused(&AuthorizeIngress{albert, east, GroupSelector{Name: "web"}, []RuleSpec{{Protocol: TCP, From: 1, To: 1, Group: GroupRef{Account: "111111111111", ID: hers.ID}}}}, "InvalidGroup.NotFound")
-	r.refused(&AuthorizeIngress{albert, east, GroupSelector{ID: hers.ID}, []RuleSpec{{Protocol: TCP, From: 1, To: 1, Prefix: netip.MustParsePrefix("0.0.0.0/0")}}}, "InvalidGroup.NotFound")
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "web"}, Rules: []RuleSpec{{Protocol: TCP, From: 1, To: 1, Group: GroupRef{Account: mary, Name: "nobody"}}}}, "InvalidGroup.NotFound")
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "web"}, Rules: []RuleSpec{{Protocol: TCP, From: 1, To: 1, Group: GroupRef{Account: "111111111111", ID: hers.ID}}}}, "InvalidGroup.NotFound")
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{ID: hers.ID}, Rules: []RuleSpec{{Protocol: TCP, From: 1, To: 1, Prefix: netip.MustParsePrefix("0.0.0.0/0")}}}, "InvalidGroup.NotFound")
 }
 
 func TestLimits(t *testing.T) {
 	r := newReplay(t)
-	r.must(&PutSettings{Settings{GroupsPerRegion: 3, RulesPerGroup: 100, InstancesPerRegion: 2}})
+	r.must(&putSettings{Settings{GroupsPerRegion: 3, RulesPerGroup: 100, InstancesPerRegion: 2}})
 	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "a", Description: "x"})
 	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "b", Description: "x"})
 	r.refused(&CreateSecurityGroup{Account: albert, Region: east, Name: "c", Description: "x"}, "SecurityGroupLimitExceeded")
@@ -262,11 +262,11 @@ func TestLimits(t *testing.T) {
 		specs = append(specs, RuleSpec{Protocol: TCP, From: n, To: n, Prefix: netip.MustParsePrefix("0.0.0.0/0")})
 	}
 	a := GroupSelector{Name: "a"}
-	r.refused(&AuthorizeIngress{albert, east, a, specs}, "RulesPerSecurityGroupLimitExceeded")
-	r.must(&AuthorizeIngress{albert, east, a, specs[:100]})
-	r.refused(&AuthorizeIngress{albert, east, a, specs[100:]}, "RulesPerSecurityGroupLimitExceeded")
-	r.must(&RevokeIngress{albert, east, a, specs[:1]})
-	r.must(&AuthorizeIngress{albert, east, a, specs[100:]})
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: a, Rules: specs}, "RulesPerSecurityGroupLimitExceeded")
+	r.must(&AuthorizeRules{Account: albert, Region: east, Group: a, Rules: specs[:100]})
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: a, Rules: specs[100:]}, "RulesPerSecurityGroupLimitExceeded")
+	r.must(&RevokeRules{Account: albert, Region: east, Group: a, Rules: specs[:1]})
+	r.must(&AuthorizeRules{Account: albert, Region: east, Group: a, Rules: specs[100:]})
 
 	r.refused(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 3, MaxCount: 3}, "InstanceLimitExceeded")
 	if made := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 3}).Instances; len(made) != 2 {
@@ -341,9 +341,9 @@ func script(seed uint64, n int) []Request {
 		case 1:
 			add(&DeleteSecurityGroup{account(), east, group})
 		case 2, 3:
-			add(&AuthorizeIngress{account(), east, group, specs})
+			add(&AuthorizeRules{Account: account(), Region: east, Group: group, Rules: specs})
 		case 4:
-			add(&RevokeIngress{account(), east, group, specs})
+			add(&RevokeRules{Account: account(), Region: east, Group: group, Rules: specs})
 		case 5:
 			add(&RunInstances{Account: account(), Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1 + rng.IntN(3), Groups: []GroupSelector{group}})
 		case 6:

@@ -45,7 +45,7 @@ func TestSubnetsAreLimited(t *testing.T) {
 	}
 	one := &CreateSubnet{Account: albert, Region: east, VPC: vpc.ID, CIDR: cidr("10.0.200.0/24")}
 	r.refused(one, "SubnetLimitExceeded")
-	r.must(&PutSettings{Settings{SubnetsPerVPC: 201}})
+	r.must(&putSettings{Settings{SubnetsPerVPC: 201}})
 	r.must(one)
 }
 

@@ -47,7 +47,7 @@ func TestTagsAreRefusedWhole(t *testing.T) {
 	r := newReplay(t)
 	made := r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web"}).Group
 	web := string(made.ID)
-	rule := string(r.must(&AuthorizeIngress{Account: albert, Region: east, Group: GroupSelector{ID: made.ID}, Rules: []RuleSpec{{Protocol: TCP, From: 80, To: 80, Group: GroupRef{Account: albert, ID: made.ID}}}}).Rules[0].ID)
+	rule := string(r.must(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{ID: made.ID}, Rules: []RuleSpec{{Protocol: TCP, From: 80, To: 80, Group: GroupRef{Account: albert, ID: made.ID}}}}).Rules[0].ID)
 	marys := string(r.must(&CreateSecurityGroup{Account: mary, Region: east, Name: "web", Description: "web"}).Group.ID)
 	one := map[string]string{"k": "v"}
 	many := make(map[string]string)

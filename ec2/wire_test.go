@@ -25,20 +25,13 @@ var firstSettings = Settings{GroupsPerRegion: 500, RulesPerGroup: 100, Instances
 // samples has one filled request of every type.
 func samples() []Request {
 	sel := GroupSelector{ID: "sg-455b6c31"}
-	specs := []RuleSpec{
-		{Protocol: TCP, From: 22, To: 22, Prefix: netip.MustParsePrefix("203.0.113.25/32"), Description: "the office"},
-		{Protocol: ICMP, From: -1, To: -1, Group: GroupRef{Account: mary, Name: "web"}},
-	}
 	ids := []InstanceID{"i-cfd732a6"}
 	return []Request{
 		&Bootstrap{Seed: "seed", Settings: firstSettings},
-		&PutSettings{firstSettings},
 		firstRequests()[2], firstRequests()[3],
 		&PutNode{Node{ID: "node1", Zone: "us-east-1a"}},
 		&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web servers"},
 		&DeleteSecurityGroup{albert, east, sel},
-		&AuthorizeIngress{albert, east, sel, specs},
-		&RevokeIngress{albert, east, sel, specs},
 		&RunInstances{
 			Account: albert, Region: east, Image: "ami-eca54085", Type: "m1.small", KeyName: "gsg", Groups: []GroupSelector{sel, {Name: "web"}},
 			UserData: []byte("#!/bin/sh"), MinCount: 1, MaxCount: 7, Zone: "us-east-1a", ClientToken: "token",
@@ -64,7 +57,6 @@ func later() map[string]Request {
 		"Bootstrap-gossip":        &Bootstrap{Seed: "seed", GossipKey: gossipKey},
 		"CreateSecurityGroup-vpc": &CreateSecurityGroup{albert, east, "web", "web servers", "vpc-0a1b2c3d4e5f60718", map[string]string{"Name": "x"}},
 		"PutNode-peer":            &PutNode{Node{ID: "node1", Zone: "us-east-1a", Role: Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
-		"PutSettings-vpc":         &PutSettings{Settings{VPCsPerRegion: 1, SubnetsPerVPC: 2, GatewaysPerRegion: 3, RouteTablesPerVPC: 4, RoutesPerTable: 5, AddressesPerRegion: 6}},
 		"Sweep-confirmed":         &Sweep{Confirmed: map[NodeID]uint64{"node1": 12, "node2": 11}},
 		"Sweep-nobody":            &Sweep{Confirmed: map[NodeID]uint64{}},
 	}

@@ -28,7 +28,7 @@ const (
 // signatures, methods and bodies. The mistake is never the server's, and what is refused
 // has changed nothing.
 func TestMutants(t *testing.T) {
-	w := newWorld(t)
+	w := newMutatedWorld(t)
 	m := &mutator{r: rand.New(rand.NewPCG(seed, 1)), w: w, t: t}
 	m.settle()
 	done, refused, judged := 0, 0, 0
@@ -122,7 +122,7 @@ func rowsOf(t *testing.T, v *ec2.View) string {
 // A dry run of any Action changes nothing and is never answered as if it had: it is
 // refused for what the request would be, or else with DryRunOperation.
 func TestDryRunOfEveryAction(t *testing.T) {
-	w := newWorld(t)
+	w := newMutatedWorld(t)
 	m := &mutator{r: rand.New(rand.NewPCG(seed, 2)), w: w, t: t, kind: true}
 	m.settle()
 	m.learn()

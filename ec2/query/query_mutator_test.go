@@ -17,9 +17,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/ec2/query"
 )
+
+// newMutatedWorld keeps few audit records, because each comparison of the state reads them all.
+func newMutatedWorld(t *testing.T) *world {
+	return newWorldWith(t, ec2.Settings{AuditRecords: 5}, func(c *cluster.Cluster) query.Backend { return c })
+}
 
 // A mutator makes requests that are nearly right.
 type mutator struct {
@@ -35,11 +41,6 @@ var accountsOfTheWorld = []string{"ALBERT", "MARY", "DEV"}
 
 // settle gives each account something to be wrong about.
 func (m *mutator) settle() {
-	// Few records, for every look at the state reads them all.
-	_, _, err := m.w.cluster.Apply(m.t.Context(), ec2.Command{Request: &ec2.PutSettings{Settings: ec2.Settings{AuditRecords: 5}}})
-	if err != nil {
-		m.t.Fatal(err)
-	}
 	for range 5 {
 		for _, account := range accountsOfTheWorld {
 			m.must(account, "RunInstances&ImageId=ami-eca54085&MinCount=1&MaxCount=1")

@@ -37,11 +37,16 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return c })
+	return newWorldWith(t, ec2.Settings{}, func(c *cluster.Cluster) query.Backend { return c })
 }
 
 // newWorldBehind puts something between the API and the cluster.
 func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) *world {
+	t.Helper()
+	return newWorldWith(t, ec2.Settings{}, backend)
+}
+
+func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Cluster) query.Backend) *world {
 	t.Helper()
 	account := func(id ec2.AccountID, name string, platform ec2.Platform) ec2.Command {
 		return ec2.Command{Request: &ec2.CreateAccount{ID: id, Name: name, Platform: platform, AccessKey: "AKID" + strings.ToUpper(name), Secret: "secret of " + name}}
@@ -50,7 +55,7 @@ func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) 
 		Node: "node1",
 		Dir:  t.TempDir(),
 		Bootstrap: []ec2.Command{
-			{Request: &ec2.Bootstrap{Seed: "a seed of the API's tests"}},
+			{Request: &ec2.Bootstrap{Seed: "a seed of the API's tests", Settings: settings}},
 			{Request: &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
 			{Request: &ec2.PutNetwork{Network: ec2.Network{
 				VNI:         1,

@@ -74,7 +74,7 @@ func traced(t *testing.T) (n testNode, web, db *ec2.Instance) {
 	}
 	launch := func(group string, rules ...ec2.RuleSpec) *ec2.Instance {
 		do(&ec2.CreateSecurityGroup{Account: albert, Region: c.Region, Name: group, Description: group})
-		do(&ec2.AuthorizeIngress{Account: albert, Region: c.Region, Group: ec2.GroupSelector{Name: group}, Rules: rules})
+		do(&ec2.AuthorizeRules{Account: albert, Region: c.Region, Group: ec2.GroupSelector{Name: group}, Rules: rules})
 		return do(&ec2.RunInstances{Account: albert, Region: c.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
 			Groups: []ec2.GroupSelector{{Name: group}}}).Instances[0].After
 	}

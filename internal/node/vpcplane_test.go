@@ -106,7 +106,7 @@ func (d *drawing) group(name string, rules ...ec2.RuleSpec) ec2.GroupID {
 	d.Helper()
 	id := d.do(&ec2.CreateSecurityGroup{Account: dev, Region: region, VPC: d.vpc.ID, Name: name, Description: name}).Group.ID
 	if len(rules) > 0 {
-		d.do(&ec2.AuthorizeIngress{Account: dev, Region: region, Group: ec2.GroupSelector{ID: id}, Rules: rules})
+		d.do(&ec2.AuthorizeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: id}, Rules: rules})
 	}
 	return id
 }

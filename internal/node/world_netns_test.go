@@ -163,7 +163,7 @@ func (w *world) group(name string) ec2.GroupID {
 
 func (w *world) permit(group ec2.GroupID, rules ...ec2.RuleSpec) {
 	w.t.Helper()
-	w.do(&ec2.AuthorizeIngress{Account: dev, Region: region, Group: ec2.GroupSelector{ID: group}, Rules: rules})
+	w.do(&ec2.AuthorizeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: group}, Rules: rules})
 }
 
 func tcp(port int, from netip.Prefix) ec2.RuleSpec {

@@ -1,0 +1,10 @@
+package ec2
+
+// putSettings replaces the settings of a State under test. No user can: a cluster has the
+// settings that it was begun with.
+type putSettings struct{ Settings Settings }
+
+func (r *putSettings) apply(t *tx) (Result, error) {
+	t.meta.Settings = r.Settings.filled()
+	return Result{}, nil
+}
