@@ -19,7 +19,7 @@ RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants soak bench bench-check bench-docs lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants soak bench bench-check bench-docs config-docs lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -42,7 +42,7 @@ test: setup-clients setup-rivals build lint ## all that must pass
 	go test -count=1 -tags failpoints -run 'Panic' ./switch/overlay
 
 unit: ## what needs no root
-	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/deps/... ./internal/mutants/... ./switch ./switch/overlay
+	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/configdoc ./internal/deps/... ./internal/mutants/... ./switch ./switch/overlay
 
 scenarios: setup ## every story, each in a lab of its own
 	CI=true go test -count=1 -v -timeout 20m ./scenarios
@@ -75,6 +75,9 @@ bench-check: setup build ## palisade beside the relay alone, against the bounds 
 
 bench-docs: build ## the tables and charts of docs/PERFORMANCE.md, out of the last runs
 	@for run in full scale ablate; do ! test -e bin/bench-$$run.json || bin/palisade bench --from bin/bench-$$run.json --markdown docs/PERFORMANCE.md --charts docs/charts >/dev/null || exit 1; done
+
+config-docs: ## docs/CONFIG.md, from the comments of the configuration structs
+	go run ./internal/configdoc docs/CONFIG.md
 
 lint: ## gofmt, vet and staticcheck
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
