@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"palisade/ec2"
-	"palisade/internal/lab"
+	"palisade/internal/controlclient"
 	"palisade/internal/node"
 )
 
@@ -62,7 +62,7 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 			}
 			var made []node.NewKey
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Post(cmd.Context(), socket, "/v1/accounts", r, &made)
+				return controlclient.Post(cmd.Context(), socket, "/v1/accounts", r, &made)
 			})
 			if err != nil {
 				return err
@@ -91,7 +91,7 @@ func printKey(out io.Writer, k node.NewKey) {
 }
 
 func (c *nodeChoice) accounts(cmd *cobra.Command) (all []node.AccountStatus, err error) {
-	err = c.ask(cmd.Context(), func(socket string) error { return lab.Get(cmd.Context(), socket, "/v1/accounts", &all) })
+	err = c.ask(cmd.Context(), func(socket string) error { return controlclient.Get(cmd.Context(), socket, "/v1/accounts", &all) })
 	return all, err
 }
 
@@ -209,7 +209,7 @@ func newAccountKeysChange(choice *nodeChoice, do node.KeyChange, short, done str
 
 func (c *nodeChoice) changeKey(cmd *cobra.Command, r node.KeyRequest) (made node.NewKey, err error) {
 	err = c.ask(cmd.Context(), func(socket string) error {
-		return lab.Post(cmd.Context(), socket, "/v1/accounts/keys", r, &made)
+		return controlclient.Post(cmd.Context(), socket, "/v1/accounts/keys", r, &made)
 	})
 	return made, err
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"palisade/ec2"
-	"palisade/internal/lab"
+	"palisade/internal/controlclient"
 	"palisade/internal/node"
 )
 
@@ -67,7 +67,7 @@ func startNode(t *testing.T) string {
 	})
 	for deadline := time.Now().Add(time.Minute); ; {
 		var s node.Status
-		if err := lab.Get(t.Context(), c.ControlSocket, "/v1/status", &s); err == nil && s.Ready {
+		if err := controlclient.Get(t.Context(), c.ControlSocket, "/v1/status", &s); err == nil && s.Ready {
 			return path
 		}
 		if time.Now().After(deadline) {

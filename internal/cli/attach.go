@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"palisade/ec2"
-	"palisade/internal/lab"
+	"palisade/internal/controlclient"
 	"palisade/internal/node"
 )
 
@@ -80,7 +80,7 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 			r.Namespace, r.Device, r.Subnet, r.Interface = at.netns, at.target(), ec2.SubnetID(subnet), ec2.InterfaceID(eni)
 			var s node.OutsideStatus
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Post(cmd.Context(), socket, "/v1/attach", r, &s)
+				return controlclient.Post(cmd.Context(), socket, "/v1/attach", r, &s)
 			})
 			if err != nil {
 				return err
@@ -146,7 +146,7 @@ func newDetachCommand() *cobra.Command {
 			}
 			var s node.OutsideStatus
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Post(cmd.Context(), socket, "/v1/detach", r, &s)
+				return controlclient.Post(cmd.Context(), socket, "/v1/detach", r, &s)
 			})
 			if err != nil {
 				return err

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"palisade/internal/lab"
+	"palisade/internal/controlclient"
 	"palisade/internal/node"
 )
 
@@ -44,7 +44,7 @@ What never reaches it is not among them: reads, dry runs, and what the API refus
 			}
 			var answer json.RawMessage
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Get(cmd.Context(), socket, "/v1/audit?"+ask.Encode(), &answer)
+				return controlclient.Get(cmd.Context(), socket, "/v1/audit?"+ask.Encode(), &answer)
 			})
 			if err != nil {
 				return err

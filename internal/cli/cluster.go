@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"palisade/ec2"
+	"palisade/internal/controlclient"
 	"palisade/internal/lab"
 	"palisade/internal/node"
 )
@@ -117,7 +118,7 @@ func newClusterToken() *cobra.Command {
 				Token string `json:"token"`
 			}
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Post(cmd.Context(), socket, "/v1/cluster/token", node.TokenRequest{Role: ec2.NodeRole(role), TTL: ttl}, &made)
+				return controlclient.Post(cmd.Context(), socket, "/v1/cluster/token", node.TokenRequest{Role: ec2.NodeRole(role), TTL: ttl}, &made)
 			})
 			if err != nil {
 				return err
@@ -143,7 +144,7 @@ func newClusterStatus() *cobra.Command {
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s node.ClusterStatus
-			err := choice.ask(cmd.Context(), func(socket string) error { return lab.Get(cmd.Context(), socket, "/v1/cluster", &s) })
+			err := choice.ask(cmd.Context(), func(socket string) error { return controlclient.Get(cmd.Context(), socket, "/v1/cluster", &s) })
 			if err != nil {
 				return err
 			}
@@ -224,7 +225,7 @@ func newExpulsion(e expulsion) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ec2.NodeID(args[0])
 			var s node.ClusterStatus
-			err := choice.ask(cmd.Context(), func(socket string) error { return lab.Get(cmd.Context(), socket, "/v1/cluster", &s) })
+			err := choice.ask(cmd.Context(), func(socket string) error { return controlclient.Get(cmd.Context(), socket, "/v1/cluster", &s) })
 			if err != nil {
 				return err
 			}
@@ -238,7 +239,7 @@ func newExpulsion(e expulsion) *cobra.Command {
 			}
 			var change node.NodeChange
 			err = choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Post(cmd.Context(), socket, e.path, node.NodeRequest{Node: name}, &change)
+				return controlclient.Post(cmd.Context(), socket, e.path, node.NodeRequest{Node: name}, &change)
 			})
 			if err != nil {
 				return err

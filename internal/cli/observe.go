@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"palisade/internal/controlclient"
 	"palisade/internal/lab"
 	"palisade/internal/node"
 )
@@ -61,7 +62,7 @@ func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	var down []error
 	for _, s := range sockets {
 		var some []T
-		switch err := lab.Get(ctx, s, path, &some); {
+		switch err := controlclient.Get(ctx, s, path, &some); {
 		case isDown(err):
 			down = append(down, downError(s))
 		case err != nil:
@@ -85,7 +86,7 @@ func askAny(ctx context.Context, o *observer, path string, into any) error {
 		return err
 	}
 	for _, s := range sockets {
-		if err = lab.Get(ctx, s, path, into); !isDown(err) {
+		if err = controlclient.Get(ctx, s, path, into); !isDown(err) {
 			return err
 		}
 		err = downError(s)

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"palisade/cluster"
-	"palisade/internal/lab"
+	"palisade/internal/controlclient"
 	"palisade/internal/node"
 )
 
@@ -38,7 +38,7 @@ func newSnapshotSave() *cobra.Command {
 			}
 			defer os.Remove(partial)
 			err = choice.ask(cmd.Context(), func(socket string) error {
-				return lab.Download(cmd.Context(), socket, "/v1/cluster/snapshot", f)
+				return controlclient.Download(cmd.Context(), socket, "/v1/cluster/snapshot", f)
 			})
 			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 				return err

@@ -1,4 +1,6 @@
-package lab
+// Package controlclient asks a node's control socket, over which a node answers its operator.
+// Package control (internal/node/control) is the server and defines the paths and answers.
+package controlclient
 
 import (
 	"bytes"
@@ -11,19 +13,16 @@ import (
 	"time"
 )
 
-// Control returns the socket on which a node answers its operator.
-func (l *Lab) Control(node string) string { return l.controlSocket(node) }
-
-// Get asks a node's control socket for a path and reads the JSON it answers. What the
-// node says is wrong with the question comes back as the error's text.
+// Get requests path from the control socket and decodes the JSON answer into a value. If the
+// node refuses the request, the error's text is the reason that the node gives. Timeout: 5 s.
 func Get(ctx context.Context, socket, path string, into any) error {
 	return call(ctx, socket, http.MethodGet, path, nil, func(body io.Reader) error {
 		return json.NewDecoder(body).Decode(into)
 	})
 }
 
-// Post is Get for what changes something: it sends a value as JSON. It waits longer, as
-// such a change may wait for an election.
+// Post is like Get for a request that changes something: it sends a value as JSON. Its timeout
+// is 30 s, because a change may have to wait for an election.
 func Post(ctx context.Context, socket, path string, value, into any) error {
 	data, err := json.Marshal(value)
 	if err != nil {
@@ -34,7 +33,7 @@ func Post(ctx context.Context, socket, path string, value, into any) error {
 	})
 }
 
-// Download copies what a path of a node's control socket answers.
+// Download copies the answer to a writer as it is.
 func Download(ctx context.Context, socket, path string, to io.Writer) error {
 	return call(ctx, socket, http.MethodGet, path, nil, func(body io.Reader) error {
 		_, err := io.Copy(to, body)
@@ -81,10 +80,3 @@ func call(ctx context.Context, socket, method, path string, data []byte, read fu
 	}
 	return fmt.Errorf("ask %s: %s: %s", socket, response.Status, text)
 }
-
-// The addresses of the hosts outside, as the guide's examples and the story's tests know
-// them.
-const (
-	LaptopAddress   = "203.0.113.25"
-	StrangerAddress = "198.51.100.7"
-)

@@ -144,6 +144,9 @@ func (l *Lab) arena(node string) string {
 func (l *Lab) apiSocket(node string) string     { return filepath.Join(l.sockets(), node+"-api.sock") }
 func (l *Lab) controlSocket(node string) string { return filepath.Join(l.sockets(), node+".sock") }
 
+// Control returns the path of the socket on which a node answers its operator.
+func (l *Lab) Control(node string) string { return l.controlSocket(node) }
+
 // lock keeps two commands from making and unmaking the same lab at once. An abstract
 // socket is its form because the kernel drops it with the process and no file is left. A
 // child that a killed command was about to start has it until it becomes what it is to be.

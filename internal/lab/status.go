@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"palisade/internal/controlclient"
 )
 
 // A Status is the state of a lab as scripts read it; its JSON is a promise.
@@ -194,6 +196,6 @@ func (l *Lab) instances(answers []*nodeAnswer) []InstanceStatus {
 // ask gets a node's status from its control socket.
 func (l *Lab) ask(ctx context.Context, node string) (nodeAnswer, error) {
 	var answer nodeAnswer
-	err := Get(ctx, l.controlSocket(node), "/v1/status", &answer)
+	err := controlclient.Get(ctx, l.controlSocket(node), "/v1/status", &answer)
 	return answer, err
 }

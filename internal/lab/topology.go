@@ -21,6 +21,12 @@ const (
 	strangerHost = "stranger"
 )
 
+// The addresses of the lab's hosts beyond the uplinks, as the EC2 guide's examples have them.
+const (
+	LaptopAddress   = "203.0.113.25"
+	StrangerAddress = "198.51.100.7"
+)
+
 // gatewayMAC is the router's on the segment; every node's uplink sends there.
 const gatewayMAC = "02:00:00:00:00:01"
 
