@@ -11,6 +11,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
 )
 
@@ -39,7 +40,7 @@ func pkt(protocol uint8, srcPort, dstPort uint16, flags uint8) *packet.Packet {
 
 func back(p *packet.Packet, flags uint8) *packet.Packet {
 	r := *p
-	r.Flow, r.TCPFlags = p.Flow.Reverse(), flags
+	r.Flow, r.TCPFlags = packettest.Reverse(p.Flow), flags
 	return &r
 }
 
@@ -241,7 +242,7 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 	about := func(quoted packet.Flow, to netip.Addr, icmpType uint8) *packet.Packet {
 		return &packet.Packet{Flow: packet.Flow{Src: bob, Dst: to, Protocol: 1}, ICMPType: icmpType, IsICMPError: true, HasQuoted: true, Quoted: quoted}
 	}
-	sent := syn.Flow.Reverse() // what alice sent
+	sent := packettest.Reverse(syn.Flow) // what alice sent
 	other := sent
 	other.DstPort++
 	tests := []struct {

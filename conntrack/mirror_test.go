@@ -10,6 +10,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
 )
 
@@ -39,7 +40,7 @@ func TestAddressIsForgottenAtEitherEnd(t *testing.T) {
 		frag := func(from, to int, d conntrack.Direction) verdict.Verdict {
 			p := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: from == 0, FragID: 7, FragOffset: from, FragLen: to - from, MoreFollow: true}
 			if d == conntrack.Out {
-				p.Flow = p.Flow.Reverse()
+				p.Flow = packettest.Reverse(p.Flow)
 			}
 			if p.HasL4 {
 				return z.AdmitFragment(p, d, 0)
@@ -215,7 +216,7 @@ func TestSYNOfTheOtherEndIsANewConnection(t *testing.T) {
 				t.Fatal(v)
 			}
 			now := one(t, tr, 1)
-			want := conntrack.Connection{Epoch: 1, Flow: was.Flow.Reverse(), Tracked: true, State: "syn-sent", Rule: 8, Revision: 9}
+			want := conntrack.Connection{Epoch: 1, Flow: packettest.Reverse(was.Flow), Tracked: true, State: "syn-sent", Rule: 8, Revision: 9}
 			now.Age, now.Expires, now.Packets, now.Bytes = 0, 0, [2]uint32{}, [2]uint64{}
 			if now != want {
 				t.Errorf("it is %+v, want %+v", now, want)
@@ -458,7 +459,7 @@ func TestHalfOpenConnectionsAreNotEstablished(t *testing.T) {
 
 // TestErrorNeedsAConnectionThatLives: one that was cut, or is not tracked, lets no error in.
 func TestErrorNeedsAConnectionThatLives(t *testing.T) {
-	about := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 1}, ICMPType: packet.ICMPUnreachable, IsICMPError: true, HasQuoted: true, Quoted: pkt(6, 40000, 22, 0).Flow.Reverse()}
+	about := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 1}, ICMPType: packet.ICMPUnreachable, IsICMPError: true, HasQuoted: true, Quoted: packettest.Reverse(pkt(6, 40000, 22, 0).Flow)}
 	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
 
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
@@ -502,7 +503,7 @@ func TestFragmentIsOfItsOwnDatagram(t *testing.T) {
 		"direction":      {z, conntrack.Out, func(*packet.Packet) {}},
 		"source":         {z, conntrack.In, func(p *packet.Packet) { p.Flow.Src = third }},
 		"destination":    {z, conntrack.In, func(p *packet.Packet) { p.Flow.Dst = third }},
-		"both":           {z, conntrack.In, func(p *packet.Packet) { p.Flow = p.Flow.Reverse() }},
+		"both":           {z, conntrack.In, func(p *packet.Packet) { p.Flow = packettest.Reverse(p.Flow) }},
 		"protocol":       {z, conntrack.In, func(p *packet.Packet) { p.Flow.Protocol = 6 }},
 		"identification": {z, conntrack.In, func(p *packet.Packet) { p.FragID++ }},
 	} {

@@ -237,7 +237,7 @@ func outside(f packettest.Frame) []byte {
 func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
 
 func reply(f packettest.Frame, flags uint8) packettest.Frame {
-	f.Flow, f.TCPFlags = f.Flow.Reverse(), flags
+	f.Flow, f.TCPFlags = packettest.Reverse(f.Flow), flags
 	return f
 }
 

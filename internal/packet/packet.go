@@ -15,7 +15,6 @@
 package packet
 
 import (
-	"fmt"
 	"net/netip"
 
 	"palisade/ec2"
@@ -64,28 +63,6 @@ type Flow struct {
 	Src, Dst         netip.Addr
 	SrcPort, DstPort uint16
 	Protocol         uint8
-}
-
-// Reverse is the flow of the answers.
-func (f Flow) Reverse() Flow {
-	return Flow{Src: f.Dst, Dst: f.Src, SrcPort: f.DstPort, DstPort: f.SrcPort, Protocol: f.Protocol}
-}
-
-func (f Flow) String() string {
-	return fmt.Sprintf("%s %s:%d > %s:%d", ProtocolName(f.Protocol), f.Src, f.SrcPort, f.Dst, f.DstPort)
-}
-
-// ProtocolName is the name of an IP protocol where one is used here, else its number.
-func ProtocolName(p uint8) string {
-	switch p {
-	case ProtocolICMP:
-		return "icmp"
-	case ProtocolTCP:
-		return "tcp"
-	case ProtocolUDP:
-		return "udp"
-	}
-	return fmt.Sprint(p)
 }
 
 // A Packet is what Decode found in one frame. Offsets count from the Ethernet header.

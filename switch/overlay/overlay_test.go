@@ -312,7 +312,7 @@ func of(name string, protocol uint8, src, dst string, srcPort, dstPort uint16) p
 }
 
 func reply(f packettest.Frame, from string, flags uint8) packettest.Frame {
-	f.Flow, f.TCPFlags, f.ICMPType, f.SrcMAC = f.Flow.Reverse(), flags, packet.ICMPEchoReply, macOf(from)
+	f.Flow, f.TCPFlags, f.ICMPType, f.SrcMAC = packettest.Reverse(f.Flow), flags, packet.ICMPEchoReply, macOf(from)
 	return f
 }
 
@@ -410,8 +410,8 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 		eventually(t, tt.name+": answer", func() bool { return n1.ports["web"].Counters().Verdicts[verdict.Forward] > before })
-		if p, _ := n1.delivered("web"); p.Flow != tt.frame.Flow.Reverse() {
-			t.Errorf("%s: the web was given %v, want %v", tt.name, p.Flow, tt.frame.Flow.Reverse())
+		if p, _ := n1.delivered("web"); p.Flow != packettest.Reverse(tt.frame.Flow) {
+			t.Errorf("%s: the web was given %v, want %v", tt.name, p.Flow, packettest.Reverse(tt.frame.Flow))
 		}
 	}
 	if got := n1.tunnel.Counters(); got.TxFrames == 0 || got.RxFrames == 0 {

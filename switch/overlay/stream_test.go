@@ -167,7 +167,7 @@ func (d *dice) misdirect(f *packettest.Frame, to string, choice int) {
 // icmpError draws an error about a packet of the reverse flow, which may have been sent.
 func (d *dice) icmpError(f packettest.Frame) []byte {
 	about := f
-	about.Flow = f.Flow.Reverse()
+	about.Flow = packettest.Reverse(f.Flow)
 	about.Payload = make([]byte, d.below(64))
 	kind := pick[uint8](d, packet.ICMPUnreachable, packet.ICMPUnreachable, packet.ICMPTimeExceeded, packet.ICMPRedirect, packet.ICMPSourceQuench, d.byte())
 	return packettest.ICMPError(kind, uint8(d.below(5)), f.Flow.Src, f.Flow.Dst, packettest.Build(about), f.SrcMAC, f.DstMAC)

@@ -44,3 +44,8 @@ func ICMPError(icmpType, code uint8, src, dst netip.Addr, frame []byte, srcMAC, 
 		ICMPType: icmpType, ICMPCode: code, Payload: quoted[:min(len(quoted), 28)], SrcMAC: srcMAC, DstMAC: dstMAC,
 	})
 }
+
+// Reverse is the flow of the replies to f.
+func Reverse(f packet.Flow) packet.Flow {
+	return packet.Flow{Src: f.Dst, Dst: f.Src, SrcPort: f.DstPort, DstPort: f.SrcPort, Protocol: f.Protocol}
+}
