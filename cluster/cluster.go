@@ -1,6 +1,6 @@
 // Package cluster makes one ec2.State of many nodes: it replicates commands through
-// Raft and hands out Views. Beside it, nodes gossip which of their interfaces are up. It is
-// the only importer of hashicorp/raft and hashicorp/memberlist.
+// Raft and hands out Views. It is the only importer of hashicorp/raft. Which interfaces are
+// up is spread beside Raft, by cluster/gossip.
 //
 // It decides nothing: what a command does is ec2's, and who may propose one is
 // ec2/query's.
@@ -9,8 +9,7 @@
 // forward.go, by which every node can write and read, then fsm, which stands between Raft
 // and the State, then store, which keeps the log on disk.
 // members.go makes Raft's voters follow the State's nodes, enforcement.go asks what
-// they enforce, backup.go carries a State over to a new cluster. gossip.go is memberlist,
-// presence_board.go what is believed of what it brings. An Apply that returned
+// they enforce, backup.go carries a State over to a new cluster. An Apply that returned
 // is on the disks of most voters: kill -9 loses nothing that was acknowledged.
 package cluster
 
@@ -26,6 +25,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"palisade/cluster/gossip"
 	"palisade/ec2"
 	"palisade/internal/peer"
 )
@@ -103,9 +103,9 @@ type Cluster struct {
 	halted  chan struct{} // closed when Raft has ended
 	stopped chan struct{} // closed when Run has returned
 
-	stream  *stream       // nil in a cluster of one
-	gossip  *gossip       // nil in a cluster of one
-	started chan struct{} // closed when raft is set
+	stream  *stream        // nil in a cluster of one
+	gossip  *gossip.Gossip // nil in a cluster of one
+	started chan struct{}  // closed when raft is set
 	raft    *raft.Raft
 	store   *store
 	alone   bool // when it started, this node was the only voter
@@ -178,10 +178,14 @@ func New(cfg Config) (*Cluster, error) {
 		c.handle()
 	}
 	if cfg.Peer != nil && cfg.GossipAddr.IsValid() {
-		c.gossip = newGossip(gossipConfig{
+		var err error
+		c.gossip, err = gossip.New(gossip.Config{
 			Node: cfg.Node, Identity: cfg.Identity, Address: cfg.GossipAddr, Peer: cfg.Peer,
 			View: c.View, ViewMoved: c.fsm.moved, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
 		})
+		if err != nil {
+			return nil, fmt.Errorf("new cluster: %w", err)
+		}
 	}
 	return c, nil
 }
@@ -226,7 +230,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	}
 	if c.gossip != nil {
 		c.tasks.start(func() {
-			if gossiped = c.gossip.run(ctx); gossiped != nil {
+			if gossiped = c.gossip.Run(ctx); gossiped != nil {
 				cancel()
 			}
 		})

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/internal/testwait"
 )
 
 const (
@@ -72,8 +73,8 @@ func ready(t *testing.T, c *Cluster) {
 	case <-c.Ready():
 	case <-c.stopped:
 		t.Fatal("the cluster stopped before it was ready")
-	case <-time.After(patience):
-		t.Fatalf("the cluster is not ready after %s", patience)
+	case <-time.After(testwait.Patience):
+		t.Fatalf("the cluster is not ready after %s", testwait.Patience)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/internal/testwait"
 )
 
 // Writers on all of five nodes, while the leader is stopped: each change that was
@@ -26,7 +27,7 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 	}
 	_, base := s.apply(s.leader(), &ec2.CreateSecurityGroup{Account: albert, Region: region, Name: "web", Description: "test"})
 	s.waitAll(base)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
 	defer cancel()
 	term := s.leader().raft.CurrentTerm()
 
@@ -167,7 +168,7 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 		o.kill()
 	}
 	n.start(nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
 	view, err := n.Next(ctx)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/peer"
+	"palisade/internal/testwait"
 )
 
 // ids are names of nodes, in order.
@@ -30,7 +31,7 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		others := slices.DeleteFunc(s.up(), func(n *node) bool { return n == victim })
 		by := others[0]
 		key := by.View().GossipKey()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
 		defer cancel()
 		s.fence(by, victim.name)
 		if n, _ := by.View().Node(victim.name); n.Member() || slices.Equal(by.View().GossipKey(), key) {
@@ -96,7 +97,7 @@ func (s *nodes) leaderBut(out *node) (leader *node) {
 func TestRemovedNodeIsOut(t *testing.T) {
 	s := begin(t, 3, nil)
 	gone := s.follower()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
 	open, err := gone.peer.Dial(ctx, string(s.leader().name), peer.ProtocolRaft)
 	if err != nil {
@@ -104,7 +105,7 @@ func TestRemovedNodeIsOut(t *testing.T) {
 	}
 	defer open.Close()
 	s.remove(gone.name)
-	if err := open.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := open.SetReadDeadline(time.Now().Add(testwait.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := open.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -350,7 +351,7 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 	}
 	opened := time.AfterFunc(200*time.Millisecond, func() { close(gate) })
 	defer opened.Stop()
-	check("it comes round", at(s.all["node1"], index, patience), Enforcement{Index: index, Enforced: ids("node1", "node2", "node3")})
+	check("it comes round", at(s.all["node1"], index, testwait.Patience), Enforcement{Index: index, Enforced: ids("node1", "node2", "node3")})
 
 	s.all["node2"].kill()
 	asker := s.leader()
@@ -358,5 +359,5 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 		Index: index, Enforced: ids("node1", "node3"), Pending: []Pending{{"node2", "does not answer"}},
 	})
 	s.fence(asker, "node2")
-	check("it is fenced", at(asker, index, patience), Enforcement{Index: index, Enforced: ids("node1", "node3"), Excluded: ids("node2")})
+	check("it is fenced", at(asker, index, testwait.Patience), Enforcement{Index: index, Enforced: ids("node1", "node3"), Excluded: ids("node2")})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/testwait"
 )
 
 func TestEveryNodeWritesAndReadsItsWrites(t *testing.T) {
@@ -58,12 +59,12 @@ func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
 	for i := range 20 {
 		last = s.write(s.follower(), fmt.Sprint("g", i))
 	}
-	measured(t, "writable again", 3*time.Second, func(try int) time.Duration {
+	testwait.Fastest(t, "writable again", 3*time.Second, func(try int) time.Duration {
 		gone := s.leader()
 		gone.kill()
 		began := time.Now()
 		for i := 0; ; i++ {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 			_, err := createGroup(ctx, s.up()[0].Cluster, fmt.Sprintf("after%d-%d", try, i))
 			cancel()
 			if err == nil {
@@ -72,8 +73,8 @@ func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
 			if !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrOutcomeUnknown) {
 				t.Fatal(err)
 			}
-			if time.Since(began) > patience {
-				t.Fatalf("not writable after %s: %v", patience, err)
+			if time.Since(began) > testwait.Patience {
+				t.Fatalf("not writable after %s: %v", testwait.Patience, err)
 			}
 		}
 		took := time.Since(began)
@@ -101,7 +102,7 @@ func TestMinorityDecidesNothingAndSaysWhy(t *testing.T) {
 		}
 	}
 	await(t, "the one that is left knows that it has no leader", func() bool { _, ok := left.Leader(); return !ok })
-	measured(t, "a write refused", 4*time.Second, func(int) time.Duration {
+	testwait.Fastest(t, "a write refused", 4*time.Second, func(int) time.Duration {
 		began := time.Now()
 		_, err := createGroup(t.Context(), left.Cluster, "late")
 		if !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "it reaches 1 of 3 voters ("+string(left.name)+"), not ") {
@@ -202,7 +203,7 @@ func TestCommandIsNotSentTwice(t *testing.T) {
 	if _, err := createGroup(t.Context(), n.Cluster, "once"); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("got %v, want ErrOutcomeUnknown", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
 	for view := n.View(); !hasGroup(view, "once"); {
 		var err error
@@ -229,7 +230,7 @@ func TestDecidedStateIsThereBeforeTheLeader(t *testing.T) {
 	}
 	n.of.cfg = func(c *Config) { c.Decided = last }
 	n.start(nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
 	view, err := n.Next(ctx)
 	if err != nil {
@@ -262,7 +263,7 @@ func TestNextWaitsForWhatWasDecided(t *testing.T) {
 	for _, o := range others {
 		o.start(nil)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
 	view, err := n.Next(ctx)
 	if err != nil {

@@ -15,26 +15,8 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/peer"
+	"palisade/internal/testwait"
 )
-
-// patience is what a loaded machine may need for what takes far less. Nothing is measured
-// by it: a test that waits so long has failed.
-const patience = time.Minute
-
-// measured wants something to be done within limit. The clock says what it costs if nothing
-// else had the processors meanwhile, so it is measured up to five times, and the quickest
-// counts: a defect makes all of them slow.
-func measured(t *testing.T, what string, limit time.Duration, do func(try int) time.Duration) {
-	t.Helper()
-	var took []time.Duration
-	for try := range 5 {
-		if took = append(took, do(try)); took[try] <= limit {
-			t.Logf("%s after %s", what, took)
-			return
-		}
-	}
-	t.Errorf("%s after %s, want %s at most", what, took, limit)
-}
 
 // nodes is a cluster of several, in this process, over TLS on loopback.
 type nodes struct {
@@ -133,7 +115,7 @@ func (s *nodes) join(name ec2.NodeID, role ec2.NodeRole) *node {
 	s.apply(by, &ec2.CreateJoinToken{ID: token.ID, SecretHash: token.SecretHash(), Role: role, Expires: time.Now().Add(time.Hour)})
 	_, err = peer.Join(s.t.Context(), peer.JoinConfig{
 		Dir: n.identityDir(), Node: string(name), Zone: "us-east-1a", Address: n.address,
-		Contacts: []string{by.address.String()}, Token: token.String(), Patience: patience,
+		Contacts: []string{by.address.String()}, Token: token.String(), Patience: testwait.Patience,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -235,14 +217,14 @@ func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(patience); ; {
+	for deadline := time.After(testwait.Patience); ; {
 		if ok() {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("after %s still not: %s", patience, what)
+			t.Fatalf("after %s still not: %s", testwait.Patience, what)
 		}
 	}
 }
@@ -289,7 +271,7 @@ func (s *nodes) waitVoters(count int) {
 // waitAll waits until every node that runs holds an index.
 func (s *nodes) waitAll(index uint64) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.t.Context(), testwait.Patience)
 	defer cancel()
 	for _, n := range s.up() {
 		if err := n.waitIndex(ctx, index); err != nil {
@@ -302,7 +284,7 @@ func (s *nodes) waitAll(index uint64) {
 // may be lost at any moment, and what it was asked for may have been done or not.
 func (s *nodes) persist(ask func(context.Context) error) (err error, again bool) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.t.Context(), testwait.Patience)
 	defer cancel()
 	for {
 		err = ask(ctx)

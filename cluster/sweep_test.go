@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/testwait"
 )
 
 // The leader gives addresses back after their rest and forgets terminated instances
@@ -87,7 +88,7 @@ func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
 		_, index := s.apply(s.leader(), &ec2.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
 		return index
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
 	defer cancel()
 	sweep := func() {
 		t.Helper()

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 	"palisade/internal/peer"
 )
 
-// GossipStats count what gossip brought and was not believed, since the daemon began.
-type GossipStats struct {
+// Stats count what gossip brought and was not believed, since the daemon began.
+type Stats struct {
 	Pulled    uint64 `json:"pulled"`    // documents fetched and believed
 	Forged    uint64 `json:"forged"`    // documents their node did not sign; entries about leases it does not have
 	Replayed  uint64 `json:"replayed"`  // documents no newer than the known one; two of one version
@@ -27,12 +27,12 @@ type GossipStats struct {
 	Dropped   uint64 `json:"dropped"`   // lists of digests not looked at: too many at once
 }
 
-type gossipCounters struct {
+type counters struct {
 	pulled, forged, replayed, unknown, tooLarge, strangers, refused, intruders, dropped atomic.Uint64
 }
 
-func (c *gossipCounters) stats() GossipStats {
-	return GossipStats{
+func (c *counters) stats() Stats {
+	return Stats{
 		Pulled: c.pulled.Load(), Forged: c.forged.Load(), Replayed: c.replayed.Load(), Unknown: c.unknown.Load(),
 		TooLarge: c.tooLarge.Load(), Strangers: c.strangers.Load(), Refused: c.refused.Load(),
 		Intruders: c.intruders.Load(), Dropped: c.dropped.Load(),
@@ -48,7 +48,7 @@ func (c *gossipCounters) stats() GossipStats {
 type board struct {
 	node     ec2.NodeID
 	identity *peer.Identity
-	count    *gossipCounters
+	count    *counters
 
 	mu      sync.Mutex
 	boot    uint64
@@ -77,7 +77,7 @@ type want struct {
 	asking  bool
 }
 
-func newBoard(node ec2.NodeID, boot uint64, identity *peer.Identity, count *gossipCounters) *board {
+func newBoard(node ec2.NodeID, boot uint64, identity *peer.Identity, count *counters) *board {
 	return &board{
 		node: node, boot: boot, identity: identity, count: count,
 		docs: map[ec2.NodeID]*posted{}, wanted: map[ec2.NodeID]*want{},

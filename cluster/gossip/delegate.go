@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 )
 
 // delegate is what memberlist calls, with its lock held.
-type delegate struct{ g *gossip }
+type delegate struct{ g *Gossip }
 
 // NodeMeta is below memberlist's limit of 512 bytes, always.
 func (d delegate) NodeMeta(int) []byte { return *d.g.meta.Load() }
@@ -31,7 +31,7 @@ func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 func (d delegate) LocalState(bool) []byte {
 	list, err := json.Marshal(digests{digestsFormat, d.g.cfg.Node, d.g.board.claims()})
 	if err != nil {
-		panic(fmt.Sprintf("cluster: digests: %v", err)) // of plain values
+		panic(fmt.Sprintf("gossip: digests: %v", err)) // of plain values
 	}
 	return list
 }
@@ -78,7 +78,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []by
 
 // notice keeps what memberlist says of a node. A node that it calls dead keeps its
 // document in force.
-func (g *gossip) notice(n *memberlist.Node, alive bool) {
+func (g *Gossip) notice(n *memberlist.Node, alive bool) {
 	node := ec2.NodeID(n.Name)
 	if node == g.cfg.Node {
 		return
@@ -108,7 +108,7 @@ func (g *gossip) notice(n *memberlist.Node, alive bool) {
 	}
 }
 
-func (g *gossip) suspect(node string, suspect bool) {
+func (g *Gossip) suspect(node string, suspect bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if seen, ok := g.seen[ec2.NodeID(node)]; ok {
@@ -116,14 +116,14 @@ func (g *gossip) suspect(node string, suspect bool) {
 	}
 }
 
-// gossipLog takes memberlist's log. It has no other way to say what it refused, nor
+// logWriter takes memberlist's log. It has no other way to say what it refused, nor
 // which node did not answer its probe.
-type gossipLog struct{ g *gossip }
+type logWriter struct{ g *Gossip }
 
 // refusals are memberlist's words for what is not sealed with a key of ours.
 var refusals = []string{"Decrypt packet failed", "label", "failed to receive"}
 
-func (l gossipLog) Write(line []byte) (int, error) {
+func (l logWriter) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))
 	if name, ok := strings.CutPrefix(text, "[INFO] memberlist: Suspect "); ok {
 		if name, _, ok := strings.Cut(name, " has failed"); ok {
@@ -149,7 +149,7 @@ const (
 )
 
 // encodeMeta brings this node's meta up to date, and reports whether it changed.
-func (g *gossip) encodeMeta() bool {
+func (g *Gossip) encodeMeta() bool {
 	c := g.board.own()
 	meta := []byte{metaFormat}
 	meta = binary.BigEndian.AppendUint64(meta, c.Boot)
@@ -173,12 +173,12 @@ func decodeMeta(node string, meta []byte) (c claim, enforced uint64, ok bool) {
 
 // metaLags reports whether this node's meta names an older enforced index than it will
 // name soon.
-func (g *gossip) metaLags(view *ec2.View) bool {
+func (g *Gossip) metaLags(view *ec2.View) bool {
 	return binary.BigEndian.Uint64((*g.meta.Load())[49:]) < view.Index()
 }
 
 // advertise sends this node's meta, if it changed, with the next round of gossip.
-func (g *gossip) advertise(s *session) {
+func (g *Gossip) advertise(s *session) {
 	if !g.encodeMeta() || s == nil {
 		return
 	}

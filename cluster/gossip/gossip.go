@@ -1,8 +1,18 @@
-package cluster
+// Package gossip spreads what each node knows of itself: which of its interfaces are up,
+// and which log index its switch enforces. It is the only importer of hashicorp/memberlist.
+//
+// Gossip can report a leased address as down. It cannot give an address to a node: leases
+// are in Raft.
+//
+// Read Gossip first, then presence.go and document.go (what a node signs), board.go (which
+// documents are accepted, and what follows from them), pull.go (how documents are fetched),
+// and memberlist.go, delegate.go and transport.go (the library and what surrounds it).
+package gossip
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log"
 	"log/slog"
 	"net/netip"
@@ -21,40 +31,6 @@ type Member struct {
 	Enforced uint64     `json:"enforced"` // the index that it said it goes by; up to some seconds old, and not signed
 }
 
-// SetPresence says what this node has, up and down, in place of what it said before.
-func (c *Cluster) SetPresence(entries []Presence) {
-	if c.gossip != nil {
-		c.gossip.setPresence(entries)
-	}
-}
-
-// Down returns the epochs of the leases that the node they are at says are down, and
-// what is closed when that changes. What is not known counts as up. The map is not to be
-// changed.
-func (c *Cluster) Down() (epochs map[uint64]bool, changed <-chan struct{}) {
-	if c.gossip == nil {
-		return nil, nil
-	}
-	return c.gossip.down()
-}
-
-// Members are the nodes as gossip sees them; nothing goes by it but people. A cluster of
-// one has none.
-func (c *Cluster) Members() []Member {
-	if c.gossip == nil {
-		return nil
-	}
-	return c.gossip.members()
-}
-
-// GossipStats count what gossip brought and what of it was not believed.
-func (c *Cluster) GossipStats() GossipStats {
-	if c.gossip == nil {
-		return GossipStats{}
-	}
-	return c.gossip.stats()
-}
-
 const (
 	announceDelay  = 50 * time.Millisecond // a burst of changes is announced once
 	enforcedEvery  = time.Second           // an enforced index by itself is announced no more often
@@ -69,8 +45,8 @@ const (
 	presenceMethod = "presence.get"
 )
 
-// gossipConfig is what a gossip works on. Required is what has no default.
-type gossipConfig struct {
+// Config is what a gossip works on. Required is what has no default.
+type Config struct {
 	Node      ec2.NodeID
 	Boot      uint64         // default: the time, in ns. Above that of every earlier boot
 	Identity  *peer.Identity // signs this node's document
@@ -94,10 +70,10 @@ type gossipConfig struct {
 // after it. memberlist calls back with its own lock held: a callback copies, hands off
 // and returns. There is no gossip before the View has a key, none while this node is not
 // a member, and none in the clear.
-type gossip struct {
-	cfg   gossipConfig
+type Gossip struct {
+	cfg   Config
 	board *board
-	count gossipCounters
+	count counters
 	log   *log.Logger // memberlist's
 
 	meta     atomic.Pointer[[]byte]
@@ -117,7 +93,11 @@ type seenMember struct {
 	enforced       uint64
 }
 
-func newGossip(cfg gossipConfig) *gossip {
+// New checks cfg, fills its defaults and adds a method to cfg.Peer. It starts nothing; Run does.
+func New(cfg Config) (*Gossip, error) {
+	if cfg.Node == "" || cfg.Identity == nil || cfg.Peer == nil || !cfg.Address.IsValid() || cfg.View == nil || cfg.ViewMoved == nil {
+		return nil, errors.New("new gossip: Node, Identity, Peer, Address, View and ViewMoved are required")
+	}
 	if cfg.Boot == 0 {
 		cfg.Boot = uint64(time.Now().UnixNano())
 	}
@@ -127,7 +107,7 @@ func newGossip(cfg gossipConfig) *gossip {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &gossip{
+	g := &Gossip{
 		cfg:      cfg,
 		heard:    make(chan []byte, maxHeard),
 		announce: make(chan struct{}, 1),
@@ -136,15 +116,15 @@ func newGossip(cfg gossipConfig) *gossip {
 		seen:     map[ec2.NodeID]*seenMember{},
 	}
 	g.board = newBoard(cfg.Node, cfg.Boot, cfg.Identity, &g.count)
-	g.log = log.New(gossipLog{g}, "", 0)
+	g.log = log.New(logWriter{g}, "", 0)
 	g.sources.Store(&sources{})
 	g.encodeMeta()
 	cfg.Peer.Handle(presenceMethod, g.servePresence)
-	return g
+	return g, nil
 }
 
-// run gossips until ctx ends.
-func (g *gossip) run(ctx context.Context) error {
+// Run gossips until ctx ends. It is called once.
+func (g *Gossip) Run(ctx context.Context) error {
 	var pulls sync.WaitGroup
 	pulls.Go(func() { g.runPull(ctx) })
 	defer pulls.Wait()
@@ -193,7 +173,7 @@ func (g *gossip) run(ctx context.Context) error {
 }
 
 // follow goes by a new View: who is a member, under which key, and whether this node is.
-func (g *gossip) follow(ctx context.Context, s *session, view *ec2.View) (*session, error) {
+func (g *Gossip) follow(ctx context.Context, s *session, view *ec2.View) (*session, error) {
 	g.board.follow(view)
 	if g.allow(view) {
 		poke(g.rejoin)
@@ -214,7 +194,7 @@ func (g *gossip) follow(ctx context.Context, s *session, view *ec2.View) (*sessi
 }
 
 // allow sets whose packets and streams are looked at, and reports whether that changed.
-func (g *gossip) allow(view *ec2.View) bool {
+func (g *Gossip) allow(view *ec2.View) bool {
 	was := g.sources.Load()
 	is := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
 	changed := false
@@ -253,8 +233,9 @@ func gossipAddress(view *ec2.View, node ec2.NodeID) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()+1), true
 }
 
-// setPresence publishes what this node has, up and down.
-func (g *gossip) setPresence(entries []Presence) {
+// SetPresence publishes the leases of this node's interfaces, up and down, in place of the
+// entries before.
+func (g *Gossip) SetPresence(entries []Presence) {
 	changed, err := g.board.publish(g.cfg.View(), entries)
 	if err != nil {
 		g.cfg.Logger.Error("presence cannot be published", "node", g.cfg.Node, "err", err)
@@ -265,12 +246,17 @@ func (g *gossip) setPresence(entries []Presence) {
 	}
 }
 
-func (g *gossip) down() (map[uint64]bool, <-chan struct{}) { return g.board.down() }
+// Down returns the epochs of the leases whose own node reports them down, and a channel
+// that is closed when that set changes. An unknown lease counts as up. The caller must not
+// change the map.
+func (g *Gossip) Down() (epochs map[uint64]bool, changed <-chan struct{}) { return g.board.down() }
 
-func (g *gossip) stats() GossipStats { return g.count.stats() }
+// Stats returns the counters since New.
+func (g *Gossip) Stats() Stats { return g.count.stats() }
 
-// members lists the node table, fenced nodes apart, with what memberlist thinks of each.
-func (g *gossip) members() []Member {
+// Members lists the node table without fenced nodes, with the state that memberlist reports
+// for each. It is for operators; no decision depends on it.
+func (g *Gossip) Members() []Member {
 	view := g.cfg.View()
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -21,6 +21,12 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/peer"
+	"palisade/internal/testwait"
+)
+
+const (
+	albert = ec2.AccountID("598916040194")
+	region = ec2.Region("us-east-1")
 )
 
 // town is three members in one process: peers and gossip over sockets on loopback
@@ -44,7 +50,7 @@ type citizen struct {
 	identity *peer.Identity
 	address  netip.AddrPort // of its peer
 	peer     *peer.Peer
-	gossip   *gossip
+	gossip   *Gossip
 	stop     func() // gossip alone; returns when run has
 	quit     func() // peer alone
 }
@@ -59,13 +65,14 @@ func newTown(t *testing.T) *town {
 		net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(256))},
 	}
 	w.apply(&ec2.Bootstrap{Seed: "gossip", GossipKey: bytes.Repeat([]byte{7}, 32)})
-	for _, cmd := range bootstrap() {
-		switch cmd.Request.(type) {
-		case *ec2.Bootstrap, *ec2.PutNode:
-		default:
-			w.apply(cmd.Request)
-		}
-	}
+	w.apply(&ec2.PutNetwork{Network: ec2.Network{
+		VNI:         1,
+		Region:      region,
+		Prefix:      netip.MustParsePrefix("10.0.0.0/8"),
+		Pools:       []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
+		PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
+	}})
+	w.apply(&ec2.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"})
 	for i := range nodesInTown {
 		c := &citizen{town: w, name: ec2.NodeID(fmt.Sprintf("node%d", i+1)), address: netip.AddrPortFrom(w.ip(byte(i+1)), 7400)}
 		c.identity = w.identity(c)
@@ -176,15 +183,18 @@ func (c *citizen) startPeer(boot uint64) {
 	c.peer.HandleJoin(func(context.Context, peer.JoinRequest) (peer.JoinAnswer, error) {
 		return peer.JoinAnswer{Role: string(ec2.Voter)}, nil
 	})
-	c.gossip = newGossip(gossipConfig{
+	c.gossip, err = New(Config{
 		Node: c.name, Boot: boot, Identity: c.identity, Address: netip.AddrPortFrom(c.address.Addr(), c.address.Port()+1),
 		Peer: c.peer, View: c.town.view, ViewMoved: c.town.viewMoved, Logger: log,
 		GiveUp: 200 * time.Millisecond, // so that a partition of seconds is a long one
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.quit = c.running(c.peer.Run)
 }
 
-func (c *citizen) start() { c.stop = c.running(c.gossip.run) }
+func (c *citizen) start() { c.stop = c.running(c.gossip.Run) }
 
 func (c *citizen) running(run func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(c.town.t.Context())
@@ -211,8 +221,8 @@ func (w *town) start() *town {
 func (w *town) together() *town {
 	w.t.Helper()
 	for name, c := range w.nodes {
-		becomes(w.t, string(name)+" sees all alive", func() string {
-			for _, m := range c.gossip.members() {
+		testwait.Until(w.t, string(name)+" sees all alive", func() string {
+			for _, m := range c.gossip.Members() {
 				if m.Gossip != "alive" {
 					return fmt.Sprintf("%s is %s", m.Node, m.Gossip)
 				}
@@ -223,26 +233,10 @@ func (w *town) together() *town {
 	return w
 }
 
-// becomes asks again and again until problem finds none. Its patience is for machines
-// that do something else.
-func becomes(t *testing.T, what string, problem func() string) {
-	t.Helper()
-	timeout := time.After(patience)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for last := problem(); last != ""; last = problem() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("%s: not after %s: %s", what, patience, last)
-		}
-	}
-}
-
 // wantDown waits until exactly these leases are down at c.
 func (c *citizen) wantDown(leases ...*ec2.Interface) {
 	c.town.t.Helper()
-	becomes(c.town.t, string(c.name)+" has these down", func() string { return c.downDiffers(leases...) })
+	testwait.Until(c.town.t, string(c.name)+" has these down", func() string { return c.downDiffers(leases...) })
 }
 
 func (c *citizen) downDiffers(leases ...*ec2.Interface) string {
@@ -250,7 +244,7 @@ func (c *citizen) downDiffers(leases ...*ec2.Interface) string {
 	for _, l := range leases {
 		want[l.Epoch] = true
 	}
-	got, _ := c.gossip.down()
+	got, _ := c.gossip.Down()
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		return fmt.Sprintf("down: %v, want %v", got, want)
 	}
@@ -283,13 +277,13 @@ func TestWhatANodeSaysOfItsInterfacesReachesAll(t *testing.T) {
 	mine := w.leases("node1")
 
 	// Push/pull alone takes up to 30 s; 2 s are promised on an idle machine.
-	measured(t, "down everywhere", 5*time.Second, func(int) time.Duration {
-		one.gossip.setPresence(nil)
+	testwait.Fastest(t, "down everywhere", 5*time.Second, func(int) time.Duration {
+		one.gossip.SetPresence(nil)
 		two.wantDown()
 		three.wantDown()
-		_, changed := two.gossip.down()
+		_, changed := two.gossip.Down()
 		began := time.Now()
-		one.gossip.setPresence(slices.Concat(says(false, mine[0]), says(true, mine[1])))
+		one.gossip.SetPresence(slices.Concat(says(false, mine[0]), says(true, mine[1])))
 		one.wantDown(mine[0])
 		two.wantDown(mine[0])
 		three.wantDown(mine[0])
@@ -300,13 +294,13 @@ func TestWhatANodeSaysOfItsInterfacesReachesAll(t *testing.T) {
 
 	// What is not mentioned counts as up, and so does all of a node that says nothing.
 	began := time.Now()
-	one.gossip.setPresence(nil)
+	one.gossip.SetPresence(nil)
 	two.wantDown()
 	three.wantDown()
 	t.Logf("up everywhere after %s", time.Since(began))
 
 	// A lease that ends is not down, it is not there.
-	one.gossip.setPresence(says(false, mine...))
+	one.gossip.SetPresence(says(false, mine...))
 	two.wantDown(mine...)
 	w.apply(&ec2.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{mine[0].Instance}})
 	two.wantDown(mine[1])
@@ -338,7 +332,7 @@ func TestForgedPresenceIsDropped(t *testing.T) {
 	if err := two.gossip.board.accept(w.view(), "node3", changed); !errors.Is(err, errForged) {
 		t.Errorf("a changed document: got %v, want %v", err, errForged)
 	}
-	if got := two.gossip.stats().Forged; got != 4 {
+	if got := two.gossip.Stats().Forged; got != 4 {
 		t.Errorf("%d forged documents counted, want 4", got)
 	}
 	two.wantDown()
@@ -351,7 +345,7 @@ func TestForgedPresenceIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	two.wantDown(own[1])
-	if got := two.gossip.stats().Forged; got != 7 {
+	if got := two.gossip.Stats().Forged; got != 7 {
 		t.Errorf("%d forged counted, want 4 documents and 3 entries", got)
 	}
 	for _, spoil := range []func(*Presence){
@@ -385,29 +379,22 @@ func TestARelayCannotForge(t *testing.T) {
 	three.gossip.board.docs["node1"] = &posted{claim: claim{Node: "node1", Boot: 1 << 62, Version: 1}, raw: forged}
 
 	delegate{two.gossip}.MergeRemoteState(delegate{three.gossip}.LocalState(false), false)
-	becomes(t, "the forged document is counted", func() string {
-		return unless(two.gossip.stats().Forged == 1, "%+v", two.gossip.stats())
+	testwait.Until(t, "the forged document is counted", func() string {
+		return testwait.Unless(two.gossip.Stats().Forged == 1, "%+v", two.gossip.Stats())
 	})
 	two.wantDown()
-	becomes(t, "it is not asked for again", func() string {
+	testwait.Until(t, "it is not asked for again", func() string {
 		two.gossip.board.mu.Lock()
 		defer two.gossip.board.mu.Unlock()
-		return unless(len(two.gossip.board.wanted) == 0, "%d wanted", len(two.gossip.board.wanted))
+		return testwait.Unless(len(two.gossip.board.wanted) == 0, "%d wanted", len(two.gossip.board.wanted))
 	})
 
 	// The same way, what node1 did sign.
-	w.nodes["node1"].gossip.setPresence(says(false, w.leases("node1")...))
+	w.nodes["node1"].gossip.SetPresence(says(false, w.leases("node1")...))
 	raw, _ := w.nodes["node1"].gossip.board.raw("node1")
 	three.gossip.board.docs["node1"] = &posted{claim: w.nodes["node1"].gossip.board.own(), raw: raw}
 	delegate{two.gossip}.MergeRemoteState(delegate{three.gossip}.LocalState(false), false)
 	two.wantDown(w.leases("node1")...)
-}
-
-func unless(ok bool, format string, args ...any) string {
-	if ok {
-		return ""
-	}
-	return fmt.Sprintf(format, args...)
 }
 
 func TestReplayedPresenceIsDropped(t *testing.T) {
@@ -458,13 +445,13 @@ func TestClaimsAreBoundedByTheNodeTable(t *testing.T) {
 		t.Errorf("%d documents of nodes that do not exist are wanted", len(two.board.wanted))
 	}
 	delegate{two}.MergeRemoteState(make([]byte, maxHeardBytes+1), false)
-	if got := two.stats(); got.Unknown != 1000 || got.TooLarge != 1 {
+	if got := two.Stats(); got.Unknown != 1000 || got.TooLarge != 1 {
 		t.Errorf("counted %+v, want 1000 unknown, 1 too large", got)
 	}
 	for range maxHeard + 1 { // run does not run: nobody reads
 		delegate{two}.MergeRemoteState([]byte("{}"), false)
 	}
-	if got := two.stats().Dropped; got != 1 {
+	if got := two.Stats().Dropped; got != 1 {
 		t.Errorf("%d lists dropped, want 1", got)
 	}
 	if err := two.board.accept(w.view(), "node1", make([]byte, maxDocument+1)); !errors.Is(err, errTooLarge) {
@@ -481,7 +468,7 @@ func TestAnOversizedNodeStillSaysWhatIsDown(t *testing.T) {
 	for i := range many {
 		many[i] = Presence{Interface: ec2.InterfaceID(fmt.Sprintf("eni-%08x", i)), Epoch: 1 << 40, Private: mine[0].Private, Up: true}
 	}
-	one.gossip.setPresence(append(many, says(false, mine...)...))
+	one.gossip.SetPresence(append(many, says(false, mine...)...))
 	one.wantDown(mine...)
 	raw, ok := one.gossip.board.raw("node1")
 	if !ok || len(raw) > maxDocument {
@@ -498,8 +485,8 @@ func TestAFencedNodeSpeaksNoMore(t *testing.T) {
 	t.Parallel()
 	w := newTown(t).start().together()
 	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
-	one.gossip.setPresence(says(false, w.leases("node1")...))
-	three.gossip.setPresence(says(false, w.leases("node3")...))
+	one.gossip.SetPresence(says(false, w.leases("node1")...))
+	three.gossip.SetPresence(says(false, w.leases("node3")...))
 	two.wantDown(slices.Concat(w.leases("node1"), w.leases("node3"))...)
 
 	key := bytes.Repeat([]byte{8}, 32)
@@ -514,19 +501,19 @@ func TestAFencedNodeSpeaksNoMore(t *testing.T) {
 	}
 
 	// The others go on under the new key: what is said after the change arrives.
-	one.gossip.setPresence(nil)
+	one.gossip.SetPresence(nil)
 	two.wantDown()
-	two.gossip.setPresence(says(false, w.leases("node2")...))
+	two.gossip.SetPresence(says(false, w.leases("node2")...))
 	one.wantDown(w.leases("node2")...)
 
 	// Who has the old key, at an address of a member, gets nothing in.
 	two.stop()
 	rogue := w.rogue("node2", netip.AddrPortFrom(two.address.Addr(), two.address.Port()+1), old)
-	before := one.gossip.stats()
+	before := one.gossip.Stats()
 	if _, err := rogue.Join([]string{one.gossip.cfg.Address.String()}); err == nil {
 		t.Error("a node with the old key joined")
 	}
-	if got := one.gossip.stats(); got.Refused == before.Refused {
+	if got := one.gossip.Stats(); got.Refused == before.Refused {
 		t.Errorf("nothing was refused: %+v", got)
 	}
 }
@@ -546,7 +533,7 @@ func (w *town) rogue(name string, at netip.AddrPort, key []byte) *memberlist.Mem
 	}
 	var allowed atomic.Pointer[sources]
 	allowed.Store(from)
-	transport, err := newGossipTransport(at, &allowed, &gossipCounters{}, logger)
+	transport, err := newTransport(at, &allowed, &counters{}, logger)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -568,17 +555,17 @@ func TestAMembersKeyOpensNoOtherName(t *testing.T) {
 	one.start()
 	at := w.nodes["node3"].gossip.cfg.Address // its gossip does not run, nor does node2's
 	for _, name := range []string{"mallory", "node2"} {
-		before := one.gossip.stats().Intruders
+		before := one.gossip.Stats().Intruders
 		rogue := w.rogue(name, at, w.view().GossipKey())
-		becomes(t, name+" is counted", func() string {
+		testwait.Until(t, name+" is counted", func() string {
 			_, _ = rogue.Join([]string{one.gossip.cfg.Address.String()})
-			return unless(one.gossip.stats().Intruders > before, "%+v", one.gossip.stats())
+			return testwait.Unless(one.gossip.Stats().Intruders > before, "%+v", one.gossip.Stats())
 		})
 		if err := rogue.Shutdown(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, m := range one.gossip.members() {
+	for _, m := range one.gossip.Members() {
 		if m.Node != "node1" && m.Gossip != "unknown" {
 			t.Errorf("%s is %s", m.Node, m.Gossip)
 		}
@@ -595,7 +582,7 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 	w := newTown(t)
 	one := w.nodes["node1"]
 	one.start()
-	becomes(t, "node1 gossips", func() string { return unless(one.gossip.members()[0].Gossip == "alive", "not yet") })
+	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
 	door := one.gossip.cfg.Address
 
 	// memberlist's ping and push/pull in the clear, as message packs, and garbage.
@@ -613,8 +600,8 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 		count func() uint64
 		wants uint64
 	}{
-		{"stranger", netip.AddrPortFrom(w.ip(9), 7401), func() uint64 { return one.gossip.stats().Strangers }, 2 * uint64(len(messages))},
-		{"who has a member's address", w.nodes["node3"].gossip.cfg.Address, func() uint64 { return one.gossip.stats().Refused }, 2 * uint64(len(messages))},
+		{"stranger", netip.AddrPortFrom(w.ip(9), 7401), func() uint64 { return one.gossip.Stats().Strangers }, 2 * uint64(len(messages))},
+		{"who has a member's address", w.nodes["node3"].gossip.cfg.Address, func() uint64 { return one.gossip.Stats().Refused }, 2 * uint64(len(messages))},
 	} {
 		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(c.from))
 		if err != nil {
@@ -626,8 +613,8 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 			}
 			w.streamGetsNothing(c.from.Addr(), door, m)
 		}
-		becomes(t, "what "+c.who+" sent is counted", func() string {
-			return unless(c.count() >= c.wants, "%d of %d: %+v", c.count(), c.wants, one.gossip.stats())
+		testwait.Until(t, "what "+c.who+" sent is counted", func() string {
+			return testwait.Unless(c.count() >= c.wants, "%d of %d: %+v", c.count(), c.wants, one.gossip.Stats())
 		})
 		// All packets were looked at, so an answer to any is here by now.
 		if err := udp.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
@@ -639,7 +626,7 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 		}
 		udp.Close()
 	}
-	for _, m := range one.gossip.members() {
+	for _, m := range one.gossip.Members() {
 		if m.Node != "node1" && m.Gossip != "unknown" {
 			t.Errorf("%s is %s", m.Node, m.Gossip)
 		}
@@ -674,8 +661,8 @@ func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
 	t.Parallel()
 	w := newTown(t).start().together()
 	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
-	one.gossip.setPresence(says(false, w.leases("node1")[0]))
-	three.gossip.setPresence(says(false, w.leases("node3")[0]))
+	one.gossip.SetPresence(says(false, w.leases("node1")[0]))
+	three.gossip.SetPresence(says(false, w.leases("node3")[0]))
 	settled := []*ec2.Interface{w.leases("node1")[0], w.leases("node3")[0]}
 	for _, c := range w.nodes {
 		c.wantDown(settled...)
@@ -683,11 +670,11 @@ func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
 
 	// node3 hears nobody and nobody hears it.
 	heal := three.isolate()
-	_, changed := two.gossip.down()
+	_, changed := two.gossip.Down()
 	suspected := false
-	becomes(t, "each side calls the other dead", func() string {
+	testwait.Until(t, "each side calls the other dead", func() string {
 		for name, c := range w.nodes {
-			for _, m := range c.gossip.members() {
+			for _, m := range c.gossip.Members() {
 				suspected = suspected || m.Gossip == "suspect"
 				if (name == "node3") != (m.Node == "node3") && m.Gossip != "dead" {
 					return fmt.Sprintf("%s is %s to %s", m.Node, m.Gossip, name)
@@ -697,7 +684,7 @@ func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
 		return ""
 	})
 	gone := time.Now().Add(one.gossip.cfg.GiveUp)
-	becomes(t, "memberlist has given up", func() string { return unless(time.Now().After(gone), "not yet") })
+	testwait.Until(t, "memberlist has given up", func() string { return testwait.Unless(time.Now().After(gone), "not yet") })
 	t.Logf("it was seen as suspect before: %t", suspected)
 	select {
 	case <-changed:
@@ -711,7 +698,7 @@ func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
 	}
 
 	// What node3 says meanwhile is news after it.
-	three.gossip.setPresence(says(false, w.leases("node3")...))
+	three.gossip.SetPresence(says(false, w.leases("node3")...))
 	began := time.Now()
 	heal()
 	w.together()
@@ -746,16 +733,16 @@ func TestABootAfterTheClockWasSetBack(t *testing.T) {
 	w := newTown(t).start().together()
 	one, two := w.nodes["node1"], w.nodes["node2"]
 	mine := w.leases("node1")
-	one.gossip.setPresence(says(true, mine...))
-	becomes(t, "node2 has node1's document", func() string {
+	one.gossip.SetPresence(says(true, mine...))
+	testwait.Until(t, "node2 has node1's document", func() string {
 		_, ok := two.gossip.board.raw("node1")
-		return unless(ok, "no")
+		return testwait.Unless(ok, "no")
 	})
 	one.stop()
 	one.quit()
 
 	one.startPeer(1000) // a microsecond after 1970
-	one.gossip.setPresence(says(false, mine...))
+	one.gossip.SetPresence(says(false, mine...))
 	one.start()
 	two.wantDown(mine...)
 }
@@ -764,7 +751,7 @@ func TestMetaFits(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
 	one := w.nodes["node1"].gossip
-	one.setPresence(says(false, w.leases("node1")...))
+	one.SetPresence(says(false, w.leases("node1")...))
 	one.encodeMeta()
 	meta := delegate{one}.NodeMeta(memberlist.MetaMaxSize)
 	if len(meta) > memberlist.MetaMaxSize {
@@ -783,8 +770,8 @@ func TestTheEnforcedIndexTravels(t *testing.T) {
 		w.apply(&ec2.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"})
 	}
 	for _, c := range w.nodes {
-		becomes(t, string(c.name)+" knows what all enforce", func() string {
-			for _, m := range c.gossip.members() {
+		testwait.Until(t, string(c.name)+" knows what all enforce", func() string {
+			for _, m := range c.gossip.Members() {
 				if m.Enforced != w.view().Index() {
 					return fmt.Sprintf("%s: %d, want %d", m.Node, m.Enforced, w.view().Index())
 				}
@@ -804,11 +791,11 @@ func TestGossipEndsWithItsContext(t *testing.T) {
 	for _, c := range w.nodes {
 		c.stop()
 	}
-	becomes(t, "no goroutine is left", func() string {
+	testwait.Until(t, "no goroutine is left", func() string {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		for one := range strings.SplitSeq(string(stacks), "\n\n") {
-			if strings.Contains(one, "hashicorp/memberlist.") || strings.Contains(one, "cluster.(*gossip") {
+			if strings.Contains(one, "hashicorp/memberlist.") || strings.Contains(one, "cluster.(*Gossip") {
 				return one
 			}
 		}
@@ -822,15 +809,15 @@ func TestNoGossipWithoutAKey(t *testing.T) {
 	one := w.nodes["node1"]
 	full := w.replace(ec2.NewState()) // as before the first entry
 	one.start()
-	one.gossip.setPresence(nil)
-	becomes(t, "run goes by the empty state", func() string { return unless(len(one.gossip.announce) == 0, "not yet") })
+	one.gossip.SetPresence(nil)
+	testwait.Until(t, "run goes by the empty state", func() string { return testwait.Unless(len(one.gossip.announce) == 0, "not yet") })
 	if l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(one.gossip.cfg.Address)); err != nil {
 		t.Errorf("somebody gossips: %v", err)
 	} else {
 		l.Close()
 	}
 	w.replace(full)
-	becomes(t, "it begins with the key", func() string { return unless(one.gossip.members()[0].Gossip == "alive", "not yet") })
+	testwait.Until(t, "it begins with the key", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
 }
 
 func (w *town) replace(s *ec2.State) (was *ec2.State) {
@@ -852,8 +839,8 @@ func FuzzGossip(f *testing.F) {
 	}
 	view := ec2.NewState().View()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var count gossipCounters
-		g := &gossip{cfg: gossipConfig{Node: "node1", View: func() *ec2.View { return view }}, pull: make(chan struct{}, 1)}
+		var count counters
+		g := &Gossip{cfg: Config{Node: "node1", View: func() *ec2.View { return view }}, pull: make(chan struct{}, 1)}
 		g.board = newBoard("node1", 1, id, &count)
 		g.read(data)
 		if len(g.board.wanted) != 0 {

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -21,12 +21,12 @@ type session struct {
 	wg   sync.WaitGroup
 }
 
-func (g *gossip) begin(ctx context.Context, key []byte) (*session, error) {
+func (g *Gossip) begin(ctx context.Context, key []byte) (*session, error) {
 	ring, err := memberlist.NewKeyring(nil, key)
 	if err != nil {
 		return nil, fmt.Errorf("gossip key: %w", err)
 	}
-	transport, err := newGossipTransport(g.cfg.Address, &g.sources, &g.count, g.log)
+	transport, err := newTransport(g.cfg.Address, &g.sources, &g.count, g.log)
 	if err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", g.cfg.Address, err)
 	}
@@ -63,7 +63,7 @@ func (g *gossip) begin(ctx context.Context, key []byte) (*session, error) {
 	return s, nil
 }
 
-func (g *gossip) end(s *session) {
+func (g *Gossip) end(s *session) {
 	if s == nil {
 		return
 	}
@@ -82,7 +82,7 @@ func (g *gossip) end(s *session) {
 // with the old: the node that was fenced has it. What is under way is lost, and said
 // again. The ring never holds more than these two, so that RemoveKey takes off the last
 // and does not move keys that memberlist is reading.
-func (g *gossip) rotate(s *session, key []byte) error {
+func (g *Gossip) rotate(s *session, key []byte) error {
 	if err := errors.Join(s.ring.AddKey(key), s.ring.UseKey(key), s.ring.RemoveKey(s.key)); err != nil {
 		return fmt.Errorf("rotate gossip key: %w", err)
 	}
@@ -95,7 +95,7 @@ func (g *gossip) rotate(s *session, key []byte) error {
 // runRejoin keeps calling the members that memberlist does not see alive. memberlist by
 // itself forgets a node half a minute after it lost sight of it, and a longer partition
 // would never heal.
-func (g *gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
+func (g *Gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
 	for {
 		var calls sync.WaitGroup
 		for _, at := range g.missing() {
@@ -115,7 +115,7 @@ func (g *gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
 }
 
 // missing are some members that are not alive, as memberlist writes addresses.
-func (g *gossip) missing() []string {
+func (g *Gossip) missing() []string {
 	view := g.cfg.View()
 	var list []string
 	g.mu.Lock()

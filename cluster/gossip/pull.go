@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -24,7 +24,7 @@ type digests struct {
 const digestsFormat = 1
 
 // read takes another node's list of digests.
-func (g *gossip) read(list []byte) {
+func (g *Gossip) read(list []byte) {
 	var d digests
 	if err := json.Unmarshal(list, &d); err != nil || d.Format != digestsFormat {
 		g.count.unknown.Add(1)
@@ -36,7 +36,7 @@ func (g *gossip) read(list []byte) {
 }
 
 // runPull fetches what the board wants.
-func (g *gossip) runPull(ctx context.Context) {
+func (g *Gossip) runPull(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, pullsAtOnce)
@@ -70,7 +70,7 @@ func (g *gossip) runPull(ctx context.Context) {
 
 // fetch asks a document's owner for it, else whoever showed it; the signature makes them
 // equal. It reports whether somebody answered.
-func (g *gossip) fetch(ctx context.Context, w want) bool {
+func (g *Gossip) fetch(ctx context.Context, w want) bool {
 	answered := false
 	sources := slices.Compact([]ec2.NodeID{w.Node, w.shownBy})
 	for _, source := range sources {
@@ -103,7 +103,7 @@ func (g *gossip) fetch(ctx context.Context, w want) bool {
 }
 
 // servePresence answers presence.get: a node's name, for its sealed document.
-func (g *gossip) servePresence(_ context.Context, _ string, body []byte) ([]byte, error) {
+func (g *Gossip) servePresence(_ context.Context, _ string, body []byte) ([]byte, error) {
 	raw, ok := g.board.raw(ec2.NodeID(body))
 	if !ok {
 		return nil, fmt.Errorf("no presence document of %.64q", body)

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -16,14 +16,14 @@ import (
 // open. One more is closed at once.
 const maxStreams = 64
 
-// gossipTransport is memberlist's own transport behind a door: what does not come from
+// transport is memberlist's own transport behind a door: what does not come from
 // the address of a member is dropped before a byte of it is looked at. Shutdown ends
 // every stream, so that none outlives the node by memberlist's timeouts.
-type gossipTransport struct {
+type transport struct {
 	*memberlist.NetTransport
 	local   netip.Addr
 	sources *atomic.Pointer[sources]
-	count   *gossipCounters
+	count   *counters
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
@@ -43,7 +43,7 @@ type sources struct {
 	streams map[netip.Addr]bool
 }
 
-func newGossipTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], count *gossipCounters, logger *log.Logger) (*gossipTransport, error) {
+func newTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], count *counters, logger *log.Logger) (*transport, error) {
 	under, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
 		BindAddrs: []string{address.Addr().String()}, BindPort: int(address.Port()), Logger: logger,
 	})
@@ -51,7 +51,7 @@ func newGossipTransport(address netip.AddrPort, allowed *atomic.Pointer[sources]
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &gossipTransport{
+	t := &transport{
 		NetTransport: under,
 		local:        address.Addr(),
 		sources:      allowed,
@@ -68,10 +68,10 @@ func newGossipTransport(address netip.AddrPort, allowed *atomic.Pointer[sources]
 	return t, nil
 }
 
-func (t *gossipTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
-func (t *gossipTransport) StreamCh() <-chan net.Conn           { return t.streams }
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+func (t *transport) StreamCh() <-chan net.Conn           { return t.streams }
 
-func (t *gossipTransport) runPackets() {
+func (t *transport) runPackets() {
 	for {
 		select {
 		case p := <-t.NetTransport.PacketCh():
@@ -89,7 +89,7 @@ func (t *gossipTransport) runPackets() {
 	}
 }
 
-func (t *gossipTransport) runStreams() {
+func (t *transport) runStreams() {
 	for {
 		select {
 		case c := <-t.NetTransport.StreamCh():
@@ -114,12 +114,12 @@ func (t *gossipTransport) runStreams() {
 }
 
 // DialTimeout opens a stream from this node's gossip address: the far end knows us by it.
-func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
 // DialAddressTimeout is DialTimeout for memberlist, which knows the name too.
-func (t *gossipTransport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.local, 0))}
 	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
 	if err != nil {
@@ -133,7 +133,7 @@ func (t *gossipTransport) DialAddressTimeout(a memberlist.Address, timeout time.
 }
 
 // Shutdown returns when every socket is closed.
-func (t *gossipTransport) Shutdown() error {
+func (t *transport) Shutdown() error {
 	t.mu.Lock()
 	if t.ctx.Err() != nil {
 		t.mu.Unlock()
@@ -152,7 +152,7 @@ func (t *gossipTransport) Shutdown() error {
 }
 
 // track takes c, or closes it.
-func (t *gossipTransport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
+func (t *transport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
@@ -174,7 +174,7 @@ func (t *gossipTransport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 
 type trackedConn struct {
 	net.Conn
-	transport *gossipTransport
+	transport *transport
 }
 
 func (c *trackedConn) Close() error {

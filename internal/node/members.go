@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"palisade/cluster"
+	"palisade/cluster/gossip"
 	"palisade/ec2"
 	"palisade/internal/peer"
 )
@@ -115,7 +116,7 @@ type ClusterStatus struct {
 	Enforced bool           `json:"enforced"` // by every node that is not fenced
 	Nodes    []MemberStatus `json:"nodes"`
 	// Gossip counts what this node has pulled from others and what it has refused.
-	Gossip cluster.GossipStats `json:"gossip"`
+	Gossip gossip.Stats `json:"gossip"`
 }
 
 // MemberStatus is one node in it.
@@ -146,15 +147,15 @@ func (n *Node) clusterStatus(ctx context.Context) (any, error) {
 	for lease := range view.Interfaces() {
 		carried[lease.Node]++
 	}
-	gossip := map[ec2.NodeID]cluster.Member{}
-	for _, m := range n.cluster.Members() {
-		gossip[m.Node] = m
+	heard := map[ec2.NodeID]gossip.Member{}
+	for _, m := range n.cluster.GossipMembers() {
+		heard[m.Node] = m
 	}
 	tunnels := n.tunnels()
 	for node := range view.Nodes() {
 		m := MemberStatus{
 			Name: node.ID, Zone: node.Zone, Role: cmp.Or(node.Role, ec2.Voter), State: cmp.Or(string(node.State), "member"), Address: node.Address,
-			Gossip: gossip[node.ID].Gossip, Enforced: enforced(enforcement, node.ID), Tunnel: tunnels[node.ID], Instances: carried[node.ID],
+			Gossip: heard[node.ID].Gossip, Enforced: enforced(enforcement, node.ID), Tunnel: tunnels[node.ID], Instances: carried[node.ID],
 		}
 		s.Nodes = append(s.Nodes, m)
 	}

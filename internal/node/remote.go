@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"palisade/cluster"
+	"palisade/cluster/gossip"
 	"palisade/ec2"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
@@ -90,19 +90,19 @@ func (p *plane) fail(lease *ec2.Interface) {
 }
 
 // presence is what this node tells the others about its leases.
-func (p *plane) presence() []cluster.Presence {
+func (p *plane) presence() []gossip.Presence {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := []cluster.Presence{}
+	all := []gossip.Presence{}
 	for _, ep := range p.endpoints {
 		if ep.lease.Node != p.node || ep.ended {
 			continue
 		}
-		all = append(all, cluster.Presence{
+		all = append(all, gossip.Presence{
 			Interface: ep.lease.ID, Epoch: ep.lease.Epoch, Private: ep.lease.Private, MAC: ep.lease.MAC,
 			Up: !p.failed[ep.lease.Epoch],
 		})
 	}
-	slices.SortFunc(all, func(a, b cluster.Presence) int { return strings.Compare(string(a.Interface), string(b.Interface)) })
+	slices.SortFunc(all, func(a, b gossip.Presence) int { return strings.Compare(string(a.Interface), string(b.Interface)) })
 	return all
 }
