@@ -2,7 +2,6 @@ package vswitch
 
 import (
 	"net/netip"
-	"time"
 
 	"palisade/conntrack"
 	"palisade/firewall"
@@ -10,49 +9,6 @@ import (
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
-
-const (
-	offloadLen  = packet.OffloadLen
-	ethernetLen = 14
-)
-
-// A frame is one frame on its way, and the scratch space of the poller that carries it.
-type frame struct {
-	sw       *Switch
-	snapshot *Snapshot
-	now      time.Duration
-	decoder  *packet.Decoder
-	memory   []byte // of a batch
-	buffer   []byte // virtio header and frame: memory from where it is on
-	batch    batch
-	train    packet.Train
-	scratch  []byte // one segment for devices without the offloads
-	plain    *Port  // the device emitPlain writes to
-	emit     func([]byte) error
-	queue    int // the poller's number
-	suspect  int // how many writes are still to be timed, to whatever port
-	sending  sending
-
-	in *Port
-	// origin is what the tunnel said of a frame from another node.
-	origin packet.Origin
-	pkt    packet.Packet
-	tuple  conntrack.Tuple // of pkt, once observe was asked
-	dst    *Endpoint       // who has the destination, in the sender's network; nil: nobody
-	from   firewall.Source // who the receiver's rules see
-	// viaGateway: the receiver sees the gateway's MAC, not the sender's.
-	viaGateway bool
-
-	trace *Trace // a dry run: nothing is remembered or written
-}
-
-func newFrame(s *Switch) *frame {
-	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, aheadBytes+frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
-	f.buffer = f.memory
-	f.emit = f.emitPlain
-	f.sending.begin(f)
-	return f
-}
 
 // receive handles one frame of n bytes, read from in, which the switch may have joined from
 // f.batch.group packets. It runs on in's poller.
@@ -109,22 +65,6 @@ func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
 	return packet.Sanitize(b[:offloadLen], &f.pkt, f.mtu())
 }
 
-func (f *frame) mtu() int {
-	failpoint.Reach()
-	if f.in.kind == UplinkPort && f.snapshot.uplink != nil {
-		return f.snapshot.uplink.MTU
-	}
-	if f.in.kind == TunnelPort {
-		if n, ok := f.snapshot.networks[VNI(f.origin.VNI)]; ok {
-			return n.MTU
-		}
-	}
-	if a := f.snapshot.attachment(f.in); a != nil {
-		return a.Network.MTU
-	}
-	return 65535
-}
-
 // ready fails closed: a port without an attachment passes nothing.
 func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 	if a == nil {
@@ -172,14 +112,6 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	return f.deliver(owner)
 }
 
-// nobody is the verdict of a packet to an address of the network that nobody has.
-func (f *frame) nobody(n *Network) verdict.Verdict {
-	if f.pkt.Flow.Dst == n.SubnetOf(f.pkt.Flow.Dst).Gateway {
-		return verdict.GatewayLocal
-	}
-	return f.unreachable()
-}
-
 // forwarder is the interface that a frame is handed to by its MAC and that forwards for
 // others, so that the packet need not be its own.
 func (f *frame) forwarder(n *Network) *Endpoint {
@@ -189,12 +121,145 @@ func (f *frame) forwarder(n *Network) *Endpoint {
 	return n.unchecked[f.pkt.DstMAC]
 }
 
-// Each dropping verdict has one function that makes it; these are shared.
+// nobody is the verdict of a packet to an address of the network that nobody has.
+func (f *frame) nobody(n *Network) verdict.Verdict {
+	if f.pkt.Flow.Dst == n.SubnetOf(f.pkt.Flow.Dst).Gateway {
+		return verdict.GatewayLocal
+	}
+	return f.unreachable()
+}
 
-func (f *frame) unreachable() verdict.Verdict  { return verdict.NoRoute }
-func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
-func (f *frame) toMany() verdict.Verdict       { return verdict.NotUnicast }
-func (f *frame) ignoreARP() verdict.Verdict    { return verdict.ARPIgnored }
+// routeOutside carries a packet out of its network: to the owner of a public address,
+// with both ends rewritten here as AWS does, or through the uplink. What has no public
+// address has no way out.
+func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
+	failpoint.Reach()
+	p := &f.pkt
+	if !f.viaGateway {
+		return f.in, f.misaddressed()
+	}
+	if v, ok := f.checkRoute(a.subnet, a.Endpoint, p.Flow.Dst); !ok {
+		return f.in, v
+	}
+	public := a.Endpoint.PublicOf(p.Flow.Src)
+	if !public.IsValid() {
+		return f.in, f.unreachable()
+	}
+	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
+		if v, ok := f.checkSize(a, owner); !ok {
+			return f.in, v
+		}
+		packet.RewriteSource(f.bytes(), p, public)
+		packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
+		f.from = firewall.Source{Addr: p.Flow.Src}
+		return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
+	}
+	up := f.snapshot.uplink
+	if up == nil || f.snapshot.inPublicPool(p.Flow.Dst) || p.Flow.Dst.IsLinkLocalUnicast() {
+		return f.in, f.unreachable()
+	}
+	packet.RewriteSource(f.bytes(), p, public)
+	packet.SetMACs(f.bytes(), up.NextHop, up.MAC)
+	return up.Port, f.write(up.Port)
+}
+
+// checkRoute holds what comes from or goes to a far address against the routes of a subnet,
+// which let it out by an internet gateway or not.
+func (f *frame) checkRoute(s *Subnet, of *Endpoint, far netip.Addr) (verdict.Verdict, bool) {
+	failpoint.Reach()
+	if s.Leads(far) == Internet {
+		return verdict.Unset, true
+	}
+	if f.trace != nil {
+		f.trace.Unrouted = &Unrouted{Endpoint: of, Network: of.network, Subnet: s, Far: far}
+	}
+	return verdict.NotRouted, false
+}
+
+// forwardInbound is the life of a frame from outside: 1:1 NAT to the instance that has
+// the public address, and that instance's rules. Its source is a CIDR source, never a
+// member of a group, whatever it says.
+func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
+	failpoint.Reach()
+	up := f.snapshot.uplink
+	if up == nil || up.Port != f.in {
+		return f.in, f.unattached()
+	}
+	p := &f.pkt
+	if p.EtherType == packet.EtherTypeARP {
+		return f.in, f.answerOutside(up)
+	}
+	if !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst) {
+		return f.in, f.toMany()
+	}
+	if p.DstMAC != up.MAC {
+		return f.in, f.misaddressed()
+	}
+	owner := f.snapshot.Public(p.Flow.Dst)
+	if owner == nil || owner.Port == nil {
+		return f.in, f.unreachable()
+	}
+	if v, ok := f.checkOutsideSource(); !ok {
+		return f.in, v
+	}
+	packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
+	f.from = firewall.Source{Addr: p.Flow.Src}
+	f.viaGateway = true
+	return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
+}
+
+func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
+
+// deliverFromOutside delivers what has reached a public address, and has its private one
+// as destination by now. A source within the network is not outside of it, leased or not;
+// and what the receiver's subnet has no route to is not answered, and so not let in.
+func (f *frame) deliverFromOutside(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
+	failpoint.Reach()
+	if n == nil || n.Prefix.Contains(f.pkt.Flow.Src) {
+		return f.in, f.impossible()
+	}
+	if v, ok := f.checkRoute(n.SubnetOf(f.pkt.Flow.Dst), to, f.pkt.Flow.Src); !ok {
+		return f.in, v
+	}
+	return f.deliver(to)
+}
+
+// forwardTunnelled is the life of a frame from another node. That node has asked the rules
+// of the sender; those of the receiver are asked here. There is no transit: what came by
+// the tunnel ends at an instance of this node or nowhere.
+func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
+	failpoint.Reach()
+	t := f.snapshot.tunnel
+	if t == nil || t.Port != f.in {
+		return f.in, f.unattached()
+	}
+	byPublic, v, ok := f.checkOrigin()
+	if !ok {
+		return f.in, v
+	}
+	if f.pkt.EtherType == packet.EtherTypeARP {
+		return f.in, f.ignoreARP() // every node answers by itself
+	}
+	if f.isDHCPServer() {
+		return f.in, f.noServer() // its node has not checked it
+	}
+	n := f.snapshot.networks[VNI(f.origin.VNI)]
+	f.viaGateway = f.pkt.DstMAC == GatewayMAC
+	owner := f.forwarder(n)
+	if owner == nil {
+		owner = n.Find(f.pkt.Flow.Dst)
+	}
+	switch {
+	case owner == nil || byPublic && !owner.PublicOf(f.pkt.Flow.Dst).IsValid():
+		return f.in, f.unreachable()
+	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || byPublic):
+		return f.in, f.misaddressed()
+	}
+	if byPublic {
+		return f.deliverFromOutside(n, owner)
+	}
+	return f.deliver(owner) // send refuses it if the owner is not here
+}
 
 // deliver hands the packet to an instance of this node, if its rules admit it, or to the
 // node that has the instance, where its rules are asked.
@@ -221,60 +286,12 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	return to.Port, f.write(to.Port)
 }
 
-// bytes is the Ethernet frame.
-func (f *frame) bytes() []byte { return f.buffer[offloadLen : offloadLen+f.pkt.Len] }
+// Each dropping verdict has one function that makes it; these are shared.
 
-// write hands the frame to a device, cut and finished if the device does not take it whole.
-func (f *frame) write(to *Port) verdict.Verdict {
-	failpoint.Reach()
-	if f.trace != nil {
-		return verdict.Forward
-	}
-	var begin time.Duration
-	if f.timesWrites(to) {
-		var ok bool
-		if begin, ok = f.beginWrite(to); !ok {
-			return f.overShare()
-		}
-	}
-	var err error
-	if to.offloads.Take(&f.pkt) {
-		err = to.device.Write(f.buffer[:offloadLen+f.pkt.Len])
-	} else {
-		f.plain = to
-		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
-	}
-	if begin != 0 {
-		f.endWrite(to, begin, f.pkt.Len, int(f.pkt.Segments))
-	}
-	if err == nil {
-		to.txFrames.Add(1)
-		to.txBytes.Add(uint64(f.pkt.Len))
-	}
-	return f.written(err)
-}
+func (f *frame) unreachable() verdict.Verdict { return verdict.NoRoute }
 
-// written is the verdict of what was handed to a device.
-func (f *frame) written(err error) verdict.Verdict {
-	if err != nil {
-		return verdict.WriteFailed
-	}
-	return verdict.Forward
-}
+func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
 
-// emitPlain writes one finished packet that packet.Segment has put behind ten bytes of
-// its own buffer, or into f.scratch.
-func (f *frame) emitPlain(out []byte) error {
-	failpoint.Reach()
-	if &out[0] == &f.scratch[offloadLen] {
-		clear(f.scratch[:offloadLen])
-		return f.plain.device.Write(f.scratch[:offloadLen+len(out)])
-	}
-	clear(f.buffer[:offloadLen])
-	return f.plain.device.Write(f.buffer[:offloadLen+len(out)])
-}
+func (f *frame) toMany() verdict.Verdict { return verdict.NotUnicast }
 
-// addresses an instance may never send from or to, in any network.
-func unroutable(a netip.Addr) bool {
-	return a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
+func (f *frame) ignoreARP() verdict.Verdict { return verdict.ARPIgnored }

@@ -79,14 +79,6 @@ const (
 	maxClosings = 64                // of a port; beyond, the newest is widened to hold the next
 )
 
-// An Uplink is the port to everything that is no instance.
-type Uplink struct {
-	Port    *Port
-	MAC     ec2.MAC // what the segment knows this node by
-	NextHop ec2.MAC // the router
-	MTU     int
-}
-
 func (s *Snapshot) attachment(p *Port) *Attachment {
 	if p.index < len(s.attached) {
 		return s.attached[p.index]
@@ -242,8 +234,6 @@ func (e *Edit) Tunnel(t *Tunnel) {
 	}
 	e.next.tunnel = t
 }
-
-const minMTU = 68 // RFC 791 §3.2: what every link carries
 
 // Publish puts the Edit in force. The Edit is used up.
 func (s *Switch) Publish(e *Edit) { s.snapshot.Store(&e.next) }

@@ -1,7 +1,9 @@
 package vswitch
 
 import (
-	"palisade/ec2"
+	"net/netip"
+
+	"palisade/firewall"
 	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
@@ -39,31 +41,54 @@ func (f *frame) isDHCPServer() bool {
 
 func (f *frame) noServer() verdict.Verdict { return verdict.DHCPServer }
 
-// answerARP answers for the gateway of the asker's subnet and for every address of that
-// subnet that has an owner. It is silent about the asker's own addresses and to probes for
-// duplicates (RFC 5227 §2.1.1), which an answer would tell that the address is taken.
-func (f *frame) answerARP(a *Attachment) verdict.Verdict {
+// checkOutsideSource drops what cannot come by the uplink: an address of the public pools,
+// or one that never leaves its own link.
+func (f *frame) checkOutsideSource() (verdict.Verdict, bool) {
 	failpoint.Reach()
-	p := &f.pkt
-	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || a.Endpoint.Owns(p.ARPTargetIP) {
-		return f.ignoreARP()
+	src := f.pkt.Flow.Src
+	if unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src) {
+		return f.impossible(), false
 	}
-	if p.ARPTargetIP == a.subnet.Gateway {
-		return f.answer(GatewayMAC)
-	}
-	owner := a.Network.Find(p.ARPTargetIP)
-	if owner == nil || !a.subnet.contains(p.ARPTargetIP) {
-		return f.ignoreARP()
-	}
-	return f.answer(owner.MAC)
+	return verdict.Unset, true
 }
 
-// answer sends the ARP reply back where the request came from.
-func (f *frame) answer(mac ec2.MAC) verdict.Verdict {
+func (f *frame) impossible() verdict.Verdict { return verdict.BadSource }
+
+// checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
+// instance of this node: no node speaks for an interface that it does not have, and no
+// interface for another, unless it forwards for others. It finds out who the receiver's
+// rules see: the interface with its groups; the sender's public address, where that stands
+// for it, which reaches public addresses only; or whatever one that forwards has said.
+func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
 	failpoint.Reach()
-	packet.ARPReply(f.bytes(), &f.pkt, mac)
-	if v := f.write(f.in); v != verdict.Forward {
-		return v
+	p := &f.pkt
+	address := p.Flow.Src
+	if p.EtherType == packet.EtherTypeARP {
+		address = p.ARPSenderIP
 	}
-	return verdict.Answered
+	f.from = firewall.Source{Addr: address}
+	n := f.snapshot.networks[VNI(f.origin.VNI)]
+	switch {
+	case n == nil:
+		return false, verdict.TunnelForeign, false
+	case f.isOrigin(n.Find(address)):
+		f.from.Groups = n.Find(address).Groups
+		return false, verdict.Unset, true
+	case f.isOrigin(f.snapshot.Public(address)):
+		return true, verdict.Unset, true
+	case f.isOrigin(n.unchecked[p.SrcMAC]) && p.EtherType != packet.EtherTypeARP && !unroutable(address):
+		return false, verdict.Unset, true
+	}
+	return false, verdict.TunnelForeign, false
+}
+
+// isOrigin reports whether a frame was sent by an Endpoint of the node that sent it here.
+func (f *frame) isOrigin(e *Endpoint) bool {
+	o := &f.origin
+	return e != nil && o.Node != 0 && e.Node == o.Node && (o.Unnamed || e.Epoch == o.Epoch) && e.MAC == f.pkt.SrcMAC
+}
+
+// addresses an instance may never send from or to, in any network.
+func unroutable(a netip.Addr) bool {
+	return a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }

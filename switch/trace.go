@@ -109,6 +109,3 @@ func (s *Snapshot) PortOf(v VNI, a netip.Addr) *Endpoint {
 	}
 	return nil
 }
-
-// UplinkPort returns the uplink in force, or nil.
-func (s *Snapshot) UplinkPort() *Uplink { return s.uplink }

@@ -3,7 +3,6 @@ package vswitch
 import (
 	"errors"
 
-	"palisade/firewall"
 	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
@@ -44,130 +43,6 @@ type Tunnel struct {
 
 // TunnelPort returns the tunnel in force, or nil.
 func (s *Snapshot) TunnelPort() *Tunnel { return s.tunnel }
-
-// forwardTunnelled is the life of a frame from another node. That node has asked the rules
-// of the sender; those of the receiver are asked here. There is no transit: what came by
-// the tunnel ends at an instance of this node or nowhere.
-func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
-	failpoint.Reach()
-	t := f.snapshot.tunnel
-	if t == nil || t.Port != f.in {
-		return f.in, f.unattached()
-	}
-	byPublic, v, ok := f.checkOrigin()
-	if !ok {
-		return f.in, v
-	}
-	if f.pkt.EtherType == packet.EtherTypeARP {
-		return f.in, f.ignoreARP() // every node answers by itself
-	}
-	if f.isDHCPServer() {
-		return f.in, f.noServer() // its node has not checked it
-	}
-	n := f.snapshot.networks[VNI(f.origin.VNI)]
-	f.viaGateway = f.pkt.DstMAC == GatewayMAC
-	owner := f.forwarder(n)
-	if owner == nil {
-		owner = n.Find(f.pkt.Flow.Dst)
-	}
-	switch {
-	case owner == nil || byPublic && !owner.PublicOf(f.pkt.Flow.Dst).IsValid():
-		return f.in, f.unreachable()
-	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || byPublic):
-		return f.in, f.misaddressed()
-	}
-	if byPublic {
-		return f.deliverFromOutside(n, owner)
-	}
-	return f.deliver(owner) // send refuses it if the owner is not here
-}
-
-// checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
-// instance of this node: no node speaks for an interface that it does not have, and no
-// interface for another, unless it forwards for others. It finds out who the receiver's
-// rules see: the interface with its groups; the sender's public address, where that stands
-// for it, which reaches public addresses only; or whatever one that forwards has said.
-func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
-	failpoint.Reach()
-	p := &f.pkt
-	address := p.Flow.Src
-	if p.EtherType == packet.EtherTypeARP {
-		address = p.ARPSenderIP
-	}
-	f.from = firewall.Source{Addr: address}
-	n := f.snapshot.networks[VNI(f.origin.VNI)]
-	switch {
-	case n == nil:
-		return false, verdict.TunnelForeign, false
-	case f.isOrigin(n.Find(address)):
-		f.from.Groups = n.Find(address).Groups
-		return false, verdict.Unset, true
-	case f.isOrigin(f.snapshot.Public(address)):
-		return true, verdict.Unset, true
-	case f.isOrigin(n.unchecked[p.SrcMAC]) && p.EtherType != packet.EtherTypeARP && !unroutable(address):
-		return false, verdict.Unset, true
-	}
-	return false, verdict.TunnelForeign, false
-}
-
-// isOrigin reports whether a frame was sent by an Endpoint of the node that sent it here.
-func (f *frame) isOrigin(e *Endpoint) bool {
-	o := &f.origin
-	return e != nil && o.Node != 0 && e.Node == o.Node && (o.Unnamed || e.Epoch == o.Epoch) && e.MAC == f.pkt.SrcMAC
-}
-
-// checkSize finds what would not fit into the tunnel to its receiver and may not be cut.
-func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
-	failpoint.Reach()
-	t := f.snapshot.tunnel
-	if to.Port != nil || t == nil || !f.pkt.DontFragment {
-		return verdict.Unset, true
-	}
-	v, ok := packet.Fits(f.buffer[:offloadLen], &f.pkt, t.MTU)
-	if !ok {
-		f.tellSize(a, t.MTU)
-	}
-	return v, ok
-}
-
-// explainSize tells an instance whose packet is larger than its own network takes.
-func (f *frame) explainSize(v verdict.Verdict) {
-	failpoint.Reach()
-	if v != verdict.TooBig || !f.pkt.DontFragment {
-		return
-	}
-	if a := f.snapshot.attachment(f.in); a != nil {
-		if _, honest := f.checkSource(a); honest {
-			f.tellSize(a, a.Network.MTU)
-		}
-	}
-}
-
-// tellSize answers a packet that was dropped for its size with the size that fits (RFC 1191
-// §4), in the gateway's name and about the packet as it was sent, so before any address
-// of it is rewritten. One answer goes back to the interface that sent one packet, whoever
-// that says it is, so this is no amplifier and needs no limit. It is the switch's own
-// answer, as to ARP, and no rule is asked about it.
-func (f *frame) tellSize(a *Attachment, mtu int) {
-	failpoint.Reach()
-	// No error answers an error, nor any fragment but the first (RFC 1122 §3.2.2).
-	if f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
-		return
-	}
-	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.subnet.Gateway, mtu)
-	packet.SetMACs(answer, a.Endpoint.MAC, GatewayMAC)
-	begin, ok := f.beginWrite(f.in)
-	if !ok {
-		return
-	}
-	f.plain = f.in
-	err := f.emitPlain(answer)
-	f.endWrite(f.in, begin, len(answer), 1)
-	if err == nil { // lost, it is as any ICMP may be
-		f.in.txFrames.Add(1)
-		f.in.txBytes.Add(uint64(len(answer)))
-	}
-}
 
 // A sending is a packet on its way into the tunnel.
 type sending struct {

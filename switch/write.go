@@ -1,0 +1,59 @@
+package vswitch
+
+import (
+	"time"
+
+	"palisade/internal/failpoint"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// write hands the frame to a device, cut and finished if the device does not take it whole.
+func (f *frame) write(to *Port) verdict.Verdict {
+	failpoint.Reach()
+	if f.trace != nil {
+		return verdict.Forward
+	}
+	var begin time.Duration
+	if f.timesWrites(to) {
+		var ok bool
+		if begin, ok = f.beginWrite(to); !ok {
+			return f.overShare()
+		}
+	}
+	var err error
+	if to.offloads.Take(&f.pkt) {
+		err = to.device.Write(f.buffer[:offloadLen+f.pkt.Len])
+	} else {
+		f.plain = to
+		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.emit)
+	}
+	if begin != 0 {
+		f.endWrite(to, begin, f.pkt.Len, int(f.pkt.Segments))
+	}
+	if err == nil {
+		to.txFrames.Add(1)
+		to.txBytes.Add(uint64(f.pkt.Len))
+	}
+	return f.written(err)
+}
+
+// written is the verdict of what was handed to a device.
+func (f *frame) written(err error) verdict.Verdict {
+	if err != nil {
+		return verdict.WriteFailed
+	}
+	return verdict.Forward
+}
+
+// emitPlain writes one finished packet that packet.Segment has put behind ten bytes of
+// its own buffer, or into f.scratch.
+func (f *frame) emitPlain(out []byte) error {
+	failpoint.Reach()
+	if &out[0] == &f.scratch[offloadLen] {
+		clear(f.scratch[:offloadLen])
+		return f.plain.device.Write(f.scratch[:offloadLen+len(out)])
+	}
+	clear(f.buffer[:offloadLen])
+	return f.plain.device.Write(f.buffer[:offloadLen+len(out)])
+}
