@@ -33,7 +33,7 @@ func (t *tx) checkSealed(s SealedSecret) error {
 	case t.meta.SealKey == "":
 		return Errorf("IncorrectState", "the cluster has no key yet to seal secrets with")
 	case s.Key != t.meta.SealKey:
-		return Errorf("IncorrectState", "a secret is sealed under %q, and the cluster's key is %s", clip(s.Key), t.meta.SealKey)
+		return Errorf("IncorrectState", "a secret is sealed under %q, and the cluster's key is %s", Clip(s.Key), t.meta.SealKey)
 	case len(s.Box) == 0 || len(s.Box) > 1024:
 		return Errorf("InvalidParameterValue", "a sealed secret has up to 1024 bytes, not %d", len(s.Box))
 	}
@@ -51,10 +51,10 @@ type CreateAccessKey struct {
 
 func (r *CreateAccessKey) apply(t *tx) (Result, error) {
 	if first[Account](t.Txn, tableAccount, indexID, key(r.Account)) == nil {
-		return Result{}, Errorf("NoSuchEntity", "there is no account %q", clip(string(r.Account)))
+		return Result{}, Errorf("NoSuchEntity", "there is no account %q", Clip(string(r.Account)))
 	}
 	if !accessKeyID.MatchString(r.ID) {
-		return Result{}, Errorf("InvalidParameterValue", "%q is no access key: 16 to 128 capitals and digits", clip(r.ID))
+		return Result{}, Errorf("InvalidParameterValue", "%q is no access key: 16 to 128 capitals and digits", Clip(r.ID))
 	}
 	if err := t.checkSealed(r.Sealed); err != nil {
 		return Result{}, err
@@ -109,7 +109,7 @@ func (r *DeleteAccessKey) apply(t *tx) (Result, error) {
 func (t *tx) accessKey(account AccountID, id string) (*AccessKey, error) {
 	k := first[AccessKey](t.Txn, tableAccessKey, indexID, key(id))
 	if k == nil || k.Account != account {
-		return nil, Errorf("NoSuchEntity", "account %q has no access key %q", clip(string(account)), clip(id))
+		return nil, Errorf("NoSuchEntity", "account %q has no access key %q", Clip(string(account)), Clip(id))
 	}
 	return k, nil
 }
@@ -126,7 +126,7 @@ var sealKeyID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 func (r *SealSecrets) apply(t *tx) (Result, error) {
 	if !sealKeyID.MatchString(r.Key) {
-		return Result{}, Errorf("InvalidParameterValue", "%q is no id of a cluster key", clip(r.Key))
+		return Result{}, Errorf("InvalidParameterValue", "%q is no id of a cluster key", Clip(r.Key))
 	}
 	if t.meta.SealKey != "" && t.meta.SealKey != r.Key {
 		return Result{}, Errorf("IncorrectState", "the cluster's key is %s, not %s", t.meta.SealKey, r.Key)

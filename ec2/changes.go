@@ -2,7 +2,6 @@ package ec2
 
 import (
 	"cmp"
-	"iter"
 	"reflect"
 	"slices"
 	"sync/atomic"
@@ -10,7 +9,8 @@ import (
 	"github.com/hashicorp/go-memdb"
 )
 
-// Changes are what the data plane must follow.
+// Changes are the rows that the data plane follows, as they were and as they are. Each
+// list is sorted by id.
 type Changes struct {
 	Groups     []Change[Group]
 	Interfaces []Change[Interface]
@@ -23,174 +23,137 @@ type Changes struct {
 	Gateways    []Change[InternetGateway]
 }
 
-// A delta is the changes of one command and the way to the next command's. A View holds
-// the delta it ends with, so the list from there on lives exactly as long as somebody
-// may still ask for it.
+// lists has a merge for each list of Changes. A new list needs a field above and a line here.
+func (c *Changes) lists() []rowMerge {
+	return []rowMerge{
+		merged(&c.Groups, tableGroup, func(g *Group) string { return string(g.ID) }),
+		merged(&c.Interfaces, tableInterface, func(i *Interface) string { return string(i.ID) }),
+		merged(&c.Instances, tableInstance, func(i *Instance) string { return string(i.ID) }),
+		merged(&c.Networks, tableNetwork, func(n *Network) string { return vniKey(n.VNI) }),
+		merged(&c.Nodes, tableNode, func(n *Node) string { return string(n.ID) }),
+		merged(&c.Subnets, tableSubnet, func(s *Subnet) string { return string(s.ID) }),
+		merged(&c.RouteTables, tableRoutes, func(t *RouteTable) string { return string(t.ID) }),
+		merged(&c.Gateways, tableGateway, func(g *InternetGateway) string { return string(g.ID) }),
+	}
+}
+
+// A delta is the changes of one command and a link to the next command's. A View holds the
+// delta that it ends with, so a delta lives as long as somebody can still ask for what
+// follows it.
 type delta struct {
 	changes memdb.Changes
 	next    atomic.Pointer[delta]
 }
 
-// changesBetween merges the commands after was, up to now. Views of two States (one was
-// restored from a snapshot) have no list between them and are compared row by row.
+// changesBetween merges the changes of the commands after was, up to now. Two States have
+// no deltas in common, for example when one was restored from a snapshot: their rows are
+// compared instead.
 func changesBetween(was, now *version) *Changes {
-	m := newMerger()
+	changes := new(Changes)
+	lists := changes.lists()
+	byTable := make(map[string]rowMerge, len(lists))
+	for _, l := range lists {
+		byTable[l.tableName()] = l
+	}
 	d := was.tail
 	for d != now.tail {
 		if d = d.next.Load(); d == nil {
 			return compareVersions(was, now)
 		}
 		for _, c := range d.changes {
-			m.add(c.Table, c.Before, c.After)
+			if l, ok := byTable[c.Table]; ok {
+				l.add(c.Before, c.After)
+			}
 		}
 	}
-	return m.changes()
-}
-
-func everythingNew(v *View) Changes {
-	return Changes{
-		Groups:     added(v.Groups()),
-		Interfaces: added(v.Interfaces()),
-		Instances:  added(v.Instances()),
-		Networks:   added(v.Networks()),
-		Nodes:      added(v.Nodes()),
-
-		Subnets:     added(everyRow[Subnet](v, tableSubnet)),
-		RouteTables: added(everyRow[RouteTable](v, tableRoutes)),
-		Gateways:    added(everyRow[InternetGateway](v, tableGateway)),
+	for _, l := range lists {
+		l.finish(func(a, b any) bool { return a == b })
 	}
+	return changes
 }
 
-func everyRow[T any](v *View, table string) iter.Seq[*T] { return rows[T](v.txn(), table, indexID, "") }
-
-func added[T any](all iter.Seq[*T]) []Change[T] {
-	var list []Change[T]
-	for row := range all {
-		list = append(list, Change[T]{After: row})
-	}
-	return list
-}
-
+// compareVersions compares all rows of two versions.
 func compareVersions(was, now *version) *Changes {
-	a, b := &View{v: was}, &View{v: now}
-	return &Changes{
-		Groups:     compare(a.Groups(), b.Groups(), (*Group).changeKey),
-		Interfaces: compare(a.Interfaces(), b.Interfaces(), (*Interface).changeKey),
-		Instances:  compare(a.Instances(), b.Instances(), (*Instance).changeKey),
-		Networks:   compare(a.Networks(), b.Networks(), (*Network).changeKey),
-		Nodes:      compare(a.Nodes(), b.Nodes(), (*Node).changeKey),
-
-		Subnets:     compare(everyRow[Subnet](a, tableSubnet), everyRow[Subnet](b, tableSubnet), (*Subnet).changeKey),
-		RouteTables: compare(everyRow[RouteTable](a, tableRoutes), everyRow[RouteTable](b, tableRoutes), (*RouteTable).changeKey),
-		Gateways:    compare(everyRow[InternetGateway](a, tableGateway), everyRow[InternetGateway](b, tableGateway), (*InternetGateway).changeKey),
+	changes := new(Changes)
+	before, after := was.db.Txn(false), now.db.Txn(false)
+	for _, l := range changes.lists() {
+		l.addRows(before, after)
+		l.finish(reflect.DeepEqual)
 	}
+	return changes
 }
 
-func compare[T any](was, now iter.Seq[*T], id func(*T) string) []Change[T] {
-	m := make(merge[T])
-	for row := range was {
-		m.add(id(row), row, nil)
+// everythingNew has every row of a version as new.
+func everythingNew(now *version) *Changes {
+	changes := new(Changes)
+	after := now.db.Txn(false)
+	for _, l := range changes.lists() {
+		l.addRows(nil, after)
+		l.finish(reflect.DeepEqual)
 	}
-	for row := range now {
-		m.add(id(row), nil, row)
-	}
-	return m.list(reflect.DeepEqual)
+	return changes
 }
 
-func (g *Group) changeKey() string     { return string(g.ID) }
-func (i *Interface) changeKey() string { return string(i.ID) }
-func (i *Instance) changeKey() string  { return string(i.ID) }
-func (n *Network) changeKey() string   { return vniKey(n.VNI) }
-func (n *Node) changeKey() string      { return string(n.ID) }
-
-func (s *Subnet) changeKey() string          { return string(s.ID) }
-func (t *RouteTable) changeKey() string      { return string(t.ID) }
-func (g *InternetGateway) changeKey() string { return string(g.ID) }
-
-// A merger folds the changes of several commands into one per row.
-type merger struct {
-	groups     merge[Group]
-	interfaces merge[Interface]
-	instances  merge[Instance]
-	networks   merge[Network]
-	nodes      merge[Node]
-
-	subnets  merge[Subnet]
-	routes   merge[RouteTable]
-	gateways merge[InternetGateway]
+// A rowMerge folds the changes of the rows of one table into one list of Changes.
+type rowMerge interface {
+	tableName() string
+	add(before, after any)                    // one change of one row; nil: the row was not there, or is gone
+	addRows(before, after *memdb.Txn)         // all rows of two versions; nil: an empty one
+	finish(same func(before, after any) bool) // writes the list, sorted by id, without rows that are the same
 }
 
-func newMerger() *merger {
-	return &merger{
-		make(merge[Group]), make(merge[Interface]), make(merge[Instance]), make(merge[Network]), make(merge[Node]),
-		make(merge[Subnet]), make(merge[RouteTable]), make(merge[InternetGateway]),
-	}
+type merge[T any] struct {
+	list  *[]Change[T]
+	table string
+	id    func(*T) string
+	rows  map[string]Change[T] // by id: the first Before and the last After
 }
 
-func (m *merger) add(table string, before, after any) {
-	switch table {
-	case tableGroup:
-		mergeRow(m.groups, before, after, (*Group).changeKey)
-	case tableInterface:
-		mergeRow(m.interfaces, before, after, (*Interface).changeKey)
-	case tableInstance:
-		mergeRow(m.instances, before, after, (*Instance).changeKey)
-	case tableNetwork:
-		mergeRow(m.networks, before, after, (*Network).changeKey)
-	case tableNode:
-		mergeRow(m.nodes, before, after, (*Node).changeKey)
-	case tableSubnet:
-		mergeRow(m.subnets, before, after, (*Subnet).changeKey)
-	case tableRoutes:
-		mergeRow(m.routes, before, after, (*RouteTable).changeKey)
-	case tableGateway:
-		mergeRow(m.gateways, before, after, (*InternetGateway).changeKey)
-	}
+func merged[T any](list *[]Change[T], table string, id func(*T) string) rowMerge {
+	return &merge[T]{list, table, id, make(map[string]Change[T])}
 }
 
-func (m *merger) changes() *Changes {
-	same := func(a, b any) bool { return a == b }
-	return &Changes{
-		m.groups.list(same), m.interfaces.list(same), m.instances.list(same), m.networks.list(same), m.nodes.list(same),
-		m.subnets.list(same), m.routes.list(same), m.gateways.list(same),
-	}
-}
+func (m *merge[T]) tableName() string { return m.table }
 
-func mergeRow[T any](m merge[T], before, after any, id func(*T) string) {
+func (m *merge[T]) add(before, after any) {
 	b, _ := before.(*T)
 	a, _ := after.(*T)
-	if b != nil {
-		m.add(id(b), b, a)
-	} else if a != nil {
-		m.add(id(a), b, a)
+	id := ""
+	switch {
+	case b != nil:
+		id = m.id(b)
+	case a != nil:
+		id = m.id(a)
+	}
+	if c, ok := m.rows[id]; ok {
+		b = c.Before
+	}
+	m.rows[id] = Change[T]{b, a}
+}
+
+func (m *merge[T]) addRows(before, after *memdb.Txn) {
+	if before != nil {
+		for row := range rows[T](before, m.table, indexID, "") {
+			m.add(row, nil)
+		}
+	}
+	for row := range rows[T](after, m.table, indexID, "") {
+		m.add(nil, row)
 	}
 }
 
-// merge holds, by id, the first Before and the last After.
-type merge[T any] map[string]Change[T]
-
-func (m merge[T]) add(id string, before, after *T) {
-	if c, ok := m[id]; ok {
-		before = c.Before
-	}
-	m[id] = Change[T]{before, after}
-}
-
-func (m merge[T]) list(same func(a, b any) bool) []Change[T] {
-	ids := make([]string, 0, len(m))
-	for id, c := range m {
-		if c.Before == nil && c.After == nil {
-			continue // came and went in between
+func (m *merge[T]) finish(same func(before, after any) bool) {
+	ids := make([]string, 0, len(m.rows))
+	for id, c := range m.rows {
+		switch {
+		case c.Before == nil && c.After == nil: // came and went in between
+		case c.Before != nil && c.After != nil && same(c.Before, c.After):
+		default:
+			ids = append(ids, id)
 		}
-		if c.Before != nil && c.After != nil && same(c.Before, c.After) {
-			continue
-		}
-		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, cmp.Compare[string])
-	var list []Change[T]
 	for _, id := range ids {
-		list = append(list, m[id])
+		*m.list = append(*m.list, m.rows[id])
 	}
-	return list
 }

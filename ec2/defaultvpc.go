@@ -98,7 +98,7 @@ func (t *tx) addDefaultVPC(account AccountID, region Region) (*VPC, error) {
 
 // addDefaultSubnet takes the lowest range of the VPC that is free.
 func (t *tx) addDefaultSubnet(vpc *VPC, zone string) (*Subnet, error) {
-	for at := vpc.CIDR.Addr(); vpc.CIDR.Contains(at); at = lastOf(netip.PrefixFrom(at, defaultSubnetBits)).Next() {
+	for at := vpc.CIDR.Addr(); vpc.CIDR.Contains(at); at = LastAddress(netip.PrefixFrom(at, defaultSubnetBits)).Next() {
 		s := Subnet{Account: vpc.Account, Region: vpc.Region, VPC: vpc.ID, CIDR: netip.PrefixFrom(at, defaultSubnetBits), Zone: zone, MapPublic: true, Default: true}
 		if t.overlapping(&s) == nil {
 			return t.addSubnet(s), nil
@@ -176,7 +176,7 @@ func (t *tx) defaultSubnet(account AccountID, region Region, zone string) (*Subn
 	zones := t.zones(region)
 	if zone != "" {
 		if !slices.Contains(zones, zone) {
-			return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", clip(zone))
+			return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", Clip(zone))
 		}
 		if s := t.defaultIn(vpc, zone); s != nil {
 			return s, nil

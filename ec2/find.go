@@ -1,7 +1,7 @@
 package ec2
 
 import (
-	"regexp"
+	"fmt"
 	"strings"
 
 	"github.com/hashicorp/go-memdb"
@@ -16,19 +16,28 @@ type home struct {
 	region  Region
 }
 
-type homed[T any] interface {
-	*T
-	home() home
+// homeOf finds the home of a row of a table that users' resources are in.
+func homeOf(row any) home {
+	switch x := row.(type) {
+	case *VPC:
+		return home{x.Account, x.Region}
+	case *Subnet:
+		return home{x.Account, x.Region}
+	case *RouteTable:
+		return home{x.Account, x.Region}
+	case *InternetGateway:
+		return home{x.Account, x.Region}
+	case *ElasticAddress:
+		return home{x.Account, x.Region}
+	case *Group:
+		return home{x.Account, x.Region}
+	case *Instance:
+		return home{x.Account, x.Region}
+	case *Interface:
+		return home{x.Account, x.Region}
+	}
+	panic(fmt.Sprintf("ec2: a %T has no account and region", row))
 }
-
-func (x *VPC) home() home             { return home{x.Account, x.Region} }
-func (x *Subnet) home() home          { return home{x.Account, x.Region} }
-func (x *RouteTable) home() home      { return home{x.Account, x.Region} }
-func (x *InternetGateway) home() home { return home{x.Account, x.Region} }
-func (x *ElasticAddress) home() home  { return home{x.Account, x.Region} }
-func (x *Group) home() home           { return home{x.Account, x.Region} }
-func (x *Instance) home() home        { return home{x.Account, x.Region} }
-func (x *Interface) home() home       { return home{x.Account, x.Region} }
 
 // A resource of a kind is in a table; a request names one by a parameter, with an id that
 // begins with the prefix.
@@ -42,11 +51,11 @@ var (
 	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
 )
 
-func find[T any, P homed[T], ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, error) {
+func find[T any, ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, error) {
 	if id == "" {
 		return nil, Missing(of.parameter)
 	}
-	row := rowOf[T, P](txn, of.table, at, id)
+	row := rowOf[T](txn, of.table, at, id)
 	if row == nil {
 		return nil, NoSuch(of.prefix, id)
 	}
@@ -54,9 +63,9 @@ func find[T any, P homed[T], ID ~string](txn *memdb.Txn, of resource, at home, i
 }
 
 // rowOf is the row with an id if it belongs there, or nil.
-func rowOf[T any, P homed[T], ID ~string](txn *memdb.Txn, table string, at home, id ID) *T {
+func rowOf[T any, ID ~string](txn *memdb.Txn, table string, at home, id ID) *T {
 	row := first[T](txn, table, indexID, key(id))
-	if row == nil || P(row).home() != at {
+	if row == nil || homeOf(row) != at {
 		return nil
 	}
 	return row
@@ -122,16 +131,6 @@ func findInterface(txn *memdb.Txn, account AccountID, region Region, id Interfac
 	return eni, nil
 }
 
-var interfaceID = regexp.MustCompile(`^eni-[0-9a-f]{1,17}$`)
-
-// CheckInterfaceID returns the error for text that is not shaped like an interface's id.
-func CheckInterfaceID(id InterfaceID) error {
-	if !interfaceID.MatchString(string(id)) {
-		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, clip(string(id)))
-	}
-	return nil
-}
-
 func (t *tx) instance(account AccountID, region Region, id InstanceID) (*Instance, error) {
 	return findInstance(t.Txn, account, region, id)
 }
@@ -170,8 +169,8 @@ func findInstances(txn *memdb.Txn, account AccountID, region Region, ids []Insta
 	var missing []string
 	seen := make(map[InstanceID]bool)
 	for _, id := range ids {
-		if !instanceID.MatchString(string(id)) {
-			return nil, Errorf("InvalidInstanceID.Malformed", `Invalid id: "%s" (expecting "i-...")`, clip(string(id)))
+		if err := CheckInstanceID(id); err != nil {
+			return nil, err
 		}
 		if seen[id] {
 			continue
@@ -190,7 +189,5 @@ func findInstances(txn *memdb.Txn, account AccountID, region Region, ids []Insta
 	case 1:
 		return nil, Errorf("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", missing[0])
 	}
-	return nil, Errorf("InvalidInstanceID.NotFound", "The instance IDs '%s' do not exist", clip(strings.Join(missing, ", ")))
+	return nil, Errorf("InvalidInstanceID.NotFound", "The instance IDs '%s' do not exist", Clip(strings.Join(missing, ", ")))
 }
-
-var instanceID = regexp.MustCompile(`^i-[0-9a-f]{1,17}$`)

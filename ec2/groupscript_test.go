@@ -144,7 +144,7 @@ func (s *groupScript) consistent() (wrong []string) {
 	if len(counts) > 0 {
 		say("%v are not counted", counts)
 	}
-	for tag := range everyRow[Tag](v, tableTag) {
+	for tag := range rows[Tag](v.txn(), tableTag, indexID, "") {
 		if strings.HasPrefix(tag.Resource, "sg") && !known[tag.Resource] {
 			say("%s is gone and has a tag", tag.Resource)
 		}

@@ -3,7 +3,6 @@ package ec2
 import (
 	"fmt"
 	"iter"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -81,16 +80,6 @@ func countGroups(txn *memdb.Txn) {
 	}
 }
 
-var groupID = regexp.MustCompile(`^sg-[0-9a-f]{1,17}$`)
-
-// CheckGroupID returns the error for text that is not shaped like a group's id.
-func CheckGroupID(id GroupID) error {
-	if !groupID.MatchString(string(id)) {
-		return Errorf("InvalidGroupId.Malformed", `Invalid id: "%s" (expecting "sg-...")`, clip(string(id)))
-	}
-	return nil
-}
-
 // namesOf is where the groups are that an account may call by name: EC2-Classic or its
 // default VPC (EC2 API Reference, "DescribeSecurityGroups").
 func namesOf(txn *memdb.Txn, account AccountID, region Region) (VPCID, error) {
@@ -137,7 +126,7 @@ func groupNamed(txn *memdb.Txn, account AccountID, region Region, home VPCID, na
 	case g == nil && home == "":
 		return nil, NoSuch("sg", name)
 	case g == nil:
-		return nil, Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC '%s'", clip(name), home)
+		return nil, Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC '%s'", Clip(name), home)
 	}
 	return g, nil
 }
@@ -205,7 +194,7 @@ func (v *View) Rule(id RuleID) (*Group, *Rule, bool) {
 	if g == nil {
 		return nil, nil, false
 	}
-	return g, &g.Rules[g.ruleIndex(id)], true
+	return g, &g.Rules[ruleIndex(g, id)], true
 }
 
 // requireClassic refuses what only an account with a flat network can do.

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"fmt"
 	"net"
+	"regexp"
 )
 
 // The identities of the domain. Each is the text a client sees; none is parsed outside
@@ -57,5 +58,45 @@ func (m *MAC) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not a 48-bit Ethernet address", text)
 	}
 	copy(m[:], hw)
+	return nil
+}
+
+var instanceID = regexp.MustCompile(`^i-[0-9a-f]{1,17}$`)
+
+// CheckInstanceID returns the error for text that is not shaped like an instance's id.
+func CheckInstanceID(id InstanceID) error {
+	if !instanceID.MatchString(string(id)) {
+		return Errorf("InvalidInstanceID.Malformed", `Invalid id: "%s" (expecting "i-...")`, Clip(string(id)))
+	}
+	return nil
+}
+
+var interfaceID = regexp.MustCompile(`^eni-[0-9a-f]{1,17}$`)
+
+// CheckInterfaceID returns the error for text that is not shaped like an interface's id.
+func CheckInterfaceID(id InterfaceID) error {
+	if !interfaceID.MatchString(string(id)) {
+		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, Clip(string(id)))
+	}
+	return nil
+}
+
+var groupID = regexp.MustCompile(`^sg-[0-9a-f]{1,17}$`)
+
+// CheckGroupID returns the error for text that is not shaped like a group's id.
+func CheckGroupID(id GroupID) error {
+	if !groupID.MatchString(string(id)) {
+		return Errorf("InvalidGroupId.Malformed", `Invalid id: "%s" (expecting "sg-...")`, Clip(string(id)))
+	}
+	return nil
+}
+
+var ruleID = regexp.MustCompile(`^sgr-[0-9a-f]{1,17}$`)
+
+// CheckRuleID returns the error for text that is not shaped like a rule's id.
+func CheckRuleID(id RuleID) error {
+	if !ruleID.MatchString(string(id)) {
+		return Errorf("InvalidSecurityGroupRuleId.Malformed", "The security group rule ID '%s' is malformed", Clip(string(id)))
+	}
 	return nil
 }

@@ -60,8 +60,8 @@ func (r *ModifyInstance) boot(i *Instance) error {
 		return Errorf("IncorrectInstanceState", "The instance '%s' is not in the 'stopped' state.", i.ID)
 	}
 	if r.Type != nil {
-		if *r.Type == "" || !printable(*r.Type, 64) {
-			return Errorf("InvalidInstanceAttributeValue", "Invalid value '%s' for InstanceType.", clip(*r.Type))
+		if *r.Type == "" || !Printable(*r.Type, 64) {
+			return Errorf("InvalidInstanceAttributeValue", "Invalid value '%s' for InstanceType.", Clip(*r.Type))
 		}
 		i.Type = *r.Type
 	}

@@ -125,8 +125,8 @@ func otherRequest() *Error {
 }
 
 func checkClientToken(token string) error {
-	if !printable(token, 64) {
-		return Errorf("InvalidParameterValue", "Value (%s) for parameter ClientToken is invalid. At most 64 ASCII characters.", clip(token))
+	if !Printable(token, 64) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter ClientToken is invalid. At most 64 ASCII characters.", Clip(token))
 	}
 	return nil
 }

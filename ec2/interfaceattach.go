@@ -55,7 +55,7 @@ func (t *tx) attachable(eni *Interface, i *Instance, index int) error {
 		return err
 	}
 	for _, o := range has {
-		if o.deviceIndex() == index {
+		if deviceIndex(o) == index {
 			return Errorf("InvalidParameterValue", "Instance '%s' already has an interface attached at device index '%d'.", i.ID, index)
 		}
 	}
@@ -126,7 +126,7 @@ func (r *DetachNetworkInterface) apply(t *tx) (Result, error) {
 	switch {
 	case was.Outside != nil:
 		return Result{}, Errorf("OperationNotPermitted", "You are not allowed to manage this attachment: %s is in front of %s of node %s, which `palisade detach` undoes", was.ID, was.Outside, was.Node)
-	case was.deviceIndex() == 0:
+	case deviceIndex(was) == 0:
 		return Result{}, Errorf("OperationNotPermitted", "The network interface at device index 0 and networkCard index 0 cannot be detached.")
 	case was.State == Draining && !was.Attachment.Detaching && t.ending(was.Instance):
 		return Result{}, Errorf("IncorrectState", "The instance '%s' is shutting down, and its interfaces end with it", was.Instance)
@@ -178,7 +178,7 @@ func (t *tx) attachmentOf(account AccountID, region Region, id AttachmentID) (*I
 		return nil, Missing("attachmentId")
 	}
 	if !attachmentID.MatchString(string(id)) {
-		return nil, Errorf("InvalidAttachmentId.Malformed", `Invalid id: "%s" (expecting "eni-attach-...")`, clip(string(id)))
+		return nil, Errorf("InvalidAttachmentId.Malformed", `Invalid id: "%s" (expecting "eni-attach-...")`, Clip(string(id)))
 	}
 	for eni := range rows[Interface](t.Txn, tableInterface, indexOwner, key(account)+key(region)) {
 		if eni.Attachment != nil && eni.Attachment.ID == id {
@@ -191,12 +191,12 @@ func (t *tx) attachmentOf(account AccountID, region Region, id AttachmentID) (*I
 // attached are the interfaces of an instance, by device index.
 func (t *tx) attached(id InstanceID) []*Interface {
 	list := slices.Collect(rows[Interface](t.Txn, tableInterface, indexHolder, key(id)))
-	slices.SortFunc(list, func(a, b *Interface) int { return a.deviceIndex() - b.deviceIndex() })
+	slices.SortFunc(list, func(a, b *Interface) int { return deviceIndex(a) - deviceIndex(b) })
 	return list
 }
 
 // deviceIndex is 0 in EC2-Classic, which knows no attachments.
-func (i *Interface) deviceIndex() int {
+func deviceIndex(i *Interface) int {
 	if i.Attachment == nil {
 		return 0
 	}

@@ -16,12 +16,12 @@ type subnetLeaser struct {
 
 func (t *tx) newSubnetLeaser(s *Subnet) *subnetLeaser {
 	l := &subnetLeaser{t: t, subnet: s, vni: first[VPC](t.Txn, tableVPC, indexID, key(s.VPC)).VNI}
-	l.private = &allocator{t: t, vni: l.vni, pools: []netip.Prefix{s.CIDR}, low: s.lowest()}
+	l.private = &allocator{t: t, vni: l.vni, pools: []netip.Prefix{s.CIDR}, low: lowestAddress(s)}
 	return l
 }
 
-// lowest is the first address of the subnet that is Leasable.
-func (s *Subnet) lowest() netip.Addr {
+// lowestAddress is the first address of the subnet that is Leasable.
+func lowestAddress(s *Subnet) netip.Addr {
 	a := s.CIDR.Addr()
 	for !s.Leasable(a) {
 		a = a.Next()
@@ -217,7 +217,7 @@ func (t *tx) releasePublic(public netip.Addr) {
 }
 
 // pairAt finds one of the interface's addresses.
-func (i *Interface) pairAt(private netip.Addr) (AddressPair, bool) {
+func pairAt(i *Interface, private netip.Addr) (AddressPair, bool) {
 	at := slices.IndexFunc(i.Addresses(), func(p AddressPair) bool { return p.Private == private })
 	if at < 0 {
 		return AddressPair{}, false

@@ -35,7 +35,7 @@ func (r *ModifyNetworkInterface) apply(t *tx) (Result, error) {
 	}
 	if r.DeleteOnTermination != nil {
 		if eni.Attachment == nil || eni.Attachment.ID != r.Attachment {
-			return Result{}, Errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", clip(string(r.Attachment)))
+			return Result{}, Errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", Clip(string(r.Attachment)))
 		}
 		attachment := *eni.Attachment
 		attachment.DeleteOnTermination = *r.DeleteOnTermination
@@ -52,8 +52,8 @@ func (r *ModifyNetworkInterface) apply(t *tx) (Result, error) {
 }
 
 func checkInterfaceDescription(text string) error {
-	if !printable(text, 255) {
-		return Errorf("InvalidParameterValue", "Value (%s) for parameter description is invalid. At most 255 ASCII characters.", clip(text))
+	if !Printable(text, 255) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter description is invalid. At most 255 ASCII characters.", Clip(text))
 	}
 	return nil
 }
@@ -97,7 +97,7 @@ func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 	eni := *was
 	var wanted, moved []netip.Addr
 	for _, a := range r.Addresses {
-		switch _, has := eni.pairAt(a); {
+		switch _, has := pairAt(&eni, a); {
 		case has:
 		case r.Reassign && t.holder(eni.VNI, a) != "":
 			moved = append(moved, a)

@@ -168,7 +168,7 @@ func (s *interfaceScript) next() Request {
 		}
 		return &AttachNetworkInterface{a, east, eni.ID, i.ID, 1 + s.rng.IntN(3)}
 	case 7, 8:
-		if second := s.eniLike(a, func(e *Interface) bool { return e.deviceIndex() > 0 }); second.Attachment != nil && s.often(8) {
+		if second := s.eniLike(a, func(e *Interface) bool { return deviceIndex(e) > 0 }); second.Attachment != nil && s.often(8) {
 			attachment = second.Attachment.ID
 		}
 		return &DetachNetworkInterface{a, east, attachment, s.often(3)}

@@ -20,10 +20,10 @@ func (r *CreateKeyPair) apply(t *tx) (Result, error) {
 	if k.Name == "" {
 		return Result{}, Missing("KeyName")
 	}
-	if !printable(k.Name, 255) {
-		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter KeyName is invalid. Character sets beyond ASCII are not supported.", clip(k.Name))
+	if !Printable(k.Name, 255) {
+		return Result{}, Errorf("InvalidParameterValue", "Value (%s) for parameter KeyName is invalid. Character sets beyond ASCII are not supported.", Clip(k.Name))
 	}
-	if !printable(k.PublicKey, 1<<14) || k.PublicKey == "" {
+	if !Printable(k.PublicKey, 1<<14) || k.PublicKey == "" {
 		return Result{}, Errorf("InvalidKey.Format", "Key is not in valid OpenSSH public key format")
 	}
 	if first[KeyPair](t.Txn, tableKeyPair, indexID, key(k.Account)+key(k.Region)+key(k.Name)) != nil {

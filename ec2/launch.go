@@ -160,7 +160,7 @@ func (r *RunInstances) check() error {
 		return Missing("ImageId")
 	}
 	if !imageID.MatchString(r.Image) {
-		return Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, clip(r.Image))
+		return Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, Clip(r.Image))
 	}
 	if r.MinCount < 1 || r.MaxCount < 1 {
 		return Errorf("InvalidParameterValue", "Value (%d) for parameter %s is invalid. Minimum value is 1.", min(r.MinCount, r.MaxCount), "minCount")
@@ -175,24 +175,24 @@ func (r *RunInstances) check() error {
 		return err
 	}
 	if m := r.Metadata; m != nil {
-		if err := m.check(); err != nil {
+		if err := checkMetadata(m); err != nil {
 			return err
 		}
 	}
-	if !printable(r.Type, 64) {
-		return Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", clip(r.Type))
+	if !Printable(r.Type, 64) {
+		return Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", Clip(r.Type))
 	}
 	return nil
 }
 
-func (m *MetadataOptions) check() error {
+func checkMetadata(m *MetadataOptions) error {
 	for _, x := range []struct{ name, value, one, other string }{
 		{"HttpEndpoint", m.Endpoint, "enabled", "disabled"},
 		{"HttpTokens", m.Tokens, "optional", "required"},
 		{"InstanceMetadataTags", m.Tags, "enabled", "disabled"},
 	} {
 		if x.value != "" && x.value != x.one && x.value != x.other {
-			return Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", clip(x.value), x.name, x.one, x.other)
+			return Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", Clip(x.value), x.name, x.one, x.other)
 		}
 	}
 	if m.Hops < 0 || m.Hops > 64 {
@@ -209,7 +209,7 @@ func (t *tx) launchedWith(account AccountID, region Region, token string) []*Ins
 
 func (t *tx) checkLaunchKey(r *RunInstances) error {
 	if r.KeyName != "" && first[KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.KeyName)) == nil {
-		return Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", clip(r.KeyName))
+		return Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", Clip(r.KeyName))
 	}
 	return nil
 }
@@ -276,7 +276,7 @@ func (t *tx) newSpread(region Region, zone string) (*spread, error) {
 	case len(s.nodes) > 0:
 		return s, nil
 	case !known:
-		return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", clip(zone))
+		return nil, Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", Clip(zone))
 	}
 	return nil, Errorf("InsufficientInstanceCapacity", "There is no node to launch on")
 }

@@ -157,7 +157,7 @@ func (r *RunInstances) place(t *tx, nics []*nic) error {
 			return err
 		}
 		if zone != "" && s.Zone != zone && len(subnets) == 0 {
-			return Errorf("InvalidParameterValue", "The subnet '%s' is in availability zone %s, not in %s", s.ID, s.Zone, clip(zone))
+			return Errorf("InvalidParameterValue", "The subnet '%s' is in availability zone %s, not in %s", s.ID, s.Zone, Clip(zone))
 		}
 		if len(subnets) > 0 && s.VPC != subnets[0].VPC {
 			return Errorf("InvalidParameterCombination", "All network interfaces of an instance must be in the same VPC")

@@ -34,7 +34,7 @@ func (a *address) rests() bool { return a.Interface == "" && a.Allocation == "" 
 
 func (a *address) due(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
 
-func (i *Instance) forgotten(m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
+func forgottenAt(i *Instance, m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
 
 // SweepDue is the earliest time at which a Sweep without confirmations would change
 // something.
@@ -56,7 +56,7 @@ func (v *View) SweepDueWith(confirmed map[NodeID]uint64) (due time.Time, ok bool
 	}
 	for i := range v.Instances() {
 		if i.State == Terminated {
-			earlier(i.forgotten(v.v.meta))
+			earlier(forgottenAt(i, v.v.meta))
 		}
 	}
 	return due, ok
@@ -247,19 +247,11 @@ func takenAfter(it memdb.ResultIterator, vni VNI) netip.Addr {
 }
 
 func usable(p netip.Prefix) (low, high netip.Addr) {
-	low, high = p.Addr(), lastOf(p)
+	low, high = p.Addr(), LastAddress(p)
 	if p.Bits() < 30 {
 		low, high = low.Next().Next(), high.Prev()
 	}
 	return low, high
-}
-
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().As4()
-	for bit := p.Bits(); bit < 32; bit++ {
-		b[bit/8] |= 1 << (7 - bit%8)
-	}
-	return netip.AddrFrom4(b)
 }
 
 func classicNetwork(t *memdb.Txn, region Region) *Network {

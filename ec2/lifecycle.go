@@ -160,7 +160,7 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 		t.disconnect(&i)
 	}
 	if r.Reason != "" && i.StateReason == "" {
-		i.StateReason = clip(r.Reason)
+		i.StateReason = Clip(r.Reason)
 	}
 	t.put(tableInstance, &i)
 	return Result{Instances: []Change[Instance]{{Before: was, After: &i}}}, nil
@@ -190,7 +190,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	}
 	var gone []*Instance
 	for i := range rows[Instance](t.Txn, tableInstance, indexID, "") {
-		if i.State == Terminated && !i.forgotten(t.meta).After(t.meta.Time) {
+		if i.State == Terminated && !forgottenAt(i, t.meta).After(t.meta.Time) {
 			gone = append(gone, i)
 		}
 	}

@@ -35,7 +35,7 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 		if err := CheckRuleID(change.ID); err != nil {
 			return Result{}, err
 		}
-		at := g.ruleIndex(change.ID)
+		at := ruleIndex(g, change.ID)
 		if at < 0 {
 			return Result{}, NoSuch("sgr", change.ID)
 		}
@@ -48,7 +48,7 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 		}
 		result.Rules = append(result.Rules, next.Rules[at])
 	}
-	if err := next.checkNoTwins(); err != nil {
+	if err := checkDistinctRules(&next); err != nil {
 		return Result{}, err
 	}
 	t.put(tableGroup, &next)
@@ -72,7 +72,7 @@ func (t *tx) modified(g *Group, was Rule, spec RuleSpec) (Rule, error) {
 	}
 	rule := now[0]
 	rule.ID, rule.Serial = was.ID, was.Serial
-	if rule.permit() != was.permit() {
+	if permitOf(&rule) != permitOf(&was) {
 		rule.Serial = t.serial()
 	}
 	return rule, nil
@@ -89,11 +89,11 @@ func (s RuleSpec) kind() string {
 	return "CidrIpv4"
 }
 
-// checkNoTwins refuses a change that makes a rule permit what another one does.
-func (g *Group) checkNoTwins() error {
+// checkDistinctRules refuses a change that makes a rule permit what another one does.
+func checkDistinctRules(g *Group) error {
 	seen := make(map[permit]bool, len(g.Rules))
 	for i := range g.Rules {
-		p := g.Rules[i].permit()
+		p := permitOf(&g.Rules[i])
 		if seen[p] {
 			return Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, peer(g.Rules[i]))
 		}
@@ -132,7 +132,7 @@ func (r *UpdateRuleDescriptions) apply(t *tx) (Result, error) {
 	}
 	next := *g
 	next.Rules = slices.Clone(g.Rules)
-	if err := next.describeByID(r.Direction, r.ByID); err != nil {
+	if err := describeByID(&next, r.Direction, r.ByID); err != nil {
 		return Result{}, err
 	}
 	rules, err := t.resolve(g, r.Direction, r.Rules, t.knownSource)
@@ -143,7 +143,7 @@ func (r *UpdateRuleDescriptions) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	for i := range rules {
-		at := slices.IndexFunc(next.Rules, func(o Rule) bool { return o.permit() == rules[i].permit() })
+		at := slices.IndexFunc(next.Rules, func(o Rule) bool { return permitOf(&o) == permitOf(&rules[i]) })
 		if at < 0 {
 			return Result{}, noPermission()
 		}
@@ -153,12 +153,12 @@ func (r *UpdateRuleDescriptions) apply(t *tx) (Result, error) {
 	return Result{Group: &next}, nil
 }
 
-func (g *Group) describeByID(direction Direction, list []RuleDescription) error {
+func describeByID(g *Group, direction Direction, list []RuleDescription) error {
 	for _, d := range list {
 		if err := CheckRuleID(d.ID); err != nil {
 			return err
 		}
-		at := g.ruleIndex(d.ID)
+		at := ruleIndex(g, d.ID)
 		if at < 0 || g.Rules[at].Direction != direction {
 			return NoSuch("sgr", d.ID)
 		}

@@ -87,9 +87,9 @@ func (r *PutNode) apply(t *tx) (Result, error) {
 func (t *tx) putNode(n *Node) (Result, error) {
 	switch {
 	case n.Role != "" && n.Role != Voter && n.Role != NonVoter:
-		return Result{}, Errorf("InvalidParameterValue", "a node is a %s or a %s, not a %q", Voter, NonVoter, clip(string(n.Role)))
+		return Result{}, Errorf("InvalidParameterValue", "a node is a %s or a %s, not a %q", Voter, NonVoter, Clip(string(n.Role)))
 	case n.Address != "" && !isAddrPort(n.Address):
-		return Result{}, Errorf("InvalidParameterValue", "node %s: %q is not an address and a port", n.ID, clip(n.Address))
+		return Result{}, Errorf("InvalidParameterValue", "node %s: %q is not an address and a port", n.ID, Clip(n.Address))
 	}
 	for o := range rows[Node](t.Txn, tableNode, indexID, "") {
 		switch {
@@ -297,7 +297,7 @@ func isAddrPort(s string) bool {
 }
 
 func noSuchNode(id NodeID) *Error {
-	return Errorf("InvalidNode.NotFound", "there is no node %q", clip(string(id)))
+	return Errorf("InvalidNode.NotFound", "there is no node %q", Clip(string(id)))
 }
 
 func lastVoter(id NodeID) *Error {

@@ -27,7 +27,7 @@ type RegisterInterface struct {
 }
 
 func (r *RegisterInterface) apply(t *tx) (Result, error) {
-	if err := r.Outside.check(); err != nil {
+	if err := checkOutside(&r.Outside); err != nil {
 		return Result{}, err
 	}
 	n := first[Node](t.Txn, tableNode, indexID, key(r.Node))
@@ -101,17 +101,17 @@ func (s InterfaceSpec) given() bool {
 	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Further) > 0 || s.FurtherCount != 0
 }
 
-// check refuses names that the kernel or /run/netns could not have.
-func (o *Outside) check() error {
+// checkOutside refuses names that the kernel or /run/netns could not have.
+func checkOutside(o *Outside) error {
 	fits := func(name string, limit int) bool {
-		return printable(name, limit) && !strings.ContainsAny(name, "/ :") && name != "." && name != ".."
+		return Printable(name, limit) && !strings.ContainsAny(name, "/ :") && name != "." && name != ".."
 	}
 	const interfaceName = 15 // IFNAMSIZ less its end mark
 	if o.Device == "" || !fits(o.Device, interfaceName) {
-		return Errorf("InvalidParameterValue", "%q is no name for a device: at most %d characters without / : and blanks", clip(o.Device), interfaceName)
+		return Errorf("InvalidParameterValue", "%q is no name for a device: at most %d characters without / : and blanks", Clip(o.Device), interfaceName)
 	}
 	if !fits(o.Namespace, 255) {
-		return Errorf("InvalidParameterValue", "%q is no name for a network namespace", clip(o.Namespace))
+		return Errorf("InvalidParameterValue", "%q is no name for a network namespace", Clip(o.Namespace))
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func ParseProtocol(text string) (Protocol, error) {
 	}
 	n, err := strconv.ParseUint(text, 10, 8)
 	if err != nil || strconv.FormatUint(n, 10) != text {
-		return 0, Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", clip(text))
+		return 0, Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", Clip(text))
 	}
 	return Protocol(n), nil
 }
@@ -54,7 +54,7 @@ func ParseProtocol(text string) (Protocol, error) {
 func ParseCIDR(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !p.Addr().Is4() {
-		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", clip(text))
+		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", Clip(text))
 	}
 	return p.Masked(), nil
 }
@@ -63,7 +63,7 @@ func ParseCIDR(text string) (netip.Prefix, error) {
 func ParseCIDR6(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !p.Addr().Is6() || p.Addr().Is4In6() {
-		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", clip(text))
+		return netip.Prefix{}, Errorf("InvalidParameterValue", "CIDR block %s is malformed", Clip(text))
 	}
 	return p.Masked(), nil
 }

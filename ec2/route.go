@@ -211,7 +211,7 @@ func (t *tx) checkTarget(rt *RouteTable, destination netip.Prefix, id GatewayID)
 	}
 	g, err := t.gateway(rt.Account, rt.Region, id)
 	if err != nil {
-		return Errorf("InvalidGatewayID.NotFound", "The gateway ID '%s' does not exist", clip(string(id)))
+		return Errorf("InvalidGatewayID.NotFound", "The gateway ID '%s' does not exist", Clip(string(id)))
 	}
 	if g.VPC != rt.VPC {
 		return Errorf("InvalidParameterValue", "route table %s and network gateway %s belong to different networks", rt.ID, g.ID)

@@ -1,7 +1,6 @@
 package ec2
 
 import (
-	"regexp"
 	"slices"
 )
 
@@ -34,7 +33,7 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	if err := checkDistinct(rules); err != nil {
 		return Result{}, err
 	}
-	if err := g.checkNew(rules); err != nil {
+	if err := checkNew(g, rules); err != nil {
 		return Result{}, err
 	}
 	if err := t.ruleLimit(g, r.Direction, len(rules)); err != nil {
@@ -71,13 +70,13 @@ func checkEnforceable(rules []Rule) error {
 }
 
 // checkNew refuses a rule that the group has.
-func (g *Group) checkNew(rules []Rule) error {
+func checkNew(g *Group, rules []Rule) error {
 	had := make(map[permit]bool, len(g.Rules))
 	for i := range g.Rules {
-		had[g.Rules[i].permit()] = true
+		had[permitOf(&g.Rules[i])] = true
 	}
 	for i := range rules {
-		if had[rules[i].permit()] {
+		if had[permitOf(&rules[i])] {
 			return Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, peer(rules[i]))
 		}
 	}
@@ -130,7 +129,7 @@ func (r *RevokeRules) apply(t *tx) (Result, error) {
 	var result Result
 	gone := make(map[RuleID]bool)
 	if len(r.IDs) > 0 {
-		err = g.named(r.Direction, r.IDs, gone)
+		err = findRules(g, r.Direction, r.IDs, gone)
 	} else {
 		result.Unknown, err = t.described(g, r.Direction, r.Rules, gone)
 	}
@@ -156,13 +155,13 @@ func (r *RevokeRules) apply(t *tx) (Result, error) {
 	return result, nil
 }
 
-// named collects the rules that a request names by id.
-func (g *Group) named(direction Direction, ids []RuleID, found map[RuleID]bool) error {
+// findRules collects the rules that a request names by id.
+func findRules(g *Group, direction Direction, ids []RuleID, found map[RuleID]bool) error {
 	for _, id := range ids {
 		if err := CheckRuleID(id); err != nil {
 			return err
 		}
-		at := g.ruleIndex(id)
+		at := ruleIndex(g, id)
 		if at < 0 || g.Rules[at].Direction != direction {
 			return NoSuch("sgr", id)
 		}
@@ -188,10 +187,10 @@ func (t *tx) described(g *Group, direction Direction, specs []RuleSpec, found ma
 	}
 	ids := make(map[permit]RuleID, len(g.Rules))
 	for i := range g.Rules {
-		ids[g.Rules[i].permit()] = g.Rules[i].ID
+		ids[permitOf(&g.Rules[i])] = g.Rules[i].ID
 	}
 	for i := range rules {
-		id, ok := ids[rules[i].permit()]
+		id, ok := ids[permitOf(&rules[i])]
 		switch {
 		case ok && !found[id]:
 			found[id] = true
@@ -214,16 +213,6 @@ func (t *tx) ruledGroup(account AccountID, region Region, sel GroupSelector, dir
 		return nil, Errorf("InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
 	}
 	return g, nil
-}
-
-var ruleID = regexp.MustCompile(`^sgr-[0-9a-f]{1,17}$`)
-
-// CheckRuleID returns the error for text that is not shaped like a rule's id.
-func CheckRuleID(id RuleID) error {
-	if !ruleID.MatchString(string(id)) {
-		return Errorf("InvalidSecurityGroupRuleId.Malformed", "The security group rule ID '%s' is malformed", clip(string(id)))
-	}
-	return nil
 }
 
 func noRules() error {

@@ -174,7 +174,7 @@ type permit struct {
 	group     GroupID
 }
 
-func (r *Rule) permit() permit {
+func permitOf(r *Rule) permit {
 	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID}
 }
 
@@ -182,7 +182,7 @@ func (r *Rule) permit() permit {
 func checkDistinct(rules []Rule) error {
 	seen := make(map[permit]bool, len(rules))
 	for i := range rules {
-		p := rules[i].permit()
+		p := permitOf(&rules[i])
 		if seen[p] {
 			return Errorf("InvalidParameterValue", "The same permission must not appear multiple times")
 		}
@@ -191,7 +191,7 @@ func checkDistinct(rules []Rule) error {
 	return nil
 }
 
-func (g *Group) ruleIndex(id RuleID) int {
+func ruleIndex(g *Group, id RuleID) int {
 	return slices.IndexFunc(g.Rules, func(r Rule) bool { return r.ID == id })
 }
 

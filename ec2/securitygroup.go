@@ -37,11 +37,11 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 	if err := t.place(g); err != nil {
 		return Result{}, err
 	}
-	check := g.checkClassic
+	check := checkClassicGroup
 	if g.VPC != "" {
 		// The guide says that it is stored so (EC2 User Guide, "Create a security group").
 		g.Name = strings.TrimRight(g.Name, " ")
-		check = g.checkVPC
+		check = checkVPCGroup
 	}
 	if g.Name == "" {
 		return Result{}, Missing("GroupName")
@@ -49,7 +49,7 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 	if g.Description == "" {
 		return Result{}, Missing("GroupDescription")
 	}
-	if err := check(); err != nil {
+	if err := check(g); err != nil {
 		return Result{}, err
 	}
 	if err := t.groupLimit(g); err != nil {
@@ -92,25 +92,25 @@ func (t *tx) place(g *Group) error {
 		g.VPC = home
 	}
 	if strings.HasPrefix(strings.ToLower(g.Name), "sg-") {
-		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Group names may not be in the format sg-*.", clip(g.Name))
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Group names may not be in the format sg-*.", Clip(g.Name))
 	}
 	return nil
 }
 
-func (g *Group) checkClassic() error {
+func checkClassicGroup(g *Group) error {
 	if strings.EqualFold(g.Name, defaultGroup) {
 		return Errorf("InvalidGroup.Reserved", "The security group '%s' is reserved", g.Name)
 	}
-	if !printable(g.Name, 255) {
-		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Character sets beyond ASCII are not supported.", clip(g.Name))
+	if !Printable(g.Name, 255) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Character sets beyond ASCII are not supported.", Clip(g.Name))
 	}
-	if !printable(g.Description, 255) {
-		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupDescription is invalid. Character sets beyond ASCII are not supported.", clip(g.Description))
+	if !Printable(g.Description, 255) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter GroupDescription is invalid. Character sets beyond ASCII are not supported.", Clip(g.Description))
 	}
 	return nil
 }
 
-func (g *Group) checkVPC() error {
+func checkVPCGroup(g *Group) error {
 	if strings.EqualFold(g.Name, defaultGroup) {
 		return Errorf("InvalidParameterValue", "Cannot use reserved security group name: %s", g.Name)
 	}

@@ -91,8 +91,8 @@ func Preset(name string) (Settings, bool) {
 	return s, true
 }
 
-// filled replaces what is zero by its default.
-func (s Settings) filled() Settings {
+// WithDefaults replaces each zero field by its default.
+func (s Settings) WithDefaults() Settings {
 	d := DefaultSettings()
 	s.GroupsPerRegion = cmp.Or(s.GroupsPerRegion, d.GroupsPerRegion)
 	s.RulesPerGroup = cmp.Or(s.RulesPerGroup, d.RulesPerGroup)
@@ -117,7 +117,7 @@ func (s Settings) filled() Settings {
 }
 
 // limits are the settings in force.
-func (t *tx) limits() Settings { return t.meta.Settings.filled() }
+func (t *tx) limits() Settings { return t.meta.Settings.WithDefaults() }
 
 // Bootstrap gives a new cluster its identity. Ids are derived from Seed, which should
 // be random; a second Bootstrap is refused.
@@ -141,6 +141,6 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	t.meta.Seed = r.Seed
-	t.meta.Settings = r.Settings.filled()
+	t.meta.Settings = r.Settings.WithDefaults()
 	return Result{}, nil
 }

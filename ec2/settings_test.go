@@ -5,6 +5,6 @@ package ec2
 type putSettings struct{ Settings Settings }
 
 func (r *putSettings) apply(t *tx) (Result, error) {
-	t.meta.Settings = r.Settings.filled()
+	t.meta.Settings = r.Settings.WithDefaults()
 	return Result{}, nil
 }

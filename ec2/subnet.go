@@ -29,7 +29,16 @@ const reservedAddresses = 5
 // Leasable reports whether an interface of the subnet may have the address.
 func (s *Subnet) Leasable(a netip.Addr) bool {
 	low := s.CIDR.Addr().Next().Next().Next() // the fourth
-	return s.CIDR.Contains(a) && a.Compare(low) > 0 && a != lastOf(s.CIDR)
+	return s.CIDR.Contains(a) && a.Compare(low) > 0 && a != LastAddress(s.CIDR)
+}
+
+// LastAddress is the highest IPv4 address of a block: the broadcast address of a subnet.
+func LastAddress(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		b[bit/8] |= 1 << (7 - bit%8)
+	}
+	return netip.AddrFrom4(b)
 }
 
 // FreeAddresses is how many interfaces' addresses a subnet has room for. Those that rest
@@ -120,7 +129,7 @@ func (t *tx) checkZone(region Region, zone string) error {
 	if slices.Contains(zones, zone) {
 		return nil
 	}
-	return Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZone is invalid. Subnets can currently only be created in the following availability zones: %s.", clip(zone), strings.Join(zones, ", "))
+	return Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZone is invalid. Subnets can currently only be created in the following availability zones: %s.", Clip(zone), strings.Join(zones, ", "))
 }
 
 // DeleteSubnet removes a subnet that no interface is in. Its association with a route

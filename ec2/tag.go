@@ -130,7 +130,7 @@ func checkTag(key, value string) error {
 	case utf8.RuneCountInString(value) > maxTagValue:
 		return Errorf("InvalidParameterValue", "Tag value exceeds the maximum length of %d characters", maxTagValue)
 	case !isText(key) || !isText(value):
-		return Errorf("InvalidParameterValue", "Tag '%s' has characters that are not allowed", clip(key))
+		return Errorf("InvalidParameterValue", "Tag '%s' has characters that are not allowed", Clip(key))
 	}
 	return nil
 }
@@ -152,7 +152,7 @@ func (t *tx) taggable(account AccountID, region Region, ids []string) error {
 	}
 	for _, id := range ids {
 		if !t.owned(account, region, id) {
-			return noSuchResource(id)
+			return NoSuchResource(id)
 		}
 	}
 	return nil
@@ -167,7 +167,7 @@ func (t *tx) owned(account AccountID, region Region, id string) bool {
 		return rowOf[Group](t.Txn, tableGroup, at, id) != nil
 	case "sgr":
 		g := first[Group](t.Txn, tableGroup, indexRule, key(id))
-		return g != nil && g.home() == at
+		return g != nil && homeOf(g) == at
 	case "i":
 		return rowOf[Instance](t.Txn, tableInstance, at, id) != nil
 	case "eni":
@@ -197,33 +197,4 @@ func (t *tx) owned(account AccountID, region Region, id string) bool {
 		return rowOf[ElasticAddress](t.Txn, tableElastic, at, id) != nil
 	}
 	return false
-}
-
-// notFound has, by the prefix of an id, AWS's code and what its text calls the resource
-// (EC2 API Reference, "Error codes").
-var notFound = map[string]struct{ code, text string }{
-	"sg":       {"InvalidGroup.NotFound", "The security group '%s' does not exist"},
-	"sgr":      {"InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist"},
-	"i":        {"InvalidInstanceID.NotFound", "The instance ID '%s' does not exist"},
-	"eni":      {"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist"},
-	"vpc":      {"InvalidVpcID.NotFound", "The vpc ID '%s' does not exist"},
-	"acl":      {"InvalidNetworkAclID.NotFound", "The networkAcl ID '%s' does not exist"},
-	"subnet":   {"InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist"},
-	"igw":      {"InvalidInternetGatewayID.NotFound", "The internetGateway ID '%s' does not exist"},
-	"rtb":      {"InvalidRouteTableID.NotFound", "The routeTable ID '%s' does not exist"},
-	"eipalloc": {"InvalidAllocationID.NotFound", "The allocation ID '%s' does not exist"},
-	"key":      {"InvalidKeyPair.NotFound", "The key pair ID '%s' does not exist"},
-	"dopt":     {"InvalidDhcpOptionID.NotFound", "The dhcpOption ID '%s' does not exist"},
-	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
-	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
-}
-
-// noSuchResource is EC2's error for an id that names nothing of the caller's.
-func noSuchResource[ID ~string](id ID) *Error {
-	kind, digits, _ := strings.Cut(string(id), "-")
-	known, ok := notFound[kind]
-	if !ok || strings.Trim(digits, "0123456789abcdef") != "" || len(digits) > 17 || digits == "" {
-		return Errorf("InvalidID", "The ID '%s' is not valid", clip(string(id)))
-	}
-	return Errorf(known.code, known.text, id)
 }

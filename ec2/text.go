@@ -13,9 +13,9 @@ func describes(text string) bool {
 	return len(text) <= 255 && strings.Trim(text, described) == ""
 }
 
-// printable reports whether text is at most limit characters of ASCII without controls,
+// Printable reports whether text is at most limit characters of ASCII without controls,
 // which no XML answer could carry.
-func printable(text string, limit int) bool {
+func Printable(text string, limit int) bool {
 	if len(text) > limit {
 		return false
 	}
@@ -27,8 +27,8 @@ func printable(text string, limit int) bool {
 	return true
 }
 
-// clip makes text of any size and content fit for an error message.
-func clip(text string) string {
+// Clip makes text of any size and content fit for an error message.
+func Clip(text string) string {
 	text = strings.ToValidUTF8(text, "?")
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0xfffe || r == 0xffff {

@@ -36,7 +36,7 @@ func (r *CreateJoinToken) apply(t *tx) (Result, error) {
 	case err != nil || len(hash) != 32:
 		return Result{}, Errorf("InvalidParameterValue", "a join token needs the SHA-256 of its secret, in hex")
 	case r.Role != "" && r.Role != Voter && r.Role != NonVoter:
-		return Result{}, Errorf("InvalidParameterValue", "a node is a %s or a %s, not a %q", Voter, NonVoter, clip(string(r.Role)))
+		return Result{}, Errorf("InvalidParameterValue", "a node is a %s or a %s, not a %q", Voter, NonVoter, Clip(string(r.Role)))
 	case !r.Expires.After(t.meta.Time):
 		return Result{}, Errorf("InvalidParameterValue", "the join token would have expired already")
 	}
@@ -86,9 +86,9 @@ func (r *AdmitNode) apply(t *tx) (Result, error) {
 	}
 	switch {
 	case (n.Role == NonVoter) != (token.Role == NonVoter):
-		return Result{}, Errorf("AuthFailure", "the join token is not for a %s", clip(string(n.Role)))
+		return Result{}, Errorf("AuthFailure", "the join token is not for a %s", Clip(string(n.Role)))
 	case !nodeName.MatchString(string(n.ID)):
-		return Result{}, Errorf("InvalidParameterValue", "%q is no name for a node: at most 63 small letters, digits and hyphens", clip(string(n.ID)))
+		return Result{}, Errorf("InvalidParameterValue", "%q is no name for a node: at most 63 small letters, digits and hyphens", Clip(string(n.ID)))
 	case n.Zone == "" || n.Address == "" || len(n.PublicKey) == 0:
 		return Result{}, Errorf("MissingParameter", "node %s needs a zone, an address and a key", n.ID)
 	case was != nil && was.Member():

@@ -34,13 +34,13 @@ func (v *View) Index() uint64 { return v.v.meta.Index }
 func (v *View) Time() time.Time { return v.v.meta.Time }
 
 // Settings are the limits and waiting times in force.
-func (v *View) Settings() Settings { return v.v.meta.Settings.filled() }
+func (v *View) Settings() Settings { return v.v.meta.Settings.WithDefaults() }
 
 // Changes are all that changed since the View that this consumer was given before,
 // merged over the commands in between and sorted by id.
 func (v *View) Changes() Changes {
 	if v.changes == nil {
-		return everythingNew(v)
+		return *everythingNew(v.v)
 	}
 	return *v.changes
 }

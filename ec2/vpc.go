@@ -217,7 +217,7 @@ func (t *tx) platform(account AccountID, region Region) (Platform, error) {
 		return "", Errorf("AuthFailure", "account %s does not exist", account)
 	}
 	if classicNetwork(t.Txn, region) == nil {
-		return "", Errorf("UnsupportedOperation", "There is no network in region %s", clip(string(region)))
+		return "", Errorf("UnsupportedOperation", "There is no network in region %s", Clip(string(region)))
 	}
 	return a.Platform, nil
 }
@@ -228,13 +228,6 @@ func (t *tx) publicPools(region Region) []netip.Prefix {
 		return n.PublicPools
 	}
 	return nil
-}
-
-// NoSuch is EC2's error for an id that should be of a kind, named by its prefix, and
-// names nothing of the caller's.
-func NoSuch[ID ~string](kind string, id ID) *Error {
-	known := notFound[kind]
-	return Errorf(known.code, known.text, clip(string(id)))
 }
 
 // dependent is EC2's error for what cannot be deleted yet. EC2 does not say why, which
