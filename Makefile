@@ -19,7 +19,7 @@ RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants soak bench bench-check bench-docs config-docs lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants soak bench bench-scale bench-ablate bench-check bench-micro bench-profile bench-nodes bench-api bench-docs config-docs lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -56,8 +56,8 @@ fuzz: ## every door for bytes
 mutants: setup ## takes each check of the data path out, and wants its test to fail; ONLY=switch/ for some
 	CI=true go test -tags mutants -count=1 -timeout 60m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
 
-soak: setup-clients setup-rivals build ## what takes longer: the measurements across nodes, the fuzz targets, and everything again and again
-	CI=true go test -tags soak -count=1 -timeout 75m -run Soak -v ./scenarios
+soak: setup-clients setup-rivals build ## the long tests: measurements across nodes, fuzz targets, all tests three times
+	$(MAKE) bench-nodes
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 
@@ -67,13 +67,32 @@ setup-rivals: setup
 	$(call install,$(RIVALS))
 	@for service in $(fresh); do ! test -e /etc/init.d/$$service || { service $$service stop; update-rc.d $$service disable; } >/dev/null 2>&1; done
 
-bench: setup-rivals build ## the switch beside a bare relay and its rivals; QUICK=1 for less
-	bin/palisade bench
+bench: setup-rivals build ## the switch beside a bare relay and its rivals; QUICK=1 for a shorter run
+	QUICK=$(QUICK) bin/palisade bench
+
+bench-scale: setup-rivals build ## the cost of rules, members, flows and ports, by their number
+	bin/palisade bench --scale
+
+bench-ablate: setup build ## the cost of each part of the switch, by leaving it out
+	bin/palisade bench --ablate
 
 bench-check: setup build ## palisade beside the relay alone, against the bounds in internal/bench/testdata
 	bin/palisade bench --check
 
-bench-docs: build ## the tables and charts of docs/PERFORMANCE.md, out of the last runs
+bench-micro: ## one frame, one look-up, one checksum, without system calls
+	go test -run '^$$' -bench . -benchtime 300ms -count 6 ./switch ./firewall ./conntrack ./internal/packet ./switch/overlay
+
+bench-profile: setup build ## the programs and functions that use the processors while the switch is measured; needs perf
+	perf record -q -e cpu-clock -a -o bin/perf.data bin/palisade bench --quick --contestants palisade --output bin/bench-profile.json
+	perf report -i bin/perf.data --stdio --percent-limit 1 --sort comm,symbol
+
+bench-nodes: setup build ## the measurements across nodes; ONLY=SoakIdle for one
+	CI=true go test -tags soak -count=1 -timeout 75m -run '$(or $(ONLY),Soak)' -v ./scenarios
+
+bench-api: ## the API of a node with 120,000 rules
+	go test -count=1 -run TestManyGroups -v ./ec2/query
+
+bench-docs: build ## the tables and charts of docs/PERFORMANCE.md, from the last runs
 	@for run in full scale ablate; do ! test -e bin/bench-$$run.json || bin/palisade bench --from bin/bench-$$run.json --markdown docs/PERFORMANCE.md --charts docs/charts >/dev/null || exit 1; done
 
 config-docs: ## docs/CONFIG.md, from the comments of the configuration structs

@@ -6,23 +6,26 @@ import (
 	"fmt"
 )
 
-// A Claim is a bound for a ratio that a run must show.
+// A Claim is a bound for the ratio of two contestants.
 type Claim struct {
 	Phase   string `json:"phase"`
 	Measure string `json:"measure"`
 	Of      string `json:"of"`
 	To      string `json:"to"`
-	// One of the three is set.
+	// Exactly one of AtLeast, AtMost and Unchanged is set.
 	AtLeast   float64 `json:"at_least,omitempty"`
 	AtMost    float64 `json:"at_most,omitempty"`
-	Unchanged bool    `json:"unchanged,omitempty"` // the interval of the ratio has 1 in it, or ends below it
-	Goal      float64 `json:"goal,omitempty"`      // to go for, beyond the bound
-	Void      bool    `json:"void,omitempty"`      // without it the run says nothing
-	// Noisy claims fail only if the whole interval is beyond the bound.
+	Unchanged bool    `json:"unchanged,omitempty"` // the interval of the ratio contains 1, or ends below 1
+	Goal      float64 `json:"goal,omitempty"`      // stricter than the bound; missing it is no failure
+	// Void: when this claim fails, the comparisons of the run are not valid.
+	Void bool `json:"void,omitempty"`
+	// Noisy claims fail only if the whole 95 % interval of the ratio is beyond the bound.
+	// The repetitions of the run give that interval, so a run fails only when its own
+	// noise cannot explain the result. A run without an interval is judged by the value.
 	Noisy bool `json:"noisy,omitempty"`
 }
 
-// A Judgement is what a run says of a claim.
+// A Judgement is a claim with the ratio that a run measured.
 type Judgement struct {
 	Claim
 	Ratio   Ratio  `json:"ratio"`
@@ -37,7 +40,7 @@ const (
 	notMeasured = "not measured"
 )
 
-// claims are what `make bench` must show.
+// claims are the claims of `make bench`.
 var claims = func() []Claim {
 	var all []Claim
 	tcp := []string{bulk{1, false}.name(), bulk{8, false}.name(), bulk{1, true}.name(), bulk{8, true}.name()}
@@ -47,7 +50,12 @@ var claims = func() []Claim {
 			all = append(all, c)
 		}
 	}
-	add(Claim{Phase: oneNode, Of: relay, To: bridge, AtLeast: 0.87, Void: true}, tcp...)
+	// The relay is the upper limit of the switch, and it does not depend on the filter. On
+	// a machine where even the relay falls behind the bridge, the comparison with the
+	// rivals measures the machine. In the published run the relay's ratio is 0.87 with an
+	// interval of 0.85 to 0.92: a comparison of the medians alone would decide by chance
+	// in such a run. Noisy lets the interval decide.
+	add(Claim{Phase: oneNode, Of: relay, To: bridge, AtLeast: 0.87, Void: true, Noisy: true}, tcp...)
 	add(Claim{Phase: oneNode, Of: palisade, To: relay, AtLeast: 0.95, Goal: 0.98}, tcp...)
 	add(Claim{Phase: oneNode, Of: palisade, To: bridge, AtLeast: 0.9, Goal: 1.1}, tcp...)
 	add(Claim{Phase: oneNode, Of: palisade, To: ovs, AtLeast: 0.95, Goal: 1.1}, tcp...)
@@ -81,12 +89,16 @@ func storedBounds() []Claim {
 	return all
 }
 
-// bound says what the claim wants of its ratio.
+// bound is the text of the bound in reports.
 func (c Claim) bound() string {
 	var s string
 	switch {
 	case c.Unchanged:
 		return "1 within or above the interval"
+	case c.AtMost != 0 && c.Noisy:
+		s = fmt.Sprintf("lower end at most %.4g", c.AtMost)
+	case c.Noisy:
+		s = fmt.Sprintf("upper end at least %.4g", c.AtLeast)
 	case c.AtMost != 0:
 		s = fmt.Sprintf("at most %.4g", c.AtMost)
 	default:
@@ -98,7 +110,7 @@ func (c Claim) bound() string {
 	return s
 }
 
-// judge holds a claim against its ratio.
+// judge returns the verdict of a claim for a measured ratio.
 func (c Claim) judge(r Ratio) string {
 	if r.Pairs == 0 {
 		return notMeasured
@@ -109,7 +121,7 @@ func (c Claim) judge(r Ratio) string {
 	}
 	switch {
 	case c.Unchanged && r.High == 0:
-		return notMeasured // without an interval there is no answer
+		return notMeasured // a change can be seen only with an interval
 	case c.Unchanged && r.Low > 1, c.AtMost != 0 && !(low <= c.AtMost), c.AtLeast != 0 && !(high >= c.AtLeast):
 		return failed
 	case c.Goal != 0 && c.AtMost != 0 && r.Value <= c.Goal, c.Goal != 0 && c.AtLeast != 0 && r.Value >= c.Goal:

@@ -159,7 +159,7 @@ func (r *Report) judge() {
 			j.Ratio.Value = 0 // JSON has no NaN
 		}
 		if c.Void && j.Verdict == failed {
-			r.void("%s: %s is at %.2f of %s, not %s: no measure for a switch", c.Measure, c.Of, ratio.Value, c.To, c.bound())
+			r.void("%s: %s reaches %s of %s, wanted %s: this machine is not fit to compare switches", c.Measure, c.Of, ratio, c.To, c.bound())
 		}
 		r.Judgements = append(r.Judgements, j)
 	}

@@ -62,21 +62,34 @@ func TestClaims(t *testing.T) {
 }
 
 func TestRunIsVoid(t *testing.T) {
-	fair := Claim{Phase: oneNode, Measure: "TCP, 1 stream", Of: relay, To: bridge, AtLeast: 0.87, Void: true}
+	fair := Claim{Phase: oneNode, Measure: "TCP, 1 stream", Of: relay, To: bridge, AtLeast: 0.87, Void: true, Noisy: true}
 	for _, tc := range []struct {
 		name   string
 		values map[string][]float64
 		want   string
 	}{
-		{"a relay that is slow", map[string][]float64{relay: same(8.6), bridge: same(10)}, "relay is at 0.86 of bridge"},
-		{"a contestant that moved nothing", map[string][]float64{relay: same(10), bridge: same(10), palisade: {1, 1, 0}}, "palisade, repetition 3: TCP, 1 stream is 0"},
-		{"a fair run", map[string][]float64{relay: same(9), bridge: same(10)}, ""},
+		{"the relay is slow", map[string][]float64{relay: same(8.6), bridge: same(10)}, "relay reaches 0.86 [0.86, 0.86] of bridge"},
+		{"the relay's whole interval is too low", map[string][]float64{relay: {8.1, 8.2, 8.3, 8.4, 8.5, 8.6, 8.6}, bridge: same(10)}, "relay reaches 0.84 [0.81, 0.86] of bridge"},
+		{"the relay is too slow within the noise", map[string][]float64{relay: {8.1, 8.2, 8.3, 8.4, 8.5, 8.6, 8.8}, bridge: same(10)}, ""},
+		{"the relay is slow in a run without an interval", map[string][]float64{relay: {8.6, 8.6, 8.6}, bridge: {10, 10, 10}}, "relay reaches 0.86 of bridge"},
+		{"a contestant moved nothing", map[string][]float64{relay: same(10), bridge: same(10), palisade: {1, 1, 0}}, "palisade, repetition 3: TCP, 1 stream is 0"},
+		{"the relay is fast", map[string][]float64{relay: same(9), bridge: same(10)}, ""},
 	} {
 		r := made(tc.values, fair)
 		void := strings.Join(r.Void, "; ")
 		if !strings.Contains(void, tc.want) || tc.want == "" && void != "" || r.Passed() != (tc.want == "") {
 			t.Errorf("%s: void %q, passed %v", tc.name, void, r.Passed())
 		}
+	}
+}
+
+func TestPublishedRunIsNotVoid(t *testing.T) {
+	text, err := os.ReadFile("../../docs/PERFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if from := strings.Index(string(text), "**Void:**"); from >= 0 {
+		t.Errorf("docs/PERFORMANCE.md publishes a void run: %.200s", text[from:])
 	}
 }
 
