@@ -2,18 +2,12 @@ package query
 
 import (
 	"errors"
-	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 
 	"palisade/ec2"
 )
-
-func mustURL(t *testing.T, query string) *url.URL {
-	t.Helper()
-	return &url.URL{Path: "/", RawQuery: query}
-}
 
 // Every Action's parameters can be read and its answer written, whatever is in them: a
 // type that the codec does not know would be found out by a request.

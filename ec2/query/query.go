@@ -6,7 +6,7 @@
 // regions.go and so on; enforcement.go is no part of EC2, sts.go of another service;
 // actions.go lists them all. Read one of them first, then Server. form.go, decode.go and
 // encode.go are the codec between parameters, Go structs and XML; parameters.go says
-// which may be ignored. signature.go and auth.go are Signature Version 4.
+// which may be ignored. sigv4 verifies signatures, for auth.go.
 package query
 
 import (
@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/sigv4"
 )
 
 // A Backend is the replicated state: palisade/cluster.
@@ -182,16 +183,16 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // without the state is: asking for it may cost a round to the leader.
 func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err error) {
 	c.service = serviceOf(r.URL.RawQuery, string(body))
-	signature, err := signatureOf(r, body)
+	signature, err := sigv4.Parse(r, body)
 	if err != nil {
 		return false, err
 	}
-	service, ok := serviceNamed(signature.service)
+	service, ok := serviceNamed(signature.Service)
 	c.service = service
 	if !ok {
 		return false, ec2.Errorf("AuthFailure", "Credential should be scoped to correct service: 'ec2'.")
 	}
-	if err := signature.checkTime(s.cfg.Now()); err != nil {
+	if err := signature.CheckTime(s.cfg.Now()); err != nil {
 		return false, err
 	}
 	if stale, err = s.read(c, r.Header.Get(ReadHeader)); err != nil {

@@ -50,7 +50,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":                  {"palisade/internal/cli"},
 	"github.com/rogpeppe/go-internal":         {"palisade/scenarios"},
 	"github.com/schollz/progressbar":          {"palisade/internal/cli", "palisade/scenarios", "palisade/internal/bench"},
-	"github.com/aws/aws-sdk-go-v2/aws/signer": {"palisade/ec2/query", "palisade/internal/cli/ec2tools"},
+	"github.com/aws/aws-sdk-go-v2/aws/signer": {"palisade/ec2/query/sigv4", "palisade/internal/cli/ec2tools"},
 }
 
 // imports lists every package of the module with what it imports itself, tests apart.
