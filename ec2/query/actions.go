@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // actions are all that the API knows. Each theme lists its own.
@@ -32,7 +33,7 @@ func merged(themes ...map[string]handler) map[string]handler {
 // A handler is an Action: parameters in, the answer's struct out. What it takes and
 // answers with is known by type, for docs/API.md and for tests.
 type handler struct {
-	do              func(c *call, p *param) (any, error)
+	do              func(c *call, p *wire.Param) (any, error)
 	request, answer reflect.Type
 }
 
@@ -40,15 +41,15 @@ type handler struct {
 // which c.apply then only tries; so it is refused for whatever the request would be.
 func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) handler {
 	h := handler{request: reflect.TypeFor[Request](), answer: reflect.TypeFor[Answer]()}
-	h.do = func(c *call, p *param) (any, error) {
+	h.do = func(c *call, p *wire.Param) (any, error) {
 		var common struct {
 			DryRun bool `wire:"DryRun"`
 		}
-		if err := decode(p, &common); err != nil {
+		if err := wire.Decode(p, &common); err != nil {
 			return nil, err
 		}
 		request := new(Request)
-		if err := decode(p, request); err != nil {
+		if err := wire.Decode(p, request); err != nil {
 			return nil, err
 		}
 		if err := c.refuseUnread(p); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // addressActions are of elastic addresses.
@@ -72,7 +73,7 @@ func (r *allocateAddressRequest) check(c *call) error {
 		return unserved(c.action, "PublicIpv4Pool")
 	}
 	if r.BorderGroup != "" && r.BorderGroup != c.region {
-		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter networkBorderGroup is invalid.", quote(string(r.BorderGroup)))
+		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter networkBorderGroup is invalid.", wire.Quote(string(r.BorderGroup)))
 	}
 	domain := r.Domain
 	if a, ok := c.view.Account(c.account); domain == "" && ok && a.Platform == ec2.Classic {
@@ -84,7 +85,7 @@ func (r *allocateAddressRequest) check(c *call) error {
 	case classicDomain:
 		return ec2.Errorf("UnsupportedOperation", "Elastic addresses of EC2-Classic (Domain standard) are not served here; ask for Domain vpc")
 	}
-	return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for domain.", quote(domain))
+	return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for domain.", wire.Quote(domain))
 }
 
 // An addressSelector names an elastic address. One of a VPC goes by its ids, not by the
@@ -106,7 +107,7 @@ func (s addressSelector) refuse(c *call, id, code, text string) error {
 }
 
 func noSuchAddress(address string) error {
-	return ec2.Errorf("InvalidAddress.NotFound", "Address '%s' not found.", quote(address))
+	return ec2.Errorf("InvalidAddress.NotFound", "Address '%s' not found.", wire.Quote(address))
 }
 
 type releaseAddressRequest struct {
@@ -147,7 +148,7 @@ func associateAddress(c *call, r *associateAddressRequest) (*associateAddressAns
 	if r.Private != "" {
 		a, err := netip.ParseAddr(r.Private)
 		if err != nil || !a.Is4() {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for PrivateIpAddress. It is not an IPv4 address.", quote(r.Private))
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for PrivateIpAddress. It is not an IPv4 address.", wire.Quote(r.Private))
 		}
 		private = a
 	}

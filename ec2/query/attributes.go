@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/query/wire"
+)
 
 // Values of attributes are elements and parameters of their own. A parameter is nil if
 // the attribute is not to be modified.
@@ -37,5 +40,5 @@ func onlyOne(given ...bool) error {
 }
 
 func unknownAttribute(name string) error {
-	return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", quote(name))
+	return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", wire.Quote(name))
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 )
 
 // newAudit is what the log and the State shall know of a request.
-func newAudit(c *call, r *http.Request, p *param) *ec2.Audit {
+func newAudit(c *call, r *http.Request, p *wire.Param) *ec2.Audit {
 	a := &ec2.Audit{
 		Account:   c.account,
 		AccessKey: c.accessKey,
@@ -38,7 +39,7 @@ func newAudit(c *call, r *http.Request, p *param) *ec2.Audit {
 	}
 	a.Parameters = make(map[string]string)
 	size, left := 0, 0
-	p.each("", func(name, value string) {
+	p.Each(func(name, value string) {
 		switch {
 		case name == "Action" || name == "Version":
 			return
@@ -59,9 +60,9 @@ func newAudit(c *call, r *http.Request, p *param) *ec2.Audit {
 }
 
 // isSecret: scripts that an instance runs at its start have passwords in them.
-func isSecret(p *param, name string) bool {
-	attribute := p.children["Attribute"]
-	return name == "UserData" || strings.HasPrefix(name, "UserData.") || name == "Value" && attribute != nil && attribute.value == "userData"
+func isSecret(p *wire.Param, name string) bool {
+	attribute := p.Children["Attribute"]
+	return name == "UserData" || strings.HasPrefix(name, "UserData.") || name == "Value" && attribute != nil && attribute.Value == "userData"
 }
 
 // clip keeps a text's beginning.

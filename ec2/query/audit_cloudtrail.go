@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // A CloudTrailEvent is an audit record in the form of AWS CloudTrail (CloudTrail User
@@ -89,22 +90,22 @@ func eventID(seed string, number uint64) string {
 // requestParameters writes "IpPermissions.1.FromPort" as CloudTrail does: first letters
 // small, what is numbered a list of items.
 func requestParameters(flat map[string]string) any {
-	root := new(param)
+	root := new(wire.Param)
 	for _, name := range slices.Sorted(maps.Keys(flat)) {
-		if !root.set(name, flat[name]) {
-			root.children[name] = &param{value: flat[name]}
+		if !root.Set(name, flat[name]) {
+			root.Children[name] = &wire.Param{Value: flat[name]}
 		}
 	}
-	return root.tree()
+	return tree(root)
 }
 
-func (p *param) tree() any {
-	if len(p.children) == 0 {
-		return p.value
+func tree(p *wire.Param) any {
+	if len(p.Children) == 0 {
+		return p.Value
 	}
-	numbers := make(map[int]*param)
+	numbers := make(map[int]*wire.Param)
 	fields := make(map[string]any)
-	for name, c := range p.children {
+	for name, c := range p.Children {
 		if n, err := strconv.Atoi(name); err == nil {
 			numbers[n] = c
 			continue
@@ -112,12 +113,12 @@ func (p *param) tree() any {
 		if name != "" {
 			name = strings.ToLower(name[:1]) + name[1:]
 		}
-		fields[name] = c.tree()
+		fields[name] = tree(c)
 	}
 	if len(numbers) > 0 {
 		var items []any
 		for _, n := range slices.Sorted(maps.Keys(numbers)) {
-			items = append(items, numbers[n].tree())
+			items = append(items, tree(numbers[n]))
 		}
 		fields["items"] = items
 	}

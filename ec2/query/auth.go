@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/sigv4"
+	"palisade/ec2/query/wire"
 )
 
 const notValid = "AWS was not able to validate the provided access credentials"
@@ -30,7 +31,7 @@ func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *sigv4.Si
 		return ec2.Errorf("AuthFailure", notValid)
 	}
 	if _, ok := c.view.ClassicNetwork(ec2.Region(g.Region)); !ok && c.service == ec2Service { // STS is global
-		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", quote(g.Region))
+		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", wire.Quote(g.Region))
 	}
 	c.account, c.region, c.accessKey = key.Account, ec2.Region(g.Region), key.ID
 	return nil

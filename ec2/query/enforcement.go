@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // enforcementActions are ours alone.
@@ -102,14 +103,14 @@ func describeEnforcement(c *call, r *describeEnforcementRequest) (*describeEnfor
 	if r.Index != "" {
 		n, err := strconv.ParseUint(r.Index, 10, 64)
 		if err != nil || n > index {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for Index. It must be the index of a change, at most %d.", quote(r.Index), index)
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for Index. It must be the index of a change, at most %d.", wire.Quote(r.Index), index)
 		}
 		index = n
 	}
 	if r.Timeout != "" {
 		s, err := strconv.ParseFloat(r.Timeout, 64)
 		if err != nil || math.IsNaN(s) || s < 0 || s > maxEnforcementWait.Seconds() {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for Timeout. It must be seconds, 0 to %.0f.", quote(r.Timeout), maxEnforcementWait.Seconds())
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for Timeout. It must be seconds, 0 to %.0f.", wire.Quote(r.Timeout), maxEnforcementWait.Seconds())
 		}
 		wait = max(time.Duration(s*float64(time.Second)), askTime)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // imageActions are of what instances boot from, and of the disks and rights that they do
@@ -104,7 +105,7 @@ func describeImages(c *call, r *describeImagesRequest) (*describeImagesAnswer, e
 	ids := slices.Clone(r.IDs)
 	for _, id := range ids {
 		if !imageID.MatchString(id) {
-			return nil, ec2.Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, quote(id))
+			return nil, ec2.Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, wire.Quote(id))
 		}
 	}
 	if len(ids) == 0 {
@@ -144,7 +145,7 @@ var volumeID = regexp.MustCompile(`^vol-[0-9a-f]{1,17}$`)
 func describeVolumes(c *call, r *describeVolumesRequest) (*describeVolumesAnswer, error) {
 	switch {
 	case len(r.IDs) > 0 && !volumeID.MatchString(r.IDs[0]):
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter volumes is invalid. Expected: 'vol-...'.", quote(r.IDs[0]))
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter volumes is invalid. Expected: 'vol-...'.", wire.Quote(r.IDs[0]))
 	case len(r.IDs) > 0:
 		return nil, ec2.Errorf("InvalidVolume.NotFound", "The volume '%s' does not exist.", r.IDs[0])
 	}
@@ -173,7 +174,7 @@ type describeProfileAssociationsAnswer struct {
 // describeProfileAssociations: there are no roles here that an instance could have.
 func describeProfileAssociations(c *call, r *describeProfileAssociationsRequest) (*describeProfileAssociationsAnswer, error) {
 	if len(r.IDs) > 0 {
-		return nil, ec2.Errorf("InvalidAssociationID.NotFound", "The association ID '%s' does not exist", quote(r.IDs[0]))
+		return nil, ec2.Errorf("InvalidAssociationID.NotFound", "The association ID '%s' does not exist", wire.Quote(r.IDs[0]))
 	}
 	if err := (filterable[tag]{"instance-id": none[tag], "state": none[tag]}).check(r.Filters); err != nil {
 		return nil, err

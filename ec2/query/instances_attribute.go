@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // instanceAttributeActions are of the attributes of instances.
@@ -194,7 +195,7 @@ func (r *modifyInstanceAttributeRequest) takeValue() error {
 	case bools[r.Attribute] != nil:
 		on := strings.EqualFold(*r.Value, "true")
 		if !on && !strings.EqualFold(*r.Value, "false") {
-			return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for %s. It must be true or false.", quote(*r.Value), r.Attribute)
+			return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for %s. It must be true or false.", wire.Quote(*r.Value), r.Attribute)
 		}
 		bools[r.Attribute].Value = &on
 	default:
@@ -213,7 +214,7 @@ func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, er
 		return nil, ec2.Errorf("UnsupportedOperation", "Attribute %s is not served here", r.Attribute)
 	case "sourceDestCheck":
 	default:
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. It cannot be reset.", quote(r.Attribute))
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. It cannot be reset.", wire.Quote(r.Attribute))
 	}
 	if _, err := c.apply(&ec2.ModifyInstance{Account: c.account, Region: c.region, Instance: r.Instance, Unchecked: new(false)}); err != nil {
 		return nil, err

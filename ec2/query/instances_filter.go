@@ -3,9 +3,9 @@ package query
 import (
 	"maps"
 	"strconv"
-	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // A shownInstance is an instance and what an answer shows of it: what that does not show,
@@ -54,7 +54,7 @@ var instanceFilters = func() filterable[shownInstance] {
 		"ip-address":          of(func(i instanceItem) string { return i.PublicAddress }),
 		"key-name":            of(func(i instanceItem) string { return i.KeyName }),
 		"launch-index":        of(func(i instanceItem) string { return strconv.Itoa(i.LaunchIndex) }),
-		"launch-time":         of(func(i instanceItem) string { return formatTime(i.LaunchTime) }),
+		"launch-time":         of(func(i instanceItem) string { return wire.FormatTime(i.LaunchTime) }),
 		"monitoring-state":    of(func(i instanceItem) string { return i.Monitoring.State }),
 		"owner-id":            func(s shownInstance) []string { return some(string(s.Account)) },
 		"private-dns-name":    of(func(i instanceItem) string { return i.PrivateDNS }),
@@ -96,9 +96,6 @@ var instanceFilters = func() filterable[shownInstance] {
 	return all
 }()
 
-// timeForm is how answers, and so filters, spell a time.
-const timeForm = "2006-01-02T15:04:05.000Z"
-
 // some is a value, unless it is none.
 func some(value string) []string {
 	if value == "" {
@@ -122,5 +119,3 @@ func deref[T any](p *T) T {
 	}
 	return *p
 }
-
-func formatTime(t time.Time) string { return t.UTC().Format(timeForm) }

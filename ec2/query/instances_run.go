@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 type runInstancesRequest struct {
@@ -158,7 +159,7 @@ func (r *runInstancesRequest) network(run *ec2.RunInstances) (err error) {
 // in the list.
 func (s interfaceSpec) spec() (spec ec2.InterfaceSpec, err error) {
 	if s.Type != "" && s.Type != "interface" {
-		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", quote(s.Type))
+		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))
 	}
 	for _, id := range s.Groups {
 		if err := ec2.CheckGroupID(id); err != nil {
@@ -194,7 +195,7 @@ func parseAddress(text string) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || !a.Is4() {
-		return netip.Addr{}, ec2.Errorf("InvalidParameterValue", "invalid value for parameter address: [%s]", quote(text))
+		return netip.Addr{}, ec2.Errorf("InvalidParameterValue", "invalid value for parameter address: [%s]", wire.Quote(text))
 	}
 	return a, nil
 }
@@ -228,5 +229,5 @@ func onShutdown(text string) (terminate bool, err error) {
 	case "terminate":
 		return true, nil
 	}
-	return false, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceInitiatedShutdownBehavior is invalid. It is stop or terminate.", quote(text))
+	return false, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceInitiatedShutdownBehavior is invalid. It is stop or terminate.", wire.Quote(text))
 }

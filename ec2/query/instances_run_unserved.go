@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/query/wire"
+)
 
 // unservedLaunch are the parameters of a launch that promise what instances do not have
 // here: disks, rights, isolation from others. Each is refused unless it asks for nothing,
@@ -39,7 +42,7 @@ type blockDeviceParam struct {
 // refuse says which of them the request has.
 func (r *runInstancesRequest) refuse() error {
 	if tenancy := r.Placement.Tenancy; tenancy != "" && tenancy != "default" {
-		return ec2.Errorf("UnsupportedOperation", "Instances with tenancy %s are not served here", quote(tenancy))
+		return ec2.Errorf("UnsupportedOperation", "Instances with tenancy %s are not served here", wire.Quote(tenancy))
 	}
 	volumes := false
 	for _, v := range r.Volumes {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // instanceTypeActions are of types. An instance may be of any type that is one by its
@@ -144,7 +145,7 @@ func describeInstanceTypes(c *call, r *describeInstanceTypesRequest) (*describeI
 		}
 	}
 	if unknown != "" {
-		return nil, ec2.Errorf("InvalidInstanceType", "The following supplied instance types do not exist: [%s]", quote(unknown))
+		return nil, ec2.Errorf("InvalidInstanceType", "The following supplied instance types do not exist: [%s]", wire.Quote(unknown))
 	}
 	var items []instanceTypeItem
 	for _, name := range c.types(r.Types, r.Filters) {
@@ -220,7 +221,7 @@ func describeInstanceTypeOfferings(c *call, r *describeInstanceTypeOfferingsRequ
 			locations = append(locations, zone)
 		}
 	default:
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter locationType is invalid.", quote(locationType))
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter locationType is invalid.", wire.Quote(locationType))
 	}
 	slices.Sort(locations)
 	var items []offeringItem

@@ -1,6 +1,10 @@
 package query
 
-import "strconv"
+import (
+	"strconv"
+
+	"palisade/ec2/query/wire"
+)
 
 // interfaceFilters are EC2's (API Reference, "DescribeNetworkInterfaces").
 var interfaceFilters = func() filterable[interfaceItem] {
@@ -32,7 +36,7 @@ var interfaceFilters = func() filterable[interfaceItem] {
 		"association.ip-owner-id":           association(func(a publicItem) string { return a.Owner }),
 		"association.public-dns-name":       association(func(a publicItem) string { return a.PublicDNS }),
 		"association.public-ip":             association(func(a publicItem) string { return a.Public }),
-		"attachment.attach-time":            attachment(func(a *attachmentItem) string { return formatTime(a.Time) }),
+		"attachment.attach-time":            attachment(func(a *attachmentItem) string { return wire.FormatTime(a.Time) }),
 		"attachment.attachment-id":          attachment(func(a *attachmentItem) string { return string(a.ID) }),
 		"attachment.delete-on-termination":  attachment(func(a *attachmentItem) string { return strconv.FormatBool(a.DeleteOnTermination) }),
 		"attachment.device-index":           attachment(func(a *attachmentItem) string { return strconv.Itoa(a.DeviceIndex) }),

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // keyPairActions are of key pairs.
@@ -53,7 +54,7 @@ func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, erro
 	case "ed25519":
 		pair, err = makeEd25519()
 	default:
-		return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for keyType.", quote(r.KeyType))
+		return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for keyType.", wire.Quote(r.KeyType))
 	}
 	if err != nil {
 		return nil, err
@@ -239,7 +240,7 @@ func describeKeyPairs(c *call, r *describeKeyPairsRequest) (*describeKeyPairsAns
 	}
 	for _, name := range r.KeyNames {
 		if _, ok := c.view.KeyPair(c.account, c.region, name); !ok {
-			return nil, ec2.Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", quote(name))
+			return nil, ec2.Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", wire.Quote(name))
 		}
 	}
 	found := make(map[ec2.KeyPairID]bool)
@@ -284,7 +285,7 @@ func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*deleteKeyPairAnswer, erro
 			continue
 		}
 		if r.KeyName != "" && r.KeyName != k.Name {
-			return nil, ec2.Errorf("InvalidParameterCombination", "The key pair '%s' is not the one with the ID '%s'", quote(r.KeyName), quote(string(r.ID)))
+			return nil, ec2.Errorf("InvalidParameterCombination", "The key pair '%s' is not the one with the ID '%s'", wire.Quote(r.KeyName), wire.Quote(string(r.ID)))
 		}
 		r.KeyName = k.Name
 	}

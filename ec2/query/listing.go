@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // A listing says how the items of a Describe are told apart and filtered. Items are what
@@ -83,7 +84,7 @@ func parseBlock(text, parameter string) (block netip.Prefix, err error) {
 		return netip.Prefix{}, nil
 	}
 	if block, err = ec2.ParseCIDR(text); err != nil {
-		return netip.Prefix{}, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. This is not a valid CIDR block.", quote(text), parameter)
+		return netip.Prefix{}, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. This is not a valid CIDR block.", wire.Quote(text), parameter)
 	}
 	return block, nil
 }

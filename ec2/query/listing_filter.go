@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // A filter keeps items of which some value matches some pattern.
@@ -36,10 +37,10 @@ func (f filterable[T]) check(filters []filter) error {
 			return ec2.Missing("Filter.Name")
 		}
 		if _, ok := f[x.Name]; !ok && !isTagFilter(x.Name) {
-			return ec2.Errorf("InvalidParameterValue", "The filter '%s' is invalid", quote(x.Name))
+			return ec2.Errorf("InvalidParameterValue", "The filter '%s' is invalid", wire.Quote(x.Name))
 		}
 		if slices.ContainsFunc(x.Values, func(v string) bool { return len(v) > maxFilterValue }) {
-			return ec2.Errorf("InvalidParameterValue", "A value of the filter '%s' is longer than %d bytes", quote(x.Name), maxFilterValue)
+			return ec2.Errorf("InvalidParameterValue", "A value of the filter '%s' is longer than %d bytes", wire.Quote(x.Name), maxFilterValue)
 		}
 		count += len(x.Values)
 	}
@@ -158,7 +159,7 @@ func (p paged) after(isPlace func(string) bool) (string, error) {
 	}
 	place, err := base64.URLEncoding.DecodeString(p.NextToken)
 	if err != nil || !isPlace(string(place)) {
-		return "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", quote(p.NextToken))
+		return "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", wire.Quote(p.NextToken))
 	}
 	return string(place), nil
 }

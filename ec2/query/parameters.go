@@ -2,13 +2,13 @@ package query
 
 import (
 	_ "embed"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // awsText is what AWS has, served here or not: an Action a line, and behind it the first
@@ -32,7 +32,7 @@ func noSuchAction(name string) error {
 	if _, ok := awsActions()[name]; ok {
 		return ec2.Errorf("UnsupportedOperation", "The action %s is not served here", name)
 	}
-	return ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", quote(name))
+	return ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", wire.Quote(name))
 }
 
 // decisive are the words of a parameter that says who reaches whom.
@@ -47,17 +47,17 @@ var decisive = regexp.MustCompile(`(?i)` + strings.Join([]string{
 // whoever sent it would take for enforced what is not even stored. The rest is ignored,
 // as newer clients send what older services never heard of; so is everything where
 // nothing is changed. (EC2 itself answers UnknownParameter to all that it does not know.)
-func (c *call) refuseUnread(p *param) error {
+func (c *call) refuseUnread(p *wire.Param) error {
 	if onlyReads(c.action) {
 		return nil
 	}
-	for _, u := range p.unread("", "", nil) {
+	for _, u := range p.Unread() {
 		switch {
-		case u.asksForNothing() || !u.decides():
-		case slices.Contains(awsActions()[c.action], strings.SplitN(u.name, ".", 2)[0]):
-			return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", quote(u.name), c.action)
+		case asksForNothing(u) || !decides(u):
+		case slices.Contains(awsActions()[c.action], strings.SplitN(u.Name, ".", 2)[0]):
+			return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", wire.Quote(u.Name), c.action)
 		default:
-			return unknownParameter(u.name)
+			return wire.Unknown(u.Name)
 		}
 	}
 	return nil
@@ -67,64 +67,19 @@ func onlyReads(action string) bool {
 	return strings.HasPrefix(action, "Describe") || strings.HasPrefix(action, "Get") || strings.HasPrefix(action, "List")
 }
 
-func unknownParameter(name string) error {
-	return ec2.Errorf("UnknownParameter", "The parameter %s is not recognized", quote(name))
+// decides reports whether a parameter may change who reaches whom. Every parameter of a
+// rule does, whatever its name; the name of a placement group does not.
+func decides(u wire.Unread) bool {
+	return strings.HasPrefix(u.Name, "IpPermissions.") || decisive.MatchString(u.Part) && !strings.HasPrefix(u.Name, "Placement.")
 }
 
-// An unread parameter, and the part of its name from which on no field read it.
-type unread struct {
-	name, part, value string
-}
-
-// decides: a rule's parameters all do, whatever they are called; a placement group's name
-// does not.
-func (u unread) decides() bool {
-	return strings.HasPrefix(u.name, "IpPermissions.") || decisive.MatchString(u.part) && !strings.HasPrefix(u.name, "Placement.")
-}
-
-// asksForNothing: clients name what they do not want.
-func (u unread) asksForNothing() bool {
-	switch strings.ToLower(u.value) {
+// asksForNothing reports whether a parameter only says what the client does not want.
+func asksForNothing(u wire.Unread) bool {
+	switch strings.ToLower(u.Value) {
 	case "", "false", "disabled":
 		return true
 	case "0":
-		return strings.HasSuffix(u.name, "Count")
+		return strings.HasSuffix(u.Name, "Count")
 	}
 	return false
-}
-
-// unread lists, by name, what no field read below p, whose name is path and ends in last.
-func (p *param) unread(path, last string, list []unread) []unread {
-	for _, part := range slices.Sorted(maps.Keys(p.children)) {
-		c, of := p.children[part], part
-		if strings.Trim(part, "0123456789") == "" {
-			of = last // "GroupName.1" is about a group's name
-		}
-		if c.read {
-			list = c.unread(path+part+".", of, list)
-			continue
-		}
-		c.each(path+part, func(name, value string) { list = append(list, unread{name, of, value}) })
-	}
-	return list
-}
-
-// each visits every parameter at or below p, whose name is path, in order.
-func (p *param) each(path string, visit func(name, value string)) {
-	if p.given {
-		visit(path, p.value)
-	}
-	if path != "" {
-		path += "."
-	}
-	for _, part := range slices.Sorted(maps.Keys(p.children)) {
-		p.children[part].each(path+part, visit)
-	}
-}
-
-func (p *param) readAll() {
-	p.read = true
-	for _, c := range p.children {
-		c.readAll()
-	}
 }

@@ -4,9 +4,9 @@
 //
 // A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
 // regions.go and so on; enforcement.go is no part of EC2, sts.go of another service;
-// actions.go lists them all. Read one of them first, then Server. form.go, decode.go and
-// encode.go are the codec between parameters, Go structs and XML; parameters.go says
-// which may be ignored. sigv4 verifies signatures, for auth.go.
+// actions.go lists them all. Read one of them first, then Server. Package wire
+// is the codec between parameters, Go structs and XML; parameters.go says which
+// parameters may be ignored. sigv4 verifies signatures, for auth.go.
 package query
 
 import (
@@ -22,6 +22,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/sigv4"
+	"palisade/ec2/query/wire"
 )
 
 // A Backend is the replicated state: palisade/cluster.
@@ -133,12 +134,12 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 	if err != nil {
 		return nil, err
 	}
-	params, err := parseParams(r.URL.RawQuery, string(body))
+	params, err := wire.Parse(r.URL.RawQuery, string(body))
 	if err != nil {
 		return nil, err
 	}
-	action := params.take("Action")
-	c.version = params.take("Version")
+	action := params.Take("Action")
+	c.version = params.Take("Version")
 	if action == "" {
 		return nil, ec2.Errorf("MissingAction", "The request must contain the parameter Action")
 	}
@@ -169,10 +170,10 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.URL.Path != "/" && r.URL.Path != "" {
 		return nil, ec2.Errorf("InvalidAction", "The Query API is served at /, not at this path")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBody))
 	if err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			return nil, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxBody)
+			return nil, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", wire.MaxBody)
 		}
 		return nil, ec2.Errorf("RequestAborted", "The request's body did not arrive")
 	}
@@ -201,7 +202,7 @@ func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err e
 	if err := s.authenticate(c, r, body, signature); err != nil {
 		return false, err
 	}
-	return stale, checkForm(r.Header)
+	return stale, wire.CheckForm(r.Header)
 }
 
 // read takes the state that the request is judged by: one that has every change which was
@@ -217,7 +218,7 @@ func (s *Server) read(c *call, how string) (stale bool, err error) {
 		c.view = s.cfg.Backend.View()
 		return true, nil
 	}
-	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, quote(how))
+	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, wire.Quote(how))
 }
 
 // requestID makes a random UUID (RFC 9562 §5.4).
@@ -227,13 +228,4 @@ func requestID() string {
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// quote makes a caller's text fit for a message: bounded and printable.
-func quote(text string) string {
-	if len(text) > 100 {
-		text = text[:100] + "..."
-	}
-	q := strconv.QuoteToASCII(text)
-	return q[1 : len(q)-1]
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // regionActions are of what there is without anybody making it.
@@ -54,7 +55,7 @@ func describeAccountAttributes(c *call, r *describeAccountAttributesRequest) (*d
 	}
 	for _, name := range r.Names {
 		if !slices.ContainsFunc(all, func(item attributeItem) bool { return item.Name == name }) {
-			return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attributeName is invalid. Unknown attribute.", quote(name))
+			return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attributeName is invalid. Unknown attribute.", wire.Quote(name))
 		}
 	}
 	answer := &describeAccountAttributesAnswer{}
@@ -151,7 +152,7 @@ func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*d
 	}
 	for _, name := range slices.Concat(r.Names, r.IDs) {
 		if !slices.ContainsFunc(zones, func(z zoneItem) bool { return z.Name == name || z.ID == name }) {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", quote(name))
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", wire.Quote(name))
 		}
 	}
 	return &describeAvailabilityZonesAnswer{slices.DeleteFunc(zones, func(z zoneItem) bool {

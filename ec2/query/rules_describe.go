@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // A ruleItem is one rule by itself.
@@ -127,7 +128,7 @@ func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[place
 		}
 		for _, id := range x.Values {
 			if ec2.CheckGroupID(ec2.GroupID(id)) != nil {
-				return nil, ec2.Errorf("InvalidGroupId.Malformed", "The security group ID '%s' is malformed", quote(id))
+				return nil, ec2.Errorf("InvalidGroupId.Malformed", "The security group ID '%s' is malformed", wire.Quote(id))
 			}
 		}
 		groups = c.groupsByID(x.Values)

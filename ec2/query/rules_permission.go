@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/query/wire"
+)
 
 // A permissionParam is one protocol and range with any number of sources. Each source is
 // a rule.
@@ -155,7 +158,7 @@ func (x groupParam) spec(g *ec2.Group) (ec2.RuleSpec, error) {
 	case x.ID == "" && x.Name == "":
 		return ec2.RuleSpec{}, ec2.Missing("groupName or groupId")
 	case x.Peering != "":
-		return ec2.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", quote(x.Peering))
+		return ec2.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", wire.Quote(x.Peering))
 	case x.VPC != "" && x.VPC != g.VPC:
 		return ec2.RuleSpec{}, ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
 	}
@@ -164,7 +167,7 @@ func (x groupParam) spec(g *ec2.Group) (ec2.RuleSpec, error) {
 
 // noPrefixList is true: there are none, neither AWS's nor anybody's own.
 func noPrefixList(id string) error {
-	return ec2.Errorf("InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist", quote(id))
+	return ec2.Errorf("InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist", wire.Quote(id))
 }
 
 // protocols returns the permission without its sources. A group by name as source, without

@@ -1,11 +1,16 @@
 package query
 
 import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // A service is what a signature's scope names: EC2, or STS, which clients of EC2 ask who
@@ -60,9 +65,41 @@ func checkVersion(v string) error {
 		return ec2.Missing("Version")
 	}
 	if _, err := time.Parse(time.DateOnly, v); err != nil || v < firstVersion || v > lastVersion {
-		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", quote(v))
+		return ec2.Errorf("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", wire.Quote(v))
 	}
 	return nil
+}
+
+// encodeAnswer writes the document of an answer of EC2.
+func encodeAnswer(action, version, id string, answer any) []byte {
+	b := documents.Get().(*bytes.Buffer)
+	b.Reset()
+	fmt.Fprintf(b, "%s<%sResponse xmlns=\"http://ec2.amazonaws.com/doc/%s/\">", xml.Header, action, version)
+	wire.Element(b, "requestId", id)
+	wire.Encode(b, answer)
+	fmt.Fprintf(b, "</%sResponse>\n", action)
+	document := bytes.Clone(b.Bytes())
+	if b.Cap() <= 4<<20 {
+		documents.Put(b)
+	}
+	return document
+}
+
+// documents holds buffers for reuse, each of at most 4 MiB. They have grown to the size
+// of an answer.
+var documents = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// encodeError writes the document of an error of EC2. In errors the id's element is
+// RequestID, in answers requestId: the SDKs' parsers require this.
+func encodeError(e *ec2.Error, id string) []byte {
+	var b bytes.Buffer
+	b.WriteString(xml.Header + "<Response><Errors><Error>")
+	wire.Element(&b, "Code", e.Code)
+	wire.Element(&b, "Message", e.Message)
+	b.WriteString("</Error></Errors>")
+	wire.Element(&b, "RequestID", id)
+	b.WriteString("</Response>\n")
+	return b.Bytes()
 }
 
 // status is 400 for a caller's mistake but for the codes that clients tell by it.

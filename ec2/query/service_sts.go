@@ -5,9 +5,9 @@ import (
 	"encoding/xml"
 	"fmt"
 	"net/http"
-	"reflect"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // stsActions are of AWS STS, which answers on the same port: who signs with a key, its
@@ -37,19 +37,19 @@ var stsService = &service{
 	actions: stsActions,
 	checkVersion: func(v string) error {
 		if v != stsVersion {
-			return ec2.Errorf("InvalidAction", "Could not find the operations of version %s", quote(v))
+			return ec2.Errorf("InvalidAction", "Could not find the operations of version %s", wire.Quote(v))
 		}
 		return nil
 	},
 	noSuchAction: func(name string) error {
-		return ec2.Errorf("InvalidAction", "Could not find operation %s for version %s", quote(name), stsVersion)
+		return ec2.Errorf("InvalidAction", "Could not find operation %s for version %s", wire.Quote(name), stsVersion)
 	},
 	encodeAnswer: func(action, version, id string, answer any) []byte {
 		var b bytes.Buffer
 		fmt.Fprintf(&b, "%s<%sResponse xmlns=\"https://sts.amazonaws.com/doc/%s/\"><%sResult>", xml.Header, action, version, action)
-		encodeStruct(&b, reflect.Indirect(reflect.ValueOf(answer)))
+		wire.Encode(&b, answer)
 		fmt.Fprintf(&b, "</%sResult><ResponseMetadata>", action)
-		element(&b, "RequestId", id)
+		wire.Element(&b, "RequestId", id)
 		fmt.Fprintf(&b, "</ResponseMetadata></%sResponse>\n", action)
 		return b.Bytes()
 	},
@@ -76,11 +76,11 @@ func encodeSTSError(e *ec2.Error, id string) (int, []byte) {
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/%s/\"><Error>", xml.Header, stsVersion)
-	element(&b, "Type", side)
-	element(&b, "Code", code)
-	element(&b, "Message", message)
+	wire.Element(&b, "Type", side)
+	wire.Element(&b, "Code", code)
+	wire.Element(&b, "Message", message)
 	b.WriteString("</Error>")
-	element(&b, "RequestId", id)
+	wire.Element(&b, "RequestId", id)
 	b.WriteString("</ErrorResponse>\n")
 	return at, b.Bytes()
 }

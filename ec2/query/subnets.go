@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // subnetActions are of subnets.
@@ -100,7 +101,7 @@ func (r zoneRequest) zone(c *call) (string, error) {
 			return n.Zone, nil
 		}
 	}
-	return "", ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZoneId is invalid.", quote(r.ZoneID))
+	return "", ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZoneId is invalid.", wire.Quote(r.ZoneID))
 }
 
 func createSubnet(c *call, r *createSubnetRequest) (*subnetAnswer, error) {

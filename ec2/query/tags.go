@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // tagActions are of tags.
@@ -22,7 +23,7 @@ func createTags(c *call, r *createTagsRequest) (*returned, error) {
 	tags := make(map[string]string)
 	for _, t := range r.Tags {
 		if _, twice := tags[t.Key]; twice {
-			return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", quote(t.Key))
+			return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", wire.Quote(t.Key))
 		}
 		tags[t.Key] = t.Value
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 type tag struct {
@@ -43,7 +44,7 @@ func tagsFor(specifications []tagSpecification, resourceType string, others ...s
 			return nil, ec2.Errorf("MissingParameter", "Tag specification resource type must have a value")
 		}
 		if s.ResourceType != resourceType && !slices.Contains(others, s.ResourceType) {
-			return nil, ec2.Errorf("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", quote(s.ResourceType))
+			return nil, ec2.Errorf("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", wire.Quote(s.ResourceType))
 		}
 		if seen[s.ResourceType] != nil {
 			return nil, ec2.Errorf("InvalidParameterValue", "The same resource type may not be specified more than once in tag specifications")
@@ -51,7 +52,7 @@ func tagsFor(specifications []tagSpecification, resourceType string, others ...s
 		tags := make(map[string]string)
 		for _, t := range s.Tags {
 			if _, twice := tags[t.Key]; twice {
-				return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", quote(t.Key))
+				return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", wire.Quote(t.Key))
 			}
 			tags[t.Key] = t.Value
 		}

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // vpcActions are of VPCs.
@@ -80,7 +81,7 @@ func createVPC(c *call, r *createVPCRequest) (*vpcAnswer, error) {
 	case "dedicated", "host":
 		return nil, ec2.Errorf("UnsupportedOperation", "The tenancy %s is not served here", r.Tenancy)
 	default:
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceTenancy is invalid.", quote(r.Tenancy))
+		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceTenancy is invalid.", wire.Quote(r.Tenancy))
 	}
 	block, err := parseBlock(r.CIDR, "cidrBlock")
 	if err != nil {

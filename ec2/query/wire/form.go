@@ -1,4 +1,4 @@
-package query
+package wire
 
 import (
 	"mime"
@@ -11,14 +11,16 @@ import (
 )
 
 const (
-	// maxBody bounds a request's body, in bytes; more is refused unread.
-	maxBody = 1 << 20
-	// maxParams bounds a request's parameters: a group's limit of rules needs a tenth.
-	maxParams = 8192
+	// MaxBody bounds a request's body, in bytes.
+	MaxBody = 1 << 20
+	// MaxParams bounds the number of a request's parameters. Authorizing as many rules as
+	// a group can have takes a tenth of it.
+	MaxParams = 8192
 )
 
-// checkForm refuses a body that is no form. Without a type it is taken for one.
-func checkForm(h http.Header) error {
+// CheckForm refuses a body whose headers say that it is not a form. A body without a
+// Content-Type is read as a form.
+func CheckForm(h http.Header) error {
 	kind, parameters, err := mime.ParseMediaType(h.Get("Content-Type"))
 	charset := strings.ToLower(parameters["charset"])
 	switch {
@@ -32,13 +34,13 @@ func checkForm(h http.Header) error {
 	return nil
 }
 
-// parseParams reads the query string and a form body as one set of parameters. What
-// signs the request is none of them.
-func parseParams(query, body string) (*param, error) {
-	if strings.Count(query, "&")+strings.Count(body, "&") >= maxParams {
-		return nil, ec2.Errorf("RequestEntityTooLarge", "The request has more than %d parameters", maxParams)
+// Parse reads the query string and the form in the body as one set of parameters. It
+// leaves out the signature's parameters in the query string, X-Amz-*.
+func Parse(query, body string) (*Param, error) {
+	if strings.Count(query, "&")+strings.Count(body, "&") >= MaxParams {
+		return nil, ec2.Errorf("RequestEntityTooLarge", "The request has more than %d parameters", MaxParams)
 	}
-	root := new(param)
+	root := new(Param)
 	for i, part := range []string{query, body} {
 		values, err := url.ParseQuery(part)
 		if err != nil {
@@ -49,17 +51,18 @@ func parseParams(query, body string) (*param, error) {
 				continue
 			}
 			if !printable(name) || !printable(list[0]) {
-				return nil, ec2.Errorf("InvalidCharacter", "The parameter %s has a character that is not UTF-8, or that XML cannot carry", quote(name))
+				return nil, ec2.Errorf("InvalidCharacter", "The parameter %s has a character that is not UTF-8, or that XML cannot carry", Quote(name))
 			}
-			if len(list) > 1 || !root.set(name, list[0]) {
-				return nil, ec2.Errorf("InvalidParameterValue", "The parameter %s appears more than once, or too deep", quote(name))
+			if len(list) > 1 || !root.Set(name, list[0]) {
+				return nil, ec2.Errorf("InvalidParameterValue", "The parameter %s appears more than once, or too deep", Quote(name))
 			}
 		}
 	}
 	return root, nil
 }
 
-// printable: answers must be able to say it (XML 1.0 §2.2), and the log keeps it as JSON.
+// printable reports whether XML (1.0 §2.2) and JSON can carry text: answers quote
+// parameters, and the audit log stores them as JSON.
 func printable(text string) bool {
 	for _, r := range text {
 		if r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xfffe || r == 0xffff {

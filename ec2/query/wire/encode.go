@@ -1,0 +1,127 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"reflect"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Encode writes the elements of a struct's fields, or of the struct that answer points to.
+// A field's `wire` tag is its element's name. An empty list is an empty element, because
+// boto3 leaves out a missing list and its users index the result; an empty string, a zero
+// time and a nil pointer have no element.
+func Encode(b *bytes.Buffer, answer any) {
+	encodeStruct(b, reflect.Indirect(reflect.ValueOf(answer)))
+}
+
+// FormatTime spells a time as answers do.
+func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// fieldNames caches, by struct type, the element name of each field; "" is an embedded
+// struct. An answer can have a million fields; parsing their tags each time is slow.
+var fieldNames sync.Map // reflect.Type -> []string
+
+func namesOf(t reflect.Type) []string {
+	if known, ok := fieldNames.Load(t); ok {
+		return known.([]string)
+	}
+	names := make([]string, t.NumField())
+	for i := range names {
+		if field := t.Field(i); !field.Anonymous {
+			names[i] = field.Tag.Get("wire")
+		}
+	}
+	fieldNames.Store(t, names)
+	return names
+}
+
+var timeType = reflect.TypeFor[time.Time]()
+
+func encodeStruct(b *bytes.Buffer, v reflect.Value) {
+	for i, name := range namesOf(v.Type()) {
+		if name == "" {
+			if inner := reflect.Indirect(v.Field(i)); inner.IsValid() {
+				encodeStruct(b, inner)
+			}
+			continue
+		}
+		encodeValue(b, name, v.Field(i))
+	}
+}
+
+func encodeValue(b *bytes.Buffer, name string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			encodeValue(b, name, v.Elem())
+		}
+	case reflect.Struct:
+		if v.Type() == timeType {
+			if t := v.Interface().(time.Time); !t.IsZero() {
+				Element(b, name, FormatTime(t))
+			}
+			return
+		}
+		open(b, name)
+		encodeStruct(b, v)
+		end(b, name)
+	case reflect.Slice:
+		if v.Len() == 0 {
+			b.WriteString("<" + name + "/>")
+			return
+		}
+		open(b, name)
+		for i := range v.Len() {
+			encodeValue(b, "item", v.Index(i))
+		}
+		end(b, name)
+	case reflect.String:
+		if v.Len() > 0 {
+			Element(b, name, v.String())
+		}
+	case reflect.Int:
+		Element(b, name, strconv.FormatInt(v.Int(), 10))
+	case reflect.Bool:
+		Element(b, name, strconv.FormatBool(v.Bool()))
+	default:
+		panic(fmt.Sprintf("wire: element %s has type %s", name, v.Type()))
+	}
+}
+
+// Element writes one element with its text, escaped.
+func Element(b *bytes.Buffer, name, text string) {
+	open(b, name)
+	if isPlain(text) {
+		b.WriteString(text)
+	} else {
+		_ = xml.EscapeText(b, []byte(text)) // a bytes.Buffer takes everything
+	}
+	end(b, name)
+}
+
+func open(b *bytes.Buffer, name string) {
+	b.WriteByte('<')
+	b.WriteString(name)
+	b.WriteByte('>')
+}
+
+func end(b *bytes.Buffer, name string) {
+	b.WriteString("</")
+	b.WriteString(name)
+	b.WriteByte('>')
+}
+
+// isPlain reports whether text needs no escapes. Ids, numbers and addresses need none.
+func isPlain(text string) bool {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c < ' ', c > '~', c == '&', c == '<', c == '>', c == '"', c == '\'':
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,154 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2"
+)
+
+// A placement has a parameter of its own below its name.
+type placement struct {
+	Zone string `wire:"AvailabilityZone"`
+}
+
+type page struct {
+	Max *int `wire:"MaxResults"`
+}
+
+type request struct {
+	Names     []string  `wire:"GroupName"`
+	Count     int       `wire:"Count"`
+	Force     bool      `wire:"Force"`
+	Placement placement `wire:"Placement"`
+	Profile   *struct{} `wire:"Profile"`
+	page
+}
+
+func TestDecodeFillsStruct(t *testing.T) {
+	five := 5
+	for _, c := range []struct {
+		form string
+		want request
+	}{
+		{"", request{}},
+		{"GroupName.10=c&GroupName.3=a&GroupName.7=b", request{Names: []string{"a", "b", "c"}}},
+		{"GroupName.0=a", request{Names: []string{"a"}}},
+		{"Count=-1&Force=TRUE", request{Count: -1, Force: true}},
+		{"Force=0", request{}},
+		{"Placement.AvailabilityZone=us-east-1a", request{Placement: placement{"us-east-1a"}}},
+		{"MaxResults=5", request{page: page{&five}}},
+		{"Profile.Name=x", request{Profile: new(struct{})}},
+		{"Unknown=x&X-Amz-Date=y", request{}},
+	} {
+		var got request
+		p, err := Parse(c.form, "")
+		if err == nil {
+			err = Decode(p, &got)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.form, err)
+		}
+		if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(request{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.form, diff)
+		}
+	}
+}
+
+func TestDecodeRefusesWhatDoesNotFit(t *testing.T) {
+	for _, c := range []struct{ form, code string }{
+		{"GroupName=a", "InvalidParameterValue"},
+		{"GroupName.x=a", "UnknownParameter"},
+		{"GroupName.1=a&GroupName.01=b", "UnknownParameter"},
+		{"Count=x", "InvalidParameterValue"},
+		{"Count=2147483648", "InvalidParameterValue"},
+		{"Force=perhaps", "InvalidParameterValue"},
+		{"Placement=us-east-1a", "UnknownParameter"},
+		{"a=1&a=2", "InvalidParameterValue"},
+		{"a.b.c.d.e.f.g.h.i=1", "InvalidParameterValue"},
+		{"%zz", "MalformedQueryString"},
+		{"a=%00", "InvalidCharacter"},
+		{strings.Repeat("&a=b", MaxParams), "RequestEntityTooLarge"},
+	} {
+		p, err := Parse("", c.form)
+		if err == nil {
+			err = Decode(p, new(request))
+		}
+		if e, ok := errors.AsType[*ec2.Error](err); !ok || e.Code != c.code {
+			t.Errorf("%.60s: got %v, want %s", c.form, err, c.code)
+		}
+	}
+}
+
+func TestUnreadListsWhatNoFieldHas(t *testing.T) {
+	p, err := Parse("", "Placement.AvailabilityZone=a&Placement.Tenancy.1=b&GroupName.1=c&Other.1.Name=d&Profile.Name=e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Decode(p, new(request)); err != nil {
+		t.Fatal(err)
+	}
+	want := []Unread{{"Other.1.Name", "Other", "d"}, {"Placement.Tenancy.1", "Tenancy", "b"}}
+	if diff := cmp.Diff(want, p.Unread()); diff != "" {
+		t.Errorf("unread (-want +got):\n%s", diff)
+	}
+}
+
+func TestEncodeWritesElements(t *testing.T) {
+	type item struct {
+		Name string `wire:"name"`
+	}
+	type embedded struct {
+		On bool `wire:"on"`
+	}
+	answer := struct {
+		Text    string    `wire:"text"`
+		Empty   string    `wire:"empty"`
+		Number  int       `wire:"number"`
+		Missing *int      `wire:"missing"`
+		Time    time.Time `wire:"time"`
+		Never   time.Time `wire:"never"`
+		Items   []item    `wire:"items"`
+		None    []item    `wire:"none"`
+		*embedded
+	}{
+		Text: `a <b> & "c"`, Items: []item{{"x"}, {"y"}}, Time: time.Date(2026, 11, 28, 1, 2, 3, 4e6, time.UTC), embedded: &embedded{true},
+	}
+	var b bytes.Buffer
+	Encode(&b, &answer)
+	want := `<text>a &lt;b&gt; &amp; &#34;c&#34;</text><number>0</number><time>2026-11-28T01:02:03.004Z</time>` +
+		`<items><item><name>x</name></item><item><name>y</name></item></items><none/><on>true</on>`
+	if got := b.String(); got != want {
+		t.Errorf("encoded %s\nwant    %s", got, want)
+	}
+}
+
+// FuzzParse checks that Parse lets through only parameters that XML and JSON can carry,
+// and not too many.
+func FuzzParse(f *testing.F) {
+	f.Add("Filter.1.Name=x&Filter.1.Value.10=a&Filter.1.Value.9=b&DryRun=TRUE")
+	f.Add("a.b.c.d.e.f.g.h.i=1")
+	f.Add("Tag.1.Key=%E2%80%AE&Tag.1.Value=%00")
+	f.Fuzz(func(t *testing.T, form string) {
+		p, err := Parse("", form)
+		if _, ok := errors.AsType[*ec2.Error](err); err != nil && !ok {
+			t.Errorf("%q: %v", form, err)
+		}
+		if err != nil {
+			return
+		}
+		p.Each(func(name, value string) {
+			if !printable(name + value) {
+				t.Errorf("accepted %q", name+"="+value)
+			}
+		})
+		if n := strings.Count(form, "&"); n >= MaxParams {
+			t.Errorf("accepted %d parameters", n+1)
+		}
+	})
+}
