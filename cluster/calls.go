@@ -138,7 +138,7 @@ func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
 	if ctx.Err() != nil { // the door is closing: the next leader may be asked
 		return answer{NotLeader: true}
 	}
-	result, index, err := c.propose(ctx, cmd)
+	result, index, err := c.propose(ctx, cmd.Request, body)
 	a := answer{Result: result, Index: index}
 	refused, ok := errors.AsType[*ec2.Error](err)
 	switch {

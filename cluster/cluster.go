@@ -238,23 +238,33 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	return c.lead(ctx)
 }
 
-// propose stamps a command, replicates it and returns what it did and its log index.
-// errNotLeader says that it was not proposed.
-func (c *Cluster) propose(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
-	cmd.Time = c.cfg.Now()
+// encode encodes a command that has no time yet, and checks its size. Every command is
+// encoded here once, on the node that received it.
+func encode(cmd ec2.Command) ([]byte, error) {
+	cmd.Time = time.Time{}
 	data, err := ec2.EncodeCommand(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxCommand {
+		return nil, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxCommand)
+	}
+	return data, nil
+}
+
+// propose stamps an encoded command that holds r, replicates it and returns its result and
+// its log index. errNotLeader means that it was not proposed.
+func (c *Cluster) propose(ctx context.Context, r ec2.Request, data []byte) (ec2.Result, uint64, error) {
+	data, err := ec2.StampCommand(data, c.cfg.Now())
 	if err != nil {
 		return ec2.Result{}, 0, err
 	}
-	if len(data) > maxCommand {
-		return ec2.Result{}, 0, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxCommand)
-	}
-	if err := c.handOff(ctx, cmd.Request); err != nil {
+	if err := c.handOff(ctx, r); err != nil {
 		return ec2.Result{}, 0, err
 	}
 	future := c.raft.Apply(data, 0)
 	if err := c.wait(ctx, future); err != nil {
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", cmd.Request, err)
+		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", r, err)
 	}
 	select {
 	case c.committed <- struct{}{}:
@@ -264,7 +274,7 @@ func (c *Cluster) propose(ctx context.Context, cmd ec2.Command) (ec2.Result, uin
 	case applied:
 		return a.result, future.Index(), a.err
 	case error:
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", cmd.Request, a)
+		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", r, a)
 	default:
 		panic(fmt.Sprintf("cluster: fsm answered %T", a))
 	}

@@ -35,19 +35,15 @@ var errNotLeader = errors.New("this node is not the leader")
 // not proposed. After any other error, ctx's included, the command may or may not take
 // effect; it is never proposed twice.
 func (c *Cluster) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
-	cmd.Time = time.Time{} // the leader's to say
-	data, err := ec2.EncodeCommand(cmd)
+	data, err := encode(cmd)
 	if err != nil {
 		return ec2.Result{}, 0, err
-	}
-	if len(data) > maxCommand {
-		return ec2.Result{}, 0, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxCommand)
 	}
 	var a answer
 	err = c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
 		a = answer{}
 		if leader == c.cfg.Node {
-			a.Result, a.Index, err = c.propose(ctx, cmd)
+			a.Result, a.Index, err = c.propose(ctx, cmd.Request, data)
 			return err
 		}
 		if a, err = c.ask(ctx, leader, methodApply, data); err == nil {

@@ -69,7 +69,11 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 		for _, cmd := range c.cfg.Bootstrap {
 			batch.Requests = append(batch.Requests, cmd.Request)
 		}
-		if _, _, err := c.propose(ctx, ec2.Command{Request: batch}); err != nil {
+		data, err := encode(ec2.Command{Request: batch})
+		if err != nil {
+			return fmt.Errorf("bootstrap: %w", err)
+		}
+		if _, _, err := c.propose(ctx, batch, data); err != nil {
 			return fmt.Errorf("bootstrap: %w", err)
 		}
 	}

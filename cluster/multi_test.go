@@ -53,6 +53,24 @@ func TestResultIsTheSameAtEveryNode(t *testing.T) {
 	}
 }
 
+func TestOversizedCommandIsRefusedAtEveryNode(t *testing.T) {
+	s := begin(t, 2, nil)
+	run := &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, UserData: make([]byte, maxCommand)}
+	for _, n := range s.up() {
+		before := n.View().Index()
+		err, _ := s.persist(func(ctx context.Context) error {
+			_, _, err := n.Apply(ctx, ec2.Command{Request: run})
+			return err
+		})
+		if !isCode(err, "RequestEntityTooLarge") {
+			t.Errorf("%s: got %v, want RequestEntityTooLarge", n.name, err)
+		}
+		if got := n.View().Index(); got != before {
+			t.Errorf("%s is at index %d, was at %d", n.name, got, before)
+		}
+	}
+}
+
 func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
 	s := begin(t, 3, nil)
 	var last uint64

@@ -92,6 +92,16 @@ func EncodeCommand(cmd Command) ([]byte, error) {
 	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit})
 }
 
+// StampCommand sets the time of an encoded command. It does not encode the request again.
+func StampCommand(data []byte, at time.Time) ([]byte, error) {
+	var e envelope
+	if err := decodeStrict(data, &e); err != nil {
+		return nil, fmt.Errorf("stamp command: %w", err)
+	}
+	e.Time = at.UTC()
+	return json.Marshal(e)
+}
+
 // DecodeCommand reads what EncodeCommand wrote. A type, a version or a field it does
 // not know is an error: a node that skipped what it cannot understand would hold
 // another State than its peers, so it must stop instead.

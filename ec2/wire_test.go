@@ -82,6 +82,11 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if unstamped, err := EncodeCommand(Command{Request: req}); err != nil {
+			t.Fatal(err)
+		} else if stamped, err := StampCommand(unstamped, epoch0); err != nil || !bytes.Equal(stamped, data) {
+			t.Errorf("%s is stamped as\n%s, %v, want\n%s", name, stamped, err, data)
+		}
 		if own, err := DecodeCommand(data); err != nil || !reflect.DeepEqual(own.Request, req) {
 			t.Errorf("%s comes back as %+v, %v", name, own.Request, err)
 		}
