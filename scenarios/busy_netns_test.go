@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/lab/labtest"
-	"palisade/internal/netns/netnstest"
 )
 
 // TestBusyInstanceLeavesTheOthersAlone is the short form of TestSoakBusyInstance.
@@ -33,7 +32,8 @@ const busyLoops = `pipe R,W; alarm 900; for(1..448){if(!fork){alarm 900; close W
 // have; as many run outside, in a cgroup of their own that weighs what a cgroup weighs if nobody
 // says otherwise. They take turns, and two other instances exchange packets meanwhile.
 type busyTest struct {
-	*testLab
+	*labtest.Lab
+	t               *testing.T
 	from, to        string // who pings, and whom
 	inside, outside *crowd
 	leader          string
@@ -42,22 +42,21 @@ type busyTest struct {
 
 func newBusyTest(t *testing.T) *busyTest {
 	t.Helper()
-	netnstest.NeedRoot(t)
-	l := newLab(t, labtest.Build(t), "")
-	l.up("--nodes", "3")
-	from, to, mallory := l.launch(), l.launch(), l.launch()
-	b := &busyTest{testLab: l, from: from.ID, to: to.PrivateAddress, leader: l.status().Leader, elections: l.countElections()}
-	if out, err := l.on(b.from, "ping", "-n", "-c", "5", "-W", "10", b.to); err != nil { // one answer will do
+	l := labtest.Up(t, "real", "--nodes", "3")
+	from, to, mallory := l.Launch(t), l.Launch(t), l.Launch(t)
+	b := &busyTest{Lab: l, t: t, from: from.ID, to: to.PrivateAddress, leader: l.Status(t).Leader}
+	b.elections = b.countElections()
+	if out, err := l.On(b.from, "ping", "-n", "-c", "5", "-W", "10", b.to); err != nil { // one answer will do
 		t.Fatalf("%s does not reach %s: %v\n%s", from.ID, to.ID, err, out)
 	}
 
 	pids := cgroupMount(t, "pids")
-	b.inside = startCrowd(t, filepath.Join(pids, "palisade-"+l.name, mallory.Namespace),
-		exec.Command(l.palisade, "lab", "exec", "--name", l.name, mallory.ID, "--", "perl", "-e", busyLoops))
+	b.inside = startCrowd(t, filepath.Join(pids, "palisade-"+l.Name, mallory.Namespace),
+		exec.Command(l.Palisade, "lab", "exec", "--name", l.Name, mallory.ID, "--", "perl", "-e", busyLoops))
 	b.inside.turn(unix.SIGSTOP)
 
 	var enter string
-	dirs := map[string]bool{filepath.Join(pids, l.name): true, filepath.Join(cgroupMount(t, "cpu"), l.name): true}
+	dirs := map[string]bool{filepath.Join(pids, l.Name): true, filepath.Join(cgroupMount(t, "cpu"), l.Name): true}
 	for dir := range dirs {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -69,17 +68,17 @@ func newBusyTest(t *testing.T) *busyTest {
 		})
 		enter += "echo $$ > " + filepath.Join(dir, "cgroup.procs") + " && "
 	}
-	if err := os.WriteFile(filepath.Join(pids, l.name, "pids.max"), []byte("512"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(pids, l.Name, "pids.max"), []byte("512"), 0); err != nil {
 		t.Fatal(err)
 	}
-	b.outside = startCrowd(t, filepath.Join(pids, l.name), exec.Command("sh", "-c", enter+`exec perl -e "$0"`, busyLoops))
+	b.outside = startCrowd(t, filepath.Join(pids, l.Name), exec.Command("sh", "-c", enter+`exec perl -e "$0"`, busyLoops))
 	b.outside.turn(unix.SIGSTOP)
 	return b
 }
 
 // countElections is how often a node of the lab began to lead.
-func (b *testLab) countElections() (n int) {
-	logs, err := filepath.Glob("/var/lib/palisade/labs/" + b.name + "/node*.log")
+func (b *busyTest) countElections() (n int) {
+	logs, err := filepath.Glob("/var/lib/palisade/labs/" + b.Name + "/node*.log")
 	if err != nil || len(logs) == 0 {
 		b.t.Fatalf("logs of the nodes: %v, %v", logs, err)
 	}
@@ -96,7 +95,7 @@ func (b *testLab) countElections() (n int) {
 // sameLeader fails if a node began to lead since the test did.
 func (b *busyTest) sameLeader() {
 	b.t.Helper()
-	if leader, elections := b.status().Leader, b.countElections(); leader != b.leader || elections != b.elections {
+	if leader, elections := b.Status(b.t).Leader, b.countElections(); leader != b.leader || elections != b.elections {
 		b.t.Errorf("%s leads after %d elections; before it was %s after %d", leader, elections, b.leader, b.elections)
 	}
 }
@@ -140,7 +139,7 @@ func (b *busyTest) beside(c *crowd, pings int) []time.Duration {
 // roundTrips pings from inside an instance, a hundred times a second. A lost one counts 5 s.
 func (b *busyTest) roundTrips(count int) []time.Duration {
 	b.t.Helper()
-	out, err := b.on(b.from, "ping", "-n", "-i", "0.01", "-c", strconv.Itoa(count), "-W", "5", b.to)
+	out, err := b.On(b.from, "ping", "-n", "-i", "0.01", "-c", strconv.Itoa(count), "-W", "5", b.to)
 	var took []time.Duration
 	for line := range strings.Lines(out) {
 		_, after, ok := strings.Cut(line, " time=")
@@ -180,7 +179,7 @@ func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 	t.Cleanup(func() {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
-		for deadline := time.Now().Add(patience); len(c.turn(unix.SIGKILL)) > 0; <-tick.C {
+		for deadline := time.Now().Add(labtest.Patience); len(c.turn(unix.SIGKILL)) > 0; <-tick.C {
 			if time.Now().After(deadline) {
 				t.Errorf("processes are left in %s", dir)
 				break
@@ -191,7 +190,7 @@ func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 	})
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); ; <-tick.C {
+	for deadline := time.Now().Add(labtest.Patience); ; <-tick.C {
 		now := len(c.members())
 		if now == c.size && now > 480 {
 			return c

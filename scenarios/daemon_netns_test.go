@@ -11,16 +11,15 @@ import (
 
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
-	"palisade/internal/netns/netnstest"
 )
 
 // rx is how many packets an instance's interface has received. It asks the kernel, not
 // the daemon.
-func (l *testLab) rx(in lab.InstanceStatus) string {
-	l.t.Helper()
+func rx(t *testing.T, in lab.InstanceStatus) string {
+	t.Helper()
 	out, err := exec.Command("ip", "netns", "exec", in.Namespace, "cat", "/sys/class/net/eth0/statistics/rx_packets").CombinedOutput()
 	if err != nil {
-		l.t.Fatalf("rx of %s: %v\n%s", in.ID, err, out)
+		t.Fatalf("rx of %s: %v\n%s", in.ID, err, out)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -29,46 +28,44 @@ func (l *testLab) rx(in lab.InstanceStatus) string {
 // leaves every port closed, to what the rules admit as well. When it goes on, so does what
 // they admit.
 func TestNothingPassesWithoutADaemon(t *testing.T) {
-	netnstest.NeedRoot(t)
-	l := newLab(t, labtest.Build(t), "")
-	l.up()
-	server, fellow := l.launch(), l.launch()
-	l.ec2("ec2-authorize default -p 22")
-	mark := filepath.Join("/var/lib/palisade/labs", l.name, "node1", "enforced")
+	l := labtest.Up(t, "real")
+	server, fellow := l.Launch(t), l.Launch(t)
+	l.EC2(t, "ec2-authorize default -p 22")
+	mark := filepath.Join("/var/lib/palisade/labs", l.Name, "node1", "enforced")
 
 	opens := func(when string) {
 		t.Helper()
-		l.eventually("port 22 is open "+when, func() bool {
-			_, err := l.on("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22")
+		labtest.Eventually(t, "port 22 is open "+when, func() bool {
+			_, err := l.On("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22")
 			return err == nil
 		})
-		if out, err := l.on(fellow.ID, "ping", "-c", "1", "-W", "10", server.PrivateAddress); err != nil {
+		if out, err := l.On(fellow.ID, "ping", "-c", "1", "-W", "10", server.PrivateAddress); err != nil {
 			t.Errorf("%s a fellow has no answer: %v\n%s", when, err, out)
 		}
 	}
 	closed := func(when string) {
 		t.Helper()
-		before := l.rx(server)
-		if out, err := l.on("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22"); err == nil {
+		before := rx(t, server)
+		if out, err := l.On("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22"); err == nil {
 			t.Errorf("%s port 22 is open to the laptop\n%s", when, out)
 		}
 		out, err := exec.Command("ip", "netns", "exec", fellow.Namespace, "ping", "-c", "3", "-i", "0.2", "-W", "1", server.PrivateAddress).CombinedOutput()
 		if err == nil {
 			t.Errorf("%s a fellow has an answer\n%s", when, out)
 		}
-		if after := l.rx(server); after != before {
+		if after := rx(t, server); after != before {
 			t.Errorf("%s the server received: %s packets, %s before", when, after, before)
 		}
 	}
 	opens("at first")
 
-	pid := l.daemon()
-	l.signal(pid, syscall.SIGSTOP)
+	pid := daemonOf(t, l)
+	sendSignal(t, pid, syscall.SIGSTOP)
 	closed("while the daemon is stopped")
-	l.signal(pid, syscall.SIGCONT)
+	sendSignal(t, pid, syscall.SIGCONT)
 	opens("when the daemon goes on")
 
-	l.do("lab", "kill", "node1")
+	l.Do(t, "lab", "kill", "node1")
 	closed("while the daemon is dead")
 
 	whole, err := os.ReadFile(mark)
@@ -78,7 +75,7 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 	if err := os.WriteFile(mark, whole[:5], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := l.try("lab", "start", "node1"); err == nil || !strings.Contains(out, mark+" is damaged") {
+	if out, err := l.Try("lab", "start", "node1"); err == nil || !strings.Contains(out, mark+" is damaged") {
 		t.Errorf("a daemon whose enforced index is damaged: %v\n%s", err, out)
 	}
 	closed("while the daemon refuses to start")
@@ -93,38 +90,36 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 // TestInstanceOfALabIsConfined runs the prober of package instance in an instance of a
 // real lab: all that it tries there, with the daemon's own process and files to reach.
 func TestInstanceOfALabIsConfined(t *testing.T) {
-	netnstest.NeedRoot(t)
-	l := newLab(t, labtest.Build(t), "")
+	l := labtest.Up(t, "real")
 	probe := filepath.Join(t.TempDir(), "probe")
 	if out, err := exec.Command("go", "test", "-c", "-o", probe, "palisade/internal/instance").CombinedOutput(); err != nil {
 		t.Fatalf("build the prober: %v\n%s", err, out)
 	}
-	l.up()
-	in := l.launch()
+	in := l.Launch(t)
 	file, err := os.Open(probe)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	carry := exec.Command(l.palisade, "lab", "exec", "--name", l.name, in.ID, "--", "sh", "-c", "cat > /tmp/probe && chmod 755 /tmp/probe")
+	carry := exec.Command(l.Palisade, "lab", "exec", "--name", l.Name, in.ID, "--", "sh", "-c", "cat > /tmp/probe && chmod 755 /tmp/probe")
 	carry.Stdin = file
 	if out, err := carry.CombinedOutput(); err != nil {
 		t.Fatalf("carry the prober in: %v\n%s", err, out)
 	}
-	pid := l.daemon()
+	pid := daemonOf(t, l)
 	for _, secret := range []string{
-		filepath.Join("/var/lib/palisade/labs", l.name, "lab.json"),
-		filepath.Join("/run/palisade", l.name, "node1.sock"),
-		"/dev/shm/palisade-" + l.name + "-node1",
+		filepath.Join("/var/lib/palisade/labs", l.Name, "lab.json"),
+		filepath.Join("/run/palisade", l.Name, "node1.sock"),
+		"/dev/shm/palisade-" + l.Name + "-node1",
 	} {
 		if _, err := os.Stat(secret); err != nil {
 			t.Fatalf("nothing to find: %v", err)
 		}
-		if out, err := l.on(in.ID, "/tmp/probe", "probe", fmt.Sprint(pid), secret); err != nil {
+		if out, err := l.On(in.ID, "/tmp/probe", "probe", fmt.Sprint(pid), secret); err != nil {
 			t.Errorf("with %s to reach: %v\n%s", secret, err, out)
 		}
 	}
-	if l.daemon() != pid {
+	if daemonOf(t, l) != pid {
 		t.Error("the daemon is another")
 	}
 }

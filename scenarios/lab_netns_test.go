@@ -3,7 +3,6 @@ package scenarios
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -15,131 +14,40 @@ import (
 	"testing"
 	"time"
 
-	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 	"palisade/internal/netns/netnstest"
 )
 
-// patience is what a loaded machine may need for what takes far less.
-const patience = time.Minute
-
-// A testLab is a lab of the built binary, with its real daemon.
-type testLab struct {
-	t        *testing.T
-	palisade string
-	name     string
-}
-
-// newLab names a lab, and takes it down when t ends.
-func newLab(t *testing.T, palisade, suffix string) *testLab {
+// newLab names a lab after this process. Nothing of it is made yet.
+func newLab(t *testing.T, palisade, suffix string) *labtest.Lab {
 	t.Helper()
-	l := &testLab{t: t, palisade: palisade, name: fmt.Sprintf("real%d%s", os.Getpid(), suffix)}
-	t.Cleanup(func() {
-		if out, err := exec.Command(palisade, "lab", "down", "--name", l.name).CombinedOutput(); err != nil {
-			t.Errorf("lab down: %v\n%s", err, out)
-		}
-	})
-	return l
+	return labtest.New(t, palisade, fmt.Sprintf("real%d%s", os.Getpid(), suffix))
 }
 
-// do runs a command of the binary on the lab: "lab", "up", …
-func (l *testLab) do(args ...string) string {
-	l.t.Helper()
-	out, err := l.try(args...)
-	if err != nil {
-		l.t.Fatalf("palisade %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return out
-}
-
-func (l *testLab) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(l.t.Context(), 2*patience)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, l.palisade, slices.Insert(slices.Clone(args), 2, "--name", l.name)...).CombinedOutput()
-	return string(out), err
-}
-
-// up makes the lab, of one node if options do not say otherwise.
-func (l *testLab) up(options ...string) {
-	l.t.Helper()
-	l.do(append([]string{"lab", "up", "--port", fmt.Sprint(labtest.FreePort(l.t)), "--nodes", "1"}, options...)...)
-}
-
-// on runs a command in the namespace of who.
-func (l *testLab) on(who string, argv ...string) (string, error) {
-	return l.try(append([]string{"lab", "exec", who, "--"}, argv...)...)
-}
-
-// ec2 runs a line of shell as albert.
-func (l *testLab) ec2(line string) string {
-	l.t.Helper()
-	const script = `eval "$("$0" lab env --name "$1" --account albert)" && eval "$2"`
-	out, err := exec.CommandContext(l.t.Context(), "sh", "-c", script, l.palisade, l.name, line).CombinedOutput()
-	if err != nil {
-		l.t.Fatalf("%s: %v\n%s", line, err, out)
-	}
-	return string(out)
-}
-
-func (l *testLab) status() lab.Status {
-	l.t.Helper()
-	var st lab.Status
-	if err := json.Unmarshal([]byte(l.do("lab", "status", "--json")), &st); err != nil {
-		l.t.Fatal(err)
-	}
-	return st
-}
-
-// launch starts an instance and returns it when it runs.
-func (l *testLab) launch() lab.InstanceStatus {
-	l.t.Helper()
-	id := strings.Fields(l.ec2("ec2-run-instances ami-eca54085 | grep ^INSTANCE"))[1]
-	var found lab.InstanceStatus
-	l.eventually("instance "+id+" runs", func() bool {
-		for _, in := range l.status().Instances {
-			if in.ID == id {
-				found = in
-			}
-		}
-		return found.State == "running"
-	})
-	return found
-}
-
-func (l *testLab) daemon() int {
-	l.t.Helper()
-	pid := l.status().Nodes[0].PID
+// daemonOf returns the process of the first node's daemon.
+func daemonOf(t *testing.T, l *labtest.Lab) int {
+	t.Helper()
+	pid := l.Status(t).Nodes[0].PID
 	if pid == 0 {
-		l.t.Fatal("the daemon does not run")
+		t.Fatal("the daemon does not run")
 	}
 	return pid
 }
 
-func (l *testLab) signal(pid int, s syscall.Signal) {
-	l.t.Helper()
+func sendSignal(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
 	if err := syscall.Kill(pid, s); err != nil {
-		l.t.Fatalf("signal %d: %v", pid, err)
-	}
-}
-
-func (l *testLab) eventually(what string, is func() bool) {
-	l.t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !is(); <-tick.C {
-		if time.Now().After(deadline) {
-			l.t.Fatalf("not within %s: %s", patience, what)
-		}
+		t.Fatalf("signal process %d: %v", pid, err)
 	}
 }
 
 // traces lists what the machine shows of the labs with these names: namespaces, devices
 // outside of them, cgroups, files, mounts, sockets and processes. The devices are all
 // that the machine has.
-func traces(t *testing.T, labs ...*testLab) []string {
+func traces(t *testing.T, labs ...*labtest.Lab) []string {
 	t.Helper()
 	ours := func(text string) bool {
-		return slices.ContainsFunc(labs, func(l *testLab) bool { return strings.Contains(text, l.name) })
+		return slices.ContainsFunc(labs, func(l *labtest.Lab) bool { return strings.Contains(text, l.Name) })
 	}
 	var all []string
 	for _, pattern := range []string{
@@ -224,8 +132,8 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 	a, b := newLab(t, palisade, "a"), newLab(t, palisade, "ab")
 	before := traces(t, a, b)
 
-	b.up()
-	neighbour := b.launch()
+	b.Up(t)
+	neighbour := b.Launch(t)
 	withB := traces(t, a, b)
 	// b's own processes come and go; what is a's shows in either list.
 	unchanged := func(t *testing.T, when string) {
@@ -237,73 +145,73 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 		if missing := minus(withB, now); len(missing) > 0 {
 			t.Errorf("%s, gone of the other lab:\n%s", when, strings.Join(missing, "\n"))
 		}
-		if out, err := b.on(neighbour.ID, "uname", "-n"); err != nil {
+		if out, err := b.On(neighbour.ID, "uname", "-n"); err != nil {
 			t.Errorf("%s, the other lab's instance: %v\n%s", when, err, out)
 		}
-		if out, err := b.on("laptop", "ping", "-c", "1", "-W", "10", "198.18.0.1"); err != nil {
+		if out, err := b.On("laptop", "ping", "-c", "1", "-W", "10", "198.18.0.1"); err != nil {
 			t.Errorf("%s, the other lab's network: %v\n%s", when, err, out)
 		}
 	}
 	for _, tt := range []struct {
 		name   string
-		damage func()
+		damage func(*testing.T)
 	}{
-		{"as it was", func() {}},
-		{"the daemon killed", func() { a.signal(a.daemon(), syscall.SIGKILL) }},
-		{"the daemon killed and started", func() { a.do("lab", "kill", "node1"); a.do("lab", "start", "node1") }},
-		{"the daemon stopped", func() { a.signal(a.daemon(), syscall.SIGSTOP) }},
-		{"the node crashed", func() { a.do("lab", "crash", "node1") }},
-		{"one of three cut off, another crashed", func() {
-			a.do("lab", "down")
-			a.up("--nodes", "3")
-			a.ec2("ec2-run-instances ami-eca54085 -n 3")
-			a.eventually("an instance runs on each node", func() bool {
+		{"as it was", func(*testing.T) {}},
+		{"the daemon killed", func(t *testing.T) { sendSignal(t, daemonOf(t, a), syscall.SIGKILL) }},
+		{"the daemon killed and started", func(t *testing.T) { a.Do(t, "lab", "kill", "node1"); a.Do(t, "lab", "start", "node1") }},
+		{"the daemon stopped", func(t *testing.T) { sendSignal(t, daemonOf(t, a), syscall.SIGSTOP) }},
+		{"the node crashed", func(t *testing.T) { a.Do(t, "lab", "crash", "node1") }},
+		{"one of three cut off, another crashed", func(t *testing.T) {
+			a.Do(t, "lab", "down")
+			a.Up(t, "--nodes", "3")
+			a.EC2(t, "ec2-run-instances ami-eca54085 -n 3")
+			labtest.Eventually(t, "an instance runs on each node", func() bool {
 				running := map[string]bool{}
-				for _, in := range a.status().Instances {
+				for _, in := range a.Status(t).Instances {
 					running[in.Node] = in.State == "running"
 				}
 				return running["node1"] && running["node2"] && running["node3"]
 			})
-			a.do("lab", "partition", "node3")
-			a.do("lab", "crash", "node2")
+			a.Do(t, "lab", "partition", "node3")
+			a.Do(t, "lab", "crash", "node2")
 		}},
-		{"the door killed", func() { a.signal(a.status().Door.PID, syscall.SIGKILL) }},
-		{"the supervisor killed", func() { a.signal(a.status().Supervisor.PID, syscall.SIGKILL) }},
+		{"the door killed", func(t *testing.T) { sendSignal(t, a.Status(t).Door.PID, syscall.SIGKILL) }},
+		{"the supervisor killed", func(t *testing.T) { sendSignal(t, a.Status(t).Supervisor.PID, syscall.SIGKILL) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a.up()
-			in := a.launch()
+			a.Up(t)
+			in := a.Launch(t)
 			if in.PrivateAddress != neighbour.PrivateAddress || in.PublicAddress != neighbour.PublicAddress {
 				t.Errorf("addresses %s %s; the other lab's first are %s %s", in.PrivateAddress, in.PublicAddress, neighbour.PrivateAddress, neighbour.PublicAddress)
 			}
 			if len(minus(traces(t, a, b), withB)) < 10 {
 				t.Fatal("a lab that is up does not show: the test would pass for nothing")
 			}
-			tt.damage()
-			a.do("lab", "down")
+			tt.damage(t)
+			a.Do(t, "lab", "down")
 			unchanged(t, "after down")
 		})
 	}
 	t.Run("lab up killed", func(t *testing.T) {
 		begin := time.Now()
-		a.up()
+		a.Up(t)
 		whole := time.Since(begin)
-		a.do("lab", "down")
+		a.Do(t, "lab", "down")
 		for i := range 6 {
 			ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i+1)/6)
-			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.name, "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
+			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.Name, "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
 			err := up.Run()
 			cancel()
 			t.Logf("killed after %d/6 of %v: %v, %d traces", i+1, whole, err, len(minus(traces(t, a, b), withB)))
 			if i%2 == 0 {
-				a.up() // clears what the killed one left
-				a.launch()
+				a.Up(t) // clears what the killed one left
+				a.Launch(t)
 			}
-			a.do("lab", "down")
+			a.Do(t, "lab", "down")
 			unchanged(t, fmt.Sprintf("after lab up was killed after %d/6 of its time", i+1))
 		}
 	})
-	b.do("lab", "down")
+	b.Do(t, "lab", "down")
 	if after := traces(t, a, b); !slices.Equal(after, before) {
 		t.Errorf("left behind by both:\n%s\ngone:\n%s", strings.Join(minus(after, before), "\n"), strings.Join(minus(before, after), "\n"))
 	}

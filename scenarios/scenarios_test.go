@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,7 +34,8 @@ func TestScenarios(t *testing.T) {
 		group := byOptions[options]
 		name := fmt.Sprintf("story%dx%d", os.Getpid(), n)
 		t.Run("lab "+options, func(t *testing.T) {
-			labUp(t, palisade, name, strings.Fields(options))
+			l := labtest.New(t, palisade, name)
+			l.Up(t, strings.Fields(options)...)
 			for _, s := range group {
 				t.Run(s.Name, func(t *testing.T) {
 					var out bytes.Buffer
@@ -46,20 +46,6 @@ func TestScenarios(t *testing.T) {
 				})
 			}
 		})
-	}
-}
-
-// labUp brings a lab up on a free port and takes it down when t ends.
-func labUp(t *testing.T, palisade, name string, options []string) {
-	t.Helper()
-	t.Cleanup(func() {
-		if out, err := exec.Command(palisade, "lab", "down", "--name", name).CombinedOutput(); err != nil {
-			t.Errorf("lab down: %v\n%s", err, out)
-		}
-	})
-	args := append([]string{"lab", "up", "--name", name, "--port", fmt.Sprint(labtest.FreePort(t))}, options...)
-	if out, err := exec.Command(palisade, args...).CombinedOutput(); err != nil {
-		t.Fatalf("lab up: %v\n%s", err, out)
 	}
 }
 

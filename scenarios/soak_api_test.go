@@ -36,7 +36,7 @@ type soakAPI struct {
 // api calls the lab's front door as account.
 func (l *soakLab) api(account string) *soakAPI {
 	l.t.Helper()
-	out, err := exec.Command(l.palisade, "lab", "env", "--name", l.name, "--account", account).Output()
+	out, err := exec.Command(l.Palisade, "lab", "env", "--name", l.Name, "--account", account).Output()
 	if err != nil {
 		l.t.Fatalf("lab env: %v", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,7 +25,8 @@ import (
 // for each call, and sends and sees packets itself (probe_test.go), from the namespaces of
 // the instances, so that one clock times all of it.
 type soakLab struct {
-	*testLab
+	*labtest.Lab
+	t     *testing.T
 	nodes []lab.NodeStatus // as they were when the lab came up
 }
 
@@ -49,38 +49,19 @@ func soakNodes(t *testing.T) int {
 func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	t.Helper()
 	netnstest.NeedRoot(t)
-	l := &soakLab{testLab: &testLab{t: t, palisade: labtest.Build(t), name: name}}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the lab, as it was:\n%s", l.told())
-		}
-		if out, err := exec.Command(l.palisade, "lab", "down", "--name", name).CombinedOutput(); err != nil {
-			t.Errorf("lab down: %v\n%s", err, out)
-		}
-	})
-	args := []string{"lab", "up", "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(soakNodes(t))}
-	l.do(append(args, options...)...)
-	l.nodes = l.status().Nodes
+	l := &soakLab{Lab: labtest.New(t, labtest.Build(t), name), t: t}
+	l.Up(t, append([]string{"--nodes", fmt.Sprint(soakNodes(t))}, options...)...)
+	l.nodes = l.Status(t).Nodes
 	return l
-}
-
-// told is what an operator would ask for.
-func (l *soakLab) told() string {
-	out, _ := exec.Command(l.palisade, "lab", "status", "--name", l.name).CombinedOutput()
-	for _, n := range l.nodes {
-		log, _ := exec.Command("tail", "-n", "5", "/var/lib/palisade/labs/"+l.name+"/"+n.Name+".log").CombinedOutput()
-		out = append(out, "\n"+n.Name+": "+string(log)...)
-	}
-	return string(out)
 }
 
 // leader waits until a node leads and all of the first five vote, and returns who leads.
 func (l *soakLab) leader() string {
 	l.t.Helper()
 	name := ""
-	l.eventually("a node leads, and all vote that are to", func() bool {
+	labtest.Eventually(l.t, "a node leads, and all vote that are to", func() bool {
 		voters := 0
-		for _, n := range l.status().Nodes {
+		for _, n := range l.Status(l.t).Nodes {
 			if n.Role == "leader" {
 				name = n.Name
 			}
@@ -118,9 +99,9 @@ func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[s
 			}
 		}
 	}
-	l.eventually("the instances run", func() bool {
+	labtest.Eventually(l.t, "the instances run", func() bool {
 		running := 0
-		for _, in := range l.status().Instances {
+		for _, in := range l.Status(l.t).Instances {
 			if at, ok := ids[in.ID]; ok && in.State == "running" {
 				if in.Node != at[1] {
 					l.t.Fatalf("instance %s is on %s; its zone is %s's", in.ID, in.Node, at[1])
@@ -180,7 +161,7 @@ func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error)
 // must runs a command in the namespace of a node, an instance or a host of the lab.
 func (l *soakLab) must(who string, argv ...string) {
 	l.t.Helper()
-	if out, err := l.on(who, argv...); err != nil {
+	if out, err := l.On(who, argv...); err != nil {
 		l.t.Fatalf("on %s, %s: %v\n%s", who, strings.Join(argv, " "), err, out)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"palisade/internal/lab/labtest"
 )
 
 // TestSoakLeaderKilled kills the leader's daemon once, half-way through 100,000 probes,
@@ -73,7 +75,7 @@ func (l *soakLab) killLeader(api *soakAPI) {
 
 	volley := newVolley(t, placed, nodes, volleyPort)
 	// The rule is enforced and all paths are known before anything counts.
-	l.eventually("what is allowed arrives", func() bool { return volley.try() })
+	labtest.Eventually(l.t, "what is allowed arrives", func() bool { return volley.try() })
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -100,10 +102,10 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	before := acknowledged()
 	rate := float64(before) / time.Since(begin).Seconds()
 	kill := time.Now()
-	l.do("lab", "kill", killed)
+	l.Do(l.t, "lab", "kill", killed)
 	dead := time.Now()
 	volley.waitFor(probes * 3 / 4)
-	l.do("lab", "start", killed)
+	l.Do(l.t, "lab", "start", killed)
 	restarted := time.Since(kill)
 	shooting.Wait()
 	stop()
@@ -136,7 +138,7 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	if n := len(loss); n > probes/4 {
 		t.Errorf("void: %d of %d allowed probes were lost; nothing is proven by what did not arrive", n, probes/2)
 	}
-	for _, n := range l.status().Nodes {
+	for _, n := range l.Status(l.t).Nodes {
 		l.compare(api.at(t, n.API), n.Name, crew)
 	}
 }

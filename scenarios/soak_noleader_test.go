@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
 )
 
@@ -50,7 +51,7 @@ func TestSoakNoLeader(t *testing.T) {
 	nodes := []string{led, l.others(led)[0]}
 	placed := l.launchIn(api, nodes, "target", "friend", "foe")
 	volley := newVolley(t, placed, nodes, port)
-	l.eventually("what is allowed arrives", func() bool { return volley.try() })
+	labtest.Eventually(l.t, "what is allowed arrives", func() bool { return volley.try() })
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
 )
 
@@ -201,12 +202,12 @@ func (r *reuser) fill(lanes int) []netip.Addr {
 	if len(all) <= lanes {
 		t.Fatalf("the pool has %d addresses for %d lanes", len(all), lanes)
 	}
-	r.eventually("the pool's instances run", func() bool {
-		return !slices.ContainsFunc(r.status().Instances, func(in lab.InstanceStatus) bool { return in.State != "running" })
+	labtest.Eventually(r.t, "the pool's instances run", func() bool {
+		return !slices.ContainsFunc(r.Status(r.t).Instances, func(in lab.InstanceStatus) bool { return in.State != "running" })
 	})
 	var lane []netip.Addr
 	var ids []string
-	for _, in := range r.status().Instances {
+	for _, in := range r.Status(r.t).Instances {
 		i := slices.IndexFunc(all, func(x soakInstance) bool { return x.ID == in.ID })
 		if i >= 0 && len(ids) < lanes {
 			ids = append(ids, in.ID)
@@ -262,7 +263,7 @@ func (r *reuser) launch(group string, count int) []*tenant {
 	return tenants
 }
 
-func (r *reuser) namespace(x *tenant) string { return r.name + "-" + x.ID }
+func (r *reuser) namespace(x *tenant) string { return r.Name + "-" + x.ID }
 
 // runTenant probes from an instance until ctx ends; ready is closed when it has begun.
 func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) {
@@ -382,7 +383,7 @@ func (r *reuser) settle(tenants []*tenant) {
 			defer r.mu.Unlock()
 			return x.group == common && x.sent >= 200 || x.group == privileged && x.arrived > 0 && x.visited > 0
 		}
-		r.eventually(fmt.Sprintf("%s, on %v in %s, has probed", x.ID, x.address, x.group), enough)
+		labtest.Eventually(r.t, fmt.Sprintf("%s, on %v in %s, has probed", x.ID, x.address, x.group), enough)
 		if x.group != privileged {
 			continue
 		}
@@ -404,7 +405,7 @@ func (r *reuser) terminate(tenants []*tenant) time.Time {
 		ids = append(ids, x.ID)
 	}
 	at := r.terminateIDs(ids)
-	r.eventually("the networks of the terminated are gone", func() bool {
+	labtest.Eventually(r.t, "the networks of the terminated are gone", func() bool {
 		return !slices.ContainsFunc(tenants, func(x *tenant) bool { return netns.Exists(r.namespace(x)) })
 	})
 	for _, x := range tenants {

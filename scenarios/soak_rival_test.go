@@ -18,6 +18,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/bench/storm"
+	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
 	"palisade/internal/process"
 )
@@ -145,7 +146,7 @@ func clearRival() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience) // packet sockets take long to close
+	ctx, cancel := context.WithTimeout(context.Background(), 2*labtest.Patience) // packet sockets take long to close
 	defer cancel()
 	inside, err := netns.Processes(namespaces...)
 	if err != nil {
@@ -226,7 +227,7 @@ var limitFiles = []string{"pids.max", "memory.max", "memory.high", "memory.limit
 func rivalCgroups(t *testing.T, lab *stormWorld) (parents []string) {
 	t.Helper()
 	for _, c := range cgroupsOf(t, lab.limits.init) {
-		if !strings.Contains(c.path, lab.lab.name) {
+		if !strings.Contains(c.path, lab.lab.Name) {
 			continue // of the test's own
 		}
 		parent := filepath.Join(c.mount, rivalPrefix+"hosts")

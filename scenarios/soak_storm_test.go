@@ -26,6 +26,7 @@ import (
 	"palisade/internal/bench/storm"
 	"palisade/internal/bench/traffic"
 	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
 	vswitch "palisade/switch"
 )
@@ -87,7 +88,7 @@ func TestSoakStorm(t *testing.T) {
 	l := newSoakLab(t, "storm", "--limits", "today")
 	w := newStormLab(l)
 	victims, steady := w.victims(), newSteady(t, w)
-	before := l.status()
+	before := l.Status(l.t)
 
 	mine := measureStorm(t, w)
 
@@ -101,7 +102,7 @@ func TestSoakStorm(t *testing.T) {
 		probed += w.probe(t, 10*time.Second, stormProbes-probed)
 	}
 	w.storm.Kill()
-	after := l.status()
+	after := l.Status(l.t)
 
 	wrong := w.wrong(t, victims)
 	w.checkCounters(t, victims)
@@ -234,7 +235,7 @@ func newStormLab(l *soakLab) *stormWorld {
 
 	w.via = func(storm.Host) ec2.MAC { return vswitch.GatewayMAC }
 	w.command = func(ctx context.Context, role string, argv ...string) *exec.Cmd {
-		return exec.CommandContext(ctx, l.palisade, append([]string{"lab", "exec", "--name", l.name, ids[role], "--"}, argv...)...)
+		return exec.CommandContext(ctx, l.Palisade, append([]string{"lab", "exec", "--name", l.Name, ids[role], "--"}, argv...)...)
 	}
 	w.start = func(_ string, cmd *exec.Cmd) error { return cmd.Start() }
 	w.program = func(string) string { return "/tmp/storm" }
@@ -348,7 +349,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 	}
 	alone := map[string]float64{}
 	for _, server := range []string{"near", "far"} {
-		deadline := time.Now().Add(patience)
+		deadline := time.Now().Add(labtest.Patience)
 		for alone[server] == 0 {
 			rate, err := w.iperf(t, server)
 			if err == nil {
@@ -444,7 +445,7 @@ func (w *stormWorld) awaitStorm(t *testing.T) {
 	first := w.statistics(t, "mallory").TxPackets
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); w.statistics(t, "mallory").TxPackets < first+1000; <-tick.C {
+	for deadline := time.Now().Add(labtest.Patience); w.statistics(t, "mallory").TxPackets < first+1000; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: no storm", w.name)
 		}
@@ -624,7 +625,7 @@ func (w *stormWorld) checkCounters(t *testing.T, before map[string]uint64) {
 	if _, err := w.lab.api("albert").authorize("victim", soakRule{protocol: "udp", port: openPort, group: "prober"}); err != nil {
 		t.Fatal(err)
 	}
-	w.lab.eventually("what a rule admits is counted at the victims", func() bool {
+	labtest.Eventually(t, "what a rule admits is counted at the victims", func() bool {
 		w.probe(t, time.Second, 3000)
 		for role, n := range before {
 			if w.statistics(t, role).RxPackets == n {
@@ -671,7 +672,7 @@ func newSteady(t *testing.T, w *stormWorld) *steady {
 		}
 		var conn net.Conn
 		err := netns.Do(w.namespace[from], func() (err error) {
-			conn, err = net.DialTimeout("tcp4", netip.AddrPortFrom(w.hosts[to].Address, steadyPort).String(), patience)
+			conn, err = net.DialTimeout("tcp4", netip.AddrPortFrom(w.hosts[to].Address, steadyPort).String(), labtest.Patience)
 			return err
 		})
 		if err != nil {
@@ -695,7 +696,7 @@ func (s *steady) runExchange(conn net.Conn) {
 		}
 		var b [8]byte
 		binary.BigEndian.PutUint64(b[:], number)
-		conn.SetDeadline(time.Now().Add(3 * patience)) // an answer may be late in a storm; it may not fail to come
+		conn.SetDeadline(time.Now().Add(3 * labtest.Patience)) // an answer may be late in a storm; it may not fail to come
 		_, err := conn.Write(b[:])
 		if err == nil {
 			_, err = io.ReadFull(conn, b[:])

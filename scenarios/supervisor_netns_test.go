@@ -14,40 +14,37 @@ import (
 
 	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
-	"palisade/internal/netns/netnstest"
 )
 
 // TestDaemonsKilledFromOutsideComeBack: a node's daemon and the front door are killed, and
 // neither a connection nor a call of the API is lost over it.
 func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
-	netnstest.NeedRoot(t)
-	l := newLab(t, labtest.Build(t), "")
-	l.up("--nodes", "3")
-	server := l.launch()
-	l.ec2("ec2-authorize default -p 22")
+	l := labtest.Up(t, "real", "--nodes", "3")
+	server := l.Launch(t)
+	l.EC2(t, "ec2-authorize default -p 22")
 	var session net.Conn
-	l.eventually("port 22 is open", func() bool {
-		err := netns.Do(l.name+"-laptop", func() (err error) {
+	labtest.Eventually(t, "port 22 is open", func() bool {
+		err := netns.Do(l.Name+"-laptop", func() (err error) {
 			session, err = net.DialTimeout("tcp4", net.JoinHostPort(server.PublicAddress, "22"), time.Second)
 			return err
 		})
 		return err == nil
 	})
 	defer session.Close()
-	session.SetDeadline(time.Now().Add(2 * patience))
+	session.SetDeadline(time.Now().Add(2 * labtest.Patience))
 	said := bufio.NewReader(session)
 	if banner, err := said.ReadString('\n'); err != nil || !strings.HasPrefix(banner, "SSH-2.0-") {
 		t.Fatalf("sshd says %q, %v", banner, err)
 	}
 	booted := func() string {
 		t.Helper()
-		out, err := l.on(server.ID, "stat", "-c", "%Y", "/proc/1")
+		out, err := l.On(server.ID, "stat", "-c", "%Y", "/proc/1")
 		if err != nil {
 			t.Fatalf("the instance: %v\n%s", err, out)
 		}
 		return out
 	}
-	before, was := l.status(), booted()
+	before, was := l.Status(t), booted()
 	victim := 0
 	for i, n := range before.Nodes {
 		if n.Name == server.Node {
@@ -55,9 +52,9 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 		}
 	}
 
-	l.signal(before.Nodes[victim].PID, syscall.SIGKILL)
-	l.eventually(server.Node+" is back", func() bool {
-		n := l.status().Nodes[victim]
+	sendSignal(t, before.Nodes[victim].PID, syscall.SIGKILL)
+	labtest.Eventually(t, server.Node+" is back", func() bool {
+		n := l.Status(t).Nodes[victim]
 		return n.PID != 0 && n.PID != before.Nodes[victim].PID && n.Role != "down"
 	})
 	// The connection goes on where it was: sshd hears our name and offers its keys.
@@ -82,7 +79,7 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 				return
 			default:
 			}
-			conn, err := net.DialTimeout("tcp4", strings.TrimPrefix(before.Endpoint, "http://"), patience)
+			conn, err := net.DialTimeout("tcp4", strings.TrimPrefix(before.Endpoint, "http://"), labtest.Patience)
 			if err != nil {
 				t.Errorf("connection %d: %v", made, err)
 				return
@@ -91,13 +88,13 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 		}
 	})
 	door := before.Door.PID
-	l.signal(door, syscall.SIGKILL)
-	l.eventually("the door is back", func() bool { now := l.status().Door.PID; return now != 0 && now != door })
+	sendSignal(t, door, syscall.SIGKILL)
+	labtest.Eventually(t, "the door is back", func() bool { now := l.Status(t).Door.PID; return now != 0 && now != door })
 	close(stop)
 	calling.Wait()
-	l.ec2("ec2-describe-instances " + server.ID)
+	l.EC2(t, "ec2-describe-instances "+server.ID)
 
-	st := l.status()
+	st := l.Status(t)
 	for i, n := range st.Nodes {
 		want := 0
 		if i == victim {
@@ -110,19 +107,19 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 	if st.Door.Restarts != 1 {
 		t.Errorf("the door: %d restarts, want 1", st.Door.Restarts)
 	}
-	text := l.do("lab", "status")
+	text := l.Do(t, "lab", "status")
 	if !strings.Contains(text, "\nFront door restarts: 1\n") || !strings.Contains(text, "RESTARTS") {
 		t.Errorf("in text:\n%s", text)
 	}
 
 	// A node whose configuration is damaged says why it does not come up, in text too.
-	config := filepath.Join("/var/lib/palisade/labs", l.name, server.Node+".toml")
+	config := filepath.Join("/var/lib/palisade/labs", l.Name, server.Node+".toml")
 	if err := os.WriteFile(config, []byte("name = [\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l.signal(st.Nodes[victim].PID, syscall.SIGKILL)
-	l.eventually("the status says why "+server.Node+" does not come up", func() bool {
-		text = l.do("lab", "status")
+	sendSignal(t, st.Nodes[victim].PID, syscall.SIGKILL)
+	labtest.Eventually(t, "the status says why "+server.Node+" does not come up", func() bool {
+		text = l.Do(t, "lab", "status")
 		return strings.Contains(text, "\n"+server.Node+": it was started ") &&
 			strings.Contains(text, "it last ended so: exit status 1\n  palisade: ")
 	})

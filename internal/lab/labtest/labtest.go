@@ -49,45 +49,54 @@ func Build(t testing.TB) string {
 	return bin
 }
 
-// A Lab is up for the length of one test and its subtests. Its methods may be used by
-// many goroutines.
+// Patience bounds the wait for a state that takes far less on an idle machine. With much other
+// work, an instance takes more than 20 s to run.
+const Patience = 90 * time.Second
+
+// A Lab is a lab of the built binary, with its real daemons. A test that fails prints its state.
+// The methods may be called by many goroutines.
 type Lab struct {
-	Palisade string // the binary
+	Palisade string // path of the binary
 	Name     string
-	Endpoint string
+	Endpoint string // of the EC2 API; set by Up
 	accounts []lab.Account
 }
 
-// Up makes a lab of one node, if options of `palisade lab up` do not say otherwise.
-func Up(t testing.TB, name string, options ...string) *Lab {
+// New names a lab and takes it down when t ends. Up brings it up, as often as wanted.
+func New(t testing.TB, palisade, name string) *Lab {
 	t.Helper()
-	netnstest.NeedRoot(t)
-	l := &Lab{Palisade: Build(t), Name: fmt.Sprintf("%s%d", name, os.Getpid())}
+	l := &Lab{Palisade: palisade, Name: name}
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(l.logs())
-		}
 		if out, err := exec.Command(l.Palisade, "lab", "down", "--name", l.Name).CombinedOutput(); err != nil {
 			t.Errorf("lab down: %v\n%s", err, out)
 		}
 	})
+	return l
+}
+
+// Up builds the binary and brings up a lab. Its name is name with the pid of the test, and it has
+// one node unless options of `palisade lab up` say otherwise.
+func Up(t testing.TB, name string, options ...string) *Lab {
+	t.Helper()
+	netnstest.NeedRoot(t)
+	l := New(t, Build(t), fmt.Sprintf("%s%d", name, os.Getpid()))
+	l.Up(t, options...)
+	return l
+}
+
+// Up brings the lab up on a free port, with one node unless options say otherwise.
+func (l *Lab) Up(t testing.TB, options ...string) {
+	t.Helper()
 	l.Do(t, append([]string{"lab", "up", "--port", fmt.Sprint(FreePort(t)), "--nodes", "1"}, options...)...)
 	made, err := lab.Open(l.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.Endpoint, l.accounts = made.Endpoint(), made.Accounts
-	return l
 }
 
-// logs are the ends of what the nodes' daemons logged.
-func (l *Lab) logs() string {
-	out, _ := exec.Command("sh", "-c", "tail -n 40 /var/lib/palisade/labs/"+l.Name+"/*.log").CombinedOutput()
-	return string(out)
-}
-
-// Do runs a command of the binary on the lab, "lab", "up" or another, and returns what it
-// prints.
+// Do runs a command of the binary on the lab and returns what it prints. It inserts --name behind
+// the first two arguments, as in "lab up" and "lab status".
 func (l *Lab) Do(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := l.Try(args...)
@@ -97,20 +106,47 @@ func (l *Lab) Do(t testing.TB, args ...string) string {
 	return out
 }
 
-// Try is Do for what may fail.
+// Try is Do for a command that may fail.
 func (l *Lab) Try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, l.Palisade, slices.Insert(slices.Clone(args), 2, "--name", l.Name)...).CombinedOutput()
 	return string(out), err
 }
 
-// On runs a command where who says: in an instance, on a node, the laptop, the stranger.
+// On runs a command in the namespace of who: an instance, a node, laptop or stranger.
 func (l *Lab) On(who string, argv ...string) (string, error) {
 	return l.Try(append([]string{"lab", "exec", who, "--"}, argv...)...)
 }
 
-// Status is what `palisade lab status` tells.
+// EC2 runs a line of shell as albert and returns what it prints.
+func (l *Lab) EC2(t testing.TB, line string) string {
+	t.Helper()
+	const script = `eval "$("$0" lab env --name "$1" --account albert)" && eval "$2"`
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", script, l.Palisade, l.Name, line).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	return string(out)
+}
+
+// Launch starts an instance of albert's and returns it when it runs.
+func (l *Lab) Launch(t testing.TB) lab.InstanceStatus {
+	t.Helper()
+	id := strings.Fields(l.EC2(t, "ec2-run-instances ami-eca54085 | grep ^INSTANCE"))[1]
+	var found lab.InstanceStatus
+	Eventually(t, "instance "+id+" runs", func() bool {
+		for _, in := range l.Status(t).Instances {
+			if in.ID == id {
+				found = in
+			}
+		}
+		return found.State == "running"
+	})
+	return found
+}
+
+// Status is the state that `palisade lab status` prints.
 func (l *Lab) Status(t testing.TB) lab.Status {
 	t.Helper()
 	var st lab.Status
@@ -148,15 +184,14 @@ func (l *Lab) Environ(a lab.Account, home string, first ...string) []string {
 	}
 }
 
-// Eventually fails the test if is does not become true within a minute and a half: on a
-// machine with much other work an instance takes more than 20 s to run.
+// Eventually waits until is returns true, and fails the test after Patience.
 func Eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(90 * time.Second); !is(); <-tick.C {
+	for deadline := time.Now().Add(Patience); !is(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 90 s: %s", what)
+			t.Fatalf("not within %v: %s", Patience, what)
 		}
 	}
 }
