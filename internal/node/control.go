@@ -18,6 +18,8 @@ import (
 //	GET /v1/status   what the node is and runs
 //	GET /v1/drops    why frames went nowhere, by port
 //	GET /v1/flows    the connections it remembers
+//	GET /v1/rules    the rules it enforces (inforce.go)
+//	GET /v1/presence which interfaces are up, and where (inforce.go)
 //	GET /v1/trace    what would become of a packet (trace.go)
 //	GET /v1/audit    who changed what (audit.go)
 //	/v1/cluster…     who belongs to the cluster (members.go)
@@ -28,6 +30,8 @@ func (n *Node) controlHandler() http.Handler {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.drops()) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.flows()) })
+	mux.HandleFunc("GET /v1/rules", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.rulesInForce()) })
+	mux.HandleFunc("GET /v1/presence", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.presence()) })
 	mux.HandleFunc("GET /v1/trace", n.traceHandler)
 	mux.HandleFunc("GET /v1/audit", n.auditHandler)
 	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
