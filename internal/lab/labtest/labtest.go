@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +61,9 @@ type Lab struct {
 	Name     string
 	Endpoint string // of the EC2 API; set by Up
 	accounts []lab.Account
+
+	packet   atomic.Pointer[packet] // the last that a command sent; nil: none
+	reported atomic.Bool
 }
 
 // New names a lab and takes it down when t ends. Up brings it up, as often as wanted.
@@ -71,6 +75,7 @@ func New(t testing.TB, palisade, name string) *Lab {
 			t.Errorf("lab down: %v\n%s", err, out)
 		}
 	})
+	l.ReportFailure(t)
 	return l
 }
 
@@ -108,14 +113,20 @@ func (l *Lab) Do(t testing.TB, args ...string) string {
 
 // Try is Do for a command that may fail.
 func (l *Lab) Try(args ...string) (string, error) {
+	return l.run(slices.Insert(slices.Clone(args), 2, "--name", l.Name)...)
+}
+
+// run runs the binary.
+func (l *Lab) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, l.Palisade, slices.Insert(slices.Clone(args), 2, "--name", l.Name)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, l.Palisade, args...).CombinedOutput()
 	return string(out), err
 }
 
 // On runs a command in the namespace of who: an instance, a node, laptop or stranger.
 func (l *Lab) On(who string, argv ...string) (string, error) {
+	l.NoteCommand(who, argv...)
 	return l.Try(append([]string{"lab", "exec", who, "--"}, argv...)...)
 }
 
