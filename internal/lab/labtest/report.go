@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"palisade/internal/controlclient"
 	"palisade/internal/lab"
 )
 
@@ -119,7 +120,7 @@ func askNodes[T any](l *lab.Lab, path string) []answer[T] {
 	var all []answer[T]
 	for _, name := range l.Nodes {
 		a := answer[T]{node: name}
-		a.err = lab.Get(ctx, l.Control(name), path, &a.list)
+		a.err = controlclient.Get(ctx, l.Control(name), path, &a.list)
 		all = append(all, a)
 	}
 	return all
