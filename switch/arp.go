@@ -1,48 +1,51 @@
 package vswitch
 
 import (
+	"net/netip"
+
 	"palisade/ec2"
 	"palisade/internal/failpoint"
-	"palisade/internal/packet"
 	"palisade/internal/verdict"
+	"palisade/switch/responder"
 )
 
-// answerARP answers for the gateway of the asker's subnet and for every address of that
-// subnet that has an owner. It is silent about the asker's own addresses and to probes for
-// duplicates (RFC 5227 §2.1.1), which an answer would tell that the address is taken.
-func (f *frame) answerARP(a *Attachment) verdict.Verdict {
+// answerARP sends the reply to an ARP request back to the port that it came from.
+func (f *frame) answerARP(n responder.Neighbours) verdict.Verdict {
 	failpoint.Reach()
-	p := &f.pkt
-	if p.ARPOperation != 1 || p.ARPSenderIP.IsUnspecified() || a.Endpoint.Owns(p.ARPTargetIP) {
+	if !responder.ARP(f.bytes(), &f.pkt, n) {
 		return f.ignoreARP()
 	}
-	if p.ARPTargetIP == a.subnet.Gateway {
-		return f.answer(GatewayMAC)
-	}
-	owner := a.Network.Find(p.ARPTargetIP)
-	if owner == nil || !a.subnet.contains(p.ARPTargetIP) {
-		return f.ignoreARP()
-	}
-	return f.answer(owner.MAC)
-}
-
-// answerOutside answers ARP for the public addresses of this node's own instances.
-func (f *frame) answerOutside(up *Uplink) verdict.Verdict {
-	failpoint.Reach()
-	p := &f.pkt
-	owner := f.snapshot.Public(p.ARPTargetIP)
-	if p.ARPOperation != 1 || owner == nil || owner.Port == nil || f.snapshot.attachment(owner.Port) == nil {
-		return f.ignoreARP()
-	}
-	return f.answer(up.MAC)
-}
-
-// answer sends the ARP reply back where the request came from.
-func (f *frame) answer(mac ec2.MAC) verdict.Verdict {
-	failpoint.Reach()
-	packet.ARPReply(f.bytes(), &f.pkt, mac)
 	if v := f.write(f.in); v != verdict.Forward {
 		return v
 	}
 	return verdict.Answered
+}
+
+// Neighbour returns the MAC address by which an instance reaches the gateway of its subnet, or another
+// interface of its subnet. It has no answer about the instance's own addresses, nor for a probe that looks
+// for duplicates (RFC 5227 §2.1.1): an answer would say that the address is taken.
+func (a *Attachment) Neighbour(sender, target netip.Addr) (mac ec2.MAC, ok bool) {
+	failpoint.Reach()
+	if sender.IsUnspecified() || a.Endpoint.Owns(target) {
+		return mac, false
+	}
+	if target == a.subnet.Gateway {
+		return GatewayMAC, true
+	}
+	owner := a.Network.Find(target)
+	if owner == nil || !a.subnet.contains(target) {
+		return mac, false
+	}
+	return owner.MAC, true
+}
+
+// Neighbour returns the MAC address of this node on the uplink, for the public addresses of the instances
+// of this node.
+func (s *Snapshot) Neighbour(_, target netip.Addr) (mac ec2.MAC, ok bool) {
+	failpoint.Reach()
+	owner := s.Public(target)
+	if owner == nil || owner.Port == nil || s.attachment(owner.Port) == nil {
+		return mac, false
+	}
+	return s.uplink.MAC, true
 }

@@ -4,6 +4,7 @@ import (
 	"palisade/internal/failpoint"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
+	"palisade/switch/responder"
 )
 
 const minMTU = 68 // RFC 791 §3.2: what every link carries
@@ -51,19 +52,21 @@ func (f *frame) explainSize(v verdict.Verdict) {
 	}
 }
 
-// tellSize answers a packet that was dropped for its size with the size that fits (RFC 1191
-// §4), in the gateway's name and about the packet as it was sent, so before any address
-// of it is rewritten. One answer goes back to the interface that sent one packet, whoever
-// that says it is, so this is no amplifier and needs no limit. It is the switch's own
-// answer, as to ARP, and no rule is asked about it.
+// tellSize tells the sender of a packet that was dropped for its size which size fits (RFC 1191 §4).
+//
+// The answer quotes the packet as it was sent, so tellSize must run before an address is rewritten. It goes
+// back to the interface that sent the packet, one for one, so it amplifies nothing and needs no limit. It
+// may get lost, as any ICMP message.
 func (f *frame) tellSize(a *Attachment, mtu int) {
 	failpoint.Reach()
-	// No error answers an error, nor any fragment but the first (RFC 1122 §3.2.2).
-	if f.pkt.IsICMPError || !f.pkt.HasL4 || f.trace != nil {
+	if f.trace != nil {
 		return
 	}
-	answer := packet.FragmentationNeeded(f.scratch[offloadLen:], f.bytes(), &f.pkt, a.subnet.Gateway, mtu)
-	packet.SetMACs(answer, a.Endpoint.MAC, GatewayMAC)
+	gateway := responder.Router{Address: a.subnet.Gateway, MAC: GatewayMAC, MTU: mtu}
+	answer := responder.TooBig(f.scratch[offloadLen:], f.bytes(), &f.pkt, gateway)
+	if answer == nil {
+		return
+	}
 	begin, ok := f.beginWrite(f.in)
 	if !ok {
 		return
@@ -71,7 +74,7 @@ func (f *frame) tellSize(a *Attachment, mtu int) {
 	f.plain = f.in
 	err := f.emitPlain(answer)
 	f.endWrite(f.in, begin, len(answer), 1)
-	if err == nil { // lost, it is as any ICMP may be
+	if err == nil {
 		f.in.txFrames.Add(1)
 		f.in.txBytes.Add(uint64(len(answer)))
 	}

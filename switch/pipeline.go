@@ -187,7 +187,7 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 	}
 	p := &f.pkt
 	if p.EtherType == packet.EtherTypeARP {
-		return f.in, f.answerOutside(up)
+		return f.in, f.answerARP(f.snapshot)
 	}
 	if !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst) {
 		return f.in, f.toMany()

@@ -13,7 +13,7 @@ import (
 )
 
 // dataPath are the packages of the data path, below the module's root.
-var dataPath = []string{"switch", "switch/overlay", "conntrack", "firewall", "internal/packet"}
+var dataPath = []string{"switch", "switch/responder", "switch/overlay", "conntrack", "firewall", "internal/packet"}
 
 // roots are where a frame's way begins, and what is called by way of a variable.
 var roots = []string{"drain", "emitSegment", "emitFragment", "emitPlain"}
