@@ -421,8 +421,8 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 	for id := range 5000 {
 		z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0)
 	}
-	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.OrphanFragment {
-		t.Errorf("beyond the zone's room: %v, want %v", v, verdict.OrphanFragment)
+	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.FragmentsFull {
+		t.Errorf("beyond the zone's room: %v, want %v", v, verdict.FragmentsFull)
 	}
 	// A flood of first fragments takes nobody else's room, and whole datagrams take none.
 	for id := range 200_000 {

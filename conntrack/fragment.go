@@ -72,7 +72,7 @@ func (f *fragments) first(zone uint32, d Direction, p *packet.Packet, now time.D
 		// Nothing is searched for room: a flood would pay for it with everybody's
 		// time. Sweep makes room.
 		if len(f.free) == 0 || f.zones[zone] >= maxZone {
-			return f.orphan()
+			return verdict.FragmentsFull
 		}
 		g = f.free[len(f.free)-1]
 		f.free = f.free[:len(f.free)-1]
@@ -89,12 +89,10 @@ func (f *fragments) later(zone uint32, d Direction, p *packet.Packet, now time.D
 	defer f.mu.Unlock()
 	g := f.datagrams[keyOfFragment(zone, d, p)]
 	if g == nil || now >= g.deadline {
-		return f.orphan()
+		return verdict.OrphanFragment
 	}
 	return f.cover(g, p)
 }
-
-func (f *fragments) orphan() verdict.Verdict { return verdict.OrphanFragment }
 
 // cover adds a fragment's bytes to those the datagram has.
 func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {

@@ -533,10 +533,13 @@ func TestFragmentTableIsBounded(t *testing.T) {
 		zones = append(zones, tr.AddZone(uint64(i+1), conntrack.Timeouts{}))
 		for id := range 1 << 16 {
 			first.FragID = uint16(id)
-			if zones[i].AdmitFragment(first, conntrack.In, 0).Drops() {
+			switch v := zones[i].AdmitFragment(first, conntrack.In, 0); v {
+			case verdict.FragmentsFull:
 				refused++
-			} else {
+			case verdict.Forward:
 				kept++
+			default:
+				t.Fatal(v)
 			}
 		}
 	}

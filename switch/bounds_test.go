@@ -172,7 +172,7 @@ func TestFragmentFloodLeavesOthersTheirRoom(t *testing.T) {
 	}, func(t *testing.T, b *bed, a assault) {
 		refused := 0
 		for id := range 1 << 16 {
-			if _, v := a.send(a.frame(17, "10.10.0.5", 1, 53, func(f *packettest.Frame) { f.FragID, f.MoreFollow, f.Payload = uint16(id), true, make([]byte, 64) })); v == verdict.OrphanFragment {
+			if _, v := a.send(a.frame(17, "10.10.0.5", 1, 53, func(f *packettest.Frame) { f.FragID, f.MoreFollow, f.Payload = uint16(id), true, make([]byte, 64) })); v == verdict.FragmentsFull {
 				refused++
 			} else if v != verdict.Forward {
 				t.Fatal(v)

@@ -53,6 +53,7 @@ const (
 	Revoked        // its connection was cut when a rule went
 	NoConnection   // an ICMP error about a connection that is not there
 	OrphanFragment // a later fragment whose first has not been admitted
+	FragmentsFull  // a first fragment beyond the datagrams that may be under way
 	OverlapFrag    // fragments that overlap, or reach past the longest datagram
 	TableFull      // a new connection beyond conntrack_allowance_exceeded
 
@@ -87,7 +88,7 @@ var names = [Count]string{
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
 	NotRouted: "not-routed",
 	NoRule:    "no-rule", Revoked: "revoked", NoConnection: "no-connection",
-	OrphanFragment: "orphan-fragment", OverlapFrag: "overlapping-fragment",
+	OrphanFragment: "orphan-fragment", FragmentsFull: "fragment-table-full", OverlapFrag: "overlapping-fragment",
 	TableFull:     "conntrack_allowance_exceeded",
 	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
 	TunnelDown: "tunnel-down", TunnelForeign: "tunnel-foreign", WriteFailed: "write-failed",
@@ -126,6 +127,7 @@ var meanings = [Count]string{
 	Revoked:        "its connection was cut when a rule went",
 	NoConnection:   "ICMP error about no known connection",
 	OrphanFragment: "fragment whose first was not admitted",
+	FragmentsFull:  "too many fragmented datagrams under way",
 	OverlapFrag:    "overlapping or oversized fragments",
 	TableFull:      "new connection beyond the tracking allowance",
 	TunnelUnknown:  "datagram of no session with a node of the cluster",
