@@ -67,6 +67,7 @@ func TestOddOptionsAreRefused(t *testing.T) {
 		refused(t, "IP options, "+name, withOptions(options...), verdict.BadLength)
 		refused(t, "TCP options, "+name, withTCP(options...), verdict.BadTCP)
 	}
+	refused(t, "an IP option of length 2", withOptions(7, 2, 0, 0), verdict.BadLength)
 	// What begins like a source route is one wherever the walk meets it, and not within
 	// another option or behind the end of the list.
 	refused(t, "source route behind another option", withOptions(7, 3, 4, 131, 3, 4, 0, 0), verdict.SourceRoute)
@@ -219,6 +220,7 @@ func TestHostileFramesCostNoAllocation(t *testing.T) {
 		"an IP option that is cut":    withOptions(1, 1, 1, 7),
 		"an IP option of length 0":    withOptions(7, 0, 4, 0),
 		"an IP option of length 1":    withOptions(7, 1, 1, 0),
+		"an IP option of length 2":    withOptions(7, 2, 0, 0),
 		"an IP option that is longer": withOptions(7, 9, 4, 0),
 		"a UDP length of 7":           edit(udp("abc"), set(38, 0, 7)),
 		"a UDP length of 0":           edit(udp("abc"), set(38, 0, 0)),
