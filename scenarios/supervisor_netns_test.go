@@ -121,6 +121,6 @@ func TestDaemonsKilledFromOutsideComeBack(t *testing.T) {
 	labtest.Eventually(t, "the status says why "+server.Node+" does not come up", func() bool {
 		text = l.Do(t, "lab", "status")
 		return strings.Contains(text, "\n"+server.Node+": it was started ") &&
-			strings.Contains(text, "it last ended so: exit status 1\n  palisade: ")
+			strings.Contains(text, "last exit: exit status 1\n  palisade: ")
 	})
 }

@@ -1,5 +1,6 @@
-// Command palisade is the whole product in one binary: the node daemon, the lab, the
-// command line, and, called as ec2-authorize or a sibling, the EC2 command line tools.
+// Command palisade is the one binary of the product: the node daemon, the lab and the
+// command line. Called by the name of an EC2 command line tool, such as ec2-authorize,
+// it is that tool.
 package main
 
 import (

@@ -15,28 +15,28 @@ import (
 	"palisade/internal/node"
 )
 
-// newAccountCommand is for whoever says who may call the API.
+// newAccountCommand is for the operator who decides who may call the API.
 func newAccountCommand() *cobra.Command {
 	var choice nodeChoice
 	cmd := &cobra.Command{
 		Use:   "account",
-		Short: "Say who may call the API: accounts and their access keys",
+		Short: "Manage who may call the API: accounts and their access keys",
 		Example: `  palisade account create --name carol                   # prints her keys, once
   palisade account create --count 30 --prefix student --json
-  palisade account keys add carol                        # two at most, to replace one by the other
+  palisade account keys add carol                        # a second key, to replace the first
   palisade account keys delete carol AKIA...`,
 		RunE: helpOrUnknown,
 	}
-	// Not as elsewhere: --name is an account's here.
+	// Other commands name the lab with --name; here --name is the name of an account.
 	cmd.PersistentFlags().StringVar(&choice.config, "config", "", "ask the node with this configuration `FILE`")
 	cmd.PersistentFlags().StringVar(&choice.lab, "lab", "lab", "ask a node of the lab `NAME`")
 	cmd.PersistentFlags().StringVar(&choice.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
 	cmd.PersistentFlags().BoolVar(&choice.json, "json", false, "print JSON")
 	keys := &cobra.Command{Use: "keys", Short: "Access keys of an account", RunE: helpOrUnknown}
 	keys.AddCommand(newAccountKeysList(&choice), newAccountKeysAdd(&choice),
-		newAccountKeysChange(&choice, node.DeactivateKey, "Make a key sign nothing any more", "deactivated"),
-		newAccountKeysChange(&choice, node.ActivateKey, "Let a deactivated key sign again", "activated"),
-		newAccountKeysChange(&choice, node.DeleteKey, "Forget a key for good", "deleted"))
+		newAccountKeysChange(&choice, node.DeactivateKey, "Refuse a key's signatures until it is activated again", "deactivated"),
+		newAccountKeysChange(&choice, node.ActivateKey, "Accept a deactivated key again", "activated"),
+		newAccountKeysChange(&choice, node.DeleteKey, "Delete a key for good", "deleted"))
 	cmd.AddCommand(newAccountCreate(&choice), newAccountList(&choice), keys)
 	return cmd
 }
@@ -46,19 +46,19 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 	var id, platform string
 	cmd := &cobra.Command{
 		Use:   "create --name NAME | --count N --prefix PREFIX",
-		Short: "Make an account, or many, and print their keys: their secrets are told this once",
+		Short: "Create one or many accounts and print their keys; the secrets are shown only this once",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r.ID, r.Platform = ec2.AccountID(id), ec2.Platform(platform)
 			switch {
 			case (r.Name == "") == (r.Count == 0):
-				return usageError{errors.New("account create wants --name NAME, or --count N and --prefix PREFIX")}
+				return usageError{errors.New("account create needs --name NAME, or --count N and --prefix PREFIX")}
 			case r.Count != 0 && r.Prefix == "":
-				return usageError{errors.New("--count wants --prefix: the accounts are called PREFIX01, PREFIX02 and so on")}
+				return usageError{errors.New("--count needs --prefix: the accounts are named PREFIX01, PREFIX02 and so on")}
 			case r.Count == 0 && r.Prefix != "":
-				return usageError{errors.New("--prefix goes with --count")}
+				return usageError{errors.New("--prefix needs --count")}
 			case r.Platform != ec2.VPCOnly && r.Platform != ec2.Classic:
-				return usageError{fmt.Errorf("--platform %s: it is %s or %s", r.Platform, ec2.VPCOnly, ec2.Classic)}
+				return usageError{fmt.Errorf("--platform %s: must be %s or %s", r.Platform, ec2.VPCOnly, ec2.Classic)}
 			}
 			var made []node.NewKey
 			err := choice.ask(cmd.Context(), func(socket string) error {
@@ -77,14 +77,14 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&r.Name, "name", "", "the account's `NAME`")
-	cmd.Flags().StringVar(&id, "id", "", "its `ID` of 12 digits (default: any that is free)")
-	cmd.Flags().StringVar(&platform, "platform", string(ec2.VPCOnly), "`vpc`, with a default VPC in each region, or classic")
-	cmd.Flags().IntVar(&r.Count, "count", 0, "make `N` accounts, all or none")
-	cmd.Flags().StringVar(&r.Prefix, "prefix", "", "what their names begin with")
+	cmd.Flags().StringVar(&id, "id", "", "the account `ID`, 12 digits (default: a random unused one)")
+	cmd.Flags().StringVar(&platform, "platform", string(ec2.VPCOnly), "`vpc` (with a default VPC in each region) or classic")
+	cmd.Flags().IntVar(&r.Count, "count", 0, "create `N` accounts, or none if one fails")
+	cmd.Flags().StringVar(&r.Prefix, "prefix", "", "the beginning of their names")
 	return cmd
 }
 
-// printKey prints what points aws, the SDKs and the ec2-* tools at an account.
+// printKey prints the environment with which aws, the SDKs and the ec2-* tools use an account.
 func printKey(out io.Writer, k node.NewKey) {
 	fmt.Fprintf(out, "# %s: account %s (%s)\n", k.Name, k.Account, k.Platform)
 	fmt.Fprintf(out, "export AWS_ACCESS_KEY_ID=%s\nexport AWS_SECRET_ACCESS_KEY=%s\nexport AWS_DEFAULT_REGION=%s\n", k.AccessKey, k.SecretKey, k.Region)
@@ -145,7 +145,7 @@ func newAccountKeysList(choice *nodeChoice) *cobra.Command {
 				}
 				return printAccessKeys(cmd.OutOrStdout(), a.Keys)
 			}
-			return fmt.Errorf("there is no account %q: palisade account list shows all", args[0])
+			return fmt.Errorf("no account %q; palisade account list shows all", args[0])
 		},
 	}
 }
@@ -154,7 +154,7 @@ func printAccessKeys(out io.Writer, keys []node.AccessKeyStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "KEY\tSTATE\tSECRET\tMADE")
 	for _, k := range keys {
-		state, sealed, made := "active", "sealed", "before they were dated"
+		state, sealed, made := "active", "sealed", "unknown (by an earlier release)"
 		if !k.Active {
 			state = "inactive"
 		}
@@ -172,7 +172,7 @@ func printAccessKeys(out io.Writer, keys []node.AccessKeyStatus) error {
 func newAccountKeysAdd(choice *nodeChoice) *cobra.Command {
 	return &cobra.Command{
 		Use:   "add ACCOUNT",
-		Short: "Make a further key, and print it: its secret is told this once",
+		Short: "Create a second key and print it; the secret is shown only this once",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			made, err := choice.changeKey(cmd, node.KeyRequest{Account: args[0], Do: node.AddKey})

@@ -77,7 +77,7 @@ func startNode(t *testing.T) string {
 	}
 }
 
-// run runs a command line and returns what it prints.
+// run runs a command line and returns its output.
 func run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -89,102 +89,137 @@ func run(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
+// A nodeCommand runs palisade commands against one node.
+type nodeCommand struct {
+	*testing.T
+	config string
+}
+
+func (c nodeCommand) must(args ...string) string {
+	c.Helper()
+	out, err := run(c.T, append(args, "--config", c.config)...)
+	if err != nil {
+		c.Fatalf("%q: %v", args, err)
+	}
+	return out
+}
+
+// fails wants an error with text in it.
+func (c nodeCommand) fails(text string, args ...string) {
+	c.Helper()
+	if out, err := run(c.T, append(args, "--config", c.config)...); err == nil || !strings.Contains(err.Error(), text) {
+		c.Errorf("%q: %v, want an error with %q\n%s", args, err, text, out)
+	}
+}
+
+// exits wants an exit status of the binary's main function.
+func (c nodeCommand) exits(status int, args ...string) {
+	c.Helper()
+	if got := Main(append([]string{"palisade"}, append(args, "--config", c.config)...)); got != status {
+		c.Errorf("%q exits with %d, want %d", args, got, status)
+	}
+}
+
+// printed is what account create prints: account id, access key and secret key.
+var printed = regexp.MustCompile(`^# carol: account ([1-9]\d{11}) \(vpc\)\nexport AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16})\nexport AWS_SECRET_ACCESS_KEY=(\S{40})\nexport AWS_DEFAULT_REGION=us-east-1\n$`)
+
 func TestAccountsAndTheirKeys(t *testing.T) {
-	config := startNode(t)
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := run(t, append(args, "--config", config)...)
-		if err != nil {
-			t.Fatalf("%q: %v", args, err)
-		}
-		return out
+	c := nodeCommand{t, startNode(t)}
+	created := c.must("account", "create", "--name", "carol")
+	carol := printed.FindStringSubmatch(created)
+	if carol == nil {
+		t.Fatalf("create prints\n%s", created)
 	}
-	fails := func(text string, args ...string) {
-		t.Helper()
-		if out, err := run(t, append(args, "--config", config)...); err == nil || !strings.Contains(err.Error(), text) {
-			t.Errorf("%q: %v, want an error with %q\n%s", args, err, text, out)
+	students := createStudents(c)
+	c.must("account", "create", "--name", "dora", "--id", "123456789012")
+	refuseBadAccounts(c)
+
+	second := changeKeys(c, carol)
+	list := c.must("account", "list")
+	if !regexp.MustCompile(`(?m)^carol +`+carol[1]+` +vpc +`+second+`$`).MatchString(list) || !strings.Contains(list, "albert") || strings.Count(list, "\n") != 34 {
+		t.Errorf("account list prints\n%s", list)
+	}
+	checkAudit(c, carol[1], second)
+	everything := list + c.must("audit") + c.must("audit", "--json") + c.must("audit", "--cloudtrail")
+	for _, secret := range []string{carol[3], students[7].SecretKey} {
+		if strings.Contains(everything, secret) {
+			t.Error("a secret was printed a second time")
 		}
 	}
 
-	carol := must("account", "create", "--name", "carol")
-	env := regexp.MustCompile(`^# carol: account ([1-9]\d{11}) \(vpc\)\nexport AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16})\nexport AWS_SECRET_ACCESS_KEY=(\S{40})\nexport AWS_DEFAULT_REGION=us-east-1\n$`)
-	keys := env.FindStringSubmatch(carol)
-	if keys == nil {
-		t.Fatalf("create prints\n%s", carol)
+	backup := filepath.Join(t.TempDir(), "backup")
+	saved := c.must("cluster", "snapshot", "save", backup)
+	inspected, err := run(t, "cluster", "snapshot", "inspect", backup)
+	if err != nil || !strings.Contains(saved, "sealed under cluster key") || !strings.Contains(inspected, "keep a copy of it in another place") {
+		t.Errorf("%v; save prints\n%s\ninspect prints\n%s", err, saved, inspected)
 	}
-	var class []node.NewKey
-	if err := json.Unmarshal([]byte(must("account", "create", "--count", "30", "--prefix", "student", "--platform", "classic", "--json")), &class); err != nil {
-		t.Fatal(err)
-	}
-	if len(class) != 30 || class[0].Name != "student01" || class[29].Name != "student30" || class[29].Platform != ec2.Classic || class[0].Account == class[1].Account {
-		t.Errorf("a class is %+v", class)
-	}
-	must("account", "create", "--name", "dora", "--id", "123456789012")
+}
 
-	fails("EntityAlreadyExists", "account", "create", "--name", "carol")
-	fails("EntityAlreadyExists", "account", "create", "--name", "other", "--id", "123456789012")
-	fails("EntityAlreadyExists", "account", "create", "--count", "2", "--prefix", "student")
-	fails("12 digits", "account", "create", "--name", "x", "--id", "12")
-	fails("no name for an account", "account", "create", "--name", "a b")
-	fails("up to 500", "account", "create", "--count", "501", "--prefix", "s")
+func createStudents(c nodeCommand) (students []node.NewKey) {
+	c.Helper()
+	out := c.must("account", "create", "--count", "30", "--prefix", "student", "--platform", "classic", "--json")
+	if err := json.Unmarshal([]byte(out), &students); err != nil {
+		c.Fatal(err)
+	}
+	if len(students) != 30 || students[0].Name != "student01" || students[29].Name != "student30" || students[29].Platform != ec2.Classic || students[0].Account == students[1].Account {
+		c.Errorf("30 accounts are created as %+v", students)
+	}
+	return students
+}
+
+func refuseBadAccounts(c nodeCommand) {
+	c.Helper()
+	c.fails("EntityAlreadyExists", "account", "create", "--name", "carol")
+	c.fails("EntityAlreadyExists", "account", "create", "--name", "other", "--id", "123456789012")
+	c.fails("EntityAlreadyExists", "account", "create", "--count", "2", "--prefix", "student")
+	c.fails("12 digits", "account", "create", "--name", "x", "--id", "12")
+	c.fails("no name for an account", "account", "create", "--name", "a b")
+	c.fails("up to 500", "account", "create", "--count", "501", "--prefix", "s")
 	for _, args := range [][]string{
 		{"account", "create"}, {"account", "create", "--name", "x", "--count", "2"}, {"account", "create", "--count", "2"},
 		{"account", "create", "--name", "x", "--prefix", "y"}, {"account", "create", "--name", "x", "--platform", "ipv6"},
 		{"account", "keys", "delete", "carol"}, {"account", "keys", "add"}, {"account", "list", "carol"},
 	} {
-		if got := Main(append([]string{"palisade"}, append(args, "--config", config)...)); got != 2 {
-			t.Errorf("%q exits with %d, want 2", args, got)
-		}
+		c.exits(2, args...)
 	}
+}
 
-	added := must("account", "keys", "add", "carol")
+// changeKeys gives carol a second key, and takes her first one away. It returns the second.
+func changeKeys(c nodeCommand, carol []string) string {
+	c.Helper()
+	added := c.must("account", "keys", "add", "carol")
 	second := regexp.MustCompile(`AWS_ACCESS_KEY_ID=(\S+)`).FindStringSubmatch(added)[1]
-	fails("LimitExceeded", "account", "keys", "add", "carol")
-	fails("no account", "account", "keys", "add", "nobody")
-	fails("no account", "account", "keys", "list", "nobody")
-	fails("NoSuchEntity", "account", "keys", "delete", "dora", second)
-	must("account", "keys", "deactivate", "carol", keys[2])
-	must("account", "keys", "deactivate", "carol", second)
-	must("account", "keys", "activate", keys[1], second)
-	if got := must("account", "keys", "list", "carol"); !regexp.MustCompile(keys[2]+` +inactive +sealed`).MatchString(got) || !regexp.MustCompile(second+` +active +sealed`).MatchString(got) {
-		t.Errorf("carol's keys are\n%s", got)
+	c.fails("LimitExceeded", "account", "keys", "add", "carol")
+	c.fails("no account", "account", "keys", "add", "nobody")
+	c.fails("no account", "account", "keys", "list", "nobody")
+	c.fails("NoSuchEntity", "account", "keys", "delete", "dora", second)
+	c.must("account", "keys", "deactivate", "carol", carol[2])
+	c.must("account", "keys", "deactivate", "carol", second)
+	c.must("account", "keys", "activate", carol[1], second)
+	if got := c.must("account", "keys", "list", "carol"); !regexp.MustCompile(carol[2]+` +inactive +sealed`).MatchString(got) || !regexp.MustCompile(second+` +active +sealed`).MatchString(got) {
+		c.Errorf("carol's keys are\n%s", got)
 	}
-	must("account", "keys", "delete", "carol", keys[2])
-	list := must("account", "list")
-	if !regexp.MustCompile(`(?m)^carol +`+keys[1]+` +vpc +`+second+`$`).MatchString(list) || !strings.Contains(list, "albert") || strings.Count(list, "\n") != 34 {
-		t.Errorf("the accounts are\n%s", list)
-	}
+	c.must("account", "keys", "delete", "carol", carol[2])
+	return second
+}
 
-	audit := must("audit")
+func checkAudit(c nodeCommand, account, key string) {
+	c.Helper()
+	audit := c.must("audit")
 	for _, want := range []string{
 		`operator +control socket of node1 +CreateAccount +done +Count=30 Name=student01 Platform=classic`,
 		`operator +control socket of node1 +CreateAccount +EntityAlreadyExists +Count=1 Name=carol Platform=vpc`,
-		`operator +control socket of node1 +UpdateAccessKey +done +AccessKey=` + second + ` Account=` + keys[1] + ` Do=activate`,
+		`operator +control socket of node1 +UpdateAccessKey +done +AccessKey=` + key + ` Account=` + account + ` Do=activate`,
 	} {
 		if !regexp.MustCompile(want).MatchString(audit) {
-			t.Errorf("the audit trail lacks %s:\n%s", want, audit)
+			c.Errorf("the audit trail lacks %s:\n%s", want, audit)
 		}
 	}
-	everything := audit + must("audit", "--json") + must("audit", "--cloudtrail") + list
-	for _, secret := range []string{keys[3], class[7].SecretKey} {
-		if strings.Contains(everything, secret) {
-			t.Error("a secret was told twice")
-		}
+	if got := c.must("audit", "--since", "1h", "--action", "deleteaccesskey"); strings.Count(got, "\n") != 3 {
+		c.Errorf("the audit trail of deleted keys is\n%s", got)
 	}
-	if got := must("audit", "--since", "1h", "--action", "deleteaccesskey"); strings.Count(got, "\n") != 3 {
-		t.Errorf("keys were deleted\n%s", got)
+	if got := c.must("audit", "--since", "2099-01-01"); strings.Count(got, "\n") != 1 {
+		c.Errorf("the audit trail from 2099 on is\n%s", got)
 	}
-	if got := must("audit", "--since", "2099-01-01"); strings.Count(got, "\n") != 1 {
-		t.Errorf("from the future:\n%s", got)
-	}
-	if got := Main([]string{"palisade", "audit", "--since", "yesterday", "--config", config}); got != 2 {
-		t.Errorf("since yesterday exits with %d", got)
-	}
-
-	backup := filepath.Join(t.TempDir(), "backup")
-	saved := must("cluster", "snapshot", "save", backup)
-	inspected, err := run(t, "cluster", "snapshot", "inspect", backup)
-	if err != nil || !strings.Contains(saved, "sealed under cluster key") || !strings.Contains(inspected, "keep a copy of that elsewhere") {
-		t.Errorf("%v; save says\n%s\ninspect says\n%s", err, saved, inspected)
-	}
+	c.exits(2, "audit", "--since", "yesterday")
 }

@@ -14,27 +14,27 @@ import (
 	"palisade/internal/node"
 )
 
-// What an interface is put in front of, as both commands name it.
-type outsideFlags struct{ netns, tap, device string }
+// attachedFlags name the namespace or device that an interface is attached to.
+type attachedFlags struct{ netns, tap, device string }
 
-func (f *outsideFlags) flags(cmd *cobra.Command) {
+func (f *attachedFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.netns, "netns", "", "the network namespace `NAME`, as ip netns lists it")
-	cmd.Flags().StringVar(&f.tap, "tap", "", "the TAP or veth `DEVICE` of the host, whose other side a machine holds")
-	cmd.Flags().StringVar(&f.device, "device", "", "what the device is called in the namespace (default: the next free of eth0, eth1 ...)")
+	cmd.Flags().StringVar(&f.tap, "tap", "", "the TAP or veth `DEVICE` of the host that a machine or a container uses")
+	cmd.Flags().StringVar(&f.device, "device", "", "the name of the new device in the namespace (default: the first unused of eth0, eth1 ...)")
 }
 
-func (f *outsideFlags) check() error {
+func (f *attachedFlags) check() error {
 	switch {
 	case (f.netns == "") == (f.tap == ""):
-		return usageError{errors.New("say one of --netns NAME and --tap DEVICE")}
+		return usageError{errors.New("exactly one of --netns NAME and --tap DEVICE is needed")}
 	case f.tap != "" && f.device != "":
-		return usageError{errors.New("--device is for --netns; a TAP has its name")}
+		return usageError{errors.New("--device is for --netns only; a TAP has a name already")}
 	}
 	return nil
 }
 
-// target is the device's name, if one was given.
-func (f *outsideFlags) target() string {
+// target is the name of the device, or "".
+func (f *attachedFlags) target() string {
 	if f.tap != "" {
 		return f.tap
 	}
@@ -43,19 +43,19 @@ func (f *outsideFlags) target() string {
 
 func newAttachCommand() *cobra.Command {
 	var choice nodeChoice
-	var at outsideFlags
+	var at attachedFlags
 	var r node.AttachRequest
 	var subnet, eni, address string
 	var public bool
 	cmd := &cobra.Command{
 		Use:   "attach {--netns NAME | --tap DEVICE} {--subnet ID --group GROUP... | --interface ID}",
-		Short: "Put what is on a node already behind an interface of a VPC",
-		Long: `Make an interface in a subnet, in front of a network namespace or of a virtual machine that
-is on the node already. What is behind it is then a member of the VPC as an instance is:
-its groups decide what it may send and receive, and change while it runs.
+		Short: "Attach a namespace or a virtual machine to a VPC",
+		Long: `Create an interface in a subnet, and attach it to a network namespace or to a virtual machine
+that exists on the node. The namespace or machine is then a member of the VPC like an instance:
+the interface's groups decide what it may send and receive, and can change while it runs.
 
-A namespace gets a device with addresses and routes. A machine keeps its TAP (or a
-container its veth), which is closed to the host, and must use the MAC, the address, the
+A namespace gets a device with addresses and routes. A machine keeps its TAP and a container its
+veth; the host can no longer use that device, and the machine must use the MAC, the address, the
 gateway and the MTU that are printed. palisade detach undoes it.`,
 		Example: `  palisade attach --netns cache --subnet subnet-0a1b2c3d --group web
   palisade attach --tap vm0 --subnet subnet-0a1b2c3d --group web --public --label db
@@ -66,7 +66,7 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 				return err
 			}
 			if (subnet == "") == (eni == "") {
-				return usageError{errors.New("say one of --subnet ID and --interface ID")}
+				return usageError{errors.New("exactly one of --subnet ID and --interface ID is needed")}
 			}
 			if address != "" {
 				var err error
@@ -93,12 +93,12 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 		},
 	}
 	at.flags(cmd)
-	cmd.Flags().StringVar(&subnet, "subnet", "", "the subnet `ID` that a new interface is in")
-	cmd.Flags().StringSliceVar(&r.Groups, "group", nil, "a `GROUP` that it is a member of, by id or name (default: the VPC's group default)")
-	cmd.Flags().StringVar(&address, "address", "", "its private `ADDRESS` (default: any that is free)")
-	cmd.Flags().BoolVar(&public, "public", false, "give it a public address, or not with --public=false (default: as the subnet has it)")
-	cmd.Flags().StringVar(&r.Label, "label", "", "its tag Name is `TEXT`")
-	cmd.Flags().StringVar(&eni, "interface", "", "the interface `ID` to use, instead of a new one")
+	cmd.Flags().StringVar(&subnet, "subnet", "", "the subnet `ID` of the new interface")
+	cmd.Flags().StringSliceVar(&r.Groups, "group", nil, "a `GROUP` of the new interface, by id or name (default: the group \"default\" of the VPC)")
+	cmd.Flags().StringVar(&address, "address", "", "its private `ADDRESS` (default: an unused one)")
+	cmd.Flags().BoolVar(&public, "public", false, "give it a public address; --public=false gives none (default: the subnet's setting)")
+	cmd.Flags().StringVar(&r.Label, "label", "", "the `TEXT` of its tag Name")
+	cmd.Flags().StringVar(&eni, "interface", "", "use the existing interface `ID`")
 	choice.flags(cmd)
 	return cmd
 }
@@ -108,7 +108,7 @@ func printAttached(w io.Writer, s node.OutsideStatus) {
 	if s.Namespace != "" {
 		what = "namespace " + s.Namespace + ", " + what
 	}
-	fmt.Fprintf(w, "%s is in front of %s, on %s\n", s.Interface, what, s.Node)
+	fmt.Fprintf(w, "%s is attached to %s, on %s\n", s.Interface, what, s.Node)
 	t := tabwriter.NewWriter(w, 0, 8, 1, ' ', 0)
 	for _, a := range s.Addresses {
 		fmt.Fprintf(t, "   address\t%s\n", a)
@@ -119,13 +119,13 @@ func printAttached(w io.Writer, s node.OutsideStatus) {
 	}
 	_ = t.Flush()
 	if s.Namespace == "" {
-		fmt.Fprintln(w, "The machine must use exactly these.")
+		fmt.Fprintln(w, "The machine must use exactly these values.")
 	}
 }
 
 func newDetachCommand() *cobra.Command {
 	var choice nodeChoice
-	var at outsideFlags
+	var at attachedFlags
 	var r node.DetachRequest
 	cmd := &cobra.Command{
 		Use:     "detach {--netns NAME | --tap DEVICE | INTERFACE}",
@@ -134,10 +134,10 @@ func newDetachCommand() *cobra.Command {
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case len(args) == 1 && at == outsideFlags{}:
+			case len(args) == 1 && at == attachedFlags{}:
 				r.Interface = ec2.InterfaceID(args[0])
 			case len(args) == 1:
-				return usageError{errors.New("say one of --netns NAME, --tap DEVICE and an interface")}
+				return usageError{errors.New("exactly one of --netns NAME, --tap DEVICE and an interface id is needed")}
 			default:
 				if err := at.check(); err != nil {
 					return err
@@ -154,12 +154,12 @@ func newDetachCommand() *cobra.Command {
 			if choice.json {
 				return printJSON(cmd.OutOrStdout(), s)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is in front of nothing any more\n", s.Interface)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is detached\n", s.Interface)
 			return nil
 		},
 	}
 	at.flags(cmd)
-	cmd.Flags().BoolVar(&r.Force, "force", false, "do not wait long for a node that does not answer")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "detach even if the node does not confirm it")
 	choice.flags(cmd)
 	return cmd
 }

@@ -23,9 +23,10 @@ func newAuditCommand() *cobra.Command {
 	var cloudTrail bool
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Say who changed what, and what was refused",
-		Long: `Say who changed what: the newest 10,000 requests that reached the state, done or refused, oldest first.
-What never reaches it is not among them: reads, dry runs, and what the API refuses by its form or signature.`,
+		Short: "List who changed what, and what was refused",
+		Long: `List who changed what: the newest requests for a change, done or refused, oldest first. The
+cluster keeps 10,000 of them (settings.audit_records). Reads, dry runs, and requests that the API
+refuses for their form or signature are not recorded.`,
 		Example: `  palisade audit --since 1h
   palisade audit --account mary --action AuthorizeSecurityGroupIngress
   palisade audit --cloudtrail > events.json`,
@@ -60,9 +61,9 @@ What never reaches it is not among them: reads, dry runs, and what the API refus
 		},
 	}
 	choice.flags(cmd)
-	cmd.Flags().StringVar(&account, "account", "", "only of this `ACCOUNT`, by name or id")
-	cmd.Flags().StringVar(&action, "action", "", "only this `ACTION`")
-	cmd.Flags().StringVar(&since, "since", "", "only from this `TIME` on: 2026-01-02T03:04:05Z, 2026-01-02, or how long ago, as 90m")
+	cmd.Flags().StringVar(&account, "account", "", "only requests of this `ACCOUNT`, by name or id")
+	cmd.Flags().StringVar(&action, "action", "", "only requests for this `ACTION`")
+	cmd.Flags().StringVar(&since, "since", "", "only requests since this `TIME`: 2026-01-02T03:04:05Z, 2026-01-02, or how long ago, such as 90m")
 	cmd.Flags().BoolVar(&cloudTrail, "cloudtrail", false, "print JSON in the form of AWS CloudTrail's events")
 	return cmd
 }
@@ -76,7 +77,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("--since %s: it is a time, as 2026-01-02T03:04:05Z or 2026-01-02, or how long ago, as 90m", text)
+	return time.Time{}, fmt.Errorf("--since %s: must be a time such as 2026-01-02T03:04:05Z or 2026-01-02, or how long ago, such as 90m", text)
 }
 
 func printAudit(out io.Writer, entries []node.AuditEntry) error {
@@ -103,7 +104,8 @@ func printAudit(out io.Writer, entries []node.AuditEntry) error {
 	return w.Flush()
 }
 
-// oneLine keeps what a caller wrote from looking like a line of ours.
+// oneLine quotes control characters, so that a caller's text cannot look like a line of
+// this output.
 func oneLine(text string) string {
 	quoted := fmt.Sprintf("%q", text)
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)

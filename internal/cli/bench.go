@@ -32,17 +32,17 @@ func newBenchCommand() *cobra.Command {
 	var f benchFlags
 	cmd := &cobra.Command{
 		Use:   "bench [--lab NAME FROM TO | --attached FROM TO]",
-		Short: "Measure the switch beside its rivals, or a lab of your own",
-		Long: `Measure the switch beside a bare relay, a Linux bridge with iptables, Open vSwitch and
-others that are installed, on one node and across two: TCP, small packets, new connections
-and round trips between namespaces that it makes, as root, in some 26 minutes. --quick, or
-QUICK=1 in the environment, takes less than three and is less certain.
+		Short: "Measure the switch and its rivals, or a running lab",
+		Long: `Measure the switch, a relay without any filter, a Linux bridge with iptables, Open vSwitch and
+other rivals that are installed, on one node and across two: TCP, small packets, new connections
+and round trips. It creates its own network namespaces, needs root, and takes 26 minutes.
+--quick, or QUICK=1 in the environment, takes less than three minutes and is less precise.
 
 With --lab it measures between two instances of a running lab, and with --attached between
 two network namespaces; their groups must admit TCP and UDP to ports 5201 to 5299.
 
-It exits with 1 if the run refutes a claim, or is void because a contestant or the relay
-fell short of what makes the comparison fair.`,
+The exit status is 1 if a measured ratio misses its bound, or if the run is void: a contestant
+failed, or the relay is so slow that the comparison is not fair.`,
 		Example: `  palisade bench
   QUICK=1 palisade bench --pollers 2
   palisade bench --lab lab web1 db1
@@ -69,25 +69,25 @@ fell short of what makes the comparison fair.`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.quick, "quick", false, "fewer and shorter repetitions")
-	flags.BoolVar(&f.check, "check", false, "palisade beside the relay alone, against stored bounds")
-	flags.BoolVar(&f.scale, "scale", false, "what rules, members, flows and ports cost, over their numbers")
-	flags.BoolVar(&f.ablate, "ablate", false, "what each part of the switch costs, by leaving it out")
+	flags.BoolVar(&f.check, "check", false, "compare palisade with the relay only, against stored bounds")
+	flags.BoolVar(&f.scale, "scale", false, "measure the cost of rules, members, flows and ports, by their number")
+	flags.BoolVar(&f.ablate, "ablate", false, "measure the cost of each part of the switch, by leaving it out")
 	flags.StringVar(&f.lab, "lab", "", "measure between two instances of the lab `NAME`")
 	flags.BoolVar(&f.attached, "attached", false, "measure between two network namespaces")
-	flags.StringSliceVar(&f.contestants, "contestants", nil, "only these `NAMES`")
-	flags.IntVar(&f.pollers, "pollers", 0, "how many `GOROUTINES` carry frames (default: as a node)")
-	flags.IntVar(&f.repetitions, "repetitions", 0, "`HOW` often everything is measured (default: the plan's; fewer than 6 give no intervals)")
+	flags.StringSliceVar(&f.contestants, "contestants", nil, "measure only these `NAMES`")
+	flags.IntVar(&f.pollers, "pollers", 0, "the `NUMBER` of pollers (default: as in a node)")
+	flags.IntVar(&f.repetitions, "repetitions", 0, "measure everything this `NUMBER` of times (default: depends on the run; fewer than 6 give no intervals)")
 	flags.StringVar(&f.output, "output", "", "write the samples to `FILE` (default: bench-KIND.json beside the binary)")
 	flags.StringVar(&f.profile, "profile", "", "write a processor profile of the switches to `FILE`")
-	flags.StringVar(&f.from, "from", "", "do not measure: report on the samples in `FILE`")
-	flags.StringVar(&f.markdown, "markdown", "", "replace the section between the run's markers in `FILE`")
+	flags.StringVar(&f.from, "from", "", "do not measure, but report on the samples in `FILE`")
+	flags.StringVar(&f.markdown, "markdown", "", "replace the section of this kind of run in `FILE`")
 	flags.StringVar(&f.charts, "charts", "", "write charts to `DIRECTORY`")
 	cmd.MarkFlagsMutuallyExclusive("check", "scale", "ablate", "lab", "attached", "from")
 	cmd.AddCommand(newBenchTrafficCommand())
 	return cmd
 }
 
-// report measures, or reads what was measured.
+// report measures, or reads an earlier report.
 func (f *benchFlags) report(cmd *cobra.Command, args []string) (*bench.Report, error) {
 	if f.from != "" {
 		in, err := os.Open(f.from)
@@ -153,7 +153,7 @@ func (f *benchFlags) plan() bench.Plan {
 	return bench.Full(f.contestants)
 }
 
-// write prints the report and writes the files that were asked for.
+// write prints the report and writes the files that the flags name.
 func (f *benchFlags) write(out io.Writer, report *bench.Report) error {
 	if err := report.Print(out); err != nil {
 		return err
@@ -175,7 +175,7 @@ func (f *benchFlags) write(out io.Writer, report *bench.Report) error {
 	return nil
 }
 
-// labNamespaces are the namespaces of instances, by id or name.
+// labNamespaces returns the namespaces of instances, which are given by id or name.
 func labNamespaces(ctx context.Context, name string, who []string) ([]string, error) {
 	l, err := lab.Open(name)
 	if err != nil {
@@ -192,7 +192,7 @@ func labNamespaces(ctx context.Context, name string, who []string) ([]string, er
 	return namespaces, nil
 }
 
-// newBenchTrafficCommand is what the benchmark runs at its endpoints.
+// newBenchTrafficCommand makes the command that the benchmark runs at its endpoints.
 func newBenchTrafficCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "traffic",

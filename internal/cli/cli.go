@@ -20,13 +20,13 @@ import (
 	"palisade/internal/lab"
 )
 
-// An exitError ends the process with code; what there was to say has been printed.
+// An exitError ends the process with this code. The command has printed its message already.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// Main runs the command that args name and returns the process's exit status: 0 done,
-// 1 it could not be done, 2 the command line was wrong, 3 this node is out of its cluster.
+// Main runs the command that args name and returns the process's exit status: 0 success,
+// 1 failure, 2 a wrong command line, 3 this node was fenced or removed from its cluster.
 func Main(args []string) int {
 	if code, ok := instance.Reexec(args); ok {
 		return code
@@ -53,7 +53,7 @@ func Main(args []string) int {
 	return 1
 }
 
-// A usageError is a command line that cannot be understood.
+// A usageError is a mistake in the command line.
 type usageError struct{ error }
 
 func newRoot() *cobra.Command {
@@ -61,7 +61,7 @@ func newRoot() *cobra.Command {
 		Use:   "palisade",
 		Short: "EC2 security groups that you run yourself",
 		Example: `  palisade lab up                  # a cluster in namespaces on this machine
-  eval "$(palisade lab env)"       # point aws and the ec2-* tools at it
+  eval "$(palisade lab env)"       # make aws and the ec2-* tools use it
   palisade scenario run albert     # play a story from the EC2 guide with real nmap`,
 		SilenceUsage:  true,
 		SilenceErrors: true,

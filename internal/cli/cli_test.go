@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestBinaryIsTheToolItIsCalledAs(t *testing.T) {
+func TestBinaryRunsTheToolOfItsName(t *testing.T) {
 	for _, tc := range []struct{ args, want []string }{
 		{[]string{"bin/palisade", "lab", "up"}, []string{"lab", "up"}},
 		{[]string{"/usr/local/bin/ec2-authorize", "default", "-p22"}, []string{"ec2-authorize", "default", "-p22"}},

@@ -16,15 +16,15 @@ import (
 	"palisade/internal/node"
 )
 
-// newClusterCommand is for whoever runs a cluster: who belongs to it, and its backups.
+// newClusterCommand is for the operator of a cluster: its members and its backups.
 func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Begin a cluster, say who belongs to it, save and restore it",
+		Short: "Start a cluster, manage its members, save and restore it",
 		Example: `  palisade cluster init --config node1.toml      # then: palisade node --config node1.toml
   palisade cluster token --config node1.toml     # for palisade node --join ... --token ...
   palisade cluster status                        # of the lab, or --config FILE
-  palisade cluster fence node3                   # it is dead, and shall stay out`,
+  palisade cluster fence node3                   # it is dead; do not let it come back`,
 		RunE: helpOrUnknown,
 	}
 	cmd.AddCommand(newClusterInit(), newClusterToken(), newClusterStatus(), newClusterFence(), newClusterRemove(),
@@ -32,7 +32,7 @@ func newClusterCommand() *cobra.Command {
 	return cmd
 }
 
-// A nodeChoice is which node an operator's command asks.
+// A nodeChoice selects the node that an operator's command asks.
 type nodeChoice struct {
 	config string // of a node on this machine
 	lab    string
@@ -47,8 +47,8 @@ func (c *nodeChoice) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
 }
 
-// ask does a call at the node's control socket, or at each of the lab's in turn until one
-// answers.
+// ask calls the node's control socket, or the sockets of the lab's nodes in turn until
+// one answers.
 func (c *nodeChoice) ask(ctx context.Context, call func(socket string) error) error {
 	if c.config != "" {
 		config, err := node.ReadConfig(c.config)
@@ -79,11 +79,11 @@ func newClusterInit() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:   "init --config FILE",
-		Short: "Make a new cluster's certificate authority, with this node as its first member",
+		Short: "Create the certificate authority of a new cluster, with this node as its first member",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
-				return usageError{errors.New("cluster init wants --config FILE")}
+				return usageError{errors.New("cluster init needs --config FILE")}
 			}
 			config, err := node.ReadConfig(path)
 			if err != nil {
@@ -93,7 +93,7 @@ func newClusterInit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Cluster %s has its authority; %s is its first node.\nNext: palisade node --config %s\n",
+			fmt.Fprintf(cmd.OutOrStdout(), "Cluster %s has its certificate authority; %s is its first node.\nNext: palisade node --config %s\n",
 				identity.Cluster(), config.Name, path)
 			return nil
 		},
@@ -112,7 +112,7 @@ func newClusterToken() *cobra.Command {
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if role != string(ec2.Voter) && role != string(ec2.NonVoter) {
-				return usageError{fmt.Errorf("--role %s: a node is a %s or a %s", role, ec2.Voter, ec2.NonVoter)}
+				return usageError{fmt.Errorf("--role %s: must be %s or %s", role, ec2.Voter, ec2.NonVoter)}
 			}
 			var made struct {
 				Token string `json:"token"`
@@ -132,7 +132,7 @@ func newClusterToken() *cobra.Command {
 	}
 	choice.flags(cmd)
 	cmd.Flags().StringVar(&role, "role", string(ec2.Voter), "`voter` (3 or 5 in all) or nonvoter")
-	cmd.Flags().DurationVar(&ttl, "ttl", 10*time.Minute, "how long the token may wait to be used")
+	cmd.Flags().DurationVar(&ttl, "ttl", 10*time.Minute, "how long the token is valid")
 	return cmd
 }
 
@@ -140,7 +140,7 @@ func newClusterStatus() *cobra.Command {
 	var choice nodeChoice
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the nodes, who leads, and whether every node enforces the newest rules",
+		Short: "Show the nodes, the leader, and whether every node enforces the newest rules",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s node.ClusterStatus
@@ -162,7 +162,7 @@ func printClusterStatus(cmd *cobra.Command, s node.ClusterStatus) error {
 	out := cmd.OutOrStdout()
 	switch {
 	case s.Leader == "":
-		fmt.Fprintf(out, "%s knows no leader: nothing can be changed; what is enforced stays so. Newest state: index %d\n", s.Node, s.Index)
+		fmt.Fprintf(out, "%s knows no leader: nothing can be changed, and the current rules stay enforced. Newest state: index %d\n", s.Node, s.Index)
 	case s.Enforced:
 		fmt.Fprintf(out, "%s leads; index %d is enforced everywhere\n", s.Leader, s.Index)
 	default:
@@ -185,15 +185,15 @@ func newClusterFence() *cobra.Command {
 	var yes bool
 	return newExpulsion(expulsion{
 		use: "fence NODE", path: "/v1/cluster/fence", yes: &yes,
-		short: "Declare a dead node out: its addresses and instances are given up",
-		plan: `Fencing %[1]s says that it is dead, or cut off for good. At once and for all other nodes:
-  - its addresses leave every group and are given up; its %[2]s
-    stopped, and can be started on other nodes with new addresses
-  - no node speaks to it any more; gossip and tunnel keys are replaced
-  - nobody waits for it: --wait=enforced counts it as excluded
-A node that is alive but cut off goes on by its last rules until it reaches the others again, and then ends:
-turn it off first if you can. It comes back with a new token only, after its data directory was emptied.`,
-		done: "%[1]s is fenced, at index %[2]d. Its instances are stopped: %[3]s",
+		short: "Exclude a dead node: its addresses are released, its instances stopped",
+		plan: `Fence %[1]s only if it is dead or cut off for good. At once, for all other nodes:
+  - its addresses leave every group and are released
+  - its instances (%[2]d) are stopped; they can be started on other nodes, with new addresses
+  - no node communicates with it any more; gossip and tunnel keys are replaced
+  - no change waits for it: --wait=enforced counts it as excluded
+A node that is alive but cut off enforces its last rules until it reaches the others again, and then stops:
+turn it off first if you can. To join again it needs a new token and an empty data directory.`,
+		done: "%[1]s is fenced, at index %[2]d. Stopped instances: %[3]s",
 	})
 }
 
@@ -201,16 +201,17 @@ func newClusterRemove() *cobra.Command {
 	var yes bool
 	return newExpulsion(expulsion{
 		use: "remove NODE", path: "/v1/cluster/remove", yes: &yes,
-		short: "Take a node out of the cluster for good, once it carries no instance",
-		plan: `Removing %[1]s takes it out of the list of nodes. It must carry no instance, or be fenced; its %[2]s.
-  - it has no vote any more, and no node speaks to it; gossip and tunnel keys are replaced
-  - its name is free for another node
-It comes back with a new token only, after its data directory was emptied.`,
-		done: "%[1]s is removed, at index %[2]d. What it carried: %[3]s",
+		short: "Remove a node without instances from the cluster for good",
+		plan: `Removing %[1]s deletes it from the list of nodes. It must run no instance, or be fenced. It runs %[2]d now.
+  - it has no vote, and no node communicates with it any more; gossip and tunnel keys are replaced
+  - another node may use its name
+To join again it needs a new token and an empty data directory.`,
+		done: "%[1]s is removed, at index %[2]d. Stopped instances: %[3]s",
 	})
 }
 
-// An expulsion is a command that makes a node no member, and says so before and after.
+// An expulsion is a command that ends a node's membership. It prints the plan before, and
+// done after.
 type expulsion struct {
 	use, path, short, plan, done string
 	yes                          *bool
@@ -234,7 +235,7 @@ func newExpulsion(e expulsion) *cobra.Command {
 				return err
 			}
 			if !*e.yes {
-				fmt.Fprintf(cmd.OutOrStdout(), e.plan+"\n\nTo do it, say it again with --yes.\n", name, carries(member.Instances))
+				fmt.Fprintf(cmd.OutOrStdout(), e.plan+"\n\nTo do it, repeat the command with --yes.\n", name, member.Instances)
 				return exitError(1)
 			}
 			var change node.NodeChange
@@ -256,15 +257,8 @@ func newExpulsion(e expulsion) *cobra.Command {
 		},
 	}
 	choice.flags(cmd)
-	cmd.Flags().BoolVar(e.yes, "yes", false, "do it; without this, say what would be done")
+	cmd.Flags().BoolVar(e.yes, "yes", false, "do it; without --yes, only show what would be done")
 	return cmd
-}
-
-func carries(n int) string {
-	if n == 1 {
-		return "1 instance is"
-	}
-	return fmt.Sprintf("%d instances are", n)
 }
 
 func findMember(s node.ClusterStatus, name ec2.NodeID) (node.MemberStatus, error) {
@@ -278,7 +272,7 @@ func findMember(s node.ClusterStatus, name ec2.NodeID) (node.MemberStatus, error
 	return node.MemberStatus{}, fmt.Errorf("the cluster has no node %s; it has %s", name, strings.Join(names, ", "))
 }
 
-// answered says what to do about a node that is down.
+// answered explains the error of a call to a node that is down.
 func answered(socket string, err error) error {
 	if !isDown(err) {
 		return err

@@ -10,11 +10,11 @@ import (
 	"palisade/internal/cli/ec2tools"
 )
 
-// ec2Group is the heading in the help under which the ec2-* tools stand.
+// ec2Group is the heading of the ec2-* tools in the help.
 var ec2Group = &cobra.Group{ID: "ec2", Title: "EC2 command line tools:"}
 
-// newEC2Commands returns a command for each ec2-* tool. The tools read their options
-// themselves, as the tools of their time did.
+// newEC2Commands returns a command for each ec2-* tool. The tools parse their options
+// themselves, because the original tools' syntax differs from cobra's.
 func newEC2Commands() []*cobra.Command {
 	var commands []*cobra.Command
 	for _, name := range ec2tools.Names() {
@@ -37,8 +37,8 @@ func newEC2Commands() []*cobra.Command {
 	return commands
 }
 
-// calledAs returns the arguments for the root command. Called by the name of a tool, the
-// binary is that tool.
+// calledAs returns the arguments for the root command. When the binary is called by the
+// name of an ec2-* tool, the first argument is that name.
 func calledAs(args []string) []string {
 	if name := filepath.Base(args[0]); ec2tools.Is(name) {
 		return append([]string{name}, args[1:]...)
@@ -46,7 +46,7 @@ func calledAs(args []string) []string {
 	return args[1:]
 }
 
-// newEC2NamesCommand lists the names the binary answers to, for whoever links them.
+// newEC2NamesCommand lists the names of the ec2-* tools; `make build` links them.
 func newEC2NamesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "ec2-tools",

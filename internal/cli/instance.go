@@ -9,9 +9,9 @@ import (
 	"palisade/internal/instance"
 )
 
-// newInstanceCommand is for `palisade lab exec`, which knows an instance by its namespace alone.
+// newInstanceCommand is used by `palisade lab exec`, which knows only the namespace of an instance.
 func newInstanceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "instance", Short: "Reach into instances of this machine", Hidden: true, RunE: helpOrUnknown}
+	cmd := &cobra.Command{Use: "instance", Short: "Run commands in instances on this machine", Hidden: true, RunE: helpOrUnknown}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "exec NAMESPACE -- COMMAND...",
 		Short: "Run a command as root of the instance whose network namespace is NAMESPACE",
@@ -28,15 +28,15 @@ func newInstanceCommand() *cobra.Command {
 	return cmd
 }
 
-// helpOrUnknown is what a command that only has subcommands does.
+// helpOrUnknown runs a command that has only subcommands.
 func helpOrUnknown(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s has no command %q; %s --help lists them", cmd.CommandPath(), args[0], cmd.CommandPath())}
+		return usageError{fmt.Errorf("%s has no command %q; %s --help lists its commands", cmd.CommandPath(), args[0], cmd.CommandPath())}
 	}
 	return cmd.Help()
 }
 
-// usageArgs makes what check complains about a mistake of the command line.
+// usageArgs turns the errors of check into usageErrors.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {

@@ -19,30 +19,30 @@ func newLabCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "Run a cluster in namespaces on this machine",
-		Example: `  palisade lab up                             # as root; waits until the API answers
-  eval "$(palisade lab env --account mary)"   # point aws and the ec2-* tools at it
+		Example: `  palisade lab up                             # as root
+  eval "$(palisade lab env --account mary)"   # make aws and the ec2-* tools use it
   palisade lab exec laptop -- nmap -Pn 198.18.0.9
   palisade lab down`,
 		RunE: helpOrUnknown,
 	}
 	name := cmd.PersistentFlags().String("name", "lab", "the lab's `NAME`")
 	cmd.AddCommand(newLabUp(name), newLabEnv(name), newLabStatus(name), newLabExec(name),
-		newLabNode(name, "kill NODE", "Kill a node's daemon; its instances live on", (*lab.Lab).KillNode),
+		newLabNode(name, "kill NODE", "Kill a node's daemon; its instances keep running", (*lab.Lab).KillNode),
 		newLabNode(name, "start NODE", "Start a node's daemon again and wait until it is ready", (*lab.Lab).StartNode),
-		newLabNode(name, "crash NODE", "Kill a node with its instances, as a power cut would", (*lab.Lab).CrashNode),
+		newLabNode(name, "crash NODE", "Kill a node and its instances, like a power cut", (*lab.Lab).CrashNode),
 		newLabPartition(name), newLabHeal(name), newLabDown(name), newLabDoor(name), newLabSupervise(name))
 	return cmd
 }
 
-// openLab opens a lab, and starts its supervisor again if that has died. One that cannot be
-// started does not keep the command from its work.
+// openLab opens a lab, and starts its supervisor again if it has died. If that fails,
+// openLab prints a warning and the command goes on.
 func openLab(cmd *cobra.Command, name string) (*lab.Lab, error) {
 	l, err := lab.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	if err := l.Supervised(cmd.Context()); err != nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "palisade: what dies in lab %s is not started again: %v\n", name, err)
+		fmt.Fprintf(cmd.ErrOrStderr(), "palisade: lab %s has no supervisor, so daemons that die are not started again: %v\n", name, err)
 	}
 	return l, nil
 }
@@ -52,7 +52,7 @@ func newLabUp(name *string) *cobra.Command {
 	var pools []string
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Make a lab and wait until its API answers",
+		Short: "Start a lab and wait until its API answers",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Name = *name
@@ -79,13 +79,13 @@ func newLabUp(name *string) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "how many nodes")
-	cmd.Flags().IntVar(&o.Zones, "zones", 0, "how many availability zones the nodes are in (default one for each)")
+	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "the number of nodes")
+	cmd.Flags().IntVar(&o.Zones, "zones", 0, "the number of availability zones of the nodes (default: one for each node)")
 	cmd.Flags().IntVar(&o.Port, "port", 8773, "the API's `PORT` on 127.0.0.1")
-	cmd.Flags().DurationVar(&o.Quarantine, "quarantine", time.Minute, "how long an address rests between two leases")
-	cmd.Flags().StringVar(&o.Limits, "limits", "", "the limits of a `TIME`: today, vpc-2012 or classic-2012")
-	cmd.Flags().StringVar(&o.Overlay, "overlay", "", "the `FORM` of the tunnels between nodes: sealed (the default) or vxlan, which anybody on the underlay can read and forge")
-	cmd.Flags().StringSliceVar(&pools, "classic-pool", nil, "lease EC2-Classic's private addresses from these `CIDR`s (default 10.10.0.0/16)")
+	cmd.Flags().DurationVar(&o.Quarantine, "quarantine", time.Minute, "how long a released address is not leased again")
+	cmd.Flags().StringVar(&o.Limits, "limits", "", "the EC2 limits of a `TIME`: today (the default), vpc-2012 or classic-2012")
+	cmd.Flags().StringVar(&o.Overlay, "overlay", "", "the `FORM` of the tunnels between nodes: sealed (the default), or vxlan, which any host on the underlay can read and forge")
+	cmd.Flags().StringSliceVar(&pools, "classic-pool", nil, "lease EC2-Classic's private addresses from these `CIDR` blocks (default 10.10.0.0/16)")
 	return cmd
 }
 
@@ -93,7 +93,7 @@ func newLabEnv(name *string) *cobra.Command {
 	var account string
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print what points aws, the SDKs and the ec2-* tools at the lab",
+		Short: "Print the environment with which aws, the SDKs and the ec2-* tools use the lab",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := openLab(cmd, *name)
@@ -107,7 +107,7 @@ func newLabEnv(name *string) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&account, "account", "dev", "whose keys: dev, who has a default VPC, or albert or mary of EC2-Classic")
+	cmd.Flags().StringVar(&account, "account", "dev", "whose keys to use: dev has a default VPC; albert and mary have EC2-Classic")
 	return cmd
 }
 
@@ -115,7 +115,7 @@ func newLabStatus(name *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the lab's nodes, who leads them, who is cut off, and the instances",
+		Short: "Show the lab's nodes, their leader, cuts of the underlay, and the instances",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := openLab(cmd, *name)
@@ -137,7 +137,7 @@ func newLabStatus(name *string) *cobra.Command {
 
 func printLabStatus(out io.Writer, st lab.Status) error {
 	fmt.Fprintf(out, "API at %s, enforced up to index %d\n", st.Endpoint, st.Enforced)
-	leader := "No node leads: nothing can be changed"
+	leader := "No node leads, so nothing can be changed"
 	if st.Leader != "" {
 		leader = st.Leader + " leads"
 	}
@@ -163,24 +163,24 @@ func printLabStatus(out io.Writer, st lab.Status) error {
 	for _, n := range st.Nodes {
 		printTrouble(out, n.Name, n.Trouble)
 		if n.Panics > 0 {
-			fmt.Fprintf(out, "\n%s: its switch panicked %d times and went on; its log has the frame, please report it\n", n.Name, n.Panics)
+			fmt.Fprintf(out, "\n%s: its switch panicked %d times and continued; its log has the frame. Please report it\n", n.Name, n.Panics)
 		}
 		if len(n.Shut) > 0 {
-			fmt.Fprintf(out, "%s: it drops all frames of %s, which made its switch panic too often; stop and start the instance to open its port\n", n.Name, strings.Join(n.Shut, ", "))
+			fmt.Fprintf(out, "%s: it drops all frames of %s, because they made its switch panic too often; stop and start the instance to open its port again\n", n.Name, strings.Join(n.Shut, ", "))
 		}
 	}
 	printTrouble(out, "the front door", st.Door.Trouble)
 	return nil
 }
 
-// printTrouble says why a daemon does not stay up, if it does not.
+// printTrouble prints why a daemon does not stay up. Nil prints nothing.
 func printTrouble(out io.Writer, name string, t *lab.Trouble) {
 	if t == nil {
 		return
 	}
 	fmt.Fprintf(out, "\n%s: %s", name, t.What)
 	if t.End != "" {
-		fmt.Fprintf(out, "; it last ended so: %s", t.End)
+		fmt.Fprintf(out, "; last exit: %s", t.End)
 	}
 	fmt.Fprintln(out)
 	for _, line := range t.Log {
@@ -205,11 +205,11 @@ func newLabExec(name *string) *cobra.Command {
 			return l.Exec(cmd.Context(), who, command)
 		},
 	}
-	cmd.Flags().SetInterspersed(false) // behind WHO, flags are the command's
+	cmd.Flags().SetInterspersed(false) // flags after WHO belong to the command
 	return cmd
 }
 
-// newLabNode is a command that does one thing to one node.
+// newLabNode makes a command that calls do for one node.
 func newLabNode(name *string, use, short string, do func(*lab.Lab, context.Context, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
@@ -229,9 +229,9 @@ func newLabPartition(name *string) *cobra.Command {
 	var cut lab.Cut
 	cmd := &cobra.Command{
 		Use:   "partition NODE...",
-		Short: "Cut nodes, as one side, from all others on the underlay",
-		Example: `  palisade lab partition node3            # nodes 1 and 2 go on without it
-  palisade lab partition node3 --gossip   # cut gossip alone
+		Short: "Cut the named nodes off from all other nodes on the underlay",
+		Example: `  palisade lab partition node3            # nodes 1 and 2 continue without it
+  palisade lab partition node3 --gossip   # cut gossip only
   palisade lab heal`,
 		Args: usageArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -243,14 +243,14 @@ func newLabPartition(name *string) *cobra.Command {
 			return l.Partition(cmd.Context(), cut)
 		},
 	}
-	cmd.Flags().BoolVar(&cut.Gossip, "gossip", false, "cut gossip alone, on port 7401")
+	cmd.Flags().BoolVar(&cut.Gossip, "gossip", false, "cut only gossip, on port 7401")
 	return cmd
 }
 
 func newLabHeal(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "heal",
-		Short: "Remove every cut that partition made",
+		Short: "Undo every partition",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := openLab(cmd, *name)
@@ -265,7 +265,7 @@ func newLabHeal(name *string) *cobra.Command {
 func newLabDown(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
-		Short: "End the lab and remove every trace of it",
+		Short: "Stop the lab and remove all its processes, namespaces and files",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Down(cmd.Context(), *name) },
 	}
@@ -274,7 +274,7 @@ func newLabDown(name *string) *cobra.Command {
 func newLabSupervise(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:    "supervise",
-		Short:  "Start the lab's daemons again when they die; lab up starts it",
+		Short:  "Start the lab's daemons again when they die (started by lab up)",
 		Hidden: true,
 		Args:   usageArgs(cobra.NoArgs),
 		RunE:   func(cmd *cobra.Command, _ []string) error { return lab.Supervise(cmd.Context(), *name) },
@@ -284,7 +284,7 @@ func newLabSupervise(name *string) *cobra.Command {
 func newLabDoor(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:    "door",
-		Short:  "Serve the lab's front door; lab up starts it",
+		Short:  "Serve the lab's front door (started by lab up)",
 		Hidden: true,
 		Args:   usageArgs(cobra.NoArgs),
 		RunE:   func(cmd *cobra.Command, _ []string) error { return lab.ServeDoor(cmd.Context(), *name) },

@@ -22,15 +22,15 @@ func newNodeCommand() *cobra.Command {
 		Use:   "node --config FILE",
 		Short: "Run a node's daemon, in the foreground",
 		Long: `Run a node's daemon: the switch, the firewall, the cluster member and the API.
-It ends on SIGTERM; its instances, their devices and their connections live on and are
-taken over by the next daemon with the same configuration. Status 3 says that the cluster
-has fenced or removed the node: to start it again changes nothing.`,
+It ends on SIGTERM. Its instances, their devices and their connections stay, and the next
+daemon with the same configuration takes them over. Exit status 3 means that the cluster has
+fenced or removed the node; starting it again does not help. docs/CONFIG.md describes FILE.`,
 		Example: `  palisade node --config /etc/palisade/node1.toml
   palisade node --config node2.toml --join 192.0.2.11:7400 --token @token.txt`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if path == "" {
-				return usageError{fmt.Errorf("node wants --config FILE")}
+				return usageError{fmt.Errorf("node needs --config FILE")}
 			}
 			config, err := node.ReadConfig(path)
 			if err != nil {
@@ -52,14 +52,14 @@ has fenced or removed the node: to start it again changes nothing.`,
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration `FILE`")
-	cmd.Flags().StringSliceVar(&join, "join", nil, "join the cluster of the node at `HOST:PORT`, unless this one is a member already")
-	cmd.Flags().StringVar(&token, "token", "", "the one-time `TOKEN` to join with, or @FILE that holds it")
+	cmd.Flags().StringSliceVar(&join, "join", nil, "join the cluster of the node at `HOST:PORT`, unless this node is a member already")
+	cmd.Flags().StringVar(&token, "token", "", "the one-time `TOKEN` to join with, or @FILE with the token in it")
 	cmd.Flags().BoolVar(&verbose, "verbose", false, "log in detail")
 	return cmd
 }
 
-// joinFirst makes the node a member. A token on the command line can be read by every user
-// of the machine, so it may be in a file.
+// joinFirst makes the node a member of a cluster. Every user of the machine can read a
+// token on the command line, so the token may be in a file.
 func joinFirst(ctx context.Context, c node.Config, contacts []string, token string) error {
 	if (len(contacts) == 0) != (token == "") {
 		return usageError{errors.New("--join and --token go together")}
@@ -69,7 +69,7 @@ func joinFirst(ctx context.Context, c node.Config, contacts []string, token stri
 	}
 	if file, ok := strings.CutPrefix(token, "@"); ok {
 		data, err := os.ReadFile(file)
-		if err != nil && !node.Joined(c) { // a member needs none
+		if err != nil && !node.Joined(c) { // a member needs no token
 			return fmt.Errorf("read the token: %w", err)
 		}
 		token = strings.TrimSpace(string(data))
@@ -79,5 +79,5 @@ func joinFirst(ctx context.Context, c node.Config, contacts []string, token stri
 	return node.JoinCluster(ctx, c, contacts, token)
 }
 
-// joinTimeout bounds how long a node asks to be let in, over an election as well.
+// joinTimeout bounds a node's attempts to join. It is longer than an election.
 const joinTimeout = 30 * time.Second

@@ -23,16 +23,16 @@ import (
 	"palisade/internal/node"
 )
 
-// observer finds the nodes that an observing command asks.
+// observer chooses the nodes that an observing command asks.
 type observer struct {
-	name   string // of a lab
-	socket string // of one node, instead
+	name   string // of the lab; all its nodes are asked
+	socket string // the control socket of one node; replaces name
 	json   bool
 }
 
 func (o *observer) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.name, "name", "lab", "ask the nodes of the lab `NAME`")
-	cmd.Flags().StringVar(&o.socket, "socket", "", "ask the one node whose control socket is `PATH`")
+	cmd.Flags().StringVar(&o.socket, "socket", "", "ask only the node whose control socket is `PATH`")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 }
 
@@ -51,8 +51,8 @@ func (o *observer) sockets() ([]string, error) {
 	return all, nil
 }
 
-// gather asks every node for a list and joins the answers. A node that is down is said to
-// be, and the others answer; it is an error if all are.
+// gather asks every node for a list and joins the answers. It reports the nodes that are
+// down on standard error; it is an error if all nodes are down.
 func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	sockets, err := o.sockets()
 	if err != nil {
@@ -61,14 +61,14 @@ func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	all := []T{}
 	var down []error
 	for _, s := range sockets {
-		var some []T
-		switch err := controlclient.Get(ctx, s, path, &some); {
+		var answer []T
+		switch err := controlclient.Get(ctx, s, path, &answer); {
 		case isDown(err):
 			down = append(down, downError(s))
 		case err != nil:
 			return nil, err
 		}
-		all = append(all, some...)
+		all = append(all, answer...)
 	}
 	if len(down) == len(sockets) {
 		return nil, errors.Join(down...)
@@ -94,14 +94,14 @@ func askAny(ctx context.Context, o *observer, path string, into any) error {
 	return err
 }
 
-// isDown reports whether a call found nobody behind a control socket.
+// isDown reports whether a call failed because no daemon serves the control socket.
 func isDown(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 func downError(socket string) error {
 	node := strings.TrimSuffix(filepath.Base(socket), ".sock")
-	return fmt.Errorf("%s does not answer, its daemon is down; its instances keep running without a network. In a lab: palisade lab start %s", node, node)
+	return fmt.Errorf("%s does not answer: its daemon is down, and its instances run without a network. In a lab: palisade lab start %s", node, node)
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -115,7 +115,7 @@ func newDropsCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:     "drops",
-		Short:   "Say why frames went nowhere, by port",
+		Short:   "Count dropped frames by port and reason",
 		Example: "  palisade drops\n  palisade drops --all --json",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -142,7 +142,7 @@ func newDropsCommand() *cobra.Command {
 		},
 	}
 	o.flags(cmd)
-	cmd.Flags().BoolVar(&all, "all", false, "list what was delivered and answered too")
+	cmd.Flags().BoolVar(&all, "all", false, "also count the frames that were delivered or answered")
 	return cmd
 }
 
@@ -150,7 +150,7 @@ func newFlowsCommand() *cobra.Command {
 	var o observer
 	cmd := &cobra.Command{
 		Use:     "flows",
-		Short:   "List the connections the firewall remembers, and the rule behind each",
+		Short:   "List the tracked connections, and the rule that admitted each",
 		Example: "  palisade flows\n  palisade flows --json",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -193,28 +193,28 @@ func flowState(f node.FlowStatus) string {
 	return f.State
 }
 
-// outside are the lab's hosts that are no instances.
-var outside = map[string]string{"laptop": lab.LaptopAddress, "stranger": lab.StrangerAddress}
+// labHosts are the addresses of the lab's hosts that are not instances.
+var labHosts = map[string]string{"laptop": lab.LaptopAddress, "stranger": lab.StrangerAddress}
 
 func newTraceCommand() *cobra.Command {
 	var o observer
 	var from, to string
 	cmd := &cobra.Command{
 		Use:   "trace --from A --to B PACKET",
-		Short: "Say what would become of a packet, and which rule decides",
-		Long: `Send one imagined packet through the live tables and connections, and print each
-decision: the rule that admits it, or why every rule does not and what would.
+		Short: "Predict whether a packet is delivered or dropped, and by which rule",
+		Long: `Look one packet up in the live rules and connections, without sending it, and print each
+decision: the rule that admits it, or why no rule does and which rule would.
 
-A and B are ids of instances or interfaces, IPv4 addresses, or in a lab laptop or stranger. From outside an
-instance is reached by its public address. PACKET is tcp/22, udp/53, icmp, icmp/8:0, or
-tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple this way.`,
+A and B are ids of instances or interfaces, IPv4 addresses, or, in a lab, the hosts laptop and
+stranger. From such a host an instance is reached by its public address. PACKET is tcp/22,
+udp/53, icmp or icmp/8:0 (type and code); tcp/40000>22 has a source port as well.`,
 		Example: "  palisade trace --from laptop --to i-cfd732a6 tcp/22\n  palisade trace --from 10.10.0.4 --to 10.10.0.5 'udp/4000>53' --json",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if from == "" || to == "" {
-				return usageError{fmt.Errorf("trace wants --from A and --to B")}
+				return usageError{fmt.Errorf("trace needs --from A and --to B")}
 			}
-			query := url.Values{"from": {cmp.Or(outside[from], from)}, "to": {cmp.Or(outside[to], to)}, "packet": {args[0]}}
+			query := url.Values{"from": {cmp.Or(labHosts[from], from)}, "to": {cmp.Or(labHosts[to], to)}, "packet": {args[0]}}
 			var t node.Trace
 			if err := askAny(cmd.Context(), &o, "/v1/trace?"+query.Encode(), &t); err != nil {
 				return err
@@ -227,8 +227,8 @@ tcp/40000>22 with a source port; udp and tcp may be given as FLAGS of a 5-tuple 
 		},
 	}
 	o.flags(cmd)
-	cmd.Flags().StringVar(&from, "from", "", "where the packet comes from")
-	cmd.Flags().StringVar(&to, "to", "", "where it goes")
+	cmd.Flags().StringVar(&from, "from", "", "the sender `A`")
+	cmd.Flags().StringVar(&to, "to", "", "the receiver `B`")
 	return cmd
 }
 

@@ -25,7 +25,7 @@ func newScenarioCommand() *cobra.Command {
 func newScenarioListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "List the stories and the lab each needs",
+		Short: "List the stories and the lab that each one needs",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := scenarios.List()
@@ -48,11 +48,11 @@ func newScenarioRunCommand() *cobra.Command {
 	var step bool
 	cmd := &cobra.Command{
 		Use:   "run NAME...",
-		Short: "Play stories against a lab that is up",
-		Long: `Play stories against a lab that is up: each command and its output as it happens.
+		Short: "Play stories in a running lab",
+		Long: `Play stories in a running lab. Each command and its output are printed as they happen.
 
-The exit status is 1 if any step goes otherwise than the script says. A story starts by
-clearing what its accounts have in the lab.`,
+The exit status is 1 if the result of any step differs from the script. A story starts by
+deleting the resources of its accounts in the lab.`,
 		Example: `  palisade lab up
   palisade scenario run albert --step
   palisade scenario run albert mary`,
@@ -82,8 +82,8 @@ clearing what its accounts have in the lab.`,
 	return cmd
 }
 
-// pauseForEnter returns a function that waits for a line on standard input, or for ctx.
-// At the end of input it waits no more.
+// pauseForEnter returns a function that waits for a line on standard input, or for the
+// end of ctx. After the end of the input the function returns at once.
 func pauseForEnter(ctx context.Context) func() error {
 	lines := make(chan struct{})
 	go runLines(ctx, lines)
@@ -98,8 +98,8 @@ func pauseForEnter(ctx context.Context) func() error {
 	}
 }
 
-// runLines reports each line of standard input until its end, or until ctx ends. Asleep
-// in a read it outlives ctx, and ends with the process.
+// runLines reports each line of standard input until the input or ctx ends. While it
+// waits in a read it does not notice the end of ctx; it then ends with the process.
 func runLines(ctx context.Context, lines chan<- struct{}) {
 	defer close(lines)
 	in := bufio.NewScanner(os.Stdin)
@@ -112,7 +112,7 @@ func runLines(ctx context.Context, lines chan<- struct{}) {
 	}
 }
 
-// atLeastOne checks for an argument; what says which.
+// atLeastOne requires an argument; what names it in the error.
 func atLeastOne(what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {

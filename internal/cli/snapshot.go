@@ -17,7 +17,7 @@ import (
 func newClusterSnapshot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshot",
-		Short: "Save the cluster's state to a file, look into it, begin again from it",
+		Short: "Save the cluster's state to a file, inspect it, restore it",
 		RunE:  helpOrUnknown,
 	}
 	cmd.AddCommand(newSnapshotSave(), newSnapshotInspect(), newSnapshotRestore())
@@ -28,7 +28,7 @@ func newSnapshotSave() *cobra.Command {
 	var choice nodeChoice
 	cmd := &cobra.Command{
 		Use:   "save FILE",
-		Short: "Write the state to a file",
+		Short: "Write the cluster's state to a file",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			partial := args[0] + ".partial"
@@ -45,12 +45,12 @@ func newSnapshotSave() *cobra.Command {
 			}
 			manifest, err := inspectBackup(partial)
 			if err != nil {
-				return fmt.Errorf("what was saved cannot be read back: %w", err)
+				return fmt.Errorf("the saved file cannot be read back: %w", err)
 			}
 			if err := os.Rename(partial, args[0]); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s, readable by you alone: it holds the gossip key.\n", args[0])
+			fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s. Only you can read it, because it holds the gossip key.\n", args[0])
 			return printManifest(cmd, manifest, choice.json)
 		},
 	}
@@ -62,7 +62,7 @@ func newSnapshotInspect() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect FILE",
-		Short: "Say what a saved state holds, and whether it is whole",
+		Short: "Show what a saved state contains, and check that it is complete",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			manifest, err := inspectBackup(args[0])
@@ -96,10 +96,10 @@ func printManifest(cmd *cobra.Command, m cluster.Manifest, asJSON bool) error {
 	c := m.Counts
 	fmt.Fprintf(w, "holds\t%d nodes, %d accounts, %d groups with %d rules, %d instances\n", c.Nodes, c.Accounts, c.Groups, c.Rules, c.Instances)
 	if m.SealKey != "" {
-		fmt.Fprintf(w, "secrets\tsealed under cluster key %s, which is not in it: a restore wants cluster.key of any node's data directory; keep a copy of that elsewhere\n", m.SealKey)
+		fmt.Fprintf(w, "secrets\tsealed under cluster key %s, which is not in this file: a restore needs cluster.key from any node's data directory; keep a copy of it in another place\n", m.SealKey)
 	}
 	if m.PlainSecrets > 0 {
-		fmt.Fprintf(w, "secrets\t%d in plain text, of an earlier release: they are sealed when every node can be reached\n", m.PlainSecrets)
+		fmt.Fprintf(w, "secrets\t%d in plain text, from an earlier release: they are sealed once every node can be reached\n", m.PlainSecrets)
 	}
 	fmt.Fprintf(w, "whole\t%d bytes, SHA-256 %s\n", m.Bytes, m.SHA256)
 	return w.Flush()
@@ -111,11 +111,11 @@ func newSnapshotRestore() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "restore FILE --config FILE",
-		Short: "Begin a cluster again from a saved state, with this node alone",
+		Short: "Start the cluster again from a saved state, with this node as its only member",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if config == "" {
-				return usageError{errors.New("snapshot restore wants --config FILE, of the node that begins")}
+				return usageError{errors.New("snapshot restore needs --config FILE, of the first node")}
 			}
 			c, err := node.ReadConfig(config)
 			if err != nil {
@@ -134,7 +134,7 @@ func newSnapshotRestore() *cobra.Command {
 				if restoration.WithoutSecrets {
 					fmt.Fprint(out, restoreWithout)
 				}
-				fmt.Fprint(out, "\nTo do it, say it again with --yes.\n")
+				fmt.Fprint(out, "\nTo do it, repeat the command with --yes.\n")
 				return exitError(1)
 			}
 			f, err := os.Open(args[0])
@@ -150,21 +150,21 @@ func newSnapshotRestore() *cobra.Command {
 			return printManifest(cmd, manifest, false)
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", "", "the configuration `FILE` of the node that begins")
-	cmd.Flags().StringVar(&restoration.ClusterKey, "cluster-key", "", "the `FILE` with the key that the secrets are sealed under (default: cluster.key in the node's data directory)")
-	cmd.Flags().BoolVar(&restoration.WithoutSecrets, "without-secrets", false, "begin without that key: accounts stay, their access keys do not")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do it; without this, say what would be done")
+	cmd.Flags().StringVar(&config, "config", "", "the configuration `FILE` of the first node")
+	cmd.Flags().StringVar(&restoration.ClusterKey, "cluster-key", "", "the `FILE` with the key that seals the secrets (default: cluster.key in the node's data directory)")
+	cmd.Flags().BoolVar(&restoration.WithoutSecrets, "without-secrets", false, "restore without that key: accounts are kept, their access keys are not")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it; without --yes, only show what would be done")
 	cmd.MarkFlagsMutuallyExclusive("cluster-key", "without-secrets")
 	return cmd
 }
 
-const restoreWithout = `  - no access key of the backup signs any more: palisade account keys add ACCOUNT makes new ones
+const restoreWithout = `  - the access keys of the backup are lost: palisade account keys add ACCOUNT creates new ones
 `
 
 const restorePlan = `
-Restoring begins a cluster with %s as its only node, whose daemon must be down and whose log must be empty:
-  - groups, rules and accounts are those of %s: what was revoked since then is back, what was
-    added is gone. Compare before you let others in.
-  - the other nodes are fenced; each joins again with a new token, its data directory emptied
-  - instances are stopped, and can be started with new addresses
+Restoring starts a cluster with %s as its only node. Its daemon must be down and its log must be empty.
+  - groups, rules and accounts are those of %s: rules that were revoked since then are back,
+    rules that were added are gone. Check them before other nodes join.
+  - the other nodes are fenced; to join again, each needs a new token and an empty data directory
+  - instances are stopped; they can be started again, with new addresses
 `
