@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/internal/atomicfile"
 )
 
 // A backup is a line of JSON, the Manifest, and behind it the bytes of
@@ -214,7 +215,7 @@ func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
 	if err := writeRestored(draft, index, state.View(), as.Node); err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
-	if err := errors.Join(syncDir(draft), os.Rename(draft, dir), syncDir(filepath.Dir(dir))); err != nil {
+	if err := errors.Join(atomicfile.SyncDir(draft), atomicfile.Rename(draft, dir)); err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 	return m, nil
@@ -247,12 +248,4 @@ func writeRestored(dir string, index uint64, v *ec2.View, node ec2.Node) (err er
 		return err
 	}
 	return snapshot{v}.Persist(sink)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"palisade/cluster"
+	"palisade/internal/atomicfile"
 	"palisade/internal/controlclient"
 	"palisade/internal/node"
 )
@@ -47,7 +48,7 @@ func newSnapshotSave() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("the saved file cannot be read back: %w", err)
 			}
-			if err := os.Rename(partial, args[0]); err != nil {
+			if err := atomicfile.Rename(partial, args[0]); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s. Only you can read it, because it holds the gossip key.\n", args[0])

@@ -81,6 +81,9 @@ func TestImportsPointDown(t *testing.T) {
 				if !within(pkg, rule.from) || !within(imported, rule.to) || within(imported, rule.from) {
 					continue
 				}
+				if imported == "palisade/internal/atomicfile" && pkg != "palisade/ec2" {
+					continue // knows nothing of us
+				}
 				if _, ok := allowed[[2]string{pkg, rule.to}]; ok {
 					continue
 				}

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"palisade/internal/atomicfile"
 	"palisade/internal/process"
 )
 
@@ -412,11 +413,7 @@ func (s *supervisor) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := s.lab.recordsFile() + ".new"
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, s.lab.recordsFile())
+	return atomicfile.Write(s.lab.recordsFile(), append(data, '\n'), 0o600)
 }
 
 // lastLog is what a daemon logged last, since its log had the size since: from the line on which

@@ -7,7 +7,8 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"palisade/internal/atomicfile"
 )
 
 // An enforcedMark remembers on disk the newest index that the switch was told to go by.
@@ -41,32 +42,9 @@ func (m *enforcedMark) advance(index uint64) error {
 	}
 	data := binary.BigEndian.AppendUint64(nil, index)
 	data = binary.BigEndian.AppendUint32(data, crc32.ChecksumIEEE(data))
-	if err := replaceFile(m.path, data); err != nil {
+	if err := atomicfile.Write(m.path, data, 0o600); err != nil {
 		return fmt.Errorf("write the enforced index: %w", err)
 	}
 	m.index = index
 	return nil
-}
-
-// replaceFile makes path hold data, wholly or not at all, over a power cut too.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already if all went well
-	if _, err := f.Write(data); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -12,6 +12,7 @@ import (
 
 	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/internal/atomicfile"
 	"palisade/internal/peer"
 	"palisade/internal/secret"
 )
@@ -40,7 +41,7 @@ func InitCluster(c Config) (*peer.Identity, error) {
 	}
 	// First: a mark without an identity does nothing, an identity without it would wait
 	// for ever to be called.
-	if err := replaceFile(c.founderFile(), nil); err != nil {
+	if err := atomicfile.Write(c.founderFile(), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("begin a cluster: %w", err)
 	}
 	return peer.Init(c.identityDir(), string(c.Name), c.Peer.Listen)
@@ -60,7 +61,7 @@ func JoinCluster(ctx context.Context, c Config, contacts []string, token string)
 	}
 	_, err := peer.Join(ctx, peer.JoinConfig{
 		Dir: c.identityDir(), Node: string(c.Name), Zone: c.Zone, Address: c.Peer.Listen, Contacts: contacts, Token: token,
-		Keep: func(key []byte) error { return replaceFile(c.clusterKeyFile(), key) },
+		Keep: func(key []byte) error { return atomicfile.Write(c.clusterKeyFile(), key, 0o600) },
 	})
 	return err
 }
@@ -132,7 +133,7 @@ func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
 		return cluster.Manifest{}, err
 	}
 	if key != nil {
-		if err := replaceFile(c.clusterKeyFile(), key.Encode()); err != nil {
+		if err := atomicfile.Write(c.clusterKeyFile(), key.Encode(), 0o600); err != nil {
 			return cluster.Manifest{}, fmt.Errorf("keep the cluster key: %w", err)
 		}
 	}

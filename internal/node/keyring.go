@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/atomicfile"
 	"palisade/internal/secret"
 )
 
@@ -68,7 +69,7 @@ func readClusterKey(path string) (*secret.Key, error) {
 
 // set puts a key on disk, then to use.
 func (k *keyring) set(key *secret.Key) error {
-	if err := replaceFile(k.path, key.Encode()); err != nil {
+	if err := atomicfile.Write(k.path, key.Encode(), 0o600); err != nil {
 		return fmt.Errorf("keep the cluster key: %w", err)
 	}
 	k.key.Store(key)

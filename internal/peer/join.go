@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"palisade/internal/atomicfile"
 )
 
 const (
@@ -218,7 +220,7 @@ func joinKey(dir string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, replaceFile(path, data, 0o600)
+	return key, atomicfile.Write(path, data, 0o600)
 }
 
 func (c *JoinConfig) body(token Token, key *ecdsa.PrivateKey) ([]byte, error) {

@@ -19,6 +19,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"palisade/internal/atomicfile"
 )
 
 // ErrGone says that the process has ended: all of its threads have, and its descriptors are
@@ -68,11 +70,7 @@ func (id ID) WriteFile(path string) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, append(data, '\n'), 0o600)
 }
 
 // ReadFile returns the ID that WriteFile stored.
