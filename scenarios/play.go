@@ -23,6 +23,9 @@ type Config struct {
 	Colour   bool          // Out is a terminal that shows colours
 	Pause    func() error  // called before each step but the first; nil goes straight on
 	Limit    time.Duration // for one command; default one minute
+
+	// OnCommand is called with each command before it runs in the namespace of who. It may be nil.
+	OnCommand func(who string, argv ...string)
 }
 
 // ErrDiffers is wrapped by Play's error when a step did not go as the script says.

@@ -37,16 +37,60 @@ func TestScenarios(t *testing.T) {
 			l := labtest.New(t, palisade, name)
 			l.Up(t, strings.Fields(options)...)
 			for _, s := range group {
-				t.Run(s.Name, func(t *testing.T) {
-					var out bytes.Buffer
-					err := Play(t.Context(), s, Config{Palisade: palisade, Lab: name, Out: &out})
-					if err != nil {
-						t.Errorf("%v\n%s", err, out.String())
-					}
-				})
+				t.Run(s.Name, func(t *testing.T) { playIn(t, l, s) })
 			}
 		})
 	}
+}
+
+// playIn plays a story in a lab. If the story fails, t prints its last lines and the lab's state.
+func playIn(t testing.TB, l *labtest.Lab, s Scenario) {
+	t.Helper()
+	l.ReportFailure(t)
+	var out bytes.Buffer
+	err := Play(t.Context(), s, Config{Palisade: l.Palisade, Lab: l.Name, Out: &out, OnCommand: l.NoteCommand})
+	if err != nil {
+		const most = 20
+		lines := strings.SplitAfter(strings.TrimSpace(out.String()), "\n")
+		l.NoteFailure(err.Error())
+		t.Errorf("%v\n%s", err, strings.Join(lines[max(0, len(lines)-most):], ""))
+	}
+}
+
+// wrongPort is a story in which Albert opens port 23 and expects port 22 to be open.
+const wrongPort = `# Albert opens the wrong port.
+
+account albert
+fresh
+
+# Step 1. He launches an instance and opens port 23 to his laptop.
+run ec2-run-instances ami-eca54085
+capture albert '^INSTANCE\t(i-[0-9a-f]+)'
+until 60s '\trunning\t' run ec2-describe-instances $albert
+capture address '\tmonitoring-disabled\t([0-9.]+)\t'
+run ec2-authorize default -P tcp -p 23 -s 203.0.113.25/32
+
+# Step 2. He scans it: port 22 is open.
+on laptop nmap -n -P0 -p1-100 $address
+stdout '^22/tcp +open +ssh'
+`
+
+func TestFailingStoryPrintsPacketPortVerdictAndRule(t *testing.T) {
+	l := labtest.Up(t, "wrongport", "--nodes", "3")
+	out, failed := labtest.Record(t, func(t testing.TB) { playIn(t, l, parse("wrongport", []byte(wrongPort))) })
+	if !failed {
+		t.Fatalf("the story passes with the wrong port open:\n%s", out)
+	}
+	labtest.CheckReport(t, out,
+		`wrongport.txtar:15: no match for .*22/tcp`, // the step that failed
+		`tcp/22 from laptop to 198\.18\.`,           // the packet
+		`=> dropped at i-[0-9a-f]+ on node\d: no-rule`,
+		`node\d +i-[0-9a-f]+ +no-rule +\d+`,                              // drops
+		`i-[0-9a-f]+ +ingress`,                                           // flows
+		`"default" of 598916040194, members \[eni-.*node1, node2, node3`, // rules
+		`\n +tcp 23 from 203\.0\.113\.25/32`,
+		`i-[0-9a-f]+ eni-[0-9a-f]+ up at node`, // presence
+		`log of node1:`, `log of node2:`, `log of node3:`)
 }
 
 // standIn is a script in place of the binary: a lab without namespaces, whose `lab exec`

@@ -196,6 +196,9 @@ func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 	switch {
 	case verb == "on" && len(args) >= 2:
 		r.who, r.text = args[0], typed(args[1:])
+		if p.config.OnCommand != nil {
+			p.config.OnCommand(args[0], args[1:]...)
+		}
 		r.argv = append([]string{p.config.Palisade, "lab", "exec", "--name", p.config.Lab, args[0], "--"}, args[1:]...)
 		return r
 	case verb == "palisade" && len(args) >= 1:
