@@ -124,6 +124,7 @@ func TestClients(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			l.ReportFailure(t)
 			c.test(t, l)
 		})
 	}

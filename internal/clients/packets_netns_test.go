@@ -208,6 +208,7 @@ func (s *stage) expect(t *testing.T, when string, passing, silent []ray) {
 				return
 			}
 			if who, err := reach(r.from, r.to, r.kind, answerWithin); err != nil || who == "" || r.isNamed() && who != r.at.name {
+				s.note(r)
 				t.Errorf("%s: %v is answered by %q, %v; want %q", when, r, who, err, r.at.name)
 			}
 		})
@@ -222,6 +223,7 @@ func (s *stage) expect(t *testing.T, when string, passing, silent []ray) {
 				return
 			}
 			if who, err := reach(r.from, r.to, r.kind, silenceFor); err != nil || who != "" {
+				s.note(r)
 				t.Errorf("%s: %v is answered by %q, %v; want silence", when, r, who, err)
 			}
 		})
@@ -230,6 +232,11 @@ func (s *stage) expect(t *testing.T, when string, passing, silent []ray) {
 }
 
 // isProtocol: nothing answers, so who has the address must say that it arrived.
+// note lets the report of the lab trace a packet.
+func (s *stage) note(r ray) {
+	s.lab.NotePacket(strings.TrimPrefix(r.from.namespace, s.lab.Namespace("")), r.to.String(), strings.Replace(r.kind, "open/", "tcp/", 1))
+}
+
 func (r ray) isProtocol() bool { return strings.HasPrefix(r.kind, "proto/") }
 
 // isNamed: the answer says whose it is.
@@ -292,6 +299,7 @@ func TestPacketsObeyEveryActionAcrossNodes(t *testing.T) {
 func playAll(t *testing.T, s *stage) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			s.lab.ReportFailure(t)
 			s.watcher.forget()
 			c.play(s, t)
 			for _, action := range c.actions {

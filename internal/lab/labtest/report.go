@@ -39,6 +39,10 @@ func (l *Lab) NoteCommand(who string, argv ...string) {
 	}
 }
 
+// NotePacket keeps a packet, which a report traces: from an instance, laptop or stranger to an
+// IPv4 address, in the words of `palisade trace`.
+func (l *Lab) NotePacket(from, to, what string) { l.packet.Store(&packet{from, to, what}) }
+
 // NoteFailure keeps the port that a failure names, as in "no match for 22/tcp open".
 func (l *Lab) NoteFailure(text string) {
 	if p := l.packet.Load(); p != nil {
