@@ -8,6 +8,7 @@ import (
 	"palisade/conntrack"
 	"palisade/internal/failpoint"
 	"palisade/internal/packet"
+	"palisade/internal/verdict"
 )
 
 const (
@@ -94,7 +95,10 @@ func (b *batch) read(memory []byte) error {
 		}
 		n, err := b.port.device.Read(memory[at : at+frameSize])
 		if err != nil {
-			return err
+			if !b.lostInDevice(err) {
+				return err
+			}
+			continue
 		}
 		b.waiting[b.n] = waiting{at: at, n: n}
 		b.n++
@@ -108,6 +112,19 @@ func (b *batch) read(memory []byte) error {
 		at += (n + 63) &^ 63
 	}
 	return nil
+}
+
+// lostInDevice reports whether a read failed because the device lost one frame, and counts it.
+func (b *batch) lostInDevice(err error) bool {
+	lost, ok := err.(verdict.Lost)
+	if !ok {
+		return false
+	}
+	b.frames++
+	b.vain++
+	b.port.rxFrames.Add(1)
+	b.port.count(verdict.Verdict(lost), 1)
+	return true
 }
 
 // lookAhead has the connections of the waiting frames fetched, if there are several of

@@ -12,7 +12,24 @@ import (
 	"palisade/ec2"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
 )
+
+// TestFramesLostInDeviceAreCounted: they have a verdict at the port, and end neither the batch nor the port.
+func TestFramesLostInDeviceAreCounted(t *testing.T) {
+	b := newBed(t)
+	b.rules("app", permit(ec2.TCP, 80, 80, "web"))
+	frame := append(make([]byte, offloadLen), b.of("web", template(packet.ProtocolTCP, addr("10.10.0.4"), addr("10.10.0.5"), 1, 80))...)
+	b.devices["web"].queue = slices.Repeat([][]byte{nil, frame}, batchFrames)
+	b.frame.snapshot = b.sw.Snapshot()
+	b.sw.pollers[0].drain(b.frame, b.ports["web"])
+	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
+	const half = batchFrames / 2
+	if in.RxFrames != batchFrames || in.Verdicts[verdict.UnknownOffload] != half || out.Verdicts[verdict.Forward] != half || b.frame.batch.vain != half {
+		t.Errorf("of %d frames %d are lost and %d forwarded, %d charged; want %d, %d, %d and %d", in.RxFrames,
+			in.Verdicts[verdict.UnknownOffload], out.Verdicts[verdict.Forward], b.frame.batch.vain, batchFrames, half, half, half)
+	}
+}
 
 // TestABatchIsItsFramesOneByOne puts the same streams through two switches: one reads them
 // from the device, so that datagrams are joined and connections looked up ahead, the other

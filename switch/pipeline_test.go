@@ -22,7 +22,7 @@ import (
 // A sink is a device that keeps the last frame written to it, without allocating.
 type sink struct {
 	fd    int
-	queue [][]byte // what is to be read: virtio header and frame
+	queue [][]byte // what is to be read: virtio header and frame; nil: a frame that the device loses
 	last  []byte   // virtio header and frame
 	all   [][]byte // the same of each, if it is not nil
 	count int
@@ -38,9 +38,12 @@ func (d *sink) Read(b []byte) (int, error) {
 	if len(d.queue) == 0 {
 		return 0, unix.EAGAIN
 	}
-	n := copy(b, d.queue[0])
+	next := d.queue[0]
 	d.queue = d.queue[1:]
-	return n, nil
+	if next == nil {
+		return 0, verdict.Lost(verdict.UnknownOffload)
+	}
+	return copy(b, next), nil
 }
 func (d *sink) Write(b []byte) error {
 	if d.before != nil {

@@ -14,8 +14,9 @@ type Device interface {
 	FD() int
 	// Offloads are what frames may be written. What is read may have all of them.
 	Offloads() packet.Offloads
-	// Read reads one frame behind its virtio header, without blocking: EAGAIN if
-	// there is none. Only the port's poller calls it.
+	// Read reads one frame behind its virtio header, without blocking. Its error is EAGAIN
+	// if there is no frame, and verdict.Lost if a frame was lost in the device. After any
+	// other error the port is not read again. Only the port's poller calls Read.
 	Read(b []byte) (int, error)
 	// Write writes one frame behind its virtio header. Any poller calls it.
 	Write(b []byte) error

@@ -64,7 +64,7 @@ func collect(fn *ast.FuncDecl, path string, made map[string][]string) {
 		case *ast.BinaryExpr:
 			return false // a comparison makes nothing
 		case *ast.SelectorExpr:
-			if pkg, ok := n.X.(*ast.Ident); ok && pkg.Name == "verdict" && n.Sel.Name != "Verdict" && n.Sel.Name != "Count" {
+			if pkg, ok := n.X.(*ast.Ident); ok && pkg.Name == "verdict" && n.Sel.Name != "Verdict" && n.Sel.Name != "Lost" && n.Sel.Name != "Count" {
 				if !slices.Contains(made[n.Sel.Name], where) {
 					made[n.Sel.Name] = append(made[n.Sel.Name], where)
 				}

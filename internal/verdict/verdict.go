@@ -65,6 +65,11 @@ const (
 	TunnelDown     // no session with the node that has the address
 	TunnelForeign  // from an interface that is not leased to the sending node, or not in that interface's name
 
+	// The device took it from its queue and could not hand it to the switch: Lost.
+
+	ShortRead      // the kernel returned fewer bytes than a virtio header has
+	UnknownOffload // the kernel has it in segments that no virtio header can describe, and discarded it
+
 	// The destination could not take it.
 
 	WriteFailed // the device refused the frame
@@ -91,7 +96,8 @@ var names = [Count]string{
 	OrphanFragment: "orphan-fragment", FragmentsFull: "fragment-table-full", OverlapFrag: "overlapping-fragment",
 	TableFull:     "conntrack_allowance_exceeded",
 	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
-	TunnelDown: "tunnel-down", TunnelForeign: "tunnel-foreign", WriteFailed: "write-failed",
+	TunnelDown: "tunnel-down", TunnelForeign: "tunnel-foreign",
+	ShortRead: "short-read", UnknownOffload: "unknown-offload", WriteFailed: "write-failed",
 	OverShare: "over-share", PipelinePanicked: "pipeline-panicked", PortShut: "port-shut",
 }
 
@@ -135,6 +141,8 @@ var meanings = [Count]string{
 	TunnelReplayed: "datagram received before",
 	TunnelDown:     "no session with the node that has the address",
 	TunnelForeign:  "sent in the name of an interface that its node does not have",
+	ShortRead:      "the kernel returned less than an offload header",
+	UnknownOffload: "segments that no offload header can describe",
 	WriteFailed:    "the device refused the frame",
 	OverShare:      "writing to the port takes too long, so it gets few frames",
 
@@ -160,3 +168,9 @@ func (v Verdict) Meaning() string {
 
 // Drops reports whether a frame with this verdict went nowhere.
 func (v Verdict) Drops() bool { return v != Forward && v != Answered }
+
+// Lost is the error of a device's Read that took one frame from the queue and has nothing to return. It is the
+// verdict of that frame.
+type Lost Verdict
+
+func (l Lost) Error() string { return "frame lost: " + Verdict(l).Meaning() }

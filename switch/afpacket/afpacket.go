@@ -25,6 +25,7 @@ import (
 
 	"palisade/internal/netns"
 	"palisade/internal/packet"
+	"palisade/internal/verdict"
 )
 
 // Config names a device.
@@ -73,7 +74,7 @@ func open(name string) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a packet socket: %w", err)
 	}
-	d := &Device{name: name, fd: fd}
+	d := newDevice(name, fd)
 	for _, o := range []struct {
 		what               string
 		level, name, value int
@@ -93,9 +94,14 @@ func open(name string) (*Device, error) {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Index}); err != nil {
 		return nil, errors.Join(fmt.Errorf("bind to device %d: %w", link.Index, err), d.Close())
 	}
+	return d, nil
+}
+
+func newDevice(name string, socket int) *Device {
+	d := &Device{name: name, fd: socket}
 	d.header.Iov, d.header.Iovlen = &d.vector, 1
 	d.header.Control = &d.control[0]
-	return d, nil
+	return d
 }
 
 // Name is the device's name in its namespace.
@@ -121,8 +127,8 @@ var kernelOffloads = sync.OnceValue(func() packet.Offloads {
 	return packet.DatagramOffloads
 })
 
-// Read reads one frame behind its virtio header and returns the length of both, or EAGAIN.
-// A device that is down or gone has no frame.
+// Read reads one frame behind its virtio header and returns the length of both. Its error is EAGAIN if there
+// is no frame, also where the device is down or gone, and verdict.Lost if the kernel lost a frame.
 func (d *Device) Read(b []byte) (int, error) {
 	for {
 		d.vector.Base = unsafe.SliceData(b)
@@ -132,14 +138,15 @@ func (d *Device) Read(b []byte) (int, error) {
 		switch errno {
 		case 0:
 			if int(n) < packet.OffloadLen {
-				continue
+				return 0, verdict.Lost(verdict.ShortRead)
 			}
 			if d.tagged() {
 				putTag(b[packet.OffloadLen:n])
 			}
 			return int(n), nil
 		case unix.EINTR:
-		case unix.EINVAL: // a frame whose offload has no form in a virtio header; it is gone
+		case unix.EINVAL: // from virtio_net_hdr_from_skb: the kernel has discarded the frame
+			return 0, verdict.Lost(verdict.UnknownOffload)
 		case unix.ENETDOWN:
 			return 0, unix.EAGAIN
 		default:

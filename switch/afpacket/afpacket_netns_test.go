@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
 	"palisade/switch/tap"
 )
 
@@ -331,6 +333,38 @@ func TestDeviceInUseIsRefused(t *testing.T) {
 		if tt.after != nil {
 			b.run(tt.after...)
 		}
+	}
+}
+
+// TestLostFramesAreReported: the kernel cannot hand over every frame. Each such frame is an error with its
+// verdict, and the next frame is read as usual.
+func TestLostFramesAreReported(t *testing.T) {
+	b := newBench(t)
+	d := b.open()
+	fragmented := make([]byte, packet.OffloadLen)
+	fragmented[0], fragmented[1] = 1, 3 // partial checksum, UDP fragmentation (UFO): received, never sent
+	binary.NativeEndian.PutUint16(fragmented[2:], 42)
+	binary.NativeEndian.PutUint16(fragmented[4:], 1400)
+	binary.NativeEndian.PutUint16(fragmented[6:], 34)
+	binary.NativeEndian.PutUint16(fragmented[8:], 6)
+	if err := b.machine.Write(append(fragmented, udp(4000)...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.machine.Write(plain(udp(100))); err != nil {
+		t.Fatal(err)
+	}
+	var lost []verdict.Verdict
+	buffer := make([]byte, 70000)
+	for deadline := time.Now().Add(due); time.Now().Before(deadline); {
+		n, err := d.Read(buffer)
+		if v, ok := errors.AsType[verdict.Lost](err); ok {
+			lost = append(lost, verdict.Verdict(v))
+		} else if err == nil && bytes.Equal(buffer[packet.OffloadLen:n], udp(100)) {
+			break
+		}
+	}
+	if !slices.Equal(lost, []verdict.Verdict{verdict.UnknownOffload}) {
+		t.Errorf("lost %v, want one frame as %v", lost, verdict.UnknownOffload)
 	}
 }
 

@@ -1,0 +1,37 @@
+package afpacket
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// TestReadShorterThanHeaderIsLost reads from a socket that returns messages of any length.
+func TestReadShorterThanHeaderIsLost(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDevice("short", pair[0])
+	t.Cleanup(func() { _ = d.Close(); _ = unix.Close(pair[1]) })
+	for _, n := range []int{1, packet.OffloadLen - 1, packet.OffloadLen} {
+		if _, err := unix.Write(pair[1], make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buffer := make([]byte, 64)
+	for range 2 {
+		if n, err := d.Read(buffer); err != verdict.Lost(verdict.ShortRead) {
+			t.Errorf("read %d bytes, %v; want %v", n, err, verdict.ShortRead)
+		}
+	}
+	if n, err := d.Read(buffer); n != packet.OffloadLen || err != nil {
+		t.Errorf("read %d bytes, %v; want a header", n, err)
+	}
+	if _, err := d.Read(buffer); err != unix.EAGAIN {
+		t.Errorf("%v, want %v", err, unix.EAGAIN)
+	}
+}
