@@ -189,3 +189,10 @@ func (e xmlElement) write(b *bytes.Buffer, indent string) {
 		fmt.Fprintf(b, "%s<%s>%s</%s>\n", indent, name, e.Text, name)
 	}
 }
+
+// Ids and rules of groups, as ec2-api.md's sections on them say.
+func TestAnswersAboutGroupsElementByElement(t *testing.T) {
+	for _, name := range []string{"groups.txt", "rules.txt", "describerules.txt"} {
+		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
+	}
+}

@@ -95,27 +95,3 @@ var instanceFilters = func() filterable[shownInstance] {
 	maps.Copy(all, inner)
 	return all
 }()
-
-// some is a value, unless it is none.
-func some(value string) []string {
-	if value == "" {
-		return nil
-	}
-	return []string{value}
-}
-
-func valuesOf[T any](items []T, value func(T) string) (list []string) {
-	for _, x := range items {
-		list = append(list, some(value(x))...)
-	}
-	return list
-}
-
-// deref is what p points to, or nothing of it.
-func deref[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
-}

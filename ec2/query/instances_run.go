@@ -3,7 +3,6 @@ package query
 import (
 	"cmp"
 	"encoding/base64"
-	"net/netip"
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
@@ -38,22 +37,6 @@ type launchInterface struct {
 	Public              *bool           `wire:"AssociatePublicIpAddress"`
 	DeleteOnTermination *bool           `wire:"DeleteOnTermination"`
 	interfaceSpec
-}
-
-// An interfaceSpec is what an interface that is made shall be like.
-type interfaceSpec struct {
-	Subnet         ec2.SubnetID   `wire:"SubnetId"`
-	Groups         []ec2.GroupID  `wire:"SecurityGroupId"`
-	Description    string         `wire:"Description"`
-	PrivateAddress string         `wire:"PrivateIpAddress"`
-	Addresses      []addressParam `wire:"PrivateIpAddresses"`
-	SecondaryCount int            `wire:"SecondaryPrivateIpAddressCount"`
-	Type           string         `wire:"InterfaceType"`
-}
-
-type addressParam struct {
-	Address string `wire:"PrivateIpAddress"`
-	Primary bool   `wire:"Primary"`
 }
 
 type placementParam struct {
@@ -155,64 +138,6 @@ func (r *runInstancesRequest) network(run *ec2.RunInstances) (err error) {
 	return nil
 }
 
-// spec reads what an interface shall be like. Its primary address may stand by itself or
-// in the list.
-func (s interfaceSpec) spec() (spec ec2.InterfaceSpec, err error) {
-	if s.Type != "" && s.Type != "interface" {
-		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))
-	}
-	for _, id := range s.Groups {
-		if err := ec2.CheckGroupID(id); err != nil {
-			return spec, err
-		}
-	}
-	spec = ec2.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, FurtherCount: s.SecondaryCount}
-	if spec.Private, err = parseAddress(s.PrivateAddress); err != nil {
-		return spec, err
-	}
-	for _, x := range s.Addresses {
-		a, err := parseAddress(x.Address)
-		switch {
-		case err != nil:
-			return spec, err
-		case !a.IsValid():
-			return spec, ec2.Missing("privateIpAddress")
-		case !x.Primary:
-			spec.Further = append(spec.Further, a)
-		case spec.Private.IsValid() && spec.Private != a:
-			return spec, ec2.Errorf("InvalidParameterCombination", "Only one primary private IP address can be specified.")
-		default:
-			spec.Private = a
-		}
-	}
-	return spec, nil
-}
-
-// parseAddress reads an IPv4 address; nothing is none.
-func parseAddress(text string) (netip.Addr, error) {
-	if text == "" {
-		return netip.Addr{}, nil
-	}
-	a, err := netip.ParseAddr(text)
-	if err != nil || !a.Is4() {
-		return netip.Addr{}, ec2.Errorf("InvalidParameterValue", "invalid value for parameter address: [%s]", wire.Quote(text))
-	}
-	return a, nil
-}
-
-func parseAddresses(list []string) (addresses []netip.Addr, err error) {
-	for _, text := range list {
-		a, err := parseAddress(text)
-		if err != nil {
-			return nil, err
-		}
-		if a.IsValid() {
-			addresses = append(addresses, a)
-		}
-	}
-	return addresses, nil
-}
-
 func userData(text string) ([]byte, error) {
 	data, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
@@ -230,4 +155,72 @@ func onShutdown(text string) (terminate bool, err error) {
 		return true, nil
 	}
 	return false, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceInitiatedShutdownBehavior is invalid. It is stop or terminate.", wire.Quote(text))
+}
+
+// unservedLaunch are the parameters of a launch that promise what instances do not have
+// here: disks, rights, isolation from others. Each is refused unless it asks for nothing,
+// for whoever got the instance would rely on it. What is about speed and price alone is
+// ignored like other parameters, and no answer shows it.
+type unservedLaunch struct {
+	Volumes     []blockDeviceParam `wire:"BlockDeviceMapping"`
+	Kernel      string             `wire:"KernelId"`
+	RAMDisk     string             `wire:"RamdiskId"`
+	Profile     *struct{}          `wire:"IamInstanceProfile"`
+	Market      *struct{}          `wire:"InstanceMarketOptions"`
+	GPU         []struct{}         `wire:"ElasticGpuSpecification"`
+	Inference   []struct{}         `wire:"ElasticInferenceAccelerator"`
+	License     []struct{}         `wire:"LicenseSpecification"`
+	Hibernation struct {
+		Configured bool `wire:"Configured"`
+	} `wire:"HibernationOptions"`
+	Enclave struct {
+		Enabled bool `wire:"Enabled"`
+	} `wire:"EnclaveOptions"`
+	Capacity struct {
+		Preference string    `wire:"CapacityReservationPreference"`
+		Target     *struct{} `wire:"CapacityReservationTarget"`
+	} `wire:"CapacityReservationSpecification"`
+	Names struct {
+		Type string `wire:"HostnameType"`
+		A    bool   `wire:"EnableResourceNameDnsARecord"`
+		AAAA bool   `wire:"EnableResourceNameDnsAAAARecord"`
+	} `wire:"PrivateDnsNameOptions"`
+}
+
+type blockDeviceParam struct {
+	NoDevice *string `wire:"NoDevice"`
+}
+
+// refuse says which of them the request has.
+func (r *runInstancesRequest) refuse() error {
+	if tenancy := r.Placement.Tenancy; tenancy != "" && tenancy != "default" {
+		return ec2.Errorf("UnsupportedOperation", "Instances with tenancy %s are not served here", wire.Quote(tenancy))
+	}
+	volumes := false
+	for _, v := range r.Volumes {
+		volumes = volumes || v.NoDevice == nil
+	}
+	for _, x := range []struct {
+		name string
+		asks bool
+	}{
+		{"Placement.HostId", r.Placement.Host != ""},
+		{"BlockDeviceMapping", volumes},
+		{"KernelId", r.Kernel != ""},
+		{"RamdiskId", r.RAMDisk != ""},
+		{"IamInstanceProfile", r.Profile != nil},
+		{"InstanceMarketOptions", r.Market != nil},
+		{"ElasticGpuSpecification", len(r.GPU) > 0},
+		{"ElasticInferenceAccelerator", len(r.Inference) > 0},
+		{"LicenseSpecification", len(r.License) > 0},
+		{"HibernationOptions.Configured", r.Hibernation.Configured},
+		{"EnclaveOptions.Enabled", r.Enclave.Enabled},
+		{"CapacityReservationSpecification", r.Capacity.Target != nil || r.Capacity.Preference == "capacity-reservations-only"},
+		{"PrivateDnsNameOptions", r.Names.Type != "" && r.Names.Type != "ip-name" || r.Names.A || r.Names.AAAA},
+	} {
+		if x.asks {
+			return ec2.Errorf("UnsupportedOperation", "The parameter %s of RunInstances is not served here", x.name)
+		}
+	}
+	return nil
 }

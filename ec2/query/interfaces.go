@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/query/wire"
+)
 
 // interfaceActions are of the interfaces of a VPC.
 var interfaceActions = map[string]handler{
@@ -179,4 +182,53 @@ func unassignPrivateAddresses(c *call, r *unassignPrivateAddressesRequest) (*ret
 		return nil, err
 	}
 	return &done, nil
+}
+
+// An interfaceSpec is what an interface that is made shall be like.
+type interfaceSpec struct {
+	Subnet         ec2.SubnetID   `wire:"SubnetId"`
+	Groups         []ec2.GroupID  `wire:"SecurityGroupId"`
+	Description    string         `wire:"Description"`
+	PrivateAddress string         `wire:"PrivateIpAddress"`
+	Addresses      []addressParam `wire:"PrivateIpAddresses"`
+	SecondaryCount int            `wire:"SecondaryPrivateIpAddressCount"`
+	Type           string         `wire:"InterfaceType"`
+}
+
+type addressParam struct {
+	Address string `wire:"PrivateIpAddress"`
+	Primary bool   `wire:"Primary"`
+}
+
+// spec reads what an interface shall be like. Its primary address may stand by itself or
+// in the list.
+func (s interfaceSpec) spec() (spec ec2.InterfaceSpec, err error) {
+	if s.Type != "" && s.Type != "interface" {
+		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))
+	}
+	for _, id := range s.Groups {
+		if err := ec2.CheckGroupID(id); err != nil {
+			return spec, err
+		}
+	}
+	spec = ec2.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, FurtherCount: s.SecondaryCount}
+	if spec.Private, err = parseAddress(s.PrivateAddress); err != nil {
+		return spec, err
+	}
+	for _, x := range s.Addresses {
+		a, err := parseAddress(x.Address)
+		switch {
+		case err != nil:
+			return spec, err
+		case !a.IsValid():
+			return spec, ec2.Missing("privateIpAddress")
+		case !x.Primary:
+			spec.Further = append(spec.Further, a)
+		case spec.Private.IsValid() && spec.Private != a:
+			return spec, ec2.Errorf("InvalidParameterCombination", "Only one primary private IP address can be specified.")
+		default:
+			spec.Private = a
+		}
+	}
+	return spec, nil
 }

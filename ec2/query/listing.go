@@ -2,11 +2,9 @@ package query
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 
 	"palisade/ec2"
-	"palisade/ec2/query/wire"
 )
 
 // A listing says how the items of a Describe are told apart and filtered. Items are what
@@ -56,40 +54,4 @@ func (l listing[T]) named(items []T, ids []string) ([]T, error) {
 		}
 	}
 	return items, nil
-}
-
-// yesNo is how filters spell a boolean.
-func yesNo(b bool) []string {
-	if b {
-		return []string{"true"}
-	}
-	return []string{"false"}
-}
-
-// one is the values of what has one value, or none if it is "".
-func one[S ~string](s S) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{string(s)}
-}
-
-// none is the values of what items could have at AWS and never have here.
-func none[T any](T) []string { return nil }
-
-// parseBlock reads a range of addresses and puts it in its canonical form, as EC2 does.
-// Nothing is no range; whether one is needed the State decides.
-func parseBlock(text, parameter string) (block netip.Prefix, err error) {
-	if text == "" {
-		return netip.Prefix{}, nil
-	}
-	if block, err = ec2.ParseCIDR(text); err != nil {
-		return netip.Prefix{}, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. This is not a valid CIDR block.", wire.Quote(text), parameter)
-	}
-	return block, nil
-}
-
-// unserved refuses a parameter that asks for something that is not there.
-func unserved(action, parameter string) error {
-	return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", parameter, action)
 }

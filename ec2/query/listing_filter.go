@@ -1,9 +1,7 @@
 package query
 
 import (
-	"encoding/base64"
 	"iter"
-	"math"
 	"slices"
 	"strings"
 
@@ -107,72 +105,80 @@ func wildcard(pattern, text string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// paged are the parameters of an Action that answers in pages.
-type paged struct {
-	MaxResults *int   `wire:"MaxResults"`
-	NextToken  string `wire:"NextToken"`
+// yesNo is how filters spell a boolean.
+func yesNo(b bool) []string {
+	if b {
+		return []string{"true"}
+	}
+	return []string{"false"}
 }
 
-// page cuts items, sorted by id, to the page asked for. A token names the last id of
-// the page before, so that what comes and goes in between moves nothing.
-func page[T any](items []T, id func(T) string, p paged) (part []T, next string, err error) {
-	after, err := p.after(func(string) bool { return true })
-	if err != nil {
-		return nil, "", err
+// one is the values of what has one value, or none if it is "".
+func one[S ~string](s S) []string {
+	if s == "" {
+		return nil
 	}
-	for after != "" && len(items) > 0 && id(items[0]) <= after {
-		items = items[1:]
-	}
-	limit, err := p.limit()
-	if err != nil || len(items) <= limit {
-		return items, "", err
-	}
-	items = items[:limit]
-	return items, tokenAfter(id(items[limit-1])), nil
+	return []string{string(s)}
 }
 
-// pageOf collects one page of the items that are wanted. They come in the order of their
-// places, from the one on that the request's token names: what is on another page is not
-// looked at.
-func pageOf[T any](items iter.Seq[T], place func(T) string, wanted func(T) bool, p paged) (part []T, next string, err error) {
-	limit, err := p.limit()
-	if err != nil {
-		return nil, "", err
+// none is the values of what items could have at AWS and never have here.
+func none[T any](T) []string { return nil }
+
+// some is a value, unless it is none.
+func some(value string) []string {
+	if value == "" {
+		return nil
 	}
-	for item := range items {
-		if !wanted(item) {
-			continue
+	return []string{value}
+}
+
+func valuesOf[T any](items []T, value func(T) string) (list []string) {
+	for _, x := range items {
+		list = append(list, some(value(x))...)
+	}
+	return list
+}
+
+// deref is what p points to, or nothing of it.
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// A tagged finds the tags of an item, for its filters; nil says that items of the kind
+// have none.
+type tagged[T any] func(T) iter.Seq[*ec2.Tag]
+
+// taggedBy finds the tags of items by the id that they have as resources. They are looked
+// up when a filter asks for them, one item at a time: what costs is what is looked at.
+func taggedBy[T any](c *call, id func(T) string) tagged[T] {
+	view := c.view
+	return func(item T) iter.Seq[*ec2.Tag] { return view.Tags(id(item)) }
+}
+
+// match reports whether some tag of an item passes the filter x, one of tag:KEY, tag-key
+// and tag-value.
+func (f tagged[T]) match(item T, x filter) bool {
+	if f == nil {
+		return false
+	}
+	key, byKey := strings.CutPrefix(x.Name, "tag:")
+	for t := range f(item) {
+		switch {
+		case byKey && t.Key == key && anyMatch([]string{t.Value}, x.Values),
+			x.Name == "tag-key" && anyMatch([]string{t.Key}, x.Values),
+			x.Name == "tag-value" && anyMatch([]string{t.Value}, x.Values):
+			return true
 		}
-		if len(part) == limit {
-			return part, tokenAfter(place(part[limit-1])), nil
-		}
-		part = append(part, item)
 	}
-	return part, "", nil
+	return false
 }
 
-// after is the place that the page begins behind, "" for the first one. A token that names
-// no place of the kind is not one of this Action's.
-func (p paged) after(isPlace func(string) bool) (string, error) {
-	if p.NextToken == "" {
-		return "", nil
-	}
-	place, err := base64.URLEncoding.DecodeString(p.NextToken)
-	if err != nil || !isPlace(string(place)) {
-		return "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", wire.Quote(p.NextToken))
-	}
-	return string(place), nil
-}
-
-func tokenAfter(place string) string { return base64.URLEncoding.EncodeToString([]byte(place)) }
-
-// limit is how many items a page has at most.
-func (p paged) limit() (int, error) {
-	if p.MaxResults == nil {
-		return math.MaxInt, nil
-	}
-	if *p.MaxResults < 5 || *p.MaxResults > 1000 {
-		return 0, ec2.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", *p.MaxResults)
-	}
-	return *p.MaxResults, nil
+// isTagFilter reports whether a filter looks at tags. They are known to every Describe.
+func isTagFilter(name string) bool {
+	key, byKey := strings.CutPrefix(name, "tag:")
+	return byKey && key != "" || name == "tag-key" || name == "tag-value"
 }

@@ -1,9 +1,12 @@
 package query
 
 import (
+	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
@@ -159,4 +162,17 @@ func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*d
 		return len(r.Names) > 0 && !slices.Contains(r.Names, z.Name) ||
 			len(r.IDs) > 0 && !slices.Contains(r.IDs, z.ID) || !zoneFilters.match(z, r.Filters, nil)
 	})}, nil
+}
+
+var zoneForm = regexp.MustCompile(`^([a-z]+)-((?:[a-z]+-)+)([0-9])([a-z])$`)
+
+// zoneID is a zone's name that is the same in every account: "use1-az1" for us-east-1a.
+// One whose name is not of EC2's form is called by its name.
+func zoneID(zone string) string {
+	m := zoneForm.FindStringSubmatch(zone)
+	if m == nil {
+		return zone
+	}
+	short := strings.NewReplacer("north", "n", "south", "s", "east", "e", "west", "w", "central", "c", "gov", "g", "-", "").Replace(m[2])
+	return fmt.Sprintf("%s%s%s-az%d", m[1], short, m[3], m[4][0]-'a'+1)
 }

@@ -2,9 +2,7 @@ package query
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
-	"strings"
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
@@ -73,19 +71,6 @@ func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
 		PrivateDNSName: hostnameType{Type: "ip-name"},
 		Tags:           c.tags(string(s.ID)),
 	}
-}
-
-var zoneForm = regexp.MustCompile(`^([a-z]+)-((?:[a-z]+-)+)([0-9])([a-z])$`)
-
-// zoneID is a zone's name that is the same in every account: "use1-az1" for us-east-1a.
-// One whose name is not of EC2's form is called by its name.
-func zoneID(zone string) string {
-	m := zoneForm.FindStringSubmatch(zone)
-	if m == nil {
-		return zone
-	}
-	short := strings.NewReplacer("north", "n", "south", "s", "east", "e", "west", "w", "central", "c", "gov", "g", "-", "").Replace(m[2])
-	return fmt.Sprintf("%s%s%s-az%d", m[1], short, m[3], m[4][0]-'a'+1)
 }
 
 // zone is the zone that a request names, by name or by id; "" for none.

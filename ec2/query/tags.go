@@ -1,6 +1,7 @@
 package query
 
 import (
+	"slices"
 	"strings"
 
 	"palisade/ec2"
@@ -133,4 +134,59 @@ func (t resourceTagItem) passes(filters []filter) bool {
 		}
 	}
 	return true
+}
+
+type tag struct {
+	Key   string `wire:"key"`
+	Value string `wire:"value"`
+}
+
+// tags are those of a resource, by key, as every answer shows them.
+func (c *call) tags(id string) []tag {
+	var list []tag
+	for t := range c.view.Tags(id) {
+		list = append(list, tag{t.Key, t.Value})
+	}
+	return list
+}
+
+// A tagSpecification tags what the request makes.
+type tagSpecification struct {
+	ResourceType string     `wire:"ResourceType"`
+	Tags         []tagParam `wire:"Tag"`
+}
+
+type tagParam struct {
+	Key   string `wire:"Key"`
+	Value string `wire:"Value"`
+}
+
+// tagsFor returns the tags that a request gives to what it makes of one type. The other
+// types are those that the request makes besides; any further one is an error, for
+// nothing would have its tags.
+func tagsFor(specifications []tagSpecification, resourceType string, others ...string) (map[string]string, error) {
+	seen := make(map[string]map[string]string)
+	for _, s := range specifications {
+		if s.ResourceType == "" {
+			return nil, ec2.Errorf("MissingParameter", "Tag specification resource type must have a value")
+		}
+		if s.ResourceType != resourceType && !slices.Contains(others, s.ResourceType) {
+			return nil, ec2.Errorf("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", wire.Quote(s.ResourceType))
+		}
+		if seen[s.ResourceType] != nil {
+			return nil, ec2.Errorf("InvalidParameterValue", "The same resource type may not be specified more than once in tag specifications")
+		}
+		tags := make(map[string]string)
+		for _, t := range s.Tags {
+			if _, twice := tags[t.Key]; twice {
+				return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", wire.Quote(t.Key))
+			}
+			tags[t.Key] = t.Value
+		}
+		seen[s.ResourceType] = tags
+	}
+	if len(seen[resourceType]) == 0 {
+		return nil, nil
+	}
+	return seen[resourceType], nil
 }

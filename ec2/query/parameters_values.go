@@ -1,0 +1,88 @@
+package query
+
+import (
+	"net/netip"
+
+	"palisade/ec2"
+	"palisade/ec2/query/wire"
+)
+
+// parseBlock reads a range of addresses and puts it in its canonical form, as EC2 does.
+// Nothing is no range; whether one is needed the State decides.
+func parseBlock(text, parameter string) (block netip.Prefix, err error) {
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	if block, err = ec2.ParseCIDR(text); err != nil {
+		return netip.Prefix{}, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. This is not a valid CIDR block.", wire.Quote(text), parameter)
+	}
+	return block, nil
+}
+
+// unserved refuses a parameter that asks for something that is not there.
+func unserved(action, parameter string) error {
+	return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", parameter, action)
+}
+
+// parseAddress reads an IPv4 address; nothing is none.
+func parseAddress(text string) (netip.Addr, error) {
+	if text == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || !a.Is4() {
+		return netip.Addr{}, ec2.Errorf("InvalidParameterValue", "invalid value for parameter address: [%s]", wire.Quote(text))
+	}
+	return a, nil
+}
+
+func parseAddresses(list []string) (addresses []netip.Addr, err error) {
+	for _, text := range list {
+		a, err := parseAddress(text)
+		if err != nil {
+			return nil, err
+		}
+		if a.IsValid() {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses, nil
+}
+
+// Values of attributes are elements and parameters of their own. A parameter is nil if
+// the attribute is not to be modified.
+type (
+	boolValue struct {
+		Value bool `wire:"value"`
+	}
+	textValue struct {
+		Value string `wire:"value"`
+	}
+	boolParam struct {
+		Value *bool `wire:"Value"`
+	}
+	textParam struct {
+		Value *string `wire:"Value"`
+	}
+)
+
+// onlyOne refuses a request that does not change exactly one attribute.
+func onlyOne(given ...bool) error {
+	count := 0
+	for _, is := range given {
+		if is {
+			count++
+		}
+	}
+	switch count {
+	case 0:
+		return ec2.Errorf("MissingParameter", "The request must contain the attribute to change and its value")
+	case 1:
+		return nil
+	}
+	return ec2.Errorf("InvalidParameterCombination", "Fields for multiple attribute types specified")
+}
+
+func unknownAttribute(name string) error {
+	return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. Unknown attribute.", wire.Quote(name))
+}
