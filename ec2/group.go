@@ -14,6 +14,14 @@ type Group struct {
 	Rules       []Rule // ingress and egress, in order of creation
 }
 
+// CheckDirection refuses egress rules for a group of EC2-Classic, which has none.
+func (g *Group) CheckDirection(d Direction) error {
+	if g.VPC == "" && d == Egress {
+		return Errorf("InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
+	}
+	return nil
+}
+
 // Direction is the way of a packet as the instance sees it, as AWS does.
 type Direction uint8
 

@@ -209,10 +209,7 @@ func (t *tx) ruledGroup(account AccountID, region Region, sel GroupSelector, dir
 	if err != nil {
 		return nil, err
 	}
-	if g.VPC == "" && direction == Egress {
-		return nil, Errorf("InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
-	}
-	return g, nil
+	return g, g.CheckDirection(direction)
 }
 
 func noRules() error {

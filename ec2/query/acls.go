@@ -67,45 +67,35 @@ var aclListing = listing[aclItem]{
 	kind: "acl",
 	id:   func(a aclItem) string { return a.ID },
 	filters: filterable[aclItem]{
-		"default":        func(a aclItem) []string { return yesNo(a.Default) },
-		"network-acl-id": func(a aclItem) []string { return one(a.ID) },
-		"owner-id":       func(a aclItem) []string { return one(a.Owner) },
-		"vpc-id":         func(a aclItem) []string { return one(a.VPC) },
+		"default":        func(a aclItem) []string { return boolean(a.Default) },
+		"network-acl-id": func(a aclItem) []string { return nonEmpty(a.ID) },
+		"owner-id":       func(a aclItem) []string { return nonEmpty(a.Owner) },
+		"vpc-id":         func(a aclItem) []string { return nonEmpty(a.VPC) },
 
-		"association.association-id": ofACLAssociations(func(a aclAssociation) string { return a.ID }),
-		"association.network-acl-id": ofACLAssociations(func(a aclAssociation) string { return a.ACL }),
-		"association.subnet-id":      ofACLAssociations(func(a aclAssociation) string { return string(a.Subnet) }),
+		"association.association-id": aclAssociations(func(a aclAssociation) []string { return nonEmpty(a.ID) }),
+		"association.network-acl-id": aclAssociations(func(a aclAssociation) []string { return nonEmpty(a.ACL) }),
+		"association.subnet-id":      aclAssociations(func(a aclAssociation) []string { return nonEmpty(a.Subnet) }),
 
-		"entry.cidr":        ofEntries(func(e aclEntry) []string { return one(e.CIDR) }),
-		"entry.egress":      ofEntries(func(e aclEntry) []string { return yesNo(e.Egress) }),
-		"entry.protocol":    ofEntries(func(e aclEntry) []string { return one(e.Protocol) }),
-		"entry.rule-action": ofEntries(func(e aclEntry) []string { return one(e.Action) }),
-		"entry.rule-number": ofEntries(func(e aclEntry) []string { return one(strconv.Itoa(e.Number)) }),
+		"entry.cidr":        aclEntries(func(e aclEntry) []string { return nonEmpty(e.CIDR) }),
+		"entry.egress":      aclEntries(func(e aclEntry) []string { return boolean(e.Egress) }),
+		"entry.protocol":    aclEntries(func(e aclEntry) []string { return nonEmpty(e.Protocol) }),
+		"entry.rule-action": aclEntries(func(e aclEntry) []string { return nonEmpty(e.Action) }),
+		"entry.rule-number": aclEntries(func(e aclEntry) []string { return nonEmpty(strconv.Itoa(e.Number)) }),
 
-		"entry.icmp.code":       none[aclItem],
-		"entry.icmp.type":       none[aclItem],
-		"entry.ipv6-cidr":       none[aclItem],
-		"entry.port-range.from": none[aclItem],
-		"entry.port-range.to":   none[aclItem],
+		"entry.icmp.code":       never[aclItem],
+		"entry.icmp.type":       never[aclItem],
+		"entry.ipv6-cidr":       never[aclItem],
+		"entry.port-range.from": never[aclItem],
+		"entry.port-range.to":   never[aclItem],
 	},
 }
 
-func ofACLAssociations(of func(aclAssociation) string) func(aclItem) []string {
-	return func(a aclItem) (values []string) {
-		for _, x := range a.Associations {
-			values = append(values, of(x))
-		}
-		return values
-	}
+func aclAssociations(values func(aclAssociation) []string) func(aclItem) []string {
+	return eachOf(func(a aclItem) []aclAssociation { return a.Associations }, values)
 }
 
-func ofEntries(of func(aclEntry) []string) func(aclItem) []string {
-	return func(a aclItem) (values []string) {
-		for _, e := range a.Entries {
-			values = append(values, of(e)...)
-		}
-		return values
-	}
+func aclEntries(values func(aclEntry) []string) func(aclItem) []string {
+	return eachOf(func(a aclItem) []aclEntry { return a.Entries }, values)
 }
 
 func describeNetworkACLs(c *call, r *describeNetworkACLsRequest) (*describeNetworkACLsAnswer, error) {

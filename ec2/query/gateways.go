@@ -97,20 +97,14 @@ var gatewayListing = listing[gatewayItem]{
 	kind: "igw",
 	id:   func(g gatewayItem) string { return string(g.ID) },
 	filters: filterable[gatewayItem]{
-		"attachment.state": func(g gatewayItem) (values []string) {
-			for _, a := range g.Attachments {
-				values = append(values, a.State)
-			}
-			return values
+		"attachment.state": func(g gatewayItem) []string {
+			return valuesOf(g.Attachments, func(a gatewayAttachment) string { return a.State })
 		},
-		"attachment.vpc-id": func(g gatewayItem) (values []string) {
-			for _, a := range g.Attachments {
-				values = append(values, string(a.VPC))
-			}
-			return values
+		"attachment.vpc-id": func(g gatewayItem) []string {
+			return valuesOf(g.Attachments, func(a gatewayAttachment) string { return string(a.VPC) })
 		},
-		"internet-gateway-id": func(g gatewayItem) []string { return one(g.ID) },
-		"owner-id":            func(g gatewayItem) []string { return one(g.Owner) },
+		"internet-gateway-id": func(g gatewayItem) []string { return nonEmpty(g.ID) },
+		"owner-id":            func(g gatewayItem) []string { return nonEmpty(g.Owner) },
 	},
 }
 

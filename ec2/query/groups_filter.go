@@ -13,7 +13,7 @@ var groupFilters = func() filterable[*ec2.Group] {
 		"group-id":    func(g *ec2.Group) []string { return []string{string(g.ID)} },
 		"group-name":  func(g *ec2.Group) []string { return []string{g.Name} },
 		"owner-id":    func(g *ec2.Group) []string { return []string{string(g.Account)} },
-		"vpc-id":      func(g *ec2.Group) []string { return one(g.VPC) },
+		"vpc-id":      func(g *ec2.Group) []string { return nonEmpty(g.VPC) },
 	}
 	for prefix, direction := range map[string]ec2.Direction{"ip-permission.": ec2.Ingress, "egress.ip-permission.": ec2.Egress} {
 		for name, of := range ruleFilters {
@@ -33,15 +33,15 @@ var groupFilters = func() filterable[*ec2.Group] {
 // ruleFilters look at one rule; several need not hit the same one. What an answer does not
 // show, no filter finds.
 var ruleFilters = map[string]func(*ec2.Rule) []string{
-	"cidr":           func(r *ec2.Rule) []string { return one(cidrOf(r)) },
+	"cidr":           func(r *ec2.Rule) []string { return nonEmpty(cidrOf(r)) },
 	"protocol":       func(r *ec2.Rule) []string { return []string{r.Protocol.String()} },
 	"from-port":      func(r *ec2.Rule) []string { return portValue(r, r.From) },
 	"to-port":        func(r *ec2.Rule) []string { return portValue(r, r.To) },
-	"group-id":       func(r *ec2.Rule) []string { return one(r.Source.Group.ID) },
-	"group-name":     func(r *ec2.Rule) []string { return one(r.Source.Group.Name) },
-	"user-id":        func(r *ec2.Rule) []string { return one(r.Source.Group.Account) },
-	"ipv6-cidr":      none[*ec2.Rule],
-	"prefix-list-id": none[*ec2.Rule],
+	"group-id":       func(r *ec2.Rule) []string { return nonEmpty(r.Source.Group.ID) },
+	"group-name":     func(r *ec2.Rule) []string { return nonEmpty(r.Source.Group.Name) },
+	"user-id":        func(r *ec2.Rule) []string { return nonEmpty(r.Source.Group.Account) },
+	"ipv6-cidr":      never[*ec2.Rule],
+	"prefix-list-id": never[*ec2.Rule],
 }
 
 func portValue(r *ec2.Rule, port int) []string {

@@ -65,24 +65,24 @@ func newImageItem(id string) imageItem {
 var imageListing = listing[imageItem]{
 	id: func(i imageItem) string { return i.ID },
 	filters: filterable[imageItem]{
-		"architecture":                     func(i imageItem) []string { return one(i.Architecture) },
-		"block-device-mapping.volume-type": none[imageItem],
-		"creation-date":                    none[imageItem],
-		"description":                      func(i imageItem) []string { return one(i.Description) },
-		"ena-support":                      func(i imageItem) []string { return yesNo(i.ENA) },
-		"hypervisor":                       none[imageItem],
-		"image-id":                         func(i imageItem) []string { return one(i.ID) },
-		"image-type":                       func(i imageItem) []string { return one(i.Type) },
-		"is-public":                        func(i imageItem) []string { return yesNo(i.Public) },
-		"name":                             func(i imageItem) []string { return one(i.Name) },
-		"owner-alias":                      none[imageItem],
-		"owner-id":                         func(i imageItem) []string { return one(i.Owner) },
-		"platform":                         none[imageItem],
-		"product-code":                     none[imageItem],
-		"root-device-name":                 none[imageItem],
-		"root-device-type":                 func(i imageItem) []string { return one(i.RootDevice) },
-		"state":                            func(i imageItem) []string { return one(i.State) },
-		"virtualization-type":              func(i imageItem) []string { return one(i.Virtualization) },
+		"architecture":                     func(i imageItem) []string { return nonEmpty(i.Architecture) },
+		"block-device-mapping.volume-type": never[imageItem],
+		"creation-date":                    never[imageItem],
+		"description":                      func(i imageItem) []string { return nonEmpty(i.Description) },
+		"ena-support":                      func(i imageItem) []string { return boolean(i.ENA) },
+		"hypervisor":                       never[imageItem],
+		"image-id":                         func(i imageItem) []string { return nonEmpty(i.ID) },
+		"image-type":                       func(i imageItem) []string { return nonEmpty(i.Type) },
+		"is-public":                        func(i imageItem) []string { return boolean(i.Public) },
+		"name":                             func(i imageItem) []string { return nonEmpty(i.Name) },
+		"owner-alias":                      never[imageItem],
+		"owner-id":                         func(i imageItem) []string { return nonEmpty(i.Owner) },
+		"platform":                         never[imageItem],
+		"product-code":                     never[imageItem],
+		"root-device-name":                 never[imageItem],
+		"root-device-type":                 func(i imageItem) []string { return nonEmpty(i.RootDevice) },
+		"state":                            func(i imageItem) []string { return nonEmpty(i.State) },
+		"virtualization-type":              func(i imageItem) []string { return nonEmpty(i.Virtualization) },
 	},
 }
 
@@ -154,7 +154,7 @@ func describeVolumes(c *call, r *describeVolumesRequest) (*describeVolumesAnswer
 		"attachment.attach-time", "attachment.delete-on-termination", "attachment.device", "attachment.instance-id", "attachment.status",
 		"availability-zone", "create-time", "encrypted", "fast-restored", "multi-attach-enabled", "size", "snapshot-id", "status", "volume-id", "volume-type",
 	} {
-		filters[name] = none[tag]
+		filters[name] = never[tag]
 	}
 	if err := filters.check(r.Filters); err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func describeProfileAssociations(c *call, r *describeProfileAssociationsRequest)
 	if len(r.IDs) > 0 {
 		return nil, ec2.Errorf("InvalidAssociationID.NotFound", "The association ID '%s' does not exist", wire.Quote(r.IDs[0]))
 	}
-	if err := (filterable[tag]{"instance-id": none[tag], "state": none[tag]}).check(r.Filters); err != nil {
+	if err := (filterable[tag]{"instance-id": never[tag], "state": never[tag]}).check(r.Filters); err != nil {
 		return nil, err
 	}
 	return &describeProfileAssociationsAnswer{}, nil

@@ -29,7 +29,7 @@ func (c *call) showInstance(i *ec2.Instance) shownInstance {
 // instanceFilters are EC2's (API Reference, "DescribeInstances").
 var instanceFilters = func() filterable[shownInstance] {
 	of := func(value func(instanceItem) string) func(shownInstance) []string {
-		return func(s shownInstance) []string { return some(value(s.item)) }
+		return func(s shownInstance) []string { return nonEmpty(value(s.item)) }
 	}
 	groupIDs := func(s shownInstance) []string {
 		return valuesOf(s.item.Groups, func(g groupName) string { return string(g.ID) })
@@ -56,11 +56,11 @@ var instanceFilters = func() filterable[shownInstance] {
 		"launch-index":        of(func(i instanceItem) string { return strconv.Itoa(i.LaunchIndex) }),
 		"launch-time":         of(func(i instanceItem) string { return wire.FormatTime(i.LaunchTime) }),
 		"monitoring-state":    of(func(i instanceItem) string { return i.Monitoring.State }),
-		"owner-id":            func(s shownInstance) []string { return some(string(s.Account)) },
+		"owner-id":            func(s shownInstance) []string { return nonEmpty(string(s.Account)) },
 		"private-dns-name":    of(func(i instanceItem) string { return i.PrivateDNS }),
 		"private-ip-address":  of(func(i instanceItem) string { return i.PrivateAddress }),
 		"reason":              of(func(i instanceItem) string { return i.Reason }),
-		"reservation-id":      func(s shownInstance) []string { return some(s.Reservation) },
+		"reservation-id":      func(s shownInstance) []string { return nonEmpty(s.Reservation) },
 		"root-device-type":    of(func(i instanceItem) string { return i.RootDevice }),
 		"state-reason-code":   of(func(i instanceItem) string { return deref(i.StateReason).Code }),
 		"state-reason-message": of(func(i instanceItem) string {
@@ -72,7 +72,7 @@ var instanceFilters = func() filterable[shownInstance] {
 		"vpc-id":              of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).VPC) }),
 		"source-dest-check": func(s shownInstance) []string {
 			if v := s.item.vpcInstanceItem; v != nil && v.Checked != nil {
-				return some(strconv.FormatBool(*v.Checked))
+				return nonEmpty(strconv.FormatBool(*v.Checked))
 			}
 			return nil
 		},
@@ -81,7 +81,7 @@ var instanceFilters = func() filterable[shownInstance] {
 		"affinity", "block-device-mapping.volume-id", "iam-instance-profile.arn", "instance-lifecycle", "kernel-id", "placement-group-name",
 		"platform", "product-code", "ramdisk-id", "requester-id", "root-device-name", "spot-instance-request-id",
 	} {
-		all[name] = func(shownInstance) []string { return nil }
+		all[name] = never[shownInstance]
 	}
 	inner := make(filterable[shownInstance])
 	for name, values := range interfaceFilters {

@@ -59,18 +59,18 @@ func (s statusSummary) reachability() []string {
 }
 
 var instanceStatusFilters = filterable[instanceStatusItem]{
-	"availability-zone":            func(i instanceStatusItem) []string { return one(i.Zone) },
-	"event.code":                   none[instanceStatusItem],
-	"event.description":            none[instanceStatusItem],
-	"event.instance-event-id":      none[instanceStatusItem],
-	"event.not-after":              none[instanceStatusItem],
-	"event.not-before":             none[instanceStatusItem],
-	"instance-state-code":          func(i instanceStatusItem) []string { return one(strconv.Itoa(i.State.Code)) },
-	"instance-state-name":          func(i instanceStatusItem) []string { return one(i.State.Name) },
+	"availability-zone":            func(i instanceStatusItem) []string { return nonEmpty(i.Zone) },
+	"event.code":                   never[instanceStatusItem],
+	"event.description":            never[instanceStatusItem],
+	"event.instance-event-id":      never[instanceStatusItem],
+	"event.not-after":              never[instanceStatusItem],
+	"event.not-before":             never[instanceStatusItem],
+	"instance-state-code":          func(i instanceStatusItem) []string { return nonEmpty(strconv.Itoa(i.State.Code)) },
+	"instance-state-name":          func(i instanceStatusItem) []string { return nonEmpty(i.State.Name) },
 	"instance-status.reachability": func(i instanceStatusItem) []string { return i.Instance.reachability() },
-	"instance-status.status":       func(i instanceStatusItem) []string { return one(i.Instance.Status) },
+	"instance-status.status":       func(i instanceStatusItem) []string { return nonEmpty(i.Instance.Status) },
 	"system-status.reachability":   func(i instanceStatusItem) []string { return i.System.reachability() },
-	"system-status.status":         func(i instanceStatusItem) []string { return one(i.System.Status) },
+	"system-status.status":         func(i instanceStatusItem) []string { return nonEmpty(i.System.Status) },
 }
 
 // describeInstanceStatus shows the instances that run, or with IncludeAllInstances all.

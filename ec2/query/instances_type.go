@@ -98,32 +98,32 @@ func (c *call) newInstanceType(name string) instanceTypeItem {
 var instanceTypeListing = listing[instanceTypeItem]{
 	id: func(i instanceTypeItem) string { return i.Type },
 	filters: filterable[instanceTypeItem]{
-		"auto-recovery-supported":         func(i instanceTypeItem) []string { return yesNo(i.Recovery) },
-		"bare-metal":                      func(i instanceTypeItem) []string { return yesNo(i.BareMetal) },
-		"burstable-performance-supported": func(i instanceTypeItem) []string { return yesNo(i.Burstable) },
-		"current-generation":              func(i instanceTypeItem) []string { return yesNo(i.Current) },
-		"dedicated-hosts-supported":       func(i instanceTypeItem) []string { return yesNo(i.Dedicated) },
-		"ebs-info.ebs-optimized-support":  func(i instanceTypeItem) []string { return one(i.EBS.Optimized) },
-		"ebs-info.encryption-support":     func(i instanceTypeItem) []string { return one(i.EBS.Encryption) },
-		"ebs-info.nvme-support":           func(i instanceTypeItem) []string { return one(i.EBS.NVMe) },
-		"free-tier-eligible":              func(i instanceTypeItem) []string { return yesNo(i.FreeTier) },
-		"hibernation-supported":           func(i instanceTypeItem) []string { return yesNo(i.Hibernation) },
-		"hypervisor":                      none[instanceTypeItem],
-		"instance-storage-supported":      func(i instanceTypeItem) []string { return yesNo(i.Storage) },
-		"instance-type":                   func(i instanceTypeItem) []string { return one(i.Type) },
-		"memory-info.size-in-mib":         func(i instanceTypeItem) []string { return one(strconv.Itoa(i.Memory.MiB)) },
-		"network-info.efa-supported":      func(i instanceTypeItem) []string { return yesNo(i.Network.EFA) },
-		"network-info.ena-support":        func(i instanceTypeItem) []string { return one(i.Network.ENA) },
-		"network-info.ipv6-supported":     func(i instanceTypeItem) []string { return yesNo(i.Network.IPv6) },
+		"auto-recovery-supported":         func(i instanceTypeItem) []string { return boolean(i.Recovery) },
+		"bare-metal":                      func(i instanceTypeItem) []string { return boolean(i.BareMetal) },
+		"burstable-performance-supported": func(i instanceTypeItem) []string { return boolean(i.Burstable) },
+		"current-generation":              func(i instanceTypeItem) []string { return boolean(i.Current) },
+		"dedicated-hosts-supported":       func(i instanceTypeItem) []string { return boolean(i.Dedicated) },
+		"ebs-info.ebs-optimized-support":  func(i instanceTypeItem) []string { return nonEmpty(i.EBS.Optimized) },
+		"ebs-info.encryption-support":     func(i instanceTypeItem) []string { return nonEmpty(i.EBS.Encryption) },
+		"ebs-info.nvme-support":           func(i instanceTypeItem) []string { return nonEmpty(i.EBS.NVMe) },
+		"free-tier-eligible":              func(i instanceTypeItem) []string { return boolean(i.FreeTier) },
+		"hibernation-supported":           func(i instanceTypeItem) []string { return boolean(i.Hibernation) },
+		"hypervisor":                      never[instanceTypeItem],
+		"instance-storage-supported":      func(i instanceTypeItem) []string { return boolean(i.Storage) },
+		"instance-type":                   func(i instanceTypeItem) []string { return nonEmpty(i.Type) },
+		"memory-info.size-in-mib":         func(i instanceTypeItem) []string { return nonEmpty(strconv.Itoa(i.Memory.MiB)) },
+		"network-info.efa-supported":      func(i instanceTypeItem) []string { return boolean(i.Network.EFA) },
+		"network-info.ena-support":        func(i instanceTypeItem) []string { return nonEmpty(i.Network.ENA) },
+		"network-info.ipv6-supported":     func(i instanceTypeItem) []string { return boolean(i.Network.IPv6) },
 		"network-info.maximum-network-interfaces": func(i instanceTypeItem) []string {
-			return one(strconv.Itoa(i.Network.Interfaces))
+			return nonEmpty(strconv.Itoa(i.Network.Interfaces))
 		},
 		"processor-info.supported-architecture": func(i instanceTypeItem) []string { return i.Processor.Architectures },
-		"supported-boot-mode":                   none[instanceTypeItem],
+		"supported-boot-mode":                   never[instanceTypeItem],
 		"supported-root-device-type":            func(i instanceTypeItem) []string { return i.RootDevices },
 		"supported-usage-class":                 func(i instanceTypeItem) []string { return i.Usage },
 		"supported-virtualization-type":         func(i instanceTypeItem) []string { return i.Virtualizations },
-		"vcpu-info.default-vcpus":               func(i instanceTypeItem) []string { return one(strconv.Itoa(i.VCPU.Default)) },
+		"vcpu-info.default-vcpus":               func(i instanceTypeItem) []string { return nonEmpty(strconv.Itoa(i.VCPU.Default)) },
 	},
 }
 
@@ -196,8 +196,8 @@ type offeringItem struct {
 var offeringListing = listing[offeringItem]{
 	id: func(o offeringItem) string { return o.Type + " " + o.Location },
 	filters: filterable[offeringItem]{
-		"instance-type": func(o offeringItem) []string { return one(o.Type) },
-		"location":      func(o offeringItem) []string { return one(o.Location) },
+		"instance-type": func(o offeringItem) []string { return nonEmpty(o.Type) },
+		"location":      func(o offeringItem) []string { return nonEmpty(o.Location) },
 	},
 }
 
@@ -248,7 +248,7 @@ type describeCreditsAnswer struct {
 
 // describeInstanceCreditSpecifications: no instance has CPU credits to spend.
 func describeInstanceCreditSpecifications(c *call, r *describeCreditsRequest) (*describeCreditsAnswer, error) {
-	if err := (filterable[tag]{"instance-id": none[tag]}).check(r.Filters); err != nil {
+	if err := (filterable[tag]{"instance-id": never[tag]}).check(r.Filters); err != nil {
 		return nil, err
 	}
 	if _, err := c.selectInstances(r.InstanceIDs); err != nil {

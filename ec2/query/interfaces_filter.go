@@ -9,18 +9,18 @@ import (
 // interfaceFilters are EC2's (API Reference, "DescribeNetworkInterfaces").
 var interfaceFilters = func() filterable[interfaceItem] {
 	of := func(value func(interfaceItem) string) func(interfaceItem) []string {
-		return func(i interfaceItem) []string { return some(value(i)) }
+		return func(i interfaceItem) []string { return nonEmpty(value(i)) }
 	}
 	attachment := func(value func(*attachmentItem) string) func(interfaceItem) []string {
 		return func(i interfaceItem) []string {
 			if i.Attachment == nil {
 				return nil
 			}
-			return some(value(i.Attachment))
+			return nonEmpty(value(i.Attachment))
 		}
 	}
 	association := func(value func(publicItem) string) func(interfaceItem) []string {
-		return func(i interfaceItem) []string { return some(value(deref(i.Association))) }
+		return func(i interfaceItem) []string { return nonEmpty(value(deref(i.Association))) }
 	}
 	addresses := func(value func(nicAddress) string) func(interfaceItem) []string {
 		return func(i interfaceItem) []string { return valuesOf(i.Addresses, value) }
@@ -50,7 +50,7 @@ var interfaceFilters = func() filterable[interfaceItem] {
 		},
 		"group-name":                  func(i interfaceItem) []string { return valuesOf(i.Groups, func(g groupName) string { return g.Name }) },
 		"interface-type":              of(func(i interfaceItem) string { return i.Type }),
-		"ipv6-addresses.ipv6-address": func(interfaceItem) []string { return nil },
+		"ipv6-addresses.ipv6-address": never[interfaceItem],
 		"mac-address":                 of(func(i interfaceItem) string { return i.MAC }),
 		"network-interface-id":        of(func(i interfaceItem) string { return string(i.ID) }),
 		"owner-id":                    of(func(i interfaceItem) string { return string(i.Owner) }),

@@ -231,7 +231,7 @@ func keyType(k *ec2.KeyPair) string {
 var keyPairFilters = filterable[*ec2.KeyPair]{
 	"fingerprint": func(k *ec2.KeyPair) []string { return []string{k.Fingerprint} },
 	"key-name":    func(k *ec2.KeyPair) []string { return []string{k.Name} },
-	"key-pair-id": func(k *ec2.KeyPair) []string { return one(k.ID) },
+	"key-pair-id": func(k *ec2.KeyPair) []string { return nonEmpty(k.ID) },
 }
 
 func describeKeyPairs(c *call, r *describeKeyPairsRequest) (*describeKeyPairsAnswer, error) {

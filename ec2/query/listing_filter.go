@@ -3,6 +3,7 @@ package query
 import (
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 
 	"palisade/ec2"
@@ -105,38 +106,36 @@ func wildcard(pattern, text string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// yesNo is how filters spell a boolean.
-func yesNo(b bool) []string {
-	if b {
-		return []string{"true"}
-	}
-	return []string{"false"}
-}
+// boolean is the value of a filter on a boolean.
+func boolean(b bool) []string { return []string{strconv.FormatBool(b)} }
 
-// one is the values of what has one value, or none if it is "".
-func one[S ~string](s S) []string {
+// nonEmpty is the value of a filter on a text; an empty text has none.
+func nonEmpty[S ~string](s S) []string {
 	if s == "" {
 		return nil
 	}
 	return []string{string(s)}
 }
 
-// none is the values of what items could have at AWS and never have here.
-func none[T any](T) []string { return nil }
+// never is a filter on a property that items can have at AWS and never have here.
+func never[T any](T) []string { return nil }
 
-// some is a value, unless it is none.
-func some(value string) []string {
-	if value == "" {
-		return nil
-	}
-	return []string{value}
-}
-
+// valuesOf returns the texts of items that are not empty.
 func valuesOf[T any](items []T, value func(T) string) (list []string) {
 	for _, x := range items {
-		list = append(list, some(value(x))...)
+		list = append(list, nonEmpty(value(x))...)
 	}
 	return list
+}
+
+// eachOf is a filter on a property of the parts of an item: it has the values of all.
+func eachOf[T, Part any](parts func(T) []Part, values func(Part) []string) func(T) []string {
+	return func(item T) (list []string) {
+		for _, p := range parts(item) {
+			list = append(list, values(p)...)
+		}
+		return list
+	}
 }
 
 // deref is what p points to, or nothing of it.

@@ -117,17 +117,17 @@ type zoneItem struct {
 }
 
 var zoneFilters = filterable[zoneItem]{
-	"group-name":    func(z zoneItem) []string { return one(z.Group) },
-	"message":       none[zoneItem],
-	"opt-in-status": func(z zoneItem) []string { return one(z.OptIn) },
-	"region-name":   func(z zoneItem) []string { return one(z.Region) },
-	"state":         func(z zoneItem) []string { return one(z.State) },
-	"zone-id":       func(z zoneItem) []string { return one(z.ID) },
-	"zone-name":     func(z zoneItem) []string { return one(z.Name) },
-	"zone-type":     func(z zoneItem) []string { return one(z.Type) },
+	"group-name":    func(z zoneItem) []string { return nonEmpty(z.Group) },
+	"message":       never[zoneItem],
+	"opt-in-status": func(z zoneItem) []string { return nonEmpty(z.OptIn) },
+	"region-name":   func(z zoneItem) []string { return nonEmpty(z.Region) },
+	"state":         func(z zoneItem) []string { return nonEmpty(z.State) },
+	"zone-id":       func(z zoneItem) []string { return nonEmpty(z.ID) },
+	"zone-name":     func(z zoneItem) []string { return nonEmpty(z.Name) },
+	"zone-type":     func(z zoneItem) []string { return nonEmpty(z.Type) },
 
-	"parent-zone-id":   none[zoneItem],
-	"parent-zone-name": none[zoneItem],
+	"parent-zone-id":   never[zoneItem],
+	"parent-zone-name": never[zoneItem],
 }
 
 // describeAvailabilityZones shows where the nodes are, those of the region: a zone's name

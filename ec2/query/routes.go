@@ -123,47 +123,37 @@ var routeTableListing = listing[routeTableItem]{
 	kind: "rtb",
 	id:   func(t routeTableItem) string { return string(t.ID) },
 	filters: filterable[routeTableItem]{
-		"owner-id":       func(t routeTableItem) []string { return one(t.Owner) },
-		"route-table-id": func(t routeTableItem) []string { return one(t.ID) },
-		"vpc-id":         func(t routeTableItem) []string { return one(t.VPC) },
+		"owner-id":       func(t routeTableItem) []string { return nonEmpty(t.Owner) },
+		"route-table-id": func(t routeTableItem) []string { return nonEmpty(t.ID) },
+		"vpc-id":         func(t routeTableItem) []string { return nonEmpty(t.VPC) },
 
-		"association.main":                       ofAssociations(func(a associationItem) []string { return yesNo(a.Main) }),
-		"association.route-table-association-id": ofAssociations(func(a associationItem) []string { return one(a.ID) }),
-		"association.route-table-id":             ofAssociations(func(a associationItem) []string { return one(a.Table) }),
-		"association.subnet-id":                  ofAssociations(func(a associationItem) []string { return one(a.Subnet) }),
-		"association.gateway-id":                 none[routeTableItem],
+		"association.main":                       tableAssociations(func(a associationItem) []string { return boolean(a.Main) }),
+		"association.route-table-association-id": tableAssociations(func(a associationItem) []string { return nonEmpty(a.ID) }),
+		"association.route-table-id":             tableAssociations(func(a associationItem) []string { return nonEmpty(a.Table) }),
+		"association.subnet-id":                  tableAssociations(func(a associationItem) []string { return nonEmpty(a.Subnet) }),
+		"association.gateway-id":                 never[routeTableItem],
 
-		"route.destination-cidr-block": ofRoutes(func(r routeItem) string { return r.Destination }),
-		"route.gateway-id":             ofRoutes(func(r routeItem) string { return string(r.Gateway) }),
-		"route.origin":                 ofRoutes(func(r routeItem) string { return r.Origin }),
-		"route.state":                  ofRoutes(func(r routeItem) string { return r.State }),
+		"route.destination-cidr-block": tableRoutes(func(r routeItem) []string { return nonEmpty(r.Destination) }),
+		"route.gateway-id":             tableRoutes(func(r routeItem) []string { return nonEmpty(r.Gateway) }),
+		"route.origin":                 tableRoutes(func(r routeItem) []string { return nonEmpty(r.Origin) }),
+		"route.state":                  tableRoutes(func(r routeItem) []string { return nonEmpty(r.State) }),
 
-		"route.destination-ipv6-cidr-block":     none[routeTableItem],
-		"route.destination-prefix-list-id":      none[routeTableItem],
-		"route.egress-only-internet-gateway-id": none[routeTableItem],
-		"route.instance-id":                     none[routeTableItem],
-		"route.nat-gateway-id":                  none[routeTableItem],
-		"route.transit-gateway-id":              none[routeTableItem],
-		"route.vpc-peering-connection-id":       none[routeTableItem],
+		"route.destination-ipv6-cidr-block":     never[routeTableItem],
+		"route.destination-prefix-list-id":      never[routeTableItem],
+		"route.egress-only-internet-gateway-id": never[routeTableItem],
+		"route.instance-id":                     never[routeTableItem],
+		"route.nat-gateway-id":                  never[routeTableItem],
+		"route.transit-gateway-id":              never[routeTableItem],
+		"route.vpc-peering-connection-id":       never[routeTableItem],
 	},
 }
 
-func ofAssociations(of func(associationItem) []string) func(routeTableItem) []string {
-	return func(t routeTableItem) (values []string) {
-		for _, a := range t.Associations {
-			values = append(values, of(a)...)
-		}
-		return values
-	}
+func tableAssociations(values func(associationItem) []string) func(routeTableItem) []string {
+	return eachOf(func(t routeTableItem) []associationItem { return t.Associations }, values)
 }
 
-func ofRoutes(of func(routeItem) string) func(routeTableItem) []string {
-	return func(t routeTableItem) (values []string) {
-		for _, r := range t.Routes {
-			values = append(values, of(r))
-		}
-		return values
-	}
+func tableRoutes(values func(routeItem) []string) func(routeTableItem) []string {
+	return eachOf(func(t routeTableItem) []routeItem { return t.Routes }, values)
 }
 
 func describeRouteTables(c *call, r *describeRouteTablesRequest) (*describeRouteTablesAnswer, error) {

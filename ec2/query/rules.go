@@ -43,11 +43,7 @@ func authorizeEgress(c *call, r *authorizeRequest) (*authorizeAnswer, error) {
 }
 
 func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authorizeAnswer, error) {
-	g, err := c.ruledGroup(r.groupSelector, direction)
-	if err != nil {
-		return nil, err
-	}
-	specs, err := specsOf(r.Permissions, g)
+	g, specs, err := c.rulesOf(r.groupSelector, r.Permissions, direction)
 	if err != nil {
 		return nil, err
 	}
@@ -75,19 +71,22 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 	return answer, nil
 }
 
-// ruledGroup is the group whose rules of a direction a request is about. That of egress
-// names it by its id alone (EC2 API Reference, "AuthorizeSecurityGroupEgress").
-func (c *call) ruledGroup(s groupSelector, direction ec2.Direction) (*ec2.Group, error) {
+// rulesOf finds the group that a request names and the rules that its permissions stand
+// for. A request for egress rules must name the group by id (EC2 API Reference,
+// "AuthorizeSecurityGroupEgress").
+func (c *call) rulesOf(s groupSelector, permissions []permissionParam, direction ec2.Direction) (*ec2.Group, []ec2.RuleSpec, error) {
 	g, err := c.view.FindGroup(c.account, c.region, s.domain())
-	switch {
-	case err != nil:
-		return nil, err
-	case direction == ec2.Egress && g.VPC == "":
-		return nil, ec2.Errorf("InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
-	case direction == ec2.Egress && s.GroupID == "":
-		return nil, ec2.Missing("groupId")
+	if err != nil {
+		return nil, nil, err
 	}
-	return g, nil
+	if err := g.CheckDirection(direction); err != nil {
+		return nil, nil, err
+	}
+	if direction == ec2.Egress && s.GroupID == "" {
+		return nil, nil, ec2.Missing("groupId")
+	}
+	specs, err := specsOf(permissions, g)
+	return g, specs, err
 }
 
 type revokeRequest struct {
@@ -119,11 +118,7 @@ func revokeEgress(c *call, r *revokeRequest) (*revokeAnswer, error) {
 }
 
 func (c *call) revoke(r *revokeRequest, direction ec2.Direction) (*revokeAnswer, error) {
-	g, err := c.ruledGroup(r.groupSelector, direction)
-	if err != nil {
-		return nil, err
-	}
-	specs, err := specsOf(r.Permissions, g)
+	g, specs, err := c.rulesOf(r.groupSelector, r.Permissions, direction)
 	if err != nil {
 		return nil, err
 	}

@@ -135,7 +135,7 @@ func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[place
 	}
 	return func(yield func(placedRule) bool) {
 		for g := range groups {
-			for _, p := range rulesOf(g) {
+			for _, p := range placedRulesOf(g) {
 				if p.place() > after && !yield(p) {
 					return
 				}
@@ -175,7 +175,7 @@ func (c *call) groupsByID(ids []string) iter.Seq[*ec2.Group] {
 	}
 }
 
-func rulesOf(g *ec2.Group) []placedRule {
+func placedRulesOf(g *ec2.Group) []placedRule {
 	list := make([]placedRule, len(g.Rules))
 	for i := range g.Rules {
 		list[i] = placedRule{g, &g.Rules[i]}

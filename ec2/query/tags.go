@@ -21,12 +21,9 @@ type createTagsRequest struct {
 }
 
 func createTags(c *call, r *createTagsRequest) (*returned, error) {
-	tags := make(map[string]string)
-	for _, t := range r.Tags {
-		if _, twice := tags[t.Key]; twice {
-			return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", wire.Quote(t.Key))
-		}
-		tags[t.Key] = t.Value
+	tags, err := tagMap(r.Tags)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := c.apply(&ec2.CreateTags{Account: c.account, Region: c.region, Resources: r.Resources, Tags: tags}); err != nil {
 		return nil, err
@@ -90,8 +87,8 @@ var tagListing = listing[resourceTagItem]{
 	id: func(t resourceTagItem) string { return t.Resource + "/" + t.Key },
 	filters: filterable[resourceTagItem]{
 		"key":           func(t resourceTagItem) []string { return []string{t.Key} },
-		"resource-id":   func(t resourceTagItem) []string { return one(t.Resource) },
-		"resource-type": func(t resourceTagItem) []string { return one(t.Type) },
+		"resource-id":   func(t resourceTagItem) []string { return nonEmpty(t.Resource) },
+		"resource-type": func(t resourceTagItem) []string { return nonEmpty(t.Type) },
 		"value":         func(t resourceTagItem) []string { return []string{t.Value} },
 	},
 }
@@ -176,12 +173,9 @@ func tagsFor(specifications []tagSpecification, resourceType string, others ...s
 		if seen[s.ResourceType] != nil {
 			return nil, ec2.Errorf("InvalidParameterValue", "The same resource type may not be specified more than once in tag specifications")
 		}
-		tags := make(map[string]string)
-		for _, t := range s.Tags {
-			if _, twice := tags[t.Key]; twice {
-				return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", wire.Quote(t.Key))
-			}
-			tags[t.Key] = t.Value
+		tags, err := tagMap(s.Tags)
+		if err != nil {
+			return nil, err
 		}
 		seen[s.ResourceType] = tags
 	}
@@ -189,4 +183,16 @@ func tagsFor(specifications []tagSpecification, resourceType string, others ...s
 		return nil, nil
 	}
 	return seen[resourceType], nil
+}
+
+// tagMap returns tags by key. A key may be given once.
+func tagMap(list []tagParam) (map[string]string, error) {
+	tags := make(map[string]string)
+	for _, t := range list {
+		if _, twice := tags[t.Key]; twice {
+			return nil, ec2.Errorf("InvalidParameterValue", "Duplicate tag key '%s' specified.", wire.Quote(t.Key))
+		}
+		tags[t.Key] = t.Value
+	}
+	return tags, nil
 }

@@ -133,24 +133,24 @@ var vpcListing = listing[vpcItem]{
 	kind: "vpc",
 	id:   func(v vpcItem) string { return string(v.ID) },
 	filters: filterable[vpcItem]{
-		"cidr":            func(v vpcItem) []string { return one(v.CIDR) },
-		"cidrBlock":       func(v vpcItem) []string { return one(v.CIDR) },
-		"dhcp-options-id": func(v vpcItem) []string { return one(v.DHCPOptions) },
-		"dhcpOptionsId":   func(v vpcItem) []string { return one(v.DHCPOptions) },
-		"is-default":      func(v vpcItem) []string { return yesNo(v.Default) },
-		"isDefault":       func(v vpcItem) []string { return yesNo(v.Default) },
-		"owner-id":        func(v vpcItem) []string { return one(v.Owner) },
-		"state":           func(v vpcItem) []string { return one(v.State) },
-		"vpc-id":          func(v vpcItem) []string { return one(v.ID) },
+		"cidr":            func(v vpcItem) []string { return nonEmpty(v.CIDR) },
+		"cidrBlock":       func(v vpcItem) []string { return nonEmpty(v.CIDR) },
+		"dhcp-options-id": func(v vpcItem) []string { return nonEmpty(v.DHCPOptions) },
+		"dhcpOptionsId":   func(v vpcItem) []string { return nonEmpty(v.DHCPOptions) },
+		"is-default":      func(v vpcItem) []string { return boolean(v.Default) },
+		"isDefault":       func(v vpcItem) []string { return boolean(v.Default) },
+		"owner-id":        func(v vpcItem) []string { return nonEmpty(v.Owner) },
+		"state":           func(v vpcItem) []string { return nonEmpty(v.State) },
+		"vpc-id":          func(v vpcItem) []string { return nonEmpty(v.ID) },
 
-		"cidr-block-association.association-id": func(v vpcItem) []string { return one(v.Blocks[0].Association) },
-		"cidr-block-association.cidr-block":     func(v vpcItem) []string { return one(v.Blocks[0].CIDR) },
-		"cidr-block-association.state":          func(v vpcItem) []string { return one(v.Blocks[0].State.State) },
+		"cidr-block-association.association-id": func(v vpcItem) []string { return nonEmpty(v.Blocks[0].Association) },
+		"cidr-block-association.cidr-block":     func(v vpcItem) []string { return nonEmpty(v.Blocks[0].CIDR) },
+		"cidr-block-association.state":          func(v vpcItem) []string { return nonEmpty(v.Blocks[0].State.State) },
 
-		"ipv6-cidr-block-association.association-id":  none[vpcItem],
-		"ipv6-cidr-block-association.ipv6-cidr-block": none[vpcItem],
-		"ipv6-cidr-block-association.ipv6-pool":       none[vpcItem],
-		"ipv6-cidr-block-association.state":           none[vpcItem],
+		"ipv6-cidr-block-association.association-id":  never[vpcItem],
+		"ipv6-cidr-block-association.ipv6-cidr-block": never[vpcItem],
+		"ipv6-cidr-block-association.ipv6-pool":       never[vpcItem],
+		"ipv6-cidr-block-association.state":           never[vpcItem],
 	},
 }
 
@@ -242,7 +242,7 @@ var dhcpListing = listing[dhcpItem]{
 	kind: "dopt",
 	id:   func(o dhcpItem) string { return o.ID },
 	filters: filterable[dhcpItem]{
-		"dhcp-options-id": none[dhcpItem], "key": none[dhcpItem], "value": none[dhcpItem], "owner-id": none[dhcpItem],
+		"dhcp-options-id": never[dhcpItem], "key": never[dhcpItem], "value": never[dhcpItem], "owner-id": never[dhcpItem],
 	},
 }
 
