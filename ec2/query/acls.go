@@ -99,11 +99,7 @@ func aclEntries(values func(aclEntry) []string) func(aclItem) []string {
 }
 
 func describeNetworkACLs(c *call, r *describeNetworkACLsRequest) (*describeNetworkACLsAnswer, error) {
-	var items []aclItem
-	for v := range c.view.VPCsOf(c.account, c.region) {
-		items = append(items, c.newACLItem(v))
-	}
-	items, next, err := aclListing.pick(c, items, r.IDs, r.listed)
+	items, next, err := describe(c, aclListing, c.view.VPCsOf(c.account, c.region), c.newACLItem, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}

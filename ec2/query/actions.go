@@ -117,3 +117,8 @@ type returned struct {
 }
 
 var done = returned{Return: true}
+
+// arn is the Amazon Resource Name of a resource of EC2.
+func arn(region ec2.Region, account ec2.AccountID, kind, id string) string {
+	return "arn:aws:ec2:" + string(region) + ":" + string(account) + ":" + kind + "/" + id
+}

@@ -70,13 +70,13 @@ func apiDocument() string {
 		}
 		fmt.Fprintf(&b, "## %s\n\n", title)
 		for _, name := range slices.Sorted(maps.Keys(s.actions)) {
-			describe(&b, s, name)
+			describeAction(&b, s, name)
 		}
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 
-func describe(b *strings.Builder, s *service, name string) {
+func describeAction(b *strings.Builder, s *service, name string) {
 	served := slices.Sorted(maps.Keys(parametersOf(s.actions[name].request, "")))
 	top := make(map[string]bool)
 	var refused, ignored []string

@@ -62,15 +62,13 @@ func allocateAddress(c *call, r *allocateAddressRequest) (*allocateAddressAnswer
 // check refuses addresses of EC2-Classic: there, a lease never changes its own. An account
 // of that platform means them when it says nothing.
 func (r *allocateAddressRequest) check(c *call) error {
-	for _, p := range []struct{ asked, name string }{
-		{r.Address, "Address"}, {r.CustomerPool, "CustomerOwnedIpv4Pool"}, {r.IPAMPool, "IpamPoolId"},
-	} {
-		if p.asked != "" {
-			return unserved(c.action, p.name)
-		}
-	}
-	if r.Pool != "" && r.Pool != publicPool {
-		return unserved(c.action, "PublicIpv4Pool")
+	if err := refuseAskedFor(c.action, []askedFor{
+		{"Address", r.Address != ""},
+		{"CustomerOwnedIpv4Pool", r.CustomerPool != ""},
+		{"IpamPoolId", r.IPAMPool != ""},
+		{"PublicIpv4Pool", r.Pool != "" && r.Pool != publicPool},
+	}); err != nil {
+		return err
 	}
 	if r.BorderGroup != "" && r.BorderGroup != c.region {
 		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter networkBorderGroup is invalid.", wire.Quote(string(r.BorderGroup)))

@@ -2,7 +2,6 @@ package query
 
 import (
 	"crypto/sha256"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -79,12 +78,10 @@ func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
 	return e
 }
 
-// eventID makes a UUID of a record (RFC 9562 §5.8: by a way of our own).
+// eventID derives a UUID from a record (RFC 9562 §5.8, a form of our own).
 func eventID(seed string, number uint64) string {
 	b := sha256.Sum256([]byte("audit record\x00" + seed + "\x00" + strconv.FormatUint(number, 10)))
-	b[6] = b[6]&0x0f | 0x80
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+	return formatUUID(b[:16], 8)
 }
 
 // requestParameters writes "IpPermissions.1.FromPort" as CloudTrail does: first letters

@@ -109,11 +109,7 @@ var gatewayListing = listing[gatewayItem]{
 }
 
 func describeInternetGateways(c *call, r *describeInternetGatewaysRequest) (*describeInternetGatewaysAnswer, error) {
-	var items []gatewayItem
-	for g := range c.view.InternetGatewaysOf(c.account, c.region) {
-		items = append(items, c.newGatewayItem(g))
-	}
-	items, next, err := gatewayListing.pick(c, items, r.IDs, r.listed)
+	items, next, err := describe(c, gatewayListing, c.view.InternetGatewaysOf(c.account, c.region), c.newGatewayItem, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}

@@ -193,5 +193,5 @@ func (c *call) newGroupItem(g *ec2.Group) groupItem {
 }
 
 func groupARN(g *ec2.Group) string {
-	return "arn:aws:ec2:" + string(g.Region) + ":" + string(g.Account) + ":security-group/" + string(g.ID)
+	return arn(g.Region, g.Account, "security-group", string(g.ID))
 }

@@ -29,8 +29,8 @@ type describeInstancesAnswer struct {
 }
 
 func describeInstances(c *call, r *describeInstancesRequest) (*describeInstancesAnswer, error) {
-	if len(r.InstanceIDs) > 0 && r.MaxResults != nil {
-		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter instancesSet cannot be used with the parameter maxResults")
+	if err := r.checkNoIDs(len(r.InstanceIDs), "instancesSet"); err != nil {
+		return nil, err
 	}
 	if err := instanceFilters.check(r.Filters); err != nil {
 		return nil, err

@@ -124,20 +124,18 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 	); err != nil {
 		return nil, err
 	}
-	for _, x := range []struct {
-		name string
-		asks bool
-	}{
+	if err := refuseAskedFor(c.action, []askedFor{
 		{"EbsOptimized", deref(r.EBS.Value)},
 		{"EnaSupport", deref(r.ENA.Value)},
 		{"Kernel", r.Kernel.Value != nil},
 		{"Ramdisk", r.RAMDisk.Value != nil},
 		{"SriovNetSupport", r.SRIOV.Value != nil},
 		{"BlockDeviceMapping", len(r.BlockDevices) > 0},
-	} {
-		if x.asks {
-			return nil, unserved(c.action, x.name)
-		}
+	}); err != nil {
+		return nil, err
+	}
+	if err := checkGroupIDs(r.Groups); err != nil {
+		return nil, err
 	}
 	change := &ec2.ModifyInstance{
 		Account: c.account, Region: c.region, Instance: r.Instance, Groups: r.Groups, Type: r.Type.Value,
@@ -159,11 +157,6 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 			return nil, err
 		}
 		change.TerminateOnShutdown = &terminate
-	}
-	for _, id := range r.Groups {
-		if err := ec2.CheckGroupID(id); err != nil {
-			return nil, err
-		}
 	}
 	if _, err := c.apply(change); err != nil {
 		return nil, err

@@ -200,10 +200,7 @@ func (r *runInstancesRequest) refuse() error {
 	for _, v := range r.Volumes {
 		volumes = volumes || v.NoDevice == nil
 	}
-	for _, x := range []struct {
-		name string
-		asks bool
-	}{
+	return refuseAskedFor("RunInstances", []askedFor{
 		{"Placement.HostId", r.Placement.Host != ""},
 		{"BlockDeviceMapping", volumes},
 		{"KernelId", r.Kernel != ""},
@@ -217,10 +214,5 @@ func (r *runInstancesRequest) refuse() error {
 		{"EnclaveOptions.Enabled", r.Enclave.Enabled},
 		{"CapacityReservationSpecification", r.Capacity.Target != nil || r.Capacity.Preference == "capacity-reservations-only"},
 		{"PrivateDnsNameOptions", r.Names.Type != "" && r.Names.Type != "ip-name" || r.Names.A || r.Names.AAAA},
-	} {
-		if x.asks {
-			return ec2.Errorf("UnsupportedOperation", "The parameter %s of RunInstances is not served here", x.name)
-		}
-	}
-	return nil
+	})
 }

@@ -75,8 +75,8 @@ var instanceStatusFilters = filterable[instanceStatusItem]{
 
 // describeInstanceStatus shows the instances that run, or with IncludeAllInstances all.
 func describeInstanceStatus(c *call, r *describeInstanceStatusRequest) (*describeInstanceStatusAnswer, error) {
-	if len(r.InstanceIDs) > 0 && r.MaxResults != nil {
-		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter instancesSet cannot be used with the parameter maxResults")
+	if err := r.checkNoIDs(len(r.InstanceIDs), "instancesSet"); err != nil {
+		return nil, err
 	}
 	if err := instanceStatusFilters.check(r.Filters); err != nil {
 		return nil, err

@@ -77,8 +77,8 @@ func describeNetworkInterfaces(c *call, r *describeNetworkInterfacesRequest) (*d
 		}
 		wanted[id] = true
 	}
-	if len(r.IDs) > 0 && r.MaxResults != nil {
-		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter networkInterfaceIdSet cannot be used with the parameter maxResults")
+	if err := r.checkNoIDs(len(r.IDs), "networkInterfaceIdSet"); err != nil {
+		return nil, err
 	}
 	var items []interfaceItem
 	for eni := range c.view.InterfacesOf(c.account, c.region) {
@@ -206,10 +206,8 @@ func (s interfaceSpec) spec() (spec ec2.InterfaceSpec, err error) {
 	if s.Type != "" && s.Type != "interface" {
 		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))
 	}
-	for _, id := range s.Groups {
-		if err := ec2.CheckGroupID(id); err != nil {
-			return spec, err
-		}
+	if err := checkGroupIDs(s.Groups); err != nil {
+		return spec, err
 	}
 	spec = ec2.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, FurtherCount: s.SecondaryCount}
 	if spec.Private, err = parseAddress(s.PrivateAddress); err != nil {

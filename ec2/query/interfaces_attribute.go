@@ -27,10 +27,8 @@ func modifyNetworkInterfaceAttribute(c *call, r *modifyNetworkInterfaceAttribute
 	if r.Checked.Value != nil {
 		change.Unchecked = new(!*r.Checked.Value)
 	}
-	for _, id := range r.Groups {
-		if err := ec2.CheckGroupID(id); err != nil {
-			return nil, err
-		}
+	if err := checkGroupIDs(r.Groups); err != nil {
+		return nil, err
 	}
 	if err := onlyOne(change.Description != nil, len(change.Groups) > 0, change.Unchecked != nil, change.DeleteOnTermination != nil); err != nil {
 		return nil, err

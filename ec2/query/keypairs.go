@@ -275,8 +275,8 @@ type deleteKeyPairRequest struct {
 }
 
 type deleteKeyPairAnswer struct {
-	Return bool          `wire:"return"`
-	ID     ec2.KeyPairID `wire:"keyPairId"`
+	returned
+	ID ec2.KeyPairID `wire:"keyPairId"`
 }
 
 func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*deleteKeyPairAnswer, error) {
@@ -296,7 +296,7 @@ func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*deleteKeyPairAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	answer := &deleteKeyPairAnswer{Return: true}
+	answer := &deleteKeyPairAnswer{returned: done}
 	if result.KeyPair != nil {
 		answer.ID = result.KeyPair.ID
 	}

@@ -2,6 +2,7 @@ package query
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 
 	"palisade/ec2"
@@ -19,6 +20,15 @@ type listing[T any] struct {
 type listed struct {
 	Filters []filter `wire:"Filter"`
 	paged
+}
+
+// describe returns the page of items, made of resources, that a request asks for.
+func describe[R, T any](c *call, l listing[T], resources iter.Seq[R], item func(R) T, ids []string, r listed) (part []T, next string, err error) {
+	var items []T
+	for x := range resources {
+		items = append(items, item(x))
+	}
+	return l.pick(c, items, ids, r)
 }
 
 // pick returns one page of the items that a request asks for, by id. An id that none of

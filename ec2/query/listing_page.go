@@ -78,3 +78,11 @@ func (p paged) limit() (int, error) {
 	}
 	return *p.MaxResults, nil
 }
+
+// checkNoIDs refuses a page of what is named by id. What EC2 calls the ids is parameter.
+func (p paged) checkNoIDs(ids int, parameter string) error {
+	if ids > 0 && p.MaxResults != nil {
+		return ec2.Errorf("InvalidParameterCombination", "The parameter %s cannot be used with the parameter maxResults", parameter)
+	}
+	return nil
+}

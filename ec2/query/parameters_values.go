@@ -19,9 +19,35 @@ func parseBlock(text, parameter string) (block netip.Prefix, err error) {
 	return block, nil
 }
 
-// unserved refuses a parameter that asks for something that is not there.
+// unserved refuses a parameter that asks for something that is not served here.
 func unserved(action, parameter string) error {
 	return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", parameter, action)
+}
+
+// An askedFor says whether a request asks for something through a parameter.
+type askedFor struct {
+	parameter string
+	asked     bool
+}
+
+// refuseAskedFor refuses the first parameter of the list that asks for something.
+func refuseAskedFor(action string, list []askedFor) error {
+	for _, x := range list {
+		if x.asked {
+			return unserved(action, x.parameter)
+		}
+	}
+	return nil
+}
+
+// checkGroupIDs refuses ids that are not of the form of a group's.
+func checkGroupIDs(ids []ec2.GroupID) error {
+	for _, id := range ids {
+		if err := ec2.CheckGroupID(id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // parseAddress reads an IPv4 address; nothing is none.

@@ -225,7 +225,12 @@ func (s *Server) read(c *call, how string) (stale bool, err error) {
 func requestID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
-	b[6] = b[6]&0x0f | 0x40
+	return formatUUID(b[:], 4)
+}
+
+// formatUUID writes 16 bytes as a UUID of a version (RFC 9562 §4).
+func formatUUID(b []byte, version byte) string {
+	b[6] = b[6]&0x0f | version<<4
 	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }

@@ -157,11 +157,7 @@ func tableRoutes(values func(routeItem) []string) func(routeTableItem) []string 
 }
 
 func describeRouteTables(c *call, r *describeRouteTablesRequest) (*describeRouteTablesAnswer, error) {
-	var items []routeTableItem
-	for t := range c.view.RouteTablesOf(c.account, c.region) {
-		items = append(items, c.newRouteTableItem(t))
-	}
-	items, next, err := routeTableListing.pick(c, items, r.IDs, r.listed)
+	items, next, err := describe(c, routeTableListing, c.view.RouteTablesOf(c.account, c.region), c.newRouteTableItem, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}

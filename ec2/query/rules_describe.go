@@ -43,7 +43,7 @@ func newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 		To:          r.To,
 		CIDR:        cidrOf(r),
 		Description: r.Description,
-		ARN:         "arn:aws:ec2:" + string(g.Region) + ":" + string(g.Account) + ":security-group-rule/" + string(r.ID),
+		ARN:         arn(g.Region, g.Account, "security-group-rule", string(r.ID)),
 	}
 	if r.Source.IsGroup() {
 		item.Referenced = &referencedGroup{r.Source.Group.ID, r.Source.Group.Account}

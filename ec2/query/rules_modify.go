@@ -56,7 +56,7 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 	if _, err := c.apply(request); err != nil {
 		return nil, err
 	}
-	return &returned{Return: true}, nil
+	return &done, nil
 }
 
 func (p *ruleParam) spec() (ec2.RuleSpec, error) {
@@ -132,7 +132,7 @@ func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Di
 	if _, err := c.apply(request); err != nil {
 		return nil, err
 	}
-	return &returned{Return: true}, nil
+	return &done, nil
 }
 
 // checkNoPortsOfAll refuses ports with -1 here, where Authorize and Revoke ignore them.

@@ -1,7 +1,6 @@
 package query
 
 import (
-	"fmt"
 	"strconv"
 
 	"palisade/ec2"
@@ -58,7 +57,7 @@ type subnetItem struct {
 func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
 	return subnetItem{
 		ID:             s.ID,
-		ARN:            fmt.Sprintf("arn:aws:ec2:%s:%s:subnet/%s", s.Region, s.Account, s.ID),
+		ARN:            arn(s.Region, s.Account, "subnet", string(s.ID)),
 		State:          "available",
 		VPC:            s.VPC,
 		Owner:          s.Account,
@@ -187,11 +186,7 @@ var subnetListing = listing[subnetItem]{
 }
 
 func describeSubnets(c *call, r *describeSubnetsRequest) (*describeSubnetsAnswer, error) {
-	var items []subnetItem
-	for s := range c.view.SubnetsOf(c.account, c.region) {
-		items = append(items, c.newSubnetItem(s))
-	}
-	items, next, err := subnetListing.pick(c, items, r.IDs, r.listed)
+	items, next, err := describe(c, subnetListing, c.view.SubnetsOf(c.account, c.region), c.newSubnetItem, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}

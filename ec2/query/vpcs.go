@@ -155,11 +155,7 @@ var vpcListing = listing[vpcItem]{
 }
 
 func describeVPCs(c *call, r *describeVPCsRequest) (*describeVPCsAnswer, error) {
-	var items []vpcItem
-	for v := range c.view.VPCsOf(c.account, c.region) {
-		items = append(items, c.newVPCItem(v))
-	}
-	items, next, err := vpcListing.pick(c, items, r.IDs, r.listed)
+	items, next, err := describe(c, vpcListing, c.view.VPCsOf(c.account, c.region), c.newVPCItem, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}
