@@ -30,10 +30,6 @@ import (
 	"palisade/internal/peer"
 )
 
-// maxCommand bounds one log entry, in bytes. A RunInstances with all the user-data it
-// may carry is a fiftieth of it.
-const maxCommand = 1 << 20
-
 var (
 	// ErrNoLeader is returned by Apply and ReadView when no leader answers. What wraps it
 	// says which voters this node reaches. A command was not proposed, and never will be.
@@ -238,48 +234,6 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	return c.lead(ctx)
 }
 
-// encode encodes a command that has no time yet, and checks its size. Every command is
-// encoded here once, on the node that received it.
-func encode(cmd ec2.Command) ([]byte, error) {
-	cmd.Time = time.Time{}
-	data, err := ec2.EncodeCommand(cmd)
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxCommand {
-		return nil, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", maxCommand)
-	}
-	return data, nil
-}
-
-// propose stamps an encoded command that holds r, replicates it and returns its result and
-// its log index. errNotLeader means that it was not proposed.
-func (c *Cluster) propose(ctx context.Context, r ec2.Request, data []byte) (ec2.Result, uint64, error) {
-	data, err := ec2.StampCommand(data, c.cfg.Now())
-	if err != nil {
-		return ec2.Result{}, 0, err
-	}
-	if err := c.handOff(ctx, r); err != nil {
-		return ec2.Result{}, 0, err
-	}
-	future := c.raft.Apply(data, 0)
-	if err := c.wait(ctx, future); err != nil {
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", r, err)
-	}
-	select {
-	case c.committed <- struct{}{}:
-	default: // the next barrier tells of this one too
-	}
-	switch a := future.Response().(type) {
-	case applied:
-		return a.result, future.Index(), a.err
-	case error:
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", r, a)
-	default:
-		panic(fmt.Sprintf("cluster: fsm answered %T", a))
-	}
-}
-
 // View is the newest state this node has.
 func (c *Cluster) View() *ec2.View { return c.fsm.view() }
 
@@ -305,33 +259,4 @@ func (c *Cluster) Next(ctx context.Context) (*ec2.View, error) {
 			return nil, err
 		}
 	}
-}
-
-// wait waits for a future of raft's, or for ctx. Of what Raft has committed and not applied
-// when it shuts down it resolves no future, so one that is open then stays so, and the
-// goroutine that asks it; nobody waits for either.
-func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
-	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-c.halted:
-		select {
-		case err = <-done:
-		default:
-			return ErrStopped
-		}
-	}
-	switch {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return errNotLeader
-	case errors.Is(err, raft.ErrLeadershipLost):
-		return ErrOutcomeUnknown
-	case errors.Is(err, raft.ErrRaftShutdown):
-		return ErrStopped
-	}
-	return err
 }

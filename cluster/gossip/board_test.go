@@ -1,0 +1,182 @@
+package gossip
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/internal/peer"
+)
+
+func TestForgedPresenceIsDropped(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	two, three := w.nodes["node2"], w.nodes["node3"]
+	victims := w.leases("node1")
+
+	// Another node's key.
+	forged := three.sealed("node1", 1<<62, 1, says(false, victims...))
+	if err := two.gossip.board.accept(w.view(), "node1", forged); !errors.Is(err, errForged) {
+		t.Errorf("a document of node1 signed by node3: got %v, want %v", err, errForged)
+	}
+	// Its own document, handed out as another's.
+	swapped := three.sealed("node3", 1, 1, says(false, victims...))
+	if err := two.gossip.board.accept(w.view(), "node1", swapped); !errors.Is(err, errForged) {
+		t.Errorf("a document of node3 as node1's: got %v, want %v", err, errForged)
+	}
+	// What node1 signed in the name of another.
+	misnamed := w.nodes["node1"].sealed("node3", 1, 1, nil)
+	if err := two.gossip.board.accept(w.view(), "node1", misnamed); !errors.Is(err, errForged) {
+		t.Errorf("a document that node1 wrote for node3: got %v, want %v", err, errForged)
+	}
+	// A true signature on a changed body.
+	changed := bytes.Replace(three.sealed("node3", 1, 1, says(true, w.leases("node3")...)), []byte("true"), []byte("fals"), 1)
+	if err := two.gossip.board.accept(w.view(), "node3", changed); !errors.Is(err, errForged) {
+		t.Errorf("a changed document: got %v, want %v", err, errForged)
+	}
+	if got := two.gossip.Stats().Forged; got != 4 {
+		t.Errorf("%d forged documents counted, want 4", got)
+	}
+	two.wantDown()
+
+	// Its own signature, about another's lease: of the document, that entry is ignored.
+	own := w.leases("node3")
+	entries := slices.Concat(says(false, victims...), says(false, own...))
+	entries[2].Epoch++ // not with that epoch
+	if err := two.gossip.board.accept(w.view(), "node3", three.sealed("node3", 2, 1, entries)); err != nil {
+		t.Fatal(err)
+	}
+	two.wantDown(own[1])
+	if got := two.gossip.Stats().Forged; got != 7 {
+		t.Errorf("%d forged counted, want 4 documents and 3 entries", got)
+	}
+	for _, spoil := range []func(*Presence){
+		func(p *Presence) { p.Private = p.Private.Next() },
+		func(p *Presence) { p.MAC[5]++ },
+	} {
+		entries := says(false, own[0])
+		spoil(&entries[0])
+		if got := judge(w.view(), "node3", entries[0]); got != notItsOwn {
+			t.Errorf("judge %+v: got %d, want %d", entries[0], got, notItsOwn)
+		}
+	}
+	// An interface of a VPC lives through several leases: what is said of an older one is
+	// late, not forged.
+	late := says(false, own[0])
+	late[0].Epoch--
+	if got := judge(w.view(), "node3", late[0]); got != notLeased {
+		t.Errorf("judge %+v: got %d, want %d", late[0], got, notLeased)
+	}
+}
+
+func TestReplayedPresenceIsDropped(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	one, b := w.nodes["node1"], w.nodes["node2"].gossip.board
+	mine := w.leases("node1")
+	for i, c := range []struct {
+		boot, version uint64
+		up            bool
+		want          error
+	}{
+		{5, 1, false, nil},
+		{5, 2, true, nil},
+		{5, 1, false, errReplayed}, // the one before
+		{5, 2, false, errReplayed}, // one version, another content
+		{4, 9, false, errReplayed}, // an earlier boot, however late
+		{6, 1, true, nil},
+		{5, 3, false, errReplayed},
+	} {
+		if err := b.accept(w.view(), "node1", one.sealed("node1", c.boot, c.version, says(c.up, mine...))); !errors.Is(err, c.want) {
+			t.Errorf("document %d, boot %d version %d: got %v, want %v", i, c.boot, c.version, err, c.want)
+		}
+	}
+	w.nodes["node2"].wantDown()
+	if got := b.count.stats().Replayed; got != 4 {
+		t.Errorf("%d replays counted, want 4", got)
+	}
+
+	// A digest that differs, for the version that is known.
+	if b.hear(w.view(), "node3", []claim{{Node: "node1", Boot: 6, Version: 1}}) {
+		t.Error("a second content of one version is asked for")
+	}
+	if got := b.count.stats().Replayed; got != 5 {
+		t.Errorf("%d replays counted, want 5", got)
+	}
+}
+
+func TestClaimsAreBoundedByTheNodeTable(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	two := w.nodes["node2"].gossip
+	var claims []claim
+	for i := range 1000 {
+		claims = append(claims, claim{Node: ec2.NodeID(fmt.Sprintf("ghost%d", i)), Boot: 1, Version: 1})
+	}
+	if two.board.hear(w.view(), "node3", claims) || len(two.board.wanted) != 0 {
+		t.Errorf("%d documents of nodes that do not exist are wanted", len(two.board.wanted))
+	}
+	delegate{two}.MergeRemoteState(make([]byte, maxHeardBytes+1), false)
+	if got := two.Stats(); got.Unknown != 1000 || got.TooLarge != 1 {
+		t.Errorf("counted %+v, want 1000 unknown, 1 too large", got)
+	}
+	for range maxHeard + 1 { // run does not run: nobody reads
+		delegate{two}.MergeRemoteState([]byte("{}"), false)
+	}
+	if got := two.Stats().Dropped; got != 1 {
+		t.Errorf("%d lists dropped, want 1", got)
+	}
+	if err := two.board.accept(w.view(), "node1", make([]byte, maxDocument+1)); !errors.Is(err, errTooLarge) {
+		t.Errorf("a document beyond the bound: got %v, want %v", err, errTooLarge)
+	}
+}
+
+func TestAnOversizedNodeStillSaysWhatIsDown(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	one := w.nodes["node1"]
+	mine := w.leases("node1")
+	many := make([]Presence, maxEntries)
+	for i := range many {
+		many[i] = Presence{Interface: ec2.InterfaceID(fmt.Sprintf("eni-%08x", i)), Epoch: 1 << 40, Private: mine[0].Private, Up: true}
+	}
+	one.gossip.SetPresence(append(many, says(false, mine...)...))
+	one.wantDown(mine...)
+	raw, ok := one.gossip.board.raw("node1")
+	if !ok || len(raw) > maxDocument {
+		t.Fatalf("a document of %d bytes", len(raw))
+	}
+	t.Logf("%d entries are %d bytes", maxEntries, len(raw))
+	if err := w.nodes["node2"].gossip.board.accept(w.view(), "node1", raw); err != nil {
+		t.Fatal(err)
+	}
+	w.nodes["node2"].wantDown(mine...)
+}
+
+func FuzzGossip(f *testing.F) {
+	f.Add([]byte{metaFormat})
+	f.Add([]byte(`{"format":1,"from":"node2","documents":[{"node":"node1","boot":1,"version":1}]}`))
+	f.Add([]byte{documentFormat, 0, 1, 0, '{', '}'})
+	id, err := peer.Init(f.TempDir(), "node1", netip.MustParseAddrPort("127.0.0.1:7400"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	view := ec2.NewState().View()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var count counters
+		g := &Gossip{cfg: Config{Node: "node1", View: func() *ec2.View { return view }}, pull: make(chan struct{}, 1)}
+		g.board = newBoard("node1", 1, id, &count)
+		g.read(data)
+		if len(g.board.wanted) != 0 {
+			t.Errorf("%q makes a node ask for a document of no member", data)
+		}
+		decodeMeta("node2", data)
+		if _, _, err := unseal(data, id.Cluster(), "node1", id.PublicKey()); err == nil {
+			t.Errorf("%q is a document", data)
+		}
+	})
+}

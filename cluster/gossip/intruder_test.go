@@ -1,0 +1,241 @@
+package gossip
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"palisade/ec2"
+	"palisade/internal/testwait"
+)
+
+// TestARelayCannotForge: node3 has the gossip key and a certificate, and answers for
+// node1, which is silent.
+func TestARelayCannotForge(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	two, three := w.nodes["node2"], w.nodes["node3"]
+	two.start()
+	w.nodes["node1"].quit()
+	forged := three.sealed("node1", 1<<62, 1, says(false, w.leases("node1")...))
+	three.gossip.board.docs["node1"] = &posted{claim: claim{Node: "node1", Boot: 1 << 62, Version: 1}, raw: forged}
+
+	delegate{two.gossip}.MergeRemoteState(delegate{three.gossip}.LocalState(false), false)
+	testwait.Until(t, "the forged document is counted", func() string {
+		return testwait.Unless(two.gossip.Stats().Forged == 1, "%+v", two.gossip.Stats())
+	})
+	two.wantDown()
+	testwait.Until(t, "it is not asked for again", func() string {
+		two.gossip.board.mu.Lock()
+		defer two.gossip.board.mu.Unlock()
+		return testwait.Unless(len(two.gossip.board.wanted) == 0, "%d wanted", len(two.gossip.board.wanted))
+	})
+
+	// The same way, what node1 did sign.
+	w.nodes["node1"].gossip.SetPresence(says(false, w.leases("node1")...))
+	raw, _ := w.nodes["node1"].gossip.board.raw("node1")
+	three.gossip.board.docs["node1"] = &posted{claim: w.nodes["node1"].gossip.board.own(), raw: raw}
+	delegate{two.gossip}.MergeRemoteState(delegate{three.gossip}.LocalState(false), false)
+	two.wantDown(w.leases("node1")...)
+}
+
+func TestAFencedNodeSpeaksNoMore(t *testing.T) {
+	t.Parallel()
+	w := newTown(t).start().together()
+	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
+	one.gossip.SetPresence(says(false, w.leases("node1")...))
+	three.gossip.SetPresence(says(false, w.leases("node3")...))
+	two.wantDown(slices.Concat(w.leases("node1"), w.leases("node3"))...)
+
+	key := bytes.Repeat([]byte{8}, 32)
+	old := w.view().GossipKey()
+	w.apply(&ec2.FenceNode{Node: "node3", GossipKey: key})
+	two.wantDown(w.leases("node1")...)
+	if _, ok := two.gossip.board.raw("node3"); ok {
+		t.Error("the document of a fenced node is kept")
+	}
+	if err := two.gossip.board.accept(w.view(), "node3", three.sealed("node3", 1<<62, 1, nil)); !errors.Is(err, errUnknown) {
+		t.Errorf("a document of a fenced node: got %v, want %v", err, errUnknown)
+	}
+
+	// The others go on under the new key: what is said after the change arrives.
+	one.gossip.SetPresence(nil)
+	two.wantDown()
+	two.gossip.SetPresence(says(false, w.leases("node2")...))
+	one.wantDown(w.leases("node2")...)
+
+	// Who has the old key, at an address of a member, gets nothing in.
+	two.stop()
+	rogue := w.rogue("node2", netip.AddrPortFrom(two.address.Addr(), two.address.Port()+1), old)
+	before := one.gossip.Stats()
+	if _, err := rogue.Join([]string{one.gossip.cfg.Address.String()}); err == nil {
+		t.Error("a node with the old key joined")
+	}
+	if got := one.gossip.Stats(); got.Refused == before.Refused {
+		t.Errorf("nothing was refused: %+v", got)
+	}
+}
+
+// rogue is a bare memberlist of the cluster's label, under any name, address and key.
+func (w *town) rogue(name string, at netip.AddrPort, key []byte) *memberlist.Memberlist {
+	w.t.Helper()
+	cfg := memberlist.DefaultLocalConfig()
+	cfg.Name, cfg.Label, cfg.SecretKey = name, w.nodes["node1"].identity.Cluster(), key
+	cfg.BindAddr, cfg.BindPort = at.Addr().String(), int(at.Port())
+	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
+	// Its streams come from its address, as a member's do.
+	logger := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	from := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
+	for _, c := range w.nodes {
+		from.packets[c.gossip.cfg.Address], from.streams[c.address.Addr()] = true, true
+	}
+	var allowed atomic.Pointer[sources]
+	allowed.Store(from)
+	transport, err := newTransport(at, &allowed, &counters{}, logger)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cfg.Transport, cfg.Logger = transport, logger
+	list, err := memberlist.Create(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = list.Shutdown() })
+	return list
+}
+
+// TestAMembersKeyOpensNoOtherName: who has the gossip key and a member's address, as a
+// compromised node does, adds no member and moves none.
+func TestAMembersKeyOpensNoOtherName(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	one := w.nodes["node1"]
+	one.start()
+	at := w.nodes["node3"].gossip.cfg.Address // its gossip does not run, nor does node2's
+	for _, name := range []string{"mallory", "node2"} {
+		before := one.gossip.Stats().Intruders
+		rogue := w.rogue(name, at, w.view().GossipKey())
+		testwait.Until(t, name+" is counted", func() string {
+			_, _ = rogue.Join([]string{one.gossip.cfg.Address.String()})
+			return testwait.Unless(one.gossip.Stats().Intruders > before, "%+v", one.gossip.Stats())
+		})
+		if err := rogue.Shutdown(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range one.gossip.Members() {
+		if m.Node != "node1" && m.Gossip != "unknown" {
+			t.Errorf("%s is %s", m.Node, m.Gossip)
+		}
+	}
+	one.gossip.mu.Lock()
+	defer one.gossip.mu.Unlock()
+	if len(one.gossip.seen) != 0 {
+		t.Errorf("memberlist has %d others, want none", len(one.gossip.seen))
+	}
+}
+
+func TestAStrangerIsNotHeard(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	one := w.nodes["node1"]
+	one.start()
+	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
+	door := one.gossip.cfg.Address
+
+	// memberlist's ping and push/pull in the clear, as message packs, and garbage.
+	label := one.identity.Cluster()
+	labelled := func(b []byte) []byte {
+		return slices.Concat([]byte{244, byte(len(label))}, []byte(label), b)
+	}
+	ping := slices.Concat([]byte{0, 0x82, 0xa5}, []byte("SeqNo"), []byte{1, 0xa4}, []byte("Node"), []byte{0xa5}, []byte("node1"))
+	pushPull := slices.Concat([]byte{6, 0x83, 0xa5}, []byte("Nodes"), []byte{0, 0xac}, []byte("UserStateLen"), []byte{0, 0xa4}, []byte("Join"), []byte{0xc3})
+	messages := [][]byte{ping, labelled(ping), pushPull, labelled(pushPull), {0xff}, bytes.Repeat([]byte{0x41}, 1400)}
+
+	for _, c := range []struct {
+		who   string
+		from  netip.AddrPort
+		count func() uint64
+		wants uint64
+	}{
+		{"stranger", netip.AddrPortFrom(w.ip(9), 7401), func() uint64 { return one.gossip.Stats().Strangers }, 2 * uint64(len(messages))},
+		{"who has a member's address", w.nodes["node3"].gossip.cfg.Address, func() uint64 { return one.gossip.Stats().Refused }, 2 * uint64(len(messages))},
+	} {
+		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(c.from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			if _, err := udp.WriteToUDPAddrPort(m, door); err != nil {
+				t.Fatal(err)
+			}
+			w.streamGetsNothing(c.from.Addr(), door, m)
+		}
+		testwait.Until(t, "what "+c.who+" sent is counted", func() string {
+			return testwait.Unless(c.count() >= c.wants, "%d of %d: %+v", c.count(), c.wants, one.gossip.Stats())
+		})
+		// All packets were looked at, so an answer to any is here by now.
+		if err := udp.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := udp.ReadFromUDPAddrPort(make([]byte, 2000)); err == nil {
+			// node1 calls node3 by itself: sealed, over TCP. Nothing of it is UDP.
+			t.Errorf("%s was answered %d bytes", c.who, n)
+		}
+		udp.Close()
+	}
+	for _, m := range one.gossip.Members() {
+		if m.Node != "node1" && m.Gossip != "unknown" {
+			t.Errorf("%s is %s", m.Node, m.Gossip)
+		}
+	}
+}
+
+// streamGetsNothing sends b by TCP; what comes back, if anything, names nothing in the clear.
+func (w *town) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []byte) {
+	w.t.Helper()
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 5 * time.Second}
+	c, err := d.Dial("tcp", to.String())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = c.Write(b) // may be closed already
+	_ = c.(*net.TCPConn).CloseWrite()
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		w.t.Fatal(err)
+	}
+	var answer bytes.Buffer
+	_, err = answer.ReadFrom(c)
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		w.t.Errorf("a stranger's stream is kept open")
+	}
+	if bytes.Contains(answer.Bytes(), []byte("node")) {
+		w.t.Errorf("a stranger was answered %q", answer.Bytes())
+	}
+}
+
+func TestNoGossipWithoutAKey(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	one := w.nodes["node1"]
+	full := w.replace(ec2.NewState()) // as before the first entry
+	one.start()
+	one.gossip.SetPresence(nil)
+	testwait.Until(t, "run goes by the empty state", func() string { return testwait.Unless(len(one.gossip.announce) == 0, "not yet") })
+	if l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(one.gossip.cfg.Address)); err != nil {
+		t.Errorf("somebody gossips: %v", err)
+	} else {
+		l.Close()
+	}
+	w.replace(full)
+	testwait.Until(t, "it begins with the key", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
+}
