@@ -12,7 +12,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/controlclient"
-	"palisade/internal/node"
+	"palisade/internal/node/control"
 )
 
 // newAccountCommand is for the operator who decides who may call the API.
@@ -34,15 +34,15 @@ func newAccountCommand() *cobra.Command {
 	cmd.PersistentFlags().BoolVar(&choice.json, "json", false, "print JSON")
 	keys := &cobra.Command{Use: "keys", Short: "Access keys of an account", RunE: helpOrUnknown}
 	keys.AddCommand(newAccountKeysList(&choice), newAccountKeysAdd(&choice),
-		newAccountKeysChange(&choice, node.DeactivateKey, "Refuse a key's signatures until it is activated again", "deactivated"),
-		newAccountKeysChange(&choice, node.ActivateKey, "Accept a deactivated key again", "activated"),
-		newAccountKeysChange(&choice, node.DeleteKey, "Delete a key for good", "deleted"))
+		newAccountKeysChange(&choice, control.DeactivateKey, "Refuse a key's signatures until it is activated again", "deactivated"),
+		newAccountKeysChange(&choice, control.ActivateKey, "Accept a deactivated key again", "activated"),
+		newAccountKeysChange(&choice, control.DeleteKey, "Delete a key for good", "deleted"))
 	cmd.AddCommand(newAccountCreate(&choice), newAccountList(&choice), keys)
 	return cmd
 }
 
 func newAccountCreate(choice *nodeChoice) *cobra.Command {
-	var r node.AccountRequest
+	var r control.AccountRequest
 	var id, platform string
 	cmd := &cobra.Command{
 		Use:   "create --name NAME | --count N --prefix PREFIX",
@@ -60,7 +60,7 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 			case r.Platform != ec2.VPCOnly && r.Platform != ec2.Classic:
 				return usageError{fmt.Errorf("--platform %s: must be %s or %s", r.Platform, ec2.VPCOnly, ec2.Classic)}
 			}
-			var made []node.NewKey
+			var made []control.NewKey
 			err := choice.ask(cmd.Context(), func(socket string) error {
 				return controlclient.Post(cmd.Context(), socket, "/v1/accounts", r, &made)
 			})
@@ -85,12 +85,12 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 }
 
 // printKey prints the environment with which aws, the SDKs and the ec2-* tools use an account.
-func printKey(out io.Writer, k node.NewKey) {
+func printKey(out io.Writer, k control.NewKey) {
 	fmt.Fprintf(out, "# %s: account %s (%s)\n", k.Name, k.Account, k.Platform)
 	fmt.Fprintf(out, "export AWS_ACCESS_KEY_ID=%s\nexport AWS_SECRET_ACCESS_KEY=%s\nexport AWS_DEFAULT_REGION=%s\n", k.AccessKey, k.SecretKey, k.Region)
 }
 
-func (c *nodeChoice) accounts(cmd *cobra.Command) (all []node.AccountStatus, err error) {
+func (c *nodeChoice) accounts(cmd *cobra.Command) (all []control.AccountStatus, err error) {
 	err = c.ask(cmd.Context(), func(socket string) error { return controlclient.Get(cmd.Context(), socket, "/v1/accounts", &all) })
 	return all, err
 }
@@ -150,7 +150,7 @@ func newAccountKeysList(choice *nodeChoice) *cobra.Command {
 	}
 }
 
-func printAccessKeys(out io.Writer, keys []node.AccessKeyStatus) error {
+func printAccessKeys(out io.Writer, keys []control.AccessKeyStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "KEY\tSTATE\tSECRET\tMADE")
 	for _, k := range keys {
@@ -175,7 +175,7 @@ func newAccountKeysAdd(choice *nodeChoice) *cobra.Command {
 		Short: "Create a second key and print it; the secret is shown only this once",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			made, err := choice.changeKey(cmd, node.KeyRequest{Account: args[0], Do: node.AddKey})
+			made, err := choice.changeKey(cmd, control.KeyRequest{Account: args[0], Do: control.AddKey})
 			if err != nil {
 				return err
 			}
@@ -188,13 +188,13 @@ func newAccountKeysAdd(choice *nodeChoice) *cobra.Command {
 	}
 }
 
-func newAccountKeysChange(choice *nodeChoice, do node.KeyChange, short, done string) *cobra.Command {
+func newAccountKeysChange(choice *nodeChoice, do control.KeyChange, short, done string) *cobra.Command {
 	return &cobra.Command{
 		Use:   string(do) + " ACCOUNT KEY",
 		Short: short,
 		Args:  usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			made, err := choice.changeKey(cmd, node.KeyRequest{Account: args[0], Do: do, Key: args[1]})
+			made, err := choice.changeKey(cmd, control.KeyRequest{Account: args[0], Do: do, Key: args[1]})
 			if err != nil {
 				return err
 			}
@@ -207,7 +207,7 @@ func newAccountKeysChange(choice *nodeChoice, do node.KeyChange, short, done str
 	}
 }
 
-func (c *nodeChoice) changeKey(cmd *cobra.Command, r node.KeyRequest) (made node.NewKey, err error) {
+func (c *nodeChoice) changeKey(cmd *cobra.Command, r control.KeyRequest) (made control.NewKey, err error) {
 	err = c.ask(cmd.Context(), func(socket string) error {
 		return controlclient.Post(cmd.Context(), socket, "/v1/accounts/keys", r, &made)
 	})

@@ -16,6 +16,7 @@ import (
 	"palisade/ec2"
 	"palisade/internal/controlclient"
 	"palisade/internal/node"
+	"palisade/internal/node/control"
 )
 
 const configText = `name = "node1"
@@ -66,7 +67,7 @@ func startNode(t *testing.T) string {
 		}
 	})
 	for deadline := time.Now().Add(time.Minute); ; {
-		var s node.Status
+		var s control.Status
 		if err := controlclient.Get(t.Context(), c.ControlSocket, "/v1/status", &s); err == nil && s.Ready {
 			return path
 		}
@@ -155,7 +156,7 @@ func TestAccountsAndTheirKeys(t *testing.T) {
 	}
 }
 
-func createStudents(c nodeCommand) (students []node.NewKey) {
+func createStudents(c nodeCommand) (students []control.NewKey) {
 	c.Helper()
 	out := c.must("account", "create", "--count", "30", "--prefix", "student", "--platform", "classic", "--json")
 	if err := json.Unmarshal([]byte(out), &students); err != nil {

@@ -11,7 +11,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/controlclient"
-	"palisade/internal/node"
+	"palisade/internal/node/control"
 )
 
 // attachedFlags name the namespace or device that an interface is attached to.
@@ -44,7 +44,7 @@ func (f *attachedFlags) target() string {
 func newAttachCommand() *cobra.Command {
 	var choice nodeChoice
 	var at attachedFlags
-	var r node.AttachRequest
+	var r control.AttachRequest
 	var subnet, eni, address string
 	var public bool
 	cmd := &cobra.Command{
@@ -78,7 +78,7 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 				r.Public = &public
 			}
 			r.Namespace, r.Device, r.Subnet, r.Interface = at.netns, at.target(), ec2.SubnetID(subnet), ec2.InterfaceID(eni)
-			var s node.OutsideStatus
+			var s control.OutsideStatus
 			err := choice.ask(cmd.Context(), func(socket string) error {
 				return controlclient.Post(cmd.Context(), socket, "/v1/attach", r, &s)
 			})
@@ -103,7 +103,7 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 	return cmd
 }
 
-func printAttached(w io.Writer, s node.OutsideStatus) {
+func printAttached(w io.Writer, s control.OutsideStatus) {
 	what := "device " + s.Device
 	if s.Namespace != "" {
 		what = "namespace " + s.Namespace + ", " + what
@@ -126,7 +126,7 @@ func printAttached(w io.Writer, s node.OutsideStatus) {
 func newDetachCommand() *cobra.Command {
 	var choice nodeChoice
 	var at attachedFlags
-	var r node.DetachRequest
+	var r control.DetachRequest
 	cmd := &cobra.Command{
 		Use:     "detach {--netns NAME | --tap DEVICE | INTERFACE}",
 		Short:   "Undo palisade attach",
@@ -144,7 +144,7 @@ func newDetachCommand() *cobra.Command {
 				}
 				r.Namespace, r.Device = at.netns, at.target()
 			}
-			var s node.OutsideStatus
+			var s control.OutsideStatus
 			err := choice.ask(cmd.Context(), func(socket string) error {
 				return controlclient.Post(cmd.Context(), socket, "/v1/detach", r, &s)
 			})

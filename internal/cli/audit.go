@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"palisade/internal/controlclient"
-	"palisade/internal/node"
+	"palisade/internal/node/control"
 )
 
 func newAuditCommand() *cobra.Command {
@@ -53,7 +53,7 @@ refuses for their form or signature are not recorded.`,
 			if choice.json || cloudTrail {
 				return printJSON(cmd.OutOrStdout(), answer)
 			}
-			var entries []node.AuditEntry
+			var entries []control.AuditEntry
 			if err := json.Unmarshal(answer, &entries); err != nil {
 				return err
 			}
@@ -80,7 +80,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("--since %s: must be a time such as 2026-01-02T03:04:05Z or 2026-01-02, or how long ago, such as 90m", text)
 }
 
-func printAudit(out io.Writer, entries []node.AuditEntry) error {
+func printAudit(out io.Writer, entries []control.AuditEntry) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "TIME\tWHO\tFROM\tACTION\tRESULT\tPARAMETERS")
 	for _, e := range entries {

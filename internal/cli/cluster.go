@@ -14,6 +14,7 @@ import (
 	"palisade/internal/controlclient"
 	"palisade/internal/lab"
 	"palisade/internal/node"
+	"palisade/internal/node/control"
 )
 
 // newClusterCommand is for the operator of a cluster: its members and its backups.
@@ -118,7 +119,7 @@ func newClusterToken() *cobra.Command {
 				Token string `json:"token"`
 			}
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return controlclient.Post(cmd.Context(), socket, "/v1/cluster/token", node.TokenRequest{Role: ec2.NodeRole(role), TTL: ttl}, &made)
+				return controlclient.Post(cmd.Context(), socket, "/v1/cluster/token", control.TokenRequest{Role: ec2.NodeRole(role), TTL: ttl}, &made)
 			})
 			if err != nil {
 				return err
@@ -143,7 +144,7 @@ func newClusterStatus() *cobra.Command {
 		Short: "Show the nodes, the leader, and whether every node enforces the newest rules",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var s node.ClusterStatus
+			var s control.ClusterStatus
 			err := choice.ask(cmd.Context(), func(socket string) error { return controlclient.Get(cmd.Context(), socket, "/v1/cluster", &s) })
 			if err != nil {
 				return err
@@ -158,7 +159,7 @@ func newClusterStatus() *cobra.Command {
 	return cmd
 }
 
-func printClusterStatus(cmd *cobra.Command, s node.ClusterStatus) error {
+func printClusterStatus(cmd *cobra.Command, s control.ClusterStatus) error {
 	out := cmd.OutOrStdout()
 	switch {
 	case s.Leader == "":
@@ -225,7 +226,7 @@ func newExpulsion(e expulsion) *cobra.Command {
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ec2.NodeID(args[0])
-			var s node.ClusterStatus
+			var s control.ClusterStatus
 			err := choice.ask(cmd.Context(), func(socket string) error { return controlclient.Get(cmd.Context(), socket, "/v1/cluster", &s) })
 			if err != nil {
 				return err
@@ -238,9 +239,9 @@ func newExpulsion(e expulsion) *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), e.plan+"\n\nTo do it, repeat the command with --yes.\n", name, member.Instances)
 				return exitError(1)
 			}
-			var change node.NodeChange
+			var change control.NodeChange
 			err = choice.ask(cmd.Context(), func(socket string) error {
-				return controlclient.Post(cmd.Context(), socket, e.path, node.NodeRequest{Node: name}, &change)
+				return controlclient.Post(cmd.Context(), socket, e.path, control.NodeRequest{Node: name}, &change)
 			})
 			if err != nil {
 				return err
@@ -261,7 +262,7 @@ func newExpulsion(e expulsion) *cobra.Command {
 	return cmd
 }
 
-func findMember(s node.ClusterStatus, name ec2.NodeID) (node.MemberStatus, error) {
+func findMember(s control.ClusterStatus, name ec2.NodeID) (control.MemberStatus, error) {
 	var names []string
 	for _, n := range s.Nodes {
 		if n.Name == name {
@@ -269,7 +270,7 @@ func findMember(s node.ClusterStatus, name ec2.NodeID) (node.MemberStatus, error
 		}
 		names = append(names, string(n.Name))
 	}
-	return node.MemberStatus{}, fmt.Errorf("the cluster has no node %s; it has %s", name, strings.Join(names, ", "))
+	return control.MemberStatus{}, fmt.Errorf("the cluster has no node %s; it has %s", name, strings.Join(names, ", "))
 }
 
 // answered explains the error of a call to a node that is down.

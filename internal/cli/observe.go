@@ -20,7 +20,7 @@ import (
 
 	"palisade/internal/controlclient"
 	"palisade/internal/lab"
-	"palisade/internal/node"
+	"palisade/internal/node/control"
 )
 
 // observer chooses the nodes that an observing command asks.
@@ -119,7 +119,7 @@ func newDropsCommand() *cobra.Command {
 		Example: "  palisade drops\n  palisade drops --all --json",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ports, err := gather[node.PortDrops](cmd.Context(), &o, "/v1/drops")
+			ports, err := gather[control.PortDrops](cmd.Context(), &o, "/v1/drops")
 			if err != nil {
 				return err
 			}
@@ -154,7 +154,7 @@ func newFlowsCommand() *cobra.Command {
 		Example: "  palisade flows\n  palisade flows --json",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			flows, err := gather[node.FlowStatus](cmd.Context(), &o, "/v1/flows")
+			flows, err := gather[control.FlowStatus](cmd.Context(), &o, "/v1/flows")
 			if err != nil {
 				return err
 			}
@@ -183,7 +183,7 @@ func endpointText(address string, port uint16, protocol string) string {
 	return fmt.Sprintf("%s:%d", address, port)
 }
 
-func flowState(f node.FlowStatus) string {
+func flowState(f control.FlowStatus) string {
 	switch {
 	case f.Blocked:
 		return "cut"
@@ -215,7 +215,7 @@ udp/53, icmp or icmp/8:0 (type and code); tcp/40000>22 has a source port as well
 				return usageError{fmt.Errorf("trace needs --from A and --to B")}
 			}
 			query := url.Values{"from": {cmp.Or(labHosts[from], from)}, "to": {cmp.Or(labHosts[to], to)}, "packet": {args[0]}}
-			var t node.Trace
+			var t control.Trace
 			if err := askAny(cmd.Context(), &o, "/v1/trace?"+query.Encode(), &t); err != nil {
 				return err
 			}
@@ -232,7 +232,7 @@ udp/53, icmp or icmp/8:0 (type and code); tcp/40000>22 has a source port as well
 	return cmd
 }
 
-func printTrace(w io.Writer, from, to string, t node.Trace) {
+func printTrace(w io.Writer, from, to string, t control.Trace) {
 	fmt.Fprintf(w, "%s from %s to %s\n", t.Packet, from, to)
 	for i, s := range t.Steps {
 		fmt.Fprintf(w, "%d. %s of %s, on %s: %s\n", i+1, s.Direction, cmp.Or(string(s.Instance), string(s.Interface)), s.Node, s.Flow)

@@ -55,10 +55,10 @@ func TestArchitectureHasEveryGoroutine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started := regexp.MustCompile(`(?m)^func \(\w+ \*(?:Switch|poller|Cluster|Gossip|transport|Node|fleet|machine)\) (run[A-Z]\w*)\(`)
+	started := regexp.MustCompile(`(?m)^func \(\w+ \*(?:Switch|poller|Cluster|Gossip|transport|Node|Fleet|machine)\) (run[A-Z]\w*)\(`)
 	inside := []string{"runGrace"} // of one call
 	found := 0
-	for _, pattern := range []string{"../../switch/*.go", "../../cluster/*.go", "../../cluster/gossip/*.go", "../node/*.go"} {
+	for _, pattern := range []string{"../../switch/*.go", "../../cluster/*.go", "../../cluster/gossip/*.go", "../node/*.go", "../node/fleet/*.go", "../node/plane/*.go", "../node/control/*.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/internal/node/control"
 )
 
 func TestAuditIsAnsweredToTheOperator(t *testing.T) {
@@ -27,14 +28,14 @@ func TestAuditIsAnsweredToTheOperator(t *testing.T) {
 			Account: c.account, Region: "us-east-1", Action: c.action, Source: "192.0.2.1", RequestID: "id",
 		}})
 	}
-	if _, err := n.remove(t.Context(), NodeRequest{Node: "node7"}); err == nil {
+	if _, err := request[control.NodeChange](t, n, "POST", "/v1/cluster/remove", control.NodeRequest{Node: "node7"}); err == nil {
 		t.Error("removed a node that is not there")
 	}
 
 	ask := func(q url.Values, into any) {
 		t.Helper()
 		w := httptest.NewRecorder()
-		n.controlHandler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/audit?"+q.Encode(), nil))
+		n.control.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/audit?"+q.Encode(), nil))
 		if err := json.Unmarshal(w.Body.Bytes(), into); w.Code != 200 || err != nil {
 			t.Fatalf("%v: %d %s, %v", q, w.Code, w.Body, err)
 		}
@@ -51,12 +52,12 @@ func TestAuditIsAnsweredToTheOperator(t *testing.T) {
 		{url.Values{"since": {time.Now().Add(time.Hour).Format(time.RFC3339)}}, 0},
 		{url.Values{"since": {time.Now().Add(-time.Hour).Format(time.RFC3339)}}, 4},
 	} {
-		var got []AuditEntry
+		var got []control.AuditEntry
 		if ask(c.q, &got); len(got) != c.want {
 			t.Errorf("%v: %+v, want %d entries", c.q, got, c.want)
 		}
 	}
-	var all []AuditEntry
+	var all []control.AuditEntry
 	ask(url.Values{}, &all)
 	if a := all[1]; a.Number != 2 || a.Name != "albert" || a.Error != "InvalidGroup.Duplicate" {
 		t.Errorf("the second entry is %+v", a)

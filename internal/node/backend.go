@@ -25,8 +25,8 @@ func (b backend) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64
 	}
 	ctx, cancel := context.WithTimeout(ctx, enforceWait)
 	defer cancel()
-	if !b.plane.wait(ctx, index) {
-		b.log.Warn("a change is not in force yet", "index", index, "enforced", b.plane.enforced())
+	if !b.plane.Wait(ctx, index) {
+		b.log.Warn("a change is not in force yet", "index", index, "enforced", b.plane.Enforced())
 	}
 	return result, index, nil
 }

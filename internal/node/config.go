@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"palisade/ec2"
+	"palisade/internal/node/plane"
 	"palisade/internal/secret"
 	"palisade/switch/overlay"
 )
@@ -59,12 +60,7 @@ type Peer struct {
 
 func (p Peer) gossip() netip.AddrPort { return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+1) }
 
-func (p Peer) tunnel() netip.AddrPort {
-	if p.Overlay == overlay.VXLAN {
-		return netip.AddrPortFrom(p.Listen.Addr(), overlay.VXLANPort)
-	}
-	return netip.AddrPortFrom(p.Listen.Addr(), p.Listen.Port()+2)
-}
+func (p Peer) tunnel() netip.AddrPort { return plane.TunnelAddress(p.Listen, p.Overlay) }
 
 // Lab lets a node run images. Without it the node starts no process for anybody.
 type Lab struct {

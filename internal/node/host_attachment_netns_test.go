@@ -15,33 +15,45 @@ import (
 	"palisade/ec2"
 	"palisade/internal/instance"
 	"palisade/internal/netns"
+	"palisade/internal/node/control"
+	"palisade/internal/node/plane/planetest"
 	"palisade/switch/tap"
 )
 
-func (w *world) attach(r AttachRequest) OutsideStatus {
+func (w *world) attach(r control.AttachRequest) control.OutsideStatus {
 	w.t.Helper()
-	answer, err := w.node.attachOutside(w.t.Context(), r)
+	answer, err := request[control.OutsideStatus](w.t, w.node, "POST", "/v1/attach", r)
 	if err != nil {
 		w.t.Fatalf("attach %+v: %v", r, err)
 	}
-	return answer.(OutsideStatus)
+	return answer
 }
 
-func (w *world) detach(r DetachRequest) {
+func (w *world) detach(r control.DetachRequest) {
 	w.t.Helper()
-	if _, err := w.node.detachOutside(w.t.Context(), r); err != nil {
+	if _, err := request[control.OutsideStatus](w.t, w.node, "POST", "/v1/detach", r); err != nil {
 		w.t.Fatalf("detach %+v: %v", r, err)
 	}
 }
 
-// refusedAttach wants an error that says why.
-func (w *world) refusedAttach(r AttachRequest, want string) {
+// attached lists the interfaces that are attached to namespaces and devices.
+func (w *world) attached() []control.OutsideStatus {
 	w.t.Helper()
-	before := len(w.node.outside())
-	if _, err := w.node.attachOutside(w.t.Context(), r); err == nil || !strings.Contains(err.Error(), want) {
+	all, err := request[[]control.OutsideStatus](w.t, w.node, "GET", "/v1/outside", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return all
+}
+
+// refusedAttach wants an error that says why.
+func (w *world) refusedAttach(r control.AttachRequest, want string) {
+	w.t.Helper()
+	before := len(w.attached())
+	if _, err := request[control.OutsideStatus](w.t, w.node, "POST", "/v1/attach", r); err == nil || !strings.Contains(err.Error(), want) {
 		w.t.Errorf("attach %+v: %v, want %q", r, err, want)
 	}
-	if after := w.node.outside(); len(after) != before {
+	if after := w.attached(); len(after) != before {
 		w.t.Errorf("attach %+v was refused and has left %+v", r, after)
 	}
 }
@@ -63,29 +75,29 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 	w := newWorld(t, "guest")
 	guest := w.name + "-guest"
 	w.newGuest(guest)
-	peer := w.launch(w.private, w.all)
+	peer := w.launch(w.Private, w.all)
 
 	other := w.do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	on := AttachRequest{Namespace: guest, Subnet: w.public.ID, Groups: []string{"all"}}
-	change := func(edit func(*AttachRequest)) AttachRequest { r := on; edit(&r); return r }
-	w.refusedAttach(change(func(r *AttachRequest) { r.Namespace = "palisade-nt-nobody" }), "there is no network namespace palisade-nt-nobody")
-	w.refusedAttach(change(func(r *AttachRequest) { r.Subnet = "subnet-1" }), `there is no subnet "subnet-1"`)
-	w.refusedAttach(change(func(r *AttachRequest) { r.Groups = []string{"all", "nobody"} }), `there is no group "nobody" in `+string(w.vpc.ID))
-	w.refusedAttach(change(func(r *AttachRequest) { r.Groups = []string{string(other.Group)} }), `there is no group "`+string(other.Group))
-	w.refusedAttach(change(func(r *AttachRequest) { r.Device = "lo" }), "has a device lo already")
-	w.refusedAttach(change(func(r *AttachRequest) { r.Device = "a/b" }), "is no name for a device")
-	w.refusedAttach(change(func(r *AttachRequest) { r.Address = netip.MustParseAddr("10.0.2.9") }), "does not fall within the subnet's address range")
-	w.refusedAttach(change(func(r *AttachRequest) { r.Address = w.public.Gateway() }), "reserved address range")
-	w.refusedAttach(AttachRequest{Namespace: guest, Interface: w.primary(peer).ID}, "in use")
-	w.refusedAttach(AttachRequest{Namespace: guest, Interface: "eni-1"}, "there is no interface eni-1")
+	on := control.AttachRequest{Namespace: guest, Subnet: w.Public.ID, Groups: []string{"all"}}
+	change := func(edit func(*control.AttachRequest)) control.AttachRequest { r := on; edit(&r); return r }
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Namespace = "palisade-nt-nobody" }), "there is no network namespace palisade-nt-nobody")
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Subnet = "subnet-1" }), `there is no subnet "subnet-1"`)
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Groups = []string{"all", "nobody"} }), `there is no group "nobody" in `+string(w.VPC.ID))
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Groups = []string{string(other.Group)} }), `there is no group "`+string(other.Group))
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "lo" }), "has a device lo already")
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "a/b" }), "is no name for a device")
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Address = netip.MustParseAddr("10.0.2.9") }), "does not fall within the subnet's address range")
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Address = w.Public.Gateway() }), "reserved address range")
+	w.refusedAttach(control.AttachRequest{Namespace: guest, Interface: w.primary(peer).ID}, "in use")
+	w.refusedAttach(control.AttachRequest{Namespace: guest, Interface: "eni-1"}, "there is no interface eni-1")
 
-	s := w.attach(change(func(r *AttachRequest) {
+	s := w.attach(change(func(r *control.AttachRequest) {
 		r.Public, r.Label, r.Address = new(true), "cache", netip.MustParseAddr("10.0.1.77")
 	}))
-	if s.Device != "eth0" || s.Addresses[0] != netip.MustParsePrefix("10.0.1.77/24") || s.Public == "" || s.Gateway != w.public.Gateway() {
+	if s.Device != "eth0" || s.Addresses[0] != netip.MustParsePrefix("10.0.1.77/24") || s.Public == "" || s.Gateway != w.Public.Gateway() {
 		t.Errorf("attached as %+v", s)
 	}
-	for tag := range w.node.plane.inForce().Tags(string(s.Interface)) {
+	for tag := range w.node.plane.View().Tags(string(s.Interface)) {
 		if tag.Key != "Name" || tag.Value != "cache" {
 			t.Errorf("tagged %+v", tag)
 		}
@@ -96,7 +108,7 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 		w.reaches(w.laptop(), s.Public, true, what)
 		w.reaches(w.of(peer), private, true, what)
 		w.reaches(origin{namespace: guest}, w.primary(peer).Private.String(), true, what)
-		w.reaches(origin{namespace: guest}, worldLaptop, true, what)
+		w.reaches(origin{namespace: guest}, planetest.Laptop, true, what)
 	}
 	works("attached")
 	w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
@@ -110,11 +122,11 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 	w.reaches(w.of(peer), more, true, "assigned")
 
 	// A second one beside it answers by itself.
-	second := w.attach(AttachRequest{Namespace: guest, Subnet: w.private.ID, Groups: []string{string(w.all)}})
+	second := w.attach(control.AttachRequest{Namespace: guest, Subnet: w.Private.ID, Groups: []string{string(w.all)}})
 	if second.Device != "eth1" {
 		t.Errorf("the second is %+v", second)
 	}
-	w.reaches(origin{w.namespace(w.launch(w.public, w.all)), ""}, second.Addresses[0].Addr().String(), true, "second")
+	w.reaches(origin{w.namespace(w.launch(w.Public, w.all)), ""}, second.Addresses[0].Addr().String(), true, "second")
 	works("beside a second")
 
 	w.restart()
@@ -130,9 +142,9 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 	w.until("it is back", func() bool { return len(w.node.sw.Ports()) == 5 })
 	works("with its namespace again")
 
-	w.detach(DetachRequest{Interface: second.Interface})
+	w.detach(control.DetachRequest{Interface: second.Interface})
 	works("with the second detached")
-	w.detach(DetachRequest{Namespace: guest})
+	w.detach(control.DetachRequest{Namespace: guest})
 	w.reaches(w.laptop(), s.Public, false, "detached")
 	w.reaches(w.of(peer), private, false, "detached")
 	if devices, _ := instance.Devices(guest); len(devices) != 1 {
@@ -141,19 +153,19 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 	if out, _ := w.in(guest, "ip", "rule"); strings.Contains(out, "lookup 11") {
 		t.Errorf("detached, it has rules\n%s", out)
 	}
-	if _, ok := w.node.plane.inForce().Interface(s.Interface); ok {
+	if _, ok := w.node.plane.View().Interface(s.Interface); ok {
 		t.Error("detached, the interface is there")
 	}
-	if _, err := w.node.detachOutside(t.Context(), DetachRequest{Namespace: guest}); err == nil || !strings.Contains(err.Error(), "no interface is in front of namespace "+guest) {
+	if _, err := request[control.OutsideStatus](t, w.node, "POST", "/v1/detach", control.DetachRequest{Namespace: guest}); err == nil || !strings.Contains(err.Error(), "no interface is in front of namespace "+guest) {
 		t.Errorf("detached again: %v", err)
 	}
 
 	// One that there is goes before it, and is free again afterwards.
-	own := w.do(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: w.private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
-	w.attach(AttachRequest{Namespace: guest, Device: "vpc0", Interface: own.ID})
+	own := w.do(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
+	w.attach(control.AttachRequest{Namespace: guest, Device: "vpc0", Interface: own.ID})
 	w.reaches(w.of(peer), own.Private.String(), true, "an interface that there was")
-	w.detach(DetachRequest{Namespace: guest, Device: "vpc0"})
-	if now, ok := w.node.plane.inForce().Interface(own.ID); !ok || now.State != ec2.Idle || now.Outside != nil {
+	w.detach(control.DetachRequest{Namespace: guest, Device: "vpc0"})
+	if now, ok := w.node.plane.View().Interface(own.ID); !ok || now.State != ec2.Idle || now.Outside != nil {
 		t.Errorf("detached, it is %+v", now)
 	}
 }
@@ -240,11 +252,11 @@ func TestMachineIsPutBehindAnInterface(t *testing.T) {
 	w := newWorld(t, "vm")
 	guest := w.name + "-guest"
 	w.vm("vm0", guest)
-	peer := w.launch(w.public, w.all)
+	peer := w.launch(w.Public, w.all)
 
-	on := AttachRequest{Device: "vm0", Subnet: w.public.ID, Groups: []string{"all"}, Public: new(true)}
-	w.refusedAttach(AttachRequest{Device: "vm1", Subnet: w.public.ID}, "there is no device vm1")
-	w.refusedAttach(AttachRequest{Device: "lo", Subnet: w.public.ID}, "neither a TAP nor a veth")
+	on := control.AttachRequest{Device: "vm0", Subnet: w.Public.ID, Groups: []string{"all"}, Public: new(true)}
+	w.refusedAttach(control.AttachRequest{Device: "vm1", Subnet: w.Public.ID}, "there is no device vm1")
+	w.refusedAttach(control.AttachRequest{Device: "lo", Subnet: w.Public.ID}, "neither a TAP nor a veth")
 	s := w.attach(on)
 	w.refusedAttach(on, "device vm0 is in use: it is behind "+string(s.Interface))
 	private := func() string { return s.Addresses[0].Addr().String() }
@@ -263,7 +275,7 @@ func TestMachineIsPutBehindAnInterface(t *testing.T) {
 		t.Helper()
 		w.reaches(w.laptop(), s.Public, true, what)
 		w.reaches(w.of(peer), private(), true, what)
-		w.reaches(origin{namespace: guest}, worldLaptop, true, what)
+		w.reaches(origin{namespace: guest}, planetest.Laptop, true, what)
 		w.connects(origin{namespace: guest}, w.primary(peer).Private.String(), 80, true, what)
 	}
 	works("attached")
@@ -295,7 +307,7 @@ func TestMachineIsPutBehindAnInterface(t *testing.T) {
 	w.restart()
 	works("adopted")
 
-	w.detach(DetachRequest{Device: "vm0"})
+	w.detach(control.DetachRequest{Device: "vm0"})
 	w.reaches(w.of(peer), private(), false, "detached")
 	if out, _ := w.in("", "ip", "-o", "link", "show", "vm0"); strings.Contains(out, "palisade") || strings.Contains(out, ",UP") {
 		t.Errorf("given back as %s", out)

@@ -7,6 +7,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/netns"
+	"palisade/internal/node/plane/planetest"
 )
 
 // TestInstanceHasItsInterfaces: from its launch, attached and detached while it runs,
@@ -14,10 +15,10 @@ import (
 func TestInstanceHasItsInterfaces(t *testing.T) {
 	w := newWorld(t, "nics")
 	id := w.run(&ec2.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Interfaces: []ec2.LaunchInterface{
-		{DeviceIndex: 0, Spec: ec2.InterfaceSpec{Subnet: w.public.ID, Groups: []ec2.GroupID{w.all}, FurtherCount: 1}},
-		{DeviceIndex: 1, Spec: ec2.InterfaceSpec{Subnet: w.public.ID, Groups: []ec2.GroupID{w.all}}},
+		{DeviceIndex: 0, Spec: ec2.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}, FurtherCount: 1}},
+		{DeviceIndex: 1, Spec: ec2.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}}},
 	}})
-	peer := w.launch(w.private, w.all)
+	peer := w.launch(w.Private, w.all)
 	eth0, eth1 := w.interfaces(id)[0], w.interfaces(id)[1]
 	further := eth0.Further[0].Private
 	public0, _ := w.elastic(eth0.ID, netip.Addr{})
@@ -33,7 +34,7 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 			w.reaches(w.of(peer), private.String(), true, what)
 		}
 		w.reaches(origin{w.namespace(id), eth1.Private.String()}, w.primary(peer).Private.String(), true, what+", of its second")
-		w.reaches(w.of(id), worldLaptop, true, what)
+		w.reaches(w.of(id), planetest.Laptop, true, what)
 	}
 	everywhere("launched")
 	out, _ := w.in(w.namespace(id), "ip", "-br", "-4", "address", "show", "dev", "eth0")
@@ -42,7 +43,7 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	}
 
 	// A third comes while it runs, with addresses that come and go.
-	eth2 := w.do(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: w.private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
+	eth2 := w.do(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
 	eth2 = w.do(&ec2.AttachNetworkInterface{Account: dev, Region: region, Interface: eth2.ID, Instance: id, DeviceIndex: 4}).Interface
 	has := func(device, address string) func() bool {
 		return func() bool {
@@ -71,7 +72,7 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 
 	w.do(&ec2.DetachNetworkInterface{Account: dev, Region: region, Attachment: eth2.Attachment.ID})
 	w.until("it is free", func() bool {
-		now, _ := w.node.plane.inForce().Interface(eth2.ID)
+		now, _ := w.node.plane.View().Interface(eth2.ID)
 		return now.State == ec2.Idle && now.Attachment == nil
 	})
 	w.reaches(w.of(peer), eth2.Private.String(), false, "detached")
@@ -84,13 +85,12 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	w.until("eth4 is back", has("eth4", eth2.Private.String()))
 	w.reaches(w.of(peer), eth2.Private.String(), true, "attached again")
 
+	before := w.init(id)
 	w.do(&ec2.RebootInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
-	before := w.node.fleet.machine(id)
-	w.until("it has rebooted", func() bool {
-		in, _ := w.node.plane.inForce().Instance(id)
-		before.mu.Lock()
-		defer before.mu.Unlock()
-		return before.running != nil && before.running.Booted() == in.Boot && in.Boot != 0
+	w.until("it has rebooted", func() bool { now := w.init(id); return now != before && now.Alive() })
+	w.until("its services listen", func() bool {
+		_, err := w.in(w.namespace(peer), "ncat", "-z", "-w", "1", eth0.Private.String(), "80")
+		return err == nil
 	})
 	everywhere("rebooted", public0)
 
@@ -111,10 +111,10 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	for _, public := range []string{public0, public1, public2} {
 		w.reaches(w.laptop(), public, false, "terminated")
 	}
-	if _, ok := w.node.plane.inForce().Interface(eth0.ID); ok || netns.Exists(w.namespace(id)) {
+	if _, ok := w.node.plane.View().Interface(eth0.ID); ok || netns.Exists(w.namespace(id)) {
 		t.Error("terminated, something of it is there")
 	}
-	if n := len(w.node.plane.presence()); n != 1 {
+	if n := len(w.node.plane.Presence()); n != 1 {
 		t.Errorf("%d leases are left at the node, want the peer's alone", n)
 	}
 }

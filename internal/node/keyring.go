@@ -93,8 +93,8 @@ func (k *keyring) open(a *ec2.AccessKey) (string, error) {
 	return k.key.Load().Open(string(a.Account), a.ID, a.Sealed.Box)
 }
 
-// seal seals a secret for a cluster whose key is the one with that id.
-func (k *keyring) seal(id string, account ec2.AccountID, accessKey, plain string) (ec2.SealedSecret, error) {
+// Seal seals a secret for a cluster whose key is the one with that id.
+func (k *keyring) Seal(id string, account ec2.AccountID, accessKey, plain string) (ec2.SealedSecret, error) {
 	if id == "" {
 		return ec2.SealedSecret{}, errors.New("the cluster has no key yet: it waits until every node can be reached; palisade cluster status says which cannot")
 	}

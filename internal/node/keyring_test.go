@@ -23,6 +23,7 @@ import (
 
 	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/internal/node/control"
 	"palisade/internal/peer"
 )
 
@@ -85,7 +86,7 @@ func forms(text string) [][]byte {
 func (n testNode) backup(t *testing.T) []byte {
 	t.Helper()
 	w := httptest.NewRecorder()
-	n.controlHandler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/cluster/snapshot", nil))
+	n.control.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/cluster/snapshot", nil))
 	return w.Body.Bytes()
 }
 
@@ -97,11 +98,11 @@ func TestNoLogHoldsASecret(t *testing.T) {
 	if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
 		t.Fatalf("sign in: %d", got)
 	}
-	answer, err := n.createAccounts(t.Context(), AccountRequest{Name: "carol"})
+	answer, err := request[[]control.NewKey](t, n, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	carol := answer.([]NewKey)[0]
+	carol := answer[0]
 	if got := n.signIn(t, carol.AccessKey, carol.SecretKey); got != 200 {
 		t.Errorf("carol signs in: %d", got)
 	}
@@ -209,7 +210,7 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 	if got := n.signIn(t, "AKIDALBERT", plainText); got != 503 {
 		t.Errorf("sign in without the key: %d, want 503", got)
 	}
-	if _, err := n.createAccounts(t.Context(), AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "cluster key") {
+	if _, err := request[[]control.NewKey](t, n, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "cluster key") {
 		t.Errorf("made an account: %v", err)
 	}
 	if err := stop(); err != nil {
@@ -269,11 +270,11 @@ func TestRestoreWantsTheKey(t *testing.T) {
 		t.Errorf("sign in with a key that was lost: %d", got)
 	}
 	bare.wait(t, "key of its own", func() bool { return bare.cluster.View().SealKey() != "" })
-	answer, err := bare.changeKey(t.Context(), KeyRequest{Account: "albert", Do: AddKey})
+	answer, err := request[control.NewKey](t, bare, "POST", "/v1/accounts/keys", control.KeyRequest{Account: "albert", Do: control.AddKey})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if made := answer.(NewKey); bare.signIn(t, made.AccessKey, made.SecretKey) != 200 {
+	if made := answer; bare.signIn(t, made.AccessKey, made.SecretKey) != 200 {
 		t.Error("albert's new key does not sign")
 	}
 }
@@ -319,11 +320,11 @@ func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() err
 	}
 	one = newNode(t, first)
 	stop = one.start(t)
-	made, err := one.newToken(t.Context(), TokenRequest{Role: ec2.NonVoter, TTL: time.Minute})
+	made, err := request[map[string]string](t, one, "POST", "/v1/cluster/token", control.TokenRequest{Role: ec2.NonVoter, TTL: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := JoinCluster(t.Context(), second, []string{first.Peer.Listen.String()}, made.(map[string]string)["token"]); err != nil {
+	if err := JoinCluster(t.Context(), second, []string{first.Peer.Listen.String()}, made["token"]); err != nil {
 		t.Fatal(err)
 	}
 	return first, second, one, stop
@@ -384,7 +385,7 @@ func TestOldClusterGetsItsKeyWhenAllAreThere(t *testing.T) {
 	if got := one.signIn(t, "AKIDALBERT", plainText); got != 200 || one.cluster.View().SealKey() != "" {
 		t.Errorf("before the second node is there: sign in %d, key %q", got, one.cluster.View().SealKey())
 	}
-	if _, err := one.createAccounts(t.Context(), AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "every node") {
+	if _, err := request[[]control.NewKey](t, one, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "every node") {
 		t.Errorf("made an account: %v", err)
 	}
 	two := newNode(t, second)

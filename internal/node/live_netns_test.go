@@ -10,6 +10,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/netns"
+	"palisade/internal/node/plane/planetest"
 )
 
 // A line is one TCP connection between two instances; the test has both ends.
@@ -72,11 +73,11 @@ func (w *world) says(l *line, want bool, what string) {
 func TestLiveConnectionsThroughChangesInPlace(t *testing.T) {
 	w := newWorld(t, "live")
 	world, narrow := w.group("world"), w.group("narrow")
-	client := w.launch(w.private, w.none)
-	w.permit(world, tcp(9000, everywhere))
-	w.permit(narrow, tcp(9001, w.private.CIDR))
-	server := w.launch(w.public, world, narrow)
-	w.launch(w.public, w.none) // has the set of groups that the server will
+	client := w.launch(w.Private, w.none)
+	w.permit(world, planetest.TCP(9000, planetest.Everywhere))
+	w.permit(narrow, planetest.TCP(9001, w.Private.CIDR))
+	server := w.launch(w.Public, world, narrow)
+	w.launch(w.Public, w.none) // has the set of groups that the server will
 	untracked, tracked := w.line(client, server, 9000), w.line(client, server, 9001)
 	groups := func(ids ...ec2.GroupID) {
 		t.Helper()
@@ -98,7 +99,7 @@ func TestLiveConnectionsThroughChangesInPlace(t *testing.T) {
 	// With all egress gone from both, a connection that is tracked still has its replies.
 	for _, g := range []ec2.GroupID{w.none, world, narrow} {
 		w.do(&ec2.RevokeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: g}, Direction: ec2.Egress,
-			Rules: []ec2.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: everywhere}}})
+			Rules: []ec2.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
 	}
 	w.says(tracked, true, "tracked, without egress")
 	w.connects(w.of(client), w.primary(server).Private.String(), 9001, false, "without egress")

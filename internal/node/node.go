@@ -27,6 +27,9 @@ import (
 	"palisade/cluster"
 	"palisade/conntrack"
 	"palisade/ec2/query"
+	"palisade/internal/node/control"
+	"palisade/internal/node/fleet"
+	"palisade/internal/node/plane"
 	"palisade/internal/peer"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
@@ -41,9 +44,11 @@ type Node struct {
 	cluster *cluster.Cluster
 	tracker *conntrack.Tracker
 	sw      *vswitch.Switch
-	plane   *plane
-	fleet   *fleet
+	mark    *plane.EnforcedIndex
+	plane   *plane.Plane
+	fleet   *fleet.Fleet
 	keys    *keyring
+	control *control.Server
 	api     *query.Server
 	ready   atomic.Bool // the first table is in and every instance of this node was looked after
 }
@@ -60,11 +65,10 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	mark, err := openEnforced(filepath.Join(c.DataDir, "enforced"))
-	if err != nil {
+	n := &Node{config: c, log: log}
+	if n.mark, err = plane.OpenEnforcedIndex(filepath.Join(c.DataDir, "enforced")); err != nil {
 		return nil, err
 	}
-	n := &Node{config: c, log: log}
 	if n.keys, err = openKeyring(c, founder); err != nil {
 		return nil, err
 	}
@@ -77,17 +81,25 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	mtu := c.Peer.MTU
 	if identity != nil {
 		mtu = c.Peer.Overlay.MTU(mtu)
-	}
-	n.plane = newPlane(c.Name, mtu, n.sw, n.tracker, mark, log)
-	if identity != nil {
 		if err := n.connect(identity); err != nil {
 			return nil, err
 		}
 	}
+	n.plane = plane.New(plane.Config{
+		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, EnforcedIndex: n.mark, Logger: log,
+	})
 	if err := n.openCluster(identity, founder); err != nil {
 		return nil, err
 	}
-	n.fleet = newFleet(c, n.cluster, n.plane, log)
+	n.fleet = fleet.New(fleet.Config{
+		Node: c.Name, MTU: mtu, Plane: n.plane, Cluster: n.cluster, Announce: n.announce, Logger: log,
+		NamespacePrefix: c.Lab.NamespacePrefix, InstanceDir: c.Lab.InstanceDir, CgroupPrefix: c.Lab.CgroupPrefix,
+	})
+	n.control = control.New(control.Config{
+		Node: c.Name, Region: c.Region, NamespacePrefix: c.Lab.NamespacePrefix, MTU: mtu,
+		Cluster: n.cluster, Switch: n.sw, Tracker: n.tracker, Identity: identity, Peer: n.peer, Overlay: n.overlay,
+		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Ready: n.isReady, Logger: log,
+	})
 	if n.api, err = query.New(query.Config{Backend: backend{n}, Secret: n.keys.open, Logger: log}); err != nil {
 		return nil, err
 	}
@@ -102,16 +114,14 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	}
 	n.peer.HandleJoin(n.admit)
 	n.handleKey()
-	n.handleTrace()
 	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
-	n.plane.overlay = n.overlay
 	return err
 }
 
 func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 	config := cluster.Config{
 		Node: n.config.Name, Dir: n.config.raftDir(), Logger: n.log,
-		Decided: n.plane.mark.index, Enforced: n.plane.enforced, WaitEnforced: n.plane.wait, Join: !founder,
+		Decided: n.mark.Index(), Enforced: n.plane.Enforced, WaitEnforced: n.plane.Wait, Join: !founder,
 	}
 	var publicKey []byte
 	if identity != nil {
@@ -155,12 +165,12 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.sw.Run(ctx) })
 	group.Go(func() error { return n.runViews(ctx) })
 	group.Go(func() error { return n.runKeyring(ctx) })
-	group.Go(func() error { return n.fleet.run(ctx) })
+	group.Go(func() error { return n.fleet.Run(ctx) })
 	for _, d := range doors {
 		group.Go(func() error { return serve(ctx, d.listener, d.handler) })
 	}
 	err = group.Wait()
-	n.plane.close()
+	n.plane.Close()
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
@@ -171,7 +181,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) runCluster(ctx context.Context) error {
 	err := n.cluster.Run(ctx)
 	if errors.Is(err, cluster.ErrLogLost) {
-		err = fmt.Errorf("%w; restore the log, or remove %s to accept older rules", err, n.plane.mark.path)
+		err = fmt.Errorf("%w; restore the log, or remove %s to accept older rules", err, n.mark.Path())
 	}
 	return err
 }
@@ -194,7 +204,7 @@ func (n *Node) open() (doors []door, err error) {
 	for _, d := range []struct {
 		path    string
 		handler http.Handler
-	}{{n.config.APISocket, n.api}, {n.config.ControlSocket, n.controlHandler()}} {
+	}{{n.config.APISocket, n.api}, {n.config.ControlSocket, n.control.Handler()}} {
 		l, err := listen(d.path)
 		if err != nil {
 			return doors, err
@@ -244,7 +254,7 @@ func (n *Node) runFounder(ctx context.Context) error {
 func (n *Node) runPresence(ctx context.Context) error {
 	for {
 		epochs, changed := n.cluster.Down()
-		n.plane.setDown(epochs)
+		n.plane.SetDown(epochs)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -255,7 +265,7 @@ func (n *Node) runPresence(ctx context.Context) error {
 
 // runViews carries every change of the state into the switch, and tells the fleet.
 func (n *Node) runViews(ctx context.Context) error {
-	if err := errors.Join(n.plane.openUplink(n.config), n.plane.openTunnel()); err != nil {
+	if err := errors.Join(n.plane.OpenUplink(plane.UplinkConfig(n.config.Uplink)), n.plane.OpenTunnel()); err != nil {
 		return err
 	}
 	for first := true; ; first = false {
@@ -267,23 +277,36 @@ func (n *Node) runViews(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := n.plane.apply(view); err != nil {
+		if err := n.plane.Apply(view); err != nil {
 			return err
 		}
 		n.keys.notice()
-		n.cluster.SetPresence(n.plane.presence())
+		n.announce()
 		if first {
-			if err := n.fleet.adopt(ctx, view); err != nil {
+			if err := n.fleet.Adopt(ctx, view); err != nil {
 				return err
 			}
-			n.plane.forgetUnleased()
+			n.plane.ForgetUnleased()
 			if purged := n.tracker.PurgeUnknown(); purged > 0 {
 				n.log.Info("forgot connections of leases that are gone", "connections", purged)
 			}
 			n.ready.Store(true)
 			continue
 		}
-		n.fleet.notice(view)
+		n.fleet.Notice(view)
+	}
+}
+
+// announce tells the other nodes which leases of this node are up.
+func (n *Node) announce() { n.cluster.SetPresence(n.plane.Presence()) }
+
+// isReady: the switch goes by what was decided, and the API can decide.
+func (n *Node) isReady() bool {
+	select {
+	case <-n.cluster.Ready():
+		return n.ready.Load()
+	default:
+		return false
 	}
 }
 

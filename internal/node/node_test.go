@@ -1,8 +1,13 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -34,6 +39,29 @@ func nodeConfig(t *testing.T) Config {
 }
 
 type testNode struct{ *Node }
+
+// request sends a request to the node's control socket and returns the answer, or the error that
+// it names.
+func request[T any](t *testing.T, n testNode, method, path string, body any) (answer T, err error) {
+	t.Helper()
+	data, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	n.control.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, bytes.NewReader(data)))
+	if w.Code != http.StatusOK {
+		var refusal struct{ Error string }
+		if err := json.Unmarshal(w.Body.Bytes(), &refusal); err != nil || refusal.Error == "" {
+			t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
+		}
+		return answer, errors.New(refusal.Error)
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return answer, nil
+}
 
 func newNode(t *testing.T, c Config) testNode {
 	t.Helper()

@@ -6,14 +6,15 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/internal/node/plane/planetest"
 )
 
 // TestEveryChangeInPlaceIsSeenInPackets: each change of a running interface, and of the way
 // to it, makes a difference to packets when its answer is there, and none before.
 func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	w := newWorld(t, "revoke")
-	web, peer := w.launch(w.public, w.all), w.launch(w.public, w.all)
-	lone := w.launch(w.private, w.all)
+	web, peer := w.launch(w.Public, w.all), w.launch(w.Public, w.all)
+	lone := w.launch(w.Private, w.all)
 	eni := w.primary(web)
 	private, peerAddress := eni.Private.String(), w.primary(peer).Private.String()
 	loneAddress := w.primary(lone).Private.String()
@@ -51,9 +52,9 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 
 	w.part("egress", func(t *testing.T) {
 		shut := w.group("shut")
-		w.permit(shut, tcp(80, everywhere))
+		w.permit(shut, planetest.TCP(80, planetest.Everywhere))
 		w.do(&ec2.RevokeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: shut}, Direction: ec2.Egress,
-			Rules: []ec2.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: everywhere}}})
+			Rules: []ec2.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
 		w.connects(w.of(web), peerAddress, 80, true, "with egress")
 		groups(shut)
 		w.connects(w.of(web), peerAddress, 80, false, "without egress")
@@ -69,14 +70,14 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	public, association := w.elastic(eni.ID, netip.Addr{})
 	w.part("elastic address", func(t *testing.T) {
 		w.reaches(w.laptop(), public, true, "associated")
-		w.reaches(w.of(web), worldLaptop, true, "associated")
+		w.reaches(w.of(web), planetest.Laptop, true, "associated")
 		w.do(&ec2.DisassociateAddress{Account: dev, Region: region, Association: association})
 		w.reaches(w.laptop(), public, false, "disassociated")
-		w.reaches(w.of(web), worldLaptop, false, "disassociated")
+		w.reaches(w.of(web), planetest.Laptop, false, "disassociated")
 		public, association = w.elastic(eni.ID, netip.Addr{})
 		w.reaches(w.laptop(), public, true, "associated again")
 		// Moved, it leads to the next one, by the first packet.
-		view := w.node.plane.inForce()
+		view := w.node.plane.View()
 		var allocation ec2.AllocationID
 		for e := range view.ElasticAddressesOf(dev, region) {
 			if e.Public.String() == public {
@@ -84,7 +85,7 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 			}
 		}
 		w.do(&ec2.AssociateAddress{Account: dev, Region: region, Allocation: allocation, Interface: w.primary(peer).ID, AllowReassociation: new(true)})
-		w.reaches(w.of(web), worldLaptop, false, "moved")
+		w.reaches(w.of(web), planetest.Laptop, false, "moved")
 		groups(w.none)
 		w.reaches(w.laptop(), public, true, "at the next one, whose group admits")
 		groups(w.all)
@@ -95,8 +96,8 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	w.part("routes", func(t *testing.T) {
 		why := func(want string) {
 			t.Helper()
-			for _, ends := range [][2]string{{string(web), worldLaptop}, {worldLaptop, string(web)}} {
-				tr, err := w.node.trace(t.Context(), traceRequest{ends[0], ends[1], "tcp/80"})
+			for _, ends := range [][2]string{{string(web), planetest.Laptop}, {planetest.Laptop, string(web)}} {
+				tr, err := w.trace(ends[0], ends[1], "tcp/80")
 				if err != nil || tr.Admitted != (want == "") || !strings.Contains(tr.Reason, want) {
 					t.Errorf("traced from %s to %s: %+v, %v; want %q", ends[0], ends[1], tr, err, want)
 				}
@@ -105,26 +106,26 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 		both := func(want bool, what string) {
 			t.Helper()
 			w.reaches(w.laptop(), public, want, what)
-			w.reaches(w.of(web), worldLaptop, want, what)
+			w.reaches(w.of(web), planetest.Laptop, want, what)
 			w.reaches(w.of(web), loneAddress, true, what+", inside the VPC")
 		}
 		both(true, "with a route")
 		why("")
-		w.do(&ec2.DeleteRoute{Account: dev, Region: region, RouteTable: w.table.ID, Destination: everywhere})
+		w.do(&ec2.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere})
 		both(false, "route deleted")
-		why("no route to an internet gateway: " + string(w.public.ID) + " goes by " + string(w.table.ID) + ", which has no route to " + worldLaptop)
-		w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24"), Gateway: w.gateway.ID})
+		why("no route to an internet gateway: " + string(w.Public.ID) + " goes by " + string(w.Table.ID) + ", which has no route to " + planetest.Laptop)
+		w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24"), Gateway: w.Gateway.ID})
 		both(true, "with a narrower route")
-		w.do(&ec2.DeleteRoute{Account: dev, Region: region, RouteTable: w.table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24")})
-		w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.table.ID, Destination: everywhere, Gateway: w.gateway.ID})
+		w.do(&ec2.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24")})
+		w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere, Gateway: w.Gateway.ID})
 		both(true, "route made again")
 
-		association := w.do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: w.table.ID, Subnet: w.private.ID}).Association
+		association := w.do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: w.Table.ID, Subnet: w.Private.ID}).Association
 		lonePublic, _ := w.elastic(w.primary(lone).ID, netip.Addr{})
 		w.reaches(w.laptop(), lonePublic, true, "private subnet by the public one's table")
 		w.do(&ec2.DisassociateRouteTable{Account: dev, Region: region, Association: association})
 		w.reaches(w.laptop(), lonePublic, false, "private subnet by its own")
-		w.reaches(w.of(lone), worldLaptop, false, "private subnet by its own")
+		w.reaches(w.of(lone), planetest.Laptop, false, "private subnet by its own")
 		w.reaches(w.of(web), lonePublic, false, "between public addresses, without a route back")
 	})
 
@@ -151,18 +152,18 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	w.part("gateway", func(t *testing.T) {
 		w.reaches(w.laptop(), public, true, "gateway attached")
 		w.do(&ec2.DisassociateAddress{Account: dev, Region: region, Association: association})
-		for e := range w.node.plane.inForce().ElasticAddressesOf(dev, region) {
+		for e := range w.node.plane.View().ElasticAddressesOf(dev, region) {
 			if e.Association != "" { // AWS detaches no gateway while public addresses are mapped
 				w.do(&ec2.DisassociateAddress{Account: dev, Region: region, Association: e.Association})
 			}
 		}
-		w.do(&ec2.DetachInternetGateway{Account: dev, Region: region, Gateway: w.gateway.ID, VPC: w.vpc.ID})
+		w.do(&ec2.DetachInternetGateway{Account: dev, Region: region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
 		w.reaches(w.laptop(), public, false, "gateway detached")
-		tr, err := w.node.trace(t.Context(), traceRequest{string(web), worldLaptop, "tcp/80"})
-		if want := "where 0.0.0.0/0 leads to " + string(w.gateway.ID) + ", which is not attached"; err != nil || !strings.Contains(tr.Reason, want) {
+		tr, err := w.trace(string(web), planetest.Laptop, "tcp/80")
+		if want := "where 0.0.0.0/0 leads to " + string(w.Gateway.ID) + ", which is not attached"; err != nil || !strings.Contains(tr.Reason, want) {
 			t.Errorf("traced %+v, %v; want %q", tr, err, want)
 		}
-		w.do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: w.gateway.ID, VPC: w.vpc.ID})
+		w.do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
 		public, _ := w.elastic(eni.ID, netip.Addr{})
 		w.reaches(w.laptop(), public, true, "gateway attached again")
 	})

@@ -18,7 +18,7 @@ import (
 // node's ids. It runs on, and has ids of its own once it is rebooted, with the same address.
 func TestInstanceOfAnEarlierReleaseBootsWithItsOwnIDs(t *testing.T) {
 	w := newWorld(t, "earlier")
-	id, peer := w.launch(w.public, w.all), w.launch(w.public, w.all)
+	id, peer := w.launch(w.Public, w.all), w.launch(w.Public, w.all)
 	address := w.primary(id).Private.String()
 	if err := w.stop(); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,9 @@ import (
 	"palisade/internal/instance"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
+	"palisade/internal/node/control"
+	"palisade/internal/node/plane/planetest"
+	"palisade/internal/process"
 )
 
 // The test binary is the init of the instances that its nodes boot.
@@ -31,9 +35,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const dev = ec2.AccountID("123456789012")
-
-const region = ec2.Region("us-east-1")
+const (
+	dev    = planetest.Dev
+	region = planetest.Region
+)
 
 // A world is one node with a VPC, and what is outside of it. The node runs in the test's
 // process and namespace, its instances in namespaces of their own:
@@ -52,11 +57,9 @@ type world struct {
 	node   testNode
 	stop   func() error
 
-	testVPC
+	planetest.Network
 	all, none ec2.GroupID
 }
-
-const worldLaptop = "203.0.113.25"
 
 func newWorld(t *testing.T, name string) *world {
 	t.Helper()
@@ -125,7 +128,7 @@ func (w *world) buildOutside() error {
 	if err != nil {
 		return err
 	}
-	laptop, _ := netlink.ParseAddr(worldLaptop + "/32")
+	laptop, _ := netlink.ParseAddr(planetest.Laptop + "/32")
 	router, _ := netlink.ParseAddr("198.18.0.1/16")
 	return errors.Join(
 		netlink.LinkSetUp(lo), netlink.AddrAdd(lo, laptop), netlink.LinkSetDown(up),
@@ -134,12 +137,10 @@ func (w *world) buildOutside() error {
 
 func (w *world) buildVPC() {
 	w.t.Helper()
-	w.testVPC = newTestVPC(w.do)
+	w.Network = planetest.NewNetwork(w.do)
 	w.all, w.none = w.group("all"), w.group("none")
-	w.permit(w.all, ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: everywhere})
+	w.permit(w.all, ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere})
 }
-
-var everywhere = netip.MustParsePrefix("0.0.0.0/0")
 
 // do decides something, and returns when the switch goes by it.
 func (w *world) do(r ec2.Request) ec2.Result {
@@ -150,7 +151,7 @@ func (w *world) do(r ec2.Request) ec2.Result {
 	if err != nil {
 		w.t.Fatalf("%T: %v", r, err)
 	}
-	if !w.node.plane.wait(ctx, index) {
+	if !w.node.plane.Wait(ctx, index) {
 		w.t.Fatalf("%T is not in force after %s", r, patience)
 	}
 	return result
@@ -158,16 +159,12 @@ func (w *world) do(r ec2.Request) ec2.Result {
 
 func (w *world) group(name string) ec2.GroupID {
 	w.t.Helper()
-	return w.do(&ec2.CreateSecurityGroup{Account: dev, Region: region, VPC: w.vpc.ID, Name: name, Description: name}).Group.ID
+	return w.do(&ec2.CreateSecurityGroup{Account: dev, Region: region, VPC: w.VPC.ID, Name: name, Description: name}).Group.ID
 }
 
 func (w *world) permit(group ec2.GroupID, rules ...ec2.RuleSpec) {
 	w.t.Helper()
 	w.do(&ec2.AuthorizeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: group}, Rules: rules})
-}
-
-func tcp(port int, from netip.Prefix) ec2.RuleSpec {
-	return ec2.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: from}
 }
 
 // launch runs a web server in a subnet.
@@ -192,7 +189,7 @@ func (w *world) await(id ec2.InstanceID, state ec2.InstanceState) {
 	w.t.Helper()
 	var now *ec2.Instance
 	w.until(fmt.Sprintf("%s is %s", id, state), func() bool {
-		now, _ = w.node.plane.inForce().Instance(id)
+		now, _ = w.node.plane.View().Instance(id)
 		if now.State == ec2.Terminated && state != ec2.Terminated {
 			w.t.Fatalf("%s was terminated: %s", id, now.StateReason)
 		}
@@ -212,8 +209,8 @@ func (w *world) until(what string, holds func() bool) {
 
 // interfaces are those of an instance, by device index.
 func (w *world) interfaces(id ec2.InstanceID) []*ec2.Interface {
-	list := slices.Collect(w.node.plane.inForce().InterfacesAt(id))
-	slices.SortFunc(list, func(a, b *ec2.Interface) int { return deviceIndex(a) - deviceIndex(b) })
+	list := slices.Collect(w.node.plane.View().InterfacesAt(id))
+	slices.SortFunc(list, func(a, b *ec2.Interface) int { return a.Attachment.DeviceIndex - b.Attachment.DeviceIndex })
 	return list
 }
 
@@ -225,6 +222,12 @@ func (w *world) elastic(eni ec2.InterfaceID, private netip.Addr) (public string,
 	e := w.do(&ec2.AllocateAddress{Account: dev, Region: region}).Elastic
 	r := w.do(&ec2.AssociateAddress{Account: dev, Region: region, Allocation: e.ID, Interface: eni, Private: private})
 	return e.Public.String(), r.Elastic.Association
+}
+
+// init is the first process of an instance; the zero ID if there is none.
+func (w *world) init(id ec2.InstanceID) process.ID {
+	init, _ := process.ReadFile(filepath.Join(w.config.Lab.InstanceDir, string(id), "init.json"))
+	return init
 }
 
 func (w *world) namespace(id ec2.InstanceID) string { return w.config.Lab.NamespacePrefix + string(id) }
@@ -245,7 +248,7 @@ func (w *world) in(namespace string, argv ...string) (string, error) {
 // the first.
 type origin struct{ namespace, address string }
 
-func (w *world) laptop() origin { return origin{w.name + "-out", worldLaptop} }
+func (w *world) laptop() origin { return origin{w.name + "-out", planetest.Laptop} }
 
 func (w *world) of(id ec2.InstanceID) origin { return origin{namespace: w.namespace(id)} }
 
@@ -292,10 +295,21 @@ func (w *world) connects(from origin, address string, port int, want bool, what 
 	}
 }
 
+// trace asks the node for the fate of an imagined packet.
+func (w *world) trace(from, to, packet string) (control.Trace, error) {
+	w.t.Helper()
+	q := url.Values{"from": {from}, "to": {to}, "packet": {packet}}
+	return request[control.Trace](w.t, w.node, "GET", "/v1/trace?"+q.Encode(), nil)
+}
+
 // drops are what an operator would want to see.
 func (w *world) drops() string {
+	ports, err := request[[]control.PortDrops](w.t, w.node, "GET", "/v1/drops", nil)
+	if err != nil {
+		return err.Error()
+	}
 	var b strings.Builder
-	for _, p := range w.node.drops() {
+	for _, p := range ports {
 		for _, v := range p.Verdicts {
 			fmt.Fprintf(&b, "  %s: %d %s\n", p.Port, v.Packets, v.Verdict)
 		}

@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"cmp"
@@ -63,12 +63,12 @@ func (r *AccountRequest) names() ([]string, error) {
 	return names, nil
 }
 
-func (n *Node) createAccounts(ctx context.Context, r AccountRequest) (any, error) {
+func (s *Server) createAccounts(ctx context.Context, r AccountRequest) (any, error) {
 	names, err := r.names()
 	if err != nil {
 		return nil, err
 	}
-	view, err := n.cluster.ReadView(ctx)
+	view, err := s.Cluster.ReadView(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -78,21 +78,21 @@ func (n *Node) createAccounts(ctx context.Context, r AccountRequest) (any, error
 	}
 	batch, keys := &ec2.Batch{}, []NewKey{}
 	for _, name := range names {
-		k := NewKey{Account: r.ID, Name: name, Platform: cmp.Or(r.Platform, ec2.VPCOnly), Region: n.config.Region}
+		k := NewKey{Account: r.ID, Name: name, Platform: cmp.Or(r.Platform, ec2.VPCOnly), Region: s.Region}
 		for k.Account == "" || r.ID == "" && taken[k.Account] {
 			k.Account = ec2.AccountID(secret.NewAccountID())
 		}
 		taken[k.Account] = true
 		k.AccessKey, k.SecretKey = secret.NewAccessKey()
-		sealed, err := n.keys.seal(view.SealKey(), k.Account, k.AccessKey, k.SecretKey)
+		sealed, err := s.Keyring.Seal(view.SealKey(), k.Account, k.AccessKey, k.SecretKey)
 		if err != nil {
 			return nil, err
 		}
 		keys = append(keys, k)
 		batch.Requests = append(batch.Requests, &ec2.CreateAccount{ID: k.Account, Name: name, Platform: k.Platform, AccessKey: k.AccessKey, Sealed: sealed})
 	}
-	by := n.byOperator("CreateAccount", map[string]string{"Name": names[0], "Count": strconv.Itoa(len(names)), "Platform": string(keys[0].Platform)})
-	if _, _, err := n.cluster.Apply(ctx, ec2.Command{Request: batch, Audit: by}); err != nil {
+	by := s.byOperator("CreateAccount", map[string]string{"Name": names[0], "Count": strconv.Itoa(len(names)), "Platform": string(keys[0].Platform)})
+	if _, _, err := s.Cluster.Apply(ctx, ec2.Command{Request: batch, Audit: by}); err != nil {
 		return nil, err
 	}
 	return keys, nil
@@ -114,8 +114,8 @@ type AccessKeyStatus struct {
 	Created *time.Time `json:"created,omitempty"` // nil: by an earlier release
 }
 
-func (n *Node) accounts() []AccountStatus {
-	view := n.cluster.View()
+func (s *Server) accounts() []AccountStatus {
+	view := s.Cluster.View()
 	keys := make(map[ec2.AccountID][]AccessKeyStatus)
 	for k := range view.AccessKeys() {
 		s := AccessKeyStatus{ID: k.ID, Active: !k.Inactive, Sealed: k.Secret == ""}
@@ -149,8 +149,8 @@ const (
 	DeleteKey     KeyChange = "delete"
 )
 
-func (n *Node) changeKey(ctx context.Context, r KeyRequest) (any, error) {
-	view, err := n.cluster.ReadView(ctx)
+func (s *Server) changeKey(ctx context.Context, r KeyRequest) (any, error) {
+	view, err := s.Cluster.ReadView(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -158,13 +158,13 @@ func (n *Node) changeKey(ctx context.Context, r KeyRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := NewKey{Account: account.ID, Name: account.Name, Platform: account.Platform, Region: n.config.Region, AccessKey: r.Key}
+	made := NewKey{Account: account.ID, Name: account.Name, Platform: account.Platform, Region: s.Region, AccessKey: r.Key}
 	var request ec2.Request
 	var action string
 	switch r.Do {
 	case AddKey:
 		made.AccessKey, made.SecretKey = secret.NewAccessKey()
-		sealed, err := n.keys.seal(view.SealKey(), account.ID, made.AccessKey, made.SecretKey)
+		sealed, err := s.Keyring.Seal(view.SealKey(), account.ID, made.AccessKey, made.SecretKey)
 		if err != nil {
 			return nil, err
 		}
@@ -176,8 +176,8 @@ func (n *Node) changeKey(ctx context.Context, r KeyRequest) (any, error) {
 	default:
 		return nil, fmt.Errorf("nobody can %q an access key", r.Do)
 	}
-	by := n.byOperator(action, map[string]string{"Account": string(account.ID), "AccessKey": made.AccessKey, "Do": string(r.Do)})
-	_, _, err = n.cluster.Apply(ctx, ec2.Command{Request: request, Audit: by})
+	by := s.byOperator(action, map[string]string{"Account": string(account.ID), "AccessKey": made.AccessKey, "Do": string(r.Do)})
+	_, _, err = s.Cluster.Apply(ctx, ec2.Command{Request: request, Audit: by})
 	return made, err
 }
 

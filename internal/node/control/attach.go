@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"cmp"
@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"palisade/ec2"
-	"palisade/internal/instance"
-	"palisade/switch/afpacket"
 )
 
 // This file answers POST /v1/attach and /v1/detach: interfaces in front of what is on this
@@ -56,55 +54,55 @@ type DetachRequest struct {
 	Force     bool            `json:"force,omitempty"` // its node does not report
 }
 
-func (n *Node) handleOutside(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/outside", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.outside()) })
-	mux.HandleFunc("POST /v1/attach", posted(n.attachOutside))
-	mux.HandleFunc("POST /v1/detach", posted(n.detachOutside))
+func (s *Server) handleOutside(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/outside", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.outside()) })
+	mux.HandleFunc("POST /v1/attach", posted(s.attachOutside))
+	mux.HandleFunc("POST /v1/detach", posted(s.detachOutside))
 }
 
 // outside lists the interfaces in front of something, at whatever node.
-func (n *Node) outside() []OutsideStatus {
+func (s *Server) outside() []OutsideStatus {
 	all := []OutsideStatus{}
-	view, _ := n.plane.state()
+	view := s.Plane.View()
 	if view == nil {
 		return all
 	}
 	for eni := range view.Interfaces() {
 		if eni.Outside != nil {
-			all = append(all, n.outsideStatus(view, eni))
+			all = append(all, s.outsideStatus(view, eni))
 		}
 	}
 	return all
 }
 
-func (n *Node) outsideStatus(view *ec2.View, eni *ec2.Interface) OutsideStatus {
-	s := OutsideStatus{
+func (s *Server) outsideStatus(view *ec2.View, eni *ec2.Interface) OutsideStatus {
+	status := OutsideStatus{
 		Interface: eni.ID, Node: eni.Node, Namespace: eni.Outside.Namespace, Device: eni.Outside.Device, MAC: eni.MAC,
-		MTU: n.plane.mtu, State: "active",
+		MTU: s.MTU, State: "active",
 	}
-	s.Addresses, s.Gateway = onLink(view, eni)
+	status.Addresses, status.Gateway = s.Fleet.Link(view, eni)
 	if eni.Public.IsValid() {
-		s.Public = eni.Public.String()
+		status.Public = eni.Public.String()
 	}
 	if eni.State != ec2.Active {
-		s.State = "draining"
+		status.State = "draining"
 	}
-	return s
+	return status
 }
 
-func (n *Node) attachOutside(ctx context.Context, r AttachRequest) (any, error) {
-	if !n.isReady() {
+func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error) {
+	if !s.Ready() {
 		return nil, errors.New("this node is not ready")
 	}
-	view, err := n.cluster.ReadView(ctx)
+	view, err := s.Cluster.ReadView(ctx)
 	if err != nil {
 		return nil, err
 	}
-	register, err := n.registration(view, r)
+	register, err := s.registration(view, r)
 	if err != nil {
 		return nil, err
 	}
-	result, index, err := n.cluster.Apply(ctx, ec2.Command{Request: register, Audit: n.byOperator("RegisterInterface", map[string]string{
+	result, index, err := s.Cluster.Apply(ctx, ec2.Command{Request: register, Audit: s.byOperator("RegisterInterface", map[string]string{
 		"Node": string(register.Node), "Outside": register.Outside.String(), "SubnetId": string(r.Subnet),
 		"SecurityGroups": strings.Join(r.Groups, ","), "NetworkInterfaceId": string(r.Interface),
 	})})
@@ -112,24 +110,24 @@ func (n *Node) attachOutside(ctx context.Context, r AttachRequest) (any, error) 
 		return nil, err
 	}
 	id := result.Interface.ID
-	if !n.plane.wait(ctx, index) {
+	if !s.Plane.Wait(ctx, index) {
 		return nil, fmt.Errorf("%s is registered, but the switch does not go by it yet", id)
 	}
-	if err := n.fleet.outsider(id).step(ctx); err != nil {
-		_, undo := n.detachOutside(ctx, DetachRequest{Interface: id})
+	if err := s.Fleet.Settle(ctx, id); err != nil {
+		_, undo := s.detachOutside(ctx, DetachRequest{Interface: id})
 		return nil, errors.Join(err, undo)
 	}
-	view = n.plane.inForce()
+	view = s.Plane.View()
 	eni, ok := view.Interface(id)
 	if !ok || eni.Outside == nil {
 		return nil, fmt.Errorf("%s was taken away again", id)
 	}
-	return n.outsideStatus(view, eni), nil
+	return s.outsideStatus(view, eni), nil
 }
 
 // registration checks what this node alone can, and puts names into ids.
-func (n *Node) registration(view *ec2.View, r AttachRequest) (*ec2.RegisterInterface, error) {
-	q := &ec2.RegisterInterface{Node: n.config.Name, Outside: ec2.Outside{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
+func (s *Server) registration(view *ec2.View, r AttachRequest) (*ec2.RegisterInterface, error) {
+	q := &ec2.RegisterInterface{Node: s.Node, Outside: ec2.Outside{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
 	if r.Label != "" {
 		q.Tags = map[string]string{"Name": r.Label}
 	}
@@ -143,27 +141,27 @@ func (n *Node) registration(view *ec2.View, r AttachRequest) (*ec2.RegisterInter
 			return nil, fmt.Errorf("%s has its subnet, groups and addresses already", r.Interface)
 		}
 	} else {
-		s, ok := view.Subnet(r.Subnet)
+		subnet, ok := view.Subnet(r.Subnet)
 		if !ok {
 			return nil, fmt.Errorf("there is no subnet %q", r.Subnet)
 		}
-		q.Account, q.Region = s.Account, s.Region
-		q.Spec = ec2.InterfaceSpec{Subnet: s.ID, Private: r.Address}
+		q.Account, q.Region = subnet.Account, subnet.Region
+		q.Spec = ec2.InterfaceSpec{Subnet: subnet.ID, Private: r.Address}
 		for _, name := range r.Groups {
 			g, ok := view.Group(ec2.GroupID(name))
 			if !ok {
-				g, ok = view.GroupNamed(s.Account, s.Region, s.VPC, name)
+				g, ok = view.GroupNamed(subnet.Account, subnet.Region, subnet.VPC, name)
 			}
-			if !ok || g.VPC != s.VPC {
-				return nil, fmt.Errorf("there is no group %q in %s, the VPC of %s", name, s.VPC, s.ID)
+			if !ok || g.VPC != subnet.VPC {
+				return nil, fmt.Errorf("there is no group %q in %s, the VPC of %s", name, subnet.VPC, subnet.ID)
 			}
 			q.Spec.Groups = append(q.Spec.Groups, g.ID)
 		}
 	}
-	if err := n.checkZone(view, cmp.Or(r.Subnet, subnetOf(view, r.Interface))); err != nil {
+	if err := s.checkZone(view, cmp.Or(r.Subnet, subnetOf(view, r.Interface))); err != nil {
 		return nil, err
 	}
-	return q, checkOutside(&q.Outside)
+	return q, s.Fleet.CheckHostAttachment(&q.Outside)
 }
 
 func subnetOf(view *ec2.View, id ec2.InterfaceID) ec2.SubnetID {
@@ -174,74 +172,50 @@ func subnetOf(view *ec2.View, id ec2.InterfaceID) ec2.SubnetID {
 }
 
 // checkZone says which nodes a subnet's interfaces can be at, if this one is none.
-func (n *Node) checkZone(view *ec2.View, id ec2.SubnetID) error {
-	s, ok := view.Subnet(id)
+func (s *Server) checkZone(view *ec2.View, id ec2.SubnetID) error {
+	subnet, ok := view.Subnet(id)
 	if !ok {
 		return fmt.Errorf("there is no subnet %q", id)
 	}
 	var there []string
 	for row := range view.Nodes() {
 		switch {
-		case row.Zone != s.Zone || !row.Member():
-		case row.ID == n.config.Name:
+		case row.Zone != subnet.Zone || !row.Member():
+		case row.ID == s.Node:
 			return nil
 		default:
 			there = append(there, string(row.ID))
 		}
 	}
-	return fmt.Errorf("%s is in availability zone %s, and this node is not: ask --node %s", id, s.Zone, strings.Join(there, " or --node "))
+	return fmt.Errorf("%s is in availability zone %s, and this node is not: ask --node %s", id, subnet.Zone, strings.Join(there, " or --node "))
 }
 
-// checkOutside refuses what an interface cannot be put in front of, and names the device
-// that a namespace gets.
-func checkOutside(at *ec2.Outside) error {
-	if at.Namespace == "" {
-		return afpacket.Check(afpacket.Config{Name: at.Device}, "")
-	}
-	if err := checkNamespace(at.Namespace); err != nil {
-		return err
-	}
-	devices, err := instance.Devices(at.Namespace)
-	if err != nil {
-		return err
-	}
-	if slices.Contains(devices, at.Device) {
-		return fmt.Errorf("namespace %s has a device %s already", at.Namespace, at.Device)
-	}
-	for i := 0; at.Device == ""; i++ {
-		if name := deviceName(i); !slices.Contains(devices, name) {
-			at.Device = name
-		}
-	}
-	return nil
-}
-
-func (n *Node) detachOutside(ctx context.Context, r DetachRequest) (any, error) {
-	view, err := n.cluster.ReadView(ctx)
+func (s *Server) detachOutside(ctx context.Context, r DetachRequest) (any, error) {
+	view, err := s.Cluster.ReadView(ctx)
 	if err != nil {
 		return nil, err
 	}
-	eni, err := n.outsideOf(view, r)
+	eni, err := s.outsideOf(view, r)
 	if err != nil {
 		return nil, err
 	}
 	unregister := ec2.Command{
 		Request: &ec2.UnregisterInterface{Account: eni.Account, Region: eni.Region, Interface: eni.ID, Force: r.Force},
-		Audit:   n.byOperator("UnregisterInterface", map[string]string{"NetworkInterfaceId": string(eni.ID), "Outside": eni.Outside.String()}),
+		Audit:   s.byOperator("UnregisterInterface", map[string]string{"NetworkInterfaceId": string(eni.ID), "Outside": eni.Outside.String()}),
 	}
-	if _, _, err := n.cluster.Apply(ctx, unregister); err != nil {
+	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil {
 		return nil, err
 	}
-	if n.undone(ctx, eni.ID) {
-		return n.outsideStatus(view, eni), nil
+	if s.undone(ctx, eni.ID) {
+		return s.outsideStatus(view, eni), nil
 	}
 	if !r.Force {
 		return nil, fmt.Errorf("%s is cut off, but node %s has not said that its port is down; --force does not wait for that", eni.ID, eni.Node)
 	}
-	if _, _, err := n.cluster.Apply(ctx, unregister); err != nil { // asked already: now it is done
+	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil { // asked already: now it is done
 		return nil, err
 	}
-	return n.outsideStatus(view, eni), nil
+	return s.outsideStatus(view, eni), nil
 }
 
 // detachWait is how long a node is given to take a port down.
@@ -249,11 +223,11 @@ const detachWait = 5 * time.Second
 
 // undone reports whether an interface is in front of nothing any more before detachWait is
 // over.
-func (n *Node) undone(ctx context.Context, id ec2.InterfaceID) bool {
+func (s *Server) undone(ctx context.Context, id ec2.InterfaceID) bool {
 	ctx, cancel := context.WithTimeout(ctx, detachWait)
 	defer cancel()
 	for ctx.Err() == nil {
-		if now, ok := n.plane.inForce().Interface(id); !ok || now.Outside == nil {
+		if now, ok := s.Plane.View().Interface(id); !ok || now.Outside == nil {
 			return true
 		}
 		select {
@@ -266,7 +240,7 @@ func (n *Node) undone(ctx context.Context, id ec2.InterfaceID) bool {
 
 // outsideOf finds the interface that a request names. One by what it is in front of is of
 // this node, or of the only one that has such.
-func (n *Node) outsideOf(view *ec2.View, r DetachRequest) (*ec2.Interface, error) {
+func (s *Server) outsideOf(view *ec2.View, r DetachRequest) (*ec2.Interface, error) {
 	if r.Interface != "" {
 		eni, ok := view.Interface(r.Interface)
 		if !ok || eni.Outside == nil {
@@ -282,7 +256,7 @@ func (n *Node) outsideOf(view *ec2.View, r DetachRequest) (*ec2.Interface, error
 		}
 		found = append(found, eni)
 	}
-	if here := slices.DeleteFunc(slices.Clone(found), func(eni *ec2.Interface) bool { return eni.Node != n.config.Name }); len(here) > 0 {
+	if here := slices.DeleteFunc(slices.Clone(found), func(eni *ec2.Interface) bool { return eni.Node != s.Node }); len(here) > 0 {
 		found = here
 	}
 	what := (&ec2.Outside{Namespace: r.Namespace, Device: cmp.Or(r.Device, "any")}).String()

@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"crypto/rand"
@@ -32,7 +32,7 @@ type AuditEntry struct {
 // auditHandler answers with the records of the newest state that this node has, oldest
 // first: account= by id or name, action=, since= an RFC 3339 time. form=cloudtrail
 // writes them as AWS CloudTrail does.
-func (n *Node) auditHandler(w http.ResponseWriter, r *http.Request) {
+func (s *Server) auditHandler(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	var since time.Time
 	if text := q.Get("since"); text != "" {
@@ -42,7 +42,7 @@ func (n *Node) auditHandler(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	view := n.cluster.View()
+	view := s.Cluster.View()
 	names := map[ec2.AccountID]string{}
 	for a := range view.Accounts() {
 		names[a.ID] = a.Name
@@ -72,9 +72,9 @@ func (n *Node) auditHandler(w http.ResponseWriter, r *http.Request) {
 
 // byOperator says for the log that a command came in by this node's control socket, which
 // only root of its machine may use.
-func (n *Node) byOperator(action string, parameters map[string]string) *ec2.Audit {
+func (s *Server) byOperator(action string, parameters map[string]string) *ec2.Audit {
 	return &ec2.Audit{
-		Source: fmt.Sprintf("control socket of %s", n.config.Name), UserAgent: "palisade", RequestID: rand.Text(),
+		Source: fmt.Sprintf("control socket of %s", s.Node), UserAgent: "palisade", RequestID: rand.Text(),
 		Action: action, Parameters: parameters,
 	}
 }

@@ -1,19 +1,91 @@
-package node
+// Package control answers the operator of one node, over a socket that only root may use: the
+// server of what the palisade command asks. Server has a handler for each question; the types of
+// questions and answers are beside them.
+package control
 
 import (
+	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
+	"palisade/cluster"
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/firewall"
 	"palisade/internal/packet"
+	"palisade/internal/peer"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
+	"palisade/switch/overlay"
 )
 
-// controlHandler answers this node's operator, over a socket that only root may use:
+// Config is what a Server answers from.
+type Config struct {
+	Node            ec2.NodeID // this one
+	Region          ec2.Region
+	NamespacePrefix string // of the instances' namespaces
+	MTU             int    // of every network, in bytes of an IP packet
+
+	Cluster  *cluster.Cluster
+	Switch   *vswitch.Switch
+	Tracker  *conntrack.Tracker
+	Identity *peer.Identity   // nil in a cluster of one
+	Peer     *peer.Peer       // the same
+	Overlay  *overlay.Overlay // the same
+	Plane    Plane
+	Fleet    Fleet
+	Keyring  Keyring
+	Ready    func() bool // reports whether the node serves
+	Logger   *slog.Logger
+}
+
+// A Plane says what the switch enforces.
+type Plane interface {
+	// View is the state in force; nil before the first.
+	View() *ec2.View
+	// Enforced is the index that no packet is judged by an older state than.
+	Enforced() uint64
+	// Wait reports whether the switch enforces index before ctx ends.
+	Wait(ctx context.Context, index uint64) bool
+	// BadRules are the rules that the tables leave out.
+	BadRules() []string
+	Explain(vswitch.Step) firewall.Explanation
+}
+
+// A Fleet attaches interfaces to namespaces and devices of this node.
+type Fleet interface {
+	// CheckHostAttachment refuses what no interface can be attached to, and names the device
+	// that a namespace gets.
+	CheckHostAttachment(*ec2.Outside) error
+	// Settle does for an interface what the state in force wants of it.
+	Settle(context.Context, ec2.InterfaceID) error
+	// Link is an interface's addresses and its router, as its kernel has to know them.
+	Link(*ec2.View, *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr)
+}
+
+// A Keyring seals secrets of access keys under the cluster's key.
+type Keyring interface {
+	Seal(key string, account ec2.AccountID, accessKey, plain string) (ec2.SealedSecret, error)
+}
+
+// Server answers the operator of one node. It has no state and no goroutine of its own: handlers
+// run side by side, and what they read is guarded where it belongs.
+type Server struct{ Config }
+
+// New makes a Server, and lets other nodes ask it for their half of a trace.
+func New(c Config) *Server {
+	s := &Server{c}
+	if c.Peer != nil {
+		s.handleTrace()
+	}
+	return s
+}
+
+// Handler answers this node's operator, over a socket that only root may use:
 //
 //	GET /v1/status   what the node is and runs
 //	GET /v1/drops    why frames went nowhere, by port
@@ -25,31 +97,31 @@ import (
 //	/v1/cluster…     who belongs to the cluster (members.go)
 //	/v1/accounts…    who may call the API (accounts.go)
 //	/v1/outside, /v1/attach, /v1/detach   what interfaces are in front of (attach.go)
-func (n *Node) controlHandler() http.Handler {
+func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status()) })
-	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.drops()) })
-	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.flows()) })
-	mux.HandleFunc("GET /v1/rules", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.rulesInForce()) })
-	mux.HandleFunc("GET /v1/presence", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.presence()) })
-	mux.HandleFunc("GET /v1/trace", n.traceHandler)
-	mux.HandleFunc("GET /v1/audit", n.auditHandler)
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status()) })
+	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.drops()) })
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.flows()) })
+	mux.HandleFunc("GET /v1/rules", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.rulesInForce()) })
+	mux.HandleFunc("GET /v1/presence", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.presence()) })
+	mux.HandleFunc("GET /v1/trace", s.traceHandler)
+	mux.HandleFunc("GET /v1/audit", s.auditHandler)
 	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
-		s, err := n.clusterStatus(r.Context())
+		status, err := s.clusterStatus(r.Context())
 		if err != nil {
 			refuse(w, err)
 			return
 		}
-		answer(w, s)
+		answer(w, status)
 	})
-	mux.HandleFunc("GET /v1/cluster/snapshot", n.backupHandler)
-	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.accounts()) })
-	mux.HandleFunc("POST /v1/accounts", posted(n.createAccounts))
-	mux.HandleFunc("POST /v1/accounts/keys", posted(n.changeKey))
-	n.handleOutside(mux)
-	mux.HandleFunc("POST /v1/cluster/token", posted(n.newToken))
-	mux.HandleFunc("POST /v1/cluster/fence", posted(n.fence))
-	mux.HandleFunc("POST /v1/cluster/remove", posted(n.remove))
+	mux.HandleFunc("GET /v1/cluster/snapshot", s.backupHandler)
+	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.accounts()) })
+	mux.HandleFunc("POST /v1/accounts", posted(s.createAccounts))
+	mux.HandleFunc("POST /v1/accounts/keys", posted(s.changeKey))
+	s.handleOutside(mux)
+	mux.HandleFunc("POST /v1/cluster/token", posted(s.newToken))
+	mux.HandleFunc("POST /v1/cluster/fence", posted(s.fence))
+	mux.HandleFunc("POST /v1/cluster/remove", posted(s.remove))
 	return mux
 }
 
@@ -89,24 +161,24 @@ type InstanceStatus struct {
 	State          string          `json:"state"`
 }
 
-func (n *Node) status() Status {
-	s := Status{Ready: n.isReady(), Node: n.config.Name, Enforced: n.plane.enforced(), Role: n.cluster.Role(), Tracking: n.tracker.Usage(), Instances: []InstanceStatus{}}
-	s.Leader, _ = n.cluster.Leader()
-	s.Panics, _ = n.sw.Panics()
-	for _, port := range n.sw.Ports() {
+func (s *Server) status() Status {
+	status := Status{Ready: s.Ready(), Node: s.Node, Enforced: s.Plane.Enforced(), Role: s.Cluster.Role(), Tracking: s.Tracker.Usage(), Instances: []InstanceStatus{}}
+	status.Leader, _ = s.Cluster.Leader()
+	status.Panics, _ = s.Switch.Panics()
+	for _, port := range s.Switch.Ports() {
 		if port.IsShut() {
-			s.Shut = append(s.Shut, port.Name())
+			status.Shut = append(status.Shut, port.Name())
 		}
 	}
-	view, bad := n.plane.state()
+	view := s.Plane.View()
 	if view == nil {
-		return s
+		return status
 	}
-	s.Index, s.BadRules = view.Index(), bad
-	if refused := n.sw.Refused(); len(refused) > 0 {
+	status.Index, status.BadRules = view.Index(), s.Plane.BadRules()
+	if refused := s.Switch.Refused(); len(refused) > 0 {
 		for lease := range view.Interfaces() {
 			if slices.Contains(refused, lease.Epoch) {
-				s.Shut = append(s.Shut, string(lease.ID))
+				status.Shut = append(status.Shut, string(lease.ID))
 			}
 		}
 	}
@@ -116,25 +188,15 @@ func (n *Node) status() Status {
 			continue
 		}
 		one := InstanceStatus{
-			ID: in.ID, Name: string(in.ID), Node: in.Node, Namespace: n.config.Lab.NamespacePrefix + string(in.ID),
+			ID: in.ID, Name: string(in.ID), Node: in.Node, Namespace: s.NamespacePrefix + string(in.ID),
 			Interface: lease.ID, MAC: lease.MAC, PrivateAddress: lease.Private.String(), State: in.State.String(),
 		}
 		if lease.Public.IsValid() {
 			one.PublicAddress = lease.Public.String()
 		}
-		s.Instances = append(s.Instances, one)
+		status.Instances = append(status.Instances, one)
 	}
-	return s
-}
-
-// isReady: the switch goes by what was decided, and the API can decide.
-func (n *Node) isReady() bool {
-	select {
-	case <-n.cluster.Ready():
-		return n.ready.Load()
-	default:
-		return false
-	}
+	return status
 }
 
 // PortDrops is one port in GET /v1/drops.
@@ -156,13 +218,13 @@ type VerdictCount struct {
 	Meaning string `json:"meaning"`
 }
 
-func (n *Node) drops() []PortDrops {
+func (s *Server) drops() []PortDrops {
 	all := []PortDrops{}
-	for _, port := range n.sw.Ports() {
+	for _, port := range s.Switch.Ports() {
 		c := port.Counters()
-		d := PortDrops{Node: n.config.Name, Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
+		d := PortDrops{Node: s.Node, Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
 		if dropped, err := port.QueueDrops(); err != nil {
-			n.log.Warn("a port's queue was not counted", "port", port.Name(), "err", err)
+			s.Logger.Warn("a port's queue was not counted", "port", port.Name(), "err", err)
 		} else {
 			d.QueueDrops = dropped
 		}
@@ -201,9 +263,9 @@ type FlowStatus struct {
 	Bytes       [2]uint64       `json:"bytes"`
 }
 
-func (n *Node) flows() []FlowStatus {
+func (s *Server) flows() []FlowStatus {
 	all := []FlowStatus{}
-	view, _ := n.plane.state()
+	view := s.Plane.View()
 	if view == nil {
 		return all
 	}
@@ -218,9 +280,9 @@ func (n *Node) flows() []FlowStatus {
 			rules[r.Serial] = named{string(r.ID), g.Name}
 		}
 	}
-	for c := range n.tracker.Connections(vswitch.Now()) {
+	for c := range s.Tracker.Connections(vswitch.Now()) {
 		f := FlowStatus{
-			Node: n.config.Name, Direction: "egress", Protocol: packet.ProtocolName(c.Flow.Protocol),
+			Node: s.Node, Direction: "egress", Protocol: packet.ProtocolName(c.Flow.Protocol),
 			Source: c.Flow.Src.String(), SourcePort: c.Flow.SrcPort,
 			Destination: c.Flow.Dst.String(), DestPort: c.Flow.DstPort,
 			State: c.State, Tracked: c.Tracked, Blocked: c.Blocked, Rule: "revoked",
@@ -244,15 +306,4 @@ func (n *Node) flows() []FlowStatus {
 		return int(a.Age*1000) - int(b.Age*1000)
 	})
 	return all
-}
-
-// state is the View in force, and the rules its tables leave out.
-func (p *plane) state() (*ec2.View, []string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var bad []string
-	for _, err := range p.compiler.Errors() {
-		bad = append(bad, err.Error())
-	}
-	return p.view, bad
 }

@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"cmp"
@@ -20,58 +20,6 @@ import (
 // This file is the node's part in who belongs to the cluster: it admits, and it answers
 // `palisade cluster`.
 
-// admit makes whoever holds a one-time token a member. The token is used up in the same
-// entry of the log, so that two nodes can never share one.
-func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, error) {
-	token, ok := findToken(n.cluster.View(), r.Token)
-	if !ok {
-		// It may be newer than what this node has.
-		view, err := n.cluster.ReadView(ctx)
-		if err != nil {
-			return peer.JoinAnswer{}, fmt.Errorf("%w: %w", peer.ErrUnavailable, err)
-		}
-		if token, ok = findToken(view, r.Token); !ok {
-			return peer.JoinAnswer{}, errors.New("the token is not known: it was used already, or it is of another cluster")
-		}
-	}
-	// Before the token is used up: a node without the key would be of no use.
-	if id := n.cluster.View().SealKey(); id != "" && !n.keys.holds(id) {
-		return peer.JoinAnswer{}, fmt.Errorf("%w: %s has not got the cluster key yet", peer.ErrUnavailable, n.config.Name)
-	}
-	_, index, err := n.cluster.Apply(ctx, ec2.Command{Request: &ec2.AdmitNode{
-		Token: r.Token, SecretHash: r.SecretHash,
-		Node: ec2.Node{
-			ID: ec2.NodeID(r.Node), Zone: r.Zone, Role: token.Role, Address: r.Address.String(), PublicKey: r.PublicKey,
-		},
-	}})
-	if err != nil {
-		if _, refused := errors.AsType[*ec2.Error](err); !refused {
-			err = fmt.Errorf("%w: %w", peer.ErrUnavailable, err)
-		}
-		return peer.JoinAnswer{}, err
-	}
-	n.log.Info("a node was admitted", "node", r.Node, "role", token.Role, "address", r.Address, "index", index)
-	a := peer.JoinAnswer{Role: string(cmp.Or(token.Role, ec2.Voter))}
-	if key := n.keys.key.Load(); key != nil {
-		a.Secret = key.Encode()
-	}
-	for m := range n.cluster.View().Nodes() {
-		if m.Member() {
-			a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey})
-		}
-	}
-	return a, nil
-}
-
-func findToken(view *ec2.View, id string) (*ec2.JoinToken, bool) {
-	for t := range view.JoinTokens() {
-		if t.ID == id {
-			return t, true
-		}
-	}
-	return nil, false
-}
-
 // maxTokenTTL bounds how long a join token can wait to be used.
 const maxTokenTTL = 24 * time.Hour
 
@@ -81,8 +29,8 @@ type TokenRequest struct {
 	TTL  time.Duration `json:"ttl"` // in nanoseconds
 }
 
-func (n *Node) newToken(ctx context.Context, r TokenRequest) (any, error) {
-	if n.peer == nil {
+func (s *Server) newToken(ctx context.Context, r TokenRequest) (any, error) {
+	if s.Peer == nil {
 		return nil, errors.New(`this node is a cluster of one, which nobody can join: it has no "peer.listen"`)
 	}
 	if r.Role == "" {
@@ -91,17 +39,13 @@ func (n *Node) newToken(ctx context.Context, r TokenRequest) (any, error) {
 	if r.TTL <= 0 || r.TTL > maxTokenTTL {
 		return nil, fmt.Errorf("a token lives for up to %v, not %v", maxTokenTTL, r.TTL)
 	}
-	identity, _, err := n.config.identity()
+	token, err := peer.NewToken(s.Identity.RootPEM())
 	if err != nil {
 		return nil, err
 	}
-	token, err := peer.NewToken(identity.RootPEM())
-	if err != nil {
-		return nil, err
-	}
-	_, _, err = n.cluster.Apply(ctx, ec2.Command{Request: &ec2.CreateJoinToken{
+	_, _, err = s.Cluster.Apply(ctx, ec2.Command{Request: &ec2.CreateJoinToken{
 		ID: token.ID, SecretHash: token.SecretHash(), Role: r.Role, Expires: time.Now().Add(r.TTL),
-	}, Audit: n.byOperator("CreateJoinToken", map[string]string{"Role": string(r.Role), "TTL": r.TTL.String()})})
+	}, Audit: s.byOperator("CreateJoinToken", map[string]string{"Role": string(r.Role), "TTL": r.TTL.String()})})
 	if err != nil {
 		return nil, err
 	}
@@ -132,34 +76,34 @@ type MemberStatus struct {
 	Instances int          `json:"instances"`
 }
 
-func (n *Node) clusterStatus(ctx context.Context) (any, error) {
-	view := n.cluster.View()
-	leader, _ := n.cluster.Leader()
-	s := ClusterStatus{Node: n.config.Name, Leader: leader, Index: view.Index(), Nodes: []MemberStatus{}, Gossip: n.cluster.GossipStats()}
+func (s *Server) clusterStatus(ctx context.Context) (any, error) {
+	view := s.Cluster.View()
+	leader, _ := s.Cluster.Leader()
+	status := ClusterStatus{Node: s.Node, Leader: leader, Index: view.Index(), Nodes: []MemberStatus{}, Gossip: s.Cluster.GossipStats()}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	enforcement, err := n.cluster.Enforcement(ctx, view.Index())
+	enforcement, err := s.Cluster.Enforcement(ctx, view.Index())
 	if err != nil {
 		return nil, err
 	}
-	s.Enforced = len(enforcement.Pending) == 0
+	status.Enforced = len(enforcement.Pending) == 0
 	carried := map[ec2.NodeID]int{}
 	for lease := range view.Interfaces() {
 		carried[lease.Node]++
 	}
 	heard := map[ec2.NodeID]gossip.Member{}
-	for _, m := range n.cluster.GossipMembers() {
+	for _, m := range s.Cluster.GossipMembers() {
 		heard[m.Node] = m
 	}
-	tunnels := n.tunnels()
+	tunnels := s.tunnels()
 	for node := range view.Nodes() {
 		m := MemberStatus{
 			Name: node.ID, Zone: node.Zone, Role: cmp.Or(node.Role, ec2.Voter), State: cmp.Or(string(node.State), "member"), Address: node.Address,
 			Gossip: heard[node.ID].Gossip, Enforced: enforced(enforcement, node.ID), Tunnel: tunnels[node.ID], Instances: carried[node.ID],
 		}
-		s.Nodes = append(s.Nodes, m)
+		status.Nodes = append(status.Nodes, m)
 	}
-	return s, nil
+	return status, nil
 }
 
 func enforced(e cluster.Enforcement, node ec2.NodeID) string {
@@ -175,15 +119,15 @@ func enforced(e cluster.Enforcement, node ec2.NodeID) string {
 }
 
 // tunnels says of each node whether this one has a session with it.
-func (n *Node) tunnels() map[ec2.NodeID]string {
-	all := map[ec2.NodeID]string{n.config.Name: "-"}
-	if n.overlay == nil {
+func (s *Server) tunnels() map[ec2.NodeID]string {
+	all := map[ec2.NodeID]string{s.Node: "-"}
+	if s.Overlay == nil {
 		return all
 	}
-	for _, s := range n.overlay.Status() {
-		all[ec2.NodeID(s.Node)] = "up"
-		if !s.Up {
-			all[ec2.NodeID(s.Node)] = "down"
+	for _, tunnel := range s.Overlay.Status() {
+		all[ec2.NodeID(tunnel.Node)] = "up"
+		if !tunnel.Up {
+			all[ec2.NodeID(tunnel.Node)] = "down"
 		}
 	}
 	return all
@@ -201,41 +145,41 @@ type NodeChange struct {
 	Instances []ec2.InstanceID `json:"instances"` // that it carried
 }
 
-func (n *Node) fence(ctx context.Context, r NodeRequest) (any, error) {
-	return n.expel(ctx, r.Node, "FenceNode", n.cluster.Fence)
+func (s *Server) fence(ctx context.Context, r NodeRequest) (any, error) {
+	return s.expel(ctx, r.Node, "FenceNode", s.Cluster.Fence)
 }
 
-func (n *Node) remove(ctx context.Context, r NodeRequest) (any, error) {
-	return n.expel(ctx, r.Node, "RemoveNode", n.cluster.Remove)
+func (s *Server) remove(ctx context.Context, r NodeRequest) (any, error) {
+	return s.expel(ctx, r.Node, "RemoveNode", s.Cluster.Remove)
 }
 
-func (n *Node) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
+func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
 	change := NodeChange{Node: node, Instances: []ec2.InstanceID{}}
-	for lease := range n.cluster.View().Interfaces() {
+	for lease := range s.Cluster.View().Interfaces() {
 		if lease.Node == node {
 			change.Instances = append(change.Instances, lease.Instance)
 		}
 	}
-	if err := do(ctx, node, n.byOperator(action, map[string]string{"Node": string(node)})); err != nil {
+	if err := do(ctx, node, s.byOperator(action, map[string]string{"Node": string(node)})); err != nil {
 		return nil, err
 	}
-	change.Index = n.cluster.View().Index()
+	change.Index = s.Cluster.View().Index()
 	return change, nil
 }
 
 // backupHandler streams a backup of the newest state that every acknowledged change is in.
-func (n *Node) backupHandler(w http.ResponseWriter, r *http.Request) {
-	view, err := n.cluster.ReadView(r.Context())
+func (s *Server) backupHandler(w http.ResponseWriter, r *http.Request) {
+	view, err := s.Cluster.ReadView(r.Context())
 	if err != nil {
 		refuse(w, err)
 		return
 	}
 	name := ""
-	if id, _, err := n.config.identity(); err == nil && id != nil {
-		name = id.Cluster()
+	if s.Identity != nil {
+		name = s.Identity.Cluster()
 	}
 	if _, err := cluster.Save(w, name, view); err != nil {
-		n.log.Warn("a backup was cut off", "err", err)
+		s.Logger.Warn("a backup was cut off", "err", err)
 		panic(http.ErrAbortHandler) // so that the asker notices
 	}
 }

@@ -1,10 +1,12 @@
-package node
+package control
 
 import (
 	"slices"
 	"testing"
 
+	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/internal/node/plane/planetest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	vswitch "palisade/switch"
@@ -19,21 +21,27 @@ func (faulty) Write([]byte) error { panic("planted") }
 // TestStatusNamesShutPorts: an operator sees that the switch panicked, and whose frames it
 // drops for that.
 func TestStatusNamesShutPorts(t *testing.T) {
-	d := newDrawing(t)
-	wide := d.group("wide", tcp(80, everywhere))
+	f := planetest.New(t)
+	s := newServer(f)
+	var err error
+	s.Cluster, err = cluster.New(cluster.Config{Node: planetest.Node, Dir: t.TempDir(), Bootstrap: planetest.Bootstrap(), Logger: s.Logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
 	register := func(device string) *ec2.Interface {
-		return d.do(&ec2.RegisterInterface{Account: dev, Region: region, Node: "node1", Outside: ec2.Outside{Device: device},
-			Spec: ec2.InterfaceSpec{Subnet: d.public.ID, Groups: []ec2.GroupID{wide}}}).Interface
+		return f.Do(&ec2.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: device},
+			Spec: ec2.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
 	}
 	web, db := register("web"), register("db")
-	device := d.device()
-	for eni, with := range map[uint64]vswitch.Device{web.Epoch: device, db.Epoch: faulty{d.device()}} {
-		if err := d.node.plane.attach(eni, with); err != nil {
+	device := f.Device()
+	for eni, with := range map[uint64]vswitch.Device{web.Epoch: device, db.Epoch: faulty{f.Device()}} {
+		if err := f.Plane.Attach(eni, with); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if s := d.node.status(); s.Panics != 0 || len(s.Shut) != 0 {
-		t.Errorf("before anything has panicked the status has %d panics and %v shut", s.Panics, s.Shut)
+	if got := s.status(); got.Panics != 0 || len(got.Shut) != 0 {
+		t.Errorf("before anything has panicked the status has %d panics and %v shut", got.Panics, got.Shut)
 	}
 	frame := packettest.Build(packettest.Frame{
 		Flow:   packet.Flow{Src: web.Private, Dst: db.Private, SrcPort: 1, DstPort: 80, Protocol: packet.ProtocolTCP},
@@ -43,9 +51,9 @@ func TestStatusNamesShutPorts(t *testing.T) {
 		if err := device.Send(frame); err != nil {
 			t.Fatal(err)
 		}
-		d.node.sw.Step()
+		f.Switch.Step()
 	}
-	if s := d.node.status(); s.Panics != 100 || !slices.Equal(s.Shut, []string{string(web.ID)}) {
-		t.Errorf("behind 100 panics the status has %d panics and %v shut, want %s", s.Panics, s.Shut, web.ID)
+	if got := s.status(); got.Panics != 100 || !slices.Equal(got.Shut, []string{string(web.ID)}) {
+		t.Errorf("behind 100 panics the status has %d panics and %v shut, want %s", got.Panics, got.Shut, web.ID)
 	}
 }

@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
-	"palisade/firewall"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
@@ -48,9 +47,9 @@ type TraceStep struct {
 	Refusals   []string        `json:"refusals,omitempty"` // why each rule does not
 }
 
-func (n *Node) traceHandler(w http.ResponseWriter, r *http.Request) {
+func (s *Server) traceHandler(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	t, err := n.trace(r.Context(), traceRequest{q.Get("from"), q.Get("to"), q.Get("packet")})
+	t, err := s.trace(r.Context(), traceRequest{q.Get("from"), q.Get("to"), q.Get("packet")})
 	if err != nil {
 		refuse(w, err)
 		return
@@ -60,12 +59,12 @@ func (n *Node) traceHandler(w http.ResponseWriter, r *http.Request) {
 
 // trace imagines a packet between two ends: an instance's id, or an address. It begins at
 // the node that the packet enters by, and goes on at the one that it leaves by.
-func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
-	view, _ := n.plane.state()
+func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
+	view := s.Plane.View()
 	if view == nil {
 		return nil, fmt.Errorf("this node has no table yet")
 	}
-	src, dst, err := n.ends(view, r)
+	src, dst, err := s.ends(view, r)
 	if err != nil {
 		return nil, err
 	}
@@ -74,9 +73,9 @@ func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 		return nil, err
 	}
 	if number := entersAt(src, dst); number != 0 {
-		return n.traceElsewhere(ctx, view, number, r)
+		return s.traceElsewhere(ctx, view, number, r)
 	}
-	in, err := n.aim(src, dst, &template)
+	in, err := s.aim(src, dst, &template)
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +83,11 @@ func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := n.sw.Trace(in, frame)
-	t := n.report(view, result)
+	result := s.Switch.Trace(in, frame)
+	t := s.report(view, result)
 	t.From, t.To, t.Packet = r.From, r.To, r.Packet
 	if result.Onward != nil {
-		if err := n.traceOnward(ctx, view, result.Onward, t); err != nil {
+		if err := s.traceOnward(ctx, view, result.Onward, t); err != nil {
 			return nil, err
 		}
 	}
@@ -96,16 +95,16 @@ func (n *Node) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 }
 
 // report puts what the pipeline of this node did into words.
-func (n *Node) report(view *ec2.View, result vswitch.Trace) *Trace {
+func (s *Server) report(view *ec2.View, result vswitch.Trace) *Trace {
 	t := &Trace{
 		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
-		At: result.At.Name(), Node: n.config.Name, Steps: []TraceStep{}, Reason: reason(view, result),
+		At: result.At.Name(), Node: s.Node, Steps: []TraceStep{}, Reason: reason(view, result),
 	}
-	for i, s := range result.Steps {
+	for i, step := range result.Steps {
 		refused := i == len(result.Steps)-1 && refuses(result.Verdict)
-		t.Steps = append(t.Steps, n.explain(view, s, !refused))
-		if refused && s.Asked && s.Connection.Status != conntrack.Blocked {
-			t.Admit = admitting(view, s)
+		t.Steps = append(t.Steps, s.explain(view, step, !refused))
+		if refused && step.Asked && step.Connection.Status != conntrack.Blocked {
+			t.Admit = admitting(view, step)
 		}
 	}
 	return t
@@ -167,15 +166,15 @@ func parsePacket(text string) (packet.Template, error) {
 }
 
 // explain puts one step into words.
-func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep {
-	step := TraceStep{Node: n.config.Name, Direction: "egress", Flow: s.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
-	if s.Direction == conntrack.In {
+func (s *Server) explain(view *ec2.View, in vswitch.Step, admitted bool) TraceStep {
+	step := TraceStep{Node: s.Node, Direction: "egress", Flow: in.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
+	if in.Direction == conntrack.In {
 		step.Direction = "ingress"
 	}
-	if lease, ok := leaseOf(view, s.Endpoint); ok {
+	if lease, ok := leaseOf(view, in.Endpoint); ok {
 		step.Instance, step.Interface = lease.Instance, lease.ID
 	}
-	switch s.Connection.Status {
+	switch in.Connection.Status {
 	case conntrack.Live:
 		step.Connection = "tracked: it passes until it ends, whatever the rules say now"
 	case conntrack.Checked:
@@ -185,10 +184,10 @@ func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep 
 	case conntrack.Blocked:
 		step.Connection = "cut when its rule went"
 	}
-	if !s.Asked {
+	if !in.Asked {
 		return step
 	}
-	e := n.plane.explain(s)
+	e := s.Plane.Explain(in)
 	if e.By != nil {
 		step.Rule, step.Group, step.RuleText = string(e.By.Rule.ID), e.By.Group.Name, ruleText(e.By.Rule)
 	}
@@ -199,12 +198,6 @@ func (n *Node) explain(view *ec2.View, s vswitch.Step, admitted bool) TraceStep 
 		step.Refusals = append(step.Refusals, fmt.Sprintf("%s: %s", ruleText(r.Rule), r))
 	}
 	return step
-}
-
-func (p *plane) explain(s vswitch.Step) firewall.Explanation {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return s.Table.Explain(s.Flow.Protocol, s.Key, s.Peer, p.compiler.Number)
 }
 
 // ruleText says a rule as the ec2-* tools print it.

@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"fmt"
@@ -21,23 +21,23 @@ type traceEnd struct {
 
 // ends finds both ends. A private address is one of the network that the other end is in,
 // if that is named by an id; else of EC2-Classic.
-func (n *Node) ends(view *ec2.View, r traceRequest) (src, dst traceEnd, err error) {
+func (s *Server) ends(view *ec2.View, r traceRequest) (src, dst traceEnd, err error) {
 	if src.named, err = interfaceNamed(view, r.From); err != nil {
 		return
 	}
 	if dst.named, err = interfaceNamed(view, r.To); err != nil {
 		return
 	}
-	vni := classicVNI
+	vni := s.classicVNI(view)
 	for _, named := range []*ec2.Interface{dst.named, src.named} {
 		if named != nil {
 			vni = named.VNI
 		}
 	}
-	if err = n.find(&src, r.From, vni); err != nil {
+	if err = s.find(&src, r.From, vni); err != nil {
 		return
 	}
-	if err = n.find(&dst, r.To, vni); err != nil {
+	if err = s.find(&dst, r.To, vni); err != nil {
 		return
 	}
 	if dst.named != nil && dst.named.VNI != vni { // another network: by its public address
@@ -47,6 +47,16 @@ func (n *Node) ends(view *ec2.View, r traceRequest) (src, dst traceEnd, err erro
 		dst.address = dst.named.Public
 	}
 	return
+}
+
+// classicVNI is the VNI of the region's EC2-Classic network.
+func (s *Server) classicVNI(view *ec2.View) ec2.VNI {
+	for network := range view.Networks() {
+		if network.VPC == "" && network.Region == s.Region {
+			return network.VNI
+		}
+	}
+	return 0
 }
 
 // interfaceNamed is the interface of that id, or the first of an instance of that id; nil
@@ -66,8 +76,8 @@ func interfaceNamed(view *ec2.View, text string) (*ec2.Interface, error) {
 	return lease, nil
 }
 
-func (n *Node) find(e *traceEnd, text string, vni ec2.VNI) error {
-	snapshot := n.sw.Snapshot()
+func (s *Server) find(e *traceEnd, text string, vni ec2.VNI) error {
+	snapshot := s.Switch.Snapshot()
 	if e.named != nil {
 		e.address, e.owner = e.named.Private, snapshot.PortOf(vswitch.VNI(e.named.VNI), e.named.Private)
 		return nil
@@ -82,7 +92,7 @@ func (n *Node) find(e *traceEnd, text string, vni ec2.VNI) error {
 
 // aim addresses the packet and returns the port it enters by. From an instance the
 // target's address is taken as given; from outside only its public one can be reached.
-func (n *Node) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, error) {
+func (s *Server) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, error) {
 	t.Flow.Src, t.Flow.Dst = src.address, dst.address
 	if src.owner != nil {
 		if src.owner.Port == nil {
@@ -94,7 +104,7 @@ func (n *Node) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, error)
 		t.SrcMAC, t.DstMAC = src.owner.MAC, vswitch.GatewayMAC
 		return src.owner.Port, nil
 	}
-	up := n.sw.Snapshot().UplinkPort()
+	up := s.Switch.Snapshot().UplinkPort()
 	if up == nil {
 		return nil, fmt.Errorf("%s is no instance, and this node has no uplink it could come by", src.address)
 	}

@@ -1,4 +1,4 @@
-package node
+package control
 
 import (
 	"context"
@@ -33,36 +33,36 @@ type onwardRequest struct {
 	Frame []byte `json:"frame"`
 }
 
-func (n *Node) handleTrace() {
-	n.peer.Handle(methodTrace, func(ctx context.Context, _ string, body []byte) ([]byte, error) {
+func (s *Server) handleTrace() {
+	s.Peer.Handle(methodTrace, func(ctx context.Context, _ string, body []byte) ([]byte, error) {
 		var r traceRequest
 		if err := json.Unmarshal(body, &r); err != nil {
 			return nil, err
 		}
-		t, err := n.trace(ctx, r)
+		t, err := s.trace(ctx, r)
 		if err != nil {
 			return nil, err
 		}
 		return json.Marshal(t)
 	})
-	n.peer.Handle(methodOnward, func(_ context.Context, from string, body []byte) ([]byte, error) {
+	s.Peer.Handle(methodOnward, func(_ context.Context, from string, body []byte) ([]byte, error) {
 		var r onwardRequest
 		if err := json.Unmarshal(body, &r); err != nil {
 			return nil, err
 		}
-		view, _ := n.plane.state()
+		view := s.Plane.View()
 		if view == nil {
 			return nil, errors.New("this node has no table yet")
 		}
 		sender, ok := view.Node(ec2.NodeID(from))
 		if !ok {
-			return nil, fmt.Errorf("%s does not know node %s", n.config.Name, from)
+			return nil, fmt.Errorf("%s does not know node %s", s.Node, from)
 		}
-		result, ok := n.sw.TraceTunnel(packet.Origin{Node: sender.Number, VNI: r.VNI, Epoch: r.Epoch}, r.Frame)
+		result, ok := s.Switch.TraceTunnel(packet.Origin{Node: sender.Number, VNI: r.VNI, Epoch: r.Epoch}, r.Frame)
 		if !ok {
-			return nil, fmt.Errorf("%s has no tunnels", n.config.Name)
+			return nil, fmt.Errorf("%s has no tunnels", s.Node)
 		}
-		return json.Marshal(n.report(view, result))
+		return json.Marshal(s.report(view, result))
 	})
 }
 
@@ -78,16 +78,16 @@ func entersAt(src, dst traceEnd) uint32 {
 	return 0
 }
 
-func (n *Node) traceElsewhere(ctx context.Context, view *ec2.View, number uint32, r traceRequest) (*Trace, error) {
+func (s *Server) traceElsewhere(ctx context.Context, view *ec2.View, number uint32, r traceRequest) (*Trace, error) {
 	t := new(Trace)
-	return t, n.askNode(ctx, view, number, methodTrace, r, t)
+	return t, s.askNode(ctx, view, number, methodTrace, r, t)
 }
 
 // traceOnward lets the node behind the tunnel do its half, and joins it to ours.
-func (n *Node) traceOnward(ctx context.Context, view *ec2.View, on *vswitch.Onward, t *Trace) error {
+func (s *Server) traceOnward(ctx context.Context, view *ec2.View, on *vswitch.Onward, t *Trace) error {
 	var rest Trace
 	r := onwardRequest{VNI: on.Origin.VNI, Epoch: on.Origin.Epoch, Frame: on.Frame}
-	if err := n.askNode(ctx, view, on.Node, methodOnward, r, &rest); err != nil {
+	if err := s.askNode(ctx, view, on.Node, methodOnward, r, &rest); err != nil {
 		return err
 	}
 	t.Steps = append(t.Steps, rest.Steps...)
@@ -96,7 +96,7 @@ func (n *Node) traceOnward(ctx context.Context, view *ec2.View, on *vswitch.Onwa
 	return nil
 }
 
-func (n *Node) askNode(ctx context.Context, view *ec2.View, number uint32, method string, question, into any) error {
+func (s *Server) askNode(ctx context.Context, view *ec2.View, number uint32, method string, question, into any) error {
 	for node := range view.Nodes() {
 		if node.Number != number {
 			continue
@@ -105,7 +105,7 @@ func (n *Node) askNode(ctx context.Context, view *ec2.View, number uint32, metho
 		if err != nil {
 			return err
 		}
-		reply, err := n.peer.Call(ctx, string(node.ID), method, body)
+		reply, err := s.Peer.Call(ctx, string(node.ID), method, body)
 		if err != nil {
 			return fmt.Errorf("ask %s, which has the other end: %w", node.ID, err)
 		}

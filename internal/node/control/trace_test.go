@@ -1,17 +1,17 @@
-package node
+package control
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"palisade/ec2"
-	vswitch "palisade/switch"
-	"palisade/switch/tap/taptest"
+	"palisade/internal/node/plane"
+	"palisade/internal/node/plane/planetest"
 )
 
 func TestParsePacket(t *testing.T) {
@@ -50,76 +50,40 @@ func TestParsePacket(t *testing.T) {
 	}
 }
 
-// traced is a node with an uplink and two instances: web in group web, which admits tcp 80
-// from everybody and 22 from the laptop, and db in group db, which admits group web.
-func traced(t *testing.T) (n testNode, web, db *ec2.Instance) {
-	t.Helper()
-	c := nodeConfig(t)
-	n = newNode(t, c)
-	commands, err := c.bootstrap(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	state := ec2.NewState()
-	do := func(r ec2.Request) ec2.Result {
-		t.Helper()
-		result, err := state.Apply(state.Index()+1, ec2.Command{Time: time.Unix(1e9, 0), Request: r})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return result
-	}
-	for _, cmd := range commands {
-		do(cmd.Request)
-	}
-	launch := func(group string, rules ...ec2.RuleSpec) *ec2.Instance {
-		do(&ec2.CreateSecurityGroup{Account: albert, Region: c.Region, Name: group, Description: group})
-		do(&ec2.AuthorizeRules{Account: albert, Region: c.Region, Group: ec2.GroupSelector{Name: group}, Rules: rules})
-		return do(&ec2.RunInstances{Account: albert, Region: c.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
-			Groups: []ec2.GroupSelector{{Name: group}}}).Instances[0].After
-	}
-	web = launch("web",
-		ec2.RuleSpec{Protocol: ec2.TCP, From: 80, To: 80, Prefix: netip.MustParsePrefix("0.0.0.0/0")},
-		ec2.RuleSpec{Protocol: ec2.TCP, From: 22, To: 22, Prefix: netip.MustParsePrefix("203.0.113.25/32")})
-	db = launch("db", ec2.RuleSpec{Protocol: ec2.TCP, From: 3306, To: 3306, Group: ec2.GroupRef{Account: albert, Name: "web"}})
-
-	device := func() *taptest.Device {
-		d, err := taptest.New()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	port, err := n.sw.AddPort("uplink", vswitch.UplinkPort, device())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.plane.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC("node1"), NextHop: ec2.MAC{2, 0, 0, 0, 0, 1}, MTU: uplinkMTU}
-	if err := n.plane.apply(state.View()); err != nil {
-		t.Fatal(err)
-	}
-	for _, in := range []*ec2.Instance{web, db} {
-		if err := n.plane.attach(epochOf(t, state.View(), in.Interface), device()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(n.plane.close)
-	return n, web, db
+// newServer makes a Server without a cluster, whose node enforces the state of a Fixture.
+func newServer(f *planetest.Fixture) *Server {
+	return New(Config{
+		Node: planetest.Node, Region: planetest.Region, Plane: f.Plane, Switch: f.Switch, Tracker: f.Tracker,
+		Ready: func() bool { return true }, Logger: slog.New(slog.DiscardHandler),
+	})
 }
 
-func epochOf(t *testing.T, view *ec2.View, id ec2.InterfaceID) uint64 {
+// newTraced makes two instances of EC2-Classic: web in group web, which admits tcp 80 from
+// everywhere and 22 from the laptop, and db in group db, which admits group web.
+func newTraced(t *testing.T) (f *planetest.Fixture, web, db *ec2.Instance) {
 	t.Helper()
-	lease, ok := view.Interface(id)
-	if !ok {
-		t.Fatalf("there is no interface %s", id)
+	f = planetest.New(t)
+	launch := func(group string, rules ...ec2.RuleSpec) *ec2.Instance {
+		f.Do(&ec2.CreateSecurityGroup{Account: planetest.Albert, Region: planetest.Region, Name: group, Description: group})
+		f.Do(&ec2.AuthorizeRules{Account: planetest.Albert, Region: planetest.Region, Group: ec2.GroupSelector{Name: group}, Rules: rules})
+		in := f.Do(&ec2.RunInstances{Account: planetest.Albert, Region: planetest.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
+			Groups: []ec2.GroupSelector{{Name: group}}}).Instances[0].After
+		eni, ok := f.View.Interface(in.Interface)
+		if !ok {
+			t.Fatalf("there is no interface %s", in.Interface)
+		}
+		f.Attach(eni)
+		return in
 	}
-	return lease.Epoch
+	web = launch("web", planetest.TCP(80, planetest.Everywhere), planetest.TCP(22, netip.MustParsePrefix("203.0.113.25/32")))
+	db = launch("db", ec2.RuleSpec{Protocol: ec2.TCP, From: 3306, To: 3306, Group: ec2.GroupRef{Account: planetest.Albert, Name: "web"}})
+	return f, web, db
 }
 
 // TestTraceSaysWhy: each line is what an operator reads of a packet's fate.
 func TestTraceSaysWhy(t *testing.T) {
-	n, web, db := traced(t)
-	view, _ := n.plane.state()
+	f, web, db := newTraced(t)
+	s, view := newServer(f), f.View
 	lease := func(in *ec2.Instance) *ec2.Interface {
 		l, ok := view.Interface(in.Interface)
 		if !ok {
@@ -128,7 +92,7 @@ func TestTraceSaysWhy(t *testing.T) {
 		return l
 	}
 	group := func(name string) ec2.GroupID {
-		g, _ := view.GroupNamed(albert, "us-east-1", "", name)
+		g, _ := view.GroupNamed(planetest.Albert, "us-east-1", "", name)
 		return g.ID
 	}
 	w, d := string(web.ID), string(db.ID)
@@ -170,18 +134,18 @@ func TestTraceSaysWhy(t *testing.T) {
 			w + " egress tcp " + webIP + ":40000 > " + dbIP + ":3306: " + anyOut,
 			d + " ingress tcp " + webIP + ":40000 > " + dbIP + ":3306: admitted by " + fromWeb + " of db"}, ""},
 	} {
-		got, err := n.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet})
+		got, err := s.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet})
 		if err != nil {
 			t.Errorf("%s to %s, %s: %v", tt.from, tt.to, tt.packet, err)
 			continue
 		}
 		var steps []string
-		for _, s := range got.Steps {
-			text := string(s.Instance) + " " + s.Direction + " " + s.Flow + ": "
+		for _, step := range got.Steps {
+			text := string(step.Instance) + " " + step.Direction + " " + step.Flow + ": "
 			switch {
-			case s.Admitted && s.Group != "":
-				text += "admitted by " + s.RuleText + " of " + s.Group
-			case s.Admitted:
+			case step.Admitted && step.Group != "":
+				text += "admitted by " + step.RuleText + " of " + step.Group
+			case step.Admitted:
 				text += "admitted"
 			default:
 				text += "refused"
@@ -198,7 +162,7 @@ func TestTraceSaysWhy(t *testing.T) {
 	}
 
 	// Every rule that does not admit says why.
-	got, err := n.trace(t.Context(), traceRequest{"198.51.100.7", w, "tcp/22"})
+	got, err := s.trace(t.Context(), traceRequest{"198.51.100.7", w, "tcp/22"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,25 +171,96 @@ func TestTraceSaysWhy(t *testing.T) {
 	if len(refusals) != 2 || !strings.HasPrefix(refusals[0], "tcp 22 from 203.0.113.25/32: ") || !strings.HasPrefix(refusals[1], "tcp 80 from 0.0.0.0/0: ") {
 		t.Errorf("refusals: %q", refusals)
 	}
-	if u := n.tracker.Usage(); u.Tracked+u.Untracked != 0 {
+	if u := s.Tracker.Usage(); u.Tracked+u.Untracked != 0 {
 		t.Errorf("tracing left connections: %+v", u)
 	}
 }
 
 func TestTraceSaysWhatItCannotTrace(t *testing.T) {
-	n, web, _ := traced(t)
+	f, web, _ := newTraced(t)
+	s := newServer(f)
 	for _, tt := range []struct{ from, to, packet, want string }{
 		{"i-00000000", string(web.ID), "tcp/22", `"i-00000000" is neither an instance's id, nor an interface's, nor an IPv4 address`},
 		{string(web.ID), "2001:db8::1", "tcp/22", `"2001:db8::1" is neither`},
 		{string(web.ID), "", "tcp/22", `"" is neither`},
 		{string(web.ID), "203.0.113.25", "tcp", `"tcp" is no packet`},
 	} {
-		if _, err := n.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet}); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := s.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s to %s, %s: %v, want %s", tt.from, tt.to, tt.packet, err, tt.want)
 		}
 	}
-	empty := newNode(t, nodeConfig(t))
+	empty := newServer(&planetest.Fixture{Plane: plane.New(plane.Config{})})
 	if _, err := empty.trace(t.Context(), traceRequest{"203.0.113.25", "198.18.0.2", "tcp/22"}); err == nil || !strings.Contains(err.Error(), "no table yet") {
 		t.Errorf("a node that has no View: %v", err)
 	}
+}
+
+// A traceTest traces packets in a Fixture.
+type traceTest struct {
+	*planetest.Fixture
+	server *Server
+}
+
+// traces imagines a packet and compares its fate, and what is said about it, "" being
+// whatever is.
+func (v *traceTest) traces(from, to, text, verdict, says string) {
+	v.Helper()
+	got, err := v.server.trace(v.Context(), traceRequest{from, to, text})
+	if err != nil {
+		v.Errorf("%s from %s to %s: %v", text, from, to, err)
+		return
+	}
+	all := got.Reason + "\n" + got.Admit
+	for _, s := range got.Steps {
+		all += "\n" + strings.Join(s.Refusals, "\n")
+	}
+	if got.Verdict != verdict || !strings.Contains(all, says) {
+		v.Errorf("%s from %s to %s: %s, %q; want %s, %q", text, from, to, got.Verdict, all, verdict, says)
+	}
+}
+
+func TestTraceSaysWhyInAVPC(t *testing.T) {
+	f := &traceTest{Fixture: planetest.New(t)}
+	f.server = newServer(f.Fixture)
+	in := planetest.TCP(80, planetest.Everywhere)
+	wide, shut := f.Group("wide", in), f.Group("shut", in)
+	allOut := ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}
+	f.Do(&ec2.RevokeRules{Account: planetest.Dev, Region: planetest.Region, Group: ec2.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []ec2.RuleSpec{allOut}})
+	web, db := f.Register("node1", "web", f.Public, wide), f.Register("node1", "db", f.Private, shut)
+	w, b := string(web.ID), string(db.ID)
+	public, dbPublic := f.Elastic(web, netip.Addr{}), f.Elastic(db, netip.Addr{})
+
+	f.traces(w, b, "tcp/80", "forward", "")
+	f.traces(w, db.Private.String(), "tcp/80", "forward", "")  // an address of the VPC that web is in
+	f.traces(web.Private.String(), b, "tcp/80", "forward", "") // or db
+	f.traces(w, b, "tcp/81", "no-rule", "ec2-authorize "+string(shut)+" -P tcp -p 81 -s "+web.Private.String()+"/32")
+	f.traces(b, w, "tcp/80", "no-rule", "its groups have no egress rule")
+	f.traces(b, w, "tcp/80", "no-rule", "ec2-authorize "+string(shut)+" --egress -P tcp -p 80 -s "+web.Private.String()+"/32")
+	f.Do(&ec2.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: ec2.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []ec2.RuleSpec{planetest.TCP(443, planetest.Everywhere)}})
+	f.traces(b, w, "tcp/80", "no-rule", "tcp 443 to 0.0.0.0/0")
+	f.traces(b, w, "tcp/80", "no-rule", "is for another range")
+	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // from whoever has it
+	f.traces(w, planetest.Laptop, "tcp/80", "forward", "")
+	f.traces(planetest.Laptop, w, "tcp/80", "forward", "")
+	f.traces(planetest.Laptop, public.String(), "tcp/80", "forward", "")
+
+	none := "no route to an internet gateway: " + string(f.Private.ID) + " goes by " + string(f.VPC.RouteTable) + ", which has no route to "
+	f.traces(b, planetest.Laptop, "tcp/443", "not-routed", none+planetest.Laptop)
+	f.traces(planetest.Laptop, dbPublic.String(), "tcp/80", "not-routed", none+planetest.Laptop)
+	f.traces(w, dbPublic.String(), "tcp/80", "not-routed", none+public.String())
+	f.Do(&ec2.CreateRoute{Account: planetest.Dev, Region: planetest.Region, RouteTable: f.VPC.RouteTable, Destination: planetest.Everywhere, Gateway: f.Gateway.ID})
+	f.traces(planetest.Laptop, dbPublic.String(), "tcp/80", "forward", "")
+	f.traces(w, dbPublic.String(), "tcp/80", "forward", "")
+
+	// By each of its addresses, and in another network by its public one.
+	more := f.Do(&ec2.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: web.ID, Count: 1}).Addresses[0]
+	f.traces(more.String(), b, "tcp/80", "forward", "")
+	f.traces(b, more.String(), "tcp/80", "no-rule", "-s "+more.String()+"/32")
+	other := f.Do(&ec2.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	theirs := f.Do(&ec2.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: other.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	far := f.Register("node1", "remote", theirs, other.Group)
+	if _, err := f.server.trace(t.Context(), traceRequest{w, string(far.ID), "tcp/80"}); err == nil || !strings.Contains(err.Error(), "is in another network") {
+		t.Errorf("to another VPC: %v", err)
+	}
+	f.traces(string(far.ID), w, "tcp/80", "not-routed", "which has no route to "+public.String())
 }

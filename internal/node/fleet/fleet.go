@@ -1,4 +1,10 @@
-package node
+// Package fleet runs what is connected to the ports of one node's switch: instances, which it
+// boots, and network namespaces and devices of the host that interfaces are attached to.
+//
+// Fleet owns a machine for each instance (machine.go, nic.go) and an outsider for each interface
+// that is attached to something else (host_attachment.go). It knows the switch and the cluster by
+// the interfaces Plane and Cluster alone.
+package fleet
 
 import (
 	"context"
@@ -8,43 +14,74 @@ import (
 	"sync"
 	"time"
 
-	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/internal/instance"
+	vswitch "palisade/switch"
 )
 
 // bootsAtOnce bounds how many instances boot side by side; more only wait for the same
 // processors.
 const bootsAtOnce = 4
 
-// fleet makes the instances of this node what the state says they are. Each has a
+// Config is what a Fleet works with. All fields are needed, but those of the lab.
+type Config struct {
+	Node    ec2.NodeID // this one
+	MTU     int        // of every interface, in bytes of an IP packet
+	Plane   Plane
+	Cluster Cluster
+	// Announce tells the other nodes which leases of this node have failed. It does not block.
+	Announce func()
+	Logger   *slog.Logger
+
+	// Where and under which names instances are made: see Lab in the configuration of a node.
+	NamespacePrefix string // "" if this node runs no images
+	InstanceDir     string
+	CgroupPrefix    string
+}
+
+// A Plane gives leases their ports.
+type Plane interface {
+	// View is the state that the switch enforces.
+	View() *ec2.View
+	// Attach makes d the port of an active lease. It closes d if it cannot.
+	Attach(epoch uint64, d vswitch.Device) error
+	Detach(epoch uint64) error
+	// Fail reports that nothing answers at an active lease any more.
+	Fail(lease *ec2.Interface)
+}
+
+// A Cluster has the newest state, and changes it.
+type Cluster interface {
+	View() *ec2.View
+	Apply(context.Context, ec2.Command) (ec2.Result, uint64, error)
+}
+
+// Fleet makes the instances of this node what the state says they are. Each has a
 // machine, which works on one step at a time and always towards the View that the switch
 // goes by: of a newer one's leases the switch knows nothing yet.
-type fleet struct {
-	config  Config
-	cluster *cluster.Cluster
-	plane   *plane
-	log     *slog.Logger
-	slots   chan struct{}
+type Fleet struct {
+	Config
+	slots chan struct{}
 
 	work     sync.WaitGroup
 	mu       sync.Mutex
-	ctx      context.Context // of run; nil before
+	ctx      context.Context // of Run; nil before
 	started  chan struct{}
 	machines map[ec2.InstanceID]*machine
 
 	outsiders map[ec2.InterfaceID]*outsider
 }
 
-func newFleet(c Config, cl *cluster.Cluster, p *plane, log *slog.Logger) *fleet {
-	return &fleet{
-		config: c, cluster: cl, plane: p, log: log, slots: make(chan struct{}, bootsAtOnce),
+// New makes a Fleet, which begins to work when it runs.
+func New(c Config) *Fleet {
+	return &Fleet{
+		Config: c, slots: make(chan struct{}, bootsAtOnce),
 		started: make(chan struct{}), machines: map[ec2.InstanceID]*machine{}, outsiders: map[ec2.InterfaceID]*outsider{},
 	}
 }
 
-// run lends its context to the machines and waits for them.
-func (f *fleet) run(ctx context.Context) error {
+// Run lends its context to the machines and waits for them.
+func (f *Fleet) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.ctx = ctx
 	f.mu.Unlock()
@@ -65,9 +102,9 @@ func (f *fleet) run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// adopt looks after every instance this node had before it went down, and returns when
+// Adopt looks after every instance this node had before it went down, and returns when
 // each that still runs has its port back.
-func (f *fleet) adopt(ctx context.Context, view *ec2.View) error {
+func (f *Fleet) Adopt(ctx context.Context, view *ec2.View) error {
 	select {
 	case <-f.started:
 	case <-ctx.Done():
@@ -75,7 +112,7 @@ func (f *fleet) adopt(ctx context.Context, view *ec2.View) error {
 	}
 	var wg sync.WaitGroup
 	for in := range view.Instances() {
-		if in.Node != f.config.Name || in.Interface == "" {
+		if in.Node != f.Node || in.Interface == "" {
 			continue
 		}
 		m := f.machine(in.ID)
@@ -90,22 +127,22 @@ func (f *fleet) adopt(ctx context.Context, view *ec2.View) error {
 	return nil
 }
 
-// notice starts a step of every machine whose instance, or an interface of whose, a View
+// Notice starts a step of every machine whose instance, or an interface of whose, a View
 // changed.
-func (f *fleet) notice(view *ec2.View) {
+func (f *Fleet) Notice(view *ec2.View) {
 	changes := view.Changes()
 	due := map[ec2.InstanceID]bool{}
 	for _, c := range changes.Instances {
 		if c.After == nil {
 			f.forget(c.Before.ID)
-		} else if c.After.Node == f.config.Name {
+		} else if c.After.Node == f.Node {
 			due[c.After.ID] = true
 		}
 	}
 	f.noticeOutside(changes.Interfaces)
 	for _, c := range changes.Interfaces {
 		for _, eni := range []*ec2.Interface{c.Before, c.After} {
-			if eni != nil && eni.Node == f.config.Name && eni.Instance != "" {
+			if eni != nil && eni.Node == f.Node && eni.Instance != "" {
 				due[eni.Instance] = true
 			}
 		}
@@ -118,7 +155,7 @@ func (f *fleet) notice(view *ec2.View) {
 }
 
 // begin does work beside whoever calls, unless the fleet is stopping already.
-func (f *fleet) begin(work func(context.Context)) {
+func (f *Fleet) begin(work func(context.Context)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if ctx := f.ctx; ctx.Err() == nil {
@@ -126,7 +163,7 @@ func (f *fleet) begin(work func(context.Context)) {
 	}
 }
 
-func (f *fleet) machine(id ec2.InstanceID) *machine {
+func (f *Fleet) machine(id ec2.InstanceID) *machine {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m, ok := f.machines[id]
@@ -138,21 +175,21 @@ func (f *fleet) machine(id ec2.InstanceID) *machine {
 }
 
 // forget lets go of an instance that nobody can ask about any more.
-func (f *fleet) forget(id ec2.InstanceID) {
+func (f *Fleet) forget(id ec2.InstanceID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.machines, id)
 }
 
 // report tells the cluster, until it has heard or the node stops.
-func (f *fleet) report(ctx context.Context, r ec2.Request) {
+func (f *Fleet) report(ctx context.Context, r ec2.Request) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		_, _, err := f.cluster.Apply(ctx, ec2.Command{Request: r})
+		_, _, err := f.Cluster.Apply(ctx, ec2.Command{Request: r})
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		if _, refused := errors.AsType[*ec2.Error](err); refused {
-			f.log.Error("a report was refused", "report", fmt.Sprintf("%+v", r), "err", err)
+			f.Logger.Error("a report was refused", "report", fmt.Sprintf("%+v", r), "err", err)
 			return
 		}
 		select {

@@ -1,46 +1,61 @@
-package node
+package fleet
 
 import (
 	"context"
+	"log/slog"
 	"testing"
+	"time"
 
+	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/internal/node/plane"
+	"palisade/internal/node/plane/planetest"
 )
+
+// older is a plane whose switch enforces an older state.
+type older struct {
+	*plane.Plane
+	view *ec2.View
+}
+
+func (o older) View() *ec2.View { return o.view }
 
 // TestMachineWaitsForTheSwitch: a step that is due for an older change may find a newer
 // lease, which the switch has not heard of and so cannot give a port. It leaves it to the
 // step of that change; taking it for a lease that has ended would end the instance.
 func TestMachineWaitsForTheSwitch(t *testing.T) {
-	c := nodeConfig(t)
-	n := newNode(t, c)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- n.cluster.Run(ctx) }()
-	defer func() { cancel(); <-ended }()
-	view, err := n.cluster.Next(ctx)
+	log := slog.New(slog.DiscardHandler)
+	c, err := cluster.New(cluster.Config{Node: planetest.Node, Dir: t.TempDir(), Bootstrap: planetest.Bootstrap(), Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.plane.apply(view); err != nil {
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	p := planetest.New(t).Plane
+	view, err := c.Next(ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
-	result, _, err := n.cluster.Apply(ctx, ec2.Command{Request: &ec2.RunInstances{
-		Account: albert, Region: c.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
+	f := New(Config{Node: planetest.Node, MTU: 1500, Plane: older{p, view}, Cluster: c, Announce: func() {}, Logger: log})
+	result, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.RunInstances{
+		Account: planetest.Albert, Region: planetest.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	id := result.Instances[0].After.ID
-	n.fleet.machine(id).step(ctx)
-	if in, _ := n.cluster.View().Instance(id); in.State != ec2.Pending {
+	f.machine(id).step(ctx)
+	if in, _ := c.View().Instance(id); in.State != ec2.Pending {
 		t.Errorf("the instance is %v (%s), want pending", in.State, in.StateReason)
 	}
 }
 
 // TestFleetForgetsInstancesThatAreForgotten: a machine holds its instance's user data.
 func TestFleetForgetsInstancesThatAreForgotten(t *testing.T) {
-	f := newFleet(Config{Name: "node1"}, nil, nil, discard)
+	f := New(Config{Node: planetest.Node})
 	f.machine("i-1")
 	f.forget("i-1")
 	if len(f.machines) != 0 {

@@ -1,4 +1,4 @@
-package node
+package fleet
 
 import (
 	"context"
@@ -27,7 +27,7 @@ const outsideInterval = 2 * time.Second
 // An outsider is one interface in front of something that this node did not make: a network
 // namespace, into which a device is put, or a device of the host that a machine holds.
 type outsider struct {
-	fleet *fleet
+	fleet *Fleet
 	id    ec2.InterfaceID
 
 	mu      sync.Mutex // held through a step
@@ -36,7 +36,13 @@ type outsider struct {
 	problem string       // why it has no port; "" if it has one, or wants none
 }
 
-func (f *fleet) outsider(id ec2.InterfaceID) *outsider {
+// Settle takes an interface that is in front of something to where the View in force wants it. It
+// returns why the interface has no port, if it wants one.
+func (f *Fleet) Settle(ctx context.Context, id ec2.InterfaceID) error {
+	return f.outsider(id).step(ctx)
+}
+
+func (f *Fleet) outsider(id ec2.InterfaceID) *outsider {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	o, ok := f.outsiders[id]
@@ -48,13 +54,13 @@ func (f *fleet) outsider(id ec2.InterfaceID) *outsider {
 }
 
 // isOutside reports whether an interface is in front of something at this node.
-func (f *fleet) isOutside(eni *ec2.Interface) bool {
-	return eni != nil && eni.Outside != nil && eni.Node == f.config.Name
+func (f *Fleet) isOutside(eni *ec2.Interface) bool {
+	return eni != nil && eni.Outside != nil && eni.Node == f.Node
 }
 
 // adoptOutside gives the interfaces that were in front of something their ports back, and
 // lets go of devices whose interface is gone.
-func (f *fleet) adoptOutside(ctx context.Context, view *ec2.View) {
+func (f *Fleet) adoptOutside(ctx context.Context, view *ec2.View) {
 	for eni := range view.Interfaces() {
 		if f.isOutside(eni) {
 			_ = f.outsider(eni.ID)
@@ -63,12 +69,12 @@ func (f *fleet) adoptOutside(ctx context.Context, view *ec2.View) {
 	f.stepOutside(ctx)
 	owners, err := afpacket.Taken()
 	if err != nil {
-		f.log.Warn("the devices of this host were not looked through", "err", err)
+		f.Logger.Warn("the devices of this host were not looked through", "err", err)
 	}
 	for device, owner := range owners {
 		if eni, ok := view.Interface(ec2.InterfaceID(owner)); !ok || !f.isOutside(eni) {
 			if err := afpacket.Release(afpacket.Config{Name: device}, owner); err != nil {
-				f.log.Warn("a device is not given back", "device", device, "err", err)
+				f.Logger.Warn("a device is not given back", "device", device, "err", err)
 			}
 		}
 	}
@@ -76,12 +82,14 @@ func (f *fleet) adoptOutside(ctx context.Context, view *ec2.View) {
 }
 
 // noticeOutside starts a step of every outsider, if a View changed one.
-func (f *fleet) noticeOutside(changes []ec2.Change[ec2.Interface]) {
+func (f *Fleet) noticeOutside(changes []ec2.Change[ec2.Interface]) {
 	changed := false
 	for _, c := range changes {
-		if f.isOutside(c.Before) || f.isOutside(c.After) {
-			_ = f.outsider(either(c).ID)
-			changed = true
+		for _, eni := range []*ec2.Interface{c.Before, c.After} {
+			if f.isOutside(eni) {
+				_ = f.outsider(eni.ID)
+				changed = true
+			}
 		}
 	}
 	if changed {
@@ -89,7 +97,7 @@ func (f *fleet) noticeOutside(changes []ec2.Change[ec2.Interface]) {
 	}
 }
 
-func (f *fleet) runOutside(ctx context.Context) {
+func (f *Fleet) runOutside(ctx context.Context) {
 	tick := time.NewTicker(outsideInterval)
 	defer tick.Stop()
 	for {
@@ -102,7 +110,7 @@ func (f *fleet) runOutside(ctx context.Context) {
 	}
 }
 
-func (f *fleet) stepOutside(ctx context.Context) {
+func (f *Fleet) stepOutside(ctx context.Context) {
 	f.mu.Lock()
 	all := slices.Collect(maps.Values(f.outsiders))
 	f.mu.Unlock()
@@ -117,7 +125,7 @@ func (o *outsider) step(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f := o.fleet
-	view := f.plane.inForce()
+	view := f.Plane.View()
 	now, ok := view.Interface(o.id)
 	if !ok || !f.isOutside(now) {
 		o.close()
@@ -154,9 +162,9 @@ func (o *outsider) bringUp(view *ec2.View, now *ec2.Interface) error {
 	return nil
 }
 
-func (f *fleet) outsideNIC(view *ec2.View, eni *ec2.Interface) instance.NIC {
-	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.plane.mtu, Foreign: true, Alias: f.alias(eni.ID)}
-	n.Addresses, n.Gateway = onLink(view, eni)
+func (f *Fleet) outsideNIC(view *ec2.View, eni *ec2.Interface) instance.NIC {
+	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.MTU, Foreign: true, Alias: f.alias(eni.ID)}
+	n.Addresses, n.Gateway = f.Link(view, eni)
 	for o := range view.Interfaces() {
 		if f.isOutside(o) && o.State == ec2.Active && o.Outside.Namespace == eni.Outside.Namespace && o.Epoch < eni.Epoch {
 			n.Second = true
@@ -176,7 +184,7 @@ func (o *outsider) open(now *ec2.Interface, nic instance.NIC) error {
 			return errors.Join(err, device.Close())
 		}
 	}
-	if err := o.fleet.plane.attach(now.Epoch, device); err != nil {
+	if err := o.fleet.Plane.Attach(now.Epoch, device); err != nil {
 		return err
 	}
 	o.lease = now
@@ -192,8 +200,8 @@ func (o *outsider) configure(now *ec2.Interface, nic instance.NIC) error {
 }
 
 // alias is what marks a device in a namespace as an interface's.
-func (f *fleet) alias(eni ec2.InterfaceID) string {
-	return instance.AliasOf(string(eni), f.config.Lab.NamespacePrefix)
+func (f *Fleet) alias(eni ec2.InterfaceID) string {
+	return instance.AliasOf(string(eni), f.NamespacePrefix)
 }
 
 func (o *outsider) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
@@ -261,8 +269,8 @@ func (o *outsider) close() {
 	if o.lease == nil {
 		return
 	}
-	if err := o.fleet.plane.detach(o.lease.Epoch); err != nil {
-		o.fleet.log.Warn("a port did not close", "interface", o.id, "err", err)
+	if err := o.fleet.Plane.Detach(o.lease.Epoch); err != nil {
+		o.fleet.Logger.Warn("a port did not close", "interface", o.id, "err", err)
 	}
 	o.undo(o.lease)
 	o.lease = nil
@@ -277,7 +285,7 @@ func (o *outsider) undo(eni *ec2.Interface) {
 		err = instance.Unplug(at.Namespace, instance.NIC{Device: at.Device, Foreign: true})
 	}
 	if err != nil {
-		o.fleet.log.Warn("a device is left behind", "interface", o.id, "device", at.Device, "err", err)
+		o.fleet.Logger.Warn("a device is left behind", "interface", o.id, "device", at.Device, "err", err)
 	}
 }
 
@@ -286,16 +294,40 @@ func (o *outsider) tell(eni *ec2.Interface, err error) {
 	problem := ""
 	if err != nil {
 		problem = err.Error()
-		o.fleet.plane.fail(eni)
+		o.fleet.Plane.Fail(eni)
 	}
 	if problem == o.problem {
 		return
 	}
 	o.problem = problem
 	if err != nil {
-		o.fleet.log.Error("an interface has nothing behind it", "interface", o.id, "err", err)
+		o.fleet.Logger.Error("an interface has nothing behind it", "interface", o.id, "err", err)
 	} else {
-		o.fleet.log.Info("an interface works again", "interface", o.id)
+		o.fleet.Logger.Info("an interface works again", "interface", o.id)
 	}
-	o.fleet.cluster.SetPresence(o.fleet.plane.presence())
+	o.fleet.Announce()
+}
+
+// CheckHostAttachment refuses what an interface cannot be put in front of, and names the device
+// that a namespace gets.
+func (f *Fleet) CheckHostAttachment(at *ec2.Outside) error {
+	if at.Namespace == "" {
+		return afpacket.Check(afpacket.Config{Name: at.Device}, "")
+	}
+	if err := checkNamespace(at.Namespace); err != nil {
+		return err
+	}
+	devices, err := instance.Devices(at.Namespace)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(devices, at.Device) {
+		return fmt.Errorf("namespace %s has a device %s already", at.Namespace, at.Device)
+	}
+	for i := 0; at.Device == ""; i++ {
+		if name := deviceName(i); !slices.Contains(devices, name) {
+			at.Device = name
+		}
+	}
+	return nil
 }

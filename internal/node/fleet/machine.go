@@ -1,4 +1,4 @@
-package node
+package fleet
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 
 // A machine is one instance of this node.
 type machine struct {
-	fleet *fleet
+	fleet *Fleet
 	id    ec2.InstanceID
 
 	mu      sync.Mutex // held through a step
@@ -29,9 +29,9 @@ func (m *machine) step(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.fleet
-	view := f.plane.inForce()
+	view := f.Plane.View()
 	in, ok := view.Instance(m.id)
-	if !ok || in.Node != f.config.Name || in.Interface == "" {
+	if !ok || in.Node != f.Node || in.Interface == "" {
 		return
 	}
 	primary, ok := view.Interface(in.Interface)
@@ -63,7 +63,7 @@ func (m *machine) start(ctx context.Context, view *ec2.View, in *ec2.Instance, p
 		return // the next daemon goes on
 	}
 	if err != nil {
-		f.log.Error("an instance does not run", "instance", m.id, "err", err)
+		f.Logger.Error("an instance does not run", "instance", m.id, "err", err)
 		end, reason := ec2.Terminated, "Server.InternalError: the instance did not start"
 		if in.State == ec2.Running {
 			end, reason = ec2.Stopped, "Server.InternalError: the machine went down"
@@ -97,7 +97,7 @@ func (m *machine) bringUp(ctx context.Context, view *ec2.View, in *ec2.Instance)
 			return nil, err
 		}
 		defer release()
-		if f.config.Lab.NamespacePrefix == "" {
+		if f.NamespacePrefix == "" {
 			return nil, errors.New("this node runs no images: it was not started for a lab")
 		}
 		if err := instance.Prepare(m.spec); err != nil {
@@ -123,7 +123,7 @@ func (m *machine) plugAll(view *ec2.View) error {
 }
 
 // slot waits until fewer than bootsAtOnce instances boot.
-func (f *fleet) slot(ctx context.Context) (release func(), err error) {
+func (f *Fleet) slot(ctx context.Context) (release func(), err error) {
 	select {
 	case f.slots <- struct{}{}:
 		return func() { <-f.slots }, nil
@@ -154,7 +154,7 @@ func (m *machine) reboot(ctx context.Context, view *ec2.View, in *ec2.Instance, 
 		}
 	}
 	if ctx.Err() == nil {
-		f.log.Error("an instance does not boot again", "instance", m.id, "err", err)
+		f.Logger.Error("an instance does not boot again", "instance", m.id, "err", err)
 		m.stop(ctx, view, in, primary, ec2.Stopped, "Server.InternalError: the instance did not boot again")
 	}
 }
@@ -179,8 +179,8 @@ func (m *machine) bootAgain(ctx context.Context, view *ec2.View) (*instance.Inst
 // detachAll closes the ports of the instance.
 func (m *machine) detachAll() {
 	for epoch := range m.nics {
-		if err := m.fleet.plane.detach(epoch); err != nil {
-			m.fleet.log.Warn("a port did not close", "instance", m.id, "err", err)
+		if err := m.fleet.Plane.Detach(epoch); err != nil {
+			m.fleet.Logger.Warn("a port did not close", "instance", m.id, "err", err)
 		}
 	}
 	clear(m.nics)
@@ -191,20 +191,20 @@ func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, pr
 	f := m.fleet
 	if active := f.leases(view, m.id); len(active) > 0 { // the state does not know yet: the other nodes shall
 		for _, lease := range active {
-			f.plane.fail(lease)
+			f.Plane.Fail(lease)
 		}
-		f.cluster.SetPresence(f.plane.presence())
+		f.Announce()
 	}
 	m.detachAll()
 	if m.running != nil {
 		if err := m.running.Kill(ctx); err != nil {
-			f.log.Warn("an instance did not end", "instance", m.id, "err", err)
+			f.Logger.Warn("an instance did not end", "instance", m.id, "err", err)
 		}
 		m.running = nil
 	}
 	m.spec = f.spec(view, in)
 	if err := instance.Remove(m.spec); err != nil {
-		f.log.Warn("something of an instance is left", "instance", m.id, "err", err)
+		f.Logger.Warn("something of an instance is left", "instance", m.id, "err", err)
 	}
 	f.report(ctx, &ec2.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: end, Reason: reason})
 }
@@ -223,14 +223,14 @@ func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 		return // it was told to
 	}
 	f := m.fleet
-	view := f.cluster.View()
+	view := f.Cluster.View()
 	in, ok := view.Instance(m.id)
 	if !ok || in.State != ec2.Running {
 		return // the step of that state is on its way
 	}
 	reason := "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
 	if why := running.EndedBecause(); why != "" {
-		f.log.Warn("an instance was ended", "instance", m.id, "because", why)
+		f.Logger.Warn("an instance was ended", "instance", m.id, "because", why)
 		reason = "Server.InternalError: " + why
 	}
 	if primary, ok := view.Interface(in.Interface); ok {
@@ -238,10 +238,10 @@ func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	}
 }
 
-func (f *fleet) spec(view *ec2.View, in *ec2.Instance) instance.Spec {
+func (f *Fleet) spec(view *ec2.View, in *ec2.Instance) instance.Spec {
 	s := instance.Spec{
-		Namespace: f.config.Lab.NamespacePrefix + string(in.ID), ID: string(in.ID), Image: in.Image, UserData: in.UserData, Boot: in.Boot,
-		Dir: filepath.Join(f.config.Lab.InstanceDir, string(in.ID)), CgroupPrefix: f.config.Lab.CgroupPrefix,
+		Namespace: f.NamespacePrefix + string(in.ID), ID: string(in.ID), Image: in.Image, UserData: in.UserData, Boot: in.Boot,
+		Dir: filepath.Join(f.InstanceDir, string(in.ID)), CgroupPrefix: f.CgroupPrefix,
 	}
 	for _, lease := range f.leases(view, in.ID) {
 		if s.Hostname == "" {
@@ -256,10 +256,10 @@ func (f *fleet) spec(view *ec2.View, in *ec2.Instance) instance.Spec {
 }
 
 // leases are the active ones of an instance at this node, by device index.
-func (f *fleet) leases(view *ec2.View, id ec2.InstanceID) []*ec2.Interface {
+func (f *Fleet) leases(view *ec2.View, id ec2.InstanceID) []*ec2.Interface {
 	var active []*ec2.Interface
 	for lease := range view.InterfacesAt(id) {
-		if lease.State == ec2.Active && lease.Node == f.config.Name {
+		if lease.State == ec2.Active && lease.Node == f.Node {
 			active = append(active, lease)
 		}
 	}

@@ -1,4 +1,4 @@
-package node
+package fleet
 
 import (
 	"context"
@@ -17,15 +17,15 @@ import (
 // nic is how an instance's kernel is to know a lease: eth0, eth1 and so on by its place. The
 // first has the default route; replies from the others leave by the interface that the
 // question came in by.
-func (f *fleet) nic(view *ec2.View, lease *ec2.Interface) instance.NIC {
+func (f *Fleet) nic(view *ec2.View, lease *ec2.Interface) instance.NIC {
 	index := deviceIndex(lease)
-	n := instance.NIC{Device: deviceName(index), MAC: lease.MAC, MTU: f.plane.mtu, Table: instance.TableOf(index)}
-	n.Addresses, n.Gateway = onLink(view, lease)
+	n := instance.NIC{Device: deviceName(index), MAC: lease.MAC, MTU: f.MTU, Table: instance.TableOf(index)}
+	n.Addresses, n.Gateway = f.Link(view, lease)
 	return n
 }
 
-// onLink are a lease's addresses with the length of its link, and the router there.
-func onLink(view *ec2.View, lease *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr) {
+// Link are a lease's addresses with the length of its link, and the router there.
+func (*Fleet) Link(view *ec2.View, lease *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr) {
 	bits := 32
 	if s, ok := view.Subnet(lease.Subnet); ok {
 		bits, gateway = s.CIDR.Bits(), s.Gateway()
@@ -46,7 +46,7 @@ func (m *machine) plug(view *ec2.View, lease *ec2.Interface) error {
 	if err != nil {
 		return err
 	}
-	if err := m.fleet.plane.attach(lease.Epoch, d); err != nil {
+	if err := m.fleet.Plane.Attach(lease.Epoch, d); err != nil {
 		return err
 	}
 	m.nics[lease.Epoch] = n
@@ -97,7 +97,7 @@ func (m *machine) rewire(ctx context.Context, view *ec2.View) {
 		}
 	}
 	for lease := range view.InterfacesAt(m.id) {
-		if lease.State == ec2.Draining && lease.Attachment != nil && lease.Attachment.Detaching && lease.Node == f.config.Name {
+		if lease.State == ec2.Draining && lease.Attachment != nil && lease.Attachment.Detaching && lease.Node == f.Node {
 			m.unplug(lease.Epoch, f.nic(view, lease)) // of an earlier daemon
 			f.report(ctx, &ec2.ReportInterface{Interface: lease.ID, Epoch: lease.Epoch})
 		}
@@ -114,17 +114,17 @@ func (m *machine) rewire(ctx context.Context, view *ec2.View) {
 			}
 		}
 		if err != nil {
-			f.log.Error("an interface does not work", "instance", m.id, "interface", lease.ID, "err", err)
+			f.Logger.Error("an interface does not work", "instance", m.id, "interface", lease.ID, "err", err)
 		}
 	}
 }
 
 func (m *machine) unplug(epoch uint64, n instance.NIC) {
-	if err := m.fleet.plane.detach(epoch); err != nil {
-		m.fleet.log.Warn("a port did not close", "instance", m.id, "err", err)
+	if err := m.fleet.Plane.Detach(epoch); err != nil {
+		m.fleet.Logger.Warn("a port did not close", "instance", m.id, "err", err)
 	}
 	delete(m.nics, epoch)
 	if err := instance.Unplug(m.spec.Namespace, n); err != nil {
-		m.fleet.log.Warn("a device is left in an instance", "instance", m.id, "device", n.Device, "err", err)
+		m.fleet.Logger.Warn("a device is left in an instance", "instance", m.id, "device", n.Device, "err", err)
 	}
 }

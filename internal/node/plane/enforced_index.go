@@ -1,4 +1,4 @@
-package node
+package plane
 
 import (
 	"encoding/binary"
@@ -11,17 +11,18 @@ import (
 	"palisade/internal/atomicfile"
 )
 
-// An enforcedMark remembers on disk the newest index that the switch was told to go by.
+// An EnforcedIndex remembers on disk the newest index that the switch was told to go by.
 // It is written before the switch is told: a node that comes up again opens no port
 // until its log has been replayed to that index, or rules that were revoked would be
 // back for a moment.
-type enforcedMark struct {
+type EnforcedIndex struct {
 	path  string
 	index uint64
 }
 
-func openEnforced(path string) (*enforcedMark, error) {
-	m := &enforcedMark{path: path}
+// OpenEnforcedIndex reads the index from path; it is 0 if there is no such file.
+func OpenEnforcedIndex(path string) (*EnforcedIndex, error) {
+	m := &EnforcedIndex{path: path}
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -35,8 +36,15 @@ func openEnforced(path string) (*enforcedMark, error) {
 	return m, nil
 }
 
+// Index is the newest index that the switch was told to go by, in this life of the node or an
+// earlier one.
+func (m *EnforcedIndex) Index() uint64 { return m.index }
+
+// Path is the file.
+func (m *EnforcedIndex) Path() string { return m.path }
+
 // advance writes index, or does nothing if the mark is not behind it.
-func (m *enforcedMark) advance(index uint64) error {
+func (m *EnforcedIndex) advance(index uint64) error {
 	if index <= m.index {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package node
+package plane
 
 import (
 	"errors"
@@ -29,7 +29,7 @@ type endpoint struct {
 
 // follow puts a change of an interface in force: it begins to be active, goes on with other
 // addresses or groups, or has ended.
-func (p *plane) follow(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generation uint64) {
+func (p *Plane) follow(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generation uint64) {
 	var was *endpoint
 	if c.Before != nil {
 		was = p.endpoints[c.Before.Epoch]
@@ -55,7 +55,7 @@ func (p *plane) follow(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generati
 }
 
 // end takes a lease out of its groups, off its addresses and its port with one Snapshot.
-func (p *plane) end(edit *vswitch.Edit, ep *endpoint, generation uint64) {
+func (p *Plane) end(edit *vswitch.Edit, ep *endpoint, generation uint64) {
 	edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
 	ep.ended = true
 	for _, a := range ep.lease.Addresses() {
@@ -73,7 +73,7 @@ func (p *plane) end(edit *vswitch.Edit, ep *endpoint, generation uint64) {
 // alter puts in force what has changed of a lease that goes on. Its connections go on too,
 // but for those with addresses that it has no more. It may be away by the word of its own
 // node, and then it stays away.
-func (p *plane) alter(edit *vswitch.Edit, ep *endpoint, now *ec2.Interface, generation uint64) {
+func (p *Plane) alter(edit *vswitch.Edit, ep *endpoint, now *ec2.Interface, generation uint64) {
 	was := ep.lease
 	ep.lease = now
 	if !p.down[now.Epoch] {
@@ -120,7 +120,7 @@ func hasPublic(pairs []ec2.AddressPair, public netip.Addr) bool {
 	return slices.ContainsFunc(pairs, func(p ec2.AddressPair) bool { return p.Public == public })
 }
 
-func (p *plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
+func (p *Plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
 	o := &vswitch.Endpoint{
 		Epoch: lease.Epoch, Address: lease.Private, Public: lease.Public, MAC: lease.MAC, Port: port,
 		Unchecked: lease.Unchecked,
@@ -137,10 +137,10 @@ func (p *plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoin
 	return o
 }
 
-// attach makes an open device the port of a lease and lets it pass by the tables in force.
+// Attach makes an open device the port of a lease and lets it pass by the tables in force.
 // The lease must be active: a later View may have taken it back. It closes the device if it
 // cannot.
-func (p *plane) attach(epoch uint64, d vswitch.Device) error {
+func (p *Plane) Attach(epoch uint64, d vswitch.Device) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ep := p.endpoints[epoch]
@@ -186,15 +186,15 @@ func portName(lease *ec2.Interface) string {
 }
 
 // attachTo attaches an endpoint's port as it is now.
-func (p *plane) attachTo(edit *vswitch.Edit, ep *endpoint) {
+func (p *Plane) attachTo(edit *vswitch.Edit, ep *endpoint) {
 	edit.Attach(ep.port, vswitch.VNI(ep.lease.VNI), vswitch.Attachment{
 		Endpoint: ep.owner, Zone: ep.zone, Rules: ep.rules, Lost: p.lost[ep.lease.VNI],
 	})
 }
 
-// detach closes the port of a lease and forgets its connections. One that has not ended may
+// Detach closes the port of a lease and forgets its connections. One that has not ended may
 // get another port.
-func (p *plane) detach(epoch uint64) error {
+func (p *Plane) Detach(epoch uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ep := p.endpoints[epoch]

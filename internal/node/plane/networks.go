@@ -1,4 +1,4 @@
-package node
+package plane
 
 import (
 	"net/netip"
@@ -11,7 +11,7 @@ import (
 // their subnets and routes.
 
 // setNetworks puts in force every network of which anything has changed.
-func (p *plane) setNetworks(edit *vswitch.Edit, changes ec2.Changes) {
+func (p *Plane) setNetworks(edit *vswitch.Edit, changes ec2.Changes) {
 	changed := map[ec2.VNI]bool{}
 	vpc := func(id ec2.VPCID) {
 		if v, ok := p.view.VPC(id); ok {
@@ -52,7 +52,7 @@ func either[T any](c ec2.Change[T]) *T {
 }
 
 // removeNetworks forgets networks whose interfaces are gone by now.
-func (p *plane) removeNetworks(edit *vswitch.Edit, changes []ec2.Change[ec2.Network]) {
+func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []ec2.Change[ec2.Network]) {
 	for _, c := range changes {
 		if c.After == nil {
 			edit.RemoveNetwork(vswitch.VNI(c.Before.VNI))
@@ -61,7 +61,7 @@ func (p *plane) removeNetworks(edit *vswitch.Edit, changes []ec2.Change[ec2.Netw
 	}
 }
 
-func (p *plane) network(n *ec2.Network) vswitch.Network {
+func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	network := vswitch.Network{
 		VNI: vswitch.VNI(n.VNI), Prefix: n.Prefix, Gateway: n.Gateway, MTU: p.mtu, Strict: n.Mode == ec2.TrackStrict,
 	}
@@ -82,7 +82,7 @@ func (p *plane) network(n *ec2.Network) vswitch.Network {
 
 // target is where a route leads. One to a gateway that is not attached to the VPC, or is
 // no more, is a black hole.
-func (p *plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
+func (p *Plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
 	if g, ok := p.view.InternetGateway(r.Gateway); ok && g.VPC == vpc {
 		return vswitch.Internet
 	}
@@ -91,7 +91,7 @@ func (p *plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
 
 // setOutside says which addresses are the cluster's own, and which ports lead to other nodes
 // and to the rest.
-func (p *plane) setOutside(edit *vswitch.Edit) {
+func (p *Plane) setOutside(edit *vswitch.Edit) {
 	var pools []netip.Prefix
 	for n := range p.view.Networks() {
 		pools = append(pools, n.PublicPools...)

@@ -1,4 +1,10 @@
-package node
+// Package plane carries the replicated state of the cluster into the switch of one node.
+//
+// Plane applies each View (plane.go): networks and routes (networks.go), leases with their ports
+// (lease.go), rules. uplink.go opens the port to the world outside, presence.go keeps what other
+// nodes say of their interfaces, released_addresses.go drops the connections of addresses that
+// change hands. EnforcedIndex remembers on disk how far the switch has come.
+package plane
 
 import (
 	"context"
@@ -16,18 +22,29 @@ import (
 	"palisade/switch/overlay"
 )
 
-// plane carries the replicated state into the switch. Its mutex is held while it edits a
+// Config is what a Plane works with. All fields but Overlay are needed.
+type Config struct {
+	Node          ec2.NodeID // this one
+	MTU           int        // of every network, in bytes of an IP packet
+	Switch        *vswitch.Switch
+	Tracker       *conntrack.Tracker
+	Overlay       *overlay.Overlay // nil in a cluster of one
+	EnforcedIndex *EnforcedIndex
+	Logger        *slog.Logger
+}
+
+// Plane carries the replicated state into the switch. Its mutex is held while it edits a
 // Snapshot; the switch's pollers never wait for it.
-type plane struct {
+type Plane struct {
 	node    ec2.NodeID
-	mtu     int // of every network, in bytes of an IP packet
+	mtu     int
 	sw      *vswitch.Switch
 	tracker *conntrack.Tracker
-	overlay *overlay.Overlay // nil in a cluster of one
+	overlay *overlay.Overlay
 	log     *slog.Logger
 
 	mu        sync.Mutex
-	mark      *enforcedMark
+	mark      *EnforcedIndex
 	view      *ec2.View // the one in force
 	compiler  *firewall.Compiler
 	endpoints map[uint64]*endpoint // of every active lease, at whatever node, by epoch
@@ -43,17 +60,18 @@ type plane struct {
 	settled atomic.Uint64 // the index up to which ended leases are forgotten too
 }
 
-func newPlane(node ec2.NodeID, mtu int, sw *vswitch.Switch, tracker *conntrack.Tracker, mark *enforcedMark, log *slog.Logger) *plane {
-	return &plane{
-		node: node, mtu: mtu, sw: sw, tracker: tracker, log: log, mark: mark, compiler: firewall.NewCompiler(),
+// New makes a Plane without a state: nothing passes.
+func New(c Config) *Plane {
+	return &Plane{
+		node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger, mark: c.EnforcedIndex, compiler: firewall.NewCompiler(),
 		endpoints: map[uint64]*endpoint{}, lost: map[ec2.VNI]uint64{}, moved: make(chan struct{}),
 		down: map[uint64]bool{}, failed: map[uint64]bool{},
 	}
 }
 
-// apply puts a View in force: the networks and addresses it changed, and the tables of
+// Apply puts a View in force: the networks and addresses it changed, and the tables of
 // the sets whose groups it changed.
-func (p *plane) apply(view *ec2.View) error {
+func (p *Plane) Apply(view *ec2.View) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if view.Index() < p.mark.index {
@@ -85,12 +103,12 @@ func (p *plane) apply(view *ec2.View) error {
 	return nil
 }
 
-// enforced is the index that this node goes by in all: no packet is judged by an older
+// Enforced is the index that this node goes by in all: no packet is judged by an older
 // state, and of a lease that it ended nothing is left in any connection.
-func (p *plane) enforced() uint64 { return min(p.sw.Enforced(), p.settled.Load()) }
+func (p *Plane) Enforced() uint64 { return min(p.sw.Enforced(), p.settled.Load()) }
 
 // recompile follows the rules.
-func (p *plane) recompile(edit *vswitch.Edit, changes []ec2.Change[ec2.Group], generation uint64) {
+func (p *Plane) recompile(edit *vswitch.Edit, changes []ec2.Change[ec2.Group], generation uint64) {
 	var changed []ec2.GroupID
 	for _, c := range changes {
 		if c.After != nil {
@@ -116,12 +134,12 @@ func (p *plane) recompile(edit *vswitch.Edit, changes []ec2.Change[ec2.Group], g
 	}
 }
 
-func (p *plane) strict(v ec2.VNI) bool {
+func (p *Plane) strict(v ec2.VNI) bool {
 	n, ok := p.view.Network(v)
 	return ok && n.Mode == ec2.TrackStrict
 }
 
-func (p *plane) publish(edit *vswitch.Edit) {
+func (p *Plane) publish(edit *vswitch.Edit) {
 	p.sw.Publish(edit)
 	close(p.moved)
 	p.moved = make(chan struct{})
@@ -133,16 +151,16 @@ func (p *plane) publish(edit *vswitch.Edit) {
 	p.announce = nil
 }
 
-// inForce is the View that the switch goes by.
-func (p *plane) inForce() *ec2.View {
+// View is the View that the switch goes by.
+func (p *Plane) View() *ec2.View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.view
 }
 
-// wait reports whether the switch goes by index before ctx ends.
-func (p *plane) wait(ctx context.Context, index uint64) bool {
-	for p.enforced() < index {
+// Wait reports whether the switch goes by index before ctx ends.
+func (p *Plane) Wait(ctx context.Context, index uint64) bool {
+	for p.Enforced() < index {
 		p.mu.Lock()
 		moved := p.moved
 		published := p.sw.Snapshot().Generation
@@ -160,8 +178,8 @@ func (p *plane) wait(ctx context.Context, index uint64) bool {
 	return true
 }
 
-// close lets go of the devices; they stay, with their instances.
-func (p *plane) close() {
+// Close lets go of the devices; they stay, with their instances.
+func (p *Plane) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, port := range p.sw.Ports() {
@@ -169,4 +187,21 @@ func (p *plane) close() {
 			p.log.Warn("a port did not close", "err", err)
 		}
 	}
+}
+
+// BadRules are the rules that the tables leave out, each with the reason.
+func (p *Plane) BadRules() (bad []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, err := range p.compiler.Errors() {
+		bad = append(bad, err.Error())
+	}
+	return bad
+}
+
+// Explain says which rule admitted the packet of a step, or why none did.
+func (p *Plane) Explain(s vswitch.Step) firewall.Explanation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return s.Table.Explain(s.Flow.Protocol, s.Key, s.Peer, p.compiler.Number)
 }

@@ -1,4 +1,4 @@
-package node
+package plane
 
 import (
 	"fmt"
@@ -15,8 +15,8 @@ import (
 // This file is what the plane knows of other nodes: the tunnels to them, and which of their
 // addresses they say are down.
 
-// openTunnel makes the overlay a port of the switch.
-func (p *plane) openTunnel() error {
+// OpenTunnel makes the overlay a port of the switch.
+func (p *Plane) OpenTunnel() error {
 	if p.overlay == nil {
 		return nil
 	}
@@ -30,9 +30,18 @@ func (p *plane) openTunnel() error {
 	return nil
 }
 
+// TunnelAddress is where a node has its tunnels: beside its address for calls between nodes, or at
+// the port of VXLAN.
+func TunnelAddress(peer netip.AddrPort, form overlay.Form) netip.AddrPort {
+	if form == overlay.VXLAN {
+		return netip.AddrPortFrom(peer.Addr(), overlay.VXLANPort)
+	}
+	return netip.AddrPortFrom(peer.Addr(), peer.Port()+2)
+}
+
 // setPeers tells the overlay which nodes there are. One that was fenced or removed has no
 // keys from then on.
-func (p *plane) setPeers() {
+func (p *Plane) setPeers() {
 	if p.overlay == nil {
 		return
 	}
@@ -42,15 +51,15 @@ func (p *plane) setPeers() {
 		if n.ID == p.node || !n.Member() || err != nil {
 			continue
 		}
-		tunnel := Peer{Listen: address, Overlay: p.overlay.Form()}.tunnel()
+		tunnel := TunnelAddress(address, p.overlay.Form())
 		remotes = append(remotes, overlay.Remote{Number: n.Number, Node: string(n.ID), Address: tunnel, PublicKey: n.PublicKey})
 	}
 	p.overlay.SetPeers(remotes)
 }
 
-// setDown takes the addresses out whose own node says that they are down, and puts back
+// SetDown takes the addresses out whose own node says that they are down, and puts back
 // those that it no longer says it of. It never puts one in that is not leased.
-func (p *plane) setDown(epochs map[uint64]bool) {
+func (p *Plane) SetDown(epochs map[uint64]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.view == nil {
@@ -79,9 +88,9 @@ func (p *plane) setDown(epochs map[uint64]bool) {
 	}
 }
 
-// fail says that a lease of this node has nothing behind it any more, before the state
+// Fail says that a lease of this node has nothing behind it any more, before the state
 // can say so.
-func (p *plane) fail(lease *ec2.Interface) {
+func (p *Plane) Fail(lease *ec2.Interface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if ep := p.endpoints[lease.Epoch]; ep != nil && !ep.ended {
@@ -89,8 +98,8 @@ func (p *plane) fail(lease *ec2.Interface) {
 	}
 }
 
-// presence is what this node tells the others about its leases.
-func (p *plane) presence() []gossip.Presence {
+// Presence is what this node tells the others about its leases.
+func (p *Plane) Presence() []gossip.Presence {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := []gossip.Presence{}

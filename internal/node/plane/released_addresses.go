@@ -1,4 +1,4 @@
-package node
+package plane
 
 import (
 	"net/netip"
@@ -33,7 +33,7 @@ func (g *gone) add(vni ec2.VNI, pair ec2.AddressPair) {
 // packet is under way by a Snapshot that still had them. Tracked connections would outlive
 // the lost membership, and the address's next owner would be taken for the last. A private
 // address is known in its own network, a public one in all.
-func (p *plane) forgetGone(generation uint64) {
+func (p *Plane) forgetGone(generation uint64) {
 	g := p.gone
 	p.gone = gone{}
 	if len(g.private)+len(g.public) == 0 {
@@ -50,9 +50,9 @@ func (p *plane) forgetGone(generation uint64) {
 	}
 }
 
-// forgetUnleased drops what connections of before this daemon remember of addresses that
+// ForgetUnleased drops what connections of before this daemon remember of addresses that
 // have nobody now.
-func (p *plane) forgetUnleased() {
+func (p *Plane) ForgetUnleased() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n := range p.view.Networks() {
@@ -72,7 +72,7 @@ func (p *plane) forgetUnleased() {
 }
 
 // zones are those of this node's interfaces in some networks.
-func (p *plane) zones(in func(ec2.VNI) bool) []*conntrack.Zone {
+func (p *Plane) zones(in func(ec2.VNI) bool) []*conntrack.Zone {
 	var all []*conntrack.Zone
 	for _, ep := range p.endpoints {
 		if ep.zone != nil && in(ep.lease.VNI) {

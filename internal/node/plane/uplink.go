@@ -1,4 +1,4 @@
-package node
+package plane
 
 import (
 	"errors"
@@ -16,41 +16,55 @@ import (
 // uplinkMTU is Ethernet's: the segment outside knows of no tunnels.
 const uplinkMTU = 1500
 
-// openUplink opens the device to the world outside and makes it a port of the bridge there.
-func (p *plane) openUplink(c Config) error {
-	if c.Uplink.Device == "" {
+// UplinkConfig names the device that leads to the world outside.
+type UplinkConfig struct {
+	Device     string  // "" for no uplink
+	Namespace  string  // where the device's other end is
+	Bridge     string  // what it is a port of there; "" for none
+	GatewayMAC ec2.MAC // of the router there
+}
+
+// OpenUplink opens the device to the world outside and makes it a port of the bridge there.
+func (p *Plane) OpenUplink(c UplinkConfig) error {
+	if c.Device == "" {
 		return nil
 	}
-	d, err := tap.Open(tap.Config{Name: c.Uplink.Device, Namespace: c.Uplink.Namespace})
+	d, err := tap.Open(tap.Config{Name: c.Device, Namespace: c.Namespace})
 	if err != nil {
 		return fmt.Errorf("uplink: %w", err)
 	}
-	err = netns.Do(c.Uplink.Namespace, func() error {
-		link, err := netlink.LinkByName(c.Uplink.Device)
+	err = netns.Do(c.Namespace, func() error {
+		link, err := netlink.LinkByName(c.Device)
 		if err != nil {
 			return err
 		}
-		if c.Uplink.Bridge != "" {
-			bridge, err := netlink.LinkByName(c.Uplink.Bridge)
+		if c.Bridge != "" {
+			bridge, err := netlink.LinkByName(c.Bridge)
 			if err != nil {
-				return fmt.Errorf("find %s: %w", c.Uplink.Bridge, err)
+				return fmt.Errorf("find %s: %w", c.Bridge, err)
 			}
 			if err := netlink.LinkSetMaster(link, bridge); err != nil {
-				return fmt.Errorf("join %s: %w", c.Uplink.Bridge, err)
+				return fmt.Errorf("join %s: %w", c.Bridge, err)
 			}
 		}
 		return netlink.LinkSetUp(link)
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("uplink %s: %w", c.Uplink.Device, err), d.Close())
+		return errors.Join(fmt.Errorf("uplink %s: %w", c.Device, err), d.Close())
 	}
+	return p.AddUplink(d, c.GatewayMAC)
+}
+
+// AddUplink makes an open device the port to the world outside, whose router has the MAC gateway.
+// It closes the device if it cannot.
+func (p *Plane) AddUplink(d vswitch.Device, gateway ec2.MAC) error {
 	port, err := p.sw.AddPort("uplink", vswitch.UplinkPort, d)
 	if err != nil {
 		return errors.Join(fmt.Errorf("uplink: %w", err), d.Close())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC(c.Name), NextHop: c.Uplink.GatewayMAC, MTU: uplinkMTU}
+	p.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC(p.node), NextHop: gateway, MTU: uplinkMTU}
 	return nil
 }
 

@@ -1,0 +1,36 @@
+package control
+
+import "palisade/ec2"
+
+// InterfacePresence is one lease in GET /v1/presence, as this node knows it: from Raft, where the
+// interface is and which addresses it has; from gossip, whether its own node reports it down.
+type InterfacePresence struct {
+	Node      ec2.NodeID      `json:"node"` // that answers
+	Interface ec2.InterfaceID `json:"interface"`
+	Instance  ec2.InstanceID  `json:"instance"`
+	At        ec2.NodeID      `json:"at"` // the node that the interface is on
+	MAC       ec2.MAC         `json:"mac"`
+	Private   string          `json:"private_address"`
+	Public    string          `json:"public_address"`
+	Up        bool            `json:"up"` // false also for an idle lease, whose interface is nowhere
+}
+
+func (s *Server) presence() []InterfacePresence {
+	all := []InterfacePresence{}
+	view := s.Plane.View()
+	if view == nil {
+		return all
+	}
+	down, _ := s.Cluster.Down()
+	for lease := range view.Interfaces() {
+		p := InterfacePresence{
+			Node: s.Node, Interface: lease.ID, Instance: lease.Instance, At: lease.Node, MAC: lease.MAC,
+			Private: lease.Private.String(), Up: lease.State != ec2.Idle && !down[lease.Epoch],
+		}
+		if lease.Public.IsValid() {
+			p.Public = lease.Public.String()
+		}
+		all = append(all, p)
+	}
+	return all
+}

@@ -1,0 +1,203 @@
+// Package planetest gives tests a Plane without a cluster: requests are applied to a State, the
+// Plane gets its Views, and devices are in memory. Only tests import it.
+package planetest
+
+import (
+	"encoding/hex"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/ec2"
+	"palisade/internal/node/plane"
+	vswitch "palisade/switch"
+	"palisade/switch/tap/taptest"
+)
+
+// The names in a Fixture's state.
+const (
+	Albert = ec2.AccountID("598916040194") // an EC2-Classic account
+	Dev    = ec2.AccountID("123456789012") // a VPC account, which owns the VPC
+	Region = ec2.Region("us-east-1")
+	Node   = ec2.NodeID("node1") // whose Plane it is
+	Laptop = "203.0.113.25"      // a host beyond the uplink
+)
+
+// Everywhere is the prefix of all IPv4 addresses.
+var Everywhere = netip.MustParsePrefix("0.0.0.0/0")
+
+// TCP is a rule that admits one TCP port from a prefix.
+func TCP(port int, from netip.Prefix) ec2.RuleSpec {
+	return ec2.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: from}
+}
+
+// A Network is a VPC, 10.0.0.0/16, with two subnets: Public, 10.0.1.0/24, whose route table has a route to an
+// internet gateway, and Private, 10.0.2.0/24, whose route table has none.
+type Network struct {
+	VPC             *ec2.VPC
+	Public, Private *ec2.Subnet
+	Table           *ec2.RouteTable // of Public
+	Gateway         *ec2.InternetGateway
+}
+
+// NewNetwork makes a Network of Dev's by applying requests.
+func NewNetwork(do func(ec2.Request) ec2.Result) (v Network) {
+	v.VPC = do(&ec2.CreateVPC{Account: Dev, Region: Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	v.Public = do(&ec2.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	v.Private = do(&ec2.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
+	v.Gateway = do(&ec2.CreateInternetGateway{Account: Dev, Region: Region}).Gateway
+	do(&ec2.AttachInternetGateway{Account: Dev, Region: Region, Gateway: v.Gateway.ID, VPC: v.VPC.ID})
+	v.Table = do(&ec2.CreateRouteTable{Account: Dev, Region: Region, VPC: v.VPC.ID}).RouteTable
+	do(&ec2.CreateRoute{Account: Dev, Region: Region, RouteTable: v.Table.ID, Destination: Everywhere, Gateway: v.Gateway.ID})
+	do(&ec2.AssociateRouteTable{Account: Dev, Region: Region, RouteTable: v.Table.ID, Subnet: v.Public.ID})
+	return v
+}
+
+// Bootstrap is the beginning of a cluster's log: Node, the EC2-Classic network and both accounts.
+func Bootstrap() []ec2.Command {
+	var commands []ec2.Command
+	for _, r := range []ec2.Request{
+		&ec2.Bootstrap{Seed: hex.EncodeToString(make([]byte, 16)), GossipKey: make([]byte, 32)},
+		&ec2.PutNode{Node: ec2.Node{ID: Node, Zone: "us-east-1a"}},
+		&ec2.PutNetwork{Network: ec2.Network{
+			VNI: 1, Region: Region, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("10.0.0.1"),
+			Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}, PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
+		}},
+		&ec2.CreateAccount{ID: Albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"},
+		&ec2.CreateAccount{ID: Dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "secret"},
+	} {
+		commands = append(commands, ec2.Command{Request: r})
+	}
+	return commands
+}
+
+// A Fixture is a Plane with an uplink, and the State that it enforces, which has a VPC.
+type Fixture struct {
+	*testing.T
+	State         *ec2.State
+	View          *ec2.View // the last that was applied
+	Plane         *plane.Plane
+	Switch        *vswitch.Switch
+	Tracker       *conntrack.Tracker
+	EnforcedIndex *plane.EnforcedIndex
+
+	Network
+}
+
+// New makes a Fixture, which is closed when the test ends.
+func New(t *testing.T) *Fixture {
+	t.Helper()
+	f := &Fixture{T: t, State: ec2.NewState()}
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	if f.EnforcedIndex, err = plane.OpenEnforcedIndex(filepath.Join(dir, "enforced")); err != nil {
+		t.Fatal(err)
+	}
+	if f.Tracker, err = conntrack.Open(conntrack.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if f.Switch, err = vswitch.New(vswitch.Config{Tracker: f.Tracker, Logger: log}); err != nil {
+		t.Fatal(err)
+	}
+	f.Plane = plane.New(plane.Config{
+		Node: Node, MTU: 1500, Switch: f.Switch, Tracker: f.Tracker, EnforcedIndex: f.EnforcedIndex, Logger: log,
+	})
+	t.Cleanup(func() {
+		f.Plane.Close()
+		if err := f.Tracker.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := f.Plane.AddUplink(f.Device(), ec2.MAC{2, 0, 0, 0, 0, 1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range Bootstrap() {
+		f.Decide(command.Request)
+	}
+	f.Network = NewNetwork(f.Do)
+	return f
+}
+
+// AddNode makes a node another member of the cluster, in Node's zone.
+func (f *Fixture) AddNode(node ec2.NodeID) {
+	f.Helper()
+	f.Do(&ec2.PutNode{Node: ec2.Node{ID: node, Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.12:7400"}})
+}
+
+// Device makes a device in memory.
+func (f *Fixture) Device() *taptest.Device {
+	f.Helper()
+	device, err := taptest.New()
+	if err != nil {
+		f.Fatal(err)
+	}
+	return device
+}
+
+// Decide applies a request to the State alone.
+func (f *Fixture) Decide(r ec2.Request) ec2.Result {
+	f.Helper()
+	result, err := f.State.Apply(f.State.Index()+1, ec2.Command{Time: time.Unix(1e9, 0), Request: r})
+	if err != nil {
+		f.Fatalf("%T: %v", r, err)
+	}
+	return result
+}
+
+// CatchUp gives the Plane all changes since the last View, in one View.
+func (f *Fixture) CatchUp() {
+	f.Helper()
+	f.View = f.State.ViewSince(f.View)
+	if err := f.Plane.Apply(f.View); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// Do applies a request to the State and to the Plane.
+func (f *Fixture) Do(r ec2.Request) ec2.Result {
+	f.Helper()
+	result := f.Decide(r)
+	f.CatchUp()
+	return result
+}
+
+// Group makes a group of the VPC, with ingress rules.
+func (f *Fixture) Group(name string, rules ...ec2.RuleSpec) ec2.GroupID {
+	f.Helper()
+	id := f.Do(&ec2.CreateSecurityGroup{Account: Dev, Region: Region, VPC: f.VPC.ID, Name: name, Description: name}).Group.ID
+	if len(rules) > 0 {
+		f.Do(&ec2.AuthorizeRules{Account: Dev, Region: Region, Group: ec2.GroupSelector{ID: id}, Rules: rules})
+	}
+	return id
+}
+
+// Register makes an interface that is attached to a device of a node. At Node it gets a port.
+func (f *Fixture) Register(node ec2.NodeID, device string, subnet *ec2.Subnet, groups ...ec2.GroupID) *ec2.Interface {
+	f.Helper()
+	eni := f.Do(&ec2.RegisterInterface{Account: Dev, Region: Region, Node: node, Outside: ec2.Outside{Device: device},
+		Spec: ec2.InterfaceSpec{Subnet: subnet.ID, Groups: groups}}).Interface
+	if node == Node {
+		f.Attach(eni)
+	}
+	return eni
+}
+
+// Attach gives an interface a port with a device in memory.
+func (f *Fixture) Attach(eni *ec2.Interface) {
+	f.Helper()
+	if err := f.Plane.Attach(eni.Epoch, f.Device()); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// Elastic associates a new public address with one of an interface's private addresses.
+func (f *Fixture) Elastic(eni *ec2.Interface, private netip.Addr) (public netip.Addr) {
+	f.Helper()
+	e := f.Do(&ec2.AllocateAddress{Account: Dev, Region: Region}).Elastic
+	f.Do(&ec2.AssociateAddress{Account: Dev, Region: Region, Allocation: e.ID, Interface: eni.ID, Private: private})
+	return e.Public
+}
