@@ -66,7 +66,6 @@ func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
 		s.selector, s.family = world, family(r.Source.Prefix.Addr())
 	} else {
 		s.selector = c.selector(r.Source)
-		c.table.selectors[s.selector] = append(c.table.selectors[s.selector], s.rule)
 	}
 	c.protocols[r.Protocol] = append(c.protocols[r.Protocol], s)
 }
@@ -77,9 +76,8 @@ func (c *compilation) selector(s ec2.Source) uint32 {
 	if n, ok := c.bySource[key]; ok {
 		return n
 	}
-	n := uint32(len(c.table.selectors))
+	n := uint32(len(c.sources))
 	c.bySource[key] = n
-	c.table.selectors = append(c.table.selectors, nil)
 	if s.IsGroup() {
 		group := c.number(s.Group.ID)
 		c.groups[group] = n
@@ -133,8 +131,9 @@ func (c *compilation) ports(spans []span) *portMap {
 	slices.SortStableFunc(opening, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	slices.SortStableFunc(closing, func(a, b span) int { return cmp.Compare(a.to, b.to) })
 
-	active := newActiveSet(len(c.table.selectors))
-	m := &portMap{words: len(active.bits), segments: make([]segment, len(starts))}
+	active := newActiveSet(len(c.sources))
+	m := &portMap{segments: make([]segment, len(starts))}
+	isDense := false
 	for i, start := range starts {
 		for len(closing) > 0 && closing[0].to < start {
 			active.remove(closing[0])
@@ -144,7 +143,15 @@ func (c *compilation) ports(spans []span) *portMap {
 			active.add(opening[0])
 			opening = opening[1:]
 		}
+		active.record(uint16(start))
 		m.segments[i] = active.segment(m, c.sources)
+		isDense = isDense || m.segments[i].count == dense
+	}
+	if isDense {
+		m.bySource = make([]ruleIndex, len(c.sources))
+		for selector := range m.bySource {
+			m.bySource[selector] = newRuleIndex(active.intervals[selector])
+		}
 	}
 	m.setPages(starts)
 	for _, s := range spans {
@@ -161,10 +168,15 @@ type activeSet struct {
 	bits  []uint64
 	count int // selectors with a rule
 	world [2][]uint32
+
+	intervals [][]interval // selector -> its intervals up to the sweep's present key
+	changed   []uint32     // selectors that gained or lost a rule since record
 }
 
 func newActiveSet(selectors int) *activeSet {
-	return &activeSet{rules: make([][]uint32, selectors), bits: make([]uint64, (selectors+63)/64)}
+	return &activeSet{
+		rules: make([][]uint32, selectors), bits: make([]uint64, (selectors+63)/64), intervals: make([][]interval, selectors),
+	}
 }
 
 func (a *activeSet) add(s span) {
@@ -177,6 +189,7 @@ func (a *activeSet) add(s span) {
 		a.count++
 	}
 	a.rules[s.selector] = append(a.rules[s.selector], s.rule)
+	a.changed = append(a.changed, s.selector)
 }
 
 func (a *activeSet) remove(s span) {
@@ -189,10 +202,29 @@ func (a *activeSet) remove(s span) {
 		return
 	}
 	a.rules[s.selector] = without(a.rules[s.selector])
+	a.changed = append(a.changed, s.selector)
 	if len(a.rules[s.selector]) == 0 {
 		a.bits[s.selector>>6] &^= 1 << (s.selector & 63)
 		a.count--
 	}
+}
+
+// record begins an interval at start for each source whose first rule has changed.
+func (a *activeSet) record(start uint16) {
+	for _, selector := range a.changed {
+		rule := uint32(noRule)
+		if rules := a.rules[selector]; len(rules) > 0 {
+			rule = rules[0]
+		}
+		done := a.intervals[selector]
+		switch n := len(done); {
+		case n > 0 && done[n-1].from == start:
+			done[n-1].rule = rule
+		case n == 0 || done[n-1].rule != rule:
+			a.intervals[selector] = append(done, interval{start, rule})
+		}
+	}
+	a.changed = a.changed[:0]
 }
 
 // segment stores the present sources in m.
@@ -205,8 +237,7 @@ func (a *activeSet) segment(m *portMap, sources []listed) segment {
 	}
 	switch {
 	case a.count > few:
-		s.first, s.count = uint32(len(m.bits)/m.words), dense
-		m.bits = append(m.bits, a.bits...)
+		s.count = dense
 	case a.count > 0:
 		s.first, s.count = uint32(len(m.listed)), uint16(a.count)
 		for selector, rules := range a.each() {

@@ -6,12 +6,13 @@
 // each distinct set of groups, however many interfaces have it.
 //
 // The cost of Match does not grow with rules, groups or members. A port (or ICMP type
-// and code) finds its segment by two array reads; a segment lists the few sources it
-// admits or holds a bit for each of many; and the packet's source is known by the groups
-// of the interface it came from and, where there are many, by one longest-prefix match
-// over the Table's CIDRs. Members are not in a Table at
-// all, so a launch compiles nothing, and a rule change compiles only the sets that
-// contain its group.
+// and code) finds its segment by two array reads. A segment of up to eight sources lists
+// them. In a segment of more, the packet's source is found by the groups of the interface
+// it came from and by one longest-prefix match over the Table's CIDRs, and a ruleIndex for
+// each source finds its rule for the port in constant time. The loops that remain are over
+// the groups of one interface and over nested CIDRs, at most 33 of IPv4. The
+// memory of a Table grows with its rules alone. Members are not in a Table, so a launch
+// compiles nothing, and a rule change compiles only the sets that contain its group.
 //
 // There are only permits, without order (EC2 User Guide, "Security group rules"). What
 // a Table does not understand it leaves out and reports: one bad rule never widens
@@ -59,7 +60,6 @@ type Table struct {
 	groups    selectorIndex
 	cidrs     bart.Table[[]uint32] // longest prefix -> its own selector and its ancestors'
 	refs      []Ref                // every rule, by its number in this Table
-	selectors [][]uint32           // selector -> rules that name it as source
 }
 
 // A Ref names a rule and the group that holds it.
@@ -84,7 +84,7 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 		return Decision{Allowed: true, World: true, Rule: t.refs[rule].Rule.Serial}
 	}
 	if s.count == dense {
-		return t.matchDense(ports, s, protocol, key, src)
+		return t.matchDense(ports, key, src)
 	}
 	ip4 := word(src.Addr)
 	sources := ports.sources(s)
@@ -96,17 +96,21 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	return Decision{}
 }
 
-func (t *Table) matchDense(ports *portMap, s *segment, protocol uint8, key uint16, src Source) Decision {
+// matchDense asks about a port of many sources: the rules of each of the packet's groups,
+// and of each CIDR that contains its address.
+func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	failpoint.Reach()
 	for _, group := range src.Groups {
-		if selector, ok := t.groups.find(group); ok && ports.has(s, selector) {
-			return t.admitted(selector, protocol, key)
+		if selector, ok := t.groups.find(group); ok {
+			if rule := ports.bySource[selector].rule(key); rule != noRule {
+				return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
+			}
 		}
 	}
 	chain, _ := t.cidrs.Lookup(src.Addr)
 	for _, selector := range chain {
-		if ports.has(s, selector) {
-			return t.admitted(selector, protocol, key)
+		if rule := ports.bySource[selector].rule(key); rule != noRule {
+			return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
 		}
 	}
 	return Decision{}
@@ -139,17 +143,6 @@ func (t *Table) Closed(next *Table, protocol uint8) []PortRange {
 		}
 	}
 	return closed
-}
-
-// admitted names the rule of a selector that a dense segment admits.
-func (t *Table) admitted(selector uint32, protocol uint8, key uint16) Decision {
-	for _, rule := range t.selectors[selector] {
-		if covers(&t.refs[rule].Rule, protocol, key) {
-			return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
-		}
-	}
-	// A segment admits a selector only because a rule of it covers the segment.
-	panic("firewall: a segment admits a source that no rule names")
 }
 
 func family(a netip.Addr) int {

@@ -318,60 +318,12 @@ func TestNilTableDenies(t *testing.T) {
 }
 
 func TestNoAllocs(t *testing.T) {
-	table, srcs, keys := benchTable(1000, 1000)
+	table, srcs, keys := tableOf(1000, 1000)
 	i := 0
 	if n := testing.AllocsPerRun(1000, func() {
 		table.Match(6, keys[i%len(keys)], srcs[i%len(srcs)])
 		i++
 	}); n != 0 {
 		t.Errorf("Match allocates %v times", n)
-	}
-}
-
-// benchTable compiles rules over a hundred groups' worth of ports and sources, and draws
-// packets from everything the rules name.
-func benchTable(rules, members int) (*firewall.Table, []firewall.Source, []uint16) {
-	r := rand.New(rand.NewPCG(1, uint64(rules)))
-	c := firewall.NewCompiler()
-	g := group("g")
-	for i := range rules {
-		port := r.IntN(65536)
-		serial++
-		one := ec2.Rule{Serial: serial, Protocol: ec2.TCP, From: port, To: min(65535, port+r.IntN(16))}
-		if i%4 == 0 {
-			one.Source.Group = ec2.GroupRef{ID: ec2.GroupID(fmt.Sprint("src", r.IntN(100)))}
-		} else {
-			bits := 16 + r.IntN(17)
-			one.Source.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(256)), byte(r.IntN(256)), byte(r.IntN(256))}), bits).Masked()
-		}
-		g.Rules = append(g.Rules, one)
-	}
-	set := c.Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
-	srcs := make([]firewall.Source, members)
-	for i := range srcs {
-		srcs[i].Addr = netip.AddrFrom4([4]byte{10, byte(r.IntN(256)), byte(r.IntN(256)), byte(r.IntN(256))})
-		if i%2 == 0 {
-			srcs[i].Groups = []firewall.GroupNumber{c.Number(ec2.GroupID(fmt.Sprint("src", r.IntN(100))))}
-		}
-	}
-	keys := make([]uint16, 1<<16)
-	for i := range keys {
-		keys[i] = uint16(g.Rules[r.IntN(len(g.Rules))].From)
-	}
-	return set.Ingress, srcs, keys
-}
-
-func BenchmarkMatch(b *testing.B) {
-	for _, rules := range []int{1, 100, 10_000} {
-		for _, members := range []int{10, 100_000} {
-			b.Run(fmt.Sprintf("rules=%d/members=%d", rules, members), func(b *testing.B) {
-				table, srcs, keys := benchTable(rules, members)
-				i := 0
-				for b.Loop() {
-					table.Match(6, keys[i&0xffff], srcs[i%len(srcs)])
-					i++
-				}
-			})
-		}
 	}
 }

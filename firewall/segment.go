@@ -17,7 +17,7 @@ const few = 8
 // so that the segments of ten thousand rules stay in a core's cache.
 type segment struct {
 	world [2]uint32 // a rule for 0.0.0.0/0 and for ::/0, or noRule
-	first uint32    // where its sources begin in the portMap's listed or bits
+	first uint32    // where its sources begin in the portMap's listed
 	count uint16    // of sources, up to few; or dense
 }
 
@@ -29,10 +29,9 @@ type portMap struct {
 	page     [256]uint16
 	pages    [][256]uint16
 	segments []segment
-	listed   []listed // the sources of the segments that list them
-	bits     []uint64 // of the dense segments, words for each
-	words    int
-	open     [2]bool // one rule admits every port from the whole world, IPv4 and IPv6
+	listed   []listed    // the sources of the segments that list them
+	bySource []ruleIndex // by selector, for the dense segments; nil if there are none
+	open     [2]bool     // one rule admits every port from the whole world, IPv4 and IPv6
 }
 
 // A listed source is compared without a look-up.
@@ -85,11 +84,6 @@ func (m *portMap) at(key uint16) *segment {
 // sources are those that s lists; none if it is dense.
 func (m *portMap) sources(s *segment) []listed {
 	return m.listed[s.first : s.first+uint32(s.count)]
-}
-
-// has reports whether a dense segment admits a selector.
-func (m *portMap) has(s *segment, selector uint32) bool {
-	return m.bits[int(s.first)*m.words+int(selector>>6)]&(1<<(selector&63)) != 0
 }
 
 // setPages takes the first key of each segment, ascending from 0.
