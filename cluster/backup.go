@@ -134,11 +134,11 @@ func Inspect(r io.Reader) (Manifest, error) {
 }
 
 func readBackup(r io.Reader) (Manifest, *ec2.State, error) {
-	m, state, err := parseBackup(bufio.NewReaderSize(r, maxManifest))
+	m, restored, err := parseBackup(bufio.NewReaderSize(r, maxManifest))
 	if err != nil {
 		return Manifest{}, nil, fmt.Errorf("read a backup: %w", err)
 	}
-	return m, state, nil
+	return m, restored, nil
 }
 
 func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
@@ -158,7 +158,7 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
 	if err != nil {
 		return m, nil, err
 	}
-	state, err := ec2.Restore(io.TeeReader(io.LimitReader(in, m.Bytes), h))
+	restored, err := ec2.Restore(io.TeeReader(io.LimitReader(in, m.Bytes), h))
 	if err != nil {
 		return m, nil, fmt.Errorf("it is damaged: %w", err)
 	}
@@ -168,10 +168,10 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
 	if sum := hex.EncodeToString(h.Sum(nil)); sum != m.SHA256 {
 		return m, nil, fmt.Errorf("it is damaged: its SHA-256 is %s, not %s", sum, m.SHA256)
 	}
-	if v := state.View(); v.Index() != m.Index || countsOf(v) != m.Counts || v.SealKey() != m.SealKey {
+	if v := restored.View(); v.Index() != m.Index || countsOf(v) != m.Counts || v.SealKey() != m.SealKey {
 		return m, nil, errors.New("its manifest is not of this backup")
 	}
-	return m, state, nil
+	return m, restored, nil
 }
 
 // recoveredEntries is how far a restored log begins above its backup: what the lost
@@ -192,13 +192,13 @@ func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
 	if len(left) > 0 {
 		return Manifest{}, fmt.Errorf("restore a backup: %s holds a log already; move it away first", dir)
 	}
-	m, state, err := readBackup(r)
+	m, restored, err := readBackup(r)
 	if err != nil {
 		return Manifest{}, err
 	}
 	as.GossipKey = newGossipKey()
 	index := m.Index + recoveredEntries
-	_, err = state.Apply(index, ec2.Command{Time: time.Now(), Request: &as})
+	_, err = restored.Apply(index, ec2.Command{Time: time.Now(), Request: &as})
 	if err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
@@ -212,7 +212,7 @@ func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 	defer os.RemoveAll(draft)
-	if err := writeRestored(draft, index, state.View(), as.Node); err != nil {
+	if err := writeRestored(draft, index, restored.View(), as.Node); err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 	if err := errors.Join(atomicfile.SyncDir(draft), atomicfile.Rename(draft, dir)); err != nil {

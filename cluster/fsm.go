@@ -67,7 +67,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // Restore replaces the State, all or nothing. What replay knew to be decided can be newer
 // than a snapshot of the leader's; then it stays, and Raft repeats what lies between.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	state, err := ec2.Restore(r)
+	restored, err := ec2.Restore(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failure != nil {
@@ -76,10 +76,10 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return f.failLocked(err)
 	}
-	if state.Index() < f.state.Index() {
+	if restored.Index() < f.state.Index() {
 		return nil
 	}
-	f.state = state
+	f.state = restored
 	f.changedLocked()
 	return nil
 }
@@ -113,9 +113,9 @@ func (f *fsm) view() *ec2.View { return f.viewSince(nil) }
 
 func (f *fsm) viewSince(prev *ec2.View) *ec2.View {
 	f.mu.Lock()
-	state := f.state
+	current := f.state
 	f.mu.Unlock()
-	return state.ViewSince(prev)
+	return current.ViewSince(prev)
 }
 
 type snapshot struct{ view *ec2.View }

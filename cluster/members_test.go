@@ -241,20 +241,20 @@ func TestClusterOfOneTakesOthersIn(t *testing.T) {
 
 func TestStepsTowardsTheMembers(t *testing.T) {
 	view := func(nodes ...ec2.Node) *ec2.View {
-		state := ec2.NewState()
+		st := ec2.NewState()
 		for i, n := range nodes {
 			n.Zone = "z"
 			fence := n.State == ec2.Fenced
-			if _, err := state.Apply(uint64(2*i+1), ec2.Command{Request: &ec2.PutNode{Node: n}}); err != nil {
+			if _, err := st.Apply(uint64(2*i+1), ec2.Command{Request: &ec2.PutNode{Node: n}}); err != nil {
 				t.Fatal(err)
 			}
 			if fence {
-				if _, err := state.Apply(uint64(2*i+2), ec2.Command{Request: &ec2.FenceNode{Node: n.ID}}); err != nil {
+				if _, err := st.Apply(uint64(2*i+2), ec2.Command{Request: &ec2.FenceNode{Node: n.ID}}); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		return state.View()
+		return st.View()
 	}
 	n := func(id, address string, role ec2.NodeRole, state ec2.NodeState) ec2.Node {
 		return ec2.Node{ID: ec2.NodeID(id), Address: address, Role: role, State: state}

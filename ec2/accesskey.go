@@ -140,7 +140,7 @@ func (r *SealSecrets) apply(t *tx) (Result, error) {
 	}
 	for _, was := range plain {
 		k := *was
-		k.Secret, k.Sealed = "", SealedSecret{r.Key, r.AccessKeys[was.ID]}
+		k.Secret, k.Sealed = "", SealedSecret{Key: r.Key, Box: r.AccessKeys[was.ID]}
 		if err := t.checkSealed(k.Sealed); err != nil {
 			return Result{}, err
 		}

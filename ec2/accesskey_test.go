@@ -68,7 +68,7 @@ func TestAccessKeysOfAnAccount(t *testing.T) {
 	r.refused(&CreateAccessKey{albert, "AKIDALBERTTHIRDX", sampleSealed}, "LimitExceeded")
 	r.refused(&CreateAccessKey{mary, "AKIDALBERTSECOND", sampleSealed}, "EntityAlreadyExists")
 	r.refused(&CreateAccessKey{mary, "short", sampleSealed}, "InvalidParameterValue")
-	r.refused(&CreateAccessKey{mary, "AKIDMARYSECONDXX", SealedSecret{"fedcba9876543210", []byte("box")}}, "IncorrectState")
+	r.refused(&CreateAccessKey{mary, "AKIDMARYSECONDXX", SealedSecret{Key: "fedcba9876543210", Box: []byte("box")}}, "IncorrectState")
 	r.refused(&CreateAccessKey{"000000000000", "AKIDNOBODYXXXXXX", sampleSealed}, "NoSuchEntity")
 	r.refused(&UpdateAccessKey{mary, "AKIDALBERTSECOND", true}, "NoSuchEntity")
 	r.refused(&DeleteAccessKey{mary, "AKIDALBERTSECOND"}, "NoSuchEntity")

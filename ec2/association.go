@@ -45,7 +45,7 @@ func (r *AssociateRouteTable) apply(t *tx) (Result, error) {
 func (t *tx) associate(rt *RouteTable, s SubnetID) Result {
 	id := AssociationID(t.meta.longID("rtbassoc", t.serial()))
 	now := t.putRouteTable(rt, func(now *RouteTable) {
-		now.Associations = append(now.Associations, RouteAssociation{id, s})
+		now.Associations = append(now.Associations, RouteAssociation{ID: id, Subnet: s})
 	})
 	return Result{RouteTable: now, Association: id}
 }

@@ -223,7 +223,7 @@ func TestSecondaryAddressesComeAndGo(t *testing.T) {
 	if now := w.eni(a.ID); len(now.Further) != 1 || now.Further[0].Private != addr("10.0.1.7") {
 		t.Errorf("the interface that lost an address has %v", now.Further)
 	}
-	if now := w.eni(b.ID); len(now.Further) != 2 || now.Further[0] != (AddressPair{addr("10.0.1.6"), e.Public}) {
+	if now := w.eni(b.ID); len(now.Further) != 2 || now.Further[0] != (AddressPair{Private: addr("10.0.1.6"), Public: e.Public}) {
 		t.Errorf("the interface that got an address has %v, want the elastic one with it", now.Further)
 	}
 	if now, _ := w.state.View().ElasticAddress(e.ID); now.Interface != b.ID || now.Private != addr("10.0.1.6") {

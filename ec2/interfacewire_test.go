@@ -15,7 +15,7 @@ func interfaceSamples() []Request {
 		&ModifyNetworkInterface{albert, east, eni, new("web"), []GroupID{"sg-0a1b2c3d"}, new(true), "eni-attach-0a1b2c3d", new(false)},
 		&AssignPrivateAddresses{albert, east, eni, sampleSpec().Further, 2, true},
 		&UnassignPrivateAddresses{albert, east, eni, sampleSpec().Further},
-		&RegisterInterface{albert, east, "node1", Outside{"vm7", "eth0"}, eni, sampleSpec(), new(true), map[string]string{"Name": "vm7"}},
+		&RegisterInterface{albert, east, "node1", Outside{Namespace: "vm7", Device: "eth0"}, eni, sampleSpec(), new(true), map[string]string{"Name": "vm7"}},
 		&UnregisterInterface{albert, east, eni, true},
 		&RebootInstances{albert, east, []InstanceID{i}},
 		&ModifyInstance{albert, east, i, []GroupID{"sg-0a1b2c3d"}, new(true), new("m1.large"), new([]byte("#!/bin/sh")), new(true), new(true), new(true)},
@@ -35,7 +35,7 @@ func laterInterfaces() map[string]Request {
 		"RunInstances-vpc": &RunInstances{
 			Account: albert, Region: east, Image: "ami-eca54085", Type: "m1.small", MinCount: 1, MaxCount: 1,
 			Tags: map[string]string{"Name": "web"}, TerminationProtected: true, StopProtected: true, TerminateOnShutdown: true,
-			Metadata: &MetadataOptions{"disabled", "required", 2, "disabled"},
+			Metadata: &MetadataOptions{Endpoint: "disabled", Tokens: "required", Hops: 2, Tags: "disabled"},
 			Subnet:   "subnet-0a1b2c3d", Private: sampleSpec().Private, Further: sampleSpec().Further, FurtherCount: 1,
 			Interfaces: []LaunchInterface{
 				{Interface: "eni-0a1b2c3d"},

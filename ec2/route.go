@@ -128,7 +128,7 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 		return Result{}, Errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
 	}
 	now := t.putRouteTable(rt, func(now *RouteTable) {
-		now.Routes = append(now.Routes, Route{r.Destination, r.Gateway})
+		now.Routes = append(now.Routes, Route{Destination: r.Destination, Gateway: r.Gateway})
 		slices.SortFunc(now.Routes, byDestination)
 	})
 	return Result{RouteTable: now}, nil

@@ -292,7 +292,7 @@ func checkElastic(t *testing.T, v *View, e *ElasticAddress) {
 		return
 	}
 	eni, ok := v.Interface(e.Interface)
-	if !ok || !slices.Contains(eni.Addresses(), AddressPair{e.Private, e.Public}) {
+	if !ok || !slices.Contains(eni.Addresses(), AddressPair{Private: e.Private, Public: e.Public}) {
 		t.Errorf("%+v is associated with %+v", e, eni)
 	}
 }

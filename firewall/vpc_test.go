@@ -66,9 +66,9 @@ func TestEgressOfAVPCIsWhatItsGroupsSay(t *testing.T) {
 // refused. Both are asked about the same random rules, bad ones among them.
 func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
 	const account, region = ec2.AccountID("123456789012"), ec2.Region("us-east-1")
-	state := ec2.NewState()
+	st := ec2.NewState()
 	do := func(req ec2.Request) (ec2.Result, error) {
-		return state.Apply(state.Index()+1, ec2.Command{Request: req})
+		return st.Apply(st.Index()+1, ec2.Command{Request: req})
 	}
 	for _, req := range []ec2.Request{
 		&ec2.Bootstrap{Seed: "x", Settings: ec2.Settings{RulesPerVPCGroup: 10_000}},
@@ -113,7 +113,7 @@ func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
 		t.Fatalf("%d rules accepted, %d refused: too few of one kind", accepted, refused)
 	}
 
-	view := state.View()
+	view := st.View()
 	web, err := view.FindGroup(account, region, ec2.GroupSelector{Name: "web"})
 	if err != nil {
 		t.Fatal(err)

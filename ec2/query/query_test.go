@@ -120,14 +120,14 @@ func (w *world) report(t *testing.T) {
 		if !ok {
 			continue
 		}
-		state := ec2.Running
+		reached := ec2.Running
 		switch i.State {
 		case ec2.Stopping:
-			state = ec2.Stopped
+			reached = ec2.Stopped
 		case ec2.ShuttingDown:
-			state = ec2.Terminated
+			reached = ec2.Terminated
 		}
-		apply(&ec2.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: state})
+		apply(&ec2.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: reached})
 	}
 	for eni := range view.Interfaces() {
 		if eni.State == ec2.Draining {

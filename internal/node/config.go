@@ -244,9 +244,9 @@ func (c *Config) rehearse() error {
 	}
 	var keys keyring
 	keys.key.Store(secret.NewKey())
-	state := ec2.NewState()
+	st := ec2.NewState()
 	for i, cmd := range keys.sealed(commands) {
-		if _, err := state.Apply(uint64(i+1), cmd); err != nil {
+		if _, err := st.Apply(uint64(i+1), cmd); err != nil {
 			return fmt.Errorf("no cluster can begin with it: %w", err)
 		}
 	}
