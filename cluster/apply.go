@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -22,10 +23,10 @@ var errNotLeader = errors.New("this node is not the leader")
 // an *ec2.Error, the entry is on the disks of most voters. ErrNoLeader says that it was
 // not proposed. After any other error, ctx's included, the command may or may not take
 // effect; it is never proposed twice.
-func (c *Cluster) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
+func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	data, err := encode(cmd)
 	if err != nil {
-		return ec2.Result{}, 0, err
+		return state.Result{}, 0, err
 	}
 	var a answer
 	err = c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
@@ -43,17 +44,17 @@ func (c *Cluster) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint6
 		return fmt.Errorf("apply %T at %s: %w: %w", cmd.Request, leader, ErrOutcomeUnknown, err)
 	})
 	if _, refused := errors.AsType[*ec2.Error](err); err != nil && !refused {
-		return ec2.Result{}, 0, err
+		return state.Result{}, 0, err
 	}
 	if late := c.waitIndex(ctx, a.Index); late != nil {
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: entry %d is decided and not yet here: %w", cmd.Request, a.Index, late)
+		return state.Result{}, 0, fmt.Errorf("apply %T: entry %d is decided and not yet here: %w", cmd.Request, a.Index, late)
 	}
 	return a.Result, a.Index, err
 }
 
 // ReadView returns a state that holds every change acknowledged, by whichever node,
 // before the call. A node that does not lead asks the leader how far that is.
-func (c *Cluster) ReadView(ctx context.Context) (*ec2.View, error) {
+func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 	var index uint64
 	err := c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
 		if leader == c.cfg.Node {
@@ -99,9 +100,9 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 
 // encode encodes a command that has no time yet, and checks its size. Every command is
 // encoded here once, on the node that received it.
-func encode(cmd ec2.Command) ([]byte, error) {
+func encode(cmd state.Command) ([]byte, error) {
 	cmd.Time = time.Time{}
-	data, err := ec2.EncodeCommand(cmd)
+	data, err := state.EncodeCommand(cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -113,17 +114,17 @@ func encode(cmd ec2.Command) ([]byte, error) {
 
 // propose stamps an encoded command that holds r, replicates it and returns its result and
 // its log index. errNotLeader means that it was not proposed.
-func (c *Cluster) propose(ctx context.Context, r ec2.Request, data []byte) (ec2.Result, uint64, error) {
-	data, err := ec2.StampCommand(data, c.cfg.Now())
+func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (state.Result, uint64, error) {
+	data, err := state.StampCommand(data, c.cfg.Now())
 	if err != nil {
-		return ec2.Result{}, 0, err
+		return state.Result{}, 0, err
 	}
 	if err := c.handOff(ctx, r); err != nil {
-		return ec2.Result{}, 0, err
+		return state.Result{}, 0, err
 	}
 	future := c.raft.Apply(data, 0)
 	if err := c.wait(ctx, future); err != nil {
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", r, err)
+		return state.Result{}, 0, fmt.Errorf("apply %T: %w", r, err)
 	}
 	select {
 	case c.committed <- struct{}{}:
@@ -133,7 +134,7 @@ func (c *Cluster) propose(ctx context.Context, r ec2.Request, data []byte) (ec2.
 	case applied:
 		return a.result, future.Index(), a.err
 	case error:
-		return ec2.Result{}, 0, fmt.Errorf("apply %T: %w", r, a)
+		return state.Result{}, 0, fmt.Errorf("apply %T: %w", r, a)
 	default:
 		panic(fmt.Sprintf("cluster: fsm answered %T", a))
 	}

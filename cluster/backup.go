@@ -19,11 +19,12 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/atomicfile"
 )
 
 // A backup is a line of JSON, the Manifest, and behind it the bytes of
-// ec2.View.WriteSnapshot.
+// state.View.WriteSnapshot.
 const (
 	backupFormat  = "palisade-backup"
 	backupVersion = 1
@@ -57,7 +58,7 @@ type Counts struct {
 	Instances int `json:"instances"`
 }
 
-func countsOf(v *ec2.View) (c Counts) {
+func countsOf(v *state.View) (c Counts) {
 	for range v.Nodes() {
 		c.Nodes++
 	}
@@ -74,7 +75,7 @@ func countsOf(v *ec2.View) (c Counts) {
 	return c
 }
 
-func plainSecrets(v *ec2.View) (count int) {
+func plainSecrets(v *state.View) (count int) {
 	for k := range v.AccessKeys() {
 		if k.Secret != "" {
 			count++
@@ -96,7 +97,7 @@ func (m Manifest) seal() (hash.Hash, error) {
 }
 
 // Save writes a backup of a View of the cluster with that id.
-func Save(w io.Writer, cluster string, v *ec2.View) (Manifest, error) {
+func Save(w io.Writer, cluster string, v *state.View) (Manifest, error) {
 	m := Manifest{
 		Format: backupFormat, Version: backupVersion, Cluster: cluster, Index: v.Index(), Time: v.Time(), Counts: countsOf(v),
 		SealKey: v.SealKey(), PlainSecrets: plainSecrets(v),
@@ -133,7 +134,7 @@ func Inspect(r io.Reader) (Manifest, error) {
 	return m, err
 }
 
-func readBackup(r io.Reader) (Manifest, *ec2.State, error) {
+func readBackup(r io.Reader) (Manifest, *state.State, error) {
 	m, restored, err := parseBackup(bufio.NewReaderSize(r, maxManifest))
 	if err != nil {
 		return Manifest{}, nil, fmt.Errorf("read a backup: %w", err)
@@ -141,7 +142,7 @@ func readBackup(r io.Reader) (Manifest, *ec2.State, error) {
 	return m, restored, nil
 }
 
-func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
+func parseBackup(in *bufio.Reader) (m Manifest, _ *state.State, err error) {
 	line, err := in.ReadSlice('\n')
 	if err != nil {
 		return m, nil, errors.New("it has no manifest: this is no backup, or not all of one")
@@ -158,7 +159,7 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *ec2.State, err error) {
 	if err != nil {
 		return m, nil, err
 	}
-	restored, err := ec2.Restore(io.TeeReader(io.LimitReader(in, m.Bytes), h))
+	restored, err := state.Restore(io.TeeReader(io.LimitReader(in, m.Bytes), h))
 	if err != nil {
 		return m, nil, fmt.Errorf("it is damaged: %w", err)
 	}
@@ -182,9 +183,9 @@ const recoveredEntries = 1 << 32
 // Restore makes of a backup the log of a cluster with one member, in a directory that is
 // empty or not there, all or nothing. as.Node has the member's name, its key, and its
 // address with a port of its own; where the backup knows the node, an empty zone stays
-// what it was. See ec2.Recover for what becomes of the others; its gossip key is made
+// what it was. See state.Recover for what becomes of the others; its gossip key is made
 // here.
-func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
+func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 	left, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
@@ -198,7 +199,7 @@ func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
 	}
 	as.GossipKey = newGossipKey()
 	index := m.Index + recoveredEntries
-	_, err = restored.Apply(index, ec2.Command{Time: time.Now(), Request: &as})
+	_, err = restored.Apply(index, state.Command{Time: time.Now(), Request: &as})
 	if err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
@@ -223,7 +224,7 @@ func Restore(dir string, r io.Reader, as ec2.Recover) (Manifest, error) {
 
 // writeRestored writes a snapshot with one voter, and a store that says that there is
 // one.
-func writeRestored(dir string, index uint64, v *ec2.View, node ec2.Node) (err error) {
+func writeRestored(dir string, index uint64, v *state.View, node ec2.Node) (err error) {
 	s, err := openStore(filepath.Join(dir, "raft.db"))
 	if err != nil {
 		return err

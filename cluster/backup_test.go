@@ -8,25 +8,26 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 func TestBackupBeginsAnotherCluster(t *testing.T) {
 	c, stop := open(t, Config{Dir: t.TempDir()})
 	ready(t, c)
-	apply := func(c *Cluster, r ec2.Request) ec2.Result {
+	apply := func(c *Cluster, r state.Request) state.Result {
 		t.Helper()
-		result, _, err := c.Apply(t.Context(), ec2.Command{Request: r})
+		result, _, err := c.Apply(t.Context(), state.Command{Request: r})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return result
 	}
-	apply(c, &ec2.PutNode{Node: ec2.Node{ID: "node2", Zone: "us-east-1b", Address: "192.0.2.12:7400", PublicKey: []byte("key")}})
-	run := apply(c, &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 4, MaxCount: 4})
+	apply(c, &state.PutNode{Node: ec2.Node{ID: "node2", Zone: "us-east-1b", Address: "192.0.2.12:7400", PublicKey: []byte("key")}})
+	run := apply(c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 4, MaxCount: 4})
 	if _, err := createGroup(t.Context(), c, "web"); err != nil {
 		t.Fatal(err)
 	}
-	apply(c, &ec2.CreateJoinToken{ID: "t", SecretHash: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", Expires: time.Now().Add(time.Hour)})
+	apply(c, &state.CreateJoinToken{ID: "t", SecretHash: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", Expires: time.Now().Add(time.Hour)})
 	view := c.View()
 	var file bytes.Buffer
 	made, err := Save(&file, "c1", view)
@@ -40,7 +41,7 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 		t.Errorf("manifest %+v is not of the View", made)
 	}
 	// What the lost cluster gives out after its backup.
-	later := apply(c, &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
+	later := apply(c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
 	given := make(map[uint64]bool)
 	for _, i := range later.Instances {
 		eni, _ := c.View().Interface(i.After.Interface)
@@ -52,10 +53,10 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 	}
 
 	dir := filepath.Join(t.TempDir(), "raft")
-	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Recover{Node: ec2.Node{ID: "node1"}}); err != nil {
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), ec2.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
 		t.Error("a second restore wrote over the first")
 	}
 	c, stop = open(t, Config{Dir: dir, Decided: last})
@@ -79,7 +80,7 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 			t.Errorf("instance %s of %s has interface %q", now.ID, i.After.Node, now.Interface)
 		}
 	}
-	again := apply(c, &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
+	again := apply(c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
 	for _, i := range again.Instances {
 		if eni, _ := c.View().Interface(i.After.Interface); given[eni.Epoch] {
 			t.Errorf("epoch %d is given out twice", eni.Epoch)
@@ -117,7 +118,7 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 	}
 	for _, bad := range [][]byte{nil, good[:manifest], good[:manifest+1], good[:len(good)-1], append(bytes.Clone(good), '\n')} {
 		dir := filepath.Join(t.TempDir(), "raft")
-		if _, err := Restore(dir, bytes.NewReader(bad), ec2.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
+		if _, err := Restore(dir, bytes.NewReader(bad), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
 			t.Errorf("a backup of %d bytes instead of %d is restored", len(bad), len(good))
 		}
 		left, err := os.ReadDir(filepath.Dir(dir))

@@ -1,4 +1,4 @@
-// Package cluster makes one ec2.State of many nodes: it replicates commands through
+// Package cluster makes one state.State of many nodes: it replicates commands through
 // Raft and hands out Views. It is the only importer of hashicorp/raft. Which interfaces are
 // up is spread beside Raft, by cluster/gossip.
 //
@@ -27,6 +27,7 @@ import (
 
 	"palisade/cluster/gossip"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -50,7 +51,7 @@ type Config struct {
 	// Dir holds the log and the snapshots; Run makes it. One process at a time. Required.
 	Dir string
 	// Bootstrap is applied as one entry, all or nothing, when the log holds no command.
-	Bootstrap []ec2.Command
+	Bootstrap []state.Command
 
 	// Peer carries Raft between nodes; New adds its handlers, so its Run comes later.
 	// Default nil: a cluster of one, for ever.
@@ -120,7 +121,7 @@ type Cluster struct {
 
 	next struct {
 		sync.Mutex
-		last *ec2.View // the View that Next returned last
+		last *state.View // the View that Next returned last
 	}
 }
 
@@ -235,14 +236,14 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 }
 
 // View is the newest state this node has.
-func (c *Cluster) View() *ec2.View { return c.fsm.view() }
+func (c *Cluster) View() *state.View { return c.fsm.view() }
 
 // Next blocks until the state has moved beyond the View it returned last, and returns
 // the newest with everything that changed in between. The first View has everything as
 // new, and is not older than what this node had decided when it went down: an older
 // state may be one in which revoked rules still stand. A disk that does not have all of
 // that waits for the leader.
-func (c *Cluster) Next(ctx context.Context) (*ec2.View, error) {
+func (c *Cluster) Next(ctx context.Context) (*state.View, error) {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
 
@@ -31,18 +32,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func bootstrap() []ec2.Command {
-	return []ec2.Command{
-		{Request: &ec2.Bootstrap{Seed: "a seed of the cluster's tests"}},
-		{Request: &ec2.PutNetwork{Network: ec2.Network{
+func bootstrap() []state.Command {
+	return []state.Command{
+		{Request: &state.Bootstrap{Seed: "a seed of the cluster's tests"}},
+		{Request: &state.PutNetwork{Network: ec2.Network{
 			VNI:         1,
 			Region:      region,
 			Prefix:      netip.MustParsePrefix("10.0.0.0/8"),
 			Pools:       []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
 			PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
 		}}},
-		{Request: &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
-		{Request: &ec2.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"}},
+		{Request: &state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
+		{Request: &state.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"}},
 	}
 }
 
@@ -79,11 +80,11 @@ func ready(t *testing.T, c *Cluster) {
 }
 
 func createGroup(ctx context.Context, c *Cluster, name string) (uint64, error) {
-	_, index, err := c.Apply(ctx, ec2.Command{Request: &ec2.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"}})
+	_, index, err := c.Apply(ctx, state.Command{Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"}})
 	return index, err
 }
 
-func hasGroup(v *ec2.View, name string) bool {
+func hasGroup(v *state.View, name string) bool {
 	_, ok := v.GroupNamed(albert, region, "", name)
 	return ok
 }
@@ -144,7 +145,7 @@ func TestNextReturnsEverythingThenWhatChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, _, err = c.Apply(t.Context(), ec2.Command{Request: &ec2.DeleteSecurityGroup{Account: albert, Region: region, Group: ec2.GroupSelector{Name: "a"}}})
+	_, _, err = c.Apply(t.Context(), state.Command{Request: &state.DeleteSecurityGroup{Account: albert, Region: region, Group: state.GroupSelector{Name: "a"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +199,7 @@ func TestSecondProcessIsKeptOut(t *testing.T) {
 }
 
 func TestRefusedBootstrapEndsRun(t *testing.T) {
-	c, stop := open(t, Config{Dir: t.TempDir(), Bootstrap: []ec2.Command{{Request: &ec2.Bootstrap{}}}})
+	c, stop := open(t, Config{Dir: t.TempDir(), Bootstrap: []state.Command{{Request: &state.Bootstrap{}}}})
 	<-c.stopped
 	if err := stop(); !isCode(err, "MissingParameter") {
 		t.Errorf("Run: got %v, want the refusal of the bootstrap", err)

@@ -6,21 +6,22 @@ import (
 	"fmt"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // Fence puts a node out without its help: its leases end, nobody talks to it any more,
 // and the gossip key is replaced. Not the last voter, nor one without which the others
 // could decide nothing: that would be for good. by says for the log who asked.
 func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
-	return c.putOut(ctx, node, ec2.Command{Request: &ec2.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
+	return c.putOut(ctx, node, state.Command{Request: &state.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
 
 // Remove takes a node's row away. One that carries instances must be fenced first.
 func (c *Cluster) Remove(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
-	return c.putOut(ctx, node, ec2.Command{Request: &ec2.RemoveNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
+	return c.putOut(ctx, node, state.Command{Request: &state.RemoveNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
 
-func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, cmd ec2.Command) error {
+func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, cmd state.Command) error {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return err
 	}
@@ -51,12 +52,12 @@ func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, cmd ec2.Command) 
 
 // handOff is asked before a command is proposed. A leader does not put itself out: when
 // the others hear of it, they hang up, and may then be too few to elect another.
-func (c *Cluster) handOff(ctx context.Context, r ec2.Request) error {
+func (c *Cluster) handOff(ctx context.Context, r state.Request) error {
 	var node ec2.NodeID
 	switch r := r.(type) {
-	case *ec2.FenceNode:
+	case *state.FenceNode:
 		node = r.Node
-	case *ec2.RemoveNode:
+	case *state.RemoveNode:
 		node = r.Node
 	}
 	if node != c.cfg.Node || len(votersOf(c.servers())) < 2 {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // fsm is the State behind Raft's interface. Raft calls Apply, Snapshot and Restore from
@@ -20,19 +20,19 @@ type fsm struct {
 	failed chan struct{} // closed with the failure
 
 	mu      sync.Mutex
-	state   *ec2.State
+	state   *state.State
 	failure error
 	change  chan struct{} // closed by the next change
 }
 
 // applied is what Apply answers to the proposer.
 type applied struct {
-	result ec2.Result
+	result state.Result
 	err    error // nil or an *ec2.Error
 }
 
 func newFSM() *fsm {
-	return &fsm{failed: make(chan struct{}), state: ec2.NewState(), change: make(chan struct{})}
+	return &fsm{failed: make(chan struct{}), state: state.NewState(), change: make(chan struct{})}
 }
 
 // Apply runs one committed entry.
@@ -45,7 +45,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	if entry.Index <= f.state.Index() {
 		return applied{} // replayed at the start; nobody waits for its result
 	}
-	cmd, err := ec2.DecodeCommand(entry.Data)
+	cmd, err := state.DecodeCommand(entry.Data)
 	if err != nil {
 		return f.failLocked(fmt.Errorf("entry %d: %w", entry.Index, err))
 	}
@@ -67,7 +67,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // Restore replaces the State, all or nothing. What replay knew to be decided can be newer
 // than a snapshot of the leader's; then it stays, and Raft repeats what lies between.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	restored, err := ec2.Restore(r)
+	restored, err := state.Restore(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failure != nil {
@@ -109,16 +109,16 @@ func (f *fsm) err() error {
 	return f.failure
 }
 
-func (f *fsm) view() *ec2.View { return f.viewSince(nil) }
+func (f *fsm) view() *state.View { return f.viewSince(nil) }
 
-func (f *fsm) viewSince(prev *ec2.View) *ec2.View {
+func (f *fsm) viewSince(prev *state.View) *state.View {
 	f.mu.Lock()
 	current := f.state
 	f.mu.Unlock()
 	return current.ViewSince(prev)
 }
 
-type snapshot struct{ view *ec2.View }
+type snapshot struct{ view *state.View }
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.view.WriteSnapshot(sink); err != nil {

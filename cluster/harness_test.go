@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 	"palisade/internal/testwait"
 )
@@ -64,7 +65,7 @@ func begin(t *testing.T, count int, cfg func(*Config)) *nodes {
 			c.Bootstrap = bootstrap()
 		}
 		for _, cmd := range c.Bootstrap {
-			if r, ok := cmd.Request.(*ec2.PutNode); ok {
+			if r, ok := cmd.Request.(*state.PutNode); ok {
 				r.Node.Address, r.Node.PublicKey = first.address.String(), id.PublicKey()
 			}
 		}
@@ -112,7 +113,7 @@ func (s *nodes) join(name ec2.NodeID, role ec2.NodeRole) *node {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.apply(by, &ec2.CreateJoinToken{ID: token.ID, SecretHash: token.SecretHash(), Role: role, Expires: time.Now().Add(time.Hour)})
+	s.apply(by, &state.CreateJoinToken{ID: token.ID, SecretHash: token.SecretHash(), Role: role, Expires: time.Now().Add(time.Hour)})
 	_, err = peer.Join(s.t.Context(), peer.JoinConfig{
 		Dir: n.identityDir(), Node: string(name), Zone: "us-east-1a", Address: n.address,
 		Contacts: []string{by.address.String()}, Token: token.String(), Patience: testwait.Patience,
@@ -181,7 +182,7 @@ func (n *node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	if token == nil {
 		return peer.JoinAnswer{}, errors.New("unknown token")
 	}
-	_, _, err := n.Apply(ctx, ec2.Command{Request: &ec2.AdmitNode{Token: r.Token, SecretHash: r.SecretHash, Node: ec2.Node{
+	_, _, err := n.Apply(ctx, state.Command{Request: &state.AdmitNode{Token: r.Token, SecretHash: r.SecretHash, Node: ec2.Node{
 		ID: ec2.NodeID(r.Node), Zone: r.Zone, Role: token.Role, Address: r.Address.String(), PublicKey: r.PublicKey,
 	}}})
 	if errors.Is(err, ErrNoLeader) || errors.Is(err, ErrOutcomeUnknown) {
@@ -297,10 +298,10 @@ func (s *nodes) persist(ask func(context.Context) error) (err error, again bool)
 	}
 }
 
-func (s *nodes) apply(at *node, r ec2.Request) (result ec2.Result, index uint64) {
+func (s *nodes) apply(at *node, r state.Request) (result state.Result, index uint64) {
 	s.t.Helper()
 	err, again := s.persist(func(ctx context.Context) (err error) {
-		result, index, err = at.Apply(ctx, ec2.Command{Request: r})
+		result, index, err = at.Apply(ctx, state.Command{Request: r})
 		return err
 	})
 	if err != nil && !(again && isCode(err, "InvalidGroup.Duplicate")) {
@@ -327,7 +328,7 @@ func (s *nodes) remove(name ec2.NodeID) {
 }
 
 // read is a View that has all that was acknowledged.
-func (s *nodes) read(at *node) (view *ec2.View) {
+func (s *nodes) read(at *node) (view *state.View) {
 	s.t.Helper()
 	err, _ := s.persist(func(ctx context.Context) (err error) { view, err = at.ReadView(ctx); return err })
 	if err != nil {
@@ -339,6 +340,6 @@ func (s *nodes) read(at *node) (view *ec2.View) {
 // write makes a group and must succeed.
 func (s *nodes) write(at *node, group string) uint64 {
 	s.t.Helper()
-	_, index := s.apply(at, &ec2.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "test"})
+	_, index := s.apply(at, &state.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "test"})
 	return index
 }

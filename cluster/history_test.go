@@ -12,7 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
 
@@ -25,7 +25,7 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 		rule string
 		err  error
 	}
-	_, base := s.apply(s.leader(), &ec2.CreateSecurityGroup{Account: albert, Region: region, Name: "web", Description: "test"})
+	_, base := s.apply(s.leader(), &state.CreateSecurityGroup{Account: albert, Region: region, Name: "web", Description: "test"})
 	s.waitAll(base)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
 	defer cancel()
@@ -150,7 +150,7 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 	n := s.follower()
 	n.kill()
 	leader := s.leader()
-	s.apply(leader, &ec2.DeleteSecurityGroup{Account: albert, Region: region, Group: ec2.GroupSelector{Name: "goes"}})
+	s.apply(leader, &state.DeleteSecurityGroup{Account: albert, Region: region, Group: state.GroupSelector{Name: "goes"}})
 	for i := range 60 {
 		last = s.write(leader, fmt.Sprint("new", i))
 	}

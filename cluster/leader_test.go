@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
 
@@ -38,7 +38,7 @@ func TestEveryNodeWritesAndReadsItsWrites(t *testing.T) {
 // What a request made comes back through the leader as it does at the leader.
 func TestResultIsTheSameAtEveryNode(t *testing.T) {
 	s := begin(t, 3, nil)
-	run := &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2, MaxCount: 2, UserData: []byte{0, 1, 0xff}}
+	run := &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2, MaxCount: 2, UserData: []byte{0, 1, 0xff}}
 	for _, n := range s.up() {
 		result, _ := s.apply(n, run)
 		if len(result.Instances) != 2 {
@@ -55,11 +55,11 @@ func TestResultIsTheSameAtEveryNode(t *testing.T) {
 
 func TestOversizedCommandIsRefusedAtEveryNode(t *testing.T) {
 	s := begin(t, 2, nil)
-	run := &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, UserData: make([]byte, maxCommand)}
+	run := &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, UserData: make([]byte, maxCommand)}
 	for _, n := range s.up() {
 		before := n.View().Index()
 		err, _ := s.persist(func(ctx context.Context) error {
-			_, _, err := n.Apply(ctx, ec2.Command{Request: run})
+			_, _, err := n.Apply(ctx, state.Command{Request: run})
 			return err
 		})
 		if !isCode(err, "RequestEntityTooLarge") {
@@ -182,7 +182,7 @@ func TestLeaderThatIsCutOffWhileItDecides(t *testing.T) {
 func TestLeaderThatEndsProposesNothing(t *testing.T) {
 	s := begin(t, 3, nil)
 	leader := s.leader()
-	late, err := ec2.EncodeCommand(ec2.Command{Request: &ec2.CreateSecurityGroup{Account: albert, Region: region, Name: "late", Description: "test"}})
+	late, err := state.EncodeCommand(state.Command{Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: "late", Description: "test"}})
 	if err != nil {
 		t.Fatal(err)
 	}

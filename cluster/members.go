@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // The State says who the members are; this file makes everything else follow: Raft's
@@ -75,7 +76,7 @@ func (m memberChange) String() string { return fmt.Sprintf("%s %s", m.kind, m.no
 // first: a dead voter counts in every majority. A leader that is out itself hands over
 // before, for a leader cannot well remove itself. A new voter begins without a vote, so
 // that one that nobody reaches never counts.
-func nextChange(self ec2.NodeID, address string, view *ec2.View, servers raft.Configuration) *memberChange {
+func nextChange(self ec2.NodeID, address string, view *state.View, servers raft.Configuration) *memberChange {
 	in := make(map[ec2.NodeID]raft.Server)
 	for _, s := range servers.Servers {
 		id := ec2.NodeID(s.ID)
@@ -113,7 +114,7 @@ func nextChange(self ec2.NodeID, address string, view *ec2.View, servers raft.Co
 	return promote
 }
 
-func hasOtherMember(view *ec2.View, self ec2.NodeID) bool {
+func hasOtherMember(view *state.View, self ec2.NodeID) bool {
 	for n := range view.Nodes() {
 		if n.ID != self && n.Member() {
 			return true

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 	"palisade/internal/testwait"
 )
@@ -226,7 +227,7 @@ func TestClusterOfOneTakesOthersIn(t *testing.T) {
 	}
 	first.start(nil)
 	ready(t, first.Cluster)
-	s.apply(first, &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a", Address: first.address.String(), PublicKey: id.PublicKey()}})
+	s.apply(first, &state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a", Address: first.address.String(), PublicKey: id.PublicKey()}})
 	second := s.join("node2", ec2.Voter)
 	s.waitVoters(2)
 	if !hasGroup(second.View(), "from before") {
@@ -240,16 +241,16 @@ func TestClusterOfOneTakesOthersIn(t *testing.T) {
 }
 
 func TestStepsTowardsTheMembers(t *testing.T) {
-	view := func(nodes ...ec2.Node) *ec2.View {
-		st := ec2.NewState()
+	view := func(nodes ...ec2.Node) *state.View {
+		st := state.NewState()
 		for i, n := range nodes {
 			n.Zone = "z"
 			fence := n.State == ec2.Fenced
-			if _, err := st.Apply(uint64(2*i+1), ec2.Command{Request: &ec2.PutNode{Node: n}}); err != nil {
+			if _, err := st.Apply(uint64(2*i+1), state.Command{Request: &state.PutNode{Node: n}}); err != nil {
 				t.Fatal(err)
 			}
 			if fence {
-				if _, err := st.Apply(uint64(2*i+2), ec2.Command{Request: &ec2.FenceNode{Node: n.ID}}); err != nil {
+				if _, err := st.Apply(uint64(2*i+2), state.Command{Request: &state.FenceNode{Node: n.ID}}); err != nil {
 					t.Fatal(err)
 				}
 			}

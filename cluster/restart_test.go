@@ -13,7 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // In a bubble the clock stands still while the disk works: what is left is what Raft waits.
@@ -64,7 +64,7 @@ func TestLongLogIsReplayed(t *testing.T) {
 	ready(t, c)
 	const entries = 9000 // more than raft's queue holds in batches of 64
 	futures := make([]raft.ApplyFuture, entries)
-	data, err := ec2.EncodeCommand(ec2.Command{Time: time.Now(), Request: &ec2.Sweep{}})
+	data, err := state.EncodeCommand(state.Command{Time: time.Now(), Request: &state.Sweep{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // The calls between members.
@@ -26,13 +27,13 @@ type question struct {
 
 // An answer is what every call returns.
 type answer struct {
-	Index     uint64     `json:"index"` // which one depends on the method
-	OK        bool       `json:"ok,omitempty"`
-	Result    ec2.Result `json:"result,omitzero"`
-	Error     *ec2.Error `json:"error,omitempty"`
-	Refused   string     `json:"refused,omitempty"` // why it was not even tried
-	NotLeader bool       `json:"not_leader,omitempty"`
-	Unknown   string     `json:"unknown,omitempty"` // what left the outcome open
+	Index     uint64       `json:"index"` // which one depends on the method
+	OK        bool         `json:"ok,omitempty"`
+	Result    state.Result `json:"result,omitzero"`
+	Error     *ec2.Error   `json:"error,omitempty"`
+	Refused   string       `json:"refused,omitempty"` // why it was not even tried
+	NotLeader bool         `json:"not_leader,omitempty"`
+	Unknown   string       `json:"unknown,omitempty"` // what left the outcome open
 }
 
 func (a answer) err() error {
@@ -131,7 +132,7 @@ func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
 	if !c.leads() || ctx.Err() != nil { // the door closes before Run ends
 		return answer{NotLeader: true}
 	}
-	cmd, err := ec2.DecodeCommand(body)
+	cmd, err := state.DecodeCommand(body)
 	if err != nil {
 		return answer{Refused: err.Error()}
 	}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // sweepEvery is how often the leader looks for something to sweep, so an address rests
@@ -56,7 +56,7 @@ func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
 	if !s.pending || c.cfg.Now().Before(s.due) {
 		return nil
 	}
-	r := &ec2.Sweep{}
+	r := &state.Sweep{}
 	if c.cfg.Peer != nil {
 		// What waits for a node's word is not due, however long it has rested.
 		r.Confirmed = c.confirmed(ctx)
@@ -64,6 +64,6 @@ func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
 			return nil
 		}
 	}
-	_, _, err := c.Apply(ctx, ec2.Command{Request: r})
+	_, _, err := c.Apply(ctx, state.Command{Request: r})
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
 
@@ -23,9 +24,9 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 		stopped := make(chan error, 1)
 		go func() { stopped <- c.Run(ctx) }()
 		<-c.Ready()
-		apply := func(r ec2.Request) ec2.Result {
+		apply := func(r state.Request) state.Result {
 			t.Helper()
-			result, _, err := c.Apply(ctx, ec2.Command{Request: r})
+			result, _, err := c.Apply(ctx, state.Command{Request: r})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -33,11 +34,11 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 		}
 		end := func() *ec2.Interface {
 			t.Helper()
-			run := apply(&ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
+			run := apply(&state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
 			id := run.Instances[0].After.ID
 			eni, _ := c.View().Interface(run.Instances[0].After.Interface)
-			apply(&ec2.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
-			apply(&ec2.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
+			apply(&state.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
+			apply(&state.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
 			return eni
 		}
 
@@ -74,18 +75,18 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
 	s := begin(t, 3, func(c *Config) {
 		c.Bootstrap = bootstrap()
-		c.Bootstrap[0].Request.(*ec2.Bootstrap).Settings.Quarantine = time.Nanosecond
+		c.Bootstrap[0].Request.(*state.Bootstrap).Settings.Quarantine = time.Nanosecond
 	})
 	free := func() uint64 {
 		t.Helper()
-		run, _ := s.apply(s.leader(), &ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
+		run, _ := s.apply(s.leader(), &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
 		id := run.Instances[0].After.ID
 		eni, ok := s.leader().View().Interface(run.Instances[0].After.Interface)
 		if !ok {
 			t.Fatalf("%s has no interface", id)
 		}
-		s.apply(s.leader(), &ec2.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
-		_, index := s.apply(s.leader(), &ec2.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
+		s.apply(s.leader(), &state.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
+		_, index := s.apply(s.leader(), &state.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
 		return index
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // lead follows this node's leadership until ctx ends or the State cannot go on.
@@ -65,11 +66,11 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 		return err
 	}
 	if c.fsm.view().Index() == 0 && len(c.cfg.Bootstrap) > 0 {
-		batch := &ec2.Batch{}
+		batch := &state.Batch{}
 		for _, cmd := range c.cfg.Bootstrap {
 			batch.Requests = append(batch.Requests, cmd.Request)
 		}
-		data, err := encode(ec2.Command{Request: batch})
+		data, err := encode(state.Command{Request: batch})
 		if err != nil {
 			return fmt.Errorf("bootstrap: %w", err)
 		}

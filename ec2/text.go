@@ -2,17 +2,6 @@ package ec2
 
 import "strings"
 
-// describing are the characters of names and descriptions in a VPC, as AWS's messages
-// list them.
-const describing = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
-
-const described = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. _-:/()#,@[]+=&;{}!$*"
-
-// describes reports whether text can be a name or a description in a VPC.
-func describes(text string) bool {
-	return len(text) <= 255 && strings.Trim(text, described) == ""
-}
-
 // Printable reports whether text is at most limit characters of ASCII without controls,
 // which no XML answer could carry.
 func Printable(text string, limit int) bool {

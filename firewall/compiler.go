@@ -32,7 +32,7 @@ type Set struct {
 // SameGroups reports whether two Sets are of the same groups, of whatever generations.
 func (s *Set) SameGroups(o *Set) bool { return s.key == o.key }
 
-// Groups is what a Compiler reads rules from; an *ec2.View is one.
+// Groups is what a Compiler reads rules from; an *state.View is one.
 type Groups interface {
 	Group(ec2.GroupID) (*ec2.Group, bool)
 }

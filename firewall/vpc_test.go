@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/firewall"
 )
 
@@ -66,16 +67,16 @@ func TestEgressOfAVPCIsWhatItsGroupsSay(t *testing.T) {
 // refused. Both are asked about the same random rules, bad ones among them.
 func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
 	const account, region = ec2.AccountID("123456789012"), ec2.Region("us-east-1")
-	st := ec2.NewState()
-	do := func(req ec2.Request) (ec2.Result, error) {
-		return st.Apply(st.Index()+1, ec2.Command{Request: req})
+	st := state.NewState()
+	do := func(req state.Request) (state.Result, error) {
+		return st.Apply(st.Index()+1, state.Command{Request: req})
 	}
-	for _, req := range []ec2.Request{
-		&ec2.Bootstrap{Seed: "x", Settings: ec2.Settings{RulesPerVPCGroup: 10_000}},
-		&ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}},
-		&ec2.PutNetwork{Network: ec2.Network{VNI: 1, Region: region, Prefix: netip.MustParsePrefix("10.0.0.0/8")}},
-		&ec2.CreateAccount{ID: account, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKID", Secret: "s"},
-		&ec2.CreateSecurityGroup{Account: account, Region: region, Name: "web", Description: "web"},
+	for _, req := range []state.Request{
+		&state.Bootstrap{Seed: "x", Settings: ec2.Settings{RulesPerVPCGroup: 10_000}},
+		&state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}},
+		&state.PutNetwork{Network: ec2.Network{VNI: 1, Region: region, Prefix: netip.MustParsePrefix("10.0.0.0/8")}},
+		&state.CreateAccount{ID: account, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKID", Secret: "s"},
+		&state.CreateSecurityGroup{Account: account, Region: region, Name: "web", Description: "web"},
 	} {
 		if _, err := do(req); err != nil {
 			t.Fatal(err)
@@ -84,7 +85,7 @@ func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 1))
 	accepted, refused := 0, 0
 	for range 1500 {
-		spec := ec2.RuleSpec{
+		spec := state.RuleSpec{
 			Protocol: ec2.Protocol(r.IntN(270) - 5),
 			From:     r.IntN(300) - 10,
 			To:       r.IntN(300) - 10,
@@ -100,8 +101,8 @@ func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
 		case 3:
 			spec.Prefix = netip.MustParsePrefix([]string{"::/0", "2001:db8::1/64", "::ffff:10.0.0.0/104"}[r.IntN(3)])
 		}
-		_, err := do(&ec2.AuthorizeRules{
-			Account: account, Region: region, Group: ec2.GroupSelector{Name: "web"}, Direction: ec2.Direction(r.IntN(2)), Rules: []ec2.RuleSpec{spec},
+		_, err := do(&state.AuthorizeRules{
+			Account: account, Region: region, Group: state.GroupSelector{Name: "web"}, Direction: ec2.Direction(r.IntN(2)), Rules: []state.RuleSpec{spec},
 		})
 		if err == nil {
 			accepted++
@@ -114,7 +115,7 @@ func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
 	}
 
 	view := st.View()
-	web, err := view.FindGroup(account, region, ec2.GroupSelector{Name: "web"})
+	web, err := view.FindGroup(account, region, state.GroupSelector{Name: "web"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -69,7 +70,7 @@ func (b *board) down() (map[uint64]bool, <-chan struct{}) {
 
 // publish makes what this node says its newest document, and reports whether it differs
 // from the one before.
-func (b *board) publish(view *ec2.View, entries []Presence) (bool, error) {
+func (b *board) publish(view *state.View, entries []Presence) (bool, error) {
 	if len(entries) > maxEntries {
 		b.count.tooLarge.Add(1)
 		entries = slices.Clone(entries)
@@ -88,7 +89,7 @@ func (b *board) publish(view *ec2.View, entries []Presence) (bool, error) {
 	return true, nil
 }
 
-func (b *board) publishLocked(view *ec2.View, entries []Presence) error {
+func (b *board) publishLocked(view *state.View, entries []Presence) error {
 	d := document{Node: b.node, Boot: b.boot, Version: b.version + 1, Applied: view.Index(), Interfaces: entries}
 	raw, c, err := seal(b.identity, d)
 	if err != nil {
@@ -137,7 +138,7 @@ func (b *board) raw(node ec2.NodeID) ([]byte, bool) {
 
 // hear takes claims that shownBy makes, and reports whether there is something to ask
 // for now.
-func (b *board) hear(view *ec2.View, shownBy ec2.NodeID, claims []claim) bool {
+func (b *board) hear(view *state.View, shownBy ec2.NodeID, claims []claim) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	news := false
@@ -222,7 +223,7 @@ func (b *board) asked(w want, answered bool, now time.Time, wait time.Duration) 
 }
 
 // accept judges a sealed document that is said to be of node, and posts it.
-func (b *board) accept(view *ec2.View, node ec2.NodeID, raw []byte) error {
+func (b *board) accept(view *state.View, node ec2.NodeID, raw []byte) error {
 	err := b.acceptCounted(view, node, raw)
 	switch {
 	case err == nil:
@@ -239,7 +240,7 @@ func (b *board) accept(view *ec2.View, node ec2.NodeID, raw []byte) error {
 	return err
 }
 
-func (b *board) acceptCounted(view *ec2.View, node ec2.NodeID, raw []byte) error {
+func (b *board) acceptCounted(view *state.View, node ec2.NodeID, raw []byte) error {
 	row, ok := memberRow(view, node)
 	if !ok {
 		return fmt.Errorf("%w: %s", errUnknown, node)
@@ -273,7 +274,7 @@ func (b *board) acceptCounted(view *ec2.View, node ec2.NodeID, raw []byte) error
 // outrankLocked meets a document of this node's own from a boot that seems later than
 // this one: the clock was set back in between. All others would take what is said now
 // for a replay, so this boot moves above that one.
-func (b *board) outrankLocked(view *ec2.View, seen claim) error {
+func (b *board) outrankLocked(view *state.View, seen claim) error {
 	if latest, _ := b.latestLocked(b.node); !seen.newer(latest) {
 		return fmt.Errorf("%w: %s, its own", errReplayed, b.node)
 	}
@@ -286,7 +287,7 @@ func (b *board) outrankLocked(view *ec2.View, seen claim) error {
 
 // follow drops the documents of nodes that are no members any more, or have another
 // key, and judges all others by the new state.
-func (b *board) follow(view *ec2.View) {
+func (b *board) follow(view *state.View) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for node, doc := range b.docs {
@@ -304,7 +305,7 @@ func (b *board) follow(view *ec2.View) {
 }
 
 // judgeLocked works out which leases are down.
-func (b *board) judgeLocked(view *ec2.View) {
+func (b *board) judgeLocked(view *state.View) {
 	epochs := map[uint64]bool{}
 	for node, doc := range b.docs {
 		for _, p := range doc.down {
@@ -332,7 +333,7 @@ const (
 
 // judge compares an entry with the lease it names. A node speaks for its own leases and
 // for no others, or one stolen key could take every address out.
-func judge(view *ec2.View, node ec2.NodeID, p Presence) subject {
+func judge(view *state.View, node ec2.NodeID, p Presence) subject {
 	lease, ok := view.Interface(p.Interface)
 	switch {
 	case !ok || p.Epoch < lease.Epoch: // an interface of a VPC was active before
@@ -346,7 +347,7 @@ func judge(view *ec2.View, node ec2.NodeID, p Presence) subject {
 }
 
 // memberRow is the row of a node that may speak.
-func memberRow(view *ec2.View, node ec2.NodeID) (*ec2.Node, bool) {
+func memberRow(view *state.View, node ec2.NodeID) (*ec2.Node, bool) {
 	row, ok := view.Node(node)
 	if !ok || !row.Member() {
 		return nil, false

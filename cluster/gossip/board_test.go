@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -165,10 +166,10 @@ func FuzzGossip(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	view := ec2.NewState().View()
+	view := state.NewState().View()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var count counters
-		g := &Gossip{cfg: Config{Node: "node1", View: func() *ec2.View { return view }}, pull: make(chan struct{}, 1)}
+		g := &Gossip{cfg: Config{Node: "node1", View: func() *state.View { return view }}, pull: make(chan struct{}, 1)}
 		g.board = newBoard("node1", 1, id, &count)
 		g.read(data)
 		if len(g.board.wanted) != 0 {

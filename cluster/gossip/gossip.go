@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -52,7 +53,7 @@ type Config struct {
 	Identity  *peer.Identity // signs this node's document
 	Address   netip.AddrPort // TCP and UDP
 	Peer      *peer.Peer     // fetches documents; not yet running, so that a method can be added
-	View      func() *ec2.View
+	View      func() *state.View
 	ViewMoved func() <-chan struct{} // closed by the next change of the View
 	Enforced  func() uint64          // index this node's switch goes by. Default: the View's
 	Logger    *slog.Logger
@@ -173,7 +174,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 }
 
 // follow goes by a new View: who is a member, under which key, and whether this node is.
-func (g *Gossip) follow(ctx context.Context, s *session, view *ec2.View) (*session, error) {
+func (g *Gossip) follow(ctx context.Context, s *session, view *state.View) (*session, error) {
 	g.board.follow(view)
 	if g.allow(view) {
 		poke(g.rejoin)
@@ -194,7 +195,7 @@ func (g *Gossip) follow(ctx context.Context, s *session, view *ec2.View) (*sessi
 }
 
 // allow sets whose packets and streams are looked at, and reports whether that changed.
-func (g *Gossip) allow(view *ec2.View) bool {
+func (g *Gossip) allow(view *state.View) bool {
 	was := g.sources.Load()
 	is := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
 	changed := false
@@ -221,7 +222,7 @@ func (g *Gossip) allow(view *ec2.View) bool {
 }
 
 // gossipAddress is where a member gossips: the port above its peer address.
-func gossipAddress(view *ec2.View, node ec2.NodeID) (netip.AddrPort, bool) {
+func gossipAddress(view *state.View, node ec2.NodeID) (netip.AddrPort, bool) {
 	row, ok := memberRow(view, node)
 	if !ok {
 		return netip.AddrPort{}, false

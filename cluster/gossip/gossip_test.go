@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
 
@@ -53,7 +54,7 @@ func TestWhatANodeSaysOfItsInterfacesReachesAll(t *testing.T) {
 	// A lease that ends is not down, it is not there.
 	one.gossip.SetPresence(says(false, mine...))
 	two.wantDown(mine...)
-	w.apply(&ec2.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{mine[0].Instance}})
+	w.apply(&state.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{mine[0].Instance}})
 	two.wantDown(mine[1])
 }
 
@@ -146,7 +147,7 @@ func TestTheEnforcedIndexTravels(t *testing.T) {
 	t.Parallel()
 	w := newTown(t).start().together()
 	for _, name := range []string{"web", "app", "db"} {
-		w.apply(&ec2.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"})
+		w.apply(&state.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"})
 	}
 	for _, c := range w.nodes {
 		testwait.Until(t, string(c.name)+" knows what all enforce", func() string {

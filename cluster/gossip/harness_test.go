@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 	"palisade/internal/testwait"
 )
@@ -28,7 +29,7 @@ type town struct {
 	net   [2]byte
 
 	mu    sync.Mutex
-	state *ec2.State
+	state *state.State
 	moved chan struct{}
 }
 
@@ -49,27 +50,27 @@ const nodesInTown = 3
 func newTown(t *testing.T) *town {
 	t.Helper()
 	w := &town{
-		t: t, nodes: map[ec2.NodeID]*citizen{}, state: ec2.NewState(), moved: make(chan struct{}),
+		t: t, nodes: map[ec2.NodeID]*citizen{}, state: state.NewState(), moved: make(chan struct{}),
 		net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(256))},
 	}
-	w.apply(&ec2.Bootstrap{Seed: "gossip", GossipKey: bytes.Repeat([]byte{7}, 32)})
-	w.apply(&ec2.PutNetwork{Network: ec2.Network{
+	w.apply(&state.Bootstrap{Seed: "gossip", GossipKey: bytes.Repeat([]byte{7}, 32)})
+	w.apply(&state.PutNetwork{Network: ec2.Network{
 		VNI:         1,
 		Region:      region,
 		Prefix:      netip.MustParsePrefix("10.0.0.0/8"),
 		Pools:       []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
 		PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
 	}})
-	w.apply(&ec2.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"})
+	w.apply(&state.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"})
 	for i := range nodesInTown {
 		c := &citizen{town: w, name: ec2.NodeID(fmt.Sprintf("node%d", i+1)), address: netip.AddrPortFrom(w.ip(byte(i+1)), 7400)}
 		c.identity = w.identity(c)
 		w.nodes[c.name] = c
-		w.apply(&ec2.PutNode{Node: ec2.Node{ID: c.name, Zone: "us-east-1a", Address: c.address.String(), PublicKey: c.identity.PublicKey()}})
+		w.apply(&state.PutNode{Node: ec2.Node{ID: c.name, Zone: "us-east-1a", Address: c.address.String(), PublicKey: c.identity.PublicKey()}})
 		c.startPeer(0)
 	}
 	// Spread over the nodes: two interfaces on each.
-	w.apply(&ec2.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2 * nodesInTown, MaxCount: 2 * nodesInTown})
+	w.apply(&state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2 * nodesInTown, MaxCount: 2 * nodesInTown})
 	for name := range w.nodes {
 		if got := len(w.leases(name)); got != 2 {
 			t.Fatalf("%s has %d interfaces, want 2", name, got)
@@ -107,11 +108,11 @@ func (w *town) identity(c *citizen) *peer.Identity {
 	return id
 }
 
-func (w *town) apply(r ec2.Request) ec2.Result {
+func (w *town) apply(r state.Request) state.Result {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	result, err := w.state.Apply(w.state.Index()+1, ec2.Command{Request: r, Time: time.Now()})
+	result, err := w.state.Apply(w.state.Index()+1, state.Command{Request: r, Time: time.Now()})
 	if err != nil {
 		w.t.Fatalf("apply %T: %v", r, err)
 	}
@@ -120,7 +121,7 @@ func (w *town) apply(r ec2.Request) ec2.Result {
 	return result
 }
 
-func (w *town) view() *ec2.View {
+func (w *town) view() *state.View {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state.View()
@@ -279,7 +280,7 @@ func (c *citizen) isolate() (heal func()) {
 	}
 }
 
-func (w *town) replace(s *ec2.State) (was *ec2.State) {
+func (w *town) replace(s *state.State) (was *state.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	was, w.state = w.state, s

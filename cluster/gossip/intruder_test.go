@@ -13,7 +13,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
 
@@ -57,7 +57,7 @@ func TestAFencedNodeSpeaksNoMore(t *testing.T) {
 
 	key := bytes.Repeat([]byte{8}, 32)
 	old := w.view().GossipKey()
-	w.apply(&ec2.FenceNode{Node: "node3", GossipKey: key})
+	w.apply(&state.FenceNode{Node: "node3", GossipKey: key})
 	two.wantDown(w.leases("node1")...)
 	if _, ok := two.gossip.board.raw("node3"); ok {
 		t.Error("the document of a fenced node is kept")
@@ -227,7 +227,7 @@ func TestNoGossipWithoutAKey(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
 	one := w.nodes["node1"]
-	full := w.replace(ec2.NewState()) // as before the first entry
+	full := w.replace(state.NewState()) // as before the first entry
 	one.start()
 	one.gossip.SetPresence(nil)
 	testwait.Until(t, "run goes by the empty state", func() string { return testwait.Unless(len(one.gossip.announce) == 0, "not yet") })

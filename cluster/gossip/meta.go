@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // A node's meta, which memberlist carries with its address:
@@ -44,7 +45,7 @@ func decodeMeta(node string, meta []byte) (c claim, enforced uint64, ok bool) {
 
 // metaLags reports whether this node's meta names an older enforced index than it will
 // name soon.
-func (g *Gossip) metaLags(view *ec2.View) bool {
+func (g *Gossip) metaLags(view *state.View) bool {
 	return binary.BigEndian.Uint64((*g.meta.Load())[49:]) < view.Index()
 }
 

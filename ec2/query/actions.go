@@ -8,6 +8,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // actions are all that the API knows. Each theme lists its own.
@@ -75,7 +76,7 @@ type call struct {
 	server  *Server
 	service *service
 	header  http.Header // of the answer
-	view    *ec2.View   // of the moment the request came in
+	view    *state.View // of the moment the request came in
 	audit   *ec2.Audit  // of what it changes
 	account ec2.AccountID
 	region  ec2.Region
@@ -87,19 +88,19 @@ type call struct {
 }
 
 // apply carries out a request, or, for a dry run, finds out whether it would succeed.
-func (c *call) apply(r ec2.Request) (ec2.Result, error) {
+func (c *call) apply(r state.Request) (state.Result, error) {
 	if c.dryRun {
 		if err := c.view.Try(r); err != nil {
-			return ec2.Result{}, err
+			return state.Result{}, err
 		}
-		return ec2.Result{}, dryRunSucceeded()
+		return state.Result{}, dryRunSucceeded()
 	}
-	result, index, err := c.server.cfg.Backend.Apply(c.ctx, ec2.Command{Request: r, Audit: c.audit})
+	result, index, err := c.server.cfg.Backend.Apply(c.ctx, state.Command{Request: r, Audit: c.audit})
 	if index > 0 { // what was refused, or changed nothing, was judged by a state too
 		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
 	}
 	if err != nil {
-		return ec2.Result{}, err
+		return state.Result{}, err
 	}
 	// Names and addresses of what was made are in the state after it. Not asked of the
 	// leader: the change is made, and no error may say otherwise.

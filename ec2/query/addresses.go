@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // addressActions are of elastic addresses.
@@ -51,7 +52,7 @@ func allocateAddress(c *call, r *allocateAddressRequest) (*allocateAddressAnswer
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.AllocateAddress{Account: c.account, Region: c.region, Tags: tags})
+	result, err := c.apply(&state.AllocateAddress{Account: c.account, Region: c.region, Tags: tags})
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +119,7 @@ func releaseAddress(c *call, r *releaseAddressRequest) (*returned, error) {
 	if err := r.refuse(c, string(r.Allocation), "InvalidParameterValue", "You must specify an allocation id when releasing a VPC elastic IP address"); err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&ec2.ReleaseAddress{Account: c.account, Region: c.region, Allocation: r.Allocation}); err != nil {
+	if _, err := c.apply(&state.ReleaseAddress{Account: c.account, Region: c.region, Allocation: r.Allocation}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -150,7 +151,7 @@ func associateAddress(c *call, r *associateAddressRequest) (*associateAddressAns
 		}
 		private = a
 	}
-	result, err := c.apply(&ec2.AssociateAddress{
+	result, err := c.apply(&state.AssociateAddress{
 		Account:            c.account,
 		Region:             c.region,
 		Allocation:         r.Allocation,
@@ -174,7 +175,7 @@ func disassociateAddress(c *call, r *disassociateAddressRequest) (*returned, err
 	if err := r.refuse(c, string(r.Association), "InvalidParameterValue", "You must specify an association id when unmapping an address from a VPC instance"); err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&ec2.DisassociateAddress{Account: c.account, Region: c.region, Association: r.Association}); err != nil {
+	if _, err := c.apply(&state.DisassociateAddress{Account: c.account, Region: c.region, Association: r.Association}); err != nil {
 		return nil, err
 	}
 	return &done, nil

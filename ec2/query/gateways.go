@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/state"
+)
 
 // gatewayActions are of internet gateways.
 var gatewayActions = map[string]handler{
@@ -46,7 +49,7 @@ func createInternetGateway(c *call, r *createInternetGatewayRequest) (*createInt
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateInternetGateway{Account: c.account, Region: c.region, Tags: tags})
+	result, err := c.apply(&state.CreateInternetGateway{Account: c.account, Region: c.region, Tags: tags})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +61,7 @@ type internetGatewayRequest struct {
 }
 
 func deleteInternetGateway(c *call, r *internetGatewayRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DeleteInternetGateway{Account: c.account, Region: c.region, Gateway: r.Gateway}); err != nil {
+	if _, err := c.apply(&state.DeleteInternetGateway{Account: c.account, Region: c.region, Gateway: r.Gateway}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -70,14 +73,14 @@ type gatewayAttachmentRequest struct {
 }
 
 func attachInternetGateway(c *call, r *gatewayAttachmentRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.AttachInternetGateway{Account: c.account, Region: c.region, Gateway: r.Gateway, VPC: r.VPC}); err != nil {
+	if _, err := c.apply(&state.AttachInternetGateway{Account: c.account, Region: c.region, Gateway: r.Gateway, VPC: r.VPC}); err != nil {
 		return nil, err
 	}
 	return &done, nil
 }
 
 func detachInternetGateway(c *call, r *gatewayAttachmentRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DetachInternetGateway{Account: c.account, Region: c.region, Gateway: r.Gateway, VPC: r.VPC}); err != nil {
+	if _, err := c.apply(&state.DetachInternetGateway{Account: c.account, Region: c.region, Gateway: r.Gateway, VPC: r.VPC}); err != nil {
 		return nil, err
 	}
 	return &done, nil

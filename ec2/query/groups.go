@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // groupActions are of groups.
@@ -39,7 +40,7 @@ func createSecurityGroup(c *call, r *createSecurityGroupRequest) (*createSecurit
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateSecurityGroup{
+	result, err := c.apply(&state.CreateSecurityGroup{
 		Account:     c.account,
 		Region:      c.region,
 		Name:        r.GroupName,
@@ -60,8 +61,8 @@ type groupSelector struct {
 	GroupName string      `wire:"GroupName"`
 }
 
-func (s groupSelector) domain() ec2.GroupSelector {
-	return ec2.GroupSelector{ID: s.GroupID, Name: s.GroupName}
+func (s groupSelector) domain() state.GroupSelector {
+	return state.GroupSelector{ID: s.GroupID, Name: s.GroupName}
 }
 
 type deleteSecurityGroupRequest struct {
@@ -74,7 +75,7 @@ type deleteSecurityGroupAnswer struct {
 }
 
 func deleteSecurityGroup(c *call, r *deleteSecurityGroupRequest) (*deleteSecurityGroupAnswer, error) {
-	result, err := c.apply(&ec2.DeleteSecurityGroup{Account: c.account, Region: c.region, Group: r.domain()})
+	result, err := c.apply(&state.DeleteSecurityGroup{Account: c.account, Region: c.region, Group: r.domain()})
 	if err != nil {
 		return nil, err
 	}
@@ -157,12 +158,12 @@ func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
 // selectGroups returns the caller's groups that are named, by id. One that does not exist,
 // or is another's, fails the whole call.
 func (c *call) selectGroups(ids []ec2.GroupID, names []string, after string) (iter.Seq[*ec2.Group], error) {
-	var selectors []ec2.GroupSelector
+	var selectors []state.GroupSelector
 	for _, id := range ids {
-		selectors = append(selectors, ec2.GroupSelector{ID: id})
+		selectors = append(selectors, state.GroupSelector{ID: id})
 	}
 	for _, name := range names {
-		selectors = append(selectors, ec2.GroupSelector{Name: name})
+		selectors = append(selectors, state.GroupSelector{Name: name})
 	}
 	var list []*ec2.Group
 	for _, s := range selectors {

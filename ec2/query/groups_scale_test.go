@@ -19,6 +19,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 const (
@@ -31,18 +32,18 @@ func (w *world) fill(t testing.TB) {
 	t.Helper()
 	const atOnce = 40 // a log entry is a few hundred kilobytes
 	for first := 0; first < manyGroups; first += atOnce {
-		var batch ec2.Batch
+		var batch state.Batch
 		for n := first; n < first+atOnce; n++ {
 			name := fmt.Sprint("group", n)
-			var rules []ec2.RuleSpec
+			var rules []state.RuleSpec
 			for port := range rulesPerGroup - 1 { // and the egress rule that it comes with
-				rules = append(rules, ec2.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: netip.MustParsePrefix("203.0.113.0/24")})
+				rules = append(rules, state.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: netip.MustParsePrefix("203.0.113.0/24")})
 			}
 			batch.Requests = append(batch.Requests,
-				&ec2.CreateSecurityGroup{Account: dev, Region: region, Name: name, Description: "x"},
-				&ec2.AuthorizeRules{Account: dev, Region: region, Group: ec2.GroupSelector{Name: name}, Rules: rules})
+				&state.CreateSecurityGroup{Account: dev, Region: region, Name: name, Description: "x"},
+				&state.AuthorizeRules{Account: dev, Region: region, Group: state.GroupSelector{Name: name}, Rules: rules})
 		}
-		if _, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: &batch}); err != nil {
+		if _, _, err := w.cluster.Apply(t.Context(), state.Command{Request: &batch}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // instanceActions are of instances.
@@ -98,25 +99,25 @@ type stateChange struct {
 }
 
 func terminateInstances(c *call, r *changeStateRequest) (*changeStateAnswer, error) {
-	return c.changeState(&ec2.TerminateInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
+	return c.changeState(&state.TerminateInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
 }
 
 func stopInstances(c *call, r *changeStateRequest) (*changeStateAnswer, error) {
-	return c.changeState(&ec2.StopInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
+	return c.changeState(&state.StopInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
 }
 
 func startInstances(c *call, r *changeStateRequest) (*changeStateAnswer, error) {
-	return c.changeState(&ec2.StartInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
+	return c.changeState(&state.StartInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
 }
 
 func rebootInstances(c *call, r *changeStateRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.RebootInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs}); err != nil {
+	if _, err := c.apply(&state.RebootInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs}); err != nil {
 		return nil, err
 	}
 	return &done, nil
 }
 
-func (c *call) changeState(r ec2.Request) (*changeStateAnswer, error) {
+func (c *call) changeState(r state.Request) (*changeStateAnswer, error) {
 	result, err := c.apply(r)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // instanceAttributeActions are of the attributes of instances.
@@ -137,7 +138,7 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 	if err := checkGroupIDs(r.Groups); err != nil {
 		return nil, err
 	}
-	change := &ec2.ModifyInstance{
+	change := &state.ModifyInstance{
 		Account: c.account, Region: c.region, Instance: r.Instance, Groups: r.Groups, Type: r.Type.Value,
 		TerminationProtected: r.NoTerminate.Value, StopProtected: r.NoStop.Value,
 	}
@@ -209,7 +210,7 @@ func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, er
 	default:
 		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter attribute is invalid. It cannot be reset.", wire.Quote(r.Attribute))
 	}
-	if _, err := c.apply(&ec2.ModifyInstance{Account: c.account, Region: c.region, Instance: r.Instance, Unchecked: new(false)}); err != nil {
+	if _, err := c.apply(&state.ModifyInstance{Account: c.account, Region: c.region, Instance: r.Instance, Unchecked: new(false)}); err != nil {
 		return nil, err
 	}
 	return &done, nil

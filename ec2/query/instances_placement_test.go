@@ -9,13 +9,14 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // change applies what no Action does.
-func (w *world) change(t *testing.T, requests ...ec2.Request) {
+func (w *world) change(t *testing.T, requests ...state.Request) {
 	t.Helper()
 	for _, r := range requests {
-		if _, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r}); err != nil {
+		if _, _, err := w.cluster.Apply(t.Context(), state.Command{Request: r}); err != nil {
 			t.Fatalf("%T: %v", r, err)
 		}
 	}
@@ -26,8 +27,8 @@ func (w *world) join(t *testing.T, id ec2.NodeID, zone string) {
 	t.Helper()
 	hash := strings.Repeat("5e", 32)
 	w.change(t,
-		&ec2.CreateJoinToken{ID: string(id), SecretHash: hash, Expires: time.Now().Add(time.Hour)},
-		&ec2.AdmitNode{Token: string(id), SecretHash: hash, Node: ec2.Node{ID: id, Zone: zone, Address: "192.0.2.1" + strings.TrimPrefix(string(id), "node") + ":7400", PublicKey: []byte(id)}})
+		&state.CreateJoinToken{ID: string(id), SecretHash: hash, Expires: time.Now().Add(time.Hour)},
+		&state.AdmitNode{Token: string(id), SecretHash: hash, Node: ec2.Node{ID: id, Zone: zone, Address: "192.0.2.1" + strings.TrimPrefix(string(id), "node") + ":7400", PublicKey: []byte(id)}})
 }
 
 func TestZonesAreThoseOfTheRegionsNodes(t *testing.T) {
@@ -36,7 +37,7 @@ func TestZonesAreThoseOfTheRegionsNodes(t *testing.T) {
 	w.join(t, "node3", "us-east-1c")
 	w.join(t, "node4", "us-east-1a")
 	w.join(t, "node5", "eu-west-1a")
-	w.change(t, &ec2.FenceNode{Node: "node3"}, &ec2.FenceNode{Node: "node4"})
+	w.change(t, &state.FenceNode{Node: "node3"}, &state.FenceNode{Node: "node4"})
 	zones := func(names ...string) string {
 		t.Helper()
 		out := ok[*sdk.DescribeAvailabilityZonesOutput](t)(w.as("albert").DescribeAvailabilityZones(t.Context(), &sdk.DescribeAvailabilityZonesInput{ZoneNames: names}))
@@ -82,15 +83,15 @@ func TestInstanceIsShownWhereItIs(t *testing.T) {
 		}
 	}
 	shown("running", "us-east-1b", "")
-	w.change(t, &ec2.FenceNode{Node: "node2"})
+	w.change(t, &state.FenceNode{Node: "node2"})
 	shown("stopped", "us-east-1b", "Server.NodeFenced")
-	w.change(t, &ec2.RemoveNode{Node: "node2"})
+	w.change(t, &state.RemoveNode{Node: "node2"})
 	shown("stopped", "us-east-1b", "Server.NodeFenced")
 	if _, err := api.StartInstances(t.Context(), &sdk.StartInstancesInput{InstanceIds: []string{id}}); err != nil {
 		t.Fatal(err)
 	}
 	shown("pending", "us-east-1a", "")
 	w.report(t)
-	w.change(t, &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1d"}})
+	w.change(t, &state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1d"}})
 	shown("running", "us-east-1d", "")
 }

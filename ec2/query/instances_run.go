@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 type runInstancesRequest struct {
@@ -66,7 +67,7 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 	if err := r.refuse(); err != nil {
 		return nil, err
 	}
-	run := &ec2.RunInstances{
+	run := &state.RunInstances{
 		Account:     c.account,
 		Region:      c.region,
 		Image:       r.ImageID,
@@ -112,15 +113,15 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 }
 
 // network reads where the instances go.
-func (r *runInstancesRequest) network(run *ec2.RunInstances) (err error) {
+func (r *runInstancesRequest) network(run *state.RunInstances) (err error) {
 	for _, id := range r.GroupIDs {
 		if err := ec2.CheckGroupID(id); err != nil {
 			return err
 		}
-		run.Groups = append(run.Groups, ec2.GroupSelector{ID: id})
+		run.Groups = append(run.Groups, state.GroupSelector{ID: id})
 	}
 	for _, name := range r.GroupNames {
-		run.Groups = append(run.Groups, ec2.GroupSelector{Name: name})
+		run.Groups = append(run.Groups, state.GroupSelector{Name: name})
 	}
 	if run.Private, err = parseAddress(r.PrivateAddress); err != nil {
 		return err
@@ -129,7 +130,7 @@ func (r *runInstancesRequest) network(run *ec2.RunInstances) (err error) {
 		if x.DeviceIndex == nil {
 			return ec2.Errorf("MissingParameter", "Each network interface requires a device index.")
 		}
-		l := ec2.LaunchInterface{DeviceIndex: *x.DeviceIndex, Interface: x.Interface, Public: x.Public, DeleteOnTermination: x.DeleteOnTermination}
+		l := state.LaunchInterface{DeviceIndex: *x.DeviceIndex, Interface: x.Interface, Public: x.Public, DeleteOnTermination: x.DeleteOnTermination}
 		if l.Spec, err = x.spec(); err != nil {
 			return err
 		}

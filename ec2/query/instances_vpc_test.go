@@ -12,6 +12,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // A plot is a VPC of dev's with a subnet 10.0.1.0/24, a group and an internet gateway.
@@ -25,19 +26,19 @@ type plot struct {
 func newPlot(t *testing.T) *plot {
 	t.Helper()
 	w := newWorld(t)
-	do := func(r ec2.Request) ec2.Result {
-		result, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r})
+	do := func(r state.Request) state.Result {
+		result, _, err := w.cluster.Apply(t.Context(), state.Command{Request: r})
 		if err != nil {
 			t.Fatalf("%T: %v", r, err)
 		}
 		return result
 	}
-	vpc := do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	do(&ec2.ModifyVPC{Account: dev, Region: region, VPC: vpc.ID, DNSHostnames: new(true)})
-	gateway := do(&ec2.CreateInternetGateway{Account: dev, Region: region}).Gateway
-	do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: gateway.ID, VPC: vpc.ID})
-	subnet := do(&ec2.CreateSubnet{Account: dev, Region: region, VPC: vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
-	group := do(&ec2.CreateSecurityGroup{Account: dev, Region: region, Name: "web", Description: "web", VPC: vpc.ID}).Group
+	vpc := do(&state.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	do(&state.ModifyVPC{Account: dev, Region: region, VPC: vpc.ID, DNSHostnames: new(true)})
+	gateway := do(&state.CreateInternetGateway{Account: dev, Region: region}).Gateway
+	do(&state.AttachInternetGateway{Account: dev, Region: region, Gateway: gateway.ID, VPC: vpc.ID})
+	subnet := do(&state.CreateSubnet{Account: dev, Region: region, VPC: vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	group := do(&state.CreateSecurityGroup{Account: dev, Region: region, Name: "web", Description: "web", VPC: vpc.ID}).Group
 	return &plot{w, vpc.ID, string(subnet.ID), string(group.ID)}
 }
 

@@ -3,6 +3,7 @@ package query
 import (
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // interfaceActions are of the interfaces of a VPC.
@@ -39,7 +40,7 @@ func createNetworkInterface(c *call, r *createNetworkInterfaceRequest) (*createN
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateNetworkInterface{Account: c.account, Region: c.region, Spec: spec, ClientToken: r.ClientToken, Tags: tags})
+	result, err := c.apply(&state.CreateNetworkInterface{Account: c.account, Region: c.region, Spec: spec, ClientToken: r.ClientToken, Tags: tags})
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +52,7 @@ type interfaceRequest struct {
 }
 
 func deleteNetworkInterface(c *call, r *interfaceRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DeleteNetworkInterface{Account: c.account, Region: c.region, Interface: r.Interface}); err != nil {
+	if _, err := c.apply(&state.DeleteNetworkInterface{Account: c.account, Region: c.region, Interface: r.Interface}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -112,7 +113,7 @@ func attachNetworkInterface(c *call, r *attachNetworkInterfaceRequest) (*attachN
 	if r.Card != 0 {
 		return nil, ec2.Errorf("InvalidParameterValue", "Network card index '%d' is not valid: instances have one card here", r.Card)
 	}
-	result, err := c.apply(&ec2.AttachNetworkInterface{
+	result, err := c.apply(&state.AttachNetworkInterface{
 		Account: c.account, Region: c.region, Interface: r.Interface, Instance: r.Instance, DeviceIndex: *r.DeviceIndex,
 	})
 	if err != nil {
@@ -127,7 +128,7 @@ type detachNetworkInterfaceRequest struct {
 }
 
 func detachNetworkInterface(c *call, r *detachNetworkInterfaceRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DetachNetworkInterface{Account: c.account, Region: c.region, Attachment: r.Attachment, Force: r.Force}); err != nil {
+	if _, err := c.apply(&state.DetachNetworkInterface{Account: c.account, Region: c.region, Attachment: r.Attachment, Force: r.Force}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -152,7 +153,7 @@ type assignedAddress struct {
 }
 
 func assignPrivateAddresses(c *call, r *assignPrivateAddressesRequest) (*assignPrivateAddressesAnswer, error) {
-	request := &ec2.AssignPrivateAddresses{Account: c.account, Region: c.region, Interface: r.Interface, Count: r.Count, Reassign: r.Reassign}
+	request := &state.AssignPrivateAddresses{Account: c.account, Region: c.region, Interface: r.Interface, Count: r.Count, Reassign: r.Reassign}
 	var err error
 	if request.Addresses, err = parseAddresses(r.Addresses); err != nil {
 		return nil, err
@@ -178,7 +179,7 @@ func unassignPrivateAddresses(c *call, r *unassignPrivateAddressesRequest) (*ret
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&ec2.UnassignPrivateAddresses{Account: c.account, Region: c.region, Interface: r.Interface, Addresses: addresses}); err != nil {
+	if _, err := c.apply(&state.UnassignPrivateAddresses{Account: c.account, Region: c.region, Interface: r.Interface, Addresses: addresses}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -202,14 +203,14 @@ type addressParam struct {
 
 // spec reads what an interface shall be like. Its primary address may stand by itself or
 // in the list.
-func (s interfaceSpec) spec() (spec ec2.InterfaceSpec, err error) {
+func (s interfaceSpec) spec() (spec state.InterfaceSpec, err error) {
 	if s.Type != "" && s.Type != "interface" {
 		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))
 	}
 	if err := checkGroupIDs(s.Groups); err != nil {
 		return spec, err
 	}
-	spec = ec2.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, FurtherCount: s.SecondaryCount}
+	spec = state.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, FurtherCount: s.SecondaryCount}
 	if spec.Private, err = parseAddress(s.PrivateAddress); err != nil {
 		return spec, err
 	}

@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/state"
+)
 
 type modifyNetworkInterfaceAttributeRequest struct {
 	interfaceRequest
@@ -20,7 +23,7 @@ func modifyNetworkInterfaceAttribute(c *call, r *modifyNetworkInterfaceAttribute
 	if r.Public != nil {
 		return nil, unserved(c.action, "AssociatePublicIpAddress")
 	}
-	change := &ec2.ModifyNetworkInterface{
+	change := &state.ModifyNetworkInterface{
 		Account: c.account, Region: c.region, Interface: r.Interface, Description: r.Description.Value, Groups: r.Groups,
 		Attachment: r.Attachment.ID, DeleteOnTermination: r.Attachment.DeleteOnTermination,
 	}
@@ -50,7 +53,7 @@ func resetNetworkInterfaceAttribute(c *call, r *resetNetworkInterfaceAttributeRe
 	if r.Checked == nil {
 		return nil, ec2.Missing("sourceDestCheck")
 	}
-	if _, err := c.apply(&ec2.ModifyNetworkInterface{Account: c.account, Region: c.region, Interface: r.Interface, Unchecked: new(false)}); err != nil {
+	if _, err := c.apply(&state.ModifyNetworkInterface{Account: c.account, Region: c.region, Interface: r.Interface, Unchecked: new(false)}); err != nil {
 		return nil, err
 	}
 	return &done, nil

@@ -19,6 +19,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // keyPairActions are of key pairs.
@@ -72,7 +73,7 @@ func (c *call) keepKeyPair(name, fingerprint string, public ssh.PublicKey, speci
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateKeyPair{
+	result, err := c.apply(&state.CreateKeyPair{
 		KeyPair: ec2.KeyPair{
 			Account:     c.account,
 			Region:      c.region,
@@ -292,7 +293,7 @@ func deleteKeyPair(c *call, r *deleteKeyPairRequest) (*deleteKeyPairAnswer, erro
 	if r.KeyName == "" && r.ID != "" {
 		return nil, ec2.NoSuch("key", r.ID)
 	}
-	result, err := c.apply(&ec2.DeleteKeyPair{Account: c.account, Region: c.region, Name: r.KeyName})
+	result, err := c.apply(&state.DeleteKeyPair{Account: c.account, Region: c.region, Name: r.KeyName})
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
 // Package query is the EC2 Query API over HTTP: it checks a request's signature, reads
 // its parameters, asks the Backend, and writes XML. It holds no state and decides
-// nothing that ec2.State.Apply decides.
+// nothing that state.State.Apply decides.
 //
 // A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
 // regions.go and so on; enforcement.go is no part of EC2, sts.go of another service;
@@ -23,18 +23,19 @@ import (
 	"palisade/ec2"
 	"palisade/ec2/query/sigv4"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // A Backend is the replicated state: palisade/cluster.
 type Backend interface {
 	// Apply carries out a command and returns its log index once it is durable and View
 	// has it.
-	Apply(context.Context, ec2.Command) (ec2.Result, uint64, error)
+	Apply(context.Context, state.Command) (state.Result, uint64, error)
 	// ReadView returns a state that has every change acknowledged before the call.
-	ReadView(context.Context) (*ec2.View, error)
+	ReadView(context.Context) (*state.View, error)
 	// View returns the state that this node has, which may be older than what was
 	// acknowledged through others.
-	View() *ec2.View
+	View() *state.View
 }
 
 // Unavailable is an error of a Backend that cannot decide or read now, for want of a

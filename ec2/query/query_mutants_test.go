@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 // mutants is how many requests TestMutants sends, and seed what they are made of: the
@@ -104,7 +104,7 @@ func (m *mutator) answer(res *http.Response, text string) (int, string) {
 var stsCode = regexp.MustCompile(`<ErrorResponse .*<Code>(\w+)</Code>`)
 
 // rowsOf is the State but for what each command changes: its index, and the record of it.
-func rowsOf(t *testing.T, v *ec2.View) string {
+func rowsOf(t *testing.T, v *state.View) string {
 	t.Helper()
 	var b strings.Builder
 	if err := v.WriteSnapshot(&b); err != nil {

@@ -20,6 +20,7 @@ import (
 	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 const (
@@ -48,16 +49,16 @@ func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) 
 
 func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Cluster) query.Backend) *world {
 	t.Helper()
-	account := func(id ec2.AccountID, name string, platform ec2.Platform) ec2.Command {
-		return ec2.Command{Request: &ec2.CreateAccount{ID: id, Name: name, Platform: platform, AccessKey: "AKID" + strings.ToUpper(name), Secret: "secret of " + name}}
+	account := func(id ec2.AccountID, name string, platform ec2.Platform) state.Command {
+		return state.Command{Request: &state.CreateAccount{ID: id, Name: name, Platform: platform, AccessKey: "AKID" + strings.ToUpper(name), Secret: "secret of " + name}}
 	}
 	c, err := cluster.New(cluster.Config{
 		Node: "node1",
 		Dir:  t.TempDir(),
-		Bootstrap: []ec2.Command{
-			{Request: &ec2.Bootstrap{Seed: "a seed of the API's tests", Settings: settings}},
-			{Request: &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
-			{Request: &ec2.PutNetwork{Network: ec2.Network{
+		Bootstrap: []state.Command{
+			{Request: &state.Bootstrap{Seed: "a seed of the API's tests", Settings: settings}},
+			{Request: &state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
+			{Request: &state.PutNetwork{Network: ec2.Network{
 				VNI:         1,
 				Region:      region,
 				Prefix:      netip.MustParsePrefix("10.0.0.0/8"),
@@ -109,8 +110,8 @@ func (w *world) as(name string) *sdk.Client {
 // is to go down is down.
 func (w *world) report(t *testing.T) {
 	t.Helper()
-	apply := func(r ec2.Request) {
-		if _, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r}); err != nil {
+	apply := func(r state.Request) {
+		if _, _, err := w.cluster.Apply(t.Context(), state.Command{Request: r}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -127,11 +128,11 @@ func (w *world) report(t *testing.T) {
 		case ec2.ShuttingDown:
 			reached = ec2.Terminated
 		}
-		apply(&ec2.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: reached})
+		apply(&state.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: reached})
 	}
 	for eni := range view.Interfaces() {
 		if eni.State == ec2.Draining {
-			apply(&ec2.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
+			apply(&state.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
 		}
 	}
 }

@@ -20,8 +20,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"palisade/cluster"
-	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 // A noLeader is what a Backend says when it cannot decide.
@@ -53,21 +53,21 @@ type lame struct {
 	failures *failures
 }
 
-func (l lame) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
+func (l lame) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	if err := l.failures.next(&l.failures.apply); err != nil {
-		return ec2.Result{}, 0, err
+		return state.Result{}, 0, err
 	}
 	return l.cluster.Apply(ctx, cmd)
 }
 
-func (l lame) ReadView(ctx context.Context) (*ec2.View, error) {
+func (l lame) ReadView(ctx context.Context) (*state.View, error) {
 	if err := l.failures.next(&l.failures.read); err != nil {
 		return nil, err
 	}
 	return l.cluster.ReadView(ctx)
 }
 
-func (l lame) View() *ec2.View { return l.cluster.View() }
+func (l lame) View() *state.View { return l.cluster.View() }
 
 func newLameWorld(t *testing.T) (*world, *failures) {
 	f := new(failures)

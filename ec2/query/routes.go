@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // routeActions are of route tables, their routes and who goes by them.
@@ -91,7 +92,7 @@ func createRouteTable(c *call, r *createRouteTableRequest) (*createRouteTableAns
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateRouteTable{Account: c.account, Region: c.region, VPC: r.VPC, Tags: tags, ClientToken: r.ClientToken})
+	result, err := c.apply(&state.CreateRouteTable{Account: c.account, Region: c.region, VPC: r.VPC, Tags: tags, ClientToken: r.ClientToken})
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ type routeTableRequest struct {
 }
 
 func deleteRouteTable(c *call, r *routeTableRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DeleteRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table}); err != nil {
+	if _, err := c.apply(&state.DeleteRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -222,7 +223,7 @@ func createRoute(c *call, r *routeRequest) (*returned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&ec2.CreateRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
+	if _, err := c.apply(&state.CreateRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -239,7 +240,7 @@ func replaceRoute(c *call, r *routeRequest) (*returned, error) {
 	if r.LocalTarget || r.Gateway == localGateway {
 		return c.keepLocalRoute(r, block)
 	}
-	if _, err := c.apply(&ec2.ReplaceRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
+	if _, err := c.apply(&state.ReplaceRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -271,7 +272,7 @@ func deleteRoute(c *call, r *routeRequest) (*returned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&ec2.DeleteRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block}); err != nil {
+	if _, err := c.apply(&state.DeleteRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -292,7 +293,7 @@ func associateRouteTable(c *call, r *associateRouteTableRequest) (*associateRout
 	if r.Gateway != "" {
 		return nil, ec2.Errorf("UnsupportedOperation", "Route tables of gateways (GatewayId) are not served here; a table is a subnet's")
 	}
-	result, err := c.apply(&ec2.AssociateRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table, Subnet: r.Subnet})
+	result, err := c.apply(&state.AssociateRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table, Subnet: r.Subnet})
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +306,7 @@ type routeAssociationRequest struct {
 }
 
 func disassociateRouteTable(c *call, r *routeAssociationRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DisassociateRouteTable{Account: c.account, Region: c.region, Association: r.Association}); err != nil {
+	if _, err := c.apply(&state.DisassociateRouteTable{Account: c.account, Region: c.region, Association: r.Association}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -317,7 +318,7 @@ type replaceRouteTableAssociationAnswer struct {
 }
 
 func replaceRouteTableAssociation(c *call, r *routeAssociationRequest) (*replaceRouteTableAssociationAnswer, error) {
-	result, err := c.apply(&ec2.ReplaceRouteTableAssociation{Account: c.account, Region: c.region, Association: r.Association, RouteTable: r.Table})
+	result, err := c.apply(&state.ReplaceRouteTableAssociation{Account: c.account, Region: c.region, Association: r.Association, RouteTable: r.Table})
 	if err != nil {
 		return nil, err
 	}

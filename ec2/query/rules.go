@@ -1,6 +1,9 @@
 package query
 
-import "palisade/ec2"
+import (
+	"palisade/ec2"
+	"palisade/ec2/state"
+)
 
 // ruleActions are of the rules of groups.
 var ruleActions = map[string]handler{
@@ -51,10 +54,10 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.AuthorizeRules{
+	result, err := c.apply(&state.AuthorizeRules{
 		Account:   c.account,
 		Region:    c.region,
-		Group:     ec2.GroupSelector{ID: g.ID},
+		Group:     state.GroupSelector{ID: g.ID},
 		Direction: direction,
 		Rules:     specs,
 		Tags:      tags,
@@ -74,7 +77,7 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 // rulesOf finds the group that a request names and the rules that its permissions stand
 // for. A request for egress rules must name the group by id (EC2 API Reference,
 // "AuthorizeSecurityGroupEgress").
-func (c *call) rulesOf(s groupSelector, permissions []permissionParam, direction ec2.Direction) (*ec2.Group, []ec2.RuleSpec, error) {
+func (c *call) rulesOf(s groupSelector, permissions []permissionParam, direction ec2.Direction) (*ec2.Group, []state.RuleSpec, error) {
 	g, err := c.view.FindGroup(c.account, c.region, s.domain())
 	if err != nil {
 		return nil, nil, err
@@ -122,10 +125,10 @@ func (c *call) revoke(r *revokeRequest, direction ec2.Direction) (*revokeAnswer,
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.RevokeRules{
+	result, err := c.apply(&state.RevokeRules{
 		Account:   c.account,
 		Region:    c.region,
-		Group:     ec2.GroupSelector{ID: g.ID},
+		Group:     state.GroupSelector{ID: g.ID},
 		Direction: direction,
 		Rules:     specs,
 		IDs:       r.RuleIDs,

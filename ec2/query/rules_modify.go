@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 type modifyRulesRequest struct {
@@ -33,7 +34,7 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 	if r.GroupID == "" {
 		return nil, ec2.Missing("GroupId")
 	}
-	g, err := c.view.FindGroup(c.account, c.region, ec2.GroupSelector{ID: r.GroupID})
+	g, err := c.view.FindGroup(c.account, c.region, state.GroupSelector{ID: r.GroupID})
 	if err != nil {
 		return nil, err
 	}
@@ -45,13 +46,13 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 			return nil, ec2.NoSuch("sgr", u.ID)
 		}
 	}
-	request := &ec2.ModifyRules{Account: c.account, Region: c.region, Group: g.ID}
+	request := &state.ModifyRules{Account: c.account, Region: c.region, Group: g.ID}
 	for _, u := range r.Rules {
 		spec, err := u.Rule.spec()
 		if err != nil {
 			return nil, err
 		}
-		request.Rules = append(request.Rules, ec2.RuleChange{ID: u.ID, Rule: spec})
+		request.Rules = append(request.Rules, state.RuleChange{ID: u.ID, Rule: spec})
 	}
 	if _, err := c.apply(request); err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 	return &done, nil
 }
 
-func (p *ruleParam) spec() (ec2.RuleSpec, error) {
+func (p *ruleParam) spec() (state.RuleSpec, error) {
 	given := 0
 	for _, source := range []string{p.CIDR, p.CIDR6, p.PrefixList, string(p.Group)} {
 		if source != "" {
@@ -68,15 +69,15 @@ func (p *ruleParam) spec() (ec2.RuleSpec, error) {
 	}
 	switch {
 	case given > 1:
-		return ec2.RuleSpec{}, ec2.Errorf("InvalidParameterCombination", "Only one of cidrIp, cidrIpv6, prefixListId, or referencedGroupId can be specified")
+		return state.RuleSpec{}, ec2.Errorf("InvalidParameterCombination", "Only one of cidrIp, cidrIpv6, prefixListId, or referencedGroupId can be specified")
 	case given == 0:
-		return ec2.RuleSpec{}, ec2.Errorf("MissingParameter", "The request must contain exactly one of: cidrIp, cidrIpv6, prefixListId, or referencedGroupId")
+		return state.RuleSpec{}, ec2.Errorf("MissingParameter", "The request must contain exactly one of: cidrIp, cidrIpv6, prefixListId, or referencedGroupId")
 	case p.Protocol == "":
-		return ec2.RuleSpec{}, noProtocol()
+		return state.RuleSpec{}, noProtocol()
 	}
 	spec, err := portsOf(p.Protocol, p.From, p.To)
 	if err != nil {
-		return ec2.RuleSpec{}, err
+		return state.RuleSpec{}, err
 	}
 	spec.Description = p.Description
 	switch {
@@ -125,9 +126,9 @@ func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Di
 	if err != nil {
 		return nil, err
 	}
-	request := &ec2.UpdateRuleDescriptions{Account: c.account, Region: c.region, Group: ec2.GroupSelector{ID: g.ID}, Direction: direction, Rules: specs}
+	request := &state.UpdateRuleDescriptions{Account: c.account, Region: c.region, Group: state.GroupSelector{ID: g.ID}, Direction: direction, Rules: specs}
 	for _, d := range r.Rules {
-		request.ByID = append(request.ByID, ec2.RuleDescription(d))
+		request.ByID = append(request.ByID, state.RuleDescription(d))
 	}
 	if _, err := c.apply(request); err != nil {
 		return nil, err

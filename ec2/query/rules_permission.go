@@ -3,6 +3,7 @@ package query
 import (
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // A permissionParam is one protocol and range with any number of sources. Each source is
@@ -86,8 +87,8 @@ func onEveryProtocol(groups []groupParam) []permissionParam {
 
 // specsOf makes one rule of each source of each permission. What it does not understand
 // it refuses: a dropped condition would widen the rule.
-func specsOf(permissions []permissionParam, g *ec2.Group) ([]ec2.RuleSpec, error) {
-	var specs []ec2.RuleSpec
+func specsOf(permissions []permissionParam, g *ec2.Group) ([]state.RuleSpec, error) {
+	var specs []state.RuleSpec
 	for i := range permissions {
 		list, err := permissions[i].specs(g)
 		if err != nil {
@@ -98,7 +99,7 @@ func specsOf(permissions []permissionParam, g *ec2.Group) ([]ec2.RuleSpec, error
 	return specs, nil
 }
 
-func (p *permissionParam) specs(g *ec2.Group) ([]ec2.RuleSpec, error) {
+func (p *permissionParam) specs(g *ec2.Group) ([]state.RuleSpec, error) {
 	if len(p.Ranges)+len(p.Ranges6)+len(p.PrefixLists)+len(p.Groups) == 0 {
 		return nil, ec2.Errorf("MissingParameter", "The request must contain a source for each permission: an IP range or a group")
 	}
@@ -110,7 +111,7 @@ func (p *permissionParam) specs(g *ec2.Group) ([]ec2.RuleSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	var specs []ec2.RuleSpec
+	var specs []state.RuleSpec
 	for _, ports := range protocols {
 		for _, spec := range sources {
 			spec.Protocol, spec.From, spec.To = ports.Protocol, ports.From, ports.To
@@ -121,24 +122,24 @@ func (p *permissionParam) specs(g *ec2.Group) ([]ec2.RuleSpec, error) {
 }
 
 // sources returns the rules without protocol and range.
-func (p *permissionParam) sources(g *ec2.Group) ([]ec2.RuleSpec, error) {
+func (p *permissionParam) sources(g *ec2.Group) ([]state.RuleSpec, error) {
 	if g.VPC == "" && len(p.Ranges6)+len(p.PrefixLists) > 0 {
 		return nil, ec2.Errorf("InvalidParameterValue", "IPv6 ranges and prefix lists may only be used with Amazon VPC security groups.")
 	}
-	var specs []ec2.RuleSpec
+	var specs []state.RuleSpec
 	for _, x := range p.Ranges {
 		prefix, err := ec2.ParseCIDR(x.CIDR)
 		if err != nil {
 			return nil, err
 		}
-		specs = append(specs, ec2.RuleSpec{Prefix: prefix, Description: x.Description})
+		specs = append(specs, state.RuleSpec{Prefix: prefix, Description: x.Description})
 	}
 	for _, x := range p.Ranges6 {
 		prefix, err := ec2.ParseCIDR6(x.CIDR)
 		if err != nil {
 			return nil, err
 		}
-		specs = append(specs, ec2.RuleSpec{Prefix: prefix, Description: x.Description})
+		specs = append(specs, state.RuleSpec{Prefix: prefix, Description: x.Description})
 	}
 	if len(p.PrefixLists) > 0 {
 		return nil, noPrefixList(p.PrefixLists[0].ID)
@@ -153,16 +154,16 @@ func (p *permissionParam) sources(g *ec2.Group) ([]ec2.RuleSpec, error) {
 	return specs, nil
 }
 
-func (x groupParam) spec(g *ec2.Group) (ec2.RuleSpec, error) {
+func (x groupParam) spec(g *ec2.Group) (state.RuleSpec, error) {
 	switch {
 	case x.ID == "" && x.Name == "":
-		return ec2.RuleSpec{}, ec2.Missing("groupName or groupId")
+		return state.RuleSpec{}, ec2.Missing("groupName or groupId")
 	case x.Peering != "":
-		return ec2.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", wire.Quote(x.Peering))
+		return state.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", wire.Quote(x.Peering))
 	case x.VPC != "" && x.VPC != g.VPC:
-		return ec2.RuleSpec{}, ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
+		return state.RuleSpec{}, ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
 	}
-	return ec2.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name}, Description: x.Description}, nil
+	return state.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name}, Description: x.Description}, nil
 }
 
 // noPrefixList is true: there are none, neither AWS's nor anybody's own.
@@ -173,7 +174,7 @@ func noPrefixList(id string) error {
 // protocols returns the permission without its sources. A group by name as source, without
 // a protocol, stands for everything that EC2-Classic filters, as three permissions (EC2
 // Developer Guide (2006), AuthorizeSecurityGroupIngress).
-func (p *permissionParam) protocols(g *ec2.Group) ([]ec2.RuleSpec, error) {
+func (p *permissionParam) protocols(g *ec2.Group) ([]state.RuleSpec, error) {
 	if p.Protocol == "" {
 		if g.VPC != "" {
 			return nil, noProtocol()
@@ -181,24 +182,24 @@ func (p *permissionParam) protocols(g *ec2.Group) ([]ec2.RuleSpec, error) {
 		if len(p.Ranges) > 0 || p.From != nil || p.To != nil {
 			return nil, ec2.Missing("ipProtocol")
 		}
-		return []ec2.RuleSpec{
+		return []state.RuleSpec{
 			{Protocol: ec2.TCP, From: 1, To: 65535},
 			{Protocol: ec2.UDP, From: 1, To: 65535},
 			{Protocol: ec2.ICMP, From: -1, To: -1},
 		}, nil
 	}
 	spec, err := portsOf(p.Protocol, p.From, p.To)
-	return []ec2.RuleSpec{spec}, err
+	return []state.RuleSpec{spec}, err
 }
 
 // portsOf reads protocol and range. A protocol without ports ignores those that are given;
 // ICMPv6 may leave out both.
-func portsOf(protocol string, from, to *int) (ec2.RuleSpec, error) {
+func portsOf(protocol string, from, to *int) (state.RuleSpec, error) {
 	number, err := ec2.ParseProtocol(protocol)
 	if err != nil {
-		return ec2.RuleSpec{}, err
+		return state.RuleSpec{}, err
 	}
-	spec := ec2.RuleSpec{Protocol: number, From: -1, To: -1}
+	spec := state.RuleSpec{Protocol: number, From: -1, To: -1}
 	if !number.HasRange() || number == ec2.ICMPv6 && from == nil && to == nil {
 		return spec, nil
 	}
@@ -207,7 +208,7 @@ func portsOf(protocol string, from, to *int) (ec2.RuleSpec, error) {
 		if number != ec2.TCP && number != ec2.UDP {
 			what = "Must specify both type and code, as from and to ports, with ICMP; -1 is any."
 		}
-		return ec2.RuleSpec{}, ec2.Errorf("InvalidParameterValue", "Invalid value for portRange. %s", what)
+		return state.RuleSpec{}, ec2.Errorf("InvalidParameterValue", "Invalid value for portRange. %s", what)
 	}
 	spec.From, spec.To = *from, *to
 	return spec, nil

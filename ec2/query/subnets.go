@@ -5,6 +5,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // subnetActions are of subnets.
@@ -104,7 +105,7 @@ func createSubnet(c *call, r *createSubnetRequest) (*subnetAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateSubnet{Account: c.account, Region: c.region, VPC: r.VPC, CIDR: block, Zone: zone, Tags: tags})
+	result, err := c.apply(&state.CreateSubnet{Account: c.account, Region: c.region, VPC: r.VPC, CIDR: block, Zone: zone, Tags: tags})
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +121,7 @@ func createDefaultSubnet(c *call, r *createDefaultSubnetRequest) (*subnetAnswer,
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateDefaultSubnet{Account: c.account, Region: c.region, Zone: zone})
+	result, err := c.apply(&state.CreateDefaultSubnet{Account: c.account, Region: c.region, Zone: zone})
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,7 @@ type deleteSubnetRequest struct {
 }
 
 func deleteSubnet(c *call, r *deleteSubnetRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DeleteSubnet{Account: c.account, Region: c.region, Subnet: r.Subnet}); err != nil {
+	if _, err := c.apply(&state.DeleteSubnet{Account: c.account, Region: c.region, Subnet: r.Subnet}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -243,7 +244,7 @@ func modifySubnetAttribute(c *call, r *modifySubnetAttributeRequest) (*returned,
 	if attributes > 1 {
 		return nil, ec2.Errorf("InvalidParameterCombination", "Only one subnet attribute can be modified at a time")
 	}
-	if _, err := c.apply(&ec2.ModifySubnet{Account: c.account, Region: c.region, Subnet: r.Subnet, MapPublic: r.MapPublic.Value}); err != nil {
+	if _, err := c.apply(&state.ModifySubnet{Account: c.account, Region: c.region, Subnet: r.Subnet, MapPublic: r.MapPublic.Value}); err != nil {
 		return nil, err
 	}
 	return &done, nil

@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // tagActions are of tags.
@@ -25,7 +26,7 @@ func createTags(c *call, r *createTagsRequest) (*returned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&ec2.CreateTags{Account: c.account, Region: c.region, Resources: r.Resources, Tags: tags}); err != nil {
+	if _, err := c.apply(&state.CreateTags{Account: c.account, Region: c.region, Resources: r.Resources, Tags: tags}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -43,11 +44,11 @@ type tagSelectorParam struct {
 }
 
 func deleteTags(c *call, r *deleteTagsRequest) (*returned, error) {
-	var tags []ec2.TagSelector
+	var tags []state.TagSelector
 	for _, t := range r.Tags {
-		tags = append(tags, ec2.TagSelector{Key: t.Key, Value: t.Value})
+		tags = append(tags, state.TagSelector{Key: t.Key, Value: t.Value})
 	}
-	if _, err := c.apply(&ec2.DeleteTags{Account: c.account, Region: c.region, Resources: r.Resources, Tags: tags}); err != nil {
+	if _, err := c.apply(&state.DeleteTags{Account: c.account, Region: c.region, Resources: r.Resources, Tags: tags}); err != nil {
 		return nil, err
 	}
 	return &done, nil

@@ -5,6 +5,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 // vpcActions are of VPCs.
@@ -91,7 +92,7 @@ func createVPC(c *call, r *createVPCRequest) (*vpcAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := c.apply(&ec2.CreateVPC{Account: c.account, Region: c.region, CIDR: block, Tags: tags})
+	result, err := c.apply(&state.CreateVPC{Account: c.account, Region: c.region, CIDR: block, Tags: tags})
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func createVPC(c *call, r *createVPCRequest) (*vpcAnswer, error) {
 type createDefaultVPCRequest struct{}
 
 func createDefaultVPC(c *call, _ *createDefaultVPCRequest) (*vpcAnswer, error) {
-	result, err := c.apply(&ec2.CreateDefaultVPC{Account: c.account, Region: c.region})
+	result, err := c.apply(&state.CreateDefaultVPC{Account: c.account, Region: c.region})
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +114,7 @@ type vpcRequest struct {
 }
 
 func deleteVPC(c *call, r *vpcRequest) (*returned, error) {
-	if _, err := c.apply(&ec2.DeleteVPC{Account: c.account, Region: c.region, VPC: r.VPC}); err != nil {
+	if _, err := c.apply(&state.DeleteVPC{Account: c.account, Region: c.region, VPC: r.VPC}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -214,7 +215,7 @@ func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error
 		_, err := c.view.FindVPC(c.account, c.region, r.VPC) // they are off, as asked
 		return &done, err
 	}
-	_, err := c.apply(&ec2.ModifyVPC{Account: c.account, Region: c.region, VPC: r.VPC, DNSSupport: r.DNSSupport.Value, DNSHostnames: r.DNSHostnames.Value})
+	_, err := c.apply(&state.ModifyVPC{Account: c.account, Region: c.region, VPC: r.VPC, DNSSupport: r.DNSSupport.Value, DNSHostnames: r.DNSHostnames.Value})
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
 
-	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 var networkDialogs = []string{"vpcs.txt", "routes.txt", "addresses.txt", "tags.txt"}
@@ -32,16 +32,16 @@ func TestAnswersAboutNetworksElementByElement(t *testing.T) {
 // to nothing.
 func (w *world) placed(t *testing.T) (ids []string) {
 	t.Helper()
-	apply := func(r ec2.Request) ec2.Result {
-		result, _, err := w.cluster.Apply(t.Context(), ec2.Command{Request: r})
+	apply := func(r state.Request) state.Result {
+		result, _, err := w.cluster.Apply(t.Context(), state.Command{Request: r})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return result
 	}
-	i := apply(&ec2.RunInstances{Account: dev, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1}).Instances[0].After
+	i := apply(&state.RunInstances{Account: dev, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1}).Instances[0].After
 	w.report(t)
-	eni := apply(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: i.Subnet, FurtherCount: 1}}).Interface
+	eni := apply(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: i.Subnet, FurtherCount: 1}}).Interface
 	return []string{string(i.ID), string(i.Interface), string(eni.ID)}
 }
 

@@ -47,7 +47,7 @@ var owners = map[string][]string{
 	"github.com/hashicorp/raft":               {"palisade/cluster"},
 	"go.etcd.io/bbolt":                        {"palisade/cluster"},
 	"github.com/hashicorp/memberlist":         {"palisade/cluster/gossip"},
-	"github.com/hashicorp/go-memdb":           {"palisade/ec2"},
+	"github.com/hashicorp/go-memdb":           {"palisade/ec2/state"},
 	"github.com/dchest/siphash":               {"palisade/conntrack"},
 	"github.com/gaissmai/bart":                {"palisade/firewall", "palisade/switch"},
 	"github.com/spf13/cobra":                  {"palisade/internal/cli"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -28,7 +29,7 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	if id := n.cluster.View().SealKey(); id != "" && !n.keys.holds(id) {
 		return peer.JoinAnswer{}, fmt.Errorf("%w: %s has not got the cluster key yet", peer.ErrUnavailable, n.config.Name)
 	}
-	_, index, err := n.cluster.Apply(ctx, ec2.Command{Request: &ec2.AdmitNode{
+	_, index, err := n.cluster.Apply(ctx, state.Command{Request: &state.AdmitNode{
 		Token: r.Token, SecretHash: r.SecretHash,
 		Node: ec2.Node{
 			ID: ec2.NodeID(r.Node), Zone: r.Zone, Role: token.Role, Address: r.Address.String(), PublicKey: r.PublicKey,
@@ -53,7 +54,7 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	return a, nil
 }
 
-func findToken(view *ec2.View, id string) (*ec2.JoinToken, bool) {
+func findToken(view *state.View, id string) (*ec2.JoinToken, bool) {
 	for t := range view.JoinTokens() {
 		if t.ID == id {
 			return t, true

@@ -9,6 +9,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 	"palisade/internal/node/control"
 )
 
@@ -18,13 +19,13 @@ func TestAuditIsAnsweredToTheOperator(t *testing.T) {
 	for _, c := range []struct {
 		account ec2.AccountID
 		action  string
-		request ec2.Request
+		request state.Request
 	}{
-		{albert, "CreateSecurityGroup", &ec2.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
-		{albert, "CreateSecurityGroup", &ec2.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
-		{albert, "TerminateInstances", &ec2.TerminateInstances{Account: albert, Region: "us-east-1", Instances: []ec2.InstanceID{"i-00000001"}}},
+		{albert, "CreateSecurityGroup", &state.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
+		{albert, "CreateSecurityGroup", &state.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
+		{albert, "TerminateInstances", &state.TerminateInstances{Account: albert, Region: "us-east-1", Instances: []ec2.InstanceID{"i-00000001"}}},
 	} {
-		_, _, _ = backend(n).Apply(t.Context(), ec2.Command{Request: c.request, Audit: &ec2.Audit{
+		_, _, _ = backend(n).Apply(t.Context(), state.Command{Request: c.request, Audit: &ec2.Audit{
 			Account: c.account, Region: "us-east-1", Action: c.action, Source: "192.0.2.1", RequestID: "id",
 		}})
 	}

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"palisade/cluster"
-	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 // enforceWait bounds how long an answer waits for this node's switch. What takes longer
@@ -18,7 +18,7 @@ const enforceWait = 2 * time.Second
 // node's switch, so that an answer means that the rule is in force here.
 type backend struct{ *Node }
 
-func (b backend) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64, error) {
+func (b backend) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	result, index, err := b.cluster.Apply(ctx, cmd)
 	if err != nil {
 		return result, index, leaderless(err)
@@ -31,7 +31,7 @@ func (b backend) Apply(ctx context.Context, cmd ec2.Command) (ec2.Result, uint64
 	return result, index, nil
 }
 
-func (b backend) ReadView(ctx context.Context) (*ec2.View, error) {
+func (b backend) ReadView(ctx context.Context) (*state.View, error) {
 	view, err := b.cluster.ReadView(ctx)
 	return view, leaderless(err)
 }
@@ -51,7 +51,7 @@ func (u unavailable) Unwrap() error       { return u.error }
 func (u unavailable) Unavailable() string { return u.Error() }
 
 // View is what this node goes by itself.
-func (b backend) View() *ec2.View { return b.cluster.View() }
+func (b backend) View() *state.View { return b.cluster.View() }
 
 // Enforcement says which nodes go by the state of index.
 func (b backend) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {

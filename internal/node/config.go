@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/plane"
 	"palisade/internal/secret"
 	"palisade/switch/overlay"
@@ -244,7 +245,7 @@ func (c *Config) rehearse() error {
 	}
 	var keys keyring
 	keys.key.Store(secret.NewKey())
-	st := ec2.NewState()
+	st := state.NewState()
 	for i, cmd := range keys.sealed(commands) {
 		if _, err := st.Apply(uint64(i+1), cmd); err != nil {
 			return fmt.Errorf("no cluster can begin with it: %w", err)
@@ -255,7 +256,7 @@ func (c *Config) rehearse() error {
 
 // bootstrap is what a cluster that this node begins holds first. A nil publicKey is that
 // of a cluster of one, which nobody joins.
-func (c *Config) bootstrap(publicKey []byte) ([]ec2.Command, error) {
+func (c *Config) bootstrap(publicKey []byte) ([]state.Command, error) {
 	var seed [16]byte
 	gossipKey := make([]byte, 32)
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -272,22 +273,22 @@ func (c *Config) bootstrap(publicKey []byte) ([]ec2.Command, error) {
 	if c.Peer.Listen.IsValid() {
 		self.Role, self.Address = ec2.Voter, c.Peer.Listen.String()
 	}
-	requests := []ec2.Request{
-		&ec2.Bootstrap{Seed: hex.EncodeToString(seed[:]), GossipKey: gossipKey, Settings: settings},
-		&ec2.PutNode{Node: self},
-		&ec2.PutNetwork{Network: ec2.Network{
+	requests := []state.Request{
+		&state.Bootstrap{Seed: hex.EncodeToString(seed[:]), GossipKey: gossipKey, Settings: settings},
+		&state.PutNode{Node: self},
+		&state.PutNetwork{Network: ec2.Network{
 			VNI: classicVNI, Region: c.Region, Prefix: c.Classic.Network, Gateway: c.Classic.Network.Addr().Next(),
 			Pools: c.Classic.Pools, PublicPools: c.Classic.PublicPools,
 		}},
 	}
 	for _, a := range c.Account {
-		requests = append(requests, &ec2.CreateAccount{
+		requests = append(requests, &state.CreateAccount{
 			ID: a.ID, Name: a.Name, Platform: a.Platform, AccessKey: a.AccessKey, Secret: a.SecretKey,
 		})
 	}
-	commands := make([]ec2.Command, len(requests))
+	commands := make([]state.Command, len(requests))
 	for i, r := range requests {
-		commands[i] = ec2.Command{Request: r}
+		commands[i] = state.Command{Request: r}
 	}
 	return commands, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // whole is a configuration with every key, as a lab writes one.
@@ -77,7 +78,7 @@ func TestClusterBeginsWithTheLimitsOfATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := commands[0].Request.(*ec2.Bootstrap).Settings; s.Quarantine != 5*time.Second || s.RulesPerVPCGroup != 50 || s.GroupsPerVPC != 50 {
+	if s := commands[0].Request.(*state.Bootstrap).Settings; s.Quarantine != 5*time.Second || s.RulesPerVPCGroup != 50 || s.GroupsPerVPC != 50 {
 		t.Errorf("it begins with %+v", s)
 	}
 }

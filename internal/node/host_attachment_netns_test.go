@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/instance"
 	"palisade/internal/netns"
 	"palisade/internal/node/control"
@@ -77,7 +78,7 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 	w.newGuest(guest)
 	peer := w.launch(w.Private, w.all)
 
-	other := w.do(&ec2.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	other := w.do(&state.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
 	on := control.AttachRequest{Namespace: guest, Subnet: w.Public.ID, Groups: []string{"all"}}
 	change := func(edit func(*control.AttachRequest)) control.AttachRequest { r := on; edit(&r); return r }
 	w.refusedAttach(change(func(r *control.AttachRequest) { r.Namespace = "palisade-nt-nobody" }), "there is no network namespace palisade-nt-nobody")
@@ -111,10 +112,10 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 		w.reaches(origin{namespace: guest}, planetest.Laptop, true, what)
 	}
 	works("attached")
-	w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
+	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
 	w.reaches(w.of(peer), private, false, "in group none")
-	w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.all}})
-	more := w.do(&ec2.AssignPrivateAddresses{Account: dev, Region: region, Interface: s.Interface, Count: 1}).Addresses[0].String()
+	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.all}})
+	more := w.do(&state.AssignPrivateAddresses{Account: dev, Region: region, Interface: s.Interface, Count: 1}).Addresses[0].String()
 	w.until("it has another address", func() bool {
 		out, _ := w.in(guest, "ip", "-br", "-4", "address", "show", "dev", "eth0")
 		return strings.Contains(out, more)
@@ -161,7 +162,7 @@ func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
 	}
 
 	// One that there is goes before it, and is free again afterwards.
-	own := w.do(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
+	own := w.do(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
 	w.attach(control.AttachRequest{Namespace: guest, Device: "vpc0", Interface: own.ID})
 	w.reaches(w.of(peer), own.Private.String(), true, "an interface that there was")
 	w.detach(control.DetachRequest{Namespace: guest, Device: "vpc0"})
@@ -300,9 +301,9 @@ func TestMachineIsPutBehindAnInterface(t *testing.T) {
 		t.Errorf("%d bytes of 20,000,000 came in %v: %v", got, time.Since(begin), err)
 	}
 
-	w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
+	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
 	w.reaches(w.of(peer), private(), false, "in group none")
-	w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.all}})
+	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.all}})
 
 	w.restart()
 	works("adopted")

@@ -12,6 +12,7 @@ import (
 
 	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/atomicfile"
 	"palisade/internal/peer"
 	"palisade/internal/secret"
@@ -116,7 +117,7 @@ type Restoration struct {
 // RestoreCluster makes of a backup the log of a new cluster, of which this node is the only
 // member. It must not run, and must have no log yet.
 func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
-	as := ec2.Recover{Node: ec2.Node{ID: c.Name, Zone: c.Zone}, WithoutSecrets: r.WithoutSecrets}
+	as := state.Recover{Node: ec2.Node{ID: c.Name, Zone: c.Zone}, WithoutSecrets: r.WithoutSecrets}
 	self := &as.Node
 	identity, _, err := c.identity()
 	if err != nil {

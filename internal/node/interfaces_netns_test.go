@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/netns"
 	"palisade/internal/node/plane/planetest"
 )
@@ -14,9 +15,9 @@ import (
 // through a restart of the daemon, a stop and a start, until it is terminated.
 func TestInstanceHasItsInterfaces(t *testing.T) {
 	w := newWorld(t, "nics")
-	id := w.run(&ec2.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Interfaces: []ec2.LaunchInterface{
-		{DeviceIndex: 0, Spec: ec2.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}, FurtherCount: 1}},
-		{DeviceIndex: 1, Spec: ec2.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}}},
+	id := w.run(&state.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Interfaces: []state.LaunchInterface{
+		{DeviceIndex: 0, Spec: state.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}, FurtherCount: 1}},
+		{DeviceIndex: 1, Spec: state.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}}},
 	}})
 	peer := w.launch(w.Private, w.all)
 	eth0, eth1 := w.interfaces(id)[0], w.interfaces(id)[1]
@@ -43,8 +44,8 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	}
 
 	// A third comes while it runs, with addresses that come and go.
-	eth2 := w.do(&ec2.CreateNetworkInterface{Account: dev, Region: region, Spec: ec2.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
-	eth2 = w.do(&ec2.AttachNetworkInterface{Account: dev, Region: region, Interface: eth2.ID, Instance: id, DeviceIndex: 4}).Interface
+	eth2 := w.do(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
+	eth2 = w.do(&state.AttachNetworkInterface{Account: dev, Region: region, Interface: eth2.ID, Instance: id, DeviceIndex: 4}).Interface
 	has := func(device, address string) func() bool {
 		return func() bool {
 			out, _ := w.in(w.namespace(id), "ip", "-br", "-4", "address", "show", "dev", device)
@@ -53,10 +54,10 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	}
 	w.until("eth4 is there", has("eth4", eth2.Private.String()))
 	w.reaches(w.of(peer), eth2.Private.String(), true, "attached")
-	more := w.do(&ec2.AssignPrivateAddresses{Account: dev, Region: region, Interface: eth2.ID, Count: 1}).Addresses[0].String()
+	more := w.do(&state.AssignPrivateAddresses{Account: dev, Region: region, Interface: eth2.ID, Count: 1}).Addresses[0].String()
 	w.until("eth4 has another address", has("eth4", more))
 	w.reaches(w.of(peer), more, true, "assigned")
-	w.do(&ec2.UnassignPrivateAddresses{Account: dev, Region: region, Interface: eth2.ID, Addresses: []netip.Addr{netip.MustParseAddr(more)}})
+	w.do(&state.UnassignPrivateAddresses{Account: dev, Region: region, Interface: eth2.ID, Addresses: []netip.Addr{netip.MustParseAddr(more)}})
 	w.until("eth4 has it no more", func() bool { return !has("eth4", more)() })
 
 	// What a daemon before has left of one that was detached by force is taken away.
@@ -70,7 +71,7 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	everywhere("adopted")
 	w.reaches(w.of(peer), eth2.Private.String(), true, "adopted")
 
-	w.do(&ec2.DetachNetworkInterface{Account: dev, Region: region, Attachment: eth2.Attachment.ID})
+	w.do(&state.DetachNetworkInterface{Account: dev, Region: region, Attachment: eth2.Attachment.ID})
 	w.until("it is free", func() bool {
 		now, _ := w.node.plane.View().Interface(eth2.ID)
 		return now.State == ec2.Idle && now.Attachment == nil
@@ -81,12 +82,12 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	}
 	everywhere("with one detached")
 
-	eth2 = w.do(&ec2.AttachNetworkInterface{Account: dev, Region: region, Interface: eth2.ID, Instance: id, DeviceIndex: 4}).Interface
+	eth2 = w.do(&state.AttachNetworkInterface{Account: dev, Region: region, Interface: eth2.ID, Instance: id, DeviceIndex: 4}).Interface
 	w.until("eth4 is back", has("eth4", eth2.Private.String()))
 	w.reaches(w.of(peer), eth2.Private.String(), true, "attached again")
 
 	before := w.init(id)
-	w.do(&ec2.RebootInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
+	w.do(&state.RebootInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
 	w.until("it has rebooted", func() bool { now := w.init(id); return now != before && now.Alive() })
 	w.until("its services listen", func() bool {
 		_, err := w.in(w.namespace(peer), "ncat", "-z", "-w", "1", eth0.Private.String(), "80")
@@ -94,19 +95,19 @@ func TestInstanceHasItsInterfaces(t *testing.T) {
 	})
 	everywhere("rebooted", public0)
 
-	w.do(&ec2.StopInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
+	w.do(&state.StopInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
 	w.await(id, ec2.Stopped)
 	w.reaches(w.laptop(), public0, false, "stopped")
 	w.reaches(w.of(peer), eth0.Private.String(), false, "stopped")
 	if netns.Exists(w.namespace(id)) {
 		t.Error("stopped, its namespace is there")
 	}
-	w.do(&ec2.StartInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
+	w.do(&state.StartInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
 	w.await(id, ec2.Running)
 	everywhere("started") // with all the addresses that it had
 	w.reaches(w.of(peer), eth2.Private.String(), true, "started")
 
-	w.do(&ec2.TerminateInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
+	w.do(&state.TerminateInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
 	w.await(id, ec2.Terminated)
 	for _, public := range []string{public0, public1, public2} {
 		w.reaches(w.laptop(), public, false, "terminated")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/atomicfile"
 	"palisade/internal/secret"
 )
@@ -105,13 +106,13 @@ func (k *keyring) Seal(id string, account ec2.AccountID, accessKey, plain string
 }
 
 // sealed makes of what a cluster begins with what its log may hold.
-func (k *keyring) sealed(commands []ec2.Command) []ec2.Command {
+func (k *keyring) sealed(commands []state.Command) []state.Command {
 	key := k.key.Load()
 	if key == nil {
 		return commands // they are in the log already, and this is not proposed
 	}
 	for i, c := range commands {
-		a, ok := c.Request.(*ec2.CreateAccount)
+		a, ok := c.Request.(*state.CreateAccount)
 		if !ok {
 			continue
 		}
@@ -121,7 +122,7 @@ func (k *keyring) sealed(commands []ec2.Command) []ec2.Command {
 		commands[i].Request = &b
 	}
 	// Behind the first, which is the cluster's birth.
-	first := append(commands[:1:1], ec2.Command{Request: &ec2.SealSecrets{Key: key.ID()}})
+	first := append(commands[:1:1], state.Command{Request: &state.SealSecrets{Key: key.ID()}})
 	return append(first, commands[1:]...)
 }
 
@@ -193,7 +194,7 @@ func (n *Node) settleKey(ctx context.Context) error {
 
 // spreadKey gives every node the key that the cluster shall have. All must have it before
 // anything is sealed: what the only node that has it takes with it is lost.
-func (n *Node) spreadKey(ctx context.Context, view *ec2.View) error {
+func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 	if n.keys.key.Load() == nil {
 		if err := n.keys.set(secret.NewKey()); err != nil {
 			return err
@@ -216,9 +217,9 @@ func (n *Node) spreadKey(ctx context.Context, view *ec2.View) error {
 }
 
 // sealPlain seals what earlier releases left in plain text, and names the cluster's key.
-func (n *Node) sealPlain(ctx context.Context, view *ec2.View) error {
+func (n *Node) sealPlain(ctx context.Context, view *state.View) error {
 	key := n.keys.key.Load()
-	r := &ec2.SealSecrets{Key: key.ID()}
+	r := &state.SealSecrets{Key: key.ID()}
 	for a := range view.AccessKeys() {
 		if a.Secret == "" {
 			continue
@@ -231,7 +232,7 @@ func (n *Node) sealPlain(ctx context.Context, view *ec2.View) error {
 	if len(r.AccessKeys) == 0 && view.SealKey() != "" {
 		return nil
 	}
-	_, index, err := n.cluster.Apply(ctx, ec2.Command{Request: r})
+	_, index, err := n.cluster.Apply(ctx, state.Command{Request: r})
 	if err != nil {
 		return fmt.Errorf("seal secrets: %w", err)
 	}
@@ -240,7 +241,7 @@ func (n *Node) sealPlain(ctx context.Context, view *ec2.View) error {
 }
 
 // fetchKey asks the others for the cluster's key.
-func (n *Node) fetchKey(ctx context.Context, view *ec2.View, id string) error {
+func (n *Node) fetchKey(ctx context.Context, view *state.View, id string) error {
 	var failures []error
 	for m := range view.Nodes() {
 		if !m.Member() || m.ID == n.config.Name {
@@ -311,7 +312,7 @@ func (n *Node) handleKey() {
 	})
 }
 
-func (n *Node) takeKey(view *ec2.View, offer []byte) error {
+func (n *Node) takeKey(view *state.View, offer []byte) error {
 	key, err := secret.DecodeKey(offer)
 	if err != nil {
 		return err

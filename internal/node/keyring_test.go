@@ -23,6 +23,7 @@ import (
 
 	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/control"
 	"palisade/internal/peer"
 )
@@ -142,7 +143,7 @@ func TestNoLogHoldsASecret(t *testing.T) {
 }
 
 // oldLog writes the log of an earlier release: its secrets are in plain text.
-func oldLog(t *testing.T, c Config, publicKey []byte, more ...ec2.Command) {
+func oldLog(t *testing.T, c Config, publicKey []byte, more ...state.Command) {
 	t.Helper()
 	bootstrap, err := c.bootstrap(publicKey)
 	if err != nil {
@@ -375,7 +376,7 @@ func TestOldClusterGetsItsKeyWhenAllAreThere(t *testing.T) {
 		}
 		keys[string(c.Name)] = id.PublicKey()
 	}
-	oldLog(t, first, keys["node1"], ec2.Command{Request: &ec2.PutNode{Node: ec2.Node{
+	oldLog(t, first, keys["node1"], state.Command{Request: &state.PutNode{Node: ec2.Node{
 		ID: "node2", Zone: second.Zone, Role: ec2.NonVoter, Address: second.Peer.Listen.String(), PublicKey: keys["node2"],
 	}}})
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/netns"
 	"palisade/internal/node/plane/planetest"
 )
@@ -81,7 +82,7 @@ func TestLiveConnectionsThroughChangesInPlace(t *testing.T) {
 	untracked, tracked := w.line(client, server, 9000), w.line(client, server, 9001)
 	groups := func(ids ...ec2.GroupID) {
 		t.Helper()
-		w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(server).ID, Groups: ids})
+		w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(server).ID, Groups: ids})
 	}
 	groups(w.none)
 	w.says(untracked, false, "untracked, its group left")
@@ -98,8 +99,8 @@ func TestLiveConnectionsThroughChangesInPlace(t *testing.T) {
 
 	// With all egress gone from both, a connection that is tracked still has its replies.
 	for _, g := range []ec2.GroupID{w.none, world, narrow} {
-		w.do(&ec2.RevokeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: g}, Direction: ec2.Egress,
-			Rules: []ec2.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
+		w.do(&state.RevokeRules{Account: dev, Region: region, Group: state.GroupSelector{ID: g}, Direction: ec2.Egress,
+			Rules: []state.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
 	}
 	w.says(tracked, true, "tracked, without egress")
 	w.connects(w.of(client), w.primary(server).Private.String(), 9001, false, "without egress")

@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"palisade/ec2"
-	"palisade/internal/node/plane"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"palisade/ec2/state"
+	"palisade/internal/node/plane"
 )
 
 // TestNodeWithDamagedEnforcedIndexDoesNotStart: it cannot know which rules it enforced before.
@@ -31,7 +32,7 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 	stop := n.start(t)
 	for i := range 5 {
 		name := fmt.Sprint("group", i)
-		if _, _, err := backend(n).Apply(t.Context(), ec2.Command{Request: &ec2.CreateSecurityGroup{
+		if _, _, err := backend(n).Apply(t.Context(), state.Command{Request: &state.CreateSecurityGroup{
 			Account: albert, Region: c.Region, Name: name, Description: name}}); err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/plane/planetest"
 )
 
@@ -18,15 +19,15 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	eni := w.primary(web)
 	private, peerAddress := eni.Private.String(), w.primary(peer).Private.String()
 	loneAddress := w.primary(lone).Private.String()
-	modify := func(change func(*ec2.ModifyNetworkInterface)) {
+	modify := func(change func(*state.ModifyNetworkInterface)) {
 		t.Helper()
-		r := &ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: eni.ID}
+		r := &state.ModifyNetworkInterface{Account: dev, Region: region, Interface: eni.ID}
 		change(r)
 		w.do(r)
 	}
 	groups := func(ids ...ec2.GroupID) {
 		t.Helper()
-		modify(func(r *ec2.ModifyNetworkInterface) { r.Groups = ids })
+		modify(func(r *state.ModifyNetworkInterface) { r.Groups = ids })
 	}
 
 	w.part("groups", func(t *testing.T) {
@@ -38,14 +39,14 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 		// As a source a group is its members, now.
 		fellows := w.group("fellows")
 		db := w.group("db")
-		w.permit(db, ec2.RuleSpec{Protocol: ec2.TCP, From: 80, To: 80, Group: ec2.GroupRef{ID: fellows}})
-		w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{db}})
+		w.permit(db, state.RuleSpec{Protocol: ec2.TCP, From: 80, To: 80, Group: ec2.GroupRef{ID: fellows}})
+		w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{db}})
 		w.connects(w.of(web), peerAddress, 80, false, "no fellow")
 		groups(w.none, fellows)
 		w.connects(w.of(web), peerAddress, 80, true, "a fellow")
 		groups(w.none)
 		w.connects(w.of(web), peerAddress, 80, false, "no fellow any more")
-		w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{w.all}})
+		w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{w.all}})
 		groups(w.all)
 		w.connects(w.of(peer), private, 80, true, "in group all again")
 	})
@@ -53,17 +54,17 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	w.part("egress", func(t *testing.T) {
 		shut := w.group("shut")
 		w.permit(shut, planetest.TCP(80, planetest.Everywhere))
-		w.do(&ec2.RevokeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: shut}, Direction: ec2.Egress,
-			Rules: []ec2.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
+		w.do(&state.RevokeRules{Account: dev, Region: region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress,
+			Rules: []state.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
 		w.connects(w.of(web), peerAddress, 80, true, "with egress")
 		groups(shut)
 		w.connects(w.of(web), peerAddress, 80, false, "without egress")
 		w.connects(w.of(peer), private, 80, true, "replies pass without egress")
 		// Egress admits at the sender and nowhere else.
-		w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{w.none}})
+		w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{w.none}})
 		groups(w.all)
 		w.connects(w.of(web), peerAddress, 80, false, "with egress, without ingress there")
-		w.do(&ec2.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{w.all}})
+		w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(peer).ID, Groups: []ec2.GroupID{w.all}})
 		w.connects(w.of(web), peerAddress, 80, true, "with both")
 	})
 
@@ -71,7 +72,7 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 	w.part("elastic address", func(t *testing.T) {
 		w.reaches(w.laptop(), public, true, "associated")
 		w.reaches(w.of(web), planetest.Laptop, true, "associated")
-		w.do(&ec2.DisassociateAddress{Account: dev, Region: region, Association: association})
+		w.do(&state.DisassociateAddress{Account: dev, Region: region, Association: association})
 		w.reaches(w.laptop(), public, false, "disassociated")
 		w.reaches(w.of(web), planetest.Laptop, false, "disassociated")
 		public, association = w.elastic(eni.ID, netip.Addr{})
@@ -84,12 +85,12 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 				allocation = e.ID
 			}
 		}
-		w.do(&ec2.AssociateAddress{Account: dev, Region: region, Allocation: allocation, Interface: w.primary(peer).ID, AllowReassociation: new(true)})
+		w.do(&state.AssociateAddress{Account: dev, Region: region, Allocation: allocation, Interface: w.primary(peer).ID, AllowReassociation: new(true)})
 		w.reaches(w.of(web), planetest.Laptop, false, "moved")
 		groups(w.none)
 		w.reaches(w.laptop(), public, true, "at the next one, whose group admits")
 		groups(w.all)
-		association = w.do(&ec2.AssociateAddress{Account: dev, Region: region, Allocation: allocation, Interface: eni.ID, AllowReassociation: new(true)}).Elastic.Association
+		association = w.do(&state.AssociateAddress{Account: dev, Region: region, Allocation: allocation, Interface: eni.ID, AllowReassociation: new(true)}).Elastic.Association
 		w.reaches(w.laptop(), public, true, "moved back")
 	})
 
@@ -111,19 +112,19 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 		}
 		both(true, "with a route")
 		why("")
-		w.do(&ec2.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere})
+		w.do(&state.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere})
 		both(false, "route deleted")
 		why("no route to an internet gateway: " + string(w.Public.ID) + " goes by " + string(w.Table.ID) + ", which has no route to " + planetest.Laptop)
-		w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24"), Gateway: w.Gateway.ID})
+		w.do(&state.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24"), Gateway: w.Gateway.ID})
 		both(true, "with a narrower route")
-		w.do(&ec2.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24")})
-		w.do(&ec2.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere, Gateway: w.Gateway.ID})
+		w.do(&state.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24")})
+		w.do(&state.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere, Gateway: w.Gateway.ID})
 		both(true, "route made again")
 
-		association := w.do(&ec2.AssociateRouteTable{Account: dev, Region: region, RouteTable: w.Table.ID, Subnet: w.Private.ID}).Association
+		association := w.do(&state.AssociateRouteTable{Account: dev, Region: region, RouteTable: w.Table.ID, Subnet: w.Private.ID}).Association
 		lonePublic, _ := w.elastic(w.primary(lone).ID, netip.Addr{})
 		w.reaches(w.laptop(), lonePublic, true, "private subnet by the public one's table")
-		w.do(&ec2.DisassociateRouteTable{Account: dev, Region: region, Association: association})
+		w.do(&state.DisassociateRouteTable{Account: dev, Region: region, Association: association})
 		w.reaches(w.laptop(), lonePublic, false, "private subnet by its own")
 		w.reaches(w.of(lone), planetest.Laptop, false, "private subnet by its own")
 		w.reaches(w.of(web), lonePublic, false, "between public addresses, without a route back")
@@ -139,7 +140,7 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 		foreign := origin{w.namespace(web), "192.0.2.9"}
 		unchecked := func(want bool) {
 			t.Helper()
-			modify(func(r *ec2.ModifyNetworkInterface) { r.Unchecked = &want })
+			modify(func(r *state.ModifyNetworkInterface) { r.Unchecked = &want })
 		}
 		w.reaches(w.of(peer), "192.0.2.9", false, "checked")
 		w.reaches(foreign, loneAddress, false, "checked")
@@ -151,19 +152,19 @@ func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
 
 	w.part("gateway", func(t *testing.T) {
 		w.reaches(w.laptop(), public, true, "gateway attached")
-		w.do(&ec2.DisassociateAddress{Account: dev, Region: region, Association: association})
+		w.do(&state.DisassociateAddress{Account: dev, Region: region, Association: association})
 		for e := range w.node.plane.View().ElasticAddressesOf(dev, region) {
 			if e.Association != "" { // AWS detaches no gateway while public addresses are mapped
-				w.do(&ec2.DisassociateAddress{Account: dev, Region: region, Association: e.Association})
+				w.do(&state.DisassociateAddress{Account: dev, Region: region, Association: e.Association})
 			}
 		}
-		w.do(&ec2.DetachInternetGateway{Account: dev, Region: region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
+		w.do(&state.DetachInternetGateway{Account: dev, Region: region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
 		w.reaches(w.laptop(), public, false, "gateway detached")
 		tr, err := w.trace(string(web), planetest.Laptop, "tcp/80")
 		if want := "where 0.0.0.0/0 leads to " + string(w.Gateway.ID) + ", which is not attached"; err != nil || !strings.Contains(tr.Reason, want) {
 			t.Errorf("traced %+v, %v; want %q", tr, err, want)
 		}
-		w.do(&ec2.AttachInternetGateway{Account: dev, Region: region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
+		w.do(&state.AttachInternetGateway{Account: dev, Region: region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
 		public, _ := w.elastic(eni.ID, netip.Addr{})
 		w.reaches(w.laptop(), public, true, "gateway attached again")
 	})

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/netns"
 	"palisade/internal/process"
 )
@@ -56,7 +57,7 @@ func TestInstanceOfAnEarlierReleaseBootsWithItsOwnIDs(t *testing.T) {
 	w.start()
 	w.await(id, ec2.Running)
 	w.reaches(w.of(peer), address, true, "adopted")
-	w.do(&ec2.RebootInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
+	w.do(&state.RebootInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
 	w.until("it has ids of its own", func() bool {
 		init, err := process.ReadFile(pidFile)
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/instance"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
@@ -139,15 +140,15 @@ func (w *world) buildVPC() {
 	w.t.Helper()
 	w.Network = planetest.NewNetwork(w.do)
 	w.all, w.none = w.group("all"), w.group("none")
-	w.permit(w.all, ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere})
+	w.permit(w.all, state.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere})
 }
 
 // do decides something, and returns when the switch goes by it.
-func (w *world) do(r ec2.Request) ec2.Result {
+func (w *world) do(r state.Request) state.Result {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	result, index, err := w.node.cluster.Apply(ctx, ec2.Command{Request: r})
+	result, index, err := w.node.cluster.Apply(ctx, state.Command{Request: r})
 	if err != nil {
 		w.t.Fatalf("%T: %v", r, err)
 	}
@@ -159,25 +160,25 @@ func (w *world) do(r ec2.Request) ec2.Result {
 
 func (w *world) group(name string) ec2.GroupID {
 	w.t.Helper()
-	return w.do(&ec2.CreateSecurityGroup{Account: dev, Region: region, VPC: w.VPC.ID, Name: name, Description: name}).Group.ID
+	return w.do(&state.CreateSecurityGroup{Account: dev, Region: region, VPC: w.VPC.ID, Name: name, Description: name}).Group.ID
 }
 
-func (w *world) permit(group ec2.GroupID, rules ...ec2.RuleSpec) {
+func (w *world) permit(group ec2.GroupID, rules ...state.RuleSpec) {
 	w.t.Helper()
-	w.do(&ec2.AuthorizeRules{Account: dev, Region: region, Group: ec2.GroupSelector{ID: group}, Rules: rules})
+	w.do(&state.AuthorizeRules{Account: dev, Region: region, Group: state.GroupSelector{ID: group}, Rules: rules})
 }
 
 // launch runs a web server in a subnet.
 func (w *world) launch(subnet *ec2.Subnet, groups ...ec2.GroupID) ec2.InstanceID {
 	w.t.Helper()
-	run := &ec2.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Subnet: subnet.ID}
+	run := &state.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Subnet: subnet.ID}
 	for _, g := range groups {
-		run.Groups = append(run.Groups, ec2.GroupSelector{ID: g})
+		run.Groups = append(run.Groups, state.GroupSelector{ID: g})
 	}
 	return w.run(run)
 }
 
-func (w *world) run(run *ec2.RunInstances) ec2.InstanceID {
+func (w *world) run(run *state.RunInstances) ec2.InstanceID {
 	w.t.Helper()
 	id := w.do(run).Instances[0].After.ID
 	w.await(id, ec2.Running)
@@ -219,8 +220,8 @@ func (w *world) primary(id ec2.InstanceID) *ec2.Interface { return w.interfaces(
 // elastic gives one of an interface's addresses a public one; the zero one is its first.
 func (w *world) elastic(eni ec2.InterfaceID, private netip.Addr) (public string, association ec2.AssociationID) {
 	w.t.Helper()
-	e := w.do(&ec2.AllocateAddress{Account: dev, Region: region}).Elastic
-	r := w.do(&ec2.AssociateAddress{Account: dev, Region: region, Allocation: e.ID, Interface: eni, Private: private})
+	e := w.do(&state.AllocateAddress{Account: dev, Region: region}).Elastic
+	r := w.do(&state.AssociateAddress{Account: dev, Region: region, Allocation: e.ID, Interface: eni, Private: private})
 	return e.Public.String(), r.Elastic.Association
 }
 

@@ -11,6 +11,7 @@ import (
 	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 // newServer starts the real API on a cluster of one voter with Albert's account.
@@ -25,18 +26,18 @@ func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend)
 	c, err := cluster.New(cluster.Config{
 		Node: "node1",
 		Dir:  t.TempDir(),
-		Bootstrap: []ec2.Command{
-			{Request: &ec2.Bootstrap{Seed: "a seed of the tools' tests"}},
-			{Request: &ec2.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
-			{Request: &ec2.PutNetwork{Network: ec2.Network{
+		Bootstrap: []state.Command{
+			{Request: &state.Bootstrap{Seed: "a seed of the tools' tests"}},
+			{Request: &state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a"}}},
+			{Request: &state.PutNetwork{Network: ec2.Network{
 				VNI:         1,
 				Region:      "us-east-1",
 				Prefix:      netip.MustParsePrefix("10.0.0.0/8"),
 				Pools:       []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
 				PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
 			}}},
-			{Request: &ec2.CreateAccount{ID: "598916040194", Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"}},
-			{Request: &ec2.CreateAccount{ID: "123456789012", Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "secret"}},
+			{Request: &state.CreateAccount{ID: "598916040194", Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"}},
+			{Request: &state.CreateAccount{ID: "123456789012", Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "secret"}},
 		},
 	})
 	if err != nil {

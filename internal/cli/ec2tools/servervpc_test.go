@@ -7,6 +7,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 // TestVPCToolsAgainstTheServer builds a VPC with every tool there is for it, against the
@@ -15,9 +16,9 @@ import (
 // before.
 func TestVPCToolsAgainstTheServer(t *testing.T) {
 	svc, c, j := newJudgedServer(t)
-	apply := func(r ec2.Request) {
+	apply := func(r state.Request) {
 		t.Helper()
-		if _, _, err := c.Apply(t.Context(), ec2.Command{Request: r}); err != nil {
+		if _, _, err := c.Apply(t.Context(), state.Command{Request: r}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -27,15 +28,15 @@ func TestVPCToolsAgainstTheServer(t *testing.T) {
 		"ec2-run-instances": func() {
 			i, _ := c.View().Instance(ec2.InstanceID(captured["i"]))
 			lease, _ := c.View().Interface(i.Interface)
-			apply(&ec2.ReportInstance{Instance: i.ID, InterfaceEpoch: lease.Epoch, State: ec2.Running})
+			apply(&state.ReportInstance{Instance: i.ID, InterfaceEpoch: lease.Epoch, State: ec2.Running})
 		},
 		"ec2-detach-network-interface": func() {
 			lease, _ := c.View().Interface(ec2.InterfaceID(captured["second"]))
-			apply(&ec2.ReportInterface{Interface: lease.ID, Epoch: lease.Epoch})
+			apply(&state.ReportInterface{Interface: lease.ID, Epoch: lease.Epoch})
 		},
 		"ec2-terminate-instances": func() {
 			lease, _ := c.View().Interface(ec2.InterfaceID(captured["eni"]))
-			apply(&ec2.ReportInstance{Instance: ec2.InstanceID(captured["i"]), InterfaceEpoch: lease.Epoch, State: ec2.Terminated})
+			apply(&state.ReportInstance{Instance: ec2.InstanceID(captured["i"]), InterfaceEpoch: lease.Epoch, State: ec2.Terminated})
 		},
 	}
 	const id = `[0-9a-f]{17}`

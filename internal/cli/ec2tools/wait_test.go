@@ -16,6 +16,7 @@ import (
 	"palisade/cluster"
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
 )
 
 // A judged backend is a cluster that says of each change what the test wants.
@@ -108,7 +109,7 @@ func TestEveryChangeCanBeWaitedFor(t *testing.T) {
 	id, _, _ = strings.Cut(id, "\t")
 	eni, _ := c.View().Instance(ec2.InstanceID(id))
 	lease, _ := c.View().Interface(eni.Interface)
-	if _, _, err := c.Apply(t.Context(), ec2.Command{Request: &ec2.ReportInstance{Instance: eni.ID, InterfaceEpoch: lease.Epoch, State: ec2.Running}}); err != nil {
+	if _, _, err := c.Apply(t.Context(), state.Command{Request: &state.ReportInstance{Instance: eni.ID, InterfaceEpoch: lease.Epoch, State: ec2.Running}}); err != nil {
 		t.Fatal(err)
 	}
 	change("ec2-start-instances " + id)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/secret"
 )
 
@@ -76,7 +77,7 @@ func (s *Server) createAccounts(ctx context.Context, r AccountRequest) (any, err
 	for a := range view.Accounts() {
 		taken[a.ID] = true
 	}
-	batch, keys := &ec2.Batch{}, []NewKey{}
+	batch, keys := &state.Batch{}, []NewKey{}
 	for _, name := range names {
 		k := NewKey{Account: r.ID, Name: name, Platform: cmp.Or(r.Platform, ec2.VPCOnly), Region: s.Region}
 		for k.Account == "" || r.ID == "" && taken[k.Account] {
@@ -89,10 +90,10 @@ func (s *Server) createAccounts(ctx context.Context, r AccountRequest) (any, err
 			return nil, err
 		}
 		keys = append(keys, k)
-		batch.Requests = append(batch.Requests, &ec2.CreateAccount{ID: k.Account, Name: name, Platform: k.Platform, AccessKey: k.AccessKey, Sealed: sealed})
+		batch.Requests = append(batch.Requests, &state.CreateAccount{ID: k.Account, Name: name, Platform: k.Platform, AccessKey: k.AccessKey, Sealed: sealed})
 	}
 	by := s.byOperator("CreateAccount", map[string]string{"Name": names[0], "Count": strconv.Itoa(len(names)), "Platform": string(keys[0].Platform)})
-	if _, _, err := s.Cluster.Apply(ctx, ec2.Command{Request: batch, Audit: by}); err != nil {
+	if _, _, err := s.Cluster.Apply(ctx, state.Command{Request: batch, Audit: by}); err != nil {
 		return nil, err
 	}
 	return keys, nil
@@ -159,7 +160,7 @@ func (s *Server) changeKey(ctx context.Context, r KeyRequest) (any, error) {
 		return nil, err
 	}
 	made := NewKey{Account: account.ID, Name: account.Name, Platform: account.Platform, Region: s.Region, AccessKey: r.Key}
-	var request ec2.Request
+	var request state.Request
 	var action string
 	switch r.Do {
 	case AddKey:
@@ -168,22 +169,22 @@ func (s *Server) changeKey(ctx context.Context, r KeyRequest) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		action, request = "CreateAccessKey", &ec2.CreateAccessKey{Account: account.ID, ID: made.AccessKey, Sealed: sealed}
+		action, request = "CreateAccessKey", &state.CreateAccessKey{Account: account.ID, ID: made.AccessKey, Sealed: sealed}
 	case ActivateKey, DeactivateKey:
-		action, request = "UpdateAccessKey", &ec2.UpdateAccessKey{Account: account.ID, ID: r.Key, Inactive: r.Do == DeactivateKey}
+		action, request = "UpdateAccessKey", &state.UpdateAccessKey{Account: account.ID, ID: r.Key, Inactive: r.Do == DeactivateKey}
 	case DeleteKey:
-		action, request = "DeleteAccessKey", &ec2.DeleteAccessKey{Account: account.ID, ID: r.Key}
+		action, request = "DeleteAccessKey", &state.DeleteAccessKey{Account: account.ID, ID: r.Key}
 	default:
 		return nil, fmt.Errorf("nobody can %q an access key", r.Do)
 	}
 	by := s.byOperator(action, map[string]string{"Account": string(account.ID), "AccessKey": made.AccessKey, "Do": string(r.Do)})
-	_, _, err = s.Cluster.Apply(ctx, ec2.Command{Request: request, Audit: by})
+	_, _, err = s.Cluster.Apply(ctx, state.Command{Request: request, Audit: by})
 	return made, err
 }
 
 // findAccount finds an account by its id, or by its name if only one has it: earlier
 // releases did not look.
-func findAccount(view *ec2.View, who string) (*ec2.Account, error) {
+func findAccount(view *state.View, who string) (*ec2.Account, error) {
 	if a, ok := view.Account(ec2.AccountID(who)); ok {
 		return a, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // This file answers POST /v1/attach and /v1/detach: interfaces in front of what is on this
@@ -75,7 +76,7 @@ func (s *Server) outside() []OutsideStatus {
 	return all
 }
 
-func (s *Server) outsideStatus(view *ec2.View, eni *ec2.Interface) OutsideStatus {
+func (s *Server) outsideStatus(view *state.View, eni *ec2.Interface) OutsideStatus {
 	status := OutsideStatus{
 		Interface: eni.ID, Node: eni.Node, Namespace: eni.Outside.Namespace, Device: eni.Outside.Device, MAC: eni.MAC,
 		MTU: s.MTU, State: "active",
@@ -102,7 +103,7 @@ func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error
 	if err != nil {
 		return nil, err
 	}
-	result, index, err := s.Cluster.Apply(ctx, ec2.Command{Request: register, Audit: s.byOperator("RegisterInterface", map[string]string{
+	result, index, err := s.Cluster.Apply(ctx, state.Command{Request: register, Audit: s.byOperator("RegisterInterface", map[string]string{
 		"Node": string(register.Node), "Outside": register.Outside.String(), "SubnetId": string(r.Subnet),
 		"SecurityGroups": strings.Join(r.Groups, ","), "NetworkInterfaceId": string(r.Interface),
 	})})
@@ -126,8 +127,8 @@ func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error
 }
 
 // registration checks what this node alone can, and puts names into ids.
-func (s *Server) registration(view *ec2.View, r AttachRequest) (*ec2.RegisterInterface, error) {
-	q := &ec2.RegisterInterface{Node: s.Node, Outside: ec2.Outside{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
+func (s *Server) registration(view *state.View, r AttachRequest) (*state.RegisterInterface, error) {
+	q := &state.RegisterInterface{Node: s.Node, Outside: ec2.Outside{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
 	if r.Label != "" {
 		q.Tags = map[string]string{"Name": r.Label}
 	}
@@ -146,7 +147,7 @@ func (s *Server) registration(view *ec2.View, r AttachRequest) (*ec2.RegisterInt
 			return nil, fmt.Errorf("there is no subnet %q", r.Subnet)
 		}
 		q.Account, q.Region = subnet.Account, subnet.Region
-		q.Spec = ec2.InterfaceSpec{Subnet: subnet.ID, Private: r.Address}
+		q.Spec = state.InterfaceSpec{Subnet: subnet.ID, Private: r.Address}
 		for _, name := range r.Groups {
 			g, ok := view.Group(ec2.GroupID(name))
 			if !ok {
@@ -164,7 +165,7 @@ func (s *Server) registration(view *ec2.View, r AttachRequest) (*ec2.RegisterInt
 	return q, s.Fleet.CheckHostAttachment(&q.Outside)
 }
 
-func subnetOf(view *ec2.View, id ec2.InterfaceID) ec2.SubnetID {
+func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
 	if eni, ok := view.Interface(id); ok {
 		return eni.Subnet
 	}
@@ -172,7 +173,7 @@ func subnetOf(view *ec2.View, id ec2.InterfaceID) ec2.SubnetID {
 }
 
 // checkZone says which nodes a subnet's interfaces can be at, if this one is none.
-func (s *Server) checkZone(view *ec2.View, id ec2.SubnetID) error {
+func (s *Server) checkZone(view *state.View, id ec2.SubnetID) error {
 	subnet, ok := view.Subnet(id)
 	if !ok {
 		return fmt.Errorf("there is no subnet %q", id)
@@ -199,8 +200,8 @@ func (s *Server) detachOutside(ctx context.Context, r DetachRequest) (any, error
 	if err != nil {
 		return nil, err
 	}
-	unregister := ec2.Command{
-		Request: &ec2.UnregisterInterface{Account: eni.Account, Region: eni.Region, Interface: eni.ID, Force: r.Force},
+	unregister := state.Command{
+		Request: &state.UnregisterInterface{Account: eni.Account, Region: eni.Region, Interface: eni.ID, Force: r.Force},
 		Audit:   s.byOperator("UnregisterInterface", map[string]string{"NetworkInterfaceId": string(eni.ID), "Outside": eni.Outside.String()}),
 	}
 	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil {
@@ -240,7 +241,7 @@ func (s *Server) undone(ctx context.Context, id ec2.InterfaceID) bool {
 
 // outsideOf finds the interface that a request names. One by what it is in front of is of
 // this node, or of the only one that has such.
-func (s *Server) outsideOf(view *ec2.View, r DetachRequest) (*ec2.Interface, error) {
+func (s *Server) outsideOf(view *state.View, r DetachRequest) (*ec2.Interface, error) {
 	if r.Interface != "" {
 		eni, ok := view.Interface(r.Interface)
 		if !ok || eni.Outside == nil {

@@ -15,6 +15,7 @@ import (
 	"palisade/cluster"
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/firewall"
 	"palisade/internal/packet"
 	"palisade/internal/peer"
@@ -46,7 +47,7 @@ type Config struct {
 // A Plane says what the switch enforces.
 type Plane interface {
 	// View is the state in force; nil before the first.
-	View() *ec2.View
+	View() *state.View
 	// Enforced is the index that no packet is judged by an older state than.
 	Enforced() uint64
 	// Wait reports whether the switch enforces index before ctx ends.
@@ -64,7 +65,7 @@ type Fleet interface {
 	// Settle does for an interface what the state in force wants of it.
 	Settle(context.Context, ec2.InterfaceID) error
 	// Link is an interface's addresses and its router, as its kernel has to know them.
-	Link(*ec2.View, *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr)
+	Link(*state.View, *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr)
 }
 
 // A Keyring seals secrets of access keys under the cluster's key.

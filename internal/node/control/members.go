@@ -14,6 +14,7 @@ import (
 	"palisade/cluster"
 	"palisade/cluster/gossip"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/peer"
 )
 
@@ -43,7 +44,7 @@ func (s *Server) newToken(ctx context.Context, r TokenRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, _, err = s.Cluster.Apply(ctx, ec2.Command{Request: &ec2.CreateJoinToken{
+	_, _, err = s.Cluster.Apply(ctx, state.Command{Request: &state.CreateJoinToken{
 		ID: token.ID, SecretHash: token.SecretHash(), Role: r.Role, Expires: time.Now().Add(r.TTL),
 	}, Audit: s.byOperator("CreateJoinToken", map[string]string{"Role": string(r.Role), "TTL": r.TTL.String()})})
 	if err != nil {

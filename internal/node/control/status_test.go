@@ -6,6 +6,7 @@ import (
 
 	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/plane/planetest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
@@ -30,8 +31,8 @@ func TestStatusNamesShutPorts(t *testing.T) {
 	}
 	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
 	register := func(device string) *ec2.Interface {
-		return f.Do(&ec2.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: device},
-			Spec: ec2.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
+		return f.Do(&state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: device},
+			Spec: state.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
 	}
 	web, db := register("web"), register("db")
 	device := f.Device()

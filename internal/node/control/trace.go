@@ -9,6 +9,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
@@ -95,7 +96,7 @@ func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 }
 
 // report puts what the pipeline of this node did into words.
-func (s *Server) report(view *ec2.View, result vswitch.Trace) *Trace {
+func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 	t := &Trace{
 		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
 		At: result.At.Name(), Node: s.Node, Steps: []TraceStep{}, Reason: reason(view, result),
@@ -166,7 +167,7 @@ func parsePacket(text string) (packet.Template, error) {
 }
 
 // explain puts one step into words.
-func (s *Server) explain(view *ec2.View, in vswitch.Step, admitted bool) TraceStep {
+func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) TraceStep {
 	step := TraceStep{Node: s.Node, Direction: "egress", Flow: in.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
 	if in.Direction == conntrack.In {
 		step.Direction = "ingress"
@@ -223,7 +224,7 @@ func ruleText(r ec2.Rule) string {
 
 // admitting is a command that adds the narrowest rule for a refused packet. The groups of
 // a VPC are named by their ids (EC2 User Guide 2012, "ec2-authorize").
-func admitting(view *ec2.View, s vswitch.Step) string {
+func admitting(view *state.View, s vswitch.Step) string {
 	lease, ok := leaseOf(view, s.Endpoint)
 	if !ok || len(lease.Groups) == 0 {
 		return ""
@@ -243,7 +244,7 @@ func admitting(view *ec2.View, s vswitch.Step) string {
 }
 
 // leaseOf finds the lease behind an interface of the switch.
-func leaseOf(view *ec2.View, e *vswitch.Endpoint) (*ec2.Interface, bool) {
+func leaseOf(view *state.View, e *vswitch.Endpoint) (*ec2.Interface, bool) {
 	for lease := range view.Interfaces() {
 		if lease.Epoch == e.Epoch {
 			return lease, true

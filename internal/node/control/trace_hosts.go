@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
@@ -21,7 +22,7 @@ type traceEnd struct {
 
 // ends finds both ends. A private address is one of the network that the other end is in,
 // if that is named by an id; else of EC2-Classic.
-func (s *Server) ends(view *ec2.View, r traceRequest) (src, dst traceEnd, err error) {
+func (s *Server) ends(view *state.View, r traceRequest) (src, dst traceEnd, err error) {
 	if src.named, err = interfaceNamed(view, r.From); err != nil {
 		return
 	}
@@ -50,7 +51,7 @@ func (s *Server) ends(view *ec2.View, r traceRequest) (src, dst traceEnd, err er
 }
 
 // classicVNI is the VNI of the region's EC2-Classic network.
-func (s *Server) classicVNI(view *ec2.View) ec2.VNI {
+func (s *Server) classicVNI(view *state.View) ec2.VNI {
 	for network := range view.Networks() {
 		if network.VPC == "" && network.Region == s.Region {
 			return network.VNI
@@ -61,7 +62,7 @@ func (s *Server) classicVNI(view *ec2.View) ec2.VNI {
 
 // interfaceNamed is the interface of that id, or the first of an instance of that id; nil
 // for anything else.
-func interfaceNamed(view *ec2.View, text string) (*ec2.Interface, error) {
+func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
 	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
 		lease, ok := view.Interface(in.Interface)
 		if !ok || lease.State != ec2.Active {
@@ -118,7 +119,7 @@ func (s *Server) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, erro
 }
 
 // reason says why there is no way out of a subnet, or none back.
-func reason(view *ec2.View, result vswitch.Trace) string {
+func reason(view *state.View, result vswitch.Trace) string {
 	u := result.Unrouted
 	if result.Verdict != verdict.NotRouted || u == nil {
 		return ""
@@ -135,7 +136,7 @@ func reason(view *ec2.View, result vswitch.Trace) string {
 	return ""
 }
 
-func whyUnrouted(view *ec2.View, s *ec2.Subnet, far netip.Addr) string {
+func whyUnrouted(view *state.View, s *ec2.Subnet, far netip.Addr) string {
 	table := view.RouteTableOf(s)
 	if table == nil {
 		return fmt.Sprintf("%s has no route table", s.ID)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/packet"
 	vswitch "palisade/switch"
 )
@@ -78,13 +79,13 @@ func entersAt(src, dst traceEnd) uint32 {
 	return 0
 }
 
-func (s *Server) traceElsewhere(ctx context.Context, view *ec2.View, number uint32, r traceRequest) (*Trace, error) {
+func (s *Server) traceElsewhere(ctx context.Context, view *state.View, number uint32, r traceRequest) (*Trace, error) {
 	t := new(Trace)
 	return t, s.askNode(ctx, view, number, methodTrace, r, t)
 }
 
 // traceOnward lets the node behind the tunnel do its half, and joins it to ours.
-func (s *Server) traceOnward(ctx context.Context, view *ec2.View, on *vswitch.Onward, t *Trace) error {
+func (s *Server) traceOnward(ctx context.Context, view *state.View, on *vswitch.Onward, t *Trace) error {
 	var rest Trace
 	r := onwardRequest{VNI: on.Origin.VNI, Epoch: on.Origin.Epoch, Frame: on.Frame}
 	if err := s.askNode(ctx, view, on.Node, methodOnward, r, &rest); err != nil {
@@ -96,7 +97,7 @@ func (s *Server) traceOnward(ctx context.Context, view *ec2.View, on *vswitch.On
 	return nil
 }
 
-func (s *Server) askNode(ctx context.Context, view *ec2.View, number uint32, method string, question, into any) error {
+func (s *Server) askNode(ctx context.Context, view *state.View, number uint32, method string, question, into any) error {
 	for node := range view.Nodes() {
 		if node.Number != number {
 			continue

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/plane"
 	"palisade/internal/node/plane/planetest"
 )
@@ -63,11 +64,11 @@ func newServer(f *planetest.Fixture) *Server {
 func newTraced(t *testing.T) (f *planetest.Fixture, web, db *ec2.Instance) {
 	t.Helper()
 	f = planetest.New(t)
-	launch := func(group string, rules ...ec2.RuleSpec) *ec2.Instance {
-		f.Do(&ec2.CreateSecurityGroup{Account: planetest.Albert, Region: planetest.Region, Name: group, Description: group})
-		f.Do(&ec2.AuthorizeRules{Account: planetest.Albert, Region: planetest.Region, Group: ec2.GroupSelector{Name: group}, Rules: rules})
-		in := f.Do(&ec2.RunInstances{Account: planetest.Albert, Region: planetest.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
-			Groups: []ec2.GroupSelector{{Name: group}}}).Instances[0].After
+	launch := func(group string, rules ...state.RuleSpec) *ec2.Instance {
+		f.Do(&state.CreateSecurityGroup{Account: planetest.Albert, Region: planetest.Region, Name: group, Description: group})
+		f.Do(&state.AuthorizeRules{Account: planetest.Albert, Region: planetest.Region, Group: state.GroupSelector{Name: group}, Rules: rules})
+		in := f.Do(&state.RunInstances{Account: planetest.Albert, Region: planetest.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
+			Groups: []state.GroupSelector{{Name: group}}}).Instances[0].After
 		eni, ok := f.View.Interface(in.Interface)
 		if !ok {
 			t.Fatalf("there is no interface %s", in.Interface)
@@ -76,7 +77,7 @@ func newTraced(t *testing.T) (f *planetest.Fixture, web, db *ec2.Instance) {
 		return in
 	}
 	web = launch("web", planetest.TCP(80, planetest.Everywhere), planetest.TCP(22, netip.MustParsePrefix("203.0.113.25/32")))
-	db = launch("db", ec2.RuleSpec{Protocol: ec2.TCP, From: 3306, To: 3306, Group: ec2.GroupRef{Account: planetest.Albert, Name: "web"}})
+	db = launch("db", state.RuleSpec{Protocol: ec2.TCP, From: 3306, To: 3306, Group: ec2.GroupRef{Account: planetest.Albert, Name: "web"}})
 	return f, web, db
 }
 
@@ -224,8 +225,8 @@ func TestTraceSaysWhyInAVPC(t *testing.T) {
 	f.server = newServer(f.Fixture)
 	in := planetest.TCP(80, planetest.Everywhere)
 	wide, shut := f.Group("wide", in), f.Group("shut", in)
-	allOut := ec2.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}
-	f.Do(&ec2.RevokeRules{Account: planetest.Dev, Region: planetest.Region, Group: ec2.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []ec2.RuleSpec{allOut}})
+	allOut := state.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}
+	f.Do(&state.RevokeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []state.RuleSpec{allOut}})
 	web, db := f.Register("node1", "web", f.Public, wide), f.Register("node1", "db", f.Private, shut)
 	w, b := string(web.ID), string(db.ID)
 	public, dbPublic := f.Elastic(web, netip.Addr{}), f.Elastic(db, netip.Addr{})
@@ -236,7 +237,7 @@ func TestTraceSaysWhyInAVPC(t *testing.T) {
 	f.traces(w, b, "tcp/81", "no-rule", "ec2-authorize "+string(shut)+" -P tcp -p 81 -s "+web.Private.String()+"/32")
 	f.traces(b, w, "tcp/80", "no-rule", "its groups have no egress rule")
 	f.traces(b, w, "tcp/80", "no-rule", "ec2-authorize "+string(shut)+" --egress -P tcp -p 80 -s "+web.Private.String()+"/32")
-	f.Do(&ec2.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: ec2.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []ec2.RuleSpec{planetest.TCP(443, planetest.Everywhere)}})
+	f.Do(&state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []state.RuleSpec{planetest.TCP(443, planetest.Everywhere)}})
 	f.traces(b, w, "tcp/80", "no-rule", "tcp 443 to 0.0.0.0/0")
 	f.traces(b, w, "tcp/80", "no-rule", "is for another range")
 	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // from whoever has it
@@ -248,16 +249,16 @@ func TestTraceSaysWhyInAVPC(t *testing.T) {
 	f.traces(b, planetest.Laptop, "tcp/443", "not-routed", none+planetest.Laptop)
 	f.traces(planetest.Laptop, dbPublic.String(), "tcp/80", "not-routed", none+planetest.Laptop)
 	f.traces(w, dbPublic.String(), "tcp/80", "not-routed", none+public.String())
-	f.Do(&ec2.CreateRoute{Account: planetest.Dev, Region: planetest.Region, RouteTable: f.VPC.RouteTable, Destination: planetest.Everywhere, Gateway: f.Gateway.ID})
+	f.Do(&state.CreateRoute{Account: planetest.Dev, Region: planetest.Region, RouteTable: f.VPC.RouteTable, Destination: planetest.Everywhere, Gateway: f.Gateway.ID})
 	f.traces(planetest.Laptop, dbPublic.String(), "tcp/80", "forward", "")
 	f.traces(w, dbPublic.String(), "tcp/80", "forward", "")
 
 	// By each of its addresses, and in another network by its public one.
-	more := f.Do(&ec2.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: web.ID, Count: 1}).Addresses[0]
+	more := f.Do(&state.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: web.ID, Count: 1}).Addresses[0]
 	f.traces(more.String(), b, "tcp/80", "forward", "")
 	f.traces(b, more.String(), "tcp/80", "no-rule", "-s "+more.String()+"/32")
-	other := f.Do(&ec2.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	theirs := f.Do(&ec2.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: other.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	other := f.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	theirs := f.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: other.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
 	far := f.Register("node1", "remote", theirs, other.Group)
 	if _, err := f.server.trace(t.Context(), traceRequest{w, string(far.ID), "tcp/80"}); err == nil || !strings.Contains(err.Error(), "is in another network") {
 		t.Errorf("to another VPC: %v", err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/instance"
 	vswitch "palisade/switch"
 )
@@ -42,7 +43,7 @@ type Config struct {
 // A Plane gives leases their ports.
 type Plane interface {
 	// View is the state that the switch enforces.
-	View() *ec2.View
+	View() *state.View
 	// Attach makes d the port of an active lease. It closes d if it cannot.
 	Attach(epoch uint64, d vswitch.Device) error
 	Detach(epoch uint64) error
@@ -52,8 +53,8 @@ type Plane interface {
 
 // A Cluster has the newest state, and changes it.
 type Cluster interface {
-	View() *ec2.View
-	Apply(context.Context, ec2.Command) (ec2.Result, uint64, error)
+	View() *state.View
+	Apply(context.Context, state.Command) (state.Result, uint64, error)
 }
 
 // Fleet makes the instances of this node what the state says they are. Each has a
@@ -104,7 +105,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 
 // Adopt looks after every instance this node had before it went down, and returns when
 // each that still runs has its port back.
-func (f *Fleet) Adopt(ctx context.Context, view *ec2.View) error {
+func (f *Fleet) Adopt(ctx context.Context, view *state.View) error {
 	select {
 	case <-f.started:
 	case <-ctx.Done():
@@ -129,7 +130,7 @@ func (f *Fleet) Adopt(ctx context.Context, view *ec2.View) error {
 
 // Notice starts a step of every machine whose instance, or an interface of whose, a View
 // changed.
-func (f *Fleet) Notice(view *ec2.View) {
+func (f *Fleet) Notice(view *state.View) {
 	changes := view.Changes()
 	due := map[ec2.InstanceID]bool{}
 	for _, c := range changes.Instances {
@@ -182,9 +183,9 @@ func (f *Fleet) forget(id ec2.InstanceID) {
 }
 
 // report tells the cluster, until it has heard or the node stops.
-func (f *Fleet) report(ctx context.Context, r ec2.Request) {
+func (f *Fleet) report(ctx context.Context, r state.Request) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		_, _, err := f.Cluster.Apply(ctx, ec2.Command{Request: r})
+		_, _, err := f.Cluster.Apply(ctx, state.Command{Request: r})
 		if err == nil || ctx.Err() != nil {
 			return
 		}

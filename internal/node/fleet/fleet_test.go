@@ -8,6 +8,7 @@ import (
 
 	"palisade/cluster"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/plane"
 	"palisade/internal/node/plane/planetest"
 )
@@ -15,10 +16,10 @@ import (
 // older is a plane whose switch enforces an older state.
 type older struct {
 	*plane.Plane
-	view *ec2.View
+	view *state.View
 }
 
-func (o older) View() *ec2.View { return o.view }
+func (o older) View() *state.View { return o.view }
 
 // TestMachineWaitsForTheSwitch: a step that is due for an older change may find a newer
 // lease, which the switch has not heard of and so cannot give a port. It leaves it to the
@@ -40,7 +41,7 @@ func TestMachineWaitsForTheSwitch(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := New(Config{Node: planetest.Node, MTU: 1500, Plane: older{p, view}, Cluster: c, Announce: func() {}, Logger: log})
-	result, _, err := c.Apply(ctx, ec2.Command{Request: &ec2.RunInstances{
+	result, _, err := c.Apply(ctx, state.Command{Request: &state.RunInstances{
 		Account: planetest.Albert, Region: planetest.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1,
 	}})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/instance"
 	"palisade/internal/netns"
 	vswitch "palisade/switch"
@@ -60,7 +61,7 @@ func (f *Fleet) isOutside(eni *ec2.Interface) bool {
 
 // adoptOutside gives the interfaces that were in front of something their ports back, and
 // lets go of devices whose interface is gone.
-func (f *Fleet) adoptOutside(ctx context.Context, view *ec2.View) {
+func (f *Fleet) adoptOutside(ctx context.Context, view *state.View) {
 	for eni := range view.Interfaces() {
 		if f.isOutside(eni) {
 			_ = f.outsider(eni.ID)
@@ -82,7 +83,7 @@ func (f *Fleet) adoptOutside(ctx context.Context, view *ec2.View) {
 }
 
 // noticeOutside starts a step of every outsider, if a View changed one.
-func (f *Fleet) noticeOutside(changes []ec2.Change[ec2.Interface]) {
+func (f *Fleet) noticeOutside(changes []state.Change[ec2.Interface]) {
 	changed := false
 	for _, c := range changes {
 		for _, eni := range []*ec2.Interface{c.Before, c.After} {
@@ -139,7 +140,7 @@ func (o *outsider) step(ctx context.Context) error {
 	}
 	if now.State != ec2.Active {
 		o.undo(now) // what an earlier daemon has made
-		f.report(ctx, &ec2.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
+		f.report(ctx, &state.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
 		return nil
 	}
 	err := o.bringUp(view, now)
@@ -148,7 +149,7 @@ func (o *outsider) step(ctx context.Context) error {
 }
 
 // bringUp makes, or changes, what an active interface wants.
-func (o *outsider) bringUp(view *ec2.View, now *ec2.Interface) error {
+func (o *outsider) bringUp(view *state.View, now *ec2.Interface) error {
 	nic := o.fleet.outsideNIC(view, now)
 	switch {
 	case o.lease == nil:
@@ -162,7 +163,7 @@ func (o *outsider) bringUp(view *ec2.View, now *ec2.Interface) error {
 	return nil
 }
 
-func (f *Fleet) outsideNIC(view *ec2.View, eni *ec2.Interface) instance.NIC {
+func (f *Fleet) outsideNIC(view *state.View, eni *ec2.Interface) instance.NIC {
 	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.MTU, Foreign: true, Alias: f.alias(eni.ID)}
 	n.Addresses, n.Gateway = f.Link(view, eni)
 	for o := range view.Interfaces() {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/instance"
 )
 
@@ -55,7 +56,7 @@ func (m *machine) step(ctx context.Context) {
 }
 
 // start adopts an instance that runs, or boots one that was launched.
-func (m *machine) start(ctx context.Context, view *ec2.View, in *ec2.Instance, primary *ec2.Interface) {
+func (m *machine) start(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface) {
 	f := m.fleet
 	m.spec = f.spec(view, in)
 	running, err := m.bringUp(ctx, view, in)
@@ -73,7 +74,7 @@ func (m *machine) start(ctx context.Context, view *ec2.View, in *ec2.Instance, p
 	}
 	m.watch(running)
 	if in.State == ec2.Pending {
-		f.report(ctx, &ec2.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: ec2.Running})
+		f.report(ctx, &state.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: ec2.Running})
 	}
 }
 
@@ -82,7 +83,7 @@ func (m *machine) watch(running *instance.Instance) {
 	m.fleet.begin(func(ctx context.Context) { m.runWatch(ctx, running) })
 }
 
-func (m *machine) bringUp(ctx context.Context, view *ec2.View, in *ec2.Instance) (*instance.Instance, error) {
+func (m *machine) bringUp(ctx context.Context, view *state.View, in *ec2.Instance) (*instance.Instance, error) {
 	f := m.fleet
 	running, err := instance.Adopt(m.spec)
 	if err != nil && !errors.Is(err, instance.ErrGone) {
@@ -113,7 +114,7 @@ func (m *machine) bringUp(ctx context.Context, view *ec2.View, in *ec2.Instance)
 	return instance.Boot(ctx, m.spec)
 }
 
-func (m *machine) plugAll(view *ec2.View) error {
+func (m *machine) plugAll(view *state.View) error {
 	for _, lease := range m.fleet.leases(view, m.id) {
 		if err := m.plug(view, lease); err != nil {
 			return err
@@ -133,7 +134,7 @@ func (f *Fleet) slot(ctx context.Context) (release func(), err error) {
 }
 
 // reboot boots an instance again that somebody has asked to be, on the devices it has.
-func (m *machine) reboot(ctx context.Context, view *ec2.View, in *ec2.Instance, primary *ec2.Interface) {
+func (m *machine) reboot(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface) {
 	if m.running == nil || m.running.Booted() == in.Boot {
 		return
 	}
@@ -161,7 +162,7 @@ func (m *machine) reboot(ctx context.Context, view *ec2.View, in *ec2.Instance, 
 
 // bootAgain boots the instance on the devices that it has. If an earlier release made its
 // namespace, it gets one with ids of its own, and new devices in it.
-func (m *machine) bootAgain(ctx context.Context, view *ec2.View) (*instance.Instance, error) {
+func (m *machine) bootAgain(ctx context.Context, view *state.View) (*instance.Instance, error) {
 	running, err := instance.Boot(ctx, m.spec)
 	if !errors.Is(err, instance.ErrSharedIDs) {
 		return running, err
@@ -187,7 +188,7 @@ func (m *machine) detachAll() {
 }
 
 // stop ends the instance and all that is left of it, then reports.
-func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, primary *ec2.Interface, end ec2.InstanceState, reason string) {
+func (m *machine) stop(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface, end ec2.InstanceState, reason string) {
 	f := m.fleet
 	if active := f.leases(view, m.id); len(active) > 0 { // the state does not know yet: the other nodes shall
 		for _, lease := range active {
@@ -206,7 +207,7 @@ func (m *machine) stop(ctx context.Context, view *ec2.View, in *ec2.Instance, pr
 	if err := instance.Remove(m.spec); err != nil {
 		f.Logger.Warn("something of an instance is left", "instance", m.id, "err", err)
 	}
-	f.report(ctx, &ec2.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: end, Reason: reason})
+	f.report(ctx, &state.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: end, Reason: reason})
 }
 
 // runWatch notices an instance that ends by itself, as one does that its owner shuts
@@ -238,7 +239,7 @@ func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	}
 }
 
-func (f *Fleet) spec(view *ec2.View, in *ec2.Instance) instance.Spec {
+func (f *Fleet) spec(view *state.View, in *ec2.Instance) instance.Spec {
 	s := instance.Spec{
 		Namespace: f.NamespacePrefix + string(in.ID), ID: string(in.ID), Image: in.Image, UserData: in.UserData, Boot: in.Boot,
 		Dir: filepath.Join(f.InstanceDir, string(in.ID)), CgroupPrefix: f.CgroupPrefix,
@@ -256,7 +257,7 @@ func (f *Fleet) spec(view *ec2.View, in *ec2.Instance) instance.Spec {
 }
 
 // leases are the active ones of an instance at this node, by device index.
-func (f *Fleet) leases(view *ec2.View, id ec2.InstanceID) []*ec2.Interface {
+func (f *Fleet) leases(view *state.View, id ec2.InstanceID) []*ec2.Interface {
 	var active []*ec2.Interface
 	for lease := range view.InterfacesAt(id) {
 		if lease.State == ec2.Active && lease.Node == f.Node {

@@ -8,6 +8,7 @@ import (
 	"reflect"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/instance"
 	"palisade/switch/tap"
 )
@@ -17,7 +18,7 @@ import (
 // nic is how an instance's kernel is to know a lease: eth0, eth1 and so on by its place. The
 // first has the default route; replies from the others leave by the interface that the
 // question came in by.
-func (f *Fleet) nic(view *ec2.View, lease *ec2.Interface) instance.NIC {
+func (f *Fleet) nic(view *state.View, lease *ec2.Interface) instance.NIC {
 	index := deviceIndex(lease)
 	n := instance.NIC{Device: deviceName(index), MAC: lease.MAC, MTU: f.MTU, Table: instance.TableOf(index)}
 	n.Addresses, n.Gateway = f.Link(view, lease)
@@ -25,7 +26,7 @@ func (f *Fleet) nic(view *ec2.View, lease *ec2.Interface) instance.NIC {
 }
 
 // Link are a lease's addresses with the length of its link, and the router there.
-func (*Fleet) Link(view *ec2.View, lease *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr) {
+func (*Fleet) Link(view *state.View, lease *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr) {
 	bits := 32
 	if s, ok := view.Subnet(lease.Subnet); ok {
 		bits, gateway = s.CIDR.Bits(), s.Gateway()
@@ -40,7 +41,7 @@ func (*Fleet) Link(view *ec2.View, lease *ec2.Interface) (addresses []netip.Pref
 
 // plug opens the device of a lease, making it if need be, and gives it its port. One that
 // runs has it at once; one that does not is told of it when it boots.
-func (m *machine) plug(view *ec2.View, lease *ec2.Interface) error {
+func (m *machine) plug(view *state.View, lease *ec2.Interface) error {
 	n := m.fleet.nic(view, lease)
 	d, err := tap.Open(tap.Config{Name: n.Device, Namespace: m.spec.Namespace})
 	if err != nil {
@@ -84,7 +85,7 @@ func deviceName(index int) string { return fmt.Sprintf("eth%d", index) }
 
 // rewire plugs, changes and unplugs what a running instance has more, otherwise or less
 // than the View wants, and reports what is detached.
-func (m *machine) rewire(ctx context.Context, view *ec2.View) {
+func (m *machine) rewire(ctx context.Context, view *state.View) {
 	f := m.fleet
 	wanted := map[uint64]bool{}
 	leases := f.leases(view, m.id)
@@ -99,7 +100,7 @@ func (m *machine) rewire(ctx context.Context, view *ec2.View) {
 	for lease := range view.InterfacesAt(m.id) {
 		if lease.State == ec2.Draining && lease.Attachment != nil && lease.Attachment.Detaching && lease.Node == f.Node {
 			m.unplug(lease.Epoch, f.nic(view, lease)) // of an earlier daemon
-			f.report(ctx, &ec2.ReportInterface{Interface: lease.ID, Epoch: lease.Epoch})
+			f.report(ctx, &state.ReportInterface{Interface: lease.ID, Epoch: lease.Epoch})
 		}
 	}
 	for _, lease := range leases {

@@ -8,6 +8,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/firewall"
 	"palisade/internal/packet"
 	vswitch "palisade/switch"
@@ -29,7 +30,7 @@ type endpoint struct {
 
 // follow puts a change of an interface in force: it begins to be active, goes on with other
 // addresses or groups, or has ended.
-func (p *Plane) follow(edit *vswitch.Edit, c ec2.Change[ec2.Interface], generation uint64) {
+func (p *Plane) follow(edit *vswitch.Edit, c state.Change[ec2.Interface], generation uint64) {
 	var was *endpoint
 	if c.Before != nil {
 		was = p.endpoints[c.Before.Epoch]

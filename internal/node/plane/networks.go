@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	vswitch "palisade/switch"
 )
 
@@ -11,7 +12,7 @@ import (
 // their subnets and routes.
 
 // setNetworks puts in force every network of which anything has changed.
-func (p *Plane) setNetworks(edit *vswitch.Edit, changes ec2.Changes) {
+func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	changed := map[ec2.VNI]bool{}
 	vpc := func(id ec2.VPCID) {
 		if v, ok := p.view.VPC(id); ok {
@@ -44,7 +45,7 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes ec2.Changes) {
 }
 
 // either is a row that is or was.
-func either[T any](c ec2.Change[T]) *T {
+func either[T any](c state.Change[T]) *T {
 	if c.After != nil {
 		return c.After
 	}
@@ -52,7 +53,7 @@ func either[T any](c ec2.Change[T]) *T {
 }
 
 // removeNetworks forgets networks whose interfaces are gone by now.
-func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []ec2.Change[ec2.Network]) {
+func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []state.Change[ec2.Network]) {
 	for _, c := range changes {
 		if c.After == nil {
 			edit.RemoveNetwork(vswitch.VNI(c.Before.VNI))

@@ -17,6 +17,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/firewall"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
@@ -45,7 +46,7 @@ type Plane struct {
 
 	mu        sync.Mutex
 	mark      *EnforcedIndex
-	view      *ec2.View // the one in force
+	view      *state.View // the one in force
 	compiler  *firewall.Compiler
 	endpoints map[uint64]*endpoint // of every active lease, at whatever node, by epoch
 	lost      map[ec2.VNI]uint64   // generation at which an address last left a group
@@ -71,7 +72,7 @@ func New(c Config) *Plane {
 
 // Apply puts a View in force: the networks and addresses it changed, and the tables of
 // the sets whose groups it changed.
-func (p *Plane) Apply(view *ec2.View) error {
+func (p *Plane) Apply(view *state.View) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if view.Index() < p.mark.index {
@@ -108,7 +109,7 @@ func (p *Plane) Apply(view *ec2.View) error {
 func (p *Plane) Enforced() uint64 { return min(p.sw.Enforced(), p.settled.Load()) }
 
 // recompile follows the rules.
-func (p *Plane) recompile(edit *vswitch.Edit, changes []ec2.Change[ec2.Group], generation uint64) {
+func (p *Plane) recompile(edit *vswitch.Edit, changes []state.Change[ec2.Group], generation uint64) {
 	var changed []ec2.GroupID
 	for _, c := range changes {
 		if c.After != nil {
@@ -152,7 +153,7 @@ func (p *Plane) publish(edit *vswitch.Edit) {
 }
 
 // View is the View that the switch goes by.
-func (p *Plane) View() *ec2.View {
+func (p *Plane) View() *state.View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.view

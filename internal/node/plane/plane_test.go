@@ -3,13 +3,15 @@ package plane_test
 import (
 	"net/netip"
 	"os"
-	"palisade/ec2"
-	"palisade/internal/node/plane"
-	"palisade/internal/node/plane/planetest"
-	vswitch "palisade/switch"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"palisade/ec2"
+	"palisade/ec2/state"
+	"palisade/internal/node/plane"
+	"palisade/internal/node/plane/planetest"
+	vswitch "palisade/switch"
 )
 
 // TestPlaneFollowsAnInterfaceThroughItsLives: a lease is known by its epoch, and one that
@@ -17,9 +19,9 @@ import (
 func TestPlaneFollowsAnInterfaceThroughItsLives(t *testing.T) {
 	f := planetest.New(t)
 	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
-	own := f.Do(&ec2.CreateNetworkInterface{Account: planetest.Dev, Region: planetest.Region, Spec: ec2.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
-	register := &ec2.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: "vm0"}, Interface: own.ID}
-	unregister := &ec2.UnregisterInterface{Account: planetest.Dev, Region: planetest.Region, Interface: own.ID}
+	own := f.Do(&state.CreateNetworkInterface{Account: planetest.Dev, Region: planetest.Region, Spec: state.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
+	register := &state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: "vm0"}, Interface: own.ID}
+	unregister := &state.UnregisterInterface{Account: planetest.Dev, Region: planetest.Region, Interface: own.ID}
 	found := func() *vswitch.Endpoint {
 		n, _ := f.Switch.Snapshot().Network(vswitch.VNI(f.VPC.VNI))
 		return n.Find(own.Private)
@@ -36,7 +38,7 @@ func TestPlaneFollowsAnInterfaceThroughItsLives(t *testing.T) {
 
 	// Away and back, in one View. The old port is still open, and is nobody's.
 	f.Decide(unregister)
-	f.Decide(&ec2.ReportInterface{Interface: own.ID, Epoch: first.Epoch})
+	f.Decide(&state.ReportInterface{Interface: own.ID, Epoch: first.Epoch})
 	second := f.Decide(register).Interface
 	f.CatchUp()
 	if e := found(); e == nil || e.Epoch != second.Epoch || e.Port != nil {
@@ -88,24 +90,24 @@ func TestPlaneFollowsOthersInPlace(t *testing.T) {
 		t.Fatalf("found %+v, want it at node %d", e, node2.Number)
 	}
 	lost := f.Plane.LostAt(f.VPC.VNI)
-	modify := func(r ec2.ModifyNetworkInterface) {
+	modify := func(r state.ModifyNetworkInterface) {
 		t.Helper()
 		r.Account, r.Region, r.Interface = planetest.Dev, planetest.Region, far.ID
 		f.Do(&r)
 	}
-	modify(ec2.ModifyNetworkInterface{Groups: []ec2.GroupID{wide, fellows}})
+	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{wide, fellows}})
 	if e := find(far.Private); len(e.Groups) != 2 || f.Plane.LostAt(f.VPC.VNI) != lost {
 		t.Errorf("of two groups it is in %v; a membership was lost at %d", e.Groups, f.Plane.LostAt(f.VPC.VNI))
 	}
-	modify(ec2.ModifyNetworkInterface{Groups: []ec2.GroupID{fellows}})
+	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{fellows}})
 	if e := find(far.Private); len(e.Groups) != 1 || f.Plane.LostAt(f.VPC.VNI) != f.View.Index() {
 		t.Errorf("of one group it is in %v; a membership was lost at %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), f.View.Index())
 	}
-	modify(ec2.ModifyNetworkInterface{Unchecked: new(true)})
+	modify(state.ModifyNetworkInterface{Unchecked: new(true)})
 	if !find(far.Private).Unchecked {
 		t.Error("it is checked")
 	}
-	more := f.Do(&ec2.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: far.ID, Count: 1}).Addresses[0]
+	more := f.Do(&state.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: far.ID, Count: 1}).Addresses[0]
 	public := f.Elastic(far, more)
 	if e := find(more); e == nil || e != find(far.Private) || f.Switch.Snapshot().Public(public) != e || e.PrivateOf(public) != more {
 		t.Errorf("its further address is %+v's", e)
@@ -116,7 +118,7 @@ func TestPlaneFollowsOthersInPlace(t *testing.T) {
 	if find(far.Private) != nil || find(more) != nil || f.Switch.Snapshot().Public(public) != nil {
 		t.Error("it is down and found")
 	}
-	modify(ec2.ModifyNetworkInterface{Groups: []ec2.GroupID{wide}})
+	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{wide}})
 	if find(far.Private) != nil {
 		t.Error("it is down, has changed, and is found")
 	}
@@ -124,7 +126,7 @@ func TestPlaneFollowsOthersInPlace(t *testing.T) {
 	if e := find(far.Private); e == nil || !slices.Equal(e.Groups, find(more).Groups) || len(e.Groups) != 1 {
 		t.Errorf("up again it is %+v", e)
 	}
-	f.Do(&ec2.UnassignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: far.ID, Addresses: []netip.Addr{more}})
+	f.Do(&state.UnassignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: far.ID, Addresses: []netip.Addr{more}})
 	if find(more) != nil || f.Switch.Snapshot().Public(public) != nil || find(far.Private) == nil {
 		t.Error("an address that it gave back is its own still")
 	}
@@ -133,16 +135,16 @@ func TestPlaneFollowsOthersInPlace(t *testing.T) {
 // TestPlaneForgetsANetwork: and its number is never another's, so nothing of it comes back.
 func TestPlaneForgetsANetwork(t *testing.T) {
 	f := planetest.New(t)
-	vpc := f.Do(&ec2.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")}).VPC
+	vpc := f.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")}).VPC
 	if n, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); !ok || n.Prefix != vpc.CIDR {
 		t.Fatalf("the network is %+v", n)
 	}
-	f.Do(&ec2.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
+	f.Do(&state.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
 	if _, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); ok {
 		t.Error("a network that was deleted is there")
 	}
 	// Made and deleted in one View, nothing is to be done.
-	f.Decide(&ec2.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")})
+	f.Decide(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")})
 	f.CatchUp()
 }
 
@@ -163,7 +165,7 @@ func TestNothingIsEnforcedThatIsNotMarked(t *testing.T) {
 	if err := os.Rename(filepath.Dir(path), filepath.Dir(path)+".away"); err != nil {
 		t.Fatal(err)
 	}
-	f.Decide(&ec2.CreateSecurityGroup{Account: planetest.Dev, Region: planetest.Region, VPC: f.VPC.ID, Name: "after", Description: "after"})
+	f.Decide(&state.CreateSecurityGroup{Account: planetest.Dev, Region: planetest.Region, VPC: f.VPC.ID, Name: "after", Description: "after"})
 	unchanged("without a disk", f.Plane.Apply(f.State.ViewSince(f.View)))
 	if err := os.Rename(filepath.Dir(path)+".away", filepath.Dir(path)); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/node/plane"
 	vswitch "palisade/switch"
 	"palisade/switch/tap/taptest"
@@ -30,8 +31,8 @@ const (
 var Everywhere = netip.MustParsePrefix("0.0.0.0/0")
 
 // TCP is a rule that admits one TCP port from a prefix.
-func TCP(port int, from netip.Prefix) ec2.RuleSpec {
-	return ec2.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: from}
+func TCP(port int, from netip.Prefix) state.RuleSpec {
+	return state.RuleSpec{Protocol: ec2.TCP, From: port, To: port, Prefix: from}
 }
 
 // A Network is a VPC, 10.0.0.0/16, with two subnets: Public, 10.0.1.0/24, whose route table has a route to an
@@ -44,32 +45,32 @@ type Network struct {
 }
 
 // NewNetwork makes a Network of Dev's by applying requests.
-func NewNetwork(do func(ec2.Request) ec2.Result) (v Network) {
-	v.VPC = do(&ec2.CreateVPC{Account: Dev, Region: Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	v.Public = do(&ec2.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
-	v.Private = do(&ec2.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
-	v.Gateway = do(&ec2.CreateInternetGateway{Account: Dev, Region: Region}).Gateway
-	do(&ec2.AttachInternetGateway{Account: Dev, Region: Region, Gateway: v.Gateway.ID, VPC: v.VPC.ID})
-	v.Table = do(&ec2.CreateRouteTable{Account: Dev, Region: Region, VPC: v.VPC.ID}).RouteTable
-	do(&ec2.CreateRoute{Account: Dev, Region: Region, RouteTable: v.Table.ID, Destination: Everywhere, Gateway: v.Gateway.ID})
-	do(&ec2.AssociateRouteTable{Account: Dev, Region: Region, RouteTable: v.Table.ID, Subnet: v.Public.ID})
+func NewNetwork(do func(state.Request) state.Result) (v Network) {
+	v.VPC = do(&state.CreateVPC{Account: Dev, Region: Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	v.Public = do(&state.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
+	v.Private = do(&state.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.2.0/24")}).Subnet
+	v.Gateway = do(&state.CreateInternetGateway{Account: Dev, Region: Region}).Gateway
+	do(&state.AttachInternetGateway{Account: Dev, Region: Region, Gateway: v.Gateway.ID, VPC: v.VPC.ID})
+	v.Table = do(&state.CreateRouteTable{Account: Dev, Region: Region, VPC: v.VPC.ID}).RouteTable
+	do(&state.CreateRoute{Account: Dev, Region: Region, RouteTable: v.Table.ID, Destination: Everywhere, Gateway: v.Gateway.ID})
+	do(&state.AssociateRouteTable{Account: Dev, Region: Region, RouteTable: v.Table.ID, Subnet: v.Public.ID})
 	return v
 }
 
 // Bootstrap is the beginning of a cluster's log: Node, the EC2-Classic network and both accounts.
-func Bootstrap() []ec2.Command {
-	var commands []ec2.Command
-	for _, r := range []ec2.Request{
-		&ec2.Bootstrap{Seed: hex.EncodeToString(make([]byte, 16)), GossipKey: make([]byte, 32)},
-		&ec2.PutNode{Node: ec2.Node{ID: Node, Zone: "us-east-1a"}},
-		&ec2.PutNetwork{Network: ec2.Network{
+func Bootstrap() []state.Command {
+	var commands []state.Command
+	for _, r := range []state.Request{
+		&state.Bootstrap{Seed: hex.EncodeToString(make([]byte, 16)), GossipKey: make([]byte, 32)},
+		&state.PutNode{Node: ec2.Node{ID: Node, Zone: "us-east-1a"}},
+		&state.PutNetwork{Network: ec2.Network{
 			VNI: 1, Region: Region, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("10.0.0.1"),
 			Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}, PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
 		}},
-		&ec2.CreateAccount{ID: Albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"},
-		&ec2.CreateAccount{ID: Dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "secret"},
+		&state.CreateAccount{ID: Albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"},
+		&state.CreateAccount{ID: Dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "secret"},
 	} {
-		commands = append(commands, ec2.Command{Request: r})
+		commands = append(commands, state.Command{Request: r})
 	}
 	return commands
 }
@@ -77,8 +78,8 @@ func Bootstrap() []ec2.Command {
 // A Fixture is a Plane with an uplink, and the State that it enforces, which has a VPC.
 type Fixture struct {
 	*testing.T
-	State         *ec2.State
-	View          *ec2.View // the last that was applied
+	State         *state.State
+	View          *state.View // the last that was applied
 	Plane         *plane.Plane
 	Switch        *vswitch.Switch
 	Tracker       *conntrack.Tracker
@@ -90,7 +91,7 @@ type Fixture struct {
 // New makes a Fixture, which is closed when the test ends.
 func New(t *testing.T) *Fixture {
 	t.Helper()
-	f := &Fixture{T: t, State: ec2.NewState()}
+	f := &Fixture{T: t, State: state.NewState()}
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	var err error
@@ -125,7 +126,7 @@ func New(t *testing.T) *Fixture {
 // AddNode makes a node another member of the cluster, in Node's zone.
 func (f *Fixture) AddNode(node ec2.NodeID) {
 	f.Helper()
-	f.Do(&ec2.PutNode{Node: ec2.Node{ID: node, Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.12:7400"}})
+	f.Do(&state.PutNode{Node: ec2.Node{ID: node, Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.12:7400"}})
 }
 
 // Device makes a device in memory.
@@ -139,9 +140,9 @@ func (f *Fixture) Device() *taptest.Device {
 }
 
 // Decide applies a request to the State alone.
-func (f *Fixture) Decide(r ec2.Request) ec2.Result {
+func (f *Fixture) Decide(r state.Request) state.Result {
 	f.Helper()
-	result, err := f.State.Apply(f.State.Index()+1, ec2.Command{Time: time.Unix(1e9, 0), Request: r})
+	result, err := f.State.Apply(f.State.Index()+1, state.Command{Time: time.Unix(1e9, 0), Request: r})
 	if err != nil {
 		f.Fatalf("%T: %v", r, err)
 	}
@@ -158,7 +159,7 @@ func (f *Fixture) CatchUp() {
 }
 
 // Do applies a request to the State and to the Plane.
-func (f *Fixture) Do(r ec2.Request) ec2.Result {
+func (f *Fixture) Do(r state.Request) state.Result {
 	f.Helper()
 	result := f.Decide(r)
 	f.CatchUp()
@@ -166,11 +167,11 @@ func (f *Fixture) Do(r ec2.Request) ec2.Result {
 }
 
 // Group makes a group of the VPC, with ingress rules.
-func (f *Fixture) Group(name string, rules ...ec2.RuleSpec) ec2.GroupID {
+func (f *Fixture) Group(name string, rules ...state.RuleSpec) ec2.GroupID {
 	f.Helper()
-	id := f.Do(&ec2.CreateSecurityGroup{Account: Dev, Region: Region, VPC: f.VPC.ID, Name: name, Description: name}).Group.ID
+	id := f.Do(&state.CreateSecurityGroup{Account: Dev, Region: Region, VPC: f.VPC.ID, Name: name, Description: name}).Group.ID
 	if len(rules) > 0 {
-		f.Do(&ec2.AuthorizeRules{Account: Dev, Region: Region, Group: ec2.GroupSelector{ID: id}, Rules: rules})
+		f.Do(&state.AuthorizeRules{Account: Dev, Region: Region, Group: state.GroupSelector{ID: id}, Rules: rules})
 	}
 	return id
 }
@@ -178,8 +179,8 @@ func (f *Fixture) Group(name string, rules ...ec2.RuleSpec) ec2.GroupID {
 // Register makes an interface that is attached to a device of a node. At Node it gets a port.
 func (f *Fixture) Register(node ec2.NodeID, device string, subnet *ec2.Subnet, groups ...ec2.GroupID) *ec2.Interface {
 	f.Helper()
-	eni := f.Do(&ec2.RegisterInterface{Account: Dev, Region: Region, Node: node, Outside: ec2.Outside{Device: device},
-		Spec: ec2.InterfaceSpec{Subnet: subnet.ID, Groups: groups}}).Interface
+	eni := f.Do(&state.RegisterInterface{Account: Dev, Region: Region, Node: node, Outside: ec2.Outside{Device: device},
+		Spec: state.InterfaceSpec{Subnet: subnet.ID, Groups: groups}}).Interface
 	if node == Node {
 		f.Attach(eni)
 	}
@@ -197,7 +198,7 @@ func (f *Fixture) Attach(eni *ec2.Interface) {
 // Elastic associates a new public address with one of an interface's private addresses.
 func (f *Fixture) Elastic(eni *ec2.Interface, private netip.Addr) (public netip.Addr) {
 	f.Helper()
-	e := f.Do(&ec2.AllocateAddress{Account: Dev, Region: Region}).Elastic
-	f.Do(&ec2.AssociateAddress{Account: Dev, Region: Region, Allocation: e.ID, Interface: eni.ID, Private: private})
+	e := f.Do(&state.AllocateAddress{Account: Dev, Region: Region}).Elastic
+	f.Do(&state.AssociateAddress{Account: Dev, Region: Region, Allocation: e.ID, Interface: eni.ID, Private: private})
 	return e.Public
 }

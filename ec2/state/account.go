@@ -1,0 +1,144 @@
+package state
+
+import (
+	"slices"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// accountRequests are of accounts that exist.
+var accountRequests = []Request{
+	&CreateAccessKey{}, &UpdateAccessKey{}, &DeleteAccessKey{}, &SealSecrets{},
+}
+
+// CreateAccount adds an account with its first access key, and in every region its
+// default group or its default VPC. Its name, if it has one, is nobody else's.
+type CreateAccount struct {
+	ID        ec2.AccountID
+	Name      string
+	Platform  ec2.Platform
+	AccessKey string
+	Secret    string           `json:",omitempty"` // earlier releases had no Sealed, and did not look at names
+	Sealed    ec2.SealedSecret `json:",omitzero"`
+}
+
+func (r *CreateAccount) apply(t *tx) (Result, error) {
+	if len(r.ID) != 12 || strings.Trim(string(r.ID), "0123456789") != "" {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "account id %q is not 12 digits", r.ID)
+	}
+	if r.Platform != ec2.Classic && r.Platform != ec2.VPCOnly {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "platform %q is neither %s nor %s", r.Platform, ec2.Classic, ec2.VPCOnly)
+	}
+	if r.AccessKey == "" || (r.Secret == "") == (r.Sealed.Box == nil) {
+		return Result{}, ec2.Errorf("MissingParameter", "account %s needs an access key and its secret", r.ID)
+	}
+	if err := r.checkSealed(t); err != nil {
+		return Result{}, err
+	}
+	if first[ec2.Account](t.Txn, tableAccount, indexID, key(r.ID)) != nil {
+		return Result{}, ec2.Errorf("EntityAlreadyExists", "account %s exists", r.ID)
+	}
+	if first[ec2.AccessKey](t.Txn, tableAccessKey, indexID, key(r.AccessKey)) != nil {
+		return Result{}, ec2.Errorf("EntityAlreadyExists", "access key %s exists", r.AccessKey)
+	}
+	a := &ec2.Account{ID: r.ID, Name: r.Name, Platform: r.Platform}
+	t.put(tableAccount, a)
+	k := &ec2.AccessKey{ID: r.AccessKey, Account: r.ID, Secret: r.Secret, Sealed: r.Sealed}
+	if r.Secret == "" {
+		k.Created = t.meta.Time
+	}
+	t.put(tableAccessKey, k)
+	var regions []ec2.Region
+	for n := range rows[ec2.Network](t.Txn, tableNetwork, indexID, "") {
+		if n.VPC == "" {
+			regions = append(regions, n.Region)
+		}
+	}
+	for _, region := range regions {
+		if err := t.settle(a, region); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{}, nil
+}
+
+// checkSealed asks of an account what earlier releases did not.
+func (r *CreateAccount) checkSealed(t *tx) error {
+	if r.Secret != "" {
+		return nil
+	}
+	for a := range rows[ec2.Account](t.Txn, tableAccount, indexID, "") {
+		if r.Name != "" && a.Name == r.Name {
+			return ec2.Errorf("EntityAlreadyExists", "account %s is called %s already", a.ID, a.Name)
+		}
+	}
+	return t.checkSealed(r.Sealed)
+}
+
+// settle gives an account what it has in a region from the first: its default group in
+// EC2-Classic, or its default VPC.
+func (t *tx) settle(a *ec2.Account, region ec2.Region) error {
+	t.addDefaultGroup(a, region)
+	return t.giveDefaultVPC(a, region)
+}
+
+// PutNetwork adds a network or replaces its settings; VNI is its identity. A zero
+// Gateway is the first address of Prefix. Leases outside the new pools stay. The first
+// EC2-Classic network of a region makes it one: the accounts get their default group or
+// their default VPC there. Of a VPC's network nothing but its Mode can be set.
+type PutNetwork struct {
+	Network ec2.Network
+}
+
+func (r *PutNetwork) apply(t *tx) (Result, error) {
+	n := r.Network
+	if n.VNI == 0 || n.VNI >= 1<<24 || n.Region == "" {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "a network needs a region and a VNI of 24 bits, not %q and %d", n.Region, n.VNI)
+	}
+	if !n.Prefix.IsValid() || n.Prefix != n.Prefix.Masked() || !n.Prefix.Addr().Is4() {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: %s is not a canonical IPv4 prefix", n.VNI, n.Prefix)
+	}
+	if !n.Gateway.IsValid() {
+		n.Gateway = n.Prefix.Addr().Next()
+	}
+	if !n.Prefix.Contains(n.Gateway) {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: gateway %s is outside %s", n.VNI, n.Gateway, n.Prefix)
+	}
+	for _, p := range slices.Concat(n.Pools, n.PublicPools) {
+		if !p.IsValid() || p != p.Masked() || !p.Addr().Is4() {
+			return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: pool %s is not a canonical IPv4 prefix", n.VNI, p)
+		}
+	}
+	for _, p := range n.Pools {
+		if p.Bits() < n.Prefix.Bits() || !n.Prefix.Contains(p.Addr()) {
+			return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: pool %s is outside %s", n.VNI, p, n.Prefix)
+		}
+	}
+	if o := first[ec2.Network](t.Txn, tableNetwork, indexRegion, key(n.Region)+key(n.VPC)); o != nil && o.VNI != n.VNI {
+		return Result{}, ec2.Errorf("EntityAlreadyExists", "region %s has network %d already", n.Region, o.VNI)
+	}
+	if o := first[ec2.Network](t.Txn, tableNetwork, indexID, vniKey(n.VNI)); o != nil && (o.Region != n.Region || o.VPC != n.VPC) {
+		return Result{}, ec2.Errorf("EntityAlreadyExists", "network %d belongs to region %s", n.VNI, o.Region)
+	}
+
+	was := first[ec2.Network](t.Txn, tableNetwork, indexID, vniKey(n.VNI))
+	if n.VPC != "" {
+		if was == nil {
+			return Result{}, ec2.NoSuch("vpc", n.VPC)
+		}
+		mode := n.Mode
+		n = *was
+		n.Mode = mode
+	}
+	t.put(tableNetwork, &n)
+	if was != nil {
+		return Result{}, nil
+	}
+	for _, a := range slices.Collect(rows[ec2.Account](t.Txn, tableAccount, indexID, "")) {
+		if err := t.settle(a, n.Region); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{}, nil
+}

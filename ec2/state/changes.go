@@ -1,0 +1,161 @@
+package state
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+	"sync/atomic"
+
+	"palisade/ec2"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// Changes are the rows that the data plane follows, as they were and as they are. Each
+// list is sorted by id.
+type Changes struct {
+	Groups     []Change[ec2.Group]
+	Interfaces []Change[ec2.Interface]
+	Instances  []Change[ec2.Instance]
+	Networks   []Change[ec2.Network]
+	Nodes      []Change[ec2.Node]
+
+	Subnets     []Change[ec2.Subnet]
+	RouteTables []Change[ec2.RouteTable]
+	Gateways    []Change[ec2.InternetGateway]
+}
+
+// lists has a merge for each list of Changes. A new list needs a field above and a line here.
+func (c *Changes) lists() []rowMerge {
+	return []rowMerge{
+		merged(&c.Groups, tableGroup, func(g *ec2.Group) string { return string(g.ID) }),
+		merged(&c.Interfaces, tableInterface, func(i *ec2.Interface) string { return string(i.ID) }),
+		merged(&c.Instances, tableInstance, func(i *ec2.Instance) string { return string(i.ID) }),
+		merged(&c.Networks, tableNetwork, func(n *ec2.Network) string { return vniKey(n.VNI) }),
+		merged(&c.Nodes, tableNode, func(n *ec2.Node) string { return string(n.ID) }),
+		merged(&c.Subnets, tableSubnet, func(s *ec2.Subnet) string { return string(s.ID) }),
+		merged(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
+		merged(&c.Gateways, tableGateway, func(g *ec2.InternetGateway) string { return string(g.ID) }),
+	}
+}
+
+// A delta is the changes of one command and a link to the next command's. A View holds the
+// delta that it ends with, so a delta lives as long as somebody can still ask for what
+// follows it.
+type delta struct {
+	changes memdb.Changes
+	next    atomic.Pointer[delta]
+}
+
+// changesBetween merges the changes of the commands after was, up to now. Two States have
+// no deltas in common, for example when one was restored from a snapshot: their rows are
+// compared instead.
+func changesBetween(was, now *version) *Changes {
+	changes := new(Changes)
+	lists := changes.lists()
+	byTable := make(map[string]rowMerge, len(lists))
+	for _, l := range lists {
+		byTable[l.tableName()] = l
+	}
+	d := was.tail
+	for d != now.tail {
+		if d = d.next.Load(); d == nil {
+			return compareVersions(was, now)
+		}
+		for _, c := range d.changes {
+			if l, ok := byTable[c.Table]; ok {
+				l.add(c.Before, c.After)
+			}
+		}
+	}
+	for _, l := range lists {
+		l.finish(func(a, b any) bool { return a == b })
+	}
+	return changes
+}
+
+// compareVersions compares all rows of two versions.
+func compareVersions(was, now *version) *Changes {
+	changes := new(Changes)
+	before, after := was.db.Txn(false), now.db.Txn(false)
+	for _, l := range changes.lists() {
+		l.addRows(before, after)
+		l.finish(reflect.DeepEqual)
+	}
+	return changes
+}
+
+// everythingNew has every row of a version as new.
+func everythingNew(now *version) *Changes {
+	changes := new(Changes)
+	after := now.db.Txn(false)
+	for _, l := range changes.lists() {
+		l.addRows(nil, after)
+		l.finish(reflect.DeepEqual)
+	}
+	return changes
+}
+
+// A rowMerge folds the changes of the rows of one table into one list of Changes.
+type rowMerge interface {
+	tableName() string
+	add(before, after any)                    // one change of one row; nil: the row was not there, or is gone
+	addRows(before, after *memdb.Txn)         // all rows of two versions; nil: an empty one
+	finish(same func(before, after any) bool) // writes the list, sorted by id, without rows that are the same
+}
+
+type merge[T any] struct {
+	list  *[]Change[T]
+	table string
+	id    func(*T) string
+	rows  map[string]Change[T] // by id: the first Before and the last After
+}
+
+func merged[T any](list *[]Change[T], table string, id func(*T) string) rowMerge {
+	return &merge[T]{list, table, id, make(map[string]Change[T])}
+}
+
+func (m *merge[T]) tableName() string { return m.table }
+
+func (m *merge[T]) add(before, after any) {
+	b, _ := before.(*T)
+	a, _ := after.(*T)
+	id := ""
+	switch {
+	case b != nil:
+		id = m.id(b)
+	case a != nil:
+		id = m.id(a)
+	}
+	if c, ok := m.rows[id]; ok {
+		b = c.Before
+	}
+	m.rows[id] = Change[T]{b, a}
+}
+
+func (m *merge[T]) addRows(before, after *memdb.Txn) {
+	if before != nil {
+		for row := range rows[T](before, m.table, indexID, "") {
+			m.add(row, nil)
+		}
+	}
+	for row := range rows[T](after, m.table, indexID, "") {
+		m.add(nil, row)
+	}
+}
+
+func (m *merge[T]) finish(same func(before, after any) bool) {
+	ids := make([]string, 0, len(m.rows))
+	for id, c := range m.rows {
+		switch {
+		case c.Before == nil && c.After == nil: // came and went in between
+		case c.Before != nil && c.After != nil && same(c.Before, c.After):
+		default:
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, cmp.Compare[string])
+	for _, id := range ids {
+		*m.list = append(*m.list, m.rows[id])
+	}
+}

@@ -1,0 +1,195 @@
+package state
+
+import (
+	"fmt"
+	"strings"
+
+	"palisade/ec2"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// What a request names is looked for among its caller's own, with EC2's error for what is
+// not there: by a tx to change it, by a View to show it.
+
+// A home is where a row belongs.
+type home struct {
+	account ec2.AccountID
+	region  ec2.Region
+}
+
+// homeOf finds the home of a row of a table that users' resources are in.
+func homeOf(row any) home {
+	switch x := row.(type) {
+	case *ec2.VPC:
+		return home{x.Account, x.Region}
+	case *ec2.Subnet:
+		return home{x.Account, x.Region}
+	case *ec2.RouteTable:
+		return home{x.Account, x.Region}
+	case *ec2.InternetGateway:
+		return home{x.Account, x.Region}
+	case *ec2.ElasticAddress:
+		return home{x.Account, x.Region}
+	case *ec2.Group:
+		return home{x.Account, x.Region}
+	case *ec2.Instance:
+		return home{x.Account, x.Region}
+	case *ec2.Interface:
+		return home{x.Account, x.Region}
+	}
+	panic(fmt.Sprintf("ec2: a %T has no account and region", row))
+}
+
+// A resource of a kind is in a table; a request names one by a parameter, with an id that
+// begins with the prefix.
+type resource struct{ table, parameter, prefix string }
+
+var (
+	ofVPC        = resource{tableVPC, "vpcId", "vpc"}
+	ofSubnet     = resource{tableSubnet, "subnetId", "subnet"}
+	ofRouteTable = resource{tableRoutes, "routeTableId", "rtb"}
+	ofGateway    = resource{tableGateway, "internetGatewayId", "igw"}
+	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
+)
+
+func find[T any, ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, error) {
+	if id == "" {
+		return nil, ec2.Missing(of.parameter)
+	}
+	row := rowOf[T](txn, of.table, at, id)
+	if row == nil {
+		return nil, ec2.NoSuch(of.prefix, id)
+	}
+	return row, nil
+}
+
+// rowOf is the row with an id if it belongs there, or nil.
+func rowOf[T any, ID ~string](txn *memdb.Txn, table string, at home, id ID) *T {
+	row := first[T](txn, table, indexID, key(id))
+	if row == nil || homeOf(row) != at {
+		return nil
+	}
+	return row
+}
+
+func (t *tx) vpc(account ec2.AccountID, region ec2.Region, id ec2.VPCID) (*ec2.VPC, error) {
+	return find[ec2.VPC](t.Txn, ofVPC, home{account, region}, id)
+}
+
+func (t *tx) subnetOf(account ec2.AccountID, region ec2.Region, id ec2.SubnetID) (*ec2.Subnet, error) {
+	return find[ec2.Subnet](t.Txn, ofSubnet, home{account, region}, id)
+}
+
+func (t *tx) routeTable(account ec2.AccountID, region ec2.Region, id ec2.RouteTableID) (*ec2.RouteTable, error) {
+	return find[ec2.RouteTable](t.Txn, ofRouteTable, home{account, region}, id)
+}
+
+func (t *tx) gateway(account ec2.AccountID, region ec2.Region, id ec2.GatewayID) (*ec2.InternetGateway, error) {
+	return find[ec2.InternetGateway](t.Txn, ofGateway, home{account, region}, id)
+}
+
+func (t *tx) elastic(account ec2.AccountID, region ec2.Region, id ec2.AllocationID) (*ec2.ElasticAddress, error) {
+	return find[ec2.ElasticAddress](t.Txn, ofElastic, home{account, region}, id)
+}
+
+// FindVPC finds a VPC of an account, with the error that a request about it has.
+func (v *View) FindVPC(account ec2.AccountID, region ec2.Region, id ec2.VPCID) (*ec2.VPC, error) {
+	return find[ec2.VPC](v.txn(), ofVPC, home{account, region}, id)
+}
+
+// FindSubnet finds a subnet of an account, with the error that a request about it has.
+func (v *View) FindSubnet(account ec2.AccountID, region ec2.Region, id ec2.SubnetID) (*ec2.Subnet, error) {
+	return find[ec2.Subnet](v.txn(), ofSubnet, home{account, region}, id)
+}
+
+// FindRouteTable finds a route table of an account, with the error that a request about it
+// has.
+func (v *View) FindRouteTable(account ec2.AccountID, region ec2.Region, id ec2.RouteTableID) (*ec2.RouteTable, error) {
+	return find[ec2.RouteTable](v.txn(), ofRouteTable, home{account, region}, id)
+}
+
+func (t *tx) interfaceOf(account ec2.AccountID, region ec2.Region, id ec2.InterfaceID) (*ec2.Interface, error) {
+	return findInterface(t.Txn, account, region, id)
+}
+
+// FindInterface finds an interface of a VPC of an account, with the error that a request
+// about it has.
+func (v *View) FindInterface(account ec2.AccountID, region ec2.Region, id ec2.InterfaceID) (*ec2.Interface, error) {
+	return findInterface(v.txn(), account, region, id)
+}
+
+func findInterface(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, id ec2.InterfaceID) (*ec2.Interface, error) {
+	if id == "" {
+		return nil, ec2.Missing("networkInterfaceId")
+	}
+	if err := ec2.CheckInterfaceID(id); err != nil {
+		return nil, err
+	}
+	eni := rowOf[ec2.Interface](txn, tableInterface, home{account, region}, id)
+	if eni == nil || eni.VPC == "" {
+		return nil, ec2.NoSuch("eni", id)
+	}
+	return eni, nil
+}
+
+func (t *tx) instance(account ec2.AccountID, region ec2.Region, id ec2.InstanceID) (*ec2.Instance, error) {
+	return findInstance(t.Txn, account, region, id)
+}
+
+// FindInstance finds an instance of an account, with the error that a request about it has.
+func (v *View) FindInstance(account ec2.AccountID, region ec2.Region, id ec2.InstanceID) (*ec2.Instance, error) {
+	return findInstance(v.txn(), account, region, id)
+}
+
+func findInstance(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, id ec2.InstanceID) (*ec2.Instance, error) {
+	if id == "" {
+		return nil, ec2.Missing("instanceId")
+	}
+	found, err := findInstances(txn, account, region, []ec2.InstanceID{id})
+	if err != nil {
+		return nil, err
+	}
+	return found[0], nil
+}
+
+func (t *tx) instances(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID) ([]*ec2.Instance, error) {
+	if len(ids) == 0 {
+		return nil, ec2.Missing("instancesSet")
+	}
+	return findInstances(t.Txn, account, region, ids)
+}
+
+// FindInstances finds instances of an account, each once and in the order in which they
+// are named, with the error that a request about them has.
+func (v *View) FindInstances(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID) ([]*ec2.Instance, error) {
+	return findInstances(v.txn(), account, region, ids)
+}
+
+func findInstances(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID) ([]*ec2.Instance, error) {
+	var found []*ec2.Instance
+	var missing []string
+	seen := make(map[ec2.InstanceID]bool)
+	for _, id := range ids {
+		if err := ec2.CheckInstanceID(id); err != nil {
+			return nil, err
+		}
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		i := rowOf[ec2.Instance](txn, tableInstance, home{account, region}, id)
+		if i == nil {
+			missing = append(missing, string(id))
+			continue
+		}
+		found = append(found, i)
+	}
+	switch len(missing) {
+	case 0:
+		return found, nil
+	case 1:
+		return nil, ec2.Errorf("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", missing[0])
+	}
+	return nil, ec2.Errorf("InvalidInstanceID.NotFound", "The instance IDs '%s' do not exist", ec2.Clip(strings.Join(missing, ", ")))
+}

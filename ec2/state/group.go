@@ -1,0 +1,215 @@
+package state
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"palisade/ec2"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// groupName is a name's key. A VPC compares names without case and keeps the case (EC2
+// API Reference, "CreateSecurityGroup"); EC2-Classic tells them apart by it.
+func groupName(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name string) string {
+	if vpc != "" {
+		name = strings.ToLower(name)
+	}
+	return key(account) + key(region) + key(vpc) + key(name)
+}
+
+// A groupCount is how many groups there are in a VPC, or of an account in EC2-Classic. It
+// is derived from the groups, so that a group more needs no walk through all of them, and
+// is not part of a snapshot.
+type groupCount struct {
+	Account ec2.AccountID
+	Region  ec2.Region
+	VPC     ec2.VPCID
+	Count   int
+}
+
+func (c *groupCount) key() string { return key(c.Account) + key(c.Region) + key(c.VPC) }
+
+// addGroup puts a group that was not there.
+func (t *tx) addGroup(g *ec2.Group) {
+	t.put(tableGroup, g)
+	t.countGroup(g, +1)
+}
+
+// dropGroup removes a group that nothing holds any more, with its tags and its rules'.
+func (t *tx) dropGroup(g *ec2.Group) {
+	for _, r := range g.Rules {
+		t.untag(string(r.ID))
+	}
+	t.untag(string(g.ID))
+	t.del(tableGroup, g)
+	t.countGroup(g, -1)
+}
+
+func (t *tx) countGroup(g *ec2.Group, more int) {
+	c := &groupCount{Account: g.Account, Region: g.Region, VPC: g.VPC, Count: more}
+	if was := first[groupCount](t.Txn, tableGroupCount, indexID, c.key()); was != nil {
+		c.Count += was.Count
+	}
+	if c.Count == 0 {
+		t.del(tableGroupCount, c)
+		return
+	}
+	t.put(tableGroupCount, c)
+}
+
+// groupCounts are the groups where g goes, and those of its account in all VPCs of the
+// region.
+func (t *tx) groupCounts(g *ec2.Group) (here, inVPCs int) {
+	for c := range rows[groupCount](t.Txn, tableGroupCount, indexID, key(g.Account)+key(g.Region)) {
+		if c.VPC == g.VPC {
+			here = c.Count
+		}
+		if c.VPC != "" {
+			inVPCs += c.Count
+		}
+	}
+	return here, inVPCs
+}
+
+// countGroups makes what a snapshot leaves out.
+func countGroups(txn *memdb.Txn) {
+	t := &tx{Txn: txn}
+	for g := range rows[ec2.Group](txn, tableGroup, indexID, "") {
+		t.countGroup(g, +1)
+	}
+}
+
+// namesOf is where the groups are that an account may call by name: EC2-Classic or its
+// default VPC (EC2 API Reference, "DescribeSecurityGroups").
+func namesOf(txn *memdb.Txn, account ec2.AccountID, region ec2.Region) (ec2.VPCID, error) {
+	a := first[ec2.Account](txn, tableAccount, indexID, key(account))
+	if a == nil {
+		return "", ec2.Errorf("AuthFailure", "account %s does not exist", account)
+	}
+	if a.Platform == ec2.Classic {
+		return "", nil
+	}
+	if v := (&tx{Txn: txn}).defaultVPC(account, region); v != nil {
+		return v.ID, nil
+	}
+	return "", ec2.Errorf("VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for EC2-Classic and default VPC.")
+}
+
+// findGroup finds a group of the caller. Exactly one of id and name must be given.
+func findGroup(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, sel GroupSelector) (*ec2.Group, error) {
+	switch {
+	case sel.ID == "" && sel.Name == "":
+		return nil, ec2.Missing("groupName or groupId")
+	case sel.ID != "" && sel.Name != "":
+		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
+	case sel.Name != "":
+		home, err := namesOf(txn, account, region)
+		if err != nil {
+			return nil, err
+		}
+		return groupNamed(txn, account, region, home, sel.Name)
+	}
+	if err := ec2.CheckGroupID(sel.ID); err != nil {
+		return nil, err
+	}
+	g := rowOf[ec2.Group](txn, tableGroup, home{account, region}, sel.ID)
+	if g == nil {
+		return nil, ec2.NoSuch("sg", sel.ID)
+	}
+	return g, nil
+}
+
+func groupNamed(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, home ec2.VPCID, name string) (*ec2.Group, error) {
+	g := first[ec2.Group](txn, tableGroup, indexName, groupName(account, region, home, name))
+	switch {
+	case g == nil && home == "":
+		return nil, ec2.NoSuch("sg", name)
+	case g == nil:
+		return nil, ec2.Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC '%s'", ec2.Clip(name), home)
+	}
+	return g, nil
+}
+
+func (t *tx) group(account ec2.AccountID, region ec2.Region, sel GroupSelector) (*ec2.Group, error) {
+	return findGroup(t.Txn, account, region, sel)
+}
+
+// vpcGroups are the groups that an interface in a VPC is to have, sorted: those that are
+// named, or the VPC's default one.
+func (t *tx) vpcGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, selectors []GroupSelector) ([]ec2.GroupID, error) {
+	if len(selectors) == 0 {
+		v, err := t.vpc(account, region, vpc)
+		if err != nil {
+			return nil, err
+		}
+		return []ec2.GroupID{v.Group}, nil
+	}
+	var ids []ec2.GroupID
+	for _, sel := range selectors {
+		g, err := t.group(account, region, sel)
+		if err != nil {
+			return nil, err
+		}
+		if g.VPC != vpc {
+			return nil, differentNetworks()
+		}
+		ids = append(ids, g.ID)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	if len(ids) > t.limits().GroupsPerInterface {
+		return nil, ec2.Errorf("SecurityGroupsPerInterfaceLimitExceeded", "The maximum number of security groups per interface has been reached.")
+	}
+	return ids, nil
+}
+
+func differentNetworks() error {
+	return ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
+}
+
+// FindGroup finds a group of an account, with the error that a request about it has.
+func (v *View) FindGroup(account ec2.AccountID, region ec2.Region, sel GroupSelector) (*ec2.Group, error) {
+	return findGroup(v.txn(), account, region, sel)
+}
+
+// GroupsFrom yields the groups of an account in a region by id, from one id on.
+func (v *View) GroupsFrom(account ec2.AccountID, region ec2.Region, from ec2.GroupID) iter.Seq[*ec2.Group] {
+	return func(yield func(*ec2.Group) bool) {
+		it, err := v.txn().LowerBound(tableGroup, indexOwner, key(account)+key(region)+string(from))
+		if err != nil {
+			panic(fmt.Sprintf("ec2: groups from %s: %v", from, err))
+		}
+		for row := it.Next(); row != nil; row = it.Next() {
+			if g := row.(*ec2.Group); g.Account != account || g.Region != region || !yield(g) {
+				return
+			}
+		}
+	}
+}
+
+// Rule finds a rule by its id, with the group that has it.
+func (v *View) Rule(id ec2.RuleID) (*ec2.Group, *ec2.Rule, bool) {
+	g := first[ec2.Group](v.txn(), tableGroup, indexRule, key(id))
+	if g == nil {
+		return nil, nil, false
+	}
+	return g, &g.Rules[ruleIndex(g, id)], true
+}
+
+// requireClassic refuses what only an account with a flat network can do.
+func (t *tx) requireClassic(account ec2.AccountID, region ec2.Region) error {
+	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(account))
+	if a == nil {
+		return ec2.Errorf("AuthFailure", "account %s does not exist", account)
+	}
+	if a.Platform != ec2.Classic {
+		return ec2.Errorf("VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for EC2-Classic and default VPC.")
+	}
+	if classicNetwork(t.Txn, region) == nil {
+		return ec2.Errorf("Unsupported", "EC2-Classic has no network in region %s", region)
+	}
+	return nil
+}

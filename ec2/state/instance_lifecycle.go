@@ -1,0 +1,225 @@
+package state
+
+import (
+	"strings"
+
+	"palisade/ec2"
+)
+
+const (
+	reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
+
+	// reasonInstance begins a node's report of an instance that has shut itself down.
+	reasonInstance = "Client.InstanceInitiatedShutdown:"
+)
+
+// TerminateInstances ends instances for good. Their addresses leave every set with this
+// command; what of their interfaces is deleted with them goes when the node has taken the
+// ports down and reports so. Result: Instances.
+type TerminateInstances struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Instances []ec2.InstanceID
+}
+
+func (r *TerminateInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i ec2.Instance) (ec2.Instance, error) {
+		if i.State == ec2.Terminated || i.State == ec2.ShuttingDown {
+			return i, nil
+		}
+		if i.TerminationProtected {
+			return i, ec2.Errorf("OperationNotPermitted", "The instance '%s' may not be terminated. Modify its 'disableApiTermination' instance attribute and try again.", i.ID)
+		}
+		if i.State == ec2.Stopped { // at no node: nothing to wait for
+			i.State, i.Ended = ec2.Terminated, t.meta.Time
+			t.disconnect(&i)
+		} else {
+			t.drain(&i)
+			i.State = ec2.ShuttingDown
+		}
+		i.StateReason = reasonUser
+		return i, nil
+	})
+}
+
+// StopInstances ends instances so that they can be started again. Result: Instances.
+type StopInstances struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Instances []ec2.InstanceID
+}
+
+func (r *StopInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i ec2.Instance) (ec2.Instance, error) {
+		switch i.State {
+		case ec2.Stopped, ec2.Stopping:
+			return i, nil
+		case ec2.Running:
+			if i.StopProtected {
+				return i, ec2.Errorf("OperationNotPermitted", "The instance '%s' may not be stopped. Modify its 'disableApiStop' instance attribute and try again.", i.ID)
+			}
+			t.drain(&i)
+			i.State, i.StateReason = ec2.Stopping, reasonUser
+			return i, nil
+		}
+		return i, ec2.Errorf("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be stopped.", i.ID)
+	})
+}
+
+// StartInstances brings stopped instances back: in EC2-Classic on a new interface with new
+// addresses (EC2 User Guide 2012, "Stopping and Starting Instances"), in a VPC on those
+// that they have. Result: Instances.
+type StartInstances struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Instances []ec2.InstanceID
+}
+
+func (r *StartInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i ec2.Instance) (ec2.Instance, error) {
+		switch i.State {
+		case ec2.Pending, ec2.Running:
+			return i, nil
+		case ec2.Stopped:
+			if err := t.placeAnew(&i); err != nil {
+				return i, err
+			}
+			if err := t.connect(&i); err != nil {
+				return i, err
+			}
+			i.State, i.StateReason, i.LaunchTime = ec2.Pending, "", t.meta.Time
+			return i, nil
+		}
+		return i, ec2.Errorf("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be started.", i.ID)
+	})
+}
+
+// connect gives an instance that starts its place in the network.
+func (t *tx) connect(i *ec2.Instance) error {
+	if i.VPC != "" {
+		return t.reconnect(i)
+	}
+	network := classicNetwork(t.Txn, i.Region)
+	if network == nil || !t.newLeaser(network).lease(i) {
+		return ec2.Errorf("InsufficientAddressCapacity", "There is no free address for instance '%s'", i.ID)
+	}
+	return nil
+}
+
+// RebootInstances has instances that run boot again, on the interfaces and with the
+// addresses that they have. Result: Instances.
+type RebootInstances struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Instances []ec2.InstanceID
+}
+
+func (r *RebootInstances) apply(t *tx) (Result, error) {
+	return t.eachInstance(r.Account, r.Region, r.Instances, func(i ec2.Instance) (ec2.Instance, error) {
+		if i.State != ec2.Running {
+			return i, ec2.Errorf("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be rebooted.", i.ID)
+		}
+		i.Boot = t.serial()
+		return i, nil
+	})
+}
+
+// ReportInstance is what a node says about an instance of its own: that it runs, or
+// that it has ended and all of its ports are down. InterfaceEpoch is the lease of its
+// primary interface that the node speaks of; a report about another lease is old and
+// changes nothing. Result: Instances.
+type ReportInstance struct {
+	Instance       ec2.InstanceID
+	InterfaceEpoch uint64
+	State          ec2.InstanceState // Running, Stopped or Terminated
+	Reason         string            // "" keeps the user's
+}
+
+func (r *ReportInstance) apply(t *tx) (Result, error) {
+	if r.State != ec2.Running && r.State != ec2.Stopped && r.State != ec2.Terminated {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "a node reports running, stopped or terminated, not %s", r.State)
+	}
+	was := first[ec2.Instance](t.Txn, tableInstance, indexID, key(r.Instance))
+	if was == nil || was.Interface == "" {
+		return Result{}, nil
+	}
+	lease := first[ec2.Interface](t.Txn, tableInterface, indexID, key(was.Interface))
+	if lease.Epoch != r.InterfaceEpoch || was.State == ec2.Stopped {
+		return Result{}, nil
+	}
+
+	i := *was
+	switch {
+	case r.State == ec2.Running && i.State != ec2.Pending:
+		return Result{}, nil
+	case r.State == ec2.Running:
+		i.State = ec2.Running
+	case r.State == ec2.Terminated || i.State == ec2.ShuttingDown || i.TerminateOnShutdown && strings.HasPrefix(r.Reason, reasonInstance):
+		i.State, i.Ended = ec2.Terminated, t.meta.Time
+		t.disconnect(&i)
+	default:
+		i.State = ec2.Stopped
+		t.disconnect(&i)
+	}
+	if r.Reason != "" && i.StateReason == "" {
+		i.StateReason = ec2.Clip(r.Reason)
+	}
+	t.put(tableInstance, &i)
+	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil
+}
+
+// Sweep gives back addresses that have rested long enough, and forgets instances that
+// have been terminated long enough and join tokens that have expired. The leader proposes it when View.SweepDue says so;
+// what is due is decided here, by the State's own time.
+//
+// With Confirmed, what each node confirmed to enforce, an address also waits until every
+// member has enforced the command that freed it: until then some node may still admit
+// packets of its last owner.
+type Sweep struct {
+	Confirmed map[ec2.NodeID]uint64 `json:",omitzero"` // nil: time alone decides. Empty: nobody has confirmed
+}
+
+func (r *Sweep) apply(t *tx) (Result, error) {
+	everywhere := confirmedBy(t.Txn, r.Confirmed)
+	var rested []*address
+	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
+		if a.rests() && a.FreedIndex <= everywhere && !a.due(t.meta).After(t.meta.Time) {
+			rested = append(rested, a)
+		}
+	}
+	for _, a := range rested {
+		t.del(tableAddress, a)
+	}
+	var gone []*ec2.Instance
+	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexID, "") {
+		if i.State == ec2.Terminated && !forgottenAt(i, t.meta).After(t.meta.Time) {
+			gone = append(gone, i)
+		}
+	}
+	for _, i := range gone {
+		t.untag(string(i.ID))
+		t.del(tableInstance, i)
+	}
+	t.dropExpiredTokens()
+	return Result{}, nil
+}
+
+// eachInstance finds every instance of a request before it changes the first.
+func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID, change func(ec2.Instance) (ec2.Instance, error)) (Result, error) {
+	found, err := t.instances(account, region, ids)
+	if err != nil {
+		return Result{}, err
+	}
+	var result Result
+	for _, was := range found {
+		now, err := change(*was)
+		if err != nil {
+			return Result{}, err
+		}
+		if now.State != was.State || now.Boot != was.Boot {
+			t.put(tableInstance, &now)
+		}
+		result.Instances = append(result.Instances, Change[ec2.Instance]{Before: was, After: &now})
+	}
+	return result, nil
+}

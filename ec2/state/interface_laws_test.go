@@ -1,0 +1,264 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Whatever is asked, in whatever order: what must hold of interfaces holds after every
+// command, a try and a refusal change nothing, and a snapshot on the way changes nothing.
+func TestInterfacesKeepTheirLaws(t *testing.T) {
+	const steps = 500
+	done := make(map[string]int)
+	for seed := range uint64(8) {
+		script := &interfaceScript{rng: rand.New(rand.NewPCG(seed, 5))}
+		l := &laws{t: t, leased: make(map[ec2.InterfaceID]*ec2.Interface), instances: make(map[ec2.InstanceID]*ec2.Instance), freed: make(map[ownedAddress]time.Time)}
+		a, b := NewState(), NewState()
+		todo := interfaceScriptStart()
+		for n := range steps {
+			if n == len(interfaceScriptStart()) {
+				todo = furnish(a.View())
+			}
+			var req Request
+			if len(todo) > 0 {
+				req, todo = todo[0], todo[1:]
+			} else {
+				script.v = a.View()
+				req = script.next()
+			}
+			cmd := Command{Time: epoch0.Add(time.Duration(n) * 7 * time.Second), Request: req}
+			before := snapshotOf(t, a)
+			tried := a.View().Try(req)
+			_, err := a.Apply(uint64(n+1), cmd)
+			_, again := b.Apply(uint64(n+1), cmd)
+			if fmt.Sprint(err) != fmt.Sprint(again) || !sameRefusal(tried, err) {
+				t.Fatalf("seed %d, %T %+v: tried %v, applied %v, after a snapshot %v", seed, req, req, tried, err, again)
+			}
+			if err != nil && !bytes.Equal(withoutIndex(before), withoutIndex(snapshotOf(t, a))) {
+				t.Fatalf("seed %d: %T was refused with %v and changed the state", seed, req, err)
+			}
+			if err == nil {
+				done[fmt.Sprintf("%T", req)]++
+			}
+			if n%8 == 0 {
+				if b, err = Restore(bytes.NewReader(snapshotOf(t, b))); err != nil {
+					t.Fatalf("seed %d, after %T %+v: %v", seed, req, req, err)
+				}
+				if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
+					t.Fatalf("seed %d, after %T: a snapshot is another state:\n%s", seed, req, cmp.Diff(string(x), string(y)))
+				}
+			}
+			l.check(a.ViewSince(l.seen), req)
+			if t.Failed() {
+				t.Fatalf("seed %d, step %d, after %T %+v", seed, n, req, req)
+			}
+		}
+	}
+	for _, req := range slices.Concat(interfaceRequests, []Request{&RunInstances{}, &StopInstances{}, &StartInstances{}, &TerminateInstances{}, &FenceNode{}, &AssociateAddress{}, &Sweep{}}) {
+		if done[fmt.Sprintf("%T", req)] < 10 {
+			t.Errorf("%T succeeded %d times; the script proves little of it", req, done[fmt.Sprintf("%T", req)])
+		}
+	}
+}
+
+// sameRefusal: a try is made at the time of the state, which is a little before that of
+// the command.
+func sameRefusal(tried, applied error) bool {
+	a, _ := tried.(*ec2.Error)
+	b, _ := applied.(*ec2.Error)
+	return (tried == nil) == (applied == nil) && (a == nil || a.Code == b.Code)
+}
+
+// laws are what must hold of interfaces and instances after every command. They remember
+// what was.
+type laws struct {
+	t         *testing.T
+	seen      *View
+	leased    map[ec2.InterfaceID]*ec2.Interface // by Changes
+	instances map[ec2.InstanceID]*ec2.Instance
+	owners    map[ownedAddress]ec2.InterfaceID
+	freed     map[ownedAddress]time.Time
+	serial    uint64 // the last one given out before the command
+}
+
+type ownedAddress struct {
+	vni  ec2.VNI
+	addr netip.Addr
+}
+
+func (l *laws) check(v *View, req Request) {
+	l.t.Helper()
+	changes := v.Changes()
+	for _, c := range changes.Interfaces {
+		l.change(c.Before, c.After)
+	}
+	follow(l.leased, changes.Interfaces, func(i *ec2.Interface) ec2.InterfaceID { return i.ID }, l.t)
+	follow(l.instances, changes.Instances, func(i *ec2.Instance) ec2.InstanceID { return i.ID }, l.t)
+	l.addresses(v, req)
+	epochs := make(map[uint64]bool)
+	for i := range v.Interfaces() {
+		if l.leased[i.ID] != i {
+			l.t.Errorf("changes tell of %+v, the view of %+v", l.leased[i.ID], i)
+		}
+		if i.State == ec2.Active && (i.Epoch == 0 || epochs[i.Epoch]) {
+			l.t.Errorf("interface %+v shares its epoch", i)
+		}
+		epochs[i.Epoch] = i.State == ec2.Active
+		l.place(v, i)
+	}
+	for i := range v.Instances() {
+		l.wires(v, i)
+	}
+	for _, account := range []ec2.AccountID{dev, albert} {
+		for e := range v.ElasticAddressesOf(account, east) {
+			checkElastic(l.t, v, e)
+		}
+	}
+	l.seen, l.serial = v, v.v.meta.Serial
+}
+
+// change: an interface keeps its MAC and its primary address, and each time it goes to
+// work it gets an epoch above all before; at work it keeps the one it has.
+func (l *laws) change(was, now *ec2.Interface) {
+	if now == nil {
+		return
+	}
+	if was != nil && (was.MAC != now.MAC || was.Private != now.Private || was.VNI != now.VNI) {
+		l.t.Errorf("interface %+v became %+v", was, now)
+	}
+	goes := now.State == ec2.Active && (was == nil || was.State != ec2.Active || was.Node != now.Node)
+	switch {
+	case goes && now.Epoch <= l.serial:
+		l.t.Errorf("interface %+v went to work under epoch %d, and %d had been given out", now, now.Epoch, l.serial)
+	case !goes && was != nil && now.Epoch != was.Epoch:
+		l.t.Errorf("interface %+v changed its epoch to %d", was, now.Epoch)
+	}
+}
+
+// addresses: each is one interface's, as the table of them says, and nobody gets one
+// before it has rested, unless it is handed over.
+func (l *laws) addresses(v *View, req Request) {
+	owners := make(map[ownedAddress]ec2.InterfaceID)
+	own := func(vni ec2.VNI, a netip.Addr, i *ec2.Interface) {
+		if !a.IsValid() {
+			return
+		}
+		at := ownedAddress{vni, a}
+		if owners[at] != "" {
+			l.t.Errorf("address %s of network %d is of %s and %s", a, vni, owners[at], i.ID)
+		}
+		owners[at] = i.ID
+	}
+	for i := range v.Interfaces() {
+		for _, pair := range i.Addresses() {
+			own(i.VNI, pair.Private, i)
+			own(publicVNI, pair.Public, i)
+		}
+	}
+	elastic := make(map[ownedAddress]bool)
+	for a := range rows[address](v.txn(), tableAddress, indexID, "") {
+		at := ownedAddress{a.VNI, a.Addr}
+		elastic[at] = a.Allocation != ""
+		if a.Allocation == "" && owners[at] != a.Interface {
+			l.t.Errorf("address %s of network %d is of %q, the table says %q", a.Addr, a.VNI, owners[at], a.Interface)
+		}
+		if a.Interface != "" && a.Allocation != "" {
+			l.t.Errorf("%+v is of an interface and an account", a)
+		}
+	}
+	_, handed := req.(*AssignPrivateAddresses)
+	for at, id := range owners {
+		if was := l.owners[at]; was != "" && was != id && !handed && !elastic[at] {
+			l.t.Errorf("address %s went from %s to %s without a rest", at.addr, was, id)
+		}
+		if since, rested := l.freed[at]; rested && l.owners[at] == "" && v.Time().Sub(since) < v.Settings().Quarantine {
+			l.t.Errorf("address %s was given out after %s", at.addr, v.Time().Sub(since))
+		}
+		row := first[address](v.txn(), tableAddress, indexID, addressKey(at.vni, at.addr))
+		if row == nil {
+			l.t.Errorf("address %s of %s is not in the table", at.addr, id)
+		}
+	}
+	for at := range l.owners {
+		if owners[at] == "" && !elastic[at] {
+			l.freed[at] = v.Time()
+		}
+	}
+	l.owners = owners
+}
+
+// place: what is at work is at a member, for something that runs there; nothing else is a
+// member of a group for the data plane.
+func (l *laws) place(v *View, i *ec2.Interface) {
+	if i.VPC == "" {
+		return
+	}
+	if s, ok := v.Subnet(i.Subnet); !ok || s.VPC != i.VPC || !s.Leasable(i.Private) {
+		l.t.Errorf("interface %+v is not of its subnet %+v", i, s)
+	}
+	for _, id := range i.Groups {
+		if g, ok := v.Group(id); !ok || g.VPC != i.VPC {
+			l.t.Errorf("interface %s has group %+v", i.ID, g)
+		}
+	}
+	n, ok := v.Node(i.Node)
+	switch i.State {
+	case ec2.Idle:
+		if i.Node != "" || i.Outside != nil {
+			l.t.Errorf("idle interface %+v is somewhere", i)
+		}
+		if o, ok := v.Instance(i.Instance); i.Instance != "" && (!ok || o.State != ec2.Stopped) {
+			l.t.Errorf("idle interface %+v is of instance %+v", i, o)
+		}
+		if i.Public.IsValid() && (&tx{Txn: v.txn()}).elasticAt(i.Public) == nil {
+			l.t.Errorf("idle interface %+v has a public address that is not elastic", i)
+		}
+	case ec2.Active:
+		o, has := v.Instance(i.Instance)
+		runs := has && (o.State == ec2.Pending || o.State == ec2.Running) && o.Node == i.Node
+		if !ok || !n.Member() || runs == (i.Outside != nil) || i.Attachment == nil || i.Attachment.Detaching {
+			l.t.Errorf("active interface %+v, %+v is at node %+v for %+v", i, i.Attachment, n, o)
+		}
+	case ec2.Draining:
+		if !ok || !n.Member() || i.Attachment == nil {
+			l.t.Errorf("draining interface %+v is at node %+v", i, n)
+		}
+	}
+}
+
+// wires: an instance has what its interfaces say it has.
+func (l *laws) wires(v *View, i *ec2.Instance) {
+	attached := slices.Collect(v.InterfacesAt(i.ID))
+	primary, ok := v.Interface(i.Interface)
+	if i.State == ec2.Terminated {
+		if len(attached) != 0 || i.Interface != "" {
+			l.t.Errorf("terminated instance %s has %d interfaces and %q", i.ID, len(attached), i.Interface)
+		}
+		return
+	}
+	if i.VPC == "" {
+		return
+	}
+	if !ok || primary.Instance != i.ID || primary.Attachment.DeviceIndex != 0 || !slices.Equal(primary.Groups, i.Groups) || primary.Subnet != i.Subnet {
+		l.t.Errorf("instance %+v has primary interface %+v", i, primary)
+	}
+	if len(attached) > v.Settings().InterfacesPerInstance {
+		l.t.Errorf("instance %s has %d interfaces", i.ID, len(attached))
+	}
+	devices := make(map[int]bool)
+	for _, eni := range attached {
+		if s, _ := v.Subnet(eni.Subnet); devices[eni.Attachment.DeviceIndex] || s.Zone != i.Zone || eni.VPC != i.VPC {
+			l.t.Errorf("instance %s has interface %+v, %+v", i.ID, eni, eni.Attachment)
+		}
+		devices[eni.Attachment.DeviceIndex] = true
+	}
+}

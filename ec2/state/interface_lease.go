@@ -1,0 +1,228 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+
+	"palisade/ec2"
+)
+
+// A subnetLeaser makes interfaces of one subnet. It remembers how far it has searched for
+// free addresses, so that a launch of many walks the subnet once.
+type subnetLeaser struct {
+	t       *tx
+	subnet  *ec2.Subnet
+	vni     ec2.VNI
+	private *allocator
+}
+
+func (t *tx) newSubnetLeaser(s *ec2.Subnet) *subnetLeaser {
+	l := &subnetLeaser{t: t, subnet: s, vni: first[ec2.VPC](t.Txn, tableVPC, indexID, key(s.VPC)).VNI}
+	l.private = &allocator{t: t, vni: l.vni, pools: []netip.Prefix{s.CIDR}, low: lowestAddress(s)}
+	return l
+}
+
+// lowestAddress is the first address of the subnet that is Leasable.
+func lowestAddress(s *ec2.Subnet) netip.Addr {
+	a := s.CIDR.Addr()
+	for !s.Leasable(a) {
+		a = a.Next()
+	}
+	return a
+}
+
+// make takes the addresses of a new interface; the caller puts its row.
+func (l *subnetLeaser) make(spec InterfaceSpec) (*ec2.Interface, error) {
+	t, s := l.t, l.subnet
+	if err := checkInterfaceDescription(spec.Description); err != nil {
+		return nil, err
+	}
+	groups, err := t.interfaceGroups(s.Account, s.Region, s.VPC, spec.Groups)
+	if err != nil {
+		return nil, err
+	}
+	eni := &ec2.Interface{
+		ID:          ec2.InterfaceID(t.meta.longID("eni", t.serial())),
+		Account:     s.Account,
+		Region:      s.Region,
+		VNI:         l.vni,
+		Groups:      groups,
+		State:       ec2.Idle,
+		VPC:         s.VPC,
+		Subnet:      s.ID,
+		Description: spec.Description,
+	}
+	if eni.Private, err = l.take(spec.Private, eni.ID); err != nil {
+		return nil, err
+	}
+	eni.MAC = t.meta.mac(l.vni, eni.Private)
+	if _, err := l.takeFurther(eni, spec.Further, spec.FurtherCount); err != nil {
+		return nil, err
+	}
+	return eni, nil
+}
+
+// takeFurther gives an interface secondary addresses, chosen ones or as many of any, and
+// returns them.
+func (l *subnetLeaser) takeFurther(eni *ec2.Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
+	if err := l.t.checkFurther(len(eni.Further), chosen, count); err != nil {
+		return nil, err
+	}
+	if len(chosen) == 0 {
+		chosen = make([]netip.Addr, count)
+	}
+	var taken []netip.Addr
+	eni.Further = slices.Clone(eni.Further)
+	for _, want := range chosen {
+		a, err := l.take(want, eni.ID)
+		if err != nil {
+			return nil, err
+		}
+		taken = append(taken, a)
+		eni.Further = append(eni.Further, ec2.AddressPair{Private: a})
+	}
+	sortPairs(eni.Further)
+	return taken, nil
+}
+
+// checkFurther refuses to give an interface that has some secondary addresses more, chosen
+// or counted, than it may have.
+func (t *tx) checkFurther(has int, chosen []netip.Addr, count int) error {
+	switch room := t.limits().AddressesPerInterface - 1 - has; {
+	case len(chosen) > 0 && count != 0:
+		return ec2.Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
+	case count < 0:
+		return ec2.Errorf("InvalidParameterValue", "Value (%d) for parameter secondaryPrivateIpAddressCount is invalid. It must not be negative.", count)
+	case max(len(chosen), count) > room:
+		return ec2.Errorf("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit of %d.", t.limits().AddressesPerInterface)
+	}
+	return nil
+}
+
+func sortPairs(pairs []ec2.AddressPair) {
+	slices.SortFunc(pairs, func(a, b ec2.AddressPair) int { return a.Private.Compare(b.Private) })
+}
+
+// take gives an interface the address it wants, or any. One that rests is not given out
+// to who asks for it either.
+func (l *subnetLeaser) take(want netip.Addr, id ec2.InterfaceID) (netip.Addr, error) {
+	a := want
+	if !a.IsValid() {
+		var ok bool
+		if a, ok = l.private.next(); !ok {
+			return a, ec2.Errorf("InsufficientFreeAddressesInSubnet", "The specified subnet does not have enough free addresses to satisfy the request.")
+		}
+	} else if err := l.free(a); err != nil {
+		return a, err
+	}
+	l.t.own(l.vni, a, id)
+	return a, nil
+}
+
+// free reports why an address that somebody chose cannot be his.
+func (l *subnetLeaser) free(a netip.Addr) error {
+	switch {
+	case !l.subnet.CIDR.Contains(a):
+		return ec2.Errorf("InvalidParameterValue", "Address %s does not fall within the subnet's address range", a)
+	case !l.subnet.Leasable(a):
+		return ec2.Errorf("InvalidParameterValue", "Address %s is in subnet's reserved address range", a)
+	}
+	row := first[address](l.t.Txn, tableAddress, indexID, addressKey(l.vni, a))
+	switch {
+	case row == nil:
+		return nil
+	case row.Interface == "":
+		return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use. It was given back a moment ago and rests.", a)
+	}
+	return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use.", a)
+}
+
+// interfaceGroups are the groups of a request, which names them by id.
+func (t *tx) interfaceGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, ids []ec2.GroupID) ([]ec2.GroupID, error) {
+	selectors := make([]GroupSelector, len(ids))
+	for n, id := range ids {
+		selectors[n].ID = id
+	}
+	return t.vpcGroups(account, region, vpc, selectors)
+}
+
+// mapPublic gives an interface that has no public address one of the region's. It is given
+// back when the interface leaves its node.
+func (t *tx) mapPublic(eni *ec2.Interface, public *allocator) error {
+	if eni.Public.IsValid() {
+		return nil
+	}
+	a, ok := public.next()
+	if !ok {
+		return ec2.Errorf("InsufficientAddressCapacity", "There is no free public address in region %s", eni.Region)
+	}
+	eni.Public = a
+	t.own(publicVNI, a, eni.ID)
+	return nil
+}
+
+func (t *tx) newPublicAllocator(region ec2.Region) *allocator {
+	return &allocator{t: t, vni: publicVNI, pools: t.publicPools(region)}
+}
+
+// activate puts an interface to work at a node, under an epoch of its own. The caller puts
+// the row.
+func (t *tx) activate(eni *ec2.Interface, node ec2.NodeID) {
+	eni.Node, eni.State, eni.Epoch = node, ec2.Active, t.serial()
+}
+
+// idle is an interface at no node, as one is whose port is down: its public address is
+// given back unless it is an elastic one. The caller puts the row.
+func (t *tx) idle(was *ec2.Interface) *ec2.Interface {
+	eni := *was
+	eni.State, eni.Node = ec2.Idle, ""
+	if eni.Public.IsValid() && t.elasticAt(eni.Public) == nil {
+		t.restAddress(publicVNI, eni.Public)
+		eni.Public = netip.Addr{}
+	}
+	return &eni
+}
+
+// ended is what becomes of an interface whose attachment ends: it is kept, or deleted with
+// what it was attached to.
+func (t *tx) ended(was *ec2.Interface, gone bool) {
+	if gone && was.Attachment.DeleteOnTermination {
+		t.deleteInterface(was)
+		return
+	}
+	eni := t.idle(was)
+	eni.Instance, eni.Attachment, eni.Outside, eni.AutoPublic = "", nil, nil, false
+	t.put(tableInterface, eni)
+}
+
+// deleteInterface ends an interface of a VPC: its addresses rest, its elastic ones are
+// their owner's to give to another.
+func (t *tx) deleteInterface(eni *ec2.Interface) {
+	for _, pair := range eni.Addresses() {
+		t.restAddress(eni.VNI, pair.Private)
+		t.releasePublic(pair.Public)
+	}
+	t.untag(string(eni.ID))
+	t.del(tableInterface, eni)
+}
+
+// releasePublic takes a public address, if it is one, from the interface that has it.
+func (t *tx) releasePublic(public netip.Addr) {
+	if !public.IsValid() {
+		return
+	}
+	if e := t.elasticAt(public); e != nil {
+		t.dissociate(e)
+		return
+	}
+	t.restAddress(publicVNI, public)
+}
+
+// pairAt finds one of the interface's addresses.
+func pairAt(i *ec2.Interface, private netip.Addr) (ec2.AddressPair, bool) {
+	at := slices.IndexFunc(i.Addresses(), func(p ec2.AddressPair) bool { return p.Private == private })
+	if at < 0 {
+		return ec2.AddressPair{}, false
+	}
+	return i.Addresses()[at], true
+}

@@ -1,0 +1,139 @@
+package state
+
+import (
+	"net/netip"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// RegisterInterface puts an interface in front of what is on a node already, a namespace
+// or a device: it is Active there at once. The interface is a detached one, which it is
+// again afterwards, or it is made of Spec and deleted afterwards. Result: Interface.
+type RegisterInterface struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Node      ec2.NodeID
+	Outside   ec2.Outside
+	Interface ec2.InterfaceID   `json:",omitempty"`
+	Spec      InterfaceSpec     `json:",omitzero"`
+	Public    *bool             `json:",omitempty"` // nil: as the subnet has it. Only for one that is made
+	Tags      map[string]string `json:",omitempty"`
+}
+
+func (r *RegisterInterface) apply(t *tx) (Result, error) {
+	if err := checkOutside(&r.Outside); err != nil {
+		return Result{}, err
+	}
+	n := first[ec2.Node](t.Txn, tableNode, indexID, key(r.Node))
+	if n == nil || !n.Member() {
+		return Result{}, noSuchNode(r.Node)
+	}
+	for o := range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(n.ID)) {
+		if o.Outside != nil && *o.Outside == r.Outside {
+			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "Interface %s is in front of %s of node %s already", o.ID, &r.Outside, n.ID)
+		}
+	}
+	eni, kept, err := r.take(t)
+	if err != nil {
+		return Result{}, err
+	}
+	if s := first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(eni.Subnet)); s.Zone != n.Zone {
+		return Result{}, ec2.Errorf("InvalidParameterCombination", "Subnet '%s' is in availability zone %s, and node %s in %s", s.ID, s.Zone, n.ID, n.Zone)
+	}
+	outside := r.Outside
+	eni.Outside = &outside
+	eni.Attachment = &ec2.Attachment{
+		ID:                  ec2.AttachmentID(t.meta.longID("eni-attach", t.serial())),
+		Time:                t.meta.Time,
+		DeleteOnTermination: kept == ec2.DeleteInterface,
+	}
+	t.activate(eni, n.ID)
+	t.put(tableInterface, eni)
+	return Result{Interface: eni}, nil
+}
+
+// take finds the interface of the request, or makes it.
+func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.Kept, error) {
+	if r.Interface != "" {
+		was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
+		switch {
+		case err != nil:
+			return nil, ec2.KeepInterface, err
+		case was.Attachment != nil:
+			return nil, ec2.KeepInterface, inUse(was.ID)
+		case r.Public != nil || r.Spec.given():
+			return nil, ec2.KeepInterface, ec2.Errorf("InvalidParameterCombination", "An interface that there is has its subnet, groups and addresses")
+		}
+		eni := *was
+		return &eni, ec2.KeepInterface, t.tag(string(eni.ID), r.Account, r.Region, r.Tags)
+	}
+	s, err := t.subnetOf(r.Account, r.Region, r.Spec.Subnet)
+	if err != nil {
+		return nil, ec2.DeleteInterface, err
+	}
+	if err := t.roomForInterfaces(r.Account, r.Region, 1); err != nil {
+		return nil, ec2.DeleteInterface, err
+	}
+	eni, err := t.newSubnetLeaser(s).make(r.Spec)
+	if err != nil {
+		return nil, ec2.DeleteInterface, err
+	}
+	public := s.MapPublic && len(t.publicPools(r.Region)) > 0
+	if r.Public != nil {
+		public = *r.Public
+	}
+	if public {
+		if err := t.mapPublic(eni, t.newPublicAllocator(r.Region)); err != nil {
+			return nil, ec2.DeleteInterface, err
+		}
+	}
+	return eni, ec2.DeleteInterface, t.tag(string(eni.ID), r.Account, r.Region, r.Tags)
+}
+
+// given reports whether the spec says anything.
+func (s InterfaceSpec) given() bool {
+	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Further) > 0 || s.FurtherCount != 0
+}
+
+// checkOutside refuses names that the kernel or /run/netns could not have.
+func checkOutside(o *ec2.Outside) error {
+	fits := func(name string, limit int) bool {
+		return ec2.Printable(name, limit) && !strings.ContainsAny(name, "/ :") && name != "." && name != ".."
+	}
+	const interfaceName = 15 // IFNAMSIZ less its end mark
+	if o.Device == "" || !fits(o.Device, interfaceName) {
+		return ec2.Errorf("InvalidParameterValue", "%q is no name for a device: at most %d characters without / : and blanks", ec2.Clip(o.Device), interfaceName)
+	}
+	if !fits(o.Namespace, 255) {
+		return ec2.Errorf("InvalidParameterValue", "%q is no name for a network namespace", ec2.Clip(o.Namespace))
+	}
+	return nil
+}
+
+// UnregisterInterface takes an interface away from what it is in front of. Its addresses
+// leave every set with this command; it is deleted, or free, when the node has taken the
+// port down and reports so. Force does not wait for the node, if it has been asked already.
+// Result: Interface, as it was.
+type UnregisterInterface struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Interface ec2.InterfaceID
+	Force     bool `json:",omitempty"`
+}
+
+func (r *UnregisterInterface) apply(t *tx) (Result, error) {
+	was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
+	if err != nil {
+		return Result{}, err
+	}
+	switch {
+	case was.Outside == nil:
+		return Result{}, ec2.Errorf("IncorrectState", "Interface %s is in front of no namespace or device of a node", was.ID)
+	case was.Attachment.Detaching && r.Force:
+		t.ended(was, true)
+	case !was.Attachment.Detaching:
+		t.unplug(was)
+	}
+	return Result{Interface: was}, nil
+}

@@ -1,0 +1,307 @@
+package state
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"palisade/ec2"
+)
+
+// RunInstances launches at least MinCount and at most MaxCount instances. No groups is
+// the default group. A ClientToken makes it idempotent: the same request again returns
+// what the first one made. Result: Instances.
+//
+// An account of EC2-Classic that names neither a subnet nor interfaces launches into the
+// region's flat network, and every other request into a VPC.
+type RunInstances struct {
+	Account     ec2.AccountID
+	Region      ec2.Region
+	Image       string
+	Type        string
+	KeyName     string
+	Groups      []GroupSelector
+	UserData    []byte
+	MinCount    int
+	MaxCount    int
+	Zone        string // "": any
+	ClientToken string
+
+	Tags                 map[string]string    `json:",omitempty"` // of the instances
+	TerminationProtected bool                 `json:",omitempty"`
+	StopProtected        bool                 `json:",omitempty"`
+	TerminateOnShutdown  bool                 `json:",omitempty"`
+	Metadata             *ec2.MetadataOptions `json:",omitempty"`
+
+	// The rest is for a VPC only: the primary interface, or all of them.
+
+	Subnet        ec2.SubnetID      `json:",omitempty"` // "": the zone's default one
+	Private       netip.Addr        `json:",omitzero"`
+	Further       []netip.Addr      `json:",omitempty"`
+	FurtherCount  int               `json:",omitempty"`
+	Interfaces    []LaunchInterface `json:",omitempty"`
+	InterfaceTags map[string]string `json:",omitempty"` // of the interfaces that are made
+}
+
+// A LaunchInterface is one interface of the instances of a launch: one that there is, or
+// one that is made by Spec.
+type LaunchInterface struct {
+	DeviceIndex         int
+	Interface           ec2.InterfaceID `json:",omitempty"`
+	Spec                InterfaceSpec   `json:",omitzero"`
+	Public              *bool           `json:",omitempty"` // nil: as the subnet has it
+	DeleteOnTermination *bool           `json:",omitempty"` // nil: if it is made here
+}
+
+// maxUserData is in bytes (EC2 User Guide, "User data").
+const maxUserData = 16384
+
+var imageID = regexp.MustCompile(`^ami-[0-9a-f]{8}([0-9a-f]{9})?$`)
+
+func (r *RunInstances) apply(t *tx) (Result, error) {
+	classic, err := r.classic(t)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := r.check(); err != nil {
+		return Result{}, err
+	}
+	shape := shapeOf(r)
+	if r.ClientToken != "" {
+		if made := t.launchedWith(r.Account, r.Region, r.ClientToken); len(made) > 0 {
+			if made[0].RequestShape != shape {
+				return Result{}, otherRequest()
+			}
+			return Result{Instances: unchanged(made)}, nil
+		}
+	}
+	if classic {
+		return r.launchClassic(t, shape)
+	}
+	return r.launchVPC(t, shape)
+}
+
+// classic reports whether the launch is into EC2-Classic.
+func (r *RunInstances) classic(t *tx) (bool, error) {
+	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(r.Account))
+	if a == nil || a.Platform == ec2.Classic && r.Subnet == "" && len(r.Interfaces) == 0 {
+		if err := t.requireClassic(r.Account, r.Region); err != nil {
+			return false, err
+		}
+		if r.Private.IsValid() || len(r.Further) > 0 || r.FurtherCount != 0 {
+			return false, ec2.Errorf("InvalidParameterCombination", "Chosen addresses are not for instances in EC2-Classic")
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
+	groups, err := t.launchGroups(r.Account, r.Region, r.Groups)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.checkLaunchKey(r); err != nil {
+		return Result{}, err
+	}
+	count, err := t.launchCount(r)
+	if err != nil {
+		return Result{}, err
+	}
+	spread, err := t.newSpread(r.Region, r.Zone)
+	if err != nil {
+		return Result{}, err
+	}
+
+	reservation := t.meta.classicID("r", t.serial())
+	network := classicNetwork(t.Txn, r.Region)
+	leases := t.newLeaser(network)
+	var result Result
+	for n := range count {
+		i := r.newInstance(t, ec2.InstanceID(t.meta.classicID("i", t.serial())), shape)
+		i.Reservation, i.LaunchIndex, i.Groups, i.Node = reservation, n, groups, spread.next()
+		if !leases.lease(i) {
+			if n < r.MinCount {
+				return Result{}, ec2.Errorf("InsufficientAddressCapacity", "There are not enough free addresses in network %d for %d more instances", network.VNI, r.MinCount-n)
+			}
+			break
+		}
+		t.put(tableInstance, i)
+		if err := t.tag(string(i.ID), r.Account, r.Region, r.Tags); err != nil {
+			return Result{}, err
+		}
+		result.Instances = append(result.Instances, Change[ec2.Instance]{After: i})
+	}
+	return result, nil
+}
+
+// newInstance is what the instances of a launch have in common.
+func (r *RunInstances) newInstance(t *tx, id ec2.InstanceID, shape string) *ec2.Instance {
+	return &ec2.Instance{
+		ID:           id,
+		Account:      r.Account,
+		Region:       r.Region,
+		Image:        r.Image,
+		Type:         r.Type,
+		KeyName:      r.KeyName,
+		UserData:     r.UserData,
+		State:        ec2.Pending,
+		LaunchTime:   t.meta.Time,
+		ClientToken:  r.ClientToken,
+		RequestShape: shape,
+
+		TerminationProtected: r.TerminationProtected,
+		StopProtected:        r.StopProtected,
+		TerminateOnShutdown:  r.TerminateOnShutdown,
+		Metadata:             r.Metadata,
+	}
+}
+
+func (r *RunInstances) check() error {
+	if r.Image == "" {
+		return ec2.Missing("ImageId")
+	}
+	if !imageID.MatchString(r.Image) {
+		return ec2.Errorf("InvalidAMIID.Malformed", `Invalid id: "%s" (expecting "ami-...")`, ec2.Clip(r.Image))
+	}
+	if r.MinCount < 1 || r.MaxCount < 1 {
+		return ec2.Errorf("InvalidParameterValue", "Value (%d) for parameter %s is invalid. Minimum value is 1.", min(r.MinCount, r.MaxCount), "minCount")
+	}
+	if r.MinCount > r.MaxCount {
+		return ec2.Errorf("InvalidParameterCombination", "MinCount (%d) may not exceed MaxCount (%d)", r.MinCount, r.MaxCount)
+	}
+	if len(r.UserData) > maxUserData {
+		return ec2.Errorf("InvalidParameterValue", "User data is limited to %d bytes", maxUserData)
+	}
+	if err := checkClientToken(r.ClientToken); err != nil {
+		return err
+	}
+	if m := r.Metadata; m != nil {
+		if err := checkMetadata(m); err != nil {
+			return err
+		}
+	}
+	if !ec2.Printable(r.Type, 64) {
+		return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", ec2.Clip(r.Type))
+	}
+	return nil
+}
+
+func checkMetadata(m *ec2.MetadataOptions) error {
+	for _, x := range []struct{ name, value, one, other string }{
+		{"HttpEndpoint", m.Endpoint, "enabled", "disabled"},
+		{"HttpTokens", m.Tokens, "optional", "required"},
+		{"InstanceMetadataTags", m.Tags, "enabled", "disabled"},
+	} {
+		if x.value != "" && x.value != x.one && x.value != x.other {
+			return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", ec2.Clip(x.value), x.name, x.one, x.other)
+		}
+	}
+	if m.Hops < 0 || m.Hops > 64 {
+		return ec2.Errorf("InvalidParameterValue", "Value (%d) for parameter HttpPutResponseHopLimit is invalid. It is from 1 to 64.", m.Hops)
+	}
+	return nil
+}
+
+func (t *tx) launchedWith(account ec2.AccountID, region ec2.Region, token string) []*ec2.Instance {
+	made := slices.Collect(rows[ec2.Instance](t.Txn, tableInstance, indexToken, key(account)+key(region)+key(token)))
+	slices.SortFunc(made, func(a, b *ec2.Instance) int { return a.LaunchIndex - b.LaunchIndex })
+	return made
+}
+
+func (t *tx) checkLaunchKey(r *RunInstances) error {
+	if r.KeyName != "" && first[ec2.KeyPair](t.Txn, tableKeyPair, indexID, key(r.Account)+key(r.Region)+key(r.KeyName)) == nil {
+		return ec2.Errorf("InvalidKeyPair.NotFound", "The key pair '%s' does not exist", ec2.Clip(r.KeyName))
+	}
+	return nil
+}
+
+func (t *tx) launchGroups(account ec2.AccountID, region ec2.Region, selectors []GroupSelector) ([]ec2.GroupID, error) {
+	if len(selectors) == 0 {
+		selectors = []GroupSelector{{Name: defaultGroup}}
+	}
+	var ids []ec2.GroupID
+	for _, sel := range selectors {
+		g, err := t.group(account, region, sel)
+		if err != nil {
+			return nil, err
+		}
+		if g.VPC != "" {
+			return nil, ec2.Errorf("InvalidParameterCombination", "VPC security groups may not be used for a non-VPC launch")
+		}
+		ids = append(ids, g.ID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// launchCount is how many instances the account may still have, up to MaxCount.
+func (t *tx) launchCount(r *RunInstances) (int, error) {
+	free := t.meta.Settings.InstancesPerRegion
+	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexOwner, key(r.Account)+key(r.Region)) {
+		if i.State != ec2.Terminated {
+			free--
+		}
+	}
+	if r.MinCount > free {
+		return 0, ec2.Errorf("InstanceLimitExceeded", "You have requested more instances (%d) than your current instance limit of %d allows.", r.MinCount, t.meta.Settings.InstancesPerRegion)
+	}
+	return min(r.MaxCount, free), nil
+}
+
+// A spread deals instances out to the members that carry the fewest; equals go by name.
+// A region's instances go to its own nodes, those whose zone begins with its name. A
+// region that has none, as in a cluster whose zones are named otherwise, has them all.
+type spread struct {
+	nodes []ec2.NodeID
+	load  map[ec2.NodeID]int
+}
+
+func (t *tx) newSpread(region ec2.Region, zone string) (*spread, error) {
+	s := &spread{load: make(map[ec2.NodeID]int)}
+	known := zone == ""
+	own := t.hasNodes(region)
+	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
+		if zone != "" && n.Zone != zone || own && !n.Serves(region) {
+			continue
+		}
+		known = true
+		if !n.Member() {
+			continue
+		}
+		s.nodes = append(s.nodes, n.ID)
+		for range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(n.ID)) {
+			s.load[n.ID]++
+		}
+	}
+	switch {
+	case len(s.nodes) > 0:
+		return s, nil
+	case !known:
+		return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", ec2.Clip(zone))
+	}
+	return nil, ec2.Errorf("InsufficientInstanceCapacity", "There is no node to launch on")
+}
+
+func (t *tx) hasNodes(region ec2.Region) bool {
+	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
+		if n.Serves(region) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *spread) next() ec2.NodeID {
+	least := slices.MinFunc(s.nodes, func(a, b ec2.NodeID) int { return s.load[a] - s.load[b] })
+	s.load[least]++
+	return least
+}
+
+func unchanged(list []*ec2.Instance) []Change[ec2.Instance] {
+	var c []Change[ec2.Instance]
+	for _, i := range list {
+		c = append(c, Change[ec2.Instance]{Before: i, After: i})
+	}
+	return c
+}

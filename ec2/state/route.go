@@ -1,0 +1,232 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+
+	"palisade/ec2"
+)
+
+// CreateRouteTable makes a table with nothing but the local route. A ClientToken makes it
+// idempotent. Result: RouteTable.
+type CreateRouteTable struct {
+	Account     ec2.AccountID
+	Region      ec2.Region
+	VPC         ec2.VPCID
+	Tags        map[string]string `json:",omitempty"`
+	ClientToken string            `json:",omitempty"`
+}
+
+func (r *CreateRouteTable) apply(t *tx) (Result, error) {
+	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := checkClientToken(r.ClientToken); err != nil {
+		return Result{}, err
+	}
+	for made := range rows[ec2.RouteTable](t.Txn, tableRoutes, indexOwner, key(r.Account)+key(r.Region)) {
+		switch {
+		case r.ClientToken == "" || made.ClientToken != r.ClientToken:
+		case made.VPC == vpc.ID:
+			return Result{RouteTable: made}, nil
+		default:
+			return Result{}, otherRequest()
+		}
+	}
+	count := 0
+	for range rows[ec2.RouteTable](t.Txn, tableRoutes, indexVPC, key(vpc.ID)) {
+		count++
+	}
+	if count >= t.limits().RouteTablesPerVPC {
+		return Result{}, ec2.Errorf("RouteTableLimitExceeded", "The maximum number of route tables has been reached.")
+	}
+	rt := &ec2.RouteTable{
+		ID:          ec2.RouteTableID(t.meta.longID("rtb", t.serial())),
+		Account:     r.Account,
+		Region:      r.Region,
+		VPC:         vpc.ID,
+		ClientToken: r.ClientToken,
+	}
+	t.put(tableRoutes, rt)
+	if err := t.tag(string(rt.ID), r.Account, r.Region, r.Tags); err != nil {
+		return Result{}, err
+	}
+	return Result{RouteTable: rt}, nil
+}
+
+// DeleteRouteTable removes a table that no subnet goes by. The main one goes with its VPC.
+// Result: RouteTable.
+type DeleteRouteTable struct {
+	Account    ec2.AccountID
+	Region     ec2.Region
+	RouteTable ec2.RouteTableID
+}
+
+func (r *DeleteRouteTable) apply(t *tx) (Result, error) {
+	rt, err := t.routeTable(r.Account, r.Region, r.RouteTable)
+	if err != nil {
+		return Result{}, err
+	}
+	var held []string
+	if rt.Main != "" {
+		held = append(held, string(rt.VPC)+" (main)")
+	}
+	for _, a := range rt.Associations {
+		held = append(held, string(a.Subnet))
+	}
+	if len(held) > 0 {
+		return Result{}, dependent("routeTable", rt.ID, held)
+	}
+	t.untag(string(rt.ID))
+	t.del(tableRoutes, rt)
+	return Result{RouteTable: rt}, nil
+}
+
+// CreateRoute adds a route to an internet gateway. Result: RouteTable.
+type CreateRoute struct {
+	Account     ec2.AccountID
+	Region      ec2.Region
+	RouteTable  ec2.RouteTableID
+	Destination netip.Prefix
+	Gateway     ec2.GatewayID
+}
+
+func (r *CreateRoute) apply(t *tx) (Result, error) {
+	rt, err := t.routeTable(r.Account, r.Region, r.RouteTable)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.checkRoute(rt, r.Destination); err != nil {
+		return Result{}, err
+	}
+	if slices.ContainsFunc(rt.Routes, to(r.Destination)) || r.Destination == t.localTo(rt) {
+		return Result{}, ec2.Errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.Destination)
+	}
+	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
+		return Result{}, err
+	}
+	if len(rt.Routes) >= t.limits().RoutesPerTable {
+		return Result{}, ec2.Errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
+	}
+	now := t.putRouteTable(rt, func(now *ec2.RouteTable) {
+		now.Routes = append(now.Routes, ec2.Route{Destination: r.Destination, Gateway: r.Gateway})
+		slices.SortFunc(now.Routes, byDestination)
+	})
+	return Result{RouteTable: now}, nil
+}
+
+// ReplaceRoute gives a route another gateway. Result: RouteTable.
+type ReplaceRoute struct {
+	Account     ec2.AccountID
+	Region      ec2.Region
+	RouteTable  ec2.RouteTableID
+	Destination netip.Prefix
+	Gateway     ec2.GatewayID
+}
+
+func (r *ReplaceRoute) apply(t *tx) (Result, error) {
+	rt, err := t.routeTable(r.Account, r.Region, r.RouteTable)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.checkRoute(rt, r.Destination); err != nil {
+		return Result{}, err
+	}
+	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
+		return Result{}, err
+	}
+	at := slices.IndexFunc(rt.Routes, to(r.Destination))
+	if at < 0 {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "There is no route defined for '%s' in the route table. Use CreateRoute instead.", r.Destination)
+	}
+	now := t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Routes[at].Gateway = r.Gateway })
+	return Result{RouteTable: now}, nil
+}
+
+// DeleteRoute removes a route. Result: RouteTable.
+type DeleteRoute struct {
+	Account     ec2.AccountID
+	Region      ec2.Region
+	RouteTable  ec2.RouteTableID
+	Destination netip.Prefix
+}
+
+func (r *DeleteRoute) apply(t *tx) (Result, error) {
+	rt, err := t.routeTable(r.Account, r.Region, r.RouteTable)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.checkRoute(rt, r.Destination); err != nil {
+		return Result{}, err
+	}
+	if r.Destination == t.localTo(rt) {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "cannot remove local route %s in route table %s", r.Destination, rt.ID)
+	}
+	at := slices.IndexFunc(rt.Routes, to(r.Destination))
+	if at < 0 {
+		return Result{}, ec2.Errorf("InvalidRoute.NotFound", "no route with destination-cidr-block %s in route table %s", r.Destination, rt.ID)
+	}
+	now := t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Routes = slices.Delete(now.Routes, at, at+1) })
+	return Result{RouteTable: now}, nil
+}
+
+func (t *tx) checkRoute(rt *ec2.RouteTable, destination netip.Prefix) error {
+	switch {
+	case !destination.IsValid():
+		return ec2.Missing("destinationCidrBlock")
+	case !destination.Addr().Is4() || destination != destination.Masked():
+		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block.", destination)
+	}
+	return nil
+}
+
+// checkTarget refuses a gateway that is not the VPC's own, and routes inside the VPC:
+// its subnets reach each other whatever a table says.
+func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.GatewayID) error {
+	if id == "" {
+		return ec2.Missing("gatewayId")
+	}
+	local := t.localTo(rt)
+	if local.IsValid() && destination.Bits() >= local.Bits() && local.Contains(destination.Addr()) {
+		return ec2.Errorf("InvalidParameterValue", "The destination CIDR block %s is equal to or more specific than one of this VPC's CIDR blocks. This route can target only an interface or an instance.", destination)
+	}
+	g, err := t.gateway(rt.Account, rt.Region, id)
+	if err != nil {
+		return ec2.Errorf("InvalidGatewayID.NotFound", "The gateway ID '%s' does not exist", ec2.Clip(string(id)))
+	}
+	if g.VPC != rt.VPC {
+		return ec2.Errorf("InvalidParameterValue", "route table %s and network gateway %s belong to different networks", rt.ID, g.ID)
+	}
+	return nil
+}
+
+// localTo is the destination of a table's local route.
+func (t *tx) localTo(rt *ec2.RouteTable) netip.Prefix {
+	if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); vpc != nil {
+		return vpc.CIDR
+	}
+	return netip.Prefix{}
+}
+
+func to(destination netip.Prefix) func(ec2.Route) bool {
+	return func(r ec2.Route) bool { return r.Destination == destination }
+}
+
+// byDestination is the order of a table: a narrower range before what contains it.
+func byDestination(a, b ec2.Route) int {
+	if c := a.Destination.Addr().Compare(b.Destination.Addr()); c != 0 {
+		return c
+	}
+	return b.Destination.Bits() - a.Destination.Bits()
+}
+
+// putRouteTable changes a copy of a table, and puts it.
+func (t *tx) putRouteTable(was *ec2.RouteTable, change func(*ec2.RouteTable)) *ec2.RouteTable {
+	now := *was
+	now.Routes = slices.Clone(was.Routes)
+	now.Associations = slices.Clone(was.Associations)
+	change(&now)
+	t.put(tableRoutes, &now)
+	return &now
+}

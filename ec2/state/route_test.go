@@ -1,0 +1,187 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+)
+
+// routes are a table's, as "0.0.0.0/0 igw-…", in its order.
+func (r *replay) routes(id ec2.RouteTableID) string {
+	rt, ok := r.state.View().RouteTable(id)
+	if !ok {
+		return "no table"
+	}
+	var list []string
+	for _, route := range rt.Routes {
+		list = append(list, route.Destination.String()+" "+string(route.Gateway))
+	}
+	return strings.Join(list, ", ")
+}
+
+func (r *replay) attachedGateway(vpc *ec2.VPC) *ec2.InternetGateway {
+	r.t.Helper()
+	g := r.must(&CreateInternetGateway{Account: vpc.Account, Region: vpc.Region}).Gateway
+	return r.must(&AttachInternetGateway{vpc.Account, vpc.Region, g.ID, vpc.ID}).Gateway
+}
+
+func TestGatewaysAreAttachedToOneVPCEach(t *testing.T) {
+	r := newVPCReplay(t)
+	a, b := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
+	g := r.attachedGateway(a)
+	free := r.must(&CreateInternetGateway{Account: albert, Region: east, Tags: map[string]string{"k": "v"}}).Gateway
+	if free.VPC != "" || g.VPC != a.ID || r.tags(string(free.ID)) != "k=v" {
+		t.Errorf("made %+v and %+v", g, free)
+	}
+	r.refused(&AttachInternetGateway{albert, east, g.ID, a.ID}, "Resource.AlreadyAssociated")
+	r.refused(&AttachInternetGateway{albert, east, g.ID, b.ID}, "Resource.AlreadyAssociated")
+	r.refused(&AttachInternetGateway{albert, east, free.ID, a.ID}, "InvalidParameterValue")
+	r.refused(&AttachInternetGateway{albert, east, "igw-0a1b2c3d", b.ID}, "InvalidInternetGatewayID.NotFound")
+	r.refused(&AttachInternetGateway{albert, east, free.ID, "vpc-0a1b2c3d"}, "InvalidVpcID.NotFound")
+	r.refused(&AttachInternetGateway{mary, east, free.ID, b.ID}, "InvalidInternetGatewayID.NotFound")
+	r.refused(&DetachInternetGateway{albert, east, free.ID, b.ID}, "Gateway.NotAttached")
+	r.refused(&DetachInternetGateway{albert, east, g.ID, b.ID}, "Gateway.NotAttached")
+	r.refused(&DeleteInternetGateway{albert, east, g.ID}, "DependencyViolation")
+	r.must(&DeleteInternetGateway{albert, east, free.ID})
+	if r.tags(string(free.ID)) != "" {
+		t.Error("tags of a deleted gateway are left")
+	}
+	r.must(&DetachInternetGateway{albert, east, g.ID, a.ID})
+	r.must(&AttachInternetGateway{albert, east, g.ID, b.ID})
+	for range 4 {
+		r.must(&CreateInternetGateway{Account: albert, Region: east})
+	}
+	r.refused(&CreateInternetGateway{Account: albert, Region: east}, "InternetGatewayLimitExceeded")
+}
+
+func TestRoutesLeadToTheVPCsGateway(t *testing.T) {
+	r := newVPCReplay(t)
+	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
+	g, theirs := r.attachedGateway(vpc), r.attachedGateway(other)
+	rt := r.must(&CreateRouteTable{Account: albert, Region: east, VPC: vpc.ID}).RouteTable
+	create := func(to string, g ec2.GatewayID) Request { return &CreateRoute{albert, east, rt.ID, cidr(to), g} }
+	replace := func(to string, g ec2.GatewayID) Request { return &ReplaceRoute{albert, east, rt.ID, cidr(to), g} }
+	for _, to := range []string{"0.0.0.0/0", "203.0.113.0/24", "203.0.0.0/16", "10.0.0.0/8"} {
+		r.must(create(to, g.ID))
+	}
+	id := string(g.ID)
+	if got, want := r.routes(rt.ID), "0.0.0.0/0 "+id+", 10.0.0.0/8 "+id+", 203.0.0.0/16 "+id+", 203.0.113.0/24 "+id; got != want {
+		t.Errorf("routes are %s, want %s", got, want)
+	}
+	for _, c := range []struct {
+		req  Request
+		code string
+	}{
+		{create("0.0.0.0/0", g.ID), "RouteAlreadyExists"},
+		{create("10.0.0.0/16", g.ID), "RouteAlreadyExists"},
+		{create("10.0.1.0/24", g.ID), "InvalidParameterValue"},
+		{create("198.51.100.0/24", theirs.ID), "InvalidParameterValue"},
+		{create("198.51.100.0/24", "igw-0a1b2c3d"), "InvalidGatewayID.NotFound"},
+		{create("198.51.100.0/24", ""), "MissingParameter"},
+		{create("198.51.100.1/24", g.ID), "InvalidParameterValue"},
+		{create("::/0", g.ID), "InvalidParameterValue"},
+		{&CreateRoute{albert, east, rt.ID, netip.Prefix{}, g.ID}, "MissingParameter"},
+		{&CreateRoute{albert, east, "rtb-0a1b2c3d", everywhere, g.ID}, "InvalidRouteTableID.NotFound"},
+		{&CreateRoute{mary, east, rt.ID, everywhere, g.ID}, "InvalidRouteTableID.NotFound"},
+		{replace("198.51.100.0/24", g.ID), "InvalidParameterValue"},
+		{replace("0.0.0.0/0", theirs.ID), "InvalidParameterValue"},
+		{replace("10.0.0.0/16", g.ID), "InvalidParameterValue"},
+		{&DeleteRoute{albert, east, rt.ID, cidr("198.51.100.0/24")}, "InvalidRoute.NotFound"},
+		{&DeleteRoute{albert, east, rt.ID, cidr("10.0.0.0/16")}, "InvalidParameterValue"},
+	} {
+		r.refused(c.req, c.code)
+	}
+
+	// Another gateway takes the place of the first: routes to that are black holes until
+	// they are replaced.
+	r.must(&DetachInternetGateway{albert, east, g.ID, vpc.ID})
+	r.must(&DeleteInternetGateway{albert, east, g.ID})
+	next := r.attachedGateway(vpc)
+	r.must(replace("0.0.0.0/0", next.ID))
+	for _, to := range []string{"10.0.0.0/8", "203.0.0.0/16"} {
+		r.must(&DeleteRoute{albert, east, rt.ID, cidr(to)})
+	}
+	if got, want := r.routes(rt.ID), "0.0.0.0/0 "+string(next.ID)+", 203.0.113.0/24 "+id; got != want {
+		t.Errorf("routes are %s, want %s", got, want)
+	}
+	for n := range 48 {
+		r.must(create(fmt.Sprintf("198.51.100.%d/32", n), next.ID))
+	}
+	r.refused(create("198.51.100.48/32", next.ID), "RouteLimitExceeded")
+}
+
+func TestSubnetsGoByOneTableEach(t *testing.T) {
+	r := newVPCReplay(t)
+	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
+	a, b := r.subnet(vpc, "10.0.1.0/24", "us-east-1a"), r.subnet(vpc, "10.0.2.0/24", "us-east-1a")
+	stranger := r.subnet(other, "10.0.1.0/24", "us-east-1a")
+	one := r.must(&CreateRouteTable{Account: albert, Region: east, VPC: vpc.ID}).RouteTable
+	two := r.must(&CreateRouteTable{Account: albert, Region: east, VPC: vpc.ID}).RouteTable
+	table := func(s *ec2.Subnet) ec2.RouteTableID { return r.state.View().RouteTableOf(s).ID }
+
+	made := r.must(&AssociateRouteTable{albert, east, one.ID, a.ID}).Association
+	if again := r.must(&AssociateRouteTable{albert, east, one.ID, a.ID}).Association; again != made {
+		t.Errorf("associated again as %s, was %s", again, made)
+	}
+	if table(a) != one.ID || table(b) != vpc.RouteTable {
+		t.Errorf("subnets go by %s and %s", table(a), table(b))
+	}
+	r.refused(&AssociateRouteTable{albert, east, two.ID, a.ID}, "Resource.AlreadyAssociated")
+	r.refused(&AssociateRouteTable{albert, east, one.ID, stranger.ID}, "InvalidParameterValue")
+	r.refused(&AssociateRouteTable{albert, east, one.ID, "subnet-0a1b2c3d"}, "InvalidSubnetID.NotFound")
+	r.refused(&DeleteRouteTable{albert, east, one.ID}, "DependencyViolation")
+
+	moved := r.must(&ReplaceRouteTableAssociation{albert, east, made, two.ID}).Association
+	if moved == made || table(a) != two.ID {
+		t.Errorf("replaced %s by %s, and the subnet goes by %s", made, moved, table(a))
+	}
+	r.refused(&DisassociateRouteTable{albert, east, made}, "InvalidAssociationID.NotFound")
+	r.refused(&ReplaceRouteTableAssociation{albert, east, made, one.ID}, "InvalidAssociationID.NotFound")
+	r.refused(&ReplaceRouteTableAssociation{albert, east, moved, "rtb-0a1b2c3d"}, "InvalidRouteTableID.NotFound")
+	r.refused(&ReplaceRouteTableAssociation{albert, east, moved, other.RouteTable}, "InvalidParameterValue")
+	if same := r.must(&ReplaceRouteTableAssociation{albert, east, moved, two.ID}).Association; same != moved {
+		t.Errorf("replaced by itself it is %s, was %s", same, moved)
+	}
+	r.must(&DeleteRouteTable{albert, east, one.ID})
+	r.must(&DisassociateRouteTable{albert, east, moved})
+	if table(a) != vpc.RouteTable {
+		t.Errorf("the subnet goes by %s, want the main table", table(a))
+	}
+
+	// Another table becomes the main one.
+	main, _ := r.state.View().RouteTable(vpc.RouteTable)
+	r.refused(&DisassociateRouteTable{albert, east, main.Main}, "InvalidParameterValue")
+	r.refused(&DeleteRouteTable{albert, east, main.ID}, "DependencyViolation")
+	now := r.must(&ReplaceRouteTableAssociation{albert, east, main.Main, two.ID})
+	if v, _ := r.state.View().VPC(vpc.ID); v.RouteTable != two.ID || now.RouteTable.Main != now.Association || table(b) != two.ID {
+		t.Errorf("the main table is %s, and %s's says %s", v.RouteTable, two.ID, now.RouteTable.Main)
+	}
+	r.must(&DeleteRouteTable{albert, east, main.ID})
+	r.refused(&DeleteRouteTable{albert, east, two.ID}, "DependencyViolation")
+}
+
+func TestRouteTablesAreLimitedAndIdempotent(t *testing.T) {
+	r := newVPCReplay(t)
+	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
+	create := func(v ec2.VPCID, token string) Request {
+		return &CreateRouteTable{Account: albert, Region: east, VPC: v, ClientToken: token, Tags: map[string]string{"k": "v"}}
+	}
+	made := r.must(create(vpc.ID, "token")).RouteTable
+	if again := r.must(create(vpc.ID, "token")).RouteTable; again.ID != made.ID {
+		t.Errorf("one token made %s and %s", made.ID, again.ID)
+	}
+	r.refused(create(other.ID, "token"), "IdempotentParameterMismatch")
+	r.refused(create(other.ID, strings.Repeat("x", 65)), "InvalidParameterValue")
+	if n := len(slices.Collect(r.state.View().RouteTablesOf(albert, east))); n != 3 {
+		t.Errorf("there are %d tables, want 3", n)
+	}
+	for range 198 {
+		r.must(create(vpc.ID, ""))
+	}
+	r.refused(create(vpc.ID, ""), "RouteTableLimitExceeded")
+	r.must(create(other.ID, ""))
+}

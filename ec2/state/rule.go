@@ -1,0 +1,223 @@
+package state
+
+import (
+	"slices"
+
+	"palisade/ec2"
+)
+
+// AuthorizeRules adds rules to a group in one direction: all of them, or none. Each gets
+// the Tags. Result: Group, Rules.
+type AuthorizeRules struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Group     GroupSelector
+	Direction ec2.Direction
+	Rules     []RuleSpec
+	Tags      map[string]string `json:",omitempty"`
+}
+
+func (r *AuthorizeRules) apply(t *tx) (Result, error) {
+	g, err := t.ruledGroup(r.Account, r.Region, r.Group, r.Direction)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(r.Rules) == 0 {
+		return Result{}, noRules()
+	}
+	rules, err := t.resolve(g, r.Direction, r.Rules, t.source)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := checkEnforceable(rules); err != nil {
+		return Result{}, err
+	}
+	if err := checkDistinct(rules); err != nil {
+		return Result{}, err
+	}
+	if err := checkNew(g, rules); err != nil {
+		return Result{}, err
+	}
+	if err := t.ruleLimit(g, r.Direction, len(rules)); err != nil {
+		return Result{}, err
+	}
+
+	next := *g
+	next.Rules = slices.Grow(slices.Clone(g.Rules), len(rules))
+	for i := range rules {
+		rules[i] = t.numbered(rules[i])
+		next.Rules = append(next.Rules, rules[i])
+		if err := t.tag(string(rules[i].ID), g.Account, g.Region, r.Tags); err != nil {
+			return Result{}, err
+		}
+	}
+	t.put(tableGroup, &next)
+	return Result{Group: &next, Rules: rules}, nil
+}
+
+// checkEnforceable refuses what the data plane does not carry: IPv6, and of ICMPv6 the
+// types. A rule that lets nothing pass would be stored in vain, and would begin to admit on
+// the day it is carried.
+func checkEnforceable(rules []ec2.Rule) error {
+	for i := range rules {
+		r := &rules[i]
+		if p := r.Source.Prefix; p.IsValid() && p.Addr().Is6() {
+			return ec2.Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block %s", p)
+		}
+		if r.Protocol == ec2.ICMPv6 && r.From != -1 {
+			return ec2.Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type %d", r.From)
+		}
+	}
+	return nil
+}
+
+// checkNew refuses a rule that the group has.
+func checkNew(g *ec2.Group, rules []ec2.Rule) error {
+	had := make(map[permit]bool, len(g.Rules))
+	for i := range g.Rules {
+		had[permitOf(&g.Rules[i])] = true
+	}
+	for i := range rules {
+		if had[permitOf(&rules[i])] {
+			return ec2.Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, peer(rules[i]))
+		}
+	}
+	return nil
+}
+
+// ruleLimit bounds a group: in EC2-Classic as a whole, in a VPC each direction and each
+// address family by itself (Amazon VPC User Guide, "Amazon VPC quotas"). A group as source
+// counts in both families; there are no rules of IPv6 alone, so one count is enough.
+func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction, more int) error {
+	count, limit := len(g.Rules), t.limits().RulesPerGroup
+	if g.VPC != "" {
+		count, limit = 0, t.limits().RulesPerVPCGroup
+		for i := range g.Rules {
+			if g.Rules[i].Direction == direction {
+				count++
+			}
+		}
+	}
+	if count+more > limit {
+		return ec2.Errorf("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
+	}
+	return nil
+}
+
+// RevokeRules removes rules of one direction from a group, by what they are or by their
+// ids: all of them, or none. But in EC2-Classic and in a default VPC it is no error that a
+// rule described is not there: it is returned as unknown, and the others go (EC2 API
+// Reference, "RevokeSecurityGroupIngress"). Result: Group, Rules, Unknown.
+type RevokeRules struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Group     GroupSelector
+	Direction ec2.Direction
+	Rules     []RuleSpec   `json:",omitempty"`
+	IDs       []ec2.RuleID `json:",omitempty"`
+}
+
+func (r *RevokeRules) apply(t *tx) (Result, error) {
+	g, err := t.ruledGroup(r.Account, r.Region, r.Group, r.Direction)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(r.Rules) == 0 && len(r.IDs) == 0 {
+		return Result{}, noRules()
+	}
+	if len(r.Rules) > 0 && len(r.IDs) > 0 {
+		return Result{}, ec2.Errorf("InvalidParameterCombination", "The parameters ipPermissions and securityGroupRuleIds cannot be used together")
+	}
+	var result Result
+	gone := make(map[ec2.RuleID]bool)
+	if len(r.IDs) > 0 {
+		err = findRules(g, r.Direction, r.IDs, gone)
+	} else {
+		result.Unknown, err = t.described(g, r.Direction, r.Rules, gone)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	result.Group = g
+	if len(gone) == 0 {
+		return result, nil
+	}
+	next := *g
+	next.Rules = nil
+	for _, rule := range g.Rules {
+		if gone[rule.ID] {
+			t.untag(string(rule.ID))
+			result.Rules = append(result.Rules, rule)
+		} else {
+			next.Rules = append(next.Rules, rule)
+		}
+	}
+	t.put(tableGroup, &next)
+	result.Group = &next
+	return result, nil
+}
+
+// findRules collects the rules that a request names by id.
+func findRules(g *ec2.Group, direction ec2.Direction, ids []ec2.RuleID, found map[ec2.RuleID]bool) error {
+	for _, id := range ids {
+		if err := ec2.CheckRuleID(id); err != nil {
+			return err
+		}
+		at := ruleIndex(g, id)
+		if at < 0 || g.Rules[at].Direction != direction {
+			return ec2.NoSuch("sgr", id)
+		}
+		found[id] = true
+	}
+	return nil
+}
+
+// described collects the rules that a request describes, and returns those that are not
+// there, if that is no error.
+func (t *tx) described(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, found map[ec2.RuleID]bool) (unknown []RuleSpec, err error) {
+	rules, err := t.resolve(g, direction, specs, t.knownSource)
+	if err != nil {
+		return nil, err
+	}
+	tolerant := g.VPC == ""
+	if g.VPC != "" {
+		v := first[ec2.VPC](t.Txn, tableVPC, indexID, key(g.VPC))
+		tolerant = v != nil && v.Default
+		if err := checkDistinct(rules); err != nil {
+			return nil, err
+		}
+	}
+	ids := make(map[permit]ec2.RuleID, len(g.Rules))
+	for i := range g.Rules {
+		ids[permitOf(&g.Rules[i])] = g.Rules[i].ID
+	}
+	for i := range rules {
+		id, ok := ids[permitOf(&rules[i])]
+		switch {
+		case ok && !found[id]:
+			found[id] = true
+		case tolerant:
+			unknown = append(unknown, specs[i])
+		default:
+			return nil, noPermission()
+		}
+	}
+	return unknown, nil
+}
+
+// ruledGroup finds the group whose rules of a direction a request is about.
+func (t *tx) ruledGroup(account ec2.AccountID, region ec2.Region, sel GroupSelector, direction ec2.Direction) (*ec2.Group, error) {
+	g, err := t.group(account, region, sel)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.CheckDirection(direction)
+}
+
+func noRules() error {
+	return ec2.Missing("ipPermissions")
+}
+
+func noPermission() error {
+	return ec2.Errorf("InvalidPermission.NotFound", "The specified rule does not exist in this security group.")
+}

@@ -1,0 +1,175 @@
+package state
+
+import (
+	"slices"
+
+	"palisade/ec2"
+)
+
+// ModifyRules replaces rules of a group in place, all of them or none. A rule keeps its
+// id, its direction, its tags and the kind of its source. One that permits something else
+// than before gets a new Serial: for the data plane it is another rule, so what the old
+// one admitted without tracking is judged again. Result: Group, Rules.
+type ModifyRules struct {
+	Account ec2.AccountID
+	Region  ec2.Region
+	Group   ec2.GroupID
+	Rules   []RuleChange
+}
+
+// A RuleChange is what the rule of an id is to be.
+type RuleChange struct {
+	ID   ec2.RuleID
+	Rule RuleSpec
+}
+
+func (r *ModifyRules) apply(t *tx) (Result, error) {
+	g, err := t.group(r.Account, r.Region, GroupSelector{ID: r.Group})
+	if err != nil {
+		return Result{}, err
+	}
+	if len(r.Rules) == 0 {
+		return Result{}, ec2.Missing("securityGroupRules")
+	}
+	next := *g
+	next.Rules = slices.Clone(g.Rules)
+	result := Result{Group: &next}
+	seen := make(map[ec2.RuleID]bool)
+	for _, change := range r.Rules {
+		if err := ec2.CheckRuleID(change.ID); err != nil {
+			return Result{}, err
+		}
+		at := ruleIndex(g, change.ID)
+		if at < 0 {
+			return Result{}, ec2.NoSuch("sgr", change.ID)
+		}
+		if seen[change.ID] {
+			return Result{}, ec2.Errorf("InvalidParameterValue", "The security group rule ID '%s' must not appear multiple times", change.ID)
+		}
+		seen[change.ID] = true
+		if next.Rules[at], err = t.modified(g, g.Rules[at], change.Rule); err != nil {
+			return Result{}, err
+		}
+		result.Rules = append(result.Rules, next.Rules[at])
+	}
+	if err := checkDistinctRules(&next); err != nil {
+		return Result{}, err
+	}
+	t.put(tableGroup, &next)
+	return result, nil
+}
+
+func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec) (ec2.Rule, error) {
+	given, kind := spec.kind(), "IPv4 CIDR"
+	if was.Source.IsGroup() {
+		kind = "security group"
+	}
+	if was.Source.IsGroup() != (given == "ReferencedGroupId") || given == "CidrIpv6" {
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid rule type for security group rule '%s'. You may not specify %s for an existing %s rule.", was.ID, given, kind)
+	}
+	now, err := t.resolve(g, was.Direction, []RuleSpec{spec}, t.source)
+	if err != nil {
+		return ec2.Rule{}, err
+	}
+	if err := checkEnforceable(now); err != nil {
+		return ec2.Rule{}, err
+	}
+	rule := now[0]
+	rule.ID, rule.Serial = was.ID, was.Serial
+	if permitOf(&rule) != permitOf(&was) {
+		rule.Serial = t.serial()
+	}
+	return rule, nil
+}
+
+// kind is the parameter that names the source.
+func (s RuleSpec) kind() string {
+	switch {
+	case !s.Prefix.IsValid():
+		return "ReferencedGroupId"
+	case s.Prefix.Addr().Is6():
+		return "CidrIpv6"
+	}
+	return "CidrIpv4"
+}
+
+// checkDistinctRules refuses a change that makes a rule permit what another one does.
+func checkDistinctRules(g *ec2.Group) error {
+	seen := make(map[permit]bool, len(g.Rules))
+	for i := range g.Rules {
+		p := permitOf(&g.Rules[i])
+		if seen[p] {
+			return ec2.Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, peer(g.Rules[i]))
+		}
+		seen[p] = true
+	}
+	return nil
+}
+
+// UpdateRuleDescriptions sets what rules of one direction are described as, all of them or
+// none: named by what they are, or by their ids. No traffic is judged anew. Result: Group.
+type UpdateRuleDescriptions struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Group     GroupSelector
+	Direction ec2.Direction
+	Rules     []RuleSpec        `json:",omitempty"` // with the new descriptions
+	ByID      []RuleDescription `json:",omitempty"`
+}
+
+// A RuleDescription is the new description of the rule of an id.
+type RuleDescription struct {
+	ID          ec2.RuleID
+	Description string
+}
+
+func (r *UpdateRuleDescriptions) apply(t *tx) (Result, error) {
+	g, err := t.ruledGroup(r.Account, r.Region, r.Group, r.Direction)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(r.Rules) == 0 && len(r.ByID) == 0 {
+		return Result{}, ec2.Errorf("MissingParameter", "Either ipPermissions or securityGroupRuleDescriptions must be specified.")
+	}
+	if len(r.Rules) > 0 && len(r.ByID) > 0 {
+		return Result{}, ec2.Errorf("InvalidParameterCombination", "The parameters ipPermissions and securityGroupRuleDescriptions cannot be used together")
+	}
+	next := *g
+	next.Rules = slices.Clone(g.Rules)
+	if err := describeByID(&next, r.Direction, r.ByID); err != nil {
+		return Result{}, err
+	}
+	rules, err := t.resolve(g, r.Direction, r.Rules, t.knownSource)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := checkDistinct(rules); err != nil {
+		return Result{}, err
+	}
+	for i := range rules {
+		at := slices.IndexFunc(next.Rules, func(o ec2.Rule) bool { return permitOf(&o) == permitOf(&rules[i]) })
+		if at < 0 {
+			return Result{}, noPermission()
+		}
+		next.Rules[at].Description = rules[i].Description
+	}
+	t.put(tableGroup, &next)
+	return Result{Group: &next}, nil
+}
+
+func describeByID(g *ec2.Group, direction ec2.Direction, list []RuleDescription) error {
+	for _, d := range list {
+		if err := ec2.CheckRuleID(d.ID); err != nil {
+			return err
+		}
+		at := ruleIndex(g, d.ID)
+		if at < 0 || g.Rules[at].Direction != direction {
+			return ec2.NoSuch("sgr", d.ID)
+		}
+		if err := checkDescription(d.Description); err != nil {
+			return err
+		}
+		g.Rules[at].Description = d.Description
+	}
+	return nil
+}

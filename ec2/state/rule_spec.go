@@ -1,0 +1,223 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// A RuleSpec is a rule as a request describes it: one source, a group perhaps by name.
+type RuleSpec struct {
+	Protocol ec2.Protocol
+	From, To int
+	Prefix   netip.Prefix // a CIDR source, or
+	Group    ec2.GroupRef // a group: by ID, or by Name; Account "" is the caller
+
+	Description string
+}
+
+// resolve checks the rules of a request about g. lookUp finds the groups that they name.
+func (t *tx) resolve(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, lookUp func(*ec2.Group, ec2.GroupRef) (ec2.GroupRef, error)) ([]ec2.Rule, error) {
+	rules := make([]ec2.Rule, len(specs))
+	for i, spec := range specs {
+		rule, err := spec.rule(g)
+		if err != nil {
+			return nil, err
+		}
+		rule.Direction = direction
+		if !spec.Prefix.IsValid() {
+			if rule.Source.Group, err = lookUp(g, spec.Group); err != nil {
+				return nil, err
+			}
+		}
+		rules[i] = rule
+	}
+	return rules, nil
+}
+
+// rule checks what no other row is needed for, and returns the rule in the one form in
+// which it is kept and compared, still without the group that it names.
+func (s RuleSpec) rule(g *ec2.Group) (ec2.Rule, error) {
+	r := ec2.Rule{Protocol: s.Protocol, From: s.From, To: s.To, Source: ec2.Source{Prefix: s.Prefix.Masked()}, Description: s.Description}
+	switch {
+	case s.Protocol == ec2.TCP, s.Protocol == ec2.UDP:
+		if err := checkPorts(s.From, s.To); err != nil {
+			return ec2.Rule{}, err
+		}
+	case s.Protocol == ec2.ICMP, s.Protocol == ec2.ICMPv6 && g.VPC != "":
+		if err := checkICMP(s.From, s.To); err != nil {
+			return ec2.Rule{}, err
+		}
+	case g.VPC == "":
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. EC2-Classic knows tcp, udp and icmp.", s.Protocol)
+	case s.Protocol < ec2.AnyProtocol || s.Protocol > 255:
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", s.Protocol)
+	case !s.Protocol.HasRange(): // ports that are given mean nothing
+		r.From, r.To = -1, -1
+	}
+	if s.Prefix.IsValid() == (s.Group != ec2.GroupRef{}) {
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "a rule has exactly one source, a CIDR block or a group")
+	}
+	if s.Prefix.IsValid() && s.Prefix.Addr().Is6() && g.VPC == "" {
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "CIDR block %s is malformed", s.Prefix)
+	}
+	return r, checkDescription(s.Description)
+}
+
+func checkDescription(text string) error {
+	if !describes(text) {
+		return ec2.Errorf("InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  %s", describing)
+	}
+	return nil
+}
+
+func checkPorts(from, to int) error {
+	for _, end := range []struct {
+		name string
+		port int
+	}{{"from", from}, {"to", to}} {
+		if end.port < 0 || end.port > 65535 {
+			return ec2.Errorf("InvalidParameterValue", "TCP/UDP %s port (%d) out of range", end.name, end.port)
+		}
+	}
+	if from > to {
+		return ec2.Errorf("InvalidParameterValue", "Invalid TCP/UDP port range (%d:%d)", from, to)
+	}
+	return nil
+}
+
+func checkICMP(kind, code int) error {
+	if kind < -1 || kind > 255 {
+		return ec2.Errorf("InvalidParameterValue", "ICMP type (%d) out of range", kind)
+	}
+	if code < -1 || code > 255 {
+		return ec2.Errorf("InvalidParameterValue", "ICMP code (%d) out of range", code)
+	}
+	if kind == -1 && code != -1 {
+		return ec2.Errorf("InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (%d)", code)
+	}
+	return nil
+}
+
+// source finds the group that a new rule of g names. In EC2-Classic it is of g's account or
+// of another one. In a VPC it is of the same VPC: there is no peering.
+func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
+	o, err := t.sourceGroup(g, ref)
+	switch {
+	case err != nil:
+		return ec2.GroupRef{}, err
+	case (o.VPC == "") != (g.VPC == ""):
+		return ec2.GroupRef{}, ec2.Errorf("InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group")
+	case o.VPC != g.VPC:
+		return ec2.GroupRef{}, differentNetworks()
+	case g.VPC != "": // shown by id alone
+		return ec2.GroupRef{Account: o.Account, ID: o.ID}, nil
+	}
+	return ec2.GroupRef{Account: o.Account, ID: o.ID, Name: o.Name}, nil
+}
+
+func (t *tx) sourceGroup(g *ec2.Group, ref ec2.GroupRef) (*ec2.Group, error) {
+	owner := ref.Account
+	if owner == "" {
+		owner = g.Account
+	}
+	switch {
+	case ref.ID != "" && ref.Name != "":
+		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
+	case ref.ID == "" && ref.Name == "":
+		return nil, ec2.Missing("groupName or groupId")
+	case ref.Name != "" && owner == g.Account:
+		return findGroup(t.Txn, owner, g.Region, GroupSelector{Name: ref.Name})
+	case ref.Name != "": // of another account, in EC2-Classic alone
+		return groupNamed(t.Txn, owner, g.Region, "", ref.Name)
+	}
+	if err := ec2.CheckGroupID(ref.ID); err != nil {
+		return nil, err
+	}
+	o := first[ec2.Group](t.Txn, tableGroup, indexID, key(ref.ID))
+	if o == nil || o.Region != g.Region || ref.Account != "" && o.Account != ref.Account {
+		return nil, ec2.NoSuch("sg", ref.ID)
+	}
+	return o, nil
+}
+
+// knownSource is source for rules that g may have: one can name a group that is gone, of
+// another account, and must not be there for ever.
+func (t *tx) knownSource(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
+	found, err := t.source(g, ref)
+	if err == nil {
+		return found, nil
+	}
+	for _, r := range g.Rules {
+		o := r.Source.Group
+		if o.ID != "" && (ref.ID == o.ID || ref.ID == "" && ref.Name == o.Name && ref.Account == o.Account) {
+			return o, nil
+		}
+	}
+	return ec2.GroupRef{}, err
+}
+
+func (t *tx) numbered(r ec2.Rule) ec2.Rule {
+	r.Serial = t.serial()
+	r.ID = ec2.RuleID(t.meta.longID("sgr", r.Serial))
+	return r
+}
+
+// A permit is what makes a rule this rule and no other of its group.
+type permit struct {
+	direction ec2.Direction
+	protocol  ec2.Protocol
+	from, to  int
+	prefix    netip.Prefix
+	group     ec2.GroupID
+}
+
+func permitOf(r *ec2.Rule) permit {
+	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID}
+}
+
+// checkDistinct refuses a list that has a rule twice.
+func checkDistinct(rules []ec2.Rule) error {
+	seen := make(map[permit]bool, len(rules))
+	for i := range rules {
+		p := permitOf(&rules[i])
+		if seen[p] {
+			return ec2.Errorf("InvalidParameterValue", "The same permission must not appear multiple times")
+		}
+		seen[p] = true
+	}
+	return nil
+}
+
+func ruleIndex(g *ec2.Group, id ec2.RuleID) int {
+	return slices.IndexFunc(g.Rules, func(r ec2.Rule) bool { return r.ID == id })
+}
+
+// peer writes a rule the way EC2's messages do.
+func peer(r ec2.Rule) string {
+	from := r.Source.Prefix.String()
+	if r.Source.IsGroup() {
+		from = string(r.Source.Group.ID)
+	}
+	name := strings.ToUpper(r.Protocol.String())
+	switch r.Protocol {
+	case ec2.AnyProtocol:
+		return fmt.Sprintf("peer: %s, ALL, ALLOW", from)
+	case ec2.TCP, ec2.UDP:
+		return fmt.Sprintf("peer: %s, %s, from port: %d, to port: %d, ALLOW", from, name, r.From, r.To)
+	case ec2.ICMP, ec2.ICMPv6:
+		return fmt.Sprintf("peer: %s, %s, type: %s, code: %s, ALLOW", from, name, orAll(r.From), orAll(r.To))
+	}
+	return fmt.Sprintf("peer: %s, %s, ALLOW", from, name)
+}
+
+func orAll(n int) string {
+	if n == -1 {
+		return "ALL"
+	}
+	return strconv.Itoa(n)
+}

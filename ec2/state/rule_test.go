@@ -1,0 +1,292 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+)
+
+// A ruled is a group under test, of a VPC that is not the default one.
+type ruled struct {
+	*replay
+	vpc   ec2.VPCID
+	group *ec2.Group
+}
+
+func newRuled(t testing.TB) *ruled {
+	r := newVPCReplay(t)
+	vpc := r.vpcOf(dev, "10.0.0.0/16")
+	return &ruled{r, vpc, r.groupIn(dev, vpc, "web")}
+}
+
+func (r *ruled) authorize(direction ec2.Direction, specs ...RuleSpec) *AuthorizeRules {
+	return &AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, Rules: specs}
+}
+
+func (r *ruled) revoke(direction ec2.Direction, specs ...RuleSpec) *RevokeRules {
+	return &RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, Rules: specs}
+}
+
+func (r *ruled) revokeIDs(direction ec2.Direction, ids ...ec2.RuleID) *RevokeRules {
+	return &RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, IDs: ids}
+}
+
+func (r *ruled) want(direction ec2.Direction, want string) {
+	r.t.Helper()
+	if got := r.rulesOf(r.group.ID, direction); got != want {
+		r.t.Errorf("%s is %q, want %q", direction, got, want)
+	}
+}
+
+func tcp(from, to int, prefix string) RuleSpec {
+	return RuleSpec{Protocol: ec2.TCP, From: from, To: to, Prefix: cidr(prefix)}
+}
+
+func TestRulesOfAVPCAreAllOrNothing(t *testing.T) {
+	r := newRuled(t)
+	r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24")))
+	r.must(r.authorize(ec2.Egress, tcp(22, 22, "203.0.113.0/24"))) // the other direction is another rule
+	good := tcp(80, 80, "0.0.0.0/0")
+	for _, c := range []struct {
+		bad     RuleSpec
+		code    string
+		message string
+	}{
+		{good, "InvalidParameterValue", "The same permission must not appear multiple times"},
+		{tcp(22, 22, "203.0.113.0/24"), "InvalidPermission.Duplicate", `the specified rule "peer: 203.0.113.0/24, TCP, from port: 22, to port: 22, ALLOW" already exists`},
+		{tcp(90, 80, "10.0.0.0/8"), "InvalidParameterValue", "Invalid TCP/UDP port range (90:80)"},
+		{tcp(0, 65536, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP to port (65536) out of range"},
+		{tcp(-2, 80, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP from port (-2) out of range"},
+		{RuleSpec{Protocol: ec2.ICMP, From: 8, To: 256, Prefix: everywhere}, "InvalidParameterValue", "ICMP code (256) out of range"},
+		{RuleSpec{Protocol: ec2.ICMP, From: 256, To: 0, Prefix: everywhere}, "InvalidParameterValue", "ICMP type (256) out of range"},
+		{RuleSpec{Protocol: ec2.ICMP, From: -1, To: 0, Prefix: everywhere}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
+		{RuleSpec{Protocol: ec2.ICMPv6, From: -1, To: 0, Prefix: everywhere}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
+		{RuleSpec{Protocol: 256, Prefix: everywhere}, "InvalidParameterValue", "Invalid value '256' for IP protocol. Unknown protocol."},
+		{RuleSpec{Protocol: -2, Prefix: everywhere}, "InvalidParameterValue", "Invalid value '-2' for IP protocol. Unknown protocol."},
+		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1}, "InvalidParameterValue", "a rule has exactly one source, a CIDR block or a group"},
+		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: cidr("::/0")}, "UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block ::/0"},
+		{RuleSpec{Protocol: ec2.ICMPv6, From: 128, To: 0, Prefix: everywhere}, "UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type 128"},
+		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: everywhere, Description: "Let's"}, "InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"},
+	} {
+		r.refusedWith(r.authorize(ec2.Ingress, good, c.bad), c.code, c.message)
+		r.refusedWith(r.authorize(ec2.Ingress, c.bad, good), c.code, c.message)
+	}
+	r.want(ec2.Ingress, "tcp 22-22 203.0.113.0/24")
+	r.want(ec2.Egress, "-1 0.0.0.0/0, tcp 22-22 203.0.113.0/24")
+	r.refused(r.authorize(ec2.Ingress), "MissingParameter")
+	r.refused(r.revoke(ec2.Ingress), "MissingParameter")
+}
+
+func TestProtocolWithoutPortsIgnoresThem(t *testing.T) {
+	r := newRuled(t)
+	all := func(p ec2.Protocol, from, to int) RuleSpec {
+		return RuleSpec{Protocol: p, From: from, To: to, Prefix: cidr("10.1.2.3/8")}
+	}
+	r.must(r.authorize(ec2.Ingress, all(ec2.AnyProtocol, 0, 0), all(50, 80, 80), all(0, 1, 2), all(255, -5, 70000), all(ec2.ICMPv6, -1, -1), all(ec2.ICMP, 3, -1)))
+	r.want(ec2.Ingress, "-1 10.0.0.0/8, 50 10.0.0.0/8, 0 10.0.0.0/8, 255 10.0.0.0/8, icmpv6 -1--1 10.0.0.0/8, icmp 3--1 10.0.0.0/8")
+	r.refusedWith(r.authorize(ec2.Ingress, all(ec2.AnyProtocol, -1, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, ALL, ALLOW" already exists`)
+	r.refusedWith(r.authorize(ec2.Ingress, all(50, -1, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, 50, ALLOW" already exists`)
+	r.refusedWith(r.authorize(ec2.Ingress, all(ec2.ICMP, 3, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, ICMP, type: 3, code: ALL, ALLOW" already exists`)
+	r.must(r.revoke(ec2.Ingress, all(ec2.AnyProtocol, -1, 17), all(50, 9, 9)))
+	r.want(ec2.Ingress, "0 10.0.0.0/8, 255 10.0.0.0/8, icmpv6 -1--1 10.0.0.0/8, icmp 3--1 10.0.0.0/8")
+}
+
+func TestRuleOfAVPCNamesGroupsOfItsVPC(t *testing.T) {
+	r := newRuled(t)
+	home := r.defaultVPC()
+	db := r.groupIn(dev, r.vpc, "db")
+	near, far := r.groupIn(dev, "", "near"), r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "far")
+	classic := r.groupIn(albert, "", "classic")
+	from := func(ref ec2.GroupRef) RuleSpec { return RuleSpec{Protocol: ec2.AnyProtocol, Group: ref} }
+	added := r.must(r.authorize(ec2.Ingress, from(ec2.GroupRef{ID: db.ID}), from(ec2.GroupRef{ID: r.group.ID, Account: dev}))).Rules
+	for _, rule := range added { // the account is filled in, the name is not kept
+		if rule.Source.Group.Account != dev || rule.Source.Group.Name != "" {
+			t.Errorf("the source is kept as %+v", rule.Source.Group)
+		}
+	}
+	const different = "You have specified two resources that belong to different networks."
+	for _, c := range []struct {
+		what    string
+		ref     ec2.GroupRef
+		code    string
+		message string
+	}{
+		{"another VPC's", ec2.GroupRef{ID: near.ID}, "InvalidGroup.NotFound", different},
+		{"another account's VPC's", ec2.GroupRef{ID: far.ID, Account: albert}, "InvalidGroup.NotFound", different},
+		{"by the name of another VPC's", ec2.GroupRef{Name: "near"}, "InvalidGroup.NotFound", different},
+		{"Classic", ec2.GroupRef{ID: classic.ID, Account: albert}, "InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group"},
+		{"Classic by name", ec2.GroupRef{Name: "classic", Account: albert}, "InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group"},
+		{"by a name that only this VPC has", ec2.GroupRef{Name: "db"}, "InvalidGroup.NotFound", "The security group 'db' does not exist in default VPC '" + string(home.ID) + "'"},
+		{"with the wrong account", ec2.GroupRef{ID: db.ID, Account: albert}, "InvalidGroup.NotFound", "The security group '" + string(db.ID) + "' does not exist"},
+		{"unknown", ec2.GroupRef{ID: "sg-123abc"}, "InvalidGroup.NotFound", "The security group 'sg-123abc' does not exist"},
+		{"malformed", ec2.GroupRef{ID: "sg-bastion123"}, "InvalidGroupId.Malformed", `Invalid id: "sg-bastion123" (expecting "sg-...")`},
+		{"both", ec2.GroupRef{ID: db.ID, Name: "db"}, "InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together"},
+		{"an account alone", ec2.GroupRef{Account: dev}, "MissingParameter", "The request must contain the parameter groupName or groupId"},
+	} {
+		r.refusedWith(r.authorize(ec2.Ingress, from(c.ref)), c.code, c.message)
+	}
+	r.want(ec2.Ingress, fmt.Sprintf("-1 %s, -1 %s", db.ID, r.group.ID))
+
+	// In the default VPC a name will do, and EC2-Classic takes no group of a VPC.
+	r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{Name: "near"}, Rules: []RuleSpec{from(ec2.GroupRef{Name: "Default"})}})
+	if got, want := r.rulesOf(near.ID, ec2.Ingress), "-1 "+string(home.Group); got != want {
+		t.Errorf("near has %q, want %q", got, want)
+	}
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "classic"}, Rules: []RuleSpec{{Protocol: ec2.TCP, From: 1, To: 1, Group: ec2.GroupRef{ID: far.ID}}}}, "InvalidParameterValue")
+}
+
+func TestClassicHasNoEgressRulesAndThreeProtocols(t *testing.T) {
+	r := newVPCReplay(t)
+	g := GroupSelector{ID: r.groupIn(albert, "", "web").ID}
+	any := []RuleSpec{tcp(1, 1, "0.0.0.0/0")}
+	for _, req := range []Request{
+		&AuthorizeRules{Account: albert, Region: east, Group: g, Direction: ec2.Egress, Rules: any},
+		&RevokeRules{Account: albert, Region: east, Group: g, Direction: ec2.Egress, Rules: any},
+		&UpdateRuleDescriptions{Account: albert, Region: east, Group: g, Direction: ec2.Egress, Rules: any},
+	} {
+		r.refusedWith(req, "InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
+	}
+	for _, p := range []ec2.Protocol{ec2.AnyProtocol, 50, ec2.ICMPv6} {
+		r.refused(&AuthorizeRules{Account: albert, Region: east, Group: g, Rules: []RuleSpec{{Protocol: p, From: -1, To: -1, Prefix: everywhere}}}, "InvalidParameterValue")
+	}
+}
+
+func TestRulesOfAVPCAreRevokedByWhatTheyAreOrByID(t *testing.T) {
+	r := newRuled(t)
+	const missing = "The specified rule does not exist in this security group."
+	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(22, 22, "198.51.100.0/24"), tcp(80, 80, "0.0.0.0/0"))).Rules
+	out := r.must(r.authorize(ec2.Egress, tcp(443, 443, "0.0.0.0/0"))).Rules[0]
+
+	described := tcp(22, 22, "203.0.113.77/24")
+	described.Description = "not part of what a rule is"
+	if gone := r.must(r.revoke(ec2.Ingress, described)).Rules; len(gone) != 1 || gone[0].ID != rules[0].ID {
+		t.Errorf("revoked %+v, want the rule of that source alone", gone)
+	}
+	r.want(ec2.Ingress, "tcp 22-22 198.51.100.0/24, tcp 80-80 0.0.0.0/0")
+	for _, unknown := range []RuleSpec{
+		tcp(22, 22, "203.0.113.0/24"), tcp(22, 23, "198.51.100.0/24"), tcp(22, 22, "198.51.100.0/25"), tcp(443, 443, "0.0.0.0/0"),
+		{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}, // Terraform asks this of every new group
+		{Protocol: ec2.AnyProtocol, Group: ec2.GroupRef{ID: r.group.ID}},
+	} {
+		r.refusedWith(r.revoke(ec2.Ingress, tcp(80, 80, "0.0.0.0/0"), unknown), "InvalidPermission.NotFound", missing)
+	}
+	r.refusedWith(r.revoke(ec2.Egress, RuleSpec{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}), "InvalidPermission.NotFound", missing)
+	r.refused(r.revoke(ec2.Ingress, tcp(80, 80, "0.0.0.0/0"), tcp(80, 80, "10.0.0.0/0")), "InvalidParameterValue") // one rule twice
+
+	r.refusedWith(r.revokeIDs(ec2.Ingress, rules[1].ID, rules[0].ID), "InvalidSecurityGroupRuleId.NotFound", fmt.Sprintf("The security group rule ID '%s' does not exist", rules[0].ID))
+	r.refused(r.revokeIDs(ec2.Ingress, out.ID), "InvalidSecurityGroupRuleId.NotFound") // of the other direction
+	r.refused(r.revokeIDs(ec2.Ingress, "sgr-xyz"), "InvalidSecurityGroupRuleId.Malformed")
+	both := r.revokeIDs(ec2.Ingress, rules[1].ID)
+	both.Rules = []RuleSpec{tcp(80, 80, "0.0.0.0/0")}
+	r.refused(both, "InvalidParameterCombination")
+	r.must(r.revokeIDs(ec2.Ingress, rules[1].ID, rules[2].ID))
+	r.must(r.revokeIDs(ec2.Egress, out.ID))
+	r.want(ec2.Ingress, "")
+	r.must(r.revoke(ec2.Egress, RuleSpec{Protocol: ec2.AnyProtocol, Prefix: everywhere}))
+	r.want(ec2.Egress, "")
+}
+
+// EC2 API Reference, "RevokeSecurityGroupIngress": in EC2-Classic and in a default VPC no
+// error is returned for rules that are not there.
+func TestUnknownRulesOfADefaultVPCAreToldNotRefused(t *testing.T) {
+	r := newVPCReplay(t)
+	for account, name := range map[ec2.AccountID]string{dev: "in a default VPC", albert: "in Classic"} {
+		g := GroupSelector{ID: r.groupIn(account, "", "web").ID}
+		r.must(&AuthorizeRules{Account: account, Region: east, Group: g, Rules: []RuleSpec{tcp(22, 22, "10.0.0.0/8")}})
+		got := r.must(&RevokeRules{Account: account, Region: east, Group: g, Rules: []RuleSpec{tcp(80, 80, "10.0.0.0/8"), tcp(22, 22, "10.0.0.0/8")}})
+		if len(got.Rules) != 1 || len(got.Unknown) != 1 || got.Unknown[0].From != 80 {
+			t.Errorf("%s: %d revoked, unknown %+v", name, len(got.Rules), got.Unknown)
+		}
+	}
+	g := GroupSelector{Name: "web"}
+	if got := r.must(&RevokeRules{Account: dev, Region: east, Group: g, Direction: ec2.Egress, Rules: []RuleSpec{{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}}}); len(got.Unknown) != 1 {
+		t.Errorf("unknown is %+v", got.Unknown)
+	}
+}
+
+// A rule can name a group of another account that is gone. It must not be there for ever.
+func TestStaleRuleOfClassicIsRevoked(t *testing.T) {
+	r := newReplay(t)
+	r.groupIn(albert, "", "web")
+	for _, ref := range []func(*ec2.Group) ec2.GroupRef{
+		func(g *ec2.Group) ec2.GroupRef { return ec2.GroupRef{Account: mary, ID: g.ID} },
+		func(g *ec2.Group) ec2.GroupRef { return ec2.GroupRef{Account: mary, Name: g.Name} },
+	} {
+		hers := r.groupIn(mary, "", "hers")
+		spec := RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Group: ref(hers)}
+		change := &AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "web"}, Rules: []RuleSpec{spec}}
+		r.must(change)
+		r.must(&DeleteSecurityGroup{Account: mary, Region: east, Group: GroupSelector{Name: "hers"}})
+		r.refused(change, "InvalidGroup.NotFound")
+		if got := r.must(&RevokeRules{Account: albert, Region: east, Group: GroupSelector{Name: "web"}, Rules: []RuleSpec{spec}}); len(got.Rules) != 1 {
+			t.Errorf("%+v: revoked %+v, unknown %+v", spec, got.Rules, got.Unknown)
+		}
+	}
+}
+
+func TestRulesAreCountedByDirection(t *testing.T) {
+	r := newRuled(t)
+	var specs []RuleSpec
+	for n := range 61 {
+		specs = append(specs, tcp(n, n, "0.0.0.0/0"))
+	}
+	const full = "The maximum number of rules per security group has been reached."
+	r.refusedWith(r.authorize(ec2.Ingress, specs...), "RulesPerSecurityGroupLimitExceeded", full)
+	r.must(r.authorize(ec2.Ingress, specs[:60]...))
+	r.refusedWith(r.authorize(ec2.Ingress, specs[60]), "RulesPerSecurityGroupLimitExceeded", full)
+	r.refusedWith(r.authorize(ec2.Ingress, specs[0]), "InvalidPermission.Duplicate", `the specified rule "peer: 0.0.0.0/0, TCP, from port: 0, to port: 0, ALLOW" already exists`)
+	r.must(r.authorize(ec2.Egress, specs[:59]...)) // with the one it came with
+	r.refused(r.authorize(ec2.Egress, specs[60]), "RulesPerSecurityGroupLimitExceeded")
+	era, _ := ec2.Preset("vpc-2012")
+	r.must(&putSettings{era})
+	r.must(r.revoke(ec2.Ingress, specs[:11]...))
+	r.must(r.authorize(ec2.Ingress, specs[0]))
+	r.refused(r.authorize(ec2.Ingress, specs[1]), "RulesPerSecurityGroupLimitExceeded")
+}
+
+func TestTenThousandRulesInOneCall(t *testing.T) {
+	r := newRuled(t)
+	var specs []RuleSpec
+	for n := range 10_000 {
+		specs = append(specs, tcp(n, n, "0.0.0.0/0"))
+	}
+	r.refused(r.authorize(ec2.Ingress, specs...), "RulesPerSecurityGroupLimitExceeded")
+	r.refused(r.authorize(ec2.Ingress, append(specs, specs[0])...), "InvalidParameterValue")
+	r.refused(r.revoke(ec2.Ingress, specs...), "InvalidPermission.NotFound")
+	r.want(ec2.Ingress, "")
+}
+
+func TestTagsGoWithTheirRuleAndGroup(t *testing.T) {
+	r := newRuled(t)
+	add := r.authorize(ec2.Ingress, tcp(1, 1, "0.0.0.0/0"), tcp(2, 2, "0.0.0.0/0"))
+	add.Tags = map[string]string{"Name": "x"}
+	rules := r.must(add).Rules
+	for _, rule := range rules {
+		if got := r.tags(string(rule.ID)); got != "Name=x" {
+			t.Errorf("rule %s has tags %q", rule.ID, got)
+		}
+	}
+	made := r.must(&CreateSecurityGroup{Account: dev, Region: east, Name: "tagged", Description: "x", VPC: r.vpc, Tags: map[string]string{"a": "b"}}).Group
+	r.must(&CreateTags{dev, east, []string{string(made.ID), string(made.Rules[0].ID)}, map[string]string{"c": "d"}})
+	if got := r.tags(string(made.ID)); got != "a=b c=d" {
+		t.Errorf("the group has tags %q", got)
+	}
+	r.must(r.revokeIDs(ec2.Ingress, rules[0].ID))
+	r.must(&DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{ID: made.ID}})
+	var left []string
+	for tag := range r.state.View().TagsOf(dev, east) {
+		left = append(left, tag.Resource)
+	}
+	if !slices.Equal(left, []string{string(rules[1].ID)}) {
+		t.Errorf("tags are left of %s", strings.Join(left, " "))
+	}
+	tooMany := r.authorize(ec2.Ingress, tcp(3, 3, "0.0.0.0/0"))
+	tooMany.Tags = map[string]string{}
+	for n := range maxTags + 1 {
+		tooMany.Tags[fmt.Sprint(n)] = ""
+	}
+	r.refused(tooMany, "TagLimitExceeded")
+}

@@ -1,0 +1,215 @@
+package state
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"palisade/ec2"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// A snapshot is lines of JSON: a header, then one row a line in the order of tables and
+// keys, then the number of rows, so that one cut short is noticed. Two States of one
+// log write the same bytes.
+const (
+	snapshotFormat = "palisade-state"
+
+	// Version 2 numbers the nodes and knows join tokens. restore reads both.
+	snapshotVersion = 2
+)
+
+type snapshotHeader struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+}
+
+type snapshotRow struct {
+	Table string          `json:"table"`
+	Row   json.RawMessage `json:"row"`
+}
+
+// The last line; Table is "end".
+type snapshotEnd struct {
+	Table string `json:"table"`
+	Rows  int    `json:"rows"`
+}
+
+// snapshotTables are the tables in the order they are written, and how to make an empty
+// row of each.
+var snapshotTables = []struct {
+	name string
+	row  func() any
+}{
+	{tableMeta, func() any { return new(meta) }},
+	{tableAccount, func() any { return new(ec2.Account) }},
+	{tableAccessKey, func() any { return new(ec2.AccessKey) }},
+	{tableNetwork, func() any { return new(ec2.Network) }},
+	{tableNode, func() any { return new(ec2.Node) }},
+	{tableGroup, func() any { return new(ec2.Group) }},
+	{tableKeyPair, func() any { return new(ec2.KeyPair) }},
+	{tableInstance, func() any { return new(ec2.Instance) }},
+	{tableInterface, func() any { return new(ec2.Interface) }},
+	{tableAddress, func() any { return new(address) }},
+	{tableJoinToken, func() any { return new(ec2.JoinToken) }},
+	{tableVPC, func() any { return new(ec2.VPC) }},
+	{tableSubnet, func() any { return new(ec2.Subnet) }},
+	{tableGateway, func() any { return new(ec2.InternetGateway) }},
+	{tableRoutes, func() any { return new(ec2.RouteTable) }},
+	{tableElastic, func() any { return new(ec2.ElasticAddress) }},
+	{tableTag, func() any { return new(ec2.Tag) }},
+	{tableAudit, func() any { return new(ec2.AuditRecord) }},
+}
+
+// WriteSnapshot writes the View so that Restore makes a State of it.
+func (v *View) WriteSnapshot(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	out := json.NewEncoder(b)
+	if err := out.Encode(snapshotHeader{snapshotFormat, snapshotVersion}); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	count := 0
+	for _, table := range snapshotTables {
+		it, err := v.txn().Get(table.name, indexID+"_prefix", "")
+		if err != nil {
+			panic(fmt.Sprintf("ec2: snapshot of %s: %v", table.name, err))
+		}
+		for row := it.Next(); row != nil; row = it.Next() {
+			data, err := json.Marshal(row)
+			if err != nil {
+				return fmt.Errorf("write snapshot: %s: %w", table.name, err)
+			}
+			if err := out.Encode(snapshotRow{table.name, data}); err != nil {
+				return fmt.Errorf("write snapshot: %w", err)
+			}
+			count++
+		}
+	}
+	if err := out.Encode(snapshotEnd{"end", count}); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+// Restore makes a State of a snapshot, or an error: never a part of one.
+func Restore(r io.Reader) (*State, error) {
+	s := NewState()
+	if err := s.restore(r); err != nil {
+		return nil, fmt.Errorf("restore snapshot: %w", err)
+	}
+	return s, nil
+}
+
+func (s *State) restore(r io.Reader) error {
+	in := json.NewDecoder(bufio.NewReader(r))
+	in.DisallowUnknownFields()
+	var h snapshotHeader
+	if err := in.Decode(&h); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	if h.Format != snapshotFormat || h.Version < 1 || h.Version > snapshotVersion {
+		return fmt.Errorf("format %q version %d is not known to this release", h.Format, h.Version)
+	}
+
+	t := s.db.Txn(true)
+	defer t.Abort()
+	if _, err := t.DeleteAll(tableMeta, indexID+"_prefix", ""); err != nil {
+		return err
+	}
+	for count := 0; ; count++ {
+		var line struct {
+			snapshotRow
+			Rows *int `json:"rows"`
+		}
+		if err := in.Decode(&line); err != nil {
+			return fmt.Errorf("after %d rows: %w", count, err)
+		}
+		if line.Table == "end" {
+			if line.Rows == nil || *line.Rows != count || line.Row != nil {
+				return fmt.Errorf("has %d rows, its end says otherwise", count)
+			}
+			break
+		}
+		if err := restoreRow(t, line.Table, line.Row); err != nil {
+			return fmt.Errorf("row %d: %w", count+1, err)
+		}
+	}
+	if _, err := in.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("goes on after its end")
+	}
+	if h.Version == 1 {
+		numberNodes(t)
+	}
+	if err := checkRestored(t); err != nil {
+		return err
+	}
+	countGroups(t)
+	m := first[meta](t, tableMeta, indexID, key(""))
+	t.Commit()
+	s.current.Store(&version{db: s.db.Snapshot(), meta: m, tail: &delta{}})
+	return nil
+}
+
+func restoreRow(t *memdb.Txn, table string, data json.RawMessage) error {
+	for _, known := range snapshotTables {
+		if known.name != table {
+			continue
+		}
+		row := known.row()
+		if err := decodeStrict(data, row); err != nil {
+			return fmt.Errorf("%s: %w", table, err)
+		}
+		return t.Insert(table, row)
+	}
+	return fmt.Errorf("table %q is not known to this release", table)
+}
+
+// numberNodes does for the nodes of a version 1 snapshot what their PutNode would do
+// today. Those releases had clusters of one, so the order by name is the order of the log.
+func numberNodes(t *memdb.Txn) {
+	m := first[meta](t, tableMeta, indexID, key(""))
+	if m == nil {
+		return // checkRestored says so
+	}
+	x := &tx{Txn: t, meta: new(*m)}
+	for _, n := range slices.Collect(rows[ec2.Node](t, tableNode, indexID, "")) {
+		now := *n
+		x.admit(&now)
+		x.put(tableNode, &now)
+	}
+	x.put(tableMeta, x.meta)
+}
+
+// checkRestored refuses a state that Apply could not have made and would panic on.
+func checkRestored(t *memdb.Txn) error {
+	m := first[meta](t, tableMeta, indexID, key(""))
+	if m == nil {
+		return errors.New("has no meta row")
+	}
+	for k := range rows[ec2.AccessKey](t, tableAccessKey, indexID, "") {
+		if k.Secret == "" && (k.Sealed.Key != m.SealKey || len(k.Sealed.Box) == 0) {
+			return fmt.Errorf("access key %s is sealed under %q, not the cluster's key %q", k.ID, k.Sealed.Key, m.SealKey)
+		}
+	}
+	for r := range rows[ec2.AuditRecord](t, tableAudit, indexID, "") {
+		if r.Number == 0 || r.Number > m.Audited {
+			return fmt.Errorf("has audit record %d, of %d", r.Number, m.Audited)
+		}
+	}
+	numbers := make(map[uint32]ec2.NodeID)
+	for n := range rows[ec2.Node](t, tableNode, indexID, "") {
+		if n.Number == 0 || n.Number > m.NodeNumber || numbers[n.Number] != "" {
+			return fmt.Errorf("node %s has number %d, of %d given out, and %q has it", n.ID, n.Number, m.NodeNumber, numbers[n.Number])
+		}
+		numbers[n.Number] = n.ID
+	}
+	return cmp.Or(checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t))
+}

@@ -1,0 +1,86 @@
+package state
+
+import (
+	"strings"
+	"testing"
+
+	"palisade/ec2"
+)
+
+// furnishedSnapshot has instances of a VPC that run and are stopped, a second interface
+// on each, one in front of a device, and an elastic address.
+func furnishedSnapshot(t testing.TB) string {
+	w := newVPCWorld(t)
+	runs, stopped := w.running(), w.running()
+	w.attach(w.create(InterfaceSpec{FurtherCount: 1}).ID, runs, 1)
+	w.attach(w.create(InterfaceSpec{}).ID, stopped, 1)
+	w.stop(stopped)
+	w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", Outside: ec2.Outside{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}})
+	e := w.must(&AllocateAddress{Account: dev, Region: east}).Elastic
+	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Interface: w.lease(stopped).ID})
+	return string(w.snapshot())
+}
+
+// A snapshot that Apply could not have made is refused: it would panic on it.
+func TestSnapshotsAgainstTheLawsAreRefused(t *testing.T) {
+	good := furnishedSnapshot(t)
+	if _, err := Restore(strings.NewReader(good)); err != nil {
+		t.Fatal(err)
+	}
+	// line changes the first row of a table that has all of the marks.
+	line := func(table, from, to string, marks ...string) string {
+		t.Helper()
+		lines := strings.SplitAfter(good, "\n")
+		for n, row := range lines {
+			has := strings.Contains(row, `"table":"`+table+`"`) && strings.Contains(row, from)
+			for _, mark := range marks {
+				has = has && strings.Contains(row, mark)
+			}
+			if has {
+				lines[n] = strings.Replace(row, from, to, 1)
+				return strings.Join(lines, "")
+			}
+		}
+		t.Fatalf("no row of %s has %q and %q", table, from, marks)
+		return ""
+	}
+	const active, idle, second, outside = `"State":0`, `"State":2`, `"DeviceIndex":1`, `"Outside":`
+	for what, bad := range map[string]string{
+		"a subnet without a range":           line("subnet", `"CIDR":"10.0.1.0/28"`, `"CIDR":""`),
+		"a subnet of a range too wide":       line("subnet", `"CIDR":"10.0.1.0/28"`, `"CIDR":"10.0.0.0/8"`),
+		"a subnet of no VPC":                 line("subnet", `"VPC":"vpc-`, `"VPC":"vpc-x`, `10.0.1.0/28`),
+		"an interface of no subnet":          line("interface", `"Subnet":"subnet-`, `"Subnet":"subnet-x`),
+		"an interface outside its subnet":    line("interface", `"Private":"10.0.1.`, `"Private":"10.0.9.`),
+		"an interface of another instance":   line("interface", `"Instance":"i-`, `"Instance":"i-x`, second),
+		"two first interfaces":               line("interface", second, `"DeviceIndex":0`),
+		"an attachment to nothing":           line("interface", `"Instance":"i-`, `"Instance":"","Was":"`, second),
+		"an idle interface at a node":        line("interface", `"Node":""`, `"Node":"node1"`, idle),
+		"an idle interface before a device":  line("interface", active, idle, outside),
+		"a working interface at no node":     line("interface", `"Node":"node`, `"Node":"","Was":"`, active),
+		"an epoch that was never given out":  line("interface", `"Epoch":`, `"Epoch":9`, active),
+		"an address of nobody":               line("address", `"Interface":"eni-`, `"Interface":"eni-x`),
+		"an instance without its interface":  line("instance", `"Interface":"eni-`, `"Interface":"eni-x`),
+		"an instance of EC2-Classic with it": line("instance", `"VPC":"vpc-`, `"VPC":"","Was":"`),
+		"a terminated instance with it":      line("instance", `"State":80`, `"State":48`),
+	} {
+		bad = dropWas(bad)
+		if bad == good {
+			t.Errorf("%s: nothing was changed", what)
+		}
+		if _, err := Restore(strings.NewReader(bad)); err == nil {
+			t.Errorf("%s: restored", what)
+		} else if strings.Contains(err.Error(), "unknown field") || strings.Contains(err.Error(), "invalid character") {
+			t.Errorf("%s: the test spoiled the row: %v", what, err)
+		}
+	}
+}
+
+// dropWas takes out what a change left over of an old value.
+func dropWas(s string) string {
+	at := strings.Index(s, `,"Was":"`)
+	if at < 0 {
+		return s
+	}
+	end := strings.Index(s[at+8:], `"`)
+	return s[:at] + s[at+8+end+1:]
+}

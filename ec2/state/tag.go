@@ -1,0 +1,193 @@
+package state
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"palisade/ec2"
+)
+
+// Bounds of tags: how many a resource has, how many resources one request names, and
+// characters of a key and of a value (EC2 API Reference, "CreateTags", "Tag").
+const (
+	maxTags          = 50
+	maxTagged        = 1000
+	maxTagKey        = 127
+	maxTagValue      = 255
+	reservedTagSpace = "aws:"
+)
+
+// tagRequests are of tags.
+var tagRequests = []Request{&CreateTags{}, &DeleteTags{}}
+
+// CreateTags puts the same tags on each of several resources: all of them or none. A key
+// that is there gets the new value.
+type CreateTags struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Resources []string
+	Tags      map[string]string
+}
+
+func (r *CreateTags) apply(t *tx) (Result, error) {
+	if len(r.Tags) == 0 {
+		return Result{}, ec2.Missing("tagSet")
+	}
+	if err := t.taggable(r.Account, r.Region, r.Resources); err != nil {
+		return Result{}, err
+	}
+	for _, id := range r.Resources {
+		if err := t.tag(id, r.Account, r.Region, r.Tags); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{}, nil
+}
+
+// DeleteTags takes tags off each of several resources: those named, or without a name
+// all. What is not there is no mistake.
+type DeleteTags struct {
+	Account   ec2.AccountID
+	Region    ec2.Region
+	Resources []string
+	Tags      []TagSelector `json:",omitempty"`
+}
+
+// A TagSelector is a key and, if Value is not nil, the only value that it means.
+type TagSelector struct {
+	Key   string
+	Value *string `json:",omitempty"`
+}
+
+func (r *DeleteTags) apply(t *tx) (Result, error) {
+	if err := t.taggable(r.Account, r.Region, r.Resources); err != nil {
+		return Result{}, err
+	}
+	for _, s := range r.Tags {
+		if err := checkTag(s.Key, ""); err != nil {
+			return Result{}, err
+		}
+	}
+	for _, id := range r.Resources {
+		if len(r.Tags) == 0 {
+			t.untag(id)
+		}
+		for _, s := range r.Tags {
+			tag := first[ec2.Tag](t.Txn, tableTag, indexID, key(id)+key(s.Key))
+			if tag != nil && (s.Value == nil || *s.Value == tag.Value) {
+				t.del(tableTag, tag)
+			}
+		}
+	}
+	return Result{}, nil
+}
+
+// tag puts tags on a resource that the caller knows to be there.
+func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[string]string) error {
+	count := 0
+	for had := range rows[ec2.Tag](t.Txn, tableTag, indexID, key(id)) {
+		if _, again := tags[had.Key]; !again {
+			count++
+		}
+	}
+	if count+len(tags) > maxTags {
+		return ec2.Errorf("TagLimitExceeded", "The maximum number of Tags for a resource has been reached.")
+	}
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		if err := checkTag(k, tags[k]); err != nil {
+			return err
+		}
+		t.put(tableTag, &ec2.Tag{Resource: id, Account: account, Region: region, Key: k, Value: tags[k]})
+	}
+	return nil
+}
+
+// untag takes all tags off a resource; whoever deletes one calls it.
+func (t *tx) untag(id string) {
+	for _, tag := range slices.Collect(rows[ec2.Tag](t.Txn, tableTag, indexID, key(id))) {
+		t.del(tableTag, tag)
+	}
+}
+
+func checkTag(key, value string) error {
+	switch {
+	case key == "":
+		return ec2.Errorf("InvalidParameterValue", "Tag keys cannot be null or empty")
+	case strings.HasPrefix(strings.ToLower(key), reservedTagSpace):
+		return ec2.Errorf("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved for internal use")
+	case utf8.RuneCountInString(key) > maxTagKey:
+		return ec2.Errorf("InvalidParameterValue", "Tag key exceeds the maximum length of %d characters", maxTagKey)
+	case utf8.RuneCountInString(value) > maxTagValue:
+		return ec2.Errorf("InvalidParameterValue", "Tag value exceeds the maximum length of %d characters", maxTagValue)
+	case !isText(key) || !isText(value):
+		return ec2.Errorf("InvalidParameterValue", "Tag '%s' has characters that are not allowed", ec2.Clip(key))
+	}
+	return nil
+}
+
+// isText reports whether an XML document can carry the text as it is.
+func isText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) || r == 0xfffe || r == 0xffff
+	})
+}
+
+// taggable checks the resources of a request.
+func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) error {
+	if len(ids) == 0 {
+		return ec2.Missing("resourceIdSet")
+	}
+	if len(ids) > maxTagged {
+		return ec2.Errorf("InvalidParameterValue", "A request names at most %d resources, not %d", maxTagged, len(ids))
+	}
+	for _, id := range ids {
+		if !t.owned(account, region, id) {
+			return ec2.NoSuchResource(id)
+		}
+	}
+	return nil
+}
+
+// owned reports whether there is a resource of that id that is the account's and can
+// have tags. A rule is its group's, a network ACL its VPC's.
+func (t *tx) owned(account ec2.AccountID, region ec2.Region, id string) bool {
+	at := home{account, region}
+	switch kind, _, _ := strings.Cut(id, "-"); kind {
+	case "sg":
+		return rowOf[ec2.Group](t.Txn, tableGroup, at, id) != nil
+	case "sgr":
+		g := first[ec2.Group](t.Txn, tableGroup, indexRule, key(id))
+		return g != nil && homeOf(g) == at
+	case "i":
+		return rowOf[ec2.Instance](t.Txn, tableInstance, at, id) != nil
+	case "eni":
+		eni := rowOf[ec2.Interface](t.Txn, tableInterface, at, id)
+		return eni != nil && eni.VPC != ""
+	case "vpc":
+		return rowOf[ec2.VPC](t.Txn, tableVPC, at, id) != nil
+	case "acl":
+		for x := range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(account)+key(region)) {
+			if x.ACL == id {
+				return true
+			}
+		}
+	case "subnet":
+		return rowOf[ec2.Subnet](t.Txn, tableSubnet, at, id) != nil
+	case "igw":
+		return rowOf[ec2.InternetGateway](t.Txn, tableGateway, at, id) != nil
+	case "rtb":
+		return rowOf[ec2.RouteTable](t.Txn, tableRoutes, at, id) != nil
+	case "key":
+		for x := range rows[ec2.KeyPair](t.Txn, tableKeyPair, indexID, key(account)+key(region)) {
+			if string(x.ID) == id {
+				return true
+			}
+		}
+	case "eipalloc":
+		return rowOf[ec2.ElasticAddress](t.Txn, tableElastic, at, id) != nil
+	}
+	return false
+}

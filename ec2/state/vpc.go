@@ -1,0 +1,229 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"palisade/ec2"
+)
+
+// vpcRequests are of VPCs and what is in them but interfaces.
+var vpcRequests = []Request{
+	&CreateVPC{}, &DeleteVPC{}, &ModifyVPC{}, &CreateDefaultVPC{},
+	&CreateSubnet{}, &CreateDefaultSubnet{}, &DeleteSubnet{}, &ModifySubnet{},
+	&CreateInternetGateway{}, &DeleteInternetGateway{}, &AttachInternetGateway{}, &DetachInternetGateway{},
+	&CreateRouteTable{}, &DeleteRouteTable{}, &CreateRoute{}, &ReplaceRoute{}, &DeleteRoute{},
+	&AssociateRouteTable{}, &DisassociateRouteTable{}, &ReplaceRouteTableAssociation{},
+	&AllocateAddress{}, &ReleaseAddress{}, &AssociateAddress{}, &DisassociateAddress{},
+}
+
+// CreateVPC makes a VPC with its main route table, its network ACL and its group named
+// default. Result: VPC.
+type CreateVPC struct {
+	Account ec2.AccountID
+	Region  ec2.Region
+	CIDR    netip.Prefix
+	Tags    map[string]string `json:",omitempty"`
+}
+
+func (r *CreateVPC) apply(t *tx) (Result, error) {
+	if _, err := t.platform(r.Account, r.Region); err != nil {
+		return Result{}, err
+	}
+	if !r.CIDR.IsValid() {
+		return Result{}, ec2.Missing("cidrBlock")
+	}
+	if !servable(r.CIDR) {
+		return Result{}, ec2.Errorf("InvalidVpc.Range", "The CIDR '%s' is invalid.", r.CIDR)
+	}
+	vpc, err := t.addVPC(ec2.VPC{Account: r.Account, Region: r.Region, CIDR: r.CIDR, DNSSupport: true})
+	if err != nil {
+		return Result{}, err
+	}
+	if err := t.tag(string(vpc.ID), r.Account, r.Region, r.Tags); err != nil {
+		return Result{}, err
+	}
+	return Result{VPC: vpc}, nil
+}
+
+// notServable are ranges that no host of a VPC can have: "this" network, loopback,
+// link-local, multicast and reserved (RFC 6890 §2.2.2).
+var notServable = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"),
+}
+
+// servable reports whether a VPC or a subnet can have the range: a canonical IPv4 block of
+// /16 to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
+func servable(p netip.Prefix) bool {
+	return p.IsValid() && p.Addr().Is4() && p == p.Masked() && p.Bits() >= 16 && p.Bits() <= 28 &&
+		!slices.ContainsFunc(notServable, p.Overlaps)
+}
+
+// addVPC gives a VPC its identity and what every VPC has.
+func (t *tx) addVPC(vpc ec2.VPC) (*ec2.VPC, error) {
+	count := 0
+	for range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(vpc.Account)+key(vpc.Region)) {
+		count++
+	}
+	if count >= t.limits().VPCsPerRegion {
+		return nil, ec2.Errorf("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
+	}
+	vni, err := t.newVNI()
+	if err != nil {
+		return nil, err
+	}
+	vpc.ID = ec2.VPCID(t.meta.longID("vpc", t.serial()))
+	vpc.VNI = vni
+	vpc.ACL = t.meta.longID("acl", t.serial())
+	vpc.Group = t.addVPCDefaultGroup(&vpc)
+	main := &ec2.RouteTable{
+		ID:      ec2.RouteTableID(t.meta.longID("rtb", t.serial())),
+		Account: vpc.Account,
+		Region:  vpc.Region,
+		VPC:     vpc.ID,
+		Main:    ec2.AssociationID(t.meta.longID("rtbassoc", t.serial())),
+	}
+	vpc.RouteTable = main.ID
+	t.put(tableRoutes, main)
+	t.put(tableVPC, &vpc)
+	t.put(tableNetwork, &ec2.Network{VNI: vni, Region: vpc.Region, VPC: vpc.ID, Prefix: vpc.CIDR})
+	return &vpc, nil
+}
+
+// newVNI gives out a number that no network has or ever had: what still travels under the
+// number of one that is gone must reach nobody.
+func (t *tx) newVNI() (ec2.VNI, error) {
+	high := t.meta.VNI
+	if last, err := t.Last(tableNetwork, indexID+"_prefix", ""); err != nil {
+		panic(fmt.Sprintf("ec2: last network: %v", err))
+	} else if last != nil {
+		high = max(high, last.(*ec2.Network).VNI)
+	}
+	if high+1 >= 1<<24 {
+		return 0, ec2.Errorf("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
+	}
+	t.meta.VNI = high + 1
+	return t.meta.VNI, nil
+}
+
+var everywhere = netip.MustParsePrefix("0.0.0.0/0")
+
+// DeleteVPC removes a VPC in which nothing is left but what it was made with.
+type DeleteVPC struct {
+	Account ec2.AccountID
+	Region  ec2.Region
+	VPC     ec2.VPCID
+}
+
+func (r *DeleteVPC) apply(t *tx) (Result, error) {
+	vpc, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	if held := t.contents(vpc); len(held) > 0 {
+		return Result{}, dependent("vpc", vpc.ID, held)
+	}
+	if g := first[ec2.Group](t.Txn, tableGroup, indexID, key(vpc.Group)); g != nil {
+		t.dropGroup(g)
+	}
+	if main := first[ec2.RouteTable](t.Txn, tableRoutes, indexID, key(vpc.RouteTable)); main != nil {
+		t.untag(string(main.ID))
+		t.del(tableRoutes, main)
+	}
+	if n := first[ec2.Network](t.Txn, tableNetwork, indexID, vniKey(vpc.VNI)); n != nil {
+		t.del(tableNetwork, n)
+	}
+	t.untag(vpc.ACL)
+	t.untag(string(vpc.ID))
+	t.del(tableVPC, vpc)
+	return Result{VPC: vpc}, nil
+}
+
+// contents are the ids of what keeps a VPC from being deleted.
+func (t *tx) contents(vpc *ec2.VPC) (ids []string) {
+	for s := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
+		ids = append(ids, string(s.ID))
+	}
+	for g := range rows[ec2.InternetGateway](t.Txn, tableGateway, indexVPC, key(vpc.ID)) {
+		ids = append(ids, string(g.ID))
+	}
+	for rt := range rows[ec2.RouteTable](t.Txn, tableRoutes, indexVPC, key(vpc.ID)) {
+		if rt.ID != vpc.RouteTable {
+			ids = append(ids, string(rt.ID))
+		}
+	}
+	for g := range rows[ec2.Group](t.Txn, tableGroup, indexName, key(vpc.Account)+key(vpc.Region)+key(vpc.ID)) {
+		if g.ID != vpc.Group {
+			ids = append(ids, string(g.ID))
+		}
+	}
+	return ids
+}
+
+// ModifyVPC changes one attribute of a VPC. Result: VPC.
+type ModifyVPC struct {
+	Account      ec2.AccountID
+	Region       ec2.Region
+	VPC          ec2.VPCID
+	DNSSupport   *bool `json:",omitempty"`
+	DNSHostnames *bool `json:",omitempty"`
+}
+
+func (r *ModifyVPC) apply(t *tx) (Result, error) {
+	was, err := t.vpc(r.Account, r.Region, r.VPC)
+	if err != nil {
+		return Result{}, err
+	}
+	vpc := *was
+	switch {
+	case r.DNSSupport != nil && r.DNSHostnames != nil:
+		return Result{}, ec2.Errorf("InvalidParameterCombination", "Fields for multiple attribute types specified")
+	case r.DNSSupport != nil:
+		vpc.DNSSupport = *r.DNSSupport
+	case r.DNSHostnames != nil:
+		vpc.DNSHostnames = *r.DNSHostnames
+	default:
+		return Result{}, ec2.Missing("enableDnsSupport or enableDnsHostnames")
+	}
+	t.put(tableVPC, &vpc)
+	return Result{VPC: &vpc}, nil
+}
+
+// platform is what the account may launch into, in a region that there is: one that has
+// its network, from whose pools all its public addresses come.
+func (t *tx) platform(account ec2.AccountID, region ec2.Region) (ec2.Platform, error) {
+	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(account))
+	if a == nil {
+		return "", ec2.Errorf("AuthFailure", "account %s does not exist", account)
+	}
+	if classicNetwork(t.Txn, region) == nil {
+		return "", ec2.Errorf("UnsupportedOperation", "There is no network in region %s", ec2.Clip(string(region)))
+	}
+	return a.Platform, nil
+}
+
+// publicPools are the ranges that the public addresses of a region come from.
+func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
+	if n := classicNetwork(t.Txn, region); n != nil {
+		return n.PublicPools
+	}
+	return nil
+}
+
+// dependent is EC2's error for what cannot be deleted yet. EC2 does not say why, which
+// people ask about (hashicorp/terraform-provider-aws issue 1671); we name what holds it.
+func dependent[ID ~string](kind string, id ID, held []string) *ec2.Error {
+	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, heldBy(held))
+}
+
+// heldBy names at most ten of the objects that hold another.
+func heldBy(ids []string) string {
+	const most = 10
+	if len(ids) > most {
+		return fmt.Sprintf("Dependent objects: %s and %d more.", strings.Join(ids[:most], ", "), len(ids)-most)
+	}
+	return fmt.Sprintf("Dependent objects: %s.", strings.Join(ids, ", "))
+}

@@ -1,0 +1,319 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// vpcScript makes a random history of networks, good and bad requests mixed.
+func vpcScript(seed uint64, n int) []Request {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	model := NewState()
+	var list []Request
+	add := func(r Request) {
+		list = append(list, r)
+		_, _ = model.Apply(uint64(len(list)), Command{Time: epoch0.Add(time.Duration(len(list)) * 7 * time.Second), Request: r})
+	}
+	for _, r := range firstRequests() {
+		add(r)
+	}
+	add(&CreateAccount{ID: dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "d"})
+	for len(list) < n {
+		add(randomVPCRequest(rng, model.View()))
+	}
+	return list
+}
+
+// pick is one of the ids of rows, or one that nothing has.
+func pick[T any, ID ~string](rng *rand.Rand, rows []*T, id func(*T) ID) ID {
+	if len(rows) == 0 || rng.IntN(12) == 0 {
+		return "vpc-0a1b2c3d"
+	}
+	return id(rows[rng.IntN(len(rows))])
+}
+
+func randomVPCRequest(rng *rand.Rand, v *View) Request {
+	account := []ec2.AccountID{albert, dev, dev, dev}[rng.IntN(4)]
+	vpc := pick(rng, slices.Collect(v.VPCsOf(account, east)), func(x *ec2.VPC) ec2.VPCID { return x.ID })
+	subnet := pick(rng, slices.Collect(v.SubnetsOf(account, east)), func(x *ec2.Subnet) ec2.SubnetID { return x.ID })
+	gateway := pick(rng, slices.Collect(v.InternetGatewaysOf(account, east)), func(x *ec2.InternetGateway) ec2.GatewayID { return x.ID })
+	tables := slices.Collect(v.RouteTablesOf(account, east))
+	table := pick(rng, tables, func(x *ec2.RouteTable) ec2.RouteTableID { return x.ID })
+	association := pick(rng, tables, func(x *ec2.RouteTable) ec2.AssociationID {
+		if len(x.Associations) > 0 {
+			return x.Associations[0].ID
+		}
+		return x.Main
+	})
+	elastic := pick(rng, slices.Collect(v.ElasticAddressesOf(account, east)), func(x *ec2.ElasticAddress) ec2.AllocationID { return x.ID })
+	block := netip.PrefixFrom(netip.AddrFrom4([4]byte{[]byte{10, 172}[rng.IntN(2)], []byte{0, 31}[rng.IntN(2)], byte(rng.IntN(2) * 128), 0}), 15+rng.IntN(6)).Masked()
+	part := block
+	if x, ok := v.VPC(vpc); ok {
+		four := x.CIDR.Addr().As4()
+		four[2] += byte(rng.IntN(8))
+		part = netip.PrefixFrom(netip.AddrFrom4(four), 24+rng.IntN(2))
+	}
+	destination := []netip.Prefix{everywhere, cidr("203.0.113.0/24"), cidr("10.0.0.0/16")}[rng.IntN(3)]
+	var tags map[string]string
+	if rng.IntN(3) == 0 {
+		tags = map[string]string{[]string{"Name", "aws:Name"}[rng.IntN(2)]: "x", "stage": "test"}
+	}
+	switch rng.IntN(44) {
+	case 0:
+		return &CreateVPC{account, east, block, tags}
+	case 1:
+		return &DeleteVPC{account, east, vpc}
+	case 2:
+		return &ModifyVPC{Account: account, Region: east, VPC: vpc, DNSHostnames: new(rng.IntN(2) == 0)}
+	case 3:
+		return &CreateDefaultVPC{account, east}
+	case 4, 5, 6:
+		return &CreateSubnet{account, east, vpc, []netip.Prefix{part, block}[rng.IntN(2)], []string{"", "us-east-1a", "us-east-1b"}[rng.IntN(3)], tags}
+	case 7:
+		return &DeleteSubnet{account, east, subnet}
+	case 8:
+		return &ModifySubnet{account, east, subnet, new(rng.IntN(2) == 0)}
+	case 9:
+		return &CreateInternetGateway{account, east, tags}
+	case 10:
+		return &DeleteInternetGateway{account, east, gateway}
+	case 11, 12:
+		return &AttachInternetGateway{account, east, gateway, vpc}
+	case 13:
+		return &DetachInternetGateway{account, east, gateway, vpc}
+	case 14:
+		return &CreateRouteTable{account, east, vpc, tags, []string{"", "token"}[rng.IntN(2)]}
+	case 15:
+		return &DeleteRouteTable{account, east, table}
+	case 16, 17:
+		return &CreateRoute{account, east, table, destination, gateway}
+	case 18:
+		return &ReplaceRoute{account, east, table, destination, gateway}
+	case 19:
+		return &DeleteRoute{account, east, table, destination}
+	case 20:
+		return &AssociateRouteTable{account, east, table, subnet}
+	case 21:
+		return []Request{&DisassociateRouteTable{account, east, association}, &ReplaceRouteTableAssociation{account, east, association, table}}[rng.IntN(2)]
+	case 22:
+		return &AllocateAddress{account, east, tags}
+	case 23:
+		return &ReleaseAddress{account, east, elastic}
+	case 24:
+		return []Request{&CreateTags{account, east, []string{string(vpc), string(subnet)}, tags}, &DeleteTags{account, east, []string{string(vpc)}, nil}}[rng.IntN(2)]
+	}
+	if r := randomInterfaceRequest(rng, v, account, subnet, elastic); r != nil {
+		return r
+	}
+	return []Request{
+		&Sweep{},
+		&PutNode{ec2.Node{ID: "node2", Zone: []string{"us-east-1a", "us-east-1b", "us-east-1c"}[rng.IntN(3)]}},
+		&CreateDefaultSubnet{account, east, "us-east-1b"},
+	}[rng.IntN(3)]
+}
+
+// randomInterfaceRequest is of what has public addresses, or nil.
+func randomInterfaceRequest(rng *rand.Rand, v *View, account ec2.AccountID, subnet ec2.SubnetID, elastic ec2.AllocationID) Request {
+	interfaces := slices.Collect(v.InterfacesOf(account, east))
+	eni := pick(rng, interfaces, func(x *ec2.Interface) ec2.InterfaceID { return x.ID })
+	instances := slices.Collect(v.InstancesOf(account, east))
+	instance := pick(rng, instances, func(x *ec2.Instance) ec2.InstanceID { return x.ID })
+	association := pick(rng, slices.Collect(v.ElasticAddressesOf(account, east)), func(x *ec2.ElasticAddress) ec2.AssociationID { return x.Association })
+	switch rng.IntN(13) {
+	case 0:
+		return &RunInstances{Account: account, Region: east, Image: "ami-eca54085", Subnet: subnet, MinCount: 1, MaxCount: 1}
+	case 1:
+		return &CreateNetworkInterface{Account: account, Region: east, Spec: InterfaceSpec{Subnet: subnet, FurtherCount: rng.IntN(2)}}
+	case 2:
+		return &DeleteNetworkInterface{account, east, eni}
+	case 3, 4, 5:
+		r := &AssociateAddress{Account: account, Region: east, Allocation: elastic, Interface: eni}
+		if lease, ok := v.Interface(eni); ok && len(lease.Further) > 0 && rng.IntN(2) == 0 {
+			r.Private = lease.Further[0].Private
+		}
+		if rng.IntN(3) == 0 {
+			r.Interface, r.Private, r.Instance = "", netip.Addr{}, instance
+		}
+		return r
+	case 6:
+		return &DisassociateAddress{account, east, association}
+	case 7:
+		ids := []ec2.InstanceID{instance}
+		return []Request{&StopInstances{account, east, ids}, &StartInstances{account, east, ids}, &TerminateInstances{account, east, ids}}[rng.IntN(3)]
+	case 8, 9, 10, 11, 12:
+		if lease, ok := v.Interface(eni); ok && lease.Instance != "" {
+			return &ReportInstance{Instance: lease.Instance, InterfaceEpoch: lease.Epoch, State: []ec2.InstanceState{ec2.Running, ec2.Running, ec2.Stopped, ec2.Terminated}[rng.IntN(4)]}
+		}
+	}
+	return nil
+}
+
+// The log and a snapshot on the way make one State, a refused request changes nothing,
+// and what must hold of networks holds after each command.
+func TestOneLogMakesOneStateOfNetworks(t *testing.T) {
+	for seed := range uint64(8) {
+		a, b := NewState(), NewState()
+		refused := 0
+		for n, req := range vpcScript(seed, 400) {
+			index := uint64(n + 1)
+			cmd := Command{Time: epoch0.Add(time.Duration(index) * 7 * time.Second), Request: req}
+			data, err := EncodeCommand(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			decoded, err := DecodeCommand(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := snapshotOf(t, a)
+			_, errA := a.Apply(index, cmd)
+			_, errB := b.Apply(index, decoded)
+			if fmt.Sprint(errA) != fmt.Sprint(errB) {
+				t.Fatalf("seed %d, %T: %v and %v", seed, req, errA, errB)
+			}
+			if errA != nil {
+				refused++
+				if after := snapshotOf(t, a); !bytes.Equal(withoutIndex(before), withoutIndex(after)) {
+					t.Fatalf("seed %d: %T was refused and changed the state:\n%s", seed, req, cmp.Diff(string(before), string(after)))
+				}
+			}
+			if n%50 == 49 {
+				if b, err = Restore(bytes.NewReader(snapshotOf(t, b))); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			}
+			checkNetworks(t, a.View())
+			if t.Failed() {
+				t.Fatalf("seed %d, after %T %+v", seed, req, req)
+			}
+		}
+		if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
+			t.Fatalf("seed %d: states differ:\n%s", seed, cmp.Diff(string(x), string(y)))
+		}
+		if refused < 80 || refused > 320 {
+			t.Errorf("seed %d: %d of 400 refused; the script proves little", seed, refused)
+		}
+	}
+}
+
+// checkNetworks asserts what must hold after every command.
+func checkNetworks(t *testing.T, v *View) {
+	t.Helper()
+	numbers := make(map[ec2.VNI]bool)
+	for n := range v.Networks() {
+		if vpc, ok := v.VPC(n.VPC); n.VPC != "" && (!ok || vpc.VNI != n.VNI || vpc.CIDR != n.Prefix) {
+			t.Errorf("network %+v is of %+v", n, vpc)
+		}
+		numbers[n.VNI] = true
+	}
+	owned := func(id string) bool {
+		tx := newTx(v.v.db.Snapshot(), v.Index()+1)
+		defer tx.Abort()
+		return tx.owned(albert, east, id) || tx.owned(dev, east, id)
+	}
+	for _, account := range []ec2.AccountID{albert, dev} {
+		defaults := 0
+		for vpc := range v.VPCsOf(account, east) {
+			if vpc.Default {
+				defaults++
+			}
+			if g, ok := v.Group(vpc.Group); !ok || g.Name != defaultGroup || g.VPC != vpc.ID || !numbers[vpc.VNI] {
+				t.Errorf("VPC %+v has group %+v, network %v", vpc, g, numbers[vpc.VNI])
+			}
+			checkSubnets(t, v, vpc)
+		}
+		if defaults > 1 {
+			t.Errorf("%s has %d default VPCs", account, defaults)
+		}
+		for tag := range v.TagsOf(account, east) {
+			if !owned(tag.Resource) {
+				t.Errorf("%+v is of nothing", tag)
+			}
+		}
+		for e := range v.ElasticAddressesOf(account, east) {
+			checkElastic(t, v, e)
+		}
+		for eni := range v.InterfacesOf(account, east) {
+			checkPublic(t, v, eni)
+		}
+	}
+}
+
+func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
+	t.Helper()
+	subnets := slices.Collect(v.SubnetsIn(vpc.ID))
+	for n, s := range subnets {
+		if !vpc.CIDR.Contains(s.CIDR.Addr()) || slices.ContainsFunc(subnets[:n], func(o *ec2.Subnet) bool { return o.CIDR.Overlaps(s.CIDR) }) {
+			t.Errorf("subnet %s is outside %s, or overlaps", s.CIDR, vpc.CIDR)
+		}
+	}
+	mains, associated := 0, make(map[ec2.SubnetID]bool)
+	for rt := range v.RouteTablesOf(vpc.Account, vpc.Region) {
+		if rt.VPC != vpc.ID {
+			continue
+		}
+		if rt.Main != "" {
+			mains++
+			if vpc.RouteTable != rt.ID {
+				t.Errorf("%s says it is the main table of %s, which has %s", rt.ID, vpc.ID, vpc.RouteTable)
+			}
+		}
+		for _, a := range rt.Associations {
+			if s, ok := v.Subnet(a.Subnet); !ok || s.VPC != vpc.ID || associated[a.Subnet] {
+				t.Errorf("%s has %s, which is %+v", rt.ID, a.Subnet, s)
+			}
+			associated[a.Subnet] = true
+		}
+		if !slices.IsSortedFunc(rt.Routes, byDestination) {
+			t.Errorf("routes of %s are %v", rt.ID, rt.Routes)
+		}
+	}
+	if mains != 1 {
+		t.Errorf("%s has %d main tables", vpc.ID, mains)
+	}
+}
+
+// checkElastic asserts that an address and its interface know each other, and that
+// nothing frees it.
+func checkElastic(t *testing.T, v *View, e *ec2.ElasticAddress) {
+	t.Helper()
+	row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, e.Public))
+	if row == nil || row.Allocation != e.ID || row.rests() {
+		t.Errorf("%+v has %+v in the table of addresses", e, row)
+	}
+	if e.Association == "" {
+		return
+	}
+	eni, ok := v.Interface(e.Interface)
+	if !ok || !slices.Contains(eni.Addresses(), ec2.AddressPair{Private: e.Private, Public: e.Public}) {
+		t.Errorf("%+v is associated with %+v", e, eni)
+	}
+}
+
+// checkPublic asserts that a public address is of one interface, which has it on lease or
+// from its account.
+func checkPublic(t *testing.T, v *View, eni *ec2.Interface) {
+	t.Helper()
+	for _, p := range eni.Addresses() {
+		if !p.Public.IsValid() {
+			continue
+		}
+		row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, p.Public))
+		if row == nil || row.rests() {
+			t.Errorf("%+v has %s, which is %+v", eni, p.Public, row)
+			continue
+		}
+		if e, ok := v.ElasticAddress(row.Allocation); row.Interface != eni.ID && (!ok || e.Interface != eni.ID || e.Private != p.Private) {
+			t.Errorf("%+v has %s, which is of %+v and %+v", eni, p.Public, row, e)
+		}
+	}
+}

@@ -1,0 +1,37 @@
+package state
+
+import "net/netip"
+
+// vpcSamples has one filled request of every type that is of VPCs, what is in them, and
+// tags.
+func vpcSamples() []Request {
+	tags := map[string]string{"Name": "web", "stage": ""}
+	return []Request{
+		&CreateTags{albert, east, []string{"sg-455b6c31", "i-cfd732a6"}, tags},
+		&DeleteTags{albert, east, []string{"sg-455b6c31"}, []TagSelector{{"Name", nil}, {"stage", new("")}}},
+		&CreateVPC{albert, east, netip.MustParsePrefix("10.0.0.0/16"), tags},
+		&DeleteVPC{albert, east, "vpc-0a1b2c3d"},
+		&ModifyVPC{albert, east, "vpc-0a1b2c3d", new(false), new(true)},
+		&CreateDefaultVPC{albert, east},
+		&CreateSubnet{albert, east, "vpc-0a1b2c3d", netip.MustParsePrefix("10.0.1.0/24"), "us-east-1a", tags},
+		&CreateDefaultSubnet{albert, east, "us-east-1a"},
+		&DeleteSubnet{albert, east, "subnet-0a1b2c3d"},
+		&ModifySubnet{albert, east, "subnet-0a1b2c3d", new(false)},
+		&CreateInternetGateway{albert, east, tags},
+		&DeleteInternetGateway{albert, east, "igw-0a1b2c3d"},
+		&AttachInternetGateway{albert, east, "igw-0a1b2c3d", "vpc-0a1b2c3d"},
+		&DetachInternetGateway{albert, east, "igw-0a1b2c3d", "vpc-0a1b2c3d"},
+		&CreateRouteTable{albert, east, "vpc-0a1b2c3d", tags, "token"},
+		&DeleteRouteTable{albert, east, "rtb-0a1b2c3d"},
+		&CreateRoute{albert, east, "rtb-0a1b2c3d", everywhere, "igw-0a1b2c3d"},
+		&ReplaceRoute{albert, east, "rtb-0a1b2c3d", everywhere, "igw-0a1b2c3d"},
+		&DeleteRoute{albert, east, "rtb-0a1b2c3d", everywhere},
+		&AssociateRouteTable{albert, east, "rtb-0a1b2c3d", "subnet-0a1b2c3d"},
+		&DisassociateRouteTable{albert, east, "rtbassoc-0a1b2c3d"},
+		&ReplaceRouteTableAssociation{albert, east, "rtbassoc-0a1b2c3d", "rtb-0a1b2c3d"},
+		&AllocateAddress{albert, east, tags},
+		&ReleaseAddress{albert, east, "eipalloc-0a1b2c3d"},
+		&AssociateAddress{albert, east, "eipalloc-0a1b2c3d", "i-cfd732a6", "eni-0a1b2c3d", netip.MustParseAddr("10.0.1.4"), new(true)},
+		&DisassociateAddress{albert, east, "eipassoc-0a1b2c3d"},
+	}
+}

@@ -1,0 +1,338 @@
+package state
+
+import (
+	"bytes"
+	"flag"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/ec2"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// -update writes what this release writes; files of earlier releases stay as they are.
+var update = flag.Bool("update", false, "write testdata of the current version")
+
+// firstSettings are those that the first release had.
+var firstSettings = ec2.Settings{GroupsPerRegion: 500, RulesPerGroup: 100, InstancesPerRegion: 5000, Quarantine: time.Minute, TerminatedFor: time.Hour}
+
+// samples has one filled request of every type.
+func samples() []Request {
+	sel := GroupSelector{ID: "sg-455b6c31"}
+	ids := []ec2.InstanceID{"i-cfd732a6"}
+	return []Request{
+		&Bootstrap{Seed: "seed", Settings: firstSettings},
+		firstRequests()[2], firstRequests()[3],
+		&PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a"}},
+		&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web servers"},
+		&DeleteSecurityGroup{albert, east, sel},
+		&RunInstances{
+			Account: albert, Region: east, Image: "ami-eca54085", Type: "m1.small", KeyName: "gsg", Groups: []GroupSelector{sel, {Name: "web"}},
+			UserData: []byte("#!/bin/sh"), MinCount: 1, MaxCount: 7, Zone: "us-east-1a", ClientToken: "token",
+		},
+		&TerminateInstances{albert, east, ids},
+		&StopInstances{albert, east, ids},
+		&StartInstances{albert, east, ids},
+		&ReportInstance{"i-cfd732a6", 12, ec2.Running, "Server.InternalError: no image"},
+		&Sweep{},
+		&CreateKeyPair{KeyPair: ec2.KeyPair{Account: albert, Region: east, Name: "gsg", Fingerprint: "aa:bb", PublicKey: "ssh-rsa AAAA"}},
+		&DeleteKeyPair{albert, east, "gsg"},
+		&Batch{[]Request{&Bootstrap{Seed: "seed"}, &Sweep{}}},
+		&CreateJoinToken{"t1", secretHash, ec2.NonVoter, epoch0.Add(time.Hour)},
+		&AdmitNode{"t1", secretHash, ec2.Node{ID: "node2", Zone: "us-east-1b", Role: ec2.NonVoter, Address: "192.0.2.12:7400", PublicKey: []byte("key")}},
+		&FenceNode{"node2", gossipKey},
+		&RemoveNode{"node2", gossipKey},
+	}
+}
+
+// later has the requests that were given more fields since their first sample.
+func later() map[string]Request {
+	return map[string]Request{
+		"Bootstrap-gossip":        &Bootstrap{Seed: "seed", GossipKey: gossipKey},
+		"CreateSecurityGroup-vpc": &CreateSecurityGroup{albert, east, "web", "web servers", "vpc-0a1b2c3d4e5f60718", map[string]string{"Name": "x"}},
+		"PutNode-peer":            &PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
+		"Sweep-confirmed":         &Sweep{Confirmed: map[ec2.NodeID]uint64{"node1": 12, "node2": 11}},
+		"Sweep-nobody":            &Sweep{Confirmed: map[ec2.NodeID]uint64{}},
+	}
+}
+
+func allSamples() map[string]Request {
+	all := later()
+	maps.Copy(all, laterInterfaces())
+	maps.Copy(all, accountSamples())
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples()) {
+		all[reflect.TypeOf(req).Elem().Name()] = req
+	}
+	return all
+}
+
+// Every command that any release wrote is read as it was meant.
+func TestCommandsOfEveryVersionAreRead(t *testing.T) {
+	all := allSamples()
+	for name, req := range all {
+		path := filepath.Join("testdata", "commands", "v1-"+name+".json")
+		cmd := Command{Time: epoch0, Request: req}
+		data, err := EncodeCommand(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if unstamped, err := EncodeCommand(Command{Request: req}); err != nil {
+			t.Fatal(err)
+		} else if stamped, err := StampCommand(unstamped, epoch0); err != nil || !bytes.Equal(stamped, data) {
+			t.Errorf("%s is stamped as\n%s, %v, want\n%s", name, stamped, err, data)
+		}
+		if own, err := DecodeCommand(data); err != nil || !reflect.DeepEqual(own.Request, req) {
+			t.Errorf("%s comes back as %+v, %v", name, own.Request, err)
+		}
+		if *update {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DecodeCommand(kept)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if again, err := EncodeCommand(got); err != nil || !bytes.Equal(again, data) {
+			t.Errorf("%s is read as\n%s, want\n%s", path, again, data)
+		}
+		if diff := cmp.Diff(req, got.Request, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s is read as another request:\n%s", path, diff)
+		}
+	}
+	for name := range requests {
+		if all[name] == nil {
+			t.Errorf("%s has no sample", name)
+		}
+	}
+}
+
+// Version 1 had no numbers for its nodes; they are given on the way in, and the same
+// everywhere.
+func TestSnapshotOfVersion1IsRead(t *testing.T) {
+	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.NewReplacer(
+		`"version":1`, `"version":2`,
+		`"TerminatedFor":3600000000000}}`, `"TerminatedFor":3600000000000},"NodeNumber":1}`,
+		`"Zone":"us-east-1a"}`, `"Zone":"us-east-1a","Number":1,"Admitted":1}`,
+	).Replace(string(kept))
+	if diff := cmp.Diff(want, string(snapshotOf(t, got))); diff != "" {
+		t.Errorf("the snapshot is read as another:\n%s", diff)
+	}
+}
+
+func TestSnapshotOfThisVersionIsRead(t *testing.T) {
+	s := NewState()
+	for n, req := range script(1, 120) {
+		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
+	}
+	expectKeptSnapshot(t, s, "v2.jsonl")
+}
+
+// expectKeptSnapshot expects that a snapshot which an earlier build wrote is read, and
+// written again as it was. With -update it is first written from s.
+func expectKeptSnapshot(t *testing.T, s *State, name string) {
+	t.Helper()
+	path := filepath.Join("testdata", "snapshots", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, snapshotOf(t, s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := snapshotOf(t, got); !bytes.Equal(again, kept) {
+		t.Errorf("the snapshot is read as another:\n%s", cmp.Diff(string(kept), string(again)))
+	}
+}
+
+func TestUnknownCommandsAreNotSkipped(t *testing.T) {
+	for _, data := range []string{
+		``, `{}`, `null`, `[]`, `{"v":1}`,
+		`{"v":1,"type":"FromTheFuture","time":"2026-01-02T03:04:05Z","body":{}}`,
+		`{"v":2,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{}}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{"Also":1}}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{},"signed":true}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z","body":{}} {}`,
+		`{"v":1,"type":"Sweep","time":"2026-01-02T03:04:05Z"}`,
+		`{"v":1,"type":"Batch","time":"2026-01-02T03:04:05Z","body":[{"type":"Batch","body":[]}]}`,
+		`{"v":1,"type":"Batch","time":"2026-01-02T03:04:05Z","body":[{"type":"FromTheFuture","body":{}}]}`,
+	} {
+		if cmd, err := DecodeCommand([]byte(data)); err == nil {
+			t.Errorf("%s is read as %+v", data, cmd.Request)
+		}
+	}
+}
+
+func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
+	s := NewState()
+	for n, req := range script(2, 80) {
+		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0, Request: req})
+	}
+	good := snapshotOf(t, s)
+	lines := strings.SplitAfter(string(good), "\n")
+	for what, data := range map[string]string{
+		"empty":        "",
+		"no end":       strings.Join(lines[:len(lines)-2], ""),
+		"cut":          string(good[:len(good)/2]),
+		"a row less":   strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
+		"no meta":      lines[0] + `{"table":"end","rows":0}`,
+		"more behind":  string(good) + "{}",
+		"new version":  strings.Replace(string(good), `"version":2`, `"version":3`, 1),
+		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
+		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
+		"no number":    strings.Replace(string(good), `"Number":1,`, ``, 1),
+		"high number":  strings.Replace(string(good), `"Number":1,`, `"Number":4000,`, 1),
+		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
+	} {
+		if _, err := Restore(strings.NewReader(data)); err == nil {
+			t.Errorf("%s: restored", what)
+		}
+	}
+}
+
+func TestCIDRBlocksAreReadStrictly(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"203.0.113.25/32", "203.0.113.25/32"},
+		{"100.68.0.18/18", "100.68.0.0/18"},
+		{"10.10.1.44/27", "10.10.1.32/27"},
+		{"0.0.0.0/0", "0.0.0.0/0"},
+		{"203.0.113.5", ""},
+		{"010.0.0.0/8", ""},
+		{"10.0.0.0/08", ""},
+		{"10.0.0.0/+8", ""},
+		{"10.0.0/8", ""},
+		{"10.0.0.0/33", ""},
+		{"10.0.0.0/-1", ""},
+		{" 10.0.0.0/8", ""},
+		{"10.0.0.0/8 ", ""},
+		{"0x0a.0.0.0/8", ""},
+		{"10.0.0.256/32", ""},
+		{"::/0", ""},
+		{"::ffff:10.0.0.0/104", ""},
+		{"10.0.0.0%eth0/8", ""},
+		{"", ""},
+	} {
+		got, err := ec2.ParseCIDR(c.text)
+		if (err == nil) != (c.want != "") || err == nil && got.String() != c.want {
+			t.Errorf("ParseCIDR(%q) = %v, %v, want %q", c.text, got, err, c.want)
+		}
+	}
+	for _, c := range []struct {
+		text string
+		want ec2.Protocol
+		ok   bool
+	}{
+		{"tcp", ec2.TCP, true}, {"TCP", ec2.TCP, true}, {"6", ec2.TCP, true}, {"Icmp", ec2.ICMP, true}, {"-1", ec2.AnyProtocol, true}, {"all", ec2.AnyProtocol, true},
+		{"58", ec2.ICMPv6, true}, {"255", 255, true}, {"256", 0, false}, {"300", 0, false}, {"-2", 0, false}, {"06", 0, false}, {"", 0, false}, {"tcp ", 0, false},
+	} {
+		if got, err := ec2.ParseProtocol(c.text); (err == nil) != c.ok || got != c.want && c.ok {
+			t.Errorf("ParseProtocol(%q) = %v, %v", c.text, got, err)
+		}
+	}
+}
+
+// FuzzApply applies whatever decodes to a state with something in it: no panic, a
+// refusal changes nothing, and the state after it survives a snapshot.
+func FuzzApply(f *testing.F) {
+	for _, req := range allSamples() {
+		data, err := EncodeCommand(Command{Time: epoch0, Request: req, Audit: sampleAudit()})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cmd, err := DecodeCommand(data)
+		if err != nil {
+			return
+		}
+		r := newReplay(t)
+		r.run(1)
+		before := r.snapshot()
+		_, err = r.state.Apply(r.state.Index()+1, cmd)
+		after := r.snapshot()
+		if err != nil && !bytes.Equal(withoutAudit(withoutIndex(before)), withoutAudit(withoutIndex(after))) {
+			t.Errorf("refused, and changed:\n%s", cmp.Diff(string(before), string(after)))
+		}
+		restored, err := Restore(bytes.NewReader(after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := snapshotOf(t, restored); !bytes.Equal(after, again) {
+			t.Errorf("restored as another:\n%s", cmp.Diff(string(after), string(again)))
+		}
+		r.state = restored
+		r.must(&Sweep{})
+	})
+}
+
+// FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
+func FuzzRestore(f *testing.F) {
+	f.Add(snapshotOf(f, newReplay(f).state))
+	f.Add([]byte(furnishedSnapshot(f)))
+	f.Add(snapshotOf(f, newVPCWorld(f).state))
+	for _, version := range []string{"v1.jsonl", "v2.jsonl"} {
+		kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(kept)
+	}
+	after := slices.Concat(script(3, 30), vpcScript(3, 60))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Restore(bytes.NewReader(data))
+		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 || s.current.Load().meta.NodeNumber > 1<<31 {
+			return
+		}
+		once := snapshotOf(t, s)
+		again, err := Restore(bytes.NewReader(once))
+		if err != nil {
+			t.Fatalf("cannot restore its own snapshot: %v", err)
+		}
+		for n, req := range after {
+			index := s.Index() + 1
+			cmd := Command{Time: epoch0.Add(time.Duration(n) * time.Minute), Request: req}
+			_, errA := s.Apply(index, cmd)
+			_, errB := again.Apply(index, cmd)
+			if (errA == nil) != (errB == nil) {
+				t.Fatalf("%T: %v and %v", req, errA, errB)
+			}
+		}
+		if a, b := snapshotOf(t, s), snapshotOf(t, again); !bytes.Equal(a, b) {
+			t.Errorf("went on as another:\n%s", cmp.Diff(string(a), string(b)))
+		}
+	})
+}
