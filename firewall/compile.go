@@ -61,7 +61,11 @@ func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
 	}
 	from, to := keys(r)
 	s := span{from: from, to: to, rule: uint32(len(c.table.refs))}
-	c.table.refs = append(c.table.refs, Ref{Group: g, Rule: r})
+	ref := Ref{Group: g, Rule: r}
+	if r.Source.IsGroup() {
+		ref.number = c.number(r.Source.Group.ID)
+	}
+	c.table.refs = append(c.table.refs, ref)
 	if !r.Source.IsGroup() && r.Source.Prefix.Bits() == 0 {
 		s.selector, s.family = world, family(r.Source.Prefix.Addr())
 	} else {

@@ -8,15 +8,22 @@ import (
 	"palisade/ec2"
 )
 
-// A Compiler keeps the Tables of a node current. It belongs to the one goroutine that
-// builds Snapshots; the Tables it hands out are for everybody.
+// A Compiler keeps the Tables of a node current.
+//
+// It has no lock of its own. Its owner, the node's Plane, calls every method with the mutex
+// held under which it builds Snapshots. The Sets and Tables that a Compiler returns are
+// immutable and safe for any number of readers.
 type Compiler struct {
-	// numbers grows with the groups this process has ever seen: some 40 bytes for
-	// each, which a region's limit on groups and the pace of an API bound.
-	numbers map[ec2.GroupID]GroupNumber
-	sets    map[string]*Set
-	errs    map[string][]error
+	numbers  map[ec2.GroupID]GroupNumber
+	next     GroupNumber // never goes back, so that no group gets the number of another
+	sweepAt  int         // how many numbers there may be before releaseNumbers
+	sets     map[string]*Set
+	errs     map[string][]error // of sets, by their key
+	reported map[string]bool    // texts of the errors that NewErrors has returned
 }
+
+// minNumbers is how many group numbers a Compiler keeps without a look at which are in use.
+const minNumbers = 1024
 
 // A Set is the Tables of one distinct set of groups.
 type Set struct {
@@ -39,17 +46,43 @@ type Groups interface {
 
 // NewCompiler returns a Compiler without Tables.
 func NewCompiler() *Compiler {
-	return &Compiler{numbers: map[ec2.GroupID]GroupNumber{}, sets: map[string]*Set{}, errs: map[string][]error{}}
+	return &Compiler{numbers: map[ec2.GroupID]GroupNumber{}, sweepAt: minNumbers, sets: map[string]*Set{}, errs: map[string][]error{}}
 }
 
-// Number returns the number of a group, the same for as long as the process lives.
+// Number returns the number of a group. It stays the same for as long as the group is in
+// the view, or a Set has it as a group or as a source.
 func (c *Compiler) Number(id ec2.GroupID) GroupNumber {
 	n, ok := c.numbers[id]
 	if !ok {
-		n = GroupNumber(len(c.numbers))
+		n = c.next
+		c.next++
 		c.numbers[id] = n
 	}
 	return n
+}
+
+// releaseNumbers forgets the numbers of groups that are neither in the view nor in a Set.
+// It looks only when there are twice as many numbers as were in use the last time, so that
+// a change of one group does not cost a walk over all.
+func (c *Compiler) releaseNumbers(view Groups) {
+	if len(c.numbers) < c.sweepAt {
+		return
+	}
+	used := map[ec2.GroupID]bool{}
+	for _, s := range c.sets {
+		for _, id := range s.Groups {
+			used[id] = true
+		}
+		for _, ref := range slices.Concat(s.Ingress.Rules(), s.Egress.Rules()) {
+			used[ref.Rule.Source.Group.ID] = true
+		}
+	}
+	for id := range c.numbers {
+		if _, ok := view.Group(id); !ok && !used[id] {
+			delete(c.numbers, id)
+		}
+	}
+	c.sweepAt = max(minNumbers, 2*len(c.numbers))
 }
 
 // Acquire returns the Set of ids, compiling it if it is new. Each Acquire wants a
@@ -71,6 +104,7 @@ func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *S
 		}
 		c.sets[key] = s
 		s = c.compile(view, s, generation)
+		c.releaseNumbers(view)
 	}
 	s.uses++
 	return s
@@ -93,18 +127,35 @@ func (c *Compiler) Update(view Groups, changed []ec2.GroupID, generation uint64)
 			c.compile(view, s, generation)
 		}
 	}
+	c.releaseNumbers(view)
 }
 
 // Current returns the newest Set equal to s.
 func (c *Compiler) Current(s *Set) *Set { return c.sets[s.key] }
 
-// Errors are the rules that are left out of the present Tables.
+// Errors are the rules that are left out of the present Tables, each once, sorted by text.
 func (c *Compiler) Errors() []error {
 	var all []error
 	for _, errs := range c.errs {
 		all = append(all, errs...)
 	}
-	return all
+	slices.SortFunc(all, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return slices.CompactFunc(all, func(a, b error) bool { return a.Error() == b.Error() })
+}
+
+// NewErrors are those Errors that the last call of NewErrors did not find. The owner logs
+// them, so that a bad rule is logged when it appears and not at every change.
+func (c *Compiler) NewErrors() []error {
+	found := map[string]bool{}
+	var unreported []error
+	for _, err := range c.Errors() {
+		found[err.Error()] = true
+		if !c.reported[err.Error()] {
+			unreported = append(unreported, err)
+		}
+	}
+	c.reported = found
+	return unreported
 }
 
 func (c *Compiler) compile(view Groups, old *Set, generation uint64) *Set {

@@ -39,7 +39,7 @@ func ExampleExplanation_String() {
 	c := firewall.NewCompiler()
 	table := c.Acquire(view{"sg-web": vpcGroup("sg-web", rules...)}, []ec2.GroupID{"sg-web"}, 5).Ingress
 	for _, addr := range []string{"203.0.113.25", "198.51.100.7"} {
-		fmt.Print(table.Explain(6, 22, firewall.Source{Addr: netip.MustParseAddr(addr)}, c.Number))
+		fmt.Print(table.Explain(6, 22, firewall.Source{Addr: netip.MustParseAddr(addr)}))
 	}
 	// Output:
 	// allowed by rule 1
@@ -57,7 +57,7 @@ func TestStringHasABoundedNumberOfLines(t *testing.T) {
 	}
 	c := firewall.NewCompiler()
 	set := c.Acquire(view{"web": g}, []ec2.GroupID{"web"}, 1)
-	refused := set.Ingress.Explain(17, 22, firewall.Source{Addr: netip.MustParseAddr("203.0.113.1")}, c.Number)
+	refused := set.Ingress.Explain(17, 22, firewall.Source{Addr: netip.MustParseAddr("203.0.113.1")})
 	var none *firewall.Table
 	for _, tt := range []struct {
 		text  string

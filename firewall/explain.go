@@ -55,8 +55,8 @@ func (r Refusal) String() string {
 	return fmt.Sprintf("%s of %s is for another %s", r.Rule.ID, r.Group.Name, far)
 }
 
-// Explain is Match with its reasons. number is the Compiler's that made the Table.
-func (t *Table) Explain(protocol uint8, key uint16, src Source, number func(ec2.GroupID) GroupNumber) Explanation {
+// Explain is Match with its reasons.
+func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 	e := Explanation{Decision: t.Match(protocol, key, src)}
 	if t == nil {
 		return e
@@ -70,7 +70,7 @@ func (t *Table) Explain(protocol uint8, key uint16, src Source, number func(ec2.
 			}
 			continue
 		}
-		r := Refusal{Ref: *ref, WrongSource: !names(ref.Rule.Source, src, number)}
+		r := Refusal{Ref: *ref, WrongSource: !ref.names(src)}
 		r.WrongProtocol = ref.Rule.Protocol != ec2.AnyProtocol && ref.Rule.Protocol != ec2.Protocol(protocol)
 		r.WrongRange = !r.WrongProtocol && !covers(&ref.Rule, protocol, key)
 		e.Refusals = append(e.Refusals, r)
@@ -79,11 +79,12 @@ func (t *Table) Explain(protocol uint8, key uint16, src Source, number func(ec2.
 	return e
 }
 
-func names(s ec2.Source, src Source, number func(ec2.GroupID) GroupNumber) bool {
-	if s.IsGroup() {
-		return slices.Contains(src.Groups, number(s.Group.ID))
+// names reports whether src is the source of the rule, or one of its members.
+func (r *Ref) names(src Source) bool {
+	if r.Rule.Source.IsGroup() {
+		return slices.Contains(src.Groups, r.number)
 	}
-	return s.Prefix.Contains(src.Addr)
+	return r.Rule.Source.Prefix.Contains(src.Addr)
 }
 
 // Rules are the rules of the Table, in the order of their groups.

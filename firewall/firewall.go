@@ -66,6 +66,8 @@ type Table struct {
 type Ref struct {
 	Group *ec2.Group
 	Rule  ec2.Rule
+
+	number GroupNumber // of the rule's source, if that is a group
 }
 
 // Match reports whether a packet of protocol and key (see packet.Packet.RuleKey) from

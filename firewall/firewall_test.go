@@ -250,7 +250,7 @@ func compare(t *testing.T, what string, p probe, groups []*ec2.Group, direction 
 	if got.Allowed != allowed || got.World != world {
 		t.Fatalf("%s: %+v: got %+v, want allowed %t, world %t", what, p, got, allowed, world)
 	}
-	e := table.Explain(p.protocol, p.key, src, c.Number)
+	e := table.Explain(p.protocol, p.key, src)
 	if e.Allowed != allowed || allowed != (e.By != nil) {
 		t.Fatalf("%s: Explain = %+v, want allowed %t", what, e, allowed)
 	}

@@ -130,8 +130,8 @@ func (p *Plane) recompile(edit *vswitch.Edit, changes []state.Change[ec2.Group],
 		ep.rules, ep.altered = current, false
 		p.attachTo(edit, ep)
 	}
-	for _, err := range p.compiler.Errors() {
-		p.log.Error("a rule is left out of the tables", "err", err)
+	for _, err := range p.compiler.NewErrors() {
+		p.log.Error("rule is not enforced", "err", err)
 	}
 }
 
@@ -202,7 +202,5 @@ func (p *Plane) BadRules() (bad []string) {
 
 // Explain says which rule admitted the packet of a step, or why none did.
 func (p *Plane) Explain(s vswitch.Step) firewall.Explanation {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return s.Table.Explain(s.Flow.Protocol, s.Key, s.Peer, p.compiler.Number)
+	return s.Table.Explain(s.Flow.Protocol, s.Key, s.Peer)
 }
