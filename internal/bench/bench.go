@@ -1,15 +1,16 @@
 // Package bench measures the switch beside its rivals, in one run on one machine.
 //
-// A Plan (plan.go) is a list of phases: who is compared, over which tasks, how often. Read
-// Run first. Package world builds the contestants, package traffic holds the programs at
-// their endpoints; a rig is one contestant with those programs. A task (tcp.go, udp.go,
-// trips.go) takes one sample of each of its measures. The Report compares (report.go,
-// stats.go), holds the ratios against the claims (claims.go), and is written as a table,
-// as JSON with every sample, as Markdown and as charts (table.go, markdown.go, chart.go).
+// A Plan (plan.go) is a list of phases; a phase says which contestants are compared, in
+// which tasks, and how often. Read Run first. Package world builds the contestants, package
+// traffic has the programs at their endpoints; a rig is one contestant with those programs.
+// A task (tcp.go, udp.go, trips.go) takes one sample of each of its measures. The Report
+// compares (report.go, stats.go), checks the ratios against the claims (claims.go), and is
+// written as a table, as JSON with every sample, as Markdown and as charts (table.go,
+// markdown.go, chart.go).
 //
 // Contestants take turns at each task, and are compared pair by pair within a repetition,
-// so that what else the machine does falls on all of them. A run in which a contestant
-// moved nothing, or a filter saw nothing, is void: it says nothing about anybody.
+// so that other work of the machine affects all of them. A run is void, and proves nothing,
+// if a contestant delivered nothing, a filter saw no traffic, or the relay was too slow.
 package bench
 
 import (
@@ -25,14 +26,18 @@ import (
 	"palisade/internal/bench/world"
 )
 
-// Config is what a run takes. Plan and Traffic are required.
+// Config says what a run measures, and with which programs.
 type Config struct {
-	Plan    Plan
-	Pollers int // of the Switch and the relay. Default: the Switch's own
-
-	// Traffic is the command whose body is traffic.Serve.
+	// Plan is what is measured. Required; without phases the report is empty.
+	Plan Plan
+	// Pollers is the number of pollers of each Switch and relay. Default 0: the Switch's own
+	// default. More pollers than processors make a run slower.
+	Pollers int
+	// Traffic is the command line of a program that calls traffic.Serve. Required; with
+	// another program the run ends with an error at the first contestant.
 	Traffic []string
-	// Progress is told what is measured, over and over on one line. Default: discard.
+	// Progress receives the name of the current measurement, always on the same line.
+	// Default nil: no progress is printed. It is meant for a terminal, not for a log file.
 	Progress io.Writer
 }
 
@@ -44,7 +49,7 @@ type Sample struct {
 	Measure    string  `json:"measure"`
 	Value      float64 `json:"value"`
 	Unit       string  `json:"unit"`
-	// Detail is what else was counted, by what says itself.
+	// Detail has further counts, by their names.
 	Detail map[string]float64 `json:"detail,omitempty"`
 }
 
@@ -65,7 +70,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	return run.end(), nil
 }
 
-// A run is one Run under way. One goroutine uses it.
+// A run is a Run in progress. One goroutine uses it.
 type run struct {
 	config Config
 	report *Report
@@ -106,7 +111,7 @@ func (r *run) phase(ctx context.Context, p Phase) (err error) {
 	return r.measure(ctx, p, rigs, result)
 }
 
-// measure takes the samples of a phase between rigs, which result describes.
+// measure takes the samples of a phase from rigs, which result describes.
 func (r *run) measure(ctx context.Context, p Phase, rigs []*rig, result PhaseResult) error {
 	result.Title, result.Repetitions, result.Scale = p.Title, p.Repetitions, p.Scale
 	for _, t := range p.tasks {
@@ -115,7 +120,7 @@ func (r *run) measure(ctx context.Context, p Phase, rigs []*rig, result PhaseRes
 	r.report.Phases = append(r.report.Phases, result)
 	for i := range p.Repetitions {
 		for j, t := range p.tasks {
-			// Each goes first as often as the others.
+			// Each rig is the first equally often.
 			first := (i + j) % max(1, len(rigs))
 			for _, one := range slices.Concat(rigs[first:], rigs[:first]) {
 				r.say("%s, repetition %d of %d: %s, %s", p.Title, i+1, p.Repetitions, t.measures()[0].Name, one.label)
@@ -133,13 +138,13 @@ func (r *run) measure(ctx context.Context, p Phase, rigs []*rig, result PhaseRes
 	return nil
 }
 
-// absent is why an entrant cannot take part, or "".
+// absent says why an entrant cannot take part, or returns "".
 func absent(e Entrant) string {
 	if missing := e.Builder.Missing(); len(missing) > 0 {
 		return "not installed: " + strings.Join(missing, " ")
 	}
 	if !e.Builder.Can(e.Config) {
-		return "has nothing of the kind"
+		return "does not support this configuration"
 	}
 	return ""
 }
@@ -160,8 +165,8 @@ func (r *run) build(ctx context.Context, e Entrant) (*rig, error) {
 	return one, nil
 }
 
-// sample takes one sample of each of a task's measures. A contestant that fails voids the
-// run, which goes on: what the others did may say what is wrong.
+// sample takes one sample of each of a task's measures. A contestant's failure makes the
+// run void but does not end it, because the other samples may show the cause.
 func (r *run) sample(ctx context.Context, p Phase, repetition int, t task, one *rig) error {
 	results, err := t.run(ctx, one, r.config.Plan.Durations)
 	if ctx.Err() != nil {
@@ -180,7 +185,7 @@ func (r *run) sample(ctx context.Context, p Phase, repetition int, t task, one *
 	return nil
 }
 
-// say replaces the line of progress.
+// say replaces the progress line.
 func (r *run) say(format string, args ...any) {
 	if r.config.Progress == nil {
 		return

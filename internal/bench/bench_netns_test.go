@@ -15,7 +15,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestMain lets the test binary be what the benchmark runs at its endpoints.
+// TestMain makes the test binary the program at the endpoints, when it is called so.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "traffic" {
 		if err := traffic.Serve(os.Stdin, os.Stdout); err != nil {
@@ -35,12 +35,12 @@ func trafficCommand(t *testing.T) []string {
 	return []string{self, "traffic"}
 }
 
-// short is for tests that ask whether something is measured, not how fast it is.
+// short is for tests that check whether something is measured, not how fast it is.
 var short = Durations{TCP: 1, Flood: 50 * time.Millisecond, Trial: 20 * time.Millisecond, Connect: 50 * time.Millisecond, Trips: 100, Load: 1}
 
-// TestRunMeasuresEverythingAndLeavesNothing makes one short repetition. How fast anybody
-// is is not its question; that packets went through the filters is.
-func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
+// One short repetition checks that every measure has samples and that packets went through
+// the filters, not how fast they were.
+func TestRunMeasuresEverythingAndLeavesNoNamespaces(t *testing.T) {
 	netnstest.NeedRoot(t)
 	plan := Full([]string{palisade, relay, bridge})
 	plan.Durations, plan.claims, plan.Phases = short, nil, plan.Phases[:1]
@@ -61,7 +61,7 @@ func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	for _, why := range r.Void {
 		t.Errorf("void: %s", why)
 	}
-	leavesNothing(t)
+	expectNoNamespaces(t)
 	var out strings.Builder
 	if err := r.WriteJSON(&out); err != nil {
 		t.Error(err)
@@ -71,7 +71,7 @@ func TestRunMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func leavesNothing(t *testing.T) {
+func expectNoNamespaces(t *testing.T) {
 	t.Helper()
 	own := fmt.Sprintf("pal-bench-%d-", os.Getpid())
 	if left, err := netns.List(own); err != nil || len(left) > 0 {
@@ -79,8 +79,7 @@ func leavesNothing(t *testing.T) {
 	}
 }
 
-// A contestant's failure voids the run, but does not end it: the others are measured.
-func TestRunGoesOnWithoutWhoFails(t *testing.T) {
+func TestFailedContestantMakesTheRunVoidButDoesNotEndIt(t *testing.T) {
 	netnstest.NeedRoot(t)
 	plan := Full([]string{relay, bridge})
 	plan.Durations, plan.claims, plan.Phases = short, nil, plan.Phases[:1]
@@ -95,10 +94,10 @@ func TestRunGoesOnWithoutWhoFails(t *testing.T) {
 	if got, want := len(r.Samples), 1+2*2; got != want {
 		t.Errorf("%d samples, want %d", got, want)
 	}
-	leavesNothing(t)
+	expectNoNamespaces(t)
 }
 
-// failing is a task that one contestant cannot do.
+// failing is a task that fails for one contestant.
 type failing struct{ who string }
 
 func (failing) measures() []Measure { return []Measure{{Name: "nothing", Unit: "1/s"}} }
@@ -110,8 +109,8 @@ func (f failing) run(_ context.Context, r *rig, _ Durations) ([]result, error) {
 	return []result{{value: 1}}, nil
 }
 
-// RunPair finds devices, addresses and the next hop of namespaces that it did not make.
-func TestRunPairMeasuresBetweenNamespacesOfOthers(t *testing.T) {
+// RunPair finds the devices, addresses and next hop of namespaces that it did not make.
+func TestRunPairMeasuresBetweenExistingNamespaces(t *testing.T) {
 	netnstest.NeedRoot(t)
 	var b world.Builder
 	for _, b = range world.Contestants(world.SameNode) {

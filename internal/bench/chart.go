@@ -29,8 +29,8 @@ func (r *Report) WriteCharts(dir string) error {
 	return nil
 }
 
-// phaseCharts are a phase's: a chart of bars for each group of measures and one of ratios,
-// or curves for a series.
+// phaseCharts returns the charts of a phase: bars for each group of measures and one chart
+// of ratios, or curves for a series.
 func (r *Report) phaseCharts(p PhaseResult) []chart {
 	named := func(what, svg string) chart {
 		words := strings.FieldsFunc(strings.ToLower(r.Plan.Kind+" "+p.Title+" "+what), func(c rune) bool {
@@ -61,7 +61,7 @@ const (
 	chartWidth = 800
 	panelWidth = chartWidth / 2
 	labelWidth = 120
-	barWidth   = panelWidth - labelWidth - 70 // the longest, whisker and all
+	barWidth   = panelWidth - labelWidth - 70 // of the longest bar with its whisker
 	barStep    = 20
 )
 
@@ -170,8 +170,8 @@ func (r *Report) curves(p PhaseResult) string {
 			highest = max(highest, one.top())
 		}
 		axis := logAxis{from: float64(smallest), to: float64(largest), left: float64(x0 + left), right: float64(x0 + panelWidth - 30)}
-		floor, ceiling := float64(y0+height-45), float64(y0+45)
-		y := func(v float64) float64 { return floor - v/highest*(floor-ceiling) }
+		bottom, topmost := float64(y0+height-45), float64(y0+45)
+		y := func(v float64) float64 { return bottom - v/highest*(bottom-topmost) }
 		s.text(x0+10, y0+14, "head", "start", fmt.Sprintf("%s (%s)", m.Name, m.Unit))
 		for _, part := range []float64{0, 0.5, 1} {
 			s.line(axis.left, y(part*highest), axis.right, y(part*highest), "grid")
@@ -203,7 +203,7 @@ func (r *Report) curves(p PhaseResult) string {
 	return s.end()
 }
 
-// size is a number of things, short.
+// size writes a count in few characters, such as 50k.
 func size(n int) string {
 	switch {
 	case n >= 1_000_000 && n%100_000 == 0:

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is what a number depends on besides the code, and the code's commit.
+// Machine describes the machine of a run and the commit of the code.
 type Machine struct {
 	Kernel     string    `json:"kernel"`
 	CPU        string    `json:"cpu"`
 	Processors int       `json:"processors"`
 	Load       string    `json:"load"` // when the run began
 	Go         string    `json:"go"`
-	Commit     string    `json:"commit"` // "+" if there were changes besides it
+	Commit     string    `json:"commit"` // with "+" if there were uncommitted changes
 	Begun      time.Time `json:"begun"`
 }
 
@@ -57,8 +57,8 @@ func machine() Machine {
 	return m
 }
 
-// checkout is the commit beside a binary that was built without one, as `make bench`
-// does where -buildvcs is off.
+// checkout returns the commit of the directory of a binary that was built without one, as
+// with -buildvcs=false.
 func checkout() string {
 	self, err := os.Executable()
 	if err != nil {

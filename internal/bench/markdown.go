@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// WriteMarkdown replaces the section of the report's kind in a file, between the markers
-// begin and end, or adds it to a file that has none. Charts, if not "", is the directory
-// that its charts are in.
+// WriteMarkdown replaces the section of the report's kind in a file, between its two
+// markers, or appends it if the file has no markers. Charts, if not "", is the directory of
+// the charts.
 func (r *Report) WriteMarkdown(path, charts string) error {
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +55,7 @@ func replaceSection(text []byte, kind, section string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// markdown is the section, without its markers.
+// markdown returns the section without its markers.
 func (r *Report) markdown(charts string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s.\n\n%s\n", r.Machine.line(), r.about())
@@ -86,7 +86,7 @@ func (r *Report) markdown(charts string) string {
 	return b.String()
 }
 
-// writeMarkdownTable writes a table whose columns from right on are aligned to the right.
+// writeMarkdownTable writes a table. Columns are aligned to the right from index right on.
 func writeMarkdownTable(b *strings.Builder, table cells, right int) {
 	for i, row := range table {
 		for j, cell := range row {

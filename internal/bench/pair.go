@@ -18,7 +18,7 @@ import (
 // pairTitle is the phase of RunPair.
 const pairTitle = "pair"
 
-// PairPlan is what RunPair measures.
+// PairPlan is the plan of RunPair.
 func PairPlan(quickly bool) Plan {
 	p := Plan{Kind: "pair", Durations: full}
 	repetitions := repetitions
@@ -32,9 +32,9 @@ func PairPlan(quickly bool) Plan {
 	return p
 }
 
-// RunPair measures between two network namespaces that exist, as those of a lab's
-// instances. What is between them must admit TCP and UDP to the server's ports
-// world.FirstPort to world.LastPort. Label names the pair in the report.
+// RunPair measures between two existing network namespaces, such as those of a lab's
+// instances. The path must admit TCP and UDP to the server's ports world.FirstPort to
+// world.LastPort. Label names the pair in the report.
 func RunPair(ctx context.Context, c Config, label, client, server string) (*Report, error) {
 	p := &pair{}
 	defer p.EndServers()
@@ -67,7 +67,7 @@ func RunPair(ctx context.Context, c Config, label, client, server string) (*Repo
 	return run.end(), nil
 }
 
-// A pair is two endpoints that others made.
+// A pair is two endpoints that this package did not make.
 type pair struct {
 	world.Programs
 	client, server world.Endpoint
@@ -101,8 +101,8 @@ func describe(e *world.Endpoint, namespace string) error {
 	})
 }
 
-// nextHop is whom a client addresses its frames for an address to: the kernel knows once
-// it has sent a packet there.
+// nextHop returns the MAC address to which a client sends its frames for an IP address. The
+// kernel knows it after it has sent a packet to that address.
 func nextHop(client world.Endpoint, to netip.Addr) (mac ec2.MAC, err error) {
 	err = netns.Do(client.Namespace, func() error {
 		routes, err := netlink.RouteGet(to.AsSlice())
@@ -118,7 +118,7 @@ func nextHop(client world.Endpoint, to netip.Addr) (mac ec2.MAC, err error) {
 			if err != nil {
 				return err
 			}
-			_, _ = conn.Write([]byte{0}) // a refusal of the one before
+			_, _ = conn.Write([]byte{0}) // an error can be the refusal of an earlier datagram
 			_ = conn.Close()
 			neighbours, err := netlink.NeighList(0, netlink.FAMILY_V4)
 			if err != nil {
@@ -131,7 +131,7 @@ func nextHop(client world.Endpoint, to netip.Addr) (mac ec2.MAC, err error) {
 				}
 			}
 		}
-		return errors.New("nobody answers for its next hop")
+		return errors.New("its next hop does not answer")
 	})
 	return mac, err
 }

@@ -9,7 +9,8 @@ import (
 	"palisade/internal/bench/world"
 )
 
-// A Plan is what a run measures. Kind names it in the report and its markers.
+// A Plan says what a run measures. Kind names it in the report and in the markers of its
+// section of docs/PERFORMANCE.md.
 type Plan struct {
 	Kind      string    `json:"kind"`
 	Durations Durations `json:"durations"`
@@ -18,29 +19,29 @@ type Plan struct {
 	claims []Claim
 }
 
-// Durations are how long the parts of a sample take.
+// Durations says how long each part of a sample takes.
 type Durations struct {
-	TCP     int           `json:"tcp"`     // seconds of a transfer
-	Flood   time.Duration `json:"flood"`   // that is counted
-	Trial   time.Duration `json:"trial"`   // of the search for the rate without loss
+	TCP     int           `json:"tcp"`     // seconds, of a transfer
+	Flood   time.Duration `json:"flood"`   // of the counted part of a flood
+	Trial   time.Duration `json:"trial"`   // of one trial of the search for the rate without loss
 	Connect time.Duration `json:"connect"` // of new connections
-	Trips   int           `json:"trips"`   // of a series at most
-	Load    int           `json:"load"`    // seconds, of the stream that they go beside
+	Trips   int           `json:"trips"`   // the most round trips in a series
+	Load    int           `json:"load"`    // seconds, of the stream during round trips under load
 }
 
-// The durations of a full run are those that a median of six settles with; a quick one
-// says which way things are.
+// The durations of a full run are long enough for a stable median of six repetitions. A
+// quick run shows only the direction of a change.
 var (
 	full  = Durations{TCP: 3, Flood: time.Second, Trial: 200 * time.Millisecond, Connect: time.Second, Trips: 2000, Load: 2}
 	quick = Durations{TCP: 1, Flood: 300 * time.Millisecond, Trial: 100 * time.Millisecond, Connect: 300 * time.Millisecond, Trips: 500, Load: 1}
 )
 
-// A Phase compares some contestants, all of which exist while it lasts.
+// A Phase compares contestants. All of them exist until it ends.
 type Phase struct {
 	Title       string
 	Repetitions int
 	Entrants    []Entrant
-	Scale       string // what Size counts, in a series over sizes
+	Scale       string // what Size counts in a series over sizes, such as "rules"; else ""
 
 	tasks []task
 }
@@ -48,11 +49,11 @@ type Phase struct {
 // An Entrant is a contestant in one form.
 type Entrant struct {
 	Name    string
-	Form    string // besides the name, in the label
-	Size    int    // of a series
+	Form    string // added to the name in the label
+	Size    int    // in a series over sizes
 	Builder world.Builder
 	Config  world.Config
-	Flows   int // instead of a task's own, if not 0
+	Flows   int // replaces the number of flows of a task, if not 0
 }
 
 // Label names the entrant among those of its phase.
@@ -86,9 +87,9 @@ const (
 )
 
 const (
-	repetitions      = 6  // the fewest that have an interval
-	quickRepetitions = 3  // no interval
-	pairRepetitions  = 15 // of 10,000 rules beside 100
+	repetitions      = 6  // the fewest that give an interval
+	quickRepetitions = 3  // too few for an interval
+	pairRepetitions  = 15 // for the comparison of 10,000 rules with 100
 	manyFlows        = traffic.MaxFlows
 )
 
@@ -102,8 +103,8 @@ func entrants(p world.Placement, c world.Config, only []string) []Entrant {
 	return all
 }
 
-// Full is what the claims need, in some 26 minutes on two processors. only restricts it to
-// contestants of these names.
+// Full measures everything that the claims need, in about 26 minutes on two processors. If
+// only has names, other contestants are left out.
 func Full(only []string) Plan {
 	tasks := func(sizes ...int) []task {
 		all := []task{bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true}}
@@ -116,7 +117,7 @@ func Full(only []string) Plan {
 		Phase{Title: oneNode, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: tasks(64, 512, 1500)},
 		Phase{Title: jumbo, Repetitions: repetitions, Entrants: entrants(world.SameNode, world.Config{MTU: 9000}, only), tasks: []task{packets{size: 9000, flows: 1}, packets{size: 9000, flows: manyFlows}, trips{"udp", false}}},
 		rulesPhase(pairRepetitions, only),
-		// 1280 is the largest of RFC 2544 §9.1 that every tunnel carries whole.
+		// 1280 is the largest size of RFC 2544 §9.1 that every tunnel carries without fragments.
 		Phase{Title: twoNodes, Repetitions: repetitions, Entrants: entrants(world.TwoNodes, world.Config{}, only), tasks: []task{
 			bulk{1, false}, bulk{8, false}, bulk{1, true}, bulk{8, true},
 			packets{size: 64, flows: 1, lossless: true}, packets{size: 64, flows: manyFlows}, packets{size: 512, flows: 1}, packets{size: 1280, flows: 1},
@@ -124,7 +125,7 @@ func Full(only []string) Plan {
 		}})}
 }
 
-// Quick is most of Full in less than three minutes.
+// Quick measures most of Full in less than three minutes.
 func Quick(only []string) Plan {
 	return Plan{Kind: "quick", Durations: quick, claims: claims, Phases: withEntrants(
 		Phase{Title: oneNode, Repetitions: quickRepetitions, Entrants: entrants(world.SameNode, world.Config{}, only), tasks: []task{
@@ -135,7 +136,7 @@ func Quick(only []string) Plan {
 		}})}
 }
 
-// Check is palisade beside the relay alone, held against the bounds of testdata/bounds.json.
+// Check compares palisade with the relay only, against the bounds of testdata/bounds.json.
 func Check() Plan {
 	return Plan{Kind: "check", Durations: quick, claims: storedBounds(), Phases: []Phase{{
 		Title: oneNode, Repetitions: 13, Entrants: entrants(world.SameNode, world.Config{}, []string{palisade, relay}), tasks: []task{
@@ -152,8 +153,8 @@ func (p Plan) Repeat(repetitions int) Plan {
 	return p
 }
 
-// rulesPhase compares palisade with itself: what it costs to have 10,000 rules in force.
-// Floods alone would be void, for want of anything that comes back.
+// rulesPhase compares palisade with itself: 10,000 rules with 100. A run is void if a
+// filter saw no replies, so there are round trips as well.
 func rulesPhase(repetitions int, only []string) Phase {
 	p := Phase{Title: manyRule, Repetitions: repetitions, tasks: []task{packets{size: 64, flows: manyFlows}, trips{"udp", false}}}
 	for _, e := range entrants(world.SameNode, world.Config{}, []string{palisade}) {
@@ -168,7 +169,7 @@ func rulesPhase(repetitions int, only []string) Phase {
 	return p
 }
 
-// withEntrants leaves out the phases that nobody is in.
+// withEntrants leaves out the phases without entrants.
 func withEntrants(phases ...Phase) []Phase {
 	return slices.DeleteFunc(phases, func(p Phase) bool { return len(p.Entrants) == 0 })
 }

@@ -2,29 +2,29 @@ package bench
 
 import "testing"
 
-// Samples are found by phase, contestant and measure: two of one name would be one series.
-func TestNamesOfAPlanAreUnique(t *testing.T) {
+// Samples are found by phase, contestant and measure, so two of the same name would be mixed.
+func TestPlanNamesAreUnique(t *testing.T) {
 	for _, p := range []Plan{Full(nil), Quick(nil), Check(), Scale(false), Ablate(false), PairPlan(false)} {
 		phases := map[string]bool{}
 		for _, phase := range p.Phases {
 			if phases[phase.Title] {
-				t.Errorf("%s: two phases are called %q", p.Kind, phase.Title)
+				t.Errorf("%s: two phases are named %q", p.Kind, phase.Title)
 			}
 			phases[phase.Title] = true
 			labels, measures := map[string]bool{}, map[string]bool{}
 			for _, e := range phase.Entrants {
 				if labels[e.Label()] {
-					t.Errorf("%s, %s: two entrants are called %q", p.Kind, phase.Title, e.Label())
+					t.Errorf("%s, %s: two entrants are named %q", p.Kind, phase.Title, e.Label())
 				}
 				labels[e.Label()] = true
 			}
 			for _, task := range phase.tasks {
 				for _, m := range task.measures() {
 					if measures[m.Name] {
-						t.Errorf("%s, %s: two measures are called %q", p.Kind, phase.Title, m.Name)
+						t.Errorf("%s, %s: two measures are named %q", p.Kind, phase.Title, m.Name)
 					}
 					if m.Unit == "" || m.Group == "" {
-						t.Errorf("%q has the unit %q and the group %q", m.Name, m.Unit, m.Group)
+						t.Errorf("measure %q has unit %q and group %q, want both", m.Name, m.Unit, m.Group)
 					}
 					measures[m.Name] = true
 				}
@@ -39,7 +39,7 @@ func TestNamesOfAPlanAreUnique(t *testing.T) {
 	}
 }
 
-func TestOnlyWhoIsNamedIsMeasured(t *testing.T) {
+func TestPlanHasOnlyTheNamedContestants(t *testing.T) {
 	for _, phase := range Full([]string{relay, bridge}).Phases {
 		for _, e := range phase.Entrants {
 			if e.Name != relay && e.Name != bridge {

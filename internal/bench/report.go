@@ -8,28 +8,28 @@ import (
 	"slices"
 )
 
-// Report is a run's samples and what they say. It is written as JSON and read back, to
-// make tables and charts of it later.
+// Report holds the samples of a run and their evaluation. It is written as JSON and read
+// back, so that tables and charts can be made later.
 type Report struct {
 	Machine    Machine       `json:"machine"`
 	Plan       Plan          `json:"plan"`
-	Pollers    int           `json:"pollers,omitempty"` // 0: as a node
+	Pollers    int           `json:"pollers,omitempty"` // 0: the Switch's default
 	Minutes    float64       `json:"minutes"`
 	Phases     []PhaseResult `json:"phases"`
 	Ratios     []Ratio       `json:"ratios"`
 	Judgements []Judgement   `json:"judgements"`
-	// Void says why the run says nothing.
+	// Void says why the run is not valid. A valid run has none.
 	Void    []string `json:"void"`
 	Samples []Sample `json:"samples"`
 }
 
-// A PhaseResult is who was compared by what in a phase.
+// A PhaseResult lists the contestants and the measures of a phase.
 type PhaseResult struct {
 	Title       string          `json:"title"`
 	Repetitions int             `json:"repetitions"`
 	Scale       string          `json:"scale,omitempty"`
 	Entrants    []EntrantResult `json:"entrants"`
-	Absent      []string        `json:"absent,omitempty"` // and why
+	Absent      []string        `json:"absent,omitempty"` // contestants that are missing, and why
 	Measures    []Measure       `json:"measures"`
 }
 
@@ -65,7 +65,7 @@ func (r *Report) void(format string, args ...any) {
 	r.Void = append(r.Void, fmt.Sprintf(format, args...))
 }
 
-// values are a contestant's samples of a measure, by repetition.
+// values returns a contestant's samples of a measure, by repetition.
 func (r *Report) values(phase, contestant, measure string) map[int]float64 {
 	all := map[int]float64{}
 	for _, s := range r.Samples {
@@ -76,12 +76,12 @@ func (r *Report) values(phase, contestant, measure string) map[int]float64 {
 	return all
 }
 
-// A summary is what is shown of a contestant's samples of a measure.
+// A summary is the displayed form of a contestant's samples of a measure.
 type summary struct {
 	median, low, high float64 // low and high are 0 if there is no interval
 }
 
-// top is the highest that is shown; 0 of what was not measured.
+// top is the highest displayed value, or 0 if nothing was measured.
 func (s summary) top() float64 {
 	if math.IsNaN(s.median) {
 		return 0
@@ -107,8 +107,8 @@ func (r *Report) ratio(phase, measure, of, to string) Ratio {
 	return ratio
 }
 
-// rivals are whom the first contestant of a phase is compared with. A series over sizes
-// is compared with nobody.
+// rivals are the contestants with which the first contestant of a phase is compared. A
+// series over sizes has none.
 func (p PhaseResult) rivals() []string {
 	if p.Scale != "" {
 		return nil
@@ -120,7 +120,7 @@ func (p PhaseResult) rivals() []string {
 	return all
 }
 
-// who are the lines that say who took part: of a series, one for all sizes.
+// who returns a line for each contestant. A series has one line for all sizes.
 func (p PhaseResult) who() []string {
 	var all, seen []string
 	for _, e := range p.Entrants {
@@ -135,10 +135,10 @@ func (p PhaseResult) who() []string {
 	return append(all, p.Absent...)
 }
 
-// judge compares, and holds the ratios against the claims.
+// judge computes the ratios and the verdicts of the claims.
 func (r *Report) judge() {
 	for _, s := range r.Samples {
-		// Processor time is counted in ticks and memory in pages: little may take none.
+		// Processor time is counted in ticks and memory in pages, so these can be 0.
 		if !(s.Value > 0) && s.Unit != "us each" && s.Unit != "ms each" && s.Unit != "MiB" {
 			r.void("%s, %s, repetition %d: %s is %v", s.Phase, s.Contestant, s.Repetition+1, s.Measure, s.Value)
 		}
@@ -165,7 +165,7 @@ func (r *Report) judge() {
 	}
 }
 
-// Passed reports whether the run says something, and nothing against us.
+// Passed reports whether the run is valid and no claim failed.
 func (r *Report) Passed() bool {
 	for _, j := range r.Judgements {
 		if j.Verdict == failed {

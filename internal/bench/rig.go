@@ -10,16 +10,16 @@ import (
 	"palisade/internal/bench/world"
 )
 
-// The server's ports, of those that every contestant's rules admit.
+// The server's ports. The rules of every contestant admit them.
 const (
 	iperfPort  = world.FirstPort
 	echoPort   = world.FirstPort + 1
 	acceptPort = world.FirstPort + 2
 	sinkPort   = world.FirstPort + 10
-	sinkPorts  = 20 // a million flows
+	sinkPorts  = 20 // for a million flows
 )
 
-// A place is two endpoints that can be measured between: a world.World, or a pair.
+// A place is two endpoints and the path between them: a world.World, or a pair.
 type place interface {
 	Client() world.Endpoint
 	Server() world.Endpoint
@@ -27,19 +27,19 @@ type place interface {
 	Serve(ctx context.Context, at world.Endpoint, port int, argv ...string) error
 }
 
-// A rig is a place with the programs at its endpoints.
+// A rig is a place with the traffic programs at its endpoints.
 type rig struct {
 	place
 	label, about string
-	flows        int // instead of a task's own, if not 0
+	flows        int // replaces the number of flows of a task, if not 0
 
 	client, server *traffic.Agent
-	memory         func() (int64, error) // of a World, in bytes
+	memory         func() (int64, error) // bytes that a World uses
 	verify         func() error
 	closeWorld     func() error
 }
 
-// newRig starts the programs. The caller closes the place, if there is an error.
+// newRig starts the programs. On an error the caller closes the place.
 func newRig(ctx context.Context, p place, command []string) (*rig, error) {
 	r := &rig{place: p, verify: func() error { return nil }, closeWorld: func() error { return nil }}
 	err := func() (err error) {
@@ -65,7 +65,7 @@ func (r *rig) agent(at world.Endpoint, command []string) (*traffic.Agent, error)
 	return traffic.NewAgent(exec.Command(command[0], command[1:]...), func(cmd *exec.Cmd) error { return r.Start(at, cmd) })
 }
 
-// processorSeconds is how long the machine's processors work while something is done.
+// processorSeconds returns how long all processors of the machine work while do runs.
 func processorSeconds(do func() error) (float64, error) {
 	before, err := world.CPU()
 	if err != nil {

@@ -6,11 +6,11 @@ import (
 	"palisade/internal/bench/world"
 )
 
-// scaleRepetitions are enough for an interval, where many Worlds are to be measured.
+// scaleRepetitions is just enough for an interval, because there are many Worlds to measure.
 const scaleRepetitions = 7
 
-// Scale is a series for each thing that there can be many of. The bridge is beside
-// palisade where it has the same thing.
+// Scale measures the cost of rules, members, ports and flows by their number. The series
+// include the bridge, except for flows.
 func Scale(quickly bool) Plan {
 	p := Plan{Kind: "scale", Durations: full}
 	repetitions := scaleRepetitions
@@ -39,15 +39,15 @@ func Scale(quickly bool) Plan {
 		func(size int) Entrant { return Entrant{Config: world.Config{Members: size}} })
 	series("ports of the switch", "ports", []task{flood, connections{}}, []int{2, 20, 100, 200}, both,
 		func(size int) Entrant { return Entrant{Config: world.Config{Ports: size}} })
-	// Round trips, too: a filter that saw nothing come back is void.
+	// A run is void if a filter saw no replies, so there are round trips as well.
 	spread := packets{size: 64, flows: manyFlows, title: "UDP, 64 bytes"}
 	series("flows", "flows", []task{spread, trips{"udp", false}}, []int{1, 1000, 10_000, 100_000, 1_000_000}, alone,
 		func(size int) Entrant { return Entrant{Flows: size} })
 	return p
 }
 
-// Ablate leaves out one part of the switch at a time, which no node can. What is first in
-// a phase is whole, and the others are compared with it.
+// Ablate leaves out one part of the switch at a time, which no node can do. The first
+// entrant of a phase is the complete switch; the others are compared with it.
 func Ablate(quickly bool) Plan {
 	p := Plan{Kind: "ablate", Durations: full}
 	repetitions := repetitions

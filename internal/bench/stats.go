@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// median of values, which it does not change; NaN of none.
+// median returns the median of values, or NaN if there are none. It does not change values.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -15,9 +15,9 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// interval is a confidence interval of 95 % or more for the median of what values are
-// drawn from, whatever the distribution: the k-th smallest and the k-th largest of them,
-// by the sign test. Fewer than six values have none.
+// interval returns a confidence interval of at least 95 % for the median of the distribution
+// that values are drawn from. It holds for every distribution: it is the k-th smallest and
+// the k-th largest value, by the sign test. It needs six values or more.
 func interval(values []float64) (low, high float64, ok bool) {
 	sorted := slices.Sorted(slices.Values(values))
 	n := len(sorted)
@@ -44,16 +44,16 @@ type Ratio struct {
 	To      string `json:"to"`
 	// Value is the ratio of the two medians.
 	Value float64 `json:"value"`
-	// Low and High bound, with 95 % confidence, the median of the ratios within a
-	// repetition; both are 0 if there are too few. Machines have slow minutes, which fall
-	// on both of a pair, so that this can be tighter than the medians' own intervals.
+	// Low and High are the 95 % interval of the median of the ratios within a repetition;
+	// both are 0 if there are too few. A slow minute of the machine affects both values of
+	// a pair, so this interval can be narrower than those of the two medians.
 	Low   float64 `json:"low,omitempty"`
 	High  float64 `json:"high,omitempty"`
 	Pairs int     `json:"pairs"`
 }
 
-// compare makes the ratio of two series, which are by repetition. A repetition that one of
-// them lacks is left out of both.
+// compare returns the ratio of two series of values by repetition. A repetition that is
+// missing in one series is left out of both.
 func compare(of, to map[int]float64) Ratio {
 	var above, below, ratios []float64
 	for repetition, value := range of {

@@ -20,12 +20,13 @@ func TestMedian(t *testing.T) {
 		}
 	}
 	if !math.IsNaN(median(nil)) {
-		t.Error("nothing has a median")
+		t.Error("the median of no values is a number")
 	}
 }
 
-// The sign test's table: how many of the smallest and largest values the interval leaves out.
-func TestIntervalLeavesOutWhatTheSignTestAllows(t *testing.T) {
+// left is the number of smallest and largest values outside of the interval, from a table of
+// the sign test.
+func TestIntervalFollowsTheSignTest(t *testing.T) {
 	for _, tc := range []struct {
 		n, left int
 		ok      bool
@@ -58,13 +59,13 @@ func TestCompare(t *testing.T) {
 		value, low, high float64
 		pairs            int
 	}{
-		{"the ratio is that of the medians", series(2, 4, 9), series(1, 1, 3), 4, 0, 0, 3},
-		{"six pairs have the interval of all", series(2, 4, 6, 8, 10, 12), series(1, 2, 3, 4, 5, 6), 2, 2, 2, 6},
-		// The halves of two minutes, one half as fast: medians say 1, and so do pairs.
-		{"slow minutes fall on both", series(10, 5, 10, 5, 10, 5), series(10, 5, 10, 5, 10, 5), 1, 1, 1, 6},
-		{"an outlier is bounded by the interval", series(1, 1, 1, 1, 1, 1, 100), series(1, 1, 1, 1, 1, 1, 1), 1, 1, 100, 7},
-		{"nine leave an outlier out", series(1, 1, 1, 1, 1, 1, 1, 1, 100), series(1, 1, 1, 1, 1, 1, 1, 1, 1), 1, 1, 1, 9},
-		{"what one lacks is left out of both", map[int]float64{0: 3, 1: 100, 2: 5}, map[int]float64{0: 1, 2: 1}, 4, 0, 0, 2},
+		{"the ratio of two medians", series(2, 4, 9), series(1, 1, 3), 4, 0, 0, 3},
+		{"the interval of six pairs contains all", series(2, 4, 6, 8, 10, 12), series(1, 2, 3, 4, 5, 6), 2, 2, 2, 6},
+		// The machine is half as fast in every other minute: both series are affected alike.
+		{"slow minutes affect both", series(10, 5, 10, 5, 10, 5), series(10, 5, 10, 5, 10, 5), 1, 1, 1, 6},
+		{"seven pairs with an outlier", series(1, 1, 1, 1, 1, 1, 100), series(1, 1, 1, 1, 1, 1, 1), 1, 1, 100, 7},
+		{"the interval of nine pairs leaves an outlier out", series(1, 1, 1, 1, 1, 1, 1, 1, 100), series(1, 1, 1, 1, 1, 1, 1, 1, 1), 1, 1, 1, 9},
+		{"a repetition that one series lacks", map[int]float64{0: 3, 1: 100, 2: 5}, map[int]float64{0: 1, 2: 1}, 4, 0, 0, 2},
 	} {
 		got := compare(tc.of, tc.to)
 		if got.Value != tc.value || got.Low != tc.low || got.High != tc.high || got.Pairs != tc.pairs {
@@ -72,13 +73,12 @@ func TestCompare(t *testing.T) {
 		}
 	}
 	if none := compare(series(1, 2), nil); none.Pairs != 0 || !math.IsNaN(none.Value) {
-		t.Errorf("with nobody: %+v", none)
+		t.Errorf("compared with an empty series: %+v", none)
 	}
 }
 
-// The interval is for the median of what values are drawn from: of a thousand draws of it
-// not more than 5 % may miss, whatever the distribution.
-func TestIntervalCoversTheMedian(t *testing.T) {
+// At most 5 % of the intervals may miss the median of the distribution.
+func TestIntervalContainsTheMedian(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, tc := range []struct {
 		name string
@@ -107,18 +107,18 @@ func TestIntervalCoversTheMedian(t *testing.T) {
 	}
 }
 
-// A path with a limit of its own loses above it, and, now and then, below.
+// The simulated path loses frames above its rate, and in every other trial below it.
 func TestSearchFindsTheRateWithoutLoss(t *testing.T) {
 	for _, tc := range []struct {
 		name             string
 		limit, sustained float64
-		sender           float64 // what the sender can do
+		sender           float64 // the highest rate of the sender
 		want, within     float64
 	}{
-		{"in the middle", 1000, 300, 1e9, 300, 16},
-		{"at the top", 1000, 2000, 1e9, 1000, 16},
-		{"a slow sender finds what it can send", 1000, 2000, 500, 500, 1},
-		{"less than the search can tell from none", 1000, 1, 1e9, 0, 10},
+		{"rate in the middle", 1000, 300, 1e9, 300, 16},
+		{"rate above the limit", 1000, 2000, 1e9, 1000, 16},
+		{"rate of a slow sender", 1000, 2000, 500, 500, 1},
+		{"rate near 0", 1000, 1, 1e9, 0, 10},
 	} {
 		flips := 0
 		best, trials, err := search(tc.limit, func(rate float64) (trial, error) {
@@ -126,7 +126,7 @@ func TestSearchFindsTheRateWithoutLoss(t *testing.T) {
 			if rate > tc.sustained {
 				return trial{rate: rate, lost: 1}, nil
 			}
-			if flips++; flips%2 == 1 { // every other trial has bad luck
+			if flips++; flips%2 == 1 { // every other trial loses a frame
 				return trial{rate: rate, lost: 1}, nil
 			}
 			return trial{rate: rate}, nil

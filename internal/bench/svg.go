@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// colours is how many there are of bars (b0, b1, …) and of strokes (s0, s1, …).
+// colours is the number of colours of bars (b0, b1, …) and of strokes (s0, s1, …).
 const colours = 6
 
-// style draws the background too, so that a chart is readable wherever it is put: a viewer
-// may tell the image another preference than the page around it shows. The colours of the
-// bars are of one lightness, which both backgrounds stand out from.
+// style includes the background, because a viewer may give the image another colour scheme
+// than the page around it. All bars have the same lightness, which contrasts with both
+// backgrounds.
 const style = `
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .head { font-weight: 600 }
@@ -28,7 +28,7 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 line { stroke-width: 1.5; fill: none }
 `
 
-// An svg is a drawing under way; its unit is a pixel.
+// An svg is a drawing that is being built. Its unit is a pixel.
 type svg struct{ b strings.Builder }
 
 func newSVG(width, height int) *svg {
@@ -54,7 +54,7 @@ func (s *svg) line(x1, y1, x2, y2 float64, class string) {
 	fmt.Fprintf(&s.b, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" class="%s"/>`+"\n", x1, y1, x2, y2, class)
 }
 
-// whisker is a line with an end to each side.
+// whisker draws a horizontal line with a short vertical line at each end.
 func (s *svg) whisker(low, high, y float64, class string) {
 	s.line(low, y, high, y, class)
 	s.line(low, y-3, low, y+3, class)
@@ -66,7 +66,8 @@ func (s *svg) end() string {
 	return s.b.String()
 }
 
-// A logAxis maps values to pixels by their logarithm, and what is beyond its ends to them.
+// A logAxis maps values to pixels by their logarithm. Values beyond an end of the axis are
+// mapped to that end.
 type logAxis struct{ from, to, left, right float64 }
 
 func (a logAxis) at(v float64) float64 {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Print writes the report for people.
+// Print writes the report as plain text.
 func (r *Report) Print(out io.Writer) error {
 	fmt.Fprintf(out, "%s\n%s\n", r.Machine.line(), r.about())
 	for _, p := range r.Phases {
@@ -42,7 +42,7 @@ func (m Machine) line() string {
 	return fmt.Sprintf("%s, %d processors, Linux %s, load %s, %s, commit %s, %s", m.CPU, m.Processors, m.Kernel, m.Load, m.Go, m.Commit, m.Begun.UTC().Format(time.DateTime))
 }
 
-// about says how the numbers were taken.
+// about describes how the numbers were measured.
 func (r *Report) about() string {
 	d := r.Plan.Durations
 	s := fmt.Sprintf("Run %q, %.1f minutes. TCP %d s, floods %v, trials without loss %v, new connections %v for %d at a time, %d round trips. Medians; ratios of medians, with the 95 %% interval of the ratios within a repetition.",
@@ -53,10 +53,10 @@ func (r *Report) about() string {
 	return s
 }
 
-// A cells is a table: the first row is its head, the first column its names.
+// A cells is a table. Its first row is the head, its first column has the names.
 type cells [][]string
 
-// table shows a phase: a row for each measure, the medians, and the ratios to the rivals.
+// table shows a phase: a row for each measure, with the medians and the ratios to the rivals.
 func (r *Report) table(p PhaseResult) cells {
 	if p.Scale != "" {
 		return r.scaleTable(p)
@@ -115,7 +115,7 @@ func (r *Report) claimTable() cells {
 	return all
 }
 
-// open says which claims the run has no answer to, by whom they are about.
+// open lists the contestants of the claims that were not measured, or returns "".
 func (r *Report) open() string {
 	var about []string
 	count := 0
@@ -133,7 +133,7 @@ func (r *Report) open() string {
 	return fmt.Sprintf("not measured: %d claims, of %s", count, strings.Join(about, ", "))
 }
 
-// String is the ratio with its interval.
+// String returns the ratio with its interval.
 func (r Ratio) String() string {
 	switch {
 	case r.Pairs == 0:
@@ -144,7 +144,7 @@ func (r Ratio) String() string {
 	return fmt.Sprintf("%.2f [%.2f, %.2f]", r.Value, r.Low, r.High)
 }
 
-// number shows three digits, and no more precision than there is.
+// number writes three significant digits.
 func number(v float64) string {
 	switch {
 	case math.IsNaN(v):

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// A Measure is one number that is taken of every contestant of a phase.
+// A Measure is one quantity that is measured for every contestant of a phase.
 type Measure struct {
 	Name    string `json:"name"`
 	Unit    string `json:"unit"`
-	Group   string `json:"group"`             // of the chart it is drawn in
-	Smaller bool   `json:"smaller,omitempty"` // is better
+	Group   string `json:"group"`             // name of its chart
+	Smaller bool   `json:"smaller,omitempty"` // smaller values are better
 }
 
 // The groups, which are also the names of the charts.
@@ -35,7 +35,7 @@ type result struct {
 	detail map[string]float64
 }
 
-// memory is what a contestant takes of the machine's memory, after what went before.
+// memory measures the memory that a contestant uses after the tasks before.
 type memory struct{}
 
 func (memory) measures() []Measure {

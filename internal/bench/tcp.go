@@ -15,7 +15,7 @@ import (
 	"palisade/internal/bench/traffic"
 )
 
-// A bulk is a TCP transfer, as fast as it goes, by iperf3.
+// A bulk is a TCP transfer by iperf3, as fast as possible.
 type bulk struct {
 	streams int
 	reverse bool // from the server to the client
@@ -51,7 +51,7 @@ func (b bulk) run(ctx context.Context, r *rig, d Durations) ([]result, error) {
 	return []result{{value: bits / seconds / 1e9}, {value: processor / (bits / 8e9)}}, nil
 }
 
-// transfer sends for some seconds, and returns what has arrived.
+// transfer sends for some seconds. It returns the bits that arrived and the time they took.
 func (r *rig) transfer(ctx context.Context, seconds int, b bulk) (bits, took float64, err error) {
 	argv := []string{"-4", "-J", "-c", r.Server().Address.String(), "-p", strconv.Itoa(iperfPort),
 		"-t", strconv.Itoa(seconds), "-P", strconv.Itoa(b.streams), "--connect-timeout", "5000"}
@@ -84,15 +84,15 @@ func (r *rig) transfer(ctx context.Context, seconds int, b bulk) (bits, took flo
 	}
 	received := said.End.SumReceived
 	if received.Bytes == 0 || received.Seconds == 0 {
-		return 0, 0, fmt.Errorf("%s moved nothing", b.name())
+		return 0, 0, fmt.Errorf("%s delivered nothing", b.name())
 	}
 	return received.Bytes * 8, received.Seconds, nil
 }
 
-// connections makes new TCP connections.
+// connections measures the rate of new TCP connections.
 type connections struct{}
 
-// connectParallel is how many are made at a time.
+// connectParallel is the number of connections that are made at the same time.
 const connectParallel = 8
 
 func (connections) measures() []Measure {

@@ -11,7 +11,7 @@ import (
 	"palisade/internal/bench/traffic"
 )
 
-// A trips is a series of round trips: alone, or beside one TCP stream that fills the path.
+// A trips measures a series of round trips: alone, or while one TCP stream fills the path.
 type trips struct {
 	protocol string // "tcp" or "udp"
 	loaded   bool
@@ -34,7 +34,7 @@ func (t trips) run(ctx context.Context, r *rig, d Durations) (results []result, 
 		filled := make(chan error, 1)
 		go func() { _, _, err := r.transfer(ctx, d.Load, bulk{streams: 1}); filled <- err }()
 		defer func() { err = errors.Join(err, <-filled) }()
-		// The stream has its full rate by then; the series ends well before it.
+		// The stream reaches its full rate in this time. The series ends well before the stream.
 		if err := pause(ctx, 300*time.Millisecond); err != nil {
 			return nil, err
 		}
@@ -46,7 +46,7 @@ func (t trips) run(ctx context.Context, r *rig, d Durations) (results []result, 
 	if err != nil {
 		return nil, fmt.Errorf("round trips over %s: %w", t.protocol, err)
 	}
-	// Beside a stream that fills the path, all may be lost; alone, nothing is behind it.
+	// While a stream fills the path, all messages may be lost; alone, that is an error.
 	if l.Lost == l.Count && !t.loaded {
 		return nil, fmt.Errorf("no answer to %d messages over %s", l.Count, t.protocol)
 	}

@@ -11,10 +11,10 @@ import (
 
 // A packets floods the path with UDP frames of one size.
 type packets struct {
-	size     int // bytes on a wire
+	size     int // bytes on the wire
 	flows    int
-	lossless bool // search for the highest rate without loss, too
-	title    string
+	lossless bool   // also search for the highest rate without loss
+	title    string // replaces the name, if not ""
 }
 
 func (p packets) name() string {
@@ -70,25 +70,25 @@ func (r *rig) stream(p packets, rate float64, duration time.Duration) traffic.Se
 	return s
 }
 
-// A flood is what went through, a second.
+// A flood is the result of sending as fast as possible.
 type flood struct {
-	offered, rate, dropped float64 // frames
-	processor              float64 // seconds
+	offered, rate, dropped float64 // frames each second
+	processor              float64 // processor seconds each second
 }
 
 const (
-	// A flood runs for floodLead, and perFlow for each flow, before it is measured, so that
-	// each has been seen; and for floodTail longer than it is measured, at least.
+	// A flood runs for floodLead, and perFlow for each flow, before the measurement begins,
+	// so that the switch has seen each flow. It ends at least floodTail after the measurement.
 	floodLead = 200 * time.Millisecond
 	perFlow   = 7 * time.Microsecond
 	floodTail = 100 * time.Millisecond
-	// floodTries is how often a flood is tried that ended before its measurement did, or
-	// of which nothing arrived meanwhile, on a machine that has too much else to do.
+	// floodTries is how often a flood is tried. On a busy machine a flood can end before its
+	// measurement does, or nothing arrives during the measurement.
 	floodTries = 3
 )
 
-// flood sends as fast as it goes and counts at the receiver's socket: the forwarding rate
-// at maximum offered load (RFC 2285 §3.6.2).
+// flood sends as fast as possible and counts at the receiver's socket. The result is the
+// forwarding rate at maximum offered load (RFC 2285 §3.6.2).
 func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood, error) {
 	stream := r.stream(p, 0, 0)
 	lead := floodLead + time.Duration(stream.Flows)*perFlow
@@ -120,12 +120,12 @@ func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood
 		}
 	}
 	if f.rate == 0 {
-		return f, fmt.Errorf("%s moved nothing of %.0f frames a second", p.name(), f.offered)
+		return f, fmt.Errorf("%s delivered none of %.0f frames a second", p.name(), f.offered)
 	}
 	return f, fmt.Errorf("%s: the machine is too busy to count while frames are sent", p.name())
 }
 
-// watch counts what arrives in a window, after the lead.
+// watch counts what arrives in a window that begins after the lead.
 func (r *rig) watch(ctx context.Context, lead, window time.Duration) (f flood, err error) {
 	var counts [2]traffic.Count
 	var busy [2]float64
@@ -147,13 +147,13 @@ func (r *rig) watch(ctx context.Context, lead, window time.Duration) (f flood, e
 	return f, nil
 }
 
-// A trial is a stream at a rate, and how much of it was lost on the way and at the end.
+// A trial is a stream at one rate. Its loss includes the drops of the receiver's socket.
 type trial struct {
-	rate float64 // as it was sent: the sender may be slower than asked
+	rate float64 // the rate that was sent, which can be lower than the rate that was asked for
 	lost uint64
 }
 
-// trial sends at a rate, and waits until all has arrived that does.
+// trial sends at a rate, and then waits until no more frames arrive.
 func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.Duration) (trial, error) {
 	before, err := r.server.Count(ctx)
 	if err != nil {
@@ -164,8 +164,8 @@ func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.
 		return trial{}, err
 	}
 	t := trial{rate: float64(sent.Offered) / sent.Took.Seconds()}
-	const patience = 20 // looks, 5 ms apart, at which nothing more has come
-	for last, vain := uint64(0), 0; vain < patience; vain++ {
+	const patience = 20 // counts, 5 ms apart, without a new frame
+	for last, idle := uint64(0), 0; idle < patience; idle++ {
 		now, err := r.server.Count(ctx)
 		if err != nil {
 			return t, err
@@ -175,7 +175,7 @@ func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.
 			return t, nil
 		}
 		if got != last {
-			last, vain = got, 0
+			last, idle = got, 0
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
 			return t, err
@@ -184,14 +184,14 @@ func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.
 	return t, nil
 }
 
-// searchSteps halve the interval that the rate is in: the result is exact to 1/64 of
-// where the search begins.
+// searchSteps is how often the search halves its interval: the result is exact to 1/64 of
+// the initial limit.
 const searchSteps = 6
 
-// search finds the highest rate at which nothing is lost, by bisection between none and
-// limit: throughput, as RFC 2544 §26.1 has it, but for trials of a fraction of a second
-// where it asks for sixty. A rate has failed when two trials in succession lose something,
-// as a machine with other work does now and then at any rate.
+// search finds the highest rate without loss, by bisection between 0 and limit. This is the
+// throughput of RFC 2544 §26.1, except that a trial takes a fraction of a second and not
+// sixty. A rate fails when two trials in succession lose frames, because a machine with
+// other work sometimes loses frames at any rate.
 func search(limit float64, attempt func(rate float64) (trial, error)) (best float64, trials int, err error) {
 	low, high := 0.0, limit
 	for range searchSteps {
@@ -212,7 +212,7 @@ func search(limit float64, attempt func(rate float64) (trial, error)) (best floa
 		low, best = rate, max(best, t.rate)
 	}
 	if best == 0 {
-		best = limit / (1 << (searchSteps + 1)) // below what the search can tell from none
+		best = limit / (1 << (searchSteps + 1)) // the search cannot tell a lower rate from 0
 	}
 	return best, trials, nil
 }

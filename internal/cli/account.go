@@ -78,7 +78,7 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&r.Name, "name", "", "the account's `NAME`")
 	cmd.Flags().StringVar(&id, "id", "", "the account `ID`, 12 digits (default: a random unused one)")
-	cmd.Flags().StringVar(&platform, "platform", string(ec2.VPCOnly), "`vpc` (with a default VPC in each region) or classic")
+	cmd.Flags().StringVar(&platform, "platform", string(ec2.VPCOnly), "the `PLATFORM`: vpc (with a default VPC in each region) or classic")
 	cmd.Flags().IntVar(&r.Count, "count", 0, "create `N` accounts, or none if one fails")
 	cmd.Flags().StringVar(&r.Prefix, "prefix", "", "the beginning of their names")
 	return cmd

@@ -132,7 +132,7 @@ func newClusterToken() *cobra.Command {
 		},
 	}
 	choice.flags(cmd)
-	cmd.Flags().StringVar(&role, "role", string(ec2.Voter), "`voter` (3 or 5 in all) or nonvoter")
+	cmd.Flags().StringVar(&role, "role", string(ec2.Voter), "the `ROLE`: voter (3 or 5 in a cluster) or nonvoter")
 	cmd.Flags().DurationVar(&ttl, "ttl", 10*time.Minute, "how long the token is valid")
 	return cmd
 }

@@ -18,8 +18,9 @@ import (
 	"palisade/internal/packet"
 )
 
-// A Blow is a storm of a while. SYNs and ARP requests go by the device's packet socket, past
-// its queue; small datagrams by ordinary sockets, so that the kernel joins them as it does.
+// A Blow is an attack that lasts for a while. SYNs, flows and ARP requests are written to a
+// packet socket and bypass the device's queue. Small datagrams use ordinary sockets, so that
+// the kernel joins them as usual.
 type Blow struct {
 	Device string        `json:"device"`
 	Me     Host          `json:"me"`
@@ -27,34 +28,34 @@ type Blow struct {
 	Far    Host          `json:"far"`  // on another
 	For    time.Duration `json:"for"`
 
-	SYNPorts []uint16 `json:"syn_ports"` // of Near: each gets SYNRate SYNs a second
+	SYNPorts []uint16 `json:"syn_ports"` // of Near: each gets SYNRate SYNs each second
 	SYNRate  float64  `json:"syn_rate"`
-	FlowPort uint16   `json:"flow_port"` // of Far, UDP: each second Flows datagrams, each of another source port
+	FlowPort uint16   `json:"flow_port"` // of Far, UDP: Flows datagrams each second, each with another source port
 	Flows    int      `json:"flows"`
-	ARP      bool     `json:"arp"` // requests for one address after another, as fast as it goes
+	ARP      bool     `json:"arp"` // send requests for one address after another, as fast as possible
 	ARPFrom  Host     `json:"arp_from"`
 
-	Datagrams     float64  `json:"datagrams"`      // a second, of 0 to MostDatagram bytes, to both, by and without UDP_SEGMENT=1
-	DatagramPorts []uint16 `json:"datagram_ports"` // that they are for
+	Datagrams     float64  `json:"datagrams"`      // each second, of 0 to MostDatagram bytes, to Near and Far, with and without UDP_SEGMENT=1
+	DatagramPorts []uint16 `json:"datagram_ports"` // destination ports of the datagrams
 
 	Corpus     []Frame `json:"corpus"`
-	CorpusRate float64 `json:"corpus_rate"` // frames a second
+	CorpusRate float64 `json:"corpus_rate"` // frames each second
 
 	Loops int  `json:"loops"` // busy processes
-	Idle  bool `json:"idle"`  // those leave every other process the processors (SCHED_IDLE)
+	Idle  bool `json:"idle"`  // the loops run only when no other process wants a processor (SCHED_IDLE)
 }
 
-// MostDatagram is how many bytes the largest of the small datagrams has.
+// MostDatagram is the size of the largest small datagram, in bytes.
 const MostDatagram = 64
 
-// A Blown is what was sent of a Blow.
+// A Blown is the result of a Blow.
 type Blown struct {
 	SYNs      traffic.Sent `json:"syns"`
 	Flows     traffic.Sent `json:"flows"`
 	ARPs      traffic.Sent `json:"arps"`
 	Datagrams uint64       `json:"datagrams"`
 	Corpus    uint64       `json:"corpus"`  // frames that the device took
-	Refused   uint64       `json:"refused"` // that the sender's own kernel did not
+	Refused   uint64       `json:"refused"` // frames that the sender's kernel refused
 	Loops     int          `json:"loops"`
 }
 
@@ -65,7 +66,7 @@ func blow(b Blow) (*Blown, error) {
 		mu    sync.Mutex // guards blown.SYNs and errs
 		errs  []error
 	)
-	runtime.LockOSThread() // of the loops
+	runtime.LockOSThread() // the loops die with this thread
 	defer runtime.UnlockOSThread()
 	begin, end, started, err := b.startLoops()
 	if err != nil {
@@ -73,7 +74,7 @@ func blow(b Blow) (*Blown, error) {
 	}
 	defer end()
 	blown.Loops = started
-	goes := func(what string, send func() error) {
+	run := func(what string, send func() error) {
 		wg.Go(func() {
 			if err := send(); err != nil {
 				mu.Lock()
@@ -83,7 +84,7 @@ func blow(b Blow) (*Blown, error) {
 		})
 	}
 	for i, port := range b.SYNPorts {
-		goes("SYNs", func() error {
+		run("SYNs", func() error {
 			sent, err := b.sendSYNs(uint32(i)<<24, port)
 			mu.Lock()
 			defer mu.Unlock()
@@ -94,23 +95,23 @@ func blow(b Blow) (*Blown, error) {
 		})
 	}
 	if b.Flows > 0 {
-		goes("flows", func() (err error) { blown.Flows, err = b.sendFlows(); return err })
+		run("flows", func() (err error) { blown.Flows, err = b.sendFlows(); return err })
 	}
 	if b.ARP {
-		goes("ARP", func() (err error) { blown.ARPs, err = b.sendARPs(); return err })
+		run("ARP", func() (err error) { blown.ARPs, err = b.sendARPs(); return err })
 	}
 	if b.Datagrams > 0 {
-		goes("datagrams", func() (err error) { blown.Datagrams, err = b.sendDatagrams(); return err })
+		run("datagrams", func() (err error) { blown.Datagrams, err = b.sendDatagrams(); return err })
 	}
 	if len(b.Corpus) > 0 {
-		goes("corpus", func() (err error) { blown.Corpus, blown.Refused, err = b.sendCorpus(); return err })
+		run("corpus", func() (err error) { blown.Corpus, blown.Refused, err = b.sendCorpus(); return err })
 	}
 	begin()
 	wg.Wait()
 	return &blown, errors.Join(errs...)
 }
 
-// template is a frame from me to a host.
+// template makes a frame from me to a host.
 func template(me, to Host, protocol uint8, port uint16, payload int) ([]byte, error) {
 	return packet.Compose(packet.Template{
 		Flow:   packet.Flow{Src: me.Address, Dst: to.Address, Protocol: protocol, SrcPort: firstPort, DstPort: port},
@@ -118,7 +119,7 @@ func template(me, to Host, protocol uint8, port uint16, payload int) ([]byte, er
 	})
 }
 
-// Where fields are in a frame with an IPv4 header without options.
+// Offsets in a frame with an IPv4 header without options, and the range of source ports.
 const (
 	ipAt        = 14
 	transportAt = ipAt + 20
@@ -158,7 +159,7 @@ func (b *Blow) sendARPs() (traffic.Sent, error) {
 	binary.BigEndian.PutUint16(frame[20:], 1) // a request
 	number := uint32(0)
 	return traffic.SendFrames(traffic.FrameStream{Device: b.Device, Frame: frame, For: b.For, Next: func(frame []byte) {
-		// Near, Far and what is around them.
+		// The addresses of Near and Far and the 15 after each.
 		number++
 		target := []Host{b.Near, b.Far}[number%2].Address.As4()
 		target[3] += byte(number / 2 % 16)
@@ -166,8 +167,8 @@ func (b *Blow) sendARPs() (traffic.Sent, error) {
 	}})
 }
 
-// setChecksum computes the checksum of the TCP segment or UDP datagram in a frame, which is
-// at bytes behind its header's beginning.
+// setChecksum computes the checksum of the TCP segment or UDP datagram in a frame. The
+// checksum is at the offset at in its header.
 func setChecksum(frame []byte, at int) {
 	segment := frame[transportAt:]
 	segment[at], segment[at+1] = 0, 0
@@ -186,12 +187,13 @@ func setChecksum(frame []byte, at int) {
 	}
 	value := ^uint16(sum)
 	if value == 0 && frame[ipAt+9] == packet.ProtocolUDP {
-		value = 0xffff // RFC 768: zero says that there is none
+		value = 0xffff // RFC 768: zero means no checksum
 	}
 	binary.BigEndian.PutUint16(segment[at:], value)
 }
 
-// pacer spreads what is done over time, in steps that a sleep can keep.
+// A pacer spreads actions over time. It sleeps once for paceStep actions, because a sleep
+// cannot be short.
 type pacer struct {
 	begun time.Time
 	until time.Duration
@@ -201,15 +203,15 @@ type pacer struct {
 
 const paceStep = 16
 
-// next waits until the next may be done, and reports whether the time is up. What was missed
-// while another had the processor is not made up for.
+// next waits until the next action is due, and reports whether there is time left. Actions that
+// were missed while another process had the processor are not made up for.
 func (p *pacer) next() bool {
 	now := time.Since(p.begun)
 	if p.done++; p.done%paceStep == 0 {
 		due := time.Duration(float64(p.done) / p.rate * float64(time.Second))
 		if early := due - now; early > 0 {
 			pause := unix.NsecToTimespec(int64(early))
-			_ = unix.Nanosleep(&pause, nil) // a signal makes one step early
+			_ = unix.Nanosleep(&pause, nil) // a signal can end it early
 		} else if early < -time.Millisecond {
 			p.begun = p.begun.Add(-early)
 			p.until += early
@@ -218,7 +220,7 @@ func (p *pacer) next() bool {
 	return now < p.until
 }
 
-// sendDatagrams sends every size in turn by ordinary sockets.
+// sendDatagrams sends datagrams of every size in turn by ordinary sockets.
 func (b *Blow) sendDatagrams() (sent uint64, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -247,7 +249,7 @@ func (b *Blow) sendDatagrams() (sent uint64, err error) {
 	payload := make([]byte, MostDatagram)
 	pace := pacer{begun: time.Now(), until: b.For, rate: b.Datagrams}
 	for n := 0; pace.next(); n++ {
-		// A run of each size, as only equal sizes are joined on the way.
+		// Many of the same size in succession, because only equal sizes are joined on the way.
 		const run = 64
 		s := sockets[n/run/(MostDatagram+1)%len(sockets)]
 		if unix.Sendto(s.fd, payload[:n/run%(MostDatagram+1)], unix.MSG_DONTWAIT, s.to) == nil {
@@ -257,7 +259,7 @@ func (b *Blow) sendDatagrams() (sent uint64, err error) {
 	return sent, nil
 }
 
-// sendCorpus sends the corpus again and again.
+// sendCorpus sends the corpus repeatedly.
 func (b *Blow) sendCorpus() (sent, refused uint64, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -287,14 +289,15 @@ func (b *Blow) sendCorpus() (sent, refused uint64, err error) {
 	return sent, refused, nil
 }
 
-// lingerFor is what starting all loops may take, and more.
+// lingerFor is longer than it takes to start all loops.
 const lingerFor = 10 * time.Second
 
-// startLoops starts processes that are busy from begin on and die with the calling thread. They
-// begin all at once, for the first of them would keep the processors from starting the others.
-// They also die by themselves lingerFor after the blow should have ended: in a cgroup that has
-// used up its quota, loops can keep a thread of higher priority from running for minutes (seen
-// on Linux 6.18), the one that would end them too. An alarm outlives exec (alarm(2)).
+// startLoops starts processes that are busy from the call of begin on, and die with the calling
+// thread. They begin together, because the first busy ones would delay the start of the others.
+// They also end by themselves, lingerFor after the Blow should have ended: in a cgroup that has
+// used up its quota, busy loops can keep a thread of higher priority from running for minutes
+// (seen on Linux 6.18), including the thread that would end them. An alarm survives exec
+// (alarm(2)).
 func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 	wait, pipe, err := os.Pipe()
 	if err != nil {
@@ -306,10 +309,10 @@ func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 			_ = cmd.Process.Kill()
 		}
 		for _, cmd := range loops {
-			_ = cmd.Wait() // killed is no news
+			_ = cmd.Wait() // the error says that it was killed
 		}
 		_ = wait.Close()
-		_ = pipe.Close() // again, if they have begun
+		_ = pipe.Close() // an error means that begin has closed it
 	}
 	for range b.Loops {
 		cmd := exec.Command("perl", "-e", "alarm shift; exec @ARGV", strconv.Itoa(int((b.For + lingerFor).Seconds())),
@@ -317,7 +320,7 @@ func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 		cmd.Stdin = wait
 		cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 		err := cmd.Start()
-		if errors.Is(err, unix.EAGAIN) { // as many as there may be
+		if errors.Is(err, unix.EAGAIN) { // no more processes are allowed
 			break
 		}
 		if err == nil {

@@ -20,15 +20,15 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// A Frame is one of a corpus.
+// A Frame is one frame of a corpus.
 type Frame struct {
 	Bytes  []byte `json:"bytes"`
-	Header bool   `json:"header"` // it begins with a virtio header, which goes by PACKET_VNET_HDR
+	Header bool   `json:"header"` // it begins with a virtio header, and is sent with PACKET_VNET_HDR
 }
 
-// Corpus is every hostile frame that the repository knows, as me sends it to each of the
-// hosts: the threats of packettest, forged offload headers, and what the fuzz targets below
-// the directories in fuzz have found, as frames and as payloads.
+// Corpus returns every hostile frame of the repository, sent by me to each of the hosts: the
+// threats of packettest, forged offload headers, and the findings of the fuzz targets in the
+// directories fuzz, as frames and as payloads.
 func Corpus(me Host, to []Host, fuzz ...string) ([]Frame, error) {
 	var all []Frame
 	for _, host := range to {
@@ -53,7 +53,8 @@ func Corpus(me Host, to []Host, fuzz ...string) ([]Frame, error) {
 	return all, nil
 }
 
-// field is where me attacks a host, whose neighbour has the next address.
+// field returns the addresses for packettest's threats: me attacks host, and a group member
+// has the address after host's.
 func field(me, host Host) packettest.Field {
 	at := func(h Host) packettest.Host { return packettest.Host{MAC: h.MAC, Addr: h.Address} }
 	return packettest.Field{
@@ -62,12 +63,12 @@ func field(me, host Host) packettest.Field {
 	}
 }
 
-// forgedCount is how many forged headers there are for each host: all combinations would be
-// tens of thousands.
+// forgedCount is the number of forged headers for each host. All combinations would be tens
+// of thousands.
 const forgedCount = 2000
 
-// forgedHeaders are offload headers (virtio 1.2 §5.1.6) that ask whoever takes the frame to
-// write a checksum over something else, or to cut it into other packets.
+// forgedHeaders returns frames with offload headers (virtio 1.2 §5.1.6) that tell the receiver
+// to write a checksum over other fields, or to cut the frame into other packets.
 func forgedHeaders(me, to Host) ([]Frame, error) {
 	syn, err := template(me, to, packet.ProtocolTCP, 22, 0)
 	if err != nil {
@@ -97,7 +98,8 @@ func forgedHeaders(me, to Host) ([]Frame, error) {
 	return all, nil
 }
 
-// fuzzFrames are what a fuzz target found, in the forms in which an instance can send it.
+// fuzzFrames returns the finding b of a fuzz target in the forms in which an instance can send
+// it.
 func fuzzFrames(me, to Host, b []byte) []Frame {
 	const longest = 60000
 	if len(b) == 0 || len(b) > longest {
@@ -114,7 +116,7 @@ func fuzzFrames(me, to Host, b []byte) []Frame {
 	if len(b) > packet.OffloadLen+ipAt {
 		all = append(all, Frame{Bytes: b, Header: true})
 	}
-	if len(b) < 1300 { // as what a datagram carries, and as an IP packet
+	if len(b) < 1300 { // as the payload of a datagram, and as an IP packet
 		if frame, err := template(me, to, packet.ProtocolUDP, 53, len(b)); err == nil {
 			copy(frame[transportAt+8:], b)
 			setChecksum(frame, 6)
@@ -124,8 +126,8 @@ func fuzzFrames(me, to Host, b []byte) []Frame {
 	return all
 }
 
-// fuzzed returns the byte strings in the corpora of `go test -fuzz` below testdata/fuzz of
-// directories. A directory without one has found nothing.
+// fuzzed returns the byte strings in the corpora of `go test -fuzz` below testdata/fuzz in
+// directories. A directory without a corpus adds nothing.
 func fuzzed(directories []string) ([][]byte, error) {
 	var all [][]byte
 	for _, dir := range directories {
@@ -157,7 +159,8 @@ func fuzzed(directories []string) ([][]byte, error) {
 	return all, nil
 }
 
-// rawSocket writes frames to a device, with or without an offload header before each.
+// rawSocket opens a socket that writes frames to a device, with or without an offload header
+// before each.
 func rawSocket(device string, header bool) (int, error) {
 	link, err := net.InterfaceByName(device)
 	if err != nil {

@@ -11,29 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Hold says what to keep open. What the kernel refuses is left out: how much it lets an
-// instance have is its node's affair.
+// A Hold says which sockets to keep open. Packet sockets that the kernel refuses are left
+// out: the node decides how many an instance may have.
 type Hold struct {
 	Device       string         `json:"device"`
-	Slow         int            `json:"slow"`         // packet sockets with a filter each, for ARP and IPv4 in turn
-	Instructions int            `json:"instructions"` // of each filter, all of which run for every frame that arrives
-	Unread       int            `json:"unread"`       // packet sockets for every frame, without a filter
-	Connections  int            `json:"connections"`  // TCP connections that are not read from
-	To           netip.AddrPort `json:"to"`           // of those: it sends without end
+	Slow         int            `json:"slow"`         // packet sockets with a slow filter, alternately for ARP and IPv4
+	Instructions int            `json:"instructions"` // of each filter; all of them run for every frame that arrives
+	Unread       int            `json:"unread"`       // packet sockets that receive every frame and are not read
+	Connections  int            `json:"connections"`  // TCP connections that are not read
+	To           netip.AddrPort `json:"to"`           // server of the connections, which sends without end
 }
 
-// A Held is what there is of a Hold.
+// A Held counts the sockets that a Hold has opened.
 type Held struct {
 	Slow        int    `json:"slow"`
 	Unread      int    `json:"unread"`
 	Connections int    `json:"connections"`
-	Refused     string `json:"refused,omitempty"` // why there are no more packet sockets
+	Refused     string `json:"refused,omitempty"` // why a packet socket was refused
 }
 
-// senderSockets is as many packet sockets as the senders of a Blow need, and a few more.
+// senderSockets is the number of packet sockets that the senders of a Blow need, and a few
+// more.
 const senderSockets = 12
 
-// A holding is what a process holds; it is closed with the process.
+// A holding has the sockets of a process. They are closed when the process ends.
 type holding struct {
 	sockets     []int
 	connections []net.Conn
@@ -45,10 +46,10 @@ func (o *holding) hold(h Hold) (*Held, error) {
 		return nil, err
 	}
 	var held Held
-	for range h.Connections { // first: later every packet of a handshake is slow
+	for range h.Connections { // first, because the slow filters would delay every packet of a handshake
 		conn, err := net.DialTimeout("tcp4", h.To.String(), 2*time.Second)
 		if err != nil {
-			return nil, fmt.Errorf("connect to what sends without end: %w", err)
+			return nil, fmt.Errorf("connect to the server that sends without end: %w", err)
 		}
 		o.connections = append(o.connections, conn)
 		held.Connections++
@@ -70,10 +71,10 @@ func (o *holding) hold(h Hold) (*Held, error) {
 		}
 		held.Slow++
 	}
-	if errors.Is(refused, unix.ENOBUFS) { // sockets are what is short, and the senders want some
+	if errors.Is(refused, unix.ENOBUFS) { // no more sockets are allowed, and the senders need some
 		for range min(senderSockets, held.Slow) {
 			last := len(o.sockets) - 1
-			_ = unix.Close(o.sockets[last]) // it may be gone, as far as this program is concerned
+			_ = unix.Close(o.sockets[last]) // even after an error the descriptor is closed
 			o.sockets = o.sockets[:last]
 			held.Slow--
 		}
@@ -82,7 +83,7 @@ func (o *holding) hold(h Hold) (*Held, error) {
 }
 
 func (o *holding) packetSocket(device int, protocol uint16, filter []unix.SockFilter) error {
-	// Without a protocol it receives nothing until it has its filter.
+	// A socket without a protocol receives nothing, so it gets its filter before any frame.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("packet socket: %w", err)
@@ -101,7 +102,8 @@ func (o *holding) packetSocket(device int, protocol uint16, filter []unix.SockFi
 	return nil
 }
 
-// slowFilter reads the frame's first byte again and again, and refuses the frame.
+// slowFilter returns a filter that loads the frame's first byte again and again, and then
+// refuses the frame.
 func slowFilter(instructions int) []unix.SockFilter {
 	filter := make([]unix.SockFilter, max(1, instructions))
 	for i := range filter {

@@ -9,33 +9,33 @@ import (
 	"palisade/internal/packet"
 )
 
-// A Probe is frames that no rule admits: TCP, UDP and ICMP, to every one of the hosts and ports
-// in turn, each of another source port than those before.
+// A Probe sends frames that no rule admits: TCP, UDP and ICMP, to all hosts and ports in turn.
+// The source port changes from frame to frame.
 type Probe struct {
 	Device string        `json:"device"`
 	Me     Host          `json:"me"`
 	To     []Host        `json:"to"`
 	Ports  []uint16      `json:"ports"`
-	Rate   float64       `json:"rate"` // frames a second; 0 as fast as it goes
+	Rate   float64       `json:"rate"` // frames each second; 0: as fast as possible
 	For    time.Duration `json:"for"`
-	Most   uint64        `json:"most"` // frames that the device takes
+	Most   uint64        `json:"most"` // ends after the device has taken so many frames; 0: no bound
 }
 
-// A Probed is what was sent of a Probe.
+// A Probed is the result of a Probe.
 type Probed struct {
-	Taken   uint64        `json:"taken"`   // frames that the device took: these were sent
-	Refused uint64        `json:"refused"` // that found its queue full
+	Taken   uint64        `json:"taken"`   // frames that the device took and sent
+	Refused uint64        `json:"refused"` // frames that the device refused because its queue was full
 	Took    time.Duration `json:"took"`
 }
 
 func probe(p Probe) (*Probed, error) {
 	if len(p.To) == 0 || len(p.Ports) == 0 {
-		return nil, errors.New("a probe wants a host and a port")
+		return nil, errors.New("a probe needs a host and a port")
 	}
-	// All are of one length, and only fields differ.
+	// All frames have the same length; only their fields differ.
 	type shape struct {
 		frame    []byte
-		checksum int // behind the beginning of the transport header; 0: none that covers ports
+		checksum int // its offset in the transport header; 0: no checksum covers the ports
 	}
 	var shapes []shape
 	for _, to := range p.To {

@@ -1,14 +1,14 @@
-// Package storm is the program of a hostile instance: it sends whatever may hurt the network
-// that carries it, and holds and burns what it is given of the machine. Its bounds are in
-// time and in counts. The soak test of the same name runs it inside an instance of a lab, and
-// behind a Linux bridge for comparison, with the same requests.
+// Package storm is the program of a hostile instance. It sends every kind of frame that may
+// hurt the network, and uses all the sockets and processor time that it is allowed. Each
+// attack ends after a time or a count. TestSoakStorm runs it inside an instance of a lab and,
+// for comparison, behind a Linux bridge, with the same requests.
 //
-// Serve is its body: it reads requests as lines of JSON and answers each with a line. The
-// requests, in the order of use:
+// Serve reads requests as lines of JSON and answers each with a line. The requests, in the
+// order of use:
 //
 //	Hold   open sockets that are slow or are never read from; they stay until the process ends
-//	Blow   send everything at once, and run busy loops, for a while
-//	Probe  send what no rule admits, fast and in known number; for other processes than a storm's
+//	Blow   run all senders and busy loops at the same time, for a while
+//	Probe  send a known number of frames that no rule admits; in a process of its own
 //
 // Read Host, Serve, Blow (blow.go), Hold (hold.go), Probe (probe.go), Corpus (corpus.go).
 package storm
@@ -23,20 +23,20 @@ import (
 	"sync"
 )
 
-// A Host is one that frames are sent to or from.
+// A Host is the sender or the receiver of frames.
 type Host struct {
 	Address netip.Addr `json:"address"`
-	MAC     [6]byte    `json:"mac"` // of a receiver: whom frames for it are addressed to
+	MAC     [6]byte    `json:"mac"` // of a receiver: the destination MAC of frames for it
 }
 
-// A request is one line of Serve's input: one of its fields is set.
+// A request is one line of Serve's input. Exactly one field is set.
 type request struct {
 	Hold  *Hold  `json:"hold,omitempty"`
 	Blow  *Blow  `json:"blow,omitempty"`
 	Probe *Probe `json:"probe,omitempty"`
 }
 
-// A reply is one line of its output.
+// A reply is one line of Serve's output.
 type reply struct {
 	Held   *Held   `json:"held,omitempty"`
 	Blown  *Blown  `json:"blown,omitempty"`
@@ -65,7 +65,7 @@ func Serve(in io.Reader, out io.Writer) error {
 		case q.Probe != nil:
 			r.Probed, err = probe(*q.Probe)
 		default:
-			err = errors.New("a request without anything to do")
+			err = errors.New("the request has no field")
 		}
 		if err != nil {
 			r.Error = err.Error()
@@ -76,18 +76,19 @@ func Serve(in io.Reader, out io.Writer) error {
 	}
 }
 
-// A Process runs Serve elsewhere. Its methods may be called by several goroutines; the
-// process does one thing at a time.
+// A Process is another process that runs Serve. Several goroutines may call its methods; the
+// process carries out one request at a time.
 type Process struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	problem *tail
 
-	mu      sync.Mutex
+	mu      sync.Mutex // held for a request and its reply
 	replies *json.Decoder
 }
 
-// Start starts cmd, whose body is Serve, by start, which knows in which namespaces.
+// Start starts cmd, a program that calls Serve. The function start starts it in the right
+// namespaces.
 func Start(cmd *exec.Cmd, start func(*exec.Cmd) error) (*Process, error) {
 	p := &Process{cmd: cmd, problem: new(tail)}
 	in, err := cmd.StdinPipe()
@@ -105,8 +106,8 @@ func Start(cmd *exec.Cmd, start func(*exec.Cmd) error) (*Process, error) {
 	return p, nil
 }
 
-// Kill ends the process. What it holds may take the kernel long to let go of: nobody waits for
-// that.
+// Kill ends the process. It does not wait, because the kernel may need long to release the
+// process's sockets.
 func (p *Process) Kill() {
 	_ = p.in.Close()
 	_ = p.cmd.Process.Kill()
@@ -146,7 +147,7 @@ func (p *Process) ask(q request) (reply, error) {
 		err = p.replies.Decode(&r)
 	}
 	if err != nil {
-		return r, fmt.Errorf("the storm's process: %w: %s", err, p.problem)
+		return r, fmt.Errorf("process of the storm: %w: %s", err, p.problem)
 	}
 	if r.Error != "" {
 		return r, errors.New(r.Error)

@@ -20,7 +20,7 @@ var (
 	them = Host{netip.MustParseAddr("10.10.0.5"), ec2.MAC{2, 0, 0, 0, 0, 5}}
 )
 
-func TestChecksumIsTheOneThatComposeMakes(t *testing.T) {
+func TestSetChecksumAgreesWithCompose(t *testing.T) {
 	for _, protocol := range []uint8{packet.ProtocolTCP, packet.ProtocolUDP} {
 		for payload := range 5 {
 			want, err := template(me, them, protocol, 22, payload)
@@ -36,7 +36,7 @@ func TestChecksumIsTheOneThatComposeMakes(t *testing.T) {
 	}
 }
 
-func TestCorpusHasWhatEachSourceFound(t *testing.T) {
+func TestCorpusHasFramesOfEachSource(t *testing.T) {
 	dir := t.TempDir()
 	found := filepath.Join(dir, "testdata", "fuzz", "FuzzX")
 	if err := os.MkdirAll(found, 0o700); err != nil {
@@ -54,17 +54,17 @@ func TestCorpusHasWhatEachSourceFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(without) < forgedCount+250 || len(with) != len(without)+5 {
-		t.Errorf("%d frames, and %d with a fuzz target's; want many, and five more", len(without), len(with))
+		t.Errorf("%d frames, and %d with a fuzz target's finding; want at least 2250, and five more", len(without), len(with))
 	}
 	if !bytes.Equal(with[len(without)].Bytes, []byte("a frame with \x00 in it, longer")) {
 		t.Errorf("the fuzz target's frame is %q", with[len(without)].Bytes)
 	}
 	if _, err := Corpus(me, nil, filepath.Join(dir, "nowhere")); err == nil {
-		t.Error("a directory that is not there has a corpus")
+		t.Error("Corpus accepted a directory that does not exist")
 	}
 }
 
-func TestSlowFilterRunsAllOfItsInstructions(t *testing.T) {
+func TestSlowFilterHasNoJumpsAndRefusesTheFrame(t *testing.T) {
 	filter := slowFilter(1000)
 	for i, in := range filter[:999] {
 		if in.Code != 0x30 || in.Jt != 0 { // ldb [0]
@@ -72,22 +72,22 @@ func TestSlowFilterRunsAllOfItsInstructions(t *testing.T) {
 		}
 	}
 	if last := filter[999]; last.Code != 0x06 || last.K != 0 {
-		t.Errorf("the last is %+v, want one that refuses the frame", last)
+		t.Errorf("the last instruction is %+v, want one that refuses the frame", last)
 	}
 }
 
-func TestPacerKeepsTheRate(t *testing.T) {
+func TestPacerDoesNotExceedItsRate(t *testing.T) {
 	p := pacer{begun: time.Now(), until: 200 * time.Millisecond, rate: 10000}
 	n := 0
 	for p.next() {
 		n++
 	}
-	if n > 2100 { // fewer is what a busy machine makes of it
-		t.Errorf("%d in 200 ms, want at most 2000", n)
+	if n > 2100 { // fewer are possible on a busy machine
+		t.Errorf("%d actions in 200 ms, want at most 2000", n)
 	}
 }
 
-func TestRequestsAreReadAsTheyWereWritten(t *testing.T) {
+func TestRequestSurvivesJSON(t *testing.T) {
 	want := request{Blow: &Blow{Device: "eth0", Me: me, Far: them, Corpus: []Frame{{Bytes: []byte{0, 255}, Header: true}}}}
 	line, err := json.Marshal(want)
 	if err != nil {
@@ -99,7 +99,7 @@ func TestRequestsAreReadAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-func TestServeSaysWhatIsWrong(t *testing.T) {
+func TestServeReportsEachBadRequest(t *testing.T) {
 	var out bytes.Buffer
 	err := Serve(strings.NewReader(`{}{"probe":{}}{"hold":{"device":"nosuch0"}}`), &out)
 	if err != nil || strings.Count(out.String(), `"error"`) != 3 {
@@ -107,14 +107,14 @@ func TestServeSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestLoopsEndWithTheBlow(t *testing.T) {
+func TestBusyLoopsEndWithTheBlow(t *testing.T) {
 	b := Blow{Loops: 3, Idle: true, For: time.Second}
 	begin, end, started, err := b.startLoops()
 	if err != nil || started != 3 {
 		t.Fatalf("%d loops, %v", started, err)
 	}
 	begin()
-	end() // waits for each
+	end() // waits for each loop
 	if blown, err := blow(b); err != nil || blown.Loops != 3 {
 		t.Errorf("%+v, %v; want three loops", blown, err)
 	}

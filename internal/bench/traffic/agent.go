@@ -12,19 +12,20 @@ import (
 	"sync"
 )
 
-// An Agent is a process that runs Serve, at an endpoint. Its methods may be called by
-// several goroutines; the process does one thing at a time.
+// An Agent is a process at an endpoint that runs Serve. Several goroutines may call its
+// methods; the process carries out one request at a time.
 type Agent struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	replies *json.Decoder
-	problem bytes.Buffer // read after the process's end alone
+	problem bytes.Buffer // read only after the process has ended
 
-	mu   sync.Mutex // of a request and its answer
-	dead error      // why there is no process any more
+	mu   sync.Mutex // held for a request and its answer; guards dead
+	dead error      // why the process has ended; nil while it runs
 }
 
-// NewAgent starts cmd, whose body is Serve, by start, which knows in which namespace.
+// NewAgent starts cmd, a program that calls Serve. The function start starts it in the
+// endpoint's namespace.
 func NewAgent(cmd *exec.Cmd, start func(*exec.Cmd) error) (*Agent, error) {
 	a := &Agent{cmd: cmd}
 	in, err := cmd.StdinPipe()
@@ -63,7 +64,7 @@ func (a *Agent) Connect(ctx context.Context, c Connect) (Connected, error) {
 
 // Close ends the process.
 func (a *Agent) Close() error {
-	_ = a.cmd.Process.Kill() // it may have ended
+	_ = a.cmd.Process.Kill() // an error means that it has ended
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.dead == nil {
@@ -72,19 +73,19 @@ func (a *Agent) Close() error {
 	return nil
 }
 
-// end reaps the process, with mu held; why is what later requests are told.
+// end ends and reaps the process. Later requests fail with why. The caller holds mu.
 func (a *Agent) end(why error) {
 	_ = a.in.Close()
 	_ = a.cmd.Process.Kill()
-	_ = a.cmd.Wait() // killed is no news
+	_ = a.cmd.Wait() // the error says that it was killed
 	if said := strings.TrimSpace(a.problem.String()); said != "" {
 		why = fmt.Errorf("%w: %s", why, said)
 	}
 	a.dead = why
 }
 
-// ask makes one request. A process that is asked to stop by ctx is killed: it may be in a
-// system call that has no end.
+// ask makes one request. When ctx ends it kills the process, because the process may be in
+// a system call that does not return.
 func ask[R any](ctx context.Context, a *Agent, verb string, args any) (result R, err error) {
 	raw, err := json.Marshal(args)
 	if err != nil {
@@ -97,7 +98,7 @@ func ask[R any](ctx context.Context, a *Agent, verb string, args any) (result R,
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.dead != nil {
-		return result, fmt.Errorf("%s: the process at the endpoint is gone: %w", verb, a.dead)
+		return result, fmt.Errorf("%s: the process at the endpoint has ended: %w", verb, a.dead)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = a.cmd.Process.Kill() })
 	defer stop()

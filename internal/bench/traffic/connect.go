@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acceptors is how many connections the server serves at a time.
+// acceptors is the number of connections that the server serves at the same time.
 const acceptors = 16
 
-// connect makes connections until the time is over: each connects, sends a byte, reads the
-// answer, and then the end, which the server makes first. So what remembers the connection
-// for a minute (TIME-WAIT, RFC 9293 §3.6.1) is the server's, and the client may use the port
-// again: its kernel takes a new one's first segment for what it is (RFC 6191).
+// connect makes connections until the time is over. On each it sends a byte, reads the
+// answer, and waits until the server closes. Because the server closes first, the server
+// keeps the connection for a minute (TIME-WAIT, RFC 9293 §3.6.1) and the client can use the
+// port again: the server's kernel accepts a new connection from it (RFC 6191).
 func connect(c Connect) (Connected, error) {
 	if c.Parallel < 1 || c.Parallel > acceptors {
-		return Connected{}, fmt.Errorf("%d connections at a time, of 1 to %d", c.Parallel, acceptors)
+		return Connected{}, fmt.Errorf("%d connections at the same time; must be 1 to %d", c.Parallel, acceptors)
 	}
 	var made, failed atomic.Int64
 	var last atomic.Pointer[error]
@@ -59,17 +59,17 @@ func connectOnce(to netip.AddrPort) error {
 		return fmt.Errorf("send a byte: %w", err)
 	}
 	if n, err := again(func() (int, error) { return unix.Read(fd, letter) }); err != nil || n != 1 {
-		return fmt.Errorf("the answer: %d bytes, %w", n, errors.Join(err, errAnswer))
+		return fmt.Errorf("read the answer: %d bytes, %w", n, errors.Join(err, errAnswer))
 	}
 	if n, err := again(func() (int, error) { return unix.Read(fd, letter) }); err != nil || n != 0 {
-		return fmt.Errorf("the end: %d bytes, %w", n, errors.Join(err, errAnswer))
+		return fmt.Errorf("read the end: %d bytes, %w", n, errors.Join(err, errAnswer))
 	}
 	return nil
 }
 
-var errAnswer = errors.New("the server's answer is one byte and the end")
+var errAnswer = errors.New("the server should answer with one byte and close")
 
-// serveAccept answers what connect asks, until the process ends.
+// serveAccept serves the connections of connect until the process ends.
 func serveAccept(at netip.AddrPort) error {
 	fd, err := listening(at)
 	if err != nil {
@@ -90,11 +90,11 @@ func runAccept(listener int) {
 			if err == unix.EINTR || err == unix.ECONNABORTED {
 				continue
 			}
-			return // out of descriptors: the client's failures say so
+			return // no descriptors left: the client counts failures
 		}
 		_ = unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
 		if n, err := again(func() (int, error) { return unix.Read(conn, letter) }); err == nil && n == 1 {
-			_, _ = again(func() (int, error) { return unix.Write(conn, letter) }) // the client says what became of it
+			_, _ = again(func() (int, error) { return unix.Write(conn, letter) }) // the client reports a failure
 		}
 		_ = unix.Close(conn)
 	}

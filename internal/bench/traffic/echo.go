@@ -15,7 +15,7 @@ import (
 const (
 	// echoSize is the payload of a round trip, in bytes.
 	echoSize = 64
-	// lostAfter is how long a datagram's round trip may take. What takes longer is lost.
+	// lostAfter is how long a datagram's round trip may take. After that it counts as lost.
 	lostAfter = 250 * time.Millisecond
 )
 
@@ -34,7 +34,8 @@ func serveEcho(at netip.AddrPort) error {
 	return nil
 }
 
-// runDatagrams goes on after an error: it is the client's who is gone.
+// runDatagrams echoes datagrams. It continues after an error, which means that the client
+// has closed its socket.
 func runDatagrams(fd int) {
 	buffer := make([]byte, 2048)
 	for {
@@ -62,7 +63,7 @@ func runStream(fd int) {
 	for {
 		n, err := again(func() (int, error) { return unix.Read(fd, buffer) })
 		if n <= 0 || err != nil {
-			return // the asker has done
+			return // the client has closed the connection
 		}
 		if _, err := unix.Write(fd, buffer[:n]); err != nil {
 			return
@@ -70,7 +71,7 @@ func runStream(fd int) {
 	}
 }
 
-// roundTrips makes a series, and some before it that are not counted.
+// roundTrips makes a series of round trips, after some that are not counted.
 func roundTrips(r RoundTrips) (Latency, error) {
 	kind := map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM}[r.Protocol]
 	if kind == 0 || r.Count < 1 {
@@ -115,8 +116,8 @@ func roundTrips(r RoundTrips) (Latency, error) {
 	return l, nil
 }
 
-// quantile is the smallest of the sorted times that at least a part q of them does not
-// exceed: the nearest rank.
+// quantile returns the smallest of the sorted times that is not exceeded by a part q of
+// them: the nearest rank.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	rank := int(q * float64(len(sorted)))
 	if float64(rank) < q*float64(len(sorted)) {
@@ -125,7 +126,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[max(rank, 1)-1]
 }
 
-// stream makes round trips over a connection. An answer's bytes may come apart.
+// stream makes round trips over a TCP connection. An answer can arrive in several parts.
 func stream(fd int) func(uint64) error {
 	buffer := make([]byte, echoSize)
 	return func(uint64) error {
@@ -146,8 +147,8 @@ func stream(fd int) func(uint64) error {
 	}
 }
 
-// datagram makes round trips of datagrams. They carry the number of the trip, so that an
-// answer that was given up for lost is not taken for the next one's.
+// datagram makes round trips of datagrams. Each carries its number, so that a late answer is
+// not counted for the next round trip.
 func datagram(fd int) func(uint64) error {
 	buffer := make([]byte, echoSize)
 	return func(number uint64) error {

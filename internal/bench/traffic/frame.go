@@ -2,32 +2,30 @@ package traffic
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"palisade/internal/packet"
 )
 
-// Where the fields of a frame are that differ from flow to flow: Ethernet's header, IPv4's
-// without options, then UDP's.
+// The layout of a frame: an Ethernet header, an IPv4 header without options, a UDP header.
 const (
 	ethernetLen = 14
 	udpAt       = ethernetLen + 20
 	headersLen  = udpAt + 8
-	checksumLen = 4 // of Ethernet, which virtual devices do not carry
-	// firstSource and sourcePorts are the source ports that flows are spread over.
+	checksumLen = 4 // the Ethernet checksum, which virtual devices do not carry
+	// The flows have sourcePorts source ports, from firstSource on.
 	firstSource = 10_000
 	sourcePorts = 50_000
 )
 
-// MaxFlows is how many flows there can be to one port of the sink.
+// MaxFlows is the largest number of flows to one port of the sink.
 const MaxFlows = sourcePorts
 
-// A framer makes the frames of a stream, flow after flow.
+// A framer makes the frames of a stream, of one flow after the other.
 type framer struct {
-	template []byte // without Ethernet's header for a device that has none
-	udp      int    // where its header is
-	sum      uint32 // of UDP's checksum without the ports, not folded
+	template []byte // without Ethernet header for a device that has none
+	udp      int    // offset of the UDP header
+	sum      uint32 // partial UDP checksum without the ports, not folded
 	flows    uint32
 	port     uint16
 	next     uint32
@@ -36,15 +34,15 @@ type framer struct {
 func newFramer(s Send) (*framer, error) {
 	flows := max(1, s.Flows)
 	if flows > sourcePorts*max(1, s.SinkPorts) {
-		return nil, fmt.Errorf("%d flows to %d ports: a port has %d", flows, max(1, s.SinkPorts), sourcePorts)
+		return nil, fmt.Errorf("%d flows to %d ports: at most %d flows to a port are possible", flows, max(1, s.SinkPorts), sourcePorts)
 	}
 	payload := s.Size - checksumLen - headersLen
 	if payload < 0 {
-		return nil, fmt.Errorf("a frame of %d bytes: UDP in Ethernet takes %d and more", s.Size, checksumLen+headersLen)
+		return nil, fmt.Errorf("a frame of %d bytes: a UDP frame has at least %d", s.Size, checksumLen+headersLen)
 	}
 	f := &framer{flows: uint32(flows), port: uint16(s.Port)}
 	if s.Port < 1 || s.Port > 65535 {
-		return nil, errors.New("the sink has no such port")
+		return nil, fmt.Errorf("the sink cannot have port %d", s.Port)
 	}
 	var err error
 	f.template, err = packet.Compose(packet.Template{
@@ -62,7 +60,7 @@ func newFramer(s Send) (*framer, error) {
 	return f, nil
 }
 
-// fill makes frame, a copy of the template, the next flow's.
+// fill writes the ports and the checksum of the next flow to frame, a copy of the template.
 func (f *framer) fill(frame []byte) {
 	flow := f.next
 	if f.next++; f.next == f.flows {
@@ -74,7 +72,7 @@ func (f *framer) fill(frame []byte) {
 	sum = sum>>16 + sum&0xffff
 	checksum := ^uint16(sum)
 	if checksum == 0 {
-		checksum = 0xffff // RFC 768: zero says that there is none
+		checksum = 0xffff // RFC 768: zero means no checksum
 	}
 	udp := frame[f.udp : f.udp+8]
 	binary.BigEndian.PutUint16(udp, from)

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch is how many frames go with one system call, and pacedStep how many do at a rate,
-// back to back: fewer would be a steadier load, as RFC 2544 §21 has it, but a sleep between
-// two trains cannot be shorter than some 50 us.
+// batch is the number of frames in one system call, pacedStep the number that are sent back
+// to back at a limited rate. RFC 2544 §21 wants a steady load, so fewer would be better, but
+// a sleep between two steps cannot be shorter than about 50 us.
 const (
 	batch     = 64
 	pacedStep = 16
-	forgiven  = time.Millisecond // of delay, before the schedule moves
+	forgiven  = time.Millisecond // delay after which the schedule is moved
 )
 
 // mmsghdr is the kernel's struct mmsghdr; golang.org/x/sys has none.
@@ -26,8 +26,8 @@ type mmsghdr struct {
 	length uint32
 }
 
-// send sends for a while. A frame that the device's queue has no room for is offered all
-// the same: it is lost, as it would be in the queue of a switch.
+// send sends a stream. A frame that the device's queue has no room for counts as offered: it
+// is lost, as it would be in the queue of a switch.
 func send(s Send) (Sent, error) {
 	f, err := newFramer(s)
 	if err != nil {
@@ -36,14 +36,14 @@ func send(s Send) (Sent, error) {
 	return SendFrames(FrameStream{Device: s.Device, Frame: f.template, Next: f.fill, Rate: s.Rate, For: s.For})
 }
 
-// A FrameStream is frames of one length out of a device.
+// A FrameStream is a stream of frames of one length that leaves by a device.
 type FrameStream struct {
 	Device string
-	Frame  []byte             // what each is before Next
-	Next   func(frame []byte) // makes one of the frames the next; it may have been another before
-	Rate   float64            // frames a second; 0 as fast as it goes
+	Frame  []byte             // template: each buffer begins as a copy of it
+	Next   func(frame []byte) // writes the next frame to a buffer, which may hold an earlier frame
+	Rate   float64            // frames each second; 0: as fast as possible
 	For    time.Duration
-	Most   uint64 // frames that the device takes; 0 for no bound
+	Most   uint64 // the stream ends after the device has taken so many frames; 0: no bound
 }
 
 // SendFrames sends a stream.
@@ -55,7 +55,7 @@ func SendFrames(s FrameStream) (Sent, error) {
 	defer unix.Close(fd)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	// Sleeps between two trains end when they are due, not 50 us later.
+	// With this, a sleep between two steps ends on time, not 50 us later.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 	g := generator{FrameStream: s, fd: fd}
 	g.init()
@@ -65,7 +65,8 @@ func SendFrames(s FrameStream) (Sent, error) {
 	return g.flood()
 }
 
-// packetSocket is a socket that writes frames to a device, past its queueing discipline.
+// packetSocket opens a socket that writes frames to a device and bypasses its queueing
+// discipline.
 func packetSocket(device string) (int, error) {
 	link, err := net.InterfaceByName(device)
 	if err != nil {
@@ -105,13 +106,13 @@ func (g *generator) init() {
 	}
 }
 
-// enough reports whether the device has taken as many frames as it may.
+// enough reports whether the device has taken Most frames.
 func (g *generator) enough() bool { return g.Most > 0 && g.sent.Offered-g.sent.Refused >= g.Most }
 
 func (g *generator) flood() (Sent, error) {
 	begun := time.Now()
 	for g.sent.Took < g.For && !g.enough() {
-		if err := g.train(batch); err != nil {
+		if err := g.step(batch); err != nil {
 			return g.sent, err
 		}
 		g.sent.Took = time.Since(begun)
@@ -119,13 +120,13 @@ func (g *generator) flood() (Sent, error) {
 	return g.sent, nil
 }
 
-// paced sends trains of a few frames, each when it is due. After a pause that was not its
-// own, as when another had the processor, it goes on from there and does not catch up:
-// what has arrived is to be compared with the rate that Sent says, not with what was asked.
+// paced sends steps of a few frames, each when it is due. After a long delay, for example
+// because another process had the processor, it moves the schedule and does not catch up.
+// So compare the frames that arrived with the rate in Sent, not with the rate asked for.
 func (g *generator) paced() (Sent, error) {
-	step := time.Duration(float64(pacedStep) / g.Rate * float64(time.Second))
+	interval := time.Duration(float64(pacedStep) / g.Rate * float64(time.Second))
 	begun := time.Now()
-	for due := time.Duration(0); due < g.For && !g.enough(); due += step {
+	for due := time.Duration(0); due < g.For && !g.enough(); due += interval {
 		for {
 			early := due - time.Since(begun)
 			if early < -forgiven {
@@ -135,9 +136,9 @@ func (g *generator) paced() (Sent, error) {
 				break
 			}
 			pause := unix.NsecToTimespec(int64(early))
-			_ = unix.Nanosleep(&pause, nil) // a signal may end it early
+			_ = unix.Nanosleep(&pause, nil) // a signal can end it early
 		}
-		if err := g.train(pacedStep); err != nil {
+		if err := g.step(pacedStep); err != nil {
 			return g.sent, err
 		}
 	}
@@ -145,8 +146,8 @@ func (g *generator) paced() (Sent, error) {
 	return g.sent, nil
 }
 
-// train sends n frames.
-func (g *generator) train(n int) error {
+// step sends n frames.
+func (g *generator) step(n int) error {
 	for i := range n {
 		g.Next(g.frames[i])
 	}
@@ -156,7 +157,7 @@ func (g *generator) train(n int) error {
 		case 0:
 			done += int(sent)
 			g.sent.Offered += uint64(sent)
-		case unix.ENOBUFS: // the first frame was refused; behind others it is tried again
+		case unix.ENOBUFS: // the first frame was refused; the others are tried again
 			done++
 			g.sent.Offered++
 			g.sent.Refused++

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// sinkBuffer is what a socket of the sink asks to hold, in bytes: some 60,000 small
-	// datagrams, which is more than arrive while it sleeps.
+	// sinkBuffer is the receive buffer of a socket of the sink, in bytes. It holds about
+	// 60,000 small datagrams, more than arrive while the sink sleeps.
 	sinkBuffer = 64 << 20
-	// sinkPause is how long the sink sleeps between two looks while datagrams arrive. It
-	// looks rather than waits, so that the contestant's deliveries wake nobody.
+	// sinkPause is how long the sink sleeps between two reads while datagrams arrive. It
+	// does not block in a read, so a contestant never pays for waking it.
 	sinkPause = time.Millisecond
-	// sinkPatience is how many looks in vain there are before the sink waits.
+	// sinkPatience is the number of reads without a datagram before the sink blocks.
 	sinkPatience = 200
-	// meminfoDrops is the index of the drops in what SO_MEMINFO returns (linux/sock_diag.h),
-	// of meminfoVars.
+	// meminfoDrops is the index of the drops among the meminfoVars values of SO_MEMINFO
+	// (linux/sock_diag.h).
 	meminfoDrops = 8
 	meminfoVars  = 9
 )
@@ -43,7 +43,7 @@ func newSink(address netip.Addr, port, ports int) (*sink, error) {
 			return nil, err
 		}
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, sinkBuffer) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sinkBuffer) // as much as net.core.rmem_max grants
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sinkBuffer) // the kernel limits it to net.core.rmem_max
 		}
 		s.fds = append(s.fds, fd)
 	}
@@ -53,8 +53,8 @@ func newSink(address netip.Addr, port, ports int) (*sink, error) {
 	return s, nil
 }
 
-// count is what the sink has seen. The kernel counts what it drops in 32 bits, which would
-// take hours to come round.
+// count returns the counters of the sink. The kernel's drop counter has 32 bits, which last
+// for hours.
 func (s *sink) count() (Count, error) {
 	if failed := s.failed.Load(); failed != nil {
 		return Count{}, *failed
@@ -75,8 +75,8 @@ func (s *sink) count() (Count, error) {
 	return c, nil
 }
 
-// socketDrops is how many datagrams a socket has had no room for, or refused for a wrong
-// checksum.
+// socketDrops returns the number of datagrams that a socket dropped because its buffer was
+// full or the checksum was wrong.
 func socketDrops(fd int) (uint32, error) {
 	var info [meminfoVars]uint32
 	size := uint32(unsafe.Sizeof(info))
@@ -88,8 +88,8 @@ func socketDrops(fd int) (uint32, error) {
 	return info[meminfoDrops], nil
 }
 
-// runPort reads a socket until the process ends. What it reads is cut off after a few
-// bytes: copying the rest would be the sink's work, and nobody's question.
+// runPort reads a socket until the process ends. It reads only a few bytes of each datagram:
+// copying all of it would add the cost of the sink to every contestant.
 func (s *sink) runPort(fd int) {
 	runtime.LockOSThread()
 	var messages [batch]mmsghdr
@@ -101,7 +101,7 @@ func (s *sink) runPort(fd int) {
 		messages[i].header.Iov = &vectors[i]
 		messages[i].header.SetIovlen(1)
 	}
-	for vain := 0; ; {
+	for idle := 0; ; {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&messages[0])), batch, unix.MSG_DONTWAIT, 0, 0)
 		switch {
 		case errno == unix.EINTR:
@@ -110,15 +110,15 @@ func (s *sink) runPort(fd int) {
 			s.failed.Store(&err)
 			return
 		case errno == 0:
-			vain = 0
+			idle = 0
 			s.received.Add(uint64(n))
 			if n == batch {
 				continue
 			}
 			fallthrough
 		default:
-			vain++
-			if err := s.rest(fd, vain); err != nil {
+			idle++
+			if err := s.wait(fd, idle); err != nil {
 				s.failed.Store(&err)
 				return
 			}
@@ -126,9 +126,9 @@ func (s *sink) runPort(fd int) {
 	}
 }
 
-// rest sleeps a moment, or, when nothing has come for long, until something does.
-func (s *sink) rest(fd, vain int) error {
-	if vain < sinkPatience {
+// wait sleeps for a moment. After many reads without a datagram it waits until one arrives.
+func (s *sink) wait(fd, idle int) error {
+	if idle < sinkPatience {
 		pause := unix.NsecToTimespec(int64(sinkPause))
 		_ = unix.Nanosleep(&pause, nil)
 		return nil

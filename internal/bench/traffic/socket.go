@@ -12,7 +12,7 @@ func sockaddr(a netip.AddrPort) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
-// bound is a socket of the server's.
+// bound opens a socket of the server.
 func bound(at netip.AddrPort, kind int) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -25,7 +25,7 @@ func bound(at netip.AddrPort, kind int) (int, error) {
 	return fd, nil
 }
 
-// listening is a TCP socket that takes connections.
+// listening opens a TCP socket that accepts connections.
 func listening(at netip.AddrPort) (int, error) {
 	fd, err := bound(at, unix.SOCK_STREAM)
 	if err != nil {
@@ -38,10 +38,10 @@ func listening(at netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-// stuckAfter is how long a connection may take for a step before it has failed.
+// stuckAfter is how long one step of a TCP connection may take before it counts as failed.
 const stuckAfter = 2 * time.Second
 
-// dialled is a client's socket. Nothing on it blocks for longer than patience.
+// dialled opens and connects a client's socket. No call on it blocks for longer than patience.
 func dialled(to netip.AddrPort, kind int, patience time.Duration) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -57,7 +57,7 @@ func dialled(to netip.AddrPort, kind int, patience time.Duration) (int, error) {
 	if kind == unix.SOCK_STREAM {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
-	// A signal does not undo the attempt: the next call waits on for it (connect(2)).
+	// After a signal the attempt continues, and the next call waits for it (connect(2)).
 	_, err = again(func() (int, error) { return 0, unix.Connect(fd, sockaddr(to)) })
 	if err != nil && err != unix.EISCONN {
 		_ = unix.Close(fd)
@@ -66,7 +66,7 @@ func dialled(to netip.AddrPort, kind int, patience time.Duration) (int, error) {
 	return fd, nil
 }
 
-// again repeats a system call that a signal has interrupted.
+// again repeats a system call while signals interrupt it.
 func again(call func() (int, error)) (int, error) {
 	for {
 		if n, err := call(); err != unix.EINTR {

@@ -1,19 +1,19 @@
-// Package traffic is the programs at the two endpoints of a measurement: what sends, what
-// counts, what answers.
+// Package traffic has the programs at the two endpoints of a measurement. They send, count
+// and answer.
 //
-// One process runs at each endpoint, in its network namespace. Serve is its body: it reads
-// requests as lines of JSON from its input, answers each with a line, and ends with its
-// input. Agent is the other end of the two pipes. The requests:
+// One process runs at each endpoint, in the endpoint's network namespace. It calls Serve,
+// which reads requests as lines of JSON from standard input, answers each with a line, and
+// returns at the end of the input. An Agent starts such a process and sends the requests:
 //
 //	Listen      open the sink, the echo and the acceptors; they stay until the process ends
 //	Count       what the sink has received and lost so far
-//	Send        a stream of crafted UDP frames, as fast as it goes or at a rate
-//	RoundTrips  one small message at a time, there and back: p50 and p99
-//	Connect     new TCP connections, one byte each way
+//	Send        send a stream of UDP frames, as fast as possible or at a rate
+//	RoundTrips  send one small message at a time and wait for its echo: p50 and p99
+//	Connect     make new TCP connections, each with one byte in each direction
 //
-// Programs use blocking system calls, so that Go's own poller does not add its wake-ups to
-// every contestant's. The sender writes whole frames to the endpoint's device, so that no
-// segmentation offload makes one frame of many; the sink counts at an ordinary socket.
+// The programs use blocking system calls, because the wake-ups of Go's network poller would
+// add to the cost of every contestant. The sender writes single frames to the endpoint's
+// device, so no segmentation offload can join them. The sink counts at an ordinary socket.
 package traffic
 
 import (
@@ -25,41 +25,41 @@ import (
 	"time"
 )
 
-// A Listen says where the server listens. Each is one address; a zero port is not opened.
+// A Listen says where the server listens. All ports are at one address; port 0 is not opened.
 type Listen struct {
 	Address   netip.Addr `json:"address"`
 	Sink      int        `json:"sink"`       // first UDP port of the sink
-	SinkPorts int        `json:"sink_ports"` // how many there are. Default 1
+	SinkPorts int        `json:"sink_ports"` // number of ports. Default 1
 	Echo      int        `json:"echo"`       // TCP and UDP
 	Accept    int        `json:"accept"`     // TCP, for Connect
 }
 
-// A Count is what a sink has seen since it was opened. Two counts give a rate.
+// A Count has the datagrams of a sink since it was opened. Two counts give a rate.
 type Count struct {
 	Received uint64        `json:"received"` // datagrams that the program has read
-	Dropped  uint64        `json:"dropped"`  // that reached the socket and found its buffer full
+	Dropped  uint64        `json:"dropped"`  // datagrams that reached the socket when its buffer was full
 	At       time.Duration `json:"at"`       // CLOCK_MONOTONIC
 }
 
-// A Send is a stream of UDP frames out of a device.
+// A Send is a stream of UDP frames that leaves by a device.
 type Send struct {
 	Device    string        `json:"device"`
 	From      netip.Addr    `json:"from"`
 	To        netip.Addr    `json:"to"`
-	FromMAC   [6]byte       `json:"from_mac"` // zero: the device has no addresses, and carries packets
+	FromMAC   [6]byte       `json:"from_mac"` // zero: the device carries IP packets without an Ethernet header
 	ToMAC     [6]byte       `json:"to_mac"`
 	Port      int           `json:"port"`       // first port of the sink
-	SinkPorts int           `json:"sink_ports"` // that flows are spread over. Default 1
-	Flows     int           `json:"flows"`      // by source port, and where those end by the sink's. Default 1
-	Size      int           `json:"size"`       // bytes on a wire: the frame and four of checksum
-	Rate      float64       `json:"rate"`       // frames a second; 0 as fast as it goes
+	SinkPorts int           `json:"sink_ports"` // number of ports of the sink. Default 1
+	Flows     int           `json:"flows"`      // they differ by source port, then by the sink's port. Default 1
+	Size      int           `json:"size"`       // bytes on the wire: the frame with its 4-byte checksum
+	Rate      float64       `json:"rate"`       // frames each second; 0: as fast as possible
 	For       time.Duration `json:"for"`
 }
 
-// A Sent is what became of a Send.
+// A Sent is the result of a Send.
 type Sent struct {
 	Offered uint64        `json:"offered"` // frames handed to the device
-	Refused uint64        `json:"refused"` // of those, that found the device's queue full
+	Refused uint64        `json:"refused"` // frames of these that the device refused because its queue was full
 	Took    time.Duration `json:"took"`
 }
 
@@ -68,10 +68,10 @@ type RoundTrips struct {
 	Protocol string         `json:"protocol"` // "tcp" or "udp"
 	To       netip.AddrPort `json:"to"`
 	Count    int            `json:"count"`
-	Within   time.Duration  `json:"within"` // ends the series early, but not before the first
+	Within   time.Duration  `json:"within"` // the series ends after this time, but not before the first round trip. 0: no limit
 }
 
-// A Latency is the distribution of round trips. A datagram that was lost counts as one of
+// A Latency is the distribution of round trips. A lost datagram counts as a round trip of
 // lostAfter.
 type Latency struct {
 	P50   time.Duration `json:"p50"`
@@ -87,7 +87,7 @@ type Connect struct {
 	For      time.Duration  `json:"for"`
 }
 
-// A Connected is what became of a Connect.
+// A Connected is the result of a Connect.
 type Connected struct {
 	Made   int           `json:"made"`
 	Failed int           `json:"failed"`
@@ -104,8 +104,8 @@ type reply struct {
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
-// Serve answers requests until in ends. It is the body of a process of its own: what it
-// opens is closed by the process's end.
+// Serve answers requests until in ends. It needs a process of its own, because only the end
+// of the process closes its sockets.
 func Serve(in io.Reader, out io.Writer) error {
 	requests, replies := json.NewDecoder(in), json.NewEncoder(out)
 	var s server
@@ -130,7 +130,7 @@ func Serve(in io.Reader, out io.Writer) error {
 	}
 }
 
-// A server is what the requests of one process share.
+// A server is the state that the requests of one process share.
 type server struct{ sink *sink }
 
 func (s *server) do(r request) (any, error) {

@@ -19,7 +19,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestMain lets the test binary be the process at an endpoint.
+// TestMain makes the test binary the process at an endpoint, when it is called so.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		if err := Serve(os.Stdin, os.Stdout); err != nil {
@@ -70,14 +70,14 @@ func pair(t *testing.T) (client, server *Agent) {
 }
 
 func addVeth(peer string) error {
-	there, err := vishnetns.GetFromPath(netns.Path(peer))
+	other, err := vishnetns.GetFromPath(netns.Path(peer))
 	if err != nil {
 		return err
 	}
-	defer there.Close()
+	defer other.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = "eth0", net.HardwareAddr(clientMAC[:])
-	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(there), PeerHardwareAddr: net.HardwareAddr(serverMAC[:])})
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(other), PeerHardwareAddr: net.HardwareAddr(serverMAC[:])})
 }
 
 func configure(address netip.Addr) error {
@@ -107,7 +107,7 @@ func start(t *testing.T, namespace string) *Agent {
 	return a
 }
 
-// settled waits until the sink has accounted for some more datagrams since before.
+// settled waits until the sink has counted want datagrams since before.
 func settled(t *testing.T, server *Agent, before Count, want uint64) Count {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -120,21 +120,20 @@ func settled(t *testing.T, server *Agent, before Count, want uint64) Count {
 			return c
 		}
 		if got > want || time.Now().After(deadline) {
-			t.Fatalf("the sink accounts for %d datagrams, want %d", got, want)
+			t.Fatalf("the sink counts %d datagrams, want %d", got, want)
 		}
 	}
 }
 
-// A veth pair hands each frame to the receiving stack unless its backlog is full, so at a
-// low rate everything arrives. At any rate nothing arrives that was not sent.
-func TestEverythingSentIsCounted(t *testing.T) {
+// At a low rate the backlog of a veth pair is never full, so every frame arrives.
+func TestSinkCountsEveryFrameThatWasSent(t *testing.T) {
 	client, server := pair(t)
 	for _, tc := range []struct {
 		name        string
 		size, flows int
 	}{
-		{"one flow of the smallest frames", 64, 1},
-		{"flows of the largest to two ports", 1500, 60_000},
+		{"one flow, smallest frames", 64, 1},
+		{"60,000 flows to two ports, largest frames", 1500, 60_000},
 	} {
 		s := stream64()
 		s.Size, s.Flows, s.SinkPorts, s.Rate, s.For = tc.size, tc.flows, 2, 2000, 200*time.Millisecond
@@ -150,9 +149,9 @@ func TestEverythingSentIsCounted(t *testing.T) {
 		if after.At <= before.At {
 			t.Errorf("the sink's clock goes from %v to %v", before.At, after.At)
 		}
-		// Delays lower the rate; nothing may raise it, by more than the last train.
+		// Delays can lower the rate. It can be too high by the frames of one step only.
 		if rate := float64(sent.Offered-pacedStep) / sent.Took.Seconds(); sent.Offered == 0 || rate > s.Rate {
-			t.Errorf("%s: %d frames in %v, at %v a second were asked for", tc.name, sent.Offered, sent.Took, s.Rate)
+			t.Errorf("%s: %d frames in %v, want at most %v each second", tc.name, sent.Offered, sent.Took, s.Rate)
 		}
 	}
 }
@@ -175,12 +174,12 @@ func TestFloodDeliversNoMoreThanItOffers(t *testing.T) {
 	}
 	got := after.Received + after.Dropped - before.Received - before.Dropped
 	if got == 0 || got > sent.Offered-sent.Refused {
-		t.Errorf("%d arrived of %d offered, %d of them refused", got, sent.Offered, sent.Refused)
+		t.Errorf("%d frames arrived, %d were offered and %d of these refused", got, sent.Offered, sent.Refused)
 	}
 }
 
-// A sink that is stopped has its buffer fill up: what the socket drops is counted apart.
-func TestDropsOfTheSocketAreCounted(t *testing.T) {
+// Nobody reads the socket, so its buffer fills up.
+func TestDropsOfAFullSocketAreCounted(t *testing.T) {
 	client, _ := pair(t)
 	namespace := fmt.Sprintf("pal-traffic-%d-server", os.Getpid())
 	var fd int
@@ -193,13 +192,13 @@ func TestDropsOfTheSocketAreCounted(t *testing.T) {
 	}
 	s := stream64()
 	s.Port, s.Size, s.Rate, s.For = 5230, 1500, 5000, time.Second
-	sent, err := client.Send(t.Context(), s) // more than rmem_default holds
+	sent, err := client.Send(t.Context(), s) // more bytes than rmem_default
 	if err != nil {
 		t.Fatal(err)
 	}
 	drops, err := socketDrops(fd)
 	if err != nil || drops == 0 || uint64(drops) > sent.Offered {
-		t.Errorf("%d of %d dropped, %v", drops, sent.Offered, err)
+		t.Errorf("the socket dropped %d of %d datagrams, %v", drops, sent.Offered, err)
 	}
 }
 
@@ -218,7 +217,7 @@ func TestRoundTripsAndConnections(t *testing.T) {
 	if err != nil || c.Made == 0 || c.Failed != 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
-	// Nobody listens here: the error says so, and the process goes on.
+	// No server listens on this port: the request fails, and the process continues.
 	if _, err := client.Connect(t.Context(), Connect{To: netip.AddrPortFrom(serverAddress, 9), Parallel: 1, For: time.Millisecond}); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("connections to a closed port: %v", err)
 	}
@@ -227,17 +226,16 @@ func TestRoundTripsAndConnections(t *testing.T) {
 	}
 }
 
-// A request that has no end is ended by its context, and its process with it.
-func TestAgentEndsWithItsContext(t *testing.T) {
+func TestAgentKillsItsProcessWhenTheContextEnds(t *testing.T) {
 	client, _ := pair(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	s := stream64()
 	s.For = time.Hour
 	if _, err := client.Send(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v, want the deadline", err)
+		t.Errorf("%v, want the error of the deadline", err)
 	}
 	if _, err := client.Count(t.Context()); err == nil {
-		t.Error("a process that was killed answers")
+		t.Error("the killed process still answers")
 	}
 }

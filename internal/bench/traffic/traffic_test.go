@@ -21,9 +21,8 @@ func stream64() Send {
 	return Send{Device: "eth0", From: clientAddress, To: serverAddress, FromMAC: clientMAC, ToMAC: serverMAC, Port: 5210, Size: 64}
 }
 
-// Every flow comes once in a round, with the checksum that Compose gives a frame of its
-// ports.
-func TestFramesAreOfAllFlowsInTurn(t *testing.T) {
+// The checksums are compared with those of packet.Compose.
+func TestFramerMakesEachFlowOnceInARound(t *testing.T) {
 	s := stream64()
 	s.Flows, s.SinkPorts = 120_000, 3
 	f, err := newFramer(s)
@@ -42,7 +41,7 @@ func TestFramesAreOfAllFlowsInTurn(t *testing.T) {
 			t.Fatalf("%v: % x", v, frame)
 		}
 		if seen[p.Flow] {
-			t.Fatalf("%v came twice in a round of %d", p.Flow, s.Flows)
+			t.Fatalf("flow %v appears twice in a round of %d", p.Flow, s.Flows)
 		}
 		seen[p.Flow] = true
 		if len(seen)%9973 == 0 {
@@ -52,28 +51,28 @@ func TestFramesAreOfAllFlowsInTurn(t *testing.T) {
 			}
 		}
 		if p.Flow.DstPort < 5210 || p.Flow.DstPort > 5212 {
-			t.Fatalf("%v is to no port of the sink", p.Flow)
+			t.Fatalf("flow %v is not to a port of the sink", p.Flow)
 		}
 	}
 	first := f.next
 	if f.fill(frame); first != 0 || f.next != 1 {
-		t.Errorf("the second round begins at flow %d", first)
+		t.Errorf("the second round begins at flow %d, want 0", first)
 	}
 }
 
-func TestFramerRefuses(t *testing.T) {
+func TestFramerRefusesImpossibleStreams(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		edit func(*Send)
 	}{
 		{"a frame too small for its headers", func(s *Send) { s.Size = 45 }},
 		{"more flows than ports", func(s *Send) { s.Flows = MaxFlows + 1 }},
-		{"no port", func(s *Send) { s.Port = 0 }},
+		{"port 0", func(s *Send) { s.Port = 0 }},
 	} {
 		s := stream64()
 		tc.edit(&s)
 		if _, err := newFramer(s); err == nil {
-			t.Errorf("%s was taken", tc.name)
+			t.Errorf("newFramer accepted %s", tc.name)
 		}
 	}
 }
@@ -100,8 +99,7 @@ func TestQuantileIsTheNearestRank(t *testing.T) {
 	}
 }
 
-// A request that cannot be done is answered, and the next one is served.
-func TestServeAnswersWhatItCannotDo(t *testing.T) {
+func TestServeAnswersBadRequestsAndContinues(t *testing.T) {
 	var out strings.Builder
 	in := `{"verb":"count"} {"verb":"dance"} {"verb":"send","args":{"size":1}} {"verb":"round-trips","args":{"protocol":"sctp","count":1}}`
 	if err := Serve(strings.NewReader(in), &out); err != nil {

@@ -17,9 +17,7 @@ import (
 	"palisade/internal/packet"
 )
 
-// TestTunGetsPacketsWithoutEthernet: a device that has no addresses carries what is behind
-// Ethernet's header.
-func TestTunGetsPacketsWithoutEthernet(t *testing.T) {
+func TestSendWritesPacketsWithoutEthernetHeaderToATun(t *testing.T) {
 	netnstest.NeedRoot(t)
 	name := fmt.Sprintf("pal-traffic-%d-tun", os.Getpid())
 	if err := netns.New(name); err != nil {
@@ -30,11 +28,11 @@ func TestTunGetsPacketsWithoutEthernet(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	var far int
-	if err := netns.Do(name, func() (err error) { far, err = openTun("tun0"); return err }); err != nil {
+	var tun int
+	if err := netns.Do(name, func() (err error) { tun, err = openTun("tun0"); return err }); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(far)
+	defer unix.Close(tun)
 	s := stream64()
 	s.Device, s.FromMAC, s.ToMAC = "tun0", ec2.MAC{}, ec2.MAC{}
 	s.Rate, s.For = 1000, 50*time.Millisecond
@@ -42,12 +40,12 @@ func TestTunGetsPacketsWithoutEthernet(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, n := make([]byte, 2048), 0
-	for b[0]>>4 != 4 { // the kernel announces itself by IPv6
+	for b[0]>>4 != 4 { // skip the IPv6 packets that the kernel sends by itself
 		var err error
-		if ready, _ := unix.Poll([]unix.PollFd{{Fd: int32(far), Events: unix.POLLIN}}, 0); ready == 0 {
+		if ready, _ := unix.Poll([]unix.PollFd{{Fd: int32(tun), Events: unix.POLLIN}}, 0); ready == 0 {
 			t.Fatal("nothing was sent")
 		}
-		if n, err = unix.Read(far, b); err != nil {
+		if n, err = unix.Read(tun, b); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -59,7 +57,7 @@ func TestTunGetsPacketsWithoutEthernet(t *testing.T) {
 	}
 }
 
-// openTun makes a tun device in the caller's namespace and returns its other end.
+// openTun makes a tun device in the caller's namespace and returns its descriptor.
 func openTun(name string) (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

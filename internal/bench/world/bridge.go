@@ -12,8 +12,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// buildBridge builds a Linux bridge in a namespace of its own, whose frames the kernel hands
-// to iptables and its connection tracking.
+// buildBridge builds a Linux bridge in a namespace of its own. The kernel passes its frames
+// through iptables and connection tracking.
 func buildBridge(ctx context.Context, w *World) error {
 	if err := errors.Join(w.make("bridge"), w.makeEndpoints()); err != nil {
 		return err
@@ -45,7 +45,7 @@ func (w *World) addBridge() error {
 		return fmt.Errorf("add a bridge: %w", err)
 	}
 	if err := setting("net/bridge/bridge-nf-call-iptables", "1"); err != nil {
-		return fmt.Errorf("hand bridged packets to iptables (is br_netfilter loaded?): %w", err)
+		return fmt.Errorf("pass bridged packets through iptables (is br_netfilter loaded?): %w", err)
 	}
 	return netlink.LinkSetUp(link)
 }
@@ -53,14 +53,14 @@ func (w *World) addBridge() error {
 // wireVeth puts a veth pair between a bridge and an endpoint.
 func (w *World) wireVeth(inside string, e Endpoint) error {
 	err := netns.Do(inside, func() error {
-		there, err := vishnetns.GetFromPath(netns.Path(e.Namespace))
+		other, err := vishnetns.GetFromPath(netns.Path(e.Namespace))
 		if err != nil {
 			return err
 		}
-		defer there.Close()
+		defer other.Close()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = e.role, w.mtu
-		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.Device, PeerNamespace: netlink.NsFd(there), PeerHardwareAddr: net.HardwareAddr(e.MAC[:]), PeerMTU: uint32(w.mtu)}
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.Device, PeerNamespace: netlink.NsFd(other), PeerHardwareAddr: net.HardwareAddr(e.MAC[:]), PeerMTU: uint32(w.mtu)}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}

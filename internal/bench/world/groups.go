@@ -9,16 +9,16 @@ import (
 	vswitch "palisade/switch"
 )
 
-// groups is the policy as the compiler reads it: the server's group with the rules, and
-// those that the rules name.
+// groups is the policy as input of the firewall's compiler: the server's group with the rules,
+// and the groups that the rules name.
 type groups struct {
 	policy policy
 	all    map[ec2.GroupID]*ec2.Group
 }
 
-func (g groups) Group(id ec2.GroupID) (*ec2.Group, bool) { one, ok := g.all[id]; return one, ok }
+func (g groups) Group(id ec2.GroupID) (*ec2.Group, bool) { group, ok := g.all[id]; return group, ok }
 
-// groupID is the name of the i-th group of a policy.
+// groupID returns the id of the i-th group of a policy.
 func groupID(i int) ec2.GroupID {
 	if i == clientGroup {
 		return "sg-client"
@@ -26,8 +26,8 @@ func groupID(i int) ec2.GroupID {
 	return ec2.GroupID(fmt.Sprintf("sg-other%d", i))
 }
 
-// newGroups makes the groups of a policy. Without a tracker the client's has rules for all
-// that the server may answer.
+// newGroups makes the groups of a policy. Stateless, the client's group also has rules that
+// admit every reply of the server.
 func newGroups(p policy, stateless bool) groups {
 	g := groups{policy: p, all: map[ec2.GroupID]*ec2.Group{}}
 	for i := range p.groups {
@@ -58,8 +58,7 @@ func newGroups(p policy, stateless bool) groups {
 	return g
 }
 
-// addMembers gives the groups their members, apart from the client, as instances that are
-// on no node.
+// addMembers adds the members of the groups, except the client, as instances without a node.
 func (g groups) addMembers(edit *vswitch.Edit, compiler *firewall.Compiler) {
 	epoch := uint64(1000) // above those of the endpoints
 	for i, members := range g.policy.groups {

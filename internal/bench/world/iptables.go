@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// filter puts the policy in force for what is bridged in a namespace, and returns the
-// version of iptables.
+// filter applies the policy to the bridged packets of a namespace, and returns the version of
+// iptables.
 func (w *World) filter(ctx context.Context, inside string) (version string, err error) {
 	if _, err := tool(ctx, inside, ipsets(w.policy), "ipset", "restore"); err != nil {
 		return "", err
@@ -21,7 +21,7 @@ func (w *World) filter(ctx context.Context, inside string) (version string, err 
 	return strings.TrimSpace(version), err
 }
 
-// ipsets are the groups, as ipset-restore reads them.
+// ipsets returns the groups in the format of ipset-restore.
 func ipsets(p policy) string {
 	var b strings.Builder
 	for i, members := range p.groups {
@@ -33,8 +33,8 @@ func ipsets(p policy) string {
 	return b.String()
 }
 
-// iptablesRules are what a careful operator would write, as iptables-restore reads them:
-// what is established first, then the policy.
+// iptablesRules returns the policy in the format of iptables-restore. As a careful operator
+// would write it, the rule for established connections comes first.
 func iptablesRules(p policy) string {
 	var b strings.Builder
 	b.WriteString("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n")
@@ -50,8 +50,8 @@ func iptablesRules(p policy) string {
 	return b.String()
 }
 
-// verifyFiltered reads the counters of the rules: both the one for established connections
-// and the one that admits new ones must have seen packets, or they went past iptables.
+// verifyFiltered reads the counters of the rules. The rule for established connections and a
+// rule that admits new ones must both have counted packets; else packets bypassed iptables.
 func verifyFiltered(ctx context.Context, inside string) error {
 	listing, err := tool(ctx, inside, "", "iptables", "-w", "-n", "-v", "-x", "-L", "FORWARD")
 	if err != nil {
@@ -69,7 +69,7 @@ func verifyFiltered(ctx context.Context, inside string) error {
 		}
 	}
 	if !established || !admitted {
-		return fmt.Errorf("packets went past iptables and its connection tracking:\n%s", listing)
+		return fmt.Errorf("packets bypassed iptables and its connection tracking:\n%s", listing)
 	}
 	return nil
 }

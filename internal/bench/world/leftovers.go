@@ -17,7 +17,7 @@ const (
 	filesPath = "/dev/shm/" + prefix
 )
 
-// ClearLeftovers removes what runs left behind that were killed.
+// ClearLeftovers removes the processes, namespaces and files of runs that were killed.
 func ClearLeftovers(ctx context.Context) error {
 	names, err := netns.List(prefix)
 	if err != nil {
@@ -43,7 +43,7 @@ func ClearLeftovers(ctx context.Context) error {
 	return err
 }
 
-// removeNamespace kills what still runs in a namespace and removes its name.
+// removeNamespace kills the processes in a namespace and removes the namespace.
 func removeNamespace(ctx context.Context, name string) error {
 	inside, err := netns.Processes(name)
 	if err != nil {
@@ -55,12 +55,12 @@ func removeNamespace(ctx context.Context, name string) error {
 	return errors.Join(err, netns.Delete(name))
 }
 
-// running reports whether the process lives whose number a name begins with.
+// running reports whether the process whose pid is at the beginning of name is alive.
 func running(name string) bool {
 	digits, _, _ := strings.Cut(name, "-")
 	pid, err := strconv.Atoi(digits)
 	if err != nil {
-		return true // not ours to remove
+		return true // not made by this package, so it must not be removed
 	}
 	_, err = process.Of(pid)
 	return !errors.Is(err, process.ErrGone)

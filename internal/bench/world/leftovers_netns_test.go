@@ -14,9 +14,9 @@ import (
 	"palisade/internal/process"
 )
 
-// TestKilledRunIsCleared: a run with namespaces, files and a program at an endpoint is
-// killed; the next one removes all of it, and nothing of a run that is alive.
-func TestKilledRunIsCleared(t *testing.T) {
+// A run with namespaces, files and a program at an endpoint is killed. ClearLeftovers removes
+// all of it, but nothing of a run that is alive.
+func TestClearLeftoversRemovesOnlyKilledRuns(t *testing.T) {
 	netnstest.NeedRoot(t)
 	if os.Getenv("PALISADE_TEST_WORLD") != "" {
 		beKilled(t)
@@ -35,13 +35,13 @@ func TestKilledRunIsCleared(t *testing.T) {
 	var pid int
 	_, err = fmt.Fscanf(bufio.NewReader(out), "running %d", &pid)
 	_ = child.Process.Kill()
-	_ = child.Wait() // killed is no news
+	_ = child.Wait() // the error says that it was killed
 	if err != nil {
-		t.Fatalf("the run to be killed: %v", err)
+		t.Fatalf("start the run that is killed: %v", err)
 	}
 	program, err := process.Of(pid)
 	if err != nil {
-		t.Fatalf("its program ended by itself: %v", err)
+		t.Fatalf("the program of the killed run ended by itself: %v", err)
 	}
 	if err := ClearLeftovers(t.Context()); err != nil {
 		t.Fatal(err)
@@ -53,10 +53,10 @@ func TestKilledRunIsCleared(t *testing.T) {
 		t.Errorf("left files %q", left)
 	}
 	if program.Alive() {
-		t.Error("its program still runs")
+		t.Error("the program of the killed run is still alive")
 	}
 	if err := exchange(alive.Client(), alive.Server(), "udp4", FirstPort, "hello\n", patience); err != nil {
-		t.Errorf("the run that is alive: %v", err)
+		t.Errorf("exchange in the run that is alive: %v", err)
 	}
 }
 

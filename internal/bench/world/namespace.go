@@ -12,7 +12,7 @@ import (
 	"palisade/internal/netns"
 )
 
-// make makes a namespace without IPv6, which would announce itself between measurements.
+// make makes a namespace without IPv6, because IPv6 would send packets during measurements.
 func (w *World) make(role string) error {
 	name := w.namespace(role)
 	if err := netns.New(name); err != nil {
@@ -42,7 +42,7 @@ func (w *World) makeEndpoints() error {
 	return nil
 }
 
-// setting writes a kernel setting of the network namespace the caller is in.
+// setting writes a kernel setting of the caller's network namespace.
 func setting(name, value string) error {
 	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
 	if errors.Is(err, os.ErrNotExist) && strings.Contains(name, "ipv6") {
@@ -51,7 +51,7 @@ func setting(name, value string) error {
 	return err
 }
 
-// plug gives an endpoint's device, made before, its addresses.
+// plug configures an endpoint's device, which exists already, and its addresses.
 func (w *World) plug(e Endpoint) error {
 	return netns.Do(e.Namespace, func() error {
 		link, err := netlink.LinkByName(e.Device)
@@ -63,25 +63,25 @@ func (w *World) plug(e Endpoint) error {
 			netlink.LinkSetMTU(link, w.mtu),
 			netlink.LinkSetUp(link))
 		if err != nil || e.idle {
-			return err // those that do nothing share a namespace, and need no route
+			return err // idle endpoints share a namespace and need no IP address
 		}
 		return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: e.Address.AsSlice(), Mask: net.CIDRMask(onLink.Bits(), 32)}})
 	})
 }
 
-// moveLink moves a device to an endpoint and gives it the name it has there.
+// moveLink moves a device to an endpoint and renames it to the endpoint's device.
 func moveLink(from, name string, e Endpoint) error {
 	err := netns.Do(from, func() error {
-		there, err := vishnetns.GetFromPath(netns.Path(e.Namespace))
+		target, err := vishnetns.GetFromPath(netns.Path(e.Namespace))
 		if err != nil {
 			return err
 		}
-		defer there.Close()
+		defer target.Close()
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
-		return errors.Join(netlink.LinkSetDown(link), netlink.LinkSetNsFd(link, int(there)))
+		return errors.Join(netlink.LinkSetDown(link), netlink.LinkSetNsFd(link, int(target)))
 	})
 	if err != nil {
 		return err

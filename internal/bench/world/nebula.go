@@ -17,17 +17,17 @@ import (
 	"palisade/internal/netns"
 )
 
-// nebulaOverhead is what Nebula puts before and behind an IP packet: the outer IPv4 and UDP
-// headers, its own, and the seal's tag.
+// nebulaOverhead is what Nebula adds to an IP packet, in bytes: the outer IPv4 and UDP headers,
+// its own header, and the tag of the cipher.
 const nebulaOverhead = 20 + 8 + 16 + 16
 
-// A nebula is Nebula as Debian packages it, 1.6.1, which knows no offloads: a later one of
-// its makers' is faster. It carries IP and not Ethernet, so each endpoint is a node: its
-// eth0 is Nebula's tun device, and its underlay is in the endpoint's namespace. That is how
-// hosts use it, and spares it the way through a node.
+// A nebula is Nebula as Debian packages it, 1.6.1, which has no offloads; later releases are
+// faster. It carries IP and not Ethernet, so each endpoint is a node: its eth0 is Nebula's tun
+// device, and its underlay device is in the endpoint's namespace. Hosts use it like that, and
+// it saves Nebula the way from an endpoint to its node.
 type nebula struct {
 	*World
-	packets uint64 // at the server, when it was built
+	packets uint64 // that the server had received when the World was built
 }
 
 func buildNebula(ctx context.Context, w *World) error {
@@ -72,7 +72,7 @@ func (n *nebula) cert(ctx context.Context, argv ...string) error {
 	return err
 }
 
-// start runs Nebula at the i-th endpoint. The certificate says which group it is a member of.
+// start runs Nebula at the i-th endpoint. The certificate names the endpoint's group.
 func (n *nebula) start(ctx context.Context, i int, e Endpoint) error {
 	address := netip.PrefixFrom(e.Address, onLink.Bits()).String()
 	if err := n.cert(ctx, "sign", "-ca-crt", n.file("ca.crt"), "-ca-key", n.file("ca.key"), "-name", e.role, "-ip", address,
@@ -99,8 +99,8 @@ firewall:
 	return n.runBetween(e.Namespace, nil, "nebula", "-config", n.file(e.role+".yml"))
 }
 
-// nebulaRules are the policy as Nebula's configuration has it. Who is a member of a group,
-// certificates say.
+// nebulaRules returns the policy in the format of Nebula's configuration. Certificates name the
+// members of a group.
 func nebulaRules(p policy) string {
 	var all []string
 	for _, r := range p.rules {
@@ -116,8 +116,8 @@ func nebulaRules(p policy) string {
 	return "\n" + strings.Join(all, ",\n") + "\n"
 }
 
-// up reports whether the client reaches the server: a port that rules admit and nobody
-// listens on refuses.
+// up reports whether the client reaches the server: a port that the rules admit, without a
+// listener, refuses the connection.
 func (n *nebula) up() (bool, error) {
 	err := netns.Do(n.client.Namespace, func() error {
 		return dialTCP(netip.AddrPortFrom(n.server.Address, LastPort), time.Second)
@@ -125,7 +125,7 @@ func (n *nebula) up() (bool, error) {
 	return errors.Is(err, syscall.ECONNREFUSED), nil
 }
 
-// received is how many packets the server's tun device has taken from the tunnel.
+// received returns the number of packets that the server's tun device got from the tunnel.
 func (n *nebula) received() (packets uint64, err error) {
 	err = netns.Do(n.server.Namespace, func() error {
 		link, err := netlink.LinkByName(n.server.Device)
@@ -137,12 +137,12 @@ func (n *nebula) received() (packets uint64, err error) {
 	return packets, err
 }
 
-// verifyTunnelled finds that traffic went by the tunnel; there is no other way to the
-// address. That its rules were asked it does not say.
+// verifyTunnelled checks that the tunnel has carried traffic. It cannot check that Nebula's
+// rules were applied, because Nebula does not count that.
 func (n *nebula) verifyTunnelled() error {
 	packets, err := n.received()
 	if err == nil && packets == n.packets {
-		err = errors.New("the tunnel has carried nothing to the server")
+		err = errors.New("the tunnel has carried no packet to the server")
 	}
 	return err
 }

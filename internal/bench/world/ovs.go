@@ -13,15 +13,14 @@ import (
 const ovsSchema = "/usr/share/openvswitch/vswitch.ovsschema"
 
 // An ovs is Open vSwitch with its userspace datapath, in a namespace and with files of its
-// own; the system's service is not touched, and no kernel module is needed.
+// own. It does not touch the system's service and needs no kernel module.
 //
-// Its ports are TAP devices. It can also open veth devices by AF_PACKET; measured beside
-// each other, seven times in turn on a busy machine, one TCP stream by TAP was 1.3 times as
-// fast (medians 4.4 and 3.2 Gbit/s) and lost next to nothing, where AF_PACKET lost a hundred
-// thousand segments in four seconds to its receive buffer; with eight streams, and with
-// datagrams of 64 bytes, neither was ahead by more than the noise. So TAP is its fairest
-// port, and the one that the switch beside it has, too. AF_XDP ports know no segmentation
-// offload.
+// Its ports are TAP devices, like those of palisade. It can also use veth devices through
+// AF_PACKET. In seven interleaved measurements on a busy machine, one TCP stream was 1.3 times
+// as fast with TAP (medians 4.4 and 3.2 Gbit/s) and lost almost nothing; with AF_PACKET it lost
+// a hundred thousand segments in four seconds, because the receive buffer was full. With eight
+// streams and with datagrams of 64 bytes there was no difference beyond the noise. AF_XDP ports
+// have no segmentation offload.
 type ovs struct {
 	*World
 	inside string // the namespace
@@ -87,7 +86,7 @@ func (o *ovs) daemon(argv ...string) error {
 	return o.runBetween(o.inside, o.environment(), argv...)
 }
 
-// environment has the daemons keep their files where no other Open vSwitch has its own.
+// environment makes the daemons keep their files apart from other Open vSwitches.
 func (o *ovs) environment() []string {
 	return append(os.Environ(), "OVS_RUNDIR="+o.dir, "OVS_LOGDIR="+o.dir, "OVS_DBDIR="+o.dir, "OVS_SYSCONFDIR="+o.dir)
 }
@@ -97,8 +96,8 @@ func (o *ovs) vsctl(ctx context.Context, argv ...string) error {
 	return err
 }
 
-// addPort has the switch make a TAP device, and moves it to the endpoint. The switch keeps
-// its descriptor, and so the device's other end.
+// addPort lets the switch make a TAP device, and moves the device to the endpoint. The switch
+// keeps the descriptor, through which it reads and writes frames.
 func (o *ovs) addPort(ctx context.Context, e Endpoint) error {
 	if err := o.vsctl(ctx, "add-port", "br0", e.role, "--", "set", "interface", e.role, "type=tap", "mtu_request="+strconv.Itoa(o.mtu)); err != nil {
 		return err
@@ -109,7 +108,7 @@ func (o *ovs) addPort(ctx context.Context, e Endpoint) error {
 	return o.plug(e)
 }
 
-// verifyTracked reads the counters of the flows, as verifyFiltered those of the rules.
+// verifyTracked reads the counters of the flows, like verifyFiltered those of the rules.
 func (o *ovs) verifyTracked(ctx context.Context) error {
 	listing, err := tool(ctx, o.inside, "", "ovs-ofctl", "dump-flows", o.bridge(), "table=1")
 	if err != nil {
@@ -124,7 +123,7 @@ func (o *ovs) verifyTracked(ctx context.Context) error {
 		admitted = admitted || strings.Contains(line, "conj_id="+strconv.Itoa(conjunction(clientGroup))+",")
 	}
 	if !established || !admitted {
-		return fmt.Errorf("packets went past the flows and their connection tracking:\n%.2000s", listing)
+		return fmt.Errorf("packets bypassed the flows and their connection tracking:\n%.2000s", listing)
 	}
 	return nil
 }

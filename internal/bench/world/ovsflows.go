@@ -2,10 +2,10 @@ package world
 
 import "fmt"
 
-// ovsFlows are the policy as OVN and Neutron write security groups: the tracker first, what
-// is established, and one flow for each rule that names an address and each block of its
-// ports. Rules that name a group are a conjunction (ovs-fields(7)) of the group's members
-// with the ports of its rules, so that flows add up and do not multiply.
+// ovsFlows returns the policy as OVN and Neutron write security groups: connection tracking
+// first, then established connections, then a flow for each rule with an address and each
+// block of its ports. Rules with a group become a conjunction (ovs-fields(7)) of the group's
+// members and the rules' ports, so that the number of flows is a sum and not a product.
 func ovsFlows(p policy) []string {
 	flows := []string{
 		"table=0,priority=100,arp,actions=NORMAL",
@@ -41,8 +41,8 @@ func ovsFlows(p policy) []string {
 
 func conjunction(group int) int { return group + 1 }
 
-// blocks are the ports from one to another as values with masks, which is all that OpenFlow
-// matches.
+// blocks returns the ports from one to another as values with masks, because OpenFlow has no
+// port ranges.
 func blocks(from, to int) []string {
 	var all []string
 	for from <= to {

@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// TestBlocksAreExactlyTheirRange: of ports, whatever its ends.
-func TestBlocksAreExactlyTheirRange(t *testing.T) {
+func TestBlocksMatchExactlyTheirPortRange(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
 		from := random.IntN(1 << 16)

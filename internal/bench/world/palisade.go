@@ -47,10 +47,10 @@ func buildRelay(ctx context.Context, w *World) error {
 	return nil
 }
 
-// A node is a Switch of either kind with TAP devices, and its tracker.
+// A node is a Switch or a relay with TAP devices, and its tracker.
 type node struct {
 	*World
-	number  uint32 // as tunnels know it; 0 on one node
+	number  uint32 // its number in tunnels; 0 if it is the only node
 	sw      *vswitch.Switch
 	tracker *conntrack.Tracker
 	ports   map[string]*vswitch.Port // by the endpoint's role
@@ -60,7 +60,7 @@ type node struct {
 func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Switch, error)) (n *node, err error) {
 	n = &node{World: w, number: number, ports: map[string]*vswitch.Port{}, devices: "TAP devices with offloads"}
 	if w.config.NoConntrack {
-		n.devices = "rules asked about every packet, " + n.devices
+		n.devices = "rules checked for every packet, " + n.devices
 	}
 	arena := w.files()
 	if number != 0 {
@@ -73,7 +73,7 @@ func (w *World) newNode(number uint32, build func(vswitch.Config) (*vswitch.Swit
 	if n.sw, err = build(vswitch.Config{Tracker: n.tracker, Pollers: w.config.Pollers}); err != nil {
 		return nil, err
 	}
-	w.cleanup = append(w.cleanup, n.removePorts) // that run did not, for it was never called
+	w.cleanup = append(w.cleanup, n.removePorts) // of a node whose run was never called
 	return n, nil
 }
 
@@ -85,7 +85,7 @@ func (n *node) removePorts() error {
 	return errors.Join(errs...)
 }
 
-// newSwitch is what makes a Switch as the Config wants it.
+// newSwitch returns the constructor of the Switch that the Config asks for.
 func (w *World) newSwitch() func(vswitch.Config) (*vswitch.Switch, error) {
 	if w.config.NoConntrack {
 		return vswitch.NewStateless
@@ -93,7 +93,7 @@ func (w *World) newSwitch() func(vswitch.Config) (*vswitch.Switch, error) {
 	return vswitch.New
 }
 
-// newAlone is the one node there is, with all endpoints.
+// newAlone makes the only node of a World, with all endpoints.
 func (w *World) newAlone(build func(vswitch.Config) (*vswitch.Switch, error)) (*node, error) {
 	if err := w.makeEndpoints(); err != nil {
 		return nil, err
@@ -126,8 +126,8 @@ func (n *node) addPort(e Endpoint) error {
 	return n.plug(e)
 }
 
-// publish puts the policy in force, for the endpoints that are here and for those that are
-// behind the tunnel, at the other node.
+// publish enforces the policy for the endpoints of this node, and makes the endpoints of the
+// other node reachable through the tunnel.
 func (n *node) publish(tunnel *vswitch.Tunnel) error {
 	compiler, groups := firewall.NewCompiler(), newGroups(n.policy, n.config.NoConntrack)
 	edit := n.sw.Edit(generation)
@@ -135,7 +135,7 @@ func (n *node) publish(tunnel *vswitch.Tunnel) error {
 	edit.Tunnel(tunnel)
 	groups.addMembers(edit, compiler)
 	for i, e := range n.endpoints() {
-		id := ec2.GroupID("sg-server") // of those that do nothing, too
+		id := ec2.GroupID("sg-server") // also the group of the idle endpoints
 		if e.role == n.client.role {
 			id = groupID(clientGroup)
 		}
@@ -143,7 +143,7 @@ func (n *node) publish(tunnel *vswitch.Tunnel) error {
 		port, epoch := n.ports[e.role], uint64(i+1)
 		owner := &vswitch.Endpoint{Epoch: epoch, Address: e.Address, MAC: e.MAC, Groups: set.Numbers, Port: port}
 		if port == nil {
-			owner.Node = 3 - n.number // of two
+			owner.Node = 3 - n.number // the other of nodes 1 and 2
 		}
 		edit.AddEndpoint(vni, owner)
 		if port != nil {
@@ -154,9 +154,9 @@ func (n *node) publish(tunnel *vswitch.Tunnel) error {
 	return errors.Join(compiler.Errors()...)
 }
 
-// run starts what a node runs, and has Close end it.
+// run starts the node's goroutines. Close ends them.
 func (n *node) run(ctx context.Context, runs ...func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // Close alone ends it
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // only Close ends it
 	ended := make(chan error, len(runs))
 	for _, run := range runs {
 		go func() { ended <- run(ctx) }()
@@ -177,17 +177,17 @@ func (n *node) run(ctx context.Context, runs ...func(context.Context) error) {
 	})
 }
 
-// verifyTracked reports what was wrong with a run: connections that left no trace in the
-// tracker, or packets that the rules should have admitted and did not.
+// verifyTracked returns an error if the tracker has no connections, or if the rules refused
+// packets that they should admit.
 func (n *node) verifyTracked() error {
-	// Closed connections are remembered for two minutes, so a run leaves its last ones.
+	// Closed connections stay in the tracker for two minutes, so the last ones are still there.
 	if n.tracker.Usage().Tracked == 0 && !n.config.NoConntrack {
 		return errors.New("no connection was tracked")
 	}
 	for _, e := range []Endpoint{n.client, n.server} {
 		port := n.ports[e.role]
 		if port == nil {
-			continue // it is at the other node
+			continue // the endpoint is on the other node
 		}
 		counters := port.Counters()
 		if counters.Verdicts[verdict.Forward] == 0 {

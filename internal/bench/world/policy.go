@@ -7,23 +7,22 @@ import (
 	"slices"
 )
 
-// A policy is what every contestant that filters is asked to enforce, each in its own
-// words: that the server may be reached by what its rules name, in tracked connections,
-// and the client by nobody.
+// A policy is what every contestant with a filter enforces, each in its own format: tracked
+// connections to the server from the sources of its rules, and none to the client.
 //
-// The last two rules admit the client's group on FirstPort to LastPort; those before them
-// match no packet. Half of these name a single address, half a group; ten such rules name
-// the same group, which has ten members, each ten TCP ports below FirstPort.
+// The last two rules admit the client's group on FirstPort to LastPort. The rules before them
+// match no packet: each has ten TCP ports below FirstPort, half of them name a single address
+// and half a group. Ten such rules name the same group, which has ten members.
 type policy struct {
 	rules  []rule
-	groups [][]netip.Addr // the members of each; groups[0] is the client's, and it the first member
+	groups [][]netip.Addr // members of each; groups[0] is the client's group, whose first member is the client
 }
 
-// A rule admits one protocol to a range of ports from a group, or from a single address.
+// A rule admits one protocol on a range of ports, from a group or a single address.
 type rule struct {
 	protocol string     // "tcp" or "udp"
 	from, to int        // ports
-	address  netip.Addr // zero: the group
+	address  netip.Addr // zero: group is the source
 	group    int
 }
 
@@ -73,26 +72,26 @@ func (p policy) String() string {
 	return fmt.Sprintf("%d rules, %d groups with %d members", len(p.rules), len(p.groups), members)
 }
 
-// Where the addresses are taken from. Strangers are out of what RFC 6890 keeps for
-// benchmarks; members share the endpoints' network.
+// The address ranges. Strangers are in the range that RFC 6890 reserves for benchmarks;
+// members are in the endpoints' network.
 var (
 	onLink        = netip.MustParsePrefix("10.8.0.0/13")
 	clientAddress = netip.MustParseAddr("10.10.0.4")
 	serverAddress = netip.MustParseAddr("10.10.0.5")
-	idleInstances = netip.MustParseAddr("10.10.0.6") // and up, one for each port more
+	idleInstances = netip.MustParseAddr("10.10.0.6") // and up, one for each further port
 	clientMembers = netip.MustParseAddr("10.11.0.0")
 	otherMembers  = netip.MustParseAddr("10.13.0.0")
 	strangers     = netip.MustParseAddr("198.18.0.0")
 )
 
-// What of these there is.
+// Upper bounds of a Config.
 const (
 	maxRules   = 100_000
 	maxMembers = 100_000
 	maxPorts   = 202
 )
 
-// nth is the i-th address after first.
+// nth returns the i-th address after first.
 func nth(first netip.Addr, i int) netip.Addr {
 	b := slices.Clone(first.AsSlice())
 	binary.BigEndian.PutUint32(b, binary.BigEndian.Uint32(b)+uint32(i))

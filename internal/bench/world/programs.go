@@ -19,8 +19,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// Programs are what runs at endpoints. Start and Serve may be called by several goroutines
-// at a time.
+// Programs runs commands at endpoints. Start and Serve may be called by several goroutines at
+// the same time. The mutex guards servers.
 type Programs struct {
 	mu      sync.Mutex
 	servers []*exec.Cmd
@@ -29,8 +29,8 @@ type Programs struct {
 // Start starts a command at an endpoint; the caller waits for it.
 func (*Programs) Start(at Endpoint, cmd *exec.Cmd) error { return startIn(at.Namespace, cmd) }
 
-// Serve starts a command that listens on a TCP port at an endpoint, and returns when it
-// does. EndServers ends it.
+// Serve starts a command at an endpoint that listens on a TCP port, and returns when the port
+// is open. EndServers ends the command.
 func (p *Programs) Serve(ctx context.Context, at Endpoint, port int, argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	if err := startIn(at.Namespace, cmd); err != nil {
@@ -45,26 +45,26 @@ func (p *Programs) Serve(ctx context.Context, at Endpoint, port int, argv ...str
 	return nil
 }
 
-// EndServers ends what Serve started.
+// EndServers ends the commands that Serve started.
 func (p *Programs) EndServers() {
 	p.mu.Lock()
 	servers := p.servers
 	p.servers = nil
 	p.mu.Unlock()
 	for _, cmd := range servers {
-		_ = cmd.Process.Kill() // it may have ended with its context
-		_ = cmd.Wait()         // killed is no news
+		_ = cmd.Process.Kill() // an error means that it has ended
+		_ = cmd.Wait()         // the error says that it was killed
 	}
 }
 
-// runBetween starts a program that is what carries packets, or belongs to it. Close ends it
-// after the rest is gone, and Memory counts it. environment nil is our own.
+// runBetween starts a program that carries packets or belongs to one that does. Memory counts
+// it, and Close ends it after the servers. A nil environment is that of this process.
 func (w *World) runBetween(namespace string, environment []string, argv ...string) error {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = environment
 	problem := new(lastBytes)
 	cmd.Stdout, cmd.Stderr = problem, problem
-	stdin, err := cmd.StdinPipe() // vde_switch ends when nobody can type commands
+	stdin, err := cmd.StdinPipe() // vde_switch ends when its standard input is closed
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (w *World) runBetween(namespace string, environment []string, argv ...strin
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ended matters to who notices that it did
+		_ = cmd.Wait() // the cleanup reports how it ended
 		close(ended)
 	}()
 	w.between = append(w.between, cmd.Process.Pid)
@@ -91,7 +91,7 @@ func (w *World) runBetween(namespace string, environment []string, argv ...strin
 	return nil
 }
 
-// lastBytes keeps the end of what is written to it.
+// lastBytes is a writer that keeps only the last 2000 bytes.
 type lastBytes struct{ b []byte }
 
 func (l *lastBytes) Write(b []byte) (int, error) {
@@ -102,7 +102,7 @@ func (l *lastBytes) Write(b []byte) (int, error) {
 
 func (l *lastBytes) String() string { return strings.TrimSpace(string(l.b)) }
 
-// startIn starts a command in a namespace: a child is in its thread's namespace.
+// startIn starts a command in a namespace. A child inherits the namespace of its thread.
 func startIn(namespace string, cmd *exec.Cmd) error {
 	if err := netns.Do(namespace, cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
@@ -110,7 +110,7 @@ func startIn(namespace string, cmd *exec.Cmd) error {
 	return nil
 }
 
-// tool runs a command in a namespace with some input, and returns its output.
+// tool runs a command in a namespace and returns its output.
 func tool(ctx context.Context, namespace, input string, argv ...string) (string, error) {
 	var out, problem bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -149,7 +149,7 @@ func await(ctx context.Context, what string, holds func() (bool, error)) error {
 	}
 }
 
-// awaitFile waits until a program has made a file, or a socket.
+// awaitFile waits until a file or socket exists.
 func awaitFile(ctx context.Context, path string) error {
 	return await(ctx, path, func() (bool, error) {
 		_, err := os.Stat(path)
@@ -160,7 +160,7 @@ func awaitFile(ctx context.Context, path string) error {
 	})
 }
 
-// awaitLink waits until a program has made a device in a namespace.
+// awaitLink waits until a device exists in a namespace.
 func awaitLink(ctx context.Context, namespace, name string) error {
 	return await(ctx, "device "+name, func() (bool, error) {
 		err := netns.Do(namespace, func() error {
@@ -174,7 +174,7 @@ func awaitLink(ctx context.Context, namespace, name string) error {
 	})
 }
 
-// dialTCP tries a connection from the namespace that the caller's thread is in.
+// dialTCP makes and closes a connection from the namespace of the caller's thread.
 func dialTCP(to netip.AddrPort, within time.Duration) error {
 	conn, err := net.DialTimeout("tcp4", to.String(), within)
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 //	client eth0 -- switch -- node1 underlay ==== underlay node2 -- switch -- eth0 server
 //
 // The Switches run in this process; their datagrams leave from the nodes' namespaces. The
-// streams that make keys go over loopback, for they carry nothing once there is a session.
-// Without the seal the datagrams are those of VXLAN, as a node can be told to send them.
+// streams for the key exchange use loopback, because they are idle once a tunnel has keys.
+// Without the seal the tunnel is VXLAN, which is also a setting of a node.
 func buildTunnelled(ctx context.Context, w *World) error {
 	if err := errors.Join(w.addUnderlay(), w.makeEndpoints()); err != nil {
 		return err
@@ -56,7 +56,7 @@ func buildTunnelled(ctx context.Context, w *World) error {
 	return nil
 }
 
-// buildUnsealed builds the same without the seal, as a contestant of its own.
+// buildUnsealed builds the same without the seal, as a separate contestant.
 func buildUnsealed(ctx context.Context, w *World) error {
 	w.config.NoSeal = true
 	return buildTunnelled(ctx, w)
@@ -78,7 +78,7 @@ type member struct {
 	tunnel   *vswitch.Port
 }
 
-// members is the cluster, and the Directory that its nodes ask who is one of it.
+// members is the cluster. It is also the peer.Directory of its nodes.
 type members [2]*member
 
 func (m *members) Check(node string, publicKey []byte) error {
@@ -87,7 +87,7 @@ func (m *members) Check(node string, publicKey []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is no member", node)
+	return fmt.Errorf("%s is not a member", node)
 }
 
 func (m *members) Address(node string) (string, bool) {
@@ -101,11 +101,11 @@ func (m *members) Address(node string) (string, bool) {
 
 var (
 	loopback = netip.MustParseAddrPort("127.0.0.1:0")
-	nominal  = netip.MustParseAddrPort("127.0.0.1:7400") // in certificates alone
+	nominal  = netip.MustParseAddrPort("127.0.0.1:7400") // appears only in certificates
 )
 
-// found makes the identities of two nodes as operators do: one founds a cluster, the other
-// joins it.
+// found makes the identities of two nodes in the way of operators: one node founds a cluster,
+// the other joins it.
 func found(ctx context.Context, dir string) (*members, error) {
 	first, err := peer.Init(dir+"1", "node1", nominal)
 	if err != nil {
@@ -156,7 +156,7 @@ func (m *members) build(i int, w *World, e Endpoint) (err error) {
 	return one.publish(&vswitch.Tunnel{Port: one.tunnel, MTU: w.mtu})
 }
 
-// introduce tells each node of the other.
+// introduce gives each node the address and the key of the other.
 func (m *members) introduce() {
 	var all []overlay.Remote
 	for i, one := range m {
@@ -167,16 +167,16 @@ func (m *members) introduce() {
 	}
 }
 
-// up reports whether a node can send to the other.
+// up reports whether the node's tunnel is up.
 func (one *member) up() (bool, error) {
 	status := one.overlay.Status()
 	return len(status) == 1 && status[0].Up, nil
 }
 
-// verifyTunnelled is verifyTracked, and that the tunnel was used both ways.
+// verifyTunnelled checks that the tunnel was used in both directions, and calls verifyTracked.
 func (one *member) verifyTunnelled() error {
 	if c := one.tunnel.Counters(); c.RxFrames == 0 || c.TxFrames == 0 {
-		return fmt.Errorf("node %d received %d frames by the tunnel and sent %d", one.number, c.RxFrames, c.TxFrames)
+		return fmt.Errorf("node %d received %d frames through the tunnel and sent %d, want both above 0", one.number, c.RxFrames, c.TxFrames)
 	}
 	return one.verifyTracked()
 }

@@ -12,16 +12,16 @@ import (
 	"palisade/internal/netns"
 )
 
-// The nodes of a World on two, and their addresses on the wire between them.
+// The nodes of a World on two nodes, and their addresses on the underlay.
 var (
 	nodeRoles = [2]string{"node1", "node2"}
 	underlay  = [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
 )
 
-// tunnelPort is where every contestant's datagrams go.
+// tunnelPort is the UDP port of every contestant's tunnel.
 const tunnelPort = 4789
 
-// addUnderlay makes two nodes, joined by a veth pair.
+// addUnderlay makes two nodes that are joined by a veth pair.
 func (w *World) addUnderlay() error {
 	for _, role := range nodeRoles {
 		if err := w.make(role); err != nil {
@@ -31,19 +31,19 @@ func (w *World) addUnderlay() error {
 	return w.joinByUnderlay(w.namespace(nodeRoles[0]), w.namespace(nodeRoles[1]))
 }
 
-// joinByUnderlay joins two namespaces by devices called underlay, with the offloads that a
-// veth pair has: what a node sends as one segment or datagram to be cut later arrives as
-// one, for all contestants.
+// joinByUnderlay joins two namespaces by devices named underlay. They have the offloads of a
+// veth pair: a large segment or datagram that would be cut later arrives in one piece, for all
+// contestants.
 func (w *World) joinByUnderlay(one, two string) error {
 	err := netns.Do(one, func() error {
-		there, err := vishnetns.GetFromPath(netns.Path(two))
+		other, err := vishnetns.GetFromPath(netns.Path(two))
 		if err != nil {
 			return err
 		}
-		defer there.Close()
+		defer other.Close()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = "underlay", w.config.MTU
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "underlay", PeerNamespace: netlink.NsFd(there), PeerMTU: uint32(w.config.MTU)})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "underlay", PeerNamespace: netlink.NsFd(other), PeerMTU: uint32(w.config.MTU)})
 	})
 	if err != nil {
 		return fmt.Errorf("make the underlay: %w", err)

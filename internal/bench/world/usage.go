@@ -12,9 +12,9 @@ import (
 	"palisade/internal/netns"
 )
 
-// CPU is how long all processors together have worked since boot, in seconds, the kernel's
-// interrupts included: what a packet costs is spread over many processes and the kernel.
-// It counts what else the machine does, too.
+// CPU returns how long all processors together have worked since boot, in seconds, including
+// the kernel's interrupts, because the cost of a packet is spread over many processes and the
+// kernel. It includes all other work of the machine.
 func CPU() (float64, error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -40,12 +40,13 @@ func CPU() (float64, error) {
 	return ticks / hertz, nil
 }
 
-// Memory is what the contestant takes now, in bytes, as far as it can be told apart:
+// Memory returns the memory that the contestant uses now, in bytes, as far as it can be
+// measured:
 //
-//   - of programs of others, what is resident of them: their code, too;
-//   - of Switches, which run in this process, what is resident of their trackers' arenas
-//     and what the heap grew by when they were built;
-//   - of what the kernel does, its connections, and neither rules, sets nor buffers.
+//   - programs of other projects: their resident memory, including code;
+//   - Switches, which run in this process: the resident part of their trackers' files, and
+//     the growth of the heap when they were built;
+//   - the kernel: its tracked connections, but not its rules, sets and buffers.
 func (w *World) Memory() (int64, error) {
 	total := w.heap
 	for _, pid := range w.between {
@@ -76,7 +77,7 @@ func (w *World) Memory() (int64, error) {
 	return total, nil
 }
 
-// residentOf is how much of a file this process has mapped and touched; see proc(5),
+// residentOf returns the resident bytes of a file that this process has mapped; see proc(5),
 // /proc/pid/smaps.
 func residentOf(path string) (total int64, err error) {
 	maps, err := os.ReadFile("/proc/self/smaps")
@@ -96,7 +97,7 @@ func residentOf(path string) (total int64, err error) {
 	return total, nil
 }
 
-// connectionsIn is what the kernel's connections in a namespace take.
+// connectionsIn returns the bytes that the kernel uses for connections in a namespace.
 func connectionsIn(namespace string) (int64, error) {
 	var count []byte
 	err := netns.Do(namespace, func() (err error) {
@@ -123,7 +124,7 @@ func connectionsIn(namespace string) (int64, error) {
 	return 0, errors.New("/proc/slabinfo does not say how large a connection is")
 }
 
-// field is the number behind a name, as files of /proc have it.
+// field returns the number after a name in a file of /proc.
 func field(text []byte, name string) (int64, error) {
 	_, rest, _ := bytes.Cut(text, []byte(name))
 	f := bytes.Fields(rest)
@@ -133,7 +134,7 @@ func field(text []byte, name string) (int64, error) {
 	return strconv.ParseInt(string(f[0]), 10, 64)
 }
 
-// heapInUse is what live objects take.
+// heapInUse returns the bytes of all live objects.
 func heapInUse() int64 {
 	runtime.GC()
 	var stats runtime.MemStats

@@ -11,13 +11,14 @@ import (
 	"palisade/internal/netns"
 )
 
-// vxlanOverhead is what RFC 7348 §5 puts before an IP packet: the outer IPv4 and UDP
-// headers, its own, and the inner Ethernet's.
+// vxlanOverhead is what RFC 7348 §5 adds before an IP packet, in bytes: the outer IPv4 and UDP
+// headers, the VXLAN header, and the inner Ethernet header.
 const vxlanOverhead = 20 + 8 + 8 + 14
 
-// buildVXLAN builds two nodes as bridge is built on one, with the kernel's VXLAN between
-// them. Nothing is sealed. Each node filters for the endpoint that it has, as a security
-// group does: the client's lets out what the client begins, the server's has the policy.
+// buildVXLAN builds two nodes, each with a bridge as buildBridge makes it, and the kernel's
+// VXLAN between them. Nothing is sealed. Each node filters for its own endpoint, like a
+// security group: the client's node lets the client open connections, the server's node has
+// the policy.
 func buildVXLAN(ctx context.Context, w *World) error {
 	if err := errors.Join(w.addUnderlay(), w.makeEndpoints()); err != nil {
 		return err
@@ -46,7 +47,8 @@ func buildVXLAN(ctx context.Context, w *World) error {
 	return nil
 }
 
-// egressRules are the client's node's: it may begin connections, nobody may to it.
+// egressRules are the rules of the client's node: the client may open connections, and accepts
+// none.
 var egressRules = fmt.Sprintf(`*filter
 :INPUT ACCEPT [0:0]
 :FORWARD DROP [0:0]
@@ -56,7 +58,8 @@ var egressRules = fmt.Sprintf(`*filter
 COMMIT
 `, clientAddress)
 
-// addVXLAN adds the tunnel from the i-th node, whose namespace the caller is in, to the other.
+// addVXLAN adds the tunnel from the i-th node to the other. The caller is in the i-th node's
+// namespace.
 func (w *World) addVXLAN(i int) error {
 	under, err := netlink.LinkByName("underlay")
 	if err != nil {

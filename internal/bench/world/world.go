@@ -1,29 +1,29 @@
-// Package world builds what the benchmark compares: contestants, each two endpoints and
-// what carries packets between them.
+// Package world builds the contestants of the benchmark. Each has two endpoints and a switch
+// or tunnel between them.
 //
-// An endpoint is a network namespace with a kernel's TCP stack and a device eth0, the same
-// for all. Every contestant that filters has the same policy (policy.go): a hundred rules,
-// of which the last two admit TCP and UDP on FirstPort to LastPort from the client, and
-// connection tracking for the replies. On one node:
+// An endpoint is a network namespace with the kernel's TCP stack and a device eth0; it is the
+// same for all contestants. Every contestant with a filter has the same policy (policy.go): a
+// hundred rules, of which the last two admit TCP and UDP on FirstPort to LastPort from the
+// client, and connection tracking for the replies. On one node:
 //
 //	palisade  the Switch, its tables and its tracker, between two TAP devices
-//	relay     the same pollers and devices, with a constant for a verdict: the limit of
-//	          what a Switch between TAP devices can do
-//	bridge    a Linux bridge between two veth pairs, iptables, ipset and the kernel's
-//	          connection tracking: what one would use instead
+//	relay     the same pollers and devices, but it forwards every frame without a decision:
+//	          the upper limit of a Switch between TAP devices
+//	bridge    a Linux bridge between two veth pairs, with iptables, ipset and the kernel's
+//	          connection tracking: the usual alternative
 //	ovs       Open vSwitch's userspace datapath with segmentation offload and ct()
-//	vde2      VDE's switch, which has no filter
+//	vde2      the switch of VDE, which has no filter
 //
 // On two nodes, each with one endpoint, joined by an underlay of MTU 1500 (underlay.go):
 //
-//	palisade  two Switches and the sealed tunnel between them; palisade-unsealed without
-//	          the seal
+//	palisade  two Switches and the sealed tunnel between them; palisade-unsealed has a VXLAN
+//	          tunnel instead
 //	vxlan     the kernel's VXLAN, not sealed, between two bridges as above
-//	nebula    Nebula at the endpoints themselves, sealed
+//	nebula    Nebula, sealed, in the namespaces of the endpoints
 //
-// A Builder makes a World; Contestants lists them in the order of the report. Everything
-// is made in namespaces called pal-bench-PID-…, gone when Close returns; what a killed run
-// left behind is cleared by ClearLeftovers.
+// A Builder makes a World; Contestants lists the Builders in the order of the report. All
+// namespaces are named pal-bench-PID-… and are removed when Close returns. ClearLeftovers
+// removes those of a run that was killed.
 package world
 
 import (
@@ -40,7 +40,7 @@ import (
 	"palisade/ec2"
 )
 
-// Placement is where the two endpoints of a World are.
+// Placement says where the two endpoints of a World are.
 type Placement string
 
 const (
@@ -48,27 +48,41 @@ const (
 	TwoNodes Placement = "two nodes"
 )
 
-// The ports, of TCP and of UDP, that every contestant's rules admit from the client to the
-// server. Others they drop.
+// The rules of every contestant admit TCP and UDP from the client to these ports of the
+// server, and to no others.
 const (
 	FirstPort = 5201
 	LastPort  = 5299
 )
 
-// Config is what a World is built with; its zero value is what the report compares.
+// Config says how a World is built. The report compares Worlds of the zero Config. Values out
+// of range are an error of Build.
 type Config struct {
-	Pollers int // of each Switch. Default: the Switch's own
-	MTU     int // bytes, of the endpoints' devices, or of the underlay of two nodes. Default 1500
+	// Pollers is the number of pollers of each Switch. Default: the Switch's own default. More
+	// pollers than processors make the Switch slower.
+	Pollers int
+	// MTU is that of the endpoints' devices or, on two nodes, of the underlay, in bytes.
+	// Default 1500. Contestants without jumbo frames cannot be built with more.
+	MTU int
 
-	Rules   int // of the server's group. Default 100; the last two match
-	Members int // of the client's group. Default 10
-	Ports   int // of the switch; behind those but two nothing happens. Default 2
+	// Rules is the number of rules of the server's group, 2 to 100,000; the last two match.
+	// Default 100. Contestants that scan their rules become slower with each.
+	Rules int
+	// Members is the number of members of the client's group, 1 to 100,000. Default 10. Each
+	// member takes memory.
+	Members int
+	// Ports is the number of ports of the switch, 2 to 202; all but two are idle. Default 2.
+	// Each port takes a device.
+	Ports int
 
-	// Ablations: what the numbers would be without. They are for the switches of this
-	// repository alone.
-	NoOffloads  bool
-	NoConntrack bool // the rules are asked about every packet, and admit answers
-	NoSeal      bool // VXLAN between two nodes
+	// NoOffloads opens TAP devices without offloads. Default false. Like the next two it
+	// leaves out one part of palisade's switch; other contestants cannot be built with it.
+	NoOffloads bool
+	// NoConntrack checks every packet against the rules, and adds rules that admit replies.
+	// Default false.
+	NoConntrack bool
+	// NoSeal uses VXLAN between two nodes instead of the sealed tunnel. Default false.
+	NoSeal bool
 }
 
 func (c *Config) fill() error {
@@ -78,10 +92,10 @@ func (c *Config) fill() error {
 		}
 	}
 	if c.Rules < 2 || c.Rules > maxRules || c.Members < 1 || c.Members > maxMembers {
-		return fmt.Errorf("%d rules are not 2 to %d, or %d members not 1 to %d", c.Rules, maxRules, c.Members, maxMembers)
+		return fmt.Errorf("%d rules and %d members: must be 2 to %d and 1 to %d", c.Rules, c.Members, maxRules, maxMembers)
 	}
 	if c.Ports < 2 || c.Ports > maxPorts {
-		return fmt.Errorf("%d ports are not 2 to %d", c.Ports, maxPorts)
+		return fmt.Errorf("%d ports: must be 2 to %d", c.Ports, maxPorts)
 	}
 	return nil
 }
@@ -90,14 +104,14 @@ func (c *Config) fill() error {
 type Builder struct {
 	Name      string
 	Placement Placement
-	About     string   // one line, for people
+	About     string   // one line for the report
 	Needs     []string // command:package, as the Makefile has them
 
 	build func(context.Context, *World) error
 	can   abilities
 }
 
-// abilities are what of a Config a contestant can be built with besides its sizes.
+// abilities are the options of a Config that a contestant supports.
 type abilities uint8
 
 const (
@@ -108,7 +122,7 @@ const (
 	noSeal
 )
 
-// wants are the abilities that a Config asks for.
+// wants returns the abilities that a Config needs.
 func (c Config) wants() (all abilities) {
 	if c.Ports > 2 {
 		all |= morePorts
@@ -128,13 +142,13 @@ func (c Config) wants() (all abilities) {
 	return all
 }
 
-// Can reports whether the contestant can be built so.
+// Can reports whether the contestant can be built with c.
 func (b Builder) Can(c Config) bool { return c.wants()&^b.can == 0 }
 
-// built numbers Worlds: several of one contestant may stand side by side.
+// built numbers the Worlds, because several of one contestant may exist at the same time.
 var built atomic.Int64
 
-// Build makes a World. The caller closes it, whatever happens to ctx.
+// Build makes a World. The caller must close it, also after ctx has ended.
 func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
@@ -162,7 +176,7 @@ func (b Builder) Build(ctx context.Context, c Config) (*World, error) {
 	return w, nil
 }
 
-// Missing returns what of Needs is not installed.
+// Missing returns the Needs that are not installed.
 func (b Builder) Missing() []string {
 	var missing []string
 	for _, need := range b.Needs {
@@ -178,7 +192,7 @@ func (b Builder) Missing() []string {
 func Contestants(p Placement) []Builder {
 	all := map[Placement][]Builder{SameNode: {
 		{Name: "palisade", About: "the switch, its rules and its tracker", build: buildPalisade, can: jumbo | morePorts | noOffloads | noConntrack},
-		{Name: "relay", About: "the same pollers and devices without a filter: the limit", build: buildRelay, can: jumbo | morePorts | noOffloads},
+		{Name: "relay", About: "the same pollers and devices without a filter: the upper limit", build: buildRelay, can: jumbo | morePorts | noOffloads},
 		{Name: "bridge", About: "Linux bridge, iptables, ipset, conntrack", Needs: []string{"iptables:iptables", "ipset:ipset"}, build: buildBridge, can: jumbo | morePorts},
 		{Name: "ovs", About: "Open vSwitch, userspace datapath with TSO and ct()", Needs: []string{"ovs-vswitchd:openvswitch-switch"}, build: buildOVS, can: jumbo | morePorts},
 		{Name: "vde2", About: "VDE's switch, without any filter", Needs: []string{"vde_switch:vde2"}, build: buildVDE},
@@ -195,28 +209,28 @@ func Contestants(p Placement) []Builder {
 	return builders
 }
 
-// The endpoints are the same in every World; each is a world of its own.
+// The endpoints have the same addresses in every World; Worlds do not share a network.
 var (
 	clientMAC = ec2.MAC{2, 0, 0, 0, 0, 4}
 	serverMAC = ec2.MAC{2, 0, 0, 0, 0, 5}
 )
 
-// An Endpoint is where programs send and receive.
+// An Endpoint is a network namespace in which programs send and receive.
 type Endpoint struct {
 	Namespace string // below /run/netns
 	Device    string
 	Address   netip.Addr
-	MAC       ec2.MAC
-	Peer      ec2.MAC // whom it addresses its frames for the other endpoint to
-	// Both are zero where the device carries IP packets without an Ethernet header.
+	// MAC is the device's address, Peer the destination MAC of its frames for the other
+	// endpoint. Both are zero if the device carries IP packets without an Ethernet header.
+	MAC, Peer ec2.MAC
 
 	role string
-	idle bool // it is an instance that does nothing
+	idle bool // it only occupies a port
 }
 
-// A World is two endpoints and what is between them. Start and Serve may be called by
-// several goroutines at a time, the rest by one. Close ends every process and goroutine
-// that it started.
+// A World is a contestant that was built: two endpoints and the switch or tunnel between them.
+// Start and Serve may be called by several goroutines at the same time, other methods by one.
+// Close ends every process and goroutine that the World started.
 type World struct {
 	Programs
 	name, id       string
@@ -227,22 +241,22 @@ type World struct {
 	client, server Endpoint
 	verify         func() error
 
-	between    []int    // processes that carry packets
+	between    []int    // pids of the processes that carry packets
 	arenas     []string // files of trackers
-	tracking   []string // namespaces that the kernel tracks connections in
-	heap       int64    // bytes that it grew by, where Switches are in it
+	tracking   []string // namespaces in which the kernel tracks connections
+	heap       int64    // growth of this process's heap by its Switches, in bytes
 	namespaces []string
 	cleanup    []func() error // in reverse order
 }
 
-// Name is the contestant's.
+// Name is the contestant's name.
 func (w *World) Name() string { return w.name }
 
-// Client is the endpoint that connections are made from, Server the one they are made to.
+// Client is the endpoint that opens connections, Server the one that accepts them.
 func (w *World) Client() Endpoint { return w.client }
 func (w *World) Server() Endpoint { return w.server }
 
-// endpoints are the client, the server, and those that only fill ports.
+// endpoints returns the client, the server, and the endpoints that only occupy ports.
 func (w *World) endpoints() []Endpoint {
 	all := []Endpoint{w.client, w.server}
 	for i := range w.config.Ports - 2 {
@@ -255,14 +269,14 @@ func (w *World) endpoints() []Endpoint {
 // MTU is that of the endpoints' devices, in bytes.
 func (w *World) MTU() int { return w.mtu }
 
-// Describe says what the numbers of this World depend on: versions, rules, devices.
+// Describe returns the properties that the results depend on: versions, rules, devices.
 func (w *World) Describe() string { return w.about }
 
-// Verify reports traffic that went past the filter it was meant to go through. It is
-// called after TCP or UDP went from the client to the server and back.
+// Verify returns an error if traffic bypassed the filter. It is called after TCP or UDP went
+// from the client to the server and back.
 func (w *World) Verify() error { return w.verify() }
 
-// Close ends what runs in the World and removes it.
+// Close ends the processes and goroutines of the World and removes its namespaces and files.
 func (w *World) Close() error {
 	w.EndServers()
 	var errs []error
@@ -278,7 +292,7 @@ func (w *World) Close() error {
 	return errors.Join(errs...)
 }
 
-// files is where the World keeps files, a file or a directory, in memory.
+// files is the path of the World's file or directory, on a tmpfs.
 func (w *World) files() string { return fmt.Sprintf("%s%d-%s", filesPath, os.Getpid(), w.id) }
 
 func (w *World) namespace(role string) string {

@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	patience   = 30 * time.Second // with what must come
-	impatience = 300 * time.Millisecond
+	patience   = 30 * time.Second       // for an answer that must come
+	impatience = 300 * time.Millisecond // for an answer that must not come
 	deniedPort = LastPort + 1
 )
 
-// build makes a World and has the test close it and look for what it leaves. Nothing may be
-// missing where CI is set: `make test` installs all.
+// build makes a World. At the end of the test it is closed, and must leave nothing behind. If
+// CI is set, a program that is not installed is a failure, because `make test` installs all.
 func build(t *testing.T, b Builder, c Config) *World {
 	t.Helper()
 	netnstest.NeedRoot(t)
@@ -34,7 +34,7 @@ func build(t *testing.T, b Builder, c Config) *World {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("not installed, and CI is set: %s", missing)
 		}
-		t.Skipf("not installed, as `make setup-rivals` would: %s", missing)
+		t.Skipf("not installed (make setup-rivals installs it): %s", missing)
 	}
 	w, err := b.Build(t.Context(), c)
 	if err != nil {
@@ -67,15 +67,14 @@ func expectNothingLeft(t *testing.T) {
 	}
 }
 
-// TestContestantsOnOneNode: each carries what the policy admits, and those that filter
-// nothing else.
-func TestContestantsOnOneNode(t *testing.T) {
+// A contestant carries the traffic that the policy admits and, if it has a filter, no other.
+func TestContestantsEnforceThePolicyOnOneNode(t *testing.T) {
 	for _, b := range Contestants(SameNode) {
 		t.Run(b.Name, func(t *testing.T) { testContestant(t, b) })
 	}
 }
 
-func TestContestantsOnTwoNodes(t *testing.T) {
+func TestContestantsEnforceThePolicyOnTwoNodes(t *testing.T) {
 	for _, b := range Contestants(TwoNodes) {
 		t.Run(b.Name, func(t *testing.T) { testContestant(t, b) })
 	}
@@ -89,24 +88,24 @@ func testContestant(t *testing.T, b Builder) {
 	w := build(t, b, Config{})
 	filters := b.Name != "relay" && b.Name != "vde2"
 	if err := w.Verify(); filters && err == nil {
-		t.Error("traffic was verified before there was any")
+		t.Error("Verify accepted a World without traffic")
 	}
 	if err := exchange(w.Client(), w.Server(), "tcp4", FirstPort, "hello\n", patience); err != nil {
-		t.Errorf("TCP that is admitted: %v", err)
+		t.Errorf("TCP to an admitted port: %v", err)
 	}
 	if err := exchange(w.Client(), w.Server(), "udp4", LastPort, "hello\n", patience); err != nil {
-		t.Errorf("UDP that is admitted: %v", err)
+		t.Errorf("UDP to an admitted port: %v", err)
 	}
 	if err := w.Verify(); err != nil {
 		t.Errorf("verify: %v", err)
 	}
 	if memory, err := w.Memory(); err != nil || memory <= 0 || memory > 1<<30 {
-		t.Errorf("it takes %d bytes, %v", memory, err)
+		t.Errorf("memory is %d bytes, %v; want 1 to 2^30", memory, err)
 	} else {
 		t.Logf("memory: %.1f MB", float64(memory)/1e6)
 	}
 	if busy, err := CPU(); err != nil || busy <= before {
-		t.Errorf("the machine has worked %v s, %v; before it was built, %v s", busy, err, before)
+		t.Errorf("processor time is %v s, %v; want more than the %v s before", busy, err, before)
 	}
 	if w.Describe() == "" {
 		t.Error("it says nothing of itself")
@@ -114,17 +113,17 @@ func testContestant(t *testing.T, b Builder) {
 	t.Log(w.Describe())
 	for _, network := range []string{"tcp4", "udp4"} {
 		if err := exchange(w.Client(), w.Server(), network, deniedPort, "hello\n", impatience); filters && err == nil {
-			t.Errorf("%s went to a port that no rule admits", network)
+			t.Errorf("%s reached a port that no rule admits", network)
 		}
 		if err := exchange(w.Server(), w.Client(), network, FirstPort, "hello\n", impatience); filters && err == nil {
-			t.Errorf("%s went to the client, whom no rule admits anybody to", network)
+			t.Errorf("%s reached the client, to which no rule admits traffic", network)
 		}
 	}
 }
 
-// TestOtherSizes: each contestant can be built larger, as far as it has the ability, and
-// then carries the largest packet that its endpoints' devices take.
-func TestOtherSizes(t *testing.T) {
+// Each contestant is built with every Config that it supports, and then carries the largest
+// packet of its endpoints' devices.
+func TestContestantsCarryTheLargestPacketInEachConfig(t *testing.T) {
 	large := Config{Rules: 1000, Members: 1000, Ports: 12, MTU: 9000}
 	for name, c := range map[string]Config{"large": large, "small": {Rules: 2, Members: 1}, "no offloads": {NoOffloads: true}, "no conntrack": {NoConntrack: true}, "no seal": {NoSeal: true}} {
 		for _, b := range slices.Concat(Contestants(SameNode), Contestants(TwoNodes)) {
@@ -149,7 +148,7 @@ func TestOtherSizes(t *testing.T) {
 	}
 }
 
-func TestImpossibleSizesAreRefused(t *testing.T) {
+func TestBuildRefusesImpossibleSizes(t *testing.T) {
 	for _, c := range []Config{{Rules: 1}, {Rules: maxRules + 1}, {Members: -1}, {Members: maxMembers + 1}, {Ports: 1}, {Ports: maxPorts + 1}} {
 		if w, err := Contestants(SameNode)[0].Build(t.Context(), c); err == nil {
 			t.Errorf("%+v was built", c)
@@ -158,13 +157,12 @@ func TestImpossibleSizesAreRefused(t *testing.T) {
 	}
 }
 
-// TestBuildThatFailsLeavesNothing: as one that is interrupted.
-func TestBuildThatFailsLeavesNothing(t *testing.T) {
+func TestInterruptedBuildLeavesNothingBehind(t *testing.T) {
 	netnstest.NeedRoot(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, b := range slices.Concat(Contestants(SameNode), Contestants(TwoNodes)) {
-		if w, err := b.Build(ctx, Config{}); err == nil { // it asks nobody that would notice
+		if w, err := b.Build(ctx, Config{}); err == nil { // this Builder does not check ctx
 			if err := w.Close(); err != nil {
 				t.Error(err)
 			}
@@ -173,8 +171,8 @@ func TestBuildThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-// exchange sends a line from one endpoint to another that echoes it. It takes longer than
-// within only if nothing comes back.
+// exchange sends a line from one endpoint to another, which echoes it. It tries again until
+// an echo arrives or within is over.
 func exchange(from, to Endpoint, network string, port uint16, line string, within time.Duration) error {
 	at := netip.AddrPortFrom(to.Address, port)
 	stop, err := echo(to, network, at)
@@ -191,7 +189,7 @@ func exchange(from, to Endpoint, network string, port uint16, line string, withi
 	}
 }
 
-// askFrom sends a line and reads it back.
+// askFrom sends a line and reads its echo.
 func askFrom(from Endpoint, network string, at netip.AddrPort, line string, within time.Duration) error {
 	var conn net.Conn
 	if err := netns.Do(from.Namespace, func() (err error) {
@@ -207,12 +205,12 @@ func askFrom(from Endpoint, network string, at netip.AddrPort, line string, with
 	}
 	got, err := bufio.NewReaderSize(conn, len(line)).ReadString('\n')
 	if err == nil && got != line {
-		err = fmt.Errorf("%d bytes came back otherwise than they were sent", len(got))
+		err = fmt.Errorf("the echo has %d bytes and differs from the line", len(got))
 	}
 	return err
 }
 
-// echo answers at an endpoint until it is stopped.
+// echo answers at an endpoint until stop is called.
 func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error) {
 	if network == "udp4" {
 		var conn net.PacketConn
@@ -226,7 +224,7 @@ func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error
 				if errors.Is(err, net.ErrClosed) {
 					return
 				}
-				_, _ = conn.WriteTo(b[:n], peer) // the asker asks again
+				_, _ = conn.WriteTo(b[:n], peer) // after an error the client tries again
 			}
 		}()
 		return func() { conn.Close() }, nil
@@ -242,7 +240,7 @@ func echo(e Endpoint, network string, at netip.AddrPort) (stop func(), err error
 				return
 			}
 			line, _ := bufio.NewReader(conn).ReadString('\n')
-			_, _ = conn.Write([]byte(line)) // the asker asks again
+			_, _ = conn.Write([]byte(line)) // after an error the client tries again
 			conn.Close()
 		}
 	}()
