@@ -1,116 +1,210 @@
-// Package deps holds the import rules of ARCHITECTURE.md, as a test.
 package deps
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// The layers, from the top. A package imports only from layers below its own, or from
-// beside it where a rule names it.
-var forbidden = []struct{ from, to, why string }{
-	{"palisade/switch", "palisade/cluster", "the data plane knows no control plane; node translates"},
-	{"palisade/conntrack", "palisade/ec2", "connections know no groups"},
-	{"palisade/conntrack", "palisade/firewall", "conntrack and firewall do not know each other; switch composes them"},
-	{"palisade/firewall", "palisade/conntrack", "conntrack and firewall do not know each other; switch composes them"},
-	{"palisade/firewall", "palisade/switch", "a table knows no port"},
-	{"palisade/firewall", "palisade/cluster", "firewall reads ec2's plain values, not replication"},
-	{"palisade/ec2", "palisade/internal", "the domain is pure"},
-	{"palisade/ec2", "palisade/cluster", "the domain is pure"},
-	{"palisade/cluster", "palisade/switch", "the control plane knows no data plane; node translates"},
-	{"palisade/cluster", "palisade/firewall", "the control plane knows no data plane; node translates"},
-	{"palisade/cluster", "palisade/internal/node", "imports point down"},
-	{"palisade/cluster/gossip", "palisade/cluster", "cluster starts gossip, and tells it what it needs to know"},
-	{"palisade/internal/peer", "palisade", "who a node is comes before what it does; cluster, switch/overlay and node use it"},
-	{"palisade/internal/node/plane", "palisade/internal/node", "node puts its parts together; they know each other by interfaces"},
-	{"palisade/internal/node/fleet", "palisade/internal/node", "node puts its parts together; they know each other by interfaces"},
-	{"palisade/internal/node/control", "palisade/internal/node", "node puts its parts together; they know each other by interfaces"},
-	{"palisade/internal/packet", "palisade/switch", "imports point down"},
-	{"palisade/internal/lab", "palisade/internal/node", "the lab drives the binary, never internals"},
-	{"palisade/internal/lab", "palisade/switch", "the lab drives the binary, never internals"},
-	{"palisade/internal/lab", "palisade/cluster", "the lab drives the binary, never internals"},
-	{"palisade/internal/instance", "palisade/switch", "an instance knows no switch"},
-	{"palisade/internal/instance", "palisade/cluster", "an instance knows no API"},
+const module = "palisade/"
+
+// apart are pairs that the layers would allow.
+var apart = []struct{ from, to, why string }{
+	{"internal/lab", "switch", "the lab drives the binary, never its packages"},
+	{"internal/lab", "cluster", "the lab drives the binary, never its packages"},
+	{"internal/lab", "ec2/state", "the lab drives the binary, never its packages"},
+	{"scenarios", "switch", "a story drives the binary, never its packages"},
+	{"internal/instance", "switch", "an instance knows no switch"},
 }
 
-// Exceptions: the one place each.
-var allowed = map[[2]string]string{
-	{"palisade/ec2/query", "palisade/internal"}: "query may use helpers; only package ec2 itself is pure",
-}
-
-// owners are third-party libraries that enter by one package; their types stay there.
+// owners are the packages by which a library enters; its types stay there.
 var owners = map[string][]string{
-	"github.com/songgao/water":                {"palisade/switch/tap"},
-	"github.com/google/gopacket":              {"palisade/internal/packet"},
-	"github.com/hashicorp/raft":               {"palisade/cluster"},
-	"go.etcd.io/bbolt":                        {"palisade/cluster"},
-	"github.com/hashicorp/memberlist":         {"palisade/cluster/gossip"},
-	"github.com/hashicorp/go-memdb":           {"palisade/ec2/state"},
-	"github.com/dchest/siphash":               {"palisade/conntrack"},
-	"github.com/gaissmai/bart":                {"palisade/firewall", "palisade/switch"},
-	"github.com/spf13/cobra":                  {"palisade/internal/cli"},
-	"github.com/rogpeppe/go-internal":         {"palisade/scenarios"},
-	"github.com/schollz/progressbar":          {"palisade/internal/cli", "palisade/scenarios", "palisade/internal/bench"},
-	"github.com/aws/aws-sdk-go-v2/aws/signer": {"palisade/ec2/query/sigv4", "palisade/internal/cli/ec2tools"},
+	"github.com/songgao/water":                {"switch/tap"},
+	"github.com/google/gopacket":              {"internal/packet"},
+	"github.com/hashicorp/raft":               {"cluster"},
+	"go.etcd.io/bbolt":                        {"cluster"},
+	"github.com/hashicorp/memberlist":         {"cluster/gossip"},
+	"github.com/hashicorp/go-memdb":           {"ec2/state"},
+	"github.com/dchest/siphash":               {"conntrack"},
+	"github.com/gaissmai/bart":                {"firewall", "switch"},
+	"github.com/spf13/cobra":                  {"internal/cli"},
+	"github.com/rogpeppe/go-internal":         {"scenarios"},
+	"github.com/aws/aws-sdk-go-v2/aws/signer": {"ec2/query/sigv4", "internal/cli/ec2tools"},
 }
 
-// imports lists every package of the module with what it imports itself, tests apart.
-func imports(t *testing.T) map[string][]string {
+// listed has what each package of the module imports itself, tests apart: packages of the
+// module by their path in it, and others by their whole path.
+func listed(t *testing.T, arguments ...string) (own, others map[string][]string) {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "palisade/...")
-	out, err := cmd.Output()
+	list := exec.Command("go", append([]string{"list", "-e", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`}, append(arguments, module+"...")...)...)
+	out, err := list.Output()
 	if err != nil {
-		t.Fatalf("go list: %v", err)
+		t.Fatalf("%v: %v", list, err)
 	}
-	all := map[string][]string{}
-	for lines := bufio.NewScanner(strings.NewReader(string(out))); lines.Scan(); {
+	own, others = map[string][]string{}, map[string][]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		all[fields[0]] = fields[1:]
+		name := strings.TrimPrefix(fields[0], module)
+		own[name] = nil
+		for _, imported := range fields[1:] {
+			if path, ok := strings.CutPrefix(imported, module); ok {
+				own[name] = append(own[name], path)
+			} else {
+				others[name] = append(others[name], imported)
+			}
+		}
 	}
-	return all
+	return own, others
+}
+
+func picture(t *testing.T) *Layers {
+	t.Helper()
+	text, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := ParseLayers(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return layers
 }
 
 // within reports whether path is tree or below it.
 func within(path, tree string) bool { return path == tree || strings.HasPrefix(path, tree+"/") }
 
 func TestImportsPointDown(t *testing.T) {
-	for pkg, list := range imports(t) {
+	own, _ := listed(t)
+	for _, wrong := range picture(t).Check(own) {
+		t.Error(wrong)
+	}
+	for name, list := range own {
 		for _, imported := range list {
-			for _, rule := range forbidden {
-				// cmd and internal/cli stand on top of everything; a rule about a
-				// tree does not bind a tree of its own below it.
-				if !within(pkg, rule.from) || !within(imported, rule.to) || within(imported, rule.from) {
-					continue
+			for _, pair := range apart {
+				if within(name, pair.from) && within(imported, pair.to) {
+					t.Errorf("%s imports %s: %s", name, imported, pair.why)
 				}
-				if imported == "palisade/internal/atomicfile" && pkg != "palisade/ec2" {
-					continue // knows nothing of us
-				}
-				if _, ok := allowed[[2]string{pkg, rule.to}]; ok {
-					continue
-				}
-				t.Errorf("%s imports %s: %s", pkg, imported, rule.why)
 			}
 		}
 	}
 }
 
+// A file with one import that does not point down is planted in a package of each layer, and
+// the go command is told of it by an overlay. The check must name that import.
+func TestPlantedImportIsFound(t *testing.T) {
+	layers := picture(t)
+	for row, packages := range layers.rows {
+		from, to := packages[0], layers.rows[max(row-1, 0)][0]
+		if row == 0 {
+			to = from // the uppermost layer can import only itself wrongly
+		}
+		t.Run(fmt.Sprintf("%d %s imports %s", row+1, from, to), func(t *testing.T) {
+			own, _ := listed(t, "-overlay", plant(t, from, to))
+			want := fmt.Sprintf("%s (layer %d) imports %s (layer %d)", from, row+1, to, max(row, 1))
+			wrong := layers.Check(own)
+			if !slices.ContainsFunc(wrong, func(s string) bool { return strings.HasPrefix(s, want) }) {
+				t.Errorf("the planted import is not found; the check says %q", wrong)
+			}
+		})
+	}
+}
+
+// A package of the data plane that reaches one of the control plane through a third is found.
+func TestPlanesDoNotKnowEachOther(t *testing.T) {
+	layers, err := ParseLayers("    |data|both|control|\n    |--|--|--|\n    |a|||\n    |--|--|--|\n    ||b||\n    |--|--|--|\n    |||c|\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := layers.Check(map[string][]string{"a": {"b"}, "b": {"c"}, "c": nil})
+	if len(wrong) != 1 || !strings.HasPrefix(wrong[0], "a depends on c") {
+		t.Errorf("found %q", wrong)
+	}
+	if wrong := layers.Check(map[string][]string{"a": {"b"}, "b": nil, "c": nil, "d": nil}); len(wrong) != 1 || !strings.HasPrefix(wrong[0], "d is not in the picture") {
+		t.Errorf("found %q", wrong)
+	}
+}
+
+// plant writes the overlay that adds a file to package from which imports package to.
+func plant(t *testing.T, from, to string) (overlay string) {
+	t.Helper()
+	dir := t.TempDir()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clause, err := exec.Command("go", "list", "-f", "{{.Name}}", module+from).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "planted.go")
+	source := fmt.Sprintf("package %s\nimport _ %q\n", strings.TrimSpace(string(clause)), module+to)
+	if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, from, "planted.go"): file}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay = filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, replace, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return overlay
+}
+
 func TestLibrariesEnterByOnePackage(t *testing.T) {
-	for pkg, list := range imports(t) {
+	_, others := listed(t)
+	for name, list := range others {
 		for _, imported := range list {
 			for library, homes := range owners {
-				if !within(imported, library) {
-					continue
-				}
-				home := false
-				for _, h := range homes {
-					home = home || within(pkg, h)
-				}
-				if !home {
-					t.Errorf("%s imports %s, whose place is %s", pkg, imported, strings.Join(homes, " or "))
+				if within(imported, library) && !slices.ContainsFunc(homes, func(home string) bool { return within(name, home) }) {
+					t.Errorf("%s imports %s, whose place is %s", name, imported, strings.Join(homes, " or "))
 				}
 			}
+			if name == "ec2" && strings.Contains(strings.Split(imported, "/")[0], ".") {
+				t.Errorf("ec2 imports %s: it has values without libraries", imported)
+			}
+		}
+	}
+}
+
+// TestOwnedLibrariesAreRequired: a library that is in go.mod no more needs no owner.
+func TestOwnedLibrariesAreRequired(t *testing.T) {
+	required, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for library := range owners {
+		name := strings.Join(strings.Split(library, "/")[:min(3, strings.Count(library, "/")+1)], "/")
+		if !strings.Contains(string(required), name) {
+			t.Errorf("%s is not in go.mod", library)
+		}
+	}
+}
+
+// A package that has more files than can be read as one theme is to be split. ec2/state and
+// ec2/query have one file for each theme of EC2.
+func TestPackagesAreReadInOneSitting(t *testing.T) {
+	const most = 30
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{len .GoFiles}}", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		var name string
+		var files int
+		if _, err := fmt.Sscan(line, &name, &files); err != nil {
+			t.Fatal(err)
+		}
+		if name = strings.TrimPrefix(name, module); files > most && name != "ec2/state" && name != "ec2/query" {
+			t.Errorf("%s has %d files, more than %d", name, files, most)
 		}
 	}
 }
