@@ -6,8 +6,8 @@ import (
 	"palisade/ec2"
 )
 
-// aclActions are of network ACLs. Each VPC has one, which admits everything and cannot be
-// changed: what it shows is what is enforced.
+// aclActions show network ACLs. Each VPC has one. It admits everything and cannot be
+// changed, so the answers show what is enforced.
 var aclActions = map[string]handler{
 	"DescribeNetworkAcls": action(describeNetworkACLs),
 }
@@ -46,8 +46,8 @@ type aclAssociation struct {
 	Subnet ec2.SubnetID `wire:"subnetId"`
 }
 
-// openEntries let everything pass both ways (Amazon VPC User Guide, "Default network
-// ACL"). Rule 32767 is the one that is shown as *.
+// openEntries allow all traffic in both directions (Amazon VPC User Guide, "Default
+// network ACL"). The console shows rule 32767 as *.
 var openEntries = []aclEntry{
 	{100, "-1", "allow", true, "0.0.0.0/0"},
 	{32767, "-1", "deny", true, "0.0.0.0/0"},

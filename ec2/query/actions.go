@@ -11,7 +11,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// actions are all that the API knows. Each theme lists its own.
+// actions are all Actions of EC2 that are served. Each theme lists its own.
 var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
@@ -31,15 +31,15 @@ func merged(themes ...map[string]handler) map[string]handler {
 	return all
 }
 
-// A handler is an Action: parameters in, the answer's struct out. What it takes and
-// answers with is known by type, for docs/API.md and for tests.
+// A handler is an Action: it decodes parameters and returns the answer's struct. The types
+// of request and answer are for docs/API.md and for tests.
 type handler struct {
 	do              func(c *call, p *wire.Param) (any, error)
 	request, answer reflect.Type
 }
 
-// action makes a handler of a function over structs. A dry run goes as far as the change,
-// which c.apply then only tries; so it is refused for whatever the request would be.
+// action makes a handler of a function over structs. A dry run runs the same function, and
+// c.apply only tries the change: it gets every error that the request itself would get.
 func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) handler {
 	h := handler{request: reflect.TypeFor[Request](), answer: reflect.TypeFor[Answer]()}
 	h.do = func(c *call, p *wire.Param) (any, error) {
@@ -69,15 +69,15 @@ func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) hand
 	return h
 }
 
-// A call is one authenticated request on its way.
+// A call is one authenticated request while it is answered. One goroutine uses it.
 type call struct {
 	id      string
 	ctx     context.Context
 	server  *Server
 	service *service
 	header  http.Header // of the answer
-	view    *state.View // of the moment the request came in
-	audit   *ec2.Audit  // of what it changes
+	view    *state.View // the state that the request sees; after apply, one with its change
+	audit   *ec2.Audit  // nil for an action that only reads
 	account ec2.AccountID
 	region  ec2.Region
 	action  string
@@ -87,7 +87,7 @@ type call struct {
 	accessKey string
 }
 
-// apply carries out a request, or, for a dry run, finds out whether it would succeed.
+// apply carries out a request or, for a dry run, finds out whether it would succeed.
 func (c *call) apply(r state.Request) (state.Result, error) {
 	if c.dryRun {
 		if err := c.view.Try(r); err != nil {
@@ -96,14 +96,14 @@ func (c *call) apply(r state.Request) (state.Result, error) {
 		return state.Result{}, dryRunSucceeded()
 	}
 	result, index, err := c.server.cfg.Backend.Apply(c.ctx, state.Command{Request: r, Audit: c.audit})
-	if index > 0 { // what was refused, or changed nothing, was judged by a state too
+	if index > 0 { // also for a refusal, or a change that changed nothing
 		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
 	}
 	if err != nil {
 		return state.Result{}, err
 	}
-	// Names and addresses of what was made are in the state after it. Not asked of the
-	// leader: the change is made, and no error may say otherwise.
+	// The answer shows names and addresses from the state after the change. This node's
+	// state has them. The leader is not asked: the change is made, so no error may follow.
 	c.view = c.server.cfg.Backend.View()
 	return result, nil
 }
@@ -112,7 +112,7 @@ func dryRunSucceeded() error {
 	return ec2.Errorf("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 }
 
-// returned answers an Action that has nothing to say but that it was done.
+// returned is the answer of an Action that only confirms its success.
 type returned struct {
 	Return bool `wire:"return"`
 }

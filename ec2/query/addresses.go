@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// addressActions are of elastic addresses.
+// addressActions manage elastic addresses.
 var addressActions = map[string]handler{
 	"AllocateAddress":            action(allocateAddress),
 	"ReleaseAddress":             action(releaseAddress),
@@ -22,7 +22,7 @@ var addressActions = map[string]handler{
 const (
 	vpcDomain     = "vpc"
 	classicDomain = "standard"
-	publicPool    = "amazon" // what EC2 calls its own pool of public addresses
+	publicPool    = "amazon" // EC2's name of its own pool of public addresses
 )
 
 type allocateAddressRequest struct {
@@ -60,8 +60,8 @@ func allocateAddress(c *call, r *allocateAddressRequest) (*allocateAddressAnswer
 	return &allocateAddressAnswer{addressText(e.Public), vpcDomain, e.ID, publicPool, c.region}, nil
 }
 
-// check refuses addresses of EC2-Classic: there, a lease never changes its own. An account
-// of that platform means them when it says nothing.
+// check refuses elastic addresses of EC2-Classic, where an interface keeps the public
+// address of its lease. An EC2-Classic account that names no domain asks for one of these.
 func (r *allocateAddressRequest) check(c *call) error {
 	if err := refuseAskedFor(c.action, []askedFor{
 		{"Address", r.Address != ""},
@@ -87,13 +87,13 @@ func (r *allocateAddressRequest) check(c *call) error {
 	return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for domain.", wire.Quote(domain))
 }
 
-// An addressSelector names an elastic address. One of a VPC goes by its ids, not by the
-// address itself.
+// An addressSelector names an elastic address by the address itself, which EC2 accepts only
+// in EC2-Classic. In a VPC the ids name it.
 type addressSelector struct {
 	Public string `wire:"PublicIp"`
 }
 
-// refuse refuses an address that is to be named by an id.
+// refuse refuses a request that names an address but not its id.
 func (s addressSelector) refuse(c *call, id, code, text string) error {
 	if id != "" || s.Public == "" {
 		return nil
@@ -248,7 +248,7 @@ var addressListing = listing[addressItem]{
 	},
 }
 
-// addressText is "" for no address.
+// addressText returns "" for the zero address.
 func addressText(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -283,7 +283,7 @@ type describeAddressesAttributeAnswer struct {
 	Addresses []addressItem `wire:"addressSet"`
 }
 
-// describeAddressesAttribute shows the addresses that have a reverse name: none.
+// describeAddressesAttribute shows the addresses that have a reverse DNS name. None has.
 func describeAddressesAttribute(c *call, r *describeAddressesAttributeRequest) (*describeAddressesAttributeAnswer, error) {
 	if r.Attribute != "" && r.Attribute != "domain-name" {
 		return nil, unknownAttribute(r.Attribute)

@@ -11,19 +11,20 @@ import (
 )
 
 const (
-	// What a record keeps at most, in bytes: ten thousand of them are in the memory of
-	// every node. The whole command is in the log.
+	// Bounds of a record, in bytes, because each node keeps 10,000 records in memory. The
+	// whole command is in the Raft log.
 	maxAuditValue      = 512
 	maxAuditParameters = 4 << 10
 	maxAuditUserAgent  = 256
 
-	// removed is what CloudTrail writes for a secret.
+	// removed is CloudTrail's replacement for a secret.
 	removed = "<sensitiveDataRemoved>"
-	// localSource is where a caller on a unix socket is.
+	// localSource is the source of a request on a unix socket.
 	localSource = "unix socket"
 )
 
-// newAudit is what the log and the State shall know of a request.
+// newAudit makes the audit record of a request: who sent it, from where, with which
+// parameters.
 func newAudit(c *call, r *http.Request, p *wire.Param) *ec2.Audit {
 	a := &ec2.Audit{
 		Account:   c.account,
@@ -38,7 +39,7 @@ func newAudit(c *call, r *http.Request, p *wire.Param) *ec2.Audit {
 		a.Source = from.Addr().Unmap().String()
 	}
 	a.Parameters = make(map[string]string)
-	size, left := 0, 0
+	size, omitted := 0, 0
 	p.Each(func(name, value string) {
 		switch {
 		case name == "Action" || name == "Version":
@@ -48,24 +49,24 @@ func newAudit(c *call, r *http.Request, p *wire.Param) *ec2.Audit {
 		}
 		value = clip(value, maxAuditValue)
 		if size += len(name) + len(value); size > maxAuditParameters {
-			left++
+			omitted++
 			return
 		}
 		a.Parameters[name] = value
 	})
-	if left > 0 {
-		a.Parameters["..."] = fmt.Sprintf("%d more parameters", left)
+	if omitted > 0 {
+		a.Parameters["..."] = fmt.Sprintf("%d more parameters", omitted)
 	}
 	return a
 }
 
-// isSecret: scripts that an instance runs at its start have passwords in them.
+// isSecret reports whether a parameter is user data, which often contains passwords.
 func isSecret(p *wire.Param, name string) bool {
 	attribute := p.Children["Attribute"]
 	return name == "UserData" || strings.HasPrefix(name, "UserData.") || name == "Value" && attribute != nil && attribute.Value == "userData"
 }
 
-// clip keeps a text's beginning.
+// clip shortens a text to most bytes.
 func clip(text string, most int) string {
 	if len(text) <= most {
 		return text

@@ -26,7 +26,7 @@ type CloudTrailEvent struct {
 	ErrorCode       string         `json:"errorCode,omitempty"`
 	ErrorMessage    string         `json:"errorMessage,omitempty"`
 	Parameters      any            `json:"requestParameters"`
-	Answer          any            `json:"responseElements"` // null: it is not kept
+	Answer          any            `json:"responseElements"` // null, because answers are not recorded
 	RequestID       string         `json:"requestID"`
 	EventID         string         `json:"eventID"`
 	ReadOnly        bool           `json:"readOnly"`
@@ -45,8 +45,8 @@ type cloudTrailUser struct {
 	InvokedBy string        `json:"invokedBy,omitempty"`
 }
 
-// NewCloudTrailEvent writes a record of the cluster with that seed. The event's id is the
-// same wherever and whenever it is written.
+// NewCloudTrailEvent makes the event of a record. seed is the cluster's. The id of the
+// event depends only on both, so every node makes the same one at any time.
 func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
 	e := CloudTrailEvent{
 		Version:         "1.08",
@@ -71,7 +71,7 @@ func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
 	if r.Error != "" {
 		e.ErrorCode = "Client." + r.Error
 	}
-	if r.Account == "" { // an operator of the cluster
+	if r.Account == "" { // a change by an operator of the cluster
 		e.Identity = cloudTrailUser{Type: "AWSService", InvokedBy: "palisade"}
 		e.Source, e.Type = "palisade", "AwsServiceEvent"
 	}
@@ -84,8 +84,8 @@ func eventID(seed string, number uint64) string {
 	return formatUUID(b[:16], 8)
 }
 
-// requestParameters writes "IpPermissions.1.FromPort" as CloudTrail does: first letters
-// small, what is numbered a list of items.
+// requestParameters nests parameters such as "IpPermissions.1.FromPort" as CloudTrail does:
+// names begin with a lower-case letter, and a numbered list is a list named items.
 func requestParameters(flat map[string]string) any {
 	root := new(wire.Param)
 	for _, name := range slices.Sorted(maps.Keys(flat)) {

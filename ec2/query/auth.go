@@ -11,13 +11,13 @@ import (
 
 const notValid = "AWS was not able to validate the provided access credentials"
 
-// authenticate finds who signed the request and for which region. Which of its parts is
-// wrong is nobody's business, nor how long it took to find out: a key that does not
-// exist, or signs nothing any more, costs as much as one that does.
+// authenticate finds the account and the region of a request. An answer does not tell
+// which part of the credentials is wrong, neither by its text nor by its time: for an
+// unknown key the signature is computed too.
 func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *sigv4.Signature) error {
 	key, known := c.view.AccessKey(g.AccessKey)
 	if !known {
-		key = &nobodysKey
+		key = &unknownKey
 	}
 	secret, err := s.cfg.Secret(key)
 	if err != nil {
@@ -37,11 +37,11 @@ func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *sigv4.Si
 	return nil
 }
 
-var nobodysKey = ec2.AccessKey{Secret: "nobody's secret"}
+var unknownKey = ec2.AccessKey{Secret: "secret of no key"}
 
 func plainSecret(k *ec2.AccessKey) (string, error) {
 	if k.Secret == "" {
-		return "", fmt.Errorf("the secret of %s is sealed, and there is no key for it here", k.ID)
+		return "", fmt.Errorf("the secret of access key %s is encrypted, and this server has no key to decrypt it", k.ID)
 	}
 	return k.Secret, nil
 }

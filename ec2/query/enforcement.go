@@ -11,44 +11,44 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// enforcementActions are ours alone.
+// enforcementActions are our own. EC2 has nothing like them.
 var enforcementActions = map[string]handler{
 	"DescribeEnforcement": action(describeEnforcement),
 }
 
-// An Enforcer is a Backend that can tell which nodes go by a change. A Backend need not
-// be one; DescribeEnforcement is then refused.
+// An Enforcer is a Backend that knows which nodes enforce a change. With a Backend that is
+// no Enforcer, DescribeEnforcement is refused.
 type Enforcer interface {
-	// Enforcement asks the nodes whether they go by the state of index, until all do
-	// or ctx ends. That some do not is no error.
+	// Enforcement asks the nodes whether they enforce the state of index, until all do or
+	// ctx ends. It is no error if some do not.
 	Enforcement(ctx context.Context, index uint64) (EnforcementReport, error)
 }
 
-// An EnforcementReport says of each node of the cluster whether it goes by the state of
+// An EnforcementReport tells for each node of the cluster whether it enforces the state of
 // an index.
 type EnforcementReport struct {
 	Index uint64
 	Nodes []NodeEnforcement
 }
 
-// A NodeEnforcement is one node's part of a report.
+// A NodeEnforcement is the part of a report about one node.
 type NodeEnforcement struct {
 	Node  ec2.NodeID
 	State EnforcementState
-	Why   string // for people, if it is not Enforced
+	Why   string // the reason, for people, unless State is Enforced
 }
 
-// EnforcementState is what a change has come to.
+// EnforcementState tells whether a change is enforced.
 type EnforcementState string
 
 const (
-	Enforced EnforcementState = "enforced" // every packet is judged by it
-	Pending  EnforcementState = "pending"  // not confirmed
-	Excluded EnforcementState = "excluded" // the node is fenced and carries nothing
+	Enforced EnforcementState = "enforced" // every packet is checked against it
+	Pending  EnforcementState = "pending"  // the node has not confirmed it
+	Excluded EnforcementState = "excluded" // the node is fenced and forwards nothing
 )
 
-// state sums a report up. Pending says that a packet may still be judged by older rules;
-// Excluded, that none is, but that some node was not asked.
+// state returns the state of the whole cluster. With Pending, packets may still be checked
+// against older rules. With Excluded they are not, but a fenced node was not asked.
 func (r *EnforcementReport) state() EnforcementState {
 	state := Enforced
 	for _, n := range r.Nodes {
@@ -69,9 +69,9 @@ const (
 	defaultEnforcementWait = 5 * time.Second
 	maxEnforcementWait     = 60 * time.Second
 
-	// askTime is what a request gets that does not want to wait: a question has to
-	// travel there and back.
-	askTime = 250 * time.Millisecond
+	// minEnforcementWait is the least time for asking the nodes: a question and its
+	// answer have to travel.
+	minEnforcementWait = 250 * time.Millisecond
 )
 
 type describeEnforcementRequest struct {
@@ -91,9 +91,8 @@ type nodeEnforcementItem struct {
 	Reason string           `wire:"reason"`
 }
 
-// describeEnforcement waits until every node goes by a change, and says who does not. It
-// is ours; EC2 has nothing like it. It waits no longer than it was told to, but for
-// askTime.
+// describeEnforcement waits until every node enforces a change, at most for Timeout or
+// minEnforcementWait, and tells which nodes do not.
 func describeEnforcement(c *call, r *describeEnforcementRequest) (*describeEnforcementAnswer, error) {
 	enforcer, ok := c.server.cfg.Backend.(Enforcer)
 	if !ok {
@@ -112,7 +111,7 @@ func describeEnforcement(c *call, r *describeEnforcementRequest) (*describeEnfor
 		if err != nil || math.IsNaN(s) || s < 0 || s > maxEnforcementWait.Seconds() {
 			return nil, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for Timeout. It must be seconds, 0 to %.0f.", wire.Quote(r.Timeout), maxEnforcementWait.Seconds())
 		}
-		wait = max(time.Duration(s*float64(time.Second)), askTime)
+		wait = max(time.Duration(s*float64(time.Second)), minEnforcementWait)
 	}
 	if c.dryRun {
 		return nil, dryRunSucceeded()

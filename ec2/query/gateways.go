@@ -5,7 +5,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// gatewayActions are of internet gateways.
+// gatewayActions manage internet gateways.
 var gatewayActions = map[string]handler{
 	"CreateInternetGateway":    action(createInternetGateway),
 	"DeleteInternetGateway":    action(deleteInternetGateway),
@@ -34,8 +34,8 @@ type gatewayAttachment struct {
 	State string    `wire:"state"`
 }
 
-// newGatewayItem says "available" of a gateway that is attached, as EC2 does and no list of
-// states does.
+// newGatewayItem shows an attached gateway as "available". EC2 does so, although its API
+// Reference lists no such state.
 func (c *call) newGatewayItem(g *ec2.InternetGateway) gatewayItem {
 	item := gatewayItem{ID: g.ID, Owner: g.Account, Tags: c.tags(string(g.ID))}
 	if g.VPC != "" {

@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// groupActions are of groups.
+// groupActions manage security groups.
 var groupActions = map[string]handler{
 	"CreateSecurityGroup":    action(createSecurityGroup),
 	"DeleteSecurityGroup":    action(deleteSecurityGroup),
@@ -106,8 +106,8 @@ type groupItem struct {
 	ARN         string        `wire:"securityGroupArn"`
 }
 
-// describeSecurityGroups shows pages by id, for it is by their ids that groups are found
-// again; all at once they come by VPC and name.
+// describeSecurityGroups sorts pages by id, because the token of a page holds an id. All
+// groups at once are sorted by VPC and name.
 func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describeSecurityGroupsAnswer, error) {
 	if err := groupFilters.check(r.Filters); err != nil {
 		return nil, err
@@ -127,9 +127,9 @@ func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describ
 	default:
 		groups = c.view.GroupsOf(c.account, c.region)
 	}
-	tags := taggedBy(c, placeOfGroup)
+	tags := taggedBy(c, groupKey)
 	wanted := func(g *ec2.Group) bool { return groupFilters.match(g, r.Filters, tags) }
-	page, next, err := pageOf(groups, placeOfGroup, wanted, r.paged)
+	page, next, err := pageOf(groups, groupKey, wanted, r.paged)
 	if err != nil {
 		return nil, err
 	}
@@ -140,11 +140,11 @@ func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describ
 	return answer, nil
 }
 
-func placeOfGroup(g *ec2.Group) string { return string(g.ID) }
+func groupKey(g *ec2.Group) string { return string(g.ID) }
 
 func isGroupID(text string) bool { return ec2.CheckGroupID(ec2.GroupID(text)) == nil }
 
-// groupsAfter yields the caller's groups behind one, by id.
+// groupsAfter yields the caller's groups with ids greater than after, sorted by id.
 func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
 	return func(yield func(*ec2.Group) bool) {
 		for g := range c.view.GroupsFrom(c.account, c.region, ec2.GroupID(after)) {
@@ -155,8 +155,8 @@ func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
 	}
 }
 
-// selectGroups returns the caller's groups that are named, by id. One that does not exist,
-// or is another's, fails the whole call.
+// selectGroups yields the named groups with ids greater than after, sorted by id. A group
+// that does not exist or that the caller does not own is an error.
 func (c *call) selectGroups(ids []ec2.GroupID, names []string, after string) (iter.Seq[*ec2.Group], error) {
 	var selectors []state.GroupSelector
 	for _, id := range ids {

@@ -30,8 +30,8 @@ var groupFilters = func() filterable[*ec2.Group] {
 	return f
 }()
 
-// ruleFilters look at one rule; several need not hit the same one. What an answer does not
-// show, no filter finds.
+// ruleFilters return the values of one rule. Several filters may each match another rule
+// of the group. Values that answers do not show match nothing.
 var ruleFilters = map[string]func(*ec2.Rule) []string{
 	"cidr":           func(r *ec2.Rule) []string { return nonEmpty(cidrOf(r)) },
 	"protocol":       func(r *ec2.Rule) []string { return []string{r.Protocol.String()} },

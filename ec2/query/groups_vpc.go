@@ -30,8 +30,8 @@ var groupForVPCFilters = filterable[*ec2.Group]{
 	"primary-vpc-id": groupFilters["vpc-id"],
 }
 
-// groupsForVPC shows what an interface in a VPC can have: the VPC's own groups, for none is
-// associated with another VPC.
+// groupsForVPC shows the groups that an interface in a VPC can have. These are the VPC's
+// own, because groups cannot be associated with another VPC here.
 func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) {
 	if err := groupForVPCFilters.check(r.Filters); err != nil {
 		return nil, err
@@ -43,9 +43,9 @@ func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) 
 	if err != nil {
 		return nil, err
 	}
-	tags := taggedBy(c, placeOfGroup)
+	tags := taggedBy(c, groupKey)
 	wanted := func(g *ec2.Group) bool { return g.VPC == r.VPC && groupForVPCFilters.match(g, r.Filters, tags) }
-	page, next, err := pageOf(c.groupsAfter(after), placeOfGroup, wanted, r.paged)
+	page, next, err := pageOf(c.groupsAfter(after), groupKey, wanted, r.paged)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,8 @@ type describeGroupReferencesAnswer struct {
 	References []struct{} `wire:"securityGroupReferenceSet"`
 }
 
-// describeGroupReferences shows which peer VPCs name a group: there is no peering.
+// describeGroupReferences shows which peer VPCs reference a group: none, because there is
+// no peering.
 func describeGroupReferences(c *call, r *describeGroupReferencesRequest) (*describeGroupReferencesAnswer, error) {
 	if len(r.GroupIDs) == 0 {
 		return nil, ec2.Missing("GroupId")
@@ -84,8 +85,8 @@ type describeStaleGroupsAnswer struct {
 	Groups []struct{} `wire:"staleSecurityGroupSet"`
 }
 
-// describeStaleGroups shows rules that name what is gone from a peer VPC: there is no
-// peering, and in a VPC nothing that a rule names can go.
+// describeStaleGroups shows groups with rules that reference a deleted group of a peer
+// VPC: none, because there is no peering, and a referenced group cannot be deleted.
 func describeStaleGroups(c *call, r *describeStaleGroupsRequest) (*describeStaleGroupsAnswer, error) {
 	if _, err := c.view.FindVPC(c.account, c.region, r.VPC); err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ type describeGroupAssociationsAnswer struct {
 	Associations []struct{} `wire:"securityGroupVpcAssociationSet"`
 }
 
-// describeGroupAssociations shows which groups serve in a second VPC: none can.
+// describeGroupAssociations shows which groups are associated with a second VPC: none can.
 func describeGroupAssociations(*call, *struct{}) (*describeGroupAssociationsAnswer, error) {
 	return &describeGroupAssociationsAnswer{}, nil
 }

@@ -8,19 +8,18 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// imageActions are of what instances boot from, and of the disks and rights that they do
-// not have.
+// imageActions show images, and the volumes and IAM profiles that instances do not have.
 var imageActions = map[string]handler{
 	"DescribeImages":                         action(describeImages),
 	"DescribeVolumes":                        action(describeVolumes),
 	"DescribeIamInstanceProfileAssociations": action(describeProfileAssociations),
 }
 
-// imageOwner is nobody's account: the images come with the nodes.
+// imageOwner is an account that does not exist, because the images are part of the nodes.
 const imageOwner = "000000000000"
 
-// catalogue has the images that serve more than ssh, and the first of the guides. Every
-// other well-formed id boots as the first does (EC2 Getting Started Guide, 2006).
+// catalogue has the image of the EC2 Getting Started Guide (2006), which serves ssh, and
+// the images that serve more. Every other well-formed id boots like the first.
 var catalogue = []struct{ id, description string }{
 	{"ami-eca54085", "ssh"},
 	{"ami-fba54092", "ssh, and a web server on port 80"},
@@ -99,8 +98,8 @@ type describeImagesAnswer struct {
 
 var imageID = regexp.MustCompile(`^ami-[0-9a-f]{8}([0-9a-f]{9})?$`)
 
-// describeImages shows the images that are asked for by id, whatever the id is, or the
-// catalogue and what the account has launched.
+// describeImages shows an image for each well-formed id that is asked for; without ids,
+// the catalogue and the images of the account's instances.
 func describeImages(c *call, r *describeImagesRequest) (*describeImagesAnswer, error) {
 	ids := slices.Clone(r.IDs)
 	for _, id := range ids {
@@ -141,7 +140,7 @@ type describeVolumesAnswer struct {
 
 var volumeID = regexp.MustCompile(`^vol-[0-9a-f]{1,17}$`)
 
-// describeVolumes: an instance's root file system is in memory and no volume.
+// describeVolumes shows none: an instance's root file system is in memory.
 func describeVolumes(c *call, r *describeVolumesRequest) (*describeVolumesAnswer, error) {
 	switch {
 	case len(r.IDs) > 0 && !volumeID.MatchString(r.IDs[0]):
@@ -171,7 +170,7 @@ type describeProfileAssociationsAnswer struct {
 	Associations []tag `wire:"iamInstanceProfileAssociationSet"`
 }
 
-// describeProfileAssociations: there are no roles here that an instance could have.
+// describeProfileAssociations shows none: instances cannot have IAM roles here.
 func describeProfileAssociations(c *call, r *describeProfileAssociationsRequest) (*describeProfileAssociationsAnswer, error) {
 	if len(r.IDs) > 0 {
 		return nil, ec2.Errorf("InvalidAssociationID.NotFound", "The association ID '%s' does not exist", wire.Quote(r.IDs[0]))

@@ -8,7 +8,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// instanceActions are of instances.
+// instanceActions launch instances and change their state.
 var instanceActions = map[string]handler{
 	"RunInstances":       action(runInstances),
 	"DescribeInstances":  action(describeInstances),
@@ -49,8 +49,8 @@ func describeInstances(c *call, r *describeInstancesRequest) (*describeInstances
 		return cmp.Or(a.LaunchTime.Compare(b.LaunchTime), cmp.Compare(a.Reservation, b.Reservation), a.LaunchIndex-b.LaunchIndex)
 	})
 	answer := &describeInstancesAnswer{NextToken: next}
-	// A restarted instance has a launch time of its own, so a reservation need not
-	// lie together.
+	// A restarted instance has a new launch time, so instances of one reservation may be
+	// apart in this order.
 	var order []string
 	byReservation := make(map[string][]*ec2.Instance)
 	for _, i := range instances {
@@ -73,7 +73,8 @@ func (c *call) filterInstances(instances []*ec2.Instance, filters []filter) []*e
 	return slices.DeleteFunc(instances, func(i *ec2.Instance) bool { return !instanceFilters.match(c.showInstance(i), filters, tags) })
 }
 
-// selectInstances returns the caller's instances with these ids, or all, by id.
+// selectInstances returns the caller's instances with these ids, or without ids all of
+// them, sorted by id.
 func (c *call) selectInstances(ids []ec2.InstanceID) ([]*ec2.Instance, error) {
 	if len(ids) == 0 {
 		return slices.Collect(c.view.InstancesOf(c.account, c.region)), nil

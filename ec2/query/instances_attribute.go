@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// instanceAttributeActions are of the attributes of instances.
+// instanceAttributeActions show and change single attributes of instances.
 var instanceAttributeActions = map[string]handler{
 	"DescribeInstanceAttribute": action(describeInstanceAttribute),
 	"ModifyInstanceAttribute":   action(modifyInstanceAttribute),
@@ -21,8 +21,8 @@ type instanceAttributeRequest struct {
 	Attribute string         `wire:"Attribute"`
 }
 
-// An instanceAttributeAnswer has the element of the attribute that was asked for. Some
-// are there and empty: the instance has none.
+// An instanceAttributeAnswer has the element of one attribute. Attributes that no instance
+// has here are shown as empty elements.
 type instanceAttributeAnswer struct {
 	Instance     ec2.InstanceID `wire:"instanceId"`
 	Type         *textValue     `wire:"instanceType"`
@@ -113,8 +113,8 @@ type modifyInstanceAttributeRequest struct {
 	BlockDevices []struct{}    `wire:"BlockDeviceMapping"`
 }
 
-// modifyInstanceAttribute changes one attribute a call, which is a parameter of its own or
-// Attribute with Value, as the first versions had it.
+// modifyInstanceAttribute changes one attribute a call. Its new value is a parameter named
+// after it or, as in the API's first versions, Attribute and Value.
 func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*returned, error) {
 	if err := r.takeValue(); err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 	return &done, nil
 }
 
-// takeValue puts Value where the attribute's own parameter would be.
+// takeValue copies Value to the parameter named after the attribute.
 func (r *modifyInstanceAttributeRequest) takeValue() error {
 	if r.Attribute == "" {
 		if r.Value != nil {
@@ -183,7 +183,7 @@ func (r *modifyInstanceAttributeRequest) takeValue() error {
 	}
 	switch {
 	case r.Value == nil:
-		return nil // its own parameter has the value
+		return nil // the parameter named after the attribute has the value
 	case texts[r.Attribute] != nil:
 		texts[r.Attribute].Value = r.Value
 	case bools[r.Attribute] != nil:
@@ -198,8 +198,8 @@ func (r *modifyInstanceAttributeRequest) takeValue() error {
 	return nil
 }
 
-// resetInstanceAttribute turns the source/destination check on again; of kernels and RAM
-// disks there is nothing to reset.
+// resetInstanceAttribute turns the source/destination check on again. Kernels and RAM disks
+// are not served.
 func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, error) {
 	switch r.Attribute {
 	case "":

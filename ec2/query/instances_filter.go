@@ -8,8 +8,8 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A shownInstance is an instance and what an answer shows of it: what that does not show,
-// no filter finds.
+// A shownInstance is an instance with the items that answers show of it. Filters match
+// only these.
 type shownInstance struct {
 	*ec2.Instance
 	item       instanceItem

@@ -49,8 +49,8 @@ type instanceItem struct {
 	*vpcInstanceItem
 }
 
-// A vpcInstanceItem is what an instance in a VPC shows besides. All of it but the first
-// three is what instances do not have here.
+// A vpcInstanceItem has the elements that only instances in a VPC show. After the first
+// three come features that instances do not have here.
 type vpcInstanceItem struct {
 	VPC         ec2.VPCID    `wire:"vpcId"`
 	Subnet      ec2.SubnetID `wire:"subnetId"`
@@ -75,8 +75,8 @@ type vpcInstanceItem struct {
 	} `wire:"capacityReservationSpecification"`
 }
 
-// A metadataItem says of the metadata service that there is none, or what a launch asked
-// of it. That is "pending": EC2 says so where requests for metadata are not answered yet.
+// A metadataItem shows the metadata service as disabled, or as the launch asked for. As
+// none answers here, its state is then "pending".
 type metadataItem struct {
 	State    string `wire:"state"`
 	Tokens   string `wire:"httpTokens"`
@@ -86,7 +86,7 @@ type metadataItem struct {
 	Tags     string `wire:"instanceMetadataTags"`
 }
 
-// A hostnameType says which names instances get: ip-10-0-1-4 and its like.
+// A hostnameType tells the form of instances' names. Here it is ip-name: ip-10-0-1-4.
 type hostnameType struct {
 	Type string `wire:"hostnameType"`
 	A    bool   `wire:"enableResourceNameDnsARecord"`
@@ -114,8 +114,8 @@ type reasonItem struct {
 
 func newStateItem(s ec2.InstanceState) stateItem { return stateItem{int(s), s.String()} }
 
-// newReservation shows instances of one launch, at least one. Groups of a reservation are
-// of EC2-Classic.
+// newReservation shows the instances of one launch, at least one. Only reservations of
+// EC2-Classic show groups.
 func (c *call) newReservation(instances []*ec2.Instance) reservationItem {
 	r := reservationItem{ID: instances[0].Reservation, Owner: c.account}
 	if instances[0].VPC == "" {
@@ -165,8 +165,8 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 	return item
 }
 
-// showVPC adds what is of the instance's interfaces. They are its own until it is
-// terminated; then it shows neither them nor where it was.
+// showVPC adds the elements of an instance in a VPC. A terminated instance has no
+// interfaces, and shows neither its VPC nor its subnet.
 func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
 	item.Virtualization = "hvm"
 	v := &vpcInstanceItem{Platform: "Linux/UNIX", Usage: "RunInstances", Names: hostnameType{Type: "ip-name"}}
@@ -197,7 +197,7 @@ func newMetadataItem(m ec2.MetadataOptions) metadataItem {
 	return item
 }
 
-// activeInterface is where an instance's addresses are, unless they have left it.
+// activeInterface returns the primary interface of an instance if its lease is active.
 func (c *call) activeInterface(i *ec2.Instance) (*ec2.Interface, bool) {
 	eni, ok := c.view.Interface(i.Interface)
 	return eni, ok && eni.State == ec2.Active
@@ -207,7 +207,7 @@ func (c *call) groupNames(ids []ec2.GroupID) []groupName {
 	var names []groupName
 	for _, id := range ids {
 		item := groupName{ID: id}
-		if g, ok := c.view.Group(id); ok { // a terminated instance does not hold it
+		if g, ok := c.view.Group(id); ok { // it may be deleted after the instance is terminated
 			item.Name = g.Name
 		}
 		names = append(names, item)

@@ -31,7 +31,7 @@ type runInstancesRequest struct {
 	unservedLaunch
 }
 
-// A launchInterface is one interface of a launch.
+// A launchInterface is an interface that a launch makes or attaches.
 type launchInterface struct {
 	DeviceIndex         *int            `wire:"DeviceIndex"`
 	Interface           ec2.InterfaceID `wire:"NetworkInterfaceId"`
@@ -57,7 +57,7 @@ type runInstancesAnswer struct {
 	reservationItem
 }
 
-// defaultType is what EC2 launched when asked for no type.
+// defaultType is the type of a launch that names none, as at EC2.
 const defaultType = "m1.small"
 
 func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) {
@@ -112,7 +112,7 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 	return &runInstancesAnswer{c.newReservation(made)}, nil
 }
 
-// network reads where the instances go.
+// network reads the groups, addresses and interfaces of a launch.
 func (r *runInstancesRequest) network(run *state.RunInstances) (err error) {
 	for _, id := range r.GroupIDs {
 		if err := ec2.CheckGroupID(id); err != nil {
@@ -147,7 +147,7 @@ func userData(text string) ([]byte, error) {
 	return data, nil
 }
 
-// onShutdown reads InstanceInitiatedShutdownBehavior.
+// onShutdown reads InstanceInitiatedShutdownBehavior: whether a shutdown terminates.
 func onShutdown(text string) (terminate bool, err error) {
 	switch text {
 	case "", "stop":
@@ -158,10 +158,9 @@ func onShutdown(text string) (terminate bool, err error) {
 	return false, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceInitiatedShutdownBehavior is invalid. It is stop or terminate.", wire.Quote(text))
 }
 
-// unservedLaunch are the parameters of a launch that promise what instances do not have
-// here: disks, rights, isolation from others. Each is refused unless it asks for nothing,
-// for whoever got the instance would rely on it. What is about speed and price alone is
-// ignored like other parameters, and no answer shows it.
+// unservedLaunch has the parameters of a launch for features that users would rely on and
+// that are not served: disks, IAM roles, isolation. Each is refused unless it turns the
+// feature off. Parameters about speed and price are ignored, and no answer shows them.
 type unservedLaunch struct {
 	Volumes     []blockDeviceParam `wire:"BlockDeviceMapping"`
 	Kernel      string             `wire:"KernelId"`
@@ -192,7 +191,7 @@ type blockDeviceParam struct {
 	NoDevice *string `wire:"NoDevice"`
 }
 
-// refuse says which of them the request has.
+// refuse refuses the first parameter that asks for a feature that is not served.
 func (r *runInstancesRequest) refuse() error {
 	if tenancy := r.Placement.Tenancy; tenancy != "" && tenancy != "default" {
 		return ec2.Errorf("UnsupportedOperation", "Instances with tenancy %s are not served here", wire.Quote(tenancy))

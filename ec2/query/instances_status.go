@@ -8,7 +8,7 @@ import (
 	"palisade/ec2"
 )
 
-// instanceStatusActions are of how instances are.
+// instanceStatusActions show the status checks of instances.
 var instanceStatusActions = map[string]handler{
 	"DescribeInstanceStatus": action(describeInstanceStatus),
 }
@@ -43,7 +43,8 @@ type statusDetail struct {
 	Status string `wire:"status"`
 }
 
-// newStatus says of an instance what its node has reported: one that runs is reachable.
+// newStatus derives a status check from the state that the node has reported: a running
+// instance passes.
 func newStatus(s ec2.InstanceState) statusSummary {
 	switch s {
 	case ec2.Running:
@@ -73,7 +74,7 @@ var instanceStatusFilters = filterable[instanceStatusItem]{
 	"system-status.status":         func(i instanceStatusItem) []string { return nonEmpty(i.System.Status) },
 }
 
-// describeInstanceStatus shows the instances that run, or with IncludeAllInstances all.
+// describeInstanceStatus shows running instances, or all with IncludeAllInstances.
 func describeInstanceStatus(c *call, r *describeInstanceStatusRequest) (*describeInstanceStatusAnswer, error) {
 	if err := r.checkNoIDs(len(r.InstanceIDs), "instancesSet"); err != nil {
 		return nil, err

@@ -9,16 +9,15 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// instanceTypeActions are of types. An instance may be of any type that is one by its
-// name, and gets the same whatever it is: the processors of its node, which it shares
-// with others, and 512 MiB of memory.
+// instanceTypeActions show instance types. An instance may have any well-formed type, and
+// gets the same for each: a share of its node's processors, and 512 MiB of memory.
 var instanceTypeActions = map[string]handler{
 	"DescribeInstanceTypes":                action(describeInstanceTypes),
 	"DescribeInstanceTypeOfferings":        action(describeInstanceTypeOfferings),
 	"DescribeInstanceCreditSpecifications": action(describeInstanceCreditSpecifications),
 }
 
-// usualTypes are shown to whoever asks for none by name.
+// usualTypes are shown if a request names no type.
 var usualTypes = []string{
 	"c1.medium", "c5.large", "m1.large", "m1.medium", "m1.small", "m5.large", "t1.micro", "t2.micro", "t2.small", "t3.medium", "t3.micro", "t3.nano", "t3.small",
 }
@@ -26,11 +25,12 @@ var usualTypes = []string{
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}$`)
 
 const (
-	typeMemoryMiB = 512 // what the nodes bound an instance to
-	typeVCPUs     = 1   // of which it has at least a share
+	typeMemoryMiB = 512 // the nodes' limit for an instance
+	typeVCPUs     = 1   // shared with other instances
 )
 
-// An instanceTypeItem says what an instance gets; what it cannot have is false or empty.
+// An instanceTypeItem shows what an instance of a type gets. Features that are not served
+// are false or empty.
 type instanceTypeItem struct {
 	Type            string   `wire:"instanceType"`
 	Current         bool     `wire:"currentGeneration"`
@@ -158,8 +158,8 @@ func describeInstanceTypes(c *call, r *describeInstanceTypesRequest) (*describeI
 	return &describeInstanceTypesAnswer{items, next}, nil
 }
 
-// types are those that a request means: by name, by a filter for names, or those that
-// there usually are and those that the account has instances of.
+// types returns the types that a request is about: those it names or, if it names none,
+// the usual ones, those of the account's instances, and those in filters.
 func (c *call) types(names []string, filters []filter) []string {
 	if len(names) == 0 {
 		names = slices.Clone(usualTypes)
@@ -201,8 +201,8 @@ var offeringListing = listing[offeringItem]{
 	},
 }
 
-// describeInstanceTypeOfferings: every type is to be had in the region, and where a node
-// is.
+// describeInstanceTypeOfferings shows every type as offered in the region and in each zone
+// that has a node.
 func describeInstanceTypeOfferings(c *call, r *describeInstanceTypeOfferingsRequest) (*describeInstanceTypeOfferingsAnswer, error) {
 	locationType := r.LocationType
 	var locations []string
@@ -246,7 +246,7 @@ type describeCreditsAnswer struct {
 	Credits []tag `wire:"instanceCreditSpecificationSet"`
 }
 
-// describeInstanceCreditSpecifications: no instance has CPU credits to spend.
+// describeInstanceCreditSpecifications shows none: no instance has CPU credits.
 func describeInstanceCreditSpecifications(c *call, r *describeCreditsRequest) (*describeCreditsAnswer, error) {
 	if err := (filterable[tag]{"instance-id": never[tag]}).check(r.Filters); err != nil {
 		return nil, err

@@ -6,7 +6,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// interfaceActions are of the interfaces of a VPC.
+// interfaceActions manage the interfaces of a VPC.
 var interfaceActions = map[string]handler{
 	"CreateNetworkInterface":            action(createNetworkInterface),
 	"DeleteNetworkInterface":            action(deleteNetworkInterface),
@@ -144,7 +144,7 @@ type assignPrivateAddressesRequest struct {
 type assignPrivateAddressesAnswer struct {
 	Interface ec2.InterfaceID   `wire:"networkInterfaceId"`
 	Assigned  []assignedAddress `wire:"assignedPrivateIpAddressesSet"`
-	Prefixes  []tag             `wire:"assignedIpv4PrefixSet"` // none is ever delegated
+	Prefixes  []tag             `wire:"assignedIpv4PrefixSet"` // prefixes are not served
 	returned
 }
 
@@ -185,7 +185,7 @@ func unassignPrivateAddresses(c *call, r *unassignPrivateAddressesRequest) (*ret
 	return &done, nil
 }
 
-// An interfaceSpec is what an interface that is made shall be like.
+// An interfaceSpec has the parameters of an interface to create.
 type interfaceSpec struct {
 	Subnet         ec2.SubnetID   `wire:"SubnetId"`
 	Groups         []ec2.GroupID  `wire:"SecurityGroupId"`
@@ -201,8 +201,8 @@ type addressParam struct {
 	Primary bool   `wire:"Primary"`
 }
 
-// spec reads what an interface shall be like. Its primary address may stand by itself or
-// in the list.
+// spec reads the properties of an interface to create. The primary address may be a
+// parameter of its own or in the list of addresses.
 func (s interfaceSpec) spec() (spec state.InterfaceSpec, err error) {
 	if s.Type != "" && s.Type != "interface" {
 		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))

@@ -47,8 +47,8 @@ type resetNetworkInterfaceAttributeRequest struct {
 	Checked *string `wire:"SourceDestCheck"`
 }
 
-// resetNetworkInterfaceAttribute turns the source/destination check on again, the only
-// attribute that can be reset.
+// resetNetworkInterfaceAttribute turns the source/destination check on again. It is the
+// only attribute that can be reset.
 func resetNetworkInterfaceAttribute(c *call, r *resetNetworkInterfaceAttributeRequest) (*returned, error) {
 	if r.Checked == nil {
 		return nil, ec2.Missing("sourceDestCheck")

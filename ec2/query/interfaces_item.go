@@ -7,7 +7,7 @@ import (
 	"palisade/ec2"
 )
 
-// An interfaceItem is an interface as a caller sees it.
+// An interfaceItem is an interface in answers about interfaces.
 type interfaceItem struct {
 	nicItem
 	Zone      string `wire:"availabilityZone"`
@@ -27,7 +27,7 @@ type attachmentItem struct {
 	DeleteOnTermination bool             `wire:"deleteOnTermination"`
 }
 
-// A publicItem is a public address and, if it is elastic, whose.
+// A publicItem is a public address. Owner is the account of an elastic address, or amazon.
 type publicItem struct {
 	Public     string           `wire:"publicIp"`
 	PublicDNS  string           `wire:"publicDnsName"`
@@ -43,7 +43,7 @@ type nicAddress struct {
 	Association *publicItem `wire:"association"`
 }
 
-// A nicItem is an interface as its instance shows it.
+// A nicItem is an interface in answers about its instance.
 type nicItem struct {
 	ID             ec2.InterfaceID `wire:"networkInterfaceId"`
 	Subnet         ec2.SubnetID    `wire:"subnetId"`
@@ -81,7 +81,7 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 	if s, ok := c.view.Subnet(eni.Subnet); ok {
 		item.Zone = s.Zone
 	}
-	if eni.Outside != nil { // whoever asks about it shall find out where it is
+	if eni.Outside != nil { // shows which node the interface is attached at
 		item.Requester, item.Managed = string(eni.Node), true
 	}
 	for n, pair := range eni.Addresses() {
@@ -126,7 +126,7 @@ func (c *call) newAssociation(eni *ec2.Interface, pair ec2.AddressPair) *publicI
 	return a
 }
 
-// nics shows the interfaces of an instance, by device index.
+// nics shows the interfaces of an instance, sorted by device index.
 func (c *call) nics(i *ec2.Instance) []nicItem {
 	var list []nicItem
 	for eni := range c.view.InterfacesAt(i.ID) {
@@ -134,7 +134,7 @@ func (c *call) nics(i *ec2.Instance) []nicItem {
 		x.Attachment.Instance, x.Attachment.InstanceOwner = "", ""
 		for n := range x.Addresses {
 			if a := x.Addresses[n].Association; a != nil {
-				a.Allocation, a.ID = "", "" // which an instance does not show
+				a.Allocation, a.ID = "", "" // not shown for an instance
 			}
 		}
 		list = append(list, x.nicItem)

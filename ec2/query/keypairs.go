@@ -2,10 +2,10 @@ package query
 
 import (
 	"crypto/ed25519"
-	"crypto/md5" // EC2 shows fingerprints of imported keys so
+	"crypto/md5" // of imported RSA keys, for their fingerprint
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" // and of created ones so
+	"crypto/sha1" // of created RSA keys, for their fingerprint
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -22,7 +22,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// keyPairActions are of key pairs.
+// keyPairActions manage key pairs.
 var keyPairActions = map[string]handler{
 	"CreateKeyPair":    action(createKeyPair),
 	"ImportKeyPair":    action(importKeyPair),
@@ -44,8 +44,8 @@ type createKeyPairAnswer struct {
 	Tags        []tag         `wire:"tagSet"`
 }
 
-// createKeyPair makes a pair, keeps the public half and tells the private one once. It
-// is made here, for Apply knows no randomness.
+// createKeyPair makes a key pair, stores the public key, and returns the private key, which
+// is not stored. The pair is made here because Apply must not use randomness.
 func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, error) {
 	var pair *madePair
 	var err error
@@ -60,15 +60,15 @@ func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	made, err := c.keepKeyPair(r.KeyName, pair.fingerprint, pair.public, r.Tags)
+	made, err := c.storeKeyPair(r.KeyName, pair.fingerprint, pair.public, r.Tags)
 	if err != nil {
 		return nil, err
 	}
 	return &createKeyPairAnswer{made.Name, made.Fingerprint, string(pem.EncodeToMemory(pair.private)), made.ID, c.tags(string(made.ID))}, nil
 }
 
-// keepKeyPair stores the public half of a pair.
-func (c *call) keepKeyPair(name, fingerprint string, public ssh.PublicKey, specifications []tagSpecification) (*ec2.KeyPair, error) {
+// storeKeyPair stores the public key of a pair.
+func (c *call) storeKeyPair(name, fingerprint string, public ssh.PublicKey, specifications []tagSpecification) (*ec2.KeyPair, error) {
 	tags, err := tagsFor(specifications, "key-pair")
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func importKeyPair(c *call, r *importKeyPairRequest) (*importKeyPairAnswer, erro
 	if err != nil {
 		return nil, ec2.Errorf("InvalidParameterValue", "Invalid BASE64 encoding of PublicKeyMaterial")
 	}
-	// Options such as command="…" would go into authorized_keys: refuse them.
+	// Options such as command="…" would be copied into authorized_keys: refuse them.
 	public, _, options, rest, err := ssh.ParseAuthorizedKey(text)
 	if err != nil || len(options) > 0 || strings.TrimSpace(string(rest)) != "" {
 		return nil, ec2.Errorf("InvalidKey.Format", "Key is not in valid OpenSSH public key format")
@@ -160,15 +160,15 @@ func importKeyPair(c *call, r *importKeyPairRequest) (*importKeyPairAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	made, err := c.keepKeyPair(r.KeyName, fingerprint, public, r.Tags)
+	made, err := c.storeKeyPair(r.KeyName, fingerprint, public, r.Tags)
 	if err != nil {
 		return nil, err
 	}
 	return &importKeyPairAnswer{made.Name, made.Fingerprint, made.ID, c.tags(string(made.ID))}, nil
 }
 
-// importedFingerprint is the MD5 of an RSA key's SubjectPublicKeyInfo, the SHA-256 of
-// an Ed25519 key (EC2 User Guide, "Verify the fingerprint of your key pair").
+// importedFingerprint returns the MD5 of an RSA key's SubjectPublicKeyInfo, or the SHA-256
+// of an Ed25519 key (EC2 User Guide, "Verify the fingerprint of your key pair").
 func importedFingerprint(public ssh.PublicKey) (string, error) {
 	switch public.Type() {
 	case ssh.KeyAlgoED25519:
@@ -221,7 +221,7 @@ type keyPairItem struct {
 	Tags        []tag         `wire:"tagSet"`
 }
 
-// keyType is EC2's word for the algorithm of a stored key.
+// keyType returns EC2's name of a stored key's algorithm.
 func keyType(k *ec2.KeyPair) string {
 	if strings.HasPrefix(k.PublicKey, ssh.KeyAlgoED25519+" ") {
 		return "ed25519"

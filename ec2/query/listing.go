@@ -8,21 +8,21 @@ import (
 	"palisade/ec2"
 )
 
-// A listing says how the items of a Describe are told apart and filtered. Items are what
-// the answer shows, so that a filter sees what the caller sees.
+// A listing describes the items of a Describe action: their ids and filters. An item is
+// the struct that the answer shows, so that filters match what the caller sees.
 type listing[T any] struct {
-	kind    string // the prefix of ids: "vpc"
+	kind    string // the prefix of the ids: "vpc"
 	id      func(T) string
 	filters filterable[T]
 }
 
-// listed are the parameters that such a Describe has but the ids.
+// listed has the parameters of such an action except the ids.
 type listed struct {
 	Filters []filter `wire:"Filter"`
 	paged
 }
 
-// describe returns the page of items, made of resources, that a request asks for.
+// describe makes items of resources and returns the page of them that a request asks for.
 func describe[R, T any](c *call, l listing[T], resources iter.Seq[R], item func(R) T, ids []string, r listed) (part []T, next string, err error) {
 	var items []T
 	for x := range resources {
@@ -31,8 +31,8 @@ func describe[R, T any](c *call, l listing[T], resources iter.Seq[R], item func(
 	return l.pick(c, items, ids, r)
 }
 
-// pick returns one page of the items that a request asks for, by id. An id that none of
-// them has is an error; a filter that none passes is not.
+// pick returns the page of items that a request asks for, sorted by id. An id that no item
+// has is an error; a filter that no item passes is not.
 func (l listing[T]) pick(c *call, items []T, ids []string, r listed) (part []T, next string, err error) {
 	if err := l.filters.check(r.Filters); err != nil {
 		return nil, "", err

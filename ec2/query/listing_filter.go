@@ -10,25 +10,26 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A filter keeps items of which some value matches some pattern.
+// A filter keeps the items that have a value which matches one of Values.
 type filter struct {
 	Name   string   `wire:"Name"`
 	Values []string `wire:"Value"`
 }
 
 const (
-	// maxFilterValues is for one request (EC2 User Guide, "List and filter").
+	// maxFilterValues bounds the values of all filters of a request (EC2 User Guide, "List
+	// and filter").
 	maxFilterValues = 200
-	// maxFilterValue is for one value, in bytes, with escapes and wildcards: each is
-	// compared with every item. The longest text there is, a rule's or a tag's, has 255
-	// characters. Our own bound.
+	// maxFilterValue bounds one value, in bytes, with escapes and wildcards, because it is
+	// compared with every item. The longest text of an item, a description or a tag's
+	// value, has 255 characters. The bound is our own.
 	maxFilterValue = 2048
 )
 
-// filterable says, by filter name, which values an item has.
+// filterable maps a filter's name to the function that returns an item's values for it.
 type filterable[T any] map[string]func(T) []string
 
-// check refuses a filter that the Action does not know, whether there are items or not.
+// check refuses a filter that the Action does not know, even if there are no items.
 func (f filterable[T]) check(filters []filter) error {
 	count := 0
 	for _, x := range filters {
@@ -49,8 +50,8 @@ func (f filterable[T]) check(filters []filter) error {
 	return nil
 }
 
-// match reports whether an item passes all filters; tags says how to find its tags. They
-// are looked up last.
+// match reports whether an item passes all filters. tags finds the item's tags; filters on
+// tags are checked last, because they need a lookup.
 func (f filterable[T]) match(item T, filters []filter, tags tagged[T]) bool {
 	for _, x := range filters {
 		if !isTagFilter(x.Name) && !anyMatch(f[x.Name](item), x.Values) {
@@ -76,9 +77,9 @@ func anyMatch(values, patterns []string) bool {
 	return false
 }
 
-// wildcard matches text against a pattern: * is any run, ? any one character, and a
-// backslash takes what follows literally. It goes back to the last star alone, so its
-// cost is bounded by the product of the lengths.
+// wildcard matches text against a pattern: * is any sequence of bytes, ? one byte, and a
+// backslash makes the next byte literal. It backtracks only to the last star, so its time
+// is at most the product of the two lengths.
 func wildcard(pattern, text string) bool {
 	p, t := 0, 0
 	star, from := -1, 0
@@ -106,10 +107,10 @@ func wildcard(pattern, text string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// boolean is the value of a filter on a boolean.
+// boolean returns the value of a boolean property.
 func boolean(b bool) []string { return []string{strconv.FormatBool(b)} }
 
-// nonEmpty is the value of a filter on a text; an empty text has none.
+// nonEmpty returns the value of a text property. An empty text is no value.
 func nonEmpty[S ~string](s S) []string {
 	if s == "" {
 		return nil
@@ -117,10 +118,10 @@ func nonEmpty[S ~string](s S) []string {
 	return []string{string(s)}
 }
 
-// never is a filter on a property that items can have at AWS and never have here.
+// never returns no value: for properties that items can have at AWS and never have here.
 func never[T any](T) []string { return nil }
 
-// valuesOf returns the texts of items that are not empty.
+// valuesOf returns the values of a text property of several parts of an item.
 func valuesOf[T any](items []T, value func(T) string) (list []string) {
 	for _, x := range items {
 		list = append(list, nonEmpty(value(x))...)
@@ -128,7 +129,7 @@ func valuesOf[T any](items []T, value func(T) string) (list []string) {
 	return list
 }
 
-// eachOf is a filter on a property of the parts of an item: it has the values of all.
+// eachOf makes a filter on a property of an item's parts, such as the routes of a table.
 func eachOf[T, Part any](parts func(T) []Part, values func(Part) []string) func(T) []string {
 	return func(item T) (list []string) {
 		for _, p := range parts(item) {
@@ -138,7 +139,7 @@ func eachOf[T, Part any](parts func(T) []Part, values func(Part) []string) func(
 	}
 }
 
-// deref is what p points to, or nothing of it.
+// deref returns what p points to, or the zero value if p is nil.
 func deref[T any](p *T) T {
 	if p == nil {
 		var zero T
@@ -147,19 +148,19 @@ func deref[T any](p *T) T {
 	return *p
 }
 
-// A tagged finds the tags of an item, for its filters; nil says that items of the kind
-// have none.
+// A tagged returns the tags of an item, for filters. It is nil for items that cannot have
+// tags.
 type tagged[T any] func(T) iter.Seq[*ec2.Tag]
 
-// taggedBy finds the tags of items by the id that they have as resources. They are looked
-// up when a filter asks for them, one item at a time: what costs is what is looked at.
+// taggedBy finds the tags of items by their ids. It looks them up item by item, and only
+// when a filter needs them.
 func taggedBy[T any](c *call, id func(T) string) tagged[T] {
 	view := c.view
 	return func(item T) iter.Seq[*ec2.Tag] { return view.Tags(id(item)) }
 }
 
-// match reports whether some tag of an item passes the filter x, one of tag:KEY, tag-key
-// and tag-value.
+// match reports whether a tag of an item passes the filter x, which is tag:KEY, tag-key or
+// tag-value.
 func (f tagged[T]) match(item T, x filter) bool {
 	if f == nil {
 		return false
@@ -176,7 +177,7 @@ func (f tagged[T]) match(item T, x filter) bool {
 	return false
 }
 
-// isTagFilter reports whether a filter looks at tags. They are known to every Describe.
+// isTagFilter reports whether a filter is on tags. Every Describe has these filters.
 func isTagFilter(name string) bool {
 	key, byKey := strings.CutPrefix(name, "tag:")
 	return byKey && key != "" || name == "tag-key" || name == "tag-value"

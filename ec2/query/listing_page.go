@@ -9,14 +9,15 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// paged are the parameters of an Action that answers in pages.
+// paged has the parameters of an Action that answers in pages.
 type paged struct {
 	MaxResults *int   `wire:"MaxResults"`
 	NextToken  string `wire:"NextToken"`
 }
 
-// page cuts items, sorted by id, to the page asked for. A token names the last id of
-// the page before, so that what comes and goes in between moves nothing.
+// page returns the page that a request asks for, of items sorted by id. A token holds the
+// last id of the previous page, so items that are added or deleted meanwhile do not shift
+// the others.
 func page[T any](items []T, id func(T) string, p paged) (part []T, next string, err error) {
 	after, err := p.after(func(string) bool { return true })
 	if err != nil {
@@ -33,10 +34,9 @@ func page[T any](items []T, id func(T) string, p paged) (part []T, next string, 
 	return items, tokenAfter(id(items[limit-1])), nil
 }
 
-// pageOf collects one page of the items that are wanted. They come in the order of their
-// places, from the one on that the request's token names: what is on another page is not
-// looked at.
-func pageOf[T any](items iter.Seq[T], place func(T) string, wanted func(T) bool, p paged) (part []T, next string, err error) {
+// pageOf returns one page of the wanted items. The items come in the order of their keys
+// and start after the key in the request's token, so it does not visit other pages.
+func pageOf[T any](items iter.Seq[T], key func(T) string, wanted func(T) bool, p paged) (part []T, next string, err error) {
 	limit, err := p.limit()
 	if err != nil {
 		return nil, "", err
@@ -46,29 +46,29 @@ func pageOf[T any](items iter.Seq[T], place func(T) string, wanted func(T) bool,
 			continue
 		}
 		if len(part) == limit {
-			return part, tokenAfter(place(part[limit-1])), nil
+			return part, tokenAfter(key(part[limit-1])), nil
 		}
 		part = append(part, item)
 	}
 	return part, "", nil
 }
 
-// after is the place that the page begins behind, "" for the first one. A token that names
-// no place of the kind is not one of this Action's.
-func (p paged) after(isPlace func(string) bool) (string, error) {
+// after returns the key after which the page begins, "" for the first page. It refuses a
+// token whose text is not a key of this Action.
+func (p paged) after(isKey func(string) bool) (string, error) {
 	if p.NextToken == "" {
 		return "", nil
 	}
-	place, err := base64.URLEncoding.DecodeString(p.NextToken)
-	if err != nil || !isPlace(string(place)) {
+	key, err := base64.URLEncoding.DecodeString(p.NextToken)
+	if err != nil || !isKey(string(key)) {
 		return "", ec2.Errorf("InvalidNextToken", "The token '%s' is invalid", wire.Quote(p.NextToken))
 	}
-	return string(place), nil
+	return string(key), nil
 }
 
-func tokenAfter(place string) string { return base64.URLEncoding.EncodeToString([]byte(place)) }
+func tokenAfter(key string) string { return base64.URLEncoding.EncodeToString([]byte(key)) }
 
-// limit is how many items a page has at most.
+// limit returns the greatest number of items of a page.
 func (p paged) limit() (int, error) {
 	if p.MaxResults == nil {
 		return math.MaxInt, nil
@@ -79,7 +79,8 @@ func (p paged) limit() (int, error) {
 	return *p.MaxResults, nil
 }
 
-// checkNoIDs refuses a page of what is named by id. What EC2 calls the ids is parameter.
+// checkNoIDs refuses a request that gives both ids and MaxResults. The message calls the
+// ids by parameter.
 func (p paged) checkNoIDs(ids int, parameter string) error {
 	if ids > 0 && p.MaxResults != nil {
 		return ec2.Errorf("InvalidParameterCombination", "The parameter %s cannot be used with the parameter maxResults", parameter)

@@ -11,13 +11,13 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// awsText is what AWS has, served here or not: an Action a line, and behind it the first
-// parts of its parameters' names. TestAWSHasTheseActions writes it anew.
+// awsText lists all Actions of AWS, served here or not. Each line is an Action and the
+// first parts of its parameters' names. TestActionListMatchesSDK -update writes it.
 //
 //go:embed aws.txt
 var awsText string
 
-// awsActions are the parameters of every Action that AWS has.
+// awsActions returns the parameters of every Action of AWS.
 var awsActions = sync.OnceValue(func() map[string][]string {
 	all := make(map[string][]string)
 	for line := range strings.Lines(awsText) {
@@ -27,7 +27,8 @@ var awsActions = sync.OnceValue(func() map[string][]string {
 	return all
 })
 
-// noSuchAction tells an Action that AWS has and we do not from one that nobody has.
+// noSuchAction is the error for an Action that is not served: one code for an Action of
+// AWS, another for a name that AWS does not have either.
 func noSuchAction(name string) error {
 	if _, ok := awsActions()[name]; ok {
 		return ec2.Errorf("UnsupportedOperation", "The action %s is not served here", name)
@@ -35,7 +36,7 @@ func noSuchAction(name string) error {
 	return ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", wire.Quote(name))
 }
 
-// decisive are the words of a parameter that says who reaches whom.
+// decisive matches names of parameters that decide which traffic is admitted.
 var decisive = regexp.MustCompile(`(?i)` + strings.Join([]string{
 	`cidr`, `ipv[46]`, `privateip`, `publicip`, `prefix`, `secondary`, // addresses
 	`permission`, `securitygroup`, `^groups?(id|name)?$`, `egress`, `ingress`, `protocol`, `ports?$`, `^portrange`, `icmp`, // rules
@@ -43,10 +44,10 @@ var decisive = regexp.MustCompile(`(?i)` + strings.Join([]string{
 	`sourcedest`, `tracking`, `launchtemplate`,
 }, "|"))
 
-// refuseUnread refuses a parameter that changes what is admitted and that no field read:
-// whoever sent it would take for enforced what is not even stored. The rest is ignored,
-// as newer clients send what older services never heard of; so is everything where
-// nothing is changed. (EC2 itself answers UnknownParameter to all that it does not know.)
+// refuseUnread refuses a parameter that no field read and that decides which traffic is
+// admitted: its sender would believe that it is enforced. It ignores other parameters,
+// because newer clients send parameters that older services do not know, and all unread
+// parameters of actions that only read. (EC2 refuses all that it does not know.)
 func (c *call) refuseUnread(p *wire.Param) error {
 	if onlyReads(c.action) {
 		return nil
@@ -67,13 +68,14 @@ func onlyReads(action string) bool {
 	return strings.HasPrefix(action, "Describe") || strings.HasPrefix(action, "Get") || strings.HasPrefix(action, "List")
 }
 
-// decides reports whether a parameter may change who reaches whom. Every parameter of a
-// rule does, whatever its name; the name of a placement group does not.
+// decides reports whether a parameter may decide which traffic is admitted. Every
+// parameter of a rule does, whatever its name; the name of a placement group does not.
 func decides(u wire.Unread) bool {
 	return strings.HasPrefix(u.Name, "IpPermissions.") || decisive.MatchString(u.Part) && !strings.HasPrefix(u.Name, "Placement.")
 }
 
-// asksForNothing reports whether a parameter only says what the client does not want.
+// asksForNothing reports whether a parameter's value turns something off: it is then safe
+// to ignore.
 func asksForNothing(u wire.Unread) bool {
 	switch strings.ToLower(u.Value) {
 	case "", "false", "disabled":

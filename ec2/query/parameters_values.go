@@ -7,8 +7,8 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// parseBlock reads a range of addresses and puts it in its canonical form, as EC2 does.
-// Nothing is no range; whether one is needed the State decides.
+// parseBlock reads a CIDR block and clears its host bits, as EC2 does. An empty text is the
+// zero Prefix; whether the block is required is decided by Apply.
 func parseBlock(text, parameter string) (block netip.Prefix, err error) {
 	if text == "" {
 		return netip.Prefix{}, nil
@@ -24,7 +24,7 @@ func unserved(action, parameter string) error {
 	return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", parameter, action)
 }
 
-// An askedFor says whether a request asks for something through a parameter.
+// An askedFor tells whether a request asks for something by a parameter.
 type askedFor struct {
 	parameter string
 	asked     bool
@@ -50,7 +50,7 @@ func checkGroupIDs(ids []ec2.GroupID) error {
 	return nil
 }
 
-// parseAddress reads an IPv4 address; nothing is none.
+// parseAddress reads an IPv4 address. An empty text is the zero Addr.
 func parseAddress(text string) (netip.Addr, error) {
 	if text == "" {
 		return netip.Addr{}, nil
@@ -75,8 +75,8 @@ func parseAddresses(list []string) (addresses []netip.Addr, err error) {
 	return addresses, nil
 }
 
-// Values of attributes are elements and parameters of their own. A parameter is nil if
-// the attribute is not to be modified.
+// The value of an attribute is an element or a parameter below the attribute's name. The
+// Value of a parameter is nil if the request does not modify the attribute.
 type (
 	boolValue struct {
 		Value bool `wire:"value"`

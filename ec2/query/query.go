@@ -1,12 +1,13 @@
 // Package query is the EC2 Query API over HTTP: it checks a request's signature, reads
 // its parameters, asks the Backend, and writes XML. It holds no state and decides
-// nothing that state.State.Apply decides.
+// nothing that the state machine's Apply decides.
 //
-// A theme of Actions is a file: groups.go, rules.go, instances.go, keypairs.go,
-// regions.go and so on; enforcement.go is no part of EC2, sts.go of another service;
-// actions.go lists them all. Read one of them first, then Server. Package wire
-// is the codec between parameters, Go structs and XML; parameters.go says which
-// parameters may be ignored. sigv4 verifies signatures, for auth.go.
+// Each theme of Actions has its files: groups.go, groups_filter.go, rules.go and so on.
+// actions.go lists all Actions. enforcement.go is our own; service_sts.go answers for AWS
+// STS. Read one theme first, then Server. listing.go, listing_filter.go and
+// listing_page.go are what the Describe actions share; parameters.go says which unknown
+// parameters are ignored. Package wire is the codec between parameters, Go structs and
+// XML; package sigv4 verifies signatures, which auth.go turns into accounts.
 package query
 
 import (
@@ -28,46 +29,50 @@ import (
 
 // A Backend is the replicated state: palisade/cluster.
 type Backend interface {
-	// Apply carries out a command and returns its log index once it is durable and View
-	// has it.
+	// Apply carries out a command. It returns the command's log index when the command is
+	// durable and View shows its result.
 	Apply(context.Context, state.Command) (state.Result, uint64, error)
-	// ReadView returns a state that has every change acknowledged before the call.
+	// ReadView returns a state that includes every change acknowledged before the call.
 	ReadView(context.Context) (*state.View, error)
-	// View returns the state that this node has, which may be older than what was
-	// acknowledged through others.
+	// View returns this node's state. It may lack changes acknowledged by other nodes.
 	View() *state.View
 }
 
-// Unavailable is an error of a Backend that cannot decide or read now, for want of a
-// leader; or that lost the leader and does not know what became of a change. Its text
-// says which, and reaches the caller: nothing in it may be secret. The answer is 503
-// Unavailable, which every SDK tries again.
+// Unavailable is the error of a Backend that has no leader, or that lost it while a change
+// was pending and does not know whether it took effect. Unavailable returns the text for
+// the caller, which must contain nothing secret. The answer is 503 Unavailable, which
+// every SDK retries.
 type Unavailable interface {
 	error
 	Unavailable() string
 }
 
-// Config says what a Server stands on.
+// Config is what a Server needs.
 type Config struct {
-	Backend Backend // required
-	// Secret opens the secret of an access key. Default: those in plain text alone.
+	// Backend holds the state. Required; New refuses nil.
+	Backend Backend
+	// Secret returns the secret of an access key, which the state may hold encrypted.
+	// Default: only plain secrets work; a request with another key is an InternalError.
 	Secret func(*ec2.AccessKey) (string, error)
-	// Logger gets what is not the caller's mistake. Default: nothing is logged.
+	// Logger gets the errors that are not the caller's. Default: they are not logged,
+	// and the cause of an InternalError is lost.
 	Logger *slog.Logger
-	// Now is the clock that signatures are checked against. Default time.Now.
+	// Now is the clock that signatures are checked against. Default time.Now. A clock
+	// more than five minutes off refuses all requests with RequestExpired.
 	Now func() time.Time
 }
 
 const (
-	// IndexHeader carries the log index of a mutation, to wait for its enforcement by, or
-	// that of the state a stale read is of.
+	// IndexHeader carries the log index of a change, for DescribeEnforcement, or the index
+	// of the state that a stale read shows.
 	IndexHeader = "x-palisade-index"
-	// ReadHeader is what a Describe may ask with: "stale" answers by what this node has,
-	// without a leader too.
+	// ReadHeader is a request header. Its value "stale" lets a Describe answer from this
+	// node's state, which works without a leader.
 	ReadHeader = "x-palisade-read"
 )
 
-// Server answers the Query API. It is an http.Handler, safe for any number of requests.
+// Server answers the Query API. It is an http.Handler that is safe for concurrent use: it
+// has no state but its Config.
 type Server struct {
 	cfg Config
 }
@@ -89,8 +94,8 @@ func New(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg}, nil
 }
 
-// ServeHTTP answers one request. Every answer carries its id, also as a header: the
-// JavaScript SDK v3 finds it only there.
+// ServeHTTP answers one request. Every answer carries the request's id, also as a header,
+// where alone the JavaScript SDK v3 looks for it.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
 	w.Header().Set("x-amzn-RequestId", id)
@@ -104,7 +109,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	e, ok := errors.AsType[*ec2.Error](err)
 	if !ok {
-		e = s.ownFault(c, id, err)
+		e = s.serverError(c, id, err)
 	}
 	if e.Code == "Unavailable" {
 		w.Header().Set("Retry-After", "1") // an election takes about as long
@@ -114,14 +119,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(document)
 }
 
-// ownFault makes an answer of what is not the caller's mistake.
-func (s *Server) ownFault(c *call, id string, err error) *ec2.Error {
+// serverError turns an error that is not the caller's into the error of the answer, and
+// logs it.
+func (s *Server) serverError(c *call, id string, err error) *ec2.Error {
 	if u, ok := errors.AsType[Unavailable](err); ok {
-		s.cfg.Logger.Warn("request", "action", c.action, "request", id, "err", err)
+		s.cfg.Logger.Warn("request not served: no leader", "action", c.action, "request", id, "err", err)
 		return ec2.Errorf("Unavailable", "%s", u.Unavailable())
 	}
 	if c.ctx.Err() == nil {
-		s.cfg.Logger.Error("request", "action", c.action, "request", id, "err", err)
+		s.cfg.Logger.Error("request failed", "action", c.action, "request", id, "err", err)
 	}
 	return ec2.Errorf("InternalError", "An internal error has occurred")
 }
@@ -181,8 +187,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// admit lets in what is signed for a service and says what it is. What can be refused
-// without the state is: asking for it may cost a round to the leader.
+// admit checks who sent a request and for which service, and reads the state for it. It
+// reports whether the request asks for a stale read. Checks that need no state come
+// first, because reading the state may cost a round trip to the leader.
 func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err error) {
 	c.service = serviceOf(r.URL.RawQuery, string(body))
 	signature, err := sigv4.Parse(r, body)
@@ -206,8 +213,8 @@ func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err e
 	return stale, wire.CheckForm(r.Header)
 }
 
-// read takes the state that the request is judged by: one that has every change which was
-// acknowledged, unless it asks for less.
+// read sets the state that the request sees: one with every acknowledged change, or this
+// node's own if the request asks for a stale read.
 func (s *Server) read(c *call, how string) (stale bool, err error) {
 	switch how {
 	case "":

@@ -12,7 +12,7 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// regionActions are of what there is without anybody making it.
+// regionActions show regions, zones and account attributes, which no request creates.
 var regionActions = map[string]handler{
 	"DescribeAccountAttributes": action(describeAccountAttributes),
 	"DescribeAvailabilityZones": action(describeAvailabilityZones),
@@ -36,21 +36,22 @@ type attributeValue struct {
 	Value string `wire:"attributeValue"`
 }
 
-// describeAccountAttributes is how clients find out whether an account has EC2-Classic.
+// describeAccountAttributes tells clients, among other attributes, whether an account has
+// EC2-Classic.
 func describeAccountAttributes(c *call, r *describeAccountAttributesRequest) (*describeAccountAttributesAnswer, error) {
 	platforms := []attributeValue{{"VPC"}}
 	if a, ok := c.view.Account(c.account); ok && a.Platform == ec2.Classic {
 		platforms = []attributeValue{{"EC2"}, {"VPC"}}
 	}
-	home := "none"
+	defaultVPC := "none"
 	if v, ok := c.view.DefaultVPC(c.account, c.region); ok {
-		home = string(v.ID)
+		defaultVPC = string(v.ID)
 	}
 	limits := c.view.Settings()
 	number := func(n int) []attributeValue { return []attributeValue{{strconv.Itoa(n)}} }
 	all := []attributeItem{
 		{"supported-platforms", platforms},
-		{"default-vpc", []attributeValue{{home}}},
+		{"default-vpc", []attributeValue{{defaultVPC}}},
 		{"max-instances", number(limits.InstancesPerRegion)},
 		{"vpc-max-security-groups-per-interface", number(limits.GroupsPerInterface)},
 		{"max-elastic-ips", number(0)}, // of EC2-Classic
@@ -130,8 +131,8 @@ var zoneFilters = filterable[zoneItem]{
 	"parent-zone-name": never[zoneItem],
 }
 
-// describeAvailabilityZones shows where the nodes are, those of the region: a zone's name
-// is its region's and a letter. One whose nodes are all fenced takes no instance.
+// describeAvailabilityZones shows the zones of the region's nodes. A zone whose nodes are
+// all fenced is unavailable.
 func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*describeAvailabilityZonesAnswer, error) {
 	if err := zoneFilters.check(r.Filters); err != nil {
 		return nil, err
@@ -166,8 +167,8 @@ func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*d
 
 var zoneForm = regexp.MustCompile(`^([a-z]+)-((?:[a-z]+-)+)([0-9])([a-z])$`)
 
-// zoneID is a zone's name that is the same in every account: "use1-az1" for us-east-1a.
-// One whose name is not of EC2's form is called by its name.
+// zoneID returns the id of a zone, "use1-az1" for us-east-1a. A zone whose name is not of
+// EC2's form has its name as id.
 func zoneID(zone string) string {
 	m := zoneForm.FindStringSubmatch(zone)
 	if m == nil {

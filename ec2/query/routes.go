@@ -8,7 +8,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// routeActions are of route tables, their routes and who goes by them.
+// routeActions manage route tables, their routes, and their associations with subnets.
 var routeActions = map[string]handler{
 	"CreateRouteTable":             action(createRouteTable),
 	"DeleteRouteTable":             action(deleteRouteTable),
@@ -63,7 +63,7 @@ type associationState struct {
 
 var associated = associationState{"associated"}
 
-// localGateway is where what stays in the VPC goes.
+// localGateway is the target of the route for the VPC's own addresses.
 const localGateway ec2.GatewayID = "local"
 
 func (c *call) newRouteTableItem(t *ec2.RouteTable) routeTableItem {
@@ -176,7 +176,7 @@ type routeRequest struct {
 	targets
 }
 
-// targets are where a route can lead at AWS and not here.
+// targets has the targets of a route that are not served.
 type targets struct {
 	CarrierGateway    string `wire:"CarrierGatewayId"`
 	CoreNetwork       string `wire:"CoreNetworkArn"`
@@ -191,7 +191,7 @@ type targets struct {
 	Peering           string `wire:"VpcPeeringConnectionId"`
 }
 
-// refuse says what a route cannot lead to, or be for.
+// refuse refuses destinations and targets of a route that are not served.
 func (r *routeRequest) refuse() error {
 	for _, t := range []struct{ asked, what string }{
 		{r.IPv6Destination, "for IPv6 (DestinationIpv6CidrBlock)"},

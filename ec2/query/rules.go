@@ -5,7 +5,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// ruleActions are of the rules of groups.
+// ruleActions manage the rules of groups.
 var ruleActions = map[string]handler{
 	"AuthorizeSecurityGroupIngress": action(authorizeIngress),
 	"AuthorizeSecurityGroupEgress":  action(authorizeEgress),
@@ -148,7 +148,8 @@ func (c *call) revoke(r *revokeRequest, direction ec2.Direction) (*revokeAnswer,
 	return answer, nil
 }
 
-// A revokedItem names the group by id alone, unlike a ruleItem.
+// A revokedItem is a rule in the answer of Revoke. Unlike a ruleItem, it shows only the id
+// of a referenced group.
 type revokedItem struct {
 	ID          ec2.RuleID  `wire:"securityGroupRuleId"`
 	Group       ec2.GroupID `wire:"groupId"`

@@ -10,14 +10,14 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A ruleItem is one rule by itself.
+// A ruleItem is a rule in the answers of DescribeSecurityGroupRules and Authorize.
 type ruleItem struct {
 	ID          ec2.RuleID       `wire:"securityGroupRuleId"`
 	Group       ec2.GroupID      `wire:"groupId"`
 	Owner       ec2.AccountID    `wire:"groupOwnerId"`
 	IsEgress    bool             `wire:"isEgress"`
 	Protocol    string           `wire:"ipProtocol"`
-	From        int              `wire:"fromPort"` // -1, unlike in a permission, for a protocol without ports
+	From        int              `wire:"fromPort"` // -1 for a protocol without ports; a permission leaves it out
 	To          int              `wire:"toPort"`
 	CIDR        string           `wire:"cidrIpv4"`
 	Referenced  *referencedGroup `wire:"referencedGroupInfo"`
@@ -31,7 +31,7 @@ type referencedGroup struct {
 	Account ec2.AccountID `wire:"userId"`
 }
 
-// newRuleItem is the item but for its tags.
+// newRuleItem makes an item without its tags.
 func newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 	item := ruleItem{
 		ID:          r.ID,
@@ -62,29 +62,28 @@ type describeRulesAnswer struct {
 	NextToken string     `wire:"nextToken"`
 }
 
-// A placedRule is a rule and the group that has it.
-type placedRule struct {
+// A groupRule is a rule with its group.
+type groupRule struct {
 	group *ec2.Group
 	rule  *ec2.Rule
 }
 
-// place is what pages are cut by: by group, and in a group by rule. Rules come and go, and
-// their ids stay.
-func (p placedRule) place() string { return string(p.group.ID) + "/" + string(p.rule.ID) }
+// key is the sort key for pages: by group, and within a group by rule.
+func (p groupRule) key() string { return string(p.group.ID) + "/" + string(p.rule.ID) }
 
-var placedRuleFilters = filterable[placedRule]{
-	"group-id":               func(p placedRule) []string { return []string{string(p.group.ID)} },
-	"security-group-rule-id": func(p placedRule) []string { return []string{string(p.rule.ID)} },
+var groupRuleFilters = filterable[groupRule]{
+	"group-id":               func(p groupRule) []string { return []string{string(p.group.ID)} },
+	"security-group-rule-id": func(p groupRule) []string { return []string{string(p.rule.ID)} },
 }
 
-// describeRules costs what it shows, not what there is: a client that reads thousands of
-// groups page by page (hashicorp/terraform-provider-aws, revoke_rules_on_delete) would
-// otherwise pay for all of them with every page.
+// describeRules takes time for the rules of its page, not for all rules: a client that
+// reads thousands of groups page by page (hashicorp/terraform-provider-aws,
+// revoke_rules_on_delete) would otherwise wait for all of them with every page.
 func describeRules(c *call, r *describeRulesRequest) (*describeRulesAnswer, error) {
-	if err := placedRuleFilters.check(r.Filters); err != nil {
+	if err := groupRuleFilters.check(r.Filters); err != nil {
 		return nil, err
 	}
-	after, err := r.after(isPlaceOfRule)
+	after, err := r.after(isRuleKey)
 	if err != nil {
 		return nil, err
 	}
@@ -92,14 +91,14 @@ func describeRules(c *call, r *describeRulesRequest) (*describeRulesAnswer, erro
 	if err != nil {
 		return nil, err
 	}
-	tags := taggedBy(c, func(p placedRule) string { return string(p.rule.ID) })
-	wanted := func(p placedRule) bool { return placedRuleFilters.match(p, r.Filters, tags) }
-	page, next, err := pageOf(candidates, placedRule.place, wanted, r.paged)
+	tags := taggedBy(c, func(p groupRule) string { return string(p.rule.ID) })
+	wanted := func(p groupRule) bool { return groupRuleFilters.match(p, r.Filters, tags) }
+	page, next, err := pageOf(candidates, groupRule.key, wanted, r.paged)
 	if err != nil {
 		return nil, err
 	}
 	answer := &describeRulesAnswer{Rules: make([]ruleItem, len(page)), NextToken: next}
-	tagged := c.view.AnyTags("sgr-") // few people tag rules, and a page has a thousand
+	tagged := c.view.AnyTags("sgr-") // rules rarely have tags, and a page has up to 1000 rules
 	for i, p := range page {
 		answer.Rules[i] = newRuleItem(p.group, p.rule)
 		if tagged {
@@ -109,14 +108,14 @@ func describeRules(c *call, r *describeRulesRequest) (*describeRulesAnswer, erro
 	return answer, nil
 }
 
-func isPlaceOfRule(place string) bool {
-	group, rule, _ := strings.Cut(place, "/")
+func isRuleKey(key string) bool {
+	group, rule, _ := strings.Cut(key, "/")
 	return ec2.CheckGroupID(ec2.GroupID(group)) == nil && ec2.CheckRuleID(ec2.RuleID(rule)) == nil
 }
 
-// rulesAfter yields, in the order of places, the rules behind one that the request may be
-// about.
-func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[placedRule], error) {
+// rulesAfter yields the rules that may pass the request, in the order of their keys,
+// starting after the key.
+func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[groupRule], error) {
 	if len(r.RuleIDs) > 0 {
 		return c.rulesByID(after, r.RuleIDs)
 	}
@@ -133,10 +132,10 @@ func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[place
 		}
 		groups = c.groupsByID(x.Values)
 	}
-	return func(yield func(placedRule) bool) {
+	return func(yield func(groupRule) bool) {
 		for g := range groups {
-			for _, p := range placedRulesOf(g) {
-				if p.place() > after && !yield(p) {
+			for _, p := range groupRulesOf(g) {
+				if p.key() > after && !yield(p) {
 					return
 				}
 			}
@@ -144,8 +143,8 @@ func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[place
 	}, nil
 }
 
-func (c *call) rulesByID(after string, ids []ec2.RuleID) (iter.Seq[placedRule], error) {
-	var list []placedRule
+func (c *call) rulesByID(after string, ids []ec2.RuleID) (iter.Seq[groupRule], error) {
+	var list []groupRule
 	for _, id := range ids {
 		if err := ec2.CheckRuleID(id); err != nil {
 			return nil, err
@@ -154,15 +153,15 @@ func (c *call) rulesByID(after string, ids []ec2.RuleID) (iter.Seq[placedRule], 
 		if !ok || g.Account != c.account || g.Region != c.region {
 			return nil, ec2.NoSuch("sgr", id)
 		}
-		if p := (placedRule{g, rule}); p.place() > after {
+		if p := (groupRule{g, rule}); p.key() > after {
 			list = append(list, p)
 		}
 	}
-	slices.SortFunc(list, func(a, b placedRule) int { return cmp.Compare(a.place(), b.place()) })
+	slices.SortFunc(list, func(a, b groupRule) int { return cmp.Compare(a.key(), b.key()) })
 	return slices.Values(slices.Compact(list)), nil
 }
 
-// groupsByID yields those of some groups that are the caller's, by id.
+// groupsByID yields the groups with these ids that are the caller's, sorted by id.
 func (c *call) groupsByID(ids []string) iter.Seq[*ec2.Group] {
 	ids = slices.Sorted(slices.Values(ids))
 	return func(yield func(*ec2.Group) bool) {
@@ -175,11 +174,11 @@ func (c *call) groupsByID(ids []string) iter.Seq[*ec2.Group] {
 	}
 }
 
-func placedRulesOf(g *ec2.Group) []placedRule {
-	list := make([]placedRule, len(g.Rules))
+func groupRulesOf(g *ec2.Group) []groupRule {
+	list := make([]groupRule, len(g.Rules))
 	for i := range g.Rules {
-		list[i] = placedRule{g, &g.Rules[i]}
+		list[i] = groupRule{g, &g.Rules[i]}
 	}
-	slices.SortFunc(list, func(a, b placedRule) int { return cmp.Compare(a.rule.ID, b.rule.ID) })
+	slices.SortFunc(list, func(a, b groupRule) int { return cmp.Compare(a.rule.ID, b.rule.ID) })
 	return list
 }

@@ -17,7 +17,7 @@ type ruleUpdateParam struct {
 	Rule ruleParam  `wire:"SecurityGroupRule"`
 }
 
-// A ruleParam is one rule with its one source.
+// A ruleParam is a rule with exactly one source.
 type ruleParam struct {
 	Protocol    string      `wire:"IpProtocol"`
 	From        *int        `wire:"FromPort"`
@@ -29,7 +29,7 @@ type ruleParam struct {
 	Description string      `wire:"Description"`
 }
 
-// modifyRules checks in AWS's order: the group, the ids of rules, and then each rule.
+// modifyRules checks in AWS's order: the group, the ids of the rules, then each rule.
 func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 	if r.GroupID == "" {
 		return nil, ec2.Missing("GroupId")
@@ -136,10 +136,10 @@ func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Di
 	return &done, nil
 }
 
-// checkNoPortsOfAll refuses ports with -1 here, where Authorize and Revoke ignore them.
+// checkNoPortsOfAll refuses ports with protocol -1, which Authorize and Revoke ignore.
 func (p *permissionParam) checkNoPortsOfAll() error {
 	if number, err := ec2.ParseProtocol(p.Protocol); err != nil || number != ec2.AnyProtocol {
-		return nil // the rest is for specs
+		return nil // specs reports a bad protocol
 	}
 	for _, end := range []struct {
 		name string

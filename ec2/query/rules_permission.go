@@ -6,8 +6,8 @@ import (
 	"palisade/ec2/state"
 )
 
-// A permissionParam is one protocol and range with any number of sources. Each source is
-// a rule.
+// A permissionParam is one protocol and port range with any number of sources. Each source
+// becomes a rule.
 type permissionParam struct {
 	Protocol    string            `wire:"IpProtocol"`
 	From        *int              `wire:"FromPort"`
@@ -42,7 +42,8 @@ type prefixListParam struct {
 	Description string `wire:"Description"`
 }
 
-// oneRule is a permission at the top level, which is all that the API had at first.
+// oneRule has the parameters of a single permission, which the API's first versions had
+// instead of a list.
 type oneRule struct {
 	Protocol    string        `wire:"IpProtocol"`
 	From        *int          `wire:"FromPort"`
@@ -52,7 +53,8 @@ type oneRule struct {
 	SourceOwner ec2.AccountID `wire:"SourceSecurityGroupOwnerId"`
 }
 
-// with adds the one rule to a list, if it is given. The list must be empty then.
+// with returns permissions, or the single permission if the request has one. A request
+// cannot have both.
 func (r oneRule) with(permissions []permissionParam) ([]permissionParam, error) {
 	if r == (oneRule{}) {
 		return permissions, nil
@@ -60,21 +62,21 @@ func (r oneRule) with(permissions []permissionParam) ([]permissionParam, error) 
 	if len(permissions) > 0 {
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameter 'ipPermissions' may not be used in combination with 'ipProtocol'")
 	}
-	one := permissionParam{Protocol: r.Protocol, From: r.From, To: r.To}
+	single := permissionParam{Protocol: r.Protocol, From: r.From, To: r.To}
 	if r.CIDR != "" {
-		one.Ranges = []rangeParam{{CIDR: r.CIDR}}
+		single.Ranges = []rangeParam{{CIDR: r.CIDR}}
 	}
 	if r.SourceName != "" || r.SourceOwner != "" {
-		one.Groups = []groupParam{{Name: r.SourceName, Account: r.SourceOwner}}
+		single.Groups = []groupParam{{Name: r.SourceName, Account: r.SourceOwner}}
 		if r.Protocol == "" && r.CIDR == "" && r.From == nil && r.To == nil {
-			return onEveryProtocol(one.Groups), nil
+			return onEveryProtocol(single.Groups), nil
 		}
 	}
-	return []permissionParam{one}, nil
+	return []permissionParam{single}, nil
 }
 
-// onEveryProtocol is what a group as source stands for without a protocol: full TCP, UDP
-// and ICMP, in a default VPC too (EC2 API Reference, AuthorizeSecurityGroupIngress,
+// onEveryProtocol returns the permissions for a source group without a protocol: all TCP,
+// UDP and ICMP, also in a default VPC (EC2 API Reference, AuthorizeSecurityGroupIngress,
 // "SourceSecurityGroupName").
 func onEveryProtocol(groups []groupParam) []permissionParam {
 	first, last, any := 1, 65535, -1
@@ -85,8 +87,8 @@ func onEveryProtocol(groups []groupParam) []permissionParam {
 	}
 }
 
-// specsOf makes one rule of each source of each permission. What it does not understand
-// it refuses: a dropped condition would widen the rule.
+// specsOf makes a rule of each source of each permission. It refuses what it does not
+// understand, because ignoring a condition would widen the rule.
 func specsOf(permissions []permissionParam, g *ec2.Group) ([]state.RuleSpec, error) {
 	var specs []state.RuleSpec
 	for i := range permissions {
@@ -121,7 +123,7 @@ func (p *permissionParam) specs(g *ec2.Group) ([]state.RuleSpec, error) {
 	return specs, nil
 }
 
-// sources returns the rules without protocol and range.
+// sources returns a rule for each source, without protocol and ports.
 func (p *permissionParam) sources(g *ec2.Group) ([]state.RuleSpec, error) {
 	if g.VPC == "" && len(p.Ranges6)+len(p.PrefixLists) > 0 {
 		return nil, ec2.Errorf("InvalidParameterValue", "IPv6 ranges and prefix lists may only be used with Amazon VPC security groups.")
@@ -166,13 +168,13 @@ func (x groupParam) spec(g *ec2.Group) (state.RuleSpec, error) {
 	return state.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name}, Description: x.Description}, nil
 }
 
-// noPrefixList is true: there are none, neither AWS's nor anybody's own.
+// noPrefixList is the error for every prefix list, because there are none here.
 func noPrefixList(id string) error {
 	return ec2.Errorf("InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist", wire.Quote(id))
 }
 
-// protocols returns the permission without its sources. A group by name as source, without
-// a protocol, stands for everything that EC2-Classic filters, as three permissions (EC2
+// protocols returns a rule for each protocol and port range, without sources. In
+// EC2-Classic a source group without a protocol stands for all TCP, UDP and ICMP (EC2
 // Developer Guide (2006), AuthorizeSecurityGroupIngress).
 func (p *permissionParam) protocols(g *ec2.Group) ([]state.RuleSpec, error) {
 	if p.Protocol == "" {
@@ -192,8 +194,8 @@ func (p *permissionParam) protocols(g *ec2.Group) ([]state.RuleSpec, error) {
 	return []state.RuleSpec{spec}, err
 }
 
-// portsOf reads protocol and range. A protocol without ports ignores those that are given;
-// ICMPv6 may leave out both.
+// portsOf reads protocol and ports. Ports of a protocol without ports are ignored; ICMPv6
+// may have none.
 func portsOf(protocol string, from, to *int) (state.RuleSpec, error) {
 	number, err := ec2.ParseProtocol(protocol)
 	if err != nil {
@@ -218,10 +220,10 @@ func noProtocol() error {
 	return ec2.Errorf("InvalidParameterValue", "Invalid value 'null' for protocol. VPC security group rules must specify protocols explicitly.")
 }
 
-// A permission is what Describe shows: rules of equal protocol and ports together.
+// A permission shows the rules that have one protocol and port range together.
 type permission struct {
 	Protocol    string           `wire:"ipProtocol"`
-	From        *int             `wire:"fromPort"` // none for a protocol without ports
+	From        *int             `wire:"fromPort"` // nil for a protocol without ports
 	To          *int             `wire:"toPort"`
 	Groups      []groupPair      `wire:"groups"`
 	Ranges      []cidrItem       `wire:"ipRanges"`
@@ -232,7 +234,7 @@ type permission struct {
 type groupPair struct {
 	Account     ec2.AccountID `wire:"userId"`
 	ID          ec2.GroupID   `wire:"groupId"`
-	Name        string        `wire:"groupName"` // in EC2-Classic
+	Name        string        `wire:"groupName"` // only in EC2-Classic
 	Description string        `wire:"description"`
 }
 
@@ -251,7 +253,7 @@ type prefixListItem struct {
 	Description string `wire:"description"`
 }
 
-// permissionsOf collapses rules, in order of creation.
+// permissionsOf joins rules with equal protocol and ports, in order of creation.
 func permissionsOf(rules []ec2.Rule, direction ec2.Direction) []permission {
 	type ports struct {
 		protocol ec2.Protocol

@@ -13,8 +13,8 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A service is what a signature's scope names: EC2, or STS, which clients of EC2 ask who
-// they are. They share the port, the signature and the parameters' form.
+// A service is EC2 or STS, of which clients of EC2 ask their identity. A signature's scope
+// names the service. Both share the port and the form of signatures and parameters.
 type service struct {
 	name         string
 	actions      map[string]handler
@@ -45,7 +45,8 @@ func serviceNamed(name string) (*service, bool) {
 	return ec2Service, false
 }
 
-// serviceOf guesses in whose words to refuse a request that nobody signed.
+// serviceOf guesses the service of an unsigned request from its version, to refuse it in
+// that service's form.
 func serviceOf(query, body string) *service {
 	for _, part := range []string{query, body} {
 		if strings.Contains("&"+part+"&", "&Version="+stsVersion+"&") {
@@ -58,8 +59,8 @@ func serviceOf(query, body string) *service {
 // The first and the last version of EC2's API.
 const firstVersion, lastVersion = "2006-06-26", "2016-11-15"
 
-// checkVersion accepts every day from the first version to the last, and answers in that
-// version's namespace: clients of all times read what they know and pass over the rest.
+// checkVersion accepts every date from the first version to the last. The answer is the
+// same for all but for its namespace: clients skip elements that they do not know.
 func checkVersion(v string) error {
 	if v == "" {
 		return ec2.Missing("Version")
@@ -102,7 +103,8 @@ func encodeError(e *ec2.Error, id string) []byte {
 	return b.Bytes()
 }
 
-// status is 400 for a caller's mistake but for the codes that clients tell by it.
+// status returns the HTTP status of an error code: 400 for a caller's mistake, unless
+// clients expect another status for the code.
 func status(code string) int {
 	switch code {
 	case "AuthFailure", "MissingAuthenticationToken":

@@ -10,8 +10,8 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// stsActions are of AWS STS, which answers on the same port: who signs with a key, its
-// owner may know (`aws sts get-caller-identity`; Terraform asks before anything else).
+// stsActions are the actions of AWS STS that are served, on the same port as EC2.
+// `aws sts get-caller-identity` tells a caller its account; Terraform asks it first.
 var stsActions = map[string]handler{
 	"GetCallerIdentity": action(getCallerIdentity),
 }
@@ -22,7 +22,7 @@ type callerIdentity struct {
 	Account ec2.AccountID `wire:"Account"`
 }
 
-// getCallerIdentity: a key here is the account's own, as its root user's is.
+// getCallerIdentity shows the account's root user, because a key belongs to an account.
 func getCallerIdentity(c *call, _ *struct{}) (*callerIdentity, error) {
 	return &callerIdentity{rootARN(c.account), c.account, c.account}, nil
 }
@@ -31,7 +31,8 @@ func rootARN(account ec2.AccountID) string { return fmt.Sprintf("arn:aws:iam::%s
 
 const stsVersion = "2011-06-15"
 
-// stsService has documents and codes of its own (AWS STS API Reference, "Common Errors").
+// stsService has its own form of documents and its own error codes (AWS STS API Reference,
+// "Common Errors").
 var stsService = &service{
 	name:    "sts",
 	actions: stsActions,

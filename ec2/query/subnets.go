@@ -8,7 +8,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// subnetActions are of subnets.
+// subnetActions manage subnets.
 var subnetActions = map[string]handler{
 	"CreateSubnet":          action(createSubnet),
 	"CreateDefaultSubnet":   action(createDefaultSubnet),
@@ -73,7 +73,7 @@ func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
 	}
 }
 
-// zone is the zone that a request names, by name or by id; "" for none.
+// zone returns the name of the zone that a request gives by name or by id, "" for none.
 func (r zoneRequest) zone(c *call) (string, error) {
 	switch {
 	case r.ZoneID == "":
@@ -198,7 +198,7 @@ type modifySubnetAttributeRequest struct {
 	Subnet    ec2.SubnetID `wire:"SubnetId"`
 	MapPublic boolParam    `wire:"MapPublicIpOnLaunch"`
 
-	// What is not served can be asked to be as it is.
+	// Not served: only the value that every subnet has is accepted.
 
 	AssignIPv6   boolParam `wire:"AssignIpv6AddressOnCreation"`
 	MapCustomer  boolParam `wire:"MapCustomerOwnedIpOnLaunch"`

@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// tagActions are of tags.
+// tagActions manage tags.
 var tagActions = map[string]handler{
 	"CreateTags":   action(createTags),
 	"DeleteTags":   action(deleteTags),
@@ -37,7 +37,8 @@ type deleteTagsRequest struct {
 	Tags      []tagSelectorParam `wire:"Tag"`
 }
 
-// tagSelectorParam tells a tag with an empty value from one with any.
+// A tagSelectorParam selects tags by key. A nil Value selects any value, an empty one only
+// the empty value.
 type tagSelectorParam struct {
 	Key   string  `wire:"Key"`
 	Value *string `wire:"Value"`
@@ -66,7 +67,7 @@ type resourceTagItem struct {
 	Value    string `wire:"value"`
 }
 
-// resourceTypes are what EC2 calls resources in tags, by the prefix of their ids.
+// resourceTypes maps the prefix of ids to the name of the resource type in tags.
 var resourceTypes = map[string]string{
 	"acl":      "network-acl",
 	"eipalloc": "elastic-ip",
@@ -82,8 +83,8 @@ var resourceTypes = map[string]string{
 	"vpc":      "vpc",
 }
 
-// tagListing has no kind: tags are not asked for by id. The filter tag:KEY is about one
-// tag here, and there is no tag-key.
+// tagListing has no kind, because tags have no ids. Filters tag:KEY, tag-key and tag-value
+// are checked by passes.
 var tagListing = listing[resourceTagItem]{
 	id: func(t resourceTagItem) string { return t.Resource + "/" + t.Key },
 	filters: filterable[resourceTagItem]{
@@ -120,7 +121,7 @@ func describeTags(c *call, r *listed) (*describeTagsAnswer, error) {
 	return &describeTagsAnswer{items, next}, nil
 }
 
-// passes looks at the filters that are about a tag's own key and value.
+// passes reports whether a tag passes the filters tag:KEY, tag-key and tag-value.
 func (t resourceTagItem) passes(filters []filter) bool {
 	for _, f := range filters {
 		key, byKey := strings.CutPrefix(f.Name, "tag:")
@@ -139,7 +140,7 @@ type tag struct {
 	Value string `wire:"value"`
 }
 
-// tags are those of a resource, by key, as every answer shows them.
+// tags returns the tags of a resource, sorted by key, as every answer shows them.
 func (c *call) tags(id string) []tag {
 	var list []tag
 	for t := range c.view.Tags(id) {
@@ -148,7 +149,7 @@ func (c *call) tags(id string) []tag {
 	return list
 }
 
-// A tagSpecification tags what the request makes.
+// A tagSpecification has tags for the resources of one type that a request creates.
 type tagSpecification struct {
 	ResourceType string     `wire:"ResourceType"`
 	Tags         []tagParam `wire:"Tag"`
@@ -159,9 +160,9 @@ type tagParam struct {
 	Value string `wire:"Value"`
 }
 
-// tagsFor returns the tags that a request gives to what it makes of one type. The other
-// types are those that the request makes besides; any further one is an error, for
-// nothing would have its tags.
+// tagsFor returns the tags for the created resources of a type. others are the types of
+// the other resources that the request creates. Tags for any further type are an error,
+// because no resource would get them.
 func tagsFor(specifications []tagSpecification, resourceType string, others ...string) (map[string]string, error) {
 	seen := make(map[string]map[string]string)
 	for _, s := range specifications {

@@ -8,7 +8,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// vpcActions are of VPCs.
+// vpcActions manage VPCs.
 var vpcActions = map[string]handler{
 	"CreateVpc":            action(createVPC),
 	"CreateDefaultVpc":     action(createDefaultVPC),
@@ -42,7 +42,7 @@ type vpcItem struct {
 	Tags        []tag         `wire:"tagSet"`
 }
 
-// A vpcBlock is a range of a VPC; each has one.
+// A vpcBlock is a CIDR block of a VPC. Each VPC has exactly one.
 type vpcBlock struct {
 	Association string     `wire:"associationId"`
 	CIDR        string     `wire:"cidrBlock"`
@@ -53,7 +53,7 @@ type blockState struct {
 	State string `wire:"state"`
 }
 
-// noDHCPOptions is what EC2 says of a VPC that no DHCP options are associated with.
+// noDHCPOptions is the id that EC2 shows for a VPC without DHCP options.
 const noDHCPOptions = "default"
 
 func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
@@ -70,7 +70,8 @@ func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
 	}
 }
 
-// derivedID names what a resource has exactly one of: by its own digits.
+// derivedID makes an id with the digits of the id of, for a resource of which it has
+// exactly one.
 func derivedID(prefix, of string) string {
 	_, digits, _ := strings.Cut(of, "-")
 	return prefix + "-" + digits
@@ -212,7 +213,7 @@ func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error
 		if err := onlyOne(true, r.DNSSupport.Value != nil, r.DNSHostnames.Value != nil); err != nil {
 			return nil, err
 		}
-		_, err := c.view.FindVPC(c.account, c.region, r.VPC) // they are off, as asked
+		_, err := c.view.FindVPC(c.account, c.region, r.VPC) // metrics are always off
 		return &done, err
 	}
 	_, err := c.apply(&state.ModifyVPC{Account: c.account, Region: c.region, VPC: r.VPC, DNSSupport: r.DNSSupport.Value, DNSHostnames: r.DNSHostnames.Value})
@@ -243,7 +244,7 @@ var dhcpListing = listing[dhcpItem]{
 	},
 }
 
-// describeDHCPOptions shows none: nothing here answers DHCP.
+// describeDHCPOptions shows none, because no DHCP is served.
 func describeDHCPOptions(c *call, r *describeDHCPOptionsRequest) (*describeDHCPOptionsAnswer, error) {
 	items, _, err := dhcpListing.pick(c, nil, r.IDs, r.listed)
 	if err != nil {
