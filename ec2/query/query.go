@@ -160,7 +160,7 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 	c.action = action
 	if stale {
 		if !onlyReads(action) {
-			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is for Describe actions; %s has none", ReadHeader, action)
+			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is only for actions that read, not for %s", ReadHeader, action)
 		}
 		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
 	}

@@ -291,7 +291,7 @@ type associateRouteTableAnswer struct {
 
 func associateRouteTable(c *call, r *associateRouteTableRequest) (*associateRouteTableAnswer, error) {
 	if r.Gateway != "" {
-		return nil, ec2.Errorf("UnsupportedOperation", "Route tables of gateways (GatewayId) are not served here; a table is a subnet's")
+		return nil, ec2.Errorf("UnsupportedOperation", "Route tables of gateways (GatewayId) are not served here; a route table is associated with subnets")
 	}
 	result, err := c.apply(&state.AssociateRouteTable{Account: c.account, Region: c.region, RouteTable: r.Table, Subnet: r.Subnet})
 	if err != nil {

@@ -54,7 +54,7 @@ func Parse(query, body string) (*Param, error) {
 				return nil, ec2.Errorf("InvalidCharacter", "The parameter %s has a character that is not UTF-8, or that XML cannot carry", Quote(name))
 			}
 			if len(list) > 1 || !root.Set(name, list[0]) {
-				return nil, ec2.Errorf("InvalidParameterValue", "The parameter %s appears more than once, or too deep", Quote(name))
+				return nil, ec2.Errorf("InvalidParameterValue", "The parameter %s appears more than once, or its name has too many parts", Quote(name))
 			}
 		}
 	}
