@@ -12,85 +12,85 @@ import (
 )
 
 const (
-	// batchFrames and batchBytes bound what is read from one port before the others have
-	// their turn and a newer Snapshot is looked for: some 150 us of either small packets
-	// or large ones.
+	// batchFrames and batchBytes bound what is read from one port before the other ports have their
+	// turn and a newer Snapshot is loaded. Either bound is some 150 us of work.
 	batchFrames = 64
 	batchBytes  = 256 << 10
-	// aheadBytes bounds what is read before the first of it is carried on, and smallFrame
-	// what the next read waits behind: a larger one goes on at once.
-	aheadBytes = 64 << 10
-	smallFrame = 2 << 10
+	// readAheadBytes bounds what is read before the first frame of it is forwarded. A frame larger
+	// than smallFrame is forwarded at once, before the next read.
+	readAheadBytes = 64 << 10
+	smallFrame     = 2 << 10
 )
 
-// A batch is what is read from a port in one turn. Small frames that wait there are read
-// before the first of them is carried on, so that their connections can be fetched from
-// memory together.
+// A batch is what one turn reads from a port. Small frames in the port's queue are read before the
+// first of them is forwarded, so that their connections are fetched from memory together. It is
+// part of its poller's frame, and nothing else uses it.
 type batch struct {
 	port          *Port
 	frames, bytes int // read in this turn
-	limit         int // of frames
-	waiting       [batchFrames]waiting
-	n             int // of them
-	open          int // the first of them that has not met its fate
-	group         int // how many packets, joined, are on their way
-	current       int // bytes of what is on its way, with its virtio header; 0: nothing is
+	limit         int // of frames in this turn
+	pending       [batchFrames]pendingFrame
+	n             int // how many pending frames there are
+	next          int // the first pending frame that has no verdict yet
+	joined        int // how many of them, joined, the frame in the pipeline consists of
+	currentBytes  int // length of the frame in the pipeline, with its virtio header; 0: there is none
 
 	began     time.Duration
 	checked   time.Duration // when the clock was read last
-	unchecked int           // frames since
-	spent     bool          // the turn has taken its time
+	unchecked int           // frames since then
+	expired   bool          // the turn has used up its time
 
-	vain int // frames of the turn that went nowhere
+	unforwarded int // frames of the turn that went nowhere
 }
 
-// A waiting frame is read and not carried on.
-type waiting struct {
-	at, n      int // where it is in the batch's memory
+// A pendingFrame was read and is not yet forwarded.
+type pendingFrame struct {
+	at, n      int // position and length in the batch's memory
 	identified bool
 	tuple      conntrack.Tuple
-	places     [2]conntrack.Place // at the sender's interface, and the receiver's
+	places     [2]conntrack.Place // in the zones of the sender's and the receiver's interface
 }
 
 func (b *batch) begin(port *Port, now time.Duration) {
 	failpoint.Reach()
 	b.port, b.frames, b.bytes, b.limit = port, 0, 0, port.share.limit()
-	b.n, b.open, b.group, b.current = 0, 0, 0, 0
-	b.began, b.checked, b.unchecked, b.spent = now, now, 0, false
-	b.vain = 0
+	b.n, b.next, b.joined, b.currentBytes = 0, 0, 0, 0
+	b.began, b.checked, b.unchecked, b.expired = now, now, 0, false
+	b.unforwarded = 0
 }
 
-// carried says that what was on its way, so many packets, has met its fate. Now and then it
-// looks at the clock: a turn that takes too long ends, and the next writes are timed.
-func (f *frame) carried(packets int) {
+// frameDone notes that the frame in the pipeline, which counts as packets, has its verdict. After
+// every checkEvery packets it reads the clock: it ends a turn that takes too long, and has the next
+// writes timed.
+func (f *frame) frameDone(packets int) {
 	b := &f.batch
-	b.open, b.group, b.current = b.open+b.group, 0, 0
+	b.next, b.joined, b.currentBytes = b.next+b.joined, 0, 0
 	if b.unchecked += packets; b.unchecked < checkEvery {
 		return
 	}
 	now := monotonic()
 	if now-b.checked > longTurn {
-		f.suspect = suspectWrites
+		f.writesToTime = timedWrites
 	}
-	b.spent = now-b.began > 2*turnTime
+	b.expired = now-b.began > 2*turnTime
 	b.checked, b.unchecked = now, 0
 }
 
-// lost is how many packets of a device have been read and have not met their fate. What has
-// not been decoded counts as one packet, whatever it may stand for.
+// lost returns how many packets were read from a device and have no verdict. A frame that was not
+// decoded counts as one packet.
 func (f *frame) lost() int {
 	b := &f.batch
-	return b.n - b.open + max(0, int(f.pkt.Segments)-max(1, b.group))
+	return b.n - b.next + max(0, int(f.pkt.Segments)-max(1, b.joined))
 }
 
-// read reads frames into memory, one behind the other, until there are none, and then its
-// error is the device's; one is large; or there is no room to look further ahead. The end of
-// the turn is EAGAIN too.
+// read reads frames into memory, one after the other, until the device has none (the error is the
+// device's), one of them is large, or there is no room for more. At the end of the turn it returns
+// EAGAIN.
 func (b *batch) read(memory []byte) error {
 	failpoint.Reach()
-	b.n, b.open = 0, 0
-	for at := 0; at <= aheadBytes; {
-		if b.frames >= b.limit || b.bytes >= batchBytes || b.spent {
+	b.n, b.next = 0, 0
+	for at := 0; at <= readAheadBytes; {
+		if b.frames >= b.limit || b.bytes >= batchBytes || b.expired {
 			return unix.EAGAIN
 		}
 		n, err := b.port.device.Read(memory[at : at+frameSize])
@@ -100,7 +100,7 @@ func (b *batch) read(memory []byte) error {
 			}
 			continue
 		}
-		b.waiting[b.n] = waiting{at: at, n: n}
+		b.pending[b.n] = pendingFrame{at: at, n: n}
 		b.n++
 		b.frames++
 		b.bytes += n
@@ -114,22 +114,23 @@ func (b *batch) read(memory []byte) error {
 	return nil
 }
 
-// lostInDevice reports whether a read failed because the device lost one frame, and counts it.
+// lostInDevice reports whether a read failed because the device lost one frame, and counts that
+// frame.
 func (b *batch) lostInDevice(err error) bool {
 	lost, ok := err.(verdict.Lost)
 	if !ok {
 		return false
 	}
 	b.frames++
-	b.vain++
+	b.unforwarded++
 	b.port.rxFrames.Add(1)
 	b.port.count(verdict.Verdict(lost), 1)
 	return true
 }
 
-// lookAhead has the connections of the waiting frames fetched, if there are several of
-// different flows. Whose they are is a guess until each is decoded and judged.
-func (f *frame) lookAhead() {
+// prefetch fetches the connections of the pending frames from memory, if there are several flows.
+// The frames are not checked yet, so a fetch may turn out useless, and nothing else depends on it.
+func (f *frame) prefetch() {
 	failpoint.Reach()
 	a := f.snapshot.attachment(f.batch.port)
 	if a == nil || f.batch.n < 2 {
@@ -137,7 +138,7 @@ func (f *frame) lookAhead() {
 	}
 	var last packet.Flow
 	var receiver *Attachment
-	all := f.batch.waiting[:f.batch.n]
+	all := f.batch.pending[:f.batch.n]
 	for i := range all {
 		w := &all[i]
 		flow, ok := packet.PeekFlow(f.memory[w.at+offloadLen : w.at+w.n])
@@ -165,8 +166,8 @@ func (f *frame) lookAhead() {
 	}
 }
 
-// joinable is how long a frame behind its virtio header may be to be joined with others. One that
-// is too large for where it goes is answered by itself, with its own headers in the answer.
+// joinable returns up to which length, with its virtio header, a frame may be joined with others. A
+// frame that exceeds an MTU must stay alone, because the error to its sender quotes its headers.
 func (f *frame) joinable(port *Port) int {
 	failpoint.Reach()
 	a := f.snapshot.attachment(port)
@@ -180,10 +181,11 @@ func (f *frame) joinable(port *Port) int {
 	return offloadLen + ethernetLen + mtu
 }
 
-// carry carries the waiting frames on, those of one flow of datagrams together.
-func (f *frame) carry() {
+// forwardBatch forwards the pending frames. Datagrams of one flow that follow each other are joined
+// into one frame.
+func (f *frame) forwardBatch() {
 	failpoint.Reach()
-	port, all := f.batch.port, f.batch.waiting[:f.batch.n]
+	port, all := f.batch.port, f.batch.pending[:f.batch.n]
 	joinable := 0
 	if len(all) > 1 {
 		joinable = f.joinable(port)
@@ -194,13 +196,13 @@ func (f *frame) carry() {
 		n, first := w.n, i
 		i++
 		if i < len(all) && n <= joinable && f.train.Lead(f.buffer, n) {
-			// What is joined moves forward, over frames that were joined before it.
+			// Joining moves the payload of a frame to the front, over frames that are joined already.
 			for i < len(all) && f.train.Follow(f.memory[all[i].at:all[i].at+all[i].n]) {
 				i++
 			}
 			n = f.train.Finish()
 		}
-		f.batch.group = i - first
+		f.batch.joined = i - first
 		if f.sw.relay {
 			f.relay(port, n)
 		} else {
@@ -209,6 +211,6 @@ func (f *frame) carry() {
 			}
 			f.receive(port, n)
 		}
-		f.carried(1 + int(f.pkt.Segments)/checkEvery)
+		f.frameDone(1 + int(f.pkt.Segments)/checkEvery)
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 // TestFramesLostInDeviceAreCounted: they have a verdict at the port, and end neither the batch nor the port.
 func TestFramesLostInDeviceAreCounted(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"))
 	frame := append(make([]byte, offloadLen), b.of("web", template(packet.ProtocolTCP, addr("10.10.0.4"), addr("10.10.0.5"), 1, 80))...)
 	b.devices["web"].queue = slices.Repeat([][]byte{nil, frame}, batchFrames)
@@ -25,9 +25,9 @@ func TestFramesLostInDeviceAreCounted(t *testing.T) {
 	b.sw.pollers[0].drain(b.frame, b.ports["web"])
 	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
 	const half = batchFrames / 2
-	if in.RxFrames != batchFrames || in.Verdicts[verdict.UnknownOffload] != half || out.Verdicts[verdict.Forward] != half || b.frame.batch.vain != half {
+	if in.RxFrames != batchFrames || in.Verdicts[verdict.UnknownOffload] != half || out.Verdicts[verdict.Forward] != half || b.frame.batch.unforwarded != half {
 		t.Errorf("of %d frames %d are lost and %d forwarded, %d charged; want %d, %d, %d and %d", in.RxFrames,
-			in.Verdicts[verdict.UnknownOffload], out.Verdicts[verdict.Forward], b.frame.batch.vain, batchFrames, half, half, half)
+			in.Verdicts[verdict.UnknownOffload], out.Verdicts[verdict.Forward], b.frame.batch.unforwarded, batchFrames, half, half, half)
 	}
 }
 
@@ -39,8 +39,8 @@ func TestABatchIsItsFramesOneByOne(t *testing.T) {
 	joined := 0
 	for seed := range uint64(60) {
 		queue := stream(rand.New(rand.NewPCG(seed, 7)))
-		batched, single := newBed(t), newBed(t)
-		for _, b := range []*bed{batched, single} {
+		batched, single := newTestbed(t), newTestbed(t)
+		for _, b := range []*testbed{batched, single} {
 			b.rules("app", permit(ec2.UDP, 53, 55, "web"), permit(ec2.UDP, 56, 56, "0.0.0.0/0"), permit(ec2.TCP, 80, 80, "web"))
 			b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 			b.frame.snapshot = b.sw.Snapshot()
@@ -51,7 +51,7 @@ func TestABatchIsItsFramesOneByOne(t *testing.T) {
 		batched.devices["web"].queue = slices.Clone(queue)
 		for len(batched.devices["web"].queue) > 0 {
 			// Collecting garbage may make any of these turns and writes slow; that is another test's.
-			batched.frame.now, batched.frame.suspect = monotonic(), 0
+			batched.frame.now, batched.frame.writesToTime = monotonic(), 0
 			for _, p := range batched.ports {
 				p.pace = pace{}
 			}
@@ -164,7 +164,7 @@ func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 
 // connections are those of all zones and the packets they have been counted to, in some order.
 // Bytes are those of frames, whose headers are there once.
-func connections(b *bed) (all []string) {
+func connections(b *testbed) (all []string) {
 	for c := range b.tracker.Connections(0) {
 		all = append(all, fmt.Sprintf("%v, by the far end: %v, packets %v", c.Flow, c.Outside, c.Packets))
 	}

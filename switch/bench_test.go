@@ -24,7 +24,7 @@ const (
 )
 
 // pass is one frame through the whole pipeline, its write to a device in memory included.
-func (b *bed) pass(in *Port, ethernet []byte, now time.Duration) {
+func (b *testbed) pass(in *Port, ethernet []byte, now time.Duration) {
 	f := b.frame
 	clear(f.buffer[:offloadLen])
 	n := copy(f.buffer[offloadLen:], ethernet)
@@ -32,7 +32,7 @@ func (b *bed) pass(in *Port, ethernet []byte, now time.Duration) {
 	f.receive(in, offloadLen+n)
 }
 
-func (b *bed) requireMostly(port string, v verdict.Verdict) {
+func (b *testbed) requireMostly(port string, v verdict.Verdict) {
 	b.t.Helper()
 	verdicts := b.ports[port].Counters().Verdicts
 	for other, n := range verdicts {
@@ -48,7 +48,7 @@ func BenchmarkForward(b *testing.B) {
 	fromWeb := template(packet.ProtocolTCP, web, app, 40000, 80)
 
 	b.Run("known-flow", func(b *testing.B) {
-		t := newBed(b)
+		t := newTestbed(b)
 		t.rules("app", permit(ec2.TCP, 80, 80, "web"))
 		t.expect("web", t.of("web", fromWeb), "app", verdict.Forward)
 		t.expect("app", t.of("app", reply(fromWeb, packet.SYN|packet.ACK)), "web", verdict.Forward)
@@ -64,7 +64,7 @@ func BenchmarkForward(b *testing.B) {
 	// Every packet begins a connection between two instances, one a millisecond, so
 	// that both trackers are as full as 30 s of half-open connections make them.
 	b.Run("new-flow", func(b *testing.B) {
-		t := newBed(b)
+		t := newTestbed(b)
 		t.rules("app", permit(ec2.TCP, 0, 65535, "web"))
 		frame := t.of("web", fromWeb)
 		i := uint32(0)
@@ -80,7 +80,7 @@ func BenchmarkForward(b *testing.B) {
 	// no state, and to one that half the world may use, which fills the tracker.
 	for _, flood := range []struct{ name, source string }{{"syn-flood", "0.0.0.0/0"}, {"syn-flood-tracked", "128.0.0.0/1"}} {
 		b.Run(flood.name, func(b *testing.B) {
-			t := newBed(b)
+			t := newTestbed(b)
 			t.rules("web", permit(ec2.TCP, 80, 80, flood.source))
 			frame := outside(template(packet.ProtocolTCP, stranger, addr("198.18.0.4"), 40000, 80))
 			r := rand.New(rand.NewPCG(1, 1))
@@ -123,7 +123,7 @@ type crowdSize struct{ rules, members, senders int }
 // The senders' ports are random too: the tracker is asked about as many flows, and misses
 // the processor's caches as often, whatever the number of rules and members.
 func benchmarkCrowd(b *testing.B, size crowdSize) {
-	t := newBed(b)
+	t := newTestbed(b)
 	r := rand.New(rand.NewPCG(1, uint64(size.rules)))
 	ports := t.crowdRules(r, size.rules)
 	crowd := t.crowd(r, size.members)[:size.senders]
@@ -151,7 +151,7 @@ func benchmarkCrowd(b *testing.B, size crowdSize) {
 
 // crowdRules gives the app's group rules for random ports, a quarter of them for one of a
 // hundred groups and the rest for CIDRs of all lengths, and draws from their ports.
-func (b *bed) crowdRules(r *rand.Rand, n int) []uint16 {
+func (b *testbed) crowdRules(r *rand.Rand, n int) []uint16 {
 	var rules []ec2.Rule
 	for i := range n {
 		from := r.IntN(65536)
@@ -180,7 +180,7 @@ type member struct {
 // crowd attaches instances, each in one of a hundred groups. No poller reads their ports,
 // which so many descriptors would not allow; they share a zone, where equal flows cannot
 // meet because every member has an address of its own.
-func (b *bed) crowd(r *rand.Rand, n int) []member {
+func (b *testbed) crowd(r *rand.Rand, n int) []member {
 	zone := b.tracker.AddZone(100, conntrack.Timeouts{})
 	e := b.sw.Edit(b.generation)
 	all := make([]member, 0, n)

@@ -23,7 +23,7 @@ type assault struct {
 
 // assaults are those of a bed by an interface and by another node's, of the same group. To
 // each the bed is as new.
-func assaults(t *testing.T, make func(t *testing.T) *bed, each func(t *testing.T, b *bed, a assault)) {
+func assaults(t *testing.T, make func(t *testing.T) *testbed, each func(t *testing.T, b *testbed, a assault)) {
 	t.Run("one node", func(t *testing.T) {
 		b := make(t)
 		name := b.names[0]
@@ -51,12 +51,12 @@ func (a assault) frame(protocol uint8, dst string, srcPort, dstPort uint16, edit
 // world admits, take no connection, no fragment and no memory, and others go on.
 func TestFloodsLeaveNothingBehind(t *testing.T) {
 	const many = 1 << 16
-	assaults(t, func(t *testing.T) *bed {
-		b := newBed(t)
+	assaults(t, func(t *testing.T) *testbed {
+		b := newTestbed(t)
 		b.rules("app", permit(ec2.TCP, 80, 80, "0.0.0.0/0"), permit(ec2.UDP, 443, 443, "0.0.0.0/0"), permit(ec2.TCP, 8000, 8000, "app"))
 		b.devices["web"].count = 0
 		return b
-	}, func(t *testing.T, b *bed, a assault) {
+	}, func(t *testing.T, b *testbed, a assault) {
 		r := rand.New(rand.NewPCG(1, 2))
 		poke := func(frame []byte, change func(n int)) func(n int) []byte {
 			return func(n int) []byte { change(n); return frame }
@@ -128,11 +128,11 @@ func clone(b []byte) []byte { return append([]byte(nil), b...) }
 // for. Established ones of others go on, they open new ones, and the table keeps its bound.
 func TestFloodOfConnectionsEndsNone(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
-		assaults(t, func(t *testing.T) *bed {
-			b := newBed(t)
+		assaults(t, func(t *testing.T) *testbed {
+			b := newTestbed(t)
 			b.rules("app", permit(protocol, 8000, 8007, "web"), permit(ec2.TCP, 22, 22, "app"), permit(ec2.UDP, 53, 53, "app"))
 			return b
-		}, func(t *testing.T, b *bed, a assault) {
+		}, func(t *testing.T, b *testbed, a assault) {
 			stays, asks := b.talk(6, "lone", "app", 1000, 22), b.talk(17, "lone", "app", 1000, 53)
 			stays.open()
 			asks.open()
@@ -165,11 +165,11 @@ func TestFloodOfConnectionsEndsNone(t *testing.T) {
 // attacker's and the victim's interfaces have no room left for others that come in fragments;
 // what comes whole, and the fragments of all other interfaces, go on.
 func TestFragmentFloodLeavesOthersTheirRoom(t *testing.T) {
-	assaults(t, func(t *testing.T) *bed {
+	assaults(t, func(t *testing.T) *testbed {
 		b := newVPCBed(t)
 		b.open()
 		return b
-	}, func(t *testing.T, b *bed, a assault) {
+	}, func(t *testing.T, b *testbed, a assault) {
 		refused := 0
 		for id := range 1 << 16 {
 			if _, v := a.send(a.frame(17, "10.10.0.5", 1, 53, func(f *packettest.Frame) { f.FragID, f.MoreFollow, f.Payload = uint16(id), true, make([]byte, 64) })); v == verdict.FragmentsFull {
@@ -198,11 +198,11 @@ func TestFragmentFloodLeavesOthersTheirRoom(t *testing.T) {
 // TestPayloadOpensNothing: there is no helper that reads of a second connection in the payload
 // of a first one, as for FTP, SIP and IRC, so none can be talked into opening a port.
 func TestPayloadOpensNothing(t *testing.T) {
-	assaults(t, func(t *testing.T) *bed {
-		b := newBed(t)
+	assaults(t, func(t *testing.T) *testbed {
+		b := newTestbed(t)
 		b.rules("app", permit(ec2.TCP, 21, 21, "web"), permit(ec2.UDP, 5060, 5060, "web"), permit(ec2.TCP, 6667, 6667, "web"))
 		return b
-	}, func(t *testing.T, b *bed, a assault) {
+	}, func(t *testing.T, b *testbed, a assault) {
 		for _, tt := range []struct {
 			protocol uint8
 			port     uint16
@@ -231,7 +231,7 @@ func TestPayloadOpensNothing(t *testing.T) {
 // TestStatesAreNotConfused: the answer to a question is the one that was asked for. No other
 // host answers, no other port and no other protocol, and a SYN is not an answer.
 func TestStatesAreNotConfused(t *testing.T) {
-	assaults(t, newVictimThatAsks, func(t *testing.T, b *bed, a assault) {
+	assaults(t, newVictimThatAsks, func(t *testing.T, b *testbed, a assault) {
 		for _, protocol := range []uint8{6, 17} {
 			b.expect("app", b.of("app", template(protocol, addr("10.10.0.5"), a.from.Addr, 5000, 53)), b.sentTo(a), verdict.Forward)
 		}
@@ -264,14 +264,14 @@ func TestStatesAreNotConfused(t *testing.T) {
 }
 
 // newVictimThatAsks is a bed where everybody is asked and answers.
-func newVictimThatAsks(t *testing.T) *bed {
-	b := newBed(t)
+func newVictimThatAsks(t *testing.T) *testbed {
+	b := newTestbed(t)
 	b.rules("web", anyIn())
 	return b
 }
 
 // sentTo is where a packet for an assault's interface is counted.
-func (b *bed) sentTo(a assault) string {
+func (b *testbed) sentTo(a assault) string {
 	if a.name == "tunnel" {
 		return "app" // it is judged at its node
 	}
@@ -281,11 +281,11 @@ func (b *bed) sentTo(a assault) string {
 // TestForgedResetsEndNoConnection: sequence numbers are not looked at, so a reset counts for as
 // long as nothing follows it. A connection that goes on has lost nothing, at either end.
 func TestForgedResetsEndNoConnection(t *testing.T) {
-	assaults(t, func(t *testing.T) *bed {
-		b := newBed(t)
+	assaults(t, func(t *testing.T) *testbed {
+		b := newTestbed(t)
 		b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
 		return b
-	}, func(t *testing.T, b *bed, a assault) {
+	}, func(t *testing.T, b *testbed, a assault) {
 		sends := func(flags uint8, want verdict.Verdict) {
 			t.Helper()
 			if at, v := a.send(a.frame(6, "10.10.0.5", 1000, 8000, func(f *packettest.Frame) { f.TCPFlags = flags })); v != want {

@@ -14,7 +14,7 @@ import (
 // TestForgedHeaderOfAnInstanceIsRefused: the switch reads the offload header before anything
 // else of a frame that a rule would admit.
 func TestForgedHeaderOfAnInstanceIsRefused(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "web"))
 	syn := b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22))
 	header := func(start, place uint16) []byte {
@@ -70,7 +70,7 @@ func TestARPIsSilentWhereItMustBe(t *testing.T) {
 // TestUnusedAddressesStayInside: an unused address of the network, a public one
 // that is not leased and a link-local one never leave by the uplink.
 func TestUnusedAddressesStayInside(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	for _, dst := range []string{"10.10.9.9", "10.255.255.254", "198.18.9.9", "169.254.169.254", "169.254.1.1"} {
 		b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr(dst), 1, 80)), "web", verdict.NoRoute)
 	}
@@ -83,7 +83,7 @@ func TestUnusedAddressesStayInside(t *testing.T) {
 // TestFormerUplinkPassesNothing: of two ports to the world one is the uplink, or
 // none.
 func TestFormerUplinkPassesNothing(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
 	in := outside(template(6, laptop, addr("198.18.0.4"), 1, 80))
 	b.expect("uplink", in, "web", verdict.Forward)
@@ -102,7 +102,7 @@ func TestFormerUplinkPassesNothing(t *testing.T) {
 
 // TestUplinkTakesItsOwnMACOnly: not what is for all of the segment, or for others there.
 func TestUplinkTakesItsOwnMACOnly(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", anyIn())
 	by := func(mac ec2.MAC, dst string) []byte {
 		f := template(17, laptop, addr(dst), 1, 53)
@@ -124,7 +124,7 @@ func TestUplinkTakesItsOwnMACOnly(t *testing.T) {
 // TestUplinkAnswersForOwnInstancesOnly: ARP for public addresses of interfaces that are here and
 // have their rules.
 func TestUplinkAnswersForOwnInstancesOnly(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.tunnel(1406) // 198.18.0.7 is at another node
 	asks := func(operation uint16, target string) []byte {
 		return packettest.ARP(operation, routerMAC, addr("198.18.0.1"), addr(target))
@@ -167,7 +167,7 @@ func TestCutConnectionStaysCut(t *testing.T) {
 // that asks nothing pass where a rule admits them, and leave nothing behind that would let
 // more in, or their like once the rule is gone.
 func TestOnlyAnOriginatorCreatesAConnection(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "203.0.113.25/32"))
 	tcp := template(6, laptop, addr("198.18.0.4"), 40000, 22)
 	for _, flags := range []uint8{packet.ACK, packet.SYN | packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.ACK | packet.PSH} {
@@ -205,7 +205,7 @@ func TestOnlyAnOriginatorCreatesAConnection(t *testing.T) {
 // connection they are about; and errors about packets that their receiver did not send, by a
 // rule for errors or about a port that is open to the world.
 func TestErrorsThatNeverPass(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, -1, -1, "0.0.0.0/0"), permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
 	web, public := addr("10.10.0.4"), addr("198.18.0.4")
 	b.expect("web", b.of("web", template(17, web, laptop, 5000, 53)), "uplink", verdict.Forward)

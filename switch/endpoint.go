@@ -10,7 +10,8 @@ import (
 	"palisade/firewall"
 )
 
-// An Endpoint is an interface, at whatever node, and its addresses.
+// An Endpoint is the forwarding entry of an interface: its addresses, and the port or node that has
+// it. It is read only once it was added to an Edit.
 type Endpoint struct {
 	Epoch   uint64 // of the lease
 	Address netip.Addr
@@ -18,22 +19,21 @@ type Endpoint struct {
 	Further []Pair     // besides Address, in the same Subnet
 	MAC     ec2.MAC
 	Groups  []firewall.GroupNumber
-	Port    *Port // nil where it is not on this node
-	// Node is the number of the other node that has it; 0 where it is on this one or
-	// on none.
+	Port    *Port // nil if the interface is not on this node
+	// Node is the number of the other node that has the interface; 0 if this node or none has it.
 	Node uint32
-	// Unchecked: it forwards for others (EC2 User Guide, "Source/destination checking"):
-	// it sends in any name, and gets what its neighbours address to its MAC, whoever
-	// the packet is for. In another's name it is a member of no group.
+	// Unchecked: the interface forwards for others (EC2 User Guide, "Source/destination checking").
+	// It may send from any address, and receives all packets that its neighbours address to its
+	// MAC. A packet that it sends from an address of another interface has no groups.
 	Unchecked bool
 
 	network VNI // set by AddEndpoint
 }
 
-// A Pair is a private address and the public one that goes with it, if any.
+// A Pair is a private address and its public one, if it has one.
 type Pair struct{ Private, Public netip.Addr }
 
-// Owns reports whether a private address is the Endpoint's.
+// Owns reports whether a private address belongs to the Endpoint.
 func (e *Endpoint) Owns(a netip.Addr) bool {
 	if a == e.Address {
 		return true
@@ -46,7 +46,7 @@ func (e *Endpoint) Owns(a netip.Addr) bool {
 	return false
 }
 
-// PublicOf is the public address of a private one; zero if it has none, or is not the
+// PublicOf returns the public address of a private one; zero if it has none, or is not the
 // Endpoint's.
 func (e *Endpoint) PublicOf(private netip.Addr) netip.Addr {
 	if private == e.Address {
@@ -60,7 +60,7 @@ func (e *Endpoint) PublicOf(private netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// PrivateOf is the private address behind a public one of the Endpoint's.
+// PrivateOf returns the private address of one of the Endpoint's public ones.
 func (e *Endpoint) PrivateOf(public netip.Addr) netip.Addr {
 	if public == e.Public {
 		return e.Address
@@ -73,12 +73,12 @@ func (e *Endpoint) PrivateOf(public netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// pairs are all its addresses, the primary one first.
+// pairs returns all addresses, the primary one first.
 func (e *Endpoint) pairs() []Pair {
 	return append([]Pair{{e.Address, e.Public}}, e.Further...)
 }
 
-// Find returns the owner of an address of the network, or nil.
+// Find returns the Endpoint that has an address of the network, or nil.
 func (n *Network) Find(a netip.Addr) *Endpoint {
 	if n.fdb == nil {
 		return nil
@@ -87,7 +87,7 @@ func (n *Network) Find(a netip.Addr) *Endpoint {
 	return e
 }
 
-// Public returns the owner of a public address, or nil.
+// Public returns the Endpoint that has a public address, or nil.
 func (s *Snapshot) Public(a netip.Addr) *Endpoint {
 	if s.public == nil {
 		return nil
@@ -96,17 +96,17 @@ func (s *Snapshot) Public(a netip.Addr) *Endpoint {
 	return e
 }
 
-// AddEndpoint gives the addresses of an interface their owner. An Endpoint belongs to one
-// network, and once it is added it is only read: for a change, remove it and add another.
+// AddEndpoint adds the addresses of an interface to a network. To change an Endpoint, remove it and
+// add a new one.
 func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
 	n := *e.next.networks[v]
-	if ep.network != v { // one that is in force already is only read
+	if ep.network != v { // an Endpoint that is in force is not written
 		ep.network = v
 	}
 	for _, p := range ep.pairs() {
-		n.fdb = n.fdb.InsertPersist(host(p.Private), ep)
+		n.fdb = n.fdb.InsertPersist(hostPrefix(p.Private), ep)
 		if p.Public.IsValid() {
-			e.next.public = e.next.public.InsertPersist(host(p.Public), ep)
+			e.next.public = e.next.public.InsertPersist(hostPrefix(p.Public), ep)
 		}
 	}
 	if ep.Unchecked {
@@ -115,16 +115,16 @@ func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
 	e.replace(&n)
 }
 
-// RemoveEndpoint takes the addresses of an interface away, as far as the lease of epoch
-// still has them.
+// RemoveEndpoint removes the addresses of an interface. An address that has a newer lease, so
+// another Epoch, stays.
 func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
 	n := *e.next.networks[v]
 	for _, p := range ep.pairs() {
 		if now := n.Find(p.Private); now != nil && now.Epoch == ep.Epoch {
-			n.fdb = n.fdb.DeletePersist(host(p.Private))
+			n.fdb = n.fdb.DeletePersist(hostPrefix(p.Private))
 		}
 		if now := e.next.Public(p.Public); p.Public.IsValid() && now != nil && now.Epoch == ep.Epoch {
-			e.next.public = e.next.public.DeletePersist(host(p.Public))
+			e.next.public = e.next.public.DeletePersist(hostPrefix(p.Public))
 		}
 	}
 	if now := n.unchecked[ep.MAC]; now != nil && now.Epoch == ep.Epoch {
@@ -133,7 +133,8 @@ func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
 	e.replace(&n)
 }
 
-// setUnchecked changes who forwards under a MAC. There are few, so all are copied.
+// setUnchecked sets or removes the interface that forwards for others under a MAC address. There
+// are few, so all are copied.
 func (n *Network) setUnchecked(mac ec2.MAC, ep *Endpoint) {
 	n.unchecked = maps.Clone(n.unchecked)
 	if ep == nil {
@@ -146,6 +147,6 @@ func (n *Network) setUnchecked(mac ec2.MAC, ep *Endpoint) {
 	n.unchecked[mac] = ep
 }
 
-func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func newAddresses() *bart.Table[*Endpoint] { return new(bart.Table[*Endpoint]) }

@@ -13,43 +13,44 @@ const (
 	ethernetLen = 14
 )
 
-// A frame is one frame on its way, and the scratch space of the poller that carries it.
+// A frame is the frame in the pipeline and the scratch memory of its poller. Only the poller uses
+// it; a trace has a frame of its own.
 type frame struct {
-	sw       *Switch
-	snapshot *Snapshot
-	now      time.Duration
-	decoder  *packet.Decoder
-	memory   []byte // of a batch
-	buffer   []byte // virtio header and frame: memory from where it is on
-	batch    batch
-	train    packet.Train
-	scratch  []byte // one segment for devices without the offloads
-	plain    *Port  // the device emitPlain writes to
-	emit     func([]byte) error
-	queue    int // the poller's number
-	suspect  int // how many writes are still to be timed, to whatever port
-	sending  sending
+	sw           *Switch
+	snapshot     *Snapshot
+	now          time.Duration
+	decoder      *packet.Decoder
+	memory       []byte // of the whole batch
+	buffer       []byte // virtio header and frame: a part of memory
+	batch        batch
+	train        packet.Train
+	scratch      []byte // one segment, for devices without offloads
+	plain        *Port  // where emitPlain writes to
+	emit         func([]byte) error
+	queue        int // the poller's number
+	writesToTime int // how many more writes are timed, whatever port they are to
+	sending      sending
 
 	in *Port
-	// origin is what the tunnel said of a frame from another node.
+	// origin is what the tunnel says of the sender of a frame from another node.
 	origin packet.Origin
 	pkt    packet.Packet
-	tuple  conntrack.Tuple // of pkt, once observe was asked
-	dst    *Endpoint       // who has the destination, in the sender's network; nil: nobody
-	from   firewall.Source // who the receiver's rules see
-	// viaGateway: the receiver sees the gateway's MAC, not the sender's.
+	tuple  conntrack.Tuple // of pkt; set by observe
+	dst    *Endpoint       // the interface with the destination address in the sender's network; nil: none
+	from   firewall.Source // the source as the receiver's rules see it
+	// viaGateway: the packet crosses the gateway, so the receiver sees the gateway's MAC address.
 	viaGateway bool
 
-	trace *Trace // a dry run: nothing is remembered or written
+	trace *Trace // nil, except in a dry run, which stores and writes nothing
 }
 
 func newFrame(s *Switch) *frame {
-	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, aheadBytes+frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
+	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, readAheadBytes+frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
 	f.buffer = f.memory
 	f.emit = f.emitPlain
 	f.sending.begin(f)
 	return f
 }
 
-// bytes is the Ethernet frame.
+// bytes returns the frame, from its Ethernet header on.
 func (f *frame) bytes() []byte { return f.buffer[offloadLen : offloadLen+f.pkt.Len] }

@@ -8,13 +8,13 @@ import (
 	"palisade/internal/verdict"
 )
 
-// judge decides whether a packet may cross an interface: by the connection it belongs
-// to, else by the rules of the interface's groups. peer is the far end.
+// judge decides whether a packet may cross an interface: by its connection, or else by the rules of
+// the interface's groups. peer is the other end of the packet.
 func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
 	if f.sw.stateless {
-		return f.judgeNew(a, d, peer, conntrack.Checked) // which creates nothing
+		return f.judgeNew(a, d, peer, conntrack.Checked) // so that no connection is created
 	}
 	if p.Fragment && !p.HasL4 {
 		return f.traced(a, d, a.Zone.Fragment(p, d, f.now))
@@ -26,6 +26,7 @@ func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source
 	return v
 }
 
+// judgeWhole judges a packet that has its transport header: a whole packet or a first fragment.
 func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -33,7 +34,7 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 		return f.traced(a, d, f.judgeError(a, d, peer))
 	}
 	if d == conntrack.In && a.Endpoint.Port == f.in && a.Endpoint.Owns(p.Flow.Src) {
-		return f.judgeOwn(a, peer)
+		return f.judgeToSelf(a, peer)
 	}
 	answer := f.observe(a)
 	if f.trace != nil {
@@ -54,16 +55,19 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 	return f.judgeNew(a, d, peer, answer.Status)
 }
 
-// judgeOwn asks the rules about what an interface sends to itself. Its zone would know the
-// connection from the way out, and let in what no rule admits.
-func (f *frame) judgeOwn(a *Attachment, peer firewall.Source) verdict.Verdict {
+// judgeToSelf checks the rules for a packet that an interface sends to itself. The zone cannot be
+// asked: it knows the connection from the packet's way out, and would admit what no ingress rule
+// admits.
+func (f *frame) judgeToSelf(a *Attachment, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	if f.trace != nil {
 		f.trace.observed(f, a, conntrack.In, conntrack.Answer{})
 	}
-	return f.judgeNew(a, conntrack.In, peer, conntrack.Checked) // which creates nothing
+	return f.judgeNew(a, conntrack.In, peer, conntrack.Checked) // so that no connection is created
 }
 
+// observe looks the packet's connection up in the interface's zone, and updates it unless this is a
+// trace.
 func (f *frame) observe(a *Attachment) conntrack.Answer {
 	failpoint.Reach()
 	a.Zone.Identify(&f.tuple, &f.pkt)
@@ -73,8 +77,9 @@ func (f *frame) observe(a *Attachment) conntrack.Answer {
 	return a.Zone.Observe(&f.pkt, &f.tuple, f.now, a.revision)
 }
 
-// judgeNew asks the rules. What they admit for the whole world, with every answer
-// admitted the other way too, is not tracked (EC2 User Guide, "Untracked connections").
+// judgeNew checks the rules for a packet of no known connection. If the rules admit it from all
+// addresses, and admit every answer, its connection is not tracked (EC2 User Guide, "Untracked
+// connections").
 func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Source, s conntrack.Status) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -93,20 +98,20 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	switch {
 	case f.answersUntracked(a, d, peer, &admission):
 	case p.Flow.Protocol == packet.ProtocolTCP && !p.IsFirstSYN():
-		return verdict.Forward // a connection's middle creates nothing
+		return verdict.Forward // a TCP segment in the middle of a connection creates none
 	case d == conntrack.Out && p.Flow.Protocol == packet.ProtocolUDP && a.justClosed(p.Flow.SrcPort, f.now):
-		return verdict.Forward // nor an answer to what was revoked
+		return verdict.Forward // an answer to a revoked connection creates none
 	case p.Flow.Protocol == packet.ProtocolICMP && p.ICMPType != packet.ICMPEcho && p.ICMPType != packet.ICMPTimestamp:
-		return verdict.Forward // nor does what asks no question
+		return verdict.Forward // an ICMP message that is no query creates no connection
 	case decision.World && hasPorts(p) && opposite.Open(p.Flow.Protocol, peer.Addr):
-		return verdict.Forward // nor what is not tracked, before it is answered
+		return verdict.Forward // an untracked connection is stored when it is answered
 	}
 	return a.Zone.Admit(p, &f.tuple, f.now, admission)
 }
 
-// answersUntracked reports whether a packet that leaves is an answer in a connection
-// that a world rule admits without tracking. From its first answer on such a connection
-// is remembered, so that it can be cut.
+// answersUntracked reports whether a packet that leaves is an answer in a connection that is not
+// tracked. From its first answer on the connection is stored, so that it can be cut when its rule
+// is revoked.
 func (f *frame) answersUntracked(a *Attachment, d conntrack.Direction, peer firewall.Source, admission *conntrack.Admission) bool {
 	failpoint.Reach()
 	p := &f.pkt
@@ -126,9 +131,9 @@ func hasPorts(p *packet.Packet) bool {
 	return p.Flow.Protocol == packet.ProtocolTCP || p.Flow.Protocol == packet.ProtocolUDP
 }
 
-// judgeAgain asks the rules in force about the first packet of a connection that older
-// rules admitted, and cuts it if they do not. If they do, an answer in an untracked one
-// still needs a rule of its own.
+// judgeAgain checks the rules in force for a connection that older rules admitted, by its first
+// packet, and cuts the connection if they do not admit it. Otherwise an answer in an untracked
+// connection still needs a rule that admits it.
 func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrack.Answer, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -156,7 +161,7 @@ func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrac
 	return verdict.Forward
 }
 
-// replyKey is the rule key of the packet that p answers.
+// replyKey returns the rule key of the packet that p answers.
 func replyKey(p *packet.Packet) uint16 {
 	switch p.Flow.Protocol {
 	case packet.ProtocolTCP, packet.ProtocolUDP:
@@ -170,9 +175,9 @@ func replyKey(p *packet.Packet) uint16 {
 	return 0
 }
 
-// judgeError lets an ICMP error pass if it is about a connection that does, tracked or
-// untracked, or if a rule admits errors of its kind. Redirects and source quenches never
-// pass: no EC2 network has a use for them, and a forged one moves traffic.
+// judgeError admits an ICMP error about a known connection, about a packet that the rules admit
+// untracked, or by a rule for such errors. Redirects and source quenches never pass: no EC2 network
+// needs them, and a forged redirect diverts traffic.
 func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -189,19 +194,19 @@ func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.S
 	return verdict.NoConnection
 }
 
-// quotesOwn reports whether the packet an error quotes was sent by the error's receiver.
+// quotesOwn reports whether the packet that the error quotes was sent by the error's receiver.
 func quotesOwn(p *packet.Packet) bool { return !p.HasQuoted || p.Quoted.Src == p.Flow.Dst }
 
-// aboutUntracked reports whether the packet an error quotes belongs to a connection that
-// the rules admit without tracking: then it passes as the packet would.
+// aboutUntracked reports whether the packet that the error quotes belongs to a connection that the
+// rules admit untracked.
 func (f *frame) aboutUntracked(a *Attachment, d conntrack.Direction, peer firewall.Source) bool {
 	failpoint.Reach()
 	p := &f.pkt
 	if !p.HasQuoted || p.Quoted.Src != p.Flow.Dst {
 		return false
 	}
-	// Coming in, the quoted packet left here and answered what ingress admits;
-	// going out, it came in and ingress admitted it.
+	// If the error comes in, the quoted packet left here, as an answer to a packet that ingress
+	// admits. If the error goes out, the quoted packet came in and ingress admitted it.
 	port := p.Quoted.DstPort
 	remote := p.Quoted.Src
 	if d == conntrack.In {
@@ -214,7 +219,7 @@ func (f *frame) aboutUntracked(a *Attachment, d conntrack.Direction, peer firewa
 	return decision.World && a.Rules.Egress.Open(p.Quoted.Protocol, peer.Addr)
 }
 
-// tables are the rules for a direction, and for the other one.
+// tables returns the rules for a direction and for the opposite one.
 func (a *Attachment) tables(d conntrack.Direction) (table, opposite *firewall.Table) {
 	if d == conntrack.In {
 		return a.Rules.Ingress, a.Rules.Egress

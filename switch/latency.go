@@ -9,75 +9,75 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alertAfter is how many batches without a sleep between them make a poller ask for
-// processors that stay awake: more than a few packets and their answers are. One that had
-// asked does so again at once if it has slept for less than alertAgain: somebody was late.
+// A poller that works busyBatches batches without a sleep asks for processors that stay awake. A few
+// packets and their answers take fewer. After a sleep shorter than shortSleep it asks again at once,
+// because the traffic has not stopped.
 const (
-	alertAfter = 8
-	alertAgain = time.Millisecond
+	busyBatches = 8
+	shortSleep  = time.Millisecond
 )
 
-// The kernel's values of a request: microseconds that a processor may take to wake up
-// (Documentation/power/pm_qos_interface.rst), and the value of no request.
+// The values of a request to the kernel: the microseconds that a processor may take to wake up
+// (Documentation/power/pm_qos_interface.rst), and the value that requests nothing.
 const (
 	noLatency  = 0
 	anyLatency = 2_000_000_000
 )
 
-// An alert keeps the processors of a virtual machine from halting while a poller has work
-// all the time: who waits for the next frame is woken by a write to memory then, and not by
-// way of the hypervisor, which takes some 20 us. The kernel does the same for a while by
-// itself where guest_halt_poll_ns is not 0. The request ends with the descriptor, however
-// the process ends. One poller uses it.
-type alert struct {
-	fd      int // of /dev/cpu_dma_latency; -1: there is nothing to ask for
+// A latencyRequest keeps the processors of a virtual machine from halting while a poller has work
+// all the time. A thread that waits for the next frame is then woken by a write to memory, and not
+// through the hypervisor, which takes some 20 us. The kernel does the same by itself for a while if
+// guest_halt_poll_ns is not 0. The request ends with the descriptor, however the process ends. Only
+// its poller uses it.
+type latencyRequest struct {
+	fd      int // of /dev/cpu_dma_latency; -1: nothing is requested
 	batches int // since the last sleep
-	held    bool
-	slept   time.Duration // when it was last given up
+	active  bool
+	slept   time.Duration // when the request was last withdrawn
 }
 
-// newAlert returns an alert that does nothing where it cannot ask, or need not: processors
-// that are not a hypervisor's take less to wake, and their sleep saves power.
-func newAlert(halt bool) alert {
+// newLatencyRequest returns a request that does nothing where it is not possible or not needed:
+// outside of a virtual machine a processor wakes faster, and its sleep saves power.
+func newLatencyRequest(halt bool) latencyRequest {
 	driver, err := os.ReadFile("/sys/devices/system/cpu/cpuidle/current_driver")
 	if halt || err != nil || strings.TrimSpace(string(driver)) != "haltpoll" {
-		return alert{fd: -1}
+		return latencyRequest{fd: -1}
 	}
 	fd, err := unix.Open("/dev/cpu_dma_latency", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return alert{fd: -1} // without the privilege it goes on as it is
+		return latencyRequest{fd: -1} // without the privilege processors halt
 	}
-	return alert{fd: fd}
+	return latencyRequest{fd: fd}
 }
 
-// worked is called before each batch.
-func (a *alert) worked(now time.Duration) {
-	if a.held || a.fd < 0 {
+// beforeBatch is called before each batch.
+func (r *latencyRequest) beforeBatch(now time.Duration) {
+	if r.active || r.fd < 0 {
 		return
 	}
-	if a.batches++; a.batches >= alertAfter || a.slept != 0 && now-a.slept < alertAgain {
-		a.held = a.request(noLatency)
+	if r.batches++; r.batches >= busyBatches || r.slept != 0 && now-r.slept < shortSleep {
+		r.active = r.set(noLatency)
 	}
 }
 
-// sleeps is called before the poller sleeps.
-func (a *alert) sleeps(now time.Duration) {
-	a.batches = 0
-	if a.held {
-		a.held = !a.request(anyLatency)
-		a.slept = now
+// beforeSleep is called before the poller sleeps.
+func (r *latencyRequest) beforeSleep(now time.Duration) {
+	r.batches = 0
+	if r.active {
+		r.active = !r.set(anyLatency)
+		r.slept = now
 	}
 }
 
-func (a *alert) request(latency uint32) bool {
+func (r *latencyRequest) set(latency uint32) bool {
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], latency)
-	_, err := unix.Write(a.fd, b[:])
+	_, err := unix.Write(r.fd, b[:])
 	return err == nil
 }
 
-func (a *alert) close() {
-	if a.fd >= 0 {
-		_ = unix.Close(a.fd)
+func (r *latencyRequest) close() {
+	if r.fd >= 0 {
+		_ = unix.Close(r.fd)
 	}
 }

@@ -19,7 +19,7 @@ func TestAlertIsHeldWhileAPollerDoesNotSleep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := alert{fd: fd}
+	a := latencyRequest{fd: fd}
 	t.Cleanup(a.close)
 	inForce := func() uint32 {
 		t.Helper()
@@ -42,7 +42,7 @@ func TestAlertIsHeldWhileAPollerDoesNotSleep(t *testing.T) {
 	work := func(batches int) {
 		for range batches {
 			now += 10 * time.Microsecond
-			a.worked(now)
+			a.beforeBatch(now)
 		}
 	}
 	expect := func(want uint32, when string) {
@@ -52,32 +52,32 @@ func TestAlertIsHeldWhileAPollerDoesNotSleep(t *testing.T) {
 		}
 	}
 	for range 3 {
-		work(alertAfter - 1)
+		work(busyBatches - 1)
 		expect(before, "a few packets, and a sleep")
-		a.sleeps(now)
+		a.beforeSleep(now)
 	}
-	work(alertAfter + 1)
+	work(busyBatches + 1)
 	expect(noLatency, "work all the time")
-	a.sleeps(now)
+	a.beforeSleep(now)
 	expect(before, "asleep")
-	now += alertAgain / 2
+	now += shortSleep / 2
 	work(1)
 	expect(noLatency, "work again, somewhat late")
-	a.sleeps(now)
-	now += 2 * alertAgain
+	a.beforeSleep(now)
+	now += 2 * shortSleep
 	work(1)
 	expect(before, "work again, much later")
 }
 
 // TestAlertIsNotAskedForWhenProcessorsMayHalt: by the configuration.
 func TestAlertIsNotAskedForWhenProcessorsMayHalt(t *testing.T) {
-	a := newAlert(true)
-	for range 2 * alertAfter {
-		a.worked(0)
+	a := newLatencyRequest(true)
+	for range 2 * busyBatches {
+		a.beforeBatch(0)
 	}
-	if a.fd >= 0 || a.held {
+	if a.fd >= 0 || a.active {
 		t.Errorf("it holds %+v", a)
 	}
-	a.sleeps(0)
+	a.beforeSleep(0)
 	a.close()
 }

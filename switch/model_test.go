@@ -56,7 +56,7 @@ func TestForwardingMatchesTheModel(t *testing.T) {
 }
 
 // model is where a packet goes that every rule admits; "" is nowhere.
-func (b *bed) model(from vpcHost, src, dst netip.Addr, mac ec2.MAC) string {
+func (b *testbed) model(from vpcHost, src, dst netip.Addr, mac ec2.MAC) string {
 	own := func(h vpcHost, a netip.Addr) bool {
 		return slices.ContainsFunc(b.owners[h.name].pairs(), func(p Pair) bool { return p.Private == a })
 	}

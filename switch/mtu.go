@@ -7,8 +7,10 @@ import (
 	"palisade/switch/responder"
 )
 
-const minMTU = 68 // RFC 791 §3.2: what every link carries
+const minMTU = 68 // RFC 791 §3.2: every link carries it
 
+// mtu returns the largest IP packet, in bytes, that the frame's network carries. A port that is not
+// attached has no network, and passes nothing anyway.
 func (f *frame) mtu() int {
 	failpoint.Reach()
 	if f.in.kind == UplinkPort && f.snapshot.uplink != nil {
@@ -25,8 +27,9 @@ func (f *frame) mtu() int {
 	return 65535
 }
 
-// checkSize finds what would not fit into the tunnel to its receiver and may not be cut.
-func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
+// checkTunnelMTU drops a packet that is too large for the tunnel to its receiver and may not be
+// fragmented, and tells its sender.
+func (f *frame) checkTunnelMTU(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	t := f.snapshot.tunnel
 	if to.Port != nil || t == nil || !f.pkt.DontFragment {
@@ -34,30 +37,31 @@ func (f *frame) checkSize(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
 	}
 	v, ok := packet.Fits(f.buffer[:offloadLen], &f.pkt, t.MTU)
 	if !ok {
-		f.tellSize(a, t.MTU)
+		f.sendTooBig(a, t.MTU)
 	}
 	return v, ok
 }
 
-// explainSize tells an instance whose packet is larger than its own network takes.
-func (f *frame) explainSize(v verdict.Verdict) {
+// answerTooBig tells an instance that its packet is larger than its own network carries. It tells
+// only the true sender: an answer to a forged source would reach another instance.
+func (f *frame) answerTooBig(v verdict.Verdict) {
 	failpoint.Reach()
 	if v != verdict.TooBig || !f.pkt.DontFragment {
 		return
 	}
 	if a := f.snapshot.attachment(f.in); a != nil {
 		if _, honest := f.checkSource(a); honest {
-			f.tellSize(a, a.Network.MTU)
+			f.sendTooBig(a, a.Network.MTU)
 		}
 	}
 }
 
-// tellSize tells the sender of a packet that was dropped for its size which size fits (RFC 1191 §4).
+// sendTooBig tells the sender of a packet that was dropped for its size which size fits (RFC 1191 §4).
 //
-// The answer quotes the packet as it was sent, so tellSize must run before an address is rewritten. It goes
+// The answer quotes the packet as it was sent, so sendTooBig must run before an address is rewritten. It goes
 // back to the interface that sent the packet, one for one, so it amplifies nothing and needs no limit. It
 // may get lost, as any ICMP message.
-func (f *frame) tellSize(a *Attachment, mtu int) {
+func (f *frame) sendTooBig(a *Attachment, mtu int) {
 	failpoint.Reach()
 	if f.trace != nil {
 		return

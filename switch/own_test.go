@@ -10,7 +10,7 @@ import (
 // the gateway or straight to its own MAC.
 func TestInstanceThatTalksToItselfIsJudged(t *testing.T) {
 	for _, protocol := range []uint8{6, 17, 1} {
-		b := newBed(t)
+		b := newTestbed(t)
 		for _, dst := range []string{"10.10.0.4", "198.18.0.4"} {
 			b.expect("web", b.of("web", template(protocol, addr("10.10.0.4"), addr(dst), 7, 80)), "web", verdict.NoRule)
 		}

@@ -12,57 +12,57 @@ import (
 )
 
 const (
-	// slowWrite is what a write to an instance's device may cost, fifty times the usual. Each
-	// of its bytes and packets may cost something besides: who sends them chooses how many
-	// there are, and must not make the receiver's port slow.
+	// slowWrite is the processor time that a write to an instance's device may take: fifty times
+	// the usual. slowByte and slowPacket are added for each byte and packet of the frame. They
+	// depend on the sender, and must not make the receiver's port count as slow.
 	slowWrite  = 100 * time.Microsecond
 	slowByte   = time.Nanosecond
 	slowPacket = 3 * time.Microsecond
-	// slowShare is the part of the poller's time that a port's slow writes may take: one of so
-	// many. slowBurst of it may come at once, because a write may be slow for once; beyond
-	// that a frame is written in slowEvery at the most.
+	// slowShare bounds the time of a port's slow writes to one part in so many of the poller's
+	// time. slowBurst may come at once, because a single write may be slow by chance. Beyond that
+	// one frame is written in slowEvery, at most.
 	slowShare = 10
 	slowBurst = 10 * time.Millisecond
 	slowEvery = 10 * time.Millisecond
-	// watchFor is how long each write to a port is timed after the last slow one.
+	// watchFor is how long each write to a port is timed after a slow one.
 	watchFor = time.Minute
-	// suspectWrites is how many writes are timed, to whatever port, after some frames took
+	// timedWrites is how many writes are timed, whatever port they are to, after some frames took
 	// so long that one of their receivers must be slow.
-	suspectWrites = 4 * checkEvery
+	timedWrites = 4 * checkEvery
 )
 
-// A pace bounds what writing to a port may cost the others.
+// A pace limits the time that writes to one port may take from the other ports.
 //
-// Writing into a TAP runs the network stack of its receiver, packet filters of its root's
-// choice included (packet(7)). So an instance can make writes to it a thousand times as
-// expensive as they should be, and ask for many, of its neighbours or by ARP. Which of many
-// writes were slow is not known before they are timed, and timing each would cost more than
-// the bound is worth. So a poller times writes for a while after some took too long
-// together, and goes on with those to a port that proved slow. What comes for such a port
-// before its next write is due is dropped.
+// A write into a TAP runs the network stack of its receiver, with packet filters that the
+// receiver's root chooses (packet(7)). So an instance can make each write to it a thousand times as
+// expensive as usual, and cause many, through its neighbours or by ARP requests. To time each write
+// would cost too much. So a poller times writes for a while after some frames took too long
+// together, and then goes on with the writes to a port that proved slow. A frame to such a port is
+// dropped if its next write is not due.
 //
-// Writes are timed by the processor's time of the poller's thread, so that a thread that had
-// to wait makes no port slow. Any poller writes; two at a time may overwrite what the other
-// has stored, which is near their own.
+// The time of a write is the processor time of the poller's thread, so a thread that had to wait
+// makes no port slow. The pollers share a pace without a lock: two writes at a time may overwrite
+// each other's values, which are nearly equal.
 type pace struct {
 	watch  atomic.Int64 // writes are timed until then; 0: they are not
-	next   atomic.Int64 // no write before
-	owed   atomic.Int64 // what slow writes took, less what was allowed since
-	owedAt atomic.Int64 // when that was so
+	next   atomic.Int64 // no write before then
+	owed   atomic.Int64 // time of slow writes, minus what was allowed
+	owedAt atomic.Int64 // when owed was computed
 }
 
-// timesWrites reports whether the next write to a port may have to be timed. That is seldom so,
-// and write asks it first because the compiler inlines it.
-func (f *frame) timesWrites(to *Port) bool { return f.suspect != 0 || to.pace.watch.Load() != 0 }
+// timesWrites reports whether the next write to a port may have to be timed, which is rare. write
+// calls it first because the compiler inlines it.
+func (f *frame) timesWrites(to *Port) bool { return f.writesToTime != 0 || to.pace.watch.Load() != 0 }
 
-// beginWrite reports whether a frame may be written to a port now. begin is for endWrite.
+// beginWrite reports whether a frame may be written to a port now. begin is an argument of
+// endWrite.
 func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
 	failpoint.Reach()
 	if !f.timesWrites(to) || to.kind != InstancePort {
 		return 0, true
 	}
-	if f.suspect > 0 {
-		f.suspect--
+	if f.writesToTime > 0 {
+		f.writesToTime--
 	}
 	if int64(monotonic()) < to.pace.next.Load() {
 		return 0, false
@@ -70,20 +70,21 @@ func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
 	return threadTime(), true
 }
 
-// endWrite accounts for a write, if it was timed.
+// endWrite charges the port for a write that was timed.
 func (f *frame) endWrite(to *Port, begin time.Duration, bytes, packets int) {
 	if begin == 0 {
 		return
 	}
 	usual := time.Duration(bytes)*slowByte + time.Duration(packets)*slowPacket
-	to.pace.took(threadTime()-begin, usual, monotonic())
+	to.pace.recordWrite(threadTime()-begin, usual, monotonic())
 }
 
-// overShare is the verdict of a frame to a slow port whose next write is not due.
+// overShare returns the verdict of a frame to a slow port whose next write is not due.
 func (f *frame) overShare() verdict.Verdict { return verdict.OverShare }
 
-// took records what a write cost, and what its bytes and packets may cost.
-func (p *pace) took(cost, usual, now time.Duration) {
+// recordWrite charges a write for the time that it took, if that exceeds what its bytes and packets
+// may take.
+func (p *pace) recordWrite(cost, usual, now time.Duration) {
 	if cost -= usual; cost <= slowWrite {
 		if int64(now) > p.watch.Load() {
 			p.watch.Store(0)
@@ -99,10 +100,10 @@ func (p *pace) took(cost, usual, now time.Duration) {
 	}
 }
 
-// threadTime is what the calling thread has used of a processor.
+// threadTime returns the processor time that the calling thread has used.
 func threadTime() time.Duration {
 	var ts unix.Timespec
-	// Without telling the scheduler, as all calls of a poller. It cannot fail for this clock.
+	// The call bypasses the scheduler of goroutines. It cannot fail for this clock.
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
 	return time.Duration(ts.Nano())
 }

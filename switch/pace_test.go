@@ -23,7 +23,7 @@ func burn(d time.Duration) {
 func TestSlowPortCostsOthersLittle(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.UDP, 53, 60, "0.0.0.0/0"))
 	cost := 3 * time.Millisecond
 	b.devices["app"].before = func() {
@@ -53,7 +53,7 @@ func TestSlowPortCostsOthersLittle(t *testing.T) {
 		t.Errorf("%d frames were written to its neighbour, want %d", lone.TxFrames, 32*rounds)
 	}
 	// The first few are written before anything is known of the port.
-	if most := cost*(checkEvery+suspectWrites/2) + took/slowShare; took > most+50*time.Millisecond {
+	if most := cost*(checkEvery+timedWrites/2) + took/slowShare; took > most+50*time.Millisecond {
 		t.Errorf("%d frames to a port whose writes take %v took %v", 32*rounds, cost, took)
 	}
 
@@ -78,24 +78,24 @@ func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
 	now := time.Hour
 	for range 50 { // in 50 ms
 		now += time.Millisecond
-		p.took(250*time.Microsecond, 0, now)
+		p.recordWrite(250*time.Microsecond, 0, now)
 	}
 	if p.next.Load() != 0 {
 		t.Error("slow writes of 12 ms in 50 ms make the port slow, of which 15 are allowed")
 	}
 	now += time.Minute
-	p.took(7*time.Millisecond, 0, now)
+	p.recordWrite(7*time.Millisecond, 0, now)
 	if p.next.Load() != 0 {
 		t.Error("one slow write makes the port slow")
 	}
-	p.took(7*time.Millisecond, 0, now)
+	p.recordWrite(7*time.Millisecond, 0, now)
 	if got, want := time.Duration(p.next.Load()), now+4*time.Millisecond*slowShare; got != want {
 		t.Errorf("behind 14 ms the next write is due in %v, want %v", got-now, want-now)
 	}
 	writes := 0
 	for end := now + 10*time.Second; now < end; now += 100 * time.Microsecond {
 		if now >= time.Duration(p.next.Load()) {
-			p.took(7*time.Millisecond, 0, now)
+			p.recordWrite(7*time.Millisecond, 0, now)
 			writes++
 		}
 	}
@@ -104,8 +104,8 @@ func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
 	}
 	var large pace
 	for range 1000 {
-		large.took(150*time.Microsecond, 65_000*slowByte, time.Second)
-		large.took(4*time.Millisecond, 1364*slowPacket, time.Second)
+		large.recordWrite(150*time.Microsecond, 65_000*slowByte, time.Second)
+		large.recordWrite(4*time.Millisecond, 1364*slowPacket, time.Second)
 	}
 	if large.next.Load() != 0 {
 		t.Error("large frames, and those of many packets, make the port slow")
@@ -160,8 +160,8 @@ func TestSharesAreOfTime(t *testing.T) {
 // whose queue is always full of them leaves the processor to its neighbours. What it sends
 // that arrives is not held back.
 func TestFramesThatGoNowhereGetLittle(t *testing.T) {
-	handled := func(rules ...ec2.Rule) (rests float64, vain uint64) {
-		b := newBed(t)
+	handled := func(rules ...ec2.Rule) (rests float64, unforwarded uint64) {
+		b := newTestbed(t)
 		b.rules("app", rules...)
 		frame := b.datagram("10.10.0.5", 1)
 		queue := make([][]byte, 1<<20)
@@ -180,16 +180,16 @@ func TestFramesThatGoNowhereGetLittle(t *testing.T) {
 				p.round(events[:n])
 			}
 			now := monotonic()
-			if len(p.resting) > 0 {
+			if len(p.paused) > 0 {
 				rested += now - last
-				p.wakeRested(now)
+				p.resumePaused(now)
 			}
 			last = now
 		}
 		return float64(rested) / float64(monotonic()-began), b.ports["app"].Counters().Verdicts[verdict.NoRule]
 	}
-	if rests, vain := handled(); rests < 0.8 || vain < 1000 {
-		t.Errorf("a port whose frames all go nowhere rests %.0f %% of the time, want about 95; %d were looked at", 100*rests, vain)
+	if rests, unforwarded := handled(); rests < 0.8 || unforwarded < 1000 {
+		t.Errorf("a port whose frames all go nowhere rests %.0f %% of the time, want about 95; %d were looked at", 100*rests, unforwarded)
 	}
 	if rests, _ := handled(permit(ec2.UDP, 53, 60, "0.0.0.0/0")); rests > 0 {
 		t.Errorf("a port whose frames all arrive rests %.0f %% of the time", 100*rests)
@@ -201,12 +201,12 @@ func TestFramesThatGoNowhereGetLittle(t *testing.T) {
 func TestSlowReceiverMakesNobodyRest(t *testing.T) {
 	var s share
 	now := time.Hour
-	if rest := s.chargeVain(batchFrames/2, batchFrames, 10*time.Millisecond, now); rest != 0 {
+	if rest := s.chargeUnforwarded(batchFrames/2, batchFrames, 10*time.Millisecond, now); rest != 0 {
 		t.Errorf("a port rests %v over a slow receiver", rest)
 	}
 	const usual = time.Microsecond
 	for range 100 {
-		if s.chargeVain(batchFrames, batchFrames, batchFrames*usual, now) > 0 {
+		if s.chargeUnforwarded(batchFrames, batchFrames, batchFrames*usual, now) > 0 {
 			return
 		}
 	}
@@ -215,15 +215,15 @@ func TestSlowReceiverMakesNobodyRest(t *testing.T) {
 
 // TestRestOfARemovedPortEnds: its descriptor may be another port's by then.
 func TestRestOfARemovedPortEnds(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	p := b.ports["web"].poller
 	now := monotonic()
-	p.rest(b.ports["web"], now+time.Second)
-	if left := p.restLeft(now); left < 999 || left > 1001 {
+	p.pause(b.ports["web"], now+time.Second)
+	if left := p.pauseLeft(now); left < 999 || left > 1001 {
 		t.Errorf("the rest of a second ends in %d ms", left)
 	}
-	p.wakeRested(now)
-	if len(p.resting) != 1 {
+	p.resumePaused(now)
+	if len(p.paused) != 1 {
 		t.Error("a rest ended at once")
 	}
 	e := b.sw.Edit(b.generation)
@@ -232,8 +232,8 @@ func TestRestOfARemovedPortEnds(t *testing.T) {
 	if err := b.sw.RemovePort(b.ports["web"]); err != nil {
 		t.Fatal(err)
 	}
-	p.wakeRested(now + time.Second)
-	if len(p.resting) != 0 || p.restLeft(now) != -1 {
-		t.Errorf("%d rests are left", len(p.resting))
+	p.resumePaused(now + time.Second)
+	if len(p.paused) != 0 || p.pauseLeft(now) != -1 {
+		t.Errorf("%d rests are left", len(p.paused))
 	}
 }

@@ -15,34 +15,34 @@ import (
 )
 
 const (
-	// maxPanics in panicWindow shut the port of an instance.
+	// maxPanics panics within panicWindow shut the port of an instance.
 	maxPanics   = 100
 	panicWindow = time.Minute
-	// reportEvery is how often a panic is logged.
+	// reportEvery is the least time between two panics that are logged.
 	reportEvery = time.Minute
-	// reportBytes is how much of a frame the log gets: more than the headers of any.
+	// reportBytes is how much of a frame is logged: more than all headers.
 	reportBytes = 2048
-	// maxSenders is how many interfaces of other nodes panics are counted for. A node that
-	// was taken over can invent any number, within what it has leased.
+	// maxSenders bounds the interfaces of other nodes whose panics are counted. A node that was
+	// taken over can send from all interfaces that are leased to it.
 	maxSenders = 1024
 )
 
-// A panic between reading and writing a frame costs the frames of its batch and nothing
-// else: the poller recovers and goes on. All locks of the data path are given back by defer.
+// A panic while a frame is read, forwarded or written costs the frames of its batch and nothing
+// else: the poller recovers and continues. All locks of the data path are released by defer.
 //
-// The instance that sent the frame is charged. If its frames make the pipeline panic too
-// often its port is shut: an attacker must not have the poller unwind its stack all day.
-// What came by a tunnel is charged to the interface that the seal names, because a tunnel
-// carries the frames of many; what that interface sends is then dropped here. The uplink is
-// never shut.
+// The panic is charged to the instance that sent the frame. If it causes too many, its port is
+// shut, because each panic costs the poller time that other ports need. A tunnel carries the frames
+// of many instances, so a panic there is charged to the interface that the seal names, and frames
+// from that interface are then dropped. The uplink is never shut.
 
-// A panicCount counts the panics of the last minute or so.
+// A panicCount counts the panics of the current panicWindow. Only the poller of its port uses it,
+// or whoever holds panics.mu.
 type panicCount struct {
 	since time.Duration
 	n     int
 }
 
-// add counts a panic and reports whether it was one too many.
+// add counts a panic and reports whether the limit is reached.
 func (c *panicCount) add(now time.Duration) bool {
 	if c.n == 0 || now-c.since > panicWindow {
 		*c = panicCount{since: now}
@@ -57,29 +57,30 @@ type sender struct {
 	epoch uint64
 }
 
-// panics is what a Switch knows of its panics. While there are none, only refused is read,
-// once for each frame from a tunnel.
+// panics is the record of a Switch's panics. mu guards the fields below it; no other lock is taken
+// within it. Without panics the pollers read only refused, once for each frame from a tunnel.
 type panics struct {
-	refused atomic.Pointer[map[sender]bool] // whose frames from the tunnel are dropped; nil: of none
-	reports chan func()                     // what runReports is to log; full: it is not logged
+	refused atomic.Pointer[map[sender]bool] // senders whose frames are dropped; nil: none
+	reports chan func()                     // log messages for runReports; when it is full messages are lost
 
 	mu         sync.Mutex
 	senders    map[sender]*panicCount
-	reported   time.Duration // when the last report was; 0: never
-	suppressed int           // panics since that were not reported
+	reported   time.Duration // when the last panic was logged; 0: never
+	suppressed int           // panics since then that were not logged
 	total      uint64
 	last       Panic
 }
 
-// A Panic is the newest panic of the pipeline that was reported.
+// A Panic is the newest panic of the pipeline that was logged.
 type Panic struct {
 	Cause string
 	Port  string // where the frame came in
-	Frame []byte // behind its virtio header, as far as the pipeline had changed it
+	Frame []byte // behind its virtio header, as the pipeline had changed it
 }
 
-// contain ends a panic of the pipeline, if there is one. It must be deferred.
-func (p *poller) contain(port *Port) {
+// recoverPanic ends a panic of the pipeline, if there is one, counts its frames and reports it. It
+// must be deferred.
+func (p *poller) recoverPanic(port *Port) {
 	cause := recover()
 	if cause == nil {
 		return
@@ -94,30 +95,30 @@ func (p *poller) contain(port *Port) {
 	}
 	port.count(verdict.PipelinePanicked, uint32(lost))
 	p.sw.charge(port, from, monotonic())
-	inHand := f.batch.current
-	if inHand == 0 && port.tunnel != nil {
-		inHand = reportBytes // of the frame that was being put together; how long it was is not known
+	length := f.batch.currentBytes
+	if length == 0 && port.tunnel != nil {
+		length = reportBytes // the tunnel was still joining the frame, so its length is not known
 	}
-	p.sw.report(port, from, f.buffer[:max(inHand, offloadLen)], cause)
-	p.frame = newFrame(p.sw) // nothing is known of the state of the old one
+	p.sw.report(port, from, f.buffer[:max(length, offloadLen)], cause)
+	p.frame = newFrame(p.sw) // the state of the old one is undefined
 	p.frame.queue = p.number
 }
 
-// charge counts a panic against whoever sent the frame, and shuts the port, or refuses the
-// interface of another node, that caused too many.
+// charge counts a panic against the sender of the frame. If the sender has caused too many, charge
+// shuts its port, or refuses the interface of another node.
 func (s *Switch) charge(port *Port, from packet.Origin, now time.Duration) {
 	switch port.kind {
 	case InstancePort:
 		if port.panics.add(now) && !port.shut.Swap(true) {
-			s.logLater("a port is shut: its frames made the pipeline panic too often", "port", port.name, "panics", maxPanics, "within", panicWindow)
+			s.logLater("port shut: its frames made the pipeline panic too often", "port", port.name, "panics", maxPanics, "within", panicWindow)
 		}
 	case TunnelPort:
 		s.chargeSender(from, now)
 	}
 }
 
-// chargeSender is charge for an interface of another node. One that the seal does not name,
-// or none, is not refused.
+// chargeSender counts a panic against an interface of another node. Frames whose sender is not
+// known are never refused.
 func (s *Switch) chargeSender(from packet.Origin, now time.Duration) {
 	if from.Node == 0 || from.Unnamed {
 		return
@@ -146,11 +147,11 @@ func (s *Switch) chargeSender(from packet.Origin, now time.Duration) {
 		}
 	}
 	s.panics.refused.Store(&refused)
-	s.logLater("an interface of another node is refused: its frames made the pipeline panic too often", "node", from.Node, "epoch", from.Epoch)
+	s.logLater("interface of another node refused: its frames made the pipeline panic too often", "node", from.Node, "epoch", from.Epoch)
 }
 
-// Refused are the epochs of the leases of other nodes' interfaces whose frames are dropped
-// unread, because they made the pipeline panic too often.
+// Refused returns the leases, by epoch, of those interfaces of other nodes whose frames are dropped
+// because they made the pipeline panic too often.
 func (s *Switch) Refused() (epochs []uint64) {
 	if refused := s.panics.refused.Load(); refused != nil {
 		for who := range *refused {
@@ -161,7 +162,7 @@ func (s *Switch) Refused() (epochs []uint64) {
 	return epochs
 }
 
-// refuses reports whether frames from an interface of another node are dropped unread.
+// refuses reports whether the frames of an interface of another node are dropped.
 func (s *Switch) refuses(from packet.Origin) bool {
 	refused := s.panics.refused.Load()
 	return refused != nil && (*refused)[sender{from.Node, from.Epoch}]
@@ -179,14 +180,14 @@ func (s *Switch) report(port *Port, from packet.Origin, frame []byte, cause any)
 	}
 	frame = append([]byte(nil), frame...)
 	s.panics.last = Panic{Cause: fmt.Sprint(cause), Port: port.name, Frame: frame}
-	s.logLater("the pipeline panicked; please report this frame", "cause", s.panics.last.Cause, "port", port.name,
+	s.logLater("pipeline panicked; please report this frame", "cause", s.panics.last.Cause, "port", port.name,
 		"node", from.Node, "epoch", from.Epoch, "frame", fmt.Sprintf("%x", frame[:min(len(frame), reportBytes)]), "bytes", len(frame),
 		"not_logged_before", s.panics.suppressed, "stack", string(debug.Stack()))
 	s.panics.reported, s.panics.suppressed = now, 0
 }
 
-// logLater has an error logged by runReports, because a log that blocks would stop the poller
-// that calls. When the queue is full the error is not logged.
+// logLater has runReports log an error, because a log that blocks would stop the calling poller. If
+// the queue is full the message is lost.
 func (s *Switch) logLater(message string, about ...any) {
 	select {
 	case s.panics.reports <- func() { s.log.Error(message, about...) }:
@@ -194,7 +195,7 @@ func (s *Switch) logLater(message string, about ...any) {
 	}
 }
 
-// runReports logs what pollers have to say.
+// runReports logs the messages of pollers until ctx ends.
 func (s *Switch) runReports(ctx context.Context) {
 	for {
 		select {
@@ -206,13 +207,13 @@ func (s *Switch) runReports(ctx context.Context) {
 	}
 }
 
-// Panics is how often the pipeline has panicked, and the newest panic that was reported.
+// Panics returns how often the pipeline has panicked, and the newest panic that was logged.
 func (s *Switch) Panics() (total uint64, last Panic) {
 	s.panics.mu.Lock()
 	defer s.panics.mu.Unlock()
 	return s.panics.total, s.panics.last
 }
 
-// shutPort is the verdict of frames to and from a port that was shut, and of those of an
-// interface of another node that is refused.
+// shutPort returns the verdict of frames to and from a port that was shut, and of frames from a
+// refused interface of another node.
 func shutPort() verdict.Verdict { return verdict.PortShut }

@@ -18,9 +18,9 @@ import (
 
 // panicking returns a bed whose app panics at each write while it is armed, and the log of
 // its switch.
-func panicking(t *testing.T) (b *bed, armed *bool, log *bytes.Buffer) {
+func panicking(t *testing.T) (b *testbed, armed *bool, log *bytes.Buffer) {
 	t.Helper()
-	b, armed, log = newBed(t), new(bool), new(bytes.Buffer)
+	b, armed, log = newTestbed(t), new(bool), new(bytes.Buffer)
 	b.sw.log = slog.New(slog.NewTextHandler(log, nil))
 	b.rules("app", permit(ec2.UDP, 53, 60, "0.0.0.0/0"))
 	b.rules("web", permit(ec2.UDP, 53, 60, "0.0.0.0/0"))
@@ -33,14 +33,14 @@ func panicking(t *testing.T) (b *bed, armed *bool, log *bytes.Buffer) {
 }
 
 // datagram is one from the web, of a flow of its own.
-func (b *bed) datagram(to string, number int) []byte {
+func (b *testbed) datagram(to string, number int) []byte {
 	f := template(packet.ProtocolUDP, addr("10.10.0.4"), addr(to), uint16(1000+number), 53)
 	return append(make([]byte, offloadLen), b.of("web", f)...)
 }
 
 // turns gives a port turns until it has nothing more to say. Each may be a whole batch, however
 // long the last one took on a busy machine.
-func (b *bed) turns(port string, queue ...[]byte) {
+func (b *testbed) turns(port string, queue ...[]byte) {
 	b.devices[port].queue = queue
 	p := b.ports[port].poller
 	for len(b.devices[port].queue) > 0 {
@@ -49,7 +49,7 @@ func (b *bed) turns(port string, queue ...[]byte) {
 	}
 }
 
-func (b *bed) logged() {
+func (b *testbed) logged() {
 	for {
 		select {
 		case write := <-b.sw.panics.reports:
@@ -115,7 +115,7 @@ func TestPortThatPanicsTooOftenIsShut(t *testing.T) {
 		t.Errorf("%d frames from a port that is shut were counted, want 2; %d and %d were written", got, b.devices["lone"].count, b.devices["web"].count)
 	}
 	b.logged()
-	if !strings.Contains(log.String(), "a port is shut") {
+	if !strings.Contains(log.String(), "port shut") {
 		t.Errorf("the log does not tell that the port was shut:\n%s", log)
 	}
 	var c panicCount
@@ -150,7 +150,7 @@ func TestFaultInTheFileOfConnectionsIsContained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newBedOn(t, tracker)
+	b := newTestbedOn(t, tracker)
 	b.rules("app", permit(ec2.UDP, 53, 60, "web")) // tracked
 	if err := os.Truncate(path, 0); err != nil {
 		t.Fatal(err)

@@ -10,33 +10,34 @@ import (
 	"palisade/internal/verdict"
 )
 
-// receive handles one frame of n bytes, read from in, which the switch may have joined from
-// f.batch.group packets. It runs on in's poller.
+// receive handles one frame of n bytes that was read from in. The frame may consist of
+// f.batch.joined packets, joined after the read. receive runs on in's poller.
 func (f *frame) receive(in *Port, n int) {
 	failpoint.Reach()
 	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
-	f.batch.current, f.pkt.Segments = n, 0
+	f.batch.currentBytes, f.pkt.Segments = n, 0
 	at, v := f.forward(f.buffer[:n])
 	if v != verdict.Forward {
-		f.batch.vain += f.batch.group
+		f.batch.unforwarded += f.batch.joined
 	}
-	// What was joined and then refused by Decode is still as many packets.
-	at.count(v, max(f.pkt.Segments, uint32(f.batch.group)))
+	// A joined frame that Decode refuses still counts as all its packets.
+	at.count(v, max(f.pkt.Segments, uint32(f.batch.joined)))
 }
 
-// forward is the life of a frame. It returns the frame's verdict and the port that the
-// verdict concerns: where the frame came in, or, from deliver on, where it was to leave.
+// forward is the way of a frame from an instance's port, and the entry for all frames. It returns
+// the frame's verdict and the port that the verdict concerns: the port where the frame came in, or,
+// from deliver on, the port it was to leave by.
 func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	if v, ok := f.decode(b); !ok {
-		f.explainSize(v)
+		f.answerTooBig(v)
 		return f.in, v
 	}
 	switch f.in.kind {
 	case UplinkPort:
-		return f.forwardInbound()
+		return f.forwardFromUplink()
 	case TunnelPort:
-		return f.forwardTunnelled()
+		return f.forwardFromTunnel()
 	}
 	a := f.snapshot.attachment(f.in)
 	if v, ok := f.ready(a); !ok {
@@ -55,8 +56,8 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	return f.route(a)
 }
 
-// decode reads the frame, and its virtio header anew. The MTU is that of the network it
-// came from; a port that is not attached has none and passes nothing anyway.
+// decode reads the headers into f.pkt and rebuilds the virtio header. The MTU is that of the
+// network that the frame came from.
 func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	if v, ok := f.decoder.Decode(b[min(offloadLen, len(b)):], &f.pkt); !ok {
@@ -73,8 +74,9 @@ func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// peer is the far end of a packet that leaves an instance, as egress rules see it. What is
-// handed to somebody else, who forwards, goes to no member, whoever it is for.
+// peer returns the destination of a packet that leaves an instance, as egress rules see it. It is a
+// member of groups only if the packet goes straight to it: a packet that is handed to another
+// interface, which forwards it, may end anywhere.
 func (f *frame) peer() firewall.Source {
 	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
 	if f.dst != nil && (f.pkt.DstMAC == GatewayMAC || f.pkt.DstMAC == f.dst.MAC) {
@@ -83,8 +85,8 @@ func (f *frame) peer() firewall.Source {
 	return peer
 }
 
-// route finds who is to have the packet: an instance of the network, the owner of a
-// public address, or the world outside.
+// route finds the receiver of a packet from an instance: an interface of the network, the owner of
+// a public address, or the router behind the uplink.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	f.from = firewall.Source{Addr: f.pkt.Flow.Src}
@@ -97,23 +99,23 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	switch {
 	case owner != nil && a.subnet.contains(owner.Address):
 	case !a.Network.Prefix.Contains(dst):
-		return f.routeOutside(a)
+		return f.routeToInternet(a)
 	default:
 		if owner = f.dst; owner == nil {
-			return f.in, f.nobody(a.Network)
+			return f.in, f.unassigned(a.Network)
 		}
 		if !f.viaGateway && (f.pkt.DstMAC != owner.MAC || !a.subnet.contains(dst)) {
 			return f.in, f.misaddressed()
 		}
 	}
-	if v, ok := f.checkSize(a, owner); !ok {
+	if v, ok := f.checkTunnelMTU(a, owner); !ok {
 		return f.in, v
 	}
 	return f.deliver(owner)
 }
 
-// forwarder is the interface that a frame is handed to by its MAC and that forwards for
-// others, so that the packet need not be its own.
+// forwarder returns the interface that the frame is addressed to by its MAC address, if that
+// interface forwards for others and so may receive packets to any address.
 func (f *frame) forwarder(n *Network) *Endpoint {
 	if f.viaGateway || len(n.unchecked) == 0 {
 		return nil
@@ -121,18 +123,18 @@ func (f *frame) forwarder(n *Network) *Endpoint {
 	return n.unchecked[f.pkt.DstMAC]
 }
 
-// nobody is the verdict of a packet to an address of the network that nobody has.
-func (f *frame) nobody(n *Network) verdict.Verdict {
+// unassigned returns the verdict of a packet to an address of the network that no interface has.
+func (f *frame) unassigned(n *Network) verdict.Verdict {
 	if f.pkt.Flow.Dst == n.SubnetOf(f.pkt.Flow.Dst).Gateway {
 		return verdict.GatewayLocal
 	}
 	return f.unreachable()
 }
 
-// routeOutside carries a packet out of its network: to the owner of a public address,
-// with both ends rewritten here as AWS does, or through the uplink. What has no public
-// address has no way out.
-func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
+// routeToInternet carries a packet out of its network. If the destination is a public address of
+// the cluster, both ends are rewritten here, as AWS does. Otherwise the source is rewritten and the
+// packet leaves by the uplink. A sender without a public address has no way out.
+func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	p := &f.pkt
 	if !f.viaGateway {
@@ -146,13 +148,13 @@ func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
 		return f.in, f.unreachable()
 	}
 	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
-		if v, ok := f.checkSize(a, owner); !ok {
+		if v, ok := f.checkTunnelMTU(a, owner); !ok {
 			return f.in, v
 		}
 		packet.RewriteSource(f.bytes(), p, public)
 		packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
 		f.from = firewall.Source{Addr: p.Flow.Src}
-		return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
+		return f.deliverFromInternet(f.snapshot.networks[owner.network], owner)
 	}
 	up := f.snapshot.uplink
 	if up == nil || f.snapshot.inPublicPool(p.Flow.Dst) || p.Flow.Dst.IsLinkLocalUnicast() {
@@ -163,34 +165,33 @@ func (f *frame) routeOutside(a *Attachment) (*Port, verdict.Verdict) {
 	return up.Port, f.write(up.Port)
 }
 
-// checkRoute holds what comes from or goes to a far address against the routes of a subnet,
-// which let it out by an internet gateway or not.
-func (f *frame) checkRoute(s *Subnet, of *Endpoint, far netip.Addr) (verdict.Verdict, bool) {
+// checkRoute checks that the routes of a subnet lead a remote address to an internet gateway.
+func (f *frame) checkRoute(s *Subnet, of *Endpoint, remote netip.Addr) (verdict.Verdict, bool) {
 	failpoint.Reach()
-	if s.Leads(far) == Internet {
+	if s.TargetOf(remote) == Internet {
 		return verdict.Unset, true
 	}
 	if f.trace != nil {
-		f.trace.Unrouted = &Unrouted{Endpoint: of, Network: of.network, Subnet: s, Far: far}
+		f.trace.Unrouted = &Unrouted{Endpoint: of, Network: of.network, Subnet: s, Remote: remote}
 	}
 	return verdict.NotRouted, false
 }
 
-// forwardInbound is the life of a frame from outside: 1:1 NAT to the instance that has
-// the public address, and that instance's rules. Its source is a CIDR source, never a
-// member of a group, whatever it says.
-func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
+// forwardFromUplink is the way of a frame from the uplink: 1:1 NAT to the instance that has the
+// public address, and the ingress rules of that instance. The source matches rules by CIDR alone:
+// whatever address it claims, it is no member of a group.
+func (f *frame) forwardFromUplink() (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	up := f.snapshot.uplink
 	if up == nil || up.Port != f.in {
-		return f.in, f.unattached()
+		return f.in, f.notReady()
 	}
 	p := &f.pkt
 	if p.EtherType == packet.EtherTypeARP {
 		return f.in, f.answerARP(f.snapshot)
 	}
 	if !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst) {
-		return f.in, f.toMany()
+		return f.in, f.notUnicast()
 	}
 	if p.DstMAC != up.MAC {
 		return f.in, f.misaddressed()
@@ -199,24 +200,25 @@ func (f *frame) forwardInbound() (*Port, verdict.Verdict) {
 	if owner == nil || owner.Port == nil {
 		return f.in, f.unreachable()
 	}
-	if v, ok := f.checkOutsideSource(); !ok {
+	if v, ok := f.checkUplinkSource(); !ok {
 		return f.in, v
 	}
 	packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
 	f.from = firewall.Source{Addr: p.Flow.Src}
 	f.viaGateway = true
-	return f.deliverFromOutside(f.snapshot.networks[owner.network], owner)
+	return f.deliverFromInternet(f.snapshot.networks[owner.network], owner)
 }
 
-func (f *frame) unattached() verdict.Verdict { v, _ := f.ready(nil); return v }
+func (f *frame) notReady() verdict.Verdict { v, _ := f.ready(nil); return v }
 
-// deliverFromOutside delivers what has reached a public address, and has its private one
-// as destination by now. A source within the network is not outside of it, leased or not;
-// and what the receiver's subnet has no route to is not answered, and so not let in.
-func (f *frame) deliverFromOutside(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
+// deliverFromInternet delivers a packet that was sent to a public address, after the NAT to the
+// private one. It drops a packet whose source lies within the network, because no such packet comes
+// from outside of it. It also drops a packet that the receiver could not answer, because its subnet
+// has no route back.
+func (f *frame) deliverFromInternet(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	if n == nil || n.Prefix.Contains(f.pkt.Flow.Src) {
-		return f.in, f.impossible()
+		return f.in, f.badSource()
 	}
 	if v, ok := f.checkRoute(n.SubnetOf(f.pkt.Flow.Dst), to, f.pkt.Flow.Src); !ok {
 		return f.in, v
@@ -224,24 +226,24 @@ func (f *frame) deliverFromOutside(n *Network, to *Endpoint) (*Port, verdict.Ver
 	return f.deliver(to)
 }
 
-// forwardTunnelled is the life of a frame from another node. That node has asked the rules
-// of the sender; those of the receiver are asked here. There is no transit: what came by
-// the tunnel ends at an instance of this node or nowhere.
-func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
+// forwardFromTunnel is the way of a frame from another node. That node has checked the sender's
+// egress rules; the receiver's ingress rules are checked here. There is no transit: the packet ends
+// at an instance of this node or is dropped.
+func (f *frame) forwardFromTunnel() (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	t := f.snapshot.tunnel
 	if t == nil || t.Port != f.in {
-		return f.in, f.unattached()
+		return f.in, f.notReady()
 	}
-	byPublic, v, ok := f.checkOrigin()
+	fromPublic, v, ok := f.checkOrigin()
 	if !ok {
 		return f.in, v
 	}
 	if f.pkt.EtherType == packet.EtherTypeARP {
-		return f.in, f.ignoreARP() // every node answers by itself
+		return f.in, f.ignoreARP() // every node answers its own instances
 	}
 	if f.isDHCPServer() {
-		return f.in, f.noServer() // its node has not checked it
+		return f.in, f.refuseDHCPServer() // the sending node may not have checked it
 	}
 	n := f.snapshot.networks[VNI(f.origin.VNI)]
 	f.viaGateway = f.pkt.DstMAC == GatewayMAC
@@ -250,19 +252,19 @@ func (f *frame) forwardTunnelled() (*Port, verdict.Verdict) {
 		owner = n.Find(f.pkt.Flow.Dst)
 	}
 	switch {
-	case owner == nil || byPublic && !owner.PublicOf(f.pkt.Flow.Dst).IsValid():
+	case owner == nil || fromPublic && !owner.PublicOf(f.pkt.Flow.Dst).IsValid():
 		return f.in, f.unreachable()
-	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || byPublic):
+	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || fromPublic):
 		return f.in, f.misaddressed()
 	}
-	if byPublic {
-		return f.deliverFromOutside(n, owner)
+	if fromPublic {
+		return f.deliverFromInternet(n, owner)
 	}
-	return f.deliver(owner) // send refuses it if the owner is not here
+	return f.deliver(owner) // if the owner is on another node, send refuses
 }
 
-// deliver hands the packet to an instance of this node, if its rules admit it, or to the
-// node that has the instance, where its rules are asked.
+// deliver hands the packet to an instance of this node if its ingress rules admit it. For an
+// interface of another node it sends the packet there, and that node checks the ingress rules.
 func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	if to.Port == nil {
@@ -286,12 +288,12 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	return to.Port, f.write(to.Port)
 }
 
-// Each dropping verdict has one function that makes it; these are shared.
+// Each dropping verdict is made by one function. Several callers use these.
 
 func (f *frame) unreachable() verdict.Verdict { return verdict.NoRoute }
 
 func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
 
-func (f *frame) toMany() verdict.Verdict { return verdict.NotUnicast }
+func (f *frame) notUnicast() verdict.Verdict { return verdict.NotUnicast }
 
 func (f *frame) ignoreARP() verdict.Verdict { return verdict.ARPIgnored }

@@ -65,7 +65,7 @@ func (d *sink) Write(b []byte) error {
 //	uplink, router 02:..:01
 //
 // It runs no poller: tests hand it frames one by one.
-type bed struct {
+type testbed struct {
 	t        testing.TB
 	sw       *Switch
 	tracker  *conntrack.Tracker
@@ -110,22 +110,22 @@ func permit(protocol ec2.Protocol, from, to int, source string) ec2.Rule {
 	return r
 }
 
-func newBed(t testing.TB) *bed {
+func newTestbed(t testing.TB) *testbed {
 	t.Helper()
 	tracker, err := conntrack.Open(conntrack.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newBedOn(t, tracker)
+	return newTestbedOn(t, tracker)
 }
 
-func newBedOn(t testing.TB, tracker *conntrack.Tracker) *bed {
+func newTestbedOn(t testing.TB, tracker *conntrack.Tracker) *testbed {
 	t.Helper()
 	sw, err := New(Config{Tracker: tracker})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{t: t, sw: sw, tracker: tracker, compiler: firewall.NewCompiler(), view: groups{},
+	b := &testbed{t: t, sw: sw, tracker: tracker, compiler: firewall.NewCompiler(), view: groups{},
 		ports: map[string]*Port{}, devices: map[string]*sink{}, zones: map[string]*conntrack.Zone{},
 		sets: map[string]*firewall.Set{}, owners: map[string]*Endpoint{}, frame: newFrame(sw), generation: 1}
 	t.Cleanup(func() {
@@ -156,7 +156,7 @@ func newBedOn(t testing.TB, tracker *conntrack.Tracker) *bed {
 }
 
 // place puts an interface behind a port of its own.
-func (b *bed) place(e *Edit, v VNI, name string, o Endpoint, group string) {
+func (b *testbed) place(e *Edit, v VNI, name string, o Endpoint, group string) {
 	b.add(name, InstancePort)
 	b.names = append(b.names, name)
 	b.zones[name] = b.tracker.AddZone(o.Epoch, conntrack.Timeouts{})
@@ -167,11 +167,11 @@ func (b *bed) place(e *Edit, v VNI, name string, o Endpoint, group string) {
 	b.attach(e, v, name)
 }
 
-func (b *bed) attach(e *Edit, v VNI, name string) {
+func (b *testbed) attach(e *Edit, v VNI, name string) {
 	e.Attach(b.ports[name], v, Attachment{Endpoint: b.owners[name], Zone: b.zones[name], Rules: b.sets[name]})
 }
 
-func (b *bed) add(name string, kind PortKind) {
+func (b *testbed) add(name string, kind PortKind) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		b.t.Fatal(err)
@@ -183,7 +183,7 @@ func (b *bed) add(name string, kind PortKind) {
 }
 
 // rules replaces the rules of a group, as the node does after a change of it.
-func (b *bed) rules(group string, rules ...ec2.Rule) {
+func (b *testbed) rules(group string, rules ...ec2.Rule) {
 	b.generation++
 	id := ec2.GroupID(group)
 	was := b.view[id]
@@ -200,11 +200,11 @@ func (b *bed) rules(group string, rules ...ec2.Rule) {
 func macOf(name string) ec2.MAC { return ec2.MAC{2, 0, 0, 1, 0, name[0]} }
 
 // send puts an Ethernet frame before the switch as if read from a port.
-func (b *bed) send(from string, ethernet []byte) (at string, v verdict.Verdict) {
+func (b *testbed) send(from string, ethernet []byte) (at string, v verdict.Verdict) {
 	return b.sendOffload(from, make([]byte, offloadLen), ethernet)
 }
 
-func (b *bed) sendOffload(from string, offload, ethernet []byte) (string, verdict.Verdict) {
+func (b *testbed) sendOffload(from string, offload, ethernet []byte) (string, verdict.Verdict) {
 	f := b.frame
 	f.snapshot, f.in, f.from, f.viaGateway = b.sw.Snapshot(), b.ports[from], firewall.Source{}, false
 	copy(f.buffer, offload)
@@ -214,7 +214,7 @@ func (b *bed) sendOffload(from string, offload, ethernet []byte) (string, verdic
 }
 
 // expect sends a frame and compares its fate.
-func (b *bed) expect(from string, ethernet []byte, at string, want verdict.Verdict) {
+func (b *testbed) expect(from string, ethernet []byte, at string, want verdict.Verdict) {
 	b.t.Helper()
 	if got, v := b.send(from, ethernet); got != at || v != want {
 		b.t.Errorf("from %s: %v at %s, want %v at %s\n% x", from, v, got, want, at, ethernet[:min(len(ethernet), 60)])
@@ -226,7 +226,7 @@ func template(protocol uint8, src, dst netip.Addr, srcPort, dstPort uint16) pack
 }
 
 // of builds a frame that an instance sends through its gateway.
-func (b *bed) of(name string, f packettest.Frame) []byte {
+func (b *testbed) of(name string, f packettest.Frame) []byte {
 	f.SrcMAC, f.DstMAC = macOf(name), GatewayMAC
 	return packettest.Build(f)
 }
@@ -245,7 +245,7 @@ func reply(f packettest.Frame, flags uint8) packettest.Frame {
 }
 
 func TestPortPassesNothingBeforeItsFirstTable(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	e := b.sw.Edit(9)
 	e.Detach(b.ports["web"])
@@ -256,7 +256,7 @@ func TestPortPassesNothingBeforeItsFirstTable(t *testing.T) {
 }
 
 func TestOnlyAFellowMemberGetsIn(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
 	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 8000)), "app", verdict.NoRule)
@@ -272,7 +272,7 @@ func TestOnlyAFellowMemberGetsIn(t *testing.T) {
 }
 
 // delivered decodes the last frame a port was given.
-func (b *bed) delivered(name string) packet.Packet {
+func (b *testbed) delivered(name string) packet.Packet {
 	b.t.Helper()
 	d := b.devices[name]
 	if d.last == nil {
@@ -286,7 +286,7 @@ func (b *bed) delivered(name string) packet.Packet {
 }
 
 func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0"))
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")
 	mac := func(f packettest.Frame, src, dst ec2.MAC) []byte {
@@ -340,7 +340,7 @@ func arpInner(outer, inner ec2.MAC, ip netip.Addr) []byte {
 }
 
 func TestOutsideSourcesThatCannotBe(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0"))
 	for _, src := range []string{"10.10.0.6", "10.0.0.1", "198.18.7.7", "198.18.0.5", "127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0"} {
 		b.expect("uplink", outside(template(6, addr(src), addr("198.18.0.4"), 1, 80)), "uplink", verdict.BadSource)
@@ -353,7 +353,7 @@ func TestOutsideSourcesThatCannotBe(t *testing.T) {
 }
 
 func TestARPIsAnsweredHere(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	for target, want := range map[string]ec2.MAC{"10.0.0.1": GatewayMAC, "10.10.0.5": macOf("app")} {
 		b.expect("web", packettest.ARP(1, macOf("web"), addr("10.10.0.4"), addr(target)), "web", verdict.Answered)
 		p := b.delivered("web")
@@ -366,7 +366,7 @@ func TestARPIsAnsweredHere(t *testing.T) {
 }
 
 func TestNATIsOneToOne(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 80, 80, "203.0.113.25/32"))
 	in := template(6, laptop, addr("198.18.0.4"), 40000, 80)
 	b.expect("uplink", outside(in), "web", verdict.Forward)
@@ -383,7 +383,7 @@ func TestNATIsOneToOne(t *testing.T) {
 // TestReplyPassesAfterRuleRevoked: a connection admitted for one address is tracked and
 // outlives its rule in both directions; a new one is refused.
 func TestReplyPassesAfterRuleRevoked(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	in := template(6, laptop, addr("198.18.0.4"), 40000, 22)
 	out := template(6, addr("10.10.0.4"), laptop, 22, 40000)
@@ -401,7 +401,7 @@ func TestReplyPassesAfterRuleRevoked(t *testing.T) {
 // bring the connection back; that is the hole of trackers that delete the entry.
 func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
-		b := newBed(t)
+		b := newTestbed(t)
 		b.rules("web", permit(ec2.Protocol(protocol), 80, 80, "0.0.0.0/0"))
 		in, out := template(protocol, laptop, addr("198.18.0.4"), 40000, 80), template(protocol, addr("10.10.0.4"), laptop, 80, 40000)
 		b.expect("uplink", outside(in), "web", verdict.Forward)
@@ -428,7 +428,7 @@ func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
 // TestAnswerToWhatWasRevokedOpensNothing: a UDP server that first speaks after its world
 // rule has gone, or whose connection was forgotten, is no originator of a connection.
 func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	dns, wide := permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.UDP, 5000, 5999, "0.0.0.0/0")
 	b.rules("web", dns, wide)
 	in, out := template(17, laptop, addr("198.18.0.4"), 40000, 53), template(17, addr("10.10.0.4"), laptop, 53, 40000)
@@ -443,7 +443,7 @@ func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
 	asks, answer := template(17, addr("10.10.0.4"), laptop, 54, 40000), template(17, laptop, addr("198.18.0.4"), 40000, 54)
 	b.expect("web", b.of("web", asks), "uplink", verdict.Forward)
 	b.expect("uplink", outside(answer), "web", verdict.Forward)
-	b.frame.now = monotonic() + closingTime
+	b.frame.now = monotonic() + closedFor
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	b.expect("uplink", outside(in), "web", verdict.Forward)
 	b.frame.now = 0
@@ -453,7 +453,7 @@ func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
 		b.rules("web", permit(ec2.UDP, 100+i, 100+i, "0.0.0.0/0"))
 	}
 	a := b.sw.Snapshot().attachment(b.ports["web"])
-	if len(a.closed) > maxClosings || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
+	if len(a.closed) > maxClosedRanges || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
 		t.Errorf("%d closings, of 53: %v, of 198: %v, of 54: %v", len(a.closed), a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
 	}
 }
@@ -461,7 +461,7 @@ func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
 // TestSYNRidesOnNoConnection: a client whose rule is gone may keep the connection it has,
 // and may not open another on the same ports; nor may a reset make room for one.
 func TestSYNRidesOnNoConnection(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	in, out := template(6, laptop, addr("198.18.0.4"), 40000, 22), template(6, addr("10.10.0.4"), laptop, 22, 40000)
 	deliver := func(flags uint8, want verdict.Verdict) {
@@ -490,14 +490,14 @@ func TestSYNRidesOnNoConnection(t *testing.T) {
 // TestOutsideHasNoAddressOfTheNetwork: a source within the network cannot come from
 // outside, leased or not, or a CIDR rule for members would admit a stranger.
 func TestOutsideHasNoAddressOfTheNetwork(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.UDP, 53, 53, "10.10.0.0/16"))
 	b.expect("uplink", outside(template(17, addr("10.10.0.77"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
 	b.expect("uplink", outside(template(17, addr("10.255.255.255"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
 }
 
 func TestInstanceReachesOutAndIsAnswered(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	for _, protocol := range []uint8{6, 17, 1} {
 		out := template(protocol, addr("10.10.0.4"), laptop, 5000, 80)
 		in := template(protocol, laptop, addr("198.18.0.4"), 80, 5000)
@@ -512,7 +512,7 @@ func TestInstanceReachesOutAndIsAnswered(t *testing.T) {
 }
 
 func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	out := template(17, addr("10.10.0.4"), laptop, 5000, 53)
 	sent := template(17, addr("198.18.0.4"), laptop, 5000, 53)
 	about := func(f packettest.Frame) []byte {
@@ -534,7 +534,7 @@ func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
 }
 
 func TestFragmentsInheritTheirFirstsVerdict(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.UDP, 53, 53, "203.0.113.25/32"))
 	fragment := func(src netip.Addr, port uint16, id uint16, offset, n int, more bool) []byte {
 		f := template(17, src, addr("198.18.0.4"), 4000, port)
@@ -569,7 +569,7 @@ func TestDeviceGetsWhatItTakes(t *testing.T) {
 		{udp, 5, 6, 42, packet.StreamOffloads, 3, 42 + 1080},
 		{udp, 5, 6, 42, packet.DatagramOffloads, 1, 42 + 4000},
 	} {
-		b := newBed(t)
+		b := newTestbed(t)
 		b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 80, 80, "web"))
 		b.ports["app"].offloads = tt.offloads
 		f := template(tt.protocol, addr("10.10.0.4"), addr("10.10.0.5"), 4000, 80)
@@ -592,7 +592,7 @@ func TestDeviceGetsWhatItTakes(t *testing.T) {
 }
 
 func TestTraceRemembersNothing(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	tr := b.sw.Trace(b.ports["uplink"], outside(template(6, laptop, addr("198.18.0.4"), 1, 22)))
 	if tr.Verdict != verdict.Forward || len(tr.Steps) != 1 || !tr.Steps[0].Asked {
@@ -611,7 +611,7 @@ func TestTraceRemembersNothing(t *testing.T) {
 // of other flows, counted and judged as the packets that they are; the frame behind them is
 // not lost where it is another flow's, nor at the end of a batch.
 func TestDatagramsOfOneFlowCrossTheSwitchTogether(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.UDP, 53, 60, "web"))
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")
 	datagram := func(from, to uint16) []byte {
@@ -658,7 +658,7 @@ func TestDatagramsOfOneFlowCrossTheSwitchTogether(t *testing.T) {
 // TestFramesOfABatchLeaveAsTheyCame: small and large ones, of flows that are known and of
 // such as are not, with what no decoder takes between them, each with its own bytes.
 func TestFramesOfABatchLeaveAsTheyCame(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	e := b.sw.Edit(2)
 	e.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 9000})
 	b.sw.Publish(e)
@@ -700,7 +700,7 @@ func TestFramesOfABatchLeaveAsTheyCame(t *testing.T) {
 }
 
 func TestNoAllocs(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.ICMP, -1, -1, "0.0.0.0/0"))
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")

@@ -20,67 +20,70 @@ import (
 )
 
 const (
-	// spinFor is how long a poller looks again before it sleeps: the answer to what
-	// it has just delivered often comes sooner than a sleeper can be woken, and waking
-	// one on an idle processor costs the sender more than the frame.
+	// spinFor is how long an idle poller looks for frames before it sleeps. The answer to a frame
+	// that it has just delivered often comes sooner than a sleeper can be woken, and to wake a
+	// thread on an idle processor costs the sender more than the frame.
 	spinFor = 100 * time.Microsecond
-	// priority is the nice value of a poller's thread: above those whose frames it
-	// carries, who would else be let finish their time slice first, and not so far above
-	// that it interrupts a sender for every frame.
+	// priority is the nice value of a poller's thread. It is above that of the senders and
+	// receivers, which otherwise finish their time slice first. It is low enough that a poller does
+	// not interrupt a sender for every frame.
 	priority = -5
-	// frameSize holds the largest frame a TAP hands over, behind its virtio header.
+	// frameSize is the largest frame that a TAP returns, with its virtio header.
 	frameSize = 10 + 14 + 65535 + 8
 )
 
-// The states of a poller besides the generation, plus one, of the batch it works on.
+// The states of a poller that works on no batch. In a batch the state is its generation plus one.
 const (
 	idle    = 0
 	loading = ^uint64(0)
 )
 
-// A poller owns some ports: it alone reads from them, and carries each frame to its last
-// write. It waits in epoll, not in the runtime's poller, which costs a wake-up and a
+// A poller owns some ports: only its goroutine reads from them, and it carries each frame to its
+// last write. It waits in an epoll of its own, because Go's network poller costs a wake-up and a
 // scheduling for every frame.
+//
+// Other goroutines use only the atomic fields, and add, remove and stop. mu guards the replacement
+// of the map of ports; no other lock is taken within it.
 type poller struct {
-	sw     *Switch
-	number int // below maxPollers
-	epoll  int
-	wake   int // an eventfd that ends the wait
-	alert  alert
-	frame  *frame // what is on its way
+	sw      *Switch
+	number  int // its queue in a TunnelDevice; below maxPollers
+	epoll   int
+	wake    int // an eventfd that ends the wait in epoll
+	latency latencyRequest
+	frame   *frame // the frame in the pipeline
 
-	resting []rest // ports that are not looked at for a while
+	paused []pause // ports that are not watched for a while
 
 	state   atomic.Uint64 // idle, loading, or generation + 1
-	batch   atomic.Uint64 // how many batches were begun
+	batch   atomic.Uint64 // how many batches have begun
 	stopped atomic.Bool
 
 	ports atomic.Pointer[map[int32]*Port] // by descriptor; replaced, never changed
-	mu    sync.Mutex                      // guards the replacing
+	mu    sync.Mutex                      // guards the replacement of ports
 }
 
 func newPoller(s *Switch, number int, halt bool) (*poller, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("make an epoll: %w", err)
+		return nil, fmt.Errorf("create an epoll: %w", err)
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make an event: %w", err), unix.Close(epoll))
+		return nil, errors.Join(fmt.Errorf("create an eventfd: %w", err), unix.Close(epoll))
 	}
-	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, alert: newAlert(halt), frame: newFrame(s)}
+	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, latency: newLatencyRequest(halt), frame: newFrame(s)}
 	p.frame.queue = number
 	p.ports.Store(&map[int32]*Port{})
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {
 		p.close()
-		return nil, fmt.Errorf("watch an event: %w", err)
+		return nil, fmt.Errorf("watch the eventfd: %w", err)
 	}
 	return p, nil
 }
 
 func (p *poller) close() {
-	p.alert.close()
+	p.latency.close()
 	_ = unix.Close(p.wake)
 	_ = unix.Close(p.epoll)
 }
@@ -89,7 +92,7 @@ func (p *poller) stop() {
 	p.stopped.Store(true)
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(p.wake, one[:]) // full means it is awake already
+	_, _ = unix.Write(p.wake, one[:]) // fails only when the counter is full; then the poller is awake already
 }
 
 func (p *poller) load() int { return len(*p.ports.Load()) }
@@ -105,16 +108,16 @@ func (p *poller) add(port *Port) error {
 }
 
 func (p *poller) remove(port *Port) {
-	// The descriptor may be gone with its namespace already.
+	// Deleting fails if the descriptor is gone with its namespace.
 	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.end.FD(), nil)
 	p.change(func(ports map[int32]*Port) { delete(ports, int32(port.end.FD())) })
 }
 
-// abandon stops watching a port whose device was deleted: it would be readable for
-// ever. Who made the port removes it.
+// abandon stops watching a port whose device was deleted, because its descriptor would be readable
+// for ever. The caller of AddPort removes the port.
 func (p *poller) abandon(port *Port, cause error) {
 	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, port.end.FD(), nil)
-	p.sw.log.Error("a port's device is gone; nothing is read from it any more", "port", port.name, "err", cause)
+	p.sw.log.Error("port not read any more: its device is gone", "port", port.name, "err", cause)
 }
 
 func (p *poller) change(with func(map[int32]*Port)) {
@@ -127,8 +130,8 @@ func (p *poller) change(with func(map[int32]*Port)) {
 
 func (p *poller) busy() bool { return p.state.Load() != idle }
 
-// enforced is the generation the poller goes by at least. One that is loading may yet
-// take either, so it counts as going by none.
+// enforced returns the oldest generation that the poller may obey. While it loads a Snapshot it may
+// get either, so it counts as obeying none.
 func (p *poller) enforced() uint64 {
 	switch state := p.state.Load(); state {
 	case idle:
@@ -140,22 +143,22 @@ func (p *poller) enforced() uint64 {
 	}
 }
 
-// A rest is a port's that is not watched until then.
-type rest struct {
+// A pause is a port that is not watched until then.
+type pause struct {
 	descriptor int
 	until      time.Duration
 }
 
-// rest stops watching a port until then. One that is removed meanwhile is not watched again,
-// because its descriptor is not in the epoll any more.
-func (p *poller) rest(port *Port, until time.Duration) {
+// pause stops watching a port until then. If the port is removed meanwhile it is not watched again,
+// because its descriptor has left the epoll.
+func (p *poller) pause(port *Port, until time.Duration) {
 	p.watch(port.end.FD(), 0)
-	p.resting = append(p.resting, rest{port.end.FD(), until})
+	p.paused = append(p.paused, pause{port.end.FD(), until})
 }
 
-// wakeRested watches again the ports whose rest has ended.
-func (p *poller) wakeRested(now time.Duration) {
-	p.resting = slices.DeleteFunc(p.resting, func(r rest) bool {
+// resumePaused watches the ports again whose pause is over.
+func (p *poller) resumePaused(now time.Duration) {
+	p.paused = slices.DeleteFunc(p.paused, func(r pause) bool {
 		if now < r.until {
 			return false
 		}
@@ -166,16 +169,16 @@ func (p *poller) wakeRested(now time.Duration) {
 
 func (p *poller) watch(descriptor int, events uint32) {
 	event := unix.EpollEvent{Events: events, Fd: int32(descriptor)}
-	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, descriptor, &event) // it may be gone
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, descriptor, &event) // fails if the port was removed
 }
 
-// restLeft is when the first rest ends, in milliseconds from now; -1 if no port rests.
-func (p *poller) restLeft(now time.Duration) int {
-	if len(p.resting) == 0 {
+// pauseLeft returns the milliseconds until the first pause is over; -1 if no port is paused.
+func (p *poller) pauseLeft(now time.Duration) int {
+	if len(p.paused) == 0 {
 		return -1
 	}
-	first := p.resting[0].until
-	for _, r := range p.resting {
+	first := p.paused[0].until
+	for _, r := range p.paused {
 		first = min(first, r.until)
 	}
 	return int(max(0, first-now+time.Millisecond-1) / time.Millisecond)
@@ -183,10 +186,10 @@ func (p *poller) restLeft(now time.Duration) int {
 
 // runPoll is the poller's goroutine.
 func (p *poller) runPoll() {
-	// Its system calls do not tell the scheduler of goroutines, and its priority is not for
-	// others to inherit: the thread ends with it.
+	// The system calls of a poller bypass the scheduler of goroutines. The thread ends with the
+	// goroutine, so that no other goroutine gets its priority.
 	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // without the privilege it goes on as it is
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // without the privilege the priority stays 0
 	debug.SetPanicOnFault(true)                          // see runSweep
 	events := make([]unix.EpollEvent, 64)
 	var lastWork time.Duration
@@ -197,20 +200,20 @@ func (p *poller) runPoll() {
 	}
 }
 
-// round gives each port that is readable a turn, by one Snapshot, and returns when it ended.
-// A port that has used more than its share of the time has none, unless all have.
+// round gives each readable port a turn, all with one Snapshot, and returns the time when it ended.
+// A port that has used more than its share of time gets no turn, unless all have.
 func (p *poller) round(readable []unix.EpollEvent) time.Duration {
 	p.batch.Add(1)
 	p.state.Store(loading)
 	snapshot := p.sw.snapshot.Load()
 	p.state.Store(snapshot.Generation + 1)
 	now := monotonic()
-	p.alert.worked(now)
-	if len(p.resting) > 0 {
-		p.wakeRested(now)
+	p.latency.beforeBatch(now)
+	if len(p.paused) > 0 {
+		p.resumePaused(now)
 	}
 	ports := *p.ports.Load()
-	var first *Port // of those in debt, who owes least
+	var first *Port // of the ports that have used more than their share: the one that exceeds it least
 	served := false
 	for _, event := range readable {
 		port, ok := ports[event.Fd]
@@ -229,48 +232,47 @@ func (p *poller) round(readable []unix.EpollEvent) time.Duration {
 	return now
 }
 
-// turn carries what a port has, as much as a turn may be, from now on, and returns when it
-// ended.
+// turn reads and forwards the frames of a port, up to the limits of a turn. now is its beginning;
+// it returns its end.
 func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Duration {
 	p.frame.snapshot, p.frame.now = snapshot, now
-	p.drainContained(port)
+	p.drainRecovering(port)
 	end := monotonic()
 	if end-now >= longTurn {
-		p.frame.suspect = suspectWrites
+		p.frame.writesToTime = timedWrites
 	}
 	port.share.charge(end - now)
-	if b := &p.frame.batch; b.vain > 0 && port.kind == InstancePort {
-		if long := port.share.chargeVain(b.vain, b.frames, end-now, end); long > 0 {
-			p.rest(port, end+long)
+	if b := &p.frame.batch; b.unforwarded > 0 && port.kind == InstancePort {
+		if long := port.share.chargeUnforwarded(b.unforwarded, b.frames, end-now, end); long > 0 {
+			p.pause(port, end+long)
 		}
 	}
 	return end
 }
 
-func (p *poller) drainContained(port *Port) {
-	defer p.contain(port)
+func (p *poller) drainRecovering(port *Port) {
+	defer p.recoverPanic(port)
 	p.drain(p.frame, port)
 }
 
-// wait returns how many ports are readable. Shortly after work it looks without
-// sleeping.
+// wait returns how many ports are readable. For a while after work it looks without sleeping.
 func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 	for lastWork != 0 {
 		if n := epollNow(p.epoll, events); n > 0 {
 			return n
 		}
 		now := monotonic()
-		if len(p.resting) > 0 {
-			p.wakeRested(now)
+		if len(p.paused) > 0 {
+			p.resumePaused(now)
 		}
 		if now-lastWork > spinFor {
 			break
 		}
-		// Whoever is to consume the frame may be waiting for this processor.
+		// The receiver of the last frame may be waiting for this processor.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
-	p.alert.sleeps(lastWork)
-	n, err := unix.EpollWait(p.epoll, events, p.restLeft(monotonic()))
+	p.latency.beforeSleep(lastWork)
+	n, err := unix.EpollWait(p.epoll, events, p.pauseLeft(monotonic()))
 	if err != nil {
 		return 0 // EINTR
 	}
@@ -288,13 +290,13 @@ func (p *poller) drain(f *frame, port *Port) {
 		err = f.batch.read(f.memory)
 		if port.shut.Load() {
 			port.count(shutPort(), uint32(f.batch.n))
-			f.batch.vain += f.batch.n
+			f.batch.unforwarded += f.batch.n
 			continue
 		}
 		if !p.sw.relay {
-			f.lookAhead()
+			f.prefetch()
 		}
-		f.carry()
+		f.forwardBatch()
 	}
 	f.buffer = f.memory
 	if err != unix.EAGAIN {
@@ -302,11 +304,11 @@ func (p *poller) drain(f *frame, port *Port) {
 	}
 }
 
-// drainTunnel is drain for frames from other nodes, whose device says when a batch ends. A
-// datagram that holds none ends here.
+// drainTunnel reads and forwards frames from other nodes until the device ends the batch. A
+// datagram without a frame gets its verdict here.
 func (p *poller) drainTunnel(f *frame, port *Port) {
 	failpoint.Reach()
-	for f.batch.begin(port, f.now); ; f.carried(1) {
+	for f.batch.begin(port, f.now); ; f.frameDone(1) {
 		f.origin = packet.Origin{}
 		n, from, v, err := port.tunnel.Receive(f.buffer)
 		if err == unix.EAGAIN {
@@ -327,14 +329,14 @@ func (p *poller) drainTunnel(f *frame, port *Port) {
 			continue
 		}
 		f.origin = from
-		f.batch.group = packet.Joined(f.buffer[:n])
+		f.batch.joined = packet.Joined(f.buffer[:n])
 		f.receive(port, n)
 	}
 }
 
-// monotonic reads the clock that connections are dated by: it survives the process and
-// starts anew with the kernel, as the tmpfs that holds them does. The runtime reads the same
-// clock without a system call, but only since it began.
+// monotonic reads the clock that connections are dated by. The clock outlives the process and
+// restarts with the kernel, as does the tmpfs with the connections. The runtime reads the same
+// clock without a system call, but counts from its own start.
 func monotonic() time.Duration { return sinceBoot + time.Since(started) }
 
 var started, sinceBoot = func() (time.Time, time.Duration) {
@@ -343,5 +345,5 @@ var started, sinceBoot = func() (time.Time, time.Duration) {
 	return time.Now(), time.Duration(ts.Nano())
 }()
 
-// Now is the clock of the data plane.
+// Now returns the time on the clock of the data plane: the time since the kernel started.
 func Now() time.Duration { return monotonic() }

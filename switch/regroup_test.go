@@ -11,12 +11,12 @@ import (
 
 // A talk is one TCP connection, or UDP exchange, between two interfaces of a bed.
 type talk struct {
-	b              *bed
+	b              *testbed
 	client, server string
 	there, back    packettest.Frame
 }
 
-func (b *bed) talk(protocol uint8, client, server string, clientPort, serverPort uint16) *talk {
+func (b *testbed) talk(protocol uint8, client, server string, clientPort, serverPort uint16) *talk {
 	there := template(protocol, b.owners[client].Address, b.owners[server].Address, clientPort, serverPort)
 	return &talk{b: b, client: client, server: server, there: there, back: reply(there, packet.ACK)}
 }

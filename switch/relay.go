@@ -1,9 +1,9 @@
 package vswitch
 
-// NewRelay returns a Switch whose verdict is a constant: what comes in at a port leaves
-// by the port added before or after it, unread. It has the pollers, batches and writes of
-// a Switch and nothing else, and so it is the limit of what a Switch can be measured
-// against. It filters nothing and serves benchmarks alone.
+// NewRelay returns a Switch that forwards each frame to a fixed port without reading it: ports are
+// partners in pairs, in the order they were added. It has the pollers, batches and writes of a
+// Switch and nothing else, so it is the upper limit for the throughput of a Switch. It filters
+// nothing and is for benchmarks only.
 func NewRelay(c Config) (*Switch, error) {
 	s, err := New(c)
 	if err != nil {
@@ -13,7 +13,7 @@ func NewRelay(c Config) (*Switch, error) {
 	return s, nil
 }
 
-// relay carries a frame of n bytes to in's partner.
+// relay writes a frame of n bytes to in's partner.
 func (f *frame) relay(in *Port, n int) {
 	partner := in.partner.Load()
 	if partner == nil {
@@ -25,9 +25,9 @@ func (f *frame) relay(in *Port, n int) {
 	}
 }
 
-// NewStateless returns a Switch that asks the rules about every packet and remembers none,
-// so that answers want rules of their own: what a Switch costs without its tracker. It is no
-// security group and serves benchmarks alone.
+// NewStateless returns a Switch that checks the rules for every packet and tracks no connections,
+// so answers need rules of their own. It measures what the tracker costs. It is no security group
+// and is for benchmarks only.
 func NewStateless(c Config) (*Switch, error) {
 	s, err := New(c)
 	if err != nil {

@@ -3,61 +3,61 @@ package vswitch
 import "time"
 
 const (
-	// turnTime is what a port may use of its poller in a round, while other ports wait: about
-	// what a full batch of small packets, or of large ones, takes.
+	// turnTime is the time that a port may use in a round while other ports wait: about what a full
+	// batch takes.
 	turnTime = 250 * time.Microsecond
-	// longTurn is a turn that is out of proportion. The port's next one is short, and the next
-	// writes are timed.
+	// longTurn is a turn that is out of proportion. The next turn of its port is short, and the
+	// next writes are timed.
 	longTurn = 4 * turnTime
-	// maxDebt bounds how long a port waits for the others. A turn may be long through no
-	// fault of the port: another process had the processor.
+	// maxDebt bounds how long a port waits for the others. A turn may be long through no fault of
+	// the port, for example because another process had the processor.
 	maxDebt = 16 * turnTime
-	// vainShare is the part of a poller's time that the frames of an instance may take which
-	// go nowhere: one of so many. It is enough for some ten thousand of them a second, as a
-	// scan sends. vainBurst may come at once; then the port rests.
-	vainShare = 20
-	vainBurst = time.Millisecond
-	// maxVain is what one of them may be charged. It is more than any takes by itself; what a turn
-	// took is otherwise due to another frame of it, whose receiver is slow (see pace).
-	maxVain = 20 * time.Microsecond
-	// checkEvery is how many frames of a batch are carried between two looks at the clock.
+	// unforwardedShare bounds the time for an instance's frames that go nowhere, to one part in so
+	// many of the poller's time. That is some ten thousand such frames a second, as a port scan
+	// sends. unforwardedBurst may come at once; then the port is paused.
+	unforwardedShare = 20
+	unforwardedBurst = time.Millisecond
+	// maxUnforwardedCost is the most that one such frame is charged. No frame takes longer by
+	// itself. If the turn took longer, another of its frames had a slow receiver (see pace).
+	maxUnforwardedCost = 20 * time.Microsecond
+	// checkEvery is how many frames of a batch are forwarded between two reads of the clock.
 	checkEvery = 8
 )
 
 // A share is a port's part of the time of its poller: deficit round robin, counted in time
-// (Shreedhar and Varghese, "Efficient Fair Queueing using Deficit Round Robin", 1995). A
-// frame may be expensive for many reasons: it is cut into a thousand segments, its
-// connection is new, its receiver's kernel is slow. Each port is charged what its turns
-// took. It is the poller's own.
+// (Shreedhar and Varghese, "Efficient Fair Queueing using Deficit Round Robin", 1995). A frame may
+// be expensive for many reasons: it is cut into a thousand segments, its connection is new, its
+// receiver's kernel is slow. Each port is charged the time of its turns. Only the port's poller
+// uses it.
 type share struct {
 	credit time.Duration
-	frames int // of the next turn at the most; 0: a whole batch
+	frames int // limit of the next turn; 0: a whole batch
 
-	vain   time.Duration // spent on frames that went nowhere, beyond what was allowed
-	vainAt time.Duration // when that was so
+	unforwarded   time.Duration // time spent on frames that went nowhere, minus what was allowed
+	unforwardedAt time.Duration // when that was computed
 }
 
-// chargeVain takes what was spent, until now, on the frames of a turn that went nowhere: so many
-// of all its frames, which took so long together. It returns how long the port has to rest. Its
-// queue fills meanwhile, and the kernel drops what comes then at the expense of the sender, who
-// would else have the node work for nothing whenever no other port waits, on processors that its
-// neighbours could use.
-func (s *share) chargeVain(vain, all int, took, now time.Duration) (rest time.Duration) {
-	cost := time.Duration(vain) * min(maxVain, took/time.Duration(all))
-	s.vain, rest = overdraw(s.vain, cost, now-s.vainAt, vainShare, vainBurst)
-	s.vainAt = now
-	return rest
+// chargeUnforwarded charges the port for the frames of a turn that went nowhere: dropped of all its
+// frames, which took so long together. It returns how long the port is paused. The port's queue
+// fills meanwhile, and then the kernel drops frames at the cost of the sender. Without the pause
+// the sender could keep the node busy, on processors that its neighbours need.
+func (s *share) chargeUnforwarded(dropped, all int, took, now time.Duration) (pause time.Duration) {
+	cost := time.Duration(dropped) * min(maxUnforwardedCost, took/time.Duration(all))
+	s.unforwarded, pause = overdraw(s.unforwarded, cost, now-s.unforwardedAt, unforwardedShare, unforwardedBurst)
+	s.unforwardedAt = now
+	return pause
 }
 
-// overdraw adds a cost to what is owed to a poller, of which one part in share was paid in the
-// time since. It returns what is owed now, and how long it takes until that is no more than burst.
+// overdraw adds a cost to what is owed to a poller. Since the last call one part in share of the
+// time was paid back. It returns what is owed now, and how long it takes until that is at most
+// burst.
 func overdraw(owed, cost, since, share, burst time.Duration) (now, wait time.Duration) {
 	now = max(0, owed-since/share) + cost
 	return now, max(0, now-burst) * share
 }
 
-// grant gives the port its time for one round and reports whether it may have a turn.
-// Ports that carry the frames of many instances get more.
+// grant gives the port its time for one round, and reports whether it may have a turn. The uplink
+// and the tunnel get more, because they carry the frames of many instances.
 func (s *share) grant(kind PortKind) bool {
 	credit := turnTime
 	if kind != InstancePort {
@@ -67,8 +67,8 @@ func (s *share) grant(kind PortKind) bool {
 	return s.credit > 0
 }
 
-// charge takes what a turn took. After a long one the next is of one frame, and those
-// behind it grow again as long as they are not long.
+// charge charges the time of a turn. After a long turn the next has one frame, and each turn after
+// it that is not long has twice as many.
 func (s *share) charge(took time.Duration) {
 	s.credit = max(s.credit-took, -maxDebt)
 	switch {
@@ -81,7 +81,7 @@ func (s *share) charge(took time.Duration) {
 	}
 }
 
-// limit is how many frames the port's turn may have.
+// limit returns how many frames the port's turn may have.
 func (s *share) limit() int {
 	if s.frames == 0 {
 		return batchFrames

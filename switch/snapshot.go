@@ -15,68 +15,70 @@ import (
 	"palisade/internal/packet"
 )
 
-// A VNI names an address space, as in RFC 7348 §5.
+// A VNI names the address space of a network (RFC 7348 §5).
 type VNI uint32
 
-// A Snapshot is everything the pipeline goes by at one generation. It is immutable; what
-// it shares with the next one is never written.
+// A Snapshot is everything the pipeline decides by, at one generation. It is immutable, and so is
+// all that it shares with the next one; any goroutine may read it.
 type Snapshot struct {
 	Generation uint64
 
 	networks    map[VNI]*Network
-	public      *bart.Table[*Endpoint] // public address -> who has it
+	public      *bart.Table[*Endpoint] // by public address
 	publicPools []netip.Prefix
 	attached    []*Attachment // by port index
 	uplink      *Uplink
 	tunnel      *Tunnel
 }
 
-// A Network is one address space. One with a Gateway is flat, a single link; one without
-// is divided into Subnets.
+// A Network is one address space. With a Gateway it is flat, a single link; without, it is divided
+// into Subnets.
 type Network struct {
 	VNI     VNI
-	Prefix  netip.Prefix // what is local, and so on no uplink
+	Prefix  netip.Prefix // all private addresses of the network
 	Gateway netip.Addr   // zero: each Subnet has its own
 	Subnets []Subnet
-	MTU     int // of an IP packet
-	Strict  bool
+	MTU     int  // bytes of an IP packet
+	Strict  bool // revoked rules cut tracked connections too
 
 	fdb       *bart.Table[*Endpoint]
 	subnets   *bart.Table[*Subnet]
-	unchecked map[ec2.MAC]*Endpoint // those that forward for others; replaced, never changed
+	unchecked map[ec2.MAC]*Endpoint // interfaces that forward for others; replaced, never changed
 }
 
-// An Attachment is what a port of an instance may do: it is one Endpoint of one Network,
-// with its own connections and the rules of its groups. Attached anew with the same
-// Endpoint's Epoch it keeps its connections, whatever else has changed.
+// An Attachment makes a port the port of one Endpoint of one Network, with the Endpoint's own
+// connections and the rules of its groups. A new Attachment with the same Zone keeps the
+// connections.
+//
+// The caller of Attach fills the exported fields, and changes none afterwards.
 type Attachment struct {
 	Endpoint *Endpoint
 	Network  *Network
 	Zone     *conntrack.Zone
 	Rules    *firewall.Set
-	// Lost is the generation at which an address last left a group of the network.
-	// Only a strict network looks at it.
+	// Lost is the generation at which an address last left a group of the network. Only a Strict
+	// network uses it.
 	Lost uint64
 
-	subnet   *Subnet // of Endpoint.Address
+	subnet   *Subnet // that holds Endpoint.Address
 	revision conntrack.Revision
-	// regrouped is the generation at which the interface got the groups it has.
+	// regrouped is the generation at which the interface got its current groups.
 	regrouped uint64
-	closed    []closing
+	closed    []closedRange
 }
 
-// A closing is some UDP ports that were open to the whole world until a moment ago. An
-// instance that still answers there is no originator: what it sends from them is let out
-// and remembered as no connection, or the revoked side would be let in as its answer.
-// What was known of it may be gone, or there never was an answer to know it by.
-type closing struct {
+// A closedRange is a range of UDP ports that was open to all addresses until a moment ago. An
+// instance may still send answers from them. These are admitted but stored as no connection: a
+// stored one would let in the revoked senders, as if they were answering. Their connections may be
+// gone, or were never stored, so the ports are all there is to recognise an answer by.
+type closedRange struct {
 	ports firewall.PortRange
 	until time.Duration
 }
 
 const (
-	closingTime = 180 * time.Second // as long as the longest UDP connection idles
-	maxClosings = 64                // of a port; beyond, the newest is widened to hold the next
+	closedFor       = 180 * time.Second // the longest idle timeout of a UDP connection
+	maxClosedRanges = 64                // of a port; when it is full the newest range is widened to hold the next
 )
 
 func (s *Snapshot) attachment(p *Port) *Attachment {
@@ -86,24 +88,25 @@ func (s *Snapshot) attachment(p *Port) *Attachment {
 	return nil
 }
 
-// Network returns a network by its VNI.
+// Network returns the network with a VNI.
 func (s *Snapshot) Network(v VNI) (*Network, bool) { n, ok := s.networks[v]; return n, ok }
 
-// Attachment returns what a port is attached as, or nil.
+// Attachment returns the attachment of a port, or nil.
 func (s *Snapshot) Attachment(p *Port) *Attachment { return s.attachment(p) }
 
 func (s *Snapshot) inPublicPool(a netip.Addr) bool {
 	return slices.ContainsFunc(s.publicPools, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// An Edit makes the next Snapshot of the current one. It shares all that it does not
-// change: an address costs one path of a trie, never a copy of all of them.
+// An Edit builds the next Snapshot from the one in force. It shares with it all that it does not
+// change: a new address costs one path of a trie, not a copy of all addresses. Only the goroutine
+// that called Switch.Edit uses it, until Publish.
 type Edit struct {
 	next Snapshot
 	now  time.Duration
 }
 
-// Edit begins the Snapshot of generation.
+// Edit begins the Snapshot of a generation.
 func (s *Switch) Edit(generation uint64) *Edit {
 	current := s.snapshot.Load()
 	e := &Edit{next: *current, now: monotonic()}
@@ -119,7 +122,7 @@ func (s *Switch) Edit(generation uint64) *Edit {
 	return e
 }
 
-// Network adds a network or changes its settings; its addresses stay.
+// Network adds a network, or changes its settings and keeps its addresses.
 func (e *Edit) Network(n Network) {
 	if old, ok := e.next.networks[n.VNI]; ok {
 		n.fdb, n.unchecked = old.fdb, old.unchecked
@@ -128,18 +131,18 @@ func (e *Edit) Network(n Network) {
 	}
 	n.setSubnets()
 	e.replace(&n)
-	for _, a := range e.next.attached { // copied by replace
+	for _, a := range e.next.attached { // replace has copied them
 		if a != nil && a.Network == &n {
 			a.subnet = n.SubnetOf(a.Endpoint.Address)
 		}
 	}
 }
 
-// RemoveNetwork forgets a network that no port is attached to any more. What is addressed
-// to it from elsewhere goes nowhere.
+// RemoveNetwork removes a network that no port is attached to any more. Packets to its addresses
+// are dropped.
 func (e *Edit) RemoveNetwork(v VNI) { delete(e.next.networks, v) }
 
-// replace puts a network in, under the attachments as well.
+// replace puts a network in place of the one with its VNI, in the attachments too.
 func (e *Edit) replace(n *Network) {
 	e.next.networks[n.VNI] = n
 	for i, a := range e.next.attached {
@@ -151,27 +154,26 @@ func (e *Edit) replace(n *Network) {
 	}
 }
 
-// PublicPools says which addresses are the cluster's own, leased or not.
+// PublicPools sets the ranges of the cluster's public addresses, leased or not.
 func (e *Edit) PublicPools(pools []netip.Prefix) { e.next.publicPools = slices.Clone(pools) }
 
-// Attach opens a port. The attachment's Network is filled in from its VNI.
+// Attach opens a port. It sets a.Network to the network v.
 //
-// An interface that changes its groups keeps its connections: those that are tracked live
-// on, and those that a group it left admitted without tracking are judged again, whatever
-// the tables of its groups have been through since (EC2 User Guide, "Security group
-// connection tracking").
+// An interface whose groups change keeps its connections. Tracked ones stay. Untracked ones that an
+// earlier group admitted are checked again, however the rules of the groups have changed since (EC2
+// User Guide, "Security group connection tracking").
 func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 	for len(e.next.attached) <= p.index {
 		e.next.attached = append(e.next.attached, nil)
 	}
 	a.Network = e.next.networks[v]
 	a.subnet = a.Network.SubnetOf(a.Endpoint.Address)
-	a.regrouped = e.next.Generation // connections of an earlier process may be as old as they like
+	a.regrouped = e.next.Generation // an earlier process may have stored connections at any generation
 	if old := e.next.attached[p.index]; old != nil {
 		if old.Rules.SameGroups(a.Rules) {
 			a.regrouped = old.regrouped
 		}
-		a.closed = e.closed(old, a.Rules)
+		a.closed = e.closedRanges(old, a.Rules)
 	}
 	a.revision = conntrack.Revision{
 		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation, a.regrouped),
@@ -185,29 +187,29 @@ func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 	e.next.attached[p.index] = &a
 }
 
-// closed are the closings of a port that was attached as old and now goes by rules.
-func (e *Edit) closed(old *Attachment, rules *firewall.Set) []closing {
+// closedRanges returns the closed ranges of a port that was attached as old and now gets rules.
+func (e *Edit) closedRanges(old *Attachment, rules *firewall.Set) []closedRange {
 	if len(old.closed) == 0 && old.Rules.Ingress == rules.Ingress {
 		return nil
 	}
-	var all []closing
+	var all []closedRange
 	for _, c := range old.closed {
 		if e.now < c.until {
 			all = append(all, c)
 		}
 	}
 	for _, ports := range old.Rules.Ingress.Closed(rules.Ingress, packet.ProtocolUDP) {
-		all = append(all, closing{ports, e.now + closingTime})
-		if n := len(all); n > maxClosings {
+		all = append(all, closedRange{ports, e.now + closedFor})
+		if n := len(all); n > maxClosedRanges {
 			last, next := all[n-2].ports, all[n-1].ports
-			all[n-2] = closing{firewall.PortRange{From: min(last.From, next.From), To: max(last.To, next.To)}, e.now + closingTime}
+			all[n-2] = closedRange{firewall.PortRange{From: min(last.From, next.From), To: max(last.To, next.To)}, e.now + closedFor}
 			all = all[:n-1]
 		}
 	}
 	return all
 }
 
-// justClosed reports whether a UDP port was open to the world a moment ago.
+// justClosed reports whether a UDP port was open to all addresses until a moment ago.
 func (a *Attachment) justClosed(port uint16, now time.Duration) bool {
 	for i := range a.closed {
 		if c := &a.closed[i]; c.ports.From <= port && port <= c.ports.To && now < c.until {
@@ -217,23 +219,23 @@ func (a *Attachment) justClosed(port uint16, now time.Duration) bool {
 	return false
 }
 
-// Detach closes a port: it passes nothing any more.
+// Detach closes a port. It then passes nothing.
 func (e *Edit) Detach(p *Port) {
 	if p.index < len(e.next.attached) {
 		e.next.attached[p.index] = nil
 	}
 }
 
-// Uplink says which port leads outside; nil is none.
+// Uplink sets the uplink; nil removes it.
 func (e *Edit) Uplink(u *Uplink) { e.next.uplink = u }
 
-// Tunnel says which port leads to the other nodes; nil is none.
+// Tunnel sets the tunnel to the other nodes; nil removes it.
 func (e *Edit) Tunnel(t *Tunnel) {
 	if t != nil && t.MTU < minMTU {
-		panic(fmt.Sprintf("a tunnel of %d bytes carries no IPv4", t.MTU))
+		panic(fmt.Sprintf("a tunnel with an MTU of %d bytes carries no IPv4", t.MTU))
 	}
 	e.next.tunnel = t
 }
 
-// Publish puts the Edit in force. The Edit is used up.
+// Publish puts the Edit's Snapshot in force. The Edit must not be used again.
 func (s *Switch) Publish(e *Edit) { s.snapshot.Store(&e.next) }

@@ -9,8 +9,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// checkSource holds what an instance sends against its lease: nobody speaks for anybody
-// else, nor to more than one.
+// checkSource checks a frame from an instance against its lease: an instance sends from its own
+// addresses only, and to one receiver only.
 func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	p := &f.pkt
@@ -25,41 +25,43 @@ func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	case !a.Endpoint.Owns(p.Flow.Src) && (!a.Endpoint.Unchecked || unroutable(p.Flow.Src)):
 		return verdict.SpoofedIP, false
 	case f.isDHCPServer():
-		return f.noServer(), false
+		return f.refuseDHCPServer(), false
 	case !p.DstMAC.IsUnicast() || unroutable(p.Flow.Dst):
-		return f.toMany(), false
+		return f.notUnicast(), false
 	}
 	return verdict.Unset, true
 }
 
-// isDHCPServer reports whether a packet is one of a DHCP server (RFC 2131 §4.1), which would
-// tell an instance its address and gateway.
+// isDHCPServer reports whether the packet is from a DHCP server (RFC 2131 §4.1). An instance that
+// acts as one could give its neighbours a false address and gateway.
 func (f *frame) isDHCPServer() bool {
 	p := &f.pkt
 	return p.Flow.Protocol == packet.ProtocolUDP && p.HasL4 && p.Flow.SrcPort == 67
 }
 
-func (f *frame) noServer() verdict.Verdict { return verdict.DHCPServer }
+func (f *frame) refuseDHCPServer() verdict.Verdict { return verdict.DHCPServer }
 
-// checkOutsideSource drops what cannot come by the uplink: an address of the public pools,
-// or one that never leaves its own link.
-func (f *frame) checkOutsideSource() (verdict.Verdict, bool) {
+// checkUplinkSource drops sources that cannot come by the uplink: the cluster's own public
+// addresses, and addresses that never leave their link.
+func (f *frame) checkUplinkSource() (verdict.Verdict, bool) {
 	failpoint.Reach()
 	src := f.pkt.Flow.Src
 	if unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src) {
-		return f.impossible(), false
+		return f.badSource(), false
 	}
 	return verdict.Unset, true
 }
 
-func (f *frame) impossible() verdict.Verdict { return verdict.BadSource }
+func (f *frame) badSource() verdict.Verdict { return verdict.BadSource }
 
-// checkOrigin holds a frame against the lease it was sent by, as checkSource does for an
-// instance of this node: no node speaks for an interface that it does not have, and no
-// interface for another, unless it forwards for others. It finds out who the receiver's
-// rules see: the interface with its groups; the sender's public address, where that stands
-// for it, which reaches public addresses only; or whatever one that forwards has said.
-func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
+// checkOrigin checks a frame from another node against the leases, as checkSource does for an
+// instance of this node. A node may send only from interfaces that are leased to it, and an
+// interface only from its own addresses, unless it forwards for others.
+//
+// It also sets f.from, the source as the receiver's rules see it: the interface with its groups; or
+// its public address without groups (fromPublic), which reaches public addresses only; or, from an
+// interface that forwards for others, any address without groups.
+func (f *frame) checkOrigin() (fromPublic bool, v verdict.Verdict, ok bool) {
 	failpoint.Reach()
 	p := &f.pkt
 	address := p.Flow.Src
@@ -82,13 +84,14 @@ func (f *frame) checkOrigin() (byPublic bool, v verdict.Verdict, ok bool) {
 	return false, verdict.TunnelForeign, false
 }
 
-// isOrigin reports whether a frame was sent by an Endpoint of the node that sent it here.
+// isOrigin reports whether e is the interface that sent the frame, and is leased to the node that
+// sent the frame here.
 func (f *frame) isOrigin(e *Endpoint) bool {
 	o := &f.origin
 	return e != nil && o.Node != 0 && e.Node == o.Node && (o.Unnamed || e.Epoch == o.Epoch) && e.MAC == f.pkt.SrcMAC
 }
 
-// addresses an instance may never send from or to, in any network.
+// unroutable reports whether an address is one that no instance may send from or to.
 func unroutable(a netip.Addr) bool {
 	return a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }

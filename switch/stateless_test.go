@@ -10,7 +10,7 @@ import (
 // TestStatelessAdmitsByRulesAlone: the answer to what is admitted is not, without a rule of
 // its own, and nothing is remembered.
 func TestStatelessAdmitsByRulesAlone(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.sw.stateless = true
 	b.rules("app", permit(ec2.UDP, 53, 53, "10.10.0.4/32"))
 	question := b.of("web", template(17, addr("10.10.0.4"), addr("10.10.0.5"), 1000, 53))

@@ -6,14 +6,14 @@ import (
 	"github.com/gaissmai/bart"
 )
 
-// A Subnet is a range of a Network with a gateway and routes of its own. Inside a Subnet
-// frames go from neighbour to neighbour or by the gateway; between Subnets by the gateway
-// alone. Subnets of one Network do not overlap.
+// A Subnet is a range of a Network with its own gateway and routes. Hosts of one Subnet reach each
+// other directly or through the gateway, hosts of other Subnets only through the gateway. The
+// Subnets of a Network do not overlap.
 type Subnet struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
-	// Routes say where what is not of the Network's Prefix goes; the longest prefix
-	// decides. What none of them covers goes nowhere.
+	// Routes lead to addresses outside of the Network's Prefix. The longest prefix decides. Without
+	// a route a packet goes nowhere.
 	Routes []Route
 
 	routes *bart.Table[Target]
@@ -25,16 +25,16 @@ type Route struct {
 	Target Target
 }
 
-// A Target is where a route leads.
+// A Target is where a route leads to.
 type Target uint8
 
 const (
-	Nowhere  Target = iota // a black hole, as the route to a gateway that is not attached
-	Internet               // the uplink, and the public addresses of others
+	Nowhere  Target = iota // a black hole, such as a route to a gateway that is not attached
+	Internet               // the uplink, and the public addresses of other instances
 )
 
-// flat is the one Subnet of a network that has a gateway of its own, as EC2-Classic has:
-// all of it is on one link, and every way out is open.
+// flat returns the only Subnet of a network that has a gateway itself, as EC2-Classic has. All its
+// hosts are on one link, and it has a default route.
 func flat(n *Network) Subnet {
 	return Subnet{Prefix: n.Prefix, Gateway: n.Gateway, Routes: []Route{{netip.PrefixFrom(netip.IPv4Unspecified(), 0), Internet}}}
 }
@@ -55,8 +55,8 @@ func (n *Network) setSubnets() {
 	}
 }
 
-// SubnetOf returns the Subnet that an address is in. An address in none, which nothing
-// leases, is in an empty one that leads nowhere.
+// SubnetOf returns the Subnet that an address is in. For an address in none, which no interface
+// leases, it returns an empty Subnet without routes.
 func (n *Network) SubnetOf(a netip.Addr) *Subnet {
 	if n.subnets != nil {
 		if s, ok := n.subnets.Lookup(a); ok {
@@ -68,11 +68,11 @@ func (n *Network) SubnetOf(a netip.Addr) *Subnet {
 
 var noSubnet = &Subnet{routes: new(bart.Table[Target])}
 
-// contains reports whether an address is on the link of the Subnet.
+// contains reports whether an address is in the Subnet.
 func (s *Subnet) contains(a netip.Addr) bool { return s.Prefix.Contains(a) }
 
-// Leads says where packets to a far address go.
-func (s *Subnet) Leads(far netip.Addr) Target {
-	t, _ := s.routes.Lookup(far)
+// TargetOf returns where packets to an address outside of the network go.
+func (s *Subnet) TargetOf(remote netip.Addr) Target {
+	t, _ := s.routes.Lookup(remote)
 	return t
 }

@@ -1,15 +1,14 @@
-// Package vswitch is the virtual switch of one node: it takes frames from ports, decides
-// each one's fate, and writes it to the port it is due at.
+// Package vswitch is the virtual switch of one node: it reads frames from ports, decides the fate
+// of each, and writes it to the port of its receiver.
 //
-// Read pipeline.go first: forward is the life of a frame. A Port is where frames enter
-// and leave. A Snapshot says what every port may do, who owns which address and what the
-// rules are; it is immutable, and an Edit makes the next. A poller is the goroutine that
-// carries a port's frames from their read to their last write.
+// Read pipeline.go first: it has the way of a frame from each kind of port. A Port is where frames
+// enter and leave. A Snapshot holds what every port may do, which interface has which address, and
+// the compiled rules; it is immutable, and an Edit builds the next one. A poller is the goroutine
+// that reads the frames of a port and carries each of them to its last write.
 //
-// Forwarding is static: the Snapshot holds what the cluster has decided, and nothing is
-// learned from frames or flooded to ports. A port passes nothing before a Snapshot
-// attaches it (fail closed), and goes by the last Snapshot for as long as no newer one
-// comes (fail static).
+// Forwarding is static: the Snapshot holds what the cluster has decided. Nothing is learned from
+// frames and nothing is flooded to ports. A port passes nothing before a Snapshot attaches it (fail
+// closed). It obeys the last Snapshot until a newer one is published (fail static).
 //
 // The package composes conntrack and firewall, and knows no control plane.
 package vswitch
@@ -31,35 +30,47 @@ import (
 	"palisade/ec2"
 )
 
-// GatewayMAC is the gateway's address in every network of every node. It is no node's
-// own, so an instance that moves keeps its neighbour entry.
+// GatewayMAC is the MAC address of the gateway in every network on every node. It is the same
+// everywhere, so an instance that moves to another node keeps its neighbour entry.
 var GatewayMAC = ec2.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
 
-// Config is what a Switch needs. Tracker is required.
+// Config is what New needs.
 type Config struct {
+	// Tracker holds the connections of all interfaces. It is required. The caller closes it, after
+	// Run has returned: before, a poller would read memory that is unmapped.
 	Tracker *conntrack.Tracker
-	Logger  *slog.Logger // default: discard
-	Pollers int          // default: one for every two processors, at most four; at most 64
-	// Halt lets the idle processors of a virtual machine halt while frames flow. That
-	// leaves them to others of its host, and a frame waits for a wake-up by the hypervisor.
+	// Logger gets what happens to ports and pollers. Default: discard, so that a panic of the
+	// pipeline is only counted.
+	Logger *slog.Logger
+	// Pollers is the number of goroutines that carry frames, 1 to 64. Default: one for every two
+	// processors, at most 4. With more, pollers that look for frames take processors from the
+	// instances; with fewer, one poller limits the throughput of all ports.
+	Pollers int
+	// Halt lets the idle processors of a virtual machine halt while frames flow. Default: they stay
+	// awake. With Halt the other machines on the host get that time, and each frame to an idle
+	// processor waits some 20 us for a wake-up by the hypervisor.
 	Halt bool
 }
 
-// Switch is the data plane of one node.
+// Switch is the data plane of one node. Whoever calls New owns it, and calls Run once or Close.
 //
-// One goroutine edits and publishes Snapshots and adds and removes ports; the pollers
-// read them. Counters may be read by anybody.
+// Any goroutine may call its exported methods. One goroutine at a time builds and publishes
+// Snapshots, because an Edit begins with the Snapshot in force. The pollers read the Snapshot
+// without a lock.
+//
+// mu guards the ports; it is held while a port is added to a poller, so poller.mu is locked within
+// mu. panics.mu is apart from both: no other lock is taken within it.
 type Switch struct {
 	tracker  *conntrack.Tracker
 	log      *slog.Logger
 	pollers  []*poller
 	snapshot atomic.Pointer[Snapshot]
 
-	relay, stateless bool // see NewRelay, NewStateless; set before Run
+	relay, stateless bool // see NewRelay, NewStateless; written before Run
 
 	mu    sync.Mutex
 	ports map[int]*Port // by index
-	next  int           // index of the next port; never reused
+	next  int           // index of the next port; no index is used twice
 
 	panics panics
 }
@@ -67,18 +78,18 @@ type Switch struct {
 // New returns a Switch without ports.
 func New(c Config) (*Switch, error) {
 	if c.Tracker == nil {
-		return nil, errors.New("switch: a Config wants a Tracker")
+		return nil, errors.New("switch: Config.Tracker is required")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Pollers == 0 {
-		// Whom the frames are for needs the other half: a poller that looks for frames
-		// takes a processor, and two on two stand in the way of both ends.
+		// A poller that looks for frames takes a whole processor. The senders and the
+		// receivers of the frames need the others.
 		c.Pollers = min(4, max(1, runtime.NumCPU()/2))
 	}
 	if c.Pollers > maxPollers {
-		return nil, fmt.Errorf("switch: %d pollers are more than %d", c.Pollers, maxPollers)
+		return nil, fmt.Errorf("switch: Config.Pollers is %d, the limit is %d", c.Pollers, maxPollers)
 	}
 	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
 	s.panics.reports = make(chan func(), 8)
@@ -96,8 +107,8 @@ func New(c Config) (*Switch, error) {
 	return s, nil
 }
 
-// Run carries frames, and forgets connections that have idled out, until ctx ends. It
-// returns when nothing of it runs any more.
+// Run carries frames and frees idle connections until ctx ends. It returns when all its goroutines
+// have ended.
 func (s *Switch) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, p := range s.pollers {
@@ -115,19 +126,21 @@ func (s *Switch) Run(ctx context.Context) error {
 	return nil
 }
 
-// Close gives up what New has opened, for a Switch that was never Run.
+// Close frees what New has opened, for a Switch that was never Run.
 func (s *Switch) Close() {
 	for _, p := range s.pollers {
 		p.close()
 	}
 }
 
-// sweepInterval is how often idle connections are freed. They stop counting as live on
-// time whether swept or not.
+// sweepInterval is how often idle connections are freed. A connection stops to count as live when
+// it times out, freed or not.
 const sweepInterval = 2 * time.Second
 
-// runSweep and the pollers read connections from a file in a tmpfs. Where that has no room
-// left, or somebody has cut the file, the kernel faults; that is a panic, and contained.
+// runSweep frees idle connections until ctx ends.
+//
+// Connections are memory of a file in a tmpfs. If the tmpfs is full or somebody truncates the file,
+// the access faults. The fault is a panic here and in the pollers, and both recover.
 func (s *Switch) runSweep(ctx context.Context) {
 	debug.SetPanicOnFault(true)
 	tick := time.NewTicker(sweepInterval)
@@ -145,20 +158,20 @@ func (s *Switch) runSweep(ctx context.Context) {
 func (s *Switch) sweep() {
 	defer func() {
 		if cause := recover(); cause != nil {
-			s.log.Error("connections were not swept", "cause", cause)
+			s.log.Error("idle connections not freed: the sweep panicked", "cause", cause)
 		}
 	}()
 	s.tracker.Sweep(Now())
 }
 
-// AddPort begins to take frames from a device. They are dropped as NotReady until a
-// Snapshot attaches the port. The Switch closes the device when the port is removed.
+// AddPort begins to read frames from a device. They are dropped as NotReady until a Snapshot
+// attaches the port. The Switch closes the device when the port is removed.
 func (s *Switch) AddPort(name string, kind PortKind, device Device) (*Port, error) {
 	return s.add(&Port{name: name, kind: kind, end: device, device: device, offloads: device.Offloads()})
 }
 
-// AddTunnel is AddPort for the device that leads to the other nodes. What it receives is
-// dropped as NotReady until a Snapshot names the port as its Tunnel.
+// AddTunnel adds the port to the other nodes. Frames from it are dropped as NotReady until a
+// Snapshot names the port in its Tunnel.
 func (s *Switch) AddTunnel(name string, device TunnelDevice) (*Port, error) {
 	return s.add(&Port{name: name, kind: TunnelPort, end: device, tunnel: device})
 }
@@ -187,8 +200,8 @@ func (s *Switch) add(port *Port) (*Port, error) {
 	return port, nil
 }
 
-// RemovePort ends a port that the current Snapshot does not attach. When it returns no
-// poller holds anything of it, and its device is closed.
+// RemovePort removes a port that the current Snapshot does not attach. When it returns no poller
+// uses the port, and its device is closed.
 func (s *Switch) RemovePort(port *Port) error {
 	s.mu.Lock()
 	delete(s.ports, port.index)
@@ -201,8 +214,8 @@ func (s *Switch) RemovePort(port *Port) error {
 	return nil
 }
 
-// synchronize waits until every poller has been idle or begun a new batch since the
-// call: a batch is bounded, so this is.
+// synchronize waits until every poller has been idle, or has begun a new batch, since the call.
+// That takes no longer than a batch.
 func (s *Switch) synchronize() {
 	for _, p := range s.pollers {
 		for batch := p.batch.Load(); p.busy() && p.batch.Load() == batch; {
@@ -211,9 +224,8 @@ func (s *Switch) synchronize() {
 	}
 }
 
-// Step gives every port that is readable one turn, on the calling goroutine, and reports
-// whether there was one. It is what Run's pollers do for ever, for tests that want to know
-// when a frame has met its fate. Run must not be running.
+// Step gives every readable port one turn on the calling goroutine, and reports whether a port had
+// one. Tests call it in place of Run, to know when a frame has met its fate.
 func (s *Switch) Step() bool {
 	runtime.LockOSThread() // writes are timed by the thread
 	defer runtime.UnlockOSThread()
@@ -221,8 +233,8 @@ func (s *Switch) Step() bool {
 	var events [64]unix.EpollEvent
 	for _, p := range s.pollers {
 		n := epollNow(p.epoll, events[:])
-		for n == 0 && len(p.resting) > 0 { // it has something to say, later
-			p.wakeRested(monotonic())
+		for n == 0 && len(p.paused) > 0 { // a port may be readable when its pause is over
+			p.resumePaused(monotonic())
 			n = epollNow(p.epoll, events[:])
 		}
 		if n > 0 {
@@ -233,7 +245,7 @@ func (s *Switch) Step() bool {
 	return worked
 }
 
-// Ports are the ports there are.
+// Ports returns all ports in the order they were added.
 func (s *Switch) Ports() []*Port {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,11 +258,11 @@ func (s *Switch) Ports() []*Port {
 	return all
 }
 
-// Snapshot is the one in force.
+// Snapshot returns the Snapshot in force.
 func (s *Switch) Snapshot() *Snapshot { return s.snapshot.Load() }
 
-// Enforced is the newest generation that every poller goes by. A poller that waits for
-// frames goes by the current one.
+// Enforced returns the newest generation that every poller obeys. An idle poller counts as obeying
+// the current one, because it loads it before its next frame.
 func (s *Switch) Enforced() uint64 {
 	generation := s.snapshot.Load().Generation
 	for _, p := range s.pollers {

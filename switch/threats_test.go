@@ -12,9 +12,9 @@ import (
 
 // onField makes a bed the field of packettest.Threats: web attacks app. lone is what it would
 // like to be.
-func onField(t *testing.T) (*bed, packettest.Field) {
+func onField(t *testing.T) (*testbed, packettest.Field) {
 	t.Helper()
-	b := newBed(t)
+	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	host := func(name string) packettest.Host {
 		return packettest.Host{MAC: macOf(name), Addr: b.owners[name].Address}

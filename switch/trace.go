@@ -10,41 +10,42 @@ import (
 	"palisade/internal/verdict"
 )
 
-// A Trace is what the pipeline did with one imagined packet. It is made by the pipeline
-// itself, on the live Snapshot and connections, writing and remembering nothing.
+// A Trace is what the pipeline did with one simulated packet. The pipeline itself makes it, on the
+// Snapshot and the connections in force, but writes and stores nothing.
 type Trace struct {
 	Steps   []Step
 	Verdict verdict.Verdict
 	At      *Port // the port the verdict concerns
 	Flow    packet.Flow
-	// Unrouted says where a packet that is NotRouted had no way from or to; else nil.
+	// Unrouted describes why a packet is NotRouted; nil for all other verdicts.
 	Unrouted *Unrouted
-	// Onward is how the packet went on to another node, where TraceTunnel does the
-	// rest; nil if its way ended here.
+	// Onward is the frame that would go to another node, where TraceTunnel continues; nil if the
+	// packet stays on this node.
 	Onward *Onward
 }
 
-// Unrouted is a subnet without a way to a far address.
+// Unrouted is a subnet that has no route to a remote address.
 type Unrouted struct {
-	Endpoint *Endpoint // whose subnet it is
+	Endpoint *Endpoint // the interface in the subnet
 	Network  VNI
 	Subnet   *Subnet
-	Far      netip.Addr
+	Remote   netip.Addr
 }
 
-// Onward is what a tunnel would have carried.
+// Onward is a frame that a tunnel would have carried.
 type Onward struct {
-	Node   uint32        // where to
-	Origin packet.Origin // its Node is for the receiver to fill in: who asks is who sent
+	Node   uint32        // number of the receiving node
+	Origin packet.Origin // without Node, which the receiver sets to the node that asks
 	Frame  []byte        // begins with its Ethernet header
 }
 
-// A Step is one decision on the way.
+// A Step is one decision of the pipeline.
 type Step struct {
-	Endpoint  *Endpoint // whose interface was crossed
+	Endpoint  *Endpoint // the interface that the packet crossed
 	Direction conntrack.Direction
-	Flow      packet.Flow // as the interface sees it, behind NAT
-	// Connection is what the interface's zone knew; Asked whether the rules were asked.
+	Flow      packet.Flow // at the interface, so after NAT
+	// Connection is what the interface's zone knew of the packet. Asked reports whether the rules
+	// were checked.
 	Connection conntrack.Answer
 	Asked      bool
 	Table      *firewall.Table
@@ -53,14 +54,14 @@ type Step struct {
 	Verdict    verdict.Verdict // of a step that neither a connection nor a rule decided
 }
 
-// Trace runs the pipeline on a frame as if it had come in at a port. The frame begins
-// with its Ethernet header, and is changed on its way.
+// Trace runs the pipeline on a frame as if it had come in at a port. The frame begins with its
+// Ethernet header. Trace changes it.
 func (s *Switch) Trace(in *Port, ethernet []byte) Trace {
 	return s.snapshot.Load().trace(s, in, packet.Origin{}, ethernet)
 }
 
-// TraceTunnel runs the pipeline on a frame as if another node had sent it: the second half
-// of a Trace that went Onward there. It reports false where there is no tunnel.
+// TraceTunnel runs the pipeline on a frame as if another node had sent it: the second half of a
+// Trace with Onward. It returns false if there is no tunnel.
 func (s *Switch) TraceTunnel(from packet.Origin, ethernet []byte) (Trace, bool) {
 	snapshot := s.snapshot.Load()
 	if snapshot.tunnel == nil {
@@ -94,12 +95,12 @@ func (t *Trace) decided(a *Attachment, d conntrack.Direction, v verdict.Verdict)
 	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Verdict: v})
 }
 
-func (t *Trace) wentOn(f *frame, to *Endpoint) {
+func (t *Trace) sentOnward(f *frame, to *Endpoint) {
 	t.Onward = &Onward{Node: to.Node, Origin: f.originOf(to), Frame: slices.Clone(f.bytes())}
 }
 
-// PortOf finds the port an address is at, and the owner's public and private addresses;
-// nil if no instance has it.
+// PortOf returns the interface that has an address, a public one of the cluster or one of a
+// network; nil if none has it.
 func (s *Snapshot) PortOf(v VNI, a netip.Addr) *Endpoint {
 	if ep := s.Public(a); ep != nil {
 		return ep

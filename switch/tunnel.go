@@ -8,29 +8,29 @@ import (
 	"palisade/internal/verdict"
 )
 
-// maxPollers is how many queues a TunnelDevice has.
+// maxPollers is the number of send queues of a TunnelDevice.
 const maxPollers = 64
 
-// A TunnelDevice carries frames between this node and the others, so that nobody on the
-// way can read, change, replay or invent one. Package overlay has the real one.
+// A TunnelDevice carries frames between this node and the others, so that nobody on the underlay
+// can read, change, replay or invent one. Package overlay implements it.
 type TunnelDevice interface {
-	// FD is readable when Receive has something.
+	// FD is readable when Receive has something to return.
 	FD() int
-	// Receive opens what came next into b, without blocking: n bytes, a virtio header and
-	// a frame, which may stand for several packets that came one behind the other. b has
-	// room for the longest. EAGAIN is none, or enough for one batch: then FD tells of the
-	// rest. A verdict other than Forward is the fate of n bytes that hold no frame from a
-	// node of the cluster. Only the port's poller calls it.
+	// Receive puts the next frame into b, without blocking: n bytes, a virtio header and a frame,
+	// which may consist of several packets that arrived one after the other. b must have room for
+	// the longest frame. The error EAGAIN means that there is none, or enough for one batch; then
+	// FD stays readable. A verdict other than Forward is the fate of n bytes that hold no frame
+	// from a node of the cluster. Only the port's poller calls Receive.
 	Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error)
-	// Discard forgets what was read, behind a panic in Receive or in what was done with its
-	// frame. It says how many datagrams that was, those of the last Receive included, and
-	// which interface sent the last one whose seal was opened.
+	// Discard forgets what was read, after a panic in Receive or in the pipeline. It returns the
+	// number of datagrams that are lost, those of the last Receive included, and the interface that
+	// sent the last one whose seal was opened.
 	Discard() (datagrams int, from packet.Origin)
-	// Send carries a frame behind its virtio header, both as packet.Sanitize left them and
-	// as p says, to the node with the number to. It may stand for several packets, each of
-	// which fits, and is not to be used any more. A verdict other than Forward says why
-	// there is no way; an error, that the way did not take all of it. queue is below 64,
-	// and no two goroutines use one at a time.
+	// Send sends a frame behind its virtio header, both as packet.Sanitize left them and p
+	// describes them, to the node with number to. The frame may consist of several packets, each of
+	// which must fit into a datagram; Send may overwrite it. A verdict other than Forward says why
+	// nothing was sent; an error, that not all of it was. queue is below 64, and only one goroutine
+	// at a time may use a queue.
 	Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error)
 	Close() error
 }
@@ -38,19 +38,20 @@ type TunnelDevice interface {
 // A Tunnel is the port to the instances of other nodes.
 type Tunnel struct {
 	Port *Port
-	MTU  int // of an IP packet that fits into one datagram of the underlay
+	MTU  int // bytes of the largest IP packet that fits into one datagram of the underlay
 }
 
 // TunnelPort returns the tunnel in force, or nil.
 func (s *Snapshot) TunnelPort() *Tunnel { return s.tunnel }
 
-// A sending is a packet on its way into the tunnel.
+// A sending is the state of one packet on its way into the tunnel, and the memory for its
+// fragments.
 type sending struct {
 	to      uint32
 	from    packet.Origin
 	verdict verdict.Verdict
-	packet  packet.Packet // a fragment's
-	piece   []byte        // a fragment, behind a virtio header
+	packet  packet.Packet // describes a fragment
+	piece   []byte        // a fragment behind a virtio header
 	segment func([]byte) error
 	send    func([]byte) error
 }
@@ -60,16 +61,16 @@ func (s *sending) begin(f *frame) {
 	s.segment, s.send = f.emitSegment, f.emitFragment
 }
 
-var errNoWay = errors.New("no way to that node")
+var errNoTunnel = errors.New("no tunnel to that node")
 
-// originOf is what the tunnel says of a packet to an instance of another node. The network
-// is the receiver's: from another one the packet comes by public addresses.
+// originOf returns what the tunnel says of the sender to another node. The VNI is the receiver's: a
+// packet between two networks arrives by a public address, as one of the receiver's network.
 func (f *frame) originOf(to *Endpoint) packet.Origin {
 	return packet.Origin{VNI: uint32(to.network), Epoch: f.snapshot.attachment(f.in).Endpoint.Epoch}
 }
 
-// send carries the packet to the node that has its receiver. Only what an instance of this
-// node sends goes there.
+// send sends the packet to the node that has its receiver. Only packets from an instance of this
+// node go there.
 func (f *frame) send(to *Endpoint) verdict.Verdict {
 	failpoint.Reach()
 	t := f.snapshot.tunnel
@@ -77,7 +78,7 @@ func (f *frame) send(to *Endpoint) verdict.Verdict {
 		return f.unreachable()
 	}
 	if f.trace != nil {
-		f.trace.wentOn(f, to)
+		f.trace.sentOnward(f, to)
 		return verdict.Forward
 	}
 	f.sending.to, f.sending.from, f.sending.verdict = to.Node, f.originOf(to), verdict.Forward
@@ -93,12 +94,12 @@ func (f *frame) send(to *Endpoint) verdict.Verdict {
 	return f.written(err)
 }
 
-// emitSegment takes one finished packet of what is too long for the tunnel and may be cut.
+// emitSegment fragments one finished packet that is too large for the tunnel and may be fragmented.
 func (f *frame) emitSegment(out []byte) error {
 	return packet.Fragment(out, f.pkt.L3, f.snapshot.tunnel.MTU, f.sending.piece[offloadLen:], f.sending.send)
 }
 
-// emitFragment takes one that fits, in f.sending.piece.
+// emitFragment sends one fragment, which is in f.sending.piece.
 func (f *frame) emitFragment(out []byte) error {
 	failpoint.Reach()
 	p := &f.sending.packet
@@ -107,7 +108,7 @@ func (f *frame) emitFragment(out []byte) error {
 	return f.emitTunnel(p, f.sending.piece[:offloadLen+len(out)])
 }
 
-// emitTunnel takes what fits, behind a virtio header.
+// emitTunnel sends a frame behind a virtio header whose packets fit into datagrams.
 func (f *frame) emitTunnel(p *packet.Packet, b []byte) error {
 	failpoint.Reach()
 	port := f.snapshot.tunnel.Port
@@ -117,7 +118,7 @@ func (f *frame) emitTunnel(p *packet.Packet, b []byte) error {
 	}
 	if v != verdict.Forward {
 		f.sending.verdict = v
-		return errNoWay
+		return errNoTunnel
 	}
 	port.txFrames.Add(1)
 	port.txBytes.Add(uint64(p.Len))

@@ -40,7 +40,7 @@ func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, fram
 
 // tunnel gives the bed a tunnel port, and on node 2 the instance far, 10.10.0.7 =
 // 198.18.0.7, in the web's group.
-func (b *bed) tunnel(mtu int) *pipe {
+func (b *testbed) tunnel(mtu int) *pipe {
 	b.t.Helper()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
@@ -58,13 +58,13 @@ func (b *bed) tunnel(mtu int) *pipe {
 }
 
 // come puts a frame before the switch as if received from another node.
-func (b *bed) come(from packet.Origin, ethernet []byte) (string, verdict.Verdict) {
+func (b *testbed) come(from packet.Origin, ethernet []byte) (string, verdict.Verdict) {
 	b.frame.origin = from
 	return b.send("tunnel", ethernet)
 }
 
 func TestNothingFromOutsideOrAFarGoesOnByTunnel(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	device := b.tunnel(1406)
 	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.7"), 1, 22)), "uplink", verdict.NoRoute)
@@ -98,7 +98,7 @@ func TestNothingFromOutsideOrAFarGoesOnByTunnel(t *testing.T) {
 // TestAnotherNetworkIsReachedByPublicAddress: the tunnel names the receiver's network, not
 // the sender's.
 func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	device := b.tunnel(1406)
 	e := b.sw.Edit(b.generation)
 	e.Network(Network{VNI: 2, Prefix: b.sw.Snapshot().networks[1].Prefix, Gateway: addr("10.0.0.1"), MTU: 1500})
@@ -113,7 +113,7 @@ func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
 // TestPublicAddressReachesPublicOnesOnly: the sender's node has done both NATs, and what has no
 // public address cannot have been meant.
 func TestPublicAddressReachesPublicOnesOnly(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.tunnel(1406)
 	b.rules("app", permit(ec2.TCP, 22, 22, "198.18.0.7/32"))
 	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
@@ -127,14 +127,14 @@ func TestPublicAddressReachesPublicOnesOnly(t *testing.T) {
 }
 
 func TestTunnelDownIsTheSendersVerdict(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.tunnel(1406).down = true
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.TunnelDown)
 }
 
 // TestSenderIsToldTheSizeThatFits: where the network is as narrow as the tunnel, too.
 func TestSenderIsToldTheSizeThatFits(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	b.tunnel(1000)
 	big := template(17, addr("10.10.0.4"), addr("10.10.0.5"), 1, 53)
 	big.Payload = make([]byte, 1501-28)
@@ -168,7 +168,7 @@ func TestSenderIsToldTheSizeThatFits(t *testing.T) {
 }
 
 func TestNoAllocsThroughTunnel(t *testing.T) {
-	b := newBed(t)
+	b := newTestbed(t)
 	device := b.tunnel(1406)
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 53, 53, "198.18.0.7/32"))
 	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}

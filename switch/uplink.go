@@ -8,19 +8,20 @@ import (
 	"palisade/internal/packet"
 )
 
-// An Uplink is the port to everything that is no instance.
+// An Uplink is the port to all hosts that are no instances.
 type Uplink struct {
 	Port    *Port
-	MAC     ec2.MAC // what the segment knows this node by
-	NextHop ec2.MAC // the router
-	MTU     int
+	MAC     ec2.MAC // of this node, on the segment behind the uplink
+	NextHop ec2.MAC // of the router
+	MTU     int     // bytes of an IP packet
 }
 
 // UplinkPort returns the uplink in force, or nil.
 func (s *Snapshot) UplinkPort() *Uplink { return s.uplink }
 
-// Announce tells the segment behind the uplink that a public address is here now, so
-// that its neighbours forget where it was. It does nothing without an uplink.
+// Announce tells the hosts on the segment behind the uplink that a public address is at this node
+// now, so that they correct their neighbour entries (RFC 5227 §2.3). Without an uplink it does
+// nothing.
 func (s *Switch) Announce(address netip.Addr) error {
 	up := s.snapshot.Load().uplink
 	if up == nil {

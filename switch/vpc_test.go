@@ -50,9 +50,9 @@ func vpcNetwork(v VNI) Network {
 
 // newVPCBed is a bed with two VPCs of equal addresses. Each has a public subnet 10.0.1.0/24,
 // with a black hole for 198.51.100.0/24, and a private one 10.0.2.0/24.
-func newVPCBed(t testing.TB) *bed {
+func newVPCBed(t testing.TB) *testbed {
 	t.Helper()
-	b := newBed(t)
+	b := newTestbed(t)
 	for _, g := range []string{"vpc", "db", "other", "theirs"} {
 		b.view[ec2.GroupID(g)] = &ec2.Group{ID: ec2.GroupID(g), Name: g, VPC: "vpc-1", Rules: []ec2.Rule{anyOut()}}
 	}
@@ -81,7 +81,7 @@ func anyOut() ec2.Rule { return permitOut(ec2.AnyProtocol, -1, -1, "0.0.0.0/0") 
 func anyIn() ec2.Rule  { return permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0") }
 
 // open lets everything in and out of every interface.
-func (b *bed) open() {
+func (b *testbed) open() {
 	for _, g := range []string{"web", "app"} {
 		b.rules(g, anyIn())
 	}
@@ -91,7 +91,7 @@ func (b *bed) open() {
 }
 
 // change puts an edited copy of an interface in force, as the node does after a change.
-func (b *bed) change(name string, edit func(*Endpoint)) {
+func (b *testbed) change(name string, edit func(*Endpoint)) {
 	b.generation++
 	was := b.owners[name]
 	now := *was
@@ -105,7 +105,7 @@ func (b *bed) change(name string, edit func(*Endpoint)) {
 }
 
 // regroup gives an interface other groups, as the node does.
-func (b *bed) regroup(name string, groups ...ec2.GroupID) {
+func (b *testbed) regroup(name string, groups ...ec2.GroupID) {
 	b.sets[name] = b.compiler.Acquire(b.view, groups, b.generation+1)
 	b.change(name, func(o *Endpoint) { o.Groups = b.sets[name].Numbers })
 }
@@ -175,7 +175,7 @@ func TestRoutesDecideTheWayOut(t *testing.T) {
 	b.expect("uplink", in(addr("10.0.2.99"), "198.18.1.10"), "uplink", verdict.BadSource)
 
 	tr := b.sw.Trace(b.ports["4db"], out("4db", db, laptop))
-	if u := tr.Unrouted; tr.Verdict != verdict.NotRouted || u == nil || u.Endpoint != b.owners["4db"] || u.Far != laptop || u.Network != ours || u.Subnet.Gateway != addr("10.0.2.1") {
+	if u := tr.Unrouted; tr.Verdict != verdict.NotRouted || u == nil || u.Endpoint != b.owners["4db"] || u.Remote != laptop || u.Network != ours || u.Subnet.Gateway != addr("10.0.2.1") {
 		t.Errorf("traced as %v, unrouted %+v", tr.Verdict, tr.Unrouted)
 	}
 

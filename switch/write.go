@@ -8,7 +8,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// write hands the frame to a device, cut and finished if the device does not take it whole.
+// write writes the frame to a device. If the device lacks an offload that the frame needs, the
+// frame is cut into packets and their checksums are computed here.
 func (f *frame) write(to *Port) verdict.Verdict {
 	failpoint.Reach()
 	if f.trace != nil {
@@ -38,7 +39,7 @@ func (f *frame) write(to *Port) verdict.Verdict {
 	return f.written(err)
 }
 
-// written is the verdict of what was handed to a device.
+// written returns the verdict of a write.
 func (f *frame) written(err error) verdict.Verdict {
 	if err != nil {
 		return verdict.WriteFailed
@@ -46,8 +47,8 @@ func (f *frame) written(err error) verdict.Verdict {
 	return verdict.Forward
 }
 
-// emitPlain writes one finished packet that packet.Segment has put behind ten bytes of
-// its own buffer, or into f.scratch.
+// emitPlain writes one finished packet without offloads. packet.Segment has put it into f.scratch,
+// or into f.buffer, behind room for a virtio header.
 func (f *frame) emitPlain(out []byte) error {
 	failpoint.Reach()
 	if &out[0] == &f.scratch[offloadLen] {

@@ -202,7 +202,7 @@ func TestSenderThatPanicsTooOftenIsRefused(t *testing.T) {
 	}
 	armed := true
 	failpoint.Set(func(function string) {
-		if armed && strings.HasSuffix(function, ".forwardTunnelled") {
+		if armed && strings.HasSuffix(function, ".forwardFromTunnel") {
 			panic("planted")
 		}
 	})

@@ -130,7 +130,7 @@ func reason(view *state.View, result vswitch.Trace) string {
 	}
 	for s := range view.SubnetsIn(network.VPC) {
 		if s.CIDR == u.Subnet.Prefix {
-			return "no route to an internet gateway: " + whyUnrouted(view, s, u.Far)
+			return "no route to an internet gateway: " + whyUnrouted(view, s, u.Remote)
 		}
 	}
 	return ""
