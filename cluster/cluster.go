@@ -178,7 +178,7 @@ func New(cfg Config) (*Cluster, error) {
 		var err error
 		c.gossip, err = gossip.New(gossip.Config{
 			Node: cfg.Node, Identity: cfg.Identity, Address: cfg.GossipAddr, Peer: cfg.Peer,
-			View: c.View, ViewMoved: c.fsm.moved, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
+			View: c.View, ViewChanged: c.fsm.moved, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("new cluster: %w", err)

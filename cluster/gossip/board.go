@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,12 +15,13 @@ import (
 	"palisade/internal/peer"
 )
 
-// A board holds the newest document of every node and what follows from them: which
-// leases are down.
+// A board has the newest document of every node, and derives from them which leases are
+// down.
 //
-// Its mutex is a leaf. It knows no network; gossip brings it claims, fetches what it
-// wants, and hands it what came. Its size is bounded by the node table: nothing is kept
-// of a node that is not a member.
+// The Gossip owns it. Its methods may be called from any goroutine; mu guards all fields
+// below it and is a leaf. It does no I/O: the Gossip brings it claims, fetches the
+// documents that it wants, and passes it what it fetched. The node table bounds its size:
+// it holds nothing of a node that is no member.
 type board struct {
 	node     ec2.NodeID
 	identity *peer.Identity
@@ -28,48 +30,65 @@ type board struct {
 	mu      sync.Mutex
 	boot    uint64
 	version uint64
-	docs    map[ec2.NodeID]*posted
-	wanted  map[ec2.NodeID]*want
-	epochs  map[uint64]bool // down; replaced, never changed
+	docs    map[ec2.NodeID]*acceptedDocument
+	wanted  map[ec2.NodeID]*wantedDocument
+	epochs  map[uint64]bool // of the leases that are down; replaced, never changed
 	change  chan struct{}   // closed when epochs is replaced
 }
 
-// posted is a document that was believed.
-type posted struct {
+// acceptedDocument is a document that passed accept, or this node's own.
+type acceptedDocument struct {
 	claim
 	raw       []byte
-	publicKey []byte     // it was believed by
-	entries   []Presence // what the node said itself; nil for others
+	publicKey []byte     // that its signature was checked with
+	entries   []Presence // of this node's own document; nil for others
 	down      []Presence
 }
 
-// want is a document that somebody claims to have and this node has not.
-type want struct {
+// wantedDocument is a document that another node claims and this node does not have.
+type wantedDocument struct {
 	claim
-	shownBy ec2.NodeID
-	after   time.Time // not to be asked for before
-	failed  int       // attempts in a row that nobody answered
-	asking  bool
+	claimedBy ec2.NodeID
+	after     time.Time // earliest time of the next attempt
+	failed    int       // attempts in a row without an answer
+	fetching  bool
 }
 
 func newBoard(node ec2.NodeID, boot uint64, identity *peer.Identity, count *counters) *board {
 	return &board{
 		node: node, boot: boot, identity: identity, count: count,
-		docs: map[ec2.NodeID]*posted{}, wanted: map[ec2.NodeID]*want{},
+		docs: map[ec2.NodeID]*acceptedDocument{}, wanted: map[ec2.NodeID]*wantedDocument{},
 		epochs: map[uint64]bool{}, change: make(chan struct{}),
 	}
 }
 
-// down returns the epochs of the leases that their own nodes say are down, and what is
-// closed when that changes. The map is not to be changed.
+// String lists the documents with the interfaces that they report down, the wanted
+// documents, and the epochs of the leases that are down.
+func (b *board) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(b.docs)) {
+		fmt.Fprintf(&text, "document %s down %v\n", b.docs[name].claim, b.docs[name].down)
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.wanted)) {
+		w := b.wanted[name]
+		fmt.Fprintf(&text, "wanted %s claimed by %s, %d failed, fetching %t\n", w.claim, w.claimedBy, w.failed, w.fetching)
+	}
+	fmt.Fprintf(&text, "epochs down %v\n", slices.Sorted(maps.Keys(b.epochs)))
+	return text.String()
+}
+
+// down returns the epochs of the leases whose own nodes report them down, and a channel
+// that is closed when they change. The caller must not change the map.
 func (b *board) down() (map[uint64]bool, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.epochs, b.change
 }
 
-// publish makes what this node says its newest document, and reports whether it differs
-// from the one before.
+// publish makes entries this node's newest document, and reports whether they differ from
+// the last.
 func (b *board) publish(view *state.View, entries []Presence) (bool, error) {
 	if len(entries) > maxEntries {
 		b.count.tooLarge.Add(1)
@@ -79,13 +98,13 @@ func (b *board) publish(view *state.View, entries []Presence) (bool, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if mine, ok := b.docs[b.node]; ok && slices.Equal(mine.entries, entries) {
+	if own, ok := b.docs[b.node]; ok && slices.Equal(own.entries, entries) {
 		return false, nil
 	}
 	if err := b.publishLocked(view, slices.Clone(entries)); err != nil {
 		return false, err
 	}
-	b.judgeLocked(view)
+	b.updateDownLocked(view)
 	return true, nil
 }
 
@@ -96,7 +115,7 @@ func (b *board) publishLocked(view *state.View, entries []Presence) error {
 		return err
 	}
 	b.version++
-	b.docs[b.node] = &posted{claim: c, raw: raw, publicKey: b.identity.PublicKey(), entries: entries, down: onlyDown(entries)}
+	b.docs[b.node] = &acceptedDocument{claim: c, raw: raw, publicKey: b.identity.PublicKey(), entries: entries, down: onlyDown(entries)}
 	return nil
 }
 
@@ -104,17 +123,18 @@ func onlyDown(entries []Presence) []Presence {
 	return slices.DeleteFunc(slices.Clone(entries), func(p Presence) bool { return p.Up })
 }
 
-// own is the claim of this node's document; zero before the first.
-func (b *board) own() claim {
+// ownClaim is the claim of this node's document. Before the first document, only its Node
+// is set.
+func (b *board) ownClaim() claim {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if mine, ok := b.docs[b.node]; ok {
-		return mine.claim
+	if own, ok := b.docs[b.node]; ok {
+		return own.claim
 	}
 	return claim{Node: b.node}
 }
 
-// claims name every document that this node has.
+// claims returns the claims of all documents that this node has, by name.
 func (b *board) claims() []claim {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -125,8 +145,8 @@ func (b *board) claims() []claim {
 	return list
 }
 
-// raw is the sealed document of a node, for another to fetch.
-func (b *board) raw(node ec2.NodeID) ([]byte, bool) {
+// sealed returns a node's sealed document.
+func (b *board) sealed(node ec2.NodeID) ([]byte, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	doc, ok := b.docs[node]
@@ -136,15 +156,15 @@ func (b *board) raw(node ec2.NodeID) ([]byte, bool) {
 	return doc.raw, true
 }
 
-// hear takes claims that shownBy makes, and reports whether there is something to ask
-// for now.
-func (b *board) hear(view *state.View, shownBy ec2.NodeID, claims []claim) bool {
+// noteClaims stores the claims for newer documents than this node has, and reports whether
+// there are any.
+func (b *board) noteClaims(view *state.View, claimedBy ec2.NodeID, claims []claim) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	news := false
+	anyNew := false
 	for _, c := range claims {
 		if c.Version == 0 {
-			continue // has no document yet
+			continue // that node has no document yet
 		}
 		if _, ok := memberRow(view, c.Node); !ok {
 			b.count.unknown.Add(1)
@@ -152,25 +172,25 @@ func (b *board) hear(view *state.View, shownBy ec2.NodeID, claims []claim) bool 
 		}
 		if have, ok := b.latestLocked(c.Node); ok && !c.newer(have) {
 			if have.Boot == c.Boot && have.Version == c.Version && have.Digest != c.Digest {
-				b.count.replayed.Add(1) // one version, two contents
+				b.count.replayed.Add(1) // a second content of one version
 			}
 			continue
 		}
 		if w, ok := b.wanted[c.Node]; ok && !c.newer(w.claim) {
 			continue
 		}
-		w := &want{claim: c, shownBy: shownBy}
-		if was, ok := b.wanted[c.Node]; ok {
-			w.asking, w.failed = was.asking, 0
+		w := &wantedDocument{claim: c, claimedBy: claimedBy}
+		if before, ok := b.wanted[c.Node]; ok {
+			w.fetching = before.fetching
 		}
 		b.wanted[c.Node] = w
-		news = true
+		anyNew = true
 	}
-	return news
+	return anyNew
 }
 
-// latestLocked is the newest version known of a node's document. Of its own, a node knows
-// before it has published any.
+// latestLocked returns the claim of the newest known document of a node. For this node it
+// has a boot before the first document.
 func (b *board) latestLocked(node ec2.NodeID) (claim, bool) {
 	if doc, ok := b.docs[node]; ok {
 		return doc.claim, true
@@ -178,53 +198,53 @@ func (b *board) latestLocked(node ec2.NodeID) (claim, bool) {
 	return claim{Node: node, Boot: b.boot}, node == b.node
 }
 
-// due returns what is to be asked for now, marked as being asked for, and when to look
-// again.
-func (b *board) due(now time.Time) (list []want, next time.Duration) {
+// takeWanted returns the documents to fetch now, marked as being fetched, and the time until
+// the next attempt is due. The caller passes each to fetched afterwards.
+func (b *board) takeWanted(now time.Time) (list []wantedDocument, next time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next = time.Hour
 	for _, w := range b.wanted {
 		switch {
-		case w.asking:
+		case w.fetching:
 		case w.after.After(now):
 			next = min(next, w.after.Sub(now))
 		default:
-			w.asking = true
+			w.fetching = true
 			list = append(list, *w)
 		}
 	}
 	return list, next
 }
 
-// asked ends what due began. A want that somebody answered is settled, whatever the
-// answer was: a claim beyond what its owner has was made up.
-func (b *board) asked(w want, answered bool, now time.Time, wait time.Duration) {
+// fetched ends an attempt that takeWanted began. Once any node answered, the document is no
+// longer wanted: if its own node has no such version, the claim was invented.
+func (b *board) fetched(w wantedDocument, answered bool, now time.Time, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	is, ok := b.wanted[w.Node]
+	current, ok := b.wanted[w.Node]
 	if !ok {
 		return
 	}
-	is.asking = false
-	if have, ok := b.latestLocked(w.Node); ok && !is.newer(have) {
+	current.fetching = false
+	if have, ok := b.latestLocked(w.Node); ok && !current.newer(have) {
 		delete(b.wanted, w.Node)
 		return
 	}
-	if is.claim != w.claim {
-		return // a newer claim came meanwhile
+	if current.claim != w.claim {
+		return // a newer claim arrived meanwhile
 	}
 	if answered {
 		delete(b.wanted, w.Node)
 		return
 	}
-	is.failed++
-	is.after = now.Add(wait)
+	current.failed++
+	current.after = now.Add(wait)
 }
 
-// accept judges a sealed document that is said to be of node, and posts it.
+// accept checks a sealed document of node, and stores it. It counts the result.
 func (b *board) accept(view *state.View, node ec2.NodeID, raw []byte) error {
-	err := b.acceptCounted(view, node, raw)
+	err := b.checkAndStore(view, node, raw)
 	switch {
 	case err == nil:
 		b.count.pulled.Add(1)
@@ -240,7 +260,7 @@ func (b *board) accept(view *state.View, node ec2.NodeID, raw []byte) error {
 	return err
 }
 
-func (b *board) acceptCounted(view *state.View, node ec2.NodeID, raw []byte) error {
+func (b *board) checkAndStore(view *state.View, node ec2.NodeID, raw []byte) error {
 	row, ok := memberRow(view, node)
 	if !ok {
 		return fmt.Errorf("%w: %s", errUnknown, node)
@@ -251,43 +271,43 @@ func (b *board) acceptCounted(view *state.View, node ec2.NodeID, raw []byte) err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	have, known := b.docs[node]
 	if node == b.node {
-		return b.outrankLocked(view, c)
+		return b.raiseBootLocked(view, c)
 	}
+	have, known := b.docs[node]
 	if known && bytes.Equal(have.publicKey, row.PublicKey) && !c.newer(have.claim) {
-		return fmt.Errorf("%w: %s, boot %d version %d", errReplayed, node, c.Boot, c.Version)
+		return fmt.Errorf("%w: %s", errReplayed, c)
 	}
 	for _, p := range d.Interfaces {
-		switch judge(view, node, p) {
-		case notLeased:
+		switch classify(view, node, p) {
+		case noLease:
 			b.count.unknown.Add(1)
-		case notItsOwn:
+		case otherLease:
 			b.count.forged.Add(1)
 		}
 	}
-	b.docs[node] = &posted{claim: c, raw: bytes.Clone(raw), publicKey: row.PublicKey, down: onlyDown(d.Interfaces)}
-	b.judgeLocked(view)
+	b.docs[node] = &acceptedDocument{claim: c, raw: bytes.Clone(raw), publicKey: row.PublicKey, down: onlyDown(d.Interfaces)}
+	b.updateDownLocked(view)
 	return nil
 }
 
-// outrankLocked meets a document of this node's own from a boot that seems later than
-// this one: the clock was set back in between. All others would take what is said now
-// for a replay, so this boot moves above that one.
-func (b *board) outrankLocked(view *state.View, seen claim) error {
+// raiseBootLocked handles a document of this node that has a higher boot: the clock was set
+// back since the start that made it. The other nodes would reject this start's documents as
+// replays, so this start takes a boot above that one.
+func (b *board) raiseBootLocked(view *state.View, seen claim) error {
 	if latest, _ := b.latestLocked(b.node); !seen.newer(latest) {
-		return fmt.Errorf("%w: %s, its own", errReplayed, b.node)
+		return fmt.Errorf("%w: %s of this node itself", errReplayed, seen)
 	}
 	b.boot = max(b.boot, seen.Boot+1)
-	if mine, ok := b.docs[b.node]; ok {
-		return b.publishLocked(view, mine.entries)
+	if own, ok := b.docs[b.node]; ok {
+		return b.publishLocked(view, own.entries)
 	}
 	return nil
 }
 
-// follow drops the documents of nodes that are no members any more, or have another
-// key, and judges all others by the new state.
-func (b *board) follow(view *state.View) {
+// applyView removes the documents of nodes that are no longer members or have another key,
+// and checks all others against the new state.
+func (b *board) applyView(view *state.View) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for node, doc := range b.docs {
@@ -301,15 +321,15 @@ func (b *board) follow(view *state.View) {
 			delete(b.wanted, node)
 		}
 	}
-	b.judgeLocked(view)
+	b.updateDownLocked(view)
 }
 
-// judgeLocked works out which leases are down.
-func (b *board) judgeLocked(view *state.View) {
+// updateDownLocked recomputes which leases are down.
+func (b *board) updateDownLocked(view *state.View) {
 	epochs := map[uint64]bool{}
 	for node, doc := range b.docs {
 		for _, p := range doc.down {
-			if judge(view, node, p) == itsOwn {
+			if classify(view, node, p) == ownLease {
 				epochs[p.Epoch] = true
 			}
 		}
@@ -322,31 +342,33 @@ func (b *board) judgeLocked(view *state.View) {
 	b.change = make(chan struct{})
 }
 
-// What an entry of a node's document is about.
-type subject uint8
+// leaseKind says which lease an entry of a document names.
+type leaseKind uint8
 
 const (
-	notLeased subject = iota // no lease in force that this node knows: it may come, or be gone
-	notItsOwn                // another node's lease, or not with that epoch and these addresses
-	itsOwn
+	noLease    leaseKind = iota // no lease in force that this node knows: it ended, or this node has not applied it yet
+	otherLease                  // another node's lease, or one with another epoch or other addresses
+	ownLease                    // the reporting node's own lease
 )
 
-// judge compares an entry with the lease it names. A node speaks for its own leases and
-// for no others, or one stolen key could take every address out.
-func judge(view *state.View, node ec2.NodeID, p Presence) subject {
+func (k leaseKind) String() string { return [...]string{"no lease", "other lease", "own lease"}[k] }
+
+// classify compares an entry with the lease that it names. A node may report only its own
+// leases: otherwise one stolen key could take down every address.
+func classify(view *state.View, node ec2.NodeID, p Presence) leaseKind {
 	lease, ok := view.Interface(p.Interface)
 	switch {
-	case !ok || p.Epoch < lease.Epoch: // an interface of a VPC was active before
-		return notLeased
+	case !ok || p.Epoch < lease.Epoch: // an interface of a VPC has one lease after another
+		return noLease
 	case lease.Node != node || lease.Epoch != p.Epoch || lease.Private != p.Private || lease.MAC != p.MAC:
-		return notItsOwn
+		return otherLease
 	case lease.State != ec2.Active:
-		return notLeased
+		return noLease
 	}
-	return itsOwn
+	return ownLease
 }
 
-// memberRow is the row of a node that may speak.
+// memberRow returns the row of a node that is a member: in the node table, and not fenced.
 func memberRow(view *state.View, node ec2.NodeID) (*ec2.Node, bool) {
 	row, ok := view.Node(node)
 	if !ok || !row.Member() {

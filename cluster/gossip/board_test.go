@@ -13,29 +13,29 @@ import (
 	"palisade/internal/peer"
 )
 
-func TestForgedPresenceIsDropped(t *testing.T) {
+func TestForgedDocumentIsRejected(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	two, three := w.nodes["node2"], w.nodes["node3"]
 	victims := w.leases("node1")
 
-	// Another node's key.
-	forged := three.sealed("node1", 1<<62, 1, says(false, victims...))
+	// Signed with another node's key.
+	forged := three.sealed("node1", 1<<62, 1, reportDown(victims...))
 	if err := two.gossip.board.accept(w.view(), "node1", forged); !errors.Is(err, errForged) {
 		t.Errorf("a document of node1 signed by node3: got %v, want %v", err, errForged)
 	}
-	// Its own document, handed out as another's.
-	swapped := three.sealed("node3", 1, 1, says(false, victims...))
+	// node3's own document, served as node1's.
+	swapped := three.sealed("node3", 1, 1, reportDown(victims...))
 	if err := two.gossip.board.accept(w.view(), "node1", swapped); !errors.Is(err, errForged) {
 		t.Errorf("a document of node3 as node1's: got %v, want %v", err, errForged)
 	}
-	// What node1 signed in the name of another.
+	// Signed by node1, but naming node3 as its node.
 	misnamed := w.nodes["node1"].sealed("node3", 1, 1, nil)
 	if err := two.gossip.board.accept(w.view(), "node1", misnamed); !errors.Is(err, errForged) {
 		t.Errorf("a document that node1 wrote for node3: got %v, want %v", err, errForged)
 	}
-	// A true signature on a changed body.
-	changed := bytes.Replace(three.sealed("node3", 1, 1, says(true, w.leases("node3")...)), []byte("true"), []byte("fals"), 1)
+	// A body changed after it was signed.
+	changed := bytes.Replace(three.sealed("node3", 1, 1, reportUp(w.leases("node3")...)), []byte("true"), []byte("fals"), 1)
 	if err := two.gossip.board.accept(w.view(), "node3", changed); !errors.Is(err, errForged) {
 		t.Errorf("a changed document: got %v, want %v", err, errForged)
 	}
@@ -44,10 +44,10 @@ func TestForgedPresenceIsDropped(t *testing.T) {
 	}
 	two.wantDown()
 
-	// Its own signature, about another's lease: of the document, that entry is ignored.
+	// A valid document with entries about another node's leases: only those entries are ignored.
 	own := w.leases("node3")
-	entries := slices.Concat(says(false, victims...), says(false, own...))
-	entries[2].Epoch++ // not with that epoch
+	entries := slices.Concat(reportDown(victims...), reportDown(own...))
+	entries[2].Epoch++ // an epoch that this lease does not have
 	if err := two.gossip.board.accept(w.view(), "node3", three.sealed("node3", 2, 1, entries)); err != nil {
 		t.Fatal(err)
 	}
@@ -59,24 +59,24 @@ func TestForgedPresenceIsDropped(t *testing.T) {
 		func(p *Presence) { p.Private = p.Private.Next() },
 		func(p *Presence) { p.MAC[5]++ },
 	} {
-		entries := says(false, own[0])
+		entries := reportDown(own[0])
 		spoil(&entries[0])
-		if got := judge(w.view(), "node3", entries[0]); got != notItsOwn {
-			t.Errorf("judge %+v: got %d, want %d", entries[0], got, notItsOwn)
+		if got := classify(w.view(), "node3", entries[0]); got != otherLease {
+			t.Errorf("classify %s: got %s, want %s", entries[0], got, otherLease)
 		}
 	}
-	// An interface of a VPC lives through several leases: what is said of an older one is
+	// An interface of a VPC has one lease after another: an entry about an older lease is
 	// late, not forged.
-	late := says(false, own[0])
+	late := reportDown(own[0])
 	late[0].Epoch--
-	if got := judge(w.view(), "node3", late[0]); got != notLeased {
-		t.Errorf("judge %+v: got %d, want %d", late[0], got, notLeased)
+	if got := classify(w.view(), "node3", late[0]); got != noLease {
+		t.Errorf("classify %s: got %s, want %s", late[0], got, noLease)
 	}
 }
 
-func TestReplayedPresenceIsDropped(t *testing.T) {
+func TestReplayedDocumentIsRejected(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	one, b := w.nodes["node1"], w.nodes["node2"].gossip.board
 	mine := w.leases("node1")
 	for i, c := range []struct {
@@ -86,13 +86,13 @@ func TestReplayedPresenceIsDropped(t *testing.T) {
 	}{
 		{5, 1, false, nil},
 		{5, 2, true, nil},
-		{5, 1, false, errReplayed}, // the one before
-		{5, 2, false, errReplayed}, // one version, another content
-		{4, 9, false, errReplayed}, // an earlier boot, however late
+		{5, 1, false, errReplayed}, // an older version
+		{5, 2, false, errReplayed}, // a second content of one version
+		{4, 9, false, errReplayed}, // an earlier boot, with a higher version
 		{6, 1, true, nil},
 		{5, 3, false, errReplayed},
 	} {
-		if err := b.accept(w.view(), "node1", one.sealed("node1", c.boot, c.version, says(c.up, mine...))); !errors.Is(err, c.want) {
+		if err := b.accept(w.view(), "node1", one.sealed("node1", c.boot, c.version, report(c.up, mine...))); !errors.Is(err, c.want) {
 			t.Errorf("document %d, boot %d version %d: got %v, want %v", i, c.boot, c.version, err, c.want)
 		}
 	}
@@ -101,31 +101,31 @@ func TestReplayedPresenceIsDropped(t *testing.T) {
 		t.Errorf("%d replays counted, want 4", got)
 	}
 
-	// A digest that differs, for the version that is known.
-	if b.hear(w.view(), "node3", []claim{{Node: "node1", Boot: 6, Version: 1}}) {
-		t.Error("a second content of one version is asked for")
+	// A claim with another digest for the known version.
+	if b.noteClaims(w.view(), "node3", []claim{{Node: "node1", Boot: 6, Version: 1}}) {
+		t.Error("a second content of one version is wanted")
 	}
 	if got := b.count.stats().Replayed; got != 5 {
 		t.Errorf("%d replays counted, want 5", got)
 	}
 }
 
-func TestClaimsAreBoundedByTheNodeTable(t *testing.T) {
+func TestClaimsOfUnknownNodesAreNotStored(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	two := w.nodes["node2"].gossip
 	var claims []claim
 	for i := range 1000 {
 		claims = append(claims, claim{Node: ec2.NodeID(fmt.Sprintf("ghost%d", i)), Boot: 1, Version: 1})
 	}
-	if two.board.hear(w.view(), "node3", claims) || len(two.board.wanted) != 0 {
+	if two.board.noteClaims(w.view(), "node3", claims) || len(two.board.wanted) != 0 {
 		t.Errorf("%d documents of nodes that do not exist are wanted", len(two.board.wanted))
 	}
-	delegate{two}.MergeRemoteState(make([]byte, maxHeardBytes+1), false)
+	delegate{two}.MergeRemoteState(make([]byte, maxListBytes+1), false)
 	if got := two.Stats(); got.Unknown != 1000 || got.TooLarge != 1 {
 		t.Errorf("counted %+v, want 1000 unknown, 1 too large", got)
 	}
-	for range maxHeard + 1 { // run does not run: nobody reads
+	for range maxClaimLists + 1 { // Run was not called, so nothing reads the lists
 		delegate{two}.MergeRemoteState([]byte("{}"), false)
 	}
 	if got := two.Stats().Dropped; got != 1 {
@@ -136,18 +136,18 @@ func TestClaimsAreBoundedByTheNodeTable(t *testing.T) {
 	}
 }
 
-func TestAnOversizedNodeStillSaysWhatIsDown(t *testing.T) {
+func TestOversizedDocumentKeepsDownEntries(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	one := w.nodes["node1"]
 	mine := w.leases("node1")
 	many := make([]Presence, maxEntries)
 	for i := range many {
 		many[i] = Presence{Interface: ec2.InterfaceID(fmt.Sprintf("eni-%08x", i)), Epoch: 1 << 40, Private: mine[0].Private, Up: true}
 	}
-	one.gossip.SetPresence(append(many, says(false, mine...)...))
+	one.gossip.SetPresence(append(many, reportDown(mine...)...))
 	one.wantDown(mine...)
-	raw, ok := one.gossip.board.raw("node1")
+	raw, ok := one.gossip.board.sealed("node1")
 	if !ok || len(raw) > maxDocument {
 		t.Fatalf("a document of %d bytes", len(raw))
 	}
@@ -171,13 +171,13 @@ func FuzzGossip(f *testing.F) {
 		var count counters
 		g := &Gossip{cfg: Config{Node: "node1", View: func() *state.View { return view }}, pull: make(chan struct{}, 1)}
 		g.board = newBoard("node1", 1, id, &count)
-		g.read(data)
+		g.readClaims(data)
 		if len(g.board.wanted) != 0 {
-			t.Errorf("%q makes a node ask for a document of no member", data)
+			t.Errorf("%q makes a node want the document of a node that is no member", data)
 		}
 		decodeMeta("node2", data)
 		if _, _, err := unseal(data, id.Cluster(), "node1", id.PublicKey()); err == nil {
-			t.Errorf("%q is a document", data)
+			t.Errorf("%q is accepted as a document", data)
 		}
 	})
 }

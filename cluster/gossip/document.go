@@ -12,13 +12,18 @@ import (
 	"palisade/internal/peer"
 )
 
-// A claim names a version of a node's document. It is what gossip carries; anyone who
-// has the gossip key can make one up, so it is a reason to ask and no more.
+// A claim names one version of a node's document. memberlist carries claims, and everyone
+// who has the gossip key can invent one, so a claim is only a reason to fetch the document.
 type claim struct {
 	Node    ec2.NodeID        `json:"node"`
-	Boot    uint64            `json:"boot"`    // when that node's daemon began, in ns: a newer one begins above
+	Boot    uint64            `json:"boot"`    // when that node's daemon started, in ns; a later start has a higher one
 	Version uint64            `json:"version"` // counts from 1 in each boot
 	Digest  [sha256.Size]byte `json:"digest"`  // of the document's body
+}
+
+// String is "node1 boot 17 version 3".
+func (c claim) String() string {
+	return fmt.Sprintf("%s boot %d version %d", c.Node, c.Boot, c.Version)
 }
 
 // newer reports whether c was made after d by the same node.
@@ -29,7 +34,7 @@ func (c claim) newer(d claim) bool {
 	return c.Version > d.Version
 }
 
-// A document is all that a node says of its interfaces at one moment.
+// A document has the state of all of a node's interfaces at one moment.
 type document struct {
 	Node       ec2.NodeID `json:"node"`
 	Boot       uint64     `json:"boot"`
@@ -38,28 +43,28 @@ type document struct {
 	Interfaces []Presence `json:"interfaces"`
 }
 
-// Bounds of a document. A node with more interfaces leaves out some that are up.
+// Bounds of a document. A node with more interfaces omits some that are up.
 const (
 	maxDocument = 4 << 20 // bytes, sealed
 	maxEntries  = 20_000
 )
 
-// A sealed document is what nodes store and hand on:
+// A sealed document is what nodes store and pass on:
 //
 //	+--------+----------------+-----------+------------------+
 //	| format | signature size | signature | body             |
 //	| 1 byte | 2, big endian  |           | document in JSON |
 //	+--------+----------------+-----------+------------------+
 //
-// The signature is the node's own, over a label, the cluster's id and the body, so that
-// it stands for nothing else and in no other cluster.
+// The node signs a label, the cluster's id and the body, so the signature is valid for no
+// other purpose and in no other cluster.
 const documentFormat = 1
 
 var (
 	errTooLarge = errors.New("presence document is too large")
 	errForged   = errors.New("presence document is not signed by its node")
-	errReplayed = errors.New("presence document is not newer than the one known")
-	errUnknown  = errors.New("presence document of no member")
+	errReplayed = errors.New("presence document is not newer than the known one")
+	errUnknown  = errors.New("presence document of a node that is no member")
 )
 
 func signedBytes(cluster string, body []byte) []byte {
@@ -84,8 +89,7 @@ func seal(id *peer.Identity, d document) ([]byte, claim, error) {
 	return raw, claim{d.Node, d.Boot, d.Version, sha256.Sum256(body)}, nil
 }
 
-// unseal believes nothing before the signature holds: a document that node did not sign
-// is never parsed.
+// unseal checks the signature first: it does not parse a body that the node did not sign.
 func unseal(raw []byte, cluster string, node ec2.NodeID, publicKey []byte) (document, claim, error) {
 	if len(raw) > maxDocument {
 		return document{}, claim{}, errTooLarge
@@ -95,7 +99,7 @@ func unseal(raw []byte, cluster string, node ec2.NodeID, publicKey []byte) (docu
 	}
 	size := int(binary.BigEndian.Uint16(raw[1:]))
 	if len(raw) < 3+size {
-		return document{}, claim{}, fmt.Errorf("%w: cut off", errForged)
+		return document{}, claim{}, fmt.Errorf("%w: truncated", errForged)
 	}
 	signature, body := raw[3:3+size], raw[3+size:]
 	if err := peer.Verify(publicKey, signedBytes(cluster, body), signature); err != nil {
@@ -106,7 +110,7 @@ func unseal(raw []byte, cluster string, node ec2.NodeID, publicKey []byte) (docu
 		return document{}, claim{}, fmt.Errorf("%w: %v", errForged, err)
 	}
 	if d.Node != node {
-		return document{}, claim{}, fmt.Errorf("%w: %s signed what is said to be of %s", errForged, node, d.Node)
+		return document{}, claim{}, fmt.Errorf("%w: %s signed a document of %s", errForged, node, d.Node)
 	}
 	if len(d.Interfaces) > maxEntries {
 		return document{}, claim{}, errTooLarge

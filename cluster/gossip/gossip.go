@@ -5,8 +5,8 @@
 // are in Raft.
 //
 // Read Gossip first, then presence.go and document.go (what a node signs), board.go (which
-// documents are accepted, and what follows from them), pull.go (how documents are fetched),
-// and memberlist.go, delegate.go and transport.go (the library and what surrounds it).
+// documents a node accepts, and which leases are down by them), pull.go (how documents are
+// fetched), and memberlist.go, delegate.go and transport.go (the library and our side of it).
 package gossip
 
 import (
@@ -25,79 +25,97 @@ import (
 	"palisade/internal/peer"
 )
 
-// Member is a node of the table as gossip sees it.
+// Member is a node with its state in gossip.
 type Member struct {
 	Node     ec2.NodeID `json:"node"`
 	Gossip   string     `json:"gossip"`   // "alive", "suspect", "dead", or "unknown": never heard of
-	Enforced uint64     `json:"enforced"` // the index that it said it goes by; up to some seconds old, and not signed
+	Enforced uint64     `json:"enforced"` // the index that it reports to enforce; some seconds old, and not signed
 }
 
 const (
-	announceDelay  = 50 * time.Millisecond // a burst of changes is announced once
-	enforcedEvery  = time.Second           // an enforced index by itself is announced no more often
-	rejoinEvery    = 4 * time.Second       // and up to half as much again
+	announceDelay  = 50 * time.Millisecond // collects a burst of changes into one announcement
+	enforcedEvery  = time.Second           // shortest time between announcements of the enforced index alone
+	rejoinEvery    = 4 * time.Second       // plus a random time up to half of it
 	rejoinAtOnce   = 8                     // nodes
 	pullTimeout    = 5 * time.Second
 	pullsAtOnce    = 4
 	pullRetryMax   = 30 * time.Second
 	streamTimeout  = 3 * time.Second
-	maxHeard       = 16      // lists of digests waiting to be read
-	maxHeardBytes  = 1 << 20 // one of them: 5,000 nodes
+	maxClaimLists  = 16      // lists of claims that wait to be read
+	maxListBytes   = 1 << 20 // of one list: 5,000 nodes
 	presenceMethod = "presence.get"
 )
 
-// Config is what a gossip works on. Required is what has no default.
+// Config says what a Gossip works with.
 type Config struct {
-	Node      ec2.NodeID
-	Boot      uint64         // default: the time, in ns. Above that of every earlier boot
-	Identity  *peer.Identity // signs this node's document
-	Address   netip.AddrPort // TCP and UDP
-	Peer      *peer.Peer     // fetches documents; not yet running, so that a method can be added
-	View      func() *state.View
-	ViewMoved func() <-chan struct{} // closed by the next change of the View
-	Enforced  func() uint64          // index this node's switch goes by. Default: the View's
-	Logger    *slog.Logger
-	GiveUp    time.Duration // how long memberlist itself calls a node that it holds dead. Default 30 s
+	// Node is this member's name. Required.
+	Node ec2.NodeID
+	// Boot numbers this start of the daemon; the other nodes ignore documents of a lower
+	// one. Default: the time in ns. If it is lower than that of an earlier start, this node
+	// raises it when it hears of its own old document.
+	Boot uint64
+	// Identity signs this node's document. Required.
+	Identity *peer.Identity
+	// Address is where this node gossips, over UDP and TCP: its peer address with the next
+	// port. Required. While the node table implies another one, this node does not gossip.
+	Address netip.AddrPort
+	// Peer fetches documents. Required; New adds a method to it, so its Run comes later.
+	Peer *peer.Peer
+	// View returns the newest state, and ViewChanged a channel that the next change of it
+	// closes. Required.
+	View        func() *state.View
+	ViewChanged func() <-chan struct{}
+	// Enforced returns the index that this node's switch enforces. Default: the View's,
+	// which operators may then read too early as enforced.
+	Enforced func() uint64
+	// Logger gets changes of members and rejected documents. Default: nothing is logged.
+	Logger *slog.Logger
+	// ForgetDeadAfter is how long memberlist itself calls a dead node; afterwards only
+	// runRejoin does. Default 30 s. If it is short, a healed partition may be noticed some
+	// seconds later.
+	ForgetDeadAfter time.Duration
 }
 
-// gossip tells the other nodes which of this node's interfaces are up, and learns it of
-// theirs.
+// Gossip tells the other nodes which of this node's interfaces are up, and learns the same
+// of theirs.
 //
-// It takes addresses out of groups, by down, and has no way to put one in: a lease is
-// Raft's. What a node says of its own leases counts, signed with its key, whoever hands
-// it on; what memberlist thinks of a node is for people to look at and changes nothing.
+// The Cluster owns it: Run starts and ends every goroutine except memberlist's, the last of
+// which ends within a probe's timeout after Run. All methods may be called from any
+// goroutine. mu guards members and running; the board has its own mutex. Both are leaves:
+// no goroutine holds two, or calls out while it holds one. memberlist calls the delegate
+// with memberlist's own lock held, so the delegate copies, hands off and returns.
 //
-// run owns every goroutine but memberlist's, whose last end within a probe's timeout
-// after it. memberlist calls back with its own lock held: a callback copies, hands off
-// and returns. There is no gossip before the View has a key, none while this node is not
-// a member, and none in the clear.
+// Only documents change what is down, and a node's document reports only leases of that
+// node, under its signature, whichever node passes it on. What memberlist thinks of a node
+// is for operators and changes nothing. A node does not gossip before its View has a key
+// or while it is no member; it never sends in plain text.
 type Gossip struct {
-	cfg   Config
-	board *board
-	count counters
-	log   *log.Logger // memberlist's
+	cfg           Config
+	board         *board
+	count         counters
+	memberlistLog *log.Logger
 
-	meta     atomic.Pointer[[]byte]
-	sources  atomic.Pointer[sources]
-	heard    chan []byte   // other nodes' lists of digests; full: dropped, the next exchange brings them again
-	announce chan struct{} // the document changed
-	pull     chan struct{} // the board wants something
-	rejoin   chan struct{} // the node table changed
+	meta       atomic.Pointer[[]byte]  // what memberlist sends with this node's address
+	allowed    atomic.Pointer[sources] // whose packets and streams are read
+	claimLists chan []byte             // of other nodes; when full, a list is dropped: the next exchange repeats it
+	announce   chan struct{}           // signals that the document changed
+	pull       chan struct{}           // signals that the board wants documents
+	rejoin     chan struct{}           // signals that the node table changed
 
-	mu   sync.Mutex
-	seen map[ec2.NodeID]*seenMember // by memberlist; bounded by the node table, for it is asked first
-	mine bool                       // memberlist runs
+	mu      sync.Mutex
+	members map[ec2.NodeID]*memberState // as memberlist reports them; only nodes of the node table
+	running bool                        // memberlist runs
 }
 
-type seenMember struct {
+type memberState struct {
 	alive, suspect bool
 	enforced       uint64
 }
 
 // New checks cfg, fills its defaults and adds a method to cfg.Peer. It starts nothing; Run does.
 func New(cfg Config) (*Gossip, error) {
-	if cfg.Node == "" || cfg.Identity == nil || cfg.Peer == nil || !cfg.Address.IsValid() || cfg.View == nil || cfg.ViewMoved == nil {
-		return nil, errors.New("new gossip: Node, Identity, Peer, Address, View and ViewMoved are required")
+	if cfg.Node == "" || cfg.Identity == nil || cfg.Peer == nil || !cfg.Address.IsValid() || cfg.View == nil || cfg.ViewChanged == nil {
+		return nil, errors.New("new gossip: Node, Identity, Peer, Address, View and ViewChanged are required")
 	}
 	if cfg.Boot == 0 {
 		cfg.Boot = uint64(time.Now().UnixNano())
@@ -109,17 +127,17 @@ func New(cfg Config) (*Gossip, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Gossip{
-		cfg:      cfg,
-		heard:    make(chan []byte, maxHeard),
-		announce: make(chan struct{}, 1),
-		pull:     make(chan struct{}, 1),
-		rejoin:   make(chan struct{}, 1),
-		seen:     map[ec2.NodeID]*seenMember{},
+		cfg:        cfg,
+		claimLists: make(chan []byte, maxClaimLists),
+		announce:   make(chan struct{}, 1),
+		pull:       make(chan struct{}, 1),
+		rejoin:     make(chan struct{}, 1),
+		members:    map[ec2.NodeID]*memberState{},
 	}
 	g.board = newBoard(cfg.Node, cfg.Boot, cfg.Identity, &g.count)
-	g.log = log.New(logWriter{g}, "", 0)
-	g.sources.Store(&sources{})
-	g.encodeMeta()
+	g.memberlistLog = log.New(logWriter{g}, "", 0)
+	g.allowed.Store(&sources{})
+	g.updateMeta()
 	cfg.Peer.Handle(presenceMethod, g.servePresence)
 	return g, nil
 }
@@ -130,42 +148,42 @@ func (g *Gossip) Run(ctx context.Context) error {
 	pulls.Go(func() { g.runPull(ctx) })
 	defer pulls.Wait()
 
-	var s *session
-	defer func() { g.end(s) }()
-	due := time.NewTimer(time.Hour) // of an announcement
-	defer due.Stop()
+	var a *activeList
+	defer func() { g.stopList(a) }()
+	announceTimer := time.NewTimer(time.Hour)
+	defer announceTimer.Stop()
 	announceAt := time.Now().Add(time.Hour)
 	announceIn := func(d time.Duration) {
 		if at := time.Now().Add(d); at.Before(announceAt) {
 			announceAt = at
-			due.Reset(d)
+			announceTimer.Reset(d)
 		}
 	}
 	for {
-		moved := g.cfg.ViewMoved()
+		viewChanged := g.cfg.ViewChanged()
 		view := g.cfg.View()
 		var err error
-		if s, err = g.follow(ctx, s, view); err != nil {
+		if a, err = g.applyView(ctx, a, view); err != nil {
 			return err
 		}
-		if g.metaLags(view) {
+		if g.metaIsOld(view) {
 			announceIn(enforcedEvery)
 		}
-		for wait := true; wait; {
+		for sameView := true; sameView; {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-moved:
-				wait = false
-			case list := <-g.heard:
-				g.read(list)
+			case <-viewChanged:
+				sameView = false
+			case list := <-g.claimLists:
+				g.readClaims(list)
 			case <-g.announce:
 				announceIn(announceDelay)
-			case <-due.C:
+			case <-announceTimer.C:
 				announceAt = time.Now().Add(time.Hour)
-				due.Reset(time.Hour)
-				g.advertise(s)
-				if g.metaLags(g.cfg.View()) {
+				announceTimer.Reset(time.Hour)
+				g.advertise(a)
+				if g.metaIsOld(g.cfg.View()) {
 					announceIn(enforcedEvery)
 				}
 			}
@@ -173,55 +191,56 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 }
 
-// follow goes by a new View: who is a member, under which key, and whether this node is.
-func (g *Gossip) follow(ctx context.Context, s *session, view *state.View) (*session, error) {
-	g.board.follow(view)
-	if g.allow(view) {
-		poke(g.rejoin)
+// applyView takes over a new View: the members, the gossip key, and whether this node may
+// gossip.
+func (g *Gossip) applyView(ctx context.Context, a *activeList, view *state.View) (*activeList, error) {
+	g.board.applyView(view)
+	if g.updateSources(view) {
+		signal(g.rejoin)
 	}
 	key := view.GossipKey()
 	at, member := gossipAddress(view, g.cfg.Node)
 	if len(key) == 0 || !member || at != g.cfg.Address {
-		g.end(s)
+		g.stopList(a)
 		return nil, nil
 	}
-	if s == nil {
-		return g.begin(ctx, key)
+	if a == nil {
+		return g.startList(ctx, key)
 	}
-	if !bytes.Equal(key, s.key) {
-		return s, g.rotate(s, key)
+	if !bytes.Equal(key, a.key) {
+		return a, g.rotateKey(a, key)
 	}
-	return s, nil
+	return a, nil
 }
 
-// allow sets whose packets and streams are looked at, and reports whether that changed.
-func (g *Gossip) allow(view *state.View) bool {
-	was := g.sources.Load()
-	is := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
+// updateSources sets whose packets and streams are read, and reports whether that changed.
+func (g *Gossip) updateSources(view *state.View) bool {
+	before := g.allowed.Load()
+	after := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
 	changed := false
 	for row := range view.Nodes() {
 		at, ok := gossipAddress(view, row.ID)
 		if !ok || row.ID == g.cfg.Node {
 			continue
 		}
-		is.packets[at], is.streams[at.Addr()] = true, true
-		changed = changed || !was.packets[at]
+		after.packets[at], after.streams[at.Addr()] = true, true
+		changed = changed || !before.packets[at]
 	}
-	if !changed && len(is.packets) == len(was.packets) {
+	if !changed && len(after.packets) == len(before.packets) {
 		return false
 	}
-	g.sources.Store(is)
+	g.allowed.Store(after)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for node := range g.seen {
+	for node := range g.members {
 		if _, ok := memberRow(view, node); !ok {
-			delete(g.seen, node)
+			delete(g.members, node)
 		}
 	}
 	return true
 }
 
-// gossipAddress is where a member gossips: the port above its peer address.
+// gossipAddress is where a member gossips: its peer address with the next port.
 func gossipAddress(view *state.View, node ec2.NodeID) (netip.AddrPort, bool) {
 	row, ok := memberRow(view, node)
 	if !ok {
@@ -239,11 +258,11 @@ func gossipAddress(view *state.View, node ec2.NodeID) (netip.AddrPort, bool) {
 func (g *Gossip) SetPresence(entries []Presence) {
 	changed, err := g.board.publish(g.cfg.View(), entries)
 	if err != nil {
-		g.cfg.Logger.Error("presence cannot be published", "node", g.cfg.Node, "err", err)
+		g.cfg.Logger.Error("presence was not published", "node", g.cfg.Node, "err", err)
 		return
 	}
 	if changed {
-		poke(g.announce)
+		signal(g.announce)
 	}
 }
 
@@ -269,15 +288,15 @@ func (g *Gossip) Members() []Member {
 		m := Member{Node: row.ID, Gossip: "unknown"}
 		if row.ID == g.cfg.Node {
 			m.Enforced = g.cfg.Enforced()
-			if g.mine {
+			if g.running {
 				m.Gossip = "alive"
 			}
-		} else if seen, ok := g.seen[row.ID]; ok {
-			m.Enforced = seen.enforced
+		} else if reported, ok := g.members[row.ID]; ok {
+			m.Enforced = reported.enforced
 			switch {
-			case !seen.alive:
+			case !reported.alive:
 				m.Gossip = "dead"
-			case seen.suspect:
+			case reported.suspect:
 				m.Gossip = "suspect"
 			default:
 				m.Gossip = "alive"
@@ -288,9 +307,10 @@ func (g *Gossip) Members() []Member {
 	return list
 }
 
-func poke(c chan struct{}) {
+// signal wakes the reader of a channel with room for one.
+func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
-	default: // it has been poked and has not looked yet
+	default: // an earlier signal has not been read yet
 	}
 }

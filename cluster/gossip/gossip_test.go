@@ -22,54 +22,53 @@ const (
 	region = ec2.Region("us-east-1")
 )
 
-func TestWhatANodeSaysOfItsInterfacesReachesAll(t *testing.T) {
+func TestPresenceReachesAllNodes(t *testing.T) {
 	t.Parallel()
-	w := newTown(t).start().together()
+	w := newWorld(t).start().waitAllAlive()
 	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
 	mine := w.leases("node1")
 
-	// Push/pull alone takes up to 30 s; 2 s are promised on an idle machine.
+	// Push/pull alone takes up to 30 s. 2 s are promised on an idle machine.
 	testwait.Fastest(t, "down everywhere", 5*time.Second, func(int) time.Duration {
 		one.gossip.SetPresence(nil)
 		two.wantDown()
 		three.wantDown()
 		_, changed := two.gossip.Down()
 		began := time.Now()
-		one.gossip.SetPresence(slices.Concat(says(false, mine[0]), says(true, mine[1])))
+		one.gossip.SetPresence(slices.Concat(reportDown(mine[0]), reportUp(mine[1])))
 		one.wantDown(mine[0])
 		two.wantDown(mine[0])
 		three.wantDown(mine[0])
 		took := time.Since(began)
-		<-changed // was closed
+		<-changed
 		return took
 	})
 
-	// What is not mentioned counts as up, and so does all of a node that says nothing.
+	// A lease without an entry counts as up.
 	began := time.Now()
 	one.gossip.SetPresence(nil)
 	two.wantDown()
 	three.wantDown()
 	t.Logf("up everywhere after %s", time.Since(began))
 
-	// A lease that ends is not down, it is not there.
-	one.gossip.SetPresence(says(false, mine...))
+	// A lease that has ended is no longer listed as down.
+	one.gossip.SetPresence(reportDown(mine...))
 	two.wantDown(mine...)
 	w.apply(&state.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{mine[0].Instance}})
 	two.wantDown(mine[1])
 }
 
-func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
+func TestGossipPartitionChangesNothingAndHeals(t *testing.T) {
 	t.Parallel()
-	w := newTown(t).start().together()
+	w := newWorld(t).start().waitAllAlive()
 	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
-	one.gossip.SetPresence(says(false, w.leases("node1")[0]))
-	three.gossip.SetPresence(says(false, w.leases("node3")[0]))
+	one.gossip.SetPresence(reportDown(w.leases("node1")[0]))
+	three.gossip.SetPresence(reportDown(w.leases("node3")[0]))
 	settled := []*ec2.Interface{w.leases("node1")[0], w.leases("node3")[0]}
 	for _, c := range w.nodes {
 		c.wantDown(settled...)
 	}
 
-	// node3 hears nobody and nobody hears it.
 	heal := three.isolate()
 	_, changed := two.gossip.Down()
 	suspected := false
@@ -84,12 +83,12 @@ func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
 		}
 		return ""
 	})
-	gone := time.Now().Add(one.gossip.cfg.GiveUp)
+	gone := time.Now().Add(one.gossip.cfg.ForgetDeadAfter)
 	testwait.Until(t, "memberlist has given up", func() string { return testwait.Unless(time.Now().After(gone), "not yet") })
-	t.Logf("it was seen as suspect before: %t", suspected)
+	t.Logf("the node was suspect first: %t", suspected)
 	select {
 	case <-changed:
-		t.Error("a death in gossip changed what is down")
+		t.Error("the death of a node in gossip changed which leases are down")
 	default:
 	}
 	for _, c := range w.nodes {
@@ -98,59 +97,60 @@ func TestAPartitionOfGossipChangesNothingAndHeals(t *testing.T) {
 		}
 	}
 
-	// What node3 says meanwhile is news after it.
-	three.gossip.SetPresence(says(false, w.leases("node3")...))
+	// A change at node3 during the partition reaches the others after it.
+	three.gossip.SetPresence(reportDown(w.leases("node3")...))
 	began := time.Now()
 	heal()
-	w.together()
+	w.waitAllAlive()
 	two.wantDown(w.leases("node1")[0], w.leases("node3")[0], w.leases("node3")[1])
 	t.Logf("healed after %s", time.Since(began))
 }
 
-// TestABootAfterTheClockWasSetBack: others would take what is said now for a replay.
-func TestABootAfterTheClockWasSetBack(t *testing.T) {
+// A start with a lower boot must raise it: the other nodes would reject its documents as
+// replays.
+func TestNodeReportsAfterClockWasSetBack(t *testing.T) {
 	t.Parallel()
-	w := newTown(t).start().together()
+	w := newWorld(t).start().waitAllAlive()
 	one, two := w.nodes["node1"], w.nodes["node2"]
 	mine := w.leases("node1")
-	one.gossip.SetPresence(says(true, mine...))
+	one.gossip.SetPresence(reportUp(mine...))
 	testwait.Until(t, "node2 has node1's document", func() string {
-		_, ok := two.gossip.board.raw("node1")
+		_, ok := two.gossip.board.sealed("node1")
 		return testwait.Unless(ok, "no")
 	})
-	one.stop()
-	one.quit()
+	one.stopGossip()
+	one.stopPeer()
 
-	one.startPeer(1000) // a microsecond after 1970
-	one.gossip.SetPresence(says(false, mine...))
+	one.startPeer(1000) // far below the first start's
+	one.gossip.SetPresence(reportDown(mine...))
 	one.start()
 	two.wantDown(mine...)
 }
 
-func TestMetaFits(t *testing.T) {
+func TestMetaFitsMemberlistLimit(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	one := w.nodes["node1"].gossip
-	one.SetPresence(says(false, w.leases("node1")...))
-	one.encodeMeta()
+	one.SetPresence(reportDown(w.leases("node1")...))
+	one.updateMeta()
 	meta := delegate{one}.NodeMeta(memberlist.MetaMaxSize)
 	if len(meta) > memberlist.MetaMaxSize {
 		t.Fatalf("a meta of %d bytes; memberlist panics above %d", len(meta), memberlist.MetaMaxSize)
 	}
 	c, enforced, ok := decodeMeta("node1", meta)
-	if !ok || c != one.board.own() || enforced != w.view().Index() {
-		t.Errorf("decoded %+v, index %d, %t; want %+v, index %d", c, enforced, ok, one.board.own(), w.view().Index())
+	if !ok || c != one.board.ownClaim() || enforced != w.view().Index() {
+		t.Errorf("decoded %+v, index %d, %t; want %+v, index %d", c, enforced, ok, one.board.ownClaim(), w.view().Index())
 	}
 }
 
-func TestTheEnforcedIndexTravels(t *testing.T) {
+func TestEnforcedIndexReachesAllNodes(t *testing.T) {
 	t.Parallel()
-	w := newTown(t).start().together()
+	w := newWorld(t).start().waitAllAlive()
 	for _, name := range []string{"web", "app", "db"} {
 		w.apply(&state.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"})
 	}
 	for _, c := range w.nodes {
-		testwait.Until(t, string(c.name)+" knows what all enforce", func() string {
+		testwait.Until(t, string(c.name)+" has the enforced index of all nodes", func() string {
 			for _, m := range c.gossip.Members() {
 				if m.Enforced != w.view().Index() {
 					return fmt.Sprintf("%s: %d, want %d", m.Node, m.Enforced, w.view().Index())
@@ -161,21 +161,21 @@ func TestTheEnforcedIndexTravels(t *testing.T) {
 	}
 }
 
-func TestGossipEndsWithItsContext(t *testing.T) {
-	w := newTown(t).start().together()
+func TestRunEndsEveryGoroutine(t *testing.T) {
+	w := newWorld(t).start().waitAllAlive()
 	idle, err := net.DialTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(w.ip(2), 0)), net.TCPAddrFromAddrPort(w.nodes["node1"].gossip.cfg.Address))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer idle.Close() // a stream that says nothing
+	defer idle.Close() // a stream that sends nothing
 	for _, c := range w.nodes {
-		c.stop()
+		c.stopGossip()
 	}
-	testwait.Until(t, "no goroutine is left", func() string {
+	testwait.Until(t, "all goroutines have ended", func() string {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		for one := range strings.SplitSeq(string(stacks), "\n\n") {
-			if strings.Contains(one, "hashicorp/memberlist.") || strings.Contains(one, "cluster.(*Gossip") {
+			if strings.Contains(one, "hashicorp/memberlist.") || strings.Contains(one, "gossip.(*Gossip") {
 				return one
 			}
 		}

@@ -6,51 +6,58 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/internal/logtail"
 	"palisade/internal/peer"
 	"palisade/internal/testwait"
 )
 
-// town is three members in one process: peers and gossip over sockets on loopback
-// addresses of their own, under one State, as Raft would make it.
+// testWorld is three members in one process. Each has a peer and gossip on its own loopback
+// address; all share one State, in place of Raft. A test that fails prints each node's
+// members, counters, board and last log lines.
 //
 //	node1 127.x.y.1    node2 127.x.y.2    node3 127.x.y.3    strangers 127.x.y.9
 //	peers on port 7400, gossip on 7401
-type town struct {
+type testWorld struct {
 	t     *testing.T
-	nodes map[ec2.NodeID]*citizen
+	nodes map[ec2.NodeID]*testNode
 	net   [2]byte
 
-	mu    sync.Mutex
-	state *state.State
-	moved chan struct{}
+	mu      sync.Mutex
+	state   *state.State
+	changed chan struct{} // closed by the next change of state
+
+	printed sync.Once
 }
 
-type citizen struct {
-	town     *town
-	name     ec2.NodeID
-	identity *peer.Identity
-	address  netip.AddrPort // of its peer
-	peer     *peer.Peer
-	gossip   *Gossip
-	stop     func() // gossip alone; returns when run has
-	quit     func() // peer alone
+type testNode struct {
+	world      *testWorld
+	name       ec2.NodeID
+	identity   *peer.Identity
+	address    netip.AddrPort // of its peer
+	peer       *peer.Peer
+	gossip     *Gossip
+	log        *logtail.Tail
+	stopGossip func() // returns when Run has
+	stopPeer   func() // returns when Run has
 }
 
-const nodesInTown = 3
+const worldNodes = 3
 
-// newTown has members and peers; gossip begins with start.
-func newTown(t *testing.T) *town {
+// newWorld starts the peers of three members with two interfaces each; start starts gossip.
+func newWorld(t *testing.T) *testWorld {
 	t.Helper()
-	w := &town{
-		t: t, nodes: map[ec2.NodeID]*citizen{}, state: state.NewState(), moved: make(chan struct{}),
+	w := &testWorld{
+		t: t, nodes: map[ec2.NodeID]*testNode{}, state: state.NewState(), changed: make(chan struct{}),
 		net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(256))},
 	}
 	w.apply(&state.Bootstrap{Seed: "gossip", GossipKey: bytes.Repeat([]byte{7}, 32)})
@@ -62,15 +69,14 @@ func newTown(t *testing.T) *town {
 		PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
 	}})
 	w.apply(&state.CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Secret: "secret"})
-	for i := range nodesInTown {
-		c := &citizen{town: w, name: ec2.NodeID(fmt.Sprintf("node%d", i+1)), address: netip.AddrPortFrom(w.ip(byte(i+1)), 7400)}
+	for i := range worldNodes {
+		c := &testNode{world: w, name: ec2.NodeID(fmt.Sprintf("node%d", i+1)), address: netip.AddrPortFrom(w.ip(byte(i+1)), 7400)}
 		c.identity = w.identity(c)
 		w.nodes[c.name] = c
 		w.apply(&state.PutNode{Node: ec2.Node{ID: c.name, Zone: "us-east-1a", Address: c.address.String(), PublicKey: c.identity.PublicKey()}})
 		c.startPeer(0)
 	}
-	// Spread over the nodes: two interfaces on each.
-	w.apply(&state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2 * nodesInTown, MaxCount: 2 * nodesInTown})
+	w.apply(&state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2 * worldNodes, MaxCount: 2 * worldNodes})
 	for name := range w.nodes {
 		if got := len(w.leases(name)); got != 2 {
 			t.Fatalf("%s has %d interfaces, want 2", name, got)
@@ -79,16 +85,16 @@ func newTown(t *testing.T) *town {
 	return w
 }
 
-func (w *town) ip(last byte) netip.Addr {
+func (w *testWorld) ip(last byte) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, w.net[0], w.net[1], last})
 }
 
-// identity makes the first node's cluster, and lets the others join it.
-func (w *town) identity(c *citizen) *peer.Identity {
+// identity initializes a cluster for node1, and joins the other nodes to it.
+func (w *testWorld) identity(n *testNode) *peer.Identity {
 	w.t.Helper()
 	dir := w.t.TempDir()
-	if c.name == "node1" {
-		id, err := peer.Init(dir, string(c.name), c.address)
+	if n.name == "node1" {
+		id, err := peer.Init(dir, string(n.name), n.address)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -100,15 +106,15 @@ func (w *town) identity(c *citizen) *peer.Identity {
 		w.t.Fatal(err)
 	}
 	id, err := peer.Join(w.t.Context(), peer.JoinConfig{
-		Dir: dir, Node: string(c.name), Zone: "us-east-1a", Address: c.address, Contacts: []string{first.address.String()}, Token: token.String(),
+		Dir: dir, Node: string(n.name), Zone: "us-east-1a", Address: n.address, Contacts: []string{first.address.String()}, Token: token.String(),
 	})
 	if err != nil {
-		w.t.Fatalf("%s joins: %v", c.name, err)
+		w.t.Fatalf("%s joins: %v", n.name, err)
 	}
 	return id
 }
 
-func (w *town) apply(r state.Request) state.Result {
+func (w *testWorld) apply(r state.Request) state.Result {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -116,25 +122,25 @@ func (w *town) apply(r state.Request) state.Result {
 	if err != nil {
 		w.t.Fatalf("apply %T: %v", r, err)
 	}
-	close(w.moved)
-	w.moved = make(chan struct{})
+	close(w.changed)
+	w.changed = make(chan struct{})
 	return result
 }
 
-func (w *town) view() *state.View {
+func (w *testWorld) view() *state.View {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state.View()
 }
 
-func (w *town) viewMoved() <-chan struct{} {
+func (w *testWorld) viewChanged() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.moved
+	return w.changed
 }
 
-// Check and Address make a town the peers' Directory.
-func (w *town) Check(node string, publicKey []byte) error {
+// Check and Address make a testWorld a peer.Directory.
+func (w *testWorld) Check(node string, publicKey []byte) error {
 	row, ok := memberRow(w.view(), ec2.NodeID(node))
 	if !ok || !bytes.Equal(row.PublicKey, publicKey) {
 		return errors.New("no member with that key")
@@ -142,7 +148,7 @@ func (w *town) Check(node string, publicKey []byte) error {
 	return nil
 }
 
-func (w *town) Address(node string) (string, bool) {
+func (w *testWorld) Address(node string) (string, bool) {
 	row, ok := memberRow(w.view(), ec2.NodeID(node))
 	if !ok {
 		return "", false
@@ -150,8 +156,8 @@ func (w *town) Address(node string) (string, bool) {
 	return row.Address, true
 }
 
-// leases are the interfaces of a node, by id.
-func (w *town) leases(node ec2.NodeID) []*ec2.Interface {
+// leases returns the interfaces of a node, by id.
+func (w *testWorld) leases(node ec2.NodeID) []*ec2.Interface {
 	var list []*ec2.Interface
 	for i := range w.view().Interfaces() {
 		if i.Node == node {
@@ -161,53 +167,69 @@ func (w *town) leases(node ec2.NodeID) []*ec2.Interface {
 	return list
 }
 
-func (c *citizen) startPeer(boot uint64) {
-	t := c.town.t
+func (n *testNode) startPeer(boot uint64) {
+	t := n.world.t
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
+	tail, log := logtail.New(slog.LevelDebug)
+	n.log = tail
 	var err error
-	if c.peer, err = peer.New(peer.Config{Identity: c.identity, Listen: c.address, Nodes: c.town, Logger: log}); err != nil {
+	if n.peer, err = peer.New(peer.Config{Identity: n.identity, Listen: n.address, Nodes: n.world, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
-	c.peer.HandleJoin(func(context.Context, peer.JoinRequest) (peer.JoinAnswer, error) {
+	n.peer.HandleJoin(func(context.Context, peer.JoinRequest) (peer.JoinAnswer, error) {
 		return peer.JoinAnswer{Role: string(ec2.Voter)}, nil
 	})
-	c.gossip, err = New(Config{
-		Node: c.name, Boot: boot, Identity: c.identity, Address: netip.AddrPortFrom(c.address.Addr(), c.address.Port()+1),
-		Peer: c.peer, View: c.town.view, ViewMoved: c.town.viewMoved, Logger: log,
-		GiveUp: 200 * time.Millisecond, // so that a partition of seconds is a long one
+	n.gossip, err = New(Config{
+		Node: n.name, Boot: boot, Identity: n.identity, Address: netip.AddrPortFrom(n.address.Addr(), n.address.Port()+1),
+		Peer: n.peer, View: n.world.view, ViewChanged: n.world.viewChanged, Logger: log,
+		ForgetDeadAfter: 200 * time.Millisecond, // shorter than the partition of a test
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.quit = c.running(c.peer.Run)
+	n.stopPeer = n.run(n.peer.Run)
 }
 
-func (c *citizen) start() { c.stop = c.running(c.gossip.Run) }
+func (n *testNode) start() { n.stopGossip = n.run(n.gossip.Run) }
 
-func (c *citizen) running(run func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(c.town.t.Context())
+// run calls f until the test ends or stop is called.
+func (n *testNode) run(f func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(n.world.t.Context())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
+	go func() { done <- f(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			c.town.t.Errorf("%s: %v", c.name, err)
+			n.world.t.Errorf("%s: %v", n.name, err)
 		}
 	})
-	c.town.t.Cleanup(stop)
+	n.world.t.Cleanup(func() {
+		if n.world.t.Failed() {
+			n.world.printed.Do(n.world.print)
+		}
+		stop()
+	})
 	return stop
 }
 
-func (w *town) start() *town {
+// print shows what an operator would ask for.
+func (w *testWorld) print() {
+	for _, name := range slices.Sorted(maps.Keys(w.nodes)) {
+		n := w.nodes[name]
+		w.t.Logf("%s: members %+v\ncounters %+v\n%slast log lines\n%s", name, n.gossip.Members(), n.gossip.Stats(), n.gossip.board, n.log)
+	}
+}
+
+// start starts gossip on every node.
+func (w *testWorld) start() *testWorld {
 	for _, c := range w.nodes {
 		c.start()
 	}
 	return w
 }
 
-// together waits until every node sees every other alive.
-func (w *town) together() *town {
+// waitAllAlive waits until every node reports every other alive.
+func (w *testWorld) waitAllAlive() *testWorld {
 	w.t.Helper()
 	for name, c := range w.nodes {
 		testwait.Until(w.t, string(name)+" sees all alive", func() string {
@@ -222,26 +244,29 @@ func (w *town) together() *town {
 	return w
 }
 
-// wantDown waits until exactly these leases are down at c.
-func (c *citizen) wantDown(leases ...*ec2.Interface) {
-	c.town.t.Helper()
-	testwait.Until(c.town.t, string(c.name)+" has these down", func() string { return c.downDiffers(leases...) })
+// wantDown waits until exactly these leases are down at n.
+func (n *testNode) wantDown(leases ...*ec2.Interface) {
+	n.world.t.Helper()
+	testwait.Until(n.world.t, string(n.name)+" has the expected leases down", func() string { return n.downDiffers(leases...) })
 }
 
-func (c *citizen) downDiffers(leases ...*ec2.Interface) string {
+func (n *testNode) downDiffers(leases ...*ec2.Interface) string {
 	want := map[uint64]bool{}
 	for _, l := range leases {
 		want[l.Epoch] = true
 	}
-	got, _ := c.gossip.Down()
+	got, _ := n.gossip.Down()
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		return fmt.Sprintf("down: %v, want %v", got, want)
 	}
 	return ""
 }
 
-// says makes entries about leases.
-func says(up bool, leases ...*ec2.Interface) []Presence {
+func reportUp(leases ...*ec2.Interface) []Presence   { return report(true, leases...) }
+func reportDown(leases ...*ec2.Interface) []Presence { return report(false, leases...) }
+
+// report makes the entries of a document about leases.
+func report(up bool, leases ...*ec2.Interface) []Presence {
 	var list []Presence
 	for _, l := range leases {
 		list = append(list, Presence{Interface: l.ID, Epoch: l.Epoch, Private: l.Private, MAC: l.MAC, Up: up})
@@ -249,29 +274,29 @@ func says(up bool, leases ...*ec2.Interface) []Presence {
 	return list
 }
 
-// sealed is a document of node, signed by c.
-func (c *citizen) sealed(node ec2.NodeID, boot, version uint64, entries []Presence) []byte {
-	c.town.t.Helper()
-	raw, _, err := seal(c.identity, document{Node: node, Boot: boot, Version: version, Interfaces: entries})
+// sealed is a document of node, signed by n.
+func (n *testNode) sealed(node ec2.NodeID, boot, version uint64, entries []Presence) []byte {
+	n.world.t.Helper()
+	raw, _, err := seal(n.identity, document{Node: node, Boot: boot, Version: version, Interfaces: entries})
 	if err != nil {
-		c.town.t.Fatal(err)
+		n.world.t.Fatal(err)
 	}
 	return raw
 }
 
-// isolate lets no gossip pass between c and the others.
-func (c *citizen) isolate() (heal func()) {
+// isolate blocks gossip between n and the other nodes until heal is called.
+func (n *testNode) isolate() (heal func()) {
 	undo := []func(){}
-	for _, other := range c.town.nodes {
-		all := other.gossip.sources.Load()
-		some := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
+	for _, other := range n.world.nodes {
+		all := other.gossip.allowed.Load()
+		others := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
 		for at := range all.packets {
-			if other != c && at != c.gossip.cfg.Address {
-				some.packets[at], some.streams[at.Addr()] = true, true
+			if other != n && at != n.gossip.cfg.Address {
+				others.packets[at], others.streams[at.Addr()] = true, true
 			}
 		}
-		other.gossip.sources.Store(some)
-		undo = append(undo, func() { other.gossip.sources.Store(all) })
+		other.gossip.allowed.Store(others)
+		undo = append(undo, func() { other.gossip.allowed.Store(all) })
 	}
 	return func() {
 		for _, f := range undo {
@@ -280,11 +305,12 @@ func (c *citizen) isolate() (heal func()) {
 	}
 }
 
-func (w *town) replace(s *state.State) (was *state.State) {
+// replaceState sets another State and returns the one before.
+func (w *testWorld) replaceState(s *state.State) (before *state.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	was, w.state = w.state, s
-	close(w.moved)
-	w.moved = make(chan struct{})
-	return was
+	before, w.state = w.state, s
+	close(w.changed)
+	w.changed = make(chan struct{})
+	return before
 }

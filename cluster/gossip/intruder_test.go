@@ -17,63 +17,63 @@ import (
 	"palisade/internal/testwait"
 )
 
-// TestARelayCannotForge: node3 has the gossip key and a certificate, and answers for
-// node1, which is silent.
-func TestARelayCannotForge(t *testing.T) {
+// node3 has the gossip key and a certificate, and serves a document of node1, whose peer
+// does not run.
+func TestRelayCannotForgeDocument(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	two, three := w.nodes["node2"], w.nodes["node3"]
 	two.start()
-	w.nodes["node1"].quit()
-	forged := three.sealed("node1", 1<<62, 1, says(false, w.leases("node1")...))
-	three.gossip.board.docs["node1"] = &posted{claim: claim{Node: "node1", Boot: 1 << 62, Version: 1}, raw: forged}
+	w.nodes["node1"].stopPeer()
+	forged := three.sealed("node1", 1<<62, 1, reportDown(w.leases("node1")...))
+	three.gossip.board.docs["node1"] = &acceptedDocument{claim: claim{Node: "node1", Boot: 1 << 62, Version: 1}, raw: forged}
 
 	delegate{two.gossip}.MergeRemoteState(delegate{three.gossip}.LocalState(false), false)
 	testwait.Until(t, "the forged document is counted", func() string {
 		return testwait.Unless(two.gossip.Stats().Forged == 1, "%+v", two.gossip.Stats())
 	})
 	two.wantDown()
-	testwait.Until(t, "it is not asked for again", func() string {
+	testwait.Until(t, "it is no longer wanted", func() string {
 		two.gossip.board.mu.Lock()
 		defer two.gossip.board.mu.Unlock()
 		return testwait.Unless(len(two.gossip.board.wanted) == 0, "%d wanted", len(two.gossip.board.wanted))
 	})
 
-	// The same way, what node1 did sign.
-	w.nodes["node1"].gossip.SetPresence(says(false, w.leases("node1")...))
-	raw, _ := w.nodes["node1"].gossip.board.raw("node1")
-	three.gossip.board.docs["node1"] = &posted{claim: w.nodes["node1"].gossip.board.own(), raw: raw}
+	// A document that node1 did sign is accepted from node3.
+	w.nodes["node1"].gossip.SetPresence(reportDown(w.leases("node1")...))
+	raw, _ := w.nodes["node1"].gossip.board.sealed("node1")
+	three.gossip.board.docs["node1"] = &acceptedDocument{claim: w.nodes["node1"].gossip.board.ownClaim(), raw: raw}
 	delegate{two.gossip}.MergeRemoteState(delegate{three.gossip}.LocalState(false), false)
 	two.wantDown(w.leases("node1")...)
 }
 
-func TestAFencedNodeSpeaksNoMore(t *testing.T) {
+func TestFencedNodeIsIgnored(t *testing.T) {
 	t.Parallel()
-	w := newTown(t).start().together()
+	w := newWorld(t).start().waitAllAlive()
 	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
-	one.gossip.SetPresence(says(false, w.leases("node1")...))
-	three.gossip.SetPresence(says(false, w.leases("node3")...))
+	one.gossip.SetPresence(reportDown(w.leases("node1")...))
+	three.gossip.SetPresence(reportDown(w.leases("node3")...))
 	two.wantDown(slices.Concat(w.leases("node1"), w.leases("node3"))...)
 
 	key := bytes.Repeat([]byte{8}, 32)
 	old := w.view().GossipKey()
 	w.apply(&state.FenceNode{Node: "node3", GossipKey: key})
 	two.wantDown(w.leases("node1")...)
-	if _, ok := two.gossip.board.raw("node3"); ok {
-		t.Error("the document of a fenced node is kept")
+	if _, ok := two.gossip.board.sealed("node3"); ok {
+		t.Error("the document of a fenced node is still stored")
 	}
 	if err := two.gossip.board.accept(w.view(), "node3", three.sealed("node3", 1<<62, 1, nil)); !errors.Is(err, errUnknown) {
 		t.Errorf("a document of a fenced node: got %v, want %v", err, errUnknown)
 	}
 
-	// The others go on under the new key: what is said after the change arrives.
+	// The other nodes use the new key: reports after the change arrive.
 	one.gossip.SetPresence(nil)
 	two.wantDown()
-	two.gossip.SetPresence(says(false, w.leases("node2")...))
+	two.gossip.SetPresence(reportDown(w.leases("node2")...))
 	one.wantDown(w.leases("node2")...)
 
-	// Who has the old key, at an address of a member, gets nothing in.
-	two.stop()
+	// A node with the old key is refused, even at the address of a member.
+	two.stopGossip()
 	rogue := w.rogue("node2", netip.AddrPortFrom(two.address.Addr(), two.address.Port()+1), old)
 	before := one.gossip.Stats()
 	if _, err := rogue.Join([]string{one.gossip.cfg.Address.String()}); err == nil {
@@ -84,14 +84,14 @@ func TestAFencedNodeSpeaksNoMore(t *testing.T) {
 	}
 }
 
-// rogue is a bare memberlist of the cluster's label, under any name, address and key.
-func (w *town) rogue(name string, at netip.AddrPort, key []byte) *memberlist.Memberlist {
+// rogue starts memberlist alone, with the cluster's label and any name, address and key.
+func (w *testWorld) rogue(name string, at netip.AddrPort, key []byte) *memberlist.Memberlist {
 	w.t.Helper()
 	cfg := memberlist.DefaultLocalConfig()
 	cfg.Name, cfg.Label, cfg.SecretKey = name, w.nodes["node1"].identity.Cluster(), key
 	cfg.BindAddr, cfg.BindPort = at.Addr().String(), int(at.Port())
 	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
-	// Its streams come from its address, as a member's do.
+	// Our transport makes its streams come from its own address, as a member's do.
 	logger := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	from := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
 	for _, c := range w.nodes {
@@ -112,14 +112,14 @@ func (w *town) rogue(name string, at netip.AddrPort, key []byte) *memberlist.Mem
 	return list
 }
 
-// TestAMembersKeyOpensNoOtherName: who has the gossip key and a member's address, as a
-// compromised node does, adds no member and moves none.
-func TestAMembersKeyOpensNoOtherName(t *testing.T) {
+// A compromised node has the gossip key and a member's address. With them it can neither add
+// a member nor change the address of one.
+func TestMemberCannotTakeAnotherName(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	one := w.nodes["node1"]
 	one.start()
-	at := w.nodes["node3"].gossip.cfg.Address // its gossip does not run, nor does node2's
+	at := w.nodes["node3"].gossip.cfg.Address // gossip of node2 and node3 does not run
 	for _, name := range []string{"mallory", "node2"} {
 		before := one.gossip.Stats().Intruders
 		rogue := w.rogue(name, at, w.view().GossipKey())
@@ -138,20 +138,20 @@ func TestAMembersKeyOpensNoOtherName(t *testing.T) {
 	}
 	one.gossip.mu.Lock()
 	defer one.gossip.mu.Unlock()
-	if len(one.gossip.seen) != 0 {
-		t.Errorf("memberlist has %d others, want none", len(one.gossip.seen))
+	if len(one.gossip.members) != 0 {
+		t.Errorf("memberlist has %d others, want none", len(one.gossip.members))
 	}
 }
 
-func TestAStrangerIsNotHeard(t *testing.T) {
+func TestStrangerIsIgnored(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	one := w.nodes["node1"]
 	one.start()
 	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
 	door := one.gossip.cfg.Address
 
-	// memberlist's ping and push/pull in the clear, as message packs, and garbage.
+	// memberlist's ping and push/pull without encryption, in MessagePack, and garbage.
 	label := one.identity.Cluster()
 	labelled := func(b []byte) []byte {
 		return slices.Concat([]byte{244, byte(len(label))}, []byte(label), b)
@@ -167,7 +167,7 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 		wants uint64
 	}{
 		{"stranger", netip.AddrPortFrom(w.ip(9), 7401), func() uint64 { return one.gossip.Stats().Strangers }, 2 * uint64(len(messages))},
-		{"who has a member's address", w.nodes["node3"].gossip.cfg.Address, func() uint64 { return one.gossip.Stats().Refused }, 2 * uint64(len(messages))},
+		{"stranger at a member's address", w.nodes["node3"].gossip.cfg.Address, func() uint64 { return one.gossip.Stats().Refused }, 2 * uint64(len(messages))},
 	} {
 		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(c.from))
 		if err != nil {
@@ -179,15 +179,15 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 			}
 			w.streamGetsNothing(c.from.Addr(), door, m)
 		}
-		testwait.Until(t, "what "+c.who+" sent is counted", func() string {
+		testwait.Until(t, "data of "+c.who+" is counted", func() string {
 			return testwait.Unless(c.count() >= c.wants, "%d of %d: %+v", c.count(), c.wants, one.gossip.Stats())
 		})
-		// All packets were looked at, so an answer to any is here by now.
+		// All packets are counted, so an answer to any of them would have arrived.
 		if err := udp.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
 		if n, _, err := udp.ReadFromUDPAddrPort(make([]byte, 2000)); err == nil {
-			// node1 calls node3 by itself: sealed, over TCP. Nothing of it is UDP.
+			// node1 itself calls node3 only by TCP, so this is an answer.
 			t.Errorf("%s was answered %d bytes", c.who, n)
 		}
 		udp.Close()
@@ -199,8 +199,9 @@ func TestAStrangerIsNotHeard(t *testing.T) {
 	}
 }
 
-// streamGetsNothing sends b by TCP; what comes back, if anything, names nothing in the clear.
-func (w *town) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []byte) {
+// streamGetsNothing sends b by TCP. An answer may come, but must not contain a node's name in
+// plain text.
+func (w *testWorld) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []byte) {
 	w.t.Helper()
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 5 * time.Second}
 	c, err := d.Dial("tcp", to.String())
@@ -208,7 +209,7 @@ func (w *town) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []byte) {
 		w.t.Fatal(err)
 	}
 	defer c.Close()
-	_, _ = c.Write(b) // may be closed already
+	_, _ = c.Write(b) // fails if the node has closed the stream
 	_ = c.(*net.TCPConn).CloseWrite()
 	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		w.t.Fatal(err)
@@ -216,26 +217,26 @@ func (w *town) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []byte) {
 	var answer bytes.Buffer
 	_, err = answer.ReadFrom(c)
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		w.t.Errorf("a stranger's stream is kept open")
+		w.t.Errorf("the stream of a stranger is kept open")
 	}
 	if bytes.Contains(answer.Bytes(), []byte("node")) {
 		w.t.Errorf("a stranger was answered %q", answer.Bytes())
 	}
 }
 
-func TestNoGossipWithoutAKey(t *testing.T) {
+func TestGossipWaitsForAKey(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	w := newWorld(t)
 	one := w.nodes["node1"]
-	full := w.replace(state.NewState()) // as before the first entry
+	full := w.replaceState(state.NewState()) // as it is before the first log entry
 	one.start()
 	one.gossip.SetPresence(nil)
-	testwait.Until(t, "run goes by the empty state", func() string { return testwait.Unless(len(one.gossip.announce) == 0, "not yet") })
+	testwait.Until(t, "Run has read the empty state", func() string { return testwait.Unless(len(one.gossip.announce) == 0, "not yet") })
 	if l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(one.gossip.cfg.Address)); err != nil {
-		t.Errorf("somebody gossips: %v", err)
+		t.Errorf("the gossip port is in use: %v", err)
 	} else {
 		l.Close()
 	}
-	w.replace(full)
-	testwait.Until(t, "it begins with the key", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
+	w.replaceState(full)
+	testwait.Until(t, "gossip starts with the key", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
 }

@@ -12,116 +12,119 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// session is memberlist from the moment this node may gossip until it may not.
-type session struct {
+// An activeList is memberlist while this node may gossip. Run's goroutine owns it.
+type activeList struct {
 	list *memberlist.Memberlist
 	ring *memberlist.Keyring
 	key  []byte
-	stop context.CancelFunc
+	stop context.CancelFunc // ends runRejoin
 	wg   sync.WaitGroup
 }
 
-func (g *Gossip) begin(ctx context.Context, key []byte) (*session, error) {
+func (g *Gossip) startList(ctx context.Context, key []byte) (*activeList, error) {
 	ring, err := memberlist.NewKeyring(nil, key)
 	if err != nil {
 		return nil, fmt.Errorf("gossip key: %w", err)
 	}
-	transport, err := newTransport(g.cfg.Address, &g.sources, &g.count, g.log)
+	transport, err := newTransport(g.cfg.Address, &g.allowed, &g.count, g.memberlistLog)
 	if err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", g.cfg.Address, err)
 	}
-	cfg := memberlist.DefaultLANConfig()
-	cfg.Name = string(g.cfg.Node)
-	cfg.Label = g.cfg.Identity.Cluster()
-	cfg.Transport = transport
-	cfg.BindAddr, cfg.BindPort = g.cfg.Address.Addr().String(), int(g.cfg.Address.Port())
-	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
-	cfg.Keyring = ring
-	cfg.EnableCompression = false // what there is to send is digests
-	cfg.TCPTimeout = streamTimeout
-	cfg.GossipInterval = time.Second        // each wakes an idle node
-	cfg.ProbeInterval = 2 * time.Second     // nothing but what people see depends on it
-	cfg.PushPullInterval = 15 * time.Second // what a lost packet costs at most
-	if g.cfg.GiveUp > 0 {
-		cfg.GossipToTheDeadTime = g.cfg.GiveUp
-	}
-	cfg.DeadNodeReclaimTime = time.Millisecond // whose address a name has, the node table says
-	d := delegate{g}
-	cfg.Delegate, cfg.Events, cfg.Alive, cfg.Conflict, cfg.Ping = d, d, d, d, d
-	cfg.Logger = g.log
-	g.encodeMeta()
-	list, err := memberlist.Create(cfg)
+	g.updateMeta()
+	list, err := memberlist.Create(g.listConfig(transport, ring))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", g.cfg.Address, err), transport.Shutdown())
 	}
 	ctx, stop := context.WithCancel(ctx)
-	s := &session{list: list, ring: ring, key: bytes.Clone(key), stop: stop}
-	s.wg.Go(func() { g.runRejoin(ctx, list) })
+	a := &activeList{list: list, ring: ring, key: bytes.Clone(key), stop: stop}
+	a.wg.Go(func() { g.runRejoin(ctx, list) })
 	g.mu.Lock()
-	g.mine = true
+	g.running = true
 	g.mu.Unlock()
-	return s, nil
+	return a, nil
 }
 
-func (g *Gossip) end(s *session) {
-	if s == nil {
+func (g *Gossip) listConfig(t *transport, ring *memberlist.Keyring) *memberlist.Config {
+	cfg := memberlist.DefaultLANConfig()
+	cfg.Name = string(g.cfg.Node)
+	cfg.Label = g.cfg.Identity.Cluster()
+	cfg.Transport = t
+	cfg.BindAddr, cfg.BindPort = g.cfg.Address.Addr().String(), int(g.cfg.Address.Port())
+	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
+	cfg.Keyring = ring
+	cfg.EnableCompression = false // digests do not compress
+	cfg.TCPTimeout = streamTimeout
+	cfg.GossipInterval = time.Second        // each round wakes an idle node
+	cfg.ProbeInterval = 2 * time.Second     // only what operators see depends on it
+	cfg.PushPullInterval = 15 * time.Second // bounds the delay that a lost packet causes
+	if g.cfg.ForgetDeadAfter > 0 {
+		cfg.GossipToTheDeadTime = g.cfg.ForgetDeadAfter
+	}
+	cfg.DeadNodeReclaimTime = time.Millisecond // NotifyAlive checks a node's address instead
+	d := delegate{g}
+	cfg.Delegate, cfg.Events, cfg.Alive, cfg.Conflict, cfg.Ping = d, d, d, d, d
+	cfg.Logger = g.memberlistLog
+	return cfg
+}
+
+func (g *Gossip) stopList(a *activeList) {
+	if a == nil {
 		return
 	}
 	g.mu.Lock()
-	g.mine = false
-	clear(g.seen)
+	g.running = false
+	clear(g.members)
 	g.mu.Unlock()
-	s.stop()
-	if err := s.list.Shutdown(); err != nil {
-		g.cfg.Logger.Warn("gossip does not shut down", "node", g.cfg.Node, "err", err)
+	a.stop()
+	if err := a.list.Shutdown(); err != nil {
+		g.cfg.Logger.Warn("gossip did not shut down cleanly", "node", g.cfg.Node, "err", err)
 	}
-	s.wg.Wait()
+	a.wg.Wait()
 }
 
-// rotate seals with the new key from now on and takes nothing any more that is sealed
-// with the old: the node that was fenced has it. What is under way is lost, and said
-// again. The ring never holds more than these two, so that RemoveKey takes off the last
-// and does not move keys that memberlist is reading.
-func (g *Gossip) rotate(s *session, key []byte) error {
-	if err := errors.Join(s.ring.AddKey(key), s.ring.UseKey(key), s.ring.RemoveKey(s.key)); err != nil {
+// rotateKey encrypts with the new key from now on and rejects the old one, which a fenced
+// node has. Messages under way are lost; later rounds repeat them. The ring never has more
+// than these two keys, so RemoveKey removes the last and does not move keys that memberlist
+// reads at the same time.
+func (g *Gossip) rotateKey(a *activeList, key []byte) error {
+	if err := errors.Join(a.ring.AddKey(key), a.ring.UseKey(key), a.ring.RemoveKey(a.key)); err != nil {
 		return fmt.Errorf("rotate gossip key: %w", err)
 	}
-	s.key = bytes.Clone(key)
-	g.advertise(s)
-	poke(g.rejoin)
+	a.key = bytes.Clone(key)
+	g.advertise(a)
+	signal(g.rejoin)
 	return nil
 }
 
-// runRejoin keeps calling the members that memberlist does not see alive. memberlist by
-// itself forgets a node half a minute after it lost sight of it, and a longer partition
-// would never heal.
+// runRejoin calls the members that memberlist does not report alive. memberlist by itself
+// forgets a dead node after half a minute, so that a longer partition would never heal.
 func (g *Gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
 	for {
 		var calls sync.WaitGroup
-		for _, at := range g.missing() {
-			calls.Go(func() { _, _ = list.Join([]string{at}) }) // refused or silent: next time
+		for _, at := range g.lostMembers() {
+			calls.Go(func() { _, _ = list.Join([]string{at}) }) // the next round repeats a call that failed
 		}
 		calls.Wait()
-		again := time.NewTimer(rejoinEvery + rand.N(rejoinEvery/2))
+		next := time.NewTimer(rejoinEvery + rand.N(rejoinEvery/2))
 		select {
 		case <-ctx.Done():
-			again.Stop()
+			next.Stop()
 			return
 		case <-g.rejoin:
-		case <-again.C:
+		case <-next.C:
 		}
-		again.Stop()
+		next.Stop()
 	}
 }
 
-// missing are some members that are not alive, as memberlist writes addresses.
-func (g *Gossip) missing() []string {
+// lostMembers returns up to rejoinAtOnce members that are not alive, as name/address.
+func (g *Gossip) lostMembers() []string {
 	view := g.cfg.View()
 	var list []string
 	g.mu.Lock()
 	for row := range view.Nodes() {
 		at, ok := gossipAddress(view, row.ID)
-		if seen := g.seen[row.ID]; !ok || row.ID == g.cfg.Node || seen != nil && seen.alive {
+		if m := g.members[row.ID]; !ok || row.ID == g.cfg.Node || m != nil && m.alive {
 			continue
 		}
 		list = append(list, string(row.ID)+"/"+at.String())

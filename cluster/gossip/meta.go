@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// A node's meta, which memberlist carries with its address:
+// A node's meta, which memberlist sends with the node's address:
 //
 //	+--------+------+---------+--------+----------+
 //	| format | boot | version | digest | enforced |
@@ -20,18 +20,16 @@ const (
 	metaSize   = 1 + 8 + 8 + 32 + 8
 )
 
-// encodeMeta brings this node's meta up to date, and reports whether it changed.
-func (g *Gossip) encodeMeta() bool {
-	c := g.board.own()
+// updateMeta sets this node's meta to the current values, and reports whether it changed.
+func (g *Gossip) updateMeta() bool {
+	c := g.board.ownClaim()
 	meta := []byte{metaFormat}
 	meta = binary.BigEndian.AppendUint64(meta, c.Boot)
 	meta = binary.BigEndian.AppendUint64(meta, c.Version)
 	meta = append(meta, c.Digest[:]...)
 	meta = binary.BigEndian.AppendUint64(meta, g.cfg.Enforced())
-	if was := g.meta.Swap(&meta); was != nil && bytes.Equal(*was, meta) {
-		return false
-	}
-	return true
+	before := g.meta.Swap(&meta)
+	return before == nil || !bytes.Equal(*before, meta)
 }
 
 func decodeMeta(node string, meta []byte) (c claim, enforced uint64, ok bool) {
@@ -43,17 +41,17 @@ func decodeMeta(node string, meta []byte) (c claim, enforced uint64, ok bool) {
 	return c, binary.BigEndian.Uint64(meta[49:]), true
 }
 
-// metaLags reports whether this node's meta names an older enforced index than it will
-// name soon.
-func (g *Gossip) metaLags(view *state.View) bool {
+// metaIsOld reports whether the enforced index in this node's meta is lower than the View's
+// index, which the switch enforces soon.
+func (g *Gossip) metaIsOld(view *state.View) bool {
 	return binary.BigEndian.Uint64((*g.meta.Load())[49:]) < view.Index()
 }
 
 // advertise sends this node's meta, if it changed, with the next round of gossip.
-func (g *Gossip) advertise(s *session) {
-	if !g.encodeMeta() || s == nil {
+func (g *Gossip) advertise(a *activeList) {
+	if !g.updateMeta() || a == nil {
 		return
 	}
-	// The timeout is how long to wait for the sending; nobody waits for it.
-	_ = s.list.UpdateNode(time.Millisecond)
+	// The timeout bounds the wait for the broadcast, which is sent anyway.
+	_ = a.list.UpdateNode(time.Millisecond)
 }

@@ -1,12 +1,13 @@
 package gossip
 
 import (
+	"fmt"
 	"net/netip"
 
 	"palisade/ec2"
 )
 
-// Presence is what a node says of one of its own interfaces: which lease it carries, and
+// Presence is what a node reports of one of its own interfaces: the lease that it has, and
 // whether its link is up.
 type Presence struct {
 	Interface ec2.InterfaceID `json:"interface"`
@@ -16,8 +17,17 @@ type Presence struct {
 	Up        bool            `json:"up"`
 }
 
-// down orders what must be kept before what may go: an entry that says "up" changes
-// nothing, for what is not mentioned counts as up.
+// String is "eni-1 epoch 7 10.10.0.4 02:00:00:00:00:01 up".
+func (p Presence) String() string {
+	link := "down"
+	if p.Up {
+		link = "up"
+	}
+	return fmt.Sprintf("%s epoch %d %s %s %s", p.Interface, p.Epoch, p.Private, p.MAC, link)
+}
+
+// compareDownFirst orders the entries that a document must have before those that it may
+// omit: a lease without an entry counts as up.
 func (p Presence) compareDownFirst(q Presence) int {
 	switch {
 	case p.Up == q.Up:

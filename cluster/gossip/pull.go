@@ -14,34 +14,34 @@ import (
 	"palisade/internal/peer"
 )
 
-// digests is what push/pull carries.
-type digests struct {
+// claimList is what two nodes exchange in memberlist's push/pull.
+type claimList struct {
 	Format    int        `json:"format"`
 	From      ec2.NodeID `json:"from"`
 	Documents []claim    `json:"documents"`
 }
 
-const digestsFormat = 1
+const claimListFormat = 1
 
-// read takes another node's list of digests.
-func (g *Gossip) read(list []byte) {
-	var d digests
-	if err := json.Unmarshal(list, &d); err != nil || d.Format != digestsFormat {
+// readClaims takes another node's list of claims.
+func (g *Gossip) readClaims(list []byte) {
+	var l claimList
+	if err := json.Unmarshal(list, &l); err != nil || l.Format != claimListFormat {
 		g.count.unknown.Add(1)
 		return
 	}
-	if g.board.hear(g.cfg.View(), d.From, d.Documents) {
-		poke(g.pull)
+	if g.board.noteClaims(g.cfg.View(), l.From, l.Documents) {
+		signal(g.pull)
 	}
 }
 
-// runPull fetches what the board wants.
+// runPull fetches the documents that the board wants.
 func (g *Gossip) runPull(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, pullsAtOnce)
 	for {
-		list, next := g.board.due(time.Now())
+		list, next := g.board.takeWanted(time.Now())
 		for _, w := range list {
 			select {
 			case slots <- struct{}{}:
@@ -52,33 +52,33 @@ func (g *Gossip) runPull(ctx context.Context) {
 				answered := g.fetch(ctx, w)
 				<-slots
 				wait := min(time.Second<<min(w.failed, 10), pullRetryMax)
-				g.board.asked(w, answered, time.Now(), wait+rand.N(wait))
-				poke(g.pull)
+				g.board.fetched(w, answered, time.Now(), wait+rand.N(wait))
+				signal(g.pull)
 			})
 		}
-		look := time.NewTimer(next)
+		retry := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
-			look.Stop()
+			retry.Stop()
 			return
 		case <-g.pull:
-		case <-look.C:
+		case <-retry.C:
 		}
-		look.Stop()
+		retry.Stop()
 	}
 }
 
-// fetch asks a document's owner for it, else whoever showed it; the signature makes them
-// equal. It reports whether somebody answered.
-func (g *Gossip) fetch(ctx context.Context, w want) bool {
+// fetch asks a document's own node for it, then the node that claimed to have it: the
+// signature makes both copies equal. It reports whether either answered.
+func (g *Gossip) fetch(ctx context.Context, w wantedDocument) bool {
 	answered := false
-	sources := slices.Compact([]ec2.NodeID{w.Node, w.shownBy})
+	sources := slices.Compact([]ec2.NodeID{w.Node, w.claimedBy})
 	for _, source := range sources {
 		if source == g.cfg.Node || source == "" {
 			continue
 		}
-		asking, cancel := context.WithTimeout(ctx, pullTimeout)
-		raw, err := g.cfg.Peer.Call(asking, string(source), presenceMethod, []byte(w.Node))
+		callCtx, cancel := context.WithTimeout(ctx, pullTimeout)
+		raw, err := g.cfg.Peer.Call(callCtx, string(source), presenceMethod, []byte(w.Node))
 		cancel()
 		if err != nil {
 			if _, remote := errors.AsType[*peer.RemoteError](err); remote {
@@ -89,22 +89,23 @@ func (g *Gossip) fetch(ctx context.Context, w want) bool {
 		answered = true
 		err = g.board.accept(g.cfg.View(), w.Node, raw)
 		if w.Node == g.cfg.Node {
-			poke(g.announce) // the boot may have moved
+			signal(g.announce) // accept may have raised this node's boot
 		}
 		if err == nil {
 			return true
 		}
-		g.cfg.Logger.Warn("presence is ignored", "node", w.Node, "from", source, "err", err)
+		g.cfg.Logger.Warn("presence document rejected", "node", w.Node, "from", source, "err", err)
 		if errors.Is(err, errReplayed) && source == w.Node {
-			return true // the owner has nothing newer, so nobody has
+			return true // its own node has no newer version
 		}
 	}
 	return answered
 }
 
-// servePresence answers presence.get: a node's name, for its sealed document.
+// servePresence answers presence.get: the body is a node's name, the answer its sealed
+// document.
 func (g *Gossip) servePresence(_ context.Context, _ string, body []byte) ([]byte, error) {
-	raw, ok := g.board.raw(ec2.NodeID(body))
+	raw, ok := g.board.sealed(ec2.NodeID(body))
 	if !ok {
 		return nil, fmt.Errorf("no presence document of %.64q", body)
 	}

@@ -1,20 +1,19 @@
 package gossip
 
-import (
-	"sync/atomic"
-)
+import "sync/atomic"
 
-// Stats count what gossip brought and was not believed, since the daemon began.
+// Stats counts the documents that a node accepted, and everything that it rejected, since
+// New.
 type Stats struct {
-	Pulled    uint64 `json:"pulled"`    // documents fetched and believed
-	Forged    uint64 `json:"forged"`    // documents their node did not sign; entries about leases it does not have
-	Replayed  uint64 `json:"replayed"`  // documents no newer than the known one; two of one version
-	Unknown   uint64 `json:"unknown"`   // of no member; entries about interfaces that this node's state does not have
-	TooLarge  uint64 `json:"too_large"` // documents and lists of digests beyond their bounds
-	Strangers uint64 `json:"strangers"` // packets and streams from no member's address, not decoded
-	Refused   uint64 `json:"refused"`   // packets and streams not sealed with the cluster's key
-	Intruders uint64 `json:"intruders"` // names or addresses that the node table does not have
-	Dropped   uint64 `json:"dropped"`   // lists of digests not looked at: too many at once
+	Pulled    uint64 `json:"pulled"`    // documents fetched and accepted
+	Forged    uint64 `json:"forged"`    // documents with a wrong signature; entries about another node's lease
+	Replayed  uint64 `json:"replayed"`  // documents not newer than the known one; a second content of one version
+	Unknown   uint64 `json:"unknown"`   // documents and claims of nodes that are no members; entries without a lease; unreadable lists
+	TooLarge  uint64 `json:"too_large"` // documents and lists of claims over their bounds
+	Strangers uint64 `json:"strangers"` // packets and streams from addresses of no member, dropped unread
+	Refused   uint64 `json:"refused"`   // packets and streams not encrypted with the cluster's key
+	Intruders uint64 `json:"intruders"` // names or addresses that are not in the node table
+	Dropped   uint64 `json:"dropped"`   // lists of claims, and streams, beyond those handled at once
 }
 
 type counters struct {

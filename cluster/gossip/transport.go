@@ -12,28 +12,31 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// maxStreams bounds the streams that others have opened to this node and that are still
-// open. One more is closed at once.
+// maxStreams bounds the open streams that other nodes opened to this node. One more is
+// closed at once.
 const maxStreams = 64
 
-// transport is memberlist's own transport behind a door: what does not come from
-// the address of a member is dropped before a byte of it is looked at. Shutdown ends
-// every stream, so that none outlives the node by memberlist's timeouts.
+// transport is memberlist's own transport with a filter: packets and streams from addresses
+// of no member are dropped before a byte of them is read. Shutdown closes every stream;
+// otherwise some would stay open until memberlist's timeouts.
+//
+// memberlist owns it, and ends its goroutines by Shutdown. mu guards open and inbound, and
+// is a leaf.
 type transport struct {
 	*memberlist.NetTransport
 	local   netip.Addr
-	sources *atomic.Pointer[sources]
+	allowed *atomic.Pointer[sources]
 	count   *counters
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	ctx     context.Context // of every dial and hand-over; ends first
+	ctx     context.Context // of every dial, and of every packet and stream on its way to memberlist
 	cancel  context.CancelFunc
-	ended   chan struct{} // closed when nothing comes any more
-	pumps   sync.WaitGroup
+	ended   chan struct{} // closed when the sockets are
+	filters sync.WaitGroup
 
 	mu      sync.Mutex
-	open    map[*trackedConn]bool // true: opened by another node
+	open    map[*trackedConn]bool // the value is true if another node opened it
 	inbound int
 }
 
@@ -54,7 +57,7 @@ func newTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], coun
 	t := &transport{
 		NetTransport: under,
 		local:        address.Addr(),
-		sources:      allowed,
+		allowed:      allowed,
 		count:        count,
 		packets:      make(chan *memberlist.Packet),
 		streams:      make(chan net.Conn),
@@ -63,19 +66,20 @@ func newTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], coun
 		ended:        make(chan struct{}),
 		open:         map[*trackedConn]bool{},
 	}
-	t.pumps.Go(t.runPackets)
-	t.pumps.Go(t.runStreams)
+	t.filters.Go(t.runPackets)
+	t.filters.Go(t.runStreams)
 	return t, nil
 }
 
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 func (t *transport) StreamCh() <-chan net.Conn           { return t.streams }
 
+// runPackets passes the packets of members on to memberlist.
 func (t *transport) runPackets() {
 	for {
 		select {
 		case p := <-t.NetTransport.PacketCh():
-			if !t.sources.Load().packets[addrPort(p.From)] {
+			if !t.allowed.Load().packets[addrPort(p.From)] {
 				t.count.strangers.Add(1)
 				continue
 			}
@@ -89,11 +93,12 @@ func (t *transport) runPackets() {
 	}
 }
 
+// runStreams passes the streams of members on to memberlist.
 func (t *transport) runStreams() {
 	for {
 		select {
 		case c := <-t.NetTransport.StreamCh():
-			if !t.sources.Load().streams[addrPort(c.RemoteAddr()).Addr()] {
+			if !t.allowed.Load().streams[addrPort(c.RemoteAddr()).Addr()] {
 				t.count.strangers.Add(1)
 				c.Close()
 				continue
@@ -113,12 +118,13 @@ func (t *transport) runStreams() {
 	}
 }
 
-// DialTimeout opens a stream from this node's gossip address: the far end knows us by it.
+// DialTimeout opens a stream from this node's gossip address, by which the other node
+// recognizes a member.
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
-// DialAddressTimeout is DialTimeout for memberlist, which knows the name too.
+// DialAddressTimeout is DialTimeout with a node's name, which it does not need.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.local, 0))}
 	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
@@ -145,13 +151,13 @@ func (t *transport) Shutdown() error {
 	}
 	t.mu.Unlock()
 
-	err := t.NetTransport.Shutdown() // its listeners hand on what they hold, or would never end
+	err := t.NetTransport.Shutdown() // before ended is closed: its listeners end once their last packet is taken
 	close(t.ended)
-	t.pumps.Wait()
+	t.filters.Wait()
 	return err
 }
 
-// track takes c, or closes it.
+// track wraps c, or closes it if the transport is shut down or has too many streams.
 func (t *transport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -172,6 +178,7 @@ func (t *transport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 	return tracked, true
 }
 
+// trackedConn is a stream that Shutdown closes.
 type trackedConn struct {
 	net.Conn
 	transport *transport

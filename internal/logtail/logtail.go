@@ -1,0 +1,45 @@
+// Package logtail keeps the last lines of a log in memory, for tests to print when they fail.
+package logtail
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+)
+
+// Lines is how many lines a Tail keeps.
+const Lines = 20
+
+// A Tail keeps the last lines written to it. It may be written and read from any goroutine.
+type Tail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+// New returns a Tail, and a logger whose lines from level on go there.
+func New(level slog.Level) (*Tail, *slog.Logger) {
+	t := &Tail{}
+	return t, slog.New(slog.NewTextHandler(t, &slog.HandlerOptions{Level: level}))
+}
+
+// Write takes whole lines, as slog writes them.
+func (t *Tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for line := range bytes.Lines(p) {
+		t.lines = append(t.lines, string(bytes.TrimRight(line, "\n")))
+	}
+	t.lines = t.lines[max(0, len(t.lines)-Lines):]
+	return len(p), nil
+}
+
+// String returns the lines that the Tail has, each behind two spaces.
+func (t *Tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lines) == 0 {
+		return "  nothing was logged"
+	}
+	return "  " + strings.Join(t.lines, "\n  ")
+}
