@@ -6,9 +6,9 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // Changes are the rows that the data plane follows, as they were and as they are. Each

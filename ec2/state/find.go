@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"strings"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // What a request names is looked for among its caller's own, with EC2's error for what is

@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // groupName is a name's key. A VPC compares names without case and keeps the case (EC2

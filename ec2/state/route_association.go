@@ -3,9 +3,9 @@ package state
 import (
 	"slices"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // AssociateRouteTable makes a subnet go by a table of its own. Result: RouteTable,

@@ -7,9 +7,9 @@ import (
 	"net/netip"
 	"strings"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 const (

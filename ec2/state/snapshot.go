@@ -9,9 +9,9 @@ import (
 	"io"
 	"slices"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // A snapshot is lines of JSON: a header, then one row a line in the order of tables and

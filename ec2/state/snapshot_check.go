@@ -3,9 +3,9 @@ package state
 import (
 	"fmt"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // What follows holds in every State that Apply made, and a restored one is held to it:

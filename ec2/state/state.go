@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // State is everything that users decided and that must be unique: the state machine

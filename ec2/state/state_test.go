@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2"
 )
 
 const (

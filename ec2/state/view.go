@@ -4,9 +4,9 @@ import (
 	"iter"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // A View is the State after one command. It is immutable and safe for any number of

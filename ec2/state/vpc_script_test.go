@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2"
 )
 
 // vpcScript makes a random history of networks, good and bad requests mixed.

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2"
 )
 
 // -update writes what this release writes; files of earlier releases stay as they are.

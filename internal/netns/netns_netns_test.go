@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
 	"palisade/internal/netns/netnstest"
 )
 

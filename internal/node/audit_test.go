@@ -13,7 +13,7 @@ import (
 	"palisade/internal/node/control"
 )
 
-func TestAuditIsAnsweredToTheOperator(t *testing.T) {
+func TestAuditRequestFiltersRecords(t *testing.T) {
 	n := newNode(t, nodeConfig(t))
 	n.start(t)
 	for _, c := range []struct {

@@ -69,7 +69,7 @@ func TestReadConfig(t *testing.T) {
 	}
 }
 
-func TestClusterBeginsWithTheLimitsOfATime(t *testing.T) {
+func TestBootstrapHasConfiguredLimits(t *testing.T) {
 	c, err := read(t, strings.Replace(whole, `[[account]]`, "[settings]\nquarantine = \"5s\"\nlimits = \"vpc-2012\"\n[[account]]", 1))
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func TestClusterBeginsWithTheLimitsOfATime(t *testing.T) {
 	}
 }
 
-func TestTunnelsOfVXLANHaveItsPort(t *testing.T) {
+func TestTunnelPortFollowsOverlayForm(t *testing.T) {
 	for form, want := range map[string]string{"": "192.0.2.11:7402", "sealed": "192.0.2.11:7402", "vxlan": "192.0.2.11:4789"} {
 		peer := "[peer]\nlisten = \"192.0.2.11:7400\"\n"
 		if form != "" {
@@ -96,9 +96,9 @@ func TestTunnelsOfVXLANHaveItsPort(t *testing.T) {
 	}
 }
 
-// TestReadConfigSaysWhatIsWrong: each message names the key, and the line where there is
+// TestReadConfigErrorNamesKeyAndLine: each message names the key, and the line where there is
 // one.
-func TestReadConfigSaysWhatIsWrong(t *testing.T) {
+func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"unknown key", `zone =`, `zoen =`, `line 2: "zoen" is no key`},
 		{"unknown key of a table", `bridge =`, `brigde =`, `line 17: "uplink.brigde" is no key`},

@@ -70,9 +70,9 @@ func (w *world) newGuest(name string) {
 	}
 }
 
-// TestNamespaceIsPutBehindAnInterface: what is in it is a member of the VPC from then on, as
+// TestAttachedNamespaceIsReachable: what is in it is a member of the VPC from then on, as
 // an instance is, over a restart of the daemon, and if it goes and comes again.
-func TestNamespaceIsPutBehindAnInterface(t *testing.T) {
+func TestAttachedNamespaceIsReachable(t *testing.T) {
 	w := newWorld(t, "guest")
 	guest := w.name + "-guest"
 	w.newGuest(guest)
@@ -244,9 +244,9 @@ func (w *world) vm(device, guest string) {
 	})
 }
 
-// TestMachineIsPutBehindAnInterface: a virtual machine keeps its TAP, and is a member of the
+// TestAttachedVMIsReachable: a virtual machine keeps its TAP, and is a member of the
 // VPC; the host it runs on is kept off.
-func TestMachineIsPutBehindAnInterface(t *testing.T) {
+func TestAttachedVMIsReachable(t *testing.T) {
 	if !inNamespace(t, "palisade-nt-vm-host") {
 		return
 	}

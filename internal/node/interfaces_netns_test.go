@@ -11,9 +11,9 @@ import (
 	"palisade/internal/node/plane/planetest"
 )
 
-// TestInstanceHasItsInterfaces: from its launch, attached and detached while it runs,
+// TestInstanceKeepsItsInterfaces: from its launch, attached and detached while it runs,
 // through a restart of the daemon, a stop and a start, until it is terminated.
-func TestInstanceHasItsInterfaces(t *testing.T) {
+func TestInstanceKeepsItsInterfaces(t *testing.T) {
 	w := newWorld(t, "nics")
 	id := w.run(&state.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Interfaces: []state.LaunchInterface{
 		{DeviceIndex: 0, Spec: state.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}, FurtherCount: 1}},

@@ -92,7 +92,7 @@ func (n testNode) backup(t *testing.T) []byte {
 }
 
 // Neither the log nor a snapshot nor a backup has a secret, or the key that opens them.
-func TestNoLogHoldsASecret(t *testing.T) {
+func TestLogAndBackupContainNoSecret(t *testing.T) {
 	c := secretConfig(t)
 	n := newNode(t, c)
 	stop := n.start(t)
@@ -173,7 +173,7 @@ func (n testNode) sealed() bool {
 }
 
 // A log of an earlier release has its secrets in plain text. They work, and are sealed.
-func TestOldSecretsAreSealed(t *testing.T) {
+func TestPlainSecretsOfOldLogAreSealed(t *testing.T) {
 	c := secretConfig(t)
 	oldLog(t, c, nil)
 	n := newNode(t, c)
@@ -198,7 +198,7 @@ func (n testNode) wait(t *testing.T, what string, done func() bool) {
 }
 
 // A node that has lost the key says so and lets nobody in; nor does it make another.
-func TestLostKeyIsNotReplaced(t *testing.T) {
+func TestNodeDoesNotReplaceLostClusterKey(t *testing.T) {
 	c := secretConfig(t)
 	if err := newNode(t, c).start(t)(); err != nil {
 		t.Fatal(err)
@@ -228,7 +228,7 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 	}
 }
 
-func TestRestoreWantsTheKey(t *testing.T) {
+func TestRestoreRequiresClusterKey(t *testing.T) {
 	c := secretConfig(t)
 	n := newNode(t, c)
 	stop := n.start(t)
@@ -332,7 +332,7 @@ func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() err
 }
 
 // A node that joins is given the key; one that lost it is given it again.
-func TestKeyGoesToEveryNode(t *testing.T) {
+func TestJoiningNodeGetsClusterKey(t *testing.T) {
 	_, second, _, _ := twoNodes(t)
 	if _, err := os.Stat(second.clusterKeyFile()); err != nil {
 		t.Fatalf("a node joined without the key: %v", err)
@@ -358,7 +358,7 @@ func TestKeyGoesToEveryNode(t *testing.T) {
 }
 
 // A cluster of an earlier release gets a key when all its nodes are there, and not before.
-func TestOldClusterGetsItsKeyWhenAllAreThere(t *testing.T) {
+func TestOldClusterGetsKeyOnceAllNodesRun(t *testing.T) {
 	first, second, _, stop := twoNodes(t)
 	if err := stop(); err != nil {
 		t.Fatal(err)

@@ -67,11 +67,11 @@ func (w *world) says(l *line, want bool, what string) {
 	}
 }
 
-// TestLiveConnectionsThroughChangesInPlace: with real TCP on both sides, both talking. What is
+// TestGroupChangeCutsOnlyUntrackedConnections: with real TCP on both sides, both talking. What is
 // tracked goes on through a change of groups; what only a rule for the world admitted is cut
 // at once, though the other interface of that group has never changed; and both survive the
 // daemon.
-func TestLiveConnectionsThroughChangesInPlace(t *testing.T) {
+func TestGroupChangeCutsOnlyUntrackedConnections(t *testing.T) {
 	w := newWorld(t, "live")
 	world, narrow := w.group("world"), w.group("narrow")
 	client := w.launch(w.Private, w.none)

@@ -12,7 +12,6 @@ import (
 	"palisade/internal/node/plane"
 )
 
-// TestNodeWithDamagedEnforcedIndexDoesNotStart: it cannot know which rules it enforced before.
 func TestNodeWithDamagedEnforcedIndexDoesNotStart(t *testing.T) {
 	c := nodeConfig(t)
 	path := filepath.Join(c.DataDir, "enforced")
@@ -20,12 +19,12 @@ func TestNodeWithDamagedEnforcedIndexDoesNotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := New(c, discard); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
-		t.Errorf("a node with a damaged enforced index: %v", err)
+		t.Errorf("New: %v, want an error that says the file is damaged", err)
 	}
 }
 
-// TestNodeWhoseLogLostEntriesOpensNoPort: the switch has gone by an index that the log no
-// longer reaches, so rules that were revoked would be back.
+// TestNodeWhoseLogLostEntriesOpensNoPort: the log ends before the index that the switch enforced, so
+// rules that were revoked would be in force again.
 func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 	c := nodeConfig(t)
 	n := newNode(t, c)
@@ -41,17 +40,17 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	enforced := n.sw.Snapshot().Generation
-	if m, err := plane.OpenEnforcedIndex(n.mark.Path()); err != nil || m.Index() != enforced || enforced == 0 {
-		t.Fatalf("the mark is %d, %v; the switch goes by %d", m.Index(), err, enforced)
+	if m, err := plane.OpenEnforcedIndex(n.enforcedIndex.Path()); err != nil || m.Index() != enforced || enforced == 0 {
+		t.Fatalf("the index on disk is %d, %v; the switch enforces %d", m.Index(), err, enforced)
 	}
 
 	t.Run("whole log", func(t *testing.T) {
 		n := newNode(t, c)
 		if err := n.start(t)(); err != nil {
-			t.Errorf("a node whose log is whole: %v", err)
+			t.Errorf("run with a complete log: %v", err)
 		}
 		if got := n.sw.Snapshot().Generation; got < enforced {
-			t.Errorf("the switch goes by %d, and went by %d before", got, enforced)
+			t.Errorf("the switch enforces %d, and enforced %d before", got, enforced)
 		}
 	})
 	t.Run("log gone", func(t *testing.T) {
@@ -62,11 +61,11 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		err := n.Run(ctx)
-		if err == nil || !strings.Contains(err.Error(), "is not in the log") || !strings.Contains(err.Error(), n.mark.Path()) {
-			t.Errorf("a node without its log: %v", err)
+		if err == nil || !strings.Contains(err.Error(), "is not in the log") || !strings.Contains(err.Error(), n.enforcedIndex.Path()) {
+			t.Errorf("run without the log: %v, want an error that names the index file", err)
 		}
 		if s := n.sw.Snapshot(); s.Generation != 0 || s.UplinkPort() != nil || n.isReady() {
-			t.Errorf("its switch goes by generation %d, uplink %v, ready %v", s.Generation, s.UplinkPort(), n.isReady())
+			t.Errorf("the switch has generation %d and uplink %v, ready %v; want none", s.Generation, s.UplinkPort(), n.isReady())
 		}
 	})
 }

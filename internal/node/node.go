@@ -37,20 +37,20 @@ import (
 
 // Node is one node. New makes it, Run is its life.
 type Node struct {
-	config  Config
-	log     *slog.Logger
-	peer    *peer.Peer       // nil in a cluster of one
-	overlay *overlay.Overlay // nil in a cluster of one
-	cluster *cluster.Cluster
-	tracker *conntrack.Tracker
-	sw      *vswitch.Switch
-	mark    *plane.EnforcedIndex
-	plane   *plane.Plane
-	fleet   *fleet.Fleet
-	keys    *keyring
-	control *control.Server
-	api     *query.Server
-	ready   atomic.Bool // the first table is in and every instance of this node was looked after
+	config        Config
+	log           *slog.Logger
+	peer          *peer.Peer       // nil in a cluster of one
+	overlay       *overlay.Overlay // nil in a cluster of one
+	cluster       *cluster.Cluster
+	tracker       *conntrack.Tracker
+	sw            *vswitch.Switch
+	enforcedIndex *plane.EnforcedIndex
+	plane         *plane.Plane
+	fleet         *fleet.Fleet
+	keys          *keyring
+	control       *control.Server
+	api           *query.Server
+	ready         atomic.Bool // the first table is in and every instance of this node was looked after
 }
 
 // New opens what a node works on. It starts nothing.
@@ -66,7 +66,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	n := &Node{config: c, log: log}
-	if n.mark, err = plane.OpenEnforcedIndex(filepath.Join(c.DataDir, "enforced")); err != nil {
+	if n.enforcedIndex, err = plane.OpenEnforcedIndex(filepath.Join(c.DataDir, "enforced")); err != nil {
 		return nil, err
 	}
 	if n.keys, err = openKeyring(c, founder); err != nil {
@@ -86,7 +86,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		}
 	}
 	n.plane = plane.New(plane.Config{
-		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, EnforcedIndex: n.mark, Logger: log,
+		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, EnforcedIndex: n.enforcedIndex, Logger: log,
 	})
 	if err := n.openCluster(identity, founder); err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 	config := cluster.Config{
 		Node: n.config.Name, Dir: n.config.raftDir(), Logger: n.log,
-		Decided: n.mark.Index(), Enforced: n.plane.Enforced, WaitEnforced: n.plane.Wait, Join: !founder,
+		Decided: n.enforcedIndex.Index(), Enforced: n.plane.Enforced, WaitEnforced: n.plane.Wait, Join: !founder,
 	}
 	var publicKey []byte
 	if identity != nil {
@@ -181,7 +181,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) runCluster(ctx context.Context) error {
 	err := n.cluster.Run(ctx)
 	if errors.Is(err, cluster.ErrLogLost) {
-		err = fmt.Errorf("%w; restore the log, or remove %s to accept older rules", err, n.mark.Path())
+		err = fmt.Errorf("%w; restore the log, or remove %s to accept older rules", err, n.enforcedIndex.Path())
 	}
 	return err
 }

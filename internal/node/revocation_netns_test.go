@@ -10,9 +10,9 @@ import (
 	"palisade/internal/node/plane/planetest"
 )
 
-// TestEveryChangeInPlaceIsSeenInPackets: each change of a running interface, and of the way
+// TestChangesOfRunningInterfaceTakeEffect: each change of a running interface, and of the way
 // to it, makes a difference to packets when its answer is there, and none before.
-func TestEveryChangeInPlaceIsSeenInPackets(t *testing.T) {
+func TestChangesOfRunningInterfaceTakeEffect(t *testing.T) {
 	w := newWorld(t, "revoke")
 	web, peer := w.launch(w.Public, w.all), w.launch(w.Public, w.all)
 	lone := w.launch(w.Private, w.all)

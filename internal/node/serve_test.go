@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestNoHandlerOutlivesServe: what a handler reads is gone once the node's Run returns.
-func TestNoHandlerOutlivesServe(t *testing.T) {
+// TestServeWaitsForItsHandlers: what a handler reads is gone once the node's Run returns.
+func TestServeWaitsForItsHandlers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := listen(path)
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 	"palisade/internal/process"
 )
 
-// TestInstanceOfAnEarlierReleaseBootsWithItsOwnIDs: a daemon finds an instance that has the
+// TestRebootGivesInstanceOfEarlierReleaseItsOwnIDs: a daemon finds an instance that has the
 // node's ids. It runs on, and has ids of its own once it is rebooted, with the same address.
-func TestInstanceOfAnEarlierReleaseBootsWithItsOwnIDs(t *testing.T) {
+func TestRebootGivesInstanceOfEarlierReleaseItsOwnIDs(t *testing.T) {
 	w := newWorld(t, "earlier")
 	id, peer := w.launch(w.Public, w.all), w.launch(w.Public, w.all)
 	address := w.primary(id).Private.String()

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net"
 
-	"palisade/ec2"
-
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+
+	"palisade/ec2"
 )
 
 // A Template says what Compose builds.

@@ -19,9 +19,9 @@ type faulty struct{ *taptest.Device }
 
 func (faulty) Write([]byte) error { panic("planted") }
 
-// TestStatusNamesShutPorts: an operator sees that the switch panicked, and whose frames it
+// TestStatusListsShutPorts: an operator sees that the switch panicked, and whose frames it
 // drops for that.
-func TestStatusNamesShutPorts(t *testing.T) {
+func TestStatusListsShutPorts(t *testing.T) {
 	f := planetest.New(t)
 	s := newServer(f)
 	var err error

@@ -81,8 +81,8 @@ func newTraced(t *testing.T) (f *planetest.Fixture, web, db *ec2.Instance) {
 	return f, web, db
 }
 
-// TestTraceSaysWhy: each line is what an operator reads of a packet's fate.
-func TestTraceSaysWhy(t *testing.T) {
+// TestTraceExplainsVerdict: each line is what an operator reads of a packet's fate.
+func TestTraceExplainsVerdict(t *testing.T) {
 	f, web, db := newTraced(t)
 	s, view := newServer(f), f.View
 	lease := func(in *ec2.Instance) *ec2.Interface {
@@ -177,7 +177,7 @@ func TestTraceSaysWhy(t *testing.T) {
 	}
 }
 
-func TestTraceSaysWhatItCannotTrace(t *testing.T) {
+func TestTraceRejectsInvalidRequests(t *testing.T) {
 	f, web, _ := newTraced(t)
 	s := newServer(f)
 	for _, tt := range []struct{ from, to, packet, want string }{
@@ -220,7 +220,7 @@ func (v *traceTest) traces(from, to, text, verdict, says string) {
 	}
 }
 
-func TestTraceSaysWhyInAVPC(t *testing.T) {
+func TestTraceExplainsVerdictInVPC(t *testing.T) {
 	f := &traceTest{Fixture: planetest.New(t)}
 	f.server = newServer(f.Fixture)
 	in := planetest.TCP(80, planetest.Everywhere)

@@ -21,10 +21,10 @@ type older struct {
 
 func (o older) View() *state.View { return o.view }
 
-// TestMachineWaitsForTheSwitch: a step that is due for an older change may find a newer
+// TestMachineIgnoresLeaseThatSwitchDoesNotKnow: a step that is due for an older change may find a newer
 // lease, which the switch has not heard of and so cannot give a port. It leaves it to the
 // step of that change; taking it for a lease that has ended would end the instance.
-func TestMachineWaitsForTheSwitch(t *testing.T) {
+func TestMachineIgnoresLeaseThatSwitchDoesNotKnow(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	log := slog.New(slog.DiscardHandler)
@@ -54,8 +54,8 @@ func TestMachineWaitsForTheSwitch(t *testing.T) {
 	}
 }
 
-// TestFleetForgetsInstancesThatAreForgotten: a machine holds its instance's user data.
-func TestFleetForgetsInstancesThatAreForgotten(t *testing.T) {
+// TestFleetDropsMachineOfForgottenInstance: a machine holds its instance's user data.
+func TestFleetDropsMachineOfForgottenInstance(t *testing.T) {
 	f := New(Config{Node: planetest.Node})
 	f.machine("i-1")
 	f.forget("i-1")

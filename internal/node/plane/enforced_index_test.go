@@ -8,36 +8,36 @@ import (
 	"testing"
 )
 
-func TestEnforcedMarkOnlyAdvances(t *testing.T) {
+func TestEnforcedIndexOnlyAdvances(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "enforced")
-	m, err := OpenEnforcedIndex(path)
-	if err != nil || m.index != 0 {
-		t.Fatalf("a new mark: %d, %v", m.index, err)
+	e, err := OpenEnforcedIndex(path)
+	if err != nil || e.index != 0 {
+		t.Fatalf("a new index is %d, %v; want 0", e.index, err)
 	}
 	for _, step := range []struct{ to, want uint64 }{{7, 7}, {7, 7}, {3, 7}, {1 << 40, 1 << 40}} {
-		if err := m.advance(step.to); err != nil {
+		if err := e.advance(step.to); err != nil {
 			t.Fatal(err)
 		}
 		again, err := OpenEnforcedIndex(path)
-		if err != nil || again.index != step.want || m.index != step.want {
-			t.Errorf("after advance(%d): %d, on disk %d, %v; want %d", step.to, m.index, again.index, err, step.want)
+		if err != nil || again.index != step.want || e.index != step.want {
+			t.Errorf("after advance(%d) the index is %d, on disk %d, %v; want %d", step.to, e.index, again.index, err, step.want)
 		}
 	}
 	if files, _ := filepath.Glob(path + "*"); len(files) != 1 {
-		t.Errorf("left beside the mark: %v", files)
+		t.Errorf("the directory has %v, want one file", files)
 	}
 	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.advance(1<<40 + 1); err == nil || m.index != 1<<40 {
-		t.Errorf("advance without a disk: %v, index %d", err, m.index)
+	if err := e.advance(1<<40 + 1); err == nil || e.index != 1<<40 {
+		t.Errorf("advance into a missing directory: %v, index %d; want an error and %d", err, e.index, 1<<40)
 	}
 }
 
-func TestDamagedEnforcedMarkIsAnError(t *testing.T) {
+func TestDamagedEnforcedIndexFileIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "enforced")
-	m := &EnforcedIndex{path: path}
-	if err := m.advance(0x0102030405060708); err != nil {
+	e := &EnforcedIndex{path: path}
+	if err := e.advance(0x0102030405060708); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(path)
@@ -55,7 +55,7 @@ func TestDamagedEnforcedMarkIsAnError(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := OpenEnforcedIndex(path); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
-			t.Errorf("%s: %v, want that it is damaged", name, err)
+			t.Errorf("%s: %v, want an error that says the file is damaged", name, err)
 		}
 	}
 }

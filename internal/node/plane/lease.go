@@ -14,90 +14,87 @@ import (
 	vswitch "palisade/switch"
 )
 
-// An endpoint is an active lease, and what of it is on this node. A lease is known by its
-// epoch: an interface of a VPC that is active again is another one, and the port of its
-// last may still be open.
-type endpoint struct {
-	lease *ec2.Interface
-	owner *vswitch.Endpoint
-	port  *vswitch.Port // nil until its device is there
-	zone  *conntrack.Zone
-	rules *firewall.Set // nil at other nodes
-	// altered: owner or rules are to be attached with the next Snapshot.
-	altered bool
-	ended   bool // the lease is over; what is left is for detach to take down
+// A lease is an active lease on any node, with its endpoint in the switch and, on this node, its
+// port. Leases are told apart by epoch: when an interface becomes active again it has a new lease,
+// and the port of the old one may still be open.
+type lease struct {
+	eni      *ec2.Interface // as in the View that was applied last
+	endpoint *vswitch.Endpoint
+	port     *vswitch.Port   // nil on other nodes, and until the device is attached
+	zone     *conntrack.Zone // nil without a port
+	rules    *firewall.Set   // nil without a port
+	changed  bool            // the port must be attached again: endpoint or rules have changed
+	ended    bool            // by the state; Detach removes the port
 }
 
-// follow puts a change of an interface in force: it begins to be active, goes on with other
-// addresses or groups, or has ended.
-func (p *Plane) follow(edit *vswitch.Edit, c state.Change[ec2.Interface], generation uint64) {
-	var was *endpoint
+// applyInterface applies a change of an interface: its lease begins, changes or ends.
+func (p *Plane) applyInterface(edit *vswitch.Edit, c state.Change[ec2.Interface], generation uint64) {
+	var was *lease
 	if c.Before != nil {
-		was = p.endpoints[c.Before.Epoch]
+		was = p.leases[c.Before.Epoch]
 	}
 	now := c.After
 	if now != nil && now.State != ec2.Active {
 		now = nil
 	}
-	if was != nil && !was.ended && (now == nil || now.Epoch != was.lease.Epoch) {
+	if was != nil && !was.ended && (now == nil || now.Epoch != was.eni.Epoch) {
 		p.end(edit, was, generation)
 	}
 	switch {
 	case now == nil:
 	case was != nil && !was.ended:
-		p.alter(edit, was, now, generation)
+		p.update(edit, was, now, generation)
 	default:
-		ep := &endpoint{lease: now, owner: p.owner(now, nil)}
-		p.endpoints[now.Epoch] = ep
+		l := &lease{eni: now, endpoint: p.endpoint(now, nil)}
+		p.leases[now.Epoch] = l
 		if !p.down[now.Epoch] {
-			edit.AddEndpoint(vswitch.VNI(now.VNI), ep.owner)
+			edit.AddEndpoint(vswitch.VNI(now.VNI), l.endpoint)
 		}
 	}
 }
 
-// end takes a lease out of its groups, off its addresses and its port with one Snapshot.
-func (p *Plane) end(edit *vswitch.Edit, ep *endpoint, generation uint64) {
-	edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
-	ep.ended = true
-	for _, a := range ep.lease.Addresses() {
-		p.gone.add(ep.lease.VNI, a)
+// end removes the endpoint of a lease and detaches its port, both in one Snapshot.
+func (p *Plane) end(edit *vswitch.Edit, l *lease, generation uint64) {
+	edit.RemoveEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
+	l.ended = true
+	for _, a := range l.eni.Addresses() {
+		p.released.add(l.eni.VNI, a)
 	}
-	delete(p.failed, ep.lease.Epoch)
-	if ep.port != nil {
-		edit.Detach(ep.port)
+	delete(p.failed, l.eni.Epoch)
+	if l.port != nil {
+		edit.Detach(l.port)
 	} else {
-		delete(p.endpoints, ep.lease.Epoch)
+		delete(p.leases, l.eni.Epoch)
 	}
-	p.lost[ep.lease.VNI] = generation
+	p.lost[l.eni.VNI] = generation
 }
 
-// alter puts in force what has changed of a lease that goes on. Its connections go on too,
-// but for those with addresses that it has no more. It may be away by the word of its own
-// node, and then it stays away.
-func (p *Plane) alter(edit *vswitch.Edit, ep *endpoint, now *ec2.Interface, generation uint64) {
-	was := ep.lease
-	ep.lease = now
+// update applies changes of a lease that stays active. Its connections stay, except those of
+// addresses that it gives back. If its own node reports it down, its endpoint stays removed.
+func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generation uint64) {
+	was := l.eni
+	l.eni = now
 	if !p.down[now.Epoch] {
-		edit.RemoveEndpoint(vswitch.VNI(was.VNI), ep.owner)
+		edit.RemoveEndpoint(vswitch.VNI(was.VNI), l.endpoint)
 	}
-	ep.owner = p.owner(now, ep.port)
+	l.endpoint = p.endpoint(now, l.port)
 	if !p.down[now.Epoch] {
-		edit.AddEndpoint(vswitch.VNI(now.VNI), ep.owner)
+		edit.AddEndpoint(vswitch.VNI(now.VNI), l.endpoint)
 	}
 	before, after := was.Addresses(), now.Addresses()
 	for _, a := range before {
-		if !has(after, a.Private) {
-			p.gone.add(was.VNI, ec2.AddressPair{Private: a.Private})
+		if !hasPrivate(after, a.Private) {
+			p.released.add(was.VNI, ec2.AddressPair{Private: a.Private})
 			p.lost[was.VNI] = generation
 		}
 		if a.Public.IsValid() && !hasPublic(after, a.Public) {
-			p.gone.add(was.VNI, ec2.AddressPair{Public: a.Public})
+			p.released.add(was.VNI, ec2.AddressPair{Public: a.Public})
 		}
 	}
 	if slices.ContainsFunc(was.Groups, func(g ec2.GroupID) bool { return !slices.Contains(now.Groups, g) }) {
 		p.lost[was.VNI] = generation
 	}
-	if ep.port == nil {
+	if l.port == nil {
 		return
 	}
 	for _, a := range after {
@@ -107,13 +104,13 @@ func (p *Plane) alter(edit *vswitch.Edit, ep *endpoint, now *ec2.Interface, gene
 	}
 	if !slices.Equal(was.Groups, now.Groups) {
 		rules := p.compiler.Acquire(p.view, now.Groups, generation)
-		p.compiler.Release(ep.rules)
-		ep.rules = rules
+		p.compiler.Release(l.rules)
+		l.rules = rules
 	}
-	ep.altered = true
+	l.changed = true
 }
 
-func has(pairs []ec2.AddressPair, private netip.Addr) bool {
+func hasPrivate(pairs []ec2.AddressPair, private netip.Addr) bool {
 	return slices.ContainsFunc(pairs, func(p ec2.AddressPair) bool { return p.Private == private })
 }
 
@@ -121,99 +118,100 @@ func hasPublic(pairs []ec2.AddressPair, public netip.Addr) bool {
 	return slices.ContainsFunc(pairs, func(p ec2.AddressPair) bool { return p.Public == public })
 }
 
-func (p *Plane) owner(lease *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
-	o := &vswitch.Endpoint{
-		Epoch: lease.Epoch, Address: lease.Private, Public: lease.Public, MAC: lease.MAC, Port: port,
-		Unchecked: lease.Unchecked,
+// endpoint makes the forwarding entry of an interface.
+func (p *Plane) endpoint(eni *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
+	endpoint := &vswitch.Endpoint{
+		Epoch: eni.Epoch, Address: eni.Private, Public: eni.Public, MAC: eni.MAC, Port: port,
+		Unchecked: eni.Unchecked,
 	}
-	for _, a := range lease.Further {
-		o.Further = append(o.Further, vswitch.Pair{Private: a.Private, Public: a.Public})
+	for _, a := range eni.Further {
+		endpoint.Further = append(endpoint.Further, vswitch.Pair{Private: a.Private, Public: a.Public})
 	}
-	for _, id := range lease.Groups {
-		o.Groups = append(o.Groups, p.compiler.Number(id))
+	for _, id := range eni.Groups {
+		endpoint.Groups = append(endpoint.Groups, p.compiler.Number(id))
 	}
-	if n, ok := p.view.Node(lease.Node); ok && lease.Node != p.node {
-		o.Node = n.Number
+	if n, ok := p.view.Node(eni.Node); ok && eni.Node != p.node {
+		endpoint.Node = n.Number
 	}
-	return o
+	return endpoint
 }
 
-// Attach makes an open device the port of a lease and lets it pass by the tables in force.
-// The lease must be active: a later View may have taken it back. It closes the device if it
-// cannot.
+// Attach makes an open device the port of an active lease, with the rules in force. It closes the
+// device on an error. A lease that a View has ended meanwhile is an error.
 func (p *Plane) Attach(epoch uint64, d vswitch.Device) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ep := p.endpoints[epoch]
+	l := p.leases[epoch]
 	switch {
-	case ep == nil || ep.ended:
-		return errors.Join(fmt.Errorf("attach a device: lease %d has ended", epoch), d.Close())
-	case ep.port != nil:
-		return errors.Join(fmt.Errorf("attach a device: %s has port %s already", ep.lease.ID, ep.port.Name()), d.Close())
+	case l == nil || l.ended:
+		return errors.Join(fmt.Errorf("attach device: the lease with epoch %d has ended", epoch), d.Close())
+	case l.port != nil:
+		return errors.Join(fmt.Errorf("attach device: interface %s already has port %s", l.eni.ID, l.port.Name()), d.Close())
 	}
-	name := portName(ep.lease)
+	name := portName(l.eni)
 	port, err := p.sw.AddPort(name, vswitch.InstancePort, d)
 	if err != nil {
-		return errors.Join(fmt.Errorf("attach %s: %w", ep.lease.ID, err), d.Close())
+		return errors.Join(fmt.Errorf("attach %s: %w", l.eni.ID, err), d.Close())
 	}
 	if d.Offloads() == packet.NoOffloads {
-		p.log.Warn("a port works without offloads, and so at a fraction of the speed", "port", name)
+		p.log.Warn("port has no offloads: its throughput is a fraction of normal", "port", name)
 	}
 	generation := p.sw.Snapshot().Generation
 	delete(p.failed, epoch)
-	ep.port = port
-	ep.zone = p.tracker.AddZone(ep.lease.Epoch, conntrack.Timeouts{})
-	ep.rules = p.compiler.Acquire(p.view, ep.lease.Groups, generation)
-	ep.owner = p.owner(ep.lease, port)
+	l.port = port
+	l.zone = p.tracker.AddZone(l.eni.Epoch, conntrack.Timeouts{})
+	l.rules = p.compiler.Acquire(p.view, l.eni.Groups, generation)
+	l.endpoint = p.endpoint(l.eni, port)
 	edit := p.sw.Edit(generation)
-	edit.AddEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
-	p.attachTo(edit, ep)
-	for _, a := range ep.lease.Addresses() {
+	edit.AddEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
+	p.attachTo(edit, l)
+	for _, a := range l.eni.Addresses() {
 		if a.Public.IsValid() {
 			p.announce = append(p.announce, a.Public)
 		}
 	}
 	p.publish(edit)
+	p.logBadRules()
 	return nil
 }
 
-// portName is what an interface's port is called: by its instance, if it is that one's
-// first, else by its own id.
-func portName(lease *ec2.Interface) string {
-	if lease.Instance == "" || lease.Attachment != nil && lease.Attachment.DeviceIndex > 0 {
-		return string(lease.ID)
+// portName is the name of an interface's port: the instance id for an instance's first interface,
+// else the interface id.
+func portName(eni *ec2.Interface) string {
+	if eni.Instance == "" || eni.Attachment != nil && eni.Attachment.DeviceIndex > 0 {
+		return string(eni.ID)
 	}
-	return string(lease.Instance)
+	return string(eni.Instance)
 }
 
-// attachTo attaches an endpoint's port as it is now.
-func (p *Plane) attachTo(edit *vswitch.Edit, ep *endpoint) {
-	edit.Attach(ep.port, vswitch.VNI(ep.lease.VNI), vswitch.Attachment{
-		Endpoint: ep.owner, Zone: ep.zone, Rules: ep.rules, Lost: p.lost[ep.lease.VNI],
+// attachTo attaches the port of a lease with its present endpoint, zone and rules.
+func (p *Plane) attachTo(edit *vswitch.Edit, l *lease) {
+	edit.Attach(l.port, vswitch.VNI(l.eni.VNI), vswitch.Attachment{
+		Endpoint: l.endpoint, Zone: l.zone, Rules: l.rules, Lost: p.lost[l.eni.VNI],
 	})
 }
 
-// Detach closes the port of a lease and forgets its connections. One that has not ended may
-// get another port.
+// Detach removes the port of a lease, its endpoint and its connections. A lease that has not ended
+// may get another port.
 func (p *Plane) Detach(epoch uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ep := p.endpoints[epoch]
-	if ep == nil || ep.port == nil {
+	l := p.leases[epoch]
+	if l == nil || l.port == nil {
 		return nil
 	}
 	edit := p.sw.Edit(p.sw.Snapshot().Generation)
-	if ep.ended {
-		delete(p.endpoints, epoch)
+	if l.ended {
+		delete(p.leases, epoch)
 	} else {
-		edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
+		edit.RemoveEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
 	}
-	edit.Detach(ep.port)
+	edit.Detach(l.port)
 	p.publish(edit)
-	err := p.sw.RemovePort(ep.port)
-	p.tracker.RemoveZone(ep.zone)
-	p.compiler.Release(ep.rules)
-	ep.port, ep.zone, ep.rules = nil, nil, nil
-	ep.owner = p.owner(ep.lease, nil)
+	err := p.sw.RemovePort(l.port)
+	p.tracker.RemoveZone(l.zone)
+	p.compiler.Release(l.rules)
+	l.port, l.zone, l.rules = nil, nil, nil
+	l.endpoint = p.endpoint(l.eni, nil)
 	return err
 }

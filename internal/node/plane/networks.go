@@ -8,13 +8,11 @@ import (
 	vswitch "palisade/switch"
 )
 
-// This file carries networks into the switch: EC2-Classic's flat one, and those of VPCs with
-// their subnets and routes.
-
-// setNetworks puts in force every network of which anything has changed.
+// setNetworks updates each network that has changed, or whose subnets, routes or gateway have. A
+// network is the flat one of EC2-Classic or that of a VPC.
 func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	changed := map[ec2.VNI]bool{}
-	vpc := func(id ec2.VPCID) {
+	add := func(id ec2.VPCID) {
 		if v, ok := p.view.VPC(id); ok {
 			changed[v.VNI] = true
 		}
@@ -25,15 +23,15 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 		}
 	}
 	for _, c := range changes.Subnets {
-		vpc(either(c).VPC)
+		add(row(c).VPC)
 	}
 	for _, c := range changes.RouteTables {
-		vpc(either(c).VPC)
+		add(row(c).VPC)
 	}
 	for _, c := range changes.Gateways {
 		for _, g := range []*ec2.InternetGateway{c.Before, c.After} {
 			if g != nil {
-				vpc(g.VPC)
+				add(g.VPC)
 			}
 		}
 	}
@@ -44,15 +42,15 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	}
 }
 
-// either is a row that is or was.
-func either[T any](c state.Change[T]) *T {
+// row is a changed row as it is now or, if it was removed, as it was.
+func row[T any](c state.Change[T]) *T {
 	if c.After != nil {
 		return c.After
 	}
 	return c.Before
 }
 
-// removeNetworks forgets networks whose interfaces are gone by now.
+// removeNetworks removes deleted networks from the switch, after their interfaces.
 func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []state.Change[ec2.Network]) {
 	for _, c := range changes {
 		if c.After == nil {
@@ -81,8 +79,8 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	return network
 }
 
-// target is where a route leads. One to a gateway that is not attached to the VPC, or is
-// no more, is a black hole.
+// target is where a route leads. If its gateway is deleted or not attached to the VPC, the route
+// drops packets.
 func (p *Plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
 	if g, ok := p.view.InternetGateway(r.Gateway); ok && g.VPC == vpc {
 		return vswitch.Internet
@@ -90,9 +88,9 @@ func (p *Plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
 	return vswitch.Nowhere
 }
 
-// setOutside says which addresses are the cluster's own, and which ports lead to other nodes
-// and to the rest.
-func (p *Plane) setOutside(edit *vswitch.Edit) {
+// setUplink tells the switch the cluster's public addresses, and which ports are the uplink and the
+// tunnel.
+func (p *Plane) setUplink(edit *vswitch.Edit) {
 	var pools []netip.Prefix
 	for n := range p.view.Networks() {
 		pools = append(pools, n.PublicPools...)

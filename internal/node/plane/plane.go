@@ -1,9 +1,10 @@
 // Package plane carries the replicated state of the cluster into the switch of one node.
 //
-// Plane applies each View (plane.go): networks and routes (networks.go), leases with their ports
-// (lease.go), rules. uplink.go opens the port to the world outside, presence.go keeps what other
-// nodes say of their interfaces, released_addresses.go drops the connections of addresses that
-// change hands. EnforcedIndex remembers on disk how far the switch has come.
+// Plane applies each View (plane.go): networks and routes (networks.go), leases and their ports
+// (lease.go), rules. uplink.go opens the port to the network outside the cluster and tunnel.go the
+// port to the other nodes. presence.go handles what nodes report about their interfaces.
+// released_addresses.go drops the connections of addresses that lose their interface.
+// EnforcedIndex stores on disk the index of the newest state that the switch was given.
 package plane
 
 import (
@@ -23,9 +24,9 @@ import (
 	"palisade/switch/overlay"
 )
 
-// Config is what a Plane works with. All fields but Overlay are needed.
+// Config is what a Plane works with. All fields but Overlay are required.
 type Config struct {
-	Node          ec2.NodeID // this one
+	Node          ec2.NodeID // this node
 	MTU           int        // of every network, in bytes of an IP packet
 	Switch        *vswitch.Switch
 	Tracker       *conntrack.Tracker
@@ -34,8 +35,13 @@ type Config struct {
 	Logger        *slog.Logger
 }
 
-// Plane carries the replicated state into the switch. Its mutex is held while it edits a
-// Snapshot; the switch's pollers never wait for it.
+// Plane carries the replicated state into the switch.
+//
+// The node owns it and has no goroutine in it: the node calls Apply and SetDown, the fleet
+// Attach, Detach and Fail, handlers the rest, at any time after New. mu guards the fields below
+// it. It is held while a Snapshot is edited and published, and while the tracker forgets the
+// connections of released addresses; the locks of the switch, the overlay and the tracker are
+// taken under it. The switch's pollers never wait for it. enforced is read without it.
 type Plane struct {
 	node    ec2.NodeID
 	mtu     int
@@ -44,41 +50,43 @@ type Plane struct {
 	overlay *overlay.Overlay
 	log     *slog.Logger
 
-	mu        sync.Mutex
-	mark      *EnforcedIndex
-	view      *state.View // the one in force
-	compiler  *firewall.Compiler
-	endpoints map[uint64]*endpoint // of every active lease, at whatever node, by epoch
-	lost      map[ec2.VNI]uint64   // generation at which an address last left a group
-	down      map[uint64]bool      // leases that their own node says are down, by epoch
-	failed    map[uint64]bool      // those of this node, until the state has heard of it
-	uplink    *vswitch.Uplink
-	tunnel    *vswitch.Tunnel
-	gone      gone          // addresses that lost their owner by the View being applied
-	announce  []netip.Addr  // public addresses that this node got by it
-	moved     chan struct{} // closed and replaced when a Snapshot was published
+	mu            sync.Mutex
+	enforcedIndex *EnforcedIndex
+	view          *state.View // the last that was applied; nil before the first
+	compiler      *firewall.Compiler
+	leases        map[uint64]*lease  // active leases on any node, by epoch
+	lost          map[ec2.VNI]uint64 // generation at which an address last left a group
+	down          map[uint64]bool    // epochs of leases that their own node reports down
+	failed        map[uint64]bool    // epochs of leases of this node that Fail was called for
+	uplink        *vswitch.Uplink
+	tunnel        *vswitch.Tunnel
+	released      releasedAddresses // by the View that is being applied
+	announce      []netip.Addr      // public addresses to announce after the next Snapshot
+	published     chan struct{}     // closed and replaced when a Snapshot is published
 
-	settled atomic.Uint64 // the index up to which ended leases are forgotten too
+	forgotten atomic.Uint64 // index up to which connections of released addresses are dropped
 }
 
-// New makes a Plane without a state: nothing passes.
+// New makes a Plane that has no state yet: the switch drops all frames.
 func New(c Config) *Plane {
 	return &Plane{
-		node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger, mark: c.EnforcedIndex, compiler: firewall.NewCompiler(),
-		endpoints: map[uint64]*endpoint{}, lost: map[ec2.VNI]uint64{}, moved: make(chan struct{}),
+		node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger,
+		enforcedIndex: c.EnforcedIndex, compiler: firewall.NewCompiler(),
+		leases: map[uint64]*lease{}, lost: map[ec2.VNI]uint64{}, published: make(chan struct{}),
 		down: map[uint64]bool{}, failed: map[uint64]bool{},
 	}
 }
 
-// Apply puts a View in force: the networks and addresses it changed, and the tables of
-// the sets whose groups it changed.
+// Apply makes the switch enforce a View: it updates the networks and leases that the View changes,
+// and compiles the rules of groups that it changes. The enforced index is on disk before the
+// switch gets the new Snapshot; if that fails, the switch keeps the last one.
 func (p *Plane) Apply(view *state.View) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if view.Index() < p.mark.index {
-		return fmt.Errorf("the log ends at %d, before index %d that was enforced already: it has lost entries; restore it, or remove %s to accept older rules", view.Index(), p.mark.index, p.mark.path)
+	if view.Index() < p.enforcedIndex.index {
+		return fmt.Errorf("the log ends at index %d, but this node has enforced index %d already: the log has lost entries; restore it, or remove %s to accept older rules", view.Index(), p.enforcedIndex.index, p.enforcedIndex.path)
 	}
-	if err := p.mark.advance(view.Index()); err != nil {
+	if err := p.enforcedIndex.advance(view.Index()); err != nil {
 		return err
 	}
 	generation := view.Index()
@@ -88,27 +96,29 @@ func (p *Plane) Apply(view *state.View) error {
 
 	p.setNetworks(edit, changes)
 	if len(changes.Networks) > 0 {
-		p.setOutside(edit)
+		p.setUplink(edit)
 	}
 	if len(changes.Nodes) > 0 {
 		p.setPeers()
 	}
 	for _, c := range changes.Interfaces {
-		p.follow(edit, c, generation)
+		p.applyInterface(edit, c, generation)
 	}
 	p.recompile(edit, changes.Groups, generation)
 	p.removeNetworks(edit, changes.Networks)
 	p.publish(edit)
-	p.forgetGone(generation)
-	p.settled.Store(generation)
+	p.forgetReleased(generation)
+	p.forgotten.Store(generation)
 	return nil
 }
 
-// Enforced is the index that this node goes by in all: no packet is judged by an older
-// state, and of a lease that it ended nothing is left in any connection.
-func (p *Plane) Enforced() uint64 { return min(p.sw.Enforced(), p.settled.Load()) }
+// Enforced is the index of the state that this node enforces: no poller uses an older Snapshot, and
+// the connections of all addresses released up to this index are dropped.
+func (p *Plane) Enforced() uint64 { return min(p.sw.Enforced(), p.forgotten.Load()) }
 
-// recompile follows the rules.
+// recompile compiles the tables of changed groups and attaches ports whose table or endpoint has
+// changed. In a network in strict mode all ports are attached again, because connections are
+// checked against the rules of every generation.
 func (p *Plane) recompile(edit *vswitch.Edit, changes []state.Change[ec2.Group], generation uint64) {
 	var changed []ec2.GroupID
 	for _, c := range changes {
@@ -119,17 +129,22 @@ func (p *Plane) recompile(edit *vswitch.Edit, changes []state.Change[ec2.Group],
 		}
 	}
 	p.compiler.Update(p.view, changed, generation)
-	for _, ep := range p.endpoints {
-		if ep.port == nil || ep.ended {
+	for _, l := range p.leases {
+		if l.port == nil || l.ended {
 			continue
 		}
-		current := p.compiler.Current(ep.rules)
-		if current == ep.rules && !ep.altered && !p.strict(ep.lease.VNI) {
+		current := p.compiler.Current(l.rules)
+		if current == l.rules && !l.changed && !p.strict(l.eni.VNI) {
 			continue
 		}
-		ep.rules, ep.altered = current, false
-		p.attachTo(edit, ep)
+		l.rules, l.changed = current, false
+		p.attachTo(edit, l)
 	}
+	p.logBadRules()
+}
+
+// logBadRules logs each rule that does not compile, when it appears.
+func (p *Plane) logBadRules() {
 	for _, err := range p.compiler.NewErrors() {
 		p.log.Error("rule is not enforced", "err", err)
 	}
@@ -142,35 +157,35 @@ func (p *Plane) strict(v ec2.VNI) bool {
 
 func (p *Plane) publish(edit *vswitch.Edit) {
 	p.sw.Publish(edit)
-	close(p.moved)
-	p.moved = make(chan struct{})
+	close(p.published)
+	p.published = make(chan struct{})
 	for _, address := range p.announce {
 		if err := p.sw.Announce(address); err != nil {
-			p.log.Warn("a public address was not announced", "err", err)
+			p.log.Warn("public address not announced", "address", address, "err", err)
 		}
 	}
 	p.announce = nil
 }
 
-// View is the View that the switch goes by.
+// View is the View that was applied last; nil before the first.
 func (p *Plane) View() *state.View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.view
 }
 
-// Wait reports whether the switch goes by index before ctx ends.
+// Wait waits until this node enforces index. It returns false if ctx ends before.
 func (p *Plane) Wait(ctx context.Context, index uint64) bool {
 	for p.Enforced() < index {
 		p.mu.Lock()
-		moved := p.moved
-		published := p.sw.Snapshot().Generation
+		published := p.published
+		generation := p.sw.Snapshot().Generation
 		p.mu.Unlock()
-		if published >= index {
-			moved = nil // a batch under way goes by the former one; it is short
+		if generation >= index {
+			published = nil // a poller finishes a batch with the Snapshot before; poll, as a batch is short
 		}
 		select {
-		case <-moved:
+		case <-published:
 		case <-time.After(200 * time.Microsecond):
 		case <-ctx.Done():
 			return false
@@ -179,18 +194,18 @@ func (p *Plane) Wait(ctx context.Context, index uint64) bool {
 	return true
 }
 
-// Close lets go of the devices; they stay, with their instances.
+// Close removes all ports. The devices remain in their instances.
 func (p *Plane) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, port := range p.sw.Ports() {
 		if err := p.sw.RemovePort(port); err != nil {
-			p.log.Warn("a port did not close", "err", err)
+			p.log.Warn("port not closed", "port", port.Name(), "err", err)
 		}
 	}
 }
 
-// BadRules are the rules that the tables leave out, each with the reason.
+// BadRules lists the errors of the rules that do not compile and that the tables leave out.
 func (p *Plane) BadRules() (bad []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -200,7 +215,7 @@ func (p *Plane) BadRules() (bad []string) {
 	return bad
 }
 
-// Explain says which rule admitted the packet of a step, or why none did.
+// Explain names the rule that admits the packet of a step, or says why each rule does not.
 func (p *Plane) Explain(s vswitch.Step) firewall.Explanation {
 	return s.Table.Explain(s.Flow.Protocol, s.Key, s.Peer)
 }

@@ -14,9 +14,9 @@ import (
 	vswitch "palisade/switch"
 )
 
-// TestPlaneFollowsAnInterfaceThroughItsLives: a lease is known by its epoch, and one that
-// begins anew has nothing of the last, whatever a View has missed in between.
-func TestPlaneFollowsAnInterfaceThroughItsLives(t *testing.T) {
+// TestNewLeaseOfInterfaceIsIndependentOfOldLease: the new lease takes no port of the old one, even
+// if one View both ends the old lease and begins the new one.
+func TestNewLeaseOfInterfaceIsIndependentOfOldLease(t *testing.T) {
 	f := planetest.New(t)
 	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
 	own := f.Do(&state.CreateNetworkInterface{Account: planetest.Dev, Region: planetest.Region, Spec: state.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
@@ -27,113 +27,111 @@ func TestPlaneFollowsAnInterfaceThroughItsLives(t *testing.T) {
 		return n.Find(own.Private)
 	}
 	if found() != nil {
-		t.Error("an idle interface is a member")
+		t.Error("an idle interface has an endpoint")
 	}
 	first := f.Do(register).Interface
 	f.Attach(first)
 	if err := f.Plane.Attach(first.Epoch, f.Device()); err == nil {
-		t.Error("it has two ports")
+		t.Error("a second device was attached to one lease")
 	}
 	ports := len(f.Switch.Ports())
 
-	// Away and back, in one View. The old port is still open, and is nobody's.
+	// One View ends the lease and begins another. The port of the old lease is still open.
 	f.Decide(unregister)
 	f.Decide(&state.ReportInterface{Interface: own.ID, Epoch: first.Epoch})
 	second := f.Decide(register).Interface
 	f.CatchUp()
 	if e := found(); e == nil || e.Epoch != second.Epoch || e.Port != nil {
-		t.Errorf("found %+v, want epoch %d without a port", e, second.Epoch)
+		t.Errorf("the endpoint is %+v, want epoch %d without a port", e, second.Epoch)
 	}
 	f.Attach(second)
 	if err := f.Plane.Detach(first.Epoch); err != nil || len(f.Switch.Ports()) != ports {
 		t.Errorf("%d ports, want %d: %v", len(f.Switch.Ports()), ports, err)
 	}
 	if e := found(); e == nil || e.Epoch != second.Epoch || e.Port == nil {
-		t.Errorf("the old port's end has taken the new lease along: %+v", e)
+		t.Errorf("after the old port was removed the endpoint is %+v, want that of the new lease with its port", e)
 	}
 
-	// Its port goes, and another comes, under the same lease.
+	// The port is removed and another one added under the same lease.
 	if err := f.Plane.Detach(second.Epoch); err != nil || found() != nil {
-		t.Errorf("without a port it is found as %+v, %v", found(), err)
+		t.Errorf("after Detach the endpoint is %+v, %v; want none", found(), err)
 	}
 	f.Attach(second)
 	if found() == nil {
-		t.Error("with another port it is not found")
+		t.Error("there is no endpoint after a device was attached again")
 	}
 
-	// A port that is opened when the lease has ended is refused.
+	// A device cannot be attached once the lease has ended.
 	f.Do(unregister)
 	if err := f.Plane.Attach(second.Epoch, f.Device()); err == nil {
-		t.Error("an ended lease has got a port")
+		t.Error("a device was attached to a lease that has ended")
 	}
-	if err := f.Plane.Detach(second.Epoch); err != nil || f.Plane.Endpoints() != 0 {
-		t.Errorf("%d endpoints are left, %v", f.Plane.Endpoints(), err)
+	if err := f.Plane.Detach(second.Epoch); err != nil || f.Plane.Leases() != 0 {
+		t.Errorf("%d leases are left, %v; want none", f.Plane.Leases(), err)
 	}
 	if p := f.Plane.Presence(); len(p) != 0 {
-		t.Errorf("presence of %+v", p)
+		t.Errorf("the node reports %+v, want nothing", p)
 	}
 }
 
-// TestPlaneFollowsOthersInPlace: what changes of another node's interface is in force here.
-func TestPlaneFollowsOthersInPlace(t *testing.T) {
+func TestChangesOfInterfaceOnAnotherNodeAreInForce(t *testing.T) {
 	f := planetest.New(t)
 	f.AddNode("node2")
-	fellows, wide := f.Group("fellows"), f.Group("wide")
-	far := f.Register("node2", "vm0", f.Public, wide)
+	members, wide := f.Group("members"), f.Group("wide")
+	remote := f.Register("node2", "vm0", f.Public, wide)
 	vni := vswitch.VNI(f.VPC.VNI)
 	find := func(a netip.Addr) *vswitch.Endpoint {
 		n, _ := f.Switch.Snapshot().Network(vni)
 		return n.Find(a)
 	}
 	node2, _ := f.View.Node("node2")
-	if e := find(far.Private); e == nil || e.Node != node2.Number || e.Unchecked {
-		t.Fatalf("found %+v, want it at node %d", e, node2.Number)
+	if e := find(remote.Private); e == nil || e.Node != node2.Number || e.Unchecked {
+		t.Fatalf("the endpoint is %+v, want one on node %d", e, node2.Number)
 	}
 	lost := f.Plane.LostAt(f.VPC.VNI)
 	modify := func(r state.ModifyNetworkInterface) {
 		t.Helper()
-		r.Account, r.Region, r.Interface = planetest.Dev, planetest.Region, far.ID
+		r.Account, r.Region, r.Interface = planetest.Dev, planetest.Region, remote.ID
 		f.Do(&r)
 	}
-	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{wide, fellows}})
-	if e := find(far.Private); len(e.Groups) != 2 || f.Plane.LostAt(f.VPC.VNI) != lost {
-		t.Errorf("of two groups it is in %v; a membership was lost at %d", e.Groups, f.Plane.LostAt(f.VPC.VNI))
+	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{wide, members}})
+	if e := find(remote.Private); len(e.Groups) != 2 || f.Plane.LostAt(f.VPC.VNI) != lost {
+		t.Errorf("the endpoint is in %v, want two groups; an address last left a group at %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), lost)
 	}
-	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{fellows}})
-	if e := find(far.Private); len(e.Groups) != 1 || f.Plane.LostAt(f.VPC.VNI) != f.View.Index() {
-		t.Errorf("of one group it is in %v; a membership was lost at %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), f.View.Index())
+	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{members}})
+	if e := find(remote.Private); len(e.Groups) != 1 || f.Plane.LostAt(f.VPC.VNI) != f.View.Index() {
+		t.Errorf("the endpoint is in %v, want one group; an address last left a group at %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), f.View.Index())
 	}
 	modify(state.ModifyNetworkInterface{Unchecked: new(true)})
-	if !find(far.Private).Unchecked {
-		t.Error("it is checked")
+	if !find(remote.Private).Unchecked {
+		t.Error("the source check is still on")
 	}
-	more := f.Do(&state.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: far.ID, Count: 1}).Addresses[0]
-	public := f.Elastic(far, more)
-	if e := find(more); e == nil || e != find(far.Private) || f.Switch.Snapshot().Public(public) != e || e.PrivateOf(public) != more {
-		t.Errorf("its further address is %+v's", e)
+	more := f.Do(&state.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: remote.ID, Count: 1}).Addresses[0]
+	public := f.Elastic(remote, more)
+	if e := find(more); e == nil || e != find(remote.Private) || f.Switch.Snapshot().Public(public) != e || e.PrivateOf(public) != more {
+		t.Errorf("the endpoint of its secondary address is %+v", e)
 	}
 
-	// What its own node says is down stays away, whatever else changes of it.
-	f.Plane.SetDown(map[uint64]bool{far.Epoch: true})
-	if find(far.Private) != nil || find(more) != nil || f.Switch.Snapshot().Public(public) != nil {
-		t.Error("it is down and found")
+	// A lease that its own node reports down has no endpoint, even if the lease changes.
+	f.Plane.SetDown(map[uint64]bool{remote.Epoch: true})
+	if find(remote.Private) != nil || find(more) != nil || f.Switch.Snapshot().Public(public) != nil {
+		t.Error("an interface that is down has an endpoint")
 	}
 	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{wide}})
-	if find(far.Private) != nil {
-		t.Error("it is down, has changed, and is found")
+	if find(remote.Private) != nil {
+		t.Error("an interface that is down has an endpoint after a change")
 	}
 	f.Plane.SetDown(nil)
-	if e := find(far.Private); e == nil || !slices.Equal(e.Groups, find(more).Groups) || len(e.Groups) != 1 {
-		t.Errorf("up again it is %+v", e)
+	if e := find(remote.Private); e == nil || !slices.Equal(e.Groups, find(more).Groups) || len(e.Groups) != 1 {
+		t.Errorf("after it is up again the endpoint is %+v", e)
 	}
-	f.Do(&state.UnassignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: far.ID, Addresses: []netip.Addr{more}})
-	if find(more) != nil || f.Switch.Snapshot().Public(public) != nil || find(far.Private) == nil {
-		t.Error("an address that it gave back is its own still")
+	f.Do(&state.UnassignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: remote.ID, Addresses: []netip.Addr{more}})
+	if find(more) != nil || f.Switch.Snapshot().Public(public) != nil || find(remote.Private) == nil {
+		t.Error("an unassigned address still leads to the interface")
 	}
 }
 
-// TestPlaneForgetsANetwork: and its number is never another's, so nothing of it comes back.
-func TestPlaneForgetsANetwork(t *testing.T) {
+func TestDeletedNetworkIsRemovedFromSwitch(t *testing.T) {
 	f := planetest.New(t)
 	vpc := f.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")}).VPC
 	if n, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); !ok || n.Prefix != vpc.CIDR {
@@ -141,24 +139,24 @@ func TestPlaneForgetsANetwork(t *testing.T) {
 	}
 	f.Do(&state.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
 	if _, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); ok {
-		t.Error("a network that was deleted is there")
+		t.Error("the switch has the deleted network")
 	}
-	// Made and deleted in one View, nothing is to be done.
-	f.Decide(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")})
+	// A network that is created and deleted between two Views is ignored.
+	vpc = f.Decide(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")}).VPC
+	f.Decide(&state.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
 	f.CatchUp()
 }
 
-// TestNothingIsEnforcedThatIsNotMarked: the mark comes first. If it cannot be written, by a
-// full disk or a crash in between, the switch keeps the state it has, so that a node that
-// restarts never enforces less than it has enforced before. Nor does it take an older state
-// than the mark names.
-func TestNothingIsEnforcedThatIsNotMarked(t *testing.T) {
+// TestSwitchEnforcesNoStateBeforeItsIndexIsOnDisk: if the index cannot be written, as on a full
+// disk, the switch keeps its state. Otherwise a node that restarts could enforce an older state than
+// before. The switch also refuses a state older than the index.
+func TestSwitchEnforcesNoStateBeforeItsIndexIsOnDisk(t *testing.T) {
 	f := planetest.New(t)
 	enforced, older := f.Plane.Enforced(), f.View
 	unchanged := func(what string, err error) {
 		t.Helper()
 		if got := f.Switch.Snapshot().Generation; err == nil || got != enforced || f.Plane.Enforced() != enforced || f.EnforcedIndex.Index() != enforced {
-			t.Errorf("%s: %v; the switch enforces %d, settled is %d, and the mark is at %d; want an error and %d", what, err, got, f.Plane.Enforced(), f.EnforcedIndex.Index(), enforced)
+			t.Errorf("%s: %v; the Snapshot has generation %d, the plane enforces %d and the index is %d; want an error and %d", what, err, got, f.Plane.Enforced(), f.EnforcedIndex.Index(), enforced)
 		}
 	}
 	path := f.EnforcedIndex.Path()
@@ -174,6 +172,6 @@ func TestNothingIsEnforcedThatIsNotMarked(t *testing.T) {
 	enforced = f.Plane.Enforced()
 	unchanged("an older state", f.Plane.Apply(older))
 	if again, err := plane.OpenEnforcedIndex(path); err != nil || again.Index() != enforced {
-		t.Errorf("on disk the mark is at %d, %v; want %d", again.Index(), err, enforced)
+		t.Errorf("the index on disk is %d, %v; want %d", again.Index(), err, enforced)
 	}
 }

@@ -1,64 +1,16 @@
 package plane
 
 import (
-	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"palisade/cluster/gossip"
 	"palisade/ec2"
 	vswitch "palisade/switch"
-	"palisade/switch/overlay"
 )
 
-// This file is what the plane knows of other nodes: the tunnels to them, and which of their
-// addresses they say are down.
-
-// OpenTunnel makes the overlay a port of the switch.
-func (p *Plane) OpenTunnel() error {
-	if p.overlay == nil {
-		return nil
-	}
-	port, err := p.sw.AddTunnel("tunnel", p.overlay.Device())
-	if err != nil {
-		return fmt.Errorf("tunnel: %w", err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.tunnel = &vswitch.Tunnel{Port: port, MTU: p.mtu}
-	return nil
-}
-
-// TunnelAddress is where a node has its tunnels: beside its address for calls between nodes, or at
-// the port of VXLAN.
-func TunnelAddress(peer netip.AddrPort, form overlay.Form) netip.AddrPort {
-	if form == overlay.VXLAN {
-		return netip.AddrPortFrom(peer.Addr(), overlay.VXLANPort)
-	}
-	return netip.AddrPortFrom(peer.Addr(), peer.Port()+2)
-}
-
-// setPeers tells the overlay which nodes there are. One that was fenced or removed has no
-// keys from then on.
-func (p *Plane) setPeers() {
-	if p.overlay == nil {
-		return
-	}
-	var remotes []overlay.Remote
-	for n := range p.view.Nodes() {
-		address, err := netip.ParseAddrPort(n.Address)
-		if n.ID == p.node || !n.Member() || err != nil {
-			continue
-		}
-		tunnel := TunnelAddress(address, p.overlay.Form())
-		remotes = append(remotes, overlay.Remote{Number: n.Number, Node: string(n.ID), Address: tunnel, PublicKey: n.PublicKey})
-	}
-	p.overlay.SetPeers(remotes)
-}
-
-// SetDown takes the addresses out whose own node says that they are down, and puts back
-// those that it no longer says it of. It never puts one in that is not leased.
+// SetDown removes the endpoints of leases that their own node reports down, given by epoch, and
+// adds the endpoints of leases that it no longer does. Only endpoints of active leases are added.
 func (p *Plane) SetDown(epochs map[uint64]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,17 +21,17 @@ func (p *Plane) SetDown(epochs map[uint64]bool) {
 	generation := p.sw.Snapshot().Generation
 	edit := p.sw.Edit(generation)
 	changed := false
-	for _, ep := range p.endpoints {
-		was, is := p.down[ep.lease.Epoch], epochs[ep.lease.Epoch]
-		if ep.ended || was == is || ep.lease.Node == p.node {
+	for _, l := range p.leases {
+		was, is := p.down[l.eni.Epoch], epochs[l.eni.Epoch]
+		if l.ended || was == is || l.eni.Node == p.node {
 			continue
 		}
 		changed = true
 		if is {
-			edit.RemoveEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
-			p.lost[ep.lease.VNI] = generation
+			edit.RemoveEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
+			p.lost[l.eni.VNI] = generation
 		} else {
-			edit.AddEndpoint(vswitch.VNI(ep.lease.VNI), ep.owner)
+			edit.AddEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
 		}
 	}
 	p.down = epochs
@@ -88,28 +40,28 @@ func (p *Plane) SetDown(epochs map[uint64]bool) {
 	}
 }
 
-// Fail says that a lease of this node has nothing behind it any more, before the state
-// can say so.
+// Fail marks an active lease of this node as down until it has a port again or ends: its instance
+// or device is gone, and the state does not have that yet.
 func (p *Plane) Fail(lease *ec2.Interface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ep := p.endpoints[lease.Epoch]; ep != nil && !ep.ended {
+	if l := p.leases[lease.Epoch]; l != nil && !l.ended {
 		p.failed[lease.Epoch] = true
 	}
 }
 
-// Presence is what this node tells the others about its leases.
+// Presence is what this node reports to the others: its active leases, and whether each is up.
 func (p *Plane) Presence() []gossip.Presence {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := []gossip.Presence{}
-	for _, ep := range p.endpoints {
-		if ep.lease.Node != p.node || ep.ended {
+	for _, l := range p.leases {
+		if l.eni.Node != p.node || l.ended {
 			continue
 		}
 		all = append(all, gossip.Presence{
-			Interface: ep.lease.ID, Epoch: ep.lease.Epoch, Private: ep.lease.Private, MAC: ep.lease.MAC,
-			Up: !p.failed[ep.lease.Epoch],
+			Interface: l.eni.ID, Epoch: l.eni.Epoch, Private: l.eni.Private, MAC: l.eni.MAC,
+			Up: !p.failed[l.eni.Epoch],
 		})
 	}
 	slices.SortFunc(all, func(a, b gossip.Presence) int { return strings.Compare(string(a.Interface), string(b.Interface)) })

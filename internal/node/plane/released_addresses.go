@@ -8,58 +8,59 @@ import (
 	"palisade/ec2"
 )
 
-// gone are addresses that lost their owner: leases have ended, or given some back.
-type gone struct {
+// releasedAddresses are the addresses that a View takes from their interfaces: their lease has
+// ended, or they were unassigned.
+type releasedAddresses struct {
 	private map[ec2.VNI]map[netip.Addr]bool
 	public  map[netip.Addr]bool
 }
 
-func (g *gone) add(vni ec2.VNI, pair ec2.AddressPair) {
-	if g.private == nil {
-		g.private, g.public = map[ec2.VNI]map[netip.Addr]bool{}, map[netip.Addr]bool{}
+func (r *releasedAddresses) add(vni ec2.VNI, pair ec2.AddressPair) {
+	if r.private == nil {
+		r.private, r.public = map[ec2.VNI]map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	}
 	if pair.Private.IsValid() {
-		if g.private[vni] == nil {
-			g.private[vni] = map[netip.Addr]bool{}
+		if r.private[vni] == nil {
+			r.private[vni] = map[netip.Addr]bool{}
 		}
-		g.private[vni][pair.Private] = true
+		r.private[vni][pair.Private] = true
 	}
 	if pair.Public.IsValid() {
-		g.public[pair.Public] = true
+		r.public[pair.Public] = true
 	}
 }
 
-// forgetGone drops the connections with addresses that have lost their owner, once no
-// packet is under way by a Snapshot that still had them. Tracked connections would outlive
-// the lost membership, and the address's next owner would be taken for the last. A private
-// address is known in its own network, a public one in all.
-func (p *Plane) forgetGone(generation uint64) {
-	g := p.gone
-	p.gone = gone{}
-	if len(g.private)+len(g.public) == 0 {
+// forgetReleased drops the connections of released addresses, once no poller uses a Snapshot that
+// still has them. Otherwise a tracked connection would outlive the lease, and pass to the next
+// interface that gets the address. A private address is dropped in its own network, a public
+// address in all networks.
+func (p *Plane) forgetReleased(generation uint64) {
+	r := p.released
+	p.released = releasedAddresses{}
+	if len(r.private)+len(r.public) == 0 {
 		return
 	}
 	for p.sw.Enforced() < generation {
-		time.Sleep(50 * time.Microsecond) // a batch under way; it is short
+		time.Sleep(50 * time.Microsecond) // a poller finishes its batch, which is short
 	}
-	for vni, addresses := range g.private {
+	for vni, addresses := range r.private {
 		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool { return addresses[a] })
 	}
-	if len(g.public) > 0 {
-		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return g.public[a] })
+	if len(r.public) > 0 {
+		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return r.public[a] })
 	}
 }
 
-// ForgetUnleased drops what connections of before this daemon remember of addresses that
-// have nobody now.
+// ForgetUnleased drops connections, adopted from the daemon before, whose remote address was in a
+// lease that has ended since.
 func (p *Plane) ForgetUnleased() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n := range p.view.Networks() {
 		leased := map[netip.Addr]bool{}
-		for _, ep := range p.endpoints {
-			if ep.lease.VNI == n.VNI && !ep.ended {
-				for _, a := range ep.lease.Addresses() {
+		for _, l := range p.leases {
+			if l.eni.VNI == n.VNI && !l.ended {
+				for _, a := range l.eni.Addresses() {
 					leased[a.Private] = true
 				}
 			}
@@ -71,12 +72,12 @@ func (p *Plane) ForgetUnleased() {
 	}
 }
 
-// zones are those of this node's interfaces in some networks.
+// zones returns the zones of this node's interfaces in the networks that in selects.
 func (p *Plane) zones(in func(ec2.VNI) bool) []*conntrack.Zone {
 	var all []*conntrack.Zone
-	for _, ep := range p.endpoints {
-		if ep.zone != nil && in(ep.lease.VNI) {
-			all = append(all, ep.zone)
+	for _, l := range p.leases {
+		if l.zone != nil && in(l.eni.VNI) {
+			all = append(all, l.zone)
 		}
 	}
 	return all

@@ -13,18 +13,18 @@ import (
 	"palisade/switch/tap"
 )
 
-// uplinkMTU is Ethernet's: the segment outside knows of no tunnels.
+// uplinkMTU is that of Ethernet. Frames to the uplink are not tunneled, so it is independent of Config.MTU.
 const uplinkMTU = 1500
 
-// UplinkConfig names the device that leads to the world outside.
+// UplinkConfig names the device that connects the node to the network outside the cluster.
 type UplinkConfig struct {
 	Device     string  // "" for no uplink
-	Namespace  string  // where the device's other end is
-	Bridge     string  // what it is a port of there; "" for none
-	GatewayMAC ec2.MAC // of the router there
+	Namespace  string  // where the device's kernel side is
+	Bridge     string  // of that namespace, to which the device is added; "" for none
+	GatewayMAC ec2.MAC // of the next router
 }
 
-// OpenUplink opens the device to the world outside and makes it a port of the bridge there.
+// OpenUplink opens the device, adds it to its bridge and makes it the uplink port.
 func (p *Plane) OpenUplink(c UplinkConfig) error {
 	if c.Device == "" {
 		return nil
@@ -41,10 +41,10 @@ func (p *Plane) OpenUplink(c UplinkConfig) error {
 		if c.Bridge != "" {
 			bridge, err := netlink.LinkByName(c.Bridge)
 			if err != nil {
-				return fmt.Errorf("find %s: %w", c.Bridge, err)
+				return fmt.Errorf("find bridge %s: %w", c.Bridge, err)
 			}
 			if err := netlink.LinkSetMaster(link, bridge); err != nil {
-				return fmt.Errorf("join %s: %w", c.Bridge, err)
+				return fmt.Errorf("add to bridge %s: %w", c.Bridge, err)
 			}
 		}
 		return netlink.LinkSetUp(link)
@@ -55,8 +55,8 @@ func (p *Plane) OpenUplink(c UplinkConfig) error {
 	return p.AddUplink(d, c.GatewayMAC)
 }
 
-// AddUplink makes an open device the port to the world outside, whose router has the MAC gateway.
-// It closes the device if it cannot.
+// AddUplink makes an open device the uplink port, with gateway as the MAC of the next router. It
+// closes the device on an error.
 func (p *Plane) AddUplink(d vswitch.Device, gateway ec2.MAC) error {
 	port, err := p.sw.AddPort("uplink", vswitch.UplinkPort, d)
 	if err != nil {
@@ -68,7 +68,7 @@ func (p *Plane) AddUplink(d vswitch.Device, gateway ec2.MAC) error {
 	return nil
 }
 
-// uplinkMAC is the same for a node at every start, so its neighbours need not learn anew.
+// uplinkMAC derives a MAC from the node's name, so that a restart does not change it.
 func uplinkMAC(n ec2.NodeID) ec2.MAC {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(n)) // never fails

@@ -1,0 +1,51 @@
+package plane
+
+import (
+	"fmt"
+	"net/netip"
+
+	vswitch "palisade/switch"
+	"palisade/switch/overlay"
+)
+
+// OpenTunnel makes the overlay the tunnel port. A cluster of one has none.
+func (p *Plane) OpenTunnel() error {
+	if p.overlay == nil {
+		return nil
+	}
+	port, err := p.sw.AddTunnel("tunnel", p.overlay.Device())
+	if err != nil {
+		return fmt.Errorf("tunnel: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tunnel = &vswitch.Tunnel{Port: port, MTU: p.mtu}
+	return nil
+}
+
+// TunnelAddress is the UDP address of a node's tunnels, which follows from peer, its address for
+// calls between nodes: two ports above it, or VXLAN's own port.
+func TunnelAddress(peer netip.AddrPort, form overlay.Form) netip.AddrPort {
+	if form == overlay.VXLAN {
+		return netip.AddrPortFrom(peer.Addr(), overlay.VXLANPort)
+	}
+	return netip.AddrPortFrom(peer.Addr(), peer.Port()+2)
+}
+
+// setPeers tells the overlay which nodes are members. The overlay drops the keys of a node that
+// was fenced or removed.
+func (p *Plane) setPeers() {
+	if p.overlay == nil {
+		return
+	}
+	var remotes []overlay.Remote
+	for n := range p.view.Nodes() {
+		address, err := netip.ParseAddrPort(n.Address)
+		if n.ID == p.node || !n.Member() || err != nil {
+			continue
+		}
+		tunnel := TunnelAddress(address, p.overlay.Form())
+		remotes = append(remotes, overlay.Remote{Number: n.Number, Node: string(n.ID), Address: tunnel, PublicKey: n.PublicKey})
+	}
+	p.overlay.SetPeers(remotes)
+}
