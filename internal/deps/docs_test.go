@@ -48,6 +48,64 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 	}
 }
 
+var (
+	fileNamed     = regexp.MustCompile("`((?:[a-z0-9_]+/)+[a-z0-9_]+\\.go)(?::(\\w+))?`")
+	packageInList = regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|")
+)
+
+// TestDocumentsNameFilesThatExist: "path/file.go:Name" in a document is a file and a function
+// or type declared in it.
+func TestDocumentsNameFilesThatExist(t *testing.T) {
+	const root = "../.."
+	documents, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, path := range append(documents, root+"/README.md", root+"/ARCHITECTURE.md") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range fileNamed.FindAllStringSubmatch(string(text), -1) {
+			named++
+			code, err := os.ReadFile(filepath.Join(root, m[1]))
+			switch {
+			case err != nil:
+				t.Errorf("%s names %s: %v", filepath.Base(path), m[1], err)
+			case m[2] != "" && !regexp.MustCompile(`(?m)^(?:func (?:\([^)]*\) )?|type )`+m[2]+`\b`).Match(code):
+				t.Errorf("%s names %s of %s, which declares no such function or type", filepath.Base(path), m[2], m[1])
+			}
+		}
+	}
+	if named < 40 {
+		t.Errorf("the documents name %d files; are they read?", named)
+	}
+}
+
+// TestArchitectureHasALineForEachPackage compares the list of packages with the picture.
+func TestArchitectureHasALineForEachPackage(t *testing.T) {
+	text, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := map[string]int{}
+	for _, m := range packageInList.FindAllStringSubmatch(string(text), -1) {
+		described[m[1]]++
+	}
+	for _, layer := range picture(t).rows {
+		for _, name := range layer {
+			if described[name] != 1 {
+				t.Errorf("%s has %d lines in the list of packages, not one", name, described[name])
+			}
+			delete(described, name)
+		}
+	}
+	for name := range described {
+		t.Errorf("the list of packages has %s, which is not in the picture", name)
+	}
+}
+
 // TestArchitectureHasEveryGoroutine: whoever asks who ends a goroutine of a node finds it in
 // the table, or with those that the table names together.
 func TestArchitectureHasEveryGoroutine(t *testing.T) {
