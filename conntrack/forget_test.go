@@ -7,6 +7,8 @@ import (
 
 	"palisade/conntrack"
 	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
 )
 
 // TestForgottenAddressIsNobody: what an address's last owner had open is not its next
@@ -53,5 +55,43 @@ func TestForgottenAddressLeavesNoFragment(t *testing.T) {
 	tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == first.Flow.Src })
 	if v := z.Fragment(last, conntrack.In, time.Second); !v.Drops() {
 		t.Errorf("a fragment of a forgotten datagram: %v", v)
+	}
+}
+
+// TestAddressIsForgottenAtEitherEnd: a next owner inherits neither what the last one
+// opened nor what others had opened to it, nor a datagram under way in either direction.
+func TestAddressIsForgottenAtEitherEnd(t *testing.T) {
+	for _, gone := range []netip.Addr{bob, alice} { // who opened the connection, and who answered
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		syn := handshake(t, z, 40000, 0)
+		frag := func(from, to int, d conntrack.Direction) verdict.Verdict {
+			p := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: from == 0, FragID: 7, FragOffset: from, FragLen: to - from, MoreFollow: true}
+			if d == conntrack.Out {
+				p.Flow = packettest.Reverse(p.Flow)
+			}
+			if p.HasL4 {
+				return z.AdmitFragment(p, d, 0)
+			}
+			return z.Fragment(p, d, 0)
+		}
+		for _, d := range []conntrack.Direction{conntrack.In, conntrack.Out} {
+			if v, w := frag(0, 64, d), frag(64, 128, d); v.Drops() || w.Drops() {
+				t.Fatal(v, w)
+			}
+		}
+		if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == gone }); n != 1 {
+			t.Errorf("%s is gone: %d connections forgotten, want 1", gone, n)
+		}
+		for _, p := range []*packet.Packet{pkt(6, 40000, 22, packet.ACK), back(syn, packet.ACK)} {
+			if got := observe(z, p, 0, rules).Status; got != conntrack.New {
+				t.Errorf("%s is gone: %v has status %d, want %d", gone, p.Flow, got, conntrack.New)
+			}
+		}
+		for _, d := range []conntrack.Direction{conntrack.In, conntrack.Out} {
+			if v := frag(128, 192, d); v != verdict.OrphanFragment {
+				t.Errorf("%s is gone: a later fragment in direction %d: %v", gone, d, v)
+			}
+		}
 	}
 }

@@ -1,0 +1,131 @@
+package conntrack_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+func TestConnectionsSurviveTheProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "arena")
+	tr := open(t, conntrack.Config{Path: path})
+	kept, dropped := tr.AddZone(11, conntrack.Timeouts{}), tr.AddZone(12, conntrack.Timeouts{})
+	handshake(t, kept, 40000, 0)
+	handshake(t, kept, 40001, 0)
+	handshake(t, dropped, 40000, 0)
+	if _, err := conntrack.Open(conntrack.Config{Path: path}); err == nil {
+		t.Fatal("two processes share one file")
+	}
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// One byte of one entry is torn.
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 4096; i < len(b); i += 128 {
+		if b[i+4] == 11 && b[i+40] == 0x41 && b[i+41] == 0x9c { // zone 11, port 40001
+			b[i+8+15]++
+		}
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	tr = open(t, conntrack.Config{Path: path})
+	kept = tr.AddZone(11, conntrack.Timeouts{})
+	expect(t, kept, pkt(6, 40000, 22, packet.ACK), time.Minute, rules, conntrack.Live)
+	expect(t, kept, pkt(6, 40001, 22, packet.ACK), time.Minute, rules, conntrack.New)
+	if n := tr.PurgeUnknown(); n != 1 {
+		t.Errorf("PurgeUnknown = %d, want 1", n)
+	}
+	if u := tr.Usage(); u.Tracked != 1 {
+		t.Errorf("usage %+v, want 1 tracked", u)
+	}
+}
+
+// TestAdoptedConnectionsThatIdledOutCountForNobody: they ended while no process ran.
+func TestAdoptedConnectionsThatIdledOutCountForNobody(t *testing.T) {
+	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 640, Untracked: 64, Reserve: 64}
+	fill := func(z *conntrack.Zone, now time.Duration) (taken int) {
+		for port := range 500 {
+			p := pkt(17, uint16(port), 53, 0)
+			if admit(z, p, now, conntrack.Admission{Revision: rules}) == verdict.Forward {
+				observe(z, back(p, 0), now, rules)
+				taken++
+			}
+		}
+		return taken
+	}
+	tr := open(t, c)
+	want := fill(tr.AddZone(1, conntrack.Timeouts{}), 0)
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tr = open(t, c)
+	tr.Sweep(time.Hour)
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	tr.PurgeUnknown()
+	tr.Sweep(time.Hour)
+	if got := fill(z, time.Hour); got != want {
+		t.Errorf("%d connections after the restart, want %d", got, want)
+	}
+}
+
+// TestNoTornFieldIsAdopted: a process may die between any two writes of an entry. Whatever
+// field a decision is made by, an entry with another byte in it is not adopted.
+func TestNoTornFieldIsAdopted(t *testing.T) {
+	const header, size, covered = 4096, 128, 72 // bytes; what follows is harmless when torn
+	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
+	tr := open(t, c)
+	handshake(t, tr.AddZone(11, conntrack.Timeouts{}), 40000, 0)
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sound, err := os.ReadFile(c.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := 0
+	for i := header; i < len(sound); i += size {
+		if sound[i+4] == 11 {
+			at = i
+		}
+	}
+	if at == 0 {
+		t.Fatal("the connection is not in the file")
+	}
+	adopted := func(change func(b []byte)) int {
+		b := append([]byte(nil), sound...)
+		change(b[at : at+size])
+		if err := os.WriteFile(c.Path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tr := open(t, c)
+		defer tr.Close()
+		return tr.Usage().Tracked
+	}
+	if n := adopted(func([]byte) {}); n != 1 {
+		t.Fatalf("of a sound file %d connections are adopted", n)
+	}
+	for offset := range covered {
+		if offset == 46 || offset == 47 {
+			continue // no field
+		}
+		for _, bits := range []byte{0x01, 0x80} {
+			if offset == 0 && bits == 1 {
+				continue // always set in a checksum, so that none is zero
+			}
+			if n := adopted(func(b []byte) { b[offset] ^= bits }); n != 0 {
+				t.Errorf("with byte %d of the entry torn (bits %02x) it is adopted", offset, bits)
+			}
+		}
+	}
+}

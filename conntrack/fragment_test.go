@@ -1,0 +1,262 @@
+package conntrack_test
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+func TestFragmentsFollowTheirFirst(t *testing.T) {
+	frag := func(id uint16, from, to int, more bool) *packet.Packet {
+		return &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: from == 0,
+			FragID: id, FragOffset: from, FragLen: to - from, MoreFollow: more}
+	}
+	type step struct {
+		p    *packet.Packet
+		want verdict.Verdict
+	}
+	tests := map[string][]step{
+		"in order":     {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 128, true), verdict.Forward}, {frag(1, 128, 130, false), verdict.Forward}},
+		"out of order": {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 128, 130, false), verdict.Forward}, {frag(1, 64, 128, true), verdict.Forward}},
+		"no first":     {{frag(1, 64, 128, true), verdict.OrphanFragment}},
+		"another id":   {{frag(1, 0, 64, true), verdict.Forward}, {frag(2, 64, 128, true), verdict.OrphanFragment}},
+		"overlap":      {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 56, 120, true), verdict.OverlapFrag}, {frag(1, 120, 128, false), verdict.OverlapFrag}},
+		"same twice":   {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 0, 64, true), verdict.OverlapFrag}},
+		"two ends":     {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 128, 130, false), verdict.Forward}, {frag(1, 64, 120, false), verdict.OverlapFrag}},
+		"past the end": {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 72, 80, false), verdict.Forward}, {frag(1, 80, 88, true), verdict.OverlapFrag}},
+		"end before":   {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 128, 136, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.OverlapFrag}},
+		"after whole":  {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.Forward}, {frag(1, 64, 72, false), verdict.OrphanFragment}},
+		"id again": {{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.Forward},
+			{frag(1, 0, 64, true), verdict.Forward}, {frag(1, 64, 72, false), verdict.Forward}},
+	}
+	for name, steps := range tests {
+		z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+		for i, s := range steps {
+			got := z.Fragment
+			if s.p.HasL4 {
+				got = z.AdmitFragment
+			}
+			if v := got(s.p, conntrack.In, 0); v != s.want {
+				t.Errorf("%s, step %d: %v, want %v", name, i, v, s.want)
+			}
+		}
+	}
+	tr := open(t, conntrack.Config{})
+	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	for id := range 5000 {
+		z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0)
+	}
+	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.FragmentsFull {
+		t.Errorf("beyond the zone's room: %v, want %v", v, verdict.FragmentsFull)
+	}
+	// A flood of first fragments takes nobody else's room, and whole datagrams take none.
+	for id := range 200_000 {
+		first, last := frag(uint16(id), 0, 64, true), frag(uint16(id), 64, 72, false)
+		if v, w := other.AdmitFragment(first, conntrack.In, 0), other.Fragment(last, conntrack.In, 0); v != verdict.Forward || w != verdict.Forward {
+			t.Fatalf("datagram %d beside a flood: %v, %v", id, v, w)
+		}
+	}
+	tr.Sweep(time.Minute)
+	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, time.Minute); v != verdict.Forward {
+		t.Errorf("after the flood: %v", v)
+	}
+}
+
+// TestFragmentsEqualABitmap compares with the plainest model: eighths that are there, and
+// a datagram that is lost as soon as one comes twice, there are too many gaps, or fragments
+// disagree about the end.
+func TestFragmentsEqualABitmap(t *testing.T) {
+	const units, gaps = 24, 4
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	whole, lost := 0, 0
+	for seed := range uint64(20_000) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		// The first fragment comes first, or the rest are orphans. The others are a cut of
+		// the datagram in random order, in half of the runs with one that does not belong.
+		var there [units]bool
+		end, dead := 0, false
+		type part struct {
+			from, to int
+			more     bool
+		}
+		var parts []part
+		for at := 1 + r.IntN(4); at < units; {
+			to := min(units, at+1+r.IntN(6))
+			parts = append(parts, part{at, to, to < units})
+			at = to
+		}
+		first := part{0, parts[0].from, true}
+		r.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+		if r.IntN(2) == 0 {
+			from := r.IntN(units)
+			parts = append(parts[:len(parts)/2:len(parts)/2], append([]part{{from, from + 1 + r.IntN(units-from), r.IntN(4) > 0}}, parts[len(parts)/2:]...)...)
+		}
+		done := false
+		for i, f := range append([]part{first}, parts...) {
+			if done {
+				break // the next one is of another datagram
+			}
+			p := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: f.from == 0,
+				FragID: uint16(seed), FragOffset: f.from * 8, FragLen: (f.to - f.from) * 8, MoreFollow: f.more}
+			last, runs := 0, 0
+			for u := range units {
+				if there[u] {
+					last = u + 1
+				}
+				dead = dead || there[u] && f.from <= u && u < f.to
+			}
+			switch {
+			case f.more:
+				dead = dead || end != 0 && f.to > end
+			case end != 0 || last > f.to:
+				dead = true
+			default:
+				end = f.to
+			}
+			for u := f.from; u < f.to; u++ {
+				there[u] = true
+			}
+			for u := range units {
+				if there[u] && (u == 0 || !there[u-1]) {
+					runs++
+				}
+			}
+			dead = dead || runs > gaps
+			want := verdict.Forward
+			if dead {
+				want = verdict.OverlapFrag
+			}
+			ask := z.Fragment
+			if p.HasL4 {
+				ask = z.AdmitFragment
+			}
+			if got := ask(p, conntrack.In, time.Duration(seed)*time.Minute); got != want {
+				t.Fatalf("seed %d, part %d %+v: %v, want %v; %+v %+v", seed, i, f, got, want, first, parts)
+			}
+			done = !dead && runs == 1 && end != 0 && there[end-1] && end == max(last, f.to)
+		}
+		if dead {
+			lost++
+		} else {
+			whole++
+		}
+		if seed%1000 == 999 {
+			tr.Sweep(time.Duration(seed) * time.Minute)
+		}
+	}
+	if whole < 1000 || lost < 1000 {
+		t.Errorf("%d whole, %d lost: too few of one kind", whole, lost)
+	}
+}
+
+// TestFragmentOverlapsNeitherNeighbour: whichever of its neighbours a fragment touches, it
+// must not reach into the other one.
+func TestFragmentOverlapsNeitherNeighbour(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	for i, tt := range []struct {
+		from, to int // beside 0-64 and 128-192
+		want     verdict.Verdict
+	}{
+		{64, 128, verdict.Forward}, {64, 120, verdict.Forward}, {72, 128, verdict.Forward}, {72, 120, verdict.Forward},
+		{64, 136, verdict.OverlapFrag}, {64, 192, verdict.OverlapFrag}, {64, 200, verdict.OverlapFrag},
+		{56, 128, verdict.OverlapFrag}, {8, 128, verdict.OverlapFrag},
+		{72, 136, verdict.OverlapFrag}, {72, 200, verdict.OverlapFrag}, {56, 120, verdict.OverlapFrag},
+		{136, 144, verdict.OverlapFrag}, {184, 200, verdict.OverlapFrag}, {192, 200, verdict.Forward}, {200, 208, verdict.Forward},
+	} {
+		frag := func(from, to int) verdict.Verdict {
+			p := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: from == 0, FragID: uint16(i), FragOffset: from, FragLen: to - from, MoreFollow: true}
+			if p.HasL4 {
+				return z.AdmitFragment(p, conntrack.In, 0)
+			}
+			return z.Fragment(p, conntrack.In, 0)
+		}
+		if v, w := frag(0, 64), frag(128, 192); v.Drops() || w.Drops() {
+			t.Fatal(v, w)
+		}
+		if got := frag(tt.from, tt.to); got != tt.want {
+			t.Errorf("%d-%d: %v, want %v", tt.from, tt.to, got, tt.want)
+		}
+	}
+}
+
+// TestFragmentIsOfItsOwnDatagram: a later fragment follows a first one of the same interface,
+// direction, addresses, protocol and identification.
+func TestFragmentIsOfItsOwnDatagram(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	first := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragID: 7, FragLen: 64, MoreFollow: true}
+	if v := z.AdmitFragment(first, conntrack.In, 0); v.Drops() {
+		t.Fatal(v)
+	}
+	later := *first
+	later.HasL4, later.FragOffset = false, 64
+	third := netip.MustParseAddr("192.0.2.1")
+	for name, tt := range map[string]struct {
+		zone      *conntrack.Zone
+		direction conntrack.Direction
+		change    func(p *packet.Packet)
+	}{
+		"interface":      {other, conntrack.In, func(*packet.Packet) {}},
+		"direction":      {z, conntrack.Out, func(*packet.Packet) {}},
+		"source":         {z, conntrack.In, func(p *packet.Packet) { p.Flow.Src = third }},
+		"destination":    {z, conntrack.In, func(p *packet.Packet) { p.Flow.Dst = third }},
+		"both":           {z, conntrack.In, func(p *packet.Packet) { p.Flow = packettest.Reverse(p.Flow) }},
+		"protocol":       {z, conntrack.In, func(p *packet.Packet) { p.Flow.Protocol = 6 }},
+		"identification": {z, conntrack.In, func(p *packet.Packet) { p.FragID++ }},
+	} {
+		p := later
+		tt.change(&p)
+		if v := tt.zone.Fragment(&p, tt.direction, 0); v != verdict.OrphanFragment {
+			t.Errorf("of another %s: %v, want %v", name, v, verdict.OrphanFragment)
+		}
+	}
+	if v := z.Fragment(&later, conntrack.In, 29*time.Second); v.Drops() {
+		t.Errorf("its own: %v", v)
+	}
+	later.FragOffset += 64
+	if v := z.Fragment(&later, conntrack.In, 30*time.Second); v != verdict.OrphanFragment {
+		t.Errorf("its own, too late: %v, want %v", v, verdict.OrphanFragment)
+	}
+}
+
+// TestFragmentTableIsBounded: interfaces that flood it together are refused, what is under way
+// goes on, and a sweep makes room again.
+func TestFragmentTableIsBounded(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	first := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragLen: 64, MoreFollow: true}
+	kept, refused := 0, 0
+	var zones []*conntrack.Zone
+	for i := range 6 {
+		zones = append(zones, tr.AddZone(uint64(i+1), conntrack.Timeouts{}))
+		for id := range 1 << 16 {
+			first.FragID = uint16(id)
+			switch v := zones[i].AdmitFragment(first, conntrack.In, 0); v {
+			case verdict.FragmentsFull:
+				refused++
+			case verdict.Forward:
+				kept++
+			default:
+				t.Fatal(v)
+			}
+		}
+	}
+	if kept != 4096 || refused != 6<<16-4096 {
+		t.Errorf("%d datagrams are kept and %d refused, want 4096 and the rest", kept, refused)
+	}
+	later := *first
+	later.HasL4, later.FragOffset, later.FragID = false, 64, 5
+	if v := zones[0].Fragment(&later, conntrack.In, 1); v.Drops() {
+		t.Errorf("of a datagram under way: %v", v)
+	}
+	tr.Sweep(time.Minute)
+	if v := zones[5].AdmitFragment(first, conntrack.In, time.Minute); v.Drops() {
+		t.Errorf("after the flood: %v", v)
+	}
+}

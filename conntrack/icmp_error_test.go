@@ -1,0 +1,62 @@
+package conntrack_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+)
+
+func TestICMPErrorNeedsItsConnection(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	about := func(quoted packet.Flow, to netip.Addr, icmpType uint8) *packet.Packet {
+		return &packet.Packet{Flow: packet.Flow{Src: bob, Dst: to, Protocol: 1}, ICMPType: icmpType, IsICMPError: true, HasQuoted: true, Quoted: quoted}
+	}
+	sent := packettest.Reverse(syn.Flow) // what alice sent
+	other := sent
+	other.DstPort++
+	tests := []struct {
+		name string
+		p    *packet.Packet
+		want bool
+	}{
+		{"unreachable about its own packet", about(sent, alice, 3), true},
+		{"time exceeded", about(sent, alice, 11), true},
+		{"redirect", about(sent, alice, 5), false},
+		{"another port", about(other, alice, 3), false},
+		{"quoting what alice did not send", about(syn.Flow, alice, 3), false},
+	}
+	for _, tt := range tests {
+		if got := z.Related(tt.p, 0); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestErrorNeedsAConnectionThatLives: one that was cut, or is not tracked, lets no error in.
+func TestErrorNeedsAConnectionThatLives(t *testing.T) {
+	about := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 1}, ICMPType: packet.ICMPUnreachable, IsICMPError: true, HasQuoted: true, Quoted: packettest.Reverse(pkt(6, 40000, 22, 0).Flow)}
+	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
+
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	if z.Related(about, 0) {
+		t.Error("an error about nothing is related")
+	}
+	handshake(t, z, 40000, 0)
+	if !z.Related(about, 0) {
+		t.Error("an error about a connection that lives is not related")
+	}
+	rejudge(z, pkt(6, 40000, 22, packet.ACK), 0, strict, false, 0)
+	if z.Related(about, 0) {
+		t.Error("an error about a connection that was cut is related")
+	}
+
+	z = open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Direction: conntrack.Out, Revision: rules, Untracked: true, Reversed: true})
+	if z.Related(about, 0) {
+		t.Error("an error about a connection that is not tracked is related")
+	}
+}

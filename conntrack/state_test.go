@@ -1,0 +1,163 @@
+package conntrack_test
+
+import (
+	"testing"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+func TestNewConnectionInheritsNothing(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	// The server may not call back over the same tuple, nor the client call again.
+	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
+	expect(t, z, syn, 0, rules, conntrack.New)
+	// What the rules admit of that does the connection no harm.
+	admit(z, syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
+	// After both FINs the same tuple is a new connection, judged by the rules.
+	expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
+	expect(t, z, back(syn, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
+	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
+}
+
+// TestSYNOfTheOtherEndIsANewConnection: one that the rules admit takes nothing over from
+// the connection whose ports it has, be that tracked, untracked or cut, and a rule that is
+// still there for one is not there for the other.
+func TestSYNOfTheOtherEndIsANewConnection(t *testing.T) {
+	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
+	for name, old := range map[string]func(t *testing.T, z *conntrack.Zone){
+		"tracked": func(t *testing.T, z *conntrack.Zone) { handshake(t, z, 40000, 0) },
+		"untracked": func(t *testing.T, z *conntrack.Zone) {
+			admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Direction: conntrack.Out, Rule: 7, Revision: rules, Untracked: true, Reversed: true})
+		},
+		"cut": func(t *testing.T, z *conntrack.Zone) {
+			handshake(t, z, 40000, 0)
+			strict := gone
+			strict.Strict = true
+			expect(t, z, pkt(6, 40000, 22, packet.ACK), 0, strict, conntrack.Stale)
+			rejudge(z, pkt(6, 40000, 22, packet.ACK), 0, strict, false, 0)
+			expect(t, z, pkt(6, 40000, 22, packet.ACK), 0, strict, conntrack.Blocked)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := open(t, conntrack.Config{})
+			z := tr.AddZone(1, conntrack.Timeouts{})
+			old(t, z)
+			was := one(t, tr, 0)
+			syn := back(pkt(6, 40000, 22, 0), packet.SYN)
+			expect(t, z, syn, 1, gone, conntrack.New)
+			if v := admit(z, syn, 1, conntrack.Admission{Direction: conntrack.Out, Rule: 8, Revision: gone}); v != verdict.Forward {
+				t.Fatal(v)
+			}
+			now := one(t, tr, 1)
+			want := conntrack.Connection{Epoch: 1, Flow: packettest.Reverse(was.Flow), Tracked: true, State: "syn-sent", Rule: 8, Revision: 9}
+			now.Age, now.Expires, now.Packets, now.Bytes = 0, 0, [2]uint32{}, [2]uint64{}
+			if now != want {
+				t.Errorf("it is %+v, want %+v", now, want)
+			}
+		})
+	}
+}
+
+// TestNewConnectionBehindTheLastOneIsJudged: on the same ports, after both FINs or a reset,
+// it has its own rule and begins anew.
+func TestNewConnectionBehindTheLastOneIsJudged(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, z *conntrack.Zone, syn *packet.Packet){
+		"FINs": func(t *testing.T, z *conntrack.Zone, syn *packet.Packet) {
+			expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), 1, rules, conntrack.Live)
+			expect(t, z, back(syn, packet.FIN|packet.ACK), 1, rules, conntrack.Live)
+		},
+		"a reset": func(t *testing.T, z *conntrack.Zone, syn *packet.Packet) {
+			expect(t, z, pkt(6, 40000, 22, packet.RST), 1, rules, conntrack.Live)
+		},
+		"a reset of the other end": func(t *testing.T, z *conntrack.Zone, syn *packet.Packet) {
+			expect(t, z, back(syn, packet.RST), 1, rules, conntrack.Live)
+		},
+	} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		syn := handshake(t, z, 40000, 0)
+		end(t, z, syn)
+		expect(t, z, syn, 2, rules, conntrack.New)
+		later := conntrack.Revision{Generation: 12, Shrunk: 5}
+		admit(z, syn, 2, conntrack.Admission{Direction: conntrack.In, Rule: 9, Revision: later})
+		if c := one(t, tr, 2); c.Rule != 9 || c.Revision != 12 || c.State != "syn-sent" || c.Packets != [2]uint32{1, 0} {
+			t.Errorf("after %s: %+v, want a connection by rule 9 that begins", name, c)
+		}
+	}
+}
+
+// TestForgedResetEndsNothing: a sender that guesses ports can send resets. They count as the end only
+// where nothing follows.
+func TestForgedResetEndsNothing(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	for i := range 50 {
+		forged := pkt(6, 40000, 22, packet.RST)
+		if i%2 == 1 {
+			forged = back(syn, packet.RST|packet.ACK)
+		}
+		expect(t, z, forged, time.Duration(i)*time.Second, rules, conntrack.Live)
+	}
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 55*time.Second, rules, conntrack.Live)
+	expect(t, z, back(syn, packet.ACK), time.Hour, rules, conntrack.Live)
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour, rules, conntrack.Live)
+}
+
+// TestHalfOpenConnectionsAreNotEstablished: whatever one end sends alone, so that a flood of
+// it stays what goes first.
+func TestHalfOpenConnectionsAreNotEstablished(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	admit(z, pkt(6, 1, 22, packet.SYN), 0, conntrack.Admission{Revision: rules})
+	for _, flags := range []uint8{packet.ACK, packet.SYN | packet.ACK, packet.ACK | packet.PSH, packet.FIN | packet.ACK, packet.ACK} {
+		observe(z, pkt(6, 1, 22, flags), 0, rules)
+		if c := one(t, tr, 0); c.State != "syn-sent" {
+			t.Errorf("after flags %02x of its originator alone it is %s", flags, c.State)
+		}
+	}
+	expect(t, z, pkt(6, 1, 22, packet.ACK), 29*time.Second, rules, conntrack.Live)
+	expect(t, z, pkt(6, 1, 22, packet.ACK), 60*time.Second, rules, conntrack.New)
+}
+
+// TestFINOfOneEndEndsNoConnection: it may say so twice, and a connection that is judged again has
+// the rule that admits it now.
+func TestFINOfOneEndEndsNoConnection(t *testing.T) {
+	for _, side := range []string{"originator", "other end"} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		syn := handshake(t, z, 40000, 0)
+		fin := pkt(6, 40000, 22, packet.FIN|packet.ACK)
+		other := back(syn, packet.FIN|packet.ACK)
+		if side == "other end" {
+			fin, other = other, fin
+		}
+		for range 3 {
+			expect(t, z, fin, 0, rules, conntrack.Live)
+			if c := one(t, tr, 0); c.State != "closing" {
+				t.Errorf("after the FIN of the %s it is %s", side, c.State)
+			}
+		}
+		expect(t, z, other, 0, rules, conntrack.Live)
+		if c := one(t, tr, 0); c.State != "time-wait" {
+			t.Errorf("after both FINs it is %s", c.State)
+		}
+	}
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
+	p := pkt(6, 40000, 22, packet.ACK)
+	expect(t, z, p, 0, strict, conntrack.Stale)
+	if v := rejudge(z, p, 0, strict, true, 8); v != verdict.Forward {
+		t.Fatal(v)
+	}
+	if c := one(t, tr, 0); c.Rule != 8 || c.Revision != 9 || c.Blocked {
+		t.Errorf("judged again it is %+v", c)
+	}
+}

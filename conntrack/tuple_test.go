@@ -1,0 +1,179 @@
+package conntrack_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+)
+
+func TestPingMayBeAnsweredNotReturned(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	admit(z, echo(bob, alice, 8, 8), 0, conntrack.Admission{Revision: rules})
+	expect(t, z, echo(alice, bob, 8, 0), 0, rules, conntrack.Live)
+	expect(t, z, echo(alice, bob, 8, 8), 0, rules, conntrack.New) // alice's own ping
+	expect(t, z, echo(bob, alice, 8, 0), 0, rules, conntrack.New) // an answer to nothing
+	expect(t, z, echo(alice, bob, 9, 0), 0, rules, conntrack.New)
+}
+
+// TestUnaskedAnswerReusesNoTuple: what asks next is often of the same flow as what
+// asked before, and the flow of an echo reply, or of a timestamp, is that of the ping before.
+func TestUnaskedAnswerReusesNoTuple(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	var u conntrack.Tuple
+	status := func(p *packet.Packet) conntrack.Status {
+		z.Identify(&u, p)
+		return z.Observe(p, &u, 0, rules).Status
+	}
+	ping := echo(bob, alice, 7, packet.ICMPEcho)
+	status(ping)
+	if v := z.Admit(ping, &u, 0, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
+		t.Fatal(v)
+	}
+	for _, tt := range []struct {
+		src, dst netip.Addr
+		icmpType uint8
+		want     conntrack.Status
+	}{
+		{bob, alice, packet.ICMPEcho, conntrack.Live},
+		{bob, alice, packet.ICMPEchoReply, conntrack.New},
+		{bob, alice, packet.ICMPTimestamp, conntrack.New},
+		{bob, alice, packet.ICMPTimestampReply, conntrack.New},
+		{alice, bob, packet.ICMPEchoReply, conntrack.Live},
+		{alice, bob, packet.ICMPEcho, conntrack.New},
+		{alice, bob, packet.ICMPTimestampReply, conntrack.New},
+		{alice, bob, packet.ICMPTimestamp, conntrack.New},
+	} {
+		status(echo(tt.src, tt.dst, 7, packet.ICMPEcho)) // whose flow the next one has
+		if got := status(echo(tt.src, tt.dst, 7, tt.icmpType)); got != tt.want {
+			t.Errorf("type %d from %s: status %d, want %d", tt.icmpType, tt.src, got, tt.want)
+		}
+	}
+}
+
+// crowded is a tracker of which a chain holds every hundredth flow, so that within a thousand
+// flows each comparison decides, and not the hash alone.
+func crowded(t *testing.T) *conntrack.Tracker {
+	return open(t, conntrack.Config{Capacity: 64, Untracked: 64, Reserve: 1})
+}
+
+// TestAnswerIsOfItsOwnConnection: what differs from an answer by one field is not an answer, at a
+// client as at a server.
+func TestAnswerIsOfItsOwnConnection(t *testing.T) {
+	third := netip.MustParseAddr("192.0.2.1")
+	changes := map[string]func(f *packet.Flow){
+		"protocol":            func(f *packet.Flow) { f.Protocol ^= packet.ProtocolTCP ^ packet.ProtocolUDP },
+		"source port":         func(f *packet.Flow) { f.SrcPort++ },
+		"destination port":    func(f *packet.Flow) { f.DstPort++ },
+		"pair of ports":       func(f *packet.Flow) { f.SrcPort, f.DstPort = f.DstPort, f.SrcPort },
+		"source address":      func(f *packet.Flow) { f.Src = third },
+		"destination address": func(f *packet.Flow) { f.Dst = third },
+	}
+	tr := crowded(t)
+	for n := range uint16(2000) {
+		protocol, d := uint8(packet.ProtocolTCP), conntrack.Direction(n>>1&1)
+		if n&1 == 1 {
+			protocol = packet.ProtocolUDP
+		}
+		z := tr.AddZone(uint64(n+1), conntrack.Timeouts{})
+		asks := pkt(protocol, 40000+n, 22, packet.SYN)
+		if d == conntrack.Out {
+			asks.Flow.Src, asks.Flow.Dst = alice, bob
+		}
+		admit(z, asks, 0, conntrack.Admission{Direction: d, Revision: rules})
+		answer := back(asks, packet.SYN|packet.ACK)
+		expect(t, z, answer, 0, rules, conntrack.Live)
+		for name, change := range changes {
+			for _, sound := range []*packet.Packet{answer, asks} {
+				p := *sound
+				p.TCPFlags = packet.ACK
+				change(&p.Flow)
+				if got := observe(z, &p, 0, rules).Status; got != conntrack.New {
+					t.Fatalf("direction %d: another %s: %v has status %d, want %d", d, name, p.Flow, got, conntrack.New)
+				}
+			}
+		}
+		tr.RemoveZone(z)
+	}
+}
+
+// TestEqualFlowsOfTwoInterfacesNeverMeet: what one has admitted is nothing to the other.
+func TestEqualFlowsOfTwoInterfacesNeverMeet(t *testing.T) {
+	tr := crowded(t)
+	for n := range uint64(2000) {
+		one, two := tr.AddZone(2*n+1, conntrack.Timeouts{}), tr.AddZone(2*n+2, conntrack.Timeouts{})
+		syn := pkt(6, 40000, 22, packet.SYN)
+		admit(one, syn, 0, conntrack.Admission{Direction: conntrack.In, Revision: rules})
+		expect(t, one, back(syn, packet.SYN|packet.ACK), 0, rules, conntrack.Live)
+		expect(t, two, back(syn, packet.SYN|packet.ACK), 0, rules, conntrack.New)
+		expect(t, two, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.New)
+		tr.RemoveZone(one)
+		tr.RemoveZone(two)
+	}
+}
+
+// TestSeekMayBeAskedAtAnyTime: of what is there, what is not, and what another goroutine is
+// changing, without a lock and without an effect.
+func TestSeekMayBeAskedAtAnyTime(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	p := pkt(17, 1000, 53, 0)
+	var u conntrack.Tuple
+	z.IdentifyFlow(&u, p.Flow)
+	nowhere := z.Seek(&u)
+	nowhere.Fetch()
+	if nowhere != (conntrack.Place{}) {
+		t.Error("a connection that is not there has a place")
+	}
+	admit(z, p, 0, conntrack.Admission{Revision: rules})
+	place := z.Seek(&u)
+	if place == nowhere {
+		t.Error("a connection that is there has no place")
+	}
+	answer := u
+	z.IdentifyFlow(&answer, back(p, 0).Flow)
+	if z.Seek(&answer) != place {
+		t.Error("its answers are looked for elsewhere")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for port := range uint16(5000) {
+			admit(z, pkt(17, port+2000, 53, 0), 0, conntrack.Admission{Revision: rules})
+		}
+	}()
+	var other conntrack.Tuple
+	for i := 0; ; i++ {
+		z.IdentifyFlow(&other, pkt(17, uint16(2000+i%5000), 53, 0).Flow)
+		z.Seek(&other).Fetch()
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
+func TestATupleFollowsItsPacket(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	p := pkt(17, 1000, 53, 0)
+	var u conntrack.Tuple
+	status := func() conntrack.Status {
+		z.Identify(&u, p)
+		return z.Observe(p, &u, 0, rules).Status
+	}
+	status()
+	z.Admit(p, &u, 0, conntrack.Admission{Revision: rules})
+	if got := status(); got != conntrack.Live {
+		t.Fatalf("the connection that was admitted: status %d, want %d", got, conntrack.Live)
+	}
+	own := p.Flow.Src
+	p.Flow.Src = netip.MustParseAddr("198.18.0.1") // as NAT does on the way
+	if got := status(); got != conntrack.New {
+		t.Errorf("with its source rewritten: status %d, want %d", got, conntrack.New)
+	}
+	p.Flow.Src = own
+	if got := status(); got != conntrack.Live {
+		t.Errorf("with its own source again: status %d, want %d", got, conntrack.Live)
+	}
+}
