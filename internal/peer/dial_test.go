@@ -1,0 +1,145 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"testing"
+	"time"
+)
+
+func TestDialKnowsBothEnds(t *testing.T) {
+	d := newTable()
+	one := founder(t, "node1")
+	server, client := prepare(t, one, d), prepare(t, member(t, one, "node2"), d)
+	accepted := make(chan *Conn, 1)
+	l := server.Listener(ProtocolTunnel)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			accepted <- c.(*Conn)
+		}
+	}()
+	run(t, server)
+
+	// The client's Run is not needed to dial.
+	c, err := client.Dial(t.Context(), "node1", ProtocolTunnel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far := <-accepted
+	defer far.Close()
+	if c.Node() != "node1" || far.Node() != "node2" {
+		t.Errorf("the ends are %q and %q; want node1 and node2", c.Node(), far.Node())
+	}
+	state := c.ConnectionState()
+	if state.Version != tls.VersionTLS13 || state.NegotiatedProtocol != ProtocolTunnel {
+		t.Errorf("version %x, protocol %q", state.Version, state.NegotiatedProtocol)
+	}
+	here, err1 := state.ExportKeyingMaterial("label", nil, 32)
+	farState := far.ConnectionState()
+	there, err2 := farState.ExportKeyingMaterial("label", nil, 32)
+	if err1 != nil || err2 != nil || !bytes.Equal(here, there) {
+		t.Errorf("exported keys differ: %x %v, %x %v", here, err1, there, err2)
+	}
+}
+
+func TestDialChecksWhoAnswers(t *testing.T) {
+	d := newTable()
+	one := founder(t, "node1")
+	client := prepare(t, one, d)
+	three := prepare(t, member(t, one, "node3"), d)
+	echo(t, three.Listener(ProtocolRaft))
+	run(t, three)
+	two := member(t, one, "node2")
+	d.add(two, three.Addr()) // node3 sits where node2 should
+
+	dial := func(node string) error {
+		c, err := client.DialAddress(t.Context(), node, three.Addr().String(), ProtocolRaft)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return roundTrip(c)
+	}
+	if err := dial("node3"); err != nil {
+		t.Fatalf("dial node3: %v", err)
+	}
+	if err := dial("node2"); err == nil {
+		t.Error("dialled node2, and node3 was taken for it")
+	}
+	d.Lock()
+	d.keys["node2"] = three.id.PublicKey() // the name in the certificate counts too
+	d.Unlock()
+	if err := dial("node2"); err == nil {
+		t.Error("dialled node2, and node3 was taken for it, by its key")
+	}
+	d.fence("node3")
+	if err := dial("node3"); err == nil {
+		t.Error("dialled a node that the directory refuses")
+	}
+	if _, err := client.Dial(t.Context(), "node9", ProtocolRaft); err == nil {
+		t.Error("dialled a node without an address")
+	}
+	server := tlsServer(t, founder(t, "node3").Certificate(), ProtocolRaft)
+	if _, err := client.DialAddress(t.Context(), "node3", server, ProtocolRaft); err == nil {
+		t.Error("dialled another cluster's node3")
+	}
+}
+
+// tlsServer does the handshake with everybody, sends the byte of admission and closes.
+func tlsServer(t *testing.T, cert tls.Certificate, protocol string) string {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protocol}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				c.Write([]byte{accepted})
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// TestDialFailsWhenNotAdmitted: in TLS 1.3 a client's handshake succeeds before the server
+// judged its certificate.
+func TestDialFailsWhenNotAdmitted(t *testing.T) {
+	one := founder(t, "node1")
+	all, without := newTable(), newTable()
+	server := prepare(t, one, without)
+	echo(t, server.Listener(ProtocolRaft))
+	run(t, server)
+	client := prepare(t, member(t, one, "node2"), all)
+	all.add(one, server.Addr())
+	if c, err := client.Dial(t.Context(), "node1", ProtocolRaft); err == nil {
+		c.Close()
+		t.Fatal("dialled a node that does not admit this one")
+	}
+}
+
+func TestDialEndsWithItsContext(t *testing.T) {
+	d := newTable()
+	one := founder(t, "node1")
+	client := prepare(t, one, d)
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, in the kernel, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := client.DialAddress(ctx, "node2", l.Addr().String(), ProtocolRaft); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v; want context.DeadlineExceeded", err)
+	}
+}

@@ -1,0 +1,188 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is what a loaded machine may need for what takes milliseconds.
+const patience = 20 * time.Second
+
+var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+// table is a Directory.
+type table struct {
+	sync.Mutex
+	keys      map[string][]byte
+	addresses map[string]string
+}
+
+func newTable() *table { return &table{keys: map[string][]byte{}, addresses: map[string]string{}} }
+
+func (d *table) Check(node string, publicKey []byte) error {
+	d.Lock()
+	defer d.Unlock()
+	if key, ok := d.keys[node]; !ok || !bytes.Equal(key, publicKey) {
+		return fmt.Errorf("%s is no member with that key", node)
+	}
+	return nil
+}
+
+func (d *table) Address(node string) (string, bool) {
+	d.Lock()
+	defer d.Unlock()
+	address, ok := d.addresses[node]
+	return address, ok
+}
+
+func (d *table) add(id *Identity, at netip.AddrPort) {
+	d.Lock()
+	defer d.Unlock()
+	d.keys[id.Node()] = id.PublicKey()
+	d.addresses[id.Node()] = at.String()
+}
+
+func (d *table) fence(node string) {
+	d.Lock()
+	defer d.Unlock()
+	delete(d.keys, node)
+}
+
+// founder is the first node of a cluster; member another one.
+func founder(t *testing.T, node string) *Identity {
+	t.Helper()
+	id, err := found(node, netip.MustParseAddrPort("127.0.0.1:7400"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func member(t *testing.T, of *Identity, node string) *Identity {
+	t.Helper()
+	key, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := of.authority.certify(node, netip.MustParseAddrPort("127.0.0.1:7400"), key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := newIdentity(cert, key, authority{root: of.authority.root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// prepare makes a Peer that the directory knows; run runs it until the test's end.
+func prepare(t *testing.T, id *Identity, d *table) *Peer {
+	t.Helper()
+	p, err := New(Config{Identity: id, Listen: loopback, Nodes: d, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	d.add(id, p.Addr())
+	return p
+}
+
+// run returns what stops p, and waits for it.
+func run(t *testing.T, p *Peer) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(patience):
+			t.Error("Run has not ended")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// echo answers every stream of l, and tells who came.
+func echo(t *testing.T, l net.Listener) <-chan string {
+	came := make(chan string, 100)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			select {
+			case came <- c.(*Conn).Node():
+			default: // nobody asks
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	return came
+}
+
+func roundTrip(c net.Conn) error {
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := c.Write([]byte("ping")); err != nil {
+		return err
+	}
+	var b [4]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		return err
+	}
+	if string(b[:]) != "ping" {
+		return fmt.Errorf("echo of ping is %q", b)
+	}
+	return nil
+}
+
+// awaitClosed fails if c is not closed by the far end, or here, soon.
+func awaitClosed(t *testing.T, c net.Conn) {
+	t.Helper()
+	c.SetReadDeadline(time.Now().Add(patience))
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("read %d bytes, %v; want a closed connection", n, err)
+	} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		t.Fatal("the connection was left open")
+	}
+}
+
+// awaitConns waits until p has at most n connections with node.
+func awaitConns(t *testing.T, p *Peer, node string, n int) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(patience)
+	for {
+		p.mu.Lock()
+		have := len(p.mu.conns[node])
+		p.mu.Unlock()
+		if have <= n {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("%d connections with %s are left; want %d", have, node, n)
+		}
+	}
+}
