@@ -16,14 +16,14 @@ import (
 //
 //	magic "palict" + layout version | slots per shard: tracked, untracked | hash seed
 //
-// A layout that changes, or a hash, gets a new version, and an old file is then replaced: losing
-// connections at an upgrade is better than reading them wrongly.
+// A change of the layout or of the hash needs a new version. A file of an old version is
+// replaced: losing connections at an upgrade is better than reading them wrongly.
 type arena struct {
 	memory             []byte
 	seed               [2]uint64
 	tracked, untracked int // slots per shard
-	// fresh: the memory was made just now and is all zero. It is not read then,
-	// because reading a page of a tmpfs takes the page.
+	// fresh: the memory is new and all zero. It is not read then, because reading a page
+	// of a tmpfs allocates it.
 	fresh bool
 }
 
@@ -55,9 +55,9 @@ func openArena(path string, tracked, untracked int) (*arena, error) {
 	return a, nil
 }
 
-// mapFile maps the file at path, which only its owner may read: it holds the seed that
-// keeps the hash unpredictable. A file of another size is replaced, not cut, because a
-// process that still maps it would die of the missing pages.
+// mapFile maps the file at path. Only its owner may read it, because it holds the seed that
+// keeps the hash unpredictable. A file of another size is replaced and not truncated,
+// because a process that still maps it would die of the missing pages.
 func mapFile(path string, size int) (memory []byte, fresh bool, err error) {
 	st, err := os.Lstat(path)
 	if err == nil && (st.Size() != int64(size) || !st.Mode().IsRegular()) {
@@ -73,7 +73,7 @@ func mapFile(path string, size int) (memory []byte, fresh bool, err error) {
 		return nil, false, err
 	}
 	defer f.Close()
-	// The mapping keeps the open file, and so the lock, until it is unmapped.
+	// The mapping keeps the file open, and with it the lock, until it is unmapped.
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, false, fmt.Errorf("in use by another process: %w", err)
 	}
@@ -110,7 +110,7 @@ func (a *arena) format() error {
 	return nil
 }
 
-// slots is the memory of one shard, its tracked slots first.
+// slots is the memory of one shard, with the tracked slots first.
 func (a *arena) slots(shard int) []entry {
 	n := a.tracked + a.untracked
 	first := unsafe.Pointer(&a.memory[arenaHeader+shard*n*entrySize])

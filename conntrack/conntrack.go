@@ -1,20 +1,21 @@
-// Package conntrack remembers connections, so that what a rule admitted once keeps
-// working exactly as long as AWS says it does (EC2 User Guide, "Security group
-// connection tracking").
+// Package conntrack tracks connections, so that a connection that a rule admitted keeps
+// working exactly as long as AWS says it does (EC2 User Guide, "Security group connection
+// tracking").
 //
-// A Tracker holds the connections of one node in a file that outlives the process. A
-// Zone is one interface's share of it: the same five-tuple at two interfaces is two
-// connections. The pipeline asks a Zone about every packet with Observe; where the answer
-// is New it asks the rules, and lets Admit record a connection they allow. Related
-// answers for ICMP errors, Fragment for what follows a first fragment.
+// A Tracker holds the connections of one node in a file that outlives the process. A Zone
+// holds those of one interface: the same five-tuple at two interfaces is two connections.
+// The pipeline calls Observe for every packet. If the answer is New, the pipeline asks the
+// rules, and Admit records a connection that they allow. Related judges ICMP errors,
+// AdmitFragment and Fragment judge fragments.
 //
-// A tracked connection passes in both directions until it ends or idles out, whatever
-// becomes of its rule. A connection admitted by a rule for the whole world is untracked:
-// every packet is judged by the rules, and what is remembered of it, in a pool of its
-// own, only serves to cut it in both directions at once when the rule goes. Cutting
-// marks an entry blocked; deleting it would let the server's next packet make it anew.
+// A tracked connection passes in both directions until it ends or expires, even after its
+// rule is removed. A connection admitted by a rule for the whole world is untracked: the
+// rules judge each of its packets. Its entry, in a pool of its own, serves only to block
+// both directions at once when the rule is removed. A blocked entry is marked and not
+// deleted, because the server's next packet would create it again.
 //
-// The package knows no rules: it is told what the rules said, and when they last shrank.
+// The package does not know rules. Its callers pass what the rules decided, and when a
+// rule was last removed.
 package conntrack
 
 import (
@@ -32,41 +33,52 @@ const shardCount = 64
 
 // Config sizes a Tracker. The zero value is useful.
 type Config struct {
-	// Path is the file that holds the connections, on a tmpfs so that it lives as long
-	// as the kernel's monotonic clock. Empty: anonymous memory, lost with the process.
+	// Path is the file that holds the connections. Default: anonymous memory, which is
+	// lost with the process. The file must be on a tmpfs: on a disk it would survive a
+	// reboot, and its deadlines would be compared with another monotonic clock.
 	Path string
-	// Capacity is how many tracked connections there can be. Default 262,144, which
-	// with Untracked is 40 MiB, touched only as it is used.
+	// Capacity is the number of tracked connections, at least 64. Default 262,144, which
+	// with Untracked takes 40 MiB, allocated as it is used. If it is too small, new
+	// connections are dropped (conntrack_allowance_exceeded). A change of it replaces the
+	// file, and all connections are lost.
 	Capacity int
-	// Untracked is how many connections of the world's rules are remembered for
-	// revocation and listings. The oldest make room. Default 65,536.
+	// Untracked is the number of untracked connections that are kept, at least 64; the
+	// oldest are evicted. Default 65,536. If it is too small, connections are missing in
+	// listings, and are not blocked in both directions when their rule is removed. A
+	// change of it replaces the file.
 	Untracked int
-	// Reserve is how many tracked connections each zone can count on, as long as the
-	// reserves together leave a quarter of Capacity. Default 256.
+	// Reserve is the number of tracked connections that are guaranteed to each zone, until
+	// the reserves take three quarters of Capacity; later zones have none. Default 256. If
+	// it is too small, a flood of one interface leaves others no new connections. If it is
+	// too large, later zones have no reserve.
 	Reserve int
 }
 
-// Tracker holds the connections of one node.
+// Tracker holds the connections of one node. The node owns it; pollers use it by its Zones.
 //
-// A connection lives in the shard its flow hashes to. A shard owns its slots, its index
-// and its mutex; the mutex is a leaf, so nothing is called while it is held and no
-// goroutine holds two. Sweep, run by the Switch, is the only goroutine that touches every
-// shard in its turn.
+// A connection lives in the shard that its flow hashes to. A shard owns its slots, its
+// index and its mutex. Fragments of all zones share one mutex. RemoveZone, Forget,
+// PurgeUnknown, Sweep, Usage, Connections and Describe walk all shards and lock one at a
+// time.
+//
+// Lock order: mu, the mutexes of the shards and that of the fragments are leaves. No
+// goroutine holds two of them, and under one nothing outside this package is called but
+// the function that was passed to Forget.
 type Tracker struct {
 	arena     *arena
 	shards    [shardCount]shard
 	fragments fragments
 	reserve   int32
 
-	reserved    atomic.Int32 // the sum of all zones' reserves
+	reserved    atomic.Int32 // sum of the reserves of all zones
 	surplusUsed atomic.Int32 // tracked connections beyond their zone's reserve
 	capacity    int32
 
-	// zones is replaced, never changed, so that a shard can return room without a lock.
+	// zones is copied and replaced, so that a shard can give room back without taking mu.
 	zones atomic.Pointer[map[uint32]*Zone]
 
-	mu sync.Mutex // guards the writing of zones, and adopted
-	// adopted counts the connections found in the file, by zone, until the zone is added.
+	mu sync.Mutex // guards writes to zones, and adopted
+	// adopted counts connections of the file whose zone has not been added yet.
 	adopted map[zoneKey]int32
 }
 
@@ -75,8 +87,8 @@ type zoneKey struct {
 	epoch uint64
 }
 
-// Open maps the file of c.Path, or makes it, and adopts the connections in it whose
-// checksums hold. A file of another layout or size is replaced.
+// Open maps the file at c.Path and adopts its connections whose checksums are right. It
+// creates the file if there is none, and replaces one of another layout or size.
 func Open(c Config) (*Tracker, error) {
 	if c.Capacity == 0 {
 		c.Capacity = 262_144
@@ -90,8 +102,8 @@ func Open(c Config) (*Tracker, error) {
 	if c.Capacity < shardCount || c.Untracked < shardCount {
 		return nil, fmt.Errorf("conntrack: capacity %d and untracked %d must be at least %d", c.Capacity, c.Untracked, shardCount)
 	}
-	// Hashing spreads unevenly; an eighth more slots than connections keeps a full
-	// shard from turning anybody away before the count does.
+	// Hashing spreads unevenly. With an eighth more slots than connections, Capacity is
+	// reached before one shard is full.
 	a, err := openArena(c.Path, c.Capacity/shardCount*9/8, c.Untracked/shardCount)
 	if err != nil {
 		return nil, fmt.Errorf("conntrack: %w", err)
@@ -108,11 +120,11 @@ func Open(c Config) (*Tracker, error) {
 	return t, nil
 }
 
-// Close unmaps the memory. The file stays for the next process. No Zone may be in use.
+// Close unmaps the memory. The file stays for the next process. No Zone may be used after it.
 func (t *Tracker) Close() error { return t.arena.close() }
 
-// AddZone begins a zone. epoch is that of the interface's lease: connections in the file
-// that belong to the same lease are the zone's from the start. timeouts may be zero.
+// AddZone adds a zone for the lease of an interface. The zone has the connections of the
+// file that belong to the same lease. timeouts may be zero.
 func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -129,8 +141,8 @@ func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 	return z
 }
 
-// RemoveZone ends a zone and forgets its connections and fragments. No packet may be on
-// its way through the zone any more.
+// RemoveZone removes a zone with its connections and fragments. No packet may be in the
+// zone's pipeline any more.
 func (t *Tracker) RemoveZone(z *Zone) {
 	for i := range t.shards {
 		t.shards[i].purge(t, func(e *entry) bool { return e.zone == z.id })
@@ -142,10 +154,11 @@ func (t *Tracker) RemoveZone(z *Zone) {
 	t.reserved.Add(-z.reserve)
 }
 
-// Forget drops what the zones remember of addresses that have nobody any more: a later owner
-// is somebody else, and shall neither answer in an old connection nor be answered. Of an
-// address that is gone, no packet may be on its way any more. It returns how many
-// connections it dropped. It walks the whole table.
+// Forget removes the zones' connections and fragments of addresses that no interface has
+// any more, so that the next interface with such an address neither sends nor receives
+// packets of an old connection. It calls gone with a shard's mutex held. Packets of these
+// addresses may not be in the pipeline any more. It returns the number of connections
+// removed.
 func (t *Tracker) Forget(zones []*Zone, gone func(netip.Addr) bool) int {
 	in := make(map[uint32]bool, len(zones))
 	for _, z := range zones {
@@ -168,8 +181,8 @@ func (t *Tracker) changeZones(change func(map[uint32]*Zone)) {
 	t.zones.Store(&next)
 }
 
-// PurgeUnknown forgets adopted connections whose lease no zone was added for. The node
-// calls it once its first table is in.
+// PurgeUnknown removes adopted connections whose lease has no zone. The node calls it
+// after it has added the zones of its first View. It returns the number removed.
 func (t *Tracker) PurgeUnknown() int {
 	t.mu.Lock()
 	clear(t.adopted)
@@ -177,15 +190,16 @@ func (t *Tracker) PurgeUnknown() int {
 	n := 0
 	for i := range t.shards {
 		n += t.shards[i].purge(t, func(e *entry) bool {
-			z := (*t.zones.Load())[e.zone] // of now: an instance that boots may get one meanwhile
+			z := (*t.zones.Load())[e.zone] // loaded each time: a zone may be added meanwhile
 			return z == nil || z.epoch != e.epoch
 		})
 	}
 	return n
 }
 
-// Sweep frees what has idled out by now. An idle tracker's sweep reads nothing. Before
-// PurgeUnknown it frees nothing: what it took from a zone yet to come would stay counted.
+// Sweep frees expired connections and fragments. In an empty Tracker it reads no slot. Until
+// PurgeUnknown it frees nothing, because connections of a zone that is still to be added
+// would stay counted in adopted.
 func (t *Tracker) Sweep(now time.Duration) {
 	t.mu.Lock()
 	adopting := len(t.adopted) > 0
@@ -199,7 +213,7 @@ func (t *Tracker) Sweep(now time.Duration) {
 	t.fragments.sweep(now)
 }
 
-// Usage is how much of a Tracker is taken.
+// Usage is the number of connections of a Tracker.
 type Usage struct {
 	Tracked   int `json:"tracked"`
 	Untracked int `json:"untracked"`
@@ -219,7 +233,7 @@ func (t *Tracker) Usage() Usage {
 	return u
 }
 
-// take reserves room for one more tracked connection of z.
+// take counts one more tracked connection of z, and reports whether there is room for it.
 func (t *Tracker) take(z *Zone) bool {
 	failpoint.Reach()
 	if z.used.Add(1) <= z.reserve {
@@ -233,8 +247,9 @@ func (t *Tracker) take(z *Zone) bool {
 	return false
 }
 
-// yields reports whether a zone is beyond its reserve and has more than z has, so that
-// who floods makes room for the others and never they for him.
+// yields reports whether a connection of zone may be evicted for z: if zone is beyond its
+// reserve and has more connections than z. A zone that floods makes room for others, and
+// they do not make room for it.
 func (t *Tracker) yields(zone uint32, z *Zone) bool {
 	failpoint.Reach()
 	other := (*t.zones.Load())[zone]
@@ -245,7 +260,7 @@ func (t *Tracker) yields(zone uint32, z *Zone) bool {
 	return used > other.reserve && used > z.used.Load()
 }
 
-// give returns the room of one tracked connection.
+// give gives back the room of one tracked connection.
 func (t *Tracker) give(zone uint32) {
 	z := (*t.zones.Load())[zone]
 	if z == nil {

@@ -10,9 +10,10 @@ import (
 )
 
 // An entry is one connection, 128 bytes without pointers, in memory that outlives the
-// process. sum covers everything down to revision; it is written last and zero when the
-// slot is free, so a process that dies in the middle of a change leaves no half entry.
-// What stands below is written with every packet and is harmless when torn.
+// process. sum covers the fields down to revision. It is written last, and is zero in a free
+// slot, so that a process that dies in the middle of a change leaves no valid entry. The
+// fields below revision change with every packet, and are harmless if they are half
+// written.
 type entry struct {
 	sum      uint32
 	zone     uint32
@@ -47,11 +48,11 @@ var _ [entrySize]byte = [unsafe.Sizeof(entry{})]byte{}
 type flags uint8
 
 const (
-	// fromOutside: the originator is the far end, not the zone's interface.
+	// fromOutside: the peer of the zone's interface opened the connection.
 	fromOutside flags = 1 << iota
-	// isUntracked: the rules judge every packet; the entry gives no right to pass.
+	// isUntracked: the rules judge every packet; the entry alone admits none.
 	isUntracked
-	// isBlocked: cut. Both directions drop until it idles out.
+	// isBlocked: packets of both directions are dropped until the entry expires.
 	isBlocked
 )
 
@@ -68,7 +69,7 @@ func (e *entry) checksum() uint32 {
 
 func (e *entry) seal() { e.sum = e.checksum() }
 
-// A way is how a packet runs with respect to its connection's originator.
+// A way is a packet's direction within its connection.
 type way uint8
 
 const (

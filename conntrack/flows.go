@@ -8,23 +8,24 @@ import (
 	"palisade/internal/packet"
 )
 
-// A Connection is a copy of what is known of one connection.
+// A Connection is a copy of one entry of the table.
 type Connection struct {
-	Epoch    uint64 // of the lease of the interface it is at
-	Flow     packet.Flow
-	Outside  bool // the far end originated it
+	Epoch    uint64      // of the lease of its interface
+	Flow     packet.Flow // of the original direction
+	Outside  bool        // opened by the peer of the interface
 	Tracked  bool
 	Blocked  bool
 	State    string
 	Rule     uint64 // serial of the rule that admitted it
 	Age      time.Duration
-	Expires  time.Duration // from now, if nothing more is heard
-	Packets  [2]uint32     // from its originator; answers. Untracked ones are counted best effort
-	Bytes    [2]uint64
-	Revision uint64
+	Expires  time.Duration // from now, if no more packets come
+	Packets  [2]uint32     // original direction, replies; of an untracked connection some are missed
+	Bytes    [2]uint64     // as Packets; IP headers included
+	Revision uint64        // generation of the rules that it was last judged by
 }
 
-// Connections yields every live connection, one shard at a time.
+// Connections yields every connection that has not expired. It locks one shard at a time,
+// and none while it yields.
 func (t *Tracker) Connections(now time.Duration) iter.Seq[Connection] {
 	return func(yield func(Connection) bool) {
 		for i := range t.shards {
@@ -58,7 +59,7 @@ func (s *shard) list(now time.Duration) []Connection {
 	return all
 }
 
-// offset is the index of e in slots.
+// offset is the index of an entry in slots.
 func offset(slots []entry, e *entry) uintptr {
 	return (uintptr(unsafe.Pointer(e)) - uintptr(unsafe.Pointer(&slots[0]))) / entrySize
 }

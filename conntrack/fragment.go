@@ -10,22 +10,23 @@ import (
 )
 
 const (
-	maxDatagrams    = 4096 // fragmented datagrams under way; further ones are dropped
-	maxZone         = 1024 // of them one zone's, so that nobody takes the room of all
+	maxDatagrams    = 4096 // incomplete datagrams; more are dropped
+	maxZone         = 1024 // incomplete datagrams of one zone, so that none takes the whole table
 	fragmentTimeout = 30 * time.Second
-	maxRanges       = 4 // gaps a datagram may have; an honest sender leaves none
+	maxRanges       = 4 // separate ranges of a datagram; beyond them it is dropped
 )
 
-// fragments remembers which first fragments were admitted. Later ones carry no ports
-// and inherit their verdict; without a first they are orphans. Overlaps poison the whole
-// datagram, since the bytes that were judged could be replaced (RFC 1858, RFC 5722 §3).
-// A datagram is forgotten with its last missing fragment, so that a fast sender, who
-// soon uses its identification again, neither fills the table nor seems to overlap.
+// fragments is a table of the datagrams whose first fragment was admitted. Later fragments
+// carry no ports and follow the first one's verdict; without a first they are dropped as
+// orphans. An overlap poisons the whole datagram, because it could replace bytes that were
+// judged (RFC 1858, RFC 5722 §3). A complete datagram is removed at once, so that a fast
+// sender, which soon reuses identifications, neither fills the table nor seems to overlap.
+//
+// mu guards all fields, and is a leaf. A full table drops first fragments.
 type fragments struct {
 	mu        sync.Mutex
 	datagrams map[fragmentKey]*datagram
-	zones     map[uint32]int // datagrams under way, by zone
-	spare     []datagram     // all there are; allocated once
+	zones     map[uint32]int // incomplete datagrams, by zone
 	free      []*datagram
 }
 
@@ -40,18 +41,18 @@ type fragmentKey struct {
 type datagram struct {
 	key      fragmentKey
 	deadline time.Duration
-	ranges   [maxRanges][2]int32 // covered [from, to), ascending, not touching
+	ranges   [maxRanges][2]int32 // received [from, to) in bytes, ascending, with gaps between them
 	count    int
-	end      int32 // where the last fragment ends; 0 before it was seen
+	end      int32 // length of the datagram; 0 until its last fragment was received
 	poisoned bool
 }
 
 func (f *fragments) init() {
 	f.datagrams = make(map[fragmentKey]*datagram, maxDatagrams)
 	f.zones = map[uint32]int{}
-	f.spare = make([]datagram, maxDatagrams)
-	for i := range f.spare {
-		f.free = append(f.free, &f.spare[i])
+	all := make([]datagram, maxDatagrams) // the only allocation
+	for i := range all {
+		f.free = append(f.free, &all[i])
 	}
 }
 
@@ -69,8 +70,8 @@ func (f *fragments) first(zone uint32, d Direction, p *packet.Packet, now time.D
 		return f.cover(g, p)
 	}
 	if g == nil {
-		// Nothing is searched for room: a flood would pay for it with everybody's
-		// time. Sweep makes room.
+		// A full table is not searched for expired datagrams, because a flood would
+		// make every poller wait for it. Sweep frees them.
 		if len(f.free) == 0 || f.zones[zone] >= maxZone {
 			return verdict.FragmentsFull
 		}
@@ -94,7 +95,7 @@ func (f *fragments) later(zone uint32, d Direction, p *packet.Packet, now time.D
 	return f.cover(g, p)
 }
 
-// cover adds a fragment's bytes to those the datagram has.
+// cover adds a fragment's bytes to the datagram.
 func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {
 	failpoint.Reach()
 	from, to := int32(p.FragOffset), int32(p.FragOffset+p.FragLen)
@@ -105,12 +106,12 @@ func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {
 		return verdict.OverlapFrag
 	}
 	if g.count == 1 && g.ranges[0] == [2]int32{0, g.end} {
-		f.forgetOneLocked(g)
+		f.removeLocked(g)
 	}
 	return verdict.Forward
 }
 
-// ends reports false where a fragment and the last one disagree about the end.
+// ends reports whether a fragment and the last one agree about the datagram's length.
 func (g *datagram) ends(to int32, more bool) bool {
 	switch {
 	case more:
@@ -122,7 +123,7 @@ func (g *datagram) ends(to int32, more bool) bool {
 	return true
 }
 
-// add reports false where [from, to) overlaps or would leave too many gaps.
+// add records [from, to). It reports false if that overlaps or leaves too many gaps.
 func (g *datagram) add(from, to int32) bool {
 	failpoint.Reach()
 	i := 0
@@ -160,28 +161,24 @@ func (g *datagram) add(from, to int32) bool {
 func (f *fragments) sweep(now time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.expireLocked(now)
-}
-
-func (f *fragments) expireLocked(now time.Duration) {
-	f.forgetLocked(func(g *datagram) bool { return now >= g.deadline })
+	f.purgeLocked(func(g *datagram) bool { return now >= g.deadline })
 }
 
 func (f *fragments) purgeIf(gone func(*fragmentKey) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.forgetLocked(func(g *datagram) bool { return gone(&g.key) })
+	f.purgeLocked(func(g *datagram) bool { return gone(&g.key) })
 }
 
-func (f *fragments) forgetLocked(gone func(*datagram) bool) {
+func (f *fragments) purgeLocked(gone func(*datagram) bool) {
 	for _, g := range f.datagrams {
 		if gone(g) {
-			f.forgetOneLocked(g)
+			f.removeLocked(g)
 		}
 	}
 }
 
-func (f *fragments) forgetOneLocked(g *datagram) {
+func (f *fragments) removeLocked(g *datagram) {
 	failpoint.Reach()
 	delete(f.datagrams, g.key)
 	f.free = append(f.free, g)

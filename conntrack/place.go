@@ -9,19 +9,17 @@ import (
 	"palisade/internal/prefetch"
 )
 
-// A Place is where the connection of a packet to come may lie. Where there are tens of
-// thousands of connections no cache holds them, and a packet that is looked up when it is
-// judged waits for memory twice at each interface. Packets that wait in a queue can wait for
-// it together: Seek all, then Fetch all, then judge one after the other.
+// A Place is the memory where the connection of a queued packet probably is. Tens of
+// thousands of connections fit in no cache, so each lookup waits for memory. For a batch of
+// packets the waits overlap: Seek all, then Fetch all, then judge one after the other.
 //
-// It is a hint. By the time it is used the connection may be gone or another's, and nothing
-// is decided by it.
+// A Place is only a hint. When it is used, its slot may be free or hold another connection.
 type Place struct{ entry *entry }
 
 // IdentifyFlow is Identify for a flow whose packet has not been decoded.
 func (z *Zone) IdentifyFlow(u *Tuple, f packet.Flow) { *u = z.tracker.tuple(f, 0) }
 
-// Seek finds the place of a tuple in the zone.
+// Seek returns the place of a tuple in the zone. It takes no lock.
 func (z *Zone) Seek(u *Tuple) Place {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -32,7 +30,7 @@ func (z *Zone) Seek(u *Tuple) Place {
 	return Place{&s.slots[slot]}
 }
 
-// Fetch begins to bring what is at the place into the cache.
+// Fetch makes the processor load the place into its cache, and does not wait for it.
 func (p Place) Fetch() {
 	if p.entry == nil {
 		return

@@ -17,15 +17,15 @@ const (
 // none ends a chain and a free list.
 const none = ^uint32(0)
 
-// A shard is a hash table over its part of the arena. Everything in it is guarded by mu,
-// the entries too; buckets are written atomically besides, for Seek.
+// A shard is a hash table over its part of the arena. mu guards everything in it, the
+// entries too. Buckets are also written atomically, because Seek reads them without mu.
 type shard struct {
 	mu      sync.Mutex
 	slots   []entry
 	buckets []uint32 // first slot of each chain
 	next    []uint32 // slot -> next in its chain, or in the free list
 	pools   [2]pool
-	_       [64]byte // shards are taken by different cores
+	_       [64]byte // keeps shards that different cores use in different cache lines
 }
 
 // A pool is the range [first, end) of a shard's slots.
@@ -34,10 +34,10 @@ type pool struct {
 	free       uint32 // head of the free list
 	top        uint32 // no slot from here on is in use
 	live       int
-	hand       uint32 // where the search for a victim goes on
+	hand       uint32 // slot where the next eviction starts to search
 }
 
-// adopt takes over what a former process left in the shard.
+// adopt links the valid entries that an earlier process left in the shard, and clears others.
 func (s *shard) adopt(t *Tracker, a *arena, number int) {
 	s.slots = a.slots(number)
 	s.next = make([]uint32, len(s.slots))
@@ -96,7 +96,7 @@ func (s *shard) unlink(slot uint32, hash uint64) {
 	atomic.StoreUint32(at, s.next[slot])
 }
 
-// findLocked returns the live connection of a key, if there is one.
+// findLocked returns the connection of a key that has not expired, or nil.
 func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) (*entry, way) {
 	failpoint.Reach()
 	for slot := s.buckets[hash&uint64(len(s.buckets)-1)]; slot != none; slot = s.next[slot] {
@@ -126,7 +126,7 @@ func (s *shard) allocateLocked(n int, hash uint64) (*entry, bool) {
 	return &s.slots[slot], true
 }
 
-// freeLocked forgets the connection in slot.
+// freeLocked removes the connection in slot.
 func (s *shard) freeLocked(t *Tracker, slot uint32) {
 	failpoint.Reach()
 	e := &s.slots[slot]
@@ -149,10 +149,9 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 	}
 }
 
-// evictLocked makes room in a pool: what has expired or may go first, and of the
-// untracked anything. A tracked connection goes only while it is half open or
-// unanswered. If z, which wants the room, is not nil, it must be z's own or a zone's that
-// yields to z.
+// evictLocked frees one slot of a pool: that of an expired connection, of any untracked
+// connection, or of a tracked one that is half open or unanswered. If z is not nil, it
+// evicts only connections of z and of zones that yield to z.
 func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool {
 	failpoint.Reach()
 	p := &s.pools[n]
@@ -174,7 +173,7 @@ func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool 
 	return false
 }
 
-// purge forgets the connections that gone names, and returns how many.
+// purge removes the connections for which gone returns true, and returns how many.
 func (s *shard) purge(t *Tracker, gone func(*entry) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,26 +7,26 @@ import (
 	"palisade/internal/packet"
 )
 
-// A state is how far a connection has come.
+// A state is the progress of a connection.
 type state uint8
 
 const (
-	single      state = iota // one packet, or a single exchange, of what has no states
+	single      state = iota // no states: ICMP and others, and UDP until its second exchange
 	stream                   // UDP with more than one exchange
 	synSent                  // SYN seen
 	synReceived              // SYN and SYN+ACK seen
 	established              // the handshake is complete
 	closing                  // one end has sent FIN
-	timeWait                 // both have
-	closed                   // RST
+	timeWait                 // both ends have sent FIN
+	closed                   // one end has sent RST
 )
 
 var stateNames = [...]string{"single", "stream", "syn-sent", "syn-received", "established", "closing", "time-wait", "closed"}
 
 func (s state) String() string { return stateNames[s] }
 
-// Timeouts are how long an idle connection is remembered. Zero fields are AWS's
-// defaults; AWS's limits are in brackets (EC2 User Guide, "Idle connection tracking
+// Timeouts are how long an idle connection is kept. Zero fields are AWS's
+// defaults; AWS's limits are in parentheses (EC2 User Guide, "Idle connection tracking
 // timeout").
 type Timeouts struct {
 	TCPEstablished time.Duration // 432,000 s (60 s to 432,000 s)
@@ -56,8 +56,8 @@ const (
 	blockedTimeout  = 180 * time.Second
 )
 
-// assured reports whether eviction must leave the connection alone: a TCP handshake was
-// completed, or the other end has answered.
+// assured reports whether a connection may not be evicted: its TCP handshake is complete,
+// or the other end has answered.
 func (e *entry) assured() bool {
 	if e.protocol == packet.ProtocolTCP {
 		return e.state == established || e.state == closing
@@ -91,7 +91,7 @@ func (e *entry) timeout(t *Timeouts) time.Duration {
 	return otherTimeout
 }
 
-// advance moves a connection's state by one of its packets.
+// advance changes a connection's state for one of its packets.
 func (e *entry) advance(p *packet.Packet, w way) {
 	switch e.protocol {
 	case packet.ProtocolUDP:
@@ -110,8 +110,8 @@ func (e *entry) advanceTCP(f uint8, w way) {
 		e.state = closed
 		return
 	case e.state == closed && f&packet.SYN == 0:
-		// Data behind a reset: it was not the connection's own, or nobody
-		// believed it. Its end will come by itself.
+		// Packets after a reset: the reset was forged, or its receiver ignored it. The
+		// connection goes on.
 		e.state = established
 	case e.state == synSent && w == reply && f&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
 		e.state = synReceived
@@ -127,9 +127,9 @@ func (e *entry) advanceTCP(f uint8, w way) {
 	}
 }
 
-// reopens reports whether a packet asks for a new connection on the tuple of an old one:
-// a SYN where the old has ended, or one from the end that did not originate it. Neither
-// inherits anything; the rules judge it.
+// reopens reports whether a packet opens a new connection with the tuple of an old one: a
+// SYN after the old one has ended, or a SYN from the end that did not open it. The new
+// connection inherits nothing: the rules judge it.
 func (e *entry) reopens(p *packet.Packet, w way) bool {
 	return p.IsFirstSYN() && e.protocol == packet.ProtocolTCP &&
 		(w == reply || e.state == timeWait || e.state == closed)

@@ -9,7 +9,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// A Direction is a packet's way as the zone's interface sees it.
+// A Direction is a packet's direction as the zone's interface sees it.
 type Direction uint8
 
 const (
@@ -17,8 +17,10 @@ const (
 	Out
 )
 
-// A Zone is the connections of one interface. Its methods are safe for any number of
-// goroutines and allocate nothing. now is the monotonic clock; u is the packet's Tuple.
+// A Zone holds the connections of one interface. Its Tracker owns it. Its methods are safe
+// for any number of goroutines and, but for Describe, allocate nothing. now is the monotonic
+// clock; u is the packet's Tuple. The entries are guarded by the mutexes of the shards; the
+// other fields do not change.
 type Zone struct {
 	tracker  *Tracker
 	id       uint32
@@ -29,19 +31,19 @@ type Zone struct {
 	used     atomic.Int32 // tracked connections
 }
 
-// Revision says what rules are in force.
+// A Revision tells which rules are in force.
 type Revision struct {
-	Generation uint64 // of the newest change
-	Shrunk     uint64 // of the newest change that took something away
-	Strict     bool   // tracked connections too live only as long as a rule admits them
+	Generation uint64 // of the last change
+	Shrunk     uint64 // generation of the last change that removed a rule
+	Strict     bool   // tracked connections too end when no rule admits them any more
 }
 
-// An Answer is what a Zone knows of a packet.
+// An Answer tells which connection a packet belongs to.
 type Answer struct {
 	Status Status
-	// Outside reports whether the far end originated the connection; Reply whether
-	// the packet runs against its originator; Untracked whether its answers need a
-	// rule of their own. They are for Checked and Stale.
+	// Outside: the peer of the interface opened the connection. Reply: the packet goes to
+	// the end that opened it. Untracked: the rules must admit each packet. All three are
+	// set for Checked and Stale.
 	Outside   bool
 	Reply     bool
 	Untracked bool
@@ -51,15 +53,15 @@ type Answer struct {
 type Status uint8
 
 const (
-	New     Status = iota // of no connection: the rules decide
-	Live                  // of a tracked connection: it passes
-	Checked               // of an untracked one the rules in force admit; they still judge this direction
-	Stale                 // admitted by rules that have shrunk since: judge its first packet again, call Rejudge
-	Blocked               // of a connection that was cut
+	New     Status = iota // no connection: the rules decide
+	Live                  // a tracked connection: the packet passes
+	Checked               // an untracked connection that the rules in force admit; they still judge this packet
+	Stale                 // a rule was removed since the connection was judged: judge it again, call Rejudge
+	Blocked               // the connection is blocked: drop the packet
 )
 
-// Observe finds the connection of a packet and, if it is live, counts the packet and
-// moves the connection's state.
+// Observe finds the connection of a packet. If it is Live or Checked, Observe counts the
+// packet and advances the connection's state.
 func (z *Zone) Observe(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -79,7 +81,7 @@ func (z *Zone) Observe(p *packet.Packet, u *Tuple, now time.Duration, r Revision
 	return a
 }
 
-// Peek is Observe for a packet that is only imagined: nothing changes.
+// Peek is Observe for the packet of a trace: it changes nothing.
 func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
@@ -91,15 +93,15 @@ func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) A
 	return e.answer(p, w, r)
 }
 
-// answer is what the rules of revision r make of a packet of a live connection. A SYN
-// never rides on one: its sender may be opening the next connection on the same ports,
-// and only rules admit that. If they do, Admit finds this one and goes on with it.
+// answer is the status of a packet of e under the rules of revision r. A SYN is New even if
+// e is live: its sender may be opening the next connection on the same ports, and only the
+// rules may admit that. If they do, Admit counts it for e.
 func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 	failpoint.Reach()
 	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
 	switch {
 	case e.has(isBlocked) && e.revision < r.Generation:
-		a.Status = Stale // a rule may have come back
+		a.Status = Stale // a rule may admit it again
 	case e.has(isBlocked):
 		a.Status = Blocked
 	case e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict):
@@ -122,8 +124,8 @@ func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
 	e.deadline = now + e.timeout(&z.timeouts)
 }
 
-// Rejudge records what the rules in force say of the connection of a packet that was
-// Stale: it goes on, or it is blocked in both directions.
+// Rejudge records whether the rules in force admit the connection of a packet that was
+// Stale. If not, it blocks the connection in both directions.
 func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -157,15 +159,15 @@ type Admission struct {
 	Direction Direction // of its first packet
 	Rule      uint64    // serial of the rule
 	Revision  Revision
-	// Untracked: by a rule for the whole world, with every answer allowed by rule too.
+	// Untracked: a rule for the whole world admits the packet, and a rule admits every reply.
 	Untracked bool
-	// Reversed: the packet is an answer; the connection's originator is its receiver.
+	// Reversed: the packet is a reply, so its receiver opened the connection.
 	Reversed bool
 }
 
-// Admit records the connection of a packet that was New. It reports Forward, or, beyond
-// the allowance, TableFull. An untracked connection is always forwarded: it is
-// remembered at the expense of the oldest. What no originator sends creates nothing.
+// Admit records the connection of a packet that was New. It returns Forward, or TableFull
+// if there is no room for a tracked connection. An untracked connection is always forwarded,
+// and replaces the oldest one.
 func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission) verdict.Verdict {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -177,7 +179,7 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	}
 	if old, w := s.findLocked(z.id, &u.key, hash, now); old != nil {
 		if !old.reopens(p, w) {
-			z.count(old, p, w, now) // another poller was first
+			z.count(old, p, w, now) // another poller has recorded it meanwhile
 			return verdict.Forward
 		}
 		s.freeLocked(z.tracker, s.slotOf(old))
@@ -207,7 +209,7 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	if e.protocol == packet.ProtocolTCP {
 		e.state = synSent
 		if a.Reversed && p.TCPFlags&packet.SYN == 0 {
-			e.state = established // its handshake is long over
+			e.state = established // the handshake was before the entry
 		}
 	}
 	z.count(e, p, w, now)
@@ -215,13 +217,13 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	return verdict.Forward
 }
 
-// allocateLocked finds room for one connection, evicting what may go.
+// allocateLocked finds room for one connection. It evicts another one if it must.
 func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (*entry, bool) {
 	failpoint.Reach()
 	t := z.tracker
 	if n == tracked && !t.take(z) {
-		// Beyond the allowance something must make room: of the zone's own, or of one
-		// that has taken more of the surplus.
+		// No room is left: evict a connection of this zone, or of one that has taken more
+		// beyond its reserve.
 		if !s.evictLocked(t, tracked, z, now) || !t.take(z) {
 			return nil, false
 		}
@@ -236,12 +238,12 @@ func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (
 	return e, ok
 }
 
-// slotOf is the slot an entry of this shard lies in.
+// slotOf is the slot of an entry of this shard.
 func (s *shard) slotOf(e *entry) uint32 { return uint32(offset(s.slots, e)) }
 
 // Related reports whether an ICMP error is about a tracked connection of the zone. It
-// neither creates nor refreshes anything. The packet an error quotes was sent by the
-// error's receiver; anything else is forged.
+// creates and refreshes nothing. An error is forged unless the packet that it quotes was
+// sent by the error's receiver.
 func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
 	failpoint.Reach()
 	if !p.HasQuoted || p.Quoted.Src != p.Flow.Dst {
@@ -250,7 +252,7 @@ func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
 	switch p.ICMPType {
 	case packet.ICMPUnreachable, packet.ICMPTimeExceeded, packet.ICMPParameter:
 	default:
-		return false // redirects and source quenches are nobody's business
+		return false // redirects and source quenches are never related
 	}
 	u := z.tracker.tuple(p.Quoted, p.QuotedICMP)
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -260,7 +262,7 @@ func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
 	return e != nil && e.flags&(isBlocked|isUntracked) == 0
 }
 
-// Fragment judges a fragment that is not the first: it goes where its first has gone.
+// Fragment judges a fragment that is not the first: it passes if its first was admitted.
 func (z *Zone) Fragment(p *packet.Packet, d Direction, now time.Duration) verdict.Verdict {
 	return z.tracker.fragments.later(z.id, d, p, now)
 }
