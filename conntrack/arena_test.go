@@ -11,7 +11,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-func TestConnectionsSurviveTheProcess(t *testing.T) {
+func TestConnectionsSurviveARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "arena")
 	tr := open(t, conntrack.Config{Path: path})
 	kept, dropped := tr.AddZone(11, conntrack.Timeouts{}), tr.AddZone(12, conntrack.Timeouts{})
@@ -51,8 +51,8 @@ func TestConnectionsSurviveTheProcess(t *testing.T) {
 	}
 }
 
-// TestAdoptedConnectionsThatIdledOutCountForNobody: they ended while no process ran.
-func TestAdoptedConnectionsThatIdledOutCountForNobody(t *testing.T) {
+// TestConnectionsThatExpireDuringARestartTakeNoRoom: they ended while no process ran.
+func TestConnectionsThatExpireDuringARestartTakeNoRoom(t *testing.T) {
 	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 640, Untracked: 64, Reserve: 64}
 	fill := func(z *conntrack.Zone, now time.Duration) (taken int) {
 		for port := range 500 {
@@ -79,9 +79,9 @@ func TestAdoptedConnectionsThatIdledOutCountForNobody(t *testing.T) {
 	}
 }
 
-// TestNoTornFieldIsAdopted: a process may die between any two writes of an entry. Whatever
+// TestTornEntryIsNotAdopted: a process may die between any two writes of an entry. Whatever
 // field a decision is made by, an entry with another byte in it is not adopted.
-func TestNoTornFieldIsAdopted(t *testing.T) {
+func TestTornEntryIsNotAdopted(t *testing.T) {
 	const header, size, covered = 4096, 128, 72 // bytes; what follows is harmless when torn
 	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
 	tr := open(t, c)

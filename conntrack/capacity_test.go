@@ -8,7 +8,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-func TestFullTableKeepsTheEstablished(t *testing.T) {
+func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 	// Room is looked for in one shard only, so the table must not be too small: by chance a
 	// shard of ten has nothing that may go.
 	tr := open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
@@ -58,9 +58,9 @@ func TestFullTableKeepsTheEstablished(t *testing.T) {
 	expect(t, greedy, pkt(6, 0, 22, packet.ACK), 0, rules, conntrack.Live)
 }
 
-// TestReserveIsThereBesideTheEstablished: one interface may fill all but the shares of others
+// TestReserveIsFreeBesideEstablishedConnections: one interface may fill all but the shares of others
 // with connections that nothing may evict, and theirs are there when they come.
-func TestReserveIsThereBesideTheEstablished(t *testing.T) {
+func TestReserveIsFreeBesideEstablishedConnections(t *testing.T) {
 	const share = 4096
 	tr := open(t, conntrack.Config{Capacity: 16 * share, Untracked: 64, Reserve: share})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
@@ -82,9 +82,9 @@ func TestReserveIsThereBesideTheEstablished(t *testing.T) {
 	}
 }
 
-// TestFloodTakesNoRoomOfAnother: beside one that opens as many connections as it can, all that
+// TestFloodEvictsNoConnectionOfAnotherZone: beside one that opens as many connections as it can, all that
 // another has within its share are still there, answered or not.
-func TestFloodTakesNoRoomOfAnother(t *testing.T) {
+func TestFloodEvictsNoConnectionOfAnotherZone(t *testing.T) {
 	const share = 4096
 	tr := open(t, conntrack.Config{Capacity: 16 * share, Untracked: 64, Reserve: share})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
@@ -109,9 +109,9 @@ func TestFloodTakesNoRoomOfAnother(t *testing.T) {
 	}
 }
 
-// TestUnansweredMakesRoom: a connection without an answer is evicted for another interface beyond its
+// TestUnansweredConnectionsAreEvicted: a connection without an answer is evicted for another interface beyond its
 // share, whatever its protocol; what was answered, or established and closed at one end, is not.
-func TestUnansweredMakesRoom(t *testing.T) {
+func TestUnansweredConnectionsAreEvicted(t *testing.T) {
 	const share = 640
 	for name, tt := range map[string]struct {
 		packet func(n int) *packet.Packet
@@ -150,9 +150,9 @@ func TestUnansweredMakesRoom(t *testing.T) {
 	}
 }
 
-// TestNewestUntrackedAreRemembered: their table is small, and the oldest make room, so that
+// TestNewestUntrackedConnectionsAreKept: their table is small, and the oldest make room, so that
 // what goes on now is cut when its rule goes.
-func TestNewestUntrackedAreRemembered(t *testing.T) {
+func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 	tr := open(t, conntrack.Config{Capacity: 64, Untracked: 640})
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	answer := func(port uint16) *packet.Packet { return back(pkt(6, port, 80, 0), packet.SYN|packet.ACK) }

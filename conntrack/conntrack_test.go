@@ -210,7 +210,7 @@ func TestIdleTimeouts(t *testing.T) {
 	}
 }
 
-func TestZonesAreApart(t *testing.T) {
+func TestZonesShareNoConnections(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	one, two := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	handshake(t, one, 40000, 0)
@@ -221,8 +221,8 @@ func TestZonesAreApart(t *testing.T) {
 	}
 }
 
-// TestEqualsMap compares a small tracker under random traffic with a map of deadlines.
-func TestEqualsMap(t *testing.T) {
+// TestTrackerMatchesAMapModel compares a small tracker under random traffic with a map of deadlines.
+func TestTrackerMatchesAMapModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	tr := open(t, conntrack.Config{})
 	var zones [3]*conntrack.Zone

@@ -11,9 +11,9 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestForgottenAddressIsNobody: what an address's last owner had open is not its next
+// TestForgetRemovesConnectionsOfAnAddress: what an address's last owner had open is not its next
 // owner's, in the zones that are named; others may have an equal address.
-func TestForgottenAddressIsNobody(t *testing.T) {
+func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	now := time.Second
@@ -34,9 +34,9 @@ func TestForgottenAddressIsNobody(t *testing.T) {
 	expect(t, z, kept, now, rules, conntrack.Live)
 }
 
-// TestForgottenAddressLeavesNoFragment: a later fragment of the last owner's datagram is
+// TestForgetRemovesFragmentsOfAnAddress: a later fragment of the last owner's datagram is
 // an orphan.
-func TestForgottenAddressLeavesNoFragment(t *testing.T) {
+func TestForgetRemovesFragmentsOfAnAddress(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	first := pkt(packet.ProtocolUDP, 1000, 53, 0)
@@ -58,9 +58,9 @@ func TestForgottenAddressLeavesNoFragment(t *testing.T) {
 	}
 }
 
-// TestAddressIsForgottenAtEitherEnd: a next owner inherits neither what the last one
+// TestForgetMatchesEitherEnd: a next owner inherits neither what the last one
 // opened nor what others had opened to it, nor a datagram under way in either direction.
-func TestAddressIsForgottenAtEitherEnd(t *testing.T) {
+func TestForgetMatchesEitherEnd(t *testing.T) {
 	for _, gone := range []netip.Addr{bob, alice} { // who opened the connection, and who answered
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})

@@ -12,7 +12,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-func TestFragmentsFollowTheirFirst(t *testing.T) {
+func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 	frag := func(id uint16, from, to int, more bool) *packet.Packet {
 		return &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: from == 0,
 			FragID: id, FragOffset: from, FragLen: to - from, MoreFollow: more}
@@ -68,10 +68,10 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 	}
 }
 
-// TestFragmentsEqualABitmap compares with the plainest model: eighths that are there, and
+// TestFragmentsMatchABitmapModel compares with the plainest model: eighths that are there, and
 // a datagram that is lost as soon as one comes twice, there are too many gaps, or fragments
 // disagree about the end.
-func TestFragmentsEqualABitmap(t *testing.T) {
+func TestFragmentsMatchABitmapModel(t *testing.T) {
 	const units, gaps = 24, 4
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
@@ -156,9 +156,9 @@ func TestFragmentsEqualABitmap(t *testing.T) {
 	}
 }
 
-// TestFragmentOverlapsNeitherNeighbour: whichever of its neighbours a fragment touches, it
+// TestOverlapWithEitherNeighbourIsDropped: whichever of its neighbours a fragment touches, it
 // must not reach into the other one.
-func TestFragmentOverlapsNeitherNeighbour(t *testing.T) {
+func TestOverlapWithEitherNeighbourIsDropped(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	for i, tt := range []struct {
 		from, to int // beside 0-64 and 128-192
@@ -186,9 +186,9 @@ func TestFragmentOverlapsNeitherNeighbour(t *testing.T) {
 	}
 }
 
-// TestFragmentIsOfItsOwnDatagram: a later fragment follows a first one of the same interface,
+// TestFragmentMustMatchEveryFieldOfItsDatagram: a later fragment follows a first one of the same interface,
 // direction, addresses, protocol and identification.
-func TestFragmentIsOfItsOwnDatagram(t *testing.T) {
+func TestFragmentMustMatchEveryFieldOfItsDatagram(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	first := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragID: 7, FragLen: 64, MoreFollow: true}

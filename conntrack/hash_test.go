@@ -7,9 +7,9 @@ import (
 	"palisade/internal/packet"
 )
 
-// TestChosenFlowsDoNotCollide: flows that were chosen to lie in one chain of one tracker lie
+// TestCollidingFlowsDoNotCollideInAnotherTracker: flows that were chosen to lie in one chain of one tracker lie
 // anywhere in the next, so such flows cannot be known beforehand.
-func TestChosenFlowsDoNotCollide(t *testing.T) {
+func TestCollidingFlowsDoNotCollideInAnotherTracker(t *testing.T) {
 	type place struct {
 		shard  *shard
 		bucket uint64

@@ -36,8 +36,8 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 	}
 }
 
-// TestErrorNeedsAConnectionThatLives: one that was cut, or is not tracked, lets no error in.
-func TestErrorNeedsAConnectionThatLives(t *testing.T) {
+// TestICMPErrorAboutABlockedConnectionIsNotRelated: one that was cut, or is not tracked, lets no error in.
+func TestICMPErrorAboutABlockedConnectionIsNotRelated(t *testing.T) {
 	about := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 1}, ICMPType: packet.ICMPUnreachable, IsICMPError: true, HasQuoted: true, Quoted: packettest.Reverse(pkt(6, 40000, 22, 0).Flow)}
 	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
 

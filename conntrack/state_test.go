@@ -25,10 +25,10 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
 }
 
-// TestSYNOfTheOtherEndIsANewConnection: one that the rules admit takes nothing over from
+// TestSYNFromTheOtherEndIsANewConnection: one that the rules admit takes nothing over from
 // the connection whose ports it has, be that tracked, untracked or cut, and a rule that is
 // still there for one is not there for the other.
-func TestSYNOfTheOtherEndIsANewConnection(t *testing.T) {
+func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	for name, old := range map[string]func(t *testing.T, z *conntrack.Zone){
 		"tracked": func(t *testing.T, z *conntrack.Zone) { handshake(t, z, 40000, 0) },
@@ -64,9 +64,9 @@ func TestSYNOfTheOtherEndIsANewConnection(t *testing.T) {
 	}
 }
 
-// TestNewConnectionBehindTheLastOneIsJudged: on the same ports, after both FINs or a reset,
+// TestNewConnectionAfterAClosedOneIsJudged: on the same ports, after both FINs or a reset,
 // it has its own rule and begins anew.
-func TestNewConnectionBehindTheLastOneIsJudged(t *testing.T) {
+func TestNewConnectionAfterAClosedOneIsJudged(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, z *conntrack.Zone, syn *packet.Packet){
 		"FINs": func(t *testing.T, z *conntrack.Zone, syn *packet.Packet) {
 			expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), 1, rules, conntrack.Live)
@@ -92,9 +92,9 @@ func TestNewConnectionBehindTheLastOneIsJudged(t *testing.T) {
 	}
 }
 
-// TestForgedResetEndsNothing: a sender that guesses ports can send resets. They count as the end only
+// TestConnectionSurvivesAForgedReset: a sender that guesses ports can send resets. They count as the end only
 // where nothing follows.
-func TestForgedResetEndsNothing(t *testing.T) {
+func TestConnectionSurvivesAForgedReset(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
 	for i := range 50 {
@@ -109,9 +109,9 @@ func TestForgedResetEndsNothing(t *testing.T) {
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour, rules, conntrack.Live)
 }
 
-// TestHalfOpenConnectionsAreNotEstablished: whatever one end sends alone, so that a flood of
+// TestOneEndAloneEstablishesNoConnection: whatever one end sends alone, so that a flood of
 // it stays what goes first.
-func TestHalfOpenConnectionsAreNotEstablished(t *testing.T) {
+func TestOneEndAloneEstablishesNoConnection(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	admit(z, pkt(6, 1, 22, packet.SYN), 0, conntrack.Admission{Revision: rules})
@@ -125,9 +125,9 @@ func TestHalfOpenConnectionsAreNotEstablished(t *testing.T) {
 	expect(t, z, pkt(6, 1, 22, packet.ACK), 60*time.Second, rules, conntrack.New)
 }
 
-// TestFINOfOneEndEndsNoConnection: it may say so twice, and a connection that is judged again has
+// TestConnectionSurvivesAFINFromOneEnd: it may say so twice, and a connection that is judged again has
 // the rule that admits it now.
-func TestFINOfOneEndEndsNoConnection(t *testing.T) {
+func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 	for _, side := range []string{"originator", "other end"} {
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})

@@ -8,7 +8,7 @@ import (
 	"palisade/internal/packet"
 )
 
-func TestPingMayBeAnsweredNotReturned(t *testing.T) {
+func TestPingMayBeAnsweredButNotSentBack(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	admit(z, echo(bob, alice, 8, 8), 0, conntrack.Admission{Revision: rules})
 	expect(t, z, echo(alice, bob, 8, 0), 0, rules, conntrack.Live)
@@ -17,9 +17,9 @@ func TestPingMayBeAnsweredNotReturned(t *testing.T) {
 	expect(t, z, echo(alice, bob, 9, 0), 0, rules, conntrack.New)
 }
 
-// TestUnaskedAnswerReusesNoTuple: what asks next is often of the same flow as what
+// TestUnsolicitedReplyDoesNotReuseATuple: what asks next is often of the same flow as what
 // asked before, and the flow of an echo reply, or of a timestamp, is that of the ping before.
-func TestUnaskedAnswerReusesNoTuple(t *testing.T) {
+func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	var u conntrack.Tuple
 	status := func(p *packet.Packet) conntrack.Status {
@@ -58,9 +58,9 @@ func crowded(t *testing.T) *conntrack.Tracker {
 	return open(t, conntrack.Config{Capacity: 64, Untracked: 64, Reserve: 1})
 }
 
-// TestAnswerIsOfItsOwnConnection: what differs from an answer by one field is not an answer, at a
+// TestReplyMustMatchEveryFieldOfItsConnection: what differs from an answer by one field is not an answer, at a
 // client as at a server.
-func TestAnswerIsOfItsOwnConnection(t *testing.T) {
+func TestReplyMustMatchEveryFieldOfItsConnection(t *testing.T) {
 	third := netip.MustParseAddr("192.0.2.1")
 	changes := map[string]func(f *packet.Flow){
 		"protocol":            func(f *packet.Flow) { f.Protocol ^= packet.ProtocolTCP ^ packet.ProtocolUDP },
@@ -98,8 +98,8 @@ func TestAnswerIsOfItsOwnConnection(t *testing.T) {
 	}
 }
 
-// TestEqualFlowsOfTwoInterfacesNeverMeet: what one has admitted is nothing to the other.
-func TestEqualFlowsOfTwoInterfacesNeverMeet(t *testing.T) {
+// TestEqualFlowsInTwoZonesAreTwoConnections: what one has admitted is nothing to the other.
+func TestEqualFlowsInTwoZonesAreTwoConnections(t *testing.T) {
 	tr := crowded(t)
 	for n := range uint64(2000) {
 		one, two := tr.AddZone(2*n+1, conntrack.Timeouts{}), tr.AddZone(2*n+2, conntrack.Timeouts{})
@@ -113,9 +113,9 @@ func TestEqualFlowsOfTwoInterfacesNeverMeet(t *testing.T) {
 	}
 }
 
-// TestSeekMayBeAskedAtAnyTime: of what is there, what is not, and what another goroutine is
+// TestSeekIsSafeWhileConnectionsAreAdded: of what is there, what is not, and what another goroutine is
 // changing, without a lock and without an effect.
-func TestSeekMayBeAskedAtAnyTime(t *testing.T) {
+func TestSeekIsSafeWhileConnectionsAreAdded(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	p := pkt(17, 1000, 53, 0)
 	var u conntrack.Tuple
@@ -154,7 +154,7 @@ func TestSeekMayBeAskedAtAnyTime(t *testing.T) {
 	}
 }
 
-func TestATupleFollowsItsPacket(t *testing.T) {
+func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	p := pkt(17, 1000, 53, 0)
 	var u conntrack.Tuple

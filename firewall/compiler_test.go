@@ -49,9 +49,9 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 	}
 }
 
-// TestBadRuleIsNewOnce: not again while it stays, whichever set or change brings it up, and
+// TestNewErrorsReportsABadRuleOnce: not again while it stays, whichever set or change brings it up, and
 // again when it comes back.
-func TestBadRuleIsNewOnce(t *testing.T) {
+func TestNewErrorsReportsABadRuleOnce(t *testing.T) {
 	bad := &ec2.Group{ID: "bad", Rules: []ec2.Rule{{ID: "sgr-1", Protocol: ec2.TCP, From: 1, To: 2}}}
 	view := groupsByID{"bad": bad, "good": {ID: "good"}}
 	c := NewCompiler()

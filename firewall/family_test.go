@@ -9,9 +9,9 @@ import (
 	"palisade/firewall"
 )
 
-// TestFamiliesAreApart: no rule for addresses of IPv4 admits one of IPv6, whatever that looks
+// TestIPv4RulesDoNotAdmitIPv6: no rule for addresses of IPv4 admits one of IPv6, whatever that looks
 // like, and the reverse; whether few rules cover the port or many.
-func TestFamiliesAreApart(t *testing.T) {
+func TestIPv4RulesDoNotAdmitIPv6(t *testing.T) {
 	four := []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("0.0.0.0")}
 	six := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.4"), netip.MustParseAddr("::10.0.0.4"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::"), {}}
 	for _, rules := range []struct {
@@ -52,8 +52,8 @@ func TestFamiliesAreApart(t *testing.T) {
 	}
 }
 
-// TestOpenMeansEveryPortFromEverywhere: what is not tracked depends on it.
-func TestOpenMeansEveryPortFromEverywhere(t *testing.T) {
+// TestOpenNeedsARuleForEveryPortAndAddress: what is not tracked depends on it.
+func TestOpenNeedsARuleForEveryPortAndAddress(t *testing.T) {
 	for text, want := range map[string]bool{
 		"tcp 0-65535 0.0.0.0/0":   true,
 		"-1 * 0.0.0.0/0":          true,
@@ -78,9 +78,9 @@ func TestOpenMeansEveryPortFromEverywhere(t *testing.T) {
 	}
 }
 
-// TestClosedPortsAreThoseOfRulesThatAreGone: taken away or changed in place, for the world and
+// TestClosedListsPortsOfRemovedWorldRules: taken away or changed in place, for the world and
 // for the protocol alone.
-func TestClosedPortsAreThoseOfRulesThatAreGone(t *testing.T) {
+func TestClosedListsPortsOfRemovedWorldRules(t *testing.T) {
 	dns, wide, tcp, narrow, any := rule("udp 53-53 0.0.0.0/0"), rule("udp 5000-5999 0.0.0.0/0"), rule("tcp 80-80 0.0.0.0/0"), rule("udp 99-99 10.0.0.0/8"), rule("-1 * 0.0.0.0/0")
 	table := func(rules ...ec2.Rule) *firewall.Table {
 		return firewall.NewCompiler().Acquire(view{"g": group("g", rules...)}, []ec2.GroupID{"g"}, 1).Ingress

@@ -173,10 +173,10 @@ func randomAddr(r *rand.Rand) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(3)), byte(r.IntN(64))})
 }
 
-// TestCompiledEqualsLinear compares Match and Explain with the reference on random sets of
+// TestMatchEqualsALinearReference compares Match and Explain with the reference on random sets of
 // a VPC's groups, both ways, through a history of random rule changes, so that incremental
 // updates are covered too.
-func TestCompiledEqualsLinear(t *testing.T) {
+func TestMatchEqualsALinearReference(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		c := firewall.NewCompiler()
@@ -261,7 +261,7 @@ func compare(t *testing.T, what string, p probe, groups []*ec2.Group, direction 
 	}
 }
 
-func TestOneBadRuleStopsNoOther(t *testing.T) {
+func TestBadRuleDoesNotAffectOtherRules(t *testing.T) {
 	bad := []ec2.Rule{
 		{Protocol: ec2.TCP, From: 90, To: 80, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
 		{Protocol: ec2.TCP, From: -1, To: 70000, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
@@ -283,7 +283,7 @@ func TestOneBadRuleStopsNoOther(t *testing.T) {
 	}
 }
 
-func TestShrunkMovesOnlyWhenARuleGoes(t *testing.T) {
+func TestShrunkChangesOnlyWhenARuleIsRemoved(t *testing.T) {
 	web, ssh := rule("tcp 80-80 0.0.0.0/0"), rule("tcp 22-22 0.0.0.0/0")
 	v := view{"g": group("g", web)}
 	c := firewall.NewCompiler()
@@ -300,7 +300,7 @@ func TestShrunkMovesOnlyWhenARuleGoes(t *testing.T) {
 	}
 }
 
-func TestUpdateLeavesOtherSetsAlone(t *testing.T) {
+func TestUpdateCompilesOnlySetsWithTheGroup(t *testing.T) {
 	v := view{"a": group("a", rule("tcp 1-1 0.0.0.0/0")), "b": group("b", rule("tcp 2-2 a"))}
 	c := firewall.NewCompiler()
 	a, b := c.Acquire(v, []ec2.GroupID{"a"}, 1), c.Acquire(v, []ec2.GroupID{"b"}, 1)

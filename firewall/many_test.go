@@ -11,9 +11,9 @@ import (
 	"palisade/firewall"
 )
 
-// TestManyRulesOfOneSourceEqualLinear compares Match with the reference where ten sources
+// TestMatchOfManyRulesOfOneSourceEqualsALinearReference compares Match with the reference where ten sources
 // have hundreds of rules each: at each edge of each range, one port before it and one behind.
-func TestManyRulesOfOneSourceEqualLinear(t *testing.T) {
+func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 12))
 		g := vpcGroup("g")

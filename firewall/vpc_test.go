@@ -26,7 +26,7 @@ func out(text string) ec2.Rule {
 
 // Amazon VPC User Guide, "Security group rules": rules of one direction say nothing about
 // the other, and a group of a VPC lets out only what it says.
-func TestEgressOfAVPCIsWhatItsGroupsSay(t *testing.T) {
+func TestVPCEgressFollowsTheRules(t *testing.T) {
 	v := view{
 		"web":    vpcGroup("web", rule("tcp 80-80 0.0.0.0/0"), out("tcp 443-443 0.0.0.0/0"), out("50 * db")),
 		"dns":    vpcGroup("dns", out("udp 53-53 10.0.0.2/32")),
@@ -65,7 +65,7 @@ func TestEgressOfAVPCIsWhatItsGroupsSay(t *testing.T) {
 
 // What the API accepts, the Compiler takes as it is; what it would leave out, the API has
 // refused. Both are asked about the same random rules, bad ones among them.
-func TestWhateverIsAuthorizedIsEnforcedExactly(t *testing.T) {
+func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 	const account, region = ec2.AccountID("123456789012"), ec2.Region("us-east-1")
 	st := state.NewState()
 	do := func(req state.Request) (state.Result, error) {

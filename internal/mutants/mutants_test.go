@@ -29,9 +29,9 @@ func mutantsThere(t *testing.T) []*Mutant {
 	return all
 }
 
-// TestEveryMutantHasItsPlaceAndCompiles: what a mutant takes away is there, exactly once, the
+// TestEveryMutantAppliesAndCompiles: what a mutant takes away is there, exactly once, the
 // package compiles without it, and the test that must miss it exists.
-func TestEveryMutantHasItsPlaceAndCompiles(t *testing.T) {
+func TestEveryMutantAppliesAndCompiles(t *testing.T) {
 	all := mutantsThere(t)
 	check := newChecker(t, all)
 	tests := map[string]map[string]bool{}
@@ -131,9 +131,9 @@ func (c *checker) compiles(path string, mutated []byte) error {
 	return err
 }
 
-// TestMutantsThatAreWrongAreRefused: one whose place is not there, or not once, or that
+// TestInvalidMutantsAreRefused: one whose place is not there, or not once, or that
 // changes nothing, says so instead of being killed by accident.
-func TestMutantsThatAreWrongAreRefused(t *testing.T) {
+func TestInvalidMutantsAreRefused(t *testing.T) {
 	good := Mutant{Name: "x/good", Package: "internal/mutants", In: "joined", Old: `return line`, New: `return text`}
 	if _, mutated, err := good.Apply(root); err != nil || !strings.Contains(string(mutated), "if text == \"\" {\nreturn text\n}") {
 		t.Fatalf("a sound one: %v\n%s", err, mutated)

@@ -11,7 +11,7 @@ import (
 )
 
 // A process killed inside New or Delete leaves a file that no namespace is bound to.
-func TestHalfMadeNameIsNoObstacle(t *testing.T) {
+func TestNewReplacesAnUnboundName(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const name = "palisade-test-half"
 	t.Cleanup(func() { Delete(name) })
@@ -45,7 +45,7 @@ func TestHalfMadeNameIsNoObstacle(t *testing.T) {
 
 // Somebody laid Dir over itself after a name was made, as `ip netns add` does where nobody
 // has shared it before.
-func TestNameBelowAnotherMountIsRemoved(t *testing.T) {
+func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 	netnstest.NeedRoot(t)
 	if os.Getenv("PALISADE_TEST_MOUNTS") == "" {
 		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")

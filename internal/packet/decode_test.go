@@ -75,7 +75,7 @@ func fragment(f packettest.Frame, offset int, more bool, payload int) []byte {
 	return packettest.Build(f)
 }
 
-func TestHostileFramesGetTheirVerdict(t *testing.T) {
+func TestMalformedFramesGetTheirVerdict(t *testing.T) {
 	tests := []struct {
 		name  string
 		frame []byte
@@ -161,8 +161,8 @@ func TestFirstFragmentHasItsPorts(t *testing.T) {
 	}
 }
 
-// TestInnerPacketIsNotJudged: behind IP in IP, GRE and the like the outer header decides.
-func TestInnerPacketIsNotJudged(t *testing.T) {
+// TestFlowIsThatOfTheOuterHeader: behind IP in IP, GRE and the like the outer header decides.
+func TestFlowIsThatOfTheOuterHeader(t *testing.T) {
 	outer := ipip()
 	if p := decode(t, packettest.Build(outer)); p.Flow != outer.Flow {
 		t.Errorf("flow %v, want the outer %v", p.Flow, outer.Flow)
@@ -206,8 +206,8 @@ func TestNoAllocs(t *testing.T) {
 
 // FuzzDecode holds Decode against an independent reading of the same bytes, and every
 // offset it returns against the frame.
-// TestPeekFlowGuessesWhatMostFramesAre, and says of the others that it does not know.
-func TestPeekFlowGuessesWhatMostFramesAre(t *testing.T) {
+// TestPeekFlowReadsPlainTCPAndUDPOnly, and says of the others that it does not know.
+func TestPeekFlowReadsPlainTCPAndUDPOnly(t *testing.T) {
 	for _, frame := range [][]byte{packettest.Build(udp("abc")), packettest.Build(tcp(packet.SYN, ""))} {
 		if flow, ok := packet.PeekFlow(frame); !ok || flow != decode(t, frame).Flow {
 			t.Errorf("PeekFlow = %v, %v of % x", flow, ok, frame)

@@ -10,9 +10,9 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestFragmentsMakeTheWholeAgain compares with the plainest reassembly, for random lengths,
+// TestFragmentsReassembleToTheOriginal compares with the plainest reassembly, for random lengths,
 // options and fragments of fragments.
-func TestFragmentsMakeTheWholeAgain(t *testing.T) {
+func TestFragmentsReassembleToTheOriginal(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	decoder := packet.NewDecoder()
 	for i := range 2000 {
@@ -56,8 +56,8 @@ func TestFragmentsMakeTheWholeAgain(t *testing.T) {
 	}
 }
 
-// TestLaterFragmentsCarryCopiedOptionsAlone: RFC 791 §3.1, the copied flag.
-func TestLaterFragmentsCarryCopiedOptionsAlone(t *testing.T) {
+// TestLaterFragmentsCarryOnlyCopiedOptions: RFC 791 §3.1, the copied flag.
+func TestLaterFragmentsCarryOnlyCopiedOptions(t *testing.T) {
 	frame := packettest.Build(packettest.Frame{Flow: packet.Flow{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolUDP}, Payload: make([]byte, 200)})
 	options := []byte{7, 3, 4, 148, 4, 0, 0, 0} // record route; router alert, which is copied
 	frame = append(frame[:34:34], append(options, frame[34:]...)...)

@@ -19,8 +19,8 @@ func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
 	}
 }
 
-// TestHostileARPIsRefused: one field after the other is not as RFC 826 has it on Ethernet.
-func TestHostileARPIsRefused(t *testing.T) {
+// TestMalformedARPIsRefused: one field after the other is not as RFC 826 has it on Ethernet.
+func TestMalformedARPIsRefused(t *testing.T) {
 	sound := func() []byte { return packettest.ARP(1, ec2.MAC{2}, client, server) }
 	for _, operation := range []uint16{1, 2} {
 		decode(t, packettest.ARP(operation, ec2.MAC{2}, client, server))
@@ -49,8 +49,8 @@ func TestHostileARPIsRefused(t *testing.T) {
 	}
 }
 
-// TestOddOptionsAreRefused: of IP and of TCP, with a length that is not theirs.
-func TestOddOptionsAreRefused(t *testing.T) {
+// TestMalformedOptionsAreRefused: of IP and of TCP, with a length that is not theirs.
+func TestMalformedOptionsAreRefused(t *testing.T) {
 	withTCP := func(options ...byte) []byte {
 		b := append(packettest.Build(tcp(packet.SYN, "")), options...)
 		b[46] = byte(5+len(options)/4) << 4
@@ -77,9 +77,9 @@ func TestOddOptionsAreRefused(t *testing.T) {
 	decode(t, withTCP(0, 9, 9, 9))
 }
 
-// TestPortsStandBehindTheHeaderThatThereIs: options of IP that look like a TCP header are not
+// TestPortsAreReadAfterIPOptions: options of IP that look like a TCP header are not
 // read as one.
-func TestPortsStandBehindTheHeaderThatThereIs(t *testing.T) {
+func TestPortsAreReadAfterIPOptions(t *testing.T) {
 	fake := packettest.Build(tcp(packet.SYN, ""))[34:54]
 	binary.BigEndian.PutUint16(fake[2:], 80) // the port that is open
 	options := append([]byte{0x88, 40}, append(fake, make([]byte, 18)...)...)
@@ -134,8 +134,8 @@ func TestTinyFragmentsAreRefused(t *testing.T) {
 	decode(t, body(packet.ProtocolTCP, 24, 64, false))
 }
 
-// TestSetsOfFlagsAreThoseOfTCP goes through all of them, with and without PSH, ECE and CWR.
-func TestSetsOfFlagsAreThoseOfTCP(t *testing.T) {
+// TestInvalidTCPFlagSetsAreRefused goes through all of them, with and without PSH, ECE and CWR.
+func TestInvalidTCPFlagSetsAreRefused(t *testing.T) {
 	const free = packet.PSH | 0x40 | 0x80
 	sound := map[uint8]bool{}
 	for _, set := range []uint8{
@@ -155,9 +155,9 @@ func TestSetsOfFlagsAreThoseOfTCP(t *testing.T) {
 	}
 }
 
-// TestOddQuotesAreIgnored: an ICMP error is related to nothing by a quote that is cut, is no
+// TestMalformedQuotesAreIgnored: an ICMP error is related to nothing by a quote that is cut, is no
 // IPv4, is a later fragment, or comes in fragments itself.
-func TestOddQuotesAreIgnored(t *testing.T) {
+func TestMalformedQuotesAreIgnored(t *testing.T) {
 	build := func(change func(b []byte) []byte) []byte {
 		b := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("0123456789")), ec2.MAC{2}, ec2.MAC{4})
 		b = change(b)
@@ -184,9 +184,9 @@ func TestOddQuotesAreIgnored(t *testing.T) {
 	}
 }
 
-// TestFrameThatIsCutIsRefused: sound frames of every kind, cut at every byte, with the length
+// TestTruncatedFrameIsRefused: sound frames of every kind, cut at every byte, with the length
 // in their header or with one that is cut too. None is read past its end.
-func TestFrameThatIsCutIsRefused(t *testing.T) {
+func TestTruncatedFrameIsRefused(t *testing.T) {
 	for name, whole := range map[string][]byte{
 		"TCP": packettest.Build(tcp(packet.SYN, "")), "UDP": packettest.Build(udp("")), "ICMP": packettest.Build(echo())[:42],
 		"TCP behind options": withOptions(7, 4, 4, 0), "ARP": packettest.ARP(1, ec2.MAC{2}, client, server),
@@ -211,9 +211,9 @@ func TestFrameThatIsCutIsRefused(t *testing.T) {
 	}
 }
 
-// TestHostileFramesCostNoAllocation: what is refused is refused here. gopacket would refuse
+// TestRefusedFramesAllocateNothing: what is refused is refused here. gopacket would refuse
 // some of it too, with an error that is allocated, and a flood would pay for it.
-func TestHostileFramesCostNoAllocation(t *testing.T) {
+func TestRefusedFramesAllocateNothing(t *testing.T) {
 	d := packet.NewDecoder()
 	var p packet.Packet
 	for name, frame := range map[string][]byte{
@@ -241,8 +241,8 @@ func TestHostileFramesCostNoAllocation(t *testing.T) {
 	}
 }
 
-// TestForgedDatagramSegmentsAreRefused: what no kernel makes of UDP.
-func TestForgedDatagramSegmentsAreRefused(t *testing.T) {
+// TestForgedUDPSegmentationIsRefused: what no kernel makes of UDP.
+func TestForgedUDPSegmentationIsRefused(t *testing.T) {
 	big := udp(string(make([]byte, 4000)))
 	for name, header := range map[string][]byte{
 		"UDP cut as TCP":               offload(1, 1, 1400, 34, 6),

@@ -132,7 +132,7 @@ func TestForgedVirtioHeadersAreRefused(t *testing.T) {
 	}
 }
 
-func TestHonestVirtioHeaderIsRebuilt(t *testing.T) {
+func TestValidVirtioHeaderIsRebuilt(t *testing.T) {
 	frame := partial(tcp(packet.ACK, string(make([]byte, 4000))), 16)
 	h := offload(1, 1|0x80, 1400, 34, 16)
 	binary.NativeEndian.PutUint16(h[2:], 9999) // hdr_len is a hint; ours replaces it

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestSumIsTheNaiveSum compares over every length and alignment, and the bytes that carry most.
-func TestSumIsTheNaiveSum(t *testing.T) {
+// TestSumEqualsANaiveSum compares over every length and alignment, and the bytes that carry most.
+func TestSumEqualsANaiveSum(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	random, all := make([]byte, 200), make([]byte, 200)
 	for i := range random {

@@ -158,8 +158,8 @@ func numbered(n int) string {
 	return string(b)
 }
 
-// TestFrameSurvivesCuttingAndJoining: what comes out of one train is the frame that was cut.
-func TestFrameSurvivesCuttingAndJoining(t *testing.T) {
+// TestJoinRestoresTheFrameThatWasCut: what comes out of one train is the frame that was cut.
+func TestJoinRestoresTheFrameThatWasCut(t *testing.T) {
 	timestamps := []byte{1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8}
 	for _, tt := range []struct {
 		name   string
@@ -192,9 +192,9 @@ func TestFrameSurvivesCuttingAndJoining(t *testing.T) {
 	}
 }
 
-// TestOddPacketsAreNotJoined: each differs from what would go on with the train in one thing,
+// TestPacketsOfDifferentHeadersAreNotJoined: each differs from what would go on with the train in one thing,
 // which joining would lose.
-func TestOddPacketsAreNotJoined(t *testing.T) {
+func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 	udpPieces := pieces(t, offload(1, 5, 1000, 34, 6), partial(udp(numbered(3_000)), 6))
 	tcpPieces := pieces(t, offload(1, 1, 1000, 34, 16), partial(tcp(packet.ACK, numbered(3_000)), 16))
 	header := func(at int, bits byte) func(*piece) {
@@ -302,9 +302,9 @@ func follow(all [][]byte) (frames [][]byte) {
 	return frames
 }
 
-// TestDatagramsThatWaitBehindEachOtherAreJoined: of one flow, down to the first that is
+// TestQueuedDatagramsOfOneFlowAreJoined: of one flow, down to the first that is
 // shorter, and what comes out stands for what went in but for its identification.
-func TestDatagramsThatWaitBehindEachOtherAreJoined(t *testing.T) {
+func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 	finish := func(all [][]byte) {
 		for _, b := range all {
 			frame := b[packet.OffloadLen:]
@@ -394,9 +394,9 @@ func TestDatagramsThatWaitBehindEachOtherAreJoined(t *testing.T) {
 	}
 }
 
-// TestTrainRefusesNothing: what is no packet, or has no checksum that could be unfinished,
+// TestTrainPassesUnjoinablePacketsUnchanged: what is no packet, or has no checksum that could be unfinished,
 // goes on as it is, for Decode and Sanitize to refuse.
-func TestTrainRefusesNothing(t *testing.T) {
+func TestTrainPassesUnjoinablePacketsUnchanged(t *testing.T) {
 	for _, frame := range [][]byte{
 		nil, {1, 2, 3}, packettest.Build(echo()), packettest.ARP(1, ec2.MAC{2}, client, server),
 		fragment(udp(""), 0, true, 64), withOptions(7, 4, 4, 0), append(packettest.Build(udp("x")), 0, 0),
@@ -450,9 +450,9 @@ func scramble(t testing.TB, seed uint64) (all []piece) {
 	return all
 }
 
-// TestJoinedFramesStandForWhatWasSent compares the packets of joined frames with those that
+// TestJoinedFramesSegmentToThePacketsSent compares the packets of joined frames with those that
 // were put in, in order, over streams that were scrambled on the way.
-func TestJoinedFramesStandForWhatWasSent(t *testing.T) {
+func TestJoinedFramesSegmentToThePacketsSent(t *testing.T) {
 	sent, came := 0, 0
 	for seed := range uint64(400) {
 		all := scramble(t, seed)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestDialKnowsBothEnds(t *testing.T) {
+func TestDialAuthenticatesBothEnds(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	server, client := prepare(t, one, d), prepare(t, member(t, one, "node2"), d)
@@ -46,7 +46,7 @@ func TestDialKnowsBothEnds(t *testing.T) {
 	}
 }
 
-func TestDialChecksWhoAnswers(t *testing.T) {
+func TestDialRefusesAnotherNode(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	client := prepare(t, one, d)

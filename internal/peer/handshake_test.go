@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func TestStrangerReachesNothing(t *testing.T) {
+func TestOnlyMembersAreAdmitted(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	server := prepare(t, one, d)
@@ -117,9 +117,9 @@ func TestStrangerReachesNothing(t *testing.T) {
 	}
 }
 
-// TestMemberFencedDuringHandshake: the directory changes, and Drop is called, after the
+// TestMemberFencedDuringItsHandshakeIsClosed: the directory changes, and Drop is called, after the
 // handshake's check and before the connection can be found.
-func TestMemberFencedDuringHandshake(t *testing.T) {
+func TestMemberFencedDuringItsHandshakeIsClosed(t *testing.T) {
 	one := founder(t, "node1")
 	two := member(t, one, "node2")
 	d := &fencing{table: newTable()}
@@ -160,7 +160,7 @@ func (f *fencing) Check(node string, publicKey []byte) error {
 	return err
 }
 
-func TestNoSessionIsResumed(t *testing.T) {
+func TestServerGivesNoSessionTickets(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	server := prepare(t, one, d)
@@ -191,8 +191,8 @@ func TestNoSessionIsResumed(t *testing.T) {
 	}
 }
 
-// TestSilentStrangersGiveWay: more connections than there are places, and none says a word.
-func TestSilentStrangersGiveWay(t *testing.T) {
+// TestSilentConnectionsGiveWayToMembers: more connections than there are places, and none says a word.
+func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	server, client := prepare(t, one, d), prepare(t, member(t, one, "node2"), d)
@@ -227,7 +227,7 @@ func TestSilentStrangersGiveWay(t *testing.T) {
 	}
 }
 
-func TestSlowHandshakeEnds(t *testing.T) {
+func TestSlowHandshakeIsClosed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for a timeout of 5 s")
 	}

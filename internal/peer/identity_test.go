@@ -16,7 +16,7 @@ import (
 
 var address = netip.MustParseAddrPort("192.0.2.11:7400")
 
-func TestInitMakesWhatLoadReads(t *testing.T) {
+func TestLoadReadsWhatInitWrote(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data", "peer")
 	if _, err := Load(dir); !errors.Is(err, ErrNoIdentity) {
 		t.Fatalf("load nothing: %v; want ErrNoIdentity", err)
@@ -91,9 +91,9 @@ func TestBadNamesAndAddressesAreRefused(t *testing.T) {
 	}
 }
 
-// TestCrashDuringInit: after every file but the last there is no identity, and another
+// TestInitSucceedsAfterACrashedInit: after every file but the last there is no identity, and another
 // attempt makes a whole one.
-func TestCrashDuringInit(t *testing.T) {
+func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 	id := founder(t, "node1")
 	files, err := id.files()
 	if err != nil {
@@ -128,9 +128,9 @@ func TestCrashDuringInit(t *testing.T) {
 	}
 }
 
-// TestLeftAuthorityIsNotTaken: one that is not to be a voter finds the key of an Init that
+// TestSaveRemovesTheAuthorityKeyOfAnEarlierInit: one that is not to be a voter finds the key of an Init that
 // was cut short.
-func TestLeftAuthorityIsNotTaken(t *testing.T) {
+func TestSaveRemovesTheAuthorityKeyOfAnEarlierInit(t *testing.T) {
 	dir := t.TempDir()
 	one := founder(t, "node1")
 	files, err := one.files()
@@ -197,7 +197,7 @@ func copyKey(t *testing.T, path string, key *ecdsa.PrivateKey) error {
 	return os.WriteFile(path, data, 0o600)
 }
 
-func TestSignature(t *testing.T) {
+func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 	id, other := founder(t, "node1"), founder(t, "node1")
 	data := []byte("presence of node1")
 	signature, err := id.Sign(data)

@@ -46,7 +46,7 @@ func joinConfig(t *testing.T, token Token, contacts ...string) JoinConfig {
 	}
 }
 
-func TestJoinMakesAMember(t *testing.T) {
+func TestJoinedNodeIsAdmitted(t *testing.T) {
 	for _, role := range []string{"voter", "nonvoter", ""} {
 		t.Run(role, func(t *testing.T) {
 			d := newTable()
@@ -109,8 +109,8 @@ func TestJoinMakesAMember(t *testing.T) {
 	}
 }
 
-// TestVoterThatJoinedAdmits: the authority's key came with the role.
-func TestVoterThatJoinedAdmits(t *testing.T) {
+// TestJoinedVoterCanAdmit: the authority's key came with the role.
+func TestJoinedVoterCanAdmit(t *testing.T) {
 	d := newTable()
 	admit := func(context.Context, JoinRequest) (JoinAnswer, error) { return JoinAnswer{Role: "voter"}, nil }
 	one, token := door(t, founder(t, "node1"), d, admit)
@@ -130,7 +130,7 @@ func TestVoterThatJoinedAdmits(t *testing.T) {
 	}
 }
 
-func TestRefusalReachesTheUser(t *testing.T) {
+func TestJoinReturnsTheRefusal(t *testing.T) {
 	var asked atomic.Int32
 	server, token := door(t, founder(t, "node1"), newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
 		asked.Add(1)
@@ -150,7 +150,7 @@ func TestRefusalReachesTheUser(t *testing.T) {
 	}
 }
 
-func TestNodeWithoutAuthoritySaysSo(t *testing.T) {
+func TestJoinTriesTheNextContactWithoutAuthority(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	admit := func(context.Context, JoinRequest) (JoinAnswer, error) { return JoinAnswer{Role: "nonvoter"}, nil }
@@ -169,9 +169,9 @@ func TestNodeWithoutAuthoritySaysSo(t *testing.T) {
 	}
 }
 
-// TestJoinAsksAgain: no leader at first, and one contact is down. The key stays the same,
+// TestJoinRetriesWithTheSameKey: no leader at first, and one contact is down. The key stays the same,
 // so that a request whose answer was lost is known again.
-func TestJoinAsksAgain(t *testing.T) {
+func TestJoinRetriesWithTheSameKey(t *testing.T) {
 	var keys [][]byte
 	server, token := door(t, founder(t, "node1"), newTable(), func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
 		keys = append(keys, r.PublicKey)
@@ -202,9 +202,9 @@ func TestJoinAsksAgain(t *testing.T) {
 	}
 }
 
-// TestSecretIsToldToNobodyElse: a machine in the middle has everything but the authority's
+// TestJoinTellsTheSecretOnlyToTheCluster: a machine in the middle has everything but the authority's
 // key, even its certificate.
-func TestSecretIsToldToNobodyElse(t *testing.T) {
+func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 	one, other := founder(t, "node1"), founder(t, "node1")
 	token, err := NewToken(one.RootPEM())
 	if err != nil {
@@ -272,8 +272,8 @@ func TestSecretIsToldToNobodyElse(t *testing.T) {
 	}
 }
 
-// TestForeignAnswerIsRefused: whoever answers must answer with what the token is for.
-func TestForeignAnswerIsRefused(t *testing.T) {
+// TestJoinRefusesAnswersOfAnotherCluster: whoever answers must answer with what the token is for.
+func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 	one, other := founder(t, "node1"), founder(t, "node1")
 	token, err := NewToken(one.RootPEM())
 	if err != nil {
@@ -307,7 +307,7 @@ func TestForeignAnswerIsRefused(t *testing.T) {
 	}
 }
 
-func TestJoinTakesAtMostEight(t *testing.T) {
+func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 	var now, most atomic.Int32
 	full, release := make(chan struct{}), make(chan struct{})
 	reached := sync.OnceFunc(func() { close(full) })
@@ -356,8 +356,8 @@ func TestJoinTakesAtMostEight(t *testing.T) {
 	}
 }
 
-// TestJoinDoorIsBounded sends what Join would not.
-func TestJoinDoorIsBounded(t *testing.T) {
+// TestJoinRefusesLargeAndMalformedRequests sends what Join would not.
+func TestJoinRefusesLargeAndMalformedRequests(t *testing.T) {
 	one := founder(t, "node1")
 	server, token := door(t, one, newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
 		t.Error("the callback was asked")
@@ -418,7 +418,7 @@ func requestToJoin(t testing.TB, change func(b *joinBody)) []byte {
 	return data
 }
 
-func TestDecodeJoin(t *testing.T) {
+func TestDecodeJoinRefusesInvalidRequests(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(b *joinBody)
 		taken  bool

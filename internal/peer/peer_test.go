@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestDropEndsEveryConnection(t *testing.T) {
+func TestDropClosesEveryConnectionOfTheNode(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	server, client := prepare(t, one, d), prepare(t, member(t, one, "node2"), d)
@@ -100,7 +100,7 @@ func TestConnectionsWithOneNodeAreBounded(t *testing.T) {
 	c.Close()
 }
 
-func TestRunEndsEverything(t *testing.T) {
+func TestRunEndsCallsAndConnections(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	server, client := prepare(t, one, d), prepare(t, member(t, one, "node2"), d)

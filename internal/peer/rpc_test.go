@@ -29,7 +29,7 @@ func callers(t *testing.T, handlers map[string]Handler) (server, client *Peer) {
 	return server, client
 }
 
-func TestCallAnswers(t *testing.T) {
+func TestCallReturnsTheAnswerOrTheError(t *testing.T) {
 	_, client := callers(t, map[string]Handler{
 		"echo": func(_ context.Context, from string, body []byte) ([]byte, error) {
 			return append([]byte(from+" says "), body...), nil
@@ -100,7 +100,7 @@ func TestOversizedCallIsRefused(t *testing.T) {
 	}
 }
 
-func TestDeadlineIsHonoured(t *testing.T) {
+func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 	type seen struct {
 		left time.Duration
 		err  error
@@ -159,8 +159,8 @@ func TestDeadlineIsHonoured(t *testing.T) {
 	}
 }
 
-// TestHandlerHearsOfACallerThatLeft: without a deadline, the broken connection is the word.
-func TestHandlerHearsOfACallerThatLeft(t *testing.T) {
+// TestHandlerContextEndsWhenTheCallerLeaves: without a deadline, the broken connection is the word.
+func TestHandlerContextEndsWhenTheCallerLeaves(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan struct{})
 	_, client := callers(t, map[string]Handler{
 		"wait": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
@@ -182,9 +182,9 @@ func TestHandlerHearsOfACallerThatLeft(t *testing.T) {
 	}
 }
 
-// TestCallOfAPeerThatEnds: its connections are closed one after the other. Who calls by one
+// TestCallOfAnEndingPeerIsNotConnected: its connections are closed one after the other. Who calls by one
 // that is still open is told that nothing was begun, so that another node may be asked.
-func TestCallOfAPeerThatEnds(t *testing.T) {
+func TestCallOfAnEndingPeerIsNotConnected(t *testing.T) {
 	server, client := callers(t, map[string]Handler{
 		"echo": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
 	})

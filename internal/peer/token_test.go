@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestTokenText(t *testing.T) {
+func TestTokenRoundTrip(t *testing.T) {
 	id := founder(t, "node1")
 	token, err := NewToken(id.RootPEM())
 	if err != nil {

@@ -32,8 +32,8 @@ func init() {
 	}
 }
 
-// TestProcessLivesAsLongAsOneOfItsThreads: the descriptors are open until then.
-func TestProcessLivesAsLongAsOneOfItsThreads(t *testing.T) {
+// TestProcessIsAliveUntilItsLastThreadEnds: the descriptors are open until then.
+func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func startSleep(t *testing.T) (*exec.Cmd, ID) {
 	return cmd, id
 }
 
-func TestKillWaitsForTheEnd(t *testing.T) {
+func TestKillWaitsUntilTheProcessHasEnded(t *testing.T) {
 	_, id := startSleep(t)
 	h, err := id.Open()
 	if err != nil {
@@ -126,7 +126,7 @@ func TestKillWaitsForTheEnd(t *testing.T) {
 	}
 }
 
-func TestDuplicateOfADescriptorIsTheSameFile(t *testing.T) {
+func TestDuplicateIsTheSameFile(t *testing.T) {
 	ours, theirs, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestBoxOpensAsItsKeysAlone(t *testing.T) {
+func TestBoxOpensOnlyForItsAccessKey(t *testing.T) {
 	k := NewKey()
 	box := k.Seal("598916040194", "AKIDALBERT", "the secret of albert")
 	if got, err := k.Open("598916040194", "AKIDALBERT", box); err != nil || got != "the secret of albert" {
@@ -31,7 +31,7 @@ func TestBoxOpensAsItsKeysAlone(t *testing.T) {
 	}
 }
 
-func TestKeyIsReadFromItsFile(t *testing.T) {
+func TestDecodeKeyReadsWhatEncodeWrote(t *testing.T) {
 	k := NewKey()
 	again, err := DecodeKey(k.Encode())
 	if err != nil || again.ID() != k.ID() || again.bytes != k.bytes {
@@ -47,7 +47,7 @@ func TestKeyIsReadFromItsFile(t *testing.T) {
 	}
 }
 
-func TestAccessKeysLookLikeAmazons(t *testing.T) {
+func TestAccessKeysHaveAmazonsFormat(t *testing.T) {
 	id, secret := NewAccessKey()
 	if !regexp.MustCompile(`^AKIA[A-Z2-7]{16}$`).MatchString(id) || len(secret) != 40 {
 		t.Errorf("key %s, secret of %d", id, len(secret))

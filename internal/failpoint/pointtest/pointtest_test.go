@@ -2,9 +2,9 @@ package pointtest
 
 import "testing"
 
-// TestEveryCallHasAPoint: a frame passes through no function of more than a few statements
+// TestEveryFunctionOfTheDataPathHasAFailpoint: a frame passes through no function of more than a few statements
 // that a test cannot make panic.
-func TestEveryCallHasAPoint(t *testing.T) {
+func TestEveryFunctionOfTheDataPathHasAFailpoint(t *testing.T) {
 	if missing := Missing(t, "../../.."); len(missing) > 0 {
 		for _, name := range missing {
 			t.Errorf("%s: begin it with failpoint.Reach(), so that TestPanicInEveryCall has it panic", name)
