@@ -9,12 +9,11 @@ import (
 	"testing"
 )
 
-// ablated makes a Switch without its filter or without its tracker.
+// ablated matches a call that makes a Switch without its rules or without its tracker.
 var ablated = regexp.MustCompile(`vswitch\.(NewRelay|NewStateless)\b`)
 
-// TestAblationsAreTheBenchmarksAlone: no node can be made or told to run without its rules
-// or its tracker.
-func TestAblationsAreTheBenchmarksAlone(t *testing.T) {
+// Only the benchmark makes a Switch without its rules or its tracker; no node can.
+func TestOnlyBenchmarkMakesAblations(t *testing.T) {
 	const root = "../.."
 	users := 0
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -26,7 +25,7 @@ func TestAblationsAreTheBenchmarksAlone(t *testing.T) {
 			return err
 		}
 		if users++; !strings.HasPrefix(path, root+"/internal/bench/") {
-			t.Errorf("%s makes a Switch that only the benchmark may", path)
+			t.Errorf("%s makes a Switch that only the benchmark may make", path)
 		}
 		return nil
 	})
@@ -34,6 +33,6 @@ func TestAblationsAreTheBenchmarksAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if users == 0 {
-		t.Error("nobody makes one; the test is void")
+		t.Error("no file makes such a Switch; the search does not work")
 	}
 }

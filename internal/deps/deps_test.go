@@ -15,7 +15,7 @@ import (
 
 const module = "palisade/"
 
-// apart are pairs that the layers would allow.
+// apart lists pairs that must not import each other although their layers allow it.
 var apart = []struct{ from, to, why string }{
 	{"internal/lab", "switch", "the lab drives the binary, never its packages"},
 	{"internal/lab", "cluster", "the lab drives the binary, never its packages"},
@@ -24,7 +24,7 @@ var apart = []struct{ from, to, why string }{
 	{"internal/instance", "switch", "an instance knows no switch"},
 }
 
-// owners are the packages by which a library enters; its types stay there.
+// owners has, for each library, the packages that may import it. Its types stay there.
 var owners = map[string][]string{
 	"github.com/songgao/water":                {"switch/tap"},
 	"github.com/google/gopacket":              {"internal/packet"},
@@ -39,8 +39,8 @@ var owners = map[string][]string{
 	"github.com/aws/aws-sdk-go-v2/aws/signer": {"ec2/query/sigv4", "internal/cli/ec2tools"},
 }
 
-// listed has what each package of the module imports itself, tests apart: packages of the
-// module by their path in it, and others by their whole path.
+// listed returns the direct imports of each package of the module, without those of tests:
+// packages of the module by their path in it, others by their whole path.
 func listed(t *testing.T, arguments ...string) (own, others map[string][]string) {
 	t.Helper()
 	list := exec.Command("go", append([]string{"list", "-e", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`}, append(arguments, module+"...")...)...)
@@ -96,14 +96,14 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
-// A file with one import that does not point down is planted in a package of each layer, and
-// the go command is told of it by an overlay. The check must name that import.
+// The test adds a file with one wrong import to a package of each layer, through an overlay of
+// the go command. The check must name that import.
 func TestPlantedImportIsFound(t *testing.T) {
 	layers := picture(t)
 	for row, packages := range layers.rows {
 		from, to := packages[0], layers.rows[max(row-1, 0)][0]
 		if row == 0 {
-			to = from // the uppermost layer can import only itself wrongly
+			to = from // no layer is above the first: it imports itself
 		}
 		t.Run(fmt.Sprintf("%d %s imports %s", row+1, from, to), func(t *testing.T) {
 			own, _ := listed(t, "-overlay", plant(t, from, to))
@@ -131,7 +131,7 @@ func TestPlanesDoNotKnowEachOther(t *testing.T) {
 	}
 }
 
-// plant writes the overlay that adds a file to package from which imports package to.
+// plant writes an overlay that adds a file to package from which imports package to.
 func plant(t *testing.T, from, to string) (overlay string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -165,7 +165,7 @@ func TestLibrariesEnterByOnePackage(t *testing.T) {
 		for _, imported := range list {
 			for library, homes := range owners {
 				if within(imported, library) && !slices.ContainsFunc(homes, func(home string) bool { return within(name, home) }) {
-					t.Errorf("%s imports %s, whose place is %s", name, imported, strings.Join(homes, " or "))
+					t.Errorf("%s imports %s, which only %s may import", name, imported, strings.Join(homes, " or "))
 				}
 			}
 			if name == "ec2" && strings.Contains(strings.Split(imported, "/")[0], ".") {
@@ -175,7 +175,7 @@ func TestLibrariesEnterByOnePackage(t *testing.T) {
 	}
 }
 
-// TestOwnedLibrariesAreRequired: a library that is in go.mod no more needs no owner.
+// Each library that has an owner is required by go.mod.
 func TestOwnedLibrariesAreRequired(t *testing.T) {
 	required, err := os.ReadFile("../../go.mod")
 	if err != nil {
@@ -189,9 +189,9 @@ func TestOwnedLibrariesAreRequired(t *testing.T) {
 	}
 }
 
-// A package that has more files than can be read as one theme is to be split. ec2/state and
-// ec2/query have one file for each theme of EC2.
-func TestPackagesAreReadInOneSitting(t *testing.T) {
+// A package with more files is split. ec2/state and ec2/query have one file for each theme of
+// EC2.
+func TestPackagesHaveFewFiles(t *testing.T) {
 	const most = 30
 	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{len .GoFiles}}", module+"...").Output()
 	if err != nil {

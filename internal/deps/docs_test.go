@@ -16,9 +16,9 @@ var (
 	storyNamed   = regexp.MustCompile(`\b[a-z0-9-]+\.txtar\b`)
 )
 
-// TestDocumentsNameTestsThatAreThere: a promise whose test has been renamed or taken away
-// is one that nothing proves. Where a document names the package, it is there.
-func TestDocumentsNameTestsThatAreThere(t *testing.T) {
+// Each test that a document names as a proof exists. If the document names the package too,
+// the test is in that package.
+func TestDocumentsNameExistingTests(t *testing.T) {
 	const root = "../.."
 	where := testsBelow(t, root)
 	documents, err := filepath.Glob(root + "/docs/*.md")
@@ -44,7 +44,7 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 		}
 	}
 	if named < 200 {
-		t.Errorf("the documents name %d tests; are they read?", named)
+		t.Errorf("found only %d tests in the documents", named)
 	}
 }
 
@@ -53,9 +53,9 @@ var (
 	packageInList = regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|")
 )
 
-// TestDocumentsNameFilesThatExist: "path/file.go:Name" in a document is a file and a function
+// TestDocumentsNameExistingFiles: "path/file.go:Name" in a document is a file and a function
 // or type declared in it.
-func TestDocumentsNameFilesThatExist(t *testing.T) {
+func TestDocumentsNameExistingFiles(t *testing.T) {
 	const root = "../.."
 	documents, err := filepath.Glob(root + "/docs/*.md")
 	if err != nil {
@@ -79,7 +79,7 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 		}
 	}
 	if named < 40 {
-		t.Errorf("the documents name %d files; are they read?", named)
+		t.Errorf("found only %d files in the documents", named)
 	}
 }
 
@@ -106,15 +106,14 @@ func TestArchitectureHasALineForEachPackage(t *testing.T) {
 	}
 }
 
-// TestArchitectureHasEveryGoroutine: whoever asks who ends a goroutine of a node finds it in
-// the table, or with those that the table names together.
-func TestArchitectureHasEveryGoroutine(t *testing.T) {
+// The table of ARCHITECTURE.md names each goroutine of a node, so a reader finds who ends it.
+func TestArchitectureListsEveryGoroutine(t *testing.T) {
 	text, err := os.ReadFile("../../ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	started := regexp.MustCompile(`(?m)^func \(\w+ \*(?:Switch|poller|Cluster|Gossip|transport|Node|Fleet|machine)\) (run[A-Z]\w*)\(`)
-	inside := []string{"runGrace"} // of one call
+	inside := []string{"runGrace"} // ends with the call that starts it
 	found := 0
 	for _, pattern := range []string{"../../switch/*.go", "../../cluster/*.go", "../../cluster/gossip/*.go", "../node/*.go", "../node/fleet/*.go", "../node/plane/*.go", "../node/control/*.go"} {
 		files, err := filepath.Glob(pattern)
@@ -129,13 +128,13 @@ func TestArchitectureHasEveryGoroutine(t *testing.T) {
 			for _, m := range started.FindAllStringSubmatch(string(code), -1) {
 				found++
 				if !slices.Contains(inside, m[1]) && !strings.Contains(string(text), "`"+m[1]+"`") {
-					t.Errorf("%s of %s is not in ARCHITECTURE.md", m[1], path)
+					t.Errorf("%s of %s is not in the table of ARCHITECTURE.md", m[1], path)
 				}
 			}
 		}
 	}
 	if found < 10 {
-		t.Errorf("%d goroutines; are they found?", found)
+		t.Errorf("found only %d goroutines", found)
 	}
 }
 

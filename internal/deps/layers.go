@@ -92,7 +92,7 @@ func (l *Layers) Check(imports map[string][]string) []string {
 	return wrong
 }
 
-// closure is all that a package imports, directly and through others.
+// closure returns all packages that a package imports, directly or through others.
 func closure(imports map[string][]string, name string) []string {
 	seen := map[string]bool{name: true}
 	var all []string

@@ -12,10 +12,10 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestEveryThreatHasItsProof: the table of docs/SECURITY.md has each threat once, with what
-// proves it on one node and across nodes. Where that is the corpus, it has frames of the
-// threat. That named tests exist, TestDocumentsNameTestsThatAreThere says.
-func TestEveryThreatHasItsProof(t *testing.T) {
+// The table of docs/SECURITY.md has each threat once, with the tests that prove its defence on
+// one node and across nodes. Where the proof is the corpus, the corpus has frames of the
+// threat. TestDocumentsNameExistingTests checks that the named tests exist.
+func TestEveryThreatHasAProof(t *testing.T) {
 	text, err := os.ReadFile("../../docs/SECURITY.md")
 	if err != nil {
 		t.Fatal(err)
@@ -33,30 +33,30 @@ func TestEveryThreatHasItsProof(t *testing.T) {
 	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
 		id, cells := m[1], strings.Split(m[2], "|")
 		if said[id] || len(cells) != 4 {
-			t.Errorf("%s has %d cells, or is there twice", id, len(cells))
+			t.Errorf("%s has %d cells instead of 4, or two rows", id, len(cells))
 			continue
 		}
 		said[id] = true
 		for i, column := range []string{"on one node", "across nodes"} {
 			cell := strings.TrimSpace(cells[2+i])
-			if !proof.MatchString(cell) && id != "T58" { // which cannot be across nodes
+			if !proof.MatchString(cell) && id != "T58" { // it cannot happen across nodes
 				t.Errorf("%s has no proof %s: %q", id, column, cell)
 			}
 			if strings.Contains(cell, "corpus") && !corpus[id] {
-				t.Errorf("%s is to be proved %s by the corpus, which has no frame of it", id, column)
+				t.Errorf("%s names the corpus as proof %s, but the corpus has no frame of it", id, column)
 			}
 		}
 		if corpus[id] && !strings.Contains(m[2], "corpus") {
-			t.Errorf("%s has frames in the corpus, and does not say so", id)
+			t.Errorf("%s has frames in the corpus, but its row does not name the corpus", id)
 		}
 		delete(corpus, id)
 	}
 	for n := 1; n <= 58; n++ {
 		if id := fmt.Sprintf("T%02d", n); !said[id] {
-			t.Errorf("%s is not in the table", id)
+			t.Errorf("%s has no row in the table", id)
 		}
 	}
 	for id := range corpus {
-		t.Errorf("the corpus has frames of %s, which is not in the table", id)
+		t.Errorf("the corpus has frames of %s, which has no row in the table", id)
 	}
 }
