@@ -59,10 +59,10 @@ const (
 
 	// It came, or was to go, through a tunnel between nodes.
 
-	TunnelUnknown  // of no session, from an address that is not its node's, or in no known form
+	TunnelUnknown  // the datagram has no known format, index or sender address
 	TunnelForged   // its seal does not open
 	TunnelReplayed // received before, or so late that it may have been
-	TunnelDown     // no session with the node that has the address
+	TunnelDown     // there are no keys for the node that has the address
 	TunnelForeign  // from an interface that is not leased to the sending node, or not in that interface's name
 
 	// The device took it from its queue and could not hand it to the switch: Lost.
@@ -136,10 +136,10 @@ var meanings = [Count]string{
 	FragmentsFull:  "too many fragmented datagrams under way",
 	OverlapFrag:    "overlapping or oversized fragments",
 	TableFull:      "new connection beyond the tracking allowance",
-	TunnelUnknown:  "datagram of no session with a node of the cluster",
+	TunnelUnknown:  "datagram that belongs to no tunnel of this node",
 	TunnelForged:   "datagram whose seal does not open",
 	TunnelReplayed: "datagram received before",
-	TunnelDown:     "no session with the node that has the address",
+	TunnelDown:     "no tunnel to the node that has the address",
 	TunnelForeign:  "sent in the name of an interface that its node does not have",
 	ShortRead:      "the kernel returned less than an offload header",
 	UnknownOffload: "segments that no offload header can describe",

@@ -201,7 +201,7 @@ func foreign(frame []byte) string {
 
 // sealed draws datagrams as a node seals them, of frames, of frames with a fault, and of bytes
 // that are none.
-func (d *dice) sealed(s *session, form Form) (all [][]byte) {
+func (d *dice) sealed(s *association, form Form) (all [][]byte) {
 	seal := func(plain []byte, marks packet.Marks) {
 		if form == VXLAN {
 			all = append(all, bytes.Clone(plain))

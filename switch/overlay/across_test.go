@@ -265,13 +265,13 @@ func newWire(t testing.TB, form Form, c siteConfig) *wire {
 	keys := [2][]byte{bytes.Repeat([]byte{1}, keyLen), bytes.Repeat([]byte{2}, keyLen)}
 	for i := range w.sites {
 		d, p := open(1)
-		s, err := newSession(keys[i], keys[1-i])
+		s, err := newAssociation(keys[i], keys[1-i])
 		if err != nil {
 			t.Fatal(err)
 		}
 		far := uint32(2 - i)
-		s.node, s.address, s.to, s.index, s.farIndex = far, w.socket.addr, newSockaddr(w.socket.addr), 5, 5
-		p.Store(&table{send: map[uint32]*session{far: s}, receive: map[uint32]*session{5: s}, vtep: map[netip.Addr]*session{w.socket.addr.Addr(): s}})
+		s.node, s.address, s.to, s.index, s.remoteIndex = far, w.socket.addr, newSockaddr(w.socket.addr), 5, 5
+		p.Store(&table{send: map[uint32]*association{far: s}, receive: map[uint32]*association{5: s}, vtep: map[netip.Addr]*association{w.socket.addr.Addr(): s}})
 		w.to[i] = &unix.SockaddrInet4{Port: int(d.addr.Port()), Addr: d.addr.Addr().As4()}
 		w.sites[i] = newSite(t, c, uint32(i+1), d)
 	}

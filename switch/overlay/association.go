@@ -13,25 +13,25 @@ import (
 	"palisade/internal/packet"
 )
 
-// queues is how many senders a node has, each with a counter of its own.
+// queues is how many send queues a node has. Each has a counter of its own.
 const queues = 64
 
-// A session is the keys between this node and another.
+// An association is the keys between this node and another, one for each direction.
 //
-// Each queue's counter belongs to the poller that has the queue, and the replay windows to
-// the one that receives; the rest does not change once the session is in a table, but for
-// replaced, which the Overlay's mutex guards.
-type session struct {
-	node     uint32 // number of the far node
-	address  netip.AddrPort
-	to       sockaddr
-	index    uint32 // of datagrams to this node
-	farIndex uint32 // of datagrams to the far one
-	seal     cipher.AEAD
-	open     cipher.AEAD
-	begun    time.Time
-	replaced time.Time // zero: it is in force
-	// single: the way to the far node takes no several datagrams at once.
+// Each queue's counter is used only by the poller with that queue, and the replay windows only by
+// the poller of the tunnel's port. replaced is guarded by Overlay.mu. The other fields do not
+// change once the association is in a table.
+type association struct {
+	node        uint32 // number of the remote node
+	address     netip.AddrPort
+	to          sockaddr
+	index       uint32 // in the headers of received datagrams
+	remoteIndex uint32 // in the headers of sent datagrams
+	seal        cipher.AEAD
+	open        cipher.AEAD
+	begun       time.Time
+	replaced    time.Time // zero: not replaced
+	// single: the path to the node takes only one datagram at a time.
 	single atomic.Bool
 
 	sent [queues]struct {
@@ -41,11 +41,11 @@ type session struct {
 	seen [queues]window
 }
 
-// keyLen is that of AES-128: the handshake that the keys come from is no stronger.
+// keyLen is that of AES-128. The TLS handshake that the keys come from is no stronger.
 const keyLen = 16
 
-func newSession(sealKey, openKey []byte) (*session, error) {
-	s := &session{begun: time.Now()}
+func newAssociation(sealKey, openKey []byte) (*association, error) {
+	s := &association{begun: time.Now()}
 	var err error
 	if s.seal, err = newAEAD(sealKey); err != nil {
 		return nil, err
@@ -57,13 +57,13 @@ func newSession(sealKey, openKey []byte) (*session, error) {
 func newAEAD(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, fmt.Errorf("key of a session: %w", err)
+		return nil, fmt.Errorf("key of a tunnel: %w", err)
 	}
 	return cipher.NewGCM(block)
 }
 
-// next is the nonce of the queue's next datagram; 0 if they are used up.
-func (s *session) next(queue int) uint64 {
+// next returns the nonce of the queue's next datagram; 0 if all are used up.
+func (s *association) next(queue int) uint64 {
 	counter := s.sent[queue].counter.Add(1)
 	if counter>>counterBits != 0 {
 		return 0
@@ -71,30 +71,30 @@ func (s *session) next(queue int) uint64 {
 	return counter | uint64(queue)<<counterBits
 }
 
-// sealPacket makes a datagram of what stands behind room for a header in b: an inner header
-// and a frame. dst is where it goes: b itself, or memory apart from it. It returns the
-// datagram; nil if the queue's nonces are used up.
-func (s *session) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, marks packet.Marks) []byte {
+// sealPacket makes a datagram out of plain, an inner header and a frame. It writes the datagram to
+// dst, which is memory apart from plain, or headerLen bytes before it. It returns the datagram; nil
+// if the queue's nonces are used up.
+func (s *association) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, marks packet.Marks) []byte {
 	failpoint.Reach()
 	counter := s.next(queue)
 	if counter == 0 {
 		return nil
 	}
-	putHeader(dst[:headerLen], marks, s.farIndex, counter)
+	putHeader(dst[:headerLen], marks, s.remoteIndex, counter)
 	binary.BigEndian.PutUint64(nonce[4:], counter)
 	return dst[:headerLen+len(s.seal.Seal(dst[headerLen:headerLen], nonce[:], plain, dst[:headerLen]))]
 }
 
-// openPacket opens a datagram into dst and returns what was sealed.
-func (s *session) openPacket(dst, datagram []byte, nonce *[12]byte) ([]byte, bool) {
+// openPacket opens a datagram into dst and returns the sealed content.
+func (s *association) openPacket(dst, datagram []byte, nonce *[12]byte) ([]byte, bool) {
 	failpoint.Reach()
 	copy(nonce[4:], datagram[8:headerLen])
 	inner, err := s.open.Open(dst[:0], nonce[:], datagram[headerLen:], datagram[:headerLen])
 	return inner, err == nil
 }
 
-// A window knows which of the last counters of one queue were received, so that each is
-// taken once (RFC 6479: blocks of a ring; moving on clears whole blocks).
+// A window records which of the last counters of one queue were received, so that each is accepted
+// once (RFC 6479: blocks in a ring; moving forward clears whole blocks).
 type window struct {
 	newest uint64
 	blocks [windowBlocks]uint64
@@ -102,11 +102,11 @@ type window struct {
 
 const (
 	windowBlocks = 32
-	windowSize   = (windowBlocks - 1) * 64 // counters behind the newest
+	windowSize   = (windowBlocks - 1) * 64 // counters before the newest
 )
 
-// take reports whether a counter has not been taken before, and takes it. What is older
-// than the window counts as taken.
+// take reports whether a counter was not received before, and records it. A counter older than the
+// window counts as received.
 func (w *window) take(counter uint64) bool {
 	failpoint.Reach()
 	block := counter / 64

@@ -7,8 +7,8 @@ import (
 	"palisade/internal/packet"
 )
 
-// A datagram is a header, which anybody can read and nobody change, and a sealed frame
-// behind a Geneve header (RFC 8926 §3.4, §3.5):
+// A datagram is a header, which anybody can read and nobody can change, and a sealed frame behind a
+// Geneve header (RFC 8926 §3.4, §3.5):
 //
 //	 0                   1                   2                   3
 //	|   version 1   |     marks     |            zero               |
@@ -27,18 +27,17 @@ import (
 //	+===============================================================+
 //	|                       16 bytes of seal                        |
 //
-// The receiver index is the receiver's own name for a session, and so for the keys. The
-// queue and the counter behind it are the nonce, so that queues of one sender never use
-// the same one twice and share nothing; a key for each queue would add nothing to that.
-// The marks are packet.Marks: whether the transport checksum of the packet inside was left
-// out, and whether it goes on in the next datagram of the queue. The option class is one of
-// those for experiments, and the option is critical: who does not know it does not take the
-// frame.
+// The receiver index is the number that the receiver gave to the association, and so selects the
+// keys. Queue and counter are the nonce: the queues of one sender share no counter and never use a
+// nonce twice, so they need no keys of their own. The marks are packet.Marks: whether the transport
+// checksum of the packet was left out, and whether its frame continues in the next datagram of the
+// queue. The option class is an experimental one, and the option is critical: a receiver that does
+// not know it drops the frame.
 //
-// A frame that stands for several packets is cut into them, and each is a datagram. All are
-// of one size but the last, so the kernel takes them as one with UDP_SEGMENT and hands them
-// over as one with UDP_GRO. The receiver joins the packets again as far as they fit, by its
-// own reading of them; nothing of a virtio header is on the wire.
+// A frame that consists of several packets is cut, and each packet is a datagram. All but the last
+// have the same size, so UDP_SEGMENT sends them in one system call and UDP_GRO receives them in one.
+// The receiver joins the packets again as far as their headers allow; no virtio header is on the
+// wire.
 const (
 	version         = 1
 	headerLen       = 16
@@ -46,7 +45,7 @@ const (
 	geneveLen       = 8
 	optionHeader    = 4
 	sourceOptionLen = optionHeader + 8
-	innerLen        = geneveLen + sourceOptionLen // what a sender puts before a frame
+	innerLen        = geneveLen + sourceOptionLen // sealed, before the frame
 
 	optionClass  = 0xff50
 	critical     = 0x80
@@ -55,7 +54,7 @@ const (
 	ethernetBridged = 0x6558 // RFC 8926 §3.4: an Ethernet frame follows
 )
 
-// counterBits is how much of the nonce counts; the rest is the queue.
+// counterBits is the part of the nonce that counts; the upper bits are the queue.
 const counterBits = 56
 
 const knownMarks = packet.Unfinished | packet.Followed
@@ -66,8 +65,7 @@ func putHeader(b []byte, marks packet.Marks, index uint32, counter uint64) {
 	binary.BigEndian.PutUint64(b[8:], counter)
 }
 
-// A header is what stands before the seal. It says nothing of who wrote it before the seal
-// is open, and then that a node did.
+// A header is the unsealed part of a datagram. Until the seal is open nothing proves who wrote it.
 type header struct {
 	marks   packet.Marks
 	index   uint32
@@ -86,10 +84,10 @@ func readHeader(b []byte) (h header, ok bool) {
 	return h, h.queue < queues
 }
 
-// putInner writes what stands before the frame inside the seal.
+// putInner writes the inner header, which is sealed before the frame.
 func putInner(b []byte, from packet.Origin) {
 	failpoint.Reach()
-	b[0], b[1] = sourceOptionLen/4, 0x40 // version 0; critical options are there
+	b[0], b[1] = sourceOptionLen/4, 0x40 // version 0; there are critical options
 	binary.BigEndian.PutUint16(b[2:], ethernetBridged)
 	binary.BigEndian.PutUint32(b[4:], from.VNI<<8)
 	putOption(b[geneveLen:], sourceOption, sourceOptionLen)
@@ -101,8 +99,8 @@ func putOption(b []byte, kind byte, length int) {
 	b[2], b[3] = kind, byte(length-optionHeader)/4
 }
 
-// readInner reads what was inside the seal. A node of the cluster wrote it, of this version
-// or another, sound or broken into.
+// readInner reads the inner header. A node of the cluster wrote it, but perhaps one of another
+// version, or one that was taken over.
 func readInner(b []byte, from *packet.Origin) (frame []byte, ok bool) {
 	failpoint.Reach()
 	if len(b) < geneveLen || b[0]>>6 != 0 || b[1]&0x80 != 0 || binary.BigEndian.Uint16(b[2:]) != ethernetBridged {

@@ -65,12 +65,12 @@ func ends(t testing.TB) (a, b *Device) {
 	a, at := open()
 	b, bt := open()
 	join := func(p *atomic.Pointer[table], to *Device, number uint32, sealKey, openKey []byte) {
-		s, err := newSession(sealKey, openKey)
+		s, err := newAssociation(sealKey, openKey)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.node, s.address, s.to, s.index, s.farIndex = number, to.addr, newSockaddr(to.addr), 5, 5
-		p.Store(&table{send: map[uint32]*session{number: s}, receive: map[uint32]*session{5: s}})
+		s.node, s.address, s.to, s.index, s.remoteIndex = number, to.addr, newSockaddr(to.addr), 5, 5
+		p.Store(&table{send: map[uint32]*association{number: s}, receive: map[uint32]*association{5: s}})
 	}
 	join(at, b, 2, keys, other)
 	join(bt, a, 1, other, keys)
@@ -94,7 +94,7 @@ func receive(d *Device, b []byte) (int, packet.Origin, verdict.Verdict, error) {
 }
 
 // sealed is a frame as a datagram.
-func (s *session) sealed(queue int, from packet.Origin, frame []byte) []byte {
+func (s *association) sealed(queue int, from packet.Origin, frame []byte) []byte {
 	q := new(sender)
 	return q.out[:q.sealCopy(s, queue, 0, from, frame, 0)]
 }
@@ -213,11 +213,11 @@ func TestInnerHeader(t *testing.T) {
 // two doors it comes by: as a datagram, or as what a node has sealed.
 func FuzzOpen(f *testing.F) {
 	keys := bytes.Repeat([]byte{1}, keyLen)
-	s, err := newSession(keys, keys)
+	s, err := newAssociation(keys, keys)
 	if err != nil {
 		f.Fatal(err)
 	}
-	s.farIndex = 5
+	s.remoteIndex = 5
 	f.Add(s.sealed(2, from, []byte("frame")))
 	f.Add([]byte{3, 0x40, 0x65, 0x58, 0, 0, 7, 0, 0xff, 0x50, 0x81, 2, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3})
 	f.Add([]byte{})
@@ -230,12 +230,12 @@ func FuzzOpen(f *testing.F) {
 		if frame, ok := readInner(b, &o); ok && (len(frame) > len(b)-innerLen || o.VNI >= 1<<24 || o.Node != 0) {
 			t.Errorf("inner % x: %d bytes from %+v", b, len(frame), o)
 		}
-		fresh, err := newSession(keys, keys)
+		fresh, err := newAssociation(keys, keys)
 		if err != nil {
 			t.Fatal(err)
 		}
 		fresh.node, fresh.address, fresh.index = 9, local, 5
-		d.table.Store(&table{receive: map[uint32]*session{5: fresh}})
+		d.table.Store(&table{receive: map[uint32]*association{5: fresh}})
 		n, o, _, v := d.openDatagram(bytes.Clone(b), local, buffer)
 		switch {
 		case v == verdict.Forward && (o.Node != 9 || n < packet.OffloadLen || n > packet.OffloadLen+len(b)-headerLen-innerLen-tagLen):

@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is the data path of the tunnels, a vswitch.TunnelDevice on one UDP socket.
+// Device is the data path of the tunnels on one UDP socket. It implements vswitch.TunnelDevice.
 //
-// Receive belongs to one goroutine; each queue of Send to one, any at the same time.
+// Only one goroutine calls Receive and Discard. Each queue of Send belongs to one goroutine;
+// different queues may send at the same time. No lock is taken: the table is read atomically.
 type Device struct {
 	form   Form
 	socket int
@@ -22,13 +23,14 @@ type Device struct {
 	queues   [queues]sender
 }
 
-// socketBuffer holds what arrives while the poller is elsewhere: some 3,000 datagrams.
+// socketBuffer is the bytes that may wait in the socket while the poller is busy: some 3,000
+// datagrams.
 const socketBuffer = 8 << 20
 
-// openDevice binds a socket. Its datagrams are never cut on the way: where the underlay is
-// narrower than it was said to be the frame is lost and counted, not sent in pieces that
-// one lost piece makes useless. What others say of the path's MTU is not listened to, for
-// anybody can.
+// openDevice binds a socket. Its datagrams are never fragmented on the way: on an underlay with a
+// smaller MTU than configured they are lost and counted, because one lost fragment would make all
+// others useless. The kernel ignores ICMP errors about the path's MTU, because anybody can forge
+// them.
 func openDevice(form Form, listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error) {
 	family, level, discover := unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
 	if listen.Addr().Is6() {
@@ -36,16 +38,16 @@ func openDevice(form Form, listen netip.AddrPort, t *atomic.Pointer[table]) (*De
 	}
 	socket, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make a socket: %w", err)
+		return nil, fmt.Errorf("create a socket: %w", err)
 	}
 	d := &Device{form: form, socket: socket, table: t}
 	if err := unix.SetsockoptInt(socket, level, discover, unix.IP_PMTUDISC_PROBE); err != nil {
 		return nil, errors.Join(fmt.Errorf("forbid fragments: %w", err), d.Close())
 	}
-	// Before Linux 5.0 datagrams come one by one.
+	// Before Linux 5.0 this fails, and datagrams arrive one by one.
 	_ = unix.SetsockoptInt(socket, unix.SOL_UDP, unix.UDP_GRO, 1)
 	for _, option := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		// Without the privilege the system's limit has to do.
+		// Without the privilege the system's limit applies.
 		if unix.SetsockoptInt(socket, unix.SOL_SOCKET, option[0], socketBuffer) != nil {
 			_ = unix.SetsockoptInt(socket, unix.SOL_SOCKET, option[1], socketBuffer)
 		}
@@ -70,10 +72,10 @@ func as4(a netip.Addr) (b [4]byte) {
 	return b
 }
 
-// FD is the descriptor to wait on.
+// FD returns the descriptor that epoll waits on.
 func (d *Device) FD() int { return d.socket }
 
-// Close gives the socket up.
+// Close closes the socket.
 func (d *Device) Close() error {
 	if d.socket < 0 {
 		return nil

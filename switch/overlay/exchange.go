@@ -16,90 +16,90 @@ import (
 	"palisade/internal/peer"
 )
 
-// An exchange makes a session over a stream, whose handshake has proven both nodes. Each
-// sends one hello:
+// A key exchange makes an association over a stream, whose TLS handshake has authenticated both
+// nodes. Each node sends one hello:
 //
 //	|   version 1   |     form      |            zero               |
 //	|                        receiver index                         |
 //
-// Both must have the same form; if not, both say so and there is no session. In that of VXLAN
-// the keys are of no use, and a session says only that the far node expects its datagrams.
+// Both must have the same form; otherwise both report it and there is no association. VXLAN does not
+// use the keys: an association then means only that the remote node accepts this node's datagrams.
 //
-// The keys come from the handshake and never cross the wire: the exporter's first half is
-// for datagrams of the node that asked, the second for those of the one that answered (RFC
-// 8446 §7.5). A node is ready to receive before it tells its index, so nothing is lost
-// when the far end begins to use it.
+// The keys come from the handshake and never cross the wire: the first half of the exporter's output
+// seals the datagrams of the initiator, the second those of the responder (RFC 8446 §7.5). A node
+// can receive before it sends its index, so no datagram is lost when the remote node begins to send.
 //
-// The stream then stays, with a byte now and then. Its end says that the far end has
-// restarted, or wants other keys, or cannot be reached; whoever asked asks anew.
+// The stream stays open, and both nodes send a byte at intervals. It ends when a node restarts, wants
+// new keys or cannot be reached; then the initiator begins a new exchange.
 const (
 	exporterLabel = "EXPORTER-palisade-tunnel-1"
 	helloLen      = 8
 
 	helloTimeout = 5 * time.Second
-	pingEvery    = 5 * time.Second
-	deafAfter    = 3 * pingEvery
-	stableAfter  = 5 * time.Second // a stream that stood so long was none of a series of failures
-	firstRetry   = 50 * time.Millisecond
-	lastRetry    = 2 * time.Second
+	pingInterval = 5 * time.Second
+	silenceLimit = 3 * pingInterval
+	stableTime   = 5 * time.Second // a stream that lasted longer resets the retry time
+	minRetry     = 50 * time.Millisecond
+	maxRetry     = 2 * time.Second
 
-	// maxExchanges bounds those that others have begun and not ended; more are refused.
+	// maxExchanges bounds the exchanges that other nodes have begun and not finished. Above it
+	// streams are closed.
 	maxExchanges = 64
 )
 
-// runDial keeps a session with a node whose name sorts behind this one's.
-func (o *Overlay) runDial(f *far) {
-	defer f.end()
-	retry := firstRetry
-	for f.ctx.Err() == nil {
+// runDial keeps an association with a node whose name sorts after this node's.
+func (o *Overlay) runDial(p *remotePeer) {
+	defer p.end()
+	retry := minRetry
+	for p.ctx.Err() == nil {
 		began := time.Now()
-		o.failed(f, o.dial(f))
-		if time.Since(began) > stableAfter {
-			retry = firstRetry
+		o.dialFailed(p, o.dial(p))
+		if time.Since(began) > stableTime {
+			retry = minRetry
 		}
 		select {
 		case <-time.After(retry):
-		case <-f.ctx.Done():
+		case <-p.ctx.Done():
 		}
-		retry = min(2*retry, lastRetry)
+		retry = min(2*retry, maxRetry)
 	}
 }
 
-func (o *Overlay) dial(f *far) error {
-	ctx, cancel := context.WithTimeout(f.ctx, helloTimeout)
-	conn, err := o.config.Peer.Dial(ctx, f.Node, peer.ProtocolTunnel)
+func (o *Overlay) dial(p *remotePeer) error {
+	ctx, cancel := context.WithTimeout(p.ctx, helloTimeout)
+	conn, err := o.config.Peer.Dial(ctx, p.Node, peer.ProtocolTunnel)
 	cancel()
 	if err != nil {
 		return err
 	}
-	return o.keep(f, conn, asks, func() {})
+	return o.runStream(p, conn, initiator, func() {})
 }
 
-// failed notes why there is no stream.
-func (o *Overlay) failed(f *far, err error) {
+// dialFailed notes why there is no stream to a node, and logs it if the reason is new.
+func (o *Overlay) dialFailed(p *remotePeer, err error) {
 	problem := "the stream has ended"
 	if err != nil {
 		problem = err.Error()
 	}
 	o.mu.Lock()
-	changed := f.problem != problem
-	f.problem = problem
+	changed := p.problem != problem
+	p.problem = problem
 	o.mu.Unlock()
-	if err != nil && changed && f.ctx.Err() == nil {
-		o.log.Warn("the stream for tunnel keys is down", "node", f.Node, "err", err)
+	if err != nil && changed && p.ctx.Err() == nil {
+		o.log.Warn("stream for tunnel keys ended", "node", p.Node, "err", err)
 	}
 }
 
-// unanswered is failed for a stream that the far node began.
-func (o *Overlay) unanswered(f *far, err error) {
+// acceptFailed notes why a stream that the remote node opened has ended.
+func (o *Overlay) acceptFailed(p *remotePeer, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if f.stream == nil {
-		f.problem = err.Error()
+	if p.stream == nil {
+		p.problem = err.Error()
 	}
 }
 
-// runAccept answers the nodes whose names sort before this one's.
+// runAccept accepts streams from the nodes whose names sort before this node's.
 func (o *Overlay) runAccept(ctx context.Context) error {
 	slots := make(chan struct{}, maxExchanges)
 	for {
@@ -108,17 +108,17 @@ func (o *Overlay) runAccept(ctx context.Context) error {
 			return err
 		}
 		conn := accepted.(*peer.Conn)
-		f := o.whoAsks(conn.Node())
-		if f == nil {
-			_ = conn.Close() // no peer, or not yet: it will ask again
+		p := o.peerNamed(conn.Node())
+		if p == nil {
+			_ = conn.Close() // no peer, or not yet: the node will dial again
 			continue
 		}
 		select {
 		case slots <- struct{}{}:
 			o.work.Go(func() {
-				if err := o.keep(f, conn, answers, func() { <-slots }); err != nil && ctx.Err() == nil {
-					o.unanswered(f, err)
-					o.log.Debug("a stream for tunnel keys has ended", "node", f.Node, "err", err)
+				if err := o.runStream(p, conn, responder, func() { <-slots }); err != nil && ctx.Err() == nil {
+					o.acceptFailed(p, err)
+					o.log.Debug("stream for tunnel keys ended", "node", p.Node, "err", err)
 				}
 			})
 		default:
@@ -127,97 +127,98 @@ func (o *Overlay) runAccept(ctx context.Context) error {
 	}
 }
 
-func (o *Overlay) whoAsks(node string) *far {
+func (o *Overlay) peerNamed(node string) *remotePeer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f := o.far[node]
-	if f == nil || f.ctx == nil {
+	p := o.peers[node]
+	if p == nil || p.ctx == nil {
 		return nil
 	}
-	return f
+	return p
 }
 
+// A role is a node's part in a key exchange.
 type role bool
 
 const (
-	asks    role = false
-	answers role = true
+	initiator role = false
+	responder role = true
 )
 
-// keep makes a session over a stream, and returns when the stream has ended. It calls
-// exchanged in between.
-func (o *Overlay) keep(f *far, conn *peer.Conn, r role, exchanged func()) error {
+// runStream exchanges keys over a stream, and returns when the stream has ended. It calls exchanged
+// after the exchange.
+func (o *Overlay) runStream(p *remotePeer, conn *peer.Conn, r role, exchanged func()) error {
 	defer conn.Close()
-	stop := context.AfterFunc(f.ctx, func() { _ = conn.Close() }) // ends what waits
+	stop := context.AfterFunc(p.ctx, func() { _ = conn.Close() }) // ends reads and writes
 	defer stop()
-	err := o.exchange(f, conn, r)
+	err := o.exchange(p, conn, r)
 	exchanged()
 	if err != nil {
-		return fmt.Errorf("exchange keys with %s: %w", f.Node, err)
+		return fmt.Errorf("exchange keys with %s: %w", p.Node, err)
 	}
-	defer o.streamEnded(f, conn)
-	return watch(conn, r)
+	defer o.endStream(p, conn)
+	return watchStream(conn, r)
 }
 
-func (o *Overlay) exchange(f *far, conn *peer.Conn, r role) error {
+func (o *Overlay) exchange(p *remotePeer, conn *peer.Conn, r role) error {
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return err
 	}
-	s, err := o.newSession(f, conn, r)
+	s, err := o.newAssociation(p, conn, r)
 	if err != nil {
 		return err
 	}
-	if r == answers {
+	if r == responder {
 		if err := s.readHello(conn, o.config.Form); err != nil {
-			return errors.Join(err, s.writeHello(conn, o.config.Form)) // it tells the far node
+			return errors.Join(err, s.writeHello(conn, o.config.Form)) // the hello tells the remote node why
 		}
 	}
-	if err := o.expect(f, s); err != nil {
+	if err := o.startReceiving(p, s); err != nil {
 		return err
 	}
 	if err := s.writeHello(conn, o.config.Form); err != nil {
-		return errors.Join(err, o.forget(f, s))
+		return errors.Join(err, o.discard(p, s))
 	}
-	if r == asks {
+	if r == initiator {
 		if err := s.readHello(conn, o.config.Form); err != nil {
-			return errors.Join(err, o.forget(f, s))
+			return errors.Join(err, o.discard(p, s))
 		}
 	}
-	return o.use(f, s, conn)
+	return o.startSending(p, s, conn)
 }
 
-// newSession takes the keys out of a stream, if its far end is the peer that is meant: a
-// name may have passed to another since the stream's handshake.
-func (o *Overlay) newSession(f *far, conn *peer.Conn, r role) (*session, error) {
+// newAssociation takes the keys from a stream. It fails if the stream's certificate is not the
+// peer's: a name may have passed to another node since the handshake.
+func (o *Overlay) newAssociation(p *remotePeer, conn *peer.Conn, r role) (*association, error) {
 	state := conn.ConnectionState()
-	if len(state.PeerCertificates) == 0 || !bytes.Equal(state.PeerCertificates[0].RawSubjectPublicKeyInfo, f.PublicKey) {
-		return nil, errors.New("its certificate is for another key than the cluster knows")
+	if len(state.PeerCertificates) == 0 || !bytes.Equal(state.PeerCertificates[0].RawSubjectPublicKeyInfo, p.PublicKey) {
+		return nil, errors.New("its certificate has another key than the cluster knows")
 	}
 	keys, err := state.ExportKeyingMaterial(exporterLabel, nil, 2*keyLen)
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs := keys[:keyLen], keys[keyLen:]
-	if r == answers {
-		ours, theirs = theirs, ours
+	sealKey, openKey := keys[:keyLen], keys[keyLen:]
+	if r == responder {
+		sealKey, openKey = openKey, sealKey
 	}
-	s, err := newSession(ours, theirs)
+	s, err := newAssociation(sealKey, openKey)
 	if err != nil {
 		return nil, err
 	}
-	s.node, s.address, s.to = f.Number, f.Address, newSockaddr(f.Address)
+	s.node, s.address, s.to = p.Number, p.Address, newSockaddr(p.Address)
 	return s, nil
 }
 
-func (s *session) writeHello(w io.Writer, f Form) error {
+func (s *association) writeHello(w io.Writer, own Form) error {
 	var b [helloLen]byte
-	b[0], b[1] = version, byte(f)
+	b[0], b[1] = version, byte(own)
 	binary.BigEndian.PutUint32(b[4:], s.index)
 	_, err := w.Write(b[:])
 	return err
 }
 
-func (s *session) readHello(r io.Reader, own Form) error {
+func (s *association) readHello(r io.Reader, own Form) error {
 	var b [helloLen]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
 		return err
@@ -225,20 +226,20 @@ func (s *session) readHello(r io.Reader, own Form) error {
 	if b[0] != version || b[2] != 0 || b[3] != 0 || int(b[1]) >= len(forms) {
 		return fmt.Errorf("its hello is of version %d, this node's of %d", b[0], version)
 	}
-	if far := Form(b[1]); far != own {
-		return fmt.Errorf("its tunnels are %v, this node's %v; all nodes of a cluster must have the same", far, own)
+	if other := Form(b[1]); other != own {
+		return fmt.Errorf("its tunnels are %v, this node's %v; all nodes of a cluster must have the same", other, own)
 	}
-	s.farIndex = binary.BigEndian.Uint32(b[4:])
+	s.remoteIndex = binary.BigEndian.Uint32(b[4:])
 	return nil
 }
 
-var errNoPeer = errors.New("it is no peer any more")
+var errNoPeer = errors.New("the node is no peer any more")
 
-// expect gives a session its index and begins to receive by it.
-func (o *Overlay) expect(f *far, s *session) error {
+// startReceiving gives an association its index and adds it to those that receive.
+func (o *Overlay) startReceiving(p *remotePeer, s *association) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.far[f.Node] != f {
+	if o.peers[p.Node] != p {
 		return errNoPeer
 	}
 	taken := o.table.Load().receive
@@ -247,54 +248,54 @@ func (o *Overlay) expect(f *far, s *session) error {
 		_, _ = rand.Read(b[:]) // never fails
 		s.index = binary.BigEndian.Uint32(b[:])
 	}
-	if len(f.sessions) >= maxSessions {
-		oldest := slices.IndexFunc(f.sessions, func(s *session) bool { return s != f.current })
-		f.sessions = slices.Delete(f.sessions, oldest, oldest+1)
+	if len(p.associations) >= maxAssociations {
+		oldest := slices.IndexFunc(p.associations, func(s *association) bool { return s != p.current })
+		p.associations = slices.Delete(p.associations, oldest, oldest+1)
 	}
-	f.sessions = append(f.sessions, s)
+	p.associations = append(p.associations, s)
 	o.publishLocked()
 	return nil
 }
 
-// forget takes back a session that did not come about.
-func (o *Overlay) forget(f *far, s *session) error {
+// discard removes an association whose exchange failed.
+func (o *Overlay) discard(p *remotePeer, s *association) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	f.sessions = slices.DeleteFunc(f.sessions, func(other *session) bool { return other == s })
+	p.associations = slices.DeleteFunc(p.associations, func(other *association) bool { return other == s })
 	o.publishLocked()
 	return nil
 }
 
-// use sends by a session from now on.
-func (o *Overlay) use(f *far, s *session, conn *peer.Conn) error {
+// startSending makes an association the one to send on.
+func (o *Overlay) startSending(p *remotePeer, s *association, conn *peer.Conn) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.far[f.Node] != f {
+	if o.peers[p.Node] != p {
 		return errNoPeer
 	}
-	if f.current != nil {
-		f.current.replaced = time.Now()
+	if p.current != nil {
+		p.current.replaced = time.Now()
 	}
-	if f.stream != nil {
-		_ = f.stream.Close()
+	if p.stream != nil {
+		_ = p.stream.Close()
 	}
-	f.current, f.stream, f.problem = s, conn, ""
+	p.current, p.stream, p.problem = s, conn, ""
 	o.publishLocked()
 	return nil
 }
 
-func (o *Overlay) streamEnded(f *far, conn *peer.Conn) {
+func (o *Overlay) endStream(p *remotePeer, conn *peer.Conn) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if f.stream == conn {
-		f.stream, f.problem = nil, "the stream has ended"
+	if p.stream == conn {
+		p.stream, p.problem = nil, "the stream has ended"
 	}
 }
 
-// watch returns when a stream has ended, or its session has been used long enough.
-func watch(conn net.Conn, r role) error {
+// watchStream returns when a stream has ended, or its association must be renewed.
+func watchStream(conn net.Conn, r role) error {
 	began := time.Now()
-	heard, next := began, began.Add(pingEvery)
+	received, next := began, began.Add(pingInterval)
 	var b [64]byte
 	for {
 		if err := conn.SetDeadline(next.Add(helloTimeout)); err != nil {
@@ -306,7 +307,7 @@ func watch(conn net.Conn, r role) error {
 		n, err := conn.Read(b[:])
 		now := time.Now()
 		if n > 0 {
-			heard = now
+			received = now
 		}
 		switch {
 		case err == nil:
@@ -315,14 +316,14 @@ func watch(conn net.Conn, r role) error {
 			return nil
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
-		case now.Sub(heard) >= deafAfter:
-			return fmt.Errorf("nothing was heard for %v", now.Sub(heard).Round(time.Second))
-		case r == asks && now.Sub(began) >= rekeyEvery:
+		case now.Sub(received) >= silenceLimit:
+			return fmt.Errorf("nothing was received for %v", now.Sub(received).Round(time.Second))
+		case r == initiator && now.Sub(began) >= rekeyInterval:
 			return nil
 		}
 		if _, err := conn.Write([]byte{0}); err != nil {
 			return err
 		}
-		next = now.Add(pingEvery)
+		next = now.Add(pingInterval)
 	}
 }

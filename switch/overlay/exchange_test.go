@@ -15,12 +15,12 @@ func TestStreamStandsForAnHour(t *testing.T) {
 		answered := make(chan error, 1)
 		go func() {
 			time.Sleep(time.Second) // a pipe holds nothing: two that write at once would wait for each other
-			answered <- watch(far, answers)
+			answered <- watchStream(far, responder)
 		}()
-		if err := watch(near, asks); err != nil {
+		if err := watchStream(near, initiator); err != nil {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
-		if stood := time.Since(began); stood < rekeyEvery || stood > rekeyEvery+2*pingEvery {
+		if stood := time.Since(began); stood < rekeyInterval || stood > rekeyInterval+2*pingInterval {
 			t.Errorf("it stood for %v", stood)
 		}
 		near.Close()
@@ -32,7 +32,7 @@ func TestStreamStandsForAnHour(t *testing.T) {
 
 // TestSilentStreamEnds: the far end reads and says nothing, as one does that is stuck.
 func TestSilentStreamEnds(t *testing.T) {
-	for _, r := range []role{asks, answers} {
+	for _, r := range []role{initiator, responder} {
 		synctest.Test(t, func(t *testing.T) {
 			near, far := net.Pipe()
 			go func() {
@@ -43,10 +43,21 @@ func TestSilentStreamEnds(t *testing.T) {
 				}
 			}()
 			began := time.Now()
-			if err := watch(near, r); err == nil || time.Since(began) > deafAfter+2*pingEvery || time.Since(began) < deafAfter {
+			if err := watchStream(near, r); err == nil || time.Since(began) > silenceLimit+2*pingInterval || time.Since(began) < silenceLimit {
 				t.Errorf("after %v: %v", time.Since(began), err)
 			}
 			near.Close()
 		})
+	}
+}
+
+// rekey replaces every association by one with new keys: when a stream ends, its initiator begins a new exchange.
+func (o *Overlay) rekey() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, p := range o.peers {
+		if p.stream != nil {
+			_ = p.stream.Close()
+		}
 	}
 }

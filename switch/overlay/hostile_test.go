@@ -52,25 +52,25 @@ func TestTrainIsOfOneNode(t *testing.T) {
 	a, b := ends(t)
 	first := a.table.Load().send[2]
 	keys := bytes.Repeat([]byte{7}, keyLen)
-	second, err := newSession(keys, keys)
+	second, err := newAssociation(keys, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second.farIndex = 6
-	there, err := newSession(keys, keys)
+	second.remoteIndex = 6
+	there, err := newAssociation(keys, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
 	there.node, there.address, there.index = 3, a.addr, 6
 	known := b.table.Load()
-	b.table.Store(&table{send: known.send, receive: map[uint32]*session{5: known.receive[5], 6: there}})
+	b.table.Store(&table{send: known.send, receive: map[uint32]*association{5: known.receive[5], 6: there}})
 
 	p, whole := offloaded(t, packet.ProtocolTCP, 2_000, 1000)
 	q := new(sender)
 	q.cutter.Begin(whole, whole[packet.OffloadLen:], p)
 	var both []byte
 	size := 0
-	for _, s := range []*session{first, second} {
+	for _, s := range []*association{first, second} {
 		start, end, _ := q.cutter.Next()
 		n := q.sealCopy(s, 3, 0, from, whole[packet.OffloadLen:][start:end], packet.Unfinished)
 		both, size = append(both, q.out[:n]...), n
@@ -157,25 +157,25 @@ func TestTrainEndsWhereTheBufferDoes(t *testing.T) {
 // TestExchangesAreBounded: a node that asks for other keys again and again, faster than old
 // ones retire, is heard by the newest few.
 func TestExchangesAreBounded(t *testing.T) {
-	o := &Overlay{far: map[string]*far{}}
+	o := &Overlay{peers: map[string]*remotePeer{}}
 	o.table.Store(&table{})
-	f := &far{Remote: Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9")}}
-	o.far["node2"] = f
+	f := &remotePeer{Remote: Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9")}}
+	o.peers["node2"] = f
 	keys := bytes.Repeat([]byte{1}, keyLen)
 	for range 100 {
-		s, err := newSession(keys, keys)
+		s, err := newAssociation(keys, keys)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.expect(f, s); err != nil {
+		if err := o.startReceiving(f, s); err != nil {
 			t.Fatal(err)
 		}
-		if err := o.use(f, s, nil); err != nil {
+		if err := o.startSending(f, s, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n, known := len(f.sessions), len(o.table.Load().receive); n > maxSessions || known != n || f.sessions[n-1] != f.current {
-		t.Errorf("%d sessions are kept, %d of them heard, want at most %d and the newest", n, known, maxSessions)
+	if n, known := len(f.associations), len(o.table.Load().receive); n > maxAssociations || known != n || f.associations[n-1] != f.current {
+		t.Errorf("%d sessions are kept, %d of them heard, want at most %d and the newest", n, known, maxAssociations)
 	}
 }
 
@@ -187,25 +187,25 @@ func TestPeerThatChangesDuringAnExchange(t *testing.T) {
 	other.PublicKey = []byte("another")
 	for name, now := range map[string][]Remote{"fenced": nil, "another": {other}} {
 		for _, step := range []string{"before its index is told", "after it"} {
-			o := &Overlay{config: Config{Node: "node1"}, far: map[string]*far{}}
+			o := &Overlay{config: Config{Node: "node1"}, peers: map[string]*remotePeer{}}
 			o.table.Store(&table{})
 			o.SetPeers([]Remote{remote})
-			f := o.far["node2"]
+			f := o.peers["node2"]
 			keys := bytes.Repeat([]byte{1}, keyLen)
-			s, err := newSession(keys, keys)
+			s, err := newAssociation(keys, keys)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if step == "after it" {
-				if err := o.expect(f, s); err != nil {
+				if err := o.startReceiving(f, s); err != nil {
 					t.Fatal(err)
 				}
 			}
 			o.SetPeers(now)
 			if step != "after it" {
-				err = o.expect(f, s)
+				err = o.startReceiving(f, s)
 			} else {
-				err = o.use(f, s, nil)
+				err = o.startSending(f, s, nil)
 			}
 			if table := o.table.Load(); err == nil || len(table.receive)+len(table.send) != 0 {
 				t.Errorf("%s, %s: %v; %d are heard and %d sent to", name, step, err, len(table.receive), len(table.send))

@@ -1,20 +1,19 @@
-// Package overlay carries frames between the nodes of a cluster in sealed datagrams: the
-// tunnels. Nobody on the underlay can read a frame, change one, replay one or invent one,
-// and the receiver knows which node it is from. Where the underlay is trusted, they can be
-// those of VXLAN instead, of which none of that holds; see Form.
+// Package overlay carries frames between the nodes of a cluster in sealed datagrams: the tunnels.
+// Nobody on the underlay can read, change, replay or invent a frame, and the receiver knows which
+// node sent it. On a trusted underlay the datagrams can be those of VXLAN instead, without these
+// guarantees; see Form.
 //
-// Read datagram.go first, for what is on the wire. A session holds the keys of one pair of
-// nodes for an hour, both ways, with a counter and a replay window for each sender queue.
-// An exchange makes one, over a stream of mutual TLS 1.3 between the two nodes. The Device
-// is the data path, between a UDP socket and the switch. The Overlay owns all of them and
-// is told by SetPeers which nodes there are.
+// Read datagram.go first: it draws what is on the wire. An association holds the keys of one pair
+// of nodes for an hour, in both directions, with a counter and a replay window for each send queue
+// (compare the security association of RFC 4301 §4.1). A key exchange makes one, over a stream of
+// mutual TLS 1.3 between the two nodes. The Device is the data path, between a UDP socket and the
+// switch. The Overlay owns all of them; SetPeers tells it the other nodes.
 //
-// A session stays in force until a newer one has taken its place or its node is no peer any
-// more. Whether the stream that made it still stands, or anybody governs the cluster, does
-// not matter to it (fail static).
+// An association stays in force until a newer one replaces it or its node is no peer any more. It
+// needs neither the stream that made it nor a leader of the cluster (fail static).
 //
-// What a frame may say of itself is not decided here: that its interface is leased to the
-// node that sent it, the switch checks.
+// The package does not check what a frame says of its sender. The switch checks that the sending
+// interface is leased to the sending node.
 package overlay
 
 import (
@@ -34,21 +33,30 @@ import (
 	"palisade/internal/peer"
 )
 
-// Config is what an Overlay needs. All but Logger is required.
+// Config is what New needs.
 type Config struct {
-	Peer   *peer.Peer
-	Node   string         // this node's name
-	Listen netip.AddrPort // of the datagrams; they leave from here too
-	Form   Form           // of the datagrams; default Sealed
-	Logger *slog.Logger   // default: discard
+	// Peer has this node's certificate and opens the streams for key exchanges. It is required.
+	Peer *peer.Peer
+	// Node is this node's name in the cluster. It is required. With a wrong one both nodes of a pair
+	// may wait for the other to begin, and no tunnel comes up.
+	Node string
+	// Listen is the local address of the datagrams, sent and received. Port 0 lets the kernel choose.
+	// There is no default. The other nodes must know this address: they drop datagrams from any other
+	// as tunnel-unknown.
+	Listen netip.AddrPort
+	// Form is the form of the datagrams. Default: Sealed. All nodes of a cluster must have the same;
+	// two that differ exchange no keys, and no frames.
+	Form Form
+	// Logger gets the failures of key exchanges. Default: discard; Status reports them too.
+	Logger *slog.Logger
 }
 
-// A Remote is another node.
+// A Remote describes another node.
 type Remote struct {
-	Number    uint32 // what frames know it by; not 0
+	Number    uint32 // the node's number in a frame's Origin; not 0
 	Node      string
-	Address   netip.AddrPort // where its datagrams come from and go to
-	PublicKey []byte         // of its certificate, PKIX DER
+	Address   netip.AddrPort // of its datagrams
+	PublicKey []byte         // of its certificate, as PKIX DER
 }
 
 func (r *Remote) equal(o *Remote) bool {
@@ -56,19 +64,21 @@ func (r *Remote) equal(o *Remote) bool {
 }
 
 const (
-	// rekeyEvery is how long a session is sent on. At a million datagrams a second it
-	// seals 2^32, far below what one AES-GCM key bears with nonces that count.
-	rekeyEvery = time.Hour
-	// retireAfter is how long one that was replaced still receives what was under way.
+	// rekeyInterval is how long an association is sent on. At a million datagrams a second it seals
+	// 2^32 of them, far below the limit of one AES-GCM key with counted nonces.
+	rekeyInterval = time.Hour
+	// retireAfter is how long a replaced association still receives datagrams that were under way.
 	retireAfter = time.Minute
-	// maxSessions bounds those of one node; the oldest makes room.
-	maxSessions = 4
+	// maxAssociations bounds those with one node. When there are more the oldest is dropped.
+	maxAssociations = 4
 )
 
-// Overlay is the tunnels of one node.
+// Overlay is the tunnels of one node. Whoever calls New owns it; its Device is closed by the switch
+// that it was added to.
 //
-// Its mutex guards what is known of the peers, and is held by whoever changes it. The data
-// path reads the table alone, which is immutable.
+// Any goroutine may call its methods. mu guards peers and what they point to, and is held while the
+// table is replaced; no other lock is taken within it. The data path takes no lock: it reads the
+// table, which is immutable.
 type Overlay struct {
 	config   Config
 	log      *slog.Logger
@@ -76,39 +86,40 @@ type Overlay struct {
 	listener net.Listener
 	table    atomic.Pointer[table]
 
-	work sync.WaitGroup
-	mu   sync.Mutex
-	ctx  context.Context // of Run; nil before
-	far  map[string]*far // by name
+	work  sync.WaitGroup
+	mu    sync.Mutex
+	ctx   context.Context        // of Run; nil before // of Run; nil before Run
+	peers map[string]*remotePeer // by node name
 }
 
-// A table is the sessions there are.
+// A table holds the associations in force. It is immutable.
 type table struct {
-	send    map[uint32]*session     // by node number
-	receive map[uint32]*session     // by receiver index
-	vtep    map[netip.Addr]*session // by the node's address; in the form of VXLAN alone
+	send    map[uint32]*association     // by node number
+	receive map[uint32]*association     // by local index
+	vtep    map[netip.Addr]*association // by the node's address; only used for VXLAN
 }
 
-// A far is another node and what connects this one with it.
-type far struct {
+// A remotePeer is another node, and the associations and the stream with it. Overlay.mu guards it,
+// except that Remote, ctx and end do not change.
+type remotePeer struct {
 	Remote
-	ctx      context.Context // ends when it is no peer any more
-	end      context.CancelFunc
-	current  *session   // nil until there is one
-	sessions []*session // that receive, oldest first
-	stream   *peer.Conn // that current came by; nil when it broke
-	problem  string     // why there is no stream
+	ctx          context.Context // ends when it is no peer any more // ends when the node is no peer any more
+	end          context.CancelFunc
+	current      *association   // to send on; nil until there is one
+	associations []*association // that receive, oldest first // to receive on, oldest first
+	stream       *peer.Conn     // of the exchange that made current; nil when it has ended
+	problem      string         // why there is no stream
 }
 
-// New binds the address. Nothing is sent or received before Run.
+// New binds the UDP socket. Nothing is sent or received before Run.
 func New(c Config) (*Overlay, error) {
 	if c.Peer == nil || c.Node == "" {
-		return nil, errors.New("overlay: a Config wants a Peer and a Node")
+		return nil, errors.New("overlay: Config.Peer and Config.Node are required")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	o := &Overlay{config: c, log: c.Logger, far: map[string]*far{}}
+	o := &Overlay{config: c, log: c.Logger, peers: map[string]*remotePeer{}}
 	o.table.Store(&table{})
 	device, err := openDevice(c.Form, c.Listen, &o.table)
 	if err != nil {
@@ -118,24 +129,24 @@ func New(c Config) (*Overlay, error) {
 	return o, nil
 }
 
-// Addr is where the datagrams come from and go to.
+// Addr returns the local address of the datagrams.
 func (o *Overlay) Addr() netip.AddrPort { return o.device.addr }
 
-// Form is that of the datagrams.
+// Form returns the form of the datagrams.
 func (o *Overlay) Form() Form { return o.config.Form }
 
-// Device is the tunnels as the switch sees them.
+// Device returns the tunnels as a device of the switch.
 func (o *Overlay) Device() *Device { return o.device }
 
-// Run makes sessions and renews them until ctx ends, and returns when nothing of it runs
-// any more. Those that there are go on.
+// Run exchanges keys with the peers, and renews them, until ctx ends. It returns when all its
+// goroutines have ended. The associations stay in force.
 func (o *Overlay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	o.mu.Lock()
 	o.ctx = ctx
-	for _, f := range o.far {
-		o.startLocked(f)
+	for _, p := range o.peers {
+		o.startLocked(p)
 	}
 	o.mu.Unlock()
 	o.work.Go(func() { o.runRetire(ctx) })
@@ -144,7 +155,7 @@ func (o *Overlay) Run(ctx context.Context) error {
 	stop()
 	cancel()
 	o.mu.Lock()
-	//lint:ignore SA2001 what startLocked let in is counted once its caller gives the lock back
+	//lint:ignore SA2001 a startLocked that runs now adds to work before it releases the lock
 	o.mu.Unlock()
 	o.work.Wait()
 	if errors.Is(err, net.ErrClosed) {
@@ -153,66 +164,67 @@ func (o *Overlay) Run(ctx context.Context) error {
 	return err
 }
 
-// SetPeers says which other nodes there are. One that is none any more, or is another under
-// the same name, loses its sessions at once, and its stream.
+// SetPeers sets the other nodes. A node that is not among them any more, or has changed, loses its
+// associations and its stream at once.
 func (o *Overlay) SetPeers(remotes []Remote) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	next := map[string]*far{}
+	next := map[string]*remotePeer{}
 	for _, r := range remotes {
 		if r.Node == o.config.Node || r.Number == 0 {
 			continue
 		}
-		f := o.far[r.Node]
-		if f == nil || !f.equal(&r) {
-			f = &far{Remote: r, problem: "not connected yet"}
+		p := o.peers[r.Node]
+		if p == nil || !p.equal(&r) {
+			p = &remotePeer{Remote: r, problem: "not connected yet"}
 		}
-		next[r.Node] = f
+		next[r.Node] = p
 	}
-	for name, old := range o.far {
+	for name, old := range o.peers {
 		if next[name] != old {
 			o.endLocked(old)
 		}
 	}
-	for name, f := range next {
-		if o.far[name] != f {
-			o.startLocked(f)
+	for name, p := range next {
+		if o.peers[name] != p {
+			o.startLocked(p)
 		}
 	}
-	o.far = next
+	o.peers = next
 	o.publishLocked()
 }
 
-// startLocked begins to connect a node. The one whose name sorts first asks the other.
-func (o *Overlay) startLocked(f *far) {
+// startLocked begins to connect to a node. Of a pair, the node whose name sorts first opens the
+// stream.
+func (o *Overlay) startLocked(p *remotePeer) {
 	if o.ctx == nil || o.ctx.Err() != nil {
-		return // Run will, or is over
+		return // Run does it when it begins; or Run has ended
 	}
-	f.ctx, f.end = context.WithCancel(o.ctx)
-	if o.config.Node < f.Node {
-		o.work.Go(func() { o.runDial(f) })
-	}
-}
-
-// endLocked ends what is under way with a node that is about to leave o.far. Its sessions end
-// with the next table.
-func (o *Overlay) endLocked(f *far) {
-	if f.end != nil {
-		f.end()
-	}
-	if f.stream != nil {
-		_ = f.stream.Close() // it is of no use whatever it says
+	p.ctx, p.end = context.WithCancel(o.ctx)
+	if o.config.Node < p.Node {
+		o.work.Go(func() { o.runDial(p) })
 	}
 }
 
-// publishLocked puts the sessions there are before the data path.
+// endLocked ends the exchange and the stream with a node that is about to leave o.peers. Its
+// associations end with the next table.
+func (o *Overlay) endLocked(p *remotePeer) {
+	if p.end != nil {
+		p.end()
+	}
+	if p.stream != nil {
+		_ = p.stream.Close() // an error changes nothing: the stream is not used again
+	}
+}
+
+// publishLocked gives the data path a table of all associations.
 func (o *Overlay) publishLocked() {
-	t := &table{send: map[uint32]*session{}, receive: map[uint32]*session{}, vtep: map[netip.Addr]*session{}}
-	for _, f := range o.far {
-		if f.current != nil {
-			t.send[f.Number] = f.current
+	t := &table{send: map[uint32]*association{}, receive: map[uint32]*association{}, vtep: map[netip.Addr]*association{}}
+	for _, p := range o.peers {
+		if p.current != nil {
+			t.send[p.Number] = p.current
 		}
-		for _, s := range f.sessions {
+		for _, s := range p.associations {
 			t.receive[s.index] = s
 			t.vtep[s.address.Addr()] = s
 		}
@@ -220,19 +232,7 @@ func (o *Overlay) publishLocked() {
 	o.table.Store(t)
 }
 
-// Rekey replaces every session by one with other keys, soon: the end of a stream makes
-// whoever asked for it ask anew.
-func (o *Overlay) Rekey() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, f := range o.far {
-		if f.stream != nil {
-			_ = f.stream.Close()
-		}
-	}
-}
-
-// runRetire forgets sessions that were replaced a while ago.
+// runRetire drops replaced associations, until ctx ends.
 func (o *Overlay) runRetire(ctx context.Context) {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
@@ -249,39 +249,36 @@ func (o *Overlay) runRetire(ctx context.Context) {
 func (o *Overlay) retire(now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, f := range o.far {
-		f.sessions = slices.DeleteFunc(f.sessions, func(s *session) bool {
+	for _, p := range o.peers {
+		p.associations = slices.DeleteFunc(p.associations, func(s *association) bool {
 			return !s.replaced.IsZero() && now.Sub(s.replaced) >= retireAfter
 		})
 	}
 	o.publishLocked()
 }
 
-// Status is what stands between this node and another.
+// Status is the state of the tunnel to another node.
 type Status struct {
 	Number  uint32         `json:"number"`
 	Node    string         `json:"node"`
 	Address netip.AddrPort `json:"address"`
-	Up      bool           `json:"up"`                // there is a session to send on
-	Since   time.Time      `json:"since,omitzero"`    // of its keys
-	Problem string         `json:"problem,omitempty"` // why no newer one can be made now
+	Up      bool           `json:"up"`                // there is an association to send on
+	Since   time.Time      `json:"since,omitzero"`    // when its keys were exchanged
+	Problem string         `json:"problem,omitempty"` // why the last key exchange failed
 }
 
-// Status says it of every peer, by name.
+// Status returns the state of the tunnel to each peer, sorted by name.
 func (o *Overlay) Status() []Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	all := []Status{}
-	for _, name := range slices.Sorted(maps.Keys(o.far)) {
-		f := o.far[name]
-		s := Status{Number: f.Number, Node: name, Address: f.Address, Up: f.current != nil, Problem: f.problem}
-		if f.current != nil {
-			s.Since = f.current.begun
+	for _, name := range slices.Sorted(maps.Keys(o.peers)) {
+		p := o.peers[name]
+		s := Status{Number: p.Number, Node: name, Address: p.Address, Up: p.current != nil, Problem: p.problem}
+		if p.current != nil {
+			s.Since = p.current.begun
 		}
 		all = append(all, s)
 	}
 	return all
 }
-
-// MTU is that of sealed datagrams.
-func MTU(underlay int) int { return Sealed.MTU(underlay) }

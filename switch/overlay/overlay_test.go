@@ -484,7 +484,7 @@ func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
 func TestWhatNoNodeSealed(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
-	s := n1.session(2)
+	s := n1.association(2)
 	sealed := func() []byte {
 		f := packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000))
 		return s.sealed(queues-1, packet.Origin{VNI: vni, Epoch: 1}, f)
@@ -536,7 +536,7 @@ func TestWhatNoNodeSealed(t *testing.T) {
 	}
 }
 
-func (n *node) session(to uint32) *session { return n.overlay.table.Load().send[to] }
+func (n *node) association(to uint32) *association { return n.overlay.table.Load().send[to] }
 
 func dontFragment(frame []byte) []byte {
 	frame[20] |= 0x40
@@ -649,15 +649,15 @@ func TestRekeyLosesNothing(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	frame := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
 	app := n2.ports["app"]
-	sent, keys := uint64(0), map[*session]bool{}
+	sent, keys := uint64(0), map[*association]bool{}
 	for deadline := time.Now().Add(patience); len(keys) < 5; {
 		if time.Now().After(deadline) {
 			t.Fatalf("there were %d sessions", len(keys))
 		}
-		s := n1.session(2)
+		s := n1.association(2)
 		if !keys[s] {
 			keys[s] = true
-			c.nodes[len(keys)%2].overlay.Rekey() // either may ask
+			c.nodes[len(keys)%2].overlay.rekey() // either may ask
 		}
 		for range 20 { // and no more before they have arrived: the socket's buffer is no part of this
 			if err := n1.devices["web"].Send(frame); err != nil {
@@ -668,8 +668,8 @@ func TestRekeyLosesNothing(t *testing.T) {
 		eventually(t, fmt.Sprintf("frame number %d", sent), func() bool { return app.Counters().Verdicts[verdict.Forward] == sent })
 		n2.devices["app"].Take()
 	}
-	if s := n2.overlay.Status()[0]; !s.Up || len(n2.overlay.far["node1"].sessions) > maxSessions {
-		t.Errorf("node2 keeps %d sessions; %+v", len(n2.overlay.far["node1"].sessions), s)
+	if s := n2.overlay.Status()[0]; !s.Up || len(n2.overlay.peers["node1"].associations) > maxAssociations {
+		t.Errorf("node2 keeps %d sessions; %+v", len(n2.overlay.peers["node1"].associations), s)
 	}
 }
 
@@ -677,9 +677,9 @@ func TestRekeyLosesNothing(t *testing.T) {
 func TestReplacedSessionReceivesForAMinute(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
-	old := n1.session(2)
-	n1.overlay.Rekey()
-	eventually(t, "other session", func() bool { return n1.session(2) != old && n2.session(1).index != old.farIndex })
+	old := n1.association(2)
+	n1.overlay.rekey()
+	eventually(t, "other session", func() bool { return n1.association(2) != old && n2.association(1).index != old.remoteIndex })
 	send := func(at *vswitch.Port, want verdict.Verdict) {
 		t.Helper()
 		f := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
@@ -701,15 +701,15 @@ func TestRestartHeals(t *testing.T) {
 	c := newCluster(t)
 	for i, n := range c.nodes {
 		other := c.nodes[1-i]
-		before := other.session(n.number)
+		before := other.association(n.number)
 		n.stop()
-		if other.session(n.number) != before {
+		if other.association(n.number) != before {
 			t.Errorf("%s has given up its session with %s, which has only stopped", other.name, n.name)
 		}
 		began := time.Now()
 		n.start()
 		c.introduce()
-		eventually(t, "new session with "+n.name, func() bool { return n.up() && other.session(n.number) != before })
+		eventually(t, "new session with "+n.name, func() bool { return n.up() && other.association(n.number) != before })
 		t.Logf("%s was reached again after %v", n.name, time.Since(began))
 		n1, n2 := c.nodes[0], c.nodes[1]
 		n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
@@ -746,7 +746,7 @@ func TestOtherIdentityHasNoSession(t *testing.T) {
 		r := n1.remote()
 		change(&r)
 		n2.overlay.SetPeers([]Remote{r})
-		if n2.session(1) != nil {
+		if n2.association(1) != nil {
 			t.Errorf("%s: node2 still has a session to send on", name)
 		}
 		before := n2.tunnel.Counters().Verdicts
@@ -757,14 +757,14 @@ func TestOtherIdentityHasNoSession(t *testing.T) {
 		c.fate(n2.tunnel, before, verdict.TunnelUnknown)
 		if name == "key" {
 			eventually(t, "refusal", func() bool { return strings.HasPrefix(n1.overlay.Status()[0].Problem, "exchange keys with node2") })
-			if n2.session(1) != nil {
+			if n2.association(1) != nil {
 				t.Error("node2 made a session with another key than it was told")
 			}
 		}
 		n2.send("app", packettest.Build(of("app", packet.ProtocolUDP, "10.10.0.5", "10.10.0.4", 1, 53)), n2.ports["app"], verdict.TunnelDown)
-		old := n1.session(2) // before it may have another
+		old := n1.association(2) // before it may have another
 		c.introduce()
-		eventually(t, "session again", func() bool { return n2.up() && n1.session(2) != old })
+		eventually(t, "session again", func() bool { return n2.up() && n1.association(2) != old })
 	}
 }
 
@@ -798,7 +798,7 @@ func TestTraceAcrossNodes(t *testing.T) {
 }
 
 func TestMTU(t *testing.T) {
-	if got := MTU(1500); got != 1406 {
-		t.Errorf("MTU(1500) = %d", got)
+	if got := Sealed.MTU(1500); got != 1406 {
+		t.Errorf("Sealed.MTU(1500) = %d", got)
 	}
 }

@@ -10,31 +10,32 @@ import (
 	"palisade/internal/verdict"
 )
 
-// A batch ends after so many reads of the socket, or so many bytes, so that a short frame of
-// another port does not wait for more than some 100 us.
+// A batch ends after so many reads of the socket, or so many bytes, so that the next port waits for
+// at most some 100 us.
 const (
 	batchReads = 64
 	batchBytes = 256 << 10
 )
 
-// A receiver is what was read from the socket and is not a frame yet.
+// A receiver is what was read from the socket and not yet returned as a frame. Only the goroutine
+// that calls Receive uses it.
 type receiver struct {
-	in      [1 << 16]byte // datagrams of one sender, one behind the other
-	n, size int           // bytes of them; of each but the last
-	at      int           // where the next one begins
-	reads   int           // of this batch
-	bytes   int           // of them
-	empty   bool          // the socket, when a train wanted more
+	in      [1 << 16]byte // datagrams of one sender, one after the other
+	n, size int           // length of all; of each but the last
+	at      int           // where the next datagram begins
+	reads   int           // of the socket in this batch
+	bytes   int           // read in this batch
+	empty   bool          // the socket had no more datagrams to join
 	from    sockaddr
 	sender  netip.AddrPort
-	taken   int           // datagrams by the last Receive
-	opened  packet.Origin // of the last of them whose seal was opened
+	taken   int           // datagrams in the frame that the last Receive returned
+	opened  packet.Origin // sender of the last datagram whose seal was opened
 	nonce   [12]byte
 	message message
 
 	train packet.Train
-	// What was opened behind a train and is not of it, or the fate of what was not.
-	held struct {
+	// The datagram after a train that could not be joined to it: its frame, or its verdict.
+	pending struct {
 		b       [1 << 16]byte
 		n       int
 		from    packet.Origin
@@ -44,25 +45,26 @@ type receiver struct {
 	}
 }
 
-// Receive opens the next datagram, and joins to its packet those behind it that fit.
+// Receive opens the next datagram, and joins the datagrams after it to its packet as far as they
+// fit.
 func (d *Device) Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error) {
 	d.receiver.taken, d.receiver.opened = 0, packet.Origin{}
 	failpoint.Reach()
 	return d.receiveFrame(b)
 }
 
-// Discard forgets what was read, what the last Receive returned included. The counters of what
-// was opened stay taken.
+// Discard forgets all datagrams that were read, those of the last Receive included. Their counters
+// stay recorded.
 func (d *Device) Discard() (datagrams int, from packet.Origin) {
 	r := &d.receiver
 	datagrams = r.taken
-	if r.held.full {
+	if r.pending.full {
 		datagrams++
 	}
 	if left := r.n - r.at; left > 0 {
 		datagrams += (left + r.size - 1) / r.size
 	}
-	r.at, r.taken, r.held.full = r.n, 0, false
+	r.at, r.taken, r.pending.full = r.n, 0, false
 	r.empty, r.reads, r.bytes = false, 0, 0
 	return datagrams, r.opened
 }
@@ -71,7 +73,7 @@ func (d *Device) receiveFrame(b []byte) (n int, from packet.Origin, v verdict.Ve
 	failpoint.Reach()
 	r := &d.receiver
 	var marks packet.Marks
-	if h := &r.held; h.full {
+	if h := &r.pending; h.full {
 		h.full, r.taken, r.opened = false, 1, h.from
 		n, from, marks, v = h.n, h.from, h.marks, h.verdict
 		if v == verdict.Forward {
@@ -93,7 +95,7 @@ func (d *Device) receiveFrame(b []byte) (n int, from packet.Origin, v verdict.Ve
 	return r.train.Finish(), from, verdict.Forward, nil
 }
 
-// next is the next datagram. It stays where it is until the one after it is asked for.
+// next returns the next datagram. Its memory is valid until the following call.
 func (d *Device) next() ([]byte, error) {
 	failpoint.Reach()
 	r := &d.receiver
@@ -118,19 +120,18 @@ func (d *Device) next() ([]byte, error) {
 	return r.in[:size], nil
 }
 
-// sessionOf finds whose datagram it is. It takes them only from the address that the
-// session's node has: there is no roaming. A seal proves who wrote a datagram, not that
-// the address it came from is to be answered. Nodes send from the address that the cluster
-// knows them by, so nothing honest comes from elsewhere, and a flood from elsewhere costs
-// no decryption.
+// associationOf returns the association that a datagram belongs to. It accepts datagrams only from
+// the address of the association's node. There is no roaming: a seal proves who wrote a datagram,
+// not that answers should go to the address it came from. Nodes send from the address that the
+// cluster knows, so a datagram from any other address is a replay or a forgery, and is dropped
+// before it costs a decryption.
 //
-// In the form of VXLAN nothing is proved: the address is all there is, and the port is any
-// (RFC 7348 §5).
-func (d *Device) sessionOf(datagram []byte, sender netip.AddrPort) (*session, header) {
+// For VXLAN nothing is proven: the sender's address decides, with any port (RFC 7348 §5).
+func (d *Device) associationOf(datagram []byte, sender netip.AddrPort) (*association, header) {
 	failpoint.Reach()
 	if d.form == VXLAN {
 		if len(datagram) < vxlanLen {
-			return nil, header{} // one of no bytes cannot be put back to be read again
+			return nil, header{} // joinNext puts datagrams back, and cannot do so with an empty one
 		}
 		return d.table.Load().vtep[sender.Addr()], header{marks: packet.Unfinished}
 	}
@@ -145,13 +146,13 @@ func (d *Device) sessionOf(datagram []byte, sender netip.AddrPort) (*session, he
 	return s, h
 }
 
-// openDatagram opens a datagram in place and copies the frame in it behind the room for a
-// virtio header in b.
+// openDatagram opens a datagram in place and copies its frame to b, behind room for a virtio
+// header.
 func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) (int, packet.Origin, packet.Marks, verdict.Verdict) {
 	failpoint.Reach()
-	s, h := d.sessionOf(datagram, sender)
+	s, h := d.associationOf(datagram, sender)
 	if s == nil {
-		return len(datagram), packet.Origin{}, 0, notOurs()
+		return len(datagram), packet.Origin{}, 0, unknownDatagram()
 	}
 	if d.form == VXLAN {
 		frame, from, marks, v := s.openVXLAN(b[packet.OffloadLen:], datagram)
@@ -167,8 +168,8 @@ func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) 
 	return packet.OffloadLen + copy(b[packet.OffloadLen:], frame), from, h.marks, v
 }
 
-// open opens a datagram of a session into dst, takes its counter and reads its inner header.
-func (d *Device) open(s *session, h *header, dst, datagram []byte) (frame []byte, from packet.Origin, v verdict.Verdict) {
+// open opens a datagram of an association into dst, records its counter and reads its inner header.
+func (d *Device) open(s *association, h *header, dst, datagram []byte) (frame []byte, from packet.Origin, v verdict.Verdict) {
 	failpoint.Reach()
 	inner, ok := s.openPacket(dst, datagram, &d.receiver.nonce)
 	if !ok {
@@ -179,15 +180,15 @@ func (d *Device) open(s *session, h *header, dst, datagram []byte) (frame []byte
 	}
 	from.Node = s.node
 	if frame, ok = readInner(inner, &from); !ok {
-		return nil, from, notOurs()
+		return nil, from, unknownDatagram()
 	}
 	d.receiver.opened = from
 	return frame, from, verdict.Forward
 }
 
-// joinNext opens the next datagram so that its payload comes to stand where the train in b
-// goes on, and reports whether it was joined. What it overwrites before is put back. What
-// is not joined is held for the next Receive.
+// joinNext opens the next datagram so that its payload lands at the end of the train in b, and
+// reports whether it was joined. It restores the bytes that this overwrites. A datagram that cannot
+// be joined is kept for the next Receive.
 func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 	failpoint.Reach()
 	r := &d.receiver
@@ -196,9 +197,9 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 		r.empty = err == unix.EAGAIN
 		return false
 	}
-	s, h := d.sessionOf(datagram, r.sender)
+	s, h := d.associationOf(datagram, r.sender)
 	if s == nil {
-		r.hold(datagram, packet.Origin{}, 0, notOurs())
+		r.keepForNext(datagram, packet.Origin{}, 0, unknownDatagram())
 		return false
 	}
 	if s.node != of.Node || h.marks&packet.Unfinished == 0 || !r.train.Room(len(datagram)-d.form.overhead()) {
@@ -208,7 +209,7 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 	}
 	end := r.train.End()
 	start := end - r.train.HeaderLen()
-	first := max(start-innerLen, 0) // of the bytes that may be overwritten
+	first := max(start-innerLen, 0) // the first byte that may be overwritten
 	var saved [innerLen + packet.MaxHeaders]byte
 	copy(saved[:], b[first:end])
 	frame, from, marks, v := d.openAt(b, start, s, &h, datagram)
@@ -216,19 +217,19 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 	switch {
 	case joined:
 	case v == verdict.Forward:
-		r.hold(frame, from, marks, v)
+		r.keepForNext(frame, from, marks, v)
 	default:
-		r.hold(datagram, from, marks, v)
+		r.keepForNext(datagram, from, marks, v)
 	}
 	copy(b[first:end], saved[:])
 	return joined
 }
 
-// openAt opens a datagram so that the frame in it begins at b[start], if it was sealed by a
-// sound sender. The inner header is opened too and comes to stand before the frame. Behind
-// fewer than ten bytes of payload there is no room for it; then the datagram is opened in
-// place and the frame, which is no longer than its train, is copied.
-func (d *Device) openAt(b []byte, start int, s *session, h *header, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+// openAt opens a datagram so that its frame begins at b[start], if an honest sender has sealed it.
+// The inner header lands before the frame. If there is no room for that, because the train has
+// fewer than ten bytes of payload, the datagram is opened in place and its frame, which is no
+// longer than the train, is copied.
+func (d *Device) openAt(b []byte, start int, s *association, h *header, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
 	failpoint.Reach()
 	switch {
 	case d.form == VXLAN:
@@ -241,13 +242,14 @@ func (d *Device) openAt(b []byte, start int, s *session, h *header, datagram []b
 	return frame, from, h.marks, v
 }
 
-// hold keeps a frame, or the fate of a datagram, for the next Receive.
-func (r *receiver) hold(b []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+// keepForNext keeps a frame, or the verdict of a datagram, for the next Receive.
+func (r *receiver) keepForNext(b []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
 	failpoint.Reach()
-	h := &r.held
+	h := &r.pending
 	r.taken--
 	h.full, h.from, h.marks, h.verdict, h.n = true, from, marks, v, copy(h.b[:], b)
 }
 
-// notOurs is the fate of what no peer sent to a session, or in no form that is known.
-func notOurs() verdict.Verdict { return verdict.TunnelUnknown }
+// unknownDatagram returns the verdict of a datagram that belongs to no association, or has an
+// unknown format.
+func unknownDatagram() verdict.Verdict { return verdict.TunnelUnknown }

@@ -9,26 +9,26 @@ import (
 )
 
 const (
-	// maxTrain is how many bytes of datagrams go to the kernel at once: the longest
-	// payload of IPv4 and UDP.
+	// maxTrain is how many bytes of datagrams go to the kernel at once: the longest payload of IPv4
+	// and UDP.
 	maxTrain = 65507
-	// maxTrainPieces is how many datagrams every Linux takes at once (UDP_MAX_SEGMENTS,
-	// which was 64 before 6.9).
+	// maxTrainPieces is how many datagrams every Linux accepts at once (UDP_MAX_SEGMENTS, which was
+	// 64 before 6.9).
 	maxTrainPieces = 64
 )
 
-// A sender is where one queue seals.
+// A sender is the memory of one send queue. Only the poller with that queue uses it.
 type sender struct {
-	out     [1 << 16]byte // datagrams, one behind the other
+	out     [1 << 16]byte // datagrams, one after the other
 	nonce   [12]byte
 	cutter  packet.Cutter
 	message message
 }
 
-// Send seals a frame for a node and sends it, each packet that it stands for as a datagram.
-// It cuts the frame while it seals: a packet is put together over the one before, which is
-// sealed already, so nothing but the first packet is copied. In the form of VXLAN each is
-// copied, and its checksum computed.
+// Send seals each packet of a frame into a datagram and sends them to a node. It cuts the frame
+// while it seals: the headers of each packet are written over the end of the packet before it,
+// which is sealed already. So only the first packet is copied. For VXLAN each packet is copied and
+// its checksum computed.
 func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error) {
 	failpoint.Reach()
 	s := d.table.Load().send[to]
@@ -57,9 +57,9 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet
 	return verdict.Forward, d.sendTo(q.out[:n], &s.to)
 }
 
-// sealCopy seals a frame into q.out from at on and returns the datagram's length; 0 if there
-// is no nonce left, or no room.
-func (q *sender) sealCopy(s *session, queue, at int, from packet.Origin, frame []byte, marks packet.Marks) int {
+// sealCopy seals a frame into q.out[at:] and returns the datagram's length; 0 if there is no nonce
+// left, or no room.
+func (q *sender) sealCopy(s *association, queue, at int, from packet.Origin, frame []byte, marks packet.Marks) int {
 	failpoint.Reach()
 	if at+headerLen+innerLen+len(frame)+tagLen > len(q.out) {
 		return 0
@@ -71,8 +71,8 @@ func (q *sender) sealCopy(s *session, queue, at int, from packet.Origin, frame [
 	return len(s.sealPacket(out, plain, &q.nonce, queue, marks))
 }
 
-// sendPieces sends the packets of q.cutter, which cuts the frame.
-func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin, p *packet.Packet, frame []byte) error {
+// sendPieces sends the packets that q.cutter cuts the frame into.
+func (d *Device) sendPieces(q *sender, s *association, queue int, from packet.Origin, p *packet.Packet, frame []byte) error {
 	failpoint.Reach()
 	n, size, pieces := 0, 0, 0
 	for {
@@ -87,7 +87,7 @@ func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin
 			}
 			n, pieces = 0, 0
 		}
-		marks := packet.Unfinished // as what stands for several packets is
+		marks := packet.Unfinished // the packets of such a frame have no checksums yet
 		if end < len(frame) {
 			marks |= packet.Followed
 		}
@@ -95,7 +95,7 @@ func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin
 		switch {
 		case d.form == VXLAN:
 			put = q.putVXLAN(n, from, frame[start:end], p, marks)
-		case start < innerLen: // there is no room before it
+		case start < innerLen: // no room for the inner header before the packet
 			put = q.sealCopy(s, queue, n, from, frame[start:end], marks)
 		default:
 			plain := frame[start-innerLen : end]
@@ -112,14 +112,14 @@ func (d *Device) sendPieces(q *sender, s *session, queue int, from packet.Origin
 	}
 }
 
-// flush sends the n bytes of datagrams in q.out, size each but the last. Where the kernel
-// cannot take several at once on the way to that node, they go one by one from then on.
-func (d *Device) flush(q *sender, s *session, n, size int) error {
+// flush sends the n bytes of datagrams in q.out, all of size bytes but the last. If the kernel
+// cannot send several at once to that node, they are sent one by one from then on.
+func (d *Device) flush(q *sender, s *association, n, size int) error {
 	failpoint.Reach()
 	if n > size && !s.single.Load() {
 		err := d.sendTrain(&q.message, q.out[:n], size, &s.to)
 		switch err {
-		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // by kernel and device
+		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // depends on kernel and device
 		default:
 			return err
 		}

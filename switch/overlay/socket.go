@@ -11,13 +11,13 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// A sockaddr is an address as the kernel takes it.
+// A sockaddr is an address in the kernel's format.
 type sockaddr struct {
 	raw [unix.SizeofSockaddrInet6]byte
 	len uintptr
 }
 
-// newSockaddr lays out sockaddr_in or sockaddr_in6.
+// newSockaddr writes a sockaddr_in or sockaddr_in6.
 func newSockaddr(a netip.AddrPort) sockaddr {
 	var s sockaddr
 	binary.BigEndian.PutUint16(s.raw[2:], a.Port())
@@ -33,8 +33,8 @@ func newSockaddr(a netip.AddrPort) sockaddr {
 	return s
 }
 
-// sendTo, sendTrain and receiveTrain enter the kernel without telling the scheduler: the
-// socket never blocks.
+// sendTo, sendTrain and receiveTrain bypass the scheduler of goroutines, because the socket never
+// blocks.
 func (d *Device) sendTo(b []byte, to *sockaddr) error {
 	for {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(d.socket),
@@ -48,16 +48,15 @@ func (d *Device) sendTo(b []byte, to *sockaddr) error {
 	}
 }
 
-// A message is what sendmsg and recvmsg take besides the bytes. It is memory of its own
-// because it would be allocated where it is used.
+// A message is the arguments of sendmsg and recvmsg besides the bytes. A queue reuses its own,
+// because a local one would be allocated at each call.
 type message struct {
 	header  unix.Msghdr
 	vector  unix.Iovec
 	control [32]byte // one control message: the size of each datagram but the last
 }
 
-// sendTrain sends datagrams that stand one behind the other in b, size bytes each but the
-// last.
+// sendTrain sends the datagrams in b, one after the other, all of size bytes but the last.
 func (d *Device) sendTrain(m *message, b []byte, size int, to *sockaddr) error {
 	failpoint.Reach()
 	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
@@ -78,7 +77,8 @@ func (d *Device) sendTrain(m *message, b []byte, size int, to *sockaddr) error {
 	}
 }
 
-// receiveTrain reads datagrams of one sender into b: n bytes, size each but the last.
+// receiveTrain reads datagrams of one sender into b: n bytes, in datagrams of size bytes but the
+// last.
 func (d *Device) receiveTrain(m *message, b []byte, from *sockaddr) (n, size int, err error) {
 	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
 	for {
@@ -92,13 +92,13 @@ func (d *Device) receiveTrain(m *message, b []byte, from *sockaddr) (n, size int
 		case unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL:
 			return 0, 0, errno
 		default:
-			return 0, 0, unix.EAGAIN // want of memory and the like passes
+			return 0, 0, unix.EAGAIN // lack of memory and the like is temporary
 		}
 	}
 }
 
-// segmentSize is the size of the datagrams in n bytes that were received: n itself if the
-// kernel names none.
+// segmentSize returns the size of the datagrams in n received bytes: n itself if the kernel names
+// none.
 func (m *message) segmentSize(n int) int {
 	control := (*unix.Cmsghdr)(unsafe.Pointer(&m.control))
 	if m.header.Controllen < uint64(unix.CmsgLen(4)) || control.Level != unix.SOL_UDP || control.Type != unix.UDP_GRO {
@@ -119,19 +119,19 @@ func (s *sockaddr) addrPort() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(raw[8:24])), port)
 }
 
-// boundTo is the socket's own address.
+// boundTo returns the socket's local address.
 func (d *Device) boundTo() (netip.AddrPort, error) {
 	var own sockaddr
 	size := uint32(len(own.raw))
 	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(d.socket), uintptr(unsafe.Pointer(&own.raw)), uintptr(unsafe.Pointer(&size)))
 	if errno != 0 {
-		return netip.AddrPort{}, fmt.Errorf("own address of a socket: %w", errno)
+		return netip.AddrPort{}, fmt.Errorf("local address of a socket: %w", errno)
 	}
 	return own.addrPort(), nil
 }
 
-// QueueDrops is how many datagrams the kernel dropped because the switch did not read them
-// in time.
+// QueueDrops returns how many datagrams the kernel dropped because the switch did not read them in
+// time.
 func (d *Device) QueueDrops() (uint64, error) {
 	const drops, items = 8, 9 // SK_MEMINFO_DROPS, SK_MEMINFO_VARS
 	var info [items]uint32
@@ -139,7 +139,7 @@ func (d *Device) QueueDrops() (uint64, error) {
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(d.socket), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
-		return 0, fmt.Errorf("count the drops of the tunnels' socket: %w", errno)
+		return 0, fmt.Errorf("read the drop counter of the tunnels' socket: %w", errno)
 	}
 	return uint64(info[drops]), nil
 }

@@ -124,7 +124,7 @@ func equal(a, b [][]byte) bool {
 }
 
 // train is the datagrams of a superframe.
-func train(t testing.TB, s *session, queue, payload, size int) (all [][]byte) {
+func train(t testing.TB, s *association, queue, payload, size int) (all [][]byte) {
 	t.Helper()
 	p, b := offloaded(t, packet.ProtocolTCP, payload, size)
 	q := new(sender)
@@ -264,7 +264,7 @@ func TestBatchEnds(t *testing.T) {
 			came += len(packets(t, buffer[:n]))
 		case err != unix.EAGAIN:
 			t.Fatal(err)
-		case b.receiver.at < b.receiver.n || b.receiver.held.full:
+		case b.receiver.at < b.receiver.n || b.receiver.pending.full:
 			t.Fatal("a batch ended with something in hand")
 		default:
 			batches++
@@ -316,12 +316,12 @@ func FuzzReceive(f *testing.F) {
 		if size == 0 || len(plain) == 0 || (len(plain)/int(size)+1)*(int(size)+headerLen+tagLen) > 1<<16 {
 			return
 		}
-		s, err := newSession(keys, keys)
+		s, err := newAssociation(keys, keys)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.node, s.address, s.index, s.farIndex = 9, local, 5, 5
-		d.table.Store(&table{receive: map[uint32]*session{5: s}})
+		s.node, s.address, s.index, s.remoteIndex = 9, local, 5, 5
+		d.table.Store(&table{receive: map[uint32]*association{5: s}})
 		q, r := new(sender), &d.receiver
 		r.n, r.size, r.at, r.sender = 0, int(size)+headerLen+tagLen, 0, local
 		datagrams := 0
@@ -346,7 +346,7 @@ func FuzzReceive(f *testing.F) {
 				t.Fatalf("%v, %d bytes", v, n)
 			}
 		}
-		if r.at != r.n || r.held.full || fates == 0 {
+		if r.at != r.n || r.pending.full || fates == 0 {
 			t.Errorf("%d fates of %d datagrams, %d bytes are left", fates, datagrams, r.n-r.at)
 		}
 	})

@@ -9,18 +9,17 @@ import (
 	"palisade/internal/verdict"
 )
 
-// Form is how frames travel between the nodes of a cluster. All nodes have the same one.
+// Form is the format in which frames travel between the nodes of a cluster. All nodes use the same.
 type Form uint8
 
 const (
-	// Sealed: nobody on the underlay reads, changes, replays or invents a frame, and each
+	// Sealed: nobody on the underlay can read, change, replay or invent a frame, and each frame
 	// names the interface that sent it.
 	Sealed Form = iota
-	// VXLAN is RFC 7348, for an underlay that is trusted as a wire is. Who can send there
-	// in a node's name can send in the name of every interface of that node; who can listen
-	// reads everything. Which interface sent a frame is not carried: the receiver takes it
-	// from the leases, by VNI and source address, and the address that the datagram came
-	// from must be that of the node that has the lease.
+	// VXLAN is RFC 7348, for an underlay that is trusted like a wire. Whoever can send there from a
+	// node's address can send as any interface of that node; whoever can listen reads everything. A
+	// frame does not name the sending interface: the receiver takes it from the leases, by VNI and
+	// source address, and the datagram must come from the node that has the lease.
 	VXLAN
 )
 
@@ -36,20 +35,20 @@ func (f *Form) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf(`%q is no form of tunnels; "sealed" and "vxlan" are`, text)
+	return fmt.Errorf(`%q is no form of tunnels; use "sealed" or "vxlan"`, text)
 }
 
 // VXLANPort is where VTEPs listen (RFC 7348 §5).
 const VXLANPort = 4789
 
-// MTU is the largest inner IP packet where the underlay, of IPv4, carries packets of
-// underlay bytes whole.
+// MTU returns the largest inner IP packet, in bytes, that crosses an IPv4 underlay with packets of
+// underlay bytes.
 func (f Form) MTU(underlay int) int {
 	const ipv4, udp, ethernet = 20, 8, 14
 	return underlay - ipv4 - udp - f.overhead() - ethernet
 }
 
-// overhead is what a datagram has besides the frame.
+// overhead returns the bytes of a datagram besides the frame.
 func (f Form) overhead() int {
 	if f == VXLAN {
 		return vxlanLen
@@ -57,19 +56,19 @@ func (f Form) overhead() int {
 	return headerLen + innerLen + tagLen
 }
 
-// A datagram of VXLAN is a header and a frame with all its checksums:
+// A VXLAN datagram is a header and a frame with all its checksums:
 //
 //	|R|R|R|R|I|R|R|R|            reserved                           |
 //	|                VXLAN Network Identifier       |   reserved    |  RFC 7348 §5
 //
-// The I flag is set. What is reserved is zero, and not looked at.
+// The I flag is set. Reserved bits are sent as zero and ignored when received.
 const (
 	vxlanLen  = 8
 	vxlanFlag = 0x08
 )
 
-// putVXLAN makes a datagram of a packet of p's frame in q.out from at on and returns its
-// length; 0 if there is no room. A checksum that was left out is computed.
+// putVXLAN writes a datagram with a packet of p's frame to q.out[at:] and returns its length; 0 if
+// there is no room. It computes a checksum that was left out.
 func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Packet, marks packet.Marks) int {
 	failpoint.Reach()
 	if at+vxlanLen+len(frame) > len(q.out) {
@@ -85,13 +84,13 @@ func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Pa
 	return len(out)
 }
 
-// openVXLAN copies the frame of a datagram of a session's node to dst, which has the
-// capacity. Its checksum counts as left out where that lets the packet be joined to others
-// and it has proved right: then it is as good as one that is computed at the end.
-func (s *session) openVXLAN(dst, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
+// openVXLAN copies the frame of a datagram to dst, which must have the capacity. A packet that can
+// be joined with others, and whose checksum is correct, is marked as if the checksum was left out;
+// it is computed again at the end.
+func (s *association) openVXLAN(dst, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
 	failpoint.Reach()
 	if len(datagram) < vxlanLen || datagram[0]&vxlanFlag == 0 {
-		return nil, from, 0, notOurs()
+		return nil, from, 0, unknownDatagram()
 	}
 	from = packet.Origin{Node: s.node, VNI: binary.BigEndian.Uint32(datagram[4:]) >> 8, Unnamed: true}
 	frame = append(dst[:0], datagram[vxlanLen:]...)

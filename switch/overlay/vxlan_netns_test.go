@@ -86,9 +86,9 @@ func TestKernelIsAVTEPToo(t *testing.T) {
 	})
 	var d *Device
 	var app *net.UDPConn
-	sessions := new(atomic.Pointer[table])
+	associations := new(atomic.Pointer[table])
 	must(ours, func() (err error) {
-		d, err = openDevice(VXLAN, netip.MustParseAddrPort("192.0.2.1:4789"), sessions)
+		d, err = openDevice(VXLAN, netip.MustParseAddrPort("192.0.2.1:4789"), associations)
 		return err
 	})
 	defer d.Close()
@@ -98,8 +98,8 @@ func TestKernelIsAVTEPToo(t *testing.T) {
 	})
 	defer app.Close()
 	far := netip.MustParseAddrPort("192.0.2.2:4789")
-	s := &session{node: 2, address: far, to: newSockaddr(far)}
-	sessions.Store(&table{send: map[uint32]*session{2: s}, vtep: map[netip.Addr]*session{far.Addr(): s}})
+	s := &association{node: 2, address: far, to: newSockaddr(far)}
+	associations.Store(&table{send: map[uint32]*association{2: s}, vtep: map[netip.Addr]*association{far.Addr(): s}})
 
 	f := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 7, 53)
 	f.Payload, f.DstMAC = []byte("question"), macOf("app")

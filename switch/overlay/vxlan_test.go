@@ -30,8 +30,8 @@ func vxlanEnds(t testing.TB) (a, b *Device) {
 	a, at := open("127.0.0.1:0")
 	b, bt := open("127.0.0.2:0")
 	join := func(p *atomic.Pointer[table], to *Device, number uint32) {
-		s := &session{node: number, address: to.addr, to: newSockaddr(to.addr)}
-		p.Store(&table{send: map[uint32]*session{number: s}, vtep: map[netip.Addr]*session{to.addr.Addr(): s}})
+		s := &association{node: number, address: to.addr, to: newSockaddr(to.addr)}
+		p.Store(&table{send: map[uint32]*association{number: s}, vtep: map[netip.Addr]*association{to.addr.Addr(): s}})
 	}
 	join(at, b, 2)
 	join(bt, a, 1)
@@ -48,7 +48,7 @@ func TestVXLANWireFormat(t *testing.T) {
 	}
 	defer sniffer.Close()
 	to := sniffer.LocalAddr().(*net.UDPAddr).AddrPort()
-	a.table.Store(&table{send: map[uint32]*session{2: {node: 2, address: to, to: newSockaddr(to)}}})
+	a.table.Store(&table{send: map[uint32]*association{2: {node: 2, address: to, to: newSockaddr(to)}}})
 	p, sent := offloaded(t, packet.ProtocolTCP, 2_500, 1000)
 	want := packets(t, sent)
 	if v, err := a.Send(0, 2, from, p, sent); v != verdict.Forward || err != nil {
@@ -108,7 +108,7 @@ func TestVXLANTrustsTheUnderlayAlone(t *testing.T) {
 		b := binary.BigEndian.AppendUint32([]byte{8, 0, 0, 0}, vni<<8)
 		return append(b, frame...)
 	}
-	node1 := func(b []byte) error { return n1.overlay.device.sendTo(b, &n1.session(2).to) }
+	node1 := func(b []byte) error { return n1.overlay.device.sendTo(b, &n1.association(2).to) }
 	from := func(address string) func(b []byte) error {
 		return func(b []byte) error {
 			conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(address)}, net.UDPAddrFromAddrPort(n2.udpAddr))
@@ -189,7 +189,7 @@ func FuzzVXLAN(f *testing.F) {
 	f.Add([]byte{8, 0, 0, 0, 0, 0, 7, 0, 1, 2, 3})
 	f.Add([]byte{})
 	d := &Device{form: VXLAN, socket: -1, table: new(atomic.Pointer[table])}
-	d.table.Store(&table{vtep: map[netip.Addr]*session{local.Addr(): {node: 9}}})
+	d.table.Store(&table{vtep: map[netip.Addr]*association{local.Addr(): {node: 9}}})
 	buffer := make([]byte, 70_000)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = b[:min(len(b), 60_000)]

@@ -134,7 +134,7 @@ func TestKernelsTalkThroughTunnel(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), " 0% packet loss") {
 		t.Errorf("ping: %v\n%s", err, out)
 	}
-	c.nodes[1].overlay.Rekey()
+	c.nodes[1].overlay.rekey()
 	took := transfer(t, 64<<20)
 	t.Logf("64 MiB in %v, %.2f Gbit/s", took, 8*64/1024.0*1.073741824/took.Seconds())
 }
