@@ -23,3 +23,9 @@ type Route struct {
 	Destination netip.Prefix
 	Gateway     GatewayID
 }
+
+// A RouteAssociation makes a table that of a subnet.
+type RouteAssociation struct {
+	ID     AssociationID
+	Subnet SubnetID
+}

@@ -125,6 +125,17 @@ func checkVPCGroup(g *ec2.Group) error {
 	return nil
 }
 
+// describing are the characters of names and descriptions in a VPC, as AWS's messages
+// list them.
+const describing = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
+
+const described = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. _-:/()#,@[]+=&;{}!$*"
+
+// describes reports whether text can be a name or a description in a VPC.
+func describes(text string) bool {
+	return len(text) <= 255 && strings.Trim(text, described) == ""
+}
+
 // groupLimit refuses a name that is taken and a group too many. EC2-Classic counts by
 // account and region, a VPC by itself and with the others of the region.
 func (t *tx) groupLimit(g *ec2.Group) error {

@@ -255,7 +255,3 @@ func usable(p netip.Prefix) (low, high netip.Addr) {
 	}
 	return low, high
 }
-
-func classicNetwork(t *memdb.Txn, region ec2.Region) *ec2.Network {
-	return first[ec2.Network](t, tableNetwork, indexRegion, key(region)+key(""))
-}

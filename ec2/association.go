@@ -1,7 +1,0 @@
-package ec2
-
-// A RouteAssociation makes a table that of a subnet.
-type RouteAssociation struct {
-	ID     AssociationID
-	Subnet SubnetID
-}

@@ -1,0 +1,73 @@
+package state
+
+import (
+	"slices"
+
+	"palisade/ec2"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// PutNetwork adds a network or replaces its settings; VNI is its identity. A zero
+// Gateway is the first address of Prefix. Leases outside the new pools stay. The first
+// EC2-Classic network of a region makes it one: the accounts get their default group or
+// their default VPC there. Of a VPC's network nothing but its Mode can be set.
+type PutNetwork struct {
+	Network ec2.Network
+}
+
+func (r *PutNetwork) apply(t *tx) (Result, error) {
+	n := r.Network
+	if n.VNI == 0 || n.VNI >= 1<<24 || n.Region == "" {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "a network needs a region and a VNI of 24 bits, not %q and %d", n.Region, n.VNI)
+	}
+	if !n.Prefix.IsValid() || n.Prefix != n.Prefix.Masked() || !n.Prefix.Addr().Is4() {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: %s is not a canonical IPv4 prefix", n.VNI, n.Prefix)
+	}
+	if !n.Gateway.IsValid() {
+		n.Gateway = n.Prefix.Addr().Next()
+	}
+	if !n.Prefix.Contains(n.Gateway) {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: gateway %s is outside %s", n.VNI, n.Gateway, n.Prefix)
+	}
+	for _, p := range slices.Concat(n.Pools, n.PublicPools) {
+		if !p.IsValid() || p != p.Masked() || !p.Addr().Is4() {
+			return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: pool %s is not a canonical IPv4 prefix", n.VNI, p)
+		}
+	}
+	for _, p := range n.Pools {
+		if p.Bits() < n.Prefix.Bits() || !n.Prefix.Contains(p.Addr()) {
+			return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: pool %s is outside %s", n.VNI, p, n.Prefix)
+		}
+	}
+	if o := first[ec2.Network](t.Txn, tableNetwork, indexRegion, key(n.Region)+key(n.VPC)); o != nil && o.VNI != n.VNI {
+		return Result{}, ec2.Errorf("EntityAlreadyExists", "region %s has network %d already", n.Region, o.VNI)
+	}
+	if o := first[ec2.Network](t.Txn, tableNetwork, indexID, vniKey(n.VNI)); o != nil && (o.Region != n.Region || o.VPC != n.VPC) {
+		return Result{}, ec2.Errorf("EntityAlreadyExists", "network %d belongs to region %s", n.VNI, o.Region)
+	}
+
+	was := first[ec2.Network](t.Txn, tableNetwork, indexID, vniKey(n.VNI))
+	if n.VPC != "" {
+		if was == nil {
+			return Result{}, ec2.NoSuch("vpc", n.VPC)
+		}
+		mode := n.Mode
+		n = *was
+		n.Mode = mode
+	}
+	t.put(tableNetwork, &n)
+	if was != nil {
+		return Result{}, nil
+	}
+	for _, a := range slices.Collect(rows[ec2.Account](t.Txn, tableAccount, indexID, "")) {
+		if err := t.settle(a, n.Region); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{}, nil
+}
+
+func classicNetwork(t *memdb.Txn, region ec2.Region) *ec2.Network {
+	return first[ec2.Network](t, tableNetwork, indexRegion, key(region)+key(""))
+}
