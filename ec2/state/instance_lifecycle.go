@@ -168,42 +168,6 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil
 }
 
-// Sweep gives back addresses that have rested long enough, and forgets instances that
-// have been terminated long enough and join tokens that have expired. The leader proposes it when View.SweepDue says so;
-// what is due is decided here, by the State's own time.
-//
-// With Confirmed, what each node confirmed to enforce, an address also waits until every
-// member has enforced the command that freed it: until then some node may still admit
-// packets of its last owner.
-type Sweep struct {
-	Confirmed map[ec2.NodeID]uint64 `json:",omitzero"` // nil: time alone decides. Empty: nobody has confirmed
-}
-
-func (r *Sweep) apply(t *tx) (Result, error) {
-	everywhere := confirmedBy(t.Txn, r.Confirmed)
-	var rested []*address
-	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
-		if a.rests() && a.FreedIndex <= everywhere && !a.due(t.meta).After(t.meta.Time) {
-			rested = append(rested, a)
-		}
-	}
-	for _, a := range rested {
-		t.del(tableAddress, a)
-	}
-	var gone []*ec2.Instance
-	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexID, "") {
-		if i.State == ec2.Terminated && !forgottenAt(i, t.meta).After(t.meta.Time) {
-			gone = append(gone, i)
-		}
-	}
-	for _, i := range gone {
-		t.untag(string(i.ID))
-		t.del(tableInstance, i)
-	}
-	t.dropExpiredTokens()
-	return Result{}, nil
-}
-
 // eachInstance finds every instance of a request before it changes the first.
 func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID, change func(ec2.Instance) (ec2.Instance, error)) (Result, error) {
 	found, err := t.instances(account, region, ids)
@@ -222,4 +186,46 @@ func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.In
 		result.Instances = append(result.Instances, Change[ec2.Instance]{Before: was, After: &now})
 	}
 	return result, nil
+}
+
+// drain takes the addresses of an instance out of every set; they stay its own.
+func (t *tx) drain(i *ec2.Instance) {
+	interfaces := []*ec2.Interface{first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface))}
+	if i.VPC != "" {
+		interfaces = t.attached(i.ID)
+	}
+	for _, was := range interfaces {
+		if was.State != ec2.Active {
+			continue
+		}
+		eni := *was
+		eni.State = ec2.Draining
+		t.put(tableInterface, &eni)
+	}
+}
+
+// disconnect is the end of what an instance did at its node: all of its ports are down, or
+// the node is lost. In EC2-Classic its lease ends; in a VPC its interfaces wait for its
+// start, or end as they are meant to when it has been terminated.
+func (t *tx) disconnect(i *ec2.Instance) {
+	if i.VPC == "" {
+		if lease := first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface)); lease != nil {
+			t.release(lease)
+		}
+		i.Interface = ""
+		return
+	}
+	for _, eni := range t.attached(i.ID) {
+		switch {
+		case eni.Attachment.Detaching:
+			t.ended(eni, false)
+		case i.State == ec2.Terminated:
+			t.ended(eni, true)
+		default:
+			t.put(tableInterface, t.idle(eni))
+		}
+	}
+	if i.State == ec2.Terminated {
+		i.Interface = ""
+	}
 }

@@ -264,8 +264,3 @@ func (t *tx) setPublic(was *ec2.Interface, private, public netip.Addr) *ec2.Inte
 	t.put(tableInterface, &eni)
 	return &eni
 }
-
-// restAddress lays an address to rest that is nobody's any more.
-func (t *tx) restAddress(vni ec2.VNI, a netip.Addr) {
-	t.put(tableAddress, &address{VNI: vni, Addr: a, Freed: t.meta.Time, FreedIndex: t.meta.Index})
-}
