@@ -84,12 +84,12 @@ func (o *Outside) String() string {
 	return "namespace " + o.Namespace + ", device " + o.Device
 }
 
-// Kept says what becomes of an interface when its instance is terminated.
-type Kept bool
+// OnTermination says what becomes of an interface when its instance is terminated.
+type OnTermination bool
 
 const (
-	KeepInterface   Kept = true
-	DeleteInterface Kept = false
+	KeepInterface   OnTermination = true
+	DeleteInterface OnTermination = false
 )
 
 // Addresses are the interface's private addresses and what goes with them, the primary

@@ -78,7 +78,7 @@ func (a *allocator) next() (netip.Addr, bool) {
 func (a *allocator) firstFree(low, high netip.Addr) (netip.Addr, bool) {
 	taken, err := a.t.LowerBound(tableAddress, indexID, addressKey(a.vni, low))
 	if err != nil {
-		panic(fmt.Sprintf("ec2: walk addresses: %v", err))
+		panic(fmt.Sprintf("state: walk addresses: %v", err))
 	}
 	next := takenAfter(taken, a.vni)
 	for c := low; c.IsValid() && c.Compare(high) <= 0; c = c.Next() {

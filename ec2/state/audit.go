@@ -32,7 +32,7 @@ func (t *tx) oldestAudit() *ec2.AuditRecord {
 	for r := range rows[ec2.AuditRecord](t.Txn, tableAudit, indexID, "") {
 		return r
 	}
-	panic("ec2: no audit record")
+	panic("state: no audit record")
 }
 
 func auditKey(number uint64) string { return string(binary.BigEndian.AppendUint64(nil, number)) }

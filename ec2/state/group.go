@@ -180,7 +180,7 @@ func (v *View) GroupsFrom(account ec2.AccountID, region ec2.Region, from ec2.Gro
 	return func(yield func(*ec2.Group) bool) {
 		it, err := v.txn().LowerBound(tableGroup, indexOwner, key(account)+key(region)+string(from))
 		if err != nil {
-			panic(fmt.Sprintf("ec2: groups from %s: %v", from, err))
+			panic(fmt.Sprintf("state: groups from %s: %v", from, err))
 		}
 		for row := it.Next(); row != nil; row = it.Next() {
 			if g := row.(*ec2.Group); g.Account != account || g.Region != region || !yield(g) {

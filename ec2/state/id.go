@@ -16,7 +16,7 @@ import (
 // classicID returns the 8 hex digits of an EC2-Classic id.
 func (m *meta) classicID(prefix string, serial uint64) string {
 	if serial >= 1<<32 {
-		panic(fmt.Sprintf("ec2: serial %d does not fit an id of 8 digits", serial))
+		panic(fmt.Sprintf("state: serial %d does not fit an id of 8 digits", serial))
 	}
 	return fmt.Sprintf("%s-%08x", prefix, m.permute(prefix, serial, 16))
 }

@@ -117,7 +117,7 @@ func (t *tx) freeInterfaces(account ec2.AccountID, region ec2.Region) int {
 func shapeOf(r Request) string {
 	data, err := json.Marshal(r)
 	if err != nil {
-		panic(fmt.Sprintf("ec2: shape of %+v: %v", r, err))
+		panic(fmt.Sprintf("state: shape of %+v: %v", r, err))
 	}
 	return fmt.Sprintf("%x", sha256.Sum256(data))
 }

@@ -88,13 +88,13 @@ func inUse(id ec2.InterfaceID) *ec2.Error {
 
 // plug attaches an interface to an instance, and puts it to work if the instance is not
 // stopped. The caller puts the row.
-func (t *tx) plug(eni *ec2.Interface, i *ec2.Instance, index int, kept ec2.Kept) {
+func (t *tx) plug(eni *ec2.Interface, i *ec2.Instance, index int, onTermination ec2.OnTermination) {
 	eni.Instance = i.ID
 	eni.Attachment = &ec2.Attachment{
 		ID:                  ec2.AttachmentID(t.meta.longID("eni-attach", t.serial())),
 		DeviceIndex:         index,
 		Time:                t.meta.Time,
-		DeleteOnTermination: kept == ec2.DeleteInterface,
+		DeleteOnTermination: onTermination == ec2.DeleteInterface,
 	}
 	if i.State != ec2.Stopped {
 		t.activate(eni, i.Node)

@@ -34,7 +34,7 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "Interface %s is in front of %s of node %s already", o.ID, &r.Outside, n.ID)
 		}
 	}
-	eni, kept, err := r.take(t)
+	eni, onTermination, err := r.take(t)
 	if err != nil {
 		return Result{}, err
 	}
@@ -46,7 +46,7 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 	eni.Attachment = &ec2.Attachment{
 		ID:                  ec2.AttachmentID(t.meta.longID("eni-attach", t.serial())),
 		Time:                t.meta.Time,
-		DeleteOnTermination: kept == ec2.DeleteInterface,
+		DeleteOnTermination: onTermination == ec2.DeleteInterface,
 	}
 	t.activate(eni, n.ID)
 	t.put(tableInterface, eni)
@@ -54,7 +54,7 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 }
 
 // take finds the interface of the request, or makes it.
-func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.Kept, error) {
+func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, error) {
 	if r.Interface != "" {
 		was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
 		switch {

@@ -305,15 +305,15 @@ func (x *nic) room(private, public *allocator) error {
 
 // fitOut gives an instance one of its interfaces.
 func (r *RunInstances) fitOut(t *tx, i *ec2.Instance, x *nic, public *allocator) error {
-	eni, kept := x.existing, ec2.KeepInterface
+	eni, onTermination := x.existing, ec2.KeepInterface
 	if eni == nil {
 		made, err := x.leaser.make(x.Spec)
 		if err != nil {
 			return err
 		}
-		eni, kept = made, ec2.DeleteInterface
+		eni, onTermination = made, ec2.DeleteInterface
 		if x.DeleteOnTermination != nil {
-			kept = ec2.Kept(!*x.DeleteOnTermination)
+			onTermination = ec2.OnTermination(!*x.DeleteOnTermination)
 		}
 		if err := t.tag(string(eni.ID), r.Account, r.Region, r.InterfaceTags); err != nil {
 			return err
@@ -328,7 +328,7 @@ func (r *RunInstances) fitOut(t *tx, i *ec2.Instance, x *nic, public *allocator)
 			return err
 		}
 	}
-	t.plug(eni, i, x.DeviceIndex, kept)
+	t.plug(eni, i, x.DeviceIndex, onTermination)
 	t.put(tableInterface, eni)
 	if x.DeviceIndex == 0 {
 		i.Interface, i.Groups = eni.ID, slices.Clone(eni.Groups)

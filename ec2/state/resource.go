@@ -38,7 +38,7 @@ func homeOf(row any) home {
 	case *ec2.Interface:
 		return home{x.Account, x.Region}
 	}
-	panic(fmt.Sprintf("ec2: a %T has no account and region", row))
+	panic(fmt.Sprintf("state: a %T has no account and region", row))
 }
 
 // A resource of a kind is in a table; a request names one by a parameter, with an id that

@@ -206,7 +206,7 @@ func (x multi[T]) FromObject(row any) (bool, [][]byte, error) {
 func first[T any](t *memdb.Txn, table, index, k string) *T {
 	row, err := t.First(table, index, k)
 	if err != nil {
-		panic(fmt.Sprintf("ec2: first %s by %s: %v", table, index, err))
+		panic(fmt.Sprintf("state: first %s by %s: %v", table, index, err))
 	}
 	if row == nil {
 		return nil
@@ -224,7 +224,7 @@ func rows[T any](t *memdb.Txn, table, index, prefix string) iter.Seq[*T] {
 		}
 		it, err := t.Get(table, name, prefix)
 		if err != nil {
-			panic(fmt.Sprintf("ec2: rows of %s by %s: %v", table, index, err))
+			panic(fmt.Sprintf("state: rows of %s by %s: %v", table, index, err))
 		}
 		for row := it.Next(); row != nil; row = it.Next() {
 			if !yield(row.(*T)) {

@@ -77,7 +77,7 @@ func (v *View) WriteSnapshot(w io.Writer) error {
 	for _, table := range snapshotTables {
 		it, err := v.txn().Get(table.name, indexID+"_prefix", "")
 		if err != nil {
-			panic(fmt.Sprintf("ec2: snapshot of %s: %v", table.name, err))
+			panic(fmt.Sprintf("state: snapshot of %s: %v", table.name, err))
 		}
 		for row := it.Next(); row != nil; row = it.Next() {
 			data, err := json.Marshal(row)

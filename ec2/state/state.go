@@ -47,7 +47,7 @@ type meta struct {
 func NewState() *State {
 	db, err := memdb.NewMemDB(schema)
 	if err != nil {
-		panic(fmt.Sprintf("ec2: schema: %v", err))
+		panic(fmt.Sprintf("state: schema: %v", err))
 	}
 	s := &State{db: db}
 	t := newTx(db, 0)
@@ -63,7 +63,7 @@ func NewState() *State {
 func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	was := s.current.Load()
 	if index <= was.meta.Index {
-		panic(fmt.Sprintf("ec2: apply index %d after %d", index, was.meta.Index))
+		panic(fmt.Sprintf("state: apply index %d after %d", index, was.meta.Index))
 	}
 
 	t := newTx(s.db, index)
@@ -73,7 +73,7 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	refusal, ok := err.(*ec2.Error)
 	if err != nil {
 		if !ok {
-			panic(fmt.Sprintf("ec2: apply %T at %d: %v", cmd.Request, index, err))
+			panic(fmt.Sprintf("state: apply %T at %d: %v", cmd.Request, index, err))
 		}
 		t.Abort()
 		t = newTx(s.db, index)
@@ -134,12 +134,12 @@ func (t *tx) serial() uint64 {
 
 func (t *tx) put(table string, row any) {
 	if err := t.Txn.Insert(table, row); err != nil {
-		panic(fmt.Sprintf("ec2: put %T: %v", row, err))
+		panic(fmt.Sprintf("state: put %T: %v", row, err))
 	}
 }
 
 func (t *tx) del(table string, row any) {
 	if err := t.Txn.Delete(table, row); err != nil {
-		panic(fmt.Sprintf("ec2: delete %T: %v", row, err))
+		panic(fmt.Sprintf("state: delete %T: %v", row, err))
 	}
 }

@@ -20,7 +20,7 @@ func (v *View) FreeAddresses(s *ec2.Subnet) int {
 	}
 	it, err := v.txn().LowerBound(tableAddress, indexID, addressKey(vpc.VNI, s.CIDR.Addr()))
 	if err != nil {
-		panic("ec2: walk addresses: " + err.Error())
+		panic("state: walk addresses: " + err.Error())
 	}
 	free := 1<<(32-s.CIDR.Bits()) - reservedAddresses
 	for a := takenAfter(it, vpc.VNI); a.IsValid() && s.CIDR.Contains(a); a = takenAfter(it, vpc.VNI) {

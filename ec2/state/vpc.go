@@ -98,7 +98,7 @@ func (t *tx) addVPC(vpc ec2.VPC) (*ec2.VPC, error) {
 func (t *tx) newVNI() (ec2.VNI, error) {
 	high := t.meta.VNI
 	if last, err := t.Last(tableNetwork, indexID+"_prefix", ""); err != nil {
-		panic(fmt.Sprintf("ec2: last network: %v", err))
+		panic(fmt.Sprintf("state: last network: %v", err))
 	} else if last != nil {
 		high = max(high, last.(*ec2.Network).VNI)
 	}
