@@ -41,15 +41,15 @@ type Interface struct {
 
 	// The rest is of a VPC's interface only.
 
-	VPC         VPCID         `json:",omitempty"`
-	Subnet      SubnetID      `json:",omitempty"`
-	Description string        `json:",omitempty"`
-	Further     []AddressPair `json:",omitempty"` // private addresses besides Private, sorted
-	Unchecked   bool          `json:",omitempty"` // the source/destination check is off
-	AutoPublic  bool          `json:",omitempty"` // a start gives it a public address, if it has no elastic one
-	Attachment  *Attachment   `json:",omitempty"` // to Instance, or to what Outside names
-	Outside     *Outside      `json:",omitempty"`
-	ClientToken string        `json:",omitempty"`
+	VPC         VPCID           `json:",omitempty"`
+	Subnet      SubnetID        `json:",omitempty"`
+	Description string          `json:",omitempty"`
+	Further     []AddressPair   `json:",omitempty"` // private addresses besides Private, sorted
+	Unchecked   bool            `json:",omitempty"` // the source/destination check is off
+	AutoPublic  bool            `json:",omitempty"` // a start gives it a public address, if it has no elastic one
+	Attachment  *Attachment     `json:",omitempty"` // to Instance, or to the External device
+	External    *ExternalDevice `json:"Outside,omitempty"`
+	ClientToken string          `json:",omitempty"`
 
 	RequestShape string `json:",omitempty"` // digest of the request that ClientToken stands for
 }
@@ -70,18 +70,19 @@ type Attachment struct {
 	Detaching           bool `json:",omitempty"` // it ends when the node has taken the port down
 }
 
-// Outside is what an interface is put in front of that Palisade did not make: a network
-// namespace or a TAP device of the interface's node (`palisade attach`).
-type Outside struct {
+// An ExternalDevice is a network interface that Palisade did not make and that an Interface
+// is attached to: a device in a network namespace of the node, or a TAP device of the node
+// (`palisade attach`). Older commands and snapshots call it Outside.
+type ExternalDevice struct {
 	Namespace string `json:",omitempty"` // below /run/netns; Device is the name inside
 	Device    string
 }
 
-func (o *Outside) String() string {
-	if o.Namespace == "" {
-		return "device " + o.Device
+func (d *ExternalDevice) String() string {
+	if d.Namespace == "" {
+		return "device " + d.Device
 	}
-	return "namespace " + o.Namespace + ", device " + o.Device
+	return "namespace " + d.Namespace + ", device " + d.Device
 }
 
 // OnTermination says what becomes of an interface when its instance is terminated.

@@ -81,7 +81,7 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 	if s, ok := c.view.Subnet(eni.Subnet); ok {
 		item.Zone = s.Zone
 	}
-	if eni.Outside != nil { // shows which node the interface is attached at
+	if eni.External != nil { // shows which node the interface is attached at
 		item.Requester, item.Managed = string(eni.Node), true
 	}
 	for n, pair := range eni.Addresses() {

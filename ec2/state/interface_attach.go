@@ -118,8 +118,8 @@ func (r *DetachNetworkInterface) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	switch {
-	case was.Outside != nil:
-		return Result{}, ec2.Errorf("OperationNotPermitted", "You are not allowed to manage this attachment: %s is in front of %s of node %s, which `palisade detach` undoes", was.ID, was.Outside, was.Node)
+	case was.External != nil:
+		return Result{}, ec2.Errorf("OperationNotPermitted", "You are not allowed to manage this attachment: %s is in front of %s of node %s, which `palisade detach` undoes", was.ID, was.External, was.Node)
 	case deviceIndex(was) == 0:
 		return Result{}, ec2.Errorf("OperationNotPermitted", "The network interface at device index 0 and networkCard index 0 cannot be detached.")
 	case was.State == ec2.Draining && !was.Attachment.Detaching && t.ending(was.Instance):
@@ -161,7 +161,7 @@ func (r *ReportInterface) apply(t *tx) (Result, error) {
 	if eni == nil || eni.Epoch != r.Epoch || eni.State != ec2.Draining || eni.Attachment == nil || !eni.Attachment.Detaching {
 		return Result{}, nil
 	}
-	t.ended(eni, eni.Outside != nil)
+	t.ended(eni, eni.External != nil)
 	return Result{}, nil
 }
 

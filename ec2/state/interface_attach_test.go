@@ -257,23 +257,23 @@ func TestClientTokenMakesOneInterface(t *testing.T) {
 func TestInterfaceIsPutInFrontOfWhatIsThere(t *testing.T) {
 	w := newVPCWorld(t)
 	register := func(change func(*RegisterInterface)) *RegisterInterface {
-		r := &RegisterInterface{Account: dev, Region: east, Node: "node4", Outside: ec2.Outside{Namespace: "vm7", Device: "eth0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}, Public: new(true)}
+		r := &RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Namespace: "vm7", Device: "eth0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}, Public: new(true)}
 		if change != nil {
 			change(r)
 		}
 		return r
 	}
 	eni := w.must(register(nil)).Interface
-	if eni.State != ec2.Active || eni.Node != "node4" || eni.Instance != "" || eni.Outside.Namespace != "vm7" || !eni.Public.IsValid() || eni.Epoch == 0 {
+	if eni.State != ec2.Active || eni.Node != "node4" || eni.Instance != "" || eni.External.Namespace != "vm7" || !eni.Public.IsValid() || eni.Epoch == 0 {
 		t.Errorf("registered it is %+v", eni)
 	}
 	w.refused(register(nil), "Resource.AlreadyAssociated")
-	w.refused(register(func(r *RegisterInterface) { r.Outside.Device = "" }), "InvalidParameterValue")
-	w.refused(register(func(r *RegisterInterface) { r.Outside.Device = "a/b" }), "InvalidParameterValue")
-	w.refused(register(func(r *RegisterInterface) { r.Outside.Namespace = ".." }), "InvalidParameterValue")
+	w.refused(register(func(r *RegisterInterface) { r.External.Device = "" }), "InvalidParameterValue")
+	w.refused(register(func(r *RegisterInterface) { r.External.Device = "a/b" }), "InvalidParameterValue")
+	w.refused(register(func(r *RegisterInterface) { r.External.Namespace = ".." }), "InvalidParameterValue")
 	w.refused(register(func(r *RegisterInterface) { r.Node = "node2" }), "InvalidParameterCombination") // in zone b
 	w.refused(register(func(r *RegisterInterface) { r.Node = "node9" }), "InvalidNode.NotFound")
-	w.refused(register(func(r *RegisterInterface) { r.Interface, r.Outside.Device = eni.ID, "eth1" }), "InvalidNetworkInterface.InUse")
+	w.refused(register(func(r *RegisterInterface) { r.Interface, r.External.Device = eni.ID, "eth1" }), "InvalidNetworkInterface.InUse")
 	w.refused(&DetachNetworkInterface{dev, east, eni.Attachment.ID, true}, "OperationNotPermitted")
 	w.refused(&AttachNetworkInterface{dev, east, eni.ID, w.running(), 1}, "InvalidNetworkInterface.InUse")
 	w.refused(&RemoveNode{Node: "node4"}, "DependencyViolation")
@@ -292,7 +292,7 @@ func TestInterfaceIsPutInFrontOfWhatIsThere(t *testing.T) {
 	w.must(register(func(r *RegisterInterface) { r.Interface, r.Spec, r.Public = own.ID, InterfaceSpec{}, nil }))
 	w.must(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID})
 	w.must(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID, Force: true})
-	if now := w.eni(own.ID); now.State != ec2.Idle || now.Outside != nil || now.Attachment != nil {
+	if now := w.eni(own.ID); now.State != ec2.Idle || now.External != nil || now.Attachment != nil {
 		t.Errorf("an interface of somebody's is %+v afterwards, want free", now)
 	}
 	w.refused(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID}, "IncorrectState")

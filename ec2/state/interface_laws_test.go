@@ -213,7 +213,7 @@ func (l *laws) place(v *View, i *ec2.Interface) {
 	n, ok := v.Node(i.Node)
 	switch i.State {
 	case ec2.Idle:
-		if i.Node != "" || i.Outside != nil {
+		if i.Node != "" || i.External != nil {
 			l.t.Errorf("idle interface %+v is somewhere", i)
 		}
 		if o, ok := v.Instance(i.Instance); i.Instance != "" && (!ok || o.State != ec2.Stopped) {
@@ -225,7 +225,7 @@ func (l *laws) place(v *View, i *ec2.Interface) {
 	case ec2.Active:
 		o, has := v.Instance(i.Instance)
 		runs := has && (o.State == ec2.Pending || o.State == ec2.Running) && o.Node == i.Node
-		if !ok || !n.Member() || runs == (i.Outside != nil) || i.Attachment == nil || i.Attachment.Detaching {
+		if !ok || !n.Member() || runs == (i.External != nil) || i.Attachment == nil || i.Attachment.Detaching {
 			l.t.Errorf("active interface %+v, %+v is at node %+v for %+v", i, i.Attachment, n, o)
 		}
 	case ec2.Draining:

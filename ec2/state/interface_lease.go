@@ -191,7 +191,7 @@ func (t *tx) ended(was *ec2.Interface, gone bool) {
 		return
 	}
 	eni := t.idle(was)
-	eni.Instance, eni.Attachment, eni.Outside, eni.AutoPublic = "", nil, nil, false
+	eni.Instance, eni.Attachment, eni.External, eni.AutoPublic = "", nil, nil, false
 	t.put(tableInterface, eni)
 }
 

@@ -14,15 +14,15 @@ type RegisterInterface struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
 	Node      ec2.NodeID
-	Outside   ec2.Outside
-	Interface ec2.InterfaceID   `json:",omitempty"`
-	Spec      InterfaceSpec     `json:",omitzero"`
-	Public    *bool             `json:",omitempty"` // nil: as the subnet has it. Only for one that is made
-	Tags      map[string]string `json:",omitempty"`
+	External  ec2.ExternalDevice `json:"Outside"`
+	Interface ec2.InterfaceID    `json:",omitempty"`
+	Spec      InterfaceSpec      `json:",omitzero"`
+	Public    *bool              `json:",omitempty"` // nil: as the subnet has it. Only for one that is made
+	Tags      map[string]string  `json:",omitempty"`
 }
 
 func (r *RegisterInterface) apply(t *tx) (Result, error) {
-	if err := checkOutside(&r.Outside); err != nil {
+	if err := checkExternal(&r.External); err != nil {
 		return Result{}, err
 	}
 	n := first[ec2.Node](t.Txn, tableNode, indexID, key(r.Node))
@@ -30,8 +30,8 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 		return Result{}, noSuchNode(r.Node)
 	}
 	for o := range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(n.ID)) {
-		if o.Outside != nil && *o.Outside == r.Outside {
-			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "Interface %s is in front of %s of node %s already", o.ID, &r.Outside, n.ID)
+		if o.External != nil && *o.External == r.External {
+			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "Interface %s is in front of %s of node %s already", o.ID, &r.External, n.ID)
 		}
 	}
 	eni, onTermination, err := r.take(t)
@@ -41,8 +41,8 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 	if s := first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(eni.Subnet)); s.Zone != n.Zone {
 		return Result{}, ec2.Errorf("InvalidParameterCombination", "Subnet '%s' is in availability zone %s, and node %s in %s", s.ID, s.Zone, n.ID, n.Zone)
 	}
-	outside := r.Outside
-	eni.Outside = &outside
+	device := r.External
+	eni.External = &device
 	eni.Attachment = &ec2.Attachment{
 		ID:                  ec2.AttachmentID(t.meta.longID("eni-attach", t.serial())),
 		Time:                t.meta.Time,
@@ -96,8 +96,8 @@ func (s InterfaceSpec) given() bool {
 	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Further) > 0 || s.FurtherCount != 0
 }
 
-// checkOutside refuses names that the kernel or /run/netns could not have.
-func checkOutside(o *ec2.Outside) error {
+// checkExternal refuses names that the kernel or /run/netns could not have.
+func checkExternal(o *ec2.ExternalDevice) error {
 	fits := func(name string, limit int) bool {
 		return ec2.Printable(name, limit) && !strings.ContainsAny(name, "/ :") && name != "." && name != ".."
 	}
@@ -128,7 +128,7 @@ func (r *UnregisterInterface) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	switch {
-	case was.Outside == nil:
+	case was.External == nil:
 		return Result{}, ec2.Errorf("IncorrectState", "Interface %s is in front of no namespace or device of a node", was.ID)
 	case was.Attachment.Detaching && r.Force:
 		t.ended(was, true)

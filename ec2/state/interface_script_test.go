@@ -230,11 +230,11 @@ func (s *interfaceScript) assign(a ec2.AccountID, eni *ec2.Interface) Request {
 
 func (s *interfaceScript) outside(a ec2.AccountID, eni *ec2.Interface) Request {
 	if s.often(4) {
-		eni = s.eniLike(a, func(e *ec2.Interface) bool { return e.Outside != nil })
+		eni = s.eniLike(a, func(e *ec2.Interface) bool { return e.External != nil })
 		return &UnregisterInterface{a, east, eni.ID, s.often(3)}
 	}
 	node := pickOne(s.rng, slices.Collect(s.v.Nodes())).ID
-	r := &RegisterInterface{Account: a, Region: east, Node: node, Outside: ec2.Outside{Device: "tap" + string(rune('0'+s.rng.IntN(4)))}}
+	r := &RegisterInterface{Account: a, Region: east, Node: node, External: ec2.ExternalDevice{Device: "tap" + string(rune('0'+s.rng.IntN(4)))}}
 	if s.often(4) {
 		r.Interface = eni.ID
 	} else {

@@ -358,7 +358,7 @@ func TestEachInstanceOfAFencedNodeKeepsItsInterfaces(t *testing.T) {
 	second := w.attach(w.create(InterfaceSpec{}).ID, lost, 1)
 	leaving := w.attach(w.create(InterfaceSpec{}).ID, lost, 2)
 	w.must(&DetachNetworkInterface{dev, east, leaving.Attachment.ID, false})
-	outside := w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", Outside: ec2.Outside{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}}).Interface
+	outside := w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}}).Interface
 	was := w.lease(lost)
 
 	result := w.must(&FenceNode{Node: "node4"})

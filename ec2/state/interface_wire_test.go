@@ -19,7 +19,7 @@ func interfaceSamples() []Request {
 		&ModifyNetworkInterface{albert, east, eni, new("web"), []ec2.GroupID{"sg-0a1b2c3d"}, new(true), "eni-attach-0a1b2c3d", new(false)},
 		&AssignPrivateAddresses{albert, east, eni, sampleSpec().Further, 2, true},
 		&UnassignPrivateAddresses{albert, east, eni, sampleSpec().Further},
-		&RegisterInterface{albert, east, "node1", ec2.Outside{Namespace: "vm7", Device: "eth0"}, eni, sampleSpec(), new(true), map[string]string{"Name": "vm7"}},
+		&RegisterInterface{albert, east, "node1", ec2.ExternalDevice{Namespace: "vm7", Device: "eth0"}, eni, sampleSpec(), new(true), map[string]string{"Name": "vm7"}},
 		&UnregisterInterface{albert, east, eni, true},
 		&RebootInstances{albert, east, []ec2.InstanceID{i}},
 		&ModifyInstance{albert, east, i, []ec2.GroupID{"sg-0a1b2c3d"}, new(true), new("m1.large"), new([]byte("#!/bin/sh")), new(true), new(true), new(true)},

@@ -120,7 +120,7 @@ func (t *tx) loseNode(id ec2.NodeID) []Change[ec2.Instance] {
 		lease = first[ec2.Interface](t.Txn, tableInterface, indexID, key(lease.ID))
 		switch {
 		case lease == nil || lease.Node != id: // gone with its instance
-		case lease.Outside != nil:
+		case lease.External != nil:
 			t.ended(lease, true)
 		default:
 			lost = append(lost, t.loseInstance(lease.Instance))

@@ -59,10 +59,10 @@ func checkVPCInterface(t *memdb.Txn, i *ec2.Interface) error {
 	if s := first[ec2.Subnet](t, tableSubnet, indexID, key(i.Subnet)); s == nil || s.VPC != i.VPC || !s.CIDR.Contains(i.Private) {
 		return fmt.Errorf("interface %s with address %s is in no subnet %s of %s", i.ID, i.Private, i.Subnet, i.VPC)
 	}
-	if (i.Instance != "" || i.Outside != nil) != (i.Attachment != nil) || i.Instance != "" && i.Outside != nil {
-		return fmt.Errorf("interface %s is attached to %q and %v", i.ID, i.Instance, i.Outside)
+	if (i.Instance != "" || i.External != nil) != (i.Attachment != nil) || i.Instance != "" && i.External != nil {
+		return fmt.Errorf("interface %s is attached to %q and %v", i.ID, i.Instance, i.External)
 	}
-	if (i.State == ec2.Idle) != (i.Node == "") || i.State != ec2.Idle && i.Attachment == nil || i.State == ec2.Idle && i.Outside != nil {
+	if (i.State == ec2.Idle) != (i.Node == "") || i.State != ec2.Idle && i.Attachment == nil || i.State == ec2.Idle && i.External != nil {
 		return fmt.Errorf("interface %s is in state %d at node %q", i.ID, i.State, i.Node)
 	}
 	if i.Instance == "" {

@@ -15,7 +15,7 @@ func furnishedSnapshot(t testing.TB) string {
 	w.attach(w.create(InterfaceSpec{FurtherCount: 1}).ID, runs, 1)
 	w.attach(w.create(InterfaceSpec{}).ID, stopped, 1)
 	w.stop(stopped)
-	w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", Outside: ec2.Outside{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}})
+	w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}})
 	e := w.must(&AllocateAddress{Account: dev, Region: east}).Elastic
 	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Interface: w.lease(stopped).ID})
 	return string(w.snapshot())

@@ -166,7 +166,7 @@ func TestAttachedNamespaceIsReachable(t *testing.T) {
 	w.attach(control.AttachRequest{Namespace: guest, Device: "vpc0", Interface: own.ID})
 	w.reaches(w.of(peer), own.Private.String(), true, "an interface that there was")
 	w.detach(control.DetachRequest{Namespace: guest, Device: "vpc0"})
-	if now, ok := w.node.plane.View().Interface(own.ID); !ok || now.State != ec2.Idle || now.Outside != nil {
+	if now, ok := w.node.plane.View().Interface(own.ID); !ok || now.State != ec2.Idle || now.External != nil {
 		t.Errorf("detached, it is %+v", now)
 	}
 }

@@ -69,7 +69,7 @@ func (s *Server) outside() []OutsideStatus {
 		return all
 	}
 	for eni := range view.Interfaces() {
-		if eni.Outside != nil {
+		if eni.External != nil {
 			all = append(all, s.outsideStatus(view, eni))
 		}
 	}
@@ -78,7 +78,7 @@ func (s *Server) outside() []OutsideStatus {
 
 func (s *Server) outsideStatus(view *state.View, eni *ec2.Interface) OutsideStatus {
 	status := OutsideStatus{
-		Interface: eni.ID, Node: eni.Node, Namespace: eni.Outside.Namespace, Device: eni.Outside.Device, MAC: eni.MAC,
+		Interface: eni.ID, Node: eni.Node, Namespace: eni.External.Namespace, Device: eni.External.Device, MAC: eni.MAC,
 		MTU: s.MTU, State: "active",
 	}
 	status.Addresses, status.Gateway = s.Fleet.Link(view, eni)
@@ -104,7 +104,7 @@ func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error
 		return nil, err
 	}
 	result, index, err := s.Cluster.Apply(ctx, state.Command{Request: register, Audit: s.byOperator("RegisterInterface", map[string]string{
-		"Node": string(register.Node), "Outside": register.Outside.String(), "SubnetId": string(r.Subnet),
+		"Node": string(register.Node), "Outside": register.External.String(), "SubnetId": string(r.Subnet),
 		"SecurityGroups": strings.Join(r.Groups, ","), "NetworkInterfaceId": string(r.Interface),
 	})})
 	if err != nil {
@@ -120,7 +120,7 @@ func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error
 	}
 	view = s.Plane.View()
 	eni, ok := view.Interface(id)
-	if !ok || eni.Outside == nil {
+	if !ok || eni.External == nil {
 		return nil, fmt.Errorf("%s was taken away again", id)
 	}
 	return s.outsideStatus(view, eni), nil
@@ -128,7 +128,7 @@ func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error
 
 // registration checks what this node alone can, and puts names into ids.
 func (s *Server) registration(view *state.View, r AttachRequest) (*state.RegisterInterface, error) {
-	q := &state.RegisterInterface{Node: s.Node, Outside: ec2.Outside{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
+	q := &state.RegisterInterface{Node: s.Node, External: ec2.ExternalDevice{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
 	if r.Label != "" {
 		q.Tags = map[string]string{"Name": r.Label}
 	}
@@ -162,7 +162,7 @@ func (s *Server) registration(view *state.View, r AttachRequest) (*state.Registe
 	if err := s.checkZone(view, cmp.Or(r.Subnet, subnetOf(view, r.Interface))); err != nil {
 		return nil, err
 	}
-	return q, s.Fleet.CheckHostAttachment(&q.Outside)
+	return q, s.Fleet.CheckHostAttachment(&q.External)
 }
 
 func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
@@ -202,7 +202,7 @@ func (s *Server) detachOutside(ctx context.Context, r DetachRequest) (any, error
 	}
 	unregister := state.Command{
 		Request: &state.UnregisterInterface{Account: eni.Account, Region: eni.Region, Interface: eni.ID, Force: r.Force},
-		Audit:   s.byOperator("UnregisterInterface", map[string]string{"NetworkInterfaceId": string(eni.ID), "Outside": eni.Outside.String()}),
+		Audit:   s.byOperator("UnregisterInterface", map[string]string{"NetworkInterfaceId": string(eni.ID), "Outside": eni.External.String()}),
 	}
 	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil {
 		return nil, err
@@ -228,7 +228,7 @@ func (s *Server) undone(ctx context.Context, id ec2.InterfaceID) bool {
 	ctx, cancel := context.WithTimeout(ctx, detachWait)
 	defer cancel()
 	for ctx.Err() == nil {
-		if now, ok := s.Plane.View().Interface(id); !ok || now.Outside == nil {
+		if now, ok := s.Plane.View().Interface(id); !ok || now.External == nil {
 			return true
 		}
 		select {
@@ -244,14 +244,14 @@ func (s *Server) undone(ctx context.Context, id ec2.InterfaceID) bool {
 func (s *Server) outsideOf(view *state.View, r DetachRequest) (*ec2.Interface, error) {
 	if r.Interface != "" {
 		eni, ok := view.Interface(r.Interface)
-		if !ok || eni.Outside == nil {
+		if !ok || eni.External == nil {
 			return nil, fmt.Errorf("%s is in front of no namespace or device", r.Interface)
 		}
 		return eni, nil
 	}
 	var found []*ec2.Interface
 	for eni := range view.Interfaces() {
-		at := eni.Outside
+		at := eni.External
 		if at == nil || at.Namespace != r.Namespace || at.Device != cmp.Or(r.Device, at.Device) {
 			continue
 		}
@@ -260,7 +260,7 @@ func (s *Server) outsideOf(view *state.View, r DetachRequest) (*ec2.Interface, e
 	if here := slices.DeleteFunc(slices.Clone(found), func(eni *ec2.Interface) bool { return eni.Node != s.Node }); len(here) > 0 {
 		found = here
 	}
-	what := (&ec2.Outside{Namespace: r.Namespace, Device: cmp.Or(r.Device, "any")}).String()
+	what := (&ec2.ExternalDevice{Namespace: r.Namespace, Device: cmp.Or(r.Device, "any")}).String()
 	switch len(found) {
 	case 0:
 		return nil, fmt.Errorf("no interface is in front of %s", what)

@@ -61,7 +61,7 @@ type Plane interface {
 type Fleet interface {
 	// CheckHostAttachment refuses what no interface can be attached to, and names the device
 	// that a namespace gets.
-	CheckHostAttachment(*ec2.Outside) error
+	CheckHostAttachment(*ec2.ExternalDevice) error
 	// Settle does for an interface what the state in force wants of it.
 	Settle(context.Context, ec2.InterfaceID) error
 	// Link is an interface's addresses and its router, as its kernel has to know them.

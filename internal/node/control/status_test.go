@@ -31,7 +31,7 @@ func TestStatusListsShutPorts(t *testing.T) {
 	}
 	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
 	register := func(device string) *ec2.Interface {
-		return f.Do(&state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: device},
+		return f.Do(&state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", External: ec2.ExternalDevice{Device: device},
 			Spec: state.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
 	}
 	web, db := register("web"), register("db")

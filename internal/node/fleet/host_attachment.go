@@ -56,7 +56,7 @@ func (f *Fleet) outsider(id ec2.InterfaceID) *outsider {
 
 // isOutside reports whether an interface is in front of something at this node.
 func (f *Fleet) isOutside(eni *ec2.Interface) bool {
-	return eni != nil && eni.Outside != nil && eni.Node == f.Node
+	return eni != nil && eni.External != nil && eni.Node == f.Node
 }
 
 // adoptOutside gives the interfaces that were in front of something their ports back, and
@@ -154,7 +154,7 @@ func (o *outsider) bringUp(view *state.View, now *ec2.Interface) error {
 	switch {
 	case o.lease == nil:
 		return o.open(now, nic)
-	case now.Outside.Namespace != "" && !reflect.DeepEqual(nic, o.nic):
+	case now.External.Namespace != "" && !reflect.DeepEqual(nic, o.nic):
 		if err := o.configure(now, nic); err != nil {
 			return err
 		}
@@ -164,10 +164,10 @@ func (o *outsider) bringUp(view *state.View, now *ec2.Interface) error {
 }
 
 func (f *Fleet) outsideNIC(view *state.View, eni *ec2.Interface) instance.NIC {
-	n := instance.NIC{Device: eni.Outside.Device, MAC: eni.MAC, MTU: f.MTU, Foreign: true, Alias: f.alias(eni.ID)}
+	n := instance.NIC{Device: eni.External.Device, MAC: eni.MAC, MTU: f.MTU, Foreign: true, Alias: f.alias(eni.ID)}
 	n.Addresses, n.Gateway = f.Link(view, eni)
 	for o := range view.Interfaces() {
-		if f.isOutside(o) && o.State == ec2.Active && o.Outside.Namespace == eni.Outside.Namespace && o.Epoch < eni.Epoch {
+		if f.isOutside(o) && o.State == ec2.Active && o.External.Namespace == eni.External.Namespace && o.Epoch < eni.Epoch {
 			n.Second = true
 		}
 	}
@@ -180,7 +180,7 @@ func (o *outsider) open(now *ec2.Interface, nic instance.NIC) error {
 	if err != nil {
 		return err
 	}
-	if now.Outside.Namespace != "" { // before anything else: it gets its mark
+	if now.External.Namespace != "" { // before anything else: it gets its mark
 		if err := o.configure(now, nic); err != nil {
 			return errors.Join(err, device.Close())
 		}
@@ -193,7 +193,7 @@ func (o *outsider) open(now *ec2.Interface, nic instance.NIC) error {
 }
 
 func (o *outsider) configure(now *ec2.Interface, nic instance.NIC) error {
-	if err := instance.Configure(now.Outside.Namespace, nic); err != nil {
+	if err := instance.Configure(now.External.Namespace, nic); err != nil {
 		return err
 	}
 	o.nic = nic
@@ -206,7 +206,7 @@ func (f *Fleet) alias(eni ec2.InterfaceID) string {
 }
 
 func (o *outsider) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
-	at := eni.Outside
+	at := eni.External
 	if at.Namespace == "" {
 		if err := afpacket.Take(afpacket.Config{Name: at.Device}, string(eni.ID)); err != nil {
 			return nil, err
@@ -234,7 +234,7 @@ func checkNamespace(name string) error {
 }
 
 // aliasOf is the alias of a device in a namespace, which says what interface it was made for.
-func aliasOf(at *ec2.Outside) (alias string, there bool, err error) {
+func aliasOf(at *ec2.ExternalDevice) (alias string, there bool, err error) {
 	err = netns.Do(at.Namespace, func() error {
 		link, err := netlink.LinkByName(at.Device)
 		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
@@ -252,7 +252,7 @@ func aliasOf(at *ec2.Outside) (alias string, there bool, err error) {
 // stands reports whether the device of the port is still there. A namespace that is gone has
 // taken it along.
 func (o *outsider) stands() bool {
-	at := o.lease.Outside
+	at := o.lease.External
 	if at.Namespace == "" {
 		owner, err := afpacket.Owner(afpacket.Config{Name: at.Device})
 		return err != nil || owner == string(o.id)
@@ -278,7 +278,7 @@ func (o *outsider) close() {
 }
 
 func (o *outsider) undo(eni *ec2.Interface) {
-	at := eni.Outside
+	at := eni.External
 	var err error
 	if at.Namespace == "" {
 		err = afpacket.Release(afpacket.Config{Name: at.Device}, string(eni.ID))
@@ -311,7 +311,7 @@ func (o *outsider) tell(eni *ec2.Interface, err error) {
 
 // CheckHostAttachment refuses what an interface cannot be put in front of, and names the device
 // that a namespace gets.
-func (f *Fleet) CheckHostAttachment(at *ec2.Outside) error {
+func (f *Fleet) CheckHostAttachment(at *ec2.ExternalDevice) error {
 	if at.Namespace == "" {
 		return afpacket.Check(afpacket.Config{Name: at.Device}, "")
 	}

@@ -20,7 +20,7 @@ func TestNewLeaseOfInterfaceIsIndependentOfOldLease(t *testing.T) {
 	f := planetest.New(t)
 	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
 	own := f.Do(&state.CreateNetworkInterface{Account: planetest.Dev, Region: planetest.Region, Spec: state.InterfaceSpec{Subnet: f.Public.ID, Groups: []ec2.GroupID{wide}}}).Interface
-	register := &state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", Outside: ec2.Outside{Device: "vm0"}, Interface: own.ID}
+	register := &state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: "node1", External: ec2.ExternalDevice{Device: "vm0"}, Interface: own.ID}
 	unregister := &state.UnregisterInterface{Account: planetest.Dev, Region: planetest.Region, Interface: own.ID}
 	found := func() *vswitch.Endpoint {
 		n, _ := f.Switch.Snapshot().Network(vswitch.VNI(f.VPC.VNI))

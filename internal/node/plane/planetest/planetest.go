@@ -179,7 +179,7 @@ func (f *Fixture) Group(name string, rules ...state.RuleSpec) ec2.GroupID {
 // Register makes an interface that is attached to a device of a node. At Node it gets a port.
 func (f *Fixture) Register(node ec2.NodeID, device string, subnet *ec2.Subnet, groups ...ec2.GroupID) *ec2.Interface {
 	f.Helper()
-	eni := f.Do(&state.RegisterInterface{Account: Dev, Region: Region, Node: node, Outside: ec2.Outside{Device: device},
+	eni := f.Do(&state.RegisterInterface{Account: Dev, Region: Region, Node: node, External: ec2.ExternalDevice{Device: device},
 		Spec: state.InterfaceSpec{Subnet: subnet.ID, Groups: groups}}).Interface
 	if node == Node {
 		f.Attach(eni)
