@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // publicVNI stands for the internet in the address table, where VNI 0 is: public

@@ -3,9 +3,9 @@ package state
 import (
 	"slices"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // PutNetwork adds a network or replaces its settings; VNI is its identity. A zero

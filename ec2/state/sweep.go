@@ -4,9 +4,9 @@ import (
 	"math"
 	"time"
 
-	"palisade/ec2"
-
 	"github.com/hashicorp/go-memdb"
+
+	"palisade/ec2"
 )
 
 // Sweep gives back addresses that have rested long enough, and forgets instances that
