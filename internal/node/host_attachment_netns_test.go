@@ -259,7 +259,7 @@ func TestAttachedVMIsReachable(t *testing.T) {
 	w.refusedAttach(control.AttachRequest{Device: "vm1", Subnet: w.Public.ID}, "there is no device vm1")
 	w.refusedAttach(control.AttachRequest{Device: "lo", Subnet: w.Public.ID}, "neither a TAP nor a veth")
 	s := w.attach(on)
-	w.refusedAttach(on, "device vm0 is in use: it is behind "+string(s.Interface))
+	w.refusedAttach(on, "device vm0 is in use: it belongs to "+string(s.Interface))
 	private := func() string { return s.Addresses[0].Addr().String() }
 
 	// By another MAC than the interface's it reaches nobody.

@@ -1,16 +1,15 @@
-// Package afpacket makes a port of a device that somebody else made and holds: the TAP of a
-// virtual machine, or this end of a veth pair whose other end a container has.
+// Package afpacket makes a port of a device that another program made and uses: the TAP of a
+// virtual machine, or one end of a veth pair whose other end is in a container.
 //
-// A TAP's owner reads and writes it by a file descriptor of its own. The switch takes the
-// other side, which is the host's: a packet socket bound to the device hears what the owner
-// sends, and what it writes the owner reads. Frames stand behind a virtio header
-// (PACKET_VNET_HDR), so that offloads go through; where the device has fewer than the
-// frame needs, the kernel cuts and finishes it. The socket does not hear itself
-// (PACKET_IGNORE_OUTGOING).
+// The owner of a TAP reads and writes it through a file descriptor. The switch uses the host's
+// side: a packet socket on the device reads what the owner sends, and the owner reads what the
+// socket writes. Frames have a virtio header (PACKET_VNET_HDR), so offloads pass through; for a
+// device with fewer offloads than a frame needs, the kernel cuts and finishes the frame. The socket
+// does not read what it has written (PACKET_IGNORE_OUTGOING).
 //
-// What the owner sends would reach the host's own network stack besides, and what the host
-// sends would reach the owner, past every rule. Take closes both ways (guard.go), and keeps
-// them closed while no daemon runs; Release opens them again.
+// Without a guard the owner's frames would also reach the host's network stack, and the host's
+// frames the owner, without a check by the rules. Take blocks both (guard.go), and they stay
+// blocked while no daemon runs; Release unblocks them.
 package afpacket
 
 import (
@@ -30,28 +29,32 @@ import (
 
 // Config names a device.
 type Config struct {
-	Name      string
-	Namespace string // below /run/netns; "" is the daemon's own
+	// Name is the device's name, up to 15 bytes. It is required.
+	Name string
+	// Namespace is the network namespace of the device, a name below /run/netns. Default: the
+	// daemon's own. In a wrong one the device is not found, or another device is taken.
+	Namespace string
 }
 
-// Device is a packet socket on a device. One goroutine reads; any number write.
+// Device is a packet socket on a device. It implements vswitch.Device. Only one goroutine reads;
+// any number may write. mu guards dropped; no other lock is taken within it.
 type Device struct {
 	name string
 	fd   int
 
-	// What recvmsg fills; only the reader uses it.
+	// The arguments of recvmsg. Only the reader uses them.
 	header  unix.Msghdr
 	vector  unix.Iovec
 	control [unix.SizeofCmsghdr + 64]byte
 
 	mu      sync.Mutex
-	dropped uint64 // that the kernel has counted and been asked about
+	dropped uint64 // sum of the kernel's counts, each of which starts after the last read
 }
 
-// bufferSize is what may wait in the socket, in bytes: some sixty of the largest frames.
+// bufferSize is the bytes that may wait in the socket: some sixty of the largest frames.
 const bufferSize = 8 << 20
 
-// Open hears and speaks on a device that was taken (see Take).
+// Open opens a device that was taken (see Take).
 func Open(c Config) (*Device, error) {
 	var d *Device
 	err := netns.Do(c.Namespace, func() (err error) {
@@ -72,11 +75,11 @@ func open(name string) (*Device, error) {
 	// Without a protocol it hears nothing, of no device, before it is bound.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make a packet socket: %w", err)
+		return nil, fmt.Errorf("create a packet socket: %w", err)
 	}
 	d := newDevice(name, fd)
 	for _, o := range []struct {
-		what               string
+		label              string
 		level, name, value int
 	}{
 		{"PACKET_VNET_HDR", unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
@@ -87,7 +90,7 @@ func open(name string) (*Device, error) {
 		{"SO_SNDBUFFORCE", unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bufferSize},
 	} {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			return nil, errors.Join(fmt.Errorf("set %s: %w", o.what, err), d.Close())
+			return nil, errors.Join(fmt.Errorf("set %s: %w", o.label, err), d.Close())
 		}
 	}
 	all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network order
@@ -104,14 +107,14 @@ func newDevice(name string, socket int) *Device {
 	return d
 }
 
-// Name is the device's name in its namespace.
+// Name returns the device's name in its namespace.
 func (d *Device) Name() string { return d.name }
 
-// FD is the descriptor to wait on.
+// FD returns the descriptor that epoll waits on.
 func (d *Device) FD() int { return d.fd }
 
-// Offloads: the kernel does what the device does not, as far as it knows it: its virtio
-// headers have UDP's segmentation since Linux 6.2.
+// Offloads returns what a virtio header of a packet socket can describe: segmentation of UDP since
+// Linux 6.2. The kernel does what the device cannot.
 func (d *Device) Offloads() packet.Offloads { return kernelOffloads() }
 
 var kernelOffloads = sync.OnceValue(func() packet.Offloads {
@@ -155,7 +158,7 @@ func (d *Device) Read(b []byte) (int, error) {
 	}
 }
 
-// tagged reports whether the kernel has taken a VLAN tag off the frame just read.
+// tagged reports whether the kernel has removed a VLAN tag from the frame that was just read.
 func (d *Device) tagged() bool {
 	const auxdata = 20 // struct tpacket_auxdata
 	n := int(d.header.Controllen)
@@ -172,16 +175,16 @@ func (d *Device) tagged() bool {
 	return false
 }
 
-// putTag lets a tagged frame be seen as one: nobody carries it, so its own EtherType is not
-// missed.
+// putTag marks a frame as tagged. The switch drops such a frame, so its own EtherType is not
+// needed.
 func putTag(frame []byte) {
 	if len(frame) >= 14 {
 		binary.BigEndian.PutUint16(frame[12:], unix.ETH_P_8021Q)
 	}
 }
 
-// Write writes one frame behind its virtio header. What finds no room is dropped, as on a
-// wire.
+// Write writes one frame behind its virtio header. If the device's queue is full the kernel drops
+// the frame.
 func (d *Device) Write(b []byte) error {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
@@ -194,20 +197,20 @@ func (d *Device) Write(b []byte) error {
 	}
 }
 
-// QueueDrops is how many frames the kernel has dropped because the switch did not read them
-// in time.
+// QueueDrops returns how many frames the kernel dropped because the switch did not read them in
+// time.
 func (d *Device) QueueDrops() (uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s, err := unix.GetsockoptTpacketStats(d.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS) // and begins anew
+	s, err := unix.GetsockoptTpacketStats(d.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS) // which resets the counters
 	if err != nil {
-		return d.dropped, fmt.Errorf("count the drops of device %s: %w", d.name, err)
+		return d.dropped, fmt.Errorf("read the drop counter of device %s: %w", d.name, err)
 	}
 	d.dropped += uint64(s.Drops)
 	return d.dropped, nil
 }
 
-// Close lets go of the device; it stays, and it stays closed to the host.
+// Close closes the socket. The device stays, blocked for the host.
 func (d *Device) Close() error {
 	if d.fd < 0 {
 		return nil

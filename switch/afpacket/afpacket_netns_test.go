@@ -277,7 +277,7 @@ func TestDeviceIsGivenBackAsItWas(t *testing.T) {
 			if look() == before || !strings.Contains(b.run("tc", "filter", "show", "dev", "vm0", "ingress"), "palisade-in") {
 				t.Errorf("taken it is\n%s", look())
 			}
-			if err := Take(Config{"vm0", host}, "eni-2"); err == nil || !strings.Contains(err.Error(), "it is behind eni-1") {
+			if err := Take(Config{"vm0", host}, "eni-2"); err == nil || !strings.Contains(err.Error(), "it belongs to eni-1") {
 				t.Errorf("taken by another: %v", err)
 			}
 			if err := Release(Config{"vm0", host}, "eni-2"); err != nil || look() == before {

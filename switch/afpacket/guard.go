@@ -16,20 +16,20 @@ import (
 	"palisade/internal/netns"
 )
 
-// mark is on every packet that the switch writes, and lets it through the guard. Only
-// CAP_NET_ADMIN can set it.
+// mark is the mark (SO_MARK) of every packet that the switch writes. The guard lets only such
+// packets out. Only CAP_NET_ADMIN can set it.
 const mark = 0x70616c69
 
-// Take closes a device to the host on behalf of owner and brings it up. It writes down in
-// the device's alias what Release is to restore, so that a next daemon finds it. Again by
-// the same owner it renews the guard. It refuses a device that is in use for something else.
+// Take blocks a device for the host, on behalf of owner, and brings it up. It writes what Release
+// must restore into the device's alias, where the next daemon finds it. If owner has taken the
+// device already, Take renews the guard. It refuses a device that has another use.
 func Take(c Config, owner string) error { return inside(c, owner, take) }
 
-// Release gives a device back as Take found it. One that is gone, or not owner's, is left
-// alone.
+// Release restores the device to the state that Take found. It leaves a device alone that is gone
+// or was taken by another owner.
 func Release(c Config, owner string) error { return inside(c, owner, release) }
 
-// Check says why Take would refuse.
+// Check returns the error that Take would return.
 func Check(c Config, owner string) error {
 	return inside(c, owner, func(name, owner string) error {
 		link, err := find(name)
@@ -41,19 +41,19 @@ func Check(c Config, owner string) error {
 	})
 }
 
-// Taken are the devices of the daemon's namespace that somebody has taken, and by whom.
+// Taken returns the devices of the daemon's namespace that were taken, with their owners.
 func Taken() (map[string]string, error) {
 	links, err := netlink.LinkList()
 	owners := map[string]string{}
 	for _, l := range links {
-		if f, taken := parseFormer(l.Attrs().Alias); taken {
+		if f, taken := parseAlias(l.Attrs().Alias); taken {
 			owners[l.Attrs().Name] = f.owner
 		}
 	}
 	return owners, err
 }
 
-// Owner is who has taken a device; "" is nobody, or no device.
+// Owner returns who has taken a device; "" if nobody has or the device is gone.
 func Owner(c Config) (owner string, err error) {
 	err = inside(c, "", func(name, _ string) error {
 		link, err := netlink.LinkByName(name)
@@ -63,7 +63,7 @@ func Owner(c Config) (owner string, err error) {
 		if err != nil {
 			return err
 		}
-		f, _ := parseFormer(link.Attrs().Alias)
+		f, _ := parseAlias(link.Attrs().Alias)
 		owner = f.owner
 		return nil
 	})
@@ -86,23 +86,23 @@ func find(name string) (netlink.Link, error) {
 	return link, err
 }
 
-// A former is what a device was before it was taken.
-type former struct {
+// A savedState is what a device was before it was taken.
+type savedState struct {
 	owner string
 	up    bool
-	ipv6  string // what disable_ipv6 was; "" where there is no IPv6
+	ipv6  string // value of disable_ipv6; "" without IPv6
 	alias string
 }
 
-const aliasForm = "palisade "
+const aliasPrefix = "palisade "
 
-// String is the device's alias while it is taken.
-func (f former) String() string {
-	return fmt.Sprintf("%s%s up=%t ipv6=%s was=%s", aliasForm, f.owner, f.up, f.ipv6, f.alias)
+// String returns the device's alias while it is taken.
+func (f savedState) String() string {
+	return fmt.Sprintf("%s%s up=%t ipv6=%s was=%s", aliasPrefix, f.owner, f.up, f.ipv6, f.alias)
 }
 
-func parseFormer(alias string) (f former, ok bool) {
-	rest, ok := strings.CutPrefix(alias, aliasForm)
+func parseAlias(alias string) (f savedState, ok bool) {
+	rest, ok := strings.CutPrefix(alias, aliasPrefix)
 	if !ok {
 		return f, false
 	}
@@ -111,55 +111,56 @@ func parseFormer(alias string) (f former, ok bool) {
 		return f, false
 	}
 	n, err := fmt.Sscanf(rest, "%s up=%t ipv6=%s", &f.owner, &f.up, &f.ipv6)
-	return f, n >= 2 && (err == nil || n == 2) // the last may be empty
+	return f, n >= 2 && (err == nil || n == 2) // ipv6 may be empty
 }
 
-// check reports what a device was before owner took it, or is now if nobody has.
-func check(link netlink.Link, owner string) (former, error) {
+// check returns the state of a device before owner took it, or its state now if nobody has taken
+// it. It fails if the device has another use.
+func check(link netlink.Link, owner string) (savedState, error) {
 	a := link.Attrs()
-	if f, taken := parseFormer(a.Alias); taken {
+	if f, taken := parseAlias(a.Alias); taken {
 		if f.owner != owner {
-			return f, fmt.Errorf("device %s is in use: it is behind %s", a.Name, f.owner)
+			return f, fmt.Errorf("device %s is in use: it belongs to %s", a.Name, f.owner)
 		}
 		return f, nil
 	}
 	if kind := link.Type(); kind != "tuntap" && kind != "tun" && kind != "veth" || a.EncapType != "ether" {
-		return former{}, fmt.Errorf("device %s is neither a TAP nor a veth: it is a %s of type %s", a.Name, a.EncapType, kind)
+		return savedState{}, fmt.Errorf("device %s is neither a TAP nor a veth: it is a %s of type %s", a.Name, a.EncapType, kind)
 	}
 	if a.MasterIndex != 0 {
 		master := fmt.Sprint(a.MasterIndex)
 		if m, err := netlink.LinkByIndex(a.MasterIndex); err == nil {
 			master = m.Attrs().Name
 		}
-		return former{}, fmt.Errorf("device %s is in use: it is a port of %s", a.Name, master)
+		return savedState{}, fmt.Errorf("device %s is in use: it is a port of %s", a.Name, master)
 	}
 	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return former{}, fmt.Errorf("list the addresses of %s: %w", a.Name, err)
+		return savedState{}, fmt.Errorf("list the addresses of %s: %w", a.Name, err)
 	}
 	for _, address := range addresses {
 		if !address.IP.IsLinkLocalUnicast() {
-			return former{}, fmt.Errorf("device %s is in use: the host has address %s on it", a.Name, address.IPNet)
+			return savedState{}, fmt.Errorf("device %s is in use: the host has address %s on it", a.Name, address.IPNet)
 		}
 	}
 	kinds, err := filters(link)
 	if err != nil {
-		return former{}, fmt.Errorf("list the filters of %s: %w", a.Name, err)
+		return savedState{}, fmt.Errorf("list the filters of %s: %w", a.Name, err)
 	}
 	if len(kinds) > 0 {
-		return former{}, fmt.Errorf("device %s is in use: it has traffic filters (tc qdisc show dev %s)", a.Name, a.Name)
+		return savedState{}, fmt.Errorf("device %s is in use: it has traffic filters (tc qdisc show dev %s)", a.Name, a.Name)
 	}
-	f := former{owner: owner, up: a.Flags&net.FlagUp != 0, alias: a.Alias}
+	f := savedState{owner: owner, up: a.Flags&net.FlagUp != 0, alias: a.Alias}
 	if f.ipv6, err = ipv6Setting(a.Name); err != nil {
 		return f, err
 	}
 	if limit := 255; len(f.String()) > limit {
-		return f, fmt.Errorf("device %s has an alias of %d bytes, which leaves no room for what is to be restored", a.Name, len(a.Alias))
+		return f, fmt.Errorf("device %s has an alias of %d bytes, which leaves no room for the state to restore", a.Name, len(a.Alias))
 	}
 	return f, nil
 }
 
-// filters are the queueing disciplines that hold classifiers of what comes and goes.
+// filters returns the queueing disciplines that can hold traffic filters.
 func filters(link netlink.Link) ([]netlink.Qdisc, error) {
 	all, err := netlink.QdiscList(link)
 	return slices.DeleteFunc(all, func(q netlink.Qdisc) bool { return q.Type() != "clsact" && q.Type() != "ingress" }), err
@@ -196,11 +197,11 @@ func take(name, owner string) error {
 	}
 	if f.ipv6 != "" {
 		if err := setIPv6(name, "1"); err != nil {
-			return fmt.Errorf("take IPv6 off device %s: %w", name, err)
+			return fmt.Errorf("disable IPv6 on device %s: %w", name, err)
 		}
 	}
 	if err := guard(link); err != nil {
-		return fmt.Errorf("close device %s to the host: %w", name, err)
+		return fmt.Errorf("block device %s for the host: %w", name, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set device %s up: %w", name, err)
@@ -216,7 +217,7 @@ func release(name, owner string) error {
 	if err != nil {
 		return err
 	}
-	f, taken := parseFormer(link.Attrs().Alias)
+	f, taken := parseAlias(link.Attrs().Alias)
 	if !taken || f.owner != owner {
 		return nil
 	}
@@ -231,14 +232,14 @@ func release(name, owner string) error {
 	}
 	for _, q := range guards {
 		if err := netlink.QdiscDel(q); err != nil {
-			return fmt.Errorf("open device %s to the host: %w", name, err)
+			return fmt.Errorf("unblock device %s for the host: %w", name, err)
 		}
 	}
 	return errors.Join(setIPv6(name, f.ipv6), netlink.LinkSetAlias(link, f.alias))
 }
 
-// guard drops what comes to the host by the device, behind the packet socket that has heard
-// it, and what goes out by it without the switch's mark.
+// guard drops what the device sends to the host's stack, after the packet socket has received it,
+// and what the host sends through the device without the switch's mark.
 func guard(link netlink.Link) error {
 	index := link.Attrs().Index
 	qdisc := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{
@@ -247,27 +248,27 @@ func guard(link netlink.Link) error {
 	if err := netlink.QdiscReplace(qdisc); err != nil {
 		return fmt.Errorf("add a clsact: %w", err)
 	}
-	for _, way := range []struct {
+	for _, classifier := range []struct {
 		name    string
 		parent  uint32
 		program []instruction
 	}{{"palisade-in", netlink.HANDLE_MIN_INGRESS, dropAll}, {"palisade-out", netlink.HANDLE_MIN_EGRESS, dropUnmarked}} {
-		fd, err := load(way.program)
+		fd, err := load(classifier.program)
 		if err != nil {
 			return fmt.Errorf("load a classifier: %w", err)
 		}
 		err = netlink.FilterReplace(&netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: way.parent, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
-			Fd:          fd, Name: way.name, DirectAction: true,
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: classifier.parent, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+			Fd:          fd, Name: classifier.name, DirectAction: true,
 		})
 		if err := errors.Join(err, unix.Close(fd)); err != nil {
-			return fmt.Errorf("add classifier %s: %w", way.name, err)
+			return fmt.Errorf("add classifier %s: %w", classifier.name, err)
 		}
 	}
 	return nil
 }
 
-// An instruction is one of a BPF machine, as the kernel reads it (RFC 9669 §3.1).
+// An instruction is one instruction of a BPF program, in the kernel's format (RFC 9669 §3.1).
 type instruction struct {
 	code      uint8
 	registers uint8 // destination in the low four bits, source in the high ones
@@ -275,7 +276,7 @@ type instruction struct {
 	immediate int32
 }
 
-// The verdicts of a classifier (include/uapi/linux/pkt_cls.h).
+// What a classifier may decide (include/uapi/linux/pkt_cls.h).
 const (
 	pass = 0 // TC_ACT_OK
 	drop = 2 // TC_ACT_SHOT
@@ -300,7 +301,7 @@ var (
 	}
 )
 
-// load hands a program to the kernel and returns its descriptor.
+// load loads a program into the kernel and returns its descriptor.
 func load(program []instruction) (int, error) {
 	license := []byte("GPL\x00")
 	attr := struct {

@@ -1,16 +1,15 @@
-// Package tap opens TAP devices for the switch: water's queues, with the offloads that
-// water cannot ask for.
+// Package tap opens TAP devices for the switch: the queues that water opens, with the offloads that
+// water cannot request.
 //
-// A queue inherits the virtio header and the offloads of a device that already has them
-// and takes several queues. So a raw descriptor, the leader, makes the device with
-// IFF_VNET_HDR and sets its offloads; then water attaches by the same name; then the
-// leader is parked. The other order is accepted by the kernel and silently has no
-// header, so the result is read back with TUNGETIFF, and a device without it is used
-// with plain frames.
+// A queue inherits virtio header and offloads from a device that already has them and allows
+// several queues. So a raw descriptor, the leader, creates the device with IFF_VNET_HDR and sets
+// its offloads. Then water attaches a queue by the same name, and the leader's queue is detached.
+// In the opposite order the kernel reports no error but adds no header. So the flags are read back
+// with TUNGETIFF, and a device without the header is used with plain frames.
 //
-// Devices are persistent and are opened inside the network namespace they belong to: an
-// instance keeps its NIC and address while the daemon is down, and the next daemon
-// opens it by the same call.
+// Devices are persistent and are opened inside the network namespace that they belong to. An
+// instance keeps its device and address while the daemon is down, and the next daemon opens the
+// device with the same call.
 //
 // It is the only importer of water.
 package tap
@@ -31,21 +30,28 @@ import (
 
 // Config names a device.
 type Config struct {
-	Name      string // up to 15 bytes
-	Namespace string // below /run/netns; "" is the daemon's own
-	Plain     bool   // do not ask for offloads
+	// Name is the device's name, up to 15 bytes. It is required. A device with this name that is no
+	// TAP makes Open fail.
+	Name string
+	// Namespace is the network namespace of the device, a name below /run/netns. Default: the
+	// daemon's own. In a wrong one a new device is created there, and the instance has none.
+	Namespace string
+	// Plain opens the device without offloads. Default: all that the kernel has. Plain frames cost
+	// several times the processor time of large ones.
+	Plain bool
 }
 
-// Device is one queue of a TAP device. One goroutine reads; any number write.
+// Device is one queue of a TAP device. It implements vswitch.Device. Only one goroutine reads; any
+// number may write. Its fields do not change between Open and Close.
 type Device struct {
 	name      string
 	namespace string
 	queue     int // a duplicate of water's descriptor
-	leader    int // holds the device's flags; -1 for a plain device
+	leader    int // keeps the device's flags; -1 for a plain device
 	offloads  packet.Offloads
 }
 
-// Open attaches to the device, making it if need be.
+// Open attaches to the device, and creates it if it does not exist.
 func Open(c Config) (*Device, error) {
 	var d *Device
 	err := netns.Do(c.Namespace, func() (err error) {
@@ -79,15 +85,15 @@ func open(c Config) (*Device, error) {
 	if flags&unix.IFF_VNET_HDR == 0 {
 		d.offloads = packet.NoOffloads
 	}
-	// Parked, the leader takes no frames and still keeps the device's flags from
-	// being rewritten by whoever attaches next.
+	// Detached, the leader receives no frames, and as long as it is open nobody who attaches can
+	// change the device's flags.
 	if err := queueFlags(d.leader, unix.IFF_DETACH_QUEUE); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-// openLeader makes the device with a virtio header and the most offloads the kernel has.
+// openLeader creates the device with a virtio header and all offloads that the kernel has.
 func openLeader(name string) (int, packet.Offloads, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -108,7 +114,7 @@ func openLeader(name string) (int, packet.Offloads, error) {
 	return fd, have, nil
 }
 
-// setOffloads asks for what the kernel knows: USO came with Linux 6.2.
+// setOffloads requests all offloads that the kernel has: segmentation of UDP since Linux 6.2.
 func setOffloads(fd int) (packet.Offloads, error) {
 	const streams = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, streams|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil {
@@ -120,8 +126,8 @@ func setOffloads(fd int) (packet.Offloads, error) {
 	return packet.StreamOffloads, nil
 }
 
-// attach opens a queue through water and keeps a duplicate of its descriptor. water's
-// own is closed, because the runtime polls it and would wake for every frame.
+// attach opens a queue through water and keeps a duplicate of its descriptor. water's own is
+// closed, because the Go runtime polls it and would wake up for every frame.
 func (d *Device) attach() error {
 	iface, err := water.New(water.Config{
 		DeviceType:             water.TAP,
@@ -164,18 +170,18 @@ func queueFlags(fd int, flags uint16) error {
 	return nil
 }
 
-// Name is the device's name in its namespace.
+// Name returns the device's name in its namespace.
 func (d *Device) Name() string { return d.name }
 
-// FD is the descriptor to wait on.
+// FD returns the descriptor that epoll waits on.
 func (d *Device) FD() int { return d.queue }
 
-// Offloads are what Write takes besides finished single packets.
+// Offloads returns which offloads a frame may need when it is written.
 func (d *Device) Offloads() packet.Offloads { return d.offloads }
 
-// Read reads one frame behind its virtio header and returns the length of both, or
-// EAGAIN. A plain device's header is all zero. The call enters the kernel without
-// telling the scheduler: the descriptor never blocks.
+// Read reads one frame behind its virtio header and returns the length of both; its error is EAGAIN
+// if there is no frame. The header of a plain device is all zero. The call bypasses the scheduler
+// of goroutines, because the descriptor never blocks.
 func (d *Device) Read(b []byte) (int, error) {
 	if d.offloads == packet.NoOffloads {
 		clear(b[:packet.OffloadLen])
@@ -206,8 +212,8 @@ func rawIO(call uintptr, fd int, b []byte) (int, error) {
 	}
 }
 
-// QueueDrops is how many frames the kernel has dropped because the switch did not read
-// them in time. It enters the device's namespace, and so is nothing for the data path.
+// QueueDrops returns how many frames the kernel dropped because the switch did not read them in
+// time. It enters the device's namespace, so the data path must not call it.
 func (d *Device) QueueDrops() (uint64, error) {
 	var dropped uint64
 	err := netns.Do(d.namespace, func() error {
@@ -216,18 +222,18 @@ func (d *Device) QueueDrops() (uint64, error) {
 			return err
 		}
 		if statistics := link.Attrs().Statistics; statistics != nil {
-			dropped = statistics.TxDropped // what the device sends, the switch receives
+			dropped = statistics.TxDropped // the device sends what the switch receives
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("count the drops of TAP %s in namespace %q: %w", d.name, d.namespace, err)
+		return 0, fmt.Errorf("read the drop counter of TAP %s in namespace %q: %w", d.name, d.namespace, err)
 	}
 	return dropped, nil
 }
 
-// Close detaches. The device stays, without carrier, until its namespace goes or it is
-// removed by name.
+// Close detaches. The device stays, without carrier, until its namespace goes or somebody deletes
+// it.
 func (d *Device) Close() error {
 	var errs []error
 	if d.queue >= 0 {

@@ -1,4 +1,5 @@
-// Package taptest is the in-memory twin of package tap: a device whose other end is a test.
+// Package taptest has an in-memory device with the interface of package tap: a test sends and
+// receives its frames.
 package taptest
 
 import (
@@ -13,14 +14,14 @@ import (
 	"palisade/internal/packet"
 )
 
-// Device is a vswitch.Device. It is safe for concurrent use.
+// Device is a vswitch.Device. Any goroutine may call its methods; mu guards the frames.
 type Device struct {
-	Plain bool // without offloads; set before use
+	Plain bool // without offloads; set it before use
 
-	event    int // counts the frames in received, so that epoll can wait for them
+	event    int // an eventfd that counts the received frames, for epoll
 	mu       sync.Mutex
-	received [][]byte // what the switch is to read
-	written  [][]byte // what the switch has delivered
+	received [][]byte // frames that the switch will read
+	written  [][]byte // frames that the switch has delivered
 	arrived  chan struct{}
 }
 
@@ -28,17 +29,17 @@ type Device struct {
 func New() (*Device, error) {
 	event, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC|unix.EFD_SEMAPHORE)
 	if err != nil {
-		return nil, fmt.Errorf("make an event: %w", err)
+		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
 	return &Device{event: event, arrived: make(chan struct{}, 1)}, nil
 }
 
-// Send puts a frame before the switch, without offload header.
+// Send hands a frame without offloads to the switch.
 func (d *Device) Send(frame []byte) error {
 	return d.SendOffload(make([]byte, packet.OffloadLen), frame)
 }
 
-// SendOffload puts a frame behind a virtio header before the switch.
+// SendOffload hands a frame behind a virtio header to the switch.
 func (d *Device) SendOffload(offload, frame []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -49,10 +50,11 @@ func (d *Device) SendOffload(offload, frame []byte) error {
 	return err
 }
 
-// Arrived is signalled when the switch has delivered something.
+// Arrived returns a channel that gets a value when the switch has delivered a frame.
 func (d *Device) Arrived() <-chan struct{} { return d.arrived }
 
-// Take returns what the switch has delivered since the last Take: virtio header and frame.
+// Take returns the frames that the switch has delivered since the last Take, each behind its virtio
+// header.
 func (d *Device) Take() [][]byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -61,10 +63,10 @@ func (d *Device) Take() [][]byte {
 	return frames
 }
 
-// FD is the descriptor to wait on.
+// FD returns the descriptor that epoll waits on.
 func (d *Device) FD() int { return d.event }
 
-// Offloads are all there are, or none if it is Plain.
+// Offloads returns all offloads, or none if the device is Plain.
 func (d *Device) Offloads() packet.Offloads {
 	if d.Plain {
 		return packet.NoOffloads
@@ -72,7 +74,7 @@ func (d *Device) Offloads() packet.Offloads {
 	return packet.DatagramOffloads
 }
 
-// Read hands the next frame to the switch.
+// Read returns the next frame to the switch.
 func (d *Device) Read(b []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -88,7 +90,7 @@ func (d *Device) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Write keeps a copy of what the switch delivers.
+// Write stores a copy of the frame.
 func (d *Device) Write(b []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,7 +105,7 @@ func (d *Device) Write(b []byte) error {
 	return nil
 }
 
-// Close ends the device.
+// Close closes the device. It must not be read any more.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
