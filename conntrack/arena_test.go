@@ -25,7 +25,7 @@ func TestConnectionsSurviveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// One byte of one entry is torn.
+	// Change one byte of one entry.
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,8 @@ func TestConnectionsSurviveARestart(t *testing.T) {
 	}
 }
 
-// TestConnectionsThatExpireDuringARestartTakeNoRoom: they ended while no process ran.
+// Adopted connections that expired while no process ran count neither as used nor as
+// reserved.
 func TestConnectionsThatExpireDuringARestartTakeNoRoom(t *testing.T) {
 	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 640, Untracked: 64, Reserve: 64}
 	fill := func(z *conntrack.Zone, now time.Duration) (taken int) {
@@ -79,10 +80,10 @@ func TestConnectionsThatExpireDuringARestartTakeNoRoom(t *testing.T) {
 	}
 }
 
-// TestTornEntryIsNotAdopted: a process may die between any two writes of an entry. Whatever
-// field a decision is made by, an entry with another byte in it is not adopted.
+// A process may die between any two writes of an entry. An entry with a changed byte in a
+// field that decisions depend on is not adopted.
 func TestTornEntryIsNotAdopted(t *testing.T) {
-	const header, size, covered = 4096, 128, 72 // bytes; what follows is harmless when torn
+	const header, size, covered = 4096, 128, 72 // bytes; the fields after covered may be half written
 	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
 	tr := open(t, c)
 	handshake(t, tr.AddZone(11, conntrack.Timeouts{}), 40000, 0)
@@ -113,18 +114,18 @@ func TestTornEntryIsNotAdopted(t *testing.T) {
 		return tr.Usage().Tracked
 	}
 	if n := adopted(func([]byte) {}); n != 1 {
-		t.Fatalf("of a sound file %d connections are adopted", n)
+		t.Fatalf("%d connections of the unchanged file are adopted, want 1", n)
 	}
 	for offset := range covered {
 		if offset == 46 || offset == 47 {
-			continue // no field
+			continue // padding
 		}
 		for _, bits := range []byte{0x01, 0x80} {
 			if offset == 0 && bits == 1 {
-				continue // always set in a checksum, so that none is zero
+				continue // always set in a checksum, so that no checksum is zero
 			}
 			if n := adopted(func(b []byte) { b[offset] ^= bits }); n != 0 {
-				t.Errorf("with byte %d of the entry torn (bits %02x) it is adopted", offset, bits)
+				t.Errorf("the entry is adopted with bits %02x of byte %d changed", bits, offset)
 			}
 		}
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 func TestFullTableKeepsEstablishedConnections(t *testing.T) {
-	// Room is looked for in one shard only, so the table must not be too small: by chance a
-	// shard of ten has nothing that may go.
+	// An eviction searches one shard. A shard of few slots could have none that may be
+	// evicted, so the table must not be too small.
 	tr := open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	handshake(t, greedy, 40000, 0)
@@ -30,7 +30,8 @@ func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 		}
 	}
 
-	// Beyond its reserve too a zone gets what another holds only half open beyond its own.
+	// Beyond its reserve a zone also gets the room of another zone's half-open connections
+	// beyond the reserve of that zone.
 	for port := range 2000 {
 		p := pkt(17, uint16(port), 54, 0)
 		if v := admit(modest, p, 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
@@ -58,61 +59,61 @@ func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 	expect(t, greedy, pkt(6, 0, 22, packet.ACK), 0, rules, conntrack.Live)
 }
 
-// TestReserveIsFreeBesideEstablishedConnections: one interface may fill all but the shares of others
-// with connections that nothing may evict, and theirs are there when they come.
+// One zone can fill the table, except the reserves of others, with connections that may not
+// be evicted. The reserve of another zone stays free for it.
 func TestReserveIsFreeBesideEstablishedConnections(t *testing.T) {
-	const share = 4096
-	tr := open(t, conntrack.Config{Capacity: 16 * share, Untracked: 64, Reserve: share})
+	const reserve = 4096
+	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Untracked: 64, Reserve: reserve})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	taken := 0
-	for n := range 20 * share {
+	for n := range 20 * reserve {
 		p := pkt(17, uint16(n), uint16(n>>16), 0)
 		if admit(greedy, p, 0, conntrack.Admission{Revision: rules}) == verdict.Forward {
 			observe(greedy, back(p, 0), 0, rules)
 			taken++
 		}
 	}
-	if taken < 14*share || taken > 15*share {
-		t.Errorf("one interface has %d connections, want the capacity less the share of the other, %d", taken, 15*share)
+	if taken < 14*reserve || taken > 15*reserve {
+		t.Errorf("one zone has %d connections, want the capacity without the reserve of the other, %d", taken, 15*reserve)
 	}
-	for port := range uint16(share) {
+	for port := range uint16(reserve) {
 		if v := admit(modest, pkt(17, port, 53, 0), 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
-			t.Fatalf("connection %d of a share of %d: %v", port, share, v)
+			t.Fatalf("connection %d of a reserve of %d: %v\n%s", port, reserve, v, tr.Describe(0))
 		}
 	}
 }
 
-// TestFloodEvictsNoConnectionOfAnotherZone: beside one that opens as many connections as it can, all that
-// another has within its share are still there, answered or not.
+// A zone that opens as many connections as it can evicts none that another zone has within
+// its reserve, answered or not.
 func TestFloodEvictsNoConnectionOfAnotherZone(t *testing.T) {
-	const share = 4096
-	tr := open(t, conntrack.Config{Capacity: 16 * share, Untracked: 64, Reserve: share})
+	const reserve = 4096
+	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Untracked: 64, Reserve: reserve})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
-	for port := range uint16(share) {
+	for port := range uint16(reserve) {
 		admit(modest, pkt(17, port, 53, 0), 0, conntrack.Admission{Revision: rules})
 	}
 	for n := range 200_000 {
 		p := pkt(17, uint16(n), uint16(n>>16), 0)
 		admit(greedy, p, 0, conntrack.Admission{Revision: rules})
 	}
-	if u := tr.Usage(); u.Tracked > 16*share || u.Tracked < 14*share {
-		t.Errorf("%d connections of a capacity of %d", u.Tracked, 16*share)
+	if u := tr.Usage(); u.Tracked > 16*reserve || u.Tracked < 14*reserve {
+		t.Errorf("%d connections of a capacity of %d", u.Tracked, 16*reserve)
 	}
 	lost := 0
-	for port := range uint16(share) {
+	for port := range uint16(reserve) {
 		if observe(modest, pkt(17, port, 53, 0), 0, rules).Status != conntrack.Live {
 			lost++
 		}
 	}
 	if lost > 0 {
-		t.Errorf("%d of %d connections are lost beside a flood", lost, share)
+		t.Errorf("%d of %d connections are lost beside a flood", lost, reserve)
 	}
 }
 
-// TestUnansweredConnectionsAreEvicted: a connection without an answer is evicted for another interface beyond its
-// share, whatever its protocol; what was answered, or established and closed at one end, is not.
+// An unanswered connection of any protocol is evicted for another zone, also beyond that
+// zone's reserve. An answered one is not, nor is one that is closed at one end only.
 func TestUnansweredConnectionsAreEvicted(t *testing.T) {
-	const share = 640
+	const reserve = 640
 	for name, tt := range map[string]struct {
 		packet func(n int) *packet.Packet
 		answer func(z *conntrack.Zone, p *packet.Packet)
@@ -126,16 +127,16 @@ func TestUnansweredConnectionsAreEvicted(t *testing.T) {
 		}},
 	} {
 		for _, answered := range []bool{false, true} {
-			tr := open(t, conntrack.Config{Capacity: 10 * share, Untracked: 64, Reserve: share})
+			tr := open(t, conntrack.Config{Capacity: 10 * reserve, Untracked: 64, Reserve: reserve})
 			greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
-			for n := range 12 * share {
+			for n := range 12 * reserve {
 				p := tt.packet(n)
 				if admit(greedy, p, 0, conntrack.Admission{Revision: rules}) == verdict.Forward && answered {
 					tt.answer(greedy, p)
 				}
 			}
 			refused := 0
-			for n := range 2 * share {
+			for n := range 2 * reserve {
 				p := pkt(17, uint16(n), 99, 0)
 				if admit(modest, p, 0, conntrack.Admission{Revision: rules}) == verdict.TableFull {
 					refused++
@@ -143,15 +144,15 @@ func TestUnansweredConnectionsAreEvicted(t *testing.T) {
 					observe(modest, back(p, 0), 0, rules)
 				}
 			}
-			if answered && refused < share-64 || !answered && refused > 0 {
-				t.Errorf("%s, answered %v: another interface is refused %d of %d connections, its share is %d", name, answered, refused, 2*share, share)
+			if answered && refused < reserve-64 || !answered && refused > 0 {
+				t.Errorf("%s, answered %v: another zone is refused %d of %d connections, its reserve is %d", name, answered, refused, 2*reserve, reserve)
 			}
 		}
 	}
 }
 
-// TestNewestUntrackedConnectionsAreKept: their table is small, and the oldest make room, so that
-// what goes on now is cut when its rule goes.
+// The oldest untracked connections are evicted, so that those in use can be blocked when
+// their rule is removed.
 func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 	tr := open(t, conntrack.Config{Capacity: 64, Untracked: 640})
 	z := tr.AddZone(1, conntrack.Timeouts{})
@@ -161,7 +162,7 @@ func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 			t.Fatalf("connection %d: %v", port, v)
 		}
 		if got := observe(z, pkt(6, port, 80, packet.ACK), 0, rules).Status; got != conntrack.Checked {
-			t.Fatalf("connection %d is not remembered: status %d", port, got)
+			t.Fatalf("connection %d: status %v, want %v", port, got, conntrack.Checked)
 		}
 	}
 	if u := tr.Usage(); u.Untracked > 640 || u.Untracked < 600 || u.Tracked != 0 {

@@ -46,6 +46,7 @@ func echo(src, dst netip.Addr, id uint16, icmpType uint8) *packet.Packet {
 	return &packet.Packet{Flow: packet.Flow{Src: src, Dst: dst, SrcPort: id, DstPort: id, Protocol: 1}, ICMPType: icmpType, Segments: 1, L3: 14, Len: 98}
 }
 
+// observe, admit and rejudge call a zone as the switch does.
 func observe(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision) conntrack.Answer {
 	var u conntrack.Tuple
 	z.Identify(&u, p)
@@ -69,7 +70,7 @@ func expect(t *testing.T, z *conntrack.Zone, p *packet.Packet, now time.Duration
 	t.Helper()
 	a := observe(z, p, now, r)
 	if a.Status != want {
-		t.Fatalf("%v at %v: status %d, want %d", p.Flow, now, a.Status, want)
+		t.Fatalf("%v at %v: status %v, want %v\n%s", p, now, a.Status, want, z.Describe(now))
 	}
 	return a
 }
@@ -87,15 +88,15 @@ func handshake(t *testing.T, z *conntrack.Zone, srcPort uint16, now time.Duratio
 	return syn
 }
 
-// one returns the only connection of a tracker.
-func one(t *testing.T, tr *conntrack.Tracker, now time.Duration) conntrack.Connection {
+// only returns the only connection of a tracker.
+func only(t *testing.T, tr *conntrack.Tracker, now time.Duration) conntrack.Connection {
 	t.Helper()
 	var all []conntrack.Connection
 	for c := range tr.Connections(now) {
 		all = append(all, c)
 	}
 	if len(all) != 1 {
-		t.Fatalf("%d connections, want 1: %+v", len(all), all)
+		t.Fatalf("%d connections, want 1\n%s", len(all), tr.Describe(now))
 	}
 	return all[0]
 }
@@ -110,7 +111,7 @@ func TestTrackedConnectionOutlivesItsRule(t *testing.T) {
 	gone.Strict = true
 	a := expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, gone, conntrack.Stale)
 	if !a.Outside || a.Reply {
-		t.Errorf("answer %+v, want from outside, original", a)
+		t.Errorf("answer %v, want one of the original direction, opened by the peer", a)
 	}
 }
 
@@ -127,17 +128,17 @@ func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	a := expect(t, z, answer, 3, gone, conntrack.Stale)
 	if !a.Outside || !a.Reply {
-		t.Errorf("answer %+v, want from outside, reply", a)
+		t.Errorf("answer %v, want a reply, opened by the peer", a)
 	}
 	if v := rejudge(z, answer, 3, gone, false, 0); v != verdict.Revoked {
 		t.Errorf("Rejudge = %v", v)
 	}
-	// The server keeps talking for ten minutes; nothing brings the entry back.
+	// Packets of ten minutes do not unblock the connection.
 	for now := time.Second; now < 10*time.Minute; now += 10 * time.Second {
 		expect(t, z, back(data, packet.ACK), now, gone, conntrack.Blocked)
 		expect(t, z, data, now, gone, conntrack.Blocked)
 	}
-	// The rule comes back.
+	// The rule is added again.
 	again := conntrack.Revision{Generation: 10, Shrunk: 9}
 	expect(t, z, data, 11*time.Minute, again, conntrack.Stale)
 	if v := rejudge(z, data, 11*time.Minute, again, true, 8); v != verdict.Forward {
@@ -204,7 +205,7 @@ func TestIdleTimeouts(t *testing.T) {
 			z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 			p := tt.setUp(t, z)
 			if got := observe(z, p, at.now, rules).Status; got != at.want {
-				t.Errorf("%s after %v: status %d, want %d", tt.name, at.now, got, at.want)
+				t.Errorf("%s after %v: status %v, want %v", tt.name, at.now, got, at.want)
 			}
 		}
 	}
@@ -248,7 +249,7 @@ func TestTrackerMatchesAMapModel(t *testing.T) {
 			p = back(p, 0)
 		}
 		if got := observe(zones[k.zone], p, now, rules).Status; got != want {
-			t.Fatalf("step %d, %v at %v: status %d, want %d", step, k, now, got, want)
+			t.Fatalf("step %d, %v at %v: status %v, want %v\n%s", step, k, now, got, want, zones[k.zone].Describe(now))
 		}
 		if want == conntrack.New {
 			admit(zones[k.zone], p, now, conntrack.Admission{Revision: rules})

@@ -11,8 +11,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestForgetRemovesConnectionsOfAnAddress: what an address's last owner had open is not its next
-// owner's, in the zones that are named; others may have an equal address.
+// Forget removes the connections of an address in the given zones only, because other
+// networks may use the same address.
 func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
@@ -26,7 +26,7 @@ func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 		t.Fatal(v)
 	}
 	if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == bob }); n != 1 {
-		t.Errorf("%d connections forgotten, want 1", n)
+		t.Errorf("%d connections removed, want 1", n)
 	}
 	syn := pkt(packet.ProtocolTCP, 40000, 22, packet.ACK)
 	expect(t, z, syn, now, rules, conntrack.New)
@@ -34,8 +34,7 @@ func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 	expect(t, z, kept, now, rules, conntrack.Live)
 }
 
-// TestForgetRemovesFragmentsOfAnAddress: a later fragment of the last owner's datagram is
-// an orphan.
+// After Forget a later fragment of the old datagram is an orphan.
 func TestForgetRemovesFragmentsOfAnAddress(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
@@ -54,14 +53,14 @@ func TestForgetRemovesFragmentsOfAnAddress(t *testing.T) {
 	last.FragOffset += 64
 	tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == first.Flow.Src })
 	if v := z.Fragment(last, conntrack.In, time.Second); !v.Drops() {
-		t.Errorf("a fragment of a forgotten datagram: %v", v)
+		t.Errorf("a fragment of a removed datagram: %v", v)
 	}
 }
 
-// TestForgetMatchesEitherEnd: a next owner inherits neither what the last one
-// opened nor what others had opened to it, nor a datagram under way in either direction.
+// Forget removes the connections that the address opened and those that others opened to
+// it, and its incomplete datagrams of both directions.
 func TestForgetMatchesEitherEnd(t *testing.T) {
-	for _, gone := range []netip.Addr{bob, alice} { // who opened the connection, and who answered
+	for _, gone := range []netip.Addr{bob, alice} { // the opening end, the other end
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})
 		syn := handshake(t, z, 40000, 0)
@@ -81,16 +80,16 @@ func TestForgetMatchesEitherEnd(t *testing.T) {
 			}
 		}
 		if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == gone }); n != 1 {
-			t.Errorf("%s is gone: %d connections forgotten, want 1", gone, n)
+			t.Errorf("forget %s: %d connections removed, want 1", gone, n)
 		}
 		for _, p := range []*packet.Packet{pkt(6, 40000, 22, packet.ACK), back(syn, packet.ACK)} {
 			if got := observe(z, p, 0, rules).Status; got != conntrack.New {
-				t.Errorf("%s is gone: %v has status %d, want %d", gone, p.Flow, got, conntrack.New)
+				t.Errorf("forget %s: %v has status %v, want %v", gone, p, got, conntrack.New)
 			}
 		}
 		for _, d := range []conntrack.Direction{conntrack.In, conntrack.Out} {
 			if v := frag(128, 192, d); v != verdict.OrphanFragment {
-				t.Errorf("%s is gone: a later fragment in direction %d: %v", gone, d, v)
+				t.Errorf("forget %s: a later fragment in direction %v: %v", gone, d, v)
 			}
 		}
 	}

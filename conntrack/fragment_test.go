@@ -3,6 +3,7 @@ package conntrack_test
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,9 +54,9 @@ func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 		z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0)
 	}
 	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.FragmentsFull {
-		t.Errorf("beyond the zone's room: %v, want %v", v, verdict.FragmentsFull)
+		t.Errorf("beyond maxZone datagrams of the zone: %v, want %v", v, verdict.FragmentsFull)
 	}
-	// A flood of first fragments takes nobody else's room, and whole datagrams take none.
+	// A flood of first fragments leaves other zones their room. Complete datagrams take none.
 	for id := range 200_000 {
 		first, last := frag(uint16(id), 0, 64, true), frag(uint16(id), 64, 72, false)
 		if v, w := other.AdmitFragment(first, conntrack.In, 0), other.Fragment(last, conntrack.In, 0); v != verdict.Forward || w != verdict.Forward {
@@ -68,87 +69,105 @@ func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 	}
 }
 
-// TestFragmentsMatchABitmapModel compares with the plainest model: eighths that are there, and
-// a datagram that is lost as soon as one comes twice, there are too many gaps, or fragments
-// disagree about the end.
+// A part is a fragment, in units of eight bytes.
+type part struct {
+	from, to int
+	more     bool
+}
+
+const modelUnits, modelGaps = 24, 4
+
+// bitmap is the model of a datagram: the units that were received, and whether the datagram
+// is lost because a unit came twice, there are too many gaps, or fragments disagree about
+// the end.
+type bitmap struct {
+	received [modelUnits]bool
+	end      int // 0 until the last fragment was received
+	lost     bool
+}
+
+// add receives a fragment and reports whether the datagram is complete.
+func (b *bitmap) add(f part) (complete bool) {
+	last, runs := 0, 0
+	for u := range modelUnits {
+		if b.received[u] {
+			last = u + 1
+		}
+		b.lost = b.lost || b.received[u] && f.from <= u && u < f.to
+	}
+	switch {
+	case f.more:
+		b.lost = b.lost || b.end != 0 && f.to > b.end
+	case b.end != 0 || last > f.to:
+		b.lost = true
+	default:
+		b.end = f.to
+	}
+	for u := f.from; u < f.to; u++ {
+		b.received[u] = true
+	}
+	for u := range modelUnits {
+		if b.received[u] && (u == 0 || !b.received[u-1]) {
+			runs++
+		}
+	}
+	b.lost = b.lost || runs > modelGaps
+	return !b.lost && runs == 1 && b.end != 0 && b.received[b.end-1] && b.end == max(last, f.to)
+}
+
+// randomParts cuts a datagram into a first fragment and others in random order. In half of
+// the cases one of the others does not belong to it.
+func randomParts(r *rand.Rand) (parts []part) {
+	for at := 1 + r.IntN(4); at < modelUnits; {
+		to := min(modelUnits, at+1+r.IntN(6))
+		parts = append(parts, part{at, to, to < modelUnits})
+		at = to
+	}
+	first := part{0, parts[0].from, true}
+	r.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+	if r.IntN(2) == 0 {
+		from := r.IntN(modelUnits)
+		foreign := part{from, from + 1 + r.IntN(modelUnits-from), r.IntN(4) > 0}
+		parts = slices.Insert(parts, len(parts)/2, foreign)
+	}
+	return append([]part{first}, parts...)
+}
+
+// TestFragmentsMatchABitmapModel compares the verdicts of random datagrams with the model's.
 func TestFragmentsMatchABitmapModel(t *testing.T) {
-	const units, gaps = 24, 4
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	whole, lost := 0, 0
 	for seed := range uint64(20_000) {
-		r := rand.New(rand.NewPCG(seed, 11))
-		// The first fragment comes first, or the rest are orphans. The others are a cut of
-		// the datagram in random order, in half of the runs with one that does not belong.
-		var there [units]bool
-		end, dead := 0, false
-		type part struct {
-			from, to int
-			more     bool
-		}
-		var parts []part
-		for at := 1 + r.IntN(4); at < units; {
-			to := min(units, at+1+r.IntN(6))
-			parts = append(parts, part{at, to, to < units})
-			at = to
-		}
-		first := part{0, parts[0].from, true}
-		r.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
-		if r.IntN(2) == 0 {
-			from := r.IntN(units)
-			parts = append(parts[:len(parts)/2:len(parts)/2], append([]part{{from, from + 1 + r.IntN(units-from), r.IntN(4) > 0}}, parts[len(parts)/2:]...)...)
-		}
-		done := false
-		for i, f := range append([]part{first}, parts...) {
-			if done {
-				break // the next one is of another datagram
+		parts := randomParts(rand.New(rand.NewPCG(seed, 11)))
+		now := time.Duration(seed) * time.Minute
+		var model bitmap
+		for i, f := range parts {
+			complete := model.add(f)
+			want := verdict.Forward
+			if model.lost {
+				want = verdict.OverlapFrag
 			}
 			p := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: f.from == 0,
 				FragID: uint16(seed), FragOffset: f.from * 8, FragLen: (f.to - f.from) * 8, MoreFollow: f.more}
-			last, runs := 0, 0
-			for u := range units {
-				if there[u] {
-					last = u + 1
-				}
-				dead = dead || there[u] && f.from <= u && u < f.to
-			}
-			switch {
-			case f.more:
-				dead = dead || end != 0 && f.to > end
-			case end != 0 || last > f.to:
-				dead = true
-			default:
-				end = f.to
-			}
-			for u := f.from; u < f.to; u++ {
-				there[u] = true
-			}
-			for u := range units {
-				if there[u] && (u == 0 || !there[u-1]) {
-					runs++
-				}
-			}
-			dead = dead || runs > gaps
-			want := verdict.Forward
-			if dead {
-				want = verdict.OverlapFrag
-			}
-			ask := z.Fragment
+			judge := z.Fragment
 			if p.HasL4 {
-				ask = z.AdmitFragment
+				judge = z.AdmitFragment
 			}
-			if got := ask(p, conntrack.In, time.Duration(seed)*time.Minute); got != want {
-				t.Fatalf("seed %d, part %d %+v: %v, want %v; %+v %+v", seed, i, f, got, want, first, parts)
+			if got := judge(p, conntrack.In, now); got != want {
+				t.Fatalf("seed %d, part %d %+v: %v, want %v; %+v", seed, i, f, got, want, parts)
 			}
-			done = !dead && runs == 1 && end != 0 && there[end-1] && end == max(last, f.to)
+			if complete {
+				break // the datagram is removed; a further fragment would be of another one
+			}
 		}
-		if dead {
+		if model.lost {
 			lost++
 		} else {
 			whole++
 		}
 		if seed%1000 == 999 {
-			tr.Sweep(time.Duration(seed) * time.Minute)
+			tr.Sweep(now)
 		}
 	}
 	if whole < 1000 || lost < 1000 {
@@ -156,8 +175,7 @@ func TestFragmentsMatchABitmapModel(t *testing.T) {
 	}
 }
 
-// TestOverlapWithEitherNeighbourIsDropped: whichever of its neighbours a fragment touches, it
-// must not reach into the other one.
+// A fragment between two others may touch them but overlap neither.
 func TestOverlapWithEitherNeighbourIsDropped(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	for i, tt := range []struct {
@@ -186,8 +204,8 @@ func TestOverlapWithEitherNeighbourIsDropped(t *testing.T) {
 	}
 }
 
-// TestFragmentMustMatchEveryFieldOfItsDatagram: a later fragment follows a first one of the same interface,
-// direction, addresses, protocol and identification.
+// A later fragment follows a first one of the same zone, direction, addresses, protocol and
+// identification.
 func TestFragmentMustMatchEveryFieldOfItsDatagram(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
@@ -214,20 +232,20 @@ func TestFragmentMustMatchEveryFieldOfItsDatagram(t *testing.T) {
 		p := later
 		tt.change(&p)
 		if v := tt.zone.Fragment(&p, tt.direction, 0); v != verdict.OrphanFragment {
-			t.Errorf("of another %s: %v, want %v", name, v, verdict.OrphanFragment)
+			t.Errorf("a fragment of another %s: %v, want %v", name, v, verdict.OrphanFragment)
 		}
 	}
 	if v := z.Fragment(&later, conntrack.In, 29*time.Second); v.Drops() {
-		t.Errorf("its own: %v", v)
+		t.Errorf("a fragment of the datagram: %v", v)
 	}
 	later.FragOffset += 64
 	if v := z.Fragment(&later, conntrack.In, 30*time.Second); v != verdict.OrphanFragment {
-		t.Errorf("its own, too late: %v, want %v", v, verdict.OrphanFragment)
+		t.Errorf("a fragment of the datagram after 30 s: %v, want %v", v, verdict.OrphanFragment)
 	}
 }
 
-// TestFragmentTableIsBounded: interfaces that flood it together are refused, what is under way
-// goes on, and a sweep makes room again.
+// Zones that flood the table together get the verdict FragmentsFull. Fragments of known
+// datagrams still pass, and Sweep makes room again.
 func TestFragmentTableIsBounded(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	first := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragLen: 64, MoreFollow: true}
@@ -248,12 +266,12 @@ func TestFragmentTableIsBounded(t *testing.T) {
 		}
 	}
 	if kept != 4096 || refused != 6<<16-4096 {
-		t.Errorf("%d datagrams are kept and %d refused, want 4096 and the rest", kept, refused)
+		t.Errorf("%d datagrams are kept and %d refused, want %d and %d", kept, refused, 4096, 6<<16-4096)
 	}
 	later := *first
 	later.HasL4, later.FragOffset, later.FragID = false, 64, 5
 	if v := zones[0].Fragment(&later, conntrack.In, 1); v.Drops() {
-		t.Errorf("of a datagram under way: %v", v)
+		t.Errorf("a fragment of a known datagram: %v", v)
 	}
 	tr.Sweep(time.Minute)
 	if v := zones[5].AdmitFragment(first, conntrack.In, time.Minute); v.Drops() {

@@ -7,8 +7,8 @@ import (
 	"palisade/internal/packet"
 )
 
-// TestCollidingFlowsDoNotCollideInAnotherTracker: flows that were chosen to lie in one chain of one tracker lie
-// anywhere in the next, so such flows cannot be known beforehand.
+// Flows that share one chain in one tracker are spread in another, so that nobody can know
+// colliding flows beforehand.
 func TestCollidingFlowsDoNotCollideInAnotherTracker(t *testing.T) {
 	type place struct {
 		shard  *shard
@@ -44,6 +44,6 @@ func TestCollidingFlowsDoNotCollideInAnotherTracker(t *testing.T) {
 		most = max(most, again[other(f)])
 	}
 	if len(worst) < 8 || most > 2 {
-		t.Errorf("of %d flows that lie in one chain %d lie in one of another tracker", len(worst), most)
+		t.Errorf("%d flows share one chain, and %d of them share one in another tracker", len(worst), most)
 	}
 }

@@ -36,27 +36,27 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 	}
 }
 
-// TestICMPErrorAboutABlockedConnectionIsNotRelated: one that was cut, or is not tracked, lets no error in.
+// An error about a blocked or an untracked connection is not related.
 func TestICMPErrorAboutABlockedConnectionIsNotRelated(t *testing.T) {
 	about := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 1}, ICMPType: packet.ICMPUnreachable, IsICMPError: true, HasQuoted: true, Quoted: packettest.Reverse(pkt(6, 40000, 22, 0).Flow)}
 	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
 
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	if z.Related(about, 0) {
-		t.Error("an error about nothing is related")
+		t.Error("an error about no connection is related")
 	}
 	handshake(t, z, 40000, 0)
 	if !z.Related(about, 0) {
-		t.Error("an error about a connection that lives is not related")
+		t.Error("an error about a live connection is not related")
 	}
 	rejudge(z, pkt(6, 40000, 22, packet.ACK), 0, strict, false, 0)
 	if z.Related(about, 0) {
-		t.Error("an error about a connection that was cut is related")
+		t.Error("an error about a blocked connection is related")
 	}
 
 	z = open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Direction: conntrack.Out, Revision: rules, Untracked: true, Reversed: true})
 	if z.Related(about, 0) {
-		t.Error("an error about a connection that is not tracked is related")
+		t.Error("an error about an untracked connection is related")
 	}
 }

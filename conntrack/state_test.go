@@ -13,10 +13,10 @@ import (
 func TestNewConnectionInheritsNothing(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
-	// The server may not call back over the same tuple, nor the client call again.
+	// A SYN from either end with the same tuple is a new connection.
 	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
 	expect(t, z, syn, 0, rules, conntrack.New)
-	// What the rules admit of that does the connection no harm.
+	// If the rules admit it, the connection goes on.
 	admit(z, syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
 	// After both FINs the same tuple is a new connection, judged by the rules.
@@ -25,9 +25,8 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
 }
 
-// TestSYNFromTheOtherEndIsANewConnection: one that the rules admit takes nothing over from
-// the connection whose ports it has, be that tracked, untracked or cut, and a rule that is
-// still there for one is not there for the other.
+// A SYN that the rules admit opens a new connection, which inherits nothing from the old
+// connection of the same ports, whether that is tracked, untracked or blocked.
 func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	for name, old := range map[string]func(t *testing.T, z *conntrack.Zone){
@@ -35,7 +34,7 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 		"untracked": func(t *testing.T, z *conntrack.Zone) {
 			admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Direction: conntrack.Out, Rule: 7, Revision: rules, Untracked: true, Reversed: true})
 		},
-		"cut": func(t *testing.T, z *conntrack.Zone) {
+		"blocked": func(t *testing.T, z *conntrack.Zone) {
 			handshake(t, z, 40000, 0)
 			strict := gone
 			strict.Strict = true
@@ -48,24 +47,23 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 			tr := open(t, conntrack.Config{})
 			z := tr.AddZone(1, conntrack.Timeouts{})
 			old(t, z)
-			was := one(t, tr, 0)
+			was := only(t, tr, 0)
 			syn := back(pkt(6, 40000, 22, 0), packet.SYN)
 			expect(t, z, syn, 1, gone, conntrack.New)
 			if v := admit(z, syn, 1, conntrack.Admission{Direction: conntrack.Out, Rule: 8, Revision: gone}); v != verdict.Forward {
 				t.Fatal(v)
 			}
-			now := one(t, tr, 1)
+			now := only(t, tr, 1)
 			want := conntrack.Connection{Epoch: 1, Flow: packettest.Reverse(was.Flow), Tracked: true, State: "syn-sent", Rule: 8, Revision: 9}
 			now.Age, now.Expires, now.Packets, now.Bytes = 0, 0, [2]uint32{}, [2]uint64{}
 			if now != want {
-				t.Errorf("it is %+v, want %+v", now, want)
+				t.Errorf("got %v\nwant %v", now, want)
 			}
 		})
 	}
 }
 
-// TestNewConnectionAfterAClosedOneIsJudged: on the same ports, after both FINs or a reset,
-// it has its own rule and begins anew.
+// After both FINs or a reset, a new connection on the same ports has its own rule and state.
 func TestNewConnectionAfterAClosedOneIsJudged(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, z *conntrack.Zone, syn *packet.Packet){
 		"FINs": func(t *testing.T, z *conntrack.Zone, syn *packet.Packet) {
@@ -86,14 +84,14 @@ func TestNewConnectionAfterAClosedOneIsJudged(t *testing.T) {
 		expect(t, z, syn, 2, rules, conntrack.New)
 		later := conntrack.Revision{Generation: 12, Shrunk: 5}
 		admit(z, syn, 2, conntrack.Admission{Direction: conntrack.In, Rule: 9, Revision: later})
-		if c := one(t, tr, 2); c.Rule != 9 || c.Revision != 12 || c.State != "syn-sent" || c.Packets != [2]uint32{1, 0} {
-			t.Errorf("after %s: %+v, want a connection by rule 9 that begins", name, c)
+		if c := only(t, tr, 2); c.Rule != 9 || c.Revision != 12 || c.State != "syn-sent" || c.Packets != [2]uint32{1, 0} {
+			t.Errorf("after %s: %v, want a new connection of rule 9", name, c)
 		}
 	}
 }
 
-// TestConnectionSurvivesAForgedReset: a sender that guesses ports can send resets. They count as the end only
-// where nothing follows.
+// A sender that guesses ports can send resets. They end a connection only if no packet
+// follows.
 func TestConnectionSurvivesAForgedReset(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
@@ -109,26 +107,26 @@ func TestConnectionSurvivesAForgedReset(t *testing.T) {
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour, rules, conntrack.Live)
 }
 
-// TestOneEndAloneEstablishesNoConnection: whatever one end sends alone, so that a flood of
-// it stays what goes first.
+// Packets of the opening end alone leave a connection half open, so that those of a flood
+// can be evicted.
 func TestOneEndAloneEstablishesNoConnection(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	admit(z, pkt(6, 1, 22, packet.SYN), 0, conntrack.Admission{Revision: rules})
 	for _, flags := range []uint8{packet.ACK, packet.SYN | packet.ACK, packet.ACK | packet.PSH, packet.FIN | packet.ACK, packet.ACK} {
 		observe(z, pkt(6, 1, 22, flags), 0, rules)
-		if c := one(t, tr, 0); c.State != "syn-sent" {
-			t.Errorf("after flags %02x of its originator alone it is %s", flags, c.State)
+		if c := only(t, tr, 0); c.State != "syn-sent" {
+			t.Errorf("after flags %02x of the opening end: %v, want syn-sent", flags, c)
 		}
 	}
 	expect(t, z, pkt(6, 1, 22, packet.ACK), 29*time.Second, rules, conntrack.Live)
 	expect(t, z, pkt(6, 1, 22, packet.ACK), 60*time.Second, rules, conntrack.New)
 }
 
-// TestConnectionSurvivesAFINFromOneEnd: it may say so twice, and a connection that is judged again has
-// the rule that admits it now.
+// A repeated FIN of one end does not count as the FIN of the other end. A connection that
+// is judged again has the rule that admits it now.
 func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
-	for _, side := range []string{"originator", "other end"} {
+	for _, side := range []string{"opening end", "other end"} {
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})
 		syn := handshake(t, z, 40000, 0)
@@ -139,13 +137,13 @@ func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 		}
 		for range 3 {
 			expect(t, z, fin, 0, rules, conntrack.Live)
-			if c := one(t, tr, 0); c.State != "closing" {
-				t.Errorf("after the FIN of the %s it is %s", side, c.State)
+			if c := only(t, tr, 0); c.State != "closing" {
+				t.Errorf("after the FIN of the %s: %v, want closing", side, c)
 			}
 		}
 		expect(t, z, other, 0, rules, conntrack.Live)
-		if c := one(t, tr, 0); c.State != "time-wait" {
-			t.Errorf("after both FINs it is %s", c.State)
+		if c := only(t, tr, 0); c.State != "time-wait" {
+			t.Errorf("after both FINs: %v, want time-wait", c)
 		}
 	}
 	tr := open(t, conntrack.Config{})
@@ -157,7 +155,7 @@ func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 	if v := rejudge(z, p, 0, strict, true, 8); v != verdict.Forward {
 		t.Fatal(v)
 	}
-	if c := one(t, tr, 0); c.Rule != 8 || c.Revision != 9 || c.Blocked {
-		t.Errorf("judged again it is %+v", c)
+	if c := only(t, tr, 0); c.Rule != 8 || c.Revision != 9 || c.Blocked {
+		t.Errorf("judged again: %v, want rule 8, not blocked", c)
 	}
 }

@@ -13,12 +13,12 @@ func TestPingMayBeAnsweredButNotSentBack(t *testing.T) {
 	admit(z, echo(bob, alice, 8, 8), 0, conntrack.Admission{Revision: rules})
 	expect(t, z, echo(alice, bob, 8, 0), 0, rules, conntrack.Live)
 	expect(t, z, echo(alice, bob, 8, 8), 0, rules, conntrack.New) // alice's own ping
-	expect(t, z, echo(bob, alice, 8, 0), 0, rules, conntrack.New) // an answer to nothing
+	expect(t, z, echo(bob, alice, 8, 0), 0, rules, conntrack.New) // a reply to no ping
 	expect(t, z, echo(alice, bob, 9, 0), 0, rules, conntrack.New)
 }
 
-// TestUnsolicitedReplyDoesNotReuseATuple: what asks next is often of the same flow as what
-// asked before, and the flow of an echo reply, or of a timestamp, is that of the ping before.
+// The flow of an echo reply or of a timestamp equals the flow of the ping before it. Identify
+// must not take the tuple of the ping for it.
 func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	var u conntrack.Tuple
@@ -45,21 +45,21 @@ func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 		{alice, bob, packet.ICMPTimestampReply, conntrack.New},
 		{alice, bob, packet.ICMPTimestamp, conntrack.New},
 	} {
-		status(echo(tt.src, tt.dst, 7, packet.ICMPEcho)) // whose flow the next one has
+		status(echo(tt.src, tt.dst, 7, packet.ICMPEcho)) // of the same flow as the next packet
 		if got := status(echo(tt.src, tt.dst, 7, tt.icmpType)); got != tt.want {
-			t.Errorf("type %d from %s: status %d, want %d", tt.icmpType, tt.src, got, tt.want)
+			t.Errorf("type %d from %s: status %v, want %v", tt.icmpType, tt.src, got, tt.want)
 		}
 	}
 }
 
-// crowded is a tracker of which a chain holds every hundredth flow, so that within a thousand
-// flows each comparison decides, and not the hash alone.
+// crowded is a tracker with few and long chains, so that many flows are compared with others
+// of the same hash.
 func crowded(t *testing.T) *conntrack.Tracker {
 	return open(t, conntrack.Config{Capacity: 64, Untracked: 64, Reserve: 1})
 }
 
-// TestReplyMustMatchEveryFieldOfItsConnection: what differs from an answer by one field is not an answer, at a
-// client as at a server.
+// A packet that differs from a reply in one field belongs to no connection, at a client and
+// at a server.
 func TestReplyMustMatchEveryFieldOfItsConnection(t *testing.T) {
 	third := netip.MustParseAddr("192.0.2.1")
 	changes := map[string]func(f *packet.Flow){
@@ -90,7 +90,7 @@ func TestReplyMustMatchEveryFieldOfItsConnection(t *testing.T) {
 				p.TCPFlags = packet.ACK
 				change(&p.Flow)
 				if got := observe(z, &p, 0, rules).Status; got != conntrack.New {
-					t.Fatalf("direction %d: another %s: %v has status %d, want %d", d, name, p.Flow, got, conntrack.New)
+					t.Fatalf("direction %v: another %s: %v has status %v, want %v", d, name, &p, got, conntrack.New)
 				}
 			}
 		}
@@ -98,7 +98,7 @@ func TestReplyMustMatchEveryFieldOfItsConnection(t *testing.T) {
 	}
 }
 
-// TestEqualFlowsInTwoZonesAreTwoConnections: what one has admitted is nothing to the other.
+// A connection that one zone has admitted is New in another.
 func TestEqualFlowsInTwoZonesAreTwoConnections(t *testing.T) {
 	tr := crowded(t)
 	for n := range uint64(2000) {
@@ -113,27 +113,26 @@ func TestEqualFlowsInTwoZonesAreTwoConnections(t *testing.T) {
 	}
 }
 
-// TestSeekIsSafeWhileConnectionsAreAdded: of what is there, what is not, and what another goroutine is
-// changing, without a lock and without an effect.
+// Seek takes no lock and changes nothing, also while another goroutine adds connections.
 func TestSeekIsSafeWhileConnectionsAreAdded(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	p := pkt(17, 1000, 53, 0)
 	var u conntrack.Tuple
 	z.IdentifyFlow(&u, p.Flow)
-	nowhere := z.Seek(&u)
-	nowhere.Fetch()
-	if nowhere != (conntrack.Place{}) {
-		t.Error("a connection that is not there has a place")
+	unknown := z.Seek(&u)
+	unknown.Fetch()
+	if unknown != (conntrack.Place{}) {
+		t.Error("an unknown connection has a place")
 	}
 	admit(z, p, 0, conntrack.Admission{Revision: rules})
 	place := z.Seek(&u)
-	if place == nowhere {
-		t.Error("a connection that is there has no place")
+	if place == unknown {
+		t.Error("a recorded connection has no place")
 	}
 	answer := u
 	z.IdentifyFlow(&answer, back(p, 0).Flow)
 	if z.Seek(&answer) != place {
-		t.Error("its answers are looked for elsewhere")
+		t.Error("its replies have another place")
 	}
 	done := make(chan struct{})
 	go func() {
@@ -165,15 +164,15 @@ func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 	status()
 	z.Admit(p, &u, 0, conntrack.Admission{Revision: rules})
 	if got := status(); got != conntrack.Live {
-		t.Fatalf("the connection that was admitted: status %d, want %d", got, conntrack.Live)
+		t.Fatalf("the admitted connection: status %v, want %v", got, conntrack.Live)
 	}
 	own := p.Flow.Src
 	p.Flow.Src = netip.MustParseAddr("198.18.0.1") // as NAT does on the way
 	if got := status(); got != conntrack.New {
-		t.Errorf("with its source rewritten: status %d, want %d", got, conntrack.New)
+		t.Errorf("with its source rewritten: status %v, want %v", got, conntrack.New)
 	}
 	p.Flow.Src = own
 	if got := status(); got != conntrack.Live {
-		t.Errorf("with its own source again: status %d, want %d", got, conntrack.Live)
+		t.Errorf("with its own source again: status %v, want %v", got, conntrack.Live)
 	}
 }
