@@ -31,32 +31,6 @@ func (w *world) join(t *testing.T, id ec2.NodeID, zone string) {
 		&state.AdmitNode{Token: string(id), SecretHash: hash, Node: ec2.Node{ID: id, Zone: zone, Address: "192.0.2.1" + strings.TrimPrefix(string(id), "node") + ":7400", PublicKey: []byte(id)}})
 }
 
-func TestZonesAreThoseOfTheRegionsNodes(t *testing.T) {
-	w := newWorld(t)
-	w.join(t, "node2", "us-east-1b")
-	w.join(t, "node3", "us-east-1c")
-	w.join(t, "node4", "us-east-1a")
-	w.join(t, "node5", "eu-west-1a")
-	w.change(t, &state.FenceNode{Node: "node3"}, &state.FenceNode{Node: "node4"})
-	zones := func(names ...string) string {
-		t.Helper()
-		out := ok[*sdk.DescribeAvailabilityZonesOutput](t)(w.as("albert").DescribeAvailabilityZones(t.Context(), &sdk.DescribeAvailabilityZonesInput{ZoneNames: names}))
-		var list []string
-		for _, z := range out.AvailabilityZones {
-			list = append(list, *z.ZoneName+" "+string(z.State))
-		}
-		return strings.Join(list, ", ")
-	}
-	if got, want := zones(), "us-east-1a available, us-east-1b available, us-east-1c unavailable"; got != want {
-		t.Errorf("zones are %s, want %s", got, want)
-	}
-	if got, want := zones("us-east-1b"), "us-east-1b available"; got != want {
-		t.Errorf("zones are %s, want %s", got, want)
-	}
-	_, err := w.as("albert").DescribeAvailabilityZones(t.Context(), &sdk.DescribeAvailabilityZonesInput{ZoneNames: []string{"eu-west-1a"}})
-	wantCode(t, "a zone of another region", err, "InvalidParameterValue", "Invalid availability zone: [eu-west-1a]")
-}
-
 // An instance is shown in the zone it is in, in the answer to the start that moved it.
 func TestInstanceIsShownWhereItIs(t *testing.T) {
 	w := newWorld(t)

@@ -1,12 +1,14 @@
 package query_test
 
 import (
+	"encoding/pem"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"golang.org/x/crypto/ssh"
 )
 
 // Terraform reads a key pair back by its name, by the tags it gave it in the same call,
@@ -44,5 +46,44 @@ func TestKeyPairsHaveIDsAndTags(t *testing.T) {
 	wantCode(t, "delete by an id and another's name", err, "InvalidParameterCombination", "")
 	for tag := range w.cluster.View().Tags(*made.KeyPairId) {
 		t.Errorf("the tag %s outlives its key pair", tag.Key)
+	}
+}
+
+func TestKeyPairsAreToldOnce(t *testing.T) {
+	w := newWorld(t)
+	api, ctx := w.as("albert"), t.Context()
+	made := ok[*sdk.CreateKeyPairOutput](t)(api.CreateKeyPair(ctx, &sdk.CreateKeyPairInput{KeyName: aws.String("gsg")}))
+	signer, err := ssh.ParsePrivateKey([]byte(*made.KeyMaterial))
+	if err != nil {
+		t.Fatalf("the private key: %v", err)
+	}
+	if block, _ := pem.Decode([]byte(*made.KeyMaterial)); block.Type != "RSA PRIVATE KEY" || len(*made.KeyFingerprint) != 59 {
+		t.Errorf("key is %s with fingerprint %s", block.Type, *made.KeyFingerprint)
+	}
+	kept, _ := w.cluster.View().KeyPair(albert, region, "gsg")
+	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	if kept.PublicKey != public {
+		t.Errorf("the state has %s, want %s", kept.PublicKey, public)
+	}
+	_, err = api.CreateKeyPair(ctx, &sdk.CreateKeyPairInput{KeyName: aws.String("gsg")})
+	wantCode(t, "create twice", err, "InvalidKeyPair.Duplicate", "The keypair 'gsg' already exists.")
+
+	imported := ok[*sdk.ImportKeyPairOutput](t)(api.ImportKeyPair(ctx, &sdk.ImportKeyPairInput{KeyName: aws.String("mine"), PublicKeyMaterial: []byte(public + " albert@laptop\n")}))
+	if len(*imported.KeyFingerprint) != 47 {
+		t.Errorf("imported key has fingerprint %s, want an MD5", *imported.KeyFingerprint)
+	}
+	_, err = api.ImportKeyPair(ctx, &sdk.ImportKeyPairInput{KeyName: aws.String("evil"), PublicKeyMaterial: []byte(`command="reboot" ` + public)})
+	wantCode(t, "import options", err, "InvalidKey.Format", "")
+
+	pairs := ok[*sdk.DescribeKeyPairsOutput](t)(api.DescribeKeyPairs(ctx, nil)).KeyPairs
+	if len(pairs) != 2 || *pairs[0].KeyName != "gsg" || *pairs[1].KeyName != "mine" {
+		t.Errorf("key pairs %+v", pairs)
+	}
+	_, err = api.DescribeKeyPairs(ctx, &sdk.DescribeKeyPairsInput{KeyNames: []string{"none"}})
+	wantCode(t, "describe unknown", err, "InvalidKeyPair.NotFound", "The key pair 'none' does not exist")
+	for range 2 { // deleting what is not there is no error
+		if _, err := api.DeleteKeyPair(ctx, &sdk.DeleteKeyPairInput{KeyName: aws.String("gsg")}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

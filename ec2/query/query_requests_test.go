@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"encoding/xml"
 	"io"
 	"net/http"
@@ -16,8 +15,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
-	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
-	"golang.org/x/crypto/ssh"
 )
 
 // signed makes a request of albert's; change may spoil it after it was signed.
@@ -216,63 +213,6 @@ func TestBadRequestsAreTheCallersMistake(t *testing.T) {
 	}
 	if status, code := answer(t, w.post(t, "Action=x&Padding="+strings.Repeat("x", 1<<20), nil)); status != 413 || code != "RequestEntityTooLarge" {
 		t.Errorf("two megabytes: %d %s", status, code)
-	}
-}
-
-func TestKeyPairsAreToldOnce(t *testing.T) {
-	w := newWorld(t)
-	api, ctx := w.as("albert"), t.Context()
-	made := ok[*sdk.CreateKeyPairOutput](t)(api.CreateKeyPair(ctx, &sdk.CreateKeyPairInput{KeyName: aws.String("gsg")}))
-	signer, err := ssh.ParsePrivateKey([]byte(*made.KeyMaterial))
-	if err != nil {
-		t.Fatalf("the private key: %v", err)
-	}
-	if block, _ := pem.Decode([]byte(*made.KeyMaterial)); block.Type != "RSA PRIVATE KEY" || len(*made.KeyFingerprint) != 59 {
-		t.Errorf("key is %s with fingerprint %s", block.Type, *made.KeyFingerprint)
-	}
-	kept, _ := w.cluster.View().KeyPair(albert, region, "gsg")
-	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
-	if kept.PublicKey != public {
-		t.Errorf("the state has %s, want %s", kept.PublicKey, public)
-	}
-	_, err = api.CreateKeyPair(ctx, &sdk.CreateKeyPairInput{KeyName: aws.String("gsg")})
-	wantCode(t, "create twice", err, "InvalidKeyPair.Duplicate", "The keypair 'gsg' already exists.")
-
-	imported := ok[*sdk.ImportKeyPairOutput](t)(api.ImportKeyPair(ctx, &sdk.ImportKeyPairInput{KeyName: aws.String("mine"), PublicKeyMaterial: []byte(public + " albert@laptop\n")}))
-	if len(*imported.KeyFingerprint) != 47 {
-		t.Errorf("imported key has fingerprint %s, want an MD5", *imported.KeyFingerprint)
-	}
-	_, err = api.ImportKeyPair(ctx, &sdk.ImportKeyPairInput{KeyName: aws.String("evil"), PublicKeyMaterial: []byte(`command="reboot" ` + public)})
-	wantCode(t, "import options", err, "InvalidKey.Format", "")
-
-	pairs := ok[*sdk.DescribeKeyPairsOutput](t)(api.DescribeKeyPairs(ctx, nil)).KeyPairs
-	if len(pairs) != 2 || *pairs[0].KeyName != "gsg" || *pairs[1].KeyName != "mine" {
-		t.Errorf("key pairs %+v", pairs)
-	}
-	_, err = api.DescribeKeyPairs(ctx, &sdk.DescribeKeyPairsInput{KeyNames: []string{"none"}})
-	wantCode(t, "describe unknown", err, "InvalidKeyPair.NotFound", "The key pair 'none' does not exist")
-	for range 2 { // deleting what is not there is no error
-		if _, err := api.DeleteKeyPair(ctx, &sdk.DeleteKeyPairInput{KeyName: aws.String("gsg")}); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func TestAccountsAndPlaces(t *testing.T) {
-	w := newWorld(t)
-	for name, want := range map[string]int{"albert": 2, "dev": 1} {
-		out := ok[*sdk.DescribeAccountAttributesOutput](t)(w.as(name).DescribeAccountAttributes(t.Context(), nil))
-		if got := out.AccountAttributes[0].AttributeValues; len(got) != want {
-			t.Errorf("%s may use %+v", name, got)
-		}
-	}
-	zones := ok[*sdk.DescribeAvailabilityZonesOutput](t)(w.as("albert").DescribeAvailabilityZones(t.Context(), nil)).AvailabilityZones
-	if len(zones) != 1 || *zones[0].ZoneName != "us-east-1a" {
-		t.Errorf("zones %+v", zones)
-	}
-	regions := ok[*sdk.DescribeRegionsOutput](t)(w.as("albert").DescribeRegions(t.Context(), nil)).Regions
-	if len(regions) != 1 || *regions[0].RegionName != region {
-		t.Errorf("regions %+v", regions)
 	}
 }
 
