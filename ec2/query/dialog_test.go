@@ -2,8 +2,6 @@ package query_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/xml"
 	"errors"
 	"flag"
@@ -17,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -117,23 +113,19 @@ func (d *dialog) named(text string) string {
 	})
 }
 
-// body is the answer to a form that an account signs.
+// signedForm makes a request by POST that an account signs.
+func (w *world) signedForm(t testing.TB, account, form string) *http.Request {
+	t.Helper()
+	r := httpRequest(t, http.MethodPost, w.url, form)
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	sign(t, r, form, account, "ec2", time.Now())
+	return r
+}
+
+// body returns the answer to a form that an account signs.
 func (w *world) body(t testing.TB, account, form string) []byte {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url, strings.NewReader(form))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	sum := sha256.Sum256([]byte(form))
-	key := aws.Credentials{AccessKeyID: "AKID" + strings.ToUpper(account), SecretAccessKey: "secret of " + account}
-	if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	res := do(t, w.signedForm(t, account, form))
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
 	if err != nil {

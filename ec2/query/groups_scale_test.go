@@ -2,21 +2,15 @@ package query_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
@@ -54,20 +48,7 @@ func (w *world) fill(t testing.TB) {
 func (w *world) asDev(t testing.TB, form string, body *bytes.Buffer) {
 	t.Helper()
 	form += "&Version=2016-11-15"
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url, strings.NewReader(form))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	sum := sha256.Sum256([]byte(form))
-	key := aws.Credentials{AccessKeyID: "AKIDDEV", SecretAccessKey: "secret of dev"}
-	if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	res := do(t, w.signedForm(t, "dev", form))
 	defer res.Body.Close()
 	body.Reset()
 	if _, err := body.ReadFrom(res.Body); err != nil || res.StatusCode != http.StatusOK {

@@ -9,14 +9,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-func TestInstancesLiveAndDie(t *testing.T) {
+// describeInstance returns what DescribeInstances shows of an instance.
+func describeInstance(t *testing.T, api *sdk.Client, id string) types.Instance {
+	t.Helper()
+	out := ok[*sdk.DescribeInstancesOutput](t)(api.DescribeInstances(t.Context(), &sdk.DescribeInstancesInput{InstanceIds: []string{id}}))
+	return out.Reservations[0].Instances[0]
+}
+
+func TestInstanceIsLaunchedStoppedAndStarted(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("albert"), t.Context()
-	describe := func(id string) types.Instance {
-		t.Helper()
-		out := ok[*sdk.DescribeInstancesOutput](t)(api.DescribeInstances(ctx, &sdk.DescribeInstancesInput{InstanceIds: []string{id}}))
-		return out.Reservations[0].Instances[0]
-	}
 	input := &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(1), MaxCount: aws.Int32(2), ClientToken: aws.String("token")}
 	run := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, input))
 	if len(run.Instances) != 2 || run.Instances[0].State.Name != types.InstanceStateNamePending || *run.Instances[1].AmiLaunchIndex != 1 || *run.Groups[0].GroupName != "default" {
@@ -32,7 +34,7 @@ func TestInstancesLiveAndDie(t *testing.T) {
 
 	w.report(t)
 	id := *run.Instances[0].InstanceId
-	before := describe(id)
+	before := describeInstance(t, api, id)
 	if before.State.Name != types.InstanceStateNameRunning || *before.PrivateIpAddress != "10.10.0.2" || *before.PrivateDnsName != "ip-10-10-0-2.ec2.internal" ||
 		*before.PublicIpAddress != "198.18.0.2" || *before.Placement.AvailabilityZone != "us-east-1a" || *before.SecurityGroups[0].GroupName != "default" || time.Since(*before.LaunchTime).Abs() > time.Hour {
 		t.Errorf("a running instance is %+v", before)
@@ -42,55 +44,62 @@ func TestInstancesLiveAndDie(t *testing.T) {
 	if c := stop.StoppingInstances[0]; c.CurrentState.Name != "stopping" || c.PreviousState.Name != "running" {
 		t.Errorf("stop answers %+v", c)
 	}
-	if got := describe(id); got.PrivateIpAddress != nil {
+	if got := describeInstance(t, api, id); got.PrivateIpAddress != nil {
 		t.Errorf("a stopping instance still shows %s", *got.PrivateIpAddress)
 	}
 	_, err = api.StartInstances(ctx, &sdk.StartInstancesInput{InstanceIds: []string{id}})
 	wantCode(t, "start while stopping", err, "IncorrectInstanceState", "")
 	w.report(t)
-	if got := describe(id); got.State.Name != "stopped" || got.PrivateIpAddress != nil {
+	if got := describeInstance(t, api, id); got.State.Name != "stopped" || got.PrivateIpAddress != nil {
 		t.Errorf("a stopped instance is %+v", got)
 	}
 	if _, err := api.StartInstances(ctx, &sdk.StartInstancesInput{InstanceIds: []string{id}}); err != nil {
 		t.Fatal(err)
 	}
 	w.report(t)
-	if got := describe(id); *got.PrivateIpAddress == *before.PrivateIpAddress || *got.PublicIpAddress == *before.PublicIpAddress {
+	if got := describeInstance(t, api, id); *got.PrivateIpAddress == *before.PrivateIpAddress || *got.PublicIpAddress == *before.PublicIpAddress {
 		t.Errorf("a restarted instance kept %s or %s", *got.PrivateIpAddress, *got.PublicIpAddress)
 	}
+}
 
-	if _, err := api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("held"), Description: aws.String("x")}); err != nil {
-		t.Fatal(err)
-	}
+func TestGroupOfAnInstanceCannotBeDeleted(t *testing.T) {
+	w := newWorld(t)
+	api, ctx := w.as("albert"), t.Context()
+	ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("held"), Description: aws.String("x")}))
 	held := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, &sdk.RunInstancesInput{ImageId: aws.String("ami-0123456789abcdef0"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SecurityGroups: []string{"held", "default"}}))
-	_, err = api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("held")})
+	_, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("held")})
 	wantCode(t, "delete a group in use", err, "InvalidGroup.InUse", "There are active instances using security group 'held'")
 	if _, err := api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: []string{*held.Instances[0].InstanceId}}); err != nil {
 		t.Fatal(err)
 	}
 	w.report(t)
-	if got := describe(*held.Instances[0].InstanceId); got.State.Name != "terminated" || *got.StateReason.Code != "Client.UserInitiatedShutdown" {
+	if got := describeInstance(t, api, *held.Instances[0].InstanceId); got.State.Name != "terminated" || *got.StateReason.Code != "Client.UserInitiatedShutdown" {
 		t.Errorf("a terminated instance is %+v", got)
 	}
 	if _, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("held")}); err != nil {
 		t.Errorf("delete a group whose instance has gone: %v", err)
 	}
+}
 
-	for _, c := range []struct {
-		what  string
-		input sdk.RunInstancesInput
-		code  string
-	}{
-		{"bad image", sdk.RunInstancesInput{ImageId: aws.String("ami-x")}, "InvalidAMIID.Malformed"},
-		{"zero", sdk.RunInstancesInput{MinCount: aws.Int32(0)}, "InvalidParameterValue"},
-		{"min over max", sdk.RunInstancesInput{MinCount: aws.Int32(3)}, "InvalidParameterCombination"},
-		{"a million", sdk.RunInstancesInput{MinCount: aws.Int32(1000000), MaxCount: aws.Int32(1000000)}, "InstanceLimitExceeded"},
-		{"unknown key", sdk.RunInstancesInput{KeyName: aws.String("nokey")}, "InvalidKeyPair.NotFound"},
-		{"unknown group", sdk.RunInstancesInput{SecurityGroups: []string{"nobody"}}, "InvalidGroup.NotFound"},
-		{"user data", sdk.RunInstancesInput{UserData: aws.String("%%%")}, "InvalidParameterValue"},
-		{"subnet", sdk.RunInstancesInput{SubnetId: aws.String("subnet-1")}, "InvalidSubnetID.NotFound"},
-		{"zone", sdk.RunInstancesInput{Placement: &types.Placement{AvailabilityZone: aws.String("mars-1a")}}, "InvalidParameterValue"},
-	} {
+var invalidLaunches = []struct {
+	what  string
+	input sdk.RunInstancesInput
+	code  string
+}{
+	{"bad image", sdk.RunInstancesInput{ImageId: aws.String("ami-x")}, "InvalidAMIID.Malformed"},
+	{"zero", sdk.RunInstancesInput{MinCount: aws.Int32(0)}, "InvalidParameterValue"},
+	{"min over max", sdk.RunInstancesInput{MinCount: aws.Int32(3)}, "InvalidParameterCombination"},
+	{"a million", sdk.RunInstancesInput{MinCount: aws.Int32(1000000), MaxCount: aws.Int32(1000000)}, "InstanceLimitExceeded"},
+	{"unknown key", sdk.RunInstancesInput{KeyName: aws.String("nokey")}, "InvalidKeyPair.NotFound"},
+	{"unknown group", sdk.RunInstancesInput{SecurityGroups: []string{"nobody"}}, "InvalidGroup.NotFound"},
+	{"user data", sdk.RunInstancesInput{UserData: aws.String("%%%")}, "InvalidParameterValue"},
+	{"subnet", sdk.RunInstancesInput{SubnetId: aws.String("subnet-1")}, "InvalidSubnetID.NotFound"},
+	{"zone", sdk.RunInstancesInput{Placement: &types.Placement{AvailabilityZone: aws.String("mars-1a")}}, "InvalidParameterValue"},
+}
+
+func TestInvalidLaunchesAreRefused(t *testing.T) {
+	api := newWorld(t).as("albert")
+	for _, c := range invalidLaunches {
 		in := c.input
 		if in.ImageId == nil {
 			in.ImageId = aws.String("ami-eca54085")
@@ -101,10 +110,17 @@ func TestInstancesLiveAndDie(t *testing.T) {
 		if in.MaxCount == nil {
 			in.MaxCount = aws.Int32(1)
 		}
-		_, err := api.RunInstances(ctx, &in)
+		_, err := api.RunInstances(t.Context(), &in)
 		wantCode(t, c.what, err, c.code, "")
 	}
-	_, err = api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: []string{"i-00000001", "i-00000002"}})
+}
+
+func TestChangesOfUnknownInstancesAreRefused(t *testing.T) {
+	w := newWorld(t)
+	api, ctx := w.as("albert"), t.Context()
+	run := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1)}))
+	id := *run.Instances[0].InstanceId
+	_, err := api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: []string{"i-00000001", "i-00000002"}})
 	wantCode(t, "terminate unknown", err, "InvalidInstanceID.NotFound", "The instance IDs 'i-00000001, i-00000002' do not exist")
 	_, err = w.as("mary").TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: []string{id}})
 	wantCode(t, "terminate another's", err, "InvalidInstanceID.NotFound", "")

@@ -1,8 +1,6 @@
 package query_test
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -14,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"palisade/cluster"
@@ -294,19 +291,14 @@ func (m *mutator) sign(account, method, form string, stamp time.Time) *http.Requ
 	if body != "" {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	}
-	key := aws.Credentials{AccessKeyID: "AKID" + account, SecretAccessKey: "secret of " + strings.ToLower(account)}
-	sum := sha256.Sum256([]byte(body))
-	hash := hex.EncodeToString(sum[:])
 	if !m.chance(10) {
-		if err := v4.NewSigner().SignHTTP(m.t.Context(), key, r, hash, "ec2", region, stamp); err != nil {
-			m.t.Fatal(err)
-		}
+		sign(m.t, r, body, account, "ec2", stamp)
 		return r
 	}
 	q := r.URL.Query()
 	q.Set("X-Amz-Expires", pick(m.r, []string{"60", "604800", "0", "x"}))
 	r.URL.RawQuery = q.Encode()
-	signed, _, err := v4.NewSigner().PresignHTTP(m.t.Context(), key, r, hash, "ec2", region, stamp)
+	signed, _, err := v4.NewSigner().PresignHTTP(m.t.Context(), accessKey(account), r, hashOf(body), "ec2", region, stamp)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -2,9 +2,7 @@ package query_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/xml"
 	"io"
 	"net/http"
@@ -12,9 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // signed makes a request of albert's; change may spoil it after it was signed.
@@ -31,11 +26,7 @@ func (w *world) signed(t testing.TB, method, form string, change func(*http.Requ
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	}
-	sum := sha256.Sum256([]byte(body))
-	key := aws.Credentials{AccessKeyID: "AKIDALBERT", SecretAccessKey: "secret of albert"}
-	if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	sign(t, r, body, "albert", "ec2", time.Now())
 	if change != nil {
 		change(r)
 	}
@@ -44,11 +35,7 @@ func (w *world) signed(t testing.TB, method, form string, change func(*http.Requ
 
 func (w *world) post(t testing.TB, form string, change func(*http.Request)) *http.Response {
 	t.Helper()
-	res, err := http.DefaultClient.Do(w.signed(t, http.MethodPost, form, change))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res
+	return do(t, w.signed(t, http.MethodPost, form, change))
 }
 
 // answer returns the status and the error's code, "" if there is none.
@@ -120,16 +107,8 @@ func TestSignaturesAreChecked(t *testing.T) {
 	for _, off := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
 		r := w.signed(t, http.MethodPost, form, nil)
 		r.Header.Del("Authorization")
-		sum := sha256.Sum256([]byte(form))
-		key := aws.Credentials{AccessKeyID: "AKIDALBERT", SecretAccessKey: "secret of albert"}
-		if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, time.Now().Add(off)); err != nil {
-			t.Fatal(err)
-		}
-		res, err := http.DefaultClient.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if status, code := answer(t, res); status != 400 || code != "RequestExpired" {
+		sign(t, r, form, "albert", "ec2", time.Now().Add(off))
+		if status, code := answer(t, do(t, r)); status != 400 || code != "RequestExpired" {
 			t.Errorf("stamp %s off: got %d %s, want RequestExpired", off, status, code)
 		}
 	}
@@ -145,11 +124,7 @@ func TestGetAndPostAreOne(t *testing.T) {
 		{http.MethodPost, "Action=AuthorizeSecurityGroupIngress&Version=2006-06-26&UserId=x&GroupName=get&IpProtocol=tcp&FromPort=22&ToPort=22&CidrIp=203.0.113.25/32"},
 		{http.MethodPost, "Action=DescribeSecurityGroups&Version=2016-11-15&GroupName.3=get&GroupName.10=post&GroupName.7=default&NewParameter=ignored"},
 	} {
-		res, err := http.DefaultClient.Do(w.signed(t, c.method, c.form, nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if status, code := answer(t, res); status != 200 {
+		if status, code := answer(t, do(t, w.signed(t, c.method, c.form, nil))); status != 200 {
 			t.Errorf("%s %s: %d %s", c.method, c.form, status, code)
 		}
 	}

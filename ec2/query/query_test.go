@@ -2,6 +2,8 @@ package query_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net/http"
@@ -9,8 +11,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/smithy-go"
@@ -102,6 +106,29 @@ func (w *world) as(name string) *sdk.Client {
 		Credentials:  credentials.NewStaticCredentialsProvider("AKID"+strings.ToUpper(name), "secret of "+name, ""),
 		Retryer:      aws.NopRetryer{},
 	})
+}
+
+// accessKey returns the access key of an account, by its name.
+func accessKey(account string) aws.Credentials {
+	return aws.Credentials{AccessKeyID: "AKID" + strings.ToUpper(account), SecretAccessKey: "secret of " + strings.ToLower(account)}
+}
+
+// sign signs a request with the key of an account, for a service and the test's region.
+func sign(t testing.TB, r *http.Request, body, account, service string, at time.Time) {
+	t.Helper()
+	signIn(t, r, body, account, service, region, at)
+}
+
+func signIn(t testing.TB, r *http.Request, body, account, service, region string, at time.Time) {
+	t.Helper()
+	if err := v4.NewSigner().SignHTTP(t.Context(), accessKey(account), r, hashOf(body), service, region, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hashOf(body string) string {
+	sum := sha256.Sum256([]byte(body))
+	return hex.EncodeToString(sum[:])
 }
 
 // report plays the node: every instance that is on its way arrives, and every port that

@@ -2,8 +2,6 @@ package query_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
@@ -27,9 +24,7 @@ func (w *world) presigned(t testing.TB, method, query, body string, stamp time.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256([]byte(body))
-	key := aws.Credentials{AccessKeyID: "AKIDALBERT", SecretAccessKey: "secret of albert"}
-	uri, _, err := v4.NewSigner().PresignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, stamp)
+	uri, _, err := v4.NewSigner().PresignHTTP(t.Context(), accessKey("albert"), r, hashOf(body), "ec2", region, stamp)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,11 +222,7 @@ func TestBadTransportIsTheCallersMistake(t *testing.T) {
 		r := httpRequest(t, http.MethodPost, w.url, c.form)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 		c.sign(r)
-		sum := sha256.Sum256([]byte(c.form))
-		key := aws.Credentials{AccessKeyID: "AKIDALBERT", SecretAccessKey: "secret of albert"}
-		if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", region, time.Now()); err != nil {
-			t.Fatal(err)
-		}
+		sign(t, r, c.form, "albert", "ec2", time.Now())
 		if status, code := answer(t, do(t, r)); status != c.status || code != c.code {
 			t.Errorf("%s: got %d %s, want %d %s", c.what, status, code, c.status, c.code)
 		}

@@ -9,92 +9,67 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
-	w := newWorld(t)
-	api, ctx := w.as("albert"), t.Context()
-	if _, err := api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("web")}); err != nil {
-		t.Fatal(err)
+// permission makes a permission of one protocol and port range for some CIDRs.
+func permission(protocol string, from, to int32, cidrs ...string) types.IpPermission {
+	p := types.IpPermission{IpProtocol: &protocol, FromPort: &from, ToPort: &to}
+	for _, c := range cidrs {
+		p.IpRanges = append(p.IpRanges, types.IpRange{CidrIp: &c})
 	}
-	permission := func(protocol string, from, to int32, cidrs ...string) types.IpPermission {
-		p := types.IpPermission{IpProtocol: &protocol, FromPort: &from, ToPort: &to}
-		for _, c := range cidrs {
-			p.IpRanges = append(p.IpRanges, types.IpRange{CidrIp: &c})
-		}
-		return p
-	}
-	authorize := func(p ...types.IpPermission) (*sdk.AuthorizeSecurityGroupIngressOutput, error) {
-		return api.AuthorizeSecurityGroupIngress(ctx, &sdk.AuthorizeSecurityGroupIngressInput{GroupName: aws.String("web"), IpPermissions: p})
-	}
-	rules := func() string {
-		g := ok[*sdk.DescribeSecurityGroupsOutput](t)(api.DescribeSecurityGroups(ctx, &sdk.DescribeSecurityGroupsInput{GroupNames: []string{"web"}})).SecurityGroups[0]
-		var b strings.Builder
-		for _, p := range g.IpPermissions {
-			b.WriteString(*p.IpProtocol)
-			for _, r := range p.IpRanges {
-				b.WriteString(" " + *r.CidrIp)
-			}
-			for _, r := range p.UserIdGroupPairs {
-				b.WriteString(" " + *r.UserId + "/" + *r.GroupName)
-			}
-			b.WriteString("; ")
-		}
-		return b.String()
-	}
+	return p
+}
 
-	added := ok[*sdk.AuthorizeSecurityGroupIngressOutput](t)(authorize(permission("TCP", 22, 22, "203.0.113.25/32", "100.68.0.18/18"), permission("1", -1, -1, "0.0.0.0/0")))
+// A groupWeb is a group "web" of albert's.
+type groupWeb struct {
+	*world
+	api *sdk.Client
+}
+
+func newGroupWeb(t *testing.T) *groupWeb {
+	t.Helper()
+	w := newWorld(t)
+	g := &groupWeb{w, w.as("albert")}
+	ok[*sdk.CreateSecurityGroupOutput](t)(g.api.CreateSecurityGroup(t.Context(), &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("web")}))
+	return g
+}
+
+func (g *groupWeb) authorize(t *testing.T, p ...types.IpPermission) (*sdk.AuthorizeSecurityGroupIngressOutput, error) {
+	return g.api.AuthorizeSecurityGroupIngress(t.Context(), &sdk.AuthorizeSecurityGroupIngressInput{GroupName: aws.String("web"), IpPermissions: p})
+}
+
+// wantRules checks the group's permissions: each protocol with its sources.
+func (g *groupWeb) wantRules(t *testing.T, want string) {
+	t.Helper()
+	group := ok[*sdk.DescribeSecurityGroupsOutput](t)(g.api.DescribeSecurityGroups(t.Context(), &sdk.DescribeSecurityGroupsInput{GroupNames: []string{"web"}})).SecurityGroups[0]
+	var b strings.Builder
+	for _, p := range group.IpPermissions {
+		b.WriteString(*p.IpProtocol)
+		for _, r := range p.IpRanges {
+			b.WriteString(" " + *r.CidrIp)
+		}
+		for _, r := range p.UserIdGroupPairs {
+			b.WriteString(" " + *r.UserId + "/" + *r.GroupName)
+		}
+		b.WriteString("; ")
+	}
+	if got := b.String(); got != want {
+		t.Errorf("rules are %q, want %q", got, want)
+	}
+}
+
+func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
+	g := newGroupWeb(t)
+	api, ctx := g.api, t.Context()
+	added := ok[*sdk.AuthorizeSecurityGroupIngressOutput](t)(g.authorize(t, permission("TCP", 22, 22, "203.0.113.25/32", "100.68.0.18/18"), permission("1", -1, -1, "0.0.0.0/0")))
 	if len(added.SecurityGroupRules) != 3 || len(*added.SecurityGroupRules[0].SecurityGroupRuleId) != len("sgr-")+17 {
 		t.Errorf("authorize answers %+v, want three rules", added.SecurityGroupRules)
 	}
-	if got, want := rules(), "tcp 203.0.113.25/32 100.68.0.0/18; icmp 0.0.0.0/0; "; got != want {
-		t.Errorf("rules %q, want %q", got, want)
-	}
+	g.wantRules(t, "tcp 203.0.113.25/32 100.68.0.0/18; icmp 0.0.0.0/0; ")
 
-	_, err := authorize(permission("tcp", 80, 80, "0.0.0.0/0"), permission("6", 22, 22, "203.0.113.25/32"))
-	wantCode(t, "duplicate", err, "InvalidPermission.Duplicate", `the specified rule "peer: 203.0.113.25/32, TCP, from port: 22, to port: 22, ALLOW" already exists`)
-	_, err = authorize(permission("tcp", 80, 80, "10.0.0.1/8", "10.0.0.0/8"))
-	wantCode(t, "same twice", err, "InvalidParameterValue", "The same permission must not appear multiple times")
-	for _, c := range []struct {
-		what string
-		p    types.IpPermission
-		code string
-	}{
-		{"no length", permission("tcp", 1, 2, "203.0.113.5"), "InvalidParameterValue"},
-		{"octal", permission("tcp", 1, 2, "010.0.0.0/8"), "InvalidParameterValue"},
-		{"length 33", permission("tcp", 1, 2, "10.0.0.0/33"), "InvalidParameterValue"},
-		{"length 08", permission("tcp", 1, 2, "10.0.0.0/08"), "InvalidParameterValue"},
-		{"IPv6", permission("tcp", 1, 2, "::/0"), "InvalidParameterValue"},
-		{"mapped", permission("tcp", 1, 2, "::ffff:10.0.0.0/104"), "InvalidParameterValue"},
-		{"ports crossed", permission("tcp", 90, 80, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"port too high", permission("udp", 1, 65536, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"port -1", permission("tcp", -1, -1, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"type 256", permission("icmp", 256, 0, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"any type, one code", permission("icmp", -1, 3, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"gre", permission("47", -1, -1, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"all", permission("-1", -1, -1, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"no such protocol", permission("tcpp", 1, 2, "10.0.0.0/8"), "InvalidParameterValue"},
-		{"no source", permission("tcp", 1, 2), "MissingParameter"},
-		{"no ports", types.IpPermission{IpProtocol: aws.String("tcp"), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "InvalidParameterValue"},
-		{"no protocol", types.IpPermission{IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "MissingParameter"},
-		{"unknown group", types.IpPermission{UserIdGroupPairs: []types.UserIdGroupPair{{GroupName: aws.String("nobody")}}}, "InvalidGroup.NotFound"},
-		{"IPv6 range beside", types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(1), ToPort: aws.Int32(1), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}, Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}}, "InvalidParameterValue"},
-	} {
-		_, err := authorize(permission("tcp", 8080, 8080, "10.0.0.0/8"), c.p)
-		wantCode(t, c.what, err, c.code, "")
-	}
-	if got, want := rules(), "tcp 203.0.113.25/32 100.68.0.0/18; icmp 0.0.0.0/0; "; got != want {
-		t.Errorf("after refusals the rules are %q, want %q: a part was done", got, want)
-	}
-
-	// Another account's group, without protocol: all three that EC2-Classic filters.
-	_, err = api.AuthorizeSecurityGroupIngress(ctx, &sdk.AuthorizeSecurityGroupIngressInput{
+	// A group of another account without a protocol: tcp, udp and icmp.
+	ok[*sdk.AuthorizeSecurityGroupIngressOutput](t)(api.AuthorizeSecurityGroupIngress(ctx, &sdk.AuthorizeSecurityGroupIngressInput{
 		GroupName: aws.String("web"), SourceSecurityGroupName: aws.String("default"), SourceSecurityGroupOwnerId: aws.String(mary),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := rules(), "tcp 203.0.113.25/32 100.68.0.0/18; icmp 0.0.0.0/0 495219933132/default; tcp 495219933132/default; udp 495219933132/default; "; got != want {
-		t.Errorf("rules %q, want %q", got, want)
-	}
+	}))
+	g.wantRules(t, "tcp 203.0.113.25/32 100.68.0.0/18; icmp 0.0.0.0/0 495219933132/default; tcp 495219933132/default; udp 495219933132/default; ")
 
 	revoked := ok[*sdk.RevokeSecurityGroupIngressOutput](t)(api.RevokeSecurityGroupIngress(ctx, &sdk.RevokeSecurityGroupIngressInput{
 		GroupName:     aws.String("web"),
@@ -103,9 +78,47 @@ func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
 	if len(revoked.UnknownIpPermissions) != 1 || *revoked.UnknownIpPermissions[0].IpRanges[0].CidrIp != "192.0.2.0/24" || len(revoked.RevokedSecurityGroupRules) != 1 {
 		t.Errorf("revoke answers %+v, want one revoked and one unknown", revoked)
 	}
-	if got, want := rules(), "tcp 203.0.113.25/32; icmp 0.0.0.0/0 495219933132/default; tcp 495219933132/default; udp 495219933132/default; "; got != want {
-		t.Errorf("rules %q, want %q", got, want)
-	}
-	_, err = api.AuthorizeSecurityGroupEgress(ctx, &sdk.AuthorizeSecurityGroupEgressInput{GroupId: added.SecurityGroupRules[0].GroupId, IpPermissions: []types.IpPermission{permission("tcp", 1, 1, "0.0.0.0/0")}})
+	g.wantRules(t, "tcp 203.0.113.25/32; icmp 0.0.0.0/0 495219933132/default; tcp 495219933132/default; udp 495219933132/default; ")
+	_, err := api.AuthorizeSecurityGroupEgress(ctx, &sdk.AuthorizeSecurityGroupEgressInput{GroupId: added.SecurityGroupRules[0].GroupId, IpPermissions: []types.IpPermission{permission("tcp", 1, 1, "0.0.0.0/0")}})
 	wantCode(t, "egress", err, "InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
+}
+
+var invalidPermissions = []struct {
+	what string
+	p    types.IpPermission
+	code string
+}{
+	{"no length", permission("tcp", 1, 2, "203.0.113.5"), "InvalidParameterValue"},
+	{"octal", permission("tcp", 1, 2, "010.0.0.0/8"), "InvalidParameterValue"},
+	{"length 33", permission("tcp", 1, 2, "10.0.0.0/33"), "InvalidParameterValue"},
+	{"length 08", permission("tcp", 1, 2, "10.0.0.0/08"), "InvalidParameterValue"},
+	{"IPv6", permission("tcp", 1, 2, "::/0"), "InvalidParameterValue"},
+	{"mapped", permission("tcp", 1, 2, "::ffff:10.0.0.0/104"), "InvalidParameterValue"},
+	{"ports crossed", permission("tcp", 90, 80, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"port too high", permission("udp", 1, 65536, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"port -1", permission("tcp", -1, -1, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"type 256", permission("icmp", 256, 0, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"any type, one code", permission("icmp", -1, 3, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"gre", permission("47", -1, -1, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"all", permission("-1", -1, -1, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"no such protocol", permission("tcpp", 1, 2, "10.0.0.0/8"), "InvalidParameterValue"},
+	{"no source", permission("tcp", 1, 2), "MissingParameter"},
+	{"no ports", types.IpPermission{IpProtocol: aws.String("tcp"), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "InvalidParameterValue"},
+	{"no protocol", types.IpPermission{IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}}, "MissingParameter"},
+	{"unknown group", types.IpPermission{UserIdGroupPairs: []types.UserIdGroupPair{{GroupName: aws.String("nobody")}}}, "InvalidGroup.NotFound"},
+	{"IPv6 range beside", types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(1), ToPort: aws.Int32(1), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/8")}}, Ipv6Ranges: []types.Ipv6Range{{CidrIpv6: aws.String("::/0")}}}, "InvalidParameterValue"},
+}
+
+func TestInvalidPermissionAddsNoRule(t *testing.T) {
+	g := newGroupWeb(t)
+	ok[*sdk.AuthorizeSecurityGroupIngressOutput](t)(g.authorize(t, permission("tcp", 22, 22, "203.0.113.25/32")))
+	_, err := g.authorize(t, permission("tcp", 80, 80, "0.0.0.0/0"), permission("6", 22, 22, "203.0.113.25/32"))
+	wantCode(t, "duplicate", err, "InvalidPermission.Duplicate", `the specified rule "peer: 203.0.113.25/32, TCP, from port: 22, to port: 22, ALLOW" already exists`)
+	_, err = g.authorize(t, permission("tcp", 80, 80, "10.0.0.1/8", "10.0.0.0/8"))
+	wantCode(t, "same twice", err, "InvalidParameterValue", "The same permission must not appear multiple times")
+	for _, c := range invalidPermissions {
+		_, err := g.authorize(t, permission("tcp", 8080, 8080, "10.0.0.0/8"), c.p)
+		wantCode(t, c.what, err, c.code, "")
+	}
+	g.wantRules(t, "tcp 203.0.113.25/32; ")
 }

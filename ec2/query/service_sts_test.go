@@ -1,17 +1,12 @@
 package query_test
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/xml"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // The shapes are those of the STS API Reference.
@@ -21,11 +16,7 @@ func TestCallerIdentity(t *testing.T) {
 	ask := func(form, service, region string, at time.Time, change func(*http.Request)) (*http.Response, string) {
 		r := httpRequest(t, http.MethodPost, w.url, form)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-		sum := sha256.Sum256([]byte(form))
-		key := aws.Credentials{AccessKeyID: "AKIDDEV", SecretAccessKey: "secret of dev"}
-		if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), service, region, at); err != nil {
-			t.Fatal(err)
-		}
+		signIn(t, r, form, "dev", service, region, at)
 		if change != nil {
 			change(r)
 		}
