@@ -12,22 +12,22 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-//go:generate go test -run ^TestAPIDocument$ -update .
+//go:generate go test -run ^TestAPIDocumentMatchesActions$ -update .
 
-// docs/API.md says what the table of Actions has: go generate ./ec2/query writes it.
-func TestAPIDocument(t *testing.T) {
+// docs/API.md is generated from the table of Actions by go generate ./ec2/query.
+func TestAPIDocumentMatchesActions(t *testing.T) {
 	for _, s := range []*service{ec2Service, stsService} {
 		for name := range s.actions {
-			if words[name].does == "" {
-				t.Errorf("%s is served and has no words: give it some in actions_words_test.go", name)
+			if descriptions[name].does == "" {
+				t.Errorf("%s is served but not described: describe it in actions_words_test.go", name)
 			}
 		}
 	}
-	for name := range words {
+	for name := range descriptions {
 		_, ec2 := ec2Service.actions[name]
 		_, sts := stsService.actions[name]
 		if !ec2 && !sts {
-			t.Errorf("%s has words and is not served", name)
+			t.Errorf("%s is described but not served", name)
 		}
 	}
 	path := filepath.Join("..", "..", "docs", "API.md")
@@ -88,7 +88,7 @@ func describeAction(b *strings.Builder, s *service, name string) {
 		}
 	}
 	served = slices.DeleteFunc(served, func(p string) bool { return strings.HasSuffix(p, ".*") })
-	fmt.Fprintf(b, "### %s\n\n%s\n\n", name, words[name].does)
+	fmt.Fprintf(b, "### %s\n\n%s\n\n", name, descriptions[name].does)
 	bullet(b, "Parameters", served)
 	for _, p := range awsActions()[name] {
 		switch {
@@ -102,7 +102,7 @@ func describeAction(b *strings.Builder, s *service, name string) {
 	slices.Sort(refused)
 	bullet(b, "Refused", refused)
 	bullet(b, "Ignored", ignored)
-	if d := words[name].differs; d != "" {
+	if d := descriptions[name].differs; d != "" {
 		fmt.Fprintf(b, "- Differs: %s\n", d)
 	}
 	b.WriteString("\n")

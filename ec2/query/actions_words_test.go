@@ -1,11 +1,11 @@
 package query
 
-// A word says of an Action what it does, and how that differs from AWS, if it does: for
-// people, in docs/API.md.
-type word struct{ does, differs string }
+// A description tells people, in docs/API.md, what an Action does and how it differs from
+// AWS.
+type description struct{ does, differs string }
 
-// words has every Action that is served; TestAPIDocument says which is missing.
-var words = map[string]word{
+// descriptions has every Action that is served, as TestAPIDocumentMatchesActions checks.
+var descriptions = map[string]description{
 	"AllocateAddress":                            {"Gives the account a public address to keep.", "Domain vpc alone; no certain address can be asked for."},
 	"AssignPrivateIpAddresses":                   {"Gives an interface further addresses.", "IPv4 addresses, not prefixes."},
 	"AssociateAddress":                           {"Maps an elastic address to an interface, one to one.", ""},

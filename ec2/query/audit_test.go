@@ -21,9 +21,9 @@ func (w *world) records() (list []*ec2.AuditRecord) {
 	return list
 }
 
-// Every change is on record with who asked for it, and so is what the state refused;
-// reads and dry runs are not. No secret is.
-func TestChangesAreOnRecord(t *testing.T) {
+// Changes and changes that the state refused are recorded, with their caller. Reads and dry
+// runs are not. No record has a secret.
+func TestChangesAreAudited(t *testing.T) {
 	w := newWorld(t)
 	const v = "&Version=2016-11-15"
 	agent := func(r *http.Request) { r.Header.Set("User-Agent", "aws-cli/2.9.19 "+strings.Repeat("x", 300)) }
@@ -45,7 +45,7 @@ func TestChangesAreOnRecord(t *testing.T) {
 	for _, r := range got {
 		codes = append(codes, r.Action+" "+r.Error)
 		if r.Account != albert || r.AccessKey != "AKIDALBERT" || r.Region != region || r.Source != "127.0.0.1" || len(r.RequestID) != 36 || time.Since(r.Time).Abs() > time.Minute {
-			t.Errorf("on record: %+v", r)
+			t.Errorf("wrong record: %+v", r)
 		}
 	}
 	want := []string{
@@ -53,23 +53,23 @@ func TestChangesAreOnRecord(t *testing.T) {
 		"AuthorizeSecurityGroupIngress ", "TerminateInstances InvalidInstanceID.NotFound",
 	}
 	if diff := cmp.Diff(want, codes); diff != "" {
-		t.Fatalf("on record:\n%s", diff)
+		t.Fatalf("actions and errors of the records (-want +got):\n%s", diff)
 	}
 	if id := first.Header.Get("x-amzn-RequestId"); got[0].RequestID != id || len(got[0].UserAgent) > 260 || !strings.HasPrefix(got[0].UserAgent, "aws-cli/2.9.19 ") {
-		t.Errorf("request %s is on record as %+v", id, got[0])
+		t.Errorf("the record of request %s is %+v", id, got[0])
 	}
 	if diff := cmp.Diff(map[string]string{"GroupName": "web", "GroupDescription": "web servers"}, got[0].Parameters); diff != "" {
 		t.Error(diff)
 	}
 	if p := got[3].Parameters; p["UserData"] != "<sensitiveDataRemoved>" || p["ImageId"] != "ami-eca54085" {
-		t.Errorf("a launch is on record with %v", p)
+		t.Errorf("the record of a launch has the parameters %v", p)
 	}
 	size := 0
 	for name, value := range got[5].Parameters {
 		size += len(name) + len(value)
 	}
 	if size > 5000 || got[5].Parameters["..."] == "" {
-		t.Errorf("a long request is on record with %d bytes: %v", size, got[5].Parameters)
+		t.Errorf("the record of a long request has %d bytes: %v", size, got[5].Parameters)
 	}
 
 	event, err := json.Marshal(query.NewCloudTrailEvent("seed", got[4]))
@@ -92,10 +92,10 @@ func TestChangesAreOnRecord(t *testing.T) {
 		}}}},
 	}
 	if diff := cmp.Diff(wantEvent, e); diff != "" {
-		t.Errorf("the event of CloudTrail's:\n%s", diff)
+		t.Errorf("the CloudTrail event (-want +got):\n%s", diff)
 	}
 	if e := query.NewCloudTrailEvent("seed", got[2]); e.ErrorCode != "Client.InvalidGroup.Reserved" || e.ErrorMessage == "" {
-		t.Errorf("a refused change is the event %+v", e)
+		t.Errorf("the event of a refused change is %+v", e)
 	}
 }
 

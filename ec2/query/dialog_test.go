@@ -18,27 +18,27 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A dialog is a file of requests, each with the answer that it must have, element by
-// element:
+// A dialog is a file of requests, each followed by its expected answer, element by element:
 //
 //	dev> CreateVpc CidrBlock=10.0.0.0/16
 //	<vpc>
 //	  <vpcId>vpc-1</vpcId>
 //	…
 //
-// The line names the account, the Action and its parameters. Below is what is inside the
-// answer's element but for requestId, or the code and the text of the error. Ids are
-// numbered in the order in which they are first seen, by kind; times are cut to their
-// form. After a line "node> …" the node has done what is asked of it and said so. With
-// -update the file is written anew, for reading.
+// The first line names the account, the Action and its parameters. Below it are the elements
+// of the answer except requestId, or the code and the text of the error. Ids are numbered
+// by kind in the order of their first appearance; times are replaced by zeros. At a line
+// "node> …" the node reports all instances and interfaces as done. With -update the file
+// is written from the answers.
 type dialog struct {
 	world *world
-	names map[string]string // of ids: "vpc-1"
+	names map[string]string // by id: "vpc-1"
 	ids   map[string]string // by name
 	kinds map[string]int
 }
 
-// What the dialog did not make itself has the first numbers: known are the ids.
+// dialog plays the dialog of a file. known are ids of resources that exist before it; they
+// get the first numbers.
 func (w *world) dialog(t *testing.T, name string, known ...string) {
 	t.Helper()
 	path := filepath.Join("testdata", "dialogs", name)
@@ -74,7 +74,7 @@ func (w *world) dialog(t *testing.T, name string, known ...string) {
 	}
 }
 
-// say sends a request and returns its answer, a line an element.
+// say sends a request and returns its answer, one element a line.
 func (d *dialog) say(t *testing.T, account, request string) string {
 	t.Helper()
 	for name, id := range d.ids {
@@ -88,7 +88,7 @@ func (d *dialog) say(t *testing.T, account, request string) string {
 	body := d.world.body(t, account, form)
 	text, err := lines(body)
 	if err != nil {
-		t.Fatalf("%s is answered\n%s\n%v", request, body, err)
+		t.Fatalf("the answer to %s is\n%s\n%v", request, body, err)
 	}
 	return d.named(text)
 }
@@ -103,7 +103,7 @@ func (d *dialog) named(text string) string {
 		if d.names[id] == "" {
 			kind := id[:strings.LastIndex(id, "-")]
 			if strings.Trim(id[len(kind)+1:], "0") == "" || strings.HasSuffix(id, "0a1b2c3d") {
-				return id // one that the dialog made up
+				return id // an id that the dialog made up
 			}
 			d.kinds[kind]++
 			d.names[id] = fmt.Sprintf("%s-%d", kind, d.kinds[kind])
@@ -132,19 +132,19 @@ func (w *world) body(t testing.TB, account, form string) []byte {
 		t.Fatal(err)
 	}
 	if res.StatusCode >= 500 {
-		t.Errorf("%s is answered %s", form, res.Status)
+		t.Errorf("%s: status %s", form, res.Status)
 	}
 	return data
 }
 
-// An element of an answer.
+// An xmlElement is an element of an answer.
 type xmlElement struct {
 	XMLName  xml.Name
 	Text     string       `xml:",chardata"`
 	Children []xmlElement `xml:",any"`
 }
 
-// lines writes what is inside an answer, or its error.
+// lines returns the elements of an answer, or its error, as lines.
 func lines(answer []byte) (string, error) {
 	var root xmlElement
 	if err := xml.Unmarshal(answer, &root); err != nil {
@@ -153,7 +153,7 @@ func lines(answer []byte) (string, error) {
 	var b bytes.Buffer
 	if root.XMLName.Local == "Response" {
 		if len(root.Children) == 0 || len(root.Children[0].Children) == 0 || len(root.Children[0].Children[0].Children) != 2 {
-			return "", errors.New("an error of another form")
+			return "", errors.New("the error document has an unexpected form")
 		}
 		e := root.Children[0].Children[0].Children
 		return "! " + e[0].Text + ": " + e[1].Text + "\n", nil
@@ -182,8 +182,7 @@ func (e xmlElement) write(b *bytes.Buffer, indent string) {
 	}
 }
 
-// Ids and rules of groups, as ec2-api.md's sections on them say.
-func TestAnswersAboutGroupsElementByElement(t *testing.T) {
+func TestGroupAnswersMatchDialogs(t *testing.T) {
 	for _, name := range []string{"groups.txt", "rules.txt", "describerules.txt"} {
 		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
 	}

@@ -16,7 +16,7 @@ import (
 	"palisade/ec2/query"
 )
 
-// An enforcing backend is a cluster with a word on what is enforced.
+// An enforcing backend is a cluster with an Enforcement method that the test supplies.
 type enforcing struct {
 	*cluster.Cluster
 	enforcement func(ctx context.Context, index uint64) (query.EnforcementReport, error)
@@ -26,7 +26,7 @@ func (e enforcing) Enforcement(ctx context.Context, index uint64) (query.Enforce
 	return e.enforcement(ctx, index)
 }
 
-// An enforcementAnswer is what DescribeEnforcement says.
+// An enforcementAnswer is the answer of DescribeEnforcement.
 type enforcementAnswer struct {
 	Index uint64 `xml:"index"`
 	State string `xml:"state"`
@@ -50,12 +50,12 @@ func (w *world) enforcement(t *testing.T, more string) enforcementAnswer {
 		t.Fatalf("%d, %v: %s", res.StatusCode, err, data)
 	}
 	if got := res.Header.Get(query.IndexHeader); got != "" {
-		t.Errorf("a question has the index %s of a change", got)
+		t.Errorf("the answer of DescribeEnforcement has an index header, %s", got)
 	}
 	return a
 }
 
-func TestEnforcementIsDescribed(t *testing.T) {
+func TestDescribeEnforcementReportsNodes(t *testing.T) {
 	var report []query.NodeEnforcement
 	var given time.Duration
 	w := newWorldBehind(t, func(c *cluster.Cluster) query.Backend {
@@ -69,7 +69,7 @@ func TestEnforcementIsDescribed(t *testing.T) {
 	in := func(n int, state query.EnforcementState) query.NodeEnforcement {
 		e := query.NodeEnforcement{Node: []ec2.NodeID{"node1", "node2"}[n], State: state}
 		if state != query.Enforced {
-			e.Why = "it says <" + string(state) + "> & more"
+			e.Why = "its state is <" + string(state) + "> & more"
 		}
 		return e
 	}
@@ -86,7 +86,7 @@ func TestEnforcementIsDescribed(t *testing.T) {
 		{"&Timeout=0.5", "enforced", "pending", "pending", newest, 0.5},
 		{"&Timeout=60", "pending", "excluded", "pending", newest, 60},
 		{"", "excluded", "pending", "pending", newest, 5},
-		{"", "enforced", "", "pending", newest, 5}, // a state nobody gave is no promise
+		{"", "enforced", "", "pending", newest, 5}, // an unknown state counts as pending
 	} {
 		report = []query.NodeEnforcement{in(0, c.one), in(1, c.other)}
 		got := w.enforcement(t, c.more)
@@ -95,7 +95,7 @@ func TestEnforcementIsDescribed(t *testing.T) {
 			continue
 		}
 		if s := given.Seconds(); s > c.wait || s < c.wait-5 {
-			t.Errorf("%s: it may take %s, want %g s", c.more, given, c.wait)
+			t.Errorf("%s: the nodes get %s to answer, want %g s", c.more, given, c.wait)
 		}
 		for n, want := range report {
 			if g := got.Nodes[n]; g.Node != string(want.Node) || g.State != string(want.State) || g.Reason != want.Why {
@@ -122,8 +122,8 @@ func TestEnforcementIsDescribed(t *testing.T) {
 	}
 }
 
-// A node that never answers costs the caller the time it gave, and no more.
-func TestEnforcementNeverHangs(t *testing.T) {
+// A node that never answers delays the caller only until its timeout.
+func TestDescribeEnforcementEndsAtTimeout(t *testing.T) {
 	w := newWorldBehind(t, func(c *cluster.Cluster) query.Backend {
 		return enforcing{c, func(ctx context.Context, index uint64) (query.EnforcementReport, error) {
 			<-ctx.Done()
@@ -141,16 +141,16 @@ func TestEnforcementNeverHangs(t *testing.T) {
 	}
 }
 
-func TestEnforcementNeedsABackendThatKnows(t *testing.T) {
-	w := newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return lame{c, new(failures)} })
+func TestDescribeEnforcementIsRefusedWithoutEnforcer(t *testing.T) {
+	w := newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return failingBackend{c, new(failures)} })
 	if status, code := answer(t, w.post(t, "Action=DescribeEnforcement&Version=2016-11-15", nil)); status != 400 || code != "UnsupportedOperation" {
 		t.Errorf("got %d %s", status, code)
 	}
 }
 
-// Each action that changes something tells an index above the last one, also if there
-// was nothing to change, or the change was refused: what it was judged by is that old.
-func TestEveryMutationTellsItsIndex(t *testing.T) {
+// Each action that can change something returns an index above the last one, also if it
+// changed nothing or was refused: the index of the state that decided so.
+func TestEveryChangeReturnsItsIndex(t *testing.T) {
 	w := newWorld(t)
 	last := uint64(0)
 	do := func(form, code string) string {
@@ -187,7 +187,7 @@ func TestEveryMutationTellsItsIndex(t *testing.T) {
 	const run = "Action=RunInstances&ImageId=ami-eca54085&MinCount=1&MaxCount=1&ClientToken=once"
 	id := do(run, "")
 	if again := do(run, ""); again != id {
-		t.Errorf("the same launch again made %s, want %s", again, id)
+		t.Errorf("the repeated launch returned %s, want %s", again, id)
 	}
 	w.report(t)
 	for _, action := range []string{"StartInstances", "StopInstances", "StopInstances", "TerminateInstances", "TerminateInstances"} {
@@ -199,7 +199,7 @@ func TestEveryMutationTellsItsIndex(t *testing.T) {
 		res := w.post(t, "Version=2016-11-15&"+form, nil)
 		res.Body.Close()
 		if got := res.Header.Get(query.IndexHeader); got != "" {
-			t.Errorf("%s changes nothing and has index %s", form, got)
+			t.Errorf("%s changes nothing but returned index %s", form, got)
 		}
 	}
 }

@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// ActionNames are all Actions that are served.
+// ActionNames returns the names of all Actions of EC2 that are served.
 func ActionNames() []string { return slices.Sorted(maps.Keys(actions)) }
 
-// ParameterNames are the parameters of an Action, lists with n for a number.
+// ParameterNames returns the parameters of an Action. Lists have n for the number.
 func ParameterNames(action string) []string {
 	return slices.Sorted(maps.Keys(parametersOf(actions[action].request, "")))
 }
 
-// parametersOf walks a request's type. What a request may not have at all, an empty
-// struct, ends in a star.
+// parametersOf returns the parameters of a request's type. Those that are always refused,
+// which are empty structs, end in a star.
 func parametersOf(t reflect.Type, path string) map[string]bool {
 	all := make(map[string]bool)
 	switch t.Kind() {

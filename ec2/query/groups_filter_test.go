@@ -23,7 +23,7 @@ func describeGroupsForm(filters string) string {
 	return form
 }
 
-func TestGroupFilters(t *testing.T) {
+func TestGroupsAreFiltered(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("dev"), t.Context()
 	say := func(form string) string {
@@ -46,7 +46,7 @@ func TestGroupFilters(t *testing.T) {
 		want    string
 	}{
 		{"group-name=web", "web"},
-		{"group-name=WEB", ""}, // values are compared with case
+		{"group-name=WEB", ""}, // values are case-sensitive
 		{"group-name=w?b|x", "web"},
 		{`description=a\*b`, "web"},
 		{`description=a\*c`, ""},
@@ -56,13 +56,13 @@ func TestGroupFilters(t *testing.T) {
 		{"owner-id=123456789012", "default web"},
 		{"group-id=" + web, "web"},
 		{"ip-permission.cidr=203.0.113.0/24", "web"},
-		{"ip-permission.cidr=192.0.2.0/24", ""},                        // of egress
-		{"ip-permission.from-port=80 ip-permission.to-port=53", "web"}, // not of one rule
-		{"ip-permission.from-port=-1", ""},                             // no ports are shown
+		{"ip-permission.cidr=192.0.2.0/24", ""},                        // an egress rule has it
+		{"ip-permission.from-port=80 ip-permission.to-port=53", "web"}, // each filter matches another rule
+		{"ip-permission.from-port=-1", ""},                             // rules without ports show none
 		{"ip-permission.protocol=50", "web"},
 		{"ip-permission.protocol=-1", "default"},
 		{"ip-permission.group-id=" + *home.GroupId, "default web"},
-		{"ip-permission.group-name=*", ""}, // in a VPC a rule shows no name
+		{"ip-permission.group-name=*", ""}, // rules in a VPC show no name
 		{"ip-permission.user-id=123456789012", "default web"},
 		{"ip-permission.ipv6-cidr=*", ""},
 		{"ip-permission.prefix-list-id=*", ""},
@@ -92,7 +92,7 @@ func TestGroupFilters(t *testing.T) {
 			names = append(names, name)
 		}
 		if got := strings.Join(names, " "); got != c.want {
-			t.Errorf("%s finds %q, want %q", c.filters, got, c.want)
+			t.Errorf("filter %s finds %q, want %q", c.filters, got, c.want)
 		}
 	}
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-func TestGroupsOfAClassicAccount(t *testing.T) {
+func TestClassicAccountManagesGroups(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("albert"), t.Context()
 
 	groups := ok[*sdk.DescribeSecurityGroupsOutput](t)(api.DescribeSecurityGroups(ctx, nil)).SecurityGroups
 	if len(groups) != 1 || *groups[0].GroupName != "default" || *groups[0].Description != "default group" || *groups[0].OwnerId != albert {
-		t.Fatalf("a new account has %+v, want its default group", groups)
+		t.Fatalf("a new account has the groups %+v, want its default group", groups)
 	}
 	var got []string
 	for _, p := range groups[0].IpPermissions {
@@ -81,7 +81,7 @@ func TestGroupsOfAClassicAccount(t *testing.T) {
 	wantCode(t, "delete twice", err, "InvalidGroup.NotFound", "")
 }
 
-func TestGroupsComeInPages(t *testing.T) {
+func TestGroupsAreDescribedInPages(t *testing.T) {
 	w := newWorld(t)
 	api := w.as("albert")
 	for _, name := range strings.Split("abcdefghijkl", "") {

@@ -12,7 +12,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// change applies what no Action does.
+// change applies requests that no Action makes.
 func (w *world) change(t *testing.T, requests ...state.Request) {
 	t.Helper()
 	for _, r := range requests {
@@ -22,7 +22,7 @@ func (w *world) change(t *testing.T, requests ...state.Request) {
 	}
 }
 
-// join makes a voter.
+// join admits a node as voter.
 func (w *world) join(t *testing.T, id ec2.NodeID, zone string) {
 	t.Helper()
 	hash := strings.Repeat("5e", 32)
@@ -31,8 +31,9 @@ func (w *world) join(t *testing.T, id ec2.NodeID, zone string) {
 		&state.AdmitNode{Token: string(id), SecretHash: hash, Node: ec2.Node{ID: id, Zone: zone, Address: "192.0.2.1" + strings.TrimPrefix(string(id), "node") + ":7400", PublicKey: []byte(id)}})
 }
 
-// An instance is shown in the zone it is in, in the answer to the start that moved it.
-func TestInstanceIsShownWhereItIs(t *testing.T) {
+// An instance shows the zone of its node, also in the answer to a start that moves it to
+// another node.
+func TestInstanceShowsZoneOfItsNode(t *testing.T) {
 	w := newWorld(t)
 	w.join(t, "node2", "us-east-1b")
 	api := w.as("albert")
@@ -53,7 +54,7 @@ func TestInstanceIsShownWhereItIs(t *testing.T) {
 			code = *i.StateReason.Code
 		}
 		if string(i.State.Name) != state || *i.Placement.AvailabilityZone != zone || code != reason {
-			t.Errorf("shown %s in %s because %q, want %s in %s because %q", i.State.Name, *i.Placement.AvailabilityZone, code, state, zone, reason)
+			t.Errorf("instance is %s in %s with reason %q, want %s in %s with reason %q", i.State.Name, *i.Placement.AvailabilityZone, code, state, zone, reason)
 		}
 	}
 	shown("running", "us-east-1b", "")

@@ -37,7 +37,7 @@ func TestInstanceIsLaunchedStoppedAndStarted(t *testing.T) {
 	before := describeInstance(t, api, id)
 	if before.State.Name != types.InstanceStateNameRunning || *before.PrivateIpAddress != "10.10.0.2" || *before.PrivateDnsName != "ip-10-10-0-2.ec2.internal" ||
 		*before.PublicIpAddress != "198.18.0.2" || *before.Placement.AvailabilityZone != "us-east-1a" || *before.SecurityGroups[0].GroupName != "default" || time.Since(*before.LaunchTime).Abs() > time.Hour {
-		t.Errorf("a running instance is %+v", before)
+		t.Errorf("a running instance shows %+v", before)
 	}
 
 	stop := ok[*sdk.StopInstancesOutput](t)(api.StopInstances(ctx, &sdk.StopInstancesInput{InstanceIds: []string{id}}))
@@ -51,7 +51,7 @@ func TestInstanceIsLaunchedStoppedAndStarted(t *testing.T) {
 	wantCode(t, "start while stopping", err, "IncorrectInstanceState", "")
 	w.report(t)
 	if got := describeInstance(t, api, id); got.State.Name != "stopped" || got.PrivateIpAddress != nil {
-		t.Errorf("a stopped instance is %+v", got)
+		t.Errorf("a stopped instance shows %+v", got)
 	}
 	if _, err := api.StartInstances(ctx, &sdk.StartInstancesInput{InstanceIds: []string{id}}); err != nil {
 		t.Fatal(err)
@@ -65,19 +65,19 @@ func TestInstanceIsLaunchedStoppedAndStarted(t *testing.T) {
 func TestGroupOfAnInstanceCannotBeDeleted(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("albert"), t.Context()
-	ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("held"), Description: aws.String("x")}))
-	held := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, &sdk.RunInstancesInput{ImageId: aws.String("ami-0123456789abcdef0"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SecurityGroups: []string{"held", "default"}}))
-	_, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("held")})
-	wantCode(t, "delete a group in use", err, "InvalidGroup.InUse", "There are active instances using security group 'held'")
-	if _, err := api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: []string{*held.Instances[0].InstanceId}}); err != nil {
+	ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("used"), Description: aws.String("x")}))
+	used := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, &sdk.RunInstancesInput{ImageId: aws.String("ami-0123456789abcdef0"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SecurityGroups: []string{"used", "default"}}))
+	_, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("used")})
+	wantCode(t, "delete a group in use", err, "InvalidGroup.InUse", "There are active instances using security group 'used'")
+	if _, err := api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: []string{*used.Instances[0].InstanceId}}); err != nil {
 		t.Fatal(err)
 	}
 	w.report(t)
-	if got := describeInstance(t, api, *held.Instances[0].InstanceId); got.State.Name != "terminated" || *got.StateReason.Code != "Client.UserInitiatedShutdown" {
-		t.Errorf("a terminated instance is %+v", got)
+	if got := describeInstance(t, api, *used.Instances[0].InstanceId); got.State.Name != "terminated" || *got.StateReason.Code != "Client.UserInitiatedShutdown" {
+		t.Errorf("a terminated instance shows %+v", got)
 	}
-	if _, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("held")}); err != nil {
-		t.Errorf("delete a group whose instance has gone: %v", err)
+	if _, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("used")}); err != nil {
+		t.Errorf("delete a group whose instance is terminated: %v", err)
 	}
 }
 

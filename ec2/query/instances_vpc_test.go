@@ -15,15 +15,15 @@ import (
 	"palisade/ec2/state"
 )
 
-// A plot is a VPC of dev's with a subnet 10.0.1.0/24, a group and an internet gateway.
-type plot struct {
+// A vpcWorld has a VPC of dev's with a subnet 10.0.1.0/24, a group and an internet gateway.
+type vpcWorld struct {
 	*world
 	vpc    ec2.VPCID
 	subnet string
 	group  string
 }
 
-func newPlot(t *testing.T) *plot {
+func newVPCWorld(t *testing.T) *vpcWorld {
 	t.Helper()
 	w := newWorld(t)
 	do := func(r state.Request) state.Result {
@@ -39,17 +39,17 @@ func newPlot(t *testing.T) *plot {
 	do(&state.AttachInternetGateway{Account: dev, Region: region, Gateway: gateway.ID, VPC: vpc.ID})
 	subnet := do(&state.CreateSubnet{Account: dev, Region: region, VPC: vpc.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
 	group := do(&state.CreateSecurityGroup{Account: dev, Region: region, Name: "web", Description: "web", VPC: vpc.ID}).Group
-	return &plot{w, vpc.ID, string(subnet.ID), string(group.ID)}
+	return &vpcWorld{w, vpc.ID, string(subnet.ID), string(group.ID)}
 }
 
-func (p *plot) run(t *testing.T, change func(*sdk.RunInstancesInput)) types.Instance {
+func (p *vpcWorld) run(t *testing.T, change func(*sdk.RunInstancesInput)) types.Instance {
 	t.Helper()
 	out := ok[*sdk.RunInstancesOutput](t)(p.as("dev").RunInstances(t.Context(), p.input(change)))
 	p.report(t)
 	return p.describe(t, *out.Instances[0].InstanceId)
 }
 
-func (p *plot) input(change func(*sdk.RunInstancesInput)) *sdk.RunInstancesInput {
+func (p *vpcWorld) input(change func(*sdk.RunInstancesInput)) *sdk.RunInstancesInput {
 	in := &sdk.RunInstancesInput{ImageId: aws.String("ami-0123456789abcdef0"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SubnetId: &p.subnet}
 	if change != nil {
 		change(in)
@@ -57,14 +57,14 @@ func (p *plot) input(change func(*sdk.RunInstancesInput)) *sdk.RunInstancesInput
 	return in
 }
 
-func (p *plot) describe(t *testing.T, id string) types.Instance {
+func (p *vpcWorld) describe(t *testing.T, id string) types.Instance {
 	t.Helper()
 	out := ok[*sdk.DescribeInstancesOutput](t)(p.as("dev").DescribeInstances(t.Context(), &sdk.DescribeInstancesInput{InstanceIds: []string{id}}))
 	return out.Reservations[0].Instances[0]
 }
 
-func TestInstanceOfAVPCShowsItsInterfaces(t *testing.T) {
-	p := newPlot(t)
+func TestVPCInstanceShowsItsInterfaces(t *testing.T) {
+	p := newVPCWorld(t)
 	i := p.run(t, func(in *sdk.RunInstancesInput) {
 		in.SubnetId = nil
 		in.NetworkInterfaces = []types.InstanceNetworkInterfaceSpecification{{
@@ -87,7 +87,7 @@ func TestInstanceOfAVPCShowsItsInterfaces(t *testing.T) {
 		t.Errorf("its groups are %+v, its tags %+v", i.SecurityGroups, i.Tags)
 	}
 	if i.EbsOptimized == nil || *i.EbsOptimized || i.RootDeviceType != "instance-store" || len(i.BlockDeviceMappings) != 0 || i.MetadataOptions.HttpEndpoint != "disabled" {
-		t.Errorf("it shows disks or metadata that it has not: %v %v %v", i.RootDeviceType, i.BlockDeviceMappings, i.MetadataOptions)
+		t.Errorf("it shows disks or a metadata service, which it does not have: %v %v %v", i.RootDeviceType, i.BlockDeviceMappings, i.MetadataOptions)
 	}
 	if len(i.NetworkInterfaces) != 1 {
 		t.Fatalf("its interfaces are %+v", i.NetworkInterfaces)
@@ -108,8 +108,8 @@ func TestInstanceOfAVPCShowsItsInterfaces(t *testing.T) {
 	}
 }
 
-func TestInstancesOfAVPCAreFiltered(t *testing.T) {
-	p := newPlot(t)
+func TestVPCInstancesAreFiltered(t *testing.T) {
+	p := newVPCWorld(t)
 	i := p.run(t, func(in *sdk.RunInstancesInput) { in.SecurityGroupIds = []string{p.group} })
 	p.run(t, func(in *sdk.RunInstancesInput) { in.SubnetId = nil })
 	for _, c := range []struct{ filter, value string }{
@@ -130,8 +130,8 @@ func TestInstancesOfAVPCAreFiltered(t *testing.T) {
 	}
 }
 
-func TestStopAndRebootOfAVPCsInstance(t *testing.T) {
-	p := newPlot(t)
+func TestVPCInstanceKeepsPrivateAddressWhenStopped(t *testing.T) {
+	p := newVPCWorld(t)
 	api, ctx := p.as("dev"), t.Context()
 	i := p.run(t, func(in *sdk.RunInstancesInput) { in.SubnetId = nil })
 	one := []string{*i.InstanceId}
@@ -139,31 +139,31 @@ func TestStopAndRebootOfAVPCsInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now := p.describe(t, *i.InstanceId); now.State.Name != "running" || *now.PublicIpAddress != *i.PublicIpAddress {
-		t.Errorf("after a reboot it is %s at %s, want running where it was", now.State.Name, *now.PublicIpAddress)
+		t.Errorf("after a reboot it is %s at %s, want running at the same address", now.State.Name, *now.PublicIpAddress)
 	}
 	ok[*sdk.StopInstancesOutput](t)(api.StopInstances(ctx, &sdk.StopInstancesInput{InstanceIds: one}))
 	p.report(t)
 	now := p.describe(t, *i.InstanceId)
 	if now.State.Name != "stopped" || *now.PrivateIpAddress != *i.PrivateIpAddress || now.PublicIpAddress != nil || len(now.NetworkInterfaces) != 1 || *now.VpcId != *i.VpcId {
-		t.Errorf("stopped it shows %+v", now)
+		t.Errorf("a stopped instance shows %+v", now)
 	}
 	_, err := api.RebootInstances(ctx, &sdk.RebootInstancesInput{InstanceIds: one})
 	wantCode(t, "reboot a stopped one", err, "IncorrectInstanceState", "")
 	ok[*sdk.StartInstancesOutput](t)(api.StartInstances(ctx, &sdk.StartInstancesInput{InstanceIds: one}))
 	p.report(t)
 	if now := p.describe(t, *i.InstanceId); *now.PrivateIpAddress != *i.PrivateIpAddress || now.PublicIpAddress == nil || *now.PublicIpAddress == *i.PublicIpAddress {
-		t.Errorf("started it shows %+v, want its private address and another public one", now)
+		t.Errorf("a restarted instance shows %+v, want the same private and another public address", now)
 	}
 	ok[*sdk.TerminateInstancesOutput](t)(api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: one}))
 	p.report(t)
 	if now := p.describe(t, *i.InstanceId); now.State.Name != "terminated" || now.VpcId != nil || now.PrivateIpAddress != nil || len(now.NetworkInterfaces) != 0 {
-		t.Errorf("terminated it shows %+v", now)
+		t.Errorf("a terminated instance shows %+v", now)
 	}
 }
 
-// What a launch is refused for leaves nothing behind.
-func TestLaunchesThatCannotBe(t *testing.T) {
-	p := newPlot(t)
+// A refused launch gets the same error in a dry run, and creates nothing.
+func TestRefusedLaunchLeavesNothing(t *testing.T) {
+	p := newVPCWorld(t)
 	api := p.as("dev")
 	nic := func(spec types.InstanceNetworkInterfaceSpecification) func(*sdk.RunInstancesInput) {
 		return func(in *sdk.RunInstancesInput) {
@@ -175,35 +175,35 @@ func TestLaunchesThatCannotBe(t *testing.T) {
 		change func(*sdk.RunInstancesInput)
 		code   string
 	}{
-		{"names with a subnet", func(in *sdk.RunInstancesInput) { in.SecurityGroups = []string{"web"} }, "InvalidParameterCombination"},
+		{"group names with a subnet", func(in *sdk.RunInstancesInput) { in.SecurityGroups = []string{"web"} }, "InvalidParameterCombination"},
 		{"a group of another VPC", func(in *sdk.RunInstancesInput) { in.SubnetId, in.SecurityGroupIds = nil, []string{p.group} }, "InvalidGroup.NotFound"},
-		{"six groups", func(in *sdk.RunInstancesInput) { in.SecurityGroupIds = []string{"sg-1", "i-2"} }, "InvalidGroupId.Malformed"},
-		{"no subnet", func(in *sdk.RunInstancesInput) { in.SubnetId = aws.String("subnet-00000000") }, "InvalidSubnetID.NotFound"},
-		{"no address", func(in *sdk.RunInstancesInput) { in.PrivateIpAddress = aws.String("10.0.1") }, "InvalidParameterValue"},
+		{"malformed group id", func(in *sdk.RunInstancesInput) { in.SecurityGroupIds = []string{"sg-1", "i-2"} }, "InvalidGroupId.Malformed"},
+		{"unknown subnet", func(in *sdk.RunInstancesInput) { in.SubnetId = aws.String("subnet-00000000") }, "InvalidSubnetID.NotFound"},
+		{"malformed address", func(in *sdk.RunInstancesInput) { in.PrivateIpAddress = aws.String("10.0.1") }, "InvalidParameterValue"},
 		{"an IPv6 address", func(in *sdk.RunInstancesInput) { in.Ipv6AddressCount = aws.Int32(1) }, "UnsupportedOperation"},
 		{"a subnet twice", func(in *sdk.RunInstancesInput) {
 			in.NetworkInterfaces = []types.InstanceNetworkInterfaceSpecification{{DeviceIndex: aws.Int32(0)}}
 		}, "InvalidParameterCombination"},
 		{"no device index", nic(types.InstanceNetworkInterfaceSpecification{SubnetId: &p.subnet}), "MissingParameter"},
-		{"a carrier's address", nic(types.InstanceNetworkInterfaceSpecification{DeviceIndex: aws.Int32(0), SubnetId: &p.subnet, InterfaceType: aws.String("efa")}), "UnsupportedOperation"},
+		{"an interface of type efa", nic(types.InstanceNetworkInterfaceSpecification{DeviceIndex: aws.Int32(0), SubnetId: &p.subnet, InterfaceType: aws.String("efa")}), "UnsupportedOperation"},
 		{"two primaries", nic(types.InstanceNetworkInterfaceSpecification{DeviceIndex: aws.Int32(0), SubnetId: &p.subnet, PrivateIpAddresses: []types.PrivateIpAddressSpecification{
 			{PrivateIpAddress: aws.String("10.0.1.7"), Primary: aws.Bool(true)}, {PrivateIpAddress: aws.String("10.0.1.8"), Primary: aws.Bool(true)},
 		}}), "InvalidParameterCombination"},
 		{"a disk", func(in *sdk.RunInstancesInput) {
 			in.BlockDeviceMappings = []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(8)}}}
 		}, "UnsupportedOperation"},
-		{"a host of its own", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{Tenancy: "dedicated"} }, "UnsupportedOperation"},
-		{"rights", func(in *sdk.RunInstancesInput) {
+		{"dedicated tenancy", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{Tenancy: "dedicated"} }, "UnsupportedOperation"},
+		{"an IAM profile", func(in *sdk.RunInstancesInput) {
 			in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: aws.String("x")}
 		}, "UnsupportedOperation"},
 		{"an enclave", func(in *sdk.RunInstancesInput) {
 			in.EnclaveOptions = &types.EnclaveOptionsRequest{Enabled: aws.Bool(true)}
 		}, "UnsupportedOperation"},
-		{"a shutdown of another kind", func(in *sdk.RunInstancesInput) { in.InstanceInitiatedShutdownBehavior = "sleep" }, "InvalidParameterValue"},
-		{"a tag of another thing", func(in *sdk.RunInstancesInput) {
+		{"unknown shutdown behavior", func(in *sdk.RunInstancesInput) { in.InstanceInitiatedShutdownBehavior = "sleep" }, "InvalidParameterValue"},
+		{"tags for a VPC", func(in *sdk.RunInstancesInput) {
 			in.TagSpecifications = []types.TagSpecification{{ResourceType: "vpc", Tags: []types.Tag{{Key: aws.String("a")}}}}
 		}, "InvalidParameterValue"},
-		{"a tag of AWS", func(in *sdk.RunInstancesInput) {
+		{"a tag key reserved for AWS", func(in *sdk.RunInstancesInput) {
 			in.TagSpecifications = []types.TagSpecification{{ResourceType: "network-interface", Tags: []types.Tag{{Key: aws.String("aws:a")}}}}
 		}, "InvalidParameterValue"},
 	} {
@@ -212,11 +212,11 @@ func TestLaunchesThatCannotBe(t *testing.T) {
 		dry := p.input(c.change)
 		dry.DryRun = aws.Bool(true)
 		if _, again := api.RunInstances(t.Context(), dry); errorCode(again) != errorCode(err) {
-			t.Errorf("%s: the dry run says %v", c.what, again)
+			t.Errorf("%s: the dry run got %v", c.what, again)
 		}
 	}
 	if out := ok[*sdk.DescribeInstancesOutput](t)(api.DescribeInstances(t.Context(), nil)); len(out.Reservations) != 0 {
-		t.Errorf("refused launches left %+v", out.Reservations)
+		t.Errorf("refused launches created %+v", out.Reservations)
 	}
 	dry := p.input(nil)
 	dry.DryRun = aws.Bool(true)

@@ -8,14 +8,14 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
 )
 
-func TestAnswersAboutInterfacesElementByElement(t *testing.T) {
+func TestInterfaceAnswersMatchDialogs(t *testing.T) {
 	for _, name := range []string{"interfaces.txt", "instances.txt", "machines.txt"} {
 		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
 	}
 }
 
 func TestInterfacesAreDescribedInPages(t *testing.T) {
-	p := newPlot(t)
+	p := newVPCWorld(t)
 	api, ctx := p.as("dev"), t.Context()
 	all := make(map[string]bool)
 	for n := range 11 {
@@ -26,12 +26,12 @@ func TestInterfacesAreDescribedInPages(t *testing.T) {
 	for ; pages.HasMorePages(); count++ {
 		for _, eni := range ok[*sdk.DescribeNetworkInterfacesOutput](t)(pages.NextPage(ctx)).NetworkInterfaces {
 			if !all[*eni.NetworkInterfaceId] {
-				t.Errorf("%s comes twice, or nobody made it", *eni.NetworkInterfaceId)
+				t.Errorf("%s is on two pages or was not created", *eni.NetworkInterfaceId)
 			}
 			delete(all, *eni.NetworkInterfaceId)
 		}
 	}
 	if count != 3 || len(all) != 0 {
-		t.Errorf("%d pages, and %d interfaces on none", count, len(all))
+		t.Errorf("got %d pages, with %d interfaces missing", count, len(all))
 	}
 }

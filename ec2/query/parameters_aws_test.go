@@ -13,19 +13,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// -update writes what is generated here anew.
-var update = flag.Bool("update", false, "write aws.txt and docs/API.md anew")
+// update makes the tests write their files instead of comparing them.
+var update = flag.Bool("update", false, "write aws.txt, docs/API.md and the dialogs")
 
 var (
 	sdkParameters = regexp.MustCompile(`(?s)func awsEc2query_serializeOpDocument(\w+)Input\(.*?\n}\n`)
 	sdkKey        = regexp.MustCompile(`object\.(?:Flat)?Key\("([^"]+)"\)`)
 )
 
-// The Go SDK's source has every Action and the names of its parameters on the wire.
-func TestAWSHasTheseActions(t *testing.T) {
+// aws.txt is generated from the source of the Go SDK, which has every Action and the names
+// of its parameters.
+func TestActionListMatchesSDK(t *testing.T) {
 	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/aws/aws-sdk-go-v2/service/ec2").Output()
 	if err != nil {
-		t.Fatalf("where is the SDK: %v", err)
+		t.Fatalf("find the SDK: %v", err)
 	}
 	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "serializers.go"))
 	if err != nil {
@@ -43,7 +44,7 @@ func TestAWSHasTheseActions(t *testing.T) {
 	slices.Sort(lines)
 	want := strings.Join(lines, "")
 	if len(lines) < 700 {
-		t.Fatalf("the SDK has %d actions: its source is written in another way", len(lines))
+		t.Fatalf("found only %d actions in the SDK: the form of its source has changed", len(lines))
 	}
 	if *update {
 		if err := os.WriteFile("aws.txt", []byte(want), 0o644); err != nil {
@@ -52,6 +53,6 @@ func TestAWSHasTheseActions(t *testing.T) {
 		return
 	}
 	if diff := cmp.Diff(awsText, want); diff != "" {
-		t.Errorf("aws.txt is not what the SDK has; go test ./ec2/query -run %s -update writes it:\n%s", t.Name(), diff)
+		t.Errorf("aws.txt differs from the SDK; go test ./ec2/query -run %s -update writes it:\n%s", t.Name(), diff)
 	}
 }

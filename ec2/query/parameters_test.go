@@ -4,9 +4,9 @@ import (
 	"testing"
 )
 
-// What would change who reaches whom and is not understood is refused; what would not is
-// ignored. A list is not a scalar.
-func TestParametersThatDecideAreNotIgnored(t *testing.T) {
+// Unknown parameters that may decide which traffic is admitted are refused; others are
+// ignored. A scalar is not accepted as a list.
+func TestUnknownDecisiveParametersAreRefused(t *testing.T) {
 	w := newWorld(t)
 	const (
 		v         = "&Version=2016-11-15"
@@ -38,11 +38,11 @@ func TestParametersThatDecideAreNotIgnored(t *testing.T) {
 		}
 	}
 	if g, _ := w.cluster.View().GroupNamed(albert, region, "", "default"); len(g.Rules) != 3 {
-		t.Errorf("a refused request left the rules %v", g.Rules)
+		t.Errorf("refused requests changed the rules to %v", g.Rules)
 	}
 }
 
-func TestActionsOfAWSAreNamed(t *testing.T) {
+func TestUnservedActionsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	for action, want := range map[string]string{
 		"CreateNatGateway":        "UnsupportedOperation",

@@ -19,49 +19,49 @@ import (
 	"palisade/ec2/query"
 )
 
-// newMutatedWorld keeps few audit records, because each comparison of the state reads them all.
-func newMutatedWorld(t *testing.T) *world {
+// newGeneratorWorld keeps few audit records, because each comparison of the state reads them all.
+func newGeneratorWorld(t *testing.T) *world {
 	return newWorldWith(t, ec2.Settings{AuditRecords: 5}, func(c *cluster.Cluster) query.Backend { return c })
 }
 
-// A mutator makes requests that are nearly right.
-type mutator struct {
+// A requestGenerator makes random requests that are nearly valid.
+type requestGenerator struct {
 	r   *rand.Rand
 	w   *world
 	t   *testing.T
-	ids []string // that there are, or were
+	ids []string // of resources in the state, or formerly in it
 
-	kind bool // to this request: it may well be right
+	valid bool // the current request shall be valid as far as the generator can tell
 }
 
-var accountsOfTheWorld = []string{"ALBERT", "MARY", "DEV"}
+var accounts = []string{"ALBERT", "MARY", "DEV"}
 
-// settle gives each account something to be wrong about.
-func (m *mutator) settle() {
+// settle creates resources in each account, which requests can refer to.
+func (m *requestGenerator) settle() {
 	for range 5 {
-		for _, account := range accountsOfTheWorld {
+		for _, account := range accounts {
 			m.must(account, "RunInstances&ImageId=ami-eca54085&MinCount=1&MaxCount=1")
 		}
 	}
-	for _, account := range accountsOfTheWorld {
+	for _, account := range accounts {
 		m.must(account, "CreateInternetGateway")
 		m.must(account, "AllocateAddress&Domain=vpc")
 		m.must(account, "CreateVpc&CidrBlock=10.0.0.0/16")
 	}
 }
 
-func (m *mutator) must(account, form string) {
+func (m *requestGenerator) must(account, form string) {
 	m.t.Helper()
 	r := m.sign(account, http.MethodPost, "Version=2016-11-15&Action="+form, time.Now())
-	if status, code := answer(m.t, do(m.t, r)); status != 200 && code != "AuthFailure" { // the signature may say that it is no good
+	if status, code := answer(m.t, do(m.t, r)); status != 200 && code != "AuthFailure" { // the generator may have chosen an invalid expiry
 		m.t.Fatalf("%s: %d %s", form, status, code)
 	}
 }
 
 var anID = regexp.MustCompile(`"((?:sg|sgr|i|vpc|subnet|igw|rtb|rtbassoc|eipalloc|eipassoc|eni|acl)-[0-9a-f]+)"`)
 
-// learn finds the ids that the State has.
-func (m *mutator) learn() {
+// learn adds the ids in the state to m.ids.
+func (m *requestGenerator) learn() {
 	seen := make(map[string]bool)
 	for _, found := range anID.FindAllStringSubmatch(rowsOf(m.t, m.w.cluster.View()), -1) {
 		seen[found[1]] = true
@@ -75,17 +75,17 @@ func (m *mutator) learn() {
 
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-func (m *mutator) chance(percent int) bool { return m.r.IntN(100) < percent }
+func (m *requestGenerator) chance(percent int) bool { return m.r.IntN(100) < percent }
 
-// request makes one, and says what it is.
-func (m *mutator) request() (*http.Request, string) {
+// request makes a random request, and a text that shows it.
+func (m *requestGenerator) request() (*http.Request, string) {
 	action := pick(m.r, query.ActionNames())
 	if action == "CreateKeyPair" && !m.chance(5) {
-		action = "CreateSecurityGroup" // keys take long to make
+		action = "CreateSecurityGroup" // making keys is slow
 	}
-	m.kind = m.chance(40)
+	m.valid = m.chance(40)
 	form := m.form(action)
-	if m.chance(10) && !m.kind {
+	if m.chance(10) && !m.valid {
 		form = m.spoil(form)
 	}
 	method := http.MethodPost
@@ -99,15 +99,15 @@ func (m *mutator) request() (*http.Request, string) {
 	if m.chance(2) {
 		stamp = stamp.Add(time.Duration(m.r.IntN(1200)-600) * time.Second)
 	}
-	r := m.sign(pick(m.r, accountsOfTheWorld), method, form, stamp)
-	if m.chance(8) && !m.kind {
+	r := m.sign(pick(m.r, accounts), method, form, stamp)
+	if m.chance(8) && !m.valid {
 		m.forge(r)
 	}
 	return r, fmt.Sprintf("%s %s %v\n%s", r.Method, r.URL, r.Header, form)
 }
 
-// form writes some of an Action's parameters with values that may fit.
-func (m *mutator) form(action string) string {
+// form makes a form of some of an Action's parameters, with values that may be valid.
+func (m *requestGenerator) form(action string) string {
 	names := query.ParameterNames(pick(m.r, []string{action, action, action, pick(m.r, query.ActionNames())}))
 	if m.chance(2) {
 		action = pick(m.r, []string{strings.ToLower(action), action + "s", "", "CreateNatGateway", "GetCallerIdentity", "\x00"})
@@ -122,7 +122,7 @@ func (m *mutator) form(action string) string {
 	switch {
 	case len(names) > 12:
 		likely = 15
-	case m.kind:
+	case m.valid:
 		likely = 10
 	}
 	for _, name := range names {
@@ -148,25 +148,26 @@ func (m *mutator) form(action string) string {
 	return strings.Join(values, "&")
 }
 
-// required are those without which most requests are refused alike.
-func (m *mutator) required(name string) bool {
+// required reports whether to include a parameter without which most requests get the same
+// error.
+func (m *requestGenerator) required(name string) bool {
 	switch name {
 	case "GroupDescription", "MinCount", "MaxCount", "ImageId", "CidrBlock", "IpPermissions.n.IpProtocol", "IpPermissions.n.FromPort", "IpPermissions.n.ToPort":
 		return m.chance(95)
 	case "InstanceId.n", "ResourceId.n", "Tag.n.Key", "KeyName", "GroupName", "DestinationCidrBlock", "IpPermissions.n.IpRanges.n.CidrIp", "Domain":
-		return m.kind
+		return m.valid
 	}
-	return m.kind && strings.HasSuffix(name, "Id") && !strings.Contains(name, ".") && m.chance(75)
+	return m.valid && strings.HasSuffix(name, "Id") && !strings.Contains(name, ".") && m.chance(75)
 }
 
-func (m *mutator) index() string {
+func (m *requestGenerator) index() string {
 	if m.chance(3) {
 		return pick(m.r, []string{"0", "-1", "01", "4294967296", "99999999999999999999", "n", "", "1.1", "1e3", "+1", " 1"})
 	}
 	return strconv.Itoa(1 + m.r.IntN(3)*m.r.IntN(50))
 }
 
-func (m *mutator) misname(name string) string {
+func (m *requestGenerator) misname(name string) string {
 	switch m.r.IntN(6) {
 	case 0:
 		return strings.ToLower(name)
@@ -182,14 +183,14 @@ func (m *mutator) misname(name string) string {
 	return name[:m.r.IntN(len(name)+1)]
 }
 
-// value makes a value for a parameter: one that fits its name more often than not.
-func (m *mutator) value(name string) string {
+// value makes a value for a parameter, mostly one that fits the parameter's name.
+func (m *requestGenerator) value(name string) string {
 	last := name[strings.LastIndex("."+name, "."):]
 	if last == "n" {
 		last = strings.TrimSuffix(name, ".n")
 	}
 	switch {
-	case m.chance(6) && !m.kind:
+	case m.chance(6) && !m.valid:
 		return pick(m.r, nasty)
 	case strings.Contains(last, "Cidr"):
 		return pick(m.r, []string{"0.0.0.0/0", "203.0.113.25/32", "10.0.0.1/8", "172.31.0.0/20", "172.31.240.0/20", "10.1.0.0/16", "10.1.2.0/24", "::/0", "10.0.0.0/33"})
@@ -225,8 +226,8 @@ func (m *mutator) value(name string) string {
 	return pick(m.r, []string{"a", "web servers", "true", "1", "*", "Name", "a & b <c>", "x" + strconv.Itoa(m.r.IntN(1000))})
 }
 
-// id is of the kind that a parameter wants, more often than not.
-func (m *mutator) id(parameter string) string {
+// id picks an id, mostly of the kind that the parameter needs.
+func (m *requestGenerator) id(parameter string) string {
 	kinds := map[string]string{
 		"GroupId": "sg-", "SecurityGroupId": "sg-", "ReferencedGroupId": "sg-", "InstanceId": "i-", "VpcId": "vpc-", "SubnetId": "subnet-", "InternetGatewayId": "igw-",
 		"GatewayId": "igw-", "RouteTableId": "rtb-", "AllocationId": "eipalloc-", "NetworkInterfaceId": "eni-", "SecurityGroupRuleId": "sgr-",
@@ -248,8 +249,8 @@ var nasty = []string{
 	"aws:reserved", "default", "Default", "sg-default", "\r\nSet-Cookie: a=b", "\t", "\u2028",
 }
 
-// spoil changes bytes of a form that was right.
-func (m *mutator) spoil(form string) string {
+// spoil changes some bytes of a form.
+func (m *requestGenerator) spoil(form string) string {
 	b := []byte(form)
 	for range 1 + m.r.IntN(3) {
 		if len(b) == 0 {
@@ -269,7 +270,7 @@ func (m *mutator) spoil(form string) string {
 			b = append(b, b[at:]...)
 		}
 	}
-	// What cannot be in a URL never leaves a client.
+	// Clients cannot send these characters in a URL.
 	return strings.Map(func(r rune) rune {
 		if r <= ' ' || r == 0x7f || r == '#' {
 			return '.'
@@ -278,14 +279,14 @@ func (m *mutator) spoil(form string) string {
 	}, string(b))
 }
 
-// sign makes a signed request: in the header, or now and then in the query string.
-func (m *mutator) sign(account, method, form string, stamp time.Time) *http.Request {
+// sign makes a request signed in its header or, in one case of ten, in its query string.
+func (m *requestGenerator) sign(account, method, form string, stamp time.Time) *http.Request {
 	target, body := m.w.url+"/", form
 	if method == http.MethodGet || method == http.MethodHead {
 		target, body = m.w.url+"/?"+form, ""
 	}
 	r, err := http.NewRequestWithContext(m.t.Context(), method, target, strings.NewReader(body))
-	if err != nil { // no client could send it so
+	if err != nil { // no client could send such a URL
 		return m.sign(account, http.MethodPost, form, stamp)
 	}
 	if body != "" {
@@ -308,8 +309,8 @@ func (m *mutator) sign(account, method, form string, stamp time.Time) *http.Requ
 	return r
 }
 
-// forge changes what was signed, or how.
-func (m *mutator) forge(r *http.Request) {
+// forge changes a request after it is signed, or its signature.
+func (m *requestGenerator) forge(r *http.Request) {
 	authorization := r.Header.Get("Authorization")
 	switch m.r.IntN(12) {
 	case 0:

@@ -16,25 +16,24 @@ import (
 	"palisade/ec2/state"
 )
 
-// mutants is how many requests TestMutants sends, and seed what they are made of: the
-// same ones each time.
+// randomRequests is the number of requests that TestNearlyValidRequestsNeverFailTheServer
+// sends. seed makes them the same in each run.
 const (
-	mutants = 10_000
-	seed    = 2016_11_15
+	randomRequests = 10_000
+	seed           = 2016_11_15
 )
 
-// TestMutants sends requests that are nearly right to a real server over a real State:
-// each Action with parameters of its own, mutated in names, indices, values, encodings,
-// signatures, methods and bodies. The mistake is never the server's, and what is refused
-// has changed nothing.
-func TestMutants(t *testing.T) {
-	w := newMutatedWorld(t)
-	m := &mutator{r: rand.New(rand.NewPCG(seed, 1)), w: w, t: t}
+// TestNearlyValidRequestsNeverFailTheServer sends requests that are nearly valid: Actions
+// with their own parameters, changed in names, indices, values, encodings, signatures,
+// methods and bodies. None may cause a server error, and a refused one may change nothing.
+func TestNearlyValidRequestsNeverFailTheServer(t *testing.T) {
+	w := newGeneratorWorld(t)
+	m := &requestGenerator{r: rand.New(rand.NewPCG(seed, 1)), w: w, t: t}
 	m.settle()
 	done, refused, judged := 0, 0, 0
 	codes := make(map[string]int)
 	rows, rowsAt := "", uint64(0) // of the state at an index
-	for i := range mutants {
+	for i := range randomRequests {
 		if i%100 == 0 {
 			m.learn()
 		}
@@ -42,7 +41,7 @@ func TestMutants(t *testing.T) {
 		request, text := m.request()
 		res, err := http.DefaultClient.Do(request)
 		if err != nil {
-			t.Fatalf("mutant %d has no answer: %v\n%s", i, err, text)
+			t.Fatalf("request %d got no answer: %v\n%s", i, err, text)
 		}
 		status, code := 0, ""
 		if request.Method == http.MethodHead {
@@ -54,7 +53,7 @@ func TestMutants(t *testing.T) {
 		codes[code]++
 		switch {
 		case status >= 500:
-			t.Fatalf("mutant %d: %d %s\n%s", i, status, code, text)
+			t.Fatalf("request %d: %d %s\n%s", i, status, code, text)
 		case status < 300:
 			done++
 			continue
@@ -66,25 +65,25 @@ func TestMutants(t *testing.T) {
 		}
 		judged++
 		if after.Index() > before.Index()+1 {
-			continue // the cluster did something of its own meanwhile
+			continue // the cluster applied a command of its own meanwhile
 		}
 		if rowsAt != before.Index() {
 			rows = rowsOf(t, before)
 		}
 		is := rowsOf(t, after)
 		if rows != is {
-			t.Fatalf("mutant %d was refused with %s and changed the state:\n%s\n%s", i, code, cmp.Diff(rows, is), text)
+			t.Fatalf("request %d was refused with %s but changed the state:\n%s\n%s", i, code, cmp.Diff(rows, is), text)
 		}
 		rowsAt = after.Index()
 	}
-	t.Logf("%d done, %d refused, %d of them by the state; %v", done, refused, judged, codes)
-	if done < mutants/10 || judged < mutants/50 || len(codes) < 30 {
-		t.Errorf("of %d mutants %d were done and %d reached the state, with %d codes: these are no mutants but noise", mutants, done, judged, len(codes))
+	t.Logf("%d succeeded, %d were refused, %d of them by the state; codes %v", done, refused, judged, codes)
+	if done < randomRequests/10 || judged < randomRequests/50 || len(codes) < 30 {
+		t.Errorf("of %d requests %d succeeded and %d were refused by the state, with %d codes: too few are nearly valid", randomRequests, done, judged, len(codes))
 	}
 }
 
-// answer reads status and code of either service's document.
-func (m *mutator) answer(res *http.Response, text string) (int, string) {
+// answer reads the status and the error code of a document of EC2 or STS.
+func (m *requestGenerator) answer(res *http.Response, text string) (int, string) {
 	data, err := io.ReadAll(res.Body)
 	res.Body.Close()
 	if err != nil {
@@ -103,7 +102,8 @@ func (m *mutator) answer(res *http.Response, text string) (int, string) {
 
 var stsCode = regexp.MustCompile(`<ErrorResponse .*<Code>(\w+)</Code>`)
 
-// rowsOf is the State but for what each command changes: its index, and the record of it.
+// rowsOf returns the state as text, without what every command changes: the index and the
+// audit records.
 func rowsOf(t *testing.T, v *state.View) string {
 	t.Helper()
 	var b strings.Builder
@@ -119,11 +119,11 @@ func rowsOf(t *testing.T, v *state.View) string {
 	return strings.Join(kept, "")
 }
 
-// A dry run of any Action changes nothing and is never answered as if it had: it is
-// refused for what the request would be, or else with DryRunOperation.
-func TestDryRunOfEveryAction(t *testing.T) {
-	w := newMutatedWorld(t)
-	m := &mutator{r: rand.New(rand.NewPCG(seed, 2)), w: w, t: t, kind: true}
+// A dry run of any Action changes nothing. Its answer is the error of the request itself, or
+// DryRunOperation.
+func TestDryRunChangesNothing(t *testing.T) {
+	w := newGeneratorWorld(t)
+	m := &requestGenerator{r: rand.New(rand.NewPCG(seed, 2)), w: w, t: t, valid: true}
 	m.settle()
 	m.learn()
 	index := w.cluster.View().Index()
@@ -134,7 +134,7 @@ func TestDryRunOfEveryAction(t *testing.T) {
 			if strings.Contains(form, "DryRun=") {
 				continue
 			}
-			r := m.sign(pick(m.r, accountsOfTheWorld), http.MethodPost, form+"&DryRun=true", time.Now())
+			r := m.sign(pick(m.r, accounts), http.MethodPost, form+"&DryRun=true", time.Now())
 			status, code := m.answer(do(t, r), form)
 			if status < 400 || status >= 500 || (code == "DryRunOperation") != (status == http.StatusPreconditionFailed) {
 				t.Errorf("%s: %d %s\n%s", action, status, code, form)
@@ -146,9 +146,9 @@ func TestDryRunOfEveryAction(t *testing.T) {
 		}
 	}
 	if now := w.cluster.View().Index(); now != index {
-		t.Errorf("dry runs moved the state from index %d to %d", index, now)
+		t.Errorf("dry runs changed the index of the state from %d to %d", index, now)
 	}
 	if n := len(query.ActionNames()); len(passed) < n/3 {
-		t.Errorf("of %d actions %d would have succeeded: %v", n, len(passed), passed)
+		t.Errorf("of %d actions only %d got DryRunOperation: %v", n, len(passed), passed)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// signed makes a request of albert's; change may spoil it after it was signed.
+// signed makes a request signed by albert. change, if not nil, then changes it.
 func (w *world) signed(t testing.TB, method, form string, change func(*http.Request)) *http.Request {
 	t.Helper()
 	target, body := w.url, form
@@ -38,7 +38,7 @@ func (w *world) post(t testing.TB, form string, change func(*http.Request)) *htt
 	return do(t, w.signed(t, http.MethodPost, form, change))
 }
 
-// answer returns the status and the error's code, "" if there is none.
+// answer returns the status and the code of the error, "" if there is none.
 func answer(t testing.TB, res *http.Response) (int, string) {
 	t.Helper()
 	defer res.Body.Close()
@@ -51,7 +51,7 @@ func answer(t testing.TB, res *http.Response) (int, string) {
 		ID   string `xml:"RequestID"`
 	}
 	if err := xml.Unmarshal(data, &doc); err != nil {
-		t.Errorf("answer is no XML: %v\n%s", err, data)
+		t.Errorf("answer is not XML: %v\n%s", err, data)
 	}
 	if doc.Code != "" && doc.ID == "" {
 		t.Errorf("error without RequestID: %s", data)
@@ -103,19 +103,19 @@ func TestSignaturesAreChecked(t *testing.T) {
 		}
 	}
 
-	// Stamps: ten minutes off in either direction, properly signed.
+	// Valid signatures with a time ten minutes in the past or future.
 	for _, off := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
 		r := w.signed(t, http.MethodPost, form, nil)
 		r.Header.Del("Authorization")
 		sign(t, r, form, "albert", "ec2", time.Now().Add(off))
 		if status, code := answer(t, do(t, r)); status != 400 || code != "RequestExpired" {
-			t.Errorf("stamp %s off: got %d %s, want RequestExpired", off, status, code)
+			t.Errorf("signed %s from now: got %d %s, want RequestExpired", off, status, code)
 		}
 	}
 }
 
-// The seeds' own requests are GETs; a body may write a blank as + or %20.
-func TestGetAndPostAreOne(t *testing.T) {
+// A body may write a blank as + or %20.
+func TestGetAndPostAreEquivalent(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []struct{ method, form string }{
 		{http.MethodGet, "Action=CreateSecurityGroup&GroupDescription=a%20b&GroupName=get&Version=2012-05-01"},
@@ -135,7 +135,7 @@ func TestGetAndPostAreOne(t *testing.T) {
 	}
 }
 
-func TestBadRequestsAreTheCallersMistake(t *testing.T) {
+func TestBadRequestsAreClientErrors(t *testing.T) {
 	w := newWorld(t)
 	const v = "&Version=2016-11-15"
 	many := strings.Repeat("x", 300)
@@ -187,12 +187,12 @@ func TestBadRequestsAreTheCallersMistake(t *testing.T) {
 		}
 	}
 	if status, code := answer(t, w.post(t, "Action=x&Padding="+strings.Repeat("x", 1<<20), nil)); status != 413 || code != "RequestEntityTooLarge" {
-		t.Errorf("two megabytes: %d %s", status, code)
+		t.Errorf("a body of over one megabyte: %d %s", status, code)
 	}
 }
 
-// FuzzParameters sends whatever it likes, properly signed: the answer is XML, and the
-// mistake is never the server's.
+// FuzzParameters sends any form, signed correctly. The answer must be XML and no server
+// error.
 func FuzzParameters(f *testing.F) {
 	w := newWorld(f)
 	for _, seed := range []string{

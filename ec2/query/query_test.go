@@ -32,7 +32,7 @@ const (
 	region = "us-east-1"
 )
 
-// A world is a real cluster of one voter behind a real HTTP server.
+// A world is a cluster of one voter and an HTTP server with the API.
 type world struct {
 	cluster *cluster.Cluster
 	url     string
@@ -43,7 +43,7 @@ func newWorld(t testing.TB) *world {
 	return newWorldWith(t, ec2.Settings{}, func(c *cluster.Cluster) query.Backend { return c })
 }
 
-// newWorldBehind puts something between the API and the cluster.
+// newWorldBehind makes the API's Backend of the cluster by a function.
 func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) *world {
 	t.Helper()
 	return newWorldWith(t, ec2.Settings{}, backend)
@@ -131,8 +131,8 @@ func hashOf(body string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// report plays the node: every instance that is on its way arrives, and every port that
-// is to go down is down.
+// report acts as the node: it reports every instance in the state that it is changing to,
+// and every draining interface as gone.
 func (w *world) report(t *testing.T) {
 	t.Helper()
 	apply := func(r state.Request) {
@@ -184,7 +184,7 @@ func ok[T any](t *testing.T) func(T, error) T {
 	}
 }
 
-func TestMutationsTellTheirIndex(t *testing.T) {
+func TestAnswerHasIndexHeaderAndNamespace(t *testing.T) {
 	w := newWorld(t)
 	form := "Action=CreateSecurityGroup&Version=2012-05-01&GroupName=a&GroupDescription=b"
 	res := w.post(t, form, nil)

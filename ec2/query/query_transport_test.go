@@ -13,7 +13,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// presigned makes a request of albert's with its signature in the query string.
+// presigned makes a request signed by albert in the query string.
 func (w *world) presigned(t testing.TB, method, query, body string, stamp time.Time, expires string) *http.Request {
 	t.Helper()
 	target := w.url + "/?" + query
@@ -32,12 +32,12 @@ func (w *world) presigned(t testing.TB, method, query, body string, stamp time.T
 		t.Fatal(err)
 	}
 	if body != "" {
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded") // not signed, as by JavaScript's SDK v2
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded") // not signed; the JavaScript SDK v2 does not sign it either
 	}
 	return r
 }
 
-func TestSignatureInTheQueryString(t *testing.T) {
+func TestQueryStringSignaturesAreChecked(t *testing.T) {
 	w := newWorld(t)
 	const describe = "Action=DescribeSecurityGroups&Version=2016-11-15"
 	now := time.Now()
@@ -125,8 +125,9 @@ func do(t testing.TB, r *http.Request) *http.Response {
 	return res
 }
 
-// Versions that EC2 had are echoed in the answer's namespace; what is none is refused.
-func TestVersionsOfEC2(t *testing.T) {
+// Every date from EC2's first to its last version is accepted and is in the namespace of
+// the answer.
+func TestEveryVersionDateIsAccepted(t *testing.T) {
 	w := newWorld(t)
 	for version, want := range map[string]string{
 		"2006-06-26": "", "2006-10-01": "", "2009-04-04": "", "2012-05-01": "", "2014-10-01": "", "2016-11-15": "",
@@ -148,7 +149,7 @@ func TestVersionsOfEC2(t *testing.T) {
 	}
 }
 
-func TestEveryAnswerHasItsHeaders(t *testing.T) {
+func TestEveryAnswerHasRequestIDAndDate(t *testing.T) {
 	w := newWorld(t)
 	for _, form := range []string{"Action=DescribeRegions&Version=2016-11-15", "Action=Nothing&Version=2016-11-15"} {
 		res := w.post(t, form, nil)
@@ -159,7 +160,7 @@ func TestEveryAnswerHasItsHeaders(t *testing.T) {
 		id := res.Header.Get("x-amzn-RequestId")
 		date, err := http.ParseTime(res.Header.Get("Date"))
 		if err != nil || time.Since(date).Abs() > time.Minute {
-			t.Errorf("Date is %q: SDKs learn from it how far their clock is off", res.Header.Get("Date"))
+			t.Errorf("Date is %q: SDKs correct their clocks by it", res.Header.Get("Date"))
 		}
 		if got := res.Header.Get("Content-Type"); got != "text/xml;charset=UTF-8" {
 			t.Errorf("Content-Type %q", got)
@@ -174,8 +175,8 @@ func TestEveryAnswerHasItsHeaders(t *testing.T) {
 	}
 }
 
-// What a broken or hostile client may send in all: 4xx, never 5xx.
-func TestBadTransportIsTheCallersMistake(t *testing.T) {
+// Whatever a broken or hostile client sends gets a 4xx, never a 5xx.
+func TestBadTransportIsClientError(t *testing.T) {
 	w := newWorld(t)
 	const form = "Action=DescribeSecurityGroups&Version=2016-11-15"
 	header := func(name, value string) func(*http.Request) {
@@ -184,7 +185,7 @@ func TestBadTransportIsTheCallersMistake(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		form   string
-		sign   func(*http.Request) // before it is signed
+		change func(*http.Request) // before it is signed
 		status int
 		code   string
 	}{
@@ -216,12 +217,12 @@ func TestBadTransportIsTheCallersMistake(t *testing.T) {
 		{"a dot for a name", form + "&.=1&..=2", nil, 200, ""},
 		{"nothing for a name", form + "&=1&&&", nil, 200, ""},
 	} {
-		if c.sign == nil {
-			c.sign = func(*http.Request) {}
+		if c.change == nil {
+			c.change = func(*http.Request) {}
 		}
 		r := httpRequest(t, http.MethodPost, w.url, c.form)
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-		c.sign(r)
+		c.change(r)
 		sign(t, r, c.form, "albert", "ec2", time.Now())
 		if status, code := answer(t, do(t, r)); status != c.status || code != c.code {
 			t.Errorf("%s: got %d %s, want %d %s", c.what, status, code, c.status, c.code)
@@ -236,18 +237,18 @@ func TestBadTransportIsTheCallersMistake(t *testing.T) {
 	if res := do(t, w.signed(t, http.MethodHead, form, nil)); res.StatusCode != 405 {
 		t.Errorf("HEAD: %s", res.Status)
 	}
-	// 64 MiB, of which the server reads one.
+	// The server reads only the first MiB of 64.
 	r := httpRequest(t, http.MethodPost, w.url, "")
 	sent := &counted{from: io.LimitReader(zeros{}, 64<<20)}
 	r.Body, r.ContentLength = io.NopCloser(sent), 64<<20
 	res, err := http.DefaultClient.Do(r)
-	if err == nil { // the server may hang up before it is all sent
+	if err == nil { // the server may close the connection early
 		if status, code := answer(t, res); status != 413 || code != "RequestEntityTooLarge" {
 			t.Errorf("64 MiB: %d %s", status, code)
 		}
 	}
 	if sent.n > 32<<20 {
-		t.Errorf("the server took %d bytes of 64 MiB", sent.n)
+		t.Errorf("the server read %d bytes of 64 MiB", sent.n)
 	}
 }
 

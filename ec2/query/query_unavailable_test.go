@@ -24,13 +24,13 @@ import (
 	"palisade/ec2/state"
 )
 
-// A noLeader is what a Backend says when it cannot decide.
+// A noLeader is the error of a Backend without a leader.
 type noLeader struct{ text string }
 
 func (e noLeader) Error() string       { return "no leader" }
 func (e noLeader) Unavailable() string { return e.text }
 
-// failures are the errors that the next calls of a lame backend end with.
+// failures has the errors that the next calls of a failingBackend return.
 type failures struct {
 	sync.Mutex
 	apply, read []error
@@ -47,35 +47,35 @@ func (f *failures) next(list *[]error) error {
 	return err
 }
 
-// A lame backend is a cluster that cannot always be reached.
-type lame struct {
+// A failingBackend is a cluster whose calls return errors chosen by the test.
+type failingBackend struct {
 	cluster  *cluster.Cluster
 	failures *failures
 }
 
-func (l lame) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
+func (l failingBackend) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	if err := l.failures.next(&l.failures.apply); err != nil {
 		return state.Result{}, 0, err
 	}
 	return l.cluster.Apply(ctx, cmd)
 }
 
-func (l lame) ReadView(ctx context.Context) (*state.View, error) {
+func (l failingBackend) ReadView(ctx context.Context) (*state.View, error) {
 	if err := l.failures.next(&l.failures.read); err != nil {
 		return nil, err
 	}
 	return l.cluster.ReadView(ctx)
 }
 
-func (l lame) View() *state.View { return l.cluster.View() }
+func (l failingBackend) View() *state.View { return l.cluster.View() }
 
-func newLameWorld(t *testing.T) (*world, *failures) {
+func newFailingWorld(t *testing.T) (*world, *failures) {
 	f := new(failures)
-	return newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return lame{c, f} }), f
+	return newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return failingBackend{c, f} }), f
 }
 
-func TestNoLeaderIsUnavailable(t *testing.T) {
-	w, f := newLameWorld(t)
+func TestRequestWithoutLeaderIsUnavailable(t *testing.T) {
+	w, f := newFailingWorld(t)
 	const cutOff = "this node knows no leader: it reaches 1 of 3 voters (node1)"
 	const lost = "the leader was lost while it decided: the change may or may not take effect"
 	wrapped := fmt.Errorf("apply: %w", noLeader{cutOff})
@@ -94,11 +94,11 @@ func TestNoLeaderIsUnavailable(t *testing.T) {
 	if status, code := answer(t, w.post(t, "Action=CreateSecurityGroup&GroupName=a&GroupDescription=x&Version=2016-11-15", nil)); status != 503 || code != "Unavailable" {
 		t.Errorf("got %d %s, want 503 Unavailable", status, code)
 	}
-	f.read = []error{errors.New("disk full: /var/lib")} // not for the caller's eyes
+	f.read = []error{errors.New("disk full: /var/lib")} // the caller must not see this
 	_, err = w.as("albert").DescribeInstances(t.Context(), nil)
 	wantCode(t, "any other error", err, "InternalError", "An internal error has occurred")
 
-	// An SDK tries again by itself, and gets through when there is a leader.
+	// An SDK retries by itself, and succeeds when there is a leader.
 	f.apply = []error{wrapped, wrapped}
 	_, err = w.as("albert").CreateSecurityGroup(t.Context(), create, func(o *sdk.Options) {
 		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) { o.Backoff = retry.NewExponentialJitterBackoff(1) })
@@ -108,18 +108,17 @@ func TestNoLeaderIsUnavailable(t *testing.T) {
 	}
 }
 
-// A change is answered by the state of the node that was asked, which has it; the leader
-// is not asked again, and cannot turn what is made into an error that has the caller make
-// it twice.
-func TestMadeChangeIsAnsweredByTheNodeItself(t *testing.T) {
-	w, f := newLameWorld(t)
+// The answer to a change comes from the state of the node that got the request. If it asked
+// the leader again, an error could make the caller repeat a change that was made.
+func TestAnswerToChangeDoesNotAskLeader(t *testing.T) {
+	w, f := newFailingWorld(t)
 	api := w.as("albert")
 	f.read = []error{nil, noLeader{"no leader"}}
 	made := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(t.Context(), &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2)}))
 	if len(made.Instances) != 2 || *made.Instances[0].Placement.AvailabilityZone != "us-east-1a" {
 		t.Fatalf("launched %+v", made.Instances)
 	}
-	for _, i := range made.Instances { // what the state before the launch does not have
+	for _, i := range made.Instances { // not in the state before the launch
 		if len(i.SecurityGroups) != 1 || *i.SecurityGroups[0].GroupName != "default" || aws.ToString(i.PrivateIpAddress) == "" {
 			t.Errorf("%s has the groups %+v and the address %q", *i.InstanceId, i.SecurityGroups, aws.ToString(i.PrivateIpAddress))
 		}
@@ -129,7 +128,7 @@ func TestMadeChangeIsAnsweredByTheNodeItself(t *testing.T) {
 	}
 }
 
-// publicKeyParam is a public key as a parameter of ImportKeyPair.
+// publicKeyParam returns a new public key as a parameter of ImportKeyPair.
 func publicKeyParam(t *testing.T) string {
 	public, _, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -144,14 +143,13 @@ func publicKeyParam(t *testing.T) string {
 
 func stale(r *http.Request) { r.Header.Set(query.ReadHeader, "stale") }
 
-// TestStaleReadNeedsNoLeader: it says of which index it is, and nothing but a Describe may
-// be asked so.
+// A stale read also returns the index of its state. Only actions that read accept it.
 func TestStaleReadNeedsNoLeader(t *testing.T) {
-	w, f := newLameWorld(t)
+	w, f := newFailingWorld(t)
 	const describe = "Action=DescribeSecurityGroups&Version=2016-11-15"
 	f.read = []error{noLeader{"cut off"}, noLeader{"cut off"}}
 	if status, code := answer(t, w.post(t, describe, nil)); status != 503 || code != "Unavailable" {
-		t.Fatalf("a read as ever: got %d %s, want 503 Unavailable", status, code)
+		t.Fatalf("a normal read: got %d %s, want 503 Unavailable", status, code)
 	}
 	res := w.post(t, describe, stale)
 	body, err := io.ReadAll(res.Body)
@@ -170,6 +168,6 @@ func TestStaleReadNeedsNoLeader(t *testing.T) {
 		t.Errorf("a stale change: got %s, want InvalidParameterCombination", code)
 	}
 	if _, code := answer(t, w.post(t, describe, func(r *http.Request) { r.Header.Set(query.ReadHeader, "old") })); code != "InvalidParameterValue" {
-		t.Errorf("another way to read: got %s, want InvalidParameterValue", code)
+		t.Errorf("an unknown value of the header: got %s, want InvalidParameterValue", code)
 	}
 }

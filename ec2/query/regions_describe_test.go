@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-func TestAccountsAndPlaces(t *testing.T) {
+func TestAccountAttributesZonesAndRegionsAreDescribed(t *testing.T) {
 	w := newWorld(t)
 	for name, want := range map[string]int{"albert": 2, "dev": 1} {
 		out := ok[*sdk.DescribeAccountAttributesOutput](t)(w.as(name).DescribeAccountAttributes(t.Context(), nil))
@@ -27,7 +27,7 @@ func TestAccountsAndPlaces(t *testing.T) {
 	}
 }
 
-func TestZonesAreThoseOfTheRegionsNodes(t *testing.T) {
+func TestZonesAreThoseOfNodesInTheRegion(t *testing.T) {
 	w := newWorld(t)
 	w.join(t, "node2", "us-east-1b")
 	w.join(t, "node3", "us-east-1c")

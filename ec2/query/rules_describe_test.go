@@ -8,7 +8,7 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
 )
 
-func TestRulesComeInPages(t *testing.T) {
+func TestRulesAreDescribedInPages(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("dev"), t.Context()
 	for g := range 4 {
@@ -41,7 +41,7 @@ func TestRulesComeInPages(t *testing.T) {
 			}
 			delete(left, *r.SecurityGroupRuleId)
 		}
-		// The rule that the next page begins behind goes away: nothing else moves.
+		// Revoking the last rule of the page must not shift the next page.
 		last := page[len(page)-1]
 		if !*last.IsEgress {
 			ok[*sdk.RevokeSecurityGroupIngressOutput](t)(api.RevokeSecurityGroupIngress(ctx, &sdk.RevokeSecurityGroupIngressInput{GroupId: last.GroupId, SecurityGroupRuleIds: []string{*last.SecurityGroupRuleId}}))
@@ -49,6 +49,6 @@ func TestRulesComeInPages(t *testing.T) {
 		}
 	}
 	if len(left) > 0 || gone < 3 {
-		t.Errorf("%d rules were on no page; %d went away meanwhile", len(left), gone)
+		t.Errorf("%d rules were on no page; %d were revoked meanwhile", len(left), gone)
 	}
 }

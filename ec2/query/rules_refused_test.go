@@ -12,7 +12,7 @@ import (
 	"palisade/ec2"
 )
 
-// permissionForm is one permission of a request, with a value for each of its parts.
+// permissionForm returns the parameters of a permission. A port "-" is left out.
 func permissionForm(n int, protocol, from, to, cidr string) string {
 	p := fmt.Sprintf("&IpPermissions.%d.", n)
 	form := p + "IpProtocol=" + url.QueryEscape(protocol) + p + "IpRanges.1.CidrIp=" + url.QueryEscape(cidr)
@@ -25,15 +25,15 @@ func permissionForm(n int, protocol, from, to, cidr string) string {
 	return form
 }
 
-// Rules that other systems took, and stopped or opened a firewall by: a bad CIDR stopped
-// every later update of a host (CVE-2014-0187), so did a port with a protocol that has none
-// (CVE-2019-9735), and "TCP" was stored as it came and matched nothing (CVE-2012-2654).
+// Other systems accepted such rules, and their firewalls failed: a bad CIDR stopped all later
+// updates of a host (CVE-2014-0187), as did a port with a protocol that has none
+// (CVE-2019-9735); "TCP" was stored unchanged and matched nothing (CVE-2012-2654).
 func TestBadRulesAreRefusedAndChangeNothing(t *testing.T) {
 	w := newWorld(t)
 	api := w.as("dev")
 	made := ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(t.Context(), &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("web")}))
 	id := *made.GroupId
-	bad := map[string]string{ // by what they are, with the code
+	bad := map[string]string{ // the expected code, by permission
 		permissionForm(1, "tcp", "1", "1", "203.0.113.5"):                        "InvalidParameterValue",
 		permissionForm(1, "tcp", "1", "1", ""):                                   "InvalidParameterValue",
 		permissionForm(1, "tcp", "90", "80", "10.0.0.0/8"):                       "InvalidParameterValue",
@@ -88,13 +88,13 @@ func TestBadRulesAreRefusedAndChangeNothing(t *testing.T) {
 	}
 }
 
-// What is written in another way is kept in one.
-func TestRulesAreKeptInOneForm(t *testing.T) {
+// Different spellings of a rule are stored in one form.
+func TestRulesAreStoredInCanonicalForm(t *testing.T) {
 	w := newWorld(t)
 	api := w.as("dev")
 	made := ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(t.Context(), &sdk.CreateSecurityGroupInput{GroupName: aws.String("web"), Description: aws.String("web")}))
 	form := "Version=2016-11-15&Action=AuthorizeSecurityGroupIngress&GroupId=" + *made.GroupId
-	for n, p := range []string{ // gaps in the numbering; and ranges may overlap
+	for n, p := range []string{ // the numbers have gaps, and port ranges may overlap
 		permissionForm(1, "TCP", "80", "90", "10.1.2.3/8"),
 		permissionForm(5, "6", "85", "95", "10.0.0.0/8"),
 		permissionForm(40, "17", "0", "65535", "203.0.113.25/32"),
@@ -117,6 +117,6 @@ func TestRulesAreKeptInOneForm(t *testing.T) {
 	}
 	want := "tcp 80 90 10.0.0.0/8, tcp 80 90 192.0.2.0/24, -1 -1 -1 192.0.2.128/25, icmp -1 -1 0.0.0.0/0, tcp 85 95 10.0.0.0/8, udp 0 65535 203.0.113.25/32, 47 -1 -1 0.0.0.0/0"
 	if strings.Join(got, ", ") != want {
-		t.Errorf("kept\n%s, want\n%s", strings.Join(got, ", "), want)
+		t.Errorf("stored\n%s, want\n%s", strings.Join(got, ", "), want)
 	}
 }

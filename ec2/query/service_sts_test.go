@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The shapes are those of the STS API Reference.
-func TestCallerIdentity(t *testing.T) {
+// The documents have the form of the STS API Reference.
+func TestGetCallerIdentity(t *testing.T) {
 	w := newWorld(t)
 	const form = "Action=GetCallerIdentity&Version=2011-06-15"
 	ask := func(form, service, region string, at time.Time, change func(*http.Request)) (*http.Response, string) {
@@ -78,6 +78,6 @@ func TestCallerIdentity(t *testing.T) {
 		}
 	}
 	if res, body := ask(form, "ec2", region, now, nil); res.StatusCode != 400 || !strings.Contains(body, "<Code>InvalidAction</Code>") {
-		t.Errorf("EC2 knows who calls: %s", body)
+		t.Errorf("EC2 answers GetCallerIdentity: %s", body)
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 var networkDialogs = []string{"vpcs.txt", "routes.txt", "addresses.txt", "tags.txt"}
 
-func TestAnswersAboutNetworksElementByElement(t *testing.T) {
+func TestNetworkAnswersMatchDialogs(t *testing.T) {
 	for _, name := range networkDialogs {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -28,8 +28,7 @@ func TestAnswersAboutNetworksElementByElement(t *testing.T) {
 	}
 }
 
-// placed puts a running instance into dev's default VPC, and an interface that is attached
-// to nothing.
+// placed creates a running instance in dev's default VPC, and a detached interface.
 func (w *world) placed(t *testing.T) (ids []string) {
 	t.Helper()
 	apply := func(r state.Request) state.Result {
@@ -45,8 +44,8 @@ func (w *world) placed(t *testing.T) (ids []string) {
 	return []string{string(i.ID), string(i.Interface), string(eni.ID)}
 }
 
-// Each Action of networks succeeds in a dialog and is refused in one.
-func TestDialogsHaveEveryActionOfNetworks(t *testing.T) {
+// Each Action about networks succeeds and is refused at least once in the dialogs.
+func TestDialogsCoverEveryNetworkAction(t *testing.T) {
 	outcomes := make(map[string]string)
 	for _, name := range networkDialogs {
 		data, err := os.ReadFile(filepath.Join("testdata", "dialogs", name))
@@ -71,13 +70,13 @@ func TestDialogsHaveEveryActionOfNetworks(t *testing.T) {
 		AllocateAddress ReleaseAddress AssociateAddress DisassociateAddress DescribeAddresses DescribeAddressesAttribute
 		DescribeNetworkAcls CreateTags DeleteTags DescribeTags DescribeAccountAttributes DescribeAvailabilityZones`) {
 		if !strings.Contains(outcomes[action], "<") || !strings.Contains(outcomes[action], "!") {
-			t.Errorf("%s is answered %q in the dialogs, want successes and errors", action, outcomes[action])
+			t.Errorf("%s has the outcomes %q in the dialogs, want successes (<) and errors (!)", action, outcomes[action])
 		}
 	}
 }
 
-// A page begins behind the last one's end, whatever came and went in between.
-func TestNetworksAreDescribedInPages(t *testing.T) {
+// A page begins after the last item of the previous one, even if that was deleted.
+func TestSubnetsAreDescribedInPages(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("albert"), t.Context()
 	vpc := ok[*sdk.CreateVpcOutput](t)(api.CreateVpc(ctx, &sdk.CreateVpcInput{CidrBlock: aws.String("10.0.0.0/16")})).Vpc.VpcId
@@ -93,7 +92,7 @@ func TestNetworksAreDescribedInPages(t *testing.T) {
 		count++
 		for _, s := range page.Subnets {
 			if !all[*s.SubnetId] {
-				t.Errorf("page %d has %s, which another has or nobody made", count, *s.SubnetId)
+				t.Errorf("page %d has %s, which is on another page or was not created", count, *s.SubnetId)
 			}
 			delete(all, *s.SubnetId)
 		}
@@ -102,6 +101,6 @@ func TestNetworksAreDescribedInPages(t *testing.T) {
 		}
 	}
 	if count != 3 || len(all) != 0 {
-		t.Errorf("%d pages, and %d subnets on none", count, len(all))
+		t.Errorf("got %d pages, with %d subnets missing", count, len(all))
 	}
 }

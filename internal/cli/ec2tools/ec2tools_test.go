@@ -20,10 +20,10 @@ import (
 
 var update = flag.Bool("update", false, "write what the tools print into testdata")
 
-// TestGolden plays each file of testdata. Its comment says where the form comes from;
+// TestOutputMatchesGoldenFiles plays each file of testdata. Its comment says where the form comes from;
 // "args" is the command line, one word a line; "ACTION.xml" is the recorded answer to an
 // action; "request" the parameters of the last call; "2012" and "2006" what is printed.
-func TestGolden(t *testing.T) {
+func TestOutputMatchesGoldenFiles(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no testdata: %v", err)
@@ -191,9 +191,9 @@ func TestMissingEnvironmentSaysHowToSetIt(t *testing.T) {
 	}
 }
 
-// TestUsageErrorNamesFix has the command lines that people, and the guides, get wrong.
+// TestUsageErrorSuggestsFix has the command lines that people, and the guides, get wrong.
 // None of them may reach the service, and each answer shows what to write instead.
-func TestUsageErrorNamesFix(t *testing.T) {
+func TestUsageErrorSuggestsFix(t *testing.T) {
 	for _, tc := range []struct {
 		line string
 		want string
@@ -264,7 +264,7 @@ func TestUsageErrorNamesFix(t *testing.T) {
 	}
 }
 
-func TestHelpAnywhere(t *testing.T) {
+func TestHelpOptionIsFoundAnywhere(t *testing.T) {
 	svc := newService(t, nil)
 	for _, line := range []string{"ec2-authorize -h", "ec2-authorize default -p --help", "ec2-authorize -s -?"} {
 		got := svc.run(t, map[string]string{"EC2_URL": ""}, strings.Fields(line)...)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestStaleAnswerSaysOfWhichIndexItIs: on stderr, for stdout is what scripts read.
-func TestStaleAnswerSaysOfWhichIndexItIs(t *testing.T) {
+// TestStaleAnswerPrintsItsIndex: on stderr, for stdout is what scripts read.
+func TestStaleAnswerPrintsItsIndex(t *testing.T) {
 	svc := newServer(t)
 	got := svc.run(t, nil, "ec2-describe-group", "--stale")
 	if got.exit != 0 || !strings.Contains(got.stdout, "default group") || !regexp.MustCompile(`^as of index [1-9][0-9]*\n$`).MatchString(got.stderr) {

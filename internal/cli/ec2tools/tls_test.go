@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-func TestServiceIsVouchedForByTheBundle(t *testing.T) {
+func TestServerCertificateIsCheckedAgainstBundle(t *testing.T) {
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<a/>") }))
 	defer srv.Close()
 	svc := &service{url: srv.URL}

@@ -79,7 +79,7 @@ func (s *service) runWith(t *testing.T, j *judge, line string, answers ...func(c
 
 // Every tool that changes something waits for its change, and says nothing about it when
 // all is well; no other tool knows the option.
-func TestEveryChangeCanBeWaitedFor(t *testing.T) {
+func TestEveryChangingToolTakesWait(t *testing.T) {
 	svc, c, j := newJudgedServer(t)
 	keyFile := filepath.Join(t.TempDir(), "key.pub")
 	seen := make(map[string]bool)
@@ -146,7 +146,7 @@ func writePublicKey(t *testing.T, file, output string) {
 	}
 }
 
-func TestWaitSaysWhoIsBehind(t *testing.T) {
+func TestWaitNamesPendingNodes(t *testing.T) {
 	svc, c, j := newJudgedServer(t)
 	group := func(name string) bool {
 		_, ok := c.View().GroupNamed("598916040194", "us-east-1", "", name)
@@ -190,7 +190,7 @@ func TestWaitSaysWhoIsBehind(t *testing.T) {
 }
 
 // A service that answers a change and then nothing more does not hold the tool.
-func TestWaitNeverHangs(t *testing.T) {
+func TestWaitEndsAtTimeout(t *testing.T) {
 	svc, _, j := newJudgedServer(t)
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) }) // runs before the server's own
@@ -204,7 +204,7 @@ func TestWaitNeverHangs(t *testing.T) {
 	}
 }
 
-func TestWaitNeedsAServiceThatKnows(t *testing.T) {
+func TestWaitFailsIfServiceCannotTell(t *testing.T) {
 	got := newServer(t).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
 	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "UnsupportedOperation") {
 		t.Errorf("a service that does not know: %+v", got)
@@ -215,7 +215,7 @@ func TestWaitNeedsAServiceThatKnows(t *testing.T) {
 	}
 }
 
-func TestWaitIsReadBeforeAnythingIsChanged(t *testing.T) {
+func TestInvalidWaitIsRefusedBeforeTheChange(t *testing.T) {
 	for _, wait := range []string{"--wait", "--wait=", "--wait=running", "--wait=enforced:", "--wait=enforced:0", "--wait=enforced:-1s", "--wait=enforced:2h", "--wait=enforced:soon"} {
 		svc := newService(t, map[string]string{"CreateSecurityGroup.xml": "<a/>"})
 		got := svc.run(t, nil, "ec2-create-group", "a", "-d", "x", wait)
