@@ -11,18 +11,18 @@ import (
 	"palisade/internal/peer"
 )
 
-// maxCommand bounds one log entry, in bytes. A RunInstances with all the user-data it
-// may carry is a fiftieth of it.
+// maxCommand bounds one encoded command, in bytes. The largest RunInstances, with all the
+// user-data that EC2 allows, is a fiftieth of it.
 const maxCommand = 1 << 20
 
-// errNotLeader says that nothing was proposed: another node may be asked.
+// errNotLeader means that nothing was proposed, so the caller may ask another node.
 var errNotLeader = errors.New("this node is not the leader")
 
-// Apply stamps a command, replicates it and returns what it did and its log index, on
-// any node; the View of this one then holds it. When it returns without error, or with
-// an *ec2.Error, the entry is on the disks of most voters. ErrNoLeader says that it was
-// not proposed. After any other error, ctx's included, the command may or may not take
-// effect; it is never proposed twice.
+// Apply replicates a command, on any node, and returns its result and its log index; this
+// node's View then includes it. When Apply returns without error, or with an *ec2.Error, the
+// entry is on the disks of most voters. ErrNoLeader means that it was not proposed. After any
+// other error, also that of ctx, the command may or may not take effect. It is never proposed
+// twice.
 func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	data, err := encode(cmd)
 	if err != nil {
@@ -35,11 +35,11 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 			a.Result, a.Index, err = c.propose(ctx, cmd.Request, data)
 			return err
 		}
-		if a, err = c.ask(ctx, leader, methodApply, data); err == nil {
+		if a, err = c.callLeader(ctx, leader, methodApply, data); err == nil {
 			return a.err()
 		}
 		if errors.Is(err, peer.ErrNotConnected) {
-			return errNotLeader // the leader has not heard of it
+			return errNotLeader // the leader did not receive it
 		}
 		return fmt.Errorf("apply %T at %s: %w: %w", cmd.Request, leader, ErrOutcomeUnknown, err)
 	})
@@ -47,13 +47,13 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 		return state.Result{}, 0, err
 	}
 	if late := c.waitIndex(ctx, a.Index); late != nil {
-		return state.Result{}, 0, fmt.Errorf("apply %T: entry %d is decided and not yet here: %w", cmd.Request, a.Index, late)
+		return state.Result{}, 0, fmt.Errorf("apply %T: entry %d is committed but not yet applied on this node: %w", cmd.Request, a.Index, late)
 	}
 	return a.Result, a.Index, err
 }
 
-// ReadView returns a state that holds every change acknowledged, by whichever node,
-// before the call. A node that does not lead asks the leader how far that is.
+// ReadView returns a state with every change that any node acknowledged before the call. A
+// node that does not lead asks the leader for that state's index.
 func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 	var index uint64
 	err := c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
@@ -61,12 +61,12 @@ func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 			index, err = c.readIndex(ctx)
 			return err
 		}
-		a, err := c.ask(ctx, leader, methodRead, nil)
+		a, err := c.callLeader(ctx, leader, methodRead, nil)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return errNotLeader // a question can be asked twice
+			return errNotLeader // a read may be repeated
 		}
 		index = a.Index
 		return a.err()
@@ -80,9 +80,9 @@ func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 	return c.View(), nil
 }
 
-// readIndex is, on the leader, the index of a state that has all that was acknowledged.
-// A leader that has applied all entries of earlier terms has acknowledged all later ones
-// itself, after applying them; what is left to find out is that it still leads (Raft
+// readIndex returns, on the leader, the index of a state that has every acknowledged change.
+// Once a leader has applied all entries of earlier terms, it has itself applied every entry
+// that was acknowledged since. So it only has to verify that it still leads (Raft
 // dissertation, §6.4).
 func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	term, index := c.leadingTerm(), c.View().Index()
@@ -98,8 +98,8 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// encode encodes a command that has no time yet, and checks its size. Every command is
-// encoded here once, on the node that received it.
+// encode encodes a command without a time and checks its size, once, on the node that
+// received it. The leader adds the time.
 func encode(cmd state.Command) ([]byte, error) {
 	cmd.Time = time.Time{}
 	data, err := state.EncodeCommand(cmd)
@@ -119,7 +119,7 @@ func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (st
 	if err != nil {
 		return state.Result{}, 0, err
 	}
-	if err := c.handOff(ctx, r); err != nil {
+	if err := c.handOverFirst(ctx, r); err != nil {
 		return state.Result{}, 0, err
 	}
 	future := c.raft.Apply(data, 0)
@@ -128,7 +128,7 @@ func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (st
 	}
 	select {
 	case c.committed <- struct{}{}:
-	default: // the next barrier tells of this one too
+	default: // the barrier that is due covers this entry too
 	}
 	switch a := future.Response().(type) {
 	case applied:
@@ -136,6 +136,6 @@ func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (st
 	case error:
 		return state.Result{}, 0, fmt.Errorf("apply %T: %w", r, a)
 	default:
-		panic(fmt.Sprintf("cluster: fsm answered %T", a))
+		panic(fmt.Sprintf("cluster: the fsm returned a %T", a))
 	}
 }

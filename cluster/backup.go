@@ -23,7 +23,7 @@ import (
 	"palisade/internal/atomicfile"
 )
 
-// A backup is a line of JSON, the Manifest, and behind it the bytes of
+// A backup is a line of JSON, the Manifest, followed by the bytes of
 // state.View.WriteSnapshot.
 const (
 	backupFormat  = "palisade-backup"
@@ -31,25 +31,25 @@ const (
 	maxManifest   = 64 << 10
 )
 
-// A Manifest says what a backup holds.
+// A Manifest describes a backup.
 type Manifest struct {
 	Format  string    `json:"format"`
 	Version int       `json:"version"`
-	Cluster string    `json:"cluster"` // id of the one it was made of
-	Index   uint64    `json:"index"`   // of the last change in it
+	Cluster string    `json:"cluster"` // id of the cluster that it was made of
+	Index   uint64    `json:"index"`   // of the last change in the backup
 	Time    time.Time `json:"time"`    // of that change
 	Counts  Counts    `json:"counts"`
-	Bytes   int64     `json:"bytes"` // behind the manifest
+	Bytes   int64     `json:"bytes"` // after the manifest
 
-	// The secrets of access keys: the id of the cluster key that they are sealed under,
-	// and how many are in plain text, of an earlier release.
+	// SealKey is the id of the cluster key that seals the secrets of access keys, and
+	// PlainSecrets is how many of them are in plain text.
 	SealKey      string `json:"seal_key,omitempty"`
 	PlainSecrets int    `json:"plain_secrets,omitempty"`
 
-	SHA256 string `json:"sha256"` // of the manifest without this field, and those bytes
+	SHA256 string `json:"sha256"` // of the manifest without this field, and the bytes after it
 }
 
-// Counts tell people whether a backup is the one they mean.
+// Counts helps an operator to recognize a backup.
 type Counts struct {
 	Nodes     int `json:"nodes"`
 	Accounts  int `json:"accounts"`
@@ -84,8 +84,8 @@ func plainSecrets(v *state.View) (count int) {
 	return count
 }
 
-// seal begins the digest of a backup with its manifest.
-func (m Manifest) seal() (hash.Hash, error) {
+// hashManifest returns a hash that has read the manifest; the caller adds the other bytes.
+func (m Manifest) hashManifest() (hash.Hash, error) {
 	m.SHA256 = ""
 	data, err := json.Marshal(m)
 	if err != nil {
@@ -96,18 +96,18 @@ func (m Manifest) seal() (hash.Hash, error) {
 	return h, nil
 }
 
-// Save writes a backup of a View of the cluster with that id.
+// Save writes a backup of a View of the cluster whose id is cluster.
 func Save(w io.Writer, cluster string, v *state.View) (Manifest, error) {
 	m := Manifest{
 		Format: backupFormat, Version: backupVersion, Cluster: cluster, Index: v.Index(), Time: v.Time(), Counts: countsOf(v),
 		SealKey: v.SealKey(), PlainSecrets: plainSecrets(v),
 	}
-	var length counter // a View is immutable, so that both writings are alike
+	var length counter // a View is immutable, so every WriteSnapshot writes the same bytes
 	if err := v.WriteSnapshot(&length); err != nil {
 		return Manifest{}, fmt.Errorf("save a backup: %w", err)
 	}
 	m.Bytes = int64(length)
-	h, err := m.seal()
+	h, err := m.hashManifest()
 	if err != nil {
 		return Manifest{}, fmt.Errorf("save a backup: %w", err)
 	}
@@ -128,7 +128,7 @@ type counter int64
 
 func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return len(p), nil }
 
-// Inspect reads a whole backup and says what it holds. Anything amiss is an error.
+// Inspect reads a whole backup and returns its manifest. It fails if any byte is wrong.
 func Inspect(r io.Reader) (Manifest, error) {
 	m, _, err := readBackup(r)
 	return m, err
@@ -145,7 +145,7 @@ func readBackup(r io.Reader) (Manifest, *state.State, error) {
 func parseBackup(in *bufio.Reader) (m Manifest, _ *state.State, err error) {
 	line, err := in.ReadSlice('\n')
 	if err != nil {
-		return m, nil, errors.New("it has no manifest: this is no backup, or not all of one")
+		return m, nil, errors.New("it has no manifest: the file is not a backup, or is truncated")
 	}
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
@@ -153,9 +153,9 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *state.State, err error) {
 		return m, nil, fmt.Errorf("manifest: %w", err)
 	}
 	if m.Format != backupFormat || m.Version != backupVersion {
-		return m, nil, fmt.Errorf("format %q version %d is not known to this release", m.Format, m.Version)
+		return m, nil, fmt.Errorf("this release does not know format %q version %d", m.Format, m.Version)
 	}
-	h, err := m.seal()
+	h, err := m.hashManifest()
 	if err != nil {
 		return m, nil, err
 	}
@@ -164,34 +164,33 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *state.State, err error) {
 		return m, nil, fmt.Errorf("it is damaged: %w", err)
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
-		return m, nil, errors.New("it is damaged: it goes on after its end")
+		return m, nil, errors.New("it is damaged: more bytes follow its end")
 	}
 	if sum := hex.EncodeToString(h.Sum(nil)); sum != m.SHA256 {
 		return m, nil, fmt.Errorf("it is damaged: its SHA-256 is %s, not %s", sum, m.SHA256)
 	}
 	if v := restored.View(); v.Index() != m.Index || countsOf(v) != m.Counts || v.SealKey() != m.SealKey {
-		return m, nil, errors.New("its manifest is not of this backup")
+		return m, nil, errors.New("it is damaged: its manifest does not match its content")
 	}
 	return m, restored, nil
 }
 
-// recoveredEntries is how far a restored log begins above its backup: what the lost
-// cluster decided after that, and what anybody enforced of it, has lower numbers than
-// anything the new one decides.
+// recoveredEntries is how far above the backup's index a restored log begins. So every index of
+// the new cluster is higher than any that the lost cluster used, or a node enforced, after the
+// backup.
 const recoveredEntries = 1 << 32
 
-// Restore makes of a backup the log of a cluster with one member, in a directory that is
-// empty or not there, all or nothing. as.Node has the member's name, its key, and its
-// address with a port of its own; where the backup knows the node, an empty zone stays
-// what it was. See state.Recover for what becomes of the others; its gossip key is made
-// here.
+// Restore writes the log of a new cluster with one member from a backup, all or nothing, to a
+// directory that is empty or does not exist. as.Node has the member's name, its key, and its
+// address and port; if the backup has the node, an empty zone keeps the node's. state.Recover
+// says what happens to the other nodes. Restore makes a new gossip key.
 func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
-	left, err := os.ReadDir(dir)
+	present, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
-	if len(left) > 0 {
-		return Manifest{}, fmt.Errorf("restore a backup: %s holds a log already; move it away first", dir)
+	if len(present) > 0 {
+		return Manifest{}, fmt.Errorf("restore a backup: %s already holds a log; move it away first", dir)
 	}
 	m, restored, err := readBackup(r)
 	if err != nil {
@@ -204,7 +203,7 @@ func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 
-	// Raft's own directory is moved into place when all of it is on disk.
+	// The directory is renamed once all of it is on disk.
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
@@ -222,8 +221,7 @@ func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 	return m, nil
 }
 
-// writeRestored writes a snapshot with one voter, and a store that says that there is
-// one.
+// writeRestored writes a snapshot with one voter, and a store with the snapshot's term.
 func writeRestored(dir string, index uint64, v *state.View, node ec2.Node) (err error) {
 	s, err := openStore(filepath.Join(dir, "raft.db"))
 	if err != nil {
@@ -231,7 +229,7 @@ func writeRestored(dir string, index uint64, v *state.View, node ec2.Node) (err 
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	const term = 1
-	if err := s.SetUint64([]byte("CurrentTerm"), term); err != nil { // raft's own key
+	if err := s.SetUint64([]byte("CurrentTerm"), term); err != nil { // Raft's name for it
 		return err
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, hclog.NewNullLogger())

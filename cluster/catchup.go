@@ -3,41 +3,46 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"palisade/ec2"
 )
 
-// How often a node looks whether it has become current, and whether it still is.
+// How often a node checks whether it has become current, and whether it still is.
 const (
-	followEvery  = 250 * time.Millisecond
+	catchUpEvery = 250 * time.Millisecond
 	currentEvery = time.Second
 )
 
-// runFollow finds out, for each leader, when this node has all that was decided before.
-func (c *Cluster) runFollow(ctx context.Context) {
-	var with ec2.NodeID // the leader it became current with
+// runCatchUp finds out, for each new leader, when this node has applied everything that was
+// committed before.
+func (c *Cluster) runCatchUp(ctx context.Context) {
+	var caughtUpWith ec2.NodeID // leader
 	for {
 		leader, ok := c.Leader()
 		switch {
 		case !ok:
-			c.trust.setCurrent(false)
-		case leader != with || !c.trust.isCurrent():
+			c.directory.setCurrent(false)
+		case leader != caughtUpWith || !c.directory.isCurrent():
 			if err := c.catchUp(ctx); err != nil {
-				break
+				if errors.Is(err, ErrLogLost) {
+					c.cfg.Logger.Error("this node applies nothing older than it enforced", "node", c.cfg.Node, "err", err)
+				}
+				break // without a leader, for example; the next beat tries again
 			}
-			with = leader
-			c.trust.setCurrent(true)
+			caughtUpWith = leader
+			c.directory.setCurrent(true)
 			c.setReady()
 		}
-		every := followEvery
-		if c.trust.isCurrent() {
+		every := catchUpEvery
+		if c.directory.isCurrent() {
 			every = currentEvery
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-beat(every):
+		case <-onBeat(every):
 		}
 	}
 }
@@ -48,19 +53,15 @@ func (c *Cluster) catchUp(ctx context.Context) error {
 	if _, err := c.ReadView(ctx); err != nil {
 		return err
 	}
-	if err := c.checkDecided(); err != nil {
-		c.cfg.Logger.Error("this node enforces what its cluster has lost, and takes nothing older", "node", c.cfg.Node, "err", err)
-		return err
-	}
-	return nil
+	return c.checkDecided()
 }
 
-// runDrops ends the connections with every node that a change puts out, and with a
-// name's former bearer.
-func (c *Cluster) runDrops(ctx context.Context) {
-	known := make(map[ec2.NodeID][]byte) // members, and their keys
+// runDisconnect ends the connections with a node that was fenced or removed, or whose key was
+// replaced.
+func (c *Cluster) runDisconnect(ctx context.Context) {
+	known := make(map[ec2.NodeID][]byte) // keys of the members
 	for {
-		moved := c.fsm.moved()
+		changed := c.fsm.changed()
 		now := make(map[ec2.NodeID][]byte)
 		for n := range c.View().Nodes() {
 			if n.Member() {
@@ -68,13 +69,13 @@ func (c *Cluster) runDrops(ctx context.Context) {
 			}
 		}
 		for id, key := range known {
-			if was, ok := now[id]; !ok || !bytes.Equal(was, key) {
-				c.cfg.Logger.Info("dropped a node that was fenced or removed", "node", c.cfg.Node, "dropped", id)
+			if current, ok := now[id]; !ok || !bytes.Equal(current, key) {
+				c.cfg.Logger.Info("disconnected a node that was fenced or removed", "node", c.cfg.Node, "disconnected", id)
 				c.cfg.Peer.Drop(string(id))
 			}
 		}
 		known = now
-		if c.waitChan(ctx, moved) != nil {
+		if c.waitChan(ctx, changed) != nil {
 			return
 		}
 	}

@@ -1,16 +1,18 @@
-// Package cluster makes one state.State of many nodes: it replicates commands through
-// Raft and hands out Views. It is the only importer of hashicorp/raft. Which interfaces are
-// up is spread beside Raft, by cluster/gossip.
+// Package cluster replicates one State over many nodes: it sends commands through Raft and
+// returns Views. It is the only importer of hashicorp/raft. Package cluster/gossip spreads,
+// beside Raft, which interfaces are up.
 //
-// It decides nothing: what a command does is ec2's, and who may propose one is
-// ec2/query's.
+// It decides nothing: ec2/state defines what a command does, and ec2/query who may propose
+// one.
 //
-// Read Cluster first, then lead.go, what a node does when it becomes the leader, then
-// forward.go, by which every node can write and read, then fsm, which stands between Raft
-// and the State, then store, which keeps the log on disk.
-// members.go makes Raft's voters follow the State's nodes, enforcement.go asks what
-// they enforce, backup.go carries a State over to a new cluster. An Apply that returned
-// is on the disks of most voters: kill -9 loses nothing that was acknowledged.
+// Read Cluster first, then apply.go (how any node writes and reads), leader.go (how it finds
+// the leader), takeover.go (what a new leader does), fsm.go (the State behind Raft), raft.go
+// and store.go (how Raft starts, and its log on disk). members.go makes Raft's voters follow
+// the State's nodes, enforcement.go asks which nodes enforce an index, and backup.go moves a
+// State to a new cluster.
+//
+// When Apply has returned without error, its entry is on the disks of most voters: kill -9
+// loses no acknowledged change.
 package cluster
 
 import (
@@ -32,92 +34,103 @@ import (
 )
 
 var (
-	// ErrNoLeader is returned by Apply and ReadView when no leader answers. What wraps it
-	// says which voters this node reaches. A command was not proposed, and never will be.
+	// ErrNoLeader is returned by Apply and ReadView when no leader answers. The error that
+	// wraps it says which voters this node reaches. The command was not proposed.
 	ErrNoLeader = errors.New("this node knows no leader")
 
-	// ErrOutcomeUnknown is returned by Apply when the leader was lost after the command
-	// may have been proposed: it may or may not take effect.
+	// ErrOutcomeUnknown is returned by Apply when the leader was lost after it may have
+	// proposed the command: the command may still take effect.
 	ErrOutcomeUnknown = errors.New("the leader was lost while it decided: the change may or may not take effect")
 
-	// ErrStopped is returned when the Cluster's Run has ended.
+	// ErrStopped is returned after the Cluster's Run has ended.
 	ErrStopped = errors.New("the cluster has stopped on this node")
 )
 
-// Config says where a node's part of the cluster lives.
+// Config says who a member is, where it keeps its log, and what it works with.
 type Config struct {
 	// Node is this member's name. Required.
 	Node ec2.NodeID
-	// Dir holds the log and the snapshots; Run makes it. One process at a time. Required.
+	// Dir holds the log and the snapshots. Required; Run creates it. Only one process may
+	// use it at a time: a second one's Run fails.
 	Dir string
-	// Bootstrap is applied as one entry, all or nothing, when the log holds no command.
+	// Bootstrap is applied as one entry, all or nothing, when a new cluster's log is empty.
+	// If it is refused, Run ends. Default: none.
 	Bootstrap []state.Command
 
-	// Peer carries Raft between nodes; New adds its handlers, so its Run comes later.
-	// Default nil: a cluster of one, for ever.
+	// Peer carries Raft between nodes. New adds its handlers, so its Run must come later.
+	// Default nil: a cluster of one that no node can join.
 	Peer *peer.Peer
-	// PeerAddress is where the others reach Peer, "192.0.2.11:7400". Required with Peer.
+	// PeerAddress is where the other nodes reach Peer, such as "192.0.2.11:7400". Required
+	// with Peer. With a wrong one no other node can replicate to this one.
 	PeerAddress string
-	// Identity is this node's among the others. Required with Peer.
+	// Identity is this node's identity among the others. Required with Peer.
 	Identity *peer.Identity
-	// GossipAddr is where this node gossips, the port above PeerAddress. Default: it does
-	// not, and no address is down.
+	// GossipAddr is where this node gossips: PeerAddress with the next port. Default: it does
+	// not gossip, and knows of no address that is down.
 	GossipAddr netip.AddrPort
-	// Join says that this node never begins a cluster: without a log it waits for the
-	// leader of the one it was admitted to.
+	// Join forbids this node to begin a cluster: without a log it waits for the leader of the
+	// cluster that admitted it. Default false. If it is wrongly false, an empty node begins a
+	// second cluster.
 	Join bool
-	// Decided is the newest index that this node ever enforced: its log is decided up to
-	// there, and no View that Next returns is older.
+	// Decided is the newest index that this node ever enforced: its log is committed up to
+	// there, and Next returns no older View. Default 0: rules that were revoked may come
+	// back for a moment after a restart.
 	Decided uint64
-	// Enforced is the newest index that this node's switch enforces, and WaitEnforced
-	// waits for one. Default: what the State holds is enforced.
+	// Enforced returns the newest index that this node's switch enforces, and WaitEnforced
+	// waits for one. Default: every applied index counts as enforced.
 	Enforced     func() uint64
 	WaitEnforced func(ctx context.Context, index uint64) bool
 
-	// Logger gets what operators need to know. Default: nothing is logged.
+	// Logger gets elections, changes of members and failures. Default: nothing is logged.
 	Logger *slog.Logger
 	// Now is the clock that stamps commands. Default time.Now.
 	Now func() time.Time
-	// SnapshotThreshold is how many entries make a snapshot worth while. Default 4096.
+	// SnapshotThreshold is how many entries since the last snapshot cause a new one. Default
+	// 4096. A low one writes often, a high one makes restarts replay more.
 	SnapshotThreshold uint64
-	// SnapshotInterval is how often that is looked at. Default 30 s.
+	// SnapshotInterval is how often the threshold is checked. Default 30 s. A long one lets
+	// the log grow beyond the threshold.
 	SnapshotInterval time.Duration
-	// TrailingLogs is how many entries stay behind a snapshot for peers that lag.
-	// Default 1024.
+	// TrailingLogs is how many entries before a snapshot stay in the log, for followers that
+	// lag. Default 1024. With a low one, a follower that was away gets the whole snapshot.
 	TrailingLogs uint64
 }
 
 // Cluster is one node's member of the replicated State.
 //
-// Run owns every goroutine. Apply, View and ReadView may be called from any; Next has
-// one consumer, the node, which sees every change exactly once.
+// The node owns it: Run starts and ends every goroutine. All methods except Run and Next may
+// be called from any goroutine; Next has one caller, which sees every change exactly once.
+//
+// raft and store are set before started is closed, and not changed afterwards. The mutexes
+// of leading, next, fsm, directory, tasks and raftLog each guard the fields beside them. Locks
+// are taken in this order: next, then fsm; directory, then fsm. The others are leaves.
 type Cluster struct {
-	cfg     Config
-	fsm     *fsm
-	ready   chan struct{} // closed when the leader has the whole log and the bootstrap is in
-	ending  chan struct{} // closed when Run begins to end
-	outcast chan error    // of runOutcast, once
-	halted  chan struct{} // closed when Raft has ended
-	stopped chan struct{} // closed when Run has returned
+	cfg       Config
+	fsm       *fsm
+	ready     chan struct{} // see Ready
+	ending    chan struct{} // closed when Run begins to end
+	expelled  chan error    // receives runExpulsionCheck's error, once
+	raftEnded chan struct{} // closed when Raft has ended
+	stopped   chan struct{} // closed when Run has returned
 
 	stream  *stream        // nil in a cluster of one
-	gossip  *gossip.Gossip // nil in a cluster of one
+	gossip  *gossip.Gossip // nil without Config.GossipAddr
 	started chan struct{}  // closed when raft is set
 	raft    *raft.Raft
 	store   *store
-	alone   bool // when it started, this node was the only voter
+	alone   bool // this node was the only voter when it started; only startRaft reads it
 
-	committed chan struct{} // holds one: an entry was committed here, tell the followers
+	committed chan struct{} // with room for one: wakes runBarriers after an entry was committed
 
-	tasks tasks
+	tasks taskGroup
 
 	leading struct {
-		sync.Mutex
-		term uint64 // the term whose earlier entries are all applied; 0: not leader
+		sync.Mutex        // also held to close ready
+		term       uint64 // the term in which this node leads and has applied all earlier entries; else 0
 	}
 
-	trust   directory
-	raftlog sink
+	directory directory
+	raftLog   logSink
 
 	next struct {
 		sync.Mutex
@@ -125,16 +138,17 @@ type Cluster struct {
 	}
 }
 
-// New checks cfg and fills its defaults. It touches nothing; Run does.
+// New checks cfg, fills its defaults and adds handlers to cfg.Peer. It starts nothing and opens
+// no file; Run does.
 func New(cfg Config) (*Cluster, error) {
 	if cfg.Node == "" || cfg.Dir == "" {
-		return nil, errors.New("new cluster: a node needs a name and a directory")
+		return nil, errors.New("new cluster: Node and Dir are required")
 	}
 	if cfg.Peer != nil && (cfg.PeerAddress == "" || cfg.Identity == nil) {
-		return nil, errors.New("new cluster: a node among others needs an address and an identity")
+		return nil, errors.New("new cluster: PeerAddress and Identity are required with Peer")
 	}
 	if cfg.Join && (cfg.Peer == nil || len(cfg.Bootstrap) > 0) {
-		return nil, errors.New("new cluster: a node that joins needs others, and bootstraps nothing")
+		return nil, errors.New("new cluster: Join needs Peer, and allows no Bootstrap")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -156,14 +170,14 @@ func New(cfg Config) (*Cluster, error) {
 		fsm:       newFSM(),
 		ready:     make(chan struct{}),
 		ending:    make(chan struct{}),
-		outcast:   make(chan error, 1),
-		halted:    make(chan struct{}),
+		expelled:  make(chan error, 1),
+		raftEnded: make(chan struct{}),
 		stopped:   make(chan struct{}),
 		started:   make(chan struct{}),
 		committed: make(chan struct{}, 1),
 	}
-	c.trust.c = c
-	c.raftlog.log = cfg.Logger
+	c.directory.c = c
+	c.raftLog.log = cfg.Logger
 	if c.cfg.Enforced == nil {
 		c.cfg.Enforced = func() uint64 { return c.View().Index() }
 	}
@@ -172,13 +186,13 @@ func New(cfg Config) (*Cluster, error) {
 	}
 	if cfg.Peer != nil {
 		c.stream = newStream(cfg.Peer, cfg.PeerAddress)
-		c.handle()
+		c.addHandlers()
 	}
 	if cfg.Peer != nil && cfg.GossipAddr.IsValid() {
 		var err error
 		c.gossip, err = gossip.New(gossip.Config{
 			Node: cfg.Node, Identity: cfg.Identity, Address: cfg.GossipAddr, Peer: cfg.Peer,
-			View: c.View, ViewChanged: c.fsm.moved, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
+			View: c.View, ViewChanged: c.fsm.changed, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("new cluster: %w", err)
@@ -187,8 +201,9 @@ func New(cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// Run is the member's life: it opens the log, takes part, and returns when ctx ends or
-// the node must not go on. It is called once.
+// Run opens the log, takes part in the cluster, and returns when ctx ends or when the node
+// must stop: its State failed, its log lost entries, or the cluster expelled it. It is called
+// once.
 func (c *Cluster) Run(ctx context.Context) (err error) {
 	defer close(c.stopped)
 	c.store, err = openStore(filepath.Join(c.cfg.Dir, "raft.db"))
@@ -202,47 +217,46 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	close(c.started)
 
 	ctx, cancel := context.WithCancel(ctx)
-	var gossiped error
+	var gossipErr error
 	defer func() {
 		cancel()
 		close(c.ending)
 		if c.stream != nil {
-			c.stream.hangUp()
+			c.stream.stopDialing()
 		}
 		stop := c.raft.Shutdown().Error()
-		close(c.halted)
+		close(c.raftEnded)
 		c.tasks.stop()
 		if failed := c.fsm.err(); failed != nil {
 			stop = failed
 		}
-		err = errors.Join(err, stop, gossiped)
+		err = errors.Join(err, stop, gossipErr)
 	}()
 	c.tasks.start(func() { c.runSweep(ctx) })
 	if c.cfg.Peer != nil {
 		c.tasks.start(func() { c.runBarriers(ctx) })
 		c.tasks.start(func() { c.runMembers(ctx) })
-		c.tasks.start(func() { c.runDrops(ctx) })
-		c.tasks.start(func() { c.runFollow(ctx) })
-		c.tasks.start(func() { c.runOutcast(ctx) })
+		c.tasks.start(func() { c.runDisconnect(ctx) })
+		c.tasks.start(func() { c.runCatchUp(ctx) })
+		c.tasks.start(func() { c.runExpulsionCheck(ctx) })
 	}
 	if c.gossip != nil {
 		c.tasks.start(func() {
-			if gossiped = c.gossip.Run(ctx); gossiped != nil {
+			if gossipErr = c.gossip.Run(ctx); gossipErr != nil {
 				cancel()
 			}
 		})
 	}
-	return c.lead(ctx)
+	return c.followLeadership(ctx)
 }
 
-// View is the newest state this node has.
+// View returns the newest state of this node.
 func (c *Cluster) View() *state.View { return c.fsm.view() }
 
-// Next blocks until the state has moved beyond the View it returned last, and returns
-// the newest with everything that changed in between. The first View has everything as
-// new, and is not older than what this node had decided when it went down: an older
-// state may be one in which revoked rules still stand. A disk that does not have all of
-// that waits for the leader.
+// Next blocks until the state is newer than the View that it returned last, and returns the
+// newest View with everything that changed in between. The first View lists everything as
+// new. It is not older than Config.Decided, because rules that were revoked may still be in
+// an older state; if the disk has less, Next waits for the leader.
 func (c *Cluster) Next(ctx context.Context) (*state.View, error) {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return nil, err
@@ -250,13 +264,13 @@ func (c *Cluster) Next(ctx context.Context) (*state.View, error) {
 	c.next.Lock()
 	defer c.next.Unlock()
 	for {
-		moved := c.fsm.moved()
+		changed := c.fsm.changed()
 		view := c.fsm.viewSince(c.next.last)
 		if c.next.last == nil && view.Index() >= c.cfg.Decided || c.next.last != nil && view.Index() > c.next.last.Index() {
 			c.next.last = view
 			return view, nil
 		}
-		if err := c.waitChan(ctx, moved); err != nil {
+		if err := c.waitChan(ctx, changed); err != nil {
 			return nil, err
 		}
 	}

@@ -9,49 +9,51 @@ import (
 	"palisade/internal/peer"
 )
 
-// directory is the node table that handshakes are checked against: the newest State's.
+// directory checks the nodes of TLS handshakes against the node table of the newest State.
 //
-// A node that has been away may find that its leader joined meanwhile. If it believed
-// its own table alone, it would refuse the only one that can bring it up to date, for
-// ever. So until it is current (see runFollow), and again whenever it has lost its
-// leader, it believes every certificate of the cluster's authority but those it knows to
-// be fenced, and takes back what the table then does not confirm.
+// While a node was away, a node that joined later may have become the leader. With its old
+// table it would refuse that leader for ever, and could never catch up. So until it is current
+// (see runCatchUp), and again whenever it loses its leader, it accepts every certificate of the
+// cluster's authority, except those of fenced nodes. Once it is current it disconnects the
+// nodes that the table does not confirm.
+//
+// The Cluster owns it. mu guards the fields below it; View may be called while it is held.
 type directory struct {
 	c *Cluster
 
-	mu       sync.Mutex
-	current  bool
-	believed map[ec2.NodeID][]byte // by its certificate alone, and by which key
+	mu          sync.Mutex
+	current     bool
+	unconfirmed map[ec2.NodeID][]byte // keys of the nodes accepted by their certificate alone
 }
 
-// maxBelieved bounds the nodes believed without a row. One more is refused: a cluster
-// does not grow by so many while a node is away.
-const maxBelieved = 256
+// maxUnconfirmed bounds unconfirmed; one node more is refused. A cluster does not grow by so
+// many while a node is away.
+const maxUnconfirmed = 256
 
-// Directory is the table of nodes that Peer asks, from before Run on.
-func (c *Cluster) Directory() peer.Directory { return &c.trust }
+// Directory returns the directory for the Peer. It works before Run.
+func (c *Cluster) Directory() peer.Directory { return &c.directory }
 
-// Check accepts the members of the newest State, and before that is current, strangers
+// Check accepts the members of the newest State and, while that is not current, other nodes
 // with a certificate.
 func (d *directory) Check(node string, publicKey []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	id := ec2.NodeID(node)
-	err, fenced := d.judge(id, publicKey)
+	err, fenced := d.checkMember(id, publicKey)
 	if err == nil || fenced || d.current {
 		return err
 	}
-	if len(d.believed) >= maxBelieved {
-		return fmt.Errorf("%w, and %d others are not known either", err, maxBelieved)
+	if len(d.unconfirmed) >= maxUnconfirmed {
+		return fmt.Errorf("%w, and %d other unknown nodes are connected", err, maxUnconfirmed)
 	}
-	if d.believed == nil {
-		d.believed = make(map[ec2.NodeID][]byte)
+	if d.unconfirmed == nil {
+		d.unconfirmed = make(map[ec2.NodeID][]byte)
 	}
-	d.believed[id] = bytes.Clone(publicKey)
+	d.unconfirmed[id] = bytes.Clone(publicKey)
 	return nil
 }
 
-func (d *directory) judge(id ec2.NodeID, publicKey []byte) (err error, fenced bool) {
+func (d *directory) checkMember(id ec2.NodeID, publicKey []byte) (err error, fenced bool) {
 	row, ok := d.c.View().Node(id)
 	switch {
 	case !ok:
@@ -64,8 +66,8 @@ func (d *directory) judge(id ec2.NodeID, publicKey []byte) (err error, fenced bo
 	return nil, false
 }
 
-// Address is where a node is: by the State, else by Raft, else by those who admitted
-// this node.
+// Address returns a node's address from the State, else from Raft, else from the nodes that
+// admitted this one.
 func (d *directory) Address(node string) (string, bool) {
 	if row, ok := d.c.View().Node(ec2.NodeID(node)); ok && row.Address != "" {
 		return row.Address, true
@@ -87,22 +89,22 @@ func (d *directory) Address(node string) (string, bool) {
 	return "", false
 }
 
-// setCurrent says whether the State is as new as the leader's. What was believed and
-// turns out not to be so is dropped.
+// setCurrent sets whether the State is as new as the leader's. If so, it disconnects the
+// unconfirmed nodes that are no members.
 func (d *directory) setCurrent(current bool) {
 	d.mu.Lock()
-	var wrong []ec2.NodeID
+	var refused []ec2.NodeID
 	if d.current = current; current {
-		for id, key := range d.believed {
-			if err, _ := d.judge(id, key); err != nil {
-				wrong = append(wrong, id)
+		for id, key := range d.unconfirmed {
+			if err, _ := d.checkMember(id, key); err != nil {
+				refused = append(refused, id)
 			}
 		}
-		d.believed = nil
+		d.unconfirmed = nil
 	}
 	d.mu.Unlock()
-	for _, id := range wrong {
-		d.c.cfg.Logger.Warn("dropped a node that is no member", "node", d.c.cfg.Node, "dropped", id)
+	for _, id := range refused {
+		d.c.cfg.Logger.Warn("disconnected a node that is no member", "node", d.c.cfg.Node, "disconnected", id)
 		d.c.cfg.Peer.Drop(string(id))
 	}
 }

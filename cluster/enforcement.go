@@ -9,30 +9,30 @@ import (
 	"palisade/ec2"
 )
 
-// An Enforcement says where a change is in force.
+// An Enforcement says which nodes enforce an index.
 type Enforcement struct {
 	Index    uint64       `json:"index"`
 	Enforced []ec2.NodeID `json:"enforced"`
 	Pending  []Pending    `json:"pending"`
-	Excluded []ec2.NodeID `json:"excluded"` // fenced: nobody talks to them any more
+	Excluded []ec2.NodeID `json:"excluded"` // fenced: no other node talks to them
 }
 
-// Pending is a member that does not enforce an index, as far as is known.
+// Pending is a member that is not known to enforce an index.
 type Pending struct {
 	Node ec2.NodeID `json:"node"`
 	Why  string     `json:"why"`
 }
 
-// enforcedStep is how long one question may wait for its answer. After it, whether the
-// node is a member is looked at again.
-const enforcedStep = 2 * time.Second
+// enforcedWait is how long one call waits for a node to enforce an index. Before the next call
+// the node's membership is checked again.
+const enforcedWait = 2 * time.Second
 
-// enforcedAgain is the pause before a node that did not answer is asked again.
-const enforcedAgain = 100 * time.Millisecond
+// enforcedRetry is the pause between two calls of one node.
+const enforcedRetry = 100 * time.Millisecond
 
-// Enforcement asks every member whether it enforces an index and waits for those that
-// do not yet, until ctx ends and no longer. Who is still missing then is Pending, with
-// the reason; that is no error.
+// Enforcement asks every member whether it enforces an index, and waits for those that do not,
+// until ctx ends. Members that do not enforce it by then are Pending, with a reason; that is no
+// error.
 func (c *Cluster) Enforcement(ctx context.Context, index uint64) (Enforcement, error) {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return Enforcement{}, err
@@ -46,43 +46,44 @@ func (c *Cluster) Enforcement(ctx context.Context, index uint64) (Enforcement, e
 	for n := range nodes {
 		order = append(order, n.ID)
 		wg.Go(func() {
-			what := c.enforcedAt(ctx, n.ID, index)
+			reason := c.enforcedAt(ctx, n.ID, index)
 			mu.Lock()
 			defer mu.Unlock()
-			found[n.ID] = what
+			found[n.ID] = reason
 		})
 	}
 	wg.Wait()
 	for _, id := range order {
-		switch what := found[id]; what {
+		switch reason := found[id]; reason {
 		case "":
 			e.Enforced = append(e.Enforced, id)
-		case outOfCluster:
+		case fencedReason:
 			e.Excluded = append(e.Excluded, id)
 		default:
-			e.Pending = append(e.Pending, Pending{id, what})
+			e.Pending = append(e.Pending, Pending{id, reason})
 		}
 	}
 	return e, nil
 }
 
-// outOfCluster is what enforcedAt answers for a node that does not count any more.
-const outOfCluster = "fenced"
+// fencedReason is enforcedAt's answer for a node that is no longer a member.
+const fencedReason = "fenced"
 
-// enforcedAt waits for one node. "" is success, else the reason why not.
+// enforcedAt waits until one node enforces an index, and returns "", or the reason why it does
+// not.
 func (c *Cluster) enforcedAt(ctx context.Context, node ec2.NodeID, index uint64) string {
 	why := "does not answer"
 	for {
 		if n, ok := c.View().Node(node); !ok || !n.Member() {
-			return outOfCluster
+			return fencedReason
 		}
-		a, err := c.askEnforced(ctx, node, index)
+		a, err := c.callEnforced(ctx, node, index)
 		switch {
 		case err == nil && a.OK:
 			return ""
 		case err == nil:
 			why = fmt.Sprintf("enforces %d", a.Index)
-		case ctx.Err() == nil: // an answer that ctx cut off says nothing new
+		case ctx.Err() == nil: // else keep the last reason
 			why = "does not answer"
 		}
 		select {
@@ -90,32 +91,33 @@ func (c *Cluster) enforcedAt(ctx context.Context, node ec2.NodeID, index uint64)
 			return why
 		case <-c.stopped:
 			return why
-		case <-time.After(enforcedAgain):
+		case <-time.After(enforcedRetry):
 		}
 	}
 }
 
-// askEnforced asks one node, so that its answer, be it no, is here before ctx ends.
-func (c *Cluster) askEnforced(ctx context.Context, node ec2.NodeID, index uint64) (answer, error) {
-	within := enforcedStep
+// callEnforced asks one node, and makes it answer, even with no, before ctx ends.
+func (c *Cluster) callEnforced(ctx context.Context, node ec2.NodeID, index uint64) (answer, error) {
+	within := enforcedWait
 	if end, ok := ctx.Deadline(); ok {
 		left := time.Until(end)
 		within = min(within, left-min(left/4, 200*time.Millisecond))
 	}
 	q := question{Index: index, Within: within}
 	if node == c.cfg.Node {
-		return answerWhen(ctx, q, c.cfg.Enforced, c.cfg.WaitEnforced), nil
+		return waitFor(ctx, q, c.cfg.Enforced, c.cfg.WaitEnforced), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, within+time.Second)
 	defer cancel()
 	return c.call(ctx, node, methodEnforced, q)
 }
 
-// confirmTimeout is how long a sweep waits for what the members enforce.
+// confirmTimeout bounds enforcedByMembers.
 const confirmTimeout = time.Second
 
-// confirmed asks every member what it enforces. Who does not answer is not in it.
-func (c *Cluster) confirmed(ctx context.Context) map[ec2.NodeID]uint64 {
+// enforcedByMembers returns the index that each member enforces, without members that do not
+// answer.
+func (c *Cluster) enforcedByMembers(ctx context.Context) map[ec2.NodeID]uint64 {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	all := make(map[ec2.NodeID]uint64)

@@ -13,25 +13,25 @@ import (
 	"palisade/internal/peer"
 )
 
-// ErrOutcast ends Run: the cluster has fenced or removed this node while it was away, so
-// that no entry of the log will ever tell it.
-var ErrOutcast = errors.New("this node is no member of its cluster any more")
+// ErrExpelled ends Run: the cluster fenced or removed this node while it was away. No log entry
+// tells it so, because the other nodes no longer send it any.
+var ErrExpelled = errors.New("this node is no member of its cluster any more")
 
 const (
-	outcastEvery = time.Second
-	// outcastFor is how many times in a row they must refuse. One that has just
-	// been admitted may be ahead of those that follow.
-	outcastFor = 5
+	expulsionEvery = time.Second
+	// refusalsInARow is how many checks in a row must fail. The voters may not yet have
+	// applied the entry that admitted a new node.
+	refusalsInARow = 5
 )
 
-// runOutcast asks the voters, for as long as this node has no leader, whether they still
-// admit it. An address that it has may be another instance's by now.
-func (c *Cluster) runOutcast(ctx context.Context) {
+// runExpulsionCheck asks the voters whether they still admit this node, while it has no leader.
+// The cluster may have leased the addresses of an expelled node to other instances.
+func (c *Cluster) runExpulsionCheck(ctx context.Context) {
 	for times := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-beat(outcastEvery):
+		case <-onBeat(expulsionEvery):
 		}
 		if _, led := c.Leader(); led {
 			times = 0
@@ -42,16 +42,17 @@ func (c *Cluster) runOutcast(ctx context.Context) {
 			times = 0
 			continue
 		}
-		if times++; times == outcastFor {
-			c.outcast <- fmt.Errorf("%w: %s refuse it; it was fenced or removed. To bring the machine back, empty its data directory and join with a new token",
-				ErrOutcast, strings.Join(refused, ", "))
+		if times++; times == refusalsInARow {
+			c.expelled <- fmt.Errorf("%w: %s refuse it; it was fenced or removed. To bring the machine back, empty its data directory and join with a new token",
+				ErrExpelled, strings.Join(refused, ", "))
 			return
 		}
 	}
 }
 
-// refusals are the voters that answer that this node is no member, and whether they are
-// half of all that it knows: then those it does not count among decide without it.
+// refusals returns the voters that answer that this node is no member. They are enough if they
+// are at least half of the voters that this node knows, this node included: the cluster then
+// has a majority without it.
 func (c *Cluster) refusals(ctx context.Context) (refused []string, enough bool) {
 	voters := votersOf(c.servers())
 	for node, err := range c.ping(ctx, voters) {
@@ -63,7 +64,7 @@ func (c *Cluster) refusals(ctx context.Context) (refused []string, enough bool) 
 	return refused, len(refused) > 0 && 2*len(refused) >= len(voters)
 }
 
-// ping calls every node at once, and returns what came of it by pingTimeout.
+// ping calls all nodes at once, and returns the error of each after pingTimeout at most.
 func (c *Cluster) ping(ctx context.Context, nodes []ec2.NodeID) map[ec2.NodeID]error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()

@@ -9,50 +9,52 @@ import (
 	"palisade/ec2/state"
 )
 
-// Fence puts a node out without its help: its leases end, nobody talks to it any more,
-// and the gossip key is replaced. Not the last voter, nor one without which the others
-// could decide nothing: that would be for good. by says for the log who asked.
+// Fence excludes a node without its help: its leases end, the other nodes no longer talk to it,
+// and the gossip key is replaced. It refuses the last voter, and a voter without which too few
+// would be left for a majority, because then nothing could ever change again. by records who
+// asked.
 func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
-	return c.putOut(ctx, node, state.Command{Request: &state.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
+	return c.expel(ctx, node, state.Command{Request: &state.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
 
-// Remove takes a node's row away. One that carries instances must be fenced first.
+// Remove deletes a node from the node table. A node with instances must be fenced first.
 func (c *Cluster) Remove(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
-	return c.putOut(ctx, node, state.Command{Request: &state.RemoveNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
+	return c.expel(ctx, node, state.Command{Request: &state.RemoveNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
 
-func (c *Cluster) putOut(ctx context.Context, node ec2.NodeID, cmd state.Command) error {
+func (c *Cluster) expel(ctx context.Context, node ec2.NodeID, cmd state.Command) error {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return err
 	}
 	view := c.View()
-	var rest []ec2.NodeID
-	voted := false
+	var others []ec2.NodeID
+	votes := false
 	for _, v := range votersOf(c.servers()) {
 		if n, ok := view.Node(v); v == node {
-			voted = true
-		} else if ok && n.Member() { // another that is out leaves Raft at any moment
-			rest = append(rest, v)
+			votes = true
+		} else if ok && n.Member() { // another expelled node leaves Raft soon
+			others = append(others, v)
 		}
 	}
-	if voted && len(rest) > 0 {
-		there := 0
-		for _, err := range c.ping(ctx, rest) {
+	if votes && len(others) > 0 {
+		reachable := 0
+		for _, err := range c.ping(ctx, others) {
 			if err == nil {
-				there++
+				reachable++
 			}
 		}
-		if there <= len(rest)/2 {
-			return ec2.Errorf("IncorrectState", "without %s only %d of %d voters would be there, too few to decide anything ever again", node, there, len(rest))
+		if reachable <= len(others)/2 {
+			return ec2.Errorf("IncorrectState", "without %s only %d of %d voters would be reachable, too few to decide anything ever again", node, reachable, len(others))
 		}
 	}
 	_, _, err := c.Apply(ctx, cmd)
 	return err
 }
 
-// handOff is asked before a command is proposed. A leader does not put itself out: when
-// the others hear of it, they hang up, and may then be too few to elect another.
-func (c *Cluster) handOff(ctx context.Context, r state.Request) error {
+// handOverFirst is called before a command is proposed. A leader that is to be expelled hands
+// over leadership first: once the other nodes applied the command they would disconnect it, and
+// might be too few to elect another leader.
+func (c *Cluster) handOverFirst(ctx context.Context, r state.Request) error {
 	var node ec2.NodeID
 	switch r := r.(type) {
 	case *state.FenceNode:

@@ -10,12 +10,13 @@ import (
 	"palisade/ec2/state"
 )
 
-// fsm is the State behind Raft's interface. Raft calls Apply, Snapshot and Restore from
-// one goroutine; views may be taken from any.
+// fsm puts the State behind Raft's interface. The Cluster owns it. Raft calls Apply, Snapshot
+// and Restore from one goroutine; the other methods may be called from any. mu guards the
+// fields below it and is a leaf.
 //
-// It fails once and for all when it meets an entry it does not know or a snapshot it
-// cannot read. From then on it applies nothing and makes no snapshot, so what it could
-// not apply stays in the log for a release that can, and Run ends the node.
+// It fails for good at an entry that it does not know or a snapshot that it cannot read. From
+// then on it applies nothing and makes no snapshot, so the entry stays in the log for a release
+// that knows it, and Run ends.
 type fsm struct {
 	failed chan struct{} // closed with the failure
 
@@ -25,7 +26,7 @@ type fsm struct {
 	change  chan struct{} // closed by the next change
 }
 
-// applied is what Apply answers to the proposer.
+// applied is what Apply returns to propose.
 type applied struct {
 	result state.Result
 	err    error // nil or an *ec2.Error
@@ -43,7 +44,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		return f.failure
 	}
 	if entry.Index <= f.state.Index() {
-		return applied{} // replayed at the start; nobody waits for its result
+		return applied{} // replay has applied it; no proposer waits
 	}
 	cmd, err := state.DecodeCommand(entry.Data)
 	if err != nil {
@@ -54,7 +55,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	return applied{result, err}
 }
 
-// Snapshot takes the State as it is; Persist writes it while the log goes on.
+// Snapshot captures the State. Persist writes it while Raft applies more entries.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -64,8 +65,8 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return snapshot{f.state.View()}, nil
 }
 
-// Restore replaces the State, all or nothing. What replay knew to be decided can be newer
-// than a snapshot of the leader's; then it stays, and Raft repeats what lies between.
+// Restore replaces the State, all or nothing. If the State is newer than the leader's snapshot,
+// because replay applied more entries, it stays, and Apply skips the entries that Raft repeats.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	restored, err := state.Restore(r)
 	f.mu.Lock()
@@ -96,8 +97,8 @@ func (f *fsm) changedLocked() {
 	f.change = make(chan struct{})
 }
 
-// moved is closed by the next change after the call.
-func (f *fsm) moved() <-chan struct{} {
+// changed returns a channel that the next change closes.
+func (f *fsm) changed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.change
@@ -122,7 +123,7 @@ type snapshot struct{ view *state.View }
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.view.WriteSnapshot(sink); err != nil {
-		_ = sink.Cancel() // the write's error says more
+		_ = sink.Cancel() // the error of the write is returned
 		return err
 	}
 	return sink.Close()

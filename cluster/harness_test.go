@@ -152,6 +152,9 @@ func (n *node) start(edit func(*Config, *peer.Identity)) {
 	if edit != nil {
 		edit(&cfg, id)
 	}
+	if cfg.Join {
+		cfg.Bootstrap = nil
+	}
 	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -14,19 +14,19 @@ import (
 )
 
 const (
-	// leaderPatience is how long a call waits for a leader: an election takes about one
-	// second, and half of one is kept to find out why there is none.
+	// leaderPatience is how long a call waits for a leader. An election takes about one
+	// second; half a second more is left for pings that find out why there is none.
 	leaderPatience = 1500 * time.Millisecond
-	// leaderGrace is how long the answer of a leader is waited for when this node no
-	// longer takes it for one.
+	// leaderGrace is how long a call waits for the answer of a node that this node no longer
+	// knows as the leader.
 	leaderGrace = time.Second
-	// leaderPoll is how often a call that waits looks again.
+	// leaderPoll is how often a call that waits checks for a leader.
 	leaderPoll = 10 * time.Millisecond
-	// pingTimeout bounds the question whether a node is there.
+	// pingTimeout bounds a ping of a node.
 	pingTimeout = 500 * time.Millisecond
 )
 
-// Leader is the node that leads, as far as this one knows.
+// Leader returns the leader that this node knows.
 func (c *Cluster) Leader() (ec2.NodeID, bool) {
 	select {
 	case <-c.started:
@@ -37,8 +37,8 @@ func (c *Cluster) Leader() (ec2.NodeID, bool) {
 	return ec2.NodeID(id), id != ""
 }
 
-// Role is "leader", "follower", "candidate", "non-voter", or "" while this node does
-// not take part.
+// Role returns "leader", "follower", "candidate" or "non-voter", or "" while Raft does not run
+// on this node.
 func (c *Cluster) Role() string {
 	select {
 	case <-c.stopped:
@@ -63,14 +63,14 @@ func (c *Cluster) Role() string {
 	return "non-voter"
 }
 
-// withLeader calls do with the leader, again while it returns errNotLeader. Without a
-// leader it gives up after two seconds.
+// withLeader calls do with the leader, and repeats it while it returns errNotLeader. Without
+// a leader it gives up after leaderPatience and a ping of the voters: two seconds.
 func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) error {
 	if c.cfg.Peer == nil {
 		if err := c.waitChan(ctx, c.ready); err != nil {
 			return err
 		}
-		return noLeader(do(c.cfg.Node))
+		return wrapNotLeader(do(c.cfg.Node))
 	}
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return err
@@ -97,34 +97,34 @@ func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) err
 	}
 }
 
-func noLeader(err error) error {
+func wrapNotLeader(err error) error {
 	if errors.Is(err, errNotLeader) {
 		return fmt.Errorf("%w: %w", ErrNoLeader, err)
 	}
 	return err
 }
 
-// whyNoLeader finds out which voters this node reaches, and makes an error of it.
+// whyNoLeader returns an ErrNoLeader that says which voters this node reaches.
 func (c *Cluster) whyNoLeader(ctx context.Context) error {
 	voters := votersOf(c.servers())
 	if len(voters) == 0 {
-		return fmt.Errorf("%w: none has called it yet, since it joined", ErrNoLeader)
+		return fmt.Errorf("%w: no leader has contacted it since it joined", ErrNoLeader)
 	}
-	came := c.ping(ctx, voters)
-	var reached, lost, refused []string
+	errs := c.ping(ctx, voters)
+	var reached, unreached, refused []string
 	for _, v := range voters {
 		switch {
-		case came[v] == nil:
+		case errs[v] == nil:
 			reached = append(reached, string(v))
-		case errors.Is(came[v], peer.ErrNotAdmitted):
+		case errors.Is(errs[v], peer.ErrNotAdmitted):
 			refused = append(refused, string(v))
 		default:
-			lost = append(lost, string(v))
+			unreached = append(unreached, string(v))
 		}
 	}
 	text := fmt.Sprintf("it reaches %d of %d voters (%s)", len(reached), len(voters), strings.Join(reached, ", "))
-	if len(lost) > 0 {
-		text += fmt.Sprintf(", not %s", strings.Join(lost, ", "))
+	if len(unreached) > 0 {
+		text += fmt.Sprintf(", not %s", strings.Join(unreached, ", "))
 	}
 	if len(refused) > 0 {
 		text += fmt.Sprintf("; %s refuse it: was it fenced or removed?", strings.Join(refused, ", "))
@@ -132,8 +132,8 @@ func (c *Cluster) whyNoLeader(ctx context.Context) error {
 	return fmt.Errorf("%w: %s", ErrNoLeader, text)
 }
 
-// leads reports whether commands may be proposed here. They may not while Run ends: the next
-// leader may decide what this one could only leave open.
+// leads reports whether this node may propose commands. It may not while Run is ending, because
+// it could no longer learn the outcome; the next leader can.
 func (c *Cluster) leads() bool {
 	select {
 	case <-c.ending:
@@ -148,7 +148,7 @@ func (c *Cluster) leads() bool {
 	}
 }
 
-// servers is the newest configuration of Raft's.
+// servers returns the newest configuration in Raft's log.
 func (c *Cluster) servers() raft.Configuration {
 	f := c.raft.GetConfiguration()
 	if err := f.Error(); err != nil {

@@ -45,7 +45,7 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		index := s.write(s.leaderBut(victim), "without "+string(victim.name))
 		// It has five seconds until it ends by itself, for they all refuse it. On a busy
 		// machine they may be over.
-		if err := victim.stop(); err != nil && !errors.Is(err, ErrOutcast) {
+		if err := victim.stop(); err != nil && !errors.Is(err, ErrExpelled) {
 			t.Errorf("%s, fenced, ended with %v", who, err)
 		}
 		victim.start(nil)
@@ -60,8 +60,8 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 			t.Errorf("%s, fenced, has heard of entry %d", who, index)
 		}
 		await(t, who+" knows that it is out", victim.ended)
-		if err := victim.stop(); !errors.Is(err, ErrOutcast) {
-			t.Errorf("%s, fenced, ended with %v, want ErrOutcast", who, err)
+		if err := victim.stop(); !errors.Is(err, ErrExpelled) {
+			t.Errorf("%s, fenced, ended with %v, want ErrExpelled", who, err)
 		}
 		victim.stop = nil
 		s.remove(victim.name)
@@ -151,7 +151,7 @@ func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
 		await(t, "the fenced one has left Raft", func() bool {
 			return !slices.Contains(votersOf(s.leaderBut(old).servers()), old.name)
 		})
-		if err := old.stop(); err != nil && !errors.Is(err, ErrOutcast) { // by itself, after five seconds
+		if err := old.stop(); err != nil && !errors.Is(err, ErrExpelled) { // by itself, after five seconds
 			t.Errorf("%s, fenced, ended with %v", old.name, err)
 		}
 		old.stop = nil

@@ -12,7 +12,7 @@ import (
 	"palisade/ec2"
 )
 
-// startRaft brings the State to where this node's disk is, then starts Raft on it.
+// startRaft applies the committed entries on disk to the State, then starts Raft.
 func (c *Cluster) startRaft() error {
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir, 2, c.raftLogger())
 	if err != nil {
@@ -28,7 +28,7 @@ func (c *Cluster) startRaft() error {
 
 	known, err := raft.HasExistingState(c.store, c.store, snaps)
 	if err != nil {
-		return fmt.Errorf("look for a log: %w", err)
+		return fmt.Errorf("check for an existing log: %w", err)
 	}
 	alone := c.alone
 	if !known && !c.cfg.Join {
@@ -60,54 +60,54 @@ func (c *Cluster) startRaft() error {
 	if c.stream == nil || !alone {
 		return nil
 	}
-	// A follower that is told of a shorter timeout looks at once whether it has a leader.
-	return c.pace(electionTimeout)
+	// A follower whose timeout gets shorter checks at once whether it has a leader.
+	return c.reloadTimeouts(electionTimeout)
 }
 
-// pace changes Raft's timeouts. Of a leader they are ten heartbeats, of a follower what it
-// waits for one.
-func (c *Cluster) pace(timeout time.Duration) error {
+// reloadTimeouts changes Raft's timeouts. A leader sends ten heartbeats within timeout; a follower
+// waits so long for one.
+func (c *Cluster) reloadTimeouts(timeout time.Duration) error {
 	return c.raft.ReloadConfig(raft.ReloadableConfig{
 		TrailingLogs: c.cfg.TrailingLogs, SnapshotInterval: c.cfg.SnapshotInterval, SnapshotThreshold: c.cfg.SnapshotThreshold,
 		HeartbeatTimeout: timeout, ElectionTimeout: timeout,
 	})
 }
 
-// checkLog refuses a disk that lost what this node had. It would vote again where it has
-// voted, and take back what it acknowledged: with an empty log it may be the very voter
-// whose word made a change permanent.
+// checkLog refuses to start on a disk that lost this node's log. The node could vote twice in a
+// term. It could also undo an acknowledged change: with its acknowledgement the entry was on
+// most disks, and now it may not be.
 func (c *Cluster) checkLog() error {
 	last, err := c.store.LastIndex()
 	if err != nil {
 		return err
 	}
 	if c.cfg.Join && c.cfg.Decided > 0 && last == 0 && c.View().Index() == 0 {
-		return fmt.Errorf("%s enforced entry %d and its log in %s is gone: fence or remove the node, and let it join again", c.cfg.Node, c.cfg.Decided, c.cfg.Dir)
+		return fmt.Errorf("%s enforced entry %d, but its log in %s is gone: fence or remove the node, and let it join again", c.cfg.Node, c.cfg.Decided, c.cfg.Dir)
 	}
 	return nil
 }
 
-// replay applies the newest snapshot and the decided entries behind it: with one voter,
-// all there are. With more, those that the store or the switch knew to be decided when
-// the node went down; the rest its leader will tell. Left to itself, Raft would take an
-// older snapshot when it cannot read the newest; that is a state in which revoked rules
-// are back.
+// replay applies the newest snapshot and the committed entries after it. With one voter, all
+// entries are committed. With more, those are that the store or the switch had marked as
+// committed when the node stopped; the leader sends the others. It fails if the newest snapshot
+// is unreadable. Raft itself would then take an older one, and with it rules that were revoked
+// since.
 func (c *Cluster) replay(snaps raft.SnapshotStore) error {
-	kept, err := snaps.List()
+	list, err := snaps.List()
 	if err != nil {
 		return fmt.Errorf("list snapshots in %s: %w", c.cfg.Dir, err)
 	}
 	var covered uint64
 	var servers raft.Configuration
-	if len(kept) > 0 {
-		covered, servers = kept[0].Index, kept[0].Configuration
-		_, r, err := snaps.Open(kept[0].ID)
+	if len(list) > 0 {
+		covered, servers = list[0].Index, list[0].Configuration
+		_, r, err := snaps.Open(list[0].ID)
 		if err != nil {
-			return fmt.Errorf("open snapshot %s: %w", kept[0].ID, err)
+			return fmt.Errorf("open snapshot %s: %w", list[0].ID, err)
 		}
 		defer r.Close()
 		if err := c.fsm.Restore(r); err != nil {
-			return fmt.Errorf("snapshot %s: %w", kept[0].ID, err)
+			return fmt.Errorf("snapshot %s: %w", list[0].ID, err)
 		}
 	}
 	first, err := c.store.FirstIndex()
@@ -115,7 +115,7 @@ func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 		return err
 	}
 	if first > covered+1 {
-		return fmt.Errorf("the log in %s begins at entry %d and its newest snapshot ends at %d: what lies between is lost, restore a backup", c.cfg.Dir, first, covered)
+		return fmt.Errorf("the log in %s begins at entry %d, but its newest snapshot ends at %d: the entries between are lost; restore a backup", c.cfg.Dir, first, covered)
 	}
 	first = max(first, covered+1)
 	newest, err := c.store.configuration(first)
@@ -139,15 +139,15 @@ func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 		return err
 	}
 	if index := c.View().Index(); index < c.cfg.Decided {
-		c.cfg.Logger.Warn("this node's disk ends before what it enforced: it waits for the leader",
+		c.cfg.Logger.Warn("log on disk ends before the enforced index; the node waits for its leader",
 			"node", c.cfg.Node, "index", index, "enforced", c.cfg.Decided)
 	}
 	return nil
 }
 
-// decided is the newest entry on disk that is known to be committed. The newest
-// configuration counts from the moment it is in the log: if its only voter is this node,
-// whatever is here is decided.
+// decided returns the index up to which the entries on disk are known to be committed. A
+// configuration is valid as soon as it is in the log: if this node is its only voter, every
+// entry is committed.
 func (c *Cluster) decided(servers raft.Configuration) (uint64, error) {
 	voters := votersOf(servers)
 	if c.alone = len(voters) == 1 && voters[0] == c.cfg.Node; c.alone {
@@ -169,26 +169,25 @@ func votersOf(servers raft.Configuration) []ec2.NodeID {
 }
 
 const (
-	// electionTimeout is what a follower waits for its leader, once to twice, before it
-	// stands itself.
+	// electionTimeout is how long a follower waits for its leader before it becomes a
+	// candidate: a random time from once to twice this.
 	electionTimeout = 900 * time.Millisecond
-	// leaderTimeout makes a leader's heartbeats: one every tenth to every fifth of it, so
-	// that a follower that stands has missed one at least; the others do not vote for it
-	// while they have a leader. Each heartbeat wakes two processes, which is most of what
-	// an idle cluster costs.
+	// leaderTimeout sets a leader's heartbeats: one every tenth to every fifth of it. So a
+	// follower misses at least one heartbeat before it becomes a candidate, and the others do
+	// not vote for it while they have a leader. Heartbeats are most of the load of an idle
+	// cluster, because each wakes two processes.
 	leaderTimeout = 4 * time.Second
-	// leaseTimeout is what a leader goes on without most voters.
+	// leaseTimeout is how long a leader stays one without contact to most voters.
 	leaseTimeout = 900 * time.Millisecond
-	// commitTimeout, once to twice, is how often an idle leader repeats how far it has
-	// committed. A barrier has told before (see runBarriers), so only who was cut off then
-	// waits for it.
+	// commitTimeout is how often an idle leader repeats its commit index: after a random time
+	// from once to twice this. Only a follower that missed the barrier (see runBarriers) needs
+	// it.
 	commitTimeout = time.Second
 )
 
-// raftConfig has the timeouts of nodes on one network. In a cluster of one, nobody can
-// be slow to answer, so that an election takes a tenth of a second and a restart less
-// than half of one. A node that is alone until others join cannot have those: Raft's
-// lease cannot be changed while it runs.
+// raftConfig returns timeouts for nodes on one network. A cluster of one has no slow voters, so
+// it gets shorter ones: an election takes 0.1 s, and a restart less than 0.5 s. A node that
+// others may join cannot have those, because Raft's lease cannot change while Raft runs.
 func (c *Cluster) raftConfig(alone bool) *raft.Config {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID = raft.ServerID(c.cfg.Node)
@@ -206,22 +205,22 @@ func (c *Cluster) raftConfig(alone bool) *raft.Config {
 		}
 	}
 	cfg.ElectionTimeout = cfg.HeartbeatTimeout
-	cfg.ShutdownOnRemove = false // a leader that removes itself still has a State to show
+	cfg.ShutdownOnRemove = false // a leader that removes itself still serves its State
 	cfg.MaxAppendEntries = 1024
 	cfg.SnapshotThreshold = c.cfg.SnapshotThreshold
 	cfg.SnapshotInterval = c.cfg.SnapshotInterval
 	cfg.TrailingLogs = c.cfg.TrailingLogs
-	cfg.RestoreCommittedLogs = true     // so that Raft stages the commit index
-	cfg.NoSnapshotRestoreOnStart = true // replay has done it
+	cfg.RestoreCommittedLogs = true     // makes Raft call StageCommitIndex
+	cfg.NoSnapshotRestoreOnStart = true // replay did it
 	cfg.NoLegacyTelemetry = true
 	cfg.Logger = c.raftLogger()
 	return cfg
 }
 
-// runBarriers sends an empty entry after committed ones. Raft's followers learn that an
-// entry is committed with the next one, or up to two commitTimeouts later; what has been
-// acknowledged should be in force everywhere at once. At most one is under way, and none
-// while nothing is written.
+// runBarriers sends an empty entry after committed ones, so that every node enforces an
+// acknowledged change at once: Raft's followers learn that an entry is committed only with the
+// next one, or up to two commitTimeouts later. At most one barrier is under way, and none while
+// nothing is written.
 func (c *Cluster) runBarriers(ctx context.Context) {
 	for {
 		select {
@@ -233,7 +232,7 @@ func (c *Cluster) runBarriers(ctx context.Context) {
 			continue
 		}
 		if err := c.wait(ctx, c.raft.Barrier(0)); err != nil && ctx.Err() == nil {
-			c.cfg.Logger.Debug("barrier", "node", c.cfg.Node, "err", err)
+			c.cfg.Logger.Debug("barrier failed", "node", c.cfg.Node, "err", err)
 		}
 	}
 }

@@ -10,72 +10,72 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger hands raft's warnings to the node's log.
+// raftLogger returns a logger that passes Raft's warnings on to the node's log.
 func (c *Cluster) raftLogger() hclog.Logger {
 	log := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Off})
-	log.RegisterSink(&c.raftlog)
+	log.RegisterSink(&c.raftLog)
 	return log
 }
 
-// raftlogEvery is how often the log says the same of raft's: it repeats for every
-// attempt that a node is away.
-const raftlogEvery = 30 * time.Second
+// repeatAfter is how often the same message of Raft is logged as a warning. While a node is
+// away, Raft logs one for every attempt to reach it.
+const repeatAfter = 30 * time.Second
 
-// sink is a node's log, to raft.
-type sink struct {
+// logSink receives Raft's log lines. mu is a leaf.
+type logSink struct {
 	log *slog.Logger
 
-	mu   sync.Mutex
-	said map[string]time.Time // bounded by raft's own texts
+	mu     sync.Mutex
+	logged map[string]time.Time // by message; Raft has a fixed set of them
 }
 
-// chatter is what raft warns of and nobody needs to know.
-var chatter = map[string]bool{
-	"skipping application of old log":                     true, // GetCommitIndex has nothing to replay
-	"failed to accept connection":                         true, // at the end of Run
+// routine has the warnings of Raft that need no attention.
+var routine = map[string]bool{
+	"skipping application of old log":                     true, // always, because GetCommitIndex returns 0
+	"failed to accept connection":                         true, // when Run ends
 	"failed to decode incoming command":                   true, // a connection was closed
-	"failed to flush response":                            true, // so was that
+	"failed to flush response":                            true, // likewise
 	"failed to get previous log":                          true, // a new node has none
-	"appendEntries rejected, sending older logs":          true, // for that reason
-	"no known peers, aborting election":                   true, // it waits to be called
+	"appendEntries rejected, sending older logs":          true, // likewise
+	"no known peers, aborting election":                   true, // a node that joins waits for its leader
 	"rejecting pre-vote request since we have a leader":   true,
 	"not part of stable configuration, aborting election": true, // it has no vote
 }
 
-// Accept keeps raft's chatter at debug level.
-func (s *sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
-	to := slog.LevelDebug
+// Accept logs a line of Raft. Routine and repeated warnings are logged at debug level.
+func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	as := slog.LevelDebug
 	switch {
-	case chatter[msg]:
+	case routine[msg]:
 	case level == hclog.Warn:
-		to = slog.LevelWarn
+		as = slog.LevelWarn
 	case level == hclog.Error:
-		to = slog.LevelError
+		as = slog.LevelError
 	}
-	if to > slog.LevelDebug && s.repeats(msg) {
-		to = slog.LevelDebug
+	if as > slog.LevelDebug && s.repeats(msg) {
+		as = slog.LevelDebug
 	}
-	if !s.log.Enabled(context.Background(), to) {
+	if !s.log.Enabled(context.Background(), as) {
 		return
 	}
-	for i, a := range args { // hclog.Fmt is a format and its operands
+	for i, a := range args { // an hclog.Format is a format and its operands
 		if f, ok := a.(hclog.Format); ok {
 			args[i] = fmt.Sprintf(f[0].(string), f[1:]...)
 		}
 	}
-	s.log.Log(context.Background(), to, "raft: "+msg, args...)
+	s.log.Log(context.Background(), as, "raft: "+msg, args...)
 }
 
-func (s *sink) repeats(msg string) bool {
+func (s *logSink) repeats(msg string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if last, ok := s.said[msg]; ok && now.Sub(last) < raftlogEvery {
+	if last, ok := s.logged[msg]; ok && now.Sub(last) < repeatAfter {
 		return true
 	}
-	if s.said == nil {
-		s.said = make(map[string]time.Time)
+	if s.logged == nil {
+		s.logged = make(map[string]time.Time)
 	}
-	s.said[msg] = now
+	s.logged[msg] = now
 	return false
 }

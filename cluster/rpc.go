@@ -11,29 +11,29 @@ import (
 	"palisade/ec2/state"
 )
 
-// The calls between members.
+// The methods that members call of each other.
 const (
-	methodApply    = "cluster.apply"    // a command, to the leader
-	methodRead     = "cluster.read"     // to the leader: which index has all that was acknowledged?
-	methodApplied  = "cluster.applied"  // to any: do you have this index?
-	methodEnforced = "cluster.enforced" // to any: do you enforce this index?
+	methodApply    = "cluster.apply"    // of the leader: propose this command
+	methodRead     = "cluster.read"     // of the leader: which index has every acknowledged change?
+	methodApplied  = "cluster.applied"  // of any node: have you applied this index?
+	methodEnforced = "cluster.enforced" // of any node: do you enforce this index?
 )
 
-// A question is the body of every call but methodApply's, which is a command.
+// A question is the body of every call except methodApply, whose body is a command.
 type question struct {
 	Index  uint64        `json:"index,omitempty"`
-	Within time.Duration `json:"within,omitempty"` // how long the answer may take, in ns
+	Within time.Duration `json:"within,omitempty"` // how long to wait for the index, in ns
 }
 
-// An answer is what every call returns.
+// An answer is the result of every call.
 type answer struct {
-	Index     uint64       `json:"index"` // which one depends on the method
+	Index     uint64       `json:"index"` // of the entry, or the index that was asked for, by method
 	OK        bool         `json:"ok,omitempty"`
 	Result    state.Result `json:"result,omitzero"`
 	Error     *ec2.Error   `json:"error,omitempty"`
-	Refused   string       `json:"refused,omitempty"` // why it was not even tried
+	Refused   string       `json:"refused,omitempty"` // why the call was refused
 	NotLeader bool         `json:"not_leader,omitempty"`
-	Unknown   string       `json:"unknown,omitempty"` // what left the outcome open
+	Unknown   string       `json:"unknown,omitempty"` // why the outcome is unknown
 }
 
 func (a answer) err() error {
@@ -50,9 +50,9 @@ func (a answer) err() error {
 	return nil
 }
 
-// ask calls the leader, and gives up soon after this node no longer takes it for one:
-// behind a partition no connection says that it is broken.
-func (c *Cluster) ask(ctx context.Context, leader ec2.NodeID, method string, body []byte) (answer, error) {
+// callLeader calls the leader, and gives up leaderGrace after this node no longer knows it as
+// the leader. Behind a partition, the connection itself would not fail.
+func (c *Cluster) callLeader(ctx context.Context, leader ec2.NodeID, method string, body []byte) (answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if !c.tasks.start(func() { c.runGrace(ctx, leader, cancel) }) {
@@ -65,6 +65,7 @@ func (c *Cluster) ask(ctx context.Context, leader ec2.NodeID, method string, bod
 	return decodeAnswer(data)
 }
 
+// runGrace calls giveUp when this node has not known leader as the leader for leaderGrace.
 func (c *Cluster) runGrace(ctx context.Context, leader ec2.NodeID, giveUp func()) {
 	tick := time.NewTicker(leaderGrace / 10)
 	defer tick.Stop()
@@ -86,7 +87,7 @@ func (c *Cluster) runGrace(ctx context.Context, leader ec2.NodeID, giveUp func()
 
 func (c *Cluster) call(ctx context.Context, node ec2.NodeID, method string, q question) (answer, error) {
 	if c.cfg.Peer == nil {
-		return answer{}, fmt.Errorf("%s is alone and reaches no %s", c.cfg.Node, node)
+		return answer{}, fmt.Errorf("%s is a cluster of one and cannot call %s", c.cfg.Node, node)
 	}
 	body, err := json.Marshal(q)
 	if err != nil {
@@ -105,13 +106,13 @@ func (c *Cluster) call(ctx context.Context, node ec2.NodeID, method string, q qu
 
 func decodeAnswer(data []byte) (a answer, err error) {
 	if err := json.Unmarshal(data, &a); err != nil {
-		return answer{}, fmt.Errorf("decode an answer: %w", err)
+		return answer{}, fmt.Errorf("decode answer: %w", err)
 	}
 	return a, nil
 }
 
-// handle answers the other members' calls.
-func (c *Cluster) handle() {
+// addHandlers adds the methods that other members call.
+func (c *Cluster) addHandlers() {
 	for method, h := range map[string]func(context.Context, []byte) answer{
 		methodApply:    c.answerApply,
 		methodRead:     c.answerRead,
@@ -119,7 +120,7 @@ func (c *Cluster) handle() {
 		methodEnforced: c.answerEnforced,
 	} {
 		c.cfg.Peer.Handle(method, func(ctx context.Context, from string, body []byte) ([]byte, error) {
-			a := answer{Refused: fmt.Sprintf("%s is no member, as far as %s knows", from, c.cfg.Node)}
+			a := answer{Refused: fmt.Sprintf("%s is no member in the state of %s", from, c.cfg.Node)}
 			if n, ok := c.View().Node(ec2.NodeID(from)); method == methodApplied || ok && n.Member() {
 				a = h(ctx, body)
 			}
@@ -129,14 +130,14 @@ func (c *Cluster) handle() {
 }
 
 func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
-	if !c.leads() || ctx.Err() != nil { // the door closes before Run ends
+	if !c.leads() || ctx.Err() != nil { // leads is false before Run ends
 		return answer{NotLeader: true}
 	}
 	cmd, err := state.DecodeCommand(body)
 	if err != nil {
 		return answer{Refused: err.Error()}
 	}
-	if ctx.Err() != nil { // the door is closing: the next leader may be asked
+	if ctx.Err() != nil { // the peer is ending, and cancels its handlers: the caller may ask the next leader
 		return answer{NotLeader: true}
 	}
 	result, index, err := c.propose(ctx, cmd.Request, body)
@@ -174,12 +175,13 @@ func (c *Cluster) answerEnforced(ctx context.Context, body []byte) answer {
 func answerQuestion(ctx context.Context, body []byte, now func() uint64, wait func(context.Context, uint64) bool) answer {
 	var q question
 	if err := json.Unmarshal(body, &q); err != nil {
-		return answer{Refused: fmt.Sprintf("decode a question: %v", err)}
+		return answer{Refused: fmt.Sprintf("decode question: %v", err)}
 	}
-	return answerWhen(ctx, q, now, wait)
+	return waitFor(ctx, q, now, wait)
 }
 
-func answerWhen(ctx context.Context, q question, now func() uint64, wait func(context.Context, uint64) bool) answer {
+// waitFor waits up to q.Within for an index.
+func waitFor(ctx context.Context, q question, now func() uint64, wait func(context.Context, uint64) bool) answer {
 	if at := now(); at >= q.Index || q.Within <= 0 {
 		return answer{Index: at, OK: at >= q.Index}
 	}

@@ -15,12 +15,12 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// store is Raft's log and its vote, in one bbolt file. Every write is one transaction
-// and on disk when it returns; bbolt locks the file against a second process.
+// store has Raft's log and vote in one bbolt file. The Cluster's Run owns it. Every write is one
+// transaction, and is on disk when it returns. bbolt locks the file against a second process.
+// Methods may be called from any goroutine; staged's mutex is a leaf.
 //
-// It also keeps the commit index: staged by Raft, written in the transaction of the
-// next entries. So a restarted node knows which of its entries are decided before it
-// hears from any other.
+// It also has the commit index, which Raft stages and the next StoreLogs writes. So a restarted
+// node knows which of its entries are committed before another node answers.
 type store struct {
 	db *bolt.DB
 
@@ -41,7 +41,7 @@ var (
 	keyCommit    = []byte("palisade/commit")
 )
 
-// errNoKey has the text that raft asks for.
+// errNoKey has the text that Raft compares with.
 var errNoKey = errors.New("not found")
 
 func openStore(path string) (*store, error) {
@@ -71,10 +71,10 @@ func openStore(path string) (*store, error) {
 
 func (s *store) Close() error { return s.db.Close() }
 
-func (s *store) FirstIndex() (uint64, error) { return s.edge((*bolt.Cursor).First) }
-func (s *store) LastIndex() (uint64, error)  { return s.edge((*bolt.Cursor).Last) }
+func (s *store) FirstIndex() (uint64, error) { return s.endIndex((*bolt.Cursor).First) }
+func (s *store) LastIndex() (uint64, error)  { return s.endIndex((*bolt.Cursor).Last) }
 
-func (s *store) edge(move func(*bolt.Cursor) ([]byte, []byte)) (index uint64, err error) {
+func (s *store) endIndex(move func(*bolt.Cursor) ([]byte, []byte)) (index uint64, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		if k, _ := move(tx.Bucket(bucketLog).Cursor()); k != nil {
 			index = binary.BigEndian.Uint64(k)
@@ -86,7 +86,7 @@ func (s *store) edge(move func(*bolt.Cursor) ([]byte, []byte)) (index uint64, er
 
 func (s *store) GetLog(index uint64, entry *raft.Log) error {
 	return s.db.View(func(tx *bolt.Tx) error {
-		data := tx.Bucket(bucketLog).Get(number(index))
+		data := tx.Bucket(bucketLog).Get(encodeIndex(index))
 		if data == nil {
 			return raft.ErrLogNotFound
 		}
@@ -107,21 +107,21 @@ func (s *store) StoreLogs(entries []*raft.Log) error {
 			if err != nil {
 				return err
 			}
-			if err := log.Put(number(e.Index), data); err != nil {
+			if err := log.Put(encodeIndex(e.Index), data); err != nil {
 				return fmt.Errorf("store entry %d: %w", e.Index, err)
 			}
 		}
 		if commit == 0 {
 			return nil
 		}
-		return tx.Bucket(bucketStable).Put(keyCommit, number(commit))
+		return tx.Bucket(bucketStable).Put(keyCommit, encodeIndex(commit))
 	})
 }
 
 func (s *store) DeleteRange(low, high uint64) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
-		for k, _ := c.Seek(number(low)); k != nil && binary.BigEndian.Uint64(k) <= high; k, _ = c.Next() {
+		for k, _ := c.Seek(encodeIndex(low)); k != nil && binary.BigEndian.Uint64(k) <= high; k, _ = c.Next() {
 			if err := c.Delete(); err != nil {
 				return fmt.Errorf("delete entries %d to %d: %w", low, high, err)
 			}
@@ -130,7 +130,7 @@ func (s *store) DeleteRange(low, high uint64) error {
 	})
 }
 
-// StageCommitIndex keeps the commit index for the next StoreLogs.
+// StageCommitIndex stores the commit index for the next StoreLogs to write.
 func (s *store) StageCommitIndex(index uint64) error {
 	s.staged.Lock()
 	defer s.staged.Unlock()
@@ -138,13 +138,12 @@ func (s *store) StageCommitIndex(index uint64) error {
 	return nil
 }
 
-// GetCommitIndex tells Raft of nothing to replay: Cluster does that itself, before it
-// starts Raft. Raft 1.8.0's own replay passes over the entries that name the voters, so
-// that a node without a snapshot never votes again, and waits for ever once there are
-// more entries than its queue holds.
+// GetCommitIndex returns 0, so that Raft replays nothing: Cluster.replay does. Raft 1.8.0's own
+// replay ignores configuration entries, so that a node without a snapshot never votes again, and
+// it blocks for ever on more entries than its queue holds.
 func (s *store) GetCommitIndex() (uint64, error) { return 0, nil }
 
-// commitIndex is the newest commit index on disk, never beyond the log.
+// commitIndex returns the commit index on disk, or the last entry's if that is lower.
 func (s *store) commitIndex() (uint64, error) {
 	commit, err := s.GetUint64(keyCommit)
 	if err != nil && !errors.Is(err, errNoKey) {
@@ -154,12 +153,12 @@ func (s *store) commitIndex() (uint64, error) {
 	return min(commit, last), err
 }
 
-// commands calls do with each entry that changes the State, from low to high.
+// commands calls do with each command from index low to high.
 func (s *store) commands(low, high uint64, do func(*raft.Log) error) error {
 	return s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
 		next := low
-		for k, data := c.Seek(number(low)); k != nil; k, data = c.Next() {
+		for k, data := c.Seek(encodeIndex(low)); k != nil; k, data = c.Next() {
 			var e raft.Log
 			if err := decodeEntry(data, &e); err != nil {
 				return fmt.Errorf("entry %d: %w", next, err)
@@ -182,7 +181,7 @@ func (s *store) commands(low, high uint64, do func(*raft.Log) error) error {
 	})
 }
 
-// configuration is the newest entry from low on that names the servers, or nil.
+// configuration returns the newest configuration in the entries from low on, or nil.
 func (s *store) configuration(low uint64) (newest *raft.Configuration, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
@@ -218,7 +217,7 @@ func (s *store) Get(key []byte) (value []byte, err error) {
 	return value, err
 }
 
-func (s *store) SetUint64(key []byte, value uint64) error { return s.Set(key, number(value)) }
+func (s *store) SetUint64(key []byte, value uint64) error { return s.Set(key, encodeIndex(value)) }
 
 func (s *store) GetUint64(key []byte) (uint64, error) {
 	value, err := s.Get(key)
@@ -226,14 +225,15 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 		return 0, err
 	}
 	if len(value) != 8 {
-		return 0, fmt.Errorf("key %q holds %d bytes, not a number", key, len(value))
+		return 0, fmt.Errorf("key %q has %d bytes, not 8", key, len(value))
 	}
 	return binary.BigEndian.Uint64(value), nil
 }
 
-func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+func encodeIndex(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// An entry is as raft has it, with names of our own, for the file outlives its versions.
+// An entry is a raft.Log as the file has it. The names are ours, because the file outlives
+// versions of Raft.
 type entry struct {
 	Index      uint64       `json:"index"`
 	Term       uint64       `json:"term"`

@@ -12,21 +12,21 @@ import (
 	"palisade/internal/peer"
 )
 
-// rpcTimeout is how long one exchange of Raft's may take: several times what an fsync
-// takes on a disk under load. A connection that a partition ate is given up after it.
+// rpcTimeout bounds one call of Raft, and so how long a connection broken by a partition is
+// kept. It is several times what an fsync takes on a loaded disk.
 const rpcTimeout = 2 * time.Second
 
 // stream carries Raft over Peer's mutual TLS.
 //
-// Raft dials addresses; a certificate names a node. So every server's address is its
-// name (see ServerAddr), and Peer finds where that is. The connections are Raft's, but
-// it closes only those that it dialed: Close closes those it accepted.
+// Raft dials addresses, but a certificate names a node. So to Raft a server's address is its
+// name (see ServerAddr), and Peer finds the real one. Raft closes the connections that it
+// dialed; Close closes those that it accepted. open's mutex is a leaf.
 type stream struct {
-	peer     *peer.Peer
-	address  nodeAddr
-	listener net.Listener
-	dialing  context.Context // ends with Run, so that no dial outlasts it
-	hangUp   context.CancelFunc
+	peer        *peer.Peer
+	address     nodeAddr
+	listener    net.Listener
+	dialing     context.Context // ends with Run
+	stopDialing context.CancelFunc
 
 	open struct {
 		sync.Mutex
@@ -45,17 +45,17 @@ func newStream(p *peer.Peer, address string) *stream {
 		address:  nodeAddr(address),
 		listener: p.Listener(peer.ProtocolRaft),
 	}
-	s.dialing, s.hangUp = context.WithCancel(context.Background())
+	s.dialing, s.stopDialing = context.WithCancel(context.Background())
 	s.open.conns = make(map[net.Conn]bool)
 	return s
 }
 
-// ServerAddr makes a server's name its address.
+// ServerAddr returns a server's name as its address.
 func (s *stream) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	return raft.ServerAddress(id), nil
 }
 
-// Dial opens a connection to the node of that name.
+// Dial connects to the node of that name.
 func (s *stream) Dial(node raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.dialing, timeout)
 	defer cancel()
@@ -66,7 +66,7 @@ func (s *stream) Dial(node raft.ServerAddress, timeout time.Duration) (net.Conn,
 	return conn, nil
 }
 
-// Accept waits for another node.
+// Accept waits for a connection of another node.
 func (s *stream) Accept() (net.Conn, error) {
 	conn, err := s.listener.Accept()
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *stream) Accept() (net.Conn, error) {
 	return &accepted{conn, s}, nil
 }
 
-// Close closes the door and everyone who came in by it.
+// Close closes the listener and the connections that it accepted.
 func (s *stream) Close() error {
 	s.open.Lock()
 	conns := s.open.conns
@@ -89,23 +89,24 @@ func (s *stream) Close() error {
 	s.open.Unlock()
 	err := s.listener.Close()
 	for conn := range conns {
-		_ = conn.Close() // a reset is as good
+		_ = conn.Close() // an error leaves it closed as well
 	}
 	return err
 }
 
-// Addr is what Raft calls this node in its log lines.
+// Addr is this node's address in Raft's log lines.
 func (s *stream) Addr() net.Addr { return s.address }
 
+// accepted is a connection that Close closes.
 type accepted struct {
 	net.Conn
-	of *stream
+	stream *stream
 }
 
 func (a *accepted) Close() error {
-	a.of.open.Lock()
-	delete(a.of.open.conns, a.Conn)
-	a.of.open.Unlock()
+	a.stream.open.Lock()
+	delete(a.stream.open.conns, a.Conn)
+	a.stream.open.Unlock()
 	return a.Conn.Close()
 }
 

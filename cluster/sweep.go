@@ -8,43 +8,44 @@ import (
 	"palisade/ec2/state"
 )
 
-// sweepEvery is how often the leader looks for something to sweep, so an address rests
-// up to that much longer than the settings say.
+// sweepEvery is how often the leader checks whether a Sweep is due. A freed address stays
+// reserved up to that much longer than the settings say.
 const sweepEvery = 5 * time.Second
 
-// runSweep proposes a Sweep when the State has something to sweep, on the leader.
+// runSweep proposes a Sweep, on the leader, when one is due.
 func (c *Cluster) runSweep(ctx context.Context) {
 	var s sweeper
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-beat(sweepEvery):
+		case <-onBeat(sweepEvery):
 		}
 		if c.leadingTerm() == 0 {
 			continue
 		}
 		if err := s.sweep(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNoLeader) {
-			c.cfg.Logger.Warn("sweep", "node", c.cfg.Node, "err", err)
+			c.cfg.Logger.Warn("sweep failed", "node", c.cfg.Node, "err", err)
 		}
 	}
 }
 
-// started is when the beats of this process count from.
-var started = time.Now()
+// processStart is the time from which onBeat counts.
+var processStart = time.Now()
 
-// beat sends at the next whole multiple of every since the process started. Loops that
-// wait for beats wake an idle machine together: a wake costs more than what they do then.
-func beat(every time.Duration) <-chan time.Time {
-	return time.After(every - time.Since(started)%every)
+// onBeat returns a channel that receives at the next multiple of every since processStart. So
+// loops with the same period wake an idle machine together: waking it costs more than their
+// work.
+func onBeat(every time.Duration) <-chan time.Time {
+	return time.After(every - time.Since(processStart)%every)
 }
 
-// sweeper remembers when something comes due, so that it looks through the State only if
-// that has changed.
+// sweeper caches when the next Sweep is due, so that it searches a State only once. Only
+// runSweep uses it.
 type sweeper struct {
 	due     time.Time
 	pending bool
-	seen    uint64 // index of the View that due is of
+	seen    uint64 // index of the View that due was computed from
 }
 
 func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
@@ -58,8 +59,8 @@ func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
 	}
 	r := &state.Sweep{}
 	if c.cfg.Peer != nil {
-		// What waits for a node's word is not due, however long it has rested.
-		r.Confirmed = c.confirmed(ctx)
+		// An address that a member may still enforce rules for is not due yet.
+		r.Confirmed = c.enforcedByMembers(ctx)
 		if due, ok := view.SweepDueWith(r.Confirmed); !ok || c.cfg.Now().Before(due) {
 			return nil
 		}

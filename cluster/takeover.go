@@ -10,19 +10,20 @@ import (
 	"palisade/ec2/state"
 )
 
-// lead follows this node's leadership until ctx ends or the State cannot go on.
-func (c *Cluster) lead(ctx context.Context) error {
+// followLeadership takes over each time that this node becomes the leader, until ctx ends or
+// the node must stop.
+func (c *Cluster) followLeadership(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.fsm.failed:
 			return nil // Run reports why
-		case err := <-c.outcast:
+		case err := <-c.expelled:
 			return err
 		case leader := <-c.raft.LeaderCh():
 			c.setLeading(0)
-			if err := c.setPace(leader); err != nil {
+			if err := c.setTimeouts(leader); err != nil {
 				return err
 			}
 			if !leader {
@@ -33,27 +34,29 @@ func (c *Cluster) lead(ctx context.Context) error {
 				return err
 			}
 			if _, refused := errors.AsType[*ec2.Error](err); refused {
-				return err // of Config.Bootstrap: it will not do better next time
+				return err // Config.Bootstrap is invalid, so a retry would fail too
 			}
 			if err != nil && ctx.Err() == nil {
-				c.cfg.Logger.Warn("leader cannot take over", "node", c.cfg.Node, "err", err)
+				c.cfg.Logger.Warn("takeover of leadership failed", "node", c.cfg.Node, "err", err)
 			}
 		}
 	}
 }
 
-// setPace makes Raft's timeouts those of a leader or a follower, where there are both.
-func (c *Cluster) setPace(leader bool) error {
+// setTimeouts gives Raft the timeouts of a leader or of a follower. A cluster of one has only
+// one kind.
+func (c *Cluster) setTimeouts(leader bool) error {
 	switch {
 	case c.stream == nil:
 		return nil
 	case leader:
-		return c.pace(leaderTimeout)
+		return c.reloadTimeouts(leaderTimeout)
 	}
-	return c.pace(electionTimeout)
+	return c.reloadTimeouts(electionTimeout)
 }
 
-// takeOver brings a new leader up to its log and, the first time ever, bootstraps.
+// takeOver waits until a new leader has applied its whole log and, if the log is empty, applies
+// Config.Bootstrap.
 func (c *Cluster) takeOver(ctx context.Context) error {
 	term, elected := c.raft.CurrentTerm(), time.Now()
 	if err := c.wait(ctx, c.raft.Barrier(0)); err != nil {
@@ -80,17 +83,18 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 	}
 	c.setLeading(term)
 	c.setReady()
-	c.cfg.Logger.Info("leads", "node", c.cfg.Node, "term", term, "index", c.fsm.view().Index(), "after", time.Since(elected).Round(time.Millisecond))
+	c.cfg.Logger.Info("node became leader", "node", c.cfg.Node, "term", term, "index", c.fsm.view().Index(), "after", time.Since(elected).Round(time.Millisecond))
 	return nil
 }
 
-// ErrLogLost ends Run: the log has lost entries, for this node enforced what the whole cluster does not know.
-var ErrLogLost = errors.New("what this node enforced is not in the log of its cluster")
+// ErrLogLost ends Run: this node enforced an entry that the log of the whole cluster does not
+// have, so the log has lost entries.
+var ErrLogLost = errors.New("the cluster's log has lost entries that this node enforced")
 
-// checkDecided is asked when this node has all that its cluster decided.
+// checkDecided must be called when this node has applied everything that its cluster committed.
 func (c *Cluster) checkDecided() error {
 	if index := c.View().Index(); index < c.cfg.Decided && (index > 0 || !c.cfg.Join) {
-		return fmt.Errorf("%w: it enforced entry %d and the log ends at %d; was the log in %s replaced by an older one?", ErrLogLost, c.cfg.Decided, index, c.cfg.Dir)
+		return fmt.Errorf("%w: it enforced entry %d, but the log ends at %d; was the log in %s replaced by an older one?", ErrLogLost, c.cfg.Decided, index, c.cfg.Dir)
 	}
 	return nil
 }
@@ -107,8 +111,9 @@ func (c *Cluster) leadingTerm() uint64 {
 	return c.leading.term
 }
 
-// Ready is closed once this node has all that its cluster had decided: a leader the whole
-// log, bootstrap included, another node what its leader had when it first asked.
+// Ready returns a channel that is closed once this node is up to date: a leader when it has
+// applied its whole log and the bootstrap, another node when it has applied what its leader
+// had when it first asked.
 func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 
 func (c *Cluster) setReady() {

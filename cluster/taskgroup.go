@@ -2,14 +2,15 @@ package cluster
 
 import "sync"
 
-// tasks are the goroutines beside Run's own. After stop none starts.
-type tasks struct {
+// A taskGroup starts the goroutines that Run owns beside its own. Its mutex is a leaf.
+type taskGroup struct {
 	sync.Mutex
 	stopping bool
 	wg       sync.WaitGroup
 }
 
-func (t *tasks) start(f func()) bool {
+// start runs f in a goroutine, or returns false after stop.
+func (t *taskGroup) start(f func()) bool {
 	t.Lock()
 	defer t.Unlock()
 	if t.stopping {
@@ -19,7 +20,8 @@ func (t *tasks) start(f func()) bool {
 	return true
 }
 
-func (t *tasks) stop() {
+// stop waits until all goroutines have ended.
+func (t *taskGroup) stop() {
 	t.Lock()
 	t.stopping = true
 	t.Unlock()

@@ -7,14 +7,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// waitIndex waits until the State holds an index.
+// waitIndex waits until this node has applied an index.
 func (c *Cluster) waitIndex(ctx context.Context, index uint64) error {
 	for {
-		moved := c.fsm.moved()
+		changed := c.fsm.changed()
 		if c.View().Index() >= index {
 			return nil
 		}
-		if err := c.waitChan(ctx, moved); err != nil {
+		if err := c.waitChan(ctx, changed); err != nil {
 			return err
 		}
 	}
@@ -23,7 +23,7 @@ func (c *Cluster) waitIndex(ctx context.Context, index uint64) error {
 // waitChan waits for a channel to close.
 func (c *Cluster) waitChan(ctx context.Context, done <-chan struct{}) error {
 	select {
-	case <-c.stopped: // checked first: a stopped cluster was ready once
+	case <-c.stopped: // checked first, because done may be closed as well
 		return ErrStopped
 	default:
 	}
@@ -37,9 +37,9 @@ func (c *Cluster) waitChan(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// wait waits for a future of raft's, or for ctx. Of what Raft has committed and not applied
-// when it shuts down it resolves no future, so one that is open then stays so, and the
-// goroutine that asks it; nobody waits for either.
+// wait waits for a future of Raft, or for ctx. When Raft shuts down, it never completes the
+// futures of entries that are committed but not applied. So wait returns when Raft has ended;
+// the goroutine that waits for such a future stays until the process ends.
 func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
@@ -48,7 +48,7 @@ func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
 	case err = <-done:
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-c.halted:
+	case <-c.raftEnded:
 		select {
 		case err = <-done:
 		default:

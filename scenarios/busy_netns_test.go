@@ -87,7 +87,7 @@ func (b *busyTest) countElections() (n int) {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		n += strings.Count(string(log), " msg=leads ")
+		n += strings.Count(string(log), ` msg="node became leader" `)
 	}
 	return n
 }

@@ -47,7 +47,7 @@ func Main(args []string) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
 	}
-	if errors.Is(err, cluster.ErrOutcast) {
+	if errors.Is(err, cluster.ErrExpelled) {
 		return lab.OutcastStatus
 	}
 	return 1
