@@ -177,23 +177,23 @@ func (s *Server) status() Status {
 	}
 	status.Index, status.BadRules = view.Index(), s.Plane.BadRules()
 	if refused := s.Switch.Refused(); len(refused) > 0 {
-		for lease := range view.Interfaces() {
-			if slices.Contains(refused, lease.Epoch) {
-				status.Shut = append(status.Shut, string(lease.ID))
+		for eni := range view.Interfaces() {
+			if slices.Contains(refused, eni.Epoch) {
+				status.Shut = append(status.Shut, string(eni.ID))
 			}
 		}
 	}
 	for in := range view.Instances() {
-		lease, ok := view.Interface(in.Interface)
-		if in.Interface == "" || !ok || lease.State == ec2.Idle {
+		eni, ok := view.Interface(in.Interface)
+		if in.Interface == "" || !ok || eni.State == ec2.Idle {
 			continue
 		}
 		one := InstanceStatus{
 			ID: in.ID, Name: string(in.ID), Node: in.Node, Namespace: s.NamespacePrefix + string(in.ID),
-			Interface: lease.ID, MAC: lease.MAC, PrivateAddress: lease.Private.String(), State: in.State.String(),
+			Interface: eni.ID, MAC: eni.MAC, PrivateAddress: eni.Private.String(), State: in.State.String(),
 		}
-		if lease.Public.IsValid() {
-			one.PublicAddress = lease.Public.String()
+		if eni.Public.IsValid() {
+			one.PublicAddress = eni.Public.String()
 		}
 		status.Instances = append(status.Instances, one)
 	}
@@ -270,9 +270,9 @@ func (s *Server) flows() []FlowStatus {
 	if view == nil {
 		return all
 	}
-	leases := map[uint64]*ec2.Interface{}
-	for lease := range view.Interfaces() {
-		leases[lease.Epoch] = lease
+	interfaces := map[uint64]*ec2.Interface{}
+	for eni := range view.Interfaces() {
+		interfaces[eni.Epoch] = eni
 	}
 	type named struct{ rule, group string }
 	rules := map[uint64]named{0: {"classic-egress", ""}}
@@ -292,8 +292,8 @@ func (s *Server) flows() []FlowStatus {
 		if c.Outside {
 			f.Direction = "ingress"
 		}
-		if lease, ok := leases[c.Epoch]; ok {
-			f.Instance, f.Interface = lease.Instance, lease.ID
+		if eni, ok := interfaces[c.Epoch]; ok {
+			f.Instance, f.Interface = eni.Instance, eni.ID
 		}
 		if r, ok := rules[c.Rule]; ok {
 			f.Rule, f.Group = r.rule, r.group

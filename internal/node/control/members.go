@@ -89,8 +89,8 @@ func (s *Server) clusterStatus(ctx context.Context) (any, error) {
 	}
 	status.Enforced = len(enforcement.Pending) == 0
 	carried := map[ec2.NodeID]int{}
-	for lease := range view.Interfaces() {
-		carried[lease.Node]++
+	for eni := range view.Interfaces() {
+		carried[eni.Node]++
 	}
 	heard := map[ec2.NodeID]gossip.Member{}
 	for _, m := range s.Cluster.GossipMembers() {
@@ -156,9 +156,9 @@ func (s *Server) remove(ctx context.Context, r NodeRequest) (any, error) {
 
 func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
 	change := NodeChange{Node: node, Instances: []ec2.InstanceID{}}
-	for lease := range s.Cluster.View().Interfaces() {
-		if lease.Node == node {
-			change.Instances = append(change.Instances, lease.Instance)
+	for eni := range s.Cluster.View().Interfaces() {
+		if eni.Node == node {
+			change.Instances = append(change.Instances, eni.Instance)
 		}
 	}
 	if err := do(ctx, node, s.byOperator(action, map[string]string{"Node": string(node)})); err != nil {

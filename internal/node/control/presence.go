@@ -22,13 +22,13 @@ func (s *Server) presence() []InterfacePresence {
 		return all
 	}
 	down, _ := s.Cluster.Down()
-	for lease := range view.Interfaces() {
+	for eni := range view.Interfaces() {
 		p := InterfacePresence{
-			Node: s.Node, Interface: lease.ID, Instance: lease.Instance, At: lease.Node, MAC: lease.MAC,
-			Private: lease.Private.String(), Up: lease.State != ec2.Idle && !down[lease.Epoch],
+			Node: s.Node, Interface: eni.ID, Instance: eni.Instance, At: eni.Node, MAC: eni.MAC,
+			Private: eni.Private.String(), Up: eni.State != ec2.Idle && !down[eni.Epoch],
 		}
-		if lease.Public.IsValid() {
-			p.Public = lease.Public.String()
+		if eni.Public.IsValid() {
+			p.Public = eni.Public.String()
 		}
 		all = append(all, p)
 	}

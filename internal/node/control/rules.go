@@ -21,12 +21,12 @@ func (s *Server) rulesInForce() []GroupRules {
 		return all
 	}
 	members := map[ec2.GroupID][]ec2.InterfaceID{}
-	for lease := range view.Interfaces() {
-		if lease.State == ec2.Idle {
+	for eni := range view.Interfaces() {
+		if eni.State == ec2.Idle {
 			continue
 		}
-		for _, id := range lease.Groups {
-			members[id] = append(members[id], lease.ID)
+		for _, id := range eni.Groups {
+			members[id] = append(members[id], eni.ID)
 		}
 	}
 	for g := range view.Groups() {

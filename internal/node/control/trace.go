@@ -172,8 +172,8 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	if in.Direction == conntrack.In {
 		step.Direction = "ingress"
 	}
-	if lease, ok := leaseOf(view, in.Endpoint); ok {
-		step.Instance, step.Interface = lease.Instance, lease.ID
+	if eni, ok := interfaceOf(view, in.Endpoint); ok {
+		step.Instance, step.Interface = eni.Instance, eni.ID
 	}
 	switch in.Connection.Status {
 	case conntrack.Live:
@@ -225,11 +225,11 @@ func ruleText(r ec2.Rule) string {
 // admitting is a command that adds the narrowest rule for a refused packet. The groups of
 // a VPC are named by their ids (EC2 User Guide 2012, "ec2-authorize").
 func admitting(view *state.View, s vswitch.Step) string {
-	lease, ok := leaseOf(view, s.Endpoint)
-	if !ok || len(lease.Groups) == 0 {
+	eni, ok := interfaceOf(view, s.Endpoint)
+	if !ok || len(eni.Groups) == 0 {
 		return ""
 	}
-	g, ok := view.Group(lease.Groups[0])
+	g, ok := view.Group(eni.Groups[0])
 	if !ok {
 		return ""
 	}
@@ -244,10 +244,10 @@ func admitting(view *state.View, s vswitch.Step) string {
 }
 
 // leaseOf finds the lease behind an interface of the switch.
-func leaseOf(view *state.View, e *vswitch.Endpoint) (*ec2.Interface, bool) {
-	for lease := range view.Interfaces() {
-		if lease.Epoch == e.Epoch {
-			return lease, true
+func interfaceOf(view *state.View, e *vswitch.Endpoint) (*ec2.Interface, bool) {
+	for eni := range view.Interfaces() {
+		if eni.Epoch == e.Epoch {
+			return eni, true
 		}
 	}
 	return nil, false

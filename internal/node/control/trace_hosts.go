@@ -64,17 +64,17 @@ func (s *Server) classicVNI(view *state.View) ec2.VNI {
 // for anything else.
 func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
 	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
-		lease, ok := view.Interface(in.Interface)
-		if !ok || lease.State != ec2.Active {
+		eni, ok := view.Interface(in.Interface)
+		if !ok || eni.State != ec2.Active {
 			return nil, fmt.Errorf("%s is %s and has no address", text, in.State)
 		}
-		return lease, nil
+		return eni, nil
 	}
-	lease, ok := view.Interface(ec2.InterfaceID(text))
-	if ok && lease.State != ec2.Active {
+	eni, ok := view.Interface(ec2.InterfaceID(text))
+	if ok && eni.State != ec2.Active {
 		return nil, fmt.Errorf("%s is attached to nothing that runs", text)
 	}
-	return lease, nil
+	return eni, nil
 }
 
 func (s *Server) find(e *traceEnd, text string, vni ec2.VNI) error {

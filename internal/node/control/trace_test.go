@@ -85,7 +85,7 @@ func newTraced(t *testing.T) (f *planetest.Fixture, web, db *ec2.Instance) {
 func TestTraceExplainsVerdict(t *testing.T) {
 	f, web, db := newTraced(t)
 	s, view := newServer(f), f.View
-	lease := func(in *ec2.Instance) *ec2.Interface {
+	eni := func(in *ec2.Instance) *ec2.Interface {
 		l, ok := view.Interface(in.Interface)
 		if !ok {
 			t.Fatalf("%s has no lease", in.ID)
@@ -97,7 +97,7 @@ func TestTraceExplainsVerdict(t *testing.T) {
 		return g.ID
 	}
 	w, d := string(web.ID), string(db.ID)
-	webIP, dbIP := lease(web).Private.String(), lease(db).Private.String()
+	webIP, dbIP := eni(web).Private.String(), eni(db).Private.String()
 	fromWeb := "tcp 3306 from group " + string(group("web")) + " of 598916040194"
 	const anyOut = "admitted by all traffic to 0.0.0.0/0 of EC2-Classic"
 	for _, tt := range []struct {
@@ -123,10 +123,10 @@ func TestTraceExplainsVerdict(t *testing.T) {
 			d + " egress tcp " + dbIP + ":40000 > " + webIP + ":22: " + anyOut,
 			w + " ingress tcp " + dbIP + ":40000 > " + webIP + ":22: refused"}, `ec2-authorize "web" -P tcp -p 22 -s ` + dbIP + "/32"},
 		// By its public address a member is none.
-		{w, lease(db).Public.String(), "tcp/3306", "no-rule", d, []string{
-			w + " egress tcp " + webIP + ":40000 > " + lease(db).Public.String() + ":3306: " + anyOut,
-			d + " ingress tcp " + lease(web).Public.String() + ":40000 > " + dbIP + ":3306: refused"},
-			`ec2-authorize "db" -P tcp -p 3306 -s ` + lease(web).Public.String() + "/32"},
+		{w, eni(db).Public.String(), "tcp/3306", "no-rule", d, []string{
+			w + " egress tcp " + webIP + ":40000 > " + eni(db).Public.String() + ":3306: " + anyOut,
+			d + " ingress tcp " + eni(web).Public.String() + ":40000 > " + dbIP + ":3306: refused"},
+			`ec2-authorize "db" -P tcp -p 3306 -s ` + eni(web).Public.String() + "/32"},
 		{w, "203.0.113.25", "tcp/443", "forward", "uplink",
 			[]string{w + " egress tcp " + webIP + ":40000 > 203.0.113.25:443: " + anyOut}, ""},
 		{w, "10.99.0.1", "tcp/443", "no-route", w,

@@ -1,9 +1,9 @@
 // Package fleet runs what is connected to the ports of one node's switch: instances, which it
-// boots, and network namespaces and devices of the host that interfaces are attached to.
+// boots, and the namespaces and devices of the host that interfaces are attached to.
 //
-// Fleet owns a machine for each instance (machine.go, nic.go) and an outsider for each interface
-// that is attached to something else (host_attachment.go). It knows the switch and the cluster by
-// the interfaces Plane and Cluster alone.
+// Fleet has a machine for each instance (machine.go, nic.go) and a hostAttachment for each
+// interface that is attached to something else (host_attachment.go). It uses the switch and the
+// cluster through the interfaces Plane and Cluster.
 package fleet
 
 import (
@@ -20,68 +20,70 @@ import (
 	vswitch "palisade/switch"
 )
 
-// bootsAtOnce bounds how many instances boot side by side; more only wait for the same
-// processors.
+// bootsAtOnce is how many instances may boot at the same time. More would not be faster, because
+// they compete for the processors.
 const bootsAtOnce = 4
 
-// Config is what a Fleet works with. All fields are needed, but those of the lab.
+// Config is what a Fleet works with. All fields but the last three are required.
 type Config struct {
-	Node    ec2.NodeID // this one
+	Node    ec2.NodeID // this node
 	MTU     int        // of every interface, in bytes of an IP packet
 	Plane   Plane
 	Cluster Cluster
-	// Announce tells the other nodes which leases of this node have failed. It does not block.
+	// Announce reports to the other nodes which leases of this node are up. It does not block.
 	Announce func()
 	Logger   *slog.Logger
 
-	// Where and under which names instances are made: see Lab in the configuration of a node.
-	NamespacePrefix string // "" if this node runs no images
+	// Of instances, as in node.Lab.
+	NamespacePrefix string // "" if this node boots no instances
 	InstanceDir     string
 	CgroupPrefix    string
 }
 
-// A Plane gives leases their ports.
+// A Plane gives leases their ports. Its methods may be called at any time.
 type Plane interface {
-	// View is the state that the switch enforces.
+	// View is the state that the switch enforces; nil before the first.
 	View() *state.View
-	// Attach makes d the port of an active lease. It closes d if it cannot.
+	// Attach makes d the port of an active lease. It closes d on an error.
 	Attach(epoch uint64, d vswitch.Device) error
 	Detach(epoch uint64) error
-	// Fail reports that nothing answers at an active lease any more.
-	Fail(lease *ec2.Interface)
+	// Fail marks an active lease as down, until it has a port again.
+	Fail(eni *ec2.Interface)
 }
 
-// A Cluster has the newest state, and changes it.
+// A Cluster has the newest state that this node knows, and changes it.
 type Cluster interface {
 	View() *state.View
 	Apply(context.Context, state.Command) (state.Result, uint64, error)
 }
 
-// Fleet makes the instances of this node what the state says they are. Each has a
-// machine, which works on one step at a time and always towards the View that the switch
-// goes by: of a newer one's leases the switch knows nothing yet.
+// Fleet boots, changes and ends the instances of this node, and attaches interfaces to the host's
+// devices, as the state says. Each machine and hostAttachment works on one step at a time, towards
+// the View that the switch enforces: the switch does not know the leases of a newer View yet.
+//
+// The node owns it. Run waits for all goroutines, which begin starts. mu guards the fields below it
+// and is a leaf, except that it is taken under the mutex of a machine or a hostAttachment.
 type Fleet struct {
 	Config
-	slots chan struct{}
+	slots   chan struct{} // holds one for each instance that boots
+	work    sync.WaitGroup
+	started chan struct{} // closed when Run has set ctx
 
-	work     sync.WaitGroup
-	mu       sync.Mutex
-	ctx      context.Context // of Run; nil before
-	started  chan struct{}
-	machines map[ec2.InstanceID]*machine
-
-	outsiders map[ec2.InterfaceID]*outsider
+	mu          sync.Mutex
+	ctx         context.Context // of Run; nil before
+	machines    map[ec2.InstanceID]*machine
+	attachments map[ec2.InterfaceID]*hostAttachment
 }
 
-// New makes a Fleet, which begins to work when it runs.
+// New makes a Fleet. It starts nothing.
 func New(c Config) *Fleet {
 	return &Fleet{
 		Config: c, slots: make(chan struct{}, bootsAtOnce),
-		started: make(chan struct{}), machines: map[ec2.InstanceID]*machine{}, outsiders: map[ec2.InterfaceID]*outsider{},
+		started: make(chan struct{}), machines: map[ec2.InstanceID]*machine{}, attachments: map[ec2.InterfaceID]*hostAttachment{},
 	}
 }
 
-// Run lends its context to the machines and waits for them.
+// Run waits until ctx ends and then for every step. Instances keep running.
 func (f *Fleet) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.ctx = ctx
@@ -89,7 +91,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	close(f.started)
 	<-ctx.Done()
 	f.mu.Lock()
-	//lint:ignore SA2001 what begin let in before ctx ended is counted once it gives the lock back
+	//lint:ignore SA2001 once the lock is free, work counts all that begin started before ctx ended
 	f.mu.Unlock()
 	f.work.Wait()
 	f.mu.Lock()
@@ -103,8 +105,8 @@ func (f *Fleet) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Adopt looks after every instance this node had before it went down, and returns when
-// each that still runs has its port back.
+// Adopt starts a step of every instance of this node in the first View after a start of the daemon.
+// It returns when each instance that still runs has its ports again.
 func (f *Fleet) Adopt(ctx context.Context, view *state.View) error {
 	select {
 	case <-f.started:
@@ -124,12 +126,12 @@ func (f *Fleet) Adopt(ctx context.Context, view *state.View) error {
 		}
 	}
 	wg.Wait()
-	f.adoptOutside(ctx, view)
+	f.adoptAttachments(ctx, view)
 	return nil
 }
 
-// Notice starts a step of every machine whose instance, or an interface of whose, a View
-// changed.
+// Notice starts a step of every machine whose instance or interfaces a View changed. It does not
+// block.
 func (f *Fleet) Notice(view *state.View) {
 	changes := view.Changes()
 	due := map[ec2.InstanceID]bool{}
@@ -140,7 +142,7 @@ func (f *Fleet) Notice(view *state.View) {
 			due[c.After.ID] = true
 		}
 	}
-	f.noticeOutside(changes.Interfaces)
+	f.noticeAttachments(changes.Interfaces)
 	for _, c := range changes.Interfaces {
 		for _, eni := range []*ec2.Interface{c.Before, c.After} {
 			if eni != nil && eni.Node == f.Node && eni.Instance != "" {
@@ -155,7 +157,7 @@ func (f *Fleet) Notice(view *state.View) {
 	}
 }
 
-// begin does work beside whoever calls, unless the fleet is stopping already.
+// begin starts a goroutine that does work, unless Run is ending.
 func (f *Fleet) begin(work func(context.Context)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -175,14 +177,14 @@ func (f *Fleet) machine(id ec2.InstanceID) *machine {
 	return m
 }
 
-// forget lets go of an instance that nobody can ask about any more.
+// forget drops the machine of an instance that the state no longer has.
 func (f *Fleet) forget(id ec2.InstanceID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.machines, id)
 }
 
-// report tells the cluster, until it has heard or the node stops.
+// report proposes a request until the cluster accepts or refuses it, or ctx ends.
 func (f *Fleet) report(ctx context.Context, r state.Request) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		_, _, err := f.Cluster.Apply(ctx, state.Command{Request: r})
@@ -190,7 +192,7 @@ func (f *Fleet) report(ctx context.Context, r state.Request) {
 			return
 		}
 		if _, refused := errors.AsType[*ec2.Error](err); refused {
-			f.Logger.Error("a report was refused", "report", fmt.Sprintf("%+v", r), "err", err)
+			f.Logger.Error("cluster refused a report of this node", "report", fmt.Sprintf("%+v", r), "err", err)
 			return
 		}
 		select {

@@ -13,7 +13,7 @@ import (
 	"palisade/internal/node/plane/planetest"
 )
 
-// older is a plane whose switch enforces an older state.
+// older is a Plane whose switch enforces an older state than the cluster has.
 type older struct {
 	*plane.Plane
 	view *state.View
@@ -21,9 +21,9 @@ type older struct {
 
 func (o older) View() *state.View { return o.view }
 
-// TestMachineIgnoresLeaseThatSwitchDoesNotKnow: a step that is due for an older change may find a newer
-// lease, which the switch has not heard of and so cannot give a port. It leaves it to the
-// step of that change; taking it for a lease that has ended would end the instance.
+// TestMachineIgnoresLeaseThatSwitchDoesNotKnow: a step for an older change must not act on a newer
+// lease, which the switch cannot give a port yet. If the step took the lease for one that has ended,
+// it would end the instance.
 func TestMachineIgnoresLeaseThatSwitchDoesNotKnow(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -54,7 +54,7 @@ func TestMachineIgnoresLeaseThatSwitchDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestFleetDropsMachineOfForgottenInstance: a machine holds its instance's user data.
+// TestFleetDropsMachineOfForgottenInstance: a machine holds user data, so memory would grow.
 func TestFleetDropsMachineOfForgottenInstance(t *testing.T) {
 	f := New(Config{Node: planetest.Node})
 	f.machine("i-1")

@@ -21,85 +21,90 @@ import (
 	"palisade/switch/tap"
 )
 
-// outsideInterval is how often interfaces in front of what others made are looked after:
-// nobody tells when a namespace or a device goes, or comes again.
-const outsideInterval = 2 * time.Second
+// attachmentInterval is how often the devices of host attachments are checked. The kernel does not
+// notify the node when a namespace or a device is removed or made again.
+const attachmentInterval = 2 * time.Second
 
-// An outsider is one interface in front of something that this node did not make: a network
-// namespace, into which a device is put, or a device of the host that a machine holds.
-type outsider struct {
+// A hostAttachment is an interface that is attached to a network namespace which this node did not
+// make, where it gets a new device, or to a TAP or veth of the host that a virtual machine or a
+// container uses.
+//
+// The fleet owns it. Its mutex is held through a step; Fleet.mu and the plane's mutex are taken
+// under it.
+type hostAttachment struct {
 	fleet *Fleet
 	id    ec2.InterfaceID
 
-	mu      sync.Mutex // held through a step
-	lease   *ec2.Interface
-	nic     instance.NIC // as it was configured, in a namespace
-	problem string       // why it has no port; "" if it has one, or wants none
+	mu      sync.Mutex
+	eni     *ec2.Interface // as it was attached; nil without a port
+	nic     instance.NIC   // as it was configured in its namespace
+	problem string         // why an active interface has no port; "" if it has one
 }
 
-// Settle takes an interface that is in front of something to where the View in force wants it. It
-// returns why the interface has no port, if it wants one.
+// Settle attaches or detaches an interface as the View in force says. It returns why an active
+// interface has no port.
 func (f *Fleet) Settle(ctx context.Context, id ec2.InterfaceID) error {
-	return f.outsider(id).step(ctx)
+	_, err := f.attachment(id).step(ctx)
+	return err
 }
 
-func (f *Fleet) outsider(id ec2.InterfaceID) *outsider {
+func (f *Fleet) attachment(id ec2.InterfaceID) *hostAttachment {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o, ok := f.outsiders[id]
+	a, ok := f.attachments[id]
 	if !ok {
-		o = &outsider{fleet: f, id: id}
-		f.outsiders[id] = o
+		a = &hostAttachment{fleet: f, id: id}
+		f.attachments[id] = a
 	}
-	return o
+	return a
 }
 
-// isOutside reports whether an interface is in front of something at this node.
-func (f *Fleet) isOutside(eni *ec2.Interface) bool {
+// isAttachedHere reports whether an interface is attached to a namespace or device of this node.
+func (f *Fleet) isAttachedHere(eni *ec2.Interface) bool {
 	return eni != nil && eni.External != nil && eni.Node == f.Node
 }
 
-// adoptOutside gives the interfaces that were in front of something their ports back, and
-// lets go of devices whose interface is gone.
-func (f *Fleet) adoptOutside(ctx context.Context, view *state.View) {
+// adoptAttachments opens the ports of attached interfaces again, and releases devices of the host
+// whose interface is gone.
+func (f *Fleet) adoptAttachments(ctx context.Context, view *state.View) {
 	for eni := range view.Interfaces() {
-		if f.isOutside(eni) {
-			_ = f.outsider(eni.ID)
+		if f.isAttachedHere(eni) {
+			_ = f.attachment(eni.ID)
 		}
 	}
-	f.stepOutside(ctx)
-	owners, err := afpacket.Taken()
+	f.stepAttachments(ctx)
+	taken, err := afpacket.Taken()
 	if err != nil {
-		f.Logger.Warn("the devices of this host were not looked through", "err", err)
+		f.Logger.Warn("devices of the host not listed: those of detached interfaces stay taken", "err", err)
 	}
-	for device, owner := range owners {
-		if eni, ok := view.Interface(ec2.InterfaceID(owner)); !ok || !f.isOutside(eni) {
-			if err := afpacket.Release(afpacket.Config{Name: device}, owner); err != nil {
-				f.Logger.Warn("a device is not given back", "device", device, "err", err)
+	for device, id := range taken {
+		if eni, ok := view.Interface(ec2.InterfaceID(id)); !ok || !f.isAttachedHere(eni) {
+			if err := afpacket.Release(afpacket.Config{Name: device}, id); err != nil {
+				f.Logger.Warn("device not released", "device", device, "interface", id, "err", err)
 			}
 		}
 	}
-	f.begin(f.runOutside)
+	f.begin(f.runAttachments)
 }
 
-// noticeOutside starts a step of every outsider, if a View changed one.
-func (f *Fleet) noticeOutside(changes []state.Change[ec2.Interface]) {
+// noticeAttachments starts a step of every host attachment if a View changed one.
+func (f *Fleet) noticeAttachments(changes []state.Change[ec2.Interface]) {
 	changed := false
 	for _, c := range changes {
 		for _, eni := range []*ec2.Interface{c.Before, c.After} {
-			if f.isOutside(eni) {
-				_ = f.outsider(eni.ID)
+			if f.isAttachedHere(eni) {
+				_ = f.attachment(eni.ID)
 				changed = true
 			}
 		}
 	}
 	if changed {
-		f.begin(f.stepOutside) // all: one that goes leaves its namespace to the next
+		f.begin(f.stepAttachments) // of all, because the routes of others in the same namespace may change
 	}
 }
 
-func (f *Fleet) runOutside(ctx context.Context) {
-	tick := time.NewTicker(outsideInterval)
+func (f *Fleet) runAttachments(ctx context.Context) {
+	tick := time.NewTicker(attachmentInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -107,67 +112,72 @@ func (f *Fleet) runOutside(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		f.stepOutside(ctx)
+		f.stepAttachments(ctx)
 	}
 }
 
-func (f *Fleet) stepOutside(ctx context.Context) {
+func (f *Fleet) stepAttachments(ctx context.Context) {
 	f.mu.Lock()
-	all := slices.Collect(maps.Values(f.outsiders))
+	all := slices.Collect(maps.Values(f.attachments))
 	f.mu.Unlock()
-	for _, o := range all {
-		_ = o.step(ctx) // it says so itself
+	for _, a := range all {
+		switch news, err := a.step(ctx); {
+		case !news:
+		case err != nil:
+			f.Logger.Error("interface has no port", "interface", a.id, "err", err)
+		default:
+			f.Logger.Info("interface has its port again", "interface", a.id)
+		}
 	}
 }
 
-// step takes the interface to where the View in force wants it, and reports. It returns why
-// it has no port, if it wants one.
-func (o *outsider) step(ctx context.Context) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	f := o.fleet
+// step attaches or detaches the interface as the View in force says, and reports what it did to the
+// cluster. It returns why an active interface has no port, and whether that is new.
+func (a *hostAttachment) step(ctx context.Context) (news bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f := a.fleet
 	view := f.Plane.View()
-	now, ok := view.Interface(o.id)
-	if !ok || !f.isOutside(now) {
-		o.close()
+	now, ok := view.Interface(a.id)
+	if !ok || !f.isAttachedHere(now) {
+		a.close()
 		f.mu.Lock()
-		delete(f.outsiders, o.id)
+		delete(f.attachments, a.id)
 		f.mu.Unlock()
-		return nil
+		return false, nil
 	}
-	if o.lease != nil && (now.State != ec2.Active || now.Epoch != o.lease.Epoch || !o.stands()) {
-		o.close()
+	if a.eni != nil && (now.State != ec2.Active || now.Epoch != a.eni.Epoch || !a.deviceExists()) {
+		a.close()
 	}
 	if now.State != ec2.Active {
-		o.undo(now) // what an earlier daemon has made
+		a.removeDevice(now) // the daemon before may have left it
 		f.report(ctx, &state.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
-		return nil
+		return false, nil
 	}
-	err := o.bringUp(view, now)
-	o.tell(now, err)
-	return err
+	err = a.bringUp(view, now)
+	return a.note(now, err), err
 }
 
-// bringUp makes, or changes, what an active interface wants.
-func (o *outsider) bringUp(view *state.View, now *ec2.Interface) error {
-	nic := o.fleet.outsideNIC(view, now)
+// bringUp gives an active interface its port, or configures its device again.
+func (a *hostAttachment) bringUp(view *state.View, now *ec2.Interface) error {
+	nic := a.fleet.attachmentNIC(view, now)
 	switch {
-	case o.lease == nil:
-		return o.open(now, nic)
-	case now.External.Namespace != "" && !reflect.DeepEqual(nic, o.nic):
-		if err := o.configure(now, nic); err != nil {
+	case a.eni == nil:
+		return a.open(now, nic)
+	case now.External.Namespace != "" && !reflect.DeepEqual(nic, a.nic):
+		if err := a.configure(now, nic); err != nil {
 			return err
 		}
 	}
-	o.lease = now
+	a.eni = now
 	return nil
 }
 
-func (f *Fleet) outsideNIC(view *state.View, eni *ec2.Interface) instance.NIC {
+func (f *Fleet) attachmentNIC(view *state.View, eni *ec2.Interface) instance.NIC {
 	n := instance.NIC{Device: eni.External.Device, MAC: eni.MAC, MTU: f.MTU, Foreign: true, Alias: f.alias(eni.ID)}
 	n.Addresses, n.Gateway = f.Link(view, eni)
-	for o := range view.Interfaces() {
-		if f.isOutside(o) && o.State == ec2.Active && o.External.Namespace == eni.External.Namespace && o.Epoch < eni.Epoch {
+	for e := range view.Interfaces() {
+		if f.isAttachedHere(e) && e.State == ec2.Active && e.External.Namespace == eni.External.Namespace && e.Epoch < eni.Epoch {
 			n.Second = true
 		}
 	}
@@ -175,37 +185,37 @@ func (f *Fleet) outsideNIC(view *state.View, eni *ec2.Interface) instance.NIC {
 }
 
 // open opens the device and gives the interface its port.
-func (o *outsider) open(now *ec2.Interface, nic instance.NIC) error {
-	device, err := o.openDevice(now)
+func (a *hostAttachment) open(now *ec2.Interface, nic instance.NIC) error {
+	device, err := a.openDevice(now)
 	if err != nil {
 		return err
 	}
-	if now.External.Namespace != "" { // before anything else: it gets its mark
-		if err := o.configure(now, nic); err != nil {
+	if now.External.Namespace != "" { // before Attach, because it sets the alias by which the device is recognized
+		if err := a.configure(now, nic); err != nil {
 			return errors.Join(err, device.Close())
 		}
 	}
-	if err := o.fleet.Plane.Attach(now.Epoch, device); err != nil {
+	if err := a.fleet.Plane.Attach(now.Epoch, device); err != nil {
 		return err
 	}
-	o.lease = now
+	a.eni = now
 	return nil
 }
 
-func (o *outsider) configure(now *ec2.Interface, nic instance.NIC) error {
+func (a *hostAttachment) configure(now *ec2.Interface, nic instance.NIC) error {
 	if err := instance.Configure(now.External.Namespace, nic); err != nil {
 		return err
 	}
-	o.nic = nic
+	a.nic = nic
 	return nil
 }
 
-// alias is what marks a device in a namespace as an interface's.
+// alias is the kernel alias of the device that was made for an interface.
 func (f *Fleet) alias(eni ec2.InterfaceID) string {
 	return instance.AliasOf(string(eni), f.NamespacePrefix)
 }
 
-func (o *outsider) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
+func (a *hostAttachment) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
 	at := eni.External
 	if at.Namespace == "" {
 		if err := afpacket.Take(afpacket.Config{Name: at.Device}, string(eni.ID)); err != nil {
@@ -216,8 +226,8 @@ func (o *outsider) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
 	if err := checkNamespace(at.Namespace); err != nil {
 		return nil, err
 	}
-	if alias, there, err := aliasOf(at); err != nil || there && alias != o.fleet.alias(eni.ID) {
-		return nil, errors.Join(err, fmt.Errorf("device %s of namespace %s is in use", at.Device, at.Namespace))
+	if alias, found, err := aliasOf(at); err != nil || found && alias != a.fleet.alias(eni.ID) {
+		return nil, errors.Join(err, fmt.Errorf("device %s of namespace %s is already in use", at.Device, at.Namespace))
 	}
 	device, err := tap.Open(tap.Config{Name: at.Device, Namespace: at.Namespace})
 	if err != nil {
@@ -233,8 +243,8 @@ func checkNamespace(name string) error {
 	return nil
 }
 
-// aliasOf is the alias of a device in a namespace, which says what interface it was made for.
-func aliasOf(at *ec2.ExternalDevice) (alias string, there bool, err error) {
+// aliasOf reads the alias of a device in a namespace, and whether there is such a device.
+func aliasOf(at *ec2.ExternalDevice) (alias string, found bool, err error) {
 	err = netns.Do(at.Namespace, func() error {
 		link, err := netlink.LinkByName(at.Device)
 		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
@@ -243,74 +253,73 @@ func aliasOf(at *ec2.ExternalDevice) (alias string, there bool, err error) {
 		if err != nil {
 			return err
 		}
-		alias, there = link.Attrs().Alias, true
+		alias, found = link.Attrs().Alias, true
 		return nil
 	})
-	return alias, there, err
+	return alias, found, err
 }
 
-// stands reports whether the device of the port is still there. A namespace that is gone has
-// taken it along.
-func (o *outsider) stands() bool {
-	at := o.lease.External
+// deviceExists reports whether the device of the port still exists and is the interface's. A device
+// is removed with its namespace.
+func (a *hostAttachment) deviceExists() bool {
+	at := a.eni.External
 	if at.Namespace == "" {
-		owner, err := afpacket.Owner(afpacket.Config{Name: at.Device})
-		return err != nil || owner == string(o.id)
+		id, err := afpacket.Owner(afpacket.Config{Name: at.Device})
+		return err != nil || id == string(a.id)
 	}
 	if !netns.Exists(at.Namespace) {
 		return false
 	}
-	alias, there, err := aliasOf(at)
-	return err != nil || there && alias == o.fleet.alias(o.id)
+	alias, found, err := aliasOf(at)
+	return err != nil || found && alias == a.fleet.alias(a.id)
 }
 
-// close closes the port, and takes away or gives back the device. An active interface may
-// get another port.
-func (o *outsider) close() {
-	if o.lease == nil {
+// close removes the port and removes or releases the device. An active interface may get another
+// port later.
+func (a *hostAttachment) close() {
+	if a.eni == nil {
 		return
 	}
-	if err := o.fleet.Plane.Detach(o.lease.Epoch); err != nil {
-		o.fleet.Logger.Warn("a port did not close", "interface", o.id, "err", err)
+	if err := a.fleet.Plane.Detach(a.eni.Epoch); err != nil {
+		a.fleet.Logger.Warn("port not closed", "interface", a.id, "err", err)
 	}
-	o.undo(o.lease)
-	o.lease = nil
+	a.removeDevice(a.eni)
+	a.eni = nil
 }
 
-func (o *outsider) undo(eni *ec2.Interface) {
+// removeDevice removes the device that the node made in a namespace, or releases a device of the
+// host.
+func (a *hostAttachment) removeDevice(eni *ec2.Interface) {
 	at := eni.External
 	var err error
 	if at.Namespace == "" {
 		err = afpacket.Release(afpacket.Config{Name: at.Device}, string(eni.ID))
-	} else if alias, there, _ := aliasOf(at); there && alias == o.fleet.alias(eni.ID) {
+	} else if alias, found, _ := aliasOf(at); found && alias == a.fleet.alias(eni.ID) {
 		err = instance.Unplug(at.Namespace, instance.NIC{Device: at.Device, Foreign: true})
 	}
 	if err != nil {
-		o.fleet.Logger.Warn("a device is left behind", "interface", o.id, "device", at.Device, "err", err)
+		a.fleet.Logger.Warn("device not removed", "interface", a.id, "device", at.Device, "namespace", at.Namespace, "err", err)
 	}
 }
 
-// tell says once what is wrong, and when it is right again; the other nodes hear it too.
-func (o *outsider) tell(eni *ec2.Interface, err error) {
+// note keeps why an active interface has no port, nil if it has one, and reports whether that is
+// new. The other nodes then hear whether the lease is up.
+func (a *hostAttachment) note(eni *ec2.Interface, err error) (news bool) {
 	problem := ""
 	if err != nil {
 		problem = err.Error()
-		o.fleet.Plane.Fail(eni)
+		a.fleet.Plane.Fail(eni)
 	}
-	if problem == o.problem {
-		return
+	if problem == a.problem {
+		return false
 	}
-	o.problem = problem
-	if err != nil {
-		o.fleet.Logger.Error("an interface has nothing behind it", "interface", o.id, "err", err)
-	} else {
-		o.fleet.Logger.Info("an interface works again", "interface", o.id)
-	}
-	o.fleet.Announce()
+	a.problem = problem
+	a.fleet.Announce()
+	return true
 }
 
-// CheckHostAttachment refuses what an interface cannot be put in front of, and names the device
-// that a namespace gets.
+// CheckHostAttachment returns why an interface cannot be attached to at. If at names a namespace
+// alone, it adds the name of an unused device.
 func (f *Fleet) CheckHostAttachment(at *ec2.ExternalDevice) error {
 	if at.Namespace == "" {
 		return afpacket.Check(afpacket.Config{Name: at.Device}, "")

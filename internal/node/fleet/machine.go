@@ -15,17 +15,21 @@ import (
 )
 
 // A machine is one instance of this node.
+//
+// The fleet owns it. Its mutex is held through a step; Fleet.mu and the plane's mutex are taken
+// under it.
 type machine struct {
 	fleet *Fleet
 	id    ec2.InstanceID
 
-	mu      sync.Mutex // held through a step
+	mu      sync.Mutex
 	spec    instance.Spec
-	running *instance.Instance
-	nics    map[uint64]instance.NIC // that are plugged, by the epoch of their lease
+	running *instance.Instance      // nil if it does not run
+	nics    map[uint64]instance.NIC // plugged in, by the epoch of their lease
 }
 
-// step takes the machine to where the View in force wants it, and reports.
+// step boots, changes or ends the instance as the View in force says, and reports what it did to the
+// cluster.
 func (m *machine) step(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -55,16 +59,16 @@ func (m *machine) step(ctx context.Context) {
 	}
 }
 
-// start adopts an instance that runs, or boots one that was launched.
+// start adopts an instance that runs, or boots one that is pending.
 func (m *machine) start(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface) {
 	f := m.fleet
 	m.spec = f.spec(view, in)
 	running, err := m.bringUp(ctx, view, in)
 	if ctx.Err() != nil {
-		return // the next daemon goes on
+		return // the next daemon does it
 	}
 	if err != nil {
-		f.Logger.Error("an instance does not run", "instance", m.id, "err", err)
+		f.Logger.Error("instance not started", "instance", m.id, "err", err)
 		end, reason := ec2.Terminated, "Server.InternalError: the instance did not start"
 		if in.State == ec2.Running {
 			end, reason = ec2.Stopped, "Server.InternalError: the machine went down"
@@ -83,6 +87,7 @@ func (m *machine) watch(running *instance.Instance) {
 	m.fleet.begin(func(ctx context.Context) { m.runWatch(ctx, running) })
 }
 
+// bringUp adopts or boots the instance and plugs its interfaces in.
 func (m *machine) bringUp(ctx context.Context, view *state.View, in *ec2.Instance) (*instance.Instance, error) {
 	f := m.fleet
 	running, err := instance.Adopt(m.spec)
@@ -99,7 +104,7 @@ func (m *machine) bringUp(ctx context.Context, view *state.View, in *ec2.Instanc
 		}
 		defer release()
 		if f.NamespacePrefix == "" {
-			return nil, errors.New("this node runs no images: it was not started for a lab")
+			return nil, errors.New("this node boots no instances: its configuration has no lab.namespace_prefix")
 		}
 		if err := instance.Prepare(m.spec); err != nil {
 			return nil, err
@@ -115,15 +120,15 @@ func (m *machine) bringUp(ctx context.Context, view *state.View, in *ec2.Instanc
 }
 
 func (m *machine) plugAll(view *state.View) error {
-	for _, lease := range m.fleet.leases(view, m.id) {
-		if err := m.plug(view, lease); err != nil {
+	for _, eni := range m.fleet.interfaces(view, m.id) {
+		if err := m.plug(view, eni); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// slot waits until fewer than bootsAtOnce instances boot.
+// slot waits until fewer than bootsAtOnce instances are booting.
 func (f *Fleet) slot(ctx context.Context) (release func(), err error) {
 	select {
 	case f.slots <- struct{}{}:
@@ -133,7 +138,7 @@ func (f *Fleet) slot(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// reboot boots an instance again that somebody has asked to be, on the devices it has.
+// reboot ends the instance and boots it on the same devices, if a reboot was requested.
 func (m *machine) reboot(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface) {
 	if m.running == nil || m.running.Booted() == in.Boot {
 		return
@@ -145,7 +150,7 @@ func (m *machine) reboot(ctx context.Context, view *state.View, in *ec2.Instance
 	}
 	defer release()
 	old := m.running
-	m.running = nil // runWatch lets its end pass
+	m.running = nil // so that runWatch ignores the end
 	if err = old.Kill(ctx); err == nil {
 		m.spec = f.spec(view, in)
 		var again *instance.Instance
@@ -155,13 +160,13 @@ func (m *machine) reboot(ctx context.Context, view *state.View, in *ec2.Instance
 		}
 	}
 	if ctx.Err() == nil {
-		f.Logger.Error("an instance does not boot again", "instance", m.id, "err", err)
+		f.Logger.Error("instance not rebooted", "instance", m.id, "err", err)
 		m.stop(ctx, view, in, primary, ec2.Stopped, "Server.InternalError: the instance did not boot again")
 	}
 }
 
-// bootAgain boots the instance on the devices that it has. If an earlier release made its
-// namespace, it gets one with ids of its own, and new devices in it.
+// bootAgain boots the instance on the devices that it has. If an earlier release made its namespace,
+// with the node's user ids, the instance gets a new namespace with its own ids, and new devices.
 func (m *machine) bootAgain(ctx context.Context, view *state.View) (*instance.Instance, error) {
 	running, err := instance.Boot(ctx, m.spec)
 	if !errors.Is(err, instance.ErrSharedIDs) {
@@ -177,41 +182,41 @@ func (m *machine) bootAgain(ctx context.Context, view *state.View) (*instance.In
 	return instance.Boot(ctx, m.spec)
 }
 
-// detachAll closes the ports of the instance.
+// detachAll removes the ports of the instance.
 func (m *machine) detachAll() {
 	for epoch := range m.nics {
 		if err := m.fleet.Plane.Detach(epoch); err != nil {
-			m.fleet.Logger.Warn("a port did not close", "instance", m.id, "err", err)
+			m.fleet.Logger.Warn("port not closed", "instance", m.id, "epoch", epoch, "err", err)
 		}
 	}
 	clear(m.nics)
 }
 
-// stop ends the instance and all that is left of it, then reports.
+// stop ends the instance, removes its namespace, processes and files, and reports its end.
 func (m *machine) stop(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface, end ec2.InstanceState, reason string) {
 	f := m.fleet
-	if active := f.leases(view, m.id); len(active) > 0 { // the state does not know yet: the other nodes shall
-		for _, lease := range active {
-			f.Plane.Fail(lease)
+	if active := f.interfaces(view, m.id); len(active) > 0 { // the other nodes hear it from gossip before the state has it
+		for _, eni := range active {
+			f.Plane.Fail(eni)
 		}
 		f.Announce()
 	}
 	m.detachAll()
 	if m.running != nil {
 		if err := m.running.Kill(ctx); err != nil {
-			f.Logger.Warn("an instance did not end", "instance", m.id, "err", err)
+			f.Logger.Warn("instance not ended", "instance", m.id, "err", err)
 		}
 		m.running = nil
 	}
 	m.spec = f.spec(view, in)
 	if err := instance.Remove(m.spec); err != nil {
-		f.Logger.Warn("something of an instance is left", "instance", m.id, "err", err)
+		f.Logger.Warn("namespace or files of an instance not removed", "instance", m.id, "err", err)
 	}
 	f.report(ctx, &state.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: end, Reason: reason})
 }
 
-// runWatch notices an instance that ends by itself, as one does that its owner shuts
-// down from inside.
+// runWatch waits for the end of an instance that the fleet did not end: it was shut down from
+// inside, or killed. It stops the machine then.
 func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	select {
 	case <-ctx.Done():
@@ -221,17 +226,17 @@ func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.running != running {
-		return // it was told to
+		return // the fleet ended it
 	}
 	f := m.fleet
 	view := f.Cluster.View()
 	in, ok := view.Instance(m.id)
 	if !ok || in.State != ec2.Running {
-		return // the step of that state is on its way
+		return // the step for its new state follows
 	}
 	reason := "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
 	if why := running.EndedBecause(); why != "" {
-		f.Logger.Warn("an instance was ended", "instance", m.id, "because", why)
+		f.Logger.Warn("instance ended by the node", "instance", m.id, "reason", why)
 		reason = "Server.InternalError: " + why
 	}
 	if primary, ok := view.Interface(in.Interface); ok {
@@ -244,11 +249,11 @@ func (f *Fleet) spec(view *state.View, in *ec2.Instance) instance.Spec {
 		Namespace: f.NamespacePrefix + string(in.ID), ID: string(in.ID), Image: in.Image, UserData: in.UserData, Boot: in.Boot,
 		Dir: filepath.Join(f.InstanceDir, string(in.ID)), CgroupPrefix: f.CgroupPrefix,
 	}
-	for _, lease := range f.leases(view, in.ID) {
+	for _, eni := range f.interfaces(view, in.ID) {
 		if s.Hostname == "" {
-			s.Hostname = hostname(lease.Private)
+			s.Hostname = hostname(eni.Private)
 		}
-		s.NICs = append(s.NICs, f.nic(view, lease))
+		s.NICs = append(s.NICs, f.nic(view, eni))
 	}
 	if key, ok := view.KeyPair(in.Account, in.Region, in.KeyName); ok {
 		s.AuthorizedKeys = []string{key.PublicKey}
@@ -256,27 +261,27 @@ func (f *Fleet) spec(view *state.View, in *ec2.Instance) instance.Spec {
 	return s
 }
 
-// leases are the active ones of an instance at this node, by device index.
-func (f *Fleet) leases(view *state.View, id ec2.InstanceID) []*ec2.Interface {
+// interfaces returns the interfaces of an instance with an active lease on this node, by device index.
+func (f *Fleet) interfaces(view *state.View, id ec2.InstanceID) []*ec2.Interface {
 	var active []*ec2.Interface
-	for lease := range view.InterfacesAt(id) {
-		if lease.State == ec2.Active && lease.Node == f.Node {
-			active = append(active, lease)
+	for eni := range view.InterfacesAt(id) {
+		if eni.State == ec2.Active && eni.Node == f.Node {
+			active = append(active, eni)
 		}
 	}
 	slices.SortFunc(active, func(a, b *ec2.Interface) int { return deviceIndex(a) - deviceIndex(b) })
 	return active
 }
 
-// deviceIndex is a lease's place in its instance. EC2-Classic knows one.
-func deviceIndex(lease *ec2.Interface) int {
-	if lease.Attachment == nil {
+// deviceIndex is the index of an interface in its instance. In EC2-Classic it is 0.
+func deviceIndex(eni *ec2.Interface) int {
+	if eni.Attachment == nil {
 		return 0
 	}
-	return lease.Attachment.DeviceIndex
+	return eni.Attachment.DeviceIndex
 }
 
-// hostname is the private name EC2 gives an address.
+// hostname is the private host name that EC2 derives from an address.
 func hostname(a netip.Addr) string {
 	b := a.As4()
 	return fmt.Sprintf("ip-%d-%d-%d-%d", b[0], b[1], b[2], b[3])

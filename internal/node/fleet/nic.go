@@ -13,49 +13,48 @@ import (
 	"palisade/switch/tap"
 )
 
-// This file puts the interfaces of an instance into it and takes them out, while it runs.
-
-// nic is how an instance's kernel is to know a lease: eth0, eth1 and so on by its place. The
-// first has the default route; replies from the others leave by the interface that the
-// question came in by.
-func (f *Fleet) nic(view *state.View, lease *ec2.Interface) instance.NIC {
-	index := deviceIndex(lease)
-	n := instance.NIC{Device: deviceName(index), MAC: lease.MAC, MTU: f.MTU, Table: instance.TableOf(index)}
-	n.Addresses, n.Gateway = f.Link(view, lease)
+// nic is the configuration of an interface in its instance: device eth0, eth1 and so on, by device
+// index. The first has the default route. Each other one has a routing table, so that a reply
+// leaves by the interface on which the request came in.
+func (f *Fleet) nic(view *state.View, eni *ec2.Interface) instance.NIC {
+	index := deviceIndex(eni)
+	n := instance.NIC{Device: deviceName(index), MAC: eni.MAC, MTU: f.MTU, Table: instance.TableOf(index)}
+	n.Addresses, n.Gateway = f.Link(view, eni)
 	return n
 }
 
-// Link are a lease's addresses with the length of its link, and the router there.
-func (*Fleet) Link(view *state.View, lease *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr) {
+// Link returns an interface's private addresses, each with the prefix length of its subnet, and the
+// subnet's gateway.
+func (*Fleet) Link(view *state.View, eni *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr) {
 	bits := 32
-	if s, ok := view.Subnet(lease.Subnet); ok {
+	if s, ok := view.Subnet(eni.Subnet); ok {
 		bits, gateway = s.CIDR.Bits(), s.Gateway()
-	} else if n, ok := view.Network(lease.VNI); ok {
+	} else if n, ok := view.Network(eni.VNI); ok {
 		bits, gateway = n.Prefix.Bits(), n.Gateway
 	}
-	for _, a := range lease.Addresses() {
+	for _, a := range eni.Addresses() {
 		addresses = append(addresses, netip.PrefixFrom(a.Private, bits))
 	}
 	return addresses, gateway
 }
 
-// plug opens the device of a lease, making it if need be, and gives it its port. One that
-// runs has it at once; one that does not is told of it when it boots.
-func (m *machine) plug(view *state.View, lease *ec2.Interface) error {
-	n := m.fleet.nic(view, lease)
+// plug opens the device of an interface, which it makes if it is missing, and attaches it to the
+// switch. An instance that does not run yet configures the device when it boots.
+func (m *machine) plug(view *state.View, eni *ec2.Interface) error {
+	n := m.fleet.nic(view, eni)
 	d, err := tap.Open(tap.Config{Name: n.Device, Namespace: m.spec.Namespace})
 	if err != nil {
 		return err
 	}
-	if err := m.fleet.Plane.Attach(lease.Epoch, d); err != nil {
+	if err := m.fleet.Plane.Attach(eni.Epoch, d); err != nil {
 		return err
 	}
-	m.nics[lease.Epoch] = n
+	m.nics[eni.Epoch] = n
 	return instance.Configure(m.spec.Namespace, n)
 }
 
-// unplugStrays removes what earlier daemons have left in an instance that runs: an
-// interface may have been detached by force meanwhile.
+// unplugStrays removes devices from a running instance whose interfaces were detached while no
+// daemon ran.
 func (m *machine) unplugStrays() error {
 	devices, err := instance.Devices(m.spec.Namespace)
 	if err != nil {
@@ -64,7 +63,7 @@ func (m *machine) unplugStrays() error {
 	var errs []error
 	for _, d := range devices {
 		index := 0
-		if _, err := fmt.Sscanf(d, "eth%d", &index); err != nil || m.has(d) {
+		if _, err := fmt.Sscanf(d, "eth%d", &index); err != nil || m.hasDevice(d) {
 			continue
 		}
 		errs = append(errs, instance.Unplug(m.spec.Namespace, instance.NIC{Device: d, Table: instance.TableOf(index)}))
@@ -72,7 +71,7 @@ func (m *machine) unplugStrays() error {
 	return errors.Join(errs...)
 }
 
-func (m *machine) has(device string) bool {
+func (m *machine) hasDevice(device string) bool {
 	for _, n := range m.nics {
 		if n.Device == device {
 			return true
@@ -83,49 +82,49 @@ func (m *machine) has(device string) bool {
 
 func deviceName(index int) string { return fmt.Sprintf("eth%d", index) }
 
-// rewire plugs, changes and unplugs what a running instance has more, otherwise or less
-// than the View wants, and reports what is detached.
+// rewire plugs in, configures and unplugs the interfaces of a running instance as the View says, and
+// reports to the cluster which are detached.
 func (m *machine) rewire(ctx context.Context, view *state.View) {
 	f := m.fleet
 	wanted := map[uint64]bool{}
-	leases := f.leases(view, m.id)
-	for _, lease := range leases {
-		wanted[lease.Epoch] = true
+	interfaces := f.interfaces(view, m.id)
+	for _, eni := range interfaces {
+		wanted[eni.Epoch] = true
 	}
 	for epoch, n := range m.nics {
 		if !wanted[epoch] {
 			m.unplug(epoch, n)
 		}
 	}
-	for lease := range view.InterfacesAt(m.id) {
-		if lease.State == ec2.Draining && lease.Attachment != nil && lease.Attachment.Detaching && lease.Node == f.Node {
-			m.unplug(lease.Epoch, f.nic(view, lease)) // of an earlier daemon
-			f.report(ctx, &state.ReportInterface{Interface: lease.ID, Epoch: lease.Epoch})
+	for eni := range view.InterfacesAt(m.id) {
+		if eni.State == ec2.Draining && eni.Attachment != nil && eni.Attachment.Detaching && eni.Node == f.Node {
+			m.unplug(eni.Epoch, f.nic(view, eni)) // the daemon before may have plugged it in
+			f.report(ctx, &state.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
 		}
 	}
-	for _, lease := range leases {
-		n, plugged := m.nics[lease.Epoch]
+	for _, eni := range interfaces {
+		n, plugged := m.nics[eni.Epoch]
 		var err error
-		switch now := f.nic(view, lease); {
+		switch now := f.nic(view, eni); {
 		case !plugged:
-			err = m.plug(view, lease)
+			err = m.plug(view, eni)
 		case !reflect.DeepEqual(n, now):
 			if err = instance.Configure(m.spec.Namespace, now); err == nil {
-				m.nics[lease.Epoch] = now
+				m.nics[eni.Epoch] = now
 			}
 		}
 		if err != nil {
-			f.Logger.Error("an interface does not work", "instance", m.id, "interface", lease.ID, "err", err)
+			f.Logger.Error("interface of an instance not plugged in or configured", "instance", m.id, "interface", eni.ID, "err", err)
 		}
 	}
 }
 
 func (m *machine) unplug(epoch uint64, n instance.NIC) {
 	if err := m.fleet.Plane.Detach(epoch); err != nil {
-		m.fleet.Logger.Warn("a port did not close", "instance", m.id, "err", err)
+		m.fleet.Logger.Warn("port not closed", "instance", m.id, "device", n.Device, "err", err)
 	}
 	delete(m.nics, epoch)
 	if err := instance.Unplug(m.spec.Namespace, n); err != nil {
-		m.fleet.Logger.Warn("a device is left in an instance", "instance", m.id, "device", n.Device, "err", err)
+		m.fleet.Logger.Warn("device not removed from an instance", "instance", m.id, "device", n.Device, "err", err)
 	}
 }

@@ -42,11 +42,11 @@ func (p *Plane) SetDown(epochs map[uint64]bool) {
 
 // Fail marks an active lease of this node as down until it has a port again or ends: its instance
 // or device is gone, and the state does not have that yet.
-func (p *Plane) Fail(lease *ec2.Interface) {
+func (p *Plane) Fail(eni *ec2.Interface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l := p.leases[lease.Epoch]; l != nil && !l.ended {
-		p.failed[lease.Epoch] = true
+	if l := p.leases[eni.Epoch]; l != nil && !l.ended {
+		p.failed[eni.Epoch] = true
 	}
 }
 
