@@ -78,7 +78,7 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 				r.Public = &public
 			}
 			r.Namespace, r.Device, r.Subnet, r.Interface = at.netns, at.target(), ec2.SubnetID(subnet), ec2.InterfaceID(eni)
-			var s control.OutsideStatus
+			var s control.AttachmentStatus
 			err := choice.ask(cmd.Context(), func(socket string) error {
 				return controlclient.Post(cmd.Context(), socket, "/v1/attach", r, &s)
 			})
@@ -103,7 +103,7 @@ gateway and the MTU that are printed. palisade detach undoes it.`,
 	return cmd
 }
 
-func printAttached(w io.Writer, s control.OutsideStatus) {
+func printAttached(w io.Writer, s control.AttachmentStatus) {
 	what := "device " + s.Device
 	if s.Namespace != "" {
 		what = "namespace " + s.Namespace + ", " + what
@@ -144,7 +144,7 @@ func newDetachCommand() *cobra.Command {
 				}
 				r.Namespace, r.Device = at.netns, at.target()
 			}
-			var s control.OutsideStatus
+			var s control.AttachmentStatus
 			err := choice.ask(cmd.Context(), func(socket string) error {
 				return controlclient.Post(cmd.Context(), socket, "/v1/detach", r, &s)
 			})

@@ -21,9 +21,9 @@ import (
 	"palisade/switch/tap"
 )
 
-func (w *world) attach(r control.AttachRequest) control.OutsideStatus {
+func (w *world) attach(r control.AttachRequest) control.AttachmentStatus {
 	w.t.Helper()
-	answer, err := request[control.OutsideStatus](w.t, w.node, "POST", "/v1/attach", r)
+	answer, err := request[control.AttachmentStatus](w.t, w.node, "POST", "/v1/attach", r)
 	if err != nil {
 		w.t.Fatalf("attach %+v: %v", r, err)
 	}
@@ -32,15 +32,15 @@ func (w *world) attach(r control.AttachRequest) control.OutsideStatus {
 
 func (w *world) detach(r control.DetachRequest) {
 	w.t.Helper()
-	if _, err := request[control.OutsideStatus](w.t, w.node, "POST", "/v1/detach", r); err != nil {
+	if _, err := request[control.AttachmentStatus](w.t, w.node, "POST", "/v1/detach", r); err != nil {
 		w.t.Fatalf("detach %+v: %v", r, err)
 	}
 }
 
 // attached lists the interfaces that are attached to namespaces and devices.
-func (w *world) attached() []control.OutsideStatus {
+func (w *world) attached() []control.AttachmentStatus {
 	w.t.Helper()
-	all, err := request[[]control.OutsideStatus](w.t, w.node, "GET", "/v1/outside", nil)
+	all, err := request[[]control.AttachmentStatus](w.t, w.node, "GET", "/v1/outside", nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func (w *world) attached() []control.OutsideStatus {
 func (w *world) refusedAttach(r control.AttachRequest, want string) {
 	w.t.Helper()
 	before := len(w.attached())
-	if _, err := request[control.OutsideStatus](w.t, w.node, "POST", "/v1/attach", r); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := request[control.AttachmentStatus](w.t, w.node, "POST", "/v1/attach", r); err == nil || !strings.Contains(err.Error(), want) {
 		w.t.Errorf("attach %+v: %v, want %q", r, err, want)
 	}
 	if after := w.attached(); len(after) != before {
@@ -157,7 +157,7 @@ func TestAttachedNamespaceIsReachable(t *testing.T) {
 	if _, ok := w.node.plane.View().Interface(s.Interface); ok {
 		t.Error("detached, the interface is there")
 	}
-	if _, err := request[control.OutsideStatus](t, w.node, "POST", "/v1/detach", control.DetachRequest{Namespace: guest}); err == nil || !strings.Contains(err.Error(), "no interface is in front of namespace "+guest) {
+	if _, err := request[control.AttachmentStatus](t, w.node, "POST", "/v1/detach", control.DetachRequest{Namespace: guest}); err == nil || !strings.Contains(err.Error(), "no interface is attached to namespace "+guest) {
 		t.Errorf("detached again: %v", err)
 	}
 

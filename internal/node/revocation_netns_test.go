@@ -114,7 +114,7 @@ func TestChangesOfRunningInterfaceTakeEffect(t *testing.T) {
 		why("")
 		w.do(&state.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: planetest.Everywhere})
 		both(false, "route deleted")
-		why("no route to an internet gateway: " + string(w.Public.ID) + " goes by " + string(w.Table.ID) + ", which has no route to " + planetest.Laptop)
+		why("no route to an internet gateway: " + string(w.Public.ID) + " uses " + string(w.Table.ID) + ", which has no route to " + planetest.Laptop)
 		w.do(&state.CreateRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24"), Gateway: w.Gateway.ID})
 		both(true, "with a narrower route")
 		w.do(&state.DeleteRoute{Account: dev, Region: region, RouteTable: w.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24")})

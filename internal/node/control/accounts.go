@@ -14,41 +14,39 @@ import (
 	"palisade/internal/secret"
 )
 
-// This file answers `palisade account`.
-
-// AccountRequest is what POST /v1/accounts is asked: one account with a name, or Count
-// with names that begin with Prefix, all or none.
+// AccountRequest is the body of POST /v1/accounts. It creates one account with a Name, or Count
+// accounts named Prefix01, Prefix02 and so on; all or none.
 type AccountRequest struct {
-	ID       ec2.AccountID `json:"id"` // "": any that is free
+	ID       ec2.AccountID `json:"id"` // "": an unused id is chosen
 	Name     string        `json:"name"`
 	Platform ec2.Platform  `json:"platform"`
 	Count    int           `json:"count"`
 	Prefix   string        `json:"prefix"`
 }
 
-// NewKey is an access key with its secret, which is told this once.
+// NewKey is an access key with its secret, which no later answer contains.
 type NewKey struct {
 	Account   ec2.AccountID `json:"account"`
 	Name      string        `json:"name"`
 	Platform  ec2.Platform  `json:"platform"`
-	Region    ec2.Region    `json:"region"` // where this node is
+	Region    ec2.Region    `json:"region"` // of this node
 	AccessKey string        `json:"access_key"`
 	SecretKey string        `json:"secret_key"`
 }
 
-// maxNewAccounts bounds what is made at once: one entry of the log has them all.
+// maxNewAccounts bounds how many accounts one request creates, because they are one log entry.
 const maxNewAccounts = 500
 
 var accountName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 func (r *AccountRequest) names() ([]string, error) {
 	if (r.Name == "") == (r.Count == 0) {
-		return nil, fmt.Errorf("an account has a name; several have a count and a prefix")
+		return nil, fmt.Errorf("give either a name, or a count and a prefix")
 	}
 	names := []string{r.Name}
 	if r.Count != 0 {
 		if r.Count < 1 || r.Count > maxNewAccounts || r.ID != "" {
-			return nil, fmt.Errorf("up to %d accounts are made at once, not %d, and not with one id", maxNewAccounts, r.Count)
+			return nil, fmt.Errorf("up to %d accounts can be created at once, not %d, and without an id", maxNewAccounts, r.Count)
 		}
 		names = nil
 		width := max(len(strconv.Itoa(r.Count)), 2)
@@ -107,12 +105,12 @@ type AccountStatus struct {
 	Keys     []AccessKeyStatus `json:"keys"`
 }
 
-// AccessKeyStatus is one of its access keys.
+// AccessKeyStatus is one access key of an account.
 type AccessKeyStatus struct {
 	ID      string     `json:"id"`
 	Active  bool       `json:"active"`
-	Sealed  bool       `json:"sealed"`            // false: in plain text, of an earlier release
-	Created *time.Time `json:"created,omitempty"` // nil: by an earlier release
+	Sealed  bool       `json:"sealed"`            // false: in plain text, by an earlier release
+	Created *time.Time `json:"created,omitempty"` // nil: created by an earlier release
 }
 
 func (s *Server) accounts() []AccountStatus {
@@ -133,14 +131,14 @@ func (s *Server) accounts() []AccountStatus {
 	return all
 }
 
-// KeyRequest is what POST /v1/accounts/keys is asked.
+// KeyRequest is the body of POST /v1/accounts/keys.
 type KeyRequest struct {
 	Account string    `json:"account"` // name or id
 	Do      KeyChange `json:"do"`
-	Key     string    `json:"key"` // "" to add one
+	Key     string    `json:"key"` // "" to add a key
 }
 
-// A KeyChange is what shall become of an access key.
+// A KeyChange is a change of an access key.
 type KeyChange string
 
 const (
@@ -175,15 +173,15 @@ func (s *Server) changeKey(ctx context.Context, r KeyRequest) (any, error) {
 	case DeleteKey:
 		action, request = "DeleteAccessKey", &state.DeleteAccessKey{Account: account.ID, ID: r.Key}
 	default:
-		return nil, fmt.Errorf("nobody can %q an access key", r.Do)
+		return nil, fmt.Errorf("do is %q; it must be add, activate, deactivate or delete", r.Do)
 	}
 	by := s.byOperator(action, map[string]string{"Account": string(account.ID), "AccessKey": made.AccessKey, "Do": string(r.Do)})
 	_, _, err = s.Cluster.Apply(ctx, state.Command{Request: request, Audit: by})
 	return made, err
 }
 
-// findAccount finds an account by its id, or by its name if only one has it: earlier
-// releases did not look.
+// findAccount finds an account by its id, or by its name. A name that several accounts have, which
+// earlier releases allowed, is an error.
 func findAccount(view *state.View, who string) (*ec2.Account, error) {
 	if a, ok := view.Account(ec2.AccountID(who)); ok {
 		return a, nil
@@ -193,13 +191,13 @@ func findAccount(view *state.View, who string) (*ec2.Account, error) {
 		switch {
 		case a.Name != who || who == "":
 		case found != nil:
-			return nil, fmt.Errorf("accounts %s and %s are both called %q: say which by its id", found.ID, a.ID, who)
+			return nil, fmt.Errorf("accounts %s and %s are both named %q: give the id", found.ID, a.ID, who)
 		default:
 			found = a
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("there is no account %q: palisade account list shows all", who)
+		return nil, fmt.Errorf("there is no account %q; palisade account list shows all", who)
 	}
 	return found, nil
 }

@@ -15,25 +15,21 @@ import (
 	"palisade/ec2/state"
 )
 
-// This file answers POST /v1/attach and /v1/detach: interfaces in front of what is on this
-// node already.
-
-// AttachRequest puts an interface in front of a network namespace, or of a device of the
-// host that a machine holds. The interface is made, in a subnet and groups, or it is one
-// that there is.
+// AttachRequest is the body of POST /v1/attach. It attaches an interface to a network namespace, or
+// to a TAP or veth of the host. The interface exists already, or is created in Subnet and Groups.
 type AttachRequest struct {
-	Namespace string          `json:"namespace,omitempty"` // below /run/netns, or
-	Device    string          `json:"device"`              // its name in the namespace, "" the next free; without one, the device
+	Namespace string          `json:"namespace,omitempty"` // below /run/netns; "": a device of the host
+	Device    string          `json:"device"`              // of the host; or its new name in the namespace, where "" is the next unused
 	Subnet    ec2.SubnetID    `json:"subnet,omitempty"`
-	Groups    []string        `json:"groups,omitempty"` // ids, or names in the subnet's VPC
-	Address   netip.Addr      `json:"address,omitzero"` // private; zero: any
-	Public    *bool           `json:"public,omitempty"` // nil: as the subnet has it
-	Interface ec2.InterfaceID `json:"interface,omitempty"`
-	Label     string          `json:"label,omitempty"` // its tag Name
+	Groups    []string        `json:"groups,omitempty"`    // ids, or names in the subnet's VPC
+	Address   netip.Addr      `json:"address,omitzero"`    // private; zero: one is chosen
+	Public    *bool           `json:"public,omitempty"`    // nil: as the subnet says
+	Interface ec2.InterfaceID `json:"interface,omitempty"` // "": it is created
+	Label     string          `json:"label,omitempty"`     // value of the tag Name
 }
 
-// OutsideStatus is an interface in front of something.
-type OutsideStatus struct {
+// AttachmentStatus is an interface that is attached to a namespace or device.
+type AttachmentStatus struct {
 	Interface ec2.InterfaceID `json:"interface"`
 	Node      ec2.NodeID      `json:"node"`
 	Namespace string          `json:"namespace"` // "" is the host's own
@@ -46,38 +42,37 @@ type OutsideStatus struct {
 	State     string          `json:"state"` // active or draining
 }
 
-// DetachRequest undoes an AttachRequest, named by its interface, or by what that is in
-// front of.
+// DetachRequest is the body of POST /v1/detach. It names the interface, or what that is attached to.
 type DetachRequest struct {
 	Interface ec2.InterfaceID `json:"interface,omitempty"`
 	Namespace string          `json:"namespace,omitempty"`
 	Device    string          `json:"device,omitempty"`
-	Force     bool            `json:"force,omitempty"` // its node does not report
+	Force     bool            `json:"force,omitempty"` // do not wait for its node
 }
 
-func (s *Server) handleOutside(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/outside", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.outside()) })
-	mux.HandleFunc("POST /v1/attach", posted(s.attachOutside))
-	mux.HandleFunc("POST /v1/detach", posted(s.detachOutside))
+func (s *Server) handleAttachments(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/outside", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.attachments()) })
+	mux.HandleFunc("POST /v1/attach", post(s.attach))
+	mux.HandleFunc("POST /v1/detach", post(s.detach))
 }
 
-// outside lists the interfaces in front of something, at whatever node.
-func (s *Server) outside() []OutsideStatus {
-	all := []OutsideStatus{}
+// attachments lists the interfaces that are attached to namespaces and devices, on all nodes.
+func (s *Server) attachments() []AttachmentStatus {
+	all := []AttachmentStatus{}
 	view := s.Plane.View()
 	if view == nil {
 		return all
 	}
 	for eni := range view.Interfaces() {
 		if eni.External != nil {
-			all = append(all, s.outsideStatus(view, eni))
+			all = append(all, s.attachmentStatus(view, eni))
 		}
 	}
 	return all
 }
 
-func (s *Server) outsideStatus(view *state.View, eni *ec2.Interface) OutsideStatus {
-	status := OutsideStatus{
+func (s *Server) attachmentStatus(view *state.View, eni *ec2.Interface) AttachmentStatus {
+	status := AttachmentStatus{
 		Interface: eni.ID, Node: eni.Node, Namespace: eni.External.Namespace, Device: eni.External.Device, MAC: eni.MAC,
 		MTU: s.MTU, State: "active",
 	}
@@ -91,7 +86,7 @@ func (s *Server) outsideStatus(view *state.View, eni *ec2.Interface) OutsideStat
 	return status
 }
 
-func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error) {
+func (s *Server) attach(ctx context.Context, r AttachRequest) (any, error) {
 	if !s.Ready() {
 		return nil, errors.New("this node is not ready")
 	}
@@ -112,21 +107,22 @@ func (s *Server) attachOutside(ctx context.Context, r AttachRequest) (any, error
 	}
 	id := result.Interface.ID
 	if !s.Plane.Wait(ctx, index) {
-		return nil, fmt.Errorf("%s is registered, but the switch does not go by it yet", id)
+		return nil, fmt.Errorf("%s is registered, but the switch does not enforce that yet", id)
 	}
 	if err := s.Fleet.Settle(ctx, id); err != nil {
-		_, undo := s.detachOutside(ctx, DetachRequest{Interface: id})
+		_, undo := s.detach(ctx, DetachRequest{Interface: id})
 		return nil, errors.Join(err, undo)
 	}
 	view = s.Plane.View()
 	eni, ok := view.Interface(id)
 	if !ok || eni.External == nil {
-		return nil, fmt.Errorf("%s was taken away again", id)
+		return nil, fmt.Errorf("%s was detached meanwhile", id)
 	}
-	return s.outsideStatus(view, eni), nil
+	return s.attachmentStatus(view, eni), nil
 }
 
-// registration checks what this node alone can, and puts names into ids.
+// registration makes the command for a request. It checks what only this node can check, and resolves
+// the names of groups.
 func (s *Server) registration(view *state.View, r AttachRequest) (*state.RegisterInterface, error) {
 	q := &state.RegisterInterface{Node: s.Node, External: ec2.ExternalDevice{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
 	if r.Label != "" {
@@ -139,7 +135,7 @@ func (s *Server) registration(view *state.View, r AttachRequest) (*state.Registe
 		}
 		q.Account, q.Region = eni.Account, eni.Region
 		if r.Subnet != "" || len(r.Groups) > 0 || r.Address.IsValid() {
-			return nil, fmt.Errorf("%s has its subnet, groups and addresses already", r.Interface)
+			return nil, fmt.Errorf("%s exists, so its subnet, groups and address cannot be given", r.Interface)
 		}
 	} else {
 		subnet, ok := view.Subnet(r.Subnet)
@@ -172,31 +168,31 @@ func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
 	return ""
 }
 
-// checkZone says which nodes a subnet's interfaces can be at, if this one is none.
+// checkZone returns an error if this node is not in the zone of a subnet. It names nodes that are.
 func (s *Server) checkZone(view *state.View, id ec2.SubnetID) error {
 	subnet, ok := view.Subnet(id)
 	if !ok {
 		return fmt.Errorf("there is no subnet %q", id)
 	}
-	var there []string
+	var others []string
 	for row := range view.Nodes() {
 		switch {
 		case row.Zone != subnet.Zone || !row.Member():
 		case row.ID == s.Node:
 			return nil
 		default:
-			there = append(there, string(row.ID))
+			others = append(others, string(row.ID))
 		}
 	}
-	return fmt.Errorf("%s is in availability zone %s, and this node is not: ask --node %s", id, subnet.Zone, strings.Join(there, " or --node "))
+	return fmt.Errorf("%s is in availability zone %s, and this node is not: use --node %s", id, subnet.Zone, strings.Join(others, " or --node "))
 }
 
-func (s *Server) detachOutside(ctx context.Context, r DetachRequest) (any, error) {
+func (s *Server) detach(ctx context.Context, r DetachRequest) (any, error) {
 	view, err := s.Cluster.ReadView(ctx)
 	if err != nil {
 		return nil, err
 	}
-	eni, err := s.outsideOf(view, r)
+	eni, err := s.findAttachment(view, r)
 	if err != nil {
 		return nil, err
 	}
@@ -207,24 +203,23 @@ func (s *Server) detachOutside(ctx context.Context, r DetachRequest) (any, error
 	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil {
 		return nil, err
 	}
-	if s.undone(ctx, eni.ID) {
-		return s.outsideStatus(view, eni), nil
+	if s.waitDetached(ctx, eni.ID) {
+		return s.attachmentStatus(view, eni), nil
 	}
 	if !r.Force {
-		return nil, fmt.Errorf("%s is cut off, but node %s has not said that its port is down; --force does not wait for that", eni.ID, eni.Node)
+		return nil, fmt.Errorf("%s passes no packets any more, but node %s has not reported that its port is removed; --force does not wait for that", eni.ID, eni.Node)
 	}
-	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil { // asked already: now it is done
+	if _, _, err := s.Cluster.Apply(ctx, unregister); err != nil { // the second, forced request takes effect at once
 		return nil, err
 	}
-	return s.outsideStatus(view, eni), nil
+	return s.attachmentStatus(view, eni), nil
 }
 
-// detachWait is how long a node is given to take a port down.
+// detachWait is how long a detach waits for the interface's node to remove the port.
 const detachWait = 5 * time.Second
 
-// undone reports whether an interface is in front of nothing any more before detachWait is
-// over.
-func (s *Server) undone(ctx context.Context, id ec2.InterfaceID) bool {
+// waitDetached waits until an interface is detached. It returns false after detachWait.
+func (s *Server) waitDetached(ctx context.Context, id ec2.InterfaceID) bool {
 	ctx, cancel := context.WithTimeout(ctx, detachWait)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -239,13 +234,13 @@ func (s *Server) undone(ctx context.Context, id ec2.InterfaceID) bool {
 	return false
 }
 
-// outsideOf finds the interface that a request names. One by what it is in front of is of
-// this node, or of the only one that has such.
-func (s *Server) outsideOf(view *state.View, r DetachRequest) (*ec2.Interface, error) {
+// findAttachment finds the interface that a request names. If it names a namespace or device, an
+// interface of this node is preferred; otherwise only one node may have such an attachment.
+func (s *Server) findAttachment(view *state.View, r DetachRequest) (*ec2.Interface, error) {
 	if r.Interface != "" {
 		eni, ok := view.Interface(r.Interface)
 		if !ok || eni.External == nil {
-			return nil, fmt.Errorf("%s is in front of no namespace or device", r.Interface)
+			return nil, fmt.Errorf("%s is attached to no namespace or device", r.Interface)
 		}
 		return eni, nil
 	}
@@ -257,15 +252,15 @@ func (s *Server) outsideOf(view *state.View, r DetachRequest) (*ec2.Interface, e
 		}
 		found = append(found, eni)
 	}
-	if here := slices.DeleteFunc(slices.Clone(found), func(eni *ec2.Interface) bool { return eni.Node != s.Node }); len(here) > 0 {
-		found = here
+	if local := slices.DeleteFunc(slices.Clone(found), func(eni *ec2.Interface) bool { return eni.Node != s.Node }); len(local) > 0 {
+		found = local
 	}
 	what := (&ec2.ExternalDevice{Namespace: r.Namespace, Device: cmp.Or(r.Device, "any")}).String()
 	switch len(found) {
 	case 0:
-		return nil, fmt.Errorf("no interface is in front of %s", what)
+		return nil, fmt.Errorf("no interface is attached to %s", what)
 	case 1:
 		return found[0], nil
 	}
-	return nil, fmt.Errorf("%d interfaces are in front of %s; name one, as %s", len(found), what, found[0].ID)
+	return nil, fmt.Errorf("%d interfaces are attached to %s; name one of them, such as %s", len(found), what, found[0].ID)
 }

@@ -29,9 +29,9 @@ type AuditEntry struct {
 	Message    string            `json:"message,omitempty"`
 }
 
-// auditHandler answers with the records of the newest state that this node has, oldest
-// first: account= by id or name, action=, since= an RFC 3339 time. form=cloudtrail
-// writes them as AWS CloudTrail does.
+// auditHandler answers with the audit records in the newest state that this node has, oldest first.
+// The query filters them: account= an id or a name, action=, since= an RFC 3339 time.
+// form=cloudtrail answers in the format of AWS CloudTrail.
 func (s *Server) auditHandler(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	var since time.Time
@@ -70,8 +70,8 @@ func (s *Server) auditHandler(w http.ResponseWriter, r *http.Request) {
 	answer(w, entries)
 }
 
-// byOperator says for the log that a command came in by this node's control socket, which
-// only root of its machine may use.
+// byOperator is the audit record of a command that came in over this node's control socket, which
+// only root may use.
 func (s *Server) byOperator(action string, parameters map[string]string) *ec2.Audit {
 	return &ec2.Audit{
 		Source: fmt.Sprintf("control socket of %s", s.Node), UserAgent: "palisade", RequestID: rand.Text(),

@@ -3,10 +3,8 @@ package control
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -18,27 +16,24 @@ import (
 	"palisade/internal/peer"
 )
 
-// This file is the node's part in who belongs to the cluster: it admits, and it answers
-// `palisade cluster`.
-
-// maxTokenTTL bounds how long a join token can wait to be used.
+// maxTokenTTL bounds the lifetime of a join token.
 const maxTokenTTL = 24 * time.Hour
 
-// TokenRequest is what POST /v1/cluster/token is asked.
+// TokenRequest is the body of POST /v1/cluster/token.
 type TokenRequest struct {
-	Role ec2.NodeRole  `json:"role"`
-	TTL  time.Duration `json:"ttl"` // in nanoseconds
+	Role ec2.NodeRole  `json:"role"` // "": voter
+	TTL  time.Duration `json:"ttl"`  // in nanoseconds
 }
 
 func (s *Server) newToken(ctx context.Context, r TokenRequest) (any, error) {
 	if s.Peer == nil {
-		return nil, errors.New(`this node is a cluster of one, which nobody can join: it has no "peer.listen"`)
+		return nil, errors.New(`this node is a cluster of one, which no node can join: its configuration has no "peer.listen"`)
 	}
 	if r.Role == "" {
 		r.Role = ec2.Voter
 	}
 	if r.TTL <= 0 || r.TTL > maxTokenTTL {
-		return nil, fmt.Errorf("a token lives for up to %v, not %v", maxTokenTTL, r.TTL)
+		return nil, fmt.Errorf("the lifetime of a token must be between 0 and %v, not %v", maxTokenTTL, r.TTL)
 	}
 	token, err := peer.NewToken(s.Identity.RootPEM())
 	if err != nil {
@@ -53,28 +48,28 @@ func (s *Server) newToken(ctx context.Context, r TokenRequest) (any, error) {
 	return map[string]string{"token": token.String()}, nil
 }
 
-// ClusterStatus is what GET /v1/cluster answers.
+// ClusterStatus is the answer of GET /v1/cluster.
 type ClusterStatus struct {
 	Node     ec2.NodeID     `json:"node"`     // that answers
 	Leader   ec2.NodeID     `json:"leader"`   // "" if this node knows none
 	Index    uint64         `json:"index"`    // of the newest state this node has
 	Enforced bool           `json:"enforced"` // by every node that is not fenced
 	Nodes    []MemberStatus `json:"nodes"`
-	// Gossip counts what this node has pulled from others and what it has refused.
+	// Gossip counts the presence documents that this node pulled, and those it refused.
 	Gossip gossip.Stats `json:"gossip"`
 }
 
-// MemberStatus is one node in it.
+// MemberStatus is one node of the cluster.
 type MemberStatus struct {
 	Name      ec2.NodeID   `json:"name"`
 	Zone      string       `json:"zone"`
 	Role      ec2.NodeRole `json:"role"`
 	State     string       `json:"state"` // "member" or "fenced"
 	Address   string       `json:"address"`
-	Gossip    string       `json:"gossip"`   // alive, suspect, dead, unknown: what this node hears
-	Enforced  string       `json:"enforced"` // "yes", or why not
-	Tunnel    string       `json:"tunnel"`   // from this node to it
-	Instances int          `json:"instances"`
+	Gossip    string       `json:"gossip"`    // alive, suspect, dead or unknown, as this node sees it
+	Enforced  string       `json:"enforced"`  // "yes", or why not
+	Tunnel    string       `json:"tunnel"`    // from this node to that node: up, down, "-" for itself
+	Instances int          `json:"instances"` // number of interfaces on the node
 }
 
 func (s *Server) clusterStatus(ctx context.Context) (any, error) {
@@ -88,25 +83,26 @@ func (s *Server) clusterStatus(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	status.Enforced = len(enforcement.Pending) == 0
-	carried := map[ec2.NodeID]int{}
+	counts := map[ec2.NodeID]int{}
 	for eni := range view.Interfaces() {
-		carried[eni.Node]++
+		counts[eni.Node]++
 	}
-	heard := map[ec2.NodeID]gossip.Member{}
+	members := map[ec2.NodeID]gossip.Member{}
 	for _, m := range s.Cluster.GossipMembers() {
-		heard[m.Node] = m
+		members[m.Node] = m
 	}
 	tunnels := s.tunnels()
 	for node := range view.Nodes() {
 		m := MemberStatus{
 			Name: node.ID, Zone: node.Zone, Role: cmp.Or(node.Role, ec2.Voter), State: cmp.Or(string(node.State), "member"), Address: node.Address,
-			Gossip: heard[node.ID].Gossip, Enforced: enforced(enforcement, node.ID), Tunnel: tunnels[node.ID], Instances: carried[node.ID],
+			Gossip: members[node.ID].Gossip, Enforced: enforced(enforcement, node.ID), Tunnel: tunnels[node.ID], Instances: counts[node.ID],
 		}
 		status.Nodes = append(status.Nodes, m)
 	}
 	return status, nil
 }
 
+// enforced is "yes", or why a node does not enforce an index.
 func enforced(e cluster.Enforcement, node ec2.NodeID) string {
 	if slices.Contains(e.Enforced, node) {
 		return "yes"
@@ -119,7 +115,7 @@ func enforced(e cluster.Enforcement, node ec2.NodeID) string {
 	return "fenced"
 }
 
-// tunnels says of each node whether this one has a session with it.
+// tunnels says of each node whether the tunnel from this node to it is up.
 func (s *Server) tunnels() map[ec2.NodeID]string {
 	all := map[ec2.NodeID]string{s.Node: "-"}
 	if s.Overlay == nil {
@@ -134,16 +130,16 @@ func (s *Server) tunnels() map[ec2.NodeID]string {
 	return all
 }
 
-// NodeRequest is what POST /v1/cluster/fence and /v1/cluster/remove are asked.
+// NodeRequest is the body of POST /v1/cluster/fence and /v1/cluster/remove.
 type NodeRequest struct {
 	Node ec2.NodeID `json:"node"`
 }
 
-// NodeChange is what they answer.
+// NodeChange is their answer.
 type NodeChange struct {
 	Node      ec2.NodeID       `json:"node"`
 	Index     uint64           `json:"index"`
-	Instances []ec2.InstanceID `json:"instances"` // that it carried
+	Instances []ec2.InstanceID `json:"instances"` // that were on the node
 }
 
 func (s *Server) fence(ctx context.Context, r NodeRequest) (any, error) {
@@ -154,6 +150,7 @@ func (s *Server) remove(ctx context.Context, r NodeRequest) (any, error) {
 	return s.expel(ctx, r.Node, "RemoveNode", s.Cluster.Remove)
 }
 
+// expel fences or removes a node, by do.
 func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
 	change := NodeChange{Node: node, Instances: []ec2.InstanceID{}}
 	for eni := range s.Cluster.View().Interfaces() {
@@ -168,7 +165,7 @@ func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do f
 	return change, nil
 }
 
-// backupHandler streams a backup of the newest state that every acknowledged change is in.
+// backupHandler streams a backup, which has every change that was acknowledged before the request.
 func (s *Server) backupHandler(w http.ResponseWriter, r *http.Request) {
 	view, err := s.Cluster.ReadView(r.Context())
 	if err != nil {
@@ -180,33 +177,7 @@ func (s *Server) backupHandler(w http.ResponseWriter, r *http.Request) {
 		name = s.Identity.Cluster()
 	}
 	if _, err := cluster.Save(w, name, view); err != nil {
-		s.Logger.Warn("a backup was cut off", "err", err)
-		panic(http.ErrAbortHandler) // so that the asker notices
+		s.Logger.Warn("backup not sent completely", "err", err)
+		panic(http.ErrAbortHandler) // so that the client sees an error
 	}
-}
-
-// posted answers a request that changes something, with a body of JSON.
-func posted[T any](do func(context.Context, T) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var request T
-		d := json.NewDecoder(io.LimitReader(r.Body, 1<<20))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&request); err != nil {
-			refuse(w, err)
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
-		defer cancel()
-		result, err := do(ctx, request)
-		if err != nil {
-			refuse(w, err)
-			return
-		}
-		answer(w, result)
-	}
-}
-
-func refuse(w http.ResponseWriter, err error) {
-	w.WriteHeader(http.StatusBadRequest)
-	answer(w, map[string]string{"error": err.Error()})
 }

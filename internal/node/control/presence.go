@@ -2,8 +2,8 @@ package control
 
 import "palisade/ec2"
 
-// InterfacePresence is one lease in GET /v1/presence, as this node knows it: from Raft, where the
-// interface is and which addresses it has; from gossip, whether its own node reports it down.
+// InterfacePresence is one interface in GET /v1/presence, as this node knows it. Place and addresses
+// come from Raft; gossip says whether the interface's own node reports it down.
 type InterfacePresence struct {
 	Node      ec2.NodeID      `json:"node"` // that answers
 	Interface ec2.InterfaceID `json:"interface"`
@@ -12,7 +12,7 @@ type InterfacePresence struct {
 	MAC       ec2.MAC         `json:"mac"`
 	Private   string          `json:"private_address"`
 	Public    string          `json:"public_address"`
-	Up        bool            `json:"up"` // false also for an idle lease, whose interface is nowhere
+	Up        bool            `json:"up"` // false also for an idle interface, which is on no node
 }
 
 func (s *Server) presence() []InterfacePresence {

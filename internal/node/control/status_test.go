@@ -14,13 +14,13 @@ import (
 	"palisade/switch/tap/taptest"
 )
 
-// A faulty device panics when it is written to.
+// A faulty device panics in Write.
 type faulty struct{ *taptest.Device }
 
 func (faulty) Write([]byte) error { panic("planted") }
 
-// TestStatusListsShutPorts: an operator sees that the switch panicked, and whose frames it
-// drops for that.
+// TestStatusListsShutPorts: an operator sees how often the switch panicked, and which port was shut
+// for it.
 func TestStatusListsShutPorts(t *testing.T) {
 	f := planetest.New(t)
 	s := newServer(f)
@@ -42,7 +42,7 @@ func TestStatusListsShutPorts(t *testing.T) {
 		}
 	}
 	if got := s.status(); got.Panics != 0 || len(got.Shut) != 0 {
-		t.Errorf("before anything has panicked the status has %d panics and %v shut", got.Panics, got.Shut)
+		t.Errorf("before any panic the status has %d panics, shut ports %v; want none", got.Panics, got.Shut)
 	}
 	frame := packettest.Build(packettest.Frame{
 		Flow:   packet.Flow{Src: web.Private, Dst: db.Private, SrcPort: 1, DstPort: 80, Protocol: packet.ProtocolTCP},
@@ -55,6 +55,6 @@ func TestStatusListsShutPorts(t *testing.T) {
 		f.Switch.Step()
 	}
 	if got := s.status(); got.Panics != 100 || !slices.Equal(got.Shut, []string{string(web.ID)}) {
-		t.Errorf("behind 100 panics the status has %d panics and %v shut, want %s", got.Panics, got.Shut, web.ID)
+		t.Errorf("after 100 panics the status has %d panics, shut ports %v; want 100 and %s", got.Panics, got.Shut, web.ID)
 	}
 }

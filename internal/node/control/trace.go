@@ -15,8 +15,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// Trace is what GET /v1/trace?from=A&to=B&packet=tcp/22 answers: the fate of one imagined
-// packet, decided by the switch's own pipeline, and why.
+// Trace is the answer of GET /v1/trace?from=A&to=B&packet=tcp/22: the verdict of the switch's own
+// pipeline on an imagined packet, and the reasons.
 type Trace struct {
 	From     string     `json:"from"`
 	To       string     `json:"to"`
@@ -24,28 +24,28 @@ type Trace struct {
 	Admitted bool       `json:"admitted"`
 	Verdict  string     `json:"verdict"`
 	Meaning  string     `json:"meaning"`
-	At       string     `json:"at"`   // the port the verdict concerns
-	Node     ec2.NodeID `json:"node"` // and where that is
-	// Reason says more than the verdict does, where a route is what lacks.
+	At       string     `json:"at"`   // port at which the verdict is counted
+	Node     ec2.NodeID `json:"node"` // of that port
+	// Reason says which route is missing, if the verdict is not-routed.
 	Reason string      `json:"reason,omitempty"`
 	Steps  []TraceStep `json:"steps"`
-	// Admit is a command that would let the packet in, where a rule is all it lacks.
+	// Admit is a command that adds the missing rule, if only a rule is missing.
 	Admit string `json:"admit,omitempty"`
 }
 
-// TraceStep is one interface on the way.
+// TraceStep is the check at one interface on the packet's way.
 type TraceStep struct {
 	Node       ec2.NodeID      `json:"node"`
 	Instance   ec2.InstanceID  `json:"instance"`
 	Interface  ec2.InterfaceID `json:"interface"`
 	Direction  string          `json:"direction"`
-	Flow       string          `json:"flow"` // as this interface sees it
+	Flow       string          `json:"flow"` // with the addresses that this interface sees
 	Connection string          `json:"connection"`
 	Admitted   bool            `json:"admitted"`
-	Rule       string          `json:"rule,omitempty"` // that admits it
+	Rule       string          `json:"rule,omitempty"` // that admits the flow
 	Group      string          `json:"group,omitempty"`
 	RuleText   string          `json:"rule_text,omitempty"`
-	Refusals   []string        `json:"refusals,omitempty"` // why each rule does not
+	Refusals   []string        `json:"refusals,omitempty"` // why each rule does not admit it
 }
 
 func (s *Server) traceHandler(w http.ResponseWriter, r *http.Request) {
@@ -58,14 +58,15 @@ func (s *Server) traceHandler(w http.ResponseWriter, r *http.Request) {
 	answer(w, t)
 }
 
-// trace imagines a packet between two ends: an instance's id, or an address. It begins at
-// the node that the packet enters by, and goes on at the one that it leaves by.
+// trace follows an imagined packet from one host to another; a host is the id of an instance or
+// interface, or an address. The trace begins on the node where the packet enters the cluster and
+// continues on the node where it leaves.
 func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	view := s.Plane.View()
 	if view == nil {
-		return nil, fmt.Errorf("this node has no table yet")
+		return nil, fmt.Errorf("this node enforces no state yet")
 	}
-	src, dst, err := s.ends(view, r)
+	src, dst, err := s.findHosts(view, r)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 		return nil, err
 	}
 	if number := entersAt(src, dst); number != 0 {
-		return s.traceElsewhere(ctx, view, number, r)
+		return s.traceOnNode(ctx, view, number, r)
 	}
 	in, err := s.aim(src, dst, &template)
 	if err != nil {
@@ -88,14 +89,14 @@ func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	t := s.report(view, result)
 	t.From, t.To, t.Packet = r.From, r.To, r.Packet
 	if result.Onward != nil {
-		if err := s.traceOnward(ctx, view, result.Onward, t); err != nil {
+		if err := s.traceRemainder(ctx, view, result.Onward, t); err != nil {
 			return nil, err
 		}
 	}
 	return t, nil
 }
 
-// report puts what the pipeline of this node did into words.
+// report describes what the pipeline of this node did.
 func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 	t := &Trace{
 		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
@@ -111,34 +112,34 @@ func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 	return t
 }
 
-// refuses reports whether a verdict is an interface's: its rules or its connections do not
-// admit the packet. All other drops happen on the way between interfaces.
+// refuses reports whether the rules or connections of an interface dropped the packet. Other verdicts
+// drop it between interfaces.
 func refuses(v verdict.Verdict) bool {
 	return v == verdict.NoRule || v == verdict.Revoked || v == verdict.NoConnection
 }
 
-// parsePacket reads "tcp/22", "udp/53", "icmp", "icmp/8:0", each with an optional source
-// port in front, as "tcp/40000>22".
+// parsePacket parses "tcp/22", "udp/53", "icmp" and "icmp/8:0". TCP and UDP may have a source port,
+// as in "tcp/40000>22".
 func parsePacket(text string) (packet.Template, error) {
 	t := packet.Template{TCPFlags: packet.SYN, ICMPType: packet.ICMPEcho, Payload: make([]byte, 8)}
-	wrong := fmt.Errorf("%q is no packet: say tcp/22, udp/53, icmp, icmp/8:0, or tcp/40000>22 with a source port", text)
-	protocol, rest, ranged := strings.Cut(text, "/")
+	invalid := fmt.Errorf("%q is not a packet: want tcp/22, udp/53, icmp, icmp/8:0, or tcp/40000>22 with a source port", text)
+	protocol, ports, ranged := strings.Cut(text, "/")
 	switch protocol {
 	case "icmp":
 		t.Flow.Protocol, t.Flow.SrcPort, t.Flow.DstPort = packet.ProtocolICMP, 1, 1
 		if !ranged {
 			return t, nil
 		}
-		icmpType, code, coded := strings.Cut(rest, ":")
+		icmpType, code, coded := strings.Cut(ports, ":")
 		kind, err := strconv.ParseUint(icmpType, 10, 8)
 		if err != nil {
-			return t, wrong
+			return t, invalid
 		}
 		t.ICMPType = uint8(kind)
 		if coded {
 			c, err := strconv.ParseUint(code, 10, 8)
 			if err != nil {
-				return t, wrong
+				return t, invalid
 			}
 			t.ICMPCode = uint8(c)
 		}
@@ -148,25 +149,25 @@ func parsePacket(text string) (packet.Template, error) {
 	case "udp":
 		t.Flow.Protocol = packet.ProtocolUDP
 	default:
-		return t, wrong
+		return t, invalid
 	}
 	t.Flow.SrcPort = 40000
-	if source, port, given := strings.Cut(rest, ">"); given {
+	if source, port, given := strings.Cut(ports, ">"); given {
 		s, err := strconv.ParseUint(source, 10, 16)
 		if err != nil {
-			return t, wrong
+			return t, invalid
 		}
-		t.Flow.SrcPort, rest = uint16(s), port
+		t.Flow.SrcPort, ports = uint16(s), port
 	}
-	port, err := strconv.ParseUint(rest, 10, 16)
+	port, err := strconv.ParseUint(ports, 10, 16)
 	if err != nil {
-		return t, wrong
+		return t, invalid
 	}
 	t.Flow.DstPort = uint16(port)
 	return t, nil
 }
 
-// explain puts one step into words.
+// explain describes one step.
 func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) TraceStep {
 	step := TraceStep{Node: s.Node, Direction: "egress", Flow: in.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
 	if in.Direction == conntrack.In {
@@ -177,13 +178,13 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	}
 	switch in.Connection.Status {
 	case conntrack.Live:
-		step.Connection = "tracked: it passes until it ends, whatever the rules say now"
+		step.Connection = "tracked: it passes until it ends, even if its rule is revoked"
 	case conntrack.Checked:
 		step.Connection = "untracked: the rules in force admit it"
 	case conntrack.Stale:
-		step.Connection = "older than the rules in force: they decide again"
+		step.Connection = "older than the rules in force: the rules decide again"
 	case conntrack.Blocked:
-		step.Connection = "cut when its rule went"
+		step.Connection = "cut when its rule was revoked"
 	}
 	if !in.Asked {
 		return step
@@ -201,29 +202,29 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	return step
 }
 
-// ruleText says a rule as the ec2-* tools print it.
+// ruleText prints a rule as the ec2-* tools do.
 func ruleText(r ec2.Rule) string {
-	what := fmt.Sprintf("%s %d-%d", r.Protocol, r.From, r.To)
+	traffic := fmt.Sprintf("%s %d-%d", r.Protocol, r.From, r.To)
 	switch {
 	case r.Protocol == ec2.AnyProtocol:
-		what = "all traffic"
+		traffic = "all traffic"
 	case r.Protocol == ec2.ICMP:
-		what = fmt.Sprintf("icmp %d:%d", r.From, r.To)
+		traffic = fmt.Sprintf("icmp %d:%d", r.From, r.To)
 	case r.From == r.To:
-		what = fmt.Sprintf("%s %d", r.Protocol, r.From)
+		traffic = fmt.Sprintf("%s %d", r.Protocol, r.From)
 	}
-	way := "from"
+	preposition := "from"
 	if r.Direction == ec2.Egress {
-		way = "to"
+		preposition = "to"
 	}
 	if r.Source.IsGroup() {
-		return fmt.Sprintf("%s %s group %s of %s", what, way, r.Source.Group.ID, r.Source.Group.Account)
+		return fmt.Sprintf("%s %s group %s of %s", traffic, preposition, r.Source.Group.ID, r.Source.Group.Account)
 	}
-	return fmt.Sprintf("%s %s %s", what, way, r.Source.Prefix)
+	return fmt.Sprintf("%s %s %s", traffic, preposition, r.Source.Prefix)
 }
 
-// admitting is a command that adds the narrowest rule for a refused packet. The groups of
-// a VPC are named by their ids (EC2 User Guide 2012, "ec2-authorize").
+// admitting is a command that adds the narrowest rule for a refused packet. It names groups of a VPC
+// by id (EC2 User Guide 2012, "ec2-authorize").
 func admitting(view *state.View, s vswitch.Step) string {
 	eni, ok := interfaceOf(view, s.Endpoint)
 	if !ok || len(eni.Groups) == 0 {
@@ -233,17 +234,17 @@ func admitting(view *state.View, s vswitch.Step) string {
 	if !ok {
 		return ""
 	}
-	group, far := string(g.ID), s.Flow.Src
+	group, remote := string(g.ID), s.Flow.Src
 	if g.VPC == "" {
 		group = fmt.Sprintf("%q", g.Name)
 	}
 	if s.Direction != conntrack.In {
-		group, far = group+" --egress", s.Flow.Dst
+		group, remote = group+" --egress", s.Flow.Dst
 	}
-	return fmt.Sprintf("ec2-authorize %s %s -s %s/32", group, options(s), far)
+	return fmt.Sprintf("ec2-authorize %s %s -s %s/32", group, options(s), remote)
 }
 
-// leaseOf finds the lease behind an interface of the switch.
+// interfaceOf finds the interface of an endpoint.
 func interfaceOf(view *state.View, e *vswitch.Endpoint) (*ec2.Interface, bool) {
 	for eni := range view.Interfaces() {
 		if eni.Epoch == e.Epoch {

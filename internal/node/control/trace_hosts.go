@@ -11,18 +11,16 @@ import (
 	vswitch "palisade/switch"
 )
 
-// This file finds the ends of an imagined packet, and says what its route lacks.
-
-// A traceEnd is one end of an imagined packet.
-type traceEnd struct {
-	address netip.Addr // as given, or the first private one of what was named
-	owner   *vswitch.Endpoint
-	named   *ec2.Interface // nil for an address
+// A traceHost is the sender or the receiver of an imagined packet.
+type traceHost struct {
+	address netip.Addr        // as given, or the first private address of the named interface
+	owner   *vswitch.Endpoint // that has the address; nil for a host outside the cluster
+	named   *ec2.Interface    // by id; nil if an address was given
 }
 
-// ends finds both ends. A private address is one of the network that the other end is in,
-// if that is named by an id; else of EC2-Classic.
-func (s *Server) ends(view *state.View, r traceRequest) (src, dst traceEnd, err error) {
+// findHosts finds sender and receiver. A private address is looked up in the network of the other
+// host if that is named by id, else in EC2-Classic.
+func (s *Server) findHosts(view *state.View, r traceRequest) (src, dst traceHost, err error) {
 	if src.named, err = interfaceNamed(view, r.From); err != nil {
 		return
 	}
@@ -35,13 +33,13 @@ func (s *Server) ends(view *state.View, r traceRequest) (src, dst traceEnd, err 
 			vni = named.VNI
 		}
 	}
-	if err = s.find(&src, r.From, vni); err != nil {
+	if err = s.findHost(&src, r.From, vni); err != nil {
 		return
 	}
-	if err = s.find(&dst, r.To, vni); err != nil {
+	if err = s.findHost(&dst, r.To, vni); err != nil {
 		return
 	}
-	if dst.named != nil && dst.named.VNI != vni { // another network: by its public address
+	if dst.named != nil && dst.named.VNI != vni { // in another network it is reached by its public address
 		if !dst.named.Public.IsValid() {
 			err = fmt.Errorf("%s is in another network than %s, and has no public address", r.To, r.From)
 		}
@@ -60,8 +58,8 @@ func (s *Server) classicVNI(view *state.View) ec2.VNI {
 	return 0
 }
 
-// interfaceNamed is the interface of that id, or the first of an instance of that id; nil
-// for anything else.
+// interfaceNamed finds an interface by its own id or by that of its instance, of which it is the
+// first. It is nil if text is no such id.
 func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
 	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
 		eni, ok := view.Interface(in.Interface)
@@ -72,28 +70,28 @@ func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
 	}
 	eni, ok := view.Interface(ec2.InterfaceID(text))
 	if ok && eni.State != ec2.Active {
-		return nil, fmt.Errorf("%s is attached to nothing that runs", text)
+		return nil, fmt.Errorf("%s is not attached to a running instance or a device", text)
 	}
 	return eni, nil
 }
 
-func (s *Server) find(e *traceEnd, text string, vni ec2.VNI) error {
+func (s *Server) findHost(h *traceHost, text string, vni ec2.VNI) error {
 	snapshot := s.Switch.Snapshot()
-	if e.named != nil {
-		e.address, e.owner = e.named.Private, snapshot.PortOf(vswitch.VNI(e.named.VNI), e.named.Private)
+	if h.named != nil {
+		h.address, h.owner = h.named.Private, snapshot.PortOf(vswitch.VNI(h.named.VNI), h.named.Private)
 		return nil
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || !a.Is4() {
-		return fmt.Errorf("%q is neither an instance's id, nor an interface's, nor an IPv4 address", text)
+		return fmt.Errorf("%q is neither the id of an instance or interface nor an IPv4 address", text)
 	}
-	e.address, e.owner = a, snapshot.PortOf(vswitch.VNI(vni), a)
+	h.address, h.owner = a, snapshot.PortOf(vswitch.VNI(vni), a)
 	return nil
 }
 
-// aim addresses the packet and returns the port it enters by. From an instance the
-// target's address is taken as given; from outside only its public one can be reached.
-func (s *Server) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, error) {
+// aim sets the packet's addresses and returns the port where it enters. From outside the cluster an
+// instance is reached only by its public address.
+func (s *Server) aim(src, dst traceHost, t *packet.Template) (*vswitch.Port, error) {
 	t.Flow.Src, t.Flow.Dst = src.address, dst.address
 	if src.owner != nil {
 		if src.owner.Port == nil {
@@ -107,7 +105,7 @@ func (s *Server) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, erro
 	}
 	up := s.Switch.Snapshot().UplinkPort()
 	if up == nil {
-		return nil, fmt.Errorf("%s is no instance, and this node has no uplink it could come by", src.address)
+		return nil, fmt.Errorf("%s is outside the cluster, and this node has no uplink for its packets", src.address)
 	}
 	if dst.owner != nil {
 		if public := dst.owner.PublicOf(dst.address); public.IsValid() {
@@ -118,7 +116,7 @@ func (s *Server) aim(src, dst traceEnd, t *packet.Template) (*vswitch.Port, erro
 	return up.Port, nil
 }
 
-// reason says why there is no way out of a subnet, or none back.
+// reason says why a subnet has no route for the packet or for its reply.
 func reason(view *state.View, result vswitch.Trace) string {
 	u := result.Unrouted
 	if result.Verdict != verdict.NotRouted || u == nil {
@@ -136,19 +134,19 @@ func reason(view *state.View, result vswitch.Trace) string {
 	return ""
 }
 
-func whyUnrouted(view *state.View, s *ec2.Subnet, far netip.Addr) string {
+func whyUnrouted(view *state.View, s *ec2.Subnet, remote netip.Addr) string {
 	table := view.RouteTableOf(s)
 	if table == nil {
 		return fmt.Sprintf("%s has no route table", s.ID)
 	}
 	var best *ec2.Route
 	for i, r := range table.Routes {
-		if r.Destination.Contains(far) && (best == nil || r.Destination.Bits() > best.Destination.Bits()) {
+		if r.Destination.Contains(remote) && (best == nil || r.Destination.Bits() > best.Destination.Bits()) {
 			best = &table.Routes[i]
 		}
 	}
 	if best == nil {
-		return fmt.Sprintf("%s goes by %s, which has no route to %s", s.ID, table.ID, far)
+		return fmt.Sprintf("%s uses %s, which has no route to %s", s.ID, table.ID, remote)
 	}
-	return fmt.Sprintf("%s goes by %s, where %s leads to %s, which is not attached to %s", s.ID, table.ID, best.Destination, best.Gateway, s.VPC)
+	return fmt.Sprintf("%s uses %s, where %s leads to %s, which is not attached to %s", s.ID, table.ID, best.Destination, best.Gateway, s.VPC)
 }

@@ -12,12 +12,10 @@ import (
 	vswitch "palisade/switch"
 )
 
-// This file is how a trace crosses nodes: each does its own half, by its own tables.
-
-// The methods between nodes.
+// The methods between nodes. Each node traces its part of the way with its own tables.
 const (
-	methodTrace  = "node.trace"        // a whole trace, at the node that the packet enters by
-	methodOnward = "node.trace.onward" // its second half, behind a tunnel
+	methodTrace     = "node.trace"        // from the port where the packet enters, on this node
+	methodRemainder = "node.trace.onward" // from the tunnel on, on the receiving node
 )
 
 type traceRequest struct {
@@ -26,9 +24,8 @@ type traceRequest struct {
 	Packet string `json:"packet"`
 }
 
-// onwardRequest is a frame as a tunnel would have carried it. Which node sent it is who
-// asks.
-type onwardRequest struct {
+// remainderRequest is a frame as a tunnel would carry it. The calling node is the sending node.
+type remainderRequest struct {
 	VNI   uint32 `json:"vni"`
 	Epoch uint64 `json:"epoch"`
 	Frame []byte `json:"frame"`
@@ -46,14 +43,14 @@ func (s *Server) handleTrace() {
 		}
 		return json.Marshal(t)
 	})
-	s.Peer.Handle(methodOnward, func(_ context.Context, from string, body []byte) ([]byte, error) {
-		var r onwardRequest
+	s.Peer.Handle(methodRemainder, func(_ context.Context, from string, body []byte) ([]byte, error) {
+		var r remainderRequest
 		if err := json.Unmarshal(body, &r); err != nil {
 			return nil, err
 		}
 		view := s.Plane.View()
 		if view == nil {
-			return nil, errors.New("this node has no table yet")
+			return nil, errors.New("this node enforces no state yet")
 		}
 		sender, ok := view.Node(ec2.NodeID(from))
 		if !ok {
@@ -67,9 +64,9 @@ func (s *Server) handleTrace() {
 	})
 }
 
-// entersAt is the number of the node that an imagined packet enters by: its sender's, or,
-// from outside, that of whoever has the public address; 0 is this one.
-func entersAt(src, dst traceEnd) uint32 {
+// entersAt is the number of the node where an imagined packet enters the cluster: the sender's node or,
+// for a sender outside, the node that has the public address. 0 is this node.
+func entersAt(src, dst traceHost) uint32 {
 	switch {
 	case src.owner != nil:
 		return src.owner.Node
@@ -79,38 +76,39 @@ func entersAt(src, dst traceEnd) uint32 {
 	return 0
 }
 
-func (s *Server) traceElsewhere(ctx context.Context, view *state.View, number uint32, r traceRequest) (*Trace, error) {
+func (s *Server) traceOnNode(ctx context.Context, view *state.View, number uint32, r traceRequest) (*Trace, error) {
 	t := new(Trace)
 	return t, s.askNode(ctx, view, number, methodTrace, r, t)
 }
 
-// traceOnward lets the node behind the tunnel do its half, and joins it to ours.
-func (s *Server) traceOnward(ctx context.Context, view *state.View, on *vswitch.Onward, t *Trace) error {
-	var rest Trace
-	r := onwardRequest{VNI: on.Origin.VNI, Epoch: on.Origin.Epoch, Frame: on.Frame}
-	if err := s.askNode(ctx, view, on.Node, methodOnward, r, &rest); err != nil {
+// traceRemainder asks the node at the other end of the tunnel for the rest of the trace, and adds it.
+func (s *Server) traceRemainder(ctx context.Context, view *state.View, on *vswitch.Onward, t *Trace) error {
+	var remainder Trace
+	r := remainderRequest{VNI: on.Origin.VNI, Epoch: on.Origin.Epoch, Frame: on.Frame}
+	if err := s.askNode(ctx, view, on.Node, methodRemainder, r, &remainder); err != nil {
 		return err
 	}
-	t.Steps = append(t.Steps, rest.Steps...)
-	t.Admitted, t.Verdict, t.Meaning, t.Reason = rest.Admitted, rest.Verdict, rest.Meaning, rest.Reason
-	t.At, t.Node, t.Admit = rest.At, rest.Node, rest.Admit
+	t.Steps = append(t.Steps, remainder.Steps...)
+	t.Admitted, t.Verdict, t.Meaning, t.Reason = remainder.Admitted, remainder.Verdict, remainder.Meaning, remainder.Reason
+	t.At, t.Node, t.Admit = remainder.At, remainder.Node, remainder.Admit
 	return nil
 }
 
-func (s *Server) askNode(ctx context.Context, view *state.View, number uint32, method string, question, into any) error {
+// askNode calls a method of the node with a number and decodes its answer into a value.
+func (s *Server) askNode(ctx context.Context, view *state.View, number uint32, method string, request, answer any) error {
 	for node := range view.Nodes() {
 		if node.Number != number {
 			continue
 		}
-		body, err := json.Marshal(question)
+		body, err := json.Marshal(request)
 		if err != nil {
 			return err
 		}
 		reply, err := s.Peer.Call(ctx, string(node.ID), method, body)
 		if err != nil {
-			return fmt.Errorf("ask %s, which has the other end: %w", node.ID, err)
+			return fmt.Errorf("trace on %s: %w", node.ID, err)
 		}
-		return json.Unmarshal(reply, into)
+		return json.Unmarshal(reply, answer)
 	}
-	return fmt.Errorf("the other end is on node number %d, which this one does not know", number)
+	return fmt.Errorf("trace: there is no node with number %d", number)
 }

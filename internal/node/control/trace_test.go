@@ -45,8 +45,8 @@ func TestParsePacket(t *testing.T) {
 		"", "tcp", "tcp/", "tcp/ssh", "tcp/65536", "tcp/-1", "tcp/22-23", "tcp/22>", "tcp/>22", "tcp/65536>22", "tcp/1>2>3",
 		"TCP/22", "udp", "icmp/", "icmp/256", "icmp/8:", "icmp/8:256", "icmp/8:0:0", "icmp/echo", "sctp/1", "22", "/22",
 	} {
-		if p, err := parsePacket(text); err == nil || !strings.Contains(err.Error(), "say tcp/22") {
-			t.Errorf("%q: %+v, %v; want an error that says how", text, p.Flow, err)
+		if p, err := parsePacket(text); err == nil || !strings.Contains(err.Error(), "want tcp/22") {
+			t.Errorf("%q: %+v, %v; want an error that lists the forms", text, p.Flow, err)
 		}
 	}
 }
@@ -81,7 +81,6 @@ func newTraced(t *testing.T) (f *planetest.Fixture, web, db *ec2.Instance) {
 	return f, web, db
 }
 
-// TestTraceExplainsVerdict: each line is what an operator reads of a packet's fate.
 func TestTraceExplainsVerdict(t *testing.T) {
 	f, web, db := newTraced(t)
 	s, view := newServer(f), f.View
@@ -122,7 +121,7 @@ func TestTraceExplainsVerdict(t *testing.T) {
 		{d, w, "tcp/22", "no-rule", w, []string{
 			d + " egress tcp " + dbIP + ":40000 > " + webIP + ":22: " + anyOut,
 			w + " ingress tcp " + dbIP + ":40000 > " + webIP + ":22: refused"}, `ec2-authorize "web" -P tcp -p 22 -s ` + dbIP + "/32"},
-		// By its public address a member is none.
+		// By its public address an instance is no member of its groups.
 		{w, eni(db).Public.String(), "tcp/3306", "no-rule", d, []string{
 			w + " egress tcp " + webIP + ":40000 > " + eni(db).Public.String() + ":3306: " + anyOut,
 			d + " ingress tcp " + eni(web).Public.String() + ":40000 > " + dbIP + ":3306: refused"},
@@ -162,7 +161,7 @@ func TestTraceExplainsVerdict(t *testing.T) {
 		}
 	}
 
-	// Every rule that does not admit says why.
+	// Each rule that does not admit the packet has a reason.
 	got, err := s.trace(t.Context(), traceRequest{"198.51.100.7", w, "tcp/22"})
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +172,7 @@ func TestTraceExplainsVerdict(t *testing.T) {
 		t.Errorf("refusals: %q", refusals)
 	}
 	if u := s.Tracker.Usage(); u.Tracked+u.Untracked != 0 {
-		t.Errorf("tracing left connections: %+v", u)
+		t.Errorf("tracing made connections: %+v", u)
 	}
 }
 
@@ -181,18 +180,18 @@ func TestTraceRejectsInvalidRequests(t *testing.T) {
 	f, web, _ := newTraced(t)
 	s := newServer(f)
 	for _, tt := range []struct{ from, to, packet, want string }{
-		{"i-00000000", string(web.ID), "tcp/22", `"i-00000000" is neither an instance's id, nor an interface's, nor an IPv4 address`},
+		{"i-00000000", string(web.ID), "tcp/22", `"i-00000000" is neither the id of an instance or interface nor an IPv4 address`},
 		{string(web.ID), "2001:db8::1", "tcp/22", `"2001:db8::1" is neither`},
 		{string(web.ID), "", "tcp/22", `"" is neither`},
-		{string(web.ID), "203.0.113.25", "tcp", `"tcp" is no packet`},
+		{string(web.ID), "203.0.113.25", "tcp", `"tcp" is not a packet`},
 	} {
 		if _, err := s.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s to %s, %s: %v, want %s", tt.from, tt.to, tt.packet, err, tt.want)
 		}
 	}
 	empty := newServer(&planetest.Fixture{Plane: plane.New(plane.Config{})})
-	if _, err := empty.trace(t.Context(), traceRequest{"203.0.113.25", "198.18.0.2", "tcp/22"}); err == nil || !strings.Contains(err.Error(), "no table yet") {
-		t.Errorf("a node that has no View: %v", err)
+	if _, err := empty.trace(t.Context(), traceRequest{"203.0.113.25", "198.18.0.2", "tcp/22"}); err == nil || !strings.Contains(err.Error(), "enforces no state yet") {
+		t.Errorf("trace on a node without a View: %v", err)
 	}
 }
 
@@ -202,8 +201,7 @@ type traceTest struct {
 	server *Server
 }
 
-// traces imagines a packet and compares its fate, and what is said about it, "" being
-// whatever is.
+// traces traces a packet and compares the verdict. The explanation must contain says.
 func (v *traceTest) traces(from, to, text, verdict, says string) {
 	v.Helper()
 	got, err := v.server.trace(v.Context(), traceRequest{from, to, text})
@@ -232,20 +230,20 @@ func TestTraceExplainsVerdictInVPC(t *testing.T) {
 	public, dbPublic := f.Elastic(web, netip.Addr{}), f.Elastic(db, netip.Addr{})
 
 	f.traces(w, b, "tcp/80", "forward", "")
-	f.traces(w, db.Private.String(), "tcp/80", "forward", "")  // an address of the VPC that web is in
-	f.traces(web.Private.String(), b, "tcp/80", "forward", "") // or db
+	f.traces(w, db.Private.String(), "tcp/80", "forward", "")  // a private address is looked up in the VPC of web
+	f.traces(web.Private.String(), b, "tcp/80", "forward", "") // or in that of db
 	f.traces(w, b, "tcp/81", "no-rule", "ec2-authorize "+string(shut)+" -P tcp -p 81 -s "+web.Private.String()+"/32")
 	f.traces(b, w, "tcp/80", "no-rule", "its groups have no egress rule")
 	f.traces(b, w, "tcp/80", "no-rule", "ec2-authorize "+string(shut)+" --egress -P tcp -p 80 -s "+web.Private.String()+"/32")
 	f.Do(&state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []state.RuleSpec{planetest.TCP(443, planetest.Everywhere)}})
 	f.traces(b, w, "tcp/80", "no-rule", "tcp 443 to 0.0.0.0/0")
 	f.traces(b, w, "tcp/80", "no-rule", "is for another range")
-	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // from whoever has it
+	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // which this interface has
 	f.traces(w, planetest.Laptop, "tcp/80", "forward", "")
 	f.traces(planetest.Laptop, w, "tcp/80", "forward", "")
 	f.traces(planetest.Laptop, public.String(), "tcp/80", "forward", "")
 
-	none := "no route to an internet gateway: " + string(f.Private.ID) + " goes by " + string(f.VPC.RouteTable) + ", which has no route to "
+	none := "no route to an internet gateway: " + string(f.Private.ID) + " uses " + string(f.VPC.RouteTable) + ", which has no route to "
 	f.traces(b, planetest.Laptop, "tcp/443", "not-routed", none+planetest.Laptop)
 	f.traces(planetest.Laptop, dbPublic.String(), "tcp/80", "not-routed", none+planetest.Laptop)
 	f.traces(w, dbPublic.String(), "tcp/80", "not-routed", none+public.String())
@@ -253,15 +251,15 @@ func TestTraceExplainsVerdictInVPC(t *testing.T) {
 	f.traces(planetest.Laptop, dbPublic.String(), "tcp/80", "forward", "")
 	f.traces(w, dbPublic.String(), "tcp/80", "forward", "")
 
-	// By each of its addresses, and in another network by its public one.
+	// An interface is traced by each of its addresses, and from another network by its public one.
 	more := f.Do(&state.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: web.ID, Count: 1}).Addresses[0]
 	f.traces(more.String(), b, "tcp/80", "forward", "")
 	f.traces(b, more.String(), "tcp/80", "no-rule", "-s "+more.String()+"/32")
 	other := f.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
 	theirs := f.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: other.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
-	far := f.Register("node1", "remote", theirs, other.Group)
-	if _, err := f.server.trace(t.Context(), traceRequest{w, string(far.ID), "tcp/80"}); err == nil || !strings.Contains(err.Error(), "is in another network") {
-		t.Errorf("to another VPC: %v", err)
+	remote := f.Register("node1", "remote", theirs, other.Group)
+	if _, err := f.server.trace(t.Context(), traceRequest{w, string(remote.ID), "tcp/80"}); err == nil || !strings.Contains(err.Error(), "is in another network") {
+		t.Errorf("trace to a private address of another VPC: %v", err)
 	}
-	f.traces(string(far.ID), w, "tcp/80", "not-routed", "which has no route to "+public.String())
+	f.traces(string(remote.ID), w, "tcp/80", "not-routed", "which has no route to "+public.String())
 }

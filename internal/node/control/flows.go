@@ -1,0 +1,77 @@
+package control
+
+import (
+	"slices"
+	"strings"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	vswitch "palisade/switch"
+)
+
+// FlowStatus is one connection in GET /v1/flows.
+type FlowStatus struct {
+	Node        ec2.NodeID      `json:"node"`
+	Instance    ec2.InstanceID  `json:"instance"`
+	Interface   ec2.InterfaceID `json:"interface"`
+	Direction   string          `json:"direction"` // of the first packet, seen from the instance
+	Protocol    string          `json:"protocol"`
+	Source      string          `json:"source"`
+	SourcePort  uint16          `json:"source_port"`
+	Destination string          `json:"destination"`
+	DestPort    uint16          `json:"destination_port"`
+	State       string          `json:"state"`
+	Tracked     bool            `json:"tracked"`
+	Blocked     bool            `json:"blocked"`
+	Rule        string          `json:"rule"` // that admitted the first packet; "revoked" if the rule is gone
+	Group       string          `json:"group"`
+	Age         float64         `json:"age_seconds"`
+	Expires     float64         `json:"expires_seconds"`
+	Packets     [2]uint32       `json:"packets"` // original direction, reply direction
+	Bytes       [2]uint64       `json:"bytes"`
+}
+
+func (s *Server) flows() []FlowStatus {
+	all := []FlowStatus{}
+	view := s.Plane.View()
+	if view == nil {
+		return all
+	}
+	interfaces := map[uint64]*ec2.Interface{}
+	for eni := range view.Interfaces() {
+		interfaces[eni.Epoch] = eni
+	}
+	type names struct{ rule, group string }
+	rules := map[uint64]names{0: {"classic-egress", ""}}
+	for g := range view.Groups() {
+		for _, r := range g.Rules {
+			rules[r.Serial] = names{string(r.ID), g.Name}
+		}
+	}
+	for c := range s.Tracker.Connections(vswitch.Now()) {
+		f := FlowStatus{
+			Node: s.Node, Direction: "egress", Protocol: packet.ProtocolName(c.Flow.Protocol),
+			Source: c.Flow.Src.String(), SourcePort: c.Flow.SrcPort,
+			Destination: c.Flow.Dst.String(), DestPort: c.Flow.DstPort,
+			State: c.State, Tracked: c.Tracked, Blocked: c.Blocked, Rule: "revoked",
+			Age: c.Age.Seconds(), Expires: c.Expires.Seconds(), Packets: c.Packets, Bytes: c.Bytes,
+		}
+		if c.Outside {
+			f.Direction = "ingress"
+		}
+		if eni, ok := interfaces[c.Epoch]; ok {
+			f.Instance, f.Interface = eni.Instance, eni.ID
+		}
+		if r, ok := rules[c.Rule]; ok {
+			f.Rule, f.Group = r.rule, r.group
+		}
+		all = append(all, f)
+	}
+	slices.SortFunc(all, func(a, b FlowStatus) int {
+		if d := strings.Compare(string(a.Instance), string(b.Instance)); d != 0 {
+			return d
+		}
+		return int(a.Age*1000) - int(b.Age*1000)
+	})
+	return all
+}
