@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -170,4 +171,96 @@ func connections(b *testbed) (all []string) {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// TestDatagramsOfOneFlowCrossTheSwitchTogether: as one frame, in their order with the frames
+// of other flows, counted and judged as the packets that they are; the frame behind them is
+// not lost where it is another flow's, nor at the end of a batch.
+func TestDatagramsOfOneFlowCrossTheSwitchTogether(t *testing.T) {
+	b := newTestbed(t)
+	b.rules("app", permit(ec2.UDP, 53, 60, "web"))
+	web, app := addr("10.10.0.4"), addr("10.10.0.5")
+	datagram := func(from, to uint16) []byte {
+		f := template(17, web, app, from, to)
+		f.SrcMAC, f.DstMAC, f.DontFragment, f.Payload = macOf("web"), GatewayMAC, true, []byte("twenty-two bytes of it")
+		return append(make([]byte, offloadLen), packettest.Build(f)...)
+	}
+	drain := func(queue ...[]byte) (written, left int) {
+		b.devices["web"].queue = queue
+		b.frame.snapshot = b.sw.Snapshot()
+		before := b.devices["app"].count
+		b.sw.pollers[0].drain(b.frame, b.ports["web"])
+		return b.devices["app"].count - before, len(b.devices["web"].queue)
+	}
+	// Three, three of another flow, one again: three frames.
+	a, c := datagram(1, 53), datagram(2, 53)
+	written, _ := drain(a, a, a, c, c, c, a)
+	if got := b.delivered("app"); written != 3 || got.Flow.SrcPort != 1 {
+		t.Errorf("%d frames, the last one of %v; want 3, and the flow that came last", written, got.Flow)
+	}
+	// A hundred: a batch of 64, which is one frame, and the rest is still there.
+	many := slices.Repeat([][]byte{a}, 100)
+	if written, left := drain(many...); written != 1 || left != 36 {
+		t.Errorf("%d frames, %d left; want 1 and 36", written, left)
+	}
+	if p := b.delivered("app"); p.Len-p.Payload != 64*22 || b.devices["app"].last[1] != 5 {
+		t.Errorf("%d bytes of payload behind % x, want those of 64 datagrams", p.Len-p.Payload, b.devices["app"].last[:offloadLen])
+	}
+	// What no rule admits is counted by the packet.
+	refused := datagram(1, 99)
+	drain(refused, refused, refused, refused)
+	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
+	if out.Verdicts[verdict.NoRule] != 4 || out.Verdicts[verdict.Forward] != 71 || in.RxFrames != 75 || out.TxFrames != 4 {
+		t.Errorf("%d refused and %d forwarded of %d frames, %d written; want 4, 71, 75 and 4",
+			out.Verdicts[verdict.NoRule], out.Verdicts[verdict.Forward], in.RxFrames, out.TxFrames)
+	}
+	for c := range b.tracker.Connections(0) {
+		if c.Flow.SrcPort == 1 && c.Flow.DstPort == 53 && c.Packets[0] != 68 {
+			t.Errorf("%v has %v packets, want 68", c.Flow, c.Packets)
+		}
+	}
+}
+
+// TestFramesOfABatchLeaveAsTheyCame: small and large ones, of flows that are known and of
+// such as are not, with what no decoder takes between them, each with its own bytes.
+func TestFramesOfABatchLeaveAsTheyCame(t *testing.T) {
+	b := newTestbed(t)
+	e := b.sw.Edit(2)
+	e.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 9000})
+	b.sw.Publish(e)
+	b.rules("app", permit(ec2.UDP, 53, 60, "web"), permit(ec2.TCP, 80, 80, "web"))
+	r := rand.New(rand.NewPCG(5, 6))
+	var queue, want [][]byte
+	for i := range 300 {
+		f := template([]uint8{6, 17, 17}[r.IntN(3)], addr("10.10.0.4"), addr("10.10.0.5"), uint16(1000+r.IntN(40)), 53)
+		if f.Flow.Protocol == 6 {
+			f.Flow.DstPort = 80
+		}
+		f.SrcMAC, f.DstMAC = macOf("web"), GatewayMAC
+		f.Payload = binary.BigEndian.AppendUint32(nil, uint32(i))
+		if n := r.IntN(4); n > 0 { // up to larger than what is looked ahead by
+			f.Payload = append(f.Payload, make([]byte, r.IntN([]int{0, 60, 1400, 8000}[n]))...)
+		}
+		frame := append(make([]byte, offloadLen), packettest.Build(f)...)
+		queue, want = append(queue, frame), append(want, f.Payload)
+		if r.IntN(10) == 0 {
+			queue = append(queue, append(make([]byte, offloadLen), 1, 2, 3))
+		}
+	}
+	d := b.devices["app"]
+	b.devices["web"].queue = queue
+	d.all = [][]byte{}
+	b.frame.snapshot = b.sw.Snapshot()
+	for len(b.devices["web"].queue) > 0 {
+		b.sw.pollers[0].drain(b.frame, b.ports["web"])
+	}
+	if len(d.all) != len(want) {
+		t.Fatalf("%d frames of %d arrived: %v", len(d.all), len(want), b.ports["app"].Counters().Verdicts)
+	}
+	for i, frame := range d.all {
+		var p packet.Packet
+		if v, ok := packet.NewDecoder().Decode(frame[offloadLen:], &p); !ok || !bytes.Equal(frame[offloadLen+p.Payload:], want[i]) {
+			t.Fatalf("frame %d: %v, % x, want % x", i, v, frame[offloadLen+p.Payload:], want[i])
+		}
+	}
 }

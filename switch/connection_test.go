@@ -1,0 +1,173 @@
+package vswitch
+
+import (
+	"net/netip"
+	"testing"
+
+	"palisade/ec2"
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+)
+
+// TestReplyPassesAfterRuleRevoked: a connection admitted for one address is tracked and
+// outlives its rule in both directions; a new one is refused.
+func TestReplyPassesAfterRuleRevoked(t *testing.T) {
+	b := newTestbed(t)
+	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+	in := template(6, laptop, addr("198.18.0.4"), 40000, 22)
+	out := template(6, addr("10.10.0.4"), laptop, 22, 40000)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	out.TCPFlags = packet.SYN | packet.ACK
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	in.TCPFlags, out.TCPFlags = packet.ACK, packet.ACK
+	b.rules("web")
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.4"), 40001, 22)), "web", verdict.NoRule)
+}
+
+// TestWorldRuleRevokedCutsBothWays: the server keeps talking, and its packets must not
+// bring the connection back; that is the hole of trackers that delete the entry.
+func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
+	for _, protocol := range []uint8{6, 17} {
+		b := newTestbed(t)
+		b.rules("web", permit(ec2.Protocol(protocol), 80, 80, "0.0.0.0/0"))
+		in, out := template(protocol, laptop, addr("198.18.0.4"), 40000, 80), template(protocol, addr("10.10.0.4"), laptop, 80, 40000)
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+		if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
+			t.Errorf("protocol %d: a first packet of the world left state: %+v", protocol, u)
+		}
+		out.TCPFlags = packet.SYN | packet.ACK
+		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+		in.TCPFlags, out.TCPFlags = packet.ACK, packet.ACK
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+		if u := b.tracker.Usage(); u.Tracked != 0 || u.Untracked != 1 {
+			t.Errorf("protocol %d: usage %+v, want one untracked", protocol, u)
+		}
+		b.rules("web", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
+		for range 3 {
+			b.expect("web", b.of("web", out), "web", verdict.Revoked)
+			b.expect("uplink", outside(in), "web", verdict.Revoked)
+		}
+		b.rules("web", permit(ec2.Protocol(protocol), 80, 80, "0.0.0.0/0"))
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+	}
+}
+
+// TestAnswerToWhatWasRevokedOpensNothing: a UDP server that first speaks after its world
+// rule has gone, or whose connection was forgotten, is no originator of a connection.
+func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
+	b := newTestbed(t)
+	dns, wide := permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.UDP, 5000, 5999, "0.0.0.0/0")
+	b.rules("web", dns, wide)
+	in, out := template(17, laptop, addr("198.18.0.4"), 40000, 53), template(17, addr("10.10.0.4"), laptop, 53, 40000)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	b.rules("web", wide)
+	b.rules("web", wide, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
+	for range 2 {
+		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+		b.expect("uplink", outside(in), "web", verdict.NoRule)
+	}
+	// From its other ports it originates as before, and after a while from this one.
+	asks, answer := template(17, addr("10.10.0.4"), laptop, 54, 40000), template(17, laptop, addr("198.18.0.4"), 40000, 54)
+	b.expect("web", b.of("web", asks), "uplink", verdict.Forward)
+	b.expect("uplink", outside(answer), "web", verdict.Forward)
+	b.frame.now = monotonic() + closedFor
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	b.expect("uplink", outside(in), "web", verdict.Forward)
+	b.frame.now = 0
+
+	// A rule for everything that comes and goes a hundred times is remembered in bounds.
+	for i := range 100 {
+		b.rules("web", permit(ec2.UDP, 100+i, 100+i, "0.0.0.0/0"))
+	}
+	a := b.sw.Snapshot().attachment(b.ports["web"])
+	if len(a.closed) > maxClosedRanges || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
+		t.Errorf("%d closings, of 53: %v, of 198: %v, of 54: %v", len(a.closed), a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
+	}
+}
+
+// TestSYNRidesOnNoConnection: a client whose rule is gone may keep the connection it has,
+// and may not open another on the same ports; nor may a reset make room for one.
+func TestSYNRidesOnNoConnection(t *testing.T) {
+	b := newTestbed(t)
+	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
+	in, out := template(6, laptop, addr("198.18.0.4"), 40000, 22), template(6, addr("10.10.0.4"), laptop, 22, 40000)
+	deliver := func(flags uint8, want verdict.Verdict) {
+		t.Helper()
+		in.TCPFlags = flags
+		b.expect("uplink", outside(in), "web", want)
+	}
+	deliver(packet.SYN, verdict.Forward)
+	deliver(packet.SYN, verdict.Forward) // again, as a sender does that hears nothing
+	out.TCPFlags = packet.SYN | packet.ACK
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	deliver(packet.ACK, verdict.Forward)
+	deliver(packet.SYN, verdict.Forward) // the rule admits it
+	b.rules("web")
+	deliver(packet.SYN, verdict.NoRule)
+	deliver(packet.ACK, verdict.Forward)
+	out.TCPFlags = packet.FIN | packet.ACK
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	deliver(packet.SYN, verdict.NoRule) // half closed
+	deliver(packet.RST, verdict.Forward)
+	deliver(packet.ACK, verdict.Forward)
+	deliver(packet.SYN, verdict.NoRule)
+	deliver(packet.ACK, verdict.Forward)
+}
+
+func TestInstanceReachesOutAndIsAnswered(t *testing.T) {
+	b := newTestbed(t)
+	for _, protocol := range []uint8{6, 17, 1} {
+		out := template(protocol, addr("10.10.0.4"), laptop, 5000, 80)
+		in := template(protocol, laptop, addr("198.18.0.4"), 80, 5000)
+		in.TCPFlags, in.ICMPType = packet.SYN|packet.ACK, 0
+		if protocol == 1 {
+			out.Flow.DstPort, in.Flow.SrcPort = 5000, 5000
+		}
+		b.expect("uplink", outside(in), "web", verdict.NoRule)
+		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+		b.expect("uplink", outside(in), "web", verdict.Forward)
+	}
+}
+
+func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
+	b := newTestbed(t)
+	out := template(17, addr("10.10.0.4"), laptop, 5000, 53)
+	sent := template(17, addr("198.18.0.4"), laptop, 5000, 53)
+	about := func(f packettest.Frame) []byte {
+		return packettest.ICMPError(3, 1, stranger, addr("198.18.0.4"), packettest.Build(f), routerMAC, upMAC)
+	}
+	b.expect("uplink", about(sent), "web", verdict.NoConnection)
+	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
+	b.expect("uplink", about(sent), "web", verdict.Forward)
+	if p := b.delivered("web"); p.Quoted.Src != addr("10.10.0.4") {
+		t.Errorf("the quoted packet is %v, want the instance's own address in it", p.Quoted)
+	}
+	forged := sent
+	forged.Flow.Src = addr("198.18.0.5") // not what the error's receiver sent
+	b.expect("uplink", about(forged), "web", verdict.NoConnection)
+	sent.Flow.DstPort++
+	b.expect("uplink", about(sent), "web", verdict.NoConnection)
+	redirect := packettest.ICMPError(5, 1, stranger, addr("198.18.0.4"), packettest.Build(template(17, addr("198.18.0.4"), laptop, 5000, 53)), routerMAC, upMAC)
+	b.expect("uplink", redirect, "web", verdict.NoConnection)
+}
+
+func TestFragmentsInheritTheirFirstsVerdict(t *testing.T) {
+	b := newTestbed(t)
+	b.rules("web", permit(ec2.UDP, 53, 53, "203.0.113.25/32"))
+	fragment := func(src netip.Addr, port uint16, id uint16, offset, n int, more bool) []byte {
+		f := template(17, src, addr("198.18.0.4"), 4000, port)
+		f.FragID, f.FragOffset, f.MoreFollow, f.Payload = id, offset, more, make([]byte, n)
+		return outside(f)
+	}
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment)
+	b.expect("uplink", fragment(laptop, 53, 7, 0, 1472, true), "web", verdict.Forward)
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.Forward)
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment) // it is whole
+	b.expect("uplink", fragment(laptop, 53, 9, 0, 1472, true), "web", verdict.Forward)
+	b.expect("uplink", fragment(laptop, 0, 9, 1472, 104, false), "web", verdict.OverlapFrag)
+	b.expect("uplink", fragment(laptop, 54, 8, 0, 1472, true), "web", verdict.NoRule)
+	b.expect("uplink", fragment(laptop, 0, 8, 1480, 100, false), "web", verdict.OrphanFragment)
+}

@@ -1,0 +1,139 @@
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+	vswitch "palisade/switch"
+)
+
+// TestRekeyLosesNothing: both nodes change their keys again and again under traffic.
+func TestRekeyLosesNothing(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	frame := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
+	app := n2.ports["app"]
+	sent, keys := uint64(0), map[*association]bool{}
+	for deadline := time.Now().Add(patience); len(keys) < 5; {
+		if time.Now().After(deadline) {
+			t.Fatalf("there were %d sessions", len(keys))
+		}
+		s := n1.association(2)
+		if !keys[s] {
+			keys[s] = true
+			c.nodes[len(keys)%2].overlay.rekey() // either may ask
+		}
+		for range 20 { // and no more before they have arrived: the socket's buffer is no part of this
+			if err := n1.devices["web"].Send(frame); err != nil {
+				t.Fatal(err)
+			}
+			sent++
+		}
+		eventually(t, fmt.Sprintf("frame number %d", sent), func() bool { return app.Counters().Verdicts[verdict.Forward] == sent })
+		n2.devices["app"].Take()
+	}
+	if s := n2.overlay.Status()[0]; !s.Up || len(n2.overlay.peers["node1"].associations) > maxAssociations {
+		t.Errorf("node2 keeps %d sessions; %+v", len(n2.overlay.peers["node1"].associations), s)
+	}
+}
+
+// TestReplacedSessionReceivesForAMinute, and no longer.
+func TestReplacedSessionReceivesForAMinute(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	old := n1.association(2)
+	n1.overlay.rekey()
+	eventually(t, "other session", func() bool { return n1.association(2) != old && n2.association(1).index != old.remoteIndex })
+	send := func(at *vswitch.Port, want verdict.Verdict) {
+		t.Helper()
+		f := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
+		before := at.Counters().Verdicts
+		if err := n1.overlay.device.sendTo(old.sealed(0, packet.Origin{VNI: vni, Epoch: 1}, f), &old.to); err != nil {
+			t.Fatal(err)
+		}
+		c.fate(at, before, want)
+	}
+	n2.overlay.retire(time.Now().Add(retireAfter - 10*time.Second))
+	send(n2.ports["app"], verdict.Forward)
+	n2.overlay.retire(time.Now().Add(retireAfter + time.Second))
+	send(n2.tunnel, verdict.TunnelUnknown)
+}
+
+// TestRestartHeals: a node that comes back, whichever asks for the session, is reached again
+// within seconds; until then the other goes on sending to nobody.
+func TestRestartHeals(t *testing.T) {
+	c := newCluster(t)
+	for i, n := range c.nodes {
+		other := c.nodes[1-i]
+		before := other.association(n.number)
+		n.stop()
+		if other.association(n.number) != before {
+			t.Errorf("%s has given up its session with %s, which has only stopped", other.name, n.name)
+		}
+		began := time.Now()
+		n.start()
+		c.introduce()
+		eventually(t, "new session with "+n.name, func() bool { return n.up() && other.association(n.number) != before })
+		t.Logf("%s was reached again after %v", n.name, time.Since(began))
+		n1, n2 := c.nodes[0], c.nodes[1]
+		n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
+	}
+}
+
+// TestSessionOutlivesItsPeers: the streams between nodes are gone for good, the tunnels
+// are not.
+func TestSessionOutlivesItsPeers(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	c.table.Lock()
+	clear(c.table.keys)
+	c.table.Unlock()
+	n1.peer.Drop("node2")
+	n2.peer.Drop("node1")
+	eventually(t, "problem", func() bool { return n1.overlay.Status()[0].Problem != "" })
+	n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
+}
+
+// TestOtherIdentityHasNoSession: what was a peer and is one no more, or is another under the
+// same name, is out at once, and in again only as itself.
+func TestOtherIdentityHasNoSession(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	p, frame := one(packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)))
+	changes := map[string]func(r *Remote){
+		"number":  func(r *Remote) { r.Number = 9 },
+		"address": func(r *Remote) { r.Address = netip.MustParseAddrPort("127.0.0.1:9") },
+		"key":     func(r *Remote) { r.PublicKey = []byte("another") },
+		"gone":    func(r *Remote) { *r = Remote{} },
+	}
+	for name, change := range changes {
+		r := n1.remote()
+		change(&r)
+		n2.overlay.SetPeers([]Remote{r})
+		if n2.association(1) != nil {
+			t.Errorf("%s: node2 still has a session to send on", name)
+		}
+		before := n2.tunnel.Counters().Verdicts
+		if _, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, frame); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(name)
+		c.fate(n2.tunnel, before, verdict.TunnelUnknown)
+		if name == "key" {
+			eventually(t, "refusal", func() bool { return strings.HasPrefix(n1.overlay.Status()[0].Problem, "exchange keys with node2") })
+			if n2.association(1) != nil {
+				t.Error("node2 made a session with another key than it was told")
+			}
+		}
+		n2.send("app", packettest.Build(of("app", packet.ProtocolUDP, "10.10.0.5", "10.10.0.4", 1, 53)), n2.ports["app"], verdict.TunnelDown)
+		old := n1.association(2) // before it may have another
+		c.introduce()
+		eventually(t, "session again", func() bool { return n2.up() && n1.association(2) != old })
+	}
+}

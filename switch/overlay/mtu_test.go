@@ -1,0 +1,123 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
+	"palisade/internal/verdict"
+	vswitch "palisade/switch"
+)
+
+func dontFragment(frame []byte) []byte {
+	frame[20] |= 0x40
+	return frame
+}
+
+func TestTooBigForTheTunnel(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	big := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)
+	big.FragID = 77
+
+	// What fills the tunnel fits, to the byte.
+	big.Payload = make([]byte, tunnelMTU-28)
+	n1.send("web", dontFragment(packettest.Build(big)), n2.ports["app"], verdict.Forward)
+	n2.delivered("app")
+
+	big.Payload = make([]byte, tunnelMTU-28+1)
+	for i := range big.Payload {
+		big.Payload[i] = byte(i)
+	}
+	for _, dst := range []string{"10.10.0.5", "198.18.0.5"} {
+		big.Flow.Dst = addr(dst)
+		frame := dontFragment(packettest.Build(big))
+		n1.send("web", frame, n1.ports["web"], verdict.TooBig)
+		p, told := n1.delivered("web")
+		quoted := packet.Flow{Src: addr("10.10.0.4"), Dst: addr(dst), SrcPort: 1, DstPort: 53, Protocol: packet.ProtocolUDP}
+		if p.Flow.Src != addr("10.0.0.1") || p.ICMPType != 3 || p.ICMPCode != 4 || p.Quoted != quoted ||
+			binary.BigEndian.Uint16(told[p.L4+6:]) != tunnelMTU || p.SrcMAC != vswitch.GatewayMAC || p.DstMAC != macOf("web") {
+			t.Errorf("to %s: the web was told %v type %d code %d about %v", dst, p.Flow, p.ICMPType, p.ICMPCode, p.Quoted)
+		}
+		if !checksums(told, &p) {
+			t.Errorf("to %s: wrong checksums in % x", dst, told)
+		}
+	}
+
+	// May it be cut, it is, and the receiver puts it together again.
+	big.Flow.Dst = addr("10.10.0.5")
+	before := n2.ports["app"].Counters().Verdicts[verdict.Forward]
+	if err := n1.devices["web"].Send(packettest.Build(big)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "second fragment", func() bool { return n2.ports["app"].Counters().Verdicts[verdict.Forward] == before+2 })
+	var whole []byte
+	for _, f := range n2.devices["app"].Take() {
+		var p packet.Packet
+		if v, ok := packet.NewDecoder().Decode(f[packet.OffloadLen:], &p); !ok || p.FragOffset != len(whole) || p.Len-p.L3 > tunnelMTU {
+			t.Fatalf("a fragment of %d bytes at %d is %v", p.Len-p.L3, p.FragOffset, v)
+		}
+		whole = append(whole, f[packet.OffloadLen+p.L4:packet.OffloadLen+p.Len]...)
+	}
+	if len(whole) < 8 || !bytes.Equal(whole[8:], big.Payload) {
+		t.Errorf("%d bytes arrived, or other ones", len(whole))
+	}
+}
+
+// checksums verifies those of the IP header and of the ICMP message.
+func checksums(frame []byte, p *packet.Packet) bool {
+	sum := func(b []byte) (s uint32) {
+		for i := 0; i+1 < len(b); i += 2 {
+			s += uint32(b[i])<<8 | uint32(b[i+1])
+		}
+		if len(b)%2 == 1 {
+			s += uint32(b[len(b)-1]) << 8
+		}
+		for s>>16 != 0 {
+			s = s&0xffff + s>>16
+		}
+		return s
+	}
+	return sum(frame[p.L3:p.L4]) == 0xffff && sum(frame[p.L4:p.Len]) == 0xffff
+}
+
+func superframe(size, payload int) (offload, frame []byte) {
+	f := of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)
+	f.TCPFlags, f.Payload = packet.ACK, make([]byte, payload)
+	offload = make([]byte, packet.OffloadLen)
+	offload[0], offload[1] = 1, 1
+	binary.NativeEndian.PutUint16(offload[4:], uint16(size))
+	binary.NativeEndian.PutUint16(offload[6:], 34)
+	binary.NativeEndian.PutUint16(offload[8:], 16)
+	return offload, dontFragment(packettest.Build(f))
+}
+
+func TestSuperframeIsCutAndSealed(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)), n2.ports["app"], verdict.Forward)
+
+	// Its length does not matter, that of its packets does.
+	offload, frame := superframe(tunnelMTU-40, 4*(tunnelMTU-40)+100)
+	if err := n1.devices["web"].SendOffload(offload, frame); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "fifth segment", func() bool { return n2.ports["app"].Counters().Verdicts[verdict.Forward] == 6 })
+
+	offload, frame = superframe(tunnelMTU-40+1, 4*(tunnelMTU-40)+100)
+	if err := n1.devices["web"].SendOffload(offload, frame); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "refusal of five packets", func() bool { return n1.ports["web"].Counters().Verdicts[verdict.TooBig] == 5 })
+	if got := n2.ports["app"].Counters().Verdicts[verdict.Forward]; got != 6 {
+		t.Errorf("the app was given %d packets", got)
+	}
+}
+
+func TestMTU(t *testing.T) {
+	if got := Sealed.MTU(1500); got != 1406 {
+		t.Errorf("Sealed.MTU(1500) = %d", got)
+	}
+}
