@@ -9,9 +9,10 @@ import (
 	"palisade/ec2"
 )
 
-// Compile builds the Table of a set of groups. number gives the GroupNumber of a group
-// that a rule names. previous is the Table it replaces, or nil; the new one is Shrunk at
-// generation if it admits less by any rule. The errors are rules that were left out.
+// Compile builds the Table of a set of groups. number returns the GroupNumber of a group.
+// previous is the Table that the new one replaces, or nil. If previous has a rule that the
+// new Table does not have, Shrunk of the new one is generation. There is an error for each
+// rule that was left out.
 func Compile(groups []*ec2.Group, direction ec2.Direction, number func(ec2.GroupID) GroupNumber, previous *Table, generation uint64) (*Table, []error) {
 	c := compilation{
 		table:     &Table{Generation: generation},
@@ -32,7 +33,7 @@ func Compile(groups []*ec2.Group, direction ec2.Direction, number func(ec2.Group
 	return c.table, c.errs
 }
 
-// world is the selector of a source that is everybody.
+// world is the selector of 0.0.0.0/0 and of ::/0.
 const world = ^uint32(0)
 
 // A span is one rule in one protocol's key space.
@@ -40,14 +41,14 @@ type span struct {
 	from, to uint32
 	rule     uint32
 	selector uint32 // or world
-	family   int    // of world
+	family   int    // of world: 0 for IPv4, 1 for IPv6
 }
 
 type compilation struct {
 	table     *Table
 	number    func(ec2.GroupID) GroupNumber
 	bySource  map[ec2.Source]uint32
-	sources   []listed // by selector, still without a rule
+	sources   []listed // by selector; their rule is not set
 	prefixes  []netip.Prefix
 	groups    map[GroupNumber]uint32
 	protocols map[ec2.Protocol][]span
@@ -74,7 +75,7 @@ func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
 	c.protocols[r.Protocol] = append(c.protocols[r.Protocol], s)
 }
 
-// selector numbers a source within this set. How a group was called is no part of it.
+// selector returns the number of a source within this set. It ignores the group's name.
 func (c *compilation) selector(s ec2.Source) uint32 {
 	key := ec2.Source{Prefix: s.Prefix, Group: ec2.GroupRef{ID: s.Group.ID}}
 	if n, ok := c.bySource[key]; ok {
@@ -98,7 +99,7 @@ func (c *compilation) link() {
 	t := c.table
 	t.groups = newSelectorIndex(c.groups)
 
-	// From short to long, so that a prefix finds its ancestors already in place.
+	// Shorter prefixes first, so that those that contain a prefix are inserted before it.
 	slices.SortFunc(c.prefixes, func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
 	for _, p := range c.prefixes {
 		ancestors, _ := t.cidrs.LookupPrefix(p)
@@ -119,7 +120,7 @@ func (c *compilation) link() {
 	}
 }
 
-// ports sweeps over the keys of one protocol and cuts them into segments.
+// ports cuts the keys of one protocol into segments, by a sweep from key 0 upwards.
 func (c *compilation) ports(spans []span) *portMap {
 	starts := []uint32{0}
 	for _, s := range spans {
@@ -166,14 +167,14 @@ func (c *compilation) ports(spans []span) *portMap {
 	return m
 }
 
-// An activeSet holds the rules that cover the sweep's present key.
+// An activeSet holds the rules that cover the current key of a sweep.
 type activeSet struct {
-	rules [][]uint32 // selector -> active rules, in order of their opening
+	rules [][]uint32 // selector -> active rules, in the order of their first keys
 	bits  []uint64
 	count int // selectors with a rule
 	world [2][]uint32
 
-	intervals [][]interval // selector -> its intervals up to the sweep's present key
+	intervals [][]interval // selector -> its intervals up to the current key
 	changed   []uint32     // selectors that gained or lost a rule since record
 }
 
@@ -231,7 +232,7 @@ func (a *activeSet) record(start uint16) {
 	a.changed = a.changed[:0]
 }
 
-// segment stores the present sources in m.
+// segment stores the active sources in m and returns their segment.
 func (a *activeSet) segment(m *portMap, sources []listed) segment {
 	s := segment{world: [2]uint32{noRule, noRule}}
 	for f, rules := range a.world {
@@ -245,9 +246,9 @@ func (a *activeSet) segment(m *portMap, sources []listed) segment {
 	case a.count > 0:
 		s.first, s.count = uint32(len(m.listed)), uint16(a.count)
 		for selector, rules := range a.each() {
-			one := sources[selector]
-			one.rule = rules[0]
-			m.listed = append(m.listed, one)
+			source := sources[selector]
+			source.rule = rules[0]
+			m.listed = append(m.listed, source)
 		}
 	}
 	return s
@@ -267,7 +268,7 @@ func (a *activeSet) each() func(func(uint32, []uint32) bool) {
 	}
 }
 
-// keys is the range of a rule in its protocol's key space: ports, or ICMP type and code.
+// keys is the range of keys of a rule: ports, or ICMP types and codes.
 func keys(r ec2.Rule) (from, to uint32) {
 	switch r.Protocol {
 	case ec2.TCP, ec2.UDP:
@@ -294,25 +295,26 @@ func covers(r *ec2.Rule, protocol uint8, key uint16) bool {
 	return from <= uint32(key) && uint32(key) <= to
 }
 
-// check refuses what a Table cannot enforce exactly. The API has refused it before.
+// check refuses rules that a Table cannot enforce exactly. The API refuses them too.
 func check(r ec2.Rule) error {
 	inRange := func(limit int) bool { return -1 <= r.From && r.From <= limit && -1 <= r.To && r.To <= limit }
 	switch {
 	case r.Source.IsGroup() == r.Source.Prefix.IsValid():
-		return fmt.Errorf("has not exactly one source")
+		return fmt.Errorf("must have exactly one source")
 	case r.Source.Prefix.IsValid() && r.Source.Prefix != r.Source.Prefix.Masked():
 		return fmt.Errorf("source %s has host bits", r.Source.Prefix)
 	case r.Protocol < ec2.AnyProtocol || r.Protocol > 255:
-		return fmt.Errorf("protocol %d is none", r.Protocol)
+		return fmt.Errorf("protocol %d is not between -1 and 255", r.Protocol)
 	case (r.Protocol == ec2.TCP || r.Protocol == ec2.UDP) && (!inRange(65535) || r.From < 0 || r.To < r.From):
-		return fmt.Errorf("port range %d-%d is none", r.From, r.To)
+		return fmt.Errorf("port range %d-%d is invalid", r.From, r.To)
 	case (r.Protocol == ec2.ICMP || r.Protocol == ec2.ICMPv6) && (!inRange(255) || r.From == -1 && r.To != -1):
-		return fmt.Errorf("ICMP type %d, code %d are none", r.From, r.To)
+		return fmt.Errorf("ICMP type %d, code %d is invalid", r.From, r.To)
 	}
 	return nil
 }
 
-// shrunk is the generation at which the successor of previous last lost a rule.
+// shrunk is the generation of the last change that removed a rule, where next replaces
+// previous.
 func shrunk(previous, next *Table, generation uint64) uint64 {
 	if previous == nil {
 		return generation

@@ -36,10 +36,10 @@ type Set struct {
 	uses int
 }
 
-// SameGroups reports whether two Sets are of the same groups, of whatever generations.
+// SameGroups reports whether two Sets have the same groups.
 func (s *Set) SameGroups(o *Set) bool { return s.key == o.key }
 
-// Groups is what a Compiler reads rules from; an *state.View is one.
+// Groups are the groups that a Compiler compiles. A state.View implements it.
 type Groups interface {
 	Group(ec2.GroupID) (*ec2.Group, bool)
 }
@@ -85,8 +85,8 @@ func (c *Compiler) releaseNumbers(view Groups) {
 	c.sweepAt = max(minNumbers, 2*len(c.numbers))
 }
 
-// Acquire returns the Set of ids, compiling it if it is new. Each Acquire wants a
-// Release; the last one forgets the Set.
+// Acquire returns the Set of ids, and compiles it if it is new. The caller must Release it;
+// the last Release removes the Set.
 func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *Set {
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
@@ -110,7 +110,7 @@ func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *S
 	return s
 }
 
-// Release gives back what Acquire returned.
+// Release gives back a Set that Acquire returned.
 func (c *Compiler) Release(s *Set) {
 	current := c.sets[s.key]
 	if current.uses--; current.uses == 0 {
@@ -119,8 +119,8 @@ func (c *Compiler) Release(s *Set) {
 	}
 }
 
-// Update compiles anew the Sets that contain a changed group. The Sets it replaces
-// stay as they were for whoever still reads them.
+// Update compiles the Sets that contain a changed group again. It does not change the Sets
+// that it replaces, because readers may still use them.
 func (c *Compiler) Update(view Groups, changed []ec2.GroupID, generation uint64) {
 	for _, s := range c.sets {
 		if slices.ContainsFunc(changed, func(id ec2.GroupID) bool { return slices.Contains(s.Groups, id) }) {
@@ -130,7 +130,7 @@ func (c *Compiler) Update(view Groups, changed []ec2.GroupID, generation uint64)
 	c.releaseNumbers(view)
 }
 
-// Current returns the newest Set equal to s.
+// Current returns the newest Set of the groups of s.
 func (c *Compiler) Current(s *Set) *Set { return c.sets[s.key] }
 
 // Errors are the rules that are left out of the present Tables, each once, sorted by text.
@@ -162,7 +162,7 @@ func (c *Compiler) compile(view Groups, old *Set, generation uint64) *Set {
 	next := *old
 	var groups []*ec2.Group
 	for _, id := range old.Groups {
-		// A group that is gone admits nothing.
+		// A deleted group admits nothing.
 		if g, ok := view.Group(id); ok {
 			groups = append(groups, g)
 		}
@@ -182,7 +182,7 @@ func classic(groups []*ec2.Group) bool {
 	return len(groups) > 0 && !slices.ContainsFunc(groups, func(g *ec2.Group) bool { return g.VPC != "" })
 }
 
-// classicEgress is what every EC2-Classic group lets out: everything, unchangeably (EC2
+// classicEgress admits all outgoing packets: EC2-Classic groups have no egress rules (EC2
 // User Guide 2012, "Security Groups").
 var classicEgress = &ec2.Group{ID: "classic", Name: "EC2-Classic", Rules: []ec2.Rule{
 	{ID: "classic-egress", Direction: ec2.Egress, Protocol: ec2.AnyProtocol, From: -1, To: -1, Source: ec2.Source{Prefix: everywhere4}},

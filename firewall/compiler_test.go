@@ -20,7 +20,7 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 	view := groupsByID{"kept": {ID: "kept", VPC: "vpc-1", Rules: []ec2.Rule{{Serial: 1, Protocol: ec2.TCP, To: 65535, Source: ec2.Source{Group: ec2.GroupRef{ID: "named"}}}}}}
 	c := NewCompiler()
 	kept := c.Acquire(view, []ec2.GroupID{"kept"}, 1)
-	was, named := c.Number("kept"), c.Number("named") // named is in no view: a rule of kept alone has it
+	was, named := c.Number("kept"), c.Number("named") // only a rule of kept has named; the view does not
 	seen := map[GroupNumber]ec2.GroupID{}
 	for i := range 10_000 {
 		id, source := ec2.GroupID(fmt.Sprint("sg-", i)), ec2.GroupID(fmt.Sprint("source-", i))
@@ -49,8 +49,8 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 	}
 }
 
-// TestNewErrorsReportsABadRuleOnce: not again while it stays, whichever set or change brings it up, and
-// again when it comes back.
+// A bad rule is reported once while it stays, although several sets have it and other changes
+// compile it again. It is reported again after it was removed and added.
 func TestNewErrorsReportsABadRuleOnce(t *testing.T) {
 	bad := &ec2.Group{ID: "bad", Rules: []ec2.Rule{{ID: "sgr-1", Protocol: ec2.TCP, From: 1, To: 2}}}
 	view := groupsByID{"bad": bad, "good": {ID: "good"}}
@@ -61,7 +61,7 @@ func TestNewErrorsReportsABadRuleOnce(t *testing.T) {
 		}
 		return all
 	}
-	const want = "rule sgr-1 of group bad: has not exactly one source"
+	const want = "rule sgr-1 of group bad: must have exactly one source"
 	c.Acquire(view, []ec2.GroupID{"bad"}, 1)
 	c.Acquire(view, []ec2.GroupID{"bad", "good"}, 1)
 	if got := texts(); !slices.Equal(got, []string{want}) {

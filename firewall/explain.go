@@ -15,8 +15,8 @@ type Explanation struct {
 	Decision
 	// By is the rule that admits the packet; nil if none does.
 	By *Ref
-	// Refusals say of each rule why it does not, nearest miss first. They are empty
-	// if a rule admits it.
+	// Refusals say of each rule why it does not admit the packet, those with the fewest
+	// reasons first. They are empty if a rule admits it.
 	Refusals []Refusal
 }
 
@@ -28,7 +28,7 @@ type Refusal struct {
 	WrongSource   bool
 }
 
-// misses counts what would have to change.
+// misses is the number of reasons.
 func (r Refusal) misses() int {
 	n := 0
 	for _, wrong := range []bool{r.WrongProtocol, r.WrongRange, r.WrongSource} {
@@ -40,22 +40,22 @@ func (r Refusal) misses() int {
 }
 
 func (r Refusal) String() string {
-	far := "source"
+	peer := "source"
 	if r.Rule.Direction == ec2.Egress {
-		far = "destination"
+		peer = "destination"
 	}
 	switch {
 	case r.WrongProtocol:
 		return fmt.Sprintf("%s of %s is for another protocol", r.Rule.ID, r.Group.Name)
 	case r.WrongRange && r.WrongSource:
-		return fmt.Sprintf("%s of %s is for another range and another %s", r.Rule.ID, r.Group.Name, far)
+		return fmt.Sprintf("%s of %s is for another range and another %s", r.Rule.ID, r.Group.Name, peer)
 	case r.WrongRange:
 		return fmt.Sprintf("%s of %s is for another range", r.Rule.ID, r.Group.Name)
 	}
-	return fmt.Sprintf("%s of %s is for another %s", r.Rule.ID, r.Group.Name, far)
+	return fmt.Sprintf("%s of %s is for another %s", r.Rule.ID, r.Group.Name, peer)
 }
 
-// Explain is Match with its reasons.
+// Explain is Match with the reasons for its decision.
 func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 	e := Explanation{Decision: t.Match(protocol, key, src)}
 	if t == nil {

@@ -9,21 +9,21 @@ import (
 	"palisade/firewall"
 )
 
-// TestIPv4RulesDoNotAdmitIPv6: no rule for addresses of IPv4 admits one of IPv6, whatever that looks
-// like, and the reverse; whether few rules cover the port or many.
+// No IPv4 rule admits an IPv6 address, also not an IPv4-mapped one, and the reverse, on ports
+// of few sources and of many.
 func TestIPv4RulesDoNotAdmitIPv6(t *testing.T) {
 	four := []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("0.0.0.0")}
 	six := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.4"), netip.MustParseAddr("::10.0.0.4"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::"), {}}
 	for _, rules := range []struct {
 		of       []string
-		from, to []netip.Addr // whom they admit, and whom they do not
+		from, to []netip.Addr // admitted, refused
 	}{
 		{[]string{"tcp 80-80 0.0.0.0/0"}, four, six},
 		{[]string{"tcp 80-80 10.0.0.0/8", "tcp 80-80 0.0.0.0/8"}, four, six},
 		{[]string{"tcp 80-80 ::/0"}, six[:4], four},
 		{[]string{"tcp 80-80 2001:db8::/32"}, six[2:3], append(slices.Clone(four), six[0], six[1], six[3], six[4])},
 	} {
-		for _, more := range []int{0, 20} { // beyond eight sources they are looked up otherwise
+		for _, more := range []int{0, 20} { // from nine sources on, Match looks sources up
 			g := group("g")
 			for _, text := range rules.of {
 				g.Rules = append(g.Rules, rule(text))
@@ -52,7 +52,7 @@ func TestIPv4RulesDoNotAdmitIPv6(t *testing.T) {
 	}
 }
 
-// TestOpenNeedsARuleForEveryPortAndAddress: what is not tracked depends on it.
+// A connection may be untracked only if Open is right.
 func TestOpenNeedsARuleForEveryPortAndAddress(t *testing.T) {
 	for text, want := range map[string]bool{
 		"tcp 0-65535 0.0.0.0/0":   true,
@@ -73,13 +73,13 @@ func TestOpenNeedsARuleForEveryPortAndAddress(t *testing.T) {
 			t.Errorf("%s: open is %v, want %v", text, got, want)
 		}
 		if set.Ingress.Open(6, netip.MustParseAddr("203.0.113.25")) {
-			t.Errorf("%s for what goes out: what comes in is open", text)
+			t.Errorf("egress rule %s: ingress is open", text)
 		}
 	}
 }
 
-// TestClosedListsPortsOfRemovedWorldRules: taken away or changed in place, for the world and
-// for the protocol alone.
+// Closed lists ports of rules that were removed or changed, if they were for the protocol and
+// for the whole world.
 func TestClosedListsPortsOfRemovedWorldRules(t *testing.T) {
 	dns, wide, tcp, narrow, any := rule("udp 53-53 0.0.0.0/0"), rule("udp 5000-5999 0.0.0.0/0"), rule("tcp 80-80 0.0.0.0/0"), rule("udp 99-99 10.0.0.0/8"), rule("-1 * 0.0.0.0/0")
 	table := func(rules ...ec2.Rule) *firewall.Table {
@@ -98,7 +98,7 @@ func TestClosedListsPortsOfRemovedWorldRules(t *testing.T) {
 		"everything":   {table(any), table(), []firewall.PortRange{{From: 0, To: 65535}}},
 	} {
 		if got := tt.was.Closed(tt.now, 17); !slices.Equal(got, tt.want) {
-			t.Errorf("%s is gone: closed %v, want %v", name, got, tt.want)
+			t.Errorf("%s removed: closed %v, want %v", name, got, tt.want)
 		}
 	}
 }

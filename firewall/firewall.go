@@ -1,9 +1,9 @@
 // Package firewall decides whether the rules of an interface's groups admit a packet.
 //
-// Compile turns the rules of one set of groups into a Table; Match asks a Table about
-// one packet; Explain asks the same question and names the rule that admitted it, or
-// says of every rule why it did not. A Compiler keeps the Tables of a node: one for
-// each distinct set of groups, however many interfaces have it.
+// Compile turns the rules of one set of groups into a Table. Match judges one packet by a
+// Table. Explain does too, and names the rule that admits the packet, or says of every rule
+// why it does not. A Compiler keeps the Tables of a node: one for each distinct set of
+// groups, however many interfaces have that set.
 //
 // The cost of Match does not grow with rules, groups or members. A port (or ICMP type
 // and code) finds its segment by two array reads. A segment of up to eight sources lists
@@ -14,9 +14,9 @@
 // memory of a Table grows with its rules alone. Members are not in a Table, so a launch
 // compiles nothing, and a rule change compiles only the sets that contain its group.
 //
-// There are only permits, without order (EC2 User Guide, "Security group rules"). What
-// a Table does not understand it leaves out and reports: one bad rule never widens
-// another and never stops the rest. Connections are conntrack's business.
+// Rules only permit, and have no order (EC2 User Guide, "Security group rules"). A rule that
+// cannot be enforced exactly is left out and reported; it changes no other rule. Package
+// conntrack tracks connections.
 package firewall
 
 import (
@@ -29,37 +29,37 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// A GroupNumber is how the data plane knows a group; a Compiler hands them out.
+// A GroupNumber identifies a group in the data plane. A Compiler gives them.
 type GroupNumber uint32
 
-// A Source is where a packet comes from (for egress: where it goes).
+// A Source is the sender of a packet; for egress, its receiver.
 type Source struct {
-	// Groups are those of the interface the packet arrived from, and only if Addr is
-	// one of that interface's own private addresses; nil for every other source.
+	// Groups are the groups of the sending interface, if Addr is one of its private
+	// addresses; otherwise nil.
 	Groups []GroupNumber
 	Addr   netip.Addr
 }
 
-// A Decision is the answer of a Table. The zero Decision denies.
+// A Decision is a Table's judgement of a packet. The zero Decision denies.
 type Decision struct {
 	Allowed bool
-	World   bool   // admitted by a rule for 0.0.0.0/0 or ::/0, of the packet's family
-	Rule    uint64 // serial of a rule that admits it
+	World   bool   // a rule for 0.0.0.0/0 or ::/0 admits the packet
+	Rule    uint64 // serial of a rule that admits the packet
 }
 
 // A Table is the compiled form of one set of groups in one direction. It is immutable
 // and safe for any number of readers. A nil Table denies everything.
 type Table struct {
-	// Generation is that of the change that compiled this Table; Shrunk that of the
-	// last change that took a rule away from its set. A connection admitted without
-	// tracking since Shrunk needs no second look.
+	// Generation is the generation of the change that compiled this Table. Shrunk is the
+	// generation of the last change that removed a rule from it. An untracked connection
+	// that was admitted since Shrunk need not be judged again.
 	Generation uint64
 	Shrunk     uint64
 
 	protocols [256]*portMap
 	groups    selectorIndex
-	cidrs     bart.Table[[]uint32] // longest prefix -> its own selector and its ancestors'
-	refs      []Ref                // every rule, by its number in this Table
+	cidrs     bart.Table[[]uint32] // prefix -> the selectors of all prefixes that contain it, and its own
+	refs      []Ref                // all rules, by their number in this Table
 }
 
 // A Ref names a rule and the group that holds it.
@@ -70,8 +70,8 @@ type Ref struct {
 	number GroupNumber // of the rule's source, if that is a group
 }
 
-// Match reports whether a packet of protocol and key (see packet.Packet.RuleKey) from
-// src is admitted. It allocates nothing.
+// Match reports whether a packet of a protocol and key (see packet.Packet.RuleKey) from src
+// is admitted. It allocates nothing.
 func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	failpoint.Reach()
 	if t == nil {
@@ -98,8 +98,8 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	return Decision{}
 }
 
-// matchDense asks about a port of many sources: the rules of each of the packet's groups,
-// and of each CIDR that contains its address.
+// matchDense judges a packet to a port of many sources. It looks at the rules of each of the
+// packet's groups, and of each CIDR that contains its address.
 func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	failpoint.Reach()
 	for _, group := range src.Groups {
@@ -118,8 +118,8 @@ func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	return Decision{}
 }
 
-// Open reports whether one rule admits every port of a protocol from anywhere in addr's
-// family, as the egress of an EC2-Classic group does. Tracking asks about it.
+// Open reports whether one rule admits every port of a protocol from every address of addr's
+// family, as the egress of EC2-Classic does. Connections may be untracked only then.
 func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
 	if t == nil || t.protocols[protocol] == nil {
 		return false
@@ -127,11 +127,11 @@ func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
 	return t.protocols[protocol].open[family(addr)]
 }
 
-// A PortRange is some ports, both ends included.
+// A PortRange is a range of ports that includes both ends.
 type PortRange struct{ From, To uint16 }
 
-// Closed are the ports of a protocol that t opens to the whole world by rules that next
-// has no more.
+// Closed returns the ports of a protocol that t opens to the whole world by rules that next
+// does not have.
 func (t *Table) Closed(next *Table, protocol uint8) []PortRange {
 	var closed []PortRange
 	for _, ref := range t.Rules() {
@@ -154,10 +154,11 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// selectorIndex maps the groups that a Table's rules name to their selectors: open
-// addressing over twice as many slots, so a miss is one or two reads.
+// selectorIndex maps the groups that a Table's rules name to their selectors. It is a hash
+// table with open addressing and twice as many slots as groups, so that a miss takes one or
+// two reads.
 type selectorIndex struct {
-	slots []selectorSlot // a power of two; empty for no groups
+	slots []selectorSlot // a power of two; empty if there are no groups
 	shift uint8
 }
 

@@ -12,7 +12,7 @@ import (
 	"palisade/firewall"
 )
 
-// A view is groups by id; what the API would hand to a Compiler.
+// A view is a set of groups by id, for a Compiler.
 type view map[ec2.GroupID]*ec2.Group
 
 func (v view) Group(id ec2.GroupID) (*ec2.Group, bool) { g, ok := v[id]; return g, ok }
@@ -51,7 +51,7 @@ func rule(text string) ec2.Rule {
 	return r
 }
 
-// linear is the reference: every rule, one after the other, by the words of the guide.
+// linear is the reference: it compares a packet with every rule, as the guide describes it.
 func linear(groups []*ec2.Group, direction ec2.Direction, protocol uint8, key uint16, from []ec2.GroupID, addr netip.Addr) (allowed, world bool) {
 	for _, g := range groups {
 		for _, r := range g.Rules {
@@ -132,12 +132,12 @@ func TestMatchFollowsTheRules(t *testing.T) {
 		set := c.Acquire(v, ids, 1)
 		src := firewall.Source{Groups: numbers(c, from), Addr: netip.MustParseAddr(tt.addr)}
 		if got := set.Ingress.Match(tt.protocol, tt.key, src); got.Allowed != tt.want {
-			t.Errorf("into %s: protocol %d key %d from %s [%s]: %+v, want allowed %t", tt.set, tt.protocol, tt.key, tt.addr, tt.from, got, tt.want)
+			t.Errorf("into %s: protocol %d key %d from %s [%s]: %v, want allowed %t\n%v", tt.set, tt.protocol, tt.key, tt.addr, tt.from, got, tt.want, set)
 		}
 	}
 }
 
-// protocols are those of random rules and packets: 0 and 255 are the ends of the range.
+// protocols are the protocols of random rules and packets, the smallest and largest included.
 var protocols = []ec2.Protocol{6, 6, 6, 6, 17, 17, 1, 1, -1, 0, 47, 50, 58, 255}
 
 func randomRule(r *rand.Rand) ec2.Rule {
@@ -173,9 +173,8 @@ func randomAddr(r *rand.Rand) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(3)), byte(r.IntN(64))})
 }
 
-// TestMatchEqualsALinearReference compares Match and Explain with the reference on random sets of
-// a VPC's groups, both ways, through a history of random rule changes, so that incremental
-// updates are covered too.
+// TestMatchEqualsALinearReference compares Match and Explain with the reference for random
+// groups of a VPC in both directions, after each of several random rule changes.
 func TestMatchEqualsALinearReference(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 7))
@@ -203,7 +202,7 @@ func TestMatchEqualsALinearReference(t *testing.T) {
 				}
 				compare(t, fmt.Sprintf("seed %d, %s", seed, direction), p, groups, direction, table, c)
 			}
-			// One group loses a rule and gains one.
+			// Remove a rule of one group, and add one.
 			old := v[ids[r.IntN(3)]]
 			next := *old
 			next.Rules = slices.Clone(old.Rules)
@@ -217,7 +216,7 @@ func TestMatchEqualsALinearReference(t *testing.T) {
 	}
 }
 
-// A probe is a packet as a Table sees it.
+// A probe is a packet to be judged.
 type probe struct {
 	protocol uint8
 	key      uint16
@@ -225,7 +224,7 @@ type probe struct {
 	addr     netip.Addr
 }
 
-// randomPacket often lies at an edge of a rule.
+// randomPacket returns a packet that is often at the end of a rule's range.
 func randomPacket(r *rand.Rand, groups []*ec2.Group) probe {
 	p := probe{protocol: uint8(r.IntN(256)), key: uint16(r.IntN(65536)), addr: randomAddr(r)}
 	if known := protocols[r.IntN(len(protocols))]; known >= 0 {
@@ -248,15 +247,15 @@ func compare(t *testing.T, what string, p probe, groups []*ec2.Group, direction 
 	allowed, world := linear(groups, direction, p.protocol, p.key, p.from, p.addr)
 	got := table.Match(p.protocol, p.key, src)
 	if got.Allowed != allowed || got.World != world {
-		t.Fatalf("%s: %+v: got %+v, want allowed %t, world %t", what, p, got, allowed, world)
+		t.Fatalf("%s: %+v: got %v, want allowed %t, world %t\n%v", what, p, got, allowed, world, table)
 	}
 	e := table.Explain(p.protocol, p.key, src)
 	if e.Allowed != allowed || allowed != (e.By != nil) {
-		t.Fatalf("%s: Explain = %+v, want allowed %t", what, e, allowed)
+		t.Fatalf("%s: %+v: Explain = %v, want allowed %t\n%v", what, p, e, allowed, table)
 	}
 	if e.By != nil {
 		if ok, _ := linear([]*ec2.Group{group("x", e.By.Rule)}, direction, p.protocol, p.key, p.from, p.addr); !ok {
-			t.Fatalf("%s: Explain names %+v, which does not admit %+v", what, e.By.Rule, p)
+			t.Fatalf("%s: Explain names %v, which does not admit %+v", what, e.By, p)
 		}
 	}
 }
@@ -306,7 +305,7 @@ func TestUpdateCompilesOnlySetsWithTheGroup(t *testing.T) {
 	a, b := c.Acquire(v, []ec2.GroupID{"a"}, 1), c.Acquire(v, []ec2.GroupID{"b"}, 1)
 	c.Update(v, []ec2.GroupID{"a"}, 2)
 	if c.Current(a).Ingress == a.Ingress || c.Current(b).Ingress != b.Ingress {
-		t.Error("a change of a must compile the set {a} anew and not {b}, which only names a")
+		t.Error("a change of group a must compile the set {a} again, and not {b}, which only names a")
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"palisade/firewall"
 )
 
-// TestMatchOfManyRulesOfOneSourceEqualsALinearReference compares Match with the reference where ten sources
-// have hundreds of rules each: at each edge of each range, one port before it and one behind.
+// It compares Match with the reference for ten sources of up to a thousand rules each, at the
+// ports where a range begins or ends and beside them.
 func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 12))
@@ -41,8 +41,8 @@ func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	}
 }
 
-// TestTableMemoryGrowsWithRulesAlone compiles ten thousand rules of as many sources, of which
-// hundreds cover each port. A bit for each source and segment would take 25 MB.
+// It compiles ten thousand rules of as many sources. Hundreds of them cover each port, so a
+// bit for each source and segment would take 25 MB.
 func TestTableMemoryGrowsWithRulesAlone(t *testing.T) {
 	const rules, limit = 10_000, 1500 // bytes for a rule
 	r := rand.New(rand.NewPCG(1, 12))

@@ -6,25 +6,25 @@ import (
 	"slices"
 )
 
-// noRule stands where a segment has no rule for the world.
+// noRule means that no rule matches.
 const noRule = ^uint32(0)
 
-// few is how many sources a segment lists one by one, each compared as it stands. Beyond,
-// the packet's source is looked up once in the Table's trie and tested in a bitset.
+// few is the number of sources up to which a segment lists them. Match compares a packet
+// with each listed source. With more sources, it looks the packet's source up.
 const few = 8
 
-// A segment is a range of ports in which the same sources are admitted. It is 16 bytes,
-// so that the segments of ten thousand rules stay in a core's cache.
+// A segment is a range of ports that the same rules cover. It has 16 bytes, so that the
+// segments of ten thousand rules fit in a core's cache.
 type segment struct {
 	world [2]uint32 // a rule for 0.0.0.0/0 and for ::/0, or noRule
 	first uint32    // where its sources begin in the portMap's listed
-	count uint16    // of sources, up to few; or dense
+	count uint16    // number of its sources, up to few; or dense
 }
 
 const dense = ^uint16(0)
 
-// A portMap finds the segment of a port: the high byte picks a page, the low byte an
-// entry of it. Blocks of 256 ports that lie in one segment share a page.
+// A portMap finds the segment of a port: the high byte selects a page, the low byte an entry
+// of the page. Blocks of 256 ports within one segment share a page.
 type portMap struct {
 	page     [256]uint16
 	pages    [][256]uint16
@@ -34,7 +34,7 @@ type portMap struct {
 	open     [2]bool     // one rule admits every port from the whole world, IPv4 and IPv6
 }
 
-// A listed source is compared without a look-up.
+// A listed source is one that Match compares with a packet's source directly.
 type listed struct {
 	kind      sourceKind
 	net, mask uint32       // of an IPv4 prefix
@@ -81,15 +81,15 @@ func (m *portMap) at(key uint16) *segment {
 	return &m.segments[m.pages[m.page[key>>8]][key&0xff]]
 }
 
-// sources are those that s lists; none if it is dense.
+// sources are the sources that s lists. s must not be dense.
 func (m *portMap) sources(s *segment) []listed {
 	return m.listed[s.first : s.first+uint32(s.count)]
 }
 
-// setPages takes the first key of each segment, ascending from 0.
+// setPages builds the pages from the first key of each segment, ascending from 0.
 func (m *portMap) setPages(starts []uint32) {
 	uniform := map[uint16]uint16{} // segment -> its shared page
-	at := 0                        // the segment that holds the block's first key
+	at := 0                        // the segment of the block's first key
 	for block := range 256 {
 		first, last := uint32(block)<<8, uint32(block)<<8|0xff
 		for at+1 < len(starts) && starts[at+1] <= first {

@@ -8,9 +8,8 @@ import (
 	"palisade/firewall"
 )
 
-// TestChangedRuleCountsAsRemoved: a rule that is changed in place keeps its id, and what it
-// admitted before is not admitted by it any more. So it is in both directions, and whatever
-// part of it is changed; a change that admits what it admitted takes nothing away.
+// A change of a rule's ports, protocol or source keeps its id, and counts as the removal of
+// the rule in its direction. A change of its description does not.
 func TestChangedRuleCountsAsRemoved(t *testing.T) {
 	for _, direction := range []ec2.Direction{ec2.Ingress, ec2.Egress} {
 		was, other := rule("tcp 80-90 0.0.0.0/0"), rule("udp 53-53 10.0.0.0/8")
@@ -46,7 +45,7 @@ func TestChangedRuleCountsAsRemoved(t *testing.T) {
 				want = 6
 			}
 			if changed.Shrunk != want || opposite.Shrunk != 5 {
-				t.Errorf("%s of an %s rule is changed: shrunk at %d, and the other direction at %d; want %d and 5", name, direction, changed.Shrunk, opposite.Shrunk, want)
+				t.Errorf("%s of an %s rule changed: shrunk at %d, the other direction at %d; want %d and 5", name, direction, changed.Shrunk, opposite.Shrunk, want)
 			}
 		}
 	}

@@ -24,8 +24,8 @@ func out(text string) ec2.Rule {
 	return r
 }
 
-// Amazon VPC User Guide, "Security group rules": rules of one direction say nothing about
-// the other, and a group of a VPC lets out only what it says.
+// Amazon VPC User Guide, "Security group rules": a rule is for one direction, and a group of
+// a VPC admits only outgoing packets that its egress rules admit.
 func TestVPCEgressFollowsTheRules(t *testing.T) {
 	v := view{
 		"web":    vpcGroup("web", rule("tcp 80-80 0.0.0.0/0"), out("tcp 443-443 0.0.0.0/0"), out("50 * db")),
@@ -43,7 +43,7 @@ func TestVPCEgressFollowsTheRules(t *testing.T) {
 		want     bool
 	}{
 		{[]ec2.GroupID{"web"}, 6, 443, nil, "198.51.100.7", true},
-		{[]ec2.GroupID{"web"}, 6, 80, nil, "198.51.100.7", false}, // ingress alone
+		{[]ec2.GroupID{"web"}, 6, 80, nil, "198.51.100.7", false}, // an ingress rule does not admit egress
 		{[]ec2.GroupID{"web"}, 17, 443, nil, "198.51.100.7", false},
 		{[]ec2.GroupID{"web"}, 50, 0, []ec2.GroupID{"db"}, "10.0.0.9", true},
 		{[]ec2.GroupID{"web"}, 51, 0, []ec2.GroupID{"db"}, "10.0.0.9", false},
@@ -53,7 +53,7 @@ func TestVPCEgressFollowsTheRules(t *testing.T) {
 		{[]ec2.GroupID{"dns"}, 17, 53, nil, "10.0.0.3", false},
 		{[]ec2.GroupID{"silent"}, 6, 443, nil, "198.51.100.7", false},
 		{[]ec2.GroupID{"gone"}, 6, 443, nil, "198.51.100.7", false},
-		{[]ec2.GroupID{"old"}, 99, 0, nil, "198.51.100.7", true}, // EC2-Classic lets everything out
+		{[]ec2.GroupID{"old"}, 99, 0, nil, "198.51.100.7", true}, // EC2-Classic admits all egress
 	} {
 		set := c.Acquire(v, tt.set, 1)
 		dst := firewall.Source{Groups: numbers(c, tt.to), Addr: netip.MustParseAddr(tt.addr)}
@@ -63,8 +63,8 @@ func TestVPCEgressFollowsTheRules(t *testing.T) {
 	}
 }
 
-// What the API accepts, the Compiler takes as it is; what it would leave out, the API has
-// refused. Both are asked about the same random rules, bad ones among them.
+// The API accepts exactly the rules that the Compiler enforces. Both get the same random
+// rules, valid and invalid ones.
 func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 	const account, region = ec2.AccountID("123456789012"), ec2.Region("us-east-1")
 	st := state.NewState()
@@ -122,12 +122,12 @@ func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 	c := firewall.NewCompiler()
 	set := c.Acquire(view, []ec2.GroupID{web.ID}, 1)
 	if errs := c.Errors(); len(errs) > 0 {
-		t.Fatalf("%d rules are stored and left out: %v", len(errs), errs[0])
+		t.Fatalf("%d rules are stored and not enforced: %v", len(errs), errs[0])
 	}
 	if all := len(set.Ingress.Rules()) + len(set.Egress.Rules()); all != len(web.Rules) || all != accepted+1 {
-		t.Errorf("%d rules are enforced, of %d stored and %d accepted", all, len(web.Rules), accepted)
+		t.Errorf("%d rules are enforced, %d stored, %d accepted", all, len(web.Rules), accepted)
 	}
-	// The rule that a group is made with, to everywhere, would hide the others.
+	// The default egress rule, to everywhere, would hide the other rules.
 	plain := *web
 	plain.Rules = slices.DeleteFunc(slices.Clone(web.Rules), func(r ec2.Rule) bool { return r.Source.Prefix.IsValid() && r.Source.Prefix.Bits() < 16 })
 	set = c.Acquire(groupsOf{&plain}, []ec2.GroupID{web.ID, "none"}, 1)
