@@ -35,7 +35,7 @@ func TestScenarios(t *testing.T) {
 		name := fmt.Sprintf("story%dx%d", os.Getpid(), n)
 		t.Run("lab "+options, func(t *testing.T) {
 			l := labtest.New(t, palisade, name)
-			l.Up(t, strings.Fields(options)...)
+			l.Up(t, append([]string{"--nodes", "3"}, strings.Fields(options)...)...)
 			for _, s := range group {
 				t.Run(s.Name, func(t *testing.T) { playIn(t, l, s) })
 			}

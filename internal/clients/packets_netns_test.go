@@ -231,12 +231,12 @@ func (s *stage) expect(t *testing.T, when string, passing, silent []ray) {
 	wg.Wait()
 }
 
-// isProtocol: nothing answers, so who has the address must say that it arrived.
 // note lets the report of the lab trace a packet.
 func (s *stage) note(r ray) {
 	s.lab.NotePacket(strings.TrimPrefix(r.from.namespace, s.lab.Namespace("")), r.to.String(), strings.Replace(r.kind, "open/", "tcp/", 1))
 }
 
+// isProtocol reports whether nothing answers the packet, so that its receiver must confirm it.
 func (r ray) isProtocol() bool { return strings.HasPrefix(r.kind, "proto/") }
 
 // isNamed: the answer says whose it is.
