@@ -8,7 +8,7 @@
 // shows every command and its output as it happens.
 //
 // In reading order: Scenario, a script; Play, the stage it runs on; the commands it may
-// use, in script.go, held.go, tier.go and all.go; and the accounts it starts from, in fresh.go.
+// use, in script.go, hold.go, tier.go and all.go; and the accounts it starts from, in fresh.go.
 package scenarios
 
 import (
