@@ -11,13 +11,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// atOnce bounds how many commands of one `all` run at the same time.
+// atOnce is how many commands of one `all` run at the same time.
 const atOnce = 10
 
-// cmdAll runs a command in each of several namespaces at once. Whoever runs it is left out
-// of the tiers in its own command, so that "each scans all" is each scans the others. The
-// stdout matchers of the lines below see what all of them printed, one after the other;
-// shown is how often each line came.
+// cmdAll runs a command in each of several namespaces at once. A tier in the command excludes the
+// instance that runs it, so that each instance scans the others. The stdout matchers of the next
+// lines check the outputs of all, one after the other. The story shows each distinct line with its
+// count.
 func (p *player) cmdAll(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 || args[0] != "on" {
 		ts.Fatalf("usage: all on WHO CMD...")
@@ -40,7 +40,7 @@ func (p *player) cmdAll(ts *testscript.TestScript, neg bool, args []string) {
 			results[i].err = p.exec(run, &results[i].stdout, &results[i].stderr)
 		})
 	}
-	shown := p.narrator.shower()
+	shown := p.narrator.outputWriter()
 	wg.Wait()
 
 	var stdout, stderr bytes.Buffer
@@ -62,16 +62,16 @@ func (p *player) cmdAll(ts *testscript.TestScript, neg bool, args []string) {
 	case p.ctx.Err() != nil:
 		ts.Fatalf("called off")
 	case len(differ) > 0 && neg:
-		ts.Fatalf("%s: succeeded, and was to fail, on %d of %d: %s", typed(args[2:]), len(differ), len(who), strings.Join(differ, "; "))
+		ts.Fatalf("%s: succeeded on %d of %d, but must fail: %s", typed(args[2:]), len(differ), len(who), strings.Join(differ, "; "))
 	case len(differ) > 0:
-		ts.Fatalf("%s: on %d of %d: %s", typed(args[2:]), len(differ), len(who), strings.Join(differ, "; "))
+		ts.Fatalf("%s: failed on %d of %d: %s", typed(args[2:]), len(differ), len(who), strings.Join(differ, "; "))
 	}
 	if len(who) > 1 {
-		p.narrator.note("the same in %d machines", len(who))
+		p.narrator.note("on %d instances", len(who))
 	}
 }
 
-// namesOf returns all that a word of a command may mean an instance by.
+// namesOf returns the names of an instance that a word of a command may be.
 func (p *player) namesOf(id string) []string {
 	for _, t := range p.tiers {
 		for _, m := range t {
@@ -83,11 +83,11 @@ func (p *player) namesOf(id string) []string {
 	return nil
 }
 
-// varying is what makes like lines differ: addresses, ids, times.
+// varying matches the parts in which lines of two instances differ: addresses, ids, times.
 var varying = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(:[0-9]{4,5})?|ip(-[0-9]+){4}|\bi-[0-9a-f]{8,}|[0-9]+ ms`)
 
-// tally lists the distinct lines of text, with how often each came. Lines that differ only
-// in what varies count as one. Of nmap, that hosts are up goes without saying.
+// tally lists the distinct lines of text with their counts. Lines that differ only in varying
+// parts count as equal. It omits nmap's headings and its lines that say a host is up.
 func tally(text string) string {
 	var order []string
 	count, first := map[string]int{}, map[string]string{}

@@ -9,9 +9,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdFresh brings the account back to what it was when the lab was new: no instances, no
-// key pairs, no VPC but the default one, no group but default, and no rule in that but its
-// own. A story that was broken off can so be told again.
+// cmdFresh resets the account to its state in a new lab: no instances, no key pairs, only the default
+// VPC, and only the default group with its initial rules. An interrupted story can then be played
+// again.
 func (p *player) cmdFresh(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: fresh")
@@ -27,7 +27,7 @@ func (p *player) cmdFresh(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// clearInstances terminates what runs and waits for its end.
+// clearInstances terminates all instances and waits until they are terminated.
 func (p *player) clearInstances(ts *testscript.TestScript) error {
 	deadline := time.Now().Add(p.config.Limit)
 	for asked := false; ; {
@@ -45,7 +45,7 @@ func (p *player) clearInstances(ts *testscript.TestScript) error {
 		case len(left) == 1:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("still not terminated: %v", left[1:])
+			return fmt.Errorf("not terminated in time: %v", left[1:])
 		case !asked:
 			p.narrator.note("clearing account %s: %s", p.account, typed(left))
 			if _, err := p.rows(ts, left...); err != nil {
@@ -57,7 +57,7 @@ func (p *player) clearInstances(ts *testscript.TestScript) error {
 	}
 }
 
-// clearGroups removes every rule first, so that no group holds another, then the groups.
+// clearGroups revokes all rules first, so that no rule refers to a group, then deletes the groups.
 func (p *player) clearGroups(ts *testscript.TestScript) error {
 	rows, err := p.rows(ts, "ec2-describe-group")
 	if err != nil {
@@ -88,11 +88,11 @@ func (p *player) clearGroups(ts *testscript.TestScript) error {
 		}
 		switch {
 		case out && r[2] == "default" && r[4] == "all" && r[9] == "0.0.0.0/0":
-			continue // its members may send everything
+			continue // initial rule: members may send everything
 		case r[8] == "CIDR":
 			revoke = append(revoke, "-s", r[9])
 		case strings.HasSuffix(strings.Join(r, "\t"), "ID "+id+"\tingress") && r[2] == "default":
-			continue // its members admit each other
+			continue // initial rule: members admit each other
 		default:
 			source, ok := strings.CutPrefix(r[len(r)-2], "ID ")
 			if !ok {
@@ -112,7 +112,7 @@ func (p *player) clearGroups(ts *testscript.TestScript) error {
 	return nil
 }
 
-// rows runs a tool as the account without showing it, and returns its lines in columns.
+// rows runs a tool as the account, without showing it, and returns the columns of its lines.
 func (p *player) rows(ts *testscript.TestScript, args ...string) ([][]string, error) {
 	run := p.prepare(ts, append([]string{"run"}, args...))
 	var stdout, stderr bytes.Buffer

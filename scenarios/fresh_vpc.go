@@ -2,8 +2,8 @@ package scenarios
 
 import "github.com/rogpeppe/go-internal/testscript"
 
-// clearNetworks gives the elastic addresses back and takes down every VPC but the default
-// one. Instances, and groups but those named default, are gone by then.
+// clearNetworks releases the elastic addresses and deletes every VPC except the default one. The
+// caller has deleted all instances and all groups except those named default.
 func (p *player) clearNetworks(ts *testscript.TestScript) error {
 	rows, err := p.rows(ts, "ec2-describe-addresses")
 	if err != nil {
@@ -37,7 +37,7 @@ func (p *player) clearNetworks(ts *testscript.TestScript) error {
 	return nil
 }
 
-// clearVPC deletes what is in a VPC, in an order in which nothing holds another, and it.
+// clearVPC deletes a VPC and the resources in it, each before those that it depends on.
 func (p *player) clearVPC(ts *testscript.TestScript, vpc string) error {
 	for _, of := range []struct {
 		list, filter, title string
@@ -68,12 +68,12 @@ func (p *player) clearVPC(ts *testscript.TestScript, vpc string) error {
 			}
 		}
 	}
-	// The main table goes with the VPC.
+	// Deleting the VPC deletes its main route table.
 	rows, err := p.rows(ts, "ec2-describe-route-tables", "-F", "vpc-id="+vpc)
 	if err != nil {
 		return err
 	}
-	tables := map[string]bool{} // whether it is the main one
+	tables := map[string]bool{} // by id: whether it is the main table
 	for _, r := range rows {
 		switch r[0] {
 		case "ROUTETABLE":

@@ -13,35 +13,35 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// A heldConn is a command that keeps a connection open while the script goes on. Its far
-// end sends back what it is sent, or talks by itself.
-type heldConn struct {
+// A heldCommand runs in the background and keeps a connection open while the script goes on. The
+// remote end of the connection echoes each line, or prints lines unasked.
+type heldCommand struct {
 	who   string
 	cmd   *exec.Cmd
 	stop  context.CancelFunc
 	stdin io.WriteCloser
-	lines int // typed into it so far
+	lines int // sent to it so far
 
-	out, errs heard
+	stdout, stderr tail
 }
 
-// heard is the output of a held command. Its writer is the command's, its reader the
-// script's.
-type heard struct {
+// A tail is the end of an output of a held command. The goroutine that copies the command's output
+// writes it, and the goroutine of the script reads it.
+type tail struct {
 	mu   sync.Mutex
-	tail []byte        // the last tailBytes of it
+	text []byte        // the last tailBytes of the output
 	more chan struct{} // closed and replaced by each write
 }
 
-// tailBytes bounds what is remembered of an output; an answer is a short line.
+// tailBytes bounds a tail; an answer is a short line.
 const tailBytes = 64 << 10
 
-func (h *heard) Write(p []byte) (int, error) {
+func (h *tail) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.tail = append(h.tail, p...)
-	if extra := len(h.tail) - tailBytes; extra > 0 {
-		h.tail = slices.Delete(h.tail, 0, extra)
+	h.text = append(h.text, p...)
+	if extra := len(h.text) - tailBytes; extra > 0 {
+		h.text = slices.Delete(h.text, 0, extra)
 	}
 	if h.more != nil {
 		close(h.more)
@@ -50,28 +50,28 @@ func (h *heard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// next reports whether text is in what was heard so far, and returns a channel that
-// closes when more is.
-func (h *heard) next(text string) (bool, <-chan struct{}) {
+// next reports whether the output so far contains text, and returns a channel that closes when
+// there is more output.
+func (h *tail) next(text string) (bool, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.more == nil {
 		h.more = make(chan struct{})
 	}
-	return bytes.Contains(h.tail, []byte(text)), h.more
+	return bytes.Contains(h.text, []byte(text)), h.more
 }
 
 const (
-	// answerWithin is how long a living connection may take to say something. The
-	// first answer includes the making of the connection.
+	// answerWithin bounds the wait for an answer on a connection that works. The first answer
+	// includes the time to connect.
 	answerWithin = 15 * time.Second
 
-	// silentFor is how long a dead one must say nothing: long enough for several
+	// silentFor is how long a cut connection must deliver nothing: long enough for several
 	// retransmissions by either end.
 	silentFor = 3 * time.Second
 
-	// inFlight is how long a connection that was just cut may still deliver what the
-	// programs at its ends have on the way.
+	// inFlight is how long a connection that was just cut may still deliver data that the programs
+	// at its ends have buffered.
 	inFlight = time.Second
 )
 
@@ -82,17 +82,17 @@ func (p *player) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	name := args[0]
 	if p.held[name] != nil {
-		ts.Fatalf("%s is held already", name)
+		ts.Fatalf("a held command has the name %s already", name)
 	}
 	run := p.prepare(ts, args[1:])
 	p.narrator.command(run.who, run.text+" &")
 
 	ctx, stop := context.WithCancel(p.ctx)
-	h := &heldConn{who: run.who, cmd: p.start(ctx, run), stop: stop}
+	h := &heldCommand{who: run.who, cmd: p.start(ctx, run), stop: stop}
 	stdin, err := h.cmd.StdinPipe()
 	ts.Check(err)
 	h.stdin = stdin
-	h.cmd.Stdout, h.cmd.Stderr = &h.out, &h.errs
+	h.cmd.Stdout, h.cmd.Stderr = &h.stdout, &h.stderr
 	if err := h.cmd.Start(); err != nil {
 		stop()
 		ts.Fatalf("%s: %v", run.text, err)
@@ -100,63 +100,63 @@ func (p *player) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	p.held[name] = h
 }
 
-// cmdAlive types a line into a held connection and waits for it to come back.
+// cmdAlive sends a line to a held command and waits for its echo.
 func (p *player) cmdAlive(ts *testscript.TestScript, neg bool, args []string) {
-	h := p.heldConn(ts, "alive", neg, args)
+	h := p.heldNamed(ts, "alive", neg, args)
 	line := h.typeLine(args[0])
 	begin := time.Now()
 	deadline := time.After(answerWithin)
 	for {
-		back, more := h.out.next(line + "\n")
+		back, more := h.stdout.next(line + "\n")
 		if back {
 			break
 		}
 		select {
 		case <-more:
 		case <-deadline:
-			ts.Fatalf("connection %q: %q did not come back within %v", args[0], line, answerWithin)
+			ts.Fatalf("connection %q: no echo of %q within %v", args[0], line, answerWithin)
 		case <-p.ctx.Done():
 			ts.Fatalf("called off")
 		}
 	}
-	p.narrator.note("connection %q: typed %q, back after %v", args[0], line, time.Since(begin).Round(time.Millisecond))
+	p.narrator.note("connection %q: sent %q, echoed after %v", args[0], line, time.Since(begin).Round(time.Millisecond))
 }
 
-// cmdTalks waits for a held connection to say something by itself.
+// cmdTalks waits until a held command prints something unasked.
 func (p *player) cmdTalks(ts *testscript.TestScript, neg bool, args []string) {
-	h := p.heldConn(ts, "talks", neg, args)
-	_, more := h.out.next("")
+	h := p.heldNamed(ts, "talks", neg, args)
+	_, more := h.stdout.next("")
 	select {
 	case <-more:
-		p.narrator.note("connection %q: the far end talks", args[0])
+		p.narrator.note("connection %q: the remote end sends", args[0])
 	case <-time.After(answerWithin):
-		ts.Fatalf("connection %q: silent for %v", args[0], answerWithin)
+		ts.Fatalf("connection %q: nothing received for %v", args[0], answerWithin)
 	case <-p.ctx.Done():
 		ts.Fatalf("called off")
 	}
 }
 
-// cmdDead types a line into a held connection and makes sure that nothing comes back,
-// neither in answer nor by itself.
+// cmdDead sends a line to a held command and fails if the command prints anything, asked or
+// unasked.
 func (p *player) cmdDead(ts *testscript.TestScript, neg bool, args []string) {
-	h := p.heldConn(ts, "dead", neg, args)
+	h := p.heldNamed(ts, "dead", neg, args)
 	p.wait(ts, inFlight)
-	_, more := h.out.next("")
+	_, more := h.stdout.next("")
 	line := h.typeLine(args[0])
 	select {
 	case <-more:
-		ts.Fatalf("connection %q: it still talks", args[0])
+		ts.Fatalf("connection %q: it still delivers data", args[0])
 	case <-time.After(silentFor):
-		p.narrator.note("connection %q: typed %q, silent for %v", args[0], line, silentFor)
+		p.narrator.note("connection %q: sent %q, nothing received for %v", args[0], line, silentFor)
 	case <-p.ctx.Done():
 		ts.Fatalf("called off")
 	}
 }
 
-// cmdEnds waits for a held command to end by itself, which it must do well, and shows
-// what it printed. The stdout matchers of the lines below see it.
+// cmdEnds waits until a held command ends, fails if the command failed, and shows its output. The
+// stdout matchers of the next lines check that output.
 func (p *player) cmdEnds(ts *testscript.TestScript, neg bool, args []string) {
-	h := p.heldConn(ts, "ends", neg, args)
+	h := p.heldNamed(ts, "ends", neg, args)
 	delete(p.held, args[0])
 	defer h.stop()
 	limit := time.AfterFunc(p.config.Limit, h.stop)
@@ -164,37 +164,37 @@ func (p *player) cmdEnds(ts *testscript.TestScript, neg bool, args []string) {
 	if !limit.Stop() {
 		err = fmt.Errorf("did not end within %v", p.config.Limit)
 	}
-	p.narrator.note("what %q printed:", args[0])
-	shown := p.narrator.shower()
-	io.MultiWriter(shown, ts.Stdout()).Write(h.out.tail)
-	io.MultiWriter(shown, ts.Stderr()).Write(h.errs.tail)
+	p.narrator.note("output of %q:", args[0])
+	shown := p.narrator.outputWriter()
+	io.MultiWriter(shown, ts.Stdout()).Write(h.stdout.text)
+	io.MultiWriter(shown, ts.Stderr()).Write(h.stderr.text)
 	shown.end()
 	if err != nil {
 		ts.Fatalf("%s: %v", args[0], err)
 	}
 }
 
-func (p *player) heldConn(ts *testscript.TestScript, verb string, neg bool, args []string) *heldConn {
+func (p *player) heldNamed(ts *testscript.TestScript, verb string, neg bool, args []string) *heldCommand {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: %s NAME", verb)
 	}
 	h := p.held[args[0]]
 	if h == nil {
-		ts.Fatalf("nothing is held as %s", args[0])
+		ts.Fatalf("no held command has the name %s", args[0])
 	}
 	return h
 }
 
-// typeLine sends the next line, "NAME 1", "NAME 2" and so on, and returns it. A
-// connection that has ended takes none, and says nothing either.
-func (h *heldConn) typeLine(name string) string {
+// typeLine sends the next line, "NAME 1", "NAME 2" and so on, and returns it. A command that has
+// ended does not read it.
+func (h *heldCommand) typeLine(name string) string {
 	h.lines++
 	line := fmt.Sprintf("%s %d", name, h.lines)
 	fmt.Fprintln(h.stdin, line)
 	return line
 }
 
-// release ends every held command.
+// release kills all held commands.
 func (p *player) release() {
 	for _, h := range p.held {
 		h.stop()

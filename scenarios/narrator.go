@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// A narrator writes the story: what a step is about, each command as it would be typed,
-// what it prints while it prints it, and at the end what was proven.
+// A narrator prints the story: the comment of each step, each command as a person would type it,
+// its output as it comes, and a summary.
 type narrator struct {
 	out    io.Writer
 	colour bool
-	steps  []string  // the first line of each step begun so far
-	begun  time.Time // the last of them
+	steps  []string  // the first line of each step so far
+	begun  time.Time // when the last step began
 }
 
 const (
@@ -32,7 +32,7 @@ func (n *narrator) style(style, text string) string {
 	return style + text + plain
 }
 
-// step begins a step, and with that ends the one before.
+// step ends the previous step and begins another.
 func (n *narrator) step(text string) {
 	n.stepDone()
 	n.steps = append(n.steps, text)
@@ -44,7 +44,7 @@ func (n *narrator) say(text string) {
 	fmt.Fprintln(n.out, n.style(bold, "# "+text))
 }
 
-// command shows a command at the prompt of whoever types it.
+// command prints a command behind the prompt of who.
 func (n *narrator) command(who, text string) {
 	fmt.Fprintf(n.out, "%s %s\n", n.style(green, who+"$"), n.style(bold, text))
 }
@@ -55,7 +55,7 @@ func (n *narrator) note(format string, args ...any) {
 
 func (n *narrator) stepDone() {
 	if len(n.steps) > 0 {
-		fmt.Fprintln(n.out, n.style(green, "  ✓"), "as told, in", time.Since(n.begun).Round(100*time.Millisecond))
+		fmt.Fprintln(n.out, n.style(green, "  ✓"), "as expected, in", time.Since(n.begun).Round(100*time.Millisecond))
 	}
 }
 
@@ -70,7 +70,7 @@ func (n *narrator) summary(title string, took time.Duration) {
 	}
 }
 
-// sumUp ends several stories.
+// sumUp prints the summary of several stories.
 func (n *narrator) sumUp(stories []Scenario, took time.Duration) {
 	fmt.Fprintf(n.out, "\n%s\n", n.style(bold, fmt.Sprintf("%d stories, proven in %v:", len(stories), took.Round(100*time.Millisecond))))
 	for _, s := range stories {
@@ -78,30 +78,30 @@ func (n *narrator) sumUp(stories []Scenario, took time.Duration) {
 	}
 }
 
-// A shower shows the output of one command, set off from the commands and line by line as
-// it comes. Its two streams are written by two goroutines. While nothing comes for a
-// while, a terminal gets a sign of life.
-type shower struct {
+// An outputWriter prints the output of one command, indented, as it comes. Two goroutines write
+// to it: one for standard output, one for standard error. While a command prints nothing, a
+// terminal shows the elapsed seconds.
+type outputWriter struct {
 	out   io.Writer
 	begun time.Time
 	quit  chan struct{}
 
 	mu      sync.Mutex
-	inLine  bool
-	waiting bool // the line holds a sign of life
+	inLine  bool // the last line has no newline yet
+	waiting bool // the line shows the elapsed seconds
 }
 
-func (n *narrator) shower() *shower {
-	w := &shower{out: n.out, begun: time.Now(), quit: make(chan struct{})}
+func (n *narrator) outputWriter() *outputWriter {
+	w := &outputWriter{out: n.out, begun: time.Now(), quit: make(chan struct{})}
 	if n.colour {
 		go w.runTicks()
 	}
 	return w
 }
 
-// runTicks counts the seconds until end is called. A progress bar of the library draws
-// from goroutines of its own, between the lines of the output.
-func (w *shower) runTicks() {
+// runTicks prints the elapsed seconds until end is called. A progress bar of a library would draw
+// from its own goroutines, between the lines of the output.
+func (w *outputWriter) runTicks() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
@@ -116,7 +116,7 @@ func (w *shower) runTicks() {
 
 const clearLine = "\r\x1b[K"
 
-func (w *shower) tick(now time.Time) {
+func (w *outputWriter) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.inLine {
@@ -125,7 +125,7 @@ func (w *shower) tick(now time.Time) {
 	}
 }
 
-func (w *shower) Write(p []byte) (int, error) {
+func (w *outputWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.clear()
@@ -143,16 +143,16 @@ func (w *shower) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// clear takes the sign of life off the screen.
-func (w *shower) clear() {
+// clear removes the elapsed seconds from the screen.
+func (w *outputWriter) clear() {
 	if w.waiting {
 		io.WriteString(w.out, clearLine)
 		w.waiting = false
 	}
 }
 
-// end closes a last line that had no end. Nothing is written afterwards.
-func (w *shower) end() {
+// end completes a last line without a newline. Nothing is written afterwards.
+func (w *outputWriter) end() {
 	close(w.quit)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -160,10 +160,10 @@ func (w *shower) end() {
 	if w.inLine {
 		fmt.Fprintln(w.out)
 	}
-	w.inLine = true // a late tick stays silent
+	w.inLine = true // a late tick prints nothing
 }
 
-// typed returns args as a person would type them into a shell.
+// typed returns args as a person would type them in a shell.
 func typed(args []string) string {
 	words := make([]string, len(args))
 	for i, a := range args {

@@ -15,25 +15,25 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// Config is where and for whom a scenario is played.
+// Config says in which lab a scenario is played, and where its output goes.
 type Config struct {
-	Palisade string        // the binary that runs the lab; default the running one
-	Lab      string        // the lab's name; default "lab"
-	Out      io.Writer     // gets the story as it happens; required
-	Colour   bool          // Out is a terminal that shows colours
-	Pause    func() error  // called before each step but the first; nil goes straight on
-	Limit    time.Duration // for one command; default one minute
+	Palisade string        // path of the binary that runs the lab; default: the running binary. Another version may lack commands of the script
+	Lab      string        // name of the lab, which must be up; default "lab". Its accounts are emptied
+	Out      io.Writer     // receives the story as it happens; required
+	Colour   bool          // Out is a terminal that shows colours; default false. Other outputs would contain escape sequences
+	Pause    func() error  // called before each step except the first; nil: no pause
+	Limit    time.Duration // of the run time of one command; default 1 min. A lower limit fails commands on a slow machine
 
-	// OnCommand is called with each command before it runs in the namespace of who. It may be nil.
+	// OnCommand is called with each command before it runs in the namespace of who; nil: not called.
 	OnCommand func(who string, argv ...string)
 }
 
-// ErrDiffers is wrapped by Play's error when a step did not go as the script says.
-var ErrDiffers = errors.New("the story went otherwise")
+// ErrDiffers is in Play's error if the result of a step differs from the script.
+var ErrDiffers = errors.New("the result differs from the script")
 
-// Play plays s against a lab that is up, and returns when every step is proven or one
-// differs. What the script starts in the background has ended by then; what it launched
-// in the lab stays if the script does not end it.
+// Play plays s in a lab that is up. It returns after the last step, or after the first step whose
+// result differs. Background commands of the script have ended then. Instances stay in the lab
+// unless the script terminates them.
 func Play(ctx context.Context, s Scenario, c Config) error {
 	if c.Palisade == "" {
 		exe, err := os.Executable()
@@ -72,7 +72,7 @@ func Play(ctx context.Context, s Scenario, c Config) error {
 	return p.conclude(s, st, time.Since(begin))
 }
 
-// PlayAll plays stories one after the other, until one differs, and sums up.
+// PlayAll plays stories one after the other until one fails, and prints a summary.
 func PlayAll(ctx context.Context, stories []Scenario, c Config) error {
 	begin := time.Now()
 	for i, s := range stories {
@@ -90,7 +90,7 @@ func PlayAll(ctx context.Context, stories []Scenario, c Config) error {
 	return nil
 }
 
-// conclude prints what was proven, or where and how the story differed.
+// conclude prints the steps that passed, or the step that failed and the reason.
 func (p *player) conclude(s Scenario, st *stage, took time.Duration) error {
 	if p.ctx.Err() != nil {
 		return fmt.Errorf("play %s: %w", s.Name, context.Cause(p.ctx))
@@ -105,13 +105,13 @@ func (p *player) conclude(s Scenario, st *stage, took time.Duration) error {
 	return nil
 }
 
-// A stage is the testscript.T of a play that is no test: it remembers how it ended.
+// A stage is the testscript.T of Play, which is not a test: it keeps the log and the result.
 type stage struct {
 	log    strings.Builder
 	failed bool
 }
 
-// Run calls f on a goroutine of its own, which FailNow may end, and waits for it.
+// Run calls f on a new goroutine, which FailNow may end, and waits for it.
 func (s *stage) Run(_ string, f func(testscript.T)) {
 	done := make(chan struct{})
 	go func() {
@@ -140,7 +140,7 @@ func (s *stage) Parallel() {}
 
 func (s *stage) Verbose() bool { return false }
 
-// reason returns the line that says what failed, "" if nothing did.
+// reason returns the line of the log that says what failed, or "" if nothing failed.
 func (s *stage) reason() string {
 	if !s.failed {
 		return ""
@@ -151,11 +151,11 @@ func (s *stage) reason() string {
 		if !ok {
 			continue
 		}
-		// Keep the script's name and line, not the directory it was copied to.
+		// Keep the name and line of the script, without the temporary directory.
 		if at, rest, ok := strings.Cut(text, ".txtar:"); ok {
 			text = filepath.Base(at) + ".txtar:" + rest
 		}
 		return text
 	}
-	return "unknown; this is a bug"
+	return "unknown: the log has no FAIL line; this is a bug"
 }

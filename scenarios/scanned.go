@@ -9,9 +9,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdScanned checks the last output, of nmap -oG -: it must tell of so many hosts, and of
-// each that these ports are open, or nothing is, and all others that were scanned are
-// filtered. A port that is closed was reached, and differs.
+// cmdScanned checks the last output, of nmap -oG -. It must list this number of hosts, each with
+// these ports open, or none, and all other scanned ports filtered. A closed port fails the check,
+// because the scan reached it.
 func (p *player) cmdScanned(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 || args[1] != "open" {
 		ts.Fatalf("usage: scanned HOSTS open PORT,...|nothing")
@@ -23,29 +23,29 @@ func (p *player) cmdScanned(ts *testscript.TestScript, neg bool, args []string) 
 	for _, host := range found {
 		got, err := openPorts(host[2])
 		if err == nil && got != want {
-			err = fmt.Errorf("open are %q, want %q", got, want)
+			err = fmt.Errorf("open ports %q, want %q", got, want)
 		}
 		if err != nil {
 			ts.Fatalf("%s: %v: %s", host[1], err, host[2])
 		}
 	}
 	if len(found) != hosts {
-		ts.Fatalf("%d hosts were scanned, want %d", len(found), hosts)
+		ts.Fatalf("the scan lists %d hosts, want %d", len(found), hosts)
 	}
-	p.narrator.note("%d scanned, open: %s, all else filtered", hosts, args[2])
+	p.narrator.note("%d hosts scanned, open: %s, all other ports filtered", hosts, args[2])
 }
 
-// scannedHost is one host's line:
+// scannedHost matches the line of one host:
 //
 //	Host: 10.10.0.2 ()	Ports: 22/filtered/tcp//ssh///, 80/open/tcp//http///	Ignored State: filtered (98)
 var scannedHost = regexp.MustCompile(`(?m)^Host: (\S+) .*\t(Ports: .*|Status: Down.*)$`)
 
-// openPorts reads the ports of such a line: those that are open, if all others are filtered.
+// openPorts returns the open ports of such a line. A port that is neither open nor filtered is an error.
 func openPorts(line string) (string, error) {
 	var open []string
 	list, rest, _ := strings.Cut(strings.TrimPrefix(line, "Ports: "), "\t")
 	if state, ok := strings.CutPrefix(rest, "Ignored State: "); ok && !strings.HasPrefix(state, "filtered ") {
-		return "", fmt.Errorf("others are %s", state)
+		return "", fmt.Errorf("the other ports are %s", state)
 	}
 	for entry := range strings.SplitSeq(list, ", ") {
 		fields := strings.Split(entry, "/")
@@ -55,7 +55,7 @@ func openPorts(line string) (string, error) {
 			open = append(open, fields[0])
 		case len(fields) > 1 && fields[1] == "filtered":
 		default:
-			return "", fmt.Errorf("neither open nor filtered: %q", entry)
+			return "", fmt.Errorf("port %q is neither open nor filtered", entry)
 		}
 	}
 	return strings.Join(open, ","), nil

@@ -1,14 +1,14 @@
-// Package scenarios is the stories of the EC2 guides as scripts, and what plays them
-// against a lab: Albert, who opens one port to one machine, and those who come after him.
+// Package scenarios holds the stories of the EC2 guides as scripts, and plays them in a lab:
+// Albert, who opens one port to one machine, Mary with her three tiers, and more.
 //
-// A script is a testscript (github.com/rogpeppe/go-internal/testscript) in numbered steps:
-// a comment says what a step shows, commands do it with real programs in the lab's
-// namespaces, and stdout and stderr matchers check what those printed. The same script is
-// a test (go test ./scenarios) and a demonstration (palisade scenario run albert), which
-// shows every command and its output as it happens.
+// A script is a testscript (github.com/rogpeppe/go-internal/testscript) in numbered steps.
+// The comment of a step says what it shows, its commands run real programs in the lab's
+// namespaces, and stdout and stderr matchers check their output. The same script is a test
+// (go test ./scenarios) and a demonstration (palisade scenario run albert), which prints every
+// command and its output as it happens.
 //
-// In reading order: Scenario, a script; Play, the stage it runs on; the commands it may
-// use, in script.go, hold.go, tier.go and all.go; and the accounts it starts from, in fresh.go.
+// In reading order: Scenario, a script; Play, which runs it; the commands of scripts, in
+// script.go, hold.go, tier.go, all.go and scanned.go; and the command that empties an account, in fresh.go.
 package scenarios
 
 import (
@@ -28,11 +28,11 @@ var files embed.FS
 type Scenario struct {
 	Name       string   // "albert"
 	Title      string   // its first line
-	LabOptions []string // what `palisade lab up` needs for it beyond the defaults
+	LabOptions []string // options of `palisade lab up` that it needs
 	script     []byte
 }
 
-// List returns every scenario in order of name.
+// List returns all scenarios, sorted by name.
 func List() ([]Scenario, error) {
 	entries, err := files.ReadDir(".")
 	if err != nil {
@@ -49,7 +49,7 @@ func List() ([]Scenario, error) {
 	return list, nil
 }
 
-// Find returns the scenario name.
+// Find returns the scenario with this name.
 func Find(name string) (Scenario, error) {
 	list, err := List()
 	if err != nil {
@@ -61,15 +61,15 @@ func Find(name string) (Scenario, error) {
 		for _, s := range list {
 			names = append(names, s.Name)
 		}
-		return Scenario{}, fmt.Errorf("no scenario %q; there are: %s", name, strings.Join(names, ", "))
+		return Scenario{}, fmt.Errorf("no scenario %q; the scenarios are: %s", name, strings.Join(names, ", "))
 	}
 	return list[i], nil
 }
 
-// labOptions begins the comment that says which lab a scenario needs.
+// labOptions is the prefix of the comment with the options of the lab that a scenario needs.
 const labOptions = "# lab: "
 
-// parse reads the title and the lab's options from the comment that opens a script.
+// parse reads the title and the lab options from the first comment of a script.
 func parse(name string, data []byte) Scenario {
 	s := Scenario{Name: name, script: data}
 	for line := range strings.Lines(string(data)) {
@@ -86,9 +86,9 @@ func parse(name string, data []byte) Scenario {
 	return s
 }
 
-// narrated returns the script with its comments turned into commands, line for line:
-// "step" for the first line of each, "say" for the others. The comment that opens the
-// file is the title and no step.
+// narrated returns the script with its comments replaced by commands, line for line: "step"
+// for the first line of each comment, "say" for its other lines. The first comment of the file
+// is the title, not a step.
 func (s Scenario) narrated() []byte {
 	archive := txtar.Parse(s.script)
 	lines := strings.Split(string(archive.Comment), "\n")
@@ -115,7 +115,7 @@ func (s Scenario) narrated() []byte {
 	return txtar.Format(archive)
 }
 
-// quote makes text one argument of a testscript command.
+// quote quotes text as one argument of a testscript command.
 func quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", "''") + "'"
 }

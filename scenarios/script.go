@@ -14,44 +14,43 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// A player is one run of one script. It is used by the goroutine the script runs on, and
-// by the held connections, which share only their own buffers with it.
+// A player is one run of one script. Only the goroutine of the script uses it. Held commands write
+// on other goroutines, but only to their own buffers.
 type player struct {
 	ctx      context.Context
 	config   Config
 	narrator narrator
-	account  string              // who `run` is
+	account  string              // that `run` acts for
 	env      map[string][]string // an account's environment, by its name
-	held     map[string]*heldConn
+	held     map[string]*heldCommand
 	tiers    map[string]tier
 }
 
-// command is the shape of a script's command.
+// A command implements a command of scripts.
 type command = func(ts *testscript.TestScript, neg bool, args []string)
 
-// commands are what a script may use beside testscript's own:
+// commands are the commands of scripts, in addition to those of testscript:
 //
-//	account NAME               the account that run, shell and fresh act for
-//	fresh                      clear what the account has in the lab
+//	account NAME               the account for run, shell and fresh from here on
+//	fresh                      delete all resources of the account
 //	on WHO CMD...              run CMD in the namespace of an instance, a node, laptop or stranger
 //	run CMD...                 run CMD as the account, with its keys in the environment
-//	shell TEXT                 the same for a line of shell
-//	palisade CMD...            run the lab's own binary, as its operator
-//	until TIME RE on|run ...   repeat until it succeeds and prints RE
-//	capture VAR RE             set VAR to RE's first group in the last output
-//	tier NAME                  the instances of the last output are @NAME; wait until all run
-//	pick VAR... @TIER...       set each VAR to one of them
-//	all on @TIER... CMD...     run CMD in each of them at once, without itself in its tiers
-//	scanned N open PORT,...    nmap -oG - told of N hosts: these ports open, all else filtered
-//	hold NAME on|run ...       start CMD and keep it: the far end of a connection
-//	alive NAME                 what is typed into it comes back
-//	talks NAME                 it says something by itself
-//	dead NAME                  nothing comes any more, typed into or not
-//	ends NAME                  wait until it ends well, and show what it printed
+//	shell TEXT                 run a line of shell as the account
+//	palisade CMD...            run the lab's binary, as its operator
+//	until TIME RE on|run ...   repeat until the command succeeds and its output matches RE
+//	capture VAR RE             set VAR to the first group of RE in the last output
+//	tier NAME                  name the instances of the last output @NAME, and wait until all run
+//	pick VAR... @TIER...       set each VAR to one instance of the tier
+//	all on @TIER... CMD...     run CMD in all of them at once; in CMD, a tier excludes the instance that runs it
+//	scanned N open PORT,...    the output of nmap -oG - lists N hosts, with these ports open and all others filtered
+//	hold NAME on|run ...       start a command in the background: the remote end of a connection
+//	alive NAME                 the held command echoes a line
+//	talks NAME                 the held command prints something unasked
+//	dead NAME                  the held command prints nothing more, neither asked nor unasked
+//	ends NAME                  wait until the held command succeeds, and show its output
 //
-// What takes on or run takes shell and palisade too. With ! before any of the four or
-// before all, the command must fail. Where a command may name instances, @TIER names
-// several (tier.go).
+// Where on or run is accepted, shell and palisade are as well. With ! before any of these four or
+// before all, the command must fail. @TIER stands for several instances (tier.go).
 func (p *player) commands() map[string]command {
 	return map[string]command{
 		"step":     p.cmdStep,
@@ -78,7 +77,7 @@ func (p *player) commands() map[string]command {
 
 func (p *player) setup(env *testscript.Env) error {
 	p.env = make(map[string][]string)
-	p.held = make(map[string]*heldConn)
+	p.held = make(map[string]*heldCommand)
 	p.tiers = make(map[string]tier)
 	env.Defer(p.release)
 	return nil
@@ -103,26 +102,26 @@ func (p *player) cmdAccount(ts *testscript.TestScript, _ bool, args []string) {
 	p.account = args[0]
 }
 
-// cmdRun runs a command and shows its output as it comes. The stdout and stderr matchers
-// of the lines below see it.
+// cmdRun runs a command and shows its output as it comes. The stdout and stderr matchers of the
+// next lines check that output.
 func (p *player) cmdRun(verb string) command {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		run := p.prepare(ts, append([]string{verb}, args...))
 		p.narrator.command(run.who, run.text)
-		shown := p.narrator.shower()
+		shown := p.narrator.outputWriter()
 		err := p.exec(run, io.MultiWriter(shown, ts.Stdout()), io.MultiWriter(shown, ts.Stderr()))
 		shown.end()
 		switch {
 		case err != nil && !neg:
 			ts.Fatalf("%s: %v", run.text, err)
 		case err == nil && neg:
-			ts.Fatalf("%s: succeeded, and was to fail", run.text)
+			ts.Fatalf("%s: succeeded, but must fail", run.text)
 		}
 	}
 }
 
-// cmdUntil repeats a command until it succeeds and its output has a match. Only the last
-// try is shown.
+// cmdUntil repeats a command until it succeeds and its output matches. It shows the last attempt
+// only.
 func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
 		ts.Fatalf("usage: until TIME REGEXP on|run CMD...")
@@ -134,7 +133,7 @@ func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	run := p.prepare(ts, args[2:])
 	p.narrator.command(run.who, run.text)
 
-	shown := p.narrator.shower()
+	shown := p.narrator.outputWriter()
 	defer shown.end()
 	deadline := time.Now().Add(limit)
 	for {
@@ -150,21 +149,21 @@ func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Stdout().Write(stdout.Bytes())
 		ts.Stderr().Write(stderr.Bytes())
 		if !matched {
-			ts.Fatalf("%s: after %v still no %#q (%v)", run.text, limit, args[1], err)
+			ts.Fatalf("%s: no match for %#q after %v (%v)", run.text, args[1], limit, err)
 		}
 		return
 	}
 }
 
-// retryEvery is the pause between two tries of until.
+// retryEvery is the pause between two attempts of until.
 const retryEvery = 200 * time.Millisecond
 
-// wait lets d pass, or fails the script when the play is called off.
+// wait waits for d, and fails the script if the play is cancelled.
 func (p *player) wait(ts *testscript.TestScript, d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-p.ctx.Done():
-		ts.Fatalf("called off")
+		ts.Fatalf("cancelled")
 	}
 }
 
@@ -181,7 +180,7 @@ func (p *player) cmdCapture(ts *testscript.TestScript, neg bool, args []string) 
 	ts.Setenv(args[0], m[1])
 }
 
-// A prepared command is what to execute and how it looks when a person types it.
+// A prepared command is ready to run, with the text that a person would type.
 type prepared struct {
 	who, text string
 	argv      []string
@@ -189,7 +188,7 @@ type prepared struct {
 	dir       string
 }
 
-// prepare turns the words of on, run, shell or palisade into a command.
+// prepare makes a command of the words of on, run, shell or palisade.
 func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 	verb, args := words[0], p.expand(ts, words[1:], nil)
 	r := prepared{dir: ts.MkAbs(".")}
@@ -213,7 +212,7 @@ func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 		ts.Fatalf("usage: on WHO CMD..., run CMD..., shell TEXT or palisade CMD..., not: %s", typed(words))
 	}
 	if p.account == "" {
-		ts.Fatalf("%s: for which account? say first: account NAME", verb)
+		ts.Fatalf("%s: no account is selected; add a line before: account NAME", verb)
 	}
 	r.who = p.account
 	env, err := p.accountEnv(p.account)
@@ -222,7 +221,7 @@ func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 	return r
 }
 
-// exec runs r to its end, at most the configured limit, and with it what it started.
+// exec runs r. After the configured limit it kills r with its children.
 func (p *player) exec(r prepared, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithTimeout(p.ctx, p.config.Limit)
 	defer cancel()
@@ -235,7 +234,7 @@ func (p *player) exec(r prepared, stdout, stderr io.Writer) error {
 	return err
 }
 
-// start makes the process of r, which is killed with its children when ctx ends.
+// start makes the process of r. When ctx ends, the process is killed with its children.
 func (p *player) start(ctx context.Context, r prepared) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, r.argv[0], r.argv[1:]...)
 	cmd.Dir, cmd.Env = r.dir, r.env
@@ -245,8 +244,8 @@ func (p *player) start(ctx context.Context, r prepared) *exec.Cmd {
 	return cmd
 }
 
-// accountEnv returns the environment in which name's commands run: what a person gets
-// from eval "$(palisade lab env --account NAME)". It is asked for once.
+// accountEnv returns the environment for commands of an account: that of a person who typed
+// eval "$(palisade lab env --account NAME)". It is read once.
 func (p *player) accountEnv(name string) ([]string, error) {
 	if env, ok := p.env[name]; ok {
 		return env, nil
@@ -261,7 +260,7 @@ func (p *player) accountEnv(name string) ([]string, error) {
 		return nil, fmt.Errorf("read environment of account %s: %w: %s", name, err, text)
 	}
 	env := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
-	env = append(env, "EC2_TOOLS=2012", "LAB="+p.config.Lab) // whatever the caller likes to read
+	env = append(env, "EC2_TOOLS=2012", "LAB="+p.config.Lab) // whichever format the caller's environment selects
 	p.env[name] = env
 	return env, nil
 }

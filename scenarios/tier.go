@@ -11,18 +11,18 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// A tier is instances that play the same part. A word of a command that is @NAME stands
-// for all of tier NAME, and one with {@NAME} in it for as many words. What follows, each
-// behind a colon, narrows it or says what of them:
+// A tier is a list of instances with the same role. In a command, the word @NAME is replaced by one
+// word for each instance of tier NAME, and a word that contains {@NAME} by as many words. Selectors
+// follow, each behind a colon:
 //
 //	@web                  their ids
-//	@web:public           their public addresses; :private
-//	@web:node2            those on node2; :but-node2, those that are not
-//	@web:with-i-12345678  those on the same node as this instance; :apart-i-12345678
-//	@web:each             the first on each node
+//	@web:public           their public addresses; :private, their private ones
+//	@web:node2            those on node2; :but-node2, those on other nodes
+//	@web:with-i-12345678  those on the node of this instance; :apart-i-12345678, those on other nodes
+//	@web:each             the first instance on each node
 type tier []machine
 
-// A machine is what `palisade lab status --json` tells of an instance.
+// A machine is an instance in the output of `palisade lab status --json`.
 type machine struct {
 	ID      string `json:"id"`
 	Node    string `json:"node"`
@@ -31,16 +31,15 @@ type machine struct {
 	Public  string `json:"public_address"`
 }
 
-// names returns all that a word of a command may mean m by.
+// names returns the names of m that a word of a command may be.
 func (m machine) names() []string { return []string{m.ID, m.Private, m.Public} }
 
-// runWithin bounds the wait for a tier to run.
+// runWithin bounds the wait until all instances of a tier run.
 const runWithin = 45 * time.Second
 
 var launched = regexp.MustCompile(`(?m)^INSTANCE\t(i-[0-9a-f]+)`)
 
-// cmdTier calls the instances that the last command printed by one name, and waits until
-// all of them run.
+// cmdTier gives the instances in the last output one name, and waits until all of them run.
 func (p *player) cmdTier(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: tier NAME")
@@ -50,7 +49,7 @@ func (p *player) cmdTier(ts *testscript.TestScript, neg bool, args []string) {
 		ids = append(ids, m[1])
 	}
 	if len(ids) == 0 {
-		ts.Fatalf("tier %s: no INSTANCE in what was printed last", args[0])
+		ts.Fatalf("tier %s: no INSTANCE in the last output", args[0])
 	}
 	begin := time.Now()
 	for {
@@ -65,17 +64,17 @@ func (p *player) cmdTier(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if len(t) == len(ids) {
 			p.tiers[args[0]] = t
-			p.narrator.note("@%s: %d run after %.1f s, %s", args[0], len(t), time.Since(begin).Seconds(), t.spread())
+			p.narrator.note("@%s: %d instances run after %.1f s, %s", args[0], len(t), time.Since(begin).Seconds(), t.spread())
 			return
 		}
 		if time.Since(begin) > runWithin {
-			ts.Fatalf("tier %s: %d of %d run after %v", args[0], len(t), len(ids), runWithin)
+			ts.Fatalf("tier %s: %d of %d instances run after %v", args[0], len(t), len(ids), runWithin)
 		}
 		p.wait(ts, retryEvery)
 	}
 }
 
-// machines asks the lab for its instances.
+// machines returns the instances of the lab.
 func (p *player) machines(ts *testscript.TestScript) ([]machine, error) {
 	run := p.prepare(ts, []string{"palisade", "lab", "status", "--json"})
 	var stdout, stderr strings.Builder
@@ -91,7 +90,7 @@ func (p *player) machines(ts *testscript.TestScript) ([]machine, error) {
 	return status.Instances, nil
 }
 
-// spread says how many are on which node: "node1 3, node2 2".
+// spread returns the number of instances on each node: "node1 3, node2 2".
 func (t tier) spread() string {
 	count := map[string]int{}
 	var nodes []string
@@ -107,7 +106,7 @@ func (t tier) spread() string {
 	return strings.Join(nodes, ", ")
 }
 
-// cmdPick sets variables to what a word stands for, one each.
+// cmdPick sets each variable to one of the values of a tier.
 func (p *player) cmdPick(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 || !strings.HasPrefix(args[len(args)-1], "@") {
 		ts.Fatalf("usage: pick VAR... @TIER[:SELECTOR]...")
@@ -115,7 +114,7 @@ func (p *player) cmdPick(ts *testscript.TestScript, neg bool, args []string) {
 	vars, word := args[:len(args)-1], args[len(args)-1]
 	values := p.expand(ts, []string{word}, nil)
 	if len(values) < len(vars) {
-		ts.Fatalf("%s is %d, too few for %s", word, len(values), strings.Join(vars, ", "))
+		ts.Fatalf("%s has %d values, too few for %s", word, len(values), strings.Join(vars, ", "))
 	}
 	for i, v := range vars {
 		ts.Setenv(v, values[i])
@@ -125,8 +124,7 @@ func (p *player) cmdPick(ts *testscript.TestScript, neg bool, args []string) {
 
 var meansTier = regexp.MustCompile(`^@[a-z0-9]+(:[a-z0-9-]+)*$|\{@[a-z0-9]+(:[a-z0-9-]+)*\}`)
 
-// expand replaces each word that means a tier by what it stands for, but for what is in
-// without.
+// expand replaces each word that names a tier by the tier's values, except those in without.
 func (p *player) expand(ts *testscript.TestScript, words, without []string) []string {
 	var all []string
 	for _, word := range words {
@@ -139,7 +137,7 @@ func (p *player) expand(ts *testscript.TestScript, words, without []string) []st
 		}
 		values, err := t.choose(selectors, p.tiers)
 		if err == nil && len(values) == 0 {
-			err = fmt.Errorf("none of %s", t.spread())
+			err = fmt.Errorf("no instance is selected from %s", t.spread())
 		}
 		if err != nil {
 			ts.Fatalf("%s: %v", word, err)
@@ -153,7 +151,7 @@ func (p *player) expand(ts *testscript.TestScript, words, without []string) []st
 	return all
 }
 
-// choose applies selectors, which colons separate.
+// choose applies selectors, which are separated by colons.
 func (t tier) choose(selectors string, all map[string]tier) ([]string, error) {
 	value := func(m machine) string { return m.ID }
 	for s := range strings.SplitSeq(selectors, ":") {
@@ -174,7 +172,7 @@ func (t tier) choose(selectors string, all map[string]tier) ([]string, error) {
 		case kind == "with" || kind == "apart":
 			node, ok := nodeOf(id, all)
 			if !ok {
-				return nil, fmt.Errorf("no tier has %q", id)
+				return nil, fmt.Errorf("no tier has the instance %q", id)
 			}
 			t = slices.DeleteFunc(t, func(m machine) bool { return (m.Node == node) != (kind == "with") })
 		case kind == "but":
@@ -182,7 +180,7 @@ func (t tier) choose(selectors string, all map[string]tier) ([]string, error) {
 		case strings.HasPrefix(s, "node"):
 			t = slices.DeleteFunc(t, func(m machine) bool { return m.Node != s })
 		default:
-			return nil, fmt.Errorf("%q selects nothing", s)
+			return nil, fmt.Errorf("unknown selector %q", s)
 		}
 	}
 	var values []string

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestTierIsNarrowed(t *testing.T) {
+func TestSelectorsNarrowTier(t *testing.T) {
 	web := tier{
 		{ID: "i-1", Node: "node1", Private: "10.0.0.1", Public: "198.18.0.1"},
 		{ID: "i-2", Node: "node2", Private: "10.0.0.2", Public: "198.18.0.2"},
@@ -39,7 +39,7 @@ func TestTierIsNarrowed(t *testing.T) {
 	}
 }
 
-func TestScanIsReadStrictly(t *testing.T) {
+func TestOpenPortsRejectsOtherStates(t *testing.T) {
 	for _, tt := range []struct{ line, open string }{
 		{"Ports: 22/filtered/tcp//ssh///, 80/open/tcp//http///", "80"},
 		{"Ports: 22/open/tcp//ssh///, 80/open/tcp//http///\tIgnored State: filtered (98)", "22,80"},
@@ -59,7 +59,7 @@ func TestScanIsReadStrictly(t *testing.T) {
 	}
 }
 
-func TestTallyCountsLikeLines(t *testing.T) {
+func TestTallyCountsLinesThatDifferInVaryingParts(t *testing.T) {
 	got := tally("# Nmap 7.93\nHost: 10.0.0.1 ()\tStatus: Up\nHost: 10.0.0.1 () open\nHost: 10.0.0.2 () open\n\nother 10.0.0.3\n")
 	if want := "   2 × Host: * () open\n       other 10.0.0.3\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -80,19 +80,19 @@ stdout '^i-1 i-2$'
 ! all on @web false
 `
 
-func TestAllRunsInEachWithoutItself(t *testing.T) {
+func TestAllExcludesInstanceFromItsOwnCommand(t *testing.T) {
 	got, err := play(t, tierStory, Config{})
-	if err != nil || !strings.Contains(got, "(@web: 2 run after 0.0 s, node1 1, node2 1)") || !strings.Contains(got, "   2 × *") {
+	if err != nil || !strings.Contains(got, "(@web: 2 instances run after 0.0 s, node1 1, node2 1)") || !strings.Contains(got, "   2 × *") {
 		t.Errorf("%v\n%s", err, got)
 	}
 	for _, tt := range []struct{ line, want string }{
 		{"all on @web false", "on 2 of 2"},
-		{"! all on @web true", "succeeded, and was to fail"},
-		{"all on @web:node9 true", "none of node1 1, node2 1"},
-		{"pick a b c @web", "@web is 2, too few"},
+		{"! all on @web true", "succeeded on 2 of 2, but must fail"},
+		{"all on @web:node9 true", "no instance is selected from node1 1, node2 1"},
+		{"pick a b c @web", "@web has 2 values, too few"},
 		{"on laptop echo nothing\ntier app", "no INSTANCE"},
 		{"on laptop printf 'Host: 10.0.0.1 ()\\tPorts: 22/closed/tcp//ssh///\\n'\nscanned 1 open 22", "neither open nor filtered"},
-		{"on laptop printf 'Host: 10.0.0.1 ()\\tPorts: 22/open/tcp//ssh///\\n'\nscanned 2 open 22", "1 hosts were scanned, want 2"},
+		{"on laptop printf 'Host: 10.0.0.1 ()\\tPorts: 22/open/tcp//ssh///\\n'\nscanned 2 open 22", "the scan lists 1 hosts, want 2"},
 	} {
 		_, err := play(t, tierStory+tt.line+"\n", Config{})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {

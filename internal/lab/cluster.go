@@ -11,13 +11,13 @@ import (
 	"sync"
 )
 
-// form starts the nodes as one cluster: the first begins it, then all others join it at
-// once, each by a token of its own. A single node is a cluster of one and needs neither.
+// form starts the nodes as one cluster: the first node creates it, then all others join at once,
+// each with its own token. A single node needs neither.
 func (l *Lab) form(ctx context.Context, progress func(string)) error {
 	first, others := l.Nodes[0], l.Nodes[1:]
 	if len(others) > 0 {
 		if _, err := l.palisade(ctx, "cluster", "init", "--config", l.configFile(first)); err != nil {
-			return fmt.Errorf("begin the cluster: %w", err)
+			return fmt.Errorf("create the cluster: %w", err)
 		}
 	}
 	if err := l.StartNode(ctx, first); err != nil {
@@ -43,8 +43,8 @@ func (l *Lab) form(ctx context.Context, progress func(string)) error {
 	return errors.Join(errs...)
 }
 
-// role is what the node with this index joins as. Five voters outlive two, and more make
-// every change slower.
+// role is the role in which the node with this index joins. Five voters survive the loss of two;
+// more would make every change slower.
 func (l *Lab) role(index int) string {
 	voters := 3
 	if len(l.Nodes) >= 5 {
@@ -56,8 +56,8 @@ func (l *Lab) role(index int) string {
 	return "nonvoter"
 }
 
-// joinNode starts a node as a new member of the first node's cluster. Its token goes by a
-// file that only root may read, for a command line is everybody's, and the file goes too.
+// joinNode starts a node as a new member of the first node's cluster. It passes the token in a
+// temporary file that only root can read, because every user can read command lines.
 func (l *Lab) joinNode(ctx context.Context, node, role string) error {
 	token, err := l.palisade(ctx, "cluster", "token", "--config", l.configFile(l.Nodes[0]), "--role", role)
 	if err != nil {
@@ -71,7 +71,7 @@ func (l *Lab) joinNode(ctx context.Context, node, role string) error {
 	return l.startNode(ctx, node, "--join", peerAddress(0), "--token", "@"+file)
 }
 
-// palisade runs a command of our own binary and returns what it prints.
+// palisade runs a command of this binary and returns its standard output.
 func (l *Lab) palisade(ctx context.Context, args ...string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {

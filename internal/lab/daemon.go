@@ -19,24 +19,25 @@ import (
 	"palisade/internal/process"
 )
 
-// stopTimeout bounds the wait for killed processes to be gone.
+// stopTimeout bounds the wait for the end of killed processes.
 const stopTimeout = 5 * time.Second
 
 // A daemon is a background process of the lab: a node, the front door, or the supervisor, which
-// starts the others. It outlives the command that wanted it; the pid file is how the next command finds it.
+// starts the other two kinds. It outlives the command that started it; later commands find it by
+// its pid file.
 type daemon struct {
 	name      string     // "node1", "door", "supervisor"
-	namespace string     // "" is the machine's own
-	binary    string     // "" is our own
-	args      []string   // behind `palisade`
-	files     []*os.File // from descriptor 3 on
+	namespace string     // network namespace; "": the machine's
+	binary    string     // path; "": this binary
+	args      []string   // after `palisade`
+	files     []*os.File // inherited as descriptors 3, 4, …
 }
 
 func (l *Lab) pidFile(name string) string { return l.path(name + ".pid") }
 func (l *Lab) logFile(name string) string { return l.path(name + ".log") }
 
-// start runs d in a session of its own, with its log as its only open file besides d.files.
-// The caller waits for it, so that no zombie stays, and writes its pid file.
+// start runs d in a new session. Apart from d.files, its log is its only open file. The caller must
+// wait for the process, so that it does not stay a zombie, and write its pid file.
 func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 	if d.binary == "" {
 		self, err := os.Executable()
@@ -50,7 +51,7 @@ func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("start %s: %w", d.name, err)
 	}
 	defer log.Close()
-	// Whatever our own caller left open would keep its pipes from ending.
+	// Our caller waits for the end of its pipes; the daemon must not keep them open.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("start %s: close inherited descriptors: %w", d.name, err)
 	}
@@ -66,14 +67,14 @@ func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// running returns the daemon called name if it runs.
+// running returns the process of a daemon if it runs.
 func (l *Lab) running(name string) (process.ID, bool) {
 	id, err := process.ReadFile(l.pidFile(name))
 	return id, err == nil && id.Alive()
 }
 
-// find is running, also for a daemon whose pid file was not written yet when its supervisor was
-// killed.
+// find is like running, but also finds a daemon without a pid file: its supervisor may have been
+// killed before it wrote the file.
 func (l *Lab) find(name string) (process.ID, bool, error) {
 	if id, ok := l.running(name); ok {
 		return id, true, nil
@@ -90,7 +91,7 @@ func (l *Lab) find(name string) (process.ID, bool, error) {
 	return ids[0], true, nil
 }
 
-// processes returns the processes called palisade whose further arguments match.
+// processes returns the processes with the name palisade whose arguments match.
 func (l *Lab) processes(match func(args []string) bool) ([]process.ID, error) {
 	return process.List(func(pid int) bool {
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -102,8 +103,8 @@ func (l *Lab) processes(match func(args []string) bool) ([]process.ID, error) {
 	})
 }
 
-// kill ends a process that has a pid file, past the supervisor: only for when none runs. One
-// that does not run is no error.
+// kill kills the process of a pid file without the supervisor's knowledge, so no supervisor may run.
+// It is no error if the process does not run.
 func (l *Lab) kill(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -120,7 +121,7 @@ func (l *Lab) kill(ctx context.Context, name string) error {
 	return os.Remove(l.pidFile(name))
 }
 
-// logTail is the end of a daemon's log, for the error that says it did not come up.
+// logTail returns the end of a daemon's log, for the error that reports a failed start.
 func (l *Lab) logTail(name string) string {
 	const lines = 20
 	data, err := os.ReadFile(l.logFile(name))
@@ -134,7 +135,7 @@ func (l *Lab) logTail(name string) string {
 	return fmt.Sprintf("the end of %s:\n  %s", l.logFile(name), strings.Join(all, "\n  "))
 }
 
-// nodeConfig is the file a node is started with.
+// nodeConfig is the configuration file of a node.
 type nodeConfig struct {
 	Name          string         `toml:"name"`
 	Zone          string         `toml:"zone"`
@@ -151,13 +152,13 @@ type nodeConfig struct {
 	Accounts      []Account      `toml:"account"`
 }
 
-// peerConfig is where the other nodes reach this one.
+// peerConfig says where the other nodes reach this node.
 type peerConfig struct {
 	Listen  string `toml:"listen"`
 	Overlay string `toml:"overlay,omitempty"`
 }
 
-// labConfig lets a node run images at all: it names what they are made of.
+// labConfig lets a node run images: it names the resources of their instances.
 type labConfig struct {
 	NamespacePrefix string `toml:"namespace_prefix"`
 	InstanceDir     string `toml:"instance_dir"`
@@ -171,7 +172,7 @@ type uplinkConfig struct {
 	GatewayMAC string `toml:"gateway_mac"`
 }
 
-// settingsConfig has only what is not the default.
+// settingsConfig has the settings that differ from the default.
 type settingsConfig struct {
 	Quarantine string `toml:"quarantine,omitempty"`
 	Limits     string `toml:"limits,omitempty"`
@@ -216,7 +217,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 // zone is the availability zone of a node.
 func (l *Lab) zone(index int) string {
 	zones := l.Zones
-	if zones == 0 { // made before a lab could have fewer zones than nodes
+	if zones == 0 { // stored by a version in which each node had its own zone
 		zones = maxZones
 	}
 	return Region + string(rune('a'+index%zones))

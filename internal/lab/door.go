@@ -13,24 +13,25 @@ import (
 	"time"
 )
 
-// maxVisitors bounds the front door's connections. More wait in the socket's queue, and not for
-// long: a node closes connections that are idle.
-const maxVisitors = 512
+// maxConnections bounds the front door's connections. Others wait in the socket's queue, but not for
+// long: a node closes idle connections.
+const maxConnections = 512
 
-// closedDoor is what a client hears when no node lives: aws and the SDKs try again on it.
-const closedDoor = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
-const closedDoorBody = `<?xml version="1.0" encoding="UTF-8"?>
+// unavailable is the answer if no node can be reached: aws and the SDKs retry on it.
+const unavailable = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+const unavailableBody = `<?xml version="1.0" encoding="UTF-8"?>
 <Response><Errors><Error><Code>Unavailable</Code><Message>No node of the lab answers.</Message></Error></Errors></Response>
 `
 
 func (l *Lab) doorArgs() []string { return []string{"lab", "door", "--name", l.Name} }
 
-// doorDescriptor is the listening socket in the door's process. It stays open there: a
-// supervisor that follows one that was killed takes it from there.
+// doorDescriptor is the listening socket in the door's process. It stays open there, so that a
+// supervisor that replaces a killed one can duplicate it.
 const doorDescriptor = 3
 
-// ServeDoor is the front door: it carries connections from the loopback port, which is
-// doorDescriptor, to the API socket of a node that can serve, or at least lives. It returns when ctx ends.
+// ServeDoor runs the front door: it forwards connections from the loopback port, whose listening
+// socket is doorDescriptor, to the API socket of a node, preferably one that can serve. It returns
+// when ctx ends.
 func ServeDoor(ctx context.Context, name string) error {
 	l, err := Open(name)
 	if err != nil {
@@ -44,83 +45,84 @@ func ServeDoor(ctx context.Context, name string) error {
 	}
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 
-	d := &door{lab: l, slots: make(chan struct{}, maxVisitors), health: make([]health, len(l.Nodes))}
+	d := &door{lab: l, slots: make(chan struct{}, maxConnections), health: make([]health, len(l.Nodes))}
 	for {
 		select {
 		case d.slots <- struct{}{}:
 		case <-ctx.Done():
 			return nil
 		}
-		visitor, err := listener.Accept()
+		client, err := listener.Accept()
 		if err != nil {
 			<-d.slots
 			if ctx.Err() != nil {
 				return nil
 			}
-			slog.Warn("front door", "err", err)
-			time.Sleep(10 * time.Millisecond) // out of descriptors: let some end
+			slog.Warn("connection not accepted", "err", err)
+			time.Sleep(10 * time.Millisecond) // no descriptor is free: let connections end
 			continue
 		}
-		go d.runVisit(visitor)
+		go d.runConnection(client)
 	}
 }
 
-// A door carries connections; each runs on two goroutines of its own and ends them.
+// A door forwards connections. Each connection has two goroutines, which end with it. The mutex
+// guards health only; it is held while nodes are asked, and not while a connection is forwarded.
 type door struct {
 	lab   *Lab
-	slots chan struct{}
+	slots chan struct{} // one for each connection, at most maxConnections
 
 	mu     sync.Mutex
 	health []health // by the node's index
 }
 
-// health is what a node said of itself.
+// health is the last answer of a node about itself.
 type health struct {
 	fitness fitness
-	until   time.Time // when it is to be asked again
+	until   time.Time // valid until then; the node is asked again afterwards
 }
 
-// A fitness orders nodes by how much may be expected of them.
+// A fitness orders nodes by how well they can serve.
 type fitness int
 
 const (
 	silent  fitness = iota // its daemon does not answer
-	waiting                // it answers, and can decide nothing: it is not ready or knows no leader
+	waiting                // it answers, but cannot decide: it is not ready or knows no leader
 	serving
 )
 
 const (
-	// healthLasts bounds how long a visitor may still be sent to a node that lost its
-	// leader. Nobody is asked while nobody calls: an idle lab is idle.
+	// healthLasts bounds how long connections still go to a node that has lost its leader. Nodes
+	// are asked only when there is a connection, so that an idle lab uses no processor time.
 	healthLasts = 200 * time.Millisecond
 
-	// healthWithin is how long a visitor waits for a node to say how it is. One that
-	// takes longer, as a stopped process does, is left alone for silenceLasts.
+	// healthWithin bounds the wait for a node's answer. A node that takes longer, such as a stopped
+	// process, is not asked again for silenceLasts.
 	healthWithin = 250 * time.Millisecond
 	silenceLasts = 2 * time.Second
 )
 
-func (d *door) runVisit(visitor net.Conn) {
+func (d *door) runConnection(client net.Conn) {
 	defer func() { <-d.slots }()
-	defer visitor.Close()
+	defer client.Close()
 	node, err := d.dial()
 	if err != nil {
-		slog.Warn("front door", "err", err)
-		fmt.Fprintf(visitor, closedDoor, len(closedDoorBody), closedDoorBody)
+		slog.Warn("no node can be reached", "err", err)
+		fmt.Fprintf(client, unavailable, len(unavailableBody), unavailableBody)
 		return
 	}
 	defer node.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		carry(node, visitor)
+		forward(node, client)
 	}()
-	carry(visitor, node)
-	visitor.Close() // an answer that has ended ends the visit
+	forward(client, node)
+	client.Close() // the node has ended its answer
 	<-done
 }
 
-// dial returns a connection to the fittest node that takes one.
+// dial returns a connection to the fittest node that accepts one.
 func (d *door) dial() (net.Conn, error) {
 	var errs []error
 	for _, node := range d.byFitness() {
@@ -133,9 +135,8 @@ func (d *door) dial() (net.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// byFitness returns all nodes, the fittest first and otherwise in the lab's order. It asks
-// those whose last word is too old, all at once; visitors that come meanwhile wait for the
-// same answers.
+// byFitness returns all nodes, the fittest first and otherwise in the lab's order. It asks those
+// whose last answer is too old, all at once. Other connections wait for these answers.
 func (d *door) byFitness() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -158,7 +159,7 @@ func (d *door) byFitness() []string {
 	return nodes
 }
 
-// examine asks a node how it is.
+// examine asks a node for its status.
 func (d *door) examine(node string) health {
 	ctx, cancel := context.WithTimeout(context.Background(), healthWithin)
 	defer cancel()
@@ -175,8 +176,8 @@ func (d *door) examine(node string) health {
 	return h
 }
 
-// carry copies until src ends and tells dst that nothing more comes.
-func carry(dst, src net.Conn) {
+// forward copies until src ends, and then closes dst for writing.
+func forward(dst, src net.Conn) {
 	io.Copy(dst, src)
 	if c, ok := dst.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()

@@ -20,14 +20,14 @@ import (
 	"palisade/internal/process"
 )
 
-// Down ends a lab and removes every trace of it. A lab that is half made or half removed,
-// or was never there, is no error.
+// Down stops a lab and removes everything of it. It is no error if the lab is incomplete or does not
+// exist.
 func Down(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("a lab is made of network namespaces: run this as root")
+		return errors.New("a lab needs network namespaces: run this as root")
 	}
 	release, err := lock(name)
 	if err != nil {
@@ -40,9 +40,9 @@ func Down(ctx context.Context, name string) error {
 	return nil
 }
 
-// clear removes everything that carries the lab's name, whatever lab.json says, and
-// reports whether there was anything. The supervisor goes first, for it would start the
-// daemons again, and then the daemons: a node that lives would start again what we end.
+// clear removes everything whose name contains the lab's name, whatever lab.json says, and reports
+// whether it found anything. It kills the supervisor first, because it would restart the daemons,
+// and then the daemons, because a node would restart its instances.
 func (l *Lab) clear(ctx context.Context) (found bool, err error) {
 	if err := l.kill(ctx, supervisorName); err != nil {
 		return found, err
@@ -88,15 +88,15 @@ func (l *Lab) clear(ctx context.Context) (found bool, err error) {
 			return found, err
 		}
 	}
-	// The parents, if this was the last lab.
+	// The parent directories, if this was the last lab.
 	for _, dir := range []string{labsDir, filepath.Dir(labsDir), runDir} {
 		unix.Rmdir(dir)
 	}
 	return found, nil
 }
 
-// removeAttached takes away the devices that `palisade attach` has put into namespaces of
-// others. Their aliases name the lab.
+// removeAttached removes the devices that `palisade attach` has put into namespaces which are not
+// the lab's. Their aliases name the lab.
 func (l *Lab) removeAttached() error {
 	others, err := netns.List("")
 	if err != nil {
@@ -113,7 +113,7 @@ func (l *Lab) removeAttached() error {
 			}
 			return err
 		})
-		if err != nil && netns.Exists(ns) { // it may go at any moment
+		if err != nil && netns.Exists(ns) { // it may be deleted at any moment
 			return fmt.Errorf("look for devices in namespace %s: %w", ns, err)
 		}
 		for _, device := range ours {
@@ -125,7 +125,7 @@ func (l *Lab) removeAttached() error {
 	return nil
 }
 
-// pidFiles returns the names of the daemons that have one.
+// pidFiles returns the names of the daemons that have a pid file.
 func (l *Lab) pidFiles() []string {
 	paths, _ := filepath.Glob(l.pidFile("*"))
 	var names []string
@@ -135,9 +135,9 @@ func (l *Lab) pidFiles() []string {
 	return names
 }
 
-// owns reports whether args, behind `palisade`, are those of a daemon of the lab, or of a
-// command on the configuration of one of its nodes. They tell of what has no pid file, as its
-// starter was killed before it wrote one.
+// owns reports whether args, after `palisade`, are those of a daemon of the lab, or of a command with
+// the configuration of one of its nodes. It finds processes without a pid file, whose parent was
+// killed before it wrote the file.
 func (l *Lab) owns(args []string) bool {
 	if slices.Equal(args, l.doorArgs()) || slices.Equal(args, l.superviseArgs()) {
 		return true
@@ -146,7 +146,7 @@ func (l *Lab) owns(args []string) bool {
 	return config > 0 && config < len(args) && filepath.Dir(args[config]) == l.dir()
 }
 
-// killProcesses ends the processes called palisade whose further arguments match.
+// killProcesses kills the processes with the name palisade whose arguments match.
 func (l *Lab) killProcesses(ctx context.Context, match func(args []string) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -162,9 +162,9 @@ func (l *Lab) killProcesses(ctx context.Context, match func(args []string) bool)
 	return nil
 }
 
-// removeCgroups removes the cgroups of the lab that match pattern, with what still runs in
-// them, and the lab's own when it is empty. The kernel lets go of a cgroup a moment
-// after its last process, hence the tries.
+// removeCgroups kills the processes in the cgroups of the lab that match pattern, and removes those
+// cgroups, and the lab's own when it is empty. It retries, because the kernel releases a cgroup a
+// moment after its last process has ended.
 func (l *Lab) removeCgroups(ctx context.Context, pattern string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()

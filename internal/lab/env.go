@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// awsLauncher stands before the real aws on PATH: versions before 2.13 know no variable
-// for the endpoint and would talk to Amazon.
+// awsLauncher comes before the real aws on PATH: versions before 2.13 have no variable for the
+// endpoint and would call Amazon.
 const awsLauncher = `#!/bin/sh
 # Runs the next aws on PATH against the lab.
 here=$(dirname "$(readlink -f "$0")")
@@ -23,8 +23,8 @@ echo "aws: the AWS command line interface is not installed" >&2
 exit 127
 `
 
-// Env returns shell commands that point aws, the SDKs and the ec2-* tools at the lab as
-// the account called name.
+// Env returns shell commands with which aws, the SDKs and the ec2-* tools call the lab as the account
+// with this name.
 func (l *Lab) Env(name string) (string, error) {
 	account, err := l.account(name)
 	if err != nil {
@@ -49,11 +49,11 @@ func (l *Lab) Env(name string) (string, error) {
 	} {
 		fmt.Fprintf(&b, "export %s=%s\n", v.name, quote(v.value))
 	}
-	// These would win over what is set above.
+	// These would override the variables above.
 	b.WriteString("unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN AWS_REGION AWS_ENDPOINT_URL_EC2\n")
 	fmt.Fprintf(&b, "export PATH=%s:\"$PATH\"\n", quote(l.path("bin")+":"+filepath.Dir(self)))
 	return b.String(), nil
 }
 
-// quote makes s one word for a POSIX shell.
+// quote quotes s as one word for a POSIX shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -16,16 +16,16 @@ import (
 	"palisade/internal/netns"
 )
 
-// Exec replaces this process by argv, run where who says: in an instance, by id or name,
-// or in the network of a node, the laptop, the stranger or the router. It returns only
-// if it cannot.
+// Exec replaces this process by argv, in an instance, which who names by id or name, or in the
+// network namespace of a node, laptop, stranger or internet (the router). It returns only if it
+// fails.
 func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 	if len(argv) == 0 {
 		return errors.New("no command to run")
 	}
 	if !l.answers() {
-		// By another process: a supervisor that is our child would be a child of argv, which
-		// does not wait for it. Without a supervisor the command runs all the same.
+		// Another process starts the supervisor: as our child it would become a child of argv,
+		// which does not wait for it. The command runs without a supervisor as well.
 		_, _ = l.palisade(ctx, "lab", "env", "--name", l.Name)
 	}
 	if slices.Contains(l.hosts(), who) {
@@ -33,7 +33,7 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 		if err != nil {
 			return err
 		}
-		// The namespaces are the calling thread's, and exec keeps that thread.
+		// The namespaces are those of the calling thread, which exec keeps.
 		return netns.Do(l.namespace(who), func() error {
 			if err := l.withoutResolver(); err != nil {
 				return err
@@ -41,7 +41,7 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 			return unix.Exec(path, argv, os.Environ())
 		})
 	}
-	// An id is the name of its namespace, whether or not its node answers.
+	// The namespace is named after the id, so that the node need not answer.
 	namespace := l.namespace(who)
 	if !instanceID.MatchString(who) || !netns.Exists(namespace) {
 		instance, err := l.FindInstance(ctx, who)
@@ -60,15 +60,14 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 
 var instanceID = regexp.MustCompile(`^i-[0-9a-f]+$`)
 
-// withoutResolver gives the calling thread a mount namespace in which no name server is
-// configured. The lab has none: whoever asked the machine's would wait for its silence,
-// nmap for 13 seconds before every scan.
+// withoutResolver gives the calling thread a mount namespace without a name server. A lab cannot
+// reach that of the machine, and programs would wait for its answer: nmap 13 s before each scan.
 func (l *Lab) withoutResolver() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make a mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("keep mounts apart: %w", err)
+		return fmt.Errorf("make mounts private: %w", err)
 	}
 	const file = "/etc/resolv.conf"
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
@@ -80,7 +79,7 @@ func (l *Lab) withoutResolver() error {
 	return nil
 }
 
-// FindInstance returns the one instance with this id or name.
+// FindInstance returns the instance with this id or name. The name must be unique.
 func (l *Lab) FindInstance(ctx context.Context, who string) (InstanceStatus, error) {
 	known := l.hosts()
 	var named []InstanceStatus
@@ -97,7 +96,7 @@ func (l *Lab) FindInstance(ctx context.Context, who string) (InstanceStatus, err
 	case 1:
 		return named[0], nil
 	case 0:
-		return InstanceStatus{}, fmt.Errorf("nobody in lab %s is called %q; there are %s", l.Name, who, strings.Join(known, ", "))
+		return InstanceStatus{}, fmt.Errorf("lab %s has no instance or host %q; it has %s", l.Name, who, strings.Join(known, ", "))
 	}
-	return InstanceStatus{}, fmt.Errorf("%d instances are called %q; use the id", len(named), who)
+	return InstanceStatus{}, fmt.Errorf("%d instances have the name %q; use the id", len(named), who)
 }

@@ -6,15 +6,15 @@
 //	                       internet (router, 198.18.0.1)-|                       |-- underlay
 //	stranger 198.51.100.7 -'                              '-- up-node2 == node2 --'
 //
-// It drives the binary: a daemon is `palisade node --config FILE` and is asked over its
-// control socket. It imports none of what the daemon is made of. Up makes everything,
-// Down finds everything again by the lab's name alone, so that it also clears what a
-// crash at any point left behind. Read Lab, then Up (up.go), topology.go, cluster.go,
-// node.go, supervisor.go (which starts daemons, again if they die), partition.go, Down.
+// The package drives the binary: a daemon is `palisade node --config FILE`, which answers on its
+// control socket. It imports no package of the daemon. Up makes everything. Down finds everything
+// by the name of the lab alone, so that it also removes what is left after a crash at any point.
+// Read Lab, then Up (up.go), topology.go, cluster.go, node.go, supervisor.go (which starts daemons,
+// and restarts them when they die), partition.go, Down.
 //
-// A lab is named, and so is every namespace, cgroup, directory and process of it.
-// Addresses live in its namespaces; only the front door's loopback port is the machine's,
-// so labs of other names and ports run beside it.
+// The name of every namespace, cgroup, directory and process of a lab contains the lab's name. All
+// addresses are inside its namespaces, except that the front door listens on a loopback port of
+// the machine. So several labs with different names and ports can run at once.
 package lab
 
 import (
@@ -32,32 +32,35 @@ import (
 )
 
 const (
-	labsDir = "/var/lib/palisade/labs" // what lasts until Down
+	labsDir = "/var/lib/palisade/labs" // a directory for each lab, until Down
 	runDir  = "/run/palisade"          // sockets
 	shmDir  = "/dev/shm"               // connection arenas
 )
 
-// Region is where every lab is.
+// Region is the region of every lab.
 const Region = "us-east-1"
 
-// A Lab is what `lab up` decided. It is stored in the lab's directory, readable by root
-// alone, for it holds the accounts' secret keys.
+// A Lab is the description of a lab that `lab up` stores in the lab's directory. Only root can read
+// it, because it contains the secret keys of the accounts.
+//
+// Each command opens its own Lab and uses it on one goroutine. Up, Down, Partition and Heal hold
+// the lock of the lab's name (lock) while they change the lab.
 type Lab struct {
 	Name         string         `json:"name"`
-	Port         int            `json:"port"` // of the front door, on 127.0.0.1
+	Port         int            `json:"port"` // TCP port of the front door on 127.0.0.1
 	Nodes        []string       `json:"nodes"`
-	Zones        int            `json:"zones"` // node n, from 0, is in zone n modulo Zones
+	Zones        int            `json:"zones"` // number of zones; node n, counted from 0, is in zone n modulo Zones
 	ClassicPools []netip.Prefix `json:"classic_pools"`
-	Cuts         []Cut          `json:"cuts,omitempty"` // in the order they were made
+	Cuts         []Cut          `json:"cuts,omitempty"` // in force, oldest first
 	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default
 	Limits       string         `json:"limits,omitempty"`
-	Overlay      string         `json:"overlay,omitempty"` // of the nodes; "": the default
+	Overlay      string         `json:"overlay,omitempty"` // form of the tunnels between nodes; "": the default
 	Accounts     []Account      `json:"accounts"`
 
-	locked bool // this command has the lock of the lab: it is Up
+	locked bool // Up holds the lock of the lab
 }
 
-// An Account may call the API of the lab.
+// An Account can call the API of the lab.
 type Account struct {
 	Name      string `json:"name" toml:"name"`
 	ID        string `json:"id" toml:"id"`
@@ -66,19 +69,19 @@ type Account struct {
 	SecretKey string `json:"secret_key" toml:"secret_key"`
 }
 
-// A name stands in paths, namespaces and cgroups. It has no hyphen: the namespaces of lab
-// "a" begin with "a-" and those of no other lab may.
+// nameRule bounds names, which are part of paths, namespaces and cgroups. A name has no hyphen,
+// because the namespaces of lab "a" begin with "a-" and those of no other lab may.
 var nameRule = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
 
-// CheckName returns why name cannot be a lab's.
+// CheckName returns an error if name cannot be the name of a lab.
 func CheckName(name string) error {
 	if !nameRule.MatchString(name) {
-		return fmt.Errorf("%q cannot be a lab's name: it has up to 16 letters and digits, all lower case, a letter first", name)
+		return fmt.Errorf("%q cannot be the name of a lab: use up to 16 lower-case letters and digits, a letter first", name)
 	}
 	return nil
 }
 
-// Open returns the lab called name, which must be up.
+// Open returns the lab with this name, which must be up.
 func Open(name string) (*Lab, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -86,7 +89,7 @@ func Open(name string) (*Lab, error) {
 	l := &Lab{Name: name}
 	data, err := os.ReadFile(l.path("lab.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no lab is called %s: palisade lab up --name %s makes it", name, name)
+		return nil, fmt.Errorf("there is no lab %s; palisade lab up --name %s makes it", name, name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", name, err)
@@ -105,10 +108,10 @@ func (l *Lab) save() error {
 	return os.WriteFile(l.path("lab.json"), append(data, '\n'), 0o600)
 }
 
-// Endpoint is the EC2 API's address.
+// Endpoint returns the URL of the EC2 API.
 func (l *Lab) Endpoint() string { return fmt.Sprintf("http://127.0.0.1:%d", l.Port) }
 
-// account returns the account called name.
+// account returns the account with this name.
 func (l *Lab) account(name string) (Account, error) {
 	var names []string
 	for _, a := range l.Accounts {
@@ -129,7 +132,7 @@ func (l *Lab) hasNode(name string) error {
 	return fmt.Errorf("lab %s has no node %q; it has %s", l.Name, name, strings.Join(l.Nodes, ", "))
 }
 
-// What belongs to a lab, by name.
+// The paths and names of what belongs to a lab.
 
 func (l *Lab) dir() string { return filepath.Join(labsDir, l.Name) }
 func (l *Lab) path(elem ...string) string {
@@ -147,9 +150,9 @@ func (l *Lab) controlSocket(node string) string { return filepath.Join(l.sockets
 // Control returns the path of the socket on which a node answers its operator.
 func (l *Lab) Control(node string) string { return l.controlSocket(node) }
 
-// lock keeps two commands from making and unmaking the same lab at once. An abstract
-// socket is its form because the kernel drops it with the process and no file is left. A
-// child that a killed command was about to start has it until it becomes what it is to be.
+// lock keeps two commands from making or removing the same lab at once. It is an abstract socket,
+// which the kernel removes when the process ends, and which leaves no file. If a command is killed
+// while it starts a child, the child holds the lock until its exec.
 func lock(name string) (release func(), err error) {
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		l, err := net.Listen("unix", "@palisade-lab-"+name)
@@ -157,9 +160,11 @@ func lock(name string) (release func(), err error) {
 			return func() { l.Close() }, nil
 		}
 		if time.Since(began) > lockPatience {
-			return nil, fmt.Errorf("another command is at work on lab %s: %w", name, err)
+			return nil, fmt.Errorf("another command is changing lab %s: %w", name, err)
 		}
 	}
 }
 
+// lockPatience bounds the wait for another command to release the lock.
+// lockPatience bounds the wait for another command to release the lock.
 const lockPatience = time.Second

@@ -15,10 +15,10 @@ import (
 	"palisade/internal/process"
 )
 
-// readyTimeout bounds a node's start; a node that re-adopts its instances needs longest.
+// readyTimeout bounds the start of a node. A node that re-adopts instances takes longest.
 const readyTimeout = 30 * time.Second
 
-// writeNodeConfig makes the node's directory and the file it is started with.
+// writeNodeConfig makes the directory of a node and its configuration file.
 func (l *Lab) writeNodeConfig(index int) error {
 	node := l.Nodes[index]
 	data, err := toml.Marshal(l.nodeConfig(index))
@@ -31,8 +31,8 @@ func (l *Lab) writeNodeConfig(index int) error {
 	return os.WriteFile(l.configFile(node), data, 0o600)
 }
 
-// StartNode starts a node's daemon and waits until it serves. From then on the supervisor
-// starts it again whenever it dies, also if it dies before it serves.
+// StartNode starts a node's daemon and waits until it is ready. From then on the supervisor restarts
+// the daemon whenever it dies, even before it was ready.
 func (l *Lab) StartNode(ctx context.Context, node string) error {
 	if err := l.hasNode(node); err != nil {
 		return err
@@ -40,10 +40,10 @@ func (l *Lab) StartNode(ctx context.Context, node string) error {
 	return l.startNode(ctx, node)
 }
 
-// startNode starts the daemon of a node that does not run, or that the supervisor is starting;
-// more stands behind its configuration on the command line.
+// startNode starts the daemon of a node that does not run, or that the supervisor is restarting.
+// more is appended to its command line.
 func (l *Lab) startNode(ctx context.Context, node string, more ...string) error {
-	// What a crash took down.
+	// CrashNode set it down.
 	if err := l.setUnderlay(node, netlink.LinkSetUp); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (l *Lab) startNode(ctx context.Context, node string, more ...string) error 
 	return l.waitReady(ctx, node, a.Process)
 }
 
-// setUnderlay does what set does to a node's device on the underlay.
+// setUnderlay applies set to a node's device on the underlay.
 func (l *Lab) setUnderlay(node string, set func(netlink.Link) error) error {
 	err := netns.Do(l.namespace(node), func() error {
 		link, err := netlink.LinkByName(underlayHost)
@@ -76,11 +76,11 @@ func (l *Lab) setUnderlay(node string, set func(netlink.Link) error) error {
 	return nil
 }
 
-// waitReady asks the node until it says it is ready, it ends, or the time is up.
+// waitReady asks a node until it answers that it is ready, its process ends, or readyTimeout has passed.
 func (l *Lab) waitReady(ctx context.Context, node string, id process.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	last := errors.New("it has not answered")
+	last := errors.New("no answer")
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -89,7 +89,7 @@ func (l *Lab) waitReady(ctx context.Context, node string, id process.ID) error {
 		case err == nil && status.Ready:
 			return nil
 		case err == nil:
-			last = errors.New("it answers that it is not ready")
+			last = errors.New("the node answers that it is not ready")
 		case ctx.Err() == nil:
 			last = err
 		}
@@ -113,8 +113,8 @@ func (l *Lab) startDoor(ctx context.Context) error {
 	return err
 }
 
-// KillNode ends a node's daemon by SIGKILL, until StartNode. Its instances, and their devices,
-// live on.
+// KillNode kills a node's daemon by SIGKILL; it stays dead until StartNode. Instances and their
+// devices stay.
 func (l *Lab) KillNode(ctx context.Context, node string) error {
 	if err := l.hasNode(node); err != nil {
 		return err
@@ -122,15 +122,14 @@ func (l *Lab) KillNode(ctx context.Context, node string) error {
 	return l.stop(ctx, node)
 }
 
-// stop has the supervisor end a daemon and leave it so.
+// stop orders the supervisor to kill a daemon and not to restart it.
 func (l *Lab) stop(ctx context.Context, name string) error {
 	_, err := l.order(ctx, order{Do: orderStop, Name: name})
 	return err
 }
 
-// CrashNode ends a node as a power cut would: daemon, instances and devices are gone, what
-// was in memory too; the disk stays. The other nodes hear nothing any more, not even that
-// their connections end.
+// CrashNode stops a node as a power cut would: daemon, instances, devices and memory are lost, the
+// disk stays. The other nodes receive nothing from it, not even the end of their connections.
 func (l *Lab) CrashNode(ctx context.Context, node string) error {
 	if err := l.hasNode(node); err != nil {
 		return err
@@ -176,8 +175,8 @@ func (l *Lab) CrashNode(ctx context.Context, node string) error {
 	return nil
 }
 
-// killInside ends every process whose network namespace is one of names, until none is
-// left: a process may have been about to start another.
+// killInside kills every process in these network namespaces, until none is left: a process may have
+// started another before it was killed.
 func killInside(ctx context.Context, names []string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()

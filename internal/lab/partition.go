@@ -10,25 +10,25 @@ import (
 	"palisade/internal/netns"
 )
 
-// A Cut is nodes that no other node hears, and that hear no other, on the underlay. Among
-// themselves they are one side. The internet reaches both sides.
+// A Cut separates some nodes from all others on the underlay. The nodes reach each other, and both
+// sides reach the internet.
 type Cut struct {
 	Nodes  []string `json:"nodes"`
-	Gossip bool     `json:"gossip,omitempty"` // gossip alone is cut
+	Gossip bool     `json:"gossip,omitempty"` // only gossip is cut
 }
 
-// Partition makes a cut, beside those there are, until Heal.
+// Partition adds a cut, which stays until Heal.
 func (l *Lab) Partition(ctx context.Context, cut Cut) error {
 	for i, node := range cut.Nodes {
 		if err := l.hasNode(node); err != nil {
 			return err
 		}
 		if slices.Contains(cut.Nodes[:i], node) {
-			return fmt.Errorf("%s is named twice", node)
+			return fmt.Errorf("%s is listed twice", node)
 		}
 	}
 	if len(cut.Nodes) == 0 || len(cut.Nodes) == len(l.Nodes) {
-		return fmt.Errorf("a cut has two sides: name some of %s, not all", strings.Join(l.Nodes, ", "))
+		return fmt.Errorf("a cut has two sides: name some of the nodes %s, not all", strings.Join(l.Nodes, ", "))
 	}
 	return l.recut(ctx, func(cuts []Cut) []Cut { return append(cuts, cut) })
 }
@@ -38,15 +38,15 @@ func (l *Lab) Heal(ctx context.Context) error {
 	return l.recut(ctx, func([]Cut) []Cut { return nil })
 }
 
-// recut changes the lab's cuts and makes them so. What was decided is written down after
-// it is so; both can be done again.
+// recut changes the list of cuts, applies it on all nodes and then stores it. If it fails on the way,
+// the command can be repeated.
 func (l *Lab) recut(ctx context.Context, change func([]Cut) []Cut) error {
 	release, err := lock(l.Name)
 	if err != nil {
 		return err
 	}
 	defer release()
-	now, err := Open(l.Name) // another command may have cut meanwhile
+	now, err := Open(l.Name) // another command may have changed the cuts
 	if err != nil {
 		return err
 	}
@@ -54,28 +54,28 @@ func (l *Lab) recut(ctx context.Context, change func([]Cut) []Cut) error {
 	for i, node := range l.Nodes {
 		cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 		cmd.Stdin = strings.NewReader(l.cutRules(i))
-		var said strings.Builder
-		cmd.Stdout, cmd.Stderr = &said, &said
+		var output strings.Builder
+		cmd.Stdout, cmd.Stderr = &output, &output
 		err := netns.Do(l.namespace(node), cmd.Start)
 		if err == nil {
 			err = cmd.Wait()
 		}
 		if err != nil {
-			return fmt.Errorf("cut the underlay at %s: %w: %s", node, err, strings.TrimSpace(said.String()))
+			return fmt.Errorf("cut the underlay at %s: %w: %s", node, err, strings.TrimSpace(output.String()))
 		}
 	}
 	if err := l.save(); err != nil {
-		return fmt.Errorf("write down the cuts: %w", err)
+		return fmt.Errorf("store the cuts: %w", err)
 	}
 	return nil
 }
 
-// cutRules is the nftables script that makes one node deaf to the other side of every
-// cut. Each side drops what arrives: a sender whose own packets were dropped would be
-// told, and one behind a broken cable is not.
+// cutRules is the nftables script with which a node drops what arrives from the other side of each
+// cut. It drops at the receiver, because a sender gets an error if its own packets are dropped, but
+// none if a cable is broken.
 func (l *Lab) cutRules(index int) string {
 	table := "table inet palisade_" + l.Name
-	// The first line makes sure that there is something to delete.
+	// The first line makes sure that the table exists, so that delete succeeds.
 	script := fmt.Sprintf("%s {}\ndelete %s\n", table, table)
 	var rules strings.Builder
 	for _, cut := range l.Cuts {
@@ -97,7 +97,7 @@ func (l *Lab) cutRules(index int) string {
 	return script
 }
 
-// cutOff says what a node is cut off from: "underlay", "gossip", or "" for nothing.
+// cutOff returns what a node is cut off from: "underlay", "gossip", or "" if it is not cut off.
 func (l *Lab) cutOff(node string) string {
 	from := ""
 	for _, cut := range l.Cuts {

@@ -12,35 +12,35 @@ import (
 	"palisade/internal/controlclient"
 )
 
-// A Status is the state of a lab as scripts read it; its JSON is a promise.
+// A Status is the state of a lab. Scripts read its JSON, which stays compatible.
 type Status struct {
 	Endpoint  string           `json:"endpoint"`
-	Console   string           `json:"console"`  // "" while there is none
-	Leader    string           `json:"leader"`   // as most nodes say; "" if none knows one
-	Enforced  uint64           `json:"enforced"` // the index that every living node enforces
+	Console   string           `json:"console"`  // URL; always ""
+	Leader    string           `json:"leader"`   // as most nodes answer; "" if no node knows one
+	Enforced  uint64           `json:"enforced"` // the index that every node which answers enforces
 	Nodes     []NodeStatus     `json:"nodes"`
 	Instances []InstanceStatus `json:"instances"`
 
-	Door       DaemonStatus `json:"door"`       // carries connections from Endpoint to a node
-	Supervisor DaemonStatus `json:"supervisor"` // starts nodes and door again; the next lab command starts it again
+	Door       DaemonStatus `json:"door"`       // forwards connections from Endpoint to a node
+	Supervisor DaemonStatus `json:"supervisor"` // restarts nodes and door; the next lab command restarts it
 }
 
-// A DaemonStatus is what the supervisor knows of a daemon.
+// A DaemonStatus is a daemon as the supervisor knows it.
 type DaemonStatus struct {
 	PID      int      `json:"pid"`      // 0 if it does not run
-	Restarts int      `json:"restarts"` // how often it died and was started again, since the lab came up
+	Restarts int      `json:"restarts"` // how often it died and was restarted since `lab up`
 	Trouble  *Trouble `json:"trouble,omitempty"`
 }
 
-// A Trouble is why a daemon does not stay up: it was started three times within a minute, or
-// is not started any more.
+// A Trouble says why a daemon does not stay up: it was started three times within a minute, or is no
+// longer restarted.
 type Trouble struct {
 	What string   `json:"what"`
 	End  string   `json:"end"` // how its last process ended: "exit status 1", "signal: killed"
-	Log  []string `json:"log"` // the last lines of its log before that
+	Log  []string `json:"log"` // the last log lines of that process
 }
 
-// A NodeStatus is one node; one whose daemon does not answer has the role "down".
+// A NodeStatus is one node. Its role is "down" if its daemon does not answer.
 type NodeStatus struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
@@ -53,13 +53,13 @@ type NodeStatus struct {
 	Restarts int      `json:"restarts"` // as in DaemonStatus
 	Trouble  *Trouble `json:"trouble,omitempty"`
 
-	// Panics is how often the node's switch has panicked and gone on, and Shut are the
-	// instances, and interfaces of other nodes, whose frames it drops because they caused it.
+	// Panics counts panics of the node's switch, after each of which it went on. Shut lists the
+	// instances, and interfaces of other nodes, whose frames it drops because they caused panics.
 	Panics uint64   `json:"panics,omitempty"`
 	Shut   []string `json:"shut,omitempty"`
 }
 
-// An InstanceStatus is one instance as the node that runs it tells.
+// An InstanceStatus is one instance, as its own node answers.
 type InstanceStatus struct {
 	ID             string `json:"id"`
 	Name           string `json:"name"`
@@ -72,7 +72,7 @@ type InstanceStatus struct {
 	State          string `json:"state"`
 }
 
-// nodeAnswer is what a node's control socket answers to GET /v1/status.
+// nodeAnswer is the answer of a node's control socket to GET /v1/status.
 type nodeAnswer struct {
 	Ready     bool             `json:"ready"`
 	Index     uint64           `json:"index"`
@@ -84,7 +84,7 @@ type nodeAnswer struct {
 	Instances []InstanceStatus `json:"instances"`
 }
 
-// Status asks every node, all at once.
+// Status asks all nodes at once.
 func (l *Lab) Status(ctx context.Context) Status {
 	answers := make([]*nodeAnswer, len(l.Nodes)) // nil: none
 	var wg sync.WaitGroup
@@ -98,8 +98,8 @@ func (l *Lab) Status(ctx context.Context) Status {
 	wg.Wait()
 
 	records, err := l.records()
-	if err != nil { // it says so itself when it reads them
-		slog.Warn("status of the daemons", "err", err)
+	if err != nil {
+		slog.Warn("the restarts of daemons are unknown", "err", err)
 	}
 	st := Status{Endpoint: l.Endpoint(), Nodes: []NodeStatus{}, Instances: l.instances(answers)}
 	supervised := func(name string) DaemonStatus { return l.daemonStatus(name, records[name], time.Now()) }
@@ -126,7 +126,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 	return st
 }
 
-// daemonStatus is the state of one daemon, whose record is nil if it has none.
+// daemonStatus returns the state of one daemon. r is nil if the daemon has no record.
 func (l *Lab) daemonStatus(name string, r *record, now time.Time) DaemonStatus {
 	var st DaemonStatus
 	if id, ok := l.running(name); ok {
@@ -145,7 +145,7 @@ func (l *Lab) daemonStatus(name string, r *record, now time.Time) DaemonStatus {
 	what := ""
 	switch {
 	case r.Outcast:
-		what = "the cluster has fenced or removed it: it is not started again"
+		what = "the cluster has fenced or removed it: it is not restarted"
 	case starts >= troubled:
 		what = fmt.Sprintf("it was started %d times within %v", starts, recovery)
 	}
@@ -155,12 +155,12 @@ func (l *Lab) daemonStatus(name string, r *record, now time.Time) DaemonStatus {
 	return st
 }
 
-// instances lists each instance once, as the node that runs it tells. One that its node
-// does not tell of, being down or behind, is as the node with the newest state tells:
-// another may not have heard that it is gone.
+// instances lists each instance once, as its own node answers. If that node is down or does not know
+// the instance yet, the answer of the node with the newest state counts: others may still list
+// instances that are gone.
 func (l *Lab) instances(answers []*nodeAnswer) []InstanceStatus {
-	type told struct {
-		own      bool // by the node that runs it
+	type candidate struct {
+		own      bool // from the instance's own node
 		index    uint64
 		instance InstanceStatus
 	}
@@ -170,7 +170,7 @@ func (l *Lab) instances(answers []*nodeAnswer) []InstanceStatus {
 			newest = answer
 		}
 	}
-	best := map[string]told{}
+	best := map[string]candidate{}
 	for i, answer := range answers {
 		if answer == nil {
 			continue
@@ -182,7 +182,7 @@ func (l *Lab) instances(answers []*nodeAnswer) []InstanceStatus {
 			}
 			other, ok := best[instance.ID]
 			if !ok || own && !other.own || own == other.own && answer.Index > other.index {
-				best[instance.ID] = told{own, answer.Index, instance}
+				best[instance.ID] = candidate{own, answer.Index, instance}
 			}
 		}
 	}

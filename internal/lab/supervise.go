@@ -18,8 +18,8 @@ import (
 	"palisade/internal/process"
 )
 
-// What commands and the supervisor say to each other: a command connects to the socket, sends one
-// order and reads one answer. The socket's directory is root's alone.
+// This file is the protocol between commands and the supervisor: a command connects to the
+// supervisor's socket, sends one order and reads one answer. Only root can open the socket.
 
 const (
 	supervisorName = "supervisor"
@@ -29,32 +29,31 @@ const (
 	orderStop  = "stop"
 )
 
-// An order is what a command asks for. Given twice it does no more than once, so that it can be
-// repeated to the next supervisor if the first dies over it.
+// An order is a command's request to the supervisor. It is idempotent, so that a command can repeat it
+// to the next supervisor if the first dies while it carries out the order.
 type order struct {
 	Do     string   `json:"do"`
 	Name   string   `json:"name"` // of the daemon
 	Binary string   `json:"binary,omitempty"`
-	Args   []string `json:"args,omitempty"` // behind those that every start has
+	Args   []string `json:"args,omitempty"` // appended to the daemon's own
 }
 
 type answer struct {
 	Process process.ID `json:"process"`
-	Running bool       `json:"running,omitempty"` // it ran already when it was to be started
+	Running bool       `json:"running,omitempty"` // the daemon to start ran already
 	Error   string     `json:"error,omitempty"`
 }
 
-// A pendingOrder has room for its answer.
+// A pendingOrder waits for its answer.
 type pendingOrder struct {
 	order
 	answer chan answer
 }
 
 const (
-	// superviseWithin bounds a supervisor's start, on a machine that has much else to do.
+	// superviseWithin bounds the start of a supervisor on a busy machine.
 	superviseWithin = 30 * time.Second
-	// orderWithin bounds an order: a daemon may take stopTimeout to be gone, and one order waits
-	// for those before it.
+	// orderWithin bounds an order, which waits for earlier orders. Each may take stopTimeout.
 	orderWithin = 30 * time.Second
 	maxOrder    = 64 << 10
 )
@@ -63,7 +62,7 @@ func (l *Lab) superviseArgs() []string  { return []string{"lab", "supervise", "-
 func (l *Lab) supervisorSocket() string { return filepath.Join(l.sockets(), "supervisor.sock") }
 func (l *Lab) recordsFile() string      { return l.path("supervisor.json") }
 
-// records returns what the supervisor has written down; nothing if it has not.
+// records reads the records that the supervisor has stored. The map is nil if there are none.
 func (l *Lab) records() (map[string]*record, error) {
 	data, err := os.ReadFile(l.recordsFile())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +78,7 @@ func (l *Lab) records() (map[string]*record, error) {
 	return records, nil
 }
 
-// Supervised makes sure that the lab's supervisor runs: it starts one if the last has died.
+// Supervised starts a supervisor for the lab if none runs.
 func (l *Lab) Supervised(ctx context.Context) error {
 	if l.answers() {
 		return nil
@@ -88,7 +87,7 @@ func (l *Lab) Supervised(ctx context.Context) error {
 	if !l.locked {
 		release, err = lock(l.Name)
 	}
-	if l.answers() { // another command has started it meanwhile
+	if l.answers() { // another command has started one in the meantime
 		if err == nil {
 			release()
 		}
@@ -98,7 +97,7 @@ func (l *Lab) Supervised(ctx context.Context) error {
 		return fmt.Errorf("the supervisor of lab %s does not run: %w", l.Name, err)
 	}
 	defer release()
-	if _, err := Open(l.Name); err != nil { // it may have gone down meanwhile
+	if _, err := Open(l.Name); err != nil { // the lab may have gone down in the meantime
 		return err
 	}
 	socket, err := l.doorSocket(ctx)
@@ -109,7 +108,7 @@ func (l *Lab) Supervised(ctx context.Context) error {
 	return l.startSupervisor(ctx, socket)
 }
 
-// answers reports whether a supervisor listens.
+// answers reports whether a supervisor accepts connections.
 func (l *Lab) answers() bool {
 	conn, err := net.Dial("unix", l.supervisorSocket())
 	if err != nil {
@@ -119,8 +118,8 @@ func (l *Lab) answers() bool {
 	return true
 }
 
-// doorSocket returns the front door's listening socket: a duplicate of what the door's process
-// has, or a new one if no door lives.
+// doorSocket returns the front door's listening socket: a duplicate of that in the door's process, or
+// a new one if no door runs.
 func (l *Lab) doorSocket(ctx context.Context) (*os.File, error) {
 	id, alive, err := l.find(doorName)
 	if err != nil {
@@ -132,14 +131,15 @@ func (l *Lab) doorSocket(ctx context.Context) (*os.File, error) {
 			return file, nil
 		}
 		if !errors.Is(err, process.ErrGone) {
-			return nil, fmt.Errorf("take over the front door's socket: %w", err)
+			return nil, fmt.Errorf("duplicate the front door's socket: %w", err)
 		}
 	}
 	return listenDoor(l.Port)
 }
 
-// takeDescriptor returns a duplicate of a descriptor that a process keeps open all its life. A
-// process that is dying has closed it: then this waits for the end, and returns process.ErrGone.
+// takeDescriptor returns a duplicate of a descriptor that a process keeps open until it ends. If the
+// process has closed it, the process is ending: takeDescriptor waits for its end and returns
+// process.ErrGone.
 func takeDescriptor(ctx context.Context, id process.ID, descriptor int) (*os.File, error) {
 	handle, err := id.Open()
 	if err != nil {
@@ -160,7 +160,7 @@ func takeDescriptor(ctx context.Context, id process.ID, descriptor int) (*os.Fil
 	}
 }
 
-// listenDoor makes the front door's listening socket.
+// listenDoor opens the front door's listening socket.
 func listenDoor(port int) (*os.File, error) {
 	listener, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
@@ -170,15 +170,15 @@ func listenDoor(port int) (*os.File, error) {
 	return listener.(*net.TCPListener).File()
 }
 
-// startSupervisor starts the lab's supervisor with the front door's socket, and waits until it
-// takes orders. The caller has the lab's lock.
+// startSupervisor starts the lab's supervisor with the front door's socket, and waits until it accepts
+// orders. The caller holds the lab's lock.
 func (l *Lab) startSupervisor(ctx context.Context, socket *os.File) error {
 	cmd, err := l.start(daemon{name: supervisorName, args: l.superviseArgs(), files: []*os.File{socket}})
 	if err != nil {
 		return err
 	}
 	ended := make(chan struct{})
-	go func() { // no zombie while we are its parent
+	go func() { // reap the process if it ends while we are its parent
 		cmd.Wait()
 		close(ended)
 	}()
@@ -192,13 +192,13 @@ func (l *Lab) startSupervisor(ctx context.Context, socket *os.File) error {
 		case <-ended:
 			return fmt.Errorf("the supervisor ended while it started; %s", l.logTail(supervisorName))
 		case <-ctx.Done():
-			return fmt.Errorf("the supervisor takes no orders: %w; %s", ctx.Err(), l.logTail(supervisorName))
+			return fmt.Errorf("the supervisor does not accept orders: %w; %s", ctx.Err(), l.logTail(supervisorName))
 		}
 	}
 	return nil
 }
 
-// order has the supervisor carry out o. If it dies over it, the next one does.
+// order lets the supervisor carry out o. If the supervisor dies meanwhile, the next one does.
 func (l *Lab) order(ctx context.Context, o order) (answer, error) {
 	for try := 0; ; try++ {
 		if err := l.Supervised(ctx); err != nil {
@@ -209,7 +209,7 @@ func (l *Lab) order(ctx context.Context, o order) (answer, error) {
 		case err == nil && a.Error != "":
 			return a, fmt.Errorf("%s %s: %s", o.Do, o.Name, a.Error)
 		case err == nil:
-			// One that died over the order may have started it.
+			// After a retry, the supervisor that died may have started the daemon for this order.
 			a.Running = a.Running && try == 0
 			return a, nil
 		case try == 2 || ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
@@ -235,7 +235,7 @@ func (l *Lab) send(ctx context.Context, o order) (a answer, err error) {
 	return a, err
 }
 
-// runOrders takes orders until the listener is closed.
+// runOrders accepts orders until the listener is closed.
 func (s *supervisor) runOrders(ctx context.Context, listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -243,9 +243,9 @@ func (s *supervisor) runOrders(ctx context.Context, listener net.Listener) {
 			if ctx.Err() != nil {
 				return
 			}
-			s.log.Warn("take orders", "err", err)
+			s.log.Warn("connection for an order not accepted", "err", err)
 			select {
-			case <-time.After(10 * time.Millisecond): // out of descriptors: let some end
+			case <-time.After(10 * time.Millisecond): // no descriptor is free: let connections end
 			case <-ctx.Done():
 				return
 			}
@@ -255,14 +255,14 @@ func (s *supervisor) runOrders(ctx context.Context, listener net.Listener) {
 	}
 }
 
-// runOrder passes one order on to run.
+// runOrder passes one order to run, and its answer to the command.
 func (s *supervisor) runOrder(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(orderWithin))
 	o := pendingOrder{answer: make(chan answer, 1)}
 	if err := json.NewDecoder(io.LimitReader(conn, maxOrder)).Decode(&o.order); err != nil {
-		return // `answers` asks nothing
+		return // the connection of answers, which sends no order
 	}
 	select {
 	case s.orders <- o:

@@ -21,22 +21,22 @@ import (
 	"palisade/internal/process"
 )
 
-// OutcastStatus is the exit status of a node's daemon that the cluster has fenced or removed.
-// The supervisor does not start it again: it would be refused again.
+// OutcastStatus is the exit status of a node's daemon that the cluster has fenced or removed. The
+// supervisor does not restart it, because the cluster would refuse it again.
 const OutcastStatus = 3
 
 const (
-	// A daemon that lived for recovery is healthy: when it dies, that is its first death in a row.
+	// A daemon that ran for recovery was healthy: its next death counts as the first in a row.
 	recovery = time.Minute
-	// The first death in a row is answered at once, the second after firstPause, each further
-	// one after twice the pause before, up to longestPause.
+	// A daemon is restarted at once after its first death in a row, after firstPause after the
+	// second, and after twice the last pause after each further one, up to longestPause.
 	firstPause   = 500 * time.Millisecond
 	longestPause = 10 * time.Second
-	// troubled is how many starts within recovery make the status say why.
+	// troubled is the number of starts within recovery from which the status says why.
 	troubled = 3
 )
 
-// pause is the time between the last of so many deaths in a row and the next start.
+// pause is the time from a daemon's death to its restart. deaths counts its deaths in a row.
 func pause(deaths int) time.Duration {
 	if deaths <= 1 {
 		return 0
@@ -44,55 +44,55 @@ func pause(deaths int) time.Duration {
 	return min(firstPause<<min(deaths-2, 16), longestPause)
 }
 
-// A supervisor starts the daemons of one lab, the nodes and the front door, and starts them
-// again when they die. It is a process of its own, `palisade lab supervise`.
+// A supervisor starts the daemons of one lab, the nodes and the front door, and restarts them when
+// they die. It is a process of its own, `palisade lab supervise`.
 //
-// The goroutine of run owns every field; it is the only one that starts or ends a daemon, so
-// that `lab kill` and a restart exclude each other. Commands reach it over a socket
-// (supervise.go). What it has decided is on disk before it is done, so that the next
-// supervisor goes on where one was killed.
+// The goroutine of run owns every field, so there is no lock. Only that goroutine starts or kills
+// daemons, so that `lab kill` and a restart exclude each other. Commands send it orders over a socket
+// (order.go). It stores each decision before it carries it out, so that the next supervisor can
+// continue if it is killed.
 type supervisor struct {
 	lab     *Lab
 	log     *slog.Logger
-	door    *os.File // the front door's listening socket: open here, it outlives the door's process
+	door    *os.File // the front door's listening socket, kept open across restarts of the door
 	records map[string]*record
 	running map[string]*child
 
 	orders chan pendingOrder
-	ended  chan struct{} // holds one: some child has ended since it was read
+	ended  chan struct{} // of capacity 1: signals that some child has ended
 	wg     sync.WaitGroup
 }
 
-// A record is what is known of one daemon. Commands read it, the supervisor alone writes it.
+// A record is the stored state of one daemon. Only the supervisor writes it; commands read it.
 type record struct {
 	Wanted   bool        `json:"wanted"`             // false: `lab kill` or `lab crash` ended it
-	Binary   string      `json:"binary"`             // that it is started with
-	Args     []string    `json:"args,omitempty"`     // behind those that every start has
-	Restarts int         `json:"restarts"`           // how often the supervisor started it again
-	Starts   []time.Time `json:"starts,omitempty"`   // the last of them, until `lab kill` or `lab crash`
+	Binary   string      `json:"binary"`             // path of the program
+	Args     []string    `json:"args,omitempty"`     // appended to the daemon's own
+	Restarts int         `json:"restarts"`           // how often the supervisor restarted it
+	Starts   []time.Time `json:"starts,omitempty"`   // times of the last starts since `lab kill` or `lab crash`
 	Deaths   int         `json:"deaths,omitempty"`   // in a row
 	Outcast  bool        `json:"outcast,omitempty"`  // ended with OutcastStatus, not started again
 	Ended    time.Time   `json:"ended,omitzero"`     // when it last died
 	LastEnd  string      `json:"last_end,omitempty"` // how: "exit status 1", "signal: killed"
-	LastLog  []string    `json:"last_log,omitempty"` // what it logged last before that
+	LastLog  []string    `json:"last_log,omitempty"` // its last log lines before that
 }
 
-// A child is one process of a daemon. It need not be a child in the kernel's sense: a
-// supervisor takes over what an earlier one started, and cannot learn how that ends.
+// A child is one process of a daemon. If an earlier supervisor started it, it is not a child in the
+// kernel's sense, and its exit status cannot be read.
 type child struct {
 	id     process.ID
-	handle *process.Handle // nil: it had ended before it could be held
+	handle *process.Handle // nil: the process had already ended
 	begun  time.Time
-	logged int64 // the log's size when it began
+	logged int64 // size of the log when the process began, in bytes
 	done   chan struct{}
-	how    string // it ended; valid once done is closed
-	status int    // exit status; -1 for a signal, or if it is not known
+	how    string // how it ended; valid once done is closed
+	status int    // exit status; -1: killed by a signal, or unknown
 }
 
-const howUnknown = "how is not known: the supervisor that started it was killed"
+const howUnknown = "unknown, because the supervisor that started it was killed"
 
-// Supervise runs the supervisor of the lab called name until ctx ends. Descriptor 3 is the front
-// door's listening socket. The daemons live on.
+// Supervise runs the supervisor of the lab with this name until ctx ends. Descriptor 3 is the front
+// door's listening socket. The daemons keep running afterwards.
 func Supervise(ctx context.Context, name string) error {
 	l, err := Open(name)
 	if err != nil {
@@ -119,7 +119,7 @@ func Supervise(ctx context.Context, name string) error {
 	if err := s.takeOver(ctx); err != nil {
 		return fmt.Errorf("supervise lab %s: %w", name, err)
 	}
-	// Removing what an earlier one left is safe behind the lock.
+	// With the lock held, no other supervisor uses the socket.
 	if err := os.Remove(l.supervisorSocket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("supervise lab %s: %w", name, err)
 	}
@@ -135,13 +135,13 @@ func Supervise(ctx context.Context, name string) error {
 	return s.run(ctx)
 }
 
-// supervisorLock makes the name of a lock that no lab has.
+// supervisorLock is the suffix of the supervisor's lock. No lab has such a name.
 const supervisorLock = "-supervisor"
 
-// daemons are the names of what is supervised.
+// daemons returns the names of the supervised daemons.
 func (l *Lab) daemons() []string { return append(slices.Clone(l.Nodes), doorName) }
 
-// takeOver finds what an earlier supervisor left, alive or not.
+// takeOver reads the records of an earlier supervisor and finds the daemons that still run.
 func (s *supervisor) takeOver(ctx context.Context) error {
 	records, err := s.lab.records()
 	if err != nil {
@@ -173,7 +173,7 @@ func (s *supervisor) takeOver(ctx context.Context) error {
 			if err := s.hold(name, &child{id: id, begun: begun}, nil); err != nil {
 				return err
 			}
-		case alive: // the last supervisor was killed before it could end it
+		case alive: // the last supervisor was killed before it could kill the daemon
 			if err := process.Kill(ctx, id); err != nil {
 				return err
 			}
@@ -184,7 +184,7 @@ func (s *supervisor) takeOver(ctx context.Context) error {
 	return s.save()
 }
 
-// run starts what dies and carries out what commands ask for, until ctx ends.
+// run restarts daemons that died and carries out orders, until ctx ends.
 func (s *supervisor) run(ctx context.Context) error {
 	for {
 		var due <-chan time.Time
@@ -202,8 +202,8 @@ func (s *supervisor) run(ctx context.Context) error {
 	}
 }
 
-// settle notes which children have ended, starts again what is due, and returns when the next
-// is due; zero if nothing is waiting.
+// settle records which children have ended and restarts the daemons that are due. It returns when the
+// next restart is due, or zero if none is waiting.
 func (s *supervisor) settle(now time.Time) (next time.Time) {
 	for _, name := range s.lab.daemons() {
 		r := s.records[name]
@@ -232,16 +232,16 @@ func (s *supervisor) settle(now time.Time) (next time.Time) {
 		how := r.LastEnd
 		c, err := s.spawn(name, now)
 		if err != nil {
-			s.log.Error("cannot start it again", "daemon", name, "ended", how, "restarts", r.Restarts, "err", err)
-			next = now // ask again what is due
+			s.log.Error("daemon not restarted", "daemon", name, "last end", how, "restarts", r.Restarts, "err", err)
+			next = now // settle again: spawn has set a new pause
 			continue
 		}
-		s.log.Warn("started again", "daemon", name, "ended", how, "restarts", r.Restarts, "deaths in a row", r.Deaths, "pid", c.id.PID)
+		s.log.Warn("daemon restarted", "daemon", name, "last end", how, "restarts", r.Restarts, "deaths in a row", r.Deaths, "pid", c.id.PID)
 	}
 	return next
 }
 
-// bury notes the end of a child that has ended by itself.
+// bury records the end of a child that was not stopped by an order.
 func (s *supervisor) bury(name string, now time.Time) {
 	c, r := s.running[name], s.records[name]
 	delete(s.running, name)
@@ -251,10 +251,10 @@ func (s *supervisor) bury(name string, now time.Time) {
 	r.died(now, c.how, lastLog(s.lab.logFile(name), c.logged))
 	r.Outcast = c.status == OutcastStatus
 	if r.Outcast {
-		s.log.Warn("not started again: the cluster has fenced or removed it", "daemon", name, "ended", c.how)
+		s.log.Warn("daemon is not restarted: the cluster has fenced or removed the node", "daemon", name, "end", c.how)
 	}
 	if err := s.save(); err != nil {
-		s.log.Error("cannot write down an end", "daemon", name, "err", err)
+		s.log.Error("the end of a daemon is not stored", "daemon", name, "err", err)
 	}
 }
 
@@ -263,7 +263,7 @@ func (r *record) died(now time.Time, how string, log []string) {
 	r.Deaths++
 }
 
-// spawn starts a daemon that does not run. If it cannot, that counts as a death.
+// spawn starts a daemon that does not run. A failure counts as a death.
 func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 	r := s.records[name]
 	r.Starts = append(r.Starts, now)
@@ -271,7 +271,7 @@ func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 		r.Starts = slices.Delete(r.Starts, 0, n-maxStarts)
 	}
 	if err := s.save(); err != nil {
-		s.log.Error("cannot write down a start", "daemon", name, "err", err)
+		s.log.Error("the start of a daemon is not stored", "daemon", name, "err", err)
 	}
 	d := daemon{name: name, binary: r.Binary}
 	if name == doorName {
@@ -288,7 +288,7 @@ func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 		r.died(now, "could not be started", []string{err.Error()})
 		return nil, errors.Join(err, s.save())
 	}
-	// It cannot be reaped meanwhile: what has this pid is our child, or its zombie.
+	// The pid is still that of our child or of its zombie, because nobody has reaped it yet.
 	c.id, err = process.Of(cmd.Process.Pid)
 	if errors.Is(err, process.ErrGone) {
 		c.id = process.ID{PID: cmd.Process.Pid}
@@ -309,10 +309,10 @@ func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 	return c, nil
 }
 
-// maxStarts bounds what a record remembers of starts; a minute has fewer.
+// maxStarts bounds the starts in a record. Fewer fit into recovery.
 const maxStarts = 16
 
-// hold waits for the end of c, whose command is nil if another supervisor started it.
+// hold starts to wait for the end of c. cmd is nil if another supervisor started the process.
 func (s *supervisor) hold(name string, c *child, cmd *exec.Cmd) error {
 	handle, err := c.id.Open()
 	if err != nil && !errors.Is(err, process.ErrGone) {
@@ -327,7 +327,7 @@ func (s *supervisor) hold(name string, c *child, cmd *exec.Cmd) error {
 	return nil
 }
 
-// runWait ends with its process. The supervisor's own end leaves it waiting, and the daemon alive.
+// runWait waits until the process ends. When the supervisor ends, the daemon keeps running.
 func (c *child) runWait(cmd *exec.Cmd, ended chan<- struct{}) {
 	c.how, c.status = howUnknown, -1
 	switch {
@@ -350,7 +350,7 @@ func (c *child) runWait(cmd *exec.Cmd, ended chan<- struct{}) {
 // obey carries out one order.
 func (s *supervisor) obey(ctx context.Context, o order) answer {
 	var a answer
-	err := fmt.Errorf("the supervisor of lab %s does not know how to %s %q", s.lab.Name, o.Do, o.Name)
+	err := fmt.Errorf("the supervisor of lab %s cannot %s %q: unknown order or daemon", s.lab.Name, o.Do, o.Name)
 	if r := s.records[o.Name]; r != nil {
 		switch o.Do {
 		case orderStart:
@@ -370,7 +370,7 @@ func (s *supervisor) obeyStart(r *record, o order) (answer, error) {
 	if c := s.running[o.Name]; c != nil && c.id.Alive() {
 		return answer{Process: c.id, Running: true}, nil
 	}
-	if s.running[o.Name] != nil { // it ended this moment
+	if s.running[o.Name] != nil { // it has just ended
 		<-s.running[o.Name].done
 		s.bury(o.Name, time.Now())
 	}
@@ -384,7 +384,7 @@ func (s *supervisor) obeyStart(r *record, o order) (answer, error) {
 
 func (s *supervisor) obeyStop(ctx context.Context, r *record, name string) error {
 	*r = record{Binary: r.Binary, Restarts: r.Restarts}
-	// First, for a supervisor that is killed now is followed by one that reads it.
+	// First, so that the next supervisor knows the decision if this one is killed now.
 	if err := s.save(); err != nil {
 		return err
 	}
@@ -407,7 +407,7 @@ func (s *supervisor) obeyStop(ctx context.Context, r *record, name string) error
 	return nil
 }
 
-// save writes the records so that nobody ever reads half of them.
+// save stores the records. A reader sees either the old or the new file.
 func (s *supervisor) save() error {
 	data, err := json.MarshalIndent(s.records, "", "  ")
 	if err != nil {
@@ -416,8 +416,8 @@ func (s *supervisor) save() error {
 	return atomicfile.Write(s.lab.recordsFile(), append(data, '\n'), 0o600)
 }
 
-// lastLog is what a daemon logged last, since its log had the size since: from the line on which
-// Go says why the process ends, or else the end.
+// lastLog returns the last lines of a daemon's log after the offset since. If the Go runtime reported
+// a panic or fatal error, the lines begin there.
 func lastLog(path string, since int64) []string {
 	const most, longest, maxBytes = 10, 400, 64 << 10
 	file, err := os.Open(path)

@@ -124,7 +124,7 @@ func TestDoorThatDiesRefusesNoConnection(t *testing.T) {
 	before := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !before.Alive() })
 	var callers []net.Conn
-	for range maxVisitors + 100 {
+	for range maxConnections + 100 {
 		conn := l.call(t)
 		callers = append(callers, conn)
 		fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
@@ -145,7 +145,7 @@ func TestFullDoorMakesCallersWait(t *testing.T) {
 	l := up(t, Options{Name: "labtestfull"})
 	l.doorSays(t, "at first", "200 API of node1")
 	var idle net.Conn
-	for range maxVisitors {
+	for range maxConnections {
 		idle = l.call(t)
 	}
 	caller := l.call(t)

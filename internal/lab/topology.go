@@ -13,9 +13,9 @@ import (
 	"palisade/internal/netns"
 )
 
-// The hosts of the lab that are no nodes.
+// The hosts of a lab, apart from its nodes.
 const (
-	internetHost = "internet" // the router; its bridge, called the same, is the segment with the uplinks
+	internetHost = "internet" // the router; its bridge of the same name is the segment with the uplinks
 	underlayHost = "underlay" // the switch between the nodes
 	laptopHost   = "laptop"
 	strangerHost = "stranger"
@@ -27,13 +27,13 @@ const (
 	StrangerAddress = "198.51.100.7"
 )
 
-// gatewayMAC is the router's on the segment; every node's uplink sends there.
+// gatewayMAC is the MAC of the router on the segment. Every uplink sends to it.
 const gatewayMAC = "02:00:00:00:00:01"
 
-// publicPool is routed to the segment, as 2001:db8::/32 is, without NAT in the router.
+// publicPool is routed to the segment without NAT, as 2001:db8::/32 is.
 const publicPool = "198.18.0.0/16"
 
-// outsiders are the machines behind the router. Each is alone on its network.
+// outsiders are the machines behind the router. Each has a network of its own.
 var outsiders = []struct{ host, address, router string }{
 	{laptopHost, LaptopAddress + "/24", "203.0.113.1/24"},
 	{strangerHost, StrangerAddress + "/24", "198.51.100.1/24"},
@@ -41,7 +41,7 @@ var outsiders = []struct{ host, address, router string }{
 
 func underlayAddress(index int) string { return fmt.Sprintf("192.0.2.%d", 11+index) }
 
-// The ports of a node on the underlay.
+// The TCP and UDP ports of a node on the underlay.
 const (
 	peerPort   = 7400
 	gossipPort = peerPort + 1
@@ -51,13 +51,13 @@ func peerAddress(index int) string {
 	return net.JoinHostPort(underlayAddress(index), strconv.Itoa(peerPort))
 }
 
-// hosts returns the names of all namespaces but the instances'.
+// hosts returns the names of all namespaces except those of instances.
 func (l *Lab) hosts() []string {
 	return append([]string{internetHost, underlayHost, laptopHost, strangerHost}, l.Nodes...)
 }
 
-// build makes the namespaces and the wires between them. Devices are made inside the
-// lab's namespaces, never in the machine's, so that the namespaces take them along.
+// build makes the namespaces and the veth pairs between them. All devices are made inside the lab's
+// namespaces, so that the kernel removes them with the namespaces.
 func (l *Lab) build() error {
 	for _, host := range l.hosts() {
 		if err := netns.New(l.namespace(host)); err != nil {
@@ -91,8 +91,8 @@ func (l *Lab) build() error {
 	return nil
 }
 
-// configureHost runs inside the namespace of host. Only the internet has IPv6: elsewhere
-// it would do nothing but announce itself.
+// configureHost runs inside the namespace of host. Only the router has IPv6; on other hosts it would
+// only send announcements.
 func configureHost(host string) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -109,8 +109,8 @@ func configureHost(host string) error {
 		setting("net/ipv6/conf/all/forwarding", "1"))
 }
 
-// setting writes a kernel setting of the network namespace the caller is in. A machine
-// without IPv6 has not all of them.
+// setting writes a kernel setting of the current network namespace. A setting that does not exist is
+// skipped: a machine without IPv6 lacks some.
 func setting(name, value string) error {
 	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -119,7 +119,7 @@ func setting(name, value string) error {
 	return err
 }
 
-// buildRouter runs inside the router's namespace.
+// buildRouter makes the router's bridge. It runs inside the router's namespace.
 func buildRouter() error {
 	mac, err := net.ParseMAC(gatewayMAC)
 	if err != nil {
@@ -135,7 +135,7 @@ func buildRouter() error {
 	return errors.Join(addAddress(bridge, "198.18.0.1/16"), addAddress(bridge, "2001:db8::1/32"))
 }
 
-// addBridge makes a bridge that forwards at once and tells nobody about itself.
+// addBridge makes a bridge that forwards at once and sends no multicast queries.
 func addBridge(name string, mac net.HardwareAddr) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = name, mac
@@ -147,21 +147,21 @@ func addBridge(name string, mac net.HardwareAddr) error {
 	return netlink.LinkSetUp(bridge)
 }
 
-// An end of a wire: a device called name in the namespace of host. An end without an
-// address in the underlay is a port of its bridge.
+// An end of a veth pair is the device name in the namespace of host. An end without an address is a
+// port of the bridge of its host.
 type end struct{ host, name, address string }
 
-// wire puts a veth pair between two namespaces.
+// wire connects two namespaces by a veth pair.
 func (l *Lab) wire(a, b end) error {
 	err := netns.Do(l.namespace(a.host), func() error {
-		there, err := vishnetns.GetFromPath(netns.Path(l.namespace(b.host)))
+		peer, err := vishnetns.GetFromPath(netns.Path(l.namespace(b.host)))
 		if err != nil {
 			return err
 		}
-		defer there.Close()
+		defer peer.Close()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = a.name
-		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.name, PeerNamespace: netlink.NsFd(there)}
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.name, PeerNamespace: netlink.NsFd(peer)}
 		return netlink.LinkAdd(veth)
 	})
 	if err != nil {
@@ -175,7 +175,8 @@ func (l *Lab) wire(a, b end) error {
 	return nil
 }
 
-// plug runs inside the end's namespace.
+// plug gives the device its address or its bridge, and sets it up. It runs inside the namespace of
+// the end.
 func (e end) plug() error {
 	link, err := netlink.LinkByName(e.name)
 	if err != nil {
@@ -198,7 +199,7 @@ func addAddress(link netlink.Link, address string) error {
 		return err
 	}
 	if addr.IP.To4() == nil {
-		addr.Flags = 0x02 // IFA_F_NODAD: usable at once, nobody else can have it
+		addr.Flags = 0x02 // IFA_F_NODAD: usable at once; no other host has this address
 	}
 	return netlink.AddrAdd(link, addr)
 }

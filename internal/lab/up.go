@@ -16,29 +16,31 @@ import (
 	"palisade/internal/secret"
 )
 
-// Options say what lab to make.
+// Options describe the lab that Up makes.
 type Options struct {
-	Name         string         // default "lab"
-	Nodes        int            // default 1
-	Zones        int            // that the nodes are in, in turn; default one for each, up to maxZones
-	Port         int            // of the front door on 127.0.0.1; default 8773
-	ClassicPools []netip.Prefix // EC2-Classic leases private addresses from these; default 10.10.0.0/16
+	Name         string         // default "lab"; must be free: Up clears an earlier lab of that name
+	Nodes        int            // number of nodes, 1 to MaxNodes; default 1. Each node takes memory and processor time
+	Zones        int            // number of zones, which the nodes are in by turns; default: one for each node, up to maxZones
+	Port         int            // TCP port of the front door on 127.0.0.1; default 8773. Up fails if it is in use
+	ClassicPools []netip.Prefix // private addresses of EC2-Classic, inside 10.0.0.0/8; default 10.10.0.0/16. A small pool runs out of addresses
 
-	// Quarantine is how long an address rests between two leases; default a minute.
+	// Quarantine is how long a released address is not leased again, up to 24 h; default 1 min. If
+	// it is too short, packets to the last instance reach the next.
 	Quarantine time.Duration
-	// Limits are those of a time: "vpc-2012", "classic-2012" or today, the default.
+	// Limits selects the EC2 limits of a time: "vpc-2012", "classic-2012" or today (default).
 	Limits string
-	// Overlay is the form of the tunnels between nodes: "sealed", the default, or "vxlan".
+	// Overlay is the form of the tunnels between nodes: "sealed" (default), or "vxlan", which every
+	// host on the underlay can read and forge.
 	Overlay string
 
-	// Progress is called with each step as it is done. It may be nil.
+	// Progress is called after each step, by one goroutine at a time; nil: not called.
 	Progress func(step string)
 }
 
-// MaxNodes is what the underlay's addresses and one machine can carry.
+// MaxNodes bounds the nodes of a lab: more are too much for one machine.
 const MaxNodes = 32
 
-// maxZones is how many letters there are to tell a region's zones apart.
+// maxZones bounds the zones, which are named by one letter.
 const maxZones = 26
 
 func (o *Options) fill() error {
@@ -63,7 +65,7 @@ func (o *Options) fill() error {
 	classic := netip.MustParsePrefix("10.0.0.0/8")
 	for _, pool := range o.ClassicPools {
 		if !classic.Contains(pool.Addr()) || pool.Bits() < classic.Bits() || pool != pool.Masked() {
-			return fmt.Errorf("%v cannot be a pool of EC2-Classic: it must be a network inside %v", pool, classic)
+			return fmt.Errorf("%v cannot be a pool of EC2-Classic: must be a network inside %v", pool, classic)
 		}
 	}
 	switch {
@@ -72,13 +74,13 @@ func (o *Options) fill() error {
 	case o.Zones < 1 || o.Zones > min(o.Nodes, maxZones):
 		return fmt.Errorf("%d nodes can be in 1 to %d zones, not in %d", o.Nodes, min(o.Nodes, maxZones), o.Zones)
 	case o.Quarantine < 0 || o.Quarantine > 24*time.Hour:
-		return fmt.Errorf("an address rests for up to 24h, not %v", o.Quarantine)
+		return fmt.Errorf("the quarantine must be between 0 and 24h, not %v", o.Quarantine)
 	case o.Limits != "" && !isPreset(o.Limits):
-		return fmt.Errorf("%q is no time whose limits are known: today, vpc-2012 and classic-2012 are", o.Limits)
+		return fmt.Errorf("unknown limits %q: must be today, vpc-2012 or classic-2012", o.Limits)
 	case o.Overlay != "" && o.Overlay != "sealed" && o.Overlay != "vxlan":
-		return fmt.Errorf("%q is no form of tunnels: sealed and vxlan are", o.Overlay)
+		return fmt.Errorf("unknown overlay %q: must be sealed or vxlan", o.Overlay)
 	case o.Overlay == "vxlan" && o.Nodes == 1:
-		return errors.New("a lab of one node has no tunnels; VXLAN is for two and more")
+		return errors.New("a lab of one node has no tunnels: vxlan needs two nodes or more")
 	case o.Port < 1 || o.Port > 65535:
 		return fmt.Errorf("%d is not a TCP port", o.Port)
 	}
@@ -90,14 +92,14 @@ func isPreset(name string) bool {
 	return ok
 }
 
-// Up makes a lab and returns when its API answers. What an earlier lab of that name left
-// is cleared first; if Up cannot finish, it clears what it began.
+// Up makes a lab and returns when its API answers. First it removes what is left of an earlier lab of
+// that name. If Up fails, it removes what it has made.
 func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, errors.New("a lab is made of network namespaces: run this as root")
+		return nil, errors.New("a lab needs network namespaces: run this as root")
 	}
 	release, err := lock(o.Name)
 	if err != nil {
@@ -110,15 +112,15 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer func() { l.locked = false }()
 	cleared, err := l.clear(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("clear what an earlier lab %s left: %w", l.Name, err)
+		return nil, fmt.Errorf("remove what is left of an earlier lab %s: %w", l.Name, err)
 	}
 	if cleared {
-		o.Progress("cleared what an earlier lab of this name left")
+		o.Progress("removed what was left of an earlier lab of this name")
 	}
-	// First, so that a port in use is known before anything is made.
+	// First, so that a port in use is noticed before anything is made.
 	door, err := listenDoor(o.Port)
 	if err != nil {
-		return nil, fmt.Errorf("%w; palisade lab up --port takes another", err)
+		return nil, fmt.Errorf("%w; choose another with palisade lab up --port", err)
 	}
 	defer door.Close()
 	defer func() {
@@ -129,7 +131,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	}()
 
 	if err := instance.MakeRoomForNeighbours(); err != nil {
-		o.Progress(fmt.Sprintf("instances can fill this machine's table of neighbours, which the nodes share: %v", err))
+		o.Progress(fmt.Sprintf("instances can fill the neighbour table of this machine, which all nodes share: %v", err))
 	}
 	for i := range o.Nodes {
 		l.Nodes = append(l.Nodes, fmt.Sprintf("node%d", i+1))
@@ -149,7 +151,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.startSupervisor(ctx, door); err != nil {
 		return nil, err
 	}
-	door.Close() // the supervisor has it now
+	door.Close() // the supervisor has a duplicate
 	if err := l.form(ctx, o.Progress); err != nil {
 		return nil, err
 	}
@@ -160,7 +162,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	return l, nil
 }
 
-// makeFiles makes the lab's directories and writes everything that is known by now.
+// makeFiles makes the lab's directories and files.
 func (l *Lab) makeFiles() error {
 	for _, dir := range []string{l.path("bin"), l.sockets()} {
 		if err := makeDir(dir); err != nil {
@@ -181,8 +183,8 @@ func (l *Lab) makeFiles() error {
 	return os.WriteFile(filepath.Join(l.path("bin"), "aws"), []byte(awsLauncher), 0o755)
 }
 
-// makeDir makes dir and its parents. Another lab's end takes the parents away when nothing
-// is in them, which may be between our making one and what goes into it.
+// makeDir makes dir and its parents. It retries, because the end of another lab removes the parents
+// while they are empty.
 func makeDir(dir string) error {
 	for {
 		err := os.MkdirAll(dir, 0o700)
@@ -192,11 +194,11 @@ func makeDir(dir string) error {
 	}
 }
 
-// resolvConf is what the lab's hosts see: no name server, so that no name is waited for.
+// resolvConf is /etc/resolv.conf on the lab's hosts: without a name server, so that no program waits
+// for one.
 const resolvConf = "# A lab has no name server.\noptions attempts:1 timeout:1\n"
 
-// newAccount makes keys that look like Amazon's, for tools that check: 20 capitals and
-// digits, 40 of base64.
+// newAccount makes an account with keys in Amazon's format, which some tools check.
 func newAccount(name, id, platform string) Account {
 	accessKey, secretKey := secret.NewAccessKey()
 	return Account{Name: name, ID: id, Platform: platform, AccessKey: accessKey, SecretKey: secretKey}

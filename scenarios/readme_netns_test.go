@@ -1,0 +1,142 @@
+package scenarios
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"palisade/internal/lab"
+	"palisade/internal/lab/labtest"
+	"palisade/internal/netns/netnstest"
+)
+
+// TestReadme runs the commands of README.md in their order, in one shell, and compares their output
+// with what README.md shows. Three are not run here: `make`, because the binary is built by the
+// test, the story of Mary, whose output TestScenarios compares, and `make demo`, which plays two of
+// TestScenarios' stories. The lab has another name and port than in README.md, and so has the
+// namespace cache, so that the test does not touch those of the machine.
+func TestReadme(t *testing.T) {
+	netnstest.NeedRoot(t)
+	l := labtest.New(t, labtest.Build(t), fmt.Sprintf("readme%d", os.Getpid()))
+	port := labtest.FreePort(t)
+	shell := newShell(t, l, port)
+	names := strings.NewReplacer(" cache", " "+l.Name+"cache", "--lab lab ", "--lab "+l.Name+" ", ":8773", fmt.Sprintf(":%d", port))
+	all, _ := readTranscripts(t)
+	if len(all) < 25 {
+		t.Fatalf("%d commands are found in README.md", len(all))
+	}
+	r := &reader{bound: map[string]string{}}
+	for _, s := range all {
+		if s.command == "make" || s.command == maryCommand {
+			continue
+		}
+		command := names.Replace(r.command(s.command))
+		for i, line := range s.lines {
+			s.lines[i] = names.Replace(line)
+		}
+		output, status := shell.run(t, command)
+		if status != "0" && !strings.HasSuffix(command, " --step") {
+			t.Fatalf("$ %s\nexit status %s:\n%s", command, status, output)
+		}
+		if r.compare(t, s, output); t.Failed() {
+			return
+		}
+		if strings.HasPrefix(command, "ec2-run-instances") { // a reader takes longer than an instance to start
+			labtest.Eventually(t, "the instances run", func() bool {
+				return !slices.ContainsFunc(l.Status(t).Instances, func(in lab.InstanceStatus) bool { return in.State != "running" })
+			})
+		}
+	}
+}
+
+// maryCommand is the command of README.md that plays Mary's story.
+const maryCommand = "bin/palisade scenario run mary"
+
+// compareMary compares the output of Mary's story with README.md.
+func compareMary(t testing.TB, output string) {
+	t.Helper()
+	all, _ := readTranscripts(t)
+	for _, s := range all {
+		if s.command == maryCommand {
+			(&reader{bound: map[string]string{}}).compare(t, s, output)
+			return
+		}
+	}
+	t.Errorf("README.md does not show %s", maryCommand)
+}
+
+// A shell runs the commands of README.md in a directory with bin/palisade.
+type shell struct {
+	in  io.Writer
+	out *bufio.Scanner
+}
+
+// binary is bin/palisade: it gives each command the name of the lab, and `lab up` a port. The
+// `lab exec` of README.md has a command behind --, which takes no further option.
+const binary = `#!/bin/sh
+case "$1 $2" in
+"lab up") exec '%[1]s' "$@" --name %[2]s --port %[3]d ;;
+"lab exec") shift 2; exec '%[1]s' lab exec --name %[2]s "$@" ;;
+"bench "*) exec '%[1]s' "$@" ;;
+"account "*) exec '%[1]s' "$@" --lab %[2]s ;;
+"scenario list") exec '%[1]s' "$@" ;;
+esac
+case "$*" in
+*" --step") exec timeout 5 '%[1]s' "$@" --name %[2]s ;;
+*) exec '%[1]s' "$@" --name %[2]s ;;
+esac
+`
+
+func newShell(t *testing.T, l *labtest.Lab, port int) *shell {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf(binary, l.Palisade, l.Name, port)
+	if err := os.WriteFile(filepath.Join(dir, "bin", "palisade"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { exec.Command("ip", "netns", "del", l.Name+"cache").Run() })
+	cmd := exec.Command("bash", "--noprofile", "--norc")
+	cmd.Dir = dir
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	return &shell{in, bufio.NewScanner(out)}
+}
+
+// run runs a line of shell and returns its output and exit status.
+func (s *shell) run(t *testing.T, line string) (output, status string) {
+	t.Helper()
+	const end = "exit status of the command: "
+	fmt.Fprintf(s.in, "{ %s\n} </dev/null 2>&1; status=$?; echo; echo '%s'$status\n", line, end)
+	var b strings.Builder
+	for s.out.Scan() {
+		if status, ok := strings.CutPrefix(s.out.Text(), end); ok {
+			return b.String(), status
+		}
+		b.WriteString(s.out.Text() + "\n")
+	}
+	t.Fatalf("the shell ended in %s: %v", line, s.out.Err())
+	return "", ""
+}

@@ -1,0 +1,154 @@
+package scenarios
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A transcript is a command in README.md, behind a $, and the lines shown below it.
+type transcript struct {
+	command string
+	lines   []string
+}
+
+// readTranscripts returns the commands of README.md, and the targets of make that it names.
+func readTranscripts(t testing.TB) (all []transcript, targets []string) {
+	t.Helper()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := false // the lines below belong to the last command
+	for line := range strings.Lines(string(text)) {
+		line, indented := strings.CutPrefix(strings.TrimRight(line, "\n"), "    ")
+		switch command, ok := strings.CutPrefix(line, "$ "); {
+		case !indented && line != "":
+			shown = false
+			for _, m := range targetSpan.FindAllStringSubmatch(line, -1) {
+				targets = append(targets, m[1])
+			}
+		case indented && ok:
+			command, _, _ = strings.Cut(command, "   #")
+			all, shown = append(all, transcript{command: strings.TrimSpace(command)}), true
+		case indented && strings.HasPrefix(line, "make "):
+			targets = append(targets, strings.Fields(line)[1])
+		case indented && shown && strings.TrimSpace(line) != "":
+			last := &all[len(all)-1]
+			last.lines = append(last.lines, line)
+		}
+	}
+	return all, targets
+}
+
+var targetSpan = regexp.MustCompile("`make ([a-z-]+)`")
+
+// A reader compares transcripts with real output. Ids, times and MACs of README.md stand for the
+// first that the output has in their place.
+type reader struct {
+	bound map[string]string // by the value in README.md
+}
+
+var (
+	spaces   = regexp.MustCompile(`\s+`)
+	variable = regexp.MustCompile(`\.\.\.|\b(i|r|sg|sgr|eni|subnet|vpc)-[0-9a-f]{8,17}\b|\b02(:[0-9a-f]{2}){5}\b|\b\d{4}-\d\d-\d\dT[0-9:]+Z\b|\baccount \d{12}\b`)
+)
+
+// command returns a command of README.md with the real ids.
+func (r *reader) command(text string) string {
+	return variable.ReplaceAllStringFunc(text, func(v string) string {
+		if real, ok := r.bound[v]; ok {
+			return real
+		}
+		return v
+	})
+}
+
+// compare fails t unless the output has all lines of the transcript, in their order. The output may
+// have more lines. "..." stands for any text. The width of spaces is ignored.
+func (r *reader) compare(t testing.TB, s transcript, output string) {
+	t.Helper()
+	left := strings.Split(output, "\n")
+	for _, line := range s.lines {
+		want := strings.TrimSpace(spaces.ReplaceAllString(line, " "))
+		if want == "..." {
+			continue
+		}
+		found := false
+		for len(left) > 0 && !found {
+			found = r.matches(want, strings.TrimSpace(spaces.ReplaceAllString(left[0], " ")))
+			left = left[1:]
+		}
+		if !found {
+			t.Errorf("$ %s\nREADME.md shows the line\n\t%s\nwhich is not in the output, or not in this place:\n%s", s.command, line, output)
+			return
+		}
+	}
+}
+
+// matches reports whether a line of output is as README.md shows it, and binds its variables.
+func (r *reader) matches(want, got string) bool {
+	var pattern strings.Builder
+	var names []string // of the groups
+	at := 0
+	for _, m := range variable.FindAllStringIndex(want, -1) {
+		pattern.WriteString(regexp.QuoteMeta(want[at:m[0]]))
+		name := want[m[0]:m[1]]
+		at = m[1]
+		kind, _, _ := strings.Cut(name, "-")
+		switch real, known := r.bound[name]; {
+		case name == "...":
+			pattern.WriteString(".*")
+		case known:
+			pattern.WriteString(regexp.QuoteMeta(real))
+		case strings.HasPrefix(name, "account "):
+			pattern.WriteString(`account \d{12}`)
+		case strings.HasPrefix(name, "02:"), strings.HasPrefix(name, "20"):
+			pattern.WriteString(`\S+`)
+		default:
+			names = append(names, name)
+			fmt.Fprintf(&pattern, `(%s-[0-9a-f]+)`, kind)
+		}
+	}
+	pattern.WriteString(regexp.QuoteMeta(want[at:]))
+	m := regexp.MustCompile("^" + pattern.String() + "$").FindStringSubmatch(got)
+	for i, name := range names {
+		if m != nil {
+			r.bound[name] = m[i+1]
+		}
+	}
+	return m != nil
+}
+
+// TestReadmeNamesTargetsOfMake checks the targets by name. `make test` runs this test, so that the
+// targets cannot be run here.
+func TestReadmeNamesTargetsOfMake(t *testing.T) {
+	makefile, err := os.ReadFile("../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, targets := readTranscripts(t)
+	if len(targets) < 8 {
+		t.Errorf("%d targets are found in README.md", len(targets))
+	}
+	for _, target := range targets {
+		if target == "bin/palisade," { // of make without a target
+			target = "build"
+		}
+		if !strings.Contains(string(makefile), "\n"+target+":") {
+			t.Errorf("README.md names make %s, which the Makefile does not have", target)
+		}
+	}
+}
+
+func TestReadmeShowsCommandsOnlyInTranscripts(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, span := range regexp.MustCompile("`(?:bin/)?palisade [^`]*`").FindAllString(string(text), -1) {
+		t.Errorf("%s is not in a transcript, so no test runs it", span)
+	}
+}
