@@ -8,27 +8,27 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-func TestNodesAreToldTheSettings(t *testing.T) {
+func TestNodeConfigHasSettings(t *testing.T) {
 	for _, tt := range []struct {
-		rest   time.Duration
-		limits string
-		want   string
+		quarantine time.Duration
+		limits     string
+		want       string
 	}{{time.Second, "", "quarantine = '1s'\n\n[["}, {0, "", "[settings]\n[["}, {0, "vpc-2012", "limits = 'vpc-2012'"}} {
-		l := &Lab{Name: "lab", Nodes: []string{"node1"}, Quarantine: tt.rest, Limits: tt.limits, Accounts: []Account{{Name: "albert"}}}
+		l := &Lab{Name: "lab", Nodes: []string{"node1"}, Quarantine: tt.quarantine, Limits: tt.limits, Accounts: []Account{{Name: "albert"}}}
 		file, err := toml.Marshal(l.nodeConfig(0))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(string(file), tt.want) {
-			t.Errorf("rest of %v, limits %q: no %q in\n%s", tt.rest, tt.limits, tt.want, file)
+			t.Errorf("quarantine %v, limits %q: no %q in\n%s", tt.quarantine, tt.limits, tt.want, file)
 		}
 	}
 }
 
-func TestNodesShareZones(t *testing.T) {
+func TestNodesAreInZonesByTurns(t *testing.T) {
 	for _, tt := range []struct {
 		nodes, zones int
-		want         string // a letter for each node; "": refused
+		want         string // the zone letter of each node; "": an error
 	}{{3, 0, "abc"}, {3, 2, "aba"}, {3, 1, "aaa"}, {28, 0, "abcdefghijklmnopqrstuvwxyzab"}, {2, 3, ""}, {2, -1, ""}, {30, 27, ""}} {
 		o := Options{Nodes: tt.nodes, Zones: tt.zones}
 		if err := o.fill(); (err != nil) != (tt.want == "") {

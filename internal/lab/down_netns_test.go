@@ -21,12 +21,12 @@ import (
 	"palisade/internal/process"
 )
 
-// labName is the name of any lab of these tests, and not that of the package labtest, which a
-// compiler beside them may be called with.
+// labName matches the names of the labs of these tests, but not that of package labtest, which may be
+// an argument of a compiler that runs at the same time.
 var labName = regexp.MustCompile(`labtest[a-z]`)
 
-// world is what a machine shows of its labs.
-func world(t *testing.T) string {
+// labResources lists the resources of these tests' labs that the machine has.
+func labResources(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	add := func(what string, items []string) {
@@ -63,9 +63,9 @@ func world(t *testing.T) string {
 	return b.String()
 }
 
-func TestDownLeavesNothing(t *testing.T) {
+func TestDownRemovesEverything(t *testing.T) {
 	netnstest.NeedRoot(t)
-	before := world(t)
+	before := labResources(t)
 	for _, tt := range []struct {
 		name   string
 		damage func(t *testing.T, l *Lab)
@@ -77,7 +77,7 @@ func TestDownLeavesNothing(t *testing.T) {
 			}
 		}},
 		{"with its directory lost", func(t *testing.T, l *Lab) { os.RemoveAll(l.dir()) }},
-		{"with commands and instances at work", func(t *testing.T, l *Lab) {
+		{"with commands and instances running", func(t *testing.T, l *Lab) {
 			ns := l.namespace("i-00000001")
 			if err := netns.New(ns); err != nil {
 				t.Fatal(err)
@@ -106,7 +106,7 @@ func TestDownLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"with its daemons killed", func(t *testing.T, l *Lab) { // the supervisor may be starting them again
+		{"with its daemons killed", func(t *testing.T, l *Lab) { // the supervisor may be restarting them
 			l.signal(t, "node1", unix.SIGKILL)
 			l.signal(t, "node2", unix.SIGKILL)
 			l.signal(t, doorName, unix.SIGKILL)
@@ -116,28 +116,28 @@ func TestDownLeavesNothing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := up(t, Options{Name: "labtestdown", Nodes: 3})
-			if world(t) == before {
-				t.Fatal("a lab that is up does not show: the test would pass for nothing")
+			if labResources(t) == before {
+				t.Fatal("void: the resources of a running lab are not found")
 			}
 			tt.damage(t, l)
 			if err := Down(t.Context(), l.Name); err != nil {
 				t.Fatal(err)
 			}
-			if after := world(t); after != before {
+			if after := labResources(t); after != before {
 				t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
 			}
 		})
 	}
 }
 
-// `lab up` is killed at moments spread over the time it takes.
-func TestDownClearsAnUpThatWasKilled(t *testing.T) {
+// `lab up` is killed at different times of its run.
+func TestDownRemovesLabWhoseUpWasKilled(t *testing.T) {
 	netnstest.NeedRoot(t)
 	t.Cleanup(func() { Down(context.Background(), "labtestkill") })
 	if err := Down(t.Context(), "labtestkill"); err != nil {
 		t.Fatal(err)
 	}
-	before := world(t)
+	before := labResources(t)
 	begin := time.Now()
 	up(t, Options{Name: "labtestkill"})
 	whole := time.Since(begin)
@@ -148,37 +148,37 @@ func TestDownClearsAnUpThatWasKilled(t *testing.T) {
 		cmd.Args[0] = "palisade"
 		err := cmd.Run()
 		cancel()
-		made := world(t) != before
-		t.Logf("lab up, killed after %v of %v: %v; left something: %v", after, whole, err, made)
+		made := labResources(t) != before
+		t.Logf("lab up, killed after %v of %v: %v; left resources: %v", after, whole, err, made)
 		if err := Down(t.Context(), "labtestkill"); err != nil {
 			t.Fatal(err)
 		}
-		if after := world(t); after != before {
+		if after := labResources(t); after != before {
 			t.Fatalf("left behind; before:\n%s\nafter:\n%s", before, after)
 		}
 	}
 }
 
-func TestUpClearsWhatACrashLeft(t *testing.T) {
+func TestUpReplacesLabOfSameName(t *testing.T) {
 	first := up(t, Options{Name: "labtestagain"})
 	again, err := Up(t.Context(), Options{Name: "labtestagain", Port: first.Port})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if again.Accounts[0].SecretKey == first.Accounts[0].SecretKey {
-		t.Error("a new lab has the old one's secret key")
+		t.Error("the new lab has the secret key of the old one")
 	}
-	again.doorSays(t, "it is a new lab", "200 API of node1")
+	again.awaitDoor(t, "it is a new lab", "200 API of node1")
 }
 
-func TestUpThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
+func TestFailedUpReportsCauseAndRemovesEverything(t *testing.T) {
 	netnstest.NeedRoot(t)
-	before := world(t)
+	before := labResources(t)
 	_, err := Up(t.Context(), Options{Name: "labtestfail", Port: freePort(t), ClassicPools: []netip.Prefix{failingPool}})
-	if err == nil || !strings.Contains(err.Error(), "this node does not like its pool") {
+	if err == nil || !strings.Contains(err.Error(), "this node does not accept its pool") {
 		t.Errorf("Up: %v, want the end of the node's log", err)
 	}
-	if after := world(t); after != before {
+	if after := labResources(t); after != before {
 		t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
 	}
 	busy, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -188,12 +188,13 @@ func TestUpThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 	defer busy.Close()
 	_, err = Up(t.Context(), Options{Name: "labtestfail", Port: busy.Addr().(*net.TCPAddr).Port})
 	if err == nil || !strings.Contains(err.Error(), "--port") {
-		t.Errorf("Up on a port in use: %v, want a word on --port", err)
+		t.Errorf("Up on a port in use: %v, want a hint to --port", err)
 	}
 }
 
-// TestDownTakesAttachedDevicesAway: from namespaces of others too, and this lab's alone.
-func TestDownTakesAttachedDevicesAway(t *testing.T) {
+// TestDownRemovesAttachedDevices: Down removes the devices of its own lab, in any namespace, and no
+// others.
+func TestDownRemovesAttachedDevices(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const guest = "labtestguest"
 	_ = netns.Delete(guest)

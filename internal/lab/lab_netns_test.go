@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,154 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 )
-
-// The lab starts its own binary again as its daemons. Here that is the test binary, and
-// its node is a stand-in that answers on both sockets: what these tests are about is
-// what a lab makes, and what it leaves, also when a node does not start. The real node
-// in a real lab is what scenarios/ is about.
-func TestMain(m *testing.M) {
-	if os.Args[0] == "palisade" {
-		os.Exit(standIn(os.Args[1:]))
-	}
-	os.Exit(m.Run())
-}
-
-func standIn(args []string) int {
-	if args[0] == "lab" && args[1] == "up" {
-		o := Options{Name: args[2], Nodes: 2}
-		fmt.Sscan(args[3], &o.Port)
-		if _, err := Up(context.Background(), o); err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		return 0
-	}
-	if args[0] == "lab" {
-		serve := ServeDoor
-		if args[1] == "supervise" {
-			serve = Supervise
-		}
-		if err := serve(context.Background(), args[3]); err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		return 0
-	}
-	var c nodeConfig
-	data, err := os.ReadFile(args[slices.Index(args, "--config")+1])
-	if err == nil {
-		err = toml.Unmarshal(data, &c)
-	}
-	if err == nil {
-		switch args[0] {
-		case "cluster":
-			err = standInCluster(c, args)
-		case "node":
-			err = standInJoin(c, args)
-		}
-	}
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	if args[0] == "cluster" {
-		return 0
-	}
-	if _, err := os.Stat(outcast(c.DataDir)); err == nil {
-		fmt.Println("this node is out")
-		return OutcastStatus
-	}
-	if slices.Contains(c.Classic.Pools, failingPool) {
-		fmt.Println("this node does not like its pool")
-		return 1
-	}
-	os.Remove(c.APISocket)
-	os.Remove(c.ControlSocket)
-	api, err1 := net.Listen("unix", c.APISocket)
-	control, err2 := net.Listen("unix", c.ControlSocket)
-	if err := errors.Join(err1, err2, os.WriteFile(c.Arena, nil, 0o600)); err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	go http.Serve(api, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "API of %s", c.Name)
-	}))
-	http.Serve(control, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer := nodeAnswer{Ready: true, Enforced: 7, Role: "follower", Leader: "node1", Instances: []InstanceStatus{
-			{ID: "i-00000001", Name: "albert", Node: "node1", Namespace: c.Lab.NamespacePrefix + "i-00000001"}}}
-		if c.Name == "node1" {
-			answer.Role = "leader"
-		}
-		if _, err := os.Stat(leaderless(c.DataDir)); err == nil {
-			answer.Role, answer.Leader = "candidate", ""
-		}
-		json.NewEncoder(w).Encode(answer)
-	}))
-	return 1
-}
-
-// leaderless is the file that makes the stand-in say that it knows no leader.
-func leaderless(dataDir string) string { return filepath.Join(dataDir, "leaderless") }
-
-// outcast is the file that makes the stand-in end as a node does that is out of its cluster.
-func outcast(dataDir string) string { return filepath.Join(dataDir, "outcast") }
-
-// standInCluster is the stand-in's `palisade cluster init` and `token`. It has one token
-// for each role; nothing here depends on more.
-func standInCluster(c nodeConfig, args []string) error {
-	switch begun := filepath.Join(c.DataDir, "peer"); args[1] {
-	case "init":
-		if c.Peer == nil || c.Peer.Listen != "192.0.2.11:7400" {
-			return fmt.Errorf("cluster init with [peer] %+v", c.Peer)
-		}
-		return os.Mkdir(begun, 0o700)
-	case "token":
-		if _, err := os.Stat(begun); err != nil {
-			return err
-		}
-		fmt.Println("token-" + args[slices.Index(args, "--role")+1])
-	}
-	return nil
-}
-
-// standInJoin makes the node a member, if it is in no cluster of one.
-func standInJoin(c nodeConfig, args []string) error {
-	member := filepath.Join(c.DataDir, "peer")
-	if _, err := os.Stat(member); c.Peer == nil || err == nil {
-		return nil
-	}
-	join, token := slices.Index(args, "--join"), slices.Index(args, "--token")
-	if join < 0 || args[join+1] != "192.0.2.11:7400" {
-		return fmt.Errorf("a node without an identity, started with %q", args)
-	}
-	file, ok := strings.CutPrefix(args[token+1], "@")
-	if !ok {
-		return fmt.Errorf("a token that everybody can read: %q", args)
-	}
-	st, err := os.Stat(file)
-	if err != nil {
-		return err
-	}
-	if st.Mode().Perm() != 0o600 {
-		return fmt.Errorf("the token's file has mode %v", st.Mode())
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(member, 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(member, "joined"), text, 0o600)
-}
-
-var failingPool = netip.MustParsePrefix("10.66.0.0/16")
 
 func freePort(t *testing.T) int {
 	t.Helper()
@@ -177,6 +33,7 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
+// up makes a lab and takes it down when t ends. If t fails, it prints the status and the logs.
 func up(t *testing.T, o Options) *Lab {
 	t.Helper()
 	netnstest.NeedRoot(t)
@@ -184,6 +41,9 @@ func up(t *testing.T, o Options) *Lab {
 		o.Port = freePort(t)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(report(o.Name))
+		}
 		if err := Down(context.Background(), o.Name); err != nil {
 			t.Error(err)
 		}
@@ -193,6 +53,23 @@ func up(t *testing.T, o Options) *Lab {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// report is what an operator would ask of a lab of fake nodes: its status and the last lines of its
+// logs, in fewer than 100 lines.
+func report(name string) string {
+	l, err := Open(name)
+	if err != nil {
+		return err.Error()
+	}
+	status, _ := json.MarshalIndent(l.Status(context.Background()), "", " ")
+	lines := strings.Split(string(status), "\n")
+	text := strings.Join(lines[:min(len(lines), 40)], "\n")
+	for _, daemon := range append(l.daemons(), supervisorName) {
+		text += "\nlog of " + daemon + ": " + strings.Join(lastLog(l.logFile(daemon), 0), "\n  ")
+	}
+	lines = strings.Split(text, "\n")
+	return strings.Join(lines[:min(len(lines), 95)], "\n")
 }
 
 // on runs a command in the namespace of host.
@@ -219,9 +96,9 @@ func get(url string) (string, error) {
 	return fmt.Sprintf("%d %s", response.StatusCode, body), err
 }
 
-// doorSays waits until the door gives an answer that begins so. A node that takes long to say
-// how it is, on a busy machine, is left alone for two seconds.
-func (l *Lab) doorSays(t *testing.T, why, want string) {
+// awaitDoor waits until the door's answer begins with want. It may take some seconds on a busy machine,
+// because the door does not ask a slow node again for silenceLasts.
+func (l *Lab) awaitDoor(t *testing.T, why, want string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -231,12 +108,12 @@ func (l *Lab) doorSays(t *testing.T, why, want string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: the door says %q, %v; want %q", why, got, err, want)
+			t.Fatalf("%s: the door answers %q, %v; want %q", why, got, err, want)
 		}
 	}
 }
 
-func TestLabHasAnInternetAndAnUnderlay(t *testing.T) {
+func TestLabHasInternetAndUnderlay(t *testing.T) {
 	l := up(t, Options{Name: "labtestnet", Nodes: 2})
 	for _, tt := range []struct{ from, to string }{
 		{laptopHost, "198.51.100.7"},
@@ -261,11 +138,11 @@ func TestLabHasAnInternetAndAnUnderlay(t *testing.T) {
 	}
 }
 
-func TestDoorLeadsToANodeThatLives(t *testing.T) {
+func TestDoorForwardsToNodeThatRuns(t *testing.T) {
 	l := up(t, Options{Name: "labtestdoor", Nodes: 2})
 	want := func(want string) {
 		t.Helper()
-		l.doorSays(t, "the nodes that live can serve", want)
+		l.awaitDoor(t, "the nodes that run can serve", want)
 	}
 	want("200 API of node1")
 	if err := l.KillNode(t.Context(), "node1"); err != nil {
@@ -284,20 +161,19 @@ func TestDoorLeadsToANodeThatLives(t *testing.T) {
 	}
 	want("200 API of node1")
 	if err := l.StartNode(t.Context(), "node1"); err == nil {
-		t.Error("a running node was started again")
+		t.Error("a running node was started")
 	}
 	if err := l.KillNode(t.Context(), "node3"); err == nil || !strings.Contains(err.Error(), "node1, node2") {
 		t.Errorf("kill of an unknown node: %v", err)
 	}
 }
 
-// A node that answers and knows no leader can decide nothing; one that is stopped does not
-// even answer.
-func TestDoorLeadsToANodeThatCanServe(t *testing.T) {
+// A node that knows no leader answers, but cannot decide. A stopped node does not answer.
+func TestDoorPrefersNodeThatCanServe(t *testing.T) {
 	l := up(t, Options{Name: "labtestfit", Nodes: 3})
 	eventually := func(why, want string) {
 		t.Helper()
-		l.doorSays(t, why, want)
+		l.awaitDoor(t, why, want)
 	}
 	eventually("at first", "200 API of node1")
 	if err := os.WriteFile(leaderless(l.path("node1")), nil, 0o600); err != nil {
@@ -308,18 +184,18 @@ func TestDoorLeadsToANodeThatCanServe(t *testing.T) {
 	if err := unix.Kill(id.PID, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually("and node2 is stopped", "200 API of node3")
+	eventually("node2 is stopped too", "200 API of node3")
 	if err := l.KillNode(t.Context(), "node3"); err != nil {
 		t.Fatal(err)
 	}
-	eventually("and node3 is killed: better one that says why not", "200 API of node1")
+	eventually("node3 is killed too, so a node without a leader must do", "200 API of node1")
 	if err := unix.Kill(id.PID, unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually("and node2 goes on", "200 API of node2")
+	eventually("node2 continues", "200 API of node2")
 }
 
-func TestNodesJoinByTokensOfTheirRole(t *testing.T) {
+func TestNodesJoinWithTokensOfTheirRole(t *testing.T) {
 	l := up(t, Options{Name: "labtestjoin", Nodes: 6})
 	for node, want := range map[string]string{"node2": "voter", "node3": "voter", "node5": "voter", "node6": "nonvoter"} {
 		token, err := os.ReadFile(l.path(node, "peer", "joined"))
@@ -339,9 +215,9 @@ func TestNodesJoinByTokensOfTheirRole(t *testing.T) {
 	}
 }
 
-// nodeHears says whether one node's packets to a port arrive at another. Those that should
-// have longer to come, on a busy machine.
-func nodeHears(t *testing.T, l *Lab, from, to, port string, want bool) bool {
+// reaches reports whether one node's packets to a port arrive at another. It waits longer for packets
+// that are expected, because the machine may be busy.
+func reaches(t *testing.T, l *Lab, from, to, port string, want bool) bool {
 	t.Helper()
 	listen := exec.Command("ncat", "-l", port, "--send-only", "-k", "--sh-exec", "echo hello")
 	if err := netns.Do(l.namespace(to), listen.Start); err != nil {
@@ -360,14 +236,14 @@ func nodeHears(t *testing.T, l *Lab, from, to, port string, want bool) bool {
 	return strings.Contains(out, "hello")
 }
 
-func TestPartitionCutsOneSideFromTheOther(t *testing.T) {
+func TestPartitionSeparatesItsSides(t *testing.T) {
 	l := up(t, Options{Name: "labtestcut", Nodes: 4})
 	pairs := func(want map[string]bool) {
 		t.Helper()
 		for pair, want := range want {
 			from, rest, _ := strings.Cut(pair, ">")
 			to, port, _ := strings.Cut(rest, ":")
-			if got := nodeHears(t, l, from, to, port, want); got != want {
+			if got := reaches(t, l, from, to, port, want); got != want {
 				t.Errorf("%s: arrives %v, want %v", pair, got, want)
 			}
 		}
@@ -383,7 +259,7 @@ func TestPartitionCutsOneSideFromTheOther(t *testing.T) {
 			got = append(got, n.Cut)
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("status says %q, want %q", got, want)
+			t.Errorf("the status shows the cuts %q, want %q", got, want)
 		}
 	}
 	pairs(map[string]bool{"node1>node3:7400": true, "node3>node1:7401": true})
@@ -413,29 +289,29 @@ func TestPartitionCutsOneSideFromTheOther(t *testing.T) {
 	}
 }
 
-func TestCrashIsSilent(t *testing.T) {
+func TestCrashedNodeDoesNotAnswer(t *testing.T) {
 	l := up(t, Options{Name: "labtestdark", Nodes: 2})
 	if err := l.CrashNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := on(t, l, "node1", "ping", "-c1", "-W1", "192.0.2.12"); err == nil {
-		t.Errorf("a node without power answers: %s", out)
+		t.Errorf("a crashed node answers: %s", out)
 	}
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := on(t, l, "node1", "ping", "-c1", "-W10", "192.0.2.12"); err != nil {
-		t.Errorf("a node that was started again does not answer: %s", out)
+		t.Errorf("a node that was started after a crash does not answer: %s", out)
 	}
 }
 
-func TestTwoLabsLiveSideBySide(t *testing.T) {
+func TestTwoLabsRunSideBySide(t *testing.T) {
 	a := up(t, Options{Name: "labtesta"})
 	b := up(t, Options{Name: "labtestab"}) // one name begins with the other
 	if err := Down(t.Context(), a.Name); err != nil {
 		t.Fatal(err)
 	}
-	b.doorSays(t, "lab "+a.Name+" went down", "200 API of node1")
+	b.awaitDoor(t, "lab "+a.Name+" went down", "200 API of node1")
 	if out, err := on(t, b, laptopHost, "ping", "-c1", "-W10", "198.51.100.7"); err != nil {
 		t.Errorf("the network of lab %s after lab %s went down: %s", b.Name, a.Name, out)
 	}
@@ -444,7 +320,7 @@ func TestTwoLabsLiveSideBySide(t *testing.T) {
 	}
 }
 
-func TestCrashTakesTheInstancesToo(t *testing.T) {
+func TestCrashEndsInstances(t *testing.T) {
 	l := up(t, Options{Name: "labtestcrash"})
 	ns := l.namespace("i-00000001")
 	if err := errors.Join(os.MkdirAll(filepath.Join(l.instanceDir("node1"), "i-00000001"), 0o700), netns.New(ns)); err != nil {
@@ -462,7 +338,7 @@ func TestCrashTakesTheInstancesToo(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(time.Minute):
-		t.Error("the instance lives")
+		t.Error("the instance still runs")
 	}
 	if _, err := os.Stat(l.arena("node1")); err == nil || netns.Exists(ns) {
 		t.Errorf("arena: %v, namespace: %v; want both gone", err, netns.Exists(ns))
@@ -472,13 +348,13 @@ func TestCrashTakesTheInstancesToo(t *testing.T) {
 	}
 }
 
-func TestEnvPointsAShellAtTheLab(t *testing.T) {
+func TestEnvMakesShellUseLab(t *testing.T) {
 	l := up(t, Options{Name: "labtestenv"})
 	env, err := l.Env("mary")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A machine's own aws further down PATH shows what it is called with.
+	// The machine's aws, later on PATH, prints its arguments.
 	own := t.TempDir()
 	os.WriteFile(filepath.Join(own, "aws"), []byte("#!/bin/sh\necho aws \"$@\"\n"), 0o755)
 	cmd := exec.Command("sh", "-euc", env+`
@@ -489,7 +365,7 @@ aws ec2 describe-instances`)
 	mary, _ := l.account("mary")
 	want := fmt.Sprintf("%s us-east-1 %s [] [unset] [unset]\naws --endpoint-url %s ec2 describe-instances\n", mary.AccessKey, l.Endpoint(), l.Endpoint())
 	if err != nil || string(out) != want {
-		t.Errorf("the shell says %q, %v; want %q", out, err, want)
+		t.Errorf("the shell prints %q, %v; want %q", out, err, want)
 	}
 	if _, err := l.Env("eve"); err == nil || !strings.Contains(err.Error(), "albert, mary, dev") {
 		t.Errorf("env of an unknown account: %v", err)

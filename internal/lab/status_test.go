@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestEachInstanceIsListedOnceByTheNodeThatKnowsBest(t *testing.T) {
+func TestStatusListsEachInstanceOnceFromBestAnswer(t *testing.T) {
 	l := &Lab{Name: "labtest", Nodes: []string{"node1", "node2", "node3"}}
 	on := func(node, id, state string) InstanceStatus { return InstanceStatus{ID: id, Node: node, State: state} }
 	for _, tt := range []struct {
@@ -14,8 +14,8 @@ func TestEachInstanceIsListedOnceByTheNodeThatKnowsBest(t *testing.T) {
 		answers []*nodeAnswer
 		want    string
 	}{
-		{"nobody answers", []*nodeAnswer{nil, nil, nil}, "[]"},
-		{"its own node's word counts", []*nodeAnswer{
+		{"no node answers", []*nodeAnswer{nil, nil, nil}, "[]"},
+		{"its own node answers", []*nodeAnswer{
 			{Index: 9, Instances: []InstanceStatus{on("node2", "i-1", "pending")}},
 			{Index: 8, Instances: []InstanceStatus{on("node2", "i-1", "running")}},
 			nil,
@@ -25,10 +25,10 @@ func TestEachInstanceIsListedOnceByTheNodeThatKnowsBest(t *testing.T) {
 			{Index: 9, Instances: []InstanceStatus{on("node3", "i-1", "running")}},
 			nil,
 		}, "[i-1 node3 running]"},
-		{"its node has not heard of it yet", []*nodeAnswer{
+		{"its node does not know it yet", []*nodeAnswer{
 			{Index: 9, Instances: []InstanceStatus{on("node2", "i-1", "pending")}}, {Index: 8}, {Index: 9},
 		}, "[i-1 node2 pending]"},
-		{"a fenced node still claims it", []*nodeAnswer{
+		{"a fenced node still lists it", []*nodeAnswer{
 			{Index: 9, Instances: []InstanceStatus{on("node1", "i-1", "running")}}, nil,
 			{Index: 5, Instances: []InstanceStatus{on("node3", "i-1", "running")}},
 		}, "[i-1 node1 running]"},

@@ -17,7 +17,7 @@ import (
 	"palisade/internal/process"
 )
 
-// signal reaches the daemon from outside, past the lab's commands.
+// signal sends a signal to a daemon without the lab's commands.
 func (l *Lab) signal(t *testing.T, name string, sig unix.Signal) process.ID {
 	t.Helper()
 	id, ok := l.running(name)
@@ -30,8 +30,8 @@ func (l *Lab) signal(t *testing.T, name string, sig unix.Signal) process.ID {
 	return id
 }
 
-// call connects to the front door's port, whether or not a door lives.
-func (l *Lab) call(t *testing.T) net.Conn {
+// connect connects to the front door's port, whether or not a door runs.
+func (l *Lab) connect(t *testing.T) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", l.Port))
 	if err != nil {
@@ -41,6 +41,7 @@ func (l *Lab) call(t *testing.T) net.Conn {
 	return conn
 }
 
+// until waits until is returns true.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -52,8 +53,8 @@ func until(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// back waits until a daemon runs as another process than before.
-func (l *Lab) back(t *testing.T, name string, before process.ID) process.ID {
+// awaitRestart waits until a daemon runs as another process than before.
+func (l *Lab) awaitRestart(t *testing.T, name string, before process.ID) process.ID {
 	t.Helper()
 	var now process.ID
 	until(t, name+" runs again", func() bool {
@@ -64,7 +65,7 @@ func (l *Lab) back(t *testing.T, name string, before process.ID) process.ID {
 	return now
 }
 
-// daemonsOf returns how many daemons a node has.
+// daemonsOf returns the number of a node's daemons.
 func (l *Lab) daemonsOf(t *testing.T, node string) int {
 	t.Helper()
 	ids, err := l.processes(func(args []string) bool {
@@ -76,7 +77,7 @@ func (l *Lab) daemonsOf(t *testing.T, node string) int {
 	return len(ids)
 }
 
-func TestDaemonThatDiesIsStartedAgain(t *testing.T) {
+func TestSupervisorRestartsDaemonThatDies(t *testing.T) {
 	l := up(t, Options{Name: "labtestdie", Nodes: 2})
 	st := l.Status(t.Context())
 	if st.Supervisor.PID == 0 || st.Door.PID == 0 || st.Nodes[0].Restarts != 0 {
@@ -85,83 +86,82 @@ func TestDaemonThatDiesIsStartedAgain(t *testing.T) {
 	if err := l.KillNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
-	l.back(t, "node1", l.signal(t, "node1", unix.SIGKILL))
-	l.doorSays(t, "node1 was started again", "200 API of node1")
-	l.back(t, doorName, l.signal(t, doorName, unix.SIGTERM))
-	l.doorSays(t, "the door was started again", "200 API of node1")
+	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
+	l.awaitDoor(t, "node1 was restarted", "200 API of node1")
+	l.awaitRestart(t, doorName, l.signal(t, doorName, unix.SIGTERM))
+	l.awaitDoor(t, "the door was restarted", "200 API of node1")
 	st = l.Status(t.Context())
 	if st.Nodes[0].Restarts != 1 || st.Nodes[0].Trouble != nil || st.Door.Restarts != 1 {
 		t.Errorf("node1 %+v, door %+v; want one restart each and no trouble", st.Nodes[0], st.Door)
 	}
-	// The supervisor has looked at every daemon since: node2 was killed on purpose.
+	// The supervisor has looked at every daemon since, and has not restarted node2.
 	if st.Nodes[1].PID != 0 || l.daemonsOf(t, "node2") != 0 || st.Nodes[1].Restarts != 0 {
-		t.Errorf("node2, ended by lab kill: %+v", st.Nodes[1])
+		t.Errorf("node2, killed by lab kill: %+v", st.Nodes[1])
 	}
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
-	l.back(t, "node2", l.signal(t, "node2", unix.SIGKILL))
+	l.awaitRestart(t, "node2", l.signal(t, "node2", unix.SIGKILL))
 	if err := l.CrashNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
-	l.back(t, "node1", l.signal(t, "node1", unix.SIGKILL))
+	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 	if st = l.Status(t.Context()); st.Nodes[1].PID != 0 || l.daemonsOf(t, "node2") != 0 {
-		t.Errorf("node2, ended by lab crash: %+v", st.Nodes[1])
+		t.Errorf("node2, killed by lab crash: %+v", st.Nodes[1])
 	}
 	log, err := os.ReadFile(l.logFile(supervisorName))
-	if err != nil || strings.Count(string(log), "started again") != 4 || strings.Count(string(log), "\n") != 4 {
+	if err != nil || strings.Count(string(log), "daemon restarted") != 4 || strings.Count(string(log), "\n") != 4 {
 		t.Errorf("the supervisor's log, %v; want one line for each of four restarts:\n%s", err, log)
 	}
 }
 
-// The supervisor is stopped while the door is dead, so that nothing is left to the order of
-// events: the connections are made while there is no door. They are more than the door serves at
-// once, as they are after a while of a busy client.
-func TestDoorThatDiesRefusesNoConnection(t *testing.T) {
+// The supervisor is stopped while the door is dead, so that all connections are made while there is no
+// door. There are more connections than the door serves at once.
+func TestConnectionsWaitWhileDoorIsDead(t *testing.T) {
 	l := up(t, Options{Name: "labtestgap"})
-	l.doorSays(t, "at first", "200 API of node1")
+	l.awaitDoor(t, "at first", "200 API of node1")
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	before := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !before.Alive() })
-	var callers []net.Conn
+	var clients []net.Conn
 	for range maxConnections + 100 {
-		conn := l.call(t)
-		callers = append(callers, conn)
+		conn := l.connect(t)
+		clients = append(clients, conn)
 		fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
 		conn.SetDeadline(time.Now().Add(time.Minute))
 	}
 	l.signal(t, supervisorName, unix.SIGCONT)
-	for i, conn := range callers {
-		said, err := io.ReadAll(conn)
-		if err != nil || !strings.Contains(string(said), "API of node1") {
-			t.Fatalf("connection %d of %d is answered %q, %v", i, len(callers), said, err)
+	for i, conn := range clients {
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.Contains(string(answer), "API of node1") {
+			t.Fatalf("connection %d of %d is answered %q, %v", i, len(clients), answer, err)
 		}
 	}
 }
 
-// Callers that ask for nothing hold every place at the door. One that comes then waits for a
-// place; it is not turned away.
-func TestFullDoorMakesCallersWait(t *testing.T) {
+// Idle connections take all slots of the door. A further connection waits for a slot; it is not
+// refused.
+func TestConnectionWaitsAtFullDoor(t *testing.T) {
 	l := up(t, Options{Name: "labtestfull"})
-	l.doorSays(t, "at first", "200 API of node1")
+	l.awaitDoor(t, "at first", "200 API of node1")
 	var idle net.Conn
 	for range maxConnections {
-		idle = l.call(t)
+		idle = l.connect(t)
 	}
-	caller := l.call(t)
-	fmt.Fprint(caller, "GET / HTTP/1.0\r\n\r\n")
-	caller.SetDeadline(time.Now().Add(200 * time.Millisecond))
-	if said, err := io.ReadAll(caller); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("with every place taken the door says %q, %v; want nothing yet", said, err)
+	client := l.connect(t)
+	fmt.Fprint(client, "GET / HTTP/1.0\r\n\r\n")
+	client.SetDeadline(time.Now().Add(200 * time.Millisecond))
+	if answer, err := io.ReadAll(client); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("with all slots taken the door answers %q, %v; want no answer yet", answer, err)
 	}
 	idle.Close()
-	caller.SetDeadline(time.Now().Add(time.Minute))
-	if said, err := io.ReadAll(caller); err != nil || !strings.Contains(string(said), "API of node1") {
-		t.Errorf("with a place free it is answered %q, %v", said, err)
+	client.SetDeadline(time.Now().Add(time.Minute))
+	if answer, err := io.ReadAll(client); err != nil || !strings.Contains(string(answer), "API of node1") {
+		t.Errorf("with a free slot the answer is %q, %v", answer, err)
 	}
 }
 
-func TestNodeThatDiesAtEachStartSaysWhy(t *testing.T) {
+func TestStatusSaysWhyNodeDiesAtEachStart(t *testing.T) {
 	l := up(t, Options{Name: "labtestwhy", Nodes: 2})
 	whole, err := os.ReadFile(l.configFile("node1"))
 	if err != nil {
@@ -178,47 +178,47 @@ func TestNodeThatDiesAtEachStartSaysWhy(t *testing.T) {
 	})
 	why := node.Trouble
 	if node.Restarts < 2 || !strings.Contains(why.What, "times within 1m0s") || why.End != "exit status 1" || !strings.Contains(strings.Join(why.Log, "\n"), "toml") {
-		t.Errorf("%d restarts, %+v; want two or more, exit status 1 and the reader's complaint", node.Restarts, why)
+		t.Errorf("%d restarts, %+v; want two or more, exit status 1 and the error of the TOML reader", node.Restarts, why)
 	}
 	if err := l.StartNode(t.Context(), "node1"); err == nil || !strings.Contains(err.Error(), "toml") {
-		t.Errorf("started by hand: %v, want the end of its log", err)
+		t.Errorf("start of the node: %v, want the end of its log", err)
 	}
 	if err := os.WriteFile(l.configFile("node1"), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it runs again once its configuration is whole", func() bool { return l.Status(t.Context()).Nodes[0].Role == "leader" })
+	until(t, "it runs again with its configuration restored", func() bool { return l.Status(t.Context()).Nodes[0].Role == "leader" })
 	if n := l.daemonsOf(t, "node1"); n != 1 {
 		t.Errorf("it has %d daemons", n)
 	}
 }
 
-func TestNodeThatIsOutIsNotStartedAgain(t *testing.T) {
+func TestFencedNodeIsNotRestarted(t *testing.T) {
 	l := up(t, Options{Name: "labtestout", Nodes: 2})
 	if err := os.WriteFile(outcast(l.path("node2")), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l.signal(t, "node2", unix.SIGKILL) // its next process hears that it is out
-	until(t, "the status says that node2 is out", func() bool { return l.Status(t.Context()).Nodes[1].Trouble != nil })
-	l.back(t, "node1", l.signal(t, "node1", unix.SIGKILL))
+	l.signal(t, "node2", unix.SIGKILL) // its next process is refused
+	until(t, "the status says that node2 is fenced", func() bool { return l.Status(t.Context()).Nodes[1].Trouble != nil })
+	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 	st := l.Status(t.Context()).Nodes[1]
-	if st.PID != 0 || st.Restarts != 1 || !strings.Contains(st.Trouble.What, "fenced or removed") || strings.Join(st.Trouble.Log, "") != "this node is out" {
-		t.Errorf("%+v %+v, want one restart and why there is no second", st, st.Trouble)
+	if st.PID != 0 || st.Restarts != 1 || !strings.Contains(st.Trouble.What, "fenced or removed") || strings.Join(st.Trouble.Log, "") != "this node is fenced" {
+		t.Errorf("%+v %+v, want one restart and the reason why there is no second", st, st.Trouble)
 	}
-	if err := l.StartNode(t.Context(), "node2"); err == nil || !strings.Contains(err.Error(), "this node is out") {
-		t.Errorf("started by hand, still out: %v", err)
+	if err := l.StartNode(t.Context(), "node2"); err == nil || !strings.Contains(err.Error(), "this node is fenced") {
+		t.Errorf("start of a fenced node: %v", err)
 	}
 	if err := os.Remove(outcast(l.path("node2"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
-		t.Errorf("started by hand, a member again: %v", err)
+		t.Errorf("start of a node that is a member again: %v", err)
 	}
 	if st := l.Status(t.Context()).Nodes[1]; st.Trouble != nil && strings.Contains(st.Trouble.What, "fenced") {
-		t.Errorf("a member again: %+v", st.Trouble)
+		t.Errorf("status of a node that is a member again: %+v", st.Trouble)
 	}
 }
 
-func TestNextCommandStartsASupervisorThatDied(t *testing.T) {
+func TestNextCommandRestartsSupervisor(t *testing.T) {
 	l := up(t, Options{Name: "labtestnext", Nodes: 2})
 	kill := func() {
 		t.Helper()
@@ -238,38 +238,38 @@ func TestNextCommandStartsASupervisorThatDied(t *testing.T) {
 	if st.Supervisor.PID == 0 || st.Nodes[0].PID != was.Nodes[0].PID || st.Nodes[1].PID != was.Nodes[1].PID || st.Door.PID != was.Door.PID {
 		t.Errorf("before %+v\nafter %+v\nwant a supervisor, and the same daemons", was, st)
 	}
-	// It has taken over the door's socket, and watches what it did not start.
+	// The new supervisor has the door's socket, and restarts daemons that it did not start.
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	door := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !door.Alive() })
-	l.call(t).Close()
+	l.connect(t).Close()
 	l.signal(t, supervisorName, unix.SIGCONT)
-	l.back(t, doorName, door)
-	l.back(t, "node1", l.signal(t, "node1", unix.SIGKILL))
+	l.awaitRestart(t, doorName, door)
+	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 
-	// What dies while no supervisor lives is started by the next.
+	// The next supervisor restarts daemons that died while there was none.
 	kill()
 	node2, door := l.signal(t, "node2", unix.SIGKILL), l.signal(t, doorName, unix.SIGKILL)
 	until(t, "both are dead", func() bool { return !node2.Alive() && !door.Alive() })
-	if err := l.KillNode(t.Context(), "node1"); err != nil { // the next command, whatever it is about
+	if err := l.KillNode(t.Context(), "node1"); err != nil { // any command
 		t.Fatal(err)
 	}
-	l.back(t, "node2", node2)
-	l.back(t, doorName, door)
-	l.doorSays(t, "node2 was started again", "200 API of node2")
+	l.awaitRestart(t, "node2", node2)
+	l.awaitRestart(t, doorName, door)
+	l.awaitDoor(t, "node2 was restarted", "200 API of node2")
 	if st = l.Status(t.Context()); st.Nodes[1].Restarts != 1 || st.Nodes[0].PID != 0 {
 		t.Errorf("%+v", st.Nodes)
 	}
 
-	// One that is to be dead and lives, as its supervisor was killed before it ended it.
+	// A daemon that runs although it was to be killed: the supervisor died before it killed the daemon.
 	kill()
 	l.setRecord(t, "node2", func(r *record) { r.Wanted = false })
 	if err := l.Supervised(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "node2 is ended", func() bool { return l.daemonsOf(t, "node2") == 0 })
+	until(t, "node2 is killed", func() bool { return l.daemonsOf(t, "node2") == 0 })
 
-	// One that lives without a pid file, as its supervisor was killed before it wrote it.
+	// A daemon without a pid file: the supervisor died before it wrote the file.
 	if err := l.StartNode(t.Context(), "node1"); err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestNextCommandStartsASupervisorThatDied(t *testing.T) {
 	}
 }
 
-// setRecord changes what the supervisor, which does not run, has written down.
+// setRecord changes a stored record. The supervisor must not run.
 func (l *Lab) setRecord(t *testing.T, name string, change func(*record)) {
 	t.Helper()
 	records, err := l.records()
@@ -298,8 +298,8 @@ func (l *Lab) setRecord(t *testing.T, name string, change func(*record)) {
 	}
 }
 
-// TestSupervisorMayDieAtAnyMoment kills the supervisor, and the node, at random moments while
-// commands start and kill the node. Each command must mean what it says.
+// TestSupervisorMayDieAtAnyMoment kills the supervisor, or the node, at random times while commands
+// start and kill the node. Each command must have its effect.
 func TestSupervisorMayDieAtAnyMoment(t *testing.T) {
 	l := up(t, Options{Name: "labtestrace"})
 	const rounds = 25
@@ -332,6 +332,6 @@ func TestSupervisorMayDieAtAnyMoment(t *testing.T) {
 	if err := l.Supervised(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l.back(t, "node1", l.signal(t, "node1", unix.SIGKILL))
-	l.doorSays(t, "after all that", "200 API of node1")
+	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
+	l.awaitDoor(t, "after all that", "200 API of node1")
 }

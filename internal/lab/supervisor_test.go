@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestPausesDoubleUpToABound(t *testing.T) {
+func TestPausesDoubleUpToLongest(t *testing.T) {
 	want := []time.Duration{0, 0, 500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second}
 	for deaths, want := range want {
 		if got := pause(deaths); got != want {
@@ -22,7 +22,7 @@ func TestPausesDoubleUpToABound(t *testing.T) {
 	}
 }
 
-func TestStatusSaysWhyADaemonDoesNotStayUp(t *testing.T) {
+func TestStatusSaysWhyDaemonDoesNotStayUp(t *testing.T) {
 	l := &Lab{Name: "labtestnone"}
 	now := time.Now()
 	ago := func(seconds ...int) (starts []time.Time) {
@@ -34,14 +34,14 @@ func TestStatusSaysWhyADaemonDoesNotStayUp(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		r    *record
-		want string // the beginning of what is wrong; "": nothing
+		want string // the beginning of the reason; "": none
 	}{
-		{"no supervisor was here yet", nil, ""},
-		{"it lives", &record{Wanted: true, Starts: ago(30)}, ""},
-		{"it was started again once", &record{Wanted: true, Restarts: 1, Starts: ago(30, 2), LastEnd: "signal: killed"}, ""},
+		{"no record", nil, ""},
+		{"it runs", &record{Wanted: true, Starts: ago(30)}, ""},
+		{"one restart", &record{Wanted: true, Restarts: 1, Starts: ago(30, 2), LastEnd: "signal: killed"}, ""},
 		{"three starts within a minute", &record{Wanted: true, Starts: ago(59, 30, 2), LastEnd: "exit status 1"}, "it was started 3 times within 1m0s"},
 		{"three starts, one long ago", &record{Wanted: true, Starts: ago(61, 30, 2)}, ""},
-		{"it is out", &record{Wanted: true, Outcast: true, Starts: ago(300), LastEnd: "exit status 3"}, "the cluster has fenced or removed it"},
+		{"it is fenced", &record{Wanted: true, Outcast: true, Starts: ago(300), LastEnd: "exit status 3"}, "the cluster has fenced or removed it"},
 	} {
 		st := l.daemonStatus("node1", tt.r, now)
 		got := ""
@@ -57,7 +57,7 @@ func TestStatusSaysWhyADaemonDoesNotStayUp(t *testing.T) {
 	}
 }
 
-func TestLastLogShowsWhereGoSaysWhy(t *testing.T) {
+func TestLastLogBeginsAtPanic(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "node1.log")
 	var trace strings.Builder
 	for i := range 40 {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestOptionsAreChecked(t *testing.T) {
+func TestInvalidOptionsAreRefused(t *testing.T) {
 	for _, o := range []Options{
 		{Name: "a-b"}, {Name: "../x"}, {Name: "Lab"}, {Name: strings.Repeat("a", 17)}, {Nodes: -1}, {Nodes: 33}, {Port: 70000},
 		{ClassicPools: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}},
@@ -26,14 +26,13 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 		l := &Lab{Nodes: []string{"node1", "node2"}, Overlay: form}
 		if got := l.nodeConfig(1).Peer.Overlay; got != form {
-			t.Errorf("a node of overlay %q is told %q", form, got)
+			t.Errorf("the configuration of a node with overlay %q has %q", form, got)
 		}
 	}
 }
 
-// Labs come and go side by side: the end of one removes the directory that another is
-// about to make its own in.
-func TestDirectoryIsMadeWhileItsParentComesAndGoes(t *testing.T) {
+// The end of another lab removes the common parent directory while it is empty.
+func TestMakeDirSurvivesRemovalOfParent(t *testing.T) {
 	parent := filepath.Join(t.TempDir(), "run")
 	ended := make(chan struct{})
 	done := make(chan struct{})
