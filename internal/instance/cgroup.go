@@ -16,48 +16,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of one instance. They bound what a fork bomb or a full /tmp inside can cost the
-// node; tmpfs pages count as the instance's memory.
+// Limits of one instance. They bound the cost of a fork bomb or a full /tmp to the node. The pages of a
+// tmpfs count as memory of the instance.
 const (
 	maxProcesses   = 512
 	maxMemoryBytes = 512 << 20
 
-	// maxQueueBytes is what the queues of TCP and UDP sockets hold. Version 2 charges them
-	// as memory; version 1 does not charge them at all unless they have this limit.
+	// maxQueueBytes bounds the queues of TCP and UDP sockets. Cgroup version 2 charges them as
+	// memory; version 1 does not charge them at all unless this limit is set.
 	maxQueueBytes = 64 << 20
-	queueLimit    = "memory.kmem.tcp.limit_in_bytes" // of UDP too, in spite of its name
+	queueLimit    = "memory.kmem.tcp.limit_in_bytes" // also applies to UDP, in spite of its name
 
-	// queuePart is the part of the machine's memory that the queues of all instances below
-	// one parent hold together, with version 1. Linux gives all TCP sockets of the machine
-	// about three times, all UDP sockets six times as much (tcp_mem, udp_mem), and beyond
-	// that drops what it receives for any of them, the node's own included.
+	// The queues of all instances below one parent may hold 1/queuePart of the machine's memory,
+	// with version 1. Linux allows all TCP sockets of the machine about three times, all UDP
+	// sockets six times as much (tcp_mem, udp_mem). Beyond that it drops what any of them
+	// receives, also those of the node.
 	queuePart = 32
 )
 
-// Limits of processor time. The weight is that of all instances below one parent together,
-// against 100 that a thread outside of any cgroup has, as the daemons' are: where both want a
-// processor, a thread of a daemon gets twice what all instances get. Among each other they share alike.
-// The maxima, in percent of the machine, leave something even where weights do not help: while the kernel
-// works for an instance in interrupts, and for threads that have just woken up.
+// Limits of processor time. All instances below one parent together have weightOfInstances. A thread
+// outside any cgroup, like those of the daemons, has 100, so it gets twice the time of all instances
+// when both need a processor. Instances have equal shares. The maxima, in percent of the machine,
+// leave time for others where weights do not help: while the kernel works for an instance in
+// interrupts, and when a thread has just woken up.
 const (
 	weightOfInstances    = 50
 	maxPercentOfInstance = 50
 	maxPercentOfAll      = 75
-	bandwidthPeriod      = 100_000 // microseconds, the kernel's own
+	bandwidthPeriod      = 100_000 // microseconds; the kernel's default
 )
 
-// A limit is a file of a cgroup and what is written into it.
+// A limit is a file of a cgroup and the value that is written into it.
 type limit struct{ file, value string }
 
-// A hierarchy is one mounted cgroup file system that can carry a limit or name members.
+// A hierarchy is one mounted cgroup file system that has some of the limits.
 type hierarchy struct {
 	mount     string
-	all, each []limit // of the instances' parent, and of each
+	all, each []limit // of the parent of all instances, and of each instance
 	v2        bool
 }
 
-// hierarchies returns what this machine offers: the unified hierarchy where it has the
-// controllers, the hierarchies of version 1 where they are mounted apart.
+// hierarchies returns the cgroup hierarchies of this machine: the unified one, and those of version 1
+// with the controllers that we need.
 func hierarchies() []hierarchy {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -69,7 +69,7 @@ func hierarchies() []hierarchy {
 		return found
 	}
 	queues := machine.Totalram * uint64(machine.Unit) / queuePart
-	queues -= queues % uint64(os.Getpagesize()) // as the kernel does
+	queues -= queues % uint64(os.Getpagesize()) // the kernel rounds it so
 	for i, h := range found {
 		if slices.ContainsFunc(h.each, func(l limit) bool { return l.file == queueLimit }) {
 			found[i].all = append(h.all, limit{queueLimit, strconv.FormatUint(queues, 10)})
@@ -78,7 +78,7 @@ func hierarchies() []hierarchy {
 	return found
 }
 
-// hierarchiesAmong returns those of a list of mounts, for a machine with so many processors.
+// hierarchiesAmong returns the hierarchies in a list of mounts, for this number of processors.
 func hierarchiesAmong(mounts string, processors int) []hierarchy {
 	var found []hierarchy
 	for line := range strings.Lines(mounts) {
@@ -113,8 +113,8 @@ func hierarchiesAmong(mounts string, processors int) []hierarchy {
 	return found
 }
 
-// processorLimitsV2 are for a maximum in percent of one processor (Documentation/admin-guide/cgroup-v2.rst,
-// "CPU Interface Files"). The weight of a thread outside is 100.
+// processorLimitsV2 returns the limits for a maximum in percent of one processor (Documentation/admin-guide/cgroup-v2.rst,
+// "CPU Interface Files"). A thread outside any cgroup has the weight 100.
 func processorLimitsV2(percent int) []limit {
 	return []limit{
 		{"cpu.weight", strconv.Itoa(weightOfInstances)},
@@ -122,8 +122,8 @@ func processorLimitsV2(percent int) []limit {
 	}
 }
 
-// processorLimitsV1 are the same (Documentation/scheduler/sched-bwc.rst). The shares of a thread outside
-// are 1024.
+// processorLimitsV1 returns the same limits for version 1 (Documentation/scheduler/sched-bwc.rst). A
+// thread outside any cgroup has 1024 shares.
 func processorLimitsV1(percent int) []limit {
 	return []limit{
 		{"cpu.shares", strconv.Itoa(1024 * weightOfInstances / 100)},
@@ -134,25 +134,25 @@ func processorLimitsV1(percent int) []limit {
 
 func (h hierarchy) dir(s Spec) string { return filepath.Join(h.mount, s.CgroupPrefix, s.Namespace) }
 
-// joinCgroup makes the instance's cgroup in every hierarchy, sets the limits and moves the
-// calling process into it. It returns what could not be limited: an instance without
-// limits is better than none, and the node says so.
-func joinCgroup(s Spec) (complaints []string) {
+// joinCgroup makes the instance's cgroup in every hierarchy, sets the limits and moves the calling
+// process into it. It returns warnings about limits that could not be set. They are written to the
+// boot log; the instance boots anyway.
+func joinCgroup(s Spec) (warnings []string) {
 	if s.CgroupPrefix == "" {
 		return nil
 	}
 	limited := map[string]bool{}
 	for _, h := range hierarchies() {
 		if err := h.join(s, limited); err != nil {
-			complaints = append(complaints, err.Error())
+			warnings = append(warnings, err.Error())
 		}
 	}
 	for _, what := range []string{"pids", "memory", "cpu"} {
 		if !limited[what] {
-			complaints = append(complaints, "no cgroup limits "+what)
+			warnings = append(warnings, "no cgroup limits the "+what+" of the instance")
 		}
 	}
-	return complaints
+	return warnings
 }
 
 func (h hierarchy) join(s Spec, limited map[string]bool) error {
@@ -161,15 +161,14 @@ func (h hierarchy) join(s Spec, limited map[string]bool) error {
 		return err
 	}
 	if h.v2 {
-		// A parent hands its controllers down only if told to; the machine's root
-		// does on every systemd machine, ours must too.
+		// A cgroup has only the controllers that its parent enables for its children.
 		for _, parent := range []string{h.mount, filepath.Dir(dir)} {
 			for _, controller := range []string{"+pids", "+memory", "+cpu"} {
 				os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(controller), 0)
 			}
 		}
 	}
-	// What cannot be limited is no reason to stay outside.
+	// The process joins the cgroup even if a limit cannot be set.
 	return errors.Join(
 		h.set(filepath.Dir(dir), h.all, map[string]bool{}),
 		h.set(dir, h.each, limited),
@@ -177,7 +176,7 @@ func (h hierarchy) join(s Spec, limited map[string]bool) error {
 	)
 }
 
-// set writes limits into the files of a cgroup, and notes what they limit.
+// set writes limits into the files of a cgroup, and notes in limited which controllers have one.
 func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) error {
 	var errs []error
 	for _, l := range limits {
@@ -186,9 +185,9 @@ func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) erro
 		case err == nil:
 			limited[strings.Split(l.file, ".")[0]] = true
 		case h.v2 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
-			// This hierarchy has not the controller.
+			// This hierarchy does not have the controller.
 		case l.file == queueLimit && errors.Is(err, fs.ErrNotExist):
-			// A kernel that has dropped it.
+			// The kernel no longer has this limit.
 		default:
 			errs = append(errs, err)
 		}
@@ -196,7 +195,7 @@ func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) erro
 	return errors.Join(errs...)
 }
 
-// joinCgroupOf moves the calling process to where pid is.
+// joinCgroupOf moves the calling process into the cgroups of pid.
 func joinCgroupOf(pid int) error {
 	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -226,9 +225,8 @@ func joinCgroupOf(pid int) error {
 	return nil
 }
 
-// removeCgroup ends whatever is left in the instance's cgroup and removes it, and the
-// parent with the last one. The kernel lets go of a cgroup a moment after its last
-// process, hence the tries.
+// removeCgroup kills the processes in the instance's cgroup and removes it, and its parent if it is
+// empty. It retries, because the kernel releases a cgroup a moment after its last process.
 func removeCgroup(ctx context.Context, s Spec) error {
 	if s.CgroupPrefix == "" {
 		return nil

@@ -7,19 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// capabilities is all that root inside an instance may hold, over its own user and network
-// namespace alone: raw sockets and low ports, as on EC2, and what sshd and ordinary file work need. No NET_ADMIN (its interface is
-// not its own), no SYS_ADMIN, MKNOD, SYS_PTRACE, SYS_MODULE, DAC_READ_SEARCH.
+// capabilities are all capabilities of an instance's root, over its own user and network namespace
+// only: raw sockets and low ports, as on EC2, and those that sshd and file operations need. It has no
+// NET_ADMIN, because it must not change its interface, and no SYS_ADMIN, MKNOD, SYS_PTRACE,
+// SYS_MODULE or DAC_READ_SEARCH.
 var capabilities = []uintptr{
 	unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
 	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
 	unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_CHROOT,
-	unix.CAP_AUDIT_WRITE, // sshd ends a root login when the audit system refuses it
+	unix.CAP_AUDIT_WRITE, // sshd refuses root logins if it cannot write audit records
 }
 
-// leaveKeyring gives the calling thread a new session keyring. A keyring is shared along the
-// fork: without a new one, the daemon's session keys would be readable inside. It is made by
-// the node's root, because a user may have 200 keys only, and each command inside has one.
+// leaveKeyring gives the calling thread a new session keyring. A child inherits the keyring of its
+// parent, so the instance could read the daemon's session keys. The node's root makes the new
+// keyring, because a user can have only 200 keys, and each command inside needs one.
 func leaveKeyring() error {
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS {
 		return fmt.Errorf("join a new session keyring: %w", err)
@@ -27,20 +28,20 @@ func leaveKeyring() error {
 	return nil
 }
 
-// rlimits bound what the kernel counts for a process or a user and not for a cgroup. A user
-// of the instance has them in all its processes together, and its root is a user of its own.
+// rlimits bound resources that the kernel counts by process or by user, not by cgroup. Where it counts
+// by user, all processes of one user of the instance share the limit.
 var rlimits = map[int]uint64{
-	unix.RLIMIT_NOFILE:     16384, // also the descriptors in flight between processes
+	unix.RLIMIT_NOFILE:     16384, // also bounds the descriptors in flight between processes
 	unix.RLIMIT_SIGPENDING: 4096,  // queued signals, and timers
 	unix.RLIMIT_MSGQUEUE:   256 << 10,
-	unix.RLIMIT_MEMLOCK:    64 << 10, // locked pages of the node's programs are charged to nobody inside
+	unix.RLIMIT_MEMLOCK:    64 << 10, // locked pages of the node's programs are not charged to the instance
 }
 
-// confine takes from the calling thread, for good, whatever an instance must not have, and
-// returns what the guard answers the thread's calls by. The thread must be locked and
-// should go on to exec.
+// confine takes from the calling thread, for good, every privilege that an instance must not have. It
+// returns the listener on which the guard receives the thread's guarded calls. The thread must be
+// locked, and exec must follow.
 func confine() (listener int, err error) {
-	// Until exec the process has every capability over the instance's namespaces: nobody
+	// Until exec the process has all capabilities over the instance's namespaces, so no process
 	// inside may trace it or open its /proc entries.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return -1, fmt.Errorf("hide from ptrace: %w", err)
@@ -80,7 +81,8 @@ func confine() (listener int, err error) {
 	return filterSystemCalls()
 }
 
-// boundCapabilities makes keep all that the calling thread, and what it executes, can have.
+// boundCapabilities limits the calling thread, and the programs that it executes, to the
+// capabilities keep.
 func boundCapabilities(keep []uintptr) error {
 	for c := uintptr(0); c < 64; c++ {
 		if slices.Contains(keep, c) {

@@ -17,16 +17,16 @@ import (
 	"palisade/internal/process"
 )
 
-// Stdio is what a command inside reads and writes; nil is /dev/null. Give an *os.File to
-// have it handed over as it is.
+// Stdio has the standard streams of a command inside; nil is /dev/null. An *os.File is passed to the
+// command itself.
 type Stdio struct {
 	In       io.Reader
 	Out, Err io.Writer
 }
 
-// Exec runs argv inside the instance whose network namespace is called namespace, as its
-// root, in all its namespaces and its cgroup and with no more privilege than it has. It
-// returns argv's exit status, 128 and the signal's number if a signal ended it.
+// Exec runs argv inside the instance with this network namespace, as its root, in all its namespaces
+// and its cgroup, and without further privileges. It returns the exit status of argv, or 128 plus
+// the number of the signal that killed it.
 func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("no command to run")
@@ -35,7 +35,7 @@ func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (in
 	if err != nil {
 		return 0, err
 	}
-	// A process of its own enters: the caller may be a daemon with many threads.
+	// Another process enters the namespaces: the caller may be a daemon with many threads.
 	guard, err := ensureGuard(Spec{Namespace: namespace, ID: namespace}, target)
 	if err != nil {
 		return 0, fmt.Errorf("run in %s: %w", namespace, err)
@@ -56,8 +56,8 @@ func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (in
 	return 0, nil
 }
 
-// find returns the init of the instance with this network namespace: the process there
-// that is number 1 of a pid namespace below ours.
+// find returns the init of the instance with this network namespace: its process with pid 1 in a pid
+// namespace below ours.
 func find(namespace string) (process.ID, error) {
 	inside, err := netns.Processes(namespace)
 	if err != nil {
@@ -71,14 +71,14 @@ func find(namespace string) (process.ID, error) {
 	return process.ID{}, fmt.Errorf("no instance runs in %s: %w", namespace, ErrGone)
 }
 
-// Exit statuses of env(1) for a command that could not be run.
+// Exit statuses of env(1) for a command that could not run.
 const (
 	exitCannotEnter = 125
 	exitCannotRun   = 126
 	exitNotFound    = 127
 )
 
-// formatID is a process as an argument of the stage.
+// formatID returns a process id as an argument of the enter stage.
 func formatID(id process.ID) string { return fmt.Sprintf("%d@%d", id.PID, id.Start) }
 
 func parseID(arg string) (id process.ID, err error) {
@@ -86,7 +86,7 @@ func parseID(arg string) (id process.ID, err error) {
 	return id, err
 }
 
-// enter is the stage behind Exec: args are init, the guard and the command.
+// enter is the stage that Exec starts: args are init, the guard and the command.
 func enter(args []string) int {
 	if len(args) < 3 {
 		return exitCannotEnter
@@ -99,7 +99,7 @@ func enter(args []string) int {
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
-	runtime.LockOSThread() // never unlocked: namespaces and keyring are this thread's
+	runtime.LockOSThread() // never unlocked: namespaces and keyring belong to this thread
 	p, err := startInside(target, guard, args[2:])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "enter instance: %v\n", err)
@@ -108,13 +108,14 @@ func enter(args []string) int {
 	return wait(p, signals)
 }
 
-// startInside starts the command in all of the instance's namespaces. The process is born in
-// its pid namespace. Where the instance's root could already see it, it is nsenter with the
-// node's programs, joins the mount and the user namespace, and becomes this binary again.
-// nsenter is loaded before it joins: what the loader reads inside is the instance's to write.
+// startInside starts the command in all of the instance's namespaces. The new process is in the pid
+// namespace from its start, where the instance's root can see it. It first runs nsenter from the
+// node's file system, which joins the mount and the user namespace and executes this binary again.
+// nsenter is loaded before it joins, because the instance's root can change the files that the loader
+// would read inside.
 func startInside(target, guardID process.ID, argv []string) (*os.Process, error) {
-	// While this process and its child, with the node's privileges, can be seen from inside,
-	// nobody there may open their /proc entries; exec lifts it.
+	// While this process and its child have the node's privileges and are visible from inside, no
+	// process there may open their /proc entries. exec ends this protection.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return nil, err
 	}
@@ -140,7 +141,7 @@ func startInside(target, guardID process.ID, argv []string) (*os.Process, error)
 		defer f.Close()
 		files = append(files, f)
 	}
-	if !target.Alive() { // until here it was what the files were opened of
+	if !target.Alive() { // so the files are those of target, not of a process that reused its pid
 		return nil, ErrGone
 	}
 	guard, err := dialGuard(guardID)
@@ -153,7 +154,7 @@ func startInside(target, guardID process.ID, argv []string) (*os.Process, error)
 	ids, err := idsOfMaker(int(files[5].Fd()))
 	switch {
 	case errors.Is(err, ErrSharedIDs):
-		// Booted by an earlier release: it has the node's ids, and so has the command.
+		// An earlier release booted it with the ids of the node; the command has them too.
 	case err != nil:
 		return nil, err
 	default:
@@ -175,8 +176,8 @@ func startInside(target, guardID process.ID, argv []string) (*os.Process, error)
 	return os.StartProcess(nsenter, args, &os.ProcAttr{Env: append(stageEnv, "TERM="+os.Getenv("TERM")), Files: files})
 }
 
-// lendPipes gives pipes that are standard input or output to the instance's root, who else
-// could not open them by name, as /dev/stderr. Files and terminals stay the caller's.
+// lendPipes makes the instance's root the owner of pipes that are standard streams, so that it can open
+// them by name, as /dev/stderr. Files and terminals keep their owner.
 func lendPipes(ids idRange) error {
 	for fd := range 3 {
 		var st unix.Statfs_t
@@ -190,13 +191,13 @@ func lendPipes(ids idRange) error {
 	return nil
 }
 
-// wait lets the command have the signals that it does not get by the terminal, and returns its
-// status.
+// wait forwards the signals that the terminal does not send to the command, and returns the
+// command's exit status.
 func wait(p *os.Process, signals <-chan os.Signal) int {
 	go func() {
 		for sig := range signals {
 			if sig == unix.SIGTERM || sig == unix.SIGHUP {
-				p.Signal(sig) // the other two reach it through the terminal
+				p.Signal(sig) // the terminal sends the other two
 			}
 		}
 	}()
@@ -211,10 +212,10 @@ func wait(p *os.Process, signals <-chan os.Signal) int {
 	return state.ExitCode()
 }
 
-// insideGuardFD is how the listener of the command's filter is handed to the instance's guard.
+// insideGuardFD is the descriptor over which the command's filter listener is sent to the guard.
 const insideGuardFD = 6
 
-// runInside gives up what the instance has not, and becomes the command.
+// runInside gives up the privileges that the instance does not have, and executes the command.
 func runInside(argv []string) int {
 	runtime.LockOSThread()
 	if err := errors.Join(keepOnly(3), replaceNull(), unix.Chdir("/root")); err != nil {
@@ -240,9 +241,9 @@ func runInside(argv []string) int {
 	return exitCannotRun
 }
 
-// replaceNull puts the instance's /dev/null in the place of the node's, which root inside
-// cannot open again by its descriptor, and could make unusable for the whole node where the
-// instance has the node's ids.
+// replaceNull replaces the node's /dev/null by the instance's. The instance's root cannot reopen the
+// node's by its descriptor. If the instance has the node's ids, its root could also make the node's
+// unusable.
 func replaceNull() error {
 	for fd := range 3 {
 		var st unix.Stat_t

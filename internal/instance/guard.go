@@ -18,76 +18,74 @@ import (
 	"palisade/internal/process"
 )
 
-// The kernel charges most memory of sockets to no cgroup: what packet, raw and netlink
-// sockets hold, connections that nobody has accepted, queues of errors and of timestamps.
-// The filter of seccomp.go therefore asks the instance's guard before it lets a packet, raw
-// or netlink socket, a listener, a longer queue or a file lock come to be; and the guard
-// looks, many times a second, at what TCP and UDP sockets hold, whose number is not bounded.
+// The kernel charges most memory of sockets to no cgroup: that of packet, raw and netlink sockets,
+// of connections that are not accepted yet, and of queues of errors and timestamps. Therefore the
+// filter of seccomp.go asks the instance's guard before the instance can make a packet, raw or
+// netlink socket, a listener, a longer queue or a file lock. The guard also checks, several times a
+// second, the memory of TCP and UDP sockets, whose number is not bounded.
 //
-// The guard is a process of the node, in the instance's network namespace and in no other
-// namespace of it, so the instance can neither see nor signal nor trace it. It is started
-// by the launcher, outlives the daemon as init does, and ends with init. It keeps no count
-// of its own: before each new socket it asks the kernel which sockets the namespace has,
-// wherever they are held, those in flight between processes included. It makes the socket
-// itself and hands it over, and sets an option itself from its own copy of the argument, so
-// nothing that was judged can change before it is used. Should it be killed, the calls it
-// judged fail with ENOSYS until the instance boots again. The next command that enters, or
-// daemon that adopts the instance, starts another, for the commands that enter from then on.
+// The guard is a process of the node. It is in the instance's network namespace, but in none of its
+// other namespaces, so the instance can neither see nor signal nor trace it. The launcher starts it.
+// It outlives the daemon, and ends with init. It keeps no counts: before each new socket it asks the
+// kernel which sockets the namespace has, including those in flight between processes. It makes the
+// socket itself, and sets an option from its own copy of the argument, so the instance cannot change
+// what was checked. If the guard is killed, the guarded calls fail with ENOSYS until the instance
+// boots again. The next command that enters, or the next daemon that adopts the instance, starts
+// another guard, which serves the commands that enter afterwards.
 const (
 	maxPacketSockets  = 64      // of AF_PACKET
 	maxRawSockets     = 64      // of AF_INET and AF_INET6, SOCK_RAW
 	maxNetlinkSockets = 64      // of AF_NETLINK
 	maxLocks          = 4096    // of fcntl
-	maxListeners      = 64      // of TCP; each holds maxBacklog connections
+	maxListeners      = 64      // of TCP; each has up to maxBacklog connections
 	maxRingBytes      = 8 << 20 // of all packet sockets, both directions
 
-	// The filters of packet and raw sockets run for each frame that reaches the instance, in
-	// the switch's thread that writes it: together they must be short. Longer ones answer
-	// ENOMEM; libpcap then filters by itself.
-	maxFilterBytes = 64 << 10 // of all packet sockets, as the kernel translates them
+	// The filters of packet and raw sockets run for each frame that reaches the instance, in the
+	// thread of the switch that writes the frame, so together they must be short. A filter that
+	// is too long fails with ENOMEM; libpcap then filters in user space.
+	maxFilterBytes = 64 << 10 // of all packet sockets, after the kernel has translated them
 	maxFilter      = 64       // instructions of a raw or netlink socket
 
-	// maxInternetBytes is what all TCP and UDP sockets may hold together. An instance
-	// beyond it is ended, as by the kernel one is that takes more memory than it has. What
-	// their usual queues hold is bounded below it (cgroup.go), so only who means to comes
-	// here.
+	// maxInternetBytes bounds the memory of all TCP and UDP sockets together. The guard kills an
+	// instance that exceeds it, as the kernel kills one that exceeds its memory. The limit of
+	// their queues is lower (cgroup.go), so no ordinary program exceeds it.
 	maxInternetBytes = 256 << 20
 
-	// maxSocketBuffer is the largest SO_RCVBUF and SO_SNDBUF of any socket. The kernel
-	// doubles it for its own overhead. It is net.core.rmem_max of Linux before 6.17.
+	// maxSocketBuffer is the largest SO_RCVBUF and SO_SNDBUF of a socket, in bytes. The kernel
+	// doubles it for its overhead. It is net.core.rmem_max of Linux before 6.17.
 	maxSocketBuffer = 212992
 )
 
-// The guard looks at the sockets' memory this often, where there are more than
-// fewSockets: that many hold little.
+// Every watchInterval the guard checks the sockets' memory, if there are more than fewSockets: fewer
+// cannot hold much.
 const (
 	watchInterval = 250 * time.Millisecond
 	fewSockets    = 64
 )
 
-// A guard takes guardShare of processor time in a guardWindow, a fifth of one processor, and
-// then answers nothing until the window ends: its time is not charged to the instance.
+// A guard uses up to guardShare of processor time in each guardWindow, a fifth of one processor. Then
+// it answers no call until the window ends, because its time is not charged to the instance.
 const (
 	guardWindow = 100 * time.Millisecond
 	guardShare  = 20 * time.Millisecond
 )
 
-// maxOptions bounds the options that are being set. One can take long: a ring waits for a
-// transmission of the same socket, and the last close of a socket for its linger time.
+// maxOptions bounds the calls that set options or listen at the same time. One can take long: a ring
+// waits for a transmission of the same socket, and the last close of a socket for its linger time.
 const maxOptions = 64
 
-// Descriptors of a guard. Whoever has the second can hand over a listener.
+// Descriptors of a guard. A process with a duplicate of guardSendFD can send it a listener.
 const (
 	guardReceiveFD = 3
 	guardSendFD    = 4
 )
 
-// guardCapabilities are all that a guard keeps: to make packet and raw sockets, to read the
-// arguments and the descriptors of the processes inside, and to end init.
+// guardCapabilities are all capabilities of a guard: to make packet and raw sockets, to read the
+// arguments and descriptors of the processes inside, and to kill init.
 var guardCapabilities = []uintptr{unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE, unix.CAP_KILL}
 
-// startGuard starts a guard of the instance and returns it, and the descriptor by which
-// listeners are handed to it.
+// startGuard starts a guard for the instance and returns its process and the descriptor over which
+// listeners are sent to it.
 func startGuard(s Spec) (process.ID, *os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -106,7 +104,7 @@ func startGuard(s Spec) (process.ID, *os.File, error) {
 		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
 	}
 	id, err := process.Of(cmd.Process.Pid)
-	go cmd.Wait() // whoever outlives it
+	go cmd.Wait() // reap the guard if it ends before us
 	if err != nil {
 		send.Close()
 		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
@@ -114,7 +112,7 @@ func startGuard(s Spec) (process.ID, *os.File, error) {
 	return id, send, nil
 }
 
-// ensureGuard returns the guard of an instance that runs, and starts one if it has none.
+// ensureGuard returns the guard of a running instance, and starts one if there is none.
 func ensureGuard(s Spec, init process.ID) (process.ID, error) {
 	if id, err := findGuard(s.Namespace); err == nil {
 		return id, nil
@@ -127,14 +125,14 @@ func ensureGuard(s Spec, init process.ID) (process.ID, error) {
 	return id, tellGuard(send, init)
 }
 
-// onLostThread runs fn on a thread of its own, which ends with it. It is not the first one,
-// which cannot end, and whose namespaces are those that others see of the process.
+// onLostThread runs fn on a new thread, which ends afterwards. It avoids the main thread, which cannot
+// end, and whose namespaces are shown as those of the process.
 func onLostThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
-			done <- onLostThread(fn) // on another, for this one is locked
+			done <- onLostThread(fn) // on another thread: the main thread is locked now
 			runtime.UnlockOSThread()
 			return
 		}
@@ -143,6 +141,7 @@ func onLostThread(fn func() error) error {
 	return <-done
 }
 
+// startConfined starts the guard in the instance's network namespace, with the guard's capabilities.
 func startConfined(cmd *exec.Cmd, namespace string) error {
 	ns, err := unix.Open(netns.Path(namespace), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -172,8 +171,8 @@ func findGuard(namespace string) (process.ID, error) {
 	return process.ID{}, fmt.Errorf("the guard of %s: %w", namespace, ErrGone)
 }
 
-// isGuard reports whether a process in the namespace of an instance is its guard: the
-// instance's own are in a pid namespace below ours.
+// isGuard reports whether a process in the network namespace of an instance is its guard. The
+// instance's own processes are in a pid namespace below ours.
 func isGuard(id process.ID) bool {
 	if _, depth := process.NamespacedPID(id.PID); depth != 1 {
 		return false
@@ -182,24 +181,24 @@ func isGuard(id process.ID) bool {
 	return err == nil && bytes.HasPrefix(cmdline, []byte(guardStage+"\x00"))
 }
 
-// dialGuard returns the descriptor by which listeners are handed to a guard that runs.
+// dialGuard returns the descriptor over which listeners are sent to a running guard.
 func dialGuard(id process.ID) (*os.File, error) {
 	pidfd, err := unix.PidfdOpen(id.PID, 0)
 	if err != nil || !id.Alive() {
-		return nil, fmt.Errorf("reach the guard: %w", ErrGone)
+		return nil, fmt.Errorf("connect to the guard: %w", ErrGone)
 	}
 	defer unix.Close(pidfd)
 	fd, err := unix.PidfdGetfd(pidfd, guardSendFD, 0)
 	if err != nil {
-		return nil, fmt.Errorf("reach the guard: %w", err)
+		return nil, fmt.Errorf("connect to the guard: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "guard"), nil
 }
 
-// What a message to a guard hands over, with its descriptors.
+// The kinds of messages to a guard. Descriptors are sent with each.
 const (
 	messageInit     = "init"     // the pidfd of the instance's init
-	messageListener = "listener" // what a filter asks by, and where to answer that it is taken
+	messageListener = "listener" // the listener of a filter, and the pipe for the guard's answer
 )
 
 // tellGuard tells the guard which process is the instance's init.
@@ -215,27 +214,27 @@ func tellGuard(guard *os.File, init process.ID) error {
 	return nil
 }
 
-// guardTimeout bounds what anything of the node waits for a guard, and a guard for the first
-// message. A guard that has work answers within milliseconds.
+// guardTimeout bounds the wait for a guard's answer, and a guard's wait for its first message. A guard
+// answers within milliseconds.
 const guardTimeout = 5 * time.Second
 
 const guardAccepts = "accepted"
 
-// handOver gives listener to the guard and returns when the guard has accepted it.
+// handOver sends listener to the guard and waits until the guard has accepted it.
 func handOver(guard *os.File, listener int) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("reach the guard: %w", err)
+		return fmt.Errorf("connect to the guard: %w", err)
 	}
 	defer unix.Close(pair[0])
 	err = unix.Sendmsg(int(guard.Fd()), []byte(messageListener), unix.UnixRights(listener, pair[1]), nil, unix.MSG_NOSIGNAL)
 	unix.Close(pair[1]) // so that the guard's death ends the wait
 	if err != nil {
-		return fmt.Errorf("reach the guard: %w", err)
+		return fmt.Errorf("connect to the guard: %w", err)
 	}
 	timeout := unix.NsecToTimeval(int64(guardTimeout))
 	if err := unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-		return fmt.Errorf("reach the guard: %w", err)
+		return fmt.Errorf("connect to the guard: %w", err)
 	}
 	answer := make([]byte, 512)
 	n, err := unix.Read(pair[0], answer)
@@ -250,32 +249,33 @@ func handOver(guard *os.File, listener int) error {
 	return nil
 }
 
-// A guard judges what the instance in its network namespace asks for (guard_judge.go). One goroutine reads
-// the questions and makes sockets, so that two can never be made on one count. Options are
-// set by goroutines of their own, at most maxOptions.
+// A guard decides the guarded calls of the instance in its network namespace (guard_calls.go). The
+// goroutine of runGuard owns its fields. It alone receives calls and makes sockets, so that no two
+// sockets are made on the same count. Up to maxOptions goroutines set options and listen. The
+// mutexes are leaves; no goroutine holds two.
 type guard struct {
-	problem   error // why it can take no listener
+	problem   error // why it cannot accept listeners; nil: it can
 	diag      *sockDiag
-	before    map[string]int // sockets there were before the instance's, our own included
-	endFile   string         // where to say why the instance is ended
-	init      int            // pidfd, or -1
-	listeners []int          // descriptors of filters
+	before    map[string]int // number of sockets by protocol before the instance started, including our own
+	endFile   string         // path of the file for the reason if the guard kills the instance
+	init      int            // pidfd of the instance's init, or -1
+	listeners []int          // of filters, on which calls are received
 
-	sockstat int       // /proc/net/sockstat of the namespace
-	looked   time.Time // when watch looked last
-	locks    int       // there were at the last count
-	requests int       // for locks since
+	sockstat int       // descriptor of /proc/net/sockstat
+	looked   time.Time // when watch last ran
+	locks    int       // file locks at the last count
+	requests int       // for locks that are admitted until the next count
 
-	window time.Time     // when it began
-	spent  time.Duration // of processor time when it began
+	window time.Time     // begin of the current guardWindow
+	spent  time.Duration // our processor time at that moment
 
-	options chan struct{}
-	rings   sync.Mutex // held from the sum of the rings until the new one is in it
-	filters sync.Mutex // held from the sum of the filters until the new one is in it
-	listens sync.Mutex // held from the number of listeners until the new one is in it
+	options chan struct{} // one for each goroutine, at most maxOptions
+	rings   sync.Mutex    // held from the sum of the rings until the new ring is made
+	filters sync.Mutex    // held from the sum of the filters until the new filter is set
+	listens sync.Mutex    // held from the count of listeners until the new one listens
 }
 
-// runGuard is the stage.
+// runGuard is the guard stage.
 func runGuard([]string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
@@ -293,6 +293,7 @@ func runGuard([]string) error {
 	}
 }
 
+// prepare checks that the kernel answers everything that the guard must know.
 func (g *guard) prepare() (err error) {
 	if g.diag, err = newSockDiag(); err != nil {
 		return err
@@ -320,7 +321,7 @@ func (g *guard) prepare() (err error) {
 	return nil
 }
 
-// turn waits for something to do and does it. It returns false when init has ended.
+// turn waits for a call or a message and handles it. It returns false when init has ended.
 func (g *guard) turn() (again bool, err error) {
 	g.throttle()
 	fds := append(make([]unix.PollFd, 0, 2+len(g.listeners)),
@@ -328,7 +329,7 @@ func (g *guard) turn() (again bool, err error) {
 	for _, fd := range g.listeners {
 		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
-	timeout := guardTimeout // a launcher that died has no init
+	timeout := guardTimeout // without init: the launcher may have died
 	if g.init >= 0 {
 		timeout = watchInterval
 	}
@@ -349,7 +350,7 @@ func (g *guard) turn() (again bool, err error) {
 		case events&unix.POLLIN != 0:
 			g.answer(fd)
 			kept = append(kept, fd)
-		case events != 0: // the last process under that filter has ended
+		case events != 0: // the last process with this filter has ended
 			unix.Close(fd)
 		default:
 			kept = append(kept, fd)
@@ -362,7 +363,7 @@ func (g *guard) turn() (again bool, err error) {
 	return true, nil
 }
 
-// throttle sleeps until the window ends, if the guard has taken its share of it.
+// throttle sleeps until the window ends if the guard has used its share of processor time.
 func (g *guard) throttle() {
 	var used unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
@@ -377,9 +378,9 @@ func (g *guard) throttle() {
 	}
 }
 
-// watch ends the instance if its TCP and UDP sockets hold too much.
+// watch kills the instance if its TCP and UDP sockets hold too much memory.
 func (g *guard) watch() {
-	// "sockets: used 12", of every family. This is read often, and the sum takes longer.
+	// "sockets: used 12" counts all families. It is read first, because the sum takes longer.
 	var head [32]byte
 	n, err := unix.Pread(g.sockstat, head[:], 0)
 	number, _, _ := bytes.Cut(bytes.TrimPrefix(head[:max(n, 0)], []byte("sockets: used ")), []byte("\n"))
@@ -393,7 +394,7 @@ func (g *guard) watch() {
 	}
 }
 
-// receive takes what a stage of the node hands over.
+// receive handles a message of another stage.
 func (g *guard) receive() {
 	message, rights := make([]byte, 16), make([]byte, unix.CmsgSpace(2*4))
 	n, rn, _, _, err := unix.Recvmsg(guardReceiveFD, message, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answer reads one question of a filter and answers it.
+// answer receives one guarded call and answers it.
 func (g *guard) answer(listener int) {
-	q, err := receiveQuestion(listener)
+	q, err := receiveCall(listener)
 	if err != nil {
-		return // whoever asked has ended
+		return // the calling thread has ended
 	}
 	switch q.call {
 	case unix.SYS_SOCKET:
@@ -34,8 +34,8 @@ func (g *guard) answer(listener int) {
 	}
 }
 
-// begin answers a question on a goroutine of its own, for it can take long.
-func (g *guard) begin(q *question, answer func(*question)) {
+// begin answers a call on a new goroutine, because it can take long.
+func (g *guard) begin(q *guardedCall, answer func(*guardedCall)) {
 	select {
 	case g.options <- struct{}{}:
 		go func() {
@@ -47,9 +47,9 @@ func (g *guard) begin(q *question, answer func(*question)) {
 	}
 }
 
-// listen lets a socket listen. Connections that wait to be accepted are charged to no
-// cgroup, so there are maxListeners of TCP at most.
-func (g *guard) listen(q *question) {
+// listen makes a socket listen. Connections that are not accepted yet are charged to no cgroup, so
+// there may be only maxListeners of TCP.
+func (g *guard) listen(q *guardedCall) {
 	fd, err := q.descriptor(int(int32(q.args[0])))
 	if err != nil {
 		q.fail(err)
@@ -62,7 +62,7 @@ func (g *guard) listen(q *question) {
 func (g *guard) setListening(fd, backlog int) error {
 	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
-	} else if family == unix.AF_UNIX { // whose connections are charged to who makes them
+	} else if family == unix.AF_UNIX { // its connections are charged to the connecting process
 		return unix.Listen(fd, backlog)
 	}
 	g.listens.Lock()
@@ -77,14 +77,14 @@ func (g *guard) setListening(fd, backlog int) error {
 	return unix.Listen(fd, backlog)
 }
 
-// locksUncounted is how many requests for locks pass between two counts. One adds two
-// locks at most: it can cut another in two.
+// locksUncounted is the number of requests for locks between two counts. A request adds at most two
+// locks, when it splits an existing one.
 const locksUncounted = 512
 
-// lock lets a process lock a file, or unlock it, if the instance has fewer than maxLocks.
-// Whoever has too many gets rid of them by closing the files: a request cannot be told
-// from one to unlock, for its argument can change.
-func (g *guard) lock(q *question) {
+// lock admits a request to lock or unlock a file if the instance has fewer than maxLocks. The two
+// cannot be distinguished, because the argument can change after the check. A process with too many
+// locks can release them by closing the files.
+func (g *guard) lock(q *guardedCall) {
 	if g.requests == 0 || g.locks >= maxLocks {
 		n, err := countLocks()
 		if err != nil {
@@ -128,9 +128,9 @@ func countLocks() (int, error) {
 	return sum, nil
 }
 
-// socket makes a socket if the namespace has room for one more. Beyond that it answers
-// ENOBUFS, which socket(2) explains as too little memory until other sockets are closed;
-// EMFILE and ENFILE would name the limits of a process and of the machine.
+// socket makes a socket if the instance has fewer than the limit. Otherwise it returns ENOBUFS, which
+// socket(2) explains as too little memory until other sockets are closed. EMFILE and ENFILE are for
+// the limits of a process and of the machine.
 func (g *guard) socket(family, kind, protocol int32) (int, error) {
 	now, err := countSockets()
 	if err != nil {
@@ -151,8 +151,8 @@ func (g *guard) socket(family, kind, protocol int32) (int, error) {
 	return unix.Socket(int(family), int(kind)|unix.SOCK_CLOEXEC, int(protocol))
 }
 
-// countSockets returns how many sockets of each protocol the network namespace has, bound
-// or not. /proc/net/netlink, for one, does not show those that are not bound yet.
+// countSockets returns the number of sockets of each protocol in the network namespace, bound or not.
+// Other sources, such as /proc/net/netlink, do not show unbound ones.
 func countSockets() (map[string]int, error) {
 	table, err := os.ReadFile("/proc/self/net/protocols")
 	if err != nil {
@@ -172,8 +172,8 @@ func countSockets() (map[string]int, error) {
 	return sockets, nil
 }
 
-// setOption sets a socket option of the process that asked.
-func (g *guard) setOption(q *question) {
+// setOption sets a socket option for the calling process.
+func (g *guard) setOption(q *guardedCall) {
 	value, err := q.value()
 	if err != nil {
 		q.fail(err)
@@ -197,9 +197,9 @@ func (g *guard) setOption(q *question) {
 	q.fail(g.set(fd, level, option, value))
 }
 
-// attach gives packet, raw and netlink sockets a filter, if it is short enough. Translated for
-// the processor, a filter takes memory that is charged to no cgroup, and of other sockets there
-// are many.
+// attach sets a filter of a packet, raw or netlink socket, if it is short enough. The kernel translates
+// a filter into memory that is charged to no cgroup. Other sockets may have no filter, because their
+// number is not bounded.
 func (g *guard) attach(fd int, filter []unix.SockFilter) error {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
@@ -228,9 +228,9 @@ func setFilter(fd int, filter []unix.SockFilter) error {
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
-// filterBytes is the most that a filter takes once the kernel has translated it: how much it is
-// exactly can be asked only afterwards. One instruction becomes several of 8 bytes, and one that
-// reads the packet many (bpf_convert_filter of net/core/filter.c).
+// filterBytes returns an upper bound of the memory of a translated filter. The kernel tells the exact
+// size only afterwards. One instruction becomes several of 8 bytes, and one that reads the packet
+// becomes many (bpf_convert_filter in net/core/filter.c).
 func filterBytes(filter []unix.SockFilter) uint64 {
 	const head, each, load = 256, 8 * 8, 24 * 8
 	sum := uint64(head)
@@ -264,8 +264,8 @@ func (g *guard) set(fd, level, option int, value []byte) error {
 	return unix.ENOPROTOOPT
 }
 
-// setRing lets all rings of the instance together have maxRingBytes. libpcap takes ENOMEM
-// as the advice to ask for less.
+// setRing sets a ring if all rings of the instance together stay within maxRingBytes. After ENOMEM
+// libpcap asks for a smaller ring.
 func (g *guard) setRing(fd, option int, value []byte) error {
 	want, ok := ringBytes(value)
 	if !ok {
@@ -282,9 +282,9 @@ func (g *guard) setRing(fd, option int, value []byte) error {
 	return unix.SetsockoptString(fd, unix.SOL_PACKET, option, string(value))
 }
 
-// setMembership lets a packet socket hear everything, as tcpdump does. The kernel bounds
-// neither the addresses that one socket may add nor the time it takes to look through them
-// with the machine's network lock held, so there are none: the switch delivers no multicast.
+// setMembership makes a packet socket receive all packets, as tcpdump does. It refuses memberships of
+// single addresses: the kernel does not bound their number, and walks them with the machine's network
+// lock held. They would be useless, because the switch delivers no multicast.
 func setMembership(fd, option int, value []byte) error {
 	m, ok := parseMembership(value)
 	if !ok {
@@ -293,19 +293,19 @@ func setMembership(fd, option int, value []byte) error {
 	if m.Type != unix.PACKET_MR_PROMISC && m.Type != unix.PACKET_MR_ALLMULTI {
 		return unix.EPERM
 	}
-	// An address would make the request another one than the last.
+	// Without an address, equal requests do not add up in the kernel.
 	return unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, option, &unix.PacketMreq{Ifindex: m.Ifindex, Type: m.Type})
 }
 
-// setBuffer sets the bound of a queue, to maxSocketBuffer at most, as the kernel does with
-// net.core.rmem_max.
+// setBuffer sets the bound of a queue, to at most maxSocketBuffer. The kernel applies net.core.rmem_max
+// in the same way.
 func setBuffer(fd, option int, value []byte) error {
 	size, ok := parseInt(value)
 	if !ok {
 		return unix.EINVAL
 	}
 	if size < 0 {
-		size = maxSocketBuffer // as the kernel takes it: the largest
+		size = maxSocketBuffer // the kernel takes a negative size as the largest
 	}
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, min(size, maxSocketBuffer))
 }

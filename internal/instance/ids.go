@@ -20,15 +20,14 @@ import (
 	"palisade/internal/netns"
 )
 
-// An instance has a user namespace: its ids 0 to 65535 are ids of the node that nothing else
-// has. So root inside is an unprivileged user of the node, and the kernel counts against
-// each instance apart what it counts by user: inotify and fanotify instances, pending
-// signals, POSIX message queues, pages of pipes, watches of epoll, descriptors in flight.
+// An instance has a user namespace: its ids 0 to 65535 are a range of ids of the node that nothing else
+// uses. So its root is an unprivileged user of the node, and the kernel applies its limits by user to
+// each instance separately: inotify and fanotify instances, pending signals, POSIX message queues,
+// pages of pipes, watches of epoll, descriptors in flight.
 //
-// The kernel charges the use of a user namespace to whoever made it as well
-// (user_namespaces(7)). So each is made by a process that runs as the first id of its range.
-// This is also how a range is found again: the kernel tells the maker of the user namespace
-// that a network namespace belongs to. No file has to be kept beside it.
+// The kernel also charges the use of a user namespace to the user who made it (user_namespaces(7)).
+// So each is made by a process that runs as the first id of its range. The range of a network
+// namespace can be found again without a file: the kernel tells who made its user namespace.
 //
 // The ids lie between those that systemd gives to containers (0x00080000 to 0x6fffffff, its
 // UIDS-GIDS document) and those that it reserves below 2^31. Debian's subordinate ids
@@ -36,21 +35,21 @@ import (
 const (
 	firstID        = 0x70000000
 	idsPerInstance = 1 << 16
-	maxIDRanges    = 0xffe // so many instances can live on one machine
+	maxIDRanges    = 0xffe // the number of instances that one machine can have
 )
 
-// An idRange is the first of the node ids of an instance.
+// An idRange is the range of the node's ids of one instance, as its first id.
 type idRange int
 
 func (r idRange) valid() bool {
 	return r >= firstID && r < firstID+maxIDRanges*idsPerInstance && (r-firstID)%idsPerInstance == 0
 }
 
-// ErrSharedIDs says that a network namespace belongs to the node's own user namespace. Prepare makes
-// another in its place once nothing runs in it.
+// ErrSharedIDs means that a network namespace belongs to the node's own user namespace. Prepare replaces
+// such a namespace when no process runs in it.
 var ErrSharedIDs = errors.New("its network namespace was made by an earlier release, which gave instances no ids of their own")
 
-// idsOf returns the ids of the instance with this network namespace, or ErrSharedIDs.
+// idsOf returns the id range of the instance with this network namespace, or ErrSharedIDs.
 func idsOf(namespace string) (idRange, error) {
 	user, err := userNamespace(netns.Path(namespace))
 	if err != nil {
@@ -74,7 +73,7 @@ func userNamespace(path string) (*os.File, error) {
 	return os.NewFile(uintptr(user), "user namespace of "+path), nil
 }
 
-// idsOfMaker returns the ids of a user namespace.
+// idsOfMaker returns the id range of a user namespace, which its maker's id begins.
 func idsOfMaker(user int) (idRange, error) {
 	maker, err := unix.IoctlGetUint32(user, unix.NS_GET_OWNER_UID)
 	if err != nil {
@@ -86,9 +85,9 @@ func idsOfMaker(user int) (idRange, error) {
 	return 0, ErrSharedIDs
 }
 
-// makeNamespace makes a user namespace with ids of its own, in it a network namespace, and
-// names the latter, which keeps both. The lock on the directory of the names, which all
-// daemons of the machine share, is held from the choice of ids until the name can be seen.
+// makeNamespace makes a user namespace with a free id range, in it a network namespace, and a name for
+// the latter, which keeps both. It holds a lock on the directory of the names, which all daemons of
+// the machine share, from the choice of ids until the name is visible.
 func makeNamespace(name string) error {
 	if err := os.MkdirAll(netns.Dir, 0o755); err != nil {
 		return err
@@ -97,7 +96,7 @@ func makeNamespace(name string) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() // and with it the lock
+	defer dir.Close() // also releases the lock
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", netns.Dir, err)
 	}
@@ -111,7 +110,7 @@ func makeNamespace(name string) error {
 	return nil
 }
 
-// removeEarlier removes a namespace that an earlier release made, unless something runs in it.
+// removeEarlier removes a namespace that an earlier release made, unless a process runs in it.
 func removeEarlier(name string) error {
 	if !netns.Exists(name) {
 		return nil
@@ -125,11 +124,11 @@ func removeEarlier(name string) error {
 	return netns.Delete(name)
 }
 
-// firstChoice is where the search for free ids begins.
+// firstChoice returns the number of the range at which the search for free ids begins.
 var firstChoice = func() int { return rand.IntN(maxIDRanges) }
 
-// freeIDs chooses a range that no named network namespace and no process has. It begins
-// anywhere, so that ids are not used again at once.
+// freeIDs chooses a range that no named network namespace and no process has. It begins at a random
+// range, so that ids are not reused soon.
 func freeIDs() (idRange, error) {
 	taken := map[idRange]bool{}
 	names, err := netns.List("")
@@ -141,7 +140,7 @@ func freeIDs() (idRange, error) {
 			taken[ids] = true
 		}
 	}
-	// The name may be gone, and a process inside alive.
+	// A process may still run in a namespace whose name is gone.
 	maps, err := filepath.Glob("/proc/[0-9]*/uid_map")
 	if err != nil {
 		return 0, err
@@ -159,17 +158,17 @@ func freeIDs() (idRange, error) {
 	return 0, fmt.Errorf("all %d ranges of user ids are taken", maxIDRanges)
 }
 
-// takeMapped notes every range that the uid_map at path touches. Each line is the first id
-// inside, the first one outside, and how many (user_namespaces(7)).
+// takeMapped marks every range that the uid_map at path overlaps. Each line has the first id inside,
+// the first id outside, and their number (user_namespaces(7)).
 func takeMapped(path string, taken map[idRange]bool) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return // it has ended
+		return // the process has ended
 	}
 	for line := range strings.Lines(string(data)) {
 		var inside, outside, count int
 		if n, _ := fmt.Sscan(line, &inside, &outside, &count); n != 3 || inside == outside {
-			continue // the node's own, or one that changes nothing
+			continue // the node's own map, or an identity map
 		}
 		first := max(outside, firstID)
 		first -= (first - firstID) % idsPerInstance
@@ -179,37 +178,37 @@ func takeMapped(path string, taken map[idRange]bool) {
 	}
 }
 
-// makeOwned starts the stage that makes the two namespaces and lives until they have a name.
+// makeOwned starts the stage that makes the two namespaces, and gives the network namespace its name.
 func makeOwned(name string, ids idRange) error {
 	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
 	defer cancel()
-	said, saidW, err := os.Pipe()
+	status, statusW, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer said.Close()
+	defer status.Close()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{namespaceStage, strconv.Itoa(int(ids))}
 	cmd.Env = stageEnv
-	cmd.ExtraFiles = []*os.File{saidW}
+	cmd.ExtraFiles = []*os.File{statusW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: uint32(ids), Gid: uint32(ids)},
 		AmbientCaps: []uintptr{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SYS_ADMIN},
 	}
 	hold, err := cmd.StdinPipe()
 	if err != nil {
-		return errors.Join(err, saidW.Close())
+		return errors.Join(err, statusW.Close())
 	}
 	err = cmd.Start()
-	saidW.Close()
+	statusW.Close()
 	if err != nil {
 		return explainStart(err)
 	}
 	defer cmd.Wait()
-	defer hold.Close() // ends the stage and the process that it started
-	line, err := bufio.NewReader(said).ReadString('\n')
+	defer hold.Close() // ends both stages
+	line, err := bufio.NewReader(status).ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("it said %q: %w", line, err)
+		return fmt.Errorf("status %q: %w", line, err)
 	}
 	pid, isPID := strings.CutPrefix(strings.TrimSpace(line), statusHeld)
 	if !isPID {
@@ -222,17 +221,17 @@ func makeOwned(name string, ids idRange) error {
 	return netns.Name(name, inside)
 }
 
-// explainStart says what to do where the binary may not be run by the instance's ids.
+// explainStart adds advice to an error if the instance's ids must not run the binary.
 func explainStart(err error) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	self, _ := os.Executable()
-	return fmt.Errorf("%w: %s must be readable and executable by everybody (chmod 755), because instances run it by ids of their own", err, self)
+	return fmt.Errorf("%w: %s must be readable and executable by everybody (chmod 755), because instances run it with their own user ids", err, self)
 }
 
-// runNamespace makes a user namespace and a network namespace in it, tells the process that
-// is in them, and keeps it until its input ends.
+// runNamespace makes a user namespace and a network namespace in it, reports the pid of the process
+// that holds them, and waits until that process ends.
 func runNamespace(args []string) error {
 	if len(args) < 2 {
 		return errors.New("no ids")
@@ -260,7 +259,7 @@ func runNamespace(args []string) error {
 	return cmd.Wait()
 }
 
-// runHold is in the new namespaces, and does nothing until its input ends.
+// runHold runs in the new namespaces and holds them until its input ends.
 func runHold([]string) error {
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err

@@ -6,21 +6,21 @@ import (
 	"strings"
 )
 
-// An Image is what an AMI id boots: which services answer on which TCP ports. Every
-// image serves ssh on 22 with the instance's key pair.
+// An Image lists the services of an AMI id and their TCP ports. Every image also serves ssh on port 22,
+// with the instance's key pair.
 type Image struct {
 	ID       string
 	Name     string
 	Services []Service
 }
 
-// A Service is one listener that init serves itself.
+// A Service is a listener that init serves itself.
 type Service struct {
 	Name string // "http", "mysql"
 	Port uint16
 }
 
-// DefaultImage is what an AMI id boots that the catalogue does not list.
+// DefaultImage is the image with ssh alone, like AMI ids that the catalogue does not list.
 const DefaultImage = "ami-eca54085"
 
 var images = []Image{
@@ -30,14 +30,14 @@ var images = []Image{
 	{"ami-f1a54098", "database", []Service{{"mysql", 3306}}},
 }
 
-// An AMI id has 8 hex digits, or 17 since 2016 (EC2 User Guide, "Resource IDs").
+// imageID matches AMI ids: 8 hex digits, or 17 since 2016 (EC2 User Guide, "Resource IDs").
 var imageID = regexp.MustCompile(`^ami-([0-9a-f]{8}|[0-9a-f]{17})$`)
 
 // Images returns the catalogue.
 func Images() []Image { return append([]Image(nil), images...) }
 
-// Lookup returns what id boots. Any well-formed id boots something: people try the ids of
-// their own region first, and a lab has no market to look them up in.
+// Lookup returns the image of an AMI id. Any well-formed id has one, because people first try the ids
+// of their own region, which a lab does not know.
 func Lookup(id string) (Image, error) {
 	for _, image := range images {
 		if strings.EqualFold(image.ID, id) {

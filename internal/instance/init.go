@@ -18,16 +18,16 @@ import (
 	"palisade/internal/packet"
 )
 
-// Where things are inside the instance. The log is a file of the instance's own memory,
-// never one of the node: through /proc/1/fd root inside could rewrite it or fill a disk.
+// Paths inside the instance. The log is a file in the instance's own memory. A file of the node could
+// be rewritten by the instance's root through /proc/1/fd, or made to fill the disk.
 const (
 	initLog      = "/var/log/init.log"
 	userDataPath = "/var/lib/user-data"
 	userDataLog  = "/var/log/user-data.log"
 )
 
-// runInit is process 1 inside. It serves the image's services, runs the user data, and
-// collects the processes that nobody waits for, until it is told to power off.
+// runInit is process 1 of the instance. It serves the image's services, runs the user data, and reaps
+// orphaned processes, until it receives a signal to power off.
 func runInit([]string) error {
 	packet.Shed()
 	unix.CloseOnExec(statusFD)
@@ -75,17 +75,17 @@ func runInit([]string) error {
 	}
 }
 
-// An initProcess starts the instance's processes and waits for them. Its mutex is held
-// while a process is started and while ended ones are collected, so that the end of a
-// process is never seen before its entry.
+// An initProcess starts the instance's processes and reaps them. It is owned by runInit. The mutex
+// guards children; it is held while a process is started and while ended processes are reaped, so
+// that the end of a process is never seen before its entry.
 type initProcess struct {
 	spec Spec
 
 	mu       sync.Mutex
-	children map[int]func(unix.WaitStatus) // what to do at the end of a child of our own
+	children map[int]func(unix.WaitStatus) // by pid: called at the end of a child that start has started
 }
 
-// runBoot ends when the services listen and the user data is started.
+// runBoot starts the services and the user data.
 func (i *initProcess) runBoot(image Image) error {
 	if err := i.serve(image); err != nil {
 		return err
@@ -95,13 +95,13 @@ func (i *initProcess) runBoot(image Image) error {
 	unix.Close(statusFD)
 	if bytes.HasPrefix(i.spec.UserData, []byte("#!")) {
 		if err := i.runUserData(); err != nil {
-			slog.Error("user data", "err", err)
+			slog.Error("user data not started", "err", err)
 		}
 	}
 	return nil
 }
 
-// runUserData starts the user data as a script; nobody waits for it.
+// runUserData starts the user data as a script, without waiting for its end.
 func (i *initProcess) runUserData() error {
 	if err := os.WriteFile(userDataPath, i.spec.UserData, 0o700); err != nil {
 		return err
@@ -116,8 +116,8 @@ func (i *initProcess) runUserData() error {
 	})
 }
 
-// start runs a program with its output to a file and calls ended, on init's own
-// goroutine, at its end.
+// start runs a program with its output to a file. At its end, the goroutine of runInit calls ended
+// with the mutex held.
 func (i *initProcess) start(argv []string, output *os.File, ended func(unix.WaitStatus)) error {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -137,7 +137,7 @@ func (i *initProcess) start(argv []string, output *os.File, ended func(unix.Wait
 	return p.Release()
 }
 
-// reap collects every process that has ended: our own and those whose parent is gone.
+// reap reaps all processes that have ended: our own and orphans.
 func (i *initProcess) reap() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -157,8 +157,7 @@ func (i *initProcess) reap() {
 	}
 }
 
-// startSSHD starts a real sshd and returns when it says that it listens. sshd is started
-// again, a second later, should it end.
+// startSSHD starts sshd and returns when it listens. If sshd ends, it is restarted after a second.
 func (i *initProcess) startSSHD() error {
 	if err := makeHostKey("/etc/ssh/ssh_host_ed25519_key"); err != nil {
 		return err
@@ -179,7 +178,7 @@ func (i *initProcess) runSSHD(listening chan<- error) error {
 		slog.Warn("sshd ended", "status", ws.ExitStatus())
 		time.AfterFunc(time.Second, func() {
 			if err := i.runSSHD(make(chan error, 1)); err != nil {
-				slog.Error("restart sshd", "err", err)
+				slog.Error("sshd not restarted", "err", err)
 			}
 		})
 	})
@@ -192,24 +191,24 @@ func (i *initProcess) runSSHD(listening chan<- error) error {
 	return nil
 }
 
-// runSSHDLog carries sshd's words to the log until sshd and its sessions have ended.
+// runSSHDLog copies sshd's messages to the log until sshd and its child processes have ended.
 func runSSHDLog(stderr io.ReadCloser, listening chan<- error) {
 	defer stderr.Close()
-	said := false
+	reported := false
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
-		slog.Info("sshd", "says", lines.Text())
-		if !said && bytes.HasPrefix(lines.Bytes(), []byte("Server listening on ")) {
+		slog.Info("message of sshd", "message", lines.Text())
+		if !reported && bytes.HasPrefix(lines.Bytes(), []byte("Server listening on ")) {
 			listening <- nil
-			said = true
+			reported = true
 		}
 	}
-	if !said {
+	if !reported {
 		listening <- errors.New("sshd ended before it listened")
 	}
 }
 
-// loginEnv is the environment of a process inside; term is the caller's TERM.
+// loginEnv is the environment of processes inside; term is the TERM of the caller.
 func loginEnv(term string) []string {
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -1,23 +1,24 @@
-// Package instance is what stands behind a port of the switch: a set of namespaces (user, net,
-// mount, pid, ipc, uts) and a cgroup around an init of its own, which serves what its
-// image promises. Its ids are its own too: its root is an unprivileged user of the node (ids.go).
+// Package instance runs the instances behind the ports of the switch. An instance is a set of
+// namespaces (user, net, mount, pid, ipc, uts) and a cgroup, with its own init, which runs the
+// services of its image. It has user ids of its own: its root is an unprivileged user of the node
+// (ids.go).
 //
-// An instance is never a child of the daemon. The daemon starts a launcher, the launcher
-// starts init and ends, so the death of the daemon touches no instance, and the next
-// daemon adopts it. The life of one, in the order of the calls:
+// An instance is never a child of the daemon. The daemon starts a launcher, which starts init and
+// ends. So instances keep running when the daemon dies, and the next daemon adopts them. The calls
+// in the life of an instance, in their order:
 //
-//	Prepare   makes the user and the network namespace and names the latter, which keeps both;
-//	          the caller then puts the devices into it
-//	Boot      configures the devices, starts init, returns when its services listen
-//	Configure adds a device, or changes one, while it runs; Unplug removes one
+//	Prepare   makes the user and the network namespace, and a name for the latter, which keeps both;
+//	          the caller then moves the devices into it
+//	Boot      configures the devices, starts init, and returns when its services listen
+//	Configure adds or changes a device of a running instance; Unplug removes one
 //	Adopt     finds a running init again
-//	Kill      ends everything inside
-//	Remove    takes away what is left: cgroup, namespace, directory
+//	Kill      kills every process of the instance
+//	Remove    removes cgroup, namespace and directory
 //
 // The binary re-executes itself in stages (reexec.go): namespace and hold (ids.go); launch,
 // setup (root.go), confine (confine.go), init (init.go, service.go); enter and inside (exec.go);
-// and guard (guard.go), which bounds the kernel memory of the instance's sockets. Image lists what
-// can be launched. This package knows no switch, no firewall and no API.
+// and guard (guard.go), which bounds the kernel memory of the instance's sockets. Images lists the
+// images. This package imports no switch, no firewall and no API.
 package instance
 
 import (
@@ -44,30 +45,30 @@ import (
 	"palisade/internal/process"
 )
 
-// bootTimeout bounds the time from the launcher's start until the services listen.
+// bootTimeout bounds the time from the start of the launcher until the services listen.
 const bootTimeout = 5 * time.Second
 
-// ErrGone says that an instance's init has ended.
+// ErrGone means that the init of an instance has ended.
 var ErrGone = process.ErrGone
 
-// A Spec says all there is to know about an instance before it boots.
+// A Spec describes an instance. It is not changed after Boot.
 type Spec struct {
 	Namespace string // name below /run/netns: "lab-i-cfd732a6"
 	ID        string // "i-cfd732a6"
 	Hostname  string // default: ID
-	Image     string // any "ami-…"; see Lookup
+	Image     string // an AMI id; see Lookup
 
-	NICs []NIC // whose devices the caller has put into Namespace
+	NICs []NIC // the caller has moved their devices into Namespace
 
-	Boot           uint64   // which of its boots this is, as the caller counts them
+	Boot           uint64   // number of this boot, counted by the caller
 	AuthorizedKeys []string // lines of root's authorized_keys
-	UserData       []byte   // run at boot if it begins with "#!"
+	UserData       []byte   // run as a script at boot if it begins with "#!"
 
-	Dir          string // node-side private directory: pid file, boot log
-	CgroupPrefix string // parent of the instance's cgroup; "" makes none
+	Dir          string // absolute path of its directory on the node, for pid file and boot log
+	CgroupPrefix string // parent of the instance's cgroup; "": no cgroup, and no limits
 }
 
-// address is the instance's first, or zero.
+// address returns the first address of the instance, or zero.
 func (s Spec) address() netip.Addr {
 	if len(s.NICs) == 0 {
 		return netip.Addr{}
@@ -104,9 +105,8 @@ func (s Spec) validate() error {
 	return nil
 }
 
-// Prepare makes the network namespace, with loopback up and nothing else in it, and the
-// instance's directory. What is there already is kept, but for a namespace of an earlier
-// release in which nothing runs any more.
+// Prepare makes the network namespace, with only loopback in it, and the instance's directory. It
+// keeps existing ones, except a namespace of an earlier release in which no process runs.
 func Prepare(s Spec) error {
 	if err := s.validate(); err != nil {
 		return err
@@ -122,23 +122,24 @@ func Prepare(s Spec) error {
 			return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 		}
 	}
-	MakeRoomForNeighbours() // where we cannot, the lab has, or has said that it could not
+	MakeRoomForNeighbours() // if this fails, the lab has raised the limits, or reported that it could not
 	if err := netns.Do(s.Namespace, configureNamespace); err != nil {
 		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 	}
 	return nil
 }
 
-// An Instance is a running init. Its methods may be called from any goroutine.
+// An Instance is a running init. Its owner, the fleet of the node, closes it. It has no mutable
+// state, so its methods may be called from any goroutine.
 type Instance struct {
 	spec   Spec
 	handle *process.Handle
 	booted uint64
 }
 
-// Boot configures the devices, starts init and returns when init says that its services
-// listen. If it cannot, nothing of the instance runs afterwards. It may be called again
-// after a crash at any point of an earlier call.
+// Boot configures the devices, starts init and returns when the services listen. If it fails, no
+// process of the instance runs afterwards. It may be called again after a crash at any point of an
+// earlier call.
 func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
@@ -146,8 +147,8 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if id, err := process.ReadFile(s.pidFile()); err == nil && id.Alive() {
 		return nil, fmt.Errorf("boot instance %s: process %d is its init already", s.ID, id.PID)
 	}
-	// A daemon killed at this point earlier may have left an init nobody knows, which
-	// would hold the ports that ours is to listen on.
+	// A daemon that was killed here may have left an init without a pid file, which would hold
+	// the ports of the new init.
 	if err := killAll(s); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}
@@ -171,7 +172,7 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	return Adopt(s)
 }
 
-// launch starts the launcher and follows what it and its successors say until "ready".
+// launch starts the launcher and reads the status lines of all stages until "ready".
 func launch(ctx context.Context, s Spec) error {
 	spec, err := json.Marshal(s)
 	if err != nil {
@@ -202,24 +203,23 @@ func launch(ctx context.Context, s Spec) error {
 	}
 	statusW.Close()
 
-	said := "nothing"
+	last := "nothing"
 	lines := bufio.NewScanner(status)
 	for lines.Scan() {
 		if lines.Text() == statusReady {
 			return cmd.Wait()
 		}
-		said = lines.Text()
-		fmt.Fprintln(console, said)
+		last = lines.Text()
+		fmt.Fprintln(console, last)
 	}
 	cmd.Wait()
 	if ctx.Err() != nil {
-		return fmt.Errorf("services do not listen (%w); the last it said: %s", ctx.Err(), said)
+		return fmt.Errorf("services do not listen (%w); last status: %s", ctx.Err(), last)
 	}
-	return fmt.Errorf("init ended; the last it said: %s", said)
+	return fmt.Errorf("init ended; last status: %s", last)
 }
 
-// Adopt finds the running init of an instance that an earlier daemon booted. It returns
-// ErrGone if there is none.
+// Adopt finds the running init of an instance that an earlier daemon booted, or returns ErrGone.
 func Adopt(s Spec) (*Instance, error) {
 	id, err := process.ReadFile(s.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -233,18 +233,18 @@ func Adopt(s Spec) (*Instance, error) {
 		return nil, fmt.Errorf("adopt instance %s: %w", s.ID, err)
 	}
 	booted, err := os.ReadFile(s.bootFile())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // none: by an earlier release
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // an earlier release wrote none
 		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
 	}
 	if _, err := ensureGuard(s, id); err != nil {
 		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
 	}
 	i := &Instance{spec: s, handle: handle}
-	i.booted, _ = strconv.ParseUint(string(booted), 10, 64) // damaged is as good as none: it boots again
+	i.booted, _ = strconv.ParseUint(string(booted), 10, 64) // a damaged file counts as none: the instance boots again
 	return i, nil
 }
 
-// Booted is the Spec.Boot that it runs by.
+// Booted returns the Spec.Boot of the running init.
 func (i *Instance) Booted() uint64 { return i.booted }
 
 // Pid returns init's process id as the node sees it.
@@ -253,28 +253,27 @@ func (i *Instance) Pid() int { return i.handle.ID().PID }
 // Done is closed when init, and with it every process inside, has ended.
 func (i *Instance) Done() <-chan struct{} { return i.handle.Done() }
 
-// EndedBecause says why the instance's guard ended it. It is empty for one that ended by
-// itself, was told to, or runs.
+// EndedBecause returns why the guard killed the instance, or "" if it did not.
 func (i *Instance) EndedBecause() string {
 	why, _ := os.ReadFile(i.spec.endFile())
 	return string(why)
 }
 
-// Kill ends every process inside at once, as a power switch does, and removes the cgroup.
-// The namespace and its device stay for the next Boot.
+// Kill kills all processes of the instance at once, as a power cut would, and removes the cgroup.
+// The namespace and its devices stay for the next Boot.
 func (i *Instance) Kill(ctx context.Context) error {
-	// The kernel ends a pid namespace with its init, before init's end is reported.
+	// The kernel kills all processes of a pid namespace before it reports the end of its init.
 	if err := i.handle.Kill(ctx); err != nil {
 		return fmt.Errorf("kill instance %s: %w", i.spec.ID, err)
 	}
 	return killAll(i.spec)
 }
 
-// Close lets go of a running instance; it runs on.
+// Close releases the handle of an instance, which keeps running.
 func (i *Instance) Close() error { return i.handle.Close() }
 
-// Remove ends what still runs of an instance and takes away cgroup, network namespace
-// and directory. It finishes what a crash left half made or half removed.
+// Remove kills the processes of an instance and removes its cgroup, network namespace and directory.
+// It also works on an instance that a crash left incomplete.
 func Remove(s Spec) error {
 	if err := s.validate(); err != nil {
 		return err
@@ -291,10 +290,10 @@ func Remove(s Spec) error {
 	return nil
 }
 
-// killAll ends every process of the instance by each trace one can leave: the pid file, the
-// cgroup, and, for an init whose launcher died before it wrote the pid file, the network
-// namespace. Of our own pid namespace it ends the guard there and spares the rest: a
-// daemon's thread at work there is not the instance's.
+// killAll kills every process of the instance. It finds them by the pid file, the cgroup, and the
+// network namespace, for an init whose launcher died before it wrote the pid file. Of the
+// processes of our own pid namespace it kills only the guard: a daemon may have a thread in the
+// network namespace.
 func killAll(s Spec) error {
 	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
 	defer cancel()
@@ -316,8 +315,8 @@ func killAll(s Spec) error {
 		}
 	}
 	if err := removeCgroup(ctx, s); err != nil {
-		// Limits that nobody is under any more: untidy, not unsafe.
-		slog.Warn("cgroup stays behind", "instance", s.ID, "err", err)
+		// The empty cgroup limits no process, so it does no harm.
+		slog.Warn("cgroup of instance not removed", "instance", s.ID, "err", err)
 	}
 	os.Remove(s.pidFile())
 	return nil

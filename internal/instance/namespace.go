@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespaceLimits bound kernel memory that is charged to no cgroup, for one network
-// namespace. Root inside cannot write them: /proc/sys is read-only there.
+// namespaceLimits bound the kernel memory of one network namespace that is charged to no cgroup. The
+// instance's root cannot write them, because /proc/sys is read-only there.
 var namespaceLimits = map[string]string{
 	"core/somaxconn":                      maxBacklog,
-	"ipv4/tcp_max_tw_buckets":             "4096",    // connections that wait out their end
-	"ipv4/ipfrag_high_thresh":             "4194304", // fragments that wait for others, Linux's default
+	"ipv4/tcp_max_tw_buckets":             "4096",    // connections in TIME-WAIT
+	"ipv4/ipfrag_high_thresh":             "4194304", // bytes of fragments to be reassembled; Linux's default
 	"ipv6/ip6frag_high_thresh":            "4194304",
-	"ipv4/neigh/default/unres_qlen_bytes": "65536", // packets that wait for a neighbour's answer
+	"ipv4/neigh/default/unres_qlen_bytes": "65536", // bytes of packets that wait for a neighbour's answer
 }
 
-// maxBacklog is how many connections wait to be accepted by one listener.
+// maxBacklog is the number of connections that can wait to be accepted by one listener.
 const maxBacklog = "128"
 
 // configureNamespace runs inside a new network namespace.
@@ -39,8 +39,8 @@ func configureNamespace() error {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	// EC2-Classic has no IPv6. Without this the kernel announces itself by router
-	// solicitations and multicast reports, which the switch would count as drops.
+	// EC2-Classic has no IPv6. The kernel would send router solicitations and multicast reports,
+	// which the switch would count as drops.
 	for _, scope := range []string{"all", "default"} {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/disable_ipv6", []byte("1"), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -50,17 +50,17 @@ func configureNamespace() error {
 	return nil
 }
 
-// The machine has one table of neighbours for all its network namespaces, and what all of
-// them may have is set in the first alone. With Linux's default of 1,024 an instance that
-// asks for every address of its subnet leaves no room for the node's own neighbours.
+// All network namespaces of the machine share one neighbour table, whose limits can be set only in
+// the first namespace. With Linux's default of 1,024 entries, an instance that sends ARP requests
+// for every address of its subnet would leave no entry for the node's own neighbours.
 const (
-	neighboursBegin = 131072 // above, those that are not in use are collected
+	neighboursBegin = 131072 // entries, above which unused ones are removed
 	neighboursMax   = 262144
 	neighbourLimits = "/proc/sys/net/ipv4/neigh/default/gc_thresh"
 )
 
-// MakeRoomForNeighbours raises the machine's limits of neighbours, which stay so. It wants
-// to be called in the machine's first network namespace, or to be able to enter it.
+// MakeRoomForNeighbours raises the machine's limits of the neighbour table for good. The caller must be
+// in the first network namespace of the machine, or be able to enter it.
 func MakeRoomForNeighbours() error {
 	err := raiseNeighbours()
 	if !errors.Is(err, fs.ErrNotExist) {

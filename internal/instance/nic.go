@@ -17,27 +17,27 @@ import (
 	"palisade/internal/netns"
 )
 
-// A NIC is an interface as the kernel in the namespace behind it knows it.
+// A NIC is an interface as the kernel of its namespace sees it.
 type NIC struct {
 	Device    string         // "eth0"
-	MAC       ec2.MAC        // zero leaves the device's own
-	Addresses []netip.Prefix // with the length of what is on-link; the first is the default source
-	Gateway   netip.Addr     // next hop of what is not on-link; invalid means no route
-	MTU       int            // bytes; 0 leaves the device's own
-	// Table is a routing table of the NIC's own, which what is sent from its addresses goes
-	// by: so that replies leave by the interface that the question came in by. 0: its
-	// gateway is the namespace's default route.
+	MAC       ec2.MAC        // zero: unchanged
+	Addresses []netip.Prefix // with the on-link prefix length; the first is the default source address
+	Gateway   netip.Addr     // next hop of other destinations; invalid: no route
+	MTU       int            // bytes; 0: unchanged
+	// Table is the NIC's own routing table for packets from its addresses, so that replies leave
+	// by the interface on which the request arrived. 0: its gateway is the default route of the
+	// namespace.
 	Table int
-	// Foreign: the namespace is somebody else's, and is left alone but for the device. The
-	// NIC has a table of its own where somebody else has set the default route, and where
-	// Second says that another NIC of ours is to have it.
+	// Foreign means that the namespace is not ours: only the device is changed. The NIC gets its
+	// own table if the namespace has a default route that is not ours, or if Second is set,
+	// because another NIC of ours has the default route.
 	Foreign, Second bool
-	// Alias marks the device as one of ours; see Foreign.
+	// Alias marks the device as ours in a foreign namespace; see AliasOf. "": no alias.
 	Alias string
 }
 
-// TableOf is the routing table of the NIC with that device index, as Amazon Linux numbers
-// them. The first one has the main table.
+// TableOf returns the routing table of the NIC with this device index, numbered as in Amazon Linux. The
+// first NIC has the main table.
 func TableOf(index int) int {
 	if index == 0 {
 		return 0
@@ -45,9 +45,9 @@ func TableOf(index int) int {
 	return 10000 + index
 }
 
-// Configure makes the device in the namespace what n says, and brings it up. What is so
-// already is left alone, so it may be called again after any change. Offloads are left as
-// the switch's side of the device decided them.
+// Configure configures the device in the namespace as n says, and sets it up. It changes only what
+// differs, so it may be called again after any change. It does not change offloads, which the
+// switch's side of the device decides.
 func Configure(namespace string, n NIC) error {
 	if err := netns.Do(namespace, n.configure); err != nil {
 		return fmt.Errorf("configure %s in namespace %q: %w", n.Device, namespace, err)
@@ -55,8 +55,8 @@ func Configure(namespace string, n NIC) error {
 	return nil
 }
 
-// Unplug removes the device, and what Configure made for it besides. One that is gone, or
-// whose namespace is, is no error.
+// Unplug removes the device, with its routing rules. It is no error if the device or the namespace does
+// not exist.
 func Unplug(namespace string, n NIC) error {
 	if namespace != "" && !netns.Exists(namespace) {
 		return nil
@@ -72,7 +72,7 @@ func Unplug(namespace string, n NIC) error {
 		if n.Foreign {
 			n.Table = foreignTable(link)
 		}
-		return errors.Join(n.setRules(nil), netlink.LinkDel(link)) // its addresses and routes go with it
+		return errors.Join(n.setRules(nil), netlink.LinkDel(link)) // the kernel removes its addresses and routes
 	})
 	if err != nil {
 		return fmt.Errorf("unplug %s from namespace %q: %w", n.Device, namespace, err)
@@ -80,11 +80,11 @@ func Unplug(namespace string, n NIC) error {
 	return nil
 }
 
-// foreignTable is a table that no other NIC of the namespace has.
+// foreignTable returns a routing table that no other NIC of the namespace has.
 func foreignTable(link netlink.Link) int { return 11000 + link.Attrs().Index }
 
-// settle finds out which table a NIC of a foreign namespace goes by, and keeps the device
-// quiet: the kernel would announce itself by IPv6, which the switch counts as drops.
+// settle chooses the routing table of a NIC in a foreign namespace, and disables IPv6 on the device: the
+// kernel would send announcements, which the switch counts as drops.
 func (n *NIC) settle(link netlink.Link) error {
 	if !n.Foreign {
 		return nil
@@ -106,18 +106,18 @@ func (n *NIC) settle(link netlink.Link) error {
 			continue
 		}
 		if by, err := netlink.LinkByIndex(r.LinkIndex); err != nil || !strings.HasPrefix(by.Attrs().Alias, ourAlias) {
-			return err // somebody else's
+			return err // the default route is not ours
 		}
 	}
-	if err := n.setRules(nil); err != nil { // it may have been second until now
+	if err := n.setRules(nil); err != nil { // it may have had its own table until now
 		return err
 	}
 	n.Table = 0
 	return nil
 }
 
-// AliasOf is the alias of a device that is an interface's in a foreign namespace. prefix is
-// that of the namespaces of the lab that its node is in; "" is none.
+// AliasOf returns the alias of an interface's device in a foreign namespace. prefix is the prefix of the
+// namespaces of the node's lab; "": the node is not in a lab.
 func AliasOf(eni, prefix string) string {
 	if prefix == "" {
 		return eni
@@ -125,10 +125,10 @@ func AliasOf(eni, prefix string) string {
 	return eni + " of " + prefix
 }
 
-// ourAlias begins every such alias.
+// ourAlias is the prefix of these aliases.
 const ourAlias = "eni-"
 
-// Devices are the names of the devices in a namespace.
+// Devices returns the names of the devices in a namespace.
 func Devices(namespace string) ([]string, error) {
 	var names []string
 	err := netns.Do(namespace, func() error {
@@ -147,7 +147,7 @@ func Devices(namespace string) ([]string, error) {
 func (n NIC) configure() error {
 	link, err := netlink.LinkByName(n.Device)
 	if err != nil {
-		return fmt.Errorf("find it: %w", err)
+		return fmt.Errorf("find the device: %w", err)
 	}
 	if n.Alias != "" && link.Attrs().Alias != n.Alias {
 		if err := netlink.LinkSetAlias(link, n.Alias); err != nil {
@@ -159,7 +159,7 @@ func (n NIC) configure() error {
 	}
 	if n.MAC != (ec2.MAC{}) && link.Attrs().HardwareAddr.String() != n.MAC.String() {
 		if err := netlink.LinkSetDown(link); err != nil {
-			return fmt.Errorf("set it down: %w", err)
+			return fmt.Errorf("set the device down: %w", err)
 		}
 		if err := netlink.LinkSetHardwareAddr(link, net.HardwareAddr(n.MAC[:])); err != nil {
 			return fmt.Errorf("set MAC %v: %w", n.MAC, err)
@@ -174,13 +174,13 @@ func (n NIC) configure() error {
 		return err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set it up: %w", err)
+		return fmt.Errorf("set the device up: %w", err)
 	}
 	return n.setRoutes(link)
 }
 
-// setAddresses makes the NIC's addresses the only ones of the device: a stopped and started
-// instance must not keep its old one.
+// setAddresses makes the NIC's addresses the only ones of the device: an instance must not keep its old
+// address after a stop and start.
 func (n NIC) setAddresses(link netlink.Link) error {
 	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {
@@ -188,8 +188,9 @@ func (n NIC) setAddresses(link netlink.Link) error {
 	}
 	flags := 0
 	if n.Table != 0 {
-		// Its link is in its own table only: through the main one, what is from another
-		// interface's address would leave by this one, and be dropped as forged.
+		// The on-link route is only in the NIC's own table. In the main table it would make
+		// packets from another interface's address leave by this one; the switch drops them
+		// as forged.
 		flags = unix.IFA_F_NOPREFIXROUTE
 	}
 	for _, a := range have {
@@ -197,7 +198,7 @@ func (n NIC) setAddresses(link netlink.Link) error {
 		if wanted && a.Flags&unix.IFA_F_NOPREFIXROUTE == flags {
 			continue
 		}
-		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // went with its primary
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // the kernel removed it with its primary address
 			return fmt.Errorf("remove address %v: %w", a.IPNet, err)
 		}
 	}
@@ -214,7 +215,7 @@ func (n NIC) setRoutes(link netlink.Link) error {
 		return nil
 	}
 	index := link.Attrs().Index
-	// On-link by flag: in EC2-Classic one gateway serves every pool.
+	// The gateway counts as on-link: in EC2-Classic one gateway serves every pool.
 	routes := []*netlink.Route{{LinkIndex: index, Gw: n.Gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK), Table: n.Table}}
 	if n.Table != 0 {
 		on := ipNet(n.Addresses[0].Masked())
@@ -229,15 +230,14 @@ func (n NIC) setRoutes(link netlink.Link) error {
 	if n.Table == 0 {
 		return nil
 	}
-	// An ARP request must not carry the address of another interface, which the switch
-	// would drop as forged.
+	// The switch would drop an ARP request with the address of another interface as forged.
 	if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+n.Device+"/arp_announce", []byte("2"), 0); err != nil {
 		return fmt.Errorf("set arp_announce: %w", err)
 	}
 	return n.setRules(n.Addresses)
 }
 
-// setRules makes the rules that lead to the NIC's own table those of these addresses.
+// setRules makes exactly one rule for each address lead to the NIC's own table.
 func (n NIC) setRules(want []netip.Prefix) error {
 	if n.Table == 0 {
 		return nil
@@ -246,7 +246,7 @@ func (n NIC) setRules(want []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("list routing rules: %w", err)
 	}
-	there := map[netip.Addr]bool{}
+	present := map[netip.Addr]bool{}
 	for _, r := range have {
 		if r.Table != n.Table {
 			continue
@@ -254,7 +254,7 @@ func (n NIC) setRules(want []netip.Prefix) error {
 		if r.Src != nil {
 			a, _ := netip.AddrFromSlice(r.Src.IP.To4())
 			if slices.ContainsFunc(want, func(p netip.Prefix) bool { return p.Addr() == a }) {
-				there[a] = true
+				present[a] = true
 				continue
 			}
 		}
@@ -263,7 +263,7 @@ func (n NIC) setRules(want []netip.Prefix) error {
 		}
 	}
 	for _, p := range want {
-		if there[p.Addr()] {
+		if present[p.Addr()] {
 			continue
 		}
 		rule := netlink.NewRule()

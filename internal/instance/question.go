@@ -12,20 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A question is a system call that a filter holds until it is answered; seccomp(2),
-// "SECCOMP_IOCTL_NOTIF_RECV". Whoever asks cannot run meanwhile, but others can change the
+// A guardedCall is a system call that the filter suspends until the guard answers; seccomp(2),
+// "SECCOMP_IOCTL_NOTIF_RECV". The calling thread is stopped meanwhile, but others can change the
 // memory that its arguments point to.
-type question struct {
+type guardedCall struct {
 	listener int
 	id       uint64
-	tid      int // of the thread, as the node numbers it
+	tid      int // of the calling thread, in the node's pid namespace
 	call     int32
 	args     [6]uint64
 }
 
-// struct seccomp_notif, its answer and struct seccomp_notif_addfd.
+// struct seccomp_notif, struct seccomp_notif_resp and struct seccomp_notif_addfd.
 type (
-	rawQuestion struct {
+	notification struct {
 		ID    uint64
 		TID   uint32
 		Flags uint32
@@ -34,13 +34,13 @@ type (
 		IP    uint64
 		Args  [6]uint64
 	}
-	rawAnswer struct {
+	notificationAnswer struct {
 		ID    uint64
 		Value int64
 		Errno int32
 		Flags uint32
 	}
-	rawGift struct {
+	notificationFD struct {
 		ID             uint64
 		Flags          uint32
 		FD, NewFD      uint32
@@ -67,17 +67,17 @@ const ioctlAddFD = 0x40182103
 // ioctlValid is SECCOMP_IOCTL_NOTIF_ID_VALID.
 const ioctlValid = 0x40082102
 
-func receiveQuestion(listener int) (*question, error) {
-	var raw rawQuestion
+func receiveCall(listener int) (*guardedCall, error) {
+	var raw notification
 	if err := ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&raw)); err != nil {
 		return nil, err
 	}
-	return &question{listener: listener, id: raw.ID, tid: int(raw.TID), call: raw.Call, args: raw.Args}, nil
+	return &guardedCall{listener: listener, id: raw.ID, tid: int(raw.TID), call: raw.Call, args: raw.Args}, nil
 }
 
-// fail lets the call return err, or 0 if it is nil.
-func (q *question) fail(err error) {
-	raw := rawAnswer{ID: q.id}
+// fail makes the call return err, or 0 if err is nil.
+func (q *guardedCall) fail(err error) {
+	raw := notificationAnswer{ID: q.id}
 	if err != nil {
 		errno := unix.EPERM
 		errors.As(err, &errno)
@@ -86,29 +86,29 @@ func (q *question) fail(err error) {
 	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
 }
 
-// proceed lets the kernel do the call. What its arguments point to may have changed by then.
-func (q *question) proceed() {
-	raw := rawAnswer{ID: q.id, Flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+// proceed lets the kernel execute the call. The memory that its arguments point to may have changed.
+func (q *guardedCall) proceed() {
+	raw := notificationAnswer{ID: q.id, Flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
 }
 
-// give lets the call return a new descriptor of what fd is. The descriptor comes to be
-// with the answer, or not at all.
-func (q *question) give(fd int, closeOnExec bool) {
-	raw := rawGift{ID: q.id, Flags: unix.SECCOMP_ADDFD_FLAG_SEND, FD: uint32(fd)}
+// give makes the call return a duplicate of fd. The kernel makes the descriptor together with the
+// answer, or not at all.
+func (q *guardedCall) give(fd int, closeOnExec bool) {
+	raw := notificationFD{ID: q.id, Flags: unix.SECCOMP_ADDFD_FLAG_SEND, FD: uint32(fd)}
 	if closeOnExec {
 		raw.DescriptorFlag = unix.O_CLOEXEC
 	}
-	// A signal between the answer and the descriptor leaves the answer alone, which is 0
-	// (kernel/seccomp.c, seccomp_notify_addfd): the call would return standard input. The
-	// runtime signals its threads all the time.
+	// If a signal arrives between the answer and the descriptor, the call returns 0, which is
+	// standard input (kernel/seccomp.c, seccomp_notify_addfd). The Go runtime sends signals to
+	// its threads often.
 	err := withoutSignals(func() error { return ioctl(q.listener, ioctlAddFD, unsafe.Pointer(&raw)) })
 	if err != nil {
-		q.fail(err) // EMFILE: its table is full
+		q.fail(err) // EMFILE: the caller has too many descriptors
 	}
 }
 
-// withoutSignals calls f on a thread that no signal reaches meanwhile.
+// withoutSignals calls f with all signals blocked on its thread.
 func withoutSignals(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -123,17 +123,17 @@ func withoutSignals(f func() error) error {
 	return errors.Join(err, unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil))
 }
 
-// valid reports whether the thread still waits. What was opened by its number before is
-// then surely its own.
-func (q *question) valid() bool {
+// valid reports whether the thread still waits for the answer. If so, everything that was opened by
+// its tid before belongs to it, and not to a thread that reused the tid.
+func (q *guardedCall) valid() bool {
 	return ioctl(q.listener, ioctlValid, unsafe.Pointer(&q.id)) == nil
 }
 
-// maxValue is the longest option that is judged.
+// maxValue is the longest value of an option, in bytes.
 const maxValue = 64
 
-// value copies the option that the arguments of setsockopt point to.
-func (q *question) value() ([]byte, error) {
+// value copies the value that the arguments of setsockopt point to.
+func (q *guardedCall) value() ([]byte, error) {
 	length := int32(q.args[4])
 	if length < 0 || length > maxValue {
 		return nil, unix.EINVAL
@@ -144,8 +144,8 @@ func (q *question) value() ([]byte, error) {
 	return q.read(q.args[3], int(length))
 }
 
-// read copies memory of the thread.
-func (q *question) read(address uint64, length int) ([]byte, error) {
+// read copies memory of the calling thread.
+func (q *guardedCall) read(address uint64, length int) ([]byte, error) {
 	value := make([]byte, length)
 	local := []unix.Iovec{{Base: &value[0]}}
 	local[0].SetLen(len(value))
@@ -157,7 +157,7 @@ func (q *question) read(address uint64, length int) ([]byte, error) {
 }
 
 // filter copies the program of a struct sock_fprog: its length, padding, its address.
-func (q *question) filter(fprog []byte) ([]unix.SockFilter, error) {
+func (q *guardedCall) filter(fprog []byte) ([]unix.SockFilter, error) {
 	if len(fprog) < int(unsafe.Sizeof(unix.SockFprog{})) {
 		return nil, unix.EINVAL
 	}
@@ -172,10 +172,10 @@ func (q *question) filter(fprog []byte) ([]unix.SockFilter, error) {
 	return unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&code[0])), length), nil
 }
 
-// descriptor returns a descriptor of ours for what fd is to the thread.
-func (q *question) descriptor(fd int) (int, error) {
+// descriptor returns a duplicate of the calling thread's descriptor fd.
+func (q *guardedCall) descriptor(fd int) (int, error) {
 	pidfd, err := unix.PidfdOpen(q.tid, unix.PIDFD_THREAD)
-	if err == unix.EINVAL { // before Linux 6.9, of whole processes only
+	if err == unix.EINVAL { // before Linux 6.9: only for whole processes
 		pidfd, err = unix.PidfdOpen(processOf(q.tid), 0)
 	}
 	if err != nil {
@@ -201,8 +201,8 @@ func processOf(tid int) int {
 	return pid
 }
 
-// ringBytes returns what a struct tpacket_req, or tpacket_req3, asks for: a block comes as
-// a power of two of pages.
+// ringBytes returns the bytes of the ring that a struct tpacket_req or tpacket_req3 describes. The
+// kernel rounds a block up to a power of two of pages.
 func ringBytes(value []byte) (bytes uint64, ok bool) {
 	if len(value) < 16 {
 		return 0, false

@@ -17,53 +17,54 @@ import (
 	"palisade/internal/process"
 )
 
-// The stages, by the name the binary is called with.
+// The stages, by the name under which the binary executes itself.
 const (
-	// Two make the namespaces (ids.go). The first runs as the first of the instance's ids
-	// and starts the second in them, to keep them until they have a name.
+	// Two stages make the namespaces (ids.go). The first runs as the first id of the instance and
+	// starts the second in the new namespaces, which holds them until they have a name.
 	namespaceStage = "palisade-namespace"
 	holdStage      = "palisade-hold"
-	// Four boot. The first is a child of the daemon and ends at once. The second is process 1
-	// of the new pid namespace and builds its own prison, with the node's privileges; the
-	// third is the same process with the instance's ids, the last after exec from inside.
+	// Four stages boot an instance. launch is a child of the daemon and ends at once. setup is
+	// process 1 of the new pid namespace and builds the root file system with the node's
+	// privileges. The same process executes confine with the instance's ids, and then init.
 	launchStage  = "palisade-launch"
 	setupStage   = "palisade-setup"
 	confineStage = "palisade-confine"
 	initStage    = "palisade-init"
-	// Two run a command inside (exec.go): the first has the node's ids and privileges and waits
-	// for the second, which becomes the command.
+	// Two stages run a command inside (exec.go): enter has the node's ids and privileges and waits
+	// for inside, which executes the command.
 	enterStage  = "palisade-enter"
 	insideStage = "palisade-inside"
-	// One stays outside and bounds the kernel memory of the instance (guard.go).
+	// guard stays outside the instance and bounds its kernel memory (guard.go).
 	guardStage = "palisade-guard"
 )
 
-// Descriptor 3 of every stage but the guard and those of exec.go is a pipe to whoever started the first. It
-// carries lines: which process is in the new namespaces; that the services listen, which is the last.
+// Descriptor 3 of every stage, except guard, enter and inside, is a pipe to the process that started the
+// first stage. It carries status lines: the process that holds the new namespaces; errors; and at last
+// that the services listen.
 const (
 	statusFD    = 3
 	statusHeld  = "held by "
 	statusReady = "ready"
 )
 
-// userFD is the instance's user namespace, until it is joined. guardFD is how the listener of
-// the instance's filter is handed to its guard.
+// userFD is the descriptor of the instance's user namespace until the stage has joined it. Over guardFD
+// the listener of the instance's filter is sent to its guard.
 const (
 	userFD  = 4
 	guardFD = 5
 )
 
-// stageEnv keeps init small: it mostly waits.
+// stageEnv is the environment of stages. It keeps init small, which mostly waits.
 var stageEnv = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=/root", "LANG=C.UTF-8", "GOMAXPROCS=1", "GOGC=25",
 }
 
-// Reexec runs the stage that args name and returns its exit status. For any other
-// command line it returns false. A main that uses this package calls it before
-// anything else, with os.Args.
+// Reexec runs the stage that args name and returns its exit status. For any other command line it
+// returns false. The main function of a program that uses this package must first call it with
+// os.Args.
 func Reexec(args []string) (code int, ok bool) {
-	// nsenter names a program by its path.
+	// nsenter sets args[0] to the path of the program.
 	if len(args) > 1 && (args[1] == confineStage || args[1] == insideStage) {
 		args = args[1:]
 	}
@@ -85,7 +86,7 @@ func Reexec(args []string) (code int, ok bool) {
 		return 0, false
 	}
 	if err := stage(args); err != nil {
-		if args[0] != guardStage { // whose descriptor 3 is another
+		if args[0] != guardStage { // its descriptor 3 is no status pipe
 			tell("%v", err)
 		}
 		return 1, true
@@ -93,14 +94,14 @@ func Reexec(args []string) (code int, ok bool) {
 	return 0, true
 }
 
-// tell writes one line to whoever boots the instance; a dead reader is no error.
+// tell writes one status line. It is no error if the reader has ended.
 func tell(format string, args ...any) {
 	line := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
 	unix.Write(statusFD, []byte(line+"\n"))
 }
 
-// keepOnly closes, at the next exec, every descriptor from first on: what the daemon, or
-// whoever started it, left open must not reach an instance.
+// keepOnly closes every descriptor from first on at the next exec: an instance must not inherit what the
+// daemon or its parent left open.
 func keepOnly(first uint) error {
 	if err := unix.CloseRange(first, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
@@ -108,8 +109,8 @@ func keepOnly(first uint) error {
 	return nil
 }
 
-// runLaunch starts process 1 of the instance in the instance's network namespace and
-// cgroup, remembers it in the pid file and ends, so that init belongs to nobody.
+// runLaunch starts process 1 of the instance in its network namespace and cgroup, writes the pid file
+// and ends, so that init is no child of the daemon.
 func runLaunch([]string) error {
 	spec, err := io.ReadAll(os.Stdin)
 	if err != nil {
@@ -126,12 +127,12 @@ func runLaunch([]string) error {
 	if err != nil {
 		return err
 	}
-	_, guard, err := startGuard(s) // before we are in the instance's cgroup
+	_, guard, err := startGuard(s) // before this process joins the instance's cgroup
 	if err != nil {
 		return err
 	}
-	for _, complaint := range joinCgroup(s) {
-		tell("%s", complaint)
+	for _, warning := range joinCgroup(s) {
+		tell("%s", warning)
 	}
 	specR, specW, err := os.Pipe()
 	if err != nil {
@@ -160,20 +161,20 @@ func runLaunch([]string) error {
 	}
 	if err != nil {
 		cmd.Process.Kill()
-		return fmt.Errorf("remember init: %w", err)
+		return fmt.Errorf("register init: %w", err)
 	}
 	if _, err := specW.Write(spec); err != nil {
-		return fmt.Errorf("hand over the spec: %w", err)
+		return fmt.Errorf("send the spec: %w", err)
 	}
 	return specW.Close()
 }
 
-// runSetup is process 1 on its way into the instance, with the node's ids and privileges. It
-// makes the root file system, gives it to the instance's ids, and joins the instance's user
-// namespace. A process with threads cannot do the latter (setns(2)), and a Go program has
-// threads; nsenter does it, run from the new root, where nothing of the instance has run yet.
+// runSetup is process 1 with the node's ids and privileges. It makes the root file system, whose owner
+// is the instance's root, and joins the instance's user namespace. A process with threads cannot join
+// a user namespace (setns(2)), and a Go program has threads, so nsenter does it. nsenter is run from
+// the new root, where no process of the instance has run yet.
 func runSetup([]string) error {
-	runtime.LockOSThread() // the keyring is this thread's, and exec keeps that
+	runtime.LockOSThread() // the keyring belongs to this thread, and exec keeps the thread
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide setup from ptrace: %w", err)
 	}
@@ -201,15 +202,14 @@ func runSetup([]string) error {
 	if err := leaveKeyring(); err != nil {
 		return err
 	}
-	if err := unix.Dup3(statusFD, 2, 0); err != nil { // nsenter's words, should it fail
+	if err := unix.Dup3(statusFD, 2, 0); err != nil { // so that nsenter's error is a status line
 		return err
 	}
 	argv := []string{"nsenter", fmt.Sprintf("--user=/proc/self/fd/%d", userFD), initPath, confineStage, s.ID}
 	return fmt.Errorf("join the user namespace: %w", unix.Exec(nsenter, argv, stageEnv))
 }
 
-// findNsenter returns the path of nsenter, which every Debian machine has (util-linux is
-// essential there).
+// findNsenter returns the path of nsenter, which is in Debian's essential package util-linux.
 func findNsenter() (string, error) {
 	path, err := exec.LookPath("nsenter")
 	if err != nil {
@@ -218,7 +218,7 @@ func findNsenter() (string, error) {
 	return path, nil
 }
 
-// requireOwnIDs fails if nsenter did not do what it was told to.
+// requireOwnIDs fails if nsenter did not join the user namespace.
 func requireOwnIDs() error {
 	mapped, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -230,11 +230,11 @@ func requireOwnIDs() error {
 	return nil
 }
 
-// runConfine is process 1 with the instance's ids. It gives up every privilege that init must
-// not have, and becomes init.
+// runConfine is process 1 with the instance's ids. It gives up every privilege that init must not have,
+// and executes init.
 func runConfine(args []string) error {
-	// Capabilities and the seccomp filter belong to a thread; exec takes those of the thread
-	// that calls it and ends the others.
+	// Capabilities and the seccomp filter belong to a thread. exec keeps those of the calling
+	// thread and ends the other threads.
 	runtime.LockOSThread()
 	if err := errors.Join(unix.Dup3(0, 2, 0), keepOnly(statusFD+1)); err != nil {
 		return err
@@ -249,5 +249,5 @@ func runConfine(args []string) error {
 	if err := handOver(os.NewFile(guardFD, "guard"), listener); err != nil {
 		return err
 	}
-	return fmt.Errorf("become init: %w", unix.Exec(initPath, append([]string{initStage}, args[1:]...), stageEnv))
+	return fmt.Errorf("execute init: %w", unix.Exec(initPath, append([]string{initStage}, args[1:]...), stageEnv))
 }

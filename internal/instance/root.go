@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What stands at fixed places of the new root.
+// Fixed paths in the new root.
 const (
-	initPath = "/.init"          // the binary itself, read-only: /proc/1/exe cannot be opened for writing
-	specPath = "/run/.spec.json" // what init must know; it removes the file
+	initPath = "/.init"          // this binary, read-only, so that /proc/1/exe cannot be opened for writing
+	specPath = "/run/.spec.json" // the Spec; init reads and removes it
 )
 
 // ttyGroup is the group of terminals, in etc/group.
@@ -22,12 +22,12 @@ const ttyGroup = 5
 
 const readOnly = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
 
-// enterNewRoot builds the root file system in memory, with the machine's programs bound
-// into it read-only, makes it the root of the calling mount namespace and forgets the old.
-// What is in memory belongs to the instance's ids. The mount namespace is the node's: no
-// capability over the instance's user namespace is one over its mounts.
+// enterNewRoot builds the root file system in memory, with read-only binds of the machine's programs,
+// makes it the root of the calling mount namespace and detaches the old root. The files in memory
+// belong to the instance's root. The mount namespace belongs to the node's user namespace, so the
+// instance's capabilities do not allow to change its mounts.
 func enterNewRoot(s Spec, ids idRange) error {
-	// From here on nothing we mount shows outside, nor theirs here.
+	// From here on, mounts here and outside do not affect each other.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -57,7 +57,7 @@ func enterNewRoot(s Spec, ids idRange) error {
 		return err
 	}
 	unix.Umask(0o022)
-	// The node's /dev/null cannot be opened again by its descriptor inside, the instance's can.
+	// Inside, the node's /dev/null cannot be reopened by its descriptor; the instance's can.
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /dev/null: %w", err)
@@ -70,7 +70,7 @@ func enterNewRoot(s Spec, ids idRange) error {
 	return nil
 }
 
-// A rootBuilder makes files and mounts below dir. After its first error it does nothing.
+// A rootBuilder makes files and mounts below dir. After its first error it does nothing more.
 type rootBuilder struct {
 	dir string
 	err error
@@ -110,7 +110,7 @@ func (r *rootBuilder) mount(fstype, name string, flags uintptr, options string) 
 	}
 }
 
-// bind shows the machine's source at name, read-only. What the machine has not is left out.
+// bind mounts source of the machine at name, read-only. It skips a source that does not exist.
 func (r *rootBuilder) bind(source, name string) {
 	if r.err != nil {
 		return
@@ -128,8 +128,8 @@ func (r *rootBuilder) bind(source, name string) {
 	r.rebind(source, name, readOnly)
 }
 
-// rebind binds source to name, which exists, with flags: a bind takes its flags only in a
-// second step.
+// rebind bind-mounts source at name, which exists, and then sets the flags: the kernel ignores them in
+// the first step.
 func (r *rootBuilder) rebind(source, name string, flags uintptr) {
 	if r.err != nil {
 		return
@@ -138,7 +138,7 @@ func (r *rootBuilder) rebind(source, name string, flags uintptr) {
 	r.do("make /"+name+" read-only", unix.Mount("", r.path(name), "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""))
 }
 
-// programs shows the machine's software. On a merged-/usr system the others are symlinks.
+// programs binds the machine's software. On a system with merged /usr, /bin and the like are symlinks.
 func (r *rootBuilder) programs() {
 	r.bind("/usr", "usr")
 	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
@@ -157,9 +157,9 @@ func (r *rootBuilder) programs() {
 	r.self()
 }
 
-// self puts the running binary at initPath. By its path, because /proc/self/exe leads to a
-// mount of the node's namespace, which cannot be bound from here; by a copy, when the
-// path is another file by now, as after a new build under a running daemon.
+// self puts the running binary at initPath. It binds it by its path, because /proc/self/exe is on a mount
+// of the node's namespace, which cannot be bound here. It copies the binary if the path is another
+// file now, as after a new build under a running daemon.
 func (r *rootBuilder) self() {
 	const exe = "/proc/self/exe"
 	path, err := os.Readlink(exe)
@@ -180,7 +180,7 @@ func (r *rootBuilder) self() {
 	r.rebind(r.path(initPath), initPath, readOnly)
 }
 
-// give makes the files of one mount, and of none below it, those of the instance's root.
+// give makes the instance's root the owner of all files of one mount, but not of mounts below it.
 func (r *rootBuilder) give(name string, ids idRange) {
 	if r.err != nil {
 		return
@@ -205,8 +205,8 @@ func (r *rootBuilder) give(name string, ids idRange) {
 	}))
 }
 
-// devices makes device files of the instance's own, so that it may change their modes: those
-// of the node's are out of its reach. None can be made later: that needs MKNOD.
+// devices makes the instance's own device files, so that it can change their modes without changing
+// those of the node. The instance cannot make others, which needs MKNOD.
 func (r *rootBuilder) devices(ids idRange) {
 	r.mount("tmpfs", "dev", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64m,nr_inodes=1024")
 	for _, d := range []struct {
@@ -219,7 +219,7 @@ func (r *rootBuilder) devices(ids idRange) {
 			r.do("make /dev/"+d.name, unix.Mknod(r.path("dev/"+d.name), unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))))
 		}
 	}
-	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d,max=128", ids+ttyGroup)) // the machine has 4,096
+	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d,max=128", ids+ttyGroup)) // of 4,096 that the machine has
 	r.symlink("pts/ptmx", "dev/ptmx")
 	r.symlink("/proc/self/fd", "dev/fd")
 	for fd, name := range []string{"stdin", "stdout", "stderr"} {
@@ -228,8 +228,8 @@ func (r *rootBuilder) devices(ids idRange) {
 	r.mkdir("dev/shm", 0o777|os.ModeSticky)
 }
 
-// proc mounts the new pid namespace's view, with what concerns the whole machine read-only
-// or hidden. /proc/sys is where core_pattern and the kernel's network settings are.
+// proc mounts /proc of the new pid namespace. Files that concern the whole machine are read-only or
+// hidden, such as core_pattern and the kernel's network settings in /proc/sys.
 func (r *rootBuilder) proc() {
 	r.mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	for _, name := range []string{"bus", "fs", "irq", "sys", "sysrq-trigger"} {
@@ -257,7 +257,7 @@ func (r *rootBuilder) exists(name string) bool {
 	return err == nil
 }
 
-// files writes what makes a set of programs a machine of its own.
+// files writes the instance's directories and its configuration in /etc.
 func (r *rootBuilder) files(s Spec) {
 	for _, dir := range []string{"run/sshd", "run/lock", "var/log", "var/lib", "var/cache", "var/empty", "home", "mnt", "opt", "srv"} {
 		r.mkdir(dir, 0o755)

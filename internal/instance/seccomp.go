@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deniedCalls fail with EPERM inside an instance. Most need a capability that it has not;
-// they are here because a user namespace would grant it, because the kernel's check has
-// been wrong before, or because what they reach (keys, clocks, swap, another mount
-// namespace, asynchronous calls, which the filter does not see and of which the machine has a
-// number for all) is the machine's, not its own.
+// deniedCalls fail with EPERM inside an instance. Most need a capability that the instance does not
+// have. They are denied here as well because a user namespace would grant the capability, because
+// the kernel's check has been wrong before, or because they reach what belongs to the whole machine:
+// keys, clocks, swap, other mount namespaces, and asynchronous calls, which the filter does not see
+// and whose number is limited for the machine.
 var deniedCalls = []uint32{
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT,
 	unix.SYS_FSPICK, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_MOUNT_SETATTR,
@@ -26,17 +26,17 @@ var deniedCalls = []uint32{
 	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME,
 }
 
-// What sockets an instance can make: of AF_UNIX any; of AF_PACKET and AF_NETLINK, and raw
-// ones, as many as its guard allows; of AF_INET and AF_INET6 these. Other families and
-// protocols (vsock, which talks to the hypervisor under the node; XDP; TIPC; SCTP and so on)
-// have memory, limits and bugs of their own, and nothing here needs them.
+// internetSockets are the sockets of AF_INET and AF_INET6 that an instance can make. It can make any
+// of AF_UNIX, and as many of AF_PACKET and AF_NETLINK, and raw ones, as its guard allows. Other
+// families and protocols (vsock, which reaches the hypervisor below the node; XDP; TIPC; SCTP and so
+// on) have their own memory, limits and bugs, and no image needs them.
 var internetSockets = []struct{ kind, protocol uint32 }{
 	{unix.SOCK_STREAM, 0}, {unix.SOCK_STREAM, unix.IPPROTO_TCP},
 	{unix.SOCK_DGRAM, 0}, {unix.SOCK_DGRAM, unix.IPPROTO_UDP},
 	{unix.SOCK_DGRAM, unix.IPPROTO_ICMP}, {unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6},
 }
 
-// guardedOptions take memory that is charged to no cgroup; see guard.go.
+// guardedOptions use memory that is charged to no cgroup; see guard.go.
 var guardedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_PACKET, unix.PACKET_RX_RING}, {unix.SOL_PACKET, unix.PACKET_TX_RING},
 	{unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP}, {unix.SOL_PACKET, unix.PACKET_DROP_MEMBERSHIP},
@@ -44,9 +44,9 @@ var guardedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_SOCKET, unix.SO_RCVBUF}, {unix.SOL_SOCKET, unix.SO_SNDBUF}, {unix.SOL_SOCKET, unix.SO_ATTACH_FILTER},
 }
 
-// deniedOptions fail with EPERM. Nothing bounds the groups that all sockets together can
-// join, and the switch delivers no multicast; programs that choose among sockets, and TCP's
-// own TLS, take memory that is charged to no cgroup.
+// deniedOptions fail with EPERM. The number of multicast groups that all sockets together can join is
+// not bounded, and the switch delivers no multicast. BPF programs that choose among sockets, and the
+// kernel's TLS, use memory that is charged to no cgroup.
 var deniedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_IP, unix.IP_ADD_MEMBERSHIP}, {unix.SOL_IP, unix.IP_ADD_SOURCE_MEMBERSHIP},
 	{unix.SOL_IP, mcastJoinGroup}, {unix.SOL_IP, mcastJoinSourceGroup},
@@ -62,14 +62,14 @@ const (
 	mcastJoinSourceGroup = 46 // MCAST_JOIN_SOURCE_GROUP
 )
 
-// deniedIoctls put words into a terminal as if its user had typed them: `lab exec` lends
-// an instance the operator's own.
+// deniedIoctls insert input into a terminal as if its user had typed it. With `lab exec`, a command
+// inside an instance has the operator's terminal.
 var deniedIoctls = []uint32{unix.TIOCSTI, unix.TIOCLINUX}
 
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 	unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
-// Offsets in struct seccomp_data, little-endian: the low half of an argument comes first.
+// Offsets in struct seccomp_data. On little-endian machines the low half of an argument comes first.
 const (
 	offsetCall = 0
 	offsetArch = 4
@@ -78,20 +78,20 @@ const (
 	offsetArg2 = 32
 )
 
-// x32Bit marks calls of the x32 ABI, which would slip past numbers of the native one.
+// x32Bit marks calls of the x32 ABI, whose numbers would not match those of the native ABI.
 const x32Bit = 0x40000000
 
-// filterSystemCalls installs the filter on the calling thread; no_new_privs must be set. It
-// returns the descriptor by which the calls are answered that the filter leaves to the
-// guard. Once that is closed everywhere, they fail with ENOSYS.
+// filterSystemCalls installs the filter on the calling thread; no_new_privs must be set. It returns the
+// listener on which the guard receives guarded calls. When all its duplicates are closed, guarded
+// calls fail with ENOSYS.
 func filterSystemCalls() (listener int, err error) {
 	program, err := callFilter(runtime.GOARCH)
 	if err != nil {
 		return -1, err
 	}
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// A question that the guard has read is no more taken back by a signal: it would be
-	// asked a second time. Before Linux 5.19 it is.
+	// With WAIT_KILLABLE_RECV, a signal does not interrupt a call that the guard has received, so
+	// that the call does not reach it a second time. Linux has it since 5.19.
 	for _, flags := range []uintptr{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER} {
 		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
@@ -104,9 +104,8 @@ func filterSystemCalls() (listener int, err error) {
 	return -1, fmt.Errorf("filter system calls: %w", err)
 }
 
-// callFilter returns the filter in the kernel's classic BPF. Each check stands complete in
-// itself, "if not this, skip my own return", so that a line can be added or taken out
-// without counting jumps.
+// callFilter returns the filter in classic BPF. Each check is complete in itself ("if not this call,
+// skip the check's return"), so that a line can be added or removed without counting jumps.
 func callFilter(arch string) ([]unix.SockFilter, error) {
 	audit := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[arch]
 	if audit == 0 {
@@ -118,7 +117,7 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	errno := func(e unix.Errno) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(e)}
 	}
-	// skip jumps over n instructions when the condition does not hold.
+	// skip skips n instructions if the condition does not hold.
 	skip := func(condition uint16, k uint32, n uint8) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_JMP | condition | unix.BPF_K, K: k, Jf: n}
 	}
@@ -128,7 +127,7 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 		errno(unix.EPERM),
 		load(offsetCall),
 		skip(unix.BPF_JGE, x32Bit, 1), errno(unix.EPERM),
-		// clone3 hides its flags behind a pointer; libc falls back to clone.
+		// The flags of clone3 are behind a pointer. libc falls back to clone.
 		skip(unix.BPF_JEQ, unix.SYS_CLONE3, 1), errno(unix.ENOSYS),
 	}
 	for _, call := range deniedCalls {
@@ -136,7 +135,7 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	}
 	p = append(p, skip(unix.BPF_JEQ, unix.SYS_CLONE, 3),
 		load(offsetArg0), skip(unix.BPF_JSET, namespaceFlags, 1), errno(unix.EPERM))
-	// of adds checks of one call. What they leave undecided goes on to the next.
+	// of adds checks of one call. If they return no decision, the next checks follow.
 	of := func(call uint32, checks ...unix.SockFilter) {
 		p = append(p, load(offsetCall), skip(unix.BPF_JEQ, call, uint8(len(checks))))
 		p = append(p, checks...)
@@ -150,7 +149,7 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	for _, command := range []uint32{unix.F_SETLK, unix.F_SETLKW} {
 		of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), ask)
 	}
-	for _, command := range []uint32{unix.F_OFD_SETLK, unix.F_OFD_SETLKW} { // whose owner /proc/locks does not name
+	for _, command := range []uint32{unix.F_OFD_SETLK, unix.F_OFD_SETLKW} { // /proc/locks does not show their owner
 		of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), errno(unix.EINVAL))
 	}
 	for _, option := range deniedOptions {

@@ -19,7 +19,7 @@ import (
 
 const sshdPath = "/usr/sbin/sshd"
 
-// sshdConfig admits root by key and nobody by anything else, as an Amazon image does.
+// sshdConfig admits only root, and only by key, like Amazon's images.
 const sshdConfig = `Port 22
 AddressFamily inet
 HostKey /etc/ssh/ssh_host_ed25519_key
@@ -37,7 +37,7 @@ MaxStartups 100:30:200
 Subsystem sftp internal-sftp
 `
 
-// serve starts everything that image promises and returns when all of it listens.
+// serve starts the services of an image and returns when all of them listen.
 func (i *initProcess) serve(image Image) error {
 	for _, service := range image.Services {
 		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", service.Port))
@@ -50,13 +50,13 @@ func (i *initProcess) serve(image Image) error {
 		case "mysql":
 			go runMySQL(l)
 		default:
-			return fmt.Errorf("image %s: no service is called %q", image.ID, service.Name)
+			return fmt.Errorf("image %s: unknown service %q", image.ID, service.Name)
 		}
 	}
 	return i.startSSHD()
 }
 
-// makeHostKey makes the key by which ssh clients know this machine.
+// makeHostKey makes the key by which ssh clients recognise this machine.
 func makeHostKey(path string) error {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -69,7 +69,7 @@ func makeHostKey(path string) error {
 	return os.WriteFile(path, pem.EncodeToMemory(block), 0o600)
 }
 
-// runHTTP serves one page that says who answered, for the life of the instance.
+// runHTTP serves one page with the id and address of the instance.
 func runHTTP(l net.Listener, s Spec, image Image) {
 	page := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -82,20 +82,20 @@ func runHTTP(l net.Listener, s Spec, image Image) {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}
-	slog.Error("http ended", "err", server.Serve(l))
+	slog.Error("http server ended", "err", server.Serve(l))
 }
 
-// maxMySQL bounds the connections that wait for a client's first packet; more are closed.
+// maxMySQL bounds the connections that wait for a client's first packet. Further ones are closed.
 const maxMySQL = 100
 
-// runMySQL greets as MySQL does and refuses every login: enough for a port scan to
-// recognize it and for a client to fail as it should.
+// runMySQL sends MySQL's greeting and refuses every login. That is enough for a port scan to recognise
+// it, and a client gets a proper error.
 func runMySQL(l net.Listener) {
 	slots := make(chan struct{}, maxMySQL)
 	for serial := uint32(1); ; serial++ {
 		conn, err := l.Accept()
 		if err != nil {
-			slog.Error("mysql ended", "err", err)
+			slog.Error("mysql server ended", "err", err)
 			return
 		}
 		select {
@@ -111,13 +111,13 @@ func runMySQL(l net.Listener) {
 	}
 }
 
-// greetMySQL holds the first two packets of MySQL's protocol 10 (MySQL Internals,
-// "Connection Phase"): the server's greeting, and error 1045 to whatever login follows.
+// greetMySQL sends the two packets of a refused login in MySQL's protocol 10 (MySQL Internals,
+// "Connection Phase"): the greeting, and error 1045 after the client's login.
 func greetMySQL(conn net.Conn, serial uint32) {
 	var salt [20]byte
 	rand.Read(salt[:])
 	for i := range salt {
-		salt[i] = salt[i]&0x7f | 0x01 // no zero byte: it ends the salt
+		salt[i] = salt[i]&0x7f | 0x01 // no zero byte, which would end the salt
 	}
 	greeting := append([]byte{10}, "5.7.44-palisade\x00"...)
 	greeting = binary.LittleEndian.AppendUint32(greeting, serial)

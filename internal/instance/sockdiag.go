@@ -29,16 +29,16 @@ const (
 	memoryOptions   = 6 // SK_MEMINFO_OPTMEM: filters, sources of groups
 	memoryBacklog   = 7 // SK_MEMINFO_BACKLOG
 	memoryCount     = 9
-	memoryOfASocket = 4 << 10 // what each takes besides
+	memoryOfASocket = 4 << 10 // bytes that each socket takes in addition
 
 	tcpListen   = 10 // TCP_LISTEN
 	tcpTimeWait = 6  // TCP_TIME_WAIT
 )
 
-// A sockDiag asks the kernel which sockets its network namespace has. It may be used from
-// any goroutine.
+// A sockDiag asks the kernel about the sockets of its network namespace. The guard owns it for its
+// whole life. Its methods may be called from any goroutine.
 type sockDiag struct {
-	mu     sync.Mutex // held from question to answer
+	mu     sync.Mutex // guards the fields below; held from request to answer
 	fd     int
 	serial uint32
 	buffer []byte
@@ -53,12 +53,12 @@ func newSockDiag() (*sockDiag, error) {
 	return &sockDiag{fd: fd, buffer: make([]byte, 32<<10)}, nil
 }
 
-// rings returns the bytes of the rings of all packet sockets. It may wait as long as one of
-// them transmits from its ring.
+// rings returns the bytes of the rings of all packet sockets. It may have to wait while one of them
+// transmits from its ring.
 func (d *sockDiag) rings() (sum uint64, err error) {
 	err = d.dumpPacketSockets(packetShowRings, func(kind uint16, value []byte) {
 		if kind == packetRxRing || kind == packetTxRing {
-			ring, _ := ringBytes(value) // begins with size and number of blocks too
+			ring, _ := ringBytes(value) // the value begins like a tpacket_req
 			sum += ring
 		}
 	})
@@ -88,7 +88,7 @@ func (d *sockDiag) dumpPacketSockets(show uint32, each func(kind uint16, value [
 	return nil
 }
 
-// listeners returns how many TCP sockets listen.
+// listeners returns the number of TCP sockets that listen.
 func (d *sockDiag) listeners() (n int, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		err := d.dump(inetRequest(family, unix.IPPROTO_TCP, 0, 1<<tcpListen), func([]byte) { n++ })
@@ -99,8 +99,7 @@ func (d *sockDiag) listeners() (n int, err error) {
 	return n, nil
 }
 
-// memory returns the bytes that all TCP and UDP sockets hold, whether they are charged to
-// the instance's cgroup or not.
+// memory returns the bytes that all TCP and UDP sockets hold, charged to the instance's cgroup or not.
 func (d *sockDiag) memory() (sum uint64, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -121,7 +120,7 @@ func (d *sockDiag) memory() (sum uint64, err error) {
 	return sum, nil
 }
 
-// memoryAt is an entry of a SKMEMINFO; 0 if the attribute is too short.
+// memoryAt returns an entry of a SKMEMINFO, or 0 if the attribute is too short.
 func memoryAt(value []byte, index int) uint64 {
 	if len(value) < 4*(memoryCount-1) {
 		return 0
@@ -134,8 +133,8 @@ func socketMemory(value []byte) uint64 {
 	return at(memoryReceived) + max(at(memorySending), at(memoryQueued)) + at(memoryForward) + at(memoryOptions) + at(memoryBacklog)
 }
 
-// inetRequest is a struct inet_diag_req_v2: family, protocol, extensions, padding, states,
-// and the id of no socket.
+// inetRequest returns a struct inet_diag_req_v2: family, protocol, extensions, padding, states, and an
+// empty socket id.
 func inetRequest(family, protocol, extensions byte, states uint32) []byte {
 	request := binary.NativeEndian.AppendUint32([]byte{family, protocol, extensions, 0}, states)
 	return append(request, make([]byte, 48)...)
@@ -169,7 +168,7 @@ func (d *sockDiag) dump(request []byte, each func(message []byte)) error {
 		}
 		for _, m := range messages {
 			switch {
-			case m.Header.Seq != d.serial: // what an earlier call left
+			case m.Header.Seq != d.serial: // answer to an earlier call
 			case m.Header.Type == unix.NLMSG_DONE, m.Header.Type == unix.NLMSG_ERROR:
 				return diagError(m.Data)
 			default:
@@ -182,19 +181,19 @@ func (d *sockDiag) dump(request []byte, each func(message []byte)) error {
 // diagError reads the result at the end of a dump.
 func diagError(data []byte) error {
 	if len(data) < 4 {
-		return fmt.Errorf("cannot read the answer %x", data)
+		return fmt.Errorf("the kernel's answer %x is too short", data)
 	}
 	switch errno := unix.Errno(-int32(binary.NativeEndian.Uint32(data))); errno {
 	case 0:
 		return nil
 	case unix.ENOENT, unix.EINVAL, unix.EOPNOTSUPP:
-		return fmt.Errorf("this kernel cannot: %w", errno)
+		return fmt.Errorf("this kernel does not support it: %w", errno)
 	default:
 		return errno
 	}
 }
 
-// eachAttribute calls each with the netlink attributes behind the first bytes of a message.
+// eachAttribute calls each with the netlink attributes of a message, which begin at the offset first.
 func eachAttribute(message []byte, first int, each func(kind uint16, value []byte)) {
 	for first+unix.SizeofRtAttr <= len(message) {
 		length := int(binary.NativeEndian.Uint16(message[first:]))
