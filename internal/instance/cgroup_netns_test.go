@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestLimitsAreInForce reads back what the kernel took, of the instance's cgroup and its parent.
-func TestLimitsAreInForce(t *testing.T) {
+// TestCgroupLimitsAreSet reads the limits of the instance's cgroup and its parent back from the kernel.
+func TestCgroupLimitsAreSet(t *testing.T) {
 	s := newSpec(t, "limits", DefaultImage)
 	boot(t, s)
 	found := map[string]int{}

@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCapabilitiesAreTheFew: the list stands here a second time, so that none comes to it by
-// the way.
-func TestCapabilitiesAreTheFew(t *testing.T) {
+// TestInstanceHasOnlyListedCapabilities repeats the list, so that no capability is added by accident.
+func TestInstanceHasOnlyListedCapabilities(t *testing.T) {
 	want := []uintptr{
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL, unix.CAP_SETGID, unix.CAP_SETUID,
 		unix.CAP_NET_BIND_SERVICE, unix.CAP_NET_RAW, unix.CAP_SYS_CHROOT, unix.CAP_AUDIT_WRITE,
@@ -17,6 +16,6 @@ func TestCapabilitiesAreTheFew(t *testing.T) {
 	got := slices.Clone(capabilities)
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
-		t.Errorf("root inside may hold capabilities %d, want %d", got, want)
+		t.Errorf("an instance's root has the capabilities %d, want %d", got, want)
 	}
 }

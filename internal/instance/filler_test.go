@@ -19,16 +19,15 @@ import (
 	"palisade/internal/netns"
 )
 
-// A filler is a process inside an instance that takes what its test tells it to, and holds
-// it until it is told to close it, or ends with its test. It runs as root, as whoever has
-// the instance does.
+// A filler is a process inside an instance that takes the kernel resources that its test names, and
+// holds them until the test tells it to close them, or ends. It runs as the instance's root.
 type filler struct {
 	t   *testing.T
 	in  io.WriteCloser
 	out *bufio.Reader
 }
 
-// startFiller starts one by Exec.
+// startFiller starts a filler by Exec.
 func startFiller(t *testing.T, s Spec) *filler {
 	t.Helper()
 	inR, inW, err1 := os.Pipe()
@@ -51,7 +50,7 @@ func startFiller(t *testing.T, s Spec) *filler {
 	return &filler{t: t, in: inW, out: bufio.NewReader(outR)}
 }
 
-// startFillerBySSH starts one by a login, so that it is a child of the instance's init.
+// startFillerBySSH starts a filler by a login, so that it descends from the instance's init.
 func startFillerBySSH(t *testing.T, s Spec, key string) *filler {
 	t.Helper()
 	args := sshArgs(key, initPath+" fill")
@@ -69,14 +68,14 @@ func startFillerBySSH(t *testing.T, s Spec, key string) *filler {
 	return &filler{t: t, in: in, out: bufio.NewReader(out)}
 }
 
-// do lets the filler do a thing n times. It returns how many times that went well, and the
-// name of the error that ended it, or "-".
+// do lets the filler repeat an action up to n times. It returns how often the action succeeded, and the
+// name of the error that stopped it, or "-".
 func (f *filler) do(what string, n int) (made int, errno string) {
 	f.t.Helper()
 	fmt.Fprintln(f.in, what, n)
 	line, err := f.out.ReadString('\n')
 	if _, err := fmt.Sscan(line, &made, &errno); err != nil {
-		f.t.Fatalf("%s: the filler says %q: %v", what, line, err)
+		f.t.Fatalf("%s: the filler answers %q: %v", what, line, err)
 	}
 	if err != nil {
 		f.t.Fatalf("%s: %v", what, err)
@@ -84,10 +83,10 @@ func (f *filler) do(what string, n int) (made int, errno string) {
 	return made, errno
 }
 
-// try is do in an instance that may end by it.
+// try starts do without waiting for the answer: the instance may be killed meanwhile.
 func (f *filler) try(what string, n int) { fmt.Fprintln(f.in, what, n) }
 
-// wants is do with the outcome that is expected.
+// wants fails the test if do has another result than expected.
 func (f *filler) wants(what string, n, made int, errno string) {
 	f.t.Helper()
 	if gotMade, gotErrno := f.do(what, n); gotMade != made || gotErrno != errno {
@@ -95,23 +94,23 @@ func (f *filler) wants(what string, n, made int, errno string) {
 	}
 }
 
-// fill is the process inside.
+// fill runs the filler inside.
 func fill() int {
 	runtime.LockOSThread() // signals are blocked on one thread
-	h := &hoard{}
+	h := &holding{}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		var what string
 		var n int
 		fmt.Sscan(lines.Text(), &what, &n)
-		thing := hoards[what]
-		if thing == nil {
+		action := actionOf(what)
+		if action == nil {
 			fmt.Println(0, "unknown")
 			continue
 		}
 		made, err := 0, error(nil)
 		for made < n {
-			if err = thing(h); err != nil {
+			if err = action(h); err != nil {
 				break
 			}
 			made++
@@ -128,7 +127,7 @@ func fill() int {
 	return 0
 }
 
-// available returns the node's MemAvailable in bytes.
+// available returns MemAvailable of the node, in bytes.
 func available(t *testing.T) int64 {
 	t.Helper()
 	data, err := os.ReadFile("/proc/meminfo")
@@ -146,17 +145,17 @@ func available(t *testing.T) int64 {
 	return 0
 }
 
-// eventually waits for a state.
+// eventually waits until is returns true.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not in %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
 
-// bootByAnother boots the instance by another process, which is killed when it has.
+// bootByAnother boots the instance in another process, which is then killed.
 func bootByAnother(t *testing.T, s Spec) {
 	t.Helper()
 	spec, err := json.Marshal(s)
@@ -173,15 +172,15 @@ func bootByAnother(t *testing.T, s Spec) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said, _ := bufio.NewReader(out).ReadString('\n')
+	answer, _ := bufio.NewReader(out).ReadString('\n')
 	daemon.Process.Kill()
 	daemon.Wait()
-	if said != "booted\n" {
-		t.Fatalf("the other daemon says %q", said)
+	if answer != "booted\n" {
+		t.Fatalf("the other daemon answers %q", answer)
 	}
 }
 
-// runDaemon boots the instance that it reads from standard input and waits to be killed.
+// runDaemon boots the instance that it reads from standard input, and waits until it is killed.
 func runDaemon() int {
 	var s Spec
 	err := json.NewDecoder(os.Stdin).Decode(&s)

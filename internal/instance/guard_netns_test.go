@@ -17,9 +17,9 @@ import (
 	"palisade/internal/process"
 )
 
-// TestPacketSocketsAreCountedForTheInstance opens 4,000 with filters, from several
-// processes that came in by both ways: a login, and `lab exec`.
-func TestPacketSocketsAreCountedForTheInstance(t *testing.T) {
+// TestPacketSocketsAreLimitedPerInstance opens thousands of packet sockets with filters, in processes
+// that were started by a login and by `lab exec`.
+func TestPacketSocketsAreLimitedPerInstance(t *testing.T) {
 	s := newSpec(t, "sockets", DefaultImage)
 	key, authorized := loginKey(t)
 	s.AuthorizedKeys = []string{authorized}
@@ -30,13 +30,13 @@ func TestPacketSocketsAreCountedForTheInstance(t *testing.T) {
 	login.wants("packet", 1, 0, "ENOBUFS")
 	login.wants("packet-of-inet", 1, 0, "EPROTONOSUPPORT")
 
-	// What is closed makes room; what is on its way between two sockets does not.
+	// A closed socket makes room; one in flight between two processes does not.
 	login.wants("close", 10, 10, "-")
 	second.wants("packet", 4000, 10, "ENOBUFS")
 	second.wants("close", 10, 10, "-")
-	second.wants("fly", 4000, 10, "ENOBUFS")
+	second.wants("send-away", 4000, 10, "ENOBUFS")
 
-	// All at once.
+	// Eight processes at once.
 	login.wants("close", 30, 30, "-")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -56,7 +56,7 @@ func TestPacketSocketsAreCountedForTheInstance(t *testing.T) {
 	}
 }
 
-func TestRingsAreBoundedForTheInstance(t *testing.T) {
+func TestRingsAreLimitedPerInstance(t *testing.T) {
 	s := newSpec(t, "rings", DefaultImage)
 	boot(t, s)
 	a, b := startFiller(t, s), startFiller(t, s)
@@ -68,7 +68,7 @@ func TestRingsAreBoundedForTheInstance(t *testing.T) {
 	}
 	a.wants("ring-of-nonsense", 1, 0, "EINVAL")
 
-	// Four of 2 MiB, in both directions, of two processes.
+	// Four rings of 2 MiB, in both directions, in two processes.
 	a.wants("ring-of-2MiB", 1, 1, "-")
 	a.wants("tx-ring-of-2MiB", 1, 1, "-")
 	b.wants("packet", 1, 1, "-")
@@ -78,11 +78,11 @@ func TestRingsAreBoundedForTheInstance(t *testing.T) {
 	b.wants("ring-of-2MiB", 1, 0, "ENOMEM")
 	a.wants("close", 1, 1, "-")
 	b.wants("ring-of-2MiB", 1, 1, "-")
-	b.wants("ring-of-2MiB", 1, 0, "EBUSY") // the kernel's own answer: it has one
+	b.wants("ring-of-2MiB", 1, 0, "EBUSY") // from the kernel: the socket has a ring already
 	b.wants("ring-away", 1, 1, "-")
 	b.wants("ring-of-2MiB", 1, 1, "-")
 
-	// A block that is no power of two of pages takes as much as the next that is.
+	// The kernel rounds blocks up to a power of two of pages.
 	b.wants("close", 2, 2, "-")
 	b.wants("packet", 1, 1, "-")
 	b.wants("ring-of-2MiB", 1, 1, "-")
@@ -93,8 +93,9 @@ func TestRingsAreBoundedForTheInstance(t *testing.T) {
 	b.wants("ring-of-5-pages", 1, 1, "-")
 }
 
-// TestFiltersAreBoundedForTheInstance: those of packet sockets together, others by themselves.
-func TestFiltersAreBoundedForTheInstance(t *testing.T) {
+// TestFiltersAreLimitedPerInstance: the filters of all packet sockets have a common limit, those of raw
+// and netlink sockets one for each.
+func TestFiltersAreLimitedPerInstance(t *testing.T) {
 	s := newSpec(t, "filters", DefaultImage)
 	boot(t, s)
 	a, b := startFiller(t, s), startFiller(t, s)
@@ -105,10 +106,10 @@ func TestFiltersAreBoundedForTheInstance(t *testing.T) {
 	b.wants("long-filter", 1, 0, "ENOMEM")
 	b.wants("filter-of-64", 1, 1, "-")
 	a.wants("close", 1, 1, "-")
-	b.wants("long-filter", 1, 1, "-") // instead of the other
+	b.wants("long-filter", 1, 1, "-") // the first filter is gone
 	b.wants("close", 1, 1, "-")
 
-	// What reads the packet counts for more, and all of them for what they are.
+	// Instructions that read the packet count more.
 	a.wants("packet", 1, 1, "-")
 	a.wants("filter-of-loads", 1, 0, "ENOMEM")
 	a.wants("most-loads", 1, 1, "-")
@@ -122,8 +123,8 @@ func TestFiltersAreBoundedForTheInstance(t *testing.T) {
 	}
 }
 
-// TestPacketSocketsHoldLittleBesideTheirRings: long queues, large groups, and addresses.
-func TestPacketSocketsHoldLittleBesideTheirRings(t *testing.T) {
+// TestPacketSocketsHoldLittleBesidesRings: queues, fanout groups and memberships are limited.
+func TestPacketSocketsHoldLittleBesidesRings(t *testing.T) {
 	s := newSpec(t, "queues", DefaultImage)
 	boot(t, s)
 	f := startFiller(t, s)
@@ -143,7 +144,7 @@ func TestPacketSocketsHoldLittleBesideTheirRings(t *testing.T) {
 	f.wants("netlink", 1000, maxNetlinkSockets-1, "ENOBUFS")
 }
 
-// guardOf is the guard of an instance that runs.
+// guardOf returns the guard of a running instance.
 func guardOf(t *testing.T, s Spec) process.ID {
 	t.Helper()
 	id, err := findGuard(s.Namespace)
@@ -153,15 +154,15 @@ func guardOf(t *testing.T, s Spec) process.ID {
 	return id
 }
 
-// sniffOne has tcpdump wait for one packet; ping asks until it has seen one.
+// sniffOne runs tcpdump until it has captured one packet, while ping sends.
 func sniffOne(t *testing.T, s Spec, expression string) (out string, code int) {
 	t.Helper()
 	return inside(t, s, "sh", "-c", `ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 "$0" 2>&1; code=$?; kill $!; exit $code`, expression)
 }
 
-// TestToolsOpenPacketSockets: what people run in an instance works, also while 60 of its 64
-// packet sockets are held.
-func TestToolsOpenPacketSockets(t *testing.T) {
+// TestToolsCanOpenPacketSockets: common tools work in an instance, even while 60 of its 64 packet sockets
+// are open.
+func TestToolsCanOpenPacketSockets(t *testing.T) {
 	s := newSpec(t, "tools", DefaultImage)
 	boot(t, s)
 	check := func() {
@@ -187,7 +188,7 @@ func TestToolsOpenPacketSockets(t *testing.T) {
 	check()
 }
 
-// TestLongFilterOfTcpdumpWorks: libpcap filters by itself what is too long for the instance.
+// TestLongFilterOfTcpdumpWorks: libpcap filters in user space if a filter is too long for the instance.
 func TestLongFilterOfTcpdumpWorks(t *testing.T) {
 	s := newSpec(t, "long-filter", DefaultImage)
 	boot(t, s)
@@ -201,11 +202,11 @@ func TestLongFilterOfTcpdumpWorks(t *testing.T) {
 	}
 }
 
-func TestGuardEndsWithItsInstance(t *testing.T) {
+func TestGuardEndsWithInstance(t *testing.T) {
 	s := newSpec(t, "guard", DefaultImage)
 	inst := boot(t, s)
 	guard := guardOf(t, s)
-	unix.Kill(inst.Pid(), unix.SIGKILL) // as by itself: nobody cleans up
+	unix.Kill(inst.Pid(), unix.SIGKILL) // without cleanup, as if it had crashed
 	eventually(t, "the guard ends with init", func() bool { return !guard.Alive() })
 
 	boot(t, s)
@@ -214,12 +215,12 @@ func TestGuardEndsWithItsInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	if guard.Alive() {
-		t.Error("the guard is left after Remove")
+		t.Error("the guard runs after Remove")
 	}
 }
 
-// TestNoPacketSocketWithoutGuard: what a guard no longer answers fails. Who enters afterwards
-// has another.
+// TestNoPacketSocketWithoutGuard: guarded calls fail when the guard is dead. Commands that enter
+// afterwards have another guard.
 func TestNoPacketSocketWithoutGuard(t *testing.T) {
 	s := newSpec(t, "unguarded", DefaultImage)
 	boot(t, s)
@@ -231,13 +232,13 @@ func TestNoPacketSocketWithoutGuard(t *testing.T) {
 	}
 	before.wants("packet", 1, 0, "ENOSYS")
 	before.wants("ring-of-2MiB", 1, 0, "ENOSYS")
-	after := startFiller(t, s) // by another guard, which counts what was open before
+	after := startFiller(t, s) // served by another guard, which counts earlier sockets too
 	after.wants("packet", 4000, maxPacketSockets-1, "ENOBUFS")
 	before.wants("packet", 1, 0, "ENOSYS")
 }
 
-// TestGuardIsSmall: a node has as many guards as instances.
-func TestGuardIsSmall(t *testing.T) {
+// TestGuardUsesLittleMemory: a node has as many guards as instances.
+func TestGuardUsesLittleMemory(t *testing.T) {
 	s := newSpec(t, "small", DefaultImage)
 	inst := boot(t, s)
 	guard := guardOf(t, s)
@@ -249,14 +250,13 @@ func TestGuardIsSmall(t *testing.T) {
 		_, rest, _ := strings.Cut(string(memory), "Anonymous:")
 		var kib int
 		if _, err := fmt.Sscan(rest, &kib); err != nil || kib > 8<<10 {
-			t.Errorf("%s has %d KiB of its own (%v), want 8,192 at most", what, kib, err)
+			t.Errorf("%s has %d KiB of anonymous memory (%v), want 8,192 at most", what, kib, err)
 		}
 	}
 }
 
-// TestGuardTakesItsShareOfTheProcessor: what an instance asks its guard for is not charged
-// to the instance.
-func TestGuardTakesItsShareOfTheProcessor(t *testing.T) {
+// TestGuardLimitsItsProcessorTime: the guard's processor time is not charged to the instance.
+func TestGuardLimitsItsProcessorTime(t *testing.T) {
 	s := newSpec(t, "share", DefaultImage)
 	boot(t, s)
 	guard := guardOf(t, s)
@@ -269,15 +269,15 @@ func TestGuardTakesItsShareOfTheProcessor(t *testing.T) {
 	begin, before := time.Now(), processorTime(t, guard)
 	var wg sync.WaitGroup
 	for _, f := range fillers {
-		wg.Go(func() { f.do("ask-for-a-second", 1) })
+		wg.Go(func() { f.do("open-sockets-for-1s", 1) })
 	}
 	wg.Wait()
 	if used, took := processorTime(t, guard)-before, time.Since(begin); used > took*3/10 {
-		t.Errorf("the guard took %v of the processor's time in %v, want a fifth", used, took)
+		t.Errorf("the guard used %v of processor time in %v, want a fifth", used, took)
 	}
 }
 
-// processorTime returns what a process has used.
+// processorTime returns the processor time of a process.
 func processorTime(t *testing.T, id process.ID) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id.PID))
@@ -293,8 +293,8 @@ func processorTime(t *testing.T, id process.ID) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// TestGuardOutlivesTheDaemon boots by a daemon of its own, which is killed.
-func TestGuardOutlivesTheDaemon(t *testing.T) {
+// TestGuardOutlivesDaemon boots the instance in a daemon that is killed.
+func TestGuardOutlivesDaemon(t *testing.T) {
 	s := newSpec(t, "guard-daemon", DefaultImage)
 	bootByAnother(t, s)
 	again, err := Adopt(s)
@@ -314,9 +314,9 @@ func TestGuardOutlivesTheDaemon(t *testing.T) {
 	}
 }
 
-// TestSignalsDoNotMixUpSockets: the guard gets signals all the time, as the runtime of Go sends
-// them, and each call inside is given a socket nevertheless, never standard input.
-func TestSignalsDoNotMixUpSockets(t *testing.T) {
+// TestSocketCallSurvivesSignalsToGuard: while the guard receives many signals, as from the Go runtime,
+// each socket call inside still returns a socket, and never standard input.
+func TestSocketCallSurvivesSignalsToGuard(t *testing.T) {
 	s := newSpec(t, "signals", DefaultImage)
 	boot(t, s)
 	guard := guardOf(t, s)

@@ -19,8 +19,8 @@ import (
 	"palisade/internal/process"
 )
 
-// mapOf returns the only line of a process's uid_map or gid_map: the first id inside, the first
-// one of the node, and how many.
+// mapOf returns the only line of a process's uid_map or gid_map: the first id inside, the first id of
+// the node, and their number.
 func mapOf(t *testing.T, pid int, which string) [3]int {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, which))
@@ -34,9 +34,9 @@ func mapOf(t *testing.T, pid int, which string) [3]int {
 	return m
 }
 
-// TestNoProcessInsideHasAnIdOfTheNode is the ground for all that the kernel counts by user: no
-// process inside, whatever it makes itself, has a user or group of the node or of another instance.
-func TestNoProcessInsideHasAnIdOfTheNode(t *testing.T) {
+// TestProcessesHaveOnlyIDsOfTheirInstance: no process inside has a user or group of the node or of
+// another instance, even after it has changed its ids. The kernel's limits by user depend on that.
+func TestProcessesHaveOnlyIDsOfTheirInstance(t *testing.T) {
 	seen := map[int]string{}
 	for _, name := range []string{"ids1", "ids2"} {
 		s := newSpec(t, name, DefaultImage)
@@ -57,7 +57,7 @@ func TestNoProcessInsideHasAnIdOfTheNode(t *testing.T) {
 		}
 		seen[int(ids)] = name
 		all, err := netns.Processes(s.Namespace)
-		if err != nil || len(all) < 7 { // init, sshd, four that sleep; and the guard, which is the node's
+		if err != nil || len(all) < 7 { // init, sshd, four times sleep, and the guard, which has the ids of the node
 			t.Fatalf("processes inside: %v, %v", all, err)
 		}
 		want := [3]int{0, int(ids), idsPerInstance}
@@ -87,9 +87,9 @@ func TestNoProcessInsideHasAnIdOfTheNode(t *testing.T) {
 	}
 }
 
-// The ids stay with the namespace: through an end of init, without any process, and for a
-// daemon that has just been started. Remove frees them.
-func TestIdsStayUntilTheInstanceIsRemoved(t *testing.T) {
+// An instance keeps its ids until Remove: without init, without any process, and for a daemon that has
+// just started.
+func TestIDsStayUntilInstanceIsRemoved(t *testing.T) {
 	s := newSpec(t, "idsstay", DefaultImage)
 	before, err := idsOf(s.Namespace) // no process is in it
 	if err != nil {
@@ -97,42 +97,42 @@ func TestIdsStayUntilTheInstanceIsRemoved(t *testing.T) {
 	}
 	chooseFrom(t, before)
 	if ids, err := freeIDs(); err != nil || ids == before {
-		t.Errorf("before its boot: %d is chosen, %v; it is the instance's", ids, err)
+		t.Errorf("before its boot: range %d is chosen, %v, but the instance has it", ids, err)
 	}
 	inst := boot(t, s)
 	if m := mapOf(t, inst.Pid(), "uid_map"); m[1] != int(before) {
-		t.Errorf("init has ids from %d on, its namespace those from %d", m[1], before)
+		t.Errorf("init has ids from %d on, its namespace from %d", m[1], before)
 	}
 	if err := inst.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	again := boot(t, s)
 	if m := mapOf(t, again.Pid(), "uid_map"); m[1] != int(before) {
-		t.Errorf("after another boot init has ids from %d on, had %d", m[1], before)
+		t.Errorf("after another boot init has ids from %d on, before from %d", m[1], before)
 	}
-	// Without its name, as after `ip netns delete`, the process tells.
+	// Without the name of the namespace, as after `ip netns delete`, the process still has the ids.
 	if err := netns.Delete(s.Namespace); err != nil {
 		t.Fatal(err)
 	}
 	if ids, err := freeIDs(); err != nil || ids == before {
-		t.Errorf("without the name: %d is chosen, %v; it is the instance's", ids, err)
+		t.Errorf("without the name: range %d is chosen, %v, but a process has it", ids, err)
 	}
 	if err := Remove(s); err != nil {
 		t.Fatal(err)
 	}
-	// An ended process counts until the machine's init has collected it.
+	// An ended process counts until the machine's init has reaped it.
 	for end := time.Now().Add(patience); ; {
 		ids, err := freeIDs()
 		if err == nil && ids == before {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("after Remove %d is chosen, %v; want %d, which is free again", ids, err, before)
+			t.Fatalf("after Remove range %d is chosen, %v; want %d, which is free again", ids, err, before)
 		}
 	}
 }
 
-// chooseFrom makes the choice of ids begin at a range instead of anywhere.
+// chooseFrom makes the search for ids begin at a range instead of a random one.
 func chooseFrom(t *testing.T, ids idRange) {
 	t.Helper()
 	old := firstChoice
@@ -140,7 +140,7 @@ func chooseFrom(t *testing.T, ids idRange) {
 	t.Cleanup(func() { firstChoice = old })
 }
 
-func TestIdsChosenAtTheSameTimeDiffer(t *testing.T) {
+func TestConcurrentChoicesOfIDsDiffer(t *testing.T) {
 	netnstest.NeedRoot(t)
 	chooseFrom(t, firstID)
 	const n = 12
@@ -164,13 +164,13 @@ func TestIdsChosenAtTheSameTimeDiffer(t *testing.T) {
 			t.Error(err)
 		}
 		if other := chosen[ids]; other != "" {
-			t.Errorf("%s and %s have both the ids from %d on", name, other, ids)
+			t.Errorf("%s and %s both have the ids from %d on", name, other, ids)
 		}
 		chosen[ids] = name
 	}
 }
 
-func TestRangesOfOtherProgramsAreNotTaken(t *testing.T) {
+func TestRangesInUseAreNotChosen(t *testing.T) {
 	path := t.TempDir() + "/uid_map"
 	for _, tt := range []struct {
 		mapped string
@@ -199,9 +199,9 @@ func TestRangesOfOtherProgramsAreNotTaken(t *testing.T) {
 	}
 }
 
-func TestRefusedUserNamespaceIsExplained(t *testing.T) {
+func TestErrorNamesLimitOfUserNamespaces(t *testing.T) {
 	netnstest.NeedRoot(t)
-	// A limit of a user namespace of our own: that of the machine is everybody's.
+	// The limit is set in a new user namespace, because that of the machine applies to all programs.
 	if os.Getenv("PALISADE_TEST_NO_USERNS") == "" {
 		mapping := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: firstID + 2*idsPerInstance}}
 		child := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
@@ -222,8 +222,8 @@ func TestRefusedUserNamespaceIsExplained(t *testing.T) {
 	}
 }
 
-// earlierInit starts what an earlier release would have left: process 1 of a pid namespace
-// with the node's ids, in a network namespace that belongs to the node.
+// earlierInit starts an init as an earlier release did: process 1 of a pid namespace with the node's
+// ids, in a network namespace that belongs to the node.
 func earlierInit(t *testing.T, s Spec) process.ID {
 	t.Helper()
 	if err := netns.Delete(s.Namespace); err != nil {
@@ -246,9 +246,9 @@ func earlierInit(t *testing.T, s Spec) process.ID {
 	}
 }
 
-// An upgrade meets instances whose user namespace is the node's. They run on, and can be
-// entered and ended. They boot again only after Prepare has made them another namespace.
-func TestInstanceOfAnEarlierReleaseIsAdopted(t *testing.T) {
+// After an upgrade there may be instances in the node's user namespace. They keep running, and can be
+// entered and killed. They boot again only after Prepare has replaced their namespace.
+func TestInstanceOfEarlierReleaseIsAdopted(t *testing.T) {
 	s := newSpec(t, "earlier", DefaultImage)
 	s.NICs = nil
 	id := earlierInit(t, s)
@@ -283,17 +283,17 @@ func TestInstanceOfAnEarlierReleaseIsAdopted(t *testing.T) {
 	boot(t, s)
 }
 
-func TestToolsWorkInside(t *testing.T) {
+func TestNetworkToolsWorkInside(t *testing.T) {
 	s := newSpec(t, "tools", DefaultImage)
 	boot(t, s)
-	for _, tt := range []struct{ argv, says string }{
+	for _, tt := range []struct{ argv, want string }{
 		{"ping -n -c 1 -W 50 10.200.7.1", "1 received"},
 		{"nmap -n -Pn -sS -p 22 10.200.7.1", "22/tcp closed"},
 		{"tcpdump -n -i eth0 -c 1 --immediate-mode icmp & sleep=$!; while kill -0 $sleep 2>/dev/null; do ping -n -c 1 -W 1 10.200.7.1 >/dev/null; done", "ICMP echo request"},
 		{"echo words > /dev/stderr; echo words > /dev/stdout", "words\nwords"},
 	} {
 		out, code := inside(t, s, "timeout", "50", "sh", "-c", tt.argv)
-		if !strings.Contains(out, tt.says) || code != 0 {
+		if !strings.Contains(out, tt.want) || code != 0 {
 			t.Errorf("%s: status %d\n%s", tt.argv, code, out)
 		}
 	}

@@ -2,7 +2,7 @@ package instance
 
 import "testing"
 
-func TestAnyWellFormedImageBoots(t *testing.T) {
+func TestLookupAcceptsAnyWellFormedImage(t *testing.T) {
 	for _, tt := range []struct {
 		id   string
 		port uint16 // 0: ssh alone

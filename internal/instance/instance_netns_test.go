@@ -22,10 +22,10 @@ import (
 	"palisade/internal/process"
 )
 
-// patience is what a loaded machine may need for what takes far less.
+// patience bounds waits. On an idle machine they are far shorter.
 const patience = time.Minute
 
-// The test binary is its own instance's init, and inside one it is the prober, or a filler.
+// The test binary is also the init of the tests' instances, and the prober and the filler inside.
 func TestMain(m *testing.M) {
 	if code, ok := Reexec(os.Args); ok {
 		os.Exit(code)
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 
 var peer = netip.MustParsePrefix("10.200.7.1/24")
 
-// newSpec makes this topology, one veth pair, and returns the spec of the instance:
+// newSpec makes this topology, one veth pair, and returns the Spec of the instance:
 //
 //	palisade-test-NAME-peer           palisade-test-NAME
 //	  eth0 10.200.7.1/24 ------------- eth0 10.200.7.9/24 (by Boot)
@@ -126,7 +126,7 @@ func inside(t *testing.T, s Spec, argv ...string) (string, int) {
 	return out.String(), code
 }
 
-// fromPeer runs a command in the namespace across the wire.
+// fromPeer runs a command in the namespace of the peer.
 func fromPeer(s Spec, argv ...string) (string, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	var out bytes.Buffer
@@ -138,33 +138,33 @@ func fromPeer(s Spec, argv ...string) (string, error) {
 	return out.String(), err
 }
 
-func TestUserDataRunsOnceServicesListen(t *testing.T) {
+func TestUserDataRunsAfterServicesListen(t *testing.T) {
 	s := newSpec(t, "userdata", DefaultImage)
 	s.UserData = []byte("#!/bin/sh\nid -un > /tmp/ran\n")
 	boot(t, s)
 	out, _ := inside(t, s, "timeout", "50", "sh", "-c", "until [ -s /tmp/ran ]; do sleep 0.01; done; cat /tmp/ran")
 	if out != "root\n" {
-		t.Errorf("user data left %q, want root", out)
+		t.Errorf("user data wrote %q, want root", out)
 	}
 }
 
-func TestInitCollectsOrphans(t *testing.T) {
+func TestInitReapsOrphans(t *testing.T) {
 	s := newSpec(t, "orphans", DefaultImage)
 	boot(t, s)
-	// A subshell that ends first leaves its child to init; the child's end is then init's.
+	// The subshell ends before its children, which become children of init.
 	inside(t, s, "sh", "-c", "(sleep 0.05 & sleep 0.05 & sleep 0.05 &)")
 	out, code := inside(t, s, "timeout", "50", "sh", "-c", "while grep -hs '^State:.[RSDZ].*' /proc/[0-9]*/status | grep -q Z || pgrep -x sleep >/dev/null; do :; done")
 	if code != 0 {
-		t.Errorf("zombies stay: %d %s", code, out)
+		t.Errorf("zombies remain: %d %s", code, out)
 	}
 }
 
-func TestDeviceHasTheInstancesAddressAlone(t *testing.T) {
+func TestDeviceHasOnlyAddressOfInstance(t *testing.T) {
 	s := newSpec(t, "device", DefaultImage)
 	boot(t, s)
 	out, _ := inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")
 	if f := strings.Fields(out); len(f) != 3 || f[2] != "10.200.7.9/24" {
-		t.Errorf("addresses of eth0: %q, want 10.200.7.9/24 alone, no IPv6", out)
+		t.Errorf("addresses of eth0: %q, want only 10.200.7.9/24 and no IPv6", out)
 	}
 	out, _ = inside(t, s, "ip", "link", "show", "dev", "eth0")
 	if !strings.Contains(out, "02:00:00:00:00:09") || !strings.Contains(out, "mtu 1450") {
@@ -173,18 +173,18 @@ func TestDeviceHasTheInstancesAddressAlone(t *testing.T) {
 	if out, _ = inside(t, s, "ip", "route", "show", "default"); !strings.HasPrefix(out, "default via 10.200.7.1 dev eth0") {
 		t.Errorf("default route: %q", out)
 	}
-	// A new address after a stop and start takes the place of the old one.
+	// A new address after a stop and start replaces the old one.
 	s.NICs[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.200.7.10/24")}
 	if err := Configure(s.Namespace, s.NICs[0]); err != nil {
 		t.Fatal(err)
 	}
 	out, _ = inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")
 	if f := strings.Fields(out); len(f) != 3 || f[2] != "10.200.7.10/24" {
-		t.Errorf("addresses of eth0 after the change: %q, want 10.200.7.10/24 alone", out)
+		t.Errorf("addresses of eth0 after the change: %q, want only 10.200.7.10/24", out)
 	}
 }
 
-func TestInstanceOutlivesItsDaemonAndIsAdopted(t *testing.T) {
+func TestNextDaemonAdoptsInstance(t *testing.T) {
 	s := newSpec(t, "adopt", DefaultImage)
 	if _, err := Adopt(s); !errors.Is(err, ErrGone) {
 		t.Errorf("Adopt before Boot: %v, want ErrGone", err)
@@ -222,7 +222,7 @@ func TestInstanceOutlivesItsDaemonAndIsAdopted(t *testing.T) {
 	if _, err := Adopt(s); !errors.Is(err, ErrGone) {
 		t.Errorf("Adopt after Kill: %v, want ErrGone", err)
 	}
-	boot(t, s) // the namespace and its device stayed
+	boot(t, s) // the namespace and its device are still there
 }
 
 func parentOf(t *testing.T, pid int) int {
@@ -237,7 +237,7 @@ func parentOf(t *testing.T, pid int) int {
 	return ppid
 }
 
-// A daemon killed between the launcher and the pid file leaves an init nobody knows.
+// A daemon that is killed at the wrong time leaves an init without a pid file.
 func TestInitWithoutPidFileIsFound(t *testing.T) {
 	s := newSpec(t, "halfmade", DefaultImage)
 	first := boot(t, s)
@@ -246,37 +246,37 @@ func TestInitWithoutPidFileIsFound(t *testing.T) {
 	select {
 	case <-first.Done():
 	default:
-		t.Error("the unknown init lives after the next Boot")
+		t.Error("the init without a pid file runs after the next Boot")
 	}
 	os.Remove(s.pidFile())
 	if err := Remove(s); err != nil {
 		t.Fatal(err)
 	}
 	if (process.ID{PID: inst.Pid(), Start: inst.handle.ID().Start}).Alive() {
-		t.Error("init lives after Remove")
+		t.Error("init runs after Remove")
 	}
 	if netns.Exists(s.Namespace) {
-		t.Error("the namespace is there after Remove")
+		t.Error("the namespace exists after Remove")
 	}
 	if _, err := os.Stat(s.Dir); err == nil {
-		t.Error("the directory is there after Remove")
+		t.Error("the directory exists after Remove")
 	}
 	if err := Remove(s); err != nil {
 		t.Errorf("a second Remove: %v", err)
 	}
 }
 
-func TestBootThatFailsLeavesNothingRunning(t *testing.T) {
+func TestFailedBootLeavesNoProcess(t *testing.T) {
 	s := newSpec(t, "fails", "not-an-image")
 	if _, err := Boot(t.Context(), s); err == nil || !strings.Contains(err.Error(), "not an AMI id") {
-		t.Errorf("Boot: %v, want the reason that init gave", err)
+		t.Errorf("Boot: %v, want the error of init", err)
 	}
 	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
 		t.Errorf("processes left: %v", left)
 	}
 }
 
-func TestExecReturnsTheCommandsStatus(t *testing.T) {
+func TestExecReturnsStatusOfCommand(t *testing.T) {
 	s := newSpec(t, "exec", DefaultImage)
 	boot(t, s)
 	for _, tt := range []struct {
@@ -293,6 +293,6 @@ func TestExecReturnsTheCommandsStatus(t *testing.T) {
 		}
 	}
 	if _, err := Exec(t.Context(), "palisade-test-none", []string{"true"}, Stdio{}); !errors.Is(err, ErrGone) {
-		t.Errorf("Exec where nothing runs: %v, want ErrGone", err)
+		t.Errorf("Exec without an instance: %v, want ErrGone", err)
 	}
 }

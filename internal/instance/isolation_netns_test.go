@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRootInsideReachesNothingOfTheNode lets root inside try what an attacker would, by
-// both ways in: a login, and `lab exec`.
-func TestRootInsideReachesNothingOfTheNode(t *testing.T) {
+// TestRootOfInstanceCannotReachNode runs the attacks of probe as the instance's root, started by a login
+// and by `lab exec`.
+func TestRootOfInstanceCannotReachNode(t *testing.T) {
 	s := newSpec(t, "isolation", DefaultImage)
 	key, authorized := loginKey(t)
 	s.AuthorizedKeys = []string{authorized}
@@ -46,7 +46,7 @@ func TestRootInsideReachesNothingOfTheNode(t *testing.T) {
 	}
 }
 
-// probe runs inside. It prints one line for each thing that is not as it must be.
+// probe runs inside. It prints a line for each attack that succeeds and each operation that fails.
 func probe(args []string) int {
 	runtime.LockOSThread()
 	var node int
@@ -103,7 +103,7 @@ func probe(args []string) int {
 		}
 	}
 	_, _, errno = unix.Syscall(unix.SYS_IOCTL, 0, unix.TIOCSTI, uintptr(unsafe.Pointer(&[]byte("x")[0])))
-	if errno != unix.EPERM { // without the filter it is ENOTTY, for 0 is no terminal here
+	if errno != unix.EPERM { // without the filter it is ENOTTY, because descriptor 0 is no terminal
 		p.say("type into a terminal: %v, want EPERM", errno)
 	}
 	p.fails("set the clock", unix.Settimeofday(&unix.Timeval{Sec: 1}))
@@ -115,7 +115,7 @@ func probe(args []string) int {
 	os.Chmod("/proc/self/fd/0", 0o600)
 	os.Chmod("/dev/null", 0o666)
 
-	// What must work, so that the rest does not pass for the wrong reason.
+	// These must work, so that the attacks above do not fail for another reason.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 	p.works("open a packet socket", err)
 	unix.Close(fd)
@@ -155,7 +155,7 @@ func (p *prober) opens(path string, flag int) {
 	}
 }
 
-// hides checks a masked file: it may be there, but it is /dev/null.
+// hides checks that a masked file is missing or empty, as /dev/null is.
 func (p *prober) hides(path string) {
 	if data, err := os.ReadFile(path); err == nil && len(data) > 0 {
 		p.say("can read %d bytes of %s", len(data), path)
@@ -187,7 +187,7 @@ func (p *prober) changesNoLink() {
 	p.fails("move eth0", netlink.LinkSetNsPid(link, 1))
 }
 
-// seesOnlyItsOwn checks the process list, mounts, descriptors and privileges.
+// seesOnlyItsOwn checks that init, mounts, descriptors and privileges are those of the instance.
 func (p *prober) seesOnlyItsOwn() {
 	stat, err := os.ReadFile("/proc/1/comm")
 	if err != nil || strings.TrimSpace(string(stat)) != filepath.Base(initPath) {
@@ -232,8 +232,7 @@ func (p *prober) seesOnlyItsOwn() {
 	}
 }
 
-// cannotLeaveByChroot climbs out of a chroot, which root can, and must find itself at the
-// top of the instance's own tree.
+// cannotLeaveByChroot leaves a chroot, which root can, and must then be at the root of the instance.
 func (p *prober) cannotLeaveByChroot(secret string) {
 	os.Mkdir("/tmp/jail", 0o700)
 	if err := unix.Chroot("/tmp/jail"); err != nil {
@@ -246,7 +245,7 @@ func (p *prober) cannotLeaveByChroot(secret string) {
 	unix.Chroot(".")
 	p.opens(secret, os.O_RDONLY)
 	if _, err := os.Stat(initPath); err != nil {
-		p.say("above the chroot is not the instance's root: %v", err)
+		p.say("the directory above the chroot is not the instance's root: %v", err)
 	}
 }
 

@@ -14,10 +14,9 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestKernelMemoryIsBoundedOrCharged fills each kind of kernel memory that
-// docs/SECURITY.md lists, apart from those of packet, raw and netlink sockets: a step ends
-// by an error at its bound, or the instance's cgroup is charged for it, and the cgroup is
-// bounded.
+// TestKernelMemoryIsBoundedOrCharged fills each kind of kernel memory that docs/SECURITY.md lists, except
+// those of packet, raw and netlink sockets. Each step must fail at its limit, or be charged to the
+// instance's cgroup, which is limited.
 func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 	s := newSpec(t, "memory", DefaultImage)
 	boot(t, s)
@@ -65,7 +64,7 @@ func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(tt.kind, " ", "-"), func(t *testing.T) {
 			f := startFiller(t, s)
-			f.wants("udp", 0, 0, "-") // it runs
+			f.wants("udp", 0, 0, "-") // wait until it runs
 			before := settled(t, s)
 			for _, step := range tt.steps {
 				made, errno := f.do(step.what, step.n)
@@ -80,7 +79,7 @@ func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 	}
 }
 
-// settled is charged once what ended before has let go.
+// settled returns the charged bytes when the memory of earlier steps has been freed.
 func settled(t *testing.T, s Spec) (bytes int64) {
 	t.Helper()
 	same := 0
@@ -95,7 +94,7 @@ func settled(t *testing.T, s Spec) (bytes int64) {
 	return bytes
 }
 
-// charged returns what the instance's cgroup is charged for, in bytes.
+// charged returns the bytes that are charged to the instance's cgroup.
 func charged(t *testing.T, s Spec) int64 {
 	t.Helper()
 	for _, h := range hierarchies() {
@@ -117,10 +116,9 @@ func readNumber(path string) (n int64, err error) {
 	return n, err
 }
 
-// TestQueuesOfTheNodeAreItsOwn: an instance that fills the queues of UDP and TCP sockets
-// gets no more of what the machine's sockets share than its part, and the node's sockets
-// receive as before.
-func TestQueuesOfTheNodeAreItsOwn(t *testing.T) {
+// TestFullQueuesOfInstanceDoNotAffectNode: an instance that fills the queues of its UDP and TCP sockets
+// uses only its part of the machine's socket memory, and the node's sockets still receive.
+func TestFullQueuesOfInstanceDoNotAffectNode(t *testing.T) {
 	for _, kind := range []string{"udp-queue", "tcp-pair"} {
 		t.Run(kind, func(t *testing.T) {
 			s := newSpec(t, kind, DefaultImage)
@@ -140,7 +138,7 @@ func TestQueuesOfTheNodeAreItsOwn(t *testing.T) {
 	}
 }
 
-// queued returns what the queues of all TCP and UDP sockets of the machine hold, in bytes.
+// queued returns the bytes in the queues of all TCP and UDP sockets of the machine.
 func queued(t *testing.T) (sum int64) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/net/sockstat")
@@ -157,8 +155,7 @@ func queued(t *testing.T) (sum int64) {
 	return sum
 }
 
-// passDatagrams sends datagrams to a socket of the calling thread's namespace, many before
-// it reads one.
+// passDatagrams sends 50 datagrams to a socket of the current network namespace, and then reads them.
 func passDatagrams() error {
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
@@ -186,15 +183,15 @@ func passDatagrams() error {
 	return nil
 }
 
-// TestSocketsThatHoldTooMuchEndTheInstance: queues of errors and of timestamps are charged
-// to nobody and bounded for a socket alone.
-func TestSocketsThatHoldTooMuchEndTheInstance(t *testing.T) {
+// TestGuardKillsInstanceWhoseSocketsHoldTooMuch: queues of errors and timestamps are limited for each
+// socket only, and not charged to a cgroup.
+func TestGuardKillsInstanceWhoseSocketsHoldTooMuch(t *testing.T) {
 	for _, kind := range []string{"udp-errors", "udp-timestamps", "backlog"} {
 		t.Run(kind, func(t *testing.T) {
 			s := newSpec(t, kind, DefaultImage)
 			inst := boot(t, s)
 			f := startFiller(t, s)
-			if kind == "backlog" { // connections that nobody accepts, of all the listeners there can be
+			if kind == "backlog" { // connections that are not accepted, of as many listeners as allowed
 				for range maxListeners - 1 {
 					f.try("listen", 1)
 					f.try(kind, 200)
@@ -204,7 +201,7 @@ func TestSocketsThatHoldTooMuchEndTheInstance(t *testing.T) {
 			}
 			most := int64(0)
 			before := available(t)
-			eventually(t, "the guard ends the instance", func() bool {
+			eventually(t, "the guard kills the instance", func() bool {
 				most = max(most, before-available(t))
 				select {
 				case <-inst.Done():
@@ -214,15 +211,15 @@ func TestSocketsThatHoldTooMuchEndTheInstance(t *testing.T) {
 				}
 			})
 			if why := inst.EndedBecause(); !strings.HasPrefix(why, "its sockets held ") {
-				t.Errorf("ended because %q", why)
+				t.Errorf("EndedBecause: %q", why)
 			}
 			t.Logf("the node's free memory fell by %d MiB", most>>20)
 		})
 	}
 }
 
-// TestNamespacesHoldLittle: what a network namespace keeps by itself.
-func TestNamespacesHoldLittle(t *testing.T) {
+// TestFragmentsAndTimeWaitAreLimited: both are kept by the network namespace.
+func TestFragmentsAndTimeWaitAreLimited(t *testing.T) {
 	s := newSpec(t, "small-table", DefaultImage)
 	boot(t, s)
 	f := startFiller(t, s)
@@ -241,13 +238,13 @@ func TestNamespacesHoldLittle(t *testing.T) {
 		t.Errorf("fragments hold %d bytes, want 4 MiB at most", frag)
 	}
 	if waiting == 0 || waiting > 4096 {
-		t.Errorf("%d connections wait out their end, want 4,096 at most", waiting)
+		t.Errorf("%d connections are in TIME-WAIT, want 4,096 at most", waiting)
 	}
 }
 
-// TestNeighboursOfTheNodeHaveRoom: the machine has one table of neighbours. An instance asks
-// for every address of a large subnet, and the node's namespace still finds its own.
-func TestNeighboursOfTheNodeHaveRoom(t *testing.T) {
+// TestInstanceCannotFillNeighbourTable: the machine has one neighbour table. An instance sends ARP
+// requests for every address of a large subnet, and the node still finds its own neighbours.
+func TestInstanceCannotFillNeighbourTable(t *testing.T) {
 	s := newSpec(t, "neighbours", DefaultImage)
 	s.NICs[0].Addresses[0] = netip.MustParsePrefix("10.200.7.9/16")
 	boot(t, s)
@@ -261,11 +258,11 @@ func TestNeighboursOfTheNodeHaveRoom(t *testing.T) {
 		t.Errorf("ping: %v\n%s", err, out)
 	}
 	if full := tableFull(t) - before; full > 0 {
-		t.Errorf("the table of neighbours was full %d times", full)
+		t.Errorf("the neighbour table was full %d times", full)
 	}
 }
 
-// tableFull returns how often the table of neighbours had no room.
+// tableFull returns how often the neighbour table was full.
 func tableFull(t *testing.T) (sum int64) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/net/stat/arp_cache")

@@ -13,8 +13,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// addWire puts a second wire between a test's two namespaces, unconfigured on the
-// instance's side, and an address behind the peer:
+// addWire adds a second veth pair between the two namespaces of a test, unconfigured on the instance's
+// side, and an address behind the peer:
 //
 //	palisade-test-NAME-peer           palisade-test-NAME
 //	  eth0 10.200.7.1/24 ------------- eth0 10.200.7.9/24
@@ -50,9 +50,9 @@ func addWire(t *testing.T, s Spec) {
 	}
 }
 
-// TestRepliesLeaveByTheInterfaceTheyAreAskedBy: the peer drops what comes by the wrong one.
-// A second interface comes while the instance runs, changes its addresses, and goes.
-func TestRepliesLeaveByTheInterfaceTheyAreAskedBy(t *testing.T) {
+// TestRepliesLeaveByInterfaceOfRequest: the peer drops packets that arrive on the wrong interface. A
+// second interface is added to a running instance, changes its addresses, and is removed.
+func TestRepliesLeaveByInterfaceOfRequest(t *testing.T) {
 	s := newSpec(t, "nics", DefaultImage)
 	boot(t, s)
 	addWire(t, s)
@@ -60,7 +60,7 @@ func TestRepliesLeaveByTheInterfaceTheyAreAskedBy(t *testing.T) {
 		t.Helper()
 		within := "1" // second
 		if want {
-			within = "10" // one that is due is sure to come, however busy the machine is
+			within = "10" // a reply is expected, but the machine may be busy
 		}
 		if out, err := fromPeer(s, "ping", "-n", "-c1", "-W"+within, "-I", "192.0.2.1", address); (err == nil) != want {
 			t.Errorf("ping %s: %v\n%s", address, err, out)
@@ -87,7 +87,7 @@ func TestRepliesLeaveByTheInterfaceTheyAreAskedBy(t *testing.T) {
 	ping(true, "10.200.8.10")
 	out, _ := inside(t, s, "ip", "route", "get", "192.0.2.1")
 	if !strings.Contains(out, "dev eth0") {
-		t.Errorf("what is from no address goes by %q, want eth0", out)
+		t.Errorf("packets without a source address leave by %q, want eth0", out)
 	}
 
 	nic.Addresses[1] = netip.MustParsePrefix("10.200.8.11/24")
@@ -103,10 +103,10 @@ func TestRepliesLeaveByTheInterfaceTheyAreAskedBy(t *testing.T) {
 		}
 	}
 	if out, _ := inside(t, s, "ip", "-br", "link"); strings.Contains(out, "eth1") || strings.Contains(rules(), "10001") {
-		t.Errorf("left behind:\n%s%s", out, rules())
+		t.Errorf("not removed:\n%s%s", out, rules())
 	}
 	ping(true, "10.200.7.9")
 	if err := Unplug("palisade-test-none", nic); err != nil {
-		t.Errorf("from a namespace that is gone: %v", err)
+		t.Errorf("Unplug from a namespace that does not exist: %v", err)
 	}
 }

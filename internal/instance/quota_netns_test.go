@@ -22,15 +22,15 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// A userQuota is one of the kernel's for a user, whatever the namespace.
+// A userQuota is a limit that the kernel applies to each user, in all namespaces together.
 type userQuota struct {
 	name string
-	take func() error // takes a little, and keeps it until the process ends
+	take func() error // takes a unit, and keeps it until the process ends
 }
 
-// userQuotas are those that an instance can exhaust. Namespaces and keys are counted by user too,
-// but cannot be made inside (TestRootInsideReachesNothingOfTheNode). Watches of epoll are counted
-// where the pages of pipes are (struct user_struct); an instance's memory ends before they do.
+// userQuotas are the quotas that an instance can exhaust. Namespaces and keys have quotas too, but cannot
+// be made inside (TestRootOfInstanceCannotReachNode). Watches of epoll are counted like the pages of
+// pipes (struct user_struct), but an instance runs out of memory first.
 var userQuotas = []userQuota{
 	{"inotify instances", func() error { // fs.inotify.max_user_instances
 		_, err := unix.InotifyInit1(0)
@@ -41,7 +41,7 @@ var userQuotas = []userQuota{
 		_, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_REPORT_FID, 0)
 		return err
 	}},
-	{"pending signals", func() error { // RLIMIT_SIGPENDING; each timer has one ready
+	{"pending signals", func() error { // RLIMIT_SIGPENDING; each timer reserves one
 		var timer int32
 		_, _, errno := unix.Syscall(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, 0, uintptr(unsafe.Pointer(&timer)))
 		return errnoOrNil(errno)
@@ -52,10 +52,10 @@ var userQuotas = []userQuota{
 	{"descriptors in flight", takeInFlight}, // RLIMIT_NOFILE of the sender
 }
 
-// TestQuotasByUserAreTheInstancesOwn: an instance that has taken all that a user may have takes
-// nothing from the node's root. That it is a quota by user is shown by a user of the node that
-// nothing else has: its second process gets nothing when the first has all.
-func TestQuotasByUserAreTheInstancesOwn(t *testing.T) {
+// TestInstanceCannotExhaustQuotasOfNode: an instance that has exhausted a quota leaves that of the node's
+// root unused. An otherwise unused user of the node shows that it is a quota by user: when its first
+// process has exhausted the quota, its second gets nothing.
+func TestInstanceCannotExhaustQuotasOfNode(t *testing.T) {
 	netnstest.NeedRoot(t)
 	s := newSpec(t, "quota", DefaultImage)
 	boot(t, s)
@@ -73,7 +73,7 @@ func TestQuotasByUserAreTheInstancesOwn(t *testing.T) {
 				go func() { ended <- start(stdin, stdout); stdout.Close() }()
 				line, err := bufio.NewReader(stdoutR).ReadString('\n')
 				if !strings.HasPrefix(line, "held") {
-					t.Fatalf("it says %q, %v", line, err)
+					t.Fatalf("the holder answers %q, %v", line, err)
 				}
 				t.Log(strings.TrimSpace(line))
 				return func() {
@@ -93,7 +93,7 @@ func TestQuotasByUserAreTheInstancesOwn(t *testing.T) {
 			}
 			release := hold(func(stdin, stdout *os.File) error { return ofUser("hold", stdin, stdout) })
 			if err := ofUser("take", nil, nil); err == nil {
-				t.Error("two processes of a user of the node have more than one: this is not a quota by user")
+				t.Error("a second process of the user still gets some: this is not a quota by user")
 			}
 			release()
 
@@ -119,7 +119,7 @@ func TestQuotasByUserAreTheInstancesOwn(t *testing.T) {
 				if err == nil {
 					break
 				}
-				// Others of the machine may have taken all that root has: then it gets nothing now either.
+				// Other programs may have exhausted root's quota; then root gets nothing now either.
 				if byRoot() == nil || time.Now().After(deadline) {
 					t.Fatalf("the node's root gets nothing: %v", err)
 				}
@@ -128,7 +128,7 @@ func TestQuotasByUserAreTheInstancesOwn(t *testing.T) {
 	}
 }
 
-// probeQuota takes of a quota: all of it, until its input ends, or a little.
+// probeQuota exhausts a quota and holds it until its input ends, or takes a unit.
 func probeQuota(what, name string) int {
 	runtime.LockOSThread()
 	dir, err := os.MkdirTemp("/tmp", "palisade-test-quota")
@@ -147,14 +147,14 @@ func probeQuota(what, name string) int {
 			return 1
 		}
 		if r.Cur = min(r.Max, most); limit == unix.RLIMIT_NOFILE && !strings.Contains(name, "flight") {
-			r.Cur = r.Max // not what is to run out
+			r.Cur = r.Max // another quota is tested
 		}
 		if err := unix.Setrlimit(limit, &r); err != nil {
 			fmt.Println(err)
 			return 1
 		}
 	}
-	// With them the node's root has no quota of most. A daemon without them has.
+	// With capabilities the node's root is exempt from most quotas. A daemon without them is not.
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capset(&header, &new([2]unix.CapUserData)[0]); err != nil {
 		fmt.Println(err)
@@ -185,7 +185,7 @@ func probeQuota(what, name string) int {
 	return 2
 }
 
-// takeWatches watches one of 4096 files, and all of them again for each inotify instance.
+// takeWatches watches the next of 4096 files, with a new inotify instance after the last.
 func takeWatches() error {
 	if watches%4096 == 0 {
 		var err error
@@ -205,7 +205,7 @@ func takeWatches() error {
 }
 
 var (
-	scratch          string // a directory of the probe's own
+	scratch          string // a temporary directory of the probe
 	watcher, watches int
 )
 
@@ -216,7 +216,7 @@ func takeMessageQueue() error {
 	}
 	attr := [8]int64{1: 10, 2: 8192} // flags, messages, bytes of each
 	_, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(name)), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600, uintptr(unsafe.Pointer(&attr)), 0, 0)
-	if errno == 0 { // it lives as long as its descriptor
+	if errno == 0 { // it exists as long as its descriptor
 		_, _, errno = unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)), 0, 0)
 	}
 	return errnoOrNil(errno)
@@ -231,11 +231,11 @@ func takeLockedMemory() error {
 	}
 	_, attachErr := unix.SysvShmAttach(id, 0, 0)
 	_, lockErr := unix.SysvShmCtl(id, shmLock, nil)
-	_, removeErr := unix.SysvShmCtl(id, unix.IPC_RMID, nil) // it lives as long as it is attached
+	_, removeErr := unix.SysvShmCtl(id, unix.IPC_RMID, nil) // it exists as long as it is attached
 	return errors.Join(attachErr, lockErr, removeErr)
 }
 
-// takePipePages makes a pipe of 1 MiB. One beyond the quota cannot be made larger.
+// takePipePages makes a pipe of 1 MiB. Beyond the quota, a pipe cannot be enlarged.
 func takePipePages() error {
 	var p [2]int
 	if err := unix.Pipe(p[:]); err != nil {

@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A call is what the filter sees of a system call: struct seccomp_data.
+// A call is a system call as the filter sees it: struct seccomp_data.
 type call struct {
 	number, arch uint32
 	args         [3]uint64
 }
 
-// word is 32 bits of it, little-endian.
+// word returns the 32 bits at an offset of struct seccomp_data.
 func (c call) word(offset uint32) uint32 {
 	switch offset {
 	case 0:
@@ -29,9 +29,9 @@ func (c call) word(offset uint32) uint32 {
 	return 0
 }
 
-// fate runs a filter as the kernel does (Documentation/networking/filter.rst), as far as ours
-// uses it.
-func (c call) fate(t *testing.T, program []unix.SockFilter) uint32 {
+// result runs a filter like the kernel (Documentation/networking/filter.rst). It knows the instructions
+// that our filter uses.
+func (c call) result(t *testing.T, program []unix.SockFilter) uint32 {
 	t.Helper()
 	var a uint32
 	for at := 0; at < len(program); at++ {
@@ -65,9 +65,9 @@ func (c call) fate(t *testing.T, program []unix.SockFilter) uint32 {
 	return 0
 }
 
-// TestRefusedCallsAreRefused goes through the filter with each call that an instance must not
-// make, by its number of the kernel's list for amd64, and with some that it must be able to make.
-func TestRefusedCallsAreRefused(t *testing.T) {
+// TestFilterRefusesDeniedCalls runs the filter on each call that an instance must not make, by its number
+// in the kernel's table for amd64, and on some that it must be able to make.
+func TestFilterRefusesDeniedCalls(t *testing.T) {
 	const native, i386 = 0xc000003e, 0x40000003
 	const allow, refuse, unknown = unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	program, err := callFilter("amd64")
@@ -76,7 +76,7 @@ func TestRefusedCallsAreRefused(t *testing.T) {
 	}
 	check := func(name string, c call, want uint32) {
 		t.Helper()
-		if got := c.fate(t, program); got != want {
+		if got := c.result(t, program); got != want {
 			t.Errorf("%s: %#x, want %#x", name, got, want)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 	"palisade/internal/netns"
 )
 
-// loginKey makes a key pair; the private half is a file for ssh -i.
+// loginKey makes a key pair. file has the private key, for ssh -i.
 func loginKey(t *testing.T) (file, authorized string) {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -47,11 +47,11 @@ func sshArgs(key, command string) []string {
 		"root@10.200.7.9", command}
 }
 
-func TestInstanceServesWhatItsImagePromises(t *testing.T) {
+func TestInstanceServesItsImage(t *testing.T) {
 	for _, tt := range []struct {
 		image string
 		port  int
-		says  string
+		want  string
 	}{
 		{"ami-fba54092", 80, "web server, ami-fba54092, at 10.200.7.9; you are 10.200.7.1:"},
 		{"ami-e3a5408a", 8000, "application server, ami-e3a5408a"},
@@ -63,19 +63,19 @@ func TestInstanceServesWhatItsImagePromises(t *testing.T) {
 			boot(t, s)
 			var got string
 			err := netns.Do(s.Namespace+"-peer", func() (err error) {
-				got, err = firstWords(fmt.Sprintf("10.200.7.9:%d", tt.port))
+				got, err = readService(fmt.Sprintf("10.200.7.9:%d", tt.port))
 				return err
 			})
-			if err != nil || !strings.Contains(got, tt.says) {
-				t.Errorf("port %d says %q, %v; want %q", tt.port, got, err, tt.says)
+			if err != nil || !strings.Contains(got, tt.want) {
+				t.Errorf("port %d answers %q, %v; want %q", tt.port, got, err, tt.want)
 			}
 		})
 	}
 }
 
-// firstWords connects on the calling thread, whose namespace matters, and reads what the
-// service says; a web server must be asked first.
-func firstWords(address string) (string, error) {
+// readService connects in the network namespace of the calling thread and reads what the service sends.
+// It sends a request to a web server.
+func readService(address string) (string, error) {
 	to := netip.MustParseAddrPort(address)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -101,7 +101,7 @@ func firstWords(address string) (string, error) {
 	return string(buf[:n]), err
 }
 
-func TestRootLogsInWithTheKeyPairAndNothingElse(t *testing.T) {
+func TestOnlyKeyPairLogsIn(t *testing.T) {
 	s := newSpec(t, "ssh", DefaultImage)
 	key, authorized := loginKey(t)
 	other, _ := loginKey(t)
