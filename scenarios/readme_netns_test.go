@@ -77,9 +77,9 @@ type shell struct {
 	out *bufio.Scanner
 }
 
-// binary is bin/palisade: it gives each command the name of the lab, and `lab up` a port. The
+// wrapper is bin/palisade: it gives each command the name of the lab, and `lab up` a port. The
 // `lab exec` of README.md has a command behind --, which takes no further option.
-const binary = `#!/bin/sh
+const wrapper = `#!/bin/sh
 case "$1 $2" in
 "lab up") exec '%[1]s' "$@" --name %[2]s --port %[3]d ;;
 "lab exec") shift 2; exec '%[1]s' lab exec --name %[2]s "$@" ;;
@@ -99,7 +99,7 @@ func newShell(t *testing.T, l *labtest.Lab, port int) *shell {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf(binary, l.Palisade, l.Name, port)
+	script := fmt.Sprintf(wrapper, l.Palisade, l.Name, port)
 	if err := os.WriteFile(filepath.Join(dir, "bin", "palisade"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
