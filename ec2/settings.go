@@ -5,47 +5,74 @@ import (
 	"time"
 )
 
-// Settings are the limits and waiting times of a cluster. They are part of the State,
-// so that every node decides alike.
+// Settings are the limits and waiting times of a cluster. They are part of the State, so
+// that every node decides alike. Zero fields have their default. A request beyond a limit
+// fails with AWS's error code. A limit that is too low refuses useful requests; one that is
+// too high lets an account fill the memory of every node, because each holds the whole State.
 type Settings struct {
-	// GroupsPerRegion bounds the EC2-Classic groups of an account in a region.
-	// Default 500 (EC2 User Guide 2012, "Using Security Groups").
+	// GroupsPerRegion is the most EC2-Classic groups of an account in a region. Default 500
+	// (EC2 User Guide 2012, "Using Security Groups").
 	GroupsPerRegion int
-	// RulesPerGroup bounds the rules of an EC2-Classic group. Default 100 (ibid.).
+	// RulesPerGroup is the most rules of an EC2-Classic group. Default 100 (ibid.). With
+	// more, a node takes longer to compile a change of the group.
 	RulesPerGroup int
-	// InstancesPerRegion bounds the instances of an account in a region that are
-	// not terminated. Default 5000.
+	// InstancesPerRegion is the most instances of an account in a region that are not
+	// terminated. Default 5000. Each running instance takes processes and memory of a node.
 	InstancesPerRegion int
-	// Quarantine is how long an address rests between two leases. Default 60 s.
+	// Quarantine is how long a released address is not leased again. Default 60 s. With less,
+	// connections and ARP caches of the old owner can reach the new one; with more, a busy
+	// pool runs out of addresses.
 	Quarantine time.Duration
-	// TerminatedFor is how long a terminated instance is still described. Default
-	// one hour.
+	// TerminatedFor is how long a terminated instance is still described. Default one hour.
+	// With less, a client that waits for the termination can miss it.
 	TerminatedFor time.Duration
 
-	// The rest bounds what is in VPCs. Zero reads as the default: a State of an earlier
-	// release has none of it. Defaults are those of today (Amazon VPC User Guide,
-	// "Amazon VPC quotas").
+	// The other limits are for VPCs, except AuditRecords. Their defaults are those of the
+	// Amazon VPC User Guide, "Amazon VPC quotas". They are missing in a State of an earlier
+	// release.
 
-	VPCsPerRegion      int `json:",omitempty"` // of an account. Default 5
-	SubnetsPerVPC      int `json:",omitempty"` // default 200
-	GatewaysPerRegion  int `json:",omitempty"` // internet gateways of an account. Default 5
-	RouteTablesPerVPC  int `json:",omitempty"` // default 200
-	RoutesPerTable     int `json:",omitempty"` // besides the local one. Default 50
-	AddressesPerRegion int `json:",omitempty"` // elastic ones of an account. Default 5
-	VPCGroupsPerRegion int `json:",omitempty"` // groups of an account, in all of its VPCs. Default 2500
-	GroupsPerVPC       int `json:",omitempty"` // default 2500
-	RulesPerVPCGroup   int `json:",omitempty"` // of one direction and one address family. Default 60
-	GroupsPerInterface int `json:",omitempty"` // default 5
+	// VPCsPerRegion is the most VPCs of an account in a region. Default 5.
+	VPCsPerRegion int `json:",omitempty"`
+	// SubnetsPerVPC is the most subnets of a VPC. Default 200.
+	SubnetsPerVPC int `json:",omitempty"`
+	// GatewaysPerRegion is the most internet gateways of an account in a region. Default 5.
+	GatewaysPerRegion int `json:",omitempty"`
+	// RouteTablesPerVPC is the most route tables of a VPC. Default 200.
+	RouteTablesPerVPC int `json:",omitempty"`
+	// RoutesPerTable is the most routes of a route table, without the local one. Default 50.
+	RoutesPerTable int `json:",omitempty"`
+	// AddressesPerRegion is the most elastic addresses of an account in a region. Default 5.
+	// With more, one account can take all addresses of the public pools.
+	AddressesPerRegion int `json:",omitempty"`
+	// VPCGroupsPerRegion is the most groups of an account in a region, in all its VPCs
+	// together. Default 2500.
+	VPCGroupsPerRegion int `json:",omitempty"`
+	// GroupsPerVPC is the most groups of a VPC. Default 2500.
+	GroupsPerVPC int `json:",omitempty"`
+	// RulesPerVPCGroup is the most rules of a VPC's group, for each direction and address
+	// family. Default 60. With more, a node takes longer to compile a change of the group.
+	RulesPerVPCGroup int `json:",omitempty"`
+	// GroupsPerInterface is the most groups of an interface. Default 5. The rules of all of
+	// them apply, so this times RulesPerVPCGroup bounds the rules of an interface.
+	GroupsPerInterface int `json:",omitempty"`
 
-	// AuditRecords bounds the records of who asked for what. Default 10,000.
+	// AuditRecords is the number of records of who asked for which change that are kept.
+	// Default 10,000. Each takes about 5 kB of memory at every node; with fewer, old records
+	// are lost sooner.
 	AuditRecords int `json:",omitempty"`
 
-	InterfacesPerRegion   int `json:",omitempty"` // of an account, in VPCs. Default 5000
-	InterfacesPerInstance int `json:",omitempty"` // whatever its type. Default 8
-	AddressesPerInterface int `json:",omitempty"` // private ones. Default 30
+	// InterfacesPerRegion is the most interfaces of an account in the VPCs of a region.
+	// Default 5000.
+	InterfacesPerRegion int `json:",omitempty"`
+	// InterfacesPerInstance is the most interfaces of an instance, whatever its type.
+	// Default 8. Each takes a TAP device of the node.
+	InterfacesPerInstance int `json:",omitempty"`
+	// AddressesPerInterface is the most private addresses of an interface. Default 30. With
+	// more, one interface can use up its subnet.
+	AddressesPerInterface int `json:",omitempty"`
 }
 
-// DefaultSettings are those of a State that was told nothing else.
+// DefaultSettings returns the default of each setting.
 func DefaultSettings() Settings {
 	return Settings{
 		GroupsPerRegion:    500,
@@ -73,8 +100,8 @@ func DefaultSettings() Settings {
 	}
 }
 
-// Preset returns the limits of a time by its name: "classic-2012", "vpc-2012" or "today",
-// which is the default. What a time says nothing of is as by default.
+// Preset returns the limits of EC2 at a time: "classic-2012", "vpc-2012" or "today", the
+// default. Limits that the guide of that time does not mention have their default.
 func Preset(name string) (Settings, bool) {
 	s := DefaultSettings()
 	switch name {

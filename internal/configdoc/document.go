@@ -145,7 +145,7 @@ func indent(text string) string { return strings.ReplaceAll(text, "\n\n", "\n\n 
 
 // writeLimits writes the settings of a cluster with their values in each preset.
 func writeLimits(b *bytes.Buffer, settings structType) {
-	fmt.Fprintf(b, "\n## Limits of a cluster\n\n%s\n\n`settings.limits` chooses a preset. These are the values of each preset, and what each limit bounds.\n\n", settings.comment)
+	fmt.Fprintf(b, "\n## Limits of a cluster\n\n%s\n\n`settings.limits` in a node's configuration file chooses a preset; the columns have the values of each.\n\n", settings.comment)
 	presets := []string{"today", "classic-2012", "vpc-2012"}
 	fmt.Fprintf(b, "| limit | %s | meaning |\n| --- | ---: | ---: | ---: | --- |\n", strings.Join(presets, " | "))
 	for _, f := range settings.fields {
@@ -154,7 +154,8 @@ func writeLimits(b *bytes.Buffer, settings structType) {
 			preset, _ := ec2.Preset(name)
 			fmt.Fprintf(b, " %s |", value(reflect.ValueOf(preset).FieldByName(f.name)))
 		}
-		fmt.Fprintf(b, " %s |\n", strings.ReplaceAll(f.textFor(f.name), "\n\n  ", " "))
+		text := strings.TrimPrefix(f.comment, f.name+" is ")
+		fmt.Fprintf(b, " %s%s |\n", strings.ToUpper(text[:1]), strings.ReplaceAll(text[1:], "\n\n", " "))
 	}
 }
 
