@@ -183,7 +183,7 @@ func (e xmlElement) write(b *bytes.Buffer, indent string) {
 }
 
 func TestGroupAnswersMatchDialogs(t *testing.T) {
-	for _, name := range []string{"groups.txt", "rules.txt", "describerules.txt"} {
+	for _, name := range []string{"groups.txt", "rules.txt", "rules_describe.txt"} {
 		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
 	}
 }
