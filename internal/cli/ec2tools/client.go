@@ -22,19 +22,19 @@ import (
 )
 
 const (
-	// apiVersion is the version the answers are read by.
+	// apiVersion is the version of the API that the tools use.
 	apiVersion = "2016-11-15"
 
-	// indexHeader carries the index of a change.
+	// indexHeader carries the index of a change or of a stale answer.
 	indexHeader = "x-palisade-index"
 
-	// readHeader asks for a stale answer.
+	// readHeader is set to "stale" for a stale answer.
 	readHeader = "x-palisade-read"
 
 	// callTimeout bounds one call, from the connection to the end of the answer.
 	callTimeout = 60 * time.Second
 
-	// maxAnswer bounds what is read of one answer, in bytes.
+	// maxAnswer bounds the size of an answer, in bytes.
 	maxAnswer = 64 << 20
 )
 
@@ -45,10 +45,11 @@ type client struct {
 	region      string
 	signer      *v4.Signer
 	http        *http.Client
-	stale       io.Writer // where the index of a stale answer is said; nil: none is asked for
+	stale       io.Writer // gets the index of a stale answer; nil: answers are not stale
 }
 
-// newClient's roots are who may vouch for the service; nil is whom the system trusts.
+// newClient makes a client. roots are the authorities that may sign the service's
+// certificate; nil means the system's.
 func newClient(endpoint *url.URL, access, secret, region string, roots *x509.CertPool) *client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
@@ -61,14 +62,15 @@ func newClient(endpoint *url.URL, access, secret, region string, roots *x509.Cer
 	}
 }
 
-// A serviceError is the service's refusal.
+// A serviceError is an error answer of the service.
 type serviceError struct {
 	Status  int
 	Code    string
 	Message string
 }
 
-// Error has the form of the old tools: the first word says whose fault it was.
+// Error has the form of the old tools. The first word tells whether the client or the
+// server is at fault.
 func (e *serviceError) Error() string {
 	side := "Client"
 	if e.Status >= 500 {
@@ -77,8 +79,8 @@ func (e *serviceError) Error() string {
 	return side + "." + e.Code + ": " + e.Message
 }
 
-// call performs action and decodes the answer into answer. It returns the index of the
-// change that was made, "" if the action makes none.
+// call performs an action and decodes the answer. It returns the index of the change, "" if
+// the action changes nothing.
 func (c *client) call(ctx context.Context, action string, params url.Values, answer any) (string, error) {
 	form := url.Values{"Action": {action}, "Version": {apiVersion}}
 	for name, values := range params {
@@ -100,7 +102,7 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 	}
 	resp, err := c.http.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return "", fmt.Errorf("nobody answers at %s; is the lab up? palisade lab up", c.endpoint)
+		return "", fmt.Errorf("connection to %s refused; to start a lab: palisade lab up", c.endpoint)
 	}
 	if err != nil {
 		return "", fmt.Errorf("call %s: %w", action, err)
@@ -123,8 +125,8 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 	return index, nil
 }
 
-// refusal reads an error answer. What is no error document of EC2 is still the service's
-// refusal, with the HTTP status for a code.
+// refusal reads an error answer. If it is not an error document of EC2, the HTTP status
+// becomes the code.
 func refusal(status int, data []byte) error {
 	var doc struct {
 		Code    string `xml:"Errors>Error>Code"`
@@ -140,14 +142,14 @@ func refusal(status int, data []byte) error {
 	return &serviceError{status, doc.Code, doc.Message}
 }
 
-// numbered adds values as prefix.1, prefix.2 and so on, the lists of the Query API.
+// numbered adds values as a list of the Query API: prefix.1, prefix.2 and so on.
 func numbered(params url.Values, prefix string, values []string) {
 	for i, v := range values {
 		params.Set(fmt.Sprintf("%s.%d", prefix, i+1), v)
 	}
 }
 
-// isGroupID reports whether ref is the id of a group; no group's name looks like one.
+// isGroupID reports whether ref is the id of a group. No name may begin like one.
 func isGroupID(ref string) bool { return strings.HasPrefix(ref, "sg-") }
 
 // groupRef sets the parameter that names one group, by id or by name.

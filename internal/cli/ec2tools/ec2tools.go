@@ -1,11 +1,12 @@
 // Package ec2tools is the EC2 command line tools: ec2-describe-group, ec2-authorize,
 // ec2-run-instances and their siblings, as the EC2 guides use them.
 //
-// A tool reads its options (options.go, rule.go; order.go for those that are one call), calls the Query API (client.go) and
-// prints lines of tab-separated columns (format.go). What it prints, and the exit status,
-// are those of the tools that the guides of 2006 and of 2012 show; the environment
-// variable EC2_TOOLS chooses between the two, 2012 when it is unset. Where the old tools
-// quietly guessed, and a guess would open a port to everybody, these ask instead.
+// A tool reads its options (options.go, rule.go), calls the Query API (client.go) and prints
+// lines of tab-separated columns (format.go). Most tools for VPCs make one call and are
+// declared as a singleCall or a listing (tool.go). Output and exit status are those of the
+// tools in the guides of 2006 and 2012; the environment variable EC2_TOOLS chooses the
+// year, 2012 by default. Where the old tools guessed, and a wrong guess would open a port
+// to everybody, these refuse the command line.
 package ec2tools
 
 import (
@@ -20,20 +21,20 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// A tool is one command. Its flags function declares the options and returns what runs
-// once they are read.
+// A tool is one command. Its flags function declares the options and returns the action to
+// run after they are parsed.
 type tool struct {
-	synopsis []string // what follows the name, one line for each way to call it
+	synopsis []string // the arguments, one line for each way to call it
 	summary  string
 	example  string
-	changes  bool // it takes --wait
+	changes  bool // it changes something, and so has --wait
 	flags    func(*pflag.FlagSet) action
 }
 
-// An action does the work of a tool with the arguments that were no options.
-type action func(ctx context.Context, s *session, args []string) error
+// An action runs a tool with the arguments that are not options.
+type action func(ctx context.Context, s *invocation, args []string) error
 
-// tools is every command by the name it is called by.
+// tools has every command by its name.
 var tools = map[string]tool{
 	"ec2-describe-group":      describeGroupTool,
 	"ec2-create-group":        createGroupTool,
@@ -95,7 +96,7 @@ var tools = map[string]tool{
 // Names returns the names of all tools in order.
 func Names() []string { return slices.Sorted(maps.Keys(tools)) }
 
-// Summary says in a few words what the tool name does.
+// Summary returns a short description of the tool name.
 func Summary(name string) string { return tools[name].summary }
 
 // Is reports whether name is a tool.
@@ -104,23 +105,26 @@ func Is(name string) bool {
 	return ok
 }
 
-// Config is the world a tool runs in.
+// Config is the environment of a tool. All fields are required.
 type Config struct {
-	Getenv         func(string) string
+	// Getenv returns an environment variable, "" if it is unset.
+	Getenv func(string) string
+	// Stdout gets the tool's output. Stderr gets errors and notes, so that scripts can
+	// read Stdout.
 	Stdout, Stderr io.Writer
 }
 
-// A session is one run of one tool.
-type session struct {
+// An invocation is one run of one tool.
+type invocation struct {
 	era     era
 	out     io.Writer
 	connect func() (*client, error)
-	index   string // of the newest change the service made for it; "": none
+	index   string // of the newest change that the invocation made; "": none
 }
 
-// call performs one action of the service. The service is found here and not before, so
-// a command line that is wrong is refused as such, wherever it would have gone.
-func (s *session) call(ctx context.Context, action string, params url.Values, answer any) error {
+// call performs one action of the service. It connects only now, so that a wrong command
+// line is reported before a wrong configuration.
+func (s *invocation) call(ctx context.Context, action string, params url.Values, answer any) error {
 	c, err := s.connect()
 	if err != nil {
 		return err
@@ -132,7 +136,7 @@ func (s *session) call(ctx context.Context, action string, params url.Values, an
 	return err
 }
 
-// A usageError is a command line that cannot be understood; its text names the fix.
+// A usageError is an error in the command line. Its text suggests the fix.
 type usageError struct{ text string }
 
 func (e usageError) Error() string { return e.text }
@@ -141,10 +145,10 @@ func usagef(format string, args ...any) error {
 	return usageError{fmt.Sprintf(format, args...)}
 }
 
-// Main runs the tool name and returns its exit status: 0 done, 1 the service refused or
-// could not be reached, 2 the command line was wrong. A refusal is one line on stderr,
-// "Client.CODE: message", or "Server.CODE: message" when the fault is the service's. With
-// --wait 1 also means that the change is made and not known to be enforced everywhere.
+// Main runs the tool name and returns its exit status: 0 for success, 1 if the service
+// refused or could not be reached, 2 for a wrong command line. A refusal is one line on
+// stderr, "Client.CODE: message", or "Server.CODE: message" for an error of the service.
+// With --wait, 1 can also mean that the change is made but not known to be enforced.
 func Main(ctx context.Context, name string, args []string, c Config) int {
 	err := run(ctx, name, args, c)
 	if err == nil {
@@ -165,7 +169,7 @@ func Main(ctx context.Context, name string, args []string, c Config) int {
 func run(ctx context.Context, name string, args []string, c Config) error {
 	t, ok := tools[name]
 	if !ok {
-		return usagef("no such tool; there are %v", Names())
+		return usagef("unknown tool; the tools are %v", Names())
 	}
 	fs, common := newFlags(name)
 	act := t.flags(fs)
@@ -174,7 +178,7 @@ func run(ctx context.Context, name string, args []string, c Config) error {
 	if t.changes {
 		wait = waitFlag(fs)
 	} else {
-		stale = fs.Bool("stale", false, "ask for what the node knows, without a leader too; its index is said on stderr")
+		stale = fs.Bool("stale", false, "answer from the node's own state, which needs no leader; prints its index on stderr")
 	}
 	if wantsHelp(args) {
 		fmt.Fprint(c.Stdout, t.usage(name, fs))
@@ -187,7 +191,7 @@ func run(ctx context.Context, name string, args []string, c Config) error {
 	if err != nil {
 		return err
 	}
-	s := &session{era: era, out: c.Stdout, connect: func() (*client, error) {
+	s := &invocation{era: era, out: c.Stdout, connect: func() (*client, error) {
 		client, err := common.client(c.Getenv)
 		if err == nil && *stale {
 			client.stale = c.Stderr

@@ -18,11 +18,12 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
-var update = flag.Bool("update", false, "write what the tools print into testdata")
+var update = flag.Bool("update", false, "write the output of the tools into testdata")
 
-// TestOutputMatchesGoldenFiles plays each file of testdata. Its comment says where the form comes from;
-// "args" is the command line, one word a line; "ACTION.xml" is the recorded answer to an
-// action; "request" the parameters of the last call; "2012" and "2006" what is printed.
+// TestOutputMatchesGoldenFiles runs each file of testdata. The file's comment cites the
+// source of the output's form. "args" is the command line, one word a line; "ACTION.xml" is
+// the answer to an action; "request" has the expected parameters of the last call; "2012"
+// and "2006" the expected output.
 func TestOutputMatchesGoldenFiles(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -63,7 +64,7 @@ func playGolden(t *testing.T, file string) {
 	}
 	if want, ok := parts["request"]; ok {
 		if diff := cmp.Diff(want, svc.lastRequest()); diff != "" {
-			t.Errorf("asks for (-want +got):\n%s", diff)
+			t.Errorf("parameters of the last call (-want +got):\n%s", diff)
 		}
 	}
 	if *update {
@@ -73,7 +74,7 @@ func playGolden(t *testing.T, file string) {
 	}
 }
 
-// A service answers each action with a recorded answer and remembers what it was asked.
+// A service answers each action with a recorded answer and stores the requests.
 type service struct {
 	url      string
 	requests []url.Values
@@ -105,7 +106,7 @@ func newService(t *testing.T, answers map[string]string) *service {
 	return s
 }
 
-// lastRequest is the last call's parameters, one a line, without Version.
+// lastRequest returns the parameters of the last call, one a line, without Version.
 func (s *service) lastRequest() string {
 	if len(s.requests) == 0 {
 		return ""
@@ -120,7 +121,7 @@ func (s *service) lastRequest() string {
 	return strings.Join(lines, "")
 }
 
-// A result is what one run of a tool left.
+// A result is the exit status and the output of a tool.
 type result struct {
 	exit           int
 	stdout, stderr string
@@ -165,11 +166,11 @@ func TestServiceErrorNamesSideAndCode(t *testing.T) {
 	}
 	err := refusal(503, []byte(strings.Replace(text, "InvalidGroup.NotFound", "Unavailable", 1)))
 	if !strings.HasPrefix(err.Error(), "Server.Unavailable: ") {
-		t.Errorf("a 503 reads %q", err)
+		t.Errorf("a 503 is reported as %q", err)
 	}
 	err = refusal(502, []byte("<html>Bad Gateway</html>"))
 	if want := "Server.BadGateway: <html>Bad Gateway</html>"; err.Error() != want {
-		t.Errorf("a proxy's 502 reads %q, want %q", err, want)
+		t.Errorf("a proxy's 502 is reported as %q, want %q", err, want)
 	}
 }
 
@@ -191,8 +192,8 @@ func TestMissingEnvironmentSaysHowToSetIt(t *testing.T) {
 	}
 }
 
-// TestUsageErrorSuggestsFix has the command lines that people, and the guides, get wrong.
-// None of them may reach the service, and each answer shows what to write instead.
+// TestUsageErrorSuggestsFix runs wrong command lines of users and of the guides. No request
+// may be sent, and each error must show what to write instead.
 func TestUsageErrorSuggestsFix(t *testing.T) {
 	for _, tc := range []struct {
 		line string
@@ -205,8 +206,8 @@ func TestUsageErrorSuggestsFix(t *testing.T) {
 		{"ec2-authorize default -s -p22", "-s 203.0.113.25/32"},
 		{"ec2-authorize default -p 22 -s 203.0.113.25", "-s 203.0.113.25/32"},
 		{"ec2-authorize default -p 22 -s 2001:db8::1", "-s 2001:db8::1/128"},
-		{"ec2-authorize default -p 22 -s /32", "not an address range"},
-		{"ec2-authorize default -p 22 -s 203.0.113.0/33", "not an address range"},
+		{"ec2-authorize default -p 22 -s /32", "not a CIDR block"},
+		{"ec2-authorize default -p 22 -s 203.0.113.0/33", "not a CIDR block"},
 		{"ec2-authorize default -p 22 203.0.113.0/24", "-s 203.0.113.0/24"},
 		{"ec2-authorize default web -p 22", "one group at a time"},
 		{"ec2-authorize default", "which port?"},
@@ -222,7 +223,7 @@ func TestUsageErrorSuggestsFix(t *testing.T) {
 		{"ec2-authorize default -t 8", "-t 8:0"},
 		{"ec2-authorize default -t 300:0", "-1 to 255"},
 		{"ec2-authorize default -P tcp -t 8:0", "-t is for icmp"},
-		{"ec2-authorize default -p 22 -o web -s 203.0.113.25/32", "cannot be mixed"},
+		{"ec2-authorize default -p 22 -o web -s 203.0.113.25/32", "cannot be used together"},
 		{"ec2-authorize default -p 22 -u 495219933132", "add -o GROUP"},
 		{"ec2-authorize default -o", "-o Apache"},
 		{"ec2-authorize default -o a -o b -o c -u 1 -u 2", "one for each"},
@@ -247,8 +248,8 @@ func TestUsageErrorSuggestsFix(t *testing.T) {
 		{"ec2-run-instances ami-eca54085 --associate-public-ip-address yes", "true or false"},
 		{"ec2-describe-vpcs -F vpc-1a2b3c4d", "-F vpc-id=vpc-1a2b3c4d"},
 		{"ec2-create-vpc", "10.0.0.0/16"},
-		{"ec2-create-vpc 10.0.0.0/16 10.1.0.0/16", "10.1.0.0/16 is too much"},
-		{"ec2-create-internet-gateway igw-1", "igw-1 is too much"},
+		{"ec2-create-vpc 10.0.0.0/16 10.1.0.0/16", "unexpected argument 10.1.0.0/16"},
+		{"ec2-create-internet-gateway igw-1", "unexpected argument igw-1"},
 		{"ec2-create-subnet -i 10.0.1.0/24", "-c vpc-1a2b3c4d"},
 		{"ec2-create-subnet -c vpc-1a2b3c4d -c vpc-1 -i 10.0.1.0/24", "--vpc is given 2 times"},
 		{"ec2-create-route rtb-1122334a -g igw-c3a643aa", "-r 0.0.0.0/0"},
@@ -259,7 +260,7 @@ func TestUsageErrorSuggestsFix(t *testing.T) {
 			t.Errorf("%s\n got exit %d: %s%s want exit 2 and %q", tc.line, got.exit, got.stdout, got.stderr, tc.want)
 		}
 		if len(svc.requests) != 0 {
-			t.Errorf("%s\n asked the service: %v", tc.line, svc.requests)
+			t.Errorf("%s\n sent requests: %v", tc.line, svc.requests)
 		}
 	}
 }

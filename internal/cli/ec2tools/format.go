@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// An era is a generation of the tools; it decides the form of every line.
+// An era is a generation of the tools. It decides the form of the output.
 type era int
 
 const (
@@ -23,7 +23,7 @@ func eraOf(getenv func(string) string) (era, error) {
 	case "2006":
 		return era2006, nil
 	default:
-		return 0, usagef("EC2_TOOLS=%s: the tools are those of 2006 or 2012; unset it or set one of the two", v)
+		return 0, usagef("EC2_TOOLS=%s: must be 2006 or 2012, or unset", v)
 	}
 }
 
@@ -60,10 +60,11 @@ func (e era) printGroup(w io.Writer, g group) {
 	}
 }
 
-// printRules prints what ec2-authorize or ec2-revoke did to g. In 2012 the group is known
-// by its id alone, and the owner's and name's columns stay empty (EC2 User Guide, "Adding
-// a Security Group Rule": GROUP sg-2eac845a, PERMISSION ALLOWS tcp 80 80 …). In 2006 it
-// is the name alone (EC2 Developer Guide, "Default Group", step 4).
+// printRules prints the rules that ec2-authorize or ec2-revoke added to g or removed. In
+// 2012 the line of the group has only its id, and the columns for owner and name stay
+// empty (EC2 User Guide, "Adding a Security Group Rule": GROUP sg-2eac845a, PERMISSION
+// ALLOWS tcp 80 80 …). In 2006 it has only the name (EC2 Developer Guide, "Default
+// Group", step 4).
 func (e era) printRules(w io.Writer, g group, rules []rule, d direction) {
 	if e == era2006 {
 		line(w, "GROUP", "", g.Name)
@@ -78,7 +79,7 @@ func (e era) printRules(w io.Writer, g group, rules []rule, d direction) {
 	}
 }
 
-// direction is the last column of a permission, and the word before its source.
+// direction is the last column of a permission. It decides between FROM and TO.
 type direction string
 
 const (
@@ -86,10 +87,10 @@ const (
 	egress  direction = "egress"
 )
 
-// A rule is one permission with one source, as one line shows it.
+// A rule is one line of output: a permission with one source.
 type rule struct {
-	protocol string // "tcp"; "-1" or "all": of a VPC, or the three of EC2-Classic together
-	from, to string // empty where the protocol has no ports
+	protocol string // "tcp"; "-1" is all protocols; "all" is tcp, udp and icmp together
+	from, to string // empty for a protocol without ports
 	source   source
 }
 
@@ -118,8 +119,8 @@ func (e era) ruleColumns(r rule, d direction) []string {
 	case e == era2006:
 		columns = append(columns, "USER", r.source.owner, "GRPNAME", r.source.name)
 	default:
-		// NAME and ID share a column with their value: so the tools of 2012
-		// print them, and scripts that split at tabs rely on it.
+		// The tools of 2012 print NAME and ID in one column with the value, and
+		// scripts that split at tabs rely on it.
 		columns = append(columns, "USER", r.source.owner)
 		if r.source.name != "" {
 			columns = append(columns, "NAME "+r.source.name)
@@ -134,11 +135,11 @@ func (e era) ruleColumns(r rule, d direction) []string {
 	return append(columns, string(d))
 }
 
-// foldAll joins the three rules that admit a group on every protocol and port into the
-// one line of 2006, when a group source had no protocol yet (EC2 Developer Guide,
-// "Default Group", step 2). The line stands where the first of the three stood.
+// foldAll joins the three rules that admit a group on every protocol and port into one line
+// "all". In 2006, group sources had no protocol (EC2 Developer Guide, "Default Group",
+// step 2). The line takes the place of the first of the three.
 func foldAll(rules []rule) []rule {
-	protocols := make(map[source]int) // how many of the three each source has
+	protocols := make(map[source]int) // number of such rules by source
 	for _, r := range rules {
 		if r.everyPort() {
 			protocols[r.source]++
@@ -158,7 +159,7 @@ func foldAll(rules []rule) []rule {
 	return out
 }
 
-// everyPort reports whether r is one of the three rules that "all" is made of.
+// everyPort reports whether r is one of the three rules that "all" stands for.
 func (r rule) everyPort() bool {
 	if r.source.cidr != "" {
 		return false
@@ -172,7 +173,7 @@ func (r rule) everyPort() bool {
 	return false
 }
 
-// stamp writes an answer's time as the tools do, 2012-10-12T14:47:45+0000.
+// stamp formats the time in an answer as the tools do: 2012-10-12T14:47:45+0000.
 func stamp(xmlTime string) string {
 	t, err := time.Parse(time.RFC3339, xmlTime)
 	if err != nil {
@@ -181,7 +182,7 @@ func stamp(xmlTime string) string {
 	return t.UTC().Format("2006-01-02T15:04:05-0700")
 }
 
-// isIPv6 reports whether cidr is a range of IPv6.
+// isIPv6 reports whether cidr is an IPv6 block.
 func isIPv6(cidr string) bool {
 	p, err := netip.ParsePrefix(cidr)
 	return err == nil && p.Addr().Is6()

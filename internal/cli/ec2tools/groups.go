@@ -15,7 +15,7 @@ var describeGroupTool = tool{
 	example:  "ec2-describe-group default",
 	flags: func(fs *pflag.FlagSet) action {
 		filter := filterFlag(fs)
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			params := url.Values{}
 			if err := filter(params); err != nil {
 				return err
@@ -38,9 +38,9 @@ var createGroupTool = tool{
 	synopsis: []string{"NAME -d DESCRIPTION [-c VPC]"},
 	example:  `ec2-create-group Apache -d "Apache web server"`,
 	flags: func(fs *pflag.FlagSet) action {
-		description := fs.StringP("description", "d", "", "`TEXT` that says what the group is for; required")
+		description := fs.StringP("description", "d", "", "`TEXT` that describes the group; required")
 		vpc := fs.StringP("vpc", "c", "", "`VPC` to create it in")
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if err := checkNewGroup(fs, args, *description); err != nil {
 				return err
 			}
@@ -64,14 +64,14 @@ var createGroupTool = tool{
 	},
 }
 
-// checkNewGroup finds the mistake that the guides themselves print, a description of
-// several words without quotes: ec2-create-group Apache -d Apache web server.
+// checkNewGroup checks the arguments. The guides make the mistake of a description without
+// quotes: ec2-create-group Apache -d Apache web server.
 func checkNewGroup(fs *pflag.FlagSet, args []string, description string) error {
 	switch {
 	case len(args) == 0:
 		return usagef(`which name? as in: Apache -d "Apache web server"`)
 	case !fs.Changed("description"):
-		return usagef(`a group needs a description: %s -d "what it is for"`, args[0])
+		return usagef(`a group needs a description: %s -d "TEXT"`, args[0])
 	case len(args) > 1:
 		words := append([]string{description}, args[1:]...)
 		return usagef(`a description of several words needs quotes: %s -d "%s"`, args[0], strings.Join(words, " "))
@@ -85,7 +85,7 @@ var deleteGroupTool = tool{
 	synopsis: []string{"GROUP"},
 	example:  "ec2-delete-group Apache",
 	flags: func(*pflag.FlagSet) action {
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if len(args) != 1 {
 				return usagef("name exactly one group, by name or id; a name with blanks needs quotes")
 			}
@@ -115,10 +115,10 @@ type group struct {
 	Egress      []permission `xml:"ipPermissionsEgress>item"`
 }
 
-// A permission is rules of equal protocol and ports, one for each source.
+// A permission has rules with equal protocol and ports, one for each source.
 type permission struct {
 	Protocol string `xml:"ipProtocol"`
-	From     *int   `xml:"fromPort"` // absent where there are no ports
+	From     *int   `xml:"fromPort"` // nil for a protocol without ports
 	To       *int   `xml:"toPort"`
 	Groups   []struct {
 		Owner string `xml:"userId"`
@@ -136,7 +136,7 @@ type permission struct {
 	} `xml:"prefixListIds>item"`
 }
 
-// rulesOf makes one rule of each source of each permission, in the service's order.
+// rulesOf returns a rule for each source of each permission, in the order of the answer.
 func rulesOf(permissions []permission) []rule {
 	var rules []rule
 	for _, p := range permissions {
@@ -168,9 +168,9 @@ func number(n *int) string {
 	return strconv.Itoa(*n)
 }
 
-// groups describes the groups that refs name, by name or by id; all of them for none.
-// More parameters of the call are in params.
-func (s *session) groups(ctx context.Context, refs []string, params url.Values) ([]group, error) {
+// groups describes the groups that refs name, by name or by id, or without refs all groups.
+// params has further parameters of the call.
+func (s *invocation) groups(ctx context.Context, refs []string, params url.Values) ([]group, error) {
 	var ids, names []string
 	for _, ref := range refs {
 		if isGroupID(ref) {
@@ -191,13 +191,13 @@ func (s *session) groups(ctx context.Context, refs []string, params url.Values) 
 }
 
 // group describes the one group that ref names.
-func (s *session) group(ctx context.Context, ref string) (group, error) {
+func (s *invocation) group(ctx context.Context, ref string) (group, error) {
 	groups, err := s.groups(ctx, []string{ref}, url.Values{})
 	if err != nil {
 		return group{}, err
 	}
 	if len(groups) != 1 {
-		return group{}, usagef("%q names %d groups; use the id, ec2-describe-group lists them", ref, len(groups))
+		return group{}, usagef("%q names %d groups; use an id, which ec2-describe-group lists", ref, len(groups))
 	}
 	return groups[0], nil
 }

@@ -20,19 +20,19 @@ var runInstancesTool = tool{
 	example:  "ec2-run-instances ami-fba54092 -n 7 -g mywebtier -k albert",
 	flags: func(fs *pflag.FlagSet) action {
 		var o launchOptions
-		fs.StringVarP(&o.count, "instance-count", "n", "1", "how many: `COUNT`, or MIN-MAX for as many as there is room for")
+		fs.StringVarP(&o.count, "instance-count", "n", "1", "number of instances: `COUNT`, or MIN-MAX for as many as possible")
 		fs.StringArrayVarP(&o.groups, "group", "g", nil, "security `GROUP`, by name or id; default if none is given")
-		fs.StringVarP(&o.key, "key", "k", "", "`KEYPAIR` that may log in")
-		fs.StringVarP(&o.data, "user-data", "d", "", "`DATA` handed to the instances")
-		fs.StringVarP(&o.dataFile, "user-data-file", "f", "", "`FILE` with the data handed to the instances")
+		fs.StringVarP(&o.key, "key", "k", "", "`KEYPAIR` for logging in")
+		fs.StringVarP(&o.data, "user-data", "d", "", "user `DATA` for the instances")
+		fs.StringVarP(&o.dataFile, "user-data-file", "f", "", "`FILE` with user data for the instances")
 		fs.StringVarP(&o.kind, "instance-type", "t", "", "`TYPE` of the instances, such as m1.small")
 		fs.StringVarP(&o.zone, "availability-zone", "z", "", "`ZONE` to launch in")
-		fs.StringVarP(&o.subnet, "subnet", "s", "", "`SUBNET` of a VPC to launch in; groups are given by id then")
-		fs.StringVar(&o.private, "private-ip-address", "", "`IP` of the subnet")
-		fs.StringVar(&o.public, "associate-public-ip-address", "", "`BOOL`: a public address or none, whatever the subnet says")
-		return func(ctx context.Context, s *session, args []string) error {
+		fs.StringVarP(&o.subnet, "subnet", "s", "", "`SUBNET` of a VPC to launch in; groups must then be given by id")
+		fs.StringVar(&o.private, "private-ip-address", "", "private `IP` in the subnet")
+		fs.StringVar(&o.public, "associate-public-ip-address", "", "`BOOL`: whether to assign a public address; default: as the subnet is set")
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if len(args) != 1 {
-				return usagef("name exactly one image, as in: ami-eca54085; it stands before or after the options, data with blanks needs quotes")
+				return usagef("give exactly one image, as in: ami-eca54085; data with blanks needs quotes")
 			}
 			params, err := o.params(args[0])
 			if err != nil {
@@ -65,13 +65,13 @@ func (o *launchOptions) params(image string) (url.Values, error) {
 	a, errA := strconv.Atoi(least)
 	b, errB := strconv.Atoi(most)
 	if errA != nil || errB != nil || a < 1 || a > b {
-		return nil, usagef("-n %s is not a number of instances; give -n 7, or -n 1-7 for as many as there is room for", o.count)
+		return nil, usagef("-n %s is not a number of instances; give -n 7, or -n 1-7 for as many as possible", o.count)
 	}
 	params := url.Values{"ImageId": {image}, "MinCount": {strconv.Itoa(a)}, "MaxCount": {strconv.Itoa(b)}}
 	data := []byte(o.data)
 	if o.dataFile != "" {
 		if o.data != "" {
-			return nil, usagef("-d and -f both give user data; leave one out")
+			return nil, usagef("-d and -f both give user data; use only one")
 		}
 		var err error
 		if data, err = os.ReadFile(o.dataFile); err != nil {
@@ -91,11 +91,10 @@ func (o *launchOptions) params(image string) (url.Values, error) {
 	return params, nil
 }
 
-// place says where the instances go: subnet, addresses and groups. Whether there is a
-// public address is a matter of the interface, and what is said of the interface must
-// then say everything (API Reference, RunInstances: groups and subnet are of the instance
-// or of its interfaces, not both); there groups have ids alone.
-func (o *launchOptions) place(ctx context.Context, s *session, params url.Values) error {
+// place sets subnet, addresses and groups. A public address is a parameter of the interface.
+// Subnet and groups must then be parameters of the interface too (API Reference,
+// RunInstances), which takes only ids of groups.
+func (o *launchOptions) place(ctx context.Context, s *invocation, params url.Values) error {
 	var ids, names []string
 	for _, ref := range o.groups {
 		if isGroupID(ref) {
@@ -133,12 +132,12 @@ func (o *launchOptions) place(ctx context.Context, s *session, params url.Values
 }
 
 var describeInstancesTool = tool{
-	summary:  "list instances by the launch they came from",
+	summary:  "list instances, grouped by launch",
 	synopsis: []string{"[INSTANCE]... [-F NAME=VALUE]..."},
 	example:  "ec2-describe-instances i-cfd732a6",
 	flags: func(fs *pflag.FlagSet) action {
 		filter := filterFlag(fs)
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			params := url.Values{}
 			numbered(params, "InstanceId", args)
 			if err := filter(params); err != nil {
@@ -159,12 +158,12 @@ var describeInstancesTool = tool{
 }
 
 var (
-	terminateInstancesTool = changeTool("terminate", "TerminateInstances", "end instances for good")
+	terminateInstancesTool = changeTool("terminate", "TerminateInstances", "terminate instances")
 	stopInstancesTool      = changeTool("stop", "StopInstances", "stop instances; a start gives them a new address")
 	startInstancesTool     = changeTool("start", "StartInstances", "start stopped instances")
 )
 
-// changeTool is a tool that moves instances from one state to another.
+// changeTool makes a tool that changes the state of instances.
 func changeTool(verb, call, summary string) tool {
 	return tool{
 		changes:  true,
@@ -172,7 +171,7 @@ func changeTool(verb, call, summary string) tool {
 		synopsis: []string{"INSTANCE..."},
 		example:  "ec2-" + verb + "-instances i-cfd732a6",
 		flags: func(*pflag.FlagSet) action {
-			return func(ctx context.Context, s *session, args []string) error {
+			return func(ctx context.Context, s *invocation, args []string) error {
 				if len(args) == 0 {
 					return usagef("which instances? ec2-describe-instances lists them")
 				}
@@ -197,7 +196,7 @@ func changeTool(verb, call, summary string) tool {
 	}
 }
 
-// A reservation is the instances of one launch.
+// A reservation has the instances of one launch.
 type reservation struct {
 	ID        string     `xml:"reservationId"`
 	Owner     string     `xml:"ownerId"`
@@ -242,20 +241,20 @@ type instance struct {
 
 // printReservation prints a launch and its instances.
 //
-// 2006 (EC2 Developer Guide, "Default Group", step 1); before it runs, an instance has no
-// name:
+// 2006 (EC2 Developer Guide, "Default Group", step 1); an instance that is not running yet
+// has no name:
 //
 //	RESERVATION  ID  OWNER
 //	INSTANCE     ID  IMAGE  PUBLIC-NAME  STATE
 //
-// 2012 adds the groups' names to RESERVATION, and to INSTANCE the columns below, of which
-// the empty ones are product codes, lifecycle, spot request, license and placement group
-// (EC2 Command Line Reference, "ec2-describe-instances"). Below an instance of a VPC stand
-// the lines of its interfaces.
+// 2012 adds the groups' names to RESERVATION, and more columns to INSTANCE. The empty ones
+// are product codes, lifecycle, spot request, license and placement group (EC2 Command
+// Line Reference, "ec2-describe-instances"). The lines of an instance's interfaces follow.
 func (e era) printReservation(w io.Writer, r reservation) {
 	for n := range r.Instances {
-		// An address may be leased by now, but in EC2-Classic nobody saw it
-		// before the instance ran, and the guides show empty columns.
+		// A pending instance may have a lease with addresses already. The guides
+		// show empty columns, because EC2-Classic showed no address before an
+		// instance ran.
 		i := &r.Instances[n]
 		if i.State == "pending" {
 			i.PublicDNS, i.PublicAddress = "", ""
@@ -294,7 +293,7 @@ func (e era) printReservation(w io.Writer, r reservation) {
 			i.PublicAddress, i.PrivateAddress, i.VPC, i.Subnet, i.RootDevice, "", "", "", "",
 			i.Virtualization, i.Hypervisor, i.ClientToken, strings.Join(ids, ","), i.Tenancy)
 		for _, nic := range i.Interfaces {
-			for _, columns := range nic.ofInstance() {
+			for _, columns := range nic.rowsOfInstance() {
 				line(w, columns...)
 			}
 		}

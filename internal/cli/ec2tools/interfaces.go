@@ -2,7 +2,7 @@ package ec2tools
 
 import "net/url"
 
-// Network interfaces, by themselves and as ec2-describe-instances shows them:
+// The lines of interfaces, and of the interfaces of an instance (NIC…):
 //
 //	NETWORKINTERFACE  ID  SUBNET  VPC  ZONE  DESCRIPTION  OWNER  REQUESTER-MANAGED  STATE  MAC  PRIVATE-IP  PRIVATE-NAME  CHECKED
 //	NIC               ID  SUBNET  VPC  OWNER  STATE  PRIVATE-IP  PRIVATE-NAME  CHECKED
@@ -48,7 +48,7 @@ type nicAssociation struct {
 	Owner string `xml:"ipOwnerId"`
 }
 
-// own are the lines of the interface by itself.
+// own returns the lines of an interface in lists of interfaces.
 func (n networkInterface) own() [][]string {
 	rows := [][]string{{"NETWORKINTERFACE", n.ID, n.Subnet, n.VPC, n.Zone, n.Description, n.Owner, n.Managed, n.State, n.MAC, n.Private, n.PrivateDNS, n.Checked}}
 	if at := n.Attachment; at.ID != "" {
@@ -57,8 +57,8 @@ func (n networkInterface) own() [][]string {
 	return append(append(rows, n.details("ASSOCIATION")...), n.tags.rows("network-interface", n.ID)...)
 }
 
-// ofInstance are the lines of the interface below its instance.
-func (n networkInterface) ofInstance() [][]string {
+// rowsOfInstance returns the lines of an interface below its instance.
+func (n networkInterface) rowsOfInstance() [][]string {
 	rows := [][]string{{"NIC", n.ID, n.Subnet, n.VPC, n.Owner, n.State, n.Private, n.PrivateDNS, n.Checked}}
 	if at := n.Attachment; at.ID != "" {
 		rows = append(rows, []string{"NICATTACHMENT", at.ID, at.Index, at.State, stamp(at.Time), at.Delete})
@@ -84,15 +84,15 @@ type newInterface struct {
 	Interface networkInterface `xml:"networkInterface"`
 }
 
-var createInterfaceTool = order[newInterface]{
+var createInterfaceTool = singleCall[newInterface]{
 	summary: "create a network interface in a subnet", synopsis: "SUBNET [-d DESCRIPTION] [-g GROUP-ID]... [--private-ip-address IP]",
 	example: "ec2-create-network-interface subnet-9d4a7b6c -g sg-1a2b3c4d",
 	call:    "CreateNetworkInterface", param: "SubnetId", need: "in which subnet? ec2-describe-subnets lists them",
 	options: []option{
-		{long: "description", short: "d", param: "Description", usage: "`TEXT` that says what it is for"},
+		{long: "description", short: "d", param: "Description", usage: "`TEXT` that describes it"},
 		{long: "group", short: "g", param: "SecurityGroupId", usage: "`GROUP-ID`; the VPC's default group if none is given", list: true},
-		{long: "private-ip-address", param: "PrivateIpAddress", usage: "its `IP`; one of the subnet's if none is given"},
-		{long: "secondary-private-ip-address-count", param: "SecondaryPrivateIpAddressCount", usage: "how many more: `COUNT`"},
+		{long: "private-ip-address", param: "PrivateIpAddress", usage: "its `IP`; chosen from the subnet if none is given"},
+		{long: "secondary-private-ip-address-count", param: "SecondaryPrivateIpAddressCount", usage: "number of secondary addresses: `COUNT`"},
 	},
 	show: func(_ url.Values, a newInterface) [][]string {
 		return a.Interface.own()
@@ -116,32 +116,32 @@ var describeInterfacesTool = listing[networkInterfaces]{
 
 const whichInterface = "which interface? ec2-describe-network-interfaces lists them"
 
-var deleteInterfaceTool = order[returned]{
-	summary: "delete a network interface that is detached", synopsis: "INTERFACE", example: "ec2-delete-network-interface eni-b35da6da",
+var deleteInterfaceTool = singleCall[returned]{
+	summary: "delete a detached network interface", synopsis: "INTERFACE", example: "ec2-delete-network-interface eni-b35da6da",
 	call: "DeleteNetworkInterface", param: "NetworkInterfaceId", need: whichInterface,
-	show: showAsked("NETWORKINTERFACE", "NetworkInterfaceId"),
+	show: showParameter("NETWORKINTERFACE", "NetworkInterfaceId"),
 }.tool()
 
 type newAttachment struct {
 	ID string `xml:"attachmentId"`
 }
 
-var attachInterfaceTool = order[newAttachment]{
+var attachInterfaceTool = singleCall[newAttachment]{
 	summary: "attach a network interface to an instance", synopsis: "INTERFACE -i INSTANCE -d INDEX", example: "ec2-attach-network-interface eni-b35da6da -i i-cfd732a6 -d 1",
 	call: "AttachNetworkInterface", param: "NetworkInterfaceId", need: whichInterface,
 	options: []option{
 		{long: "instance", short: "i", param: "InstanceId", usage: "the `INSTANCE`", need: "to which instance? as in: -i i-cfd732a6"},
-		{long: "device-index", short: "d", param: "DeviceIndex", usage: "its place there: `INDEX`, from 1", need: "in which place? as in: -d 1"},
+		{long: "device-index", short: "d", param: "DeviceIndex", usage: "its device `INDEX`, from 1", need: "at which device index? as in: -d 1"},
 	},
 	show: func(_ url.Values, a newAttachment) [][]string {
 		return [][]string{{"ATTACHMENT", a.ID}}
 	},
 }.tool()
 
-var detachInterfaceTool = order[returned]{
+var detachInterfaceTool = singleCall[returned]{
 	summary: "detach a network interface", synopsis: "ATTACHMENT [-f true]", example: "ec2-detach-network-interface eni-attach-29f7c423",
 	call: "DetachNetworkInterface", param: "AttachmentId", need: "which attachment? as in: eni-attach-29f7c423; ec2-describe-network-interfaces lists them",
-	options: []option{{long: "force", short: "f", param: "Force", usage: "`BOOL`: whether the instance agrees or not"}},
+	options: []option{{long: "force", short: "f", param: "Force", usage: "`BOOL`: detach even if the node does not report it"}},
 	show:    showReturn,
 }.tool()
 
@@ -150,16 +150,16 @@ var (
 	secondaryOption = option{long: "secondary-private-ip-address", param: "PrivateIpAddress", usage: "an `IP` of the subnet", list: true}
 )
 
-var assignAddressesTool = order[returned]{
+var assignAddressesTool = singleCall[returned]{
 	summary: "give an interface more private addresses", synopsis: "-n INTERFACE --secondary-private-ip-address IP...",
 	example: "ec2-assign-private-ip-addresses -n eni-b35da6da --secondary-private-ip-address-count 2",
 	call:    "AssignPrivateIpAddresses",
 	options: []option{interfaceOption, secondaryOption,
-		{long: "secondary-private-ip-address-count", param: "SecondaryPrivateIpAddressCount", usage: "how many, of the subnet's choice: `COUNT`"}},
+		{long: "secondary-private-ip-address-count", param: "SecondaryPrivateIpAddressCount", usage: "number of addresses to choose from the subnet: `COUNT`"}},
 	show: showReturn,
 }.tool()
 
-var unassignAddressesTool = order[returned]{
+var unassignAddressesTool = singleCall[returned]{
 	summary: "take private addresses from an interface", synopsis: "-n INTERFACE --secondary-private-ip-address IP...",
 	example: "ec2-unassign-private-ip-addresses -n eni-b35da6da --secondary-private-ip-address 10.0.1.9",
 	call:    "UnassignPrivateIpAddresses",
@@ -167,15 +167,15 @@ var unassignAddressesTool = order[returned]{
 	show:    showReturn,
 }.tool()
 
-// What may be changed of an interface that is in use, and of an instance by way of it.
+// attributeOptions are the attributes of an interface that can be changed while it is in use.
 func attributeOptions(groups string) []option {
 	return []option{
-		{long: "group-id", short: "g", param: groups, usage: "`GROUP-ID`s that replace all it is in", list: true},
-		{long: "source-dest-check", param: "SourceDestCheck.Value", usage: "`BOOL`: whether it may send by its own addresses alone"},
+		{long: "group-id", short: "g", param: groups, usage: "`GROUP-ID`s that replace all its groups", list: true},
+		{long: "source-dest-check", param: "SourceDestCheck.Value", usage: "`BOOL`: whether to drop packets that are neither from nor to its addresses"},
 	}
 }
 
-var modifyInterfaceTool = order[returned]{
+var modifyInterfaceTool = singleCall[returned]{
 	summary: "change the groups of an interface, or its source check", synopsis: "INTERFACE -g GROUP-ID... | --source-dest-check BOOL",
 	example: "ec2-modify-network-interface-attribute eni-b35da6da --source-dest-check false",
 	call:    "ModifyNetworkInterfaceAttribute", param: "NetworkInterfaceId", need: whichInterface,
@@ -183,7 +183,7 @@ var modifyInterfaceTool = order[returned]{
 	show:    showReturn,
 }.tool()
 
-var modifyInstanceTool = order[returned]{
+var modifyInstanceTool = singleCall[returned]{
 	summary: "change the groups of an instance in a VPC, or its source check", synopsis: "INSTANCE -g GROUP-ID... | --source-dest-check BOOL",
 	example: "ec2-modify-instance-attribute i-cfd732a6 -g sg-1a2b3c4d -g sg-5e6f7a8b",
 	call:    "ModifyInstanceAttribute", param: "InstanceId", need: "which instance? ec2-describe-instances lists them",

@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// A keyPair is one item of DescribeKeyPairs, and the answer of the calls that make one.
+// A keyPair is an item of DescribeKeyPairs, and the answer of CreateKeyPair and
+// ImportKeyPair.
 type keyPair struct {
 	Name        string `xml:"keyName"`
 	Fingerprint string `xml:"keyFingerprint"`
@@ -20,11 +21,11 @@ type keyPair struct {
 
 var addKeyPairTool = tool{
 	changes:  true,
-	summary:  "create a key pair and print its private key, the only time it is shown",
+	summary:  "create a key pair and print its private key, which is shown only once",
 	synopsis: []string{"NAME"},
 	example:  "ec2-add-keypair albert | sed 1d > albert.pem; chmod 600 albert.pem",
 	flags: func(*pflag.FlagSet) action {
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if len(args) != 1 {
 				return usagef("name exactly one key pair, as in: albert")
 			}
@@ -41,12 +42,12 @@ var addKeyPairTool = tool{
 
 var importKeyPairTool = tool{
 	changes:  true,
-	summary:  "make a key pair of a public key you have",
+	summary:  "create a key pair from an existing public key",
 	synopsis: []string{"NAME -f PUBLIC-KEY-FILE"},
 	example:  "ec2-import-keypair albert -f ~/.ssh/id_rsa.pub",
 	flags: func(fs *pflag.FlagSet) action {
 		file := fs.StringP("public-key-file", "f", "", "`FILE` with the public key, as ssh-keygen writes it")
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if len(args) != 1 || *file == "" {
 				return usagef("name one key pair and the file of its public key, as in: albert -f ~/.ssh/id_rsa.pub")
 			}
@@ -73,7 +74,7 @@ var describeKeyPairsTool = tool{
 	synopsis: []string{"[NAME]..."},
 	example:  "ec2-describe-keypairs albert",
 	flags: func(*pflag.FlagSet) action {
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			params := url.Values{}
 			numbered(params, "KeyName", args)
 			var answer struct {
@@ -92,11 +93,11 @@ var describeKeyPairsTool = tool{
 
 var deleteKeyPairTool = tool{
 	changes:  true,
-	summary:  "delete a key pair; instances that have it keep it",
+	summary:  "delete a key pair; instances launched with it keep it",
 	synopsis: []string{"NAME"},
 	example:  "ec2-delete-keypair albert",
 	flags: func(*pflag.FlagSet) action {
-		return func(ctx context.Context, s *session, args []string) error {
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if len(args) != 1 {
 				return usagef("name exactly one key pair; ec2-describe-keypairs lists them")
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// commonOptions are those that every tool takes: where the service is and who calls.
+// commonOptions are options of every tool: the address of the service and the credentials.
 type commonOptions struct {
 	accessKey, secretKey string
 	endpoint, region     string
@@ -29,8 +29,8 @@ func newFlags(name string) (*pflag.FlagSet, *commonOptions) {
 	return fs, &o
 }
 
-// client returns the client that the options and the environment describe. What is
-// missing is an error: no tool ever turns to a service it was not told of.
+// client makes a client from the options and the environment. A missing value is an error;
+// in particular there is no default service.
 func (o *commonOptions) client(getenv func(string) string) (*client, error) {
 	first := func(values ...string) string {
 		i := slices.IndexFunc(values, func(v string) bool { return v != "" })
@@ -43,7 +43,7 @@ func (o *commonOptions) client(getenv func(string) string) (*client, error) {
 
 	endpoint := first(o.endpoint, getenv("EC2_URL"), getenv("AWS_ENDPOINT_URL"))
 	if endpoint == "" {
-		return nil, usagef("neither EC2_URL nor AWS_ENDPOINT_URL says where the service is; %s", fix)
+		return nil, usagef("the address of the service is missing: set EC2_URL or AWS_ENDPOINT_URL; %s", fix)
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -52,11 +52,11 @@ func (o *commonOptions) client(getenv func(string) string) (*client, error) {
 	access := first(o.accessKey, getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_ACCESS_KEY"))
 	secret := first(o.secretKey, getenv("AWS_SECRET_ACCESS_KEY"), getenv("AWS_SECRET_KEY"))
 	if access == "" || secret == "" {
-		return nil, usagef("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or -O and -W) say who calls; %s", fix)
+		return nil, usagef("the access key is missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give -O and -W; %s", fix)
 	}
 	region := first(o.region, getenv("AWS_REGION"), getenv("AWS_DEFAULT_REGION"))
 	if region == "" {
-		return nil, usagef("AWS_DEFAULT_REGION (or --region) says in which region; %s", fix)
+		return nil, usagef("the region is missing: set AWS_DEFAULT_REGION or give --region; %s", fix)
 	}
 	if u.Path == "" {
 		u.Path = "/"
@@ -68,8 +68,8 @@ func (o *commonOptions) client(getenv func(string) string) (*client, error) {
 	return newClient(u, access, secret, region, roots), nil
 }
 
-// rootsOf reads the file that AWS_CA_BUNDLE names, as the AWS CLI does: a cluster's API
-// is vouched for by the cluster's own authority and by nobody else.
+// rootsOf reads the certificates in the file that AWS_CA_BUNDLE names, as the AWS CLI does.
+// A cluster's own authority signs the certificate of its API.
 func rootsOf(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
@@ -80,28 +80,28 @@ func rootsOf(file string) (*x509.CertPool, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(data) {
-		return nil, usagef("AWS_CA_BUNDLE: there is no certificate in %s", file)
+		return nil, usagef("AWS_CA_BUNDLE: no certificate in %s", file)
 	}
 	return roots, nil
 }
 
-// hints say what an option that stands without its value was meant to get.
+// hints tell, by option, what to give to an option without a value.
 var hints = map[string]string{
-	"cidr":                        "give an address range, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
+	"cidr":                        "give a CIDR block, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
 	"protocol":                    "give tcp, udp or icmp; in a VPC also a number, or all",
 	"port-range":                  "give a port or a range, as in -p 22 or -p 8000-8010",
 	"icmp-type-code":              "give TYPE:CODE, as in -t 8:0, or -t -1:-1 for all",
 	"source-group":                "give the name or id of a group, as in -o Apache",
-	"source-group-id":             "give the account the source group belongs to, as in -u 495219933132",
+	"source-group-id":             "give the account that owns the source group, as in -u 495219933132",
 	"filter":                      "give NAME=VALUE, as in -F vpc-id=vpc-1a2b3c4d",
-	"wait":                        "give enforced, or enforced:10s for at most so long",
+	"wait":                        "give enforced, or enforced:10s to wait at most 10 seconds",
 	"associate-public-ip-address": "give true or false",
 	"description":                 `give it in quotes, as in -d "Apache web server"`,
 }
 
-// parse reads args. Options may stand anywhere and their values may be glued to them, as
-// in -p22. Unlike pflag it never takes the next option for the value of a bare one:
-// "-s -p 22" was written by a shell whose $ADDRESS was empty.
+// parse reads args. Options may be anywhere, and a value may follow its option directly, as
+// in -p22. Unlike pflag, it does not take the next option as the value of an option: a
+// command such as "-s -p 22" comes from a shell whose $ADDRESS was empty.
 func parse(fs *pflag.FlagSet, args []string) error {
 	for i, arg := range args {
 		if arg == "--" {
@@ -123,7 +123,7 @@ func parse(fs *pflag.FlagSet, args []string) error {
 	return nil
 }
 
-// bareOption returns the option arg names if its value must be the next argument.
+// bareOption returns the option that arg names if its value must be the next argument.
 func bareOption(fs *pflag.FlagSet, arg string) *pflag.Flag {
 	var f *pflag.Flag
 	switch {
@@ -146,7 +146,7 @@ func looksLikeOption(fs *pflag.FlagSet, arg string) bool {
 	return len(arg) >= 2 && arg[0] == '-' && fs.ShorthandLookup(arg[1:2]) != nil
 }
 
-// wantsHelp reports whether args ask for the usage, wherever among them.
+// wantsHelp reports whether an argument before "--" asks for the usage.
 func wantsHelp(args []string) bool {
 	for _, arg := range args {
 		switch arg {
@@ -159,7 +159,7 @@ func wantsHelp(args []string) bool {
 	return false
 }
 
-// usage is one screen: what the tool does, how to call it, its options, an example.
+// usage returns the help text, which fits on one screen.
 func (t tool) usage(name string, fs *pflag.FlagSet) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\nUsage:\n", name, t.summary)
@@ -170,6 +170,6 @@ func (t tool) usage(name string, fs *pflag.FlagSet) string {
 	for line := range strings.Lines(t.example) {
 		fmt.Fprintf(&b, "  %s", line)
 	}
-	b.WriteString("\nEC2_TOOLS=2006 prints as the tools of 2006 did; 2012 is the default.\n")
+	b.WriteString("\nWith EC2_TOOLS=2006 the output is that of the tools of 2006; the default is 2012.\n")
 	return b.String()
 }

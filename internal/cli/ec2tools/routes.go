@@ -2,7 +2,7 @@ package ec2tools
 
 import "net/url"
 
-// Internet gateways and route tables:
+// The lines of internet gateways and route tables:
 //
 //	INTERNETGATEWAY  ID
 //	ATTACHMENT       VPC  STATE
@@ -23,7 +23,7 @@ type newGateway struct {
 	Gateway internetGateway `xml:"internetGateway"`
 }
 
-var createGatewayTool = order[newGateway]{
+var createGatewayTool = singleCall[newGateway]{
 	summary: "create an internet gateway", example: "ec2-create-internet-gateway",
 	call: "CreateInternetGateway",
 	show: func(_ url.Values, a newGateway) [][]string {
@@ -52,7 +52,7 @@ var describeGatewaysTool = listing[internetGateways]{
 
 const whichGateway = "which gateway? ec2-describe-internet-gateways lists them"
 
-var attachGatewayTool = order[returned]{
+var attachGatewayTool = singleCall[returned]{
 	summary: "attach an internet gateway to a VPC", synopsis: "GATEWAY -c VPC", example: "ec2-attach-internet-gateway igw-c3a643aa -c vpc-1a2b3c4d",
 	call: "AttachInternetGateway", param: "InternetGatewayId", need: whichGateway, options: []option{vpcOption},
 	show: func(asked url.Values, _ returned) [][]string {
@@ -60,16 +60,16 @@ var attachGatewayTool = order[returned]{
 	},
 }.tool()
 
-var detachGatewayTool = order[returned]{
+var detachGatewayTool = singleCall[returned]{
 	summary: "detach an internet gateway from its VPC", synopsis: "GATEWAY -c VPC", example: "ec2-detach-internet-gateway igw-c3a643aa -c vpc-1a2b3c4d",
 	call: "DetachInternetGateway", param: "InternetGatewayId", need: whichGateway, options: []option{vpcOption},
 	show: showReturn,
 }.tool()
 
-var deleteGatewayTool = order[returned]{
-	summary: "delete an internet gateway that is detached", synopsis: "GATEWAY", example: "ec2-delete-internet-gateway igw-c3a643aa",
+var deleteGatewayTool = singleCall[returned]{
+	summary: "delete a detached internet gateway", synopsis: "GATEWAY", example: "ec2-delete-internet-gateway igw-c3a643aa",
 	call: "DeleteInternetGateway", param: "InternetGatewayId", need: whichGateway,
-	show: showAsked("INTERNETGATEWAY", "InternetGatewayId"),
+	show: showParameter("INTERNETGATEWAY", "InternetGatewayId"),
 }.tool()
 
 type routeTable struct {
@@ -111,7 +111,7 @@ type newTable struct {
 	Table routeTable `xml:"routeTable"`
 }
 
-var createRouteTableTool = order[newTable]{
+var createRouteTableTool = singleCall[newTable]{
 	summary: "create a route table in a VPC", synopsis: "VPC", example: "ec2-create-route-table vpc-1a2b3c4d",
 	call: "CreateRouteTable", param: "VpcId", need: "in which VPC? ec2-describe-vpcs lists them",
 	show: func(_ url.Values, a newTable) [][]string {
@@ -124,7 +124,7 @@ type routeTables struct {
 }
 
 var describeRouteTablesTool = listing[routeTables]{
-	summary: "list route tables, their routes and the subnets that go by them", synopsis: "[ROUTETABLE]...", example: "ec2-describe-route-tables -F vpc-id=vpc-1a2b3c4d",
+	summary: "list route tables, their routes and associations", synopsis: "[ROUTETABLE]...", example: "ec2-describe-route-tables -F vpc-id=vpc-1a2b3c4d",
 	call: "DescribeRouteTables", param: "RouteTableId",
 	show: func(a routeTables) (rows [][]string) {
 		for _, t := range a.Tables {
@@ -136,15 +136,15 @@ var describeRouteTablesTool = listing[routeTables]{
 
 const whichTable = "which route table? ec2-describe-route-tables lists them"
 
-var deleteRouteTableTool = order[returned]{
-	summary: "delete a route table that no subnet goes by", synopsis: "ROUTETABLE", example: "ec2-delete-route-table rtb-1122334a",
+var deleteRouteTableTool = singleCall[returned]{
+	summary: "delete a route table that no subnet is associated with", synopsis: "ROUTETABLE", example: "ec2-delete-route-table rtb-1122334a",
 	call: "DeleteRouteTable", param: "RouteTableId", need: whichTable,
-	show: showAsked("ROUTETABLE", "RouteTableId"),
+	show: showParameter("ROUTETABLE", "RouteTableId"),
 }.tool()
 
 var (
-	destinationOption = option{long: "cidr", short: "r", param: "DestinationCidrBlock", usage: "destination as a `CIDR`", need: "to where? as in: -r 0.0.0.0/0"}
-	gatewayOption     = option{long: "gateway", short: "g", param: "GatewayId", usage: "`GATEWAY` it leads to", need: "through what? as in: -g igw-c3a643aa"}
+	destinationOption = option{long: "cidr", short: "r", param: "DestinationCidrBlock", usage: "destination as a `CIDR`", need: "which destination? as in: -r 0.0.0.0/0"}
+	gatewayOption     = option{long: "gateway", short: "g", param: "GatewayId", usage: "target `GATEWAY`", need: "which gateway? as in: -g igw-c3a643aa"}
 )
 
 var (
@@ -153,7 +153,7 @@ var (
 )
 
 func routeTool(name, summary, call string) tool {
-	return order[returned]{
+	return singleCall[returned]{
 		summary: summary, synopsis: "ROUTETABLE -r CIDR -g GATEWAY", example: name + " rtb-1122334a -r 0.0.0.0/0 -g igw-c3a643aa",
 		call: call, param: "RouteTableId", need: whichTable, options: []option{destinationOption, gatewayOption},
 		show: func(asked url.Values, _ returned) [][]string {
@@ -162,7 +162,7 @@ func routeTool(name, summary, call string) tool {
 	}.tool()
 }
 
-var deleteRouteTool = order[returned]{
+var deleteRouteTool = singleCall[returned]{
 	summary: "remove a route from a route table", synopsis: "ROUTETABLE -r CIDR", example: "ec2-delete-route rtb-1122334a -r 0.0.0.0/0",
 	call: "DeleteRoute", param: "RouteTableId", need: whichTable, options: []option{destinationOption},
 	show: showReturn,
@@ -172,8 +172,8 @@ type newTableAssociation struct {
 	ID string `xml:"associationId"`
 }
 
-var associateRouteTableTool = order[newTableAssociation]{
-	summary: "make a route table that of a subnet", synopsis: "ROUTETABLE -s SUBNET", example: "ec2-associate-route-table rtb-1122334a -s subnet-9d4a7b6c",
+var associateRouteTableTool = singleCall[newTableAssociation]{
+	summary: "associate a route table with a subnet", synopsis: "ROUTETABLE -s SUBNET", example: "ec2-associate-route-table rtb-1122334a -s subnet-9d4a7b6c",
 	call: "AssociateRouteTable", param: "RouteTableId", need: whichTable,
 	options: []option{{long: "subnet", short: "s", param: "SubnetId", usage: "the `SUBNET`", need: "for which subnet? as in: -s subnet-9d4a7b6c"}},
 	show: func(asked url.Values, a newTableAssociation) [][]string {
@@ -187,8 +187,8 @@ type replacedAssociation struct {
 	ID string `xml:"newAssociationId"`
 }
 
-var replaceAssociationTool = order[replacedAssociation]{
-	summary: "give a subnet another route table, or a VPC another main one", synopsis: "ASSOCIATION -r ROUTETABLE",
+var replaceAssociationTool = singleCall[replacedAssociation]{
+	summary: "replace the route table of a subnet, or a VPC's main route table", synopsis: "ASSOCIATION -r ROUTETABLE",
 	example: "ec2-replace-route-table-association rtbassoc-9cb00df9 -r rtb-1122334a",
 	call:    "ReplaceRouteTableAssociation", param: "AssociationId", need: whichAssociation,
 	options: []option{{long: "route-table", short: "r", param: "RouteTableId", usage: "the `ROUTETABLE`", need: whichTable}},
@@ -197,8 +197,8 @@ var replaceAssociationTool = order[replacedAssociation]{
 	},
 }.tool()
 
-var disassociateRouteTableTool = order[returned]{
-	summary: "let a subnet go by the main route table again", synopsis: "ASSOCIATION", example: "ec2-disassociate-route-table rtbassoc-9cb00df9",
+var disassociateRouteTableTool = singleCall[returned]{
+	summary: "end the association of a subnet; the main route table applies again", synopsis: "ASSOCIATION", example: "ec2-disassociate-route-table rtbassoc-9cb00df9",
 	call: "DisassociateRouteTable", param: "AssociationId", need: whichAssociation,
 	show: showReturn,
 }.tool()

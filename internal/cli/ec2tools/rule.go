@@ -34,15 +34,15 @@ var ruleSynopsis = []string{
 	"GROUP [-P PROTOCOL -p PORT | -t TYPE:CODE] [-u ACCOUNT] -o SOURCE-GROUP ...",
 }
 
-// ruleOptions are what ec2-authorize and ec2-revoke were told, as text.
+// ruleOptions are the options of ec2-authorize and ec2-revoke, as text.
 type ruleOptions struct {
 	protocol, ports, icmp string
 	cidrs, groups, owners []string
 	egress                bool
 }
 
-// ruleFlags declares the options of the tool that performs call, which is followed by
-// Ingress or Egress.
+// ruleFlags declares the options of a tool that performs an action, whose name is call
+// followed by Ingress or Egress.
 func ruleFlags(call string) func(*pflag.FlagSet) action {
 	return func(fs *pflag.FlagSet) action {
 		var o ruleOptions
@@ -50,10 +50,10 @@ func ruleFlags(call string) func(*pflag.FlagSet) action {
 		fs.StringVarP(&o.ports, "port-range", "p", "", "`PORTS`: 22, 8000-8010, or -1 for all")
 		fs.StringVarP(&o.icmp, "icmp-type-code", "t", "", "ICMP `TYPE:CODE`: 8:0, or -1:-1 for all")
 		fs.StringArrayVarP(&o.cidrs, "cidr", "s", nil, "source (with --egress: destination) as a `CIDR`; everybody if neither -s nor -o is given")
-		fs.StringArrayVarP(&o.groups, "source-group", "o", nil, "source `GROUP`; without -P on every protocol and port")
+		fs.StringArrayVarP(&o.groups, "source-group", "o", nil, "source `GROUP`; without -P, for every protocol and port")
 		fs.StringArrayVarP(&o.owners, "source-group-user", "u", nil, "`ACCOUNT` of the source group; your own if left out")
-		fs.BoolVar(&o.egress, "egress", false, "the rule is for traffic that leaves (in a VPC)")
-		return func(ctx context.Context, s *session, args []string) error {
+		fs.BoolVar(&o.egress, "egress", false, "the rules are for egress (only in a VPC)")
+		return func(ctx context.Context, s *invocation, args []string) error {
 			if err := o.checkGroup(args); err != nil {
 				return err
 			}
@@ -73,22 +73,22 @@ func (o *ruleOptions) direction() direction {
 	return ingress
 }
 
-// checkGroup makes sure that one group is named. The guides themselves once forget it
-// (EC2 User Guide, "To add a rule": ec2-authorize -p 22 -s…); no group is guessed.
+// checkGroup checks that exactly one group is named. The EC2 User Guide once forgets it ("To
+// add a rule": ec2-authorize -p 22 -s…); the tool does not guess a group.
 func (o *ruleOptions) checkGroup(args []string) error {
 	switch {
 	case len(args) == 0:
-		return usagef("which group? name it first, as in: default -p 22 -s 203.0.113.25/32")
+		return usagef("which group? give its name first, as in: default -p 22 -s 203.0.113.25/32")
 	case len(args) == 1:
 		return nil
 	}
 	if _, err := netip.ParsePrefix(args[1]); err == nil {
-		return usagef("%s stands alone; an address range needs its option: -s %s", args[1], args[1])
+		return usagef("%s has no option before it; a CIDR block needs -s: -s %s", args[1], args[1])
 	}
-	return usagef("one group at a time: %s is given beside %s; a name with blanks needs quotes", strings.Join(args[1:], ", "), args[0])
+	return usagef("one group at a time: unexpected %s after %s; a name with blanks needs quotes", strings.Join(args[1:], ", "), args[0])
 }
 
-// rules returns the rules the options describe, one for each protocol and source.
+// rules returns the rules that the options describe, one for each protocol and source.
 func (o *ruleOptions) rules() ([]rule, error) {
 	sources, err := o.sources()
 	if err != nil {
@@ -108,14 +108,14 @@ func (o *ruleOptions) rules() ([]rule, error) {
 	return rules, nil
 }
 
-// sources reads -s, -o and -u. Only when neither -s nor -o is given is the source
-// everybody (EC2 User Guide, "Adding a Security Group Rule": ec2-authorize default -p 80).
+// sources reads -s, -o and -u. If neither -s nor -o is given, the source is everybody (EC2
+// User Guide, "Adding a Security Group Rule": ec2-authorize default -p 80).
 func (o *ruleOptions) sources() ([]source, error) {
 	switch {
 	case len(o.cidrs) > 0 && len(o.groups) > 0:
-		return nil, usagef("-s and -o cannot be mixed in one rule; run the command once with each")
+		return nil, usagef("-s and -o cannot be used together; run the command once with each")
 	case len(o.groups) == 0 && len(o.owners) > 0:
-		return nil, usagef("-u %s says whose group, but not which; add -o GROUP", o.owners[0])
+		return nil, usagef("-u %s gives the owner of a group, but not the group; add -o GROUP", o.owners[0])
 	case len(o.owners) > 1 && len(o.owners) != len(o.groups):
 		return nil, usagef("%d -u for %d -o; give none, one for all, or one for each", len(o.owners), len(o.groups))
 	case len(o.groups) > 0:
@@ -152,27 +152,27 @@ func (o *ruleOptions) groupSources() ([]source, error) {
 		case len(o.owners) > 1:
 			src.owner = o.owners[i]
 		}
-		// An account was written 1111-2222-3333 as often as not.
+		// Account numbers are often written as 1111-2222-3333.
 		src.owner = strings.ReplaceAll(src.owner, "-", "")
 		sources = append(sources, src)
 	}
 	return sources, nil
 }
 
-// parseCIDR returns text as the service will show it: with the bits behind the prefix
-// cleared. An address without its length is an error; it could mean /32 as well as /0.
+// parseCIDR returns text with its host bits cleared, as the service shows it. An address
+// without prefix length is an error, because it could mean /32 or /0.
 func parseCIDR(text string) (string, error) {
 	if addr, err := netip.ParseAddr(text); err == nil {
-		return "", usagef("-s %s has no prefix length; for this one address: -s %s/%d", text, text, addr.BitLen())
+		return "", usagef("-s %s has no prefix length; for this address only: -s %s/%d", text, text, addr.BitLen())
 	}
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
-		return "", usagef("-s %q is not an address range; %s", text, hints["cidr"])
+		return "", usagef("-s %q is not a CIDR block; %s", text, hints["cidr"])
 	}
 	return p.Masked().String(), nil
 }
 
-// ranges reads -P, -p and -t: protocol and ports, without a source.
+// ranges reads -P, -p and -t. It returns rules without a source.
 func (o *ruleOptions) ranges() ([]rule, error) {
 	protocol := strings.ToLower(o.protocol)
 	if name, ok := protocolNames[protocol]; ok {
@@ -185,8 +185,8 @@ func (o *ruleOptions) ranges() ([]rule, error) {
 		case o.ports != "":
 			protocol = "tcp"
 		case len(o.groups) > 0:
-			// EC2 Developer Guide (2006), "Group Access Rights": a group as a
-			// source is admitted on all protocols and ports.
+			// EC2 Developer Guide (2006), "Group Access Rights": a source group
+			// is admitted on all protocols and ports.
 			return []rule{
 				{protocol: "tcp", from: "0", to: "65535"},
 				{protocol: "udp", from: "0", to: "65535"},
@@ -225,11 +225,11 @@ func (o *ruleOptions) ranges() ([]rule, error) {
 	return []rule{{protocol: protocol}}, nil
 }
 
-// allProtocols is the protocol of a rule for all of them, as the service has it; people
-// write and read "all".
+// allProtocols is the API's protocol of a rule for all protocols. The tools read and print
+// "all".
 const allProtocols = "-1"
 
-// protocolNames has the protocols that the service knows by a name, and the word for all.
+// protocolNames has the protocols to which the API gives names, and "all".
 var protocolNames = map[string]string{"6": "tcp", "17": "udp", "1": "icmp", "all": allProtocols}
 
 // parsePorts reads 22, 8000-8010, or -1 for every port.
@@ -247,7 +247,7 @@ func parsePorts(text string) (from, to string, err error) {
 	case errA != nil || errB != nil:
 		return "", "", usagef("-p %s is not a port or a range of ports between 0 and 65535; %s", text, hints["port-range"])
 	case a > b:
-		return "", "", usagef("-p %s runs backwards; write -p %d-%d", text, b, a)
+		return "", "", usagef("-p %s: the first port is greater than the last; write -p %d-%d", text, b, a)
 	}
 	return strconv.FormatUint(a, 10), strconv.FormatUint(b, 10), nil
 }
@@ -264,8 +264,8 @@ func parseTypeCode(text string) (typ, code string, err error) {
 }
 
 // changeRules adds the rules to the group ref or removes them, all or none, and prints
-// them. The group is looked up first, because the answer does not say what was named.
-func (s *session) changeRules(ctx context.Context, call, ref string, rules []rule, d direction) error {
+// them. It looks up the group first, because the answer does not contain its id and name.
+func (s *invocation) changeRules(ctx context.Context, call, ref string, rules []rule, d direction) error {
 	g, err := s.group(ctx, ref)
 	if err != nil {
 		return err
@@ -293,16 +293,16 @@ func (s *session) changeRules(ctx context.Context, call, ref string, rules []rul
 		return err
 	}
 	if missing := rulesOf(answer.Unknown); len(missing) > 0 {
-		return s.notThere(g, rules, missing, d)
+		return s.errNoSuchRules(g, rules, missing, d)
 	}
 	s.era.printRules(s.out, g, rules, d)
 	return nil
 }
 
-// notThere says which rules were to be revoked and are none of the group's. The service
-// of EC2-Classic takes it for success; to a person it is a typing error that leaves a
+// errNoSuchRules reports rules that could not be revoked because the group does not have
+// them. EC2-Classic reports success; but for a person this is a typing error that leaves a
 // port open.
-func (s *session) notThere(g group, asked, missing []rule, d direction) error {
+func (s *invocation) errNoSuchRules(g group, asked, missing []rule, d direction) error {
 	texts := make([]string, len(missing))
 	for i, r := range missing {
 		texts[i] = strings.Join(s.era.ruleColumns(r, d)[1:], " ")
@@ -311,12 +311,12 @@ func (s *session) notThere(g group, asked, missing []rule, d direction) error {
 	if len(missing) < len(asked) {
 		rest = "the other rules were removed"
 	}
-	return fmt.Errorf("group %s has no rule %s: %s; ec2-describe-group %s lists what it has", g.Name, strings.Join(texts, ", nor "), rest, g.Name)
+	return fmt.Errorf("group %s has no rule %s: %s; ec2-describe-group %s lists its rules", g.Name, strings.Join(texts, ", nor "), rest, g.Name)
 }
 
-// resolve completes a source group of the caller's own account with its owner, name and
-// id. Another account's groups cannot be looked up and stay as they were written.
-func (s *session) resolve(ctx context.Context, src source) (source, error) {
+// resolve adds owner, name and id to a source group of the caller's account. Groups of other
+// accounts cannot be looked up and stay unchanged.
+func (s *invocation) resolve(ctx context.Context, src source) (source, error) {
 	if src.cidr != "" || src.owner != "" {
 		return src, nil
 	}
@@ -327,7 +327,7 @@ func (s *session) resolve(ctx context.Context, src source) (source, error) {
 	return source{owner: g.Owner, name: g.Name, id: g.ID}, nil
 }
 
-// params adds the rule as one IpPermissions entry that starts with prefix.
+// params adds the rule as an entry of IpPermissions. Its parameters begin with prefix.
 func (r rule) params(params url.Values, prefix string) {
 	params.Set(prefix+"IpProtocol", r.protocol)
 	if r.from != "" {

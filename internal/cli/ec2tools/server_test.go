@@ -14,13 +14,13 @@ import (
 	"palisade/ec2/state"
 )
 
-// newServer starts the real API on a cluster of one voter with Albert's account.
+// newServer starts the API on a cluster of one voter, with the accounts albert and dev.
 func newServer(t *testing.T) *service {
 	t.Helper()
 	return newServerBehind(t, func(c *cluster.Cluster) query.Backend { return c })
 }
 
-// newServerBehind puts something between the API and the cluster.
+// newServerBehind makes the API's Backend of the cluster by a function.
 func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend) *service {
 	t.Helper()
 	c, err := cluster.New(cluster.Config{
@@ -66,9 +66,9 @@ func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend)
 	return &service{url: server.URL}
 }
 
-// TestToolsAgainstTheServer runs every tool against the real API, line after line. A
-// pattern must match the whole output, tabs shown as |; one that begins with "error" is
-// matched against stderr. $1 is the first group of the last pattern that had one.
+// TestToolsAgainstTheServer runs tools against the API, line after line. A pattern must match
+// the whole output, with tabs replaced by |; a pattern that begins with "error" must match
+// stderr. $1 is the first group of the last pattern that had a group.
 func TestToolsAgainstTheServer(t *testing.T) {
 	svc := newServer(t)
 	const sg = `sg-[0-9a-f]{8}`

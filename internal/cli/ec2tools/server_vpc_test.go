@@ -10,19 +10,86 @@ import (
 	"palisade/ec2/state"
 )
 
-// TestVPCToolsAgainstTheServer builds a VPC with every tool there is for it, against the
-// real API, and takes it down again; what changes something is waited for. A pattern is
-// matched as in TestToolsAgainstTheServer; $NAME is the group of that name of any pattern
-// before.
+// id matches the digits of the id of a resource in a VPC.
+const id = `[0-9a-f]{17}`
+
+// vpcToolLines are the command lines of TestVPCToolsAgainstTheServer, with patterns for
+// their output.
+var vpcToolLines = []struct{ line, want string }{
+	{"ec2-describe-vpcs", `VPC\|vpc-` + id + `\|available\|172\.31\.0\.0/16\|[^|]+\|default\|true\n`},
+	{"ec2-create-vpc 10.0.0.0/16", `VPC\|(?P<vpc>vpc-` + id + `)\|(pending|available)\|10\.0\.0\.0/16\|[^|]+\|default\n`},
+	{"ec2-describe-vpcs -F is-default=false", `VPC\|vpc-` + id + `\|available\|10\.0\.0\.0/16\|[^|]*\|default\|false\n`},
+	{"ec2-create-subnet -c $vpc -i 10.0.1.0/24", `SUBNET\|(?P<subnet>subnet-` + id + `)\|(pending|available)\|vpc-` + id + `\|10\.0\.1\.0/24\|251\|us-east-1a\n`},
+	{"ec2-modify-subnet-attribute $subnet --map-public-ip-on-launch true", `RETURN\|true\n`},
+	{"ec2-describe-subnets $subnet", `SUBNET\|subnet-` + id + `\|available\|vpc-` + id + `\|10\.0\.1\.0/24\|251\|us-east-1a\|false\|true\n`},
+	{"ec2-create-internet-gateway", `INTERNETGATEWAY\|(?P<igw>igw-` + id + `)\n`},
+	{"ec2-attach-internet-gateway $igw -c $vpc", `ATTACHMENT\|vpc-` + id + `\|attaching\n`},
+	{"ec2-describe-internet-gateways $igw", `INTERNETGATEWAY\|igw-` + id + `\nATTACHMENT\|vpc-` + id + `\|available\n`},
+	{"ec2-describe-route-tables -F vpc-id=$vpc", `ROUTETABLE\|rtb-` + id + `\|vpc-` + id + `
+ROUTE\|local\|\|active\|10\.0\.0\.0/16\|\|\|CreateRouteTable
+ASSOCIATION\|rtbassoc-` + id + `\|rtb-` + id + `\|main
+`},
+	{"ec2-create-route-table $vpc", `ROUTETABLE\|(?P<rtb>rtb-` + id + `)\|vpc-` + id + `\nROUTE\|local\|\|active\|10\.0\.0\.0/16\|\|\|CreateRouteTable\n`},
+	{"ec2-create-route $rtb -r 0.0.0.0/0 -g $igw", `ROUTE\|igw-` + id + `\|\|\|0\.0\.0\.0/0\n`},
+	{"ec2-replace-route $rtb -r 0.0.0.0/0 -g $igw", `ROUTE\|igw-` + id + `\|\|\|0\.0\.0\.0/0\n`},
+	{"ec2-associate-route-table $rtb -s $subnet", `ASSOCIATION\|(?P<assoc>rtbassoc-` + id + `)\|rtb-` + id + `\|subnet-` + id + `\n`},
+	{"ec2-replace-route-table-association $assoc -r $rtb", `ASSOCIATION\|(?P<assoc>rtbassoc-` + id + `)\|rtb-` + id + `\n`},
+	{"ec2-create-group web -d web -c $vpc", `GROUP\|(?P<web>sg-` + id + `)\|web\|web\n`},
+	{"ec2-create-group db -d db -c $vpc", `GROUP\|(?P<db>sg-` + id + `)\|db\|db\n`},
+	{"ec2-authorize $web -P all -s 10.0.0.0/16", `GROUP\|sg-` + id + `\|\|\|\|\nPERMISSION\|\|\|ALLOWS\|all\|\|\|FROM\|CIDR\|10\.0\.0\.0/16\|ingress\n`},
+	{"ec2-authorize $web -P 50", `GROUP(?s:.*)ALLOWS\|50\|\|\|FROM\|CIDR\|0\.0\.0\.0/0\|ingress\n`},
+	{"ec2-authorize $db -P tcp -p 3306 -o $web", `GROUP(?s:.*)ALLOWS\|tcp\|3306\|3306\|FROM\|USER\|123456789012\|NAME web\|ID sg-` + id + `\|ingress\n`},
+	{"ec2-authorize $db --egress -P udp -p 53 -s 10.0.0.2/32", `GROUP(?s:.*)ALLOWS\|udp\|53\|53\|TO\|CIDR\|10\.0\.0\.2/32\|egress\n`},
+	{"ec2-revoke $db --egress -P all", `GROUP(?s:.*)ALLOWS\|all\|\|\|TO\|CIDR\|0\.0\.0\.0/0\|egress\n`},
+	{"ec2-describe-group $db", `GROUP\|sg-` + id + `\|123456789012\|db\|db\|vpc-` + id + `
+PERMISSION\|123456789012\|db\|ALLOWS\|tcp\|3306\|3306\|FROM\|USER\|123456789012\|ID sg-` + id + `\|ingress
+PERMISSION\|123456789012\|db\|ALLOWS\|udp\|53\|53\|TO\|CIDR\|10\.0\.0\.2/32\|egress
+`},
+	{"ec2-revoke $db -P tcp -p 3307 -o $web", `error .*InvalidPermission\.NotFound.*\n`},
+	{"ec2-run-instances ami-eca54085 -s $subnet -g $web --private-ip-address 10.0.1.9",
+		`RESERVATION\|r-[0-9a-f]+\|123456789012\|\nINSTANCE\|(?P<i>i-` + id + `)\|ami-eca54085\|\|[^|]*\|pending\|(?s:.*)\|10\.0\.1\.9\|vpc-` + id + `\|subnet-` + id + `\|(?s:.*)\|sg-` + id + `\|default
+NIC\|(?P<eni>eni-` + id + `)\|subnet-` + id + `\|(?s:.*)PRIVATEIPADDRESS\|10\.0\.1\.9\|[^|]*\|[^|]*\n`},
+	{"ec2-modify-instance-attribute $i -g $web -g $db", `RETURN\|true\n`},
+	{"ec2-modify-network-interface-attribute $eni --source-dest-check false", `RETURN\|true\n`},
+	{"ec2-describe-instances $i", `RESERVATION(?s:.*)NIC\|eni-(?s:.*)\|false\nNICATTACHMENT\|eni-attach-` + id + `\|0\|attached\|(?s:.*)GROUP\|sg-` + id + `\|(web|db)\nGROUP\|sg-` + id + `\|(web|db)\nPRIVATEIPADDRESS\|10\.0\.1\.9(?s:.*)\n`},
+	{"ec2-assign-private-ip-addresses -n $eni --secondary-private-ip-address 10.0.1.10", `RETURN\|true\n`},
+	{"ec2-describe-network-interfaces $eni", `NETWORKINTERFACE\|(?s:.*)\|in-use\|(?s:.*)PRIVATEIPADDRESS\|10\.0\.1\.9\|(?s:.*)PRIVATEIPADDRESS\|10\.0\.1\.10\|(?s:.*)\n`},
+	{"ec2-unassign-private-ip-addresses -n $eni --secondary-private-ip-address 10.0.1.10", `RETURN\|true\n`},
+	{"ec2-create-network-interface $subnet -d second -g $db --private-ip-address 10.0.1.20", `NETWORKINTERFACE\|(?P<second>eni-` + id + `)\|subnet-` + id + `\|vpc-` + id + `\|us-east-1a\|second\|123456789012\|false\|(pending|available)\|02:[0-9a-f:]+\|10\.0\.1\.20\|(?s:.*)\n`},
+	{"ec2-attach-network-interface $second -i $i -d 1", `ATTACHMENT\|(?P<attach>eni-attach-` + id + `)\n`},
+	{"ec2-allocate-address -d vpc", `ADDRESS\|(?P<ip>198\.18\.[0-9.]+)\|\|vpc\|(?P<alloc>eipalloc-` + id + `)\n`},
+	{"ec2-associate-address -a $alloc -n $second", `ADDRESS\|\|eni-` + id + `\|eipalloc-` + id + `\|(?P<eipassoc>eipassoc-` + id + `)\n`},
+	{"ec2-describe-addresses $ip", `ADDRESS\|198[0-9.]+\|i-` + id + `\|vpc\|eipalloc-` + id + `\|eipassoc-` + id + `\|eni-` + id + `\|10\.0\.1\.20\n`},
+	{"ec2-delete-vpc $vpc", `error Client\.DependencyViolation: .*\n`},
+	{"ec2-disassociate-address -a $eipassoc", `ADDRESS\|eipassoc-` + id + `\n`},
+	{"ec2-release-address -a $alloc", `ADDRESS\|eipalloc-` + id + `\n`},
+	{"ec2-detach-network-interface $attach", `RETURN\|true\n`},
+	{"ec2-delete-network-interface $second", `NETWORKINTERFACE\|eni-` + id + `\n`},
+	{"ec2-terminate-instances $i", `INSTANCE\|i-` + id + `\|running\|shutting-down\n`},
+	{"ec2-revoke $db -P tcp -p 3306 -o $web", `GROUP(?s:.*)\n`},
+	{"ec2-delete-group $web", `RETURN\|true\n`},
+	{"ec2-delete-group $db", `RETURN\|true\n`},
+	{"ec2-disassociate-route-table $assoc", `RETURN\|true\n`},
+	{"ec2-delete-route $rtb -r 0.0.0.0/0", `RETURN\|true\n`},
+	{"ec2-delete-route-table $rtb", `ROUTETABLE\|rtb-` + id + `\n`},
+	{"ec2-detach-internet-gateway $igw -c $vpc", `RETURN\|true\n`},
+	{"ec2-delete-internet-gateway $igw", `INTERNETGATEWAY\|igw-` + id + `\n`},
+	{"ec2-delete-subnet $subnet", `SUBNET\|subnet-` + id + `\n`},
+	{"ec2-delete-vpc $vpc", `VPC\|vpc-` + id + `\n`},
+}
+
+// TestVPCToolsAgainstTheServer creates a VPC with all the tools for VPCs, against the API, and
+// deletes it again. Tools that change something run with --wait. Patterns match as in
+// TestToolsAgainstTheServer; $NAME is the group of that name in an earlier pattern.
 func TestVPCToolsAgainstTheServer(t *testing.T) {
-	svc, c, j := newJudgedServer(t)
+	svc, c, j := newEnforcingServer(t)
 	apply := func(r state.Request) {
 		t.Helper()
 		if _, _, err := c.Apply(t.Context(), state.Command{Request: r}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// What the node would say, by the tool that it answers.
+	// The reports of the node after a tool, by the tool.
 	captured := map[string]string{}
 	report := map[string]func(){
 		"ec2-run-instances": func() {
@@ -39,69 +106,7 @@ func TestVPCToolsAgainstTheServer(t *testing.T) {
 			apply(&state.ReportInstance{Instance: ec2.InstanceID(captured["i"]), InterfaceEpoch: lease.Epoch, State: ec2.Terminated})
 		},
 	}
-	const id = `[0-9a-f]{17}`
-	for _, tc := range []struct{ line, want string }{
-		{"ec2-describe-vpcs", `VPC\|vpc-` + id + `\|available\|172\.31\.0\.0/16\|[^|]+\|default\|true\n`},
-		{"ec2-create-vpc 10.0.0.0/16", `VPC\|(?P<vpc>vpc-` + id + `)\|(pending|available)\|10\.0\.0\.0/16\|[^|]+\|default\n`},
-		{"ec2-describe-vpcs -F is-default=false", `VPC\|vpc-` + id + `\|available\|10\.0\.0\.0/16\|[^|]*\|default\|false\n`},
-		{"ec2-create-subnet -c $vpc -i 10.0.1.0/24", `SUBNET\|(?P<subnet>subnet-` + id + `)\|(pending|available)\|vpc-` + id + `\|10\.0\.1\.0/24\|251\|us-east-1a\n`},
-		{"ec2-modify-subnet-attribute $subnet --map-public-ip-on-launch true", `RETURN\|true\n`},
-		{"ec2-describe-subnets $subnet", `SUBNET\|subnet-` + id + `\|available\|vpc-` + id + `\|10\.0\.1\.0/24\|251\|us-east-1a\|false\|true\n`},
-		{"ec2-create-internet-gateway", `INTERNETGATEWAY\|(?P<igw>igw-` + id + `)\n`},
-		{"ec2-attach-internet-gateway $igw -c $vpc", `ATTACHMENT\|vpc-` + id + `\|attaching\n`},
-		{"ec2-describe-internet-gateways $igw", `INTERNETGATEWAY\|igw-` + id + `\nATTACHMENT\|vpc-` + id + `\|available\n`},
-		{"ec2-describe-route-tables -F vpc-id=$vpc", `ROUTETABLE\|rtb-` + id + `\|vpc-` + id + `
-ROUTE\|local\|\|active\|10\.0\.0\.0/16\|\|\|CreateRouteTable
-ASSOCIATION\|rtbassoc-` + id + `\|rtb-` + id + `\|main
-`},
-		{"ec2-create-route-table $vpc", `ROUTETABLE\|(?P<rtb>rtb-` + id + `)\|vpc-` + id + `\nROUTE\|local\|\|active\|10\.0\.0\.0/16\|\|\|CreateRouteTable\n`},
-		{"ec2-create-route $rtb -r 0.0.0.0/0 -g $igw", `ROUTE\|igw-` + id + `\|\|\|0\.0\.0\.0/0\n`},
-		{"ec2-replace-route $rtb -r 0.0.0.0/0 -g $igw", `ROUTE\|igw-` + id + `\|\|\|0\.0\.0\.0/0\n`},
-		{"ec2-associate-route-table $rtb -s $subnet", `ASSOCIATION\|(?P<assoc>rtbassoc-` + id + `)\|rtb-` + id + `\|subnet-` + id + `\n`},
-		{"ec2-replace-route-table-association $assoc -r $rtb", `ASSOCIATION\|(?P<assoc>rtbassoc-` + id + `)\|rtb-` + id + `\n`},
-		{"ec2-create-group web -d web -c $vpc", `GROUP\|(?P<web>sg-` + id + `)\|web\|web\n`},
-		{"ec2-create-group db -d db -c $vpc", `GROUP\|(?P<db>sg-` + id + `)\|db\|db\n`},
-		{"ec2-authorize $web -P all -s 10.0.0.0/16", `GROUP\|sg-` + id + `\|\|\|\|\nPERMISSION\|\|\|ALLOWS\|all\|\|\|FROM\|CIDR\|10\.0\.0\.0/16\|ingress\n`},
-		{"ec2-authorize $web -P 50", `GROUP(?s:.*)ALLOWS\|50\|\|\|FROM\|CIDR\|0\.0\.0\.0/0\|ingress\n`},
-		{"ec2-authorize $db -P tcp -p 3306 -o $web", `GROUP(?s:.*)ALLOWS\|tcp\|3306\|3306\|FROM\|USER\|123456789012\|NAME web\|ID sg-` + id + `\|ingress\n`},
-		{"ec2-authorize $db --egress -P udp -p 53 -s 10.0.0.2/32", `GROUP(?s:.*)ALLOWS\|udp\|53\|53\|TO\|CIDR\|10\.0\.0\.2/32\|egress\n`},
-		{"ec2-revoke $db --egress -P all", `GROUP(?s:.*)ALLOWS\|all\|\|\|TO\|CIDR\|0\.0\.0\.0/0\|egress\n`},
-		{"ec2-describe-group $db", `GROUP\|sg-` + id + `\|123456789012\|db\|db\|vpc-` + id + `
-PERMISSION\|123456789012\|db\|ALLOWS\|tcp\|3306\|3306\|FROM\|USER\|123456789012\|ID sg-` + id + `\|ingress
-PERMISSION\|123456789012\|db\|ALLOWS\|udp\|53\|53\|TO\|CIDR\|10\.0\.0\.2/32\|egress
-`},
-		{"ec2-revoke $db -P tcp -p 3307 -o $web", `error .*InvalidPermission\.NotFound.*\n`},
-		{"ec2-run-instances ami-eca54085 -s $subnet -g $web --private-ip-address 10.0.1.9",
-			`RESERVATION\|r-[0-9a-f]+\|123456789012\|\nINSTANCE\|(?P<i>i-` + id + `)\|ami-eca54085\|\|[^|]*\|pending\|(?s:.*)\|10\.0\.1\.9\|vpc-` + id + `\|subnet-` + id + `\|(?s:.*)\|sg-` + id + `\|default
-NIC\|(?P<eni>eni-` + id + `)\|subnet-` + id + `\|(?s:.*)PRIVATEIPADDRESS\|10\.0\.1\.9\|[^|]*\|[^|]*\n`},
-		{"ec2-modify-instance-attribute $i -g $web -g $db", `RETURN\|true\n`},
-		{"ec2-modify-network-interface-attribute $eni --source-dest-check false", `RETURN\|true\n`},
-		{"ec2-describe-instances $i", `RESERVATION(?s:.*)NIC\|eni-(?s:.*)\|false\nNICATTACHMENT\|eni-attach-` + id + `\|0\|attached\|(?s:.*)GROUP\|sg-` + id + `\|(web|db)\nGROUP\|sg-` + id + `\|(web|db)\nPRIVATEIPADDRESS\|10\.0\.1\.9(?s:.*)\n`},
-		{"ec2-assign-private-ip-addresses -n $eni --secondary-private-ip-address 10.0.1.10", `RETURN\|true\n`},
-		{"ec2-describe-network-interfaces $eni", `NETWORKINTERFACE\|(?s:.*)\|in-use\|(?s:.*)PRIVATEIPADDRESS\|10\.0\.1\.9\|(?s:.*)PRIVATEIPADDRESS\|10\.0\.1\.10\|(?s:.*)\n`},
-		{"ec2-unassign-private-ip-addresses -n $eni --secondary-private-ip-address 10.0.1.10", `RETURN\|true\n`},
-		{"ec2-create-network-interface $subnet -d second -g $db --private-ip-address 10.0.1.20", `NETWORKINTERFACE\|(?P<second>eni-` + id + `)\|subnet-` + id + `\|vpc-` + id + `\|us-east-1a\|second\|123456789012\|false\|(pending|available)\|02:[0-9a-f:]+\|10\.0\.1\.20\|(?s:.*)\n`},
-		{"ec2-attach-network-interface $second -i $i -d 1", `ATTACHMENT\|(?P<attach>eni-attach-` + id + `)\n`},
-		{"ec2-allocate-address -d vpc", `ADDRESS\|(?P<ip>198\.18\.[0-9.]+)\|\|vpc\|(?P<alloc>eipalloc-` + id + `)\n`},
-		{"ec2-associate-address -a $alloc -n $second", `ADDRESS\|\|eni-` + id + `\|eipalloc-` + id + `\|(?P<eipassoc>eipassoc-` + id + `)\n`},
-		{"ec2-describe-addresses $ip", `ADDRESS\|198[0-9.]+\|i-` + id + `\|vpc\|eipalloc-` + id + `\|eipassoc-` + id + `\|eni-` + id + `\|10\.0\.1\.20\n`},
-		{"ec2-delete-vpc $vpc", `error Client\.DependencyViolation: .*\n`},
-		{"ec2-disassociate-address -a $eipassoc", `ADDRESS\|eipassoc-` + id + `\n`},
-		{"ec2-release-address -a $alloc", `ADDRESS\|eipalloc-` + id + `\n`},
-		{"ec2-detach-network-interface $attach", `RETURN\|true\n`},
-		{"ec2-delete-network-interface $second", `NETWORKINTERFACE\|eni-` + id + `\n`},
-		{"ec2-terminate-instances $i", `INSTANCE\|i-` + id + `\|running\|shutting-down\n`},
-		{"ec2-revoke $db -P tcp -p 3306 -o $web", `GROUP(?s:.*)\n`},
-		{"ec2-delete-group $web", `RETURN\|true\n`},
-		{"ec2-delete-group $db", `RETURN\|true\n`},
-		{"ec2-disassociate-route-table $assoc", `RETURN\|true\n`},
-		{"ec2-delete-route $rtb -r 0.0.0.0/0", `RETURN\|true\n`},
-		{"ec2-delete-route-table $rtb", `ROUTETABLE\|rtb-` + id + `\n`},
-		{"ec2-detach-internet-gateway $igw -c $vpc", `RETURN\|true\n`},
-		{"ec2-delete-internet-gateway $igw", `INTERNETGATEWAY\|igw-` + id + `\n`},
-		{"ec2-delete-subnet $subnet", `SUBNET\|subnet-` + id + `\n`},
-		{"ec2-delete-vpc $vpc", `VPC\|vpc-` + id + `\n`},
-	} {
+	for _, tc := range vpcToolLines {
 		line := tc.line
 		for name, value := range captured {
 			line = regexp.MustCompile(`\$`+name+`\b`).ReplaceAllLiteralString(line, value)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestStaleAnswerPrintsItsIndex: on stderr, for stdout is what scripts read.
+// The index is printed on stderr, because scripts read stdout.
 func TestStaleAnswerPrintsItsIndex(t *testing.T) {
 	svc := newServer(t)
 	got := svc.run(t, nil, "ec2-describe-group", "--stale")
@@ -17,6 +17,6 @@ func TestStaleAnswerPrintsItsIndex(t *testing.T) {
 		t.Errorf("without --stale: got %+v", fresh)
 	}
 	if change := svc.run(t, nil, "ec2-create-group", "web", "-d", "x", "--stale"); change.exit == 0 {
-		t.Errorf("a change takes --stale: %+v", change)
+		t.Errorf("a tool that changes something accepted --stale: %+v", change)
 	}
 }

@@ -30,7 +30,7 @@ func TestServerCertificateIsCheckedAgainstBundle(t *testing.T) {
 	}{
 		{bundle, 0, ""},
 		{"", 1, "certificate"},
-		{empty, 2, "there is no certificate in " + empty},
+		{empty, 2, "no certificate in " + empty},
 		{filepath.Join(dir, "nothing"), 1, "AWS_CA_BUNDLE"},
 	} {
 		got := svc.run(t, map[string]string{"AWS_CA_BUNDLE": c.bundle}, "ec2-describe-group")

@@ -9,30 +9,30 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// An order is a tool that names at most one thing and performs one action: most tools of
-// VPCs are. A is the action's answer.
-type order[A any] struct {
+// A singleCall is a tool that takes at most one argument and performs one action. A is the
+// type of the answer.
+type singleCall[A any] struct {
 	summary, synopsis, example string
 
 	call    string
-	param   string // of the action: what the argument is given as; "": there is no argument
-	need    string // what to say when the argument is missing; "": it may be left out
+	param   string // the parameter for the argument; "": the tool takes no argument
+	need    string // the error if the argument is missing; "": it is optional
 	options []option
 
-	// show returns the lines to print, of what was asked for and what was answered.
+	// show returns the lines to print, from the parameters and the answer.
 	show func(asked url.Values, answer A) [][]string
 }
 
-// An option is a parameter of the action under the name that the tool had for it.
+// An option is an option of a tool that sets a parameter of the action.
 type option struct {
 	long, short string
 	param       string
 	usage       string
-	need        string // what to say when it is left out; "": it may be
-	list        bool   // it may be given more than once: PARAM.1, PARAM.2 and so on
+	need        string // the error if the option is missing; "": it is optional
+	list        bool   // may be given several times, for PARAM.1, PARAM.2 and so on
 }
 
-func (o order[A]) tool() tool {
+func (o singleCall[A]) tool() tool {
 	return tool{
 		changes:  true,
 		summary:  o.summary,
@@ -40,7 +40,7 @@ func (o order[A]) tool() tool {
 		example:  o.example,
 		flags: func(fs *pflag.FlagSet) action {
 			fill := declare(fs, o.options)
-			return func(ctx context.Context, s *session, args []string) error {
+			return func(ctx context.Context, s *invocation, args []string) error {
 				params := url.Values{}
 				if err := argument(params, o.param, o.need, args); err != nil {
 					return err
@@ -61,20 +61,20 @@ func (o order[A]) tool() tool {
 	}
 }
 
-// argument sets param to the one argument.
+// argument sets param to the only argument.
 func argument(params url.Values, param, need string, args []string) error {
 	switch {
 	case len(args) == 0 && need != "":
 		return usageError{need}
 	case len(args) > 1 || len(args) == 1 && param == "":
-		return usagef("%s is too much; what has blanks needs quotes", strings.Join(args[min(len(args)-1, 1):], " "))
+		return usagef("unexpected argument %s; text with blanks needs quotes", strings.Join(args[min(len(args)-1, 1):], " "))
 	case len(args) == 1:
 		params.Set(param, args[0])
 	}
 	return nil
 }
 
-// declare declares the options and returns what reads them into the parameters of a call.
+// declare declares options, and returns a function that sets the parameters from them.
 func declare(fs *pflag.FlagSet, options []option) func(url.Values) error {
 	values := make([]*[]string, len(options))
 	for i, o := range options {
@@ -97,12 +97,12 @@ func declare(fs *pflag.FlagSet, options []option) func(url.Values) error {
 	}
 }
 
-// A listing is a tool that describes resources: those that are named, or all of them.
+// A listing is a tool that describes the resources in its arguments, or all.
 type listing[A any] struct {
 	summary, synopsis, example string
 
 	call  string
-	param string // of the action: the list of what is named
+	param string // the list parameter for the arguments
 	show  func(A) [][]string
 }
 
@@ -113,7 +113,7 @@ func (l listing[A]) tool() tool {
 		example:  l.example,
 		flags: func(fs *pflag.FlagSet) action {
 			filter := filterFlag(fs)
-			return func(ctx context.Context, s *session, args []string) error {
+			return func(ctx context.Context, s *invocation, args []string) error {
 				params := url.Values{}
 				numbered(params, l.param, args)
 				if err := filter(params); err != nil {
@@ -132,9 +132,9 @@ func (l listing[A]) tool() tool {
 	}
 }
 
-// filterFlag declares -F. Values of one name are alternatives, names must all match.
+// filterFlag declares -F. Values of the same name are alternatives; all names must match.
 func filterFlag(fs *pflag.FlagSet) func(url.Values) error {
-	filters := fs.StringArrayP("filter", "F", nil, "only what matches `NAME=VALUE`, such as vpc-id=vpc-1a2b3c4d")
+	filters := fs.StringArrayP("filter", "F", nil, "only resources that match `NAME=VALUE`, such as vpc-id=vpc-1a2b3c4d")
 	return func(params url.Values) error {
 		var names []string
 		values := make(map[string][]string)
@@ -157,17 +157,17 @@ func filterFlag(fs *pflag.FlagSet) func(url.Values) error {
 	}
 }
 
-// returned is the answer of an action that says nothing but that it was done.
+// returned is the answer of an action that only confirms its success.
 type returned struct{}
 
 func showReturn(url.Values, returned) [][]string { return [][]string{{"RETURN", "true"}} }
 
-// showAsked prints what was asked for by its parameter, as the tools that delete do.
-func showAsked(title, param string) func(url.Values, returned) [][]string {
+// showParameter prints a parameter of the request, as the tools that delete do.
+func showParameter(title, param string) func(url.Values, returned) [][]string {
 	return func(asked url.Values, _ returned) [][]string { return [][]string{{title, asked.Get(param)}} }
 }
 
-// tags are the tags of a resource, as every Describe has them.
+// tags has the tags of a resource in the answer of a Describe.
 type tags struct {
 	Tags []struct {
 		Key   string `xml:"key"`
@@ -175,7 +175,7 @@ type tags struct {
 	} `xml:"tagSet>item"`
 }
 
-// rows has a line for each tag of the resource id: TAG, kind, id, key, value.
+// rows returns a line for each tag: TAG, kind, id, key, value.
 func (t tags) rows(kind, id string) [][]string {
 	var rows [][]string
 	for _, tag := range t.Tags {

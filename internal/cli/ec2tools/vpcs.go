@@ -2,12 +2,12 @@ package ec2tools
 
 import "net/url"
 
-// The VPCs and their subnets, in the columns of the tools of 2012 and after:
+// The lines of VPCs and subnets, with the columns of the tools since 2012:
 //
 //	VPC     ID  STATE  CIDR  DHCP-OPTIONS  TENANCY  [DEFAULT]
 //	SUBNET  ID  STATE  VPC  CIDR  FREE-ADDRESSES  ZONE  [DEFAULT  MAPS-PUBLIC-ADDRESSES]
 //
-// The columns in brackets are those of ec2-describe-*; the tools that create have none.
+// Only ec2-describe-* prints the columns in brackets.
 
 type vpc struct {
 	ID      string `xml:"vpcId"`
@@ -27,9 +27,9 @@ type newVPC struct {
 	VPC vpc `xml:"vpc"`
 }
 
-var createVPCTool = order[newVPC]{
+var createVPCTool = singleCall[newVPC]{
 	summary: "create a VPC", synopsis: "CIDR", example: "ec2-create-vpc 10.0.0.0/16",
-	call: "CreateVpc", param: "CidrBlock", need: "which range? as in: 10.0.0.0/16",
+	call: "CreateVpc", param: "CidrBlock", need: "which CIDR block? as in: 10.0.0.0/16",
 	options: []option{{long: "tenancy", param: "InstanceTenancy", usage: "`TENANCY` of its instances: default"}},
 	show: func(_ url.Values, a newVPC) [][]string {
 		return [][]string{a.VPC.columns()}
@@ -51,10 +51,10 @@ var describeVPCsTool = listing[vpcs]{
 	},
 }.tool()
 
-var deleteVPCTool = order[returned]{
-	summary: "delete a VPC that nothing is in", synopsis: "VPC", example: "ec2-delete-vpc vpc-1a2b3c4d",
+var deleteVPCTool = singleCall[returned]{
+	summary: "delete an empty VPC", synopsis: "VPC", example: "ec2-delete-vpc vpc-1a2b3c4d",
 	call: "DeleteVpc", param: "VpcId", need: "which VPC? ec2-describe-vpcs lists them",
-	show: showAsked("VPC", "VpcId"),
+	show: showParameter("VPC", "VpcId"),
 }.tool()
 
 type subnet struct {
@@ -73,18 +73,18 @@ func (s subnet) columns() []string {
 	return []string{"SUBNET", s.ID, s.State, s.VPC, s.CIDR, s.Free, s.Zone}
 }
 
-// vpcOption is -c, which names a VPC.
+// vpcOption is -c.
 var vpcOption = option{long: "vpc", short: "c", param: "VpcId", usage: "the `VPC`", need: "in which VPC? as in: -c vpc-1a2b3c4d; ec2-describe-vpcs lists them"}
 
 type newSubnet struct {
 	Subnet subnet `xml:"subnet"`
 }
 
-var createSubnetTool = order[newSubnet]{
+var createSubnetTool = singleCall[newSubnet]{
 	summary: "create a subnet in a VPC", synopsis: "-c VPC -i CIDR [-z ZONE]", example: "ec2-create-subnet -c vpc-1a2b3c4d -i 10.0.1.0/24",
 	call: "CreateSubnet",
 	options: []option{vpcOption,
-		{long: "cidr", short: "i", param: "CidrBlock", usage: "`CIDR` of the subnet, inside the VPC's", need: "which range? as in: -i 10.0.1.0/24"},
+		{long: "cidr", short: "i", param: "CidrBlock", usage: "`CIDR` of the subnet, inside the VPC's", need: "which CIDR block? as in: -i 10.0.1.0/24"},
 		{long: "availability-zone", short: "z", param: "AvailabilityZone", usage: "`ZONE` to create it in"},
 	},
 	show: func(_ url.Values, a newSubnet) [][]string {
@@ -107,16 +107,16 @@ var describeSubnetsTool = listing[subnets]{
 	},
 }.tool()
 
-var modifySubnetTool = order[returned]{
-	summary: "say whether a launch into a subnet gets a public address", synopsis: "SUBNET --map-public-ip-on-launch true|false",
+var modifySubnetTool = singleCall[returned]{
+	summary: "set whether a launch into a subnet gets a public address", synopsis: "SUBNET --map-public-ip-on-launch true|false",
 	example: "ec2-modify-subnet-attribute subnet-9d4a7b6c --map-public-ip-on-launch true",
 	call:    "ModifySubnetAttribute", param: "SubnetId", need: "which subnet? ec2-describe-subnets lists them",
 	options: []option{{long: "map-public-ip-on-launch", param: "MapPublicIpOnLaunch.Value", usage: "`BOOL`: true or false", need: "give --map-public-ip-on-launch true, or false"}},
 	show:    showReturn,
 }.tool()
 
-var deleteSubnetTool = order[returned]{
-	summary: "delete a subnet that nothing is in", synopsis: "SUBNET", example: "ec2-delete-subnet subnet-9d4a7b6c",
+var deleteSubnetTool = singleCall[returned]{
+	summary: "delete an empty subnet", synopsis: "SUBNET", example: "ec2-delete-subnet subnet-9d4a7b6c",
 	call: "DeleteSubnet", param: "SubnetId", need: "which subnet? ec2-describe-subnets lists them",
-	show: showAsked("SUBNET", "SubnetId"),
+	show: showParameter("SUBNET", "SubnetId"),
 }.tool()

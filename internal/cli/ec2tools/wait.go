@@ -14,29 +14,29 @@ import (
 )
 
 const (
-	// defaultWait is how long --wait=enforced waits.
+	// defaultWait is the time limit of --wait=enforced.
 	defaultWait = 5 * time.Second
 
-	// maxWait bounds what --wait can be told.
+	// maxWait bounds the time limit.
 	maxWait = time.Hour
 
-	// askFor is the longest that one call waits at the service, so that one that is
-	// lost costs no more.
+	// askFor bounds the wait of one call at the service, and so the time that a lost call
+	// wastes.
 	askFor = 10 * time.Second
 
-	// askAgain is the pause after a call that failed.
+	// askAgain is the pause after a failed call.
 	askAgain = 200 * time.Millisecond
 )
 
 func waitFlag(fs *pflag.FlagSet) *string {
-	return fs.String("wait", "", "`enforced[:TIMEOUT]` returns when every node goes by the change, or after 5s")
+	return fs.String("wait", "", "`enforced[:TIMEOUT]` waits until every node enforces the change, by default at most 5s")
 }
 
 // parseWait reads "enforced", "enforced:30s" and "enforced:30".
 func parseWait(text string) (time.Duration, error) {
 	what, timeout, given := strings.Cut(text, ":")
 	if what != "enforced" {
-		return 0, usagef("--wait=%s: the one thing to wait for is enforced, as in --wait=enforced:10s", text)
+		return 0, usagef("--wait=%s: the value must be enforced with an optional time, as in --wait=enforced:10s", text)
 	}
 	if !given {
 		return defaultWait, nil
@@ -46,7 +46,7 @@ func parseWait(text string) (time.Duration, error) {
 		d, err = time.Duration(seconds)*time.Second, nil
 	}
 	if err != nil || d <= 0 || d > maxWait {
-		return 0, usagef("--wait=%s: give a time of at most an hour, as in --wait=enforced:10s", text)
+		return 0, usagef("--wait=%s: the time must be over 0 and at most 1h, as in --wait=enforced:10s", text)
 	}
 	return d, nil
 }
@@ -61,11 +61,11 @@ type enforcement struct {
 	} `xml:"nodeSet>item"`
 }
 
-// waitEnforced returns when every node goes by the newest change of the session, and
-// after timeout at the latest. It prints nothing if all do.
-func (s *session) waitEnforced(ctx context.Context, timeout time.Duration, stderr io.Writer) error {
+// waitEnforced waits until every node enforces the newest change of the invocation, at most
+// for timeout. It prints nothing on success.
+func (s *invocation) waitEnforced(ctx context.Context, timeout time.Duration, stderr io.Writer) error {
 	if s.index == "" {
-		return errors.New("the change is made; the service gave it no index to wait for")
+		return errors.New("the change is made, but the service returned no index to wait for")
 	}
 	deadline := time.Now().Add(timeout)
 	ctx, cancel := context.WithDeadline(ctx, deadline)
@@ -81,7 +81,7 @@ func (s *session) waitEnforced(ctx context.Context, timeout time.Duration, stder
 		_, err := client.call(ctx, "DescribeEnforcement", url.Values{"Index": {s.index}, "Timeout": {askSeconds(time.Until(deadline))}}, &e)
 		switch refused, ok := errors.AsType[*serviceError](err); {
 		case ok && refused.Status < 500:
-			return fmt.Errorf("the change is made (index %s); whether it is enforced the service does not tell: %w", s.index, err)
+			return fmt.Errorf("the change is made (index %s), but the service does not tell whether it is enforced: %w", s.index, err)
 		case err != nil:
 			if ctx.Err() == nil {
 				failed = err
@@ -90,11 +90,11 @@ func (s *session) waitEnforced(ctx context.Context, timeout time.Duration, stder
 		case e.State == "enforced":
 			return nil
 		case e.State == "excluded":
-			fmt.Fprintf(stderr, "enforced, but for excluded nodes: %s\n", e.who("excluded"))
+			fmt.Fprintf(stderr, "enforced, except on excluded nodes: %s\n", e.who("excluded"))
 			return nil
 		default:
 			last, failed = e, nil
-			pause(ctx, 10*time.Millisecond) // the service has done the waiting
+			pause(ctx, 10*time.Millisecond) // the service has already waited
 		}
 	}
 	why := "no answer came in time"
@@ -104,10 +104,11 @@ func (s *session) waitEnforced(ctx context.Context, timeout time.Duration, stder
 	case last.State != "":
 		why = last.who("pending")
 	}
-	return fmt.Errorf("the change is made (index %s), but %s later it is not known to be enforced everywhere: %s", s.index, timeout, why)
+	return fmt.Errorf("the change is made (index %s), but not known to be enforced on all nodes after %s: %s", s.index, timeout, why)
 }
 
-// askSeconds leaves the answer time to come back.
+// askSeconds returns the time that the service may wait, which leaves time for the answer
+// to arrive.
 func askSeconds(left time.Duration) string {
 	ask := min(left-min(left/4, 500*time.Millisecond), askFor)
 	return strconv.FormatFloat(max(ask, 0).Seconds(), 'f', 3, 64)
@@ -120,7 +121,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// who names the nodes in a state, and why they are.
+// who lists the nodes in a state, with the reasons.
 func (e *enforcement) who(state string) string {
 	var list []string
 	for _, n := range e.Nodes {

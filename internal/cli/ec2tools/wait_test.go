@@ -19,31 +19,31 @@ import (
 	"palisade/ec2/state"
 )
 
-// A judged backend is a cluster that says of each change what the test wants.
-type judged struct {
+// An enforcing backend is a cluster whose Enforcement gives the test's answers.
+type enforcing struct {
 	*cluster.Cluster
-	judge *judge
+	enforcer *enforcer
 }
 
-type judge struct {
+type enforcer struct {
 	sync.Mutex
-	answers []func(ctx context.Context) ([]query.NodeEnforcement, error) // in turn; the last one stays
+	answers []func(ctx context.Context) ([]query.NodeEnforcement, error) // one for each call; the last one repeats
 	asked   []uint64
 }
 
-func (j judged) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
-	j.judge.Lock()
-	j.judge.asked = append(j.judge.asked, index)
-	answer := j.judge.answers[0]
-	if len(j.judge.answers) > 1 {
-		j.judge.answers = j.judge.answers[1:]
+func (j enforcing) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
+	j.enforcer.Lock()
+	j.enforcer.asked = append(j.enforcer.asked, index)
+	answer := j.enforcer.answers[0]
+	if len(j.enforcer.answers) > 1 {
+		j.enforcer.answers = j.enforcer.answers[1:]
 	}
-	j.judge.Unlock()
+	j.enforcer.Unlock()
 	nodes, err := answer(ctx)
 	return query.EnforcementReport{Index: index, Nodes: nodes}, err
 }
 
-// says makes an answer of node1 enforced and node2 as told.
+// says makes an answer: node1 enforces the change, node2 has the state.
 func says(state query.EnforcementState, why string) func(context.Context) ([]query.NodeEnforcement, error) {
 	return func(ctx context.Context) ([]query.NodeEnforcement, error) {
 		if state == query.Pending {
@@ -58,18 +58,18 @@ type noLeader struct{}
 func (noLeader) Error() string       { return "no leader" }
 func (noLeader) Unavailable() string { return "this node knows no leader" }
 
-func newJudgedServer(t *testing.T) (*service, *cluster.Cluster, *judge) {
-	j := new(judge)
+func newEnforcingServer(t *testing.T) (*service, *cluster.Cluster, *enforcer) {
+	j := new(enforcer)
 	var behind *cluster.Cluster
 	svc := newServerBehind(t, func(c *cluster.Cluster) query.Backend {
 		behind = c
-		return judged{c, j}
+		return enforcing{c, j}
 	})
 	return svc, behind, j
 }
 
-// runWith runs a tool with a judge that answers so.
-func (s *service) runWith(t *testing.T, j *judge, line string, answers ...func(context.Context) ([]query.NodeEnforcement, error)) result {
+// runWith runs a tool with these answers of Enforcement.
+func (s *service) runWith(t *testing.T, j *enforcer, line string, answers ...func(context.Context) ([]query.NodeEnforcement, error)) result {
 	t.Helper()
 	j.Lock()
 	j.answers, j.asked = answers, nil
@@ -77,10 +77,10 @@ func (s *service) runWith(t *testing.T, j *judge, line string, answers ...func(c
 	return s.run(t, nil, strings.Fields(line)...)
 }
 
-// Every tool that changes something waits for its change, and says nothing about it when
-// all is well; no other tool knows the option.
+// Every tool that changes something takes --wait, and prints nothing more on success. The
+// ec2-describe tools do not have the option.
 func TestEveryChangingToolTakesWait(t *testing.T) {
-	svc, c, j := newJudgedServer(t)
+	svc, c, j := newEnforcingServer(t)
 	keyFile := filepath.Join(t.TempDir(), "key.pub")
 	seen := make(map[string]bool)
 	change := func(line string) string {
@@ -123,7 +123,7 @@ func TestEveryChangingToolTakesWait(t *testing.T) {
 				t.Errorf("%s --wait: %+v", name, got)
 			}
 		} else if got := svc.runWith(t, j, name+" --wait=enforced", says(query.Enforced, "")); !seen[name] && strings.Contains(got.stderr, "unknown flag") {
-			t.Errorf("%s changes something and is not waited for: %+v", name, got)
+			t.Errorf("%s changes something but has no --wait: %+v", name, got)
 		}
 	}
 	if got := svc.runWith(t, j, "ec2-authorize web -p 81"); got.exit != 0 || len(j.asked) != 0 {
@@ -147,7 +147,7 @@ func writePublicKey(t *testing.T, file, output string) {
 }
 
 func TestWaitNamesPendingNodes(t *testing.T) {
-	svc, c, j := newJudgedServer(t)
+	svc, c, j := newEnforcingServer(t)
 	group := func(name string) bool {
 		_, ok := c.View().GroupNamed("598916040194", "us-east-1", "", name)
 		return ok
@@ -159,29 +159,29 @@ func TestWaitNamesPendingNodes(t *testing.T) {
 	}
 	for _, want := range []string{"the change is made", "2s", "node2 (no answer from 192.0.2.12:7400)"} {
 		if !strings.Contains(got.stderr, want) {
-			t.Errorf("pending says %q, want %q in it", got.stderr, want)
+			t.Errorf("stderr is %q, want %q in it", got.stderr, want)
 		}
 	}
 	if strings.Contains(got.stderr, "node1") || strings.Count(got.stderr, "\n") != 1 {
-		t.Errorf("pending says %q, want one line about node2 alone", got.stderr)
+		t.Errorf("stderr is %q, want one line, only about node2", got.stderr)
 	}
 	if took := time.Since(start); took < 1200*time.Millisecond || took > 7*time.Second {
 		t.Errorf("waited %s for 2s", took)
 	}
 
 	got = svc.runWith(t, j, "ec2-create-group b -d x --wait=enforced", says(query.Excluded, "it is fenced"))
-	if want := "enforced, but for excluded nodes: node2 (it is fenced)\n"; got.exit != 0 || got.stderr != want {
+	if want := "enforced, except on excluded nodes: node2 (it is fenced)\n"; got.exit != 0 || got.stderr != want {
 		t.Errorf("excluded: %+v, want exit 0 and %q", got, want)
 	}
 
-	// One call pending, one with the leader gone, and then all is well.
+	// The first call says pending, the second finds no leader, the third says enforced.
 	behind := func(context.Context) ([]query.NodeEnforcement, error) {
 		return []query.NodeEnforcement{{Node: "node2", State: query.Pending}}, nil
 	}
 	lost := func(context.Context) ([]query.NodeEnforcement, error) { return nil, noLeader{} }
 	got = svc.runWith(t, j, "ec2-create-group c -d x --wait=enforced:30", behind, lost, says(query.Enforced, ""))
 	if got.exit != 0 || got.stderr != "" || len(j.asked) != 3 {
-		t.Errorf("enforced at the third time: %+v after %d questions", got, len(j.asked))
+		t.Errorf("enforced at the third call: %+v after %d calls", got, len(j.asked))
 	}
 	got = svc.runWith(t, j, "ec2-create-group d -d x --wait=enforced:2s", lost)
 	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "Server.Unavailable: this node knows no leader") {
@@ -189,11 +189,11 @@ func TestWaitNamesPendingNodes(t *testing.T) {
 	}
 }
 
-// A service that answers a change and then nothing more does not hold the tool.
+// A tool ends at its timeout if the service answers the change and nothing more.
 func TestWaitEndsAtTimeout(t *testing.T) {
-	svc, _, j := newJudgedServer(t)
+	svc, _, j := newEnforcingServer(t)
 	release := make(chan struct{})
-	t.Cleanup(func() { close(release) }) // runs before the server's own
+	t.Cleanup(func() { close(release) }) // runs before the server's cleanup
 	start := time.Now()
 	got := svc.runWith(t, j, "ec2-create-group a -d x --wait=enforced:300ms", func(context.Context) ([]query.NodeEnforcement, error) {
 		<-release
@@ -207,11 +207,11 @@ func TestWaitEndsAtTimeout(t *testing.T) {
 func TestWaitFailsIfServiceCannotTell(t *testing.T) {
 	got := newServer(t).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
 	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "UnsupportedOperation") {
-		t.Errorf("a service that does not know: %+v", got)
+		t.Errorf("a service without Enforcement: %+v", got)
 	}
 	got = newService(t, map[string]string{"CreateSecurityGroup.xml": "<a/>"}).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
-	if got.exit != 1 || !strings.Contains(got.stderr, "gave it no index") {
-		t.Errorf("a service that tells no index: %+v", got)
+	if got.exit != 1 || !strings.Contains(got.stderr, "returned no index") {
+		t.Errorf("a service that returns no index: %+v", got)
 	}
 }
 
@@ -225,7 +225,7 @@ func TestInvalidWaitIsRefusedBeforeTheChange(t *testing.T) {
 	}
 	for text, want := range map[string]time.Duration{"enforced": 5 * time.Second, "enforced:7": 7 * time.Second, "enforced:1m": time.Minute, "enforced:250ms": 250 * time.Millisecond} {
 		if got, err := parseWait(text); err != nil || got != want {
-			t.Errorf("%s is read as %s, %v", text, got, err)
+			t.Errorf("%s was parsed as %s, %v", text, got, err)
 		}
 	}
 }
