@@ -203,23 +203,7 @@ func TestGroupOfAVPCIsHeldByAStoppedInstance(t *testing.T) {
 	r.must(drop)
 }
 
-// Presets are of the guides of their time.
 func TestLimitsOfGroupsInVPCs(t *testing.T) {
-	for _, c := range []struct {
-		preset       string
-		groups, vpcs int
-		rules        int
-	}{
-		{"today", 2500, 2500, 60},
-		{"vpc-2012", 50, 2500, 50},
-		{"classic-2012", 2500, 2500, 60},
-	} {
-		s, ok := ec2.Preset(c.preset)
-		if !ok || s.GroupsPerVPC != c.groups || s.VPCGroupsPerRegion != c.vpcs || s.RulesPerVPCGroup != c.rules || s.GroupsPerInterface != 5 || s.GroupsPerRegion != 500 || s.RulesPerGroup != 100 {
-			t.Errorf("%s is %+v", c.preset, s)
-		}
-	}
-
 	r := newVPCReplay(t)
 	r.must(&putSettings{ec2.Settings{GroupsPerVPC: 3, VPCGroupsPerRegion: 5}})
 	home, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")

@@ -307,22 +307,3 @@ func TestDamagedSnapshotsOfVPCsAreRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestPresetsOfNetworks(t *testing.T) {
-	for _, c := range []struct {
-		name                    string
-		subnets, tables, routes int
-	}{
-		{"today", 200, 200, 50},
-		{"vpc-2012", 20, 10, 20},
-		{"classic-2012", 200, 200, 50}, // says nothing of VPCs
-	} {
-		s, ok := ec2.Preset(c.name)
-		if !ok || s.SubnetsPerVPC != c.subnets || s.RouteTablesPerVPC != c.tables || s.RoutesPerTable != c.routes || s.VPCsPerRegion != 5 || s.GatewaysPerRegion != 5 || s.AddressesPerRegion != 5 {
-			t.Errorf("%s is %+v", c.name, s)
-		}
-	}
-	if s, ok := ec2.Preset("tomorrow"); ok {
-		t.Errorf("tomorrow is %+v", s)
-	}
-}

@@ -1,0 +1,49 @@
+package ec2
+
+import (
+	"testing"
+	"time"
+)
+
+func TestPresetsOfNetworks(t *testing.T) {
+	for _, c := range []struct {
+		name                    string
+		subnets, tables, routes int
+	}{
+		{"today", 200, 200, 50},
+		{"vpc-2012", 20, 10, 20},
+		{"classic-2012", 200, 200, 50}, // its guide names no limits of VPCs
+	} {
+		s, ok := Preset(c.name)
+		if !ok || s.SubnetsPerVPC != c.subnets || s.RouteTablesPerVPC != c.tables || s.RoutesPerTable != c.routes || s.VPCsPerRegion != 5 || s.GatewaysPerRegion != 5 || s.AddressesPerRegion != 5 {
+			t.Errorf("preset %s is %+v", c.name, s)
+		}
+	}
+	if s, ok := Preset("tomorrow"); ok {
+		t.Errorf("the unknown preset tomorrow is %+v", s)
+	}
+}
+
+// The values of a preset are those that the guide of its time names.
+func TestPresetsOfGroups(t *testing.T) {
+	for _, c := range []struct {
+		preset       string
+		groups, vpcs int
+		rules        int
+	}{
+		{"today", 2500, 2500, 60},
+		{"vpc-2012", 50, 2500, 50},
+		{"classic-2012", 2500, 2500, 60},
+	} {
+		s, ok := Preset(c.preset)
+		if !ok || s.GroupsPerVPC != c.groups || s.VPCGroupsPerRegion != c.vpcs || s.RulesPerVPCGroup != c.rules || s.GroupsPerInterface != 5 || s.GroupsPerRegion != 500 || s.RulesPerGroup != 100 {
+			t.Errorf("preset %s is %+v", c.preset, s)
+		}
+	}
+}
+
+func TestDefaultsAreThoseOfTheGuides(t *testing.T) {
+	if d := DefaultSettings(); d.GroupsPerRegion != 500 || d.RulesPerGroup != 100 || d.Quarantine != time.Minute {
+		t.Errorf("default settings are %+v", d)
+	}
+}
