@@ -7,16 +7,16 @@ import (
 // An AccessKey signs requests for an account.
 type AccessKey struct {
 	ID       string
-	Secret   string `json:",omitempty"` // of earlier releases, until it is sealed
+	Secret   string `json:",omitempty"` // plain text that an earlier release stored; "" once it is sealed
 	Account  AccountID
 	Sealed   SealedSecret `json:",omitzero"`
-	Inactive bool         `json:",omitempty"` // it signs nothing
-	Created  time.Time    `json:",omitzero"`  // zero: by an earlier release
+	Inactive bool         `json:",omitempty"` // requests that it signs are refused
+	Created  time.Time    `json:",omitzero"`  // zero for a key that an earlier release created
 }
 
-// A SealedSecret can be opened by who has the cluster key, which is in no log and no
-// snapshot. What is in the box is nothing to Apply.
+// A SealedSecret is a secret encrypted with the cluster key, which is in no log and in no
+// snapshot. Apply stores it and cannot read it.
 type SealedSecret struct {
 	Key string // id of the cluster key
-	Box []byte
+	Box []byte // ciphertext
 }

@@ -1,6 +1,6 @@
 package ec2
 
-// Platform is what an account may launch into.
+// Platform says whether an account launches instances into EC2-Classic or into VPCs.
 type Platform string
 
 const (
@@ -10,7 +10,7 @@ const (
 	VPCOnly Platform = "vpc"
 )
 
-// An Account owns resources. Name is for people and configuration, "albert".
+// An Account owns resources. Name is for operators and configuration files: "albert".
 type Account struct {
 	ID       AccountID
 	Name     string

@@ -4,28 +4,28 @@ import (
 	"time"
 )
 
-// An Audit says on whose behalf a command is in the log, and by which words it was asked
-// for. It is part of the entry, so it is exactly as durable as the change. Commands that
-// nodes give themselves have none.
+// An Audit names the caller of a command and the request that the caller sent. It is part of
+// the log entry, so it is as durable as the change. A command that a node proposes by itself
+// has no Audit.
 type Audit struct {
 	Account   AccountID `json:",omitempty"` // "" for an operator of the cluster
 	AccessKey string    `json:",omitempty"`
 	Region    Region    `json:",omitempty"`
-	Source    string    // address of the caller, or what it came in by
+	Source    string    // address of the caller, or the local socket that the request came through
 	UserAgent string    `json:",omitempty"`
-	RequestID string    // as the caller was told
+	RequestID string    // the id that the answer to the caller has
 	Action    string    // "AuthorizeSecurityGroupIngress"
 
 	// Parameters of the request, by their names on the wire, without secrets.
 	Parameters map[string]string `json:",omitempty"`
 }
 
-// An AuditRecord is one command that somebody asked for, and what became of it.
+// An AuditRecord is one command that a caller asked for, and its outcome.
 type AuditRecord struct {
-	Number uint64 // from 1 up, without a gap
+	Number uint64 // counts from 1 without gaps
 	Index  uint64 // of the command, in the log
 	Time   time.Time
 	Audit
-	Error   string `json:",omitempty"` // code; "" says that it was done
+	Error   string `json:",omitempty"` // error code; "" if the command succeeded
 	Message string `json:",omitempty"`
 }

@@ -1,14 +1,16 @@
-// Package ec2 is the domain: accounts, security groups, rules, networks, key pairs,
-// instances and their interfaces, the nodes that carry them, and the one state machine
-// that changes them.
+// Package ec2 has the values of the domain: accounts, security groups and rules, VPCs and subnets,
+// instances and their interfaces, the nodes of a cluster, limits and errors. It imports the
+// standard library alone, so that the data plane can use these types without the libraries of
+// the control plane.
 //
-// It is pure. State.Apply takes a Command and nothing else: no clock, no randomness, no
-// I/O, no map order, so every node that applies the same log holds the same State. The
-// leader stamps time into a command; addresses and ids are chosen in Apply.
+// A value that belongs to a State is shared by many goroutines. Nobody changes it in place: a
+// change makes a copy.
 //
-// Read Group, Rule and Interface first, then State.Apply, then View, which is what the
-// data plane and the API read: one index's values, immutable, with what changed.
+// The structs are stored as JSON, in the Raft log and in snapshots. The name of a field is its
+// key there, so a field that is renamed keeps its old key in a tag.
 //
-// It is not a wire format (ec2/query is), not replication (cluster is), and it enforces
-// nothing (firewall and switch do).
+// Read Group, Rule and Source first, then Instance and Interface, then Network and VPC.
+//
+// The package decides nothing. Commands, the State and its Views are in ec2/state, the wire
+// format of the API is in ec2/query, and firewall and switch enforce the rules.
 package ec2

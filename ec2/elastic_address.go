@@ -4,15 +4,15 @@ import (
 	"net/netip"
 )
 
-// An ElasticAddress is a public address that an account keeps, whether an interface has
-// it or not.
+// An ElasticAddress is a public address that an account keeps until it releases it, whether
+// or not the address is associated with an interface.
 type ElasticAddress struct {
 	ID      AllocationID
 	Account AccountID
 	Region  Region
 	Public  netip.Addr
 
-	Association AssociationID // "eipassoc-…"; "" while nobody has it
+	Association AssociationID // "eipassoc-…"; "" while it is not associated
 	Interface   InterfaceID
-	Private     netip.Addr // which of the interface's addresses
+	Private     netip.Addr // the private address of Interface that it belongs to
 }

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// An Error is a mistake of the caller, with AWS's code. It changes nothing: a command
-// that returns one has left the State as it was.
+// An Error is a mistake of the caller, with AWS's code. A command that returns one leaves the
+// State as it was.
 type Error struct {
 	Code    string // "InvalidGroup.NotFound"
 	Message string
@@ -14,25 +14,24 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Errorf makes an Error.
+// Errorf returns an Error with a formatted message.
 func Errorf(code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Missing is the Error of a request that does not say what it must.
+// Missing returns the Error for a request without a required parameter.
 func Missing(parameter string) *Error {
 	return Errorf("MissingParameter", "The request must contain the parameter %s", parameter)
 }
 
-// NoSuch is EC2's error for an id that should be of a kind, named by its prefix, and
-// names nothing of the caller's.
+// NoSuch returns EC2's error for an id that names no resource of the caller. Kind is the prefix
+// that such an id has: "vpc".
 func NoSuch[ID ~string](kind string, id ID) *Error {
 	known := notFound[kind]
 	return Errorf(known.code, known.text, Clip(string(id)))
 }
 
-// notFound has, by the prefix of an id, AWS's code and what its text calls the resource
-// (EC2 API Reference, "Error codes").
+// notFound has AWS's code and text for each prefix of an id (EC2 API Reference, "Error codes").
 var notFound = map[string]struct{ code, text string }{
 	"sg":       {"InvalidGroup.NotFound", "The security group '%s' does not exist"},
 	"sgr":      {"InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist"},
@@ -50,7 +49,7 @@ var notFound = map[string]struct{ code, text string }{
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 }
 
-// NoSuchResource is EC2's error for an id that names nothing of the caller's.
+// NoSuchResource returns EC2's error for an id of any kind that names no resource of the caller.
 func NoSuchResource[ID ~string](id ID) *Error {
 	kind, digits, _ := strings.Cut(string(id), "-")
 	known, ok := notFound[kind]

@@ -1,6 +1,6 @@
 package ec2
 
-// An InternetGateway is a way out of the VPC that it is attached to.
+// An InternetGateway connects the VPC that it is attached to with the internet.
 type InternetGateway struct {
 	ID      GatewayID
 	Account AccountID

@@ -2,8 +2,8 @@ package ec2
 
 import "net/netip"
 
-// A Group is a security group: a named set of permits for the interfaces that are its
-// members. A Group in a View is shared and never changed.
+// A Group is a security group: a named set of rules for the interfaces that are its members.
+// A Group in a View is shared and never changed.
 type Group struct {
 	ID          GroupID
 	Account     AccountID
@@ -22,7 +22,7 @@ func (g *Group) CheckDirection(d Direction) error {
 	return nil
 }
 
-// Direction is the way of a packet as the instance sees it, as AWS does.
+// Direction is the direction of a packet as the instance sees it.
 type Direction uint8
 
 const (
@@ -48,11 +48,11 @@ const (
 	ICMPv6      Protocol = 58
 )
 
-// A Rule is one permit of a group: one protocol, one range, one source. A request that
-// lists several sources makes one Rule of each.
+// A Rule permits one protocol, one range and one source. A request that lists several sources
+// makes one Rule for each.
 type Rule struct {
 	ID        RuleID
-	Serial    uint64 // never reused; what the data plane remembers of the rule
+	Serial    uint64 // never reused; the data plane identifies the rule by it
 	Direction Direction
 	Protocol  Protocol
 
@@ -64,15 +64,16 @@ type Rule struct {
 	Description string
 }
 
-// Source is what a rule admits (for egress: where to): exactly one of a CIDR and a
-// group. A group stands for the private addresses of its members, evaluated live.
+// Source is the far end that a rule admits: the sender for ingress, the destination for egress.
+// It is either a CIDR block or a group. A group stands for the private addresses that its
+// members have at the time.
 type Source struct {
 	Prefix netip.Prefix // valid for a CIDR source; masked
 	Group  GroupRef     // non-zero for a group source
 }
 
-// GroupRef names a group of any account. Name is what the rule was written with in
-// EC2-Classic and is for display only; ID decides.
+// GroupRef names a group of any account. ID decides which group it is. Name is for display: an
+// EC2-Classic rule keeps the name that the request used.
 type GroupRef struct {
 	Account AccountID
 	ID      GroupID

@@ -7,17 +7,16 @@ import (
 	"regexp"
 )
 
-// The identities of the domain. Each is the text a client sees; none is parsed outside
-// this package. An EC2-Classic resource has 8 hex digits behind its prefix, a VPC
-// resource 17 (EC2 User Guide, "Resource IDs").
+// The ids of the domain. Each is the text that a client sees. The id of an EC2-Classic resource
+// has 8 hex digits after its prefix, that of a VPC resource 17 (EC2 User Guide, "Resource IDs").
 type (
 	AccountID   string // 12 digits
-	Region      string // "us-east-1"; the one in a request's signature scope
+	Region      string // "us-east-1"; a request names it in the scope of its signature
 	GroupID     string // "sg-455b6c31"
 	RuleID      string // "sgr-0a1b2c3d4e5f60718"
 	InstanceID  string // "i-cfd732a6"
 	InterfaceID string // "eni-0a1b2c3d"
-	NodeID      string // a cluster member's name: "node1"
+	NodeID      string // name of a cluster member: "node1"
 	VPCID       string // "vpc-…"; "" is EC2-Classic
 
 	SubnetID      string // "subnet-…"
@@ -32,7 +31,7 @@ type (
 // VNI names one flat address space, as in RFC 7348 §5: 24 bits.
 type VNI uint32
 
-// MAC is an Ethernet address as a comparable value.
+// MAC is an Ethernet address. Values are compared with ==.
 type MAC [6]byte
 
 var (
@@ -48,7 +47,7 @@ func (m MAC) IsUnicast() bool { return m[0]&1 == 0 && m != MAC{} }
 // MarshalText writes the colon form.
 func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-// UnmarshalText reads any form net.ParseMAC knows, of six bytes.
+// UnmarshalText reads a 48-bit address in any form that net.ParseMAC accepts.
 func (m *MAC) UnmarshalText(text []byte) error {
 	hw, err := net.ParseMAC(string(text))
 	if err != nil {
@@ -63,7 +62,7 @@ func (m *MAC) UnmarshalText(text []byte) error {
 
 var instanceID = regexp.MustCompile(`^i-[0-9a-f]{1,17}$`)
 
-// CheckInstanceID returns the error for text that is not shaped like an instance's id.
+// CheckInstanceID returns EC2's error for text that does not have the form of an instance id.
 func CheckInstanceID(id InstanceID) error {
 	if !instanceID.MatchString(string(id)) {
 		return Errorf("InvalidInstanceID.Malformed", `Invalid id: "%s" (expecting "i-...")`, Clip(string(id)))
@@ -73,7 +72,7 @@ func CheckInstanceID(id InstanceID) error {
 
 var interfaceID = regexp.MustCompile(`^eni-[0-9a-f]{1,17}$`)
 
-// CheckInterfaceID returns the error for text that is not shaped like an interface's id.
+// CheckInterfaceID returns EC2's error for text that does not have the form of an interface id.
 func CheckInterfaceID(id InterfaceID) error {
 	if !interfaceID.MatchString(string(id)) {
 		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, Clip(string(id)))
@@ -83,7 +82,7 @@ func CheckInterfaceID(id InterfaceID) error {
 
 var groupID = regexp.MustCompile(`^sg-[0-9a-f]{1,17}$`)
 
-// CheckGroupID returns the error for text that is not shaped like a group's id.
+// CheckGroupID returns EC2's error for text that does not have the form of a group id.
 func CheckGroupID(id GroupID) error {
 	if !groupID.MatchString(string(id)) {
 		return Errorf("InvalidGroupId.Malformed", `Invalid id: "%s" (expecting "sg-...")`, Clip(string(id)))
@@ -93,7 +92,7 @@ func CheckGroupID(id GroupID) error {
 
 var ruleID = regexp.MustCompile(`^sgr-[0-9a-f]{1,17}$`)
 
-// CheckRuleID returns the error for text that is not shaped like a rule's id.
+// CheckRuleID returns EC2's error for text that does not have the form of a rule id.
 func CheckRuleID(id RuleID) error {
 	if !ruleID.MatchString(string(id)) {
 		return Errorf("InvalidSecurityGroupRuleId.Malformed", "The security group rule ID '%s' is malformed", Clip(string(id)))

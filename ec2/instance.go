@@ -2,7 +2,7 @@ package ec2
 
 import "time"
 
-// InstanceState is the life of an instance; the number is EC2's state code.
+// InstanceState is the state of an instance. Its number is EC2's state code.
 type InstanceState uint8
 
 const (
@@ -32,11 +32,11 @@ func (s InstanceState) String() string {
 	return "unknown"
 }
 
-// An Instance is a machine somebody launched. Its addresses live in its interfaces.
+// An Instance is a machine that an account launched. Its addresses are in its interfaces.
 //
-// In EC2-Classic its groups are fixed at launch, and it has one interface, which a stop
-// and start replaces. In a VPC its interfaces are resources of their own, which say by
-// Interface.Instance whose they are; it keeps them while it is stopped.
+// In EC2-Classic an instance has one interface, which a stop and a start replace, and its
+// groups are fixed at launch. In a VPC its interfaces are resources of their own, which name
+// the instance in Interface.Instance. A stopped instance keeps them.
 type Instance struct {
 	ID           InstanceID
 	Account      AccountID
@@ -49,34 +49,33 @@ type Instance struct {
 	Groups       []GroupID
 	UserData     []byte
 	State        InstanceState
-	StateReason  string // "Client.UserInitiatedShutdown: …", empty while it runs
+	StateReason  string // "Client.UserInitiatedShutdown: …"; "" while it runs
 	LaunchTime   time.Time
-	Ended        time.Time // when it was terminated
+	Ended        time.Time // when it became Terminated
 	Node         NodeID
-	Zone         string      `json:",omitempty"` // of its subnet, or kept of a node that was removed; View.ZoneOf says where it is
-	Interface    InterfaceID // the primary one; "" when terminated, in EC2-Classic also while stopped
+	Zone         string      `json:",omitempty"` // of its subnet; in EC2-Classic of the node that it was on, once that is removed. View.ZoneOf has the zone in all cases
+	Interface    InterfaceID // the primary one; "" when it is terminated, and in EC2-Classic while it is stopped
 	ClientToken  string
-	RequestShape string // digest of the request that ClientToken stands for
+	RequestShape string // digest of the request that came with ClientToken
 
-	// Boot is another number after each reboot that somebody asked for. A node that
-	// booted the instance under one and sees another boots it again, on the same
-	// interfaces.
+	// Boot changes with each RebootInstances. A node boots the instance again, on the same
+	// interfaces, when Boot differs from the number at its last boot.
 	Boot uint64 `json:",omitempty"`
 
 	TerminationProtected bool `json:",omitempty"` // disableApiTermination
 	StopProtected        bool `json:",omitempty"` // disableApiStop
-	TerminateOnShutdown  bool `json:",omitempty"` // instanceInitiatedShutdownBehavior is terminate, not stop
+	TerminateOnShutdown  bool `json:",omitempty"` // instanceInitiatedShutdownBehavior: terminate if true, else stop
 
-	Metadata *MetadataOptions `json:",omitempty"` // nil: nobody asked for any
+	Metadata *MetadataOptions `json:",omitempty"` // nil: the launch named none
 
-	// The rest is of an instance in a VPC only.
+	// VPC and Subnet are empty in EC2-Classic.
 
 	VPC    VPCID    `json:",omitempty"`
-	Subnet SubnetID `json:",omitempty"` // of the primary interface; kept when terminated
+	Subnet SubnetID `json:",omitempty"` // of the primary interface; still set when it is terminated
 }
 
-// MetadataOptions are what a launch asked of the instance metadata service. There is none
-// here: they are shown again, as not applied.
+// MetadataOptions are the options of the instance metadata service that a launch asked for.
+// Palisade has no such service. DescribeInstances shows them as not applied.
 type MetadataOptions struct {
 	Endpoint string `json:",omitempty"` // "enabled" or "disabled"
 	Tokens   string `json:",omitempty"` // "optional" or "required"

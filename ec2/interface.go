@@ -5,29 +5,30 @@ import (
 	"time"
 )
 
-// LeaseState says what an interface's addresses may be used for.
+// LeaseState says whether an interface may use its addresses.
 type LeaseState uint8
 
 const (
-	// Active addresses are members of the interface's groups and forward.
+	// Active: the interface forwards, and its addresses count as members of its groups.
 	Active LeaseState = iota
-	// Draining addresses have left every set; the node takes the port down.
+	// Draining: its addresses are members of no group any more, and its node takes the port
+	// down.
 	Draining
-	// Idle addresses are kept for the interface and are nobody's: it is attached to
-	// nothing, or to an instance that is stopped. Only a VPC's interface can be.
+	// Idle: the interface keeps its private addresses and is at no node. It is attached to
+	// nothing, or to a stopped instance. Only an interface in a VPC can be Idle.
 	Idle
 )
 
-// An Interface is a virtual NIC and the lease of its addresses: who may use them, since
-// when, at which node.
+// An Interface is a virtual NIC and the lease of its addresses: which instance may use them, at
+// which node, and under which Epoch.
 //
-// EC2-Classic: a lease is never changed in place but for its State; a new address is a new
-// Interface with a new Epoch. In a VPC the Interface is a resource of its own: it keeps
-// its addresses while it is Idle, and gets a new Epoch each time it becomes Active, while
-// its groups, public and further addresses change under the Epoch it has.
+// In EC2-Classic only the State of an Interface changes; a new address comes with a new
+// Interface and a new Epoch. In a VPC an Interface is a resource of its own: it keeps its
+// private addresses while it is Idle and gets a new Epoch each time it becomes Active. Its
+// groups, its public address and its secondary addresses change without a new Epoch.
 type Interface struct {
 	ID       InterfaceID
-	Epoch    uint64 // never reused; what conntrack and tunnels know the lease by
+	Epoch    uint64 // never reused; conntrack and tunnels identify the lease by it
 	Account  AccountID
 	Region   Region
 	Instance InstanceID
@@ -39,43 +40,45 @@ type Interface struct {
 	Groups   []GroupID  // sorted
 	State    LeaseState
 
-	// The rest is of a VPC's interface only.
+	// The fields below are empty in EC2-Classic.
 
 	VPC         VPCID           `json:",omitempty"`
 	Subnet      SubnetID        `json:",omitempty"`
 	Description string          `json:",omitempty"`
-	Further     []AddressPair   `json:",omitempty"` // private addresses besides Private, sorted
+	Further     []AddressPair   `json:",omitempty"` // secondary private addresses, sorted
 	Unchecked   bool            `json:",omitempty"` // the source/destination check is off
-	AutoPublic  bool            `json:",omitempty"` // a start gives it a public address, if it has no elastic one
-	Attachment  *Attachment     `json:",omitempty"` // to Instance, or to the External device
+	AutoPublic  bool            `json:",omitempty"` // a start leases it a public address, unless it has an elastic one
+	Attachment  *Attachment     `json:",omitempty"` // to Instance or to External
 	External    *ExternalDevice `json:"Outside,omitempty"`
 	ClientToken string          `json:",omitempty"`
 
 	RequestShape string `json:",omitempty"` // digest of the request that ClientToken stands for
 }
 
-// An AddressPair is a private address and the elastic one that goes with it, if any.
+// An AddressPair is a private address and the public address that is translated to it, if it
+// has one.
 type AddressPair struct {
 	Private netip.Addr
 	Public  netip.Addr `json:",omitzero"`
 }
 
-// An Attachment is an interface's place in an instance. An interface that is attached to
-// an instance which is not stopped is Active at the instance's node.
+// An Attachment connects an interface with an instance or an external device. An interface that
+// is attached to an instance is Active at the node of the instance, unless the instance is
+// stopped or the attachment ends.
 type Attachment struct {
 	ID                  AttachmentID
 	DeviceIndex         int
 	Time                time.Time
 	DeleteOnTermination bool
-	Detaching           bool `json:",omitempty"` // it ends when the node has taken the port down
+	Detaching           bool `json:",omitempty"` // it ends when the node reports that the port is down
 }
 
 // An ExternalDevice is a network interface that Palisade did not make and that an Interface
 // is attached to: a device in a network namespace of the node, or a TAP device of the node
 // (`palisade attach`). Older commands and snapshots call it Outside.
 type ExternalDevice struct {
-	Namespace string `json:",omitempty"` // below /run/netns; Device is the name inside
-	Device    string
+	Namespace string `json:",omitempty"` // a name below /run/netns; "" for a TAP device of the node
+	Device    string // its name in the namespace, or on the node
 }
 
 func (d *ExternalDevice) String() string {
@@ -93,8 +96,8 @@ const (
 	DeleteInterface OnTermination = false
 )
 
-// Addresses are the interface's private addresses and what goes with them, the primary
-// one first.
+// Addresses returns the private addresses of the interface, each with its public address. The
+// primary one is first.
 func (i *Interface) Addresses() []AddressPair {
 	return append([]AddressPair{{i.Private, i.Public}}, i.Further...)
 }

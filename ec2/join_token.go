@@ -4,12 +4,12 @@ import (
 	"time"
 )
 
-// A JoinToken lets one node in, once. The State knows its secret by the hash alone, so
-// that a snapshot or a log that gets about lets nobody in.
+// A JoinToken admits one node to the cluster. The State has only the hash of its secret, so a
+// leaked log or snapshot admits nobody.
 type JoinToken struct {
 	ID         string
 	SecretHash string // hex, SHA-256
 	Role       NodeRole
 	Expires    time.Time
-	UsedBy     NodeID `json:",omitempty"` // "": not used yet
+	UsedBy     NodeID `json:",omitempty"` // "" until a node has joined with it
 }

@@ -2,29 +2,29 @@ package ec2
 
 import "net/netip"
 
-// A Network is one flat address space. The EC2-Classic network of a region is one; a
-// VPC will be another.
+// A Network is one flat address space: that of EC2-Classic in a region, or that of a VPC.
 type Network struct {
 	VNI     VNI
 	Region  Region
-	VPC     VPCID        // "" is EC2-Classic
-	Prefix  netip.Prefix // what is on-link for its instances
+	VPC     VPCID        // "" for EC2-Classic
+	Prefix  netip.Prefix // on-link for its instances
 	Gateway netip.Addr
 	Mode    TrackingMode
 
-	// Pools are the ranges private addresses are leased from, in this order.
-	// PublicPools the same for public ones.
+	// Pools are the ranges that private addresses are leased from, in this order.
+	// PublicPools are those for public addresses.
 	Pools       []netip.Prefix
 	PublicPools []netip.Prefix
 }
 
-// TrackingMode says what becomes of tracked connections whose rule is removed.
+// TrackingMode says what happens to a tracked connection when the rule that admitted it is
+// removed.
 type TrackingMode uint8
 
 const (
-	// TrackAWS lets them live until they end or idle out (EC2 User Guide,
-	// "Security group connection tracking").
+	// TrackAWS keeps the connection until it ends or idles out (EC2 User Guide, "Security
+	// group connection tracking").
 	TrackAWS TrackingMode = iota
-	// TrackStrict cuts whatever no rule allows any more.
+	// TrackStrict drops the connection as soon as no rule admits it.
 	TrackStrict
 )

@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// NodeRole says whether a node votes on the log. "" reads as Voter.
+// NodeRole says whether a node is a Raft voter. "" means Voter.
 type NodeRole string
 
 const (
@@ -12,34 +12,35 @@ const (
 	NonVoter NodeRole = "nonvoter"
 )
 
-// NodeState is "" for a member.
+// NodeState is "" for a member of the cluster.
 type NodeState string
 
-// Fenced nodes are out for good: nobody talks to them, their leases are gone, and the
-// keys of the others have changed. A machine of that name comes back by AdmitNode.
+// A Fenced node is excluded for good: the members refuse its connections, its leases have
+// ended, and the gossip key is replaced. A machine of the same name joins again by AdmitNode.
 const Fenced NodeState = "fenced"
 
-// A Node is a cluster member that can carry instances. Its zone is the availability
-// zone its instances are in: "us-east-1a".
+// A Node is a cluster member that can carry instances. Its zone is the availability zone of
+// the instances on it: "us-east-1a".
 //
-// What was added to it since the first release is left out of its JSON while it is
-// empty, so that the commands of that release still mean what they meant.
+// JSON leaves out an empty field that the first release did not have, so that commands of that
+// release keep their meaning.
 type Node struct {
 	ID        NodeID
 	Zone      string
 	Role      NodeRole  `json:",omitempty"`
 	Address   string    `json:",omitempty"` // of its peer port, "192.0.2.11:7400"; "" in a cluster of one
 	PublicKey []byte    `json:",omitempty"` // of its certificate: PKIX, DER
-	Number    uint32    `json:",omitempty"` // given in Apply, from 1 up, never reused; what the data plane knows it by
-	Admitted  uint64    `json:",omitempty"` // given in Apply, rises with every admission of any node
+	Number    uint32    `json:",omitempty"` // assigned in Apply, counts from 1, never reused; the data plane identifies the node by it
+	Admitted  uint64    `json:",omitempty"` // assigned in Apply, higher than at every earlier admission of any node
 	State     NodeState `json:",omitempty"`
 }
 
-// Member reports whether the node takes part: it carries instances and what it confirms
-// counts.
+// Member reports whether the node is not fenced: it carries instances, and sweeps wait for its
+// confirmations.
 func (n *Node) Member() bool { return n.State == "" }
 
-// Serves reports whether the node's zone is one of the region's: its name and a letter.
+// Serves reports whether the zone of the node belongs to the region: its name begins with the
+// region's.
 func (n *Node) Serves(r Region) bool { return strings.HasPrefix(n.Zone, string(r)) }
 
 // Votes reports whether the node is a voter that is not fenced.

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// String is the protocol as EC2 shows it: tcp, udp, icmp and icmpv6 by name, the others
-// by number.
+// String returns the protocol as EC2 shows it: tcp, udp, icmp and icmpv6 by name, others by
+// number.
 func (p Protocol) String() string {
 	switch p {
 	case TCP:
@@ -22,12 +22,12 @@ func (p Protocol) String() string {
 	return strconv.Itoa(int(p))
 }
 
-// HasRange reports whether the protocol's rules have ports, or a type and a code.
+// HasRange reports whether a rule of the protocol has ports, or an ICMP type and code.
 func (p Protocol) HasRange() bool {
 	return p == TCP || p == UDP || p == ICMP || p == ICMPv6
 }
 
-// ParseProtocol reads a protocol by name, in any case, or by number.
+// ParseProtocol reads a protocol name, in upper or lower case, or a number.
 func ParseProtocol(text string) (Protocol, error) {
 	switch strings.ToLower(text) {
 	case "tcp":
@@ -48,9 +48,9 @@ func ParseProtocol(text string) (Protocol, error) {
 	return Protocol(n), nil
 }
 
-// ParseCIDR reads an IPv4 CIDR block and masks it. It is strict: four decimal numbers
-// without leading zeros, which some programs read as octal, and a length without sign;
-// a wrong guess here would open a firewall to the wrong network.
+// ParseCIDR reads an IPv4 CIDR block and masks it. It accepts four decimal numbers without
+// leading zeros, which some programs read as octal, and a length without sign. A tolerant
+// parser could open a firewall to the wrong network.
 func ParseCIDR(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !p.Addr().Is4() {

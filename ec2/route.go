@@ -4,27 +4,27 @@ import (
 	"net/netip"
 )
 
-// A RouteTable says where what leaves a subnet goes. The VPC's own range is local in
-// every table and not listed.
+// A RouteTable routes the packets that leave a subnet. The range of the VPC is a local route in
+// every table, and is not listed.
 type RouteTable struct {
 	ID           RouteTableID
 	Account      AccountID
 	Region       Region
 	VPC          VPCID
-	Main         AssociationID // "rtbassoc-…" of the VPC's main table; "" for others
-	Routes       []Route       // by destination
+	Main         AssociationID // "rtbassoc-…" if it is the main table of its VPC, else ""
+	Routes       []Route       // sorted by destination
 	Associations []RouteAssociation
 	ClientToken  string `json:",omitempty"`
 }
 
-// A Route leads to the internet gateway. One whose gateway is no longer attached to the
-// VPC is a black hole.
+// A Route leads to an internet gateway. It is a black hole when the gateway is not attached to
+// the VPC any more.
 type Route struct {
 	Destination netip.Prefix
 	Gateway     GatewayID
 }
 
-// A RouteAssociation makes a table that of a subnet.
+// A RouteAssociation makes a route table apply to a subnet.
 type RouteAssociation struct {
 	ID     AssociationID
 	Subnet SubnetID

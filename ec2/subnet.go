@@ -4,9 +4,9 @@ import (
 	"net/netip"
 )
 
-// A Subnet is a range of a VPC in one availability zone. Its first four addresses and its
-// last are not leased (Amazon VPC User Guide, "Subnet CIDR blocks"); the second is its
-// router's.
+// A Subnet is a range of a VPC in one availability zone. Its first four addresses and its last
+// are never leased; the second belongs to its router (Amazon VPC User Guide, "Subnet CIDR
+// blocks").
 type Subnet struct {
 	ID        SubnetID
 	Account   AccountID
@@ -14,20 +14,20 @@ type Subnet struct {
 	VPC       VPCID
 	CIDR      netip.Prefix
 	Zone      string // "us-east-1a"
-	MapPublic bool   // a launch into it gets a public address (MapPublicIpOnLaunch)
-	Default   bool   // the zone's, of the default VPC
+	MapPublic bool   // an instance launched into it gets a public address (MapPublicIpOnLaunch)
+	Default   bool   // it is the default subnet of its zone
 }
 
-// Gateway is the router's address in the subnet: its second.
+// Gateway returns the address of the router: the second of the subnet.
 func (s *Subnet) Gateway() netip.Addr { return s.CIDR.Addr().Next() }
 
-// Leasable reports whether an interface of the subnet may have the address.
+// Leasable reports whether an interface in the subnet may have the address.
 func (s *Subnet) Leasable(a netip.Addr) bool {
 	low := s.CIDR.Addr().Next().Next().Next() // the fourth
 	return s.CIDR.Contains(a) && a.Compare(low) > 0 && a != LastAddress(s.CIDR)
 }
 
-// LastAddress is the highest IPv4 address of a block: the broadcast address of a subnet.
+// LastAddress returns the highest IPv4 address of a block: the broadcast address of a subnet.
 func LastAddress(p netip.Prefix) netip.Addr {
 	b := p.Addr().As4()
 	for bit := p.Bits(); bit < 32; bit++ {

@@ -2,8 +2,8 @@ package ec2
 
 import "strings"
 
-// Printable reports whether text is at most limit characters of ASCII without controls,
-// which no XML answer could carry.
+// Printable reports whether text has at most limit characters, all printable ASCII. XML cannot
+// carry control characters.
 func Printable(text string, limit int) bool {
 	if len(text) > limit {
 		return false
@@ -16,7 +16,8 @@ func Printable(text string, limit int) bool {
 	return true
 }
 
-// Clip makes text of any size and content fit for an error message.
+// Clip returns text in a form that an error message can carry: at most 300 bytes, without
+// control characters and invalid UTF-8.
 func Clip(text string) string {
 	text = strings.ToValidUTF8(text, "?")
 	text = strings.Map(func(r rune) rune {

@@ -4,20 +4,19 @@ import (
 	"net/netip"
 )
 
-// A VPC is an account's own address space: it overlaps with others as it likes, for its
-// Network has a VNI of its own. Row of the table of VPCs; the Network is what the data
-// plane knows of it.
+// A VPC is a private address space of an account. It may overlap with other VPCs because its
+// Network has a VNI of its own. The data plane uses the Network; the VPC is for the API.
 type VPC struct {
 	ID      VPCID
 	Account AccountID
 	Region  Region
 	CIDR    netip.Prefix // /16 to /28
 	VNI     VNI          // of its Network
-	Default bool         // where a launch goes that names no subnet
+	Default bool         // launches that name no subnet go into it
 
-	RouteTable RouteTableID // the main one: of every subnet that has no other
-	Group      GroupID      // its group named default
-	ACL        string       // "acl-…", of the network ACL that admits everything
+	RouteTable RouteTableID // the main one, for each subnet without an association
+	Group      GroupID      // the group named default
+	ACL        string       // "acl-…", id of the network ACL, which admits everything
 
 	DNSSupport   bool
 	DNSHostnames bool
