@@ -11,23 +11,24 @@ import (
 	"palisade/ec2/state"
 )
 
-func TestBackupBeginsAnotherCluster(t *testing.T) {
+func mustApply(t *testing.T, c *Cluster, r state.Request) state.Result {
+	t.Helper()
+	result, _, err := c.Apply(t.Context(), state.Command{Request: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+func TestBackupStartsAnotherCluster(t *testing.T) {
 	c, stop := open(t, Config{Dir: t.TempDir()})
 	ready(t, c)
-	apply := func(c *Cluster, r state.Request) state.Result {
-		t.Helper()
-		result, _, err := c.Apply(t.Context(), state.Command{Request: r})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return result
-	}
-	apply(c, &state.PutNode{Node: ec2.Node{ID: "node2", Zone: "us-east-1b", Address: "192.0.2.12:7400", PublicKey: []byte("key")}})
-	run := apply(c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 4, MaxCount: 4})
+	mustApply(t, c, &state.PutNode{Node: ec2.Node{ID: "node2", Zone: "us-east-1b", Address: "192.0.2.12:7400", PublicKey: []byte("key")}})
+	run := mustApply(t, c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 4, MaxCount: 4})
 	if _, err := createGroup(t.Context(), c, "web"); err != nil {
 		t.Fatal(err)
 	}
-	apply(c, &state.CreateJoinToken{ID: "t", SecretHash: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", Expires: time.Now().Add(time.Hour)})
+	mustApply(t, c, &state.CreateJoinToken{ID: "t", SecretHash: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", Expires: time.Now().Add(time.Hour)})
 	view := c.View()
 	var file bytes.Buffer
 	made, err := Save(&file, "c1", view)
@@ -38,14 +39,14 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 		t.Fatalf("Inspect: got %+v, %v; want %+v", read, err, made)
 	}
 	if made.Index != view.Index() || made.Counts.Instances != 4 || made.Counts.Nodes != 2 {
-		t.Errorf("manifest %+v is not of the View", made)
+		t.Errorf("manifest %+v does not match the View", made)
 	}
-	// What the lost cluster gives out after its backup.
-	later := apply(c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
-	given := make(map[uint64]bool)
+	// Epochs that the lost cluster assigned after its backup.
+	later := mustApply(t, c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
+	assigned := make(map[uint64]bool)
 	for _, i := range later.Instances {
 		eni, _ := c.View().Interface(i.After.Interface)
-		given[eni.Epoch] = true
+		assigned[eni.Epoch] = true
 	}
 	last := c.View().Index()
 	if err := stop(); err != nil {
@@ -57,7 +58,7 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
-		t.Error("a second restore wrote over the first")
+		t.Error("a second restore replaced the first")
 	}
 	c, stop = open(t, Config{Dir: dir, Decided: last})
 	ready(t, c)
@@ -66,13 +67,13 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !hasGroup(restored, "web") || restored.Index() <= last {
-		t.Errorf("the restored View is at %d, want all that was saved, above %d", restored.Index(), last)
+		t.Errorf("the restored View is at %d, want all that was saved, at an index above %d", restored.Index(), last)
 	}
 	if n, ok := restored.Node("node2"); !ok || n.Member() {
 		t.Errorf("node2 is %+v, want it fenced", n)
 	}
 	for range restored.JoinTokens() {
-		t.Error("a join token is still good")
+		t.Error("a join token is still valid")
 	}
 	for _, i := range run.Instances {
 		now, _ := restored.Instance(i.After.ID)
@@ -80,10 +81,10 @@ func TestBackupBeginsAnotherCluster(t *testing.T) {
 			t.Errorf("instance %s of %s has interface %q", now.ID, i.After.Node, now.Interface)
 		}
 	}
-	again := apply(c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
+	again := mustApply(t, c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
 	for _, i := range again.Instances {
-		if eni, _ := c.View().Interface(i.After.Interface); given[eni.Epoch] {
-			t.Errorf("epoch %d is given out twice", eni.Epoch)
+		if eni, _ := c.View().Interface(i.After.Interface); assigned[eni.Epoch] {
+			t.Errorf("epoch %d is assigned twice", eni.Epoch)
 		}
 	}
 	index := c.View().Index()
@@ -107,23 +108,23 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 	good := file.Bytes()
 	manifest := bytes.IndexByte(good, '\n')
 	for at := range good {
-		if at > manifest && at%7 != 0 { // all of the manifest, some of the rest
+		if at > manifest && at%7 != 0 { // every byte of the manifest, every seventh after it
 			continue
 		}
 		bad := bytes.Clone(good)
 		bad[at] ^= 1
 		if m, err := Inspect(bytes.NewReader(bad)); err == nil {
-			t.Errorf("byte %d of %d changed %q to %q and is accepted: %+v", at, len(good), good[at], bad[at], m)
+			t.Errorf("byte %d of %d changed from %q to %q, and the backup is accepted: %+v", at, len(good), good[at], bad[at], m)
 		}
 	}
 	for _, bad := range [][]byte{nil, good[:manifest], good[:manifest+1], good[:len(good)-1], append(bytes.Clone(good), '\n')} {
 		dir := filepath.Join(t.TempDir(), "raft")
 		if _, err := Restore(dir, bytes.NewReader(bad), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
-			t.Errorf("a backup of %d bytes instead of %d is restored", len(bad), len(good))
+			t.Errorf("a backup of %d bytes instead of %d was restored", len(bad), len(good))
 		}
-		left, err := os.ReadDir(filepath.Dir(dir))
-		if err != nil || len(left) > 0 {
-			t.Errorf("a refused restore leaves %v (%v)", left, err)
+		files, err := os.ReadDir(filepath.Dir(dir))
+		if err != nil || len(files) > 0 {
+			t.Errorf("a refused restore left files %v (%v)", files, err)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func hasGroup(v *state.View, name string) bool {
 	return ok
 }
 
-func TestApplyIsSeenByReadViewAndSurvivesARestart(t *testing.T) {
+func TestAppliedChangeIsVisibleAndSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	c, stop := open(t, Config{Dir: dir})
 	ready(t, c)
@@ -129,7 +129,7 @@ func isCode(err error, code string) bool {
 	return ok && e.Code == code
 }
 
-func TestNextReturnsEverythingThenWhatChanged(t *testing.T) {
+func TestNextReturnsEverythingThenChanges(t *testing.T) {
 	dir := t.TempDir()
 	c, stop := open(t, Config{Dir: dir})
 	ready(t, c)
@@ -155,16 +155,16 @@ func TestNextReturnsEverythingThenWhatChanged(t *testing.T) {
 	}
 	changes := second.Changes().Groups
 	if len(changes) != 1 || changes[0].Before != nil || changes[0].After.Name != "b" {
-		t.Errorf("changes %+v, want group b alone: a came and went", changes)
+		t.Errorf("changes %+v, want group b alone, because a was created and deleted", changes)
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := c.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Next without a change: got %v, want to wait", err)
+		t.Errorf("Next without a change: got %v, want it to wait", err)
 	}
 
-	// After a restart the first View is never older than what was acknowledged.
+	// After a restart the first View has every acknowledged change.
 	for n := range 5 {
 		if err := stop(); err != nil {
 			t.Fatal(err)
@@ -185,7 +185,7 @@ func TestNextReturnsEverythingThenWhatChanged(t *testing.T) {
 	}
 }
 
-func TestSecondProcessIsKeptOut(t *testing.T) {
+func TestSecondProcessCannotOpenLog(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := open(t, Config{Dir: dir})
 	ready(t, c)
@@ -194,7 +194,7 @@ func TestSecondProcessIsKeptOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "in use by another process") {
-		t.Errorf("second Run: got %v, want it to say who holds the log", err)
+		t.Errorf("second Run: got %v, want an error that the log is in use", err)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestRefusedBootstrapEndsRun(t *testing.T) {
 
 func TestUnknownCommandStopsTheNodeAndStaysInTheLog(t *testing.T) {
 	dir := t.TempDir()
-	for range 2 { // the second time it is met in the replay
+	for range 2 { // the second time, replay meets it
 		c, stop := open(t, Config{Dir: dir})
 		select {
 		case <-c.Ready():
@@ -243,7 +243,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	if first < 50 {
-		t.Errorf("the log still begins at %d", first)
+		t.Errorf("the log still begins at entry %d", first)
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 	ready(t, c)
 	for n := range 100 {
 		if !hasGroup(c.View(), fmt.Sprint("g", n)) {
-			t.Fatalf("group g%d is gone", n)
+			t.Fatalf("group g%d is lost", n)
 		}
 	}
 	if _, err := createGroup(t.Context(), c, "more"); err != nil {
@@ -263,7 +263,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A damaged snapshot ends the node; an older one is never taken in its place.
+	// Run fails on a damaged snapshot and does not use an older one.
 	newest := newestSnapshot(t, dir)
 	data, err := os.ReadFile(newest)
 	if err != nil {
@@ -283,8 +283,8 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 	}
 }
 
-// newestSnapshot returns the path of the state that a start restores. Raft's own list says
-// which: two snapshots may be of one index.
+// newestSnapshot returns the path of the snapshot that a start restores. Two may have the same
+// index; Raft's own list has the newest first.
 func newestSnapshot(t *testing.T, dir string) string {
 	t.Helper()
 	store, err := raft.NewFileSnapshotStore(dir, 1, io.Discard)

@@ -5,56 +5,63 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/internal/logtail"
 	"palisade/internal/peer"
 	"palisade/internal/testwait"
 )
 
-// nodes is a cluster of several, in this process, over TLS on loopback.
-type nodes struct {
+// testCluster has several nodes in this process, over TLS on loopback. A test that fails prints
+// each node's role, term, index, leader, voters and last log lines.
+type testCluster struct {
 	t   *testing.T
-	cfg func(*Config) // what a test wants otherwise
-	all map[ec2.NodeID]*node
+	cfg func(*Config) // changes each node's Config; may be nil
+	all map[ec2.NodeID]*testNode
 
 	net   [2]byte // its nodes are 127.x.y.1, 127.x.y.2 and so on
-	added int     // how many there were, of whatever name
+	added int     // how many nodes were ever added
+
+	printed sync.Once
 }
 
-// node is one of them. It can be stopped and started again on its directory.
-type node struct {
+// testNode is one node of it. It can be stopped, and started again on its directory.
+type testNode struct {
 	*Cluster
-	of      *nodes
+	nodes   *testCluster
 	name    ec2.NodeID
 	dir     string
 	address netip.AddrPort
 	peer    *peer.Peer
 	cancel  context.CancelFunc
-	stop    func() error // cancels and waits; nil while it is down
+	stop    func() error // cancels Run and waits; nil while the node is stopped
+	log     *logtail.Tail
 }
 
-// late is a Directory that is made after the Peer that asks it.
-type late struct{ n *node }
+// lateDirectory is the Directory of a node whose Cluster is made after its Peer.
+type lateDirectory struct{ n *testNode }
 
-func (l late) Check(node string, key []byte) error { return l.n.Directory().Check(node, key) }
-func (l late) Address(node string) (string, bool)  { return l.n.Directory().Address(node) }
-func (n *node) identityDir() string                { return filepath.Join(n.dir, "peer") }
-func name(i int) ec2.NodeID                        { return ec2.NodeID(fmt.Sprint("node", i)) }
+func (l lateDirectory) Check(node string, key []byte) error { return l.n.Directory().Check(node, key) }
+func (l lateDirectory) Address(node string) (string, bool)  { return l.n.Directory().Address(node) }
+func (n *testNode) identityDir() string                     { return filepath.Join(n.dir, "peer") }
+func name(i int) ec2.NodeID                                 { return ec2.NodeID(fmt.Sprint("node", i)) }
 
-// begin makes a cluster of count nodes and waits until the leader has given all a vote.
-// Its tests wait more than they work, so they run beside each other.
-func begin(t *testing.T, count int, cfg func(*Config)) *nodes {
+// startCluster starts count nodes and waits until all are voters. Its tests run in parallel,
+// because they mostly wait.
+func startCluster(t *testing.T, count int, cfg func(*Config)) *testCluster {
 	t.Helper()
 	t.Parallel()
-	s := newNodes(t, cfg)
+	s := newCluster(t, cfg)
 	first := s.add("node1")
 	if _, err := peer.Init(first.identityDir(), "node1", first.address); err != nil {
 		t.Fatal(err)
@@ -78,13 +85,26 @@ func begin(t *testing.T, count int, cfg func(*Config)) *nodes {
 	return s
 }
 
-func newNodes(t *testing.T, cfg func(*Config)) *nodes {
-	return &nodes{t: t, cfg: cfg, all: make(map[ec2.NodeID]*node), net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(256))}}
+// print shows what an operator would ask for, in less than 100 lines.
+func (s *testCluster) print() {
+	lines := min(logtail.Lines, 90/len(s.all)-2)
+	for _, name := range slices.Sorted(maps.Keys(s.all)) {
+		n := s.all[name]
+		if n.Cluster == nil {
+			s.t.Logf("%s at %s: never started", name, n.address)
+			continue
+		}
+		s.t.Logf("%s at %s: %s, running %t\nlast log lines\n%s", name, n.address, n.Cluster, n.stop != nil, n.log.Last(lines))
+	}
 }
 
-// add makes a node that has not been started. Its address is nobody else's, so that the port
-// is still free when it is, and whenever it comes back.
-func (s *nodes) add(name ec2.NodeID) *node {
+func newCluster(t *testing.T, cfg func(*Config)) *testCluster {
+	return &testCluster{t: t, cfg: cfg, all: make(map[ec2.NodeID]*testNode), net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(256))}}
+}
+
+// add makes a node without starting it. It has a loopback address of its own, so that no other
+// process takes its port, also while it is stopped.
+func (s *testCluster) add(name ec2.NodeID) *testNode {
 	s.t.Helper()
 	s.added++
 	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", s.net[0], s.net[1], s.added))
@@ -95,13 +115,13 @@ func (s *nodes) add(name ec2.NodeID) *node {
 	if err := l.Close(); err != nil {
 		s.t.Fatal(err)
 	}
-	n := &node{of: s, name: name, dir: s.t.TempDir(), address: address}
+	n := &testNode{nodes: s, name: name, dir: s.t.TempDir(), address: address}
 	s.all[name] = n
 	return n
 }
 
 // join admits a node by a token and starts it.
-func (s *nodes) join(name ec2.NodeID, role ec2.NodeRole) *node {
+func (s *testCluster) join(name ec2.NodeID, role ec2.NodeRole) *testNode {
 	s.t.Helper()
 	n := s.add(name)
 	by := s.leader()
@@ -126,19 +146,17 @@ func (s *nodes) join(name ec2.NodeID, role ec2.NodeRole) *node {
 	return n
 }
 
-// start runs a node, anew after a stop.
-func (n *node) start(edit func(*Config, *peer.Identity)) {
-	t := n.of.t
+// start runs a node, for the first time or after a stop.
+func (n *testNode) start(edit func(*Config, *peer.Identity)) {
+	t := n.nodes.t
 	t.Helper()
 	id, err := peer.Load(n.identityDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
-	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("at", n.name)
-	}
-	p, err := peer.New(peer.Config{Identity: id, Listen: n.address, Nodes: late{n}, Logger: log})
+	tail, log := logtail.New(slog.LevelInfo)
+	n.log = tail
+	p, err := peer.New(peer.Config{Identity: id, Listen: n.address, Nodes: lateDirectory{n}, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,8 +164,8 @@ func (n *node) start(edit func(*Config, *peer.Identity)) {
 		Node: n.name, Dir: filepath.Join(n.dir, "raft"), Join: true, Logger: log,
 		Peer: p, PeerAddress: n.address.String(), Identity: id,
 	}
-	if n.of.cfg != nil {
-		n.of.cfg(&cfg)
+	if n.nodes.cfg != nil {
+		n.nodes.cfg(&cfg)
 	}
 	if edit != nil {
 		edit(&cfg, id)
@@ -169,13 +187,16 @@ func (n *node) start(edit func(*Config, *peer.Identity)) {
 	n.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-done, <-peerDone) })
 	stop := n.stop
 	t.Cleanup(func() {
+		if t.Failed() {
+			n.nodes.printed.Do(n.nodes.print)
+		}
 		if err := stop(); err != nil && !errors.Is(err, ErrLogLost) {
 			t.Logf("%s stopped: %v", n.name, err)
 		}
 	})
 }
 
-func (n *node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, error) {
+func (n *testNode) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, error) {
 	var token *ec2.JoinToken
 	for k := range n.View().JoinTokens() {
 		if k.ID == r.Token {
@@ -189,7 +210,7 @@ func (n *node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 		ID: ec2.NodeID(r.Node), Zone: r.Zone, Role: token.Role, Address: r.Address.String(), PublicKey: r.PublicKey,
 	}}})
 	if errors.Is(err, ErrNoLeader) || errors.Is(err, ErrOutcomeUnknown) {
-		err = fmt.Errorf("%w: %w", peer.ErrUnavailable, err) // it asks again
+		err = fmt.Errorf("%w: %w", peer.ErrUnavailable, err) // the node that joins asks again
 	}
 	a := peer.JoinAnswer{Role: string(token.Role)}
 	for m := range n.View().Nodes() {
@@ -198,45 +219,28 @@ func (n *node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	return a, err
 }
 
-// kill stops a node. What it was doing for others ends without an answer.
-func (n *node) kill() {
-	n.of.t.Helper()
+// kill stops a node. The calls that it is answering end without an answer.
+func (n *testNode) kill() {
+	n.nodes.t.Helper()
 	if err := n.stop(); err != nil {
-		n.of.t.Errorf("%s stopped: %v", n.name, err)
+		n.nodes.t.Errorf("%s stopped: %v", n.name, err)
 	}
 	n.stop = nil
 }
 
-func (s *nodes) up() (up []*node) {
+func (s *testCluster) running() (running []*testNode) {
 	for _, n := range s.all {
 		if n.stop != nil {
-			up = append(up, n)
+			running = append(running, n)
 		}
 	}
-	return up
+	return running
 }
 
-// await polls: a cluster has no event for "everybody thinks so".
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.After(testwait.Patience); ; {
-		if ok() {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("after %s still not: %s", testwait.Patience, what)
-		}
-	}
-}
-
-func (s *nodes) leader() (leader *node) {
+func (s *testCluster) leader() (leader *testNode) {
 	s.t.Helper()
-	await(s.t, "there is a leader", func() bool {
-		for _, n := range s.up() {
+	testwait.For(s.t, "a node leads", func() bool {
+		for _, n := range s.running() {
 			if n.leads() {
 				leader = n
 				return true
@@ -247,23 +251,23 @@ func (s *nodes) leader() (leader *node) {
 	return leader
 }
 
-// follower is a node that does not lead.
-func (s *nodes) follower() *node {
+// follower returns a node that does not lead.
+func (s *testCluster) follower() *testNode {
 	s.t.Helper()
 	leader := s.leader()
-	for _, n := range s.up() {
+	for _, n := range s.running() {
 		if n != leader {
 			return n
 		}
 	}
-	s.t.Fatal("there is no follower")
+	s.t.Fatal("no follower runs")
 	return nil
 }
 
-func (s *nodes) waitVoters(count int) {
+func (s *testCluster) waitVoters(count int) {
 	s.t.Helper()
-	await(s.t, fmt.Sprint("every node counts ", count, " voters"), func() bool {
-		for _, n := range s.up() {
+	testwait.For(s.t, fmt.Sprintf("every node has %d voters", count), func() bool {
+		for _, n := range s.running() {
 			if len(votersOf(n.servers())) != count {
 				return false
 			}
@@ -272,21 +276,21 @@ func (s *nodes) waitVoters(count int) {
 	})
 }
 
-// waitAll waits until every node that runs holds an index.
-func (s *nodes) waitAll(index uint64) {
+// waitAll waits until every running node has applied an index.
+func (s *testCluster) waitAll(index uint64) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), testwait.Patience)
 	defer cancel()
-	for _, n := range s.up() {
+	for _, n := range s.running() {
 		if err := n.waitIndex(ctx, index); err != nil {
 			s.t.Fatalf("%s is at %d, not %d: %v", n.name, n.View().Index(), index, err)
 		}
 	}
 }
 
-// persist asks until the cluster decides, as its clients have to: on a busy machine a leader
-// may be lost at any moment, and what it was asked for may have been done or not.
-func (s *nodes) persist(ask func(context.Context) error) (err error, again bool) {
+// retry calls ask until the cluster decides, as its clients must: on a busy machine a leader may
+// be lost at any moment. again reports whether an earlier call may have taken effect.
+func (s *testCluster) retry(ask func(context.Context) error) (err error, again bool) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), testwait.Patience)
 	defer cancel()
@@ -295,15 +299,15 @@ func (s *nodes) persist(ask func(context.Context) error) (err error, again bool)
 		if ctx.Err() != nil || !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrOutcomeUnknown) {
 			return err, again
 		}
-		s.t.Logf("asked again: %v", err)
+		s.t.Logf("trying again: %v", err)
 		again = again || errors.Is(err, ErrOutcomeUnknown)
 		s.leader()
 	}
 }
 
-func (s *nodes) apply(at *node, r state.Request) (result state.Result, index uint64) {
+func (s *testCluster) apply(at *testNode, r state.Request) (result state.Result, index uint64) {
 	s.t.Helper()
-	err, again := s.persist(func(ctx context.Context) (err error) {
+	err, again := s.retry(func(ctx context.Context) (err error) {
 		result, index, err = at.Apply(ctx, state.Command{Request: r})
 		return err
 	})
@@ -313,35 +317,35 @@ func (s *nodes) apply(at *node, r state.Request) (result state.Result, index uin
 	return result, index
 }
 
-// fence fences a node, by whichever leads.
-func (s *nodes) fence(by *node, name ec2.NodeID) {
+// fence fences a node, asked of another one.
+func (s *testCluster) fence(by *testNode, name ec2.NodeID) {
 	s.t.Helper()
-	err, again := s.persist(func(ctx context.Context) error { return by.Fence(ctx, name, nil) })
+	err, again := s.retry(func(ctx context.Context) error { return by.Fence(ctx, name, nil) })
 	if n, _ := by.View().Node(name); err != nil && !(again && n.State == ec2.Fenced) {
 		s.t.Fatalf("fence %s: %v", name, err)
 	}
 }
 
-func (s *nodes) remove(name ec2.NodeID) {
+func (s *testCluster) remove(name ec2.NodeID) {
 	s.t.Helper()
-	err, again := s.persist(func(ctx context.Context) error { return s.leader().Remove(ctx, name, nil) })
+	err, again := s.retry(func(ctx context.Context) error { return s.leader().Remove(ctx, name, nil) })
 	if _, there := s.leader().View().Node(name); err != nil && !(again && !there) {
 		s.t.Fatalf("remove %s: %v", name, err)
 	}
 }
 
-// read is a View that has all that was acknowledged.
-func (s *nodes) read(at *node) (view *state.View) {
+// read returns a View with every acknowledged change.
+func (s *testCluster) read(at *testNode) (view *state.View) {
 	s.t.Helper()
-	err, _ := s.persist(func(ctx context.Context) (err error) { view, err = at.ReadView(ctx); return err })
+	err, _ := s.retry(func(ctx context.Context) (err error) { view, err = at.ReadView(ctx); return err })
 	if err != nil {
 		s.t.Fatalf("read at %s: %v", at.name, err)
 	}
 	return view
 }
 
-// write makes a group and must succeed.
-func (s *nodes) write(at *node, group string) uint64 {
+// write creates a group and returns the index of the entry.
+func (s *testCluster) write(at *testNode, group string) uint64 {
 	s.t.Helper()
 	_, index := s.apply(at, &state.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "test"})
 	return index

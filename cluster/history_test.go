@@ -16,15 +16,16 @@ import (
 	"palisade/internal/testwait"
 )
 
-// Writers on all of five nodes, while the leader is stopped: each change that was
-// acknowledged is there at the end, on every node, once, and each that was refused
-// without having been proposed is not.
-func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
-	s := begin(t, 5, nil)
-	type outcome struct {
-		rule string
-		err  error
-	}
+// outcome is what a writer learned of one change.
+type outcome struct {
+	group string
+	err   error
+}
+
+// Five nodes write while the leader is stopped. In the end every node has each acknowledged
+// change once, and no change that failed with ErrNoLeader.
+func TestAcknowledgedChangesExistOnceOnEveryNode(t *testing.T) {
+	s := startCluster(t, 5, nil)
 	_, base := s.apply(s.leader(), &state.CreateSecurityGroup{Account: albert, Region: region, Name: "web", Description: "test"})
 	s.waitAll(base)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
@@ -36,8 +37,8 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 	acked := make(chan struct{}, 1<<16)
 	quit := make(chan struct{})
 	var writers sync.WaitGroup
-	for w, n := range s.up() {
-		c := n.Cluster // the one that runs now
+	for w, n := range s.running() {
+		c := n.Cluster // not the one that runs after a restart
 		writers.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -65,7 +66,7 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 			select {
 			case <-acked:
 			case <-ctx.Done():
-				t.Fatal("too few changes were acknowledged; the test proves nothing")
+				t.Fatal("too few changes were acknowledged for a test")
 			}
 		}
 	}
@@ -80,22 +81,35 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 	final := s.write(gone, "final")
 	s.waitAll(final)
 
-	unknown, refused := 0, 0
-	for _, n := range s.up() {
+	unknown, refused := s.checkOutcomes(outcomes)
+	// When a leader is lost, each writer has one change under way. A busy machine may lose more
+	// leaders than the one that the test stops.
+	lost := int(s.leader().raft.CurrentTerm() - term)
+	t.Logf("%d changes, %d refused, %d with unknown outcome; %d leaders lost", len(outcomes), refused, unknown, lost)
+	if unknown > max(len(outcomes)/4, lost*len(s.all)) {
+		t.Errorf("%d of %d changes have an unknown outcome", unknown, len(outcomes))
+	}
+}
+
+// checkOutcomes compares the groups of every running node with the outcomes, and counts those
+// that are unknown and those that were refused.
+func (s *testCluster) checkOutcomes(outcomes []outcome) (unknown, refused int) {
+	s.t.Helper()
+	for _, n := range s.running() {
 		have := make(map[string]int)
 		for g := range n.View().GroupsOf(albert, region) {
 			have[g.Name]++
 		}
 		unknown, refused = 0, 0
 		for _, o := range outcomes {
-			got := have[o.rule]
+			got := have[o.group]
 			switch {
 			case o.err == nil && got != 1:
-				t.Errorf("%s has %d of %s, which was acknowledged", n.name, got, o.rule)
+				s.t.Errorf("%s has %d of %s, which was acknowledged", n.name, got, o.group)
 			case errors.Is(o.err, ErrNoLeader) && got != 0:
-				t.Errorf("%s has %s, which was said not to be proposed", n.name, o.rule)
+				s.t.Errorf("%s has %s, which failed with ErrNoLeader", n.name, o.group)
 			case isCode(o.err, "InvalidGroup.Duplicate"):
-				t.Errorf("%s was proposed twice", o.rule)
+				s.t.Errorf("%s was proposed twice", o.group)
 			case errors.Is(o.err, ErrNoLeader):
 				refused++
 			case o.err != nil:
@@ -103,22 +117,16 @@ func TestAcknowledgedChangesAreThereOnceOnEveryNode(t *testing.T) {
 			}
 		}
 	}
-	// Of each writer one change is under way when a leader is lost. A busy machine may lose more
-	// leaders than the one that was stopped.
-	lost := int(s.leader().raft.CurrentTerm() - term)
-	t.Logf("%d changes, %d of them refused, %d without an answer; leaders were lost %d times", len(outcomes), refused, unknown, lost)
-	if unknown > max(len(outcomes)/4, lost*len(s.all)) {
-		t.Errorf("%d of %d changes got no answer", unknown, len(outcomes))
-	}
+	return unknown, refused
 }
 
-// What a node acknowledged is in force on all within a moment, not after Raft's own second or
-// two. Where a change takes longer than a moment, for the disk is slow, so may this.
-func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
-	s := begin(t, 3, nil)
+// All nodes apply an acknowledged change within 50 ms, not after Raft's own one to two seconds. On
+// a slow disk it may take as long as the acknowledgement itself.
+func TestFollowersApplyCommittedEntriesAtOnce(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	for _, c := range []struct {
 		what string
-		at   *node
+		at   *testNode
 	}{{"the leader", s.leader()}, {"a follower", s.follower()}} {
 		var acked, all []time.Duration
 		for i := range 100 {
@@ -130,31 +138,31 @@ func TestFollowersLearnOfACommitAtOnce(t *testing.T) {
 		}
 		slices.Sort(acked)
 		slices.Sort(all)
-		t.Logf("at %s: acknowledged p50 %v p99 %v; then everywhere p50 %v p99 %v", c.what, acked[50], acked[98], all[50], all[98])
+		t.Logf("at %s: acknowledged p50 %v p99 %v; then on all nodes p50 %v p99 %v", c.what, acked[50], acked[98], all[50], all[98])
 		if all[50] > max(50*time.Millisecond, acked[50]) {
-			t.Errorf("at %s: half of the changes took %v and more to be everywhere", c.what, all[50])
+			t.Errorf("at %s: half of the changes took %v or more to reach all nodes", c.what, all[50])
 		}
 	}
 }
 
-// A node that missed what the log no longer has gets a snapshot, in mid-life, and its
-// consumer all that changed, deletions too.
-func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
-	s := begin(t, 3, func(c *Config) {
+// A running node that lacks entries which the leader's log no longer has gets a snapshot. Next
+// must then return every change, deletions included.
+func TestLaggingNodeCatchesUpBySnapshotWithItsChanges(t *testing.T) {
+	s := startCluster(t, 3, func(c *Config) {
 		c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 20, 10*time.Millisecond, 5
 	})
-	s.write(s.leader(), "goes")
-	s.write(s.leader(), "stays")
+	s.write(s.leader(), "deleted")
+	s.write(s.leader(), "kept")
 	last := s.write(s.leader(), "old")
 	s.waitAll(last)
 	n := s.follower()
 	n.kill()
 	leader := s.leader()
-	s.apply(leader, &state.DeleteSecurityGroup{Account: albert, Region: region, Group: state.GroupSelector{Name: "goes"}})
+	s.apply(leader, &state.DeleteSecurityGroup{Account: albert, Region: region, Group: state.GroupSelector{Name: "deleted"}})
 	for i := range 60 {
 		last = s.write(leader, fmt.Sprint("new", i))
 	}
-	await(t, "the leader has forgotten what the other missed", func() bool {
+	testwait.For(t, "the leader's log no longer has the missed entries", func() bool {
 		if err := leader.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 			t.Log(err)
 		}
@@ -162,8 +170,8 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 		return err == nil && first > last-30
 	})
 
-	// It begins alone, so that its consumer has seen the old state when the snapshot comes.
-	others := s.up()
+	// The node starts alone, so that Next returns the old state before the snapshot arrives.
+	others := s.running()
 	for _, o := range others {
 		o.kill()
 	}
@@ -174,13 +182,13 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !hasGroup(view, "goes") || hasGroup(view, "new59") {
-		t.Fatalf("the first View, at %d, is not the old one", view.Index())
+	if !hasGroup(view, "deleted") || hasGroup(view, "new59") {
+		t.Fatalf("the first View, at %d, is not the old state", view.Index())
 	}
 	for _, o := range others {
 		o.start(nil)
 	}
-	have := map[string]bool{"goes": true, "stays": true, "old": true, "default": true}
+	have := map[string]bool{"deleted": true, "kept": true, "old": true, "default": true}
 	for !hasGroup(view, "new59") {
 		if view, err = n.Next(ctx); err != nil {
 			t.Fatal(err)
@@ -188,7 +196,7 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 		for _, c := range view.Changes().Groups {
 			switch {
 			case c.Before == nil && have[c.After.Name]:
-				t.Errorf("group %s is new again", c.After.Name)
+				t.Errorf("group %s was reported as new twice", c.After.Name)
 			case c.Before == nil:
 				have[c.After.Name] = true
 			case c.After == nil:
@@ -198,24 +206,24 @@ func TestLaggingNodeGetsASnapshotAndTheRightChanges(t *testing.T) {
 	}
 	for g := range view.GroupsOf(albert, region) {
 		if !have[g.Name] {
-			t.Errorf("no change told of group %s", g.Name)
+			t.Errorf("no change reported group %s", g.Name)
 		}
 		delete(have, g.Name)
 	}
-	for left := range have {
-		t.Errorf("no change told that group %s is gone", left)
+	for name := range have {
+		t.Errorf("no change reported that group %s was deleted", name)
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, n.raftLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if list, err := snaps.List(); err != nil || len(list) == 0 || list[0].Index < last-30 {
-		t.Errorf("it caught up without a snapshot (%v, %v): the test proves nothing", list, err)
+		t.Errorf("the node caught up without a snapshot (%v, %v), so nothing was tested", list, err)
 	}
 }
 
-// Raft never takes a State back.
-func TestOlderSnapshotIsNotTaken(t *testing.T) {
+// A snapshot older than the State does not replace it.
+func TestRestoreIgnoresOlderSnapshot(t *testing.T) {
 	c, _ := open(t, Config{Dir: t.TempDir()})
 	ready(t, c)
 	older := c.View()
@@ -228,6 +236,6 @@ func TestOlderSnapshotIsNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !hasGroup(c.View(), "newer") {
-		t.Errorf("the State went back to %d", c.View().Index())
+		t.Errorf("the State is back at index %d", c.View().Index())
 	}
 }

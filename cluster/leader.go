@@ -63,6 +63,18 @@ func (c *Cluster) Role() string {
 	return "non-voter"
 }
 
+// String returns "follower, term 3, index 17, leader node1, voters [node1 node2 node3]".
+func (c *Cluster) String() string {
+	role, leader := c.Role(), ec2.NodeID("unknown")
+	if role == "" {
+		return fmt.Sprintf("not running, index %d", c.View().Index())
+	}
+	if id, ok := c.Leader(); ok {
+		leader = id
+	}
+	return fmt.Sprintf("%s, term %d, index %d, leader %s, voters %v", role, c.raft.CurrentTerm(), c.View().Index(), leader, votersOf(c.servers()))
+}
+
 // withLeader calls do with the leader, and repeats it while it returns errNotLeader. Without
 // a leader it gives up after leaderPatience and a ping of the voters: two seconds.
 func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) error {

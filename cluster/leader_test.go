@@ -14,32 +14,32 @@ import (
 )
 
 func TestEveryNodeWritesAndReadsItsWrites(t *testing.T) {
-	s := begin(t, 3, nil)
-	for i, n := range s.up() {
+	s := startCluster(t, 3, nil)
+	for i, n := range s.running() {
 		group := fmt.Sprint("from", i)
 		index := s.write(n, group)
 		if !hasGroup(n.View(), group) {
 			t.Errorf("%s does not read its own write", n.name)
 		}
-		for _, other := range s.up() {
+		for _, other := range s.running() {
 			view := s.read(other)
 			if !hasGroup(view, group) || view.Index() < index {
 				t.Errorf("%s reads at %d without %s of index %d", other.name, view.Index(), group, index)
 			}
 		}
-		// The caller's mistake stays one, whichever node it comes by.
-		err, _ := s.persist(func(ctx context.Context) error { _, err := createGroup(ctx, n.Cluster, group); return err })
+		// Every node returns the caller's mistake as an *ec2.Error.
+		err, _ := s.retry(func(ctx context.Context) error { _, err := createGroup(ctx, n.Cluster, group); return err })
 		if !isCode(err, "InvalidGroup.Duplicate") {
 			t.Errorf("second create at %s: got %v, want InvalidGroup.Duplicate", n.name, err)
 		}
 	}
 }
 
-// What a request made comes back through the leader as it does at the leader.
+// A result that the leader sends to another node is the same as at the leader.
 func TestResultIsTheSameAtEveryNode(t *testing.T) {
-	s := begin(t, 3, nil)
+	s := startCluster(t, 3, nil)
 	run := &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2, MaxCount: 2, UserData: []byte{0, 1, 0xff}}
-	for _, n := range s.up() {
+	for _, n := range s.running() {
 		result, _ := s.apply(n, run)
 		if len(result.Instances) != 2 {
 			t.Fatalf("%d instances at %s, want 2", len(result.Instances), n.name)
@@ -54,11 +54,11 @@ func TestResultIsTheSameAtEveryNode(t *testing.T) {
 }
 
 func TestOversizedCommandIsRefusedAtEveryNode(t *testing.T) {
-	s := begin(t, 2, nil)
+	s := startCluster(t, 2, nil)
 	run := &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, UserData: make([]byte, maxCommand)}
-	for _, n := range s.up() {
+	for _, n := range s.running() {
 		before := n.View().Index()
-		err, _ := s.persist(func(ctx context.Context) error {
+		err, _ := s.retry(func(ctx context.Context) error {
 			_, _, err := n.Apply(ctx, state.Command{Request: run})
 			return err
 		})
@@ -71,8 +71,8 @@ func TestOversizedCommandIsRefusedAtEveryNode(t *testing.T) {
 	}
 }
 
-func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
-	s := begin(t, 3, nil)
+func TestClusterIsWritableAfterLeaderStops(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	var last uint64
 	for i := range 20 {
 		last = s.write(s.follower(), fmt.Sprint("g", i))
@@ -83,7 +83,7 @@ func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
 		began := time.Now()
 		for i := 0; ; i++ {
 			ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
-			_, err := createGroup(ctx, s.up()[0].Cluster, fmt.Sprintf("after%d-%d", try, i))
+			_, err := createGroup(ctx, s.running()[0].Cluster, fmt.Sprintf("after%d-%d", try, i))
 			cancel()
 			if err == nil {
 				break
@@ -100,7 +100,7 @@ func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
 		ready(t, gone.Cluster)
 		return took
 	})
-	for _, n := range s.up() {
+	for _, n := range s.running() {
 		for i := range 20 {
 			if !hasGroup(n.View(), fmt.Sprint("g", i)) {
 				t.Errorf("%s lost group g%d, acknowledged before index %d", n.name, i, last)
@@ -109,46 +109,46 @@ func TestWritableAgainAfterTheLeaderIsGone(t *testing.T) {
 	}
 }
 
-func TestMinorityDecidesNothingAndSaysWhy(t *testing.T) {
-	s := begin(t, 3, nil)
+func TestMinorityRefusesWritesAndReportsUnreachedVoters(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	index := s.write(s.leader(), "before")
 	s.waitAll(index)
-	left := s.follower()
-	for _, n := range s.up() {
-		if n != left {
+	remaining := s.follower()
+	for _, n := range s.running() {
+		if n != remaining {
 			n.kill()
 		}
 	}
-	await(t, "the one that is left knows that it has no leader", func() bool { _, ok := left.Leader(); return !ok })
-	testwait.Fastest(t, "a write refused", 4*time.Second, func(int) time.Duration {
+	testwait.For(t, "the remaining node has no leader", func() bool { _, ok := remaining.Leader(); return !ok })
+	testwait.Fastest(t, "write refused", 4*time.Second, func(int) time.Duration {
 		began := time.Now()
-		_, err := createGroup(t.Context(), left.Cluster, "late")
-		if !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "it reaches 1 of 3 voters ("+string(left.name)+"), not ") {
+		_, err := createGroup(t.Context(), remaining.Cluster, "late")
+		if !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "it reaches 1 of 3 voters ("+string(remaining.name)+"), not ") {
 			t.Errorf("write: got %v, want to be told which voters are reached", err)
 		}
 		return time.Since(began)
 	})
-	if _, err := left.ReadView(t.Context()); !errors.Is(err, ErrNoLeader) {
+	if _, err := remaining.ReadView(t.Context()); !errors.Is(err, ErrNoLeader) {
 		t.Errorf("read: got %v, want ErrNoLeader", err)
 	}
-	if v := left.View(); v.Index() < index || !hasGroup(v, "before") {
-		t.Errorf("the View is at %d, without what was decided at %d", v.Index(), index)
+	if v := remaining.View(); v.Index() < index || !hasGroup(v, "before") {
+		t.Errorf("the View is at %d, without the change of index %d", v.Index(), index)
 	}
 }
 
-// A leader that loses the others while it decides cannot say what became of a change,
-// and answers no read from what may be stale.
-func TestLeaderThatIsCutOffWhileItDecides(t *testing.T) {
-	s := begin(t, 3, nil)
+// A leader that loses its followers while a change is under way cannot know its outcome. It also
+// refuses reads, because its State may be old.
+func TestIsolatedLeaderReportsOutcomeUnknown(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	s.waitAll(s.write(s.leader(), "before"))
 	leader := s.leader()
-	var others []*node
-	for _, n := range s.up() {
+	var others []*testNode
+	for _, n := range s.running() {
 		if n == leader {
 			continue
 		}
 		others = append(others, n)
-		tx, err := n.store.db.Begin(true) // its disk stands still: it lives and acknowledges nothing
+		tx, err := n.store.db.Begin(true) // blocks its disk: it runs but acknowledges nothing
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,14 +158,14 @@ func TestLeaderThatIsCutOffWhileItDecides(t *testing.T) {
 	last := leader.raft.LastIndex()
 	written := make(chan error, 1)
 	go func() {
-		_, err := createGroup(t.Context(), leader.Cluster, "torn")
+		_, err := createGroup(t.Context(), leader.Cluster, "undecided")
 		written <- err
 	}()
-	await(t, "the leader has it on its own disk", func() bool { return leader.raft.LastIndex() > last })
+	testwait.For(t, "the leader has the entry on its own disk", func() bool { return leader.raft.LastIndex() > last })
 	for _, n := range others {
 		n.cancel()
 	}
-	await(t, "the others do not answer any more", func() bool { // a last heartbeat of theirs makes a read good
+	testwait.For(t, "the others no longer answer", func() bool { // a read succeeds until their last heartbeat is old
 		_, err := leader.ReadView(t.Context())
 		return errors.Is(err, ErrNoLeader)
 	})
@@ -177,10 +177,10 @@ func TestLeaderThatIsCutOffWhileItDecides(t *testing.T) {
 	}
 }
 
-// A leader whose daemon ends proposes nothing more for others: they wait for the next one,
-// and nobody has to be told that the outcome is unknown.
-func TestLeaderThatEndsProposesNothing(t *testing.T) {
-	s := begin(t, 3, nil)
+// A leader that is ending proposes nothing for other nodes: they ask the next leader, so no
+// outcome is unknown.
+func TestEndingLeaderProposesNothing(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	leader := s.leader()
 	late, err := state.EncodeCommand(state.Command{Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: "late", Description: "test"}})
 	if err != nil {
@@ -189,23 +189,23 @@ func TestLeaderThatEndsProposesNothing(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if a := leader.answerApply(gone, late); !a.NotLeader {
-		t.Errorf("asked by one that is gone: %+v, want not leader", a)
+		t.Errorf("the caller has gone: %+v, want not leader", a)
 	}
 	leader.kill()
 	if a := leader.answerApply(t.Context(), late); !a.NotLeader {
-		t.Errorf("asked when it has ended: %+v, want not leader", a)
+		t.Errorf("the leader has ended: %+v, want not leader", a)
 	}
-	s.write(s.leader(), "late") // is not there yet
+	s.write(s.leader(), "late") // fails if it was proposed before
 }
 
-// An answer that is lost on its way does not make a node ask again: the change is there,
-// once, and the caller is told that nobody knows.
+// A node does not repeat a command whose answer is lost: the change is made once, and the caller
+// learns that its outcome is unknown.
 func TestCommandIsNotSentTwice(t *testing.T) {
 	var armed atomic.Bool
-	var s *nodes
-	s = begin(t, 3, func(c *Config) {
+	var s *testCluster
+	s = startCluster(t, 3, func(c *Config) {
 		at := c.Node
-		c.Now = func() time.Time { // the leader asks for the time just before it proposes
+		c.Now = func() time.Time { // the leader calls Now just before it proposes
 			if armed.CompareAndSwap(true, false) {
 				for name := range s.all {
 					if name != at {
@@ -226,27 +226,26 @@ func TestCommandIsNotSentTwice(t *testing.T) {
 	for view := n.View(); !hasGroup(view, "once"); {
 		var err error
 		if view, err = n.ReadView(ctx); err != nil && !errors.Is(err, ErrNoLeader) {
-			t.Fatalf("the change is not there: %v", err)
+			t.Fatalf("the change was not made: %v", err)
 		} else if err != nil {
 			view = n.View()
 		}
 	}
 }
 
-// A node's own word on what it had decided brings its whole State back before any other
-// node says a word.
-func TestDecidedStateIsThereBeforeTheLeader(t *testing.T) {
-	s := begin(t, 3, nil)
+// A restarted node applies the entries up to Config.Decided without any other node.
+func TestRestartedNodeAppliesDecidedEntriesWithoutLeader(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	var last uint64
 	for i := range 30 {
 		last = s.write(s.leader(), fmt.Sprint("g", i))
 	}
 	s.waitAll(last)
 	n := s.follower()
-	for _, other := range s.up() {
+	for _, other := range s.running() {
 		other.kill()
 	}
-	n.of.cfg = func(c *Config) { c.Decided = last }
+	n.nodes.cfg = func(c *Config) { c.Decided = last }
 	n.start(nil)
 	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
@@ -259,15 +258,15 @@ func TestDecidedStateIsThereBeforeTheLeader(t *testing.T) {
 	}
 }
 
-// A disk that does not reach what was enforced opens nothing until the leader is there.
-func TestNextWaitsForWhatWasDecided(t *testing.T) {
-	s := begin(t, 3, nil)
+// If the disk ends before the enforced index, Next waits until the leader has sent the entries.
+func TestNextWaitsForDecidedIndex(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	n := s.follower()
 	at := s.write(s.leader(), "seen")
 	s.waitAll(at)
 	n.kill()
 	last := s.write(s.leader(), "missed")
-	others := s.up()
+	others := s.running()
 	for _, o := range others {
 		o.kill()
 	}
@@ -276,7 +275,7 @@ func TestNextWaitsForWhatWasDecided(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if view, err := n.Next(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("Next gave %v, %v; want to wait for entry %d", view, err, last)
+		t.Fatalf("Next returned %v, %v; want it to wait for entry %d", view, err, last)
 	}
 	for _, o := range others {
 		o.start(nil)

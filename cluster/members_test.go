@@ -19,17 +19,17 @@ import (
 	"palisade/internal/testwait"
 )
 
-// ids are names of nodes, in order.
-func ids(names ...ec2.NodeID) []ec2.NodeID { return names }
+// nodeIDs returns its arguments.
+func nodeIDs(names ...ec2.NodeID) []ec2.NodeID { return names }
 
-func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
-	s := begin(t, 3, nil)
+func TestFencedNodeIsExcludedAndCannotReturn(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	for _, who := range []string{"a follower", "the leader"} {
 		victim := s.follower()
 		if who == "the leader" {
 			victim = s.leader()
 		}
-		others := slices.DeleteFunc(s.up(), func(n *node) bool { return n == victim })
+		others := slices.DeleteFunc(s.running(), func(n *testNode) bool { return n == victim })
 		by := others[0]
 		key := by.View().GossipKey()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
@@ -38,30 +38,30 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 		if n, _ := by.View().Node(victim.name); n.Member() || slices.Equal(by.View().GossipKey(), key) {
 			t.Errorf("%s is %+v, with a new gossip key: %v", who, n, !slices.Equal(by.View().GossipKey(), key))
 		}
-		await(t, who+" has left Raft", func() bool {
-			return !slices.Contains(votersOf(s.leaderBut(victim).servers()), victim.name)
+		testwait.For(t, who+" has left Raft", func() bool {
+			return !slices.Contains(votersOf(s.leaderOtherThan(victim).servers()), victim.name)
 		})
-		// Who is out hears and decides nothing, now or after a restart.
-		index := s.write(s.leaderBut(victim), "without "+string(victim.name))
-		// It has five seconds until it ends by itself, for they all refuse it. On a busy
-		// machine they may be over.
+		// A fenced node learns and decides nothing, before and after a restart.
+		index := s.write(s.leaderOtherThan(victim), "without "+string(victim.name))
+		// All others refuse it, so it ends by itself after five seconds. On a busy machine
+		// that may already have happened.
 		if err := victim.stop(); err != nil && !errors.Is(err, ErrExpelled) {
-			t.Errorf("%s, fenced, ended with %v", who, err)
+			t.Errorf("%s is fenced and ended with %v", who, err)
 		}
 		victim.start(nil)
-		await(t, who+" knows that it has no leader", func() bool { _, ok := victim.Leader(); return !ok })
+		testwait.For(t, who+" has no leader", func() bool { _, ok := victim.Leader(); return !ok })
 		if _, err := createGroup(ctx, victim.Cluster, "by "+string(victim.name)); !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrStopped) {
-			t.Errorf("a write by %s, fenced: got %v, want ErrNoLeader", who, err)
+			t.Errorf("write at %s, which is fenced: got %v, want ErrNoLeader", who, err)
 		}
-		if _, err := victim.peer.Dial(ctx, string(s.leaderBut(victim).name), peer.ProtocolRaft); err == nil {
-			t.Errorf("%s, fenced, is let in", who)
+		if _, err := victim.peer.Dial(ctx, string(s.leaderOtherThan(victim).name), peer.ProtocolRaft); err == nil {
+			t.Errorf("%s is fenced and was admitted by another node", who)
 		}
 		if got := victim.View().Index(); got >= index {
-			t.Errorf("%s, fenced, has heard of entry %d", who, index)
+			t.Errorf("%s is fenced and applied entry %d", who, index)
 		}
-		await(t, who+" knows that it is out", victim.ended)
+		testwait.For(t, who+" ends", victim.ended)
 		if err := victim.stop(); !errors.Is(err, ErrExpelled) {
-			t.Errorf("%s, fenced, ended with %v, want ErrExpelled", who, err)
+			t.Errorf("%s is fenced and ended with %v, want ErrExpelled", who, err)
 		}
 		victim.stop = nil
 		s.remove(victim.name)
@@ -71,7 +71,7 @@ func TestFencedNodeIsOutAndCannotComeBack(t *testing.T) {
 }
 
 // ended reports whether a node's Run has returned.
-func (n *node) ended() bool {
+func (n *testNode) ended() bool {
 	select {
 	case <-n.stopped:
 		return true
@@ -80,12 +80,12 @@ func (n *node) ended() bool {
 	}
 }
 
-// leaderBut is a leader that is not a node which may not know yet that it is out.
-func (s *nodes) leaderBut(out *node) (leader *node) {
+// leaderOtherThan returns a leader that is not expelled, which may not know yet that it is.
+func (s *testCluster) leaderOtherThan(expelled *testNode) (leader *testNode) {
 	s.t.Helper()
-	await(s.t, "another node leads than "+string(out.name), func() bool {
-		for _, n := range s.up() {
-			if n != out && n.leads() {
+	testwait.For(s.t, "a node other than "+string(expelled.name)+" leads", func() bool {
+		for _, n := range s.running() {
+			if n != expelled && n.leads() {
 				leader = n
 				return true
 			}
@@ -95,8 +95,8 @@ func (s *nodes) leaderBut(out *node) (leader *node) {
 	return leader
 }
 
-func TestRemovedNodeIsOut(t *testing.T) {
-	s := begin(t, 3, nil)
+func TestRemovedNodeIsDisconnected(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	gone := s.follower()
 	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
@@ -110,73 +110,73 @@ func TestRemovedNodeIsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := open.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error("a removed node's connection is still open")
+		t.Error("the connection of a removed node is still open")
 	}
-	await(t, "it has left Raft", func() bool { return len(s.leaderBut(gone).servers().Servers) == 2 })
-	if _, err := gone.peer.Dial(ctx, string(s.leaderBut(gone).name), peer.ProtocolRaft); err == nil {
-		t.Error("a removed node is let in")
+	testwait.For(t, "the node has left Raft", func() bool { return len(s.leaderOtherThan(gone).servers().Servers) == 2 })
+	if _, err := gone.peer.Dial(ctx, string(s.leaderOtherThan(gone).name), peer.ProtocolRaft); err == nil {
+		t.Error("a removed node was admitted")
 	}
 }
 
-func TestNonVoterFollowsAndForwardsWithoutAVote(t *testing.T) {
-	s := begin(t, 1, nil)
-	edge := s.join("node2", ec2.NonVoter)
-	await(t, "it is among Raft's servers", func() bool { return len(s.leader().servers().Servers) == 2 })
-	s.write(edge, "from the edge")
-	if got := votersOf(s.leader().servers()); !slices.Equal(got, ids("node1")) {
+func TestNonVoterForwardsWritesWithoutVote(t *testing.T) {
+	s := startCluster(t, 1, nil)
+	nonVoter := s.join("node2", ec2.NonVoter)
+	testwait.For(t, "the node is one of Raft's servers", func() bool { return len(s.leader().servers().Servers) == 2 })
+	s.write(nonVoter, "from the non-voter")
+	if got := votersOf(s.leader().servers()); !slices.Equal(got, nodeIDs("node1")) {
 		t.Errorf("voters %v, want node1 alone", got)
 	}
-	if edge.Role() != "non-voter" || s.leader().Role() != "leader" {
-		t.Errorf("roles %q and %q", edge.Role(), s.leader().Role())
+	if nonVoter.Role() != "non-voter" || s.leader().Role() != "leader" {
+		t.Errorf("roles %q and %q", nonVoter.Role(), s.leader().Role())
 	}
-	edge.kill()
+	nonVoter.kill()
 	s.write(s.leader(), "without it")
 }
 
-// A node that was down while its whole cluster was replaced by strangers hears of them
-// from the strangers.
-func TestNodeThatWasAwayFindsALeaderItNeverHeardOf(t *testing.T) {
-	s := begin(t, 3, nil)
+// While a node was down, all other nodes were replaced. It must accept the new ones, which its
+// node table does not have.
+func TestReturningNodeAcceptsUnknownLeader(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	away := s.follower()
 	away.kill()
 	for _, n := range []ec2.NodeID{"node4", "node5"} {
 		s.join(n, ec2.Voter)
 	}
-	await(t, "five voters", func() bool { return len(votersOf(s.leader().servers())) == 5 })
-	for _, old := range s.up() {
+	testwait.For(t, "five voters", func() bool { return len(votersOf(s.leader().servers())) == 5 })
+	for _, old := range s.running() {
 		if old.name == "node4" || old.name == "node5" {
 			continue
 		}
 		s.fence(s.all["node4"], old.name)
-		await(t, "the fenced one has left Raft", func() bool {
-			return !slices.Contains(votersOf(s.leaderBut(old).servers()), old.name)
+		testwait.For(t, "the fenced node has left Raft", func() bool {
+			return !slices.Contains(votersOf(s.leaderOtherThan(old).servers()), old.name)
 		})
-		if err := old.stop(); err != nil && !errors.Is(err, ErrExpelled) { // by itself, after five seconds
-			t.Errorf("%s, fenced, ended with %v", old.name, err)
+		if err := old.stop(); err != nil && !errors.Is(err, ErrExpelled) { // it may have ended by itself
+			t.Errorf("%s is fenced and ended with %v", old.name, err)
 		}
 		old.stop = nil
 	}
 	away.start(nil) // three voters now: node4, node5 and itself
 	ready(t, away.Cluster)
 	s.write(away, "back")
-	for _, n := range s.up() {
+	for _, n := range s.running() {
 		if n != away {
-			n.peer.Drop(string(away.name)) // and every connection anew
+			n.peer.Drop(string(away.name)) // so that every connection is made again
 		}
 	}
 	s.read(away)
 	s.write(away, "still there")
 	if away.Directory().Check("node9", []byte("a stranger's key")) == nil {
-		t.Error("a node that is current believes a stranger")
+		t.Error("a node that is current accepts an unknown node")
 	}
 }
 
-// Fencing that would leave too few voters is refused: nothing could undo it.
-func TestFenceLeavesAMajority(t *testing.T) {
-	s := begin(t, 3, nil)
+// Fencing that would leave too few voters is refused, because it could not be undone.
+func TestFenceIsRefusedWithoutMajority(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	down := s.follower()
 	down.kill()
-	err, _ := s.persist(func(ctx context.Context) error { return s.leader().Fence(ctx, s.follower().name, nil) })
+	err, _ := s.retry(func(ctx context.Context) error { return s.leader().Fence(ctx, s.follower().name, nil) })
 	if !isCode(err, "IncorrectState") {
 		t.Fatalf("fence the second of three: got %v, want IncorrectState", err)
 	}
@@ -185,8 +185,8 @@ func TestFenceLeavesAMajority(t *testing.T) {
 	s.write(s.leader(), "by two")
 }
 
-func TestNodeThatLostItsLogIsRefused(t *testing.T) {
-	s := begin(t, 3, nil)
+func TestNodeWithLostLogRefusesToStart(t *testing.T) {
+	s := startCluster(t, 3, nil)
 	last := s.write(s.leader(), "before")
 	s.waitAll(last)
 	n := s.follower()
@@ -197,7 +197,7 @@ func TestNodeThatLostItsLogIsRefused(t *testing.T) {
 	s.cfg = func(c *Config) { c.Decided = last }
 	n.start(nil)
 	if err := n.stop(); err == nil || !strings.Contains(err.Error(), "let it join again") {
-		t.Errorf("Run: got %v, want to be told to join again", err)
+		t.Errorf("Run: got %v, want an error that says to join again", err)
 	}
 	n.stop = nil
 	s.cfg = nil
@@ -205,13 +205,13 @@ func TestNodeThatLostItsLogIsRefused(t *testing.T) {
 	back := s.join(n.name, ec2.Voter)
 	s.waitVoters(3)
 	if !hasGroup(back.View(), "before") {
-		t.Error("a node that joined again lacks what was decided before")
+		t.Error("a node that joined again lacks a change from before")
 	}
 }
 
-// A cluster of one that is given an address becomes one of several, with its log.
-func TestClusterOfOneTakesOthersIn(t *testing.T) {
-	s := newNodes(t, nil)
+// A cluster of one that gets an address keeps its log and accepts other nodes.
+func TestClusterOfOneAcceptsOtherNodes(t *testing.T) {
+	s := newCluster(t, nil)
 	first := s.add("node1")
 	c, stop := open(t, Config{Dir: filepath.Join(first.dir, "raft")})
 	ready(t, c)
@@ -231,7 +231,7 @@ func TestClusterOfOneTakesOthersIn(t *testing.T) {
 	second := s.join("node2", ec2.Voter)
 	s.waitVoters(2)
 	if !hasGroup(second.View(), "from before") {
-		t.Error("the second node lacks what the first had")
+		t.Error("the second node lacks a change from before it joined")
 	}
 	for _, server := range second.servers().Servers {
 		if n := s.all[ec2.NodeID(server.ID)]; string(server.Address) != n.address.String() {
@@ -240,7 +240,7 @@ func TestClusterOfOneTakesOthersIn(t *testing.T) {
 	}
 }
 
-func TestStepsTowardsTheMembers(t *testing.T) {
+func TestNextChangeFollowsMembers(t *testing.T) {
 	view := func(nodes ...ec2.Node) *state.View {
 		st := state.NewState()
 		for i, n := range nodes {
@@ -274,11 +274,11 @@ func TestStepsTowardsTheMembers(t *testing.T) {
 		{"nothing to do", []ec2.Node{one}, []raft.Server{oneIn}, ""},
 		{"the State does not know the address yet", []ec2.Node{n("a", "", "", "")}, []raft.Server{oneIn}, ""},
 		{"a new voter", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn}, "add without a vote b"},
-		{"has arrived", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, "give a vote to b"},
-		{"is elsewhere", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn, r("b", c, raft.Voter)}, "change the address of b"},
+		{"a new voter is a server without a vote", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, "give a vote to b"},
+		{"a voter has another address", []ec2.Node{one, n("b", b, "", "")}, []raft.Server{oneIn, r("b", c, raft.Voter)}, "change the address of b"},
 		{"a non-voter", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn}, "add without a vote b"},
-		{"a non-voter has arrived", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, ""},
-		{"a voter no more", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "take the vote of b"},
+		{"a non-voter is a server", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, ""},
+		{"a voter becomes a non-voter", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "take the vote of b"},
 		{"fenced, before another is added", []ec2.Node{one, n("b", b, "", ec2.Fenced), n("c", c, "", "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "remove b"},
 		{"removed", []ec2.Node{one}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "remove b"},
 		{"the leader is fenced", []ec2.Node{n("b", b, "", ""), n("a", a, "", ec2.Fenced)}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "hand over leadership from a"},
@@ -294,9 +294,9 @@ func TestStepsTowardsTheMembers(t *testing.T) {
 	}
 }
 
-func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
-	gate := make(chan struct{}) // node3 enforces nothing until it opens
-	s := begin(t, 3, func(c *Config) {
+func TestEnforcementReportsEachNodeWithinItsDeadline(t *testing.T) {
+	gate := make(chan struct{}) // node3 enforces nothing new until it is closed
+	s := startCluster(t, 3, func(c *Config) {
 		if c.Node != "node3" {
 			return
 		}
@@ -317,21 +317,21 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 			}
 		}
 	})
-	at := func(n *node, index uint64, timeout time.Duration) Enforcement {
+	at := func(n *testNode, index uint64, timeout time.Duration) Enforcement {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
-		over := make(chan time.Time, 1) // by a clock that the machine holds up as it does the call
-		context.AfterFunc(ctx, func() { over <- time.Now() })
+		expired := make(chan time.Time, 1) // measured in this process, so a busy machine delays it like the call
+		context.AfterFunc(ctx, func() { expired <- time.Now() })
 		e, err := n.Enforcement(ctx, index)
 		if err != nil {
 			t.Fatal(err)
 		}
 		now := time.Now()
 		select {
-		case at := <-over:
+		case at := <-expired:
 			if late := now.Sub(at); late > 500*time.Millisecond {
-				t.Errorf("it came %s after the %s that it was given", late, timeout)
+				t.Errorf("the answer came %s after its deadline of %s", late, timeout)
 			}
 		default:
 		}
@@ -343,22 +343,22 @@ func TestEnforcementSaysWhereAndNeverWaitsLonger(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
-	const lagging = 4 * time.Second // in which a node's no is heard on a busy machine too
+	const lagging = 4 * time.Second // long enough for the answers, even on a busy machine
 	index := s.write(s.leader(), "web")
-	for _, n := range []*node{s.leader(), s.follower()} {
-		check("one lags, asked at "+string(n.name), at(n, index, lagging), Enforcement{
-			Index: index, Enforced: ids("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}},
+	for _, n := range []*testNode{s.leader(), s.follower()} {
+		check("node3 lags, asked at "+string(n.name), at(n, index, lagging), Enforcement{
+			Index: index, Enforced: nodeIDs("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}},
 		})
 	}
-	opened := time.AfterFunc(200*time.Millisecond, func() { close(gate) })
-	defer opened.Stop()
-	check("it comes round", at(s.all["node1"], index, testwait.Patience), Enforcement{Index: index, Enforced: ids("node1", "node2", "node3")})
+	timer := time.AfterFunc(200*time.Millisecond, func() { close(gate) })
+	defer timer.Stop()
+	check("node3 catches up", at(s.all["node1"], index, testwait.Patience), Enforcement{Index: index, Enforced: nodeIDs("node1", "node2", "node3")})
 
 	s.all["node2"].kill()
 	asker := s.leader()
-	check("one is down", at(asker, index, lagging), Enforcement{
-		Index: index, Enforced: ids("node1", "node3"), Pending: []Pending{{"node2", "does not answer"}},
+	check("node2 is stopped", at(asker, index, lagging), Enforcement{
+		Index: index, Enforced: nodeIDs("node1", "node3"), Pending: []Pending{{"node2", "does not answer"}},
 	})
 	s.fence(asker, "node2")
-	check("it is fenced", at(asker, index, testwait.Patience), Enforcement{Index: index, Enforced: ids("node1", "node3"), Excluded: ids("node2")})
+	check("node2 is fenced", at(asker, index, testwait.Patience), Enforcement{Index: index, Enforced: nodeIDs("node1", "node3"), Excluded: nodeIDs("node2")})
 }

@@ -16,7 +16,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// In a bubble the clock stands still while the disk works: what is left is what Raft waits.
+// In a synctest bubble, disk accesses take no time: the test measures only Raft's timeouts.
 func TestClusterOfOneRestartsInHalfASecond(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -36,12 +36,12 @@ func TestClusterOfOneRestartsInHalfASecond(t *testing.T) {
 	})
 }
 
-// openFuture is a future that Raft never resolves, as it leaves some when it shuts down.
+// openFuture is a future that never completes, like those that Raft leaves when it shuts down.
 type openFuture chan struct{}
 
 func (f openFuture) Error() error { <-f; return nil }
 
-func TestStopWaitsForNoFutureThatStaysOpen(t *testing.T) {
+func TestRunEndsDespiteOpenFutures(t *testing.T) {
 	c, stop := open(t, Config{Dir: t.TempDir()})
 	ready(t, c)
 	never := make(openFuture)
@@ -62,7 +62,7 @@ func TestLongLogIsReplayed(t *testing.T) {
 	never := Config{Dir: dir, SnapshotThreshold: 1 << 40}
 	c, stop := open(t, never)
 	ready(t, c)
-	const entries = 9000 // more than raft's queue holds in batches of 64
+	const entries = 9000 // more than Raft's queue holds, in batches of 64
 	futures := make([]raft.ApplyFuture, entries)
 	data, err := state.EncodeCommand(state.Command{Time: time.Now(), Request: &state.Sweep{}})
 	if err != nil {
@@ -87,7 +87,7 @@ func TestLongLogIsReplayed(t *testing.T) {
 	}
 }
 
-func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
+func TestKillLosesNoAcknowledgedChange(t *testing.T) {
 	dir := t.TempDir()
 	var written int
 	for round := range 3 {
@@ -112,7 +112,7 @@ func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for lines.Scan() { // acknowledged while we were killing it
+		for lines.Scan() { // acknowledged before the kill took effect
 			names = append(names, lines.Text())
 		}
 		_ = cmd.Wait() // "signal: killed"
@@ -125,7 +125,7 @@ func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
 		}
 		for _, name := range names {
 			if !hasGroup(view, name) {
-				t.Errorf("round %d: group %s was acknowledged and is gone", round, name)
+				t.Errorf("round %d: group %s was acknowledged and is lost", round, name)
 			}
 		}
 		if err := stop(); err != nil {
@@ -133,11 +133,11 @@ func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
 		}
 	}
 	if written < 90 {
-		t.Errorf("only %d groups were written; the test proves little", written)
+		t.Errorf("only %d groups were written, too few for a test", written)
 	}
 }
 
-// writeGroups is the process that TestNothingAcknowledgedIsLostByKill kills.
+// writeGroups is the process that TestKillLosesNoAcknowledgedChange kills.
 func writeGroups(dir string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -11,9 +11,8 @@ import (
 	"palisade/internal/testwait"
 )
 
-// The leader gives addresses back after their rest and forgets terminated instances
-// after their hour, both while the other is still to come.
-func TestLeaderSweepsWhatIsDue(t *testing.T) {
+// The leader releases reserved addresses and deletes terminated instances, each at its own time.
+func TestLeaderProposesSweepWhenDue(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		c, err := New(Config{Node: "node1", Dir: dir, Bootstrap: bootstrap()})
@@ -32,7 +31,7 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 			}
 			return result
 		}
-		end := func() *ec2.Interface {
+		terminate := func() *ec2.Interface {
 			t.Helper()
 			run := apply(&state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
 			id := run.Instances[0].After.ID
@@ -42,26 +41,26 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 			return eni
 		}
 
-		first := end()
+		first := terminate()
 		time.Sleep(10 * time.Minute)
-		second := end()
+		second := terminate()
 		if second.Private != first.Private {
-			t.Errorf("after ten minutes %s is leased, want %s again", second.Private, first.Private)
+			t.Errorf("after ten minutes %s is leased, want %s", second.Private, first.Private)
 		}
-		third := end()
+		third := terminate()
 		if third.Private == second.Private {
-			t.Errorf("%s is leased again at once", third.Private)
+			t.Errorf("%s is leased again without a reservation", third.Private)
 		}
 		time.Sleep(2 * time.Minute)
-		if fourth := end(); fourth.Private != second.Private {
-			t.Errorf("two minutes on %s is leased, want %s again", fourth.Private, second.Private)
+		if fourth := terminate(); fourth.Private != second.Private {
+			t.Errorf("two minutes later %s is leased, want %s", fourth.Private, second.Private)
 		}
 		time.Sleep(50 * time.Minute)
 		if _, ok := c.View().Instance(first.Instance); ok {
 			t.Error("the first instance is still described after an hour")
 		}
 		if _, ok := c.View().Instance(second.Instance); !ok {
-			t.Error("the second instance is forgotten before its hour is over")
+			t.Error("the second instance is deleted before its hour is over")
 		}
 		cancel()
 		if err := <-stopped; err != nil {
@@ -70,10 +69,10 @@ func TestLeaderSweepsWhatIsDue(t *testing.T) {
 	})
 }
 
-// An address rests until every member enforces what freed it, and nothing is written
-// meanwhile. A node that does not answer is waited for until it is fenced.
-func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
-	s := begin(t, 3, func(c *Config) {
+// An address stays reserved until every member enforces the entry that freed it. Until then no
+// Sweep is proposed. A node that does not answer holds it until the node is fenced.
+func TestAddressStaysReservedUntilEveryMemberEnforces(t *testing.T) {
+	s := startCluster(t, 3, func(c *Config) {
 		c.Bootstrap = bootstrap()
 		c.Bootstrap[0].Request.(*state.Bootstrap).Settings.Quarantine = time.Nanosecond
 	})
@@ -97,26 +96,26 @@ func TestAddressRestsUntilEveryMemberEnforces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	rests := func() bool {
+	reserved := func() bool {
 		due, ok := s.leader().View().SweepDue()
 		return ok && !due.After(time.Now())
 	}
 
 	s.waitAll(free())
-	if sweep(); rests() {
-		t.Error("every member enforces it, and an address still rests")
+	if sweep(); reserved() {
+		t.Error("every member enforces the index, and the address is still reserved")
 	}
 
 	down := s.follower()
 	down.kill()
 	free()
 	index := s.leader().View().Index()
-	if sweep(); !rests() || s.leader().View().Index() != index {
-		t.Errorf("one member does not answer: rests %v, index %d, want %d", rests(), s.leader().View().Index(), index)
+	if sweep(); !reserved() || s.leader().View().Index() != index {
+		t.Errorf("one member does not answer: reserved %v, index %d, want %d", reserved(), s.leader().View().Index(), index)
 	}
 	s.fence(s.leader(), down.name)
 	s.waitAll(s.leader().View().Index())
-	if sweep(); rests() {
-		t.Error("whom it waited for is fenced, and an address still rests")
+	if sweep(); reserved() {
+		t.Error("the node that did not answer is fenced, and the address is still reserved")
 	}
 }

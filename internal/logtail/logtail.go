@@ -34,12 +34,15 @@ func (t *Tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String returns the lines that the Tail has, each behind two spaces.
-func (t *Tail) String() string {
+// String returns all lines that the Tail has, indented.
+func (t *Tail) String() string { return t.Last(Lines) }
+
+// Last returns up to n lines, indented.
+func (t *Tail) Last(n int) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.lines) == 0 {
 		return "  nothing was logged"
 	}
-	return "  " + strings.Join(t.lines, "\n  ")
+	return "  " + strings.Join(t.lines[max(0, len(t.lines)-n):], "\n  ")
 }

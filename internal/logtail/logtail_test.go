@@ -20,6 +20,9 @@ func TestTailKeepsTheLastLines(t *testing.T) {
 	if len(lines) != Lines {
 		t.Fatalf("%d lines, want %d", len(lines), Lines)
 	}
+	if got := tail.Last(1); got != lines[Lines-1] {
+		t.Errorf("the last line is %q, want %q", got, lines[Lines-1])
+	}
 	for i, line := range lines {
 		if want := fmt.Sprintf("msg=kept n=%d", i+5); !strings.HasSuffix(line, want) {
 			t.Errorf("line %d is %q, want it to end in %q", i, line, want)

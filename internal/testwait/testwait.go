@@ -27,6 +27,12 @@ func Until(t testing.TB, what string, problem func() string) {
 	}
 }
 
+// For is Until with a condition that has no more to say than its name.
+func For(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	Until(t, what, func() string { return Unless(ok(), "it is false") })
+}
+
 // Unless returns "" if ok, else the formatted problem.
 func Unless(ok bool, format string, args ...any) string {
 	if ok {
