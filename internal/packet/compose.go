@@ -10,7 +10,7 @@ import (
 	"palisade/ec2"
 )
 
-// A Template says what Compose builds.
+// A Template describes a frame that Compose builds.
 type Template struct {
 	Flow           Flow
 	SrcMAC, DstMAC ec2.MAC
@@ -24,8 +24,8 @@ type Template struct {
 	DontFragment   bool
 }
 
-// Compose builds an IPv4 frame with correct lengths and checksums, for traces and tests.
-// It is no part of the data path.
+// Compose builds an IPv4 frame with correct lengths and checksums, for traces and tests. It
+// is not part of the data path.
 func Compose(t Template) ([]byte, error) {
 	if !t.Flow.Src.Is4() || !t.Flow.Dst.Is4() {
 		return nil, fmt.Errorf("compose %v: not IPv4", t.Flow)
@@ -54,7 +54,7 @@ func Compose(t Template) ([]byte, error) {
 	if err := gopacket.SerializeLayers(buf, options, append(all, gopacket.Payload(t.Payload))...); err != nil {
 		return nil, fmt.Errorf("compose %v: %w", t.Flow, err)
 	}
-	// gopacket pads to the 60 bytes of a wire; a TAP does not.
+	// gopacket pads to the 60 bytes of Ethernet; a TAP does not.
 	return buf.Bytes()[:ethernetLen+int(ip.Length)], nil
 }
 

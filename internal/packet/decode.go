@@ -20,8 +20,8 @@ const (
 	icmpLen     = 8
 )
 
-// A Decoder reads frames. It reuses its layers from frame to frame, so each poller has
-// its own and no two goroutines share one.
+// A Decoder decodes frames. It reuses its layers for each frame, so a poller owns one and no
+// two goroutines use it.
 type Decoder struct {
 	parser  *gopacket.DecodingLayerParser
 	decoded []gopacket.LayerType
@@ -35,11 +35,11 @@ type Decoder struct {
 	payload  gopacket.Payload
 }
 
-// outermostIPv4 keeps gopacket from following IP in IP: it would decode the inner packet
-// into the same layer, and the inner addresses would be judged instead of the outer ones.
+// outermostIPv4 stops gopacket at the outer header of IP in IP. Otherwise it would decode the
+// inner packet into the same layer, and the inner addresses would be judged.
 type outermostIPv4 struct{ layers.IPv4 }
 
-// NextLayerType names the transport headers that connections are made of, else payload.
+// NextLayerType is TCP, UDP or ICMP, or payload for all other protocols.
 func (ip *outermostIPv4) NextLayerType() gopacket.LayerType {
 	switch next := ip.IPv4.NextLayerType(); next {
 	case layers.LayerTypeTCP, layers.LayerTypeUDP, layers.LayerTypeICMPv4:
@@ -57,7 +57,7 @@ func NewDecoder() *Decoder {
 		d.parser.AddDecodingLayer(l)
 	}
 	d.parser.IgnoreUnsupported = true
-	// A panic is the poller's to recover and count, with the frame in its hand.
+	// The poller recovers and counts panics, because it knows the frame.
 	d.parser.IgnorePanic = true
 	return d
 }
@@ -90,8 +90,8 @@ func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// PeekFlow reads the flow of a frame of TCP or UDP as Decode would, if it is one as most
-// are, and holds it against nothing: it is a guess of what Decode will say.
+// PeekFlow reads the flow of a TCP or UDP frame without IP options and fragments, and makes
+// no checks. It guesses what Decode will return.
 func PeekFlow(frame []byte) (f Flow, ok bool) {
 	failpoint.Reach()
 	const l4 = ethernetLen + ipv4MinLen
@@ -161,9 +161,8 @@ func (d *Decoder) fillICMP(l4 []byte, p *Packet) {
 	}
 }
 
-// fillQuoted reads the packet inside an ICMP error: its IP header and the first eight
-// bytes behind it (RFC 792). The bytes there may have been cut off; they are the only
-// ones that are looked at.
+// fillQuoted reads the packet inside an ICMP error: its IP header and the first eight bytes
+// after it (RFC 792). It reports false if they are truncated, and reads no more bytes.
 func fillQuoted(b []byte, p *Packet) bool {
 	failpoint.Reach()
 	if len(b) < ipv4MinLen || b[0]>>4 != 4 {

@@ -7,17 +7,16 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// quotedLen is how much of a packet an ICMP error repeats: what RFC 1812 §4.3.2.3 allows,
-// an error of 576 bytes.
+// quotedLen is the number of bytes of a packet that an ICMP error quotes: as many as fit in
+// an error of 576 bytes (RFC 1812 §4.3.2.3).
 const quotedLen = 576 - ipv4MinLen - icmpLen
 
-// FragmentationNeeded writes into out the error that tells the sender of a packet that
-// mtu bytes would have passed, and returns the frame, still without MACs. out must hold
-// 590 bytes.
+// FragmentationNeeded writes to out the ICMP error that tells the sender of a packet the
+// mtu. It returns the frame, without MACs. out must hold 590 bytes.
 //
 //	|   type 3      |    code 4     |           checksum            |
 //	|            unused             |         next-hop MTU          |
-//	|            IP header and begin of the packet                  |  RFC 1191 §4
+//	|            IP header and first bytes of the packet            |  RFC 1191 §4
 func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu int) []byte {
 	failpoint.Reach()
 	quoted := frame[p.L3:min(p.Len, p.L3+quotedLen)]
@@ -44,9 +43,9 @@ func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu i
 }
 
 // Fragment cuts a finished IPv4 packet, which begins at l3 of a frame that Decode has
-// accepted, into fragments of at most mtu bytes, and hands each to emit in scratch, which
-// must hold one with its Ethernet header (RFC 791 §3.2, "An Example Fragmentation
-// Procedure"). It stops at emit's first error.
+// accepted, into fragments of at most mtu bytes (RFC 791 §3.2, "An Example Fragmentation
+// Procedure"). It builds each in scratch, which must hold one with its Ethernet header, and
+// passes it to emit. It stops at the first error of emit.
 func Fragment(frame []byte, l3, mtu int, scratch []byte, emit func([]byte) error) error {
 	failpoint.Reach()
 	header := l3 + int(frame[l3]&15)*4
@@ -76,8 +75,8 @@ func Fragment(frame []byte, l3, mtu int, scratch []byte, emit func([]byte) error
 	return nil
 }
 
-// keepCopied blanks the options that only the first fragment carries: those without the
-// copied flag. Decode has walked them.
+// keepCopied replaces options without the copied flag by NOPs, because only the first
+// fragment carries them. Decode has checked the options.
 func keepCopied(options []byte) {
 	for len(options) > 0 && options[0] != 0 {
 		n := 1

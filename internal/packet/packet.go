@@ -1,17 +1,17 @@
-// Package packet turns the bytes of a frame into values, once, and changes them in place.
+// Package packet decodes the bytes of a frame into values, and changes frames in place.
 //
-// Decode is the only door: it reads a frame through one reused gopacket
-// DecodingLayerParser, surrounded by the checks gopacket leaves to its caller, and fills
-// a flat Packet. A frame that gets past it has lengths, header sizes and flags that
-// agree with each other, so nothing behind it checks a bound again. Sanitize does the
-// same for the virtio header in front of the frame.
+// Decode reads a frame with one reused gopacket DecodingLayerParser, makes the checks that
+// gopacket leaves to its caller, and fills a flat Packet. The lengths, header sizes and
+// flags of a frame that Decode accepts agree with each other, so later code checks no
+// bounds. Sanitize does the same for the virtio header before the frame.
 //
-// The rest edits frames that Decode has accepted: SetMACs, RewriteSource and
+// The other functions edit frames that Decode has accepted: SetMACs, RewriteSource and
 // RewriteDestination (1:1 NAT, with every checksum), FinishChecksum and Segment for
-// devices without offloads, and ARPReply.
+// devices without offloads, and ARPReply. A Train joins packets into one frame, and a Cutter
+// cuts such a frame into packets.
 //
-// It decides nothing about who may talk to whom, keeps no state between frames, and
-// allocates nothing. It is the only importer of gopacket.
+// The package does not decide which packets may pass. Its functions allocate nothing on the
+// data path; only Decoder, Train and Cutter keep state. It is the only importer of gopacket.
 package packet
 
 import (
@@ -20,14 +20,14 @@ import (
 	"palisade/ec2"
 )
 
-// EtherTypes that are looked into.
+// EtherTypes that Decode knows.
 const (
 	EtherTypeIPv4 = 0x0800
 	EtherTypeARP  = 0x0806
 	EtherTypeIPv6 = 0x86dd
 )
 
-// IP protocols whose headers are looked into.
+// IP protocols whose headers Decode reads.
 const (
 	ProtocolICMP = 1
 	ProtocolTCP  = 6
@@ -44,7 +44,8 @@ const (
 	URG
 )
 
-// ICMP types that connections are made of; the rest is judged by rules alone.
+// ICMP types of queries, replies and errors that Decode reads. Packets of other types belong
+// to no connection.
 const (
 	ICMPEchoReply      = 0
 	ICMPUnreachable    = 3
@@ -57,8 +58,8 @@ const (
 	ICMPTimestampReply = 14
 )
 
-// A Flow is one direction of a connection. For an ICMP query and its answer both ports
-// hold the identifier; for what has no ports they are zero.
+// A Flow is one direction of a connection. For an ICMP query and its reply both ports are
+// the identifier. For other protocols without ports they are zero.
 type Flow struct {
 	Src, Dst         netip.Addr
 	SrcPort, DstPort uint16
@@ -77,7 +78,7 @@ type Packet struct {
 
 	L3      int // where the IP header begins
 	L4      int // where the transport header begins
-	Payload int // where the transport payload begins; L4 for what has no known header
+	Payload int // where the transport payload begins; L4 if the transport header is unknown
 	Len     int // the frame without Ethernet padding
 
 	// A fragment that is not the first has HasL4 false and no ports in Flow.
@@ -89,8 +90,8 @@ type Packet struct {
 	FragOffset   int    // in bytes
 	FragLen      int    // bytes of IP payload here
 	Partial      bool   // the transport checksum covers the pseudo-header only (virtio NEEDS_CSUM)
-	Segments     uint32 // how many packets this frame is on a wire
-	Quoted       Flow   // the packet an ICMP error is about, in the direction it was sent
+	Segments     uint32 // number of packets that the frame stands for
+	Quoted       Flow   // of the packet that an ICMP error quotes, in the direction it was sent
 	QuotedL3     int    // where the quoted IP header begins
 	QuotedICMP   uint8  // ICMP type of the quoted packet
 	HasQuoted    bool
@@ -101,14 +102,14 @@ type Packet struct {
 	ARPTargetIP  netip.Addr
 }
 
-// An Origin is the interface that a frame from another node was sent by, as that node says
-// inside the seal. The node itself is who the seal says it is.
+// An Origin names the interface that sent a frame on another node. The seal of the datagram
+// proves the node; the node names the interface.
 type Origin struct {
-	Node  uint32 // number of the sending node; never 0 in what was received
-	VNI   uint32 // of the network the receiver is in
+	Node  uint32 // number of the sending node; never 0 in a received datagram
+	VNI   uint32 // of the receiver's network
 	Epoch uint64 // of the sending interface's lease
-	// Unnamed: it said no more than the network, so that Epoch is nothing. Only what a
-	// node received on a trusted underlay is.
+	// Unnamed: the datagram names a network and no interface, so Epoch is unset. Only
+	// datagrams of a trusted underlay (VXLAN) are unnamed.
 	Unnamed bool
 }
 
@@ -117,8 +118,8 @@ func (p *Packet) IsFirstSYN() bool {
 	return p.Flow.Protocol == ProtocolTCP && p.TCPFlags&(SYN|ACK) == SYN
 }
 
-// RuleKey is what a rule's range is compared with: the destination port, or for ICMP
-// the type in the high byte and the code in the low one, else zero.
+// RuleKey is the number that is compared with a rule's range: the destination port, or for
+// ICMP the type in the high byte and the code in the low byte, or zero.
 func (p *Packet) RuleKey() uint16 {
 	switch p.Flow.Protocol {
 	case ProtocolTCP, ProtocolUDP:

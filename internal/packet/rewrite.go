@@ -9,15 +9,15 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// SetMACs addresses the frame on its last hop.
+// SetMACs writes the frame's destination and source MAC.
 func SetMACs(frame []byte, dst, src ec2.MAC) {
 	copy(frame[0:6], dst[:])
 	copy(frame[6:12], src[:])
 }
 
-// RewriteSource gives the packet the source address to, as 1:1 NAT does on the way out:
-// in the IP header, in the pseudo-header of a full or partial transport checksum, and,
-// in an ICMP error, as the destination of the packet it quotes, if it is that. p follows.
+// RewriteSource changes the packet's source address to to, as 1:1 NAT does for outgoing
+// packets: in the IP header, in a full or partial transport checksum, and in an ICMP error
+// also as destination of the quoted packet, if that was the old address. It updates p.
 func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
 	failpoint.Reach()
 	rewrite(frame, p, p.L3+12, to)
@@ -28,8 +28,8 @@ func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
 	p.Flow.Src = to
 }
 
-// RewriteDestination is RewriteSource for the other end: the destination of the packet,
-// and the source of the packet that an ICMP error quotes.
+// RewriteDestination changes the packet's destination address, and in an ICMP error the source
+// of the quoted packet, as RewriteSource does.
 func RewriteDestination(frame []byte, p *Packet, to netip.Addr) {
 	failpoint.Reach()
 	rewrite(frame, p, p.L3+16, to)
@@ -63,9 +63,9 @@ func rewrite(frame []byte, p *Packet, at int, to netip.Addr) {
 	}
 }
 
-// rewriteQuoted changes an address of the packet inside an ICMP error. The checksum of
-// the quoted IP header changes with it, and the ICMP checksum covers both changes. The
-// quoted transport checksum is of a packet that has passed and is left alone.
+// rewriteQuoted changes an address of the packet inside an ICMP error, the checksum of the
+// quoted IP header, and the ICMP checksum, which covers both. It does not change the quoted
+// transport checksum: receivers do not check it, because a quote is usually truncated.
 func rewriteQuoted(frame []byte, p *Packet, at int, to netip.Addr) {
 	failpoint.Reach()
 	icmp := frame[p.L4+2:]
@@ -82,13 +82,13 @@ func rewriteQuoted(frame []byte, p *Packet, at int, to netip.Addr) {
 	update(icmp, before, after)
 }
 
-// update patches a complete checksum for four bytes that changed (RFC 1624, eqn. 3).
+// update corrects a complete checksum for four changed bytes (RFC 1624, eqn. 3).
 func update(field []byte, old, new [4]byte) {
 	sum := uint32(^binary.BigEndian.Uint16(field))
 	binary.BigEndian.PutUint16(field, ^fold(sum+difference(old, new)))
 }
 
-// updateTransport also knows the partial form, which is the sum itself, not its complement.
+// updateTransport also updates the partial form, which is the sum and not its complement.
 func updateTransport(field []byte, old, new [4]byte, partial bool) {
 	if !partial {
 		update(field, old, new)
@@ -138,13 +138,13 @@ func sum16(b []byte) uint32 {
 		last += uint64(b[0]) << 8
 	}
 	sum, carry = bits.Add64(sum, last, carry)
-	sum += carry // leaves none: what has overflowed is small
+	sum += carry // cannot overflow: after an overflow the sum is small
 	sum = sum>>32 + sum&0xffffffff
 	return uint32(fold(uint32(sum>>32 + sum&0xffffffff)))
 }
 
-// ARPReply turns a request in place into the answer that mac has its target address,
-// and returns the frame to send back.
+// ARPReply changes a request in place to the reply that its target address has the MAC mac,
+// and returns the frame to send.
 func ARPReply(frame []byte, p *Packet, mac ec2.MAC) []byte {
 	failpoint.Reach()
 	SetMACs(frame, p.ARPSender, mac)
@@ -158,8 +158,8 @@ func ARPReply(frame []byte, p *Packet, mac ec2.MAC) []byte {
 	return frame[:ethernetLen+arpLen]
 }
 
-// Announcement writes a gratuitous ARP request into frame: mac has addr (RFC 5227 §1.1).
-// frame must hold 42 bytes; the part written is returned.
+// Announcement writes to frame a gratuitous ARP request that mac has addr (RFC 5227 §1.1),
+// and returns it. frame must hold 42 bytes.
 func Announcement(frame []byte, mac ec2.MAC, addr netip.Addr) []byte {
 	copy(frame[0:6], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	copy(frame[6:12], mac[:])

@@ -6,8 +6,8 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// FinishChecksum completes a partial transport checksum, for a device or a wire that
-// will not. It clears p.Partial and the flag in the virtio header.
+// FinishChecksum completes a partial transport checksum for a device that does not. It
+// clears p.Partial and the flag in the virtio header.
 func FinishChecksum(offload, frame []byte, p *Packet) {
 	failpoint.Reach()
 	if !p.Partial {
@@ -23,13 +23,12 @@ func FinishChecksum(offload, frame []byte, p *Packet) {
 	clear(offload[:OffloadLen])
 }
 
-// MaxHeaders is how long the headers of a frame can be that stands for several packets.
+// MaxHeaders is the largest size of the headers of a frame that stands for several packets.
 const MaxHeaders = ethernetLen + 60 + 60
 
-// A Cutter cuts a frame that stands for several packets into those packets, in the frame's
-// own bytes and from the front: a packet has its headers right before its payload, over
-// the end of the one before, which must be done with by then. No transport checksum is
-// computed: their fields hold nothing of use.
+// A Cutter cuts a frame that stands for several packets into those packets, in place and from
+// the front. It writes the headers of each packet before its payload, over the end of the
+// packet before, which must not be used any more. It computes no transport checksums.
 type Cutter struct {
 	frame   []byte
 	p       *Packet
@@ -40,8 +39,8 @@ type Cutter struct {
 	sum     uint32 // of the IP header without length, identification and checksum
 }
 
-// Begin takes a frame that Sanitize has accepted with its virtio header. The Cutter keeps
-// both frame and p until the last packet.
+// Begin starts with a frame that Sanitize has accepted. The Cutter uses frame and p until the
+// last packet.
 func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
 	failpoint.Reach()
 	c.frame, c.p, c.size = frame, p, int(native.Uint16(offload[4:]))
@@ -51,7 +50,7 @@ func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
 	c.sum = sum16(ip[:2]) + sum16(ip[6:10]) + sum16(ip[12:])
 }
 
-// Next makes the next packet and says where in the frame it is; false when there is none.
+// Next makes the next packet and returns its place in the frame, or false after the last.
 func (c *Cutter) Next() (start, end int, ok bool) {
 	failpoint.Reach()
 	if c.at >= c.p.Len {
@@ -63,7 +62,7 @@ func (c *Cutter) Next() (start, end int, ok bool) {
 	return start, end, true
 }
 
-// put writes the headers of the next packet, the last or not, before its payload.
+// put writes the headers of the next packet before its payload.
 func (c *Cutter) put(out []byte, last bool) {
 	failpoint.Reach()
 	p := c.p
@@ -82,14 +81,14 @@ func (c *Cutter) put(out []byte, last bool) {
 		l4[13] &^= FIN | PSH
 	}
 	if c.index > 0 {
-		l4[13] &^= tcpCWR // it is for the first segment (RFC 3168 §6.1.2)
+		l4[13] &^= tcpCWR // only the first segment has it (RFC 3168 §6.1.2)
 	}
 }
 
-// Segment cuts a frame that stands for several packets into those packets, each with
-// its own lengths, sequence number and finished checksums, and hands each to emit in
-// scratch, which must hold the frame's headers and one segment. It stops at emit's
-// first error. A frame that stands for one packet is emitted with its checksum finished.
+// Segment cuts a frame that stands for several packets into those packets, with their own
+// lengths, sequence numbers and finished checksums. It builds each in scratch, which must
+// hold the frame's headers and one segment, and passes it to emit. It stops at the first
+// error of emit. A frame that stands for one packet is emitted with its checksum finished.
 func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte) error) error {
 	failpoint.Reach()
 	size := int(native.Uint16(offload[4:]))
@@ -113,8 +112,8 @@ func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte)
 	return nil
 }
 
-// Finish computes the transport checksum of a packet from nothing. p is of the packet, or of
-// the frame that it was cut from.
+// Finish computes the transport checksum of a packet from its bytes. p describes the packet,
+// or the frame that it was cut from.
 func Finish(frame []byte, p *Packet) {
 	failpoint.Reach()
 	l4 := frame[p.L4:]

@@ -9,10 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Shed gives back to the kernel what this process holds and does not need because it never
-// decodes a frame: tables that gopacket fills when it is initialized, 5 MiB in every
-// process of this binary, and what the initialization of other packages left behind. Of
-// this package nothing may be called after it.
+// Shed returns memory to the kernel in a process that decodes no frames: the tables of 5 MiB
+// that gopacket fills when it is initialized, and the garbage of other packages'
+// initialization. Afterwards no other function of this package may be called.
 func Shed() {
 	for _, table := range [][]byte{
 		unsafe.Slice((*byte)(unsafe.Pointer(&layers.EthernetTypeMetadata)), unsafe.Sizeof(layers.EthernetTypeMetadata)),

@@ -7,14 +7,14 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// Marks say of a packet what its bytes do not.
+// Marks describe a packet besides its bytes.
 type Marks uint8
 
 const (
-	// Unfinished: its transport checksum was never computed, because what carries the
-	// packet protects it better. The field holds nothing of use.
+	// Unfinished: its transport checksum was never computed, because the seal of its
+	// datagram protects it better. The value of the field is undefined.
 	Unfinished Marks = 1 << iota
-	// Followed: it was cut from a frame that goes on with the next packet.
+	// Followed: it was cut from a frame, and the next packet of that frame follows.
 	Followed
 )
 
@@ -23,39 +23,39 @@ const (
 	dontFragment = 0x40 // in the first byte of flags and offset
 
 	maxFrame = ethernetLen + 65535
-	// maxTrainUDP is how many datagrams every Linux takes as one (UDP_MAX_SEGMENTS,
-	// which was 64 before 6.9).
+	// maxTrainUDP is how many datagrams in one frame every Linux accepts
+	// (UDP_MAX_SEGMENTS, which was 64 before 6.9).
 	maxTrainUDP = 64
 )
 
-// A Train joins unfinished packets that follow each other in one flow into a frame that
-// stands for all of them, as the kernel's GRO does. What Segment makes of that frame are
-// the same packets again; so whatever would get lost or be changed is not joined:
+// A Train joins consecutive unfinished packets of one flow into a frame that stands for all
+// of them, as the kernel's GRO does. Segment must restore the same packets, so packets that
+// joining would change are not joined:
 //
-//   - Headers must be equal, but for lengths, checksums, the identification, which goes up
-//     by one, and the sequence number, which goes on where the last packet ended.
-//   - All payloads have the size of the first, but the last, which may be smaller.
-//   - PSH and FIN end a train; SYN, RST, URG, CWR, IP options and fragments are in none.
-//   - UDP datagrams are joined if they were one frame at the sender, or if they waited one
-//     behind the other in the queue of a device (Lead and Follow) and may not be fragmented,
-//     so that their identification means nothing and is not kept (RFC 6864 §4.1).
+//   - Headers must be equal, except lengths, checksums, the identification, which increases
+//     by one, and the sequence number, which continues where the packet before ended.
+//   - All payloads have the size of the first. The last may be smaller.
+//   - PSH and FIN end a train. Packets with SYN, RST, URG, CWR, IP options or fragments are
+//     not joined.
+//   - UDP datagrams are joined if the sender had them in one frame, or if they were queued
+//     one after the other in a device (Lead and Follow) and have the don't-fragment flag. The
+//     identification of the latter has no meaning and is not kept (RFC 6864 §4.1).
 //
-// It is one reader's.
+// One goroutine uses a Train. It starts again with each Begin or Lead.
 type Train struct {
 	b       []byte // virtio header and frame
 	end     int    // of the frame in b
-	l4      int    // in the frame; 0: not known
+	l4      int    // in the frame; 0 if the first packet cannot be joined
 	payload int    // in the frame
 	size    int    // of the first payload
 	pieces  int
 	open    bool
-	queued  bool             // its packets waited in the queue of a device
+	queued  bool             // its packets are from the queue of a device: Lead
 	first   [MaxHeaders]byte // the headers of the first packet
 }
 
-// Begin makes a train of the packet behind the ten bytes of b that its virtio header is
-// to have; b[:n] holds both. A frame that is no packet is one of its own, for Decode to
-// refuse.
+// Begin starts a train with a packet. b[:n] holds ten bytes for the virtio header and then
+// the packet. A malformed packet becomes a train of its own, and Decode refuses it later.
 func (t *Train) Begin(b []byte, n int, marks Marks) {
 	failpoint.Reach()
 	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, false
@@ -64,7 +64,7 @@ func (t *Train) Begin(b []byte, n int, marks Marks) {
 	if marks&Unfinished == 0 {
 		return
 	}
-	b[0] = needsChecksum // without more, Sanitize refuses it
+	b[0] = needsChecksum // Sanitize refuses it if the other fields stay zero
 	l4, payload, ok := transportOf(frame)
 	if !ok {
 		return
@@ -76,8 +76,7 @@ func (t *Train) Begin(b []byte, n int, marks Marks) {
 	}
 }
 
-// transportOf finds the headers of a whole IPv4 packet of TCP or UDP without anything
-// behind it.
+// transportOf finds the headers of an unfragmented TCP or UDP packet without padding.
 func transportOf(frame []byte) (l4, payload int, ok bool) {
 	failpoint.Reach()
 	if len(frame) < ethernetLen+ipv4MinLen || binary.BigEndian.Uint16(frame[12:]) != EtherTypeIPv4 {
@@ -98,13 +97,13 @@ func transportOf(frame []byte) (l4, payload int, ok bool) {
 	return 0, 0, false
 }
 
-// validIPv4 reports whether the checksum of an IP header without options is right. A wrong
-// one would be put right by joining.
+// validIPv4 reports whether the checksum of an IP header without options is right. Joining
+// would correct a wrong one.
 func validIPv4(frame []byte) bool {
 	return fold(sum16(frame[ethernetLen:ethernetLen+ipv4MinLen])) == 0xffff
 }
 
-// mayLead reports whether packets may be joined to a first one.
+// mayLead reports whether other packets may be joined to this first one.
 func (t *Train) mayLead(frame []byte, marks Marks) bool {
 	if frame[ethernetLen+9] == ProtocolUDP {
 		return marks&Followed != 0 && t.size > 0
@@ -112,8 +111,8 @@ func (t *Train) mayLead(frame []byte, marks Marks) bool {
 	return frame[t.l4+13]&(FIN|SYN|RST|PSH|ACK|URG|tcpCWR) == ACK && t.size >= minTCPSegment
 }
 
-// Joinable reports whether a packet whose checksum was computed could be one of a Train, as
-// one of TCP with enough in it can, and the checksum is right.
+// Joinable reports whether a packet with a computed checksum can be part of a Train: whether
+// it is TCP, has enough payload, and its checksum is right.
 func Joinable(frame []byte) bool {
 	failpoint.Reach()
 	l4, payload, ok := transportOf(frame)
@@ -123,7 +122,7 @@ func Joinable(frame []byte) bool {
 	return rightChecksum(frame, l4)
 }
 
-// Joined is how many packets a frame stands for that Finish has completed.
+// Joined is the number of packets in a frame that Finish has completed.
 func Joined(b []byte) int {
 	size, headers := int(native.Uint16(b[4:])), int(native.Uint16(b[2:]))
 	if b[1] == gsoNone || size == 0 {
@@ -132,8 +131,8 @@ func Joined(b []byte) int {
 	return max(1, (len(b)-OffloadLen-headers+size-1)/size)
 }
 
-// Lead begins a train of a frame behind its virtio header, b[:n], as a device gave them, and
-// reports whether others may Follow: if it is one whole UDP datagram. It changes nothing.
+// Lead starts a train with a virtio header and frame from a device, b[:n]. It reports whether
+// others may Follow: whether the frame is one unfragmented UDP datagram. It does not change b.
 func (t *Train) Lead(b []byte, n int) bool {
 	failpoint.Reach()
 	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, true
@@ -148,8 +147,8 @@ func (t *Train) Lead(b []byte, n int) bool {
 	return true
 }
 
-// Follow joins a copy of the frame that the device gave next to one that leads, if it is the
-// next datagram of the same flow. The checksum of each must be right, or left to offloads.
+// Follow joins a copy of the device's next frame to the train, if it is a datagram of the
+// same flow. The checksum of each must be right, or left to offloads.
 func (t *Train) Follow(b []byte) bool {
 	failpoint.Reach()
 	frame := b[OffloadLen:]
@@ -166,8 +165,8 @@ func (t *Train) Follow(b []byte) bool {
 	return true
 }
 
-// intact reports whether a frame behind its virtio header, of UDP by its headers, is one
-// datagram whose checksum is right, or yet to be computed as Sanitize would have it.
+// intact reports whether a virtio header and UDP frame are one datagram whose checksum is
+// right, or is left to offloads in the way that Sanitize accepts.
 func intact(b []byte, l4 int) bool {
 	failpoint.Reach()
 	if b[1] != gsoNone {
@@ -177,33 +176,33 @@ func intact(b []byte, l4 int) bool {
 		return int(native.Uint16(b[6:])) == l4 && native.Uint16(b[8:]) == udpChecksumAt
 	}
 	frame := b[OffloadLen:]
-	none := binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 // and joined datagrams would all have one
-	return !none && rightChecksum(frame, l4)
+	absent := binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 // joined datagrams would get a checksum
+	return !absent && rightChecksum(frame, l4)
 }
 
-// rightChecksum reports whether the transport checksum of a whole IPv4 packet is right.
+// rightChecksum reports whether the transport checksum of an unfragmented IPv4 packet is right.
 func rightChecksum(frame []byte, l4 int) bool {
 	ip := frame[ethernetLen:]
 	return fold(sum16(ip[12:20])+uint32(ip[9])+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
 }
 
-// Open reports whether another packet may join.
+// Open reports whether another packet may be joined.
 func (t *Train) Open() bool { return t.open }
 
-// End is where the payload of the next packet belongs in b.
+// End is the offset in b where the payload of the next packet must be placed.
 func (t *Train) End() int { return t.end }
 
-// HeaderLen is how long the headers of the next packet are, if it is to join.
+// HeaderLen is the size of the headers that the next packet must have to be joined.
 func (t *Train) HeaderLen() int { return t.payload }
 
-// Room reports whether a next packet of n bytes could join, by its size.
+// Room reports whether the size of a next packet of n bytes allows it to be joined.
 func (t *Train) Room(n int) bool {
 	payload := n - t.payload
 	return payload > 0 && payload <= t.size && t.end+payload <= OffloadLen+maxFrame
 }
 
-// Join takes the next packet, if it is of the train. Its payload must be where it belongs
-// already, with its headers before it, over payload that the caller puts back.
+// Join joins the next packet, if it belongs to the train. Its payload must be at End
+// already. Its headers, before it, overwrite payload that the caller restores afterwards.
 func (t *Train) Join(piece []byte, marks Marks) bool {
 	failpoint.Reach()
 	if !t.open || marks&Unfinished == 0 || !t.Room(len(piece)) || !t.continues(piece) {
@@ -213,7 +212,7 @@ func (t *Train) Join(piece []byte, marks Marks) bool {
 	return true
 }
 
-// take counts a packet in that is of the train.
+// take adds a packet that belongs to the train.
 func (t *Train) take(piece []byte, marks Marks) {
 	failpoint.Reach()
 	n := len(piece) - t.payload
@@ -230,7 +229,7 @@ func (t *Train) take(piece []byte, marks Marks) {
 	}
 }
 
-// continues holds the headers of a packet against those of the first one.
+// continues compares the headers of a packet with those of the first one.
 func (t *Train) continues(piece []byte) bool {
 	failpoint.Reach()
 	l4, payload, ok := transportOf(piece)
@@ -256,7 +255,7 @@ func (t *Train) continues(piece []byte) bool {
 // Finish completes the frame and its virtio header and returns the length of both.
 func (t *Train) Finish() int {
 	failpoint.Reach()
-	if t.l4 == 0 || t.queued && t.pieces == 1 { // as it came
+	if t.l4 == 0 || t.queued && t.pieces == 1 { // unchanged
 		return t.end
 	}
 	offload, frame := t.b[:OffloadLen], t.b[OffloadLen:t.end]
@@ -282,7 +281,7 @@ func (t *Train) Finish() int {
 		ip[10], ip[11] = 0, 0
 		binary.BigEndian.PutUint16(ip[10:], ^fold(sum16(ip)))
 	}
-	// What an unfinished checksum holds is the sum of the pseudo-header alone.
+	// An unfinished checksum is the sum of the pseudo-header alone.
 	binary.BigEndian.PutUint16(l4[field:], fold(sum16(ip[12:20])+uint32(ip[9])+uint32(len(l4))))
 	t.open = false
 	return t.end

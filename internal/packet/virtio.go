@@ -7,22 +7,22 @@ import (
 	"palisade/internal/verdict"
 )
 
-// OffloadLen is the size of the virtio header that stands before every frame.
+// OffloadLen is the size of the virtio header before every frame.
 //
 //	|  flags  |gso_type |     hdr_len     |     gso_size    |
 //	|    csum_start     |   csum_offset   |   virtio 1.2 §5.1.6, native byte order
 const OffloadLen = 10
 
-// Offloads are what a device takes besides finished single packets.
+// Offloads are the kinds of unfinished frames that a device takes.
 type Offloads uint8
 
 const (
 	NoOffloads       Offloads = iota
-	StreamOffloads            // unfinished checksums, and frames that stand for several segments of TCP
-	DatagramOffloads          // and for several datagrams of UDP: Linux 6.2 and later (TUN_F_USO4)
+	StreamOffloads            // frames with unfinished checksums, and frames of several TCP segments
+	DatagramOffloads          // also frames of several UDP datagrams: Linux 6.2 and later (TUN_F_USO4)
 )
 
-// Take reports whether a device takes a frame as it is.
+// Take reports whether a device with these offloads takes a frame as it is.
 func (o Offloads) Take(p *Packet) bool {
 	return o == DatagramOffloads || o == StreamOffloads && (p.Segments <= 1 || p.Flow.Protocol == ProtocolTCP)
 }
@@ -44,11 +44,11 @@ const (
 
 var native = binary.NativeEndian
 
-// Sanitize holds the virtio header against the packet behind it and writes it anew
-// from what Decode found, so that no byte of it survives that a sender chose freely: a
-// forged csum_start would have the receiving kernel overwrite a port after the verdict,
-// a forged gso_size would cut the frame into packets nobody judged. mtu is the largest
-// IP packet of the network in bytes. It sets p.Partial and p.Segments.
+// Sanitize compares the virtio header with the packet after it, and writes the header again
+// from what Decode found, so that it keeps no byte that a sender chose freely. With a forged
+// csum_start the receiving kernel would overwrite a port after the verdict; with a forged
+// gso_size it would cut the frame into packets that were not judged. mtu is the largest IP
+// packet of the network in bytes. Sanitize sets p.Partial and p.Segments.
 func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	flags, gso, size := offload[0], offload[1], int(native.Uint16(offload[4:]))
@@ -84,8 +84,8 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	return Fits(offload, p, mtu)
 }
 
-// Fits reports whether a packet is at most mtu bytes long, each one if the frame behind
-// the sanitized header stands for several.
+// Fits reports whether the IP packet has at most mtu bytes, or, if the frame stands for
+// several, each of them. The header must be sanitized.
 func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	largest := p.Len - p.L3
@@ -98,8 +98,8 @@ func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// checksumOffset is where in its transport header a packet's checksum stands, or -1 for
-// a packet whose checksum no offload computes.
+// checksumOffset is the offset of the checksum in the transport header, or -1 for a packet
+// whose checksum is not offloaded.
 func checksumOffset(p *Packet) int {
 	switch {
 	case p.EtherType != EtherTypeIPv4 || p.Fragment || !p.HasL4:
