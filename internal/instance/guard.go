@@ -282,7 +282,7 @@ func runGuard([]string) error {
 	}
 	unix.CloseOnExec(guardReceiveFD)
 	unix.CloseOnExec(guardSendFD)
-	packet.Shed()
+	packet.ReleaseMemory()
 	g := &guard{endFile: os.Args[2], init: -1, options: make(chan struct{}, maxOptions)}
 	g.problem = g.prepare()
 	for {

@@ -29,7 +29,7 @@ const (
 // runInit is process 1 of the instance. It serves the image's services, runs the user data, and reaps
 // orphaned processes, until it receives a signal to power off.
 func runInit([]string) error {
-	packet.Shed()
+	packet.ReleaseMemory()
 	unix.CloseOnExec(statusFD)
 	data, err := os.ReadFile(specPath)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Shed returns memory to the kernel in a process that decodes no frames: the tables of 5 MiB
+// ReleaseMemory returns memory to the kernel in a process that decodes no frames: the tables of 5 MiB
 // that gopacket fills when it is initialized, and the garbage of other packages'
 // initialization. Afterwards no other function of this package may be called.
-func Shed() {
+func ReleaseMemory() {
 	for _, table := range [][]byte{
 		unsafe.Slice((*byte)(unsafe.Pointer(&layers.EthernetTypeMetadata)), unsafe.Sizeof(layers.EthernetTypeMetadata)),
 		unsafe.Slice((*byte)(unsafe.Pointer(&layers.PPPTypeMetadata)), unsafe.Sizeof(layers.PPPTypeMetadata)),
