@@ -11,23 +11,23 @@ import (
 	"palisade/internal/peer"
 )
 
-// admit makes whoever holds a one-time token a member. The token is used up in the same
-// entry of the log, so that two nodes can never share one.
+// admit makes a node that presents a one-time token a member of the cluster. The same log entry uses
+// up the token, so that no two nodes can join with it.
 func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, error) {
 	token, ok := findToken(n.cluster.View(), r.Token)
 	if !ok {
-		// It may be newer than what this node has.
+		// The token may be newer than the state of this node.
 		view, err := n.cluster.ReadView(ctx)
 		if err != nil {
 			return peer.JoinAnswer{}, fmt.Errorf("%w: %w", peer.ErrUnavailable, err)
 		}
 		if token, ok = findToken(view, r.Token); !ok {
-			return peer.JoinAnswer{}, errors.New("the token is not known: it was used already, or it is of another cluster")
+			return peer.JoinAnswer{}, errors.New("the token is unknown: it was used already, or is for another cluster")
 		}
 	}
-	// Before the token is used up: a node without the key would be of no use.
-	if id := n.cluster.View().SealKey(); id != "" && !n.keys.holds(id) {
-		return peer.JoinAnswer{}, fmt.Errorf("%w: %s has not got the cluster key yet", peer.ErrUnavailable, n.config.Name)
+	// Check this before the token is used up: a node without the key can verify no signature.
+	if id := n.cluster.View().SealKey(); id != "" && !n.keys.has(id) {
+		return peer.JoinAnswer{}, fmt.Errorf("%w: %s does not have the cluster key yet", peer.ErrUnavailable, n.config.Name)
 	}
 	_, index, err := n.cluster.Apply(ctx, state.Command{Request: &state.AdmitNode{
 		Token: r.Token, SecretHash: r.SecretHash,
@@ -41,7 +41,7 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 		}
 		return peer.JoinAnswer{}, err
 	}
-	n.log.Info("a node was admitted", "node", r.Node, "role", token.Role, "address", r.Address, "index", index)
+	n.log.Info("node admitted to the cluster", "node", r.Node, "role", token.Role, "address", r.Address, "index", index)
 	a := peer.JoinAnswer{Role: string(cmp.Or(token.Role, ec2.Voter))}
 	if key := n.keys.key.Load(); key != nil {
 		a.Secret = key.Encode()

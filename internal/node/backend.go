@@ -10,12 +10,12 @@ import (
 	"palisade/ec2/state"
 )
 
-// enforceWait bounds how long an answer waits for this node's switch. What takes longer
-// is in the log; the change is made whatever happens here.
+// enforceWait bounds how long the answer to a change waits for this node's switch. The change is made
+// in any case.
 const enforceWait = 2 * time.Second
 
-// backend is what the API changes and reads: the cluster, and behind each change this
-// node's switch, so that an answer means that the rule is in force here.
+// backend is the cluster, for the API. Apply also waits for this node's switch, so that a change is in
+// force on this node when the client gets its answer.
 type backend struct{ *Node }
 
 func (b backend) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
@@ -26,7 +26,7 @@ func (b backend) Apply(ctx context.Context, cmd state.Command) (state.Result, ui
 	ctx, cancel := context.WithTimeout(ctx, enforceWait)
 	defer cancel()
 	if !b.plane.Wait(ctx, index) {
-		b.log.Warn("a change is not in force yet", "index", index, "enforced", b.plane.Enforced())
+		b.log.Warn("change not enforced yet", "index", index, "enforced", b.plane.Enforced())
 	}
 	return result, index, nil
 }
@@ -36,7 +36,7 @@ func (b backend) ReadView(ctx context.Context) (*state.View, error) {
 	return view, leaderless(err)
 }
 
-// leaderless marks an error that is for want of a leader, whose text the caller may know.
+// leaderless marks errors for lack of a leader as unavailable.
 func leaderless(err error) error {
 	if errors.Is(err, cluster.ErrNoLeader) || errors.Is(err, cluster.ErrOutcomeUnknown) {
 		return unavailable{err}
@@ -44,16 +44,16 @@ func leaderless(err error) error {
 	return err
 }
 
-// An unavailable is a query.Unavailable.
+// An unavailable is an error that the API answers with Unavailable and its text (query.Unavailable).
 type unavailable struct{ error }
 
 func (u unavailable) Unwrap() error       { return u.error }
 func (u unavailable) Unavailable() string { return u.Error() }
 
-// View is what this node goes by itself.
+// View is the newest state that this node has.
 func (b backend) View() *state.View { return b.cluster.View() }
 
-// Enforcement says which nodes go by the state of index.
+// Enforcement says which nodes enforce the state of index.
 func (b backend) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
 	e, err := b.cluster.Enforcement(ctx, index)
 	if err != nil {

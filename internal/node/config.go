@@ -19,22 +19,39 @@ import (
 	"palisade/switch/overlay"
 )
 
-// Config is a node's configuration file.
+// Config is the configuration file of a node.
 type Config struct {
-	Name          ec2.NodeID `toml:"name"`
-	Zone          string     `toml:"zone"` // its availability zone
-	Region        ec2.Region `toml:"region"`
-	DataDir       string     `toml:"data_dir"`       // durable: the log, the enforced index
-	APISocket     string     `toml:"api_socket"`     // where the EC2 Query API is served
-	ControlSocket string     `toml:"control_socket"` // where this node answers its operator
-	Arena         string     `toml:"arena"`          // the connections' file, on a tmpfs
+	// Name of the node, unique in its cluster. Required. It is part of the node's identity: with
+	// another name the daemon does not start.
+	Name ec2.NodeID `toml:"name"`
+	// Zone is the node's availability zone, such as us-east-1a. Required; read when the node begins
+	// or joins a cluster. Subnets of a zone without a node can have no instances.
+	Zone string `toml:"zone"`
+	// Region has the cluster's EC2-Classic network, and is named when an account is created. Required.
+	// Requests to another region find no EC2-Classic network.
+	Region ec2.Region `toml:"region"`
+	// DataDir is the directory of the Raft log, the enforced index, the cluster key and the node's
+	// identity. Required; created if it is missing. It must survive a reboot: without it the node has
+	// to join again under a new name.
+	DataDir string `toml:"data_dir"`
+	// APISocket is the path of the Unix socket that serves the EC2 Query API. Required; created at
+	// each start, for root only. Two nodes with one path replace each other's socket.
+	APISocket string `toml:"api_socket"`
+	// ControlSocket is the path of the Unix socket that the palisade command asks. Required; created at
+	// each start, for root only. Two nodes with one path replace each other's socket.
+	ControlSocket string `toml:"control_socket"`
+	// Arena is the path of the file that holds the connections, which must be on a tmpfs. Default:
+	// memory of the daemon, so that a restart of the daemon ends every tracked connection.
+	Arena string `toml:"arena"`
 
-	// APIListen serves the Query API on an address as well, with TLS and this node's
-	// certificate. Empty: on the socket alone.
+	// APIListen is an address and port that serves the Query API too, over TLS with the node's
+	// certificate, such as 192.0.2.11:8443. Default: none. It requires peer.listen. At an address that
+	// strangers reach, they can try access keys.
 	APIListen netip.AddrPort `toml:"api_listen"`
 
-	// Halt lets idle processors of a virtual machine halt while frames flow: a round trip
-	// takes some 40 us more, and the host has them for others.
+	// Halt lets idle processors of a virtual machine halt while frames flow. Default false: they stay
+	// awake. With true a round trip takes about 40 us longer, and the host has the processors for
+	// other machines.
 	Halt bool `toml:"halt"`
 
 	Peer     Peer      `toml:"peer"`
@@ -45,17 +62,19 @@ type Config struct {
 	Account  []Account `toml:"account"`
 }
 
-// Peer is how the nodes of a cluster reach each other. Without an address the node is a
-// cluster of one, and nothing listens.
+// Peer is how the nodes of a cluster reach each other. Without it the node is a cluster of one.
 type Peer struct {
-	// Listen is this node's own address on the underlay: Raft, calls between nodes and
-	// the exchange of keys, all within TLS. Gossip has the next port, tunnels the one
-	// behind it, or VXLAN's.
+	// Listen is the IPv4 address and port of this node on the underlay, such as 192.0.2.11:7400, for
+	// Raft, calls between nodes and the exchange of keys, all over TLS. Default: none. Gossip uses the
+	// next port; tunnels use the port after that, or 4789 for VXLAN. With an address that the other
+	// nodes do not reach, the node cannot join, or loses the cluster.
 	Listen netip.AddrPort `toml:"listen"`
-	// MTU of the underlay, in bytes of an IP packet. Default 1500.
+	// MTU of the underlay, in bytes of an IP packet, from 1280 to 9216. Default 1500. If it is larger
+	// than the underlay's, full packets between nodes are lost; if smaller, throughput is lower.
 	MTU int `toml:"mtu"`
-	// Overlay is the form of the tunnels, and the same at every node: "sealed", the
-	// default, or "vxlan", for an underlay that is trusted as a wire is.
+	// Overlay is the form of the tunnels: "sealed" (encrypted) or "vxlan" (not encrypted). Default
+	// "sealed". It must be the same on all nodes, otherwise no packet passes between them. With "vxlan"
+	// whoever can send on the underlay can send as any instance.
 	Overlay overlay.Form `toml:"overlay"`
 }
 
@@ -63,39 +82,65 @@ func (p Peer) gossip() netip.AddrPort { return netip.AddrPortFrom(p.Listen.Addr(
 
 func (p Peer) tunnel() netip.AddrPort { return plane.TunnelAddress(p.Listen, p.Overlay) }
 
-// Lab lets a node run images. Without it the node starts no process for anybody.
+// Lab lets a node boot instances. Without it the node only attaches interfaces to namespaces and
+// devices that exist.
 type Lab struct {
-	NamespacePrefix string `toml:"namespace_prefix"` // "lab-": instances are lab-i-…
-	InstanceDir     string `toml:"instance_dir"`
-	CgroupPrefix    string `toml:"cgroup_prefix"`
+	// NamespacePrefix begins the name of each instance's network namespace: with "lab-", instance
+	// i-1234 is in lab-i-1234. Default "": the node boots no instances. Two nodes on one machine may
+	// share it.
+	NamespacePrefix string `toml:"namespace_prefix"`
+	// InstanceDir is the directory of the instances' files. Required to boot instances. If it is lost,
+	// running instances cannot be adopted by the next daemon.
+	InstanceDir string `toml:"instance_dir"`
+	// CgroupPrefix is the cgroup below which each instance has its own. Required to boot instances. Two
+	// labs with one cgroup share its limits.
+	CgroupPrefix string `toml:"cgroup_prefix"`
 }
 
-// Uplink is the node's way to what is no instance. No device: no way.
+// Uplink is the node's device to the network outside the cluster. Without it instances reach only
+// instances.
 type Uplink struct {
-	Device     string  `toml:"device"`
-	Namespace  string  `toml:"namespace"` // where the device's other end is
-	Bridge     string  `toml:"bridge"`    // what it is a port of there
+	// Device is the name of the TAP that the node makes. Default "": no uplink.
+	Device string `toml:"device"`
+	// Namespace is the network namespace, below /run/netns, that gets the device. Default "": that of
+	// the daemon. In a wrong one the packets reach no router.
+	Namespace string `toml:"namespace"`
+	// Bridge is the bridge of that namespace to which the device is added. Default "": none.
+	Bridge string `toml:"bridge"`
+	// GatewayMAC is the unicast MAC of the next router. Required with a device. With a wrong one the
+	// network drops every packet to the outside.
 	GatewayMAC ec2.MAC `toml:"gateway_mac"`
 }
 
-// Classic is the region's EC2-Classic network. It is read when a cluster begins.
+// Classic is the region's EC2-Classic network. It is read only when a cluster begins.
 type Classic struct {
-	Network     netip.Prefix   `toml:"network"`
-	Pools       []netip.Prefix `toml:"pools"`
+	// Network is the IPv4 network of all private addresses, of 16 addresses or more, such as
+	// 10.0.0.0/8. Required. An address outside the cluster that it contains cannot be reached.
+	Network netip.Prefix `toml:"network"`
+	// Pools are networks within Network from which private addresses are leased. Required. If they are
+	// too small, a launch fails with InsufficientAddressCapacity.
+	Pools []netip.Prefix `toml:"pools"`
+	// PublicPools are the IPv4 networks of public addresses, outside Network. Default: none, so that
+	// instances have no public address. If the network outside does not route them to the uplinks, no
+	// reply arrives.
 	PublicPools []netip.Prefix `toml:"public_pools"`
 }
 
-// Settings are waiting times and limits of the cluster. They are read when a cluster
-// begins; what is missing has the default of ec2.Settings.
+// Settings are waiting times and limits of the cluster. They are read only when a cluster begins.
 type Settings struct {
-	Quarantine duration `toml:"quarantine"` // of an address between two leases: "60s"
-	Limits     string   `toml:"limits"`     // those of a time, a name that ec2.Preset knows: "vpc-2012"
+	// Quarantine is how long a released address is not leased again, up to 24h. Default "60s". If it is
+	// too short, packets for the last interface can reach the next one; if too long, pools run empty.
+	Quarantine duration `toml:"quarantine"`
+	// Limits names the limits of a time: "today", "vpc-2012" or "classic-2012". Default "today". With
+	// older limits, requests of today's clients may be refused.
+	Limits string `toml:"limits"`
 
-	// AuditRecords is how many records of who changed what are kept. Default 10,000.
+	// AuditRecords is how many records of changes each node keeps in memory, about 5 kB each, from 1 to
+	// 1,000,000. Default 10,000. With fewer, older changes cannot be looked up.
 	AuditRecords int `toml:"audit_records"`
 }
 
-// maxAuditRecords bounds what every node holds of them in memory: some 5 kB each.
+// maxAuditRecords bounds the memory of each node: a record takes about 5 kB.
 const maxAuditRecords = 1_000_000
 
 func (s Settings) domain() (ec2.Settings, error) {
@@ -116,32 +161,38 @@ func (s Settings) domain() (ec2.Settings, error) {
 	return settings, nil
 }
 
-// duration is written as time.ParseDuration reads it.
+// duration is a text that time.ParseDuration parses, such as "60s".
 type duration time.Duration
 
 func (d *duration) UnmarshalText(text []byte) error {
 	parsed, err := time.ParseDuration(string(text))
 	if err != nil || parsed <= 0 || parsed > 24*time.Hour {
-		return fmt.Errorf("%q is no time from nothing to 24h, as \"60s\" is", text)
+		return fmt.Errorf("%q must be a duration up to 24h, such as \"60s\"", text)
 	}
 	*d = duration(parsed)
 	return nil
 }
 
-// Account is one that a cluster begins with.
+// Account is an account that exists when a cluster begins. It is not read later.
 type Account struct {
-	ID        ec2.AccountID `toml:"id"`
-	Name      string        `toml:"name"`
-	Platform  ec2.Platform  `toml:"platform"`
-	AccessKey string        `toml:"access_key"`
-	SecretKey string        `toml:"secret_key"`
+	// ID of 12 digits. Required.
+	ID ec2.AccountID `toml:"id"`
+	// Name for operators, unique. Required.
+	Name string `toml:"name"`
+	// Platform is "classic", an account with EC2-Classic, or "vpc", an account with a default VPC.
+	// Required. It cannot be changed.
+	Platform ec2.Platform `toml:"platform"`
+	// AccessKey is the id of the account's access key. Required.
+	AccessKey string `toml:"access_key"`
+	// SecretKey is the secret of that key. Required. Whoever reads the file can act as the account.
+	SecretKey string `toml:"secret_key"`
 }
 
 // classicVNI is the VNI of the region's EC2-Classic network.
 const classicVNI ec2.VNI = 1
 
-// ReadConfig reads a configuration file. An unknown key, a wrong type or a missing value
-// is an error that names the key and, where there is one, the line.
+// ReadConfig reads a configuration file and fills in defaults. The error for an unknown key, a wrong
+// type or a missing value names the key and, where possible, the line.
 func ReadConfig(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -159,12 +210,12 @@ func ReadConfig(path string) (Config, error) {
 	return c, nil
 }
 
-// describe puts line and key into the library's errors.
+// describe adds line and key to the library's errors.
 func describe(err error) error {
 	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok {
 		first := unknown.Errors[0]
 		line, _ := first.Position()
-		return fmt.Errorf("line %d: %q is no key of a node's configuration", line, join(first.Key()))
+		return fmt.Errorf("line %d: %q is not a key of a node's configuration", line, join(first.Key()))
 	}
 	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
 		line, _ := wrong.Position()
@@ -195,23 +246,23 @@ func (c *Config) check() error {
 	}
 	n := c.Classic.Network
 	if !n.IsValid() || !n.Addr().Is4() || n != n.Masked() || n.Bits() > 28 {
-		return fmt.Errorf(`"classic.network" is %q; it must be an IPv4 network of 16 addresses or more, as "10.0.0.0/8"`, n)
+		return fmt.Errorf(`"classic.network" is %q; it must be an IPv4 network of 16 addresses or more, such as "10.0.0.0/8"`, n)
 	}
 	for _, p := range c.Classic.Pools {
 		if !n.Overlaps(p) || p.Bits() < n.Bits() || p != p.Masked() {
-			return fmt.Errorf(`"classic.pools" has %s, which is no network within "classic.network" %s`, p, n)
+			return fmt.Errorf(`"classic.pools" has %s, which is not a network within "classic.network" %s`, p, n)
 		}
 	}
 	for _, p := range c.Classic.PublicPools {
 		if !p.Addr().Is4() || p != p.Masked() || p.Overlaps(n) {
-			return fmt.Errorf(`"classic.public_pools" has %s, which is no IPv4 network apart from "classic.network" %s`, p, n)
+			return fmt.Errorf(`"classic.public_pools" has %s, which is not an IPv4 network outside "classic.network" %s`, p, n)
 		}
 	}
 	if len(c.Classic.Pools) == 0 {
-		return errors.New(`"classic.pools" is empty: there is no address to lease`)
+		return errors.New(`"classic.pools" is empty: no address can be leased`)
 	}
 	if c.Uplink.Device != "" && !c.Uplink.GatewayMAC.IsUnicast() {
-		return fmt.Errorf(`"uplink.gateway_mac" is %s; it must be the router's unicast address`, c.Uplink.GatewayMAC)
+		return fmt.Errorf(`"uplink.gateway_mac" is %s; it must be the unicast MAC of the next router`, c.Uplink.GatewayMAC)
 	}
 	if err := c.Peer.check(); err != nil {
 		return err
@@ -225,19 +276,19 @@ func (p *Peer) check() error {
 	}
 	switch {
 	case p.MTU < 1280 || p.MTU > 9216:
-		return fmt.Errorf(`"peer.mtu" is %d; it must be what the underlay carries, 1280 to 9216`, p.MTU)
+		return fmt.Errorf(`"peer.mtu" is %d; it must be the MTU of the underlay, from 1280 to 9216`, p.MTU)
 	case !p.Listen.IsValid() && p.Listen == (netip.AddrPort{}):
 		if p.Overlay != overlay.Sealed {
 			return fmt.Errorf(`"peer.overlay" is %q, but there is no "peer.listen": a cluster of one has no tunnels`, p.Overlay)
 		}
 		return nil
 	case !p.Listen.Addr().Is4() || p.Listen.Addr().IsUnspecified() || p.Listen.Port() == 0 || p.Listen.Port() > 65533:
-		return fmt.Errorf(`"peer.listen" is %s; it must be the one IPv4 address that the other nodes reach this one at, and a port up to 65533, as "192.0.2.11:7400"`, p.Listen)
+		return fmt.Errorf(`"peer.listen" is %s; it must be the IPv4 address at which the other nodes reach this node, and a port up to 65533, such as "192.0.2.11:7400"`, p.Listen)
 	}
 	return nil
 }
 
-// rehearse lets the domain judge what a cluster would begin with, accounts above all.
+// rehearse applies what a cluster would begin with to an empty state, which checks accounts above all.
 func (c *Config) rehearse() error {
 	commands, err := c.bootstrap(nil)
 	if err != nil {
@@ -248,14 +299,14 @@ func (c *Config) rehearse() error {
 	st := state.NewState()
 	for i, cmd := range keys.sealed(commands) {
 		if _, err := st.Apply(uint64(i+1), cmd); err != nil {
-			return fmt.Errorf("no cluster can begin with it: %w", err)
+			return fmt.Errorf("a cluster cannot begin with it: %w", err)
 		}
 	}
 	return nil
 }
 
-// bootstrap is what a cluster that this node begins holds first. A nil publicKey is that
-// of a cluster of one, which nobody joins.
+// bootstrap makes the first commands of a cluster that this node begins. publicKey is nil in a
+// cluster of one.
 func (c *Config) bootstrap(publicKey []byte) ([]state.Command, error) {
 	var seed [16]byte
 	gossipKey := make([]byte, 32)

@@ -100,8 +100,8 @@ func TestTunnelPortFollowsOverlayForm(t *testing.T) {
 // one.
 func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
-		{"unknown key", `zone =`, `zoen =`, `line 2: "zoen" is no key`},
-		{"unknown key of a table", `bridge =`, `brigde =`, `line 17: "uplink.brigde" is no key`},
+		{"unknown key", `zone =`, `zoen =`, `line 2: "zoen" is not a key`},
+		{"unknown key of a table", `bridge =`, `brigde =`, `line 17: "uplink.brigde" is not a key`},
 		{"unknown table", `[lab]`, `[labs]`, `line 9: "labs`},
 		{"number for a text", `"us-east-1a"`, `7`, `line 2: "zone"`},
 		{"text for a list", `["10.10.0.0/16"]`, `"10.10.0.0/16"`, `line 22: "classic.pools"`},

@@ -21,37 +21,37 @@ import (
 func (c *Config) raftDir() string     { return filepath.Join(c.DataDir, "raft") }
 func (c *Config) identityDir() string { return filepath.Join(c.DataDir, "peer") }
 
-// founderFile marks the node that began the cluster, until its log says so itself. One
-// that joined must never begin another.
+// founderFile marks the node that begins the cluster, until the cluster has begun. A node that joined
+// must never begin another cluster.
 func (c *Config) founderFile() string { return filepath.Join(c.DataDir, "founder") }
 
-// InitCluster makes a cluster's certificate authority, and this node its first member. The
-// cluster begins when the node is started.
+// InitCluster makes a certificate authority and the identity of the first node. The cluster begins
+// when that node is started.
 func InitCluster(c Config) (*peer.Identity, error) {
-	if err := c.wantsPeer(); err != nil {
+	if err := c.requirePeer(); err != nil {
 		return nil, err
 	}
 	if _, err := peer.Load(c.identityDir()); !errors.Is(err, peer.ErrNoIdentity) {
 		if err == nil {
-			err = fmt.Errorf("%s is a member of a cluster already: its identity is in %s", c.Name, c.identityDir())
+			err = fmt.Errorf("%s already is a member of a cluster: its identity is in %s", c.Name, c.identityDir())
 		}
 		return nil, err
 	}
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	// First: a mark without an identity does nothing, an identity without it would wait
-	// for ever to be called.
+	// The mark comes first. A mark without an identity has no effect; a node with an identity but
+	// without the mark would wait for a cluster forever.
 	if err := atomicfile.Write(c.founderFile(), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("begin a cluster: %w", err)
 	}
 	return peer.Init(c.identityDir(), string(c.Name), c.Peer.Listen)
 }
 
-// JoinCluster makes this node a member of the cluster that one of contacts belongs to, by
-// a one-time token. A node that is a member already stays one, and the token unused.
+// JoinCluster makes this node a member of the cluster of the contacts, with a one-time token. If the
+// node already is a member, it does nothing.
 func JoinCluster(ctx context.Context, c Config, contacts []string, token string) error {
-	if err := c.wantsPeer(); err != nil {
+	if err := c.requirePeer(); err != nil {
 		return err
 	}
 	if _, err := peer.Load(c.identityDir()); !errors.Is(err, peer.ErrNoIdentity) {
@@ -67,34 +67,33 @@ func JoinCluster(ctx context.Context, c Config, contacts []string, token string)
 	return err
 }
 
-// Joined reports whether the node has been a member of a cluster before.
+// Joined reports whether the node is a member of a cluster.
 func Joined(c Config) bool {
 	_, err := peer.Load(c.identityDir())
 	return !errors.Is(err, peer.ErrNoIdentity)
 }
 
-func (c *Config) wantsPeer() error {
+func (c *Config) requirePeer() error {
 	if c.Peer.Listen.IsValid() {
 		return nil
 	}
-	return errors.New(`the configuration has no "peer.listen": say at which address the other nodes reach this one, as "192.0.2.11:7400"`)
+	return errors.New(`the configuration has no "peer.listen": set the address at which the other nodes reach this node, such as "192.0.2.11:7400"`)
 }
 
-// identity is this node's, and whether the node began the cluster. A cluster of one has
-// none.
+// identity reads this node's identity, nil in a cluster of one, and whether the node begins the cluster.
 func (c *Config) identity() (id *peer.Identity, founder bool, err error) {
 	if !c.Peer.Listen.IsValid() {
 		return nil, true, nil
 	}
 	id, err = peer.Load(c.identityDir())
 	if errors.Is(err, peer.ErrNoIdentity) {
-		return nil, false, fmt.Errorf("%s belongs to no cluster: run palisade cluster init to begin one, or start it with --join and --token to join one", c.Name)
+		return nil, false, fmt.Errorf("%s is not a member of a cluster: run palisade cluster init to begin one, or start it with --join and --token to join one", c.Name)
 	}
 	if err != nil {
 		return nil, false, err
 	}
 	if id.Node() != string(c.Name) {
-		return nil, false, fmt.Errorf("the identity in %s is that of %s, and the configuration says %s", c.identityDir(), id.Node(), c.Name)
+		return nil, false, fmt.Errorf("the identity in %s is of node %s, but the configuration has the name %s", c.identityDir(), id.Node(), c.Name)
 	}
 	_, err = os.Stat(c.founderFile())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -103,19 +102,19 @@ func (c *Config) identity() (id *peer.Identity, founder bool, err error) {
 	return id, err == nil, nil
 }
 
-// A Restoration says what to begin a cluster again from.
+// A Restoration is what a new cluster begins with.
 type Restoration struct {
 	Backup io.ReadSeeker
 
-	// ClusterKey is the file of the key that the backup's secrets are sealed under.
+	// ClusterKey is the file of the key that seals the secrets in the backup.
 	// Default: the one in the node's data directory.
 	ClusterKey string
-	// WithoutSecrets begins without that key: the access keys are gone, the accounts stay.
+	// WithoutSecrets drops all access keys, so that no key is needed. The accounts stay.
 	WithoutSecrets bool
 }
 
-// RestoreCluster makes of a backup the log of a new cluster, of which this node is the only
-// member. It must not run, and must have no log yet.
+// RestoreCluster makes the log of a new cluster from a backup, with this node as its only member. The
+// node must not run, and must have no log.
 func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
 	as := state.Recover{Node: ec2.Node{ID: c.Name, Zone: c.Zone}, WithoutSecrets: r.WithoutSecrets}
 	self := &as.Node
@@ -141,7 +140,7 @@ func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
 	return cluster.Restore(c.raftDir(), r.Backup, as)
 }
 
-// clusterKey is the one that the backup wants; nil if it wants none.
+// clusterKey reads the key of the backup's secrets; nil if the backup has none.
 func (r *Restoration) clusterKey(c Config) (*secret.Key, error) {
 	m, err := cluster.Inspect(r.Backup)
 	if err != nil {
@@ -156,10 +155,10 @@ func (r *Restoration) clusterKey(c Config) (*secret.Key, error) {
 	path := cmp.Or(r.ClusterKey, c.clusterKeyFile())
 	key, err := readClusterKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the secrets in the backup are sealed under cluster key %s, and there is no %s: name the file with --cluster-key, from a node of that cluster or a copy, or begin --without-secrets", m.SealKey, path)
+		return nil, fmt.Errorf("the secrets in the backup are sealed with cluster key %s, and there is no %s: name a copy of the key file with --cluster-key, or drop all access keys with --without-secrets", m.SealKey, path)
 	}
 	if err == nil && key.ID() != m.SealKey {
-		err = fmt.Errorf("%s holds cluster key %s, and the secrets in the backup are sealed under %s", path, key.ID(), m.SealKey)
+		err = fmt.Errorf("%s has cluster key %s, but the secrets in the backup are sealed with %s", path, key.ID(), m.SealKey)
 	}
 	return key, err
 }

@@ -17,18 +17,21 @@ import (
 	"palisade/internal/secret"
 )
 
-// A keyring holds the cluster key, under which the secrets of access keys are sealed. The
-// node that begins a cluster makes it; one that joins is given it with its certificate.
-// It is in a file of each node's data directory and nowhere else.
+// A keyring holds the cluster key, which seals the secrets of access keys. The node that begins a
+// cluster makes the key; a node that joins gets it with its certificate. It is stored in a file of
+// each node's data directory, never in the log.
+//
+// The node owns it. It has no lock: handlers read key at any time, and replace it at the latest with
+// the same key, as the state names one.
 type keyring struct {
 	path    string
-	key     atomic.Pointer[secret.Key] // nil: this node has none yet
-	changed chan struct{}              // holds one: the state has moved, look again
+	key     atomic.Pointer[secret.Key] // nil until this node has the key
+	changed chan struct{}              // capacity 1: filled when the state has changed
 }
 
 func (c *Config) clusterKeyFile() string { return filepath.Join(c.DataDir, "cluster.key") }
 
-// openKeyring reads the key, and makes one for a cluster that begins here and now.
+// openKeyring reads the key, or makes one if this node begins a cluster.
 func openKeyring(c Config, founder bool) (*keyring, error) {
 	k := &keyring{path: c.clusterKeyFile(), changed: make(chan struct{}, 1)}
 	key, err := readClusterKey(k.path)
@@ -43,7 +46,7 @@ func openKeyring(c Config, founder bool) (*keyring, error) {
 	switch begins := errors.Is(err, fs.ErrNotExist); {
 	case begins && founder:
 		return k, k.set(secret.NewKey())
-	case begins || err == nil: // a cluster with a log may have a key: settleKey looks for it
+	case begins || err == nil: // settleKey asks other nodes for the key
 		return k, nil
 	}
 	return nil, err
@@ -55,7 +58,7 @@ func readClusterKey(path string) (*secret.Key, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is a secret that others may read (mode %04o): run chmod 600 %s", path, info.Mode().Perm(), path)
+		return nil, fmt.Errorf("%s is a secret that other users can read (mode %04o): run chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -68,7 +71,7 @@ func readClusterKey(path string) (*secret.Key, error) {
 	return key, nil
 }
 
-// set puts a key on disk, then to use.
+// set stores a key on disk and then uses it.
 func (k *keyring) set(key *secret.Key) error {
 	if err := atomicfile.Write(k.path, key.Encode(), 0o600); err != nil {
 		return fmt.Errorf("keep the cluster key: %w", err)
@@ -77,39 +80,39 @@ func (k *keyring) set(key *secret.Key) error {
 	return nil
 }
 
-// holds reports whether this node has the key with an id.
-func (k *keyring) holds(id string) bool {
+// has reports whether this node has the key with an id.
+func (k *keyring) has(id string) bool {
 	key := k.key.Load()
 	return key != nil && key.ID() == id
 }
 
-// open tells the secret of an access key.
+// open returns the secret of an access key.
 func (k *keyring) open(a *ec2.AccessKey) (string, error) {
 	if a.Secret != "" {
 		return a.Secret, nil
 	}
-	if !k.holds(a.Sealed.Key) {
-		return "", unavailable{fmt.Errorf("this node has not got the cluster key %s, so it can check no signature", a.Sealed.Key)}
+	if !k.has(a.Sealed.Key) {
+		return "", unavailable{fmt.Errorf("this node does not have cluster key %s, so it cannot check signatures", a.Sealed.Key)}
 	}
 	return k.key.Load().Open(string(a.Account), a.ID, a.Sealed.Box)
 }
 
-// Seal seals a secret for a cluster whose key is the one with that id.
+// Seal seals a secret with the key that has the given id.
 func (k *keyring) Seal(id string, account ec2.AccountID, accessKey, plain string) (ec2.SealedSecret, error) {
 	if id == "" {
-		return ec2.SealedSecret{}, errors.New("the cluster has no key yet: it waits until every node can be reached; palisade cluster status says which cannot")
+		return ec2.SealedSecret{}, errors.New("the cluster has no key yet: every node must be reachable first; see palisade cluster status")
 	}
-	if !k.holds(id) {
-		return ec2.SealedSecret{}, fmt.Errorf("this node has not got the cluster key %s yet", id)
+	if !k.has(id) {
+		return ec2.SealedSecret{}, fmt.Errorf("this node does not have cluster key %s yet", id)
 	}
 	return ec2.SealedSecret{Key: id, Box: k.key.Load().Seal(string(account), accessKey, plain)}, nil
 }
 
-// sealed makes of what a cluster begins with what its log may hold.
+// sealed replaces the secrets in the first commands of a cluster by sealed ones.
 func (k *keyring) sealed(commands []state.Command) []state.Command {
 	key := k.key.Load()
 	if key == nil {
-		return commands // they are in the log already, and this is not proposed
+		return commands // the cluster has begun already, so the commands are not proposed
 	}
 	for i, c := range commands {
 		a, ok := c.Request.(*state.CreateAccount)
@@ -121,12 +124,12 @@ func (k *keyring) sealed(commands []state.Command) []state.Command {
 		b.Secret = ""
 		commands[i].Request = &b
 	}
-	// Behind the first, which is the cluster's birth.
+	// After the first command, Bootstrap.
 	first := append(commands[:1:1], state.Command{Request: &state.SealSecrets{Key: key.ID()}})
 	return append(first, commands[1:]...)
 }
 
-// notice is told of every state. It does not block.
+// notice is called after every change of the state. It does not block.
 func (k *keyring) notice() {
 	select {
 	case k.changed <- struct{}{}:
@@ -134,24 +137,24 @@ func (k *keyring) notice() {
 	}
 }
 
-// keyEvery is how often a node looks again for what it has not got.
+// keyEvery is how often a node tries again to get the key.
 const keyEvery = 2 * time.Second
 
-// runKeyring sees to it that this node has the cluster's key, and that the cluster has
-// one and nothing in plain text. Once that is so, only a change of the state wakes it.
+// runKeyring gets this node the cluster's key. On the leader it also makes the key if there is none, and
+// seals secrets that are in plain text. Once that is done, only a change of the state wakes it.
 func (n *Node) runKeyring(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-n.cluster.Ready():
 	}
-	for said := ""; ; {
+	for logged := ""; ; {
 		var again <-chan time.Time
 		if err := n.settleKey(ctx); err != nil && ctx.Err() == nil {
-			if err.Error() != said {
-				n.log.Warn("cluster key", "err", err)
+			if err.Error() != logged {
+				n.log.Warn("cluster key missing or not shared yet", "err", err)
 			}
-			said = err.Error()
+			logged = err.Error()
 			again = time.After(keyEvery)
 		}
 		select {
@@ -163,24 +166,23 @@ func (n *Node) runKeyring(ctx context.Context) error {
 	}
 }
 
-// settleKey takes the next steps; an error says what is still to be done.
+// settleKey takes the next steps. An error says what is missing.
 func (n *Node) settleKey(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	view := n.cluster.View()
-	if id := view.SealKey(); id != "" && !n.keys.holds(id) {
+	if id := view.SealKey(); id != "" && !n.keys.has(id) {
 		return n.fetchKey(ctx, view, id)
 	}
 	leader, _ := n.cluster.Leader()
 	if leader != n.config.Name {
 		if view.SealKey() == "" {
-			return errors.New("the cluster has none yet; its leader makes one as soon as every node is there")
+			return errors.New("the cluster has no key yet; its leader makes one once every node is reachable")
 		}
 		return nil
 	}
 	if view.SealKey() == "" {
-		// Of a state that has all that was decided: a key of another node's may be about
-		// to be the cluster's.
+		// Read a current state: a former leader's key may already be the cluster's.
 		var err error
 		if view, err = n.cluster.ReadView(ctx); err != nil || view.SealKey() != "" {
 			return err
@@ -192,8 +194,8 @@ func (n *Node) settleKey(ctx context.Context) error {
 	return n.sealPlain(ctx, view)
 }
 
-// spreadKey gives every node the key that the cluster shall have. All must have it before
-// anything is sealed: what the only node that has it takes with it is lost.
+// spreadKey gives every node the key that will be the cluster's. All nodes must have it before a secret
+// is sealed; otherwise the loss of one node could make all secrets unreadable.
 func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 	if n.keys.key.Load() == nil {
 		if err := n.keys.set(secret.NewKey()); err != nil {
@@ -207,16 +209,16 @@ func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 		}
 		got, err := n.askKey(ctx, m.ID, key.Encode())
 		if err != nil {
-			return fmt.Errorf("give it to %s: %w", m.ID, err)
+			return fmt.Errorf("give the key to %s: %w", m.ID, err)
 		}
 		if got.ID() != key.ID() {
-			return fmt.Errorf("give it to %s: it has another", m.ID)
+			return fmt.Errorf("give the key to %s: it has another key", m.ID)
 		}
 	}
 	return nil
 }
 
-// sealPlain seals what earlier releases left in plain text, and names the cluster's key.
+// sealPlain seals secrets that earlier releases stored in plain text, and makes the key the cluster's.
 func (n *Node) sealPlain(ctx context.Context, view *state.View) error {
 	key := n.keys.key.Load()
 	r := &state.SealSecrets{Key: key.ID()}
@@ -236,11 +238,11 @@ func (n *Node) sealPlain(ctx context.Context, view *state.View) error {
 	if err != nil {
 		return fmt.Errorf("seal secrets: %w", err)
 	}
-	n.log.Info("secrets of access keys are sealed", "key", r.Key, "sealed", len(r.AccessKeys), "index", index)
+	n.log.Info("secrets of access keys sealed", "key", r.Key, "sealed", len(r.AccessKeys), "index", index)
 	return nil
 }
 
-// fetchKey asks the others for the cluster's key.
+// fetchKey asks the other nodes for the cluster's key.
 func (n *Node) fetchKey(ctx context.Context, view *state.View, id string) error {
 	var failures []error
 	for m := range view.Nodes() {
@@ -249,30 +251,30 @@ func (n *Node) fetchKey(ctx context.Context, view *state.View, id string) error 
 		}
 		key, err := n.askKey(ctx, m.ID, nil)
 		if err == nil && key.ID() == id {
-			n.log.Info("got the cluster key", "key", id, "from", m.ID)
+			n.log.Info("cluster key received", "key", id, "from", m.ID)
 			return n.keys.set(key)
 		}
 		failures = append(failures, err)
 	}
-	return errors.Join(append(failures, fmt.Errorf("%s is not in %s: no signature can be checked here until it is put there, from another node or a copy", id, n.keys.path))...)
+	return errors.Join(append(failures, fmt.Errorf("cluster key %s is not in %s: this node cannot check signatures until the file is copied from another node or a backup", id, n.keys.path))...)
 }
 
-// methodKey is a call between nodes: give me the cluster key, or take the one I offer.
+// methodKey is a call between nodes that asks for the cluster key, or offers one.
 const methodKey = "node.clusterkey"
 
-type keyQuestion struct {
+type keyRequest struct {
 	Offer []byte `json:"offer,omitempty"`
 }
 
 type keyAnswer struct {
-	Key []byte `json:"key,omitempty"` // nil: this node has none
+	Key []byte `json:"key,omitempty"` // nil if the node has no key
 }
 
 func (n *Node) askKey(ctx context.Context, node ec2.NodeID, offer []byte) (*secret.Key, error) {
 	if n.peer == nil {
-		return nil, fmt.Errorf("%s is alone and reaches no %s", n.config.Name, node)
+		return nil, fmt.Errorf("%s is a cluster of one and cannot reach %s", n.config.Name, node)
 	}
-	body, err := json.Marshal(keyQuestion{offer})
+	body, err := json.Marshal(keyRequest{offer})
 	if err != nil {
 		return nil, err
 	}
@@ -287,15 +289,15 @@ func (n *Node) askKey(ctx context.Context, node ec2.NodeID, offer []byte) (*secr
 	return secret.DecodeKey(a.Key)
 }
 
-// handleKey answers methodKey. An offer is taken while the state names no other key, and
-// from nobody by a leader: it offers its own.
+// handleKey answers methodKey. A node takes an offered key if the state does not name another one. The
+// leader takes none, because it offers its own.
 func (n *Node) handleKey() {
 	n.peer.Handle(methodKey, func(_ context.Context, from string, body []byte) ([]byte, error) {
 		view := n.cluster.View()
 		if m, ok := view.Node(ec2.NodeID(from)); !ok || !m.Member() {
-			return nil, fmt.Errorf("%s is no member, as far as %s knows", from, n.config.Name)
+			return nil, fmt.Errorf("%s is not a member in the state of %s", from, n.config.Name)
 		}
-		var q keyQuestion
+		var q keyRequest
 		if err := json.Unmarshal(body, &q); err != nil {
 			return nil, err
 		}
@@ -318,7 +320,7 @@ func (n *Node) takeKey(view *state.View, offer []byte) error {
 		return err
 	}
 	leader, _ := n.cluster.Leader()
-	if id := view.SealKey(); leader == n.config.Name || id != "" && id != key.ID() || n.keys.holds(key.ID()) {
+	if id := view.SealKey(); leader == n.config.Name || id != "" && id != key.ID() || n.keys.has(key.ID()) {
 		return nil
 	}
 	return n.keys.set(key)

@@ -169,7 +169,7 @@ func oldLog(t *testing.T, c Config, publicKey []byte, more ...state.Command) {
 // sealed reports whether albert's secret is sealed under a key that this node has.
 func (n testNode) sealed() bool {
 	k, ok := n.cluster.View().AccessKey("AKIDALBERT")
-	return ok && k.Secret == "" && n.keys.holds(n.cluster.View().SealKey())
+	return ok && k.Secret == "" && n.keys.has(n.cluster.View().SealKey())
 }
 
 // A log of an earlier release has its secrets in plain text. They work, and are sealed.
@@ -237,7 +237,7 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, err := cluster.Inspect(bytes.NewReader(backup))
-	if err != nil || !n.keys.holds(m.SealKey) || m.PlainSecrets != 0 {
+	if err != nil || !n.keys.has(m.SealKey) || m.PlainSecrets != 0 {
 		t.Fatalf("the backup is sealed under %q, %v", m.SealKey, err)
 	}
 

@@ -1,11 +1,11 @@
-// Package node is one node of a cluster, put together: the replicated state, the switch
-// that enforces it, the instances behind the switch's ports, and the two sockets through
-// which people speak to them.
+// Package node is one node of a cluster. It reads the configuration, makes the parts of the node and
+// runs them.
 //
-// Node owns every goroutine. plane carries what a View changed into the switch; fleet
-// carries it into instances; enforcement keeps the promise that what was enforced once is
-// never fallen behind, over restarts too; control answers the operator. Nothing here
-// decides about a packet.
+// The parts: package plane carries the replicated state into the switch; package fleet runs what is
+// connected to the switch's ports; package control serves the control socket; cluster replicates the
+// state; query serves the API. Node makes them and gives each what it needs of the others. Besides,
+// this package has the node's identity (identity.go), the cluster key (keyring.go) and the admission of
+// new nodes (admit.go). Nothing here decides about a packet.
 package node
 
 import (
@@ -35,7 +35,11 @@ import (
 	"palisade/switch/overlay"
 )
 
-// Node is one node. New makes it, Run is its life.
+// Node is one node. New makes it; Run runs it until its context ends, once.
+//
+// It owns every part and every goroutine that is not started by a part's own Run. Its fields do not
+// change after New, so they need no lock; each part has its own. No lock of one part is held while
+// another part is called, except that a machine or a host attachment of the fleet calls the plane.
 type Node struct {
 	config        Config
 	log           *slog.Logger
@@ -50,12 +54,12 @@ type Node struct {
 	keys          *keyring
 	control       *control.Server
 	api           *query.Server
-	ready         atomic.Bool // the first table is in and every instance of this node was looked after
+	ready         atomic.Bool // the first View is enforced, and instances that still run have their ports
 }
 
-// New opens what a node works on. It starts nothing.
+// New makes the parts of a node and opens its files. It starts nothing.
 func New(c Config, log *slog.Logger) (*Node, error) {
-	if err := c.Peer.check(); err != nil { // fills its defaults, for a Config that was not read from a file
+	if err := c.Peer.check(); err != nil { // fills in defaults, for a Config that was not read from a file
 		return nil, err
 	}
 	identity, founder, err := c.identity()
@@ -106,7 +110,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	return n, nil
 }
 
-// connect makes this node's side of everything between nodes but the log.
+// connect makes the peer and the overlay, for calls and tunnels between nodes.
 func (n *Node) connect(identity *peer.Identity) (err error) {
 	n.peer, err = peer.New(peer.Config{Identity: identity, Listen: n.config.Peer.Listen, Nodes: directory{n}, Logger: n.log})
 	if err != nil {
@@ -139,7 +143,7 @@ func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 	return err
 }
 
-// directory is the node table of the newest state, for every handshake.
+// directory is the node table of the newest state. Every TLS handshake asks it.
 type directory struct{ *Node }
 
 func (d directory) Check(node string, publicKey []byte) error {
@@ -147,10 +151,10 @@ func (d directory) Check(node string, publicKey []byte) error {
 }
 func (d directory) Address(node string) (string, bool) { return d.cluster.Directory().Address(node) }
 
-// Run is the node's life. It returns when ctx ends and everything has stopped, or when
-// a part of the node cannot go on. Instances live on, with their devices.
+// Run runs the node until ctx ends or a part of it fails, and returns when all goroutines have ended.
+// Instances keep running, with their devices.
 func (n *Node) Run(ctx context.Context) error {
-	doors, err := n.open()
+	servers, err := n.listen()
 	if err != nil {
 		return err
 	}
@@ -166,8 +170,8 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.runViews(ctx) })
 	group.Go(func() error { return n.runKeyring(ctx) })
 	group.Go(func() error { return n.fleet.Run(ctx) })
-	for _, d := range doors {
-		group.Go(func() error { return serve(ctx, d.listener, d.handler) })
+	for _, s := range servers {
+		group.Go(func() error { return serve(ctx, s.listener, s.handler) })
 	}
 	err = group.Wait()
 	n.plane.Close()
@@ -177,7 +181,7 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.tracker.Close())
 }
 
-// runCluster says of a log that has lost entries what to do about it.
+// runCluster runs the cluster's member. If the log has lost entries, the error says what to do.
 func (n *Node) runCluster(ctx context.Context) error {
 	err := n.cluster.Run(ctx)
 	if errors.Is(err, cluster.ErrLogLost) {
@@ -186,58 +190,58 @@ func (n *Node) runCluster(ctx context.Context) error {
 	return err
 }
 
-// A door is where somebody is answered.
-type door struct {
+// A server is a listener and what answers its requests.
+type server struct {
 	listener net.Listener
 	handler  http.Handler
 }
 
-// open opens every door, or none.
-func (n *Node) open() (doors []door, err error) {
+// listen opens the listeners of all servers, or none.
+func (n *Node) listen() (servers []server, err error) {
 	defer func() {
 		if err != nil {
-			for _, d := range doors {
-				err = errors.Join(err, d.listener.Close())
+			for _, s := range servers {
+				err = errors.Join(err, s.listener.Close())
 			}
 		}
 	}()
-	for _, d := range []struct {
+	for _, s := range []struct {
 		path    string
 		handler http.Handler
 	}{{n.config.APISocket, n.api}, {n.config.ControlSocket, n.control.Handler()}} {
-		l, err := listen(d.path)
+		l, err := listenUnix(s.path)
 		if err != nil {
-			return doors, err
+			return servers, err
 		}
-		doors = append(doors, door{l, d.handler})
+		servers = append(servers, server{l, s.handler})
 	}
 	if !n.config.APIListen.IsValid() {
-		return doors, nil
+		return servers, nil
 	}
 	l, err := n.listenTLS()
 	if err != nil {
-		return doors, err
+		return servers, err
 	}
-	return append(doors, door{l, n.api}), nil
+	return append(servers, server{l, n.api}), nil
 }
 
-// listenTLS serves the API beyond this machine, where secrets would be read by anybody
-// without TLS. Clients trust it by the cluster's certificate authority.
+// listenTLS listens for API requests from other machines. Clients verify the node's certificate by the
+// cluster's certificate authority.
 func (n *Node) listenTLS() (net.Listener, error) {
 	identity, _, err := n.config.identity()
 	if err != nil {
 		return nil, err
 	}
 	if identity == nil {
-		return nil, errors.New(`"api_listen" wants a certificate, which only a node with "peer.listen" has`)
+		return nil, errors.New(`"api_listen" needs a certificate, which only a node with "peer.listen" has`)
 	}
 	return tls.Listen("tcp", n.config.APIListen.String(), &tls.Config{
 		Certificates: []tls.Certificate{identity.Certificate()}, MinVersion: tls.VersionTLS12,
 	})
 }
 
-// runFounder forgets that this node began the cluster once the cluster has begun: a node
-// that lost its log must join again, never begin a second cluster of the same name.
+// runFounder removes the founder's mark once the cluster has begun. A node that loses its log later
+// must join again, not begin a second cluster of the same name.
 func (n *Node) runFounder(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -250,7 +254,7 @@ func (n *Node) runFounder(ctx context.Context) error {
 	return nil
 }
 
-// runPresence puts out of forwarding what other nodes say is down at theirs.
+// runPresence removes the endpoints of leases that their own node reports down.
 func (n *Node) runPresence(ctx context.Context) error {
 	for {
 		epochs, changed := n.cluster.Down()
@@ -263,7 +267,7 @@ func (n *Node) runPresence(ctx context.Context) error {
 	}
 }
 
-// runViews carries every change of the state into the switch, and tells the fleet.
+// runViews gives every new View to the plane, and then to the fleet.
 func (n *Node) runViews(ctx context.Context) error {
 	if err := errors.Join(n.plane.OpenUplink(plane.UplinkConfig(n.config.Uplink)), n.plane.OpenTunnel()); err != nil {
 		return err
@@ -271,7 +275,7 @@ func (n *Node) runViews(ctx context.Context) error {
 	for first := true; ; first = false {
 		view, err := n.cluster.Next(ctx)
 		if errors.Is(err, cluster.ErrStopped) {
-			<-ctx.Done() // runCluster says why
+			<-ctx.Done() // runCluster returns the reason
 			return nil
 		}
 		if err != nil {
@@ -288,7 +292,7 @@ func (n *Node) runViews(ctx context.Context) error {
 			}
 			n.plane.ForgetUnleased()
 			if purged := n.tracker.PurgeUnknown(); purged > 0 {
-				n.log.Info("forgot connections of leases that are gone", "connections", purged)
+				n.log.Info("connections of ended leases dropped", "connections", purged)
 			}
 			n.ready.Store(true)
 			continue
@@ -297,10 +301,10 @@ func (n *Node) runViews(ctx context.Context) error {
 	}
 }
 
-// announce tells the other nodes which leases of this node are up.
+// announce reports to the other nodes which leases of this node are up.
 func (n *Node) announce() { n.cluster.SetPresence(n.plane.Presence()) }
 
-// isReady: the switch goes by what was decided, and the API can decide.
+// isReady reports whether the switch enforces the state and the cluster accepts changes.
 func (n *Node) isReady() bool {
 	select {
 	case <-n.cluster.Ready():
@@ -310,8 +314,9 @@ func (n *Node) isReady() bool {
 	}
 }
 
-// listen opens a Unix socket that only root may use, over what a dead process left.
-func listen(path string) (net.Listener, error) {
+// listenUnix opens a Unix socket that only root may use. It replaces the socket of a process that has
+// ended.
+func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
@@ -328,17 +333,16 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// serve answers HTTP until ctx ends, and returns when no handler is at work, or after a
-// second. Slow and idle clients are cut off: they hold a
-// connection, not the node.
+// serve answers HTTP requests until ctx ends. It returns when all handlers have returned, or after one
+// second. Timeouts disconnect slow and idle clients.
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
-	down := make(chan struct{})
+	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		defer close(down)
+		defer close(stopped)
 		grace, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
@@ -349,6 +353,6 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	<-down // Serve returns when the shutdown begins
+	<-stopped // Serve returns as soon as Shutdown begins
 	return nil
 }

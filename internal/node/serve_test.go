@@ -16,7 +16,7 @@ import (
 // TestServeWaitsForItsHandlers: what a handler reads is gone once the node's Run returns.
 func TestServeWaitsForItsHandlers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	l, err := listen(path)
+	l, err := listenUnix(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestServeWaitsForItsHandlers(t *testing.T) {
 // Headers are bounded: who sends more is told so, and holds nothing.
 func TestHeadersAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	l, err := listen(path)
+	l, err := listenUnix(path)
 	if err != nil {
 		t.Fatal(err)
 	}

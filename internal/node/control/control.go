@@ -26,22 +26,22 @@ import (
 
 // Config is what a Server answers from. All fields are required, unless they say otherwise.
 type Config struct {
-	Node            ec2.NodeID // this node
-	Region          ec2.Region
-	NamespacePrefix string // of the namespaces of instances; may be ""
-	MTU             int    // of every network, in bytes of an IP packet
+	Node            ec2.NodeID // this node, which every answer names
+	Region          ec2.Region // of this node, which a new access key is for
+	NamespacePrefix string     // of the namespaces of instances, for the status. Default ""
+	MTU             int        // of every network, in bytes of an IP packet, for the status of attachments
 
-	Cluster  *cluster.Cluster
-	Switch   *vswitch.Switch
-	Tracker  *conntrack.Tracker
-	Identity *peer.Identity   // nil in a cluster of one
-	Peer     *peer.Peer       // nil in a cluster of one
-	Overlay  *overlay.Overlay // nil in a cluster of one
+	Cluster  *cluster.Cluster   // answers about members, and applies changes
+	Switch   *vswitch.Switch    // answers about drops, and traces packets
+	Tracker  *conntrack.Tracker // answers about connections
+	Identity *peer.Identity     // of this node. Default nil, in a cluster of one
+	Peer     *peer.Peer         // for traces across nodes. Default nil, in a cluster of one
+	Overlay  *overlay.Overlay   // for the state of tunnels. Default nil, in a cluster of one
 	Plane    Plane
 	Fleet    Fleet
 	Keyring  Keyring
-	Ready    func() bool // reports whether the node is ready
-	Logger   *slog.Logger
+	Ready    func() bool  // reports whether the node is ready; until then it attaches no interface
+	Logger   *slog.Logger // gets what cannot be answered
 }
 
 // A Plane knows what the switch enforces. Its methods may be called at any time.

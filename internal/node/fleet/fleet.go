@@ -26,18 +26,18 @@ const bootsAtOnce = 4
 
 // Config is what a Fleet works with. All fields but the last three are required.
 type Config struct {
-	Node    ec2.NodeID // this node
-	MTU     int        // of every interface, in bytes of an IP packet
-	Plane   Plane
-	Cluster Cluster
-	// Announce reports to the other nodes which leases of this node are up. It does not block.
+	Node    ec2.NodeID // this node; with another name its instances are not run
+	MTU     int        // of every interface, in bytes of an IP packet; larger packets than the plane's MTU are lost
+	Plane   Plane      // attaches the ports
+	Cluster Cluster    // gets the reports about instances
+	// Announce reports to the other nodes which leases of this node are up. It must not block.
 	Announce func()
-	Logger   *slog.Logger
+	Logger   *slog.Logger // gets failures of instances, ports and devices
 
-	// Of instances, as in node.Lab.
-	NamespacePrefix string // "" if this node boots no instances
-	InstanceDir     string
-	CgroupPrefix    string
+	// The last three are those of node.Lab.
+	NamespacePrefix string // of the instances' namespaces. Default "": the fleet boots no instances
+	InstanceDir     string // of the instances' files; if it is lost, running instances cannot be adopted
+	CgroupPrefix    string // cgroup below which each instance has its own; labs that share one share its limits
 }
 
 // A Plane gives leases their ports. Its methods may be called at any time.

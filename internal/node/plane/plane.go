@@ -26,13 +26,13 @@ import (
 
 // Config is what a Plane works with. All fields but Overlay are required.
 type Config struct {
-	Node          ec2.NodeID // this node
-	MTU           int        // of every network, in bytes of an IP packet
-	Switch        *vswitch.Switch
-	Tracker       *conntrack.Tracker
-	Overlay       *overlay.Overlay // nil in a cluster of one
-	EnforcedIndex *EnforcedIndex
-	Logger        *slog.Logger
+	Node          ec2.NodeID         // this node; with another name its own leases get no port
+	MTU           int                // of every network, in bytes of an IP packet; must fit into the tunnels
+	Switch        *vswitch.Switch    // gets every Snapshot; nothing else may edit it
+	Tracker       *conntrack.Tracker // of that switch
+	Overlay       *overlay.Overlay   // the tunnels. Default nil, in a cluster of one
+	EnforcedIndex *EnforcedIndex     // of this node's data directory; lost, revoked rules can come back at a restart
+	Logger        *slog.Logger       // gets bad rules and failures of ports
 }
 
 // Plane carries the replicated state into the switch.

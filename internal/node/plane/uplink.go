@@ -18,10 +18,10 @@ const uplinkMTU = 1500
 
 // UplinkConfig names the device that connects the node to the network outside the cluster.
 type UplinkConfig struct {
-	Device     string  // "" for no uplink
-	Namespace  string  // where the device's kernel side is
-	Bridge     string  // of that namespace, to which the device is added; "" for none
-	GatewayMAC ec2.MAC // of the next router
+	Device     string  // name of the TAP that is made. Default "": no uplink
+	Namespace  string  // that gets the device, below /run/netns. Default "": that of the daemon
+	Bridge     string  // of that namespace, to which the device is added. Default "": none
+	GatewayMAC ec2.MAC // of the next router; with a wrong one packets to the outside are lost
 }
 
 // OpenUplink opens the device, adds it to its bridge and makes it the uplink port.
