@@ -100,7 +100,7 @@ func writeTable(b *bytes.Buffer, structs map[string]structType, name, path strin
 		if !ok {
 			return fmt.Errorf("%s.%s has type %s: name it in tomlTypes", name, f.name, f.goType)
 		}
-		fmt.Fprintf(b, "- **`%s`** (%s): %s\n", f.key, kind, f.textFor(f.key))
+		writeField(b, f, f.key, kind)
 	}
 	for _, f := range tables {
 		heading := "[" + f.key + "]"
@@ -132,16 +132,18 @@ var tomlTypes = map[string]string{
 	"[]netip.Prefix": "array of strings, CIDR blocks",
 }
 
-// textFor is the comment with the field's Go name at its beginning replaced.
-func (f field) textFor(name string) string {
-	if rest, ok := strings.CutPrefix(f.comment, f.name+" "); ok {
-		return indent("`" + name + "` " + rest)
+// writeField writes the list item of a field. The field's Go name at the beginning of its
+// comment is replaced by name.
+func writeField(b *bytes.Buffer, f field, name, kind string) {
+	text := f.comment
+	if rest, ok := strings.CutPrefix(text, f.name+" "); ok {
+		text = "`" + name + "` " + rest
 	}
-	return indent(f.comment)
+	if text != "" {
+		text = ": " + strings.ReplaceAll(text, "\n\n", "\n\n  ") // within the list item
+	}
+	fmt.Fprintf(b, "- **`%s`** (%s)%s\n", name, kind, text)
 }
-
-// indent keeps further paragraphs of an entry within its list item.
-func indent(text string) string { return strings.ReplaceAll(text, "\n\n", "\n\n  ") }
 
 // writeLimits writes the settings of a cluster with their values in each preset.
 func writeLimits(b *bytes.Buffer, settings structType) {
@@ -175,7 +177,7 @@ func value(v reflect.Value) string {
 func writeStruct(b *bytes.Buffer, s structType) {
 	fmt.Fprintf(b, "\n### `%s`: `%s.%s`\n\n%s\n\n", s.dir, s.pkg, s.name, s.comment)
 	for _, f := range s.fields {
-		fmt.Fprintf(b, "- **`%s`** (`%s`): %s\n", f.name, f.goType, f.textFor(f.name))
+		writeField(b, f, f.name, "`"+f.goType+"`")
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -37,7 +38,8 @@ func parsePackage(root, dir string) (map[string]structType, error) {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		positions := token.NewFileSet()
+		file, err := parser.ParseFile(positions, path, nil, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return nil, err
 		}
@@ -51,7 +53,7 @@ func parsePackage(root, dir string) (map[string]structType, error) {
 				if s, ok := spec.Type.(*ast.StructType); ok {
 					structs[spec.Name.Name] = structType{
 						dir: dir, pkg: file.Name.Name, name: spec.Name.Name,
-						comment: oneLine(declared.Doc), fields: fieldsOf(s),
+						comment: oneLine(declared.Doc), fields: fieldsOf(positions, s),
 					}
 				}
 			}
@@ -60,18 +62,30 @@ func parsePackage(root, dir string) (map[string]structType, error) {
 	return structs, nil
 }
 
-func fieldsOf(s *ast.StructType) []field {
+// fieldsOf returns the fields of a struct. A field without a comment on the line after a
+// commented one shares its comment.
+func fieldsOf(positions *token.FileSet, s *ast.StructType) []field {
 	var all []field
+	commented, line := "", 0 // the last field with a comment, and the line of the last field
 	for _, f := range s.Fields.List {
 		comment := oneLine(f.Doc)
 		if comment == "" {
 			comment = oneLine(f.Comment)
 		}
+		if comment == "" && commented != "" && positions.Position(f.Pos()).Line == line+1 {
+			comment = "See `" + commented + "`."
+		} else {
+			commented = ""
+		}
+		line = positions.Position(f.End()).Line
 		key := ""
 		if f.Tag != nil {
 			key = reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("toml")
 		}
 		for _, name := range f.Names {
+			if f.Doc != nil {
+				commented = cmp.Or(key, name.Name)
+			}
 			if name.IsExported() {
 				all = append(all, field{name: name.Name, key: key, goType: types.ExprString(f.Type), comment: comment})
 			}
