@@ -1,0 +1,106 @@
+//go:build soak
+
+package scenarios
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"palisade/internal/lab/labtest"
+	"palisade/internal/netns"
+)
+
+// steady are connections between instances that exchange a few bytes each second.
+type steady struct {
+	stop    chan struct{}
+	wg      sync.WaitGroup
+	failed  atomic.Int64
+	answers atomic.Int64
+	failure atomic.Value // of one of them
+}
+
+// newSteady opens the connections, among the three nodes in turn.
+func newSteady(t *testing.T, w *stormWorld) *steady {
+	t.Helper()
+	for i := range 3 {
+		role := fmt.Sprintf("steady%d", i+1)
+		listener := w.listen(t, role, steadyPort)
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					io.Copy(conn, conn)
+				}()
+			}
+		}()
+	}
+	s := &steady{stop: make(chan struct{})}
+	for i := range steadyCount {
+		from, to := fmt.Sprintf("steady%d", 1+i%3), fmt.Sprintf("steady%d", 1+(i/3)%3)
+		if from == to {
+			to = fmt.Sprintf("steady%d", 1+(i+1)%3)
+		}
+		var conn net.Conn
+		err := netns.Do(w.namespace[from], func() (err error) {
+			conn, err = net.DialTimeout("tcp4", netip.AddrPortFrom(w.hosts[to].Address, steadyPort).String(), labtest.Patience)
+			return err
+		})
+		if err != nil {
+			t.Fatalf("connection %d, from %s to %s: %v", i, from, to, err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		s.wg.Go(func() { s.runExchange(conn) })
+	}
+	return s
+}
+
+// runExchange goes on until stop is closed, and then makes one exchange more.
+func (s *steady) runExchange(conn net.Conn) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for number, last := uint64(0), false; !last; number++ {
+		select {
+		case <-tick.C:
+		case <-s.stop:
+			last = true
+		}
+		var b [8]byte
+		binary.BigEndian.PutUint64(b[:], number)
+		conn.SetDeadline(time.Now().Add(3 * labtest.Patience)) // an answer may be late in a storm; it may not fail to come
+		_, err := conn.Write(b[:])
+		if err == nil {
+			_, err = io.ReadFull(conn, b[:])
+		}
+		if err == nil && binary.BigEndian.Uint64(b[:]) != number {
+			err = fmt.Errorf("answer %d to %d", binary.BigEndian.Uint64(b[:]), number)
+		}
+		if err != nil {
+			s.failed.Add(1)
+			s.failure.Store(err.Error())
+			return
+		}
+		s.answers.Add(1)
+	}
+}
+
+// lost ends the exchange and is how many connections did not outlive the storm.
+func (s *steady) lost(t *testing.T) int64 {
+	close(s.stop)
+	s.wg.Wait()
+	if n := s.failed.Load(); n > 0 {
+		t.Logf("of the connections that were lost, one says: %v", s.failure.Load())
+	}
+	t.Logf("%d exchanges on %d connections", s.answers.Load(), steadyCount)
+	return s.failed.Load()
+}
