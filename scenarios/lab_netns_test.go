@@ -14,11 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 	"palisade/internal/netns/netnstest"
 )
 
-// newLab names a lab after this process. Nothing of it is made yet.
+// newLab names a lab after this process. Up makes it.
 func newLab(t *testing.T, palisade, suffix string) *labtest.Lab {
 	t.Helper()
 	return labtest.New(t, palisade, fmt.Sprintf("real%d%s", os.Getpid(), suffix))
@@ -41,9 +42,8 @@ func sendSignal(t *testing.T, pid int, s syscall.Signal) {
 	}
 }
 
-// traces lists what the machine shows of the labs with these names: namespaces, devices
-// outside of them, cgroups, files, mounts, sockets and processes. The devices are all
-// that the machine has.
+// traces lists the machine's resources whose names contain the name of one of these labs: namespaces,
+// cgroups, files, mounts, sockets and processes; and all devices in the machine's own namespace.
 func traces(t *testing.T, labs ...*labtest.Lab) []string {
 	t.Helper()
 	ours := func(text string) bool {
@@ -65,8 +65,8 @@ func traces(t *testing.T, labs ...*labtest.Lab) []string {
 		}
 	}
 	for _, list := range []struct {
-		file, having string // in lines that count
-		column       int
+		file, having string // only lines that contain having
+		column       int    // of the name
 	}{
 		{"/proc/self/mountinfo", " ", 4},
 		{"/proc/net/unix", " 00010000 ", 7}, // listening
@@ -98,8 +98,8 @@ func traces(t *testing.T, labs ...*labtest.Lab) []string {
 	return all
 }
 
-// processes returns what tells the lab of each process: its command line and its cgroups.
-// A zombie has no command line and is left out.
+// processes returns the command line and the cgroups of each process, except zombies, which have no
+// command line.
 func processes(t *testing.T) map[int]string {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -123,73 +123,31 @@ func processes(t *testing.T) map[int]string {
 	return all
 }
 
-// TestLabLeavesTheMachineAsItWas: two labs side by side, the name of one the beginning of
-// the other's, with instances that run. Whatever is killed on the way, `lab down` leaves
-// nothing of its own lab and touches nothing of the other.
-func TestLabLeavesTheMachineAsItWas(t *testing.T) {
+// TestLabDownRemovesEverything runs two labs side by side; the name of one is the beginning of the
+// other's. Whatever was killed before, `lab down` removes everything of its own lab and nothing of the
+// other.
+func TestLabDownRemovesEverything(t *testing.T) {
 	netnstest.NeedRoot(t)
 	palisade := labtest.Build(t)
 	a, b := newLab(t, palisade, "a"), newLab(t, palisade, "ab")
 	before := traces(t, a, b)
 
 	b.Up(t)
-	neighbour := b.Launch(t)
-	withB := traces(t, a, b)
-	// b's own processes come and go; what is a's shows in either list.
-	unchanged := func(t *testing.T, when string) {
-		t.Helper()
-		now := traces(t, a, b)
-		if extra := minus(now, withB); len(extra) > 0 {
-			t.Errorf("%s, left behind:\n%s", when, strings.Join(extra, "\n"))
-		}
-		if missing := minus(withB, now); len(missing) > 0 {
-			t.Errorf("%s, gone of the other lab:\n%s", when, strings.Join(missing, "\n"))
-		}
-		if out, err := b.On(neighbour.ID, "uname", "-n"); err != nil {
-			t.Errorf("%s, the other lab's instance: %v\n%s", when, err, out)
-		}
-		if out, err := b.On("laptop", "ping", "-c", "1", "-W", "10", "198.18.0.1"); err != nil {
-			t.Errorf("%s, the other lab's network: %v\n%s", when, err, out)
-		}
-	}
-	for _, tt := range []struct {
-		name   string
-		damage func(*testing.T)
-	}{
-		{"as it was", func(*testing.T) {}},
-		{"the daemon killed", func(t *testing.T) { sendSignal(t, daemonOf(t, a), syscall.SIGKILL) }},
-		{"the daemon killed and started", func(t *testing.T) { a.Do(t, "lab", "kill", "node1"); a.Do(t, "lab", "start", "node1") }},
-		{"the daemon stopped", func(t *testing.T) { sendSignal(t, daemonOf(t, a), syscall.SIGSTOP) }},
-		{"the node crashed", func(t *testing.T) { a.Do(t, "lab", "crash", "node1") }},
-		{"one of three cut off, another crashed", func(t *testing.T) {
-			a.Do(t, "lab", "down")
-			a.Up(t, "--nodes", "3")
-			a.EC2(t, "ec2-run-instances ami-eca54085 -n 3")
-			labtest.Eventually(t, "an instance runs on each node", func() bool {
-				running := map[string]bool{}
-				for _, in := range a.Status(t).Instances {
-					running[in.Node] = in.State == "running"
-				}
-				return running["node1"] && running["node2"] && running["node3"]
-			})
-			a.Do(t, "lab", "partition", "node3")
-			a.Do(t, "lab", "crash", "node2")
-		}},
-		{"the door killed", func(t *testing.T) { sendSignal(t, a.Status(t).Door.PID, syscall.SIGKILL) }},
-		{"the supervisor killed", func(t *testing.T) { sendSignal(t, a.Status(t).Supervisor.PID, syscall.SIGKILL) }},
-	} {
+	n := &neighbour{a: a, b: b, instance: b.Launch(t)}
+	n.traces = traces(t, a, b)
+	for _, tt := range damages {
 		t.Run(tt.name, func(t *testing.T) {
 			a.Up(t)
 			in := a.Launch(t)
-			if in.PrivateAddress != neighbour.PrivateAddress || in.PublicAddress != neighbour.PublicAddress {
-				t.Errorf("addresses %s %s; the other lab's first are %s %s", in.PrivateAddress, in.PublicAddress, neighbour.PrivateAddress, neighbour.PublicAddress)
+			if in.PrivateAddress != n.instance.PrivateAddress || in.PublicAddress != n.instance.PublicAddress {
+				t.Errorf("addresses %s %s; the first of the other lab are %s %s", in.PrivateAddress, in.PublicAddress, n.instance.PrivateAddress, n.instance.PublicAddress)
 			}
-			if len(minus(traces(t, a, b), withB)) < 10 {
-				t.Fatal("a lab that is up does not show: the test would pass for nothing")
+			if len(minus(traces(t, a, b), n.traces)) < 10 {
+				t.Fatal("void: the resources of a running lab are not found")
 			}
-			tt.damage(t)
+			tt.damage(t, a)
 			a.Do(t, "lab", "down")
-			unchanged(t, "after down")
+			n.check(t, "after down")
 		})
 	}
 	t.Run("lab up killed", func(t *testing.T) {
@@ -202,22 +160,78 @@ func TestLabLeavesTheMachineAsItWas(t *testing.T) {
 			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.Name, "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
 			err := up.Run()
 			cancel()
-			t.Logf("killed after %d/6 of %v: %v, %d traces", i+1, whole, err, len(minus(traces(t, a, b), withB)))
+			t.Logf("killed after %d/6 of %v: %v, %d traces", i+1, whole, err, len(minus(traces(t, a, b), n.traces)))
 			if i%2 == 0 {
-				a.Up(t) // clears what the killed one left
+				a.Up(t) // removes what the killed one left
 				a.Launch(t)
 			}
 			a.Do(t, "lab", "down")
-			unchanged(t, fmt.Sprintf("after lab up was killed after %d/6 of its time", i+1))
+			n.check(t, fmt.Sprintf("after lab up was killed after %d/6 of its time", i+1))
 		}
 	})
 	b.Do(t, "lab", "down")
 	if after := traces(t, a, b); !slices.Equal(after, before) {
-		t.Errorf("left behind by both:\n%s\ngone:\n%s", strings.Join(minus(after, before), "\n"), strings.Join(minus(before, after), "\n"))
+		t.Errorf("not removed:\n%s\nmissing:\n%s", strings.Join(minus(after, before), "\n"), strings.Join(minus(before, after), "\n"))
 	}
 }
 
-// minus returns what is in a and not in b.
+// damages are the states of a lab that `lab down` must clear.
+var damages = []struct {
+	name   string
+	damage func(*testing.T, *labtest.Lab)
+}{
+	{"no damage", func(*testing.T, *labtest.Lab) {}},
+	{"daemon killed", func(t *testing.T, a *labtest.Lab) { sendSignal(t, daemonOf(t, a), syscall.SIGKILL) }},
+	{"daemon killed and started", func(t *testing.T, a *labtest.Lab) {
+		a.Do(t, "lab", "kill", "node1")
+		a.Do(t, "lab", "start", "node1")
+	}},
+	{"daemon stopped", func(t *testing.T, a *labtest.Lab) { sendSignal(t, daemonOf(t, a), syscall.SIGSTOP) }},
+	{"node crashed", func(t *testing.T, a *labtest.Lab) { a.Do(t, "lab", "crash", "node1") }},
+	{"one of three nodes cut off, another crashed", func(t *testing.T, a *labtest.Lab) {
+		a.Do(t, "lab", "down")
+		a.Up(t, "--nodes", "3")
+		a.EC2(t, "ec2-run-instances ami-eca54085 -n 3")
+		labtest.Eventually(t, "an instance runs on each node", func() bool {
+			running := map[string]bool{}
+			for _, in := range a.Status(t).Instances {
+				running[in.Node] = in.State == "running"
+			}
+			return running["node1"] && running["node2"] && running["node3"]
+		})
+		a.Do(t, "lab", "partition", "node3")
+		a.Do(t, "lab", "crash", "node2")
+	}},
+	{"door killed", func(t *testing.T, a *labtest.Lab) { sendSignal(t, a.Status(t).Door.PID, syscall.SIGKILL) }},
+	{"supervisor killed", func(t *testing.T, a *labtest.Lab) { sendSignal(t, a.Status(t).Supervisor.PID, syscall.SIGKILL) }},
+}
+
+// A neighbour is a lab b that runs while lab a comes and goes.
+type neighbour struct {
+	a, b     *labtest.Lab
+	instance lab.InstanceStatus // of b
+	traces   []string           // while only b runs
+}
+
+// check fails t if anything of a is left, or anything of b is gone.
+func (n *neighbour) check(t *testing.T, when string) {
+	t.Helper()
+	now := traces(t, n.a, n.b)
+	if extra := minus(now, n.traces); len(extra) > 0 {
+		t.Errorf("%s, not removed:\n%s", when, strings.Join(extra, "\n"))
+	}
+	if missing := minus(n.traces, now); len(missing) > 0 {
+		t.Errorf("%s, missing from the other lab:\n%s", when, strings.Join(missing, "\n"))
+	}
+	if out, err := n.b.On(n.instance.ID, "uname", "-n"); err != nil {
+		t.Errorf("%s, the other lab's instance: %v\n%s", when, err, out)
+	}
+	if out, err := n.b.On("laptop", "ping", "-c", "1", "-W", "10", "198.18.0.1"); err != nil {
+		t.Errorf("%s, the other lab's network: %v\n%s", when, err, out)
+	}
+}
+
+// minus returns the elements of a that are not in b.
 func minus(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }

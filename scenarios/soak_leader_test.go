@@ -16,11 +16,10 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// TestSoakLeaderKilled kills the leader's daemon once, half-way through 100,000 probes,
-// while workers change groups of mary's. The probes alternate between pairs that a rule
-// admits and pairs that none does, across the two nodes that live on, both ways; every
-// probe is a connection of its own. One worker changes rules of the targets' own group, so
-// that what judges the probes is compiled again all the time.
+// TestSoakLeaderKilled kills the leader's daemon half-way through 100,000 probes, while workers change
+// groups of mary's. The probes alternate between pairs that a rule admits and pairs that no rule
+// admits, between the other two nodes, both ways. Every probe is a new connection. One worker changes
+// rules of the targets' own group, so that their table is compiled again all the time.
 func TestSoakLeaderKilled(t *testing.T) {
 	l, api := newLeaderSoak(t, "soakleader", "mary")
 	l.groups(api, "target", "friend", "foe")
@@ -30,8 +29,8 @@ func TestSoakLeaderKilled(t *testing.T) {
 	l.killLeader(api)
 }
 
-// TestSoakLeaderKilledVPC is the same in a VPC: the targets admit friend and foe, and the
-// foe may not send. The workers change what may leave too.
+// TestSoakLeaderKilledVPC is the same in a VPC: the targets admit friend and foe, and the foe has no
+// egress rule. The workers change egress rules too.
 func TestSoakLeaderKilledVPC(t *testing.T) {
 	l, api := newLeaderSoak(t, "soakleadervpc", "dev")
 	l.vpc(api)
@@ -47,19 +46,19 @@ func TestSoakLeaderKilledVPC(t *testing.T) {
 	l.killLeader(api)
 }
 
-// volleyPort is where the targets hear probes.
+// volleyPort is the targets' port for probes.
 const volleyPort = 9000
 
 func newLeaderSoak(t *testing.T, name, account string) (*soakLab, *soakAPI) {
 	t.Helper()
 	if soakNodes(t) < 3 {
-		t.Fatalf("PALISADE_SOAK_NODES=%d: a leader's loss is survived by three nodes or more", soakNodes(t))
+		t.Fatalf("PALISADE_SOAK_NODES=%d: the loss of a leader needs three nodes or more", soakNodes(t))
 	}
 	l := newSoakLab(t, name)
 	return l, l.api(account)
 }
 
-// killLeader is the test, once there are the groups target, friend and foe.
+// killLeader is the test. The groups target, friend and foe exist.
 func (l *soakLab) killLeader(api *soakAPI) {
 	const (
 		probes   = 100_000
@@ -74,32 +73,22 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	placed := l.launchIn(api, nodes, "target", "friend", "foe")
 
 	volley := newVolley(t, placed, nodes, volleyPort)
-	// The rule is enforced and all paths are known before anything counts.
-	labtest.Eventually(l.t, "what is allowed arrives", func() bool { return volley.try() })
+	// First the rule must be enforced and all paths known.
+	labtest.Eventually(l.t, "allowed probes arrive", func() bool { return volley.try() })
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var traffic sync.WaitGroup
-	crew := make([]*worker, workers)
+	crew := newCrew(t, api, workers)
 	begin := time.Now()
-	for i := range crew {
-		crew[i] = &worker{api: api.again(t, nil), name: fmt.Sprintf("traffic%d", i)}
-		if i == 0 {
-			crew[i].group = "target"
-		}
-		traffic.Go(func() { crew[i].runChanges(ctx, every) })
-	}
-	acknowledged := func() (n int) {
-		for _, w := range crew {
-			n += int(w.acknowledged.Load())
-		}
-		return n
+	for _, w := range crew {
+		traffic.Go(func() { w.runChanges(ctx, every) })
 	}
 
 	var shooting sync.WaitGroup
 	shooting.Go(func() { volley.runProbes(t.Context(), probes, 800*time.Microsecond) })
 	volley.waitFor(probes / 2)
-	before := acknowledged()
+	before := acknowledged(crew)
 	rate := float64(before) / time.Since(begin).Seconds()
 	kill := time.Now()
 	l.Do(l.t, "lab", "kill", killed)
@@ -120,7 +109,7 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	}
 	t.Logf("leader killed, %s, %d nodes: %.0f changes/s acknowledged before, %d in all, %d refused, %d unknown; writable again after %s ms; "+
 		"%d probes, %d of them forbidden, %d admitted wrongly, %d of %d allowed lost, of them %d within 3 s of the kill; started again after %v",
-		api.where(), len(l.nodes), rate, acknowledged(), refused, unknown, ms(first.Sub(kill)),
+		api.where(), len(l.nodes), rate, acknowledged(crew), refused, unknown, ms(first.Sub(kill)),
 		probes, probes/2, volley.wrong.Load(), len(loss), probes/2, countBetween(loss, kill, kill.Add(3*time.Second)), restarted.Round(100*time.Millisecond))
 
 	if rate < minimum {
@@ -143,41 +132,59 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	}
 }
 
-// A fact is what a change's answer says of a rule at the end.
+// newCrew makes workers. The first one works on the group target.
+func newCrew(t *testing.T, api *soakAPI, size int) []*worker {
+	crew := make([]*worker, size)
+	for i := range crew {
+		crew[i] = &worker{api: api.again(t, nil), name: fmt.Sprintf("traffic%d", i)}
+	}
+	crew[0].group = "target"
+	return crew
+}
+
+// acknowledged returns the number of acknowledged changes.
+func acknowledged(crew []*worker) (n int) {
+	for _, w := range crew {
+		n += int(w.acknowledged.Load())
+	}
+	return n
+}
+
+// A fact is the expected final state of a rule, by the answer to its last change.
 type fact uint8
 
 const (
 	present fact = iota + 1
 	absent
-	either // the answer did not come, or said that nobody knows
+	either // there was no answer, or the answer said that the result is unknown
 )
 
-// A worker changes groups and keeps what became of it. Every rule is its own: a group of
-// the worker, or TCP ports that no other worker uses there. A rule whose change had no
-// clear answer is touched no more.
+// A worker changes rules and records the results. No other worker changes the same rules: each has its
+// own groups, or its own TCP ports of a group. After a change without a clear answer, the worker does
+// not change that rule again.
 type worker struct {
 	api   *soakAPI
 	name  string
-	group string // the one it works on; "" until it has made one
+	group string // that it works on; "": none yet
 
 	acknowledged atomic.Int64
-	refused      int // as was to be expected
+	refused      int // as expected
 	unknown      int
-	odd          []string // answers that should not be
+	odd          []string // unexpected answers
 
 	facts map[string]map[string]fact // by group and ruleText
 	acks  []acknowledgement
 }
 
-// An acknowledgement is when a change was sent that was acknowledged, and when that was.
+// An acknowledgement has the times at which a change was sent and acknowledged.
 type acknowledgement struct{ sent, at time.Time }
 
 const (
-	window   = 30  // rules of a group that are there at a time
+	window   = 30  // rules of a group at a time
 	perGroup = 120 // rules after which a worker makes a new group
 )
 
-// runChanges begins a change every interval, or as soon as the last has its answer.
+// runChanges makes a change every interval, or after the answer to the last, if that is later.
 func (w *worker) runChanges(ctx context.Context, interval time.Duration) {
 	w.facts = map[string]map[string]fact{}
 	fixed := w.group != ""
@@ -195,8 +202,7 @@ func (w *worker) runChanges(ctx context.Context, interval time.Duration) {
 		}
 		w.change(present, rule)
 		if n%10 == 9 {
-			// Refused as a whole: one of the two is there, as far as is known. Both are
-			// of ingress.
+			// Must be refused as a whole: one of the two ingress rules exists already.
 			if w.fact(w.rule(n-1)) == present {
 				if !w.wait(ctx, tick) {
 					return
@@ -222,7 +228,7 @@ func (w *worker) wait(ctx context.Context, tick *time.Ticker) bool {
 	}
 }
 
-// rule is the n-th. In a VPC every other one is of egress.
+// rule returns the n-th rule. In a VPC every second one is an egress rule.
 func (w *worker) rule(n int) soakRule {
 	return soakRule{egress: w.api.network != nil && n%2 == 1, protocol: "tcp", port: 10000 + n%30000, cidr: fmt.Sprintf("203.0.113.%d/32", n%90)}
 }
@@ -234,7 +240,7 @@ func (w *worker) makeGroup(ctx context.Context, tick *time.Ticker, name string) 
 		if !w.wait(ctx, tick) {
 			return false
 		}
-		group := fmt.Sprintf("%s.%d", name, i) // a new name if nobody knows what became of the last
+		group := fmt.Sprintf("%s.%d", name, i) // a new name if the last result is unknown
 		sent := time.Now()
 		err := w.api.group(group)
 		if w.judge(sent, err, "make "+group) == present {
@@ -256,13 +262,13 @@ func (w *worker) change(to fact, r soakRule) {
 	f := w.judge(sent, err, fmt.Sprintf("make %s in %s %d", ruleText(r), w.group, to))
 	if f == present {
 		f = to
-	} else if f == absent { // refused: it is as it was
+	} else if f == absent { // refused: unchanged
 		f = absent + present - to
 	}
 	w.note(r, f)
 }
 
-// mustRefuse asks for a new rule together with one that is there.
+// mustRefuse requests a new rule together with an existing one.
 func (w *worker) mustRefuse(fresh, known soakRule) {
 	_, err := w.api.authorize(w.group, fresh, known)
 	r, answered := errors.AsType[*refusal](err)
@@ -271,7 +277,7 @@ func (w *worker) mustRefuse(fresh, known soakRule) {
 		w.refused++
 		w.note(fresh, absent)
 	case err == nil:
-		w.odd = append(w.odd, "acknowledged a rule that is there already: "+ruleText(known))
+		w.odd = append(w.odd, "acknowledged a duplicate rule: "+ruleText(known))
 	case answered && r.Status < 500:
 		w.odd = append(w.odd, err.Error())
 	default:
@@ -287,8 +293,8 @@ func (w *worker) note(r soakRule, f fact) {
 	w.facts[w.group][ruleText(r)] = f
 }
 
-// judge counts an answer: present if the change was made, absent if it was refused, either
-// if that is not known.
+// judge counts an answer. It returns present if the change was made, absent if it was refused, and
+// either if that is unknown.
 func (w *worker) judge(sent time.Time, err error, what string) fact {
 	r, answered := errors.AsType[*refusal](err)
 	switch {
@@ -304,7 +310,7 @@ func (w *worker) judge(sent time.Time, err error, what string) fact {
 	return either
 }
 
-// firstSentAfter is when the first change was acknowledged that was sent after a moment.
+// firstSentAfter returns the time of the first acknowledgement of a change that was sent after moment.
 func firstSentAfter(crew []*worker, moment time.Time) (time.Time, bool) {
 	var first time.Time
 	for _, w := range crew {
@@ -317,7 +323,7 @@ func firstSentAfter(crew []*worker, moment time.Time) (time.Time, bool) {
 	return first, !first.IsZero()
 }
 
-// compare reads the final state at a node and reports what differs from the answers.
+// compare reads the final state from a node and reports rules that differ from the answers.
 func (l *soakLab) compare(api *soakAPI, node string, crew []*worker) {
 	l.t.Helper()
 	rules, err := api.rules()
@@ -334,7 +340,7 @@ func (l *soakLab) compare(api *soakAPI, node string, crew []*worker) {
 		for group, facts := range w.facts {
 			have, ok := rules[group]
 			if !ok {
-				differs = append(differs, "no group "+group+", and it was acknowledged")
+				differs = append(differs, "acknowledged group is missing: "+group)
 				continue
 			}
 			for rule, f := range facts {
@@ -343,17 +349,17 @@ func (l *soakLab) compare(api *soakAPI, node string, crew []*worker) {
 				case f == present && !have[rule]:
 					differs = append(differs, "lost, "+group+": "+rule)
 				case f == absent && have[rule]:
-					differs = append(differs, "revoked or refused, and there, "+group+": "+rule)
+					differs = append(differs, "revoked or refused, but present, "+group+": "+rule)
 				}
 			}
 			for rule := range have {
 				if facts[rule] == 0 && strings.HasPrefix(rule, "tcp") {
-					differs = append(differs, "never asked for, "+group+": "+rule)
+					differs = append(differs, "never requested, "+group+": "+rule)
 				}
 			}
 		}
 	}
-	l.t.Logf("at %s, %d rules are compared", node, checked)
+	l.t.Logf("at %s, %d rules were compared", node, checked)
 	slices.Sort(differs)
 	if len(differs) > 0 {
 		l.t.Errorf("at %s, %d differ from the answers:\n%s", node, len(differs), strings.Join(differs[:min(20, len(differs))], "\n"))

@@ -19,21 +19,24 @@ import (
 	"palisade/internal/netns"
 )
 
-// peerPort is where the nodes speak TCP: Raft, calls, the exchange of keys. Gossip and
-// tunnels have the ports behind it.
+// peerPort is the TCP port of nodes for Raft, calls and the exchange of keys. Gossip and tunnels use the
+// next ports.
 const peerPort = 7400
 
-// TestSoakNoLeader takes the leader from everybody for two minutes: every node drops what
-// arrives by TCP at, or from, the port of Raft; gossip and tunnels go on. Across nodes, both
-// ways, a connection from before keeps echoing, a friend's new ones succeed, and a
-// foe's never do. The API says that it cannot decide. When the cut is healed, it can.
+const (
+	// leaderless is how long TestSoakNoLeader takes the leader away.
+	leaderless = 2 * time.Minute
+	// settlesWithin bounds the time until every node has noticed that it knows no leader.
+	settlesWithin = 10 * time.Second
+	// writableWithin bounds the time from the end of the cut until a change is accepted.
+	writableWithin = 10 * time.Second
+)
+
+// TestSoakNoLeader leaves the cluster without a leader for two minutes: every node drops TCP packets to
+// and from the port of Raft. Gossip and tunnels go on. Meanwhile, across nodes, both ways, an existing
+// connection keeps echoing, new connections of a friend succeed, and those of a foe fail. The API
+// answers Unavailable. When the cut is healed, it accepts changes again.
 func TestSoakNoLeader(t *testing.T) {
-	const (
-		cut      = 2 * time.Minute
-		settles  = 10 * time.Second // until every node must have noticed
-		writable = 10 * time.Second
-		port     = 9000
-	)
 	if soakNodes(t) < 3 {
 		t.Fatalf("PALISADE_SOAK_NODES=%d: a cluster of one always has a leader", soakNodes(t))
 	}
@@ -41,8 +44,8 @@ func TestSoakNoLeader(t *testing.T) {
 	api := l.api("mary")
 	l.groups(api, "target", "friend", "foe")
 	_, err := api.authorize("target",
-		soakRule{protocol: "udp", port: port, group: "friend"},
-		soakRule{protocol: "tcp", port: port, group: "friend"},
+		soakRule{protocol: "udp", port: volleyPort, group: "friend"},
+		soakRule{protocol: "tcp", port: volleyPort, group: "friend"},
 		soakRule{protocol: "tcp", port: 80, group: "friend"})
 	if err != nil {
 		t.Fatal(err)
@@ -50,37 +53,48 @@ func TestSoakNoLeader(t *testing.T) {
 	led := l.leader()
 	nodes := []string{led, l.others(led)[0]}
 	placed := l.launchIn(api, nodes, "target", "friend", "foe")
-	volley := newVolley(t, placed, nodes, port)
-	labtest.Eventually(l.t, "what is allowed arrives", func() bool { return volley.try() })
+	traffic := &leaderlessTraffic{volley: newVolley(t, placed, nodes, volleyPort)}
+	labtest.Eventually(l.t, "allowed probes arrive", func() bool { return traffic.volley.try() })
 
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	var wg sync.WaitGroup
-	var echoes []*echo
-	var visits []*visitor
+	defer wg.Wait()
+	defer stop()
 	for i, node := range nodes {
 		friend, target := placed["friend"][node], placed["target"][nodes[1-i]]
-		e := l.echo(friend, target, port)
+		e := l.echo(friend, target, volleyPort)
 		v := &visitor{friend.Namespace, target.PrivateAddress + ":80", 0, nil}
-		echoes, visits = append(echoes, e), append(visits, v)
+		traffic.echoes, traffic.visitors = append(traffic.echoes, e), append(traffic.visitors, v)
 		wg.Go(func() { e.runEcho(ctx, 100*time.Millisecond) })
 		wg.Go(func() { v.runVisits(ctx, 250*time.Millisecond) })
 	}
-	wg.Go(func() { pace(ctx, 2*time.Millisecond, volley.shoot) })
-	defer wg.Wait()
-	defer stop()
+	wg.Go(func() { pace(ctx, 2*time.Millisecond, traffic.volley.shoot) })
 
 	drop := fmt.Sprintf("add table inet soak; add chain inet soak in { type filter hook input priority raw; }; "+
 		"add rule inet soak in tcp dport %d drop; add rule inet soak in tcp sport %d drop", peerPort, peerPort)
 	for _, n := range l.nodes {
 		l.must(n.Name, "nft", drop)
 	}
-	begin := time.Now()
-	for since := range ticks(t, 5*time.Second, begin) {
-		if since > cut {
-			break
+	l.expectUnavailable(api)
+	for _, n := range l.nodes {
+		l.must(n.Name, "nft", "delete table inet soak")
+	}
+	again := l.awaitWritable(api)
+	stop()
+	wg.Wait()
+	traffic.check(t, fmt.Sprintf("no leader for %v, %d nodes, writable %s ms after the heal", leaderless, len(l.nodes), ms(again)))
+}
+
+// expectUnavailable fails the test if a node answers a request otherwise than by Unavailable, until the
+// cut has lasted as long as it should.
+func (l *soakLab) expectUnavailable(api *soakAPI) {
+	t := l.t
+	t.Helper()
+	for since := range ticks(t, 5*time.Second, time.Now()) {
+		if since > leaderless {
+			return
 		}
-		if since < settles {
+		if since < settlesWithin {
 			continue
 		}
 		for _, n := range l.nodes {
@@ -89,8 +103,8 @@ func TestSoakNoLeader(t *testing.T) {
 			rule := soakRule{protocol: "tcp", port: 10000 + int(since.Seconds()), cidr: "203.0.113.1/32"}
 			_, err := at.authorize("target", rule)
 			if r, ok := errors.AsType[*refusal](err); !ok || r.Code != "Unavailable" {
-				t.Errorf("authorize at %s, %v after the cut: %v; Unavailable is due", n.Name, since.Round(time.Second), err)
-			} else if since < settles+5*time.Second {
+				t.Errorf("authorize at %s, %v after the cut: %v; want Unavailable", n.Name, since.Round(time.Second), err)
+			} else if since < settlesWithin+5*time.Second {
 				t.Logf("%s: %s", n.Name, r.Message)
 			}
 			if _, err := at.rules(); err == nil {
@@ -98,45 +112,61 @@ func TestSoakNoLeader(t *testing.T) {
 			}
 		}
 	}
-	for _, n := range l.nodes {
-		l.must(n.Name, "nft", "delete table inet soak")
-	}
-	healed := time.Now()
-	var again time.Duration
-	for since := range ticks(t, 50*time.Millisecond, healed) {
-		if _, err = api.authorize("target", soakRule{protocol: "tcp", port: 20000 + int(since.Milliseconds()), cidr: "203.0.113.1/32"}); err == nil {
-			again = time.Since(healed)
-			break
-		}
-		if since > 3*writable {
-			t.Errorf("not writable %v after the heal: %v", since, err)
-			break
-		}
-	}
-	stop()
-	wg.Wait()
+}
 
-	sent, loss := volley.len(), volley.lost()
+// awaitWritable returns how long it takes until a change is accepted.
+func (l *soakLab) awaitWritable(api *soakAPI) time.Duration {
+	t := l.t
+	t.Helper()
+	begin := time.Now()
+	for since := range ticks(t, 50*time.Millisecond, begin) {
+		_, err := api.authorize("target", soakRule{protocol: "tcp", port: 20000 + int(since.Milliseconds()), cidr: "203.0.113.1/32"})
+		if err == nil {
+			break
+		}
+		if since > 3*writableWithin {
+			t.Errorf("no change is accepted %v after the heal: %v", since, err)
+			break
+		}
+	}
+	again := time.Since(begin)
+	if again > writableWithin {
+		t.Errorf("writable %v after the heal, at most %v", again, writableWithin)
+	}
+	return again
+}
+
+// leaderlessTraffic is the traffic of TestSoakNoLeader.
+type leaderlessTraffic struct {
+	volley   *volley
+	echoes   []*echo    // existing connections
+	visitors []*visitor // new connections
+}
+
+// check logs the results and fails the test if one is wrong.
+func (f *leaderlessTraffic) check(t *testing.T, what string) {
+	t.Helper()
+	sent, loss := f.volley.len(), f.volley.lost()
 	var worst time.Duration
 	echoed, made := 0, 0
-	for _, e := range echoes {
+	for _, e := range f.echoes {
 		echoed += len(e.took)
 		worst = max(worst, percentile(e.took, 100))
 		if e.err != nil {
-			t.Errorf("the connection from before: %v", e.err)
+			t.Errorf("an existing connection: %v", e.err)
 		}
 	}
-	for _, v := range visits {
+	for _, v := range f.visitors {
 		made += v.made
 		if len(v.failed) > 0 {
-			t.Errorf("%d of %d new permitted connections failed, the first: %v", len(v.failed), v.made+len(v.failed), v.failed[0])
+			t.Errorf("%d of %d allowed new connections failed, the first: %v", len(v.failed), v.made+len(v.failed), v.failed[0])
 		}
 	}
-	t.Logf("no leader for %v, %d nodes: %d echoes on connections from before, the slowest %s ms; %d new connections made; "+
-		"%d probes, %d admitted wrongly, %d of %d allowed lost; writable %s ms after the heal",
-		cut, len(l.nodes), echoed, ms(worst), made, sent, volley.wrong.Load(), len(loss), sent/2, ms(again))
-	if n := volley.wrong.Load(); n > 0 {
-		t.Errorf("%d forbidden probes arrived", n)
+	wrong := f.volley.wrong.Load()
+	t.Logf("%s: %d echoes on existing connections, the slowest %s ms; %d new connections; %d probes, %d admitted wrongly, %d of %d allowed lost",
+		what, echoed, ms(worst), made, sent, wrong, len(loss), sent/2)
+	if wrong > 0 {
+		t.Errorf("%d forbidden probes arrived", wrong)
 	}
 	if sent < 20_000 || echoed < 1000 || made < 500 {
 		t.Errorf("void: %d probes, %d echoes, %d new connections", sent, echoed, made)
@@ -144,11 +174,9 @@ func TestSoakNoLeader(t *testing.T) {
 	if len(loss) > sent/200 {
 		t.Errorf("%d of %d allowed probes were lost", len(loss), sent/2)
 	}
-	if again > writable {
-		t.Errorf("writable %v after the heal, at most %v", again, writable)
-	}
 }
 
+// len returns the number of probes sent.
 func (v *volley) len() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -170,11 +198,11 @@ func ticks(t *testing.T, interval time.Duration, begin time.Time) func(func(time
 	}
 }
 
-// An echo is one TCP connection that is used all the time.
+// An echo is a TCP connection whose remote end echoes lines.
 type echo struct {
 	conn net.Conn
 	took []time.Duration
-	err  error // that ended it
+	err  error // the first error, which ended it
 }
 
 // echo connects one instance to a listener in another.
@@ -203,7 +231,7 @@ func (l *soakLab) echo(from, to lab.InstanceStatus, port uint16) *echo {
 	return e
 }
 
-// runEcho sends a line every interval and waits for it to come back.
+// runEcho sends a line every interval and waits for its echo.
 func (e *echo) runEcho(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -215,7 +243,7 @@ func (e *echo) runEcho(ctx context.Context, interval time.Duration) {
 		if e.err == nil {
 			var got string
 			if got, e.err = back.ReadString('\n'); e.err == nil && got != line {
-				e.err = fmt.Errorf("%q came back for %q", got, line)
+				e.err = fmt.Errorf("echo %q of %q", got, line)
 			}
 		}
 		if e.err != nil {
@@ -225,9 +253,10 @@ func (e *echo) runEcho(ctx context.Context, interval time.Duration) {
 	}
 }
 
+// second returns the second of two results.
 func second(_ int, err error) error { return err }
 
-// A visitor makes one connection after another, as any client would.
+// A visitor makes one connection after another.
 type visitor struct {
 	namespace string
 	address   string
