@@ -18,23 +18,23 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// TestBusyInstanceLeavesTheOthersAlone is the short form of TestSoakBusyInstance.
-func TestBusyInstanceLeavesTheOthersAlone(t *testing.T) {
+// TestBusyInstanceDoesNotSlowOthers is the short form of TestSoakBusyInstance.
+func TestBusyInstanceDoesNotSlowOthers(t *testing.T) {
 	newBusyTest(t).compare(3, 200)
 }
 
-// busyLoops starts 448 busy loops at once, and behind them a fork bomb, which comes to the limit
-// of 512 processes and goes on trying. Should the test be killed, they end after 15 minutes.
+// busyLoops starts 448 busy loops and then a fork bomb, which reaches the limit of 512 processes and goes
+// on trying. If the test is killed, the processes end after 15 minutes.
 const busyLoops = `pipe R,W; alarm 900; for(1..448){if(!fork){alarm 900; close W; sysread R,$x,1; 1 while 1}}
 	close W; while(1){alarm 900 if defined($p=fork) and !$p}`
 
-// A busyTest is a lab of three nodes. In one of its instances run as many processes as it may
-// have; as many run outside, in a cgroup of their own that weighs what a cgroup weighs if nobody
-// says otherwise. They take turns, and two other instances exchange packets meanwhile.
+// A busyTest is a lab of three nodes. One instance runs as many processes as it may have. As many run
+// outside, in a cgroup with the default weight. Either the inner or the outer processes are busy, while
+// two other instances exchange packets.
 type busyTest struct {
 	*labtest.Lab
 	t               *testing.T
-	from, to        string // who pings, and whom
+	from, to        string // id of the instance that pings, and the address that it pings
 	inside, outside *crowd
 	leader          string
 	elections       int
@@ -46,14 +46,14 @@ func newBusyTest(t *testing.T) *busyTest {
 	from, to, mallory := l.Launch(t), l.Launch(t), l.Launch(t)
 	b := &busyTest{Lab: l, t: t, from: from.ID, to: to.PrivateAddress, leader: l.Status(t).Leader}
 	b.elections = b.countElections()
-	if out, err := l.On(b.from, "ping", "-n", "-c", "5", "-W", "10", b.to); err != nil { // one answer will do
+	if out, err := l.On(b.from, "ping", "-n", "-c", "5", "-W", "10", b.to); err != nil { // one answer is enough
 		t.Fatalf("%s does not reach %s: %v\n%s", from.ID, to.ID, err, out)
 	}
 
 	pids := cgroupMount(t, "pids")
 	b.inside = startCrowd(t, filepath.Join(pids, "palisade-"+l.Name, mallory.Namespace),
 		exec.Command(l.Palisade, "lab", "exec", "--name", l.Name, mallory.ID, "--", "perl", "-e", busyLoops))
-	b.inside.turn(unix.SIGSTOP)
+	b.inside.signal(unix.SIGSTOP)
 
 	var enter string
 	dirs := map[string]bool{filepath.Join(pids, l.Name): true, filepath.Join(cgroupMount(t, "cpu"), l.Name): true}
@@ -72,11 +72,11 @@ func newBusyTest(t *testing.T) *busyTest {
 		t.Fatal(err)
 	}
 	b.outside = startCrowd(t, filepath.Join(pids, l.Name), exec.Command("sh", "-c", enter+`exec perl -e "$0"`, busyLoops))
-	b.outside.turn(unix.SIGSTOP)
+	b.outside.signal(unix.SIGSTOP)
 	return b
 }
 
-// countElections is how often a node of the lab began to lead.
+// countElections returns how often a node became leader.
 func (b *busyTest) countElections() (n int) {
 	logs, err := filepath.Glob("/var/lib/palisade/labs/" + b.Name + "/node*.log")
 	if err != nil || len(logs) == 0 {
@@ -92,7 +92,7 @@ func (b *busyTest) countElections() (n int) {
 	return n
 }
 
-// sameLeader fails if a node began to lead since the test did.
+// sameLeader fails the test if a node has become leader since newBusyTest.
 func (b *busyTest) sameLeader() {
 	b.t.Helper()
 	if leader, elections := b.Status(b.t).Leader, b.countElections(); leader != b.leader || elections != b.elections {
@@ -100,14 +100,13 @@ func (b *busyTest) sameLeader() {
 	}
 }
 
-// fewTicks is what round trips may take whatever they take beside a crowd outside. The kernel
-// lets a process of one instance wait for that of another until its next tick, of 4 ms, and
-// one outside of the instances' cgroup it interrupts at once.
+// fewTicks is a round trip time that always passes. The kernel interrupts a process of one instance for
+// one of another only at its next tick, of up to 4 ms, but a process outside their cgroup at once.
 const fewTicks = 10 * time.Millisecond
 
-// compare measures round trips beside either crowd in turn. The 99th percentile beside that
-// inside may be twice that beside the one outside. Because others use the machine too, a
-// comparison that fails is made again, twice.
+// compare measures round trips beside the inner and the outer crowd by turns. Beside the inner crowd the
+// 99th percentile may be twice as long as beside the outer one. Because other programs use the machine,
+// a comparison that fails is repeated up to twice.
 func (b *busyTest) compare(rounds, pings int) {
 	b.t.Helper()
 	for try := range 3 {
@@ -117,8 +116,8 @@ func (b *busyTest) compare(rounds, pings int) {
 			outside = append(outside, b.beside(b.outside, pings)...)
 		}
 		b.t.Logf("round trips beside %d busy processes, %d of each: in an instance p50 %v, p99 %v; outside p50 %v, p99 %v",
-			b.inside.size, len(inside), middle(inside, 50), middle(inside, 99), middle(outside, 50), middle(outside, 99))
-		if middle(inside, 99) <= max(fewTicks, 2*middle(outside, 99)) {
+			b.inside.size, len(inside), percentileOf(inside, 50), percentileOf(inside, 99), percentileOf(outside, 50), percentileOf(outside, 99))
+		if percentileOf(inside, 99) <= max(fewTicks, 2*percentileOf(outside, 99)) {
 			break
 		}
 		if try == 2 {
@@ -128,15 +127,15 @@ func (b *busyTest) compare(rounds, pings int) {
 	b.sameLeader()
 }
 
-// beside measures round trips while a crowd is busy.
+// beside measures round trips while a crowd runs.
 func (b *busyTest) beside(c *crowd, pings int) []time.Duration {
 	b.t.Helper()
-	c.turn(unix.SIGCONT)
-	defer c.turn(unix.SIGSTOP)
+	c.signal(unix.SIGCONT)
+	defer c.signal(unix.SIGSTOP)
 	return b.roundTrips(pings)
 }
 
-// roundTrips pings from inside an instance, a hundred times a second. A lost one counts 5 s.
+// roundTrips pings from one instance to another 100 times a second. A lost packet counts as 5 s.
 func (b *busyTest) roundTrips(count int) []time.Duration {
 	b.t.Helper()
 	out, err := b.On(b.from, "ping", "-n", "-i", "0.01", "-c", strconv.Itoa(count), "-W", "5", b.to)
@@ -156,20 +155,20 @@ func (b *busyTest) roundTrips(count int) []time.Duration {
 	return took
 }
 
-// middle is a percentile of durations, which are left in order of time.
-func middle(list []time.Duration, percent int) time.Duration {
+// percentileOf returns a percentile of a list, which it does not change.
+func percentileOf(list []time.Duration, percent int) time.Duration {
 	list = slices.Sorted(slices.Values(list))
 	return list[(len(list)*percent+99)/100-1]
 }
 
-// A crowd is busy processes in one cgroup.
+// A crowd is a set of busy processes in one cgroup.
 type crowd struct {
 	t    *testing.T
 	dir  string
 	size int
 }
 
-// startCrowd runs a command that starts busyLoops in dir, and returns when all processes are there.
+// startCrowd runs a command that starts busyLoops in dir, and waits until all processes exist.
 func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 	t.Helper()
 	c := &crowd{t: t, dir: dir}
@@ -179,7 +178,7 @@ func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 	t.Cleanup(func() {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
-		for deadline := time.Now().Add(labtest.Patience); len(c.turn(unix.SIGKILL)) > 0; <-tick.C {
+		for deadline := time.Now().Add(labtest.Patience); len(c.signal(unix.SIGKILL)) > 0; <-tick.C {
 			if time.Now().After(deadline) {
 				t.Errorf("processes are left in %s", dir)
 				break
@@ -196,12 +195,12 @@ func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 			return c
 		}
 		if c.size = now; time.Now().After(deadline) {
-			t.Fatalf("%d busy processes in %s, more than 480 are due", now, dir)
+			t.Fatalf("%d busy processes in %s, want more than 480", now, dir)
 		}
 	}
 }
 
-// members are the processes of the crowd. The cgroup may have others.
+// members returns the processes of the crowd. The cgroup may have others.
 func (c *crowd) members() (pids []int) {
 	procs, err := os.ReadFile(filepath.Join(c.dir, "cgroup.procs"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
@@ -216,8 +215,9 @@ func (c *crowd) members() (pids []int) {
 	return pids
 }
 
-// turn sends all members a signal, and returns them. Twice, for those that were made meanwhile.
-func (c *crowd) turn(s syscall.Signal) []int {
+// signal sends a signal to all members and returns them. It does so twice, for processes that were
+// started meanwhile.
+func (c *crowd) signal(s syscall.Signal) []int {
 	for range 2 {
 		for _, pid := range c.members() {
 			unix.Kill(pid, s)
@@ -226,7 +226,7 @@ func (c *crowd) turn(s syscall.Signal) []int {
 	return c.members()
 }
 
-// cgroupMount is where a controller is, in either version.
+// cgroupMount returns the mount point of the hierarchy with a controller, in either version.
 func cgroupMount(t *testing.T, controller string) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")

@@ -13,8 +13,7 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// rx is how many packets an instance's interface has received. It asks the kernel, not
-// the daemon.
+// rx returns the number of packets that an instance's interface has received, by the kernel's counter.
 func rx(t *testing.T, in lab.InstanceStatus) string {
 	t.Helper()
 	out, err := exec.Command("ip", "netns", "exec", in.Namespace, "cat", "/sys/class/net/eth0/statistics/rx_packets").CombinedOutput()
@@ -24,10 +23,9 @@ func rx(t *testing.T, in lab.InstanceStatus) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestNothingPassesWithoutADaemon: a daemon that is stopped, killed or refuses to start
-// leaves every port closed, to what the rules admit as well. When it goes on, so does what
-// they admit.
-func TestNothingPassesWithoutADaemon(t *testing.T) {
+// TestNothingIsForwardedWithoutDaemon: while the daemon is stopped, dead or refuses to start, no packet
+// reaches an instance, even if a rule admits it. When the daemon runs again, admitted packets pass.
+func TestNothingIsForwardedWithoutDaemon(t *testing.T) {
 	l := labtest.Up(t, "real")
 	server, fellow := l.Launch(t), l.Launch(t)
 	l.EC2(t, "ec2-authorize default -p 22")
@@ -40,7 +38,7 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 			return err == nil
 		})
 		if out, err := l.On(fellow.ID, "ping", "-c", "1", "-W", "10", server.PrivateAddress); err != nil {
-			t.Errorf("%s a fellow has no answer: %v\n%s", when, err, out)
+			t.Errorf("%s another instance gets no answer: %v\n%s", when, err, out)
 		}
 	}
 	closed := func(when string) {
@@ -51,7 +49,7 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 		}
 		out, err := exec.Command("ip", "netns", "exec", fellow.Namespace, "ping", "-c", "3", "-i", "0.2", "-W", "1", server.PrivateAddress).CombinedOutput()
 		if err == nil {
-			t.Errorf("%s a fellow has an answer\n%s", when, out)
+			t.Errorf("%s another instance gets an answer\n%s", when, out)
 		}
 		if after := rx(t, server); after != before {
 			t.Errorf("%s the server received: %s packets, %s before", when, after, before)
@@ -63,7 +61,7 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 	sendSignal(t, pid, syscall.SIGSTOP)
 	closed("while the daemon is stopped")
 	sendSignal(t, pid, syscall.SIGCONT)
-	opens("when the daemon goes on")
+	opens("when the daemon continues")
 
 	l.Do(t, "lab", "kill", "node1")
 	closed("while the daemon is dead")
@@ -80,16 +78,16 @@ func TestNothingPassesWithoutADaemon(t *testing.T) {
 	}
 	closed("while the daemon refuses to start")
 
-	// As the error advises: the log is whole. The supervisor tries again by itself.
+	// The error advises to remove the file, because the log is complete. The supervisor retries.
 	if err := os.Remove(mark); err != nil {
 		t.Fatal(err)
 	}
-	opens("when the daemon is back")
+	opens("when the daemon runs again")
 }
 
-// TestInstanceOfALabIsConfined runs the prober of package instance in an instance of a
-// real lab: all that it tries there, with the daemon's own process and files to reach.
-func TestInstanceOfALabIsConfined(t *testing.T) {
+// TestInstanceOfLabIsConfined runs the prober of package instance in an instance of a real lab. It tries
+// to reach the daemon's process and files.
+func TestInstanceOfLabIsConfined(t *testing.T) {
 	l := labtest.Up(t, "real")
 	probe := filepath.Join(t.TempDir(), "probe")
 	if out, err := exec.Command("go", "test", "-c", "-o", probe, "palisade/internal/instance").CombinedOutput(); err != nil {
@@ -101,10 +99,10 @@ func TestInstanceOfALabIsConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	carry := exec.Command(l.Palisade, "lab", "exec", "--name", l.Name, in.ID, "--", "sh", "-c", "cat > /tmp/probe && chmod 755 /tmp/probe")
-	carry.Stdin = file
-	if out, err := carry.CombinedOutput(); err != nil {
-		t.Fatalf("carry the prober in: %v\n%s", err, out)
+	copying := exec.Command(l.Palisade, "lab", "exec", "--name", l.Name, in.ID, "--", "sh", "-c", "cat > /tmp/probe && chmod 755 /tmp/probe")
+	copying.Stdin = file
+	if out, err := copying.CombinedOutput(); err != nil {
+		t.Fatalf("copy the prober: %v\n%s", err, out)
 	}
 	pid := daemonOf(t, l)
 	for _, secret := range []string{
@@ -113,13 +111,13 @@ func TestInstanceOfALabIsConfined(t *testing.T) {
 		"/dev/shm/palisade-" + l.Name + "-node1",
 	} {
 		if _, err := os.Stat(secret); err != nil {
-			t.Fatalf("nothing to find: %v", err)
+			t.Fatalf("void: the file to reach does not exist: %v", err)
 		}
 		if out, err := l.On(in.ID, "/tmp/probe", "probe", fmt.Sprint(pid), secret); err != nil {
 			t.Errorf("with %s to reach: %v\n%s", secret, err, out)
 		}
 	}
 	if daemonOf(t, l) != pid {
-		t.Error("the daemon is another")
+		t.Error("the daemon has been restarted")
 	}
 }

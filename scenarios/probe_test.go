@@ -20,26 +20,25 @@ import (
 	"palisade/internal/netns"
 )
 
-// A gun sends single packets from the network of an instance, each the first of a new
-// connection: with a source port that no connection of the last minute had, as long as a
-// thousand a second are sent. It is a raw socket, so a probe costs one system call and
-// nothing is tried again. A SYN carries its number as its sequence number; the answer to
-// it is reset by the kernel there, which knows of no such connection, and so the
-// connection is closed at both ends at once. A datagram carries its number as payload.
-type gun struct {
+// A prober sends single packets from the network namespace of an instance. Each is the first of a new
+// connection: up to 1,000 a second, a source port is used again only after a minute. It has raw sockets,
+// so a probe costs one system call and is not retransmitted. The sequence number of a SYN is the
+// number of the probe; the instance's kernel resets the answer, which closes the connection at both
+// ends. The payload of a datagram is its number.
+type prober struct {
 	from netip.Addr
 	tcp  *net.IPConn
 	udp  *net.IPConn
 }
 
-// The source ports of probes, in turn.
+// The source ports of probes, which are used by turns.
 const (
 	firstProbePort = 1024
 	probePorts     = 1<<16 - firstProbePort
 )
 
-func newGun(namespace string, from netip.Addr) (*gun, error) {
-	g := &gun{from: from}
+func newProber(namespace string, from netip.Addr) (*prober, error) {
+	g := &prober{from: from}
 	err := netns.Do(namespace, func() (err error) {
 		local := &net.IPAddr{IP: from.AsSlice()}
 		if g.tcp, err = net.ListenIP("ip4:tcp", local); err != nil {
@@ -49,7 +48,7 @@ func newGun(namespace string, from netip.Addr) (*gun, error) {
 			g.tcp.Close()
 			return err
 		}
-		// Nobody reads what comes back.
+		// Answers are not read.
 		return errors.Join(g.tcp.SetReadBuffer(1), g.udp.SetReadBuffer(1))
 	})
 	if err != nil {
@@ -58,12 +57,12 @@ func newGun(namespace string, from netip.Addr) (*gun, error) {
 	return g, nil
 }
 
-func (g *gun) close() error { return errors.Join(g.tcp.Close(), g.udp.Close()) }
+func (g *prober) close() error { return errors.Join(g.tcp.Close(), g.udp.Close()) }
 
-// gunAt is a gun in an instance that runs.
-func gunAt(t *testing.T, in lab.InstanceStatus) *gun {
+// proberAt returns a prober in a running instance.
+func proberAt(t *testing.T, in lab.InstanceStatus) *prober {
 	t.Helper()
-	g, err := newGun(in.Namespace, netip.MustParseAddr(in.PrivateAddress))
+	g, err := newProber(in.Namespace, netip.MustParseAddr(in.PrivateAddress))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,13 +72,13 @@ func gunAt(t *testing.T, in lab.InstanceStatus) *gun {
 
 func probePort(number uint32) uint16 { return uint16(firstProbePort + number%probePorts) }
 
-// syn sends a SYN with this number, from the port that is its turn.
-func (g *gun) syn(to netip.AddrPort, number uint32) error {
+// syn sends a SYN with this number, from the next source port.
+func (g *prober) syn(to netip.AddrPort, number uint32) error {
 	return g.segment(probePort(number), to, number, flagSYN)
 }
 
 // segment sends a TCP segment without data.
-func (g *gun) segment(port uint16, to netip.AddrPort, number uint32, flags byte) error {
+func (g *prober) segment(port uint16, to netip.AddrPort, number uint32, flags byte) error {
 	var s [20]byte
 	binary.BigEndian.PutUint16(s[0:], port)
 	binary.BigEndian.PutUint16(s[2:], to.Port())
@@ -92,7 +91,7 @@ func (g *gun) segment(port uint16, to netip.AddrPort, number uint32, flags byte)
 }
 
 // datagram sends a UDP datagram with this number.
-func (g *gun) datagram(to netip.AddrPort, number uint32) error {
+func (g *prober) datagram(to netip.AddrPort, number uint32) error {
 	var d [12]byte
 	binary.BigEndian.PutUint16(d[0:], probePort(number))
 	binary.BigEndian.PutUint16(d[2:], to.Port())
@@ -107,12 +106,12 @@ const (
 	flagSYN = 0x02
 	flagACK = 0x10
 
-	// probeWindow tells segments of probes from those of connections.
+	// probeWindow marks segments of probes.
 	probeWindow = 31337
 )
 
-// checksum is that of RFC 9293 §3.1 and RFC 768, over the pseudo header and data, whose
-// own checksum is zero.
+// checksum returns the checksum of RFC 9293 §3.1 and RFC 768 over the pseudo header and data, in which the
+// checksum field is zero.
 func checksum(from, to netip.Addr, protocol byte, data []byte) uint16 {
 	var sum uint32
 	add := func(b []byte) {
@@ -131,15 +130,15 @@ func checksum(from, to netip.Addr, protocol byte, data []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// An arrival is a probe that came through.
+// An arrival is a probe that has arrived.
 type arrival struct {
 	from   netip.Addr
 	port   uint16 // of the sender
 	number uint32
 }
 
-// watch calls seen, on goroutines of its own, for every segment and datagram of a probe
-// that arrives for port in the network of in. It goes on until t ends.
+// watch calls seen, on new goroutines, for every segment and datagram of a probe to port that arrives in
+// the network namespace of in, until t ends.
 func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival)) {
 	t.Helper()
 	address := netip.MustParseAddr(in.PrivateAddress)
@@ -195,8 +194,8 @@ func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival))
 	})
 }
 
-// pace calls shoot every interval until ctx ends. It has a thread of its own: the runtime's
-// timers wake a millisecond late. What the machine made it miss is not made up for.
+// pace calls shoot every interval until ctx ends. It locks its thread and sleeps itself, because the
+// runtime's timers are up to a millisecond late. It does not catch up on missed intervals.
 func pace(ctx context.Context, interval time.Duration, shoot func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -205,18 +204,18 @@ func pace(ctx context.Context, interval time.Duration, shoot func()) {
 		next = next.Add(interval)
 		if wait := time.Until(next); wait > 0 {
 			rest := unix.NsecToTimespec(wait.Nanoseconds())
-			_ = unix.Nanosleep(&rest, nil) // a signal makes one probe early
+			_ = unix.Nanosleep(&rest, nil) // after a signal, one probe is early
 		} else {
 			next = time.Now()
 		}
 	}
 }
 
-// A series is probes from one instance to one port of another, when each was sent and
-// whether it arrived.
+// A series is a list of probes from one instance to one port of another, with the time at which each was
+// sent and whether it arrived. The mutex guards the lists; it is held while a probe is sent.
 type series struct {
-	gun *gun
-	to  netip.AddrPort
+	prober *prober
+	to     netip.AddrPort
 
 	mu      sync.Mutex
 	sent    []time.Time
@@ -224,14 +223,14 @@ type series struct {
 	errors  int // probes that could not be sent; they are in neither list
 }
 
-// runSYNs sends SYNs until ctx ends. The mutex is held while a probe is sent: it must be
-// in the list before it can arrive.
+// runSYNs sends SYNs until ctx ends. It holds the mutex while it sends, because a probe must be in the list
+// before it arrives.
 func (s *series) runSYNs(ctx context.Context, interval time.Duration) {
 	pace(ctx, interval, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		now := time.Now()
-		if err := s.gun.syn(s.to, uint32(len(s.sent))); err != nil {
+		if err := s.prober.syn(s.to, uint32(len(s.sent))); err != nil {
 			s.errors++
 			return
 		}
@@ -239,29 +238,30 @@ func (s *series) runSYNs(ctx context.Context, interval time.Duration) {
 	})
 }
 
-// seen notes an arrival.
+// seen records an arrival.
 func (s *series) seen(a arrival) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.from == s.gun.from && int(a.number) < len(s.arrived) {
+	if a.from == s.prober.from && int(a.number) < len(s.arrived) {
 		s.arrived[a.number] = true
 	}
 }
 
-// len is how many were sent.
+// unsent returns the number of probes that could not be sent.
 func (s *series) unsent() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.errors
 }
 
+// len returns the number of probes sent.
 func (s *series) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.sent)
 }
 
-// first is when the first probe from number on was sent that arrived.
+// first returns when the first probe that arrived was sent, from this number on.
 func (s *series) first(number int) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -273,7 +273,7 @@ func (s *series) first(number int) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// last is when the last probe from number on was sent that arrived.
+// last returns when the last probe that arrived was sent, from this number on.
 func (s *series) last(number int) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,7 +285,7 @@ func (s *series) last(number int) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// gaps are the times between a probe and the next.
+// gaps returns the times between each probe and the next.
 func (s *series) gaps() []time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,8 +296,7 @@ func (s *series) gaps() []time.Duration {
 	return gaps
 }
 
-// refused is how many of the probes from one number to another did not arrive, behind the
-// first that did.
+// refused returns how many probes from one number to another did not arrive, after the first that did.
 func (s *series) refused(from, to int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

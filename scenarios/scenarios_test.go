@@ -17,7 +17,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestScenarios plays every scenario, each group of equal lab options in a lab of its own.
+// TestScenarios plays every scenario. Scenarios with equal lab options share a lab.
 func TestScenarios(t *testing.T) {
 	netnstest.NeedRoot(t)
 	list, err := List()
@@ -97,9 +97,9 @@ func TestFailingStoryPrintsPacketPortVerdictAndRule(t *testing.T) {
 		`log of node1:`, `log of node2:`, `log of node3:`)
 }
 
-// standIn is a script in place of the binary: a lab without namespaces, whose `lab exec`
-// runs the command here.
-const standIn = `#!/bin/sh
+// fakeBinary is a script instead of the binary: a lab without namespaces, whose `lab exec` runs the
+// command on this machine.
+const fakeBinary = `#!/bin/sh
 case "$1 $2" in
 "lab status") echo '{"instances": [
 	{"id": "i-1", "node": "node1", "state": "running", "private_address": "10.0.0.1"},
@@ -110,11 +110,11 @@ case "$1 $2" in
 esac
 `
 
-// play plays script with the stand-in and returns what was shown.
+// play plays a script with fakeBinary and returns the output.
 func play(t *testing.T, script string, c Config) (string, error) {
 	t.Helper()
 	c.Palisade = filepath.Join(t.TempDir(), "palisade")
-	if err := os.WriteFile(c.Palisade, []byte(standIn), 0o755); err != nil {
+	if err := os.WriteFile(c.Palisade, []byte(fakeBinary), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
@@ -165,12 +165,12 @@ stdout '^flows of flows --name lab$'
 		"  ✓ Step 2. Another.\n",
 	} {
 		if !strings.Contains(got, want) {
-			t.Errorf("the story lacks %q:\n%s", want, got)
+			t.Errorf("the output lacks %q:\n%s", want, got)
 		}
 	}
 }
 
-func TestPlayFailsWhereTheStoryDiffers(t *testing.T) {
+func TestPlayFailsAtStepWithOtherResult(t *testing.T) {
 	for _, tc := range []struct{ name, line, want string }{
 		{"command fails", "on laptop false", "story.txtar:4: false: exit status 1"},
 		{"command must fail", "! on laptop true", "succeeded, but must fail"},
@@ -187,7 +187,7 @@ func TestPlayFailsWhereTheStoryDiffers(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			limit := time.Minute
-			if strings.Contains(tc.line, "sleep 60") { // until it is over
+			if strings.Contains(tc.line, "sleep 60") { // must not end by itself
 				limit = 2 * time.Second
 			}
 			got, err := play(t, "# Title.\n\n# Step 1.\n"+tc.line+"\n", Config{Limit: limit})
@@ -213,11 +213,11 @@ func TestPlayPausesBetweenSteps(t *testing.T) {
 	}
 }
 
-func TestPlayEndsWithItsContext(t *testing.T) {
+func TestPlayEndsWhenContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("enough")
 	bin := filepath.Join(t.TempDir(), "palisade")
-	if err := os.WriteFile(bin, []byte(standIn), 0o755); err != nil {
+	if err := os.WriteFile(bin, []byte(fakeBinary), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	s := parse("story", []byte("# Title.\n\n# One.\non laptop sh -c 'echo begun; sleep 60'\n"))
@@ -236,7 +236,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func TestEveryScenarioIsTitled(t *testing.T) {
+func TestEveryScenarioHasTitleAndSteps(t *testing.T) {
 	list, err := List()
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,8 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// A soakAPI calls the Query API as one account, on one connection that is kept. It is one
-// goroutine's, and tries nothing twice: what became of each call is the test's concern.
+// A soakAPI calls the Query API as one account, on one connection, which stays open. Only one goroutine
+// may use it. It does not retry, so that the test learns the result of each call.
 type soakAPI struct {
 	credentials aws.Credentials
 	endpoint    string
@@ -33,7 +33,7 @@ type soakAPI struct {
 	network     *soakNetwork // nil: EC2-Classic
 }
 
-// api calls the lab's front door as account.
+// api returns a client of the lab's front door.
 func (l *soakLab) api(account string) *soakAPI {
 	l.t.Helper()
 	out, err := exec.Command(l.Palisade, "lab", "env", "--name", l.Name, "--account", account).Output()
@@ -48,7 +48,7 @@ func (l *soakLab) api(account string) *soakAPI {
 	return newSoakAPI(l.t, env["AWS_ENDPOINT_URL"], env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], nil)
 }
 
-// at is api at one node, past the front door.
+// at returns a client of one node with the same credentials, without the front door.
 func (a *soakAPI) at(t *testing.T, socket string) *soakAPI {
 	return a.again(t, func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -56,14 +56,14 @@ func (a *soakAPI) at(t *testing.T, socket string) *soakAPI {
 	})
 }
 
-// again is api on another connection.
+// again returns a client with the same credentials on another connection.
 func (a *soakAPI) again(t *testing.T, dial func(context.Context, string, string) (net.Conn, error)) *soakAPI {
 	b := newSoakAPI(t, a.endpoint, a.credentials.AccessKeyID, a.credentials.SecretAccessKey, dial)
 	b.network = a.network
 	return b
 }
 
-// where says what the groups are in.
+// where returns where the groups are, for the log.
 func (a *soakAPI) where() string {
 	if a.network != nil {
 		return "a VPC"
@@ -82,8 +82,8 @@ func newSoakAPI(t *testing.T, endpoint, access, secret string, dial func(context
 	}
 }
 
-// A refusal is the service's answer that it did not do what was asked, or, with a status
-// from 500, that it does not know.
+// A refusal is an error answer of the API. With a status below 500 the request had no effect; otherwise
+// its effect is unknown.
 type refusal struct {
 	Status  int
 	Code    string `xml:"Errors>Error>Code"`
@@ -92,7 +92,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Message) }
 
-// call performs an action and returns when the last byte of the answer was read.
+// call performs an action and returns the time at which the last byte of the answer was read.
 func (a *soakAPI) call(action string, params url.Values, answer any) (time.Time, error) {
 	form := url.Values{"Action": {action}, "Version": {"2016-11-15"}}
 	for name, values := range params {
@@ -149,8 +149,7 @@ func (a *soakAPI) group(name string) error {
 	return err
 }
 
-// A soakRule is one rule: a port from a group of the account, or from a CIDR. In a VPC it
-// may be of egress: to them.
+// A soakRule is one rule: a port, and a group of the account or a CIDR.
 type soakRule struct {
 	egress   bool
 	protocol string // "tcp", "udp", "-1"
@@ -159,10 +158,10 @@ type soakRule struct {
 	cidr     string
 }
 
-// everythingLeaves is the rule that a group of a VPC begins with.
+// everythingLeaves is the initial egress rule of a group in a VPC.
 var everythingLeaves = soakRule{egress: true, protocol: "-1", cidr: "0.0.0.0/0"}
 
-// name says which group, as the API has it where api is.
+// name sets the parameter for a group: its id in a VPC, its name in EC2-Classic.
 func (a *soakAPI) name(params url.Values, prefix, group string) {
 	if a.network != nil {
 		params.Set(prefix+"GroupId", a.network.id(group))
@@ -171,8 +170,8 @@ func (a *soakAPI) name(params url.Values, prefix, group string) {
 	}
 }
 
-// changeRules is AuthorizeSecurityGroupIngress, its opposite, or either for egress. The
-// rules are all of one direction.
+// changeRules calls AuthorizeSecurityGroupIngress, RevokeSecurityGroupIngress or their Egress forms. All
+// rules must have the same direction.
 func (a *soakAPI) changeRules(change, group string, rules []soakRule) (time.Time, error) {
 	params, direction := url.Values{}, "Ingress"
 	if rules[0].egress {
@@ -203,7 +202,7 @@ func (a *soakAPI) revoke(group string, rules ...soakRule) (time.Time, error) {
 	return a.changeRules("Revoke", group, rules)
 }
 
-// rules reads the rules of every group that are about CIDRs: group, then ruleText.
+// rules reads the rules of every group that have a CIDR, by group and ruleText.
 func (a *soakAPI) rules() (map[string]map[string]bool, error) {
 	type permission struct {
 		Protocol string `xml:"ipProtocol"`

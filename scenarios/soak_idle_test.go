@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// TestSoakIdle measures the processor time that the daemons of a cluster take which
-// nobody uses: at first without instances, then with one on each node.
+// TestSoakIdle measures the processor time of the daemons of an idle cluster: without instances, and then
+// with one on each node.
 func TestSoakIdle(t *testing.T) {
 	const (
 		during = 30 * time.Second
-		settle = 5 * time.Second // elections, joins and launches are over
+		settle = 5 * time.Second // until elections, joins and launches have ended
 		limit  = 3.0             // percent of one core, all daemons together
 	)
 	l := newSoakLab(t, "soakidle")
@@ -47,7 +47,7 @@ func TestSoakIdle(t *testing.T) {
 	}
 }
 
-// await lets time pass in which nothing is to happen.
+// await waits for d.
 func await(t *testing.T, d time.Duration) {
 	t.Helper()
 	timer := time.NewTimer(d)
@@ -58,10 +58,10 @@ func await(t *testing.T, d time.Duration) {
 	}
 }
 
-// processorTime is what each daemon has used, in user and system mode (proc(5), stat).
+// processorTime returns the processor time of each daemon, in user and system mode (proc(5), stat).
 func (l *soakLab) processorTime() map[string]time.Duration {
 	l.t.Helper()
-	const tick = 10 * time.Millisecond // USER_HZ is 100 wherever Go runs
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on all architectures of Go
 	used := map[string]time.Duration{}
 	for _, n := range l.nodes {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.PID))

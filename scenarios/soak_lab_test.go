@@ -18,19 +18,18 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// The tests TestSoak… are measurements: each asserts a bound and logs, in one line, a row of
-// docs/PERFORMANCE.md. They want a machine without other work; `make soak` runs them.
+// The tests TestSoak… are measurements: each checks a bound and logs, in one line, a row of
+// docs/PERFORMANCE.md. They need a machine without other load; `make soak` runs them.
 //
-// A soakLab is a lab whose test calls the API itself (soak_api_test.go), without a process
-// for each call, and sends and sees packets itself (probe_test.go), from the namespaces of
-// the instances, so that one clock times all of it.
+// A soakLab is a lab whose test process itself calls the API (soak_api_test.go), and sends and receives
+// packets in the namespaces of the instances (probe_test.go), so that one clock times everything.
 type soakLab struct {
 	*labtest.Lab
 	t     *testing.T
-	nodes []lab.NodeStatus // as they were when the lab came up
+	nodes []lab.NodeStatus // their status after `lab up`
 }
 
-// soakNodes is how many nodes the labs have: PALISADE_SOAK_NODES, 3 by default.
+// soakNodes returns the number of nodes: PALISADE_SOAK_NODES, 3 by default.
 func soakNodes(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("PALISADE_SOAK_NODES")
@@ -39,13 +38,13 @@ func soakNodes(t *testing.T) int {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		t.Fatalf("PALISADE_SOAK_NODES=%s is no number of nodes", text)
+		t.Fatalf("PALISADE_SOAK_NODES=%s: must be a positive number", text)
 	}
 	return n
 }
 
-// newSoakLab brings a lab up and takes it down when t ends. The name is the test's own and
-// always the same, so that the next run clears what a killed one left.
+// newSoakLab brings a lab up and takes it down when t ends. Each test has a fixed name, so that its next
+// run removes what a killed run left.
 func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	t.Helper()
 	netnstest.NeedRoot(t)
@@ -55,11 +54,11 @@ func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	return l
 }
 
-// leader waits until a node leads and all of the first five vote, and returns who leads.
+// leader waits until there is a leader and the first five nodes are voters, and returns the leader.
 func (l *soakLab) leader() string {
 	l.t.Helper()
 	name := ""
-	labtest.Eventually(l.t, "a node leads, and all vote that are to", func() bool {
+	labtest.Eventually(l.t, "there is a leader, and all voters have joined", func() bool {
 		voters := 0
 		for _, n := range l.Status(l.t).Nodes {
 			if n.Role == "leader" {
@@ -74,7 +73,7 @@ func (l *soakLab) leader() string {
 	return name
 }
 
-// others are the nodes that are not named.
+// others returns the nodes except these.
 func (l *soakLab) others(names ...string) []string {
 	var others []string
 	for _, n := range l.nodes {
@@ -85,8 +84,8 @@ func (l *soakLab) others(names ...string) []string {
 	return others
 }
 
-// launchIn starts one instance in each group on each of nodes, and returns them by group
-// and node when they run.
+// launchIn starts one instance of each group on each of nodes, and returns them by group and node when
+// they run.
 func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[string]map[string]lab.InstanceStatus {
 	l.t.Helper()
 	placed := map[string]map[string]lab.InstanceStatus{}
@@ -104,7 +103,7 @@ func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[s
 		for _, in := range l.Status(l.t).Instances {
 			if at, ok := ids[in.ID]; ok && in.State == "running" {
 				if in.Node != at[1] {
-					l.t.Fatalf("instance %s is on %s; its zone is %s's", in.ID, in.Node, at[1])
+					l.t.Fatalf("instance %s is on %s, but its zone is that of %s", in.ID, in.Node, at[1])
 				}
 				placed[at[0]][at[1]] = in
 				running++
@@ -115,16 +114,16 @@ func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[s
 	return placed
 }
 
-// zone is the availability zone of a node: each has its own.
+// zone returns the availability zone of a node. Each node has its own.
 func (l *soakLab) zone(node string) string {
 	i := slices.IndexFunc(l.nodes, func(n lab.NodeStatus) bool { return n.Name == node })
 	return lab.Region + string(rune('a'+i%26))
 }
 
-// webImage listens on 80.
+// webImage is an image that listens on port 80.
 const webImage = "ami-fba54092"
 
-// A soakInstance is an instance as RunInstances answers.
+// A soakInstance is an instance in the answer of RunInstances.
 type soakInstance struct {
 	ID      string `xml:"instanceId"`
 	Private string `xml:"privateIpAddress"`
@@ -139,7 +138,7 @@ func (l *soakLab) run(api *soakAPI, group, zone string, count int) []soakInstanc
 	return list
 }
 
-// tryRun starts instances; no zone leaves the place to the cluster, in EC2-Classic.
+// tryRun starts instances. In EC2-Classic, without a zone, the cluster chooses the nodes.
 func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error) {
 	params := url.Values{"ImageId": {webImage}, "MinCount": {fmt.Sprint(count)}, "MaxCount": {fmt.Sprint(count)}}
 	if n := api.network; n != nil {
@@ -158,7 +157,7 @@ func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error)
 	return answer.Instances, err
 }
 
-// must runs a command in the namespace of a node, an instance or a host of the lab.
+// must runs a command in the namespace of a node, an instance or a host, and fails the test if it fails.
 func (l *soakLab) must(who string, argv ...string) {
 	l.t.Helper()
 	if out, err := l.On(who, argv...); err != nil {
@@ -166,7 +165,7 @@ func (l *soakLab) must(who string, argv ...string) {
 	}
 }
 
-// inside runs fn in the network of an instance; a socket made there stays there.
+// inside runs fn in the network namespace of an instance. Sockets that fn makes stay in it.
 func (l *soakLab) inside(in lab.InstanceStatus, fn func() error) {
 	l.t.Helper()
 	if err := netns.Do(in.Namespace, fn); err != nil {
@@ -174,7 +173,7 @@ func (l *soakLab) inside(in lab.InstanceStatus, fn func() error) {
 	}
 }
 
-// percentile returns the p-th percentile of list, which it sorts.
+// percentile returns the p-th percentile of a list, which it sorts.
 func percentile(list []time.Duration, p float64) time.Duration {
 	if len(list) == 0 {
 		return 0

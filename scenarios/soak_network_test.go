@@ -8,18 +8,18 @@ import (
 	"sync"
 )
 
-// A soakNetwork is a VPC that groups and instances of a test are in, with a subnet for the
-// zone of each node. Its groups are known by id there; here they keep their names. It may
-// be used by many goroutines. None is EC2-Classic.
+// A soakNetwork is a VPC for the groups and instances of a test, with a subnet in the zone of each node.
+// It maps the names of groups to their ids. Many goroutines may use it. A nil soakNetwork means
+// EC2-Classic.
 type soakNetwork struct {
 	vpc     string
-	subnets map[string]string // by zone; not changed once it is made
+	subnets map[string]string // by zone; not changed after vpc
 
-	mu  sync.Mutex
+	mu  sync.Mutex        // guards ids
 	ids map[string]string // of groups, by name
 }
 
-// vpc makes api one of a network of its own, and returns that network.
+// vpc makes a VPC and lets api use it.
 func (l *soakLab) vpc(api *soakAPI) *soakNetwork {
 	l.t.Helper()
 	var made struct {
@@ -45,10 +45,10 @@ func (l *soakLab) vpc(api *soakAPI) *soakNetwork {
 	return n
 }
 
-// classic leaves api in EC2-Classic, as vpc puts it elsewhere.
+// classic is like vpc, but leaves api in EC2-Classic.
 func (l *soakLab) classic(*soakAPI) *soakNetwork { return nil }
 
-// learn keeps the id of a group that was made.
+// learn stores the id of a new group.
 func (n *soakNetwork) learn(name, id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

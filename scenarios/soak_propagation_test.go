@@ -10,23 +10,21 @@ import (
 	"time"
 )
 
-// TestSoakPropagation measures how long after the API's reply a change is enforced on
-// another node:
+// TestSoakPropagation measures the time from the API's reply until a change is enforced on another node:
 //
 //	API call ---> front door ---> a node ... the others
 //	prober (node B) --SYN every 0.7 ms--> target (node A), where they are counted
 //
-// A rule of the target's group is authorized and revoked in turn. After an authorize,
-// the latency is that of the first SYN that came through, by the time it was sent; after a
-// revoke, that of the last. One process sends, counts and calls, by one monotonic clock.
-// With -short there are fewer changes.
+// A rule of the target's group is authorized and revoked by turns. The latency of an authorize ends when
+// the first SYN that arrives was sent, that of a revoke when the last was. One process sends, counts and
+// calls, so that one monotonic clock times everything. With -short there are fewer changes.
 func TestSoakPropagation(t *testing.T) {
 	p := newPropagation(t, "soakprop", "mary", (*soakLab).classic)
 	p.measure("of the target's ingress", p.turns(1000), "target", soakRule{protocol: "tcp", port: 80, group: "prober"})
 }
 
-// TestSoakPropagationVPC is the same in a VPC, for the target's ingress, which the target's
-// node enforces, and then for the prober's egress, which the prober's does.
+// TestSoakPropagationVPC is the same in a VPC, for the target's ingress, which the target's node enforces,
+// and then for the prober's egress, which the prober's node enforces.
 func TestSoakPropagationVPC(t *testing.T) {
 	p := newPropagation(t, "soakpropvpc", "dev", (*soakLab).vpc)
 	in := soakRule{protocol: "tcp", port: 80, group: "prober"}
@@ -40,7 +38,7 @@ func TestSoakPropagationVPC(t *testing.T) {
 	p.measure("of the prober's egress", p.turns(500), "prober", soakRule{egress: true, protocol: "tcp", port: 80, group: "target"})
 }
 
-// A propagation is a lab in which a prober sends to a target all the time.
+// A propagation is a lab in which a prober always sends to a target.
 type propagation struct {
 	*soakLab
 	api         *soakAPI
@@ -59,7 +57,7 @@ func newPropagation(t *testing.T, name, account string, network func(*soakLab, *
 	l.groups(p.api, "target", "prober")
 	p.a = l.leader()
 	p.b = p.a
-	if others := l.others(p.a); len(others) > 0 { // the target on a follower, the prober on another if there is one
+	if others := l.others(p.a); len(others) > 0 { // the target on a follower, the prober on another follower if there is one
 		p.a = others[0]
 		p.b = others[len(others)-1]
 		if p.a == p.b {
@@ -68,7 +66,7 @@ func newPropagation(t *testing.T, name, account string, network func(*soakLab, *
 	}
 	target := l.launchIn(p.api, []string{p.a}, "target")["target"][p.a]
 	prober := l.launchIn(p.api, []string{p.b}, "prober")["prober"][p.b]
-	p.s = &series{gun: gunAt(t, prober), to: netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), 80)}
+	p.s = &series{prober: proberAt(t, prober), to: netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), 80)}
 	watch(t, target, 80, p.s.seen)
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -80,7 +78,7 @@ func newPropagation(t *testing.T, name, account string, network func(*soakLab, *
 	return p
 }
 
-// turns is how often a rule comes and goes.
+// turns returns how often a rule is authorized and revoked.
 func (p *propagation) turns(many int) int {
 	if testing.Short() {
 		return many / 10
@@ -88,14 +86,14 @@ func (p *propagation) turns(many int) int {
 	return many
 }
 
-// measure authorizes and revokes a rule of a group, without which nothing comes through.
+// measure authorizes and revokes a rule of a group. Without that rule no probe arrives.
 func (p *propagation) measure(what string, turns int, group string, rule soakRule) {
 	t, s := p.t, p.s
-	// Nothing that comes through within quiet of the last that did is overlooked; it is
-	// long enough to see the limit exceeded.
+	// A revoke counts as enforced when no probe has arrived for quiet, which is longer than the
+	// limit.
 	quiet := 3 * p.limit
 	const (
-		fewest = 100 // probes that must be sent before a revoke counts as seen
+		fewest = 100 // probes that must be sent before a revoke counts as enforced
 		giveUp = 5 * time.Second
 	)
 	tick := time.NewTicker(time.Millisecond)
@@ -105,7 +103,7 @@ func (p *propagation) measure(what string, turns int, group string, rule soakRul
 	}
 	begin, start := time.Now(), s.len()
 	var opened, closed []time.Duration
-	lost := 0 // probes that were refused between the first admitted and the revoke
+	lost := 0 // probes that did not arrive between the first that did and the revoke
 	for i := range turns {
 		from := s.len()
 		if at, ok := s.last(0); ok && time.Since(at) < quiet {
@@ -122,7 +120,7 @@ func (p *propagation) measure(what string, turns int, group string, rule soakRul
 			}
 		}
 		opened = append(opened, max(0, at.Sub(reply)))
-		// Revokes come at no fixed time behind authorizes.
+		// The time from an authorize to the revoke varies.
 		for settled := time.Now().Add(time.Duration(5+i*7%20) * time.Millisecond); time.Now().Before(settled); {
 			<-tick.C
 		}

@@ -21,15 +21,15 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestSoakAddressReuse gives the addresses of terminated instances to others, again and
-// again, in a pool that is full but for them. The first of each pair is in a group that
-// the target admits; it makes a connection, which is open when it is terminated. The
-// second is in a group that nobody admits. From its first moment it sends to the target
+// TestSoakAddressReuse gives the addresses of terminated instances to new ones, again and again: the pool
+// has no other free addresses. The first instance of each pair is in a group that the target admits. It
+// has an open connection when it is terminated. The second is in a group that the target does not admit.
+// From its start, it sends to the target
 //
-//   - SYNs, from the ports that the first used, and
-//   - segments of the first one's connection,
+//   - SYNs, from the source ports that the first used, and
+//   - segments of the first one's connection.
 //
-// and the target sends to both what only the first one's group admits. Nothing of it may
+// The target sends to both what only the first one's group admits. Nothing to or from the second may
 // arrive.
 func TestSoakAddressReuse(t *testing.T) {
 	t.Run("quarantine 1s", func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestSoakAddressReuse(t *testing.T) {
 	})
 }
 
-// A reuser is what its goroutines share.
+// A reuser is the state that the goroutines of the test share. The mutex guards the fields below it.
 type reuser struct {
 	*soakLab
 	api    *soakAPI
@@ -54,35 +54,34 @@ type reuser struct {
 	wrong   []string
 }
 
-// A tenant is an instance on an address that others have before and after it.
+// A tenant is an instance on an address that others have had before or will have.
 type tenant struct {
 	soakInstance
 	group   string
 	serial  int
 	address netip.Addr
-	gun     *gun
-	held    net.Conn // the privileged one's connection
-	port    uint16   // it has there, or had before this one came
+	prober  *prober
+	held    net.Conn // the connection of a privileged tenant
+	port    uint16   // its source port, or that of the last privileged tenant of the address
 
 	stop context.CancelFunc
 	done chan struct{}
 
-	sent    int // guarded by the reuser's mutex, as what follows
-	arrived int // of them
-	visited int // by probes of the target
+	sent    int // the mutex of the reuser guards this and the next fields
+	arrived int // probes of this tenant that arrived
+	visited int // probes of the target that arrived here
 	err     error
 }
 
 const (
 	privileged = "privileged"
 	common     = "common"
-	heldPort   = 40000 // of the first connection that is held; the ports of probes are below
-	reusePorts = 1000  // of probes, from firstProbePort
+	heldPort   = 40000 // source port of the first held connection, above those of probes
+	reusePorts = 1000  // number of source ports of probes, from firstProbePort on
 	targetPort = 8000
 )
 
-// reuse has lanes addresses change hands, rounds times from a privileged to a common
-// instance, and back.
+// reuse gives lanes addresses to privileged and common instances by turns, for this number of rounds.
 func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 	t := l.t
 	r := &reuser{soakLab: l, api: l.api("mary"), ports: map[netip.Addr]uint16{}}
@@ -106,11 +105,11 @@ func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	fromTarget := gunAt(t, target)
+	fromTarget := proberAt(t, target)
 	number := uint32(0)
 	wg.Go(func() {
 		pace(ctx, 2*time.Millisecond, func() {
-			// What cannot be sent is refused as well.
+			// An error is ignored: a packet that is not sent does not arrive.
 			_ = fromTarget.syn(netip.AddrPortFrom(lane[int(number)%len(lane)], 80), number)
 			number++
 		})
@@ -125,7 +124,7 @@ func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 			rests = append(rests, time.Since(freed))
 			for _, x := range tenants {
 				if !slices.Contains(lane, x.address) {
-					t.Fatalf("round %d: %s has %v, which is none of %v", round, x.ID, x.address, lane)
+					t.Fatalf("round %d: %s has the address %v, want one of %v", round, x.ID, x.address, lane)
 				}
 			}
 			r.settle(tenants)
@@ -148,20 +147,19 @@ func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 		r.mu.Unlock()
 	}
 	t.Logf("address reuse, %d nodes, quarantine %v: %d addresses reused in %v, %d probes of common instances, 0 arrived; "+
-		"%d of privileged ones did; an address rested %s to %s s",
+		"%d of privileged ones did; an address was unused for %s to %s s",
 		len(l.nodes), quarantine, reused, time.Since(begin).Round(time.Second), probes, reached,
 		fmt.Sprintf("%.2f", percentile(rests[1:], 0).Seconds()), fmt.Sprintf("%.2f", percentile(rests[1:], 100).Seconds()))
 	if shortest := percentile(rests[1:], 0); shortest < quarantine {
-		t.Errorf("an address was given again after %v; it rests for %v", shortest, quarantine)
+		t.Errorf("an address was leased again after %v; the quarantine is %v", shortest, quarantine)
 	}
 	if probes < 100*reused {
 		t.Errorf("void: %d probes for %d reuses", probes, reused)
 	}
 }
 
-// hold accepts connections in the target and keeps them. Nothing is sent on them, no keepalive
-// either: to what a common instance is made to send as its own connection, the target's
-// answer may pass.
+// hold accepts connections in the target and keeps them open. Nothing is sent on them, not even
+// keepalives, because answers of the target on such a connection could reach a common instance.
 func (r *reuser) hold(target lab.InstanceStatus) {
 	var listener net.Listener
 	r.inside(target, func() (err error) {
@@ -185,7 +183,7 @@ func (r *reuser) hold(target lab.InstanceStatus) {
 	})
 }
 
-// fill launches until the pool is used up and terminates as many as there are lanes.
+// fill launches instances until the pool is empty, and terminates as many as there are lanes.
 func (r *reuser) fill(lanes int) []netip.Addr {
 	t := r.t
 	var all []soakInstance
@@ -218,14 +216,14 @@ func (r *reuser) fill(lanes int) []netip.Addr {
 	return lane
 }
 
-// full reports whether no address is free.
+// full reports whether an error says that no address is free.
 func full(err error) bool {
 	answer, ok := errors.AsType[*refusal](err)
 	return ok && strings.HasPrefix(answer.Code, "Insufficient")
 }
 
-// launch starts count instances of a group as soon as there are addresses, and probes from
-// each as soon as it has a network.
+// launch starts count instances of a group as soon as addresses are free, and sends probes from each as
+// soon as it has a network.
 func (r *reuser) launch(group string, count int) []*tenant {
 	t := r.t
 	var list []soakInstance
@@ -265,7 +263,7 @@ func (r *reuser) launch(group string, count int) []*tenant {
 
 func (r *reuser) namespace(x *tenant) string { return r.Name + "-" + x.ID }
 
-// runTenant probes from an instance until ctx ends; ready is closed when it has begun.
+// runTenant sends probes from an instance until ctx ends. It closes ready when it has started.
 func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -278,18 +276,18 @@ func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) 
 			return
 		}
 	}
-	if x.gun, x.err = newGun(r.namespace(x), x.address); x.err != nil {
+	if x.prober, x.err = newProber(r.namespace(x), x.address); x.err != nil {
 		close(ready)
 		return
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer x.gun.close()
-	_ = x.gun.tcp.SetReadBuffer(1 << 20) // a gun that nobody reads has next to none
+	defer x.prober.close()
+	_ = x.prober.tcp.SetReadBuffer(1 << 20) // newProber makes it minimal
 	wg.Go(func() { r.runVisited(x) })
 	r.mu.Lock()
 	if x.group == privileged {
-		// The target still has what it had with the former ones.
+		// A new port, because the target still has the connections of earlier tenants.
 		r.ports[x.address] = heldPort + uint16(x.serial)
 	}
 	x.port = r.ports[x.address]
@@ -298,9 +296,9 @@ func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) 
 	n := 0
 	pace(ctx, 2*time.Millisecond, func() {
 		number := uint32(x.serial)<<16 | uint32(n)&0xffff
-		err := x.gun.segment(uint16(firstProbePort+n%reusePorts), r.target, number, flagSYN)
+		err := x.prober.segment(uint16(firstProbePort+n%reusePorts), r.target, number, flagSYN)
 		if x.group == common {
-			err = errors.Join(err, x.gun.segment(x.port, r.target, number, flagACK))
+			err = errors.Join(err, x.prober.segment(x.port, r.target, number, flagACK))
 		}
 		n++
 		if err == nil {
@@ -311,13 +309,12 @@ func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) 
 	})
 }
 
-// runVisited counts the target's probes that arrive at a tenant, until its gun is closed.
-// Other segments may: what the target's kernel still sends to the former tenant, as an
-// answer to what this one sent.
+// runVisited counts the target's probes that arrive at a tenant, until its prober is closed. Other segments
+// may arrive: the target's kernel answers segments of this tenant on the former tenant's connection.
 func (r *reuser) runVisited(x *tenant) {
 	buffer := make([]byte, 2048)
 	for {
-		n, _, err := x.gun.tcp.ReadFromIP(buffer)
+		n, _, err := x.prober.tcp.ReadFromIP(buffer)
 		if err != nil {
 			return
 		}
@@ -327,13 +324,13 @@ func (r *reuser) runVisited(x *tenant) {
 		r.mu.Lock()
 		x.visited++
 		if x.group == common {
-			r.wrong = append(r.wrong, fmt.Sprintf("a probe of the target reached %s, on %v, which nobody may reach", x.ID, x.address))
+			r.wrong = append(r.wrong, fmt.Sprintf("a probe of the target reached %s, on %v, which no rule admits", x.ID, x.address))
 		}
 		r.mu.Unlock()
 	}
 }
 
-// addressIn is the private address of an instance, once its network is there.
+// addressIn returns the private address of an instance whose network is configured.
 func addressIn(namespace string) (address netip.Addr, err error) {
 	if !netns.Exists(namespace) {
 		return address, fmt.Errorf("no namespace %s", namespace)
@@ -358,7 +355,7 @@ func addressIn(namespace string) (address netip.Addr, err error) {
 	return address, err
 }
 
-// seen notes what arrived at the target.
+// seen records an arrival at the target.
 func (r *reuser) seen(a arrival) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -369,13 +366,12 @@ func (r *reuser) seen(a arrival) {
 	x := r.tenants[serial]
 	x.arrived++
 	if x.group == common {
-		r.wrong = append(r.wrong, fmt.Sprintf("%s, of no privileged group, reached the target as %v from port %d (%d of its probes)", x.ID, a.from, a.port, x.arrived))
+		r.wrong = append(r.wrong, fmt.Sprintf("%s, which is not in the privileged group, reached the target as %v from port %d (%d of its probes)", x.ID, a.from, a.port, x.arrived))
 	}
 }
 
-// settle waits until the tenants have shown what they were soakInstance for: each privileged
-// one has reached the target and holds a connection with it, each common one has tried for
-// half a second.
+// settle waits until each privileged tenant has reached the target and holds a connection with it, and
+// each common tenant has sent 200 probes.
 func (r *reuser) settle(tenants []*tenant) {
 	for _, x := range tenants {
 		enough := func() bool {
@@ -398,21 +394,22 @@ func (r *reuser) settle(tenants []*tenant) {
 	}
 }
 
-// terminate ends the tenants, who probe to the last, and returns when that was answered.
+// terminate terminates the tenants, which send probes until their end, and returns when it was
+// acknowledged.
 func (r *reuser) terminate(tenants []*tenant) time.Time {
 	var ids []string
 	for _, x := range tenants {
 		ids = append(ids, x.ID)
 	}
 	at := r.terminateIDs(ids)
-	labtest.Eventually(r.t, "the networks of the terminated are gone", func() bool {
+	labtest.Eventually(r.t, "the namespaces of the terminated instances are removed", func() bool {
 		return !slices.ContainsFunc(tenants, func(x *tenant) bool { return netns.Exists(r.namespace(x)) })
 	})
 	for _, x := range tenants {
 		x.stop()
 		<-x.done
 		if x.held != nil {
-			x.held.Close() // in a network that nobody else sees any more
+			x.held.Close() // in a namespace without a name
 		}
 	}
 	return at

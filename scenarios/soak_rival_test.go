@@ -23,23 +23,22 @@ import (
 	"palisade/internal/process"
 )
 
-// rivalPrefix begins the names of the rival's namespaces and cgroups.
+// rivalPrefix is the prefix of the rival's namespaces and cgroups.
 const rivalPrefix = "stormrival-"
 
-// rivalNodes are who is where beside the bridge. They have the addresses and MACs that they
-// have in the lab.
+// rivalNodes are the roles on each node of the rival. They have the same addresses and MACs as in the lab.
 var rivalNodes = [2][]string{{"mallory", "client", "near", "target1"}, {"far", "target2"}}
 
-// rivalMTU is what instances of a lab have, and fits through VXLAN.
+// rivalMTU is the MTU of a lab's instances. It fits through VXLAN.
 const rivalMTU = 1406
 
-// newStormRival builds what one would use instead: a Linux bridge on each of two nodes, joined by
-// the kernel's VXLAN, with nftables and the kernel's connection tracking:
+// newStormRival builds the rival: a Linux bridge on each of two nodes, connected by the kernel's VXLAN,
+// with nftables and the kernel's connection tracking:
 //
 //	mallory, client, near, target1 -- bridge, nft -- VXLAN -- bridge, nft -- far, target2
 //
-// Each host is a namespace behind a veth pair. Its programs are in cgroups with the limits that
-// the instances of the lab have.
+// Each host is a namespace behind a veth pair. Its programs run in cgroups with the limits of the lab's
+// instances.
 func newStormRival(t *testing.T, lab *stormWorld, held storm.Held) *stormWorld {
 	t.Helper()
 	w := &stormWorld{
@@ -49,7 +48,7 @@ func newStormRival(t *testing.T, lab *stormWorld, held storm.Held) *stormWorld {
 	}
 	w.limits.slow = held.Slow
 	clear := func() error { return clearRival() }
-	if err := clear(); err != nil { // what a killed run left
+	if err := clear(); err != nil { // remains of a killed run
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -81,7 +80,7 @@ link set vxlan master bridge up`, i+1, rivalMTU, rivalMTU, i+1, 2-i))
 			return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0)
 		})
 		if err != nil {
-			t.Fatalf("hand bridged packets to nftables (is br_netfilter loaded?): %v", err)
+			t.Fatalf("pass bridged packets to nftables (is br_netfilter loaded?): %v", err)
 		}
 		if out, err := nftIn(node, rivalRules(lab), "-f", "-"); err != nil {
 			t.Fatalf("rules of %s: %v\n%s", node, err, out)
@@ -100,7 +99,7 @@ link set vxlan master bridge up`, i+1, rivalMTU, rivalMTU, i+1, 2-i))
 	return w
 }
 
-// rivalRules admit what the groups of the lab admit.
+// rivalRules returns rules that admit the same packets as the groups of the lab.
 func rivalRules(w *stormWorld) string {
 	address := func(role string) string { return w.hosts[role].Address.String() }
 	return fmt.Sprintf(`table inet storm {
@@ -120,7 +119,7 @@ func rivalNamespace(t *testing.T, name string) {
 	err := netns.New(name)
 	if err == nil {
 		err = netns.Do(name, func() error {
-			_ = os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0) // a kernel without has none
+			_ = os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0) // missing in a kernel without IPv6
 			return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0)
 		})
 	}
@@ -130,7 +129,7 @@ func rivalNamespace(t *testing.T, name string) {
 	ip(t, name, "link set lo up")
 }
 
-// ip runs commands of ip in a namespace, one a line.
+// ip runs commands of ip(8) in a namespace, one on each line.
 func ip(t *testing.T, namespace, commands string) {
 	t.Helper()
 	cmd := exec.Command("ip", "-n", namespace, "-batch", "-")
@@ -140,7 +139,7 @@ func ip(t *testing.T, namespace, commands string) {
 	}
 }
 
-// clearRival ends and removes what carries the rival's name.
+// clearRival kills the processes of the rival and removes its namespaces and cgroups.
 func clearRival() error {
 	namespaces, err := netns.List(rivalPrefix)
 	if err != nil {
@@ -179,17 +178,17 @@ func clearRival() error {
 		if left == nil || ctx.Err() != nil {
 			return left
 		}
-		<-time.After(10 * time.Millisecond) // the kernel lets go of a cgroup a moment after its last process
+		<-time.After(10 * time.Millisecond) // the kernel releases a cgroup a moment after its last process
 	}
 }
 
-// A cgroupDir is a cgroup that a process is in, in one hierarchy.
+// A cgroupDir is the cgroup of a process in one hierarchy.
 type cgroupDir struct {
 	mount, path string
 	v2          bool
 }
 
-// cgroupsOf are the cgroups of a process that are not the root.
+// cgroupsOf returns the cgroups of a process, except root cgroups.
 func cgroupsOf(t *testing.T, pid int) (all []cgroupDir) {
 	t.Helper()
 	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
@@ -217,18 +216,17 @@ func cgroupsOf(t *testing.T, pid int) (all []cgroupDir) {
 	return all
 }
 
-// limitFiles are the settings of a cgroup that bound or weigh what is in it.
+// limitFiles are the files with the limits and weights of a cgroup.
 var limitFiles = []string{"pids.max", "memory.max", "memory.high", "memory.limit_in_bytes",
 	"cpu.weight", "cpu.max", "cpu.idle", "cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us"}
 
-// rivalCgroups makes a cgroup for each role in every hierarchy that limits instances, with the
-// limits that mallory has in the lab, and those of the cgroup around her. It returns the
-// directories that the roles' are in.
+// rivalCgroups makes a cgroup for each role in every hierarchy that limits instances, with the limits of
+// mallory in the lab, and a parent with the limits of mallory's parent. It returns the parents.
 func rivalCgroups(t *testing.T, lab *stormWorld) (parents []string) {
 	t.Helper()
 	for _, c := range cgroupsOf(t, lab.limits.init) {
 		if !strings.Contains(c.path, lab.lab.Name) {
-			continue // of the test's own
+			continue // a cgroup of the test itself
 		}
 		parent := filepath.Join(c.mount, rivalPrefix+"hosts")
 		if slices.Contains(parents, parent) {
@@ -246,7 +244,7 @@ func rivalCgroups(t *testing.T, lab *stormWorld) (parents []string) {
 			copyLimits(t, from, filepath.Join(parent, dir))
 			if dir == "" && c.v2 {
 				for _, controller := range []string{"+pids", "+memory", "+cpu"} {
-					_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(controller), 0) // if it is here at all
+					_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(controller), 0) // fails if the hierarchy lacks the controller
 				}
 			}
 		}
@@ -260,7 +258,7 @@ func copyLimits(t *testing.T, from, to string) {
 	for _, file := range limitFiles {
 		value, err := os.ReadFile(filepath.Join(from, file))
 		if err != nil {
-			continue // not of this hierarchy
+			continue // the hierarchy lacks it
 		}
 		if err := os.WriteFile(filepath.Join(to, file), value, 0); err != nil {
 			t.Fatalf("limit the rival: %v", err)
@@ -268,7 +266,7 @@ func copyLimits(t *testing.T, from, to string) {
 	}
 }
 
-// initOf is the process that an instance began with.
+// initOf returns the init process of an instance.
 func initOf(t *testing.T, namespace string) int {
 	t.Helper()
 	inside, err := netns.Processes(namespace)

@@ -18,8 +18,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// probe lets the probers of all nodes send what no rule admits to the victims of all nodes, and
-// returns how many frames their devices took.
+// probe lets the probers of all nodes send packets that no rule admits to the victims of all nodes, and
+// returns how many frames their devices accepted.
 func (w *stormWorld) probe(t *testing.T, within time.Duration, most int) int {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -50,8 +50,8 @@ func (w *stormWorld) probe(t *testing.T, within time.Duration, most int) int {
 	return int(taken.Load())
 }
 
-// victims is how many packets each victim has received, and begins to count what mallory gets
-// to her targets.
+// victims returns the number of packets that each victim has received, and starts to count mallory's
+// packets at the targets.
 func (w *stormWorld) victims() map[string]uint64 {
 	t := w.lab.t
 	t.Helper()
@@ -62,7 +62,7 @@ func (w *stormWorld) victims() map[string]uint64 {
 	}
 	mallory := w.hosts["mallory"].Address
 	for _, role := range []string{"target1", "target2"} {
-		// Before the kernel puts fragments together: each packet is seen as it arrived.
+		// At ingress, before the kernel reassembles fragments.
 		script := fmt.Sprintf(`table netdev storm {
 	counter admitted {}
 	counter wrong {}
@@ -93,7 +93,7 @@ func nftIn(namespace, input string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// counted reads a counter at a target.
+// counted returns the value of a counter at a target.
 func (w *stormWorld) counted(t *testing.T, role, counter string) uint64 {
 	t.Helper()
 	out, err := nftIn(w.namespace[role], "", "-j", "list", "counter", "netdev", "storm", counter)
@@ -117,7 +117,7 @@ func (w *stormWorld) counted(t *testing.T, role, counter string) uint64 {
 	return total
 }
 
-// wrong is how many packets arrived that no rule admits.
+// wrong returns the number of packets that arrived although no rule admits them.
 func (w *stormWorld) wrong(t *testing.T, before map[string]uint64) uint64 {
 	t.Helper()
 	total := uint64(0)
@@ -129,7 +129,7 @@ func (w *stormWorld) wrong(t *testing.T, before map[string]uint64) uint64 {
 	}
 	for _, role := range []string{"target1", "target2"} {
 		wrong, admitted := w.counted(t, role, "wrong"), w.counted(t, role, "admitted")
-		t.Logf("%s received %d packets of mallory on its open port, and %d others", role, admitted, wrong)
+		t.Logf("%s received %d packets of mallory on the open port, and %d others", role, admitted, wrong)
 		if total += wrong; wrong > 0 {
 			t.Errorf("%s received %d packets of mallory that no rule admits", role, wrong)
 		}
@@ -140,13 +140,13 @@ func (w *stormWorld) wrong(t *testing.T, before map[string]uint64) uint64 {
 	return total
 }
 
-// checkCounters opens a port of the victims to the probers: what is admitted must be counted.
+// checkCounters opens a port of the victims to the probers, and checks that admitted packets are counted.
 func (w *stormWorld) checkCounters(t *testing.T, before map[string]uint64) {
 	t.Helper()
 	if _, err := w.lab.api("albert").authorize("victim", soakRule{protocol: "udp", port: openPort, group: "prober"}); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Eventually(t, "what a rule admits is counted at the victims", func() bool {
+	labtest.Eventually(t, "admitted packets are counted at the victims", func() bool {
 		w.probe(t, time.Second, 3000)
 		for role, n := range before {
 			if w.statistics(t, role).RxPackets == n {

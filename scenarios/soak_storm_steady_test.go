@@ -17,16 +17,16 @@ import (
 	"palisade/internal/netns"
 )
 
-// steady are connections between instances that exchange a few bytes each second.
+// A steady is a set of connections between instances that exchange 8 bytes each second.
 type steady struct {
 	stop    chan struct{}
 	wg      sync.WaitGroup
 	failed  atomic.Int64
 	answers atomic.Int64
-	failure atomic.Value // of one of them
+	failure atomic.Value // error of one of the lost connections
 }
 
-// newSteady opens the connections, among the three nodes in turn.
+// newSteady opens connections between each two of the three nodes by turns.
 func newSteady(t *testing.T, w *stormWorld) *steady {
 	t.Helper()
 	for i := range 3 {
@@ -65,7 +65,7 @@ func newSteady(t *testing.T, w *stormWorld) *steady {
 	return s
 }
 
-// runExchange goes on until stop is closed, and then makes one exchange more.
+// runExchange exchanges data until stop is closed, and then once more.
 func (s *steady) runExchange(conn net.Conn) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -77,7 +77,7 @@ func (s *steady) runExchange(conn net.Conn) {
 		}
 		var b [8]byte
 		binary.BigEndian.PutUint64(b[:], number)
-		conn.SetDeadline(time.Now().Add(3 * labtest.Patience)) // an answer may be late in a storm; it may not fail to come
+		conn.SetDeadline(time.Now().Add(3 * labtest.Patience)) // in a storm an answer may be late, but it must come
 		_, err := conn.Write(b[:])
 		if err == nil {
 			_, err = io.ReadFull(conn, b[:])
@@ -94,12 +94,12 @@ func (s *steady) runExchange(conn net.Conn) {
 	}
 }
 
-// lost ends the exchange and is how many connections did not outlive the storm.
+// lost ends the exchanges and returns the number of lost connections.
 func (s *steady) lost(t *testing.T) int64 {
 	close(s.stop)
 	s.wg.Wait()
 	if n := s.failed.Load(); n > 0 {
-		t.Logf("of the connections that were lost, one says: %v", s.failure.Load())
+		t.Logf("error of one of the lost connections: %v", s.failure.Load())
 	}
 	t.Logf("%d exchanges on %d connections", s.answers.Load(), steadyCount)
 	return s.failed.Load()

@@ -21,7 +21,7 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestMain lets the test binary be what storms, inside an instance.
+// TestMain lets the test binary send the storm inside an instance.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "storm" {
 		if err := storm.Serve(os.Stdin, os.Stdout); err != nil {
@@ -33,24 +33,24 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The bounds of the storm.
+// The bounds and durations of the storm.
 const (
-	stormBehind = 20.0             // points that a neighbour's share may be below what it is beside the bridge
-	stormProbes = 10_000_000       // that no rule admits; fewer make the run void
-	stormFor    = 36 * time.Second // of each blow in which two pairs are measured, on a machine that has other work
-	stormTCP    = 6                // seconds of each measurement by iperf3, after one that does not count
-	steadyCount = 200              // connections that must outlive the storm
+	stormBehind = 20.0             // percentage points that a neighbour may keep less than with the bridge
+	stormProbes = 10_000_000       // probes that no rule admits; with fewer the run is void
+	stormFor    = 36 * time.Second // duration of each storm in which two pairs are measured
+	stormTCP    = 6                // seconds of each measurement by iperf3, after one second that does not count
+	steadyCount = 200              // connections that must survive the storm
 
-	// stormProbeRate is how many probes a second each of three probers sends. What a full queue
-	// refuses was not sent and does not count.
+	// stormProbeRate is the number of probes that each of three probers sends in a second. Probes
+	// that a full queue refuses do not count.
 	stormProbeRate = 80_000
 
-	// stormSlow is how many slow sockets mallory asks for. With the filters of many more the
-	// memory of an instance is full, and the kernel ends her before the storm begins.
+	// stormSlow is the number of slow sockets that mallory tries to open. The filters of many more
+	// would fill the memory of the instance, and the kernel would kill it before the storm.
 	stormSlow = 2000
 )
 
-// The ports of the near and far targets, and of the others.
+// The TCP and UDP ports of targets, victims and servers.
 const (
 	openPort   = 9001
 	groupPort  = 9002
@@ -59,21 +59,21 @@ const (
 	steadyPort = 7000
 )
 
-// TestSoakStorm lets one instance of a lab of three nodes send all that it can at once, and
-// holds what its neighbours keep against what they keep beside a Linux bridge with nftables
-// under the same storm:
+// TestSoakStorm lets one instance, mallory, of a lab of three nodes send as much as it can. It compares
+// the throughput that other instances keep with the throughput that they keep on a Linux bridge with
+// nftables under the same storm:
 //
 //	node1  mallory, client, near (client's iperf3), target1, victim, prober, steady
 //	node2  far (client's iperf3), target2, victim, prober, steady
 //	node3  victim, prober, steady
 //
-// Mallory's blow comes three times: with busy loops of low priority, which leave her senders
-// the processors; with loops of full priority; and with probes by all probers. Her targets
-// admit anybody on openPort, and a group that she is not in on groupPort. The victims admit
-// nothing from anybody who sends here.
+// The storm comes three times: with busy loops of low priority, which leave the processors to mallory's
+// senders; with loops of full priority; and together with probes by all probers. The targets admit
+// everybody on openPort, and a group without mallory on groupPort. The victims admit nothing that is
+// sent here.
 func TestSoakStorm(t *testing.T) {
 	if n := soakNodes(t); n != 3 {
-		t.Fatalf("the storm is for a lab of three nodes, not PALISADE_SOAK_NODES=%d", n)
+		t.Fatalf("the storm needs a lab of three nodes, not PALISADE_SOAK_NODES=%d", n)
 	}
 	l := newSoakLab(t, "storm", "--limits", "today")
 	w := newStormLab(l)
@@ -82,12 +82,12 @@ func TestSoakStorm(t *testing.T) {
 
 	mine := measureStorm(t, w)
 
-	// The third blow, with probes, and then probes alone until there are enough.
+	// The third storm, with probes, and then only probes until there are enough.
 	blown := make(chan storm.Blown, 1)
 	go func() { blown <- w.blow(t, true, 20*time.Second) }()
 	w.awaitStorm(t)
 	probed := w.probe(t, 20*time.Second, stormProbes)
-	t.Logf("palisade, third blow: %s", stormText(<-blown))
+	t.Logf("palisade, third storm: %s", stormText(<-blown))
 	for round := 0; probed < stormProbes && round < 40; round++ {
 		probed += w.probe(t, 10*time.Second, stormProbes-probed)
 	}
@@ -101,13 +101,13 @@ func TestSoakStorm(t *testing.T) {
 	for i, n := range after.Nodes {
 		restarts += n.Restarts
 		if n.PID != before.Nodes[i].PID || n.Restarts != 0 {
-			t.Errorf("%s was started again: process %d, before %d, %d restarts %+v", n.Name, n.PID, before.Nodes[i].PID, n.Restarts, n.Trouble)
+			t.Errorf("%s was restarted: process %d, before %d, %d restarts %+v", n.Name, n.PID, before.Nodes[i].PID, n.Restarts, n.Trouble)
 		}
 	}
 	if after.Door.PID != before.Door.PID {
-		t.Errorf("the front door was started again %d times", after.Door.Restarts)
+		t.Errorf("the front door was restarted %d times", after.Door.Restarts)
 	}
-	t.Logf("| daemons started again | connections lost of %d | wrong admissions of %d probes |", steadyCount, probed)
+	t.Logf("| daemons restarted | connections lost of %d | wrong admissions of %d probes |", steadyCount, probed)
 	t.Logf("| %d | %d | %d |", restarts, lost, wrong)
 	if lost > 0 {
 		t.Errorf("%d of %d connections were lost", lost, steadyCount)
@@ -116,11 +116,11 @@ func TestSoakStorm(t *testing.T) {
 		t.Errorf("%d wrong admissions", wrong)
 	}
 	if probed < stormProbes {
-		t.Errorf("void: %d probes were sent, %d are wanted", probed, stormProbes)
+		t.Errorf("void: %d probes were sent, want %d", probed, stormProbes)
 	}
 
 	theirs := measureStorm(t, newStormRival(t, w, mine.held))
-	t.Logf("| what | palisade alone, Gbit/s | in the storm | share | bridge alone | in the storm | share |")
+	t.Logf("| pair | palisade alone, Gbit/s | in the storm | share | bridge alone | in the storm | share |")
 	for i, m := range mine.rows {
 		r := theirs.rows[i]
 		t.Logf("| %s | %.2f | %.2f | %.0f %% | %.2f | %.2f | %.0f %% |", m.what, m.alone/1e9, m.within/1e9, m.share(), r.alone/1e9, r.within/1e9, r.share())
@@ -131,7 +131,7 @@ func TestSoakStorm(t *testing.T) {
 	}
 }
 
-// A stormResult is what a world's neighbours kept.
+// A stormResult is the throughput that the neighbours in a world kept.
 type stormResult struct {
 	rows []stormRow
 	held storm.Held
@@ -142,7 +142,8 @@ type stormRow struct {
 	alone, within float64 // bits a second
 }
 
-// share is what was kept, in percent. More than all is what other work on the machine makes of it.
+// share returns the kept throughput in percent, at most 100: other load on the machine can make the
+// throughput alone the lower one.
 func (r stormRow) share() float64 {
 	if r.alone == 0 {
 		return 0
@@ -150,7 +151,7 @@ func (r stormRow) share() float64 {
 	return min(100, 100*r.within/r.alone)
 }
 
-// measureStorm measures two pairs without the storm and in two blows.
+// measureStorm measures two pairs without a storm and in two storms.
 func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 	t.Helper()
 	for _, server := range []string{"near", "far"} {
@@ -167,7 +168,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 			rate, err := w.iperf(t, server)
 			if err == nil {
 				alone[server] = rate
-			} else if time.Now().After(deadline) { // it may take a moment to listen
+			} else if time.Now().After(deadline) { // the server may not listen yet
 				t.Fatalf("%s, without the storm: %v", w.name, err)
 			}
 		}
@@ -179,7 +180,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 		t.Fatal(err)
 	}
 	result.held = held
-	t.Logf("%s: mallory holds %d slow packet sockets, %d that are not read, %d connections that are not read; then: %s",
+	t.Logf("%s: mallory holds %d slow packet sockets, %d without a reader, %d connections without a reader; then: %s",
 		w.name, held.Slow, held.Unread, held.Connections, held.Refused)
 	for _, blow := range []struct {
 		name string
@@ -210,7 +211,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 	return result
 }
 
-// begin starts mallory's process and makes its corpus.
+// begin starts mallory's process and makes its corpus of frames.
 func (w *stormWorld) begin(t *testing.T) {
 	t.Helper()
 	cmd := w.command(context.Background(), "mallory", w.program("mallory"), "storm")
@@ -227,7 +228,7 @@ func (w *stormWorld) begin(t *testing.T) {
 	}
 }
 
-// blow is one storm of all that mallory has.
+// blow sends one storm with everything that mallory has.
 func (w *stormWorld) blow(t *testing.T, idle bool, within time.Duration) storm.Blown {
 	blown, err := w.storm.Blow(storm.Blow{
 		Device: "eth0", Me: w.hosts["mallory"], Near: w.to("target1"), Far: w.to("target2"), For: within,
@@ -243,16 +244,17 @@ func (w *stormWorld) blow(t *testing.T, idle bool, within time.Duration) storm.B
 	return blown
 }
 
+// stormText describes the frames that a storm sent.
 func stormText(b storm.Blown) string {
 	rate := func(n uint64, took time.Duration) float64 { return float64(n) / max(took.Seconds(), 1e-9) }
 	sent := func(what string, s traffic.Sent) string {
-		return fmt.Sprintf("%s: %.0f a second, of which her device took %.0f", what, rate(s.Offered, s.Took), rate(s.Offered-s.Refused, s.Took))
+		return fmt.Sprintf("%s: %.0f a second, of which the device took %.0f", what, rate(s.Offered, s.Took), rate(s.Offered-s.Refused, s.Took))
 	}
-	return fmt.Sprintf("%s; %s; %s; %d small datagrams; %d frames of the corpus, and %d that her kernel refused; %d busy loops",
+	return fmt.Sprintf("%s; %s; %s; %d small datagrams; %d frames of the corpus, and %d that the kernel refused; %d busy loops",
 		sent("SYNs", b.SYNs), sent("flows", b.Flows), sent("ARP requests", b.ARPs), b.Datagrams, b.Corpus, b.Refused, b.Loops)
 }
 
-// awaitStorm waits until frames leave mallory's device.
+// awaitStorm waits until mallory's device has sent 1,000 frames.
 func (w *stormWorld) awaitStorm(t *testing.T) {
 	t.Helper()
 	first := w.statistics(t, "mallory").TxPackets
@@ -281,14 +283,14 @@ func (w *stormWorld) statistics(t *testing.T, role string) netlink.LinkStatistic
 	return s
 }
 
-// iperf is the throughput from client to a server in bits a second. Where iperf3 does not come to
-// its end, it is what the server's device received meanwhile.
+// iperf returns the throughput from client to a server in bits a second. If iperf3 fails, it is computed
+// from what the server's device received.
 func (w *stormWorld) iperf(t *testing.T, server string) (float64, error) {
 	const within = (stormTCP + 4) * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), within+2*time.Second)
 	defer cancel()
 	before, begun := w.statistics(t, server).RxBytes, time.Now()
-	// timeout ends it where it runs; the server would be busy with it otherwise.
+	// timeout kills iperf3 inside the instance; otherwise the server would stay busy.
 	out, err := w.run(ctx, "client", "timeout", fmt.Sprint(within.Seconds()), "iperf3", "-c", w.hosts[server].Address.String(), "-p", fmt.Sprint(iperfPort),
 		"-t", fmt.Sprint(stormTCP), "-O", "1", "--connect-timeout", "4000", "--json")
 	var report struct {

@@ -20,18 +20,18 @@ import (
 	vswitch "palisade/switch"
 )
 
-// A stormWorld is where a storm is: the lab, or the bridge.
+// A stormWorld is the network of a storm: the lab or the bridge.
 type stormWorld struct {
 	name  string
 	hosts map[string]storm.Host // by role, with their own MACs
-	// via is whom a frame for a host is addressed to.
+	// via returns the destination MAC of frames to a host.
 	via func(storm.Host) ec2.MAC
-	// namespace is the network of a role.
+	// namespace has the network namespace of each role.
 	namespace map[string]string
-	// command makes a command that start runs as a role.
+	// command makes a command of a role, which start starts.
 	command func(ctx context.Context, role string, argv ...string) *exec.Cmd
 	start   func(role string, cmd *exec.Cmd) error
-	program func(role string) string // the test binary, where role sees it
+	program func(role string) string // path of the test binary for a role
 
 	lab    *soakLab // nil: the bridge
 	limits stormLimits
@@ -39,14 +39,14 @@ type stormWorld struct {
 	corpus []storm.Frame
 }
 
-// A stormLimits is what mallory could get in the lab; beside the bridge she gets no more.
+// A stormLimits bounds mallory. With the bridge, mallory gets what the lab gave.
 type stormLimits struct {
-	init  int // pid of the process that is in her cgroup
-	loops int
-	slow  int
+	init  int // pid of a process in mallory's cgroup
+	loops int // busy loops
+	slow  int // slow packet sockets
 }
 
-// to is a host as the destination of frames.
+// to returns a role as the destination of frames.
 func (w *stormWorld) to(role string) storm.Host {
 	h := w.hosts[role]
 	return storm.Host{Address: h.Address, MAC: w.via(h)}
@@ -67,7 +67,7 @@ func (w *stormWorld) run(ctx context.Context, role string, argv ...string) ([]by
 	return []byte(out.String()), err
 }
 
-// newStormLab launches the instances.
+// newStormLab launches the instances of the storm in a lab.
 func newStormLab(l *soakLab) *stormWorld {
 	t := l.t
 	t.Helper()
@@ -96,8 +96,8 @@ func newStormLab(l *soakLab) *stormWorld {
 		w.hosts[role] = storm.Host{Address: netip.MustParseAddr(in.PrivateAddress), MAC: ec2.MAC(mac)}
 		w.namespace[role], ids[role] = in.Namespace, in.ID
 	}
-	// Few at a time: their services have seconds to listen, which they share with the fuzz
-	// targets that may run beside.
+	// Few at a time: their services must listen within seconds, while fuzz targets may use the
+	// processors.
 	for _, group := range []struct {
 		name  string
 		roles []string // of each node in turn
@@ -119,15 +119,15 @@ func newStormLab(l *soakLab) *stormWorld {
 	w.start = func(_ string, cmd *exec.Cmd) error { return cmd.Start() }
 	w.program = func(string) string { return "/tmp/storm" }
 	for _, role := range []string{"mallory", "prober1", "prober2", "prober3"} {
-		w.carry(t, role)
+		w.install(t, role)
 	}
 	w.limits = w.limitsOf(t)
 	w.serveOpenPort(t)
 	return w
 }
 
-// carry puts the test binary into an instance.
-func (w *stormWorld) carry(t *testing.T, role string) {
+// install copies the test binary into an instance.
+func (w *stormWorld) install(t *testing.T, role string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -141,12 +141,12 @@ func (w *stormWorld) carry(t *testing.T, role string) {
 	cmd := w.command(t.Context(), role, "sh", "-c", "cat > /tmp/storm && chmod 755 /tmp/storm")
 	cmd.Stdin = file
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("carry the storm into %s: %v\n%s", role, err, out)
+		t.Fatalf("copy the test binary into %s: %v\n%s", role, err, out)
 	}
 }
 
-// limitsOf reads how many processes mallory may have. Her senders and the instance's own
-// programs want some of them.
+// limitsOf reads the process limit of mallory, and leaves 64 for the senders and the instance's own
+// programs.
 func (w *stormWorld) limitsOf(t *testing.T) stormLimits {
 	t.Helper()
 	limits := stormLimits{init: initOf(t, w.namespace["mallory"]), loops: 512, slow: stormSlow}
@@ -174,7 +174,7 @@ func (w *stormWorld) listen(t *testing.T, role string, port uint16) net.Listener
 	return listener
 }
 
-// serveOpenPort answers on the near target's open port: it sends without end.
+// serveOpenPort accepts connections on openPort of the first target and sends without end.
 func (w *stormWorld) serveOpenPort(t *testing.T) {
 	t.Helper()
 	listener := w.listen(t, "target1", openPort)

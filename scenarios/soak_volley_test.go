@@ -13,24 +13,25 @@ import (
 	"palisade/internal/lab"
 )
 
-// A volley is probes that alternate between allowed and forbidden pairs.
+// A volley is a sequence of probes that alternate between allowed and forbidden pairs. The mutex guards
+// the lists; it is held while a probe is sent.
 type volley struct {
 	pairs []pair
 	wrong atomic.Int64 // forbidden ones that arrived
 
 	mu      sync.Mutex
-	sent    []time.Time // by number; its pair is the number modulo their count
+	sent    []time.Time // by number; the pair is the number modulo the number of pairs
 	arrived []bool
 	changed *sync.Cond // sent has grown
 }
 
 type pair struct {
-	gun     *gun
+	prober  *prober
 	to      netip.AddrPort
 	allowed bool
 }
 
-// newVolley makes the pairs friend to target, allowed, and foe to target, forbidden, from
+// newVolley makes the allowed pair from friend to target, and the forbidden pair from foe to target, from
 // each of two nodes to the other.
 func newVolley(t *testing.T, placed map[string]map[string]lab.InstanceStatus, nodes []string, port uint16) *volley {
 	v := &volley{}
@@ -39,19 +40,19 @@ func newVolley(t *testing.T, placed map[string]map[string]lab.InstanceStatus, no
 		target := placed["target"][nodes[1-i]]
 		to := netip.AddrPortFrom(netip.MustParseAddr(target.PrivateAddress), port)
 		v.pairs = append(v.pairs,
-			pair{gunAt(t, placed["friend"][node]), to, true},
-			pair{gunAt(t, placed["foe"][node]), to, false})
+			pair{proberAt(t, placed["friend"][node]), to, true},
+			pair{proberAt(t, placed["foe"][node]), to, false})
 		watch(t, target, port, v.seen)
 	}
 	return v
 }
 
-// seen notes an arrival. Whether it may is decided by who sent it, not by its number.
+// seen records an arrival. Its sender decides whether it was allowed.
 func (v *volley) seen(a arrival) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, p := range v.pairs {
-		if p.gun.from == a.from && !p.allowed {
+		if p.prober.from == a.from && !p.allowed {
 			v.wrong.Add(1)
 			return
 		}
@@ -61,20 +62,20 @@ func (v *volley) seen(a arrival) {
 	}
 }
 
-// shoot sends the next probe. The mutex is held until it is sent: it must be in the list
-// before it can arrive.
+// shoot sends the next probe. It holds the mutex, because the probe must be in the list before it
+// arrives.
 func (v *volley) shoot() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	number := len(v.sent)
 	v.sent, v.arrived = append(v.sent, time.Now()), append(v.arrived, false)
 	p := v.pairs[number%len(v.pairs)]
-	_ = p.gun.datagram(p.to, uint32(number)) // what is not sent is lost
+	_ = p.prober.datagram(p.to, uint32(number)) // a probe that is not sent counts as lost
 	v.changed.Broadcast()
 }
 
-// try shoots once from every pair and reports whether all of the allowed shots of the last
-// try, which is long enough ago, arrived. What was sent until then is forgotten.
+// try reports whether all allowed probes of the last try have arrived. If not, it clears the lists and
+// sends a probe for every pair.
 func (v *volley) try() bool {
 	v.mu.Lock()
 	whole := len(v.sent) > 0
@@ -103,6 +104,7 @@ func (v *volley) runProbes(ctx context.Context, count int, interval time.Duratio
 	})
 }
 
+// waitFor waits until count probes have been sent.
 func (v *volley) waitFor(count int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -111,7 +113,7 @@ func (v *volley) waitFor(count int) {
 	}
 }
 
-// lost is when the allowed probes were sent that did not arrive.
+// lost returns the times at which lost allowed probes were sent.
 func (v *volley) lost() []time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
