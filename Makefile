@@ -83,8 +83,8 @@ bench-micro: ## one frame, one look-up, one checksum, without system calls
 	go test -run '^$$' -bench . -benchtime 300ms -count 6 ./switch ./firewall ./conntrack ./internal/packet ./switch/overlay
 
 bench-profile: setup build ## the programs and functions that use the processors while the switch is measured; needs perf
-	perf record -q -e cpu-clock -a -o bin/perf.data bin/palisade bench --quick --contestants palisade --output bin/bench-profile.json
-	perf report -i bin/perf.data --stdio --percent-limit 1 --sort comm,symbol
+	-perf record -q -e cpu-clock -a -o bin/perf.data bin/palisade bench --quick --contestants palisade --output bin/bench-profile.json
+	perf report -i bin/perf.data --stdio --percent-limit 0.5 --sort comm,symbol 2>/dev/null | grep -v '^#' | cut -c1-90
 
 bench-nodes: setup build ## the measurements across nodes; ONLY=SoakIdle for one
 	CI=true go test -tags soak -count=1 -timeout 75m -run '$(or $(ONLY),Soak)' -v ./scenarios
