@@ -29,7 +29,7 @@ func newTestReport(values map[string][]float64, claims ...Claim) *Report {
 
 func same(v float64) []float64 { return []float64{v, v, v, v, v, v, v} }
 
-func TestClaims(t *testing.T) {
+func TestClaimIsJudgedByValueOrInterval(t *testing.T) {
 	least := Claim{AtLeast: 0.9, Goal: 1.1}
 	most := Claim{AtMost: 1.2, Goal: 0.7}
 	for _, tc := range []struct {
@@ -61,7 +61,7 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-func TestRunIsVoid(t *testing.T) {
+func TestRunIsVoidIfRelayIsSlowOrNothingArrives(t *testing.T) {
 	fair := Claim{Phase: oneNode, Measure: "TCP, 1 stream", Of: relay, To: bridge, AtLeast: 0.87, Void: true, Noisy: true}
 	for _, tc := range []struct {
 		name   string

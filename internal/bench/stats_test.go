@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestMedian(t *testing.T) {
+func TestMedianOfOddAndEvenCounts(t *testing.T) {
 	for _, tc := range []struct {
 		values []float64
 		want   float64
@@ -52,7 +52,7 @@ func series(values ...float64) map[int]float64 {
 	return all
 }
 
-func TestCompare(t *testing.T) {
+func TestCompareReturnsRatioOfMediansAndInterval(t *testing.T) {
 	for _, tc := range []struct {
 		name             string
 		of, to           map[int]float64

@@ -124,7 +124,7 @@ func (c nodeCommand) exits(status int, args ...string) {
 // printed is what account create prints: account id, access key and secret key.
 var printed = regexp.MustCompile(`^# carol: account ([1-9]\d{11}) \(vpc\)\nexport AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16})\nexport AWS_SECRET_ACCESS_KEY=(\S{40})\nexport AWS_DEFAULT_REGION=us-east-1\n$`)
 
-func TestAccountsAndTheirKeys(t *testing.T) {
+func TestAccountCommandsManageKeysAndHideSecrets(t *testing.T) {
 	c := nodeCommand{t, startNode(t)}
 	created := c.must("account", "create", "--name", "carol")
 	carol := printed.FindStringSubmatch(created)

@@ -202,7 +202,7 @@ func TestDropsOfAFullSocketAreCounted(t *testing.T) {
 	}
 }
 
-func TestRoundTripsAndConnections(t *testing.T) {
+func TestAgentMeasuresRoundTripsAndConnections(t *testing.T) {
 	client, _ := pair(t)
 	for _, protocol := range []string{"udp", "tcp"} {
 		l, err := client.RoundTrips(t.Context(), RoundTrips{Protocol: protocol, To: netip.AddrPortFrom(serverAddress, echoPort), Count: 200})
