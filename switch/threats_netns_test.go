@@ -27,7 +27,7 @@ func TestThreatsReachNoKernel(t *testing.T) {
 			continue
 		}
 		sent++
-		want := threat.Here
+		want := threat.SameNode
 		if !strings.Contains(want, " at ") {
 			want += " at attacker"
 		}

@@ -40,8 +40,8 @@ func TestThreatsAreDroppedOnOneNode(t *testing.T) {
 	b, field := onField(t)
 	all := packettest.Threats(field)
 	for _, threat := range all {
-		if at, v := b.send("web", threat.Frame); !isFate(threat.Here, "web", "app", at, v) {
-			t.Errorf("%s, %s: %v at %s, want %s\n% x", threat.ID, threat.Name, v, at, threat.Here, threat.Frame[:min(len(threat.Frame), 60)])
+		if at, v := b.send("web", threat.Frame); !isFate(threat.SameNode, "web", "app", at, v) {
+			t.Errorf("%s, %s: %v at %s, want %s\n% x", threat.ID, threat.Name, v, at, threat.SameNode, threat.Frame[:min(len(threat.Frame), 60)])
 		}
 	}
 	for name, d := range b.devices {
@@ -65,8 +65,8 @@ func TestThreatsAreDroppedAcrossNodes(t *testing.T) {
 	own := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
 	all := packettest.Threats(field)
 	for _, threat := range all {
-		if at, v := b.come(own, threat.Frame); !isFate(threat.Far, "tunnel", "app", at, v) {
-			t.Errorf("%s, %s: %v at %s, want %s\n% x", threat.ID, threat.Name, v, at, threat.Far, threat.Frame[:min(len(threat.Frame), 60)])
+		if at, v := b.come(own, threat.Frame); !isFate(threat.OtherNode, "tunnel", "app", at, v) {
+			t.Errorf("%s, %s: %v at %s, want %s\n% x", threat.ID, threat.Name, v, at, threat.OtherNode, threat.Frame[:min(len(threat.Frame), 60)])
 		}
 	}
 	honest := template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)

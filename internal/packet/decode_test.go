@@ -49,7 +49,7 @@ func edit(f packettest.Frame, change func(b []byte) []byte) []byte {
 	return change(packettest.Build(f))
 }
 
-// set returns an edit that overwrites bytes at an offset.
+// set returns an edit that overwrites the bytes at an offset.
 func set(at int, values ...byte) func([]byte) []byte {
 	return func(b []byte) []byte { copy(b[at:], values); return b }
 }
@@ -98,7 +98,7 @@ func TestMalformedFramesGetTheirVerdict(t *testing.T) {
 		{"protocol 0", edit(tcp(packet.SYN, ""), set(23, 0)), verdict.BadProtocol},
 		{"loose source route", withOptions(131, 7, 4, 10, 0, 0, 1, 0), verdict.SourceRoute},
 		{"strict source route", withOptions(137, 7, 4, 10, 0, 0, 1, 0), verdict.SourceRoute},
-		{"source route behind a NOP", withOptions(1, 131, 7, 4, 10, 0, 0, 1), verdict.SourceRoute},
+		{"source route after a NOP", withOptions(1, 131, 7, 4, 10, 0, 0, 1), verdict.SourceRoute},
 		{"option past the header", withOptions(7, 9, 4, 0), verdict.BadLength},
 		{"TCP data offset 4", edit(tcp(packet.SYN, ""), set(46, 0x40)), verdict.BadTCP},
 		{"TCP data offset past the end", edit(tcp(packet.SYN, ""), set(46, 0xf0)), verdict.BadTCP},
@@ -149,7 +149,7 @@ func TestDecodeReadsWhatWasSent(t *testing.T) {
 	}
 }
 
-// TestFirstFragmentHasItsPorts: gopacket decodes none of it.
+// gopacket decodes no transport header of a fragment; Decode reads the first one's ports.
 func TestFirstFragmentHasItsPorts(t *testing.T) {
 	d := packet.NewDecoder()
 	var p packet.Packet
@@ -161,7 +161,7 @@ func TestFirstFragmentHasItsPorts(t *testing.T) {
 	}
 }
 
-// TestFlowIsThatOfTheOuterHeader: behind IP in IP, GRE and the like the outer header decides.
+// An encapsulated packet is judged by its outer header.
 func TestFlowIsThatOfTheOuterHeader(t *testing.T) {
 	outer := ipip()
 	if p := decode(t, packettest.Build(outer)); p.Flow != outer.Flow {
@@ -204,9 +204,6 @@ func TestNoAllocs(t *testing.T) {
 	}
 }
 
-// FuzzDecode holds Decode against an independent reading of the same bytes, and every
-// offset it returns against the frame.
-// TestPeekFlowReadsPlainTCPAndUDPOnly, and says of the others that it does not know.
 func TestPeekFlowReadsPlainTCPAndUDPOnly(t *testing.T) {
 	for _, frame := range [][]byte{packettest.Build(udp("abc")), packettest.Build(tcp(packet.SYN, ""))} {
 		if flow, ok := packet.PeekFlow(frame); !ok || flow != decode(t, frame).Flow {
@@ -223,6 +220,8 @@ func TestPeekFlowReadsPlainTCPAndUDPOnly(t *testing.T) {
 	}
 }
 
+// FuzzDecode compares Decode with gopacket's own decoding of the same bytes, and checks every
+// offset that Decode returns.
 func FuzzDecode(f *testing.F) {
 	for _, frame := range [][]byte{
 		packettest.Build(tcp(packet.SYN, "")), packettest.Build(udp("abc")), packettest.Build(echo()), packettest.Build(ipip()),
@@ -248,9 +247,9 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("PeekFlow guesses %v of %v", flow, p.Flow)
 		}
 		if p.Fragment || p.Flow.Protocol != packet.ProtocolTCP && p.Flow.Protocol != packet.ProtocolUDP {
-			return // gopacket's own reading goes on into IP in IP, IPv6 headers and the like
+			return // gopacket alone also decodes encapsulated packets
 		}
-		// The port a rule is compared with is the one a receiver's stack reads.
+		// The port that rules judge must be the port that a receiver reads.
 		all := gopacket.NewPacket(frame[:p.Len], layers.LayerTypeEthernet, gopacket.NoCopy)
 		switch l := all.TransportLayer().(type) {
 		case *layers.TCP:

@@ -10,8 +10,7 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestFragmentsReassembleToTheOriginal compares with the plainest reassembly, for random lengths,
-// options and fragments of fragments.
+// It reassembles the fragments of random packets, which are fragmented twice.
 func TestFragmentsReassembleToTheOriginal(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	decoder := packet.NewDecoder()
@@ -23,13 +22,13 @@ func TestFragmentsReassembleToTheOriginal(t *testing.T) {
 		whole := packettest.Build(packettest.Frame{Flow: packet.Flow{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolUDP}, Payload: payload, FragID: uint16(i)})
 		body := bytes.Clone(whole[34:])
 		pieces := [][]byte{whole}
-		for _, mtu := range []int{576 + r.IntN(1000), 68 + r.IntN(200)} { // cut, and cut again
+		for _, mtu := range []int{576 + r.IntN(1000), 68 + r.IntN(200)} { // fragments, and their fragments
 			var next [][]byte
 			for _, piece := range pieces {
 				scratch := make([]byte, 14+mtu)
 				if err := packet.Fragment(piece, 14, mtu, scratch, func(b []byte) error {
 					if len(b)-14 > mtu {
-						t.Fatalf("a piece of %d bytes for %d", len(b)-14, mtu)
+						t.Fatalf("a fragment of %d bytes for an MTU of %d", len(b)-14, mtu)
 					}
 					next = append(next, bytes.Clone(b))
 					return nil
@@ -51,12 +50,12 @@ func TestFragmentsReassembleToTheOriginal(t *testing.T) {
 			copy(got[p.FragOffset:], piece[p.L4:p.Len])
 		}
 		if !bytes.Equal(got, body) {
-			t.Fatalf("%d pieces make another whole of %d bytes", len(pieces), len(body))
+			t.Fatalf("%d fragments reassemble to other bytes than the %d of the packet", len(pieces), len(body))
 		}
 	}
 }
 
-// TestLaterFragmentsCarryOnlyCopiedOptions: RFC 791 §3.1, the copied flag.
+// RFC 791 §3.1: only options with the copied flag are in all fragments.
 func TestLaterFragmentsCarryOnlyCopiedOptions(t *testing.T) {
 	frame := packettest.Build(packettest.Frame{Flow: packet.Flow{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), SrcPort: 1, DstPort: 2, Protocol: packet.ProtocolUDP}, Payload: make([]byte, 200)})
 	options := []byte{7, 3, 4, 148, 4, 0, 0, 0} // record route; router alert, which is copied

@@ -10,7 +10,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// refused decodes a frame that must be refused.
+// refused checks that Decode refuses a frame with a verdict.
 func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
 	t.Helper()
 	var p packet.Packet
@@ -19,9 +19,9 @@ func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
 	}
 }
 
-// TestMalformedARPIsRefused: one field after the other is not as RFC 826 has it on Ethernet.
+// Each case changes one field from its value for IPv4 on Ethernet (RFC 826).
 func TestMalformedARPIsRefused(t *testing.T) {
-	sound := func() []byte { return packettest.ARP(1, ec2.MAC{2}, client, server) }
+	valid := func() []byte { return packettest.ARP(1, ec2.MAC{2}, client, server) }
 	for _, operation := range []uint16{1, 2} {
 		decode(t, packettest.ARP(operation, ec2.MAC{2}, client, server))
 	}
@@ -40,16 +40,16 @@ func TestMalformedARPIsRefused(t *testing.T) {
 		"operation 8, inverse ARP":   func(b []byte) { b[21] = 8 },
 		"operation 257, not request": func(b []byte) { b[20] = 1 },
 	} {
-		b := sound()
+		b := valid()
 		change(b)
 		refused(t, name, b, verdict.BadARP)
 	}
 	for n := 14; n < 42; n++ {
-		refused(t, "cut short", sound()[:n:n], verdict.BadARP)
+		refused(t, "truncated", valid()[:n:n], verdict.BadARP)
 	}
 }
 
-// TestMalformedOptionsAreRefused: of IP and of TCP, with a length that is not theirs.
+// IP and TCP options with an invalid length are refused.
 func TestMalformedOptionsAreRefused(t *testing.T) {
 	withTCP := func(options ...byte) []byte {
 		b := append(packettest.Build(tcp(packet.SYN, "")), options...)
@@ -62,34 +62,33 @@ func TestMalformedOptionsAreRefused(t *testing.T) {
 		"length 1":                {7, 1, 4, 0},
 		"longer than the header":  {7, 9, 4, 0},
 		"a kind without a length": {1, 1, 1, 7},
-		"behind sound ones":       {1, 7, 3, 4, 7, 5, 0, 0},
+		"after valid ones":        {1, 7, 3, 4, 7, 5, 0, 0},
 	} {
 		refused(t, "IP options, "+name, withOptions(options...), verdict.BadLength)
 		refused(t, "TCP options, "+name, withTCP(options...), verdict.BadTCP)
 	}
 	refused(t, "an IP option of length 2", withOptions(7, 2, 0, 0), verdict.BadLength)
-	// What begins like a source route is one wherever the walk meets it, and not within
-	// another option or behind the end of the list.
-	refused(t, "source route behind another option", withOptions(7, 3, 4, 131, 3, 4, 0, 0), verdict.SourceRoute)
+	// A source route is found after other options, but not inside another option or after the
+	// end of the list.
+	refused(t, "source route after another option", withOptions(7, 3, 4, 131, 3, 4, 0, 0), verdict.SourceRoute)
 	decode(t, withOptions(7, 4, 4, 131))
 	decode(t, withOptions(0, 131, 3, 4))
 	decode(t, withTCP(2, 4, 5, 180))
 	decode(t, withTCP(0, 9, 9, 9))
 }
 
-// TestPortsAreReadAfterIPOptions: options of IP that look like a TCP header are not
-// read as one.
+// IP options that look like a TCP header are not read as ports.
 func TestPortsAreReadAfterIPOptions(t *testing.T) {
 	fake := packettest.Build(tcp(packet.SYN, ""))[34:54]
-	binary.BigEndian.PutUint16(fake[2:], 80) // the port that is open
+	binary.BigEndian.PutUint16(fake[2:], 80)
 	options := append([]byte{0x88, 40}, append(fake, make([]byte, 18)...)...)
 	if p := decode(t, withOptions(options...)); p.Flow != tcp(0, "").Flow || p.L4 != 14+60 {
-		t.Errorf("read as %v behind %d bytes", p.Flow, p.L4)
+		t.Errorf("read %v, transport header at %d, want %v at %d", &p, p.L4, tcp(0, "").Flow, 14+60)
 	}
 }
 
-// TestTinyFragmentsAreRefused: first ones without the header they are judged by, later ones
-// that could reach into it, and such as no sender makes (RFC 1858, RFC 3128).
+// First fragments without a whole transport header, later ones that could overwrite it, and
+// fragments of sizes that no sender makes are refused (RFC 1858, RFC 3128).
 func TestTinyFragmentsAreRefused(t *testing.T) {
 	// body is the IP payload of a first or later fragment.
 	body := func(protocol uint8, n, offset int, more bool) []byte {
@@ -104,7 +103,7 @@ func TestTinyFragmentsAreRefused(t *testing.T) {
 		}
 		return b
 	}
-	longHeader := func(n int) []byte { // a TCP header of 40 bytes, n of them here
+	longHeader := func(n int) []byte { // the first n bytes of a TCP header of 40
 		b := body(packet.ProtocolTCP, n, 0, true)
 		b[46] = 0xa0
 		return b
@@ -134,20 +133,20 @@ func TestTinyFragmentsAreRefused(t *testing.T) {
 	decode(t, body(packet.ProtocolTCP, 24, 64, false))
 }
 
-// TestInvalidTCPFlagSetsAreRefused goes through all of them, with and without PSH, ECE and CWR.
+// It tests all 256 sets. PSH, ECE and CWR do not matter.
 func TestInvalidTCPFlagSetsAreRefused(t *testing.T) {
 	const free = packet.PSH | 0x40 | 0x80
-	sound := map[uint8]bool{}
+	valid := map[uint8]bool{}
 	for _, set := range []uint8{
 		packet.SYN, packet.SYN | packet.URG, packet.SYN | packet.ACK, packet.RST, packet.RST | packet.ACK,
 		packet.ACK, packet.ACK | packet.URG, packet.FIN | packet.ACK, packet.FIN | packet.ACK | packet.URG,
 	} {
-		sound[set] = true
+		valid[set] = true
 	}
 	for flags := range 256 {
 		frame := packettest.Build(tcp(packet.ACK, ""))
 		frame[47] = byte(flags)
-		if sound[uint8(flags)&^free] {
+		if valid[uint8(flags)&^free] {
 			decode(t, frame)
 		} else {
 			refused(t, "a set that no TCP sends", frame, verdict.BadTCP)
@@ -155,8 +154,8 @@ func TestInvalidTCPFlagSetsAreRefused(t *testing.T) {
 	}
 }
 
-// TestMalformedQuotesAreIgnored: an ICMP error is related to nothing by a quote that is cut, is no
-// IPv4, is a later fragment, or comes in fragments itself.
+// An ICMP error has no quoted flow if its quote is truncated, is not IPv4 or is a later
+// fragment, or if the error itself is a fragment.
 func TestMalformedQuotesAreIgnored(t *testing.T) {
 	build := func(change func(b []byte) []byte) []byte {
 		b := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("0123456789")), ec2.MAC{2}, ec2.MAC{4})
@@ -166,12 +165,12 @@ func TestMalformedQuotesAreIgnored(t *testing.T) {
 	}
 	const quote = 14 + 20 + 8
 	if p := decode(t, build(func(b []byte) []byte { return b })); !p.HasQuoted || p.Quoted != udp("").Flow {
-		t.Fatalf("a sound one: %v, %v", p.HasQuoted, p.Quoted)
+		t.Fatalf("a valid error: %v", &p)
 	}
 	for name, change := range map[string]func(b []byte) []byte{
 		"nothing":                     func(b []byte) []byte { return b[:quote] },
 		"half an IP header":           func(b []byte) []byte { return b[: quote+19 : quote+19] },
-		"seven bytes behind it":       func(b []byte) []byte { return b[: quote+27 : quote+27] },
+		"seven bytes after it":        func(b []byte) []byte { return b[: quote+27 : quote+27] },
 		"version 6":                   func(b []byte) []byte { b[quote] = 0x65; return b },
 		"a header of 16 bytes":        func(b []byte) []byte { b[quote] = 0x44; return b },
 		"a header longer than itself": func(b []byte) []byte { b[quote] = 0x4f; return b },
@@ -179,17 +178,17 @@ func TestMalformedQuotesAreIgnored(t *testing.T) {
 		"in a fragment":               func(b []byte) []byte { b[20] = 0x20; return append(b, make([]byte, 4)...) },
 	} {
 		if p := decode(t, build(change)); p.HasQuoted || !p.IsICMPError {
-			t.Errorf("%s: quoted %v, an error %v; want none in an error", name, p.Quoted, p.IsICMPError)
+			t.Errorf("%s: quoted %v, ICMP error %v; want an ICMP error without a quote", name, p.Quoted, p.IsICMPError)
 		}
 	}
 }
 
-// TestTruncatedFrameIsRefused: sound frames of every kind, cut at every byte, with the length
-// in their header or with one that is cut too. None is read past its end.
+// Valid frames of every kind are truncated at every byte, with the old or an adjusted length
+// in the header. None is read past its end.
 func TestTruncatedFrameIsRefused(t *testing.T) {
 	for name, whole := range map[string][]byte{
 		"TCP": packettest.Build(tcp(packet.SYN, "")), "UDP": packettest.Build(udp("")), "ICMP": packettest.Build(echo())[:42],
-		"TCP behind options": withOptions(7, 4, 4, 0), "ARP": packettest.ARP(1, ec2.MAC{2}, client, server),
+		"TCP after options": withOptions(7, 4, 4, 0), "ARP": packettest.ARP(1, ec2.MAC{2}, client, server),
 	} {
 		if name == "ICMP" {
 			binary.BigEndian.PutUint16(whole[16:], 28)
@@ -204,15 +203,15 @@ func TestTruncatedFrameIsRefused(t *testing.T) {
 				var p packet.Packet
 				v, ok := packet.NewDecoder().Decode(b[:n:n], &p)
 				if ok || n < 34 && name != "ARP" && v != verdict.Runt {
-					t.Errorf("%s cut at byte %d (length adjusted: %v): %v, %v", name, n, adjusted, v, ok)
+					t.Errorf("%s truncated at byte %d (length adjusted: %v): %v, %v", name, n, adjusted, v, ok)
 				}
 			}
 		}
 	}
 }
 
-// TestRefusedFramesAllocateNothing: what is refused is refused here. gopacket would refuse
-// some of it too, with an error that is allocated, and a flood would pay for it.
+// Decode refuses these frames before gopacket sees them, because gopacket allocates an error
+// for each, which would make a flood expensive.
 func TestRefusedFramesAllocateNothing(t *testing.T) {
 	d := packet.NewDecoder()
 	var p packet.Packet
@@ -241,13 +240,13 @@ func TestRefusedFramesAllocateNothing(t *testing.T) {
 	}
 }
 
-// TestForgedUDPSegmentationIsRefused: what no kernel makes of UDP.
+// These offload headers are such as no kernel makes for UDP.
 func TestForgedUDPSegmentationIsRefused(t *testing.T) {
 	big := udp(string(make([]byte, 4000)))
 	for name, header := range map[string][]byte{
 		"UDP cut as TCP":               offload(1, 1, 1400, 34, 6),
 		"UDP cut as TCP with ECN":      offload(1, 0x81, 1400, 34, 6),
-		"more datagrams than of one":   offload(1, 5, 31, 34, 6),
+		"more datagrams than allowed":  offload(1, 5, 31, 34, 6),
 		"datagrams of one byte":        offload(1, 5, 1, 34, 6),
 		"datagrams without a checksum": offload(0, 5, 1400, 0, 0),
 		"datagrams with ECN":           offload(1, 0x85, 1400, 34, 6),

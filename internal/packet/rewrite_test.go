@@ -135,7 +135,7 @@ func TestForgedVirtioHeadersAreRefused(t *testing.T) {
 func TestValidVirtioHeaderIsRebuilt(t *testing.T) {
 	frame := partial(tcp(packet.ACK, string(make([]byte, 4000))), 16)
 	h := offload(1, 1|0x80, 1400, 34, 16)
-	binary.NativeEndian.PutUint16(h[2:], 9999) // hdr_len is a hint; ours replaces it
+	binary.NativeEndian.PutUint16(h[2:], 9999) // Sanitize replaces hdr_len
 	p := decode(t, frame)
 	if v, ok := packet.Sanitize(h, &p, mtu); !ok {
 		t.Fatalf("Sanitize = %v", v)
@@ -198,8 +198,8 @@ func TestFinishedChecksumIsRight(t *testing.T) {
 	}
 }
 
-// FuzzSanitize: whatever header comes in, what goes out names only the packet's own
-// checksum field and cuts only behind its headers.
+// For any input, Sanitize writes a header that names only the packet's own checksum field and
+// segments only after its headers.
 func FuzzSanitize(f *testing.F) {
 	f.Add(offload(1, 1, 1400, 34, 16), []byte("some payload that is cut"), true)
 	f.Add(offload(1, 5, 8, 34, 6), make([]byte, 300), false)

@@ -12,13 +12,13 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// A piece is a packet as it comes out of the seal.
+// A piece is a packet as it comes out of a tunnel datagram.
 type piece struct {
 	frame []byte
 	marks packet.Marks
 }
 
-// pieces cuts what a virtio header says of a frame, as the sender does.
+// pieces cuts a frame into packets as its virtio header says, as the sender does.
 func pieces(t testing.TB, header, frame []byte) (all []piece) {
 	t.Helper()
 	header, frame = bytes.Clone(header), bytes.Clone(frame)
@@ -51,8 +51,8 @@ func pieces(t testing.TB, header, frame []byte) (all []piece) {
 	}
 }
 
-// join puts packets through a Train as the overlay does, and returns the frames that come
-// out, behind their virtio headers.
+// join passes packets through a Train as the overlay does, and returns virtio headers and
+// frames.
 func join(all []piece) (frames [][]byte) {
 	var train packet.Train
 	b := make([]byte, 70_000)
@@ -76,7 +76,7 @@ func join(all []piece) (frames [][]byte) {
 	return append(frames, bytes.Clone(b[:train.Finish()]))
 }
 
-// finished is a packet with the checksum that it was sent without, by the naive sum.
+// finished returns a packet with its missing checksum, computed by a naive sum.
 func finished(t testing.TB, p piece) []byte {
 	t.Helper()
 	b := bytes.Clone(p.frame)
@@ -99,8 +99,8 @@ func finished(t testing.TB, p piece) []byte {
 	return b
 }
 
-// apart cuts frames into finished packets, as for a device without offloads.
-func apart(t testing.TB, frames [][]byte) (all [][]byte) {
+// segments cuts frames into finished packets, as for a device without offloads.
+func segments(t testing.TB, frames [][]byte) (all [][]byte) {
 	t.Helper()
 	for _, b := range frames {
 		b = bytes.Clone(b)
@@ -122,12 +122,12 @@ func apart(t testing.TB, frames [][]byte) (all [][]byte) {
 	return all
 }
 
-// same holds the packets of joined frames against the packets that were sent.
+// same compares the packets of joined frames with the packets that were sent.
 func same(t testing.TB, frames [][]byte, sent []piece) {
 	t.Helper()
-	got := apart(t, frames)
+	got := segments(t, frames)
 	if len(got) != len(sent) {
-		t.Fatalf("%d packets came out of %d", len(got), len(sent))
+		t.Fatalf("%d packets, want %d", len(got), len(sent))
 	}
 	for i, p := range sent {
 		if want := finished(t, p); !bytes.Equal(got[i], want) {
@@ -136,7 +136,7 @@ func same(t testing.TB, frames [][]byte, sent []piece) {
 	}
 }
 
-// options puts TCP options behind the header of a frame without a finished checksum.
+// options adds TCP options to a frame without a finished checksum.
 func options(frame []byte, o ...byte) []byte {
 	frame = append(bytes.Clone(frame[:54]), append(o, frame[54:]...)...)
 	frame[46] += byte(len(o)/4) << 4
@@ -158,7 +158,7 @@ func numbered(n int) string {
 	return string(b)
 }
 
-// TestJoinRestoresTheFrameThatWasCut: what comes out of one train is the frame that was cut.
+// A frame that is cut into packets and joined again is the same frame.
 func TestJoinRestoresTheFrameThatWasCut(t *testing.T) {
 	timestamps := []byte{1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8}
 	for _, tt := range []struct {
@@ -172,7 +172,7 @@ func TestJoinRestoresTheFrameThatWasCut(t *testing.T) {
 		{"TCP of whole segments", offload(1, 1, 1000, 34, 16), partial(tcp(packet.ACK, numbered(64_000)), 16), 1},
 		{"TCP with timestamps", offload(1, 1, 1348, 34, 16), options(partial(tcp(packet.ACK, numbered(60_000)), 16), timestamps...), 1},
 		{"TCP with the smallest segments", offload(1, 1, 48, 34, 16), partial(tcp(packet.ACK, numbered(2_000)), 16), 1},
-		{"TCP with congestion answered, which is the first segment's", offload(1, 0x81, 1400, 34, 16), reduced(partial(tcp(packet.ACK, numbered(9_000)), 16)), 2},
+		{"TCP with CWR, which only the first segment has", offload(1, 0x81, 1400, 34, 16), reduced(partial(tcp(packet.ACK, numbered(9_000)), 16)), 2},
 		{"UDP", offload(1, 5, 1200, 34, 6), partial(udp(numbered(20_000)), 6), 1},
 		{"UDP of tiny datagrams", offload(1, 5, 2, 34, 6), partial(udp(numbered(9)), 6), 1},
 		{"UDP of a hundred datagrams", offload(1, 5, 100, 34, 6), partial(udp(numbered(10_000)), 6), 2},
@@ -187,13 +187,12 @@ func TestJoinRestoresTheFrameThatWasCut(t *testing.T) {
 		h := bytes.Clone(tt.header)
 		packet.Sanitize(h, &p, mtu)
 		if tt.frames == 1 && !bytes.Equal(frames[0], append(h, tt.frame...)) {
-			t.Errorf("%s: what was joined is not what was cut", tt.name)
+			t.Errorf("%s: the joined frame differs from the frame that was cut", tt.name)
 		}
 	}
 }
 
-// TestPacketsOfDifferentHeadersAreNotJoined: each differs from what would go on with the train in one thing,
-// which joining would lose.
+// Each case changes one field of the next packet that joining would lose.
 func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 	udpPieces := pieces(t, offload(1, 5, 1000, 34, 6), partial(udp(numbered(3_000)), 6))
 	tcpPieces := pieces(t, offload(1, 1, 1000, 34, 16), partial(tcp(packet.ACK, numbered(3_000)), 16))
@@ -256,7 +255,7 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 		}
 		same(t, frames, all)
 	}
-	// Datagrams are joined only where the sender had them in one frame.
+	// Datagrams are joined only if the sender had them in one frame.
 	for _, p := range udpPieces {
 		p.marks &^= packet.Followed
 	}
@@ -266,8 +265,8 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 	}
 }
 
-// datagrams are frames of one flow behind their virtio headers, as a device gives them: not to
-// be fragmented, each with the payload of that size.
+// datagrams returns UDP frames of one flow with virtio headers, as a device returns them, with
+// the don't-fragment flag and payloads of the given sizes.
 func datagrams(sizes ...int) (all [][]byte) {
 	for _, size := range sizes {
 		frame := partial(udp(numbered(size)), 6)
@@ -277,14 +276,14 @@ func datagrams(sizes ...int) (all [][]byte) {
 	return all
 }
 
-// renumber changes an IP header and puts its checksum right.
+// renumber changes an IP header and corrects its checksum.
 func renumber(frame []byte, change func()) {
 	change()
 	frame[24], frame[25] = 0, 0
 	binary.BigEndian.PutUint16(frame[24:], ^ones(frame[14:34]))
 }
 
-// follow puts frames through a Train as a poller does, and returns those that come out.
+// follow passes frames through a Train as a poller does, and returns the joined frames.
 func follow(all [][]byte) (frames [][]byte) {
 	var train packet.Train
 	for i := 0; i < len(all); {
@@ -302,16 +301,31 @@ func follow(all [][]byte) (frames [][]byte) {
 	return frames
 }
 
-// TestQueuedDatagramsOfOneFlowAreJoined: of one flow, down to the first that is
-// shorter, and what comes out stands for what went in but for its identification.
-func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
-	finish := func(all [][]byte) {
-		for _, b := range all {
-			frame := b[packet.OffloadLen:]
-			copy(frame, finished(t, piece{frame, packet.Unfinished}))
-			clear(b[:packet.OffloadLen])
-		}
+// finishAll gives datagrams finished checksums and empty virtio headers.
+func finishAll(t testing.TB, all [][]byte) {
+	for _, b := range all {
+		frame := b[packet.OffloadLen:]
+		copy(frame, finished(t, piece{frame, packet.Unfinished}))
+		clear(b[:packet.OffloadLen])
 	}
+}
+
+// packetsIn is the number of packets that each frame stands for.
+func packetsIn(frames [][]byte) (counts []int) {
+	for _, b := range frames {
+		var p packet.Packet
+		if _, ok := packet.NewDecoder().Decode(bytes.Clone(b[packet.OffloadLen:]), &p); ok {
+			packet.Sanitize(bytes.Clone(b), &p, 65535)
+		}
+		counts = append(counts, max(1, int(p.Segments)))
+	}
+	return counts
+}
+
+// Consecutive datagrams of one flow are joined, up to the first shorter one. The joined frame
+// stands for the same packets, apart from their identification.
+func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
+	finish := func(all [][]byte) { finishAll(t, all) }
 	many := make([]int, 100)
 	for i := range many {
 		many[i] = 22
@@ -320,17 +334,17 @@ func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 		name   string
 		frames [][]byte
 		change func([][]byte)
-		want   []int // packets in each frame that comes out
+		want   []int // number of packets in each resulting frame
 	}{
 		{"one", datagrams(22), nil, []int{1}},
 		{"five", datagrams(22, 22, 22, 22, 22), nil, []int{5}},
 		{"five with finished checksums", datagrams(22, 22, 22, 22, 22), finish, []int{5}},
-		{"as many as any Linux takes, and the rest", datagrams(many...), nil, []int{64, 36}},
+		{"more than one frame may hold", datagrams(many...), nil, []int{64, 36}},
 		{"as long as a frame can be", datagrams(30_000, 30_000, 30_000), nil, []int{2, 1}},
 		{"the last is shorter", datagrams(30, 30, 29, 30, 30), nil, []int{3, 2}},
-		{"longer ones", datagrams(30, 31, 31), nil, []int{1, 2}},
-		{"nothing in them", datagrams(0, 0), nil, []int{1, 1}},
-		{"numbered as they like", datagrams(22, 22), func(all [][]byte) { f := all[1][10:]; renumber(f, func() { f[18] ^= 0x55 }) }, []int{2}},
+		{"the next ones are longer", datagrams(30, 31, 31), nil, []int{1, 2}},
+		{"empty payloads", datagrams(0, 0), nil, []int{1, 1}},
+		{"other identifications", datagrams(22, 22), func(all [][]byte) { f := all[1][10:]; renumber(f, func() { f[18] ^= 0x55 }) }, []int{2}},
 		{"may be fragmented", datagrams(22, 22), func(all [][]byte) {
 			for _, b := range all {
 				renumber(b[10:], func() { b[10+20] = 0 })
@@ -347,55 +361,52 @@ func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 				b[10+40], b[10+41] = 0, 0
 			}
 		}, []int{1, 1}},
-		{"a checksum that is to be elsewhere", datagrams(22, 22), func(all [][]byte) { all[1][8] = 4 }, []int{1, 1}},
-		{"many at its sender already", datagrams(22, 22), func(all [][]byte) { all[1][1], all[1][4] = 5, 22 }, []int{1, 1}},
+		{"another checksum offset", datagrams(22, 22), func(all [][]byte) { all[1][8] = 4 }, []int{1, 1}},
+		{"already several datagrams", datagrams(22, 22), func(all [][]byte) { all[1][1], all[1][4] = 5, 22 }, []int{1, 1}},
 		{"padded", datagrams(22, 22), func(all [][]byte) { all[1] = append(all[1], 0) }, []int{1, 1}},
 		{"a runt", datagrams(22, 22), func(all [][]byte) { all[1] = all[1][:30] }, []int{1, 1}},
-		{"nothing at all", datagrams(22, 22), func(all [][]byte) { all[0] = all[0][:10] }, []int{1, 1}},
+		{"an empty frame", datagrams(22, 22), func(all [][]byte) { all[0] = all[0][:10] }, []int{1, 1}},
 		{"TCP", [][]byte{append(offload(1, 0, 0, 34, 16), partial(tcp(packet.ACK, numbered(500)), 16)...), datagrams(22)[0]}, nil, []int{1, 1}},
 	} {
 		if tt.change != nil {
 			tt.change(tt.frames)
 		}
 		frames := follow(tt.frames)
-		var got []int
-		for _, b := range frames {
-			var p packet.Packet
-			if _, ok := packet.NewDecoder().Decode(bytes.Clone(b[packet.OffloadLen:]), &p); ok {
-				packet.Sanitize(bytes.Clone(b), &p, 65535)
-			}
-			got = append(got, max(1, int(p.Segments)))
-		}
-		if !slices.Equal(got, tt.want) {
-			t.Errorf("%s: frames of %v packets came out, want %v", tt.name, got, tt.want)
+		if got := packetsIn(frames); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: frames of %v packets, want %v", tt.name, got, tt.want)
 			continue
 		}
 		at := 0
-		for i, n := range got {
-			if n == 1 { // untouched
-				if !bytes.Equal(frames[i], tt.frames[at]) {
-					t.Errorf("%s: a frame by itself was changed", tt.name)
-				}
-				at++
-				continue
-			}
-			for _, out := range apart(t, frames[i:i+1]) {
-				want := tt.frames[at][packet.OffloadLen:]
-				if tt.frames[at][0] != 0 {
-					want = finished(t, piece{want, packet.Unfinished})
-				}
-				renumber(out, func() { copy(out[18:20], want[18:20]) })
-				if !bytes.Equal(out, want) {
-					t.Errorf("%s: packet %d\ngot  % x\nwant % x", tt.name, at, out, want)
-				}
-				at++
-			}
+		for i, n := range tt.want {
+			checkQueued(t, tt.name, frames[i], tt.frames[at:at+n])
+			at += n
 		}
 	}
 }
 
-// TestTrainPassesUnjoinablePacketsUnchanged: what is no packet, or has no checksum that could be unfinished,
-// goes on as it is, for Decode and Sanitize to refuse.
+// checkQueued checks that a frame is its only packet unchanged, or stands for several.
+func checkQueued(t *testing.T, name string, frame []byte, sent [][]byte) {
+	t.Helper()
+	if len(sent) == 1 {
+		if !bytes.Equal(frame, sent[0]) {
+			t.Errorf("%s: a frame that was not joined has changed", name)
+		}
+		return
+	}
+	for i, out := range segments(t, [][]byte{frame}) {
+		want := sent[i][packet.OffloadLen:]
+		if sent[i][0] != 0 {
+			want = finished(t, piece{want, packet.Unfinished})
+		}
+		renumber(out, func() { copy(out[18:20], want[18:20]) })
+		if !bytes.Equal(out, want) {
+			t.Errorf("%s: packet %d\ngot  % x\nwant % x", name, i, out, want)
+		}
+	}
+}
+
+// Malformed frames and packets without an unfinished checksum stay as they are, so that Decode
+// and Sanitize judge them.
 func TestTrainPassesUnjoinablePacketsUnchanged(t *testing.T) {
 	for _, frame := range [][]byte{
 		nil, {1, 2, 3}, packettest.Build(echo()), packettest.ARP(1, ec2.MAC{2}, client, server),
@@ -410,8 +421,8 @@ func TestTrainPassesUnjoinablePacketsUnchanged(t *testing.T) {
 	}
 }
 
-// scramble is a stream of packets of several frames with some lost, doubled, put in another
-// order or changed, as seed says.
+// scramble returns the packets of several frames, of which some are lost, doubled, reordered
+// or changed.
 func scramble(t testing.TB, seed uint64) (all []piece) {
 	r := rand.New(rand.NewPCG(seed, 2))
 	for range 1 + r.IntN(4) {
@@ -450,8 +461,8 @@ func scramble(t testing.TB, seed uint64) (all []piece) {
 	return all
 }
 
-// TestJoinedFramesSegmentToThePacketsSent compares the packets of joined frames with those that
-// were put in, in order, over streams that were scrambled on the way.
+// It compares the packets of joined frames with the packets that were passed in, in order, for
+// scrambled streams.
 func TestJoinedFramesSegmentToThePacketsSent(t *testing.T) {
 	sent, came := 0, 0
 	for seed := range uint64(400) {
@@ -461,12 +472,12 @@ func TestJoinedFramesSegmentToThePacketsSent(t *testing.T) {
 		sent, came = sent+len(all), came+len(frames)
 	}
 	if came > sent/3 {
-		t.Errorf("%d packets became %d frames: this tests little", sent, came)
+		t.Errorf("%d packets became %d frames, want at most a third", sent, came)
 	}
 }
 
-// FuzzTrain: no bytes of a node that was broken into make a frame that stands for other
-// packets than those that came, or one longer than any.
+// For any bytes of a hostile node, a joined frame stands for the packets that were received,
+// and no frame is too long.
 func FuzzTrain(f *testing.F) {
 	cut := pieces(f, offload(1, 1, 100, 34, 16), partial(tcp(packet.ACK, numbered(300)), 16))
 	f.Add(cut[0].frame, cut[1].frame, byte(1))

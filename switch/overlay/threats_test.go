@@ -56,7 +56,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 	})
 	app := n2.ports["app"]
 	for _, threat := range all {
-		name, place, _ := strings.Cut(threat.Here, " at ")
+		name, place, _ := strings.Cut(threat.SameNode, " at ")
 		at := n1.ports["web"]
 		if place == "victim" {
 			at = app
@@ -70,7 +70,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 		all = nil // there a node that is taken over may speak for all of its own interfaces
 	}
 	for _, threat := range all {
-		name, place, _ := strings.Cut(threat.Far, " at ")
+		name, place, _ := strings.Cut(threat.OtherNode, " at ")
 		at := n2.tunnel
 		if place == "victim" {
 			at = app

@@ -1,4 +1,4 @@
-// Package packettest builds frames for tests, well-formed unless told otherwise.
+// Package packettest builds valid and malformed frames for tests.
 package packettest
 
 import (
@@ -9,10 +9,11 @@ import (
 	"palisade/internal/packet"
 )
 
-// A Frame says what to build. The zero MACs are 02:00:00:00:00:01 to :02.
+// A Frame describes a frame to build. Zero MACs become 02:00:00:00:00:01 (source) and
+// 02:00:00:00:00:02 (destination).
 type Frame = packet.Template
 
-// Build composes f; a frame that cannot be built is the test's mistake.
+// Build builds f. It panics if f cannot be built.
 func Build(f Frame) []byte {
 	if f.SrcMAC == (ec2.MAC{}) {
 		f.SrcMAC = ec2.MAC{2, 0, 0, 0, 0, 1}
@@ -36,7 +37,7 @@ func ARP(operation uint16, sender ec2.MAC, senderIP, targetIP netip.Addr) []byte
 	return b
 }
 
-// ICMPError builds the error (type, code) that quotes the IP packet inside frame.
+// ICMPError builds an ICMP error that quotes the IP packet of frame.
 func ICMPError(icmpType, code uint8, src, dst netip.Addr, frame []byte, srcMAC, dstMAC ec2.MAC) []byte {
 	quoted := frame[14:]
 	return Build(Frame{

@@ -16,27 +16,28 @@ type Host struct {
 	Addr netip.Addr
 }
 
-// A Field is where the frames of Threats are sent. All hosts are of one subnet, whose gateway
-// has an address in it. The victim admits TCP to the port Open from everywhere, and nothing
-// else. There are no other hosts.
+// A Field is the network in which the frames of Threats are sent. All hosts are in one subnet
+// with its gateway. The victim admits TCP to the port Open from everywhere, and nothing else.
+// There are no other hosts.
 type Field struct {
 	Attacker, Victim, Gateway Host
-	// Member is an interface on the victim's node that the attacker would like to be.
+	// Member is an interface on the victim's node whose address the attacker forges.
 	Member Host
 	// Unused is an address of the network that no interface has.
 	Unused netip.Addr
 	Open   uint16
 }
 
-// A Threat is a frame that must not reach the victim. Sent one after the other, they have the
-// fates that are named, by the name of a verdict. "at victim" behind it means that the
-// victim's interface counts it, and else it is counted where the frame came in.
+// A Threat is a frame that must not reach the victim, and the verdict that it must get if
+// all Threats are sent in order. The verdict's name is followed by " at victim" if the
+// victim's port counts it; otherwise the port where the frame came in counts it.
 type Threat struct {
 	ID    string // of the table in docs/SECURITY.md
 	Name  string
 	Frame []byte
-	Here  string // sent by the attacker's interface to a victim on the same node
-	Far   string // sealed by a node that has checked nothing, and received by the victim's
+
+	SameNode  string // verdict if the attacker's interface is on the victim's node
+	OtherNode string // verdict if a hostile node, which checks nothing, sends the frame
 }
 
 const (
@@ -44,7 +45,7 @@ const (
 	foreign = "tunnel-foreign"
 )
 
-// Threats are the frames.
+// Threats returns all frames, in order.
 func Threats(f Field) []Threat {
 	c := corpus{Field: f}
 	c.scans()
@@ -68,14 +69,14 @@ type corpus struct {
 	all []Threat
 }
 
-func (c *corpus) add(id, name string, frame []byte, here, far string) {
-	c.all = append(c.all, Threat{id, name, frame, here, far})
+func (c *corpus) add(id, name string, frame []byte, sameNode, otherNode string) {
+	c.all = append(c.all, Threat{id, name, frame, sameNode, otherNode})
 }
 
-// same is add for what has one fate on one node and across nodes.
+// same is add for a frame with the same verdict on one node and across nodes.
 func (c *corpus) same(id, name string, frame []byte, fate string) { c.add(id, name, frame, fate, fate) }
 
-// frame is an honest one from the attacker to the victim by way of the gateway, but for edit.
+// frame is a valid frame from the attacker to the victim by the gateway, changed by edit.
 func (c *corpus) frame(protocol uint8, port uint16, edit func(f *Frame)) []byte {
 	f := Frame{
 		Flow:   packet.Flow{Src: c.Attacker.Addr, Dst: c.Victim.Addr, SrcPort: 40000, DstPort: port, Protocol: protocol},
@@ -89,14 +90,14 @@ func (c *corpus) frame(protocol uint8, port uint16, edit func(f *Frame)) []byte 
 
 func (c *corpus) syn() []byte { return c.frame(packet.ProtocolTCP, c.Open, nil) }
 
-// poke is a SYN to the open port with other bytes from an offset on.
+// poke is a SYN to the open port with the bytes at an offset replaced.
 func (c *corpus) poke(at int, values ...byte) []byte {
 	b := c.syn()
 	copy(b[at:], values)
 	return b
 }
 
-// typed is a SYN to the open port under another EtherType, behind tags of a link layer.
+// typed is a SYN to the open port with link layer tags in place of its EtherType.
 func (c *corpus) typed(tags ...byte) []byte {
 	b := c.syn()
 	return slices.Concat(b[:12], tags, b[14:])
@@ -110,7 +111,7 @@ func (c *corpus) options(port uint16, o ...byte) []byte {
 	return Sized(b)
 }
 
-// Sized writes an IPv4 frame's own length into its header.
+// Sized writes an IPv4 frame's actual length into its header.
 func Sized(b []byte) []byte {
 	binary.BigEndian.PutUint16(b[16:], uint16(len(b)-14))
 	return b
@@ -206,7 +207,7 @@ func (c *corpus) udpLength(n uint16) []byte {
 	return b
 }
 
-// part is a fragment of n bytes behind the IP header.
+// part is a fragment with n bytes after the IP header.
 func (c *corpus) part(protocol uint8, port, id uint16, offset, n int, more bool) []byte {
 	b := c.frame(protocol, port, func(f *Frame) { f.FragID, f.MoreFollow, f.Payload = id, more, make([]byte, 64) })
 	if offset > 0 {
@@ -224,7 +225,7 @@ func (c *corpus) fragments() {
 	}
 	c.same("T16", "an empty first fragment of UDP", c.part(udp, c.Open, 1, 0, 0, true), tiny)
 	c.same("T16", "a first fragment of UDP without its ports", c.part(udp, c.Open, 1, 0, 4, true), tiny)
-	// A later fragment without a first is counted where its rules would have been asked.
+	// A later fragment without a first is counted at the port whose rules would judge it.
 	c.add("T17", "a later fragment of TCP alone", c.part(tcp, c.Open, 2, 1480, 40, false), orphan, orphan+" at victim")
 	c.add("T17", "a later fragment of UDP alone", c.part(udp, c.Open, 3, 1480, 40, true), orphan, orphan+" at victim")
 	c.add("T17", "a later fragment of ICMP alone", c.part(icmp, 1, 4, 64, 40, false), orphan, orphan+" at victim")
@@ -240,7 +241,7 @@ func (c *corpus) fragments() {
 	c.same("T19", "a fragment of ICMP beyond 65535 bytes", c.part(icmp, 1, 9, 65528, 1000, false), "bad-length")
 }
 
-// by is a SYN to the open port from another MAC and address.
+// by is a SYN to the open port from a forged MAC and address.
 func (c *corpus) by(mac ec2.MAC, ip netip.Addr) []byte {
 	return c.frame(packet.ProtocolTCP, c.Open, func(f *Frame) { f.SrcMAC, f.Flow.Src = mac, ip })
 }
@@ -309,7 +310,7 @@ func (c *corpus) arp() {
 	c.same("T29", "ARP for an address that no interface has", arp(1, mine(c.Attacker.Addr), c.Unused, broadcast), ignored)
 }
 
-// ip6 is a frame of IPv6 with a payload behind its header.
+// ip6 is an IPv6 frame with a payload.
 func (c *corpus) ip6(to ec2.MAC, dst string, next byte, payload ...byte) []byte {
 	b := slices.Concat(to[:], c.Attacker.MAC[:], []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(payload)), next, 255})
 	src, target := netip.MustParseAddr("fe80::ff:fe00:1").As16(), netip.MustParseAddr(dst).As16()
@@ -414,7 +415,7 @@ func (c *corpus) manyReceivers() {
 	c.same("T42", "the victim's address, a MAC that no interface has", to(tcp, c.Open, ec2.MAC{2, 9, 9, 9, 9, 9}, ""), "wrong-mac")
 	c.add("T42", "the gateway itself", to(tcp, c.Open, c.Gateway.MAC, c.Gateway.Addr.String()), "gateway-local", "no-route")
 	c.same("T42", "loopback", to(tcp, c.Open, c.Victim.MAC, "127.0.0.1"), "no-route")
-	c.all[len(c.all)-1].Here = "not-unicast"
+	c.all[len(c.all)-1].SameNode = "not-unicast"
 	server := c.frame(udp, 68, func(f *Frame) { f.Flow.SrcPort = 67 })
 	c.same("T30", "DHCP offer", server, "dhcp-server")
 	c.same("T30", "DHCP offer to another port", c.frame(udp, c.Open, func(f *Frame) { f.Flow.SrcPort = 67 }), "dhcp-server")
@@ -432,8 +433,8 @@ func (c *corpus) messages() {
 		if m.kind == 5 {
 			id = "T33"
 		}
-		// EC2-Classic lets everything out, but no error about nothing.
-		c.add(id, m.name+" about a connection that is not there", ICMPError(m.kind, m.code, c.Attacker.Addr, c.Victim.Addr, sent, c.Attacker.MAC, c.Gateway.MAC), c.error(m.kind), "no-connection at victim")
+		// EC2-Classic admits all egress except errors about no connection.
+		c.add(id, m.name+" about no connection", ICMPError(m.kind, m.code, c.Attacker.Addr, c.Victim.Addr, sent, c.Attacker.MAC, c.Gateway.MAC), c.error(m.kind), "no-connection at victim")
 		c.add(id, m.name+" about a connection of others", ICMPError(m.kind, m.code, c.Attacker.Addr, c.Victim.Addr, other, c.Attacker.MAC, c.Gateway.MAC), "no-connection", "no-connection at victim")
 	}
 	for _, kind := range []uint8{0, 9, 10, 13, 14, 15, 16, 17, 18, 40, 255} {
@@ -449,8 +450,8 @@ func (c *corpus) messages() {
 	c.same("T47", "bare SYN from the port that is open", c.frame(packet.ProtocolTCP, 40000, func(f *Frame) { f.Flow.SrcPort = c.Open }), noRule)
 }
 
-// error is the fate of an error of a kind about a packet that the victim may have sent: the
-// attacker's own rules let errors out, but for the kinds that never pass.
+// error is the verdict of an ICMP error about a packet that the victim may have sent. The
+// attacker's own rules admit errors, except the types that never pass.
 func (c *corpus) error(kind uint8) string {
 	if kind == packet.ICMPRedirect || kind == packet.ICMPSourceQuench {
 		return "no-connection"
