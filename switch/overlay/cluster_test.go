@@ -178,63 +178,25 @@ func identities(t testing.TB, table *members) []*peer.Identity {
 	return []*peer.Identity{first, second}
 }
 
-// start makes the node's daemon, and opens its ports by what the cluster has decided.
+// start starts the node's daemon, and opens its ports with the rules of the cluster.
 func (n *node) start() {
 	t := n.c.t
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	var err error
 	n.peer, err = peer.New(peer.Config{Identity: n.id, Listen: n.peerAddr, Nodes: n.c.table, Logger: slog.New(slog.DiscardHandler)})
-	must(err)
+	n.must(err)
 	n.peerAddr = n.peer.Addr()
 	n.c.table.add(n.name, n.id.PublicKey(), n.peerAddr)
 	n.overlay, err = New(Config{Peer: n.peer, Node: n.name, Listen: n.udpAddr, Form: n.c.form})
-	must(err)
+	n.must(err)
 	n.udpAddr = n.overlay.Addr()
 	tracker, err := conntrack.Open(conntrack.Config{})
-	must(err)
+	n.must(err)
 	n.sw, err = vswitch.New(vswitch.Config{Tracker: tracker, Pollers: 2})
-	must(err)
+	n.must(err)
 	n.tunnel, err = n.sw.AddTunnel("tunnel", n.overlay.Device())
-	must(err)
-
-	n.ports, n.devices = map[string]*vswitch.Port{}, map[string]*taptest.Device{}
-	compiler := firewall.NewCompiler()
-	e := n.sw.Edit(1)
-	e.Network(vswitch.Network{VNI: vni, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: networkMTU})
-	e.PublicPools([]netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")})
-	e.Tunnel(&vswitch.Tunnel{Port: n.tunnel, MTU: tunnelMTU})
-	for _, h := range hosts {
-		set := compiler.Acquire(n.c.rules, []ec2.GroupID{ec2.GroupID(h.name)}, 1)
-		o := &vswitch.Endpoint{Epoch: h.epoch, Address: addr(h.private), MAC: macOf(h.name), Groups: set.Numbers}
-		if h.public != "" {
-			o.Public = addr(h.public)
-		}
-		if h.node != n.number {
-			o.Node = h.node
-			e.AddEndpoint(vni, o)
-			continue
-		}
-		var device vswitch.Device
-		if n.c.device != nil {
-			device = n.c.device(h.name)
-		} else {
-			n.devices[h.name], err = taptest.New()
-			must(err)
-			device = n.devices[h.name]
-		}
-		o.Port, err = n.sw.AddPort(h.name, vswitch.InstancePort, device)
-		must(err)
-		n.ports[h.name] = o.Port
-		e.AddEndpoint(vni, o)
-		e.Attach(o.Port, vni, vswitch.Attachment{Endpoint: o, Zone: tracker.AddZone(h.epoch, conntrack.Timeouts{}), Rules: set})
-	}
-	n.sw.Publish(e)
+	n.must(err)
+	n.openPorts(tracker)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 3)
@@ -261,6 +223,53 @@ func (n *node) start() {
 		}
 	})
 	t.Cleanup(n.stop)
+}
+
+func (n *node) must(err error) {
+	n.c.t.Helper()
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+}
+
+// openPorts publishes a Snapshot with the node's interfaces, and those of the other node.
+func (n *node) openPorts(tracker *conntrack.Tracker) {
+	n.c.t.Helper()
+	n.ports, n.devices = map[string]*vswitch.Port{}, map[string]*taptest.Device{}
+	compiler := firewall.NewCompiler()
+	e := n.sw.Edit(1)
+	e.Network(vswitch.Network{VNI: vni, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: networkMTU})
+	e.PublicPools([]netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")})
+	e.Tunnel(&vswitch.Tunnel{Port: n.tunnel, MTU: tunnelMTU})
+	for _, h := range hosts {
+		set := compiler.Acquire(n.c.rules, []ec2.GroupID{ec2.GroupID(h.name)}, 1)
+		o := &vswitch.Endpoint{Epoch: h.epoch, Address: addr(h.private), MAC: macOf(h.name), Groups: set.Numbers}
+		if h.public != "" {
+			o.Public = addr(h.public)
+		}
+		if h.node != n.number {
+			o.Node = h.node
+			e.AddEndpoint(vni, o)
+			continue
+		}
+		var err error
+		o.Port, err = n.sw.AddPort(h.name, vswitch.InstancePort, n.newDevice(h.name))
+		n.must(err)
+		n.ports[h.name] = o.Port
+		e.AddEndpoint(vni, o)
+		e.Attach(o.Port, vni, vswitch.Attachment{Endpoint: o, Zone: tracker.AddZone(h.epoch, conntrack.Timeouts{}), Rules: set})
+	}
+	n.sw.Publish(e)
+}
+
+func (n *node) newDevice(host string) vswitch.Device {
+	if n.c.device != nil {
+		return n.c.device(host)
+	}
+	d, err := taptest.New()
+	n.must(err)
+	n.devices[host] = d
+	return d
 }
 
 // remote is the node as the others know it.

@@ -21,14 +21,20 @@ import (
 	vswitch "palisade/switch"
 )
 
-// TestKernelIsAVTEPToo: what we send is VXLAN to Linux, and the other way round.
+// A kernelVTEP is a Device and, on the other side of a veth pair, Linux with a vxlan device.
 //
 //	pal-PID-tunnel-web                       pal-PID-tunnel-app
 //	  Device 192.0.2.1:4789 == under == 192.0.2.2 vxlan, VNI 7, 10.10.0.5
-func TestKernelIsAVTEPToo(t *testing.T) {
+type kernelVTEP struct {
+	t            *testing.T
+	ours, kernel string // namespaces
+}
+
+func newKernelVTEP(t *testing.T) *kernelVTEP {
+	t.Helper()
 	netnstest.NeedRoot(t)
-	ours, kernel := namespace("web"), namespace("app")
-	for _, ns := range []string{ours, kernel} {
+	k := &kernelVTEP{t: t, ours: namespace("web"), kernel: namespace("app")}
+	for _, ns := range []string{k.ours, k.kernel} {
 		if err := netns.New(ns); err != nil {
 			t.Fatal(err)
 		}
@@ -38,68 +44,78 @@ func TestKernelIsAVTEPToo(t *testing.T) {
 			}
 		})
 	}
-	must := func(ns string, fn func() error) {
-		t.Helper()
-		if err := netns.Do(ns, fn); err != nil {
-			t.Fatal(err)
-		}
-	}
-	up := func(name, address string, mac ec2.MAC) error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		a, err := netlink.ParseAddr(address)
-		return errors.Join(err, netlink.LinkSetHardwareAddr(link, mac[:]), netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
-	}
-	must(ours, func() error {
-		var there int
-		err := netns.Do(kernel, func() (err error) {
-			there, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	k.in(k.ours, func() error {
+		var other int
+		err := netns.Do(k.kernel, func() (err error) {
+			other, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		defer unix.Close(there)
+		defer unix.Close(other)
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "under"
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "under", PeerNamespace: netlink.NsFd(there)})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "under", PeerNamespace: netlink.NsFd(other)})
 	})
-	must(ours, func() error { return up("under", "192.0.2.1/24", ec2.MAC{2, 0, 0, 0, 9, 1}) })
-	must(kernel, func() error {
-		if err := up("under", "192.0.2.2/24", ec2.MAC{2, 0, 0, 0, 9, 2}); err != nil {
-			return err
-		}
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = "vxlan"
-		err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: vni, Group: net.IPv4(192, 0, 2, 1), Port: VXLANPort})
-		if err != nil {
-			return err
-		}
-		if err := up("vxlan", "10.10.0.5/8", macOf("app")); err != nil {
-			return err
-		}
-		link, err := netlink.LinkByName("vxlan")
-		gateway := vswitch.GatewayMAC
-		return errors.Join(err, netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 10, 0, 4), HardwareAddr: gateway[:], State: netlink.NUD_PERMANENT}))
-	})
+	k.in(k.ours, func() error { return setUp("under", "192.0.2.1/24", ec2.MAC{2, 0, 0, 0, 9, 1}) })
+	k.in(k.kernel, func() error { return setUp("under", "192.0.2.2/24", ec2.MAC{2, 0, 0, 0, 9, 2}) })
+	k.in(k.kernel, addVXLAN)
+	return k
+}
+
+// in runs a function in a namespace.
+func (k *kernelVTEP) in(ns string, do func() error) {
+	k.t.Helper()
+	if err := netns.Do(ns, do); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func setUp(name, address string, mac ec2.MAC) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(address)
+	return errors.Join(err, netlink.LinkSetHardwareAddr(link, mac[:]), netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
+}
+
+// addVXLAN adds the vxlan device with the app's address, and a neighbour entry for the web.
+func addVXLAN() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "vxlan"
+	err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: vni, Group: net.IPv4(192, 0, 2, 1), Port: VXLANPort})
+	if err != nil {
+		return err
+	}
+	if err := setUp("vxlan", "10.10.0.5/8", macOf("app")); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName("vxlan")
+	gateway := vswitch.GatewayMAC
+	return errors.Join(err, netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 10, 0, 4), HardwareAddr: gateway[:], State: netlink.NUD_PERMANENT}))
+}
+
+// TestLinuxAndTheDeviceExchangeVXLAN: Linux reads the datagrams of the Device, and the Device those of Linux.
+func TestLinuxAndTheDeviceExchangeVXLAN(t *testing.T) {
+	k := newKernelVTEP(t)
 	var d *Device
 	var app *net.UDPConn
 	associations := new(atomic.Pointer[table])
-	must(ours, func() (err error) {
+	k.in(k.ours, func() (err error) {
 		d, err = openDevice(VXLAN, netip.MustParseAddrPort("192.0.2.1:4789"), associations)
 		return err
 	})
 	defer d.Close()
-	must(kernel, func() (err error) {
+	k.in(k.kernel, func() (err error) {
 		app, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 10, 0, 5), Port: 53})
 		return err
 	})
 	defer app.Close()
-	far := netip.MustParseAddrPort("192.0.2.2:4789")
-	s := &association{node: 2, address: far, to: newSockaddr(far)}
-	associations.Store(&table{send: map[uint32]*association{2: s}, vtep: map[netip.Addr]*association{far.Addr(): s}})
+	remote := netip.MustParseAddrPort("192.0.2.2:4789")
+	s := &association{node: 2, address: remote, to: newSockaddr(remote)}
+	associations.Store(&table{send: map[uint32]*association{2: s}, vtep: map[netip.Addr]*association{remote.Addr(): s}})
 
 	f := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 7, 53)
 	f.Payload, f.DstMAC = []byte("question"), macOf("app")
