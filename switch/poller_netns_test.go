@@ -12,6 +12,7 @@ import (
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
 	vswitch "palisade/switch"
+	"palisade/switch/switchtest"
 	"palisade/switch/tap"
 )
 
@@ -38,6 +39,7 @@ func TestDeletedDeviceDoesNotSpinThePoller(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	switchtest.ReportFailure(t, func() string { return sw.Describe(vswitch.Now()) })
 	go sw.Run(t.Context())
 	port, err := sw.AddPort("gone", vswitch.InstancePort, device)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
+	"palisade/switch/switchtest"
 )
 
 // A sink is a device that keeps the last frame written to it, without allocating.
@@ -79,6 +80,8 @@ type testbed struct {
 	owners   map[string]*Endpoint
 	names    []string // of the interfaces, in the order they were placed
 	frame    *frame
+	last     []byte // the last frame sent
+	lastPort *Port  // where it came in
 
 	generation uint64
 }
@@ -138,6 +141,7 @@ func newTestbedOn(t testing.TB, tracker *conntrack.Tracker) *testbed {
 		}
 		tracker.Close()
 	})
+	switchtest.ReportFailure(t, b.describe)
 	b.view["web"] = &ec2.Group{ID: "web", Name: "web"}
 	b.view["app"] = &ec2.Group{ID: "app", Name: "app"}
 	e := sw.Edit(1)
@@ -154,6 +158,14 @@ func newTestbedOn(t testing.TB, tracker *conntrack.Tracker) *testbed {
 	e.Uplink(&Uplink{Port: b.ports["uplink"], MAC: upMAC, NextHop: routerMAC, MTU: 1500})
 	sw.Publish(e)
 	return b
+}
+
+// describe returns the state of the switch, and the last frame sent, traced again.
+func (b *testbed) describe() string {
+	if b.last == nil {
+		return b.sw.Describe(b.frame.now)
+	}
+	return b.sw.Describe(b.frame.now) + "\nthe last frame, traced again: " + b.sw.Trace(b.lastPort, bytes.Clone(b.last)).String()
 }
 
 // place puts an interface behind a port of its own.
@@ -209,6 +221,7 @@ func (b *testbed) sendOffload(from string, offload, ethernet []byte) (string, ve
 	f := b.frame
 	f.snapshot, f.in, f.from, f.viaGateway = b.sw.Snapshot(), b.ports[from], firewall.Source{}, false
 	copy(f.buffer, offload)
+	b.last, b.lastPort = ethernet, b.ports[from]
 	n := copy(f.buffer[offloadLen:], ethernet)
 	port, v := f.forward(f.buffer[:offloadLen+n])
 	return port.name, v

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"palisade/internal/netns/netnstest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
+	"palisade/switch/switchtest"
 	"palisade/switch/tap"
 )
 
@@ -34,12 +36,14 @@ const patience = time.Minute
 // Neither namespace has an address of its own or IPv6, so that no kernel adds a frame to
 // what the test sends.
 type wire struct {
-	t                *testing.T
+	t                testing.TB
 	sw               *Switch
 	attacker, victim *Port
 	outside, inside  string // the attacker's namespace, and the victim's
 	socket           int    // the attacker's
 	device           int    // index of its eth0
+	header           vnetHeader
+	last             []byte // the last frame that the attacker sent, from its Ethernet header on
 }
 
 var (
@@ -47,7 +51,7 @@ var (
 	attackerMAC, victimMAC = macOf("attacker"), macOf("victim")
 )
 
-func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
+func newWire(t testing.TB, header vnetHeader, rules ...ec2.Rule) *wire {
 	t.Helper()
 	netnstest.NeedRoot(t)
 	tracker, err := conntrack.Open(conntrack.Config{})
@@ -60,7 +64,7 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 	}
 	view := groups{"victim": {ID: "victim", Name: "victim", Rules: rules}, "attacker": {ID: "attacker", Name: "attacker"}}
 	compiler := firewall.NewCompiler()
-	w := &wire{t: t, sw: sw}
+	w := &wire{t: t, sw: sw, header: header}
 	edit := sw.Edit(1)
 	edit.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 1500})
 	attach := func(epoch uint64, name string, ip netip.Addr, mac ec2.MAC) (*Port, string) {
@@ -90,8 +94,17 @@ func newWire(t *testing.T, header vnetHeader, rules ...ec2.Rule) *wire {
 			t.Error(err)
 		}
 	})
+	switchtest.ReportFailure(t, w.describe)
 	w.openSocket(w.outside, header)
 	return w
+}
+
+// describe returns the state of the switch, and the last frame that the attacker sent, traced again.
+func (w *wire) describe() string {
+	if w.last == nil {
+		return w.sw.Describe(Now())
+	}
+	return w.sw.Describe(Now()) + "\nthe last frame, traced again: " + w.sw.Trace(w.attacker, slices.Clone(w.last)).String() + fmt.Sprintf("% x\n", w.last[:min(len(w.last), 64)])
 }
 
 // plug makes a namespace with eth0, which is a port of the switch.
@@ -170,6 +183,10 @@ func (w *wire) openSocket(ns string, header vnetHeader) {
 }
 
 func (w *wire) send(b []byte) error {
+	w.last = b
+	if w.header == ownHeader {
+		w.last = b[packet.OffloadLen:]
+	}
 	return unix.Sendto(w.socket, b, 0, &unix.SockaddrLinklayer{Ifindex: w.device})
 }
 

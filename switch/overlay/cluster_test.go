@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"palisade/internal/peer"
 	"palisade/internal/verdict"
 	vswitch "palisade/switch"
+	"palisade/switch/switchtest"
 	"palisade/switch/tap/taptest"
 )
 
@@ -143,9 +145,19 @@ func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Devi
 		c.nodes = append(c.nodes, n)
 		n.start()
 	}
+	switchtest.ReportFailure(t, c.describe)
 	c.introduce()
 	c.connected()
 	return c
+}
+
+// describe returns the state of both nodes' tunnels and switches.
+func (c *cluster) describe() string {
+	var b strings.Builder
+	for _, n := range c.nodes {
+		fmt.Fprintf(&b, "%s: tunnels %+v\n%s\n", n.name, n.overlay.Status(), n.sw.Describe(vswitch.Now()))
+	}
+	return b.String()
 }
 
 // identities founds a cluster and lets a second node join it, as operators do.
