@@ -1,21 +1,21 @@
 # On a fresh Debian machine with Go, as root, `make demo` and `make test` do everything.
 
-# Releases before 1.26.11 lack fixes in net/http and crypto/x509 that the API and the peers need. The go
-# command fetches this one where the machine's is another.
+# Releases before 1.26.11 lack fixes in net/http and crypto/x509 that the API and the peers need. If the
+# machine has another release, the go command fetches this one.
 export GOTOOLCHAIN := go1.26.11+auto
 
-# What the lab's hosts and the tests run, as command:package.
+# The commands that the lab's hosts and the tests run, as command:package.
 NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-client sshd:openssh-server \
         nft:nftables iptables:iptables ipset:ipset iperf3:iperf3 ps:procps \
         nsenter:util-linux tcpdump:tcpdump perl:perl-base
 
-# What the tests of real clients run besides; Terraform is used where it is, and not installed.
+# Further commands for the tests of real clients. Terraform is not installed, but used if it exists.
 CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
 
-# The rivals that the benchmark and its tests start by themselves, each in a namespace.
+# The rivals that the benchmark and its tests start, each in its own namespaces.
 RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 
-# install gets what is missing of a list of command:package.
+# install installs the missing packages of a list of command:package.
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
@@ -25,35 +25,35 @@ build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
 	@cd bin && for name in $$(./palisade ec2-tools); do ln -sf palisade $$name; done
 
-setup: ## install what is missing; wants root, as the lab does
-	@test $$(id -u) = 0 || { echo "make: network namespaces want root; run it as: sudo -E env PATH=\"\$$PATH\" make $(MAKECMDGOALS)" >&2; exit 1; }
+setup: ## install what is missing; needs root, like the lab
+	@test $$(id -u) = 0 || { echo "make: network namespaces need root; run it as: sudo -E env PATH=\"\$$PATH\" make $(MAKECMDGOALS)" >&2; exit 1; }
 	$(call install,$(NEEDS))
 
 JS = internal/clients/testdata/js/package.json
-setup-clients: setup ## and the command line, SDKs and their runtimes that the tests drive a lab by
+setup-clients: setup ## install the AWS command line, the SDKs and their runtimes, for the tests
 	$(call install,$(CLIENT_NEEDS))
 	@cmp -s $(JS) bin/clients/package.json || { echo "installing: SDKs for JavaScript"; mkdir -p bin/clients && cd bin/clients && npm install --silent --no-audit --no-fund --no-package-lock $$(node -p "Object.entries(require('../../$(JS)').dependencies).map(p => p.join('@')).join(' ')") && cp ../../$(JS) .; }
 
 demo: setup build ## the stories of Albert and Mary on three nodes, with real packets
 	@trap 'bin/palisade lab down --name demo' EXIT; bin/palisade lab up --name demo --port 8780 && bin/palisade scenario run albert mary --name demo
 
-test: setup-clients setup-rivals build lint ## all that must pass
+test: setup-clients setup-rivals build lint ## all tests that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
 	go test -count=1 -tags failpoints -run 'Panic' ./switch/overlay
 
-unit: ## what needs no root
+unit: ## the tests that need no root
 	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/configdoc ./internal/deps/... ./internal/mutants/... ./switch ./switch/overlay
 
-scenarios: setup ## every story, each in a lab of its own
+scenarios: setup ## every scenario, each in a lab of its own
 	CI=true go test -count=1 -v -timeout 20m ./scenarios
 
 FUZZTIME ?= 60s
-fuzz: ## every door for bytes
+fuzz: ## every fuzz target for FUZZTIME
 	@for target in $$(grep -rho 'func Fuzz[A-Za-z]*' --include='*_test.go' . | cut -c6-); do \
 	  dir=$$(dirname $$(grep -rl "func $$target(" --include='*_test.go' .)); \
 	  echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; done
 
-mutants: setup ## takes each check of the data path out, and wants its test to fail; ONLY=switch/ for some
+mutants: setup ## remove each check of the data path and require its test to fail; ONLY=switch/ for some
 	CI=true go test -tags mutants -count=1 -timeout 60m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
 
 soak: setup-clients setup-rivals build ## the long tests: measurements across nodes, fuzz targets, all tests three times
@@ -61,7 +61,7 @@ soak: setup-clients setup-rivals build ## the long tests: measurements across no
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 
-# Debian starts the services of what it installs. Those that were not there before are stopped and stay so.
+# Debian starts the services of new packages. Those that did not exist before are stopped and disabled.
 setup-rivals: fresh := $(filter-out $(notdir $(wildcard /etc/init.d/*)),openvswitch-switch uuidd)
 setup-rivals: setup
 	$(call install,$(RIVALS))

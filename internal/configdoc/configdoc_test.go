@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,6 +23,29 @@ func TestDocumentIsUpToDate(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(got), string(want)); diff != "" {
 		t.Errorf("docs/CONFIG.md is out of date; run `make config-docs` (-file +comments):\n%s", diff)
+	}
+}
+
+// Each key of the configuration file says its default, or that it is required.
+func TestEveryKeyOfANodeSaysItsDefault(t *testing.T) {
+	structs, err := parsePackage("../..", nodeDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := regexp.MustCompile(`(?i)\b(default|required)\b`)
+	keys := 0
+	for _, s := range structs {
+		for _, f := range s.fields {
+			if _, table := structs[strings.TrimPrefix(f.goType, "[]")]; f.key == "" || table {
+				continue
+			}
+			if keys++; !said.MatchString(f.comment) {
+				t.Errorf("the comment of %s.%s says neither a default nor that it is required: %q", s.name, f.name, f.comment)
+			}
+		}
+	}
+	if keys < 20 {
+		t.Errorf("%d keys are checked, want all of them", keys)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -100,6 +101,10 @@ func writeTable(b *bytes.Buffer, structs map[string]structType, name, path strin
 		if !ok {
 			return fmt.Errorf("%s.%s has type %s: name it in tomlTypes", name, f.name, f.goType)
 		}
+		for _, other := range s.fields {
+			// A comment names other fields as Go does.
+			f.comment = regexp.MustCompile(`([a-z,;] )`+other.name+`\b`).ReplaceAllString(f.comment, "${1}`"+other.key+"`")
+		}
 		writeField(b, f, f.key, kind)
 	}
 	for _, f := range tables {
@@ -132,17 +137,27 @@ var tomlTypes = map[string]string{
 	"[]netip.Prefix": "array of strings, CIDR blocks",
 }
 
-// writeField writes the list item of a field. The field's Go name at the beginning of its
-// comment is replaced by name.
+// writeField writes the list item of a field.
 func writeField(b *bytes.Buffer, f field, name, kind string) {
-	text := f.comment
-	if rest, ok := strings.CutPrefix(text, f.name+" "); ok {
-		text = "`" + name + "` " + rest
-	}
+	text := f.textFor(name)
 	if text != "" {
 		text = ": " + strings.ReplaceAll(text, "\n\n", "\n\n  ") // within the list item
 	}
 	fmt.Fprintf(b, "- **`%s`** (%s)%s\n", name, kind, text)
+}
+
+// textFor is the comment of a field in an entry whose heading is name. "Zone is the …"
+// becomes "The …"; "Halt lets …" becomes "`halt` lets …".
+func (f field) textFor(name string) string {
+	rest, ok := strings.CutPrefix(f.comment, f.name+" ")
+	first, after, _ := strings.Cut(rest, " ")
+	switch {
+	case !ok || first == "of" || first == "for":
+		return f.comment
+	case first == "is" || first == "are":
+		return strings.ToUpper(after[:1]) + after[1:]
+	}
+	return "`" + name + "` " + rest
 }
 
 // writeLimits writes the settings of a cluster with their values in each preset.
@@ -156,8 +171,7 @@ func writeLimits(b *bytes.Buffer, settings structType) {
 			preset, _ := ec2.Preset(name)
 			fmt.Fprintf(b, " %s |", value(reflect.ValueOf(preset).FieldByName(f.name)))
 		}
-		text := strings.TrimPrefix(f.comment, f.name+" is ")
-		fmt.Fprintf(b, " %s%s |\n", strings.ToUpper(text[:1]), strings.ReplaceAll(text[1:], "\n\n", " "))
+		fmt.Fprintf(b, " %s |\n", strings.ReplaceAll(f.textFor(f.name), "\n\n", " "))
 	}
 }
 
