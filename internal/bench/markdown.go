@@ -63,7 +63,7 @@ func (r *Report) markdown(charts string) string {
 		fmt.Fprintf(&b, "\n**Void:** %s\n", why)
 	}
 	if len(r.Judgements) > 0 {
-		fmt.Fprintf(&b, "\n### What it had to show\n\n")
+		fmt.Fprintf(&b, "\n### Claims\n\n")
 		writeMarkdownTable(&b, r.claimTable(), 4)
 		if open := r.open(); open != "" {
 			fmt.Fprintf(&b, "\n%s.\n", capital(open))

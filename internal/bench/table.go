@@ -122,7 +122,7 @@ func (r *Report) open() string {
 	for _, j := range r.Judgements {
 		if j.Verdict == notMeasured {
 			count++
-			if who := j.Of + " beside " + j.To; !slices.Contains(about, who) {
+			if who := j.Of + " with " + j.To; !slices.Contains(about, who) {
 				about = append(about, who)
 			}
 		}
@@ -130,7 +130,7 @@ func (r *Report) open() string {
 	if count == 0 {
 		return ""
 	}
-	return fmt.Sprintf("not measured: %d claims, of %s", count, strings.Join(about, ", "))
+	return fmt.Sprintf("not measured: %d claims, which compare %s", count, strings.Join(about, ", "))
 }
 
 // String returns the ratio with its interval.

@@ -51,8 +51,31 @@ func (b bulk) run(ctx context.Context, r *rig, d Durations) ([]result, error) {
 	return []result{{value: bits / seconds / 1e9}, {value: processor / (bits / 8e9)}}, nil
 }
 
+// errBusy means that the iperf3 server has not ended the previous transfer yet. On a busy
+// machine that can take a moment.
+var errBusy = errors.New("the iperf3 server is busy")
+
+// A transfer is tried busyTries times, with a pause of busyPause, while the server is busy.
+const (
+	busyTries = 10
+	busyPause = 200 * time.Millisecond
+)
+
 // transfer sends for some seconds. It returns the bits that arrived and the time they took.
 func (r *rig) transfer(ctx context.Context, seconds int, b bulk) (bits, took float64, err error) {
+	for range busyTries {
+		if bits, took, err = r.iperf3(ctx, seconds, b); !errors.Is(err, errBusy) {
+			break
+		}
+		if err := pause(ctx, busyPause); err != nil {
+			return 0, 0, err
+		}
+	}
+	return bits, took, err
+}
+
+// iperf3 makes one transfer.
+func (r *rig) iperf3(ctx context.Context, seconds int, b bulk) (bits, took float64, err error) {
 	argv := []string{"-4", "-J", "-c", r.Server().Address.String(), "-p", strconv.Itoa(iperfPort),
 		"-t", strconv.Itoa(seconds), "-P", strconv.Itoa(b.streams), "--connect-timeout", "5000"}
 	if b.reverse {
@@ -76,7 +99,9 @@ func (r *rig) transfer(ctx context.Context, seconds int, b bulk) (bits, took flo
 			} `json:"sum_received"`
 		}
 	}
-	if err := json.Unmarshal(out.Bytes(), &said); err == nil && said.Error != "" {
+	if err := json.Unmarshal(out.Bytes(), &said); err == nil && strings.Contains(said.Error, "server is busy") {
+		return 0, 0, errBusy
+	} else if err == nil && said.Error != "" {
 		return 0, 0, fmt.Errorf("iperf3: %s", said.Error)
 	}
 	if ended != nil {
