@@ -17,7 +17,7 @@ func TestSoakIdle(t *testing.T) {
 	const (
 		during = 30 * time.Second
 		settle = 5 * time.Second // until elections, joins and launches have ended
-		limit  = 3.0             // percent of one core, all daemons together
+		limit  = 3.0             // percent of one core for all daemons together
 	)
 	l := newSoakLab(t, "soakidle")
 	l.leader()

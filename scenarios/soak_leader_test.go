@@ -63,8 +63,8 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	const (
 		probes   = 100_000
 		workers  = 5
-		every    = 25 * time.Millisecond // a worker begins a change; 200 a second by all
-		minimum  = 50.0                  // acknowledged changes a second before the kill, or the run is void
+		every    = 25 * time.Millisecond // between two changes of a worker; 200 changes a second by all
+		minimum  = 50.0                  // acknowledged changes a second before the kill; with fewer the run is void
 		writable = 3 * time.Second
 	)
 	t := l.t

@@ -100,7 +100,7 @@ func newStormLab(l *soakLab) *stormWorld {
 	// processors.
 	for _, group := range []struct {
 		name  string
-		roles []string // of each node in turn
+		roles []string // one on each node, from the first node on
 	}{
 		{"victim", []string{"victim1", "victim2", "victim3"}}, {"prober", []string{"prober1", "prober2", "prober3"}},
 		{"steady", []string{"steady1", "steady2", "steady3"}}, {"server", []string{"near", "far"}}, {"target", []string{"target1", "target2"}},

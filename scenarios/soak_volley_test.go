@@ -17,7 +17,7 @@ import (
 // the lists; it is held while a probe is sent.
 type volley struct {
 	pairs []pair
-	wrong atomic.Int64 // forbidden ones that arrived
+	wrong atomic.Int64 // number of forbidden probes that arrived
 
 	mu      sync.Mutex
 	sent    []time.Time // by number; the pair is the number modulo the number of pairs

@@ -89,7 +89,7 @@ func boundCapabilities(keep []uintptr) error {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
-			break // beyond the kernel's last capability
+			break // c is above the kernel's last capability
 		} else if err != nil {
 			return fmt.Errorf("drop capability %d: %w", c, err)
 		}

@@ -36,7 +36,7 @@ const (
 	maxPacketSockets  = 64      // of AF_PACKET
 	maxRawSockets     = 64      // of AF_INET and AF_INET6, SOCK_RAW
 	maxNetlinkSockets = 64      // of AF_NETLINK
-	maxLocks          = 4096    // of fcntl
+	maxLocks          = 4096    // file locks of fcntl
 	maxListeners      = 64      // of TCP; each has up to maxBacklog connections
 	maxRingBytes      = 8 << 20 // of all packet sockets, both directions
 
@@ -228,7 +228,7 @@ func handOver(guard *os.File, listener int) error {
 	}
 	defer unix.Close(pair[0])
 	err = unix.Sendmsg(int(guard.Fd()), []byte(messageListener), unix.UnixRights(listener, pair[1]), nil, unix.MSG_NOSIGNAL)
-	unix.Close(pair[1]) // so that the guard's death ends the wait
+	unix.Close(pair[1]) // so that the read below ends if the guard dies
 	if err != nil {
 		return fmt.Errorf("connect to the guard: %w", err)
 	}

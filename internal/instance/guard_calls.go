@@ -100,7 +100,7 @@ func (g *guard) lock(q *guardedCall) {
 	q.proceed()
 }
 
-// countLocks returns how many file locks the processes in our network namespace have.
+// countLocks returns the number of file locks of the processes in our network namespace.
 func countLocks() (int, error) {
 	table, err := os.ReadFile("/proc/locks")
 	if err != nil {
@@ -258,7 +258,7 @@ func (g *guard) set(fd, level, option int, value []byte) error {
 	case unix.PACKET_ADD_MEMBERSHIP, unix.PACKET_DROP_MEMBERSHIP:
 		return setMembership(fd, option, value)
 	case unix.PACKET_FANOUT:
-		// The longer form of the argument makes room for 65,536 members.
+		// The longer form of the argument would allow 65,536 members; the kernel allocates for them.
 		return unix.SetsockoptString(fd, level, option, string(value[:min(4, len(value))]))
 	}
 	return unix.ENOPROTOOPT

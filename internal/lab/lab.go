@@ -1,6 +1,5 @@
-// Package lab runs a whole cluster on one machine: node daemons, each in a network
-// namespace of its own, an underlay between them, and an internet in front of them, on
-// which Albert's laptop and a stranger live.
+// Package lab runs a whole cluster on one machine: node daemons, each in its own network namespace, an
+// underlay that connects them, and an internet segment with a router, Albert's laptop and a stranger.
 //
 //	laptop 203.0.113.25 --.                              .-- up-node1 == node1 --.
 //	                       internet (router, 198.18.0.1)-|                       |-- underlay

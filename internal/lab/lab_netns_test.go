@@ -307,7 +307,7 @@ func TestCrashedNodeDoesNotAnswer(t *testing.T) {
 
 func TestTwoLabsRunSideBySide(t *testing.T) {
 	a := up(t, Options{Name: "labtesta"})
-	b := up(t, Options{Name: "labtestab"}) // one name begins with the other
+	b := up(t, Options{Name: "labtestab"}) // the name of the first lab is its prefix
 	if err := Down(t.Context(), a.Name); err != nil {
 		t.Fatal(err)
 	}

@@ -65,15 +65,15 @@ type supervisor struct {
 
 // A record is the stored state of one daemon. Only the supervisor writes it; commands read it.
 type record struct {
-	Wanted   bool        `json:"wanted"`             // false: `lab kill` or `lab crash` ended it
+	Wanted   bool        `json:"wanted"`             // false: killed by `lab kill` or `lab crash`, so not restarted
 	Binary   string      `json:"binary"`             // path of the program
 	Args     []string    `json:"args,omitempty"`     // appended to the daemon's own
 	Restarts int         `json:"restarts"`           // how often the supervisor restarted it
 	Starts   []time.Time `json:"starts,omitempty"`   // times of the last starts since `lab kill` or `lab crash`
 	Deaths   int         `json:"deaths,omitempty"`   // in a row
-	Outcast  bool        `json:"outcast,omitempty"`  // ended with OutcastStatus, not started again
+	Outcast  bool        `json:"outcast,omitempty"`  // ended with OutcastStatus, so not restarted
 	Ended    time.Time   `json:"ended,omitzero"`     // when it last died
-	LastEnd  string      `json:"last_end,omitempty"` // how: "exit status 1", "signal: killed"
+	LastEnd  string      `json:"last_end,omitempty"` // how it last ended: "exit status 1", "signal: killed"
 	LastLog  []string    `json:"last_log,omitempty"` // its last log lines before that
 }
 

@@ -1,5 +1,5 @@
-// Package labtest gives tests a lab of the real binary: built for the test, up on a free
-// port, and gone when the test ends. Only tests import it.
+// Package labtest runs labs of the real binary for tests. A lab uses a free port and goes down when its
+// test ends. If the test failed, the lab's state is printed (report.go). Only tests import the package.
 package labtest
 
 import (
@@ -20,7 +20,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listened on a moment ago.
+// FreePort returns a TCP port of 127.0.0.1 that was free a moment ago.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -31,7 +31,7 @@ func FreePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Build makes the binary and the names of the ec2-* tools beside it, as `make` does.
+// Build builds the binary and links the names of the ec2-* tools to it, as `make` does.
 func Build(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "palisade")
@@ -167,10 +167,10 @@ func (l *Lab) Status(t testing.TB) lab.Status {
 	return st
 }
 
-// Namespace is the network namespace of an instance or a host of the lab.
+// Namespace returns the network namespace of an instance or a host of the lab.
 func (l *Lab) Namespace(who string) string { return l.Name + "-" + who }
 
-// Account returns the keys of the account called name.
+// Account returns the account with this name, with its keys.
 func (l *Lab) Account(t testing.TB, name string) lab.Account {
 	t.Helper()
 	for _, a := range l.accounts {
@@ -182,9 +182,8 @@ func (l *Lab) Account(t testing.TB, name string) lab.Account {
 	return lab.Account{}
 }
 
-// Environ is an environment in which aws, the SDKs and the ec2-* tools call the lab as
-// the account a, and in which nothing of the machine's own settings is left. home takes
-// what they write. first stands before everything else on PATH.
+// Environ returns an environment in which aws, the SDKs and the ec2-* tools call the lab as account a,
+// without any settings of the machine. They write to home. The directories first come first on PATH.
 func (l *Lab) Environ(a lab.Account, home string, first ...string) []string {
 	path := append(first, filepath.Dir(l.Palisade), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 	return []string{
