@@ -198,7 +198,7 @@ func dialGuard(id process.ID) (*os.File, error) {
 // The kinds of messages to a guard. Descriptors are sent with each.
 const (
 	messageInit     = "init"     // the pidfd of the instance's init
-	messageListener = "listener" // the listener of a filter, and the pipe for the guard's answer
+	messageListener = "listener" // the listener of a filter, and the socket for the guard's answer
 )
 
 // tellGuard tells the guard which process is the instance's init.
@@ -251,8 +251,8 @@ func handOver(guard *os.File, listener int) error {
 
 // A guard decides the guarded calls of the instance in its network namespace (guard_calls.go). The
 // goroutine of runGuard owns its fields. It alone receives calls and makes sockets, so that no two
-// sockets are made on the same count. Up to maxOptions goroutines set options and listen. The
-// mutexes are leaves; no goroutine holds two.
+// sockets are made on the same count. Up to maxOptions goroutines set options and listen. A goroutine
+// holds at most one of the mutexes; meanwhile it may call diag, whose own mutex is a leaf.
 type guard struct {
 	problem   error // why it cannot accept listeners; nil: it can
 	diag      *sockDiag

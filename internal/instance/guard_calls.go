@@ -258,7 +258,7 @@ func (g *guard) set(fd, level, option int, value []byte) error {
 	case unix.PACKET_ADD_MEMBERSHIP, unix.PACKET_DROP_MEMBERSHIP:
 		return setMembership(fd, option, value)
 	case unix.PACKET_FANOUT:
-		// The longer form of the argument would allow 65,536 members; the kernel allocates for them.
+		// The longer form of the argument would allow 65,536 members.
 		return unix.SetsockoptString(fd, level, option, string(value[:min(4, len(value))]))
 	}
 	return unix.ENOPROTOOPT

@@ -23,6 +23,7 @@ type Service struct {
 // DefaultImage is the image with ssh alone, like AMI ids that the catalogue does not list.
 const DefaultImage = "ami-eca54085"
 
+// images is the catalogue.
 var images = []Image{
 	{DefaultImage, "Albert's favourite: ssh", nil},
 	{"ami-fba54092", "web server", []Service{{"http", 80}}},
@@ -32,9 +33,6 @@ var images = []Image{
 
 // imageID matches AMI ids: 8 hex digits, or 17 since 2016 (EC2 User Guide, "Resource IDs").
 var imageID = regexp.MustCompile(`^ami-([0-9a-f]{8}|[0-9a-f]{17})$`)
-
-// Images returns the catalogue.
-func Images() []Image { return append([]Image(nil), images...) }
 
 // Lookup returns the image of an AMI id. Any well-formed id has one, because people first try the ids
 // of their own region, which a lab does not know.

@@ -17,8 +17,8 @@
 //
 // The binary re-executes itself in stages (reexec.go): namespace and hold (ids.go); launch,
 // setup (root.go), confine (confine.go), init (init.go, service.go); enter and inside (exec.go);
-// and guard (guard.go), which bounds the kernel memory of the instance's sockets. Images lists the
-// images. This package imports no switch, no firewall and no API.
+// and guard (guard.go), which bounds the kernel memory of the instance's sockets. Lookup finds an image
+// (image.go). This package imports no switch, no firewall and no API.
 package instance
 
 import (
