@@ -116,10 +116,8 @@ func enter(args []string) int {
 func startInside(target, guardID process.ID, argv []string) (*os.Process, error) {
 	// While this process and its child have the node's privileges and are visible from inside, no
 	// process there may open their /proc entries. exec ends this protection.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return nil, err
-	}
-	if err := keepOnly(3); err != nil {
+	err := errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), keepOnly(3))
+	if err != nil {
 		return nil, err
 	}
 	nsenter, err := findNsenter()

@@ -104,24 +104,41 @@ func filterSystemCalls() (listener int, err error) {
 	return -1, fmt.Errorf("filter system calls: %w", err)
 }
 
-// callFilter returns the filter in classic BPF. Each check is complete in itself ("if not this call,
-// skip the check's return"), so that a line can be added or removed without counting jumps.
-func callFilter(arch string) ([]unix.SockFilter, error) {
+// A callProgram is a filter in classic BPF. Each check is complete in itself ("if not this call, skip the
+// check's return"), so that a line can be added or removed without counting jumps.
+type callProgram []unix.SockFilter
+
+var (
+	allow = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
+	ask   = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF}
+)
+
+func load(offset uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+}
+
+func errno(e unix.Errno) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(e)}
+}
+
+// skip skips n instructions if the condition does not hold.
+func skip(condition uint16, k uint32, n uint8) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | condition | unix.BPF_K, K: k, Jf: n}
+}
+
+// of adds checks of one call. If they return no decision, the next checks follow.
+func (p *callProgram) of(call uint32, checks ...unix.SockFilter) {
+	*p = append(*p, load(offsetCall), skip(unix.BPF_JEQ, call, uint8(len(checks))))
+	*p = append(*p, checks...)
+}
+
+// callFilter returns the filter for an architecture.
+func callFilter(arch string) (callProgram, error) {
 	audit := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[arch]
 	if audit == 0 {
 		return nil, fmt.Errorf("filter system calls: no filter for %s", arch)
 	}
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	errno := func(e unix.Errno) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(e)}
-	}
-	// skip skips n instructions if the condition does not hold.
-	skip := func(condition uint16, k uint32, n uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | condition | unix.BPF_K, K: k, Jf: n}
-	}
-	p := []unix.SockFilter{
+	p := callProgram{
 		load(offsetArch),
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: audit, Jt: 1}, // 32-bit calls have other numbers
 		errno(unix.EPERM),
@@ -135,45 +152,43 @@ func callFilter(arch string) ([]unix.SockFilter, error) {
 	}
 	p = append(p, skip(unix.BPF_JEQ, unix.SYS_CLONE, 3),
 		load(offsetArg0), skip(unix.BPF_JSET, namespaceFlags, 1), errno(unix.EPERM))
-	// of adds checks of one call. If they return no decision, the next checks follow.
-	of := func(call uint32, checks ...unix.SockFilter) {
-		p = append(p, load(offsetCall), skip(unix.BPF_JEQ, call, uint8(len(checks))))
-		p = append(p, checks...)
-	}
 	for _, request := range deniedIoctls {
-		of(unix.SYS_IOCTL, load(offsetArg1), skip(unix.BPF_JEQ, request, 1), errno(unix.EPERM))
+		p.of(unix.SYS_IOCTL, load(offsetArg1), skip(unix.BPF_JEQ, request, 1), errno(unix.EPERM))
 	}
-	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
-	ask := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF}
-	of(unix.SYS_LISTEN, ask)
+	p.of(unix.SYS_LISTEN, ask)
 	for _, command := range []uint32{unix.F_SETLK, unix.F_SETLKW} {
-		of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), ask)
+		p.of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), ask)
 	}
 	for _, command := range []uint32{unix.F_OFD_SETLK, unix.F_OFD_SETLKW} { // /proc/locks does not show their owner
-		of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), errno(unix.EINVAL))
+		p.of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), errno(unix.EINVAL))
 	}
 	for _, option := range deniedOptions {
-		of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
+		p.of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
 			load(offsetArg2), skip(unix.BPF_JEQ, option.name, 1), errno(unix.EPERM))
 	}
 	for _, option := range guardedOptions {
-		of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
+		p.of(unix.SYS_SETSOCKOPT, load(offsetArg1), skip(unix.BPF_JEQ, option.level, 3),
 			load(offsetArg2), skip(unix.BPF_JEQ, option.name, 1), ask)
 	}
+	p.sockets()
+	return append(p, allow), nil
+}
+
+// sockets adds the checks of socket.
+func (p *callProgram) sockets() {
 	for _, family := range []uint32{unix.AF_PACKET, unix.AF_NETLINK} {
-		of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), ask)
+		p.of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), ask)
 	}
 	kind := unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xf} // without SOCK_CLOEXEC, SOCK_NONBLOCK
 	for _, family := range []uint32{unix.AF_INET, unix.AF_INET6} {
-		of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 4),
+		p.of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 4),
 			load(offsetArg1), kind, skip(unix.BPF_JEQ, unix.SOCK_RAW, 1), ask)
 		for _, known := range internetSockets {
-			of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 6),
+			p.of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 6),
 				load(offsetArg1), kind, skip(unix.BPF_JEQ, known.kind, 3),
 				load(offsetArg2), skip(unix.BPF_JEQ, known.protocol, 1), allow)
 		}
-		of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), errno(unix.EPROTONOSUPPORT))
+		p.of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), errno(unix.EPROTONOSUPPORT))
 	}
-	of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, unix.AF_UNIX, 1), allow, errno(unix.EAFNOSUPPORT))
-	return append(p, allow), nil
+	p.of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, unix.AF_UNIX, 1), allow, errno(unix.EAFNOSUPPORT))
 }

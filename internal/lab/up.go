@@ -130,6 +130,16 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		}
 	}()
 
+	if err := l.create(ctx, o, door); err != nil {
+		return nil, err
+	}
+	o.Progress(fmt.Sprintf("the EC2 API answers at %s after %.1f s", l.Endpoint(), time.Since(begin).Seconds()))
+	return l, nil
+}
+
+// create makes the files and namespaces of the lab, and starts its daemons. door is the listening socket
+// of the front door, which create closes.
+func (l *Lab) create(ctx context.Context, o Options, door *os.File) error {
 	if err := instance.MakeRoomForNeighbours(); err != nil {
 		o.Progress(fmt.Sprintf("instances can fill the neighbour table of this machine, which all nodes share: %v", err))
 	}
@@ -142,24 +152,20 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 		newAccount("dev", "123456789012", "vpc"),
 	}
 	if err := l.makeFiles(); err != nil {
-		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
+		return fmt.Errorf("make lab %s: %w", l.Name, err)
 	}
 	if err := l.build(); err != nil {
-		return nil, fmt.Errorf("make lab %s: %w", l.Name, err)
+		return fmt.Errorf("make lab %s: %w", l.Name, err)
 	}
 	o.Progress("network: " + strings.Join(l.hosts(), ", "))
 	if err := l.startSupervisor(ctx, door); err != nil {
-		return nil, err
+		return err
 	}
 	door.Close() // the supervisor has a duplicate
 	if err := l.form(ctx, o.Progress); err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.startDoor(ctx); err != nil {
-		return nil, err
-	}
-	o.Progress(fmt.Sprintf("the EC2 API answers at %s after %.1f s", l.Endpoint(), time.Since(begin).Seconds()))
-	return l, nil
+	return l.startDoor(ctx)
 }
 
 // makeFiles makes the lab's directories and files.
