@@ -32,11 +32,11 @@ func TestFramesLostInDeviceAreCounted(t *testing.T) {
 	}
 }
 
-// TestABatchIsItsFramesOneByOne puts the same streams through two switches: one reads them
+// TestBatchGivesSameResultAsSingleFrames puts the same streams through two switches: one reads them
 // from the device, so that datagrams are joined and connections looked up ahead, the other
 // carries each frame by itself. What leaves, packet by packet, every count and every
 // connection are equal; only the identification of what was joined may differ.
-func TestABatchIsItsFramesOneByOne(t *testing.T) {
+func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 	joined := 0
 	for seed := range uint64(60) {
 		queue := stream(rand.New(rand.NewPCG(seed, 7)))
@@ -173,10 +173,10 @@ func connections(b *testbed) (all []string) {
 	return all
 }
 
-// TestDatagramsOfOneFlowCrossTheSwitchTogether: as one frame, in their order with the frames
+// TestDatagramsOfOneFlowAreJoined: as one frame, in their order with the frames
 // of other flows, counted and judged as the packets that they are; the frame behind them is
 // not lost where it is another flow's, nor at the end of a batch.
-func TestDatagramsOfOneFlowCrossTheSwitchTogether(t *testing.T) {
+func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.UDP, 53, 60, "web"))
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")
@@ -221,9 +221,9 @@ func TestDatagramsOfOneFlowCrossTheSwitchTogether(t *testing.T) {
 	}
 }
 
-// TestFramesOfABatchLeaveAsTheyCame: small and large ones, of flows that are known and of
+// TestBatchKeepsOrderAndContentOfFrames: small and large ones, of flows that are known and of
 // such as are not, with what no decoder takes between them, each with its own bytes.
-func TestFramesOfABatchLeaveAsTheyCame(t *testing.T) {
+func TestBatchKeepsOrderAndContentOfFrames(t *testing.T) {
 	b := newTestbed(t)
 	e := b.sw.Edit(2)
 	e.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 9000})

@@ -47,9 +47,9 @@ func (a assault) frame(protocol uint8, dst string, srcPort, dstPort uint16, edit
 	return packettest.Build(f)
 }
 
-// TestFloodsLeaveNothingBehind: 65,536 frames of a kind that is refused, or that a rule for the
+// TestFloodsLeaveNoState: 65,536 frames of a kind that is refused, or that a rule for the
 // world admits, take no connection, no fragment and no memory, and others go on.
-func TestFloodsLeaveNothingBehind(t *testing.T) {
+func TestFloodsLeaveNoState(t *testing.T) {
 	const many = 1 << 16
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
@@ -124,9 +124,9 @@ func TestFloodsLeaveNothingBehind(t *testing.T) {
 
 func clone(b []byte) []byte { return append([]byte(nil), b...) }
 
-// TestFloodOfConnectionsEndsNone: one that may open connections opens more than there is room
+// TestConnectionFloodKeepsEstablishedConnections: one that may open connections opens more than there is room
 // for. Established ones of others go on, they open new ones, and the table keeps its bound.
-func TestFloodOfConnectionsEndsNone(t *testing.T) {
+func TestConnectionFloodKeepsEstablishedConnections(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
 		assaults(t, func(t *testing.T) *testbed {
 			b := newTestbed(t)
@@ -161,10 +161,10 @@ func TestFloodOfConnectionsEndsNone(t *testing.T) {
 	}
 }
 
-// TestFragmentFloodLeavesOthersTheirRoom: 65,536 datagrams are begun and not ended. The
+// TestFragmentFloodLeavesRoomForOtherInterfaces: 65,536 datagrams are begun and not ended. The
 // attacker's and the victim's interfaces have no room left for others that come in fragments;
 // what comes whole, and the fragments of all other interfaces, go on.
-func TestFragmentFloodLeavesOthersTheirRoom(t *testing.T) {
+func TestFragmentFloodLeavesRoomForOtherInterfaces(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newVPCBed(t)
 		b.open()
@@ -195,9 +195,9 @@ func TestFragmentFloodLeavesOthersTheirRoom(t *testing.T) {
 	})
 }
 
-// TestPayloadOpensNothing: there is no helper that reads of a second connection in the payload
+// TestPayloadAdmitsNoOtherConnection: there is no helper that reads of a second connection in the payload
 // of a first one, as for FTP, SIP and IRC, so none can be talked into opening a port.
-func TestPayloadOpensNothing(t *testing.T) {
+func TestPayloadAdmitsNoOtherConnection(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
 		b.rules("app", permit(ec2.TCP, 21, 21, "web"), permit(ec2.UDP, 5060, 5060, "web"), permit(ec2.TCP, 6667, 6667, "web"))
@@ -228,9 +228,9 @@ func TestPayloadOpensNothing(t *testing.T) {
 	})
 }
 
-// TestStatesAreNotConfused: the answer to a question is the one that was asked for. No other
+// TestOnlyTheAskedHostMayAnswer: the answer to a question is the one that was asked for. No other
 // host answers, no other port and no other protocol, and a SYN is not an answer.
-func TestStatesAreNotConfused(t *testing.T) {
+func TestOnlyTheAskedHostMayAnswer(t *testing.T) {
 	assaults(t, newVictimThatAsks, func(t *testing.T, b *testbed, a assault) {
 		for _, protocol := range []uint8{6, 17} {
 			b.expect("app", b.of("app", template(protocol, addr("10.10.0.5"), a.from.Addr, 5000, 53)), b.sentTo(a), verdict.Forward)

@@ -11,9 +11,9 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestForgedHeaderOfAnInstanceIsRefused: the switch reads the offload header before anything
+// TestForgedOffloadHeaderIsRefused: the switch reads the offload header before anything
 // else of a frame that a rule would admit.
-func TestForgedHeaderOfAnInstanceIsRefused(t *testing.T) {
+func TestForgedOffloadHeaderIsRefused(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "web"))
 	syn := b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22))
@@ -36,9 +36,9 @@ func TestForgedHeaderOfAnInstanceIsRefused(t *testing.T) {
 	}
 }
 
-// TestARPIsSilentWhereItMustBe: no answer to replies, to probes for duplicates, or about
+// TestARPProbesAndRepliesGetNoAnswer: no answer to replies, to probes for duplicates, or about
 // the asker's own addresses.
-func TestARPIsSilentWhereItMustBe(t *testing.T) {
+func TestARPProbesAndRepliesGetNoAnswer(t *testing.T) {
 	b := newVPCBed(t)
 	web, second, none := addr("10.0.1.10"), addr("10.0.1.11"), netip.IPv4Unspecified()
 	for name, frame := range map[string][]byte{
@@ -67,9 +67,9 @@ func TestARPIsSilentWhereItMustBe(t *testing.T) {
 	}
 }
 
-// TestUnusedAddressesStayInside: an unused address of the network, a public one
+// TestPacketsToUnusedAddressesDoNotLeave: an unused address of the network, a public one
 // that is not leased and a link-local one never leave by the uplink.
-func TestUnusedAddressesStayInside(t *testing.T) {
+func TestPacketsToUnusedAddressesDoNotLeave(t *testing.T) {
 	b := newTestbed(t)
 	for _, dst := range []string{"10.10.9.9", "10.255.255.254", "198.18.9.9", "169.254.169.254", "169.254.1.1"} {
 		b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr(dst), 1, 80)), "web", verdict.NoRoute)
@@ -100,8 +100,8 @@ func TestFormerUplinkPassesNothing(t *testing.T) {
 	b.expect("other", in, "other", verdict.NotReady)
 }
 
-// TestUplinkTakesItsOwnMACOnly: not what is for all of the segment, or for others there.
-func TestUplinkTakesItsOwnMACOnly(t *testing.T) {
+// TestUplinkAcceptsItsOwnMACOnly: not what is for all of the segment, or for others there.
+func TestUplinkAcceptsItsOwnMACOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", anyIn())
 	by := func(mac ec2.MAC, dst string) []byte {
@@ -121,9 +121,9 @@ func TestUplinkTakesItsOwnMACOnly(t *testing.T) {
 	b.expect("uplink", by(upMAC, "198.18.0.4"), "web", verdict.Forward)
 }
 
-// TestUplinkAnswersForOwnInstancesOnly: ARP for public addresses of interfaces that are here and
+// TestUplinkAnswersARPForLocalInstancesOnly: ARP for public addresses of interfaces that are here and
 // have their rules.
-func TestUplinkAnswersForOwnInstancesOnly(t *testing.T) {
+func TestUplinkAnswersARPForLocalInstancesOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406) // 198.18.0.7 is at another node
 	asks := func(operation uint16, target string) []byte {
@@ -163,10 +163,10 @@ func TestCutConnectionStaysCut(t *testing.T) {
 	}
 }
 
-// TestOnlyAnOriginatorCreatesAConnection: the middle of a connection, an answer and a message
+// TestOnlyFirstPacketsCreateConnections: the middle of a connection, an answer and a message
 // that asks nothing pass where a rule admits them, and leave nothing behind that would let
 // more in, or their like once the rule is gone.
-func TestOnlyAnOriginatorCreatesAConnection(t *testing.T) {
+func TestOnlyFirstPacketsCreateConnections(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "203.0.113.25/32"))
 	tcp := template(6, laptop, addr("198.18.0.4"), 40000, 22)
@@ -201,10 +201,10 @@ func TestOnlyAnOriginatorCreatesAConnection(t *testing.T) {
 	}
 }
 
-// TestErrorsThatNeverPass: redirects and source quenches, whatever rule admits them or whatever
+// TestForgedICMPErrorsAreDropped: redirects and source quenches, whatever rule admits them or whatever
 // connection they are about; and errors about packets that their receiver did not send, by a
 // rule for errors or about a port that is open to the world.
-func TestErrorsThatNeverPass(t *testing.T) {
+func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, -1, -1, "0.0.0.0/0"), permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
 	web, public := addr("10.10.0.4"), addr("198.18.0.4")

@@ -27,9 +27,9 @@ func TestReplyPassesAfterRuleRevoked(t *testing.T) {
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.4"), 40001, 22)), "web", verdict.NoRule)
 }
 
-// TestWorldRuleRevokedCutsBothWays: the server keeps talking, and its packets must not
+// TestRevokedWorldRuleCutsConnectionInBothDirections: the server keeps talking, and its packets must not
 // bring the connection back; that is the hole of trackers that delete the entry.
-func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
+func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		b := newTestbed(t)
 		b.rules("web", permit(ec2.Protocol(protocol), 80, 80, "0.0.0.0/0"))
@@ -55,9 +55,9 @@ func TestWorldRuleRevokedCutsBothWays(t *testing.T) {
 	}
 }
 
-// TestAnswerToWhatWasRevokedOpensNothing: a UDP server that first speaks after its world
+// TestAnswerAfterRevocationCreatesNoConnection: a UDP server that first speaks after its world
 // rule has gone, or whose connection was forgotten, is no originator of a connection.
-func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
+func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 	b := newTestbed(t)
 	dns, wide := permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.UDP, 5000, 5999, "0.0.0.0/0")
 	b.rules("web", dns, wide)
@@ -88,9 +88,9 @@ func TestAnswerToWhatWasRevokedOpensNothing(t *testing.T) {
 	}
 }
 
-// TestSYNRidesOnNoConnection: a client whose rule is gone may keep the connection it has,
+// TestNewSYNOfKnownConnectionNeedsARule: a client whose rule is gone may keep the connection it has,
 // and may not open another on the same ports; nor may a reset make room for one.
-func TestSYNRidesOnNoConnection(t *testing.T) {
+func TestNewSYNOfKnownConnectionNeedsARule(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	in, out := template(6, laptop, addr("198.18.0.4"), 40000, 22), template(6, addr("10.10.0.4"), laptop, 22, 40000)
@@ -117,7 +117,7 @@ func TestSYNRidesOnNoConnection(t *testing.T) {
 	deliver(packet.ACK, verdict.Forward)
 }
 
-func TestInstanceReachesOutAndIsAnswered(t *testing.T) {
+func TestAnswersToAnInstanceAreAdmitted(t *testing.T) {
 	b := newTestbed(t)
 	for _, protocol := range []uint8{6, 17, 1} {
 		out := template(protocol, addr("10.10.0.4"), laptop, 5000, 80)
@@ -154,7 +154,7 @@ func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
 	b.expect("uplink", redirect, "web", verdict.NoConnection)
 }
 
-func TestFragmentsInheritTheirFirstsVerdict(t *testing.T) {
+func TestLaterFragmentsGetVerdictOfTheFirst(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.UDP, 53, 53, "203.0.113.25/32"))
 	fragment := func(src netip.Addr, port uint16, id uint16, offset, n int, more bool) []byte {

@@ -104,7 +104,7 @@ func (f forged) before(frame []byte) []byte {
 	return b
 }
 
-// TestForgedOffloadHeaderChangesNoPort lets an attacker with CAP_NET_RAW write the virtio
+// TestForgedOffloadHeaderCannotAlterPackets lets an attacker with CAP_NET_RAW write the virtio
 // header of its frames itself (packet(7), PACKET_VNET_HDR, needs no more). The frames are
 // for ports that a rule admits; the header asks whoever takes the frame to write a
 // checksum over its ports, addresses and lengths, or to cut it into other packets.
@@ -112,7 +112,7 @@ func (f forged) before(frame []byte) []byte {
 //
 // Some headers the attacker's own kernel refuses or mends, newer kernels more of them.
 // Their fate is left open here; FuzzSanitize gives them to the switch directly.
-func TestForgedOffloadHeaderChangesNoPort(t *testing.T) {
+func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 	w := newWire(t, ownHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"))
 	out := w.behind()
 	for i, tt := range forgedHeaders {

@@ -11,10 +11,10 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestHostileFramesReachNobody sends every kind of frame that has no business in a network,
+// TestHostileFramesAreDropped sends every kind of frame that has no business in a network,
 // and some that only lack a rule, to a victim that admits tcp 22. Each must be counted
 // under its own verdict; the victim's kernel must see none.
-func TestHostileFramesReachNobody(t *testing.T) {
+func TestHostileFramesAreDropped(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	seen := fates{}
 	for _, tt := range hostileFrames {

@@ -11,8 +11,8 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestAlertIsHeldWhileAPollerDoesNotSleep asks the kernel what is in force.
-func TestAlertIsHeldWhileAPollerDoesNotSleep(t *testing.T) {
+// TestProcessorsStayAwakeWhileAPollerWorks asks the kernel what is in force.
+func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const device = "/dev/cpu_dma_latency"
 	fd, err := unix.Open(device, unix.O_WRONLY|unix.O_CLOEXEC, 0)
@@ -69,8 +69,8 @@ func TestAlertIsHeldWhileAPollerDoesNotSleep(t *testing.T) {
 	expect(before, "work again, much later")
 }
 
-// TestAlertIsNotAskedForWhenProcessorsMayHalt: by the configuration.
-func TestAlertIsNotAskedForWhenProcessorsMayHalt(t *testing.T) {
+// TestHaltRequestsNoLatency: by the configuration.
+func TestHaltRequestsNoLatency(t *testing.T) {
 	a := newLatencyRequest(true)
 	for range 2 * busyBatches {
 		a.beforeBatch(0)

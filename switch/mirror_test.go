@@ -54,9 +54,9 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 	}
 }
 
-// TestAnswerBehindAPingIsNotThePing: an echo reply or a timestamp of the same flow as the
+// TestEchoReplyAfterAPingIsJudgedByItself: an echo reply or a timestamp of the same flow as the
 // ping before it is judged by itself, at the uplink and from a neighbour.
-func TestAnswerBehindAPingIsNotThePing(t *testing.T) {
+func TestEchoReplyAfterAPingIsJudgedByItself(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, 8, -1, "203.0.113.25/32"))
 	b.rules("app", permit(ec2.ICMP, 8, -1, "web"))

@@ -6,9 +6,9 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestInstanceThatTalksToItselfIsJudged: by its own address and by its public one, by way of
+// TestPacketToSelfNeedsARule: by its own address and by its public one, by way of
 // the gateway or straight to its own MAC.
-func TestInstanceThatTalksToItselfIsJudged(t *testing.T) {
+func TestPacketToSelfNeedsARule(t *testing.T) {
 	for _, protocol := range []uint8{6, 17, 1} {
 		b := newTestbed(t)
 		for _, dst := range []string{"10.10.0.4", "198.18.0.4"} {

@@ -17,10 +17,10 @@ func burn(d time.Duration) {
 	}
 }
 
-// TestSlowPortCostsOthersLittle: of what comes for a port whose writes are slow, one frame in
+// TestSlowPortIsWrittenToSeldom: of what comes for a port whose writes are slow, one frame in
 // a while is written and the rest has a verdict of its own, so that who sends to it and who
 // does not is served. When writes are quick again all is written.
-func TestSlowPortCostsOthersLittle(t *testing.T) {
+func TestSlowPortIsWrittenToSeldom(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	b := newTestbed(t)
@@ -69,9 +69,9 @@ func TestSlowPortCostsOthersLittle(t *testing.T) {
 	}
 }
 
-// TestPaceIsOfThePortThatIsSlow: a single slow write makes no port slow. Neither does a thread
+// TestOnlyRepeatedSlowWritesLimitAPort: a single slow write makes no port slow. Neither does a thread
 // that had to wait, nor a sender that sends large frames.
-func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
+func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var p pace
@@ -117,9 +117,9 @@ func TestPaceIsOfThePortThatIsSlow(t *testing.T) {
 	}
 }
 
-// TestSharesAreOfTime: a port whose frames are expensive has as few turns as make its time
+// TestPortsShareThePollersTime: a port whose frames are expensive has as few turns as make its time
 // that of the others, and all when no other port waits.
-func TestSharesAreOfTime(t *testing.T) {
+func TestPortsShareThePollersTime(t *testing.T) {
 	used := map[string]time.Duration{}
 	costs := map[string]time.Duration{"cheap": 100 * time.Microsecond, "dear": 1400 * time.Microsecond, "usual": 200 * time.Microsecond}
 	shares := map[string]*share{"cheap": {}, "dear": {}, "usual": {}}
@@ -156,10 +156,10 @@ func TestSharesAreOfTime(t *testing.T) {
 	}
 }
 
-// TestFramesThatGoNowhereGetLittle of a poller, also when no other port waits: an instance
+// TestDroppedFramesPauseTheirPort of a poller, also when no other port waits: an instance
 // whose queue is always full of them leaves the processor to its neighbours. What it sends
 // that arrives is not held back.
-func TestFramesThatGoNowhereGetLittle(t *testing.T) {
+func TestDroppedFramesPauseTheirPort(t *testing.T) {
 	handled := func(rules ...ec2.Rule) (rests float64, unforwarded uint64) {
 		b := newTestbed(t)
 		b.rules("app", rules...)
@@ -196,9 +196,9 @@ func TestFramesThatGoNowhereGetLittle(t *testing.T) {
 	}
 }
 
-// TestSlowReceiverMakesNobodyRest: in a turn with frames that go nowhere, the time that one to a
+// TestSlowReceiverDoesNotPauseTheSender: in a turn with frames that go nowhere, the time that one to a
 // slow port took is not theirs.
-func TestSlowReceiverMakesNobodyRest(t *testing.T) {
+func TestSlowReceiverDoesNotPauseTheSender(t *testing.T) {
 	var s share
 	now := time.Hour
 	if rest := s.chargeUnforwarded(batchFrames/2, batchFrames, 10*time.Millisecond, now); rest != 0 {
@@ -213,8 +213,8 @@ func TestSlowReceiverMakesNobodyRest(t *testing.T) {
 	t.Error("a port whose frames all go nowhere does not rest")
 }
 
-// TestRestOfARemovedPortEnds: its descriptor may be another port's by then.
-func TestRestOfARemovedPortEnds(t *testing.T) {
+// TestPauseOfARemovedPortEnds: its descriptor may be another port's by then.
+func TestPauseOfARemovedPortEnds(t *testing.T) {
 	b := newTestbed(t)
 	p := b.ports["web"].poller
 	now := monotonic()

@@ -60,9 +60,9 @@ func (b *testbed) logged() {
 	}
 }
 
-// TestPanicCostsTheRestOfItsBatch and nothing else: what was written before keeps its verdict,
+// TestPanicDropsTheRestOfItsBatch and nothing else: what was written before keeps its verdict,
 // the next batch is carried, and the log tells of the frame and where it happened, once.
-func TestPanicCostsTheRestOfItsBatch(t *testing.T) {
+func TestPanicDropsTheRestOfItsBatch(t *testing.T) {
 	b, armed, log := panicking(t)
 	*armed = true
 	for range 2 {
@@ -92,9 +92,9 @@ func TestPanicCostsTheRestOfItsBatch(t *testing.T) {
 	}
 }
 
-// TestPortThatPanicsTooOftenIsShut: nothing from it and to it passes, its neighbours are not
+// TestPortIsShutAfterTooManyPanics: nothing from it and to it passes, its neighbours are not
 // touched, and 99 panics in a minute or 100 in two shut nothing.
-func TestPortThatPanicsTooOftenIsShut(t *testing.T) {
+func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 	b, armed, log := panicking(t)
 	*armed = true
 	for range maxPanics - 1 {
@@ -141,10 +141,10 @@ func TestUplinkIsNeverShut(t *testing.T) {
 	}
 }
 
-// TestFaultInTheFileOfConnectionsIsContained: somebody cuts the file, as a full tmpfs does, and
+// TestFaultInConnectionFileDropsTheFrame: somebody cuts the file, as a full tmpfs does, and
 // reading a connection is a fault of the memory. The switch drops what it cannot judge and
 // lives.
-func TestFaultInTheFileOfConnectionsIsContained(t *testing.T) {
+func TestFaultInConnectionFileDropsTheFrame(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "arena")
 	tracker, err := conntrack.Open(conntrack.Config{Path: path})
 	if err != nil {

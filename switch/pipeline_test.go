@@ -11,7 +11,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-func TestPortPassesNothingBeforeItsFirstTable(t *testing.T) {
+func TestUnattachedPortPassesNothing(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	e := b.sw.Edit(9)
@@ -22,7 +22,7 @@ func TestPortPassesNothingBeforeItsFirstTable(t *testing.T) {
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.4"), 1, 22)), "web", verdict.NotReady)
 }
 
-func TestOnlyAFellowMemberGetsIn(t *testing.T) {
+func TestGroupRuleAdmitsMembersOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
@@ -92,7 +92,7 @@ func arpInner(outer, inner ec2.MAC, ip netip.Addr) []byte {
 	return b
 }
 
-func TestOutsideSourcesThatCannotBe(t *testing.T) {
+func TestUplinkRefusesInternalSources(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0"))
 	for _, src := range []string{"10.10.0.6", "10.0.0.1", "198.18.7.7", "198.18.0.5", "127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0"} {
@@ -105,7 +105,7 @@ func TestOutsideSourcesThatCannotBe(t *testing.T) {
 	b.expect("uplink", outside(template(6, laptop, addr("10.10.0.4"), 1, 80)), "uplink", verdict.NoRoute) // by private address
 }
 
-func TestARPIsAnsweredHere(t *testing.T) {
+func TestSwitchAnswersARP(t *testing.T) {
 	b := newTestbed(t)
 	for target, want := range map[string]ec2.MAC{"10.0.0.1": GatewayMAC, "10.10.0.5": macOf("app")} {
 		b.expect("web", packettest.ARP(1, macOf("web"), addr("10.10.0.4"), addr(target)), "web", verdict.Answered)
@@ -133,18 +133,18 @@ func TestNATIsOneToOne(t *testing.T) {
 	b.expect("uplink", outside(template(6, stranger, addr("198.18.0.4"), 40000, 80)), "web", verdict.NoRule)
 }
 
-// TestOutsideHasNoAddressOfTheNetwork: a source within the network cannot come from
+// TestUplinkRefusesAddressesOfTheNetwork: a source within the network cannot come from
 // outside, leased or not, or a CIDR rule for members would admit a stranger.
-func TestOutsideHasNoAddressOfTheNetwork(t *testing.T) {
+func TestUplinkRefusesAddressesOfTheNetwork(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.UDP, 53, 53, "10.10.0.0/16"))
 	b.expect("uplink", outside(template(17, addr("10.10.0.77"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
 	b.expect("uplink", outside(template(17, addr("10.255.255.255"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
 }
 
-// TestDeviceGetsWhatItTakes: a frame that stands for three packets arrives as one where the
+// TestFramesAreCutForDevicesWithoutOffloads: a frame that stands for three packets arrives as one where the
 // device has the offloads for its protocol, and as three finished packets where it has not.
-func TestDeviceGetsWhatItTakes(t *testing.T) {
+func TestFramesAreCutForDevicesWithoutOffloads(t *testing.T) {
 	const tcp, udp = packet.ProtocolTCP, packet.ProtocolUDP
 	for _, tt := range []struct {
 		protocol       uint8
@@ -182,7 +182,7 @@ func TestDeviceGetsWhatItTakes(t *testing.T) {
 	}
 }
 
-func TestTraceRemembersNothing(t *testing.T) {
+func TestTraceStoresNothing(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	tr := b.sw.Trace(b.ports["uplink"], outside(template(6, laptop, addr("198.18.0.4"), 1, 22)))

@@ -62,10 +62,10 @@ func (k *talk) frames() []struct {
 	}{{k.server, to(k.server, GatewayMAC, k.back)}, {k.client, to(k.client, GatewayMAC, k.there)}}
 }
 
-// TestGroupsChangeUnderLiveConnections: tracked connections live on, untracked ones that
+// TestGroupChangeKeepsTrackedConnections: tracked connections live on, untracked ones that
 // a group it left admitted are cut both ways, new ones go by the groups it has now. That
 // another interface has that set of groups already, compiled long ago, changes nothing.
-func TestGroupsChangeUnderLiveConnections(t *testing.T) {
+func TestGroupChangeKeepsTrackedConnections(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		for _, known := range []bool{false, true} {
 			b := newVPCBed(t)
@@ -98,8 +98,8 @@ func TestGroupsChangeUnderLiveConnections(t *testing.T) {
 	}
 }
 
-// TestMembershipChangeIsInForceForOthers: a group as source is its members, now.
-func TestMembershipChangeIsInForceForOthers(t *testing.T) {
+// TestMembershipChangeAppliesToOtherInterfaces: a group as source is its members, now.
+func TestMembershipChangeAppliesToOtherInterfaces(t *testing.T) {
 	b := newVPCBed(t)
 	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"), anyOut())
 	syn := func(port uint16) []byte {
@@ -133,8 +133,8 @@ func TestStrictNetworkCutsFormerMembers(t *testing.T) {
 	k.isCut("of a former member")
 }
 
-// TestEgressIsJudgedBesideIngress: what the sender's rules admit, the receiver's need not.
-func TestEgressIsJudgedBesideIngress(t *testing.T) {
+// TestEgressAndIngressMustBothAdmit: what the sender's rules admit, the receiver's need not.
+func TestEgressAndIngressMustBothAdmit(t *testing.T) {
 	b := newVPCBed(t)
 	web, app := addr("10.0.1.10"), addr("10.0.1.20")
 	syn := func(port uint16) []byte { return to("1web", macOf("2app"), template(6, web, app, 1, port)) }
@@ -154,9 +154,9 @@ func TestEgressIsJudgedBesideIngress(t *testing.T) {
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, addr("198.18.1.50"), 1, 23)), "1web", verdict.NoRule)
 }
 
-// TestRepliesPassWithoutEgress: with all egress revoked a server still answers whom its
+// TestRepliesNeedNoEgressRule: with all egress revoked a server still answers whom its
 // rules let in, the world included, and opens nothing itself.
-func TestRepliesPassWithoutEgress(t *testing.T) {
+func TestRepliesNeedNoEgressRule(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		b := newVPCBed(t)
 		b.rules("db", anyOut())
@@ -176,10 +176,10 @@ func TestRepliesPassWithoutEgress(t *testing.T) {
 	}
 }
 
-// TestEgressRevokedUnderConnections: what was tracked goes on. What was not, because all
+// TestRevokedEgressKeepsTrackedConnections: what was tracked goes on. What was not, because all
 // answers were admitted by rule, has lost that rule (EC2 User Guide, "Untracked
 // connections").
-func TestEgressRevokedUnderConnections(t *testing.T) {
+func TestRevokedEgressKeepsTrackedConnections(t *testing.T) {
 	b := newVPCBed(t)
 	in := permit(ec2.TCP, 80, 80, "0.0.0.0/0")
 	narrow := permit(ec2.TCP, 22, 22, "10.0.2.0/24")

@@ -18,11 +18,11 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestSlowPortPaysForItself: root inside the attacker opens thousands of packet sockets with
+// TestSlowPortDoesNotDelayItsNeighbour: root inside the attacker opens thousands of packet sockets with
 // long filters, so that a write into its TAP takes milliseconds. It asks for the gateway's MAC
 // and knocks at the victim's open port, as fast as it can, and the victim answers each. The
 // victim's own requests are answered as ever.
-func TestSlowPortPaysForItself(t *testing.T) {
+func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	victim := w.listenARP(w.inside)
 	quiet := w.askARP(victim, time.Second)

@@ -9,9 +9,9 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestThreatsReachNoKernel sends the corpus with a real raw socket between two real devices.
+// TestThreatsNeverReachTheVictimsKernel sends the corpus with a real raw socket between two real devices.
 // The victim's kernel must count no packet.
-func TestThreatsReachNoKernel(t *testing.T) {
+func TestThreatsNeverReachTheVictimsKernel(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	field := packettest.Field{
 		Attacker: packettest.Host{MAC: attackerMAC, Addr: attackerIP}, Victim: packettest.Host{MAC: victimMAC, Addr: victimIP},

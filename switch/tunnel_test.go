@@ -63,7 +63,7 @@ func (b *testbed) come(from packet.Origin, ethernet []byte) (string, verdict.Ver
 	return b.send("tunnel", ethernet)
 }
 
-func TestNothingFromOutsideOrAFarGoesOnByTunnel(t *testing.T) {
+func TestOnlyLocalInstancesSendThroughTunnel(t *testing.T) {
 	b := newTestbed(t)
 	device := b.tunnel(1406)
 	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
@@ -110,9 +110,9 @@ func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
 	}
 }
 
-// TestPublicAddressReachesPublicOnesOnly: the sender's node has done both NATs, and what has no
+// TestPublicSourceReachesPublicAddressesOnly: the sender's node has done both NATs, and what has no
 // public address cannot have been meant.
-func TestPublicAddressReachesPublicOnesOnly(t *testing.T) {
+func TestPublicSourceReachesPublicAddressesOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406)
 	b.rules("app", permit(ec2.TCP, 22, 22, "198.18.0.7/32"))
@@ -126,14 +126,14 @@ func TestPublicAddressReachesPublicOnesOnly(t *testing.T) {
 	}
 }
 
-func TestTunnelDownIsTheSendersVerdict(t *testing.T) {
+func TestTunnelDownIsCountedAtTheSender(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406).down = true
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.TunnelDown)
 }
 
-// TestSenderIsToldTheSizeThatFits: where the network is as narrow as the tunnel, too.
-func TestSenderIsToldTheSizeThatFits(t *testing.T) {
+// TestSenderOfTooLargePacketLearnsMTU: where the network is as narrow as the tunnel, too.
+func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1000)
 	big := template(17, addr("10.10.0.4"), addr("10.10.0.5"), 1, 53)

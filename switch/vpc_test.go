@@ -116,7 +116,7 @@ func to(name string, mac ec2.MAC, f packettest.Frame) []byte {
 	return packettest.Build(f)
 }
 
-func TestSubnetsAreApart(t *testing.T) {
+func TestSubnetsReachEachOtherByGatewayOnly(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	web, app, db := addr("10.0.1.10"), addr("10.0.1.20"), addr("10.0.2.10")
@@ -151,9 +151,9 @@ func TestSubnetsAreApart(t *testing.T) {
 	b.expect("1web", to("1web", GatewayMAC, syn(web, addr("10.0.99.1"))), "1web", verdict.NoRoute)
 }
 
-// TestRoutesDecideTheWayOut: out and in, by the longest prefix, and for both ends where two
+// TestRoutesDecideAboutInternetAccess: out and in, by the longest prefix, and for both ends where two
 // public addresses meet.
-func TestRoutesDecideTheWayOut(t *testing.T) {
+func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	web, db := addr("10.0.1.10"), addr("10.0.2.10")
@@ -193,8 +193,8 @@ func TestRoutesDecideTheWayOut(t *testing.T) {
 	b.expect("1web", out("1web", web, addr("10.0.1.20")), "2app", verdict.Forward) // local is implied
 }
 
-// TestEachAddressHasItsPublicOne: a further address is the interface's as its first is.
-func TestEachAddressHasItsPublicOne(t *testing.T) {
+// TestEachPrivateAddressHasItsOwnPublicAddress: a further address is the interface's as its first is.
+func TestEachPrivateAddressHasItsOwnPublicAddress(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	for _, p := range b.owners["1web"].pairs()[:2] {
@@ -234,8 +234,8 @@ func TestEachAddressHasItsPublicOne(t *testing.T) {
 	}
 }
 
-// TestUncheckedForwardsForOthers: and in another's name it is nobody's fellow.
-func TestUncheckedForwardsForOthers(t *testing.T) {
+// TestUncheckedInterfaceForwardsForOthers: and in another's name it is nobody's fellow.
+func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	web, nat, db, foreign := addr("10.0.1.10"), addr("10.0.1.30"), addr("10.0.2.10"), addr("192.0.2.9")
@@ -283,9 +283,9 @@ func TestUncheckedForwardsForOthers(t *testing.T) {
 	b.expect("1web", fwd("1web", macOf("3nat"), web, foreign), "1web", verdict.WrongMAC)
 }
 
-// TestEqualAddressesOfTwoVPCsNeverMeet: whatever one of them sends, to whatever address and
+// TestEqualAddressesInTwoVPCsAreSeparate: whatever one of them sends, to whatever address and
 // MAC, the interfaces of the other get nothing but what is sent to a public address.
-func TestEqualAddressesOfTwoVPCsNeverMeet(t *testing.T) {
+func TestEqualAddressesInTwoVPCsAreSeparate(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	var macs []ec2.MAC
@@ -310,9 +310,9 @@ func TestEqualAddressesOfTwoVPCsNeverMeet(t *testing.T) {
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.10"), addr("198.18.1.50"), 1, 22)), "5web", verdict.NoRule)
 }
 
-// TestOneForwardsThroughATunnel: another node's interface that forwards for others is
+// TestUncheckedInterfaceForwardsThroughTunnel: another node's interface that forwards for others is
 // known by its lease and MAC, and no other is let speak in a foreign name.
-func TestOneForwardsThroughATunnel(t *testing.T) {
+func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	device := b.tunnel(1406)

@@ -161,8 +161,8 @@ func TestFramesCrossBothWays(t *testing.T) {
 	}
 }
 
-// TestOffloadsGoThrough: a frame that stands for several keeps its header.
-func TestOffloadsGoThrough(t *testing.T) {
+// TestOffloadHeadersPassThrough: a frame that stands for several keeps its header.
+func TestOffloadHeadersPassThrough(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
 	f := packettest.Frame{
@@ -191,8 +191,8 @@ func TestOffloadsGoThrough(t *testing.T) {
 	}
 }
 
-// TestTaggedFrameIsSeenAsOne: the kernel takes the tag off, and nobody carries such frames.
-func TestTaggedFrameIsSeenAsOne(t *testing.T) {
+// TestTaggedFrameKeepsItsTag: the kernel takes the tag off, and nobody carries such frames.
+func TestTaggedFrameKeepsItsTag(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
 	f := udp(100)
@@ -206,9 +206,9 @@ func TestTaggedFrameIsSeenAsOne(t *testing.T) {
 	}
 }
 
-// TestHostIsKeptOff: neither reaches the other past the switch, also where the host has been
+// TestHostAndOwnerCannotReachEachOther: neither reaches the other past the switch, also where the host has been
 // given an address on the device afterwards; and it would, were it not for Take.
-func TestHostIsKeptOff(t *testing.T) {
+func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 	b := newBench(t)
 	question := packettest.ARP(1, guestMAC, guest, hostIP)
 	answered := func(want bool) bool {
@@ -258,7 +258,7 @@ func TestHostIsKeptOff(t *testing.T) {
 	}
 }
 
-func TestDeviceIsGivenBackAsItWas(t *testing.T) {
+func TestReleaseRestoresTheDevice(t *testing.T) {
 	b := newBench(t)
 	look := func() string {
 		link := regexp.MustCompile(` qdisc .* qlen \d+|,LOWER_UP|NO-CARRIER,`).ReplaceAllString(b.run("ip", "-o", "link", "show", "vm0"), "") // without queue and carrier, which the kernel decides
@@ -368,8 +368,8 @@ func TestLostFramesAreReported(t *testing.T) {
 	}
 }
 
-// TestDeviceThatGoesHasNoFrames: nor keeps it a poller busy.
-func TestDeviceThatGoesHasNoFrames(t *testing.T) {
+// TestMissingDeviceHasNoFrames: nor keeps it a poller busy.
+func TestMissingDeviceHasNoFrames(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
 	quiet := func(what string) {

@@ -21,8 +21,8 @@ func FuzzAcrossNodes(f *testing.F) {
 	f.Fuzz(acrossNodes)
 }
 
-// TestAcrossNodes is FuzzAcrossNodes with input that nobody chose, for as long as a test may be.
-func TestAcrossNodes(t *testing.T) {
+// TestTwoNodesDeliverTheSameAsOne is FuzzAcrossNodes with input that nobody chose, for as long as a test may be.
+func TestTwoNodesDeliverTheSameAsOne(t *testing.T) {
 	given := 0
 	for seed := range uint64(60) {
 		given += sendAcross(t, randomBytes(seed, 1200))
@@ -142,8 +142,8 @@ func FuzzHostilePeer(f *testing.F) {
 	f.Fuzz(hostilePeer)
 }
 
-// TestHostilePeer is FuzzHostilePeer with input that nobody chose.
-func TestHostilePeer(t *testing.T) {
+// TestHostilePeerCannotSendForOthers is FuzzHostilePeer with input that nobody chose.
+func TestHostilePeerCannotSendForOthers(t *testing.T) {
 	for seed := range uint64(200) {
 		hostilePeer(t, randomBytes(seed, 1200))
 	}

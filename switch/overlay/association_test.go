@@ -13,8 +13,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// TestRekeyLosesNothing: both nodes change their keys again and again under traffic.
-func TestRekeyLosesNothing(t *testing.T) {
+// TestRekeyLosesNoDatagram: both nodes change their keys again and again under traffic.
+func TestRekeyLosesNoDatagram(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	frame := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
@@ -43,8 +43,8 @@ func TestRekeyLosesNothing(t *testing.T) {
 	}
 }
 
-// TestReplacedSessionReceivesForAMinute, and no longer.
-func TestReplacedSessionReceivesForAMinute(t *testing.T) {
+// TestReplacedAssociationReceivesForAMinute, and no longer.
+func TestReplacedAssociationReceivesForAMinute(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	old := n1.association(2)
@@ -65,9 +65,9 @@ func TestReplacedSessionReceivesForAMinute(t *testing.T) {
 	send(n2.tunnel, verdict.TunnelUnknown)
 }
 
-// TestRestartHeals: a node that comes back, whichever asks for the session, is reached again
+// TestRestartedNodeIsReachedAgain: a node that comes back, whichever asks for the session, is reached again
 // within seconds; until then the other goes on sending to nobody.
-func TestRestartHeals(t *testing.T) {
+func TestRestartedNodeIsReachedAgain(t *testing.T) {
 	c := newCluster(t)
 	for i, n := range c.nodes {
 		other := c.nodes[1-i]
@@ -86,9 +86,9 @@ func TestRestartHeals(t *testing.T) {
 	}
 }
 
-// TestSessionOutlivesItsPeers: the streams between nodes are gone for good, the tunnels
+// TestAssociationSurvivesLossOfItsStream: the streams between nodes are gone for good, the tunnels
 // are not.
-func TestSessionOutlivesItsPeers(t *testing.T) {
+func TestAssociationSurvivesLossOfItsStream(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	c.table.Lock()
@@ -100,9 +100,9 @@ func TestSessionOutlivesItsPeers(t *testing.T) {
 	n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
 }
 
-// TestOtherIdentityHasNoSession: what was a peer and is one no more, or is another under the
+// TestChangedPeerLosesItsAssociation: what was a peer and is one no more, or is another under the
 // same name, is out at once, and in again only as itself.
-func TestOtherIdentityHasNoSession(t *testing.T) {
+func TestChangedPeerLosesItsAssociation(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	p, frame := one(packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)))

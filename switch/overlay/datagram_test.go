@@ -15,9 +15,9 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestWindowTakesEachCounterOnce compares with a set, over counters that come in order, out
+// TestWindowAcceptsEachCounterOnce compares with a set, over counters that come in order, out
 // of it, again, and after long leaps.
-func TestWindowTakesEachCounterOnce(t *testing.T) {
+func TestWindowAcceptsEachCounterOnce(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var w window
@@ -99,7 +99,7 @@ func (s *association) sealed(queue int, from packet.Origin, frame []byte) []byte
 	return q.out[:q.sealCopy(s, queue, 0, from, frame, 0)]
 }
 
-func TestFrameArrivesAsItWas(t *testing.T) {
+func TestFrameArrivesUnchanged(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
 	want := from
@@ -127,8 +127,8 @@ func TestFrameArrivesAsItWas(t *testing.T) {
 	}
 }
 
-// TestNoNonceTwice: not by two queues, and not when a counter has run out.
-func TestNoNonceTwice(t *testing.T) {
+// TestNoNonceIsUsedTwice: not by two queues, and not when a counter has run out.
+func TestNoNonceIsUsedTwice(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
 	p, frame := one([]byte("frame"))

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestStreamStandsForAnHour, and then whoever asked ends it, to ask for other keys.
-func TestStreamStandsForAnHour(t *testing.T) {
+// TestStreamIsRenewedAfterAnHour, and then whoever asked ends it, to ask for other keys.
+func TestStreamIsRenewedAfterAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		began := time.Now()

@@ -45,10 +45,10 @@ func TestHeaderIsReadStrictly(t *testing.T) {
 	}
 }
 
-// TestTrainIsOfOneNode: two sessions come from one address, as of two nodes behind one NAT, and
+// TestTrainJoinsDatagramsOfOneNodeOnly: two sessions come from one address, as of two nodes behind one NAT, and
 // the kernel hands their datagrams over together. What would go on with the other's packet
 // stays its own.
-func TestTrainIsOfOneNode(t *testing.T) {
+func TestTrainJoinsDatagramsOfOneNodeOnly(t *testing.T) {
 	a, b := ends(t)
 	first := a.table.Load().send[2]
 	keys := bytes.Repeat([]byte{7}, keyLen)
@@ -87,9 +87,9 @@ func TestTrainIsOfOneNode(t *testing.T) {
 	}
 }
 
-// TestOptionsOfANodeMoveNothing: a node may put more options before a frame than this version
+// TestExtraOptionsDoNotDisplaceFrames: a node may put more options before a frame than this version
 // does. The frame then stands elsewhere than where a train goes on, and is not of it.
-func TestOptionsOfANodeMoveNothing(t *testing.T) {
+func TestExtraOptionsDoNotDisplaceFrames(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
 	p, whole := offloaded(t, packet.ProtocolTCP, 1_500, 1000)
@@ -123,9 +123,9 @@ func TestOptionsOfANodeMoveNothing(t *testing.T) {
 	}
 }
 
-// TestTrainEndsWhereTheBufferDoes: datagrams that go on with each other for longer than any
+// TestTrainNeverExceedsTheBuffer: datagrams that go on with each other for longer than any
 // frame can be, from a node that ignores DF.
-func TestTrainEndsWhereTheBufferDoes(t *testing.T) {
+func TestTrainNeverExceedsTheBuffer(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
 	f := of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)
@@ -154,9 +154,9 @@ func TestTrainEndsWhereTheBufferDoes(t *testing.T) {
 	}
 }
 
-// TestExchangesAreBounded: a node that asks for other keys again and again, faster than old
+// TestNumberOfAssociationsIsBounded: a node that asks for other keys again and again, faster than old
 // ones retire, is heard by the newest few.
-func TestExchangesAreBounded(t *testing.T) {
+func TestNumberOfAssociationsIsBounded(t *testing.T) {
 	o := &Overlay{peers: map[string]*remotePeer{}}
 	o.table.Store(&table{})
 	f := &remotePeer{Remote: Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9")}}
@@ -179,9 +179,9 @@ func TestExchangesAreBounded(t *testing.T) {
 	}
 }
 
-// TestPeerThatChangesDuringAnExchange: a node that is fenced, or is another under the same name,
+// TestPeerChangedDuringExchangeGetsNoAssociation: a node that is fenced, or is another under the same name,
 // after its keys were made and before they are used, is neither heard nor sent to.
-func TestPeerThatChangesDuringAnExchange(t *testing.T) {
+func TestPeerChangedDuringExchangeGetsNoAssociation(t *testing.T) {
 	remote := Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9"), PublicKey: []byte("one")}
 	other := remote
 	other.PublicKey = []byte("another")
@@ -214,9 +214,9 @@ func TestPeerThatChangesDuringAnExchange(t *testing.T) {
 	}
 }
 
-// TestNothingPassesOnceARevocationIsEnforced: under load, from one node and from another. From the moment
+// TestRevokedRuleAdmitsNothingOnceEnforced: under load, from one node and from another. From the moment
 // that a node says that it enforces the change, no packet of a new flow is delivered.
-func TestNothingPassesOnceARevocationIsEnforced(t *testing.T) {
+func TestRevokedRuleAdmitsNothingOnceEnforced(t *testing.T) {
 	for _, from := range []string{"web", "lone"} { // to the app, which is at another node, and to the web beside it
 		t.Run(from, func(t *testing.T) {
 			c := newCluster(t)

@@ -16,7 +16,7 @@ func dontFragment(frame []byte) []byte {
 	return frame
 }
 
-func TestTooBigForTheTunnel(t *testing.T) {
+func TestPacketsTooLargeForTheTunnel(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	big := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)
@@ -94,7 +94,7 @@ func superframe(size, payload int) (offload, frame []byte) {
 	return offload, dontFragment(packettest.Build(f))
 }
 
-func TestSuperframeIsCutAndSealed(t *testing.T) {
+func TestLargeFrameIsCutAndSealed(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)), n2.ports["app"], verdict.Forward)

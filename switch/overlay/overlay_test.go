@@ -11,7 +11,7 @@ import (
 	vswitch "palisade/switch"
 )
 
-func TestEachNodeAsksTheRulesOfItsOwn(t *testing.T) {
+func TestEachNodeChecksRulesOfItsOwnInstances(t *testing.T) {
 	for _, form := range []Form{Sealed, VXLAN} {
 		t.Run(form.String(), func(t *testing.T) { eachNodeAsks(t, newClusterOn(t, form, nil)) })
 	}
@@ -77,9 +77,9 @@ func altered(f packettest.Frame, change func(f *packettest.Frame)) []byte {
 	return packettest.Build(f)
 }
 
-// TestNoNodeSpeaksForWhatItDoesNotHave: node1 is broken into. It holds its keys and seals
+// TestNodeCannotSendForInterfacesOfAnotherNode: node1 is broken into. It holds its keys and seals
 // what it likes.
-func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
+func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	const web, lone, app = "10.10.0.4", "10.10.0.6", "10.10.0.5"
@@ -127,8 +127,8 @@ func TestNoNodeSpeaksForWhatItDoesNotHave(t *testing.T) {
 	}
 }
 
-// TestWhatNoNodeSealed: the attacker is on the underlay, without keys.
-func TestWhatNoNodeSealed(t *testing.T) {
+// TestForgedDatagramsAreDropped: the attacker is on the underlay, without keys.
+func TestForgedDatagramsAreDropped(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	s := n1.association(2)

@@ -70,10 +70,10 @@ func (w *wire) change(rules []ec2.Rule) {
 	w.sites[1].change(rules)
 }
 
-// TestPanicInEveryCall has each function that a frame passes through panic, at its first call
+// TestPanicInEachFunctionIsContained has each function that a frame passes through panic, at its first call
 // and at a later one. The rest of the batch is counted, each datagram has one fate, no lock
 // stays held, and what comes behind is judged as ever.
-func TestPanicInEveryCall(t *testing.T) {
+func TestPanicInEachFunctionIsContained(t *testing.T) {
 	defer failpoint.Set(nil)
 	type run struct {
 		siteConfig

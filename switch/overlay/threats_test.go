@@ -36,10 +36,10 @@ func verdictOf(t *testing.T, name string) verdict.Verdict {
 	return verdict.Unset
 }
 
-// TestThreatsEndBetweenNodes sends each frame of the corpus from node1 to an instance of node2,
+// TestThreatsAreDroppedBetweenNodes sends each frame of the corpus from node1 to an instance of node2,
 // through real tunnels: as an instance does, whose port node1 checks, and as node1 itself does
 // once it is taken over, which seals what it likes. The instance is given none.
-func TestThreatsEndBetweenNodes(t *testing.T) {
+func TestThreatsAreDroppedBetweenNodes(t *testing.T) {
 	for _, form := range []Form{Sealed, VXLAN} {
 		t.Run(form.String(), func(t *testing.T) { threatsEnd(t, newClusterOn(t, form, nil)) })
 	}

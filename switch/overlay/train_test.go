@@ -62,9 +62,9 @@ func packets(t testing.TB, b []byte) (all [][]byte) {
 	return all
 }
 
-// TestSuperframeArrivesAsOne: over real sockets, in datagrams that fit, by the fewest calls
+// TestLargeFrameArrivesWhole: over real sockets, in datagrams that fit, by the fewest calls
 // and, where the kernel does not take several at once, one by one.
-func TestSuperframeArrivesAsOne(t *testing.T) {
+func TestLargeFrameArrivesWhole(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		protocol uint8
@@ -139,8 +139,8 @@ func train(t testing.TB, s *association, queue, payload, size int) (all [][]byte
 	}
 }
 
-// TestBadDatagramInATrain: it has its own verdict, and costs the packets around it nothing.
-func TestBadDatagramInATrain(t *testing.T) {
+// TestBadDatagramDoesNotSpoilItsTrain: it has its own verdict, and costs the packets around it nothing.
+func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 	tests := []struct {
 		name   string
 		change func(all [][]byte)
@@ -219,8 +219,8 @@ func TestSmallDatagramsAreJoined(t *testing.T) {
 	}
 }
 
-// TestOriginsAreNotMixed: packets that would go on with a train, of another interface.
-func TestOriginsAreNotMixed(t *testing.T) {
+// TestFramesOfTwoInterfacesAreNotJoined: packets that would go on with a train, of another interface.
+func TestFramesOfTwoInterfacesAreNotJoined(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
 	p, whole := offloaded(t, packet.ProtocolTCP, 2_000, 1000)
@@ -244,9 +244,9 @@ func TestOriginsAreNotMixed(t *testing.T) {
 	}
 }
 
-// TestBatchEnds while there is more to read, so that other ports have their turn; and what
+// TestReceiveEndsItsBatch while there is more to read, so that other ports have their turn; and what
 // was read is never left behind, for no descriptor would tell of it.
-func TestBatchEnds(t *testing.T) {
+func TestReceiveEndsItsBatch(t *testing.T) {
 	a, b := ends(t)
 	const frames = 2 * batchBytes / 60_000
 	for range frames {
@@ -278,7 +278,7 @@ func TestBatchEnds(t *testing.T) {
 	}
 }
 
-func TestNoAllocsOfSuperframes(t *testing.T) {
+func TestNoAllocsForLargeFrames(t *testing.T) {
 	a, b := ends(t)
 	p, whole := offloaded(t, packet.ProtocolTCP, 64_992, 1354)
 	sent, buffer := make([]byte, len(whole)), make([]byte, 70_000)

@@ -63,7 +63,7 @@ func TestVXLANWireFormat(t *testing.T) {
 	}
 }
 
-func TestVXLANSuperframeArrivesAsOne(t *testing.T) {
+func TestVXLANLargeFrameArrivesWhole(t *testing.T) {
 	a, b := vxlanEnds(t)
 	buffer := make([]byte, 70_000)
 	p, sent := offloaded(t, packet.ProtocolTCP, 64_992, 1354)
@@ -96,9 +96,9 @@ func TestVXLANSuperframeArrivesAsOne(t *testing.T) {
 	}
 }
 
-// TestVXLANTrustsTheUnderlayAlone: what comes from a node's address is that node's, and it
+// TestVXLANTrustsSenderAddressesOnly: what comes from a node's address is that node's, and it
 // speaks for its own interfaces and no other's.
-func TestVXLANTrustsTheUnderlayAlone(t *testing.T) {
+func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 	c := newClusterOn(t, VXLAN, nil)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	const web, lone, app = "10.10.0.4", "10.10.0.6", "10.10.0.5"
@@ -154,9 +154,9 @@ func TestVXLANTrustsTheUnderlayAlone(t *testing.T) {
 	}
 }
 
-// TestFormsDoNotMix: a node that seals and one that does not have no session, and both say
+// TestNodesWithDifferentFormsExchangeNoKeys: a node that seals and one that does not have no session, and both say
 // why.
-func TestFormsDoNotMix(t *testing.T) {
+func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 	c := newCluster(t)
 	for i, other := range c.nodes {
 		other.stop()

@@ -126,9 +126,9 @@ func transfer(t testing.TB, bytes int64) time.Duration {
 	return time.Since(began)
 }
 
-// TestKernelsTalkThroughTunnel: pings and a TCP connection between two kernels, under
+// TestTwoKernelsCommunicateThroughTunnel: pings and a TCP connection between two kernels, under
 // changing keys.
-func TestKernelsTalkThroughTunnel(t *testing.T) {
+func TestTwoKernelsCommunicateThroughTunnel(t *testing.T) {
 	c := newWired(t, tunnelMTU)
 	out, err := exec.Command("ip", "netns", "exec", namespace("web"), "ping", "-c", "3", "-i", "0.2", "-W", "5", "-M", "do", "-s", strconv.Itoa(tunnelMTU-28), "10.10.0.5").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), " 0% packet loss") {

@@ -7,7 +7,7 @@ import "testing"
 func TestEveryFunctionOfTheDataPathHasAFailpoint(t *testing.T) {
 	if missing := Missing(t, "../../.."); len(missing) > 0 {
 		for _, name := range missing {
-			t.Errorf("%s: begin it with failpoint.Reach(), so that TestPanicInEveryCall has it panic", name)
+			t.Errorf("%s: begin it with failpoint.Reach(), so that TestPanicInEachFunctionIsContained has it panic", name)
 		}
 	}
 	if n := len(Functions(t, "../../..")); n < 80 {
