@@ -135,7 +135,7 @@ func (r *SealSecrets) apply(t *tx) (Result, error) {
 
 // forgetSealed is for a cluster that begins again without the key of the one before:
 // nobody can sign with what nobody can open.
-func (t *tx) forgetSealed() {
+func (t *tx) deleteSealedKeys() {
 	var lost []*ec2.AccessKey
 	for k := range rows[ec2.AccessKey](t.Txn, tableAccessKey, indexID, "") {
 		if k.Secret == "" {

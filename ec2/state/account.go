@@ -55,7 +55,7 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 		}
 	}
 	for _, region := range regions {
-		if err := t.settle(a, region); err != nil {
+		if err := t.addDefaults(a, region); err != nil {
 			return Result{}, err
 		}
 	}
@@ -77,7 +77,7 @@ func (r *CreateAccount) checkSealed(t *tx) error {
 
 // settle gives an account what it has in a region from the first: its default group in
 // EC2-Classic, or its default VPC.
-func (t *tx) settle(a *ec2.Account, region ec2.Region) error {
+func (t *tx) addDefaults(a *ec2.Account, region ec2.Region) error {
 	t.addDefaultGroup(a, region)
-	return t.giveDefaultVPC(a, region)
+	return t.ensureDefaultVPC(a, region)
 }

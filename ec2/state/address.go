@@ -30,17 +30,17 @@ type address struct {
 	Allocation ec2.AllocationID `json:",omitempty"` // an account keeps it; whoever has it, it does not rest
 }
 
-func (a *address) rests() bool { return a.Interface == "" && a.Allocation == "" }
+func (a *address) inQuarantine() bool { return a.Interface == "" && a.Allocation == "" }
 
-func (a *address) due(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
+func (a *address) quarantineEnd(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
 
 // own writes down whose an address is.
-func (t *tx) own(vni ec2.VNI, addr netip.Addr, id ec2.InterfaceID) {
+func (t *tx) assign(vni ec2.VNI, addr netip.Addr, id ec2.InterfaceID) {
 	t.put(tableAddress, &address{VNI: vni, Addr: addr, Interface: id})
 }
 
 // restAddress lays an address to rest that is nobody's any more.
-func (t *tx) restAddress(vni ec2.VNI, a netip.Addr) {
+func (t *tx) quarantine(vni ec2.VNI, a netip.Addr) {
 	t.put(tableAddress, &address{VNI: vni, Addr: a, Freed: t.meta.Time, FreedIndex: t.meta.Index})
 }
 

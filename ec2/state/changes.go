@@ -28,14 +28,14 @@ type Changes struct {
 // lists has a merge for each list of Changes. A new list needs a field above and a line here.
 func (c *Changes) lists() []rowMerge {
 	return []rowMerge{
-		merged(&c.Groups, tableGroup, func(g *ec2.Group) string { return string(g.ID) }),
-		merged(&c.Interfaces, tableInterface, func(i *ec2.Interface) string { return string(i.ID) }),
-		merged(&c.Instances, tableInstance, func(i *ec2.Instance) string { return string(i.ID) }),
-		merged(&c.Networks, tableNetwork, func(n *ec2.Network) string { return vniKey(n.VNI) }),
-		merged(&c.Nodes, tableNode, func(n *ec2.Node) string { return string(n.ID) }),
-		merged(&c.Subnets, tableSubnet, func(s *ec2.Subnet) string { return string(s.ID) }),
-		merged(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
-		merged(&c.Gateways, tableGateway, func(g *ec2.InternetGateway) string { return string(g.ID) }),
+		newMerge(&c.Groups, tableGroup, func(g *ec2.Group) string { return string(g.ID) }),
+		newMerge(&c.Interfaces, tableInterface, func(i *ec2.Interface) string { return string(i.ID) }),
+		newMerge(&c.Instances, tableInstance, func(i *ec2.Instance) string { return string(i.ID) }),
+		newMerge(&c.Networks, tableNetwork, func(n *ec2.Network) string { return vniKey(n.VNI) }),
+		newMerge(&c.Nodes, tableNode, func(n *ec2.Node) string { return string(n.ID) }),
+		newMerge(&c.Subnets, tableSubnet, func(s *ec2.Subnet) string { return string(s.ID) }),
+		newMerge(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
+		newMerge(&c.Gateways, tableGateway, func(g *ec2.InternetGateway) string { return string(g.ID) }),
 	}
 }
 
@@ -86,7 +86,7 @@ func compareVersions(was, now *version) *Changes {
 }
 
 // everythingNew has every row of a version as new.
-func everythingNew(now *version) *Changes {
+func allRowsAsNew(now *version) *Changes {
 	changes := new(Changes)
 	after := now.db.Txn(false)
 	for _, l := range changes.lists() {
@@ -111,7 +111,7 @@ type merge[T any] struct {
 	rows  map[string]Change[T] // by id: the first Before and the last After
 }
 
-func merged[T any](list *[]Change[T], table string, id func(*T) string) rowMerge {
+func newMerge[T any](list *[]Change[T], table string, id func(*T) string) rowMerge {
 	return &merge[T]{list, table, id, make(map[string]Change[T])}
 }
 

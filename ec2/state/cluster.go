@@ -62,7 +62,7 @@ func (r *Recover) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if r.WithoutSecrets {
-		t.forgetSealed()
+		t.deleteSealedKeys()
 	}
 	t.meta.Serial += recoveredSerials
 	t.meta.NodeNumber += recoveredNumbers

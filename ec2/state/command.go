@@ -52,7 +52,7 @@ type Change[T any] struct {
 
 // requests are all that a log may hold. A name is never reused for something else. Those
 // of the VPC platform are listed beside what they do.
-var requests = kinds(slices.Concat(classicRequests, vpcRequests, groupRequests, interfaceRequests, tagRequests, accountRequests)...)
+var requests = typesByName(slices.Concat(classicRequests, vpcRequests, groupRequests, interfaceRequests, tagRequests, accountRequests)...)
 
 var classicRequests = []Request{
 	&Batch{},
@@ -64,7 +64,7 @@ var classicRequests = []Request{
 	&CreateJoinToken{}, &AdmitNode{}, &FenceNode{}, &RemoveNode{},
 }
 
-func kinds(all ...Request) map[string]reflect.Type {
+func typesByName(all ...Request) map[string]reflect.Type {
 	m := make(map[string]reflect.Type)
 	for _, r := range all {
 		t := reflect.TypeOf(r).Elem()

@@ -56,11 +56,11 @@ func (r *ReleaseAddress) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if e.Association != "" {
-		return Result{}, ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use. %s", e.Public, heldBy([]string{string(e.Interface)}))
+		return Result{}, ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use. %s", e.Public, dependentObjects([]string{string(e.Interface)}))
 	}
 	t.untag(string(e.ID))
 	t.del(tableElastic, e)
-	t.restAddress(publicVNI, e.Public)
+	t.quarantine(publicVNI, e.Public)
 	return Result{Elastic: e}, nil
 }
 
@@ -109,15 +109,15 @@ func (r *AssociateAddress) apply(t *tx) (Result, error) {
 			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "resource %s is already associated with associate-id %s", eni.ID, had.Association)
 		}
 	}
-	t.dissociate(e)
+	t.disassociate(e)
 	eni = first[ec2.Interface](t.Txn, tableInterface, indexID, key(eni.ID)) // it may have had the address elsewhere
-	eni = t.takePublic(eni, private)
+	eni = t.removePublic(eni, private)
 	now := *e
 	now.Association = ec2.AssociationID(t.meta.longID("eipassoc", t.serial()))
 	now.Interface, now.Private = eni.ID, private
 	t.put(tableElastic, &now)
 	t.setPublic(eni, private, e.Public)
-	t.givePublicAgain(e.Interface, e.Private)
+	t.restorePublic(e.Interface, e.Private)
 	return Result{Elastic: &now}, nil
 }
 
@@ -179,15 +179,15 @@ func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 	if e == nil {
 		return Result{}, ec2.NoSuch("eipassoc", r.Association)
 	}
-	now := t.dissociate(e)
-	t.givePublicAgain(e.Interface, e.Private)
+	now := t.disassociate(e)
+	t.restorePublic(e.Interface, e.Private)
 	return Result{Elastic: now}, nil
 }
 
 // givePublicAgain gives an interface an automatic public address in place of the elastic
 // one that its primary private address had, if it is the only interface of its instance
 // and the pools have one (EC2 User Guide, "Public IPv4 addresses").
-func (t *tx) givePublicAgain(id ec2.InterfaceID, private netip.Addr) {
+func (t *tx) restorePublic(id ec2.InterfaceID, private netip.Addr) {
 	eni := first[ec2.Interface](t.Txn, tableInterface, indexID, key(id))
 	if eni == nil || eni.Private != private || eni.Public.IsValid() || !eni.AutoPublic || eni.State != ec2.Active || eni.Instance == "" {
 		return
@@ -219,23 +219,23 @@ func (t *tx) elasticAt(public netip.Addr) *ec2.ElasticAddress {
 
 // takePublic takes the public address of a private one, if it has any: an elastic one is
 // nobody's from then on, an automatic one rests.
-func (t *tx) takePublic(eni *ec2.Interface, private netip.Addr) *ec2.Interface {
+func (t *tx) removePublic(eni *ec2.Interface, private netip.Addr) *ec2.Interface {
 	for _, p := range eni.Addresses() {
 		if p.Private != private || !p.Public.IsValid() {
 			continue
 		}
 		if e := t.elasticAt(p.Public); e != nil {
-			t.dissociate(e)
+			t.disassociate(e)
 			return first[ec2.Interface](t.Txn, tableInterface, indexID, key(eni.ID))
 		}
-		t.restAddress(publicVNI, p.Public)
+		t.quarantine(publicVNI, p.Public)
 		return t.setPublic(eni, private, netip.Addr{})
 	}
 	return eni
 }
 
 // dissociate takes an elastic address from its interface, if it has one.
-func (t *tx) dissociate(e *ec2.ElasticAddress) *ec2.ElasticAddress {
+func (t *tx) disassociate(e *ec2.ElasticAddress) *ec2.ElasticAddress {
 	if e.Association == "" {
 		return e
 	}

@@ -42,7 +42,7 @@ func (r *DeleteInternetGateway) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if g.VPC != "" {
-		return Result{}, dependent("internetGateway", g.ID, []string{string(g.VPC)})
+		return Result{}, hasDependents("internetGateway", g.ID, []string{string(g.VPC)})
 	}
 	t.untag(string(g.ID))
 	t.del(tableGateway, g)
@@ -88,8 +88,8 @@ func (r *DetachInternetGateway) apply(t *tx) (Result, error) {
 	if was.VPC != vpc.ID {
 		return Result{}, ec2.Errorf("Gateway.NotAttached", "resource %s is not attached to network %s", was.ID, vpc.ID)
 	}
-	if mapped := t.mapped(vpc); len(mapped) > 0 {
-		return Result{}, ec2.Errorf("DependencyViolation", "Network %s has some mapped public address(es). Please unmap those public address(es) before detaching the gateway. %s", vpc.ID, heldBy(mapped))
+	if mapped := t.publicAddressesIn(vpc); len(mapped) > 0 {
+		return Result{}, ec2.Errorf("DependencyViolation", "Network %s has some mapped public address(es). Please unmap those public address(es) before detaching the gateway. %s", vpc.ID, dependentObjects(mapped))
 	}
 	return t.attachGateway(was, ""), nil
 }
@@ -113,7 +113,7 @@ func (t *tx) attachGateway(was *ec2.InternetGateway, vpc ec2.VPCID) Result {
 }
 
 // mapped are the interfaces of a VPC that have public addresses.
-func (t *tx) mapped(vpc *ec2.VPC) (ids []string) {
+func (t *tx) publicAddressesIn(vpc *ec2.VPC) (ids []string) {
 	for s := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
 		for eni := range rows[ec2.Interface](t.Txn, tableInterface, indexSubnet, key(s.ID)) {
 			for _, a := range eni.Addresses() {

@@ -84,7 +84,7 @@ func countGroups(txn *memdb.Txn) {
 
 // namesOf is where the groups are that an account may call by name: EC2-Classic or its
 // default VPC (EC2 API Reference, "DescribeSecurityGroups").
-func namesOf(txn *memdb.Txn, account ec2.AccountID, region ec2.Region) (ec2.VPCID, error) {
+func groupNamespace(txn *memdb.Txn, account ec2.AccountID, region ec2.Region) (ec2.VPCID, error) {
 	a := first[ec2.Account](txn, tableAccount, indexID, key(account))
 	if a == nil {
 		return "", ec2.Errorf("AuthFailure", "account %s does not exist", account)
@@ -106,29 +106,29 @@ func findGroup(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, sel Gro
 	case sel.ID != "" && sel.Name != "":
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
 	case sel.Name != "":
-		home, err := namesOf(txn, account, region)
+		vpc, err := groupNamespace(txn, account, region)
 		if err != nil {
 			return nil, err
 		}
-		return groupNamed(txn, account, region, home, sel.Name)
+		return groupNamed(txn, account, region, vpc, sel.Name)
 	}
 	if err := ec2.CheckGroupID(sel.ID); err != nil {
 		return nil, err
 	}
-	g := rowOf[ec2.Group](txn, tableGroup, home{account, region}, sel.ID)
+	g := ownedRow[ec2.Group](txn, tableGroup, owner{account, region}, sel.ID)
 	if g == nil {
 		return nil, ec2.NoSuch("sg", sel.ID)
 	}
 	return g, nil
 }
 
-func groupNamed(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, home ec2.VPCID, name string) (*ec2.Group, error) {
-	g := first[ec2.Group](txn, tableGroup, indexName, groupName(account, region, home, name))
+func groupNamed(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name string) (*ec2.Group, error) {
+	g := first[ec2.Group](txn, tableGroup, indexName, groupName(account, region, vpc, name))
 	switch {
-	case g == nil && home == "":
+	case g == nil && vpc == "":
 		return nil, ec2.NoSuch("sg", name)
 	case g == nil:
-		return nil, ec2.Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC '%s'", ec2.Clip(name), home)
+		return nil, ec2.Errorf("InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC '%s'", ec2.Clip(name), vpc)
 	}
 	return g, nil
 }

@@ -36,7 +36,7 @@ type CreateSecurityGroup struct {
 
 func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 	g := &ec2.Group{Account: r.Account, Region: r.Region, VPC: r.VPC, Name: r.Name, Description: r.Description}
-	if err := t.place(g); err != nil {
+	if err := t.placeGroup(g); err != nil {
 		return Result{}, err
 	}
 	check := checkClassicGroup
@@ -61,7 +61,7 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 		g.ID = ec2.GroupID(t.meta.classicID("sg", t.serial()))
 	} else {
 		g.ID = ec2.GroupID(t.meta.longID("sg", t.serial()))
-		g.Rules = []ec2.Rule{t.numbered(everythingOut)}
+		g.Rules = []ec2.Rule{t.numbered(allowAllEgress)}
 	}
 	if err := t.tag(string(g.ID), g.Account, g.Region, r.Tags); err != nil {
 		return Result{}, err
@@ -71,27 +71,27 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 }
 
 // everythingOut is the egress rule that a group of a VPC begins with.
-var everythingOut = ec2.Rule{
+var allowAllEgress = ec2.Rule{
 	Direction: ec2.Egress,
 	Protocol:  ec2.AnyProtocol, From: -1, To: -1,
-	Source: ec2.Source{Prefix: everywhere},
+	Source: ec2.Source{Prefix: allIPv4},
 }
 
 // place finds where a new group goes and whether its name is free there.
-func (t *tx) place(g *ec2.Group) error {
+func (t *tx) placeGroup(g *ec2.Group) error {
 	if g.VPC != "" {
 		if _, err := t.vpc(g.Account, g.Region, g.VPC); err != nil {
 			return err
 		}
 	} else {
-		home, err := namesOf(t.Txn, g.Account, g.Region)
+		vpc, err := groupNamespace(t.Txn, g.Account, g.Region)
 		if err != nil {
 			return err
 		}
-		if home == "" && classicNetwork(t.Txn, g.Region) == nil {
+		if vpc == "" && classicNetwork(t.Txn, g.Region) == nil {
 			return ec2.Errorf("Unsupported", "EC2-Classic has no network in region %s", g.Region)
 		}
-		g.VPC = home
+		g.VPC = vpc
 	}
 	if strings.HasPrefix(strings.ToLower(g.Name), "sg-") {
 		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter GroupName is invalid. Group names may not be in the format sg-*.", ec2.Clip(g.Name))
@@ -116,24 +116,24 @@ func checkVPCGroup(g *ec2.Group) error {
 	if strings.EqualFold(g.Name, defaultGroup) {
 		return ec2.Errorf("InvalidParameterValue", "Cannot use reserved security group name: %s", g.Name)
 	}
-	if !describes(g.Name) {
-		return ec2.Errorf("InvalidParameterValue", "Invalid security group name. Valid names are strings less than 256 characters from the following set:  %s", describing)
+	if !isValidText(g.Name) {
+		return ec2.Errorf("InvalidParameterValue", "Invalid security group name. Valid names are strings less than 256 characters from the following set:  %s", validTextSet)
 	}
-	if !describes(g.Description) {
-		return ec2.Errorf("InvalidParameterValue", "Invalid security group description. Valid descriptions are strings less than 256 characters from the following set:  %s", describing)
+	if !isValidText(g.Description) {
+		return ec2.Errorf("InvalidParameterValue", "Invalid security group description. Valid descriptions are strings less than 256 characters from the following set:  %s", validTextSet)
 	}
 	return nil
 }
 
 // describing are the characters of names and descriptions in a VPC, as AWS's messages
 // list them.
-const describing = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
+const validTextSet = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
 
-const described = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. _-:/()#,@[]+=&;{}!$*"
+const validTextChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. _-:/()#,@[]+=&;{}!$*"
 
 // describes reports whether text can be a name or a description in a VPC.
-func describes(text string) bool {
-	return len(text) <= 255 && strings.Trim(text, described) == ""
+func isValidText(text string) bool {
+	return len(text) <= 255 && strings.Trim(text, validTextChars) == ""
 }
 
 // groupLimit refuses a name that is taken and a group too many. EC2-Classic counts by
@@ -175,9 +175,9 @@ func (r *DeleteSecurityGroup) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if g.VPC == "" {
-		err = t.heldInClassic(g)
+		err = t.checkUnusedInClassic(g)
 	} else {
-		err = t.heldInVPC(g)
+		err = t.checkUnusedInVPC(g)
 	}
 	if err != nil {
 		return Result{}, err
@@ -186,7 +186,7 @@ func (r *DeleteSecurityGroup) apply(t *tx) (Result, error) {
 	return Result{Group: g}, nil
 }
 
-func (t *tx) heldInClassic(g *ec2.Group) error {
+func (t *tx) checkUnusedInClassic(g *ec2.Group) error {
 	if g.Name == defaultGroup {
 		return ec2.Errorf("InvalidGroup.Reserved", "The security group '%s' is reserved", g.Name)
 	}
@@ -207,7 +207,7 @@ func (t *tx) heldInClassic(g *ec2.Group) error {
 
 // heldInVPC says of a group that cannot go what holds it, behind AWS's text, which does
 // not.
-func (t *tx) heldInVPC(g *ec2.Group) error {
+func (t *tx) checkUnusedInVPC(g *ec2.Group) error {
 	if g.Name == defaultGroup {
 		return ec2.Errorf("CannotDelete", `the specified group: "%s" name: "%s" cannot be deleted by a user`, g.ID, g.Name)
 	}
@@ -224,7 +224,7 @@ func (t *tx) heldInVPC(g *ec2.Group) error {
 		holders = append(holders, "rule "+string(o.Rules[names].ID)+" of security group "+string(o.ID))
 	}
 	if len(holders) > 0 {
-		return ec2.Errorf("DependencyViolation", "resource %s has a dependent object. %s", g.ID, heldBy(holders))
+		return ec2.Errorf("DependencyViolation", "resource %s has a dependent object. %s", g.ID, dependentObjects(holders))
 	}
 	return nil
 }
@@ -268,7 +268,7 @@ func (t *tx) addVPCDefaultGroup(v *ec2.VPC) ec2.GroupID {
 	self := ec2.Source{Group: ec2.GroupRef{Account: v.Account, ID: g.ID}}
 	g.Rules = []ec2.Rule{
 		t.numbered(ec2.Rule{Protocol: ec2.AnyProtocol, From: -1, To: -1, Source: self}),
-		t.numbered(everythingOut),
+		t.numbered(allowAllEgress),
 	}
 	t.addGroup(g)
 	return g.ID

@@ -76,13 +76,13 @@ func TestGroupOfAVPCLetsEverythingOutAndNothingIn(t *testing.T) {
 
 func TestNamesOfGroups(t *testing.T) {
 	r := newVPCReplay(t)
-	home, other, alberts := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16"), r.vpcOf(albert, "10.0.0.0/16")
+	defaultVPC, other, alberts := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16"), r.vpcOf(albert, "10.0.0.0/16")
 	r.groupIn(dev, "", "Web ")
 	create := func(account ec2.AccountID, vpc ec2.VPCID, name string) Request {
 		return &CreateSecurityGroup{Account: account, Region: east, Name: name, Description: "x", VPC: vpc}
 	}
-	r.refusedWith(create(dev, "", "web"), "InvalidGroup.Duplicate", "The security group 'web' already exists for VPC '"+string(home)+"'")
-	if g, ok := r.state.View().GroupNamed(dev, east, home, "wEB"); !ok || g.Name != "Web" {
+	r.refusedWith(create(dev, "", "web"), "InvalidGroup.Duplicate", "The security group 'web' already exists for VPC '"+string(defaultVPC)+"'")
+	if g, ok := r.state.View().GroupNamed(dev, east, defaultVPC, "wEB"); !ok || g.Name != "Web" {
 		t.Errorf("wEB is %+v, want the group whose case and no blank behind it were kept", g)
 	}
 	// The same name is free in another VPC, of another account, and in EC2-Classic, where
@@ -114,13 +114,13 @@ func TestNamesOfGroups(t *testing.T) {
 	r.refused(create(dev, alberts, "x"), "InvalidVpcID.NotFound")
 	r.refusedWith(create(dev, "vpc-00000000", "x"), "InvalidVpcID.NotFound", "The vpc ID 'vpc-00000000' does not exist")
 	r.refused(&CreateSecurityGroup{Account: dev, Region: "eu-west-1", Name: "x", Description: "x"}, "VPCIdNotSpecified")
-	r.refused(&CreateSecurityGroup{Account: dev, Region: "eu-west-1", Name: "x", Description: "x", VPC: home}, "InvalidVpcID.NotFound")
+	r.refused(&CreateSecurityGroup{Account: dev, Region: "eu-west-1", Name: "x", Description: "x", VPC: defaultVPC}, "InvalidVpcID.NotFound")
 }
 
 // A name is one of EC2-Classic or of the default VPC, nowhere else.
 func TestGroupsAreCalledByNameInClassicOrTheDefaultVPC(t *testing.T) {
 	r := newVPCReplay(t)
-	home, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
+	defaultVPC, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
 	web := r.groupIn(dev, "", "web")
 	r.groupIn(dev, other, "db")
 	v := r.state.View()
@@ -134,7 +134,7 @@ func TestGroupsAreCalledByNameInClassicOrTheDefaultVPC(t *testing.T) {
 		code    string
 		message string
 	}{
-		{dev, east, GroupSelector{Name: "db"}, "InvalidGroup.NotFound", "The security group 'db' does not exist in default VPC '" + string(home) + "'"},
+		{dev, east, GroupSelector{Name: "db"}, "InvalidGroup.NotFound", "The security group 'db' does not exist in default VPC '" + string(defaultVPC) + "'"},
 		{albert, east, GroupSelector{Name: "web"}, "InvalidGroup.NotFound", "The security group 'web' does not exist"},
 		{dev, "eu-west-1", GroupSelector{Name: "web"}, "VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for EC2-Classic and default VPC."},
 		{albert, east, GroupSelector{ID: web.ID}, "InvalidGroup.NotFound", "The security group '" + string(web.ID) + "' does not exist"},
@@ -206,14 +206,14 @@ func TestGroupOfAVPCIsHeldByAStoppedInstance(t *testing.T) {
 func TestLimitsOfGroupsInVPCs(t *testing.T) {
 	r := newVPCReplay(t)
 	r.must(&putSettings{ec2.Settings{GroupsPerVPC: 3, VPCGroupsPerRegion: 5}})
-	home, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
+	defaultVPC, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
 	create := func(vpc ec2.VPCID, name string) *CreateSecurityGroup {
 		return &CreateSecurityGroup{Account: dev, Region: east, Name: name, Description: "x", VPC: vpc}
 	}
-	r.must(create(home, "a"))
-	b := r.must(create(home, "b")).Group // the third: there is the default one
-	full := "The maximum number of security groups for VPC '" + string(home) + "' has been reached."
-	r.refusedWith(create(home, "c"), "SecurityGroupLimitExceeded", full)
+	r.must(create(defaultVPC, "a"))
+	b := r.must(create(defaultVPC, "b")).Group // the third: there is the default one
+	full := "The maximum number of security groups for VPC '" + string(defaultVPC) + "' has been reached."
+	r.refusedWith(create(defaultVPC, "c"), "SecurityGroupLimitExceeded", full)
 	r.must(create(other, "a"))
 	r.refused(create(other, "b"), "SecurityGroupLimitExceeded") // the sixth of the region
 	restored, err := Restore(bytes.NewReader(r.snapshot()))
@@ -221,21 +221,21 @@ func TestLimitsOfGroupsInVPCs(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.state = restored // counts are not part of it
-	r.refusedWith(create(home, "c"), "SecurityGroupLimitExceeded", full)
+	r.refusedWith(create(defaultVPC, "c"), "SecurityGroupLimitExceeded", full)
 	r.must(&DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{ID: b.ID}})
-	r.must(create(home, "c"))
+	r.must(create(defaultVPC, "c"))
 	r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "a") // counts by account
 	r.groupIn(albert, "", "c")
 }
 
 func TestInterfaceHasGroupsOfItsVPC(t *testing.T) {
 	r := newVPCReplay(t)
-	home, other := r.defaultVPC(), r.vpcOf(dev, "10.0.0.0/16")
+	defaultVPC, other := r.defaultVPC(), r.vpcOf(dev, "10.0.0.0/16")
 	var six []GroupSelector
 	for n := range 6 {
 		six = append(six, GroupSelector{ID: r.groupIn(dev, "", fmt.Sprint("g", n)).ID})
 	}
-	far := r.groupIn(dev, other, "far")
+	otherVPC := r.groupIn(dev, other, "other")
 	classic := r.groupIn(albert, "", "web")
 	tx := newTx(r.state.View().v.db.Snapshot(), r.state.Index()+1)
 	defer tx.Abort()
@@ -249,11 +249,11 @@ func TestInterfaceHasGroupsOfItsVPC(t *testing.T) {
 		{"five", six[:5], 5, ""},
 		{"one twice, once by name", []GroupSelector{six[0], {Name: "G0"}}, 1, ""},
 		{"six", six, 0, "SecurityGroupsPerInterfaceLimitExceeded"},
-		{"another VPC's", []GroupSelector{six[0], {ID: far.ID}}, 0, "InvalidGroup.NotFound"},
+		{"another VPC's", []GroupSelector{six[0], {ID: otherVPC.ID}}, 0, "InvalidGroup.NotFound"},
 		{"another account's", []GroupSelector{{ID: classic.ID}}, 0, "InvalidGroup.NotFound"},
 		{"no group", []GroupSelector{{ID: "sg-123"}}, 0, "InvalidGroup.NotFound"},
 	} {
-		got, err := tx.vpcGroups(dev, east, home.ID, c.sel)
+		got, err := tx.vpcGroups(dev, east, defaultVPC.ID, c.sel)
 		code := ""
 		if err != nil {
 			code = err.(*ec2.Error).Code
@@ -262,7 +262,7 @@ func TestInterfaceHasGroupsOfItsVPC(t *testing.T) {
 			t.Errorf("%s: %v, %v", c.what, got, err)
 		}
 	}
-	if got, err := tx.vpcGroups(dev, east, home.ID, nil); err != nil || got[0] != home.Group {
+	if got, err := tx.vpcGroups(dev, east, defaultVPC.ID, nil); err != nil || got[0] != defaultVPC.Group {
 		t.Errorf("the default group is %v, %v", got, err)
 	}
 }

@@ -81,7 +81,7 @@ func (r *StartInstances) apply(t *tx) (Result, error) {
 		case ec2.Pending, ec2.Running:
 			return i, nil
 		case ec2.Stopped:
-			if err := t.placeAnew(&i); err != nil {
+			if err := t.chooseNode(&i); err != nil {
 				return i, err
 			}
 			if err := t.connect(&i); err != nil {
@@ -218,11 +218,11 @@ func (t *tx) disconnect(i *ec2.Instance) {
 	for _, eni := range t.attached(i.ID) {
 		switch {
 		case eni.Attachment.Detaching:
-			t.ended(eni, false)
+			t.detach(eni)
 		case i.State == ec2.Terminated:
-			t.ended(eni, true)
+			t.deleteOrDetach(eni)
 		default:
-			t.put(tableInterface, t.idle(eni))
+			t.put(tableInterface, t.madeIdle(eni))
 		}
 	}
 	if i.State == ec2.Terminated {

@@ -91,7 +91,7 @@ func (r *ModifyInstance) network(t *tx, i *ec2.Instance) error {
 	if len(r.Groups) > 0 {
 		groups, err := t.interfaceGroups(r.Account, r.Region, i.VPC, r.Groups)
 		if err != nil {
-			return ofInstance(err)
+			return asInstanceError(err)
 		}
 		eni.Groups, i.Groups = groups, slices.Clone(groups)
 	}

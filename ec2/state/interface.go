@@ -43,7 +43,7 @@ func (r *CreateNetworkInterface) apply(t *tx) (Result, error) {
 	if r.ClientToken != "" {
 		made := first[ec2.Interface](t.Txn, tableInterface, indexToken, key(r.Account)+key(r.Region)+key(r.ClientToken))
 		if made != nil && made.RequestShape != shape {
-			return Result{}, otherRequest()
+			return Result{}, tokenMismatch()
 		}
 		if made != nil {
 			return Result{Interface: made}, nil
@@ -122,7 +122,7 @@ func shapeOf(r Request) string {
 	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
-func otherRequest() *ec2.Error {
+func tokenMismatch() *ec2.Error {
 	return ec2.Errorf("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).")
 }
 

@@ -30,7 +30,7 @@ func (r *AttachNetworkInterface) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	eni := *was
-	t.plug(&eni, i, r.DeviceIndex, ec2.KeepInterface)
+	t.attach(&eni, i, r.DeviceIndex, ec2.KeepInterface)
 	t.put(tableInterface, &eni)
 	return Result{Interface: &eni}, nil
 }
@@ -41,7 +41,7 @@ func (t *tx) attachable(eni *ec2.Interface, i *ec2.Instance, index int) error {
 		return ec2.Errorf("InvalidParameterCombination", "Network interfaces are attached to instances in a VPC, and '%s' is in EC2-Classic", i.ID)
 	}
 	if eni.Attachment != nil {
-		return inUse(eni.ID)
+		return interfaceInUse(eni.ID)
 	}
 	if i.State != ec2.Pending && i.State != ec2.Running && i.State != ec2.Stopped {
 		return ec2.Errorf("IncorrectState", "The instance '%s' is not in a state in which an interface can be attached: it is %s", i.ID, i.State)
@@ -82,13 +82,13 @@ func (t *tx) checkDevices(instanceType string, count int, indices ...int) error 
 // of their number is.
 const maxDeviceIndex = 31
 
-func inUse(id ec2.InterfaceID) *ec2.Error {
+func interfaceInUse(id ec2.InterfaceID) *ec2.Error {
 	return ec2.Errorf("InvalidNetworkInterface.InUse", "Interface: [%s] in use.", id)
 }
 
 // plug attaches an interface to an instance, and puts it to work if the instance is not
 // stopped. The caller puts the row.
-func (t *tx) plug(eni *ec2.Interface, i *ec2.Instance, index int, onTermination ec2.OnTermination) {
+func (t *tx) attach(eni *ec2.Interface, i *ec2.Instance, index int, onTermination ec2.OnTermination) {
 	eni.Instance = i.ID
 	eni.Attachment = &ec2.Attachment{
 		ID:                  ec2.AttachmentID(t.meta.longID("eni-attach", t.serial())),
@@ -122,24 +122,24 @@ func (r *DetachNetworkInterface) apply(t *tx) (Result, error) {
 		return Result{}, ec2.Errorf("OperationNotPermitted", "You are not allowed to manage this attachment: %s is in front of %s of node %s, which `palisade detach` undoes", was.ID, was.External, was.Node)
 	case deviceIndex(was) == 0:
 		return Result{}, ec2.Errorf("OperationNotPermitted", "The network interface at device index 0 and networkCard index 0 cannot be detached.")
-	case was.State == ec2.Draining && !was.Attachment.Detaching && t.ending(was.Instance):
+	case was.State == ec2.Draining && !was.Attachment.Detaching && t.isShuttingDown(was.Instance):
 		return Result{}, ec2.Errorf("IncorrectState", "The instance '%s' is shutting down, and its interfaces end with it", was.Instance)
 	case was.State == ec2.Idle, was.Attachment.Detaching && r.Force:
-		t.ended(was, false)
+		t.detach(was)
 	case was.Attachment.Detaching:
 		return Result{}, ec2.Errorf("IncorrectState", "The attachment '%s' is being detached already", r.Attachment)
 	default:
-		t.unplug(was)
+		t.beginDetach(was)
 	}
 	return Result{Interface: first[ec2.Interface](t.Txn, tableInterface, indexID, key(was.ID))}, nil
 }
 
-func (t *tx) ending(id ec2.InstanceID) bool {
+func (t *tx) isShuttingDown(id ec2.InstanceID) bool {
 	return first[ec2.Instance](t.Txn, tableInstance, indexID, key(id)).State == ec2.ShuttingDown
 }
 
 // unplug begins to end an attachment that is at a node.
-func (t *tx) unplug(was *ec2.Interface) {
+func (t *tx) beginDetach(was *ec2.Interface) {
 	eni, attachment := *was, *was.Attachment
 	attachment.Detaching = true
 	eni.State, eni.Attachment = ec2.Draining, &attachment
@@ -161,7 +161,11 @@ func (r *ReportInterface) apply(t *tx) (Result, error) {
 	if eni == nil || eni.Epoch != r.Epoch || eni.State != ec2.Draining || eni.Attachment == nil || !eni.Attachment.Detaching {
 		return Result{}, nil
 	}
-	t.ended(eni, eni.External != nil)
+	if eni.External != nil {
+		t.deleteOrDetach(eni)
+	} else {
+		t.detach(eni)
+	}
 	return Result{}, nil
 }
 

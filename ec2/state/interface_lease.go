@@ -18,12 +18,12 @@ type subnetLeaser struct {
 
 func (t *tx) newSubnetLeaser(s *ec2.Subnet) *subnetLeaser {
 	l := &subnetLeaser{t: t, subnet: s, vni: first[ec2.VPC](t.Txn, tableVPC, indexID, key(s.VPC)).VNI}
-	l.private = &allocator{t: t, vni: l.vni, pools: []netip.Prefix{s.CIDR}, low: lowestAddress(s)}
+	l.private = &allocator{t: t, vni: l.vni, pools: []netip.Prefix{s.CIDR}, low: firstLeasable(s)}
 	return l
 }
 
 // lowestAddress is the first address of the subnet that is Leasable.
-func lowestAddress(s *ec2.Subnet) netip.Addr {
+func firstLeasable(s *ec2.Subnet) netip.Addr {
 	a := s.CIDR.Addr()
 	for !s.Leasable(a) {
 		a = a.Next()
@@ -115,7 +115,7 @@ func (l *subnetLeaser) take(want netip.Addr, id ec2.InterfaceID) (netip.Addr, er
 	} else if err := l.free(a); err != nil {
 		return a, err
 	}
-	l.t.own(l.vni, a, id)
+	l.t.assign(l.vni, a, id)
 	return a, nil
 }
 
@@ -157,7 +157,7 @@ func (t *tx) mapPublic(eni *ec2.Interface, public *allocator) error {
 		return ec2.Errorf("InsufficientAddressCapacity", "There is no free public address in region %s", eni.Region)
 	}
 	eni.Public = a
-	t.own(publicVNI, a, eni.ID)
+	t.assign(publicVNI, a, eni.ID)
 	return nil
 }
 
@@ -173,24 +173,29 @@ func (t *tx) activate(eni *ec2.Interface, node ec2.NodeID) {
 
 // idle is an interface at no node, as one is whose port is down: its public address is
 // given back unless it is an elastic one. The caller puts the row.
-func (t *tx) idle(was *ec2.Interface) *ec2.Interface {
+func (t *tx) madeIdle(was *ec2.Interface) *ec2.Interface {
 	eni := *was
 	eni.State, eni.Node = ec2.Idle, ""
 	if eni.Public.IsValid() && t.elasticAt(eni.Public) == nil {
-		t.restAddress(publicVNI, eni.Public)
+		t.quarantine(publicVNI, eni.Public)
 		eni.Public = netip.Addr{}
 	}
 	return &eni
 }
 
-// ended is what becomes of an interface whose attachment ends: it is kept, or deleted with
-// what it was attached to.
-func (t *tx) ended(was *ec2.Interface, gone bool) {
-	if gone && was.Attachment.DeleteOnTermination {
+// deleteOrDetach ends an attachment because the instance, or the external device, is gone: the
+// interface is deleted if DeleteOnTermination says so, else detached.
+func (t *tx) deleteOrDetach(was *ec2.Interface) {
+	if was.Attachment.DeleteOnTermination {
 		t.deleteInterface(was)
 		return
 	}
-	eni := t.idle(was)
+	t.detach(was)
+}
+
+// detach ends an attachment and keeps the interface, at no node.
+func (t *tx) detach(was *ec2.Interface) {
+	eni := t.madeIdle(was)
 	eni.Instance, eni.Attachment, eni.External, eni.AutoPublic = "", nil, nil, false
 	t.put(tableInterface, eni)
 }
@@ -199,7 +204,7 @@ func (t *tx) ended(was *ec2.Interface, gone bool) {
 // their owner's to give to another.
 func (t *tx) deleteInterface(eni *ec2.Interface) {
 	for _, pair := range eni.Addresses() {
-		t.restAddress(eni.VNI, pair.Private)
+		t.quarantine(eni.VNI, pair.Private)
 		t.releasePublic(pair.Public)
 	}
 	t.untag(string(eni.ID))
@@ -212,10 +217,10 @@ func (t *tx) releasePublic(public netip.Addr) {
 		return
 	}
 	if e := t.elasticAt(public); e != nil {
-		t.dissociate(e)
+		t.disassociate(e)
 		return
 	}
-	t.restAddress(publicVNI, public)
+	t.quarantine(publicVNI, public)
 }
 
 // pairAt finds one of the interface's addresses.

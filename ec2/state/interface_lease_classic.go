@@ -55,9 +55,9 @@ func (l *leaser) lease(i *ec2.Instance) bool {
 	}
 	i.Interface = eni.ID
 	l.t.put(tableInterface, eni)
-	l.t.own(eni.VNI, private, eni.ID)
+	l.t.assign(eni.VNI, private, eni.ID)
 	if public.IsValid() {
-		l.t.own(publicVNI, public, eni.ID)
+		l.t.assign(publicVNI, public, eni.ID)
 	}
 	return true
 }
@@ -65,8 +65,8 @@ func (l *leaser) lease(i *ec2.Instance) bool {
 // release removes an interface and lays its addresses to rest.
 func (t *tx) release(eni *ec2.Interface) {
 	t.del(tableInterface, eni)
-	t.restAddress(eni.VNI, eni.Private)
+	t.quarantine(eni.VNI, eni.Private)
 	if eni.Public.IsValid() {
-		t.restAddress(publicVNI, eni.Public)
+		t.quarantine(publicVNI, eni.Public)
 	}
 }

@@ -93,7 +93,7 @@ func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 		return Result{}, ec2.Missing("privateIpAddress or secondaryPrivateIpAddressCount")
 	case len(r.Addresses) > 0 && r.Count != 0:
 		return Result{}, ec2.Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")
-	case hasTwice(r.Addresses):
+	case hasDuplicates(r.Addresses):
 		return Result{}, ec2.Errorf("InvalidParameterValue", "A private address may not be listed twice")
 	}
 	eni := *was
@@ -119,7 +119,7 @@ func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 	return Result{Interface: &eni, Addresses: append(moved, taken...)}, nil
 }
 
-func hasTwice(addrs []netip.Addr) bool {
+func hasDuplicates(addrs []netip.Addr) bool {
 	seen := make(map[netip.Addr]bool)
 	for _, a := range addrs {
 		if seen[a] {
@@ -152,7 +152,7 @@ func (t *tx) reassign(eni *ec2.Interface, moved []netip.Addr) error {
 		t.put(tableInterface, &from)
 		eni.Further = append(slices.Clone(eni.Further), pair)
 		sortPairs(eni.Further)
-		t.own(eni.VNI, a, eni.ID)
+		t.assign(eni.VNI, a, eni.ID)
 		if e := t.elasticAt(pair.Public); e != nil {
 			moved := *e
 			moved.Interface = eni.ID
@@ -191,7 +191,7 @@ func (r *UnassignPrivateAddresses) apply(t *tx) (Result, error) {
 		}
 		pair := eni.Further[at]
 		eni.Further = slices.Delete(slices.Clone(eni.Further), at, at+1)
-		t.restAddress(eni.VNI, a)
+		t.quarantine(eni.VNI, a)
 		t.releasePublic(pair.Public)
 	}
 	t.put(tableInterface, &eni)

@@ -61,7 +61,7 @@ func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, erro
 		case err != nil:
 			return nil, ec2.KeepInterface, err
 		case was.Attachment != nil:
-			return nil, ec2.KeepInterface, inUse(was.ID)
+			return nil, ec2.KeepInterface, interfaceInUse(was.ID)
 		case r.Public != nil || r.Spec.given():
 			return nil, ec2.KeepInterface, ec2.Errorf("InvalidParameterCombination", "An interface that there is has its subnet, groups and addresses")
 		}
@@ -131,9 +131,9 @@ func (r *UnregisterInterface) apply(t *tx) (Result, error) {
 	case was.External == nil:
 		return Result{}, ec2.Errorf("IncorrectState", "Interface %s is in front of no namespace or device of a node", was.ID)
 	case was.Attachment.Detaching && r.Force:
-		t.ended(was, true)
+		t.deleteOrDetach(was)
 	case !was.Attachment.Detaching:
-		t.unplug(was)
+		t.beginDetach(was)
 	}
 	return Result{Interface: was}, nil
 }

@@ -276,7 +276,7 @@ func TestStopKeepsTheInterfacesOfAVPC(t *testing.T) {
 		t.Errorf("stopped it has %+v, want its interface idle, without the public address", eni)
 	}
 	rested := first[address](w.state.View().txn(), tableAddress, indexID, addressKey(publicVNI, was.Public))
-	if rested == nil || !rested.rests() || rested.FreedIndex != w.state.Index() {
+	if rested == nil || !rested.inQuarantine() || rested.FreedIndex != w.state.Index() {
 		t.Errorf("the public address is %+v, want at rest", rested)
 	}
 	// What the node says of it later is of no lease any more.

@@ -68,9 +68,9 @@ func (r *RunInstances) apply(t *tx) (Result, error) {
 	}
 	shape := shapeOf(r)
 	if r.ClientToken != "" {
-		if made := t.launchedWith(r.Account, r.Region, r.ClientToken); len(made) > 0 {
+		if made := t.instancesOfToken(r.Account, r.Region, r.ClientToken); len(made) > 0 {
 			if made[0].RequestShape != shape {
-				return Result{}, otherRequest()
+				return Result{}, tokenMismatch()
 			}
 			return Result{Instances: unchanged(made)}, nil
 		}
@@ -203,7 +203,7 @@ func checkMetadata(m *ec2.MetadataOptions) error {
 	return nil
 }
 
-func (t *tx) launchedWith(account ec2.AccountID, region ec2.Region, token string) []*ec2.Instance {
+func (t *tx) instancesOfToken(account ec2.AccountID, region ec2.Region, token string) []*ec2.Instance {
 	made := slices.Collect(rows[ec2.Instance](t.Txn, tableInstance, indexToken, key(account)+key(region)+key(token)))
 	slices.SortFunc(made, func(a, b *ec2.Instance) int { return a.LaunchIndex - b.LaunchIndex })
 	return made

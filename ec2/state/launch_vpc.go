@@ -24,7 +24,7 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 	if err := t.checkDevices(r.Type, len(nics), indices(nics)...); err != nil {
 		return Result{}, err
 	}
-	if err := r.place(t, nics); err != nil {
+	if err := r.chooseSubnets(t, nics); err != nil {
 		return Result{}, err
 	}
 	if err := r.resolveGroups(t, nics); err != nil {
@@ -40,7 +40,7 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if count, err = r.fit(t, nics, count); err != nil {
+	if count, err = r.countThatFits(t, nics, count); err != nil {
 		return Result{}, err
 	}
 	subnet := nics[0].leaser.subnet
@@ -57,7 +57,7 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 		i.Reservation, i.LaunchIndex, i.Node = reservation, n, spread.next()
 		i.VPC, i.Subnet, i.Zone = subnet.VPC, subnet.ID, subnet.Zone
 		for _, x := range nics {
-			if err := r.fitOut(t, i, x, public); err != nil {
+			if err := r.addInterface(t, i, x, public); err != nil {
 				return Result{}, err
 			}
 		}
@@ -104,7 +104,7 @@ func (r *RunInstances) nics() ([]*nic, error) {
 			return nil, ec2.Errorf("InvalidParameterValue", "Each network interface requires a unique device index.")
 		}
 		if x.Interface != "" && slices.ContainsFunc(nics[:n], func(o *nic) bool { return o.Interface == x.Interface }) {
-			return nil, inUse(x.Interface) // by the instance itself, which would be left without one at index 0
+			return nil, interfaceInUse(x.Interface) // by the instance itself, which would be left without one at index 0
 		}
 		if err := x.check(r.MaxCount); err != nil {
 			return nil, err
@@ -149,7 +149,7 @@ func indices(nics []*nic) []int {
 }
 
 // place finds the subnet of each interface: all are in one zone of one VPC.
-func (r *RunInstances) place(t *tx, nics []*nic) error {
+func (r *RunInstances) chooseSubnets(t *tx, nics []*nic) error {
 	leasers := make(map[ec2.SubnetID]*subnetLeaser)
 	zone := r.Zone
 	var subnets []*ec2.Subnet
@@ -185,7 +185,7 @@ func (r *RunInstances) subnet(t *tx, x *nic, zone string) (*ec2.Subnet, error) {
 			return nil, err
 		}
 		if eni.Attachment != nil {
-			return nil, inUse(eni.ID)
+			return nil, interfaceInUse(eni.ID)
 		}
 		x.existing = eni
 		return first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(eni.Subnet)), nil
@@ -208,11 +208,11 @@ func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	}
 	groups, err := t.vpcGroups(r.Account, r.Region, nics[0].leaser.subnet.VPC, r.Groups)
 	nics[0].Spec.Groups = groups
-	return ofInstance(err)
+	return asInstanceError(err)
 }
 
 // ofInstance says of too many groups what EC2 says to who has named an instance.
-func ofInstance(err error) error {
+func asInstanceError(err error) error {
 	if e, ok := err.(*ec2.Error); ok && e.Code == "SecurityGroupsPerInterfaceLimitExceeded" {
 		return ec2.Errorf("SecurityGroupsPerInstanceLimitExceeded", "The maximum number of security groups per instance has been reached.")
 	}
@@ -240,7 +240,7 @@ func (r *RunInstances) choosePublic(t *tx, nics []*nic) error {
 }
 
 // fit is how many instances there are interfaces and addresses for.
-func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
+func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error) {
 	public := t.newPublicAllocator(r.Region)
 	private := make(map[ec2.SubnetID]*allocator)
 	made := 0
@@ -271,7 +271,7 @@ func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
 			if x.existing != nil {
 				continue
 			}
-			err := x.room(private[x.leaser.subnet.ID], public)
+			err := x.reserve(private[x.leaser.subnet.ID], public)
 			if err != nil && n >= r.MinCount {
 				return n, nil
 			}
@@ -284,7 +284,7 @@ func (r *RunInstances) fit(t *tx, nics []*nic, count int) (int, error) {
 }
 
 // room passes over the addresses that one more interface would get.
-func (x *nic) room(private, public *allocator) error {
+func (x *nic) reserve(private, public *allocator) error {
 	need := 1 + x.Spec.FurtherCount
 	if x.Spec.Private.IsValid() {
 		need--
@@ -304,7 +304,7 @@ func (x *nic) room(private, public *allocator) error {
 }
 
 // fitOut gives an instance one of its interfaces.
-func (r *RunInstances) fitOut(t *tx, i *ec2.Instance, x *nic, public *allocator) error {
+func (r *RunInstances) addInterface(t *tx, i *ec2.Instance, x *nic, public *allocator) error {
 	eni, onTermination := x.existing, ec2.KeepInterface
 	if eni == nil {
 		made, err := x.leaser.make(x.Spec)
@@ -328,7 +328,7 @@ func (r *RunInstances) fitOut(t *tx, i *ec2.Instance, x *nic, public *allocator)
 			return err
 		}
 	}
-	t.plug(eni, i, x.DeviceIndex, onTermination)
+	t.attach(eni, i, x.DeviceIndex, onTermination)
 	t.put(tableInterface, eni)
 	if x.DeviceIndex == 0 {
 		i.Interface, i.Groups = eni.ID, slices.Clone(eni.Groups)

@@ -61,7 +61,7 @@ func (r *PutNetwork) apply(t *tx) (Result, error) {
 		return Result{}, nil
 	}
 	for _, a := range slices.Collect(rows[ec2.Account](t.Txn, tableAccount, indexID, "")) {
-		if err := t.settle(a, n.Region); err != nil {
+		if err := t.addDefaults(a, n.Region); err != nil {
 			return Result{}, err
 		}
 	}

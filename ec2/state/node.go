@@ -60,13 +60,13 @@ func (t *tx) putNode(n *ec2.Node) (Result, error) {
 			return Result{}, ec2.Errorf("EntityAlreadyExists", "node %s has that key", o.ID)
 		}
 	}
-	if !n.Votes() && !t.voterBeside(n.ID) {
+	if !n.Votes() && !t.hasOtherVoter(n.ID) {
 		return Result{}, lastVoter(n.ID)
 	}
 	opens := !t.hasZone(n.Zone)
 	t.put(tableNode, n)
 	if opens {
-		t.openZone(n.Zone)
+		t.addDefaultSubnets(n.Zone)
 	}
 	return Result{Node: n}, nil
 }
@@ -101,7 +101,7 @@ func (r *FenceNode) apply(t *tx) (Result, error) {
 	if !was.Member() {
 		return Result{Node: was}, nil
 	}
-	if was.Votes() && !t.voterBeside(was.ID) {
+	if was.Votes() && !t.hasOtherVoter(was.ID) {
 		return Result{}, lastVoter(was.ID)
 	}
 	if err := t.setGossipKey(r.GossipKey); err != nil {
@@ -121,7 +121,7 @@ func (t *tx) loseNode(id ec2.NodeID) []Change[ec2.Instance] {
 		switch {
 		case lease == nil || lease.Node != id: // gone with its instance
 		case lease.External != nil:
-			t.ended(lease, true)
+			t.deleteOrDetach(lease)
 		default:
 			lost = append(lost, t.loseInstance(lease.Instance))
 		}
@@ -157,7 +157,7 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 	if was == nil {
 		return Result{}, noSuchNode(r.Node)
 	}
-	if was.Votes() && !t.voterBeside(was.ID) {
+	if was.Votes() && !t.hasOtherVoter(was.ID) {
 		return Result{}, lastVoter(was.ID)
 	}
 	leases := 0
@@ -203,7 +203,7 @@ func (v *View) ZoneOf(i *ec2.Instance) string {
 // placeAnew finds a node for an instance whose own is no member any more: in its zone if
 // there is one, else, in EC2-Classic, wherever there is. A subnet is in one zone, and so is
 // what is in it.
-func (t *tx) placeAnew(i *ec2.Instance) error {
+func (t *tx) chooseNode(i *ec2.Instance) error {
 	zone := i.Zone
 	if n := first[ec2.Node](t.Txn, tableNode, indexID, key(i.Node)); n != nil {
 		if n.Member() && (i.VPC == "" || n.Zone == zone) {
@@ -229,7 +229,7 @@ func (t *tx) placeAnew(i *ec2.Instance) error {
 	return nil
 }
 
-func (t *tx) voterBeside(id ec2.NodeID) bool {
+func (t *tx) hasOtherVoter(id ec2.NodeID) bool {
 	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
 		if n.ID != id && n.Votes() {
 			return true

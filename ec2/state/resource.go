@@ -13,30 +13,30 @@ import (
 // not there: by a tx to change it, by a View to show it.
 
 // A home is where a row belongs.
-type home struct {
+type owner struct {
 	account ec2.AccountID
 	region  ec2.Region
 }
 
 // homeOf finds the home of a row of a table that users' resources are in.
-func homeOf(row any) home {
+func ownerOf(row any) owner {
 	switch x := row.(type) {
 	case *ec2.VPC:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.Subnet:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.RouteTable:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.InternetGateway:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.ElasticAddress:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.Group:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.Instance:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	case *ec2.Interface:
-		return home{x.Account, x.Region}
+		return owner{x.Account, x.Region}
 	}
 	panic(fmt.Sprintf("state: a %T has no account and region", row))
 }
@@ -53,11 +53,11 @@ var (
 	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
 )
 
-func find[T any, ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, error) {
+func find[T any, ID ~string](txn *memdb.Txn, of resource, by owner, id ID) (*T, error) {
 	if id == "" {
 		return nil, ec2.Missing(of.parameter)
 	}
-	row := rowOf[T](txn, of.table, at, id)
+	row := ownedRow[T](txn, of.table, by, id)
 	if row == nil {
 		return nil, ec2.NoSuch(of.prefix, id)
 	}
@@ -65,48 +65,48 @@ func find[T any, ID ~string](txn *memdb.Txn, of resource, at home, id ID) (*T, e
 }
 
 // rowOf is the row with an id if it belongs there, or nil.
-func rowOf[T any, ID ~string](txn *memdb.Txn, table string, at home, id ID) *T {
+func ownedRow[T any, ID ~string](txn *memdb.Txn, table string, by owner, id ID) *T {
 	row := first[T](txn, table, indexID, key(id))
-	if row == nil || homeOf(row) != at {
+	if row == nil || ownerOf(row) != by {
 		return nil
 	}
 	return row
 }
 
 func (t *tx) vpc(account ec2.AccountID, region ec2.Region, id ec2.VPCID) (*ec2.VPC, error) {
-	return find[ec2.VPC](t.Txn, ofVPC, home{account, region}, id)
+	return find[ec2.VPC](t.Txn, ofVPC, owner{account, region}, id)
 }
 
 func (t *tx) subnetOf(account ec2.AccountID, region ec2.Region, id ec2.SubnetID) (*ec2.Subnet, error) {
-	return find[ec2.Subnet](t.Txn, ofSubnet, home{account, region}, id)
+	return find[ec2.Subnet](t.Txn, ofSubnet, owner{account, region}, id)
 }
 
 func (t *tx) routeTable(account ec2.AccountID, region ec2.Region, id ec2.RouteTableID) (*ec2.RouteTable, error) {
-	return find[ec2.RouteTable](t.Txn, ofRouteTable, home{account, region}, id)
+	return find[ec2.RouteTable](t.Txn, ofRouteTable, owner{account, region}, id)
 }
 
 func (t *tx) gateway(account ec2.AccountID, region ec2.Region, id ec2.GatewayID) (*ec2.InternetGateway, error) {
-	return find[ec2.InternetGateway](t.Txn, ofGateway, home{account, region}, id)
+	return find[ec2.InternetGateway](t.Txn, ofGateway, owner{account, region}, id)
 }
 
 func (t *tx) elastic(account ec2.AccountID, region ec2.Region, id ec2.AllocationID) (*ec2.ElasticAddress, error) {
-	return find[ec2.ElasticAddress](t.Txn, ofElastic, home{account, region}, id)
+	return find[ec2.ElasticAddress](t.Txn, ofElastic, owner{account, region}, id)
 }
 
 // FindVPC finds a VPC of an account, with the error that a request about it has.
 func (v *View) FindVPC(account ec2.AccountID, region ec2.Region, id ec2.VPCID) (*ec2.VPC, error) {
-	return find[ec2.VPC](v.txn(), ofVPC, home{account, region}, id)
+	return find[ec2.VPC](v.txn(), ofVPC, owner{account, region}, id)
 }
 
 // FindSubnet finds a subnet of an account, with the error that a request about it has.
 func (v *View) FindSubnet(account ec2.AccountID, region ec2.Region, id ec2.SubnetID) (*ec2.Subnet, error) {
-	return find[ec2.Subnet](v.txn(), ofSubnet, home{account, region}, id)
+	return find[ec2.Subnet](v.txn(), ofSubnet, owner{account, region}, id)
 }
 
 // FindRouteTable finds a route table of an account, with the error that a request about it
 // has.
 func (v *View) FindRouteTable(account ec2.AccountID, region ec2.Region, id ec2.RouteTableID) (*ec2.RouteTable, error) {
-	return find[ec2.RouteTable](v.txn(), ofRouteTable, home{account, region}, id)
+	return find[ec2.RouteTable](v.txn(), ofRouteTable, owner{account, region}, id)
 }
 
 func (t *tx) interfaceOf(account ec2.AccountID, region ec2.Region, id ec2.InterfaceID) (*ec2.Interface, error) {
@@ -126,7 +126,7 @@ func findInterface(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, id 
 	if err := ec2.CheckInterfaceID(id); err != nil {
 		return nil, err
 	}
-	eni := rowOf[ec2.Interface](txn, tableInterface, home{account, region}, id)
+	eni := ownedRow[ec2.Interface](txn, tableInterface, owner{account, region}, id)
 	if eni == nil || eni.VPC == "" {
 		return nil, ec2.NoSuch("eni", id)
 	}
@@ -178,7 +178,7 @@ func findInstances(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, ids
 			continue
 		}
 		seen[id] = true
-		i := rowOf[ec2.Instance](txn, tableInstance, home{account, region}, id)
+		i := ownedRow[ec2.Instance](txn, tableInstance, owner{account, region}, id)
 		if i == nil {
 			missing = append(missing, string(id))
 			continue

@@ -31,7 +31,7 @@ func (r *CreateRouteTable) apply(t *tx) (Result, error) {
 		case made.VPC == vpc.ID:
 			return Result{RouteTable: made}, nil
 		default:
-			return Result{}, otherRequest()
+			return Result{}, tokenMismatch()
 		}
 	}
 	count := 0
@@ -76,7 +76,7 @@ func (r *DeleteRouteTable) apply(t *tx) (Result, error) {
 		held = append(held, string(a.Subnet))
 	}
 	if len(held) > 0 {
-		return Result{}, dependent("routeTable", rt.ID, held)
+		return Result{}, hasDependents("routeTable", rt.ID, held)
 	}
 	t.untag(string(rt.ID))
 	t.del(tableRoutes, rt)
@@ -100,7 +100,7 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 	if err := t.checkRoute(rt, r.Destination); err != nil {
 		return Result{}, err
 	}
-	if slices.ContainsFunc(rt.Routes, to(r.Destination)) || r.Destination == t.localTo(rt) {
+	if slices.ContainsFunc(rt.Routes, hasDestination(r.Destination)) || r.Destination == t.localTo(rt) {
 		return Result{}, ec2.Errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.Destination)
 	}
 	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
@@ -136,7 +136,7 @@ func (r *ReplaceRoute) apply(t *tx) (Result, error) {
 	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
 		return Result{}, err
 	}
-	at := slices.IndexFunc(rt.Routes, to(r.Destination))
+	at := slices.IndexFunc(rt.Routes, hasDestination(r.Destination))
 	if at < 0 {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "There is no route defined for '%s' in the route table. Use CreateRoute instead.", r.Destination)
 	}
@@ -163,7 +163,7 @@ func (r *DeleteRoute) apply(t *tx) (Result, error) {
 	if r.Destination == t.localTo(rt) {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "cannot remove local route %s in route table %s", r.Destination, rt.ID)
 	}
-	at := slices.IndexFunc(rt.Routes, to(r.Destination))
+	at := slices.IndexFunc(rt.Routes, hasDestination(r.Destination))
 	if at < 0 {
 		return Result{}, ec2.Errorf("InvalidRoute.NotFound", "no route with destination-cidr-block %s in route table %s", r.Destination, rt.ID)
 	}
@@ -209,7 +209,7 @@ func (t *tx) localTo(rt *ec2.RouteTable) netip.Prefix {
 	return netip.Prefix{}
 }
 
-func to(destination netip.Prefix) func(ec2.Route) bool {
+func hasDestination(destination netip.Prefix) func(ec2.Route) bool {
 	return func(r ec2.Route) bool { return r.Destination == destination }
 }
 

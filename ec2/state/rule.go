@@ -18,7 +18,7 @@ type AuthorizeRules struct {
 }
 
 func (r *AuthorizeRules) apply(t *tx) (Result, error) {
-	g, err := t.ruledGroup(r.Account, r.Region, r.Group, r.Direction)
+	g, err := t.groupForRules(r.Account, r.Region, r.Group, r.Direction)
 	if err != nil {
 		return Result{}, err
 	}
@@ -79,7 +79,7 @@ func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 	}
 	for i := range rules {
 		if had[permitOf(&rules[i])] {
-			return ec2.Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, peer(rules[i]))
+			return ec2.Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, ruleText(rules[i]))
 		}
 	}
 	return nil
@@ -118,7 +118,7 @@ type RevokeRules struct {
 }
 
 func (r *RevokeRules) apply(t *tx) (Result, error) {
-	g, err := t.ruledGroup(r.Account, r.Region, r.Group, r.Direction)
+	g, err := t.groupForRules(r.Account, r.Region, r.Group, r.Direction)
 	if err != nil {
 		return Result{}, err
 	}
@@ -206,7 +206,7 @@ func (t *tx) described(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, 
 }
 
 // ruledGroup finds the group whose rules of a direction a request is about.
-func (t *tx) ruledGroup(account ec2.AccountID, region ec2.Region, sel GroupSelector, direction ec2.Direction) (*ec2.Group, error) {
+func (t *tx) groupForRules(account ec2.AccountID, region ec2.Region, sel GroupSelector, direction ec2.Direction) (*ec2.Group, error) {
 	g, err := t.group(account, region, sel)
 	if err != nil {
 		return nil, err

@@ -99,7 +99,7 @@ func checkDistinctRules(g *ec2.Group) error {
 	for i := range g.Rules {
 		p := permitOf(&g.Rules[i])
 		if seen[p] {
-			return ec2.Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, peer(g.Rules[i]))
+			return ec2.Errorf("InvalidPermission.Duplicate", `the specified rule "%s" already exists`, ruleText(g.Rules[i]))
 		}
 		seen[p] = true
 	}
@@ -124,7 +124,7 @@ type RuleDescription struct {
 }
 
 func (r *UpdateRuleDescriptions) apply(t *tx) (Result, error) {
-	g, err := t.ruledGroup(r.Account, r.Region, r.Group, r.Direction)
+	g, err := t.groupForRules(r.Account, r.Region, r.Group, r.Direction)
 	if err != nil {
 		return Result{}, err
 	}

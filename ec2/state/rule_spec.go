@@ -69,8 +69,8 @@ func (s RuleSpec) rule(g *ec2.Group) (ec2.Rule, error) {
 }
 
 func checkDescription(text string) error {
-	if !describes(text) {
-		return ec2.Errorf("InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  %s", describing)
+	if !isValidText(text) {
+		return ec2.Errorf("InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  %s", validTextSet)
 	}
 	return nil
 }
@@ -198,7 +198,7 @@ func ruleIndex(g *ec2.Group, id ec2.RuleID) int {
 }
 
 // peer writes a rule the way EC2's messages do.
-func peer(r ec2.Rule) string {
+func ruleText(r ec2.Rule) string {
 	from := r.Source.Prefix.String()
 	if r.Source.IsGroup() {
 		from = string(r.Source.Group.ID)
@@ -210,12 +210,12 @@ func peer(r ec2.Rule) string {
 	case ec2.TCP, ec2.UDP:
 		return fmt.Sprintf("peer: %s, %s, from port: %d, to port: %d, ALLOW", from, name, r.From, r.To)
 	case ec2.ICMP, ec2.ICMPv6:
-		return fmt.Sprintf("peer: %s, %s, type: %s, code: %s, ALLOW", from, name, orAll(r.From), orAll(r.To))
+		return fmt.Sprintf("peer: %s, %s, type: %s, code: %s, ALLOW", from, name, numberOrAll(r.From), numberOrAll(r.To))
 	}
 	return fmt.Sprintf("peer: %s, %s, ALLOW", from, name)
 }
 
-func orAll(n int) string {
+func numberOrAll(n int) string {
 	if n == -1 {
 		return "ALL"
 	}

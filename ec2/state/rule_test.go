@@ -60,16 +60,16 @@ func TestRulesOfAVPCAreAllOrNothing(t *testing.T) {
 		{tcp(90, 80, "10.0.0.0/8"), "InvalidParameterValue", "Invalid TCP/UDP port range (90:80)"},
 		{tcp(0, 65536, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP to port (65536) out of range"},
 		{tcp(-2, 80, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP from port (-2) out of range"},
-		{RuleSpec{Protocol: ec2.ICMP, From: 8, To: 256, Prefix: everywhere}, "InvalidParameterValue", "ICMP code (256) out of range"},
-		{RuleSpec{Protocol: ec2.ICMP, From: 256, To: 0, Prefix: everywhere}, "InvalidParameterValue", "ICMP type (256) out of range"},
-		{RuleSpec{Protocol: ec2.ICMP, From: -1, To: 0, Prefix: everywhere}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
-		{RuleSpec{Protocol: ec2.ICMPv6, From: -1, To: 0, Prefix: everywhere}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
-		{RuleSpec{Protocol: 256, Prefix: everywhere}, "InvalidParameterValue", "Invalid value '256' for IP protocol. Unknown protocol."},
-		{RuleSpec{Protocol: -2, Prefix: everywhere}, "InvalidParameterValue", "Invalid value '-2' for IP protocol. Unknown protocol."},
+		{RuleSpec{Protocol: ec2.ICMP, From: 8, To: 256, Prefix: allIPv4}, "InvalidParameterValue", "ICMP code (256) out of range"},
+		{RuleSpec{Protocol: ec2.ICMP, From: 256, To: 0, Prefix: allIPv4}, "InvalidParameterValue", "ICMP type (256) out of range"},
+		{RuleSpec{Protocol: ec2.ICMP, From: -1, To: 0, Prefix: allIPv4}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
+		{RuleSpec{Protocol: ec2.ICMPv6, From: -1, To: 0, Prefix: allIPv4}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
+		{RuleSpec{Protocol: 256, Prefix: allIPv4}, "InvalidParameterValue", "Invalid value '256' for IP protocol. Unknown protocol."},
+		{RuleSpec{Protocol: -2, Prefix: allIPv4}, "InvalidParameterValue", "Invalid value '-2' for IP protocol. Unknown protocol."},
 		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1}, "InvalidParameterValue", "a rule has exactly one source, a CIDR block or a group"},
 		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: cidr("::/0")}, "UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block ::/0"},
-		{RuleSpec{Protocol: ec2.ICMPv6, From: 128, To: 0, Prefix: everywhere}, "UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type 128"},
-		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: everywhere, Description: "Let's"}, "InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"},
+		{RuleSpec{Protocol: ec2.ICMPv6, From: 128, To: 0, Prefix: allIPv4}, "UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type 128"},
+		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: allIPv4, Description: "Let's"}, "InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"},
 	} {
 		r.refusedWith(r.authorize(ec2.Ingress, good, c.bad), c.code, c.message)
 		r.refusedWith(r.authorize(ec2.Ingress, c.bad, good), c.code, c.message)
@@ -96,9 +96,9 @@ func TestProtocolWithoutPortsIgnoresThem(t *testing.T) {
 
 func TestRuleOfAVPCNamesGroupsOfItsVPC(t *testing.T) {
 	r := newRuled(t)
-	home := r.defaultVPC()
+	defaultVPC := r.defaultVPC()
 	db := r.groupIn(dev, r.vpc, "db")
-	near, far := r.groupIn(dev, "", "near"), r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "far")
+	inDefault, alberts := r.groupIn(dev, "", "inDefault"), r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "alberts")
 	classic := r.groupIn(albert, "", "classic")
 	from := func(ref ec2.GroupRef) RuleSpec { return RuleSpec{Protocol: ec2.AnyProtocol, Group: ref} }
 	added := r.must(r.authorize(ec2.Ingress, from(ec2.GroupRef{ID: db.ID}), from(ec2.GroupRef{ID: r.group.ID, Account: dev}))).Rules
@@ -114,12 +114,12 @@ func TestRuleOfAVPCNamesGroupsOfItsVPC(t *testing.T) {
 		code    string
 		message string
 	}{
-		{"another VPC's", ec2.GroupRef{ID: near.ID}, "InvalidGroup.NotFound", different},
-		{"another account's VPC's", ec2.GroupRef{ID: far.ID, Account: albert}, "InvalidGroup.NotFound", different},
-		{"by the name of another VPC's", ec2.GroupRef{Name: "near"}, "InvalidGroup.NotFound", different},
+		{"another VPC's", ec2.GroupRef{ID: inDefault.ID}, "InvalidGroup.NotFound", different},
+		{"another account's VPC's", ec2.GroupRef{ID: alberts.ID, Account: albert}, "InvalidGroup.NotFound", different},
+		{"by the name of another VPC's", ec2.GroupRef{Name: "inDefault"}, "InvalidGroup.NotFound", different},
 		{"Classic", ec2.GroupRef{ID: classic.ID, Account: albert}, "InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group"},
 		{"Classic by name", ec2.GroupRef{Name: "classic", Account: albert}, "InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group"},
-		{"by a name that only this VPC has", ec2.GroupRef{Name: "db"}, "InvalidGroup.NotFound", "The security group 'db' does not exist in default VPC '" + string(home.ID) + "'"},
+		{"by a name that only this VPC has", ec2.GroupRef{Name: "db"}, "InvalidGroup.NotFound", "The security group 'db' does not exist in default VPC '" + string(defaultVPC.ID) + "'"},
 		{"with the wrong account", ec2.GroupRef{ID: db.ID, Account: albert}, "InvalidGroup.NotFound", "The security group '" + string(db.ID) + "' does not exist"},
 		{"unknown", ec2.GroupRef{ID: "sg-123abc"}, "InvalidGroup.NotFound", "The security group 'sg-123abc' does not exist"},
 		{"malformed", ec2.GroupRef{ID: "sg-bastion123"}, "InvalidGroupId.Malformed", `Invalid id: "sg-bastion123" (expecting "sg-...")`},
@@ -131,11 +131,11 @@ func TestRuleOfAVPCNamesGroupsOfItsVPC(t *testing.T) {
 	r.want(ec2.Ingress, fmt.Sprintf("-1 %s, -1 %s", db.ID, r.group.ID))
 
 	// In the default VPC a name will do, and EC2-Classic takes no group of a VPC.
-	r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{Name: "near"}, Rules: []RuleSpec{from(ec2.GroupRef{Name: "Default"})}})
-	if got, want := r.rulesOf(near.ID, ec2.Ingress), "-1 "+string(home.Group); got != want {
-		t.Errorf("near has %q, want %q", got, want)
+	r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{Name: "inDefault"}, Rules: []RuleSpec{from(ec2.GroupRef{Name: "Default"})}})
+	if got, want := r.rulesOf(inDefault.ID, ec2.Ingress), "-1 "+string(defaultVPC.Group); got != want {
+		t.Errorf("group inDefault has %q, want %q", got, want)
 	}
-	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "classic"}, Rules: []RuleSpec{{Protocol: ec2.TCP, From: 1, To: 1, Group: ec2.GroupRef{ID: far.ID}}}}, "InvalidParameterValue")
+	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "classic"}, Rules: []RuleSpec{{Protocol: ec2.TCP, From: 1, To: 1, Group: ec2.GroupRef{ID: alberts.ID}}}}, "InvalidParameterValue")
 }
 
 func TestClassicHasNoEgressRulesAndThreeProtocols(t *testing.T) {
@@ -150,7 +150,7 @@ func TestClassicHasNoEgressRulesAndThreeProtocols(t *testing.T) {
 		r.refusedWith(req, "InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")
 	}
 	for _, p := range []ec2.Protocol{ec2.AnyProtocol, 50, ec2.ICMPv6} {
-		r.refused(&AuthorizeRules{Account: albert, Region: east, Group: g, Rules: []RuleSpec{{Protocol: p, From: -1, To: -1, Prefix: everywhere}}}, "InvalidParameterValue")
+		r.refused(&AuthorizeRules{Account: albert, Region: east, Group: g, Rules: []RuleSpec{{Protocol: p, From: -1, To: -1, Prefix: allIPv4}}}, "InvalidParameterValue")
 	}
 }
 
@@ -185,7 +185,7 @@ func TestRulesOfAVPCAreRevokedByWhatTheyAreOrByID(t *testing.T) {
 	r.must(r.revokeIDs(ec2.Ingress, rules[1].ID, rules[2].ID))
 	r.must(r.revokeIDs(ec2.Egress, out.ID))
 	r.want(ec2.Ingress, "")
-	r.must(r.revoke(ec2.Egress, RuleSpec{Protocol: ec2.AnyProtocol, Prefix: everywhere}))
+	r.must(r.revoke(ec2.Egress, RuleSpec{Protocol: ec2.AnyProtocol, Prefix: allIPv4}))
 	r.want(ec2.Egress, "")
 }
 

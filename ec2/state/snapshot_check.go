@@ -13,7 +13,7 @@ import (
 
 func checkVPCRows(t *memdb.Txn) error {
 	for v := range rows[ec2.VPC](t, tableVPC, indexID, "") {
-		if n := first[ec2.Network](t, tableNetwork, indexID, vniKey(v.VNI)); !servable(v.CIDR) || n == nil || n.VPC != v.ID {
+		if n := first[ec2.Network](t, tableNetwork, indexID, vniKey(v.VNI)); !validRange(v.CIDR) || n == nil || n.VPC != v.ID {
 			return fmt.Errorf("%s has range %s and network %d, which is %+v", v.ID, v.CIDR, v.VNI, n)
 		}
 		if g := first[ec2.Group](t, tableGroup, indexID, key(v.Group)); g == nil || g.VPC != v.ID {
@@ -28,7 +28,7 @@ func checkVPCRows(t *memdb.Txn) error {
 
 func checkSubnetRows(t *memdb.Txn) error {
 	for s := range rows[ec2.Subnet](t, tableSubnet, indexID, "") {
-		if !servable(s.CIDR) || first[ec2.VPC](t, tableVPC, indexID, key(s.VPC)) == nil {
+		if !validRange(s.CIDR) || first[ec2.VPC](t, tableVPC, indexID, key(s.VPC)) == nil {
 			return fmt.Errorf("subnet %s has range %s of %q", s.ID, s.CIDR, s.VPC)
 		}
 	}

@@ -47,7 +47,7 @@ func (r *CreateSubnet) apply(t *tx) (Result, error) {
 	if !r.CIDR.IsValid() {
 		return Result{}, ec2.Missing("cidrBlock")
 	}
-	if !servable(r.CIDR) || r.CIDR.Bits() < vpc.CIDR.Bits() || !vpc.CIDR.Contains(r.CIDR.Addr()) {
+	if !validRange(r.CIDR) || r.CIDR.Bits() < vpc.CIDR.Bits() || !vpc.CIDR.Contains(r.CIDR.Addr()) {
 		return Result{}, ec2.Errorf("InvalidSubnet.Range", "The CIDR '%s' is invalid.", r.CIDR)
 	}
 	zone := r.Zone
@@ -120,7 +120,7 @@ func (r *DeleteSubnet) apply(t *tx) (Result, error) {
 		held = append(held, string(eni.ID))
 	}
 	if len(held) > 0 {
-		return Result{}, dependent("subnet", s.ID, held)
+		return Result{}, hasDependents("subnet", s.ID, held)
 	}
 	if rt, at := associated(t.Txn, s); rt != nil {
 		t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Associations = slices.Delete(now.Associations, at, at+1) })

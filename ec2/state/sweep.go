@@ -21,10 +21,10 @@ type Sweep struct {
 }
 
 func (r *Sweep) apply(t *tx) (Result, error) {
-	everywhere := confirmedBy(t.Txn, r.Confirmed)
+	allConfirmed := confirmedBy(t.Txn, r.Confirmed)
 	var rested []*address
 	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
-		if a.rests() && a.FreedIndex <= everywhere && !a.due(t.meta).After(t.meta.Time) {
+		if a.inQuarantine() && a.FreedIndex <= allConfirmed && !a.quarantineEnd(t.meta).After(t.meta.Time) {
 			rested = append(rested, a)
 		}
 	}
@@ -33,7 +33,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	}
 	var gone []*ec2.Instance
 	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexID, "") {
-		if i.State == ec2.Terminated && !forgottenAt(i, t.meta).After(t.meta.Time) {
+		if i.State == ec2.Terminated && !removalTime(i, t.meta).After(t.meta.Time) {
 			gone = append(gone, i)
 		}
 	}
@@ -45,7 +45,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-func forgottenAt(i *ec2.Instance, m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
+func removalTime(i *ec2.Instance, m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
 
 // SweepDue is the earliest time at which a Sweep without confirmations would change
 // something.
@@ -54,20 +54,20 @@ func (v *View) SweepDue() (due time.Time, ok bool) { return v.SweepDueWith(nil) 
 // SweepDueWith is the earliest time at which a Sweep with these confirmations would
 // change something. What waits for a node's confirmation is not due.
 func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok bool) {
-	everywhere := confirmedBy(v.txn(), confirmed)
+	allConfirmed := confirmedBy(v.txn(), confirmed)
 	earlier := func(t time.Time) {
 		if !ok || t.Before(due) {
 			due, ok = t, true
 		}
 	}
 	for a := range rows[address](v.txn(), tableAddress, indexID, "") {
-		if a.rests() && a.FreedIndex <= everywhere {
-			earlier(a.due(v.v.meta))
+		if a.inQuarantine() && a.FreedIndex <= allConfirmed {
+			earlier(a.quarantineEnd(v.v.meta))
 		}
 	}
 	for i := range v.Instances() {
 		if i.State == ec2.Terminated {
-			earlier(forgottenAt(i, v.v.meta))
+			earlier(removalTime(i, v.v.meta))
 		}
 	}
 	return due, ok
@@ -77,14 +77,14 @@ func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok 
 // node's word is not asked: it can no longer deliver to anybody. One that does not
 // answer holds it at 0. Without confirmations nothing waits for them.
 func confirmedBy(t *memdb.Txn, confirmed map[ec2.NodeID]uint64) uint64 {
-	everywhere := uint64(math.MaxUint64)
+	allConfirmed := uint64(math.MaxUint64)
 	if confirmed == nil {
-		return everywhere
+		return allConfirmed
 	}
 	for n := range rows[ec2.Node](t, tableNode, indexID, "") {
 		if n.Member() {
-			everywhere = min(everywhere, confirmed[n.ID])
+			allConfirmed = min(allConfirmed, confirmed[n.ID])
 		}
 	}
-	return everywhere
+	return allConfirmed
 }

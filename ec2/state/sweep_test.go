@@ -20,7 +20,7 @@ func TestAddressWaitsForEveryMember(t *testing.T) {
 	r.must(&TerminateInstances{albert, east, []ec2.InstanceID{i.ID}})
 	r.report(i.ID, ec2.Terminated)
 	freed := r.state.Index()
-	rests := func() bool {
+	inQuarantine := func() bool {
 		return first[address](r.state.View().txn(), tableAddress, indexID, addressKey(lease.VNI, lease.Private)) != nil
 	}
 	all := func(index uint64) map[ec2.NodeID]uint64 {
@@ -34,7 +34,7 @@ func TestAddressWaitsForEveryMember(t *testing.T) {
 			t.Errorf("%s: a sweep is due: %v, want %v", what, isDue, !want)
 		}
 		r.must(&Sweep{Confirmed: confirmed})
-		if got := rests(); got != want {
+		if got := inQuarantine(); got != want {
 			t.Fatalf("%s: the address rests: %v, want %v", what, got, want)
 		}
 	}

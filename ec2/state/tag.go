@@ -144,7 +144,7 @@ func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) er
 		return ec2.Errorf("InvalidParameterValue", "A request names at most %d resources, not %d", maxTagged, len(ids))
 	}
 	for _, id := range ids {
-		if !t.owned(account, region, id) {
+		if !t.canTag(account, region, id) {
 			return ec2.NoSuchResource(id)
 		}
 	}
@@ -153,21 +153,21 @@ func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) er
 
 // owned reports whether there is a resource of that id that is the account's and can
 // have tags. A rule is its group's, a network ACL its VPC's.
-func (t *tx) owned(account ec2.AccountID, region ec2.Region, id string) bool {
-	at := home{account, region}
+func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
+	by := owner{account, region}
 	switch kind, _, _ := strings.Cut(id, "-"); kind {
 	case "sg":
-		return rowOf[ec2.Group](t.Txn, tableGroup, at, id) != nil
+		return ownedRow[ec2.Group](t.Txn, tableGroup, by, id) != nil
 	case "sgr":
 		g := first[ec2.Group](t.Txn, tableGroup, indexRule, key(id))
-		return g != nil && homeOf(g) == at
+		return g != nil && ownerOf(g) == by
 	case "i":
-		return rowOf[ec2.Instance](t.Txn, tableInstance, at, id) != nil
+		return ownedRow[ec2.Instance](t.Txn, tableInstance, by, id) != nil
 	case "eni":
-		eni := rowOf[ec2.Interface](t.Txn, tableInterface, at, id)
+		eni := ownedRow[ec2.Interface](t.Txn, tableInterface, by, id)
 		return eni != nil && eni.VPC != ""
 	case "vpc":
-		return rowOf[ec2.VPC](t.Txn, tableVPC, at, id) != nil
+		return ownedRow[ec2.VPC](t.Txn, tableVPC, by, id) != nil
 	case "acl":
 		for x := range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(account)+key(region)) {
 			if x.ACL == id {
@@ -175,11 +175,11 @@ func (t *tx) owned(account ec2.AccountID, region ec2.Region, id string) bool {
 			}
 		}
 	case "subnet":
-		return rowOf[ec2.Subnet](t.Txn, tableSubnet, at, id) != nil
+		return ownedRow[ec2.Subnet](t.Txn, tableSubnet, by, id) != nil
 	case "igw":
-		return rowOf[ec2.InternetGateway](t.Txn, tableGateway, at, id) != nil
+		return ownedRow[ec2.InternetGateway](t.Txn, tableGateway, by, id) != nil
 	case "rtb":
-		return rowOf[ec2.RouteTable](t.Txn, tableRoutes, at, id) != nil
+		return ownedRow[ec2.RouteTable](t.Txn, tableRoutes, by, id) != nil
 	case "key":
 		for x := range rows[ec2.KeyPair](t.Txn, tableKeyPair, indexID, key(account)+key(region)) {
 			if string(x.ID) == id {
@@ -187,7 +187,7 @@ func (t *tx) owned(account ec2.AccountID, region ec2.Region, id string) bool {
 			}
 		}
 	case "eipalloc":
-		return rowOf[ec2.ElasticAddress](t.Txn, tableElastic, at, id) != nil
+		return ownedRow[ec2.ElasticAddress](t.Txn, tableElastic, by, id) != nil
 	}
 	return false
 }

@@ -42,7 +42,7 @@ func (v *View) Settings() ec2.Settings { return v.v.meta.Settings.WithDefaults()
 // merged over the commands in between and sorted by id.
 func (v *View) Changes() Changes {
 	if v.changes == nil {
-		return *everythingNew(v.v)
+		return *allRowsAsNew(v.v)
 	}
 	return *v.changes
 }

@@ -35,7 +35,7 @@ func (r *CreateVPC) apply(t *tx) (Result, error) {
 	if !r.CIDR.IsValid() {
 		return Result{}, ec2.Missing("cidrBlock")
 	}
-	if !servable(r.CIDR) {
+	if !validRange(r.CIDR) {
 		return Result{}, ec2.Errorf("InvalidVpc.Range", "The CIDR '%s' is invalid.", r.CIDR)
 	}
 	vpc, err := t.addVPC(ec2.VPC{Account: r.Account, Region: r.Region, CIDR: r.CIDR, DNSSupport: true})
@@ -50,16 +50,16 @@ func (r *CreateVPC) apply(t *tx) (Result, error) {
 
 // notServable are ranges that no host of a VPC can have: "this" network, loopback,
 // link-local, multicast and reserved (RFC 6890 §2.2.2).
-var notServable = []netip.Prefix{
+var reservedRanges = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("224.0.0.0/3"),
 }
 
 // servable reports whether a VPC or a subnet can have the range: a canonical IPv4 block of
 // /16 to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
-func servable(p netip.Prefix) bool {
+func validRange(p netip.Prefix) bool {
 	return p.IsValid() && p.Addr().Is4() && p == p.Masked() && p.Bits() >= 16 && p.Bits() <= 28 &&
-		!slices.ContainsFunc(notServable, p.Overlaps)
+		!slices.ContainsFunc(reservedRanges, p.Overlaps)
 }
 
 // addVPC gives a VPC its identity and what every VPC has.
@@ -109,7 +109,7 @@ func (t *tx) newVNI() (ec2.VNI, error) {
 	return t.meta.VNI, nil
 }
 
-var everywhere = netip.MustParsePrefix("0.0.0.0/0")
+var allIPv4 = netip.MustParsePrefix("0.0.0.0/0")
 
 // DeleteVPC removes a VPC in which nothing is left but what it was made with.
 type DeleteVPC struct {
@@ -124,7 +124,7 @@ func (r *DeleteVPC) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if held := t.contents(vpc); len(held) > 0 {
-		return Result{}, dependent("vpc", vpc.ID, held)
+		return Result{}, hasDependents("vpc", vpc.ID, held)
 	}
 	if g := first[ec2.Group](t.Txn, tableGroup, indexID, key(vpc.Group)); g != nil {
 		t.dropGroup(g)
@@ -215,12 +215,12 @@ func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
 
 // dependent is EC2's error for what cannot be deleted yet. EC2 does not say why, which
 // people ask about (hashicorp/terraform-provider-aws issue 1671); we name what holds it.
-func dependent[ID ~string](kind string, id ID, held []string) *ec2.Error {
-	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, heldBy(held))
+func hasDependents[ID ~string](kind string, id ID, held []string) *ec2.Error {
+	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, dependentObjects(held))
 }
 
 // heldBy names at most ten of the objects that hold another.
-func heldBy(ids []string) string {
+func dependentObjects(ids []string) string {
 	const most = 10
 	if len(ids) > most {
 		return fmt.Sprintf("Dependent objects: %s and %d more.", strings.Join(ids[:most], ", "), len(ids)-most)

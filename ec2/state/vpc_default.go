@@ -65,7 +65,7 @@ func (r *CreateDefaultSubnet) apply(t *tx) (Result, error) {
 }
 
 // giveDefaultVPC makes the default VPC of an account that is to have one in the region.
-func (t *tx) giveDefaultVPC(a *ec2.Account, region ec2.Region) error {
+func (t *tx) ensureDefaultVPC(a *ec2.Account, region ec2.Region) error {
 	if a.Platform != ec2.VPCOnly || t.defaultVPC(a.ID, region) != nil {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (t *tx) addDefaultVPC(account ec2.AccountID, region ec2.Region) (*ec2.VPC, 
 	}
 	t.put(tableGateway, g)
 	main := *first[ec2.RouteTable](t.Txn, tableRoutes, indexID, key(vpc.RouteTable))
-	main.Routes = []ec2.Route{{Destination: everywhere, Gateway: g.ID}}
+	main.Routes = []ec2.Route{{Destination: allIPv4, Gateway: g.ID}}
 	t.put(tableRoutes, &main)
 	return vpc, nil
 }
@@ -111,7 +111,7 @@ func (t *tx) addDefaultSubnet(vpc *ec2.VPC, zone string) (*ec2.Subnet, error) {
 
 // openZone gives a zone that was not there its default subnets. A VPC without room goes
 // without.
-func (t *tx) openZone(zone string) {
+func (t *tx) addDefaultSubnets(zone string) {
 	var all []*ec2.VPC
 	for vpc := range rows[ec2.VPC](t.Txn, tableVPC, indexID, "") {
 		if vpc.Default && slices.Contains(t.zones(vpc.Region), zone) {

@@ -62,7 +62,7 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 		four[2] += byte(rng.IntN(8))
 		part = netip.PrefixFrom(netip.AddrFrom4(four), 24+rng.IntN(2))
 	}
-	destination := []netip.Prefix{everywhere, cidr("203.0.113.0/24"), cidr("10.0.0.0/16")}[rng.IntN(3)]
+	destination := []netip.Prefix{allIPv4, cidr("203.0.113.0/24"), cidr("10.0.0.0/16")}[rng.IntN(3)]
 	var tags map[string]string
 	if rng.IntN(3) == 0 {
 		tags = map[string]string{[]string{"Name", "aws:Name"}[rng.IntN(2)]: "x", "stage": "test"}
@@ -218,7 +218,7 @@ func checkNetworks(t *testing.T, v *View) {
 	owned := func(id string) bool {
 		tx := newTx(v.v.db.Snapshot(), v.Index()+1)
 		defer tx.Abort()
-		return tx.owned(albert, east, id) || tx.owned(dev, east, id)
+		return tx.canTag(albert, east, id) || tx.canTag(dev, east, id)
 	}
 	for _, account := range []ec2.AccountID{albert, dev} {
 		defaults := 0
@@ -287,7 +287,7 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 func checkElastic(t *testing.T, v *View, e *ec2.ElasticAddress) {
 	t.Helper()
 	row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, e.Public))
-	if row == nil || row.Allocation != e.ID || row.rests() {
+	if row == nil || row.Allocation != e.ID || row.inQuarantine() {
 		t.Errorf("%+v has %+v in the table of addresses", e, row)
 	}
 	if e.Association == "" {
@@ -308,7 +308,7 @@ func checkPublic(t *testing.T, v *View, eni *ec2.Interface) {
 			continue
 		}
 		row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, p.Public))
-		if row == nil || row.rests() {
+		if row == nil || row.inQuarantine() {
 			t.Errorf("%+v has %s, which is %+v", eni, p.Public, row)
 			continue
 		}

@@ -54,7 +54,7 @@ func TestAccountOfVPCsHasADefaultVPCInEachRegion(t *testing.T) {
 	}
 	for s := range v.SubnetsIn(vpc.ID) {
 		rt := v.RouteTableOf(s)
-		if !s.MapPublic || !s.Default || rt == nil || rt.ID != vpc.RouteTable || len(rt.Routes) != 1 || rt.Routes[0].Destination != everywhere {
+		if !s.MapPublic || !s.Default || rt == nil || rt.ID != vpc.RouteTable || len(rt.Routes) != 1 || rt.Routes[0].Destination != allIPv4 {
 			t.Errorf("subnet %+v goes by %+v", s, rt)
 			continue
 		}
