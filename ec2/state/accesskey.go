@@ -7,26 +7,27 @@ import (
 	"palisade/ec2"
 )
 
-// maxAccessKeys is per account, so that one can be replaced by another (IAM User Guide,
-// "IAM and AWS STS quotas").
+// maxAccessKeys is the limit for each account. Two are enough to replace one key by another (IAM
+// User Guide, "IAM and AWS STS quotas").
 const maxAccessKeys = 2
 
-// checkSealed: a box that the cluster's nodes could not open would be lost.
+// checkSealed refuses a secret that is not sealed with the cluster key, because no node could
+// open it.
 func (t *tx) checkSealed(s ec2.SealedSecret) error {
 	switch {
 	case t.meta.SealKey == "":
-		return ec2.Errorf("IncorrectState", "the cluster has no key yet to seal secrets with")
+		return ec2.Errorf("IncorrectState", "the cluster has no key for secrets yet")
 	case s.Key != t.meta.SealKey:
-		return ec2.Errorf("IncorrectState", "a secret is sealed under %q, and the cluster's key is %s", ec2.Clip(s.Key), t.meta.SealKey)
+		return ec2.Errorf("IncorrectState", "the secret is sealed with key %q, but the key of the cluster is %s", ec2.Clip(s.Key), t.meta.SealKey)
 	case len(s.Box) == 0 || len(s.Box) > 1024:
-		return ec2.Errorf("InvalidParameterValue", "a sealed secret has up to 1024 bytes, not %d", len(s.Box))
+		return ec2.Errorf("InvalidParameterValue", "a sealed secret has 1 to 1024 bytes, not %d", len(s.Box))
 	}
 	return nil
 }
 
 var accessKeyID = regexp.MustCompile(`^[A-Z0-9]{16,128}$`)
 
-// CreateAccessKey gives an account a second key, or a first one again.
+// CreateAccessKey adds an access key to an account.
 type CreateAccessKey struct {
 	Account ec2.AccountID
 	ID      string
@@ -38,7 +39,7 @@ func (r *CreateAccessKey) apply(t *tx) (Result, error) {
 		return Result{}, ec2.Errorf("NoSuchEntity", "there is no account %q", ec2.Clip(string(r.Account)))
 	}
 	if !accessKeyID.MatchString(r.ID) {
-		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is no access key: 16 to 128 capitals and digits", ec2.Clip(r.ID))
+		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not an access key id: 16 to 128 capital letters and digits", ec2.Clip(r.ID))
 	}
 	if err := t.checkSealed(r.Sealed); err != nil {
 		return Result{}, err
@@ -51,13 +52,13 @@ func (r *CreateAccessKey) apply(t *tx) (Result, error) {
 		count++
 	}
 	if count >= maxAccessKeys {
-		return Result{}, ec2.Errorf("LimitExceeded", "account %s has %d access keys, the most there can be; delete one first", r.Account, count)
+		return Result{}, ec2.Errorf("LimitExceeded", "account %s has %d access keys, which is the maximum; delete one first", r.Account, count)
 	}
 	t.put(tableAccessKey, &ec2.AccessKey{ID: r.ID, Account: r.Account, Sealed: r.Sealed, Created: t.meta.Time})
 	return Result{}, nil
 }
 
-// UpdateAccessKey makes a key sign nothing, or something again.
+// UpdateAccessKey makes an access key inactive or active.
 type UpdateAccessKey struct {
 	Account  ec2.AccountID
 	ID       string
@@ -75,7 +76,7 @@ func (r *UpdateAccessKey) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// DeleteAccessKey forgets a key, and its secret.
+// DeleteAccessKey deletes an access key and its secret.
 type DeleteAccessKey struct {
 	Account ec2.AccountID
 	ID      string
@@ -98,22 +99,22 @@ func (t *tx) accessKey(account ec2.AccountID, id string) (*ec2.AccessKey, error)
 	return k, nil
 }
 
-// SealSecrets names the key of a cluster, for good, and puts sealed secrets in the place
-// of those that earlier releases left in plain text. Keys that have gone meanwhile are
-// passed over.
+// SealSecrets sets the id of the cluster key, which cannot change later, and replaces the plain
+// secrets that an earlier release stored by sealed ones. It ignores access keys that have been
+// deleted meanwhile.
 type SealSecrets struct {
 	Key        string            // id of the cluster key
-	AccessKeys map[string][]byte `json:",omitempty"` // the box of each, by its id
+	AccessKeys map[string][]byte `json:",omitempty"` // sealed secrets by access key id
 }
 
 var sealKeyID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 func (r *SealSecrets) apply(t *tx) (Result, error) {
 	if !sealKeyID.MatchString(r.Key) {
-		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is no id of a cluster key", ec2.Clip(r.Key))
+		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not the id of a cluster key", ec2.Clip(r.Key))
 	}
 	if t.meta.SealKey != "" && t.meta.SealKey != r.Key {
-		return Result{}, ec2.Errorf("IncorrectState", "the cluster's key is %s, not %s", t.meta.SealKey, r.Key)
+		return Result{}, ec2.Errorf("IncorrectState", "the key of the cluster is %s, not %s", t.meta.SealKey, r.Key)
 	}
 	t.meta.SealKey = r.Key
 	var plain []*ec2.AccessKey
@@ -133,8 +134,8 @@ func (r *SealSecrets) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// forgetSealed is for a cluster that begins again without the key of the one before:
-// nobody can sign with what nobody can open.
+// deleteSealedKeys deletes the access keys with sealed secrets. A cluster that is recovered
+// without its cluster key cannot open them.
 func (t *tx) deleteSealedKeys() {
 	var lost []*ec2.AccessKey
 	for k := range rows[ec2.AccessKey](t.Txn, tableAccessKey, indexID, "") {
@@ -148,8 +149,7 @@ func (t *tx) deleteSealedKeys() {
 	t.meta.SealKey = ""
 }
 
-// SealKey is the id of the cluster key that secrets are sealed under. "": there is none
-// yet, in a cluster of an earlier release.
+// SealKey is the id of the cluster key, which seals secrets. It is "" until SealSecrets sets it.
 func (v *View) SealKey() string { return v.v.meta.SealKey }
 
 // AccessKeys yields all access keys, by id.

@@ -6,19 +6,19 @@ import (
 	"palisade/ec2"
 )
 
-// accountRequests are of accounts that exist.
+// accountRequests are the requests for access keys and their secrets.
 var accountRequests = []Request{
 	&CreateAccessKey{}, &UpdateAccessKey{}, &DeleteAccessKey{}, &SealSecrets{},
 }
 
-// CreateAccount adds an account with its first access key, and in every region its
-// default group or its default VPC. Its name, if it has one, is nobody else's.
+// CreateAccount adds an account with its first access key, and in every region its default group
+// or its default VPC. No two accounts may have the same name.
 type CreateAccount struct {
 	ID        ec2.AccountID
 	Name      string
 	Platform  ec2.Platform
 	AccessKey string
-	Secret    string           `json:",omitempty"` // earlier releases had no Sealed, and did not look at names
+	Secret    string           `json:",omitempty"` // plain text, in a command of an earlier release; Sealed is empty then
 	Sealed    ec2.SealedSecret `json:",omitzero"`
 }
 
@@ -62,7 +62,8 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// checkSealed asks of an account what earlier releases did not.
+// checkSealed refuses a name that is taken and a secret that is not sealed with the cluster key.
+// Commands of earlier releases, which have a plain secret, pass: they were accepted then.
 func (r *CreateAccount) checkSealed(t *tx) error {
 	if r.Secret != "" {
 		return nil
@@ -75,8 +76,7 @@ func (r *CreateAccount) checkSealed(t *tx) error {
 	return t.checkSealed(r.Sealed)
 }
 
-// settle gives an account what it has in a region from the first: its default group in
-// EC2-Classic, or its default VPC.
+// addDefaults gives an account its default group or its default VPC in a region.
 func (t *tx) addDefaults(a *ec2.Account, region ec2.Region) error {
 	t.addDefaultGroup(a, region)
 	return t.ensureDefaultVPC(a, region)

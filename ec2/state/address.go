@@ -10,50 +10,50 @@ import (
 	"palisade/ec2"
 )
 
-// publicVNI stands for the internet in the address table, where VNI 0 is: public
-// addresses are unique over all networks.
+// publicVNI is the VNI of public addresses in the address table. They are unique across all
+// networks, and no network has VNI 0.
 const publicVNI ec2.VNI = 0
 
-// An address is one that may not be leased: it is, or it was until a moment ago. The
-// rest keeps a new owner from the flows and caches that still mean the old one
-// (projectcalico/calico issues 3467 and 4152 tell of clusters without it).
+// An address is a row for each address that cannot be leased: it is in use, or in quarantine after
+// its last use. Without quarantine, packets and caches meant for the last interface would reach
+// the next one (projectcalico/calico issues 3467 and 4152).
 type address struct {
 	VNI       ec2.VNI
 	Addr      netip.Addr
-	Interface ec2.InterfaceID // "" while it rests
-	Freed     time.Time       // since when it rests
+	Interface ec2.InterfaceID // the interface that leases it; "" in quarantine
+	Freed     time.Time       // when its quarantine began
 
-	// FreedIndex is the index of the command that freed it: a node that has not
-	// enforced it may still admit packets by the groups of the last owner.
+	// FreedIndex is the log index of the command that freed it. A node that does not enforce
+	// this index yet may still admit packets because of the groups of the last interface.
 	FreedIndex uint64 `json:",omitempty"`
 
-	Allocation ec2.AllocationID `json:",omitempty"` // an account keeps it; whoever has it, it does not rest
+	Allocation ec2.AllocationID `json:",omitempty"` // the elastic address that it is; an account keeps it, so it is never in quarantine
 }
 
 func (a *address) inQuarantine() bool { return a.Interface == "" && a.Allocation == "" }
 
 func (a *address) quarantineEnd(m *meta) time.Time { return a.Freed.Add(m.Settings.Quarantine) }
 
-// own writes down whose an address is.
+// assign records the interface that leases an address.
 func (t *tx) assign(vni ec2.VNI, addr netip.Addr, id ec2.InterfaceID) {
 	t.put(tableAddress, &address{VNI: vni, Addr: addr, Interface: id})
 }
 
-// restAddress lays an address to rest that is nobody's any more.
+// quarantine begins the quarantine of an address that no interface leases any more.
 func (t *tx) quarantine(vni ec2.VNI, a netip.Addr) {
 	t.put(tableAddress, &address{VNI: vni, Addr: a, Freed: t.meta.Time, FreedIndex: t.meta.Index})
 }
 
-// An allocator yields the free addresses of pools: pools in their order, addresses from
-// the lowest. Not given out are the gateway and, of a pool wider than a /30, the first
-// two (the network and, by custom, a router) and the last (broadcast).
+// An allocator yields the free addresses of pools: the pools in their order, the addresses from
+// the lowest up. It never yields the gateway and, in a pool wider than a /30, the first two
+// addresses (network and, by custom, router) and the last one (broadcast).
 type allocator struct {
 	t       *tx
 	vni     ec2.VNI
 	pools   []netip.Prefix
 	gateway netip.Addr
-	low     netip.Addr // nothing below it is given out
-	at      netip.Addr // the next candidate in pools[0]; zero: its first
+	low     netip.Addr // addresses below it are not yielded
+	at      netip.Addr // the next candidate in pools[0]; zero: the first of the pool
 }
 
 func (a *allocator) next() (netip.Addr, bool) {
@@ -73,8 +73,8 @@ func (a *allocator) next() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// firstFree walks the taken addresses in step with the candidates: the first candidate
-// that is not the next taken one is free.
+// firstFree walks the candidates and the taken addresses side by side. The first candidate that
+// differs from the next taken address is free.
 func (a *allocator) firstFree(low, high netip.Addr) (netip.Addr, bool) {
 	taken, err := a.t.LowerBound(tableAddress, indexID, addressKey(a.vni, low))
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// audit keeps a record of the command, and forgets the oldest beyond the bound. What was
-// refused is recorded too: of a refused command it is all that stays.
+// audit adds an audit record of the command, refused or not, and deletes the oldest records
+// beyond the limit. The record is the only change that a refused command leaves.
 func (t *tx) audit(cmd Command, refusal *ec2.Error) {
 	if cmd.Audit == nil {
 		return
@@ -19,9 +19,9 @@ func (t *tx) audit(cmd Command, refusal *ec2.Error) {
 		r.Error, r.Message = refusal.Code, refusal.Message
 	}
 	t.put(tableAudit, r)
-	for kept := uint64(max(t.limits().AuditRecords, 1)); ; {
+	for limit := uint64(max(t.limits().AuditRecords, 1)); ; {
 		oldest := t.oldestAudit()
-		if oldest.Number+kept > t.meta.Audited {
+		if oldest.Number+limit > t.meta.Audited {
 			return
 		}
 		t.del(tableAudit, oldest)
@@ -37,15 +37,15 @@ func (t *tx) oldestAudit() *ec2.AuditRecord {
 
 func auditKey(number uint64) string { return string(binary.BigEndian.AppendUint64(nil, number)) }
 
-// AuditRecords yields the records that are kept, oldest first.
+// AuditRecords yields the audit records, oldest first.
 func (v *View) AuditRecords() iter.Seq[*ec2.AuditRecord] {
 	return rows[ec2.AuditRecord](v.txn(), tableAudit, indexID, "")
 }
 
-// AuditRecord finds a record by its number.
+// AuditRecord returns an audit record by its number.
 func (v *View) AuditRecord(number uint64) (*ec2.AuditRecord, bool) {
 	return get[ec2.AuditRecord](v, tableAudit, auditKey(number))
 }
 
-// Seed is what the cluster's ids are derived from.
+// Seed is the text that the ids of the cluster are derived from.
 func (v *View) Seed() string { return v.v.meta.Seed }

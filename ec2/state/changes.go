@@ -11,7 +11,7 @@ import (
 	"palisade/ec2"
 )
 
-// Changes are the rows that the data plane follows, as they were and as they are. Each
+// Changes are the changed rows of the tables that the data plane uses, before and after. Each
 // list is sorted by id.
 type Changes struct {
 	Groups     []Change[ec2.Group]
@@ -25,7 +25,7 @@ type Changes struct {
 	Gateways    []Change[ec2.InternetGateway]
 }
 
-// lists has a merge for each list of Changes. A new list needs a field above and a line here.
+// lists returns a merge for each list of Changes. A new list needs a field above and a line here.
 func (c *Changes) lists() []rowMerge {
 	return []rowMerge{
 		newMerge(&c.Groups, tableGroup, func(g *ec2.Group) string { return string(g.ID) }),
@@ -39,17 +39,16 @@ func (c *Changes) lists() []rowMerge {
 	}
 }
 
-// A delta is the changes of one command and a link to the next command's. A View holds the
-// delta that it ends with, so a delta lives as long as somebody can still ask for what
-// follows it.
+// A delta has the changes of one command and a link to the delta of the next command. A version
+// points at the delta of its command, so the garbage collector keeps exactly the deltas that
+// follow the oldest View in use.
 type delta struct {
 	changes memdb.Changes
 	next    atomic.Pointer[delta]
 }
 
-// changesBetween merges the changes of the commands after was, up to now. Two States have
-// no deltas in common, for example when one was restored from a snapshot: their rows are
-// compared instead.
+// changesBetween merges the changes of the commands after was, up to now. If no link leads from
+// was to now, because now was restored from a snapshot, it compares all rows instead.
 func changesBetween(was, now *version) *Changes {
 	changes := new(Changes)
 	lists := changes.lists()
@@ -74,7 +73,7 @@ func changesBetween(was, now *version) *Changes {
 	return changes
 }
 
-// compareVersions compares all rows of two versions.
+// compareVersions returns the rows that differ between two versions.
 func compareVersions(was, now *version) *Changes {
 	changes := new(Changes)
 	before, after := was.db.Txn(false), now.db.Txn(false)
@@ -85,7 +84,7 @@ func compareVersions(was, now *version) *Changes {
 	return changes
 }
 
-// everythingNew has every row of a version as new.
+// allRowsAsNew returns Changes that have every row of a version as new.
 func allRowsAsNew(now *version) *Changes {
 	changes := new(Changes)
 	after := now.db.Txn(false)
@@ -99,16 +98,16 @@ func allRowsAsNew(now *version) *Changes {
 // A rowMerge folds the changes of the rows of one table into one list of Changes.
 type rowMerge interface {
 	tableName() string
-	add(before, after any)                    // one change of one row; nil: the row was not there, or is gone
-	addRows(before, after *memdb.Txn)         // all rows of two versions; nil: an empty one
-	finish(same func(before, after any) bool) // writes the list, sorted by id, without rows that are the same
+	add(before, after any)                    // one change of one row; before is nil for a new row, after for a deleted one
+	addRows(before, after *memdb.Txn)         // all rows of two versions; nil stands for an empty version
+	finish(same func(before, after any) bool) // writes the list, sorted by id, without rows for which same is true
 }
 
 type merge[T any] struct {
 	list  *[]Change[T]
 	table string
 	id    func(*T) string
-	rows  map[string]Change[T] // by id: the first Before and the last After
+	rows  map[string]Change[T] // by id, with the first Before and the last After
 }
 
 func newMerge[T any](list *[]Change[T], table string, id func(*T) string) rowMerge {
@@ -148,7 +147,7 @@ func (m *merge[T]) finish(same func(before, after any) bool) {
 	ids := make([]string, 0, len(m.rows))
 	for id, c := range m.rows {
 		switch {
-		case c.Before == nil && c.After == nil: // came and went in between
+		case c.Before == nil && c.After == nil: // inserted and deleted in between
 		case c.Before != nil && c.After != nil && same(c.Before, c.After):
 		default:
 			ids = append(ids, id)

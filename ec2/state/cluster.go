@@ -2,17 +2,17 @@ package state
 
 import "palisade/ec2"
 
-// limits are the settings in force.
+// limits returns the settings in force.
 func (t *tx) limits() ec2.Settings { return t.meta.Settings.WithDefaults() }
 
-// Bootstrap gives a new cluster its identity. Ids are derived from Seed, which should
-// be random; a second Bootstrap is refused.
+// Bootstrap gives a new cluster its seed, settings and gossip key. Ids are derived from Seed,
+// which should be random. A second Bootstrap is refused.
 type Bootstrap struct {
 	Seed     string
 	Settings ec2.Settings // zero fields are defaults
 
-	// GossipKey seals the gossip of the members: 16, 24 or 32 bytes of AES. nil: a
-	// cluster that does not gossip.
+	// GossipKey encrypts the gossip of the members: an AES key of 16, 24 or 32 bytes. nil is
+	// for a cluster that does not gossip.
 	GossipKey []byte `json:",omitempty"`
 }
 
@@ -31,26 +31,26 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// recoveredSerials and recoveredNumbers are what a recovered State leaves out, for what
-// the lost cluster may have given out after its backup: an id, an epoch or a number of
-// that time must never mean something else.
+// A recovered State skips recoveredSerials serials and recoveredNumbers numbers of nodes and
+// VNIs. The lost cluster may have assigned some after the backup, and they must not get a second
+// meaning.
 const (
 	recoveredSerials = 1 << 20
 	recoveredNumbers = 1 << 8
 )
 
-// Recover makes a backup's State that of a cluster with one member. No log holds it: it
-// is applied to a State on its way from a backup to a new node's disk.
+// Recover turns the State of a backup into that of a cluster with one member. It is never in a
+// log: it is applied between reading the backup and writing the disk of the new node.
 //
-// The lost cluster's other nodes are fenced, for nobody knows what they did since: their
-// leases end and their addresses rest. Its join tokens are void, because some may have
-// been used since. Result: Node.
+// Recover fences the other nodes, because what they did after the backup is unknown: their leases
+// end and their addresses go into quarantine. It deletes the join tokens, because some may have
+// been used after the backup. Result: Node.
 type Recover struct {
-	Node      ec2.Node // the member. Its row stays what it was, where a field is empty
-	GossipKey []byte   // the new one
+	Node      ec2.Node // the member; an empty Zone keeps that of the backup
+	GossipKey []byte   // the new gossip key
 
-	// WithoutSecrets is for who has the backup and not the key of its cluster: the access
-	// keys that were sealed under it are deleted.
+	// WithoutSecrets deletes the access keys that are sealed with the key of the lost cluster.
+	// It is for operators who have the backup but not that key.
 	WithoutSecrets bool
 }
 

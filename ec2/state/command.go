@@ -12,29 +12,29 @@ import (
 	"palisade/ec2"
 )
 
-// A Command is one entry of the replicated log: a request, and when the leader took it.
+// A Command is one entry of the Raft log: a request, and the time at which the leader took it.
 type Command struct {
-	Time    time.Time // stamped by the leader; a request never reads a clock
+	Time    time.Time // stamped by the leader
 	Request Request
-	Audit   *ec2.Audit // nil: a node's own doing
+	Audit   *ec2.Audit // nil if a node proposed the command by itself
 }
 
-// A Request is one decision, checked and carried out by State.Apply. Its exported
-// fields are its wire form in the log, and its type's name is its name there.
+// A Request is a change that a caller asks for. State.Apply checks it and carries it out. The
+// log stores its exported fields as JSON, under the name of its type.
 type Request interface {
 	apply(t *tx) (Result, error)
 }
 
-// A Result is what a request made; each request documents the fields it sets. What it
-// points to is shared with the State and never changed.
+// A Result has the rows that a request made or changed. The comment of each request names the
+// fields that it sets. The rows are shared with the State and must not be changed.
 type Result struct {
 	Group     *ec2.Group
-	Rules     []ec2.Rule             // added or removed, in order
-	Unknown   []RuleSpec             // asked to be revoked, but not there
-	Instances []Change[ec2.Instance] // in order of the request
+	Rules     []ec2.Rule             // added or removed, in the order of the request
+	Unknown   []RuleSpec             // named by RevokeRules, but not in the group
+	Instances []Change[ec2.Instance] // in the order of the request
 	KeyPair   *ec2.KeyPair
 	Interface *ec2.Interface
-	Addresses []netip.Addr // given to Interface by the request
+	Addresses []netip.Addr // private addresses that Interface got
 	Node      *ec2.Node
 
 	VPC         *ec2.VPC
@@ -45,15 +45,16 @@ type Result struct {
 	Elastic     *ec2.ElasticAddress
 }
 
-// A Change is one value before and after; a nil Before is new, a nil After is gone.
+// A Change is a row before and after. Before is nil for a new row, After for a deleted one.
 type Change[T any] struct {
 	Before, After *T
 }
 
-// requests are all that a log may hold. A name is never reused for something else. Those
-// of the VPC platform are listed beside what they do.
+// requests has the type of every request that a log may contain, by name. A name never gets
+// another meaning. The lists are beside the requests, except classicRequests.
 var requests = typesByName(slices.Concat(classicRequests, vpcRequests, groupRequests, interfaceRequests, tagRequests, accountRequests)...)
 
+// classicRequests are the requests of EC2-Classic, nodes and the cluster.
 var classicRequests = []Request{
 	&Batch{},
 	&Bootstrap{}, &CreateAccount{}, &PutNetwork{}, &PutNode{},
@@ -73,8 +74,8 @@ func typesByName(all ...Request) map[string]reflect.Type {
 	return m
 }
 
-// commandVersion is what EncodeCommand writes. DecodeCommand reads every version that
-// was ever written; testdata/commands holds one of each.
+// commandVersion is the version that EncodeCommand writes. DecodeCommand reads every version
+// that was ever written; testdata/commands has an example of each.
 const commandVersion = 1
 
 type envelope struct {
@@ -85,7 +86,7 @@ type envelope struct {
 	Audit   *ec2.Audit      `json:"audit,omitempty"`
 }
 
-// EncodeCommand writes a command for the log.
+// EncodeCommand returns the log entry of a command.
 func EncodeCommand(cmd Command) ([]byte, error) {
 	name, body, err := encodeRequest(cmd.Request)
 	if err != nil {
@@ -94,7 +95,7 @@ func EncodeCommand(cmd Command) ([]byte, error) {
 	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit})
 }
 
-// StampCommand sets the time of an encoded command. It does not encode the request again.
+// StampCommand sets the time of an encoded command, without encoding the request again.
 func StampCommand(data []byte, at time.Time) ([]byte, error) {
 	var e envelope
 	if err := decodeStrict(data, &e); err != nil {
@@ -104,9 +105,8 @@ func StampCommand(data []byte, at time.Time) ([]byte, error) {
 	return json.Marshal(e)
 }
 
-// DecodeCommand reads what EncodeCommand wrote. A type, a version or a field it does
-// not know is an error: a node that skipped what it cannot understand would hold
-// another State than its peers, so it must stop instead.
+// DecodeCommand reads a log entry. An unknown type, version or field is an error, and the node
+// must stop: if it skipped the entry, its State would differ from that of its peers.
 func DecodeCommand(data []byte) (Command, error) {
 	var e envelope
 	if err := decodeStrict(data, &e); err != nil {
@@ -124,11 +124,11 @@ func DecodeCommand(data []byte) (Command, error) {
 
 func encodeRequest(r Request) (string, json.RawMessage, error) {
 	if r == nil || reflect.ValueOf(r).Kind() != reflect.Pointer {
-		return "", nil, fmt.Errorf("encode command: %T is no pointer to a request", r)
+		return "", nil, fmt.Errorf("encode command: %T is not a pointer to a request", r)
 	}
 	name := reflect.TypeOf(r).Elem().Name()
 	if requests[name] != reflect.TypeOf(r).Elem() {
-		return "", nil, fmt.Errorf("encode command: %T is not listed", r)
+		return "", nil, fmt.Errorf("encode command: %T is not in the list of requests", r)
 	}
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -156,13 +156,13 @@ func decodeStrict(data []byte, v any) error {
 		return err
 	}
 	if d.More() {
-		return fmt.Errorf("%d bytes, and more after the first value", len(data))
+		return fmt.Errorf("%d bytes with more than one JSON value", len(data))
 	}
 	return nil
 }
 
-// A Batch is several requests that happen together or not at all; a cluster's first
-// entry is one. Its Result is that of the last request.
+// A Batch carries out several requests, or none if one of them is refused. The first entry in
+// the log of a cluster is a Batch. Its Result is that of the last request.
 type Batch struct {
 	Requests []Request
 }
@@ -181,7 +181,7 @@ type batched struct {
 	Body json.RawMessage `json:"body"`
 }
 
-// MarshalJSON writes each request with its name.
+// MarshalJSON writes each request with the name of its type.
 func (b *Batch) MarshalJSON() ([]byte, error) {
 	list := make([]batched, 0, len(b.Requests))
 	for _, r := range b.Requests {
@@ -194,8 +194,8 @@ func (b *Batch) MarshalJSON() ([]byte, error) {
 	return json.Marshal(list)
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote. Batches do not nest: the depth of what a
-// log can hold is bounded.
+// UnmarshalJSON reads what MarshalJSON wrote. A Batch inside a Batch is an error, so a log entry
+// cannot nest deeply.
 func (b *Batch) UnmarshalJSON(data []byte) error {
 	var list []batched
 	if err := decodeStrict(data, &list); err != nil {

@@ -7,8 +7,7 @@ import (
 	"palisade/ec2"
 )
 
-// AllocateAddress takes a public address out of the region's pools for an account.
-// Result: Elastic.
+// AllocateAddress gives an account a public address from the pools of the region. Result: Elastic.
 type AllocateAddress struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -43,7 +42,8 @@ func (t *tx) freePublic(region ec2.Region) (netip.Addr, bool) {
 	return (&allocator{t: t, vni: publicVNI, pools: t.publicPools(region)}).next()
 }
 
-// ReleaseAddress gives an address back that nobody has. Result: Elastic.
+// ReleaseAddress returns an elastic address to its pool. It must not be associated. Result:
+// Elastic.
 type ReleaseAddress struct {
 	Account    ec2.AccountID
 	Region     ec2.Region
@@ -64,17 +64,18 @@ func (r *ReleaseAddress) apply(t *tx) (Result, error) {
 	return Result{Elastic: e}, nil
 }
 
-// AssociateAddress gives an elastic address to a private address of an interface: of the
-// one that is named, or of the only one of an instance. What was there goes: an automatic
-// public address rests, another elastic one stays its account's. Result: Elastic.
+// AssociateAddress associates an elastic address with a private address of an interface. The
+// request names the interface, or an instance that has only one. The public address that the
+// private one had is replaced: an automatic one goes into quarantine, an elastic one stays
+// allocated to its account. Result: Elastic.
 type AssociateAddress struct {
 	Account            ec2.AccountID
 	Region             ec2.Region
 	Allocation         ec2.AllocationID
-	Instance           ec2.InstanceID  `json:",omitempty"` // or
+	Instance           ec2.InstanceID  `json:",omitempty"` // its only interface; or
 	Interface          ec2.InterfaceID `json:",omitempty"`
-	Private            netip.Addr      `json:",omitzero"`  // the zero Addr is the primary one
-	AllowReassociation *bool           `json:",omitempty"` // nil: as usual for the account's platform
+	Private            netip.Addr      `json:",omitzero"`  // zero: the primary one
+	AllowReassociation *bool           `json:",omitempty"` // nil: the default of the account's platform
 }
 
 func (r *AssociateAddress) apply(t *tx) (Result, error) {
@@ -110,7 +111,7 @@ func (r *AssociateAddress) apply(t *tx) (Result, error) {
 		}
 	}
 	t.disassociate(e)
-	eni = first[ec2.Interface](t.Txn, tableInterface, indexID, key(eni.ID)) // it may have had the address elsewhere
+	eni = first[ec2.Interface](t.Txn, tableInterface, indexID, key(eni.ID)) // read again: it may have had this address at another private one
 	eni = t.removePublic(eni, private)
 	now := *e
 	now.Association = ec2.AssociationID(t.meta.longID("eipassoc", t.serial()))
@@ -121,8 +122,9 @@ func (r *AssociateAddress) apply(t *tx) (Result, error) {
 	return Result{Elastic: &now}, nil
 }
 
-// mayReassociate is what AllowReassociation says. Without it, an account of EC2-Classic is
-// asked to say so and one of VPCs is not (EC2 API Reference, "AssociateAddress").
+// mayReassociate reports whether the request may move an address that is associated. Without
+// AllowReassociation an EC2-Classic account may not, and a VPC account may (EC2 API Reference,
+// "AssociateAddress").
 func (t *tx) mayReassociate(r *AssociateAddress) bool {
 	if r.AllowReassociation != nil {
 		return *r.AllowReassociation
@@ -131,7 +133,7 @@ func (t *tx) mayReassociate(r *AssociateAddress) bool {
 	return err == nil && platform == ec2.VPCOnly
 }
 
-// associable finds the interface that a request means.
+// associable returns the interface that a request names, directly or by its instance.
 func (t *tx) associable(r *AssociateAddress) (*ec2.Interface, error) {
 	switch {
 	case r.Instance != "" && r.Interface != "":
@@ -158,8 +160,8 @@ func (t *tx) associable(r *AssociateAddress) (*ec2.Interface, error) {
 	return attached[0], nil
 }
 
-// DisassociateAddress takes an elastic address from who has it. An interface whose
-// instance is to have a public address gets one of the pools again. Result: Elastic.
+// DisassociateAddress ends the association of an elastic address. If the launch of the instance
+// asked for a public address, the interface gets an automatic one again. Result: Elastic.
 type DisassociateAddress struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -184,9 +186,9 @@ func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 	return Result{Elastic: now}, nil
 }
 
-// givePublicAgain gives an interface an automatic public address in place of the elastic
-// one that its primary private address had, if it is the only interface of its instance
-// and the pools have one (EC2 User Guide, "Public IPv4 addresses").
+// restorePublic leases an interface an automatic public address when its primary private address
+// has lost an elastic one. It does so only for the only interface of an instance, and if the pools
+// have a free address (EC2 User Guide, "Public IPv4 addresses").
 func (t *tx) restorePublic(id ec2.InterfaceID, private netip.Addr) {
 	eni := first[ec2.Interface](t.Txn, tableInterface, indexID, key(id))
 	if eni == nil || eni.Private != private || eni.Public.IsValid() || !eni.AutoPublic || eni.State != ec2.Active || eni.Instance == "" {
@@ -204,8 +206,8 @@ func (t *tx) restorePublic(id ec2.InterfaceID, private netip.Addr) {
 	t.setPublic(eni, eni.Private, public)
 }
 
-// elasticAt is the elastic address that a public address is, or nil: it is an automatic
-// one, or none.
+// elasticAt returns the elastic address with a public address, or nil if the public address is
+// zero or automatic.
 func (t *tx) elasticAt(public netip.Addr) *ec2.ElasticAddress {
 	if !public.IsValid() {
 		return nil
@@ -217,8 +219,8 @@ func (t *tx) elasticAt(public netip.Addr) *ec2.ElasticAddress {
 	return first[ec2.ElasticAddress](t.Txn, tableElastic, indexID, key(a.Allocation))
 }
 
-// takePublic takes the public address of a private one, if it has any: an elastic one is
-// nobody's from then on, an automatic one rests.
+// removePublic takes the public address away from a private one, if it has one. An elastic address
+// becomes unassociated, an automatic one goes into quarantine.
 func (t *tx) removePublic(eni *ec2.Interface, private netip.Addr) *ec2.Interface {
 	for _, p := range eni.Addresses() {
 		if p.Private != private || !p.Public.IsValid() {
@@ -234,7 +236,7 @@ func (t *tx) removePublic(eni *ec2.Interface, private netip.Addr) *ec2.Interface
 	return eni
 }
 
-// dissociate takes an elastic address from its interface, if it has one.
+// disassociate takes an elastic address away from its interface, if it is associated.
 func (t *tx) disassociate(e *ec2.ElasticAddress) *ec2.ElasticAddress {
 	if e.Association == "" {
 		return e
@@ -248,8 +250,8 @@ func (t *tx) disassociate(e *ec2.ElasticAddress) *ec2.ElasticAddress {
 	return &now
 }
 
-// setPublic makes a public address that of one of the interface's private ones; the zero
-// Addr takes it away. The lease goes on under its Epoch.
+// setPublic sets the public address of one of the interface's private addresses; zero removes it.
+// The Epoch of the lease does not change.
 func (t *tx) setPublic(was *ec2.Interface, private, public netip.Addr) *ec2.Interface {
 	eni := *was
 	if eni.Private == private {

@@ -2,7 +2,7 @@ package state
 
 import "palisade/ec2"
 
-// CreateInternetGateway makes a gateway that is attached to nothing. Result: Gateway.
+// CreateInternetGateway makes a detached gateway. Result: Gateway.
 type CreateInternetGateway struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -28,8 +28,8 @@ func (r *CreateInternetGateway) apply(t *tx) (Result, error) {
 	return Result{Gateway: g}, nil
 }
 
-// DeleteInternetGateway removes a gateway that is attached to nothing. Routes to it stay,
-// as black holes. Result: Gateway.
+// DeleteInternetGateway deletes a detached gateway. Routes to it stay, as black holes. Result:
+// Gateway.
 type DeleteInternetGateway struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -49,7 +49,8 @@ func (r *DeleteInternetGateway) apply(t *tx) (Result, error) {
 	return Result{Gateway: g}, nil
 }
 
-// AttachInternetGateway opens a way out of a VPC, which has one at most. Result: Gateway.
+// AttachInternetGateway connects a VPC, which has no gateway yet, with the internet. Result:
+// Gateway.
 type AttachInternetGateway struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -71,8 +72,8 @@ func (r *AttachInternetGateway) apply(t *tx) (Result, error) {
 	return t.attachGateway(was, vpc.ID), nil
 }
 
-// DetachInternetGateway closes a VPC's way out, while nobody in it has a public address.
-// Routes to the gateway become black holes. Result: Gateway.
+// DetachInternetGateway disconnects a VPC from the internet. No interface in the VPC may have a
+// public address. Routes to the gateway become black holes. Result: Gateway.
 type DetachInternetGateway struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -94,7 +95,7 @@ func (r *DetachInternetGateway) apply(t *tx) (Result, error) {
 	return t.attachGateway(was, ""), nil
 }
 
-// gatewayAndVPC finds both that a request about an attachment names.
+// gatewayAndVPC returns the gateway and the VPC that a request names.
 func (t *tx) gatewayAndVPC(account ec2.AccountID, region ec2.Region, id ec2.GatewayID, in ec2.VPCID) (*ec2.InternetGateway, *ec2.VPC, error) {
 	g, err := t.gateway(account, region, id)
 	if err != nil {
@@ -104,7 +105,7 @@ func (t *tx) gatewayAndVPC(account ec2.AccountID, region ec2.Region, id ec2.Gate
 	return g, vpc, err
 }
 
-// attachGateway makes a gateway that of a VPC; "" is none.
+// attachGateway attaches a gateway to a VPC, or detaches it if vpc is "".
 func (t *tx) attachGateway(was *ec2.InternetGateway, vpc ec2.VPCID) Result {
 	g := *was
 	g.VPC = vpc
@@ -112,7 +113,7 @@ func (t *tx) attachGateway(was *ec2.InternetGateway, vpc ec2.VPCID) Result {
 	return Result{Gateway: &g}
 }
 
-// mapped are the interfaces of a VPC that have public addresses.
+// publicAddressesIn lists the interfaces of a VPC that have public addresses, with the addresses.
 func (t *tx) publicAddressesIn(vpc *ec2.VPC) (ids []string) {
 	for s := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
 		for eni := range rows[ec2.Interface](t.Txn, tableInterface, indexSubnet, key(s.ID)) {
@@ -126,7 +127,7 @@ func (t *tx) publicAddressesIn(vpc *ec2.VPC) (ids []string) {
 	return ids
 }
 
-// gatewayOf is the internet gateway that is attached to a VPC, or nil.
+// gatewayOf returns the internet gateway that is attached to a VPC, or nil.
 func (t *tx) gatewayOf(vpc ec2.VPCID) *ec2.InternetGateway {
 	return first[ec2.InternetGateway](t.Txn, tableGateway, indexVPC, key(vpc))
 }

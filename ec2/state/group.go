@@ -11,8 +11,8 @@ import (
 	"palisade/ec2"
 )
 
-// groupName is a name's key. A VPC compares names without case and keeps the case (EC2
-// API Reference, "CreateSecurityGroup"); EC2-Classic tells them apart by it.
+// groupName returns the key of a group's name. Names in a VPC are equal if they differ in case
+// only (EC2 API Reference, "CreateSecurityGroup"); names in EC2-Classic are not.
 func groupName(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name string) string {
 	if vpc != "" {
 		name = strings.ToLower(name)
@@ -20,9 +20,8 @@ func groupName(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name str
 	return key(account) + key(region) + key(vpc) + key(name)
 }
 
-// A groupCount is how many groups there are in a VPC, or of an account in EC2-Classic. It
-// is derived from the groups, so that a group more needs no walk through all of them, and
-// is not part of a snapshot.
+// A groupCount is the number of groups in a VPC, or of an account in EC2-Classic. It saves
+// counting all groups when one is created. Snapshots leave it out; Restore counts again.
 type groupCount struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -32,13 +31,14 @@ type groupCount struct {
 
 func (c *groupCount) key() string { return key(c.Account) + key(c.Region) + key(c.VPC) }
 
-// addGroup puts a group that was not there.
+// addGroup inserts a new group.
 func (t *tx) addGroup(g *ec2.Group) {
 	t.put(tableGroup, g)
 	t.countGroup(g, +1)
 }
 
-// dropGroup removes a group that nothing holds any more, with its tags and its rules'.
+// dropGroup deletes a group, its tags and the tags of its rules. The caller checks that nothing
+// uses the group.
 func (t *tx) dropGroup(g *ec2.Group) {
 	for _, r := range g.Rules {
 		t.untag(string(r.ID))
@@ -60,8 +60,8 @@ func (t *tx) countGroup(g *ec2.Group, more int) {
 	t.put(tableGroupCount, c)
 }
 
-// groupCounts are the groups where g goes, and those of its account in all VPCs of the
-// region.
+// groupCounts returns the number of groups in the VPC of g (or in EC2-Classic), and in all VPCs
+// of its account in the region.
 func (t *tx) groupCounts(g *ec2.Group) (here, inVPCs int) {
 	for c := range rows[groupCount](t.Txn, tableGroupCount, indexID, key(g.Account)+key(g.Region)) {
 		if c.VPC == g.VPC {
@@ -74,7 +74,7 @@ func (t *tx) groupCounts(g *ec2.Group) (here, inVPCs int) {
 	return here, inVPCs
 }
 
-// countGroups makes what a snapshot leaves out.
+// countGroups inserts the counts that a snapshot leaves out.
 func countGroups(txn *memdb.Txn) {
 	t := &tx{Txn: txn}
 	for g := range rows[ec2.Group](txn, tableGroup, indexID, "") {
@@ -82,8 +82,8 @@ func countGroups(txn *memdb.Txn) {
 	}
 }
 
-// namesOf is where the groups are that an account may call by name: EC2-Classic or its
-// default VPC (EC2 API Reference, "DescribeSecurityGroups").
+// groupNamespace returns the VPC in which an account may name a group by its name: its default
+// VPC, or "" for EC2-Classic (EC2 API Reference, "DescribeSecurityGroups").
 func groupNamespace(txn *memdb.Txn, account ec2.AccountID, region ec2.Region) (ec2.VPCID, error) {
 	a := first[ec2.Account](txn, tableAccount, indexID, key(account))
 	if a == nil {
@@ -98,7 +98,7 @@ func groupNamespace(txn *memdb.Txn, account ec2.AccountID, region ec2.Region) (e
 	return "", ec2.Errorf("VPCIdNotSpecified", "No default VPC for this user. GroupName is only supported for EC2-Classic and default VPC.")
 }
 
-// findGroup finds a group of the caller. Exactly one of id and name must be given.
+// findGroup returns a group of the caller. The selector must have either an id or a name.
 func findGroup(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, sel GroupSelector) (*ec2.Group, error) {
 	switch {
 	case sel.ID == "" && sel.Name == "":
@@ -137,8 +137,8 @@ func (t *tx) group(account ec2.AccountID, region ec2.Region, sel GroupSelector) 
 	return findGroup(t.Txn, account, region, sel)
 }
 
-// vpcGroups are the groups that an interface in a VPC is to have, sorted: those that are
-// named, or the VPC's default one.
+// vpcGroups returns the groups for an interface in a VPC, sorted: those that selectors name, or
+// the default group of the VPC.
 func (t *tx) vpcGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, selectors []GroupSelector) ([]ec2.GroupID, error) {
 	if len(selectors) == 0 {
 		v, err := t.vpc(account, region, vpc)
@@ -170,12 +170,12 @@ func differentNetworks() error {
 	return ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
 }
 
-// FindGroup finds a group of an account, with the error that a request about it has.
+// FindGroup returns a group of an account, or EC2's error.
 func (v *View) FindGroup(account ec2.AccountID, region ec2.Region, sel GroupSelector) (*ec2.Group, error) {
 	return findGroup(v.txn(), account, region, sel)
 }
 
-// GroupsFrom yields the groups of an account in a region by id, from one id on.
+// GroupsFrom yields the groups of an account in a region by id, starting at an id.
 func (v *View) GroupsFrom(account ec2.AccountID, region ec2.Region, from ec2.GroupID) iter.Seq[*ec2.Group] {
 	return func(yield func(*ec2.Group) bool) {
 		it, err := v.txn().LowerBound(tableGroup, indexOwner, key(account)+key(region)+string(from))
@@ -190,7 +190,7 @@ func (v *View) GroupsFrom(account ec2.AccountID, region ec2.Region, from ec2.Gro
 	}
 }
 
-// Rule finds a rule by its id, with the group that has it.
+// Rule returns a rule by its id, and the group that has it.
 func (v *View) Rule(id ec2.RuleID) (*ec2.Group, *ec2.Rule, bool) {
 	g := first[ec2.Group](v.txn(), tableGroup, indexRule, key(id))
 	if g == nil {
@@ -199,7 +199,8 @@ func (v *View) Rule(id ec2.RuleID) (*ec2.Group, *ec2.Rule, bool) {
 	return g, &g.Rules[ruleIndex(g, id)], true
 }
 
-// requireClassic refuses what only an account with a flat network can do.
+// requireClassic refuses an account that is not on the EC2-Classic platform, and a region without
+// an EC2-Classic network.
 func (t *tx) requireClassic(account ec2.AccountID, region ec2.Region) error {
 	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(account))
 	if a == nil {

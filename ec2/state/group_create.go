@@ -7,23 +7,23 @@ import (
 	"palisade/ec2"
 )
 
-// defaultGroup is the name of the group that an instance is in when its launch names
-// none. It cannot be created or deleted.
+// defaultGroup is the name of the group for instances whose launch names no group. Users can
+// neither create nor delete it.
 const defaultGroup = "default"
 
-// groupRequests are of groups and their rules, but those that the first release had.
+// groupRequests are the requests for rules.
 var groupRequests = []Request{
 	&AuthorizeRules{}, &RevokeRules{}, &ModifyRules{}, &UpdateRuleDescriptions{},
 }
 
-// A GroupSelector names a group of the caller: by id, or by a name that it has in
-// EC2-Classic or in the default VPC.
+// A GroupSelector names a group of the caller, by its id or by its name. Names work in EC2-Classic
+// and in the default VPC only.
 type GroupSelector struct {
 	ID   ec2.GroupID
 	Name string
 }
 
-// CreateSecurityGroup adds a group to a VPC. No VPC is the account's default one, or
+// CreateSecurityGroup adds a group to a VPC. An empty VPC means the default VPC of the account, or
 // EC2-Classic (EC2 API Reference, "CreateSecurityGroup"). Result: Group.
 type CreateSecurityGroup struct {
 	Account     ec2.AccountID
@@ -41,7 +41,7 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 	}
 	check := checkClassicGroup
 	if g.VPC != "" {
-		// The guide says that it is stored so (EC2 User Guide, "Create a security group").
+		// EC2 drops blanks at the end of a name (EC2 User Guide, "Create a security group").
 		g.Name = strings.TrimRight(g.Name, " ")
 		check = checkVPCGroup
 	}
@@ -70,14 +70,14 @@ func (r *CreateSecurityGroup) apply(t *tx) (Result, error) {
 	return Result{Group: g}, nil
 }
 
-// everythingOut is the egress rule that a group of a VPC begins with.
+// allowAllEgress is the egress rule that each new group of a VPC has.
 var allowAllEgress = ec2.Rule{
 	Direction: ec2.Egress,
 	Protocol:  ec2.AnyProtocol, From: -1, To: -1,
 	Source: ec2.Source{Prefix: allIPv4},
 }
 
-// place finds where a new group goes and whether its name is free there.
+// placeGroup sets the VPC of a new group, and refuses names that look like ids.
 func (t *tx) placeGroup(g *ec2.Group) error {
 	if g.VPC != "" {
 		if _, err := t.vpc(g.Account, g.Region, g.VPC); err != nil {
@@ -125,19 +125,20 @@ func checkVPCGroup(g *ec2.Group) error {
 	return nil
 }
 
-// describing are the characters of names and descriptions in a VPC, as AWS's messages
-// list them.
+// validTextSet lists the characters that names and descriptions in a VPC may have, as AWS's
+// messages write them. validTextChars has each of them.
 const validTextSet = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
 
 const validTextChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. _-:/()#,@[]+=&;{}!$*"
 
-// describes reports whether text can be a name or a description in a VPC.
+// isValidText reports whether text can be a name or a description in a VPC.
 func isValidText(text string) bool {
 	return len(text) <= 255 && strings.Trim(text, validTextChars) == ""
 }
 
-// groupLimit refuses a name that is taken and a group too many. EC2-Classic counts by
-// account and region, a VPC by itself and with the others of the region.
+// groupLimit refuses a name that is taken and a group above the limits. In EC2-Classic the limit
+// is for an account in a region. In a VPC there is one for the VPC and one for all VPCs of the
+// account in the region.
 func (t *tx) groupLimit(g *ec2.Group) error {
 	where := ""
 	if g.VPC != "" {
@@ -160,9 +161,9 @@ func (t *tx) groupLimit(g *ec2.Group) error {
 	return nil
 }
 
-// DeleteSecurityGroup removes a group that nobody is in and that no other group names: in
-// EC2-Classic, none of its account. Rules of other accounts do not hold it: they name
-// nothing from then on, for ids are never reused. Result: Group.
+// DeleteSecurityGroup deletes a group without members that no rule of another group names. In
+// EC2-Classic the rules of other accounts do not count: they stay and match nothing, because ids
+// are never reused. Result: Group.
 type DeleteSecurityGroup struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -205,8 +206,8 @@ func (t *tx) checkUnusedInClassic(g *ec2.Group) error {
 	return nil
 }
 
-// heldInVPC says of a group that cannot go what holds it, behind AWS's text, which does
-// not.
+// checkUnusedInVPC refuses to delete a group that is in use. AWS's message does not say what uses
+// it; ours adds that.
 func (t *tx) checkUnusedInVPC(g *ec2.Group) error {
 	if g.Name == defaultGroup {
 		return ec2.Errorf("CannotDelete", `the specified group: "%s" name: "%s" cannot be deleted by a user`, g.ID, g.Name)
@@ -229,9 +230,8 @@ func (t *tx) checkUnusedInVPC(g *ec2.Group) error {
 	return nil
 }
 
-// addDefaultGroup gives an account of the EC2-Classic platform its default group in a
-// region: it admits its own members on everything (EC2 Developer Guide (2006),
-// "Security Groups").
+// addDefaultGroup gives an EC2-Classic account its default group in a region. The group admits
+// all packets of its own members (EC2 Developer Guide (2006), "Security Groups").
 func (t *tx) addDefaultGroup(a *ec2.Account, region ec2.Region) {
 	if a.Platform != ec2.Classic || first[ec2.Group](t.Txn, tableGroup, indexName, groupName(a.ID, region, "", defaultGroup)) != nil {
 		return
@@ -254,8 +254,8 @@ func (t *tx) addDefaultGroup(a *ec2.Account, region ec2.Region) {
 	t.addGroup(g)
 }
 
-// addVPCDefaultGroup gives a new VPC its default group: it admits its own members on
-// everything and lets everything out (Amazon VPC User Guide, "Default security groups").
+// addVPCDefaultGroup gives a new VPC its default group. The group admits all packets of its own
+// members and all egress (Amazon VPC User Guide, "Default security groups").
 func (t *tx) addVPCDefaultGroup(v *ec2.VPC) ec2.GroupID {
 	g := &ec2.Group{
 		ID:          ec2.GroupID(t.meta.longID("sg", t.serial())),

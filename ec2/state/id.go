@@ -9,11 +9,11 @@ import (
 	"palisade/ec2"
 )
 
-// Ids look random and never repeat. Each is its serial, sent through a permutation that
-// the cluster's seed selects: a Feistel network, one to one whatever its round function
-// is. There is no collision to look for and no list of dead ids to keep.
+// Ids look random and never repeat. An id is a serial, permuted by a Feistel network that the
+// seed of the cluster selects. Such a network maps numbers one to one, so no two serials have the
+// same id, and no list of used ids is needed.
 
-// classicID returns the 8 hex digits of an EC2-Classic id.
+// classicID returns an EC2-Classic id, which has 8 hex digits.
 func (m *meta) classicID(prefix string, serial uint64) string {
 	if serial >= 1<<32 {
 		panic(fmt.Sprintf("state: serial %d does not fit an id of 8 digits", serial))
@@ -21,14 +21,14 @@ func (m *meta) classicID(prefix string, serial uint64) string {
 	return fmt.Sprintf("%s-%08x", prefix, m.permute(prefix, serial, 16))
 }
 
-// longID returns 17 hex digits; the first is 0, as in all that EC2 has given out.
+// longID returns an id with 17 hex digits. The first is 0, as in all ids of EC2.
 func (m *meta) longID(prefix string, serial uint64) string {
 	return fmt.Sprintf("%s-0%016x", prefix, m.permute(prefix, serial, 32))
 }
 
-// mac is the unicast, locally administered address that goes with a private address of a
-// network. An address keeps it through all its leases: its neighbours have it in their
-// ARP caches for longer than it rests.
+// mac returns the MAC of the interface that has a private address: a unicast, locally
+// administered one. All leases of an address have the same MAC, because ARP caches of neighbours
+// keep it for longer than the quarantine lasts.
 func (m *meta) mac(vni ec2.VNI, private netip.Addr) ec2.MAC {
 	four := private.As4()
 	mac := ec2.MAC{0x02, byte(vni%255) + 1} // 02:00 is the gateway's
@@ -36,7 +36,7 @@ func (m *meta) mac(vni ec2.VNI, private netip.Addr) ec2.MAC {
 	return mac
 }
 
-// permute maps a number of 2*half bits to another.
+// permute maps a number of 2*half bits to another one.
 func (m *meta) permute(kind string, n uint64, half uint) uint64 {
 	mask := uint64(1)<<half - 1
 	left, right := n>>half&mask, n&mask

@@ -9,13 +9,13 @@ import (
 const (
 	reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
 
-	// reasonInstance begins a node's report of an instance that has shut itself down.
+	// reasonInstance is how the reason begins when an instance has shut itself down.
 	reasonInstance = "Client.InstanceInitiatedShutdown:"
 )
 
-// TerminateInstances ends instances for good. Their addresses leave every set with this
-// command; what of their interfaces is deleted with them goes when the node has taken the
-// ports down and reports so. Result: Instances.
+// TerminateInstances ends instances for good. Their addresses leave all groups with this command.
+// Interfaces with DeleteOnTermination are deleted when the node reports that it has taken the
+// ports down. Result: Instances.
 type TerminateInstances struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -30,7 +30,7 @@ func (r *TerminateInstances) apply(t *tx) (Result, error) {
 		if i.TerminationProtected {
 			return i, ec2.Errorf("OperationNotPermitted", "The instance '%s' may not be terminated. Modify its 'disableApiTermination' instance attribute and try again.", i.ID)
 		}
-		if i.State == ec2.Stopped { // at no node: nothing to wait for
+		if i.State == ec2.Stopped { // it is at no node, so no report will come
 			i.State, i.Ended = ec2.Terminated, t.meta.Time
 			t.disconnect(&i)
 		} else {
@@ -42,7 +42,7 @@ func (r *TerminateInstances) apply(t *tx) (Result, error) {
 	})
 }
 
-// StopInstances ends instances so that they can be started again. Result: Instances.
+// StopInstances stops instances. StartInstances can start them again. Result: Instances.
 type StopInstances struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -66,9 +66,9 @@ func (r *StopInstances) apply(t *tx) (Result, error) {
 	})
 }
 
-// StartInstances brings stopped instances back: in EC2-Classic on a new interface with new
-// addresses (EC2 User Guide 2012, "Stopping and Starting Instances"), in a VPC on those
-// that they have. Result: Instances.
+// StartInstances starts stopped instances. In EC2-Classic an instance gets a new interface with
+// new addresses (EC2 User Guide 2012, "Stopping and Starting Instances"), in a VPC it keeps its
+// interfaces. Result: Instances.
 type StartInstances struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -94,7 +94,7 @@ func (r *StartInstances) apply(t *tx) (Result, error) {
 	})
 }
 
-// connect gives an instance that starts its place in the network.
+// connect gives an instance that starts its interface, or activates those it has.
 func (t *tx) connect(i *ec2.Instance) error {
 	if i.VPC != "" {
 		return t.reconnect(i)
@@ -106,8 +106,8 @@ func (t *tx) connect(i *ec2.Instance) error {
 	return nil
 }
 
-// RebootInstances has instances that run boot again, on the interfaces and with the
-// addresses that they have. Result: Instances.
+// RebootInstances makes running instances boot again, with the same interfaces and addresses.
+// Result: Instances.
 type RebootInstances struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -124,15 +124,15 @@ func (r *RebootInstances) apply(t *tx) (Result, error) {
 	})
 }
 
-// ReportInstance is what a node says about an instance of its own: that it runs, or
-// that it has ended and all of its ports are down. InterfaceEpoch is the lease of its
-// primary interface that the node speaks of; a report about another lease is old and
-// changes nothing. Result: Instances.
+// ReportInstance is a report of a node about an instance on it: that it runs, or that it has ended
+// and all of its ports are down. InterfaceEpoch is the Epoch of its primary interface, as the node
+// knows it. A report with another Epoch is about an earlier lease and changes nothing. Result:
+// Instances.
 type ReportInstance struct {
 	Instance       ec2.InstanceID
 	InterfaceEpoch uint64
 	State          ec2.InstanceState // Running, Stopped or Terminated
-	Reason         string            // "" keeps the user's
+	Reason         string            // "" keeps the reason of the user's request
 }
 
 func (r *ReportInstance) apply(t *tx) (Result, error) {
@@ -168,7 +168,8 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil
 }
 
-// eachInstance finds every instance of a request before it changes the first.
+// eachInstance changes the instances of a request. It finds all of them before it changes the
+// first.
 func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID, change func(ec2.Instance) (ec2.Instance, error)) (Result, error) {
 	found, err := t.instances(account, region, ids)
 	if err != nil {
@@ -188,7 +189,7 @@ func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.In
 	return result, nil
 }
 
-// drain takes the addresses of an instance out of every set; they stay its own.
+// drain takes the addresses of an instance out of all groups. The interfaces keep them.
 func (t *tx) drain(i *ec2.Instance) {
 	interfaces := []*ec2.Interface{first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface))}
 	if i.VPC != "" {
@@ -204,9 +205,9 @@ func (t *tx) drain(i *ec2.Instance) {
 	}
 }
 
-// disconnect is the end of what an instance did at its node: all of its ports are down, or
-// the node is lost. In EC2-Classic its lease ends; in a VPC its interfaces wait for its
-// start, or end as they are meant to when it has been terminated.
+// disconnect takes an instance off its node, because all of its ports are down or the node is
+// lost. In EC2-Classic its lease ends. In a VPC its interfaces become Idle, or, when it is
+// terminated, are deleted or detached.
 func (t *tx) disconnect(i *ec2.Instance) {
 	if i.VPC == "" {
 		if lease := first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface)); lease != nil {

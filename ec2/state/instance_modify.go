@@ -6,14 +6,14 @@ import (
 	"palisade/ec2"
 )
 
-// ModifyInstance changes what is not nil. What an instance boots with changes only while
-// it is stopped. Result: Instances.
+// ModifyInstance changes the attributes that are not nil or empty. Type and UserData can change
+// only while the instance is stopped. Result: Instances.
 type ModifyInstance struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
 	Instance  ec2.InstanceID
 	Groups    []ec2.GroupID `json:",omitempty"` // of its only interface
-	Unchecked *bool         `json:",omitempty"` // no source/destination check of its only interface
+	Unchecked *bool         `json:",omitempty"` // turns the source/destination check of its only interface off or on
 
 	Type     *string `json:",omitempty"`
 	UserData *[]byte `json:",omitempty"`
@@ -58,7 +58,7 @@ func (r *ModifyInstance) apply(t *tx) (Result, error) {
 	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil
 }
 
-// boot changes what the instance boots with.
+// boot changes the type and the user data.
 func (r *ModifyInstance) boot(i *ec2.Instance) error {
 	if i.State != ec2.Stopped {
 		return ec2.Errorf("IncorrectInstanceState", "The instance '%s' is not in the 'stopped' state.", i.ID)
@@ -78,7 +78,7 @@ func (r *ModifyInstance) boot(i *ec2.Instance) error {
 	return nil
 }
 
-// network changes the instance's interface, if it has one alone.
+// network changes the groups and the source/destination check of the instance's only interface.
 func (r *ModifyInstance) network(t *tx, i *ec2.Instance) error {
 	if i.VPC == "" {
 		return ec2.Errorf("InvalidParameterValue", "The groups of instance '%s' are those of its launch, and its source is always checked: it is in EC2-Classic", i.ID)

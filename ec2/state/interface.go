@@ -9,7 +9,7 @@ import (
 	"palisade/ec2"
 )
 
-// interfaceRequests are of the interfaces of a VPC, and of what instances in one can.
+// interfaceRequests are the requests for interfaces in VPCs, and for instances that came with them.
 var interfaceRequests = []Request{
 	&CreateNetworkInterface{}, &DeleteNetworkInterface{},
 	&AttachNetworkInterface{}, &DetachNetworkInterface{}, &ReportInterface{},
@@ -18,18 +18,18 @@ var interfaceRequests = []Request{
 	&RebootInstances{}, &ModifyInstance{},
 }
 
-// An InterfaceSpec is what a request says of an interface that it makes.
+// An InterfaceSpec describes an interface that a request makes.
 type InterfaceSpec struct {
 	Subnet       ec2.SubnetID  `json:",omitempty"`
-	Groups       []ec2.GroupID `json:",omitempty"` // none: the VPC's default group
+	Groups       []ec2.GroupID `json:",omitempty"` // none: the default group of the VPC
 	Description  string        `json:",omitempty"`
-	Private      netip.Addr    `json:",omitzero"`  // zero: any
-	Further      []netip.Addr  `json:",omitempty"` // secondary addresses, chosen
-	FurtherCount int           `json:",omitempty"` // or as many of any
+	Private      netip.Addr    `json:",omitzero"`  // zero: any free one
+	Further      []netip.Addr  `json:",omitempty"` // secondary addresses; or
+	FurtherCount int           `json:",omitempty"` // the number of secondary addresses, any free ones
 }
 
-// CreateNetworkInterface makes an interface that is attached to nothing. A ClientToken
-// makes it idempotent. Result: Interface.
+// CreateNetworkInterface makes a detached interface. A repeated request with the same ClientToken
+// returns the same interface. Result: Interface.
 type CreateNetworkInterface struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -74,8 +74,8 @@ func (r *CreateNetworkInterface) apply(t *tx) (Result, error) {
 	return Result{Interface: eni}, nil
 }
 
-// DeleteNetworkInterface deletes an interface that is attached to nothing; its addresses
-// rest. Result: Interface, as it was.
+// DeleteNetworkInterface deletes a detached interface. Its addresses go into quarantine. Result:
+// Interface, as it was.
 type DeleteNetworkInterface struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -102,7 +102,7 @@ func (t *tx) roomForInterfaces(account ec2.AccountID, region ec2.Region, more in
 	return nil
 }
 
-// freeInterfaces is how many interfaces an account may still make.
+// freeInterfaces returns how many more interfaces an account may make.
 func (t *tx) freeInterfaces(account ec2.AccountID, region ec2.Region) int {
 	free := t.limits().InterfacesPerRegion
 	for eni := range rows[ec2.Interface](t.Txn, tableInterface, indexOwner, key(account)+key(region)) {
@@ -113,7 +113,7 @@ func (t *tx) freeInterfaces(account ec2.AccountID, region ec2.Region) int {
 	return free
 }
 
-// shapeOf is a digest of what was asked for; a client token stands for one shape.
+// shapeOf returns a digest of a request. Requests with the same client token must have the same.
 func shapeOf(r Request) string {
 	data, err := json.Marshal(r)
 	if err != nil {

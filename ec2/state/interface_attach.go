@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// AttachNetworkInterface puts an interface into an instance of its zone and VPC: one that
-// runs gets it at once, one that is stopped when it starts. Result: Interface.
+// AttachNetworkInterface attaches an interface to an instance in the same zone and VPC. A running
+// instance gets it at once, a stopped one when it starts. Result: Interface.
 type AttachNetworkInterface struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -35,7 +35,7 @@ func (r *AttachNetworkInterface) apply(t *tx) (Result, error) {
 	return Result{Interface: &eni}, nil
 }
 
-// attachable refuses what EC2 refuses to attach.
+// attachable refuses the attachments that EC2 refuses.
 func (t *tx) attachable(eni *ec2.Interface, i *ec2.Instance, index int) error {
 	if i.VPC == "" {
 		return ec2.Errorf("InvalidParameterCombination", "Network interfaces are attached to instances in a VPC, and '%s' is in EC2-Classic", i.ID)
@@ -64,7 +64,7 @@ func (t *tx) attachable(eni *ec2.Interface, i *ec2.Instance, index int) error {
 	return nil
 }
 
-// checkDevices refuses more interfaces than an instance may have.
+// checkDevices refuses more interfaces than an instance may have, and invalid device indices.
 func (t *tx) checkDevices(instanceType string, count int, indices ...int) error {
 	limit := t.limits().InterfacesPerInstance
 	if count > limit {
@@ -78,16 +78,15 @@ func (t *tx) checkDevices(instanceType string, count int, indices ...int) error 
 	return nil
 }
 
-// maxDeviceIndex is the highest place of an interface in an instance, whatever the limit
-// of their number is.
+// maxDeviceIndex is the highest device index, independent of the number of interfaces.
 const maxDeviceIndex = 31
 
 func interfaceInUse(id ec2.InterfaceID) *ec2.Error {
 	return ec2.Errorf("InvalidNetworkInterface.InUse", "Interface: [%s] in use.", id)
 }
 
-// plug attaches an interface to an instance, and puts it to work if the instance is not
-// stopped. The caller puts the row.
+// attach attaches an interface to an instance, and activates it unless the instance is stopped.
+// The caller puts the row.
 func (t *tx) attach(eni *ec2.Interface, i *ec2.Instance, index int, onTermination ec2.OnTermination) {
 	eni.Instance = i.ID
 	eni.Attachment = &ec2.Attachment{
@@ -101,9 +100,9 @@ func (t *tx) attach(eni *ec2.Interface, i *ec2.Instance, index int, onTerminatio
 	}
 }
 
-// DetachNetworkInterface takes an interface out of its instance. Where the instance runs,
-// its addresses leave every set with this command, and it is free when its node has taken
-// the port down and reports so. Force ends a detachment that the node does not report.
+// DetachNetworkInterface detaches an interface from its instance. If the instance runs, the
+// addresses leave all groups with this command, and the interface is detached when the node
+// reports that the port is down. A second request with Force does not wait for that report.
 // Result: Interface.
 type DetachNetworkInterface struct {
 	Account    ec2.AccountID
@@ -119,7 +118,7 @@ func (r *DetachNetworkInterface) apply(t *tx) (Result, error) {
 	}
 	switch {
 	case was.External != nil:
-		return Result{}, ec2.Errorf("OperationNotPermitted", "You are not allowed to manage this attachment: %s is in front of %s of node %s, which `palisade detach` undoes", was.ID, was.External, was.Node)
+		return Result{}, ec2.Errorf("OperationNotPermitted", "You are not allowed to manage this attachment: %s is attached to %s of node %s; use `palisade detach`", was.ID, was.External, was.Node)
 	case deviceIndex(was) == 0:
 		return Result{}, ec2.Errorf("OperationNotPermitted", "The network interface at device index 0 and networkCard index 0 cannot be detached.")
 	case was.State == ec2.Draining && !was.Attachment.Detaching && t.isShuttingDown(was.Instance):
@@ -138,7 +137,8 @@ func (t *tx) isShuttingDown(id ec2.InstanceID) bool {
 	return first[ec2.Instance](t.Txn, tableInstance, indexID, key(id)).State == ec2.ShuttingDown
 }
 
-// unplug begins to end an attachment that is at a node.
+// beginDetach makes an interface at a node Draining. It is detached when the node reports that the
+// port is down.
 func (t *tx) beginDetach(was *ec2.Interface) {
 	eni, attachment := *was, *was.Attachment
 	attachment.Detaching = true
@@ -146,11 +146,10 @@ func (t *tx) beginDetach(was *ec2.Interface) {
 	t.put(tableInterface, &eni)
 }
 
-// ReportInterface is what a node says about an interface of its own that leaves an
-// instance which goes on, or the machine it was put in front of: the port is down. Epoch
-// is the lease the node speaks of; a report about another is old and changes nothing. Nor
-// does one about an interface whose instance ends: ReportInstance says that all of its
-// ports are down.
+// ReportInterface is a report of a node that the port of an interface is down, because the
+// interface is being detached from a running instance or from an external device. A report with
+// another Epoch is about an earlier lease and changes nothing. Neither does a report about an
+// interface whose instance ends: ReportInstance is for that.
 type ReportInterface struct {
 	Interface ec2.InterfaceID
 	Epoch     uint64
@@ -186,14 +185,15 @@ func (t *tx) attachmentOf(account ec2.AccountID, region ec2.Region, id ec2.Attac
 	return nil, ec2.Errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", id)
 }
 
-// attached are the interfaces of an instance, by device index.
+// attached returns the interfaces of an instance, by device index.
 func (t *tx) attached(id ec2.InstanceID) []*ec2.Interface {
 	list := slices.Collect(rows[ec2.Interface](t.Txn, tableInterface, indexHolder, key(id)))
 	slices.SortFunc(list, func(a, b *ec2.Interface) int { return deviceIndex(a) - deviceIndex(b) })
 	return list
 }
 
-// deviceIndex is 0 in EC2-Classic, which knows no attachments.
+// deviceIndex returns the device index of an interface. It is 0 in EC2-Classic, where interfaces
+// have no Attachment.
 func deviceIndex(i *ec2.Interface) int {
 	if i.Attachment == nil {
 		return 0

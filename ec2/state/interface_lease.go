@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// A subnetLeaser makes interfaces of one subnet. It remembers how far it has searched for
-// free addresses, so that a launch of many walks the subnet once.
+// A subnetLeaser makes interfaces in one subnet. It remembers where its search for free addresses
+// ended, so a launch of many instances walks the subnet once.
 type subnetLeaser struct {
 	t       *tx
 	subnet  *ec2.Subnet
@@ -22,7 +22,7 @@ func (t *tx) newSubnetLeaser(s *ec2.Subnet) *subnetLeaser {
 	return l
 }
 
-// lowestAddress is the first address of the subnet that is Leasable.
+// firstLeasable returns the first Leasable address of a subnet.
 func firstLeasable(s *ec2.Subnet) netip.Addr {
 	a := s.CIDR.Addr()
 	for !s.Leasable(a) {
@@ -31,7 +31,7 @@ func firstLeasable(s *ec2.Subnet) netip.Addr {
 	return a
 }
 
-// make takes the addresses of a new interface; the caller puts its row.
+// make returns a new interface and assigns its addresses. The caller puts the row.
 func (l *subnetLeaser) make(spec InterfaceSpec) (*ec2.Interface, error) {
 	t, s := l.t, l.subnet
 	if err := checkInterfaceDescription(spec.Description); err != nil {
@@ -62,7 +62,7 @@ func (l *subnetLeaser) make(spec InterfaceSpec) (*ec2.Interface, error) {
 	return eni, nil
 }
 
-// takeFurther gives an interface secondary addresses, chosen ones or as many of any, and
+// takeFurther gives an interface secondary addresses, the chosen ones or count free ones, and
 // returns them.
 func (l *subnetLeaser) takeFurther(eni *ec2.Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
 	if err := l.t.checkFurther(len(eni.Further), chosen, count); err != nil {
@@ -85,8 +85,8 @@ func (l *subnetLeaser) takeFurther(eni *ec2.Interface, chosen []netip.Addr, coun
 	return taken, nil
 }
 
-// checkFurther refuses to give an interface that has some secondary addresses more, chosen
-// or counted, than it may have.
+// checkFurther refuses secondary addresses above the limit, for an interface that has some
+// already.
 func (t *tx) checkFurther(has int, chosen []netip.Addr, count int) error {
 	switch room := t.limits().AddressesPerInterface - 1 - has; {
 	case len(chosen) > 0 && count != 0:
@@ -103,8 +103,8 @@ func sortPairs(pairs []ec2.AddressPair) {
 	slices.SortFunc(pairs, func(a, b ec2.AddressPair) int { return a.Private.Compare(b.Private) })
 }
 
-// take gives an interface the address it wants, or any. One that rests is not given out
-// to who asks for it either.
+// take assigns an interface the address want, or any free one if want is zero. An address in
+// quarantine is not free, not even for a request that names it.
 func (l *subnetLeaser) take(want netip.Addr, id ec2.InterfaceID) (netip.Addr, error) {
 	a := want
 	if !a.IsValid() {
@@ -119,7 +119,7 @@ func (l *subnetLeaser) take(want netip.Addr, id ec2.InterfaceID) (netip.Addr, er
 	return a, nil
 }
 
-// free reports why an address that somebody chose cannot be his.
+// free returns EC2's error for a chosen address that is not free.
 func (l *subnetLeaser) free(a netip.Addr) error {
 	switch {
 	case !l.subnet.CIDR.Contains(a):
@@ -132,12 +132,12 @@ func (l *subnetLeaser) free(a netip.Addr) error {
 	case row == nil:
 		return nil
 	case row.Interface == "":
-		return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use. It was given back a moment ago and rests.", a)
+		return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use. It was released a moment ago and is in quarantine.", a)
 	}
 	return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use.", a)
 }
 
-// interfaceGroups are the groups of a request, which names them by id.
+// interfaceGroups checks the groups that a request names by id, and returns them sorted.
 func (t *tx) interfaceGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, ids []ec2.GroupID) ([]ec2.GroupID, error) {
 	selectors := make([]GroupSelector, len(ids))
 	for n, id := range ids {
@@ -146,8 +146,8 @@ func (t *tx) interfaceGroups(account ec2.AccountID, region ec2.Region, vpc ec2.V
 	return t.vpcGroups(account, region, vpc, selectors)
 }
 
-// mapPublic gives an interface that has no public address one of the region's. It is given
-// back when the interface leaves its node.
+// mapPublic leases an interface a public address of the region, unless it has one. The lease ends
+// when the interface leaves its node.
 func (t *tx) mapPublic(eni *ec2.Interface, public *allocator) error {
 	if eni.Public.IsValid() {
 		return nil
@@ -165,14 +165,13 @@ func (t *tx) newPublicAllocator(region ec2.Region) *allocator {
 	return &allocator{t: t, vni: publicVNI, pools: t.publicPools(region)}
 }
 
-// activate puts an interface to work at a node, under an epoch of its own. The caller puts
-// the row.
+// activate makes an interface Active at a node, with a new Epoch. The caller puts the row.
 func (t *tx) activate(eni *ec2.Interface, node ec2.NodeID) {
 	eni.Node, eni.State, eni.Epoch = node, ec2.Active, t.serial()
 }
 
-// idle is an interface at no node, as one is whose port is down: its public address is
-// given back unless it is an elastic one. The caller puts the row.
+// madeIdle returns a copy of an interface that is Idle, at no node. Its public address goes into
+// quarantine, unless it is an elastic one. The caller puts the row.
 func (t *tx) madeIdle(was *ec2.Interface) *ec2.Interface {
 	eni := *was
 	eni.State, eni.Node = ec2.Idle, ""
@@ -200,8 +199,8 @@ func (t *tx) detach(was *ec2.Interface) {
 	t.put(tableInterface, eni)
 }
 
-// deleteInterface ends an interface of a VPC: its addresses rest, its elastic ones are
-// their owner's to give to another.
+// deleteInterface deletes an interface in a VPC. Its addresses go into quarantine; its elastic
+// addresses become unassociated.
 func (t *tx) deleteInterface(eni *ec2.Interface) {
 	for _, pair := range eni.Addresses() {
 		t.quarantine(eni.VNI, pair.Private)
@@ -211,7 +210,8 @@ func (t *tx) deleteInterface(eni *ec2.Interface) {
 	t.del(tableInterface, eni)
 }
 
-// releasePublic takes a public address, if it is one, from the interface that has it.
+// releasePublic takes a public address away from its interface: an elastic one becomes
+// unassociated, an automatic one goes into quarantine. Zero is ignored.
 func (t *tx) releasePublic(public netip.Addr) {
 	if !public.IsValid() {
 		return
@@ -223,7 +223,7 @@ func (t *tx) releasePublic(public netip.Addr) {
 	t.quarantine(publicVNI, public)
 }
 
-// pairAt finds one of the interface's addresses.
+// pairAt returns the pair of one of the interface's private addresses.
 func pairAt(i *ec2.Interface, private netip.Addr) (ec2.AddressPair, bool) {
 	at := slices.IndexFunc(i.Addresses(), func(p ec2.AddressPair) bool { return p.Private == private })
 	if at < 0 {

@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// A leaser makes the interfaces of one launch. It remembers how far it has searched, so
-// that a launch of many walks the pools once.
+// A leaser makes the interfaces of one launch into EC2-Classic. It remembers where its search for
+// free addresses ended, so a launch of many instances walks the pools once.
 type leaser struct {
 	t       *tx
 	network *ec2.Network
@@ -25,8 +25,8 @@ func (t *tx) newLeaser(n *ec2.Network) *leaser {
 	}
 }
 
-// lease gives the instance a new interface with new addresses, or reports that a pool
-// is empty. A network without public pools leases private addresses alone.
+// lease gives the instance a new interface with new addresses. It returns false if a pool is
+// empty. A network without public pools leases private addresses only.
 func (l *leaser) lease(i *ec2.Instance) bool {
 	private, ok := l.private.next()
 	if !ok {
@@ -62,7 +62,7 @@ func (l *leaser) lease(i *ec2.Instance) bool {
 	return true
 }
 
-// release removes an interface and lays its addresses to rest.
+// release deletes an interface. Its addresses go into quarantine.
 func (t *tx) release(eni *ec2.Interface) {
 	t.del(tableInterface, eni)
 	t.quarantine(eni.VNI, eni.Private)

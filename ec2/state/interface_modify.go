@@ -7,16 +7,16 @@ import (
 	"palisade/ec2"
 )
 
-// ModifyNetworkInterface changes what is not nil. Groups are replaced as a whole, at once
-// and under the epoch the interface has, so that its connections go on. Result: Interface.
+// ModifyNetworkInterface changes the attributes that are not nil or empty. Groups replaces all
+// groups. The Epoch stays, so the connections of the interface continue. Result: Interface.
 type ModifyNetworkInterface struct {
 	Account             ec2.AccountID
 	Region              ec2.Region
 	Interface           ec2.InterfaceID
 	Description         *string          `json:",omitempty"`
 	Groups              []ec2.GroupID    `json:",omitempty"`
-	Unchecked           *bool            `json:",omitempty"` // no source/destination check
-	Attachment          ec2.AttachmentID `json:",omitempty"` // that of DeleteOnTermination
+	Unchecked           *bool            `json:",omitempty"` // turns the source/destination check off or on
+	Attachment          ec2.AttachmentID `json:",omitempty"` // the attachment to change DeleteOnTermination of
 	DeleteOnTermination *bool            `json:",omitempty"`
 }
 
@@ -60,7 +60,7 @@ func checkInterfaceDescription(text string) error {
 	return nil
 }
 
-// mirrorGroups writes a primary interface's groups into its instance.
+// mirrorGroups copies the groups of a primary interface to its instance.
 func (t *tx) mirrorGroups(eni *ec2.Interface) {
 	was := first[ec2.Instance](t.Txn, tableInstance, indexID, key(eni.Instance))
 	if was == nil || was.Interface != eni.ID {
@@ -71,9 +71,9 @@ func (t *tx) mirrorGroups(eni *ec2.Interface) {
 	t.put(tableInstance, &i)
 }
 
-// AssignPrivateAddresses gives an interface secondary addresses: chosen ones, which
-// Reassign takes from another interface of the subnet if need be, or as many of any. Those
-// that it has already are no mistake. Result: Interface, Addresses.
+// AssignPrivateAddresses gives an interface secondary addresses: those in Addresses, or Count free
+// ones. With Reassign, it takes an address from another interface of the subnet. Addresses that the
+// interface has already are ignored. Result: Interface, Addresses.
 type AssignPrivateAddresses struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -130,7 +130,7 @@ func hasDuplicates(addrs []netip.Addr) bool {
 	return false
 }
 
-// holder is the interface that has an address.
+// holder returns the interface that has an address, or "".
 func (t *tx) holder(vni ec2.VNI, a netip.Addr) ec2.InterfaceID {
 	if row := first[address](t.Txn, tableAddress, indexID, addressKey(vni, a)); row != nil {
 		return row.Interface
@@ -138,8 +138,8 @@ func (t *tx) holder(vni ec2.VNI, a netip.Addr) ec2.InterfaceID {
 	return ""
 }
 
-// reassign moves secondary addresses from the interfaces that have them, each with its
-// elastic address (EC2 API Reference, "AssignPrivateIpAddresses").
+// reassign moves secondary addresses to eni from the interfaces that have them. Their elastic
+// addresses move too (EC2 API Reference, "AssignPrivateIpAddresses").
 func (t *tx) reassign(eni *ec2.Interface, moved []netip.Addr) error {
 	for _, a := range moved {
 		from := *first[ec2.Interface](t.Txn, tableInterface, indexID, key(t.holder(eni.VNI, a)))
@@ -162,9 +162,8 @@ func (t *tx) reassign(eni *ec2.Interface, moved []netip.Addr) error {
 	return nil
 }
 
-// UnassignPrivateAddresses takes secondary addresses from an interface; they rest, and
-// elastic addresses that went with them are their owner's to give to another. Result:
-// Interface.
+// UnassignPrivateAddresses takes secondary addresses away from an interface. They go into
+// quarantine; their elastic addresses become unassociated. Result: Interface.
 type UnassignPrivateAddresses struct {
 	Account   ec2.AccountID
 	Region    ec2.Region

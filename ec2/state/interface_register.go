@@ -7,9 +7,9 @@ import (
 	"palisade/ec2"
 )
 
-// RegisterInterface puts an interface in front of what is on a node already, a namespace
-// or a device: it is Active there at once. The interface is a detached one, which it is
-// again afterwards, or it is made of Spec and deleted afterwards. Result: Interface.
+// RegisterInterface attaches an interface to an external device of a node. It is Active at once.
+// The interface is a detached one, which UnregisterInterface detaches again, or a new one made
+// from Spec, which UnregisterInterface deletes. Result: Interface.
 type RegisterInterface struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -17,7 +17,7 @@ type RegisterInterface struct {
 	External  ec2.ExternalDevice `json:"Outside"`
 	Interface ec2.InterfaceID    `json:",omitempty"`
 	Spec      InterfaceSpec      `json:",omitzero"`
-	Public    *bool              `json:",omitempty"` // nil: as the subnet has it. Only for one that is made
+	Public    *bool              `json:",omitempty"` // whether a new interface gets a public address; nil: as its subnet says
 	Tags      map[string]string  `json:",omitempty"`
 }
 
@@ -31,7 +31,7 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 	}
 	for o := range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(n.ID)) {
 		if o.External != nil && *o.External == r.External {
-			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "Interface %s is in front of %s of node %s already", o.ID, &r.External, n.ID)
+			return Result{}, ec2.Errorf("Resource.AlreadyAssociated", "Interface %s is already attached to %s of node %s", o.ID, &r.External, n.ID)
 		}
 	}
 	eni, onTermination, err := r.take(t)
@@ -53,7 +53,8 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 	return Result{Interface: eni}, nil
 }
 
-// take finds the interface of the request, or makes it.
+// take returns the interface of the request, or makes it, and says what UnregisterInterface does
+// with it.
 func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, error) {
 	if r.Interface != "" {
 		was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
@@ -63,7 +64,7 @@ func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, erro
 		case was.Attachment != nil:
 			return nil, ec2.KeepInterface, interfaceInUse(was.ID)
 		case r.Public != nil || r.Spec.given():
-			return nil, ec2.KeepInterface, ec2.Errorf("InvalidParameterCombination", "An interface that there is has its subnet, groups and addresses")
+			return nil, ec2.KeepInterface, ec2.Errorf("InvalidParameterCombination", "An existing interface keeps its subnet, groups and addresses")
 		}
 		eni := *was
 		return &eni, ec2.KeepInterface, t.tag(string(eni.ID), r.Account, r.Region, r.Tags)
@@ -91,30 +92,29 @@ func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, erro
 	return eni, ec2.DeleteInterface, t.tag(string(eni.ID), r.Account, r.Region, r.Tags)
 }
 
-// given reports whether the spec says anything.
+// given reports whether any field is set.
 func (s InterfaceSpec) given() bool {
 	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Further) > 0 || s.FurtherCount != 0
 }
 
-// checkExternal refuses names that the kernel or /run/netns could not have.
+// checkExternal refuses names that a device of the kernel or a file in /run/netns cannot have.
 func checkExternal(o *ec2.ExternalDevice) error {
 	fits := func(name string, limit int) bool {
 		return ec2.Printable(name, limit) && !strings.ContainsAny(name, "/ :") && name != "." && name != ".."
 	}
-	const interfaceName = 15 // IFNAMSIZ less its end mark
+	const interfaceName = 15 // IFNAMSIZ without the NUL
 	if o.Device == "" || !fits(o.Device, interfaceName) {
-		return ec2.Errorf("InvalidParameterValue", "%q is no name for a device: at most %d characters without / : and blanks", ec2.Clip(o.Device), interfaceName)
+		return ec2.Errorf("InvalidParameterValue", "%q is not a device name: at most %d characters, without / : and blanks", ec2.Clip(o.Device), interfaceName)
 	}
 	if !fits(o.Namespace, 255) {
-		return ec2.Errorf("InvalidParameterValue", "%q is no name for a network namespace", ec2.Clip(o.Namespace))
+		return ec2.Errorf("InvalidParameterValue", "%q is not the name of a network namespace", ec2.Clip(o.Namespace))
 	}
 	return nil
 }
 
-// UnregisterInterface takes an interface away from what it is in front of. Its addresses
-// leave every set with this command; it is deleted, or free, when the node has taken the
-// port down and reports so. Force does not wait for the node, if it has been asked already.
-// Result: Interface, as it was.
+// UnregisterInterface detaches an interface from its external device. Its addresses leave all
+// groups with this command. It is deleted, or detached, when the node reports that the port is
+// down. A second request with Force does not wait for that report. Result: Interface, as it was.
 type UnregisterInterface struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -129,7 +129,7 @@ func (r *UnregisterInterface) apply(t *tx) (Result, error) {
 	}
 	switch {
 	case was.External == nil:
-		return Result{}, ec2.Errorf("IncorrectState", "Interface %s is in front of no namespace or device of a node", was.ID)
+		return Result{}, ec2.Errorf("IncorrectState", "Interface %s is not attached to an external device of a node", was.ID)
 	case was.Attachment.Detaching && r.Force:
 		t.deleteOrDetach(was)
 	case !was.Attachment.Detaching:

@@ -9,10 +9,10 @@ import (
 	"palisade/ec2"
 )
 
-// maxJoinTokens bounds the tokens that wait to be used.
+// maxJoinTokens is the maximum number of tokens that have not expired.
 const maxJoinTokens = 256
 
-// CreateJoinToken lets the bearer of a secret become a node until Expires.
+// CreateJoinToken stores a join token: until Expires, a machine that knows the secret may join.
 type CreateJoinToken struct {
 	ID         string
 	SecretHash string // hex, SHA-256
@@ -30,7 +30,7 @@ func (r *CreateJoinToken) apply(t *tx) (Result, error) {
 	case r.Role != "" && r.Role != ec2.Voter && r.Role != ec2.NonVoter:
 		return Result{}, ec2.Errorf("InvalidParameterValue", "a node is a %s or a %s, not a %q", ec2.Voter, ec2.NonVoter, ec2.Clip(string(r.Role)))
 	case !r.Expires.After(t.meta.Time):
-		return Result{}, ec2.Errorf("InvalidParameterValue", "the join token would have expired already")
+		return Result{}, ec2.Errorf("InvalidParameterValue", "the join token has expired already")
 	}
 	t.dropExpiredTokens()
 	if first[ec2.JoinToken](t.Txn, tableJoinToken, indexID, key(r.ID)) != nil {
@@ -47,12 +47,12 @@ func (r *CreateJoinToken) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// AdmitNode makes a node a member on the strength of a token and uses the token up. A
-// member's name is refused; a fenced one's may come back, with a new key, as another
-// node of that name. No role takes the token's. Result: Node.
+// AdmitNode makes a machine a member of the cluster and marks the join token as used. The name of
+// a member is refused. The name of a fenced node is accepted with a new public key. An empty Role
+// means the role of the token. Result: Node.
 //
-// The answer may be lost with the leader that gave it. So the token lets the same node
-// with the same key in again, which changes nothing.
+// The answer may be lost when the leader changes. So the same node with the same key may repeat
+// the request; this changes nothing.
 type AdmitNode struct {
 	Token      string // its id
 	SecretHash string
@@ -78,9 +78,9 @@ func (r *AdmitNode) apply(t *tx) (Result, error) {
 	}
 	switch {
 	case (n.Role == ec2.NonVoter) != (token.Role == ec2.NonVoter):
-		return Result{}, ec2.Errorf("AuthFailure", "the join token is not for a %s", ec2.Clip(string(n.Role)))
+		return Result{}, ec2.Errorf("AuthFailure", "the join token does not admit a %s", ec2.Clip(string(n.Role)))
 	case !nodeName.MatchString(string(n.ID)):
-		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is no name for a node: at most 63 small letters, digits and hyphens", ec2.Clip(string(n.ID)))
+		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not a node name: at most 63 lower-case letters, digits and hyphens", ec2.Clip(string(n.ID)))
 	case n.Zone == "" || n.Address == "" || len(n.PublicKey) == 0:
 		return Result{}, ec2.Errorf("MissingParameter", "node %s needs a zone, an address and a key", n.ID)
 	case was != nil && was.Member():
@@ -95,12 +95,12 @@ func (r *AdmitNode) apply(t *tx) (Result, error) {
 	return t.putNode(&n)
 }
 
-// token finds a token that is still good for something. Which of its parts is wrong is
-// nobody's business.
+// token returns a token that has not expired. The error does not tell an unknown id from a wrong
+// secret.
 func (t *tx) token(id, secretHash string) (*ec2.JoinToken, error) {
 	token := first[ec2.JoinToken](t.Txn, tableJoinToken, indexID, key(id))
 	if token == nil || subtle.ConstantTimeCompare([]byte(token.SecretHash), []byte(secretHash)) != 1 {
-		return nil, ec2.Errorf("AuthFailure", "the join token is not one of this cluster's")
+		return nil, ec2.Errorf("AuthFailure", "the join token is unknown to this cluster")
 	}
 	if !token.Expires.After(t.meta.Time) {
 		return nil, ec2.Errorf("AuthFailure", "the join token has expired")

@@ -2,16 +2,15 @@ package state
 
 import "palisade/ec2"
 
-// CreateKeyPair stores a public key, whether the caller made the pair or EC2 did.
-// Result: KeyPair.
+// CreateKeyPair stores a public key, for CreateKeyPair and for ImportKeyPair of the API. Result:
+// KeyPair.
 type CreateKeyPair struct {
 	KeyPair ec2.KeyPair
 
-	// Identified gives the pair an id. An entry of the log that has it not is of an
-	// earlier release: an id would take a number, and all that were given out later
-	// would become others.
+	// Identified gives the pair an id. A log entry without it comes from an earlier release. An
+	// id would use up a serial there, and all later ids of that log would change.
 	Identified bool              `json:",omitempty"`
-	Tags       map[string]string `json:",omitempty"` // they want an id
+	Tags       map[string]string `json:",omitempty"` // only with an id
 }
 
 func (r *CreateKeyPair) apply(t *tx) (Result, error) {
@@ -48,12 +47,12 @@ func (r *CreateKeyPair) apply(t *tx) (Result, error) {
 	return Result{KeyPair: &k}, nil
 }
 
-// maxKeyPairs bounds the key pairs of an account in a region.
+// maxKeyPairs is the maximum number of key pairs of an account in a region.
 const maxKeyPairs = 5000
 
-// DeleteKeyPair forgets a key pair. One that does not exist is no error (EC2 API
-// Reference, DeleteKeyPair). Instances keep the key they were launched with. Result:
-// KeyPair, unless there was none.
+// DeleteKeyPair deletes a key pair. It is no error if the pair does not exist (EC2 API Reference,
+// "DeleteKeyPair"). Instances keep the key that they were launched with. Result: KeyPair, if there
+// was one.
 type DeleteKeyPair struct {
 	Account ec2.AccountID
 	Region  ec2.Region

@@ -8,12 +8,12 @@ import (
 	"palisade/ec2"
 )
 
-// RunInstances launches at least MinCount and at most MaxCount instances. No groups is
-// the default group. A ClientToken makes it idempotent: the same request again returns
-// what the first one made. Result: Instances.
+// RunInstances launches MinCount to MaxCount instances. Without groups they are in the default
+// group. A repeated request with the same ClientToken returns the instances of the first one.
+// Result: Instances.
 //
-// An account of EC2-Classic that names neither a subnet nor interfaces launches into the
-// region's flat network, and every other request into a VPC.
+// The launch goes into EC2-Classic if the account is on that platform and the request names
+// neither a subnet nor interfaces. Every other launch goes into a VPC.
 type RunInstances struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -33,27 +33,28 @@ type RunInstances struct {
 	TerminateOnShutdown  bool                 `json:",omitempty"`
 	Metadata             *ec2.MetadataOptions `json:",omitempty"`
 
-	// The rest is for a VPC only: the primary interface, or all of them.
+	// The fields below are for a VPC. Subnet to FurtherCount describe the primary interface;
+	// Interfaces describes all interfaces instead.
 
-	Subnet        ec2.SubnetID      `json:",omitempty"` // "": the zone's default one
+	Subnet        ec2.SubnetID      `json:",omitempty"` // "": the default one of the zone
 	Private       netip.Addr        `json:",omitzero"`
 	Further       []netip.Addr      `json:",omitempty"`
 	FurtherCount  int               `json:",omitempty"`
 	Interfaces    []LaunchInterface `json:",omitempty"`
-	InterfaceTags map[string]string `json:",omitempty"` // of the interfaces that are made
+	InterfaceTags map[string]string `json:",omitempty"` // of new interfaces
 }
 
-// A LaunchInterface is one interface of the instances of a launch: one that there is, or
-// one that is made by Spec.
+// A LaunchInterface is one interface of the instances of a launch: an existing one, or a new one
+// that Spec describes.
 type LaunchInterface struct {
 	DeviceIndex         int
 	Interface           ec2.InterfaceID `json:",omitempty"`
 	Spec                InterfaceSpec   `json:",omitzero"`
-	Public              *bool           `json:",omitempty"` // nil: as the subnet has it
-	DeleteOnTermination *bool           `json:",omitempty"` // nil: if it is made here
+	Public              *bool           `json:",omitempty"` // whether it gets a public address; nil: as the subnet says
+	DeleteOnTermination *bool           `json:",omitempty"` // nil: true for a new interface, false for an existing one
 }
 
-// maxUserData is in bytes (EC2 User Guide, "User data").
+// maxUserData is the limit in bytes (EC2 User Guide, "User data").
 const maxUserData = 16384
 
 var imageID = regexp.MustCompile(`^ami-[0-9a-f]{8}([0-9a-f]{9})?$`)
@@ -89,7 +90,7 @@ func (r *RunInstances) classic(t *tx) (bool, error) {
 			return false, err
 		}
 		if r.Private.IsValid() || len(r.Further) > 0 || r.FurtherCount != 0 {
-			return false, ec2.Errorf("InvalidParameterCombination", "Chosen addresses are not for instances in EC2-Classic")
+			return false, ec2.Errorf("InvalidParameterCombination", "An instance in EC2-Classic cannot choose its addresses")
 		}
 		return true, nil
 	}
@@ -135,7 +136,7 @@ func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
 	return result, nil
 }
 
-// newInstance is what the instances of a launch have in common.
+// newInstance returns an instance with what all instances of the launch have in common.
 func (r *RunInstances) newInstance(t *tx, id ec2.InstanceID, shape string) *ec2.Instance {
 	return &ec2.Instance{
 		ID:           id,
@@ -188,13 +189,13 @@ func (r *RunInstances) check() error {
 }
 
 func checkMetadata(m *ec2.MetadataOptions) error {
-	for _, x := range []struct{ name, value, one, other string }{
+	for _, x := range []struct{ name, value, either, or string }{
 		{"HttpEndpoint", m.Endpoint, "enabled", "disabled"},
 		{"HttpTokens", m.Tokens, "optional", "required"},
 		{"InstanceMetadataTags", m.Tags, "enabled", "disabled"},
 	} {
-		if x.value != "" && x.value != x.one && x.value != x.other {
-			return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", ec2.Clip(x.value), x.name, x.one, x.other)
+		if x.value != "" && x.value != x.either && x.value != x.or {
+			return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", ec2.Clip(x.value), x.name, x.either, x.or)
 		}
 	}
 	if m.Hops < 0 || m.Hops > 64 {
@@ -235,7 +236,7 @@ func (t *tx) launchGroups(account ec2.AccountID, region ec2.Region, selectors []
 	return slices.Compact(ids), nil
 }
 
-// launchCount is how many instances the account may still have, up to MaxCount.
+// launchCount returns how many instances the account may launch, up to MaxCount.
 func (t *tx) launchCount(r *RunInstances) (int, error) {
 	free := t.meta.Settings.InstancesPerRegion
 	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexOwner, key(r.Account)+key(r.Region)) {
@@ -249,9 +250,9 @@ func (t *tx) launchCount(r *RunInstances) (int, error) {
 	return min(r.MaxCount, free), nil
 }
 
-// A spread deals instances out to the members that carry the fewest; equals go by name.
-// A region's instances go to its own nodes, those whose zone begins with its name. A
-// region that has none, as in a cluster whose zones are named otherwise, has them all.
+// A spread places instances on the members with the fewest interfaces, and among equals on the
+// first by name. Instances of a region go to nodes in its zones, whose names begin with that of the
+// region. If there are no such nodes, all nodes serve the region.
 type spread struct {
 	nodes []ec2.NodeID
 	load  map[ec2.NodeID]int
@@ -280,7 +281,7 @@ func (t *tx) newSpread(region ec2.Region, zone string) (*spread, error) {
 	case !known:
 		return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", ec2.Clip(zone))
 	}
-	return nil, ec2.Errorf("InsufficientInstanceCapacity", "There is no node to launch on")
+	return nil, ec2.Errorf("InsufficientInstanceCapacity", "There is no node to launch instances on")
 }
 
 func (t *tx) hasNodes(region ec2.Region) bool {
@@ -298,6 +299,7 @@ func (s *spread) next() ec2.NodeID {
 	return least
 }
 
+// unchanged returns Changes of instances that are the same before and after.
 func unchanged(list []*ec2.Instance) []Change[ec2.Instance] {
 	var c []Change[ec2.Instance]
 	for _, i := range list {

@@ -6,16 +6,16 @@ import (
 	"palisade/ec2"
 )
 
-// A nic is one interface that every instance of a launch gets.
+// A nic describes one interface that every instance of a launch gets.
 type nic struct {
 	LaunchInterface
-	existing *ec2.Interface // or one is made
+	existing *ec2.Interface // nil: leaser makes a new one
 	leaser   *subnetLeaser
-	public   bool // a public address of the region's goes with it
+	public   bool // it gets a public address of the region
 }
 
-// launchVPC carries out a launch into a VPC: of the subnets that it names, or of the
-// account's default VPC.
+// launchVPC carries out a launch into a VPC: that of the subnets that it names, or the default VPC
+// of the account.
 func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 	nics, err := r.nics()
 	if err != nil {
@@ -70,8 +70,8 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 	return result, nil
 }
 
-// nics are the interfaces of the request by device index: those it lists, or one that it
-// describes itself.
+// nics returns the interfaces of the request by device index: those in Interfaces, or one that
+// Subnet to FurtherCount describe.
 func (r *RunInstances) nics() ([]*nic, error) {
 	if len(r.Interfaces) == 0 {
 		return []*nic{{LaunchInterface: LaunchInterface{Spec: InterfaceSpec{
@@ -104,7 +104,7 @@ func (r *RunInstances) nics() ([]*nic, error) {
 			return nil, ec2.Errorf("InvalidParameterValue", "Each network interface requires a unique device index.")
 		}
 		if x.Interface != "" && slices.ContainsFunc(nics[:n], func(o *nic) bool { return o.Interface == x.Interface }) {
-			return nil, interfaceInUse(x.Interface) // by the instance itself, which would be left without one at index 0
+			return nil, interfaceInUse(x.Interface) // at another device index of the same instance
 		}
 		if err := x.check(r.MaxCount); err != nil {
 			return nil, err
@@ -113,7 +113,7 @@ func (r *RunInstances) nics() ([]*nic, error) {
 	return nics, nil
 }
 
-// check refuses what cannot be asked of an interface together.
+// check refuses attributes that cannot be combined with an existing interface.
 func (x *nic) check(count int) error {
 	if x.Interface == "" {
 		return nil
@@ -148,7 +148,7 @@ func indices(nics []*nic) []int {
 	return list
 }
 
-// place finds the subnet of each interface: all are in one zone of one VPC.
+// chooseSubnets finds the subnet of each interface. All must be in one zone of one VPC.
 func (r *RunInstances) chooseSubnets(t *tx, nics []*nic) error {
 	leasers := make(map[ec2.SubnetID]*subnetLeaser)
 	zone := r.Zone
@@ -195,8 +195,8 @@ func (r *RunInstances) subnet(t *tx, x *nic, zone string) (*ec2.Subnet, error) {
 	return t.defaultSubnet(r.Account, r.Region, zone)
 }
 
-// resolveGroups finds the groups that the request itself names. Names are of the default
-// VPC (EC2 API Reference, "RunInstances").
+// resolveGroups finds the groups in r.Groups, for the only interface. Group names are those of the
+// default VPC (EC2 API Reference, "RunInstances").
 func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	if len(r.Interfaces) > 0 || len(r.Groups) == 0 {
 		return nil
@@ -211,7 +211,8 @@ func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	return asInstanceError(err)
 }
 
-// ofInstance says of too many groups what EC2 says to who has named an instance.
+// asInstanceError replaces EC2's error for too many groups of an interface by the one for too many
+// groups of an instance, for requests that name an instance.
 func asInstanceError(err error) error {
 	if e, ok := err.(*ec2.Error); ok && e.Code == "SecurityGroupsPerInterfaceLimitExceeded" {
 		return ec2.Errorf("SecurityGroupsPerInstanceLimitExceeded", "The maximum number of security groups per instance has been reached.")
@@ -219,9 +220,8 @@ func asInstanceError(err error) error {
 	return err
 }
 
-// choosePublic decides whether the primary interface gets a public address. Only one that
-// is made for a launch, and is the only one, can (Amazon VPC User Guide, "Public IPv4
-// addresses").
+// choosePublic decides whether the primary interface gets a public address. Only a new interface
+// that is the only one of its instance can (Amazon VPC User Guide, "Public IPv4 addresses").
 func (r *RunInstances) choosePublic(t *tx, nics []*nic) error {
 	for n, x := range nics {
 		asked := x.Public != nil && *x.Public
@@ -239,7 +239,7 @@ func (r *RunInstances) choosePublic(t *tx, nics []*nic) error {
 	return nil
 }
 
-// fit is how many instances there are interfaces and addresses for.
+// countThatFits returns how many instances, up to count, there are interfaces and addresses for.
 func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error) {
 	public := t.newPublicAllocator(r.Region)
 	private := make(map[ec2.SubnetID]*allocator)
@@ -283,7 +283,8 @@ func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error)
 	return count, nil
 }
 
-// room passes over the addresses that one more interface would get.
+// reserve takes the addresses of one interface from the allocators, or returns an error if there
+// are too few.
 func (x *nic) reserve(private, public *allocator) error {
 	need := 1 + x.Spec.FurtherCount
 	if x.Spec.Private.IsValid() {
@@ -303,7 +304,7 @@ func (x *nic) reserve(private, public *allocator) error {
 	return nil
 }
 
-// fitOut gives an instance one of its interfaces.
+// addInterface gives an instance one of its interfaces.
 func (r *RunInstances) addInterface(t *tx, i *ec2.Instance, x *nic, public *allocator) error {
 	eni, onTermination := x.existing, ec2.KeepInterface
 	if eni == nil {
@@ -319,8 +320,8 @@ func (r *RunInstances) addInterface(t *tx, i *ec2.Instance, x *nic, public *allo
 			return err
 		}
 	} else {
-		own := *eni
-		eni = &own
+		attached := *eni
+		eni = &attached
 	}
 	eni.AutoPublic = x.public
 	if x.public {
@@ -336,9 +337,8 @@ func (r *RunInstances) addInterface(t *tx, i *ec2.Instance, x *nic, public *allo
 	return nil
 }
 
-// reconnect puts the interfaces of an instance that starts to work again. A public address
-// comes back only to an instance with one interface (EC2 User Guide, "Instance IP
-// addressing").
+// reconnect activates the interfaces of an instance that starts. Only an instance with one
+// interface gets a public address again (EC2 User Guide, "Instance IP addressing").
 func (t *tx) reconnect(i *ec2.Instance) error {
 	interfaces := t.attached(i.ID)
 	public := t.newPublicAllocator(i.Region)

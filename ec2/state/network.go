@@ -8,10 +8,10 @@ import (
 	"palisade/ec2"
 )
 
-// PutNetwork adds a network or replaces its settings; VNI is its identity. A zero
-// Gateway is the first address of Prefix. Leases outside the new pools stay. The first
-// EC2-Classic network of a region makes it one: the accounts get their default group or
-// their default VPC there. Of a VPC's network nothing but its Mode can be set.
+// PutNetwork adds a network or replaces the settings of the network with that VNI. A zero Gateway
+// means the first address of Prefix. Leases outside the new pools stay. The first EC2-Classic
+// network of a region opens the region: each account gets its default group or its default VPC
+// there. In the network of a VPC only the Mode can be changed.
 type PutNetwork struct {
 	Network ec2.Network
 }
@@ -68,6 +68,7 @@ func (r *PutNetwork) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
+// classicNetwork returns the EC2-Classic network of a region, or nil.
 func classicNetwork(t *memdb.Txn, region ec2.Region) *ec2.Network {
 	return first[ec2.Network](t, tableNetwork, indexRegion, key(region)+key(""))
 }

@@ -9,9 +9,9 @@ import (
 	"palisade/ec2"
 )
 
-// PutNode adds a node, or moves it to another zone or address: a member's Number, and
-// each field left empty, stays. It asks for no token, so it is for a cluster's first
-// node and for what a node says of itself. Result: Node.
+// PutNode adds a node or changes the zone, role, address or key of a member. Its Number and the
+// fields that are empty in the request stay. It needs no join token: it is for the first node of a
+// cluster, and for updates that a member makes to its own row. Result: Node.
 type PutNode struct {
 	Node ec2.Node
 }
@@ -27,7 +27,7 @@ func (r *PutNode) apply(t *tx) (Result, error) {
 		return t.putNode(&n)
 	}
 	if !was.Member() {
-		return Result{}, ec2.Errorf("IncorrectState", "node %s is fenced; it comes back with a join token", was.ID)
+		return Result{}, ec2.Errorf("IncorrectState", "node %s is fenced; it needs a join token to come back", was.ID)
 	}
 	n := *was
 	n.Zone = r.Node.Zone
@@ -43,7 +43,8 @@ func (r *PutNode) apply(t *tx) (Result, error) {
 	return t.putNode(&n)
 }
 
-// putNode checks what every row of the table must keep.
+// putNode checks and puts the row of a node. No two members may have the same address, no two
+// nodes the same key, and one voter must remain.
 func (t *tx) putNode(n *ec2.Node) (Result, error) {
 	switch {
 	case n.Role != "" && n.Role != ec2.Voter && n.Role != ec2.NonVoter:
@@ -55,40 +56,39 @@ func (t *tx) putNode(n *ec2.Node) (Result, error) {
 		switch {
 		case o.ID == n.ID:
 		case n.Address != "" && o.Address == n.Address && o.Member():
-			return Result{}, ec2.Errorf("EntityAlreadyExists", "node %s is at %s already", o.ID, o.Address)
+			return Result{}, ec2.Errorf("EntityAlreadyExists", "node %s has the address %s already", o.ID, o.Address)
 		case len(n.PublicKey) > 0 && bytes.Equal(o.PublicKey, n.PublicKey):
-			return Result{}, ec2.Errorf("EntityAlreadyExists", "node %s has that key", o.ID)
+			return Result{}, ec2.Errorf("EntityAlreadyExists", "node %s has that public key already", o.ID)
 		}
 	}
 	if !n.Votes() && !t.hasOtherVoter(n.ID) {
 		return Result{}, lastVoter(n.ID)
 	}
-	opens := !t.hasZone(n.Zone)
+	isNewZone := !t.hasZone(n.Zone)
 	t.put(tableNode, n)
-	if opens {
+	if isNewZone {
 		t.addDefaultSubnets(n.Zone)
 	}
 	return Result{Node: n}, nil
 }
 
-// admit makes n a member of its own: what knows an earlier bearer of the name by its
-// number or its admission does not know this one.
+// admit makes n a member with a new number and admission, so that it is not taken for an earlier
+// node of the same name.
 func (t *tx) admit(n *ec2.Node) {
 	t.meta.NodeNumber++
 	n.Number, n.Admitted, n.State = t.meta.NodeNumber, uint64(t.meta.NodeNumber), ""
 }
 
-// FenceNode puts a node out that is lost or not trusted any more, without its help: its
-// leases end here, their addresses rest, and the gossip key is replaced. Again it
-// changes nothing. The last voter cannot be fenced. Result: Node, Instances.
+// FenceNode excludes a node that is lost or not trusted any more, without its help. Its leases end,
+// the addresses go into quarantine, and the gossip key is replaced. Fencing a fenced node changes
+// nothing. The last voter cannot be fenced. Result: Node, Instances.
 //
-// Its running instances are stopped, not terminated: their ids, groups and user-data are
-// decisions of their users, who start them elsewhere or terminate them. So are pending
-// ones, at which EC2 would give up: the node may have had them up and not said so yet,
-// and one that was started again after a stop was somebody's before.
+// The running instances of the node become Stopped, not Terminated, so that users can start them
+// on another node with the same ids, groups and user data. Pending instances become Stopped too.
+// EC2 would terminate them, but the node may have started them without having reported it yet.
 type FenceNode struct {
 	Node      ec2.NodeID
-	GossipKey []byte // the new one; empty keeps the old
+	GossipKey []byte // the new key; empty keeps the old one
 }
 
 const reasonFenced = "Server.NodeFenced: the node the instance was on has been fenced"
@@ -113,13 +113,13 @@ func (r *FenceNode) apply(t *tx) (Result, error) {
 	return Result{Node: &n, Instances: t.loseNode(n.ID)}, nil
 }
 
-// loseNode ends all that was at a node which will not report any more.
+// loseNode ends the leases and attachments at a node that will not report any more.
 func (t *tx) loseNode(id ec2.NodeID) []Change[ec2.Instance] {
 	var lost []Change[ec2.Instance]
 	for _, lease := range slices.Collect(rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(id))) {
 		lease = first[ec2.Interface](t.Txn, tableInterface, indexID, key(lease.ID))
 		switch {
-		case lease == nil || lease.Node != id: // gone with its instance
+		case lease == nil || lease.Node != id: // deleted or moved with an instance above
 		case lease.External != nil:
 			t.deleteOrDetach(lease)
 		default:
@@ -145,11 +145,11 @@ func (t *tx) loseInstance(id ec2.InstanceID) Change[ec2.Instance] {
 	return Change[ec2.Instance]{Before: was, After: &i}
 }
 
-// RemoveNode takes a node's row away, and replaces the gossip key. A member must have
-// given up its leases first; a fenced node has none. The last voter stays.
+// RemoveNode deletes the row of a node and replaces the gossip key. A member with leases cannot be
+// removed, nor can the last voter.
 type RemoveNode struct {
 	Node      ec2.NodeID
-	GossipKey []byte // the new one; empty keeps the old
+	GossipKey []byte // the new key; empty keeps the old one
 }
 
 func (r *RemoveNode) apply(t *tx) (Result, error) {
@@ -165,7 +165,7 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 		leases++
 	}
 	if leases > 0 {
-		return Result{}, ec2.Errorf("DependencyViolation", "node %s carries %d instances; stop or terminate them, or fence the node", was.ID, leases)
+		return Result{}, ec2.Errorf("DependencyViolation", "node %s carries %d interfaces; stop or terminate their instances, or fence the node", was.ID, leases)
 	}
 	if err := t.setGossipKey(r.GossipKey); err != nil {
 		return Result{}, err
@@ -176,7 +176,7 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 			here = append(here, i)
 		}
 	}
-	for _, i := range here { // their zone is not to be looked up any more
+	for _, i := range here { // store the zone, because the node's row will be gone
 		now := *i
 		now.Node = ""
 		if i.VPC == "" {
@@ -188,8 +188,8 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// ZoneOf is the availability zone an instance is in, or was in last: its subnet's, or in
-// EC2-Classic its node's.
+// ZoneOf returns the availability zone that an instance is in or was in last: that of its subnet,
+// or in EC2-Classic that of its node.
 func (v *View) ZoneOf(i *ec2.Instance) string {
 	if i.VPC != "" {
 		return i.Zone
@@ -200,9 +200,9 @@ func (v *View) ZoneOf(i *ec2.Instance) string {
 	return i.Zone
 }
 
-// placeAnew finds a node for an instance whose own is no member any more: in its zone if
-// there is one, else, in EC2-Classic, wherever there is. A subnet is in one zone, and so is
-// what is in it.
+// chooseNode sets another node for an instance that starts, if its own is not a member any more.
+// The new node is in the same zone. Only an EC2-Classic instance may move to another zone, when
+// its own has no node, because a subnet is in one zone.
 func (t *tx) chooseNode(i *ec2.Instance) error {
 	zone := i.Zone
 	if n := first[ec2.Node](t.Txn, tableNode, indexID, key(i.Node)); n != nil {
@@ -261,5 +261,5 @@ func noSuchNode(id ec2.NodeID) *ec2.Error {
 }
 
 func lastVoter(id ec2.NodeID) *ec2.Error {
-	return ec2.Errorf("IncorrectState", "node %s is the last voter: without it nobody could decide anything", id)
+	return ec2.Errorf("IncorrectState", "node %s is the last voter; without it the cluster could not commit anything", id)
 }

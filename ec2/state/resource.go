@@ -9,16 +9,16 @@ import (
 	"palisade/ec2"
 )
 
-// What a request names is looked for among its caller's own, with EC2's error for what is
-// not there: by a tx to change it, by a View to show it.
+// This file finds the resources that a request names. It returns EC2's error for an id that the
+// caller does not own. The methods of tx are for requests, those of View for the API.
 
-// A home is where a row belongs.
+// An owner is the account and the region that a resource belongs to.
 type owner struct {
 	account ec2.AccountID
 	region  ec2.Region
 }
 
-// homeOf finds the home of a row of a table that users' resources are in.
+// ownerOf returns the owner of a row of a user's resource.
 func ownerOf(row any) owner {
 	switch x := row.(type) {
 	case *ec2.VPC:
@@ -38,11 +38,11 @@ func ownerOf(row any) owner {
 	case *ec2.Interface:
 		return owner{x.Account, x.Region}
 	}
-	panic(fmt.Sprintf("state: a %T has no account and region", row))
+	panic(fmt.Sprintf("state: a %T has no owner", row))
 }
 
-// A resource of a kind is in a table; a request names one by a parameter, with an id that
-// begins with the prefix.
+// A resource describes one kind of resource: its table, the parameter by which requests name it,
+// and the prefix of its ids.
 type resource struct{ table, parameter, prefix string }
 
 var (
@@ -64,7 +64,7 @@ func find[T any, ID ~string](txn *memdb.Txn, of resource, by owner, id ID) (*T, 
 	return row, nil
 }
 
-// rowOf is the row with an id if it belongs there, or nil.
+// ownedRow returns the row with an id if it belongs to the owner, else nil.
 func ownedRow[T any, ID ~string](txn *memdb.Txn, table string, by owner, id ID) *T {
 	row := first[T](txn, table, indexID, key(id))
 	if row == nil || ownerOf(row) != by {
@@ -93,18 +93,17 @@ func (t *tx) elastic(account ec2.AccountID, region ec2.Region, id ec2.Allocation
 	return find[ec2.ElasticAddress](t.Txn, ofElastic, owner{account, region}, id)
 }
 
-// FindVPC finds a VPC of an account, with the error that a request about it has.
+// FindVPC returns a VPC of an account, or EC2's error.
 func (v *View) FindVPC(account ec2.AccountID, region ec2.Region, id ec2.VPCID) (*ec2.VPC, error) {
 	return find[ec2.VPC](v.txn(), ofVPC, owner{account, region}, id)
 }
 
-// FindSubnet finds a subnet of an account, with the error that a request about it has.
+// FindSubnet returns a subnet of an account, or EC2's error.
 func (v *View) FindSubnet(account ec2.AccountID, region ec2.Region, id ec2.SubnetID) (*ec2.Subnet, error) {
 	return find[ec2.Subnet](v.txn(), ofSubnet, owner{account, region}, id)
 }
 
-// FindRouteTable finds a route table of an account, with the error that a request about it
-// has.
+// FindRouteTable returns a route table of an account, or EC2's error.
 func (v *View) FindRouteTable(account ec2.AccountID, region ec2.Region, id ec2.RouteTableID) (*ec2.RouteTable, error) {
 	return find[ec2.RouteTable](v.txn(), ofRouteTable, owner{account, region}, id)
 }
@@ -113,8 +112,7 @@ func (t *tx) interfaceOf(account ec2.AccountID, region ec2.Region, id ec2.Interf
 	return findInterface(t.Txn, account, region, id)
 }
 
-// FindInterface finds an interface of a VPC of an account, with the error that a request
-// about it has.
+// FindInterface returns an interface in a VPC of an account, or EC2's error.
 func (v *View) FindInterface(account ec2.AccountID, region ec2.Region, id ec2.InterfaceID) (*ec2.Interface, error) {
 	return findInterface(v.txn(), account, region, id)
 }
@@ -137,7 +135,7 @@ func (t *tx) instance(account ec2.AccountID, region ec2.Region, id ec2.InstanceI
 	return findInstance(t.Txn, account, region, id)
 }
 
-// FindInstance finds an instance of an account, with the error that a request about it has.
+// FindInstance returns an instance of an account, or EC2's error.
 func (v *View) FindInstance(account ec2.AccountID, region ec2.Region, id ec2.InstanceID) (*ec2.Instance, error) {
 	return findInstance(v.txn(), account, region, id)
 }
@@ -160,8 +158,8 @@ func (t *tx) instances(account ec2.AccountID, region ec2.Region, ids []ec2.Insta
 	return findInstances(t.Txn, account, region, ids)
 }
 
-// FindInstances finds instances of an account, each once and in the order in which they
-// are named, with the error that a request about them has.
+// FindInstances returns instances of an account, each once, in the order of ids, or EC2's error
+// if one of them does not exist.
 func (v *View) FindInstances(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID) ([]*ec2.Instance, error) {
 	return findInstances(v.txn(), account, region, ids)
 }

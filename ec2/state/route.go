@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// CreateRouteTable makes a table with nothing but the local route. A ClientToken makes it
-// idempotent. Result: RouteTable.
+// CreateRouteTable makes a table that has the local route only. A repeated request with the same
+// ClientToken returns the same table. Result: RouteTable.
 type CreateRouteTable struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -55,7 +55,7 @@ func (r *CreateRouteTable) apply(t *tx) (Result, error) {
 	return Result{RouteTable: rt}, nil
 }
 
-// DeleteRouteTable removes a table that no subnet goes by. The main one goes with its VPC.
+// DeleteRouteTable deletes a table that is neither the main one nor associated with a subnet.
 // Result: RouteTable.
 type DeleteRouteTable struct {
 	Account    ec2.AccountID
@@ -116,7 +116,7 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 	return Result{RouteTable: now}, nil
 }
 
-// ReplaceRoute gives a route another gateway. Result: RouteTable.
+// ReplaceRoute changes the gateway of a route. Result: RouteTable.
 type ReplaceRoute struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -144,7 +144,7 @@ func (r *ReplaceRoute) apply(t *tx) (Result, error) {
 	return Result{RouteTable: now}, nil
 }
 
-// DeleteRoute removes a route. Result: RouteTable.
+// DeleteRoute deletes a route. Result: RouteTable.
 type DeleteRoute struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -181,8 +181,8 @@ func (t *tx) checkRoute(rt *ec2.RouteTable, destination netip.Prefix) error {
 	return nil
 }
 
-// checkTarget refuses a gateway that is not the VPC's own, and routes inside the VPC:
-// its subnets reach each other whatever a table says.
+// checkTarget refuses a gateway that is not attached to the VPC, and a destination inside the VPC,
+// which always has the local route.
 func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.GatewayID) error {
 	if id == "" {
 		return ec2.Missing("gatewayId")
@@ -201,7 +201,7 @@ func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.Ga
 	return nil
 }
 
-// localTo is the destination of a table's local route.
+// localTo returns the destination of the local route.
 func (t *tx) localTo(rt *ec2.RouteTable) netip.Prefix {
 	if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); vpc != nil {
 		return vpc.CIDR
@@ -213,7 +213,7 @@ func hasDestination(destination netip.Prefix) func(ec2.Route) bool {
 	return func(r ec2.Route) bool { return r.Destination == destination }
 }
 
-// byDestination is the order of a table: a narrower range before what contains it.
+// byDestination orders the routes of a table by address, the narrower range first.
 func byDestination(a, b ec2.Route) int {
 	if c := a.Destination.Addr().Compare(b.Destination.Addr()); c != 0 {
 		return c
@@ -221,7 +221,7 @@ func byDestination(a, b ec2.Route) int {
 	return b.Destination.Bits() - a.Destination.Bits()
 }
 
-// putRouteTable changes a copy of a table, and puts it.
+// putRouteTable puts a changed copy of a table and returns it.
 func (t *tx) putRouteTable(was *ec2.RouteTable, change func(*ec2.RouteTable)) *ec2.RouteTable {
 	now := *was
 	now.Routes = slices.Clone(was.Routes)

@@ -8,8 +8,7 @@ import (
 	"palisade/ec2"
 )
 
-// AssociateRouteTable makes a subnet go by a table of its own. Result: RouteTable,
-// Association.
+// AssociateRouteTable associates a subnet with a table. Result: RouteTable, Association.
 type AssociateRouteTable struct {
 	Account    ec2.AccountID
 	Region     ec2.Region
@@ -46,8 +45,8 @@ func (t *tx) associate(rt *ec2.RouteTable, s ec2.SubnetID) Result {
 	return Result{RouteTable: now, Association: id}
 }
 
-// DisassociateRouteTable makes a subnet go by the VPC's main table again. Result:
-// RouteTable.
+// DisassociateRouteTable ends an association, so that the main table applies to the subnet again.
+// Result: RouteTable.
 type DisassociateRouteTable struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -66,9 +65,8 @@ func (r *DisassociateRouteTable) apply(t *tx) (Result, error) {
 	return Result{RouteTable: now}, nil
 }
 
-// ReplaceRouteTableAssociation makes what goes by one table go by another: a subnet, or
-// as its main table the VPC. The association gets a new id. Result: RouteTable,
-// Association.
+// ReplaceRouteTableAssociation replaces the table that is associated with a subnet, or the main
+// table of a VPC. The association gets a new id. Result: RouteTable, Association.
 type ReplaceRouteTableAssociation struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -106,10 +104,10 @@ func (r *ReplaceRouteTableAssociation) apply(t *tx) (Result, error) {
 	return Result{RouteTable: now, Association: id}, nil
 }
 
-// mainAssociation stands where the place of an association in its table would.
+// mainAssociation is the index that association returns for the association of a main table.
 const mainAssociation = -1
 
-// association finds the table that has an association, and where.
+// association returns the table that has an association, and its index in the table.
 func (t *tx) association(account ec2.AccountID, region ec2.Region, id ec2.AssociationID) (rt *ec2.RouteTable, at int, err error) {
 	if id == "" {
 		return nil, 0, ec2.Missing("associationId")
@@ -127,7 +125,8 @@ func (t *tx) association(account ec2.AccountID, region ec2.Region, id ec2.Associ
 	return nil, 0, ec2.NoSuch("rtbassoc", id)
 }
 
-// RouteTableOf is the table that a subnet goes by: its own, or its VPC's main one.
+// RouteTableOf returns the table that applies to a subnet: the one it is associated with, or the
+// main table of its VPC.
 func (v *View) RouteTableOf(s *ec2.Subnet) *ec2.RouteTable {
 	if own, _ := associated(v.txn(), s); own != nil {
 		return own
@@ -140,8 +139,8 @@ func (v *View) RouteTableOf(s *ec2.Subnet) *ec2.RouteTable {
 	return main
 }
 
-// associated finds the table that a subnet is associated with, and where; nil if it goes
-// by the main one.
+// associated returns the table that a subnet is associated with, and the index of the association.
+// It returns nil if the main table applies.
 func associated(txn *memdb.Txn, s *ec2.Subnet) (*ec2.RouteTable, int) {
 	for rt := range rows[ec2.RouteTable](txn, tableRoutes, indexVPC, key(s.VPC)) {
 		for at, a := range rt.Associations {

@@ -6,8 +6,8 @@ import (
 	"palisade/ec2"
 )
 
-// AuthorizeRules adds rules to a group in one direction: all of them, or none. Each gets
-// the Tags. Result: Group, Rules.
+// AuthorizeRules adds rules of one direction to a group, all of them or none. Each rule gets the
+// Tags. Result: Group, Rules.
 type AuthorizeRules struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -55,9 +55,9 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	return Result{Group: &next, Rules: rules}, nil
 }
 
-// checkEnforceable refuses what the data plane does not carry: IPv6, and of ICMPv6 the
-// types. A rule that lets nothing pass would be stored in vain, and would begin to admit on
-// the day it is carried.
+// checkEnforceable refuses rules for IPv6 and for ICMPv6 types, which the data plane does not
+// carry. Such a rule would match nothing now, and would silently begin to admit packets in a
+// release that carries IPv6.
 func checkEnforceable(rules []ec2.Rule) error {
 	for i := range rules {
 		r := &rules[i]
@@ -71,7 +71,7 @@ func checkEnforceable(rules []ec2.Rule) error {
 	return nil
 }
 
-// checkNew refuses a rule that the group has.
+// checkNew refuses a rule that the group has already.
 func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 	had := make(map[permit]bool, len(g.Rules))
 	for i := range g.Rules {
@@ -85,9 +85,9 @@ func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 	return nil
 }
 
-// ruleLimit bounds a group: in EC2-Classic as a whole, in a VPC each direction and each
-// address family by itself (Amazon VPC User Guide, "Amazon VPC quotas"). A group as source
-// counts in both families; there are no rules of IPv6 alone, so one count is enough.
+// ruleLimit refuses more rules than a group may have. In EC2-Classic the limit is for the whole
+// group, in a VPC for each direction and each address family (Amazon VPC User Guide, "Amazon VPC
+// quotas"). There are no IPv6 rules here, so all rules of a direction count for IPv4.
 func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction, more int) error {
 	count, limit := len(g.Rules), t.limits().RulesPerGroup
 	if g.VPC != "" {
@@ -104,9 +104,9 @@ func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction, more int) error {
 	return nil
 }
 
-// RevokeRules removes rules of one direction from a group, by what they are or by their
-// ids: all of them, or none. But in EC2-Classic and in a default VPC it is no error that a
-// rule described is not there: it is returned as unknown, and the others go (EC2 API
+// RevokeRules removes rules of one direction from a group, all of them or none. The request names
+// them by their attributes or by their ids. In EC2-Classic and in a default VPC a rule that the
+// group does not have is no error: the others are removed, and it is returned in Unknown (EC2 API
 // Reference, "RevokeSecurityGroupIngress"). Result: Group, Rules, Unknown.
 type RevokeRules struct {
 	Account   ec2.AccountID
@@ -157,7 +157,7 @@ func (r *RevokeRules) apply(t *tx) (Result, error) {
 	return result, nil
 }
 
-// findRules collects the rules that a request names by id.
+// findRules adds the rules that a request names by id to found.
 func findRules(g *ec2.Group, direction ec2.Direction, ids []ec2.RuleID, found map[ec2.RuleID]bool) error {
 	for _, id := range ids {
 		if err := ec2.CheckRuleID(id); err != nil {
@@ -172,8 +172,8 @@ func findRules(g *ec2.Group, direction ec2.Direction, ids []ec2.RuleID, found ma
 	return nil
 }
 
-// described collects the rules that a request describes, and returns those that are not
-// there, if that is no error.
+// described adds the rules that a request names by their attributes to found. It returns those
+// that the group does not have, if that is no error.
 func (t *tx) described(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, found map[ec2.RuleID]bool) (unknown []RuleSpec, err error) {
 	rules, err := t.resolve(g, direction, specs, t.knownSource)
 	if err != nil {
@@ -205,7 +205,8 @@ func (t *tx) described(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, 
 	return unknown, nil
 }
 
-// ruledGroup finds the group whose rules of a direction a request is about.
+// groupForRules returns the group that a request for rules names. It refuses egress rules in
+// EC2-Classic.
 func (t *tx) groupForRules(account ec2.AccountID, region ec2.Region, sel GroupSelector, direction ec2.Direction) (*ec2.Group, error) {
 	g, err := t.group(account, region, sel)
 	if err != nil {

@@ -6,10 +6,10 @@ import (
 	"palisade/ec2"
 )
 
-// ModifyRules replaces rules of a group in place, all of them or none. A rule keeps its
-// id, its direction, its tags and the kind of its source. One that permits something else
-// than before gets a new Serial: for the data plane it is another rule, so what the old
-// one admitted without tracking is judged again. Result: Group, Rules.
+// ModifyRules changes rules of a group in place, all of them or none. A rule keeps its id, its
+// direction, its tags and the kind of its source. If it permits other packets than before, it gets
+// a new Serial. The data plane then takes it for another rule, and checks the untracked flows that
+// the old one admitted again. Result: Group, Rules.
 type ModifyRules struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -17,7 +17,7 @@ type ModifyRules struct {
 	Rules   []RuleChange
 }
 
-// A RuleChange is what the rule of an id is to be.
+// A RuleChange is the new form of the rule with an id.
 type RuleChange struct {
 	ID   ec2.RuleID
 	Rule RuleSpec
@@ -82,7 +82,7 @@ func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec) (ec2.Rule, erro
 	return rule, nil
 }
 
-// kind is the parameter that names the source.
+// kind returns the name of the parameter that has the source.
 func (s RuleSpec) kind() string {
 	switch {
 	case !s.Prefix.IsValid():
@@ -93,7 +93,7 @@ func (s RuleSpec) kind() string {
 	return "CidrIpv4"
 }
 
-// checkDistinctRules refuses a change that makes a rule permit what another one does.
+// checkDistinctRules refuses a change after which two rules of the group are equal.
 func checkDistinctRules(g *ec2.Group) error {
 	seen := make(map[permit]bool, len(g.Rules))
 	for i := range g.Rules {
@@ -106,8 +106,9 @@ func checkDistinctRules(g *ec2.Group) error {
 	return nil
 }
 
-// UpdateRuleDescriptions sets what rules of one direction are described as, all of them or
-// none: named by what they are, or by their ids. No traffic is judged anew. Result: Group.
+// UpdateRuleDescriptions sets the descriptions of rules of one direction, all of them or none. The
+// request names the rules by their attributes or by their ids. Connections are not checked again.
+// Result: Group.
 type UpdateRuleDescriptions struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -117,7 +118,7 @@ type UpdateRuleDescriptions struct {
 	ByID      []RuleDescription `json:",omitempty"`
 }
 
-// A RuleDescription is the new description of the rule of an id.
+// A RuleDescription is the new description of the rule with an id.
 type RuleDescription struct {
 	ID          ec2.RuleID
 	Description string

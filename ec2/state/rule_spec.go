@@ -10,17 +10,18 @@ import (
 	"palisade/ec2"
 )
 
-// A RuleSpec is a rule as a request describes it: one source, a group perhaps by name.
+// A RuleSpec is a rule in a request. It has one source, which may be a group by name.
 type RuleSpec struct {
 	Protocol ec2.Protocol
 	From, To int
-	Prefix   netip.Prefix // a CIDR source, or
-	Group    ec2.GroupRef // a group: by ID, or by Name; Account "" is the caller
+	Prefix   netip.Prefix // a CIDR source; or
+	Group    ec2.GroupRef // a group, by ID or by Name; Account "" means the caller
 
 	Description string
 }
 
-// resolve checks the rules of a request about g. lookUp finds the groups that they name.
+// resolve checks the rules of a request for group g and returns them. LookUp finds the groups that
+// they name.
 func (t *tx) resolve(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, lookUp func(*ec2.Group, ec2.GroupRef) (ec2.GroupRef, error)) ([]ec2.Rule, error) {
 	rules := make([]ec2.Rule, len(specs))
 	for i, spec := range specs {
@@ -39,8 +40,8 @@ func (t *tx) resolve(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, lo
 	return rules, nil
 }
 
-// rule checks what no other row is needed for, and returns the rule in the one form in
-// which it is kept and compared, still without the group that it names.
+// rule checks the attributes of a rule and returns it in the canonical form in which rules are
+// stored and compared. The group of the source is still missing.
 func (s RuleSpec) rule(g *ec2.Group) (ec2.Rule, error) {
 	r := ec2.Rule{Protocol: s.Protocol, From: s.From, To: s.To, Source: ec2.Source{Prefix: s.Prefix.Masked()}, Description: s.Description}
 	switch {
@@ -53,10 +54,10 @@ func (s RuleSpec) rule(g *ec2.Group) (ec2.Rule, error) {
 			return ec2.Rule{}, err
 		}
 	case g.VPC == "":
-		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. EC2-Classic knows tcp, udp and icmp.", s.Protocol)
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. EC2-Classic has tcp, udp and icmp only.", s.Protocol)
 	case s.Protocol < ec2.AnyProtocol || s.Protocol > 255:
 		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", s.Protocol)
-	case !s.Protocol.HasRange(): // ports that are given mean nothing
+	case !s.Protocol.HasRange(): // the protocol has no ports; EC2 ignores them
 		r.From, r.To = -1, -1
 	}
 	if s.Prefix.IsValid() == (s.Group != ec2.GroupRef{}) {
@@ -103,8 +104,8 @@ func checkICMP(kind, code int) error {
 	return nil
 }
 
-// source finds the group that a new rule of g names. In EC2-Classic it is of g's account or
-// of another one. In a VPC it is of the same VPC: there is no peering.
+// source returns the group that a new rule of g names as its source. In EC2-Classic it may belong
+// to any account. In a VPC it must be in the same VPC, because there is no peering.
 func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 	o, err := t.sourceGroup(g, ref)
 	switch {
@@ -114,7 +115,7 @@ func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 		return ec2.GroupRef{}, ec2.Errorf("InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group")
 	case o.VPC != g.VPC:
 		return ec2.GroupRef{}, differentNetworks()
-	case g.VPC != "": // shown by id alone
+	case g.VPC != "": // EC2 shows it by id only
 		return ec2.GroupRef{Account: o.Account, ID: o.ID}, nil
 	}
 	return ec2.GroupRef{Account: o.Account, ID: o.ID, Name: o.Name}, nil
@@ -132,7 +133,7 @@ func (t *tx) sourceGroup(g *ec2.Group, ref ec2.GroupRef) (*ec2.Group, error) {
 		return nil, ec2.Missing("groupName or groupId")
 	case ref.Name != "" && owner == g.Account:
 		return findGroup(t.Txn, owner, g.Region, GroupSelector{Name: ref.Name})
-	case ref.Name != "": // of another account, in EC2-Classic alone
+	case ref.Name != "": // of another account, which is possible in EC2-Classic only
 		return groupNamed(t.Txn, owner, g.Region, "", ref.Name)
 	}
 	if err := ec2.CheckGroupID(ref.ID); err != nil {
@@ -145,8 +146,8 @@ func (t *tx) sourceGroup(g *ec2.Group, ref ec2.GroupRef) (*ec2.Group, error) {
 	return o, nil
 }
 
-// knownSource is source for rules that g may have: one can name a group that is gone, of
-// another account, and must not be there for ever.
+// knownSource is like source, but accepts a deleted group of another account that a rule of g still
+// names, so that the rule can be revoked.
 func (t *tx) knownSource(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 	found, err := t.source(g, ref)
 	if err == nil {
@@ -161,13 +162,14 @@ func (t *tx) knownSource(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 	return ec2.GroupRef{}, err
 }
 
+// numbered returns a new rule with its serial and id.
 func (t *tx) numbered(r ec2.Rule) ec2.Rule {
 	r.Serial = t.serial()
 	r.ID = ec2.RuleID(t.meta.longID("sgr", r.Serial))
 	return r
 }
 
-// A permit is what makes a rule this rule and no other of its group.
+// A permit has the attributes that identify a rule in its group.
 type permit struct {
 	direction ec2.Direction
 	protocol  ec2.Protocol
@@ -180,7 +182,7 @@ func permitOf(r *ec2.Rule) permit {
 	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID}
 }
 
-// checkDistinct refuses a list that has a rule twice.
+// checkDistinct refuses a list with two equal rules.
 func checkDistinct(rules []ec2.Rule) error {
 	seen := make(map[permit]bool, len(rules))
 	for i := range rules {
@@ -197,7 +199,7 @@ func ruleIndex(g *ec2.Group, id ec2.RuleID) int {
 	return slices.IndexFunc(g.Rules, func(r ec2.Rule) bool { return r.ID == id })
 }
 
-// peer writes a rule the way EC2's messages do.
+// ruleText returns a rule in the form that EC2's messages have.
 func ruleText(r ec2.Rule) string {
 	from := r.Source.Prefix.String()
 	if r.Source.IsGroup() {

@@ -37,7 +37,7 @@ const (
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
 	indexOwner  = "owner"  // account, region
-	indexSource = "source" // of a group: the groups its rules name
+	indexSource = "source" // of a group: the groups that its rules name
 	indexRule   = "rule"   // of a group: its rules
 	indexMember = "member" // of an instance: its groups
 	indexToken  = "token"  // account, region, client token
@@ -122,7 +122,8 @@ func rulesOf(g *ec2.Group) []string {
 	return keys
 }
 
-// membershipsOf leaves terminated instances out: they hold no group.
+// membershipsOf returns the group keys of an instance. A terminated instance has none, so it does
+// not keep a group from being deleted.
 func membershipsOf(i *ec2.Instance) []string {
 	if i.State == ec2.Terminated {
 		return nil
@@ -138,12 +139,12 @@ func keysOf[S ~string](ids []S) []string {
 	return keys
 }
 
-// key makes an index key. Its end mark keeps "a" apart from the prefix of "ab".
+// key returns an index key. The NUL at its end keeps "a" from being a prefix of "ab".
 func key[S ~string](s S) string { return string(s) + "\x00" }
 
 func vniKey(v ec2.VNI) string { return string(binary.BigEndian.AppendUint32(nil, uint32(v))) }
 
-// addressKey sorts as addresses do, so that the lowest free one is the first gap.
+// addressKey returns keys that sort like addresses, so the first gap is the lowest free address.
 func addressKey(v ec2.VNI, a netip.Addr) string {
 	b := a.As16()
 	return vniKey(v) + string(b[:])
@@ -167,7 +168,7 @@ func many[T any](name string, of func(*T) []string) *memdb.IndexSchema {
 	return &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: multi[T]{of: of}}
 }
 
-// args makes the arguments of a look-up: one key, ready made.
+// args passes the key of a look-up to memdb unchanged.
 type args struct{}
 
 func (args) FromArgs(a ...any) ([]byte, error) {
@@ -202,7 +203,7 @@ func (x multi[T]) FromObject(row any) (bool, [][]byte, error) {
 	return len(keys) > 0, bytes, nil
 }
 
-// first returns the row with a key, or nil.
+// first returns the first row with a key, or nil.
 func first[T any](t *memdb.Txn, table, index, k string) *T {
 	row, err := t.First(table, index, k)
 	if err != nil {
@@ -214,8 +215,8 @@ func first[T any](t *memdb.Txn, table, index, k string) *T {
 	return row.(*T)
 }
 
-// rows yields the rows whose key begins with prefix, in key order. An index that is not
-// unique yields a row once per key it is filed under.
+// rows yields the rows whose key in an index begins with prefix, in the order of keys. If the
+// index is not unique, prefix is a whole key.
 func rows[T any](t *memdb.Txn, table, index, prefix string) iter.Seq[*T] {
 	return func(yield func(*T) bool) {
 		name := index

@@ -14,13 +14,13 @@ import (
 	"palisade/ec2"
 )
 
-// A snapshot is lines of JSON: a header, then one row a line in the order of tables and
-// keys, then the number of rows, so that one cut short is noticed. Two States of one
+// A snapshot is a file of JSON lines: a header, then one row in each line, ordered by table and
+// key, then the number of rows, which reveals a truncated file. Two States that applied the same
 // log write the same bytes.
 const (
 	snapshotFormat = "palisade-state"
 
-	// Version 2 numbers the nodes and knows join tokens. restore reads both.
+	// Version 2 added the numbers of nodes and the join tokens. Restore reads both versions.
 	snapshotVersion = 2
 )
 
@@ -34,14 +34,13 @@ type snapshotRow struct {
 	Row   json.RawMessage `json:"row"`
 }
 
-// The last line; Table is "end".
+// snapshotEnd is the last line. Its Table is "end".
 type snapshotEnd struct {
 	Table string `json:"table"`
 	Rows  int    `json:"rows"`
 }
 
-// snapshotTables are the tables in the order they are written, and how to make an empty
-// row of each.
+// snapshotTables are the tables in the order of a snapshot, each with a constructor of its rows.
 var snapshotTables = []struct {
 	name string
 	row  func() any
@@ -66,7 +65,7 @@ var snapshotTables = []struct {
 	{tableAudit, func() any { return new(ec2.AuditRecord) }},
 }
 
-// WriteSnapshot writes the View so that Restore makes a State of it.
+// WriteSnapshot writes the View as a snapshot, which Restore reads.
 func (v *View) WriteSnapshot(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	out := json.NewEncoder(b)
@@ -99,7 +98,8 @@ func (v *View) WriteSnapshot(w io.Writer) error {
 	return nil
 }
 
-// Restore makes a State of a snapshot, or an error: never a part of one.
+// Restore returns the State of a snapshot. A snapshot that is damaged, unknown to this release
+// or against an invariant of Apply is an error.
 func Restore(r io.Reader) (*State, error) {
 	s := NewState()
 	if err := s.restore(r); err != nil {
@@ -134,7 +134,7 @@ func (s *State) restore(r io.Reader) error {
 		}
 		if line.Table == "end" {
 			if line.Rows == nil || *line.Rows != count || line.Row != nil {
-				return fmt.Errorf("has %d rows, its end says otherwise", count)
+				return fmt.Errorf("has %d rows, but its last line names another number", count)
 			}
 			break
 		}
@@ -143,7 +143,7 @@ func (s *State) restore(r io.Reader) error {
 		}
 	}
 	if _, err := in.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("goes on after its end")
+		return errors.New("has more data after its last line")
 	}
 	if h.Version == 1 {
 		numberNodes(t)
@@ -172,12 +172,12 @@ func restoreRow(t *memdb.Txn, table string, data json.RawMessage) error {
 	return fmt.Errorf("table %q is not known to this release", table)
 }
 
-// numberNodes does for the nodes of a version 1 snapshot what their PutNode would do
-// today. Those releases had clusters of one, so the order by name is the order of the log.
+// numberNodes numbers the nodes of a version 1 snapshot as PutNode numbers them today. Releases
+// that wrote version 1 had one node per cluster, so the order does not matter.
 func numberNodes(t *memdb.Txn) {
 	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {
-		return // checkRestored says so
+		return // checkRestored reports it
 	}
 	x := &tx{Txn: t, meta: new(*m)}
 	for _, n := range slices.Collect(rows[ec2.Node](t, tableNode, indexID, "")) {
@@ -188,7 +188,8 @@ func numberNodes(t *memdb.Txn) {
 	x.put(tableMeta, x.meta)
 }
 
-// checkRestored refuses a state that Apply could not have made and would panic on.
+// checkRestored refuses a state that Apply cannot have made. Apply relies on these invariants
+// and would panic later.
 func checkRestored(t *memdb.Txn) error {
 	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {
@@ -201,13 +202,13 @@ func checkRestored(t *memdb.Txn) error {
 	}
 	for r := range rows[ec2.AuditRecord](t, tableAudit, indexID, "") {
 		if r.Number == 0 || r.Number > m.Audited {
-			return fmt.Errorf("has audit record %d, of %d", r.Number, m.Audited)
+			return fmt.Errorf("has audit record %d, but only %d were written", r.Number, m.Audited)
 		}
 	}
 	numbers := make(map[uint32]ec2.NodeID)
 	for n := range rows[ec2.Node](t, tableNode, indexID, "") {
 		if n.Number == 0 || n.Number > m.NodeNumber || numbers[n.Number] != "" {
-			return fmt.Errorf("node %s has number %d, of %d given out, and %q has it", n.ID, n.Number, m.NodeNumber, numbers[n.Number])
+			return fmt.Errorf("node %s has number %d, which is above %d, the last one assigned, or belongs to node %q", n.ID, n.Number, m.NodeNumber, numbers[n.Number])
 		}
 		numbers[n.Number] = n.ID
 	}

@@ -8,19 +8,19 @@ import (
 	"palisade/ec2"
 )
 
-// What follows holds in every State that Apply made, and a restored one is held to it:
-// Apply goes by it and would panic.
+// The functions below check the invariants of single tables. Every State that Apply made has
+// them, and a restored State must have them, because Apply relies on them and would panic.
 
 func checkVPCRows(t *memdb.Txn) error {
 	for v := range rows[ec2.VPC](t, tableVPC, indexID, "") {
 		if n := first[ec2.Network](t, tableNetwork, indexID, vniKey(v.VNI)); !validRange(v.CIDR) || n == nil || n.VPC != v.ID {
-			return fmt.Errorf("%s has range %s and network %d, which is %+v", v.ID, v.CIDR, v.VNI, n)
+			return fmt.Errorf("VPC %s has range %s and network %d, which is %+v", v.ID, v.CIDR, v.VNI, n)
 		}
 		if g := first[ec2.Group](t, tableGroup, indexID, key(v.Group)); g == nil || g.VPC != v.ID {
-			return fmt.Errorf("%s has no default group %s", v.ID, v.Group)
+			return fmt.Errorf("VPC %s has no default group %s", v.ID, v.Group)
 		}
 		if main := first[ec2.RouteTable](t, tableRoutes, indexID, key(v.RouteTable)); main == nil || main.VPC != v.ID || main.Main == "" {
-			return fmt.Errorf("%s has no main route table %s", v.ID, v.RouteTable)
+			return fmt.Errorf("VPC %s has no main route table %s", v.ID, v.RouteTable)
 		}
 	}
 	return nil
@@ -29,7 +29,7 @@ func checkVPCRows(t *memdb.Txn) error {
 func checkSubnetRows(t *memdb.Txn) error {
 	for s := range rows[ec2.Subnet](t, tableSubnet, indexID, "") {
 		if !validRange(s.CIDR) || first[ec2.VPC](t, tableVPC, indexID, key(s.VPC)) == nil {
-			return fmt.Errorf("subnet %s has range %s of %q", s.ID, s.CIDR, s.VPC)
+			return fmt.Errorf("subnet %s has the invalid range %s, or its VPC %q does not exist", s.ID, s.CIDR, s.VPC)
 		}
 	}
 	return nil
@@ -38,7 +38,7 @@ func checkSubnetRows(t *memdb.Txn) error {
 func checkInterfaceRows(t *memdb.Txn, m *meta) error {
 	for i := range rows[ec2.Interface](t, tableInterface, indexID, "") {
 		if i.Epoch > m.Serial {
-			return fmt.Errorf("interface %s has epoch %d, above the last one given out", i.ID, i.Epoch)
+			return fmt.Errorf("interface %s has epoch %d, above the last serial", i.ID, i.Epoch)
 		}
 		if i.VPC != "" {
 			if err := checkVPCInterface(t, i); err != nil {
@@ -47,20 +47,20 @@ func checkInterfaceRows(t *memdb.Txn, m *meta) error {
 			continue
 		}
 		if o := first[ec2.Instance](t, tableInstance, indexID, key(i.Instance)); o == nil || o.Interface != i.ID || o.VPC != "" {
-			return fmt.Errorf("interface %s is not of instance %s", i.ID, i.Instance)
+			return fmt.Errorf("interface %s is not the interface of instance %s", i.ID, i.Instance)
 		}
 	}
 	return nil
 }
 
-// checkVPCInterface: what is attached is so to one thing, and what is at a node is
-// attached.
+// checkVPCInterface checks that an attached interface has one instance or one external device,
+// and that an interface at a node is attached.
 func checkVPCInterface(t *memdb.Txn, i *ec2.Interface) error {
 	if s := first[ec2.Subnet](t, tableSubnet, indexID, key(i.Subnet)); s == nil || s.VPC != i.VPC || !s.CIDR.Contains(i.Private) {
-		return fmt.Errorf("interface %s with address %s is in no subnet %s of %s", i.ID, i.Private, i.Subnet, i.VPC)
+		return fmt.Errorf("interface %s with address %s is not in subnet %s of VPC %s", i.ID, i.Private, i.Subnet, i.VPC)
 	}
 	if (i.Instance != "" || i.External != nil) != (i.Attachment != nil) || i.Instance != "" && i.External != nil {
-		return fmt.Errorf("interface %s is attached to %q and %v", i.ID, i.Instance, i.External)
+		return fmt.Errorf("interface %s is attached to instance %q and external device %v", i.ID, i.Instance, i.External)
 	}
 	if (i.State == ec2.Idle) != (i.Node == "") || i.State != ec2.Idle && i.Attachment == nil || i.State == ec2.Idle && i.External != nil {
 		return fmt.Errorf("interface %s is in state %d at node %q", i.ID, i.State, i.Node)
@@ -70,10 +70,10 @@ func checkVPCInterface(t *memdb.Txn, i *ec2.Interface) error {
 	}
 	o := first[ec2.Instance](t, tableInstance, indexID, key(i.Instance))
 	if o == nil || o.VPC != i.VPC || o.State == ec2.Terminated {
-		return fmt.Errorf("interface %s is of instance %s, which is gone or elsewhere", i.ID, i.Instance)
+		return fmt.Errorf("interface %s is attached to instance %s, which does not exist, is terminated or is in another VPC", i.ID, i.Instance)
 	}
 	if (i.Attachment.DeviceIndex == 0) != (o.Interface == i.ID) {
-		return fmt.Errorf("interface %s has device index %d of instance %s, whose first is %s", i.ID, i.Attachment.DeviceIndex, o.ID, o.Interface)
+		return fmt.Errorf("interface %s has device index %d of instance %s, whose primary interface is %s", i.ID, i.Attachment.DeviceIndex, o.ID, o.Interface)
 	}
 	return nil
 }
@@ -82,7 +82,7 @@ func checkInstanceRows(t *memdb.Txn) error {
 	for i := range rows[ec2.Instance](t, tableInstance, indexID, "") {
 		eni := first[ec2.Interface](t, tableInterface, indexID, key(i.Interface))
 		if (i.Interface != "") != (eni != nil) {
-			return fmt.Errorf("instance %s has no interface %s", i.ID, i.Interface)
+			return fmt.Errorf("instance %s names interface %s, which does not exist", i.ID, i.Interface)
 		}
 		ended := i.State == ec2.Terminated || i.State == ec2.Stopped && i.VPC == ""
 		if ended == (eni != nil) || eni != nil && eni.Instance != i.ID {
@@ -95,7 +95,7 @@ func checkInstanceRows(t *memdb.Txn) error {
 func checkAddressRows(t *memdb.Txn) error {
 	for a := range rows[address](t, tableAddress, indexID, "") {
 		if a.Interface != "" && first[ec2.Interface](t, tableInterface, indexID, key(a.Interface)) == nil {
-			return fmt.Errorf("address %s is of interface %s, which is gone", a.Addr, a.Interface)
+			return fmt.Errorf("address %s belongs to interface %s, which does not exist", a.Addr, a.Interface)
 		}
 	}
 	return nil

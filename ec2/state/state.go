@@ -1,3 +1,18 @@
+// Package state is the state machine that every node of a cluster runs on the Raft log. It has
+// the resources of the users, and it decides what must be decided once: which address an
+// interface gets, which id a resource gets, and whether a request is refused.
+//
+// State.Apply carries out one Command. It is deterministic: it uses the State and the Command,
+// and no clock, randomness, I/O or map order. So all nodes that apply the same log have equal
+// States. The leader stamps the time into the Command; Apply chooses addresses and ids.
+//
+// Read State and Apply first, then Command and Request in command.go, then one request with its
+// apply method, such as AuthorizeRules. A View is what all readers use: the rows after one
+// command, immutable, with what changed since the reader's last View. The tables are in
+// schema.go, and snapshots in snapshot.go.
+//
+// Values without behaviour, such as Group and Interface, are in ec2. Replication is in cluster,
+// and the wire format of the API in ec2/query.
 package state
 
 import (
@@ -10,40 +25,41 @@ import (
 	"palisade/ec2"
 )
 
-// State is everything that users decided and that must be unique: the state machine
-// behind the replicated log.
+// State has the resources of all users and the members of the cluster.
 //
-// One goroutine at a time calls Apply; any number call View, which never blocks and
-// never sees half a command. Rows are immutable: a change replaces them.
+// The owner of a State is the Raft state machine of a node (cluster), which calls Apply from one
+// goroutine at a time. Any number of goroutines call View, ViewSince and Index meanwhile. They
+// take no lock: they load current, which Apply stores as its last step, so they never see half a
+// command. Rows are immutable: a change inserts a new row.
 type State struct {
-	db      *memdb.MemDB
-	current atomic.Pointer[version]
+	db      *memdb.MemDB            // written by Apply alone
+	current atomic.Pointer[version] // the version after the last command
 }
 
-// A version is the State after one command.
+// A version is the State after one command. It is immutable, apart from the link of its tail.
 type version struct {
-	db   *memdb.MemDB // a snapshot: later commands do not touch it
+	db   *memdb.MemDB // a snapshot, which later commands do not change
 	meta *meta
-	tail *delta // the last command's changes; the next command links behind it
+	tail *delta // changes of this command; the next command links its own to it
 }
 
-// meta is the one row about the whole State. It is written in the same transaction as
-// the rows of the command, so a State never claims an index it does not hold.
+// meta is the one row about the whole State. Each command writes it in the same transaction as
+// its other rows, so Index always belongs to the rows beside it.
 type meta struct {
-	Index    uint64    // of the last command, in the log
-	Time     time.Time // never runs backwards, whatever the leader's clock does
-	Serial   uint64    // the last one given out
-	Seed     string    // of the cluster, set once
+	Index    uint64    // log index of the last command
+	Time     time.Time // newest stamp of any command; never goes back
+	Serial   uint64    // the last serial that was assigned
+	Seed     string    // ids are derived from it; set once, by Bootstrap
 	Settings ec2.Settings
 
-	NodeNumber uint32  `json:",omitempty"` // the last one given to a node
+	NodeNumber uint32  `json:",omitempty"` // the last number that a node got
 	Audited    uint64  `json:",omitempty"` // number of the newest audit record
-	SealKey    string  `json:",omitempty"` // id of the key that secrets are sealed under
-	GossipKey  []byte  `json:",omitempty"` // nil: of a cluster that was made before there was one
-	VNI        ec2.VNI `json:",omitempty"` // the last one given to a VPC
+	SealKey    string  `json:",omitempty"` // id of the cluster key, which seals secrets
+	GossipKey  []byte  `json:",omitempty"` // nil in a cluster that does not gossip
+	VNI        ec2.VNI `json:",omitempty"` // the last VNI that a VPC got
 }
 
-// NewState makes an empty State.
+// NewState returns an empty State.
 func NewState() *State {
 	db, err := memdb.NewMemDB(schema)
 	if err != nil {
@@ -56,10 +72,9 @@ func NewState() *State {
 	return s
 }
 
-// Apply runs the command at a log index. An *Error is the caller's mistake and leaves
-// everything but the index, and the record of the attempt, as it was; Apply returns no
-// other error. The index must be above the last one: the log has one order and no
-// repeats.
+// Apply carries out the command at a log index, which must be above that of the last command.
+// The only error it returns is an *ec2.Error: the request was refused. A refused command changes
+// nothing but the index and the audit records.
 func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	was := s.current.Load()
 	if index <= was.meta.Index {
@@ -92,10 +107,12 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 // Index is the log index of the last command.
 func (s *State) Index() uint64 { return s.current.Load().meta.Index }
 
-// A tx is one command's write transaction.
+// A tx is the write transaction of one command. The goroutine that calls Apply owns it, and
+// memdb's writer lock is held until it is committed or aborted. The apply methods of requests
+// read and write through it.
 type tx struct {
 	*memdb.Txn
-	meta *meta // this transaction's own copy, at the index of the command
+	meta *meta // a copy that the command may change; commit writes it
 }
 
 func newTx(db *memdb.MemDB, index uint64) *tx {
@@ -118,15 +135,15 @@ func (t *tx) commit() {
 	t.Txn.Commit()
 }
 
-// advance moves the State's time: max(old, stamp), so that a new leader with a slow
-// clock cannot bring back what has expired.
+// advance sets the time of the State to the stamp, unless the stamp is older. A new leader with
+// a slow clock must not revive what has expired.
 func (t *tx) advance(stamp time.Time) {
 	if stamp = stamp.UTC().Round(0); stamp.After(t.meta.Time) {
 		t.meta.Time = stamp
 	}
 }
 
-// serial gives out a number that was never given out before.
+// serial returns a number that was never returned before.
 func (t *tx) serial() uint64 {
 	t.meta.Serial++
 	return t.meta.Serial

@@ -8,11 +8,12 @@ import (
 	"palisade/ec2"
 )
 
-// reservedAddresses are those of a subnet that are nobody's: the first four and the last.
+// reservedAddresses is the number of addresses of a subnet that are never leased: the first four
+// and the last one.
 const reservedAddresses = 5
 
-// FreeAddresses is how many interfaces' addresses a subnet has room for. Those that rest
-// are not free.
+// FreeAddresses returns the number of free addresses of a subnet. Addresses in quarantine are not
+// free.
 func (v *View) FreeAddresses(s *ec2.Subnet) int {
 	vpc, ok := v.VPC(s.VPC)
 	if !ok {
@@ -29,13 +30,13 @@ func (v *View) FreeAddresses(s *ec2.Subnet) int {
 	return free
 }
 
-// CreateSubnet makes a subnet of a VPC. It overlaps with no other. Result: Subnet.
+// CreateSubnet makes a subnet of a VPC, which must not overlap with another one. Result: Subnet.
 type CreateSubnet struct {
 	Account ec2.AccountID
 	Region  ec2.Region
 	VPC     ec2.VPCID
 	CIDR    netip.Prefix
-	Zone    string            `json:",omitempty"` // "": the first by name
+	Zone    string            `json:",omitempty"` // "": the first zone by name
 	Tags    map[string]string `json:",omitempty"`
 }
 
@@ -83,7 +84,7 @@ func (t *tx) addSubnet(s ec2.Subnet) *ec2.Subnet {
 	return &s
 }
 
-// overlapping is a subnet of the same VPC that shares addresses with s, or nil.
+// overlapping returns a subnet of the same VPC that shares addresses with s, or nil.
 func (t *tx) overlapping(s *ec2.Subnet) *ec2.Subnet {
 	for o := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(s.VPC)) {
 		if o.CIDR.Overlaps(s.CIDR) {
@@ -93,7 +94,7 @@ func (t *tx) overlapping(s *ec2.Subnet) *ec2.Subnet {
 	return nil
 }
 
-// checkZone refuses a zone that no node of the region is in.
+// checkZone refuses a zone without a node of the region.
 func (t *tx) checkZone(region ec2.Region, zone string) error {
 	zones := t.zones(region)
 	if slices.Contains(zones, zone) {
@@ -102,8 +103,8 @@ func (t *tx) checkZone(region ec2.Region, zone string) error {
 	return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZone is invalid. Subnets can currently only be created in the following availability zones: %s.", ec2.Clip(zone), strings.Join(zones, ", "))
 }
 
-// DeleteSubnet removes a subnet that no interface is in. Its association with a route
-// table goes with it. Result: Subnet.
+// DeleteSubnet deletes a subnet without interfaces, and its association with a route table.
+// Result: Subnet.
 type DeleteSubnet struct {
 	Account ec2.AccountID
 	Region  ec2.Region

@@ -9,26 +9,26 @@ import (
 	"palisade/ec2"
 )
 
-// Sweep gives back addresses that have rested long enough, and forgets instances that
-// have been terminated long enough and join tokens that have expired. The leader proposes it when View.SweepDue says so;
-// what is due is decided here, by the State's own time.
+// Sweep ends the quarantine of addresses and deletes terminated instances and join tokens, when
+// their time is over. The leader proposes it when View.SweepDueWith says so. The State's own time
+// decides what is due.
 //
-// With Confirmed, what each node confirmed to enforce, an address also waits until every
-// member has enforced the command that freed it: until then some node may still admit
-// packets of its last owner.
+// Confirmed has the log index that each node has confirmed to enforce. An address stays in
+// quarantine until every member enforces the command that freed it, because until then a node may
+// still admit packets of the last interface.
 type Sweep struct {
-	Confirmed map[ec2.NodeID]uint64 `json:",omitzero"` // nil: time alone decides. Empty: nobody has confirmed
+	Confirmed map[ec2.NodeID]uint64 `json:",omitzero"` // nil: only time counts. Empty: no node has confirmed anything
 }
 
 func (r *Sweep) apply(t *tx) (Result, error) {
 	allConfirmed := confirmedBy(t.Txn, r.Confirmed)
-	var rested []*address
+	var due []*address
 	for a := range rows[address](t.Txn, tableAddress, indexID, "") {
 		if a.inQuarantine() && a.FreedIndex <= allConfirmed && !a.quarantineEnd(t.meta).After(t.meta.Time) {
-			rested = append(rested, a)
+			due = append(due, a)
 		}
 	}
-	for _, a := range rested {
+	for _, a := range due {
 		t.del(tableAddress, a)
 	}
 	var gone []*ec2.Instance
@@ -47,12 +47,11 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 
 func removalTime(i *ec2.Instance, m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
 
-// SweepDue is the earliest time at which a Sweep without confirmations would change
-// something.
+// SweepDue returns the earliest time at which a Sweep without confirmations changes something.
 func (v *View) SweepDue() (due time.Time, ok bool) { return v.SweepDueWith(nil) }
 
-// SweepDueWith is the earliest time at which a Sweep with these confirmations would
-// change something. What waits for a node's confirmation is not due.
+// SweepDueWith returns the earliest time at which a Sweep with these confirmations changes
+// something. An address that waits for the confirmation of a node is not due.
 func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok bool) {
 	allConfirmed := confirmedBy(v.txn(), confirmed)
 	earlier := func(t time.Time) {
@@ -73,9 +72,9 @@ func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok 
 	return due, ok
 }
 
-// confirmedBy is the newest index that every member has confirmed to enforce. A fenced
-// node's word is not asked: it can no longer deliver to anybody. One that does not
-// answer holds it at 0. Without confirmations nothing waits for them.
+// confirmedBy returns the newest index that every member has confirmed to enforce. It is 0 while a
+// member has confirmed nothing. Fenced nodes do not count, because they cannot deliver packets any
+// more. If confirmed is nil, nothing waits for confirmations.
 func confirmedBy(t *memdb.Txn, confirmed map[ec2.NodeID]uint64) uint64 {
 	allConfirmed := uint64(math.MaxUint64)
 	if confirmed == nil {

@@ -10,8 +10,8 @@ import (
 	"palisade/ec2"
 )
 
-// Bounds of tags: how many a resource has, how many resources one request names, and
-// characters of a key and of a value (EC2 API Reference, "CreateTags", "Tag").
+// Limits of tags: for each resource, for the resources of a request, and for the characters of a
+// key and of a value (EC2 API Reference, "CreateTags", "Tag").
 const (
 	maxTags          = 50
 	maxTagged        = 1000
@@ -20,11 +20,11 @@ const (
 	reservedTagSpace = "aws:"
 )
 
-// tagRequests are of tags.
+// tagRequests are the requests for tags.
 var tagRequests = []Request{&CreateTags{}, &DeleteTags{}}
 
-// CreateTags puts the same tags on each of several resources: all of them or none. A key
-// that is there gets the new value.
+// CreateTags puts the same tags on several resources, on all of them or none. A tag with the same
+// key is replaced.
 type CreateTags struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -47,8 +47,8 @@ func (r *CreateTags) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// DeleteTags takes tags off each of several resources: those named, or without a name
-// all. What is not there is no mistake.
+// DeleteTags takes the named tags, or all tags, off several resources. A tag that a resource does
+// not have is no error.
 type DeleteTags struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -56,7 +56,7 @@ type DeleteTags struct {
 	Tags      []TagSelector `json:",omitempty"`
 }
 
-// A TagSelector is a key and, if Value is not nil, the only value that it means.
+// A TagSelector names the tag with a key. If Value is not nil, the tag must have that value.
 type TagSelector struct {
 	Key   string
 	Value *string `json:",omitempty"`
@@ -85,7 +85,7 @@ func (r *DeleteTags) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// tag puts tags on a resource that the caller knows to be there.
+// tag puts tags on a resource. The caller checks that the resource exists.
 func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[string]string) error {
 	count := 0
 	for had := range rows[ec2.Tag](t.Txn, tableTag, indexID, key(id)) {
@@ -105,7 +105,7 @@ func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[s
 	return nil
 }
 
-// untag takes all tags off a resource; whoever deletes one calls it.
+// untag takes all tags off a resource. It must be called when a resource is deleted.
 func (t *tx) untag(id string) {
 	for _, tag := range slices.Collect(rows[ec2.Tag](t.Txn, tableTag, indexID, key(id))) {
 		t.del(tableTag, tag)
@@ -128,14 +128,14 @@ func checkTag(key, value string) error {
 	return nil
 }
 
-// isText reports whether an XML document can carry the text as it is.
+// isText reports whether XML can carry the text unchanged.
 func isText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
 		return unicode.IsControl(r) || r == 0xfffe || r == 0xffff
 	})
 }
 
-// taggable checks the resources of a request.
+// taggable refuses resources that do not exist or cannot have tags.
 func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) error {
 	if len(ids) == 0 {
 		return ec2.Missing("resourceIdSet")
@@ -151,8 +151,8 @@ func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) er
 	return nil
 }
 
-// owned reports whether there is a resource of that id that is the account's and can
-// have tags. A rule is its group's, a network ACL its VPC's.
+// canTag reports whether the account has a resource with that id that can have tags. A rule belongs
+// to the owner of its group, a network ACL to that of its VPC.
 func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 	by := owner{account, region}
 	switch kind, _, _ := strings.Cut(id, "-"); kind {

@@ -9,18 +9,19 @@ import (
 	"palisade/ec2"
 )
 
-// A View is the State after one command. It is immutable and safe for any number of
-// goroutines; what it returns is shared and must not be changed.
+// A View is the State after one command. It belongs to nobody, is immutable, and any number of
+// goroutines may read it without a lock. Callers must not change the rows that it returns,
+// because all Views share them.
 type View struct {
 	v       *version
-	changes *Changes // nil: everything is new
+	changes *Changes // nil: all rows are new
 }
 
-// View returns the newest state, with everything in it as new.
+// View returns the newest View. Its Changes have every row as new.
 func (s *State) View() *View { return &View{v: s.current.Load()} }
 
-// ViewSince returns the newest state, with what changed since prev. A nil prev is the
-// empty state.
+// ViewSince returns the newest View. Its Changes are those since prev; a nil prev stands for the
+// empty State.
 func (s *State) ViewSince(prev *View) *View {
 	v := &View{v: s.current.Load()}
 	if prev != nil {
@@ -32,14 +33,14 @@ func (s *State) ViewSince(prev *View) *View {
 // Index is the log index of the last command in the View.
 func (v *View) Index() uint64 { return v.v.meta.Index }
 
-// Time is the State's time: the newest stamp of any command so far.
+// Time is the newest stamp of any command so far.
 func (v *View) Time() time.Time { return v.v.meta.Time }
 
 // Settings are the limits and waiting times in force.
 func (v *View) Settings() ec2.Settings { return v.v.meta.Settings.WithDefaults() }
 
-// Changes are all that changed since the View that this consumer was given before,
-// merged over the commands in between and sorted by id.
+// Changes returns what changed since the View that was given to ViewSince. A row that several
+// commands changed is in it once.
 func (v *View) Changes() Changes {
 	if v.changes == nil {
 		return *allRowsAsNew(v.v)
@@ -49,7 +50,8 @@ func (v *View) Changes() Changes {
 
 func (v *View) txn() *memdb.Txn { return v.v.db.Txn(false) }
 
-// Try runs a request on a private copy and forgets it: would it succeed?
+// Try returns the error that a request would have now. It applies the request to a private copy
+// and discards the copy.
 func (v *View) Try(r Request) error {
 	t := newTx(v.v.db.Snapshot(), v.Index()+1)
 	defer t.Abort()
@@ -69,7 +71,7 @@ func (v *View) Accounts() iter.Seq[*ec2.Account] {
 	return rows[ec2.Account](v.txn(), tableAccount, indexID, "")
 }
 
-// AccessKey finds an access key by its id.
+// AccessKey returns an access key by its id.
 func (v *View) AccessKey(id string) (*ec2.AccessKey, bool) {
 	return get[ec2.AccessKey](v, tableAccessKey, key(id))
 }
@@ -81,25 +83,25 @@ func (v *View) Networks() iter.Seq[*ec2.Network] {
 	return rows[ec2.Network](v.txn(), tableNetwork, indexID, "")
 }
 
-// ClassicNetwork is the flat network of a region.
+// ClassicNetwork returns the EC2-Classic network of a region.
 func (v *View) ClassicNetwork(region ec2.Region) (*ec2.Network, bool) {
 	n := classicNetwork(v.txn(), region)
 	return n, n != nil
 }
 
-// Node finds a node, fenced ones included.
+// Node returns a node by its name. It may be fenced.
 func (v *View) Node(id ec2.NodeID) (*ec2.Node, bool) { return get[ec2.Node](v, tableNode, key(id)) }
 
 // Nodes yields the nodes by name, fenced ones included.
 func (v *View) Nodes() iter.Seq[*ec2.Node] { return rows[ec2.Node](v.txn(), tableNode, indexID, "") }
 
-// JoinTokens yields the tokens that were made and have not been swept, by id.
+// JoinTokens yields the join tokens that no sweep has deleted yet, by id.
 func (v *View) JoinTokens() iter.Seq[*ec2.JoinToken] {
 	return rows[ec2.JoinToken](v.txn(), tableJoinToken, indexID, "")
 }
 
-// GossipKey is what the members of today seal their gossip with. It is shared and must
-// not be changed.
+// GossipKey is the key that the members encrypt their gossip with. The caller must not change
+// it.
 func (v *View) GossipKey() []byte { return v.v.meta.GossipKey }
 
 func (v *View) Group(id ec2.GroupID) (*ec2.Group, bool) {
@@ -114,7 +116,7 @@ func (v *View) GroupsOf(account ec2.AccountID, region ec2.Region) iter.Seq[*ec2.
 	return rows[ec2.Group](v.txn(), tableGroup, indexName, key(account)+key(region))
 }
 
-// GroupNamed finds a group of an account by its name; vpc "" is EC2-Classic.
+// GroupNamed returns a group of an account by its name. An empty vpc means EC2-Classic.
 func (v *View) GroupNamed(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name string) (*ec2.Group, bool) {
 	g := first[ec2.Group](v.txn(), tableGroup, indexName, groupName(account, region, vpc, name))
 	return g, g != nil
@@ -202,12 +204,12 @@ func (v *View) Tags(resource string) iter.Seq[*ec2.Tag] {
 	return rows[ec2.Tag](v.txn(), tableTag, indexID, key(resource))
 }
 
-// AnyTags reports whether a resource whose id begins so has tags.
+// AnyTags reports whether any resource whose id begins with prefix has a tag.
 func (v *View) AnyTags(prefix string) bool {
 	return first[ec2.Tag](v.txn(), tableTag, indexID+"_prefix", prefix) != nil
 }
 
-// TagsOf yields the tags of all of an account's resources in a region, by resource and key.
+// TagsOf yields the tags of all resources of an account in a region, by resource and key.
 func (v *View) TagsOf(account ec2.AccountID, region ec2.Region) iter.Seq[*ec2.Tag] {
 	return rows[ec2.Tag](v.txn(), tableTag, indexOwner, key(account)+key(region))
 }

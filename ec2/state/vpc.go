@@ -9,7 +9,7 @@ import (
 	"palisade/ec2"
 )
 
-// vpcRequests are of VPCs and what is in them but interfaces.
+// vpcRequests are the requests for VPCs, subnets, gateways, routes and elastic addresses.
 var vpcRequests = []Request{
 	&CreateVPC{}, &DeleteVPC{}, &ModifyVPC{}, &CreateDefaultVPC{},
 	&CreateSubnet{}, &CreateDefaultSubnet{}, &DeleteSubnet{}, &ModifySubnet{},
@@ -19,8 +19,8 @@ var vpcRequests = []Request{
 	&AllocateAddress{}, &ReleaseAddress{}, &AssociateAddress{}, &DisassociateAddress{},
 }
 
-// CreateVPC makes a VPC with its main route table, its network ACL and its group named
-// default. Result: VPC.
+// CreateVPC makes a VPC with its main route table, its network ACL and its default group. Result:
+// VPC.
 type CreateVPC struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -48,21 +48,21 @@ func (r *CreateVPC) apply(t *tx) (Result, error) {
 	return Result{VPC: vpc}, nil
 }
 
-// notServable are ranges that no host of a VPC can have: "this" network, loopback,
-// link-local, multicast and reserved (RFC 6890 §2.2.2).
+// reservedRanges are the ranges that hosts cannot use: "this" network, loopback, link-local,
+// multicast and reserved (RFC 6890 §2.2.2).
 var reservedRanges = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("224.0.0.0/3"),
 }
 
-// servable reports whether a VPC or a subnet can have the range: a canonical IPv4 block of
-// /16 to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
+// validRange reports whether a VPC or a subnet can have the range: a canonical IPv4 block from /16
+// to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
 func validRange(p netip.Prefix) bool {
 	return p.IsValid() && p.Addr().Is4() && p == p.Masked() && p.Bits() >= 16 && p.Bits() <= 28 &&
 		!slices.ContainsFunc(reservedRanges, p.Overlaps)
 }
 
-// addVPC gives a VPC its identity and what every VPC has.
+// addVPC gives a VPC its id and VNI, and makes its network, route table and default group.
 func (t *tx) addVPC(vpc ec2.VPC) (*ec2.VPC, error) {
 	count := 0
 	for range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(vpc.Account)+key(vpc.Region)) {
@@ -93,8 +93,8 @@ func (t *tx) addVPC(vpc ec2.VPC) (*ec2.VPC, error) {
 	return &vpc, nil
 }
 
-// newVNI gives out a number that no network has or ever had: what still travels under the
-// number of one that is gone must reach nobody.
+// newVNI returns a VNI that no network has or ever had, because frames with the VNI of a deleted
+// network may still be on the way.
 func (t *tx) newVNI() (ec2.VNI, error) {
 	high := t.meta.VNI
 	if last, err := t.Last(tableNetwork, indexID+"_prefix", ""); err != nil {
@@ -109,9 +109,10 @@ func (t *tx) newVNI() (ec2.VNI, error) {
 	return t.meta.VNI, nil
 }
 
+// allIPv4 is the CIDR block of all addresses.
 var allIPv4 = netip.MustParsePrefix("0.0.0.0/0")
 
-// DeleteVPC removes a VPC in which nothing is left but what it was made with.
+// DeleteVPC deletes a VPC that has only what CreateVPC made. Result: VPC.
 type DeleteVPC struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -142,7 +143,7 @@ func (r *DeleteVPC) apply(t *tx) (Result, error) {
 	return Result{VPC: vpc}, nil
 }
 
-// contents are the ids of what keeps a VPC from being deleted.
+// contents returns the ids of the resources in a VPC that prevent its deletion.
 func (t *tx) contents(vpc *ec2.VPC) (ids []string) {
 	for s := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
 		ids = append(ids, string(s.ID))
@@ -192,8 +193,8 @@ func (r *ModifyVPC) apply(t *tx) (Result, error) {
 	return Result{VPC: &vpc}, nil
 }
 
-// platform is what the account may launch into, in a region that there is: one that has
-// its network, from whose pools all its public addresses come.
+// platform returns the platform of an account. It refuses a region without an EC2-Classic network,
+// because the pools of that network have all public addresses of the region.
 func (t *tx) platform(account ec2.AccountID, region ec2.Region) (ec2.Platform, error) {
 	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(account))
 	if a == nil {
@@ -205,7 +206,7 @@ func (t *tx) platform(account ec2.AccountID, region ec2.Region) (ec2.Platform, e
 	return a.Platform, nil
 }
 
-// publicPools are the ranges that the public addresses of a region come from.
+// publicPools returns the pools of public addresses of a region.
 func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
 	if n := classicNetwork(t.Txn, region); n != nil {
 		return n.PublicPools
@@ -213,13 +214,13 @@ func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
 	return nil
 }
 
-// dependent is EC2's error for what cannot be deleted yet. EC2 does not say why, which
-// people ask about (hashicorp/terraform-provider-aws issue 1671); we name what holds it.
+// hasDependents returns EC2's error for a resource that others depend on. EC2 does not name them,
+// and users ask for them (hashicorp/terraform-provider-aws issue 1671), so our message does.
 func hasDependents[ID ~string](kind string, id ID, held []string) *ec2.Error {
 	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, dependentObjects(held))
 }
 
-// heldBy names at most ten of the objects that hold another.
+// dependentObjects returns a sentence that names at most ten dependent objects.
 func dependentObjects(ids []string) string {
 	const most = 10
 	if len(ids) > most {

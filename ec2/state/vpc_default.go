@@ -8,14 +8,13 @@ import (
 	"palisade/ec2"
 )
 
-// defaultCIDR is the range of every default VPC; its subnets are /20, one a zone (Amazon
-// VPC User Guide, "Default VPC components").
+// defaultCIDR is the range of every default VPC. It has one /20 subnet for each zone (Amazon VPC
+// User Guide, "Default VPC components").
 var defaultCIDR = netip.MustParsePrefix("172.31.0.0/16")
 
 const defaultSubnetBits = 20
 
-// CreateDefaultVPC makes the default VPC anew for an account that has deleted its own.
-// Result: VPC.
+// CreateDefaultVPC makes a new default VPC for an account that has deleted its own. Result: VPC.
 type CreateDefaultVPC struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -36,7 +35,7 @@ func (r *CreateDefaultVPC) apply(t *tx) (Result, error) {
 	return Result{VPC: vpc}, err
 }
 
-// CreateDefaultSubnet makes a zone's default subnet anew. Result: Subnet.
+// CreateDefaultSubnet makes a new default subnet in a zone. Result: Subnet.
 type CreateDefaultSubnet struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -64,7 +63,7 @@ func (r *CreateDefaultSubnet) apply(t *tx) (Result, error) {
 	return Result{Subnet: s}, err
 }
 
-// giveDefaultVPC makes the default VPC of an account that is to have one in the region.
+// ensureDefaultVPC makes the default VPC of a VPC account in a region, unless there is one.
 func (t *tx) ensureDefaultVPC(a *ec2.Account, region ec2.Region) error {
 	if a.Platform != ec2.VPCOnly || t.defaultVPC(a.ID, region) != nil {
 		return nil
@@ -73,8 +72,8 @@ func (t *tx) ensureDefaultVPC(a *ec2.Account, region ec2.Region) error {
 	return err
 }
 
-// addDefaultVPC makes a VPC with an internet gateway that everything goes to, and a
-// public subnet in each zone.
+// addDefaultVPC makes a VPC with an internet gateway, a default route to it, and a public subnet in
+// each zone.
 func (t *tx) addDefaultVPC(account ec2.AccountID, region ec2.Region) (*ec2.VPC, error) {
 	vpc, err := t.addVPC(ec2.VPC{Account: account, Region: region, CIDR: defaultCIDR, Default: true, DNSSupport: true, DNSHostnames: true})
 	if err != nil {
@@ -98,7 +97,7 @@ func (t *tx) addDefaultVPC(account ec2.AccountID, region ec2.Region) (*ec2.VPC, 
 	return vpc, nil
 }
 
-// addDefaultSubnet takes the lowest range of the VPC that is free.
+// addDefaultSubnet makes a default subnet in the lowest free range of the VPC.
 func (t *tx) addDefaultSubnet(vpc *ec2.VPC, zone string) (*ec2.Subnet, error) {
 	for at := vpc.CIDR.Addr(); vpc.CIDR.Contains(at); at = ec2.LastAddress(netip.PrefixFrom(at, defaultSubnetBits)).Next() {
 		s := ec2.Subnet{Account: vpc.Account, Region: vpc.Region, VPC: vpc.ID, CIDR: netip.PrefixFrom(at, defaultSubnetBits), Zone: zone, MapPublic: true, Default: true}
@@ -109,8 +108,8 @@ func (t *tx) addDefaultSubnet(vpc *ec2.VPC, zone string) (*ec2.Subnet, error) {
 	return nil, ec2.Errorf("InsufficientFreeAddressesInVpc", "There is no free /%d in %s for a default subnet", defaultSubnetBits, vpc.ID)
 }
 
-// openZone gives a zone that was not there its default subnets. A VPC without room goes
-// without.
+// addDefaultSubnets makes a default subnet in a new zone for each default VPC that has room for
+// one.
 func (t *tx) addDefaultSubnets(zone string) {
 	var all []*ec2.VPC
 	for vpc := range rows[ec2.VPC](t.Txn, tableVPC, indexID, "") {
@@ -125,8 +124,8 @@ func (t *tx) addDefaultSubnets(zone string) {
 	}
 }
 
-// zones are the availability zones of a region, by name: those that nodes are in. As for
-// launches, a region that no node is of has them all.
+// zones returns the availability zones of a region, by name: those of its nodes. If no zone has a
+// name of the region, all zones serve it, as for launches.
 func (t *tx) zones(region ec2.Region) []string {
 	own := t.hasNodes(region)
 	var zones []string
@@ -149,7 +148,7 @@ func (t *tx) hasZone(zone string) bool {
 	return false
 }
 
-// defaultVPC is the account's in a region, or nil.
+// defaultVPC returns the default VPC of an account in a region, or nil.
 func (t *tx) defaultVPC(account ec2.AccountID, region ec2.Region) *ec2.VPC {
 	for vpc := range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(account)+key(region)) {
 		if vpc.Default {
@@ -168,8 +167,8 @@ func (t *tx) defaultIn(vpc *ec2.VPC, zone string) *ec2.Subnet {
 	return nil
 }
 
-// defaultSubnet is where a launch goes that names no subnet: the default one of the zone,
-// or without a zone the one that carries the fewest interfaces.
+// defaultSubnet returns the subnet for a launch that names none: the default subnet of the zone, or
+// without a zone the one with the fewest interfaces.
 func (t *tx) defaultSubnet(account ec2.AccountID, region ec2.Region, zone string) (*ec2.Subnet, error) {
 	vpc := t.defaultVPC(account, region)
 	if vpc == nil {
@@ -208,7 +207,7 @@ func (t *tx) defaultSubnet(account ec2.AccountID, region ec2.Region, zone string
 	}).subnet, nil
 }
 
-// DefaultVPC is the account's in a region.
+// DefaultVPC returns the default VPC of an account in a region.
 func (v *View) DefaultVPC(account ec2.AccountID, region ec2.Region) (*ec2.VPC, bool) {
 	for vpc := range v.VPCsOf(account, region) {
 		if vpc.Default {

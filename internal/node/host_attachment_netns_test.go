@@ -86,7 +86,7 @@ func TestAttachedNamespaceIsReachable(t *testing.T) {
 	w.refusedAttach(change(func(r *control.AttachRequest) { r.Groups = []string{"all", "nobody"} }), `there is no group "nobody" in `+string(w.VPC.ID))
 	w.refusedAttach(change(func(r *control.AttachRequest) { r.Groups = []string{string(other.Group)} }), `there is no group "`+string(other.Group))
 	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "lo" }), "has a device lo already")
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "a/b" }), "is no name for a device")
+	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "a/b" }), "is not a device name")
 	w.refusedAttach(change(func(r *control.AttachRequest) { r.Address = netip.MustParseAddr("10.0.2.9") }), "does not fall within the subnet's address range")
 	w.refusedAttach(change(func(r *control.AttachRequest) { r.Address = w.Public.Gateway() }), "reserved address range")
 	w.refusedAttach(control.AttachRequest{Namespace: guest, Interface: w.primary(peer).ID}, "in use")
