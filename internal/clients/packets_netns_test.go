@@ -183,19 +183,19 @@ func toAddress(from host, address netip.Addr, at instance, kind string) ray {
 }
 
 // passes fails the test if a ray does not get its answer from whom it should.
-func (s *stage) passes(t *testing.T, when string, rays ...ray) {
+func (s *stage) passes(t testing.TB, when string, rays ...ray) {
 	t.Helper()
 	s.expect(t, when, rays, nil)
 }
 
 // stops fails the test if a ray gets an answer.
-func (s *stage) stops(t *testing.T, when string, rays ...ray) {
+func (s *stage) stops(t testing.TB, when string, rays ...ray) {
 	t.Helper()
 	s.expect(t, when, nil, rays)
 }
 
 // expect sends all rays at once: most of the time is waiting in vain.
-func (s *stage) expect(t *testing.T, when string, passing, silent []ray) {
+func (s *stage) expect(t testing.TB, when string, passing, silent []ray) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, r := range passing {
@@ -286,7 +286,40 @@ func (s *stage) play(t *testing.T, changes ...change) {
 // routes or addresses, packets are sent before and after, at once when the answer is there.
 func TestPacketsObeyEveryAction(t *testing.T) {
 	t.Parallel()
-	playAll(t, newStage(t, "packets", oneNode))
+	s := newStage(t, "packets", oneNode)
+	playAll(t, s)
+	t.Run("report of a wrong rule", func(t *testing.T) { checkReportOfWrongRule(t, s) })
+}
+
+// checkReportOfWrongRule opens port 7001 and expects port 7000 to be open: the report of the failure has
+// the packet, the port, the verdict and the rule.
+func checkReportOfWrongRule(t *testing.T, s *stage) {
+	wrong := []types.IpPermission{{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7001), ToPort: aws.Int32(7001), IpRanges: []types.IpRange{{CidrIp: aws.String("0.0.0.0/0")}}}}
+	group := aws.String(s.groups["server"])
+	_, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group, IpPermissions: wrong})
+	check(t, err)
+	defer func() {
+		_, err := s.c.RevokeSecurityGroupIngress(t.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: group, IpPermissions: wrong})
+		check(t, err)
+	}()
+	failing := *s
+	failing.lab = &labtest.Lab{Palisade: s.lab.Palisade, Name: s.lab.Name, Endpoint: s.lab.Endpoint} // is not reported yet
+	out, failed := labtest.Record(t, func(t testing.TB) {
+		failing.lab.ReportFailure(t)
+		failing.passes(t, "with the wrong port open", to(s.client.host, s.server, "tcp/7000"))
+	})
+	if !failed {
+		t.Fatalf("port 7000 is open, but only port 7001 should be:\n%s", out)
+	}
+	labtest.CheckReport(t, out,
+		`tcp/7000 from client to server`,
+		`tcp/7000 from `+s.client.id+` to `+s.server.private.String(),
+		`=> dropped at `+s.server.id+` on node1: no-rule`,
+		`node1 +`+s.server.id+` +no-rule +\d+`,
+		*group+` "server" of \d{12}, members \[`+s.server.nic,
+		`\n +tcp 7001 from 0\.0\.0\.0/0`,
+		s.server.id+` `+s.server.nic+` up at node1`,
+		`log of node1:`)
 }
 
 // TestPacketsObeyEveryActionAcrossNodes is the same with everyone on another node, of whom

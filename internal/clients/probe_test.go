@@ -60,7 +60,7 @@ func newHosts(t *testing.T) *hosts {
 }
 
 // serve makes sure that to answers what kind says.
-func (h *hosts) serve(t *testing.T, to host, kind string) *server {
+func (h *hosts) serve(t testing.TB, to host, kind string) *server {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -124,7 +124,7 @@ func TestDownRemovesEverything(t *testing.T) {
 				t.Fatal(err)
 			}
 			if after := labResources(t); after != before {
-				t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
+				t.Errorf("not removed; before:\n%s\nafter:\n%s", before, after)
 			}
 		})
 	}
@@ -154,7 +154,7 @@ func TestDownRemovesLabWhoseUpWasKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if after := labResources(t); after != before {
-			t.Fatalf("left behind; before:\n%s\nafter:\n%s", before, after)
+			t.Fatalf("not removed; before:\n%s\nafter:\n%s", before, after)
 		}
 	}
 }
@@ -179,7 +179,7 @@ func TestFailedUpReportsCauseAndRemovesEverything(t *testing.T) {
 		t.Errorf("Up: %v, want the end of the node's log", err)
 	}
 	if after := labResources(t); after != before {
-		t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
+		t.Errorf("not removed; before:\n%s\nafter:\n%s", before, after)
 	}
 	busy, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -223,6 +223,6 @@ func TestDownRemovesAttachedDevices(t *testing.T) {
 	}
 	left := inside("ip", "-br", "link")
 	if strings.Contains(left, "eth0") || strings.Count(left, "eth") != 3 {
-		t.Errorf("left behind:\n%s", left)
+		t.Errorf("not removed:\n%s", left)
 	}
 }

@@ -226,7 +226,7 @@ func reaches(t *testing.T, l *Lab, from, to, port string, want bool) bool {
 	defer func() { listen.Process.Kill(); listen.Wait() }()
 	address := underlayAddress(slices.Index(l.Nodes, to))
 	if out, err := on(t, l, to, "sh", "-c", "for i in $(seq 1000); do ss -Hltn | grep -q :"+port+" && exit; sleep 0.05; done; exit 1"); err != nil {
-		t.Fatalf("nobody listens: %s", out)
+		t.Fatalf("no program listens: %s", out)
 	}
 	within := "1" // second
 	if want {

@@ -54,8 +54,9 @@ func Build(t testing.TB) string {
 // work, an instance takes more than 20 s to run.
 const Patience = 90 * time.Second
 
-// A Lab is a lab of the built binary, with its real daemons. A test that fails prints its state.
-// The methods may be called by many goroutines.
+// A Lab is a lab of the built binary, with its real daemons. The test that made it takes it down. If a
+// test fails, the state of its lab is printed.
+// After Up, its methods may be called from any goroutine.
 type Lab struct {
 	Palisade string // path of the binary
 	Name     string
