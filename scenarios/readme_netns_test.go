@@ -16,12 +16,12 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestReadme runs the commands of README.md in their order, in one shell, and compares their output
-// with what README.md shows. Three are not run here: `make`, because the binary is built by the
-// test, the story of Mary, whose output TestScenarios compares, and `make demo`, which plays two of
-// TestScenarios' stories. The lab has another name and port than in README.md, and so has the
-// namespace cache, so that the test does not touch those of the machine.
-func TestReadme(t *testing.T) {
+// TestReadmeCommandsPrintWhatReadmeShows runs the commands of README.md in their order, in one shell, and
+// compares their output with README.md. It does not run `make`, because labtest builds the binary;
+// `make demo`, which plays two of TestScenarios' stories; and Mary's story, whose output TestScenarios
+// compares. The lab and the namespace cache have other names than in README.md, and the lab another
+// port, so that the test does not touch those of the machine.
+func TestReadmeCommandsPrintWhatReadmeShows(t *testing.T) {
 	netnstest.NeedRoot(t)
 	l := labtest.New(t, labtest.Build(t), fmt.Sprintf("readme%d", os.Getpid()))
 	port := labtest.FreePort(t)

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"palisade/internal/lab/labtest"
 )
 
 // A transcript is a command in README.md, behind a $, and the lines shown below it.
@@ -45,15 +47,15 @@ func readTranscripts(t testing.TB) (all []transcript, targets []string) {
 
 var targetSpan = regexp.MustCompile("`make ([a-z-]+)`")
 
-// A reader compares transcripts with real output. Ids, times and MACs of README.md stand for the
-// first that the output has in their place.
+// A reader compares transcripts with real output. An id in README.md stands for the first id of its kind
+// in that place of the output. Times, MACs, new account numbers, and who leads may differ.
 type reader struct {
 	bound map[string]string // by the value in README.md
 }
 
 var (
 	spaces   = regexp.MustCompile(`\s+`)
-	variable = regexp.MustCompile(`\.\.\.|\b(i|r|sg|sgr|eni|subnet|vpc)-[0-9a-f]{8,17}\b|\b02(:[0-9a-f]{2}){5}\b|\b\d{4}-\d\d-\d\dT[0-9:]+Z\b|\baccount \d{12}\b`)
+	variable = regexp.MustCompile(`\.\.\.|\b(i|r|sg|sgr|eni|subnet|vpc)-[0-9a-f]{8,17}\b|\b02(:[0-9a-f]{2}){5}\b|\b\d{4}-\d\d-\d\dT[0-9:]+Z\b|\baccount \d{12}\b|\bnode\d leads\b|\bleader\b|\bfollower\b`)
 )
 
 // command returns a command of README.md with the real ids.
@@ -105,7 +107,9 @@ func (r *reader) matches(want, got string) bool {
 			pattern.WriteString(regexp.QuoteMeta(real))
 		case strings.HasPrefix(name, "account "):
 			pattern.WriteString(`account \d{12}`)
-		case strings.HasPrefix(name, "02:"), strings.HasPrefix(name, "20"):
+		case strings.HasSuffix(name, " leads"):
+			pattern.WriteString(`node\d leads`)
+		case strings.HasPrefix(name, "02:"), strings.HasPrefix(name, "20"), name == "leader", name == "follower":
 			pattern.WriteString(`\S+`)
 		default:
 			names = append(names, name)
@@ -120,6 +124,30 @@ func (r *reader) matches(want, got string) bool {
 		}
 	}
 	return m != nil
+}
+
+func TestTranscriptIsCompared(t *testing.T) {
+	const shown = "RESERVATION  r-8ae7c4f5  598916040194\nINSTANCE  i-80d1156e  pending ...\n...\n22/tcp open  ssh"
+	for _, tt := range []struct {
+		name, output string
+		same         bool
+	}{
+		{"equal but for ids and spaces", "RESERVATION\tr-11111111\t598916040194\nINSTANCE\ti-22222222\tpending\t0\n22/tcp open ssh\n", true},
+		{"further lines", "first\nRESERVATION\tr-11111111\t598916040194\n\nINSTANCE\ti-22222222\tpending\t0\nPORT\n22/tcp open ssh\nlast", true},
+		{"another account", "RESERVATION\tr-11111111\t598916040195\nINSTANCE\ti-22222222\tpending\t0\n22/tcp open ssh\n", false},
+		{"a line is missing", "RESERVATION\tr-11111111\t598916040194\nINSTANCE\ti-22222222\tpending\t0\n", false},
+		{"another order", "INSTANCE\ti-22222222\tpending\t0\nRESERVATION\tr-11111111\t598916040194\n22/tcp open ssh\n", false},
+		{"an id of another kind", "RESERVATION\tr-11111111\t598916040194\nINSTANCE\tsg-22222222\tpending\t0\n22/tcp open ssh\n", false},
+	} {
+		r := &reader{bound: map[string]string{}}
+		_, failed := labtest.Record(t, func(t testing.TB) { r.compare(t, transcript{lines: strings.Split(shown, "\n")}, tt.output) })
+		if failed == tt.same {
+			t.Errorf("%s: equal %v, want %v", tt.name, !failed, tt.same)
+		}
+		if got := r.command("ec2-describe-instances i-80d1156e"); tt.same && got != "ec2-describe-instances i-22222222" {
+			t.Errorf("%s: the next command is %q", tt.name, got)
+		}
+	}
 }
 
 // TestReadmeNamesTargetsOfMake checks the targets by name. `make test` runs this test, so that the

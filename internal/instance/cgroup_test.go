@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestLimitsOfEachCgroupVersion(t *testing.T) {
+func TestLimitsFitCgroupVersionAndProcessors(t *testing.T) {
 	v2 := "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
 	v1 := `tmpfs /sys/fs/cgroup tmpfs rw 0 0
 cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestPacketOfCommand(t *testing.T) {
+func TestPacketOfCommandIsItsFirstPacket(t *testing.T) {
 	for _, tt := range []struct{ command, want string }{
 		{"nmap -n -P0 -p22,80 198.18.0.2", "198.18.0.2 tcp/22"},
 		{"nmap -n -P0 -sU -p 53,123 10.10.0.2", "10.10.0.2 udp/53"},
