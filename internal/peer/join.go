@@ -45,18 +45,30 @@ const (
 	CodeNoAuthority = "NoAuthority" // the node cannot sign: it is no voter
 )
 
-// JoinConfig is what a node that joins knows.
+// JoinConfig says how a node joins a cluster.
 type JoinConfig struct {
-	Dir      string         // where its identity will be
-	Node     string         // its name
-	Zone     string         // where it stands
-	Address  netip.AddrPort // its own peer address
-	Contacts []string       // host:port of nodes of the cluster; voters can admit
-	Token    string         // as Token.String wrote it
-	Patience time.Duration  // with a cluster that cannot answer. Default 30 s
+	// Dir is the directory in which the identity is saved. Required.
+	Dir string
+	// Node is the node's name, unique in the cluster. Required. A name in use is refused.
+	Node string
+	// Zone is the node's availability zone. Default "": the cluster decides whether to admit
+	// a node without one.
+	Zone string
+	// Address is the peer address of this node. Required. It is in the certificate and in the
+	// table of members; with a wrong one the other nodes cannot reach this node.
+	Address netip.AddrPort
+	// Contacts are nodes of the cluster, as host:port. Required. One of them must be a voter,
+	// because only voters can admit a node.
+	Contacts []string
+	// Token is a join token, as Token.String writes it. Required. An expired or used one is
+	// refused.
+	Token string
+	// Patience is how long Join tries while no contact can answer. Default 30 s. If it is
+	// shorter than an election, a join during an election fails.
+	Patience time.Duration
 
-	// Keep is given JoinAnswer.Secret, if there is one, before the identity is saved: no
-	// node has the one without the other.
+	// Keep saves JoinAnswer.Secret, if there is one, before the identity is saved, so that a
+	// node never has its identity without the secret. Default nil: the secret is dropped.
 	Keep func(secret []byte) error
 }
 

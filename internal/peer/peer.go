@@ -41,12 +41,18 @@ type Directory interface {
 	Address(node string) (string, bool)        // host:port
 }
 
-// Config is what a Peer is made of.
+// Config says who a Peer is and where it listens.
 type Config struct {
+	// Identity has this node's key and certificate. Required.
 	Identity *Identity
-	Listen   netip.AddrPort // port 0: any; see Addr
-	Nodes    Directory
-	Logger   *slog.Logger // default: slog.Default()
+	// Listen is the address and port of this node, over TCP. Required. With port 0 the kernel
+	// chooses one; see Addr. With an address that the other nodes do not reach, they cannot
+	// call this node.
+	Listen netip.AddrPort
+	// Nodes is the table of members. Required. A node that is missing in it is refused.
+	Nodes Directory
+	// Logger gets refused nodes and failed connections. Default: slog.Default().
+	Logger *slog.Logger
 }
 
 // Peer carries streams and calls between this node and the others.
