@@ -83,11 +83,11 @@ func TestSoakStorm(t *testing.T) {
 	mine := measureStorm(t, w)
 
 	// The third storm, with probes, and then only probes until there are enough.
-	blown := make(chan storm.Blown, 1)
-	go func() { blown <- w.blow(t, true, 20*time.Second) }()
+	results := make(chan storm.AttackResult, 1)
+	go func() { results <- w.attack(t, true, 20*time.Second) }()
 	w.awaitStorm(t)
 	probed := w.probe(t, 20*time.Second, stormProbes)
-	t.Logf("palisade, third storm: %s", stormText(<-blown))
+	t.Logf("palisade, third storm: %s", stormText(<-results))
 	for round := 0; probed < stormProbes && round < 40; round++ {
 		probed += w.probe(t, 10*time.Second, stormProbes-probed)
 	}
@@ -182,27 +182,27 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 	result.held = held
 	t.Logf("%s: mallory holds %d slow packet sockets, %d without a reader, %d connections without a reader; then: %s",
 		w.name, held.Slow, held.Unread, held.Connections, held.Refused)
-	for _, blow := range []struct {
+	for _, loops := range []struct {
 		name string
 		idle bool
 	}{{"loops of idle priority", true}, {"loops of full priority", false}} {
-		blown := make(chan storm.Blown, 1)
-		go func() { blown <- w.blow(t, blow.idle, stormFor) }()
+		results := make(chan storm.AttackResult, 1)
+		go func() { results <- w.attack(t, loops.idle, stormFor) }()
 		w.awaitStorm(t)
 		for _, server := range []string{"near", "far"} {
 			rate, err := w.iperf(t, server)
 			if err != nil {
-				t.Logf("%s, %s, in the storm with %s: %v", w.name, server, blow.name, err)
+				t.Logf("%s, %s, in the storm with %s: %v", w.name, server, loops.name, err)
 			}
-			row := stormRow{server + ", " + blow.name, alone[server], rate}
+			row := stormRow{server + ", " + loops.name, alone[server], rate}
 			result.rows = append(result.rows, row)
 			t.Logf("%s, %s: %.2f Gbit/s, alone %.2f, %.0f %%", w.name, row.what, row.within/1e9, row.alone/1e9, row.share())
 		}
 		select {
-		case b := <-blown:
+		case b := <-results:
 			t.Errorf("void: %s: the storm ended before the measurement: %s", w.name, stormText(b))
 		default:
-			t.Logf("%s, %s: %s", w.name, blow.name, stormText(<-blown))
+			t.Logf("%s, %s: %s", w.name, loops.name, stormText(<-results))
 		}
 	}
 	if w.lab == nil {
@@ -228,9 +228,9 @@ func (w *stormWorld) begin(t *testing.T) {
 	}
 }
 
-// blow sends one storm with everything that mallory has.
-func (w *stormWorld) blow(t *testing.T, idle bool, within time.Duration) storm.Blown {
-	blown, err := w.storm.Blow(storm.Blow{
+// attack sends one storm with everything that mallory has.
+func (w *stormWorld) attack(t *testing.T, idle bool, within time.Duration) storm.AttackResult {
+	result, err := w.storm.Attack(storm.Attack{
 		Device: "eth0", Me: w.hosts["mallory"], Near: w.to("target1"), Far: w.to("target2"), For: within,
 		SYNPorts: []uint16{closedPort, groupPort, openPort}, SYNRate: 20_000,
 		FlowPort: openPort, Flows: 65_000, ARP: true,
@@ -241,11 +241,11 @@ func (w *stormWorld) blow(t *testing.T, idle bool, within time.Duration) storm.B
 	if err != nil {
 		t.Errorf("%s: the storm: %v", w.name, err)
 	}
-	return blown
+	return result
 }
 
 // stormText describes the frames that a storm sent.
-func stormText(b storm.Blown) string {
+func stormText(b storm.AttackResult) string {
 	rate := func(n uint64, took time.Duration) float64 { return float64(n) / max(took.Seconds(), 1e-9) }
 	sent := func(what string, s traffic.Sent) string {
 		return fmt.Sprintf("%s: %.0f a second, of which the device took %.0f", what, rate(s.Offered, s.Took), rate(s.Offered-s.Refused, s.Took))

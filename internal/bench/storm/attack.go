@@ -18,10 +18,10 @@ import (
 	"palisade/internal/packet"
 )
 
-// A Blow is an attack that lasts for a while. SYNs, flows and ARP requests are written to a
+// An Attack sends frames of several kinds for a while. SYNs, flows and ARP requests are written to a
 // packet socket and bypass the device's queue. Small datagrams use ordinary sockets, so that
 // the kernel joins them as usual.
-type Blow struct {
+type Attack struct {
 	Device string        `json:"device"`
 	Me     Host          `json:"me"`
 	Near   Host          `json:"near"` // on the same node
@@ -48,8 +48,8 @@ type Blow struct {
 // MostDatagram is the size of the largest small datagram, in bytes.
 const MostDatagram = 64
 
-// A Blown is the result of a Blow.
-type Blown struct {
+// An AttackResult counts what an Attack has sent.
+type AttackResult struct {
 	SYNs      traffic.Sent `json:"syns"`
 	Flows     traffic.Sent `json:"flows"`
 	ARPs      traffic.Sent `json:"arps"`
@@ -59,21 +59,21 @@ type Blown struct {
 	Loops     int          `json:"loops"`
 }
 
-func blow(b Blow) (*Blown, error) {
+func attack(a Attack) (*AttackResult, error) {
 	var (
-		blown Blown
-		wg    sync.WaitGroup
-		mu    sync.Mutex // guards blown.SYNs and errs
-		errs  []error
+		result AttackResult
+		wg     sync.WaitGroup
+		mu     sync.Mutex // guards result.SYNs and errs
+		errs   []error
 	)
 	runtime.LockOSThread() // the loops die with this thread
 	defer runtime.UnlockOSThread()
-	begin, end, started, err := b.startLoops()
+	begin, end, started, err := a.startLoops()
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	blown.Loops = started
+	result.Loops = started
 	run := func(what string, send func() error) {
 		wg.Go(func() {
 			if err := send(); err != nil {
@@ -83,32 +83,32 @@ func blow(b Blow) (*Blown, error) {
 			}
 		})
 	}
-	for i, port := range b.SYNPorts {
+	for i, port := range a.SYNPorts {
 		run("SYNs", func() error {
-			sent, err := b.sendSYNs(uint32(i)<<24, port)
+			sent, err := a.sendSYNs(uint32(i)<<24, port)
 			mu.Lock()
 			defer mu.Unlock()
-			blown.SYNs.Offered += sent.Offered
-			blown.SYNs.Refused += sent.Refused
-			blown.SYNs.Took = max(blown.SYNs.Took, sent.Took)
+			result.SYNs.Offered += sent.Offered
+			result.SYNs.Refused += sent.Refused
+			result.SYNs.Took = max(result.SYNs.Took, sent.Took)
 			return err
 		})
 	}
-	if b.Flows > 0 {
-		run("flows", func() (err error) { blown.Flows, err = b.sendFlows(); return err })
+	if a.Flows > 0 {
+		run("flows", func() (err error) { result.Flows, err = a.sendFlows(); return err })
 	}
-	if b.ARP {
-		run("ARP", func() (err error) { blown.ARPs, err = b.sendARPs(); return err })
+	if a.ARP {
+		run("ARP", func() (err error) { result.ARPs, err = a.sendARPs(); return err })
 	}
-	if b.Datagrams > 0 {
-		run("datagrams", func() (err error) { blown.Datagrams, err = b.sendDatagrams(); return err })
+	if a.Datagrams > 0 {
+		run("datagrams", func() (err error) { result.Datagrams, err = a.sendDatagrams(); return err })
 	}
-	if len(b.Corpus) > 0 {
-		run("corpus", func() (err error) { blown.Corpus, blown.Refused, err = b.sendCorpus(); return err })
+	if len(a.Corpus) > 0 {
+		run("corpus", func() (err error) { result.Corpus, result.Refused, err = a.sendCorpus(); return err })
 	}
 	begin()
 	wg.Wait()
-	return &blown, errors.Join(errs...)
+	return &result, errors.Join(errs...)
 }
 
 // template makes a frame from me to a host.
@@ -127,13 +127,13 @@ const (
 	sourcePorts = 1<<16 - firstPort
 )
 
-func (b *Blow) sendSYNs(first uint32, port uint16) (traffic.Sent, error) {
-	frame, err := template(b.Me, b.Near, packet.ProtocolTCP, port, 0)
+func (a *Attack) sendSYNs(first uint32, port uint16) (traffic.Sent, error) {
+	frame, err := template(a.Me, a.Near, packet.ProtocolTCP, port, 0)
 	if err != nil {
 		return traffic.Sent{}, err
 	}
 	number := first
-	return traffic.SendFrames(traffic.FrameStream{Device: b.Device, Frame: frame, Rate: b.SYNRate, For: b.For, Next: func(frame []byte) {
+	return traffic.SendFrames(traffic.FrameStream{Device: a.Device, Frame: frame, Rate: a.SYNRate, For: a.For, Next: func(frame []byte) {
 		number++
 		binary.BigEndian.PutUint16(frame[transportAt:], uint16(firstPort+number%sourcePorts))
 		binary.BigEndian.PutUint32(frame[transportAt+4:], number)
@@ -141,27 +141,27 @@ func (b *Blow) sendSYNs(first uint32, port uint16) (traffic.Sent, error) {
 	}})
 }
 
-func (b *Blow) sendFlows() (traffic.Sent, error) {
-	frame, err := template(b.Me, b.Far, packet.ProtocolUDP, b.FlowPort, 18)
+func (a *Attack) sendFlows() (traffic.Sent, error) {
+	frame, err := template(a.Me, a.Far, packet.ProtocolUDP, a.FlowPort, 18)
 	if err != nil {
 		return traffic.Sent{}, err
 	}
 	number := 0
-	return traffic.SendFrames(traffic.FrameStream{Device: b.Device, Frame: frame, Rate: float64(b.Flows), For: b.For, Next: func(frame []byte) {
-		number = number%b.Flows + 1
+	return traffic.SendFrames(traffic.FrameStream{Device: a.Device, Frame: frame, Rate: float64(a.Flows), For: a.For, Next: func(frame []byte) {
+		number = number%a.Flows + 1
 		binary.BigEndian.PutUint16(frame[transportAt:], uint16(number))
 		setChecksum(frame, 6)
 	}})
 }
 
-func (b *Blow) sendARPs() (traffic.Sent, error) {
-	frame := packet.Announcement(make([]byte, 42), b.Me.MAC, b.Me.Address)
+func (a *Attack) sendARPs() (traffic.Sent, error) {
+	frame := packet.Announcement(make([]byte, 42), a.Me.MAC, a.Me.Address)
 	binary.BigEndian.PutUint16(frame[20:], 1) // a request
 	number := uint32(0)
-	return traffic.SendFrames(traffic.FrameStream{Device: b.Device, Frame: frame, For: b.For, Next: func(frame []byte) {
+	return traffic.SendFrames(traffic.FrameStream{Device: a.Device, Frame: frame, For: a.For, Next: func(frame []byte) {
 		// The addresses of Near and Far and the 15 after each.
 		number++
-		target := []Host{b.Near, b.Far}[number%2].Address.As4()
+		target := []Host{a.Near, a.Far}[number%2].Address.As4()
 		target[3] += byte(number / 2 % 16)
 		copy(frame[38:], target[:])
 	}})
@@ -221,7 +221,7 @@ func (p *pacer) next() bool {
 }
 
 // sendDatagrams sends datagrams of every size in turn by ordinary sockets.
-func (b *Blow) sendDatagrams() (sent uint64, err error) {
+func (a *Attack) sendDatagrams() (sent uint64, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	type socket struct {
@@ -240,14 +240,14 @@ func (b *Blow) sendDatagrams() (sent uint64, err error) {
 				return 0, fmt.Errorf("UDP_SEGMENT: %w", err)
 			}
 		}
-		for _, to := range []netip.Addr{b.Near.Address, b.Far.Address} {
-			for _, port := range b.DatagramPorts {
+		for _, to := range []netip.Addr{a.Near.Address, a.Far.Address} {
+			for _, port := range a.DatagramPorts {
 				sockets = append(sockets, socket{fd, &unix.SockaddrInet4{Port: int(port), Addr: to.As4()}})
 			}
 		}
 	}
 	payload := make([]byte, MostDatagram)
-	pace := pacer{begun: time.Now(), until: b.For, rate: b.Datagrams}
+	pace := pacer{begun: time.Now(), until: a.For, rate: a.Datagrams}
 	for n := 0; pace.next(); n++ {
 		// Many of the same size in succession, because only equal sizes are joined on the way.
 		const run = 64
@@ -260,22 +260,22 @@ func (b *Blow) sendDatagrams() (sent uint64, err error) {
 }
 
 // sendCorpus sends the corpus repeatedly.
-func (b *Blow) sendCorpus() (sent, refused uint64, err error) {
+func (a *Attack) sendCorpus() (sent, refused uint64, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	plain, err := rawSocket(b.Device, false)
+	plain, err := rawSocket(a.Device, false)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer unix.Close(plain)
-	withHeader, err := rawSocket(b.Device, true)
+	withHeader, err := rawSocket(a.Device, true)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer unix.Close(withHeader)
-	pace := pacer{begun: time.Now(), until: b.For, rate: b.CorpusRate}
+	pace := pacer{begun: time.Now(), until: a.For, rate: a.CorpusRate}
 	for n := 0; pace.next(); n++ {
-		f := b.Corpus[n%len(b.Corpus)]
+		f := a.Corpus[n%len(a.Corpus)]
 		fd := plain
 		if f.Header {
 			fd = withHeader
@@ -294,11 +294,11 @@ const lingerFor = 10 * time.Second
 
 // startLoops starts processes that are busy from the call of begin on, and die with the calling
 // thread. They begin together, because the first busy ones would delay the start of the others.
-// They also end by themselves, lingerFor after the Blow should have ended: in a cgroup that has
+// They also end by themselves, lingerFor after the Attack should have ended: in a cgroup that has
 // used up its quota, busy loops can keep a thread of higher priority from running for minutes
 // (seen on Linux 6.18), including the thread that would end them. An alarm survives exec
 // (alarm(2)).
-func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
+func (a *Attack) startLoops() (begin func(), end func(), started int, err error) {
 	wait, pipe, err := os.Pipe()
 	if err != nil {
 		return nil, nil, 0, err
@@ -314,8 +314,8 @@ func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 		_ = wait.Close()
 		_ = pipe.Close() // an error means that begin has closed it
 	}
-	for range b.Loops {
-		cmd := exec.Command("perl", "-e", "alarm shift; exec @ARGV", strconv.Itoa(int((b.For + lingerFor).Seconds())),
+	for range a.Loops {
+		cmd := exec.Command("perl", "-e", "alarm shift; exec @ARGV", strconv.Itoa(int((a.For + lingerFor).Seconds())),
 			"sh", "-c", "read begin; while :; do :; done")
 		cmd.Stdin = wait
 		cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -325,7 +325,7 @@ func (b *Blow) startLoops() (begin func(), end func(), started int, err error) {
 		}
 		if err == nil {
 			loops = append(loops, cmd)
-			if b.Idle {
+			if a.Idle {
 				err = unix.SchedSetAttr(cmd.Process.Pid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 			}
 		}

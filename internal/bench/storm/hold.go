@@ -30,7 +30,7 @@ type Held struct {
 	Refused     string `json:"refused,omitempty"` // why a packet socket was refused
 }
 
-// senderSockets is the number of packet sockets that the senders of a Blow need, and a few
+// senderSockets is the number of packet sockets that the senders of a Attack need, and a few
 // more.
 const senderSockets = 12
 

@@ -7,10 +7,10 @@
 // order of use:
 //
 //	Hold   open sockets that are slow or are never read from; they stay until the process ends
-//	Blow   run all senders and busy loops at the same time, for a while
+//	Attack run all senders and busy loops at the same time, for a while
 //	Probe  send a known number of frames that no rule admits; in a process of its own
 //
-// Read Host, Serve, Blow (blow.go), Hold (hold.go), Probe (probe.go), Corpus (corpus.go).
+// Read Host, Serve, Attack (attack.go), Hold (hold.go), Probe (probe.go), Corpus (corpus.go).
 package storm
 
 import (
@@ -31,17 +31,17 @@ type Host struct {
 
 // A request is one line of Serve's input. Exactly one field is set.
 type request struct {
-	Hold  *Hold  `json:"hold,omitempty"`
-	Blow  *Blow  `json:"blow,omitempty"`
-	Probe *Probe `json:"probe,omitempty"`
+	Hold   *Hold   `json:"hold,omitempty"`
+	Attack *Attack `json:"blow,omitempty"`
+	Probe  *Probe  `json:"probe,omitempty"`
 }
 
 // A reply is one line of Serve's output.
 type reply struct {
-	Held   *Held   `json:"held,omitempty"`
-	Blown  *Blown  `json:"blown,omitempty"`
-	Probed *Probed `json:"probed,omitempty"`
-	Error  string  `json:"error,omitempty"`
+	Held     *Held         `json:"held,omitempty"`
+	Attacked *AttackResult `json:"blown,omitempty"`
+	Probed   *Probed       `json:"probed,omitempty"`
+	Error    string        `json:"error,omitempty"`
 }
 
 // Serve carries out requests until its input ends.
@@ -60,8 +60,8 @@ func Serve(in io.Reader, out io.Writer) error {
 		switch {
 		case q.Hold != nil:
 			r.Held, err = held.hold(*q.Hold)
-		case q.Blow != nil:
-			r.Blown, err = blow(*q.Blow)
+		case q.Attack != nil:
+			r.Attacked, err = attack(*q.Attack)
 		case q.Probe != nil:
 			r.Probed, err = probe(*q.Probe)
 		default:
@@ -122,12 +122,12 @@ func (p *Process) Hold(h Hold) (Held, error) {
 	return *r.Held, nil
 }
 
-func (p *Process) Blow(b Blow) (Blown, error) {
-	r, err := p.ask(request{Blow: &b})
+func (p *Process) Attack(a Attack) (AttackResult, error) {
+	r, err := p.ask(request{Attack: &a})
 	if err != nil {
-		return Blown{}, err
+		return AttackResult{}, err
 	}
-	return *r.Blown, nil
+	return *r.Attacked, nil
 }
 
 func (p *Process) Probe(q Probe) (Probed, error) {

@@ -88,14 +88,14 @@ func TestPacerDoesNotExceedItsRate(t *testing.T) {
 }
 
 func TestRequestSurvivesJSON(t *testing.T) {
-	want := request{Blow: &Blow{Device: "eth0", Me: me, Far: them, Corpus: []Frame{{Bytes: []byte{0, 255}, Header: true}}}}
+	want := request{Attack: &Attack{Device: "eth0", Me: me, Far: them, Corpus: []Frame{{Bytes: []byte{0, 255}, Header: true}}}}
 	line, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got request
 	if err := json.Unmarshal(line, &got); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v; want %+v", got.Blow, err, want.Blow)
+		t.Errorf("%+v, %v; want %+v", got.Attack, err, want.Attack)
 	}
 }
 
@@ -107,15 +107,15 @@ func TestServeReportsEachBadRequest(t *testing.T) {
 	}
 }
 
-func TestBusyLoopsEndWithTheBlow(t *testing.T) {
-	b := Blow{Loops: 3, Idle: true, For: time.Second}
+func TestBusyLoopsEndWithTheAttack(t *testing.T) {
+	b := Attack{Loops: 3, Idle: true, For: time.Second}
 	begin, end, started, err := b.startLoops()
 	if err != nil || started != 3 {
 		t.Fatalf("%d loops, %v", started, err)
 	}
 	begin()
 	end() // waits for each loop
-	if blown, err := blow(b); err != nil || blown.Loops != 3 {
-		t.Errorf("%+v, %v; want three loops", blown, err)
+	if result, err := attack(b); err != nil || result.Loops != 3 {
+		t.Errorf("%+v, %v; want three loops", result, err)
 	}
 }
