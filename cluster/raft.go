@@ -88,10 +88,9 @@ func (c *Cluster) checkLog() error {
 }
 
 // replay applies the newest snapshot and the committed entries after it. With one voter, all
-// entries are committed. With more, those are that the store or the switch had marked as
-// committed when the node stopped; the leader sends the others. It fails if the newest snapshot
-// is unreadable. Raft itself would then take an older one, and with it rules that were revoked
-// since.
+// entries are committed. With more, it applies those that the store or the switch had recorded as
+// committed; the leader sends the others. It fails if the newest snapshot is unreadable: Raft
+// itself would then take an older one, which may have rules that were revoked since.
 func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 	list, err := snaps.List()
 	if err != nil {

@@ -27,7 +27,7 @@ type question struct {
 
 // An answer is the result of every call.
 type answer struct {
-	Index     uint64       `json:"index"` // of the entry, or the index that was asked for, by method
+	Index     uint64       `json:"index"` // of the new entry (apply), or the one that the node has (read, applied) or enforces
 	OK        bool         `json:"ok,omitempty"`
 	Result    state.Result `json:"result,omitzero"`
 	Error     *ec2.Error   `json:"error,omitempty"`

@@ -37,7 +37,7 @@ var (
 
 var (
 	bucketLog    = []byte("log")    // big-endian index -> entry
-	bucketStable = []byte("stable") // raft's keys, and keyCommit
+	bucketStable = []byte("stable") // Raft's keys, and keyCommit
 	keyCommit    = []byte("palisade/commit")
 )
 

@@ -59,7 +59,7 @@ func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
 	}
 	r := &state.Sweep{}
 	if c.cfg.Peer != nil {
-		// An address that a member may still enforce rules for is not due yet.
+		// An address is not due while a member may still enforce its old lease.
 		r.Confirmed = c.enforcedByMembers(ctx)
 		if due, ok := view.SweepDueWith(r.Confirmed); !ok || c.cfg.Now().Before(due) {
 			return nil
