@@ -8,10 +8,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// defaultNetwork: the default VPC is taken down, with what came with it, and made again;
-// then one of its subnets is. Whoever is launched into it is its group's neighbour and has
-// a public address.
-func (s *stage) defaultNetwork(t *testing.T) {
+// defaultNetwork deletes the default VPC with its subnets and gateway and creates it again, then
+// the same with one default subnet. Instances launched there are in the default group and have
+// public addresses.
+func (s *testbed) defaultNetwork(t *testing.T) {
 	zones := s.zones(t)
 	first, last := zones[0], zones[len(zones)-1]
 	launch := func(zone string) *ec2.RunInstancesInput {
@@ -20,7 +20,7 @@ func (s *stage) defaultNetwork(t *testing.T) {
 	refused := func(when, zone, want string) {
 		t.Helper()
 		if _, err := s.c.RunInstances(t.Context(), launch(zone)); code(err) != want {
-			t.Errorf("a launch %s: %v, want %s", when, err, want)
+			t.Errorf("launch %s: %v, want %s", when, err, want)
 		}
 	}
 	terminate := func(list ...instance) {
@@ -28,7 +28,7 @@ func (s *stage) defaultNetwork(t *testing.T) {
 		for _, in := range list {
 			_, err := s.c.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{in.id}})
 			check(t, err)
-			s.becomes(t, in, "terminated")
+			s.waitState(t, in, "terminated")
 		}
 	}
 
@@ -38,16 +38,16 @@ func (s *stage) defaultNetwork(t *testing.T) {
 	check(t, err)
 	group := s.defaultGroup(t)
 	one, two := s.run(t, "one", launch(first)), s.run(t, "two", launch(last))
-	inside := rays(to(one.host, two, "tcp/7170"), to(two.host, one, "icmp"), ray{from: one.host, to: strangerAddress, kind: "tcp/7171", at: s.stranger})
-	outside := rays(toAddress(s.laptop, one.public, one, "tcp/7170"), toAddress(s.laptop, two.public, two, "tcp/7170"))
-	foreign := rays(to(s.client.host, one, "tcp/7170"), to(one.host, s.server, "tcp/7170")) // of another VPC
+	inside := probes(to(one.host, two, "tcp/7170"), to(two.host, one, "icmp"), probe{from: one.host, to: strangerAddress, kind: "tcp/7171", at: s.stranger})
+	outside := probes(toAddress(s.laptop, one.public, one, "tcp/7170"), toAddress(s.laptop, two.public, two, "tcp/7170"))
+	foreign := probes(to(s.client.host, one, "tcp/7170"), to(one.host, s.server, "tcp/7170")) // between VPCs
 	rule := permission("tcp", 7170, 7170, "203.0.113.0/24")
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "nothing", do: func(*testing.T) {}, same: inside, silent: foreign},
 		change{action: "AuthorizeSecurityGroupIngress", do: func(t *testing.T) { s.admit(t, group, rule) }, same: inside, open: outside, silent: foreign},
 	)
 	terminate(two, one)
-	s.stops(t, "after TerminateInstances", outside...)
+	s.wantSilence(t, "after TerminateInstances", outside...)
 
 	subnet := s.defaultSubnet(t, last)
 	_, err = s.c.DeleteSubnet(t.Context(), &ec2.DeleteSubnetInput{SubnetId: &subnet})
@@ -56,14 +56,14 @@ func (s *stage) defaultNetwork(t *testing.T) {
 	_, err = s.c.CreateDefaultSubnet(t.Context(), &ec2.CreateDefaultSubnetInput{AvailabilityZone: &last})
 	check(t, err)
 	again := s.run(t, "again", launch(last))
-	answer := rays(toAddress(s.laptop, again.public, again, "tcp/7170"))
-	s.passes(t, "after CreateDefaultSubnet", answer...)
-	s.play(t, change{action: "RevokeSecurityGroupIngress", do: func(t *testing.T) { s.revoke(t, group, rule) }, shut: answer})
+	answer := probes(toAddress(s.laptop, again.public, again, "tcp/7170"))
+	s.wantAnswers(t, "after CreateDefaultSubnet", answer...)
+	s.checkChanges(t, change{action: "RevokeSecurityGroupIngress", do: func(t *testing.T) { s.revoke(t, group, rule) }, shut: answer})
 	terminate(again)
 }
 
-// removeDefaultVPC deletes the account's default VPC and what it holds.
-func (s *stage) removeDefaultVPC(t *testing.T) {
+// removeDefaultVPC deletes the account's default VPC, its subnets and its gateway.
+func (s *testbed) removeDefaultVPC(t *testing.T) {
 	t.Helper()
 	vpc := s.defaultVPC(t)
 	subnets, err := s.c.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{Filters: filters("vpc-id", vpc)})
@@ -84,25 +84,25 @@ func (s *stage) removeDefaultVPC(t *testing.T) {
 	check(t, err)
 }
 
-func (s *stage) defaultVPC(t *testing.T) string {
+func (s *testbed) defaultVPC(t *testing.T) string {
 	t.Helper()
 	out, err := s.c.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{Filters: filters("is-default", "true")})
 	check(t, err)
 	if len(out.Vpcs) != 1 {
-		t.Fatalf("there are %d default VPCs", len(out.Vpcs))
+		t.Fatalf("%d default VPCs, want one", len(out.Vpcs))
 	}
 	return *out.Vpcs[0].VpcId
 }
 
-// defaultGroup is the group of the default VPC that a launch without groups is in.
-func (s *stage) defaultGroup(t *testing.T) string {
+// defaultGroup returns the default group of the default VPC.
+func (s *testbed) defaultGroup(t *testing.T) string {
 	t.Helper()
 	out, err := s.c.DescribeSecurityGroups(t.Context(), &ec2.DescribeSecurityGroupsInput{Filters: filters("vpc-id", s.defaultVPC(t), "group-name", "default")})
 	check(t, err)
 	return *out.SecurityGroups[0].GroupId
 }
 
-func (s *stage) defaultSubnet(t *testing.T, zone string) string {
+func (s *testbed) defaultSubnet(t *testing.T, zone string) string {
 	t.Helper()
 	out, err := s.c.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{Filters: filters("default-for-az", "true", "availability-zone", zone)})
 	check(t, err)

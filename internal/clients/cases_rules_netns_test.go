@@ -9,11 +9,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// all is the protocol that is every one; its ports are none.
+// all is every protocol. It has no ports.
 const all = "-1"
 
-// permission is a rule for each source, which is a CIDR or the id of a group. Ports of a
-// protocol without them are left out.
+// permission returns a rule for each source, which is a CIDR or the id of a group. It omits ports
+// if from is negative, except for icmp.
 func permission(protocol string, from, to int32, sources ...string) types.IpPermission {
 	p := types.IpPermission{IpProtocol: &protocol}
 	if from >= 0 || protocol == "icmp" {
@@ -30,7 +30,7 @@ func permission(protocol string, from, to int32, sources ...string) types.IpPerm
 }
 
 // admit adds ingress rules and returns their ids.
-func (s *stage) admit(t *testing.T, group string, permissions ...types.IpPermission) []string {
+func (s *testbed) admit(t *testing.T, group string, permissions ...types.IpPermission) []string {
 	t.Helper()
 	out, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &group, IpPermissions: permissions})
 	s.watcher.check(t, "AuthorizeSecurityGroupIngress", "InvalidPermission.Duplicate", err)
@@ -48,19 +48,19 @@ func ruleIDs(rules []types.SecurityGroupRule) []string {
 	return ids
 }
 
-func (s *stage) revoke(t *testing.T, group string, permissions ...types.IpPermission) {
+func (s *testbed) revoke(t *testing.T, group string, permissions ...types.IpPermission) {
 	t.Helper()
 	_, err := s.c.RevokeSecurityGroupIngress(t.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: &group, IpPermissions: permissions})
 	s.watcher.check(t, "RevokeSecurityGroupIngress", "InvalidPermission.NotFound", err)
 }
 
-func (s *stage) revokeIDs(t *testing.T, group string, ids ...string) {
+func (s *testbed) revokeIDs(t *testing.T, group string, ids ...string) {
 	t.Helper()
 	_, err := s.c.RevokeSecurityGroupIngress(t.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: &group, SecurityGroupRuleIds: ids})
 	check(t, err)
 }
 
-func (s *stage) admitOut(t *testing.T, group string, permissions ...types.IpPermission) []string {
+func (s *testbed) admitEgress(t *testing.T, group string, permissions ...types.IpPermission) []string {
 	t.Helper()
 	out, err := s.c.AuthorizeSecurityGroupEgress(t.Context(), &ec2.AuthorizeSecurityGroupEgressInput{GroupId: &group, IpPermissions: permissions})
 	s.watcher.check(t, "AuthorizeSecurityGroupEgress", "InvalidPermission.Duplicate", err)
@@ -70,92 +70,92 @@ func (s *stage) admitOut(t *testing.T, group string, permissions ...types.IpPerm
 	return ruleIDs(out.SecurityGroupRules)
 }
 
-func (s *stage) revokeOut(t *testing.T, group string, permissions ...types.IpPermission) {
+func (s *testbed) revokeEgress(t *testing.T, group string, permissions ...types.IpPermission) {
 	t.Helper()
 	_, err := s.c.RevokeSecurityGroupEgress(t.Context(), &ec2.RevokeSecurityGroupEgressInput{GroupId: &group, IpPermissions: permissions})
 	s.watcher.check(t, "RevokeSecurityGroupEgress", "InvalidPermission.NotFound", err)
 }
 
-func (s *stage) clientCIDR() string { return s.client.private.String() + "/32" }
+func (s *testbed) clientCIDR() string { return s.client.private.String() + "/32" }
 
 // rulesByProperties also shows that egress admission never skips ingress, and that frames
 // inside one subnet are filtered too: the client may send everything, and nothing passes
 // before there is a rule.
-func (s *stage) rulesByProperties(t *testing.T) {
+func (s *testbed) rulesByProperties(t *testing.T) {
 	tcp := permission("tcp", 7001, 7002, s.clientCIDR())
 	udp := permission("udp", 7001, 7001, "10.0.0.0/16")
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "AuthorizeSecurityGroupIngress",
 			do:     func(t *testing.T) { s.admit(t, s.groups["server"], tcp) },
-			open:   []ray{to(s.client.host, s.server, "tcp/7001"), to(s.client.host, s.server, "tcp/7002")},
-			silent: []ray{to(s.client.host, s.server, "tcp/7003"), to(s.client.host, s.server, "udp/7001"), to(s.client.host, s.server, "icmp"), to(s.other.host, s.server, "tcp/7001"), to(s.server.host, s.client, "tcp/7001")}},
+			open:   []probe{to(s.client.host, s.server, "tcp/7001"), to(s.client.host, s.server, "tcp/7002")},
+			silent: []probe{to(s.client.host, s.server, "tcp/7003"), to(s.client.host, s.server, "udp/7001"), to(s.client.host, s.server, "icmp"), to(s.other.host, s.server, "tcp/7001"), to(s.server.host, s.client, "tcp/7001")}},
 		change{action: "AuthorizeSecurityGroupIngress",
 			do:   func(t *testing.T) { s.admit(t, s.groups["server"], udp) },
-			open: []ray{to(s.client.host, s.server, "udp/7001"), to(s.other.host, s.server, "udp/7001")},
-			same: []ray{to(s.client.host, s.server, "tcp/7001")}},
+			open: []probe{to(s.client.host, s.server, "udp/7001"), to(s.other.host, s.server, "udp/7001")},
+			same: []probe{to(s.client.host, s.server, "tcp/7001")}},
 		change{action: "RevokeSecurityGroupIngress",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], tcp) },
-			shut: []ray{to(s.client.host, s.server, "tcp/7001"), to(s.client.host, s.server, "tcp/7002")},
-			same: []ray{to(s.client.host, s.server, "udp/7001")}},
+			shut: []probe{to(s.client.host, s.server, "tcp/7001"), to(s.client.host, s.server, "tcp/7002")},
+			same: []probe{to(s.client.host, s.server, "udp/7001")}},
 		change{action: "RevokeSecurityGroupIngress",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], udp) },
-			shut: []ray{to(s.client.host, s.server, "udp/7001"), to(s.other.host, s.server, "udp/7001")}},
+			shut: []probe{to(s.client.host, s.server, "udp/7001"), to(s.other.host, s.server, "udp/7001")}},
 	)
 }
 
-func (s *stage) rulesByID(t *testing.T) {
+func (s *testbed) rulesByID(t *testing.T) {
 	ids := s.admit(t, s.groups["server"], permission("tcp", 7010, 7010, s.clientCIDR(), "10.0.2.0/24"), permission("icmp", 8, -1, s.clientCIDR()))
 	if len(ids) != 3 {
-		t.Fatalf("three sources made the rules %q", ids)
+		t.Fatalf("rules %q, want three", ids)
 	}
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "UpdateSecurityGroupRuleDescriptionsIngress",
 			do: func(t *testing.T) {
 				_, err := s.c.UpdateSecurityGroupRuleDescriptionsIngress(t.Context(), &ec2.UpdateSecurityGroupRuleDescriptionsIngressInput{
-					GroupId: aws.String(s.groups["server"]), SecurityGroupRuleDescriptions: []types.SecurityGroupRuleDescription{{SecurityGroupRuleId: &ids[0], Description: aws.String("who calls")}}})
+					GroupId: aws.String(s.groups["server"]), SecurityGroupRuleDescriptions: []types.SecurityGroupRuleDescription{{SecurityGroupRuleId: &ids[0], Description: aws.String("callers")}}})
 				check(t, err)
 			},
-			same:   []ray{to(s.client.host, s.server, "tcp/7010"), to(s.other.host, s.server, "tcp/7010"), to(s.client.host, s.server, "icmp")},
-			silent: []ray{to(s.other.host, s.server, "icmp")}},
+			same:   []probe{to(s.client.host, s.server, "tcp/7010"), to(s.other.host, s.server, "tcp/7010"), to(s.client.host, s.server, "icmp")},
+			silent: []probe{to(s.other.host, s.server, "icmp")}},
 		change{action: "RevokeSecurityGroupIngress by id",
 			do:   func(t *testing.T) { s.revokeIDs(t, s.groups["server"], ids[0]) },
-			shut: []ray{to(s.client.host, s.server, "tcp/7010")},
-			same: []ray{to(s.other.host, s.server, "tcp/7010"), to(s.client.host, s.server, "icmp")}},
+			shut: []probe{to(s.client.host, s.server, "tcp/7010")},
+			same: []probe{to(s.other.host, s.server, "tcp/7010"), to(s.client.host, s.server, "icmp")}},
 		change{action: "RevokeSecurityGroupIngress by ids",
 			do:   func(t *testing.T) { s.revokeIDs(t, s.groups["server"], ids[1:]...) },
-			shut: []ray{to(s.other.host, s.server, "tcp/7010"), to(s.client.host, s.server, "icmp")}},
+			shut: []probe{to(s.other.host, s.server, "tcp/7010"), to(s.client.host, s.server, "icmp")}},
 	)
 }
 
-// rulesOfEveryProtocol: a protocol without ports is tracked by its pair of addresses, so
-// what was under way goes on when its rule goes (EC2 User Guide, "Security group connection
-// tracking"), and whoever had sent nothing by then stays out.
-func (s *stage) rulesOfEveryProtocol(t *testing.T) {
+// rulesOfEveryProtocol checks that connections of a protocol without ports are tracked by their
+// two addresses: they continue after their rule is revoked (EC2 User Guide, "Security group
+// connection tracking"), and new ones are dropped.
+func (s *testbed) rulesOfEveryProtocol(t *testing.T) {
 	esp := permission("50", -1, -1, "10.0.0.0/16")
 	everything := permission(all, -1, -1, s.clientCIDR())
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "AuthorizeSecurityGroupIngress of a number",
 			do:     func(t *testing.T) { s.admit(t, s.groups["server"], esp) },
-			open:   []ray{to(s.client.host, s.server, "proto/50")},
-			silent: []ray{to(s.client.host, s.server, "proto/51"), to(s.client.host, s.server, "tcp/7020"), to(s.client.host, s.server, "icmp")}},
+			open:   []probe{to(s.client.host, s.server, "proto/50")},
+			silent: []probe{to(s.client.host, s.server, "proto/51"), to(s.client.host, s.server, "tcp/7020"), to(s.client.host, s.server, "icmp")}},
 		change{action: "RevokeSecurityGroupIngress of a number",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], esp) },
-			same: []ray{to(s.client.host, s.server, "proto/50")}},
+			same: []probe{to(s.client.host, s.server, "proto/50")}},
 		change{action: "nothing", do: func(*testing.T) {},
-			silent: []ray{to(s.other.host, s.server, "proto/50")}},
+			silent: []probe{to(s.other.host, s.server, "proto/50")}},
 		change{action: "AuthorizeSecurityGroupIngress of all",
 			do:     func(t *testing.T) { s.admit(t, s.groups["server"], everything) },
-			open:   []ray{to(s.client.host, s.server, "proto/51"), to(s.client.host, s.server, "tcp/7020"), to(s.client.host, s.server, "udp/7020"), to(s.client.host, s.server, "icmp")},
-			silent: []ray{to(s.other.host, s.server, "tcp/7020")}},
+			open:   []probe{to(s.client.host, s.server, "proto/51"), to(s.client.host, s.server, "tcp/7020"), to(s.client.host, s.server, "udp/7020"), to(s.client.host, s.server, "icmp")},
+			silent: []probe{to(s.other.host, s.server, "tcp/7020")}},
 		change{action: "RevokeSecurityGroupIngress of all",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], everything) },
-			shut: []ray{to(s.client.host, s.server, "tcp/7020"), to(s.client.host, s.server, "udp/7020"), to(s.client.host, s.server, "icmp")}},
+			shut: []probe{to(s.client.host, s.server, "tcp/7020"), to(s.client.host, s.server, "udp/7020"), to(s.client.host, s.server, "icmp")}},
 	)
 }
 
-// egressRules: what nobody may send is not sent, whatever the far end admits; answers
-// pass all the same.
-func (s *stage) egressRules(t *testing.T) {
+// egressRules checks that packets without an egress rule are dropped, whatever the receiver
+// admits, and that answers pass without one.
+func (s *testbed) egressRules(t *testing.T) {
 	everything := permission(all, -1, -1, "0.0.0.0/0")
 	inbound := permission(all, -1, -1, "10.0.0.0/16")
 	s.admit(t, s.groups["server"], inbound)
@@ -164,177 +164,177 @@ func (s *stage) egressRules(t *testing.T) {
 	tcp := permission("tcp", 7030, 7030, "10.0.1.0/24")
 	toGroup := permission("udp", 7030, 7030, s.groups["other"])
 	var ids []string
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "RevokeSecurityGroupEgress",
-			do:   func(t *testing.T) { s.revokeOut(t, s.groups["client"], everything) },
-			shut: []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030"), to(s.client.host, s.server, "icmp")},
-			// With all egress revoked, the answers still pass.
-			same: []ray{to(s.server.host, s.client, "tcp/7030"), to(s.other.host, s.client, "udp/7030"), to(s.server.host, s.client, "icmp")}},
+			do:   func(t *testing.T) { s.revokeEgress(t, s.groups["client"], everything) },
+			shut: []probe{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030"), to(s.client.host, s.server, "icmp")},
+			// Answers pass without any egress rule.
+			same: []probe{to(s.server.host, s.client, "tcp/7030"), to(s.other.host, s.client, "udp/7030"), to(s.server.host, s.client, "icmp")}},
 		change{action: "AuthorizeSecurityGroupEgress",
-			do:     func(t *testing.T) { ids = s.admitOut(t, s.groups["client"], tcp, toGroup) },
-			open:   []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
-			silent: []ray{to(s.client.host, s.server, "udp/7030"), to(s.client.host, s.other, "tcp/7030"), to(s.client.host, s.server, "tcp/7031"), to(s.client.host, s.server, "icmp")}},
+			do:     func(t *testing.T) { ids = s.admitEgress(t, s.groups["client"], tcp, toGroup) },
+			open:   []probe{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
+			silent: []probe{to(s.client.host, s.server, "udp/7030"), to(s.client.host, s.other, "tcp/7030"), to(s.client.host, s.server, "tcp/7031"), to(s.client.host, s.server, "icmp")}},
 		change{action: "UpdateSecurityGroupRuleDescriptionsEgress",
 			do: func(t *testing.T) {
 				_, err := s.c.UpdateSecurityGroupRuleDescriptionsEgress(t.Context(), &ec2.UpdateSecurityGroupRuleDescriptionsEgressInput{
-					GroupId: aws.String(s.groups["client"]), SecurityGroupRuleDescriptions: []types.SecurityGroupRuleDescription{{SecurityGroupRuleId: &ids[0], Description: aws.String("where to")}}})
+					GroupId: aws.String(s.groups["client"]), SecurityGroupRuleDescriptions: []types.SecurityGroupRuleDescription{{SecurityGroupRuleId: &ids[0], Description: aws.String("destination")}}})
 				check(t, err)
 			},
-			same:   []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
-			silent: []ray{to(s.client.host, s.server, "udp/7030")}},
+			same:   []probe{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")},
+			silent: []probe{to(s.client.host, s.server, "udp/7030")}},
 		change{action: "ModifySecurityGroupRules: an egress rule",
 			do: func(t *testing.T) {
 				s.modify(t, s.groups["client"], ids[0], types.SecurityGroupRuleRequest{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7031), ToPort: aws.Int32(7031), CidrIpv4: aws.String("10.0.1.0/24")})
 			},
-			open: []ray{to(s.client.host, s.server, "tcp/7031")},
-			shut: []ray{to(s.client.host, s.server, "tcp/7030")},
-			same: []ray{to(s.client.host, s.other, "udp/7030")}},
+			open: []probe{to(s.client.host, s.server, "tcp/7031")},
+			shut: []probe{to(s.client.host, s.server, "tcp/7030")},
+			same: []probe{to(s.client.host, s.other, "udp/7030")}},
 		change{action: "ModifySecurityGroupRules: back",
 			do: func(t *testing.T) {
 				s.modify(t, s.groups["client"], ids[0], types.SecurityGroupRuleRequest{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7030), ToPort: aws.Int32(7030), CidrIpv4: aws.String("10.0.1.0/24")})
 			},
-			open: []ray{to(s.client.host, s.server, "tcp/7030")},
-			shut: []ray{to(s.client.host, s.server, "tcp/7031")}},
+			open: []probe{to(s.client.host, s.server, "tcp/7030")},
+			shut: []probe{to(s.client.host, s.server, "tcp/7031")}},
 		change{action: "RevokeSecurityGroupEgress by id",
 			do: func(t *testing.T) {
 				_, err := s.c.RevokeSecurityGroupEgress(t.Context(), &ec2.RevokeSecurityGroupEgressInput{GroupId: aws.String(s.groups["client"]), SecurityGroupRuleIds: ids})
 				check(t, err)
 			},
-			shut: []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")}},
+			shut: []probe{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030")}},
 		change{action: "AuthorizeSecurityGroupEgress",
-			do:   func(t *testing.T) { s.admitOut(t, s.groups["client"], everything) },
-			open: []ray{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030"), to(s.client.host, s.server, "icmp")}},
+			do:   func(t *testing.T) { s.admitEgress(t, s.groups["client"], everything) },
+			open: []probe{to(s.client.host, s.server, "tcp/7030"), to(s.client.host, s.other, "udp/7030"), to(s.client.host, s.server, "icmp")}},
 	)
 	for _, name := range []string{"server", "other", "client"} {
 		s.revoke(t, s.groups[name], inbound)
 	}
 }
 
-func (s *stage) groupAsSource(t *testing.T) {
+func (s *testbed) groupAsSource(t *testing.T) {
 	fromGroup := permission("tcp", 7040, 7040, s.groups["client"])
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "AuthorizeSecurityGroupIngress from a group",
 			do:     func(t *testing.T) { s.admit(t, s.groups["server"], fromGroup) },
-			open:   []ray{to(s.client.host, s.server, "tcp/7040")},
-			silent: []ray{to(s.other.host, s.server, "tcp/7040")}},
-		change{action: "ModifyInstanceAttribute: a member more",
-			do:   func(t *testing.T) { s.regroup(t, s.other, s.groups["other"], s.groups["client"]) },
-			open: []ray{to(s.other.host, s.server, "tcp/7040")},
-			same: []ray{to(s.client.host, s.server, "tcp/7040")}},
-		change{action: "ModifyInstanceAttribute: a member less",
-			do:   func(t *testing.T) { s.regroup(t, s.other, s.groups["other"]) },
-			shut: []ray{to(s.other.host, s.server, "tcp/7040")},
-			same: []ray{to(s.client.host, s.server, "tcp/7040")}},
-		change{action: "DeleteSecurityGroup of one that is named",
+			open:   []probe{to(s.client.host, s.server, "tcp/7040")},
+			silent: []probe{to(s.other.host, s.server, "tcp/7040")}},
+		change{action: "ModifyInstanceAttribute: add a member",
+			do:   func(t *testing.T) { s.setGroups(t, s.other, s.groups["other"], s.groups["client"]) },
+			open: []probe{to(s.other.host, s.server, "tcp/7040")},
+			same: []probe{to(s.client.host, s.server, "tcp/7040")}},
+		change{action: "ModifyInstanceAttribute: remove a member",
+			do:   func(t *testing.T) { s.setGroups(t, s.other, s.groups["other"]) },
+			shut: []probe{to(s.other.host, s.server, "tcp/7040")},
+			same: []probe{to(s.client.host, s.server, "tcp/7040")}},
+		change{action: "DeleteSecurityGroup of a group that a rule names",
 			do: func(t *testing.T) {
 				if _, err := s.c.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: aws.String(s.groups["client"])}); code(err) != "DependencyViolation" {
-					t.Errorf("a group in use is deleted: %v", err)
+					t.Errorf("DeleteSecurityGroup of a group in use: %v", err)
 				}
 			},
-			same: []ray{to(s.client.host, s.server, "tcp/7040")}},
+			same: []probe{to(s.client.host, s.server, "tcp/7040")}},
 		change{action: "RevokeSecurityGroupIngress from a group",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], fromGroup) },
-			shut: []ray{to(s.client.host, s.server, "tcp/7040")}},
+			shut: []probe{to(s.client.host, s.server, "tcp/7040")}},
 	)
 }
 
-func (s *stage) regroup(t *testing.T, in instance, groups ...string) {
+func (s *testbed) setGroups(t *testing.T, in instance, groups ...string) {
 	t.Helper()
 	_, err := s.c.ModifyInstanceAttribute(t.Context(), &ec2.ModifyInstanceAttributeInput{InstanceId: &in.id, Groups: groups})
 	check(t, err)
 }
 
-// modify makes another rule of one, with the same id.
-func (s *stage) modify(t *testing.T, group, rule string, to types.SecurityGroupRuleRequest) {
+// modify replaces a rule and keeps its id.
+func (s *testbed) modify(t *testing.T, group, rule string, to types.SecurityGroupRuleRequest) {
 	t.Helper()
 	_, err := s.c.ModifySecurityGroupRules(t.Context(), &ec2.ModifySecurityGroupRulesInput{GroupId: &group,
 		SecurityGroupRules: []types.SecurityGroupRuleUpdate{{SecurityGroupRuleId: &rule, SecurityGroupRule: &to}}})
 	check(t, err)
 }
 
-func (s *stage) ruleModified(t *testing.T) {
+func (s *testbed) ruleModified(t *testing.T) {
 	id := s.admit(t, s.groups["server"], permission("tcp", 7050, 7050, s.clientCIDR()))[0]
 	modify := func(t *testing.T, to types.SecurityGroupRuleRequest) {
 		t.Helper()
 		s.modify(t, s.groups["server"], id, to)
 	}
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "ModifySecurityGroupRules: the port",
 			do: func(t *testing.T) {
 				modify(t, types.SecurityGroupRuleRequest{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7051), ToPort: aws.Int32(7051), CidrIpv4: aws.String(s.clientCIDR())})
 			},
-			open: []ray{to(s.client.host, s.server, "tcp/7051")},
-			shut: []ray{to(s.client.host, s.server, "tcp/7050")}},
+			open: []probe{to(s.client.host, s.server, "tcp/7051")},
+			shut: []probe{to(s.client.host, s.server, "tcp/7050")}},
 		change{action: "ModifySecurityGroupRules: the source",
 			do: func(t *testing.T) {
 				modify(t, types.SecurityGroupRuleRequest{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7051), ToPort: aws.Int32(7051), CidrIpv4: aws.String("10.0.2.0/24")})
 			},
-			open: []ray{to(s.other.host, s.server, "tcp/7051")},
-			shut: []ray{to(s.client.host, s.server, "tcp/7051")}},
+			open: []probe{to(s.other.host, s.server, "tcp/7051")},
+			shut: []probe{to(s.client.host, s.server, "tcp/7051")}},
 		change{action: "RevokeSecurityGroupIngress of the rule, by its old id",
 			do:   func(t *testing.T) { s.revokeIDs(t, s.groups["server"], id) },
-			shut: []ray{to(s.other.host, s.server, "tcp/7051")}},
+			shut: []probe{to(s.other.host, s.server, "tcp/7051")}},
 	)
 }
 
-// revokeMatchesTheSource: of rules with equal ports the one goes that was named.
-func (s *stage) revokeMatchesTheSource(t *testing.T) {
+// revokeMatchesTheSource checks that of rules with equal ports only the named one is revoked.
+func (s *testbed) revokeMatchesTheSource(t *testing.T) {
 	s.admit(t, s.groups["server"], permission("tcp", 7060, 7060, s.clientCIDR(), "10.0.2.0/24", s.groups["client"]))
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "RevokeSecurityGroupIngress of one source",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], permission("tcp", 7060, 7060, "10.0.2.0/24")) },
-			shut: []ray{to(s.other.host, s.server, "tcp/7060")},
-			same: []ray{to(s.client.host, s.server, "tcp/7060")}},
-		change{action: "RevokeSecurityGroupIngress of another that admits the same",
+			shut: []probe{to(s.other.host, s.server, "tcp/7060")},
+			same: []probe{to(s.client.host, s.server, "tcp/7060")}},
+		change{action: "RevokeSecurityGroupIngress of one of two rules that admit the client",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], permission("tcp", 7060, 7060, s.clientCIDR())) },
-			same: []ray{to(s.client.host, s.server, "tcp/7060")}},
-		change{action: "RevokeSecurityGroupIngress of the last",
+			same: []probe{to(s.client.host, s.server, "tcp/7060")}},
+		change{action: "RevokeSecurityGroupIngress of the last rule",
 			do:   func(t *testing.T) { s.revoke(t, s.groups["server"], permission("tcp", 7060, 7060, s.groups["client"])) },
-			shut: []ray{to(s.client.host, s.server, "tcp/7060")}},
+			shut: []probe{to(s.client.host, s.server, "tcp/7060")}},
 	)
 }
 
-func (s *stage) groupsOfARunningInstance(t *testing.T) {
+func (s *testbed) groupsOfARunningInstance(t *testing.T) {
 	open := s.group(t, s.vpc, "open")
 	s.admit(t, open, permission("tcp", 7070, 7070, "10.0.0.0/16"))
-	rays := []ray{to(s.client.host, s.server, "tcp/7070"), to(s.other.host, s.server, "tcp/7070")}
+	probes := []probe{to(s.client.host, s.server, "tcp/7070"), to(s.other.host, s.server, "tcp/7070")}
 	nic := func(groups ...string) func(*testing.T) {
 		return func(t *testing.T) {
 			_, err := s.c.ModifyNetworkInterfaceAttribute(t.Context(), &ec2.ModifyNetworkInterfaceAttributeInput{NetworkInterfaceId: &s.server.nic, Groups: groups})
 			check(t, err)
 		}
 	}
-	s.play(t,
-		change{action: "ModifyInstanceAttribute: a group more", do: func(t *testing.T) { s.regroup(t, s.server, s.groups["server"], open) }, open: rays},
-		change{action: "ModifyInstanceAttribute: the old group", do: func(t *testing.T) { s.regroup(t, s.server, s.groups["server"]) }, shut: rays},
-		change{action: "ModifyNetworkInterfaceAttribute: another group", do: nic(open), open: rays},
-		change{action: "ModifyNetworkInterfaceAttribute: the old group", do: nic(s.groups["server"]), shut: rays},
+	s.checkChanges(t,
+		change{action: "ModifyInstanceAttribute: add a group", do: func(t *testing.T) { s.setGroups(t, s.server, s.groups["server"], open) }, open: probes},
+		change{action: "ModifyInstanceAttribute: the old group", do: func(t *testing.T) { s.setGroups(t, s.server, s.groups["server"]) }, shut: probes},
+		change{action: "ModifyNetworkInterfaceAttribute: another group", do: nic(open), open: probes},
+		change{action: "ModifyNetworkInterfaceAttribute: the old group", do: nic(s.groups["server"]), shut: probes},
 	)
 	_, err := s.c.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: &open})
 	check(t, err)
 }
 
-// refusedChange: one bad entry among good ones, and no packet is treated otherwise.
-func (s *stage) refusedChange(t *testing.T) {
+// refusedChange checks that a call with one bad entry among good ones changes nothing.
+func (s *testbed) refusedChange(t *testing.T) {
 	good, bad := permission("tcp", 7080, 7080, "10.0.0.0/16"), permission("tcp", 7081, 7080, "10.0.0.0/16")
-	s.play(t,
+	s.checkChanges(t,
 		change{action: "AuthorizeSecurityGroupIngress with a bad entry",
 			do: func(t *testing.T) {
 				_, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: aws.String(s.groups["server"]), IpPermissions: []types.IpPermission{good, bad}})
 				if code(err) != "InvalidParameterValue" {
-					t.Errorf("ports that run backwards: %v", err)
+					t.Errorf("FromPort above ToPort: %v", err)
 				}
 			},
-			silent: []ray{to(s.client.host, s.server, "tcp/7080")}},
-		change{action: "AuthorizeSecurityGroupIngress", do: func(t *testing.T) { s.admit(t, s.groups["server"], good) }, open: []ray{to(s.client.host, s.server, "tcp/7080")}},
-		change{action: "RevokeSecurityGroupIngress with one that is not there",
+			silent: []probe{to(s.client.host, s.server, "tcp/7080")}},
+		change{action: "AuthorizeSecurityGroupIngress", do: func(t *testing.T) { s.admit(t, s.groups["server"], good) }, open: []probe{to(s.client.host, s.server, "tcp/7080")}},
+		change{action: "RevokeSecurityGroupIngress with a missing rule",
 			do: func(t *testing.T) {
 				_, err := s.c.RevokeSecurityGroupIngress(t.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: aws.String(s.groups["server"]), IpPermissions: []types.IpPermission{good, permission("tcp", 7082, 7082, "10.0.0.0/16")}})
 				if code(err) != "InvalidPermission.NotFound" {
-					t.Errorf("a rule that is not there: %v", err)
+					t.Errorf("revoke of a missing rule: %v", err)
 				}
 			},
-			same: []ray{to(s.client.host, s.server, "tcp/7080")}},
-		change{action: "RevokeSecurityGroupIngress", do: func(t *testing.T) { s.revoke(t, s.groups["server"], good) }, shut: []ray{to(s.client.host, s.server, "tcp/7080")}},
+			same: []probe{to(s.client.host, s.server, "tcp/7080")}},
+		change{action: "RevokeSecurityGroupIngress", do: func(t *testing.T) { s.revoke(t, s.groups["server"], good) }, shut: []probe{to(s.client.host, s.server, "tcp/7080")}},
 	)
 }

@@ -9,57 +9,56 @@ import (
 	"testing"
 )
 
-// A packetCase shows by packets what actions do. It counts for those that it names, and
-// fails if it does not do them.
+// A packetCase checks with packets what some actions do. It fails if it does not call all the
+// actions that it names.
 type packetCase struct {
 	name    string
 	actions []string
-	play    func(*stage, *testing.T)
+	run     func(*testbed, *testing.T)
 }
 
-// cases are played one after the other on a stage.
+// cases run one after the other on a testbed.
 var cases = []packetCase{
-	{"rules by properties", []string{"AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress"}, (*stage).rulesByProperties},
-	{"rules by id", []string{"UpdateSecurityGroupRuleDescriptionsIngress"}, (*stage).rulesByID},
-	{"rules of every protocol", nil, (*stage).rulesOfEveryProtocol},
-	{"egress rules", []string{"AuthorizeSecurityGroupEgress", "RevokeSecurityGroupEgress", "UpdateSecurityGroupRuleDescriptionsEgress"}, (*stage).egressRules},
-	{"a group as source", nil, (*stage).groupAsSource},
-	{"a rule modified", []string{"ModifySecurityGroupRules"}, (*stage).ruleModified},
-	{"a revoke matches the source", nil, (*stage).revokeMatchesTheSource},
-	{"groups of a running instance", []string{"ModifyInstanceAttribute", "ModifyNetworkInterfaceAttribute"}, (*stage).groupsOfARunningInstance},
-	{"a refused change changes nothing", nil, (*stage).refusedChange},
-	{"what an instance does inside", nil, (*stage).insideTheInstance},
-	{"interfaces", []string{"CreateNetworkInterface", "AttachNetworkInterface", "DetachNetworkInterface", "DeleteNetworkInterface"}, (*stage).interfaces},
-	{"secondary addresses", []string{"AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"}, (*stage).secondaryAddresses},
-	{"source and destination check", []string{"ResetNetworkInterfaceAttribute", "ResetInstanceAttribute"}, (*stage).sourceDestCheck},
-	{"elastic addresses", []string{"AllocateAddress", "AssociateAddress", "DisassociateAddress", "ReleaseAddress"}, (*stage).elasticAddresses},
-	{"routes", []string{"CreateRoute", "DeleteRoute"}, (*stage).routesToTheGateway},
-	{"gateways", []string{"CreateInternetGateway", "AttachInternetGateway", "DetachInternetGateway", "DeleteInternetGateway", "ReplaceRoute"}, (*stage).gateways},
-	{"route tables of a subnet", []string{"CreateRouteTable", "AssociateRouteTable", "ReplaceRouteTableAssociation", "DisassociateRouteTable", "DeleteRouteTable"}, (*stage).routeTablesOfASubnet},
-	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*stage).publicSubnets},
-	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*stage).equalAddresses},
-	{"the default VPC made again", []string{"CreateDefaultVpc", "CreateDefaultSubnet"}, (*stage).defaultNetwork},
-	{"stop, start, terminate", []string{"CreateSecurityGroup", "RunInstances", "StopInstances", "StartInstances", "RebootInstances", "TerminateInstances", "DeleteSecurityGroup"}, (*stage).lives},
+	{"rules by properties", []string{"AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress"}, (*testbed).rulesByProperties},
+	{"rules by id", []string{"UpdateSecurityGroupRuleDescriptionsIngress"}, (*testbed).rulesByID},
+	{"rules of every protocol", nil, (*testbed).rulesOfEveryProtocol},
+	{"egress rules", []string{"AuthorizeSecurityGroupEgress", "RevokeSecurityGroupEgress", "UpdateSecurityGroupRuleDescriptionsEgress"}, (*testbed).egressRules},
+	{"group as source", nil, (*testbed).groupAsSource},
+	{"modified rule", []string{"ModifySecurityGroupRules"}, (*testbed).ruleModified},
+	{"revoke matches the source", nil, (*testbed).revokeMatchesTheSource},
+	{"groups of a running instance", []string{"ModifyInstanceAttribute", "ModifyNetworkInterfaceAttribute"}, (*testbed).groupsOfARunningInstance},
+	{"refused change changes nothing", nil, (*testbed).refusedChange},
+	{"firewall inside an instance", nil, (*testbed).firewallInsideInstance},
+	{"interfaces", []string{"CreateNetworkInterface", "AttachNetworkInterface", "DetachNetworkInterface", "DeleteNetworkInterface"}, (*testbed).interfaces},
+	{"secondary addresses", []string{"AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"}, (*testbed).secondaryAddresses},
+	{"source and destination check", []string{"ResetNetworkInterfaceAttribute", "ResetInstanceAttribute"}, (*testbed).sourceDestCheck},
+	{"elastic addresses", []string{"AllocateAddress", "AssociateAddress", "DisassociateAddress", "ReleaseAddress"}, (*testbed).elasticAddresses},
+	{"routes", []string{"CreateRoute", "DeleteRoute"}, (*testbed).routesToTheGateway},
+	{"gateways", []string{"CreateInternetGateway", "AttachInternetGateway", "DetachInternetGateway", "DeleteInternetGateway", "ReplaceRoute"}, (*testbed).gateways},
+	{"route tables of a subnet", []string{"CreateRouteTable", "AssociateRouteTable", "ReplaceRouteTableAssociation", "DisassociateRouteTable", "DeleteRouteTable"}, (*testbed).routeTablesOfASubnet},
+	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*testbed).publicSubnets},
+	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*testbed).equalAddresses},
+	{"default VPC and subnet created again", []string{"CreateDefaultVpc", "CreateDefaultSubnet"}, (*testbed).defaultNetwork},
+	{"stop, start, terminate", []string{"CreateSecurityGroup", "RunInstances", "StopInstances", "StartInstances", "RebootInstances", "TerminateInstances", "DeleteSecurityGroup"}, (*testbed).lifeCycle},
 }
 
-// withoutPackets are the actions that change something, and no packet's fate.
-var withoutPackets = map[string]string{
+// needNoCase has the mutating actions that do not affect packets, each with the reason.
+var needNoCase = map[string]string{
 	"CreateTags":         "tags are names",
 	"DeleteTags":         "tags are names",
-	"CreateKeyPair":      "who may log in is the instance's own affair",
-	"ImportKeyPair":      "who may log in is the instance's own affair",
-	"DeleteKeyPair":      "who may log in is the instance's own affair",
+	"CreateKeyPair":      "keys are used inside the instance",
+	"ImportKeyPair":      "keys are used inside the instance",
+	"DeleteKeyPair":      "keys are used inside the instance",
 	"ModifyVpcAttribute": "names are not resolved here",
 }
 
 var (
-	actionTitle = regexp.MustCompile(`(?m)^### ([A-Za-z]+)$`)
-	onlyReads   = regexp.MustCompile(`^(Describe|Get)`)
+	actionTitle    = regexp.MustCompile(`(?m)^### ([A-Za-z]+)$`)
+	readOnlyAction = regexp.MustCompile(`^(Describe|Get)`)
 )
 
-// TestEveryChangeHasACase: an action that is served and that changes something has a case,
-// or a reason why it needs none. docs/API.md is the table of actions: a test of its own
-// holds it to that.
+// Every mutating action has a case, or a reason why it needs none. docs/API.md lists the actions;
+// a test of ec2/query checks that list.
 func TestEveryChangeHasACase(t *testing.T) {
 	document, err := os.ReadFile(filepath.Join("..", "..", "docs", "API.md"))
 	check(t, err)
@@ -72,27 +71,27 @@ func TestEveryChangeHasACase(t *testing.T) {
 		for _, action := range c.actions {
 			shown[action] = true
 			if !served[action] {
-				t.Errorf("the case %q is of %s, which is not served", c.name, action)
+				t.Errorf("the case %q names %s, which is no action", c.name, action)
 			}
 		}
 	}
 	var missing []string
 	for action := range served {
-		switch needless := withoutPackets[action] != ""; {
-		case onlyReads.MatchString(action):
-		case shown[action] && needless:
-			t.Errorf("%s has a case and needs none", action)
-		case !shown[action] && !needless:
+		switch exempt := needNoCase[action] != ""; {
+		case readOnlyAction.MatchString(action):
+		case shown[action] && exempt:
+			t.Errorf("%s has a case but is in needNoCase", action)
+		case !shown[action] && !exempt:
 			missing = append(missing, action)
 		}
 	}
-	for action := range withoutPackets {
+	for action := range needNoCase {
 		if !served[action] {
-			t.Errorf("%s needs no case, and is not served", action)
+			t.Errorf("needNoCase has %s, which is no action", action)
 		}
 	}
 	slices.Sort(missing)
 	if len(served) < 80 || len(missing) > 0 {
-		t.Errorf("%d actions are served, of which no case sends packets: %s", len(served), strings.Join(missing, ", "))
+		t.Errorf("of %d actions, these have no case: %s", len(served), strings.Join(missing, ", "))
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// testGo is what a person writes with the SDK for Go: waiters, paginators, tokens. Every
-// mutating action by it, with packets, is what TestPacketsObeyEveryAction is about.
+// testGo uses waiters, paginators and client tokens of the SDK for Go. TestPacketsObeyEveryAction
+// uses the SDK for every mutating action.
 func testGo(t *testing.T, l *labtest.Lab) {
 	a := newAccount(t, l, "gopher")
 	c := newClient(l, a)
@@ -27,7 +27,7 @@ func testGo(t *testing.T, l *labtest.Lab) {
 	check(t, err)
 	check(t, ec2.NewSecurityGroupExistsWaiter(c).Wait(ctx, &ec2.DescribeSecurityGroupsInput{GroupIds: []string{*group.GroupId}}, time.Minute))
 
-	// A token makes a launch one, however often it is asked for.
+	// Repeated launches with one client token are one launch.
 	launch := &ec2.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2),
 		ClientToken: aws.String("once"), SecurityGroupIds: []string{*group.GroupId},
 		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeInstance, Tags: []types.Tag{{Key: aws.String("of"), Value: aws.String("go")}}}}}
@@ -36,16 +36,16 @@ func testGo(t *testing.T, l *labtest.Lab) {
 	again, err := c.RunInstances(ctx, launch)
 	check(t, err)
 	if len(first.Instances) != 2 || *first.ReservationId != *again.ReservationId || *first.Instances[0].InstanceId != *again.Instances[0].InstanceId {
-		t.Errorf("a launch by a token made %s and then %s", *first.ReservationId, *again.ReservationId)
+		t.Errorf("launches with one token made %s and then %s", *first.ReservationId, *again.ReservationId)
 	}
 	launch.MaxCount = aws.Int32(3)
 	if _, err := c.RunInstances(ctx, launch); code(err) != "IdempotentParameterMismatch" {
-		t.Errorf("another launch by the same token: %v", err)
+		t.Errorf("another launch with the same token: %v", err)
 	}
 	ids := []string{*first.Instances[0].InstanceId, *first.Instances[1].InstanceId}
 	check(t, ec2.NewInstanceRunningWaiter(c, func(o *ec2.InstanceRunningWaiterOptions) { o.MinDelay, o.MaxDelay = time.Second, time.Second }).Wait(ctx, &ec2.DescribeInstancesInput{InstanceIds: ids}, time.Minute))
 
-	// Pages of five: rules of many groups, none twice and none left out.
+	// Pages of five rules: every rule is on one page.
 	want := map[string]bool{}
 	for port := int32(1); port <= 11; port++ {
 		out, err := c.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group.GroupId, IpPermissions: []types.IpPermission{permission("tcp", port, port, "203.0.113.0/24")}})
@@ -65,7 +65,7 @@ func testGo(t *testing.T, l *labtest.Lab) {
 		}
 	}
 	if pages != 3 || len(got) != 12 || len(want) != 0 {
-		t.Errorf("%d pages with %d rules, without %v", pages, len(got), want)
+		t.Errorf("%d pages with %d rules, missing %v", pages, len(got), want)
 	}
 	_, err = c.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group.GroupId, DryRun: aws.Bool(true), IpPermissions: []types.IpPermission{permission("tcp", 99, 99, "203.0.113.0/24")}})
 	if code(err) != "DryRunOperation" {

@@ -14,11 +14,11 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// debianAWS is Debian's aws 2.9.19; what is first on PATH may be another.
+// debianAWS is Debian's aws 2.9.19. The first aws on PATH may be another version.
 const debianAWS = "/usr/bin/aws"
 
-// awsOne returns the path of an aws 1.x on PATH, "" if there is none.
-func awsOne(t *testing.T) string {
+// aws1Path returns the path of an aws 1.x on PATH, or "".
+func aws1Path(t *testing.T) string {
 	t.Helper()
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
 		path := filepath.Join(dir, "aws")
@@ -29,25 +29,25 @@ func awsOne(t *testing.T) string {
 	return ""
 }
 
-// A command of a guide, as the guide has it but for what is lost there: an identifier is a
-// variable of the shell. It must end with exit, and print what matches want, whose first
-// group is kept in the variable as.
+// A command is a line of a guide, with shell variables in place of the guide's identifiers. It
+// must end with exit and print text that matches want. The match's first group is stored in the
+// variable as.
 type command struct {
 	line string
 	want string
 	as   string
-	exit int // of aws
+	exit int // status of aws
 }
 
-// How an aws ends: version 1 says 255 where version 2 says which.
+// Exit statuses of aws. Version 1 has 255 for both kinds of errors.
 const (
 	refusedByService = 254
 	refusedLine      = 252
 	exitOfVersion1   = 255
 )
 
-// A typist is a person at a shell with an aws and the keys of an account.
-type typist struct {
+// A shell runs commands with one version of aws and the keys of an account.
+type shell struct {
 	lab     *labtest.Lab
 	account lab.Account
 	environ []string
@@ -55,27 +55,27 @@ type typist struct {
 	vars map[string]string
 }
 
-// newTypist uses the aws at path.
-func newTypist(t *testing.T, l *labtest.Lab, path, account string) *typist {
+// newShell returns a shell whose aws is the one at path.
+func newShell(t *testing.T, l *labtest.Lab, path, account string) *shell {
 	t.Helper()
-	own := t.TempDir()
+	dir := t.TempDir()
 	launcher := fmt.Sprintf("#!/bin/sh\nexec %s --endpoint-url \"$AWS_ENDPOINT_URL\" \"$@\"\n", path)
-	if err := os.WriteFile(filepath.Join(own, "aws"), []byte(launcher), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "aws"), []byte(launcher), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	a := newAccount(t, l, account)
-	return &typist{lab: l, account: a, environ: l.Environ(a, own, own), hosts: newHosts(t), vars: map[string]string{}}
+	return &shell{lab: l, account: a, environ: l.Environ(a, dir, dir), hosts: newHosts(t), vars: map[string]string{}}
 }
 
-// types runs the commands one after the other.
-func (p *typist) types(t *testing.T, commands ...command) {
+// runAll runs the commands one after the other.
+func (p *shell) runAll(t *testing.T, commands ...command) {
 	t.Helper()
 	for _, c := range commands {
 		p.run(t, c)
 	}
 }
 
-func (p *typist) run(t *testing.T, c command) string {
+func (p *shell) run(t *testing.T, c command) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-euc", c.line)
 	cmd.Env = append([]string(nil), p.environ...)
@@ -91,7 +91,7 @@ func (p *typist) run(t *testing.T, c command) string {
 	}
 	m := regexp.MustCompile(`(?s)` + c.want).FindStringSubmatch(string(out))
 	if m == nil {
-		t.Fatalf("%s\nprints no match for %s:\n%s", c.line, c.want, out)
+		t.Fatalf("%s\nprinted nothing that matches %s:\n%s", c.line, c.want, out)
 	}
 	if c.as != "" {
 		p.vars[c.as] = m[1]
@@ -99,13 +99,13 @@ func (p *typist) run(t *testing.T, c command) string {
 	return string(out)
 }
 
-// instance is the one whose id is in a variable, as soon as it runs.
-func (p *typist) instance(t *testing.T, variable string) instance {
+// instance waits until the instance whose id is in a variable runs.
+func (p *shell) instance(t *testing.T, variable string) instance {
 	t.Helper()
 	return running(t, p.lab, newClient(p.lab, p.account), []string{p.vars[variable]}, variable)[0]
 }
 
-// TestClients has one lab for all clients, each with an account of its own.
+// TestClients runs every client in one lab, each with its own account.
 func TestClients(t *testing.T) {
 	t.Parallel()
 	l := labtest.Up(t, "clients")
@@ -130,20 +130,19 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// testGuidesByAWS1 is for machines that have an aws 1.x; Debian has none.
+// testGuidesByAWS1 does nothing on machines without aws 1.x, such as Debian.
 func testGuidesByAWS1(t *testing.T, l *labtest.Lab) {
-	if one := awsOne(t); one != "" {
-		testGuides(t, l, one, "awsone")
+	if path := aws1Path(t); path != "" {
+		testGuides(t, l, path, "awsone")
 	} else {
-		t.Log("there is no aws 1.x on PATH")
+		t.Log("no aws 1.x on PATH")
 	}
 }
 
-// testGuides types every aws command of the guides of 2023 and 2024. What is lost in them
-// is put back here and listed in docs/FIDELITY.md: identifiers, CIDRs, and an option that
-// the command line itself does not know.
+// testGuides runs every aws command of the guides of 2023 and 2024. docs/FIDELITY.md lists what is
+// corrected here: missing identifiers and CIDRs, and an option that aws does not have.
 func testGuides(t *testing.T, l *labtest.Lab, path, account string) {
-	p := newTypist(t, l, path, account)
+	p := newShell(t, l, path, account)
 	p.guideOf2024(t)
 	p.guideOf2023(t)
 }
@@ -153,19 +152,31 @@ const (
 	sgr = `"SecurityGroupRuleId": "sgr-[0-9a-f]{17}"`
 )
 
-func (p *typist) guideOf2024(t *testing.T) {
-	p.types(t,
+func (p *shell) guideOf2024(t *testing.T) {
+	p.createGroups(t)
+	p.authorizeIngress(t)
+	s, server, db := p.launchInGroups(t)
+	p.revokeIngress(t, s, server)
+	p.restrictEgress(t, s, server, db)
+	p.auditGroups(t)
+}
+
+func (p *shell) createGroups(t *testing.T) {
+	p.runAll(t,
 		command{line: `aws ec2 describe-vpcs --filters Name=is-default,Values=true`, want: `"VpcId": "(vpc-[0-9a-f]{17})"`, as: "vpc"},
 		command{line: `aws ec2 create-security-group \
 --group-name web-server-sg \
 --description "Security group for web servers" \
 --vpc-id $vpc`, want: sg, as: "web"},
 	)
-	// The guide's other groups are there already.
+	// Groups that the guide uses without creating them.
 	for _, name := range []string{"bastion", "database", "application", "loadbalancer", "monitoring", "management"} {
-		p.types(t, command{line: `aws ec2 create-security-group --group-name ` + name + ` --description "` + name + `" --vpc-id $vpc`, want: sg, as: name})
+		p.runAll(t, command{line: `aws ec2 create-security-group --group-name ` + name + ` --description "` + name + `" --vpc-id $vpc`, want: sg, as: name})
 	}
-	p.types(t,
+}
+
+func (p *shell) authorizeIngress(t *testing.T) {
+	p.runAll(t,
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $web \
 --protocol tcp \
@@ -191,7 +202,7 @@ func (p *typist) guideOf2024(t *testing.T) {
 --protocol tcp \
 --port 5432 \
 --source-group $application`, want: sgr},
-		// The command line refuses --description; only --ip-permissions has one.
+		// aws has no option --description; only --ip-permissions can have one.
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $bastion \
 --protocol tcp \
@@ -216,15 +227,18 @@ func (p *typist) guideOf2024(t *testing.T) {
 --protocol tcp \
 --port 8080 \
 --source-group $web`, want: sgr},
-		// There is no peering: a group of a VPC that is not peered is as good as none.
+		// There is no VPC peering, so a group of another VPC is not found.
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $web \
 --ip-permissions "IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=sg-0123456789abcdef0,VpcId=vpc-0123456789abcdef0,UserId=987654321098}]"`,
 			exit: refusedByService, want: `InvalidGroup.NotFound`},
 	)
+}
 
-	// What packets say, before the instances of several groups and the egress rules.
-	p.types(t,
+// launchInGroups launches an instance in the web, monitoring and management groups, one in the
+// bastion group and one in the database group, and sends probes.
+func (p *shell) launchInGroups(t *testing.T) (s *testbed, server, db instance) {
+	p.runAll(t,
 		command{line: `aws ec2 run-instances --instance-type t3.micro --image-id ami-0123456789abcdef0 --security-group-ids $bastion`, want: `"InstanceId": "(i-[0-9a-f]{17})"`, as: "jump"},
 		command{line: `aws ec2 run-instances --instance-type t3.micro --image-id ami-0123456789abcdef0 --security-group-ids $database`, want: `"InstanceId": "(i-[0-9a-f]{17})"`, as: "db"},
 		command{line: `aws ec2 run-instances \
@@ -232,25 +246,29 @@ func (p *typist) guideOf2024(t *testing.T) {
 --image-id ami-0123456789abcdef0 \
 --security-group-ids $web $monitoring $management`, want: `"InstanceId": "(i-[0-9a-f]{17})"`, as: "server"},
 	)
-	server, jump, db := p.instance(t, "server"), p.instance(t, "jump"), p.instance(t, "db")
-	s := &stage{lab: p.lab, hosts: p.hosts, laptop: host{"laptop", p.lab.Namespace("laptop")}, stranger: host{"stranger", p.lab.Namespace("stranger")}}
+	server, db = p.instance(t, "server"), p.instance(t, "db")
+	jump := p.instance(t, "jump")
+	s = &testbed{lab: p.lab, hosts: p.hosts, laptop: host{"laptop", p.lab.Namespace("laptop")}, stranger: host{"stranger", p.lab.Namespace("stranger")}}
 	http, https := toAddress(s.laptop, server.public, server, "tcp/80"), toAddress(s.stranger, server.public, server, "tcp/443")
-	s.passes(t, "web-server-sg", http, https, to(db.host, server, "tcp/80"))
-	s.stops(t, "web-server-sg", toAddress(s.laptop, server.public, server, "tcp/8080"), to(jump.host, db, "tcp/3306"), to(server.host, db, "tcp/3306"))
-	answers(t, jump.host, server.private, "open/22")
-	answers(t, s.laptop, jump.public, "open/22")
-	silent(t, s.stranger, jump.public, "open/22")
-	silent(t, s.laptop, server.public, "open/22")
+	s.wantAnswers(t, "web-server-sg", http, https, to(db.host, server, "tcp/80"))
+	s.wantSilence(t, "web-server-sg", toAddress(s.laptop, server.public, server, "tcp/8080"), to(jump.host, db, "tcp/3306"), to(server.host, db, "tcp/3306"))
+	wantOpen(t, jump.host, server.private, "open/22")
+	wantOpen(t, s.laptop, jump.public, "open/22")
+	wantClosed(t, s.stranger, jump.public, "open/22")
+	wantClosed(t, s.laptop, server.public, "open/22")
+	return s, server, db
+}
 
-	p.types(t,
+func (p *shell) revokeIngress(t *testing.T, s *testbed, server instance) {
+	p.runAll(t,
 		command{line: `aws ec2 describe-security-groups \
 --group-ids $web \
 --query 'SecurityGroups[0].{Inbound:IpPermissions,Outbound:IpPermissionsEgress}'`, want: `"Inbound": \[.*"FromPort": 443.*"Outbound": \[\s*\{\s*"IpProtocol": "-1".*"CidrIp": "0.0.0.0/0"`},
-		// Nobody may log in from everywhere, so there is nothing to remove yet.
+		// The guide revokes a rule that it did not create.
 		command{line: `aws ec2 authorize-security-group-ingress --group-id $web --protocol tcp --port 22 --cidr 0.0.0.0/0`, want: sgr},
 	)
-	answers(t, s.laptop, server.public, "open/22")
-	p.types(t,
+	wantOpen(t, s.laptop, server.public, "open/22")
+	p.runAll(t,
 		command{line: `aws ec2 revoke-security-group-ingress \
 --group-id $web \
 --protocol tcp \
@@ -262,20 +280,23 @@ func (p *typist) guideOf2024(t *testing.T) {
 --ip-permissions "IpProtocol=tcp,FromPort=22,ToPort=22,IpRanges=[{CidrIp=10.0.0.0/8,Description='Corporate network'}]"`, want: `"Return": true`},
 		command{line: `aws ec2 describe-security-groups --group-ids $web`, want: `"CidrIp": "10.0.0.0/8",\s*"Description": "Corporate network"|"Description": "Corporate network",\s*"CidrIp": "10.0.0.0/8"`},
 	)
-	silent(t, s.laptop, server.public, "open/22")
+	wantClosed(t, s.laptop, server.public, "open/22")
+}
 
-	out := ray{from: server.host, to: netip.MustParseAddr("203.0.113.25"), kind: "tcp/443", at: s.laptop}
-	other := ray{from: server.host, to: netip.MustParseAddr("203.0.113.25"), kind: "tcp/8443", at: s.laptop}
-	s.passes(t, "all may leave", out, other)
+func (p *shell) restrictEgress(t *testing.T, s *testbed, server, db instance) {
+	http, https := toAddress(s.laptop, server.public, server, "tcp/80"), toAddress(s.stranger, server.public, server, "tcp/443")
+	out := probe{from: server.host, to: netip.MustParseAddr("203.0.113.25"), kind: "tcp/443", at: s.laptop}
+	other := probe{from: server.host, to: netip.MustParseAddr("203.0.113.25"), kind: "tcp/8443", at: s.laptop}
+	s.wantAnswers(t, "all egress admitted", out, other)
 	for _, group := range []string{"web", "monitoring", "management"} {
-		p.types(t, command{line: `aws ec2 revoke-security-group-egress \
+		p.runAll(t, command{line: `aws ec2 revoke-security-group-egress \
 --group-id $` + group + ` \
 --protocol all \
 --cidr 0.0.0.0/0`, want: `"Return": true`})
 	}
-	s.stops(t, "nothing may leave", out, other)
-	s.passes(t, "answers may", http, https)
-	p.types(t,
+	s.wantSilence(t, "no egress admitted", out, other)
+	s.wantAnswers(t, "answers without egress rules", http, https)
+	p.runAll(t,
 		command{line: `aws ec2 authorize-security-group-egress \
 --group-id $web \
 --protocol tcp \
@@ -288,15 +309,18 @@ func (p *typist) guideOf2024(t *testing.T) {
 --source-group $database`, want: `"IsEgress": true`},
 		command{line: `aws ec2 authorize-security-group-ingress --group-id $database --protocol tcp --port 5432 --source-group $web`, want: sgr},
 	)
-	s.passes(t, "what is necessary may leave", out, to(server.host, db, "tcp/5432"))
-	s.stops(t, "what is necessary may leave", other, to(server.host, db, "tcp/5433"))
+	s.wantAnswers(t, "two egress rules", out, to(server.host, db, "tcp/5432"))
+	s.wantSilence(t, "two egress rules", other, to(server.host, db, "tcp/5433"))
+}
 
-	p.types(t,
+// auditGroups runs the guide's queries and its commands that must fail.
+func (p *shell) auditGroups(t *testing.T) {
+	p.runAll(t,
 		command{line: "aws ec2 describe-security-groups \\\n--query 'SecurityGroups[*].{Name:GroupName,OpenPorts:IpPermissions[?IpRanges[?CidrIp==`0.0.0.0/0`]]}' \\\n--output table", want: `web-server-sg.*OpenPorts`},
 		command{line: `aws ec2 describe-security-groups \
 --group-ids $web \
 --query 'SecurityGroups[0].IpPermissions'`, want: `"FromPort": 443`},
-		// The placeholders as they stand are no ids.
+		// The guide's placeholder is no id.
 		command{line: `aws ec2 authorize-security-group-ingress --group-id sg-bastion123 --protocol tcp --port 22 --cidr 203.0.113.0/24`, exit: refusedByService, want: `InvalidGroup(Id.Malformed|.NotFound)`},
 		command{line: `aws ec2 authorize-security-group-ingress --group-id $web --protocol tcp --port 80 --cidr 0.0.0.0/0`, exit: refusedByService, want: `InvalidPermission.Duplicate.*already exists`},
 		command{line: `aws ec2 delete-security-group --group-id $web`, exit: refusedByService, want: `DependencyViolation`},
@@ -304,25 +328,27 @@ func (p *typist) guideOf2024(t *testing.T) {
 	)
 }
 
-// answers fails the test if nobody answers: an image's own server, whose words are its own.
-func answers(t *testing.T, from host, to netip.Addr, kind string) {
+// wantOpen fails the test if no answer comes. It is for servers of an instance's image, which do
+// not answer with the host's name.
+func wantOpen(t *testing.T, from host, to netip.Addr, kind string) {
 	t.Helper()
 	if who, err := reach(from, to, kind, answerWithin); who == "" || err != nil {
-		t.Errorf("%s from %s to %v is answered by %q, %v", kind, from.name, to, who, err)
+		t.Errorf("%s from %s to %v: answer from %q, %v", kind, from.name, to, who, err)
 	}
 }
 
-func silent(t *testing.T, from host, to netip.Addr, kind string) {
+// wantClosed fails the test if an answer comes.
+func wantClosed(t *testing.T, from host, to netip.Addr, kind string) {
 	t.Helper()
 	if who, err := reach(from, to, kind, silenceFor); who != "" || err != nil {
-		t.Errorf("%s from %s to %v is answered by %q, %v", kind, from.name, to, who, err)
+		t.Errorf("%s from %s to %v: answer from %q, %v", kind, from.name, to, who, err)
 	}
 }
 
-// guideOf2023 has lost the CIDRs, and a blank stands behind one of its backslashes. It
-// says that port 21 is opened and opens 21 to 80.
-func (p *typist) guideOf2023(t *testing.T) {
-	p.types(t,
+// guideOf2023 runs the guide of 2023. Its CIDRs are missing, one of its backslashes is followed by
+// a space, and its text says port 21 where its command opens ports 21 to 80.
+func (p *shell) guideOf2023(t *testing.T) {
+	p.runAll(t,
 		command{line: ` aws ec2 create-security-group \
  --group-name "ftp-sg" \
  --description "Rules for FTP traffic"`, want: sg, as: "ftp"},
@@ -336,10 +362,10 @@ func (p *typist) guideOf2023(t *testing.T) {
 		command{line: `aws ec2 run-instances --image-id ami-0123456789abcdef0 --security-group-ids $ftp`, want: `"InstanceId": "(i-[0-9a-f]{17})"`, as: "ftpd"},
 	)
 	in := p.instance(t, "ftpd")
-	s := &stage{lab: p.lab, hosts: p.hosts, laptop: host{"laptop", p.lab.Namespace("laptop")}}
-	s.passes(t, "ftp-sg", toAddress(s.laptop, in.public, in, "tcp/21"), toAddress(s.laptop, in.public, in, "tcp/80"))
-	s.stops(t, "ftp-sg", toAddress(s.laptop, in.public, in, "tcp/81"), toAddress(s.laptop, in.public, in, "tcp/20"))
-	p.types(t,
+	s := &testbed{lab: p.lab, hosts: p.hosts, laptop: host{"laptop", p.lab.Namespace("laptop")}}
+	s.wantAnswers(t, "ftp-sg", toAddress(s.laptop, in.public, in, "tcp/21"), toAddress(s.laptop, in.public, in, "tcp/80"))
+	s.wantSilence(t, "ftp-sg", toAddress(s.laptop, in.public, in, "tcp/81"), toAddress(s.laptop, in.public, in, "tcp/20"))
+	p.runAll(t,
 		command{line: `aws ec2 terminate-instances --instance-ids $ftpd`, want: `"shutting-down"`},
 		command{line: `aws ec2 wait instance-terminated --instance-ids $ftpd`},
 		command{line: `aws ec2 delete-security-group --group-id $ftp`},

@@ -21,14 +21,14 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// TestMain lets all clients run at once: what they do most is wait.
+// TestMain lets all clients run in parallel, because they mostly wait.
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "12")
 	os.Exit(m.Run())
 }
 
-// newAccount makes an account with a default VPC of its own, so that tests in one lab do
-// not meet each other's groups and limits.
+// newAccount creates an account with its own default VPC, so that tests in one lab do not share
+// groups and limits.
 func newAccount(t *testing.T, l *labtest.Lab, name string) lab.Account {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), l.Palisade, "account", "create", "--lab", l.Name, "--name", name, "--json").Output()
@@ -46,7 +46,7 @@ func newAccount(t *testing.T, l *labtest.Lab, name string) lab.Account {
 	return lab.Account{Name: name, ID: made[0].Account, Platform: "vpc", AccessKey: made[0].AccessKey, SecretKey: made[0].SecretKey}
 }
 
-// newClient is the SDK for Go, pointed at the lab as a.
+// newClient returns a client of the SDK for Go, for the lab and account a.
 func newClient(l *labtest.Lab, a lab.Account, options ...func(*middleware.Stack) error) *ec2.Client {
 	return ec2.New(ec2.Options{
 		Region:       lab.Region,
@@ -56,7 +56,7 @@ func newClient(l *labtest.Lab, a lab.Account, options ...func(*middleware.Stack)
 	})
 }
 
-// code is AWS's code of an error that the service answered with, "" for no error.
+// code returns AWS's code of a service's error, "" for no error, or the text of another error.
 func code(err error) string {
 	if err == nil {
 		return ""
@@ -67,16 +67,16 @@ func code(err error) string {
 	return err.Error()
 }
 
-// An instance of a test.
+// An instance is a host with its ids and addresses.
 type instance struct {
 	host
 	id      string
 	private netip.Addr
-	public  netip.Addr // invalid: none
+	public  netip.Addr // invalid if it has none
 	nic     string
 }
 
-// running waits until the instances run and returns what is known of them then.
+// running waits until the instances run and returns them.
 func running(t *testing.T, l *labtest.Lab, c *ec2.Client, ids []string, names ...string) []instance {
 	t.Helper()
 	found := make(map[string]types.Instance)

@@ -15,38 +15,36 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// A stage is a VPC with instances in it, on which every case plays and which every case
-// leaves as it found it:
+// A testbed is a VPC with instances. Every case uses it, and restores it at its end:
 //
-//	10.0.0.0/16   near   10.0.1.0/24    server   group server   no ingress rule
-//	                                    client   group client   no ingress rule
-//	              beside 10.0.3.0/24
-//	              far    10.0.2.0/24    other    group other    no ingress rule
+//	10.0.0.0/16   serverSubnet 10.0.1.0/24   server   group server   no ingress rule
+//	                                         client   group client   no ingress rule
+//	              secondSubnet 10.0.3.0/24
+//	              otherSubnet  10.0.2.0/24   other    group other    no ingress rule
 //
-// All may send everything. There is an internet gateway, attached; the main route table
-// has no route to it, and nobody has a public address. near and beside are in one zone.
-type stage struct {
+// Egress is unrestricted. An internet gateway is attached, but the main route table has no route
+// to it, and no instance has a public address. serverSubnet and secondSubnet are in one zone.
+type testbed struct {
 	lab *labtest.Lab
 	c   *ec2.Client
 	*hosts
 	watcher *watcher
 
-	vpc, near, beside, farSubnet, gateway, routes string
-	groups                                        map[string]string // by name
+	vpc, serverSubnet, secondSubnet, otherSubnet, gateway, routes string
+	groups                                                        map[string]string // by name
 
 	server, client, other instance
 	laptop, stranger      host
 }
 
-// Where those outside are seen to come from.
+// Public addresses of the laptop and the stranger.
 var (
 	laptopAddress   = netip.MustParseAddr("203.0.113.25")
 	strangerAddress = netip.MustParseAddr("198.51.100.7")
 )
 
-// A placement says on how many nodes, in how many zones, a stage is. Either all instances
-// are on one node, or server, client and other each on one of three: server and client in
-// one zone, so that a subnet has both, and other in another.
+// A placement is the number of nodes and zones of a testbed. With three nodes, server, client and
+// other are on different nodes; server and client are in one zone, because they share a subnet.
 type placement struct{ nodes, zones int }
 
 var (
@@ -54,11 +52,11 @@ var (
 	threeNodes = placement{3, 2}
 )
 
-func newStage(t *testing.T, name string, at placement) *stage {
+func newTestbed(t *testing.T, name string, at placement) *testbed {
 	l := labtest.Up(t, name, "--nodes", fmt.Sprint(at.nodes), "--zones", fmt.Sprint(at.zones))
 	a := newAccount(t, l, "packets")
-	s := &stage{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: a, wait: at.nodes > 1}, groups: map[string]string{}}
-	s.c = newClient(l, a, s.watcher.join)
+	s := &testbed{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: a, wait: at.nodes > 1}, groups: map[string]string{}}
+	s.c = newClient(l, a, s.watcher.addTo)
 	s.laptop, s.stranger = host{"laptop", l.Namespace("laptop")}, host{"stranger", l.Namespace("stranger")}
 	ctx := t.Context()
 
@@ -70,8 +68,8 @@ func newStage(t *testing.T, name string, at placement) *stage {
 	check(t, err)
 	s.vpc = *vpc.Vpc.VpcId
 	first, last := zones[0], zones[len(zones)-1]
-	s.near, s.beside = s.subnet(t, s.vpc, "10.0.1.0/24", first), s.subnet(t, s.vpc, "10.0.3.0/24", first)
-	s.farSubnet = s.subnet(t, s.vpc, "10.0.2.0/24", last)
+	s.serverSubnet, s.secondSubnet = s.subnet(t, s.vpc, "10.0.1.0/24", first), s.subnet(t, s.vpc, "10.0.3.0/24", first)
+	s.otherSubnet = s.subnet(t, s.vpc, "10.0.2.0/24", last)
 	gateway, err := s.c.CreateInternetGateway(ctx, &ec2.CreateInternetGatewayInput{})
 	check(t, err)
 	s.gateway = *gateway.InternetGateway.InternetGatewayId
@@ -83,17 +81,17 @@ func newStage(t *testing.T, name string, at placement) *stage {
 	for _, name := range []string{"server", "client", "other"} {
 		s.groups[name] = s.group(t, s.vpc, name)
 	}
-	s.server = s.launch(t, "server", s.near, s.groups["server"])
-	s.client = s.launch(t, "client", s.near, s.groups["client"])
-	s.other = s.launch(t, "other", s.farSubnet, s.groups["other"])
+	s.server = s.launch(t, "server", s.serverSubnet, s.groups["server"])
+	s.client = s.launch(t, "client", s.serverSubnet, s.groups["client"])
+	s.other = s.launch(t, "other", s.otherSubnet, s.groups["other"])
 	if on := s.nodesOf(t, s.server, s.client, s.other); len(on) != at.nodes {
 		t.Fatalf("server, client and other are on %q, want %d nodes", on, at.nodes)
 	}
 	return s
 }
 
-// zones are the names of the availability zones, in order.
-func (s *stage) zones(t *testing.T) []string {
+// zones returns the names of the availability zones, sorted.
+func (s *testbed) zones(t *testing.T) []string {
 	t.Helper()
 	out, err := s.c.DescribeAvailabilityZones(t.Context(), &ec2.DescribeAvailabilityZonesInput{})
 	check(t, err)
@@ -105,8 +103,8 @@ func (s *stage) zones(t *testing.T) []string {
 	return names
 }
 
-// nodesOf are the nodes that instances are on, each once.
-func (s *stage) nodesOf(t *testing.T, list ...instance) []string {
+// nodesOf returns the nodes of instances, each once.
+func (s *testbed) nodesOf(t *testing.T, list ...instance) []string {
 	t.Helper()
 	var on []string
 	for _, i := range s.lab.Status(t).Instances {
@@ -126,32 +124,32 @@ func filters(pairs ...string) []types.Filter {
 	return list
 }
 
-func (s *stage) subnet(t *testing.T, vpc, cidr, zone string) string {
+func (s *testbed) subnet(t *testing.T, vpc, cidr, zone string) string {
 	t.Helper()
 	out, err := s.c.CreateSubnet(t.Context(), &ec2.CreateSubnetInput{VpcId: &vpc, CidrBlock: &cidr, AvailabilityZone: &zone})
 	check(t, err)
 	return *out.Subnet.SubnetId
 }
 
-func (s *stage) group(t *testing.T, vpc, name string) string {
+func (s *testbed) group(t *testing.T, vpc, name string) string {
 	t.Helper()
-	out, err := s.c.CreateSecurityGroup(t.Context(), &ec2.CreateSecurityGroupInput{GroupName: &name, Description: aws.String("of " + name), VpcId: &vpc})
+	out, err := s.c.CreateSecurityGroup(t.Context(), &ec2.CreateSecurityGroupInput{GroupName: &name, Description: aws.String("group " + name), VpcId: &vpc})
 	check(t, err)
 	return *out.GroupId
 }
 
-func (s *stage) launch(t *testing.T, name, subnet string, groups ...string) instance {
+func (s *testbed) launch(t *testing.T, name, subnet string, groups ...string) instance {
 	t.Helper()
 	return s.run(t, name, &ec2.RunInstancesInput{SubnetId: &subnet, SecurityGroupIds: groups})
 }
 
-// launchDefault launches into the default VPC.
-func (s *stage) launchDefault(t *testing.T, name string, groups ...string) instance {
+// launchDefault launches an instance in the default VPC.
+func (s *testbed) launchDefault(t *testing.T, name string, groups ...string) instance {
 	t.Helper()
 	return s.run(t, name, &ec2.RunInstancesInput{SecurityGroupIds: groups})
 }
 
-func (s *stage) run(t *testing.T, name string, in *ec2.RunInstancesInput) instance {
+func (s *testbed) run(t *testing.T, name string, in *ec2.RunInstancesInput) instance {
 	t.Helper()
 	in.ImageId, in.MinCount, in.MaxCount = aws.String("ami-eca54085"), aws.Int32(1), aws.Int32(1)
 	out, err := s.c.RunInstances(t.Context(), in)
@@ -159,43 +157,44 @@ func (s *stage) run(t *testing.T, name string, in *ec2.RunInstancesInput) instan
 	return running(t, s.lab, s.c, []string{*out.Instances[0].InstanceId}, name)[0]
 }
 
-// A ray is one packet of a case: from whom, to which address, of what kind (tcp/7000,
+// A probe is one packet of a case: its sender, its destination address, its kind (tcp/7000,
 // udp/7000, icmp, proto/50), and the host that has the address and answers.
-type ray struct {
+type probe struct {
 	from host
 	to   netip.Addr
 	kind string
 	at   host
 
-	source netip.Addr // that proto/N is sent from; zero: the host's own
+	source netip.Addr // of proto/N; zero means the sender's own
 }
 
-func (r ray) String() string {
+func (r probe) String() string {
 	return fmt.Sprintf("%s from %s to %s %v", r.kind, r.from.name, r.at.name, r.to)
 }
 
-// to is a ray to the primary address of an instance.
-func to(from host, at instance, kind string) ray { return toAddress(from, at.private, at, kind) }
+// to returns a probe of an instance's primary address.
+func to(from host, at instance, kind string) probe { return toAddress(from, at.private, at, kind) }
 
-// toAddress is a ray to another address of an instance.
-func toAddress(from host, address netip.Addr, at instance, kind string) ray {
-	return ray{from: from, to: address, kind: kind, at: at.host}
+// toAddress returns a probe of another address of an instance.
+func toAddress(from host, address netip.Addr, at instance, kind string) probe {
+	return probe{from: from, to: address, kind: kind, at: at.host}
 }
 
-// passes fails the test if a ray does not get its answer from whom it should.
-func (s *stage) passes(t testing.TB, when string, rays ...ray) {
+// wantAnswers fails the test if a probe is not answered by its host.
+func (s *testbed) wantAnswers(t testing.TB, when string, probes ...probe) {
 	t.Helper()
-	s.expect(t, when, rays, nil)
+	s.send(t, when, probes, nil)
 }
 
-// stops fails the test if a ray gets an answer.
-func (s *stage) stops(t testing.TB, when string, rays ...ray) {
+// wantSilence fails the test if a probe is answered.
+func (s *testbed) wantSilence(t testing.TB, when string, probes ...probe) {
 	t.Helper()
-	s.expect(t, when, nil, rays)
+	s.send(t, when, nil, probes)
 }
 
-// expect sends all rays at once: most of the time is waiting in vain.
-func (s *stage) expect(t testing.TB, when string, passing, silent []ray) {
+// send sends all probes at once, because most of the time is waiting for answers that must not
+// come. The first ones must be answered, the silent ones not.
+func (s *testbed) send(t testing.TB, when string, passing, silent []probe) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for _, r := range passing {
@@ -203,13 +202,13 @@ func (s *stage) expect(t testing.TB, when string, passing, silent []ray) {
 		wg.Go(func() {
 			if r.isProtocol() {
 				if ok, err := arrives(r, server, answerWithin); !ok {
-					t.Errorf("%s: %v does not arrive (%v)", when, r, err)
+					t.Errorf("%s: %v did not arrive (%v)", when, r, err)
 				}
 				return
 			}
 			if who, err := reach(r.from, r.to, r.kind, answerWithin); err != nil || who == "" || r.isNamed() && who != r.at.name {
-				s.note(r)
-				t.Errorf("%s: %v is answered by %q, %v; want %q", when, r, who, err, r.at.name)
+				s.notePacket(r)
+				t.Errorf("%s: %v: answer from %q, %v; want %q", when, r, who, err, r.at.name)
 			}
 		})
 	}
@@ -218,60 +217,60 @@ func (s *stage) expect(t testing.TB, when string, passing, silent []ray) {
 		wg.Go(func() {
 			if r.isProtocol() {
 				if ok, err := arrives(r, server, silenceFor); ok || err != nil {
-					t.Errorf("%s: %v arrives (%v)", when, r, err)
+					t.Errorf("%s: %v arrived (%v)", when, r, err)
 				}
 				return
 			}
 			if who, err := reach(r.from, r.to, r.kind, silenceFor); err != nil || who != "" {
-				s.note(r)
-				t.Errorf("%s: %v is answered by %q, %v; want silence", when, r, who, err)
+				s.notePacket(r)
+				t.Errorf("%s: %v: answer from %q, %v; want none", when, r, who, err)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// note lets the report of the lab trace a packet.
-func (s *stage) note(r ray) {
+// notePacket makes the lab's failure report trace a probe.
+func (s *testbed) notePacket(r probe) {
 	s.lab.NotePacket(strings.TrimPrefix(r.from.namespace, s.lab.Namespace("")), r.to.String(), strings.Replace(r.kind, "open/", "tcp/", 1))
 }
 
 // isProtocol reports whether nothing answers the packet, so that its receiver must confirm it.
-func (r ray) isProtocol() bool { return strings.HasPrefix(r.kind, "proto/") }
+func (r probe) isProtocol() bool { return strings.HasPrefix(r.kind, "proto/") }
 
-// isNamed: the answer says whose it is.
-func (r ray) isNamed() bool {
+// isNamed reports whether the answer has its host's name.
+func (r probe) isNamed() bool {
 	return strings.HasPrefix(r.kind, "tcp/") || strings.HasPrefix(r.kind, "udp/")
 }
 
-// A change is one or more calls of one mutating action, and what packets do around it.
+// A change is one or more calls of a mutating action, with the probes sent before and after it.
 type change struct {
 	action string
 	do     func(t *testing.T)
-	open   []ray // pass after it, as they did not before
-	shut   []ray // do not pass after it, as they did before
-	same   []ray // pass before and after
-	silent []ray // pass neither before nor after
+	open   []probe // answered only after it
+	shut   []probe // answered only before it
+	same   []probe // answered before and after
+	silent []probe // answered neither before nor after
 }
 
-// play makes the changes one after the other. Each ray of each change is sent before it
-// and after it; one that was sent after the change before is not sent again.
-func (s *stage) play(t *testing.T, changes ...change) {
+// checkChanges makes the changes one after the other, and sends each change's probes before and
+// after it. A probe whose result is known from after the last change is not sent again.
+func (s *testbed) checkChanges(t *testing.T, changes ...change) {
 	t.Helper()
-	known := map[ray]bool{} // whether it passes, since the last change
-	unknown := func(list []ray, passes bool) []ray {
-		return slices.DeleteFunc(slices.Clone(list), func(r ray) bool {
-			was, ok := known[r]
-			return ok && was == passes
+	known := map[probe]bool{} // whether it is answered, since the last change
+	unknown := func(list []probe, passes bool) []probe {
+		return slices.DeleteFunc(slices.Clone(list), func(r probe) bool {
+			before, ok := known[r]
+			return ok && before == passes
 		})
 	}
 	for n, c := range changes {
 		label := fmt.Sprintf("%d. %s", n+1, c.action)
 		before, silentBefore := slices.Concat(c.shut, c.same), slices.Concat(c.open, c.silent)
-		s.expect(t, "before "+label, unknown(before, true), unknown(silentBefore, false))
+		s.send(t, "before "+label, unknown(before, true), unknown(silentBefore, false))
 		c.do(t)
 		after, silentAfter := slices.Concat(c.open, c.same), slices.Concat(c.shut, c.silent)
-		s.expect(t, "after "+label, after, silentAfter)
+		s.send(t, "after "+label, after, silentAfter)
 		clear(known)
 		for _, r := range after {
 			known[r] = true
@@ -282,18 +281,18 @@ func (s *stage) play(t *testing.T, changes ...change) {
 	}
 }
 
-// TestPacketsObeyEveryAction: for each action that changes rules, groups, interfaces,
-// routes or addresses, packets are sent before and after, at once when the answer is there.
+// For each action that changes rules, groups, interfaces, routes or addresses, probes are sent
+// before the call and at once after its answer.
 func TestPacketsObeyEveryAction(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "packets", oneNode)
-	playAll(t, s)
+	s := newTestbed(t, "packets", oneNode)
+	runCases(t, s)
 	t.Run("report of a wrong rule", func(t *testing.T) { checkReportOfWrongRule(t, s) })
 }
 
-// checkReportOfWrongRule opens port 7001 and expects port 7000 to be open: the report of the failure has
-// the packet, the port, the verdict and the rule.
-func checkReportOfWrongRule(t *testing.T, s *stage) {
+// checkReportOfWrongRule opens port 7001 and lets a test fail that wants port 7000 open. The report
+// of that failure must have the packet, the port, the verdict and the rule.
+func checkReportOfWrongRule(t *testing.T, s *testbed) {
 	wrong := []types.IpPermission{{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7001), ToPort: aws.Int32(7001), IpRanges: []types.IpRange{{CidrIp: aws.String("0.0.0.0/0")}}}}
 	group := aws.String(s.groups["server"])
 	_, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group, IpPermissions: wrong})
@@ -303,10 +302,10 @@ func checkReportOfWrongRule(t *testing.T, s *stage) {
 		check(t, err)
 	}()
 	failing := *s
-	failing.lab = &labtest.Lab{Palisade: s.lab.Palisade, Name: s.lab.Name, Endpoint: s.lab.Endpoint} // is not reported yet
+	failing.lab = &labtest.Lab{Palisade: s.lab.Palisade, Name: s.lab.Name, Endpoint: s.lab.Endpoint} // a Lab that has not reported yet
 	out, failed := labtest.Record(t, func(t testing.TB) {
 		failing.lab.ReportFailure(t)
-		failing.passes(t, "with the wrong port open", to(s.client.host, s.server, "tcp/7000"))
+		failing.wantAnswers(t, "with the wrong port open", to(s.client.host, s.server, "tcp/7000"))
 	})
 	if !failed {
 		t.Fatalf("port 7000 is open, but only port 7001 should be:\n%s", out)
@@ -322,22 +321,22 @@ func checkReportOfWrongRule(t *testing.T, s *stage) {
 		`log of node1:`)
 }
 
-// TestPacketsObeyEveryActionAcrossNodes is the same with everyone on another node, of whom
-// one at most was asked for the change: so packets are sent when all of them enforce it.
+// The same cases with server, client and other on different nodes. One node answers a call, so
+// probes are sent when all nodes enforce the change.
 func TestPacketsObeyEveryActionAcrossNodes(t *testing.T) {
 	t.Parallel()
-	playAll(t, newStage(t, "across", threeNodes))
+	runCases(t, newTestbed(t, "across", threeNodes))
 }
 
-func playAll(t *testing.T, s *stage) {
+func runCases(t *testing.T, s *testbed) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			s.lab.ReportFailure(t)
-			s.watcher.forget()
-			c.play(s, t)
+			s.watcher.reset()
+			c.run(s, t)
 			for _, action := range c.actions {
 				if !t.Failed() && !s.watcher.done(action) {
-					t.Errorf("the case is of %s and never did it", action)
+					t.Errorf("the case names %s and did not call it", action)
 				}
 			}
 		})

@@ -18,33 +18,33 @@ import (
 	"palisade/internal/netns"
 )
 
-// What a probe waits. A packet that is admitted takes a millisecond; a busy machine may
-// take much longer to run who answers. A packet that is dropped is waited for in vain, so
-// the time is short: whoever expects silence has seen, or will see, the same probe answered.
+// How long a probe waits for its answer. An admitted packet takes a millisecond, but a busy
+// machine may run the answering program much later. Where no answer is expected, the wait is
+// short; the test also sends the same probe at a time when it must be answered.
 const (
 	answerWithin = 5 * time.Second
 	silenceFor   = 400 * time.Millisecond
 )
 
-// A host can send and answer: an instance, the laptop, the stranger.
+// A host sends and answers probes: an instance, the laptop or the stranger.
 type host struct {
 	name      string // for messages
 	namespace string
 }
 
-// hosts are the servers that probes started, one for each namespace and port, until the
-// test ends.
+// hosts has the servers that probes started, one for each namespace and port. They stop when the
+// test ends. mu guards servers.
 type hosts struct {
 	mu      sync.Mutex
 	servers map[string]*server
 }
 
-// A server answers "NAME\n" and what it was sent on a port of TCP or UDP. One of another
-// protocol only listens: it remembers what arrived.
+// A server of TCP or UDP answers "NAME\n" and what it received. One of another protocol only
+// records what it received.
 type server struct {
-	close func() error
-	mu    sync.Mutex
-	heard [][]byte
+	close    func() error
+	mu       sync.Mutex
+	received [][]byte
 }
 
 func newHosts(t *testing.T) *hosts {
@@ -59,7 +59,7 @@ func newHosts(t *testing.T) *hosts {
 	return h
 }
 
-// serve makes sure that to answers what kind says.
+// serve starts a server for kind on a host, unless one runs.
 func (h *hosts) serve(t testing.TB, to host, kind string) *server {
 	t.Helper()
 	h.mu.Lock()
@@ -71,7 +71,7 @@ func (h *hosts) serve(t testing.TB, to host, kind string) *server {
 	s := &server{close: func() error { return nil }}
 	err := netns.Do(to.namespace, func() error { return s.listen(to.name, kind) })
 	if errors.Is(err, os.ErrExist) || err != nil && strings.Contains(err.Error(), "address already in use") {
-		// The instance's image serves it.
+		// A server of the instance's image has the port.
 		err = nil
 	}
 	if err != nil {
@@ -128,7 +128,7 @@ func (s *server) listen(name, kind string) error {
 	return nil
 }
 
-// answer remembers what arrives and, if it has a greeting, sends it back behind that.
+// answer records what arrives. If there is a greeting, it sends the greeting and the data back.
 func (s *server) answer(l net.PacketConn, greeting []byte) {
 	buffer := make([]byte, 2048)
 	for {
@@ -137,7 +137,7 @@ func (s *server) answer(l net.PacketConn, greeting []byte) {
 			return
 		}
 		s.mu.Lock()
-		s.heard = append(s.heard, bytes.Clone(buffer[:n]))
+		s.received = append(s.received, bytes.Clone(buffer[:n]))
 		s.mu.Unlock()
 		if greeting != nil {
 			l.WriteTo(append(bytes.Clone(greeting), buffer[:n]...), from)
@@ -145,21 +145,21 @@ func (s *server) answer(l net.PacketConn, greeting []byte) {
 	}
 }
 
-// has says whether token arrived.
+// has reports whether token arrived.
 func (s *server) has(token []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, heard := range s.heard {
-		if bytes.Contains(heard, token) {
+	for _, data := range s.received {
+		if bytes.Contains(data, token) {
 			return true
 		}
 	}
 	return false
 }
 
-// reach sends kind (tcp/PORT, udp/PORT, icmp) from a host to an address and returns who
-// answered within limit: the name the server gave, or "an answer" where there is none to
-// give. open/PORT is a connection of TCP to a server of the image's own. "" is silence.
+// reach sends kind (tcp/PORT, udp/PORT, icmp) from a host to an address. It returns the name that
+// the answer has, "an answer" if the answer has none, or "" if no answer came within limit.
+// open/PORT is a TCP connection to a server of the instance's image.
 func reach(from host, to netip.Addr, kind string, limit time.Duration) (string, error) {
 	network, port, _ := strings.Cut(kind, "/")
 	switch network {
@@ -170,7 +170,7 @@ func reach(from host, to netip.Addr, kind string, limit time.Duration) (string, 
 	case "icmp":
 		return reachICMP(from, to, limit)
 	}
-	return "", fmt.Errorf("no probe of the kind %q", kind)
+	return "", fmt.Errorf("unknown kind of probe %q", kind)
 }
 
 func number(text string) uint16 {
@@ -189,7 +189,7 @@ func reachTCP(from host, named bool, to netip.AddrPort, limit time.Duration) (st
 		return err
 	})
 	if err != nil {
-		return "", silence(err)
+		return "", noAnswer(err)
 	}
 	defer conn.Close()
 	if !named {
@@ -198,12 +198,12 @@ func reachTCP(from host, named bool, to netip.AddrPort, limit time.Duration) (st
 	conn.SetReadDeadline(time.Now().Add(answerWithin))
 	name, err := readLine(conn)
 	if err != nil {
-		return "", fmt.Errorf("%s let %s connect and said nothing: %w", to, from.name, err)
+		return "", fmt.Errorf("%s accepted a connection from %s and sent nothing: %w", to, from.name, err)
 	}
 	return name, nil
 }
 
-// readLine returns the first line.
+// readLine returns the first line that arrives.
 func readLine(conn net.Conn) (string, error) {
 	buffer := make([]byte, 256)
 	n, err := conn.Read(buffer)
@@ -211,9 +211,9 @@ func readLine(conn net.Conn) (string, error) {
 	return line, err
 }
 
-// silence makes a lack of an answer no error. A refused connection is none: a packet went
-// there and another came back.
-func silence(err error) error {
+// noAnswer returns nil for an error that means that no answer came. A refused connection is an
+// answer.
+func noAnswer(err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return nil
 	}
@@ -231,11 +231,11 @@ func reachUDP(from host, to netip.AddrPort, limit time.Duration) (string, error)
 		return err
 	})
 	if err != nil {
-		return "", silence(err)
+		return "", noAnswer(err)
 	}
 	defer conn.Close()
 	token := newToken()
-	return ask(limit, func() error { _, err := conn.Write(token); return err }, func(deadline time.Time) (string, bool) {
+	return sendUntil(limit, func() error { _, err := conn.Write(token); return err }, func(deadline time.Time) (string, bool) {
 		conn.SetReadDeadline(deadline)
 		buffer := make([]byte, 512)
 		n, err := conn.Read(buffer)
@@ -247,16 +247,16 @@ func reachUDP(from host, to netip.AddrPort, limit time.Duration) (string, error)
 	})
 }
 
-// ask sends until something is heard or the limit has passed: a datagram may be lost on a
-// machine that is busy enough.
-func ask(limit time.Duration, send func() error, hear func(time.Time) (string, bool)) (string, error) {
+// sendUntil sends repeatedly until receive succeeds or the limit has passed, because a busy machine
+// may lose datagrams.
+func sendUntil(limit time.Duration, send func() error, receive func(time.Time) (string, bool)) (string, error) {
 	for end := time.Now().Add(limit); time.Now().Before(end); {
 		if err := send(); err != nil {
-			return "", silence(err)
+			return "", noAnswer(err)
 		}
 		again := time.Now().Add(250 * time.Millisecond)
 		for time.Now().Before(again) && time.Now().Before(end) {
-			if name, ok := hear(again); ok {
+			if name, ok := receive(again); ok {
 				return name, nil
 			}
 		}
@@ -276,9 +276,9 @@ func reachICMP(from host, to netip.Addr, limit time.Duration) (string, error) {
 	}
 	defer conn.Close()
 	token := newToken()
-	echo := append([]byte{8, 0, 0, 0}, token...) // the token begins with identifier and sequence number
+	echo := append([]byte{8, 0, 0, 0}, token...) // the token's first bytes are identifier and sequence number
 	binary.BigEndian.PutUint16(echo[2:], checksum(echo))
-	return ask(limit, func() error { _, err := conn.WriteTo(echo, &net.IPAddr{IP: to.AsSlice()}); return err }, func(deadline time.Time) (string, bool) {
+	return sendUntil(limit, func() error { _, err := conn.WriteTo(echo, &net.IPAddr{IP: to.AsSlice()}); return err }, func(deadline time.Time) (string, bool) {
 		conn.SetReadDeadline(deadline)
 		buffer := make([]byte, 512)
 		n, _, err := conn.ReadFrom(buffer)
@@ -289,9 +289,9 @@ func reachICMP(from host, to netip.Addr, limit time.Duration) (string, error) {
 	})
 }
 
-// arrives sends one packet of a protocol without ports and says whether it comes to the
-// server; nothing is answered.
-func arrives(r ray, s *server, limit time.Duration) (bool, error) {
+// arrives sends packets of a protocol without ports, and reports whether the server received one.
+// The server does not answer.
+func arrives(r probe, s *server, limit time.Duration) (bool, error) {
 	_, protocol, _ := strings.Cut(r.kind, "/")
 	source := r.source
 	if !source.IsValid() {
@@ -308,7 +308,7 @@ func arrives(r ray, s *server, limit time.Duration) (bool, error) {
 	}
 	defer conn.Close()
 	token := newToken()
-	_, err = ask(limit, func() error { _, err := conn.WriteTo(token, &net.IPAddr{IP: r.to.AsSlice()}); return err }, func(time.Time) (string, bool) {
+	_, err = sendUntil(limit, func() error { _, err := conn.WriteTo(token, &net.IPAddr{IP: r.to.AsSlice()}); return err }, func(time.Time) (string, bool) {
 		<-time.After(5 * time.Millisecond)
 		return "", s.has(token)
 	})
@@ -321,7 +321,7 @@ func newToken() []byte {
 	return token
 }
 
-// checksum is that of RFC 1071.
+// checksum is the Internet checksum of RFC 1071.
 func checksum(data []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(data); i += 2 {

@@ -15,8 +15,8 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// A program is a person's program that stops now and then, says so in a line, and waits
-// until the test has sent its packets.
+// A program is a user's program. At some points it prints a line and waits, until the test has
+// sent its probes and calls proceed.
 type program struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
@@ -37,26 +37,26 @@ func start(t *testing.T, environ []string, dir string, argv ...string) *program 
 	return p
 }
 
-// says is the groups of the next line's match.
-func (p *program) says(t *testing.T, want string) []string {
+// wantLine matches the program's next line and returns the groups of the match.
+func (p *program) wantLine(t *testing.T, want string) []string {
 	t.Helper()
 	if !p.out.Scan() {
 		p.cmd.Wait()
-		t.Fatalf("the program ended before it said %s:\n%s", want, p.errors)
+		t.Fatalf("the program ended before it printed %s:\n%s", want, p.errors)
 	}
 	m := regexp.MustCompile(want).FindStringSubmatch(p.out.Text())
 	if m == nil {
 		p.cmd.Process.Kill()
 		p.cmd.Wait()
-		t.Fatalf("the program says %q, want %s\n%s", p.out.Text(), want, p.errors)
+		t.Fatalf("the program printed %q, want %s\n%s", p.out.Text(), want, p.errors)
 	}
 	return m[1:]
 }
 
-func (p *program) goOn() { fmt.Fprintln(p.in) }
+func (p *program) proceed() { fmt.Fprintln(p.in) }
 
-// ends waits for the end and returns all that was not read yet.
-func (p *program) ends(t *testing.T) string {
+// wait waits until the program ends, and returns the output that was not read yet.
+func (p *program) wait(t *testing.T) string {
 	t.Helper()
 	p.in.Close()
 	var rest []string
@@ -69,12 +69,12 @@ func (p *program) ends(t *testing.T) string {
 	return strings.Join(rest, "\n")
 }
 
-// said is the instance of a line "ID PRIVATE PUBLIC".
-const said = `^(i-[0-9a-f]{17}) ([0-9.]+) ([0-9.]+)$`
+// instanceLine is a line "ID PRIVATE PUBLIC".
+const instanceLine = `^(i-[0-9a-f]{17}) ([0-9.]+) ([0-9.]+)$`
 
 func (p *program) instance(t *testing.T, l *labtest.Lab) instance {
 	t.Helper()
-	m := p.says(t, said)
+	m := p.wantLine(t, instanceLine)
 	return instance{host: host{m[0], l.Namespace(m[0])}, id: m[0], private: netip.MustParseAddr(m[1]), public: netip.MustParseAddr(m[2])}
 }
 
@@ -86,27 +86,27 @@ func testBoto3(t *testing.T, l *labtest.Lab) {
 	p := start(t, l.Environ(a, home), home, "/usr/bin/python3", script, l.Endpoint)
 	in := p.instance(t, l)
 	laptop, stranger := host{"laptop", l.Namespace("laptop")}, host{"stranger", l.Namespace("stranger")}
-	answers(t, laptop, in.public, "open/22")
-	silent(t, laptop, in.public, "open/80")
-	silent(t, stranger, in.public, "open/22")
-	p.goOn()
-	p.says(t, "^the port is changed$")
-	answers(t, laptop, in.public, "open/80")
-	silent(t, laptop, in.public, "open/22")
-	p.goOn()
-	p.says(t, "^gone$")
-	p.ends(t)
-	silent(t, laptop, in.public, "open/80")
+	wantOpen(t, laptop, in.public, "open/22")
+	wantClosed(t, laptop, in.public, "open/80")
+	wantClosed(t, stranger, in.public, "open/22")
+	p.proceed()
+	p.wantLine(t, "^the port is changed$")
+	wantOpen(t, laptop, in.public, "open/80")
+	wantClosed(t, laptop, in.public, "open/22")
+	p.proceed()
+	p.wantLine(t, "^gone$")
+	p.wait(t)
+	wantClosed(t, laptop, in.public, "open/80")
 }
 
-// inNode makes a directory with the programs of testdata/js and the packages that `make
-// setup` installs.
-func inNode(t *testing.T) string {
+// nodeDir makes a directory with the programs of testdata/js and the packages that `make
+// setup-clients` installs.
+func nodeDir(t *testing.T) string {
 	t.Helper()
 	modules, err := filepath.Abs("../../bin/clients/node_modules")
 	check(t, err)
 	if _, err := os.Stat(modules); err != nil {
-		t.Fatalf("the SDKs for JavaScript are not there: %v; make setup-clients installs them", err)
+		t.Fatalf("the SDKs for JavaScript are missing: %v; make setup-clients installs them", err)
 	}
 	dir := t.TempDir()
 	check(t, os.CopyFS(dir, os.DirFS("testdata/js")))
@@ -116,32 +116,32 @@ func inNode(t *testing.T) string {
 
 func testJavaScript2(t *testing.T, l *labtest.Lab) {
 	a := newAccount(t, l, "jstwo")
-	dir := inNode(t)
+	dir := nodeDir(t)
 	environ := append(l.Environ(a, dir), "AWS_SDK_JS_SUPPRESS_MAINTENANCE_MODE_MESSAGE=1")
 	p := start(t, environ, dir, "node", "guide2023.js")
-	id := p.says(t, `^Security Group created with ID:  (sg-[0-9a-f]{17})$`)[0]
-	if out := p.ends(t); !strings.Contains(out, "Inbound rules added to the security group successfully!") || !strings.Contains(out, "Return: true") {
-		t.Errorf("the program says %s", out)
+	id := p.wantLine(t, `^Security Group created with ID:  (sg-[0-9a-f]{17})$`)[0]
+	if out := p.wait(t); !strings.Contains(out, "Inbound rules added to the security group successfully!") || !strings.Contains(out, "Return: true") {
+		t.Errorf("the program printed %s", out)
 	}
 	c := newClient(l, a)
-	s := &stage{lab: l, c: c, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}}
+	s := &testbed{lab: l, c: c, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}}
 	in := s.launchDefault(t, "ssh-http", id)
-	answers(t, s.laptop, in.public, "open/22")
-	s.passes(t, "the guide's group", toAddress(s.laptop, in.public, in, "tcp/80"))
-	s.stops(t, "the guide's group", toAddress(s.laptop, in.public, in, "tcp/81"))
+	wantOpen(t, s.laptop, in.public, "open/22")
+	s.wantAnswers(t, "the guide's group", toAddress(s.laptop, in.public, in, "tcp/80"))
+	s.wantSilence(t, "the guide's group", toAddress(s.laptop, in.public, in, "tcp/81"))
 }
 
 func testJavaScript3(t *testing.T, l *labtest.Lab) {
 	a := newAccount(t, l, "jsthree")
-	dir := inNode(t)
+	dir := nodeDir(t)
 	p := start(t, l.Environ(a, dir), dir, "node", "v3.mjs")
 	in := p.instance(t, l)
 	laptop := host{"laptop", l.Namespace("laptop")}
-	answers(t, laptop, in.public, "open/80")
-	answers(t, laptop, in.public, "open/22")
-	p.goOn()
-	p.says(t, "^port 80 is closed$")
-	p.ends(t)
-	silent(t, laptop, in.public, "open/80")
-	answers(t, laptop, in.public, "open/22")
+	wantOpen(t, laptop, in.public, "open/80")
+	wantOpen(t, laptop, in.public, "open/22")
+	p.proceed()
+	p.wantLine(t, "^port 80 is closed$")
+	p.wait(t)
+	wantClosed(t, laptop, in.public, "open/80")
+	wantOpen(t, laptop, in.public, "open/22")
 }

@@ -29,12 +29,11 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// recordedCalls is what Terraform asked in one run of its test, and what was answered: a
+// recordedCalls has the calls that Terraform made in one run of its test, and the answers, one
 // call a line.
 const recordedCalls = "testdata/terraform.calls"
 
-// A call is one request and its answer, as they were. Which service it is for stands in
-// the signature.
+// A call is one request and its answer. The signature of the request names the service.
 type call struct {
 	Service string
 	Form    string
@@ -47,8 +46,8 @@ func (c call) action() string {
 	return form.Get("Action")
 }
 
-// A recorder stands between a client and the lab, and takes down each call. What it hands
-// on is what it got: the signature is of the host that the client knows.
+// A recorder is a proxy between a client and the lab that records each call. It passes requests on
+// unchanged, so the signature, which covers the host's name, stays valid. mu guards calls.
 type recorder struct {
 	url   string
 	mu    sync.Mutex
@@ -98,27 +97,27 @@ func newRecorder(t *testing.T, endpoint string) *recorder {
 	return r
 }
 
-// requestID differs from answer to answer.
+// requestID differs in every answer.
 var requestID = regexp.MustCompile(`<request(Id|ID)>[^<]*</request(Id|ID)>`)
 
-// write keeps the calls, but for questions that were asked and answered so before and
-// since the last change, and of those that were asked until something was so the last.
+// write writes the calls to recordedCalls. It omits a read call whose answer was the same since the
+// last change, and all but the last of a read call that was repeated until its answer changed.
 func (r *recorder) write(t *testing.T) {
 	t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var kept bytes.Buffer
-	out := json.NewEncoder(&kept)
+	var file bytes.Buffer
+	out := json.NewEncoder(&file)
 	out.SetEscapeHTML(false)
 	answered, n := map[string]string{}, 0
 	for i, c := range r.calls {
 		c.Answer = requestID.ReplaceAllString(c.Answer, "")
-		question := strings.HasPrefix(c.action(), "Describe") || strings.HasPrefix(c.action(), "Get")
-		again := slices.ContainsFunc(r.calls[i+1:min(i+4, len(r.calls))], func(next call) bool { return next.Form == c.Form })
-		if question && (again || answered[c.Form] == c.Answer) {
+		reads := strings.HasPrefix(c.action(), "Describe") || strings.HasPrefix(c.action(), "Get")
+		repeated := slices.ContainsFunc(r.calls[i+1:min(i+4, len(r.calls))], func(next call) bool { return next.Form == c.Form })
+		if reads && (repeated || answered[c.Form] == c.Answer) {
 			continue
 		}
-		if question {
+		if reads {
 			answered[c.Form] = c.Answer
 		} else {
 			clear(answered)
@@ -126,14 +125,14 @@ func (r *recorder) write(t *testing.T) {
 		check(t, out.Encode(c))
 		n++
 	}
-	check(t, os.WriteFile(recordedCalls, kept.Bytes(), 0o644))
-	t.Logf("%d calls, %d kept, %d bytes in %s", len(r.calls), n, kept.Len(), filepath.Base(recordedCalls))
+	check(t, os.WriteFile(recordedCalls, file.Bytes(), 0o644))
+	t.Logf("%d calls, %d of them written, %d bytes in %s", len(r.calls), n, file.Len(), filepath.Base(recordedCalls))
 }
 
-// testRecordedCalls sends what Terraform sent, signed anew, to a lab that knows nothing of
-// it: each answer must have the status, the error code and every element that it had when
-// Terraform was content with it. Identifiers differ, so those of the record are replaced
-// by those that the same call got here.
+// testRecordedCalls sends Terraform's recorded requests, signed again, to a new account. Each
+// answer must have the status, the error code and every element of the recorded one, which
+// Terraform accepted. Identifiers in the record are replaced by those that this lab returned for
+// the same call.
 func testRecordedCalls(t *testing.T, l *labtest.Lab) {
 	file, err := os.Open(recordedCalls)
 	check(t, err)
@@ -149,11 +148,11 @@ func testRecordedCalls(t *testing.T, l *labtest.Lab) {
 		calls = append(calls, c)
 	}
 	if len(calls) < 50 {
-		t.Fatalf("%d calls are not what Terraform makes", len(calls))
+		t.Fatalf("the record has %d calls, want at least 50", len(calls))
 	}
 	p := &replay{lab: l, account: newAccount(t, l, "recorded"), ids: map[string]string{}}
 	for n, c := range calls {
-		if err := p.play(t, c); err != nil {
+		if err := p.repeat(t, c); err != nil {
 			t.Fatalf("line %d, %s: %v", n+1, c.Form, err)
 		}
 	}
@@ -162,19 +161,18 @@ func testRecordedCalls(t *testing.T, l *labtest.Lab) {
 type replay struct {
 	lab     *labtest.Lab
 	account lab.Account
-	ids     map[string]string // by what it was in the record
+	ids     map[string]string // by the id in the record
 }
 
-// identifier is what the service made up: it differs from lab to lab, and so do addresses
-// that it chose.
+// identifier matches the ids that the service chose, which differ from lab to lab.
 var identifier = regexp.MustCompile(`\b(vpc|subnet|igw|rtb|rtbassoc|sg|sgr|i|r|eni|eni-attach|eipalloc|eipassoc|acl|aclassoc|dopt|key|vol)-[0-9a-f]{8,17}\b`)
 
-// play makes one call again, and if its answer is another, as of an instance that does not
-// run yet, again for a while.
-func (p *replay) play(t *testing.T, c call) error {
+// repeat makes one recorded call. It retries a Describe call for 20 s while the answer differs, as
+// for an instance that does not run yet.
+func (p *replay) repeat(t *testing.T, c call) error {
 	form := identifier.ReplaceAllStringFunc(c.Form, func(id string) string {
-		if now, ok := p.ids[id]; ok {
-			return now
+		if current, ok := p.ids[id]; ok {
+			return current
 		}
 		return id
 	})
@@ -208,7 +206,7 @@ func (p *replay) play(t *testing.T, c call) error {
 	}
 }
 
-// post sends one request, signed, and returns the answer's status and body.
+// post sends one signed request and returns the status and body of the answer.
 func post(ctx context.Context, l *labtest.Lab, a lab.Account, service, body string) (int, string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.Endpoint+"/", strings.NewReader(body))
 	if err != nil {
@@ -229,7 +227,7 @@ func post(ctx context.Context, l *labtest.Lab, a lab.Account, service, body stri
 	return resp.StatusCode, string(data), err
 }
 
-// An element is one of an answer, with the text of one that has no others.
+// An element is an XML element of an answer. One without children has a text.
 type element struct {
 	name     string
 	text     string
@@ -261,26 +259,26 @@ func parse(document string) (*element, error) {
 	}
 }
 
-// deciding are the elements by whose text a client decides what it does next.
-var deciding = []string{"Code", "name", "state", "status", "return", "ipProtocol", "fromPort", "toPort", "cidrIp", "cidrIpv4", "cidrBlock", "key", "isEgress"}
+// comparedElements are the elements whose text must be equal, because clients depend on it.
+var comparedElements = []string{"Code", "name", "state", "status", "return", "ipProtocol", "fromPort", "toPort", "cidrIp", "cidrIpv4", "cidrBlock", "key", "isEgress"}
 
-// compare says what of want is missing in got: every element, and the texts that decide.
-// The items of a list may be in any order, for some are sorted by their identifiers, which
-// are others in every lab. It adds to learned what the identifiers of the record are here.
+// compare returns an error if an element of want, or the text of a compared one, is missing in got.
+// Items of a list may be in any order, because some are sorted by identifiers, which differ. It
+// adds this lab's identifiers to learned, by those of the record.
 func (p *replay) compare(want, got *element, learned map[string]string) error {
-	was, now := identifier.FindString(want.text), identifier.FindString(got.text)
-	switch known := p.ids[was]; {
-	case was != "" && now != "" && known != "" && known != now:
-		return fmt.Errorf("%s is %s, want %s", want.name, now, known)
-	case was != "" && now != "":
-		learned[was] = now
-	case slices.Contains(deciding, want.name) && want.text != got.text:
+	recorded, current := identifier.FindString(want.text), identifier.FindString(got.text)
+	switch known := p.ids[recorded]; {
+	case recorded != "" && current != "" && known != "" && known != current:
+		return fmt.Errorf("%s is %s, want %s", want.name, current, known)
+	case recorded != "" && current != "":
+		learned[recorded] = current
+	case slices.Contains(comparedElements, want.name) && want.text != got.text:
 		return fmt.Errorf("%s is %q, want %q", want.name, got.text, want.text)
 	}
-	rest := slices.Clone(got.children)
+	candidates := slices.Clone(got.children)
 	for _, child := range want.children {
 		err := fmt.Errorf("%s has no %s (it was %q)", want.name, child.name, child.text)
-		n := slices.IndexFunc(rest, func(candidate *element) bool {
+		n := slices.IndexFunc(candidates, func(candidate *element) bool {
 			if candidate.name != child.name {
 				return false
 			}
@@ -295,7 +293,7 @@ func (p *replay) compare(want, got *element, learned map[string]string) error {
 		if n < 0 {
 			return err
 		}
-		rest = slices.Delete(rest, n, n+1)
+		candidates = slices.Delete(candidates, n, n+1)
 	}
 	return nil
 }

@@ -16,19 +16,19 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// pluginDir has the AWS provider on machines that carry Terraform.
+// pluginDir has the AWS provider on machines with Terraform.
 const pluginDir = "/opt/tf-plugins"
 
-var record = flag.Bool("record", false, "write the calls that Terraform makes into testdata")
+var record = flag.Bool("record", false, "write the calls that Terraform makes to testdata")
 
-// hasTerraform says whether the machine has Terraform and the provider.
+// hasTerraform reports whether the machine has Terraform and the provider.
 func hasTerraform() bool {
 	_, err := exec.LookPath("terraform")
 	_, missing := os.Stat(pluginDir)
 	return err == nil && missing == nil
 }
 
-// A terraform is a directory with a configuration and its state.
+// A terraform runs Terraform in a directory with a configuration and its state.
 type terraform struct {
 	t       *testing.T
 	dir     string
@@ -43,12 +43,12 @@ func newTerraform(t *testing.T, l *labtest.Lab, endpoint string) *terraform {
 	path, err := exec.LookPath("terraform")
 	check(t, err)
 	return &terraform{t: t, dir: dir,
-		// CHECKPOINT_DISABLE: it would ask its maker whether there is a newer one.
+		// CHECKPOINT_DISABLE stops Terraform from asking its maker for newer versions.
 		environ: append(l.Environ(a, dir, filepath.Dir(path)), "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "TF_CLI_CONFIG_FILE=/dev/null"),
 		vars:    []string{"-var=endpoint=" + endpoint, "-var=public_key=" + publicKey(t)}}
 }
 
-// publicKey is a key as ssh-keygen writes it.
+// publicKey returns a new public key in the format of ssh-keygen.
 func publicKey(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "key")
@@ -60,10 +60,10 @@ func publicKey(t *testing.T) string {
 	return strings.TrimSpace(string(data))
 }
 
-// run runs terraform and fails the test if it ends otherwise than by exit.
+// run runs terraform and fails the test if its exit status is not exit.
 func (tf *terraform) run(exit int, args ...string) string {
 	tf.t.Helper()
-	ctx, cancel := context.WithTimeout(tf.t.Context(), 8*time.Minute) // on a busy machine
+	ctx, cancel := context.WithTimeout(tf.t.Context(), 8*time.Minute) // enough for a busy machine
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "terraform", args...)
 	cmd.Dir, cmd.Env = tf.dir, tf.environ
@@ -90,7 +90,7 @@ func (tf *terraform) plan(exit int, vars ...string) string {
 	return tf.run(exit, append(append([]string{"plan", "-no-color", "-input=false", "-detailed-exitcode"}, tf.vars...), vars...)...)
 }
 
-// instances are those of the output.
+// instances returns the instances of the output.
 func (tf *terraform) instances(l *labtest.Lab, names ...string) []instance {
 	tf.t.Helper()
 	var list []struct{ ID, Private, Public string }
@@ -106,12 +106,12 @@ func (tf *terraform) instances(l *labtest.Lab, names ...string) []instance {
 	return made
 }
 
-// testTerraform applies a configuration, finds that nothing is left to do, changes a rule
-// of each kind, and destroys everything; packets are sent after each. Where there is no
-// Terraform, the calls it made elsewhere are sent again: that test runs everywhere.
+// testTerraform applies a configuration, checks that the next plan is empty, changes a rule of each
+// kind, and destroys everything, with probes after each step. On machines without Terraform only
+// testRecordedCalls runs.
 func testTerraform(t *testing.T, l *labtest.Lab) {
 	if !hasTerraform() {
-		t.Logf("there is no terraform with %s: its recorded calls are all", pluginDir)
+		t.Logf("no terraform with %s on this machine: only its recorded calls are tested", pluginDir)
 		return
 	}
 	endpoint, calls := l.Endpoint, (*recorder)(nil)
@@ -124,29 +124,29 @@ func testTerraform(t *testing.T, l *labtest.Lab) {
 	tf.apply()
 	in := tf.instances(l, "web", "database")
 	web, db := in[0], in[1]
-	s := &stage{lab: l, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
-	rays := func(web80, db3306, admin int) []ray {
+	s := &testbed{lab: l, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+	probes := func(web80, db3306, admin int) []probe {
 		port := func(n int) string { return fmt.Sprintf("tcp/%d", n) }
-		return []ray{toAddress(s.laptop, web.public, web, port(web80)), to(web.host, db, port(db3306)), toAddress(s.laptop, db.public, db, port(admin))}
+		return []probe{toAddress(s.laptop, web.public, web, port(web80)), to(web.host, db, port(db3306)), toAddress(s.laptop, db.public, db, port(admin))}
 	}
-	// The stranger's network has no route back: the table of the subnet knows the laptop's alone.
-	never := []ray{toAddress(s.stranger, web.public, web, "tcp/80"), toAddress(s.stranger, db.public, db, "tcp/7000"), toAddress(s.laptop, db.public, db, "tcp/3306"), to(db.host, web, "tcp/80"), to(web.host, db, "icmp")}
-	s.passes(t, "applied", rays(80, 3306, 7000)...)
-	s.stops(t, "applied", append(never, rays(8080, 3307, 7001)...)...)
+	// The subnet's route table has a route to the laptop's network, and none to the stranger's.
+	never := []probe{toAddress(s.stranger, web.public, web, "tcp/80"), toAddress(s.stranger, db.public, db, "tcp/7000"), toAddress(s.laptop, db.public, db, "tcp/3306"), to(db.host, web, "tcp/80"), to(web.host, db, "icmp")}
+	s.wantAnswers(t, "applied", probes(80, 3306, 7000)...)
+	s.wantSilence(t, "applied", append(never, probes(8080, 3307, 7001)...)...)
 	tf.plan(planEmpty)
 
 	changed := []string{"-var=web_port=8080", "-var=db_port=3307", "-var=admin_port=7001"}
 	if out := tf.plan(planChanges, append(changed, "-out=change.plan")...); !strings.Contains(out, "1 to add, 2 to change, 1 to destroy") {
 		t.Errorf("the plan of a change:\n%s", out)
 	}
-	s.passes(t, "planned", rays(80, 3306, 7000)...)
+	s.wantAnswers(t, "planned", probes(80, 3306, 7000)...)
 	tf.run(0, "apply", "-no-color", "-input=false", "change.plan")
-	s.passes(t, "changed", rays(8080, 3307, 7001)...)
-	s.stops(t, "changed", append(never, rays(80, 3306, 7000)...)...)
+	s.wantAnswers(t, "changed", probes(8080, 3307, 7001)...)
+	s.wantSilence(t, "changed", append(never, probes(80, 3306, 7000)...)...)
 	tf.plan(planEmpty, changed...)
 
 	tf.run(0, append([]string{"destroy", "-no-color", "-auto-approve", "-input=false"}, append(tf.vars, changed...)...)...)
-	silent(t, s.laptop, web.public, "open/8080")
+	wantClosed(t, s.laptop, web.public, "open/8080")
 	if calls != nil {
 		calls.write(t)
 	}

@@ -18,9 +18,9 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// A watcher sees the calls of one client: it remembers the actions that were done, and, if
-// it is to wait, lets a change return only when every node enforces it. Palisade's answer
-// means that the node that was asked does.
+// A watcher observes the calls of one client and records the actions that succeeded. If wait is
+// set, it delays the return of a mutating call until every node enforces the change; Palisade's
+// answer alone means that the node that answered does.
 type watcher struct {
 	lab     *labtest.Lab
 	account lab.Account
@@ -28,15 +28,15 @@ type watcher struct {
 
 	mu      sync.Mutex
 	actions map[string]bool
-	unknown map[string]bool // actions of which a call has no clear answer
+	unknown map[string]bool // actions with a call whose outcome is unknown
 }
 
-// join puts the watcher behind a client's calls.
-func (w *watcher) join(stack *middleware.Stack) error {
-	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("watcher", w.see), middleware.Before)
+// addTo adds the watcher to a client's middleware.
+func (w *watcher) addTo(stack *middleware.Stack) error {
+	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("watcher", w.observe), middleware.Before)
 }
 
-func (w *watcher) see(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
+func (w *watcher) observe(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
 	out, metadata, err := next.HandleDeserialize(ctx, in)
 	action := awsmiddleware.GetOperationName(ctx)
 	response, ok := out.RawResponse.(*smithyhttp.Response)
@@ -53,13 +53,13 @@ func (w *watcher) see(ctx context.Context, in middleware.DeserializeInput, next 
 	if err != nil {
 		return out, metadata, err
 	}
-	if w.wait && ok && !onlyReads.MatchString(action) {
+	if w.wait && ok && !readOnlyAction.MatchString(action) {
 		err = w.enforced(ctx, response.Header.Get(query.IndexHeader))
 	}
 	return out, metadata, err
 }
 
-// enforced returns when every node goes by the state of an index; "" is the last.
+// enforced waits until every node enforces an index; "" is the newest.
 func (w *watcher) enforced(ctx context.Context, index string) error {
 	form := url.Values{"Action": {"DescribeEnforcement"}, "Version": {"2016-11-15"}, "Timeout": {"20"}}
 	if index != "" {
@@ -72,30 +72,30 @@ func (w *watcher) enforced(ctx context.Context, index string) error {
 	return err
 }
 
-// done says whether an action was done since forget.
+// done reports whether an action succeeded since reset.
 func (w *watcher) done(action string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.actions[action]
 }
 
-func (w *watcher) forget() {
+func (w *watcher) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	clear(w.actions)
 	clear(w.unknown)
 }
 
-// check is check, but that an action may be refused as done already if a call of it had no
-// clear answer: its leader was gone, as on a machine with too much other work, and the SDK
-// asked again.
+// check fails the test on an error, except on the code already after a call whose outcome is
+// unknown: the leader was lost, as on a busy machine, and the SDK repeated a call that had
+// succeeded.
 func (w *watcher) check(t *testing.T, action, already string, err error) {
 	t.Helper()
 	w.mu.Lock()
-	again := w.unknown[action]
+	uncertain := w.unknown[action]
 	w.mu.Unlock()
-	if again && code(err) == already {
-		t.Logf("%s had no clear answer, and then %s", action, already)
+	if uncertain && code(err) == already {
+		t.Logf("%s had an unknown outcome, and then %s", action, already)
 		check(t, w.enforced(t.Context(), ""))
 		return
 	}
