@@ -19,6 +19,18 @@ const (
 	Idle
 )
 
+func (s LeaseState) String() string {
+	switch s {
+	case Active:
+		return "active"
+	case Draining:
+		return "draining"
+	case Idle:
+		return "idle"
+	}
+	return "unknown"
+}
+
 // An Interface is a virtual NIC and the lease of its addresses: which instance may use them, at
 // which node, and under which Epoch.
 //

@@ -63,7 +63,7 @@ func checkVPCInterface(t *memdb.Txn, i *ec2.Interface) error {
 		return fmt.Errorf("interface %s is attached to instance %q and external device %v", i.ID, i.Instance, i.External)
 	}
 	if (i.State == ec2.Idle) != (i.Node == "") || i.State != ec2.Idle && i.Attachment == nil || i.State == ec2.Idle && i.External != nil {
-		return fmt.Errorf("interface %s is in state %d at node %q", i.ID, i.State, i.Node)
+		return fmt.Errorf("interface %s is %s at node %q", i.ID, i.State, i.Node)
 	}
 	if i.Instance == "" {
 		return nil
