@@ -1,11 +1,7 @@
 package state
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"net/netip"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -176,77 +172,5 @@ func checkResting(t *testing.T, v *View, model map[netip.Addr]rest) {
 	}
 	if count != len(model) {
 		t.Fatalf("index %d: %d addresses rest, want %d", v.Index(), count, len(model))
-	}
-}
-
-// randomConfirmed is what members may have confirmed by now: mostly enough, sometimes
-// too little, nothing, or not asked.
-func randomConfirmed(rng *rand.Rand, v *View) map[ec2.NodeID]uint64 {
-	if rng.IntN(10) == 0 {
-		return nil
-	}
-	confirmed := make(map[ec2.NodeID]uint64)
-	for n := range v.Nodes() {
-		switch rng.IntN(12) {
-		case 0: // no answer
-		case 1:
-			confirmed[n.ID] = v.Index() - min(v.Index(), rng.Uint64N(40))
-		default:
-			confirmed[n.ID] = v.Index()
-		}
-	}
-	return confirmed
-}
-
-// randomNodeRequest admits, fences, moves and removes. Tokens are made and used up one
-// by one, so that both sometimes fail.
-func randomNodeRequest(rng *rand.Rand, v *View) Request {
-	name := ec2.NodeID(fmt.Sprintf("node%d", 1+rng.IntN(6)))
-	zone := "us-east-1" + string(rune('a'+rng.IntN(3)))
-	role := []ec2.NodeRole{"", ec2.Voter, ec2.NonVoter}[rng.IntN(3)]
-	tokens := slices.Collect(v.JoinTokens())
-	switch rng.IntN(8) {
-	case 0, 1:
-		return &CreateJoinToken{ID: fmt.Sprintf("t%d", v.Index()), SecretHash: strings.Repeat("5e", 32), Role: role, Expires: v.Time().Add(time.Hour)}
-	case 2, 3, 4:
-		if len(tokens) == 0 {
-			break
-		}
-		n := ec2.Node{ID: name, Zone: zone, Address: fmt.Sprintf("192.0.2.%d:7400", 10+rng.IntN(20)), PublicKey: fmt.Appendf(nil, "key %d", v.Index())}
-		return &AdmitNode{Token: tokens[rng.IntN(len(tokens))].ID, SecretHash: strings.Repeat("5e", 32), Node: n}
-	case 5:
-		return &FenceNode{Node: name, GossipKey: fmt.Appendf(nil, "key at index %4d", v.Index())}
-	case 6:
-		return &RemoveNode{Node: name}
-	}
-	return &PutNode{ec2.Node{ID: name, Zone: zone, Role: role}}
-}
-
-// checkNodes asserts what must hold of the table: a consumer of changes has it, a number
-// is one node's, a voter is left, and a fenced node holds no lease.
-func checkNodes(t *testing.T, followed map[ec2.NodeID]*ec2.Node, v *View) {
-	t.Helper()
-	numbers := make(map[uint32]bool)
-	count, voters := 0, 0
-	for n := range v.Nodes() {
-		count++
-		if followed[n.ID] != n {
-			t.Fatalf("a consumer of changes has %+v, the view %+v", followed[n.ID], n)
-		}
-		if n.Number == 0 || numbers[n.Number] {
-			t.Fatalf("node %+v shares its number", n)
-		}
-		numbers[n.Number] = true
-		if n.Votes() {
-			voters++
-		}
-		for i := range rows[ec2.Interface](v.txn(), tableInterface, indexNode, key(n.ID)) {
-			if n.State == ec2.Fenced {
-				t.Fatalf("interface %s is at the fenced node %s", i.ID, n.ID)
-			}
-		}
-	}
-	if count != len(followed) || count > 0 && voters == 0 {
-		t.Fatalf("%d nodes, %d voters; a consumer of changes has %d", count, voters, len(followed))
 	}
 }

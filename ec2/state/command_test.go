@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -123,61 +122,6 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 	}
 }
 
-// Version 1 had no numbers for its nodes; they are given on the way in, and the same
-// everywhere.
-func TestSnapshotOfVersion1IsRead(t *testing.T) {
-	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := Restore(bytes.NewReader(kept))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := strings.NewReplacer(
-		`"version":1`, `"version":2`,
-		`"TerminatedFor":3600000000000}}`, `"TerminatedFor":3600000000000},"NodeNumber":1}`,
-		`"Zone":"us-east-1a"}`, `"Zone":"us-east-1a","Number":1,"Admitted":1}`,
-	).Replace(string(kept))
-	if diff := cmp.Diff(want, string(snapshotOf(t, got))); diff != "" {
-		t.Errorf("the snapshot is read as another:\n%s", diff)
-	}
-}
-
-func TestSnapshotOfThisVersionIsRead(t *testing.T) {
-	s := NewState()
-	for n, req := range script(1, 120) {
-		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
-	}
-	expectKeptSnapshot(t, s, "v2.jsonl")
-}
-
-// expectKeptSnapshot expects that a snapshot which an earlier build wrote is read, and
-// written again as it was. With -update it is first written from s.
-func expectKeptSnapshot(t *testing.T, s *State, name string) {
-	t.Helper()
-	path := filepath.Join("testdata", "snapshots", name)
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, snapshotOf(t, s), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kept, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := Restore(bytes.NewReader(kept))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again := snapshotOf(t, got); !bytes.Equal(again, kept) {
-		t.Errorf("the snapshot is read as another:\n%s", cmp.Diff(string(kept), string(again)))
-	}
-}
-
 func TestUnknownCommandsAreNotSkipped(t *testing.T) {
 	for _, data := range []string{
 		``, `{}`, `null`, `[]`, `{"v":1}`,
@@ -194,104 +138,4 @@ func TestUnknownCommandsAreNotSkipped(t *testing.T) {
 			t.Errorf("%s is read as %+v", data, cmd.Request)
 		}
 	}
-}
-
-func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
-	s := NewState()
-	for n, req := range script(2, 80) {
-		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0, Request: req})
-	}
-	good := snapshotOf(t, s)
-	lines := strings.SplitAfter(string(good), "\n")
-	for what, data := range map[string]string{
-		"empty":        "",
-		"no end":       strings.Join(lines[:len(lines)-2], ""),
-		"cut":          string(good[:len(good)/2]),
-		"a row less":   strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
-		"no meta":      lines[0] + `{"table":"end","rows":0}`,
-		"more behind":  string(good) + "{}",
-		"new version":  strings.Replace(string(good), `"version":2`, `"version":3`, 1),
-		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
-		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
-		"no number":    strings.Replace(string(good), `"Number":1,`, ``, 1),
-		"high number":  strings.Replace(string(good), `"Number":1,`, `"Number":4000,`, 1),
-		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
-	} {
-		if _, err := Restore(strings.NewReader(data)); err == nil {
-			t.Errorf("%s: restored", what)
-		}
-	}
-}
-
-// FuzzApply applies whatever decodes to a state with something in it: no panic, a
-// refusal changes nothing, and the state after it survives a snapshot.
-func FuzzApply(f *testing.F) {
-	for _, req := range allSamples() {
-		data, err := EncodeCommand(Command{Time: epoch0, Request: req, Audit: sampleAudit()})
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		cmd, err := DecodeCommand(data)
-		if err != nil {
-			return
-		}
-		r := newReplay(t)
-		r.run(1)
-		before := r.snapshot()
-		_, err = r.state.Apply(r.state.Index()+1, cmd)
-		after := r.snapshot()
-		if err != nil && !bytes.Equal(withoutAudit(withoutIndex(before)), withoutAudit(withoutIndex(after))) {
-			t.Errorf("refused, and changed:\n%s", cmp.Diff(string(before), string(after)))
-		}
-		restored, err := Restore(bytes.NewReader(after))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if again := snapshotOf(t, restored); !bytes.Equal(after, again) {
-			t.Errorf("restored as another:\n%s", cmp.Diff(string(after), string(again)))
-		}
-		r.state = restored
-		r.must(&Sweep{})
-	})
-}
-
-// FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
-func FuzzRestore(f *testing.F) {
-	f.Add(snapshotOf(f, newReplay(f).state))
-	f.Add([]byte(furnishedSnapshot(f)))
-	f.Add(snapshotOf(f, newVPCWorld(f).state))
-	for _, version := range []string{"v1.jsonl", "v2.jsonl"} {
-		kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(kept)
-	}
-	after := slices.Concat(script(3, 30), vpcScript(3, 60))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := Restore(bytes.NewReader(data))
-		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 || s.current.Load().meta.NodeNumber > 1<<31 {
-			return
-		}
-		once := snapshotOf(t, s)
-		again, err := Restore(bytes.NewReader(once))
-		if err != nil {
-			t.Fatalf("cannot restore its own snapshot: %v", err)
-		}
-		for n, req := range after {
-			index := s.Index() + 1
-			cmd := Command{Time: epoch0.Add(time.Duration(n) * time.Minute), Request: req}
-			_, errA := s.Apply(index, cmd)
-			_, errB := again.Apply(index, cmd)
-			if (errA == nil) != (errB == nil) {
-				t.Fatalf("%T: %v and %v", req, errA, errB)
-			}
-		}
-		if a, b := snapshotOf(t, s), snapshotOf(t, again); !bytes.Equal(a, b) {
-			t.Errorf("went on as another:\n%s", cmp.Diff(string(a), string(b)))
-		}
-	})
 }

@@ -1,0 +1,123 @@
+package state
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2"
+)
+
+// Version 1 had no numbers for its nodes; they are given on the way in, and the same
+// everywhere.
+func TestSnapshotOfVersion1IsRead(t *testing.T) {
+	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.NewReplacer(
+		`"version":1`, `"version":2`,
+		`"TerminatedFor":3600000000000}}`, `"TerminatedFor":3600000000000},"NodeNumber":1}`,
+		`"Zone":"us-east-1a"}`, `"Zone":"us-east-1a","Number":1,"Admitted":1}`,
+	).Replace(string(kept))
+	if diff := cmp.Diff(want, string(snapshotOf(t, got))); diff != "" {
+		t.Errorf("the snapshot is read as another:\n%s", diff)
+	}
+}
+
+func TestSnapshotOfThisVersionIsRead(t *testing.T) {
+	s := NewState()
+	for n, req := range script(1, 120) {
+		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
+	}
+	expectKeptSnapshot(t, s, "v2.jsonl")
+}
+
+// expectKeptSnapshot expects that a snapshot which an earlier build wrote is read, and
+// written again as it was. With -update it is first written from s.
+func expectKeptSnapshot(t *testing.T, s *State, name string) {
+	t.Helper()
+	path := filepath.Join("testdata", "snapshots", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, snapshotOf(t, s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Restore(bytes.NewReader(kept))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := snapshotOf(t, got); !bytes.Equal(again, kept) {
+		t.Errorf("the snapshot is read as another:\n%s", cmp.Diff(string(kept), string(again)))
+	}
+}
+
+func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
+	s := NewState()
+	for n, req := range script(2, 80) {
+		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0, Request: req})
+	}
+	good := snapshotOf(t, s)
+	lines := strings.SplitAfter(string(good), "\n")
+	for what, data := range map[string]string{
+		"empty":        "",
+		"no end":       strings.Join(lines[:len(lines)-2], ""),
+		"cut":          string(good[:len(good)/2]),
+		"a row less":   strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
+		"no meta":      lines[0] + `{"table":"end","rows":0}`,
+		"more behind":  string(good) + "{}",
+		"new version":  strings.Replace(string(good), `"version":2`, `"version":3`, 1),
+		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
+		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
+		"no number":    strings.Replace(string(good), `"Number":1,`, ``, 1),
+		"high number":  strings.Replace(string(good), `"Number":1,`, `"Number":4000,`, 1),
+		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
+	} {
+		if _, err := Restore(strings.NewReader(data)); err == nil {
+			t.Errorf("%s: restored", what)
+		}
+	}
+}
+
+// accountScript is a log with sealed keys and with records of who asked for what.
+func accountScript() []Command {
+	network := ec2.Network{VNI: 1, Region: east, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}}
+	return []Command{
+		{Request: &Batch{[]Request{
+			&Bootstrap{Seed: "seed", Settings: ec2.Settings{AuditRecords: 3}}, &SealSecrets{Key: "0123456789abcdef"},
+			&PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a"}}, &PutNetwork{network},
+			&CreateAccount{ID: albert, Name: "albert", Platform: ec2.Classic, AccessKey: "AKIDALBERT", Sealed: sampleSealed},
+		}}},
+		{Request: &CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed}, Audit: &ec2.Audit{Source: "control socket of node1", Action: "CreateAccessKey", RequestID: "1"}},
+		{Request: &UpdateAccessKey{albert, "AKIDALBERT", true}},
+		{Request: &CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web servers"}, Audit: sampleAudit()},
+		{Request: &CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "again"}, Audit: sampleAudit()},
+		{Request: &CreateSecurityGroup{Account: albert, Region: east, Name: "db", Description: "databases"}, Audit: sampleAudit()},
+	}
+}
+
+func TestSnapshotOfAccountsIsRead(t *testing.T) {
+	s := NewState()
+	for n, cmd := range accountScript() {
+		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)
+		_, _ = s.Apply(uint64(n+1), cmd)
+	}
+	expectKeptSnapshot(t, s, "v2-accounts.jsonl")
+}
