@@ -9,8 +9,8 @@ import (
 
 var hook atomic.Pointer[func(function string)]
 
-// Set has f called with the full name of each function that reaches a point, on the goroutine
-// that does; nil: none is. f may panic.
+// Set makes Reach call f with the full name of its caller, on the caller's goroutine. f may
+// panic. If f is nil, Reach does nothing.
 func Set(f func(function string)) {
 	if f == nil {
 		hook.Store(nil)
@@ -19,7 +19,7 @@ func Set(f func(function string)) {
 	hook.Store(&f)
 }
 
-// Reach calls the function that was Set.
+// Reach calls the function that was passed to Set.
 func Reach() {
 	f := hook.Load()
 	if f == nil {

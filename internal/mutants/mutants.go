@@ -1,12 +1,13 @@
-// Package mutants takes checks out of the code, one at a time, to see that a test misses them.
+// Package mutants removes checks from the code, one at a time, and runs the test that must
+// fail without the check.
 //
-// A file in testdata lists the mutants of one package. A Mutant names the declaration that
-// holds a check and the text of the check, not a file or a line, so that code can move. Read
-// finds it in the package's source and returns the file with the check taken out; what it does
-// not find exactly once is an error, so that mutants do not rot.
+// A file in testdata lists the mutants of one package. A Mutant names a declaration and the
+// text of a check in it, and no file or line, so that code can move. Apply finds the text in
+// the package's source and returns the file without the check. It is an error if the text is
+// not there exactly once, so that mutants are updated with the code.
 //
-// The tests of this package check that every mutant has its place and compiles. Whether its
-// test kills it takes minutes: make mutants.
+// The tests of this package check that every mutant can be applied and compiles. Running the
+// mutants' tests takes minutes: make mutants.
 package mutants
 
 import (
@@ -21,16 +22,16 @@ import (
 	"strings"
 )
 
-// A Mutant is a small change that takes a check away, and the test that must fail then.
+// A Mutant is a small change that removes a check, and the test that must fail then.
 type Mutant struct {
 	Name    string // FILE/NAME, by the file of testdata that lists it
 	Package string // directory of the check, below the module's root
 	In      string // the declaration: F, (*T).M, (T).M, or the name of a const, var or type
 	Old     string // text of the declaration, without indentation
-	New     string // what stands there instead
-	Why     string // what is possible without the check
+	New     string // its replacement
+	Why     string // what could happen without the check
 	Tests   string // directory of the test's package
-	Test    string // or one subtest of it, TestName/sub
+	Test    string // the test's name, or that of one subtest: TestName/sub
 }
 
 // Read reads the mutants in a file of testdata. The file begins with
@@ -91,7 +92,7 @@ func Read(path string) ([]*Mutant, error) {
 	}
 	for _, m := range all {
 		if m.Why == "" || m.In == "" || m.Old == "" || m.Test == "" {
-			return nil, fmt.Errorf("%s: mutant %s wants a why, an in, a - and a test", path, m.Name)
+			return nil, fmt.Errorf("%s: mutant %s needs a why, an in, a - and a test", path, m.Name)
 		}
 	}
 	return all, nil
@@ -113,12 +114,12 @@ func ReadAll(dir string) ([]*Mutant, error) {
 	var all []*Mutant
 	known := map[string]bool{}
 	for _, path := range paths {
-		some, err := Read(path)
+		mutants, err := Read(path)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, some...)
-		for _, m := range some {
+		all = append(all, mutants...)
+		for _, m := range mutants {
 			if known[m.Name] {
 				return nil, fmt.Errorf("%s: there are two mutants %s", path, m.Name)
 			}
@@ -128,8 +129,8 @@ func ReadAll(dir string) ([]*Mutant, error) {
 	return all, nil
 }
 
-// Apply finds the mutant's place below the module's root. It returns the path of the file and
-// what it would contain; no file is changed.
+// Apply applies the mutant to the source below the module's root. It returns the path of the
+// file and its mutated text, and changes no file.
 func (m *Mutant) Apply(root string) (path string, mutated []byte, err error) {
 	pkg, err := buildPackage(filepath.Join(root, m.Package))
 	if err != nil {
@@ -152,7 +153,7 @@ func (m *Mutant) Apply(root string) (path string, mutated []byte, err error) {
 			from, to := set.Position(node.Pos()).Offset, set.Position(node.End()).Offset
 			text := unindented(string(source[from:to]))
 			if n := strings.Count(text, m.Old); n != 1 {
-				return "", nil, fmt.Errorf("mutant %s: %s of %s has %d times, and must have once:\n%s", m.Name, m.In, file, n, m.Old)
+				return "", nil, fmt.Errorf("mutant %s: %s in %s has this text %d times, must have it once:\n%s", m.Name, m.In, file, n, m.Old)
 			}
 			text = strings.Replace(text, m.Old, m.New, 1)
 			path, mutated = file, slices.Concat(source[:from], []byte(text), source[to:])
@@ -160,17 +161,17 @@ func (m *Mutant) Apply(root string) (path string, mutated []byte, err error) {
 	}
 	switch {
 	case found != 1:
-		return "", nil, fmt.Errorf("mutant %s: %s declares %s %d times, and must once", m.Name, m.Package, m.In, found)
+		return "", nil, fmt.Errorf("mutant %s: %s declares %s %d times, must declare it once", m.Name, m.Package, m.In, found)
 	case m.Old == m.New:
 		return "", nil, fmt.Errorf("mutant %s changes nothing", m.Name)
 	}
 	return path, mutated, nil
 }
 
-// buildPackage lists the files of a package, as far as they are for this system.
+// buildPackage lists the files of a package that are built on this system.
 func buildPackage(dir string) (*build.Package, error) { return build.ImportDir(dir, 0) }
 
-// unindented leaves out the tabs that lines begin with.
+// unindented removes the tabs at the beginning of lines.
 func unindented(text string) string {
 	lines := strings.Split(text, "\n")
 	for i := range lines {

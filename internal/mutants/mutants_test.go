@@ -17,7 +17,7 @@ import (
 
 const root = "../.."
 
-func mutantsThere(t *testing.T) []*Mutant {
+func readMutants(t *testing.T) []*Mutant {
 	t.Helper()
 	all, err := ReadAll("testdata")
 	if err != nil {
@@ -29,10 +29,10 @@ func mutantsThere(t *testing.T) []*Mutant {
 	return all
 }
 
-// TestEveryMutantAppliesAndCompiles: what a mutant takes away is there, exactly once, the
-// package compiles without it, and the test that must miss it exists.
+// The text that a mutant replaces is in the source exactly once, the mutated package compiles,
+// and the mutant's test exists.
 func TestEveryMutantAppliesAndCompiles(t *testing.T) {
-	all := mutantsThere(t)
+	all := readMutants(t)
 	check := newChecker(t, all)
 	tests := map[string]map[string]bool{}
 	for _, m := range all {
@@ -76,13 +76,13 @@ func testsOf(t *testing.T, dir string) map[string]bool {
 	return names
 }
 
-// A checker compiles a package as far as its types, with one file replaced.
+// A checker type-checks a package with one file replaced.
 type checker struct {
 	set      *token.FileSet
 	importer types.Importer
 }
 
-// newChecker has the packages that the mutated ones import compiled.
+// newChecker compiles the packages that the mutated packages import.
 func newChecker(t *testing.T, all []*Mutant) *checker {
 	t.Helper()
 	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}"}
@@ -131,18 +131,18 @@ func (c *checker) compiles(path string, mutated []byte) error {
 	return err
 }
 
-// TestInvalidMutantsAreRefused: one whose place is not there, or not once, or that
-// changes nothing, says so instead of being killed by accident.
+// A mutant whose text is missing or not unique, or that changes nothing, is an error, so that
+// it is not killed by accident.
 func TestInvalidMutantsAreRefused(t *testing.T) {
 	good := Mutant{Name: "x/good", Package: "internal/mutants", In: "joined", Old: `return line`, New: `return text`}
 	if _, mutated, err := good.Apply(root); err != nil || !strings.Contains(string(mutated), "if text == \"\" {\nreturn text\n}") {
-		t.Fatalf("a sound one: %v\n%s", err, mutated)
+		t.Fatalf("a valid mutant: %v\n%s", err, mutated)
 	}
 	with := func(change func(m *Mutant)) *Mutant { m := good; change(&m); return &m }
 	for want, m := range map[string]*Mutant{
 		"declares gone 0 times": with(func(m *Mutant) { m.In = "gone" }),
-		"has 0 times":           with(func(m *Mutant) { m.Old = "return gone" }),
-		"has 2 times":           with(func(m *Mutant) { m.Old = "return" }),
+		"has this text 0 times": with(func(m *Mutant) { m.Old = "return gone" }),
+		"has this text 2 times": with(func(m *Mutant) { m.Old = "return" }),
 		"changes nothing":       with(func(m *Mutant) { m.New = m.Old }),
 	} {
 		if _, _, err := m.Apply(root); err == nil || !strings.Contains(err.Error(), want) {
@@ -152,7 +152,7 @@ func TestInvalidMutantsAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	for text, want := range map[string]string{
 		"mutant: a\n": `want "package: DIRECTORY" first`,
-		"package: p\nmutant: a\nwhy: w\nin: f\n- x\n":                                  "wants a why, an in, a - and a test",
+		"package: p\nmutant: a\nwhy: w\nin: f\n- x\n":                                  "needs a why, an in, a - and a test",
 		"package: p\nmutant: a\nnonsense: w\n":                                         "want mutant:, why:, in:, -, + or test:",
 		"package: p\nwhy: w\n":                                                         `then "mutant: NAME"`,
 		"package: p\n" + strings.Repeat("mutant: a\nwhy: w\nin: f\n- x\ntest: T\n", 2): "two mutants",

@@ -17,39 +17,39 @@ import (
 	"time"
 )
 
-// Each build and each test ends within these.
+// Time limits of each build and each test.
 const (
 	buildTime = 3 * time.Minute
 	testTime  = 2 * time.Minute
 )
 
-// TestEveryMutantIsKilled runs each mutant's test, first as the code is, where it must pass,
-// and then with the mutant, where it must fail. A mutant that does not compile, or whose test
-// does not end in time, is not killed.
+// TestEveryMutantIsKilled runs each mutant's test without the mutant, where it must pass, and
+// with the mutant, where it must fail. A mutant that does not compile, or whose test does not
+// end in time, counts as not killed.
 func TestEveryMutantIsKilled(t *testing.T) {
 	began := time.Now()
 	var ran, killed atomic.Int64
-	t.Cleanup(func() { // behind those that run in parallel
+	t.Cleanup(func() { // after the parallel subtests
 		t.Logf("%d of %d mutants killed in %v", killed.Load(), ran.Load(), time.Since(began).Round(time.Second))
 		if ran.Load() == 0 {
-			t.Error("no mutant has a name like that; ONLY=switch/ or ONLY=switch/source-mac selects some")
+			t.Error("ONLY selects no mutant; examples: ONLY=switch/, ONLY=switch/source-mac")
 		}
 	})
-	var honest sync.Map // package and name of a test -> func() error: its fate without any mutant
-	for _, m := range mutantsThere(t) {
+	var unmutated sync.Map // package and name of a test -> func() error: why it fails without any mutant
+	for _, m := range readMutants(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			ran.Add(1)
-			if m.Tests != "internal/instance" { // whose tests make namespaces of one name
+			if m.Tests != "internal/instance" { // whose tests create namespaces with the same name
 				t.Parallel()
 			}
 			key := m.Tests + " " + m.Test
-			passes, _ := honest.LoadOrStore(key, sync.OnceValue(func() error { return m.passesWithout(t) }))
+			passes, _ := unmutated.LoadOrStore(key, sync.OnceValue(func() error { return m.passesWithout(t) }))
 			if err := passes.(func() error)(); err != nil {
 				t.Fatalf("%s fails without any mutant: %v", key, err)
 			}
 			began := time.Now()
 			if err := m.isKilled(t); err != nil {
-				t.Errorf("LIVED: %v\n%s: %s", err, m.In, m.Why)
+				t.Errorf("not killed: %v\nwithout this check of %s, %s", err, m.In, m.Why)
 				return
 			}
 			killed.Add(1)
@@ -58,7 +58,7 @@ func TestEveryMutantIsKilled(t *testing.T) {
 	}
 }
 
-// passesWithout reports why the mutant's test does not pass as the code is.
+// passesWithout returns why the mutant's test fails without the mutant, or nil.
 func (m *Mutant) passesWithout(t *testing.T) error {
 	binary, err := m.compile(t)
 	if err != nil {
@@ -74,7 +74,7 @@ func (m *Mutant) passesWithout(t *testing.T) error {
 	return nil
 }
 
-// isKilled reports why the mutant's test does not fail with the mutant.
+// isKilled returns why the mutant's test does not fail with the mutant, or nil.
 func (m *Mutant) isKilled(t *testing.T) error {
 	path, mutated, err := m.Apply(root)
 	if err != nil {
@@ -127,7 +127,7 @@ func (m *Mutant) run(binary string) (out string, err error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.run", "^"+strings.ReplaceAll(m.Test, "/", "$/^")+"$", "-test.timeout", testTime.String())
 	cmd.Dir, cmd.WaitDelay = filepath.Join(root, m.Tests), time.Second
-	cmd.Env = append(os.Environ(), "CI=true") // where a test that cannot run fails
+	cmd.Env = append(os.Environ(), "CI=true") // tests that cannot run fail instead of skipping
 	b, err := cmd.CombinedOutput()
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()

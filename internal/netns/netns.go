@@ -1,8 +1,8 @@
 // Package netns names, enters and removes network namespaces.
 //
-// A namespace is known by its name below /run/netns, as iproute2 knows it, so that
-// `ip netns exec NAME` works on everything this package makes. Nothing here keeps a
-// handle open: a namespace lives as long as its name, a process or a device in it.
+// A namespace has a name below /run/netns, as with iproute2, so that `ip netns exec NAME`
+// works on every namespace of this package. No function keeps a handle open: a namespace
+// exists as long as it has a name or a process.
 package netns
 
 import (
@@ -17,25 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is where iproute2 keeps the names of network namespaces.
+// Dir is the directory where iproute2 keeps the names of network namespaces.
 const Dir = "/run/netns"
 
-// Path returns the file that stands for the namespace name.
+// Path returns the file of the namespace name.
 func Path(name string) string { return filepath.Join(Dir, name) }
 
-// Exists reports whether name is a namespace now.
+// Exists reports whether name is bound to a namespace.
 func Exists(name string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(Path(name), &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// New makes the namespace name with its loopback interface down. The caller's own
-// namespace is left as it was. A name that is in use is an error.
+// New creates the namespace name with its loopback interface down. The caller stays in its own
+// namespace. It is an error if the name exists.
 func New(name string) error {
 	if Exists(name) {
 		return fmt.Errorf("make network namespace %s: %w", name, fs.ErrExist)
 	}
-	if err := Delete(name); err != nil { // what was killed half-way through New or Delete
+	if err := Delete(name); err != nil { // a process killed within New or Delete leaves an unbound file
 		return err
 	}
 	if err := shareDir(); err != nil {
@@ -50,12 +50,12 @@ func New(name string) error {
 	})
 }
 
-// Name gives the network namespace of a process a name, which it must not have yet.
+// Name gives the network namespace of a process a name. It is an error if the name exists.
 func Name(name string, pid int) error {
 	if Exists(name) {
 		return fmt.Errorf("name network namespace %s: %w", name, fs.ErrExist)
 	}
-	if err := Delete(name); err != nil { // what was killed half-way
+	if err := Delete(name); err != nil { // as in New
 		return err
 	}
 	if err := shareDir(); err != nil {
@@ -73,9 +73,9 @@ func Name(name string, pid int) error {
 	return nil
 }
 
-// Delete removes the name. The kernel frees the namespace when its last process and
-// file descriptor are gone. A name that does not exist is no error, nor is one that stands
-// for nothing: New makes the file before the namespace is bound to it.
+// Delete removes the name. The kernel frees the namespace when its last process and file
+// descriptor are gone. It is no error if the name does not exist, or is a file that is not
+// bound to a namespace: New creates the file first.
 func Delete(name string) error {
 	err := vishnetns.DeleteNamed(name)
 	if errors.Is(err, unix.EINVAL) {
@@ -90,9 +90,9 @@ func Delete(name string) error {
 	return nil
 }
 
-// Do runs fn on a thread of its own inside the namespace name; the empty name is the
-// caller's own namespace. Goroutines that fn starts do not run there. If the thread
-// cannot be brought back it is ended with its goroutine, never reused.
+// Do runs fn on a separate thread inside the namespace name. The empty name is the caller's
+// own namespace. Goroutines that fn starts do not run in the namespace. If the thread cannot
+// return to its own namespace, it ends and is not reused.
 func Do(name string, fn func() error) error {
 	if name == "" {
 		return fn()
@@ -110,21 +110,21 @@ func Do(name string, fn func() error) error {
 	})
 }
 
-// onThread runs fn on a locked thread and restores that thread's namespace behind it.
+// onThread runs fn on a locked thread and then restores the thread's namespace.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := vishnetns.Get()
+		own, err := vishnetns.Get()
 		if err != nil {
 			done <- fmt.Errorf("read own network namespace: %w", err)
 			return
 		}
-		defer home.Close()
+		defer own.Close()
 		defer func() {
-			// A locked goroutine that ends takes its thread with it, so a
-			// failed return to home can never leak a foreign namespace.
-			if vishnetns.Set(home) == nil {
+			// The thread of a goroutine that ends while locked ends too. So if
+			// Set fails, no other goroutine runs in the other namespace.
+			if vishnetns.Set(own) == nil {
 				runtime.UnlockOSThread()
 			}
 		}()

@@ -10,12 +10,12 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// A process killed inside New or Delete leaves a file that no namespace is bound to.
+// A process that is killed within New or Delete leaves a file that is not bound to a namespace.
 func TestNewReplacesAnUnboundName(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const name = "palisade-test-half"
 	t.Cleanup(func() { Delete(name) })
-	half := func() {
+	leaveUnbound := func() {
 		t.Helper()
 		if err := os.MkdirAll(Dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -24,27 +24,27 @@ func TestNewReplacesAnUnboundName(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	half()
+	leaveUnbound()
 	if Exists(name) {
-		t.Error("a file that no namespace is bound to exists as one")
+		t.Error("Exists is true for a file that is not bound to a namespace")
 	}
 	if err := Delete(name); err != nil {
 		t.Errorf("Delete: %v", err)
 	}
-	half()
+	leaveUnbound()
 	if err := New(name); err != nil || !Exists(name) {
 		t.Errorf("New: %v, exists %v", err, Exists(name))
 	}
 	if err := New(name); err == nil {
-		t.Error("a namespace was made twice")
+		t.Error("New succeeded with a name that exists")
 	}
 	if err := Delete(name); err != nil || Exists(name) {
 		t.Errorf("Delete: %v, exists %v", err, Exists(name))
 	}
 }
 
-// Somebody laid Dir over itself after a name was made, as `ip netns add` does where nobody
-// has shared it before.
+// Dir was mounted over itself after a name was created, as `ip netns add` does if Dir is not
+// shared yet.
 func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 	netnstest.NeedRoot(t)
 	if os.Getenv("PALISADE_TEST_MOUNTS") == "" {
@@ -52,7 +52,7 @@ func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 		child.Env = append(os.Environ(), "PALISADE_TEST_MOUNTS=own")
 		child.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 		if out, err := child.CombinedOutput(); err != nil {
-			t.Fatalf("in a mount namespace of its own: %v\n%s", err, out)
+			t.Fatalf("in a new mount namespace: %v\n%s", err, out)
 		}
 		return
 	}
@@ -70,6 +70,6 @@ func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 	}
 	if _, err := os.Lstat(Path(name)); err == nil {
 		os.Remove(Path(name))
-		t.Error("the name is still there")
+		t.Error("the name still exists")
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"palisade/internal/process"
 )
 
-// Processes returns the processes whose network namespace is one of names, ourselves
-// excepted. Names that do not exist hold none.
+// Processes returns the processes whose network namespace is one of names, except the caller.
+// Names that do not exist are ignored.
 func Processes(names ...string) ([]process.ID, error) {
 	type inode struct{ dev, ino uint64 }
 	wanted := make(map[inode]bool, len(names))

@@ -11,8 +11,8 @@ import (
 )
 
 // shareDir makes Dir a shared mount, as `ip netns add` does before its first name
-// (ip-netns(8)). If iproute2 did it later, it would lay Dir over itself, and the names
-// that stand there already could be seen but not removed.
+// (ip-netns(8)). If iproute2 did it later, it would mount Dir over itself, and the existing
+// names could be seen but not removed.
 func shareDir() error {
 	if err := os.MkdirAll(Dir, 0o755); err != nil {
 		return err
@@ -30,9 +30,9 @@ func shareDir() error {
 	return nil
 }
 
-// removeBelow removes a name that is mounted below another mount of Dir, where no path
-// leads. In a mount namespace of its own the upper ones can be taken away; then removing
-// the file detaches the name's mounts everywhere (mount_namespaces(7), "Restrictions").
+// removeBelow removes a name that another mount of Dir hides, so that no path reaches it. It
+// unmounts the upper mounts in a new mount namespace. Removing the file then detaches the
+// name's mounts in all mount namespaces (mount_namespaces(7), "Restrictions").
 func removeBelow(name string) error {
 	done := make(chan error, 1)
 	go func() {

@@ -1,4 +1,4 @@
-// Package prefetch has memory brought into the processor's cache before it is wanted: the
-// one thing that Go has no word for. It is a hint without a meaning for any program, so
-// nothing has to be synchronized with it, and the address may be anything.
+// Package prefetch loads memory into the processor's cache before it is needed. Go has no
+// statement for this. A prefetch is only a hint: it changes no memory, needs no
+// synchronization, and may have any address.
 package prefetch

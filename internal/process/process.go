@@ -1,9 +1,9 @@
-// Package process keeps hold of processes that are not our children: a daemon that an
-// earlier command started, the init of an instance that outlived its daemon.
+// Package process identifies, watches and ends processes that are not children of this one:
+// the daemon that an earlier command started, the init of an instance that outlives its daemon.
 //
-// An ID is what a file remembers: pid and start time, because a pid alone is reused. A
-// Handle is a pidfd, checked against the ID after it was opened, so what it signals is
-// the process that was meant or nothing.
+// An ID is a pid and a start time, because the kernel reuses pids. It can be stored in a
+// file. A Handle is a pidfd that is compared with the ID after it was opened, so it signals
+// the process of the ID or none.
 package process
 
 import (
@@ -23,11 +23,11 @@ import (
 	"palisade/internal/atomicfile"
 )
 
-// ErrGone says that the process has ended: all of its threads have, and its descriptors are
-// closed. A zombie has ended unless it is the first thread of a process whose others have not.
+// ErrGone: the process has ended. All of its threads have ended, and its descriptors are
+// closed. A zombie has ended too, unless other threads of its process still run.
 var ErrGone = errors.New("process is gone")
 
-// An ID names one process until the machine restarts.
+// An ID identifies one process until the machine restarts.
 type ID struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // field 22 of proc(5) stat, in clock ticks since boot
@@ -42,12 +42,12 @@ func Of(pid int) (ID, error) {
 		}
 		return ID{}, fmt.Errorf("process %d: %w", pid, err)
 	}
-	// The command's name is in parentheses and may hold any byte, a ')' included.
+	// The command's name is in parentheses and may contain any byte, also ')'.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
 		return ID{}, fmt.Errorf("process %d: cannot read %q", pid, stat)
 	}
-	// num_threads: a killed process stays a zombie with threads until the last has closed its files.
+	// fields[17] is num_threads: a killed process is a zombie with threads until its last thread has ended.
 	if state, threads := fields[0][0], string(fields[17]); state == 'X' || state == 'Z' && (threads == "0" || threads == "1") {
 		return ID{}, fmt.Errorf("process %d: %w", pid, ErrGone)
 	}
@@ -58,13 +58,13 @@ func Of(pid int) (ID, error) {
 	return ID{PID: pid, Start: start}, nil
 }
 
-// Alive reports whether this very process runs.
+// Alive reports whether the process with this pid and start time runs.
 func (id ID) Alive() bool {
 	now, err := Of(id.PID)
 	return err == nil && now == id
 }
 
-// WriteFile stores the ID so that no reader ever sees half of it.
+// WriteFile stores the ID atomically.
 func (id ID) WriteFile(path string) error {
 	data, err := json.Marshal(id)
 	if err != nil {
@@ -81,20 +81,20 @@ func ReadFile(path string) (ID, error) {
 		return id, err
 	}
 	if err := json.Unmarshal(data, &id); err != nil || id.PID <= 0 {
-		return ID{}, fmt.Errorf("%s: not a process id", path)
+		return ID{}, fmt.Errorf("%s does not hold a process id", path)
 	}
 	return id, nil
 }
 
-// A Handle holds one process by a pidfd. Done may be read from any goroutine; Close ends
-// the one goroutine the handle owns.
+// A Handle is an open pidfd of one process. Its methods may be called from any goroutine. It
+// owns one goroutine, runWait, which Close ends.
 type Handle struct {
 	id   ID
 	file *os.File
 	done chan struct{}
 }
 
-// Open takes hold of the process, or returns ErrGone.
+// Open opens a Handle of the process, or returns ErrGone.
 func (id ID) Open() (*Handle, error) {
 	if id.PID <= 0 {
 		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
@@ -107,7 +107,7 @@ func (id ID) Open() (*Handle, error) {
 		return nil, fmt.Errorf("process %d: %w", id.PID, err)
 	}
 	file := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", id.PID))
-	// Only now: what the descriptor holds can no longer be replaced.
+	// Compare after the open, because the descriptor cannot change its process any more.
 	if !id.Alive() {
 		file.Close()
 		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
@@ -117,13 +117,14 @@ func (id ID) Open() (*Handle, error) {
 	return h, nil
 }
 
-// ID returns what the handle holds.
+// ID is the process of the handle.
 func (h *Handle) ID() ID { return h.id }
 
 // Done is closed when the process has ended.
 func (h *Handle) Done() <-chan struct{} { return h.done }
 
-// runWait sleeps in the runtime's poller, not on a thread: a node has many instances.
+// runWait closes done when the process has ended. It waits in the runtime's poller and takes
+// no thread, because a node has many instances.
 func (h *Handle) runWait() {
 	conn, err := h.file.SyscallConn()
 	if err != nil {
@@ -141,7 +142,7 @@ func (h *Handle) runWait() {
 	}
 }
 
-// Signal sends sig; to a process that has ended it sends nothing, without error.
+// Signal sends sig. It is no error if the process has ended.
 func (h *Handle) Signal(sig unix.Signal) error {
 	conn, err := h.file.SyscallConn()
 	if err != nil {
@@ -182,7 +183,7 @@ func (h *Handle) Duplicate(descriptor int) (*os.File, error) {
 	return file, nil
 }
 
-// Kill ends the process at once and waits until it is gone.
+// Kill sends SIGKILL and waits until the process has ended.
 func (h *Handle) Kill(ctx context.Context) error {
 	if err := h.Signal(unix.SIGKILL); err != nil {
 		return err
@@ -195,10 +196,10 @@ func (h *Handle) Kill(ctx context.Context) error {
 	}
 }
 
-// Close lets go of the process. Done is not closed by it.
+// Close closes the pidfd. It does not end the process, and does not close Done.
 func (h *Handle) Close() error { return h.file.Close() }
 
-// Kill ends the process if it still runs and waits until it is gone.
+// Kill ends the process, if it still runs, and waits until it has ended.
 func Kill(ctx context.Context, id ID) error {
 	h, err := id.Open()
 	if errors.Is(err, ErrGone) {
@@ -211,8 +212,8 @@ func Kill(ctx context.Context, id ID) error {
 	return h.Kill(ctx)
 }
 
-// List returns the processes for which match is true, ourselves excepted. A process that
-// ends meanwhile is left out.
+// List returns the processes for which match is true, except this one and those that have
+// ended meanwhile.
 func List(match func(pid int) bool) ([]ID, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -231,8 +232,8 @@ func List(match func(pid int) bool) ([]ID, error) {
 	return ids, nil
 }
 
-// NamespacedPID returns pid as its innermost pid namespace numbers it, and how many pid
-// namespaces deep it lives; 1 is the caller's own. It returns 0, 0 for a process that has ended.
+// NamespacedPID returns the pid of a process in its innermost pid namespace, and how many pid
+// namespaces deep that is; 1 is the caller's. It returns 0, 0 for a process that has ended.
 func NamespacedPID(pid int) (inner, depth int) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leaderless makes this binary a process whose first thread has ended and whose others have not,
-// as a killed one is for a moment.
+// With the environment variable leaderless, this binary becomes a process whose first thread
+// has ended and whose other threads run, as a killed process is for a moment.
 const leaderless = "PROCESS_TEST_LEADERLESS"
 
 func init() {
@@ -32,7 +32,7 @@ func init() {
 	}
 }
 
-// TestProcessIsAliveUntilItsLastThreadEnds: the descriptors are open until then.
+// The descriptors of a process are open until its last thread ends.
 func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -65,7 +65,7 @@ func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 		}
 	}
 	if !id.Alive() {
-		t.Error("with its first thread a zombie the process has ended; want it alive, for it has others")
+		t.Error("the process counts as ended when its first thread is a zombie; want alive, because it has others")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -84,8 +84,8 @@ func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 	if err := conn.Control(func(fd uintptr) { n, failed = unix.Read(int(fd), make([]byte, 1)) }); err != nil {
 		t.Fatal(err)
 	}
-	if n != 0 || failed != nil { // EAGAIN: somebody has the other end open
-		t.Errorf("its pipe reads %d, %v after Kill; want its end", n, failed)
+	if n != 0 || failed != nil { // EAGAIN: the other end is still open
+		t.Errorf("read of its pipe after Kill: %d, %v; want the end of file", n, failed)
 	}
 }
 
@@ -167,7 +167,7 @@ func TestDuplicateIsTheSameFile(t *testing.T) {
 
 func TestReusedPIDIsAnotherProcess(t *testing.T) {
 	cmd, id := startSleep(t)
-	id.Start-- // what a file would remember of an earlier process with this pid
+	id.Start-- // the ID of an earlier process with this pid
 	if id.Alive() {
 		t.Error("an ID with another start time is alive")
 	}
@@ -175,7 +175,7 @@ func TestReusedPIDIsAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now, err := Of(cmd.Process.Pid); err != nil || now.Start != id.Start+1 {
-		t.Errorf("the process behind a reused pid was ended: %v %v", now, err)
+		t.Errorf("Kill ended the process that reuses the pid: %v %v", now, err)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package secret makes access keys, and seals their secrets under the cluster key: 32
-// bytes that every node of a cluster has in a file, and that no log and no snapshot has.
-// Who finds a log, a snapshot or a backup signs nothing with it.
+// Package secret makes access keys, and encrypts their secrets with the cluster key: 32 bytes
+// in a file of every node, which are in no log and no snapshot. A log, a snapshot or a backup
+// alone does not reveal the secrets.
 package secret
 
 import (
@@ -17,7 +17,7 @@ import (
 	"strings"
 )
 
-// A Key is a cluster's. It is immutable and safe for any number of goroutines.
+// A Key is the cluster key. It is immutable and safe for any number of goroutines.
 type Key struct {
 	bytes [32]byte
 	aead  cipher.AEAD
@@ -33,7 +33,7 @@ func NewKey() *Key {
 func newKey(b [32]byte) *Key {
 	block, err := aes.NewCipher(b[:])
 	if err != nil {
-		panic(fmt.Sprintf("secret: %v", err)) // of 32 bytes AES makes a cipher
+		panic(fmt.Sprintf("secret: %v", err)) // cannot happen: 32 bytes are an AES-256 key
 	}
 	// A nonce of 96 random bits is safe for 2^32 boxes (NIST SP 800-38D §8.3).
 	aead, err := cipher.NewGCMWithRandomNonce(block)
@@ -45,7 +45,7 @@ func newKey(b [32]byte) *Key {
 
 const keyHeader = "palisade-cluster-key "
 
-// Encode is the key as its file holds it.
+// Encode returns the content of the key's file.
 func (k *Key) Encode() []byte { return []byte(keyHeader + hex.EncodeToString(k.bytes[:]) + "\n") }
 
 // DecodeKey reads what Encode wrote.
@@ -53,28 +53,28 @@ func DecodeKey(data []byte) (*Key, error) {
 	text, ok := strings.CutPrefix(string(data), keyHeader)
 	raw, err := hex.DecodeString(strings.TrimSpace(text))
 	if !ok || err != nil || len(raw) != 32 {
-		return nil, errors.New("this is no cluster key")
+		return nil, errors.New("not a cluster key")
 	}
 	return newKey([32]byte(raw)), nil
 }
 
-// ID names the key and tells nothing of it.
+// ID identifies the key and does not reveal it.
 func (k *Key) ID() string {
 	sum := sha256.Sum256(append([]byte("palisade cluster key\x00"), k.bytes[:]...))
 	return hex.EncodeToString(sum[:8])
 }
 
-// Seal makes a box of the secret of an account's access key. It opens as that key's
-// alone, so that nobody who writes to a log makes one key of another.
+// Seal encrypts the secret of an account's access key. The result opens only for the same
+// account and key, so that nobody can give one key the secret of another by changing a log.
 func (k *Key) Seal(account, id, secret string) []byte {
 	return k.aead.Seal(nil, nil, []byte(secret), context(account, id))
 }
 
-// Open opens a box.
+// Open decrypts what Seal returned.
 func (k *Key) Open(account, id string, box []byte) (string, error) {
 	secret, err := k.aead.Open(nil, nil, box, context(account, id))
 	if err != nil {
-		return "", fmt.Errorf("open the secret of %s: it is not what was sealed under cluster key %s", id, k.ID())
+		return "", fmt.Errorf("open the secret of %s: it was not sealed for this access key with cluster key %s", id, k.ID())
 	}
 	return string(secret), nil
 }
@@ -83,8 +83,8 @@ func context(account, id string) []byte {
 	return []byte("palisade access key\x00" + account + "\x00" + id)
 }
 
-// NewAccessKey makes a key that looks like Amazon's, for tools that check: 20 capitals
-// and digits, 40 of base64.
+// NewAccessKey makes an access key in Amazon's format, because some tools check it: an id of
+// 20 capital letters and digits, and a secret of 40 base64 digits.
 func NewAccessKey() (id, secret string) {
 	var a [10]byte
 	var s [30]byte
@@ -93,7 +93,8 @@ func NewAccessKey() (id, secret string) {
 	return "AKIA" + base32.StdEncoding.EncodeToString(a[:]), base64.StdEncoding.EncodeToString(s[:])
 }
 
-// NewAccountID makes twelve digits, the first not zero: people lose a leading zero.
+// NewAccountID makes an id of twelve digits. The first is not zero, because spreadsheets and
+// people drop a leading zero.
 func NewAccountID() string {
 	n, err := rand.Int(rand.Reader, big.NewInt(9e11))
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package pointtest finds the functions that a frame passes through, in the source.
+// Package pointtest finds the functions of the data path in the source.
 package pointtest
 
 import (
@@ -12,49 +12,49 @@ import (
 	"testing"
 )
 
-// dataPath are the packages of the data path, below the module's root.
+// dataPath are the directories of the data path's packages, below the module's root.
 var dataPath = []string{"switch", "switch/responder", "switch/overlay", "conntrack", "firewall", "internal/packet"}
 
-// roots are where a frame's way begins, and what is called by way of a variable.
+// roots are the functions where the data path begins, and those that are called by a variable.
 var roots = []string{"drain", "emitSegment", "emitFragment", "emitPlain"}
 
-// small is how many statements a function may have without a point: what has fewer computes
-// or compares, and a panic in it is one in its caller.
+// small is the number of statements up to which a function needs no failpoint. A panic in so
+// small a function has the same effect as a panic in its caller.
 const small = 3
 
-// exempt are functions without a point, and why: by their name, or by the beginning of their
-// full name. Calls are followed by name alone, so functions that no frame passes through are
-// found too.
+// exempt are functions that need no failpoint, by their name or the beginning of their full
+// name, with the reason. Calls are followed by name alone, so the search also finds functions
+// outside the data path.
 var exempt = map[string]string{
-	"Open":         "files and tables are opened before frames come; what opens a seal is openPacket",
-	"Close":        "it ends a device",
-	"close":        "it ends a device",
-	"abandon":      "it ends a port",
-	"init":         "it makes a table",
-	"change":       "it is of ports that come and go",
-	"remove":       "it is of ports that come and go",
-	"Peek":         "it is of a trace, which no poller runs",
-	"frameDone":    "the frame has met its fate",
-	"lostInDevice": "the switch never had the frame",
-	"charge":       "it counts what went wrong, or how long it took",
-	"report":       "it tells what went wrong",
-	"recordWrite":  "it counts how long a write took",
-	"sum16":        "it computes",
-	"hashFlow":     "it computes",
-	"wayOf":        "it compares",
-	"addrPort":     "it reads what the kernel wrote",
-	"segmentSize":  "it reads what the kernel wrote",
+	"Open":         "opens files and tables; seals are opened by openPacket",
+	"Close":        "closes a device",
+	"close":        "closes a device",
+	"abandon":      "closes a port",
+	"init":         "allocates a table",
+	"change":       "adds and removes ports",
+	"remove":       "adds and removes ports",
+	"Peek":         "part of a trace, which no poller runs",
+	"frameDone":    "the frame already has its verdict",
+	"lostInDevice": "the switch did not receive the frame",
+	"charge":       "counts faults and time",
+	"report":       "logs faults",
+	"recordWrite":  "counts the time of a write",
+	"sum16":        "only computes",
+	"hashFlow":     "only computes",
+	"wayOf":        "only compares",
+	"addrPort":     "only decodes data from the kernel",
+	"segmentSize":  "only decodes data from the kernel",
 
-	"palisade/firewall.(*Compiler)":      "rules are compiled before they are in force",
-	"palisade/firewall.(*compilation)":   "rules are compiled before they are in force",
-	"palisade/firewall.(*activeSet)":     "rules are compiled before they are in force",
-	"palisade/firewall.Compile":          "rules are compiled before they are in force",
-	"palisade/firewall.newSelectorIndex": "rules are compiled before they are in force",
-	"palisade/switch.(*Switch).add":      "it is of ports that come and go",
-	"palisade/switch.(*poller).add":      "it is of ports that come and go",
+	"palisade/firewall.(*Compiler)":      "compiles rules, outside the data path",
+	"palisade/firewall.(*compilation)":   "compiles rules, outside the data path",
+	"palisade/firewall.(*activeSet)":     "compiles rules, outside the data path",
+	"palisade/firewall.Compile":          "compiles rules, outside the data path",
+	"palisade/firewall.newSelectorIndex": "compiles rules, outside the data path",
+	"palisade/switch.(*Switch).add":      "adds and removes ports",
+	"palisade/switch.(*poller).add":      "adds and removes ports",
 }
 
-// isExempt reports whether a function needs no point.
+// isExempt reports whether a function needs no failpoint.
 func isExempt(f *function) bool {
 	for name := range exempt {
 		if name == f.decl.Name.Name || strings.Contains(name, "/") && strings.HasPrefix(f.name, name) {
@@ -64,15 +64,15 @@ func isExempt(f *function) bool {
 	return false
 }
 
-// A function of the data path.
+// A function is one of the data path.
 type function struct {
 	name   string // "palisade/switch.(*frame).write"
-	points bool   // it calls failpoint.Reach
+	points bool   // whether it calls failpoint.Reach
 	decl   *ast.FuncDecl
 }
 
-// Functions are the full names of the functions of the data path that have a point, as the
-// runtime names them. root is the module's folder.
+// Functions returns the full names, as the runtime gives them, of the functions that have a
+// failpoint. root is the module's directory.
 func Functions(t testing.TB, root string) (names []string) {
 	t.Helper()
 	for _, f := range parse(t, root) {
@@ -84,7 +84,7 @@ func Functions(t testing.TB, root string) (names []string) {
 	return names
 }
 
-// Missing are those that a frame passes through and that have none.
+// Missing returns the full names of the functions of the data path that lack a failpoint.
 func Missing(t testing.TB, root string) (names []string) {
 	t.Helper()
 	byName := map[string][]*function{}
@@ -119,7 +119,7 @@ func Missing(t testing.TB, root string) (names []string) {
 	return names
 }
 
-// called is the name of the function or method that a node calls; "" if it calls none.
+// called is the name of the function or method that a syntax node calls, or "".
 func called(n ast.Node) string {
 	call, ok := n.(*ast.CallExpr)
 	if !ok {
@@ -159,7 +159,7 @@ func parse(t testing.TB, root string) (all []*function) {
 	return all
 }
 
-// fullName is how the runtime names a function.
+// fullName is the runtime's name of a function.
 func fullName(pkg string, d *ast.FuncDecl) string {
 	if d.Recv == nil {
 		return pkg + "." + d.Name.Name
@@ -171,7 +171,7 @@ func fullName(pkg string, d *ast.FuncDecl) string {
 	return pkg + "." + of.(*ast.Ident).Name + "." + d.Name.Name
 }
 
-// hasPoint reports whether a function reaches a point itself, as one of its statements.
+// hasPoint reports whether a statement of the function calls failpoint.Reach.
 func hasPoint(d *ast.FuncDecl) bool {
 	return slices.ContainsFunc(d.Body.List, func(s ast.Stmt) bool {
 		e, ok := s.(*ast.ExprStmt)

@@ -2,12 +2,11 @@ package pointtest
 
 import "testing"
 
-// TestEveryFunctionOfTheDataPathHasAFailpoint: a frame passes through no function of more than a few statements
-// that a test cannot make panic.
+// A test can make every function of the data path panic, except very small ones.
 func TestEveryFunctionOfTheDataPathHasAFailpoint(t *testing.T) {
 	if missing := Missing(t, "../../.."); len(missing) > 0 {
 		for _, name := range missing {
-			t.Errorf("%s: begin it with failpoint.Reach(), so that TestPanicInEachFunctionIsContained has it panic", name)
+			t.Errorf("%s: add failpoint.Reach() as its first statement, so that TestPanicInEachFunctionIsContained makes it panic", name)
 		}
 	}
 	if n := len(Functions(t, "../../..")); n < 80 {

@@ -1,4 +1,4 @@
-// Package netnstest is for the tests that make network namespaces. Only tests import it.
+// Package netnstest helps tests that create network namespaces.
 package netnstest
 
 import (
@@ -6,14 +6,15 @@ import (
 	"testing"
 )
 
-// NeedRoot skips a test that makes namespaces where it may not; where CI is set it fails.
+// NeedRoot skips a test that creates namespaces if it does not run as root. If CI is set, the
+// test fails instead.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	switch {
 	case os.Geteuid() == 0:
 	case os.Getenv("CI") != "":
-		t.Fatal("this test makes namespaces and must run as root; where CI is set it may not be skipped")
+		t.Fatal("this test creates namespaces and needs root; with CI set it may not be skipped")
 	default:
-		t.Skip("makes namespaces: run it as root")
+		t.Skip("creates namespaces: needs root")
 	}
 }
