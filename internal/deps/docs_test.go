@@ -13,6 +13,7 @@ import (
 var (
 	testDeclared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)[A-Z]\w*)\(`)
 	testNamed    = regexp.MustCompile("(?:`([a-z][a-z0-9/]*)` `?)?\\b((?:Test|Fuzz|Benchmark)[A-Z]\\w*)")
+	goExample    = regexp.MustCompile("(?s)```go\n.*?```") // its tests are for the reader to write
 	storyNamed   = regexp.MustCompile(`\b[a-z0-9-]+\.txtar\b`)
 )
 
@@ -31,6 +32,7 @@ func TestDocumentsNameExistingTests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		text = goExample.ReplaceAll(text, nil)
 		for _, m := range testNamed.FindAllStringSubmatch(string(text), -1) {
 			named++
 			if in := where[m[2]]; len(in) == 0 || m[1] != "" && !slices.Contains(in, m[1]) {
