@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestPresetsOfNetworks(t *testing.T) {
+func TestPresetsHaveVPCLimitsOfTheirTime(t *testing.T) {
 	for _, c := range []struct {
 		name                    string
 		subnets, tables, routes int
@@ -25,7 +25,7 @@ func TestPresetsOfNetworks(t *testing.T) {
 }
 
 // The values of a preset are those that the guide of its time names.
-func TestPresetsOfGroups(t *testing.T) {
+func TestPresetsHaveGroupLimitsOfTheirTime(t *testing.T) {
 	for _, c := range []struct {
 		preset       string
 		groups, vpcs int
@@ -42,7 +42,7 @@ func TestPresetsOfGroups(t *testing.T) {
 	}
 }
 
-func TestDefaultsAreThoseOfTheGuides(t *testing.T) {
+func TestDefaultSettingsAreThoseOfTheGuides(t *testing.T) {
 	if d := DefaultSettings(); d.GroupsPerRegion != 500 || d.RulesPerGroup != 100 || d.Quarantine != time.Minute {
 		t.Errorf("default settings are %+v", d)
 	}

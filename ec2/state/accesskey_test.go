@@ -30,7 +30,7 @@ func (r *replay) keysOf(account ec2.AccountID) (keys []ec2.AccessKey) {
 }
 
 // Secrets that a log of an earlier release has in plain text are sealed later, once.
-func TestPlainSecretsAreSealedLater(t *testing.T) {
+func TestSealSecretsReplacesPlainSecrets(t *testing.T) {
 	r := newReplay(t)
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "a" {
 		t.Fatalf("albert has %+v", k)
@@ -63,7 +63,7 @@ func TestPlainSecretsAreSealedLater(t *testing.T) {
 	}
 }
 
-func TestAccessKeysOfAnAccount(t *testing.T) {
+func TestAccessKeysAreCreatedUpdatedAndDeleted(t *testing.T) {
 	r := newReplay(t)
 	r.must(&SealSecrets{Key: "0123456789abcdef"})
 	r.must(&CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed})

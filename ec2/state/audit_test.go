@@ -51,7 +51,7 @@ func TestAuditedCommandIsRead(t *testing.T) {
 
 // What somebody asked for is on record, refused or not; what nodes do by themselves is
 // not. The newest records are kept, and a snapshot keeps them.
-func TestCommandsAreOnRecord(t *testing.T) {
+func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 	r := newReplay(t)
 	r.must(&putSettings{ec2.Settings{AuditRecords: 3}})
 	apply := func(name string, a *ec2.Audit) error {

@@ -122,7 +122,7 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 	}
 }
 
-func TestUnknownCommandsAreNotSkipped(t *testing.T) {
+func TestUnknownCommandsAreErrors(t *testing.T) {
 	for _, data := range []string{
 		``, `{}`, `null`, `[]`, `{"v":1}`,
 		`{"v":1,"type":"FromTheFuture","time":"2026-01-02T03:04:05Z","body":{}}`,

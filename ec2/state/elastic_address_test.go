@@ -36,7 +36,7 @@ func associate(e *ec2.ElasticAddress, i ec2.InstanceID) *AssociateAddress {
 	return &AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Instance: i}
 }
 
-func TestElasticAddressesStayTheirAccounts(t *testing.T) {
+func TestElasticAddressBelongsToItsAccountUntilReleased(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.must(&AllocateAddress{Account: dev, Region: east, Tags: map[string]string{"k": "v"}}).Elastic
 	if e.Public != addr("198.18.0.2") || e.Association != "" || w.tags(string(e.ID)) != "k=v" {
@@ -76,7 +76,7 @@ func TestElasticAddressesStayTheirAccounts(t *testing.T) {
 	}
 }
 
-func TestPoolOfPublicAddressesEnds(t *testing.T) {
+func TestLaunchAndAllocateStopWhenPublicPoolIsEmpty(t *testing.T) {
 	w := newVPCWorld(t)
 	n := firstRequests()[3].(*PutNetwork).Network
 	n.PublicPools = n.PublicPools[:0]
@@ -91,7 +91,7 @@ func TestPoolOfPublicAddressesEnds(t *testing.T) {
 	w.refused(&AllocateAddress{Account: dev, Region: east}, "InsufficientAddressCapacity")
 }
 
-func TestElasticAddressTakesThePlaceOfTheAutomaticOne(t *testing.T) {
+func TestElasticAddressReplacesAutomaticAddress(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.public()
 	was := w.lease(id)
@@ -128,7 +128,7 @@ func TestElasticAddressTakesThePlaceOfTheAutomaticOne(t *testing.T) {
 
 // EC2 gives no automatic address to who launched without one, to who is stopped, and to
 // who has a second interface.
-func TestAutomaticAddressComesBackToWhoHadOne(t *testing.T) {
+func TestAutomaticAddressIsRestoredAfterDisassociation(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.allocate()
 	bare := w.running()
@@ -172,7 +172,7 @@ func TestAutomaticAddressComesBackToWhoHadOne(t *testing.T) {
 	}
 }
 
-func TestElasticAddressesOfSeveralPrivateOnes(t *testing.T) {
+func TestEachPrivateAddressCanHaveAnElasticAddress(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.running()
 	second := w.create(InterfaceSpec{FurtherCount: 1})
@@ -211,7 +211,7 @@ func TestElasticAddressesOfSeveralPrivateOnes(t *testing.T) {
 	w.elastic(c.ID)
 }
 
-func TestReassociationIsAskedForInClassicAccounts(t *testing.T) {
+func TestReassociationNeedsPermissionInClassicAccounts(t *testing.T) {
 	w := newVPCWorld(t)
 	one, two := w.running(), w.running()
 	a, b := w.allocate(), w.allocate()
@@ -242,7 +242,7 @@ func TestReassociationIsAskedForInClassicAccounts(t *testing.T) {
 	w.must(&AssociateAddress{Account: albert, Region: east, Allocation: e.ID, Interface: y.ID, AllowReassociation: new(true)})
 }
 
-func TestAddressesAreAssociatedWithWhatCanHaveThem(t *testing.T) {
+func TestAssociateAddressRefusesInvalidTargets(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.allocate()
 	pending := w.launch(nil).ID
@@ -293,7 +293,7 @@ func TestElasticAddressOutlivesItsInterface(t *testing.T) {
 
 // A gateway stays while a public address leads through it, and a subnet while an
 // interface is in it: the error names them.
-func TestPublicAddressesAndInterfacesHoldNetworks(t *testing.T) {
+func TestGatewayAndSubnetInUseAreNotRemoved(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.allocate()
 	idle := w.create(InterfaceSpec{})

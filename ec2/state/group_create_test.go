@@ -56,7 +56,7 @@ func (r *replay) rulesOf(id ec2.GroupID, direction ec2.Direction) string {
 	return strings.Join(list, ", ")
 }
 
-func TestGroupOfAVPCLetsEverythingOutAndNothingIn(t *testing.T) {
+func TestNewVPCGroupAllowsAllEgressAndNoIngress(t *testing.T) {
 	r := newVPCReplay(t)
 	g := r.groupIn(dev, "", "web")
 	if g.VPC != r.defaultVPC().ID || len(g.ID) != len("sg-0a1b2c3d4e5f60718") {
@@ -74,7 +74,7 @@ func TestGroupOfAVPCLetsEverythingOutAndNothingIn(t *testing.T) {
 	}
 }
 
-func TestNamesOfGroups(t *testing.T) {
+func TestGroupNamesAreCheckedAndUnique(t *testing.T) {
 	r := newVPCReplay(t)
 	defaultVPC, other, alberts := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16"), r.vpcOf(albert, "10.0.0.0/16")
 	r.groupIn(dev, "", "Web ")
@@ -118,7 +118,7 @@ func TestNamesOfGroups(t *testing.T) {
 }
 
 // A name is one of EC2-Classic or of the default VPC, nowhere else.
-func TestGroupsAreCalledByNameInClassicOrTheDefaultVPC(t *testing.T) {
+func TestGroupNamesWorkInClassicAndDefaultVPCOnly(t *testing.T) {
 	r := newVPCReplay(t)
 	defaultVPC, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
 	web := r.groupIn(dev, "", "web")
@@ -151,7 +151,7 @@ func TestGroupsAreCalledByNameInClassicOrTheDefaultVPC(t *testing.T) {
 	}
 }
 
-func TestGroupOfAVPCIsHeldByInterfacesAndRules(t *testing.T) {
+func TestVPCGroupInUseIsNotDeleted(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.vpcOf(dev, "10.0.0.0/16")
 	web, db, app := r.groupIn(dev, vpc, "web"), r.groupIn(dev, vpc, "db"), r.groupIn(dev, vpc, "app")
@@ -188,7 +188,7 @@ func TestGroupOfAVPCIsHeldByInterfacesAndRules(t *testing.T) {
 }
 
 // An interface holds its groups whether it runs or not, until it is gone.
-func TestGroupOfAVPCIsHeldByAStoppedInstance(t *testing.T) {
+func TestVPCGroupOfStoppedInstanceIsNotDeleted(t *testing.T) {
 	r := newVPCReplay(t)
 	web := r.groupIn(dev, "", "web")
 	drop := &DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{Name: "web"}}
@@ -203,7 +203,7 @@ func TestGroupOfAVPCIsHeldByAStoppedInstance(t *testing.T) {
 	r.must(drop)
 }
 
-func TestLimitsOfGroupsInVPCs(t *testing.T) {
+func TestVPCGroupsAreLimitedByVPCAndRegion(t *testing.T) {
 	r := newVPCReplay(t)
 	r.must(&putSettings{ec2.Settings{GroupsPerVPC: 3, VPCGroupsPerRegion: 5}})
 	defaultVPC, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
@@ -228,7 +228,7 @@ func TestLimitsOfGroupsInVPCs(t *testing.T) {
 	r.groupIn(albert, "", "c")
 }
 
-func TestInterfaceHasGroupsOfItsVPC(t *testing.T) {
+func TestInterfaceTakesGroupsOfItsVPCOnly(t *testing.T) {
 	r := newVPCReplay(t)
 	defaultVPC, other := r.defaultVPC(), r.vpcOf(dev, "10.0.0.0/16")
 	var six []GroupSelector

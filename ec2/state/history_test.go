@@ -84,7 +84,7 @@ func script(seed uint64, n int) []Request {
 	return list
 }
 
-func TestOneLogMakesOneState(t *testing.T) {
+func TestSameLogMakesSameState(t *testing.T) {
 	for seed := range uint64(20) {
 		a, b := NewState(), NewState()
 		followed := make(map[ec2.GroupID]*ec2.Group) // what a consumer of Changes believes

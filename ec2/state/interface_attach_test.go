@@ -87,7 +87,7 @@ func TestInterfaceIsAttachedToAStoppedInstance(t *testing.T) {
 	}
 }
 
-func TestAttachRefuses(t *testing.T) {
+func TestAttachRefusesInvalidRequests(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.running()
 	eni := w.create(InterfaceSpec{})
@@ -140,7 +140,7 @@ func TestAttachRefuses(t *testing.T) {
 	w.refused(&DetachNetworkInterface{dev, east, "eni-00000000", false}, "InvalidAttachmentId.Malformed")
 }
 
-func TestInterfaceIsChangedInPlace(t *testing.T) {
+func TestModifiedInterfaceKeepsItsEpoch(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.running()
 	was := w.lease(id)
@@ -193,7 +193,7 @@ func TestInterfaceIsChangedInPlace(t *testing.T) {
 	w.refused(&DeleteSecurityGroup{dev, east, GroupSelector{ID: six[0]}}, "DependencyViolation")
 }
 
-func TestSecondaryAddressesComeAndGo(t *testing.T) {
+func TestSecondaryAddressesAreAssignedAndUnassigned(t *testing.T) {
 	w := newVPCWorld(t)
 	a, b := w.create(InterfaceSpec{}), w.create(InterfaceSpec{})
 	assign := func(eni ec2.InterfaceID, reassign bool, addrs ...string) *AssignPrivateAddresses {
@@ -254,7 +254,7 @@ func TestClientTokenMakesOneInterface(t *testing.T) {
 	}
 }
 
-func TestInterfaceIsPutInFrontOfWhatIsThere(t *testing.T) {
+func TestInterfaceIsAttachedToExternalDevice(t *testing.T) {
 	w := newVPCWorld(t)
 	register := func(change func(*RegisterInterface)) *RegisterInterface {
 		r := &RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Namespace: "vm7", Device: "eth0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}, Public: new(true)}
@@ -298,7 +298,7 @@ func TestInterfaceIsPutInFrontOfWhatIsThere(t *testing.T) {
 	w.refused(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID}, "IncorrectState")
 }
 
-func TestInstanceAttributesDecide(t *testing.T) {
+func TestInstanceAttributesAreEnforced(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.launch(func(r *RunInstances) { r.TerminationProtected, r.StopProtected = true, true }).ID
 	w.report(id, ec2.Running)
@@ -346,7 +346,7 @@ func TestInstanceAttributesDecide(t *testing.T) {
 	w.refused(&ModifyInstance{Account: albert, Region: east, Instance: classic, Groups: []ec2.GroupID{w.group.ID}}, "InvalidParameterValue")
 }
 
-func TestClassicLaunchTakesNothingOfAVPC(t *testing.T) {
+func TestClassicLaunchRefusesVPCResources(t *testing.T) {
 	w := newVPCWorld(t)
 	vpc := w.must(&CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")}).VPC
 	run := func(change func(*RunInstances)) *RunInstances {

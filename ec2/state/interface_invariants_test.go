@@ -16,7 +16,7 @@ import (
 
 // Whatever is asked, in whatever order: what must hold of interfaces holds after every
 // command, a try and a refusal change nothing, and a snapshot on the way changes nothing.
-func TestInterfacesKeepTheirLaws(t *testing.T) {
+func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 	const steps = 500
 	done := make(map[string]int)
 	for seed := range uint64(8) {

@@ -117,7 +117,7 @@ func TestLaunchWithoutSubnetGoesToTheDefaultVPC(t *testing.T) {
 	w.refused(w.launching(func(r *RunInstances) { r.Zone = "us-east-1b" }), "InvalidParameterValue")
 }
 
-func TestLaunchIntoASubnet(t *testing.T) {
+func TestLaunchLeasesAddressesOfItsSubnet(t *testing.T) {
 	w := newVPCWorld(t)
 	nodes := make(map[ec2.NodeID]bool)
 	for _, want := range []string{"10.0.1.4", "10.0.1.5"} {
@@ -162,7 +162,7 @@ func TestLaunchIntoASubnet(t *testing.T) {
 	}
 }
 
-func TestPublicAddressOfALaunch(t *testing.T) {
+func TestLaunchDecidesOnPublicAddress(t *testing.T) {
 	w := newVPCWorld(t)
 	one := func(public *bool) func(*RunInstances) {
 		return func(r *RunInstances) {
@@ -190,7 +190,7 @@ func TestPublicAddressOfALaunch(t *testing.T) {
 	}
 }
 
-func TestInterfacesOfALaunch(t *testing.T) {
+func TestLaunchUsesListedInterfaces(t *testing.T) {
 	w := newVPCWorld(t)
 	own := w.create(InterfaceSpec{Private: addr("10.0.1.12"), Groups: []ec2.GroupID{w.group.ID}})
 	i := w.launch(func(r *RunInstances) {
@@ -261,7 +261,7 @@ func TestInterfacesOfALaunch(t *testing.T) {
 	w.refused(w.launching(func(r *RunInstances) { r.Subnet, r.Interfaces = "", []LaunchInterface{{Interface: own.ID}} }), "InvalidNetworkInterface.InUse")
 }
 
-func TestStopKeepsTheInterfacesOfAVPC(t *testing.T) {
+func TestStoppedVPCInstanceKeepsItsInterface(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.launch(func(r *RunInstances) { r.Subnet = "" }).ID
 	w.report(id, ec2.Running)
@@ -304,7 +304,7 @@ func TestStopKeepsTheInterfacesOfAVPC(t *testing.T) {
 	}
 }
 
-func TestElasticAddressStaysThroughStopAndLeavesWithItsInterface(t *testing.T) {
+func TestElasticAddressSurvivesStopButNotTermination(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.running()
 	e := w.must(&AllocateAddress{Account: dev, Region: east}).Elastic
@@ -329,7 +329,7 @@ func TestElasticAddressStaysThroughStopAndLeavesWithItsInterface(t *testing.T) {
 	}
 }
 
-func TestAddressesOfAVPCRest(t *testing.T) {
+func TestVPCAddressIsQuarantinedBeforeReuse(t *testing.T) {
 	w := newVPCWorld(t)
 	eni := w.create(InterfaceSpec{Private: addr("10.0.1.4"), FurtherCount: 1})
 	if eni.Further[0].Private != addr("10.0.1.5") {
@@ -347,7 +347,7 @@ func TestAddressesOfAVPCRest(t *testing.T) {
 	}
 }
 
-func TestEachInstanceOfAFencedNodeKeepsItsInterfaces(t *testing.T) {
+func TestInstanceOfFencedNodeKeepsItsInterfaces(t *testing.T) {
 	w := newVPCWorld(t)
 	at := make(map[ec2.NodeID]ec2.InstanceID)
 	for range 2 {

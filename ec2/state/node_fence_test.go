@@ -23,7 +23,7 @@ func (r *replay) place() map[ec2.NodeID]*ec2.Instance {
 	return on
 }
 
-func TestFenceEndsLeasesWithoutTheNode(t *testing.T) {
+func TestFenceEndsLeasesOfTheNode(t *testing.T) {
 	r := newTrio(t)
 	var ids [5]ec2.InstanceID // by what they are doing when the node is lost
 	for n := range ids {
@@ -89,7 +89,7 @@ func TestFenceEndsLeasesWithoutTheNode(t *testing.T) {
 }
 
 // A fenced node may still be there, and speak.
-func TestFencedNodeIsNotHeard(t *testing.T) {
+func TestReportsOfFencedNodeAreIgnored(t *testing.T) {
 	r := newTrio(t)
 	i := r.place()["node3"]
 	was := r.lease(i.ID)
@@ -111,7 +111,7 @@ func TestFencedNodeIsNotHeard(t *testing.T) {
 	reports(ec2.Running)
 }
 
-func TestStartPlacesAnewWhatLostItsNode(t *testing.T) {
+func TestStartMovesInstanceOfLostNode(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		lose   []Request
@@ -150,7 +150,7 @@ func TestStartPlacesAnewWhatLostItsNode(t *testing.T) {
 	}
 }
 
-func TestInstancesGoToMembersAlone(t *testing.T) {
+func TestLaunchUsesMembersOnly(t *testing.T) {
 	r := newTrio(t)
 	r.must(&FenceNode{Node: "node2"})
 	count := make(map[ec2.NodeID]int)
@@ -184,7 +184,7 @@ func TestInstancesGoToMembersAlone(t *testing.T) {
 	}
 }
 
-func TestInstancesStayInTheirRegion(t *testing.T) {
+func TestInstancesRunOnNodesOfTheirRegion(t *testing.T) {
 	r := newTrio(t)
 	west := r.admit("node4", "eu-west-1a", ec2.Voter)
 	for _, i := range r.run(8) {

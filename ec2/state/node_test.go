@@ -96,7 +96,7 @@ func TestNodeNumbersAreNeverReused(t *testing.T) {
 	check(r.admit("node4", "us-east-1a", ec2.Voter))
 }
 
-func TestPutNodeKeepsTheTableSound(t *testing.T) {
+func TestPutNodeRefusesInvalidNodes(t *testing.T) {
 	r := newTrio(t)
 	r.refused(&PutNode{ec2.Node{ID: "node9"}}, "MissingParameter")
 	r.refused(&PutNode{ec2.Node{ID: "node9", Zone: "us-east-1a", Role: "king"}}, "InvalidParameterValue")
@@ -111,7 +111,7 @@ func TestPutNodeKeepsTheTableSound(t *testing.T) {
 	r.must(&PutNode{ec2.Node{ID: "node9", Zone: "us-east-1a", Address: "192.0.2.12:7400"}})              // a fenced node holds no address
 }
 
-func TestTokenLetsOneNodeIn(t *testing.T) {
+func TestJoinTokenAdmitsOneNode(t *testing.T) {
 	r := newReplay(t)
 	expires := r.now.Add(10 * time.Minute)
 	create := func(id string, role ec2.NodeRole) *CreateJoinToken {
@@ -194,7 +194,7 @@ func TestJoinTokensAreBounded(t *testing.T) {
 	r.must(token(0)) // the others have expired
 }
 
-func TestGossipKeyIsReplacedWithEveryLoss(t *testing.T) {
+func TestGossipKeyIsReplacedOnFenceAndRemoval(t *testing.T) {
 	r := newTrio(t)
 	if k := r.state.View().GossipKey(); k != nil {
 		t.Errorf("a cluster without gossip has the key %q", k)
@@ -222,7 +222,7 @@ func TestGossipKeyIsReplacedWithEveryLoss(t *testing.T) {
 	}
 }
 
-func TestLastVoterStays(t *testing.T) {
+func TestLastVoterIsNotFencedOrRemoved(t *testing.T) {
 	r := newReplay(t)
 	r.admit("node2", "us-east-1a", ec2.NonVoter)
 	r.refused(&FenceNode{Node: "node1"}, "IncorrectState")
@@ -237,7 +237,7 @@ func TestLastVoterStays(t *testing.T) {
 	r.refused(&RemoveNode{Node: "node3"}, "IncorrectState")
 }
 
-func TestChangesTellOfNodes(t *testing.T) {
+func TestChangesContainNodes(t *testing.T) {
 	r := newReplay(t)
 	old := r.state.View()
 	r.admit("node2", "us-east-1a", ec2.Voter)

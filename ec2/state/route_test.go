@@ -29,7 +29,7 @@ func (r *replay) attachedGateway(vpc *ec2.VPC) *ec2.InternetGateway {
 	return r.must(&AttachInternetGateway{vpc.Account, vpc.Region, g.ID, vpc.ID}).Gateway
 }
 
-func TestGatewaysAreAttachedToOneVPCEach(t *testing.T) {
+func TestGatewayIsAttachedToOneVPC(t *testing.T) {
 	r := newVPCReplay(t)
 	a, b := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	g := r.attachedGateway(a)
@@ -58,7 +58,7 @@ func TestGatewaysAreAttachedToOneVPCEach(t *testing.T) {
 	r.refused(&CreateInternetGateway{Account: albert, Region: east}, "InternetGatewayLimitExceeded")
 }
 
-func TestRoutesLeadToTheVPCsGateway(t *testing.T) {
+func TestRouteLeadsToGatewayOfItsVPC(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	g, theirs := r.attachedGateway(vpc), r.attachedGateway(other)
@@ -114,7 +114,7 @@ func TestRoutesLeadToTheVPCsGateway(t *testing.T) {
 	r.refused(create("198.51.100.48/32", next.ID), "RouteLimitExceeded")
 }
 
-func TestSubnetsGoByOneTableEach(t *testing.T) {
+func TestSubnetHasOneRouteTable(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	a, b := r.subnet(vpc, "10.0.1.0/24", "us-east-1a"), r.subnet(vpc, "10.0.2.0/24", "us-east-1a")

@@ -20,7 +20,7 @@ func (r *ruled) rule(id ec2.RuleID) ec2.Rule {
 	return *rule
 }
 
-func TestModifiedRuleKeepsItsIDAndIsAnotherToTheDataPlane(t *testing.T) {
+func TestModifiedRuleKeepsItsIDAndGetsANewSerial(t *testing.T) {
 	r := newRuled(t)
 	db := r.groupIn(dev, r.vpc, "db")
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(80, 80, "0.0.0.0/0"), RuleSpec{Protocol: ec2.AnyProtocol, Group: ec2.GroupRef{ID: db.ID}})).Rules
@@ -82,7 +82,7 @@ func TestModifyRulesIsAllOrNothing(t *testing.T) {
 	r.refused(&ModifyRules{Account: albert, Region: east, Group: r.group.ID, Rules: []RuleChange{good}}, "InvalidGroup.NotFound")
 }
 
-func TestDescriptionsOfRulesChangeAlone(t *testing.T) {
+func TestRuleDescriptionsChangeWithoutNewSerial(t *testing.T) {
 	r := newRuled(t)
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(80, 80, "0.0.0.0/0"))).Rules
 	update := func(direction ec2.Direction, specs []RuleSpec, byID ...RuleDescription) *UpdateRuleDescriptions {

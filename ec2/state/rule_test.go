@@ -45,7 +45,7 @@ func tcp(from, to int, prefix string) RuleSpec {
 	return RuleSpec{Protocol: ec2.TCP, From: from, To: to, Prefix: cidr(prefix)}
 }
 
-func TestRulesOfAVPCAreAllOrNothing(t *testing.T) {
+func TestAuthorizeRulesIsAllOrNothing(t *testing.T) {
 	r := newRuled(t)
 	r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24")))
 	r.must(r.authorize(ec2.Egress, tcp(22, 22, "203.0.113.0/24"))) // the other direction is another rule
@@ -80,7 +80,7 @@ func TestRulesOfAVPCAreAllOrNothing(t *testing.T) {
 	r.refused(r.revoke(ec2.Ingress), "MissingParameter")
 }
 
-func TestProtocolWithoutPortsIgnoresThem(t *testing.T) {
+func TestPortsOfProtocolWithoutPortsAreIgnored(t *testing.T) {
 	r := newRuled(t)
 	all := func(p ec2.Protocol, from, to int) RuleSpec {
 		return RuleSpec{Protocol: p, From: from, To: to, Prefix: cidr("10.1.2.3/8")}
@@ -94,7 +94,7 @@ func TestProtocolWithoutPortsIgnoresThem(t *testing.T) {
 	r.want(ec2.Ingress, "0 10.0.0.0/8, 255 10.0.0.0/8, icmpv6 -1--1 10.0.0.0/8, icmp 3--1 10.0.0.0/8")
 }
 
-func TestRuleOfAVPCNamesGroupsOfItsVPC(t *testing.T) {
+func TestRuleSourceIsAGroupOfTheSameVPC(t *testing.T) {
 	r := newRuled(t)
 	defaultVPC := r.defaultVPC()
 	db := r.groupIn(dev, r.vpc, "db")
@@ -154,7 +154,7 @@ func TestClassicHasNoEgressRulesAndThreeProtocols(t *testing.T) {
 	}
 }
 
-func TestRulesOfAVPCAreRevokedByWhatTheyAreOrByID(t *testing.T) {
+func TestVPCRulesAreRevokedByAttributesOrByID(t *testing.T) {
 	r := newRuled(t)
 	const missing = "The specified rule does not exist in this security group."
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(22, 22, "198.51.100.0/24"), tcp(80, 80, "0.0.0.0/0"))).Rules
@@ -191,7 +191,7 @@ func TestRulesOfAVPCAreRevokedByWhatTheyAreOrByID(t *testing.T) {
 
 // EC2 API Reference, "RevokeSecurityGroupIngress": in EC2-Classic and in a default VPC no
 // error is returned for rules that are not there.
-func TestUnknownRulesOfADefaultVPCAreToldNotRefused(t *testing.T) {
+func TestRevokeOfUnknownRulesSucceedsInDefaultVPC(t *testing.T) {
 	r := newVPCReplay(t)
 	for account, name := range map[ec2.AccountID]string{dev: "in a default VPC", albert: "in Classic"} {
 		g := GroupSelector{ID: r.groupIn(account, "", "web").ID}
@@ -208,7 +208,7 @@ func TestUnknownRulesOfADefaultVPCAreToldNotRefused(t *testing.T) {
 }
 
 // A rule can name a group of another account that is gone. It must not be there for ever.
-func TestStaleRuleOfClassicIsRevoked(t *testing.T) {
+func TestRuleThatNamesDeletedGroupIsRevoked(t *testing.T) {
 	r := newReplay(t)
 	r.groupIn(albert, "", "web")
 	for _, ref := range []func(*ec2.Group) ec2.GroupRef{
@@ -247,7 +247,7 @@ func TestRulesAreCountedByDirection(t *testing.T) {
 	r.refused(r.authorize(ec2.Ingress, specs[1]), "RulesPerSecurityGroupLimitExceeded")
 }
 
-func TestTenThousandRulesInOneCall(t *testing.T) {
+func TestTenThousandRulesInOneCallAreRefused(t *testing.T) {
 	r := newRuled(t)
 	var specs []RuleSpec
 	for n := range 10_000 {
@@ -259,7 +259,7 @@ func TestTenThousandRulesInOneCall(t *testing.T) {
 	r.want(ec2.Ingress, "")
 }
 
-func TestTagsGoWithTheirRuleAndGroup(t *testing.T) {
+func TestTagsAreDeletedWithTheirRuleAndGroup(t *testing.T) {
 	r := newRuled(t)
 	add := r.authorize(ec2.Ingress, tcp(1, 1, "0.0.0.0/0"), tcp(2, 2, "0.0.0.0/0"))
 	add.Tags = map[string]string{"Name": "x"}

@@ -22,7 +22,7 @@ func furnishedSnapshot(t testing.TB) string {
 }
 
 // A snapshot that Apply could not have made is refused: it would panic on it.
-func TestSnapshotsAgainstTheLawsAreRefused(t *testing.T) {
+func TestSnapshotsThatViolateInvariantsAreRefused(t *testing.T) {
 	good := furnishedSnapshot(t)
 	if _, err := Restore(strings.NewReader(good)); err != nil {
 		t.Fatal(err)

@@ -69,7 +69,7 @@ func expectKeptSnapshot(t *testing.T, s *State, name string) {
 	}
 }
 
-func TestDamagedSnapshotsAreRefusedWhole(t *testing.T) {
+func TestDamagedSnapshotsAreRefused(t *testing.T) {
 	s := NewState()
 	for n, req := range script(2, 80) {
 		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0, Request: req})
@@ -113,7 +113,7 @@ func accountScript() []Command {
 	}
 }
 
-func TestSnapshotOfAccountsIsRead(t *testing.T) {
+func TestSnapshotWithAccountsAndAuditRecordsIsRead(t *testing.T) {
 	s := NewState()
 	for n, cmd := range accountScript() {
 		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)

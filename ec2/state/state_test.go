@@ -10,7 +10,7 @@ import (
 	"palisade/ec2"
 )
 
-func TestAddressesAreLeasedInOrderAndRestBeforeReuse(t *testing.T) {
+func TestAddressesAreLeasedInOrderAndQuarantined(t *testing.T) {
 	r := newReplay(t)
 	made := r.run(4)
 	for n, want := range []string{"10.10.1.44 198.18.0.2", "10.10.2.2 198.18.0.3", "10.10.2.3 198.18.0.4", "10.10.2.4 198.18.0.5"} {
@@ -97,7 +97,7 @@ func TestStopAndStartGiveANewLease(t *testing.T) {
 	r.refused(&ReportInstance{Instance: id, State: ec2.Pending}, "InvalidParameterValue")
 }
 
-func TestGroupsAreHeldByInstancesAndRules(t *testing.T) {
+func TestClassicGroupInUseIsNotDeleted(t *testing.T) {
 	r := newReplay(t)
 	create := func(account ec2.AccountID, name string) *ec2.Group {
 		return r.must(&CreateSecurityGroup{Account: account, Region: east, Name: name, Description: "x"}).Group
@@ -134,7 +134,7 @@ func TestGroupsAreHeldByInstancesAndRules(t *testing.T) {
 	r.refused(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{ID: hers.ID}, Rules: []RuleSpec{{Protocol: ec2.TCP, From: 1, To: 1, Prefix: netip.MustParsePrefix("0.0.0.0/0")}}}, "InvalidGroup.NotFound")
 }
 
-func TestLimits(t *testing.T) {
+func TestClassicLimitsAreEnforced(t *testing.T) {
 	r := newReplay(t)
 	r.must(&putSettings{ec2.Settings{GroupsPerRegion: 3, RulesPerGroup: 100, InstancesPerRegion: 2}})
 	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "a", Description: "x"})
@@ -178,7 +178,7 @@ func TestIdsNeverRepeat(t *testing.T) {
 	}
 }
 
-func TestViewsOfTwoStatesAreCompared(t *testing.T) {
+func TestChangesCompareViewsOfDifferentStates(t *testing.T) {
 	r := newReplay(t)
 	r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "x"})
 	old := r.state.View()

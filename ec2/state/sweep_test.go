@@ -8,7 +8,7 @@ import (
 	"palisade/ec2"
 )
 
-func TestAddressWaitsForEveryMember(t *testing.T) {
+func TestQuarantineWaitsForEveryMember(t *testing.T) {
 	r := newTrio(t)
 	r.must(&putSettings{ec2.Settings{TerminatedFor: 1000 * time.Hour}})
 	i := r.place()["node1"]
@@ -49,7 +49,7 @@ func TestAddressWaitsForEveryMember(t *testing.T) {
 	sweep("that one is fenced", without("node2", all(freed)), false)
 }
 
-func TestRemovedNodeHoldsNoAddress(t *testing.T) {
+func TestQuarantineDoesNotWaitForRemovedNode(t *testing.T) {
 	r := newTrio(t)
 	for _, i := range r.place() {
 		r.must(&TerminateInstances{albert, east, []ec2.InstanceID{i.ID}})
@@ -64,7 +64,7 @@ func TestRemovedNodeHoldsNoAddress(t *testing.T) {
 	}
 }
 
-func TestSweepWithoutConfirmationsGoesByTime(t *testing.T) {
+func TestSweepWithoutConfirmationsUsesTimeOnly(t *testing.T) {
 	r := newTrio(t)
 	i := r.place()["node1"]
 	r.must(&TerminateInstances{albert, east, []ec2.InstanceID{i.ID}})
@@ -87,11 +87,11 @@ type rest struct {
 	index uint64
 }
 
-// TestNoAddressIsLeasedTooEarly follows random histories with a model of its own: when
+// TestAddressInQuarantineIsNeverLeased follows random histories with a model of its own: when
 // an address is freed it starts to rest; a sweep ends that if the quarantine is over and
 // every member has confirmed; an interface that comes with a resting address is the
 // failure, and so is one that no command gave back.
-func TestNoAddressIsLeasedTooEarly(t *testing.T) {
+func TestAddressInQuarantineIsNeverLeased(t *testing.T) {
 	reused, blocked := 0, 0
 	for seed := range uint64(20) {
 		s := NewState()

@@ -17,7 +17,7 @@ func (r *replay) tags(id string) string {
 	return strings.Join(list, " ")
 }
 
-func TestTagsAreReplacedAndTakenOff(t *testing.T) {
+func TestTagsAreReplacedAndDeleted(t *testing.T) {
 	r := newReplay(t)
 	web := string(r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web"}).Group.ID)
 	i := string(r.run(1)[0].ID)
@@ -45,7 +45,7 @@ func TestTagsAreReplacedAndTakenOff(t *testing.T) {
 	}
 }
 
-func TestTagsAreRefusedWhole(t *testing.T) {
+func TestInvalidTagsAreRefusedForAllResources(t *testing.T) {
 	r := newReplay(t)
 	made := r.must(&CreateSecurityGroup{Account: albert, Region: east, Name: "web", Description: "web"}).Group
 	web := string(made.ID)

@@ -159,7 +159,7 @@ func randomInterfaceRequest(rng *rand.Rand, v *View, account ec2.AccountID, subn
 
 // The log and a snapshot on the way make one State, a refused request changes nothing,
 // and what must hold of networks holds after each command.
-func TestOneLogMakesOneStateOfNetworks(t *testing.T) {
+func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 	for seed := range uint64(8) {
 		a, b := NewState(), NewState()
 		refused := 0

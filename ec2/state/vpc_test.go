@@ -42,7 +42,7 @@ func (r *replay) subnets(vpc ec2.VPCID) string {
 
 func cidr(text string) netip.Prefix { return netip.MustParsePrefix(text) }
 
-func TestAccountOfVPCsHasADefaultVPCInEachRegion(t *testing.T) {
+func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.defaultVPC()
 	v := r.state.View()
@@ -99,7 +99,7 @@ func (r *replay) subnet(vpc *ec2.VPC, block, zone string) *ec2.Subnet {
 	return r.must(&CreateSubnet{Account: vpc.Account, Region: vpc.Region, VPC: vpc.ID, CIDR: cidr(block), Zone: zone}).Subnet
 }
 
-func TestZoneThatOpensGetsDefaultSubnets(t *testing.T) {
+func TestNewZoneGetsDefaultSubnets(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.defaultVPC()
 	var first *ec2.Subnet
@@ -130,7 +130,7 @@ func TestZoneThatOpensGetsDefaultSubnets(t *testing.T) {
 }
 
 // A default VPC without room for another zone keeps no node out.
-func TestZoneOpensWithoutRoomForItsSubnet(t *testing.T) {
+func TestNodeJoinsWhenDefaultVPCHasNoRoomForASubnet(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.defaultVPC()
 	r.subnet(vpc, "172.31.128.0/17", "us-east-1a")
@@ -144,7 +144,7 @@ func TestZoneOpensWithoutRoomForItsSubnet(t *testing.T) {
 	r.refused(&CreateDefaultSubnet{dev, east, "us-east-1c"}, "InsufficientFreeAddressesInVpc")
 }
 
-func TestDefaultVPCIsDeletedAndMadeAnew(t *testing.T) {
+func TestDeletedDefaultVPCCanBeMadeAgain(t *testing.T) {
 	r := newVPCReplay(t)
 	r.refused(&CreateDefaultVPC{dev, east}, "DefaultVpcAlreadyExists")
 	r.refused(&CreateDefaultVPC{albert, east}, "OperationNotPermitted")
@@ -179,7 +179,7 @@ func TestDefaultVPCIsDeletedAndMadeAnew(t *testing.T) {
 	}
 }
 
-func TestVPCsOverlapAndKeepTheirOwnNumbers(t *testing.T) {
+func TestVPCsMayOverlapAndNeverShareAVNI(t *testing.T) {
 	r := newVPCReplay(t)
 	a, b := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	if a.VNI == b.VNI || a.VNI == 1 || b.VNI == 1 {
@@ -206,7 +206,7 @@ func TestVPCsOverlapAndKeepTheirOwnNumbers(t *testing.T) {
 	r.vpc(mary, "10.0.0.0/16")
 }
 
-func TestNumbersOfVPCsEnd(t *testing.T) {
+func TestVPCIsRefusedWhenVNIsRunOut(t *testing.T) {
 	r := newVPCReplay(t)
 	r.must(&PutNetwork{ec2.Network{VNI: 1<<24 - 2, Region: "eu-west-1", Prefix: cidr("10.0.0.0/8")}}) // dev gets its VPC there
 	r.refused(&CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")}, "VpcLimitExceeded")
@@ -223,7 +223,7 @@ func TestNetworkOfAVPCChangesItsModeOnly(t *testing.T) {
 	r.refused(&PutNetwork{ec2.Network{VNI: 77, Region: east, VPC: "vpc-0a1b2c3d", Prefix: cidr("10.0.0.0/16")}}, "InvalidVpcID.NotFound")
 }
 
-func TestVPCsAttributes(t *testing.T) {
+func TestVPCAttributesAreModified(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.vpc(albert, "10.0.0.0/16")
 	r.must(&ModifyVPC{Account: albert, Region: east, VPC: vpc.ID, DNSHostnames: new(true)})
@@ -237,7 +237,7 @@ func TestVPCsAttributes(t *testing.T) {
 }
 
 // What a VPC is made with goes with it; anything else holds it, and is named.
-func TestVPCIsHeldByWhatIsInIt(t *testing.T) {
+func TestVPCInUseIsNotDeleted(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.vpc(albert, "10.0.0.0/16")
 	owner := func() Request { return &DeleteVPC{albert, east, vpc.ID} }
