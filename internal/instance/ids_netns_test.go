@@ -218,7 +218,7 @@ func TestErrorNamesLimitOfUserNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := makeOwned("palisade-test-refused", firstID); err == nil || !strings.Contains(err.Error(), "user.max_user_namespaces") {
-		t.Errorf("%v; want the name of the limit", err)
+		t.Errorf("%v; want the name of the sysctl", err)
 	}
 }
 

@@ -125,7 +125,7 @@ func AliasOf(eni, prefix string) string {
 	return eni + " of " + prefix
 }
 
-// ourAlias is the prefix of these aliases.
+// ourAlias is the prefix of the aliases that AliasOf returns.
 const ourAlias = "eni-"
 
 // Devices returns the names of the devices in a namespace.

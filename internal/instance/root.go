@@ -25,7 +25,7 @@ const readOnly = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
 // enterNewRoot builds the root file system in memory, with read-only binds of the machine's programs,
 // makes it the root of the calling mount namespace and detaches the old root. The files in memory
 // belong to the instance's root. The mount namespace belongs to the node's user namespace, so the
-// instance's capabilities do not allow to change its mounts.
+// instance cannot change its mounts, whatever capabilities it has.
 func enterNewRoot(s Spec, ids idRange) error {
 	// From here on, mounts here and outside do not affect each other.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {

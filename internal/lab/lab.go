@@ -131,7 +131,7 @@ func (l *Lab) hasNode(name string) error {
 	return fmt.Errorf("lab %s has no node %q; it has %s", l.Name, name, strings.Join(l.Nodes, ", "))
 }
 
-// The paths and names of what belongs to a lab.
+// The paths and names of the lab's files, sockets, namespaces and cgroups.
 
 func (l *Lab) dir() string { return filepath.Join(labsDir, l.Name) }
 func (l *Lab) path(elem ...string) string {
