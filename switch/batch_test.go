@@ -16,7 +16,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestFramesLostInDeviceAreCounted: they have a verdict at the port, and end neither the batch nor the port.
+// TestFramesLostInDeviceAreCounted: each has a verdict at the port, and neither the batch nor the
+// port ends.
 func TestFramesLostInDeviceAreCounted(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"))
@@ -32,10 +33,10 @@ func TestFramesLostInDeviceAreCounted(t *testing.T) {
 	}
 }
 
-// TestBatchGivesSameResultAsSingleFrames puts the same streams through two switches: one reads them
-// from the device, so that datagrams are joined and connections looked up ahead, the other
-// carries each frame by itself. What leaves, packet by packet, every count and every
-// connection are equal; only the identification of what was joined may differ.
+// TestBatchGivesSameResultAsSingleFrames sends the same stream through two switches. One reads it
+// from the device, so that datagrams are joined and connections prefetched; the other handles each
+// frame by itself. The packets that leave, all counters and all connections are equal, except for
+// the IP identification of joined packets.
 func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 	joined := 0
 	for seed := range uint64(60) {
@@ -51,7 +52,7 @@ func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 		}
 		batched.devices["web"].queue = slices.Clone(queue)
 		for len(batched.devices["web"].queue) > 0 {
-			// Collecting garbage may make any of these turns and writes slow; that is another test's.
+			// A garbage collection may make a turn or a write slow. This test must not notice.
 			batched.frame.now, batched.frame.writesToTime = monotonic(), 0
 			for _, p := range batched.ports {
 				p.pace = pace{}
@@ -65,7 +66,7 @@ func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 		for name, d := range single.devices {
 			got, want := packetsOf(t, batched.devices[name].all), packetsOf(t, d.all)
 			if !slices.EqualFunc(got, want, bytes.Equal) {
-				t.Fatalf("seed %d: %s was given %d packets that differ from the %d that were to come", seed, name, len(got), len(want))
+				t.Fatalf("seed %d: %s received %d packets that differ from the %d expected", seed, name, len(got), len(want))
 			}
 			if got, want := batched.ports[name].Counters().Verdicts, single.ports[name].Counters().Verdicts; got != want {
 				t.Errorf("seed %d: verdicts at %s are %v, want %v", seed, name, got, want)
@@ -77,12 +78,12 @@ func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 		}
 	}
 	if joined < 500 {
-		t.Errorf("%d frames were joined to another, which shows little", joined)
+		t.Errorf("only %d frames were joined, too few for this test", joined)
 	}
 }
 
-// stream is what an instance sends: runs of datagrams of a few flows, as a device hands them
-// over, between other frames; some with a fault.
+// stream returns what an instance sends: runs of datagrams of a few flows, mixed with other frames,
+// some of them malformed.
 func stream(r *rand.Rand) (all [][]byte) {
 	for len(all) < 200 {
 		f := template(packet.ProtocolUDP, addr("10.10.0.4"), addr("10.10.0.5"), uint16(1000+r.IntN(5)), uint16(53+r.IntN(5)))
@@ -91,11 +92,11 @@ func stream(r *rand.Rand) (all [][]byte) {
 		case 0:
 			f.Flow.Protocol, f.Flow.DstPort, f.TCPFlags = packet.ProtocolTCP, 80, []uint8{packet.SYN, packet.ACK}[r.IntN(2)]
 		case 1:
-			f.Flow.Dst = addr("198.18.0.5") // of app, from outside
+			f.Flow.Dst = addr("198.18.0.5") // of the app, as seen from outside
 		case 2:
 			f.Flow.Dst = laptop
 		case 3:
-			f.Flow.Src = addr("10.10.0.6") // not its own
+			f.Flow.Src = addr("10.10.0.6") // not the sender's address
 		}
 		size := r.IntN([]int{30, 300, 1440}[r.IntN(3)])
 		for range 1 + r.IntN(12) {
@@ -111,8 +112,8 @@ func stream(r *rand.Rand) (all [][]byte) {
 			case 1:
 				frame[offloadLen+r.IntN(len(frame)-offloadLen)] ^= 1 << r.IntN(8)
 			case 2:
-				clear(frame[offloadLen+40 : offloadLen+42]) // no checksum of UDP
-			case 3, 4: // left to offloads
+				clear(frame[offloadLen+40 : offloadLen+42]) // no UDP checksum
+			case 3, 4: // the checksum is left to the device
 				if f.Flow.Protocol == packet.ProtocolUDP {
 					frame[0] = 1
 					binary.NativeEndian.PutUint16(frame[6:], 34)
@@ -126,7 +127,8 @@ func stream(r *rand.Rand) (all [][]byte) {
 	return all
 }
 
-// putPseudoSum puts what the kernel leaves where a checksum of UDP is to be computed.
+// putPseudoSum writes the checksum of the pseudo-header, which the kernel leaves where the device
+// computes the UDP checksum.
 func putPseudoSum(frame []byte) {
 	sum := uint32(packet.ProtocolUDP) + uint32(len(frame)-34)
 	for at := 26; at < 34; at += 2 {
@@ -136,23 +138,23 @@ func putPseudoSum(frame []byte) {
 	binary.BigEndian.PutUint16(frame[40:], uint16(sum>>16+sum))
 }
 
-// packetsOf are the finished packets that written frames stand for. The identification of
-// what may not be fragmented is left out.
+// packetsOf returns the finished packets that the written frames consist of, without the IP
+// identification of those that may not be fragmented.
 func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 	t.Helper()
 	for _, b := range frames {
 		header, frame := b[:offloadLen], b[offloadLen:]
 		var p packet.Packet
 		if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
-			t.Fatalf("a frame was written that is %v", v)
+			t.Fatalf("a frame was written that Decode refuses as %v", v)
 		}
 		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
-			t.Fatalf("a frame was written behind a header that is %v", v)
+			t.Fatalf("a frame was written whose virtio header Sanitize refuses as %v", v)
 		}
 		if err := packet.Segment(header, frame, &p, make([]byte, 70_000), func(out []byte) error {
 			if out = bytes.Clone(out); p.DontFragment {
-				clear(out[18:20]) // the identification
-				clear(out[24:26]) // and the checksum over it
+				clear(out[18:20]) // IP identification
+				clear(out[24:26]) // IP checksum
 			}
 			all = append(all, out)
 			return nil
@@ -163,8 +165,8 @@ func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 	return all
 }
 
-// connections are those of all zones and the packets they have been counted to, in some order.
-// Bytes are those of frames, whose headers are there once.
+// connections returns all connections with their packet counts, sorted. Bytes are left out: a
+// joined frame has its headers once.
 func connections(b *testbed) (all []string) {
 	for c := range b.tracker.Connections(0) {
 		all = append(all, fmt.Sprintf("%v, by the far end: %v, packets %v", c.Flow, c.Outside, c.Packets))
@@ -173,9 +175,9 @@ func connections(b *testbed) (all []string) {
 	return all
 }
 
-// TestDatagramsOfOneFlowAreJoined: as one frame, in their order with the frames
-// of other flows, counted and judged as the packets that they are; the frame behind them is
-// not lost where it is another flow's, nor at the end of a batch.
+// TestDatagramsOfOneFlowAreJoined: consecutive datagrams of one flow become one frame, in order
+// with the frames of other flows, and are counted and judged as single packets. The frame after
+// them is not lost, neither one of another flow nor one at the end of a batch.
 func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.UDP, 53, 60, "web"))
@@ -192,13 +194,13 @@ func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 		b.sw.pollers[0].drain(b.frame, b.ports["web"])
 		return b.devices["app"].count - before, len(b.devices["web"].queue)
 	}
-	// Three, three of another flow, one again: three frames.
+	// Three datagrams, three of another flow, and one of the first flow: three frames.
 	a, c := datagram(1, 53), datagram(2, 53)
 	written, _ := drain(a, a, a, c, c, c, a)
 	if got := b.delivered("app"); written != 3 || got.Flow.SrcPort != 1 {
-		t.Errorf("%d frames, the last one of %v; want 3, and the flow that came last", written, got.Flow)
+		t.Errorf("%d frames, the last one of %v; want 3, the last one of the first flow", written, got.Flow)
 	}
-	// A hundred: a batch of 64, which is one frame, and the rest is still there.
+	// A hundred datagrams: a batch of 64 becomes one frame, and 36 are still in the queue.
 	many := slices.Repeat([][]byte{a}, 100)
 	if written, left := drain(many...); written != 1 || left != 36 {
 		t.Errorf("%d frames, %d left; want 1 and 36", written, left)
@@ -206,7 +208,7 @@ func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 	if p := b.delivered("app"); p.Len-p.Payload != 64*22 || b.devices["app"].last[1] != 5 {
 		t.Errorf("%d bytes of payload behind % x, want those of 64 datagrams", p.Len-p.Payload, b.devices["app"].last[:offloadLen])
 	}
-	// What no rule admits is counted by the packet.
+	// Joined datagrams that no rule admits are counted one by one.
 	refused := datagram(1, 99)
 	drain(refused, refused, refused, refused)
 	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
@@ -221,8 +223,8 @@ func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 	}
 }
 
-// TestBatchKeepsOrderAndContentOfFrames: small and large ones, of flows that are known and of
-// such as are not, with what no decoder takes between them, each with its own bytes.
+// TestBatchKeepsOrderAndContentOfFrames: small and large frames of known and unknown flows, with
+// malformed frames between them, leave in order and unchanged.
 func TestBatchKeepsOrderAndContentOfFrames(t *testing.T) {
 	b := newTestbed(t)
 	e := b.sw.Edit(2)
@@ -238,7 +240,7 @@ func TestBatchKeepsOrderAndContentOfFrames(t *testing.T) {
 		}
 		f.SrcMAC, f.DstMAC = macOf("web"), GatewayMAC
 		f.Payload = binary.BigEndian.AppendUint32(nil, uint32(i))
-		if n := r.IntN(4); n > 0 { // up to larger than what is looked ahead by
+		if n := r.IntN(4); n > 0 { // some are larger than what is read ahead
 			f.Payload = append(f.Payload, make([]byte, r.IntN([]int{0, 60, 1400, 8000}[n]))...)
 		}
 		frame := append(make([]byte, offloadLen), packettest.Build(f)...)

@@ -23,7 +23,7 @@ const (
 	dstPortAt = 36
 )
 
-// pass is one frame through the whole pipeline, its write to a device in memory included.
+// pass sends one frame through the whole pipeline, with a write to a device in memory.
 func (b *testbed) pass(in *Port, ethernet []byte, now time.Duration) {
 	f := b.frame
 	clear(f.buffer[:offloadLen])
@@ -42,7 +42,7 @@ func (b *testbed) requireMostly(port string, v verdict.Verdict) {
 	}
 }
 
-// BenchmarkForward is the cost of one frame, read to write, without the system calls.
+// BenchmarkForward measures the cost of one frame, from read to write, without system calls.
 func BenchmarkForward(b *testing.B) {
 	web, app := addr("10.10.0.4"), addr("10.10.0.5")
 	fromWeb := template(packet.ProtocolTCP, web, app, 40000, 80)
@@ -61,8 +61,8 @@ func BenchmarkForward(b *testing.B) {
 		t.requireMostly("app", verdict.Forward)
 	})
 
-	// Every packet begins a connection between two instances, one a millisecond, so
-	// that both trackers are as full as 30 s of half-open connections make them.
+	// Every packet opens a connection between two instances, one each millisecond. So both
+	// zones hold 30 s of half-open connections.
 	b.Run("new-flow", func(b *testing.B) {
 		t := newTestbed(b)
 		t.rules("app", permit(ec2.TCP, 0, 65535, "web"))
@@ -76,8 +76,8 @@ func BenchmarkForward(b *testing.B) {
 		t.requireMostly("app", verdict.Forward)
 	})
 
-	// SYNs from random addresses outside: to a service open to the world, which costs
-	// no state, and to one that half the world may use, which fills the tracker.
+	// SYNs from random addresses outside: to a service that is open to all addresses, which
+	// creates no state, and to one that is open to half of them, which fills the tracker.
 	for _, flood := range []struct{ name, source string }{{"syn-flood", "0.0.0.0/0"}, {"syn-flood-tracked", "128.0.0.0/1"}} {
 		b.Run(flood.name, func(b *testing.B) {
 			t := newTestbed(b)
@@ -98,8 +98,8 @@ func BenchmarkForward(b *testing.B) {
 		})
 	}
 
-	// How the cost grows with rules and members. The packets belong to no connection,
-	// so that the rules are asked about every one of them and nothing is remembered.
+	// The cost by the number of rules and members. The packets belong to no connection, so
+	// each is checked against the rules, and none is stored.
 	for _, rules := range []int{1, 100, 10_000} {
 		for _, members := range []int{10, 100_000} {
 			b.Run(fmt.Sprintf("rules=%d/members=%d", rules, members), func(b *testing.B) {
@@ -107,8 +107,8 @@ func BenchmarkForward(b *testing.B) {
 			})
 		}
 	}
-	// The same, where ten of them are on this node and send: what is left is the cost of
-	// looking things up, without that of a hundred thousand ports that no cache holds.
+	// The same with ten senders on this node: the cost of the lookups, without that of a
+	// hundred thousand ports that no cache holds.
 	for _, rules := range []int{1, 100, 10_000} {
 		b.Run(fmt.Sprintf("rules=%d/members=100000/senders=10", rules), func(b *testing.B) {
 			benchmarkCrowd(b, crowdSize{rules, 100_000, 10})
@@ -118,10 +118,9 @@ func BenchmarkForward(b *testing.B) {
 
 type crowdSize struct{ rules, members, senders int }
 
-// benchmarkCrowd sends from random members to random ports of the app, whose group has
-// the rules. Sources and ports are drawn from everything the rules and the network name.
-// The senders' ports are random too: the tracker is asked about as many flows, and misses
-// the processor's caches as often, whatever the number of rules and members.
+// benchmarkCrowd sends from random members to random ports of the app, whose group has the rules.
+// The senders' ports are random too, so that the tracker looks up as many flows, and misses the
+// processor's caches as often, for any number of rules and members.
 func benchmarkCrowd(b *testing.B, size crowdSize) {
 	t := newTestbed(b)
 	r := rand.New(rand.NewPCG(1, uint64(size.rules)))
@@ -149,8 +148,8 @@ func benchmarkCrowd(b *testing.B, size crowdSize) {
 	b.ReportMetric(100*float64(verdicts[verdict.Forward])/float64(judged), "%admitted")
 }
 
-// crowdRules gives the app's group rules for random ports, a quarter of them for one of a
-// hundred groups and the rest for CIDRs of all lengths, and draws from their ports.
+// crowdRules gives the app's group rules for random ports, a quarter of them for one of a hundred
+// groups and the others for CIDRs of all lengths. It returns ports drawn from the rules.
 func (b *testbed) crowdRules(r *rand.Rand, n int) []uint16 {
 	var rules []ec2.Rule
 	for i := range n {
@@ -177,9 +176,9 @@ type member struct {
 	port  *Port
 }
 
-// crowd attaches instances, each in one of a hundred groups. No poller reads their ports,
-// which so many descriptors would not allow; they share a zone, where equal flows cannot
-// meet because every member has an address of its own.
+// crowd attaches instances, each in one of a hundred groups. No poller reads their ports, because
+// there are not enough descriptors. They share a zone, where their flows differ because each member
+// has its own address.
 func (b *testbed) crowd(r *rand.Rand, n int) []member {
 	zone := b.tracker.AddZone(100, conntrack.Timeouts{})
 	e := b.sw.Edit(b.generation)

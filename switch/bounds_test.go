@@ -13,16 +13,16 @@ import (
 	"palisade/internal/verdict"
 )
 
-// An assault is how frames reach a victim's node: from an instance there, or from another
-// node, which is taken over and checks nothing.
+// An assault is a way for hostile frames to a victim's node: from an instance of that node, or from
+// another node that was taken over and checks nothing.
 type assault struct {
 	name string
 	from packettest.Host
 	send func(frame []byte) (at string, v verdict.Verdict)
 }
 
-// assaults are those of a bed by an interface and by another node's, of the same group. To
-// each the bed is as new.
+// assaults runs each with an assault from an interface of the testbed, and with one from another
+// node's interface, both in the same group. Each gets a new testbed.
 func assaults(t *testing.T, make func(t *testing.T) *testbed, each func(t *testing.T, b *testbed, a assault)) {
 	t.Run("one node", func(t *testing.T) {
 		b := make(t)
@@ -37,7 +37,7 @@ func assaults(t *testing.T, make func(t *testing.T) *testbed, each func(t *testi
 	})
 }
 
-// frame is one of the assault's own interface by the gateway, but for edit.
+// frame builds a frame from the assault's interface through the gateway, changed by edit.
 func (a assault) frame(protocol uint8, dst string, srcPort, dstPort uint16, edit func(f *packettest.Frame)) []byte {
 	f := template(protocol, a.from.Addr, addr(dst), srcPort, dstPort)
 	f.SrcMAC, f.DstMAC = a.from.MAC, GatewayMAC
@@ -47,8 +47,8 @@ func (a assault) frame(protocol uint8, dst string, srcPort, dstPort uint16, edit
 	return packettest.Build(f)
 }
 
-// TestFloodsLeaveNoState: 65,536 frames of a kind that is refused, or that a rule for the
-// world admits, take no connection, no fragment and no memory, and others go on.
+// TestFloodsLeaveNoState: 65,536 frames that are refused, or that a rule for all addresses admits,
+// use no connection, no fragment entry and no memory, and other traffic passes.
 func TestFloodsLeaveNoState(t *testing.T) {
 	const many = 1 << 16
 	assaults(t, func(t *testing.T) *testbed {
@@ -68,7 +68,7 @@ func TestFloodsLeaveNoState(t *testing.T) {
 		echo := a.frame(1, "10.10.0.5", 1, 1, nil)
 		for name, flood := range map[string]struct {
 			next  func(n int) []byte
-			given bool // the victim is
+			given bool // the victim receives the frames
 		}{
 			"source MACs":                      {poke(mac, func(int) { binary.BigEndian.PutUint32(mac[8:], r.Uint32()) }), false},
 			"source addresses":                 {poke(source, func(int) { binary.BigEndian.PutUint32(source[26:], 0x0a0b0000|r.Uint32N(1<<16)) }), false},
@@ -98,18 +98,18 @@ func TestFloodsLeaveNoState(t *testing.T) {
 			if n := after.Mallocs - at.Mallocs; n > many/100 {
 				t.Errorf("%s: %d allocations for %d frames", name, n, many)
 			}
-			// What leaves an instance is remembered by its own interface, whose allowance that is.
+			// A connection that an instance opens is stored by its own interface, in its own allowance.
 			if now := b.tracker.Usage(); now.Untracked != before.Untracked || now.Tracked > before.Tracked+many || a.name == "tunnel" && now.Tracked != before.Tracked {
 				t.Errorf("%s: %+v before, %+v after", name, before, now)
 			}
 			for device, d := range b.devices {
 				if d.count != given[device] && !(flood.given && device == "app" && d.count == given[device]+many) {
-					t.Errorf("%s: %s was given %d frames", name, device, d.count-given[device])
+					t.Errorf("%s: %s received %d frames", name, device, d.count-given[device])
 				}
 			}
 			b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
 		}
-		// ARP that is answered costs the asker's own device one frame for each.
+		// Each answered ARP request writes one frame to the sender's own device.
 		if a.name == "web" {
 			asks := packettest.ARP(1, a.from.MAC, a.from.Addr, addr("10.10.0.5"))
 			for range 1000 {
@@ -124,8 +124,8 @@ func TestFloodsLeaveNoState(t *testing.T) {
 
 func clone(b []byte) []byte { return append([]byte(nil), b...) }
 
-// TestConnectionFloodKeepsEstablishedConnections: one that may open connections opens more than there is room
-// for. Established ones of others go on, they open new ones, and the table keeps its bound.
+// TestConnectionFloodKeepsEstablishedConnections: an instance opens more connections than there is
+// room for. Connections of others stay and they open new ones, and the table keeps its bound.
 func TestConnectionFloodKeepsEstablishedConnections(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
 		assaults(t, func(t *testing.T) *testbed {
@@ -149,7 +149,7 @@ func TestConnectionFloodKeepsEstablishedConnections(t *testing.T) {
 				}
 			}
 			if u := b.tracker.Usage(); u.Tracked > u.Capacity || passed < 100_000 {
-				t.Errorf("%+v, %d of the flood have passed", u, passed)
+				t.Errorf("%+v, %d packets of the flood have passed", u, passed)
 			}
 			stays.goesOn("TCP beside the flood")
 			asks.goesOn("UDP beside the flood")
@@ -161,9 +161,9 @@ func TestConnectionFloodKeepsEstablishedConnections(t *testing.T) {
 	}
 }
 
-// TestFragmentFloodLeavesRoomForOtherInterfaces: 65,536 datagrams are begun and not ended. The
-// attacker's and the victim's interfaces have no room left for others that come in fragments;
-// what comes whole, and the fragments of all other interfaces, go on.
+// TestFragmentFloodLeavesRoomForOtherInterfaces: 65,536 datagrams have a first fragment only. The
+// attacker's and the victim's interfaces then refuse other fragments. Whole packets, and fragments
+// of all other interfaces, pass.
 func TestFragmentFloodLeavesRoomForOtherInterfaces(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newVPCBed(t)
@@ -195,8 +195,8 @@ func TestFragmentFloodLeavesRoomForOtherInterfaces(t *testing.T) {
 	})
 }
 
-// TestPayloadAdmitsNoOtherConnection: there is no helper that reads of a second connection in the payload
-// of a first one, as for FTP, SIP and IRC, so none can be talked into opening a port.
+// TestPayloadAdmitsNoOtherConnection: no payload opens a port. There are no helpers that read of a
+// second connection in the payload, as for FTP, SIP and IRC.
 func TestPayloadAdmitsNoOtherConnection(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
@@ -228,8 +228,8 @@ func TestPayloadAdmitsNoOtherConnection(t *testing.T) {
 	})
 }
 
-// TestOnlyTheAskedHostMayAnswer: the answer to a question is the one that was asked for. No other
-// host answers, no other port and no other protocol, and a SYN is not an answer.
+// TestOnlyTheAskedHostMayAnswer: an answer from another host, port or protocol is refused, and a
+// SYN is no answer.
 func TestOnlyTheAskedHostMayAnswer(t *testing.T) {
 	assaults(t, newVictimThatAsks, func(t *testing.T, b *testbed, a assault) {
 		for _, protocol := range []uint8{6, 17} {
@@ -254,7 +254,7 @@ func TestOnlyTheAskedHostMayAnswer(t *testing.T) {
 				t.Errorf("%s: %v at %s", name, v, at)
 			}
 		}
-		b.expect("lone", b.of("lone", template(17, addr("10.10.0.6"), addr("10.10.0.5"), 53, 5000)), "app", verdict.NoRule) // a third one
+		b.expect("lone", b.of("lone", template(17, addr("10.10.0.6"), addr("10.10.0.5"), 53, 5000)), "app", verdict.NoRule) // another host
 		for _, frame := range [][]byte{back(6, 53, 5000, synAck), back(17, 53, 5000, 0)} {
 			if at, v := a.send(frame); at != "app" || v != verdict.Forward {
 				t.Errorf("the answer: %v at %s", v, at)
@@ -263,23 +263,23 @@ func TestOnlyTheAskedHostMayAnswer(t *testing.T) {
 	})
 }
 
-// newVictimThatAsks is a bed where everybody is asked and answers.
+// newVictimThatAsks returns a testbed where the victim sends requests, and all others answer.
 func newVictimThatAsks(t *testing.T) *testbed {
 	b := newTestbed(t)
 	b.rules("web", anyIn())
 	return b
 }
 
-// sentTo is where a packet for an assault's interface is counted.
+// sentTo returns the port where a packet to an assault's interface is counted.
 func (b *testbed) sentTo(a assault) string {
 	if a.name == "tunnel" {
-		return "app" // it is judged at its node
+		return "app" // the other node judges it
 	}
 	return a.name
 }
 
-// TestForgedResetsEndNoConnection: sequence numbers are not looked at, so a reset counts for as
-// long as nothing follows it. A connection that goes on has lost nothing, at either end.
+// TestForgedResetsEndNoConnection: sequence numbers are not checked, so a reset closes a connection
+// until the next packet of it. A connection that continues has lost nothing, at either end.
 func TestForgedResetsEndNoConnection(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
@@ -302,7 +302,7 @@ func TestForgedResetsEndNoConnection(t *testing.T) {
 		sends(packet.SYN, verdict.Forward)
 		answers(packet.SYN | packet.ACK)
 		sends(packet.ACK, verdict.Forward)
-		b.rules("app") // so that only the connection lets anything in
+		b.rules("app") // only the connection admits packets now
 		for range 50 {
 			sends(packet.RST, verdict.Forward)
 			answers(packet.RST | packet.ACK)
@@ -311,7 +311,7 @@ func TestForgedResetsEndNoConnection(t *testing.T) {
 		b.frame.now += time.Hour
 		answers(packet.ACK)
 		sends(packet.ACK|packet.PSH, verdict.Forward)
-		// The last word is kept for 10 s.
+		// A closed connection is kept for 10 s.
 		sends(packet.RST, verdict.Forward)
 		b.frame.now += 11 * time.Second
 		sends(packet.ACK, verdict.NoRule)

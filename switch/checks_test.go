@@ -11,8 +11,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestForgedOffloadHeaderIsRefused: the switch reads the offload header before anything
-// else of a frame that a rule would admit.
+// TestForgedOffloadHeaderIsRefused: the switch checks the offload header first, also of a frame
+// that a rule would admit.
 func TestForgedOffloadHeaderIsRefused(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "web"))
@@ -36,8 +36,7 @@ func TestForgedOffloadHeaderIsRefused(t *testing.T) {
 	}
 }
 
-// TestARPProbesAndRepliesGetNoAnswer: no answer to replies, to probes for duplicates, or about
-// the asker's own addresses.
+// TestARPProbesAndRepliesGetNoAnswer: nor do requests for the sender's own addresses.
 func TestARPProbesAndRepliesGetNoAnswer(t *testing.T) {
 	b := newVPCBed(t)
 	web, second, none := addr("10.0.1.10"), addr("10.0.1.11"), netip.IPv4Unspecified()
@@ -67,8 +66,8 @@ func TestARPProbesAndRepliesGetNoAnswer(t *testing.T) {
 	}
 }
 
-// TestPacketsToUnusedAddressesDoNotLeave: an unused address of the network, a public one
-// that is not leased and a link-local one never leave by the uplink.
+// TestPacketsToUnusedAddressesDoNotLeave: a packet to an unused address of the network, to a public
+// address that is not leased or to a link-local address never leaves by the uplink.
 func TestPacketsToUnusedAddressesDoNotLeave(t *testing.T) {
 	b := newTestbed(t)
 	for _, dst := range []string{"10.10.9.9", "10.255.255.254", "198.18.9.9", "169.254.169.254", "169.254.1.1"} {
@@ -80,8 +79,8 @@ func TestPacketsToUnusedAddressesDoNotLeave(t *testing.T) {
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), laptop, 1, 80)), "uplink", verdict.Forward)
 }
 
-// TestFormerUplinkPassesNothing: of two ports to the world one is the uplink, or
-// none.
+// TestFormerUplinkPassesNothing: of two uplink ports only the one that the Snapshot names passes
+// frames.
 func TestFormerUplinkPassesNothing(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
@@ -100,7 +99,7 @@ func TestFormerUplinkPassesNothing(t *testing.T) {
 	b.expect("other", in, "other", verdict.NotReady)
 }
 
-// TestUplinkAcceptsItsOwnMACOnly: not what is for all of the segment, or for others there.
+// TestUplinkAcceptsItsOwnMACOnly: it drops frames to a group or to other hosts of the segment.
 func TestUplinkAcceptsItsOwnMACOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", anyIn())
@@ -121,8 +120,8 @@ func TestUplinkAcceptsItsOwnMACOnly(t *testing.T) {
 	b.expect("uplink", by(upMAC, "198.18.0.4"), "web", verdict.Forward)
 }
 
-// TestUplinkAnswersARPForLocalInstancesOnly: ARP for public addresses of interfaces that are here and
-// have their rules.
+// TestUplinkAnswersARPForLocalInstancesOnly: the uplink answers for the public addresses of
+// interfaces that are attached on this node.
 func TestUplinkAnswersARPForLocalInstancesOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406) // 198.18.0.7 is at another node
@@ -143,8 +142,8 @@ func TestUplinkAnswersARPForLocalInstancesOnly(t *testing.T) {
 	}
 }
 
-// TestCutConnectionStaysCut: both ends keep on sending, and rules that admit something else
-// change; whichever end sends first, nothing passes and each packet is counted as revoked.
+// TestCutConnectionStaysCut: both ends keep sending, and other rules change. Whichever end sends
+// first, nothing passes and each packet is counted as revoked.
 func TestCutConnectionStaysCut(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
 		b := newVPCBed(t)
@@ -163,9 +162,9 @@ func TestCutConnectionStaysCut(t *testing.T) {
 	}
 }
 
-// TestOnlyFirstPacketsCreateConnections: the middle of a connection, an answer and a message
-// that asks nothing pass where a rule admits them, and leave nothing behind that would let
-// more in, or their like once the rule is gone.
+// TestOnlyFirstPacketsCreateConnections: a segment in the middle of a connection, an answer, and an
+// ICMP message that is no query pass if a rule admits them. They create no connection, so they
+// admit nothing else, and nothing after the rule is revoked.
 func TestOnlyFirstPacketsCreateConnections(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "203.0.113.25/32"))
@@ -180,30 +179,30 @@ func TestOnlyFirstPacketsCreateConnections(t *testing.T) {
 		b.expect("uplink", outside(icmp), "web", verdict.Forward)
 	}
 	if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
-		t.Errorf("they left %+v", u)
+		t.Errorf("they created connections: %+v", u)
 	}
 	b.rules("web")
 	tcp.TCPFlags = packet.ACK
 	b.expect("uplink", outside(tcp), "web", verdict.NoRule)
 	b.expect("uplink", outside(icmp), "web", verdict.NoRule)
-	// What asks does, at either end.
+	// A SYN or a query creates one, in both directions.
 	out := template(6, addr("10.10.0.4"), laptop, 1, 80)
 	out.TCPFlags = packet.ACK
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
-		t.Errorf("the middle of a connection that leaves left %+v", u)
+		t.Errorf("an outgoing segment without a SYN created connections: %+v", u)
 	}
 	out.TCPFlags = packet.SYN
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	b.expect("web", b.of("web", template(17, addr("10.10.0.4"), laptop, 1, 53)), "uplink", verdict.Forward)
 	if u := b.tracker.Usage(); u.Tracked != 2 || u.Untracked != 0 {
-		t.Errorf("a SYN and a question that leave left %+v", u)
+		t.Errorf("after an outgoing SYN and query there are %+v", u)
 	}
 }
 
-// TestForgedICMPErrorsAreDropped: redirects and source quenches, whatever rule admits them or whatever
-// connection they are about; and errors about packets that their receiver did not send, by a
-// rule for errors or about a port that is open to the world.
+// TestForgedICMPErrorsAreDropped: redirects and source quenches are dropped whatever rule admits
+// them. So are errors about packets that their receiver did not send, by a rule for errors or about
+// a port that is open to all addresses.
 func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, -1, -1, "0.0.0.0/0"), permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
@@ -225,13 +224,13 @@ func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b.expect("uplink", about(packet.ICMPUnreachable, 3, foreign), "web", verdict.NoConnection)
 	b.expect("uplink", about(packet.ICMPUnreachable, 3, own), "web", verdict.Forward)
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, answer), "web", verdict.Forward)
-	// Without the rule for errors, what is not tracked is still known by its port.
+	// Without the rule for errors, an error about an untracked connection is recognised by its port.
 	b.rules("web", permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, answer), "web", verdict.Forward)
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, foreign), "web", verdict.NoConnection)
 	closed := packettest.Build(template(6, public, laptop, 81, 40000))
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, closed), "web", verdict.NoConnection)
-	// And on the way out: redirects of an instance, and errors about what it was not sent.
+	// Outgoing: redirects from an instance, and errors about packets that it did not receive.
 	out := func(kind uint8, quoted []byte) []byte {
 		return packettest.ICMPError(kind, 1, web, laptop, quoted, macOf("web"), GatewayMAC)
 	}
@@ -242,8 +241,8 @@ func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b.expect("web", out(packet.ICMPUnreachable, packettest.Build(template(6, stranger, web, 40000, 80))), "web", verdict.NoConnection)
 }
 
-// TestMovedAddressStaysWithItsNewOwner: who gives up an address that another has by now takes
-// nothing away, be it private, public or the MAC that it forwards by.
+// TestMovedAddressStaysWithItsNewOwner: when an interface is removed, addresses that another
+// interface has by then stay: private and public ones, and the MAC address that it forwards under.
 func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -257,7 +256,7 @@ func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	s := b.sw.Snapshot()
 	n, _ := s.Network(ours)
 	if n.Find(old.Address) != &next || s.Public(old.Public) != &next || n.unchecked[old.MAC] != &next {
-		t.Errorf("its next owner has of them %v, %v, %v", n.Find(old.Address), s.Public(old.Public), n.unchecked[old.MAC])
+		t.Errorf("the new owner has of them %v, %v, %v", n.Find(old.Address), s.Public(old.Public), n.unchecked[old.MAC])
 	}
 	e = b.sw.Edit(b.generation)
 	e.RemoveEndpoint(ours, &next)
@@ -265,6 +264,6 @@ func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	s = b.sw.Snapshot()
 	n, _ = s.Network(ours)
 	if n.Find(old.Address) != nil || s.Public(old.Public) != nil || n.unchecked[old.MAC] != nil {
-		t.Error("an interface has what its owner gave up")
+		t.Error("an address still belongs to the removed interface")
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestReplyPassesAfterRuleRevoked: a connection admitted for one address is tracked and
-// outlives its rule in both directions; a new one is refused.
+// TestReplyPassesAfterRuleRevoked: a connection admitted from one address is tracked and outlives
+// its rule in both directions. A new connection is refused.
 func TestReplyPassesAfterRuleRevoked(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
@@ -27,8 +27,8 @@ func TestReplyPassesAfterRuleRevoked(t *testing.T) {
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.4"), 40001, 22)), "web", verdict.NoRule)
 }
 
-// TestRevokedWorldRuleCutsConnectionInBothDirections: the server keeps talking, and its packets must not
-// bring the connection back; that is the hole of trackers that delete the entry.
+// TestRevokedWorldRuleCutsConnectionInBothDirections: the server keeps sending, and its packets
+// must not create the connection again. Trackers that delete the entry have this hole.
 func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		b := newTestbed(t)
@@ -36,7 +36,7 @@ func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 		in, out := template(protocol, laptop, addr("198.18.0.4"), 40000, 80), template(protocol, addr("10.10.0.4"), laptop, 80, 40000)
 		b.expect("uplink", outside(in), "web", verdict.Forward)
 		if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
-			t.Errorf("protocol %d: a first packet of the world left state: %+v", protocol, u)
+			t.Errorf("protocol %d: the first packet of an untracked connection left state: %+v", protocol, u)
 		}
 		out.TCPFlags = packet.SYN | packet.ACK
 		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
@@ -55,8 +55,9 @@ func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 	}
 }
 
-// TestAnswerAfterRevocationCreatesNoConnection: a UDP server that first speaks after its world
-// rule has gone, or whose connection was forgotten, is no originator of a connection.
+// TestAnswerAfterRevocationCreatesNoConnection: a UDP server may send its first packet after its
+// rule for all addresses was revoked, or after its connection was forgotten. The packet passes but
+// creates no connection.
 func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 	b := newTestbed(t)
 	dns, wide := permit(ec2.UDP, 53, 53, "0.0.0.0/0"), permit(ec2.UDP, 5000, 5999, "0.0.0.0/0")
@@ -69,7 +70,7 @@ func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 		b.expect("uplink", outside(in), "web", verdict.NoRule)
 	}
-	// From its other ports it originates as before, and after a while from this one.
+	// From its other ports it creates connections as before, and after a while from this one.
 	asks, answer := template(17, addr("10.10.0.4"), laptop, 54, 40000), template(17, laptop, addr("198.18.0.4"), 40000, 54)
 	b.expect("web", b.of("web", asks), "uplink", verdict.Forward)
 	b.expect("uplink", outside(answer), "web", verdict.Forward)
@@ -78,18 +79,18 @@ func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 	b.expect("uplink", outside(in), "web", verdict.Forward)
 	b.frame.now = 0
 
-	// A rule for everything that comes and goes a hundred times is remembered in bounds.
+	// A rule for all addresses comes and goes a hundred times: the closed ranges stay bounded.
 	for i := range 100 {
 		b.rules("web", permit(ec2.UDP, 100+i, 100+i, "0.0.0.0/0"))
 	}
 	a := b.sw.Snapshot().attachment(b.ports["web"])
 	if len(a.closed) > maxClosedRanges || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
-		t.Errorf("%d closings, of 53: %v, of 198: %v, of 54: %v", len(a.closed), a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
+		t.Errorf("%d closed ranges, with 53: %v, with 198: %v, with 54: %v", len(a.closed), a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
 	}
 }
 
-// TestNewSYNOfKnownConnectionNeedsARule: a client whose rule is gone may keep the connection it has,
-// and may not open another on the same ports; nor may a reset make room for one.
+// TestNewSYNOfKnownConnectionNeedsARule: a client whose rule is gone may keep its connection, but
+// may not open another on the same ports, not even after a reset.
 func TestNewSYNOfKnownConnectionNeedsARule(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
@@ -100,17 +101,17 @@ func TestNewSYNOfKnownConnectionNeedsARule(t *testing.T) {
 		b.expect("uplink", outside(in), "web", want)
 	}
 	deliver(packet.SYN, verdict.Forward)
-	deliver(packet.SYN, verdict.Forward) // again, as a sender does that hears nothing
+	deliver(packet.SYN, verdict.Forward) // a retransmission
 	out.TCPFlags = packet.SYN | packet.ACK
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	deliver(packet.ACK, verdict.Forward)
-	deliver(packet.SYN, verdict.Forward) // the rule admits it
+	deliver(packet.SYN, verdict.Forward) // the rule still admits it
 	b.rules("web")
 	deliver(packet.SYN, verdict.NoRule)
 	deliver(packet.ACK, verdict.Forward)
 	out.TCPFlags = packet.FIN | packet.ACK
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
-	deliver(packet.SYN, verdict.NoRule) // half closed
+	deliver(packet.SYN, verdict.NoRule) // the connection is half closed
 	deliver(packet.RST, verdict.Forward)
 	deliver(packet.ACK, verdict.Forward)
 	deliver(packet.SYN, verdict.NoRule)
@@ -143,7 +144,7 @@ func TestICMPErrorPassesOnlyForItsConnection(t *testing.T) {
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	b.expect("uplink", about(sent), "web", verdict.Forward)
 	if p := b.delivered("web"); p.Quoted.Src != addr("10.10.0.4") {
-		t.Errorf("the quoted packet is %v, want the instance's own address in it", p.Quoted)
+		t.Errorf("the quoted packet is %v, want the instance's private address as its source", p.Quoted)
 	}
 	forged := sent
 	forged.Flow.Src = addr("198.18.0.5") // not what the error's receiver sent
@@ -165,7 +166,7 @@ func TestLaterFragmentsGetVerdictOfTheFirst(t *testing.T) {
 	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment)
 	b.expect("uplink", fragment(laptop, 53, 7, 0, 1472, true), "web", verdict.Forward)
 	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.Forward)
-	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment) // it is whole
+	b.expect("uplink", fragment(laptop, 0, 7, 1480, 100, false), "web", verdict.OrphanFragment) // the datagram is complete
 	b.expect("uplink", fragment(laptop, 53, 9, 0, 1472, true), "web", verdict.Forward)
 	b.expect("uplink", fragment(laptop, 0, 9, 1472, 104, false), "web", verdict.OverlapFrag)
 	b.expect("uplink", fragment(laptop, 54, 8, 0, 1472, true), "web", verdict.NoRule)

@@ -17,15 +17,15 @@ import (
 	"palisade/switch/tap"
 )
 
-// behind puts a bridge behind the victim's eth0, as a container host has one, and returns
-// the device at its far end:
+// addBridge connects the victim's eth0 to a bridge, as on a container host, and returns the device
+// at the other end of it:
 //
 //	-- the switch -- eth0 -- bridge -- out
 //
-// out is a plain device: what leaves by it has its checksums computed and its segments
-// cut by the kernel, by the virtio header that came with the frame. It shows what a
-// forged header does to a packet after the verdict.
-func (w *wire) behind() *tap.Device {
+// out is a plain device: the kernel computes the checksums of the packets that leave by it and cuts
+// them, as their virtio headers say. It shows what a forged header does to a packet after the
+// verdict.
+func (w *wire) addBridge() *tap.Device {
 	w.t.Helper()
 	out, err := tap.Open(tap.Config{Name: "out", Namespace: w.inside, Plain: true})
 	if err != nil {
@@ -52,7 +52,7 @@ func (w *wire) behind() *tap.Device {
 	return out
 }
 
-// until reads what came out, up to the packet from port marker.
+// until reads the packets that leave by out, up to the one from port marker.
 func until(t *testing.T, out *tap.Device, marker uint16) (packets []packet.Packet, frames [][]byte) {
 	t.Helper()
 	decoder := packet.NewDecoder()
@@ -69,7 +69,7 @@ func until(t *testing.T, out *tap.Device, marker uint16) (packets []packet.Packe
 		frame := append([]byte(nil), b[packet.OffloadLen:n]...)
 		var p packet.Packet
 		if v, ok := decoder.Decode(frame, &p); !ok {
-			t.Errorf("the victim was given a packet that is %v: % x", v, frame[:min(len(frame), 60)])
+			t.Errorf("the victim received a packet that is %v: % x", v, frame[:min(len(frame), 60)])
 		}
 		if p.Flow.SrcPort == marker {
 			return packets, frames
@@ -80,14 +80,14 @@ func until(t *testing.T, out *tap.Device, marker uint16) (packets []packet.Packe
 	return nil, nil
 }
 
-// A forged header's fields as virtio 1.2 §5.1.6 has them.
+// A forged virtio header (virtio 1.2 §5.1.6).
 type forged struct {
 	flags, gso                       uint8
 	headerLen, size, start, checksum uint16
 }
 
-// before puts the header in front of a frame. Where it asks for the checksum in the place
-// of TCP's or UDP's own, the frame gets there what a sender leaves: the pseudo-header's.
+// before returns the frame after the header. If the header asks for a checksum in the usual place,
+// the frame gets the checksum of the pseudo-header there, as an honest sender leaves it.
 func (f forged) before(frame []byte) []byte {
 	b := []byte{f.flags, f.gso}
 	for _, field := range []uint16{f.headerLen, f.size, f.start, f.checksum} {
@@ -105,16 +105,15 @@ func (f forged) before(frame []byte) []byte {
 }
 
 // TestForgedOffloadHeaderCannotAlterPackets lets an attacker with CAP_NET_RAW write the virtio
-// header of its frames itself (packet(7), PACKET_VNET_HDR, needs no more). The frames are
-// for ports that a rule admits; the header asks whoever takes the frame to write a
-// checksum over its ports, addresses and lengths, or to cut it into other packets.
-// Whatever comes out at the victim must still be what the rules admit.
+// headers of its frames (packet(7): PACKET_VNET_HDR needs no more). A rule admits the frames. The
+// header asks the receiver to write a checksum over ports, addresses and lengths, or to cut the
+// frame into other packets. All packets that reach the victim must still be admitted by the rules.
 //
-// Some headers the attacker's own kernel refuses or mends, newer kernels more of them.
-// Their fate is left open here; FuzzSanitize gives them to the switch directly.
+// The attacker's own kernel refuses or corrects some headers, newer kernels more of them. For those
+// any verdict will do; FuzzSanitize passes them to the switch directly.
 func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 	w := newWire(t, ownHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"))
-	out := w.behind()
+	out := w.addBridge()
 	for i, tt := range forgedHeaders {
 		before := w.fates()
 		refusal := w.send(tt.header.before(tt.frame))
@@ -123,8 +122,8 @@ func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 		if err := errors.Join(w.send(forged{}.before(marker)), w.send(forged{}.before(forgedFrame(6, 23, 0)))); err != nil {
 			t.Fatal(err)
 		}
-		// The last frame has its fate when all before it have theirs, and the marker
-		// comes out when all before it have.
+		// The last frame gets its verdict after all others, and the marker arrives after
+		// all packets before it.
 		after := w.settled("no-rule at victim", uint64(i+1))
 		packets, frames := until(t, out, 40000+uint16(i))
 		before[wantForward]++
@@ -137,18 +136,17 @@ func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 		}
 		t.Logf("%s: %s, %d packets", tt.name, fate, len(packets))
 		if tt.want != wantAny && (fate != tt.want || len(packets) != tt.out) {
-			t.Errorf("%s: %s, %d packets came out; want %s, %d", tt.name, fate, len(packets), tt.want, tt.out)
+			t.Errorf("%s: %s, %d packets arrived; want %s, %d", tt.name, fate, len(packets), tt.want, tt.out)
 		}
 		for j, p := range packets {
 			if wrong := notAdmitted(p, frames[j]); wrong != "" {
-				t.Errorf("%s: came out with %s: %v\n% x", tt.name, wrong, p.Flow, frames[j][:min(len(frames[j]), 60)])
+				t.Errorf("%s: arrived with %s: %v\n% x", tt.name, wrong, p.Flow, frames[j][:min(len(frames[j]), 60)])
 			}
 		}
 	}
 }
 
-// notAdmitted says what of a packet is not as the rules and the attacker's own frame have
-// it, "" if nothing is.
+// notAdmitted says what is wrong with a packet that arrived; "" if it is one that the rules admit.
 func notAdmitted(p packet.Packet, frame []byte) string {
 	want := map[uint8]uint16{packet.ProtocolTCP: 22, packet.ProtocolUDP: 53}[p.Flow.Protocol]
 	switch {
@@ -164,8 +162,8 @@ func notAdmitted(p packet.Packet, frame []byte) string {
 	return ""
 }
 
-// checksum is that of the pseudo-header for a transport segment of n bytes, and of the
-// segment itself: zero if it holds the right one.
+// checksum returns the checksum of the pseudo-header for n bytes of transport segment and of the
+// segment: zero if the segment has the right one.
 func checksum(segment []byte, n int, p *packet.Packet) uint16 {
 	src, dst := p.Flow.Src.As4(), p.Flow.Dst.As4()
 	b := append(append(src[:], dst[:]...), 0, p.Flow.Protocol, byte(n>>8), byte(n))
@@ -220,7 +218,7 @@ var forgedHeaders = []struct {
 	header forged
 	frame  []byte
 	want   string
-	out    int // packets
+	out    int // packets that arrive
 }{
 	{"no header", forged{}, forgedSYN, wantForward, 1},
 	{"honest checksum", forged{flags: needsChecksum, start: 34, checksum: 16}, forgedSYN, wantForward, 1},

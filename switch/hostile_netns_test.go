@@ -11,15 +11,14 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestHostileFramesAreDropped sends every kind of frame that has no business in a network,
-// and some that only lack a rule, to a victim that admits tcp 22. Each must be counted
-// under its own verdict; the victim's kernel must see none.
+// TestHostileFramesAreDropped sends each of hostileFrames to a victim that admits TCP 22. Each must
+// be counted under its own verdict, and the victim's kernel must receive none.
 func TestHostileFramesAreDropped(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	seen := fates{}
 	for _, tt := range hostileFrames {
 		if err := w.send(tt.frame); err != nil {
-			t.Errorf("%s: the attacker's kernel refuses it: %v", tt.name, err)
+			t.Errorf("%s: the attacker's kernel refused it: %v", tt.name, err)
 			continue
 		}
 		seen[tt.want]++
@@ -30,13 +29,13 @@ func TestHostileFramesAreDropped(t *testing.T) {
 	if n := w.received(); n != 0 {
 		t.Errorf("the victim's eth0 received %d packets", n)
 	}
-	// The count is one of packets that arrive.
+	// The counter does count packets that arrive.
 	if err := w.send(attackerSYN); err != nil {
 		t.Fatal(err)
 	}
 	w.settled("forward at victim", 1)
 	if n := w.received(); n != 1 {
-		t.Errorf("of one packet that the rule admits the victim's eth0 received %d", n)
+		t.Errorf("of one admitted packet the victim's eth0 received %d", n)
 	}
 }
 

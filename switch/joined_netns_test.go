@@ -15,8 +15,8 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// TestJoinedDatagramsArriveOneByOne: the receiver's kernel takes a frame of many datagrams
-// apart again. Each arrives by itself, in order, with what was in it.
+// TestJoinedDatagramsArriveOneByOne: the receiver's kernel splits a frame of joined datagrams. Each
+// datagram arrives by itself, in order and unchanged.
 func TestJoinedDatagramsArriveOneByOne(t *testing.T) {
 	const burst = 50
 	w := newWire(t, kernelHeader, permit(ec2.UDP, 53, 53, "0.0.0.0/0"))

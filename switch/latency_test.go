@@ -11,7 +11,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestProcessorsStayAwakeWhileAPollerWorks asks the kernel what is in force.
+// TestProcessorsStayAwakeWhileAPollerWorks reads from the kernel which request is in force.
 func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const device = "/dev/cpu_dma_latency"
@@ -36,7 +36,7 @@ func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	}
 	before := inForce()
 	if before == noLatency {
-		t.Fatalf("somebody else holds %s at 0", device)
+		t.Fatalf("another process holds %s at 0", device)
 	}
 	now := time.Hour
 	work := func(batches int) {
@@ -69,14 +69,13 @@ func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	expect(before, "work again, much later")
 }
 
-// TestHaltRequestsNoLatency: by the configuration.
 func TestHaltRequestsNoLatency(t *testing.T) {
 	a := newLatencyRequest(true)
 	for range 2 * busyBatches {
 		a.beforeBatch(0)
 	}
 	if a.fd >= 0 || a.active {
-		t.Errorf("it holds %+v", a)
+		t.Errorf("the request is %+v", a)
 	}
 	a.beforeSleep(0)
 	a.close()

@@ -8,9 +8,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestStrictNetworkCutsBothDirections: where nothing outlives its rule, a rule that is taken
-// away or changed cuts what it admitted, be it a connection that came in or one that went
-// out, tracked or not, and nothing else.
+// TestStrictNetworkCutsBothDirections: in a strict network the removal or change of a rule cuts all
+// connections that it admitted, incoming and outgoing, tracked and untracked, and no others.
 func TestStrictNetworkCutsBothDirections(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
 		for _, far := range []string{"10.0.2.0/24", "0.0.0.0/0"} {
@@ -18,7 +17,7 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 				"taken away": func(ec2.Rule) []ec2.Rule { return nil },
 				"changed": func(r ec2.Rule) []ec2.Rule {
 					serial++
-					r.Serial, r.From, r.To = serial, 81, 81 // and keeps its id
+					r.Serial, r.From, r.To = serial, 81, 81 // it keeps its id
 					return []ec2.Rule{r}
 				},
 			} {
@@ -54,8 +53,8 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 	}
 }
 
-// TestEchoReplyAfterAPingIsJudgedByItself: an echo reply or a timestamp of the same flow as the
-// ping before it is judged by itself, at the uplink and from a neighbour.
+// TestEchoReplyAfterAPingIsJudgedByItself: an echo reply or a timestamp with the flow of the ping
+// before it in the batch is judged by itself, at the uplink and from a neighbour.
 func TestEchoReplyAfterAPingIsJudgedByItself(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, 8, -1, "203.0.113.25/32"))

@@ -11,8 +11,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestForwardingMatchesTheModel compares the pipeline, where every rule admits everything,
-// with the few sentences that describe a VPC.
+// TestForwardingMatchesTheModel compares the pipeline, with rules that admit all packets, with a
+// short model of a VPC.
 func TestForwardingMatchesTheModel(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -50,12 +50,12 @@ func TestForwardingMatchesTheModel(t *testing.T) {
 		}
 		delivered[want]++
 	}
-	if len(delivered) != len(vpcHosts)+2 { // and the uplink, and nowhere
-		t.Errorf("too few ways were tried: %v", delivered)
+	if len(delivered) != len(vpcHosts)+2 { // besides the hosts: the uplink, and dropped
+		t.Errorf("too few destinations were reached: %v", delivered)
 	}
 }
 
-// model is where a packet goes that every rule admits; "" is nowhere.
+// model returns where a packet goes if all rules admit it; "" if it is dropped.
 func (b *testbed) model(from vpcHost, src, dst netip.Addr, mac ec2.MAC) string {
 	own := func(h vpcHost, a netip.Addr) bool {
 		return slices.ContainsFunc(b.owners[h.name].pairs(), func(p Pair) bool { return p.Private == a })
@@ -103,9 +103,9 @@ func (b *testbed) model(from vpcHost, src, dst netip.Addr, mac ec2.MAC) string {
 	return "uplink"
 }
 
-// FuzzForward lets an interface of each VPC, one that forwards for others, a node's tunnel and
-// the world outside send any bytes: nothing panics, and nothing of one network arrives in
-// another but what is addressed to a public address.
+// FuzzForward sends any bytes from an interface of each VPC, an interface that forwards for others,
+// another node and the uplink. Nothing panics, and a packet of one network reaches another only if
+// it is addressed to a public address.
 func FuzzForward(f *testing.F) {
 	b := newVPCBed(f)
 	b.open()

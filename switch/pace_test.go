@@ -11,15 +11,15 @@ import (
 	"palisade/internal/verdict"
 )
 
-// burn uses the processor of the calling thread.
+// burn uses the processor for some time.
 func burn(d time.Duration) {
 	for end := threadTime() + d; threadTime() < end; {
 	}
 }
 
-// TestSlowPortIsWrittenToSeldom: of what comes for a port whose writes are slow, one frame in
-// a while is written and the rest has a verdict of its own, so that who sends to it and who
-// does not is served. When writes are quick again all is written.
+// TestSlowPortIsWrittenToSeldom: of the frames to a port whose writes are slow, few are written and
+// the others are dropped as over-share. Its neighbour gets all frames. When writes are quick again
+// all frames are written.
 func TestSlowPortIsWrittenToSeldom(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -52,7 +52,7 @@ func TestSlowPortIsWrittenToSeldom(t *testing.T) {
 	if lone.TxFrames != 32*rounds || lone.Verdicts[verdict.OverShare] != 0 {
 		t.Errorf("%d frames were written to its neighbour, want %d", lone.TxFrames, 32*rounds)
 	}
-	// The first few are written before anything is known of the port.
+	// The first frames are written before the port is known to be slow.
 	if most := cost*(checkEvery+timedWrites/2) + took/slowShare; took > most+50*time.Millisecond {
 		t.Errorf("%d frames to a port whose writes take %v took %v", 32*rounds, cost, took)
 	}
@@ -69,8 +69,8 @@ func TestSlowPortIsWrittenToSeldom(t *testing.T) {
 	}
 }
 
-// TestOnlyRepeatedSlowWritesLimitAPort: a single slow write makes no port slow. Neither does a thread
-// that had to wait, nor a sender that sends large frames.
+// TestOnlyRepeatedSlowWritesLimitAPort: a port is not limited for a single slow write, for a thread
+// that had to wait, or for large frames.
 func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -81,16 +81,16 @@ func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 		p.recordWrite(250*time.Microsecond, 0, now)
 	}
 	if p.next.Load() != 0 {
-		t.Error("slow writes of 12 ms in 50 ms make the port slow, of which 15 are allowed")
+		t.Error("12 ms of slow writes in 50 ms limit the port, although 15 ms are allowed")
 	}
 	now += time.Minute
 	p.recordWrite(7*time.Millisecond, 0, now)
 	if p.next.Load() != 0 {
-		t.Error("one slow write makes the port slow")
+		t.Error("one slow write limits the port")
 	}
 	p.recordWrite(7*time.Millisecond, 0, now)
 	if got, want := time.Duration(p.next.Load()), now+4*time.Millisecond*slowShare; got != want {
-		t.Errorf("behind 14 ms the next write is due in %v, want %v", got-now, want-now)
+		t.Errorf("after 14 ms the next write is due in %v, want %v", got-now, want-now)
 	}
 	writes := 0
 	for end := now + 10*time.Second; now < end; now += 100 * time.Microsecond {
@@ -108,7 +108,7 @@ func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 		large.recordWrite(4*time.Millisecond, 1364*slowPacket, time.Second)
 	}
 	if large.next.Load() != 0 {
-		t.Error("large frames, and those of many packets, make the port slow")
+		t.Error("large frames, or frames of many packets, limit the port")
 	}
 	before := threadTime()
 	time.Sleep(20 * time.Millisecond)
@@ -117,8 +117,8 @@ func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 	}
 }
 
-// TestPortsShareThePollersTime: a port whose frames are expensive has as few turns as make its time
-// that of the others, and all when no other port waits.
+// TestPortsShareThePollersTime: a port whose frames are expensive gets fewer turns, so that it uses
+// no more time than the others. It gets all turns when no other port waits.
 func TestPortsShareThePollersTime(t *testing.T) {
 	used := map[string]time.Duration{}
 	costs := map[string]time.Duration{"cheap": 100 * time.Microsecond, "dear": 1400 * time.Microsecond, "usual": 200 * time.Microsecond}
@@ -137,14 +137,14 @@ func TestPortsShareThePollersTime(t *testing.T) {
 	var s share
 	s.charge(longTurn)
 	if s.limit() != 1 {
-		t.Errorf("behind a long turn the next has %d frames, want 1", s.limit())
+		t.Errorf("after a long turn the next has %d frames, want 1", s.limit())
 	}
 	for range 10 {
 		s.grant(InstancePort)
 		s.charge(turnTime / 10)
 	}
 	if s.limit() != batchFrames {
-		t.Errorf("behind short turns the next has %d frames, want %d", s.limit(), batchFrames)
+		t.Errorf("after short turns the next has %d frames, want %d", s.limit(), batchFrames)
 	}
 	for range 100 {
 		s.charge(time.Hour)
@@ -156,9 +156,9 @@ func TestPortsShareThePollersTime(t *testing.T) {
 	}
 }
 
-// TestDroppedFramesPauseTheirPort of a poller, also when no other port waits: an instance
-// whose queue is always full of them leaves the processor to its neighbours. What it sends
-// that arrives is not held back.
+// TestDroppedFramesPauseTheirPort: an instance that sends only frames that are dropped gets a small
+// part of the poller, also when no other port waits, and leaves the processor to its neighbours. A
+// port whose frames are delivered is not paused.
 func TestDroppedFramesPauseTheirPort(t *testing.T) {
 	handled := func(rules ...ec2.Rule) (rests float64, unforwarded uint64) {
 		b := newTestbed(t)
@@ -189,20 +189,20 @@ func TestDroppedFramesPauseTheirPort(t *testing.T) {
 		return float64(rested) / float64(monotonic()-began), b.ports["app"].Counters().Verdicts[verdict.NoRule]
 	}
 	if rests, unforwarded := handled(); rests < 0.8 || unforwarded < 1000 {
-		t.Errorf("a port whose frames all go nowhere rests %.0f %% of the time, want about 95; %d were looked at", 100*rests, unforwarded)
+		t.Errorf("a port whose frames are all dropped is paused %.0f %% of the time, want about 95; %d frames were read", 100*rests, unforwarded)
 	}
 	if rests, _ := handled(permit(ec2.UDP, 53, 60, "0.0.0.0/0")); rests > 0 {
-		t.Errorf("a port whose frames all arrive rests %.0f %% of the time", 100*rests)
+		t.Errorf("a port whose frames are all delivered is paused %.0f %% of the time", 100*rests)
 	}
 }
 
-// TestSlowReceiverDoesNotPauseTheSender: in a turn with frames that go nowhere, the time that one to a
-// slow port took is not theirs.
+// TestSlowReceiverDoesNotPauseTheSender: the dropped frames of a turn are not charged for the time
+// of a frame to a slow port.
 func TestSlowReceiverDoesNotPauseTheSender(t *testing.T) {
 	var s share
 	now := time.Hour
 	if rest := s.chargeUnforwarded(batchFrames/2, batchFrames, 10*time.Millisecond, now); rest != 0 {
-		t.Errorf("a port rests %v over a slow receiver", rest)
+		t.Errorf("the port is paused for %v because of a slow receiver", rest)
 	}
 	const usual = time.Microsecond
 	for range 100 {
@@ -210,21 +210,21 @@ func TestSlowReceiverDoesNotPauseTheSender(t *testing.T) {
 			return
 		}
 	}
-	t.Error("a port whose frames all go nowhere does not rest")
+	t.Error("a port whose frames are all dropped is not paused")
 }
 
-// TestPauseOfARemovedPortEnds: its descriptor may be another port's by then.
+// TestPauseOfARemovedPortEnds: when the pause is over another port may have the descriptor.
 func TestPauseOfARemovedPortEnds(t *testing.T) {
 	b := newTestbed(t)
 	p := b.ports["web"].poller
 	now := monotonic()
 	p.pause(b.ports["web"], now+time.Second)
 	if left := p.pauseLeft(now); left < 999 || left > 1001 {
-		t.Errorf("the rest of a second ends in %d ms", left)
+		t.Errorf("a pause of one second ends in %d ms", left)
 	}
 	p.resumePaused(now)
 	if len(p.paused) != 1 {
-		t.Error("a rest ended at once")
+		t.Error("a pause ended at once")
 	}
 	e := b.sw.Edit(b.generation)
 	e.Detach(b.ports["web"])
@@ -234,6 +234,6 @@ func TestPauseOfARemovedPortEnds(t *testing.T) {
 	}
 	p.resumePaused(now + time.Second)
 	if len(p.paused) != 0 || p.pauseLeft(now) != -1 {
-		t.Errorf("%d rests are left", len(p.paused))
+		t.Errorf("%d pauses are left", len(p.paused))
 	}
 }

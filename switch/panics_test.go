@@ -16,8 +16,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// panicking returns a bed whose app panics at each write while it is armed, and the log of
-// its switch.
+// panicking returns a testbed whose app panics at each write while it is armed, and the log of its
+// switch.
 func panicking(t *testing.T) (b *testbed, armed *bool, log *bytes.Buffer) {
 	t.Helper()
 	b, armed, log = newTestbed(t), new(bool), new(bytes.Buffer)
@@ -32,14 +32,14 @@ func panicking(t *testing.T) (b *testbed, armed *bool, log *bytes.Buffer) {
 	return b, armed, log
 }
 
-// datagram is one from the web, of a flow of its own.
+// datagram builds a datagram from the web, of a flow of its own.
 func (b *testbed) datagram(to string, number int) []byte {
 	f := template(packet.ProtocolUDP, addr("10.10.0.4"), addr(to), uint16(1000+number), 53)
 	return append(make([]byte, offloadLen), b.of("web", f)...)
 }
 
-// turns gives a port turns until it has nothing more to say. Each may be a whole batch, however
-// long the last one took on a busy machine.
+// turns gives a port turns until its queue is empty. Each may be a whole batch, however long the
+// last one took on a busy machine.
 func (b *testbed) turns(port string, queue ...[]byte) {
 	b.devices[port].queue = queue
 	p := b.ports[port].poller
@@ -60,8 +60,8 @@ func (b *testbed) logged() {
 	}
 }
 
-// TestPanicDropsTheRestOfItsBatch and nothing else: what was written before keeps its verdict,
-// the next batch is carried, and the log tells of the frame and where it happened, once.
+// TestPanicDropsTheRestOfItsBatch: frames written before keep their verdict, the next batch is
+// forwarded, and the log has the frame and the stack, once.
 func TestPanicDropsTheRestOfItsBatch(t *testing.T) {
 	b, armed, log := panicking(t)
 	*armed = true
@@ -70,30 +70,30 @@ func TestPanicDropsTheRestOfItsBatch(t *testing.T) {
 	}
 	web, lone := b.ports["web"].Counters().Verdicts, b.ports["lone"].Counters().Verdicts
 	if web[verdict.PipelinePanicked] != 6 || lone[verdict.Forward] != 2 || web[verdict.NoRoute] != 2 || b.devices["lone"].count != 2 {
-		t.Errorf("lost %d, want 6 of 10; %d forwarded to the first receiver, want 2; %d without a way, want 2", web[verdict.PipelinePanicked], lone[verdict.Forward], web[verdict.NoRoute])
+		t.Errorf("lost %d, want 6 of 10; %d forwarded to the first receiver, want 2; %d without a route, want 2", web[verdict.PipelinePanicked], lone[verdict.Forward], web[verdict.NoRoute])
 	}
 	*armed = false
 	b.turns("web", b.datagram("10.10.0.5", 6))
 	if got := b.ports["app"].Counters().Verdicts[verdict.Forward]; got != 1 || b.devices["app"].count != 1 {
-		t.Errorf("behind the panics %d frames are forwarded, want 1", got)
+		t.Errorf("after the panics %d frames are forwarded, want 1", got)
 	}
 	b.logged()
 	text := log.String()
 	for _, want := range []string{"planted", "port=web", "0a0a00040a0a0005", "pipeline.go", "(*frame).write"} {
 		if !strings.Contains(text, want) {
-			t.Errorf("the log does not have %q:\n%s", want, text)
+			t.Errorf("the log lacks %q:\n%s", want, text)
 		}
 	}
 	if n := strings.Count(text, "please report"); n != 1 {
-		t.Errorf("the log tells of %d panics within a minute, want 1", n)
+		t.Errorf("the log has %d panics within a minute, want 1", n)
 	}
 	if n, last := b.sw.Panics(); n != 2 || last.Port != "web" || last.Cause != "planted" {
 		t.Errorf("%d panics, the last %+v", n, last)
 	}
 }
 
-// TestPortIsShutAfterTooManyPanics: nothing from it and to it passes, its neighbours are not
-// touched, and 99 panics in a minute or 100 in two shut nothing.
+// TestPortIsShutAfterTooManyPanics: nothing passes from it or to it, its neighbours are not
+// affected, and 99 panics in a minute or 100 in two shut nothing.
 func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 	b, armed, log := panicking(t)
 	*armed = true
@@ -101,11 +101,11 @@ func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 		b.turns("web", b.datagram("10.10.0.5", 1))
 	}
 	if b.ports["web"].IsShut() {
-		t.Fatalf("the port is shut behind %d panics", maxPanics-1)
+		t.Fatalf("the port is shut after %d panics", maxPanics-1)
 	}
 	b.turns("web", b.datagram("10.10.0.5", 1))
 	if !b.ports["web"].IsShut() {
-		t.Fatalf("the port is open behind %d panics", maxPanics)
+		t.Fatalf("the port is open after %d panics", maxPanics)
 	}
 	*armed = false
 	b.turns("web", b.datagram("10.10.0.6", 1), b.datagram("10.10.0.6", 2))
@@ -116,7 +116,7 @@ func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 	}
 	b.logged()
 	if !strings.Contains(log.String(), "port shut") {
-		t.Errorf("the log does not tell that the port was shut:\n%s", log)
+		t.Errorf("the log does not say that the port was shut:\n%s", log)
 	}
 	var c panicCount
 	for i := range 5 * maxPanics {
@@ -126,7 +126,7 @@ func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 	}
 }
 
-// TestUplinkIsNeverShut: it carries the frames of all the world.
+// TestUplinkIsNeverShut: it carries frames from many hosts.
 func TestUplinkIsNeverShut(t *testing.T) {
 	b, armed, _ := panicking(t)
 	*armed = true
@@ -137,13 +137,12 @@ func TestUplinkIsNeverShut(t *testing.T) {
 	*armed = false
 	b.turns("uplink", frame)
 	if got := b.ports["uplink"].Counters().Verdicts[verdict.PipelinePanicked]; got != 2*maxPanics || b.ports["uplink"].IsShut() || b.devices["app"].count != 1 {
-		t.Errorf("%d panics; shut is %v; %d frames arrived behind them", got, b.ports["uplink"].IsShut(), b.devices["app"].count)
+		t.Errorf("%d panics; shut is %v; %d frames arrived after them", got, b.ports["uplink"].IsShut(), b.devices["app"].count)
 	}
 }
 
-// TestFaultInConnectionFileDropsTheFrame: somebody cuts the file, as a full tmpfs does, and
-// reading a connection is a fault of the memory. The switch drops what it cannot judge and
-// lives.
+// TestFaultInConnectionFileDropsTheFrame: somebody truncates the file, or the tmpfs is full, and
+// reading a connection faults. The switch drops the frame and keeps running.
 func TestFaultInConnectionFileDropsTheFrame(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "arena")
 	tracker, err := conntrack.Open(conntrack.Config{Path: path})

@@ -27,14 +27,14 @@ func TestGroupRuleAdmitsMembersOnly(t *testing.T) {
 	b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
 	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 8000)), "app", verdict.NoRule)
-	// By its public address it is no member: both ends are rewritten, as at AWS.
+	// To a public address the sender has no groups: both ends are rewritten, as at AWS.
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.5"), 1, 8000)), "app", verdict.NoRule)
 	b.rules("app", permit(ec2.TCP, 8000, 8000, "198.18.0.4/32"))
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.5"), 2, 8000)), "app", verdict.Forward)
 	if p := b.delivered("app"); p.Flow.Src != addr("198.18.0.4") || p.Flow.Dst != addr("10.10.0.5") {
 		t.Errorf("delivered %v", p.Flow)
 	}
-	// A frame from outside that claims a member's address is none either.
+	// A frame from the uplink with a member's address is dropped.
 	b.expect("uplink", outside(template(6, addr("10.10.0.4"), addr("198.18.0.5"), 1, 8000)), "uplink", verdict.BadSource)
 }
 
@@ -102,7 +102,7 @@ func TestUplinkRefusesInternalSources(t *testing.T) {
 	f.SrcMAC, f.DstMAC = routerMAC, ec2.MAC{2, 9, 9, 9, 9, 9}
 	b.expect("uplink", packettest.Build(f), "uplink", verdict.WrongMAC)
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.0.99"), 1, 80)), "uplink", verdict.NoRoute)
-	b.expect("uplink", outside(template(6, laptop, addr("10.10.0.4"), 1, 80)), "uplink", verdict.NoRoute) // by private address
+	b.expect("uplink", outside(template(6, laptop, addr("10.10.0.4"), 1, 80)), "uplink", verdict.NoRoute) // a private address
 }
 
 func TestSwitchAnswersARP(t *testing.T) {
@@ -133,8 +133,8 @@ func TestNATIsOneToOne(t *testing.T) {
 	b.expect("uplink", outside(template(6, stranger, addr("198.18.0.4"), 40000, 80)), "web", verdict.NoRule)
 }
 
-// TestUplinkRefusesAddressesOfTheNetwork: a source within the network cannot come from
-// outside, leased or not, or a CIDR rule for members would admit a stranger.
+// TestUplinkRefusesAddressesOfTheNetwork: a source within the network cannot come from outside,
+// leased or not. Otherwise a CIDR rule for members would admit a stranger.
 func TestUplinkRefusesAddressesOfTheNetwork(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.UDP, 53, 53, "10.10.0.0/16"))
@@ -142,8 +142,8 @@ func TestUplinkRefusesAddressesOfTheNetwork(t *testing.T) {
 	b.expect("uplink", outside(template(17, addr("10.255.255.255"), addr("198.18.0.4"), 1, 53)), "uplink", verdict.BadSource)
 }
 
-// TestFramesAreCutForDevicesWithoutOffloads: a frame that stands for three packets arrives as one where the
-// device has the offloads for its protocol, and as three finished packets where it has not.
+// TestFramesAreCutForDevicesWithoutOffloads: a frame of three packets is written as one frame if
+// the device has the offload for its protocol, and as three finished packets if not.
 func TestFramesAreCutForDevicesWithoutOffloads(t *testing.T) {
 	const tcp, udp = packet.ProtocolTCP, packet.ProtocolUDP
 	for _, tt := range []struct {
@@ -151,7 +151,7 @@ func TestFramesAreCutForDevicesWithoutOffloads(t *testing.T) {
 		gso, checksum  byte
 		headers        int
 		offloads       packet.Offloads
-		frames, length int // that are written; of the last one
+		frames, length int // written frames; length of the last one
 	}{
 		{tcp, 1, 16, 54, packet.NoOffloads, 3, 54 + 1080},
 		{tcp, 1, 16, 54, packet.StreamOffloads, 1, 54 + 4000},
@@ -176,7 +176,7 @@ func TestFramesAreCutForDevicesWithoutOffloads(t *testing.T) {
 		d := b.devices["app"]
 		finished := [offloadLen]byte(d.last[:offloadLen]) == [offloadLen]byte{}
 		if d.count != tt.frames || finished != (tt.frames == 3) || len(d.last) != offloadLen+tt.length {
-			t.Errorf("protocol %d, offloads %d: %d frames, the last of %d bytes behind % x; want %d, of %d",
+			t.Errorf("protocol %d, offloads %d: %d frames, the last of %d bytes after header % x; want %d, of %d",
 				tt.protocol, tt.offloads, d.count, len(d.last)-offloadLen, d.last[:offloadLen], tt.frames, tt.length)
 		}
 	}
@@ -194,7 +194,7 @@ func TestTraceStoresNothing(t *testing.T) {
 		t.Errorf("trace %+v", tr)
 	}
 	if u := b.tracker.Usage(); u.Tracked != 0 || b.devices["web"].count != 0 {
-		t.Errorf("a trace left state %+v and %d frames", u, b.devices["web"].count)
+		t.Errorf("a trace created connections %+v and wrote %d frames", u, b.devices["web"].count)
 	}
 }
 

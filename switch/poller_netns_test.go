@@ -16,10 +16,10 @@ import (
 	"palisade/switch/tap"
 )
 
-// TestDeletedDeviceDoesNotSpinThePoller: a TAP that was deleted is readable for ever, and
-// every read of it fails.
+// TestDeletedDeviceDoesNotSpinThePoller: a deleted TAP is readable for ever, and every read of it
+// fails.
 //
-//	poller -- eth0 [namespace], deleted under it
+//	poller -- eth0 [namespace], deleted while the poller watches it
 func TestDeletedDeviceDoesNotSpinThePoller(t *testing.T) {
 	netnstest.NeedRoot(t)
 	ns := "pal-gone-" + time.Now().Format("150405.000000")
@@ -58,8 +58,8 @@ func TestDeletedDeviceDoesNotSpinThePoller(t *testing.T) {
 		}
 		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
-	// A poller that spins does so all the time; what the runtime does for the tests before this
-	// one, such as collecting their garbage, it does at times.
+	// A spinning poller uses the processor all the time. Other work of the process, such as garbage
+	// collection, does so only at times.
 	runtime.GC()
 	least := time.Hour
 	for range 3 {

@@ -10,7 +10,7 @@ import (
 	"palisade/switch/tap/taptest"
 )
 
-// A noted device notes in log which of several was written to.
+// A noted device appends its name to a log at each write.
 type noted struct {
 	*taptest.Device
 	name string
@@ -22,9 +22,8 @@ func (d noted) Write(b []byte) error {
 	return d.Device.Write(b)
 }
 
-// TestSmallFramesDoNotWaitForAQueueOfLargeOnes: one poller has a port with hundreds of
-// superframes and a port with one small frame. The small one leaves after a batch of the
-// large ones at most.
+// TestSmallFramesDoNotWaitForAQueueOfLargeOnes: one poller has a port with hundreds of large frames
+// and a port with one small frame. The small one leaves after at most one batch of large ones.
 //
 //	bulk, 500 frames of 64 kB -- [poller] -- bulk sink
 //	trip, 1 frame of 64 bytes -- [      ] -- trip sink
@@ -76,7 +75,7 @@ func TestSmallFramesDoNotWaitForAQueueOfLargeOnes(t *testing.T) {
 	defer mu.Unlock()
 	for i, name := range order {
 		if name == "trip sink" && i > 5 {
-			t.Errorf("the small frame left behind %d superframes", i)
+			t.Errorf("the small frame left after %d large frames", i)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// A talk is one TCP connection, or UDP exchange, between two interfaces of a bed.
+// A talk is one TCP connection, or UDP exchange, between two interfaces of a testbed.
 type talk struct {
 	b              *testbed
 	client, server string
@@ -30,7 +30,7 @@ func (k *talk) open() {
 	k.there.TCPFlags, k.back.TCPFlags = packet.ACK, packet.ACK
 }
 
-// goesOn sends a packet each way, and wants both delivered.
+// goesOn sends a packet in each direction, and expects both to be delivered.
 func (k *talk) goesOn(what string) {
 	k.b.t.Helper()
 	for _, f := range k.frames() {
@@ -40,7 +40,7 @@ func (k *talk) goesOn(what string) {
 	}
 }
 
-// isCut sends some packets each way, the server first, and wants none delivered.
+// isCut sends packets in both directions, the server first, and expects none to be delivered.
 func (k *talk) isCut(what string) {
 	k.b.t.Helper()
 	for range 3 {
@@ -62,9 +62,10 @@ func (k *talk) frames() []struct {
 	}{{k.server, to(k.server, GatewayMAC, k.back)}, {k.client, to(k.client, GatewayMAC, k.there)}}
 }
 
-// TestGroupChangeKeepsTrackedConnections: tracked connections live on, untracked ones that
-// a group it left admitted are cut both ways, new ones go by the groups it has now. That
-// another interface has that set of groups already, compiled long ago, changes nothing.
+// TestGroupChangeKeepsTrackedConnections: when an interface leaves a group, tracked connections
+// stay, untracked ones that the group admitted are cut in both directions, and new ones are checked
+// against the new groups. It makes no difference that another interface has had the same set of
+// groups for long.
 func TestGroupChangeKeepsTrackedConnections(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		for _, known := range []bool{false, true} {
@@ -83,8 +84,8 @@ func TestGroupChangeKeepsTrackedConnections(t *testing.T) {
 			tracked.goesOn("tracked")
 			b.expect("4db", to("4db", GatewayMAC, template(protocol, addr("10.0.2.10"), addr("10.0.1.20"), 1002, 22)), "2app", verdict.NoRule)
 
-			// A rule change later, a change of its addresses, and the next change of groups
-			// that brings the rule back.
+			// After a change of rules, a change of addresses, and a change of groups that
+			// brings the rule back.
 			b.rules("other", permit(ec2.ICMP, -1, -1, "0.0.0.0/0"), anyOut())
 			b.change("2app", func(o *Endpoint) { o.Public = addr("198.18.1.21") })
 			untracked.isCut("untracked, later")
@@ -98,7 +99,8 @@ func TestGroupChangeKeepsTrackedConnections(t *testing.T) {
 	}
 }
 
-// TestMembershipChangeAppliesToOtherInterfaces: a group as source is its members, now.
+// TestMembershipChangeAppliesToOtherInterfaces: a rule with a group as source admits its current
+// members.
 func TestMembershipChangeAppliesToOtherInterfaces(t *testing.T) {
 	b := newVPCBed(t)
 	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"), anyOut())
@@ -114,8 +116,8 @@ func TestMembershipChangeAppliesToOtherInterfaces(t *testing.T) {
 	b.expect("1web", syn(2), "4db", verdict.Forward)
 }
 
-// TestStrictNetworkCutsFormerMembers: where nothing outlives its rule, the loss of a
-// membership is one.
+// TestStrictNetworkCutsFormerMembers: in a strict network the loss of a membership cuts the
+// connections that it admitted.
 func TestStrictNetworkCutsFormerMembers(t *testing.T) {
 	b := newVPCBed(t)
 	n := vpcNetwork(ours)
@@ -133,13 +135,14 @@ func TestStrictNetworkCutsFormerMembers(t *testing.T) {
 	k.isCut("of a former member")
 }
 
-// TestEgressAndIngressMustBothAdmit: what the sender's rules admit, the receiver's need not.
+// TestEgressAndIngressMustBothAdmit: a packet that the sender's rules admit still needs a rule of
+// the receiver, and the other way round.
 func TestEgressAndIngressMustBothAdmit(t *testing.T) {
 	b := newVPCBed(t)
 	web, app := addr("10.0.1.10"), addr("10.0.1.20")
 	syn := func(port uint16) []byte { return to("1web", macOf("2app"), template(6, web, app, 1, port)) }
 	b.rules("vpc", permitOut(ec2.TCP, 80, 81, "vpc"), permit(ec2.TCP, 81, 82, "vpc"))
-	b.expect("1web", syn(80), "2app", verdict.NoRule) // of a fellow in the same group and subnet
+	b.expect("1web", syn(80), "2app", verdict.NoRule) // a member of the same group in the same subnet
 	b.expect("1web", syn(81), "2app", verdict.Forward)
 	b.expect("1web", syn(82), "1web", verdict.NoRule)
 	b.expect("1web", syn(83), "1web", verdict.NoRule)
@@ -147,15 +150,15 @@ func TestEgressAndIngressMustBothAdmit(t *testing.T) {
 	b.rules("vpc", permitOut(ec2.TCP, 443, 443, "203.0.113.0/24"))
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, laptop, 1, 443)), "uplink", verdict.Forward)
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, addr("192.0.2.1"), 1, 443)), "1web", verdict.NoRule)
-	// Of another VPC too, where it is a public address like any other.
+	// For a receiver in another VPC too, which has a public address like any other host.
 	b.rules("theirs", anyIn())
 	b.rules("vpc", permitOut(ec2.TCP, 22, 22, "198.18.1.50/32"))
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, addr("198.18.1.50"), 1, 22)), "5web", verdict.Forward)
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, addr("198.18.1.50"), 1, 23)), "1web", verdict.NoRule)
 }
 
-// TestRepliesNeedNoEgressRule: with all egress revoked a server still answers whom its
-// rules let in, the world included, and opens nothing itself.
+// TestRepliesNeedNoEgressRule: without egress rules a server answers the hosts that its rules
+// admit, also if they admit all addresses, and opens no connection itself.
 func TestRepliesNeedNoEgressRule(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		b := newVPCBed(t)
@@ -176,8 +179,8 @@ func TestRepliesNeedNoEgressRule(t *testing.T) {
 	}
 }
 
-// TestRevokedEgressKeepsTrackedConnections: what was tracked goes on. What was not, because all
-// answers were admitted by rule, has lost that rule (EC2 User Guide, "Untracked
+// TestRevokedEgressKeepsTrackedConnections: a tracked connection stays. An untracked one is cut,
+// because its answers were admitted by a rule that is gone (EC2 User Guide, "Untracked
 // connections").
 func TestRevokedEgressKeepsTrackedConnections(t *testing.T) {
 	b := newVPCBed(t)
@@ -195,6 +198,6 @@ func TestRevokedEgressKeepsTrackedConnections(t *testing.T) {
 	asked.goesOn("asked by itself")
 	for range 2 {
 		b.expect("2app", to("2app", GatewayMAC, untracked.back), "2app", verdict.NoRule)
-		b.expect("4db", to("4db", GatewayMAC, untracked.there), "2app", verdict.Forward) // which its rules admit
+		b.expect("4db", to("4db", GatewayMAC, untracked.there), "2app", verdict.Forward) // the rules of 4db admit it
 	}
 }

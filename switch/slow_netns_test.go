@@ -18,10 +18,10 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestSlowPortDoesNotDelayItsNeighbour: root inside the attacker opens thousands of packet sockets with
-// long filters, so that a write into its TAP takes milliseconds. It asks for the gateway's MAC
-// and knocks at the victim's open port, as fast as it can, and the victim answers each. The
-// victim's own requests are answered as ever.
+// TestSlowPortDoesNotDelayItsNeighbour: root inside the attacker opens thousands of packet sockets
+// with long filters, so that a write into its TAP takes milliseconds. As fast as it can it asks for
+// the gateway's MAC address and sends SYNs to the victim's open port, and the victim answers each.
+// The victim's own requests are answered as quickly as before.
 func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	victim := w.listenARP(w.inside)
@@ -41,7 +41,7 @@ func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 				ended <- sent
 				return
 			default:
-				// A queue that is full is what it is about.
+				// A send fails when the queue is full, which is expected here.
 				_, _ = w.send(ask), w.send(knocks)
 				_, _ = unix.Write(victim, answers)
 				sent++
@@ -54,7 +54,7 @@ func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 	sent := <-ended
 	dropped := w.attacker.Counters().Verdicts[verdict.OverShare]
 	at := func(all []time.Duration, percent int) time.Duration { return all[len(all)*percent/100] }
-	t.Logf("a round trip: quiet p50 %v p99 %v; beside the attacker p50 %v p99 %v max %v; it sent %d requests of each kind and was denied %d answers",
+	t.Logf("a round trip: quiet p50 %v p99 %v; beside the attacker p50 %v p99 %v max %v; it sent %d requests of each kind, and %d answers to it were dropped",
 		at(quiet, 50), at(quiet, 99), at(loaded, 50), at(loaded, 99), loaded[len(loaded)-1], sent, dropped)
 	if len(loaded) < len(quiet)/4 {
 		t.Errorf("%d round trips in 2 s, %d in one when it was quiet", len(loaded), len(quiet))
@@ -64,8 +64,8 @@ func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 	}
 }
 
-// slowDown opens packet sockets in the attacker's namespace whose filters run for each frame
-// that is written into its TAP.
+// slowDown opens packet sockets in the attacker's namespace. Their filters run for each frame that
+// is written into its TAP.
 func (w *wire) slowDown(sockets int) {
 	w.t.Helper()
 	var limit unix.Rlimit
@@ -116,7 +116,7 @@ func (w *wire) slowDown(sockets int) {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// listenARP opens a socket for ARP in a namespace, bound to its eth0.
+// listenARP opens an ARP socket in a namespace, bound to its eth0.
 func (w *wire) listenARP(ns string) (socket int) {
 	w.t.Helper()
 	err := netns.Do(ns, func() error {
@@ -138,8 +138,8 @@ func (w *wire) listenARP(ns string) (socket int) {
 	return socket
 }
 
-// askARP asks for the gateway's MAC in the victim's name, again and again for some time, and
-// returns how long the answers took, the shortest first.
+// askARP asks for the gateway's MAC address as the victim, repeatedly for some time. It returns how
+// long the answers took, sorted.
 func (w *wire) askARP(socket int, lasts time.Duration) (took []time.Duration) {
 	w.t.Helper()
 	request, answer := packettest.ARP(1, victimMAC, victimIP, addr("10.0.0.1")), make([]byte, 128)

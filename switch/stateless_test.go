@@ -7,8 +7,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestStatelessAdmitsByRulesAlone: the answer to what is admitted is not, without a rule of
-// its own, and nothing is remembered.
+// TestStatelessAdmitsByRulesAlone: an answer needs a rule of its own, and no connection is stored.
 func TestStatelessAdmitsByRulesAlone(t *testing.T) {
 	b := newTestbed(t)
 	b.sw.stateless = true

@@ -20,13 +20,13 @@ import (
 // A sink is a device that keeps the last frame written to it, without allocating.
 type sink struct {
 	fd    int
-	queue [][]byte // what is to be read: virtio header and frame; nil: a frame that the device loses
-	last  []byte   // virtio header and frame
-	all   [][]byte // the same of each, if it is not nil
+	queue [][]byte // what is to be read: virtio header and frame; nil: a frame that the device loses // frames to read, with virtio header; nil: a frame that the device loses
+	last  []byte   // virtio header and frame // the last written frame, with virtio header
+	all   [][]byte // all written frames, if it is not nil
 	count int
 	buf   [70000]byte
 
-	before func() // a write; nil: nothing happens
+	before func() // called before each write; nil: nothing is
 }
 
 func (d *sink) FD() int { return d.fd }
@@ -59,14 +59,14 @@ func (d *sink) Write(b []byte) error {
 	return nil
 }
 
-// A bed is a switch with three instances and an uplink:
+// A testbed is a switch with three instances and an uplink:
 //
 //	web   10.10.0.4 = 198.18.0.4, groups web
 //	app   10.10.0.5 = 198.18.0.5, groups app
 //	lone  10.10.0.6, groups app, no public address
 //	uplink, router 02:..:01
 //
-// It runs no poller: tests hand it frames one by one.
+// It runs no poller: tests pass frames to it one by one.
 type testbed struct {
 	t        testing.TB
 	sw       *Switch
@@ -78,7 +78,7 @@ type testbed struct {
 	zones    map[string]*conntrack.Zone
 	sets     map[string]*firewall.Set
 	owners   map[string]*Endpoint
-	names    []string // of the interfaces, in the order they were placed
+	names    []string // of the interfaces, in the order they were added
 	frame    *frame
 	last     []byte // the last frame sent
 	lastPort *Port  // where it came in
@@ -168,7 +168,7 @@ func (b *testbed) describe() string {
 	return b.sw.Describe(b.frame.now) + "\nthe last frame, traced again: " + b.sw.Trace(b.lastPort, bytes.Clone(b.last)).String()
 }
 
-// place puts an interface behind a port of its own.
+// place adds an interface behind a port of its own.
 func (b *testbed) place(e *Edit, v VNI, name string, o Endpoint, group string) {
 	b.add(name, InstancePort)
 	b.names = append(b.names, name)
@@ -212,7 +212,7 @@ func (b *testbed) rules(group string, rules ...ec2.Rule) {
 
 func macOf(name string) ec2.MAC { return ec2.MAC{2, 0, 0, 1, 0, name[0]} }
 
-// send puts an Ethernet frame before the switch as if read from a port.
+// send passes an Ethernet frame to the switch as if read from a port.
 func (b *testbed) send(from string, ethernet []byte) (at string, v verdict.Verdict) {
 	return b.sendOffload(from, make([]byte, offloadLen), ethernet)
 }
@@ -227,7 +227,7 @@ func (b *testbed) sendOffload(from string, offload, ethernet []byte) (string, ve
 	return port.name, v
 }
 
-// expect sends a frame and compares its fate.
+// expect sends a frame and checks its verdict.
 func (b *testbed) expect(from string, ethernet []byte, at string, want verdict.Verdict) {
 	b.t.Helper()
 	if got, v := b.send(from, ethernet); got != at || v != want {
@@ -258,16 +258,16 @@ func reply(f packettest.Frame, flags uint8) packettest.Frame {
 	return f
 }
 
-// delivered decodes the last frame a port was given.
+// delivered decodes the last frame that was written to a port.
 func (b *testbed) delivered(name string) packet.Packet {
 	b.t.Helper()
 	d := b.devices[name]
 	if d.last == nil {
-		b.t.Fatalf("%s was given nothing", name)
+		b.t.Fatalf("nothing was written to %s", name)
 	}
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(d.last[offloadLen:], &p); !ok {
-		b.t.Fatalf("%s was given a frame that is %v", name, v)
+		b.t.Fatalf("the frame written to %s is %v", name, v)
 	}
 	return p
 }

@@ -23,7 +23,7 @@ func TestThreatsNeverReachTheVictimsKernel(t *testing.T) {
 	seen, sent := fates{}, 0
 	for _, threat := range packettest.Threats(field) {
 		if err := w.send(threat.Frame); err != nil {
-			t.Errorf("%s, %s: the attacker's kernel refuses it: %v", threat.ID, threat.Name, err)
+			t.Errorf("%s, %s: the attacker's kernel refused it: %v", threat.ID, threat.Name, err)
 			continue
 		}
 		sent++

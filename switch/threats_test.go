@@ -10,8 +10,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// onField makes a bed the field of packettest.Threats: web attacks app. lone is what it would
-// like to be.
+// onField returns a testbed as the field of packettest.Threats: web attacks app, and lone is the
+// group member that web pretends to be.
 func onField(t *testing.T) (*testbed, packettest.Field) {
 	t.Helper()
 	b := newTestbed(t)
@@ -25,7 +25,7 @@ func onField(t *testing.T) (*testbed, packettest.Field) {
 	}
 }
 
-// isFate reports whether a frame that came in at a port had the fate that a threat names.
+// isFate reports whether a frame that came in at a port had the verdict that a threat names.
 func isFate(want, in, victim, at string, v verdict.Verdict) bool {
 	name, place, _ := strings.Cut(want, " at ")
 	if place == "victim" {
@@ -34,8 +34,8 @@ func isFate(want, in, victim, at string, v verdict.Verdict) bool {
 	return v.String() == name && at == in
 }
 
-// TestThreatsAreDroppedOnOneNode sends each frame of the corpus from one instance to another
-// of the same node. No device is written to, the attacker's own included.
+// TestThreatsAreDroppedOnOneNode sends each frame of the corpus from one instance to another of the
+// same node. No device is written to, not even the attacker's.
 func TestThreatsAreDroppedOnOneNode(t *testing.T) {
 	b, field := onField(t)
 	all := packettest.Threats(field)
@@ -46,18 +46,17 @@ func TestThreatsAreDroppedOnOneNode(t *testing.T) {
 	}
 	for name, d := range b.devices {
 		if d.count > 0 {
-			t.Errorf("%s was given %d frames", name, d.count)
+			t.Errorf("%s received %d frames", name, d.count)
 		}
 	}
 	if u := b.tracker.Usage(); u.Tracked > len(all) {
-		t.Errorf("%d frames left %+v", len(all), u)
+		t.Errorf("%d frames left state: %+v", len(all), u)
 	}
 	b.expect("web", b.of("web", template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)), "app", verdict.Forward)
 }
 
-// TestThreatsAreDroppedAcrossNodes: the attacker's node is taken over. It checks nothing, and
-// seals every frame of the corpus in the name of each interface that it has or would like to
-// have.
+// TestThreatsAreDroppedAcrossNodes: the attacker's node is taken over. It checks nothing, and sends
+// every frame of the corpus as each interface that it has or pretends to have.
 func TestThreatsAreDroppedAcrossNodes(t *testing.T) {
 	b, field := onField(t)
 	b.tunnel(1406)
@@ -71,20 +70,20 @@ func TestThreatsAreDroppedAcrossNodes(t *testing.T) {
 	}
 	honest := template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)
 	honest.SrcMAC, honest.DstMAC = field.Attacker.MAC, GatewayMAC
-	// In any other name the frames are as foreign as any frame.
+	// As an interface of another node each frame is foreign.
 	for what, origin := range map[string]packet.Origin{
 		"another node's interface": {Node: 3, VNI: 1, Epoch: 7}, "a lease that is over": {Node: 2, VNI: 1, Epoch: 6}, "an interface of the receiver": {Node: 2, VNI: 1, Epoch: 2},
 		"a network that is not here": {Node: 2, VNI: 9, Epoch: 7}, "no node": {VNI: 1, Epoch: 7},
 	} {
 		for _, frame := range append([]packettest.Threat{{Name: "an honest frame", Frame: packettest.Build(honest)}}, all...) {
 			if _, v := b.come(origin, frame.Frame); !v.Drops() {
-				t.Errorf("%s, in the name of %s: %v", frame.Name, what, v)
+				t.Errorf("%s, as %s: %v", frame.Name, what, v)
 			}
 		}
 	}
 	for name, d := range b.devices {
 		if d.count > 0 {
-			t.Errorf("%s was given %d frames", name, d.count)
+			t.Errorf("%s received %d frames", name, d.count)
 		}
 	}
 	if at, v := b.come(own, packettest.Build(honest)); at != "app" || v != verdict.Forward {

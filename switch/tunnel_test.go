@@ -38,8 +38,8 @@ func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, fram
 	return verdict.Forward, nil
 }
 
-// tunnel gives the bed a tunnel port, and on node 2 the instance far, 10.10.0.7 =
-// 198.18.0.7, in the web's group.
+// tunnel adds a tunnel port to the testbed, and on node 2 the instance far, 10.10.0.7 = 198.18.0.7,
+// in the web's group.
 func (b *testbed) tunnel(mtu int) *pipe {
 	b.t.Helper()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
@@ -57,7 +57,7 @@ func (b *testbed) tunnel(mtu int) *pipe {
 	return device
 }
 
-// come puts a frame before the switch as if received from another node.
+// come passes a frame to the switch as if received from another node.
 func (b *testbed) come(from packet.Origin, ethernet []byte) (string, verdict.Verdict) {
 	b.frame.origin = from
 	return b.send("tunnel", ethernet)
@@ -76,27 +76,27 @@ func TestOnlyLocalInstancesSendThroughTunnel(t *testing.T) {
 	out := template(6, addr("10.10.0.7"), laptop, 1, 22)
 	out.SrcMAC, out.DstMAC = macOf("far"), GatewayMAC
 	if at, v := b.come(far, packettest.Build(out)); at != "tunnel" || v != verdict.NoRoute {
-		t.Errorf("to the world: %v at %s", v, at)
+		t.Errorf("to the internet: %v at %s", v, at)
 	}
 	if device.sent+b.devices["uplink"].count != 0 {
-		t.Error("something went on")
+		t.Error("a frame was sent on")
 	}
 	own := template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22)
 	own.SrcMAC, own.DstMAC = macOf("web"), GatewayMAC
 	if _, v := b.come(packet.Origin{VNI: 1, Epoch: 1}, packettest.Build(own)); v != verdict.TunnelForeign {
-		t.Errorf("from no node, for an interface of this one: %v", v)
+		t.Errorf("from no node, for an interface of this node: %v", v)
 	}
 	e := b.sw.Edit(b.generation)
 	e.Tunnel(nil)
 	b.sw.Publish(e)
 	if at, v := b.come(far, packettest.Build(out)); at != "tunnel" || v != verdict.NotReady {
-		t.Errorf("by a port that is no tunnel any more: %v at %s", v, at)
+		t.Errorf("through a former tunnel port: %v at %s", v, at)
 	}
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.NoRoute)
 }
 
-// TestAnotherNetworkIsReachedByPublicAddress: the tunnel names the receiver's network, not
-// the sender's.
+// TestAnotherNetworkIsReachedByPublicAddress: the datagram names the receiver's network, not the
+// sender's.
 func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
 	b := newTestbed(t)
 	device := b.tunnel(1406)
@@ -110,8 +110,8 @@ func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
 	}
 }
 
-// TestPublicSourceReachesPublicAddressesOnly: the sender's node has done both NATs, and what has no
-// public address cannot have been meant.
+// TestPublicSourceReachesPublicAddressesOnly: the sender's node has done both NATs. A packet from a
+// public address can only be meant for a public address.
 func TestPublicSourceReachesPublicAddressesOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406)
@@ -132,7 +132,7 @@ func TestTunnelDownIsCountedAtTheSender(t *testing.T) {
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.TunnelDown)
 }
 
-// TestSenderOfTooLargePacketLearnsMTU: where the network is as narrow as the tunnel, too.
+// TestSenderOfTooLargePacketLearnsMTU: also where the network's MTU is that of the tunnel.
 func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1000)
@@ -143,13 +143,13 @@ func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 		before := b.devices["web"].count
 		b.expect("web", frame, "web", verdict.TooBig)
 		if got := b.devices["web"].count > before; got != want {
-			t.Errorf("%s: told is %v", what, got)
+			t.Errorf("%s: an error is sent: %v", what, got)
 		}
 	}
 	df := func(frame []byte) []byte { frame[20] |= 0x40; return frame }
 	told(true, "to a neighbour", df(b.of("web", big)))
 	if p := b.delivered("web"); p.ICMPCode != 4 || p.Quoted.Dst != addr("10.10.0.5") {
-		t.Errorf("told %+v", p)
+		t.Errorf("the error is %+v", p)
 	}
 	told(false, "what may be cut", b.of("web", big))
 	forged := big

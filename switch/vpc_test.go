@@ -11,13 +11,13 @@ import (
 	"palisade/internal/verdict"
 )
 
-// The networks of a vpcBed, besides the flat one with VNI 1.
+// The networks of a VPC testbed, besides the flat one with VNI 1.
 const (
 	ours   VNI = 2
 	theirs VNI = 3
 )
 
-// A vpcHost is an interface of a vpcBed.
+// A vpcHost is an interface of a VPC testbed.
 type vpcHost struct {
 	vni             VNI
 	name            string
@@ -27,7 +27,7 @@ type vpcHost struct {
 	unchecked       bool
 }
 
-// The subnets of 4db have no route but the local one.
+// The subnet of 4db has only the local route.
 var vpcHosts = []vpcHost{
 	{vni: ours, name: "1web", private: "10.0.1.10", public: "198.18.1.10", group: "vpc",
 		further: []Pair{{addr("10.0.1.11"), addr("198.18.1.11")}, {addr("10.0.1.12"), netip.Addr{}}}},
@@ -48,8 +48,8 @@ func vpcNetwork(v VNI) Network {
 	}}
 }
 
-// newVPCBed is a bed with two VPCs of equal addresses. Each has a public subnet 10.0.1.0/24,
-// with a black hole for 198.51.100.0/24, and a private one 10.0.2.0/24.
+// newVPCBed returns a testbed with two VPCs of equal addresses. Each has a public subnet
+// 10.0.1.0/24, with a black hole for 198.51.100.0/24, and a private one 10.0.2.0/24.
 func newVPCBed(t testing.TB) *testbed {
 	t.Helper()
 	b := newTestbed(t)
@@ -80,7 +80,7 @@ func permitOut(protocol ec2.Protocol, from, to int, target string) ec2.Rule {
 func anyOut() ec2.Rule { return permitOut(ec2.AnyProtocol, -1, -1, "0.0.0.0/0") }
 func anyIn() ec2.Rule  { return permit(ec2.AnyProtocol, -1, -1, "0.0.0.0/0") }
 
-// open lets everything in and out of every interface.
+// open lets all packets in and out of every interface.
 func (b *testbed) open() {
 	for _, g := range []string{"web", "app"} {
 		b.rules(g, anyIn())
@@ -90,7 +90,7 @@ func (b *testbed) open() {
 	}
 }
 
-// change puts an edited copy of an interface in force, as the node does after a change.
+// change publishes an edited copy of an interface, as the node does after a change of it.
 func (b *testbed) change(name string, edit func(*Endpoint)) {
 	b.generation++
 	was := b.owners[name]
@@ -104,13 +104,13 @@ func (b *testbed) change(name string, edit func(*Endpoint)) {
 	b.sw.Publish(e)
 }
 
-// regroup gives an interface other groups, as the node does.
+// regroup gives an interface other groups.
 func (b *testbed) regroup(name string, groups ...ec2.GroupID) {
 	b.sets[name] = b.compiler.Acquire(b.view, groups, b.generation+1)
 	b.change(name, func(o *Endpoint) { o.Groups = b.sets[name].Numbers })
 }
 
-// to builds a frame that an interface hands to a MAC.
+// to builds a frame from an interface to a MAC address.
 func to(name string, mac ec2.MAC, f packettest.Frame) []byte {
 	f.SrcMAC, f.DstMAC = macOf(name), mac
 	return packettest.Build(f)
@@ -133,7 +133,7 @@ func TestSubnetsReachEachOtherByGatewayOnly(t *testing.T) {
 	answered("4db", db, addr("10.0.2.1"), verdict.Answered, GatewayMAC)
 	answered("1web", web, db, verdict.ARPIgnored, ec2.MAC{})
 	answered("1web", web, addr("10.0.2.1"), verdict.ARPIgnored, ec2.MAC{})
-	answered("1web", web, addr("10.0.1.11"), verdict.ARPIgnored, ec2.MAC{}) // its own
+	answered("1web", web, addr("10.0.1.11"), verdict.ARPIgnored, ec2.MAC{}) // its own address
 	answered("1web", db, addr("10.0.1.1"), verdict.SpoofedARP, ec2.MAC{})
 
 	syn := func(src, dst netip.Addr) packettest.Frame { return template(6, src, dst, 1, 22) }
@@ -151,8 +151,8 @@ func TestSubnetsReachEachOtherByGatewayOnly(t *testing.T) {
 	b.expect("1web", to("1web", GatewayMAC, syn(web, addr("10.0.99.1"))), "1web", verdict.NoRoute)
 }
 
-// TestRoutesDecideAboutInternetAccess: out and in, by the longest prefix, and for both ends where two
-// public addresses meet.
+// TestRoutesDecideAboutInternetAccess: the longest prefix decides, in both directions, and at both
+// ends of a packet between two public addresses.
 func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -165,7 +165,7 @@ func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 	b.expect("uplink", in(laptop, "198.18.1.10"), "1web", verdict.Forward)
 	b.expect("1web", out("1web", web, stranger), "1web", verdict.NotRouted) // the black hole
 	b.expect("uplink", in(stranger, "198.18.1.10"), "uplink", verdict.NotRouted)
-	b.expect("4db", out("4db", db, laptop), "4db", verdict.NotRouted) // elastic address or not
+	b.expect("4db", out("4db", db, laptop), "4db", verdict.NotRouted) // although it has an elastic address
 	b.expect("uplink", in(laptop, "198.18.1.40"), "uplink", verdict.NotRouted)
 	b.expect("1web", out("1web", web, addr("198.18.1.50")), "5web", verdict.Forward)
 	b.expect("1web", out("1web", web, addr("198.18.1.40")), "1web", verdict.NotRouted)
@@ -179,7 +179,7 @@ func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 		t.Errorf("traced as %v, unrouted %+v", tr.Verdict, tr.Unrouted)
 	}
 
-	// The gateway is detached: the route is a black hole, for what is under way too.
+	// The gateway is detached: the route is a black hole, for established connections too.
 	n := vpcNetwork(ours)
 	n.Subnets[0].Routes = []Route{{everywhere, Nowhere}}
 	b.generation++
@@ -190,10 +190,11 @@ func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 	established.TCPFlags = packet.ACK
 	b.expect("1web", to("1web", GatewayMAC, established), "1web", verdict.NotRouted)
 	b.expect("uplink", in(laptop, "198.18.1.10"), "uplink", verdict.NotRouted)
-	b.expect("1web", out("1web", web, addr("10.0.1.20")), "2app", verdict.Forward) // local is implied
+	b.expect("1web", out("1web", web, addr("10.0.1.20")), "2app", verdict.Forward) // each subnet has the local route
 }
 
-// TestEachPrivateAddressHasItsOwnPublicAddress: a further address is the interface's as its first is.
+// TestEachPrivateAddressHasItsOwnPublicAddress: a secondary address is as much the interface's as
+// the primary one.
 func TestEachPrivateAddressHasItsOwnPublicAddress(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -208,20 +209,20 @@ func TestEachPrivateAddressHasItsOwnPublicAddress(t *testing.T) {
 		}
 		b.expect("2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), p.Public, 1, 82)), "1web", verdict.Forward)
 		if got := b.delivered("1web").Flow; got.Dst != p.Private || got.Src != addr("198.18.1.20") {
-			t.Errorf("by public addresses: %v", got)
+			t.Errorf("between public addresses: %v", got)
 		}
 		b.expect("uplink", packettest.ARP(1, routerMAC, addr("198.18.0.1"), p.Public), "uplink", verdict.Answered)
 	}
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.12"), laptop, 1, 80)), "1web", verdict.NoRoute)
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.13"), laptop, 1, 80)), "1web", verdict.SpoofedIP)
 
-	// Each is a member of the interface's groups.
+	// A packet from each of them has the interface's groups.
 	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
 	for _, src := range []string{"10.0.1.10", "10.0.1.11", "10.0.1.12"} {
 		b.expect("1web", to("1web", GatewayMAC, template(6, addr(src), addr("10.0.2.10"), 7, 3306)), "4db", verdict.Forward)
 	}
 
-	// Taken away, an address is nobody's, and another may have it.
+	// An address that is removed belongs to no interface, and another interface may get it.
 	b.change("1web", func(o *Endpoint) { o.Further = o.Further[:1]; o.Public = netip.Addr{} })
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.12"), addr("10.0.2.10"), 7, 3306)), "1web", verdict.SpoofedIP)
 	b.expect("2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), addr("10.0.1.12"), 7, 22)), "2app", verdict.NoRoute)
@@ -234,7 +235,8 @@ func TestEachPrivateAddressHasItsOwnPublicAddress(t *testing.T) {
 	}
 }
 
-// TestUncheckedInterfaceForwardsForOthers: and in another's name it is nobody's fellow.
+// TestUncheckedInterfaceForwardsForOthers: a packet that it sends from another interface's address
+// has no groups.
 func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -243,22 +245,22 @@ func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 		return to(name, mac, template(6, src, dst, 9, 22))
 	}
 
-	// What a neighbour hands to its MAC is delivered, whoever it is for.
+	// A frame from a neighbour to its MAC address is delivered, whatever the destination address.
 	for _, dst := range []netip.Addr{foreign, laptop, db, addr("10.0.1.20"), addr("198.18.1.50"), addr("10.0.77.7"), nat} {
 		b.expect("1web", fwd("1web", macOf("3nat"), web, dst), "3nat", verdict.Forward)
 		if p := b.delivered("3nat"); p.Flow.Dst != dst || p.SrcMAC != macOf("1web") || p.DstMAC != macOf("3nat") {
 			t.Errorf("delivered %v from %v", p.Flow, p.SrcMAC)
 		}
 	}
-	b.expect("1web", fwd("1web", macOf("2app"), web, foreign), "1web", verdict.WrongMAC) // which is checked
+	b.expect("1web", fwd("1web", macOf("2app"), web, foreign), "1web", verdict.WrongMAC) // 2app is checked
 	b.expect("4db", fwd("4db", macOf("3nat"), db, foreign), "4db", verdict.WrongMAC)     // from another subnet
 	b.expect("4db", fwd("4db", macOf("3nat"), db, nat), "4db", verdict.WrongMAC)
 	b.expect("6app", fwd("6app", macOf("3nat"), addr("10.0.1.20"), foreign), "6app", verdict.WrongMAC) // of another VPC
 
-	// It sends in any name, by its own MAC.
+	// It may send from any address, with its own MAC address.
 	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, db), "4db", verdict.Forward)
 	b.expect("3nat", fwd("3nat", GatewayMAC, addr("10.0.2.77"), web), "1web", verdict.Forward)
-	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, laptop), "3nat", verdict.NoRoute) // no public address stands for it
+	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, laptop), "3nat", verdict.NoRoute) // the source has no public address
 	b.expect("2app", fwd("2app", GatewayMAC, foreign, db), "2app", verdict.SpoofedIP)
 	b.expect("3nat", to("2app", GatewayMAC, template(6, foreign, db, 9, 22)), "3nat", verdict.SpoofedMAC)
 	for _, src := range []string{"127.0.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255"} {
@@ -267,12 +269,12 @@ func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b.expect("3nat", packettest.ARP(1, macOf("3nat"), foreign, addr("10.0.1.1")), "3nat", verdict.SpoofedARP)
 	b.expect("3nat", packettest.ARP(2, macOf("3nat"), web, addr("10.0.1.20")), "3nat", verdict.SpoofedARP)
 
-	// A group admits its members' own addresses alone, from themselves.
+	// A group admits packets from its members' own addresses only, sent by the members themselves.
 	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
 	b.expect("3nat", to("3nat", GatewayMAC, template(6, nat, db, 9, 3306)), "4db", verdict.Forward)
 	b.expect("3nat", to("3nat", GatewayMAC, template(6, foreign, db, 9, 3306)), "4db", verdict.NoRule)
-	b.expect("3nat", to("3nat", GatewayMAC, template(6, web, db, 9, 3306)), "4db", verdict.NoRule) // a member's, but not its own
-	// Nor does an egress rule for a group admit what is handed to somebody else.
+	b.expect("3nat", to("3nat", GatewayMAC, template(6, web, db, 9, 3306)), "4db", verdict.NoRule) // from a member's address, but not the sender's
+	// An egress rule for a group does not admit a packet that is handed to another interface.
 	b.rules("vpc", anyIn(), permitOut(ec2.TCP, 3306, 3306, "db"))
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, db, 8, 3306)), "4db", verdict.Forward)
 	b.expect("1web", to("1web", macOf("3nat"), template(6, web, db, 9, 3306)), "1web", verdict.NoRule)
@@ -283,8 +285,8 @@ func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b.expect("1web", fwd("1web", macOf("3nat"), web, foreign), "1web", verdict.WrongMAC)
 }
 
-// TestEqualAddressesInTwoVPCsAreSeparate: whatever one of them sends, to whatever address and
-// MAC, the interfaces of the other get nothing but what is sent to a public address.
+// TestEqualAddressesInTwoVPCsAreSeparate: an interface of one VPC sends to all addresses and MAC
+// addresses. Interfaces of the other VPC receive only packets to their public addresses.
 func TestEqualAddressesInTwoVPCsAreSeparate(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -305,13 +307,13 @@ func TestEqualAddressesInTwoVPCsAreSeparate(t *testing.T) {
 			}
 		}
 	}
-	// A group of the other VPC that a rule names by mistake has no members here.
+	// A rule that names a group of the other VPC by mistake admits no interface.
 	b.rules("theirs", permit(ec2.TCP, 22, 22, "vpc"), anyOut())
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.10"), addr("198.18.1.50"), 1, 22)), "5web", verdict.NoRule)
 }
 
-// TestUncheckedInterfaceForwardsThroughTunnel: another node's interface that forwards for others is
-// known by its lease and MAC, and no other is let speak in a foreign name.
+// TestUncheckedInterfaceForwardsThroughTunnel: an interface of another node that forwards for
+// others is recognised by its lease and MAC address. No other may send from a foreign address.
 func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -332,14 +334,14 @@ func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	by := func(name string, mac ec2.MAC, src, dst string) []byte {
 		return to(name, mac, template(6, addr(src), addr(dst), 9, 3306))
 	}
-	// There.
+	// To the other node.
 	b.expect("1web", to("1web", macOf("7fwd"), template(6, addr("10.0.1.10"), foreign, 9, 22)), "1web", verdict.Forward)
 	if want := (packet.Origin{VNI: uint32(ours), Epoch: 100}); device.sent != 1 || device.from != want {
 		t.Errorf("%d sent, the last as %+v, want %+v", device.sent, device.from, want)
 	}
 	b.expect("4db", to("4db", macOf("7fwd"), template(6, addr("10.0.2.10"), foreign, 9, 22)), "4db", verdict.WrongMAC)
 	b.expect("1web", to("1web", macOf("8far"), template(6, addr("10.0.1.10"), foreign, 9, 22)), "1web", verdict.WrongMAC)
-	// And here.
+	// From the other node.
 	come(far, by("8far", macOf("3nat"), "10.0.1.80", "192.0.2.9"), "3nat", verdict.Forward)
 	come(far, by("8far", macOf("2app"), "10.0.1.80", "192.0.2.9"), "tunnel", verdict.NoRoute)
 	come(fwd, by("7fwd", GatewayMAC, "192.0.2.9", "10.0.2.10"), "4db", verdict.Forward)
@@ -352,10 +354,10 @@ func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
 	come(fwd, by("7fwd", GatewayMAC, "10.0.1.71", "10.0.2.10"), "4db", verdict.Forward)
 	come(fwd, by("7fwd", GatewayMAC, "192.0.2.9", "10.0.2.10"), "4db", verdict.NoRule)
-	come(fwd, by("7fwd", GatewayMAC, "10.0.1.80", "10.0.2.10"), "4db", verdict.NoRule) // a member's, but not its own
+	come(fwd, by("7fwd", GatewayMAC, "10.0.1.80", "10.0.2.10"), "4db", verdict.NoRule) // from a member's address, but not the sender's
 	come(fwd, by("7fwd", GatewayMAC, "198.18.1.80", "10.0.2.10"), "4db", verdict.NoRule)
 
-	// By public addresses the receiver's routes are asked again, and no MAC but the gateway's.
+	// For a packet to a public address the receiver's routes are checked again, and only the gateway's MAC address is accepted.
 	b.open()
 	come(far, by("8far", GatewayMAC, "198.18.1.80", "10.0.1.11"), "1web", verdict.Forward)
 	come(fwd, by("7fwd", GatewayMAC, "198.18.1.71", "10.0.1.11"), "1web", verdict.Forward)

@@ -25,16 +25,15 @@ import (
 	"palisade/switch/tap"
 )
 
-// patience is what a loaded machine may need for what takes far less.
+// patience is the longest wait for an event, on a busy machine.
 const patience = time.Minute
 
-// A wire is a switch that runs, between two real TAP devices:
+// A wire is a running switch between two TAP devices:
 //
 //	pal-PID-TEST-attacker                             pal-PID-TEST-victim
 //	  raw socket --> eth0 10.10.0.4 -- the switch -- eth0 10.10.0.5
 //
-// Neither namespace has an address of its own or IPv6, so that no kernel adds a frame to
-// what the test sends.
+// Neither namespace has an IP address or IPv6, so that no kernel sends frames of its own.
 type wire struct {
 	t                testing.TB
 	sw               *Switch
@@ -107,7 +106,7 @@ func (w *wire) describe() string {
 	return w.sw.Describe(Now()) + "\nthe last frame, traced again: " + w.sw.Trace(w.attacker, slices.Clone(w.last)).String() + fmt.Sprintf("% x\n", w.last[:min(len(w.last), 64)])
 }
 
-// plug makes a namespace with eth0, which is a port of the switch.
+// plug creates a namespace whose eth0 is a port of the switch.
 func (w *wire) plug(name, ns string) *Port {
 	w.t.Helper()
 	if err := netns.New(ns); err != nil {
@@ -123,7 +122,7 @@ func (w *wire) plug(name, ns string) *Port {
 		w.t.Fatal(err)
 	}
 	if device.Offloads() == packet.NoOffloads {
-		w.t.Fatal("the device has no virtio header, which this test is about")
+		w.t.Fatal("the device has no virtio header, which this test needs")
 	}
 	err = netns.Do(ns, func() error {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -145,7 +144,7 @@ func (w *wire) plug(name, ns string) *Port {
 	return port
 }
 
-// A vnetHeader says whether the attacker's frames begin with a virtio header of its own.
+// A vnetHeader says who writes the virtio headers of the attacker's frames: the kernel or the test.
 type vnetHeader bool
 
 const (
@@ -153,8 +152,8 @@ const (
 	ownHeader    vnetHeader = true
 )
 
-// openSocket opens the attacker's raw socket with the one capability that root inside an
-// instance has for it, CAP_NET_RAW.
+// openSocket opens the attacker's raw socket with CAP_NET_RAW alone, as root inside an instance has
+// it.
 func (w *wire) openSocket(ns string, header vnetHeader) {
 	w.t.Helper()
 	err := netns.Do(ns, func() error {
@@ -163,7 +162,7 @@ func (w *wire) openSocket(ns string, header vnetHeader) {
 			return err
 		}
 		w.device = link.Index
-		// The thread cannot be brought back without SYS_ADMIN, and ends with Do.
+		// Without SYS_ADMIN the thread cannot return to its namespace; it ends with Do.
 		only := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		if err := unix.Capset(&only, &[]unix.CapUserData{{Effective: 1 << unix.CAP_NET_RAW, Permitted: 1 << unix.CAP_NET_RAW}, {}}[0]); err != nil {
 			return err
@@ -190,7 +189,7 @@ func (w *wire) send(b []byte) error {
 	return unix.Sendto(w.socket, b, 0, &unix.SockaddrLinklayer{Ifindex: w.device})
 }
 
-// fates is how often each verdict was reached at a port.
+// fates counts verdicts, by "VERDICT at PORT".
 type fates map[string]uint64
 
 func (w *wire) fates() fates {
@@ -205,7 +204,7 @@ func (w *wire) fates() fates {
 	return all
 }
 
-// settled waits until a fate has befallen n frames.
+// settled waits until n frames had a verdict at a port.
 func (w *wire) settled(fate string, n uint64) fates {
 	w.t.Helper()
 	tick := time.NewTicker(100 * time.Microsecond)
@@ -215,11 +214,11 @@ func (w *wire) settled(fate string, n uint64) fates {
 			return all
 		}
 	}
-	w.t.Fatalf("%v; still not %d times %s", w.fates(), n, fate)
+	w.t.Fatalf("verdicts %v; want %d of %s", w.fates(), n, fate)
 	return nil
 }
 
-// received is the victim's own count of packets that reached its eth0.
+// received returns the victim's own count of packets that its eth0 received.
 func (w *wire) received() (n uint64) {
 	w.t.Helper()
 	err := netns.Do(w.inside, func() error {
