@@ -25,12 +25,12 @@ func TestAuditRequestFiltersRecords(t *testing.T) {
 		{albert, "CreateSecurityGroup", &state.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}},
 		{albert, "TerminateInstances", &state.TerminateInstances{Account: albert, Region: "us-east-1", Instances: []ec2.InstanceID{"i-00000001"}}},
 	} {
-		_, _, _ = backend(n).Apply(t.Context(), state.Command{Request: c.request, Audit: &ec2.Audit{
+		_, _, _ = (backend{n.Node}).Apply(t.Context(), state.Command{Request: c.request, Audit: &ec2.Audit{
 			Account: c.account, Region: "us-east-1", Action: c.action, Source: "192.0.2.1", RequestID: "id",
 		}})
 	}
 	if _, err := request[control.NodeChange](t, n, "POST", "/v1/cluster/remove", control.NodeRequest{Node: "node7"}); err == nil {
-		t.Error("removed a node that is not there")
+		t.Error("remove of an unknown node succeeded")
 	}
 
 	ask := func(q url.Values, into any) {
@@ -55,20 +55,20 @@ func TestAuditRequestFiltersRecords(t *testing.T) {
 	} {
 		var got []control.AuditEntry
 		if ask(c.q, &got); len(got) != c.want {
-			t.Errorf("%v: %+v, want %d entries", c.q, got, c.want)
+			t.Errorf("query %v: %+v, want %d entries", c.q, got, c.want)
 		}
 	}
 	var all []control.AuditEntry
 	ask(url.Values{}, &all)
 	if a := all[1]; a.Number != 2 || a.Name != "albert" || a.Error != "InvalidGroup.Duplicate" {
-		t.Errorf("the second entry is %+v", a)
+		t.Errorf("the second entry is %+v, want the failed request of albert", a)
 	}
 	if a := all[3]; a.Account != "" || a.Source != "control socket of node1" || a.Error != "InvalidNode.NotFound" || a.Parameters["Node"] != "node7" {
-		t.Errorf("the operator's entry is %+v", a)
+		t.Errorf("the last entry is %+v, want that of the control socket", a)
 	}
 	var trail struct{ Records []query.CloudTrailEvent }
 	ask(url.Values{"form": {"cloudtrail"}}, &trail)
 	if len(trail.Records) != 4 || trail.Records[3].Identity.Type != "AWSService" || trail.Records[0].EventID == trail.Records[1].EventID {
-		t.Errorf("the trail is %+v", trail)
+		t.Errorf("the CloudTrail events are %+v", trail)
 	}
 }

@@ -118,7 +118,7 @@ type Classic struct {
 	// 10.0.0.0/8. Required. An address outside the cluster that it contains cannot be reached.
 	Network netip.Prefix `toml:"network"`
 	// Pools are networks within Network from which private addresses are leased. Required. If they are
-	// too small, a launch fails with InsufficientAddressCapacity.
+	// too small, a launch in EC2-Classic fails with InsufficientAddressCapacity.
 	Pools []netip.Prefix `toml:"pools"`
 	// PublicPools are the IPv4 networks of public addresses, outside Network. Default: none, so that
 	// instances have no public address. If the network outside does not route them to the uplinks, no

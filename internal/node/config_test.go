@@ -12,8 +12,8 @@ import (
 	"palisade/ec2/state"
 )
 
-// whole is a configuration with every key, as a lab writes one.
-const whole = `name = "node1"
+// complete is a configuration file with every table.
+const complete = `name = "node1"
 zone = "us-east-1a"
 region = "us-east-1"
 data_dir = "/var/lib/palisade"
@@ -55,7 +55,7 @@ func read(t *testing.T, text string) (Config, error) {
 }
 
 func TestReadConfig(t *testing.T) {
-	c, err := read(t, whole)
+	c, err := read(t, complete)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestReadConfig(t *testing.T) {
 }
 
 func TestBootstrapHasConfiguredLimits(t *testing.T) {
-	c, err := read(t, strings.Replace(whole, `[[account]]`, "[settings]\nquarantine = \"5s\"\nlimits = \"vpc-2012\"\n[[account]]", 1))
+	c, err := read(t, strings.Replace(complete, `[[account]]`, "[settings]\nquarantine = \"5s\"\nlimits = \"vpc-2012\"\n[[account]]", 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestBootstrapHasConfiguredLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := commands[0].Request.(*state.Bootstrap).Settings; s.Quarantine != 5*time.Second || s.RulesPerVPCGroup != 50 || s.GroupsPerVPC != 50 {
-		t.Errorf("it begins with %+v", s)
+		t.Errorf("the cluster begins with settings %+v", s)
 	}
 }
 
@@ -89,15 +89,13 @@ func TestTunnelPortFollowsOverlayForm(t *testing.T) {
 		if form != "" {
 			peer += fmt.Sprintf("overlay = %q\n", form)
 		}
-		c, err := read(t, strings.Replace(whole, `[[account]]`, peer+"[[account]]", 1))
+		c, err := read(t, strings.Replace(complete, `[[account]]`, peer+"[[account]]", 1))
 		if err != nil || c.Peer.tunnel().String() != want {
-			t.Errorf("%q: tunnels at %v, %v; want %s", form, c.Peer.tunnel(), err, want)
+			t.Errorf("overlay %q: tunnel address %v, %v; want %s", form, c.Peer.tunnel(), err, want)
 		}
 	}
 }
 
-// TestReadConfigErrorNamesKeyAndLine: each message names the key, and the line where there is
-// one.
 func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"unknown key", `zone =`, `zoen =`, `line 2: "zoen" is not a key`},
@@ -105,7 +103,7 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 		{"unknown table", `[lab]`, `[labs]`, `line 9: "labs`},
 		{"number for a text", `"us-east-1a"`, `7`, `line 2: "zone"`},
 		{"text for a list", `["10.10.0.0/16"]`, `"10.10.0.0/16"`, `line 22: "classic.pools"`},
-		{"no TOML", `name = "node1"`, `name = node1`, `line 1`},
+		{"not TOML", `name = "node1"`, `name = node1`, `line 1`},
 		{"not a MAC", `02:00:00:00:00:01`, `02:00:00:00:00`, `line 18: "uplink.gateway_mac"`},
 		{"not a network", `"10.0.0.0/8"`, `"10.0.0.0"`, `line 21: "classic.network"`},
 
@@ -115,13 +113,13 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 		{"no data directory", `data_dir = "/var/lib/palisade"`, ``, `"data_dir" is missing`},
 		{"no API socket", `api_socket = "/run/palisade/api.sock"`, ``, `"api_socket" is missing`},
 		{"no control socket", `control_socket = "/run/palisade/control.sock"`, ``, `"control_socket" is missing`},
-		{"group MAC for the router", `"02:00:00:00:00:01"`, `"01:00:5e:00:00:01"`, `"uplink.gateway_mac" is 01:00:5e:00:00:01`},
+		{"multicast MAC for the router", `"02:00:00:00:00:01"`, `"01:00:5e:00:00:01"`, `"uplink.gateway_mac" is 01:00:5e:00:00:01`},
 		{"no MAC for the router", `gateway_mac = "02:00:00:00:00:01"`, ``, `"uplink.gateway_mac" is 00:00:00:00:00:00`},
 
 		{"no network", `network = "10.0.0.0/8"`, ``, `"classic.network" is`},
 		{"network with host bits", `"10.0.0.0/8"`, `"10.0.0.1/8"`, `"classic.network" is "10.0.0.1/8"`},
 		{"IPv6 network", `"10.0.0.0/8"`, `"fd00::/8"`, `"classic.network" is "fd00::/8"`},
-		{"network without room", `"10.0.0.0/8"`, `"10.10.0.0/29"`, `"classic.network" is "10.10.0.0/29"`},
+		{"network of 8 addresses", `"10.0.0.0/8"`, `"10.10.0.0/29"`, `"classic.network" is "10.10.0.0/29"`},
 		{"no pool", `["10.10.0.0/16"]`, `[]`, `"classic.pools" is empty`},
 		{"pool outside", `["10.10.0.0/16"]`, `["10.10.0.0/16", "192.168.0.0/24"]`, `"classic.pools" has 192.168.0.0/24`},
 		{"pool around the network", `["10.10.0.0/16"]`, `["0.0.0.0/0"]`, `"classic.pools" has 0.0.0.0/0`},
@@ -129,20 +127,20 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 		{"IPv6 pool", `["10.10.0.0/16"]`, `["2001:db8::/64"]`, `"classic.pools" has 2001:db8::/64`},
 		{"IPv6 public pool", `["198.18.0.0/16"]`, `["2001:db8::/64"]`, `"classic.public_pools" has 2001:db8::/64`},
 		{"public pool with host bits", `["198.18.0.0/16"]`, `["198.18.0.1/16"]`, `"classic.public_pools" has 198.18.0.1/16`},
-		{"platform nobody knows", `"classic"`, `"classics"`, `platform "classics" is neither`},
+		{"unknown platform", `"classic"`, `"classics"`, `platform "classics" is neither`},
 		{"account without a key", `access_key = "AKIDALBERT"`, ``, `account 598916040194 needs an access key`},
 		{"account id of 3 digits", `"598916040194"`, `"598"`, `account id "598" is not 12 digits`},
-		{"fewer records than none", `[[account]]`, "[settings]\naudit_records = -1\n[[account]]", `"settings.audit_records" is -1`},
-		{"two accounts of a name", `[[account]]`, "[[account]]\nid = \"495219933132\"\nname = \"albert\"\nplatform = \"classic\"\naccess_key = \"AKIDTWO\"\nsecret_key = \"s\"\n[[account]]", `called albert already`},
-		{"limits of no time", `[[account]]`, "[settings]\nlimits = \"1999\"\n[[account]]", `"settings.limits" is "1999"`},
-		{"tunnels of no form", `[[account]]`, "[peer]\nlisten = \"192.0.2.11:7400\"\noverlay = \"gre\"\n[[account]]", `"gre" is no form of tunnels`},
-		{"tunnels of a cluster of one", `[[account]]`, "[peer]\noverlay = \"vxlan\"\n[[account]]", `"peer.overlay" is "vxlan", but there is no "peer.listen"`},
+		{"negative number of records", `[[account]]`, "[settings]\naudit_records = -1\n[[account]]", `"settings.audit_records" is -1`},
+		{"two accounts with one name", `[[account]]`, "[[account]]\nid = \"495219933132\"\nname = \"albert\"\nplatform = \"classic\"\naccess_key = \"AKIDTWO\"\nsecret_key = \"s\"\n[[account]]", `called albert already`},
+		{"unknown limits", `[[account]]`, "[settings]\nlimits = \"1999\"\n[[account]]", `"settings.limits" is "1999"`},
+		{"unknown overlay", `[[account]]`, "[peer]\nlisten = \"192.0.2.11:7400\"\noverlay = \"gre\"\n[[account]]", `"gre" is no form of tunnels`},
+		{"overlay in a cluster of one", `[[account]]`, "[peer]\noverlay = \"vxlan\"\n[[account]]", `"peer.overlay" is "vxlan", but there is no "peer.listen"`},
 		{"public pool inside the network", `["198.18.0.0/16"]`, `["10.20.0.0/16"]`, `"classic.public_pools" has 10.20.0.0/16`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			text := strings.Replace(whole, tt.old, tt.new, 1)
-			if text == whole {
-				t.Fatalf("nothing to replace: %s", tt.old)
+			text := strings.Replace(complete, tt.old, tt.new, 1)
+			if text == complete {
+				t.Fatalf("the configuration has no text %q", tt.old)
 			}
 			if _, err := read(t, text); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "node.toml") {
 				t.Errorf("got %v, want %s", err, tt.want)
@@ -150,6 +148,6 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 		})
 	}
 	if _, err := ReadConfig("/nowhere/node.toml"); err == nil || !strings.Contains(err.Error(), "/nowhere/node.toml") {
-		t.Errorf("a file that is not there: %v", err)
+		t.Errorf("ReadConfig of a missing file: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"palisade/switch/tap"
 )
 
+// attach attaches an interface.
 func (w *world) attach(r control.AttachRequest) control.AttachmentStatus {
 	w.t.Helper()
 	answer, err := request[control.AttachmentStatus](w.t, w.node, "POST", "/v1/attach", r)
@@ -47,19 +48,19 @@ func (w *world) attached() []control.AttachmentStatus {
 	return all
 }
 
-// refusedAttach wants an error that says why.
+// refusedAttach checks that a request is refused with a reason, and changes nothing.
 func (w *world) refusedAttach(r control.AttachRequest, want string) {
 	w.t.Helper()
 	before := len(w.attached())
 	if _, err := request[control.AttachmentStatus](w.t, w.node, "POST", "/v1/attach", r); err == nil || !strings.Contains(err.Error(), want) {
-		w.t.Errorf("attach %+v: %v, want %q", r, err, want)
+		w.t.Errorf("attach %+v: %v, want an error with %q", r, err, want)
 	}
 	if after := w.attached(); len(after) != before {
-		w.t.Errorf("attach %+v was refused and has left %+v", r, after)
+		w.t.Errorf("attach %+v was refused, but the attachments are now %+v", r, after)
 	}
 }
 
-// newGuest makes a namespace with loopback alone, as a container's may be.
+// newGuest makes a namespace that has only loopback, like that of a new container.
 func (w *world) newGuest(name string) {
 	w.t.Helper()
 	if err := netns.New(name); err != nil {
@@ -70,110 +71,158 @@ func (w *world) newGuest(name string) {
 	}
 }
 
-// TestAttachedNamespaceIsReachable: what is in it is a member of the VPC from then on, as
-// an instance is, over a restart of the daemon, and if it goes and comes again.
+// A namespaceTest attaches interfaces to a network namespace.
+type namespaceTest struct {
+	*world
+	guest         string // the namespace
+	peer          ec2.InstanceID
+	first, second control.AttachmentStatus
+}
+
+// TestAttachedNamespaceIsReachable: the namespace is a member of the VPC like an instance, also after a
+// restart of the daemon, and after the namespace was removed and made again.
 func TestAttachedNamespaceIsReachable(t *testing.T) {
 	w := newWorld(t, "guest")
-	guest := w.name + "-guest"
-	w.newGuest(guest)
-	peer := w.launch(w.Private, w.all)
+	n := &namespaceTest{world: w, guest: w.name + "-guest"}
+	w.newGuest(n.guest)
+	n.peer = w.launch(w.Private, w.all)
+	n.refusals()
 
-	other := w.do(&state.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
-	on := control.AttachRequest{Namespace: guest, Subnet: w.Public.ID, Groups: []string{"all"}}
-	change := func(edit func(*control.AttachRequest)) control.AttachRequest { r := on; edit(&r); return r }
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Namespace = "palisade-nt-nobody" }), "there is no network namespace palisade-nt-nobody")
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Subnet = "subnet-1" }), `there is no subnet "subnet-1"`)
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Groups = []string{"all", "nobody"} }), `there is no group "nobody" in `+string(w.VPC.ID))
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Groups = []string{string(other.Group)} }), `there is no group "`+string(other.Group))
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "lo" }), "has a device lo already")
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Device = "a/b" }), "is not a device name")
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Address = netip.MustParseAddr("10.0.2.9") }), "does not fall within the subnet's address range")
-	w.refusedAttach(change(func(r *control.AttachRequest) { r.Address = w.Public.Gateway() }), "reserved address range")
-	w.refusedAttach(control.AttachRequest{Namespace: guest, Interface: w.primary(peer).ID}, "in use")
-	w.refusedAttach(control.AttachRequest{Namespace: guest, Interface: "eni-1"}, "there is no interface eni-1")
-
-	s := w.attach(change(func(r *control.AttachRequest) {
-		r.Public, r.Label, r.Address = new(true), "cache", netip.MustParseAddr("10.0.1.77")
-	}))
-	if s.Device != "eth0" || s.Addresses[0] != netip.MustParsePrefix("10.0.1.77/24") || s.Public == "" || s.Gateway != w.Public.Gateway() {
-		t.Errorf("attached as %+v", s)
+	public := true
+	n.first = w.attach(control.AttachRequest{
+		Namespace: n.guest, Subnet: w.Public.ID, Groups: []string{"all"}, Public: &public, Label: "cache", Address: netip.MustParseAddr("10.0.1.77"),
+	})
+	if a := n.first; a.Device != "eth0" || a.Addresses[0] != netip.MustParsePrefix("10.0.1.77/24") || a.Public == "" || a.Gateway != w.Public.Gateway() {
+		t.Errorf("attached as %+v", a)
 	}
-	for tag := range w.node.plane.View().Tags(string(s.Interface)) {
+	for tag := range w.node.plane.View().Tags(string(n.first.Interface)) {
 		if tag.Key != "Name" || tag.Value != "cache" {
-			t.Errorf("tagged %+v", tag)
+			t.Errorf("the interface has tag %+v, want Name=cache", tag)
 		}
 	}
-	private := s.Addresses[0].Addr().String()
-	works := func(what string) {
-		t.Helper()
-		w.reaches(w.laptop(), s.Public, true, what)
-		w.reaches(w.of(peer), private, true, what)
-		w.reaches(origin{namespace: guest}, w.primary(peer).Private.String(), true, what)
-		w.reaches(origin{namespace: guest}, planetest.Laptop, true, what)
-	}
-	works("attached")
-	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
-	w.reaches(w.of(peer), private, false, "in group none")
-	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.all}})
-	more := w.do(&state.AssignPrivateAddresses{Account: dev, Region: region, Interface: s.Interface, Count: 1}).Addresses[0].String()
-	w.until("it has another address", func() bool {
-		out, _ := w.in(guest, "ip", "-br", "-4", "address", "show", "dev", "eth0")
-		return strings.Contains(out, more)
-	})
-	w.reaches(w.of(peer), more, true, "assigned")
-
-	// A second one beside it answers by itself.
-	second := w.attach(control.AttachRequest{Namespace: guest, Subnet: w.Private.ID, Groups: []string{string(w.all)}})
-	if second.Device != "eth1" {
-		t.Errorf("the second is %+v", second)
-	}
-	w.reaches(origin{w.namespace(w.launch(w.Public, w.all)), ""}, second.Addresses[0].Addr().String(), true, "second")
-	works("beside a second")
+	n.works("attached")
+	n.changes()
+	n.addSecond()
 
 	w.restart()
-	works("adopted")
-	w.reaches(w.of(peer), second.Addresses[0].Addr().String(), true, "second, adopted")
+	n.works("adopted")
+	w.reaches(w.of(n.peer), n.second.Addresses[0].Addr().String(), true, "second interface, adopted")
 
-	if err := netns.Delete(guest); err != nil {
-		t.Fatal(err)
-	}
-	w.until("the port is gone", func() bool { return len(w.node.sw.Ports()) == 3 }) // of two instances, and the uplink
-	w.reaches(w.of(peer), private, false, "without its namespace")
-	w.newGuest(guest)
-	w.until("it is back", func() bool { return len(w.node.sw.Ports()) == 5 })
-	works("with its namespace again")
+	n.namespaceIsMadeAgain()
+	n.detachBoth()
+	n.existingInterface()
+}
 
-	w.detach(control.DetachRequest{Interface: second.Interface})
-	works("with the second detached")
-	w.detach(control.DetachRequest{Namespace: guest})
-	w.reaches(w.laptop(), s.Public, false, "detached")
-	w.reaches(w.of(peer), private, false, "detached")
-	if devices, _ := instance.Devices(guest); len(devices) != 1 {
-		t.Errorf("detached, it has %q", devices)
+// refusals sends requests that must be refused.
+func (n *namespaceTest) refusals() {
+	n.t.Helper()
+	other := n.do(&state.CreateVPC{Account: dev, Region: region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
+	valid := control.AttachRequest{Namespace: n.guest, Subnet: n.Public.ID, Groups: []string{"all"}}
+	refused := func(want string, change func(*control.AttachRequest)) {
+		n.t.Helper()
+		r := valid
+		change(&r)
+		n.refusedAttach(r, want)
 	}
-	if out, _ := w.in(guest, "ip", "rule"); strings.Contains(out, "lookup 11") {
-		t.Errorf("detached, it has rules\n%s", out)
-	}
-	if _, ok := w.node.plane.View().Interface(s.Interface); ok {
-		t.Error("detached, the interface is there")
-	}
-	if _, err := request[control.AttachmentStatus](t, w.node, "POST", "/v1/detach", control.DetachRequest{Namespace: guest}); err == nil || !strings.Contains(err.Error(), "no interface is attached to namespace "+guest) {
-		t.Errorf("detached again: %v", err)
-	}
+	refused("there is no network namespace palisade-nt-nobody", func(r *control.AttachRequest) { r.Namespace = "palisade-nt-nobody" })
+	refused(`there is no subnet "subnet-1"`, func(r *control.AttachRequest) { r.Subnet = "subnet-1" })
+	refused(`there is no group "nobody" in `+string(n.VPC.ID), func(r *control.AttachRequest) { r.Groups = []string{"all", "nobody"} })
+	refused(`there is no group "`+string(other.Group), func(r *control.AttachRequest) { r.Groups = []string{string(other.Group)} })
+	refused("has a device lo already", func(r *control.AttachRequest) { r.Device = "lo" })
+	refused("is not a device name", func(r *control.AttachRequest) { r.Device = "a/b" })
+	refused("does not fall within the subnet's address range", func(r *control.AttachRequest) { r.Address = netip.MustParseAddr("10.0.2.9") })
+	refused("reserved address range", func(r *control.AttachRequest) { r.Address = n.Public.Gateway() })
+	n.refusedAttach(control.AttachRequest{Namespace: n.guest, Interface: n.primary(n.peer).ID}, "in use")
+	n.refusedAttach(control.AttachRequest{Namespace: n.guest, Interface: "eni-1"}, "there is no interface eni-1")
+}
 
-	// One that there is goes before it, and is free again afterwards.
-	own := w.do(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: w.Private.ID, Groups: []ec2.GroupID{w.all}}}).Interface
-	w.attach(control.AttachRequest{Namespace: guest, Device: "vpc0", Interface: own.ID})
-	w.reaches(w.of(peer), own.Private.String(), true, "an interface that there was")
-	w.detach(control.DetachRequest{Namespace: guest, Device: "vpc0"})
-	if now, ok := w.node.plane.View().Interface(own.ID); !ok || now.State != ec2.Idle || now.External != nil {
-		t.Errorf("detached, it is %+v", now)
+func (n *namespaceTest) private() string { return n.first.Addresses[0].Addr().String() }
+
+// works checks packets from and to the namespace.
+func (n *namespaceTest) works(what string) {
+	n.t.Helper()
+	n.reaches(n.laptop(), n.first.Public, true, what)
+	n.reaches(n.of(n.peer), n.private(), true, what)
+	n.reaches(origin{namespace: n.guest}, n.primary(n.peer).Private.String(), true, what)
+	n.reaches(origin{namespace: n.guest}, planetest.Laptop, true, what)
+}
+
+// changes modifies groups and addresses of the attached interface.
+func (n *namespaceTest) changes() {
+	n.t.Helper()
+	eni := n.first.Interface
+	n.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: eni, Groups: []ec2.GroupID{n.none}})
+	n.reaches(n.of(n.peer), n.private(), false, "in group none")
+	n.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: eni, Groups: []ec2.GroupID{n.all}})
+	more := n.do(&state.AssignPrivateAddresses{Account: dev, Region: region, Interface: eni, Count: 1}).Addresses[0].String()
+	n.until("eth0 has the second address", func() bool {
+		out, _ := n.in(n.guest, "ip", "-br", "-4", "address", "show", "dev", "eth0")
+		return strings.Contains(out, more)
+	})
+	n.reaches(n.of(n.peer), more, true, "second address")
+}
+
+// addSecond attaches a second interface to the namespace, whose replies leave by its own device.
+func (n *namespaceTest) addSecond() {
+	n.t.Helper()
+	n.second = n.attach(control.AttachRequest{Namespace: n.guest, Subnet: n.Private.ID, Groups: []string{string(n.all)}})
+	if n.second.Device != "eth1" {
+		n.t.Errorf("the second interface is %+v, want device eth1", n.second)
+	}
+	n.reaches(n.of(n.launch(n.Public, n.all)), n.second.Addresses[0].Addr().String(), true, "second interface")
+	n.works("with a second interface")
+}
+
+// namespaceIsMadeAgain removes the namespace and makes it again.
+func (n *namespaceTest) namespaceIsMadeAgain() {
+	n.t.Helper()
+	if err := netns.Delete(n.guest); err != nil {
+		n.t.Fatal(err)
+	}
+	n.until("the ports are removed", func() bool { return len(n.node.sw.Ports()) == 3 }) // of two instances, and the uplink
+	n.reaches(n.of(n.peer), n.private(), false, "without its namespace")
+	n.newGuest(n.guest)
+	n.until("the ports are back", func() bool { return len(n.node.sw.Ports()) == 5 })
+	n.works("with its namespace again")
+}
+
+func (n *namespaceTest) detachBoth() {
+	n.t.Helper()
+	n.detach(control.DetachRequest{Interface: n.second.Interface})
+	n.works("with the second interface detached")
+	n.detach(control.DetachRequest{Namespace: n.guest})
+	n.reaches(n.laptop(), n.first.Public, false, "detached")
+	n.reaches(n.of(n.peer), n.private(), false, "detached")
+	if devices, _ := instance.Devices(n.guest); len(devices) != 1 {
+		n.t.Errorf("after the detach the namespace has %q, want lo alone", devices)
+	}
+	if out, _ := n.in(n.guest, "ip", "rule"); strings.Contains(out, "lookup 11") {
+		n.t.Errorf("after the detach the namespace has routing rules\n%s", out)
+	}
+	if _, ok := n.node.plane.View().Interface(n.first.Interface); ok {
+		n.t.Error("after the detach the interface exists")
+	}
+	_, err := request[control.AttachmentStatus](n.t, n.node, "POST", "/v1/detach", control.DetachRequest{Namespace: n.guest})
+	if err == nil || !strings.Contains(err.Error(), "no interface is attached to namespace "+n.guest) {
+		n.t.Errorf("detach of an empty namespace: %v", err)
 	}
 }
 
-// inNamespace runs the test that calls it again, in a process of which every thread is in a
-// namespace of the test's own, and reports whether this is that process. A device "of the
-// host" is then none of this machine.
+// existingInterface attaches an interface that exists. It stays when it is detached.
+func (n *namespaceTest) existingInterface() {
+	n.t.Helper()
+	eni := n.do(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: n.Private.ID, Groups: []ec2.GroupID{n.all}}}).Interface
+	n.attach(control.AttachRequest{Namespace: n.guest, Device: "vpc0", Interface: eni.ID})
+	n.reaches(n.of(n.peer), eni.Private.String(), true, "existing interface")
+	n.detach(control.DetachRequest{Namespace: n.guest, Device: "vpc0"})
+	if now, ok := n.node.plane.View().Interface(eni.ID); !ok || now.State != ec2.Idle || now.External != nil {
+		n.t.Errorf("after the detach the interface is %+v, want it idle", now)
+	}
+}
+
+// inNamespace runs the calling test again in a process whose threads are all in a new network
+// namespace, and reports whether this is that process. A device of the host is then a device of that
+// namespace, not of this machine.
 func inNamespace(t *testing.T, name string) bool {
 	t.Helper()
 	const inside = "PALISADE_TEST_INSIDE"
@@ -202,8 +251,8 @@ func inNamespace(t *testing.T, name string) bool {
 	return false
 }
 
-// A vm is a machine that holds a TAP of the host: frames go between the TAP and the kernel
-// of a namespace, which is the machine's, with their offloads.
+// vm makes a stand-in for a virtual machine that uses a TAP of the host: it copies frames, with their
+// offloads, between the TAP and a namespace.
 func (w *world) vm(device, guest string) {
 	w.t.Helper()
 	w.newGuest(guest)
@@ -227,9 +276,9 @@ func (w *world) vm(device, guest string) {
 				continue
 			}
 			if err != nil {
-				return // the device is gone
+				return // the device was removed
 			}
-			_ = to.Write(buffer[:n]) // as on a wire
+			_ = to.Write(buffer[:n]) // may be lost, like on a wire
 		}
 	}
 	go carry(outer, inner)
@@ -244,94 +293,120 @@ func (w *world) vm(device, guest string) {
 	})
 }
 
-// TestAttachedVMIsReachable: a virtual machine keeps its TAP, and is a member of the
-// VPC; the host it runs on is kept off.
+// A vmTest attaches an interface to the TAP of a virtual machine.
+type vmTest struct {
+	*world
+	guest  string // the machine's namespace
+	peer   ec2.InstanceID
+	wanted control.AttachRequest
+	status control.AttachmentStatus
+}
+
+// TestAttachedVMIsReachable: a virtual machine keeps its TAP and is a member of the VPC. The host gets
+// none of its packets.
 func TestAttachedVMIsReachable(t *testing.T) {
 	if !inNamespace(t, "palisade-nt-vm-host") {
 		return
 	}
 	w := newWorld(t, "vm")
-	guest := w.name + "-guest"
-	w.vm("vm0", guest)
-	peer := w.launch(w.Public, w.all)
-
-	on := control.AttachRequest{Device: "vm0", Subnet: w.Public.ID, Groups: []string{"all"}, Public: new(true)}
+	v := &vmTest{world: w, guest: w.name + "-guest"}
+	w.vm("vm0", v.guest)
+	v.peer = w.launch(w.Public, w.all)
+	v.wanted = control.AttachRequest{Device: "vm0", Subnet: w.Public.ID, Groups: []string{"all"}, Public: new(true)}
 	w.refusedAttach(control.AttachRequest{Device: "vm1", Subnet: w.Public.ID}, "there is no device vm1")
 	w.refusedAttach(control.AttachRequest{Device: "lo", Subnet: w.Public.ID}, "neither a TAP nor a veth")
-	s := w.attach(on)
-	w.refusedAttach(on, "device vm0 is in use: it belongs to "+string(s.Interface))
-	private := func() string { return s.Addresses[0].Addr().String() }
+	v.status = w.attach(v.wanted)
+	w.refusedAttach(v.wanted, "device vm0 is in use: it belongs to "+string(v.status.Interface))
 
-	// By another MAC than the interface's it reaches nobody.
-	configure := func(mac ec2.MAC) {
-		t.Helper()
-		if err := instance.Configure(guest, instance.NIC{Device: "nic", MAC: mac, Addresses: s.Addresses, Gateway: s.Gateway, MTU: s.MTU}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	configure(ec2.MAC{2, 0, 0, 9, 9, 9})
-	w.reaches(origin{namespace: guest}, w.primary(peer).Private.String(), false, "by a MAC of its own")
-	configure(s.MAC)
-	works := func(what string) {
-		t.Helper()
-		w.reaches(w.laptop(), s.Public, true, what)
-		w.reaches(w.of(peer), private(), true, what)
-		w.reaches(origin{namespace: guest}, planetest.Laptop, true, what)
-		w.connects(origin{namespace: guest}, w.primary(peer).Private.String(), 80, true, what)
-	}
-	works("attached")
+	v.configure(ec2.MAC{2, 0, 0, 9, 9, 9})
+	w.reaches(origin{namespace: v.guest}, w.primary(v.peer).Private.String(), false, "with another MAC than the interface's")
+	v.configure(v.status.MAC)
+	v.works("attached")
+	v.transfer()
 
-	// Twenty megabytes, in frames that stand for several.
-	server := exec.Command("ncat", "-l", private(), "9000")
-	var got count
-	server.Stdout = &got
-	if err := netns.Do(guest, server.Start); err != nil {
-		t.Fatal(err)
-	}
-	w.until("it listens", func() bool {
-		out, _ := w.in(guest, "ss", "-ltn")
-		return strings.Contains(out, ":9000")
-	})
-	client := exec.Command("sh", "-c", "head -c 20000000 /dev/zero | ncat --send-only "+private()+" 9000")
-	begin := time.Now()
-	if err := netns.Do(w.namespace(peer), client.Start); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(client.Wait(), server.Wait()); err != nil || got != 20000000 {
-		t.Errorf("%d bytes of 20,000,000 came in %v: %v", got, time.Since(begin), err)
-	}
-
-	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.none}})
-	w.reaches(w.of(peer), private(), false, "in group none")
-	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: s.Interface, Groups: []ec2.GroupID{w.all}})
+	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: v.status.Interface, Groups: []ec2.GroupID{w.none}})
+	w.reaches(w.of(v.peer), v.private(), false, "in group none")
+	w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: v.status.Interface, Groups: []ec2.GroupID{w.all}})
 
 	w.restart()
-	works("adopted")
-
-	w.detach(control.DetachRequest{Device: "vm0"})
-	w.reaches(w.of(peer), private(), false, "detached")
-	if out, _ := w.in("", "ip", "-o", "link", "show", "vm0"); strings.Contains(out, "palisade") || strings.Contains(out, ",UP") {
-		t.Errorf("given back as %s", out)
-	}
-	s = w.attach(on)
-	configure(s.MAC)
-	works("attached again")
-
-	// The machine goes with its TAP, and the next one of that name takes its place.
-	ports := len(w.node.sw.Ports())
-	if out, err := w.in("", "ip", "link", "del", "vm0"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	w.until("the port is gone", func() bool { return len(w.node.sw.Ports()) < ports })
-	w.reaches(w.of(peer), private(), false, "without its machine")
-	guest += "2"
-	w.vm("vm0", guest)
-	configure(s.MAC)
-	w.until("it is back", func() bool { return len(w.node.sw.Ports()) == ports })
-	works("with another machine")
+	v.works("adopted")
+	v.attachAgain()
+	v.replaceMachine()
 }
 
-// count counts what is written to it.
+// configure gives the machine the interface's addresses and a MAC.
+func (v *vmTest) configure(mac ec2.MAC) {
+	v.t.Helper()
+	a := v.status
+	if err := instance.Configure(v.guest, instance.NIC{Device: "nic", MAC: mac, Addresses: a.Addresses, Gateway: a.Gateway, MTU: a.MTU}); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
+func (v *vmTest) private() string { return v.status.Addresses[0].Addr().String() }
+
+// works checks packets from and to the machine.
+func (v *vmTest) works(what string) {
+	v.t.Helper()
+	v.reaches(v.laptop(), v.status.Public, true, what)
+	v.reaches(v.of(v.peer), v.private(), true, what)
+	v.reaches(origin{namespace: v.guest}, planetest.Laptop, true, what)
+	v.connects(origin{namespace: v.guest}, v.primary(v.peer).Private.String(), 80, true, what)
+}
+
+// transfer sends 20 MB to the machine, in frames that stand for several packets.
+func (v *vmTest) transfer() {
+	v.t.Helper()
+	server := exec.Command("ncat", "-l", v.private(), "9000")
+	var got count
+	server.Stdout = &got
+	if err := netns.Do(v.guest, server.Start); err != nil {
+		v.t.Fatal(err)
+	}
+	v.until("the server listens", func() bool {
+		out, _ := v.in(v.guest, "ss", "-ltn")
+		return strings.Contains(out, ":9000")
+	})
+	client := exec.Command("sh", "-c", "head -c 20000000 /dev/zero | ncat --send-only "+v.private()+" 9000")
+	begin := time.Now()
+	if err := netns.Do(v.namespace(v.peer), client.Start); err != nil {
+		v.t.Fatal(err)
+	}
+	if err := errors.Join(client.Wait(), server.Wait()); err != nil || got != 20000000 {
+		v.t.Errorf("%d bytes of 20,000,000 arrived in %v: %v", got, time.Since(begin), err)
+	}
+}
+
+// attachAgain detaches the interface and attaches another one.
+func (v *vmTest) attachAgain() {
+	v.t.Helper()
+	v.detach(control.DetachRequest{Device: "vm0"})
+	v.reaches(v.of(v.peer), v.private(), false, "detached")
+	if out, _ := v.in("", "ip", "-o", "link", "show", "vm0"); strings.Contains(out, "palisade") || strings.Contains(out, ",UP") {
+		v.t.Errorf("after the detach the device is %s", out)
+	}
+	v.status = v.attach(v.wanted)
+	v.configure(v.status.MAC)
+	v.works("attached again")
+}
+
+// replaceMachine removes the machine's TAP; another machine with a TAP of that name takes its place.
+func (v *vmTest) replaceMachine() {
+	v.t.Helper()
+	ports := len(v.node.sw.Ports())
+	if out, err := v.in("", "ip", "link", "del", "vm0"); err != nil {
+		v.t.Fatalf("%v\n%s", err, out)
+	}
+	v.until("the port is removed", func() bool { return len(v.node.sw.Ports()) < ports })
+	v.reaches(v.of(v.peer), v.private(), false, "without its machine")
+	v.guest += "2"
+	v.vm("vm0", v.guest)
+	v.configure(v.status.MAC)
+	v.until("the port is back", func() bool { return len(v.node.sw.Ports()) == ports })
+	v.works("with another machine")
+}
+
+// A count is the number of bytes written to it.
 type count int
 
 func (c *count) Write(b []byte) (int, error) { *c += count(len(b)); return len(b), nil }

@@ -28,7 +28,7 @@ import (
 	"palisade/internal/peer"
 )
 
-const plainText = "a secret that nobody finds in a log"
+const plainText = "a secret that must not be in a log"
 
 func secretConfig(t *testing.T) Config {
 	c := nodeConfig(t)
@@ -36,7 +36,7 @@ func secretConfig(t *testing.T) Config {
 	return c
 }
 
-// signIn asks the API with an access key and returns the answer's status.
+// signIn sends an API request signed with an access key and returns the HTTP status.
 func (n testNode) signIn(t *testing.T, id, secret string) int {
 	t.Helper()
 	const form = "Action=DescribeRegions&Version=2016-11-15"
@@ -52,7 +52,7 @@ func (n testNode) signIn(t *testing.T, id, secret string) int {
 	return w.Code
 }
 
-// found lists the files below dir that hold a text.
+// found lists the files below dir that contain a text.
 func found(t *testing.T, dir, text string) (files []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -73,8 +73,8 @@ func found(t *testing.T, dir, text string) (files []string) {
 	return files
 }
 
-// forms are how a file may hold a text: as it is, or as a part of something in base64,
-// which has three ways to begin and hides two letters at either end.
+// forms are the ways in which a file may contain a text: as it is, or within base64 data. There the
+// text has three possible alignments, and up to two characters at each end mix with their neighbours.
 func forms(text string) [][]byte {
 	all := [][]byte{[]byte(text)}
 	for lead := range 3 {
@@ -91,7 +91,8 @@ func (n testNode) backup(t *testing.T) []byte {
 	return w.Body.Bytes()
 }
 
-// Neither the log nor a snapshot nor a backup has a secret, or the key that opens them.
+// TestLogAndBackupContainNoSecret: neither the log nor a snapshot nor a backup has a secret or the
+// cluster key.
 func TestLogAndBackupContainNoSecret(t *testing.T) {
 	c := secretConfig(t)
 	n := newNode(t, c)
@@ -105,10 +106,10 @@ func TestLogAndBackupContainNoSecret(t *testing.T) {
 	}
 	carol := answer[0]
 	if got := n.signIn(t, carol.AccessKey, carol.SecretKey); got != 200 {
-		t.Errorf("carol signs in: %d", got)
+		t.Errorf("sign in as carol: %d, want 200", got)
 	}
 	if got := n.signIn(t, carol.AccessKey, plainText); got != 401 {
-		t.Errorf("carol signs in with another's secret: %d", got)
+		t.Errorf("sign in as carol with another secret: %d, want 401", got)
 	}
 	backup := n.backup(t)
 	key, err := os.ReadFile(c.clusterKeyFile())
@@ -128,7 +129,7 @@ func TestLogAndBackupContainNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(found(t, c.raftDir(), "AKIDALBERT")) == 0 || !bytes.Contains(backup, []byte(carol.AccessKey)) {
-		t.Error("the log or the backup is not where it was looked for")
+		t.Error("the log or the backup does not contain its access key ids")
 	}
 	for _, text := range []string{plainText, carol.SecretKey, keyText, string(rawKey)} {
 		if files := found(t, c.raftDir(), text); len(files) > 0 {
@@ -142,7 +143,7 @@ func TestLogAndBackupContainNoSecret(t *testing.T) {
 	}
 }
 
-// oldLog writes the log of an earlier release: its secrets are in plain text.
+// oldLog writes a log as an earlier release did, with secrets in plain text.
 func oldLog(t *testing.T, c Config, publicKey []byte, more ...state.Command) {
 	t.Helper()
 	bootstrap, err := c.bootstrap(publicKey)
@@ -162,17 +163,16 @@ func oldLog(t *testing.T, c Config, publicKey []byte, more ...state.Command) {
 		t.Fatal(err)
 	}
 	if len(found(t, c.raftDir(), plainText)) == 0 {
-		t.Fatal("the old log has no plain secret: this test tests nothing")
+		t.Fatal("the old log has no secret in plain text, so the test checks nothing")
 	}
 }
 
-// sealed reports whether albert's secret is sealed under a key that this node has.
+// sealed reports whether albert's secret is sealed with a key that this node has.
 func (n testNode) sealed() bool {
 	k, ok := n.cluster.View().AccessKey("AKIDALBERT")
 	return ok && k.Secret == "" && n.keys.has(n.cluster.View().SealKey())
 }
 
-// A log of an earlier release has its secrets in plain text. They work, and are sealed.
 func TestPlainSecretsOfOldLogAreSealed(t *testing.T) {
 	c := secretConfig(t)
 	oldLog(t, c, nil)
@@ -183,7 +183,7 @@ func TestPlainSecretsOfOldLogAreSealed(t *testing.T) {
 		t.Errorf("sign in: %d", got)
 	}
 	if bytes.Contains(n.backup(t), []byte(plainText)) {
-		t.Error("the secret is in a backup")
+		t.Error("a backup contains the secret")
 	}
 }
 
@@ -197,7 +197,7 @@ func (n testNode) wait(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// A node that has lost the key says so and lets nobody in; nor does it make another.
+// TestNodeDoesNotReplaceLostClusterKey: it refuses all requests until the key file is back.
 func TestNodeDoesNotReplaceLostClusterKey(t *testing.T) {
 	c := secretConfig(t)
 	if err := newNode(t, c).start(t)(); err != nil {
@@ -212,19 +212,19 @@ func TestNodeDoesNotReplaceLostClusterKey(t *testing.T) {
 		t.Errorf("sign in without the key: %d, want 503", got)
 	}
 	if _, err := request[[]control.NewKey](t, n, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "cluster key") {
-		t.Errorf("made an account: %v", err)
+		t.Errorf("create an account without the key: %v", err)
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(c.clusterKeyFile()+".away", c.clusterKeyFile()); err != nil {
-		t.Fatalf("another key was made: %v", err)
+		t.Fatalf("the key file cannot be put back: %v", err)
 	}
 	if err := os.Chmod(c.clusterKeyFile(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := New(c, discard); err == nil || !strings.Contains(err.Error(), "chmod 600") {
-		t.Errorf("a key that everybody may read: %v", err)
+		t.Errorf("New with a key file that all users can read: %v", err)
 	}
 }
 
@@ -238,19 +238,19 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 	}
 	m, err := cluster.Inspect(bytes.NewReader(backup))
 	if err != nil || !n.keys.has(m.SealKey) || m.PlainSecrets != 0 {
-		t.Fatalf("the backup is sealed under %q, %v", m.SealKey, err)
+		t.Fatalf("the backup is sealed with %q, %v", m.SealKey, err)
 	}
 
 	again := secretConfig(t)
 	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup)}); err == nil || !strings.Contains(err.Error(), "--cluster-key") {
-		t.Errorf("restored without the key: %v", err)
+		t.Errorf("restore without the key: %v", err)
 	}
 	other := filepath.Join(t.TempDir(), "other.key")
 	if err := os.WriteFile(other, []byte("palisade-cluster-key "+strings.Repeat("00", 32)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup), ClusterKey: other}); err == nil || !strings.Contains(err.Error(), m.SealKey) {
-		t.Errorf("restored with another key: %v", err)
+		t.Errorf("restore with another key: %v", err)
 	}
 	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup), ClusterKey: c.clusterKeyFile()}); err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 	bare := newNode(t, without)
 	bare.start(t)
 	if got := bare.signIn(t, "AKIDALBERT", plainText); got != 401 {
-		t.Errorf("sign in with a key that was lost: %d", got)
+		t.Errorf("sign in with an access key that was dropped: %d, want 401", got)
 	}
 	bare.wait(t, "key of its own", func() bool { return bare.cluster.View().SealKey() != "" })
 	answer, err := request[control.NewKey](t, bare, "POST", "/v1/accounts/keys", control.KeyRequest{Account: "albert", Do: control.AddKey})
@@ -276,11 +276,11 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if made := answer; bare.signIn(t, made.AccessKey, made.SecretKey) != 200 {
-		t.Error("albert's new key does not sign")
+		t.Error("albert's new access key does not work")
 	}
 }
 
-// freePorts finds an address on loopback with three free ports from its own on.
+// freePorts finds a loopback address with three unused ports in a row.
 func freePorts(t *testing.T) netip.AddrPort {
 	t.Helper()
 	for range 50 {
@@ -306,11 +306,11 @@ func freePorts(t *testing.T) netip.AddrPort {
 			return first
 		}
 	}
-	t.Fatal("no three ports in a row are free")
+	t.Fatal("no three ports in a row are unused")
 	return netip.AddrPort{}
 }
 
-// twoNodes makes a cluster and lets a second node join, which does not run yet.
+// twoNodes runs the first node of a cluster, and joins a second one, which does not run yet.
 func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() error) {
 	t.Helper()
 	first, second = secretConfig(t), secretConfig(t)
@@ -331,11 +331,11 @@ func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() err
 	return first, second, one, stop
 }
 
-// A node that joins is given the key; one that lost it is given it again.
+// TestJoiningNodeGetsClusterKey: a node that lost the key gets it again, too.
 func TestJoiningNodeGetsClusterKey(t *testing.T) {
 	_, second, _, _ := twoNodes(t)
 	if _, err := os.Stat(second.clusterKeyFile()); err != nil {
-		t.Fatalf("a node joined without the key: %v", err)
+		t.Fatalf("the joined node has no key: %v", err)
 	}
 	two := newNode(t, second)
 	stop := two.start(t)
@@ -343,7 +343,7 @@ func TestJoiningNodeGetsClusterKey(t *testing.T) {
 		t.Errorf("sign in at the second node: %d", got)
 	}
 	if files := found(t, second.raftDir(), plainText); len(files) > 0 {
-		t.Errorf("the secret is in %v", files)
+		t.Errorf("%v contain the secret", files)
 	}
 
 	if err := stop(); err != nil {
@@ -357,7 +357,6 @@ func TestJoiningNodeGetsClusterKey(t *testing.T) {
 	two.wait(t, "key again", func() bool { return two.signIn(t, "AKIDALBERT", plainText) == 200 })
 }
 
-// A cluster of an earlier release gets a key when all its nodes are there, and not before.
 func TestOldClusterGetsKeyOnceAllNodesRun(t *testing.T) {
 	first, second, _, stop := twoNodes(t)
 	if err := stop(); err != nil {
@@ -384,10 +383,10 @@ func TestOldClusterGetsKeyOnceAllNodesRun(t *testing.T) {
 	one.start(t)
 	one.wait(t, "key to give", func() bool { return one.keys.key.Load() != nil })
 	if got := one.signIn(t, "AKIDALBERT", plainText); got != 200 || one.cluster.View().SealKey() != "" {
-		t.Errorf("before the second node is there: sign in %d, key %q", got, one.cluster.View().SealKey())
+		t.Errorf("before the second node runs: sign in %d, key %q; want 200 and none", got, one.cluster.View().SealKey())
 	}
 	if _, err := request[[]control.NewKey](t, one, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "every node") {
-		t.Errorf("made an account: %v", err)
+		t.Errorf("create an account without the key: %v", err)
 	}
 	two := newNode(t, second)
 	two.start(t)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -14,13 +15,16 @@ import (
 	"palisade/internal/node/plane/planetest"
 )
 
-// A line is one TCP connection between two instances; the test has both ends.
-type line struct{ client, server net.Conn }
+// A conn is a TCP connection between two instances, of which the test has both ends.
+type conn struct {
+	client, server net.Conn
+	packet         sentPacket // the first
+}
 
-// line connects two instances, and says a word each way.
-func (w *world) line(client, server ec2.InstanceID, port uint16) *line {
+// dial connects two instances and sends data both ways.
+func (w *world) dial(client, server ec2.InstanceID, port uint16) *conn {
 	w.t.Helper()
-	l := &line{}
+	c := &conn{packet: sentPacket{string(client), string(server), fmt.Sprint("tcp/", port)}}
 	address := netip.AddrPortFrom(w.primary(server).Private, port).String()
 	err := netns.Do(w.namespace(server), func() error {
 		listener, err := net.Listen("tcp4", address)
@@ -29,48 +33,47 @@ func (w *world) line(client, server ec2.InstanceID, port uint16) *line {
 		}
 		defer listener.Close()
 		err = netns.Do(w.namespace(client), func() (err error) {
-			l.client, err = net.DialTimeout("tcp4", address, patience)
+			c.client, err = net.DialTimeout("tcp4", address, patience)
 			return err
 		})
 		if err == nil {
-			l.server, err = listener.Accept()
+			c.server, err = listener.Accept()
 		}
 		return err
 	})
 	if err != nil {
 		w.t.Fatalf("%s to %s: %v", client, address, err)
 	}
-	w.t.Cleanup(func() { _, _ = l.client.Close(), l.server.Close() })
-	w.says(l, true, "just opened")
-	return l
+	w.t.Cleanup(func() { _, _ = c.client.Close(), c.server.Close() })
+	w.transfers(c, true, "just opened")
+	return c
 }
 
-// says has both ends talk, the server first, and wants both to be heard or neither.
-func (w *world) says(l *line, want bool, what string) {
+// transfers sends data both ways, from the server first, and checks whether both or neither arrive.
+func (w *world) transfers(c *conn, want bool, what string) {
 	w.t.Helper()
-	for _, way := range []struct {
+	for _, direction := range []struct {
 		name     string
 		from, to net.Conn
-	}{{"the server", l.server, l.client}, {"the client", l.client, l.server}} {
-		if _, err := way.from.Write([]byte(".")); err != nil {
-			w.t.Fatalf("%s: %s cannot speak: %v", what, way.name, err)
+	}{{"server to client", c.server, c.client}, {"client to server", c.client, c.server}} {
+		if _, err := direction.from.Write([]byte(".")); err != nil {
+			w.t.Fatalf("%s: write, %s: %v", what, direction.name, err)
 		}
 		wait := 700 * time.Millisecond
 		if want {
 			wait = patience
 		}
-		_ = way.to.SetReadDeadline(time.Now().Add(wait))
-		n, err := way.to.Read(make([]byte, 64))
-		if heard := n > 0; heard != want || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			w.t.Errorf("%s: %s is heard: %v, want %v (%v)\n%s", what, way.name, heard, want, err, w.drops())
+		_ = direction.to.SetReadDeadline(time.Now().Add(wait))
+		n, err := direction.to.Read(make([]byte, 64))
+		if arrived := n > 0; arrived != want || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			w.failed(c.packet, "%s: data from %s arrived %v, want %v (%v)", what, direction.name, arrived, want, err)
 		}
 	}
 }
 
-// TestGroupChangeCutsOnlyUntrackedConnections: with real TCP on both sides, both talking. What is
-// tracked goes on through a change of groups; what only a rule for the world admitted is cut
-// at once, though the other interface of that group has never changed; and both survive the
-// daemon.
+// TestGroupChangeCutsOnlyUntrackedConnections: when an interface leaves a group, its tracked
+// connections stay. A connection that only a rule for 0.0.0.0/0 admitted is untracked, and is cut at
+// once, even if another interface has the same groups already. A restart of the daemon changes neither.
 func TestGroupChangeCutsOnlyUntrackedConnections(t *testing.T) {
 	w := newWorld(t, "live")
 	world, narrow := w.group("world"), w.group("narrow")
@@ -78,30 +81,30 @@ func TestGroupChangeCutsOnlyUntrackedConnections(t *testing.T) {
 	w.permit(world, planetest.TCP(9000, planetest.Everywhere))
 	w.permit(narrow, planetest.TCP(9001, w.Private.CIDR))
 	server := w.launch(w.Public, world, narrow)
-	w.launch(w.Public, w.none) // has the set of groups that the server will
-	untracked, tracked := w.line(client, server, 9000), w.line(client, server, 9001)
+	w.launch(w.Public, w.none) // its set of groups is the one that the server will have
+	untracked, tracked := w.dial(client, server, 9000), w.dial(client, server, 9001)
 	groups := func(ids ...ec2.GroupID) {
 		t.Helper()
 		w.do(&state.ModifyNetworkInterface{Account: dev, Region: region, Interface: w.primary(server).ID, Groups: ids})
 	}
 	groups(w.none)
-	w.says(untracked, false, "untracked, its group left")
-	w.says(tracked, true, "tracked, its group left")
-	w.connects(w.of(client), w.primary(server).Private.String(), 9001, false, "a new one")
+	w.transfers(untracked, false, "untracked, after its group was left")
+	w.transfers(tracked, true, "tracked, after its group was left")
+	w.connects(w.of(client), w.primary(server).Private.String(), 9001, false, "new connection")
 
 	groups(world)
-	w.says(tracked, true, "tracked, in another group")
-	again := w.line(client, server, 9000)
+	w.transfers(tracked, true, "tracked, in another group")
+	again := w.dial(client, server, 9000)
 	groups(w.none)
 	w.restart()
-	w.says(again, false, "untracked, left before a restart")
-	w.says(tracked, true, "tracked, over a restart")
+	w.transfers(again, false, "untracked, group left before a restart")
+	w.transfers(tracked, true, "tracked, after a restart")
 
-	// With all egress gone from both, a connection that is tracked still has its replies.
+	// Without any egress rule, replies of a tracked connection still pass.
 	for _, g := range []ec2.GroupID{w.none, world, narrow} {
 		w.do(&state.RevokeRules{Account: dev, Region: region, Group: state.GroupSelector{ID: g}, Direction: ec2.Egress,
 			Rules: []state.RuleSpec{{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere}}})
 	}
-	w.says(tracked, true, "tracked, without egress")
+	w.transfers(tracked, true, "tracked, without egress")
 	w.connects(w.of(client), w.primary(server).Private.String(), 9001, false, "without egress")
 }

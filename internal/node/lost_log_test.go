@@ -31,7 +31,7 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 	stop := n.start(t)
 	for i := range 5 {
 		name := fmt.Sprint("group", i)
-		if _, _, err := backend(n).Apply(t.Context(), state.Command{Request: &state.CreateSecurityGroup{
+		if _, _, err := (backend{n.Node}).Apply(t.Context(), state.Command{Request: &state.CreateSecurityGroup{
 			Account: albert, Region: c.Region, Name: name, Description: name}}); err != nil {
 			t.Fatal(err)
 		}

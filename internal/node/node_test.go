@@ -18,12 +18,12 @@ import (
 
 const albert = ec2.AccountID("598916040194")
 
-// patience is what a loaded machine may need for what takes far less.
+// patience is how long a test waits for something that takes much less on an idle machine.
 const patience = time.Minute
 
 var discard = slog.New(slog.DiscardHandler)
 
-// nodeConfig is a node without uplink or images: it needs no root.
+// nodeConfig is the configuration of a node that needs no root: it has no uplink and boots no instances.
 func nodeConfig(t *testing.T) Config {
 	t.Helper()
 	dir := t.TempDir()
@@ -38,7 +38,11 @@ func nodeConfig(t *testing.T) Config {
 	}
 }
 
-type testNode struct{ *Node }
+// A testNode is a node whose log is kept for reports.
+type testNode struct {
+	*Node
+	log *logBuffer
+}
 
 // request sends a request to the node's control socket and returns the answer, or the error that
 // it names.
@@ -65,14 +69,15 @@ func request[T any](t *testing.T, n testNode, method, path string, body any) (an
 
 func newNode(t *testing.T, c Config) testNode {
 	t.Helper()
-	n, err := New(c, discard)
+	log := &logBuffer{}
+	n, err := New(c, log.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return testNode{n}
+	return testNode{n, log}
 }
 
-// start runs the node and returns when it is ready. What it returns stops the node.
+// start runs the node and waits until it is ready. stop stops it and returns the error of Run.
 func (n testNode) start(t *testing.T) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -81,7 +86,7 @@ func (n testNode) start(t *testing.T) (stop func() error) {
 	stop = func() error {
 		cancel()
 		err := <-ended
-		ended <- nil // a second stop is no error
+		ended <- nil // for a second call of stop
 		return err
 	}
 	t.Cleanup(func() { _ = stop() })

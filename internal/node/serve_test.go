@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// TestServeWaitsForItsHandlers: what a handler reads is gone once the node's Run returns.
+// TestServeWaitsForItsHandlers: after Run returns, the memory that a handler reads is unmapped.
 func TestServeWaitsForItsHandlers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := listenUnix(path)
@@ -46,11 +46,11 @@ func TestServeWaitsForItsHandlers(t *testing.T) {
 	}
 	close(leave)
 	if <-ended; !left.Load() {
-		t.Error("the handler has not ended")
+		t.Error("serve returned before its handler ended")
 	}
 }
 
-// Headers are bounded: who sends more is told so, and holds nothing.
+// TestHeadersAreBounded: a request with too long headers is refused, so that it takes no memory.
 func TestHeadersAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := listenUnix(path)

@@ -15,8 +15,8 @@ import (
 	"palisade/internal/process"
 )
 
-// TestRebootGivesInstanceOfEarlierReleaseItsOwnIDs: a daemon finds an instance that has the
-// node's ids. It runs on, and has ids of its own once it is rebooted, with the same address.
+// TestRebootGivesInstanceOfEarlierReleaseItsOwnIDs: a daemon adopts an instance that runs with the node's
+// user ids. The instance keeps running, and gets its own ids when it is rebooted, with the same address.
 func TestRebootGivesInstanceOfEarlierReleaseItsOwnIDs(t *testing.T) {
 	w := newWorld(t, "earlier")
 	id, peer := w.launch(w.Public, w.all), w.launch(w.Public, w.all)
@@ -58,7 +58,7 @@ func TestRebootGivesInstanceOfEarlierReleaseItsOwnIDs(t *testing.T) {
 	w.await(id, ec2.Running)
 	w.reaches(w.of(peer), address, true, "adopted")
 	w.do(&state.RebootInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{id}})
-	w.until("it has ids of its own", func() bool {
+	w.until("the instance has its own ids", func() bool {
 		init, err := process.ReadFile(pidFile)
 		if err != nil {
 			return false

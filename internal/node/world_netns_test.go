@@ -28,7 +28,7 @@ import (
 	"palisade/internal/process"
 )
 
-// The test binary is the init of the instances that its nodes boot.
+// TestMain lets the test binary be the init process of the instances that its nodes boot.
 func TestMain(m *testing.M) {
 	if code, ok := instance.Reexec(os.Args); ok {
 		os.Exit(code)
@@ -41,16 +41,15 @@ const (
 	region = planetest.Region
 )
 
-// A world is one node with a VPC, and what is outside of it. The node runs in the test's
-// process and namespace, its instances in namespaces of their own:
+// A world is one node with a VPC, and a network outside. The node runs in the test's process and
+// namespace, each instance in its own namespace:
 //
 //	NAME-out                                the node                 NAME-i-…
 //	  lo  203.0.113.25 (the laptop)
 //	  up0 198.18.0.1/16 -------------------- uplink · switch · ports - eth0, eth1 …
 //
-// The VPC is 10.0.0.0/16 with the subnets public, 10.0.1.0/24, which has a route to an
-// internet gateway, and private, 10.0.2.0/24, which has none. The groups all and none let
-// everything out; all also lets everything in.
+// The VPC is a planetest.Network. Groups all and none admit all egress; group all also admits all
+// ingress.
 type world struct {
 	t      *testing.T
 	name   string
@@ -60,6 +59,9 @@ type world struct {
 
 	planetest.Network
 	all, none ec2.GroupID
+
+	packet   sentPacket // of the last check that failed
+	reported bool
 }
 
 func newWorld(t *testing.T, name string) *world {
@@ -82,7 +84,7 @@ func newWorld(t *testing.T, name string) *world {
 	return w
 }
 
-// cleanup ends what this test or one before it left.
+// cleanup removes instances and namespaces of this test, or of an earlier run of it.
 func (w *world) cleanup() {
 	names, err := netns.List(w.name + "-")
 	for _, ns := range names {
@@ -95,21 +97,42 @@ func (w *world) cleanup() {
 	}
 }
 
-// part is a part of the story.
-func (w *world) part(name string, play func(*testing.T)) {
-	whole := w.t
-	defer func() { w.t = whole }()
-	whole.Run(name, func(t *testing.T) {
+// subtest runs a subtest on the world.
+func (w *world) subtest(name string, run func(*testing.T)) {
+	parent := w.t
+	defer func() { w.t = parent }()
+	parent.Run(name, func(t *testing.T) {
 		w.t = t
-		play(t)
+		run(t)
 	})
 }
 
-// start runs the node, as the next daemon of the same directory.
+// start runs the node, or a new daemon on the same data directory.
 func (w *world) start() {
 	w.t.Helper()
 	w.node = newNode(w.t, w.config)
 	w.stop = w.node.start(w.t)
+	w.t.Cleanup(func() { // before the node stops
+		if w.t.Failed() {
+			w.report()
+		}
+	})
+}
+
+// failed reports that a check of a packet failed, and prints the state of the node once.
+func (w *world) failed(p sentPacket, format string, args ...any) {
+	w.t.Helper()
+	w.t.Errorf(format, args...)
+	w.packet = p
+	w.report()
+}
+
+func (w *world) report() {
+	w.t.Helper()
+	if !w.reported {
+		w.reported = true
+		w.t.Logf("the node when the test failed:\n%s", w.node.report(w.t, w.packet))
+	}
 }
 
 func (w *world) restart() {
@@ -143,7 +166,7 @@ func (w *world) buildVPC() {
 	w.permit(w.all, state.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: planetest.Everywhere})
 }
 
-// do decides something, and returns when the switch goes by it.
+// do applies a request and waits until the switch enforces it.
 func (w *world) do(r state.Request) state.Result {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
@@ -153,7 +176,7 @@ func (w *world) do(r state.Request) state.Result {
 		w.t.Fatalf("%T: %v", r, err)
 	}
 	if !w.node.plane.Wait(ctx, index) {
-		w.t.Fatalf("%T is not in force after %s", r, patience)
+		w.t.Fatalf("%T is not enforced after %s", r, patience)
 	}
 	return result
 }
@@ -168,7 +191,7 @@ func (w *world) permit(group ec2.GroupID, rules ...state.RuleSpec) {
 	w.do(&state.AuthorizeRules{Account: dev, Region: region, Group: state.GroupSelector{ID: group}, Rules: rules})
 }
 
-// launch runs a web server in a subnet.
+// launch runs a web server in a subnet and waits until it is running.
 func (w *world) launch(subnet *ec2.Subnet, groups ...ec2.GroupID) ec2.InstanceID {
 	w.t.Helper()
 	run := &state.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Subnet: subnet.ID}
@@ -185,7 +208,7 @@ func (w *world) run(run *state.RunInstances) ec2.InstanceID {
 	return id
 }
 
-// await waits until an instance is in a state.
+// await waits until an instance has a state.
 func (w *world) await(id ec2.InstanceID, state ec2.InstanceState) {
 	w.t.Helper()
 	var now *ec2.Instance
@@ -198,17 +221,17 @@ func (w *world) await(id ec2.InstanceID, state ec2.InstanceState) {
 	})
 }
 
-// until waits for something to become true.
+// until waits until a condition holds.
 func (w *world) until(what string, holds func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("not so after %s: %s", patience, what)
+			w.t.Fatalf("after %s it is not true that %s", patience, what)
 		}
 	}
 }
 
-// interfaces are those of an instance, by device index.
+// interfaces returns the interfaces of an instance, by device index.
 func (w *world) interfaces(id ec2.InstanceID) []*ec2.Interface {
 	list := slices.Collect(w.node.plane.View().InterfacesAt(id))
 	slices.SortFunc(list, func(a, b *ec2.Interface) int { return a.Attachment.DeviceIndex - b.Attachment.DeviceIndex })
@@ -217,7 +240,7 @@ func (w *world) interfaces(id ec2.InstanceID) []*ec2.Interface {
 
 func (w *world) primary(id ec2.InstanceID) *ec2.Interface { return w.interfaces(id)[0] }
 
-// elastic gives one of an interface's addresses a public one; the zero one is its first.
+// elastic associates a new public address with a private address of an interface; zero is its first.
 func (w *world) elastic(eni ec2.InterfaceID, private netip.Addr) (public string, association ec2.AssociationID) {
 	w.t.Helper()
 	e := w.do(&state.AllocateAddress{Account: dev, Region: region}).Elastic
@@ -245,16 +268,32 @@ func (w *world) in(namespace string, argv ...string) (string, error) {
 	return out.String(), err
 }
 
-// An origin is where a packet is sent from: a namespace, and there an address if it is not
-// the first.
+// An origin is where a packet is sent from: a namespace, and an address unless it is the first one.
 type origin struct{ namespace, address string }
 
 func (w *world) laptop() origin { return origin{w.name + "-out", planetest.Laptop} }
 
+// host names an origin for a trace: an address, or the id of an instance or interface; "" if the node
+// does not know it.
+func (w *world) host(from origin) string {
+	if from.address != "" {
+		return from.address
+	}
+	if id, ok := strings.CutPrefix(from.namespace, w.config.Lab.NamespacePrefix); ok && strings.HasPrefix(id, "i-") {
+		return id
+	}
+	for _, a := range w.attached() {
+		if a.Namespace == from.namespace {
+			return string(a.Interface)
+		}
+	}
+	return ""
+}
+
 func (w *world) of(id ec2.InstanceID) origin { return origin{namespace: w.namespace(id)} }
 
-// within is how many seconds an answer is waited for: one that is due is sure to come, however
-// busy the machine is, and of one that is not a second tells enough.
+// within is how many seconds a check waits for an answer: long for an answer that must come even on a
+// busy machine, and short for an answer that must not come.
 func within(want bool) string {
 	if want {
 		return "10"
@@ -262,7 +301,7 @@ func within(want bool) string {
 	return "1"
 }
 
-// reaches tries to ping an address, and wants to be answered or not.
+// reaches pings an address, and checks whether there is an answer.
 func (w *world) reaches(from origin, address string, want bool, what string) {
 	w.t.Helper()
 	argv := []string{"ping", "-n", "-c1", "-W" + within(want)}
@@ -271,7 +310,7 @@ func (w *world) reaches(from origin, address string, want bool, what string) {
 	}
 	tries := 1
 	if want {
-		tries = 3 // a neighbour may have to be asked for first
+		tries = 3 // the first may be lost to ARP
 	}
 	var out string
 	err := errors.New("not tried")
@@ -279,11 +318,11 @@ func (w *world) reaches(from origin, address string, want bool, what string) {
 		out, err = w.in(from.namespace, append(argv, address)...)
 	}
 	if (err == nil) != want {
-		w.t.Errorf("%s: %s pings %s: answered %v, want %v\n%s%s", what, from.namespace, address, err == nil, want, out, w.drops())
+		w.failed(sentPacket{w.host(from), address, "icmp"}, "%s: ping from %s to %s: answered %v, want %v\n%s", what, from.namespace, address, err == nil, want, out)
 	}
 }
 
-// connects tries to open a TCP connection, and wants to succeed or not.
+// connects opens a TCP connection, and checks whether that succeeds.
 func (w *world) connects(from origin, address string, port int, want bool, what string) {
 	w.t.Helper()
 	argv := []string{"ncat", "-z", "-w", within(want)}
@@ -292,28 +331,14 @@ func (w *world) connects(from origin, address string, port int, want bool, what 
 	}
 	out, err := w.in(from.namespace, append(argv, address, fmt.Sprint(port))...)
 	if (err == nil) != want {
-		w.t.Errorf("%s: %s connects to %s:%d: %v, want %v\n%s%s", what, from.namespace, address, port, err == nil, want, out, w.drops())
+		w.failed(sentPacket{w.host(from), address, fmt.Sprint("tcp/", port)}, "%s: connection from %s to %s:%d: established %v, want %v\n%s",
+			what, from.namespace, address, port, err == nil, want, out)
 	}
 }
 
-// trace asks the node for the fate of an imagined packet.
+// trace asks the node for the verdict on an imagined packet.
 func (w *world) trace(from, to, packet string) (control.Trace, error) {
 	w.t.Helper()
 	q := url.Values{"from": {from}, "to": {to}, "packet": {packet}}
 	return request[control.Trace](w.t, w.node, "GET", "/v1/trace?"+q.Encode(), nil)
-}
-
-// drops are what an operator would want to see.
-func (w *world) drops() string {
-	ports, err := request[[]control.PortDrops](w.t, w.node, "GET", "/v1/drops", nil)
-	if err != nil {
-		return err.Error()
-	}
-	var b strings.Builder
-	for _, p := range ports {
-		for _, v := range p.Verdicts {
-			fmt.Fprintf(&b, "  %s: %d %s\n", p.Port, v.Packets, v.Verdict)
-		}
-	}
-	return b.String()
 }

@@ -139,40 +139,47 @@ func TestTraceExplainsVerdict(t *testing.T) {
 			t.Errorf("%s to %s, %s: %v", tt.from, tt.to, tt.packet, err)
 			continue
 		}
-		var steps []string
-		for _, step := range got.Steps {
-			text := string(step.Instance) + " " + step.Direction + " " + step.Flow + ": "
-			switch {
-			case step.Admitted && step.Group != "":
-				text += "admitted by " + step.RuleText + " of " + step.Group
-			case step.Admitted:
-				text += "admitted"
-			default:
-				text += "refused"
-			}
-			steps = append(steps, text)
-		}
 		if got.Verdict != tt.verdict || got.At != tt.at || got.Admit != tt.admit || got.Admitted != (tt.verdict == "forward") || got.Meaning == "" {
 			t.Errorf("%s to %s, %s: %s at %s, would need %q; want %s at %s, %q",
 				tt.from, tt.to, tt.packet, got.Verdict, got.At, got.Admit, tt.verdict, tt.at, tt.admit)
 		}
-		if d := cmp.Diff(tt.steps, steps); d != "" {
+		if d := cmp.Diff(tt.steps, stepTexts(got.Steps)); d != "" {
 			t.Errorf("%s to %s, %s: steps\n%s", tt.from, tt.to, tt.packet, d)
 		}
 	}
 
-	// Each rule that does not admit the packet has a reason.
-	got, err := s.trace(t.Context(), traceRequest{"198.51.100.7", w, "tcp/22"})
+	if u := s.Tracker.Usage(); u.Tracked+u.Untracked != 0 {
+		t.Errorf("tracing made connections: %+v", u)
+	}
+}
+
+// stepTexts prints each step as one line.
+func stepTexts(steps []TraceStep) (texts []string) {
+	for _, s := range steps {
+		text := string(s.Instance) + " " + s.Direction + " " + s.Flow + ": "
+		switch {
+		case s.Admitted && s.Group != "":
+			text += "admitted by " + s.RuleText + " of " + s.Group
+		case s.Admitted:
+			text += "admitted"
+		default:
+			text += "refused"
+		}
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+func TestTraceSaysWhyEachRuleRefuses(t *testing.T) {
+	f, web, _ := newTraced(t)
+	got, err := newServer(f).trace(t.Context(), traceRequest{"198.51.100.7", string(web.ID), "tcp/22"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	refusals := got.Steps[0].Refusals
 	slices.Sort(refusals)
 	if len(refusals) != 2 || !strings.HasPrefix(refusals[0], "tcp 22 from 203.0.113.25/32: ") || !strings.HasPrefix(refusals[1], "tcp 80 from 0.0.0.0/0: ") {
-		t.Errorf("refusals: %q", refusals)
-	}
-	if u := s.Tracker.Usage(); u.Tracked+u.Untracked != 0 {
-		t.Errorf("tracing made connections: %+v", u)
+		t.Errorf("refusals %q, want a reason for each of the two rules", refusals)
 	}
 }
 
