@@ -19,9 +19,9 @@ import (
 	"time"
 )
 
-// A membership ends by a decision of the cluster and not by a date, so the dates are
-// wide: a node whose clock is wrong by years still reaches the others. What this leaves
-// open, see Identity.
+// A membership ends when the cluster decides so, and not at a date. The dates of certificates
+// are wide, so that a node whose clock is wrong by years still reaches the others. See
+// Identity for the consequences.
 var notBefore = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 const (
@@ -33,7 +33,7 @@ var nodeName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
 
 func checkName(node string) error {
 	if !nodeName.MatchString(node) {
-		return fmt.Errorf("%q is no node name: 1 to 63 of a-z, 0-9, dot and hyphen, the first a letter or digit", node)
+		return fmt.Errorf("%q is not a node name: use 1 to 63 of a-z, 0-9, dot and hyphen, the first a letter or digit", node)
 	}
 	return nil
 }
@@ -41,7 +41,7 @@ func checkName(node string) error {
 // authority signs certificates. Only voters have its key.
 type authority struct {
 	root *x509.Certificate
-	key  *ecdsa.PrivateKey // nil: this node cannot sign
+	key  *ecdsa.PrivateKey // nil if this node is no voter
 }
 
 func newAuthority() (authority, error) {
@@ -67,11 +67,10 @@ func newAuthority() (authority, error) {
 	return authority{root: root, key: key}, err
 }
 
-// certify makes the certificate of a node: a server's and a client's, for its name and
-// for its address.
+// certify signs a certificate for a node's name and address, for use as server and client.
 func (a authority) certify(node string, address netip.AddrPort, public any) (*x509.Certificate, error) {
 	if a.key == nil {
-		return nil, errors.New("this node holds no authority")
+		return nil, errors.New("this node does not have the authority's key")
 	}
 	cluster, err := clusterOf(a.root)
 	if err != nil {
@@ -103,8 +102,8 @@ func sign(template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey)
 	return x509.ParseCertificate(der)
 }
 
-// checkChain checks that cert is root's, for that usage, and says whose it is. Only root
-// counts: no intermediate, no root of this machine.
+// checkChain checks that root has signed cert for that usage, and returns the node's name. It
+// accepts no intermediate certificates and no other roots.
 func checkChain(cert, root *x509.Certificate, usage x509.ExtKeyUsage) (node string, err error) {
 	roots := x509.NewCertPool()
 	roots.AddCert(root)
@@ -120,7 +119,7 @@ func checkChain(cert, root *x509.Certificate, usage x509.ExtKeyUsage) (node stri
 		return "", err
 	}
 	if len(cert.URIs) != 1 || cert.URIs[0].String() != nodeURI(cluster, node).String() {
-		return "", fmt.Errorf("the certificate of %s is not one of cluster %s", node, cluster)
+		return "", fmt.Errorf("the certificate of %s is not of cluster %s", node, cluster)
 	}
 	return node, nil
 }
@@ -129,7 +128,7 @@ func nodeURI(cluster, node string) *url.URL {
 	return &url.URL{Scheme: "palisade", Host: cluster, Path: "/node/" + node}
 }
 
-// clusterOf is the id that a root certificate names.
+// clusterOf is the cluster id in a root certificate.
 func clusterOf(root *x509.Certificate) (string, error) {
 	if len(root.URIs) == 1 && root.URIs[0].Scheme == "palisade" {
 		id := root.URIs[0].Host
@@ -142,8 +141,8 @@ func clusterOf(root *x509.Certificate) (string, error) {
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// newSerial is random: certificates are signed by several voters, which do not count
-// together. RFC 5280 §4.1.2.2 wants it positive.
+// newSerial returns a random serial number, because several voters sign certificates without
+// a common counter. RFC 5280 §4.1.2.2 requires it to be positive.
 func newSerial() *big.Int {
 	var b [16]byte
 	rand.Read(b[:])

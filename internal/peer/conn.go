@@ -13,26 +13,27 @@ import (
 	"time"
 )
 
-// keepAlive finds out about a node that is gone without a word, within half a minute.
+// keepAlive detects a node that has stopped without closing its connections, within half a
+// minute.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}
 
-// accepted is the one byte that whoever was dialled sends when it has admitted the dialling
-// node. In TLS 1.3 a client is ready before its certificate was judged (RFC 8446 §4.4.2,
-// §2); by the byte, Dial fails when the far end refuses.
+// accepted is the byte that the dialled node sends when it has admitted the dialling node. In
+// TLS 1.3 a client's handshake ends before the server has checked the client's certificate
+// (RFC 8446 §2, §4.4.2). Because Dial waits for this byte, it fails if the server refuses.
 const accepted = 1
 
-// Conn is a connection with a node whose certificate and membership were checked. Whoever
-// was given it closes it; Drop and the end of Run close it too.
+// Conn is a connection with a node whose certificate and membership were checked. The caller
+// of Dial or Accept must close it. Drop and the end of Run close it too.
 type Conn struct {
 	*tls.Conn
 	node      string
 	publicKey []byte
-	place     *list.Element // among the strangers, of a join
+	place     *list.Element // in pending, if the protocol is Join
 	onClose   func()
 	once      sync.Once
 }
 
-// Node is the far end, by its certificate. Of a join it is "".
+// Node is the remote node's name in its certificate, or "" if the protocol is Join.
 func (c *Conn) Node() string { return c.node }
 
 // Close ends the connection.
@@ -41,7 +42,8 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// abort closes c without a farewell, which could wait for a far end that does not read.
+// abort closes c without a TLS close message, which could block if the remote node does not
+// read.
 func (c *Conn) abort() {
 	c.NetConn().Close()
 	c.Close()
@@ -53,13 +55,13 @@ func (p *Peer) newConn(stream *tls.Conn, node string) *Conn {
 	return c
 }
 
-// Dial opens a stream to node, where the Directory says it is. It returns when the far end
-// has proven that it is that node and has admitted this one. It works from New until the
-// end of Run, before Run as well.
+// Dial opens a stream to node at its address in the Directory. It returns when the remote end
+// has proven to be that node and has admitted this one. It works from New until the end of
+// Run.
 func (p *Peer) Dial(ctx context.Context, node, protocol string) (*Conn, error) {
 	address, ok := p.nodes.Address(node)
 	if !ok {
-		return nil, fmt.Errorf("dial %s: no address of it is known", node)
+		return nil, fmt.Errorf("dial %s: its address is unknown", node)
 	}
 	return p.DialAddress(ctx, node, address, protocol)
 }
@@ -101,35 +103,35 @@ func (p *Peer) dial(ctx context.Context, node, address, protocol string) (*Conn,
 		c.abort()
 		return nil, err
 	}
-	if !stop() { // ctx ended, and took the connection with it
+	if !stop() { // ctx has ended and closed the connection
 		c.abort()
 		return nil, ctx.Err()
 	}
 	return c, nil
 }
 
-// ErrNotAdmitted is wrapped by an error of Dial and Call when the far end, which is who it is
-// said to be, refuses this node: by its table this one is no member, or has another key.
+// ErrNotAdmitted is wrapped by an error of Dial and Call when the remote node has proven its
+// identity and refuses this node: its Directory has no such member, or another key.
 var ErrNotAdmitted = errors.New("it does not admit this node")
 
 func (c *Conn) awaitAccepted() error {
 	var b [1]byte
 	if _, err := io.ReadFull(c.Conn, b[:]); err != nil {
-		// An alert is under the handshake's keys: it is c.node that says so, not somebody
-		// on the way who cut the connection.
+		// An alert is encrypted with the handshake's keys, so c.node has sent it, and not
+		// somebody on the path.
 		if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
 			return fmt.Errorf("%s: %w: %w", c.node, ErrNotAdmitted, err)
 		}
-		return fmt.Errorf("%s closed the connection before it admitted this node: %w", c.node, err)
+		return fmt.Errorf("%s closed the connection before admitting this node: %w", c.node, err)
 	}
 	if b[0] != accepted {
-		return fmt.Errorf("%s answers %#x; want %#x", c.node, b[0], accepted)
+		return fmt.Errorf("%s sent %#x, want %#x", c.node, b[0], accepted)
 	}
 	return nil
 }
 
-// clientConfig dials node. A host name proves nothing here; VerifyConnection checks what
-// the standard check is skipped for, and more.
+// clientConfig is the TLS configuration to dial node. It skips the standard check, because
+// certificates name nodes and not hosts. VerifyConnection checks the chain and the name.
 func (p *Peer) clientConfig(node, protocol string) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
@@ -142,7 +144,7 @@ func (p *Peer) clientConfig(node, protocol string) *tls.Config {
 			case err != nil:
 				return err
 			case found != node:
-				return fmt.Errorf("the node there is %s, not %s", found, node)
+				return fmt.Errorf("the remote node is %s, not %s", found, node)
 			case state.NegotiatedProtocol != protocol:
 				return fmt.Errorf("%s does not speak %s", node, protocol)
 			}
@@ -151,8 +153,8 @@ func (p *Peer) clientConfig(node, protocol string) *tls.Config {
 	}
 }
 
-// serverConfig chooses by what is asked for. Tickets are off everywhere: a resumed session
-// would be of a node that was a member when it got the ticket.
+// serverConfig requires a client certificate, unless the client asks for Join only. Session
+// tickets are disabled, because a resumed TLS session would not check the membership again.
 func (p *Peer) serverConfig() *tls.Config {
 	join := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -162,10 +164,10 @@ func (p *Peer) serverConfig() *tls.Config {
 	}
 	members := join.Clone()
 	members.NextProtos = p.protocols()
-	members.ClientAuth = tls.RequireAnyClientCert // VerifyConnection judges it
+	members.ClientAuth = tls.RequireAnyClientCert // VerifyConnection checks it
 	members.VerifyConnection = func(state tls.ConnectionState) error {
 		if state.NegotiatedProtocol == "" {
-			return errors.New("no protocol was asked for")
+			return errors.New("the client asked for no protocol")
 		}
 		_, err := p.verify(state, x509.ExtKeyUsageClientAuth)
 		return err
@@ -180,7 +182,8 @@ func (p *Peer) serverConfig() *tls.Config {
 	return choice
 }
 
-// verify says which member the far end is, within the handshake.
+// verify returns the remote node's name, within the handshake. It is an error if the node is no
+// member.
 func (p *Peer) verify(state tls.ConnectionState, usage x509.ExtKeyUsage) (node string, err error) {
 	if len(state.PeerCertificates) == 0 {
 		return "", errors.New("no certificate")

@@ -11,13 +11,13 @@ import (
 	"palisade/internal/atomicfile"
 )
 
-// The files of an identity. The node's certificate is written last: without it there is
-// no identity, so a crash leaves either none or all of one.
+// The files of an identity. The node's certificate is written last, and without it there is
+// no identity, so a crash leaves a whole identity or none.
 const (
 	rootFile      = "ca.pem"
 	authorityFile = "ca.key" // voters only
 	nodeKeyFile   = "node.key"
-	membersFile   = "members.json" // of a node that joined
+	membersFile   = "members.json" // only nodes that joined
 	nodeFile      = "node.pem"
 )
 
@@ -27,8 +27,8 @@ type file struct {
 	mode os.FileMode
 }
 
-// save writes an identity's files in dir, in order. What an attempt that was cut short
-// left behind is replaced or removed.
+// save writes an identity's files to dir, in order. It replaces or removes the files of an
+// earlier attempt that was interrupted.
 func save(dir string, files []file) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -44,8 +44,8 @@ func save(dir string, files []file) error {
 	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 
-// clean removes temporary files, and those files of an identity that will not be written:
-// an authority's key in a directory means that this node is one.
+// clean removes temporary files, and files of an identity that will not be written. Otherwise
+// an old authority's key would make this node an authority.
 func clean(dir string, files []file) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -67,7 +67,7 @@ func clean(dir string, files []file) error {
 	return nil
 }
 
-// readSecret reads a key, and refuses one that others of this machine can read.
+// readSecret reads a key file. It is an error if other users of this machine can read it.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -79,7 +79,7 @@ func readSecret(path string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is a secret that others may read (mode %04o): run chmod 600 %s, or make the identity anew if somebody did", path, info.Mode().Perm(), path)
+		return nil, fmt.Errorf("%s is secret, but other users can read it (mode %04o): run chmod 600 %s, or create a new identity if somebody has read it", path, info.Mode().Perm(), path)
 	}
 	return os.ReadFile(path)
 }

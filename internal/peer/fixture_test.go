@@ -60,7 +60,7 @@ func (d *table) fence(node string) {
 // founder is the first node of a cluster; member another one.
 func founder(t *testing.T, node string) *Identity {
 	t.Helper()
-	id, err := found(node, netip.MustParseAddrPort("127.0.0.1:7400"))
+	id, err := newCluster(node, netip.MustParseAddrPort("127.0.0.1:7400"))
 	if err != nil {
 		t.Fatal(err)
 	}

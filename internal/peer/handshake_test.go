@@ -200,7 +200,7 @@ func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 	run(t, server)
 	const more = 20
 	var silent []net.Conn
-	for range maxStrangers + more {
+	for range maxPending + more {
 		c, err := net.Dial("tcp", server.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -213,11 +213,11 @@ func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 		t.Fatalf("a member among silent strangers: %v", err)
 	}
 	defer c.Close()
-	server.strangers.Lock()
-	n := server.strangers.order.Len()
-	server.strangers.Unlock()
-	if n > maxStrangers {
-		t.Errorf("%d strangers; want at most %d", n, maxStrangers)
+	server.pending.Lock()
+	n := server.pending.order.Len()
+	server.pending.Unlock()
+	if n > maxPending {
+		t.Errorf("%d strangers; want at most %d", n, maxPending)
 	}
 	for _, s := range silent[:more] {
 		awaitClosed(t, s)

@@ -16,17 +16,17 @@ import (
 	"slices"
 )
 
-// ErrNoIdentity: the directory holds none.
+// ErrNoIdentity: the directory holds no identity.
 var ErrNoIdentity = errors.New("no identity")
 
-// Identity is a node's key, its certificate and the cluster's root; with a voter, the
-// authority's key too. It is immutable.
+// Identity is a node's key, its certificate and the cluster's root certificate, and on a voter
+// the authority's key. It is immutable.
 //
-// The certificate is valid for 10 years and the root for 30; neither is renewed. That is
-// acceptable because no connection goes by the certificate alone: the Directory is asked
-// each time, and holds the public key of each member. For the same reason the authority's
-// key, should a fenced voter have kept it, opens no connection between nodes. What it can
-// do is to pose as the cluster to a node that is about to join, until the token expires.
+// The certificate is valid for 10 years and the root for 30; neither is renewed. This is
+// acceptable because a certificate alone opens no connection: each time the Directory is
+// asked, which has the public key of each member. Therefore a fenced voter that has kept the
+// authority's key cannot connect to nodes either. It can only impersonate the cluster to a
+// node that is about to join, until the token expires.
 type Identity struct {
 	node      string
 	cluster   string
@@ -36,22 +36,22 @@ type Identity struct {
 	members   []Member
 }
 
-// Init makes a cluster: its authority, and the identity of its first node, in dir.
+// Init creates a cluster: it writes its authority and the identity of its first node to dir.
 func Init(dir, node string, address netip.AddrPort) (*Identity, error) {
-	if err := refuseSecond(dir, node, address); err != nil {
+	if err := checkNewIdentity(dir, node, address); err != nil {
 		return nil, err
 	}
-	id, err := found(node, address)
+	id, err := newCluster(node, address)
 	if err == nil {
 		err = id.save(dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make a cluster in %s: %w", dir, err)
+		return nil, fmt.Errorf("create a cluster in %s: %w", dir, err)
 	}
 	return id, nil
 }
 
-// Load reads the identity in dir. Without one the error is ErrNoIdentity.
+// Load reads the identity in dir. If there is none, the error is ErrNoIdentity.
 func Load(dir string) (*Identity, error) {
 	if present, err := exists(filepath.Join(dir, nodeFile)); err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
@@ -68,7 +68,7 @@ func Load(dir string) (*Identity, error) {
 // Node is the node's name.
 func (id *Identity) Node() string { return id.node }
 
-// Cluster is the cluster's id, in hex. It is given once, by Init.
+// Cluster is the cluster's id, in hex. Init chooses it.
 func (id *Identity) Cluster() string { return id.cluster }
 
 // PublicKey is the node's, as PKIX DER.
@@ -77,14 +77,14 @@ func (id *Identity) PublicKey() []byte { return bytes.Clone(id.cert.RawSubjectPu
 // RootPEM is the cluster's root certificate.
 func (id *Identity) RootPEM() []byte { return encodeCertificate(id.authority.root) }
 
-// HasAuthority says whether this node can admit others: whether it holds the key.
+// HasAuthority reports whether this node has the authority's key and so can admit others.
 func (id *Identity) HasAuthority() bool { return id.authority.key != nil }
 
-// Members are those whom JoinAnswer named when this node joined: whom to believe until
-// there is a replicated state to go by, and not longer.
+// Members are the members in the JoinAnswer when this node joined. The node trusts them until
+// it has a replicated state.
 func (id *Identity) Members() []Member { return slices.Clone(id.members) }
 
-// Certificate is the node's, with the root behind it, for a tls.Config.
+// Certificate is the node's certificate chain and key, for a tls.Config.
 func (id *Identity) Certificate() tls.Certificate {
 	return tls.Certificate{
 		Certificate: [][]byte{id.cert.Raw, id.authority.root.Raw},
@@ -93,18 +93,18 @@ func (id *Identity) Certificate() tls.Certificate {
 	}
 }
 
-// signatureDomain keeps what Sign signs apart from what TLS signs with the same key
-// (RFC 8446 §4.4.3 begins with 64 spaces).
+// signatureDomain is signed before the data, so that a signature by Sign is never valid in TLS
+// with the same key (RFC 8446 §4.4.3 begins with 64 spaces).
 const signatureDomain = "palisade signature 1\x00"
 
-// Sign signs data in this node's name: ECDSA (ASN.1) over the SHA-256 of signatureDomain
-// and data. A caller that signs two kinds of thing begins data with which it is.
+// Sign signs data with this node's key: ECDSA (ASN.1) over the SHA-256 of signatureDomain and
+// data. Callers with several kinds of data must begin the data with its kind.
 func (id *Identity) Sign(data []byte) ([]byte, error) {
 	return ecdsa.SignASN1(rand.Reader, id.key, signatureDigest(data))
 }
 
-// Verify checks a signature by Identity.Sign. A signature is not unique: who has one can
-// make another of the same data.
+// Verify checks a signature by Identity.Sign. A signature is not unique: from one, anybody can
+// make another valid signature of the same data.
 func Verify(publicKey, data, signature []byte) error {
 	parsed, err := x509.ParsePKIXPublicKey(publicKey)
 	if err != nil {
@@ -115,7 +115,7 @@ func Verify(publicKey, data, signature []byte) error {
 		return fmt.Errorf("verify signature: %w", err)
 	}
 	if !ecdsa.VerifyASN1(key, signatureDigest(data), signature) {
-		return errors.New("the signature is wrong")
+		return errors.New("the signature is invalid")
 	}
 	return nil
 }
@@ -127,8 +127,8 @@ func signatureDigest(data []byte) []byte {
 	return h.Sum(nil)
 }
 
-// refuseSecond checks what Init and Join begin with.
-func refuseSecond(dir, node string, address netip.AddrPort) error {
+// checkNewIdentity checks the arguments of Init and Join, and that dir has no identity yet.
+func checkNewIdentity(dir, node string, address netip.AddrPort) error {
 	if err := checkName(node); err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func refuseSecond(dir, node string, address netip.AddrPort) error {
 	}
 	switch id, err := Load(dir); {
 	case err == nil:
-		return fmt.Errorf("%s holds an identity already: %s of cluster %s", dir, id.Node(), id.Cluster())
+		return fmt.Errorf("%s already holds an identity: %s of cluster %s", dir, id.Node(), id.Cluster())
 	case !errors.Is(err, ErrNoIdentity):
 		return err
 	}
@@ -146,13 +146,13 @@ func refuseSecond(dir, node string, address netip.AddrPort) error {
 
 func checkAddress(a netip.AddrPort) error {
 	if !a.IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().Zone() != "" || a.Port() == 0 {
-		return fmt.Errorf("%s is no address that other nodes can reach", a)
+		return fmt.Errorf("%s is not an address that other nodes can reach", a)
 	}
 	return nil
 }
 
-// found makes the first identity of a cluster.
-func found(node string, address netip.AddrPort) (*Identity, error) {
+// newCluster makes the identity of the first node of a new cluster.
+func newCluster(node string, address netip.AddrPort) (*Identity, error) {
 	a, err := newAuthority()
 	if err != nil {
 		return nil, err
@@ -168,23 +168,23 @@ func found(node string, address netip.AddrPort) (*Identity, error) {
 	return newIdentity(cert, key, a)
 }
 
-// newIdentity checks that the parts are of one piece.
+// newIdentity checks that certificate, key and authority belong together.
 func newIdentity(cert *x509.Certificate, key *ecdsa.PrivateKey, a authority) (*Identity, error) {
 	node, err := checkChain(cert, a.root, x509.ExtKeyUsageServerAuth)
 	if err != nil {
 		return nil, err
 	}
 	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, errors.New("the key is not that of the certificate")
+		return nil, errors.New("the key does not belong to the certificate")
 	}
 	if a.key != nil && !a.key.PublicKey.Equal(a.root.PublicKey) {
-		return nil, errors.New("the authority's key is not that of the root certificate")
+		return nil, errors.New("the authority's key does not belong to the root certificate")
 	}
 	cluster, err := clusterOf(a.root)
 	return &Identity{node: node, cluster: cluster, cert: cert, key: key, authority: a}, err
 }
 
-// save writes id in dir, the certificate last.
+// save writes id to dir, the certificate last.
 func (id *Identity) save(dir string) error {
 	files, err := id.files()
 	if err != nil {

@@ -27,22 +27,22 @@ const (
 	joinPath      = "/join"
 	maxJoinBody   = 64 << 10
 	maxJoinAnswer = 4 << 20
-	maxJoining    = 8                      // requests judged at once; more wait
-	joinTimeout   = 20 * time.Second       // to judge one
-	refusalPause  = 250 * time.Millisecond // after a refusal, in its slot: 32 guesses a second
-	joinPatience  = 30 * time.Second       // of the joining node
-	joinPause     = 500 * time.Millisecond // between its attempts
+	maxJoining    = 8                      // requests that are judged at the same time; more wait
+	joinTimeout   = 20 * time.Second       // to judge one request
+	refusalPause  = 250 * time.Millisecond // a refusal keeps its slot so long: 32 guesses a second
+	joinPatience  = 30 * time.Second       // default of JoinConfig.Patience
+	joinPause     = 500 * time.Millisecond // between the attempts of the joining node
 )
 
-// ErrUnavailable is wrapped by an error of the join callback that may pass, as during an
-// election: the joining node asks again. Every other refusal is final.
+// ErrUnavailable is wrapped by a temporary error of the join callback, as during an election.
+// The joining node then asks again. Every other refusal is final.
 var ErrUnavailable = errors.New("try again")
 
-// Codes of a *RemoteError by Join that the callback did not give.
+// Codes of a *RemoteError by Join that the callback did not choose.
 const (
 	CodeRefused     = "Refused"
 	CodeUnavailable = "Unavailable"
-	CodeNoAuthority = "NoAuthority" // the node cannot sign: it is no voter
+	CodeNoAuthority = "NoAuthority" // the node is no voter and cannot sign
 )
 
 // JoinConfig says how a node joins a cluster.
@@ -72,36 +72,36 @@ type JoinConfig struct {
 	Keep func(secret []byte) error
 }
 
-// JoinRequest is what the callback of HandleJoin judges. The key's owner has proven that
-// it holds the private half.
+// JoinRequest is a request that the callback of HandleJoin judges. The node has proven that
+// it has the private key of PublicKey.
 //
-// An answer can be lost after the token was used up; the node then asks again with the same
-// key. A callback that finds this name with this key among the members can admit it
-// without the token: only that member can have made the request.
+// An answer can be lost after the token was used. The node then asks again with the same
+// key. If a member has this name and key, the callback can admit the request without a
+// token, because only that member can have made it.
 type JoinRequest struct {
-	Token      string // its ID
-	SecretHash string // hex SHA-256 of its secret
+	Token      string // ID of the token
+	SecretHash string // hex SHA-256 of the token's secret
 	Node       string
 	Zone       string
 	Address    netip.AddrPort
 	PublicKey  []byte // PKIX DER
 }
 
-// JoinAnswer admits a node. Exactly the role "voter" is given the authority's key.
+// JoinAnswer admits a node. Only a node of the role "voter" gets the authority's key.
 type JoinAnswer struct {
 	Role    string   // "voter" or "nonvoter"
-	Secret  []byte   // what all nodes of the cluster know and nobody else; for JoinConfig.Keep
-	Members []Member // whom the new node believes before it has a state of its own; see Identity.Members
+	Secret  []byte   // shared by all nodes of the cluster; for JoinConfig.Keep
+	Members []Member // trusted by the new node until it has a state; see Identity.Members
 }
 
-// Member is a node as another one knows it.
+// Member is a node in a JoinAnswer.
 type Member struct {
 	Node      string `json:"node"`
 	Address   string `json:"address"`    // host:port
 	PublicKey []byte `json:"public_key"` // PKIX DER
 }
 
-// joinBody and joinResult are JSON, within TLS.
+// joinBody and joinResult are the JSON of a request and its answer.
 type joinBody struct {
 	Token   string `json:"token"`
 	Secret  []byte `json:"secret"`
@@ -112,7 +112,7 @@ type joinBody struct {
 }
 
 type joinResult struct {
-	Certificate []byte   `json:"certificate"` // PEM, as all
+	Certificate []byte   `json:"certificate"` // PEM, as Root and Authority
 	Root        []byte   `json:"root"`
 	Authority   []byte   `json:"authority,omitempty"` // key
 	Secret      []byte   `json:"secret,omitempty"`
@@ -120,10 +120,10 @@ type joinResult struct {
 }
 
 // Join asks the cluster to admit this node, and saves its identity in c.Dir. It tries all
-// contacts, and again while none can answer. The secret is told only to who proves to be of
-// the cluster that the token names. A refusal is a *RemoteError.
+// contacts, and tries again while none can answer. It sends the token's secret only to nodes
+// that prove to be of the token's cluster. A refusal is a *RemoteError.
 func Join(ctx context.Context, c JoinConfig) (*Identity, error) {
-	if err := refuseSecond(c.Dir, c.Node, c.Address); err != nil {
+	if err := checkNewIdentity(c.Dir, c.Node, c.Address); err != nil {
 		return nil, err
 	}
 	token, err := ParseToken(c.Token)
@@ -131,11 +131,11 @@ func Join(ctx context.Context, c JoinConfig) (*Identity, error) {
 		return nil, err
 	}
 	if len(c.Contacts) == 0 {
-		return nil, errors.New("join: no node to ask was named")
+		return nil, errors.New("join: no contact was given")
 	}
 	for _, contact := range c.Contacts {
 		if _, _, err := net.SplitHostPort(contact); err != nil {
-			return nil, fmt.Errorf("join: a node to ask is HOST:PORT, as 192.0.2.11:7400: %w", err)
+			return nil, fmt.Errorf("join: a contact is HOST:PORT, such as 192.0.2.11:7400: %w", err)
 		}
 	}
 	id, err := join(ctx, c, token)
@@ -175,7 +175,7 @@ func join(ctx context.Context, c JoinConfig, token Token) (*Identity, error) {
 				return id, err
 			}
 			failures = append(failures, fmt.Errorf("%s: %w", contact, err))
-			switch judge(err) {
+			switch classify(err) {
 			case final:
 				return nil, failures[len(failures)-1]
 			case askAgain:
@@ -193,19 +193,19 @@ func join(ctx context.Context, c JoinConfig, token Token) (*Identity, error) {
 	}
 }
 
-// judgement is what an error of one contact means for the whole attempt.
-type judgement int
+// An outcome is the consequence of one contact's error for Join.
+type outcome int
 
 const (
-	askAgain judgement = iota // may pass
-	askOther                  // never by this node
+	askAgain outcome = iota // the error is temporary
+	askOther                // this contact cannot admit
 	final
 )
 
-func judge(err error) judgement {
+func classify(err error) outcome {
 	remote, ok := errors.AsType[*RemoteError](err)
 	switch {
-	case errors.Is(err, errStranger), ok && remote.Code == CodeNoAuthority:
+	case errors.Is(err, errOtherCluster), ok && remote.Code == CodeNoAuthority:
 		return askOther
 	case ok && remote.Code != CodeUnavailable:
 		return final
@@ -213,7 +213,8 @@ func judge(err error) judgement {
 	return askAgain
 }
 
-// joinKey is the node's key to be. It is kept from the first attempt on: see JoinRequest.
+// joinKey is the new node's key. It is stored at the first attempt, so that later attempts use
+// the same key: see JoinRequest.
 func joinKey(dir string) (*ecdsa.PrivateKey, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -243,10 +244,9 @@ func (c *JoinConfig) body(token Token, key *ecdsa.PrivateKey) ([]byte, error) {
 	return json.Marshal(joinBody{token.ID, token.secret[:], c.Node, c.Zone, c.Address.String(), request})
 }
 
-// errStranger: whoever answers there is not of the token's cluster.
-var errStranger = errors.New("it is not of the cluster that the token is for")
+var errOtherCluster = errors.New("the contact is not of the token's cluster")
 
-// ask sends body to one contact, if it proves to be of the token's cluster.
+// ask sends body to one contact, after that has proven to be of the token's cluster.
 func ask(ctx context.Context, contact string, token Token, body []byte) (*joinResult, error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -258,7 +258,7 @@ func ask(ctx context.Context, contact string, token Token, body []byte) (*joinRe
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 16 << 10,
 	}
-	// http, for TLS is the business of DialContext.
+	// The scheme is http because DialContext already does TLS.
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+contact+joinPath, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -283,31 +283,31 @@ func joinClientConfig(token Token) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{ProtocolJoin},
-		InsecureSkipVerify: true, // VerifyConnection knows a better root than this machine's
+		InsecureSkipVerify: true, // VerifyConnection checks the token's root instead of the machine's
 		VerifyConnection: func(state tls.ConnectionState) error {
 			certs := state.PeerCertificates
 			if len(certs) != 2 || sha256.Sum256(certs[1].RawSubjectPublicKeyInfo) != token.root {
-				return errStranger
+				return errOtherCluster
 			}
 			if _, err := checkChain(certs[0], certs[1], x509.ExtKeyUsageServerAuth); err != nil {
-				return fmt.Errorf("%w: %w", errStranger, err)
+				return fmt.Errorf("%w: %w", errOtherCluster, err)
 			}
 			if state.NegotiatedProtocol != ProtocolJoin {
-				return fmt.Errorf("%w: it admits no nodes", errStranger)
+				return fmt.Errorf("%w: it does not speak the join protocol", errOtherCluster)
 			}
 			return nil
 		},
 	}
 }
 
-// identity checks what the cluster answered.
+// identity checks the cluster's answer and makes the identity.
 func (r *joinResult) identity(node string, key *ecdsa.PrivateKey, token Token) (*Identity, error) {
 	root, err := parseCertificate(r.Root)
 	if err != nil {
 		return nil, fmt.Errorf("the answer's root: %w", err)
 	}
 	if sha256.Sum256(root.RawSubjectPublicKeyInfo) != token.root {
-		return nil, errStranger
+		return nil, errOtherCluster
 	}
 	cert, err := parseCertificate(r.Certificate)
 	if err != nil {

@@ -340,9 +340,9 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 	// The others come as far as the door; who waits there still is a stranger.
 	late := time.After(patience)
 	for arrived := 0; arrived < maxJoining && most.Load() <= maxJoining; {
-		server.strangers.Lock()
-		arrived = server.strangers.order.Len()
-		server.strangers.Unlock()
+		server.pending.Lock()
+		arrived = server.pending.order.Len()
+		server.pending.Unlock()
 		select {
 		case <-late:
 			t.Fatalf("%d wait at the door; want %d", arrived, maxJoining)

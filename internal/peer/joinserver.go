@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// HandleJoin sets who judges requests to join. Call it before Run. The callback has 20 s;
-// the text of its error reaches the joining node's user, and its code by Code() string or
-// *RemoteError. It is asked only where HasAuthority.
+// HandleJoin sets the callback that judges requests to join. Call it before Run. The callback
+// has 20 s. The joining node's user sees the text of its error, and the code if the error is
+// a *RemoteError or has a method Code() string. Peer calls it only if HasAuthority.
 func (p *Peer) HandleJoin(admit func(context.Context, JoinRequest) (JoinAnswer, error)) {
 	p.mustNotRun()
 	p.admit = admit
@@ -35,13 +35,13 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer p.work.Done()
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(handshakeTimeout)) // also for what is not read
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(handshakeTimeout)) // also for a body that is not read
 	if r.Method != http.MethodPost || r.URL.Path != joinPath {
-		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, "this door is for joining alone"})
+		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, "this connection is only for joining"})
 		return
 	}
 	if !p.id.HasAuthority() || p.admit == nil {
-		answerError(w, http.StatusMisdirectedRequest, &RemoteError{CodeNoAuthority, p.id.node + " cannot admit nodes, for it holds no key of the authority; ask a voter"})
+		answerError(w, http.StatusMisdirectedRequest, &RemoteError{CodeNoAuthority, p.id.node + " cannot admit nodes, because it does not have the authority's key; ask a voter"})
 		return
 	}
 	body, ok := readBody(w, r, maxJoinBody, handshakeTimeout)
@@ -59,17 +59,17 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 	case p.joining <- struct{}{}:
 		defer func() { <-p.joining }()
 	case <-ctx.Done():
-		answerError(w, http.StatusServiceUnavailable, &RemoteError{CodeUnavailable, "too many nodes ask to join at once"})
+		answerError(w, http.StatusServiceUnavailable, &RemoteError{CodeUnavailable, "too many nodes ask to join at the same time"})
 		return
 	}
-	p.strangers.leave(connOf(r).place) // who is being judged is not pushed out by strangers
+	p.pending.leave(connOf(r).place) // new connections must not close one that is being judged
 	result, err := p.judge(ctx, request, key)
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(result)
 		return
 	}
-	p.log.Warn("refused a node", "node", request.Node, "token", request.Token, "from", r.RemoteAddr, "err", err)
+	p.log.Warn("node not admitted", "node", request.Node, "token", request.Token, "from", r.RemoteAddr, "err", err)
 	answer := remoteError(err)
 	if errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
 		answer.Code = CodeUnavailable
@@ -86,7 +86,7 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 	answerError(w, http.StatusForbidden, answer)
 }
 
-// judge lets the callback admit the node, and signs.
+// judge asks the callback to admit the node, and signs its certificate.
 func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.PublicKey) (*joinResult, error) {
 	a := p.id.authority
 	answer, err := p.admit(ctx, request)
@@ -103,11 +103,11 @@ func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.Public
 			return nil, err
 		}
 	}
-	p.log.Info("admitted a node", "node", request.Node, "role", answer.Role, "address", request.Address)
+	p.log.Info("node admitted", "node", request.Node, "role", answer.Role, "address", request.Address)
 	return result, nil
 }
 
-// decodeJoin reads a stranger's bytes.
+// decodeJoin decodes and checks a request to join. Anybody can send one.
 func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 	var b joinBody
 	decoder := json.NewDecoder(bytes.NewReader(data))
@@ -116,7 +116,7 @@ func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 		return JoinRequest{}, nil, fmt.Errorf("decode request to join: %w", err)
 	}
 	if id, err := hex.DecodeString(b.Token); err != nil || len(id) != tokenIDLen || len(b.Secret) != secretLen {
-		return JoinRequest{}, nil, errors.New("the request holds no token")
+		return JoinRequest{}, nil, errors.New("the request has no token")
 	}
 	if err := checkName(b.Node); err != nil {
 		return JoinRequest{}, nil, err
@@ -126,7 +126,7 @@ func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 	}
 	address, err := netip.ParseAddrPort(b.Address)
 	if err != nil || checkAddress(address) != nil {
-		return JoinRequest{}, nil, fmt.Errorf("%q is no address that other nodes can reach", b.Address)
+		return JoinRequest{}, nil, fmt.Errorf("%q is not an address that other nodes can reach", b.Address)
 	}
 	request, err := x509.ParseCertificateRequest(b.Request)
 	if err != nil {
@@ -137,7 +137,7 @@ func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 		return JoinRequest{}, nil, err
 	}
 	if err := request.CheckSignature(); err != nil {
-		return JoinRequest{}, nil, fmt.Errorf("the node does not prove that the key is its own: %w", err)
+		return JoinRequest{}, nil, fmt.Errorf("the node does not prove that it has the private key: %w", err)
 	}
 	if request.Subject.CommonName != b.Node {
 		return JoinRequest{}, nil, fmt.Errorf("the certificate request is for %q, not %q", request.Subject.CommonName, b.Node)

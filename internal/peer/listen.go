@@ -11,38 +11,39 @@ import (
 	"time"
 )
 
-// runAccept takes connections until the socket is closed, and waits for their handshakes.
+// runAccept accepts connections until the socket is closed, and then waits for their
+// handshakes.
 func (p *Peer) runAccept() error {
 	config := p.serverConfig()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer p.Close() // what a handshake waits for
+	defer p.Close() // ends the handshakes
 	for {
 		raw, err := p.socket.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if err != nil { // no file descriptor, above all: better later than never
-			p.log.Error("accept a connection", "err", err)
+		if err != nil { // usually too many open files: try again
+			p.log.Error("connection not accepted", "err", err)
 			select {
 			case <-p.life.Done():
 			case <-time.After(100 * time.Millisecond):
 			}
 			continue
 		}
-		place := p.strangers.enter(raw)
+		place := p.pending.enter(raw)
 		wg.Go(func() { p.runHandshake(raw, place, config) })
 	}
 }
 
-// runHandshake finds out who is there and hands the connection to the protocol's listener.
-// Nothing but TLS itself reads a byte before that.
+// runHandshake authenticates the remote node and passes the connection to the protocol's
+// listener. Before that only TLS reads from the connection.
 func (p *Peer) runHandshake(raw net.Conn, place *list.Element, config *tls.Config) {
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	stream := tls.Server(raw, config)
 	if err := stream.HandshakeContext(p.life); err != nil {
 		raw.Close()
-		p.strangers.leave(place)
+		p.pending.leave(place)
 		if !errors.Is(err, io.EOF) {
 			p.refuse(raw.RemoteAddr(), err)
 		}
@@ -50,9 +51,9 @@ func (p *Peer) runHandshake(raw net.Conn, place *list.Element, config *tls.Confi
 	}
 	protocol := stream.ConnectionState().NegotiatedProtocol
 	if protocol == ProtocolJoin {
-		// Still a stranger, until a request is read and has a slot: see serveJoin.
+		// It stays in pending until serveJoin has read a request and has a slot for it.
 		raw.SetDeadline(time.Time{})
-		p.deliver(protocol, &Conn{Conn: stream, onClose: func() { p.strangers.leave(place) }, place: place})
+		p.deliver(protocol, &Conn{Conn: stream, onClose: func() { p.pending.leave(place) }, place: place})
 		return
 	}
 	c := p.newConn(stream, stream.ConnectionState().PeerCertificates[0].Subject.CommonName)
@@ -60,7 +61,7 @@ func (p *Peer) runHandshake(raw net.Conn, place *list.Element, config *tls.Confi
 	if err == nil {
 		_, err = c.Write([]byte{accepted})
 	}
-	p.strangers.leave(place)
+	p.pending.leave(place)
 	if err != nil {
 		c.abort()
 		p.refuse(raw.RemoteAddr(), err)
@@ -80,12 +81,12 @@ func (p *Peer) deliver(protocol string, c *Conn) {
 	case <-l.done:
 	case <-p.life.Done():
 	case <-late.C:
-		p.refuse(c.RemoteAddr(), fmt.Errorf("nobody accepts %s", protocol))
+		p.refuse(c.RemoteAddr(), fmt.Errorf("the listener of %s does not accept", protocol))
 	}
 	c.abort()
 }
 
-// listener is one protocol's. Nothing queues in it: a connection waits in deliver.
+// listener is the listener of one protocol. It has no queue: connections wait in deliver.
 type listener struct {
 	addr  net.Addr
 	conns chan *Conn
@@ -109,35 +110,35 @@ func (l *listener) Close() error {
 
 func (l *listener) Addr() net.Addr { return l.addr }
 
-// strangers are the connections that have not shown who they are, oldest first. When all
-// places are taken the oldest gives way: a handshake takes milliseconds, so whoever holds
-// its place for long is not one of us, and cannot keep us out.
-type strangers struct {
+// pending holds the connections that are not authenticated yet, oldest first. If it is full,
+// a new connection replaces the oldest. A member's handshake takes milliseconds, so it is
+// rarely the oldest, and silent connections cannot keep members out.
+type pending struct {
 	sync.Mutex
 	order  list.List // of net.Conn
 	closed bool
 }
 
-func (s *strangers) enter(raw net.Conn) *list.Element {
+func (s *pending) enter(raw net.Conn) *list.Element {
 	s.Lock()
 	defer s.Unlock()
 	if s.closed {
 		raw.Close()
 	}
-	if s.order.Len() >= maxStrangers {
+	if s.order.Len() >= maxPending {
 		s.order.Remove(s.order.Front()).(net.Conn).Close()
 	}
 	return s.order.PushBack(raw)
 }
 
-// leave frees a place, whether it is still held or not.
-func (s *strangers) leave(place *list.Element) {
+// leave frees a place. It does nothing if the place was given to another connection.
+func (s *pending) leave(place *list.Element) {
 	s.Lock()
 	defer s.Unlock()
 	s.order.Remove(place)
 }
 
-func (s *strangers) close() {
+func (s *pending) close() {
 	s.Lock()
 	defer s.Unlock()
 	s.closed = true

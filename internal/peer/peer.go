@@ -1,9 +1,10 @@
-// Package peer is how the nodes of a cluster know and reach each other.
+// Package peer authenticates and connects the nodes of a cluster.
 //
-// An Identity is a node's key and its certificate by the cluster's own authority, made by
-// Init or Join. A Token admits one node, once. A Peer carries streams and calls between
-// nodes, in mutual TLS 1.3. The certificate says who a node is; that it still is a member
-// the Directory says, at every connection: a certificate alone opens nothing.
+// An Identity is a node's key and its certificate by the cluster's own authority. Init and
+// Join create it. A Token admits one node, once. A Peer carries streams and calls between
+// nodes over mutual TLS 1.3. The certificate proves the node's name. Whether the node is a
+// member is checked in the Directory at every connection, so a certificate alone is not
+// enough.
 package peer
 
 import (
@@ -19,8 +20,8 @@ import (
 	"time"
 )
 
-// Protocols, as ALPN names them. Join is the only one without a client's certificate, and
-// like RPC is served by Peer itself.
+// ALPN names of the protocols. Only Join needs no client certificate. Peer itself serves Join
+// and RPC.
 const (
 	ProtocolRaft   = "palisade-raft/1"
 	ProtocolTunnel = "palisade-tunnel/1"
@@ -30,8 +31,8 @@ const (
 
 const (
 	handshakeTimeout = 5 * time.Second
-	maxStrangers     = 64  // connections that have not shown who they are; the oldest gives way
-	maxConns         = 256 // with one node, in both directions; more are refused
+	maxPending       = 64  // connections that are not authenticated yet; the oldest is closed for a new one
+	maxConns         = 256 // connections with one node, in both directions; more are refused
 )
 
 // Directory is the table of nodes. Its methods are called at every handshake, from many
@@ -41,7 +42,7 @@ type Directory interface {
 	Address(node string) (string, bool)        // host:port
 }
 
-// Config says who a Peer is and where it listens.
+// Config configures a Peer.
 type Config struct {
 	// Identity has this node's key and certificate. Required.
 	Identity *Identity
@@ -55,29 +56,31 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Peer carries streams and calls between this node and the others.
+// Peer carries streams and calls between this node and the others. The node owns it.
 //
-// Every connection is in conns from when its handshake is over until it is closed, so that
-// Drop finds it. All methods may be called by many goroutines, but what says "before Run".
-// The mutex is a leaf.
+// Every connection is in conns from the end of its handshake until it is closed, so that
+// Drop finds it. All methods are safe for any number of goroutines, except Listener, Handle
+// and HandleJoin, which must be called before Run. Run owns all goroutines and waits for
+// them. Lock order: mu and the mutexes of pending and refusals are leaves; no goroutine holds
+// two.
 type Peer struct {
 	id        *Identity
 	nodes     Directory
 	log       *slog.Logger
 	socket    net.Listener
 	transport *http.Transport
-	strangers strangers
+	pending   pending
 	refusals  refusals
-	joining   chan struct{} // a slot for each request to join under way
+	joining   chan struct{} // holds a slot for each request to join that is being judged
 
-	// Set before Run, read only from then on.
+	// Read-only after Run has begun.
 	listeners map[string]*listener
 	handlers  map[string]Handler
 	admit     func(context.Context, JoinRequest) (JoinAnswer, error)
 
 	life context.Context // ends with Run, or Close
 	end  context.CancelFunc
-	work sync.WaitGroup // calls being answered, and dials; see begin
+	work sync.WaitGroup // calls that are being answered, and dials; see begin
 
 	mu struct {
 		sync.Mutex
@@ -87,10 +90,10 @@ type Peer struct {
 	}
 }
 
-// New binds the address, and starts nothing: connections wait until Run.
+// New binds the address and starts nothing. Connections wait in the kernel until Run.
 func New(c Config) (*Peer, error) {
 	if c.Identity == nil || c.Nodes == nil {
-		return nil, errors.New("a peer needs an identity and a directory")
+		return nil, errors.New("peer: Config needs Identity and Nodes")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -117,12 +120,12 @@ func New(c Config) (*Peer, error) {
 	return p, nil
 }
 
-// Addr is where p listens.
+// Addr is the address that p listens on.
 func (p *Peer) Addr() netip.AddrPort { return p.socket.Addr().(*net.TCPAddr).AddrPort() }
 
-// Listener accepts the streams of a protocol. Call it before Run, once for a protocol;
-// accept without delay, for a stream that nobody takes is closed. Every connection is a
-// *Conn. After Close the protocol's connections are closed as they come.
+// Listener returns a listener for the streams of a protocol. It must be called before Run and
+// once for a protocol. A stream that is not accepted within 5 s is closed. Every connection
+// is a *Conn. After the listener is closed, new streams of the protocol are closed.
 func (p *Peer) Listener(protocol string) net.Listener {
 	p.mustNotRun()
 	if p.listeners[protocol] != nil {
@@ -133,13 +136,13 @@ func (p *Peer) Listener(protocol string) net.Listener {
 	return l
 }
 
-// Run serves until ctx ends, then closes every connection, and returns when all that it
-// started and every call and dial has ended. A Peer runs once.
+// Run serves until ctx ends and then closes every connection. It returns when all its
+// goroutines, calls and dials have ended. A Peer runs once.
 func (p *Peer) Run(ctx context.Context) error {
 	p.mu.Lock()
 	if p.mu.running || p.mu.closed {
 		p.mu.Unlock()
-		return errors.New("a peer runs once")
+		return errors.New("peer: Run was called twice, or after Close")
 	}
 	p.mu.running = true
 	p.mu.Unlock()
@@ -162,8 +165,8 @@ func (p *Peer) Run(ctx context.Context) error {
 	return err
 }
 
-// Close ends every connection and refuses more. Run does this at its end; it is for a Peer
-// that is never run.
+// Close closes every connection and refuses new ones. Run calls it at its end. The owner needs
+// it only for a Peer that never runs.
 func (p *Peer) Close() error {
 	p.mu.Lock()
 	p.mu.closed = true
@@ -179,7 +182,7 @@ func (p *Peer) Close() error {
 	for _, l := range p.listeners {
 		l.Close()
 	}
-	p.strangers.close()
+	p.pending.close()
 	for _, c := range conns {
 		c.abort()
 	}
@@ -189,8 +192,8 @@ func (p *Peer) Close() error {
 	return err
 }
 
-// Drop closes every connection with node, in both directions. Call it when the Directory
-// refuses the node already: one whose handshake is just under way then is refused too.
+// Drop closes every connection with node, in both directions. The Directory must refuse the
+// node before, so that a connection whose handshake is in progress is refused too.
 func (p *Peer) Drop(node string) {
 	p.mu.Lock()
 	conns := make([]*Conn, 0, len(p.mu.conns[node]))
@@ -203,7 +206,7 @@ func (p *Peer) Drop(node string) {
 	}
 }
 
-// begin counts a piece of work that Run waits for, unless it is over.
+// begin adds to the work that Run waits for. It reports false after Close.
 func (p *Peer) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -214,8 +217,8 @@ func (p *Peer) begin() bool {
 	return true
 }
 
-// enter puts c among the connections with its node. The Directory is asked once more when
-// c can be found by Drop: whatever changed since the handshake, one of the two sees it.
+// enter adds c to the connections with its node, and then asks the Directory again. If the
+// node was removed since the handshake's check, either this check or Drop ends c.
 func (p *Peer) enter(c *Conn) error {
 	if err := p.track(c); err != nil {
 		return err
@@ -234,7 +237,7 @@ func (p *Peer) track(c *Conn) error {
 	case p.mu.closed:
 		return net.ErrClosed
 	case len(set) >= maxConns:
-		return fmt.Errorf("%d connections with %s are open already", len(set), c.node)
+		return fmt.Errorf("%d connections with %s are already open", len(set), c.node)
 	case set == nil:
 		set = map[*Conn]struct{}{}
 		p.mu.conns[c.node] = set
@@ -256,11 +259,11 @@ func (p *Peer) mustNotRun() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.running {
-		panic("peer: changed after Run began")
+		panic("peer: Listener, Handle and HandleJoin must be called before Run")
 	}
 }
 
-// protocols are those of members.
+// protocols returns the protocols that need a client certificate.
 func (p *Peer) protocols() []string {
 	var all []string
 	for protocol := range p.listeners {
@@ -272,7 +275,8 @@ func (p *Peer) protocols() []string {
 	return all
 }
 
-// refusals keeps strangers from filling the log: one line a second.
+// refusals limits the log of refused connections to one line a second, because anybody can
+// connect.
 type refusals struct {
 	sync.Mutex
 	last    time.Time
@@ -283,7 +287,7 @@ func (p *Peer) refuse(remote net.Addr, err error) {
 	p.refusals.Lock()
 	defer p.refusals.Unlock()
 	if now := time.Now(); now.Sub(p.refusals.last) >= time.Second {
-		p.log.Warn("refused a connection", "from", remote.String(), "err", err, "skipped", p.refusals.skipped)
+		p.log.Warn("connection refused", "from", remote.String(), "err", err, "not_logged", p.refusals.skipped)
 		p.refusals.last, p.refusals.skipped = now, 0
 		return
 	}

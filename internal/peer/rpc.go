@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-// MaxMessage bounds the body of a call and of its answer, in bytes.
+// MaxMessage is the largest body of a call and of its answer, in bytes.
 const MaxMessage = 8 << 20
 
 const (
 	rpcPath       = "/rpc/"
-	timeoutHeader = "Palisade-Timeout" // what is left until the caller's deadline, in milliseconds; clocks differ
-	maxCalls      = 64                 // to one node at once; more wait
+	timeoutHeader = "Palisade-Timeout" // milliseconds until the caller's deadline; a time of day would need equal clocks
+	maxCalls      = 64                 // concurrent calls to one node; more wait
 	bodyTimeout   = 30 * time.Second
 )
 
-// Handler answers one method. from is the calling node, by its certificate. ctx ends at
-// the caller's deadline, when the caller gives up, and with Run.
+// Handler answers calls of one method. from is the calling node's name in its certificate. ctx
+// ends at the caller's deadline, when the caller cancels the call, and with Run.
 type Handler = func(ctx context.Context, from string, body []byte) ([]byte, error)
 
-// RemoteError is what the far end answered in place of a result. A handler may return one,
-// or any error with a method Code() string; another's Code is empty.
+// RemoteError is an error that the remote node answered. Its Code is that of the handler's
+// error, if that is a RemoteError or has a method Code() string.
 type RemoteError struct {
 	Code string `json:"code,omitempty"`
 	Text string `json:"text"`
@@ -39,8 +39,8 @@ type RemoteError struct {
 
 func (e *RemoteError) Error() string { return e.Text }
 
-// ErrNotConnected is wrapped by an error of Call when the far end has not heard of it:
-// there was no connection, and none could be made, or it is about to close.
+// ErrNotConnected is wrapped by an error of Call when the remote node has not begun the call:
+// no connection could be opened, or the remote node is stopping.
 var ErrNotConnected = errors.New("no connection")
 
 // Codes of a RemoteError that no handler made.
@@ -48,7 +48,7 @@ const (
 	CodeUnknownMethod = "UnknownMethod"
 	CodeTooLarge      = "TooLarge"
 	CodeBadRequest    = "BadRequest"
-	codeEnding        = "Ending" // Call makes ErrNotConnected of it
+	codeEnding        = "Ending" // Call returns ErrNotConnected for it
 )
 
 var methodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}$`)
@@ -57,7 +57,7 @@ var methodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}$`)
 func (p *Peer) Handle(method string, h Handler) {
 	p.mustNotRun()
 	if !methodName.MatchString(method) {
-		panic("peer: no name of a method: " + method)
+		panic("peer: invalid method name: " + method)
 	}
 	if p.handlers[method] != nil {
 		panic("peer: two handlers for " + method)
@@ -65,9 +65,9 @@ func (p *Peer) Handle(method string, h Handler) {
 	p.handlers[method] = h
 }
 
-// Call asks node, and gives the handler what is left until ctx's deadline. Calls to one
-// node share connections that are kept. A *RemoteError is the far end's answer; after any
-// other error the call may have been carried out or not.
+// Call calls a method of node. The handler's context ends at ctx's deadline. Calls to one node
+// share connections. An error that is a *RemoteError comes from the remote node. After any
+// other error but ErrNotConnected, the call may have been carried out.
 func (p *Peer) Call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
 	answer, err := p.call(ctx, node, method, body)
 	if err != nil {
@@ -81,12 +81,12 @@ func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]by
 		return nil, err
 	}
 	if !methodName.MatchString(method) {
-		return nil, fmt.Errorf("%q is no name of a method", method)
+		return nil, fmt.Errorf("%q is not a method name", method)
 	}
 	if len(body) > MaxMessage {
 		return nil, &RemoteError{Code: CodeTooLarge, Text: fmt.Sprintf("a call holds at most %d bytes, not %d", MaxMessage, len(body))}
 	}
-	// http, for TLS is the business of the connection that the transport is given.
+	// The scheme is http because the transport's DialContext already does TLS.
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node+rpcPath+method, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]by
 
 func (p *Peer) newTransport() *http.Transport {
 	return &http.Transport{
-		// Proxy stays nil: no variable of the environment stands between nodes.
+		// Proxy is nil, so that no environment variable adds a proxy between nodes.
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			node, _, err := net.SplitHostPort(address)
 			if err != nil {
@@ -143,7 +143,7 @@ func (p *Peer) rpcServer() *http.Server {
 	return &http.Server{
 		Handler:           http.HandlerFunc(p.serveRPC),
 		ReadHeaderTimeout: handshakeTimeout,
-		IdleTimeout:       2 * time.Minute, // longer than the caller keeps it
+		IdleTimeout:       2 * time.Minute, // longer than the caller's IdleConnTimeout
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return p.life },
 		ConnContext:       withConn,
@@ -152,8 +152,8 @@ func (p *Peer) rpcServer() *http.Server {
 }
 
 func (p *Peer) serveRPC(w http.ResponseWriter, r *http.Request) {
-	if !p.begin() { // an empty answer would be one
-		answerError(w, http.StatusServiceUnavailable, &RemoteError{codeEnding, p.id.node + " is ending"})
+	if !p.begin() { // a return without an answer would be an empty success
+		answerError(w, http.StatusServiceUnavailable, &RemoteError{codeEnding, p.id.node + " is stopping"})
 		return
 	}
 	defer p.work.Done()
@@ -191,7 +191,7 @@ func (p *Peer) serveRPC(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// connKey finds in a request's context the *Conn it came by.
+// connKey is the context key of the *Conn that a request arrived on.
 type connKey struct{}
 
 func withConn(ctx context.Context, c net.Conn) context.Context {
@@ -200,8 +200,8 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 
 func connOf(r *http.Request) *Conn { return r.Context().Value(connKey{}).(*Conn) }
 
-// readBody reads at most limit bytes, or answers that there are more. The time ends with
-// the body: a ReadTimeout of the server would end the handler's context too.
+// readBody reads a body of at most limit bytes, or answers with an error. It sets a deadline
+// for the body only, because the server's ReadTimeout would also end the handler's context.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration) ([]byte, bool) {
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Now().Add(timeout))

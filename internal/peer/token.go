@@ -14,23 +14,23 @@ import (
 const (
 	tokenPrefix  = "palisade-join-"
 	tokenIDLen   = 8
-	secretLen    = 20 // 160 bits: nobody guesses one
+	secretLen    = 20 // 160 bits cannot be guessed
 	tokenSumLen  = 4
 	tokenBodyLen = tokenIDLen + secretLen + sha256.Size
 )
 
-// tokenEncoding has no letter that a terminal breaks or a person confuses by case.
+// tokenEncoding has no character that ends a word in a terminal, and no case.
 var tokenEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
 // Token admits one node, once. As text it is
 //
 //	palisade-join-BASE32( id [8] | secret [20] | SHA-256 of the authority's public key [32] | checksum [4] )
 //
-// in lower case. The hash lets the joining node know the cluster before it tells the
-// secret; the checksum tells a text that was cut or mistyped from a token that is refused.
-// It is the beginning of the SHA-256 of what stands before it.
+// in lower case. With the hash, the joining node can verify the cluster before it sends the
+// secret. With the checksum, a truncated or mistyped token is detected without asking the
+// cluster. It is the first bytes of the SHA-256 of the bytes before it.
 type Token struct {
-	ID     string // hex; names the token in the replicated state, and is no secret
+	ID     string // hex; identifies the token in the replicated state, and is not secret
 	secret [secretLen]byte
 	root   [sha256.Size]byte
 }
@@ -49,7 +49,7 @@ func NewToken(root []byte) (Token, error) {
 	return t, nil
 }
 
-// ParseToken reads what String wrote. Space around it and capital letters do no harm.
+// ParseToken parses the text of String. It ignores case and surrounding space.
 func ParseToken(text string) (Token, error) {
 	text = strings.ToLower(strings.TrimSpace(text))
 	body, ok := strings.CutPrefix(text, tokenPrefix)
@@ -58,19 +58,19 @@ func ParseToken(text string) (Token, error) {
 	}
 	data, err := tokenEncoding.DecodeString(strings.ToUpper(body))
 	if err != nil || len(data) != tokenBodyLen+tokenSumLen {
-		return Token{}, errors.New("the join token is cut or mistyped")
+		return Token{}, errors.New("the join token is truncated or mistyped")
 	}
 	t := Token{ID: hex.EncodeToString(data[:tokenIDLen])}
 	copy(t.secret[:], data[tokenIDLen:])
 	copy(t.root[:], data[tokenIDLen+secretLen:tokenBodyLen])
-	// The checksum, and the bits that the last letter has to spare: one token has one text.
+	// This compares the checksum, and the unused bits of the last letter.
 	if t.String() != text {
 		return Token{}, errors.New("the join token is mistyped")
 	}
 	return t, nil
 }
 
-// String is the text that the joining node is given. It holds the secret.
+// String is the text for the joining node. It contains the secret.
 func (t Token) String() string {
 	data := make([]byte, 0, tokenBodyLen+tokenSumLen)
 	id, _ := hex.DecodeString(t.ID)
@@ -81,7 +81,7 @@ func (t Token) String() string {
 	return tokenPrefix + strings.ToLower(tokenEncoding.EncodeToString(data))
 }
 
-// SecretHash is the hex SHA-256 of the secret: what the cluster keeps and compares.
+// SecretHash is the hex SHA-256 of the secret, which the cluster stores and compares.
 func (t Token) SecretHash() string { return secretHash(t.secret[:]) }
 
 // LogValue keeps the secret out of logs.
