@@ -21,8 +21,8 @@ import (
 // cluster makes the key; a node that joins gets it with its certificate. It is stored in a file of
 // each node's data directory, never in the log.
 //
-// The node owns it. It has no lock: handlers read key at any time, and replace it at the latest with
-// the same key, as the state names one.
+// The node owns it. It has no lock: key is read and replaced atomically, by runKeyring and by handlers.
+// Once the state names a key, only that key is stored.
 type keyring struct {
 	path    string
 	key     atomic.Pointer[secret.Key] // nil until this node has the key

@@ -37,9 +37,9 @@ import (
 
 // Node is one node. New makes it; Run runs it until its context ends, once.
 //
-// It owns every part and every goroutine that is not started by a part's own Run. Its fields do not
-// change after New, so they need no lock; each part has its own. No lock of one part is held while
-// another part is called, except that a machine or a host attachment of the fleet calls the plane.
+// It owns its parts, and every goroutine that a part's own Run does not start. Its fields do not change
+// after New, so they need no lock. The locks of the parts are taken in this order: those of the
+// fleet's machines and host attachments, that of the plane, those of the switch, overlay and tracker.
 type Node struct {
 	config        Config
 	log           *slog.Logger
@@ -181,7 +181,8 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.tracker.Close())
 }
 
-// runCluster runs the cluster's member. If the log has lost entries, the error says what to do.
+// runCluster runs this node's member of the cluster. If the log has lost entries, its error says what to
+// do.
 func (n *Node) runCluster(ctx context.Context) error {
 	err := n.cluster.Run(ctx)
 	if errors.Is(err, cluster.ErrLogLost) {
@@ -225,8 +226,8 @@ func (n *Node) listen() (servers []server, err error) {
 	return append(servers, server{l, n.api}), nil
 }
 
-// listenTLS listens for API requests from other machines. Clients verify the node's certificate by the
-// cluster's certificate authority.
+// listenTLS listens for API requests from other machines. Clients verify the node's certificate with
+// the root of the cluster's certificate authority.
 func (n *Node) listenTLS() (net.Listener, error) {
 	identity, _, err := n.config.identity()
 	if err != nil {

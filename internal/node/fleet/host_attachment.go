@@ -150,7 +150,7 @@ func (a *hostAttachment) step(ctx context.Context) (news bool, err error) {
 		a.close()
 	}
 	if now.State != ec2.Active {
-		a.removeDevice(now) // the daemon before may have left it
+		a.removeDevice(now) // the last daemon may have left it
 		f.report(ctx, &state.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
 		return false, nil
 	}

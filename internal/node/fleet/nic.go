@@ -98,7 +98,7 @@ func (m *machine) rewire(ctx context.Context, view *state.View) {
 	}
 	for eni := range view.InterfacesAt(m.id) {
 		if eni.State == ec2.Draining && eni.Attachment != nil && eni.Attachment.Detaching && eni.Node == f.Node {
-			m.unplug(eni.Epoch, f.nic(view, eni)) // the daemon before may have plugged it in
+			m.unplug(eni.Epoch, f.nic(view, eni)) // the last daemon may have plugged it in
 			f.report(ctx, &state.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
 		}
 	}

@@ -37,7 +37,7 @@ func OpenEnforcedIndex(path string) (*EnforcedIndex, error) {
 	return e, nil
 }
 
-// Index is the index of the newest state that this daemon or one before it gave to the switch.
+// Index is the index of the newest state that this daemon or an earlier one gave to the switch.
 func (e *EnforcedIndex) Index() uint64 { return e.index }
 
 // Path is the name of the file.

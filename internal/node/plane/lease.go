@@ -24,7 +24,7 @@ type lease struct {
 	zone     *conntrack.Zone // nil without a port
 	rules    *firewall.Set   // nil without a port
 	changed  bool            // the port must be attached again: endpoint or rules have changed
-	ended    bool            // by the state; Detach removes the port
+	ended    bool            // the state ended the lease; the port remains until Detach
 }
 
 // applyInterface applies a change of an interface: its lease begins, changes or ends.

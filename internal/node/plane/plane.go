@@ -31,17 +31,17 @@ type Config struct {
 	Switch        *vswitch.Switch    // gets every Snapshot; nothing else may edit it
 	Tracker       *conntrack.Tracker // of that switch
 	Overlay       *overlay.Overlay   // the tunnels. Default nil, in a cluster of one
-	EnforcedIndex *EnforcedIndex     // of this node's data directory; lost, revoked rules can come back at a restart
+	EnforcedIndex *EnforcedIndex     // in the data directory; without it a restart can enforce revoked rules
 	Logger        *slog.Logger       // gets bad rules and failures of ports
 }
 
 // Plane carries the replicated state into the switch.
 //
-// The node owns it and has no goroutine in it: the node calls Apply and SetDown, the fleet
-// Attach, Detach and Fail, handlers the rest, at any time after New. mu guards the fields below
-// it. It is held while a Snapshot is edited and published, and while the tracker forgets the
+// The node owns it. It has no goroutine: the node calls Apply and SetDown, the fleet calls Attach,
+// Detach and Fail, and handlers call the other methods, concurrently. mu guards the fields below
+// it. It is held while a Snapshot is edited and published, and while the tracker drops the
 // connections of released addresses; the locks of the switch, the overlay and the tracker are
-// taken under it. The switch's pollers never wait for it. enforced is read without it.
+// taken under it. Pollers of the switch never wait for it.
 type Plane struct {
 	node    ec2.NodeID
 	mtu     int
@@ -117,8 +117,8 @@ func (p *Plane) Apply(view *state.View) error {
 func (p *Plane) Enforced() uint64 { return min(p.sw.Enforced(), p.forgotten.Load()) }
 
 // recompile compiles the tables of changed groups and attaches ports whose table or endpoint has
-// changed. In a network in strict mode all ports are attached again, because connections are
-// checked against the rules of every generation.
+// changed. In a network in strict mode every port is attached again, so that its connections are
+// checked against the new state.
 func (p *Plane) recompile(edit *vswitch.Edit, changes []state.Change[ec2.Group], generation uint64) {
 	var changed []ec2.GroupID
 	for _, c := range changes {
@@ -182,7 +182,7 @@ func (p *Plane) Wait(ctx context.Context, index uint64) bool {
 		generation := p.sw.Snapshot().Generation
 		p.mu.Unlock()
 		if generation >= index {
-			published = nil // a poller finishes a batch with the Snapshot before; poll, as a batch is short
+			published = nil // a poller still finishes a batch with the last Snapshot; check again soon
 		}
 		select {
 		case <-published:

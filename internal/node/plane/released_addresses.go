@@ -41,7 +41,7 @@ func (p *Plane) forgetReleased(generation uint64) {
 		return
 	}
 	for p.sw.Enforced() < generation {
-		time.Sleep(50 * time.Microsecond) // a poller finishes its batch, which is short
+		time.Sleep(50 * time.Microsecond) // until pollers finish their batch, which is short
 	}
 	for vni, addresses := range r.private {
 		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool { return addresses[a] })
@@ -51,8 +51,8 @@ func (p *Plane) forgetReleased(generation uint64) {
 	}
 }
 
-// ForgetUnleased drops connections, adopted from the daemon before, whose remote address was in a
-// lease that has ended since.
+// ForgetUnleased drops connections that were adopted from the last daemon if the lease of their remote
+// address has ended since.
 func (p *Plane) ForgetUnleased() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
