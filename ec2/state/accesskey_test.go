@@ -29,37 +29,36 @@ func (r *replay) keysOf(account ec2.AccountID) (keys []ec2.AccessKey) {
 	return keys
 }
 
-// Secrets that a log of an earlier release has in plain text are sealed later, once.
 func TestSealSecretsReplacesPlainSecrets(t *testing.T) {
 	r := newReplay(t)
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "a" {
-		t.Fatalf("albert has %+v", k)
+		t.Fatalf("albert has access keys %+v", k)
 	}
 	r.refused(&CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed}, "IncorrectState") // no key yet
 	r.refused(&SealSecrets{Key: "my key"}, "InvalidParameterValue")
 	r.must(&SealSecrets{Key: "0123456789abcdef"})
 	if k := r.keysOf(albert); k[0].Secret != "a" {
-		t.Errorf("albert has %+v, with no box for it", k)
+		t.Errorf("albert has %+v, want the plain secret, because SealSecrets had no sealed one for it", k)
 	}
 	r.refused(&SealSecrets{Key: "fedcba9876543210"}, "IncorrectState")
 	r.must(&SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("box"), "AKIDNOBODY": []byte("box")}})
 	r.must(&SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("another box")}})
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "" || string(k[0].Sealed.Box) != "box" {
-		t.Errorf("albert has %+v", k)
+		t.Errorf("albert has access keys %+v", k)
 	}
 	if _, ok := r.state.View().AccessKey("AKIDNOBODY"); ok {
-		t.Error("a key came of its box")
+		t.Error("SealSecrets created an access key")
 	}
 	if _, err := Restore(strings.NewReader(strings.Replace(string(r.snapshot()), `"SealKey":"0123456789abcdef"`, `"SealKey":"fedcba9876543210"`, 1))); err == nil {
-		t.Error("restored secrets that the cluster's key does not open")
+		t.Error("a snapshot with secrets sealed with another key was restored")
 	}
 
 	r.must(&Recover{Node: ec2.Node{ID: "node1"}, WithoutSecrets: true})
 	if k := r.keysOf(albert); len(k) != 0 || r.state.View().SealKey() != "" {
-		t.Errorf("a cluster without the key has %+v", k)
+		t.Errorf("after a recovery without secrets albert has %+v, want none", k)
 	}
 	if k := r.keysOf(mary); len(k) != 1 || k[0].Secret != "m" {
-		t.Errorf("a secret in plain text was lost: %+v", k)
+		t.Errorf("mary has %+v, want her plain secret", k)
 	}
 }
 
@@ -79,7 +78,7 @@ func TestAccessKeysAreCreatedUpdatedAndDeleted(t *testing.T) {
 	r.must(&UpdateAccessKey{albert, "AKIDALBERTSECOND", true})
 	r.must(&UpdateAccessKey{albert, "AKIDALBERTSECOND", false})
 	if k := r.keysOf(albert); len(k) != 2 || !k[0].Inactive || k[0].Secret != "a" || k[1].Inactive || k[1].Created.IsZero() {
-		t.Errorf("albert has %+v", k)
+		t.Errorf("albert has access keys %+v", k)
 	}
 	r.must(&DeleteAccessKey{albert, "AKIDALBERT"})
 	r.must(&CreateAccessKey{albert, "AKIDALBERTTHIRDX", sampleSealed})
@@ -90,6 +89,6 @@ func TestAccessKeysAreCreatedUpdatedAndDeleted(t *testing.T) {
 	r.must(&CreateAccount{ID: dev, Name: "dev", Platform: ec2.Classic, AccessKey: "AKIDDEV", Sealed: sampleSealed})
 	again, err := Restore(bytes.NewReader(r.snapshot()))
 	if err != nil || !bytes.Equal(snapshotOf(t, again), r.snapshot()) {
-		t.Errorf("restored as another: %v", err)
+		t.Errorf("the restored state differs: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ func sampleAudit() *ec2.Audit {
 
 var audited = regexp.MustCompile(`,"Audited":\d+|(?m)^{"table":"audit".*\n|^{"table":"end".*$`)
 
-// withoutAudit cuts out what a refused command leaves as well.
+// withoutAudit cuts the audit records out of a snapshot. A refused command adds one too.
 func withoutAudit(snapshot []byte) []byte { return audited.ReplaceAll(snapshot, nil) }
 
 func TestAuditedCommandIsRead(t *testing.T) {
@@ -36,21 +36,21 @@ func TestAuditedCommandIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	kept, err := os.ReadFile(path)
+	stored, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := DecodeCommand(kept)
+	got, err := DecodeCommand(stored)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(got, cmd) {
-		t.Errorf("%s is read as %+v with %+v", path, got.Request, got.Audit)
+		t.Errorf("%s was decoded as %+v with %+v", path, got.Request, got.Audit)
 	}
 }
 
-// What somebody asked for is on record, refused or not; what nodes do by themselves is
-// not. The newest records are kept, and a snapshot keeps them.
+// Each command with an Audit leaves a record, refused or not. Commands that nodes propose leave
+// none. The newest records are kept, also in a snapshot.
 func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 	r := newReplay(t)
 	r.must(&putSettings{ec2.Settings{AuditRecords: 3}})
@@ -68,8 +68,8 @@ func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 		return list
 	}
 
-	if err := apply("nobody's", nil); err != nil || len(records()) != 0 {
-		t.Fatalf("%v; a command that nobody asked for left %v", err, records())
+	if err := apply("unaudited", nil); err != nil || len(records()) != 0 {
+		t.Fatalf("got %v; a command without Audit left the records %v", err, records())
 	}
 	a := sampleAudit()
 	if err := apply("web", a); err != nil {
@@ -77,15 +77,15 @@ func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 	}
 	before := r.snapshot()
 	if err := apply("web", a); err == nil {
-		t.Fatal("made a group twice")
+		t.Fatal("the same group was created twice")
 	}
 	if !bytes.Equal(withoutAudit(withoutIndex(before)), withoutAudit(withoutIndex(r.snapshot()))) {
-		t.Errorf("a refused command left more than its record:\n%s\n%s", before, r.snapshot())
+		t.Errorf("a refused command changed more than the audit records:\n%s\n%s", before, r.snapshot())
 	}
 	got := records()
 	if len(got) != 2 || got[0].Number != 1 || got[0].Error != "" || got[1].Error != "InvalidGroup.Duplicate" || got[1].Message == "" ||
 		!reflect.DeepEqual(got[1].Audit, *a) || got[1].Index != r.state.Index() || !got[1].Time.Equal(epoch0.Add(time.Duration(r.state.Index()-1)*time.Second)) {
-		t.Errorf("on record: %+v", got)
+		t.Errorf("the audit records are %+v, want one of a success and one of a failure", got)
 	}
 
 	for _, name := range []string{"a", "b", "c", "d"} {
@@ -94,17 +94,17 @@ func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 		}
 	}
 	if got := records(); len(got) != 3 || got[0].Number != 4 || got[2].Number != 6 {
-		t.Errorf("of 6 records, 3 to be kept, there are %+v", got)
+		t.Errorf("with a limit of 3 the records are %+v, want numbers 4 to 6", got)
 	}
 	if _, ok := r.state.View().AuditRecord(3); ok {
-		t.Error("the third record was not forgotten")
+		t.Error("record 3 was not deleted")
 	}
 	r.must(&putSettings{ec2.Settings{AuditRecords: 1}})
 	if err := apply("e", a); err != nil {
 		t.Fatal(err)
 	}
 	if got := records(); len(got) != 1 || got[0].Number != 7 {
-		t.Errorf("one record is to be kept; there are %+v", got)
+		t.Errorf("with a limit of 1 the records are %+v, want number 7", got)
 	}
 
 	restored, err := Restore(bytes.NewReader(r.snapshot()))
@@ -112,9 +112,9 @@ func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again := snapshotOf(t, restored); !bytes.Equal(again, r.snapshot()) {
-		t.Errorf("restored as another:\n%s", again)
+		t.Errorf("the restored state differs:\n%s", again)
 	}
 	if _, err := Restore(bytes.NewReader(bytes.Replace(r.snapshot(), []byte(`"Audited":7`), []byte(`"Audited":6`), 1))); err == nil {
-		t.Error("restored a record beyond the last")
+		t.Error("a snapshot with a record above the last number was restored")
 	}
 }

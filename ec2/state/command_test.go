@@ -17,13 +17,14 @@ import (
 	"palisade/ec2"
 )
 
-// -update writes what this release writes; files of earlier releases stay as they are.
+// -update writes the files of the current version again. Files of earlier releases do not change.
 var update = flag.Bool("update", false, "write testdata of the current version")
 
-// firstSettings are those that the first release had.
+// firstSettings has the fields that the first release had.
 var firstSettings = ec2.Settings{GroupsPerRegion: 500, RulesPerGroup: 100, InstancesPerRegion: 5000, Quarantine: time.Minute, TerminatedFor: time.Hour}
 
-// samples has one filled request of every type.
+// samples returns one request of each type of classicRequests, with all fields of the first release
+// set.
 func samples() []Request {
 	sel := GroupSelector{ID: "sg-455b6c31"}
 	ids := []ec2.InstanceID{"i-cfd732a6"}
@@ -52,7 +53,7 @@ func samples() []Request {
 	}
 }
 
-// later has the requests that were given more fields since their first sample.
+// later returns requests with fields that the first release did not have.
 func later() map[string]Request {
 	return map[string]Request{
 		"Bootstrap-gossip":        &Bootstrap{Seed: "seed", GossipKey: gossipKey},
@@ -73,7 +74,7 @@ func allSamples() map[string]Request {
 	return all
 }
 
-// Every command that any release wrote is read as it was meant.
+// Each command that any release wrote is decoded to the request that it was.
 func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 	all := allSamples()
 	for name, req := range all {
@@ -86,10 +87,10 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 		if unstamped, err := EncodeCommand(Command{Request: req}); err != nil {
 			t.Fatal(err)
 		} else if stamped, err := StampCommand(unstamped, epoch0); err != nil || !bytes.Equal(stamped, data) {
-			t.Errorf("%s is stamped as\n%s, %v, want\n%s", name, stamped, err, data)
+			t.Errorf("%s: the stamped command is\n%s, %v; want\n%s", name, stamped, err, data)
 		}
 		if own, err := DecodeCommand(data); err != nil || !reflect.DeepEqual(own.Request, req) {
-			t.Errorf("%s comes back as %+v, %v", name, own.Request, err)
+			t.Errorf("%s: encoded and decoded it is %+v, %v", name, own.Request, err)
 		}
 		if *update {
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -99,25 +100,25 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		kept, err := os.ReadFile(path)
+		stored, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := DecodeCommand(kept)
+		got, err := DecodeCommand(stored)
 		if err != nil {
 			t.Errorf("%s: %v", path, err)
 			continue
 		}
 		if again, err := EncodeCommand(got); err != nil || !bytes.Equal(again, data) {
-			t.Errorf("%s is read as\n%s, want\n%s", path, again, data)
+			t.Errorf("%s: encoded again it is\n%s, want\n%s", path, again, data)
 		}
 		if diff := cmp.Diff(req, got.Request, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-			t.Errorf("%s is read as another request:\n%s", path, diff)
+			t.Errorf("%s: the decoded request differs:\n%s", path, diff)
 		}
 	}
 	for name := range requests {
 		if all[name] == nil {
-			t.Errorf("%s has no sample", name)
+			t.Errorf("no sample of request %s", name)
 		}
 	}
 }
@@ -135,7 +136,7 @@ func TestUnknownCommandsAreErrors(t *testing.T) {
 		`{"v":1,"type":"Batch","time":"2026-01-02T03:04:05Z","body":[{"type":"FromTheFuture","body":{}}]}`,
 	} {
 		if cmd, err := DecodeCommand([]byte(data)); err == nil {
-			t.Errorf("%s is read as %+v", data, cmd.Request)
+			t.Errorf("%s was decoded as %+v, want an error", data, cmd.Request)
 		}
 	}
 }

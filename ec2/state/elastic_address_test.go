@@ -19,13 +19,13 @@ func (w *vpcWorld) elastic(id ec2.AllocationID) *ec2.ElasticAddress {
 	w.t.Helper()
 	e, ok := w.state.View().ElasticAddress(id)
 	if !ok {
-		w.t.Fatalf("address %s is gone", id)
+		w.t.Fatalf("elastic address %s does not exist", id)
 	}
 	checkElastic(w.t.(*testing.T), w.state.View(), e)
 	return e
 }
 
-// public launches an instance with an automatic public address and has it report.
+// public launches an instance with an automatic public address, which then runs.
 func (w *vpcWorld) public() ec2.InstanceID {
 	w.t.Helper()
 	w.must(&ModifySubnet{dev, east, w.subnet.ID, new(true)})
@@ -40,39 +40,39 @@ func TestElasticAddressBelongsToItsAccountUntilReleased(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.must(&AllocateAddress{Account: dev, Region: east, Tags: map[string]string{"k": "v"}}).Elastic
 	if e.Public != addr("198.18.0.2") || e.Association != "" || w.tags(string(e.ID)) != "k=v" {
-		t.Errorf("allocated %+v", e)
+		t.Errorf("allocated %+v, want 198.18.0.2 with its tag", e)
 	}
 	w.now = w.now.Add(time.Hour)
 	w.must(&Sweep{})
 	for range 4 {
 		if other := w.allocate(); other.Public == e.Public {
-			t.Fatalf("%s is given out twice", e.Public)
+			t.Fatalf("%s was allocated twice", e.Public)
 		}
 	}
 	w.refused(&AllocateAddress{Account: dev, Region: east}, "AddressLimitExceeded")
 	w.refused(&AllocateAddress{Account: dev, Region: "eu-west-1"}, "UnsupportedOperation")
 	if o := w.must(&AllocateAddress{Account: albert, Region: east}).Elastic; o.Public == e.Public {
-		t.Errorf("%s is two accounts'", e.Public)
+		t.Errorf("%s was allocated to two accounts", e.Public)
 	}
 	if got := w.lease(w.run(1)[0].ID).Public; got == e.Public { // EC2-Classic has the same pool
-		t.Errorf("%s is leased and kept", got)
+		t.Errorf("the elastic address %s was leased to an instance", got)
 	}
 	w.refused(&ReleaseAddress{albert, east, e.ID}, "InvalidAllocationID.NotFound")
 	w.refused(&ReleaseAddress{dev, east, ""}, "MissingParameter")
 	w.must(&ReleaseAddress{dev, east, e.ID})
 	w.refused(&ReleaseAddress{dev, east, e.ID}, "InvalidAllocationID.NotFound")
 	if w.tags(string(e.ID)) != "" {
-		t.Error("tags of a released address are left")
+		t.Error("a released address still has tags")
 	}
 	if again := w.allocate(); again.Public == e.Public {
-		t.Errorf("%s did not rest", e.Public)
+		t.Errorf("%s was allocated again without quarantine", e.Public)
 	} else {
 		w.must(&ReleaseAddress{dev, east, again.ID})
 	}
 	w.now = w.now.Add(2 * time.Minute)
 	w.must(&Sweep{})
 	if again := w.allocate(); again.Public != e.Public {
-		t.Errorf("allocated %s, want %s, which has rested", again.Public, e.Public)
+		t.Errorf("allocated %s, want %s, whose quarantine is over", again.Public, e.Public)
 	}
 }
 
@@ -85,9 +85,9 @@ func TestLaunchAndAllocateStopWhenPublicPoolIsEmpty(t *testing.T) {
 	w.allocate()
 	w.must(&ModifySubnet{dev, east, w.subnet.ID, new(true)})
 	if run := w.must(w.launching(func(r *RunInstances) { r.MaxCount = 2 })); len(run.Instances) != 1 {
-		t.Errorf("%d instances for the last public address", len(run.Instances))
+		t.Errorf("launched %d instances with one public address left, want 1", len(run.Instances))
 	}
-	w.refused(w.launching(nil), "InsufficientAddressCapacity") // the subnet has addresses
+	w.refused(w.launching(nil), "InsufficientAddressCapacity") // although the subnet has free addresses
 	w.refused(&AllocateAddress{Account: dev, Region: east}, "InsufficientAddressCapacity")
 }
 
@@ -96,79 +96,79 @@ func TestElasticAddressReplacesAutomaticAddress(t *testing.T) {
 	id := w.public()
 	was := w.lease(id)
 	if !was.Public.IsValid() {
-		t.Fatalf("launched without public address: %+v", was)
+		t.Fatalf("the interface has no public address: %+v", was)
 	}
 	e := w.allocate()
 	made := w.must(associate(e, id)).Elastic
 	now := w.lease(id)
 	if now.Public != e.Public || now.Epoch != was.Epoch || now.State != ec2.Active || made.Interface != now.ID || made.Private != now.Private || made.Association == "" {
-		t.Errorf("associated %+v with %+v, which was %+v", made, now, was)
+		t.Errorf("elastic address %+v is associated with interface %+v, which was %+v", made, now, was)
 	}
 	w.elastic(e.ID)
 	if again := w.must(associate(e, id)).Elastic; again.Association != made.Association {
-		t.Errorf("associated again as %s, was %s", again.Association, made.Association)
+		t.Errorf("the repeated association is %s, want %s", again.Association, made.Association)
 	}
 	if o := w.allocate(); o.Public == was.Public {
-		t.Errorf("the automatic address %s does not rest", was.Public)
+		t.Errorf("the automatic address %s was allocated without quarantine", was.Public)
 	}
 	w.refused(&ReleaseAddress{dev, east, e.ID}, "InvalidIPAddress.InUse")
 
 	w.must(&DisassociateAddress{dev, east, made.Association})
 	back := w.lease(id)
 	if !back.Public.IsValid() || back.Public == e.Public || back.Public == was.Public || back.Epoch != was.Epoch {
-		t.Errorf("without the elastic address it has %+v, want another automatic one", back)
+		t.Errorf("after disassociation the interface is %+v, want another automatic address", back)
 	}
 	if e := w.elastic(e.ID); e.Association != "" || e.Interface != "" || e.Private.IsValid() {
-		t.Errorf("the elastic address is still %+v", e)
+		t.Errorf("the elastic address is %+v, want it unassociated", e)
 	}
 	w.refused(&DisassociateAddress{dev, east, made.Association}, "InvalidAssociationID.NotFound")
 	w.refused(&DisassociateAddress{dev, east, ""}, "MissingParameter")
 	w.must(&ReleaseAddress{dev, east, e.ID})
 }
 
-// EC2 gives no automatic address to who launched without one, to who is stopped, and to
-// who has a second interface.
+// EC2 restores no automatic address if the launch had none, if the instance is stopped, or if it
+// has two interfaces.
 func TestAutomaticAddressIsRestoredAfterDisassociation(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.allocate()
 	bare := w.running()
 	w.must(&DisassociateAddress{dev, east, w.must(associate(e, bare)).Elastic.Association})
 	if got := w.lease(bare); got.Public.IsValid() {
-		t.Errorf("launched without public address it has %s", got.Public)
+		t.Errorf("launched without public address, the interface has %s", got.Public)
 	}
 
 	id := w.public()
 	made := w.must(associate(e, id)).Elastic
 	w.stop(id)
 	if got := w.lease(id); got.Public != e.Public || got.State != ec2.Idle {
-		t.Errorf("stopped it is %+v, want with its elastic address", got)
+		t.Errorf("the interface of the stopped instance is %+v, want its elastic address", got)
 	}
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{id}})
 	if got := w.lease(id); got.Public != e.Public || got.State != ec2.Active {
-		t.Errorf("started it is %+v, want with its elastic address", got)
+		t.Errorf("the interface of the started instance is %+v, want its elastic address", got)
 	}
 	w.report(id, ec2.Running)
 	w.stop(id)
 	w.must(&DisassociateAddress{dev, east, made.Association})
 	if got := w.lease(id); got.Public.IsValid() {
-		t.Errorf("stopped it has %s", got.Public)
+		t.Errorf("the stopped instance has public address %s, want none", got.Public)
 	}
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{id}})
 	w.report(id, ec2.Running)
 	if got := w.lease(id); !got.Public.IsValid() || got.Public == e.Public {
-		t.Errorf("started it has %s, want an automatic address", got.Public)
+		t.Errorf("the started instance has public address %s, want an automatic one", got.Public)
 	}
 
 	w.must(associate(e, id))
-	w.must(associate(e, bare)) // moved, not taken off
+	w.must(associate(e, bare)) // moved without a disassociation
 	if got := w.lease(id); !got.Public.IsValid() || got.Public == e.Public {
-		t.Errorf("its elastic address moved away and it has %s, want an automatic one", got.Public)
+		t.Errorf("after its elastic address moved the instance has %s, want an automatic address", got.Public)
 	}
 	made = w.must(associate(e, id)).Elastic
 	w.attach(w.create(InterfaceSpec{}).ID, id, 1)
 	w.must(&DisassociateAddress{dev, east, made.Association})
 	if got := w.lease(id); got.Public.IsValid() {
-		t.Errorf("with two interfaces it has %s", got.Public)
+		t.Errorf("the instance with two interfaces has public address %s, want none", got.Public)
 	}
 }
 
@@ -191,21 +191,21 @@ func TestEachPrivateAddressCanHaveAnElasticAddress(t *testing.T) {
 	w.must(to(a, ""))
 	w.must(to(b, further))
 	if got := w.eni(second.ID); got.Public != a.Public || got.Further[0].Public != b.Public {
-		t.Errorf("the interface is %+v, want with %s and %s", got, a.Public, b.Public)
+		t.Errorf("the interface is %+v, want it with %s and %s", got, a.Public, b.Public)
 	}
-	// From one private address to the other, whose own is free again.
+	// Moving a to the secondary private address disassociates b.
 	w.must(to(a, further))
 	if got := w.eni(second.ID); got.Public.IsValid() || got.Further[0].Public != a.Public {
-		t.Errorf("the interface is %+v, want with %s at the second", got, a.Public)
+		t.Errorf("the interface is %+v, want %s at the secondary address only", got, a.Public)
 	}
 	if e := w.elastic(b.ID); e.Association != "" {
-		t.Errorf("%+v still has its place", e)
+		t.Errorf("elastic address %+v is still associated", e)
 	}
 	w.elastic(a.ID)
 	w.must(to(c, ""))
 	w.must(&UnassignPrivateAddresses{dev, east, second.ID, []netip.Addr{second.Further[0].Private}})
 	if e := w.elastic(a.ID); e.Association != "" {
-		t.Errorf("%+v is of an address that is gone", e)
+		t.Errorf("elastic address %+v is associated with a private address that was unassigned", e)
 	}
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{id}})
 	w.elastic(c.ID)
@@ -224,10 +224,10 @@ func TestReassociationNeedsPermissionInClassicAccounts(t *testing.T) {
 	}
 	w.refused(with(a, two, false), "Resource.AlreadyAssociated")
 	free := w.allocate()
-	w.refused(with(free, two, false), "Resource.AlreadyAssociated") // b is there
-	w.must(associate(a, two))                                       // an account of VPCs need not ask
+	w.refused(with(free, two, false), "Resource.AlreadyAssociated") // b is associated with it
+	w.must(associate(a, two))                                       // a VPC account needs no permission
 	if w.lease(one).Public.IsValid() || w.lease(two).Public != a.Public || w.elastic(b.ID).Association != "" {
-		t.Errorf("the instances have %s and %s", w.lease(one).Public, w.lease(two).Public)
+		t.Errorf("the instances have public addresses %s and %s, want none and the moved one", w.lease(one).Public, w.lease(two).Public)
 	}
 	w.elastic(a.ID)
 
@@ -260,7 +260,7 @@ func TestAssociateAddressRefusesInvalidTargets(t *testing.T) {
 		{associate(e, pending), "InvalidInstanceID"},
 		{associate(e, ended), "InvalidInstanceID"},
 		{associate(e, "i-00000000"), "InvalidInstanceID.NotFound"},
-		{associate(e, classic), "InvalidInstanceID.NotFound"}, // another account's
+		{associate(e, classic), "InvalidInstanceID.NotFound"}, // of another account
 		{associate(alberts, pending), "InvalidAllocationID.NotFound"},
 		{&AssociateAddress{Account: albert, Region: east, Allocation: alberts.ID, Instance: classic}, "InvalidInstanceID"},
 		{&AssociateAddress{Account: albert, Region: east, Allocation: alberts.ID, Interface: w.lease(classic).ID}, "InvalidNetworkInterfaceID.NotFound"},
@@ -281,18 +281,18 @@ func TestElasticAddressOutlivesItsInterface(t *testing.T) {
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{id}})
 	w.report(id, ec2.Terminated)
 	if now := w.elastic(e.ID); now.Association != "" {
-		t.Errorf("of a terminated instance, and still %+v", now)
+		t.Errorf("after the termination the elastic address is %+v, want it unassociated", now)
 	}
 	idle := w.create(InterfaceSpec{})
 	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Interface: idle.ID})
 	w.must(&DeleteNetworkInterface{dev, east, idle.ID})
 	if now := w.elastic(e.ID); now.Association != "" {
-		t.Errorf("of a deleted interface, and still %+v", now)
+		t.Errorf("after the deletion of the interface the elastic address is %+v, want it unassociated", now)
 	}
 }
 
-// A gateway stays while a public address leads through it, and a subnet while an
-// interface is in it: the error names them.
+// A gateway cannot be detached while interfaces of its VPC have public addresses. A subnet with
+// interfaces cannot be deleted. The errors name the interfaces.
 func TestGatewayAndSubnetInUseAreNotRemoved(t *testing.T) {
 	w := newVPCWorld(t)
 	e := w.allocate()
@@ -313,7 +313,7 @@ func TestGatewayAndSubnetInUseAreNotRemoved(t *testing.T) {
 	} {
 		_, err := w.do(c.req)
 		if e, ok := err.(*ec2.Error); !ok || e.Code != "DependencyViolation" || slices.ContainsFunc(c.names, func(n string) bool { return !strings.Contains(e.Message, n) }) {
-			t.Errorf("%T: got %v, want DependencyViolation that names %v", c.req, err, c.names)
+			t.Errorf("%T: got %v, want a DependencyViolation that names %v", c.req, err, c.names)
 		}
 	}
 	w.must(&DisassociateAddress{dev, east, made.Association})
@@ -326,19 +326,19 @@ func TestFreeAddressesAreCounted(t *testing.T) {
 	w := newVPCWorld(t)
 	free := func() int { return w.state.View().FreeAddresses(w.subnet) }
 	if free() != 11 {
-		t.Errorf("%d of a /28 are free, want 11", free())
+		t.Errorf("a /28 has %d free addresses, want 11", free())
 	}
 	eni := w.create(InterfaceSpec{FurtherCount: 2})
 	if free() != 8 {
-		t.Errorf("%d are free beside three, want 8", free())
+		t.Errorf("with three addresses in use %d are free, want 8", free())
 	}
 	w.must(&DeleteNetworkInterface{dev, east, eni.ID})
 	if free() != 8 {
-		t.Errorf("%d are free, but three rest: want 8", free())
+		t.Errorf("with three addresses in quarantine %d are free, want 8", free())
 	}
 	w.now = w.now.Add(time.Hour)
 	w.must(&Sweep{})
 	if free() != 11 {
-		t.Errorf("%d are free, want 11", free())
+		t.Errorf("after the quarantine %d are free, want 11", free())
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzApply applies whatever decodes to a state with something in it: no panic, a
-// refusal changes nothing, and the state after it survives a snapshot.
+// FuzzApply applies each command that can be decoded. It must not panic, a refused command must
+// change nothing, and the State must survive a snapshot.
 func FuzzApply(f *testing.F) {
 	for _, req := range allSamples() {
 		data, err := EncodeCommand(Command{Time: epoch0, Request: req, Audit: sampleAudit()})
@@ -32,21 +32,22 @@ func FuzzApply(f *testing.F) {
 		_, err = r.state.Apply(r.state.Index()+1, cmd)
 		after := r.snapshot()
 		if err != nil && !bytes.Equal(withoutAudit(withoutIndex(before)), withoutAudit(withoutIndex(after))) {
-			t.Errorf("refused, and changed:\n%s", cmp.Diff(string(before), string(after)))
+			t.Errorf("a refused command changed the state:\n%s", cmp.Diff(string(before), string(after)))
 		}
 		restored, err := Restore(bytes.NewReader(after))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if again := snapshotOf(t, restored); !bytes.Equal(after, again) {
-			t.Errorf("restored as another:\n%s", cmp.Diff(string(after), string(again)))
+			t.Errorf("the restored state differs:\n%s", cmp.Diff(string(after), string(again)))
 		}
 		r.state = restored
 		r.must(&Sweep{})
 	})
 }
 
-// FuzzRestore restores whatever it likes: an error, or a state that commands apply to.
+// FuzzRestore restores arbitrary bytes. The result must be an error, or a State that can apply
+// commands and that equals its own restored snapshot.
 func FuzzRestore(f *testing.F) {
 	f.Add(snapshotOf(f, newReplay(f).state))
 	f.Add([]byte(furnishedSnapshot(f)))
@@ -67,7 +68,7 @@ func FuzzRestore(f *testing.F) {
 		once := snapshotOf(t, s)
 		again, err := Restore(bytes.NewReader(once))
 		if err != nil {
-			t.Fatalf("cannot restore its own snapshot: %v", err)
+			t.Fatalf("the snapshot of a restored state is refused: %v", err)
 		}
 		for n, req := range after {
 			index := s.Index() + 1
@@ -75,11 +76,11 @@ func FuzzRestore(f *testing.F) {
 			_, errA := s.Apply(index, cmd)
 			_, errB := again.Apply(index, cmd)
 			if (errA == nil) != (errB == nil) {
-				t.Fatalf("%T: %v and %v", req, errA, errB)
+				t.Fatalf("%T: the state returned %v, its copy %v", req, errA, errB)
 			}
 		}
 		if a, b := snapshotOf(t, s), snapshotOf(t, again); !bytes.Equal(a, b) {
-			t.Errorf("went on as another:\n%s", cmp.Diff(string(a), string(b)))
+			t.Errorf("the state and its copy differ:\n%s", cmp.Diff(string(a), string(b)))
 		}
 	})
 }

@@ -9,19 +9,20 @@ import (
 	"palisade/ec2"
 )
 
-// vpcOf makes a VPC besides the default one.
+// vpcOf makes a VPC that is not the default one.
 func (r *replay) vpcOf(account ec2.AccountID, prefix string) ec2.VPCID {
 	r.t.Helper()
 	return r.must(&CreateVPC{Account: account, Region: east, CIDR: cidr(prefix)}).VPC.ID
 }
 
-// groupIn makes a group in a VPC; "" is the account's default VPC or EC2-Classic.
+// groupIn makes a group in a VPC. An empty vpc means the default VPC or EC2-Classic.
 func (r *replay) groupIn(account ec2.AccountID, vpc ec2.VPCID, name string) *ec2.Group {
 	r.t.Helper()
 	return r.must(&CreateSecurityGroup{Account: account, Region: east, Name: name, Description: "x", VPC: vpc}).Group
 }
 
-// refusedWith is refused, with the text that people's scripts look for.
+// refusedWith checks the code and the message of a refused request. Scripts of users depend on the
+// messages of AWS.
 func (r *replay) refusedWith(req Request, code, message string) {
 	r.t.Helper()
 	r.refused(req, code)
@@ -30,12 +31,12 @@ func (r *replay) refusedWith(req Request, code, message string) {
 	}
 }
 
-// rulesOf writes a group's rules of one direction: "tcp 22-22 10.0.0.0/8, -1 sg-…".
+// rulesOf returns the rules of a group in one direction: "tcp 22-22 10.0.0.0/8, -1 sg-…".
 func (r *replay) rulesOf(id ec2.GroupID, direction ec2.Direction) string {
 	r.t.Helper()
 	g, ok := r.state.View().Group(id)
 	if !ok {
-		r.t.Fatalf("group %s is gone", id)
+		r.t.Fatalf("group %s does not exist", id)
 	}
 	var list []string
 	for _, rule := range g.Rules {
@@ -60,7 +61,7 @@ func TestNewVPCGroupAllowsAllEgressAndNoIngress(t *testing.T) {
 	r := newVPCReplay(t)
 	g := r.groupIn(dev, "", "web")
 	if g.VPC != r.defaultVPC().ID || len(g.ID) != len("sg-0a1b2c3d4e5f60718") {
-		t.Errorf("without a VPC the group is %s of %q, want one of the default VPC", g.ID, g.VPC)
+		t.Errorf("created without a VPC, group %s is in VPC %q, want the default VPC", g.ID, g.VPC)
 	}
 	if in, out := r.rulesOf(g.ID, ec2.Ingress), r.rulesOf(g.ID, ec2.Egress); in != "" || out != "-1 0.0.0.0/0" {
 		t.Errorf("a new group has ingress %q and egress %q", in, out)
@@ -83,10 +84,10 @@ func TestGroupNamesAreCheckedAndUnique(t *testing.T) {
 	}
 	r.refusedWith(create(dev, "", "web"), "InvalidGroup.Duplicate", "The security group 'web' already exists for VPC '"+string(defaultVPC)+"'")
 	if g, ok := r.state.View().GroupNamed(dev, east, defaultVPC, "wEB"); !ok || g.Name != "Web" {
-		t.Errorf("wEB is %+v, want the group whose case and no blank behind it were kept", g)
+		t.Errorf("by the name wEB found %+v, want the group Web, in its case and without the blank", g)
 	}
-	// The same name is free in another VPC, of another account, and in EC2-Classic, where
-	// case tells names apart.
+	// The same name may be used in another VPC, by another account, and in EC2-Classic, where
+	// names that differ in case differ.
 	r.must(create(dev, other, "web"))
 	r.must(create(albert, "", "web"))
 	r.must(create(albert, "", "Web"))
@@ -117,7 +118,6 @@ func TestGroupNamesAreCheckedAndUnique(t *testing.T) {
 	r.refused(&CreateSecurityGroup{Account: dev, Region: "eu-west-1", Name: "x", Description: "x", VPC: defaultVPC}, "InvalidVpcID.NotFound")
 }
 
-// A name is one of EC2-Classic or of the default VPC, nowhere else.
 func TestGroupNamesWorkInClassicAndDefaultVPCOnly(t *testing.T) {
 	r := newVPCReplay(t)
 	defaultVPC, other := r.defaultVPC().ID, r.vpcOf(dev, "10.0.0.0/16")
@@ -125,7 +125,7 @@ func TestGroupNamesWorkInClassicAndDefaultVPCOnly(t *testing.T) {
 	r.groupIn(dev, other, "db")
 	v := r.state.View()
 	if g, err := v.FindGroup(dev, east, GroupSelector{Name: "WEB"}); err != nil || g.ID != web.ID {
-		t.Errorf("WEB is %v, %v", g, err)
+		t.Errorf("by the name WEB found %v, %v", g, err)
 	}
 	for _, c := range []struct {
 		account ec2.AccountID
@@ -163,7 +163,7 @@ func TestVPCGroupInUseIsNotDeleted(t *testing.T) {
 		return r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{ID: g.ID}, Direction: direction,
 			Rules: []RuleSpec{{Protocol: ec2.AnyProtocol, Group: ec2.GroupRef{ID: from.ID}}}}).Rules[0].ID
 	}
-	allow(web, ec2.Ingress, web) // its own rules do not hold it, nor do circles
+	allow(web, ec2.Ingress, web) // rules of the group itself do not count
 	one, two := allow(db, ec2.Ingress, web), allow(app, ec2.Egress, web)
 	allow(web, ec2.Egress, db)
 	rules := []string{
@@ -187,7 +187,6 @@ func TestVPCGroupInUseIsNotDeleted(t *testing.T) {
 	r.must(&DeleteVPC{Account: dev, Region: east, VPC: vpc})
 }
 
-// An interface holds its groups whether it runs or not, until it is gone.
 func TestVPCGroupOfStoppedInstanceIsNotDeleted(t *testing.T) {
 	r := newVPCReplay(t)
 	web := r.groupIn(dev, "", "web")
@@ -211,20 +210,20 @@ func TestVPCGroupsAreLimitedByVPCAndRegion(t *testing.T) {
 		return &CreateSecurityGroup{Account: dev, Region: east, Name: name, Description: "x", VPC: vpc}
 	}
 	r.must(create(defaultVPC, "a"))
-	b := r.must(create(defaultVPC, "b")).Group // the third: there is the default one
+	b := r.must(create(defaultVPC, "b")).Group // the third, with the default group
 	full := "The maximum number of security groups for VPC '" + string(defaultVPC) + "' has been reached."
 	r.refusedWith(create(defaultVPC, "c"), "SecurityGroupLimitExceeded", full)
 	r.must(create(other, "a"))
-	r.refused(create(other, "b"), "SecurityGroupLimitExceeded") // the sixth of the region
+	r.refused(create(other, "b"), "SecurityGroupLimitExceeded") // it would be the sixth of the region
 	restored, err := Restore(bytes.NewReader(r.snapshot()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.state = restored // counts are not part of it
+	r.state = restored // the snapshot does not contain the counts
 	r.refusedWith(create(defaultVPC, "c"), "SecurityGroupLimitExceeded", full)
 	r.must(&DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{ID: b.ID}})
 	r.must(create(defaultVPC, "c"))
-	r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "a") // counts by account
+	r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "a") // other accounts have their own limit
 	r.groupIn(albert, "", "c")
 }
 
@@ -245,13 +244,13 @@ func TestInterfaceTakesGroupsOfItsVPCOnly(t *testing.T) {
 		want int
 		code string
 	}{
-		{"none is the default group", nil, 1, ""},
+		{"no selector", nil, 1, ""},
 		{"five", six[:5], 5, ""},
-		{"one twice, once by name", []GroupSelector{six[0], {Name: "G0"}}, 1, ""},
+		{"one by id and by name", []GroupSelector{six[0], {Name: "G0"}}, 1, ""},
 		{"six", six, 0, "SecurityGroupsPerInterfaceLimitExceeded"},
-		{"another VPC's", []GroupSelector{six[0], {ID: otherVPC.ID}}, 0, "InvalidGroup.NotFound"},
-		{"another account's", []GroupSelector{{ID: classic.ID}}, 0, "InvalidGroup.NotFound"},
-		{"no group", []GroupSelector{{ID: "sg-123"}}, 0, "InvalidGroup.NotFound"},
+		{"group of another VPC", []GroupSelector{six[0], {ID: otherVPC.ID}}, 0, "InvalidGroup.NotFound"},
+		{"group of another account", []GroupSelector{{ID: classic.ID}}, 0, "InvalidGroup.NotFound"},
+		{"unknown group", []GroupSelector{{ID: "sg-123"}}, 0, "InvalidGroup.NotFound"},
 	} {
 		got, err := tx.vpcGroups(dev, east, defaultVPC.ID, c.sel)
 		code := ""
@@ -259,10 +258,10 @@ func TestInterfaceTakesGroupsOfItsVPCOnly(t *testing.T) {
 			code = err.(*ec2.Error).Code
 		}
 		if len(got) != c.want || code != c.code {
-			t.Errorf("%s: %v, %v", c.what, got, err)
+			t.Errorf("%s: got groups %v, %v", c.what, got, err)
 		}
 	}
 	if got, err := tx.vpcGroups(dev, east, defaultVPC.ID, nil); err != nil || got[0] != defaultVPC.Group {
-		t.Errorf("the default group is %v, %v", got, err)
+		t.Errorf("without selectors got groups %v, %v, want the default group", got, err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"palisade/ec2"
 )
 
-// groupScript is a random history of groups and rules in two VPCs and EC2-Classic, good and
-// bad requests mixed.
+// A groupScript makes a random history of groups and rules in two VPCs and EC2-Classic, of valid and
+// invalid requests.
 type groupScript struct {
 	*replay
 	rng *rand.Rand
@@ -41,7 +41,7 @@ func (s *groupScript) spec(account ec2.AccountID, g ec2.GroupID) RuleSpec {
 	case 0:
 		return RuleSpec{Protocol: ec2.TCP, From: from, To: 3, Group: ec2.GroupRef{ID: s.group(account)}}
 	case 1:
-		if row != nil && len(row.Rules) > 0 { // one that there is
+		if row != nil && len(row.Rules) > 0 { // a rule that the group has
 			r := row.Rules[s.rng.IntN(len(row.Rules))]
 			return RuleSpec{Protocol: r.Protocol, From: r.From, To: r.To, Prefix: r.Source.Prefix, Group: ec2.GroupRef{ID: r.Source.Group.ID}}
 		}
@@ -105,7 +105,7 @@ func (s *groupScript) next() Request {
 	return &AuthorizeRules{account, east, sel, direction, specs, tags}
 }
 
-// consistent says what is wrong with the groups of a state.
+// consistent returns the invariants of groups that the State violates.
 func (s *groupScript) consistent() (wrong []string) {
 	v := s.state.View()
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
@@ -124,7 +124,7 @@ func (s *groupScript) consistent() (wrong []string) {
 			r := &g.Rules[i]
 			known[string(r.ID)] = true
 			if of, at, ok := v.Rule(r.ID); !ok || of.ID != g.ID || at != r {
-				say("rule %s of %s is found in %v", r.ID, g.ID, of)
+				say("rule %s of group %s was found in group %v", r.ID, g.ID, of)
 			}
 			if g.VPC == "" && r.Direction == ec2.Egress {
 				say("group %s of EC2-Classic has egress rule %s", g.ID, r.ID)
@@ -133,7 +133,7 @@ func (s *groupScript) consistent() (wrong []string) {
 				continue
 			}
 			if o, ok := v.Group(r.Source.Group.ID); !ok || o.VPC != g.VPC {
-				say("rule %s of %s names %s", r.ID, g.ID, r.Source.Group.ID)
+				say("rule %s of group %s names group %s, which is deleted or in another VPC", r.ID, g.ID, r.Source.Group.ID)
 			}
 		}
 	}
@@ -141,23 +141,23 @@ func (s *groupScript) consistent() (wrong []string) {
 		key := *c
 		key.Count = 0
 		if counts[key] != c.Count {
-			say("%+v, and there are %d", *c, counts[key])
+			say("the count is %+v, but there are %d groups", *c, counts[key])
 		}
 		delete(counts, key)
 	}
 	if len(counts) > 0 {
-		say("%v are not counted", counts)
+		say("groups without a count: %v", counts)
 	}
 	for tag := range rows[ec2.Tag](v.txn(), tableTag, indexID, "") {
 		if strings.HasPrefix(tag.Resource, "sg") && !known[tag.Resource] {
-			say("%s is gone and has a tag", tag.Resource)
+			say("%s is deleted but has a tag", tag.Resource)
 		}
 	}
 	return wrong
 }
 
-// Whatever is asked, the groups stay consistent; what is refused changes nothing, and a
-// State that was restored on the way goes on as the other.
+// After every request the groups keep their invariants. A refused request changes nothing, and a
+// State that was restored in between stays equal.
 func TestRandomHistoriesOfGroupsStayConsistent(t *testing.T) {
 	done := 0
 	for seed := range uint64(6) {
@@ -175,7 +175,7 @@ func TestRandomHistoriesOfGroupsStayConsistent(t *testing.T) {
 				t.Fatalf("seed %d, step %d: %T was refused (%v) and changed %d groups", seed, n, req, err, len(c.Groups))
 			}
 			if wrong := s.consistent(); len(wrong) > 0 {
-				t.Fatalf("seed %d, step %d, after %+v (%v):\n%s", seed, n, req, err, strings.Join(wrong, "\n"))
+				t.Fatalf("seed %d, step %d, after %+v (%v):\n%s\n%v", seed, n, req, err, strings.Join(wrong, "\n"), s.state.View())
 			}
 			if n == 300 {
 				if twin, err = Restore(bytes.NewReader(s.snapshot())); err != nil {
@@ -186,10 +186,10 @@ func TestRandomHistoriesOfGroupsStayConsistent(t *testing.T) {
 			}
 		}
 		if !bytes.Equal(s.snapshot(), snapshotOf(t, twin)) {
-			t.Errorf("seed %d: the restored State went another way", seed)
+			t.Errorf("seed %d: the restored State differs", seed)
 		}
 	}
 	if done < 600 {
-		t.Errorf("%d requests succeeded, too few to tell", done)
+		t.Errorf("only %d requests succeeded, want 600", done)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"palisade/ec2"
 )
 
-// groupSamples has one filled request of every type that is of rules.
+// groupSamples returns one request of each type of groupRequests, with all fields set.
 func groupSamples() []Request {
 	sel := GroupSelector{ID: "sg-0a1b2c3d4e5f60718"}
 	const id = ec2.RuleID("sgr-0a1b2c3d4e5f60718")

@@ -15,7 +15,7 @@ import (
 	"palisade/ec2"
 )
 
-// script makes a random history, good and bad requests mixed, for the property tests.
+// script returns a random history of n valid and invalid requests.
 func script(seed uint64, n int) []Request {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	accounts := []ec2.AccountID{albert, mary}
@@ -87,7 +87,7 @@ func script(seed uint64, n int) []Request {
 func TestSameLogMakesSameState(t *testing.T) {
 	for seed := range uint64(20) {
 		a, b := NewState(), NewState()
-		followed := make(map[ec2.GroupID]*ec2.Group) // what a consumer of Changes believes
+		followed := make(map[ec2.GroupID]*ec2.Group) // rows as a consumer of Changes knows them
 		leased := make(map[ec2.InterfaceID]*ec2.Interface)
 		nodes := make(map[ec2.NodeID]*ec2.Node)
 		var seen *View
@@ -106,12 +106,12 @@ func TestSameLogMakesSameState(t *testing.T) {
 			_, errA := a.Apply(index, cmd)
 			_, errB := b.Apply(index, decoded)
 			if fmt.Sprint(errA) != fmt.Sprint(errB) {
-				t.Fatalf("seed %d, %T: %v and %v", seed, req, errA, errB)
+				t.Fatalf("seed %d, %T: the state returned %v, its copy %v\n%v", seed, req, errA, errB, a.View())
 			}
 			if errA != nil {
 				refused++
 			}
-			if n%50 == 49 { // a node that restarts from a snapshot goes on alike
+			if n%50 == 49 { // a node that restarts from a snapshot must have the same State
 				if b, err = Restore(bytes.NewReader(snapshotOf(t, b))); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
@@ -127,24 +127,25 @@ func TestSameLogMakesSameState(t *testing.T) {
 			checkLeases(t, a.View())
 		}
 		if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
-			t.Fatalf("seed %d: states differ:\n%s", seed, cmp.Diff(string(x), string(y)))
+			t.Fatalf("seed %d: the state and its copy differ:\n%s\n%v", seed, cmp.Diff(string(x), string(y)), a.View())
 		}
 		if refused < 40 || refused > 360 {
-			t.Errorf("seed %d: %d of 400 refused; the script proves little", seed, refused)
+			t.Errorf("seed %d: %d of 400 requests were refused, want 40 to 360", seed, refused)
 		}
 	}
 }
 
+// follow applies changes to the rows that a consumer has.
 func follow[K comparable, T any](have map[K]*T, changes []Change[T], id func(*T) K, t *testing.T) {
 	t.Helper()
 	for _, c := range changes {
 		switch {
 		case c.Before == nil && c.After == nil:
-			t.Fatal("a change of nothing")
+			t.Fatal("a change has neither Before nor After")
 		case c.Before == nil && have[id(c.After)] != nil:
-			t.Fatalf("%v is new and was there", id(c.After))
+			t.Fatalf("%v changed from nil, but the consumer has it", id(c.After))
 		case c.Before != nil && have[id(c.Before)] != c.Before:
-			t.Fatalf("%v was not %+v", id(c.Before), c.Before)
+			t.Fatalf("%v changed from %+v, which the consumer does not have", id(c.Before), c.Before)
 		}
 		if c.After == nil {
 			delete(have, id(c.Before))
@@ -154,48 +155,49 @@ func follow[K comparable, T any](have map[K]*T, changes []Change[T], id func(*T)
 	}
 }
 
+// checkFollowed checks that a consumer of changes has the rows of the view.
 func checkFollowed(t *testing.T, groups map[ec2.GroupID]*ec2.Group, leases map[ec2.InterfaceID]*ec2.Interface, v *View) {
 	t.Helper()
 	count := 0
 	for g := range v.Groups() {
 		if groups[g.ID] != g {
-			t.Fatalf("a consumer of changes has %+v, the view %+v", groups[g.ID], g)
+			t.Fatalf("a consumer of changes has %+v, the view %+v\n%v", groups[g.ID], g, v)
 		}
 		count++
 	}
 	for i := range v.Interfaces() {
 		if leases[i.ID] != i {
-			t.Fatalf("a consumer of changes has %+v, the view %+v", leases[i.ID], i)
+			t.Fatalf("a consumer of changes has %+v, the view %+v\n%v", leases[i.ID], i, v)
 		}
 		count++
 	}
 	if count != len(groups)+len(leases) {
-		t.Fatalf("a consumer of changes has %d rows, the view %d", len(groups)+len(leases), count)
+		t.Fatalf("a consumer of changes has %d rows, the view %d\n%v", len(groups)+len(leases), count, v)
 	}
 }
 
-// checkLeases asserts what must hold after every command: nothing is leased twice, and
-// an interface is of exactly one instance.
+// checkLeases checks that no address is leased twice, and that each interface belongs to one
+// instance.
 func checkLeases(t *testing.T, v *View) {
 	t.Helper()
 	addrs, macs := make(map[netip.Addr]bool), make(map[ec2.MAC]bool)
 	for i := range v.Interfaces() {
 		if addrs[i.Private] || addrs[i.Public] || macs[i.MAC] {
-			t.Fatalf("interface %+v shares an address", i)
+			t.Fatalf("interface %+v has an address or a MAC that another one has\n%v", i, v)
 		}
 		addrs[i.Private], addrs[i.Public], macs[i.MAC] = true, true, true
 		o, ok := v.Instance(i.Instance)
 		if !ok || o.Interface != i.ID {
-			t.Fatalf("interface %s is of %s, which has %+v", i.ID, i.Instance, o)
+			t.Fatalf("interface %s is attached to %s, which is %+v\n%v", i.ID, i.Instance, o, v)
 		}
 		if active := o.State == ec2.Pending || o.State == ec2.Running; active != (i.State == ec2.Active) {
-			t.Fatalf("instance %s is %s and its interface %d", o.ID, o.State, i.State)
+			t.Fatalf("instance %s is %s, but its interface is %s\n%v", o.ID, o.State, i.State, v)
 		}
 	}
 }
 
-// randomConfirmed is what members may have confirmed by now: mostly enough, sometimes
-// too little, nothing, or not asked.
+// randomConfirmed returns the indices that members have confirmed: mostly the current one,
+// sometimes an older one or none, and sometimes nil for all.
 func randomConfirmed(rng *rand.Rand, v *View) map[ec2.NodeID]uint64 {
 	if rng.IntN(10) == 0 {
 		return nil
@@ -203,7 +205,7 @@ func randomConfirmed(rng *rand.Rand, v *View) map[ec2.NodeID]uint64 {
 	confirmed := make(map[ec2.NodeID]uint64)
 	for n := range v.Nodes() {
 		switch rng.IntN(12) {
-		case 0: // no answer
+		case 0: // the node has not answered
 		case 1:
 			confirmed[n.ID] = v.Index() - min(v.Index(), rng.Uint64N(40))
 		default:
@@ -213,8 +215,8 @@ func randomConfirmed(rng *rand.Rand, v *View) map[ec2.NodeID]uint64 {
 	return confirmed
 }
 
-// randomNodeRequest admits, fences, moves and removes. Tokens are made and used up one
-// by one, so that both sometimes fail.
+// randomNodeRequest returns a request that makes a join token, or admits, moves, fences or removes
+// a node. Some of them fail.
 func randomNodeRequest(rng *rand.Rand, v *View) Request {
 	name := ec2.NodeID(fmt.Sprintf("node%d", 1+rng.IntN(6)))
 	zone := "us-east-1" + string(rune('a'+rng.IntN(3)))
@@ -237,8 +239,8 @@ func randomNodeRequest(rng *rand.Rand, v *View) Request {
 	return &PutNode{ec2.Node{ID: name, Zone: zone, Role: role}}
 }
 
-// checkNodes asserts what must hold of the table: a consumer of changes has it, a number
-// is one node's, a voter is left, and a fenced node holds no lease.
+// checkNodes checks that a consumer of changes has the nodes of the view, that their numbers differ,
+// that there is a voter, and that fenced nodes have no leases.
 func checkNodes(t *testing.T, followed map[ec2.NodeID]*ec2.Node, v *View) {
 	t.Helper()
 	numbers := make(map[uint32]bool)
@@ -246,10 +248,10 @@ func checkNodes(t *testing.T, followed map[ec2.NodeID]*ec2.Node, v *View) {
 	for n := range v.Nodes() {
 		count++
 		if followed[n.ID] != n {
-			t.Fatalf("a consumer of changes has %+v, the view %+v", followed[n.ID], n)
+			t.Fatalf("a consumer of changes has %+v, the view %+v\n%v", followed[n.ID], n, v)
 		}
 		if n.Number == 0 || numbers[n.Number] {
-			t.Fatalf("node %+v shares its number", n)
+			t.Fatalf("node %+v has no number, or that of another node\n%v", n, v)
 		}
 		numbers[n.Number] = true
 		if n.Votes() {
@@ -257,11 +259,11 @@ func checkNodes(t *testing.T, followed map[ec2.NodeID]*ec2.Node, v *View) {
 		}
 		for i := range rows[ec2.Interface](v.txn(), tableInterface, indexNode, key(n.ID)) {
 			if n.State == ec2.Fenced {
-				t.Fatalf("interface %s is at the fenced node %s", i.ID, n.ID)
+				t.Fatalf("interface %s is at the fenced node %s\n%v", i.ID, n.ID, v)
 			}
 		}
 	}
 	if count != len(followed) || count > 0 && voters == 0 {
-		t.Fatalf("%d nodes, %d voters; a consumer of changes has %d", count, voters, len(followed))
+		t.Fatalf("the view has %d nodes and %d voters, a consumer of changes has %d nodes\n%v", count, voters, len(followed), v)
 	}
 }

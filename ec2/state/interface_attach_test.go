@@ -12,11 +12,11 @@ func TestInterfaceIsAttachedAndDetachedWhileTheInstanceRuns(t *testing.T) {
 	id := w.running()
 	made := w.create(InterfaceSpec{})
 	if made.State != ec2.Idle || made.Node != "" || made.Attachment != nil || made.Epoch != 0 {
-		t.Errorf("a new interface is %+v, want idle", made)
+		t.Errorf("the new interface is %+v, want it idle", made)
 	}
 	eni := w.attach(made.ID, id, 1)
 	if eni.State != ec2.Active || eni.Node != w.instance(id).Node || eni.Epoch == 0 || eni.Attachment.DeviceIndex != 1 || eni.Attachment.DeleteOnTermination {
-		t.Errorf("attached it is %+v, %+v", eni, eni.Attachment)
+		t.Errorf("the attached interface is %+v, %+v, want it active at the node of its instance", eni, eni.Attachment)
 	}
 	w.refused(&AttachNetworkInterface{dev, east, eni.ID, id, 2}, "InvalidNetworkInterface.InUse")
 	w.refused(&DeleteNetworkInterface{dev, east, eni.ID}, "InvalidParameterValue")
@@ -25,28 +25,28 @@ func TestInterfaceIsAttachedAndDetachedWhileTheInstanceRuns(t *testing.T) {
 	detach := &DetachNetworkInterface{Account: dev, Region: east, Attachment: eni.Attachment.ID}
 	w.must(detach)
 	if now := w.eni(eni.ID); now.State != ec2.Draining || !now.Attachment.Detaching || now.Epoch != eni.Epoch {
-		t.Errorf("while it is detached it is %+v, want draining", now)
+		t.Errorf("the interface that is being detached is %+v, want it draining", now)
 	}
 	w.refused(detach, "IncorrectState")
-	w.must(&ReportInterface{eni.ID, eni.Epoch - 1}) // of another lease
+	w.must(&ReportInterface{eni.ID, eni.Epoch - 1}) // about an earlier lease
 	if w.eni(eni.ID).State != ec2.Draining {
-		t.Error("a report about another lease ended this one")
+		t.Error("a report about an earlier lease detached the interface")
 	}
 	w.must(&ReportInterface{eni.ID, eni.Epoch})
 	if now := w.eni(eni.ID); now.State != ec2.Idle || now.Instance != "" || now.Attachment != nil || now.Private != eni.Private {
-		t.Errorf("detached it is %+v, want idle with its address", now)
+		t.Errorf("the detached interface is %+v, want it idle with its address", now)
 	}
 	again := w.attach(eni.ID, id, 1)
 	if again.Epoch <= eni.Epoch || again.MAC != eni.MAC || again.Attachment.ID == eni.Attachment.ID {
-		t.Errorf("attached again it is %+v, was %+v; want another epoch and attachment", again, eni)
+		t.Errorf("the interface attached again is %+v, was %+v; want a new epoch and attachment", again, eni)
 	}
-	// A node that does not answer holds it up no longer than Force.
+	// Force detaches the interface although its node does not report.
 	detach.Attachment = again.Attachment.ID
 	w.must(detach)
 	detach.Force = true
 	w.must(detach)
 	if now := w.eni(eni.ID); now.State != ec2.Idle || now.Attachment != nil {
-		t.Errorf("detached by force it is %+v, want idle", now)
+		t.Errorf("the interface detached by force is %+v, want it idle", now)
 	}
 	w.must(&DeleteNetworkInterface{dev, east, eni.ID})
 	w.gone(eni.ID)
@@ -58,32 +58,32 @@ func TestInterfaceIsAttachedToAStoppedInstance(t *testing.T) {
 	w.stop(id)
 	eni := w.attach(w.create(InterfaceSpec{}).ID, id, 3)
 	if eni.State != ec2.Idle || eni.Instance != id {
-		t.Errorf("attached to a stopped instance it is %+v, want idle", eni)
+		t.Errorf("attached to a stopped instance the interface is %+v, want it idle", eni)
 	}
 	w.must(&DetachNetworkInterface{dev, east, eni.Attachment.ID, false})
 	if now := w.eni(eni.ID); now.Attachment != nil || now.State != ec2.Idle {
-		t.Errorf("detached from a stopped instance it is %+v", now)
+		t.Errorf("detached from a stopped instance the interface is %+v, want it idle and unattached", now)
 	}
 	w.attach(eni.ID, id, 1)
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{id}})
 	if now := w.eni(eni.ID); now.State != ec2.Active || now.Node != w.instance(id).Node {
-		t.Errorf("after the start it is %+v, want active", now)
+		t.Errorf("after the start the interface is %+v, want it active", now)
 	}
-	// One that is detached while its instance stops is free when the instance has.
+	// If its instance stops meanwhile, the interface is detached by the report of the stop.
 	w.report(id, ec2.Running)
 	w.must(&StopInstances{dev, east, []ec2.InstanceID{id}})
 	w.must(&DetachNetworkInterface{dev, east, w.eni(eni.ID).Attachment.ID, false})
 	w.report(id, ec2.Stopped)
 	if now := w.eni(eni.ID); now.Attachment != nil || now.State != ec2.Idle {
-		t.Errorf("detached in a stop it is %+v, want free", now)
+		t.Errorf("detached during a stop the interface is %+v, want it idle and unattached", now)
 	}
-	// A stopped instance that is terminated takes along what is meant to go with it.
+	// Terminating a stopped instance deletes the interfaces with DeleteOnTermination.
 	primary := w.lease(id).ID
 	w.attach(eni.ID, id, 1)
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{id}})
 	w.gone(primary)
 	if now := w.eni(eni.ID); now.Attachment != nil || now.State != ec2.Idle {
-		t.Errorf("after terminate it is %+v, want free", now)
+		t.Errorf("after the termination the interface is %+v, want it idle and unattached", now)
 	}
 }
 
@@ -115,13 +115,13 @@ func TestAttachRefusesInvalidRequests(t *testing.T) {
 		{eni.ID, id, 1 << 20, "InvalidParameterValue"},
 		{away.ID, id, 1, "InvalidParameterCombination"},
 		{elsewhere.ID, id, 1, "InvalidParameterCombination"},
-		{eni.ID, classic.ID, 1, "InvalidInstanceID.NotFound"}, // albert's
+		{eni.ID, classic.ID, 1, "InvalidInstanceID.NotFound"}, // of another account
 		{eni.ID, stopping, 1, "IncorrectState"},
 		{"eni-00000000", id, 1, "InvalidNetworkInterfaceID.NotFound"},
 		{"i-00000000", id, 1, "InvalidNetworkInterfaceId.Malformed"},
 		{"", id, 1, "MissingParameter"},
 		{eni.ID, "", 1, "MissingParameter"},
-		{w.lease(classic.ID).ID, id, 1, "InvalidNetworkInterfaceID.NotFound"}, // EC2-Classic has no interfaces of its own
+		{w.lease(classic.ID).ID, id, 1, "InvalidNetworkInterfaceID.NotFound"}, // an EC2-Classic interface is no resource
 	} {
 		w.refused(&AttachNetworkInterface{dev, east, c.eni, c.to, c.index}, c.code)
 	}
@@ -133,7 +133,7 @@ func TestAttachRefusesInvalidRequests(t *testing.T) {
 	w.refused(w.launching(nil), "NetworkInterfaceLimitExceeded")
 	w.must(&putSettings{ec2.Settings{InterfacesPerInstance: 2, AddressesPerInterface: 2, InterfacesPerRegion: 7}})
 	if run := w.must(w.launching(func(r *RunInstances) { r.MaxCount = 3 })); len(run.Instances) != 1 {
-		t.Errorf("%d instances for the last interface", len(run.Instances))
+		t.Errorf("launched %d instances with one interface left, want 1", len(run.Instances))
 	}
 	w.refused(&AssignPrivateAddresses{Account: dev, Region: east, Interface: last.ID, Count: 2}, "PrivateIpAddressLimitExceeded")
 	w.refused(&DetachNetworkInterface{dev, east, "eni-attach-00000000", false}, "InvalidAttachmentID.NotFound")
@@ -147,21 +147,21 @@ func TestModifiedInterfaceKeepsItsEpoch(t *testing.T) {
 	w.must(&ModifyNetworkInterface{Account: dev, Region: east, Interface: was.ID, Groups: []ec2.GroupID{w.group.ID}})
 	now := w.lease(id)
 	if now.Epoch != was.Epoch || now.State != ec2.Active || len(now.Groups) != 1 || now.Groups[0] != w.group.ID {
-		t.Errorf("with other groups it is %+v, want them under the same epoch", now)
+		t.Errorf("with new groups the interface is %+v, want the same epoch", now)
 	}
 	if i := w.instance(id); len(i.Groups) != 1 || i.Groups[0] != w.group.ID {
-		t.Errorf("its instance has groups %v, want the interface's", i.Groups)
+		t.Errorf("its instance has groups %v, want those of the interface", i.Groups)
 	}
 	w.must(&ModifyNetworkInterface{
 		Account: dev, Region: east, Interface: was.ID, Description: new("first"), Unchecked: new(true),
 		Attachment: was.Attachment.ID, DeleteOnTermination: new(false),
 	})
 	if now := w.lease(id); now.Description != "first" || !now.Unchecked || now.Attachment.DeleteOnTermination || now.Epoch != was.Epoch {
-		t.Errorf("changed it is %+v, %+v", now, now.Attachment)
+		t.Errorf("the modified interface is %+v, %+v", now, now.Attachment)
 	}
 	w.must(&ModifyInstance{Account: dev, Region: east, Instance: id, Groups: was.Groups, Unchecked: new(false)})
 	if now := w.lease(id); now.Unchecked || now.Groups[0] != was.Groups[0] || w.instance(id).Groups[0] != was.Groups[0] {
-		t.Errorf("changed by its instance it is %+v", now)
+		t.Errorf("modified through its instance the interface is %+v", now)
 	}
 	w.attach(w.create(InterfaceSpec{}).ID, id, 1)
 	w.refused(&ModifyInstance{Account: dev, Region: east, Instance: id, Groups: was.Groups}, "InvalidInstanceID")
@@ -207,14 +207,14 @@ func TestSecondaryAddressesAreAssignedAndUnassigned(t *testing.T) {
 		return &UnassignPrivateAddresses{dev, east, eni, []netip.Addr{addr(text)}}
 	}
 	if got := w.must(&AssignPrivateAddresses{Account: dev, Region: east, Interface: a.ID, Count: 2}); len(got.Addresses) != 2 || got.Addresses[0] != addr("10.0.1.6") || len(got.Interface.Further) != 2 {
-		t.Errorf("two more addresses are %v on %+v", got.Addresses, got.Interface)
+		t.Errorf("assigned %v to interface %+v, want two addresses from 10.0.1.6", got.Addresses, got.Interface)
 	}
 	w.refused(assign(b.ID, false, "10.0.1.6"), "InvalidIPAddress.InUse")
-	w.refused(assign(b.ID, true, "10.0.1.4"), "InvalidIPAddress.InUse") // a primary one
+	w.refused(assign(b.ID, true, "10.0.1.4"), "InvalidIPAddress.InUse") // a primary address
 	w.refused(assign(b.ID, true, "10.0.9.4"), "InvalidParameterValue")
 	w.refused(assign(b.ID, true), "MissingParameter")
 	w.refused(assign(b.ID, true, "10.0.1.12", "10.0.1.12"), "InvalidParameterValue")
-	w.must(assign(a.ID, false, "10.0.1.6")) // it has it already
+	w.must(assign(a.ID, false, "10.0.1.6")) // the interface has this address already
 	both := assign(a.ID, false, "10.0.1.6")
 	both.Count = 1
 	w.refused(both, "InvalidParameterCombination")
@@ -223,21 +223,21 @@ func TestSecondaryAddressesAreAssignedAndUnassigned(t *testing.T) {
 	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Interface: a.ID, Private: addr("10.0.1.6")})
 	w.must(assign(b.ID, true, "10.0.1.6", "10.0.1.9"))
 	if now := w.eni(a.ID); len(now.Further) != 1 || now.Further[0].Private != addr("10.0.1.7") {
-		t.Errorf("the interface that lost an address has %v", now.Further)
+		t.Errorf("the interface that lost an address has %v, want 10.0.1.7", now.Further)
 	}
 	if now := w.eni(b.ID); len(now.Further) != 2 || now.Further[0] != (ec2.AddressPair{Private: addr("10.0.1.6"), Public: e.Public}) {
-		t.Errorf("the interface that got an address has %v, want the elastic one with it", now.Further)
+		t.Errorf("the interface that got an address has %v, want 10.0.1.6 with its elastic address and 10.0.1.9", now.Further)
 	}
 	if now, _ := w.state.View().ElasticAddress(e.ID); now.Interface != b.ID || now.Private != addr("10.0.1.6") {
-		t.Errorf("the elastic address is at %+v", now)
+		t.Errorf("the elastic address is %+v, want it at 10.0.1.6 of the second interface", now)
 	}
-	w.refused(unassign(b.ID, "10.0.1.5"), "InvalidParameterValue") // its primary one
-	w.refused(unassign(b.ID, "10.0.1.7"), "InvalidParameterValue") // the other's
+	w.refused(unassign(b.ID, "10.0.1.5"), "InvalidParameterValue") // its primary address
+	w.refused(unassign(b.ID, "10.0.1.7"), "InvalidParameterValue") // an address of the other interface
 	w.must(unassign(b.ID, "10.0.1.6"))
 	if now, _ := w.state.View().ElasticAddress(e.ID); now.Association != "" {
-		t.Errorf("the elastic address is at %+v, want at nobody", now)
+		t.Errorf("the elastic address is %+v, want it unassociated", now)
 	}
-	w.refused(assign(a.ID, true, "10.0.1.6"), "InvalidIPAddress.InUse") // it rests
+	w.refused(assign(a.ID, true, "10.0.1.6"), "InvalidIPAddress.InUse") // it is in quarantine
 }
 
 func TestClientTokenMakesOneInterface(t *testing.T) {
@@ -245,12 +245,12 @@ func TestClientTokenMakesOneInterface(t *testing.T) {
 	r := &CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID}, ClientToken: "once"}
 	a, b := w.must(r).Interface, w.must(r).Interface
 	if a.ID != b.ID {
-		t.Errorf("one token made %s and %s", a.ID, b.ID)
+		t.Errorf("one client token made interfaces %s and %s", a.ID, b.ID)
 	}
 	w.refused(&CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID, Description: "x"}, ClientToken: "once"}, "IdempotentParameterMismatch")
 	run := w.launching(func(r *RunInstances) { r.ClientToken = "run" })
 	if x, y := w.must(run).Instances[0].After, w.must(run).Instances[0].After; x.ID != y.ID {
-		t.Errorf("one token launched %s and %s", x.ID, y.ID)
+		t.Errorf("one client token launched instances %s and %s", x.ID, y.ID)
 	}
 }
 
@@ -265,7 +265,7 @@ func TestInterfaceIsAttachedToExternalDevice(t *testing.T) {
 	}
 	eni := w.must(register(nil)).Interface
 	if eni.State != ec2.Active || eni.Node != "node4" || eni.Instance != "" || eni.External.Namespace != "vm7" || !eni.Public.IsValid() || eni.Epoch == 0 {
-		t.Errorf("registered it is %+v", eni)
+		t.Errorf("the registered interface is %+v, want it active at node4", eni)
 	}
 	w.refused(register(nil), "Resource.AlreadyAssociated")
 	w.refused(register(func(r *RegisterInterface) { r.External.Device = "" }), "InvalidParameterValue")
@@ -282,9 +282,9 @@ func TestInterfaceIsAttachedToExternalDevice(t *testing.T) {
 	unregister := &UnregisterInterface{Account: dev, Region: east, Interface: eni.ID}
 	w.must(unregister)
 	if now := w.eni(eni.ID); now.State != ec2.Draining {
-		t.Errorf("unregistered it is %+v, want draining", now)
+		t.Errorf("the unregistered interface is %+v, want it draining", now)
 	}
-	w.must(unregister) // again changes nothing
+	w.must(unregister) // a repeated request changes nothing
 	w.must(&ReportInterface{eni.ID, eni.Epoch})
 	w.gone(eni.ID)
 
@@ -293,7 +293,7 @@ func TestInterfaceIsAttachedToExternalDevice(t *testing.T) {
 	w.must(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID})
 	w.must(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID, Force: true})
 	if now := w.eni(own.ID); now.State != ec2.Idle || now.External != nil || now.Attachment != nil {
-		t.Errorf("an interface of somebody's is %+v afterwards, want free", now)
+		t.Errorf("the interface that existed before is %+v, want it idle and unattached", now)
 	}
 	w.refused(&UnregisterInterface{Account: dev, Region: east, Interface: own.ID}, "IncorrectState")
 }
@@ -317,13 +317,13 @@ func TestInstanceAttributesAreEnforced(t *testing.T) {
 	boot := w.instance(id).Boot
 	w.must(&RebootInstances{dev, east, one})
 	if i := w.instance(id); i.Boot == boot || i.State != ec2.Running || w.lease(id).State != ec2.Active {
-		t.Errorf("rebooted it is %+v", i)
+		t.Errorf("the rebooted instance is %+v, want it running with another Boot", i)
 	}
 	w.stop(id)
 	w.refused(&RebootInstances{dev, east, one}, "IncorrectInstanceState")
 	w.must(modify(func(r *ModifyInstance) { r.Type, r.UserData = new("m1.large"), new([]byte("x")) }))
 	if i := w.instance(id); i.Type != "m1.large" || string(i.UserData) != "x" {
-		t.Errorf("changed it is %+v", i)
+		t.Errorf("the modified instance is %+v", i)
 	}
 	w.must(&StartInstances{dev, east, one})
 	w.report(id, ec2.Running)
@@ -333,13 +333,13 @@ func TestInstanceAttributesAreEnforced(t *testing.T) {
 	}
 	shutdown("Server.InternalError: the machine went down")
 	if i := w.instance(id); i.State != ec2.Stopped {
-		t.Errorf("its machine went down and it is %s, want stopped", i.State)
+		t.Errorf("after its machine failed the instance is %s, want stopped", i.State)
 	}
 	w.must(&StartInstances{dev, east, one})
 	w.report(id, ec2.Running)
 	shutdown("Client.InstanceInitiatedShutdown: Instance initiated shutdown")
 	if i := w.instance(id); i.State != ec2.Terminated {
-		t.Errorf("it shut itself down and is %s, want terminated", i.State)
+		t.Errorf("after it shut itself down the instance is %s, want terminated", i.State)
 	}
 	w.refused(modify(func(r *ModifyInstance) { r.TerminationProtected = new(true) }), "IncorrectInstanceState")
 	classic := w.run(1)[0].ID
@@ -359,7 +359,7 @@ func TestClassicLaunchRefusesVPCResources(t *testing.T) {
 	s := w.must(&CreateSubnet{Account: albert, Region: east, VPC: vpc.ID, CIDR: cidr("10.0.1.0/24"), Zone: "us-east-1a"}).Subnet
 	i := w.must(run(func(r *RunInstances) { r.Subnet = s.ID })).Instances[0].After
 	if i.VPC != vpc.ID || w.lease(i.ID).Private != addr("10.0.1.4") {
-		t.Errorf("an account of EC2-Classic launched into its VPC has %+v", w.lease(i.ID))
+		t.Errorf("a Classic account launched into its VPC with interface %+v, want 10.0.1.4", w.lease(i.ID))
 	}
 	w.refused(run(func(r *RunInstances) { r.Subnet, r.Interfaces = "", []LaunchInterface{{}} }), "VPCIdNotSpecified")
 }

@@ -9,15 +9,15 @@ import (
 	"palisade/ec2"
 )
 
-// An interfaceScript makes a random history of interfaces and instances in VPCs, good and
-// bad requests mixed, as it goes: what it asks for next depends on what there is.
+// An interfaceScript makes a random history of interfaces and instances in VPCs, of valid and invalid
+// requests. The next request depends on the current View.
 type interfaceScript struct {
 	rng *rand.Rand
 	v   *View
 }
 
-// interfaceScriptStart has two nodes in zone a and one in b, and for dev and albert a VPC
-// with a small subnet in each zone and a group.
+// interfaceScriptStart returns requests for two nodes in zone a, one in zone b, the account dev, and a
+// VPC for dev and for albert.
 func interfaceScriptStart() []Request {
 	start := append(firstRequests(),
 		&PutNode{ec2.Node{ID: "node2", Zone: "us-east-1b"}},
@@ -28,7 +28,7 @@ func interfaceScriptStart() []Request {
 	return append(start, &CreateVPC{Account: dev, Region: east, CIDR: cidr("10.0.0.0/16")}, &CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")})
 }
 
-// furnish fills the VPCs that the start made.
+// furnish returns requests that fill those VPCs: two small subnets, a group and a gateway each.
 func furnish(v *View) (list []Request) {
 	for _, account := range []ec2.AccountID{dev, albert} {
 		for vpc := range v.VPCsOf(account, east) {
@@ -49,14 +49,14 @@ func (s *interfaceScript) account() ec2.AccountID {
 	return []ec2.AccountID{dev, dev, dev, albert}[s.rng.IntN(4)]
 }
 
-// often is true n times of ten.
+// often is true in n of 10 calls.
 func (s *interfaceScript) often(n int) bool { return s.rng.IntN(10) < n }
 
 func (s *interfaceScript) subnet(a ec2.AccountID) *ec2.Subnet {
 	return pickOne(s.rng, slices.Collect(s.v.SubnetsOf(a, east)))
 }
 
-// groups are some of a VPC's, seldom one of another.
+// groups returns some groups of a VPC, and rarely one of another VPC.
 func (s *interfaceScript) groups(a ec2.AccountID, vpc ec2.VPCID) (ids []ec2.GroupID) {
 	for g := range s.v.GroupsOf(a, east) {
 		if (g.VPC == vpc || s.rng.IntN(40) == 0) && s.often(4) {
@@ -66,7 +66,7 @@ func (s *interfaceScript) groups(a ec2.AccountID, vpc ec2.VPCID) (ids []ec2.Grou
 	return ids
 }
 
-// address is one of the subnet's, perhaps one that nobody can have.
+// address returns an address in or near the subnet. It may be a reserved one.
 func (s *interfaceScript) address(in *ec2.Subnet) netip.Addr {
 	a := in.CIDR.Addr().As4()
 	a[3] += byte(s.rng.IntN(18))
@@ -89,7 +89,7 @@ func (s *interfaceScript) launch(a ec2.AccountID) Request {
 	run := &RunInstances{Account: a, Region: east, Image: "ami-eca54085", Type: "m1.small", MinCount: 1, MaxCount: 1 + s.rng.IntN(3)}
 	in := s.subnet(a)
 	switch s.rng.IntN(5) {
-	case 0: // as the account does without a subnet
+	case 0: // into the default of the account's platform
 	case 1, 2:
 		run.Subnet = in.ID
 		for _, id := range s.groups(a, in.VPC) {
@@ -113,7 +113,7 @@ func (s *interfaceScript) launch(a ec2.AccountID) Request {
 	return run
 }
 
-// eni is one of the account's, or one that is nobody's.
+// eni returns an interface of the account, or one that does not exist.
 func (s *interfaceScript) eni(a ec2.AccountID) *ec2.Interface {
 	list := slices.Collect(s.v.InterfacesOf(a, east))
 	if len(list) == 0 || s.rng.IntN(20) == 0 {
@@ -130,7 +130,7 @@ func (s *interfaceScript) instance(a ec2.AccountID) *ec2.Instance {
 	return pickOne(s.rng, list)
 }
 
-// eniLike tries a few times to find one of a kind.
+// eniLike tries a few times to find an interface for which is returns true.
 func (s *interfaceScript) eniLike(a ec2.AccountID, is func(*ec2.Interface) bool) *ec2.Interface {
 	for range 8 {
 		if eni := s.eni(a); is(eni) {
@@ -196,7 +196,7 @@ func (s *interfaceScript) next() Request {
 	case 25:
 		return &UnassignPrivateAddresses{a, east, eni.ID, []netip.Addr{eni.Addresses()[len(eni.Addresses())-1].Private}}
 	case 26, 27:
-		return s.outside(a, eni)
+		return s.external(a, eni)
 	case 28, 29:
 		return s.public(a, eni, i)
 	case 30:
@@ -228,7 +228,7 @@ func (s *interfaceScript) assign(a ec2.AccountID, eni *ec2.Interface) Request {
 	return r
 }
 
-func (s *interfaceScript) outside(a ec2.AccountID, eni *ec2.Interface) Request {
+func (s *interfaceScript) external(a ec2.AccountID, eni *ec2.Interface) Request {
 	if s.often(4) {
 		eni = s.eniLike(a, func(e *ec2.Interface) bool { return e.External != nil })
 		return &UnregisterInterface{a, east, eni.ID, s.often(3)}
@@ -243,7 +243,7 @@ func (s *interfaceScript) outside(a ec2.AccountID, eni *ec2.Interface) Request {
 	return r
 }
 
-// public is about elastic addresses.
+// public returns a request for an elastic address or a gateway.
 func (s *interfaceScript) public(a ec2.AccountID, eni *ec2.Interface, i *ec2.Instance) Request {
 	gateways := slices.Collect(s.v.InternetGatewaysOf(a, east))
 	for _, g := range gateways {
@@ -267,7 +267,7 @@ func (s *interfaceScript) public(a ec2.AccountID, eni *ec2.Interface, i *ec2.Ins
 	return &AssociateAddress{Account: a, Region: east, Allocation: e.ID, Interface: eni.ID, Private: pickOne(s.rng, eni.Addresses()).Private}
 }
 
-// place is about what interfaces are in and at.
+// place returns a request for a subnet, a group or a node.
 func (s *interfaceScript) place(a ec2.AccountID) Request {
 	in := s.subnet(a)
 	switch s.rng.IntN(6) {

@@ -14,14 +14,14 @@ import (
 	"palisade/ec2"
 )
 
-// Whatever is asked, in whatever order: what must hold of interfaces holds after every
-// command, a try and a refusal change nothing, and a snapshot on the way changes nothing.
+// After every command of a random history the interfaces keep their invariants. View.Try and a
+// refused command change nothing, and a State that was restored in between stays equal.
 func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 	const steps = 500
 	done := make(map[string]int)
 	for seed := range uint64(8) {
 		script := &interfaceScript{rng: rand.New(rand.NewPCG(seed, 5))}
-		l := &laws{t: t, leased: make(map[ec2.InterfaceID]*ec2.Interface), instances: make(map[ec2.InstanceID]*ec2.Instance), freed: make(map[ownedAddress]time.Time)}
+		l := &invariants{t: t, leased: make(map[ec2.InterfaceID]*ec2.Interface), instances: make(map[ec2.InstanceID]*ec2.Instance), freed: make(map[ownedAddress]time.Time)}
 		a, b := NewState(), NewState()
 		todo := interfaceScriptStart()
 		for n := range steps {
@@ -41,10 +41,10 @@ func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 			_, err := a.Apply(uint64(n+1), cmd)
 			_, again := b.Apply(uint64(n+1), cmd)
 			if fmt.Sprint(err) != fmt.Sprint(again) || !sameRefusal(tried, err) {
-				t.Fatalf("seed %d, %T %+v: tried %v, applied %v, after a snapshot %v", seed, req, req, tried, err, again)
+				t.Fatalf("seed %d, %T %+v: Try returned %v, Apply %v, Apply of a restored copy %v\n%v", seed, req, req, tried, err, again, a.View())
 			}
 			if err != nil && !bytes.Equal(withoutIndex(before), withoutIndex(snapshotOf(t, a))) {
-				t.Fatalf("seed %d: %T was refused with %v and changed the state", seed, req, err)
+				t.Fatalf("seed %d: %T was refused with %v but changed the state\n%v", seed, req, err, a.View())
 			}
 			if err == nil {
 				done[fmt.Sprintf("%T", req)]++
@@ -54,40 +54,40 @@ func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 					t.Fatalf("seed %d, after %T %+v: %v", seed, req, req, err)
 				}
 				if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
-					t.Fatalf("seed %d, after %T: a snapshot is another state:\n%s", seed, req, cmp.Diff(string(x), string(y)))
+					t.Fatalf("seed %d, after %T: the restored state differs:\n%s", seed, req, cmp.Diff(string(x), string(y)))
 				}
 			}
 			l.check(a.ViewSince(l.seen), req)
 			if t.Failed() {
-				t.Fatalf("seed %d, step %d, after %T %+v", seed, n, req, req)
+				t.Fatalf("seed %d, step %d, after %T %+v\n%v", seed, n, req, req, a.View())
 			}
 		}
 	}
 	for _, req := range slices.Concat(interfaceRequests, []Request{&RunInstances{}, &StopInstances{}, &StartInstances{}, &TerminateInstances{}, &FenceNode{}, &AssociateAddress{}, &Sweep{}}) {
 		if done[fmt.Sprintf("%T", req)] < 10 {
-			t.Errorf("%T succeeded %d times; the script proves little of it", req, done[fmt.Sprintf("%T", req)])
+			t.Errorf("%T succeeded %d times, want at least 10", req, done[fmt.Sprintf("%T", req)])
 		}
 	}
 }
 
-// sameRefusal: a try is made at the time of the state, which is a little before that of
-// the command.
+// sameRefusal compares the codes of two errors. The messages may differ, because Try uses the time of
+// the State, which is a little before that of the command.
 func sameRefusal(tried, applied error) bool {
 	a, _ := tried.(*ec2.Error)
 	b, _ := applied.(*ec2.Error)
 	return (tried == nil) == (applied == nil) && (a == nil || a.Code == b.Code)
 }
 
-// laws are what must hold of interfaces and instances after every command. They remember
-// what was.
-type laws struct {
+// invariants checks what must be true of interfaces and instances after every command. It remembers
+// the rows before the command.
+type invariants struct {
 	t         *testing.T
 	seen      *View
-	leased    map[ec2.InterfaceID]*ec2.Interface // by Changes
+	leased    map[ec2.InterfaceID]*ec2.Interface // rows that Changes have delivered
 	instances map[ec2.InstanceID]*ec2.Instance
 	owners    map[ownedAddress]ec2.InterfaceID
 	freed     map[ownedAddress]time.Time
-	serial    uint64 // the last one given out before the command
+	serial    uint64 // the last one assigned before the command
 }
 
 type ownedAddress struct {
@@ -95,7 +95,7 @@ type ownedAddress struct {
 	addr netip.Addr
 }
 
-func (l *laws) check(v *View, req Request) {
+func (l *invariants) check(v *View, req Request) {
 	l.t.Helper()
 	changes := v.Changes()
 	for _, c := range changes.Interfaces {
@@ -107,16 +107,16 @@ func (l *laws) check(v *View, req Request) {
 	epochs := make(map[uint64]bool)
 	for i := range v.Interfaces() {
 		if l.leased[i.ID] != i {
-			l.t.Errorf("changes tell of %+v, the view of %+v", l.leased[i.ID], i)
+			l.t.Errorf("a consumer of changes has interface %+v, the view %+v", l.leased[i.ID], i)
 		}
 		if i.State == ec2.Active && (i.Epoch == 0 || epochs[i.Epoch]) {
-			l.t.Errorf("interface %+v shares its epoch", i)
+			l.t.Errorf("interface %+v has no epoch, or that of another interface", i)
 		}
 		epochs[i.Epoch] = i.State == ec2.Active
 		l.place(v, i)
 	}
 	for i := range v.Instances() {
-		l.wires(v, i)
+		l.attachments(v, i)
 	}
 	for _, account := range []ec2.AccountID{dev, albert} {
 		for e := range v.ElasticAddressesOf(account, east) {
@@ -126,27 +126,27 @@ func (l *laws) check(v *View, req Request) {
 	l.seen, l.serial = v, v.v.meta.Serial
 }
 
-// change: an interface keeps its MAC and its primary address, and each time it goes to
-// work it gets an epoch above all before; at work it keeps the one it has.
-func (l *laws) change(was, now *ec2.Interface) {
+// change checks that an interface keeps its MAC and its primary address. Each time it becomes Active
+// it gets an epoch above all earlier ones, and keeps it while it is Active.
+func (l *invariants) change(was, now *ec2.Interface) {
 	if now == nil {
 		return
 	}
 	if was != nil && (was.MAC != now.MAC || was.Private != now.Private || was.VNI != now.VNI) {
-		l.t.Errorf("interface %+v became %+v", was, now)
+		l.t.Errorf("interface %+v changed to %+v", was, now)
 	}
-	goes := now.State == ec2.Active && (was == nil || was.State != ec2.Active || was.Node != now.Node)
+	activated := now.State == ec2.Active && (was == nil || was.State != ec2.Active || was.Node != now.Node)
 	switch {
-	case goes && now.Epoch <= l.serial:
-		l.t.Errorf("interface %+v went to work under epoch %d, and %d had been given out", now, now.Epoch, l.serial)
-	case !goes && was != nil && now.Epoch != was.Epoch:
-		l.t.Errorf("interface %+v changed its epoch to %d", was, now.Epoch)
+	case activated && now.Epoch <= l.serial:
+		l.t.Errorf("interface %+v became active with epoch %d, but serial %d was assigned before", now, now.Epoch, l.serial)
+	case !activated && was != nil && now.Epoch != was.Epoch:
+		l.t.Errorf("interface %+v changed its epoch to %d without becoming active", was, now.Epoch)
 	}
 }
 
-// addresses: each is one interface's, as the table of them says, and nobody gets one
-// before it has rested, unless it is handed over.
-func (l *laws) addresses(v *View, req Request) {
+// addresses checks that each address belongs to one interface, as the address table says, and that
+// no interface gets an address before its quarantine is over, unless it is reassigned.
+func (l *invariants) addresses(v *View, req Request) {
 	owners := make(map[ownedAddress]ec2.InterfaceID)
 	own := func(vni ec2.VNI, a netip.Addr, i *ec2.Interface) {
 		if !a.IsValid() {
@@ -154,7 +154,7 @@ func (l *laws) addresses(v *View, req Request) {
 		}
 		at := ownedAddress{vni, a}
 		if owners[at] != "" {
-			l.t.Errorf("address %s of network %d is of %s and %s", a, vni, owners[at], i.ID)
+			l.t.Errorf("address %s of network %d belongs to %s and %s", a, vni, owners[at], i.ID)
 		}
 		owners[at] = i.ID
 	}
@@ -169,23 +169,23 @@ func (l *laws) addresses(v *View, req Request) {
 		at := ownedAddress{a.VNI, a.Addr}
 		elastic[at] = a.Allocation != ""
 		if a.Allocation == "" && owners[at] != a.Interface {
-			l.t.Errorf("address %s of network %d is of %q, the table says %q", a.Addr, a.VNI, owners[at], a.Interface)
+			l.t.Errorf("address %s of network %d belongs to %q, the address table says %q", a.Addr, a.VNI, owners[at], a.Interface)
 		}
 		if a.Interface != "" && a.Allocation != "" {
-			l.t.Errorf("%+v is of an interface and an account", a)
+			l.t.Errorf("address row %+v has an interface and an elastic address", a)
 		}
 	}
-	_, handed := req.(*AssignPrivateAddresses)
+	_, reassigned := req.(*AssignPrivateAddresses)
 	for at, id := range owners {
-		if was := l.owners[at]; was != "" && was != id && !handed && !elastic[at] {
-			l.t.Errorf("address %s went from %s to %s without a rest", at.addr, was, id)
+		if was := l.owners[at]; was != "" && was != id && !reassigned && !elastic[at] {
+			l.t.Errorf("address %s went from %s to %s without quarantine", at.addr, was, id)
 		}
-		if since, rested := l.freed[at]; rested && l.owners[at] == "" && v.Time().Sub(since) < v.Settings().Quarantine {
-			l.t.Errorf("address %s was given out after %s", at.addr, v.Time().Sub(since))
+		if since, freed := l.freed[at]; freed && l.owners[at] == "" && v.Time().Sub(since) < v.Settings().Quarantine {
+			l.t.Errorf("address %s was leased again after %s, before its quarantine was over", at.addr, v.Time().Sub(since))
 		}
 		row := first[address](v.txn(), tableAddress, indexID, addressKey(at.vni, at.addr))
 		if row == nil {
-			l.t.Errorf("address %s of %s is not in the table", at.addr, id)
+			l.t.Errorf("address %s of %s is not in the address table", at.addr, id)
 		}
 	}
 	for at := range l.owners {
@@ -196,14 +196,14 @@ func (l *laws) addresses(v *View, req Request) {
 	l.owners = owners
 }
 
-// place: what is at work is at a member, for something that runs there; nothing else is a
-// member of a group for the data plane.
-func (l *laws) place(v *View, i *ec2.Interface) {
+// place checks that an Active interface is at a member, for a running instance or an external device
+// there, and that an Idle interface is at no node.
+func (l *invariants) place(v *View, i *ec2.Interface) {
 	if i.VPC == "" {
 		return
 	}
 	if s, ok := v.Subnet(i.Subnet); !ok || s.VPC != i.VPC || !s.Leasable(i.Private) {
-		l.t.Errorf("interface %+v is not of its subnet %+v", i, s)
+		l.t.Errorf("interface %+v does not fit its subnet %+v", i, s)
 	}
 	for _, id := range i.Groups {
 		if g, ok := v.Group(id); !ok || g.VPC != i.VPC {
@@ -214,10 +214,10 @@ func (l *laws) place(v *View, i *ec2.Interface) {
 	switch i.State {
 	case ec2.Idle:
 		if i.Node != "" || i.External != nil {
-			l.t.Errorf("idle interface %+v is somewhere", i)
+			l.t.Errorf("idle interface %+v has a node or an external device", i)
 		}
 		if o, ok := v.Instance(i.Instance); i.Instance != "" && (!ok || o.State != ec2.Stopped) {
-			l.t.Errorf("idle interface %+v is of instance %+v", i, o)
+			l.t.Errorf("idle interface %+v is attached to instance %+v, which is not stopped", i, o)
 		}
 		if i.Public.IsValid() && (&tx{Txn: v.txn()}).elasticAt(i.Public) == nil {
 			l.t.Errorf("idle interface %+v has a public address that is not elastic", i)
@@ -235,8 +235,8 @@ func (l *laws) place(v *View, i *ec2.Interface) {
 	}
 }
 
-// wires: an instance has what its interfaces say it has.
-func (l *laws) wires(v *View, i *ec2.Instance) {
+// attachments checks that an instance and its interfaces name each other.
+func (l *invariants) attachments(v *View, i *ec2.Instance) {
 	attached := slices.Collect(v.InterfacesAt(i.ID))
 	primary, ok := v.Interface(i.Interface)
 	if i.State == ec2.Terminated {

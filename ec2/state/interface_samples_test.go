@@ -6,8 +6,7 @@ import (
 	"palisade/ec2"
 )
 
-// interfaceSamples has one filled request of every type that is of interfaces in a VPC,
-// and of instances there.
+// interfaceSamples returns one request of each type of interfaceRequests, with all fields set.
 func interfaceSamples() []Request {
 	const eni, i = ec2.InterfaceID("eni-0a1b2c3d4e5f60718"), ec2.InstanceID("i-0a1b2c3d4e5f60718")
 	return []Request{
@@ -33,7 +32,7 @@ func sampleSpec() InterfaceSpec {
 	}
 }
 
-// laterInterfaces has the requests that a VPC gave more fields.
+// laterInterfaces returns requests with fields for VPCs that the first release did not have.
 func laterInterfaces() map[string]Request {
 	return map[string]Request{
 		"RunInstances-vpc": &RunInstances{

@@ -8,8 +8,8 @@ import (
 	"palisade/ec2"
 )
 
-// A vpcWorld has the account dev with a default VPC in zones a (node1, node4) and b
-// (node2), and a subnet of a VPC of its own in zone a.
+// A vpcWorld has zone a with node1 and node4, zone b with node2, and the account dev, which has a
+// default VPC and another VPC with a gateway, a subnet in zone a and a group.
 type vpcWorld struct {
 	*replay
 	subnet *ec2.Subnet // 10.0.1.0/28
@@ -42,7 +42,7 @@ func (w *vpcWorld) launching(change func(*RunInstances)) *RunInstances {
 	return run
 }
 
-// running launches an instance and has its node report it.
+// running launches an instance, which its node reports as running.
 func (w *vpcWorld) running() ec2.InstanceID {
 	w.t.Helper()
 	id := w.launch(nil).ID
@@ -62,7 +62,7 @@ func (w *vpcWorld) eni(id ec2.InterfaceID) *ec2.Interface {
 	w.t.Helper()
 	eni, ok := w.state.View().Interface(id)
 	if !ok {
-		w.t.Fatalf("interface %s is gone", id)
+		w.t.Fatalf("interface %s does not exist", id)
 	}
 	return eni
 }
@@ -70,7 +70,7 @@ func (w *vpcWorld) eni(id ec2.InterfaceID) *ec2.Interface {
 func (w *vpcWorld) gone(id ec2.InterfaceID) {
 	w.t.Helper()
 	if _, ok := w.state.View().Interface(id); ok {
-		w.t.Errorf("interface %s is still there", id)
+		w.t.Errorf("interface %s still exists", id)
 	}
 }
 
@@ -97,21 +97,21 @@ func TestLaunchWithoutSubnetGoesToTheDefaultVPC(t *testing.T) {
 		i := w.launch(func(r *RunInstances) { r.Subnet, r.Zone = "", c.zone })
 		eni := w.lease(i.ID)
 		if i.VPC != vpc.ID || w.state.View().ZoneOf(i) != c.zone || w.node(i.Node).Zone != c.zone {
-			t.Errorf("launched into %s at %s, want into the default VPC in %s", i.VPC, i.Node, c.zone)
+			t.Errorf("launched into VPC %s at node %s, want the default VPC in %s", i.VPC, i.Node, c.zone)
 		}
 		if eni.Private.String() != c.address || !eni.Public.IsValid() || eni.VNI != vpc.VNI || eni.State != ec2.Active || eni.Node != i.Node || eni.Epoch == 0 {
-			t.Errorf("its interface is %+v, want %s with a public address, active", eni, c.address)
+			t.Errorf("the interface is %+v, want it active with %s and a public address", eni, c.address)
 		}
 		if len(i.Groups) != 1 || i.Groups[0] != vpc.Group || len(eni.Groups) != 1 || eni.Groups[0] != vpc.Group {
-			t.Errorf("its groups are %v and %v, want the VPC's default", i.Groups, eni.Groups)
+			t.Errorf("instance and interface have groups %v and %v, want the default group of the VPC", i.Groups, eni.Groups)
 		}
 		if len(i.ID) != len("i-0123456789abcdef0") || len(eni.ID) != len("eni-0123456789abcdef0") || len(i.Reservation) != len("r-0123456789abcdef0") {
-			t.Errorf("ids %s, %s, %s are not of 17 digits", i.ID, eni.ID, i.Reservation)
+			t.Errorf("ids %s, %s, %s do not have 17 digits", i.ID, eni.ID, i.Reservation)
 		}
 	}
 	i := w.launch(func(r *RunInstances) { r.Subnet, r.Groups = "", []GroupSelector{{Name: "default"}} })
 	if i.Groups[0] != vpc.Group {
-		t.Errorf("by the name default it is in %v", i.Groups)
+		t.Errorf("launched with the group name default, the instance is in groups %v", i.Groups)
 	}
 	w.refused(w.launching(func(r *RunInstances) { r.Subnet, r.Zone = "", "us-east-1x" }), "InvalidParameterValue")
 	w.refused(w.launching(func(r *RunInstances) { r.Zone = "us-east-1b" }), "InvalidParameterValue")
@@ -124,18 +124,18 @@ func TestLaunchLeasesAddressesOfItsSubnet(t *testing.T) {
 		i := w.launch(func(r *RunInstances) { r.Groups = []GroupSelector{{ID: w.group.ID}} })
 		eni := w.lease(i.ID)
 		if eni.Private.String() != want || eni.Public.IsValid() || eni.Subnet != w.subnet.ID || i.Subnet != w.subnet.ID || len(eni.Groups) != 1 || eni.Groups[0] != w.group.ID {
-			t.Errorf("launched on %+v, want %s without public address, in the group", eni, want)
+			t.Errorf("launched with interface %+v, want %s without public address, in the group", eni, want)
 		}
 		nodes[i.Node] = true
 	}
 	if !nodes["node1"] || !nodes["node4"] {
-		t.Errorf("two instances are at %v, want one at each node of the zone", nodes)
+		t.Errorf("two instances are on nodes %v, want one on each node of the zone", nodes)
 	}
 	chosen := w.launch(func(r *RunInstances) {
 		r.Private, r.Further = addr("10.0.1.9"), []netip.Addr{addr("10.0.1.11"), addr("10.0.1.10")}
 	})
 	if eni := w.lease(chosen.ID); eni.Private != addr("10.0.1.9") || len(eni.Further) != 2 || eni.Further[0].Private != addr("10.0.1.10") {
-		t.Errorf("chosen addresses: %+v", eni)
+		t.Errorf("with chosen addresses the interface is %+v", eni)
 	}
 	for _, c := range []struct {
 		address, code string
@@ -155,10 +155,10 @@ func TestLaunchLeasesAddressesOfItsSubnet(t *testing.T) {
 	w.refused(w.launching(func(r *RunInstances) { r.Subnet = "subnet-00000000" }), "InvalidSubnetID.NotFound")
 	w.refused(w.launching(func(r *RunInstances) { r.Account = albert }), "InvalidSubnetID.NotFound")
 
-	// Of 11 addresses 5 are left.
+	// Of the 11 addresses 5 are in use.
 	w.refused(w.launching(func(r *RunInstances) { r.MinCount, r.MaxCount = 7, 9 }), "InsufficientFreeAddressesInSubnet")
 	if made := w.must(w.launching(func(r *RunInstances) { r.MinCount, r.MaxCount, r.FurtherCount = 1, 9, 1 })).Instances; len(made) != 3 {
-		t.Errorf("launched %d, want 3 with two addresses each", len(made))
+		t.Errorf("launched %d instances, want 3 with two addresses each", len(made))
 	}
 }
 
@@ -172,11 +172,11 @@ func TestLaunchDecidesOnPublicAddress(t *testing.T) {
 	}
 	has := func(i *ec2.Instance) bool { return w.lease(i.ID).Public.IsValid() }
 	if has(w.launch(one(nil))) || !has(w.launch(one(new(true)))) {
-		t.Error("a public address does not follow what was asked for")
+		t.Error("the public address is not as the request asks")
 	}
 	w.must(&ModifySubnet{dev, east, w.subnet.ID, new(true)})
 	if !has(w.launch(nil)) || has(w.launch(one(new(false)))) {
-		t.Error("a public address does not follow the subnet")
+		t.Error("the public address is not as the subnet says, or the request does not override it")
 	}
 	two := func(public *bool) func(*RunInstances) {
 		return func(r *RunInstances) {
@@ -201,12 +201,12 @@ func TestLaunchUsesListedInterfaces(t *testing.T) {
 		}
 	})
 	if i.Interface != own.ID || len(i.Groups) != 1 || i.Groups[0] != w.group.ID || i.Subnet != w.subnet.ID {
-		t.Errorf("the instance is %+v, want on %s and in its groups", i, own.ID)
+		t.Errorf("the instance is %+v, want it with interface %s and its groups", i, own.ID)
 	}
 	var second *ec2.Interface
 	for eni := range w.state.View().InterfacesAt(i.ID) {
 		if eni.State != ec2.Active || eni.Node != i.Node || eni.Attachment.DeleteOnTermination != (eni.ID != own.ID) {
-			t.Errorf("interface %+v, %+v: want it active at %s", eni, eni.Attachment, i.Node)
+			t.Errorf("interface %+v, %+v: want it active at node %s", eni, eni.Attachment, i.Node)
 		}
 		if eni.ID != own.ID {
 			second = eni
@@ -218,12 +218,12 @@ func TestLaunchUsesListedInterfaces(t *testing.T) {
 	w.report(i.ID, ec2.Running)
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{i.ID}})
 	if eni := w.eni(second.ID); eni.State != ec2.Draining {
-		t.Errorf("after terminate the second interface is %+v, want draining", eni)
+		t.Errorf("after terminate the second interface is %+v, want it draining", eni)
 	}
 	w.report(i.ID, ec2.Terminated)
 	w.gone(second.ID)
 	if eni := w.eni(own.ID); eni.State != ec2.Idle || eni.Instance != "" || eni.Attachment != nil || eni.Node != "" || eni.Private != own.Private || eni.MAC != own.MAC {
-		t.Errorf("the kept interface is %+v, want idle and attached to nothing", eni)
+		t.Errorf("the interface that existed before is %+v, want it idle and unattached", eni)
 	}
 
 	for _, c := range []struct {
@@ -268,39 +268,39 @@ func TestStoppedVPCInstanceKeepsItsInterface(t *testing.T) {
 	was := w.lease(id)
 	w.must(&StopInstances{dev, east, []ec2.InstanceID{id}})
 	if eni := w.lease(id); eni.State != ec2.Draining || eni.Epoch != was.Epoch {
-		t.Errorf("while it stops the interface is %+v, want draining", eni)
+		t.Errorf("during the stop the interface is %+v, want it draining", eni)
 	}
 	w.report(id, ec2.Stopped)
 	eni := w.lease(id)
 	if eni.ID != was.ID || eni.State != ec2.Idle || eni.Node != "" || eni.Public.IsValid() || eni.Private != was.Private || eni.Instance != id {
-		t.Errorf("stopped it has %+v, want its interface idle, without the public address", eni)
+		t.Errorf("the stopped instance has interface %+v, want its own, idle, without public address", eni)
 	}
-	rested := first[address](w.state.View().txn(), tableAddress, indexID, addressKey(publicVNI, was.Public))
-	if rested == nil || !rested.inQuarantine() || rested.FreedIndex != w.state.Index() {
-		t.Errorf("the public address is %+v, want at rest", rested)
+	row := first[address](w.state.View().txn(), tableAddress, indexID, addressKey(publicVNI, was.Public))
+	if row == nil || !row.inQuarantine() || row.FreedIndex != w.state.Index() {
+		t.Errorf("the row of the public address is %+v, want it in quarantine", row)
 	}
-	// What the node says of it later is of no lease any more.
+	// A later report of the node is about a lease that has ended.
 	w.must(&ReportInstance{Instance: id, InterfaceEpoch: was.Epoch, State: ec2.Terminated})
 	if i := w.instance(id); i.State != ec2.Stopped {
-		t.Errorf("a late report made it %s", i.State)
+		t.Errorf("a late report made the instance %s, want stopped", i.State)
 	}
 
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{id}})
 	now := w.lease(id)
 	if now.ID != was.ID || now.State != ec2.Active || now.Epoch <= was.Epoch || now.MAC != was.MAC || now.Private != was.Private {
-		t.Errorf("restarted on %+v,\nwas on %+v: want the same under a new epoch", now, was)
+		t.Errorf("restarted with interface %+v,\nwhich was %+v; want only a new epoch", now, was)
 	}
 	if !now.Public.IsValid() || now.Public == was.Public {
-		t.Errorf("restarted with public address %s, was %s; want another", now.Public, was.Public)
+		t.Errorf("restarted with public address %s, was %s; want a new one", now.Public, was.Public)
 	}
-	// With two interfaces it gets none.
+	// An instance with two interfaces gets no public address.
 	w.report(id, ec2.Running)
 	subnet, _ := w.state.View().Subnet(now.Subnet)
 	w.attach(w.create(InterfaceSpec{Subnet: subnet.ID}).ID, id, 1)
 	w.stop(id)
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{id}})
 	if eni := w.lease(id); eni.Public.IsValid() {
-		t.Errorf("with two interfaces it has public address %s", eni.Public)
+		t.Errorf("the instance with two interfaces has public address %s, want none", eni.Public)
 	}
 }
 
@@ -311,21 +311,21 @@ func TestElasticAddressSurvivesStopButNotTermination(t *testing.T) {
 	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Instance: id})
 	w.stop(id)
 	if eni := w.lease(id); eni.Public != e.Public {
-		t.Errorf("stopped it has public address %s, want the elastic %s", eni.Public, e.Public)
+		t.Errorf("the stopped instance has public address %s, want the elastic address %s", eni.Public, e.Public)
 	}
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{id}})
 	if eni := w.lease(id); eni.Public != e.Public {
-		t.Errorf("started it has public address %s, want the elastic %s", eni.Public, e.Public)
+		t.Errorf("the started instance has public address %s, want the elastic address %s", eni.Public, e.Public)
 	}
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{id}})
 	w.report(id, ec2.Terminated)
 	if now, ok := w.state.View().ElasticAddress(e.ID); !ok || now.Association != "" || now.Interface != "" || now.Public != e.Public {
-		t.Errorf("after terminate the elastic address is %+v, want nobody's", now)
+		t.Errorf("after the termination the elastic address is %+v, want it unassociated", now)
 	}
 	w.now = w.now.Add(time.Hour)
 	w.must(&Sweep{})
 	if again := w.must(&AllocateAddress{Account: dev, Region: east}).Elastic; again.Public == e.Public {
-		t.Error("an elastic address was given to two")
+		t.Error("an allocated elastic address was allocated again")
 	}
 }
 
@@ -333,17 +333,17 @@ func TestVPCAddressIsQuarantinedBeforeReuse(t *testing.T) {
 	w := newVPCWorld(t)
 	eni := w.create(InterfaceSpec{Private: addr("10.0.1.4"), FurtherCount: 1})
 	if eni.Further[0].Private != addr("10.0.1.5") {
-		t.Fatalf("the second address is %s", eni.Further[0].Private)
+		t.Fatalf("the secondary address is %s, want 10.0.1.5", eni.Further[0].Private)
 	}
 	w.must(&DeleteNetworkInterface{dev, east, eni.ID})
 	w.refused(&CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID, Private: eni.Private}}, "InvalidIPAddress.InUse")
 	if next := w.create(InterfaceSpec{}); next.Private != addr("10.0.1.6") {
-		t.Errorf("the next interface has %s, want the first that does not rest", next.Private)
+		t.Errorf("the next interface has %s, want the first address that is not in quarantine", next.Private)
 	}
 	w.now = w.now.Add(time.Minute)
 	w.must(&Sweep{})
 	if next := w.create(InterfaceSpec{}); next.Private != eni.Private || next.MAC != eni.MAC || next.ID == eni.ID {
-		t.Errorf("after its rest the address is with %+v, want a new interface with the address's MAC", next)
+		t.Errorf("after the quarantine the address belongs to %+v, want a new interface with the same MAC", next)
 	}
 }
 
@@ -358,25 +358,25 @@ func TestInstanceOfFencedNodeKeepsItsInterfaces(t *testing.T) {
 	second := w.attach(w.create(InterfaceSpec{}).ID, lost, 1)
 	leaving := w.attach(w.create(InterfaceSpec{}).ID, lost, 2)
 	w.must(&DetachNetworkInterface{dev, east, leaving.Attachment.ID, false})
-	outside := w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}}).Interface
+	external := w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}}).Interface
 	was := w.lease(lost)
 
 	result := w.must(&FenceNode{Node: "node4"})
 	if len(result.Instances) != 1 || result.Instances[0].After.State != ec2.Stopped {
-		t.Errorf("the fence touched %d instances, want one, stopped", len(result.Instances))
+		t.Errorf("the fence changed %d instances, want one, which is stopped", len(result.Instances))
 	}
 	for _, id := range []ec2.InterfaceID{was.ID, second.ID} {
 		if eni := w.eni(id); eni.State != ec2.Idle || eni.Instance != lost || eni.Node != "" {
-			t.Errorf("interface %+v, want idle and still attached", eni)
+			t.Errorf("interface %+v, want it idle and still attached", eni)
 		}
 	}
 	if eni := w.eni(leaving.ID); eni.State != ec2.Idle || eni.Instance != "" || eni.Attachment != nil {
-		t.Errorf("interface %+v, want idle and detached", eni)
+		t.Errorf("interface %+v, want it idle and detached", eni)
 	}
-	w.gone(outside.ID)
+	w.gone(external.ID)
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{lost}})
 	if i, eni := w.instance(lost), w.lease(lost); i.Node != "node1" || eni.Node != "node1" || eni.State != ec2.Active || eni.Private != was.Private || eni.Epoch <= was.Epoch {
-		t.Errorf("started at %s on %+v, want at node1 with its address", i.Node, eni)
+		t.Errorf("started on node %s with interface %+v, want node1 and the same address", i.Node, eni)
 	}
 	w.report(lost, ec2.Running)
 	w.stop(lost)

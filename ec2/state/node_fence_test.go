@@ -9,7 +9,7 @@ import (
 	"palisade/ec2"
 )
 
-// place runs instances until each node of a trio has one, all running.
+// place launches an instance on each of the three nodes of newTrio. All are running.
 func (r *replay) place() map[ec2.NodeID]*ec2.Instance {
 	r.t.Helper()
 	on := make(map[ec2.NodeID]*ec2.Instance)
@@ -18,14 +18,14 @@ func (r *replay) place() map[ec2.NodeID]*ec2.Instance {
 		on[i.Node] = r.instance(i.ID)
 	}
 	if len(on) != 3 {
-		r.t.Fatalf("three instances on three nodes are on %v", on)
+		r.t.Fatalf("three instances are on nodes %v, want one on each", on)
 	}
 	return on
 }
 
 func TestFenceEndsLeasesOfTheNode(t *testing.T) {
 	r := newTrio(t)
-	var ids [5]ec2.InstanceID // by what they are doing when the node is lost
+	var ids [5]ec2.InstanceID // pending, running, stopping, shutting down, stopped
 	for n := range ids {
 		made := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Zone: "us-east-1b"}).Instances
 		ids[n] = made[0].After.ID
@@ -46,7 +46,7 @@ func TestFenceEndsLeasesOfTheNode(t *testing.T) {
 	r.now = r.now.Add(time.Minute)
 	result := r.must(&FenceNode{Node: "node3"})
 	if len(result.Instances) != 4 || result.Node.State != ec2.Fenced {
-		t.Errorf("the fence touched %d instances and left %+v", len(result.Instances), result.Node)
+		t.Errorf("the fence changed %d instances and node %+v, want 4 and the node fenced", len(result.Instances), result.Node)
 	}
 	for n, want := range []struct {
 		state  ec2.InstanceState
@@ -60,25 +60,25 @@ func TestFenceEndsLeasesOfTheNode(t *testing.T) {
 	} {
 		i := r.instance(ids[n])
 		if i.State != want.state || !strings.HasPrefix(i.StateReason, want.reason) || i.Interface != "" {
-			t.Errorf("instance %d is %s on %q because %q, want %s because %q", n, i.State, i.Interface, i.StateReason, want.state, want.reason)
+			t.Errorf("instance %d is %s with interface %q, reason %q; want %s, reason %q", n, i.State, i.Interface, i.StateReason, want.state, want.reason)
 		}
 		if len(i.Groups) != 1 || r.state.View().ZoneOf(i) != "us-east-1b" {
-			t.Errorf("instance %d lost its group or zone: %+v", n, i)
+			t.Errorf("instance %d lost its group or its zone: %+v", n, i)
 		}
 	}
 	if i := r.instance(ids[3]); !i.Ended.Equal(r.now) {
-		t.Errorf("the terminated one ended at %s, want %s", i.Ended, r.now)
+		t.Errorf("the terminated instance ended at %s, want %s", i.Ended, r.now)
 	}
 	if i := r.instance(other.ID); i.State != ec2.Pending || i.Interface == "" {
-		t.Errorf("an instance of another node is %s on %q", i.State, i.Interface)
+		t.Errorf("an instance on another node is %s with interface %q, want it unchanged", i.State, i.Interface)
 	}
 	for _, lease := range leases {
 		if _, ok := r.state.View().Interface(lease.ID); ok {
-			t.Errorf("interface %s is there after the fence", lease.ID)
+			t.Errorf("interface %s exists after the fence", lease.ID)
 		}
 		a := first[address](r.state.View().txn(), tableAddress, indexID, addressKey(lease.VNI, lease.Private))
 		if a == nil || a.Interface != "" || !a.Freed.Equal(r.now) || a.FreedIndex != r.state.Index() {
-			t.Errorf("address %s is %+v, want resting since index %d", lease.Private, a, r.state.Index())
+			t.Errorf("the row of address %s is %+v, want it in quarantine since index %d", lease.Private, a, r.state.Index())
 		}
 	}
 	before := r.snapshot()
@@ -88,7 +88,7 @@ func TestFenceEndsLeasesOfTheNode(t *testing.T) {
 	}
 }
 
-// A fenced node may still be there, and speak.
+// A fenced node may still run and send reports.
 func TestReportsOfFencedNodeAreIgnored(t *testing.T) {
 	r := newTrio(t)
 	i := r.place()["node3"]
@@ -100,7 +100,7 @@ func TestReportsOfFencedNodeAreIgnored(t *testing.T) {
 			before := r.snapshot()
 			r.must(&ReportInstance{Instance: i.ID, InterfaceEpoch: was.Epoch, State: s})
 			if got := r.instance(i.ID).State; got != want || string(withoutIndex(before)) != string(withoutIndex(r.snapshot())) {
-				t.Errorf("a fenced node reported %s and made a %s instance %s", s, want, got)
+				t.Errorf("a fenced node reported %s and changed a %s instance to %s", s, want, got)
 			}
 		}
 	}
@@ -113,15 +113,14 @@ func TestReportsOfFencedNodeAreIgnored(t *testing.T) {
 
 func TestStartMovesInstanceOfLostNode(t *testing.T) {
 	for _, c := range []struct {
-		what   string
-		lose   []Request
-		lost   ec2.NodeID
-		before []ec2.NodeID // fenced first, with nothing on them to ask about
-		want   []ec2.NodeID
+		what string
+		lose []Request
+		lost ec2.NodeID
+		want []ec2.NodeID
 	}{
-		{"in its zone", []Request{&FenceNode{Node: "node2"}}, "node2", nil, []ec2.NodeID{"node1"}},
-		{"in another, for want of one", []Request{&FenceNode{Node: "node3"}}, "node3", nil, []ec2.NodeID{"node1", "node2"}},
-		{"in its zone, of a node removed", []Request{&FenceNode{Node: "node2"}, &RemoveNode{Node: "node2"}}, "node2", nil, []ec2.NodeID{"node1"}},
+		{"in its zone", []Request{&FenceNode{Node: "node2"}}, "node2", []ec2.NodeID{"node1"}},
+		{"in another zone, because its own has no node", []Request{&FenceNode{Node: "node3"}}, "node3", []ec2.NodeID{"node1", "node2"}},
+		{"in its zone, after its node was removed", []Request{&FenceNode{Node: "node2"}, &RemoveNode{Node: "node2"}}, "node2", []ec2.NodeID{"node1"}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			r := newTrio(t)
@@ -132,19 +131,19 @@ func TestStartMovesInstanceOfLostNode(t *testing.T) {
 				r.must(req)
 			}
 			if got := r.state.View().ZoneOf(r.instance(i.ID)); got != zone {
-				t.Errorf("stopped, it is in zone %q, want %q", got, zone)
+				t.Errorf("the stopped instance is in zone %q, want %q", got, zone)
 			}
 			r.must(&StartInstances{albert, east, []ec2.InstanceID{i.ID}})
 			now := r.instance(i.ID)
 			if now.ID != i.ID || !slices.Contains(c.want, now.Node) || now.State != ec2.Pending || now.Zone != "" || now.StateReason != "" {
-				t.Errorf("started as %+v, want on one of %v", now, c.want)
+				t.Errorf("the started instance is %+v, want it on one of %v", now, c.want)
 			}
 			lease := r.lease(i.ID)
 			if lease.Node != now.Node || lease.Epoch <= was.Epoch || lease.Private == was.Private || lease.Public == was.Public {
-				t.Errorf("started on %+v,\nwas on %+v", lease, was)
+				t.Errorf("started with interface %+v,\nwhich was %+v; want a new one", lease, was)
 			}
 			if got := r.state.View().ZoneOf(now); got != r.node(now.Node).Zone {
-				t.Errorf("it is in zone %q on node %s", got, now.Node)
+				t.Errorf("the instance is in zone %q on node %s", got, now.Node)
 			}
 		})
 	}
@@ -167,20 +166,20 @@ func TestLaunchUsesMembersOnly(t *testing.T) {
 		in.Zone = zone
 		r.refused(&in, code)
 	}
-	// A start goes back to where the instance was, as long as that is a member.
-	var kept *ec2.Instance
+	// A start uses the last node of the instance while that is a member.
+	var onNode1 *ec2.Instance
 	for i := range r.state.View().Instances() {
 		if i.Node == "node1" {
-			kept = i
+			onNode1 = i
 		}
 	}
-	r.report(kept.ID, ec2.Running)
-	r.must(&StopInstances{albert, east, []ec2.InstanceID{kept.ID}})
-	r.report(kept.ID, ec2.Stopped)
+	r.report(onNode1.ID, ec2.Running)
+	r.must(&StopInstances{albert, east, []ec2.InstanceID{onNode1.ID}})
+	r.report(onNode1.ID, ec2.Stopped)
 	r.admit("node4", "us-east-1a", ec2.Voter)
-	r.must(&StartInstances{albert, east, []ec2.InstanceID{kept.ID}})
-	if got := r.lease(kept.ID).Node; got != "node1" {
-		t.Errorf("restarted on %s, want on its own node1", got)
+	r.must(&StartInstances{albert, east, []ec2.InstanceID{onNode1.ID}})
+	if got := r.lease(onNode1.ID).Node; got != "node1" {
+		t.Errorf("restarted on %s, want its last node node1", got)
 	}
 }
 
@@ -189,7 +188,7 @@ func TestInstancesRunOnNodesOfTheirRegion(t *testing.T) {
 	west := r.admit("node4", "eu-west-1a", ec2.Voter)
 	for _, i := range r.run(8) {
 		if i.Node == west.ID {
-			t.Errorf("instance %s of %s is in %s", i.ID, east, west.Zone)
+			t.Errorf("instance %s of region %s is in zone %s", i.ID, east, west.Zone)
 		}
 	}
 	r.refused(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Zone: west.Zone}, "InvalidParameterValue")
@@ -200,16 +199,16 @@ func TestInstancesRunOnNodesOfTheirRegion(t *testing.T) {
 		if i.State == ec2.Stopped {
 			r.must(&StartInstances{albert, east, []ec2.InstanceID{i.ID}})
 			if got := r.lease(i.ID).Node; got != "node1" {
-				t.Errorf("instance %s was started on %s", i.ID, got)
+				t.Errorf("instance %s was started on %s, want node1", i.ID, got)
 			}
-			break // the pool is small
+			break // the pool has no more addresses
 		}
 	}
 
-	racks := newReplay(t) // zones that are named by no region
+	racks := newReplay(t) // a zone whose name does not begin with a region
 	racks.must(&PutNode{ec2.Node{ID: "node1", Zone: "rack1"}})
 	if got := racks.run(1)[0].Node; got != "node1" {
-		t.Errorf("launched on %q", got)
+		t.Errorf("launched on node %q, want node1", got)
 	}
 }
 
@@ -222,9 +221,9 @@ func TestMemberWithLeasesIsNotRemoved(t *testing.T) {
 	r.report(i.ID, ec2.Terminated)
 	r.must(&RemoveNode{Node: "node2"})
 	if _, ok := r.state.View().Node("node2"); ok {
-		t.Error("node2 is there after its removal")
+		t.Error("node2 exists after its removal")
 	}
 	if got := r.state.View().ZoneOf(r.instance(i.ID)); got != "us-east-1a" {
-		t.Errorf("an instance that was there is in zone %q", got)
+		t.Errorf("the terminated instance is in zone %q, want that of the removed node", got)
 	}
 }

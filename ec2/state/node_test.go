@@ -13,11 +13,11 @@ import (
 
 var (
 	gossipKey  = []byte("a gossip key of thirty-two bytes")
-	otherKey   = []byte("a key behind it of 32 bytes, too")
+	otherKey   = []byte("another key of thirty-two bytes.")
 	secretHash = strings.Repeat("5e", 32)
 )
 
-// admit makes a member, by a token of its own.
+// admit admits a node with a new join token.
 func (r *replay) admit(id ec2.NodeID, zone string, role ec2.NodeRole) *ec2.Node {
 	r.t.Helper()
 	token := "for-" + string(id) + "-" + r.now.Format("150405.000") + "-" + string(rune('a'+r.state.Index()%26))
@@ -25,7 +25,7 @@ func (r *replay) admit(id ec2.NodeID, zone string, role ec2.NodeRole) *ec2.Node 
 	return r.must(&AdmitNode{Token: token, SecretHash: secretHash, Node: joiner(id, zone, token)}).Node
 }
 
-// joiner is what a node says of itself; key stands for its key pair.
+// joiner returns the row that a node sends when it joins. Key stands for its public key.
 func joiner(id ec2.NodeID, zone, key string) ec2.Node {
 	last := map[ec2.NodeID]string{"node2": "12", "node3": "13", "node4": "14", "node5": "15"}[id]
 	if last == "" {
@@ -34,7 +34,7 @@ func joiner(id ec2.NodeID, zone, key string) ec2.Node {
 	return ec2.Node{ID: id, Zone: zone, Address: "192.0.2." + last + ":7400", PublicKey: []byte("the key of " + key)}
 }
 
-// newTrio has three voters in two zones: node1 and node2 in a, node3 in b.
+// newTrio returns a replay with three voters: node1 and node2 in zone a, node3 in zone b.
 func newTrio(t testing.TB) *replay {
 	r := newReplay(t)
 	r.admit("node2", "us-east-1a", ec2.Voter)
@@ -46,7 +46,7 @@ func (r *replay) node(id ec2.NodeID) *ec2.Node {
 	r.t.Helper()
 	n, ok := r.state.View().Node(id)
 	if !ok {
-		r.t.Fatalf("node %s is gone", id)
+		r.t.Fatalf("node %s does not exist", id)
 	}
 	return n
 }
@@ -55,7 +55,7 @@ func (r *replay) instance(id ec2.InstanceID) *ec2.Instance {
 	r.t.Helper()
 	i, ok := r.state.View().Instance(id)
 	if !ok {
-		r.t.Fatalf("instance %s is gone", id)
+		r.t.Fatalf("instance %s does not exist", id)
 	}
 	return i
 }
@@ -70,7 +70,7 @@ func TestNodeNumbersAreNeverReused(t *testing.T) {
 	check := func(n *ec2.Node) {
 		t.Helper()
 		if seen[n.Number] != "" || n.Admitted <= admitted || n.State != "" {
-			t.Errorf("node %+v was admitted after %d, and its number was %q's", n, admitted, seen[n.Number])
+			t.Errorf("node %+v: admission %d came before, and its number belonged to %q", n, admitted, seen[n.Number])
 		}
 		seen[n.Number], admitted = n.ID, n.Admitted
 	}
@@ -81,7 +81,7 @@ func TestNodeNumbersAreNeverReused(t *testing.T) {
 	r.must(&FenceNode{Node: "node2"})
 	check(r.admit("node2", "us-east-1a", ec2.Voter))
 
-	// Moving a node is no admission.
+	// PutNode of a member is no admission.
 	was := *r.node("node2")
 	r.must(&PutNode{ec2.Node{ID: "node2", Zone: "us-east-1c", Number: 77, Admitted: 77}})
 	was.Zone = "us-east-1c"
@@ -154,22 +154,22 @@ func TestJoinTokenAdmitsOneNode(t *testing.T) {
 	}
 	r.t = t
 
-	n := r.must(admit(nil)).Node // none of the refusals used it up
+	n := r.must(admit(nil)).Node // the refused requests have not used the token
 	if n.Role != ec2.NonVoter || n.Number != 2 {
-		t.Errorf("admitted as %+v, want the token's role", n)
+		t.Errorf("admitted as %+v, want number 2 and the role of the token", n)
 	}
-	// The answer was lost; the same node asks again.
+	// The answer was lost, and the same node asks again.
 	before := r.snapshot()
 	if again := r.must(admit(nil)).Node; again != n {
-		t.Errorf("asked again and got %+v, want %+v", again, n)
+		t.Errorf("the repeated request returned %+v, want %+v", again, n)
 	}
 	if !bytes.Equal(withoutIndex(before), withoutIndex(r.snapshot())) {
-		t.Error("asking again changed the state")
+		t.Error("the repeated request changed the state")
 	}
 	r.refused(admit(func(a *AdmitNode) { a.Node.PublicKey = []byte("another key") }), "AuthFailure")
 	r.refused(admit(func(a *AdmitNode) { a.Node = joiner("node3", "us-east-1a", "node3") }), "AuthFailure")
 	r.must(&FenceNode{Node: "node2"})
-	r.refused(admit(nil), "AuthFailure") // fenced: the used token brings nobody back
+	r.refused(admit(nil), "AuthFailure") // a fenced node cannot use its old token again
 
 	r.must(create("t3", ec2.Voter))
 	r.refused(&AdmitNode{Token: "t3", SecretHash: secretHash, Node: joiner("node2", "us-east-1a", "node2")}, "AuthFailure") // fenced with that key
@@ -177,7 +177,7 @@ func TestJoinTokenAdmitsOneNode(t *testing.T) {
 	r.refused(&AdmitNode{Token: "t3", SecretHash: secretHash, Node: joiner("node3", "us-east-1b", "node3")}, "AuthFailure")
 	r.must(&Sweep{})
 	for k := range r.state.View().JoinTokens() {
-		t.Errorf("token %s is still there after it expired", k.ID)
+		t.Errorf("token %s still exists after it expired", k.ID)
 	}
 }
 
@@ -191,7 +191,7 @@ func TestJoinTokensAreBounded(t *testing.T) {
 	}
 	r.refused(token(maxJoinTokens), "ResourceLimitExceeded")
 	r.now = r.now.Add(2 * time.Hour)
-	r.must(token(0)) // the others have expired
+	r.must(token(0)) // the other tokens have expired
 }
 
 func TestGossipKeyIsReplacedOnFenceAndRemoval(t *testing.T) {
@@ -204,7 +204,7 @@ func TestGossipKeyIsReplacedOnFenceAndRemoval(t *testing.T) {
 	if k := r.state.View().GossipKey(); !bytes.Equal(k, gossipKey) {
 		t.Errorf("after a fence the key is %q", k)
 	}
-	r.must(&FenceNode{Node: "node2", GossipKey: otherKey}) // again: nothing
+	r.must(&FenceNode{Node: "node2", GossipKey: otherKey}) // a second fence changes nothing
 	if k := r.state.View().GossipKey(); !bytes.Equal(k, gossipKey) {
 		t.Errorf("a second fence changed the key to %q", k)
 	}
@@ -245,13 +245,13 @@ func TestChangesContainNodes(t *testing.T) {
 	now := r.state.ViewSince(old)
 	list := now.Changes().Nodes
 	if len(list) != 1 || list[0].Before != nil || list[0].After != r.node("node2") || list[0].After.State != ec2.Fenced {
-		t.Errorf("changes %+v, want node2, fenced", list)
+		t.Errorf("the changes are %+v, want node2 as a new, fenced node", list)
 	}
 	r.must(&RemoveNode{Node: "node2"})
 	if list = r.state.ViewSince(now).Changes().Nodes; len(list) != 1 || list[0].After != nil {
-		t.Errorf("changes %+v, want node2 gone", list)
+		t.Errorf("the changes are %+v, want node2 removed", list)
 	}
 	if list = r.state.View().Changes().Nodes; len(list) != 1 || list[0].After.ID != "node1" {
-		t.Errorf("everything new: %+v, want node1", list)
+		t.Errorf("the changes of a new View are %+v, want node1", list)
 	}
 }

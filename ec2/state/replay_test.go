@@ -19,14 +19,16 @@ const (
 
 var epoch0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// A replay applies commands one after the other at a clock of its own.
+// A replay applies commands to a State, one after the other, with a clock that the test sets.
 type replay struct {
 	t     testing.TB
 	state *State
 	now   time.Time
-	log   []Command
+	log   []Command // applied so far
 }
 
+// newReplay returns a State with one node, an EC2-Classic network, and the accounts of Albert and
+// Mary.
 func newReplay(t testing.TB) *replay {
 	r := &replay{t: t, state: NewState(), now: epoch0}
 	for _, req := range firstRequests() {
@@ -66,6 +68,7 @@ func (r *replay) must(req Request) Result {
 	return result
 }
 
+// refused checks that a request is refused with an error code and changes nothing.
 func (r *replay) refused(req Request, code string) {
 	r.t.Helper()
 	before := r.snapshot()
@@ -74,7 +77,7 @@ func (r *replay) refused(req Request, code string) {
 		r.t.Errorf("%T: got %v, want %s", req, err, code)
 	}
 	if after := r.snapshot(); !bytes.Equal(withoutIndex(before), withoutIndex(after)) {
-		r.t.Errorf("%T was refused and changed the state:\n%s", req, cmp.Diff(string(before), string(after)))
+		r.t.Errorf("%T was refused but changed the state:\n%s", req, cmp.Diff(string(before), string(after)))
 	}
 }
 
@@ -89,7 +92,7 @@ func snapshotOf(t testing.TB, s *State) []byte {
 	return b.Bytes()
 }
 
-// withoutIndex cuts the meta row: its index moves with every command.
+// withoutIndex cuts the index out of the meta row, because it changes with every command.
 func withoutIndex(snapshot []byte) []byte {
 	lines := bytes.Split(snapshot, []byte("\n"))
 	_, lines[1], _ = bytes.Cut(lines[1], []byte(`"Time"`))
@@ -110,7 +113,7 @@ func (r *replay) lease(i ec2.InstanceID) *ec2.Interface {
 	v := r.state.View()
 	instance, ok := v.Instance(i)
 	if !ok {
-		r.t.Fatalf("instance %s is gone", i)
+		r.t.Fatalf("instance %s does not exist", i)
 	}
 	eni, ok := v.Interface(instance.Interface)
 	if !ok {

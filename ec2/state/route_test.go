@@ -10,7 +10,7 @@ import (
 	"palisade/ec2"
 )
 
-// routes are a table's, as "0.0.0.0/0 igw-…", in its order.
+// routes returns the routes of a table in its order: "0.0.0.0/0 igw-…, …".
 func (r *replay) routes(id ec2.RouteTableID) string {
 	rt, ok := r.state.View().RouteTable(id)
 	if !ok {
@@ -35,7 +35,7 @@ func TestGatewayIsAttachedToOneVPC(t *testing.T) {
 	g := r.attachedGateway(a)
 	free := r.must(&CreateInternetGateway{Account: albert, Region: east, Tags: map[string]string{"k": "v"}}).Gateway
 	if free.VPC != "" || g.VPC != a.ID || r.tags(string(free.ID)) != "k=v" {
-		t.Errorf("made %+v and %+v", g, free)
+		t.Errorf("the gateways are %+v and %+v, want the first attached and the second tagged", g, free)
 	}
 	r.refused(&AttachInternetGateway{albert, east, g.ID, a.ID}, "Resource.AlreadyAssociated")
 	r.refused(&AttachInternetGateway{albert, east, g.ID, b.ID}, "Resource.AlreadyAssociated")
@@ -48,7 +48,7 @@ func TestGatewayIsAttachedToOneVPC(t *testing.T) {
 	r.refused(&DeleteInternetGateway{albert, east, g.ID}, "DependencyViolation")
 	r.must(&DeleteInternetGateway{albert, east, free.ID})
 	if r.tags(string(free.ID)) != "" {
-		t.Error("tags of a deleted gateway are left")
+		t.Error("a deleted gateway still has tags")
 	}
 	r.must(&DetachInternetGateway{albert, east, g.ID, a.ID})
 	r.must(&AttachInternetGateway{albert, east, g.ID, b.ID})
@@ -96,8 +96,8 @@ func TestRouteLeadsToGatewayOfItsVPC(t *testing.T) {
 		r.refused(c.req, c.code)
 	}
 
-	// Another gateway takes the place of the first: routes to that are black holes until
-	// they are replaced.
+	// Another gateway replaces the first one. Routes to the first one are black holes until they
+	// are replaced.
 	r.must(&DetachInternetGateway{albert, east, g.ID, vpc.ID})
 	r.must(&DeleteInternetGateway{albert, east, g.ID})
 	next := r.attachedGateway(vpc)
@@ -125,10 +125,10 @@ func TestSubnetHasOneRouteTable(t *testing.T) {
 
 	made := r.must(&AssociateRouteTable{albert, east, one.ID, a.ID}).Association
 	if again := r.must(&AssociateRouteTable{albert, east, one.ID, a.ID}).Association; again != made {
-		t.Errorf("associated again as %s, was %s", again, made)
+		t.Errorf("the repeated association is %s, want %s", again, made)
 	}
 	if table(a) != one.ID || table(b) != vpc.RouteTable {
-		t.Errorf("subnets go by %s and %s", table(a), table(b))
+		t.Errorf("the subnets have tables %s and %s, want the associated one and the main one", table(a), table(b))
 	}
 	r.refused(&AssociateRouteTable{albert, east, two.ID, a.ID}, "Resource.AlreadyAssociated")
 	r.refused(&AssociateRouteTable{albert, east, one.ID, stranger.ID}, "InvalidParameterValue")
@@ -137,19 +137,19 @@ func TestSubnetHasOneRouteTable(t *testing.T) {
 
 	moved := r.must(&ReplaceRouteTableAssociation{albert, east, made, two.ID}).Association
 	if moved == made || table(a) != two.ID {
-		t.Errorf("replaced %s by %s, and the subnet goes by %s", made, moved, table(a))
+		t.Errorf("association %s was replaced by %s, and the subnet has table %s", made, moved, table(a))
 	}
 	r.refused(&DisassociateRouteTable{albert, east, made}, "InvalidAssociationID.NotFound")
 	r.refused(&ReplaceRouteTableAssociation{albert, east, made, one.ID}, "InvalidAssociationID.NotFound")
 	r.refused(&ReplaceRouteTableAssociation{albert, east, moved, "rtb-0a1b2c3d"}, "InvalidRouteTableID.NotFound")
 	r.refused(&ReplaceRouteTableAssociation{albert, east, moved, other.RouteTable}, "InvalidParameterValue")
 	if same := r.must(&ReplaceRouteTableAssociation{albert, east, moved, two.ID}).Association; same != moved {
-		t.Errorf("replaced by itself it is %s, was %s", same, moved)
+		t.Errorf("the association replaced by itself is %s, want %s", same, moved)
 	}
 	r.must(&DeleteRouteTable{albert, east, one.ID})
 	r.must(&DisassociateRouteTable{albert, east, moved})
 	if table(a) != vpc.RouteTable {
-		t.Errorf("the subnet goes by %s, want the main table", table(a))
+		t.Errorf("the subnet has table %s, want the main table", table(a))
 	}
 
 	// Another table becomes the main one.
@@ -158,7 +158,7 @@ func TestSubnetHasOneRouteTable(t *testing.T) {
 	r.refused(&DeleteRouteTable{albert, east, main.ID}, "DependencyViolation")
 	now := r.must(&ReplaceRouteTableAssociation{albert, east, main.Main, two.ID})
 	if v, _ := r.state.View().VPC(vpc.ID); v.RouteTable != two.ID || now.RouteTable.Main != now.Association || table(b) != two.ID {
-		t.Errorf("the main table is %s, and %s's says %s", v.RouteTable, two.ID, now.RouteTable.Main)
+		t.Errorf("the main table is %s; table %s has the main association %s", v.RouteTable, two.ID, now.RouteTable.Main)
 	}
 	r.must(&DeleteRouteTable{albert, east, main.ID})
 	r.refused(&DeleteRouteTable{albert, east, two.ID}, "DependencyViolation")
@@ -172,12 +172,12 @@ func TestRouteTablesAreLimitedAndIdempotent(t *testing.T) {
 	}
 	made := r.must(create(vpc.ID, "token")).RouteTable
 	if again := r.must(create(vpc.ID, "token")).RouteTable; again.ID != made.ID {
-		t.Errorf("one token made %s and %s", made.ID, again.ID)
+		t.Errorf("one client token made tables %s and %s", made.ID, again.ID)
 	}
 	r.refused(create(other.ID, "token"), "IdempotentParameterMismatch")
 	r.refused(create(other.ID, strings.Repeat("x", 65)), "InvalidParameterValue")
 	if n := len(slices.Collect(r.state.View().RouteTablesOf(albert, east))); n != 3 {
-		t.Errorf("there are %d tables, want 3", n)
+		t.Errorf("there are %d route tables, want 3", n)
 	}
 	for range 198 {
 		r.must(create(vpc.ID, ""))

@@ -7,55 +7,55 @@ import (
 	"palisade/ec2"
 )
 
-func (r *ruled) modify(changes ...RuleChange) *ModifyRules {
+func (r *ruleWorld) modify(changes ...RuleChange) *ModifyRules {
 	return &ModifyRules{Account: dev, Region: east, Group: r.group.ID, Rules: changes}
 }
 
-func (r *ruled) rule(id ec2.RuleID) ec2.Rule {
+func (r *ruleWorld) rule(id ec2.RuleID) ec2.Rule {
 	r.t.Helper()
 	_, rule, ok := r.state.View().Rule(id)
 	if !ok {
-		r.t.Fatalf("rule %s is gone", id)
+		r.t.Fatalf("rule %s does not exist", id)
 	}
 	return *rule
 }
 
 func TestModifiedRuleKeepsItsIDAndGetsANewSerial(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	db := r.groupIn(dev, r.vpc, "db")
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(80, 80, "0.0.0.0/0"), RuleSpec{Protocol: ec2.AnyProtocol, Group: ec2.GroupRef{ID: db.ID}})).Rules
 	r.must(&CreateTags{dev, east, []string{string(rules[0].ID)}, map[string]string{"Name": "ssh"}})
 
 	narrower := tcp(22, 22, "203.0.113.25/32")
 	narrower.Description = "one laptop"
-	said := tcp(80, 80, "0.0.0.0/0")
-	said.Description = "everybody"
-	r.must(r.modify(RuleChange{rules[1].ID, said}, RuleChange{rules[0].ID, narrower}, RuleChange{rules[2].ID, RuleSpec{Protocol: 50, Group: ec2.GroupRef{ID: r.group.ID}}}))
+	described := tcp(80, 80, "0.0.0.0/0")
+	described.Description = "everybody"
+	r.must(r.modify(RuleChange{rules[1].ID, described}, RuleChange{rules[0].ID, narrower}, RuleChange{rules[2].ID, RuleSpec{Protocol: 50, Group: ec2.GroupRef{ID: r.group.ID}}}))
 	r.want(ec2.Ingress, fmt.Sprintf("tcp 22-22 203.0.113.25/32, tcp 80-80 0.0.0.0/0, 50 %s", r.group.ID))
 	if got := r.rule(rules[0].ID); got.Serial <= rules[2].Serial || got.Description != "one laptop" || r.tags(string(got.ID)) != "Name=ssh" {
 		t.Errorf("the narrower rule is %+v, tags %q; was %+v", got, r.tags(string(got.ID)), rules[0])
 	}
 	if got := r.rule(rules[1].ID); got.Serial != rules[1].Serial || got.Description != "everybody" {
-		t.Errorf("a rule that was only described is %+v, was %+v", got, rules[1])
+		t.Errorf("a rule with a new description only is %+v, was %+v; want the same serial", got, rules[1])
 	}
-	// Without a description it has none.
+	// A change without a description removes it.
 	r.must(r.modify(RuleChange{rules[1].ID, tcp(80, 80, "0.0.0.0/0")}))
 	if got := r.rule(rules[1].ID); got.Description != "" || got.Serial != rules[1].Serial {
-		t.Errorf("it is %+v", got)
+		t.Errorf("the rule is %+v, want no description and the same serial", got)
 	}
-	// Two rules can change places.
-	r.must(r.modify(RuleChange{rules[0].ID, said}, RuleChange{rules[1].ID, narrower}))
+	// Two rules can be swapped.
+	r.must(r.modify(RuleChange{rules[0].ID, described}, RuleChange{rules[1].ID, narrower}))
 	r.want(ec2.Ingress, fmt.Sprintf("tcp 80-80 0.0.0.0/0, tcp 22-22 203.0.113.25/32, 50 %s", r.group.ID))
-	// An egress rule stays one.
+	// An egress rule stays an egress rule.
 	out, _ := r.state.View().Group(r.group.ID)
 	r.must(r.modify(RuleChange{out.Rules[0].ID, tcp(443, 443, "0.0.0.0/0")}))
 	r.want(ec2.Egress, "tcp 443-443 0.0.0.0/0")
 }
 
 func TestModifyRulesIsAllOrNothing(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	db := r.groupIn(dev, r.vpc, "db")
-	elsewhere := r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{ID: db.ID}, Rules: []RuleSpec{tcp(1, 1, "0.0.0.0/0")}}).Rules[0]
+	ofDB := r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{ID: db.ID}, Rules: []RuleSpec{tcp(1, 1, "0.0.0.0/0")}}).Rules[0]
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(80, 80, "0.0.0.0/0"), RuleSpec{Protocol: ec2.AnyProtocol, Group: ec2.GroupRef{ID: db.ID}})).Rules
 	good := RuleChange{rules[0].ID, tcp(23, 23, "203.0.113.0/24")}
 	byGroup := RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Group: ec2.GroupRef{ID: db.ID}}
@@ -66,7 +66,7 @@ func TestModifyRulesIsAllOrNothing(t *testing.T) {
 		message string
 	}{
 		{RuleChange{"sgr-00000000000000000", tcp(1, 1, "0.0.0.0/0")}, "InvalidSecurityGroupRuleId.NotFound", "The security group rule ID 'sgr-00000000000000000' does not exist"},
-		{RuleChange{elsewhere.ID, tcp(1, 2, "0.0.0.0/0")}, "InvalidSecurityGroupRuleId.NotFound", fmt.Sprintf("The security group rule ID '%s' does not exist", elsewhere.ID)},
+		{RuleChange{ofDB.ID, tcp(1, 2, "0.0.0.0/0")}, "InvalidSecurityGroupRuleId.NotFound", fmt.Sprintf("The security group rule ID '%s' does not exist", ofDB.ID)},
 		{RuleChange{"sgr-", tcp(1, 1, "0.0.0.0/0")}, "InvalidSecurityGroupRuleId.Malformed", "The security group rule ID 'sgr-' is malformed"},
 		{RuleChange{good.ID, tcp(1, 1, "0.0.0.0/0")}, "InvalidParameterValue", fmt.Sprintf("The security group rule ID '%s' must not appear multiple times", good.ID)},
 		{RuleChange{rules[1].ID, tcp(2, 1, "0.0.0.0/0")}, "InvalidParameterValue", "Invalid TCP/UDP port range (2:1)"},
@@ -83,28 +83,28 @@ func TestModifyRulesIsAllOrNothing(t *testing.T) {
 }
 
 func TestRuleDescriptionsChangeWithoutNewSerial(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(80, 80, "0.0.0.0/0"))).Rules
 	update := func(direction ec2.Direction, specs []RuleSpec, byID ...RuleDescription) *UpdateRuleDescriptions {
 		return &UpdateRuleDescriptions{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, Rules: specs, ByID: byID}
 	}
-	said := tcp(22, 22, "203.0.113.9/24")
-	said.Description = "the office"
-	r.must(update(ec2.Ingress, []RuleSpec{said}))
+	described := tcp(22, 22, "203.0.113.9/24")
+	described.Description = "the office"
+	r.must(update(ec2.Ingress, []RuleSpec{described}))
 	r.must(update(ec2.Ingress, nil, RuleDescription{rules[1].ID, "everybody"}))
 	for i, want := range []string{"the office", "everybody"} {
 		if got := r.rule(rules[i].ID); got.Description != want || got.Serial != rules[i].Serial {
 			t.Errorf("rule %d is %+v, want %q and the same serial", i, got, want)
 		}
 	}
-	r.must(update(ec2.Ingress, []RuleSpec{tcp(22, 22, "203.0.113.0/24")})) // none: removed
+	r.must(update(ec2.Ingress, []RuleSpec{tcp(22, 22, "203.0.113.0/24")})) // no description: it is removed
 	if got := r.rule(rules[0].ID).Description; got != "" {
-		t.Errorf("it is still described as %q", got)
+		t.Errorf("the rule still has the description %q", got)
 	}
 	r.refused(update(ec2.Ingress, nil), "MissingParameter")
-	r.refused(update(ec2.Ingress, []RuleSpec{said}, RuleDescription{rules[1].ID, "x"}), "InvalidParameterCombination")
-	r.refused(update(ec2.Ingress, []RuleSpec{said, tcp(23, 23, "203.0.113.0/24")}), "InvalidPermission.NotFound")
-	r.refused(update(ec2.Egress, []RuleSpec{said}), "InvalidPermission.NotFound")
+	r.refused(update(ec2.Ingress, []RuleSpec{described}, RuleDescription{rules[1].ID, "x"}), "InvalidParameterCombination")
+	r.refused(update(ec2.Ingress, []RuleSpec{described, tcp(23, 23, "203.0.113.0/24")}), "InvalidPermission.NotFound")
+	r.refused(update(ec2.Egress, []RuleSpec{described}), "InvalidPermission.NotFound")
 	r.refused(update(ec2.Egress, nil, RuleDescription{rules[1].ID, "x"}), "InvalidSecurityGroupRuleId.NotFound")
 	r.refused(update(ec2.Ingress, nil, RuleDescription{rules[0].ID, "x"}, RuleDescription{rules[1].ID, "a'b"}), "InvalidParameterValue")
 	r.refused(update(ec2.Ingress, nil, RuleDescription{"x", "x"}), "InvalidSecurityGroupRuleId.Malformed")

@@ -9,35 +9,35 @@ import (
 	"palisade/ec2"
 )
 
-// A ruled is a group under test, of a VPC that is not the default one.
-type ruled struct {
+// A ruleWorld has a group under test in a VPC that is not the default one.
+type ruleWorld struct {
 	*replay
 	vpc   ec2.VPCID
 	group *ec2.Group
 }
 
-func newRuled(t testing.TB) *ruled {
+func newRuleWorld(t testing.TB) *ruleWorld {
 	r := newVPCReplay(t)
 	vpc := r.vpcOf(dev, "10.0.0.0/16")
-	return &ruled{r, vpc, r.groupIn(dev, vpc, "web")}
+	return &ruleWorld{r, vpc, r.groupIn(dev, vpc, "web")}
 }
 
-func (r *ruled) authorize(direction ec2.Direction, specs ...RuleSpec) *AuthorizeRules {
+func (r *ruleWorld) authorize(direction ec2.Direction, specs ...RuleSpec) *AuthorizeRules {
 	return &AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, Rules: specs}
 }
 
-func (r *ruled) revoke(direction ec2.Direction, specs ...RuleSpec) *RevokeRules {
+func (r *ruleWorld) revoke(direction ec2.Direction, specs ...RuleSpec) *RevokeRules {
 	return &RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, Rules: specs}
 }
 
-func (r *ruled) revokeIDs(direction ec2.Direction, ids ...ec2.RuleID) *RevokeRules {
+func (r *ruleWorld) revokeIDs(direction ec2.Direction, ids ...ec2.RuleID) *RevokeRules {
 	return &RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: r.group.ID}, Direction: direction, IDs: ids}
 }
 
-func (r *ruled) want(direction ec2.Direction, want string) {
+func (r *ruleWorld) want(direction ec2.Direction, want string) {
 	r.t.Helper()
 	if got := r.rulesOf(r.group.ID, direction); got != want {
-		r.t.Errorf("%s is %q, want %q", direction, got, want)
+		r.t.Errorf("the %s rules are %q, want %q", direction, got, want)
 	}
 }
 
@@ -46,9 +46,9 @@ func tcp(from, to int, prefix string) RuleSpec {
 }
 
 func TestAuthorizeRulesIsAllOrNothing(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24")))
-	r.must(r.authorize(ec2.Egress, tcp(22, 22, "203.0.113.0/24"))) // the other direction is another rule
+	r.must(r.authorize(ec2.Egress, tcp(22, 22, "203.0.113.0/24"))) // a rule of the other direction is not equal
 	good := tcp(80, 80, "0.0.0.0/0")
 	for _, c := range []struct {
 		bad     RuleSpec
@@ -81,7 +81,7 @@ func TestAuthorizeRulesIsAllOrNothing(t *testing.T) {
 }
 
 func TestPortsOfProtocolWithoutPortsAreIgnored(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	all := func(p ec2.Protocol, from, to int) RuleSpec {
 		return RuleSpec{Protocol: p, From: from, To: to, Prefix: cidr("10.1.2.3/8")}
 	}
@@ -95,16 +95,16 @@ func TestPortsOfProtocolWithoutPortsAreIgnored(t *testing.T) {
 }
 
 func TestRuleSourceIsAGroupOfTheSameVPC(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	defaultVPC := r.defaultVPC()
 	db := r.groupIn(dev, r.vpc, "db")
 	inDefault, alberts := r.groupIn(dev, "", "inDefault"), r.groupIn(albert, r.vpcOf(albert, "10.0.0.0/16"), "alberts")
 	classic := r.groupIn(albert, "", "classic")
 	from := func(ref ec2.GroupRef) RuleSpec { return RuleSpec{Protocol: ec2.AnyProtocol, Group: ref} }
 	added := r.must(r.authorize(ec2.Ingress, from(ec2.GroupRef{ID: db.ID}), from(ec2.GroupRef{ID: r.group.ID, Account: dev}))).Rules
-	for _, rule := range added { // the account is filled in, the name is not kept
+	for _, rule := range added { // the account is added, the name is dropped
 		if rule.Source.Group.Account != dev || rule.Source.Group.Name != "" {
-			t.Errorf("the source is kept as %+v", rule.Source.Group)
+			t.Errorf("the source is stored as %+v", rule.Source.Group)
 		}
 	}
 	const different = "You have specified two resources that belong to different networks."
@@ -130,7 +130,7 @@ func TestRuleSourceIsAGroupOfTheSameVPC(t *testing.T) {
 	}
 	r.want(ec2.Ingress, fmt.Sprintf("-1 %s, -1 %s", db.ID, r.group.ID))
 
-	// In the default VPC a name will do, and EC2-Classic takes no group of a VPC.
+	// In the default VPC a rule can name its source by name. EC2-Classic accepts no group of a VPC.
 	r.must(&AuthorizeRules{Account: dev, Region: east, Group: GroupSelector{Name: "inDefault"}, Rules: []RuleSpec{from(ec2.GroupRef{Name: "Default"})}})
 	if got, want := r.rulesOf(inDefault.ID, ec2.Ingress), "-1 "+string(defaultVPC.Group); got != want {
 		t.Errorf("group inDefault has %q, want %q", got, want)
@@ -155,26 +155,26 @@ func TestClassicHasNoEgressRulesAndThreeProtocols(t *testing.T) {
 }
 
 func TestVPCRulesAreRevokedByAttributesOrByID(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	const missing = "The specified rule does not exist in this security group."
 	rules := r.must(r.authorize(ec2.Ingress, tcp(22, 22, "203.0.113.0/24"), tcp(22, 22, "198.51.100.0/24"), tcp(80, 80, "0.0.0.0/0"))).Rules
 	out := r.must(r.authorize(ec2.Egress, tcp(443, 443, "0.0.0.0/0"))).Rules[0]
 
 	described := tcp(22, 22, "203.0.113.77/24")
-	described.Description = "not part of what a rule is"
+	described.Description = "a description does not identify a rule"
 	if gone := r.must(r.revoke(ec2.Ingress, described)).Rules; len(gone) != 1 || gone[0].ID != rules[0].ID {
-		t.Errorf("revoked %+v, want the rule of that source alone", gone)
+		t.Errorf("revoked %+v, want only the rule of that source", gone)
 	}
 	r.want(ec2.Ingress, "tcp 22-22 198.51.100.0/24, tcp 80-80 0.0.0.0/0")
 	for _, unknown := range []RuleSpec{
 		tcp(22, 22, "203.0.113.0/24"), tcp(22, 23, "198.51.100.0/24"), tcp(22, 22, "198.51.100.0/25"), tcp(443, 443, "0.0.0.0/0"),
-		{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}, // Terraform asks this of every new group
+		{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}, // Terraform sends this for every new group
 		{Protocol: ec2.AnyProtocol, Group: ec2.GroupRef{ID: r.group.ID}},
 	} {
 		r.refusedWith(r.revoke(ec2.Ingress, tcp(80, 80, "0.0.0.0/0"), unknown), "InvalidPermission.NotFound", missing)
 	}
 	r.refusedWith(r.revoke(ec2.Egress, RuleSpec{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}), "InvalidPermission.NotFound", missing)
-	r.refused(r.revoke(ec2.Ingress, tcp(80, 80, "0.0.0.0/0"), tcp(80, 80, "10.0.0.0/0")), "InvalidParameterValue") // one rule twice
+	r.refused(r.revoke(ec2.Ingress, tcp(80, 80, "0.0.0.0/0"), tcp(80, 80, "10.0.0.0/0")), "InvalidParameterValue") // the same rule twice
 
 	r.refusedWith(r.revokeIDs(ec2.Ingress, rules[1].ID, rules[0].ID), "InvalidSecurityGroupRuleId.NotFound", fmt.Sprintf("The security group rule ID '%s' does not exist", rules[0].ID))
 	r.refused(r.revokeIDs(ec2.Ingress, out.ID), "InvalidSecurityGroupRuleId.NotFound") // of the other direction
@@ -189,8 +189,8 @@ func TestVPCRulesAreRevokedByAttributesOrByID(t *testing.T) {
 	r.want(ec2.Egress, "")
 }
 
-// EC2 API Reference, "RevokeSecurityGroupIngress": in EC2-Classic and in a default VPC no
-// error is returned for rules that are not there.
+// In EC2-Classic and in a default VPC, rules that the group does not have are no error (EC2 API
+// Reference, "RevokeSecurityGroupIngress").
 func TestRevokeOfUnknownRulesSucceedsInDefaultVPC(t *testing.T) {
 	r := newVPCReplay(t)
 	for account, name := range map[ec2.AccountID]string{dev: "in a default VPC", albert: "in Classic"} {
@@ -198,16 +198,16 @@ func TestRevokeOfUnknownRulesSucceedsInDefaultVPC(t *testing.T) {
 		r.must(&AuthorizeRules{Account: account, Region: east, Group: g, Rules: []RuleSpec{tcp(22, 22, "10.0.0.0/8")}})
 		got := r.must(&RevokeRules{Account: account, Region: east, Group: g, Rules: []RuleSpec{tcp(80, 80, "10.0.0.0/8"), tcp(22, 22, "10.0.0.0/8")}})
 		if len(got.Rules) != 1 || len(got.Unknown) != 1 || got.Unknown[0].From != 80 {
-			t.Errorf("%s: %d revoked, unknown %+v", name, len(got.Rules), got.Unknown)
+			t.Errorf("%s: revoked %d rules, unknown are %+v; want one each", name, len(got.Rules), got.Unknown)
 		}
 	}
 	g := GroupSelector{Name: "web"}
 	if got := r.must(&RevokeRules{Account: dev, Region: east, Group: g, Direction: ec2.Egress, Rules: []RuleSpec{{Protocol: ec2.AnyProtocol, Prefix: cidr("::/0")}}}); len(got.Unknown) != 1 {
-		t.Errorf("unknown is %+v", got.Unknown)
+		t.Errorf("unknown rules are %+v, want one", got.Unknown)
 	}
 }
 
-// A rule can name a group of another account that is gone. It must not be there for ever.
+// A rule can name a deleted group of another account. Its owner must be able to revoke it.
 func TestRuleThatNamesDeletedGroupIsRevoked(t *testing.T) {
 	r := newReplay(t)
 	r.groupIn(albert, "", "web")
@@ -228,7 +228,7 @@ func TestRuleThatNamesDeletedGroupIsRevoked(t *testing.T) {
 }
 
 func TestRulesAreCountedByDirection(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	var specs []RuleSpec
 	for n := range 61 {
 		specs = append(specs, tcp(n, n, "0.0.0.0/0"))
@@ -238,7 +238,7 @@ func TestRulesAreCountedByDirection(t *testing.T) {
 	r.must(r.authorize(ec2.Ingress, specs[:60]...))
 	r.refusedWith(r.authorize(ec2.Ingress, specs[60]), "RulesPerSecurityGroupLimitExceeded", full)
 	r.refusedWith(r.authorize(ec2.Ingress, specs[0]), "InvalidPermission.Duplicate", `the specified rule "peer: 0.0.0.0/0, TCP, from port: 0, to port: 0, ALLOW" already exists`)
-	r.must(r.authorize(ec2.Egress, specs[:59]...)) // with the one it came with
+	r.must(r.authorize(ec2.Egress, specs[:59]...)) // and the rule that a new group has
 	r.refused(r.authorize(ec2.Egress, specs[60]), "RulesPerSecurityGroupLimitExceeded")
 	era, _ := ec2.Preset("vpc-2012")
 	r.must(&putSettings{era})
@@ -248,7 +248,7 @@ func TestRulesAreCountedByDirection(t *testing.T) {
 }
 
 func TestTenThousandRulesInOneCallAreRefused(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	var specs []RuleSpec
 	for n := range 10_000 {
 		specs = append(specs, tcp(n, n, "0.0.0.0/0"))
@@ -260,7 +260,7 @@ func TestTenThousandRulesInOneCallAreRefused(t *testing.T) {
 }
 
 func TestTagsAreDeletedWithTheirRuleAndGroup(t *testing.T) {
-	r := newRuled(t)
+	r := newRuleWorld(t)
 	add := r.authorize(ec2.Ingress, tcp(1, 1, "0.0.0.0/0"), tcp(2, 2, "0.0.0.0/0"))
 	add.Tags = map[string]string{"Name": "x"}
 	rules := r.must(add).Rules
@@ -281,7 +281,7 @@ func TestTagsAreDeletedWithTheirRuleAndGroup(t *testing.T) {
 		left = append(left, tag.Resource)
 	}
 	if !slices.Equal(left, []string{string(rules[1].ID)}) {
-		t.Errorf("tags are left of %s", strings.Join(left, " "))
+		t.Errorf("resources %s have tags, want only the remaining rule", strings.Join(left, " "))
 	}
 	tooMany := r.authorize(ec2.Ingress, tcp(3, 3, "0.0.0.0/0"))
 	tooMany.Tags = map[string]string{}

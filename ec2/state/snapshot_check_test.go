@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// furnishedSnapshot has instances of a VPC that run and are stopped, a second interface
-// on each, one in front of a device, and an elastic address.
+// furnishedSnapshot returns a snapshot with a running and a stopped instance in a VPC, each with two
+// interfaces, an interface at an external device, and an elastic address.
 func furnishedSnapshot(t testing.TB) string {
 	w := newVPCWorld(t)
 	runs, stopped := w.running(), w.running()
@@ -21,13 +21,13 @@ func furnishedSnapshot(t testing.TB) string {
 	return string(w.snapshot())
 }
 
-// A snapshot that Apply could not have made is refused: it would panic on it.
+// Restore refuses a snapshot that Apply cannot have made, because Apply would panic later.
 func TestSnapshotsThatViolateInvariantsAreRefused(t *testing.T) {
 	good := furnishedSnapshot(t)
 	if _, err := Restore(strings.NewReader(good)); err != nil {
 		t.Fatal(err)
 	}
-	// line changes the first row of a table that has all of the marks.
+	// line replaces from by to in the first row of a table that contains from and all marks.
 	line := func(table, from, to string, marks ...string) string {
 		t.Helper()
 		lines := strings.SplitAfter(good, "\n")
@@ -58,24 +58,24 @@ func TestSnapshotsThatViolateInvariantsAreRefused(t *testing.T) {
 		"an idle interface before a device":  line("interface", active, idle, outside),
 		"a working interface at no node":     line("interface", `"Node":"node`, `"Node":"","Was":"`, active),
 		"an epoch that was never given out":  line("interface", `"Epoch":`, `"Epoch":9`, active),
-		"an address of nobody":               line("address", `"Interface":"eni-`, `"Interface":"eni-x`),
+		"address of no interface":            line("address", `"Interface":"eni-`, `"Interface":"eni-x`),
 		"an instance without its interface":  line("instance", `"Interface":"eni-`, `"Interface":"eni-x`),
 		"an instance of EC2-Classic with it": line("instance", `"VPC":"vpc-`, `"VPC":"","Was":"`),
 		"a terminated instance with it":      line("instance", `"State":80`, `"State":48`),
 	} {
 		bad = dropWas(bad)
 		if bad == good {
-			t.Errorf("%s: nothing was changed", what)
+			t.Errorf("%s: the test changed nothing", what)
 		}
 		if _, err := Restore(strings.NewReader(bad)); err == nil {
-			t.Errorf("%s: restored", what)
+			t.Errorf("%s: the snapshot was restored, want an error", what)
 		} else if strings.Contains(err.Error(), "unknown field") || strings.Contains(err.Error(), "invalid character") {
-			t.Errorf("%s: the test spoiled the row: %v", what, err)
+			t.Errorf("%s: the test made invalid JSON: %v", what, err)
 		}
 	}
 }
 
-// dropWas takes out what a change left over of an old value.
+// dropWas removes the field Was, in which a replacement left the rest of an old value.
 func dropWas(s string) string {
 	at := strings.Index(s, `,"Was":"`)
 	if at < 0 {

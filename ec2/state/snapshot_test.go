@@ -14,14 +14,13 @@ import (
 	"palisade/ec2"
 )
 
-// Version 1 had no numbers for its nodes; they are given on the way in, and the same
-// everywhere.
+// Version 1 had no node numbers. Restore assigns them, the same on every node.
 func TestSnapshotOfVersion1IsRead(t *testing.T) {
-	kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
+	stored, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Restore(bytes.NewReader(kept))
+	got, err := Restore(bytes.NewReader(stored))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,9 +28,9 @@ func TestSnapshotOfVersion1IsRead(t *testing.T) {
 		`"version":1`, `"version":2`,
 		`"TerminatedFor":3600000000000}}`, `"TerminatedFor":3600000000000},"NodeNumber":1}`,
 		`"Zone":"us-east-1a"}`, `"Zone":"us-east-1a","Number":1,"Admitted":1}`,
-	).Replace(string(kept))
+	).Replace(string(stored))
 	if diff := cmp.Diff(want, string(snapshotOf(t, got))); diff != "" {
-		t.Errorf("the snapshot is read as another:\n%s", diff)
+		t.Errorf("the snapshot changed when it was read and written:\n%s", diff)
 	}
 }
 
@@ -40,12 +39,12 @@ func TestSnapshotOfThisVersionIsRead(t *testing.T) {
 	for n, req := range script(1, 120) {
 		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
 	}
-	expectKeptSnapshot(t, s, "v2.jsonl")
+	expectStoredSnapshot(t, s, "v2.jsonl")
 }
 
-// expectKeptSnapshot expects that a snapshot which an earlier build wrote is read, and
-// written again as it was. With -update it is first written from s.
-func expectKeptSnapshot(t *testing.T, s *State, name string) {
+// expectStoredSnapshot checks that a snapshot from testdata is read and written again unchanged.
+// With -update it first writes the file from s.
+func expectStoredSnapshot(t *testing.T, s *State, name string) {
 	t.Helper()
 	path := filepath.Join("testdata", "snapshots", name)
 	if *update {
@@ -56,16 +55,16 @@ func expectKeptSnapshot(t *testing.T, s *State, name string) {
 			t.Fatal(err)
 		}
 	}
-	kept, err := os.ReadFile(path)
+	stored, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Restore(bytes.NewReader(kept))
+	got, err := Restore(bytes.NewReader(stored))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again := snapshotOf(t, got); !bytes.Equal(again, kept) {
-		t.Errorf("the snapshot is read as another:\n%s", cmp.Diff(string(kept), string(again)))
+	if again := snapshotOf(t, got); !bytes.Equal(again, stored) {
+		t.Errorf("the snapshot changed when it was read and written:\n%s", cmp.Diff(string(stored), string(again)))
 	}
 }
 
@@ -77,26 +76,26 @@ func TestDamagedSnapshotsAreRefused(t *testing.T) {
 	good := snapshotOf(t, s)
 	lines := strings.SplitAfter(string(good), "\n")
 	for what, data := range map[string]string{
-		"empty":        "",
-		"no end":       strings.Join(lines[:len(lines)-2], ""),
-		"cut":          string(good[:len(good)/2]),
-		"a row less":   strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
-		"no meta":      lines[0] + `{"table":"end","rows":0}`,
-		"more behind":  string(good) + "{}",
-		"new version":  strings.Replace(string(good), `"version":2`, `"version":3`, 1),
-		"new table":    strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
-		"new field":    strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
-		"no number":    strings.Replace(string(good), `"Number":1,`, ``, 1),
-		"high number":  strings.Replace(string(good), `"Number":1,`, `"Number":4000,`, 1),
-		"other format": strings.Replace(string(good), snapshotFormat, "other", 1),
+		"empty":              "",
+		"no end":             strings.Join(lines[:len(lines)-2], ""),
+		"cut off":            string(good[:len(good)/2]),
+		"one row missing":    strings.Join(append(append([]string{}, lines[:5]...), lines[6:]...), ""),
+		"no meta":            lines[0] + `{"table":"end","rows":0}`,
+		"data after the end": string(good) + "{}",
+		"new version":        strings.Replace(string(good), `"version":2`, `"version":3`, 1),
+		"new table":          strings.Replace(string(good), `"table":"node"`, `"table":"host"`, 1),
+		"new field":          strings.Replace(string(good), `"Zone":`, `"Area":`, 1),
+		"no number":          strings.Replace(string(good), `"Number":1,`, ``, 1),
+		"high number":        strings.Replace(string(good), `"Number":1,`, `"Number":4000,`, 1),
+		"other format":       strings.Replace(string(good), snapshotFormat, "other", 1),
 	} {
 		if _, err := Restore(strings.NewReader(data)); err == nil {
-			t.Errorf("%s: restored", what)
+			t.Errorf("%s: the snapshot was restored, want an error", what)
 		}
 	}
 }
 
-// accountScript is a log with sealed keys and with records of who asked for what.
+// accountScript returns a log with sealed access keys and audited commands.
 func accountScript() []Command {
 	network := ec2.Network{VNI: 1, Region: east, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}}
 	return []Command{
@@ -119,5 +118,5 @@ func TestSnapshotWithAccountsAndAuditRecordsIsRead(t *testing.T) {
 		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)
 		_, _ = s.Apply(uint64(n+1), cmd)
 	}
-	expectKeptSnapshot(t, s, "v2-accounts.jsonl")
+	expectStoredSnapshot(t, s, "v2-accounts.jsonl")
 }

@@ -28,12 +28,12 @@ func TestAddressesAreLeasedInOrderAndQuarantined(t *testing.T) {
 	}
 	r.report(first, ec2.Terminated)
 	if _, ok := r.state.View().Interface(was.ID); ok {
-		t.Error("the interface is still there after its node's report")
+		t.Error("the interface still exists after the report of its node")
 	}
 
 	due, ok := r.state.View().SweepDue()
 	if !ok || !due.Equal(epoch0.Add(time.Minute)) {
-		t.Errorf("sweep is due %v %v, want after a minute", due, ok)
+		t.Errorf("a sweep is due at %v (%v), want after a minute", due, ok)
 	}
 	for _, step := range []struct {
 		after time.Duration
@@ -41,7 +41,7 @@ func TestAddressesAreLeasedInOrderAndQuarantined(t *testing.T) {
 	}{
 		{0, "10.10.2.5"},
 		{59 * time.Second, "10.10.2.6"},
-		{-time.Hour, "10.10.2.7"}, // the leader's clock went back
+		{-time.Hour, "10.10.2.7"}, // the clock of a new leader is an hour behind
 		{60 * time.Second, "10.10.1.44"},
 	} {
 		r.now = epoch0.Add(step.after)
@@ -52,17 +52,17 @@ func TestAddressesAreLeasedInOrderAndQuarantined(t *testing.T) {
 	}
 
 	if _, ok := r.state.View().Instance(first); !ok {
-		t.Error("a terminated instance is forgotten within the hour")
+		t.Error("a terminated instance was deleted before an hour was over")
 	}
 	r.now = epoch0.Add(time.Hour)
 	r.must(&Sweep{})
 	if _, ok := r.state.View().Instance(first); ok {
-		t.Error("a terminated instance is not forgotten after an hour")
+		t.Error("a terminated instance was not deleted after an hour")
 	}
-	// Fifteen of /28 less three, and one /32: what is left is less than asked for.
+	// The pools have 13 usable addresses in the /28 and one /32, which is less than asked for.
 	r.refused(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 12, MaxCount: 12}, "InsufficientAddressCapacity")
 	if made := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 100}).Instances; len(made) != 7 {
-		t.Errorf("launched %d of 100, want the 7 there is room for", len(made))
+		t.Errorf("launched %d of 100 instances, want 7, one for each free address", len(made))
 	}
 }
 
@@ -79,9 +79,9 @@ func TestStopAndStartGiveANewLease(t *testing.T) {
 	r.must(&StartInstances{albert, east, one})
 	now := r.lease(id)
 	if now.ID == was.ID || now.Epoch <= was.Epoch || now.MAC == was.MAC || now.Private == was.Private || now.Public == was.Public {
-		t.Errorf("restarted on %+v,\nwas on %+v", now, was)
+		t.Errorf("restarted with interface %+v,\nwhich was %+v; want a new one", now, was)
 	}
-	// An old report, of the lease before, is late and changes nothing.
+	// A late report about the earlier lease changes nothing.
 	r.must(&ReportInstance{Instance: id, InterfaceEpoch: was.Epoch, State: ec2.Terminated})
 	if i, _ := r.state.View().Instance(id); i.State != ec2.Pending {
 		t.Errorf("a late report made the instance %s", i.State)
@@ -89,9 +89,9 @@ func TestStopAndStartGiveANewLease(t *testing.T) {
 	r.report(id, ec2.Running)
 	r.must(&StopInstances{albert, east, one})
 	r.must(&TerminateInstances{albert, east, one})
-	r.report(id, ec2.Stopped) // the node was still at the stop
+	r.report(id, ec2.Stopped) // the node reports the earlier stop
 	if i, _ := r.state.View().Instance(id); i.State != ec2.Terminated || i.Interface != "" {
-		t.Errorf("stopped, then terminated: %s on %q", i.State, i.Interface)
+		t.Errorf("after stop and terminate the instance is %s with interface %q, want terminated without one", i.State, i.Interface)
 	}
 	r.refused(&StartInstances{albert, east, one}, "IncorrectInstanceState")
 	r.refused(&ReportInstance{Instance: id, State: ec2.Pending}, "InvalidParameterValue")
@@ -112,18 +112,18 @@ func TestClassicGroupInUseIsNotDeleted(t *testing.T) {
 	web, app := create(albert, "web"), create(albert, "app")
 	allow(albert, "app", ec2.GroupRef{Name: "web"})
 	r.refused(drop("web"), "InvalidGroup.InUse")
-	allow(albert, "web", ec2.GroupRef{ID: web.ID}) // its own rules do not hold it
+	allow(albert, "web", ec2.GroupRef{ID: web.ID}) // rules of the group itself do not count
 	create(mary, "hers")
-	allow(mary, "hers", ec2.GroupRef{Account: albert, ID: app.ID}) // nor do another account's
+	allow(mary, "hers", ec2.GroupRef{Account: albert, ID: app.ID}) // nor do rules of another account
 	r.must(drop("app"))
 	r.must(drop("web"))
 	again := create(albert, "web")
 	if again.ID == web.ID {
-		t.Error("a group's id was used again")
+		t.Error("a new group has the id of a deleted one")
 	}
 	hers, _ := r.state.View().GroupNamed(mary, east, "", "hers")
 	if hers.Rules[0].Source.Group.ID != app.ID {
-		t.Errorf("the stale rule is %+v", hers.Rules[0])
+		t.Errorf("the rule that names a deleted group is %+v, want it unchanged", hers.Rules[0])
 	}
 
 	r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Groups: []GroupSelector{{Name: "web"}}})
@@ -155,7 +155,7 @@ func TestClassicLimitsAreEnforced(t *testing.T) {
 
 	r.refused(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 3, MaxCount: 3}, "InstanceLimitExceeded")
 	if made := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 3}).Instances; len(made) != 2 {
-		t.Errorf("launched %d, want the 2 that are allowed", len(made))
+		t.Errorf("launched %d instances, want the 2 of the limit", len(made))
 	}
 	r.refused(&Batch{[]Request{&CreateSecurityGroup{Account: mary, Region: east, Name: "d", Description: "x"}, &CreateSecurityGroup{Account: albert, Region: east, Name: "e", Description: "x"}}}, "SecurityGroupLimitExceeded")
 }
@@ -168,11 +168,11 @@ func TestIdsNeverRepeat(t *testing.T) {
 	for n := range uint64(50_000) {
 		id, mac := m.classicID("i", n), m.mac(1, address)
 		if ids[id] || macs[mac] {
-			t.Fatalf("serial %d, address %s: %s or %s repeats", n, address, id, mac)
+			t.Fatalf("serial %d, address %s: id %s or MAC %s is not new", n, address, id, mac)
 		}
 		ids[id], macs[mac] = true, true
 		if mac[0] != 0x02 || mac[1] == 0 {
-			t.Fatalf("MAC %s is not locally administered, or may be the gateway's", mac)
+			t.Fatalf("MAC %s is not locally administered, or may be that of the gateway", mac)
 		}
 		address = address.Next()
 	}
@@ -198,9 +198,9 @@ func TestChangesCompareViewsOfDifferentStates(t *testing.T) {
 		}
 	}
 	if s := strings.Join(got, " "); s != "-web +app" && s != "+app -web" {
-		t.Errorf("changes %q, want web gone and app new", s)
+		t.Errorf("the changes of groups are %q, want -web +app", s)
 	}
 	if restored.Index() != r.state.Index() {
-		t.Errorf("restored at %d, was at %d", restored.Index(), r.state.Index())
+		t.Errorf("restored at index %d, want %d", restored.Index(), r.state.Index())
 	}
 }

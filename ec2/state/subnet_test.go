@@ -15,7 +15,7 @@ func TestSubnetsLieInTheirVPCAndDoNotOverlap(t *testing.T) {
 		return &CreateSubnet{Account: albert, Region: east, VPC: vpc.ID, CIDR: cidr(block), Zone: zone}
 	}
 	if s := r.must(create("10.0.1.0/24", "")).Subnet; s.Zone != "us-east-1a" || s.MapPublic || s.Default || s.VPC != vpc.ID {
-		t.Errorf("made %+v", s)
+		t.Errorf("the subnet is %+v, want it in zone us-east-1a of its VPC", s)
 	}
 	r.must(create("10.0.2.0/28", "us-east-1b"))
 	for _, c := range []struct{ block, zone, code string }{
@@ -71,10 +71,10 @@ func TestSubnetIsModifiedAndDeleted(t *testing.T) {
 	r.refused(&DeleteSubnet{albert, east, ""}, "MissingParameter")
 	r.must(&DeleteSubnet{albert, east, s.ID})
 	if now, _ := r.state.View().RouteTable(rt.ID); len(now.Associations) != 0 {
-		t.Errorf("the deleted subnet still goes by %+v", now)
+		t.Errorf("the deleted subnet is still associated with table %+v", now)
 	}
 	if got := r.tags(string(s.ID)); got != "" {
-		t.Errorf("its tags are left: %s", got)
+		t.Errorf("the deleted subnet still has tags %s", got)
 	}
 }
 
@@ -107,7 +107,7 @@ func TestLaunchesGoToDefaultSubnets(t *testing.T) {
 		{albert, "", "VPCIdNotSpecified"},
 	} {
 		if got := where(c.account, c.zone); got != c.want {
-			t.Errorf("%s in %q goes to %s, want %s", c.account, c.zone, got, c.want)
+			t.Errorf("a launch of %s into zone %q goes to %s, want %s", c.account, c.zone, got, c.want)
 		}
 	}
 	for s := range r.state.View().SubnetsIn(r.defaultVPC().ID) {
@@ -115,7 +115,7 @@ func TestLaunchesGoToDefaultSubnets(t *testing.T) {
 	}
 	for _, zone := range []string{"", "us-east-1a"} {
 		if got := where(dev, zone); got != "MissingInput" {
-			t.Errorf("without subnets %q goes to %s", zone, got)
+			t.Errorf("without subnets a launch into zone %q goes to %s, want MissingInput", zone, got)
 		}
 	}
 }

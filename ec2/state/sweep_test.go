@@ -31,22 +31,22 @@ func TestQuarantineWaitsForEveryMember(t *testing.T) {
 		}
 		r.must(&Sweep{Confirmed: confirmed})
 		if got := inQuarantine(); got != want {
-			t.Fatalf("%s: the address rests: %v, want %v", what, got, want)
+			t.Fatalf("%s: the address is in quarantine: %v, want %v", what, got, want)
 		}
 	}
 	sweep("at once", all(freed), true)
 	r.now = r.now.Add(time.Minute)
-	sweep("nobody has answered", map[ec2.NodeID]uint64{}, true)
-	sweep("one has not answered", without("node2", all(freed)), true)
+	sweep("no node has confirmed", map[ec2.NodeID]uint64{}, true)
+	sweep("one node has not confirmed", without("node2", all(freed)), true)
 	late := all(freed)
 	late["node3"] = freed - 1
-	sweep("one is behind", late, true)
-	for range 3 { // however long it takes
+	sweep("one node is behind", late, true)
+	for range 3 { // time alone does not end the quarantine
 		r.now = r.now.Add(24 * time.Hour)
-		sweep("one never answers", without("node2", all(freed+100)), true)
+		sweep("one node never confirms", without("node2", all(freed+100)), true)
 	}
 	r.must(&FenceNode{Node: "node2"})
-	sweep("that one is fenced", without("node2", all(freed)), false)
+	sweep("that node is fenced", without("node2", all(freed)), false)
 }
 
 func TestQuarantineDoesNotWaitForRemovedNode(t *testing.T) {
@@ -60,7 +60,7 @@ func TestQuarantineDoesNotWaitForRemovedNode(t *testing.T) {
 	index := r.state.Index()
 	r.must(&Sweep{Confirmed: map[ec2.NodeID]uint64{"node1": index, "node2": index}})
 	for a := range rows[address](r.state.View().txn(), tableAddress, indexID, "") {
-		t.Errorf("address %s rests still: %+v", a.Addr, a)
+		t.Errorf("address %s is still in quarantine: %+v", a.Addr, a)
 	}
 }
 
@@ -72,31 +72,30 @@ func TestSweepWithoutConfirmationsUsesTimeOnly(t *testing.T) {
 	r.now = r.now.Add(time.Minute)
 	r.must(&Sweep{})
 	if _, ok := r.state.View().SweepDue(); !ok {
-		t.Fatal("nothing is left to sweep, want the terminated instance")
+		t.Fatal("no sweep is due, want one for the terminated instance")
 	}
 	for a := range rows[address](r.state.View().txn(), tableAddress, indexID, "") {
 		if a.Interface == "" {
-			t.Errorf("address %s rests still", a.Addr)
+			t.Errorf("address %s is still in quarantine", a.Addr)
 		}
 	}
 }
 
-// A rest is what a test remembers of an address that was freed, beside the State.
-type rest struct {
+// A freedAddress is what the model of the test knows of an address in quarantine.
+type freedAddress struct {
 	since time.Time
-	index uint64
+	index uint64 // of the command that freed it
 }
 
-// TestAddressInQuarantineIsNeverLeased follows random histories with a model of its own: when
-// an address is freed it starts to rest; a sweep ends that if the quarantine is over and
-// every member has confirmed; an interface that comes with a resting address is the
-// failure, and so is one that no command gave back.
+// TestAddressInQuarantineIsNeverLeased compares random histories with a model. In the model the
+// quarantine of an address begins when its interface is deleted, and ends with a sweep when the time
+// is over and every member has confirmed. No interface may get an address before that.
 func TestAddressInQuarantineIsNeverLeased(t *testing.T) {
 	reused, blocked := 0, 0
 	for seed := range uint64(20) {
 		s := NewState()
-		resting := make(map[netip.Addr]rest)
-		owned := make(map[netip.Addr]bool) // ever leased
+		quarantined := make(map[netip.Addr]freedAddress)
+		owned := make(map[netip.Addr]bool) // has been leased before
 		had := make(map[ec2.InterfaceID]*ec2.Interface)
 		for n, req := range script(seed+100, 400) {
 			index := uint64(n + 1)
@@ -104,13 +103,13 @@ func TestAddressInQuarantineIsNeverLeased(t *testing.T) {
 			_, err := s.Apply(index, cmd)
 			v := s.View()
 			if sweep, ok := req.(*Sweep); ok && err == nil {
-				for addr, r := range resting {
+				for addr, r := range quarantined {
 					switch {
 					case cmd.Time.Before(r.since.Add(v.Settings().Quarantine)):
 					case !everyMemberHas(v, sweep.Confirmed, r.index):
 						blocked++
 					default:
-						delete(resting, addr)
+						delete(quarantined, addr)
 					}
 				}
 			}
@@ -121,8 +120,8 @@ func TestAddressInQuarantineIsNeverLeased(t *testing.T) {
 					continue
 				}
 				for _, addr := range []netip.Addr{i.Private, i.Public} {
-					if r, ok := resting[addr]; ok {
-						t.Fatalf("seed %d, index %d: %s is leased to %s, and rests since %s, index %d", seed, index, addr, i.ID, r.since, r.index)
+					if r, ok := quarantined[addr]; ok {
+						t.Fatalf("seed %d, index %d: %s is leased to %s, but is in quarantine since %s, index %d\n%v", seed, index, addr, i.ID, r.since, r.index, v)
 					}
 					if owned[addr] {
 						reused++
@@ -132,18 +131,19 @@ func TestAddressInQuarantineIsNeverLeased(t *testing.T) {
 			}
 			for id, i := range had {
 				if now[id] == nil {
-					resting[i.Private], resting[i.Public] = rest{cmd.Time, index}, rest{cmd.Time, index}
+					quarantined[i.Private], quarantined[i.Public] = freedAddress{cmd.Time, index}, freedAddress{cmd.Time, index}
 				}
 			}
 			had = now
-			checkResting(t, v, resting)
+			checkQuarantine(t, v, quarantined)
 		}
 	}
 	if reused < 100 || blocked < 100 {
-		t.Errorf("%d addresses were used again and %d sweeps had to wait; the histories prove little", reused, blocked)
+		t.Errorf("%d addresses were leased again and %d waited for a node, want 100 each", reused, blocked)
 	}
 }
 
+// everyMemberHas reports whether every member has confirmed an index.
 func everyMemberHas(v *View, confirmed map[ec2.NodeID]uint64, index uint64) bool {
 	if confirmed == nil {
 		return true
@@ -156,9 +156,8 @@ func everyMemberHas(v *View, confirmed map[ec2.NodeID]uint64, index uint64) bool
 	return true
 }
 
-// checkResting compares the State's resting addresses with the model's: none is
-// forgotten, and none is kept for ever.
-func checkResting(t *testing.T, v *View, model map[netip.Addr]rest) {
+// checkQuarantine compares the addresses in quarantine with those of the model.
+func checkQuarantine(t *testing.T, v *View, model map[netip.Addr]freedAddress) {
 	t.Helper()
 	count := 0
 	for a := range rows[address](v.txn(), tableAddress, indexID, "") {
@@ -167,10 +166,10 @@ func checkResting(t *testing.T, v *View, model map[netip.Addr]rest) {
 		}
 		count++
 		if r := model[a.Addr]; !r.since.Equal(a.Freed) || r.index != a.FreedIndex {
-			t.Fatalf("index %d: %s rests since %s, index %d; want %s, index %d", v.Index(), a.Addr, a.Freed, a.FreedIndex, r.since, r.index)
+			t.Fatalf("index %d: %s is in quarantine since %s, index %d; want %s, index %d\n%v", v.Index(), a.Addr, a.Freed, a.FreedIndex, r.since, r.index, v)
 		}
 	}
 	if count != len(model) {
-		t.Fatalf("index %d: %d addresses rest, want %d", v.Index(), count, len(model))
+		t.Fatalf("index %d: %d addresses are in quarantine, want %d\n%v", v.Index(), count, len(model), v)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"palisade/ec2"
 )
 
-// vpcScript makes a random history of networks, good and bad requests mixed.
+// vpcScript returns a random history of n valid and invalid requests for networks.
 func vpcScript(seed uint64, n int) []Request {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	model := NewState()
@@ -33,7 +33,7 @@ func vpcScript(seed uint64, n int) []Request {
 	return list
 }
 
-// pick is one of the ids of rows, or one that nothing has.
+// pick returns the id of one of the rows, or an id that does not exist.
 func pick[T any, ID ~string](rng *rand.Rand, rows []*T, id func(*T) ID) ID {
 	if len(rows) == 0 || rng.IntN(12) == 0 {
 		return "vpc-0a1b2c3d"
@@ -121,7 +121,8 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 	}[rng.IntN(3)]
 }
 
-// randomInterfaceRequest is of what has public addresses, or nil.
+// randomInterfaceRequest returns a request for an instance, an interface or an elastic address, or
+// nil.
 func randomInterfaceRequest(rng *rand.Rand, v *View, account ec2.AccountID, subnet ec2.SubnetID, elastic ec2.AllocationID) Request {
 	interfaces := slices.Collect(v.InterfacesOf(account, east))
 	eni := pick(rng, interfaces, func(x *ec2.Interface) ec2.InterfaceID { return x.ID })
@@ -157,8 +158,8 @@ func randomInterfaceRequest(rng *rand.Rand, v *View, account ec2.AccountID, subn
 	return nil
 }
 
-// The log and a snapshot on the way make one State, a refused request changes nothing,
-// and what must hold of networks holds after each command.
+// A State and a copy that is restored in between stay equal. A refused request changes nothing, and
+// networks keep their invariants after each command.
 func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 	for seed := range uint64(8) {
 		a, b := NewState(), NewState()
@@ -178,12 +179,12 @@ func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 			_, errA := a.Apply(index, cmd)
 			_, errB := b.Apply(index, decoded)
 			if fmt.Sprint(errA) != fmt.Sprint(errB) {
-				t.Fatalf("seed %d, %T: %v and %v", seed, req, errA, errB)
+				t.Fatalf("seed %d, %T: the state returned %v, its copy %v\n%v", seed, req, errA, errB, a.View())
 			}
 			if errA != nil {
 				refused++
 				if after := snapshotOf(t, a); !bytes.Equal(withoutIndex(before), withoutIndex(after)) {
-					t.Fatalf("seed %d: %T was refused and changed the state:\n%s", seed, req, cmp.Diff(string(before), string(after)))
+					t.Fatalf("seed %d: %T was refused but changed the state:\n%s", seed, req, cmp.Diff(string(before), string(after)))
 				}
 			}
 			if n%50 == 49 {
@@ -193,25 +194,25 @@ func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 			}
 			checkNetworks(t, a.View())
 			if t.Failed() {
-				t.Fatalf("seed %d, after %T %+v", seed, req, req)
+				t.Fatalf("seed %d, after %T %+v\n%v", seed, req, req, a.View())
 			}
 		}
 		if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
-			t.Fatalf("seed %d: states differ:\n%s", seed, cmp.Diff(string(x), string(y)))
+			t.Fatalf("seed %d: the state and its copy differ:\n%s", seed, cmp.Diff(string(x), string(y)))
 		}
 		if refused < 80 || refused > 320 {
-			t.Errorf("seed %d: %d of 400 refused; the script proves little", seed, refused)
+			t.Errorf("seed %d: %d of 400 requests were refused, want 80 to 320", seed, refused)
 		}
 	}
 }
 
-// checkNetworks asserts what must hold after every command.
+// checkNetworks checks the invariants of networks, VPCs, tags and public addresses.
 func checkNetworks(t *testing.T, v *View) {
 	t.Helper()
 	numbers := make(map[ec2.VNI]bool)
 	for n := range v.Networks() {
 		if vpc, ok := v.VPC(n.VPC); n.VPC != "" && (!ok || vpc.VNI != n.VNI || vpc.CIDR != n.Prefix) {
-			t.Errorf("network %+v is of %+v", n, vpc)
+			t.Errorf("network %+v belongs to VPC %+v", n, vpc)
 		}
 		numbers[n.VNI] = true
 	}
@@ -227,7 +228,7 @@ func checkNetworks(t *testing.T, v *View) {
 				defaults++
 			}
 			if g, ok := v.Group(vpc.Group); !ok || g.Name != defaultGroup || g.VPC != vpc.ID || !numbers[vpc.VNI] {
-				t.Errorf("VPC %+v has group %+v, network %v", vpc, g, numbers[vpc.VNI])
+				t.Errorf("VPC %+v has default group %+v, and its network exists: %v", vpc, g, numbers[vpc.VNI])
 			}
 			checkSubnets(t, v, vpc)
 		}
@@ -236,7 +237,7 @@ func checkNetworks(t *testing.T, v *View) {
 		}
 		for tag := range v.TagsOf(account, east) {
 			if !owned(tag.Resource) {
-				t.Errorf("%+v is of nothing", tag)
+				t.Errorf("tag %+v is on a resource that does not exist", tag)
 			}
 		}
 		for e := range v.ElasticAddressesOf(account, east) {
@@ -253,7 +254,7 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 	subnets := slices.Collect(v.SubnetsIn(vpc.ID))
 	for n, s := range subnets {
 		if !vpc.CIDR.Contains(s.CIDR.Addr()) || slices.ContainsFunc(subnets[:n], func(o *ec2.Subnet) bool { return o.CIDR.Overlaps(s.CIDR) }) {
-			t.Errorf("subnet %s is outside %s, or overlaps", s.CIDR, vpc.CIDR)
+			t.Errorf("subnet %s is outside of %s, or overlaps with another one", s.CIDR, vpc.CIDR)
 		}
 	}
 	mains, associated := 0, make(map[ec2.SubnetID]bool)
@@ -264,17 +265,17 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 		if rt.Main != "" {
 			mains++
 			if vpc.RouteTable != rt.ID {
-				t.Errorf("%s says it is the main table of %s, which has %s", rt.ID, vpc.ID, vpc.RouteTable)
+				t.Errorf("table %s has the main association of VPC %s, whose main table is %s", rt.ID, vpc.ID, vpc.RouteTable)
 			}
 		}
 		for _, a := range rt.Associations {
 			if s, ok := v.Subnet(a.Subnet); !ok || s.VPC != vpc.ID || associated[a.Subnet] {
-				t.Errorf("%s has %s, which is %+v", rt.ID, a.Subnet, s)
+				t.Errorf("table %s is associated with subnet %s, which is %+v", rt.ID, a.Subnet, s)
 			}
 			associated[a.Subnet] = true
 		}
 		if !slices.IsSortedFunc(rt.Routes, byDestination) {
-			t.Errorf("routes of %s are %v", rt.ID, rt.Routes)
+			t.Errorf("the routes of %s are not sorted: %v", rt.ID, rt.Routes)
 		}
 	}
 	if mains != 1 {
@@ -282,25 +283,25 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 	}
 }
 
-// checkElastic asserts that an address and its interface know each other, and that
-// nothing frees it.
+// checkElastic checks that an elastic address and its interface name each other, and that the address
+// is not in quarantine.
 func checkElastic(t *testing.T, v *View, e *ec2.ElasticAddress) {
 	t.Helper()
 	row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, e.Public))
 	if row == nil || row.Allocation != e.ID || row.inQuarantine() {
-		t.Errorf("%+v has %+v in the table of addresses", e, row)
+		t.Errorf("elastic address %+v has the address row %+v", e, row)
 	}
 	if e.Association == "" {
 		return
 	}
 	eni, ok := v.Interface(e.Interface)
 	if !ok || !slices.Contains(eni.Addresses(), ec2.AddressPair{Private: e.Private, Public: e.Public}) {
-		t.Errorf("%+v is associated with %+v", e, eni)
+		t.Errorf("elastic address %+v is associated with interface %+v", e, eni)
 	}
 }
 
-// checkPublic asserts that a public address is of one interface, which has it on lease or
-// from its account.
+// checkPublic checks that each public address of an interface is leased to it, or is an elastic
+// address associated with it.
 func checkPublic(t *testing.T, v *View, eni *ec2.Interface) {
 	t.Helper()
 	for _, p := range eni.Addresses() {
@@ -309,11 +310,11 @@ func checkPublic(t *testing.T, v *View, eni *ec2.Interface) {
 		}
 		row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, p.Public))
 		if row == nil || row.inQuarantine() {
-			t.Errorf("%+v has %s, which is %+v", eni, p.Public, row)
+			t.Errorf("interface %+v has public address %s with the row %+v", eni, p.Public, row)
 			continue
 		}
 		if e, ok := v.ElasticAddress(row.Allocation); row.Interface != eni.ID && (!ok || e.Interface != eni.ID || e.Private != p.Private) {
-			t.Errorf("%+v has %s, which is of %+v and %+v", eni, p.Public, row, e)
+			t.Errorf("interface %+v has public address %s with the row %+v and elastic address %+v", eni, p.Public, row, e)
 		}
 	}
 }

@@ -2,8 +2,7 @@ package state
 
 import "net/netip"
 
-// vpcSamples has one filled request of every type that is of VPCs, what is in them, and
-// tags.
+// vpcSamples returns one request of each type of vpcRequests and tagRequests, with all fields set.
 func vpcSamples() []Request {
 	tags := map[string]string{"Name": "web", "stage": ""}
 	return []Request{

@@ -10,10 +10,10 @@ import (
 	"palisade/ec2"
 )
 
-// dev is an account of VPCs alone.
+// dev is an account of the VPC platform.
 const dev = ec2.AccountID("123456789012")
 
-// newVPCReplay is a replay in a region of two zones, with an account of VPCs.
+// newVPCReplay returns a replay with two zones and the account dev.
 func newVPCReplay(t testing.TB) *replay {
 	r := newReplay(t)
 	r.must(&PutNode{ec2.Node{ID: "node2", Zone: "us-east-1b"}})
@@ -30,7 +30,7 @@ func (r *replay) defaultVPC() *ec2.VPC {
 	return vpc
 }
 
-// subnets are a VPC's, as "172.31.0.0/20 us-east-1a", by range.
+// subnets returns the subnets of a VPC by range: "172.31.0.0/20 us-east-1a, …".
 func (r *replay) subnets(vpc ec2.VPCID) string {
 	var list []string
 	for s := range r.state.View().SubnetsIn(vpc) {
@@ -55,7 +55,7 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 	for s := range v.SubnetsIn(vpc.ID) {
 		rt := v.RouteTableOf(s)
 		if !s.MapPublic || !s.Default || rt == nil || rt.ID != vpc.RouteTable || len(rt.Routes) != 1 || rt.Routes[0].Destination != allIPv4 {
-			t.Errorf("subnet %+v goes by %+v", s, rt)
+			t.Errorf("subnet %+v has route table %+v", s, rt)
 			continue
 		}
 		if g, ok := v.InternetGateway(rt.Routes[0].Gateway); !ok || g.VPC != vpc.ID {
@@ -70,22 +70,22 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 		t.Errorf("its group is %+v", g)
 	}
 	for id := range v.VPCsOf(albert, east) {
-		t.Errorf("an account of EC2-Classic has VPC %s", id.ID)
+		t.Errorf("a Classic account has VPC %s", id.ID)
 	}
 
 	west := ec2.Region("us-west-2")
 	r.must(&PutNetwork{ec2.Network{VNI: 102, Region: "eu-west-1", Prefix: cidr("10.0.0.0/8")}})
 	if _, ok := r.state.View().DefaultVPC(dev, west); ok {
-		t.Error("there is a default VPC in a region without network")
+		t.Error("there is a default VPC in a region without a network")
 	}
 	r.must(&PutNode{ec2.Node{ID: "node3", Zone: "us-west-2c"}})
 	r.must(&PutNetwork{ec2.Network{VNI: 203, Region: west, Prefix: cidr("10.0.0.0/8")}})
 	there, ok := r.state.View().DefaultVPC(dev, west)
 	if !ok || r.subnets(there.ID) != "172.31.0.0/20 us-west-2c" {
-		t.Errorf("a new region's default VPC is %+v", there)
+		t.Errorf("the default VPC of a new region is %+v", there)
 	}
 	if there.VNI == vpc.VNI {
-		t.Error("two VPCs have one VNI")
+		t.Error("two VPCs have the same VNI")
 	}
 }
 
@@ -109,14 +109,14 @@ func TestNewZoneGetsDefaultSubnets(t *testing.T) {
 		}
 	}
 	r.must(&DeleteSubnet{dev, east, first.ID})
-	r.must(&PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a"}}) // starts again
+	r.must(&PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a"}}) // node1 restarts
 	r.must(&PutNode{ec2.Node{ID: "node3", Zone: "us-east-1a"}}) // the zone is not new
 	if got, want := r.subnets(vpc.ID), "172.31.16.0/20 us-east-1b"; got != want {
-		t.Errorf("a deleted subnet is back: %s, want %s", got, want)
+		t.Errorf("a deleted subnet exists again: %s, want %s", got, want)
 	}
 	r.must(&CreateJoinToken{"t1", secretHash, ec2.Voter, r.now.Add(1e9)})
 	r.must(&AdmitNode{"t1", secretHash, ec2.Node{ID: "node4", Zone: "us-east-1c", Address: "192.0.2.14:7400", PublicKey: []byte("key")}})
-	r.must(&PutNode{ec2.Node{ID: "node5", Zone: "eu-west-1a"}}) // of no region with a network
+	r.must(&PutNode{ec2.Node{ID: "node5", Zone: "eu-west-1a"}}) // its region has no network
 	if got, want := r.subnets(vpc.ID), "172.31.0.0/20 us-east-1c, 172.31.16.0/20 us-east-1b"; got != want {
 		t.Errorf("subnets are %s, want %s", got, want)
 	}
@@ -129,7 +129,6 @@ func TestNewZoneGetsDefaultSubnets(t *testing.T) {
 	r.refused(&CreateDefaultSubnet{albert, east, "us-east-1a"}, "DefaultVpcDoesNotExist")
 }
 
-// A default VPC without room for another zone keeps no node out.
 func TestNodeJoinsWhenDefaultVPCHasNoRoomForASubnet(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.defaultVPC()
@@ -161,21 +160,21 @@ func TestDeletedDefaultVPCCanBeMadeAgain(t *testing.T) {
 	r.must(&DeleteVPC{dev, east, was.ID})
 	v = r.state.View()
 	if _, ok := v.Network(was.VNI); ok {
-		t.Error("its network is still there")
+		t.Error("the network of the deleted VPC still exists")
 	}
 	if _, ok := v.Group(was.Group); ok {
-		t.Error("its group is still there")
+		t.Error("the group of the deleted VPC still exists")
 	}
 	if _, ok := v.RouteTable(was.RouteTable); ok {
-		t.Error("its route table is still there")
+		t.Error("the route table of the deleted VPC still exists")
 	}
 	r.must(&PutNetwork{firstRequests()[3].(*PutNetwork).Network})
 	if _, ok := r.state.View().DefaultVPC(dev, east); ok {
-		t.Error("the settings of a network brought a deleted VPC back")
+		t.Error("PutNetwork made a deleted default VPC again")
 	}
 	now := r.must(&CreateDefaultVPC{dev, east}).VPC
 	if now.VNI == was.VNI || now.ID == was.ID || now.Group == was.Group {
-		t.Errorf("made %+v anew, of what had been %+v", now, was)
+		t.Errorf("the new default VPC is %+v, was %+v; want new ids", now, was)
 	}
 }
 
@@ -183,11 +182,11 @@ func TestVPCsMayOverlapAndNeverShareAVNI(t *testing.T) {
 	r := newVPCReplay(t)
 	a, b := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	if a.VNI == b.VNI || a.VNI == 1 || b.VNI == 1 {
-		t.Errorf("VNIs %d and %d beside EC2-Classic's 1", a.VNI, b.VNI)
+		t.Errorf("the VPCs have VNIs %d and %d; EC2-Classic has 1", a.VNI, b.VNI)
 	}
 	r.must(&DeleteVPC{albert, east, b.ID})
 	if c := r.vpc(albert, "10.0.0.0/16"); c.VNI == b.VNI || c.VNI == a.VNI {
-		t.Errorf("VNI %d is used again", c.VNI)
+		t.Errorf("VNI %d of a deleted VPC is used again", c.VNI)
 	}
 	if a.DNSHostnames || !a.DNSSupport {
 		t.Errorf("a new VPC is %+v", a)
@@ -201,14 +200,14 @@ func TestVPCsMayOverlapAndNeverShareAVNI(t *testing.T) {
 	r.refused(&CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16"), Tags: map[string]string{"aws:x": ""}}, "InvalidParameterValue")
 	r.vpc(albert, "10.0.0.0/16")
 	r.vpc(albert, "10.0.0.0/28")
-	r.vpc(albert, "198.18.0.0/16") // the region's public pool: its owner cannot reach that
+	r.vpc(albert, "198.18.0.0/16") // overlaps with the public pool of the region, which is allowed
 	r.refused(&CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")}, "VpcLimitExceeded")
 	r.vpc(mary, "10.0.0.0/16")
 }
 
 func TestVPCIsRefusedWhenVNIsRunOut(t *testing.T) {
 	r := newVPCReplay(t)
-	r.must(&PutNetwork{ec2.Network{VNI: 1<<24 - 2, Region: "eu-west-1", Prefix: cidr("10.0.0.0/8")}}) // dev gets its VPC there
+	r.must(&PutNetwork{ec2.Network{VNI: 1<<24 - 2, Region: "eu-west-1", Prefix: cidr("10.0.0.0/8")}}) // dev gets a default VPC there, with the last VNI
 	r.refused(&CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")}, "VpcLimitExceeded")
 	r.refused(&CreateAccount{ID: "111111111111", Platform: ec2.VPCOnly, AccessKey: "AKID1", Secret: "s"}, "VpcLimitExceeded")
 }
@@ -236,17 +235,18 @@ func TestVPCAttributesAreModified(t *testing.T) {
 	r.refused(&ModifyVPC{Account: mary, Region: east, VPC: vpc.ID, DNSSupport: new(true)}, "InvalidVpcID.NotFound")
 }
 
-// What a VPC is made with goes with it; anything else holds it, and is named.
+// DeleteVPC also deletes what CreateVPC made. Any other resource in the VPC prevents the deletion,
+// and the error names it.
 func TestVPCInUseIsNotDeleted(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.vpc(albert, "10.0.0.0/16")
-	owner := func() Request { return &DeleteVPC{albert, east, vpc.ID} }
+	deleteVPC := func() Request { return &DeleteVPC{albert, east, vpc.ID} }
 	s := r.subnet(vpc, "10.0.1.0/24", "us-east-1a")
 	g := r.must(&CreateInternetGateway{Account: albert, Region: east}).Gateway
 	r.must(&AttachInternetGateway{albert, east, g.ID, vpc.ID})
 	rt := r.must(&CreateRouteTable{Account: albert, Region: east, VPC: vpc.ID}).RouteTable
 	group := r.must(&CreateSecurityGroup{Account: albert, Region: east, VPC: vpc.ID, Name: "web", Description: "x"}).Group
-	_, err := r.do(owner())
+	_, err := r.do(deleteVPC())
 	want := "DependencyViolation: The vpc '" + string(vpc.ID) + "' has dependencies and cannot be deleted. Dependent objects: " +
 		strings.Join([]string{string(s.ID), string(g.ID), string(rt.ID), string(group.ID)}, ", ") + "."
 	if err == nil || err.Error() != want {
@@ -258,17 +258,17 @@ func TestVPCInUseIsNotDeleted(t *testing.T) {
 		&DeleteRouteTable{albert, east, rt.ID},
 		&DeleteSecurityGroup{albert, east, GroupSelector{ID: group.ID}},
 	} {
-		r.refused(owner(), "DependencyViolation")
+		r.refused(deleteVPC(), "DependencyViolation")
 		r.must(step)
 	}
 	def, _ := r.state.View().Group(vpc.Group)
 	r.must(&CreateTags{albert, east, []string{string(vpc.ID), vpc.ACL, string(vpc.RouteTable), string(vpc.Group), string(def.Rules[0].ID)}, map[string]string{"k": "v"}})
 	r.refused(&DeleteVPC{mary, east, vpc.ID}, "InvalidVpcID.NotFound")
 	r.refused(&DeleteVPC{albert, east, ""}, "MissingParameter")
-	r.must(owner())
-	r.refused(owner(), "InvalidVpcID.NotFound")
+	r.must(deleteVPC())
+	r.refused(deleteVPC(), "InvalidVpcID.NotFound")
 	for tag := range r.state.View().TagsOf(albert, east) {
-		t.Errorf("tag %+v is left", tag)
+		t.Errorf("tag %+v still exists", tag)
 	}
 }
 
@@ -284,7 +284,7 @@ func TestDamagedSnapshotsOfVPCsAreRefused(t *testing.T) {
 			}
 		}
 		if len(kept) != strings.Count(good, "\n")-1 {
-			t.Fatalf("%s of %s takes %d rows away", table, id, strings.Count(good, "\n")-len(kept))
+			t.Fatalf("removing %s of %s removes %d rows, want 1", table, id, strings.Count(good, "\n")-len(kept))
 		}
 		count := fmt.Sprintf(`"rows":%d`, strings.Count(good, "\n")-2)
 		return strings.Replace(strings.Join(kept, ""), count, fmt.Sprintf(`"rows":%d`, len(kept)-2), 1)
@@ -298,9 +298,9 @@ func TestDamagedSnapshotsOfVPCsAreRefused(t *testing.T) {
 		"IPv6":          strings.Replace(good, `"CIDR":"172.31.0.0/16"`, `"CIDR":"2001:db8::/16"`, 1),
 	} {
 		if _, err := Restore(strings.NewReader(data)); err == nil {
-			t.Errorf("%s: restored", what)
+			t.Errorf("%s: the snapshot was restored, want an error", what)
 		} else if strings.Contains(err.Error(), "its last line names another number") {
-			t.Errorf("%s: the test does not reach what it is about: %v", what, err)
+			t.Errorf("%s: the test made a snapshot with a wrong row count: %v", what, err)
 		}
 	}
 	if _, err := Restore(strings.NewReader(good)); err != nil {
