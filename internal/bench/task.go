@@ -35,7 +35,7 @@ type result struct {
 	detail map[string]float64
 }
 
-// memory measures the memory that a contestant uses after the tasks before.
+// memory measures the memory that a contestant uses after the previous tasks.
 type memory struct{}
 
 func (memory) measures() []Measure {

@@ -273,7 +273,7 @@ func findMember(s control.ClusterStatus, name ec2.NodeID) (control.MemberStatus,
 	return control.MemberStatus{}, fmt.Errorf("the cluster has no node %s; it has %s", name, strings.Join(names, ", "))
 }
 
-// answered explains the error of a call to a node that is down.
+// answered replaces the error of a call to a node that is down by downError.
 func answered(socket string, err error) error {
 	if !isDown(err) {
 		return err

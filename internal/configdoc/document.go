@@ -29,7 +29,7 @@ that name the key and, where possible, the line; the node does not start. The sm
 ` + "```toml\n" + example + "```" + `
 `
 
-// example is the configuration in the document. A test reads it as a node does.
+// example is the configuration in the document. A test parses it with node.ReadConfig.
 const example = `name = "node1"
 zone = "us-east-1a"
 region = "us-east-1"

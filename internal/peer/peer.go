@@ -52,7 +52,7 @@ type Config struct {
 	Listen netip.AddrPort
 	// Nodes is the table of members. Required. A node that is missing in it is refused.
 	Nodes Directory
-	// Logger gets refused nodes and failed connections. Default: slog.Default().
+	// Logger gets admitted and refused nodes. Default: slog.Default().
 	Logger *slog.Logger
 }
 
