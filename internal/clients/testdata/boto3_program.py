@@ -1,6 +1,6 @@
-# What a person writes with boto3, from a VPC to a rule that is changed: resources, which
-# ask for each attribute, waiters, paginators, and the dictionaries that come back. Prints
-# the addresses that the test sends packets to; an assertion that fails ends it.
+# A boto3 program, from creating a VPC to modifying a rule. It uses resources, waiters,
+# paginators and the returned dictionaries. It prints the addresses that the test probes, and
+# ends at the first assertion that fails.
 import sys
 
 import boto3
@@ -36,7 +36,7 @@ assert {r.destination_cidr_block: r.gateway_id for r in table.routes} == {"10.20
 
 group = vpc.create_security_group(GroupName="boto", Description="of boto3")
 client.get_waiter("security_group_exists").wait(GroupIds=[group.id])
-# A missing list would be a missing key.
+# The dictionary would not have the key of a missing list.
 assert group.ip_permissions == []
 assert group.ip_permissions_egress == [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}], "Ipv6Ranges": [], "PrefixListIds": [], "UserIdGroupPairs": []}], group.ip_permissions_egress
 made = group.authorize_ingress(IpPermissions=[{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "203.0.113.77/24", "Description": "the office"}], "UserIdGroupPairs": [{"GroupId": group.id}]}])
@@ -73,7 +73,7 @@ refused("DependencyViolation", group.delete)
 refused("DependencyViolation", vpc.delete)
 
 print(instance.id, instance.private_ip_address, instance.public_ip_address, flush=True)
-sys.stdin.readline()  # the test has looked
+sys.stdin.readline()  # until the test has sent its probes
 cidr = next(r for r in rules if r.get("CidrIpv4") == "203.0.113.0/24")
 client.modify_security_group_rules(GroupId=group.id, SecurityGroupRules=[{"SecurityGroupRuleId": cidr["SecurityGroupRuleId"], "SecurityGroupRule": {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "CidrIpv4": "203.0.113.0/24"}}])
 print("the port is changed", flush=True)

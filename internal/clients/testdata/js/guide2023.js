@@ -1,6 +1,6 @@
-// The Node.js program of the guide of 2023, completed: the guide's text has lost brackets,
-// CIDRs, and the line that gives the keys to the SDK. Its endpoint is the lab, its keys
-// come from the environment, and it fails when a call fails.
+// The Node.js program of the guide of 2023. The guide's text lacks brackets, CIDRs and the
+// line that configures the keys; they are added here. The endpoint is the lab's, the keys come
+// from the environment, and the program fails when a call fails.
 const AWS = require("aws-sdk");
 
 AWS.config.update({

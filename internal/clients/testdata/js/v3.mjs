@@ -1,5 +1,5 @@
-// The same by the SDK v3, as a person writes it today, with an instance in the group:
-// commands, a paginator, a waiter, and errors by their name.
+// guide2023.js with the SDK v3 and an instance in the group. It uses commands, a paginator, a
+// waiter, and the names of errors.
 import assert from "node:assert/strict";
 import {
   AuthorizeSecurityGroupIngressCommand, CreateSecurityGroupCommand, DescribeSecurityGroupsCommand, DescribeVpcsCommand,

@@ -1,5 +1,5 @@
-# What the guides' groups look like in Terraform: rules inside their group, rules that
-# stand alone, in the form of today and in the one before, and what they need around them.
+# The guides' groups in Terraform: inline rules, separate rule resources of both kinds, and the
+# network that they need.
 
 terraform {
   required_providers {
