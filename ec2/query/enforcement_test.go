@@ -114,11 +114,11 @@ func TestDescribeEnforcementReportsNodes(t *testing.T) {
 		"&DryRun=true":  "DryRunOperation",
 	} {
 		if _, got := answer(t, w.post(t, "Action=DescribeEnforcement&Version=2016-11-15"+more, nil)); got != code {
-			t.Errorf("%s: %q, want %s", more, got, code)
+			t.Errorf("%s: got %q, want %s", more, got, code)
 		}
 	}
 	if status, code := answer(t, w.post(t, "Action=DescribeEnforcement&Version=2016-11-15", func(r *http.Request) { r.Header.Del("Authorization") })); code != "MissingAuthenticationToken" {
-		t.Errorf("unsigned: %d %q", status, code)
+		t.Errorf("unsigned: got %d %q, want MissingAuthenticationToken", status, code)
 	}
 }
 
@@ -136,7 +136,7 @@ func TestDescribeEnforcementEndsAtTimeout(t *testing.T) {
 			t.Errorf("timeout %s: %+v, want pending", timeout, got)
 		}
 		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("timeout %s: it took %s", timeout, took)
+			t.Errorf("timeout %s: it took %s, want at most 4s", timeout, took)
 		}
 	}
 }
@@ -144,7 +144,7 @@ func TestDescribeEnforcementEndsAtTimeout(t *testing.T) {
 func TestDescribeEnforcementIsRefusedWithoutEnforcer(t *testing.T) {
 	w := newWorldBehind(t, func(c *cluster.Cluster) query.Backend { return failingBackend{c, new(failures)} })
 	if status, code := answer(t, w.post(t, "Action=DescribeEnforcement&Version=2016-11-15", nil)); status != 400 || code != "UnsupportedOperation" {
-		t.Errorf("got %d %s", status, code)
+		t.Errorf("got %d %s, want 400 UnsupportedOperation", status, code)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestEveryChangeReturnsItsIndex(t *testing.T) {
 		}
 		index, err := strconv.ParseUint(res.Header.Get(query.IndexHeader), 10, 64)
 		if err != nil || index <= last || index > w.cluster.View().Index() {
-			t.Errorf("%s: index %q after %d", form, res.Header.Get(query.IndexHeader), last)
+			t.Errorf("%s: got index %q, want one above %d", form, res.Header.Get(query.IndexHeader), last)
 		}
 		last = index
 		_, id, _ := strings.Cut(string(data), "<instanceId>")

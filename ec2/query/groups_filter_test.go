@@ -106,13 +106,13 @@ func TestFilterValuesAreBounded(t *testing.T) {
 	tags := strings.ReplaceAll(strings.ReplaceAll(many, "SecurityGroups", "Tags"), "group-name", "tag-value")
 	for _, request := range []string{many, tags} {
 		if got := string(w.body(t, "dev", request)); !strings.Contains(got, "<Code>FilterLimitExceeded</Code>") {
-			t.Errorf("201 values: %s", got)
+			t.Errorf("201 values: got %s, want FilterLimitExceeded", got)
 		}
 	}
 	for length, want := range map[int]string{2048: "<securityGroupInfo/>", 2049: "<Code>InvalidParameterValue</Code>"} {
 		long := "Version=2016-11-15&Action=DescribeSecurityGroups&Filter.1.Name=group-name&Filter.1.Value.1=x" + strings.Repeat("*", length-1)
 		if got := string(w.body(t, "dev", long)); !strings.Contains(got, want) {
-			t.Errorf("a value of %d bytes: %s", length, got)
+			t.Errorf("a value of %d bytes: got %s, want %s", length, got, want)
 		}
 	}
 }

@@ -75,8 +75,8 @@ type vpcInstanceItem struct {
 	} `wire:"capacityReservationSpecification"`
 }
 
-// A metadataItem shows the metadata service as disabled, or as the launch asked for. As
-// none answers here, its state is then "pending".
+// A metadataItem shows the metadata service as disabled, or as the launch asked for. The
+// state is then "pending", because no metadata service answers here.
 type metadataItem struct {
 	State    string `wire:"state"`
 	Tokens   string `wire:"httpTokens"`

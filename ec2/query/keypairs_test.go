@@ -77,7 +77,7 @@ func TestPrivateKeyIsReturnedOnce(t *testing.T) {
 
 	pairs := ok[*sdk.DescribeKeyPairsOutput](t)(api.DescribeKeyPairs(ctx, nil)).KeyPairs
 	if len(pairs) != 2 || *pairs[0].KeyName != "gsg" || *pairs[1].KeyName != "mine" {
-		t.Errorf("key pairs %+v", pairs)
+		t.Errorf("got key pairs %+v, want gsg and mine", pairs)
 	}
 	_, err = api.DescribeKeyPairs(ctx, &sdk.DescribeKeyPairsInput{KeyNames: []string{"none"}})
 	wantCode(t, "describe unknown", err, "InvalidKeyPair.NotFound", "The key pair 'none' does not exist")

@@ -95,7 +95,7 @@ func New(cfg Config) (*Server, error) {
 }
 
 // ServeHTTP answers one request. Every answer carries the request's id, also as a header,
-// where alone the JavaScript SDK v3 looks for it.
+// because the JavaScript SDK v3 reads it only there.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
 	w.Header().Set("x-amzn-RequestId", id)

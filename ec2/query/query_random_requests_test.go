@@ -31,7 +31,7 @@ type requestGenerator struct {
 	t   *testing.T
 	ids []string // of resources in the state, or formerly in it
 
-	valid bool // the current request shall be valid as far as the generator can tell
+	valid bool // the current request should be valid
 }
 
 var accounts = []string{"ALBERT", "MARY", "DEV"}

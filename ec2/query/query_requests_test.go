@@ -125,12 +125,12 @@ func TestGetAndPostAreEquivalent(t *testing.T) {
 		{http.MethodPost, "Action=DescribeSecurityGroups&Version=2016-11-15&GroupName.3=get&GroupName.10=post&GroupName.7=default&NewParameter=ignored"},
 	} {
 		if status, code := answer(t, do(t, w.signed(t, c.method, c.form, nil))); status != 200 {
-			t.Errorf("%s %s: %d %s", c.method, c.form, status, code)
+			t.Errorf("%s %s: got %d %s, want 200", c.method, c.form, status, code)
 		}
 	}
 	for _, g := range []string{"get", "post"} {
 		if found, ok := w.cluster.View().GroupNamed(albert, region, "", g); !ok || found.Description != "a b" {
-			t.Errorf("group %s is %+v", g, found)
+			t.Errorf("group %s is %+v, want the description %q", g, found, "a b")
 		}
 	}
 }
@@ -187,7 +187,7 @@ func TestBadRequestsAreClientErrors(t *testing.T) {
 		}
 	}
 	if status, code := answer(t, w.post(t, "Action=x&Padding="+strings.Repeat("x", 1<<20), nil)); status != 413 || code != "RequestEntityTooLarge" {
-		t.Errorf("a body of over one megabyte: %d %s", status, code)
+		t.Errorf("a body of over one megabyte: got %d %s, want 413 RequestEntityTooLarge", status, code)
 	}
 }
 

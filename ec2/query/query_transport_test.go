@@ -91,7 +91,7 @@ func TestQueryStringSignaturesAreChecked(t *testing.T) {
 
 	r := w.presigned(t, http.MethodPost, "Version=2016-11-15", "Action=CreateSecurityGroup&GroupName=a%20b&GroupDescription=c+d~*", now, "60")
 	if status, code := answer(t, do(t, r)); status != 200 {
-		t.Errorf("a signed form: %d %s", status, code)
+		t.Errorf("a signed form: got %d %s, want 200", status, code)
 	}
 	if g, ok := w.cluster.View().GroupNamed(albert, region, "", "a b"); !ok || g.Description != "c d~*" {
 		t.Errorf("the form made %+v", g)
@@ -101,7 +101,7 @@ func TestQueryStringSignaturesAreChecked(t *testing.T) {
 	} {
 		for _, r := range []*http.Request{httpRequest(t, http.MethodGet, w.url+"/?"+form, ""), httpRequest(t, http.MethodPost, w.url, form)} {
 			if status, code := answer(t, do(t, r)); status != 401 || code != "AuthFailure" {
-				t.Errorf("Signature Version 2 by %s: %d %s", r.Method, status, code)
+				t.Errorf("Signature Version 2 by %s: got %d %s, want 401 AuthFailure", r.Method, status, code)
 			}
 		}
 	}
@@ -231,11 +231,11 @@ func TestBadTransportIsClientError(t *testing.T) {
 
 	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions} {
 		if status, code := answer(t, do(t, w.signed(t, method, form, nil))); status != 405 || code != "MethodNotAllowed" {
-			t.Errorf("%s: got %d %s", method, status, code)
+			t.Errorf("%s: got %d %s, want 405 MethodNotAllowed", method, status, code)
 		}
 	}
 	if res := do(t, w.signed(t, http.MethodHead, form, nil)); res.StatusCode != 405 {
-		t.Errorf("HEAD: %s", res.Status)
+		t.Errorf("HEAD: got %s, want 405", res.Status)
 	}
 	// The server reads only the first MiB of 64.
 	r := httpRequest(t, http.MethodPost, w.url, "")
@@ -244,7 +244,7 @@ func TestBadTransportIsClientError(t *testing.T) {
 	res, err := http.DefaultClient.Do(r)
 	if err == nil { // the server may close the connection early
 		if status, code := answer(t, res); status != 413 || code != "RequestEntityTooLarge" {
-			t.Errorf("64 MiB: %d %s", status, code)
+			t.Errorf("64 MiB: got %d %s, want 413 RequestEntityTooLarge", status, code)
 		}
 	}
 	if sent.n > 32<<20 {

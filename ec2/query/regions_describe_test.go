@@ -14,16 +14,16 @@ func TestAccountAttributesZonesAndRegionsAreDescribed(t *testing.T) {
 	for name, want := range map[string]int{"albert": 2, "dev": 1} {
 		out := ok[*sdk.DescribeAccountAttributesOutput](t)(w.as(name).DescribeAccountAttributes(t.Context(), nil))
 		if got := out.AccountAttributes[0].AttributeValues; len(got) != want {
-			t.Errorf("%s may use %+v", name, got)
+			t.Errorf("%s may use %+v, want %d platforms", name, got, want)
 		}
 	}
 	zones := ok[*sdk.DescribeAvailabilityZonesOutput](t)(w.as("albert").DescribeAvailabilityZones(t.Context(), nil)).AvailabilityZones
 	if len(zones) != 1 || *zones[0].ZoneName != "us-east-1a" {
-		t.Errorf("zones %+v", zones)
+		t.Errorf("got zones %+v, want us-east-1a", zones)
 	}
 	regions := ok[*sdk.DescribeRegionsOutput](t)(w.as("albert").DescribeRegions(t.Context(), nil)).Regions
 	if len(regions) != 1 || *regions[0].RegionName != region {
-		t.Errorf("regions %+v", regions)
+		t.Errorf("got regions %+v, want %s", regions, region)
 	}
 }
 

@@ -246,7 +246,7 @@ func replaceRoute(c *call, r *routeRequest) (*returned, error) {
 	return &done, nil
 }
 
-// keepLocalRoute answers who asks for the local route's target to be what it always is.
+// keepLocalRoute answers a request that sets the local route's target to its only value.
 func (c *call) keepLocalRoute(r *routeRequest, destination netip.Prefix) (*returned, error) {
 	if r.LocalTarget && r.Gateway != "" && r.Gateway != localGateway {
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters LocalTarget and GatewayId cannot be used together")

@@ -13,7 +13,7 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A service is EC2 or STS, of which clients of EC2 ask their identity. A signature's scope
+// A service is EC2 or STS; clients of EC2 ask STS for their identity. A signature's scope
 // names the service. Both share the port and the form of signatures and parameters.
 type service struct {
 	name         string
@@ -59,8 +59,8 @@ func serviceOf(query, body string) *service {
 // The first and the last version of EC2's API.
 const firstVersion, lastVersion = "2006-06-26", "2016-11-15"
 
-// checkVersion accepts every date from the first version to the last. The answer is the
-// same for all but for its namespace: clients skip elements that they do not know.
+// checkVersion accepts every date from the first version to the last. Answers differ only
+// in their namespace, because clients skip elements that they do not know.
 func checkVersion(v string) error {
 	if v == "" {
 		return ec2.Missing("Version")

@@ -70,8 +70,8 @@ func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
 	}
 }
 
-// derivedID makes an id with the digits of the id of, for a resource of which it has
-// exactly one.
+// derivedID makes the id of a part that a resource has exactly once, such as its ACL's
+// association, from the digits of the resource's id.
 func derivedID(prefix, of string) string {
 	_, digits, _ := strings.Cut(of, "-")
 	return prefix + "-" + digits

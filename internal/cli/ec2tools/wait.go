@@ -20,12 +20,12 @@ const (
 	// maxWait bounds the time limit.
 	maxWait = time.Hour
 
-	// askFor bounds the wait of one call at the service, and so the time that a lost call
+	// maxCallWait bounds the wait of one call at the service, and so the time that a lost call
 	// wastes.
-	askFor = 10 * time.Second
+	maxCallWait = 10 * time.Second
 
-	// askAgain is the pause after a failed call.
-	askAgain = 200 * time.Millisecond
+	// retryPause is the pause after a failed call.
+	retryPause = 200 * time.Millisecond
 )
 
 func waitFlag(fs *pflag.FlagSet) *string {
@@ -78,7 +78,7 @@ func (s *invocation) waitEnforced(ctx context.Context, timeout time.Duration, st
 	var failed error
 	for ctx.Err() == nil {
 		var e enforcement
-		_, err := client.call(ctx, "DescribeEnforcement", url.Values{"Index": {s.index}, "Timeout": {askSeconds(time.Until(deadline))}}, &e)
+		_, err := client.call(ctx, "DescribeEnforcement", url.Values{"Index": {s.index}, "Timeout": {waitSeconds(time.Until(deadline))}}, &e)
 		switch refused, ok := errors.AsType[*serviceError](err); {
 		case ok && refused.Status < 500:
 			return fmt.Errorf("the change is made (index %s), but the service does not tell whether it is enforced: %w", s.index, err)
@@ -86,7 +86,7 @@ func (s *invocation) waitEnforced(ctx context.Context, timeout time.Duration, st
 			if ctx.Err() == nil {
 				failed = err
 			}
-			pause(ctx, askAgain)
+			pause(ctx, retryPause)
 		case e.State == "enforced":
 			return nil
 		case e.State == "excluded":
@@ -107,10 +107,10 @@ func (s *invocation) waitEnforced(ctx context.Context, timeout time.Duration, st
 	return fmt.Errorf("the change is made (index %s), but not known to be enforced on all nodes after %s: %s", s.index, timeout, why)
 }
 
-// askSeconds returns the time that the service may wait, which leaves time for the answer
+// waitSeconds returns the time that the service may wait, which leaves time for the answer
 // to arrive.
-func askSeconds(left time.Duration) string {
-	ask := min(left-min(left/4, 500*time.Millisecond), askFor)
+func waitSeconds(left time.Duration) string {
+	ask := min(left-min(left/4, 500*time.Millisecond), maxCallWait)
 	return strconv.FormatFloat(max(ask, 0).Seconds(), 'f', 3, 64)
 }
 
