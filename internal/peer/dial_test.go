@@ -29,20 +29,20 @@ func TestDialAuthenticatesBothEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	far := <-accepted
-	defer far.Close()
-	if c.Node() != "node1" || far.Node() != "node2" {
-		t.Errorf("the ends are %q and %q; want node1 and node2", c.Node(), far.Node())
+	remote := <-accepted
+	defer remote.Close()
+	if c.Node() != "node1" || remote.Node() != "node2" {
+		t.Errorf("the ends are %q and %q; want node1 and node2", c.Node(), remote.Node())
 	}
 	state := c.ConnectionState()
 	if state.Version != tls.VersionTLS13 || state.NegotiatedProtocol != ProtocolTunnel {
 		t.Errorf("version %x, protocol %q", state.Version, state.NegotiatedProtocol)
 	}
-	here, err1 := state.ExportKeyingMaterial("label", nil, 32)
-	farState := far.ConnectionState()
-	there, err2 := farState.ExportKeyingMaterial("label", nil, 32)
-	if err1 != nil || err2 != nil || !bytes.Equal(here, there) {
-		t.Errorf("exported keys differ: %x %v, %x %v", here, err1, there, err2)
+	local, err1 := state.ExportKeyingMaterial("label", nil, 32)
+	remoteState := remote.ConnectionState()
+	exported, err2 := remoteState.ExportKeyingMaterial("label", nil, 32)
+	if err1 != nil || err2 != nil || !bytes.Equal(local, exported) {
+		t.Errorf("exported keys differ: %x %v, %x %v", local, err1, exported, err2)
 	}
 }
 
@@ -54,7 +54,7 @@ func TestDialRefusesAnotherNode(t *testing.T) {
 	echo(t, three.Listener(ProtocolRaft))
 	run(t, three)
 	two := member(t, one, "node2")
-	d.add(two, three.Addr()) // node3 sits where node2 should
+	d.add(two, three.Addr()) // node3 has the address of node2
 
 	dial := func(node string) error {
 		c, err := client.DialAddress(t.Context(), node, three.Addr().String(), ProtocolRaft)
@@ -68,13 +68,13 @@ func TestDialRefusesAnotherNode(t *testing.T) {
 		t.Fatalf("dial node3: %v", err)
 	}
 	if err := dial("node2"); err == nil {
-		t.Error("dialled node2, and node3 was taken for it")
+		t.Error("dialled node2 and got node3")
 	}
 	d.Lock()
-	d.keys["node2"] = three.id.PublicKey() // the name in the certificate counts too
+	d.keys["node2"] = three.id.PublicKey() // its certificate still names node3
 	d.Unlock()
 	if err := dial("node2"); err == nil {
-		t.Error("dialled node2, and node3 was taken for it, by its key")
+		t.Error("dialled node2 and got node3, which has the right key")
 	}
 	d.fence("node3")
 	if err := dial("node3"); err == nil {
@@ -89,7 +89,7 @@ func TestDialRefusesAnotherNode(t *testing.T) {
 	}
 }
 
-// tlsServer does the handshake with everybody, sends the byte of admission and closes.
+// tlsServer accepts every client, sends the byte accepted and closes the connection.
 func tlsServer(t *testing.T, cert tls.Certificate, protocol string) string {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protocol}})
@@ -112,8 +112,8 @@ func tlsServer(t *testing.T, cert tls.Certificate, protocol string) string {
 	return l.Addr().String()
 }
 
-// TestDialFailsWhenNotAdmitted: in TLS 1.3 a client's handshake succeeds before the server
-// judged its certificate.
+// In TLS 1.3 a client's handshake succeeds before the server has checked its certificate. Dial
+// fails nevertheless if the server refuses it.
 func TestDialFailsWhenNotAdmitted(t *testing.T) {
 	one := founder(t, "node1")
 	all, without := newTable(), newTable()
@@ -132,7 +132,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	client := prepare(t, one, d)
-	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, in the kernel, and says nothing
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and nobody answers
 	if err != nil {
 		t.Fatal(err)
 	}

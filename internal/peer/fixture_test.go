@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// patience is what a loaded machine may need for what takes milliseconds.
+// patience is how long tests wait on a loaded machine for events that take milliseconds.
 const patience = 20 * time.Second
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
-// table is a Directory.
+// table is a Directory in memory.
 type table struct {
 	sync.Mutex
 	keys      map[string][]byte
@@ -32,7 +32,7 @@ func (d *table) Check(node string, publicKey []byte) error {
 	d.Lock()
 	defer d.Unlock()
 	if key, ok := d.keys[node]; !ok || !bytes.Equal(key, publicKey) {
-		return fmt.Errorf("%s is no member with that key", node)
+		return fmt.Errorf("%s is not a member with that key", node)
 	}
 	return nil
 }
@@ -57,7 +57,7 @@ func (d *table) fence(node string) {
 	delete(d.keys, node)
 }
 
-// founder is the first node of a cluster; member another one.
+// founder makes the identity of the first node of a cluster.
 func founder(t *testing.T, node string) *Identity {
 	t.Helper()
 	id, err := newCluster(node, netip.MustParseAddrPort("127.0.0.1:7400"))
@@ -67,6 +67,7 @@ func founder(t *testing.T, node string) *Identity {
 	return id
 }
 
+// member makes the identity of another node of the cluster of of.
 func member(t *testing.T, of *Identity, node string) *Identity {
 	t.Helper()
 	key, err := newKey()
@@ -84,7 +85,7 @@ func member(t *testing.T, of *Identity, node string) *Identity {
 	return id
 }
 
-// prepare makes a Peer that the directory knows; run runs it until the test's end.
+// prepare makes a Peer and adds it to the directory.
 func prepare(t *testing.T, id *Identity, d *table) *Peer {
 	t.Helper()
 	p, err := New(Config{Identity: id, Listen: loopback, Nodes: d, Logger: slog.New(slog.DiscardHandler)})
@@ -96,7 +97,7 @@ func prepare(t *testing.T, id *Identity, d *table) *Peer {
 	return p
 }
 
-// run returns what stops p, and waits for it.
+// run runs p until the end of the test, or until stop is called. stop waits for the end of Run.
 func run(t *testing.T, p *Peer) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -117,7 +118,7 @@ func run(t *testing.T, p *Peer) (stop func()) {
 	return stop
 }
 
-// echo answers every stream of l, and tells who came.
+// echo echoes every stream of l, and returns the names of the nodes that connected.
 func echo(t *testing.T, l net.Listener) <-chan string {
 	came := make(chan string, 100)
 	go func() {
@@ -128,7 +129,7 @@ func echo(t *testing.T, l net.Listener) <-chan string {
 			}
 			select {
 			case came <- c.(*Conn).Node():
-			default: // nobody asks
+			default: // the test does not read the names
 			}
 			go func() {
 				defer c.Close()
@@ -140,6 +141,7 @@ func echo(t *testing.T, l net.Listener) <-chan string {
 	return came
 }
 
+// roundTrip sends a message to an echo and reads it back.
 func roundTrip(c net.Conn) error {
 	c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write([]byte("ping")); err != nil {
@@ -155,14 +157,14 @@ func roundTrip(c net.Conn) error {
 	return nil
 }
 
-// awaitClosed fails if c is not closed by the far end, or here, soon.
+// awaitClosed waits until either end has closed c.
 func awaitClosed(t *testing.T, c net.Conn) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(patience))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("read %d bytes, %v; want a closed connection", n, err)
 	} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		t.Fatal("the connection was left open")
+		t.Fatal("the connection stays open")
 	}
 }
 
@@ -182,7 +184,7 @@ func awaitConns(t *testing.T, p *Peer, node string, n int) {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("%d connections with %s are left; want %d", have, node, n)
+			t.Fatalf("%d connections with %s remain; want at most %d", have, node, n)
 		}
 	}
 }

@@ -13,112 +13,138 @@ import (
 	"time"
 )
 
-func TestOnlyMembersAreAdmitted(t *testing.T) {
-	d := newTable()
-	one := founder(t, "node1")
-	server := prepare(t, one, d)
-	came := echo(t, server.Listener(ProtocolRaft))
-	called := make(chan string, 100)
-	server.Handle("secret", func(_ context.Context, from string, _ []byte) ([]byte, error) {
-		called <- from
+// admissionTest is a running server, and the nodes that it admits.
+type admissionTest struct {
+	server    *Peer
+	connected <-chan string // names of the nodes whose streams were accepted
+	called    chan string   // names of the nodes whose calls were handled
+}
+
+func newAdmissionTest(t *testing.T, one *Identity, d *table) *admissionTest {
+	t.Helper()
+	a := &admissionTest{server: prepare(t, one, d), called: make(chan string, 100)}
+	a.connected = echo(t, a.server.Listener(ProtocolRaft))
+	a.server.Handle("secret", func(_ context.Context, from string, _ []byte) ([]byte, error) {
+		a.called <- from
 		return nil, nil
 	})
-	run(t, server)
+	run(t, a.server)
+	return a
+}
 
-	two := member(t, one, "node2")
-	d.add(two, server.Addr())
-	known := two.Certificate()
-	other := founder(t, "node2").Certificate()
-	unknown := member(t, one, "node3").Certificate()
-	stolenName := member(t, one, "node2").Certificate()
-	// The directory alone must not do either: these keys it knows.
-	foreign := founder(t, "node4")
-	d.add(foreign, server.Addr())
-	another := foreign.Certificate()
-	five := member(t, one, "node5")
-	d.add(five, server.Addr())
-	template := *five.cert
-	template.URIs = []*url.URL{nodeURI(one.Cluster(), "node2")}
-	bent, err := sign(&template, one.authority.root, five.key.Public(), one.authority.key)
+// try connects with a TLS configuration, sends a call, and reports whether an answer came.
+func (a *admissionTest) try(t *testing.T, config *tls.Config) (admitted bool, err error) {
+	t.Helper()
+	raw, err := net.Dial("tcp", a.server.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	misnamed := tls.Certificate{Certificate: [][]byte{bent.Raw}, PrivateKey: five.key}
-	config := func(version uint16, cert *tls.Certificate, protocols ...string) *tls.Config {
-		c := &tls.Config{MinVersion: version, MaxVersion: version, NextProtos: protocols, InsecureSkipVerify: true}
-		if cert != nil {
-			// Whatever the server says it accepts.
-			c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
-		}
-		return c
+	defer raw.Close()
+	raw.SetDeadline(time.Now().Add(patience))
+	c := tls.Client(raw, config)
+	n, err := 0, c.Handshake()
+	if err == nil {
+		fmt.Fprintf(c, "POST /rpc/secret HTTP/1.1\r\nHost: node1\r\nContent-Length: 0\r\n\r\n")
+		n, err = c.Read(make([]byte, 1))
 	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		t.Fatalf("no answer and no end: %v", err)
+	}
+	return n == 1 && err == nil, err
+}
+
+// awaitNode2 waits until node2 has reached the listener or the handler.
+func (a *admissionTest) awaitNode2(t *testing.T) {
+	t.Helper()
+	select {
+	case from := <-a.connected:
+		if from != "node2" {
+			t.Errorf("connected: %q; want node2", from)
+		}
+	case from := <-a.called:
+		if from != "node2" {
+			t.Errorf("called: %q; want node2", from)
+		}
+	case <-time.After(patience):
+		t.Error("the member reached neither the listener nor the handler")
+	}
+}
+
+// clientConfig is a client that sends cert whatever the server accepts.
+func clientConfig(version uint16, cert *tls.Certificate, protocols ...string) *tls.Config {
+	c := &tls.Config{MinVersion: version, MaxVersion: version, NextProtos: protocols, InsecureSkipVerify: true}
+	if cert != nil {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	return c
+}
+
+// twoNames is a certificate of this cluster for node5 whose URI names node2.
+func twoNames(t *testing.T, one, five *Identity) tls.Certificate {
+	t.Helper()
+	template := *five.cert
+	template.URIs = []*url.URL{nodeURI(one.Cluster(), "node2")}
+	cert, err := sign(&template, one.authority.root, five.key.Public(), one.authority.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: five.key}
+}
+
+func TestOnlyMembersAreAdmitted(t *testing.T) {
+	d := newTable()
+	one := founder(t, "node1")
+	a := newAdmissionTest(t, one, d)
+	// The directory has the keys of node2, of node4 of another cluster, and of node5.
+	two, foreign, five := member(t, one, "node2"), founder(t, "node4"), member(t, one, "node5")
+	for _, id := range []*Identity{two, foreign, five} {
+		d.add(id, a.server.Addr())
+	}
+	known, another, misnamed := two.Certificate(), foreign.Certificate(), twoNames(t, one, five)
+	other := founder(t, "node2").Certificate()
+	unknown := member(t, one, "node3").Certificate()
+	stolenName := member(t, one, "node2").Certificate()
 	for _, test := range []struct {
 		name   string
 		config *tls.Config
 		admit  bool
 	}{
-		{"a member", config(tls.VersionTLS13, &known, ProtocolRaft), true},
-		{"a member, calling", config(tls.VersionTLS13, &known, ProtocolRPC), true},
-		{"no certificate", config(tls.VersionTLS13, nil, ProtocolRaft), false},
-		{"no certificate, calling", config(tls.VersionTLS13, nil, ProtocolRPC), false},
-		{"no certificate, behind join", config(tls.VersionTLS13, nil, ProtocolJoin, ProtocolRaft), false},
-		{"another authority", config(tls.VersionTLS13, &other, ProtocolRaft), false},
-		{"another authority, a known key", config(tls.VersionTLS13, &another, ProtocolRaft), false},
-		{"two names", config(tls.VersionTLS13, &misnamed, ProtocolRaft), false},
-		{"not in the directory", config(tls.VersionTLS13, &unknown, ProtocolRaft), false},
-		{"a member's name, another key", config(tls.VersionTLS13, &stolenName, ProtocolRaft), false},
-		{"TLS 1.2", config(tls.VersionTLS12, &known, ProtocolRaft), false},
-		{"TLS 1.2, to join", config(tls.VersionTLS12, nil, ProtocolJoin), false},
-		{"no protocol", config(tls.VersionTLS13, &known), false},
-		{"a protocol that nobody serves", config(tls.VersionTLS13, &known, ProtocolTunnel), false},
+		{"a member", clientConfig(tls.VersionTLS13, &known, ProtocolRaft), true},
+		{"a call of a member", clientConfig(tls.VersionTLS13, &known, ProtocolRPC), true},
+		{"no certificate", clientConfig(tls.VersionTLS13, nil, ProtocolRaft), false},
+		{"a call without a certificate", clientConfig(tls.VersionTLS13, nil, ProtocolRPC), false},
+		{"no certificate, join and another protocol", clientConfig(tls.VersionTLS13, nil, ProtocolJoin, ProtocolRaft), false},
+		{"another authority", clientConfig(tls.VersionTLS13, &other, ProtocolRaft), false},
+		{"another authority, a known key", clientConfig(tls.VersionTLS13, &another, ProtocolRaft), false},
+		{"a certificate with two names", clientConfig(tls.VersionTLS13, &misnamed, ProtocolRaft), false},
+		{"a node that is not in the directory", clientConfig(tls.VersionTLS13, &unknown, ProtocolRaft), false},
+		{"a member's name, another key", clientConfig(tls.VersionTLS13, &stolenName, ProtocolRaft), false},
+		{"TLS 1.2", clientConfig(tls.VersionTLS12, &known, ProtocolRaft), false},
+		{"TLS 1.2, to join", clientConfig(tls.VersionTLS12, nil, ProtocolJoin), false},
+		{"no protocol", clientConfig(tls.VersionTLS13, &known), false},
+		{"a protocol without a listener", clientConfig(tls.VersionTLS13, &known, ProtocolTunnel), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			raw, err := net.Dial("tcp", server.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer raw.Close()
-			raw.SetDeadline(time.Now().Add(patience))
-			c := tls.Client(raw, test.config)
-			n, err := 0, c.Handshake()
-			if err == nil {
-				fmt.Fprintf(c, "POST /rpc/secret HTTP/1.1\r\nHost: node1\r\nContent-Length: 0\r\n\r\n")
-				n, err = c.Read(make([]byte, 1))
-			}
-			if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-				t.Fatalf("left waiting: %v", err)
-			}
-			if admitted := n == 1 && err == nil; admitted != test.admit {
+			if admitted, err := a.try(t, test.config); admitted != test.admit {
 				t.Errorf("admitted: %v (%v); want %v", admitted, err, test.admit)
 			}
 			if test.admit {
-				select {
-				case from := <-came:
-					if from != "node2" {
-						t.Errorf("came %q", from)
-					}
-				case from := <-called:
-					if from != "node2" {
-						t.Errorf("called by %q", from)
-					}
-				case <-time.After(patience):
-					t.Error("the member did not arrive")
-				}
+				a.awaitNode2(t)
 			}
 		})
 	}
-	// Who was refused has met neither a stream's listener nor a handler.
+	// Refused clients have reached neither the listener nor the handler.
 	select {
-	case from := <-came:
-		t.Errorf("a stranger came as %q", from)
-	case from := <-called:
-		t.Errorf("a stranger called as %q", from)
+	case from := <-a.connected:
+		t.Errorf("a refused client connected as %q", from)
+	case from := <-a.called:
+		t.Errorf("a refused client called as %q", from)
 	default:
 	}
 }
 
-// TestMemberFencedDuringItsHandshakeIsClosed: the directory changes, and Drop is called, after the
-// handshake's check and before the connection can be found.
+// The node is removed from the directory, and Drop is called, after the handshake's check and
+// before Drop can find the connection.
 func TestMemberFencedDuringItsHandshakeIsClosed(t *testing.T) {
 	one := founder(t, "node1")
 	two := member(t, one, "node2")
@@ -140,12 +166,12 @@ func TestMemberFencedDuringItsHandshakeIsClosed(t *testing.T) {
 	}
 	select {
 	case <-came:
-		t.Error("a node fenced during its handshake was let in")
+		t.Error("a node fenced during its handshake was admitted")
 	default:
 	}
 }
 
-// fencing fences whoever it has just let pass.
+// fencing is a Directory that accepts each node once and then removes it.
 type fencing struct {
 	*table
 	drop func()
@@ -178,7 +204,7 @@ func TestServerGivesNoSessionTickets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // a ticket would stand before it
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // a ticket would come before this byte
 			t.Fatal(err)
 		}
 		if err := roundTrip(c); err != nil {
@@ -191,7 +217,7 @@ func TestServerGivesNoSessionTickets(t *testing.T) {
 	}
 }
 
-// TestSilentConnectionsGiveWayToMembers: more connections than there are places, and none says a word.
+// There are more silent connections than places in pending.
 func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
@@ -210,20 +236,20 @@ func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 	}
 	c, err := client.Dial(t.Context(), "node1", ProtocolRaft)
 	if err != nil {
-		t.Fatalf("a member among silent strangers: %v", err)
+		t.Fatalf("a member beside silent connections: %v", err)
 	}
 	defer c.Close()
 	server.pending.Lock()
 	n := server.pending.order.Len()
 	server.pending.Unlock()
 	if n > maxPending {
-		t.Errorf("%d strangers; want at most %d", n, maxPending)
+		t.Errorf("%d pending connections; want at most %d", n, maxPending)
 	}
 	for _, s := range silent[:more] {
 		awaitClosed(t, s)
 	}
 	if err := roundTrip(c); err != nil {
-		t.Errorf("a member behind silent strangers: %v", err)
+		t.Errorf("a member after the silent connections: %v", err)
 	}
 }
 
@@ -240,7 +266,7 @@ func TestSlowHandshakeIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	// This one shakes hands to join, and then says nothing.
+	// This client completes a handshake to join and then sends nothing.
 	joining, err := tls.Dial("tcp", server.Addr().String(), &tls.Config{NextProtos: []string{ProtocolJoin}, InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
@@ -249,6 +275,6 @@ func TestSlowHandshakeIsClosed(t *testing.T) {
 	awaitClosed(t, silent)
 	awaitClosed(t, joining)
 	if took := time.Since(began); took < handshakeTimeout-time.Second {
-		t.Errorf("closed after %v; a slow member has %v", took, handshakeTimeout)
+		t.Errorf("closed after %v; want %v", took, handshakeTimeout)
 	}
 }

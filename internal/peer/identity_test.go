@@ -33,7 +33,7 @@ func TestLoadReadsWhatInitWrote(t *testing.T) {
 		t.Errorf("node %q, cluster %q, authority %v", id.Node(), id.Cluster(), id.HasAuthority())
 	}
 	if !bytes.Equal(id.PublicKey(), made.PublicKey()) || !bytes.Equal(id.RootPEM(), made.RootPEM()) {
-		t.Error("what was loaded is not what was made")
+		t.Error("the loaded identity differs from the one that Init returned")
 	}
 	for name, mode := range map[string]os.FileMode{"": 0o700, rootFile: 0o644, nodeFile: 0o644, nodeKeyFile: 0o600, authorityFile: 0o600} {
 		info, err := os.Stat(filepath.Join(dir, name))
@@ -44,7 +44,7 @@ func TestLoadReadsWhatInitWrote(t *testing.T) {
 		}
 	}
 	if _, err := Init(dir, "node1", address); err == nil {
-		t.Error("a second cluster was made in the same place")
+		t.Error("Init succeeded in a directory with an identity")
 	}
 	if again, err := Load(dir); err != nil || again.Cluster() != id.Cluster() {
 		t.Errorf("after the second attempt: %v", err)
@@ -76,7 +76,7 @@ func TestCertificateNamesTheNode(t *testing.T) {
 func TestBadNamesAndAddressesAreRefused(t *testing.T) {
 	for _, name := range []string{"", "Node1", "-a", ".a", "a b", "a/b", "../x", "node1\n", "é", string(bytes.Repeat([]byte("a"), 64))} {
 		if _, err := Init(t.TempDir(), name, address); err == nil {
-			t.Errorf("name %q was taken", name)
+			t.Errorf("name %q was accepted", name)
 		}
 	}
 	for _, name := range []string{"a", "0", "node-1.example", string(bytes.Repeat([]byte("a"), 63))} {
@@ -86,13 +86,13 @@ func TestBadNamesAndAddressesAreRefused(t *testing.T) {
 	}
 	for _, a := range []netip.AddrPort{{}, netip.MustParseAddrPort("0.0.0.0:7400"), netip.MustParseAddrPort("192.0.2.1:0")} {
 		if _, err := Init(t.TempDir(), "node1", a); err == nil {
-			t.Errorf("address %v was taken", a)
+			t.Errorf("address %v was accepted", a)
 		}
 	}
 }
 
-// TestInitSucceedsAfterACrashedInit: after every file but the last there is no identity, and another
-// attempt makes a whole one.
+// If Init is interrupted before its last file, there is no identity, and another Init
+// succeeds.
 func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 	id := founder(t, "node1")
 	files, err := id.files()
@@ -107,7 +107,7 @@ func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 		if err := save(dir, files[:n]); err != nil {
 			t.Fatal(err)
 		}
-		torn := filepath.Join(dir, files[n].name+".123.tmp") // cut short within the next
+		torn := filepath.Join(dir, files[n].name+".123.tmp") // interrupted within the next file
 		if err := os.WriteFile(torn, files[n].data[:10], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -123,13 +123,12 @@ func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 			t.Errorf("load after %d files: %v", n, err)
 		}
 		if _, err := os.Stat(torn); err == nil {
-			t.Errorf("%s is left", torn)
+			t.Errorf("%s was not removed", torn)
 		}
 	}
 }
 
-// TestSaveRemovesTheAuthorityKeyOfAnEarlierInit: one that is not to be a voter finds the key of an Init that
-// was cut short.
+// A nonvoter's directory has the authority's key of an interrupted Init.
 func TestSaveRemovesTheAuthorityKeyOfAnEarlierInit(t *testing.T) {
 	dir := t.TempDir()
 	one := founder(t, "node1")
@@ -148,7 +147,7 @@ func TestSaveRemovesTheAuthorityKeyOfAnEarlierInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if id.HasAuthority() {
-		t.Error("a node that was given no authority has one")
+		t.Error("a nonvoter has the key of an earlier authority")
 	}
 }
 
@@ -182,7 +181,7 @@ func TestDamagedIdentityIsRefused(t *testing.T) {
 				t.Errorf("load: %v; want an error that is not ErrNoIdentity", err)
 			}
 			if _, err := Init(dir, "node1", address); err == nil {
-				t.Error("a damaged identity was written over")
+				t.Error("Init replaced a damaged identity")
 			}
 		})
 	}
@@ -208,20 +207,20 @@ func TestVerifyAcceptsOnlyTheRightSignature(t *testing.T) {
 		t.Error(err)
 	}
 	bare := sha256.Sum256(data)
-	foreign, err := ecdsa.SignASN1(rand.Reader, id.key, bare[:]) // of another protocol, by the same key
+	foreign, err := ecdsa.SignASN1(rand.Reader, id.key, bare[:]) // without the signature domain
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, err := range map[string]error{
-		"another key":       Verify(other.PublicKey(), data, signature),
-		"other data":        Verify(id.PublicKey(), append(data, '!'), signature),
-		"no signature":      Verify(id.PublicKey(), data, nil),
-		"another domain":    Verify(id.PublicKey(), data, foreign),
-		"a key of no shape": Verify([]byte("key"), data, signature),
-		"no key":            Verify(nil, data, signature),
+		"another key":     Verify(other.PublicKey(), data, signature),
+		"other data":      Verify(id.PublicKey(), append(data, '!'), signature),
+		"no signature":    Verify(id.PublicKey(), data, nil),
+		"another domain":  Verify(id.PublicKey(), data, foreign),
+		"a malformed key": Verify([]byte("key"), data, signature),
+		"no key":          Verify(nil, data, signature),
 	} {
 		if err == nil {
-			t.Errorf("%s: the signature was taken", name)
+			t.Errorf("%s: the signature was accepted", name)
 		}
 	}
 }

@@ -26,8 +26,9 @@ import (
 
 type admission = func(context.Context, JoinRequest) (JoinAnswer, error)
 
-// door is a running node that admits by the callback, and a token of its cluster.
-func door(t *testing.T, id *Identity, d *table, admit admission) (*Peer, Token) {
+// admitter returns a running node that judges requests to join with the callback, and a token
+// of its cluster.
+func admitter(t *testing.T, id *Identity, d *table, admit admission) (*Peer, Token) {
 	t.Helper()
 	p := prepare(t, id, d)
 	p.HandleJoin(admit)
@@ -53,7 +54,7 @@ func TestJoinedNodeIsAdmitted(t *testing.T) {
 			one := founder(t, "node1")
 			members := []Member{{Node: "node1", Address: "192.0.2.11:7400", PublicKey: one.PublicKey()}}
 			asked := make(chan JoinRequest, 10)
-			server, token := door(t, one, d, func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
+			server, token := admitter(t, one, d, func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
 				asked <- r
 				return JoinAnswer{Role: role, Members: members}, nil
 			})
@@ -65,7 +66,7 @@ func TestJoinedNodeIsAdmitted(t *testing.T) {
 			r := <-asked
 			if r.Token != token.ID || r.SecretHash != token.SecretHash() || r.Node != "node2" || r.Zone != "zone-a" ||
 				r.Address != c.Address || !bytes.Equal(r.PublicKey, joined.PublicKey()) {
-				t.Errorf("the callback was asked %+v", r)
+				t.Errorf("the callback got %+v", r)
 			}
 			id, err := Load(c.Dir)
 			if err != nil {
@@ -86,7 +87,7 @@ func TestJoinedNodeIsAdmitted(t *testing.T) {
 				t.Errorf("members %v", got)
 			}
 
-			// A member by its certificate is none before the directory says so.
+			// The certificate alone is not enough before the directory has the node.
 			two, err := New(Config{Identity: id, Listen: loopback, Nodes: d})
 			if err != nil {
 				t.Fatal(err)
@@ -103,22 +104,22 @@ func TestJoinedNodeIsAdmitted(t *testing.T) {
 			}
 			conn.Close()
 			if _, err := Join(t.Context(), c); err == nil {
-				t.Error("joined twice")
+				t.Error("joined twice with one directory")
 			}
 		})
 	}
 }
 
-// TestJoinedVoterCanAdmit: the authority's key came with the role.
+// A joined voter has the authority's key, so it can admit a third node.
 func TestJoinedVoterCanAdmit(t *testing.T) {
 	d := newTable()
 	admit := func(context.Context, JoinRequest) (JoinAnswer, error) { return JoinAnswer{Role: "voter"}, nil }
-	one, token := door(t, founder(t, "node1"), d, admit)
+	one, token := admitter(t, founder(t, "node1"), d, admit)
 	two, err := Join(t.Context(), joinConfig(t, token, one.Addr().String()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, token := door(t, two, d, admit)
+	second, token := admitter(t, two, d, admit)
 	c := joinConfig(t, token, second.Addr().String())
 	c.Node = "node3"
 	three, err := Join(t.Context(), c)
@@ -132,7 +133,7 @@ func TestJoinedVoterCanAdmit(t *testing.T) {
 
 func TestJoinReturnsTheRefusal(t *testing.T) {
 	var asked atomic.Int32
-	server, token := door(t, founder(t, "node1"), newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
+	server, token := admitter(t, founder(t, "node1"), newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
 		asked.Add(1)
 		return JoinAnswer{}, &RemoteError{Code: "TokenExpired", Text: "the token expired 5 minutes ago"}
 	})
@@ -143,7 +144,7 @@ func TestJoinReturnsTheRefusal(t *testing.T) {
 		t.Errorf("got %v; want the refusal", err)
 	}
 	if n := asked.Load(); n != 1 {
-		t.Errorf("a final refusal was asked for %d times", n)
+		t.Errorf("asked %d times, want once: the refusal is final", n)
 	}
 	if _, err := Load(c.Dir); !errors.Is(err, ErrNoIdentity) {
 		t.Errorf("after the refusal: %v; want ErrNoIdentity", err)
@@ -154,26 +155,26 @@ func TestJoinTriesTheNextContactWithoutAuthority(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	admit := func(context.Context, JoinRequest) (JoinAnswer, error) { return JoinAnswer{Role: "nonvoter"}, nil }
-	edge, _ := door(t, member(t, one, "edge"), d, func(context.Context, JoinRequest) (JoinAnswer, error) {
-		t.Error("a node that cannot sign asked for admission")
+	edge, _ := admitter(t, member(t, one, "edge"), d, func(context.Context, JoinRequest) (JoinAnswer, error) {
+		t.Error("the callback of a node without the authority's key was called")
 		return JoinAnswer{}, nil
 	})
-	voter, token := door(t, one, d, admit)
+	voter, token := admitter(t, one, d, admit)
 	_, err := Join(t.Context(), joinConfig(t, token, edge.Addr().String()))
 	if remote, ok := errors.AsType[*RemoteError](err); !ok || remote.Code != CodeNoAuthority {
 		t.Errorf("got %v; want %s", err, CodeNoAuthority)
 	}
-	// The next contact can.
+	// The next contact is a voter.
 	if _, err := Join(t.Context(), joinConfig(t, token, edge.Addr().String(), voter.Addr().String())); err != nil {
 		t.Errorf("the voter was not asked: %v", err)
 	}
 }
 
-// TestJoinRetriesWithTheSameKey: no leader at first, and one contact is down. The key stays the same,
-// so that a request whose answer was lost is known again.
+// At first there is no leader, and one contact is down. The key stays the same, so that the
+// cluster recognizes a request whose answer was lost.
 func TestJoinRetriesWithTheSameKey(t *testing.T) {
 	var keys [][]byte
-	server, token := door(t, founder(t, "node1"), newTable(), func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
+	server, token := admitter(t, founder(t, "node1"), newTable(), func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
 		keys = append(keys, r.PublicKey)
 		if len(keys) < 3 {
 			return JoinAnswer{}, fmt.Errorf("no leader: %w", ErrUnavailable)
@@ -202,8 +203,7 @@ func TestJoinRetriesWithTheSameKey(t *testing.T) {
 	}
 }
 
-// TestJoinTellsTheSecretOnlyToTheCluster: a machine in the middle has everything but the authority's
-// key, even its certificate.
+// A machine in the middle may have every certificate of the cluster, but not a key.
 func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 	one, other := founder(t, "node1"), founder(t, "node1")
 	token, err := NewToken(one.RootPEM())
@@ -223,7 +223,7 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 		cert      tls.Certificate
 		protocols []string
 		version   uint16
-		heard     bool
+		received  bool
 	}{
 		"the cluster":                {one.Certificate(), []string{ProtocolJoin}, tls.VersionTLS13, true},
 		"another cluster":            {other.Certificate(), []string{ProtocolJoin}, tls.VersionTLS13, false},
@@ -238,7 +238,7 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			heard := make(chan []byte, 1)
+			received := make(chan []byte, 1)
 			go func() {
 				raw, err := l.Accept()
 				l.Close() // once
@@ -250,7 +250,7 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 				c.SetDeadline(time.Now().Add(patience))
 				b := make([]byte, 1<<16)
 				n, _ := c.Read(b)
-				heard <- b[:n]
+				received <- b[:n]
 			}()
 			c := joinConfig(t, token, l.Addr().String())
 			ctx, cancel := context.WithCancel(t.Context())
@@ -260,19 +260,19 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 				_, err := Join(ctx, c)
 				joined <- err
 			}()
-			b := <-heard
-			cancel() // the node there does not answer
+			b := <-received
+			cancel() // the server does not answer
 			if err := <-joined; err == nil {
 				t.Error("joined")
 			}
-			if (len(b) > 0) != test.heard {
-				t.Errorf("heard %d bytes", len(b))
+			if (len(b) > 0) != test.received {
+				t.Errorf("received %d bytes", len(b))
 			}
 		})
 	}
 }
 
-// TestJoinRefusesAnswersOfAnotherCluster: whoever answers must answer with what the token is for.
+// The certificates and keys in an answer must be of the token's cluster.
 func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 	one, other := founder(t, "node1"), founder(t, "node1")
 	token, err := NewToken(one.RootPEM())
@@ -291,7 +291,7 @@ func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 	good := certify(one.authority, "node2", key)
 	for name, test := range map[string]struct {
 		result joinResult
-		taken  bool
+		valid  bool
 	}{
 		"good":                {joinResult{Certificate: good, Root: one.RootPEM()}, true},
 		"another root":        {joinResult{Certificate: certify(other.authority, "node2", key), Root: other.RootPEM()}, false},
@@ -301,7 +301,7 @@ func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 		"another's authority": {joinResult{Certificate: good, Root: one.RootPEM(), Authority: otherKey}, false},
 		"nothing":             {joinResult{}, false},
 	} {
-		if _, err := test.result.identity("node2", key, token); (err == nil) != test.taken {
+		if _, err := test.result.identity("node2", key, token); (err == nil) != test.valid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -311,7 +311,7 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 	var now, most atomic.Int32
 	full, release := make(chan struct{}), make(chan struct{})
 	reached := sync.OnceFunc(func() { close(full) })
-	server, token := door(t, founder(t, "node1"), newTable(), func(ctx context.Context, r JoinRequest) (JoinAnswer, error) {
+	server, token := admitter(t, founder(t, "node1"), newTable(), func(ctx context.Context, r JoinRequest) (JoinAnswer, error) {
 		n := now.Add(1)
 		defer now.Add(-1)
 		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
@@ -335,9 +335,9 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 	select {
 	case <-full:
 	case <-time.After(patience):
-		t.Error("eight were not judged at once")
+		t.Error("eight requests were not judged at the same time")
 	}
-	// The others come as far as the door; who waits there still is a stranger.
+	// The other requests wait, and their connections are pending.
 	late := time.After(patience)
 	for arrived := 0; arrived < maxJoining && most.Load() <= maxJoining; {
 		server.pending.Lock()
@@ -345,21 +345,21 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 		server.pending.Unlock()
 		select {
 		case <-late:
-			t.Fatalf("%d wait at the door; want %d", arrived, maxJoining)
+			t.Fatalf("%d requests wait; want %d", arrived, maxJoining)
 		case <-time.After(time.Millisecond):
 		}
 	}
 	close(release)
 	wg.Wait()
 	if n := most.Load(); n != maxJoining {
-		t.Errorf("%d were judged at once; want %d", n, maxJoining)
+		t.Errorf("%d were judged at the same time; want %d", n, maxJoining)
 	}
 }
 
-// TestJoinRefusesLargeAndMalformedRequests sends what Join would not.
+// It sends requests that Join does not send.
 func TestJoinRefusesLargeAndMalformedRequests(t *testing.T) {
 	one := founder(t, "node1")
-	server, token := door(t, one, newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
+	server, token := admitter(t, one, newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
 		t.Error("the callback was asked")
 		return JoinAnswer{}, errors.New("no")
 	})
@@ -394,7 +394,7 @@ func TestJoinRefusesLargeAndMalformedRequests(t *testing.T) {
 	}
 }
 
-// requestToJoin is a good body, changed.
+// requestToJoin returns a valid body, changed by change.
 func requestToJoin(t testing.TB, change func(b *joinBody)) []byte {
 	t.Helper()
 	key, err := newKey()
@@ -421,7 +421,7 @@ func requestToJoin(t testing.TB, change func(b *joinBody)) []byte {
 func TestDecodeJoinRefusesInvalidRequests(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(b *joinBody)
-		taken  bool
+		valid  bool
 	}{
 		"good":             {func(b *joinBody) {}, true},
 		"no token":         {func(b *joinBody) { b.Token = "" }, false},
@@ -437,11 +437,11 @@ func TestDecodeJoinRefusesInvalidRequests(t *testing.T) {
 		"trailing request": {func(b *joinBody) { b.Request = append(b.Request, 0) }, false},
 	} {
 		request, key, err := decodeJoin(requestToJoin(t, test.change))
-		if (err == nil) != test.taken {
+		if (err == nil) != test.valid {
 			t.Errorf("%s: %+v, %v", name, request, err)
 		}
-		if (key != nil) != test.taken {
-			t.Errorf("%s: a key beside the error", name)
+		if (key != nil) != test.valid {
+			t.Errorf("%s: decodeJoin returned a key and an error", name)
 		}
 	}
 }
@@ -457,7 +457,7 @@ func FuzzDecodeJoin(f *testing.F) {
 		}
 		public, err := x509.MarshalPKIXPublicKey(key)
 		if err != nil || !slices.Equal(public, r.PublicKey) || checkName(r.Node) != nil || checkAddress(r.Address) != nil || len(r.SecretHash) != 64 {
-			t.Fatalf("taken: %+v, %v", r, err)
+			t.Fatalf("accepted: %+v, %v", r, err)
 		}
 	})
 }

@@ -34,7 +34,7 @@ func TestDropClosesEveryConnectionOfTheNode(t *testing.T) {
 	if err := errors.Join(roundTrip(inward), roundTrip(outward)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Call(t.Context(), "node1", "echo", nil); err != nil { // leaves an idle connection
+	if _, err := client.Call(t.Context(), "node1", "echo", nil); err != nil { // leaves an idle connection open
 		t.Fatal(err)
 	}
 	waiting := make(chan error, 1)
@@ -51,10 +51,10 @@ func TestDropClosesEveryConnectionOfTheNode(t *testing.T) {
 	select {
 	case err := <-waiting:
 		if _, ok := errors.AsType[*RemoteError](err); err == nil || ok {
-			t.Errorf("the call under way: %v; want a broken connection", err)
+			t.Errorf("the call in progress: %v; want a broken connection", err)
 		}
 	case <-time.After(patience):
-		t.Error("the call under way goes on")
+		t.Error("the call in progress has not ended")
 	}
 	if _, err := client.Call(t.Context(), "node1", "echo", nil); err == nil {
 		t.Error("a fenced node's call was answered")
@@ -110,7 +110,7 @@ func TestRunEndsCallsAndConnections(t *testing.T) {
 	server.Handle("wait", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 		close(started)
 		<-ctx.Done()
-		<-time.After(200 * time.Millisecond) // it takes its time to end
+		<-time.After(200 * time.Millisecond) // a handler that ends late
 		answered = true
 		return nil, nil
 	})
@@ -133,7 +133,7 @@ func TestRunEndsCallsAndConnections(t *testing.T) {
 	defer silent.Close()
 	stop()
 	if !answered {
-		t.Error("Run ended before a handler")
+		t.Error("Run returned before a handler had ended")
 	}
 	awaitClosed(t, c)
 	awaitClosed(t, silent)
@@ -142,6 +142,6 @@ func TestRunEndsCallsAndConnections(t *testing.T) {
 		t.Errorf("dial after Run: %v; want net.ErrClosed", err)
 	}
 	if err := server.Run(t.Context()); err == nil {
-		t.Error("ran twice")
+		t.Error("Run succeeded twice")
 	}
 }

@@ -16,7 +16,7 @@ type codedError struct{}
 func (codedError) Error() string { return "no leader" }
 func (codedError) Code() string  { return "NoLeader" }
 
-// callers are two members; the first serves.
+// callers returns two members, of which server runs with the handlers.
 func callers(t *testing.T, handlers map[string]Handler) (server, client *Peer) {
 	t.Helper()
 	d := newTable()
@@ -71,14 +71,14 @@ func TestCallReturnsTheAnswerOrTheError(t *testing.T) {
 		}
 	}
 	if _, err := client.Call(t.Context(), "node1", "echo", append(full, 'x')); err == nil {
-		t.Error("sent a body beyond the bound")
+		t.Error("sent a body that is too large")
 	}
 	if _, err := client.Call(t.Context(), "node1", "echo?x=y z", nil); err == nil {
-		t.Error("called a method of a bad name")
+		t.Error("called a method with an invalid name")
 	}
 }
 
-// TestOversizedCallIsRefused: the caller does not keep to the bound itself.
+// The server refuses a large body too, if a client sends one.
 func TestOversizedCallIsRefused(t *testing.T) {
 	called := false
 	_, client := callers(t, map[string]Handler{
@@ -89,14 +89,14 @@ func TestOversizedCallIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	response, err := client.transport.RoundTrip(request)
-	if err == nil { // else the connection was closed before all was sent, which is as good
+	if err == nil { // an error is right too: the server may close the connection before all is sent
 		response.Body.Close()
 		if response.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("status %s; want %d", response.Status, http.StatusRequestEntityTooLarge)
 		}
 	}
 	if called {
-		t.Error("the handler was given the body")
+		t.Error("the handler got the body")
 	}
 }
 
@@ -114,7 +114,7 @@ func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 			ended <- seen{left, context.Cause(ctx)}
 			return nil, ctx.Err()
 		},
-		// answers by its own clock, when the caller's timer has not run out
+		// answers at once, whether its own deadline is set
 		"until": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 			deadline, ok := ctx.Deadline()
 			return fmt.Append(nil, ok, time.Until(deadline) > 50*time.Second), nil
@@ -136,15 +136,15 @@ func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := client.Call(ctx, "node1", "wait", nil); err == nil {
-		t.Error("a call outlived its deadline")
+		t.Error("a call did not end at its deadline")
 	}
 	select {
 	case s := <-ended:
 		if s.left > 300*time.Millisecond {
-			t.Errorf("the handler had %v", s.left)
+			t.Errorf("the handler had %v left, want at most 300ms", s.left)
 		}
 	case <-time.After(patience):
-		t.Fatal("the handler outlived the caller's deadline")
+		t.Fatal("the handler's context did not end at the caller's deadline")
 	}
 
 	ctx, cancel = context.WithCancel(t.Context())
@@ -155,11 +155,11 @@ func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 	}()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("a call given up: %v; want context.Canceled", err)
+		t.Errorf("a cancelled call: %v; want context.Canceled", err)
 	}
 }
 
-// TestHandlerContextEndsWhenTheCallerLeaves: without a deadline, the broken connection is the word.
+// Without a deadline, the handler's context ends when the connection breaks.
 func TestHandlerContextEndsWhenTheCallerLeaves(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan struct{})
 	_, client := callers(t, map[string]Handler{
@@ -178,12 +178,12 @@ func TestHandlerContextEndsWhenTheCallerLeaves(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(patience):
-		t.Error("the handler goes on")
+		t.Error("the handler's context has not ended")
 	}
 }
 
-// TestCallOfAnEndingPeerIsNotConnected: its connections are closed one after the other. Who calls by one
-// that is still open is told that nothing was begun, so that another node may be asked.
+// A stopping peer closes its connections one after the other. A call on one that is still open
+// gets ErrNotConnected, so that the caller can ask another node.
 func TestCallOfAnEndingPeerIsNotConnected(t *testing.T) {
 	server, client := callers(t, map[string]Handler{
 		"echo": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
@@ -191,13 +191,13 @@ func TestCallOfAnEndingPeerIsNotConnected(t *testing.T) {
 	if _, err := client.Call(t.Context(), "node1", "echo", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	ends := func(yes bool) {
+	setClosed := func(yes bool) {
 		server.mu.Lock()
 		defer server.mu.Unlock()
 		server.mu.closed = yes
 	}
-	ends(true)
-	defer ends(false)
+	setClosed(true)
+	defer setClosed(false)
 	if answer, err := client.Call(t.Context(), "node1", "echo", []byte("x")); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("%q, %v; want ErrNotConnected", answer, err)
 	}
@@ -222,11 +222,11 @@ func TestCallsShareConnections(t *testing.T) {
 	n := len(server.mu.conns["node2"])
 	server.mu.Unlock()
 	if n < 1 || n > 8 {
-		t.Errorf("200 calls, 8 at once, left %d connections; want 1 to 8", n)
+		t.Errorf("200 calls by 8 goroutines left %d connections; want 1 to 8", n)
 	}
 }
 
-// TestCallAfterRestart: the far end closed the connection that the last call left behind.
+// The remote node has closed the connection that the last call left open.
 func TestCallAfterRestart(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")

@@ -28,17 +28,17 @@ func TestTokenRoundTrip(t *testing.T) {
 		t.Error("the token does not name the authority's key")
 	}
 	if other, _ := NewToken(id.RootPEM()); other.ID == token.ID || other.secret == token.secret {
-		t.Error("two tokens are alike")
+		t.Error("two tokens have the same id or secret")
 	}
 	if logged := token.LogValue().Resolve(); logged.Kind() != slog.KindString || logged.String() != token.ID {
-		t.Errorf("a log would hold %v", logged)
+		t.Errorf("LogValue = %v, want the id alone", logged)
 	}
 	if _, err := NewToken([]byte("root")); err == nil {
-		t.Error("a token was made without a root")
+		t.Error("NewToken succeeded without a root certificate")
 	}
 }
 
-// TestDamagedTokenIsRefused: every letter of it, and every length.
+// It changes every letter, and truncates the token at every letter.
 func TestDamagedTokenIsRefused(t *testing.T) {
 	token, err := NewToken(founder(t, "node1").RootPEM())
 	if err != nil {
@@ -49,16 +49,16 @@ func TestDamagedTokenIsRefused(t *testing.T) {
 		for _, letter := range []string{"a", "7", "1", "-", "é"} {
 			if damaged := text[:i] + letter + text[i+1:]; damaged != text {
 				if _, err := ParseToken(damaged); err == nil {
-					t.Fatalf("letter %d is %q, and the token was taken", i, letter)
+					t.Fatalf("the token was accepted with letter %d changed to %q", i, letter)
 				}
 			}
 		}
 		if _, err := ParseToken(text[:i]); err == nil {
-			t.Fatalf("the first %d letters were taken", i)
+			t.Fatalf("the first %d letters were accepted", i)
 		}
 	}
 	if _, err := ParseToken(text + "aa"); err == nil {
-		t.Fatal("letters behind the token were taken")
+		t.Fatal("the token was accepted with more letters after it")
 	}
 }
 
@@ -73,7 +73,7 @@ func FuzzParseToken(f *testing.F) {
 			return
 		}
 		if canonical := strings.ToLower(strings.TrimSpace(text)); token.String() != canonical {
-			t.Fatalf("parsed %q, which is written %q", canonical, token)
+			t.Fatalf("parsed %q, and String is %q", canonical, token)
 		}
 	})
 }
