@@ -13,7 +13,7 @@ type Audit struct {
 	Region    Region    `json:",omitempty"`
 	Source    string    // address of the caller, or the local socket that the request came through
 	UserAgent string    `json:",omitempty"`
-	RequestID string    // the id that the answer to the caller has
+	RequestID string    // the request id in the answer to the caller
 	Action    string    // "AuthorizeSecurityGroupIngress"
 
 	// Parameters of the request, by their names on the wire, without secrets.

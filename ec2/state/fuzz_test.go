@@ -53,11 +53,11 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte(furnishedSnapshot(f)))
 	f.Add(snapshotOf(f, newVPCWorld(f).state))
 	for _, version := range []string{"v1.jsonl", "v2.jsonl"} {
-		kept, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
+		stored, err := os.ReadFile(filepath.Join("testdata", "snapshots", version))
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(kept)
+		f.Add(stored)
 	}
 	after := slices.Concat(script(3, 30), vpcScript(3, 60))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -110,7 +110,7 @@ func findGroup(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, sel Gro
 		if err != nil {
 			return nil, err
 		}
-		return groupNamed(txn, account, region, vpc, sel.Name)
+		return groupNamed(txn, owner{account, region}, vpc, sel.Name)
 	}
 	if err := ec2.CheckGroupID(sel.ID); err != nil {
 		return nil, err
@@ -122,8 +122,9 @@ func findGroup(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, sel Gro
 	return g, nil
 }
 
-func groupNamed(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name string) (*ec2.Group, error) {
-	g := first[ec2.Group](txn, tableGroup, indexName, groupName(account, region, vpc, name))
+// groupNamed returns a group by its name, in the default VPC or, if vpc is "", in EC2-Classic.
+func groupNamed(txn *memdb.Txn, by owner, vpc ec2.VPCID, name string) (*ec2.Group, error) {
+	g := first[ec2.Group](txn, tableGroup, indexName, groupName(by.account, by.region, vpc, name))
 	switch {
 	case g == nil && vpc == "":
 		return nil, ec2.NoSuch("sg", name)

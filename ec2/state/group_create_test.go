@@ -192,12 +192,12 @@ func TestVPCGroupOfStoppedInstanceIsNotDeleted(t *testing.T) {
 	web := r.groupIn(dev, "", "web")
 	drop := &DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{Name: "web"}}
 	i := r.must(&RunInstances{Account: dev, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Groups: []GroupSelector{{Name: "web"}}}).Instances[0].After
-	held := fmt.Sprintf("resource %s has a dependent object. Dependent objects: network interface %s of instance %s.", web.ID, i.Interface, i.ID)
-	r.refusedWith(drop, "DependencyViolation", held)
+	message := fmt.Sprintf("resource %s has a dependent object. Dependent objects: network interface %s of instance %s.", web.ID, i.Interface, i.ID)
+	r.refusedWith(drop, "DependencyViolation", message)
 	r.report(i.ID, ec2.Running)
 	r.must(&StopInstances{Account: dev, Region: east, Instances: []ec2.InstanceID{i.ID}})
 	r.report(i.ID, ec2.Stopped)
-	r.refusedWith(drop, "DependencyViolation", held)
+	r.refusedWith(drop, "DependencyViolation", message)
 	r.must(&TerminateInstances{Account: dev, Region: east, Instances: []ec2.InstanceID{i.ID}})
 	r.must(drop)
 }

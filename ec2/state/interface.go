@@ -9,7 +9,8 @@ import (
 	"palisade/ec2"
 )
 
-// interfaceRequests are the requests for interfaces in VPCs, and for instances that came with them.
+// interfaceRequests are the requests for interfaces in VPCs, and those that reboot and modify
+// instances.
 var interfaceRequests = []Request{
 	&CreateNetworkInterface{}, &DeleteNetworkInterface{},
 	&AttachNetworkInterface{}, &DetachNetworkInterface{}, &ReportInterface{},

@@ -49,7 +49,7 @@ func TestInterfaceIsAttachedAndDetachedWhileTheInstanceRuns(t *testing.T) {
 		t.Errorf("the interface detached by force is %+v, want it idle", now)
 	}
 	w.must(&DeleteNetworkInterface{dev, east, eni.ID})
-	w.gone(eni.ID)
+	w.wantDeleted(eni.ID)
 }
 
 func TestInterfaceIsAttachedToAStoppedInstance(t *testing.T) {
@@ -81,7 +81,7 @@ func TestInterfaceIsAttachedToAStoppedInstance(t *testing.T) {
 	primary := w.lease(id).ID
 	w.attach(eni.ID, id, 1)
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{id}})
-	w.gone(primary)
+	w.wantDeleted(primary)
 	if now := w.eni(eni.ID); now.Attachment != nil || now.State != ec2.Idle {
 		t.Errorf("after the termination the interface is %+v, want it idle and unattached", now)
 	}
@@ -286,7 +286,7 @@ func TestInterfaceIsAttachedToExternalDevice(t *testing.T) {
 	}
 	w.must(unregister) // a repeated request changes nothing
 	w.must(&ReportInterface{eni.ID, eni.Epoch})
-	w.gone(eni.ID)
+	w.wantDeleted(eni.ID)
 
 	own := w.create(InterfaceSpec{})
 	w.must(register(func(r *RegisterInterface) { r.Interface, r.Spec, r.Public = own.ID, InterfaceSpec{}, nil }))

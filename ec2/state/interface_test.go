@@ -67,7 +67,7 @@ func (w *vpcWorld) eni(id ec2.InterfaceID) *ec2.Interface {
 	return eni
 }
 
-func (w *vpcWorld) gone(id ec2.InterfaceID) {
+func (w *vpcWorld) wantDeleted(id ec2.InterfaceID) {
 	w.t.Helper()
 	if _, ok := w.state.View().Interface(id); ok {
 		w.t.Errorf("interface %s still exists", id)
@@ -221,7 +221,7 @@ func TestLaunchUsesListedInterfaces(t *testing.T) {
 		t.Errorf("after terminate the second interface is %+v, want it draining", eni)
 	}
 	w.report(i.ID, ec2.Terminated)
-	w.gone(second.ID)
+	w.wantDeleted(second.ID)
 	if eni := w.eni(own.ID); eni.State != ec2.Idle || eni.Instance != "" || eni.Attachment != nil || eni.Node != "" || eni.Private != own.Private || eni.MAC != own.MAC {
 		t.Errorf("the interface that existed before is %+v, want it idle and unattached", eni)
 	}
@@ -373,7 +373,7 @@ func TestInstanceOfFencedNodeKeepsItsInterfaces(t *testing.T) {
 	if eni := w.eni(leaving.ID); eni.State != ec2.Idle || eni.Instance != "" || eni.Attachment != nil {
 		t.Errorf("interface %+v, want it idle and detached", eni)
 	}
-	w.gone(external.ID)
+	w.wantDeleted(external.ID)
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{lost}})
 	if i, eni := w.instance(lost), w.lease(lost); i.Node != "node1" || eni.Node != "node1" || eni.State != ec2.Active || eni.Private != was.Private || eni.Epoch <= was.Epoch {
 		t.Errorf("started on node %s with interface %+v, want node1 and the same address", i.Node, eni)

@@ -109,13 +109,13 @@ func (t *tx) token(id, secretHash string) (*ec2.JoinToken, error) {
 }
 
 func (t *tx) dropExpiredTokens() {
-	var gone []*ec2.JoinToken
+	var expired []*ec2.JoinToken
 	for k := range rows[ec2.JoinToken](t.Txn, tableJoinToken, indexID, "") {
 		if !k.Expires.After(t.meta.Time) {
-			gone = append(gone, k)
+			expired = append(expired, k)
 		}
 	}
-	for _, k := range gone {
+	for _, k := range expired {
 		t.del(tableJoinToken, k)
 	}
 }

@@ -68,15 +68,15 @@ func (r *DeleteRouteTable) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	var held []string
+	var dependents []string
 	if rt.Main != "" {
-		held = append(held, string(rt.VPC)+" (main)")
+		dependents = append(dependents, string(rt.VPC)+" (main)")
 	}
 	for _, a := range rt.Associations {
-		held = append(held, string(a.Subnet))
+		dependents = append(dependents, string(a.Subnet))
 	}
-	if len(held) > 0 {
-		return Result{}, hasDependents("routeTable", rt.ID, held)
+	if len(dependents) > 0 {
+		return Result{}, hasDependents("routeTable", rt.ID, dependents)
 	}
 	t.untag(string(rt.ID))
 	t.del(tableRoutes, rt)
@@ -213,7 +213,8 @@ func hasDestination(destination netip.Prefix) func(ec2.Route) bool {
 	return func(r ec2.Route) bool { return r.Destination == destination }
 }
 
-// byDestination orders the routes of a table by address, the narrower range first.
+// byDestination orders the routes of a table by their address, and routes with the same address from
+// the narrowest to the widest.
 func byDestination(a, b ec2.Route) int {
 	if c := a.Destination.Addr().Compare(b.Destination.Addr()); c != 0 {
 		return c

@@ -129,23 +129,23 @@ func (r *RevokeRules) apply(t *tx) (Result, error) {
 		return Result{}, ec2.Errorf("InvalidParameterCombination", "The parameters ipPermissions and securityGroupRuleIds cannot be used together")
 	}
 	var result Result
-	gone := make(map[ec2.RuleID]bool)
+	revoked := make(map[ec2.RuleID]bool)
 	if len(r.IDs) > 0 {
-		err = findRules(g, r.Direction, r.IDs, gone)
+		err = findRules(g, r.Direction, r.IDs, revoked)
 	} else {
-		result.Unknown, err = t.described(g, r.Direction, r.Rules, gone)
+		result.Unknown, err = t.described(g, r.Direction, r.Rules, revoked)
 	}
 	if err != nil {
 		return Result{}, err
 	}
 	result.Group = g
-	if len(gone) == 0 {
+	if len(revoked) == 0 {
 		return result, nil
 	}
 	next := *g
 	next.Rules = nil
 	for _, rule := range g.Rules {
-		if gone[rule.ID] {
+		if revoked[rule.ID] {
 			t.untag(string(rule.ID))
 			result.Rules = append(result.Rules, rule)
 		} else {

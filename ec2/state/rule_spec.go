@@ -122,19 +122,19 @@ func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 }
 
 func (t *tx) sourceGroup(g *ec2.Group, ref ec2.GroupRef) (*ec2.Group, error) {
-	owner := ref.Account
-	if owner == "" {
-		owner = g.Account
+	account := ref.Account
+	if account == "" {
+		account = g.Account
 	}
 	switch {
 	case ref.ID != "" && ref.Name != "":
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId cannot be used together")
 	case ref.ID == "" && ref.Name == "":
 		return nil, ec2.Missing("groupName or groupId")
-	case ref.Name != "" && owner == g.Account:
-		return findGroup(t.Txn, owner, g.Region, GroupSelector{Name: ref.Name})
+	case ref.Name != "" && account == g.Account:
+		return findGroup(t.Txn, account, g.Region, GroupSelector{Name: ref.Name})
 	case ref.Name != "": // of another account, which is possible in EC2-Classic only
-		return groupNamed(t.Txn, owner, g.Region, "", ref.Name)
+		return groupNamed(t.Txn, owner{account, g.Region}, "", ref.Name)
 	}
 	if err := ec2.CheckGroupID(ref.ID); err != nil {
 		return nil, err

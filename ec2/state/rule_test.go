@@ -162,8 +162,8 @@ func TestVPCRulesAreRevokedByAttributesOrByID(t *testing.T) {
 
 	described := tcp(22, 22, "203.0.113.77/24")
 	described.Description = "a description does not identify a rule"
-	if gone := r.must(r.revoke(ec2.Ingress, described)).Rules; len(gone) != 1 || gone[0].ID != rules[0].ID {
-		t.Errorf("revoked %+v, want only the rule of that source", gone)
+	if revoked := r.must(r.revoke(ec2.Ingress, described)).Rules; len(revoked) != 1 || revoked[0].ID != rules[0].ID {
+		t.Errorf("revoked %+v, want only the rule of that source", revoked)
 	}
 	r.want(ec2.Ingress, "tcp 22-22 198.51.100.0/24, tcp 80-80 0.0.0.0/0")
 	for _, unknown := range []RuleSpec{

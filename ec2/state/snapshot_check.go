@@ -86,7 +86,7 @@ func checkInstanceRows(t *memdb.Txn) error {
 		}
 		ended := i.State == ec2.Terminated || i.State == ec2.Stopped && i.VPC == ""
 		if ended == (eni != nil) || eni != nil && eni.Instance != i.ID {
-			return fmt.Errorf("instance %s is %s and has interface %q", i.ID, i.State, i.Interface)
+			return fmt.Errorf("instance %s is %s but has interface %q", i.ID, i.State, i.Interface)
 		}
 	}
 	return nil

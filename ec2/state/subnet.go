@@ -116,12 +116,12 @@ func (r *DeleteSubnet) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	var held []string
+	var dependents []string
 	for eni := range rows[ec2.Interface](t.Txn, tableInterface, indexSubnet, key(s.ID)) {
-		held = append(held, string(eni.ID))
+		dependents = append(dependents, string(eni.ID))
 	}
-	if len(held) > 0 {
-		return Result{}, hasDependents("subnet", s.ID, held)
+	if len(dependents) > 0 {
+		return Result{}, hasDependents("subnet", s.ID, dependents)
 	}
 	if rt, at := associated(t.Txn, s); rt != nil {
 		t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Associations = slices.Delete(now.Associations, at, at+1) })

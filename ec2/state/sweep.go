@@ -31,13 +31,13 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	for _, a := range due {
 		t.del(tableAddress, a)
 	}
-	var gone []*ec2.Instance
+	var terminated []*ec2.Instance
 	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexID, "") {
 		if i.State == ec2.Terminated && !removalTime(i, t.meta).After(t.meta.Time) {
-			gone = append(gone, i)
+			terminated = append(terminated, i)
 		}
 	}
-	for _, i := range gone {
+	for _, i := range terminated {
 		t.untag(string(i.ID))
 		t.del(tableInstance, i)
 	}

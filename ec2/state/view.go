@@ -9,8 +9,8 @@ import (
 	"palisade/ec2"
 )
 
-// A View is the State after one command. It belongs to nobody, is immutable, and any number of
-// goroutines may read it without a lock. Callers must not change the rows that it returns,
+// A View is the State after one command. It is immutable: any number of
+// goroutines may read it, and no lock guards it. Callers must not change the rows that it returns,
 // because all Views share them.
 type View struct {
 	v       *version

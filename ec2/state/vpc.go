@@ -124,8 +124,8 @@ func (r *DeleteVPC) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if held := t.contents(vpc); len(held) > 0 {
-		return Result{}, hasDependents("vpc", vpc.ID, held)
+	if dependents := t.contents(vpc); len(dependents) > 0 {
+		return Result{}, hasDependents("vpc", vpc.ID, dependents)
 	}
 	if g := first[ec2.Group](t.Txn, tableGroup, indexID, key(vpc.Group)); g != nil {
 		t.dropGroup(g)
@@ -216,8 +216,8 @@ func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
 
 // hasDependents returns EC2's error for a resource that others depend on. EC2 does not name them,
 // and users ask for them (hashicorp/terraform-provider-aws issue 1671), so our message does.
-func hasDependents[ID ~string](kind string, id ID, held []string) *ec2.Error {
-	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, dependentObjects(held))
+func hasDependents[ID ~string](kind string, id ID, dependents []string) *ec2.Error {
+	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, dependentObjects(dependents))
 }
 
 // dependentObjects returns a sentence that names at most ten dependent objects.

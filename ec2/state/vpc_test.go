@@ -277,17 +277,17 @@ func TestDamagedSnapshotsOfVPCsAreRefused(t *testing.T) {
 	vpc := r.defaultVPC()
 	good := string(r.snapshot())
 	without := func(table, id string) string {
-		var kept []string
+		var remaining []string
 		for line := range strings.Lines(good) {
 			if !strings.Contains(line, `"table":"`+table+`"`) || !strings.Contains(line, id) {
-				kept = append(kept, line)
+				remaining = append(remaining, line)
 			}
 		}
-		if len(kept) != strings.Count(good, "\n")-1 {
-			t.Fatalf("removing %s of %s removes %d rows, want 1", table, id, strings.Count(good, "\n")-len(kept))
+		if len(remaining) != strings.Count(good, "\n")-1 {
+			t.Fatalf("removing %s of %s removes %d rows, want 1", table, id, strings.Count(good, "\n")-len(remaining))
 		}
 		count := fmt.Sprintf(`"rows":%d`, strings.Count(good, "\n")-2)
-		return strings.Replace(strings.Join(kept, ""), count, fmt.Sprintf(`"rows":%d`, len(kept)-2), 1)
+		return strings.Replace(strings.Join(remaining, ""), count, fmt.Sprintf(`"rows":%d`, len(remaining)-2), 1)
 	}
 	for what, data := range map[string]string{
 		"no network":    without("network", string(vpc.ID)),
