@@ -23,7 +23,7 @@ type Audit struct {
 // An AuditRecord is one command that a caller asked for, and its outcome.
 type AuditRecord struct {
 	Number uint64 // counts from 1 without gaps
-	Index  uint64 // of the command, in the log
+	Index  uint64 // log index of the command
 	Time   time.Time
 	Audit
 	Error   string `json:",omitempty"` // error code; "" if the command succeeded

@@ -10,7 +10,7 @@ type VPC struct {
 	ID      VPCID
 	Account AccountID
 	Region  Region
-	CIDR    netip.Prefix // /16 to /28
+	CIDR    netip.Prefix // from /16 to /28
 	VNI     VNI          // of its Network
 	Default bool         // launches that name no subnet go into it
 

@@ -108,7 +108,7 @@ func TestPutNodeRefusesInvalidNodes(t *testing.T) {
 	r.must(&FenceNode{Node: "node3"})
 	r.refused(&PutNode{ec2.Node{ID: "node2", Zone: "us-east-1a"}}, "IncorrectState")
 	r.refused(&PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a", Role: ec2.NonVoter}}, "IncorrectState") // the last voter
-	r.must(&PutNode{ec2.Node{ID: "node9", Zone: "us-east-1a", Address: "192.0.2.12:7400"}})              // a fenced node holds no address
+	r.must(&PutNode{ec2.Node{ID: "node9", Zone: "us-east-1a", Address: "192.0.2.12:7400"}})              // the address of the fenced node2 is free
 }
 
 func TestJoinTokenAdmitsOneNode(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"palisade/ec2"
 )
 
+// The names of tables and indexes. The comment of an index says what its keys consist of.
 const (
 	tableMeta      = "meta"
 	tableAccount   = "account"
@@ -36,15 +37,15 @@ const (
 
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
-	indexOwner  = "owner"  // account, region
+	indexOwner  = "owner"  // account, region; then the id of a group; only the account of an access key
 	indexSource = "source" // of a group: the groups that its rules name
 	indexRule   = "rule"   // of a group: its rules
-	indexMember = "member" // of an instance: its groups
+	indexMember = "member" // of an instance or an interface: its groups
 	indexToken  = "token"  // account, region, client token
 	indexRegion = "region" // region, VPC
-	indexNode   = "node"
-	indexVPC    = "vpc"
-	indexSubnet = "subnet"
+	indexNode   = "node"   // of an interface: its node
+	indexVPC    = "vpc"    // of a subnet, gateway or route table: its VPC
+	indexSubnet = "subnet" // of an interface: its subnet
 	indexHolder = "holder" // of an interface: the instance it is attached to
 )
 
