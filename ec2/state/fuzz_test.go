@@ -59,7 +59,7 @@ func FuzzRestore(f *testing.F) {
 		}
 		f.Add(stored)
 	}
-	after := slices.Concat(script(3, 30), vpcScript(3, 60))
+	after := slices.Concat(randomHistory(3, 30), vpcHistory(3, 60))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Restore(bytes.NewReader(data))
 		if err != nil || s.Index() > 1<<62 || s.current.Load().meta.Serial > 1<<31 || s.current.Load().meta.NodeNumber > 1<<31 {

@@ -11,23 +11,23 @@ import (
 	"palisade/ec2"
 )
 
-// A groupScript makes a random history of groups and rules in two VPCs and EC2-Classic, of valid and
+// A groupHistory makes a random history of groups and rules in two VPCs and EC2-Classic, of valid and
 // invalid requests.
-type groupScript struct {
+type groupHistory struct {
 	*replay
 	rng *rand.Rand
 	vpc ec2.VPCID
 }
 
-func (s *groupScript) account() ec2.AccountID {
+func (s *groupHistory) account() ec2.AccountID {
 	return []ec2.AccountID{dev, dev, albert}[s.rng.IntN(3)]
 }
 
-func (s *groupScript) group(account ec2.AccountID) ec2.GroupID {
+func (s *groupHistory) group(account ec2.AccountID) ec2.GroupID {
 	return pick(s.rng, slices.Collect(s.state.View().GroupsOf(account, east)), func(g *ec2.Group) ec2.GroupID { return g.ID })
 }
 
-func (s *groupScript) specs(account ec2.AccountID, g ec2.GroupID) []RuleSpec {
+func (s *groupHistory) specs(account ec2.AccountID, g ec2.GroupID) []RuleSpec {
 	specs := make([]RuleSpec, s.rng.IntN(2)+1)
 	for i := range specs {
 		specs[i] = s.spec(account, g)
@@ -35,7 +35,7 @@ func (s *groupScript) specs(account ec2.AccountID, g ec2.GroupID) []RuleSpec {
 	return specs
 }
 
-func (s *groupScript) spec(account ec2.AccountID, g ec2.GroupID) RuleSpec {
+func (s *groupHistory) spec(account ec2.AccountID, g ec2.GroupID) RuleSpec {
 	row, _ := s.state.View().Group(g)
 	switch from := s.rng.IntN(4); s.rng.IntN(4) {
 	case 0:
@@ -57,7 +57,7 @@ func (s *groupScript) spec(account ec2.AccountID, g ec2.GroupID) RuleSpec {
 	}
 }
 
-func (s *groupScript) next() Request {
+func (s *groupHistory) next() Request {
 	account := s.account()
 	g := s.group(account)
 	direction := ec2.Direction(s.rng.IntN(2))
@@ -106,7 +106,7 @@ func (s *groupScript) next() Request {
 }
 
 // consistent returns the invariants of groups that the State violates.
-func (s *groupScript) consistent() (wrong []string) {
+func (s *groupHistory) consistent() (wrong []string) {
 	v := s.state.View()
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	counts := make(map[groupCount]int)
@@ -162,7 +162,7 @@ func TestRandomHistoriesOfGroupsStayConsistent(t *testing.T) {
 	done := 0
 	for seed := range uint64(6) {
 		r := newVPCReplay(t)
-		s := &groupScript{r, rand.New(rand.NewPCG(seed, 5)), r.vpcOf(dev, "10.0.0.0/16")}
+		s := &groupHistory{r, rand.New(rand.NewPCG(seed, 5)), r.vpcOf(dev, "10.0.0.0/16")}
 		r.must(&putSettings{ec2.Settings{RulesPerVPCGroup: 7, RulesPerGroup: 9, GroupsPerVPC: 4}})
 		var twin *State
 		for n := range 600 {

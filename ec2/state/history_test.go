@@ -15,8 +15,8 @@ import (
 	"palisade/ec2"
 )
 
-// script returns a random history of n valid and invalid requests.
-func script(seed uint64, n int) []Request {
+// randomHistory returns a random history of n valid and invalid requests.
+func randomHistory(seed uint64, n int) []Request {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	accounts := []ec2.AccountID{albert, mary}
 	account := func() ec2.AccountID { return accounts[rng.IntN(2)] }
@@ -92,7 +92,7 @@ func TestSameLogMakesSameState(t *testing.T) {
 		nodes := make(map[ec2.NodeID]*ec2.Node)
 		var seen *View
 		refused := 0
-		for n, req := range script(seed, 400) {
+		for n, req := range randomHistory(seed, 400) {
 			index := uint64(n + 1)
 			cmd := Command{Time: epoch0.Add(time.Duration(index) * 7 * time.Second), Request: req}
 			data, err := EncodeCommand(cmd)

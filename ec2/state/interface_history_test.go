@@ -9,16 +9,16 @@ import (
 	"palisade/ec2"
 )
 
-// An interfaceScript makes a random history of interfaces and instances in VPCs, of valid and invalid
+// An interfaceHistory makes a random history of interfaces and instances in VPCs, of valid and invalid
 // requests. The next request depends on the current View.
-type interfaceScript struct {
+type interfaceHistory struct {
 	rng *rand.Rand
 	v   *View
 }
 
-// interfaceScriptStart returns requests for two nodes in zone a, one in zone b, the account dev, and a
+// interfaceHistoryStart returns requests for two nodes in zone a, one in zone b, the account dev, and a
 // VPC for dev and for albert.
-func interfaceScriptStart() []Request {
+func interfaceHistoryStart() []Request {
 	start := append(firstRequests(),
 		&PutNode{ec2.Node{ID: "node2", Zone: "us-east-1b"}},
 		&PutNode{ec2.Node{ID: "node3", Zone: "us-east-1a"}},
@@ -45,19 +45,19 @@ func furnish(v *View) (list []Request) {
 	return list
 }
 
-func (s *interfaceScript) account() ec2.AccountID {
+func (s *interfaceHistory) account() ec2.AccountID {
 	return []ec2.AccountID{dev, dev, dev, albert}[s.rng.IntN(4)]
 }
 
 // often is true in n of 10 calls.
-func (s *interfaceScript) often(n int) bool { return s.rng.IntN(10) < n }
+func (s *interfaceHistory) often(n int) bool { return s.rng.IntN(10) < n }
 
-func (s *interfaceScript) subnet(a ec2.AccountID) *ec2.Subnet {
+func (s *interfaceHistory) subnet(a ec2.AccountID) *ec2.Subnet {
 	return pickOne(s.rng, slices.Collect(s.v.SubnetsOf(a, east)))
 }
 
 // groups returns some groups of a VPC, and rarely one of another VPC.
-func (s *interfaceScript) groups(a ec2.AccountID, vpc ec2.VPCID) (ids []ec2.GroupID) {
+func (s *interfaceHistory) groups(a ec2.AccountID, vpc ec2.VPCID) (ids []ec2.GroupID) {
 	for g := range s.v.GroupsOf(a, east) {
 		if (g.VPC == vpc || s.rng.IntN(40) == 0) && s.often(4) {
 			ids = append(ids, g.ID)
@@ -67,13 +67,13 @@ func (s *interfaceScript) groups(a ec2.AccountID, vpc ec2.VPCID) (ids []ec2.Grou
 }
 
 // address returns an address in or near the subnet. It may be a reserved one.
-func (s *interfaceScript) address(in *ec2.Subnet) netip.Addr {
+func (s *interfaceHistory) address(in *ec2.Subnet) netip.Addr {
 	a := in.CIDR.Addr().As4()
 	a[3] += byte(s.rng.IntN(18))
 	return netip.AddrFrom4(a)
 }
 
-func (s *interfaceScript) spec(a ec2.AccountID) (spec InterfaceSpec) {
+func (s *interfaceHistory) spec(a ec2.AccountID) (spec InterfaceSpec) {
 	in := s.subnet(a)
 	spec = InterfaceSpec{Subnet: in.ID, Groups: s.groups(a, in.VPC), FurtherCount: s.rng.IntN(8) / 5}
 	if s.often(3) {
@@ -85,7 +85,7 @@ func (s *interfaceScript) spec(a ec2.AccountID) (spec InterfaceSpec) {
 	return spec
 }
 
-func (s *interfaceScript) launch(a ec2.AccountID) Request {
+func (s *interfaceHistory) launch(a ec2.AccountID) Request {
 	run := &RunInstances{Account: a, Region: east, Image: "ami-eca54085", Type: "m1.small", MinCount: 1, MaxCount: 1 + s.rng.IntN(3)}
 	in := s.subnet(a)
 	switch s.rng.IntN(5) {
@@ -114,7 +114,7 @@ func (s *interfaceScript) launch(a ec2.AccountID) Request {
 }
 
 // eni returns an interface of the account, or one that does not exist.
-func (s *interfaceScript) eni(a ec2.AccountID) *ec2.Interface {
+func (s *interfaceHistory) eni(a ec2.AccountID) *ec2.Interface {
 	list := slices.Collect(s.v.InterfacesOf(a, east))
 	if len(list) == 0 || s.rng.IntN(20) == 0 {
 		return &ec2.Interface{ID: "eni-0a1b2c3d", Private: addr("10.0.1.4")}
@@ -122,7 +122,7 @@ func (s *interfaceScript) eni(a ec2.AccountID) *ec2.Interface {
 	return pickOne(s.rng, list)
 }
 
-func (s *interfaceScript) instance(a ec2.AccountID) *ec2.Instance {
+func (s *interfaceHistory) instance(a ec2.AccountID) *ec2.Instance {
 	list := slices.Collect(s.v.InstancesOf(a, east))
 	if len(list) == 0 || s.rng.IntN(20) == 0 {
 		return &ec2.Instance{ID: "i-0a1b2c3d"}
@@ -131,7 +131,7 @@ func (s *interfaceScript) instance(a ec2.AccountID) *ec2.Instance {
 }
 
 // eniLike tries a few times to find an interface for which is returns true.
-func (s *interfaceScript) eniLike(a ec2.AccountID, is func(*ec2.Interface) bool) *ec2.Interface {
+func (s *interfaceHistory) eniLike(a ec2.AccountID, is func(*ec2.Interface) bool) *ec2.Interface {
 	for range 8 {
 		if eni := s.eni(a); is(eni) {
 			return eni
@@ -140,7 +140,7 @@ func (s *interfaceScript) eniLike(a ec2.AccountID, is func(*ec2.Interface) bool)
 	return s.eni(a)
 }
 
-func (s *interfaceScript) instanceLike(a ec2.AccountID, is func(*ec2.Instance) bool) *ec2.Instance {
+func (s *interfaceHistory) instanceLike(a ec2.AccountID, is func(*ec2.Instance) bool) *ec2.Instance {
 	for range 8 {
 		if i := s.instance(a); is(i) {
 			return i
@@ -149,7 +149,7 @@ func (s *interfaceScript) instanceLike(a ec2.AccountID, is func(*ec2.Instance) b
 	return s.instance(a)
 }
 
-func (s *interfaceScript) next() Request {
+func (s *interfaceHistory) next() Request {
 	a := s.account()
 	eni, i := s.eni(a), s.instance(a)
 	one := []ec2.InstanceID{i.ID}
@@ -205,7 +205,7 @@ func (s *interfaceScript) next() Request {
 	return s.place(a)
 }
 
-func (s *interfaceScript) report(i *ec2.Instance) Request {
+func (s *interfaceHistory) report(i *ec2.Instance) Request {
 	lease, ok := s.v.Interface(i.Interface)
 	if !ok {
 		lease = &ec2.Interface{}
@@ -214,7 +214,7 @@ func (s *interfaceScript) report(i *ec2.Instance) Request {
 	return &ReportInstance{Instance: i.ID, InterfaceEpoch: lease.Epoch - uint64(s.rng.IntN(8)/7), State: state, Reason: []string{"", reasonInstance + " x"}[s.rng.IntN(2)]}
 }
 
-func (s *interfaceScript) assign(a ec2.AccountID, eni *ec2.Interface) Request {
+func (s *interfaceHistory) assign(a ec2.AccountID, eni *ec2.Interface) Request {
 	r := &AssignPrivateAddresses{Account: a, Region: east, Interface: eni.ID, Reassign: s.often(5)}
 	in, ok := s.v.Subnet(eni.Subnet)
 	if !ok || s.often(4) {
@@ -228,7 +228,7 @@ func (s *interfaceScript) assign(a ec2.AccountID, eni *ec2.Interface) Request {
 	return r
 }
 
-func (s *interfaceScript) external(a ec2.AccountID, eni *ec2.Interface) Request {
+func (s *interfaceHistory) external(a ec2.AccountID, eni *ec2.Interface) Request {
 	if s.often(4) {
 		eni = s.eniLike(a, func(e *ec2.Interface) bool { return e.External != nil })
 		return &UnregisterInterface{a, east, eni.ID, s.often(3)}
@@ -244,7 +244,7 @@ func (s *interfaceScript) external(a ec2.AccountID, eni *ec2.Interface) Request 
 }
 
 // public returns a request for an elastic address or a gateway.
-func (s *interfaceScript) public(a ec2.AccountID, eni *ec2.Interface, i *ec2.Instance) Request {
+func (s *interfaceHistory) public(a ec2.AccountID, eni *ec2.Interface, i *ec2.Instance) Request {
 	gateways := slices.Collect(s.v.InternetGatewaysOf(a, east))
 	for _, g := range gateways {
 		if g.VPC == "" && s.often(3) {
@@ -268,7 +268,7 @@ func (s *interfaceScript) public(a ec2.AccountID, eni *ec2.Interface, i *ec2.Ins
 }
 
 // place returns a request for a subnet, a group or a node.
-func (s *interfaceScript) place(a ec2.AccountID) Request {
+func (s *interfaceHistory) place(a ec2.AccountID) Request {
 	in := s.subnet(a)
 	switch s.rng.IntN(6) {
 	case 0:

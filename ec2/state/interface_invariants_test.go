@@ -20,20 +20,20 @@ func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 	const steps = 500
 	done := make(map[string]int)
 	for seed := range uint64(8) {
-		script := &interfaceScript{rng: rand.New(rand.NewPCG(seed, 5))}
+		history := &interfaceHistory{rng: rand.New(rand.NewPCG(seed, 5))}
 		l := &invariants{t: t, leased: make(map[ec2.InterfaceID]*ec2.Interface), instances: make(map[ec2.InstanceID]*ec2.Instance), freed: make(map[ownedAddress]time.Time)}
 		a, b := NewState(), NewState()
-		todo := interfaceScriptStart()
+		todo := interfaceHistoryStart()
 		for n := range steps {
-			if n == len(interfaceScriptStart()) {
+			if n == len(interfaceHistoryStart()) {
 				todo = furnish(a.View())
 			}
 			var req Request
 			if len(todo) > 0 {
 				req, todo = todo[0], todo[1:]
 			} else {
-				script.v = a.View()
-				req = script.next()
+				history.v = a.View()
+				req = history.next()
 			}
 			cmd := Command{Time: epoch0.Add(time.Duration(n) * 7 * time.Second), Request: req}
 			before := snapshotOf(t, a)

@@ -36,7 +36,7 @@ func TestSnapshotOfVersion1IsRead(t *testing.T) {
 
 func TestSnapshotOfThisVersionIsRead(t *testing.T) {
 	s := NewState()
-	for n, req := range script(1, 120) {
+	for n, req := range randomHistory(1, 120) {
 		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0.Add(time.Duration(n) * time.Second), Request: req})
 	}
 	expectStoredSnapshot(t, s, "v2.jsonl")
@@ -70,7 +70,7 @@ func expectStoredSnapshot(t *testing.T, s *State, name string) {
 
 func TestDamagedSnapshotsAreRefused(t *testing.T) {
 	s := NewState()
-	for n, req := range script(2, 80) {
+	for n, req := range randomHistory(2, 80) {
 		_, _ = s.Apply(uint64(n+1), Command{Time: epoch0, Request: req})
 	}
 	good := snapshotOf(t, s)
@@ -95,8 +95,8 @@ func TestDamagedSnapshotsAreRefused(t *testing.T) {
 	}
 }
 
-// accountScript returns a log with sealed access keys and audited commands.
-func accountScript() []Command {
+// accountHistory returns a log with sealed access keys and audited commands.
+func accountHistory() []Command {
 	network := ec2.Network{VNI: 1, Region: east, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}}
 	return []Command{
 		{Request: &Batch{[]Request{
@@ -114,7 +114,7 @@ func accountScript() []Command {
 
 func TestSnapshotWithAccountsAndAuditRecordsIsRead(t *testing.T) {
 	s := NewState()
-	for n, cmd := range accountScript() {
+	for n, cmd := range accountHistory() {
 		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)
 		_, _ = s.Apply(uint64(n+1), cmd)
 	}

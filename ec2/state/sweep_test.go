@@ -97,7 +97,7 @@ func TestAddressInQuarantineIsNeverLeased(t *testing.T) {
 		quarantined := make(map[netip.Addr]freedAddress)
 		owned := make(map[netip.Addr]bool) // has been leased before
 		had := make(map[ec2.InterfaceID]*ec2.Interface)
-		for n, req := range script(seed+100, 400) {
+		for n, req := range randomHistory(seed+100, 400) {
 			index := uint64(n + 1)
 			cmd := Command{Time: epoch0.Add(time.Duration(index) * 7 * time.Second), Request: req}
 			_, err := s.Apply(index, cmd)

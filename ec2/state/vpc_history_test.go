@@ -14,8 +14,8 @@ import (
 	"palisade/ec2"
 )
 
-// vpcScript returns a random history of n valid and invalid requests for networks.
-func vpcScript(seed uint64, n int) []Request {
+// vpcHistory returns a random history of n valid and invalid requests for networks.
+func vpcHistory(seed uint64, n int) []Request {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	model := NewState()
 	var list []Request
@@ -164,7 +164,7 @@ func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 	for seed := range uint64(8) {
 		a, b := NewState(), NewState()
 		refused := 0
-		for n, req := range vpcScript(seed, 400) {
+		for n, req := range vpcHistory(seed, 400) {
 			index := uint64(n + 1)
 			cmd := Command{Time: epoch0.Add(time.Duration(index) * 7 * time.Second), Request: req}
 			data, err := EncodeCommand(cmd)
