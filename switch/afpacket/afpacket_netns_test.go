@@ -31,7 +31,7 @@ var (
 	hostIP   = netip.MustParseAddr("10.200.9.1")
 )
 
-// A bench is a host with one TAP, vm0, that the test holds as a virtual machine would:
+// A bench is a host with one TAP, vm0, that the test uses as a virtual machine does:
 //
 //	the test, the machine --- vm0 in palisade-test-afpacket --- the host's stack
 //	                                  `--- Device, the switch
@@ -94,13 +94,13 @@ type reader interface {
 	Read([]byte) (int, error)
 }
 
-// How long a frame is waited for: one that is due comes, however busy the machine is.
+// How long a test waits for a frame. An expected one arrives, however busy the machine is.
 const (
 	due    = time.Minute
-	silent = 700 * time.Millisecond // for one that should not come
+	silent = 700 * time.Millisecond // for a frame that must not arrive
 )
 
-// within is how long one is waited for that is wanted or not.
+// within returns how long to wait for a frame that is expected or not.
 func within(want bool) time.Duration {
 	if want {
 		return due
@@ -108,7 +108,7 @@ func within(want bool) time.Duration {
 	return silent
 }
 
-// frame waits for a frame that begins as want does, past whatever else comes.
+// frame waits for a frame that begins with want, and skips all others.
 func (b *bench) frame(from reader, want []byte, within time.Duration) (header, frame []byte) {
 	b.Helper()
 	buffer := make([]byte, 70000)
@@ -161,7 +161,7 @@ func TestFramesCrossBothWays(t *testing.T) {
 	}
 }
 
-// TestOffloadHeadersPassThrough: a frame that stands for several keeps its header.
+// TestOffloadHeadersPassThrough: a frame of several packets keeps its header.
 func TestOffloadHeadersPassThrough(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
@@ -191,7 +191,8 @@ func TestOffloadHeadersPassThrough(t *testing.T) {
 	}
 }
 
-// TestTaggedFrameKeepsItsTag: the kernel takes the tag off, and nobody carries such frames.
+// TestTaggedFrameKeepsItsTag: the kernel removes the tag, and Read marks the frame, so that the
+// switch drops it.
 func TestTaggedFrameKeepsItsTag(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
@@ -206,8 +207,8 @@ func TestTaggedFrameKeepsItsTag(t *testing.T) {
 	}
 }
 
-// TestHostAndOwnerCannotReachEachOther: neither reaches the other past the switch, also where the host has been
-// given an address on the device afterwards; and it would, were it not for Take.
+// TestHostAndOwnerCannotReachEachOther past the switch, also if the host gets an address on the
+// device later. After Release they can, so it is Take that blocks them.
 func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 	b := newBench(t)
 	question := packettest.ARP(1, guestMAC, guest, hostIP)
@@ -233,18 +234,18 @@ func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 		t.Error("the host answers the machine")
 	}
 	if asked(false) {
-		t.Error("the host speaks to the machine")
+		t.Error("the host reaches the machine")
 	}
 	if _, got := b.frame(d, question[:12], due); got == nil {
-		t.Error("the switch has heard nothing")
+		t.Error("the switch received nothing")
 	}
 	if err := d.Write(plain(udp(10))); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(b.machine, udp(10)[:34], due); got == nil {
-		t.Error("the machine does not hear the switch")
+		t.Error("the machine does not receive from the switch")
 	}
-	// The guard needs no daemon.
+	// The guard works without a daemon.
 	_ = d.Close()
 	if answered(false) || asked(false) {
 		t.Error("without a daemon the host and the machine reach each other")
@@ -254,14 +255,14 @@ func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 	}
 	b.run("ip", "link", "set", "vm0", "up")
 	if !answered(true) || !asked(true) {
-		t.Error("released, the device is still closed to the host")
+		t.Error("after Release the device is still blocked for the host")
 	}
 }
 
 func TestReleaseRestoresTheDevice(t *testing.T) {
 	b := newBench(t)
 	look := func() string {
-		link := regexp.MustCompile(` qdisc .* qlen \d+|,LOWER_UP|NO-CARRIER,`).ReplaceAllString(b.run("ip", "-o", "link", "show", "vm0"), "") // without queue and carrier, which the kernel decides
+		link := regexp.MustCompile(` qdisc .* qlen \d+|,LOWER_UP|NO-CARRIER,`).ReplaceAllString(b.run("ip", "-o", "link", "show", "vm0"), "") // without queue and carrier, which the kernel changes
 		return link + b.run("tc", "qdisc", "show", "dev", "vm0", "clsact") +
 			b.run("sysctl", "net.ipv6.conf.vm0.disable_ipv6")
 	}
@@ -269,13 +270,13 @@ func TestReleaseRestoresTheDevice(t *testing.T) {
 		for _, alias := range []string{"", "the machine of was=up=false"} {
 			b.run("ip", "link", "set", "vm0", up, "alias", alias)
 			before := look()
-			for range 2 { // again by the same owner renews it
+			for range 2 { // the second call renews the guard
 				if err := Take(Config{"vm0", host}, "eni-1"); err != nil {
 					t.Fatal(err)
 				}
 			}
 			if look() == before || !strings.Contains(b.run("tc", "filter", "show", "dev", "vm0", "ingress"), "palisade-in") {
-				t.Errorf("taken it is\n%s", look())
+				t.Errorf("after Take the device is\n%s", look())
 			}
 			if err := Take(Config{"vm0", host}, "eni-2"); err == nil || !strings.Contains(err.Error(), "it belongs to eni-1") {
 				t.Errorf("taken by another: %v", err)
@@ -289,12 +290,12 @@ func TestReleaseRestoresTheDevice(t *testing.T) {
 				}
 			}
 			if after := look(); after != before {
-				t.Errorf("%s, alias %q: given back as\n%swas\n%s", up, alias, after, before)
+				t.Errorf("%s, alias %q: after Release\n%sbefore Take\n%s", up, alias, after, before)
 			}
 		}
 	}
 	if err := Release(Config{"none", host}, "eni-1"); err != nil {
-		t.Errorf("of a device that is gone: %v", err)
+		t.Errorf("Release of a missing device: %v", err)
 	}
 }
 
@@ -368,7 +369,8 @@ func TestLostFramesAreReported(t *testing.T) {
 	}
 }
 
-// TestMissingDeviceHasNoFrames: nor keeps it a poller busy.
+// TestMissingDeviceHasNoFrames: a device that is down or deleted is not readable, so it keeps no
+// poller busy.
 func TestMissingDeviceHasNoFrames(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
@@ -389,14 +391,14 @@ func TestMissingDeviceHasNoFrames(t *testing.T) {
 	b.run("ip", "link", "set", "vm0", "down")
 	quiet("down")
 	if err := d.Write(plain(udp(10))); err == nil {
-		t.Error("down, it takes frames")
+		t.Error("a device that is down accepts frames")
 	}
 	b.run("ip", "link", "set", "vm0", "up")
 	if err := b.machine.Write(plain(udp(100))); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(d, udp(100), due); got == nil {
-		t.Error("up again, it has no frame")
+		t.Error("after it is up again no frame arrives")
 	}
 	b.run("ip", "link", "del", "vm0")
 	quiet("gone")

@@ -10,10 +10,10 @@ import (
 	"palisade/internal/verdict"
 )
 
-// FuzzAcrossNodes sends the same frames twice: across two nodes, in batches, through the
-// sender's pipeline, the real seal, trains of datagrams as UDP_GRO makes them, the receiver's
-// joining and the receiver's pipeline; and one by one on one node that has all instances.
-// Every instance is given the same packets in the same order.
+// FuzzAcrossNodes sends the same frames twice. First across two nodes, in batches: through the
+// sender's pipeline, the seal, trains of datagrams as UDP_GRO makes them, the receiver's joining
+// and the receiver's pipeline. Then one by one on a single node that has all instances. Every
+// instance must receive the same packets in the same order.
 func FuzzAcrossNodes(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(randomBytes(seed, 600))
@@ -21,14 +21,14 @@ func FuzzAcrossNodes(f *testing.F) {
 	f.Fuzz(acrossNodes)
 }
 
-// TestTwoNodesDeliverTheSameAsOne is FuzzAcrossNodes with input that nobody chose, for as long as a test may be.
+// TestTwoNodesDeliverTheSameAsOne is FuzzAcrossNodes with random input.
 func TestTwoNodesDeliverTheSameAsOne(t *testing.T) {
 	given := 0
 	for seed := range uint64(60) {
 		given += sendAcross(t, randomBytes(seed, 1200))
 	}
 	if given < 5000 {
-		t.Errorf("%d packets arrived, which shows little", given)
+		t.Errorf("only %d packets arrived, too few for this test", given)
 	}
 }
 
@@ -42,10 +42,10 @@ func randomBytes(seed uint64, n int) []byte {
 
 func acrossNodes(t *testing.T, input []byte) { sendAcross(t, input) }
 
-// sendAcross returns how many packets were given to instances.
+// sendAcross returns how many packets instances received.
 func sendAcross(t *testing.T, input []byte) (given int) {
 	if len(input) > 8000 {
-		return 0 // one input is to be quick
+		return 0 // keeps one input quick
 	}
 	d := &dice{rest: input}
 	c := siteConfig{mtu: acrossMTU, offloads: pick(d, packet.DatagramOffloads, packet.StreamOffloads, packet.NoOffloads)}
@@ -78,7 +78,7 @@ func sendAcross(t *testing.T, input []byte) (given int) {
 			single.settle()
 		}
 		for _, name := range []string{"web", "lone", "nat", "app", "box", "uplink"} {
-			at := v.node // where what the volley sent outside left
+			at := v.node // the node whose uplink the volley's packets to the internet leave by
 			if name != "uplink" {
 				at = siteOf(name)
 			}
@@ -89,7 +89,7 @@ func sendAcross(t *testing.T, input []byte) (given int) {
 			}
 			given += len(got)
 			if !equal(got, want) {
-				t.Fatalf("volley %d of %s, %v tunnel: across nodes %s was given other packets than on one node:\n%s\nfates at the sender %v\nat the receiver %v\non one node %v",
+				t.Fatalf("volley %d of %s, %v tunnel: across nodes %s received other packets than on one node:\n%s\nverdicts at the sender %v\nat the receiver %v\non one node %v",
 					i, v.host, form, name, difference(got, want), fates(across.sites[v.node]), fates(across.sites[at]), fates(single))
 			}
 		}
@@ -103,7 +103,7 @@ func sendAcross(t *testing.T, input []byte) (given int) {
 	return given
 }
 
-// fates are how many packets met each fate at each port of a site.
+// fates returns the number of packets with each verdict at each port of a site.
 func fates(s *site) (all []string) {
 	for _, p := range s.sw.Ports() {
 		for v, n := range p.Counters().Verdicts {
@@ -132,9 +132,9 @@ func difference(got, want [][]byte) string {
 	return "none"
 }
 
-// FuzzHostilePeer is a node that was taken over: it seals whatever it likes, correctly. Its
-// datagrams cost no panic, each meets one fate, and nothing reaches an instance in the name
-// of an interface that the node does not have.
+// FuzzHostilePeer: a node that was taken over seals any content correctly. Its datagrams cause no
+// panic, each has one verdict, and no packet from an interface that the node does not have reaches
+// an instance.
 func FuzzHostilePeer(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(randomBytes(seed, 600))
@@ -142,7 +142,7 @@ func FuzzHostilePeer(f *testing.F) {
 	f.Fuzz(hostilePeer)
 }
 
-// TestHostilePeerCannotSendForOthers is FuzzHostilePeer with input that nobody chose.
+// TestHostilePeerCannotSendForOthers is FuzzHostilePeer with random input.
 func TestHostilePeerCannotSendForOthers(t *testing.T) {
 	for seed := range uint64(200) {
 		hostilePeer(t, randomBytes(seed, 1200))
@@ -169,7 +169,7 @@ func hostilePeer(t *testing.T, input []byte) {
 			}
 			for _, frame := range given {
 				if why := foreign(frame); why != "" {
-					t.Fatalf("%s was given a packet %s: %x", host, why, frame)
+					t.Fatalf("%s received a packet %s: %x", host, why, frame)
 				}
 			}
 		}
@@ -180,9 +180,9 @@ func hostilePeer(t *testing.T, input []byte) {
 	}
 }
 
-// foreign says why a packet cannot come from node 1; "" if it can. The nat forwards for
-// others, so it sends in any address's name, but by rules for addresses alone; a packet in the
-// name of node 2's own instances it may send too, as at AWS.
+// foreign says why a packet cannot come from node 1; "" if it can. The nat forwards for others, so
+// it may send from any address, also from those of node 2's own instances, as at AWS. Such packets
+// have no groups.
 func foreign(frame []byte) string {
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
@@ -199,8 +199,8 @@ func foreign(frame []byte) string {
 	return ""
 }
 
-// sealed draws datagrams as a node seals them, of frames, of frames with a fault, and of bytes
-// that are none.
+// sealed draws datagrams as a node seals them: of frames, of malformed frames, and of bytes that
+// are no frame.
 func (d *dice) sealed(s *association, form Form) (all [][]byte) {
 	seal := func(plain []byte, marks packet.Marks) {
 		if form == VXLAN {
@@ -234,7 +234,7 @@ func (d *dice) sealed(s *association, form Form) (all [][]byte) {
 			plain = plain[:d.below(len(plain)+1)]
 		case 10:
 			plain[d.below(min(len(plain), innerLen+60))] = d.byte()
-		case 9: // further options
+		case 9: // more options
 			extra := 4 * d.below(40)
 			plain = append(plain[:min(len(plain), innerLen)], append(make([]byte, extra), plain[min(len(plain), innerLen):]...)...)
 			plain[0] += byte(extra / 4)

@@ -21,13 +21,13 @@ import (
 	vswitch "palisade/switch"
 )
 
-// A station is the device of an instance: the test queues what the instance sends, and finds
-// what it was given.
+// A station is the device of an instance: the test queues what the instance sends, and reads what
+// it receives.
 type station struct {
-	fd       int // an eventfd, readable while there is something in queue
+	fd       int // an eventfd, readable while queue is not empty
 	offloads packet.Offloads
 	queue    [][]byte // virtio header and frame
-	given    [][]byte // the same
+	given    [][]byte // the frames written to it, with virtio header
 }
 
 func newStation(t testing.TB, offloads packet.Offloads) *station {
@@ -63,7 +63,7 @@ func (s *station) send(frames ...[]byte) {
 	_, _ = unix.Write(s.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// The interfaces of a site's network. Those of node 3 are on no site.
+// The interfaces of the network. That of node 3 is on no site.
 var acrossHosts = []struct {
 	name, private, public string
 	epoch                 uint64
@@ -78,10 +78,10 @@ var acrossHosts = []struct {
 	{"third", "10.10.0.9", "198.18.0.9", 6, 3, false},
 }
 
-// uplinkMAC is what the segment behind the uplinks knows each node by.
+// uplinkMAC is the MAC address of each node on the segment behind the uplinks.
 var uplinkMAC = ec2.MAC{2, 0x75, 0, 0, 0, 1}
 
-// acrossRules: the app admits by group, by address and from everywhere; the others almost
+// acrossRules: the app admits by group, by address and from all addresses; the others admit almost
 // everything.
 func acrossRules() groups {
 	all := func(serial uint64, name string) *ec2.Group {
@@ -97,15 +97,15 @@ func acrossRules() groups {
 	}
 }
 
-// A site is a node's switch, driven by Step, and the stations of its instances. Number 0 is
-// the one node that has all instances.
+// A site is a node's switch, driven by Step, and the stations of its instances. Number 0 is the
+// single node that has all instances.
 type site struct {
 	t        testing.TB
 	sw       *vswitch.Switch
 	tracker  *conntrack.Tracker
 	ports    map[string]*vswitch.Port
 	stations map[string]*station
-	device   *Device // of the tunnels; nil if there are none
+	device   *Device // of the tunnels; nil if there are none // of the tunnels; nil: none
 
 	compiler   *firewall.Compiler
 	rules      groups
@@ -113,12 +113,12 @@ type site struct {
 	generation uint64
 }
 
-// A siteConfig says what the sites of a test are like.
+// A siteConfig has the settings of the sites of a test.
 type siteConfig struct {
 	offloads    packet.Offloads // of all stations
 	mtu         int             // of the network
-	tunnelMTU   int             // 0: as the network's
-	connections int             // that a tracker has room for; 0: 4096
+	tunnelMTU   int             // 0: the network's
+	connections int             // capacity of a tracker; 0: 4096
 	log         *slog.Logger
 }
 
@@ -177,7 +177,7 @@ func newSite(t testing.TB, c siteConfig, number uint32, device *Device) *site {
 	return s
 }
 
-// change replaces the rules of the app's group, as a node does after a change of them.
+// change replaces the rules of the app's group.
 func (s *site) change(rules []ec2.Rule) {
 	s.generation++
 	s.rules["app"] = &ec2.Group{ID: "app", Name: "app", Rules: rules}
@@ -208,13 +208,13 @@ func (s *site) close() {
 	}
 }
 
-// settle carries all that waits.
+// settle forwards all frames that are queued.
 func (s *site) settle() {
 	for s.sw.Step() {
 	}
 }
 
-// verdicts is how many packets met each fate, at all ports together.
+// verdicts returns the number of packets with each verdict, over all ports.
 func (s *site) verdicts() (sum [verdict.Count]uint64) {
 	for _, p := range s.sw.Ports() {
 		for v, n := range p.Counters().Verdicts {
@@ -231,20 +231,20 @@ func total(verdicts [verdict.Count]uint64) (n uint64) {
 	return n
 }
 
-// A wire is the underlay between the two nodes: a socket that takes the datagrams of each and
-// sends them on to the other. Each node knows the other by the wire's address.
+// A wire is the underlay between the two nodes: a socket that reads the datagrams of each and sends
+// them on to the other. Each node knows the other by the wire's address.
 type wire struct {
 	t      testing.TB
-	socket *Device // its Send and Receive are not used
+	socket *Device // only its socket is used
 	sites  [2]*site
 	own    sockaddr
 	to     [2]unix.Sockaddr // the nodes' own sockets
 	buffer [1 << 16]byte
-	// cut says how many of n datagrams of one size, and a shorter last one, are one train.
+	// cut returns how many of n datagrams of one size, with a shorter last one, make one train.
 	cut func(n int) int
 }
 
-// newWire joins two nodes by a session, numbers 1 and 2.
+// newWire joins two nodes, numbers 1 and 2, by an association.
 func newWire(t testing.TB, form Form, c siteConfig) *wire {
 	t.Helper()
 	w := &wire{t: t, cut: func(n int) int { return n }}
@@ -287,15 +287,15 @@ func (w *wire) close() {
 	}
 }
 
-// fateWithin is how long datagrams on loopback may take. It is shorter than what a fuzz target
-// may take for one input.
+// fateWithin is the longest time for datagrams on loopback. It is shorter than the time limit of a
+// fuzz input.
 const fateWithin = 5 * time.Second
 
-// carry takes what a node has sent to the other one, in trains as UDP_GRO makes them, and has
-// the other carry on what is in them.
+// carry passes the datagrams of a node to the other one, in trains as UDP_GRO makes them, and has
+// the other node forward their frames.
 func (w *wire) carry(from int) {
 	w.t.Helper()
-	// The end of what was sent is told by a datagram of the test's own behind it.
+	// The test sends a datagram of its own to mark the end of what the node has sent.
 	end := []byte("end")
 	if err := w.sites[from].device.sendTo(end, &w.own); err != nil {
 		w.t.Fatal(err)
@@ -320,12 +320,12 @@ func (w *wire) read() []byte {
 			return bytes.Clone(w.buffer[:n])
 		}
 		if ready, err := unix.Poll(wait, int(fateWithin/time.Millisecond)); ready == 0 || err != nil && err != unix.EINTR {
-			w.t.Fatalf("a datagram that was sent has not come: %v", err)
+			w.t.Fatalf("a datagram did not arrive: %v", err)
 		}
 	}
 }
 
-// deliver sends datagrams to a node in trains, and waits until each has met its fate.
+// deliver sends datagrams to a node in trains, and waits until each has its verdict.
 func (w *wire) deliver(to int, datagrams [][]byte) {
 	w.t.Helper()
 	site := w.sites[to]
@@ -340,24 +340,24 @@ func (w *wire) deliver(to int, datagrams [][]byte) {
 		n = max(1, min(n, w.cut(n)))
 		train := bytes.Join(datagrams[:n], nil)
 		if err := w.forward(train, len(datagrams[0]), to); err != nil {
-			w.t.Fatalf("send %d datagrams of %d bytes on: %v", n, len(datagrams[0]), err)
+			w.t.Fatalf("send %d datagrams of %d bytes: %v", n, len(datagrams[0]), err)
 		}
 		datagrams = datagrams[n:]
-		if len(datagrams)%512 == 0 { // before the socket's buffer is full
+		if len(datagrams)%512 == 0 { // so that the socket's buffer never gets full
 			site.settle()
 		}
 	}
 	for end := time.Now().Add(fateWithin); total(site.verdicts()) < want; site.settle() {
 		if time.Now().After(end) {
-			w.t.Fatalf("%d packets have no fate: %v", want-total(site.verdicts()), site.verdicts())
+			w.t.Fatalf("%d packets have no verdict: %v", want-total(site.verdicts()), site.verdicts())
 		}
 	}
 	if got := total(site.verdicts()); got != want {
-		w.t.Fatalf("there are %d fates more than datagrams: %v", got-want, site.verdicts())
+		w.t.Fatalf("there are %d more verdicts than datagrams: %v", got-want, site.verdicts())
 	}
 }
 
-// forward sends a train of datagrams of size bytes, and a shorter last one, to a node.
+// forward sends a train to a node: datagrams of size bytes, with a shorter last one.
 func (w *wire) forward(train []byte, size, to int) error {
 	var control []byte
 	if len(train) > size {
@@ -371,7 +371,7 @@ func (w *wire) forward(train []byte, size, to int) error {
 	return err
 }
 
-// siteOf is which node has an instance.
+// siteOf returns which node has an instance.
 func siteOf(host string) int {
 	for _, h := range acrossHosts {
 		if h.name == host {
@@ -381,8 +381,8 @@ func siteOf(host string) int {
 	panic("no instance is called " + host)
 }
 
-// send has an instance of a node, or the world behind its uplink, send frames at once, and
-// carries on what becomes of them.
+// send has an instance of a node, or the hosts behind its uplink, send frames at once, and forwards
+// them on both nodes.
 func (w *wire) send(from int, host string, frames [][]byte) {
 	w.t.Helper()
 	w.sites[from].stations[host].send(frames...)
@@ -390,7 +390,7 @@ func (w *wire) send(from int, host string, frames [][]byte) {
 	w.carry(from)
 }
 
-// given is what an instance was given, as packets on a wire, and forgets it.
+// given returns the packets that an instance received since the last call, as on a wire.
 func (s *site) given(host string) (all [][]byte, err error) {
 	frames := s.stations[host].given
 	s.stations[host].given = nil
@@ -399,15 +399,15 @@ func (s *site) given(host string) (all [][]byte, err error) {
 		header, frame := b[:packet.OffloadLen], b[packet.OffloadLen:]
 		var p packet.Packet
 		if v, ok := decoder.Decode(frame, &p); !ok {
-			return nil, fmt.Errorf("%s was given a frame that is %v: %x", host, v, frame)
+			return nil, fmt.Errorf("%s received a frame that is %v: %x", host, v, frame)
 		}
 		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
-			return nil, fmt.Errorf("%s was given a virtio header that is %v", host, v)
+			return nil, fmt.Errorf("%s received a virtio header that is %v", host, v)
 		}
 		if err := packet.Segment(header, frame, &p, scratch, func(out []byte) error {
 			if out = bytes.Clone(out); p.DontFragment {
-				clear(out[18:20]) // the identification means nothing then (RFC 6864 §4.1)
-				clear(out[24:26]) // nor does the checksum over it
+				clear(out[18:20]) // the identification has no meaning then (RFC 6864 §4.1)
+				clear(out[24:26]) // the IP checksum covers it
 			}
 			all = append(all, out)
 			return nil

@@ -13,7 +13,7 @@ import (
 	vswitch "palisade/switch"
 )
 
-// TestRekeyLosesNoDatagram: both nodes change their keys again and again under traffic.
+// TestRekeyLosesNoDatagram: both nodes change their keys repeatedly under traffic.
 func TestRekeyLosesNoDatagram(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -22,14 +22,14 @@ func TestRekeyLosesNoDatagram(t *testing.T) {
 	sent, keys := uint64(0), map[*association]bool{}
 	for deadline := time.Now().Add(patience); len(keys) < 5; {
 		if time.Now().After(deadline) {
-			t.Fatalf("there were %d sessions", len(keys))
+			t.Fatalf("there were only %d associations", len(keys))
 		}
 		s := n1.association(2)
 		if !keys[s] {
 			keys[s] = true
-			c.nodes[len(keys)%2].overlay.rekey() // either may ask
+			c.nodes[len(keys)%2].overlay.rekey() // either node may cause it
 		}
-		for range 20 { // and no more before they have arrived: the socket's buffer is no part of this
+		for range 20 { // and the next after they have arrived, so that the socket's buffer never gets full
 			if err := n1.devices["web"].Send(frame); err != nil {
 				t.Fatal(err)
 			}
@@ -39,7 +39,7 @@ func TestRekeyLosesNoDatagram(t *testing.T) {
 		n2.devices["app"].Take()
 	}
 	if s := n2.overlay.Status()[0]; !s.Up || len(n2.overlay.peers["node1"].associations) > maxAssociations {
-		t.Errorf("node2 keeps %d sessions; %+v", len(n2.overlay.peers["node1"].associations), s)
+		t.Errorf("node2 keeps %d associations; %+v", len(n2.overlay.peers["node1"].associations), s)
 	}
 }
 
@@ -49,7 +49,7 @@ func TestReplacedAssociationReceivesForAMinute(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	old := n1.association(2)
 	n1.overlay.rekey()
-	eventually(t, "other session", func() bool { return n1.association(2) != old && n2.association(1).index != old.remoteIndex })
+	eventually(t, "new association", func() bool { return n1.association(2) != old && n2.association(1).index != old.remoteIndex })
 	send := func(at *vswitch.Port, want verdict.Verdict) {
 		t.Helper()
 		f := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
@@ -65,8 +65,8 @@ func TestReplacedAssociationReceivesForAMinute(t *testing.T) {
 	send(n2.tunnel, verdict.TunnelUnknown)
 }
 
-// TestRestartedNodeIsReachedAgain: a node that comes back, whichever asks for the session, is reached again
-// within seconds; until then the other goes on sending to nobody.
+// TestRestartedNodeIsReachedAgain within seconds, whichever node begins the exchange. Until then
+// the other node keeps the old association.
 func TestRestartedNodeIsReachedAgain(t *testing.T) {
 	c := newCluster(t)
 	for i, n := range c.nodes {
@@ -74,20 +74,20 @@ func TestRestartedNodeIsReachedAgain(t *testing.T) {
 		before := other.association(n.number)
 		n.stop()
 		if other.association(n.number) != before {
-			t.Errorf("%s has given up its session with %s, which has only stopped", other.name, n.name)
+			t.Errorf("%s has dropped its association with %s, which has only stopped", other.name, n.name)
 		}
 		began := time.Now()
 		n.start()
 		c.introduce()
-		eventually(t, "new session with "+n.name, func() bool { return n.up() && other.association(n.number) != before })
+		eventually(t, "new association with "+n.name, func() bool { return n.up() && other.association(n.number) != before })
 		t.Logf("%s was reached again after %v", n.name, time.Since(began))
 		n1, n2 := c.nodes[0], c.nodes[1]
 		n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
 	}
 }
 
-// TestAssociationSurvivesLossOfItsStream: the streams between nodes are gone for good, the tunnels
-// are not.
+// TestAssociationSurvivesLossOfItsStream: the streams between the nodes are gone for good, and the
+// tunnels still work.
 func TestAssociationSurvivesLossOfItsStream(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -100,8 +100,8 @@ func TestAssociationSurvivesLossOfItsStream(t *testing.T) {
 	n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
 }
 
-// TestChangedPeerLosesItsAssociation: what was a peer and is one no more, or is another under the
-// same name, is out at once, and in again only as itself.
+// TestChangedPeerLosesItsAssociation: a node that is removed, or replaced under the same name,
+// loses its association at once, and gets a new one only as itself.
 func TestChangedPeerLosesItsAssociation(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -117,7 +117,7 @@ func TestChangedPeerLosesItsAssociation(t *testing.T) {
 		change(&r)
 		n2.overlay.SetPeers([]Remote{r})
 		if n2.association(1) != nil {
-			t.Errorf("%s: node2 still has a session to send on", name)
+			t.Errorf("%s: node2 still has an association to send on", name)
 		}
 		before := n2.tunnel.Counters().Verdicts
 		if _, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, frame); err != nil {
@@ -128,12 +128,12 @@ func TestChangedPeerLosesItsAssociation(t *testing.T) {
 		if name == "key" {
 			eventually(t, "refusal", func() bool { return strings.HasPrefix(n1.overlay.Status()[0].Problem, "exchange keys with node2") })
 			if n2.association(1) != nil {
-				t.Error("node2 made a session with another key than it was told")
+				t.Error("node2 has an association with a key that it does not know")
 			}
 		}
 		n2.send("app", packettest.Build(of("app", packet.ProtocolUDP, "10.10.0.5", "10.10.0.4", 1, 53)), n2.ports["app"], verdict.TunnelDown)
-		old := n1.association(2) // before it may have another
+		old := n1.association(2) // before a new one can replace it
 		c.introduce()
-		eventually(t, "session again", func() bool { return n2.up() && n1.association(2) != old })
+		eventually(t, "new association", func() bool { return n2.up() && n1.association(2) != old })
 	}
 }

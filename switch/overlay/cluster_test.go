@@ -24,11 +24,10 @@ import (
 	"palisade/switch/tap/taptest"
 )
 
-// patience is what a loaded machine may need for what takes milliseconds.
+// patience is the longest wait on a loaded machine.
 const patience = 20 * time.Second
 
-// A cluster is two nodes whose switches run, joined by real tunnels and real peers over
-// loopback:
+// A cluster is two nodes with running switches, connected by tunnels and streams over loopback:
 //
 //	node1, number 1                              node2, number 2
 //	  web   10.10.0.4 = 198.18.0.4  epoch 1        app  10.10.0.5 = 198.18.0.5  epoch 3
@@ -41,7 +40,7 @@ type cluster struct {
 	nodes []*node // node1, node2
 	rules groups
 	form  Form
-	// device makes an instance's; nil is one in memory.
+	// device opens the device of an instance; nil: one in memory.
 	device func(host string) vswitch.Device
 }
 
@@ -122,8 +121,8 @@ func permit(serial uint64, protocol ec2.Protocol, from, to int, source string) e
 	return r
 }
 
-// newCluster starts two nodes and waits for their session. The app admits the web group to
-// TCP 8000 and UDP 53, pings from it, and TCP 22 from the web's public address alone.
+// newCluster starts two nodes and waits for their association. The app admits the web group to TCP
+// 8000 and UDP 53, pings from it, and TCP 22 from the web's public address only.
 func newCluster(t testing.TB) *cluster { return newClusterOn(t, Sealed, nil) }
 
 func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Device) *cluster {
@@ -139,7 +138,7 @@ func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Devi
 	for i, id := range identities(t, c.table) {
 		n := &node{c: c, number: uint32(i + 1), name: id.Node(), id: id,
 			peerAddr: netip.MustParseAddrPort("127.0.0.1:0"), udpAddr: netip.MustParseAddrPort("127.0.0.1:0")}
-		if form == VXLAN { // where the address is all that tells nodes apart
+		if form == VXLAN { // which tells nodes apart by their addresses
 			n.udpAddr = netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:0", i+1))
 		}
 		c.nodes = append(c.nodes, n)
@@ -160,7 +159,7 @@ func (c *cluster) describe() string {
 	return b.String()
 }
 
-// identities founds a cluster and lets a second node join it, as operators do.
+// identities creates a cluster and lets a second node join it, as operators do.
 func identities(t testing.TB, table *members) []*peer.Identity {
 	t.Helper()
 	nominal := netip.MustParseAddrPort("127.0.0.1:7400")
@@ -284,12 +283,12 @@ func (n *node) newDevice(host string) vswitch.Device {
 	return d
 }
 
-// remote is the node as the others know it.
+// remote returns the node as the others know it.
 func (n *node) remote() Remote {
 	return Remote{Number: n.number, Node: n.name, Address: n.udpAddr, PublicKey: n.id.PublicKey()}
 }
 
-// introduce tells every node of the others.
+// introduce gives both nodes to SetPeers of each.
 func (c *cluster) introduce() {
 	all := []Remote{c.nodes[0].remote(), c.nodes[1].remote()}
 	for _, n := range c.nodes {
@@ -300,7 +299,7 @@ func (c *cluster) introduce() {
 // connected waits until each node can send to the other.
 func (c *cluster) connected() {
 	c.t.Helper()
-	eventually(c.t, "a session", func() bool { return c.nodes[0].up() && c.nodes[1].up() })
+	eventually(c.t, "association", func() bool { return c.nodes[0].up() && c.nodes[1].up() })
 }
 
 func (n *node) up() bool { s := n.overlay.Status(); return len(s) == 1 && s[0].Up }
@@ -314,7 +313,7 @@ func eventually(t testing.TB, what string, so func() bool) {
 			return
 		}
 	}
-	t.Fatalf("there is no %s after %v", what, patience)
+	t.Fatalf("no %s after %v", what, patience)
 }
 
 func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
@@ -334,7 +333,7 @@ func reply(f packettest.Frame, from string, flags uint8) packettest.Frame {
 	return f
 }
 
-// send lets an instance send, and waits for the frame's fate.
+// send lets an instance send a frame, and waits for its verdict at a port.
 func (n *node) send(from string, frame []byte, fateOf *vswitch.Port, want verdict.Verdict) {
 	n.c.t.Helper()
 	before := fateOf.Counters().Verdicts
@@ -344,23 +343,23 @@ func (n *node) send(from string, frame []byte, fateOf *vswitch.Port, want verdic
 	n.c.fate(fateOf, before, want)
 }
 
-// fate waits until something has befallen a frame at a port since before, and wants it to
-// be a certain thing.
+// fate waits for the verdict of one frame at a port, and checks it. before has the counters from
+// before the frame was sent.
 func (c *cluster) fate(at *vswitch.Port, before [verdict.Count]uint64, want verdict.Verdict) {
 	c.t.Helper()
-	eventually(c.t, fmt.Sprintf("fate at %s, where %v is wanted", at.Name(), want), func() bool { return at.Counters().Verdicts != before })
+	eventually(c.t, fmt.Sprintf("verdict at %s, want %v", at.Name(), want), func() bool { return at.Counters().Verdicts != before })
 	after := at.Counters().Verdicts
 	before[want]++
 	if after != before {
 		for v := range after {
 			if after[v] != before[v] {
-				c.t.Errorf("at %s: %d more of %v than wanted", at.Name(), int64(after[v]-before[v]), verdict.Verdict(v))
+				c.t.Errorf("at %s: %d more %v than expected", at.Name(), int64(after[v]-before[v]), verdict.Verdict(v))
 			}
 		}
 	}
 }
 
-// delivered waits for the next frame an instance is given.
+// delivered waits for the next frame that an instance receives.
 func (n *node) delivered(to string) (packet.Packet, []byte) {
 	n.c.t.Helper()
 	d := n.devices[to]
@@ -370,14 +369,14 @@ func (n *node) delivered(to string) (packet.Packet, []byte) {
 			var p packet.Packet
 			ethernet := frames[len(frames)-1][packet.OffloadLen:]
 			if v, ok := packet.NewDecoder().Decode(ethernet, &p); !ok {
-				n.c.t.Fatalf("%s was given a frame that is %v", to, v)
+				n.c.t.Fatalf("%s received a frame that is %v", to, v)
 			}
 			return p, ethernet
 		}
 		select {
 		case <-d.Arrived():
 		case <-deadline:
-			n.c.t.Fatalf("%s was given nothing", to)
+			n.c.t.Fatalf("%s received nothing", to)
 		}
 	}
 }

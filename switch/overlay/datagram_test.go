@@ -15,8 +15,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestWindowAcceptsEachCounterOnce compares with a set, over counters that come in order, out
-// of it, again, and after long leaps.
+// TestWindowAcceptsEachCounterOnce compares the window with a set, over counters that arrive in
+// order, out of order, repeatedly, and after long gaps.
 func TestWindowAcceptsEachCounterOnce(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -36,18 +36,18 @@ func TestWindowAcceptsEachCounterOnce(t *testing.T) {
 			}
 			want := !taken[counter] && (counter > newest || newest-counter < windowSize)
 			if got := w.take(counter); got != want {
-				t.Fatalf("seed %d: counter %d after %d: taken is %v, want %v", seed, counter, newest, got, want)
+				t.Fatalf("seed %d: counter %d after %d: accepted %v, want %v", seed, counter, newest, got, want)
 			}
 			taken[counter] = true
 			newest = max(newest, counter)
 		}
 	}
 	if windowSize < 1024 {
-		t.Errorf("the window is of %d counters", windowSize)
+		t.Errorf("the window has only %d counters", windowSize)
 	}
 }
 
-// ends are the data paths of two nodes with one session, numbers 1 and 2.
+// ends returns the data paths of two nodes, numbers 1 and 2, with one association.
 func ends(t testing.TB) (a, b *Device) {
 	t.Helper()
 	local := netip.MustParseAddrPort("127.0.0.1:0")
@@ -79,12 +79,12 @@ func ends(t testing.TB) (a, b *Device) {
 
 var from = packet.Origin{VNI: 0xabcdef, Epoch: 1<<63 + 5}
 
-// one is a frame that stands for one packet, as the switch hands it over.
+// one returns a frame of one packet, as the switch passes it to Send.
 func one(frame []byte) (*packet.Packet, []byte) {
 	return &packet.Packet{Len: len(frame), Segments: 1}, append(make([]byte, packet.OffloadLen), frame...)
 }
 
-// receive takes the next frame, be it of the next batch.
+// receive reads the next frame, also one of the next batch.
 func receive(d *Device, b []byte) (int, packet.Origin, verdict.Verdict, error) {
 	n, from, v, err := d.Receive(b)
 	if err == unix.EAGAIN {
@@ -93,7 +93,7 @@ func receive(d *Device, b []byte) (int, packet.Origin, verdict.Verdict, error) {
 	return n, from, v, err
 }
 
-// sealed is a frame as a datagram.
+// sealed returns a datagram with a frame.
 func (s *association) sealed(queue int, from packet.Origin, frame []byte) []byte {
 	q := new(sender)
 	return q.out[:q.sealCopy(s, queue, 0, from, frame, 0)]
@@ -110,7 +110,7 @@ func TestFrameArrivesUnchanged(t *testing.T) {
 		if v, err := a.Send(3, 2, from, p, whole); v != verdict.Forward || err != nil {
 			t.Fatal(v, err)
 		}
-		buffer[0], buffer[9] = 1, 1 // of the frame before
+		buffer[0], buffer[9] = 1, 1 // left from the frame before
 		n, origin, v, err := receive(b, buffer)
 		if v != verdict.Forward || err != nil || origin != want || !bytes.Equal(buffer[packet.OffloadLen:n], frame) ||
 			[packet.OffloadLen]byte(buffer) != [packet.OffloadLen]byte{} {
@@ -119,7 +119,7 @@ func TestFrameArrivesUnchanged(t *testing.T) {
 	}
 	p, empty := one(nil)
 	if v, _ := a.Send(3, 4, from, p, empty); v != verdict.TunnelDown {
-		t.Errorf("to a node without a session: %v", v)
+		t.Errorf("to a node without an association: %v", v)
 	}
 	p, long := one(make([]byte, 1<<16))
 	if _, err := a.Send(3, 2, from, p, long); err == nil {
@@ -127,7 +127,7 @@ func TestFrameArrivesUnchanged(t *testing.T) {
 	}
 }
 
-// TestNoNonceIsUsedTwice: not by two queues, and not when a counter has run out.
+// TestNoNonceIsUsedTwice: neither by two queues, nor when a counter is used up.
 func TestNoNonceIsUsedTwice(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
@@ -145,7 +145,7 @@ func TestNoNonceIsUsedTwice(t *testing.T) {
 	}
 	a.table.Load().send[2].sent[0].counter.Store(1<<counterBits - 1)
 	if _, err := a.Send(0, 2, from, p, frame); err == nil {
-		t.Error("the counter ran into the queue's number")
+		t.Error("the counter has changed the queue's number")
 	}
 }
 
@@ -168,7 +168,8 @@ func option(class uint16, kind byte, body ...byte) []byte {
 	return append(append(b, kind, byte(len(body)/4)), body...)
 }
 
-// TestInnerHeader: what a node of another version, or one broken into, may have sealed.
+// TestInnerHeader reads what a node of another version, or one that was taken over, may have
+// sealed.
 func TestInnerHeader(t *testing.T) {
 	source := option(optionClass, sourceOption, 0, 0, 0, 0, 0, 0, 0, 9)
 	geneve := func(options ...[]byte) []byte {
@@ -189,19 +190,19 @@ func TestInnerHeader(t *testing.T) {
 		{"a source of another length", geneve(option(optionClass, sourceOption, 0, 0, 0, 9)), false},
 		{"an unknown critical option", geneve(source, option(optionClass, critical|9)), false},
 		{"a critical option of another class", geneve(source, option(0x0102, sourceOption, 0, 0, 0, 0, 0, 0, 0, 9)), false},
-		{"an option longer than the rest", with(11, 31), false},
+		{"an option longer than the header", with(11, 31), false},
 		{"options longer than the datagram", with(0, 63), false},
 		{"another version of Geneve", with(0, 0x43), false},
 		{"a control message", with(1, 0xc0), false},
 		{"no Ethernet", with(2, 8), false},
 		{"nothing", nil, false},
-		{"a piece of a header", []byte{0, 0x40, 0x65}, false},
+		{"a part of a header", []byte{0, 0x40, 0x65}, false},
 	}
 	for _, tt := range tests {
 		var o packet.Origin
 		frame, ok := readInner(tt.b, &o)
 		if ok != tt.ok {
-			t.Errorf("%s: taken is %v", tt.name, ok)
+			t.Errorf("%s: accepted %v", tt.name, ok)
 		}
 		if ok && (string(frame) != "frame" || o != packet.Origin{VNI: 7, Epoch: 9}) {
 			t.Errorf("%s: %q from %+v", tt.name, frame, o)
@@ -209,8 +210,8 @@ func TestInnerHeader(t *testing.T) {
 	}
 }
 
-// FuzzOpen: whatever arrives is a frame that was sealed or a counted drop, whichever of the
-// two doors it comes by: as a datagram, or as what a node has sealed.
+// FuzzOpen: any bytes give a frame that was sealed, or a verdict that drops: as a datagram, and as
+// sealed content.
 func FuzzOpen(f *testing.F) {
 	keys := bytes.Repeat([]byte{1}, keyLen)
 	s, err := newAssociation(keys, keys)
@@ -284,8 +285,8 @@ func TestNoAllocs(t *testing.T) {
 	}
 }
 
-// BenchmarkTunnel is what one frame costs on its way between two nodes: sealing and opening
-// alone, and with the kernel's loopback between.
+// BenchmarkTunnel measures the cost of one frame between two nodes: sealing and opening alone, and
+// with the kernel's loopback.
 func BenchmarkTunnel(b *testing.B) {
 	for _, size := range []int{60, 1420} {
 		p, whole := one(make([]byte, size))

@@ -7,30 +7,31 @@ import (
 	"time"
 )
 
-// TestStreamIsRenewedAfterAnHour, and then whoever asked ends it, to ask for other keys.
+// TestStreamIsRenewedAfterAnHour: after an hour the initiator ends the stream, to exchange new
+// keys.
 func TestStreamIsRenewedAfterAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		began := time.Now()
 		answered := make(chan error, 1)
 		go func() {
-			time.Sleep(time.Second) // a pipe holds nothing: two that write at once would wait for each other
+			time.Sleep(time.Second) // net.Pipe has no buffer: two that write at once would wait for each other
 			answered <- watchStream(far, responder)
 		}()
 		if err := watchStream(near, initiator); err != nil {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		if stood := time.Since(began); stood < rekeyInterval || stood > rekeyInterval+2*pingInterval {
-			t.Errorf("it stood for %v", stood)
+			t.Errorf("it lasted %v", stood)
 		}
 		near.Close()
 		if err := <-answered; err != nil {
-			t.Errorf("the other end: %v", err)
+			t.Errorf("the responder: %v", err)
 		}
 	})
 }
 
-// TestSilentStreamEnds: the far end reads and says nothing, as one does that is stuck.
+// TestSilentStreamEnds: the remote node reads but sends nothing, as when it hangs.
 func TestSilentStreamEnds(t *testing.T) {
 	for _, r := range []role{initiator, responder} {
 		synctest.Test(t, func(t *testing.T) {

@@ -22,7 +22,7 @@ func TestPacketsTooLargeForTheTunnel(t *testing.T) {
 	big := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)
 	big.FragID = 77
 
-	// What fills the tunnel fits, to the byte.
+	// A packet as large as the tunnel's MTU fits.
 	big.Payload = make([]byte, tunnelMTU-28)
 	n1.send("web", dontFragment(packettest.Build(big)), n2.ports["app"], verdict.Forward)
 	n2.delivered("app")
@@ -39,14 +39,14 @@ func TestPacketsTooLargeForTheTunnel(t *testing.T) {
 		quoted := packet.Flow{Src: addr("10.10.0.4"), Dst: addr(dst), SrcPort: 1, DstPort: 53, Protocol: packet.ProtocolUDP}
 		if p.Flow.Src != addr("10.0.0.1") || p.ICMPType != 3 || p.ICMPCode != 4 || p.Quoted != quoted ||
 			binary.BigEndian.Uint16(told[p.L4+6:]) != tunnelMTU || p.SrcMAC != vswitch.GatewayMAC || p.DstMAC != macOf("web") {
-			t.Errorf("to %s: the web was told %v type %d code %d about %v", dst, p.Flow, p.ICMPType, p.ICMPCode, p.Quoted)
+			t.Errorf("to %s: the web received %v type %d code %d about %v", dst, p.Flow, p.ICMPType, p.ICMPCode, p.Quoted)
 		}
 		if !checksums(told, &p) {
 			t.Errorf("to %s: wrong checksums in % x", dst, told)
 		}
 	}
 
-	// May it be cut, it is, and the receiver puts it together again.
+	// Without DF the packet is fragmented, and the receiver can reassemble it.
 	big.Flow.Dst = addr("10.10.0.5")
 	before := n2.ports["app"].Counters().Verdicts[verdict.Forward]
 	if err := n1.devices["web"].Send(packettest.Build(big)); err != nil {
@@ -62,11 +62,11 @@ func TestPacketsTooLargeForTheTunnel(t *testing.T) {
 		whole = append(whole, f[packet.OffloadLen+p.L4:packet.OffloadLen+p.Len]...)
 	}
 	if len(whole) < 8 || !bytes.Equal(whole[8:], big.Payload) {
-		t.Errorf("%d bytes arrived, or other ones", len(whole))
+		t.Errorf("%d bytes arrived, or their content differs", len(whole))
 	}
 }
 
-// checksums verifies those of the IP header and of the ICMP message.
+// checksums verifies the checksums of the IP header and of the ICMP message.
 func checksums(frame []byte, p *packet.Packet) bool {
 	sum := func(b []byte) (s uint32) {
 		for i := 0; i+1 < len(b); i += 2 {
@@ -99,7 +99,7 @@ func TestLargeFrameIsCutAndSealed(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)), n2.ports["app"], verdict.Forward)
 
-	// Its length does not matter, that of its packets does.
+	// The size of its packets matters, not that of the frame.
 	offload, frame := superframe(tunnelMTU-40, 4*(tunnelMTU-40)+100)
 	if err := n1.devices["web"].SendOffload(offload, frame); err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestLargeFrameIsCutAndSealed(t *testing.T) {
 	}
 	eventually(t, "refusal of five packets", func() bool { return n1.ports["web"].Counters().Verdicts[verdict.TooBig] == 5 })
 	if got := n2.ports["app"].Counters().Verdicts[verdict.Forward]; got != 6 {
-		t.Errorf("the app was given %d packets", got)
+		t.Errorf("the app received %d packets", got)
 	}
 }
 

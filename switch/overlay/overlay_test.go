@@ -27,16 +27,16 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 		from     string
 		frame    packettest.Frame
 		want     verdict.Verdict
-		src, dst string // as the app sees it
+		src, dst string // at the app
 	}{
 		{"TCP by group", "web", of("web", packet.ProtocolTCP, web, appIP, 1, 8000), verdict.Forward, web, appIP},
 		{"UDP by group", "web", of("web", packet.ProtocolUDP, web, appIP, 1, 53), verdict.Forward, web, appIP},
 		{"ping by group", "web", of("web", packet.ProtocolICMP, web, appIP, 1, 1), verdict.Forward, web, appIP},
 		{"another port", "web", of("web", packet.ProtocolTCP, web, appIP, 1, 8001), verdict.NoRule, "", ""},
 		{"no member", "lone", of("lone", packet.ProtocolTCP, lone, appIP, 1, 8000), verdict.NoRule, "", ""},
-		{"by public address it is a CIDR", "web", of("web", packet.ProtocolTCP, web, appPublic, 1, 22), verdict.Forward, webPublic, appIP},
-		{"and no member", "web", of("web", packet.ProtocolTCP, web, appPublic, 1, 8000), verdict.NoRule, "", ""},
-		{"nor a CIDR by private address", "web", of("web", packet.ProtocolTCP, web, appIP, 1, 22), verdict.NoRule, "", ""},
+		{"to a public address, by CIDR", "web", of("web", packet.ProtocolTCP, web, appPublic, 1, 22), verdict.Forward, webPublic, appIP},
+		{"to a public address, as no member", "web", of("web", packet.ProtocolTCP, web, appPublic, 1, 8000), verdict.NoRule, "", ""},
+		{"to a private address, not by public CIDR", "web", of("web", packet.ProtocolTCP, web, appIP, 1, 22), verdict.NoRule, "", ""},
 	}
 	for _, tt := range tests {
 		n1.send(tt.from, packettest.Build(tt.frame), app, tt.want)
@@ -45,7 +45,7 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 		}
 		p, _ := n2.delivered("app")
 		if p.Flow.Src != addr(tt.src) || p.Flow.Dst != addr(tt.dst) || p.DstMAC != macOf("app") || p.SrcMAC != vswitch.GatewayMAC {
-			t.Errorf("%s: the app was given %v from %v to %v", tt.name, p.Flow, p.SrcMAC, p.DstMAC)
+			t.Errorf("%s: the app received %v from %v to %v", tt.name, p.Flow, p.SrcMAC, p.DstMAC)
 		}
 		answer := tt.frame
 		answer.Flow.Src = addr(tt.src)
@@ -58,7 +58,7 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 		}
 		eventually(t, tt.name+": answer", func() bool { return n1.ports["web"].Counters().Verdicts[verdict.Forward] > before })
 		if p, _ := n1.delivered("web"); p.Flow != packettest.Reverse(tt.frame.Flow) {
-			t.Errorf("%s: the web was given %v, want %v", tt.name, p.Flow, packettest.Reverse(tt.frame.Flow))
+			t.Errorf("%s: the web received %v, want %v", tt.name, p.Flow, packettest.Reverse(tt.frame.Flow))
 		}
 	}
 	if got := n1.tunnel.Counters(); got.TxFrames == 0 || got.RxFrames == 0 {
@@ -66,19 +66,19 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 	}
 	for v, n := range n2.tunnel.Counters().Verdicts {
 		if n > 0 {
-			t.Errorf("%d honest frames ended as %v at the tunnel port", n, verdict.Verdict(v))
+			t.Errorf("%d honest frames are %v at the tunnel port", n, verdict.Verdict(v))
 		}
 	}
 }
 
-// altered is a frame with a change.
+// altered builds a frame with a change.
 func altered(f packettest.Frame, change func(f *packettest.Frame)) []byte {
 	change(&f)
 	return packettest.Build(f)
 }
 
-// TestNodeCannotSendForInterfacesOfAnotherNode: node1 is broken into. It holds its keys and seals
-// what it likes.
+// TestNodeCannotSendForInterfacesOfAnotherNode: node1 is taken over. It has its keys and seals
+// anything.
 func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -94,21 +94,21 @@ func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 		at     *vswitch.Port
 		want   verdict.Verdict
 	}{
-		{"what it may send", origin, plain, n2.ports["app"], verdict.Forward},
-		{"for an interface of the receiver", packet.Origin{VNI: vni, Epoch: 3}, packettest.Build(of("app", 6, app, app, 1, 8000)), n2.tunnel, verdict.TunnelForeign},
-		{"for a lease that is over", packet.Origin{VNI: vni, Epoch: 9}, plain, n2.tunnel, verdict.TunnelForeign},
-		{"for another of its own interfaces", packet.Origin{VNI: vni, Epoch: 2}, plain, n2.tunnel, verdict.TunnelForeign},
-		{"from an address that its interface has not", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr(lone) }), n2.tunnel, verdict.TunnelForeign},
-		{"from an address that nobody has", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr("10.10.9.9") }), n2.tunnel, verdict.TunnelForeign},
-		{"from an address outside", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr("203.0.113.25") }), n2.tunnel, verdict.TunnelForeign},
+		{"an allowed frame", origin, plain, n2.ports["app"], verdict.Forward},
+		{"as an interface of the receiver", packet.Origin{VNI: vni, Epoch: 3}, packettest.Build(of("app", 6, app, app, 1, 8000)), n2.tunnel, verdict.TunnelForeign},
+		{"with a lease that has ended", packet.Origin{VNI: vni, Epoch: 9}, plain, n2.tunnel, verdict.TunnelForeign},
+		{"as another of its own interfaces", packet.Origin{VNI: vni, Epoch: 2}, plain, n2.tunnel, verdict.TunnelForeign},
+		{"from an address of another interface", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr(lone) }), n2.tunnel, verdict.TunnelForeign},
+		{"from an unused address", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr("10.10.9.9") }), n2.tunnel, verdict.TunnelForeign},
+		{"from an address of the internet", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr("203.0.113.25") }), n2.tunnel, verdict.TunnelForeign},
 		{"from another's public address", origin, with(func(f *packettest.Frame) { f.Flow.Src = addr("198.18.0.5") }), n2.tunnel, verdict.TunnelForeign},
-		{"from a MAC that its interface has not", origin, with(func(f *packettest.Frame) { f.SrcMAC = macOf("lone") }), n2.tunnel, verdict.TunnelForeign},
-		{"in a network that there is not", packet.Origin{VNI: 8, Epoch: 1}, plain, n2.tunnel, verdict.TunnelForeign},
-		{"to itself, in transit", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr(lone) }), n2.tunnel, verdict.NoRoute},
-		{"to nobody", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr("10.10.9.9") }), n2.tunnel, verdict.NoRoute},
-		{"to the world", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr("203.0.113.25") }), n2.tunnel, verdict.NoRoute},
-		{"to a MAC that the receiver has not", origin, with(func(f *packettest.Frame) { f.DstMAC = macOf("lone") }), n2.tunnel, verdict.WrongMAC},
-		{"to everybody", origin, with(func(f *packettest.Frame) { f.DstMAC = ec2.MAC{255, 255, 255, 255, 255, 255} }), n2.tunnel, verdict.WrongMAC},
+		{"from the MAC of another interface", origin, with(func(f *packettest.Frame) { f.SrcMAC = macOf("lone") }), n2.tunnel, verdict.TunnelForeign},
+		{"in an unknown network", packet.Origin{VNI: 8, Epoch: 1}, plain, n2.tunnel, verdict.TunnelForeign},
+		{"to the sending node, in transit", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr(lone) }), n2.tunnel, verdict.NoRoute},
+		{"to an unused address", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr("10.10.9.9") }), n2.tunnel, verdict.NoRoute},
+		{"to the internet", origin, with(func(f *packettest.Frame) { f.Flow.Dst = addr("203.0.113.25") }), n2.tunnel, verdict.NoRoute},
+		{"to the MAC of another interface", origin, with(func(f *packettest.Frame) { f.DstMAC = macOf("lone") }), n2.tunnel, verdict.WrongMAC},
+		{"to the broadcast MAC", origin, with(func(f *packettest.Frame) { f.DstMAC = ec2.MAC{255, 255, 255, 255, 255, 255} }), n2.tunnel, verdict.WrongMAC},
 		{"ARP", origin, packettest.ARP(1, macOf("web"), addr(web), addr(app)), n2.tunnel, verdict.ARPIgnored},
 		{"no frame", origin, []byte{1, 2, 3}, n2.tunnel, verdict.Runt},
 		{"what the rules refuse", origin, with(func(f *packettest.Frame) { f.Flow.DstPort = 8001 }), n2.ports["app"], verdict.NoRule},
@@ -123,7 +123,7 @@ func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 		c.fate(tt.at, before, tt.want)
 	}
 	if got := n2.tunnel.Counters().TxFrames; got != 0 {
-		t.Errorf("%d frames went on from node2", got)
+		t.Errorf("node2 sent %d frames on", got)
 	}
 }
 
@@ -158,19 +158,19 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 		want verdict.Verdict
 	}{
 		{"what node1 sealed", wire, captured, n2.ports["app"], verdict.Forward},
-		{"the same once more", wire, captured, n2.tunnel, verdict.TunnelReplayed},
+		{"the same again", wire, captured, n2.tunnel, verdict.TunnelReplayed},
 		{"the first byte inside changed", wire, changed(headerLen, 1), n2.tunnel, verdict.TunnelForged},
 		{"the last byte of the seal changed", wire, changed(-1, 0x80), n2.tunnel, verdict.TunnelForged},
 		{"a new counter on an old seal", wire, changed(15, 0x40), n2.tunnel, verdict.TunnelForged},
 		{"another queue", wire, changed(8, 1), n2.tunnel, verdict.TunnelForged},
-		{"a queue that nobody has", wire, changed(8, 0x80), n2.tunnel, verdict.TunnelUnknown},
-		{"another session", wire, changed(4, 1), n2.tunnel, verdict.TunnelUnknown},
+		{"an unused queue", wire, changed(8, 0x80), n2.tunnel, verdict.TunnelUnknown},
+		{"another association", wire, changed(4, 1), n2.tunnel, verdict.TunnelUnknown},
 		{"another version", wire, changed(0, 2), n2.tunnel, verdict.TunnelUnknown},
 		{"reserved bits", wire, changed(2, 1), n2.tunnel, verdict.TunnelUnknown},
 		{"cut short", wire, sealed()[:50], n2.tunnel, verdict.TunnelUnknown},
 		{"without its end", wire, sealed()[:80], n2.tunnel, verdict.TunnelForged},
 		{"nothing", wire, []byte{}, n2.tunnel, verdict.TunnelUnknown},
-		{"well sealed, from elsewhere", stranger, sealed(), n2.tunnel, verdict.TunnelUnknown},
+		{"sealed correctly, from another address", stranger, sealed(), n2.tunnel, verdict.TunnelUnknown},
 		{"a plain frame", stranger, packettest.Build(of("web", 6, "10.10.0.4", "10.10.0.5", 1, 8000)), n2.tunnel, verdict.TunnelUnknown},
 	}
 	for _, tt := range tests {
@@ -183,7 +183,7 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 	}
 }
 
-// TestTraceAcrossNodes: two dry runs, joined as two nodes' daemons join them.
+// TestTraceAcrossNodes: two traces, joined as the daemons of two nodes join them.
 func TestTraceAcrossNodes(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -197,7 +197,7 @@ func TestTraceAcrossNodes(t *testing.T) {
 			t.Fatalf("%s:%d on node1: %+v", tt.dst, tt.port, first)
 		}
 		from := first.Onward.Origin
-		from.Node = 1 // who asks
+		from.Node = 1 // the node that asks
 		second, ok := n2.sw.TraceTunnel(from, first.Onward.Frame)
 		if !ok || second.Verdict != tt.want || second.At != n2.ports["app"] || second.Onward != nil || len(second.Steps) != 1 {
 			t.Errorf("%s:%d on node2: %+v", tt.dst, tt.port, second)

@@ -18,7 +18,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// panicVolleys are volleys that together reach every call of the data path of two nodes.
+// panicVolleys returns volleys that together reach every function of the data path of two nodes.
 func panicVolleys(seed uint64) []volley {
 	d := &dice{rest: randomBytes(seed, 4000)}
 	var all []volley
@@ -28,9 +28,9 @@ func panicVolleys(seed uint64) []volley {
 	return all
 }
 
-// play sends volleys, with a change of rules now and then. Before them is what volleys seldom
-// do: more flows than a small tracker holds, many rules, and a connection that was admitted
-// without tracking and is judged again.
+// play sends volleys, with a change of rules at times. Before them it does what volleys rarely do:
+// it opens more flows than a small tracker holds, sets many rules, and has an untracked connection
+// judged again.
 func (w *wire) play(seed uint64, flows int) {
 	d := &dice{rest: randomBytes(seed+1000, 400)}
 	rules := acrossRules()["app"].Rules
@@ -70,9 +70,9 @@ func (w *wire) change(rules []ec2.Rule) {
 	w.sites[1].change(rules)
 }
 
-// TestPanicInEachFunctionIsContained has each function that a frame passes through panic, at its first call
-// and at a later one. The rest of the batch is counted, each datagram has one fate, no lock
-// stays held, and what comes behind is judged as ever.
+// TestPanicInEachFunctionIsContained has each function that a frame passes through panic, at its
+// first call and at a later one. The frames of the batch are counted, each datagram has one
+// verdict, no lock stays locked, and the next frames are judged as usual.
 func TestPanicInEachFunctionIsContained(t *testing.T) {
 	defer failpoint.Set(nil)
 	type run struct {
@@ -89,7 +89,7 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 		{siteConfig{mtu: acrossMTU, offloads: packet.DatagramOffloads}, 5, VXLAN},
 		{siteConfig{mtu: acrossMTU, connections: 256, offloads: packet.DatagramOffloads}, 6, Sealed},
 	}
-	// Which run reaches a function, and how often.
+	// The run that reaches a function, and how often.
 	calls, reachedIn := map[string]int{}, map[string]run{}
 	for _, r := range runs {
 		here := map[string]int{}
@@ -124,7 +124,7 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 						panic("planted in " + function)
 					}
 				})
-				w.play(r.seed, flows(r)) // which fails if a datagram has no fate, or two
+				w.play(r.seed, flows(r)) // it fails if a datagram has no verdict, or two
 				failpoint.Set(nil)
 				panics := uint64(0)
 				for _, s := range w.sites {
@@ -148,10 +148,10 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 	}
 }
 
-// beforeFrames are functions that are called while there may be no frame to lose.
+// beforeFrames has the functions that may be called while there is no frame to lose.
 var beforeFrames = map[string]bool{"drain": true, "drainTunnel": true, "begin": true, "read": true, "Receive": true, "receiveFrame": true, "next": true}
 
-// unlocked takes every lock of both trackers.
+// unlocked locks every lock of both trackers.
 func (w *wire) unlocked(t *testing.T) {
 	t.Helper()
 	done := make(chan struct{})
@@ -167,11 +167,11 @@ func (w *wire) unlocked(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(patience):
-		t.Fatal("a lock of the tracker is held")
+		t.Fatal("a lock of the tracker is still locked")
 	}
 }
 
-// alive has the web reach the app by a rule for its group, and be answered.
+// alive has the web reach the app by a rule for its group, and the app answer.
 func (w *wire) alive(t *testing.T) {
 	t.Helper()
 	for _, s := range w.sites {
@@ -186,12 +186,12 @@ func (w *wire) alive(t *testing.T) {
 	there, err1 := w.sites[1].given("app")
 	back, err2 := w.sites[0].given("web")
 	if len(there) != 1 || len(back) != 1 || err1 != nil || err2 != nil {
-		t.Errorf("behind a panic %d packets arrive and %d answers, want 1 and 1; %v, %v", len(there), len(back), err1, err2)
+		t.Errorf("after a panic %d packets arrive and %d answers, want 1 and 1; %v, %v", len(there), len(back), err1, err2)
 	}
 }
 
-// TestSenderThatPanicsTooOftenIsRefused: a tunnel carries the frames of many, so the interface
-// that the seal names is refused, and no other.
+// TestSenderThatPanicsTooOftenIsRefused: a tunnel carries the frames of many interfaces. Only the
+// one that the seal names is refused.
 func TestSenderThatPanicsTooOftenIsRefused(t *testing.T) {
 	defer failpoint.Set(nil)
 	w := newWire(t, Sealed, siteConfig{mtu: acrossMTU, offloads: packet.DatagramOffloads})

@@ -10,8 +10,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// Dice are choices that a fuzz target makes from its input. When the input is used up each
-// choice is the first.
+// Dice make the choices of a fuzz target from its input. When the input is used up each choice is
+// the first.
 type dice struct{ rest []byte }
 
 func (d *dice) empty() bool { return len(d.rest) == 0 }
@@ -25,7 +25,7 @@ func (d *dice) byte() byte {
 	return b
 }
 
-// below chooses from 0 to n-1.
+// below chooses a number from 0 to n-1.
 func (d *dice) below(n int) int {
 	if n <= 256 {
 		return int(d.byte()) % n
@@ -33,7 +33,7 @@ func (d *dice) below(n int) int {
 	return (int(d.byte())<<8 | int(d.byte())) % n
 }
 
-// once in n times.
+// once is true once in n times.
 func (d *dice) once(n int) bool { return d.below(n) == n-1 }
 
 func pick[T any](d *dice, from ...T) T { return from[d.below(len(from))] }
@@ -51,7 +51,7 @@ func (d *dice) size(most int) int {
 	return d.below(most + 1)
 }
 
-// A volley is what an instance sends at once.
+// A volley is the frames that an instance sends at once.
 type volley struct {
 	node   int // 0 or 1
 	host   string
@@ -60,7 +60,7 @@ type volley struct {
 
 const acrossMTU = 1406
 
-// addressOf is the private, or public, address of an instance.
+// addressOf returns the private or public address of an instance.
 func addressOf(host string, public bool) string {
 	for _, h := range acrossHosts {
 		if h.name == host && public {
@@ -72,8 +72,8 @@ func addressOf(host string, public bool) string {
 	return host
 }
 
-// volley draws what one instance, or the world behind a node's uplink, sends: runs of one
-// flow, each frame a little different from the one before.
+// volley draws what one instance, or a host behind a node's uplink, sends: runs of one flow, each
+// frame a little different from the one before.
 func (d *dice) volley() (v volley) {
 	v.host = pick(d, "web", "web", "web", "app", "lone", "nat", "box", "uplink")
 	if v.host == "uplink" {
@@ -90,8 +90,8 @@ func (d *dice) volley() (v volley) {
 	return v
 }
 
-// namesOther reports whether a frame from outside is for a public address of the other node,
-// which on one node is there too.
+// namesOther reports whether a frame from outside is for a public address of the other node. The
+// single node has that address too.
 func namesOther(node int, frame []byte) bool {
 	for _, h := range acrossHosts {
 		if h.public == "" || int(h.node) == node+1 {
@@ -108,7 +108,7 @@ func at(frame []byte, offset int, address [4]byte) bool {
 	return len(frame) >= offset+4 && [4]byte(frame[offset:]) == address
 }
 
-// outside makes a frame come from the world, to a public address of a node.
+// outside changes a frame into one from the internet to a public address of a node.
 func (d *dice) outside(f *packettest.Frame, node int) {
 	f.SrcMAC, f.DstMAC = macOf("router"), uplinkMAC
 	f.Flow.Src = addr(pick(d, "203.0.113.25", "203.0.113.25", "198.51.100.7", "198.18.0.5", "127.0.0.1"))
@@ -152,13 +152,13 @@ func (d *dice) run(node int, host string) (all [][]byte) {
 	return d.flow(f)
 }
 
-// misdirect makes some frames go to nobody, or come from somebody else.
+// misdirect gives some frames an unused destination or another sender's source.
 func (d *dice) misdirect(f *packettest.Frame, to string, choice int) {
 	switch choice {
 	case 15:
 		f.Flow.Dst = addr(pick(d, "10.0.0.1", "10.10.0.99", "203.0.113.25", "224.0.0.1"))
 	case 14:
-		f.Flow.Src = addr(pick(d, "10.10.0.5", "10.10.0.9", "192.0.2.9", "198.18.0.4")) // not its own
+		f.Flow.Src = addr(pick(d, "10.10.0.5", "10.10.0.9", "192.0.2.9", "198.18.0.4")) // not the sender's address
 	case 13:
 		f.DstMAC = macOf(pick(d, to, "box", "nat", "third"))
 	}
@@ -191,7 +191,7 @@ func (d *dice) flow(f packettest.Frame) (all [][]byte) {
 		all = append(all, d.dressed(frame))
 		switch d.below(8) {
 		case 7:
-			size = d.size(most) // another size ends what is joined
+			size = d.size(most) // a frame of another size is not joined
 		case 6:
 			f.Flow.DstPort = pick[uint16](d, 53, 54, 56, 60, 80, 8000, 99)
 		case 5:
@@ -201,13 +201,13 @@ func (d *dice) flow(f packettest.Frame) (all [][]byte) {
 	return all
 }
 
-// bare is a frame behind an empty virtio header.
+// bare returns a frame with an empty virtio header.
 func (d *dice) bare(frame []byte) []byte {
 	return append(make([]byte, packet.OffloadLen), frame...)
 }
 
-// dressed is a frame behind a virtio header: mostly as it is, sometimes with its checksum left
-// to offloads, sometimes with a fault.
+// dressed returns a frame with a virtio header: mostly an empty one, sometimes with the checksum
+// left to the device, sometimes malformed.
 func (d *dice) dressed(frame []byte) []byte {
 	b := d.bare(frame)
 	frame = b[packet.OffloadLen:]
@@ -232,8 +232,8 @@ func (d *dice) dressed(frame []byte) []byte {
 	return b
 }
 
-// partial leaves the checksum of TCP or UDP to offloads, and, where size is not zero, the
-// cutting into segments.
+// partial leaves the checksum of TCP or UDP to the device, and, if size is not zero, the cutting
+// into segments too.
 func (d *dice) partial(b []byte, size int) {
 	frame := b[packet.OffloadLen:]
 	field, kind := 0, byte(0)
@@ -255,7 +255,7 @@ func (d *dice) partial(b []byte, size int) {
 	binary.BigEndian.PutUint16(frame[34+field:], ones(pseudoSum(frame)))
 }
 
-// super draws a frame that stands for several packets, of whatever size each.
+// super draws a frame of several packets, of any size.
 func (d *dice) super(f packettest.Frame) []byte {
 	f.Flow.Protocol = pick[uint8](d, packet.ProtocolTCP, packet.ProtocolUDP)
 	f.Payload = make([]byte, d.size(65_000))
@@ -280,7 +280,7 @@ func (d *dice) super(f packettest.Frame) []byte {
 	return b
 }
 
-// fragments draws a datagram in pieces, in some order, perhaps with one missing or too many.
+// fragments draws a datagram in fragments, in any order, perhaps with one missing or repeated.
 func (d *dice) fragments(f packettest.Frame) (all [][]byte) {
 	f.DontFragment, f.FragID = false, uint16(d.below(1<<16))
 	f.Payload = make([]byte, d.size(4000))
@@ -289,7 +289,7 @@ func (d *dice) fragments(f packettest.Frame) (all [][]byte) {
 	for at := 0; at < len(body); at += unit {
 		end := min(at+unit, len(body))
 		piece := packettest.Frame{Flow: f.Flow, SrcMAC: f.SrcMAC, DstMAC: f.DstMAC, FragID: f.FragID, Payload: body[at:end]}
-		piece.Flow.Protocol = 255 // whose header Build does not add
+		piece.Flow.Protocol = 255 // Build adds no header for it
 		b := packettest.Build(piece)
 		b[23] = f.Flow.Protocol
 		offset := uint16(at / 8)
@@ -313,7 +313,7 @@ func (d *dice) fragments(f packettest.Frame) (all [][]byte) {
 	return all
 }
 
-// rules draws some of the app's rules, under serials of their own.
+// rules draws some rules for the app, with serials of their own.
 func (d *dice) rules() (some []ec2.Rule) {
 	for _, r := range acrossRules()["app"].Rules {
 		if !d.once(3) {
@@ -340,12 +340,12 @@ func ones(s uint32) uint16 {
 	return uint16(s)
 }
 
-// pseudoSum is of the pseudo-header of a whole packet without IP options.
+// pseudoSum returns the sum over the pseudo-header of a packet without IP options.
 func pseudoSum(frame []byte) uint32 {
 	return sum(frame[26:34]) + uint32(frame[23]) + uint32(len(frame)-34)
 }
 
-// putChecksum puts the checksum of a packet of TCP right.
+// putChecksum writes the correct TCP checksum.
 func putChecksum(frame []byte) {
 	clear(frame[50:52])
 	binary.BigEndian.PutUint16(frame[50:], ^ones(pseudoSum(frame)+sum(frame[34:])))

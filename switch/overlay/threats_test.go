@@ -12,7 +12,7 @@ import (
 	vswitch "palisade/switch"
 )
 
-// only lets an interface of the node admit what one rule does.
+// only gives an interface of the node a single rule.
 func (n *node) only(name string, rule ec2.Rule) {
 	n.c.t.Helper()
 	set := firewall.NewCompiler().Acquire(groups{"only": {ID: "only", Name: "only", Rules: []ec2.Rule{rule}}}, []ec2.GroupID{"only"}, 2)
@@ -24,7 +24,7 @@ func (n *node) only(name string, rule ec2.Rule) {
 	eventually(n.c.t, "enforcement", func() bool { return n.sw.Enforced() == 2 })
 }
 
-// verdictOf finds the verdict of a name.
+// verdictOf returns the verdict with a name.
 func verdictOf(t *testing.T, name string) verdict.Verdict {
 	t.Helper()
 	for v := range verdict.Count {
@@ -36,9 +36,9 @@ func verdictOf(t *testing.T, name string) verdict.Verdict {
 	return verdict.Unset
 }
 
-// TestThreatsAreDroppedBetweenNodes sends each frame of the corpus from node1 to an instance of node2,
-// through real tunnels: as an instance does, whose port node1 checks, and as node1 itself does
-// once it is taken over, which seals what it likes. The instance is given none.
+// TestThreatsAreDroppedBetweenNodes sends each frame of the corpus from node1 to an instance of
+// node2, through real tunnels: from an instance, whose port node1 checks, and from node1 itself,
+// which was taken over and seals anything. The instance receives none.
 func TestThreatsAreDroppedBetweenNodes(t *testing.T) {
 	for _, form := range []Form{Sealed, VXLAN} {
 		t.Run(form.String(), func(t *testing.T) { threatsEnd(t, newClusterOn(t, form, nil)) })
@@ -67,7 +67,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 		}
 	}
 	if c.form == VXLAN {
-		all = nil // there a node that is taken over may speak for all of its own interfaces
+		all = nil // with VXLAN a node that was taken over may send as any of its own interfaces
 	}
 	for _, threat := range all {
 		name, place, _ := strings.Cut(threat.OtherNode, " at ")
@@ -86,7 +86,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 		}
 	}
 	if frames := n2.devices["app"].Take(); len(frames) > 0 {
-		t.Errorf("the victim was given %d frames, the first of them % x", len(frames), frames[0])
+		t.Errorf("the victim received %d frames, the first of them % x", len(frames), frames[0])
 	}
 	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 22)), app, verdict.Forward)
 	n2.delivered("app")

@@ -14,8 +14,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// offloaded is a TCP or UDP frame with its virtio header, cut every size bytes, as a TAP
-// hands it over and the switch reads it.
+// offloaded returns a TCP or UDP frame to be cut every size bytes, with its virtio header, as a TAP
+// returns it and the switch reads it.
 func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet, []byte) {
 	t.Helper()
 	f := of("web", protocol, "10.10.0.4", "10.10.0.5", 1, 8000)
@@ -42,7 +42,7 @@ func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet,
 	return p, b
 }
 
-// packets are the finished packets that a frame stands for.
+// packets returns the finished packets that a frame consists of.
 func packets(t testing.TB, b []byte) (all [][]byte) {
 	t.Helper()
 	b = bytes.Clone(b)
@@ -62,15 +62,15 @@ func packets(t testing.TB, b []byte) (all [][]byte) {
 	return all
 }
 
-// TestLargeFrameArrivesWhole: over real sockets, in datagrams that fit, by the fewest calls
-// and, where the kernel does not take several at once, one by one.
+// TestLargeFrameArrivesWhole: over real sockets, in datagrams that fit, with the fewest system
+// calls; or one by one where the kernel does not accept several at once.
 func TestLargeFrameArrivesWhole(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		protocol uint8
 		payload  int
 		size     int
-		refuse   bool // a socket without checksums cannot cut (udp_send_skb)
+		refuse   bool // the kernel cuts nothing for a socket without checksums (udp_send_skb)
 	}{
 		{"TCP", packet.ProtocolTCP, 64_992, 1354, false},
 		{"TCP with a rest", packet.ProtocolTCP, 20_001, 1354, false},
@@ -100,13 +100,13 @@ func TestLargeFrameArrivesWhole(t *testing.T) {
 			t.Errorf("%s: %d packets arrived as one frame, want the %d that were sent", tt.name, len(got), len(want))
 		}
 		if _, _, _, err := b.Receive(buffer); err != unix.EAGAIN {
-			t.Errorf("%s: there is more: %v", tt.name, err)
+			t.Errorf("%s: another frame arrived: %v", tt.name, err)
 		}
 		if got := s.sent[3].counter.Load(); got != uint64(len(want)) {
 			t.Errorf("%s: %d datagrams for %d packets", tt.name, got, len(want))
 		}
 		if s.single.Load() != tt.refuse {
-			t.Errorf("%s: sends one by one is %v", tt.name, !tt.refuse)
+			t.Errorf("%s: datagrams are sent one by one: %v", tt.name, !tt.refuse)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func equal(a, b [][]byte) bool {
 	return true
 }
 
-// train is the datagrams of a superframe.
+// train returns the datagrams of a large frame.
 func train(t testing.TB, s *association, queue, payload, size int) (all [][]byte) {
 	t.Helper()
 	p, b := offloaded(t, packet.ProtocolTCP, payload, size)
@@ -139,13 +139,13 @@ func train(t testing.TB, s *association, queue, payload, size int) (all [][]byte
 	}
 }
 
-// TestBadDatagramDoesNotSpoilItsTrain: it has its own verdict, and costs the packets around it nothing.
+// TestBadDatagramDoesNotSpoilItsTrain: it has its own verdict, and the packets around it arrive.
 func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 	tests := []struct {
 		name   string
 		change func(all [][]byte)
 		want   []verdict.Verdict
-		frames [][2]int // from which packet to which
+		frames [][2]int // first packet, and the one after the last
 	}{
 		{"nothing", func([][]byte) {}, []verdict.Verdict{verdict.Forward}, [][2]int{{0, 6}}},
 		{"forged", func(all [][]byte) { all[2][300]++ }, []verdict.Verdict{verdict.Forward, verdict.TunnelForged, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
@@ -153,7 +153,7 @@ func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 		{"the mark taken away", func(all [][]byte) { all[2][1] = 0 }, []verdict.Verdict{verdict.Forward, verdict.TunnelForged, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
 		{"an unknown mark", func(all [][]byte) { all[2][1] |= 4 }, []verdict.Verdict{verdict.Forward, verdict.TunnelUnknown, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
 		{"replayed", func(all [][]byte) { all[3] = all[2] }, []verdict.Verdict{verdict.Forward, verdict.TunnelReplayed, verdict.Forward}, [][2]int{{0, 3}, {4, 6}}},
-		{"of no session", func(all [][]byte) { all[5][7]++ }, []verdict.Verdict{verdict.Forward, verdict.TunnelUnknown}, [][2]int{{0, 5}}},
+		{"of no association", func(all [][]byte) { all[5][7]++ }, []verdict.Verdict{verdict.Forward, verdict.TunnelUnknown}, [][2]int{{0, 5}}},
 		{"the first", func(all [][]byte) { all[0][40]++ }, []verdict.Verdict{verdict.TunnelForged, verdict.Forward}, [][2]int{{1, 6}}},
 		{"in another order", func(all [][]byte) { all[2], all[3] = all[3], all[2] }, []verdict.Verdict{verdict.Forward, verdict.Forward, verdict.Forward, verdict.Forward}, [][2]int{{0, 2}, {3, 4}, {2, 3}, {4, 6}}},
 	}
@@ -172,7 +172,7 @@ func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 		for i, wanted := range tt.want {
 			n, _, v, err := b.Receive(buffer)
 			if err != nil || v != wanted {
-				t.Fatalf("%s: the fate %d is %v, %v, want %v", tt.name, i, v, err, wanted)
+				t.Fatalf("%s: verdict %d is %v, %v, want %v", tt.name, i, v, err, wanted)
 			}
 			if v != verdict.Forward {
 				if n != len(all[0]) {
@@ -186,13 +186,13 @@ func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 			frames = frames[1:]
 		}
 		if _, _, v, err := b.Receive(buffer); err != unix.EAGAIN {
-			t.Errorf("%s: there is more: %v, %v", tt.name, v, err)
+			t.Errorf("%s: another frame arrived: %v, %v", tt.name, v, err)
 		}
 	}
 }
 
-// TestSmallDatagramsAreJoined: of every size up to where the inner header has room before the
-// payload, and past it. A train of datagrams of less than 10 bytes once ended the daemon.
+// TestSmallDatagramsAreJoined: of every size around the one from which the inner header has room
+// before the payload. A train of datagrams of less than 10 bytes once ended the daemon.
 func TestSmallDatagramsAreJoined(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
@@ -208,7 +208,7 @@ func TestSmallDatagramsAreJoined(t *testing.T) {
 			for ; len(got) < len(want); frames++ {
 				n, _, v, err := receive(b, buffer)
 				if v != verdict.Forward || err != nil {
-					t.Fatalf("%d bytes: %v, %v, behind %d packets", size, v, err, len(got))
+					t.Fatalf("%d bytes: %v, %v, after %d packets", size, v, err, len(got))
 				}
 				got = append(got, packets(t, buffer[:n])...)
 			}
@@ -219,7 +219,7 @@ func TestSmallDatagramsAreJoined(t *testing.T) {
 	}
 }
 
-// TestFramesOfTwoInterfacesAreNotJoined: packets that would go on with a train, of another interface.
+// TestFramesOfTwoInterfacesAreNotJoined: packets of another interface that would continue a train.
 func TestFramesOfTwoInterfacesAreNotJoined(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
@@ -244,8 +244,8 @@ func TestFramesOfTwoInterfacesAreNotJoined(t *testing.T) {
 	}
 }
 
-// TestReceiveEndsItsBatch while there is more to read, so that other ports have their turn; and what
-// was read is never left behind, for no descriptor would tell of it.
+// TestReceiveEndsItsBatch while there is more to read, so that other ports have their turn. Then
+// nothing that was read is left, because the descriptor would not report it.
 func TestReceiveEndsItsBatch(t *testing.T) {
 	a, b := ends(t)
 	const frames = 2 * batchBytes / 60_000
@@ -265,16 +265,16 @@ func TestReceiveEndsItsBatch(t *testing.T) {
 		case err != unix.EAGAIN:
 			t.Fatal(err)
 		case b.receiver.at < b.receiver.n || b.receiver.pending.full:
-			t.Fatal("a batch ended with something in hand")
+			t.Fatal("a batch ended with datagrams that were read and not returned")
 		default:
 			batches++
 		}
 		if batches > frames {
-			t.Fatalf("%d packets of %d came", came, frames*60)
+			t.Fatalf("%d packets of %d arrived", came, frames*60)
 		}
 	}
 	if batches == 0 {
-		t.Error("a batch had no end")
+		t.Error("the batch did not end")
 	}
 }
 
@@ -295,8 +295,8 @@ func TestNoAllocsForLargeFrames(t *testing.T) {
 	}
 }
 
-// FuzzReceive: whatever a node seals, in trains of whatever sizes, each datagram ends in a
-// frame or in a counted drop, and no frame is longer than any.
+// FuzzReceive: a node seals anything, in trains of any size. Each datagram ends in a frame or in a
+// verdict that drops, and no frame exceeds the longest possible.
 func FuzzReceive(f *testing.F) {
 	p, b := offloaded(f, packet.ProtocolTCP, 3_000, 1000)
 	var c packet.Cutter
@@ -340,14 +340,14 @@ func FuzzReceive(f *testing.F) {
 				break
 			}
 			if fates++; fates > datagrams {
-				t.Fatalf("%d fates of %d datagrams", fates, datagrams)
+				t.Fatalf("%d verdicts for %d datagrams", fates, datagrams)
 			}
 			if v == verdict.Unset || n > packet.OffloadLen+14+65535 {
 				t.Fatalf("%v, %d bytes", v, n)
 			}
 		}
 		if r.at != r.n || r.pending.full || fates == 0 {
-			t.Errorf("%d fates of %d datagrams, %d bytes are left", fates, datagrams, r.n-r.at)
+			t.Errorf("%d verdicts for %d datagrams, %d bytes are left", fates, datagrams, r.n-r.at)
 		}
 	})
 }

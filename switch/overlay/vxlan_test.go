@@ -15,7 +15,7 @@ import (
 	vswitch "palisade/switch"
 )
 
-// vxlanEnds are the data paths of two nodes, numbers 1 and 2, that speak VXLAN.
+// vxlanEnds returns the data paths of two nodes, numbers 1 and 2, with VXLAN.
 func vxlanEnds(t testing.TB) (a, b *Device) {
 	t.Helper()
 	open := func(address string) (*Device, *atomic.Pointer[table]) {
@@ -38,8 +38,8 @@ func vxlanEnds(t testing.TB) (a, b *Device) {
 	return a, b
 }
 
-// TestVXLANWireFormat: a header of RFC 7348, and behind it a frame that any VTEP takes, with
-// every checksum.
+// TestVXLANWireFormat: a header of RFC 7348 and a frame with every checksum, which any VTEP can
+// read.
 func TestVXLANWireFormat(t *testing.T) {
 	a, _ := vxlanEnds(t)
 	sniffer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 3)})
@@ -78,7 +78,7 @@ func TestVXLANLargeFrameArrivesWhole(t *testing.T) {
 	if got := packets(t, buffer[:n]); !equal(got, want) {
 		t.Errorf("%d packets arrived as one frame, want the %d that were sent", len(got), len(want))
 	}
-	// One whose checksum is wrong is the receiver's to refuse, as it came.
+	// A packet with a wrong checksum arrives unchanged, so that the receiver can drop it.
 	_, other := offloaded(t, packet.ProtocolTCP, 2_000, 1000)
 	whole := packets(t, other)
 	whole[0][200]++
@@ -96,8 +96,8 @@ func TestVXLANLargeFrameArrivesWhole(t *testing.T) {
 	}
 }
 
-// TestVXLANTrustsSenderAddressesOnly: what comes from a node's address is that node's, and it
-// speaks for its own interfaces and no other's.
+// TestVXLANTrustsSenderAddressesOnly: a datagram from a node's address is that node's, and the node
+// may send from its own interfaces only.
 func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 	c := newClusterOn(t, VXLAN, nil)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -130,16 +130,16 @@ func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 	}{
 		{"what it may send", node1, plain, n2.ports["app"], verdict.Forward},
 		{"from another port of its address", from("127.0.0.1"), plain, n2.ports["app"], verdict.Forward},
-		{"from an address that is no node's", from("127.0.0.9"), plain, n2.tunnel, verdict.TunnelUnknown},
-		{"from the receiver's own", from("127.0.0.2"), plain, n2.tunnel, verdict.TunnelUnknown},
+		{"from an address of no node", from("127.0.0.9"), plain, n2.tunnel, verdict.TunnelUnknown},
+		{"from the receiver's own address", from("127.0.0.2"), plain, n2.tunnel, verdict.TunnelUnknown},
 		{"for an interface of the receiver", node1, datagram(vni, packettest.Build(of("app", 6, app, app, 1, 8000))), n2.tunnel, verdict.TunnelForeign},
-		{"from an address that nobody has", node1, datagram(vni, with(func(f *packettest.Frame) { f.Flow.Src = addr("10.10.9.9") })), n2.tunnel, verdict.TunnelForeign},
-		{"from a MAC that is not the address's", node1, datagram(vni, with(func(f *packettest.Frame) { f.SrcMAC = macOf("lone") })), n2.tunnel, verdict.TunnelForeign},
-		{"in a network that there is not", node1, datagram(8, packettest.Build(honest)), n2.tunnel, verdict.TunnelForeign},
-		{"of an interface that the rules refuse", node1, datagram(vni, with(func(f *packettest.Frame) { f.Flow.Src, f.SrcMAC = addr(lone), macOf("lone") })), n2.ports["app"], verdict.NoRule},
-		{"to itself, in transit", node1, datagram(vni, with(func(f *packettest.Frame) { f.Flow.Dst = addr(lone) })), n2.tunnel, verdict.NoRoute},
+		{"from an unused address", node1, datagram(vni, with(func(f *packettest.Frame) { f.Flow.Src = addr("10.10.9.9") })), n2.tunnel, verdict.TunnelForeign},
+		{"from the MAC of another interface", node1, datagram(vni, with(func(f *packettest.Frame) { f.SrcMAC = macOf("lone") })), n2.tunnel, verdict.TunnelForeign},
+		{"in an unknown network", node1, datagram(8, packettest.Build(honest)), n2.tunnel, verdict.TunnelForeign},
+		{"from an interface that the rules refuse", node1, datagram(vni, with(func(f *packettest.Frame) { f.Flow.Src, f.SrcMAC = addr(lone), macOf("lone") })), n2.ports["app"], verdict.NoRule},
+		{"to the sending node, in transit", node1, datagram(vni, with(func(f *packettest.Frame) { f.Flow.Dst = addr(lone) })), n2.tunnel, verdict.NoRoute},
 		{"without the I flag", node1, append([]byte{0}, plain[1:]...), n2.tunnel, verdict.TunnelUnknown},
-		{"with what is reserved", node1, append([]byte{0xff, 1, 2, 3}, plain[4:]...), n2.ports["app"], verdict.Forward},
+		{"with reserved bits", node1, append([]byte{0xff, 1, 2, 3}, plain[4:]...), n2.ports["app"], verdict.Forward},
 		{"no header", node1, plain[:7], n2.tunnel, verdict.TunnelUnknown},
 		{"no frame", node1, plain[:8], n2.tunnel, verdict.Runt},
 		{"nothing", node1, nil, n2.tunnel, verdict.TunnelUnknown},
@@ -154,8 +154,7 @@ func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 	}
 }
 
-// TestNodesWithDifferentFormsExchangeNoKeys: a node that seals and one that does not have no session, and both say
-// why.
+// TestNodesWithDifferentFormsExchangeNoKeys: and both nodes report why.
 func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 	c := newCluster(t)
 	for i, other := range c.nodes {
@@ -169,7 +168,7 @@ func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 				return strings.Contains(n.overlay.Status()[0].Problem, "all nodes of a cluster must have the same")
 			})
 			if n.up() {
-				t.Errorf("%s has a session", n.name)
+				t.Errorf("%s has an association", n.name)
 			}
 		}
 		c.form = Sealed
@@ -183,7 +182,7 @@ func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 	}
 }
 
-// FuzzVXLAN: whatever comes from a node's address is a frame or a counted drop.
+// FuzzVXLAN: any bytes from a node's address give a frame or a verdict that drops.
 func FuzzVXLAN(f *testing.F) {
 	local := netip.MustParseAddrPort("127.0.0.1:4789")
 	f.Add([]byte{8, 0, 0, 0, 0, 0, 7, 0, 1, 2, 3})

@@ -21,7 +21,7 @@ import (
 	"palisade/switch/tap"
 )
 
-// A wired cluster has real TAP devices:
+// newWired returns a cluster with TAP devices:
 //
 //	pal-PID-tunnel-web                                             pal-PID-tunnel-app
 //	  10.10.0.4 eth0 -- switch of node1 -- loopback, sealed -- switch of node2 -- eth0 10.10.0.5
@@ -77,8 +77,8 @@ func plug(t testing.TB, host string, mtu int) vswitch.Device {
 	return device
 }
 
-// transfer sends bytes by TCP from the web to the app, both kernels' own, and returns how
-// long it took.
+// transfer sends bytes by TCP from the kernel of the web to that of the app, and returns how long
+// it took.
 func transfer(t testing.TB, bytes int64) time.Duration {
 	t.Helper()
 	var listener net.Listener
@@ -126,8 +126,8 @@ func transfer(t testing.TB, bytes int64) time.Duration {
 	return time.Since(began)
 }
 
-// TestTwoKernelsCommunicateThroughTunnel: pings and a TCP connection between two kernels, under
-// changing keys.
+// TestTwoKernelsCommunicateThroughTunnel: pings and a TCP connection between two kernels, while
+// keys change.
 func TestTwoKernelsCommunicateThroughTunnel(t *testing.T) {
 	c := newWired(t, tunnelMTU)
 	out, err := exec.Command("ip", "netns", "exec", namespace("web"), "ping", "-c", "3", "-i", "0.2", "-W", "5", "-M", "do", "-s", strconv.Itoa(tunnelMTU-28), "10.10.0.5").CombinedOutput()
@@ -139,13 +139,13 @@ func TestTwoKernelsCommunicateThroughTunnel(t *testing.T) {
 	t.Logf("64 MiB in %v, %.2f Gbit/s", took, 8*64/1024.0*1.073741824/took.Seconds())
 }
 
-// TestSenderLearnsTheTunnelsMTU: an instance whose interface is wider than the tunnel is told
-// so, and its kernel believes it.
+// TestSenderLearnsTheTunnelsMTU: an instance whose interface has a larger MTU than the tunnel is
+// told, and its kernel uses the smaller one.
 func TestSenderLearnsTheTunnelsMTU(t *testing.T) {
 	c := newWired(t, networkMTU)
 	transfer(t, 1<<20)
 	if got := c.nodes[0].ports["web"].Counters().Verdicts[verdict.TooBig]; got == 0 {
-		t.Error("nothing was too big; the test is void")
+		t.Error("no packet was too big, so the test has tested nothing")
 	}
 	out, err := exec.Command("ip", "netns", "exec", namespace("web"), "ip", "route", "get", "10.10.0.5").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "mtu "+strconv.Itoa(tunnelMTU)) {

@@ -14,7 +14,7 @@ import (
 	"palisade/switch/tap"
 )
 
-// namespace makes a namespace named after the test, gone when it ends.
+// namespace creates a namespace named after the test, which is deleted when the test ends.
 func namespace(t *testing.T) string {
 	t.Helper()
 	netnstest.NeedRoot(t)
@@ -30,8 +30,8 @@ func namespace(t *testing.T) string {
 	return name
 }
 
-// TestDeviceHasOffloadsAndOutlivesItsProcess opens a device, drops every descriptor as a
-// crash does, and opens it again: the second opening must have the header as well.
+// TestDeviceHasOffloadsAndOutlivesItsProcess opens a device, closes every descriptor as a crash
+// does, and opens it again: the second time it must have the virtio header too.
 func TestDeviceHasOffloadsAndOutlivesItsProcess(t *testing.T) {
 	ns := namespace(t)
 	for round := range 3 {
@@ -54,7 +54,7 @@ func TestDeviceHasOffloadsAndOutlivesItsProcess(t *testing.T) {
 	}
 }
 
-// TestQueueDropsAreCounted: nobody reads the device, so its queue fills and overflows.
+// TestQueueDropsAreCounted: nobody reads the device, so its queue overflows.
 func TestQueueDropsAreCounted(t *testing.T) {
 	ns := namespace(t)
 	d, err := tap.Open(tap.Config{Name: "eth0", Namespace: ns})
@@ -104,7 +104,7 @@ func TestPlainDevice(t *testing.T) {
 }
 
 func TestMissingNamespaceIsAnError(t *testing.T) {
-	namespace(t) // for the check of root
+	namespace(t) // skips the test without root
 	if d, err := tap.Open(tap.Config{Name: "eth0", Namespace: "pal-no-such-namespace"}); err == nil {
 		d.Close()
 		t.Error("opened a device in a namespace that does not exist")
