@@ -166,6 +166,6 @@ func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 		}
 	}
 	if u := tr.Usage(); u.Untracked > 640 || u.Untracked < 600 || u.Tracked != 0 {
-		t.Errorf("%+v", u)
+		t.Errorf("usage %+v, want 600 to 640 untracked connections and no tracked one", u)
 	}
 }

@@ -28,7 +28,7 @@ func open(t testing.TB, c conntrack.Config) *conntrack.Tracker {
 	return tr
 }
 
-// pkt is a packet from bob to alice unless reversed.
+// pkt is a packet from bob to alice.
 func pkt(protocol uint8, srcPort, dstPort uint16, flags uint8) *packet.Packet {
 	return &packet.Packet{
 		Flow:     packet.Flow{Src: bob, Dst: alice, SrcPort: srcPort, DstPort: dstPort, Protocol: protocol},
@@ -133,7 +133,7 @@ func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	if v := rejudge(z, answer, 3, gone, false, 0); v != verdict.Revoked {
 		t.Errorf("Rejudge = %v", v)
 	}
-	// Packets of ten minutes do not unblock the connection.
+	// It stays blocked while packets come, for ten minutes.
 	for now := time.Second; now < 10*time.Minute; now += 10 * time.Second {
 		expect(t, z, back(data, packet.ACK), now, gone, conntrack.Blocked)
 		expect(t, z, data, now, gone, conntrack.Blocked)

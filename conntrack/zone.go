@@ -166,8 +166,8 @@ type Admission struct {
 }
 
 // Admit records the connection of a packet that was New. It returns Forward, or TableFull
-// if there is no room for a tracked connection. An untracked connection is always forwarded,
-// and replaces the oldest one.
+// if there is no room for a tracked connection. An untracked connection is always forwarded;
+// if its pool is full, it replaces an older one.
 func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission) verdict.Verdict {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)

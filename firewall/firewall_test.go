@@ -277,7 +277,7 @@ func TestBadRuleDoesNotAffectOtherRules(t *testing.T) {
 	laptop := firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}
 	for port := range 70000 {
 		if got := set.Ingress.Match(6, uint16(port), laptop); got.Allowed != (port == 22) && port < 65536 {
-			t.Fatalf("port %d: %+v", port, got)
+			t.Fatalf("port %d: %v", port, got)
 		}
 	}
 }
@@ -312,7 +312,7 @@ func TestUpdateCompilesOnlySetsWithTheGroup(t *testing.T) {
 func TestNilTableDenies(t *testing.T) {
 	var none *firewall.Table
 	if d := none.Match(6, 22, firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}); d.Allowed {
-		t.Errorf("nil Table: %+v", d)
+		t.Errorf("nil Table: %v", d)
 	}
 }
 

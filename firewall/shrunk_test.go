@@ -32,7 +32,7 @@ func TestChangedRuleCountsAsRemoved(t *testing.T) {
 			now := was
 			tt.change(&now)
 			if now.ID != was.ID {
-				t.Fatal("the rule is another one")
+				t.Fatal("the changed rule has another id")
 			}
 			v["g"] = vpcGroup("g", now, other)
 			c.Update(v, []ec2.GroupID{"g"}, 6)

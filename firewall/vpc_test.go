@@ -58,7 +58,7 @@ func TestVPCEgressFollowsTheRules(t *testing.T) {
 		set := c.Acquire(v, tt.set, 1)
 		dst := firewall.Source{Groups: numbers(c, tt.to), Addr: netip.MustParseAddr(tt.addr)}
 		if got := set.Egress.Match(tt.protocol, tt.key, dst); got.Allowed != tt.want {
-			t.Errorf("out of %v: protocol %d key %d to %s %v: %+v, want allowed %t", tt.set, tt.protocol, tt.key, tt.addr, tt.to, got, tt.want)
+			t.Errorf("out of %v: protocol %d key %d to %s %v: %v, want allowed %t\n%v", tt.set, tt.protocol, tt.key, tt.addr, tt.to, got, tt.want, set)
 		}
 	}
 }

@@ -42,10 +42,10 @@ func TestFragmentsReassembleToTheOriginal(t *testing.T) {
 		for n, piece := range pieces {
 			var p packet.Packet
 			if v, ok := decoder.Decode(piece, &p); !ok {
-				t.Fatalf("piece %d of %d is %v: % x", n, len(pieces), v, piece)
+				t.Fatalf("fragment %d of %d is refused as %v: % x", n, len(pieces), v, piece)
 			}
 			if p.MoreFollow != (n < len(pieces)-1) || p.FragID != uint16(i) || sumOf(piece[p.L3:p.L4]) != 0xffff {
-				t.Fatalf("piece %d of %d: more %v, id %d, checksum %x", n, len(pieces), p.MoreFollow, p.FragID, sumOf(piece[p.L3:p.L4]))
+				t.Fatalf("fragment %d of %d: more %v, id %d, sum of its header %x", n, len(pieces), p.MoreFollow, p.FragID, sumOf(piece[p.L3:p.L4]))
 			}
 			copy(got[p.FragOffset:], piece[p.L4:p.Len])
 		}

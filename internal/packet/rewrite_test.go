@@ -221,10 +221,10 @@ func FuzzSanitize(f *testing.F) {
 			return
 		}
 		if h[0]&^1 != 0 || h[0] == 1 && (binary.NativeEndian.Uint16(h[6:]) != 34 || binary.NativeEndian.Uint16(h[8:]) != at) {
-			t.Fatalf("passed % x", h)
+			t.Fatalf("Sanitize accepted % x", h)
 		}
 		if h[1] != 0 && (h[0] != 1 || int(binary.NativeEndian.Uint16(h[2:])) != p.Payload || p.Segments == 0) {
-			t.Fatalf("passed % x, %d segments", h, p.Segments)
+			t.Fatalf("Sanitize accepted % x for %d segments", h, p.Segments)
 		}
 	})
 }

@@ -249,7 +249,7 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 		tt.change(&all[1])
 		frames := join(all)
 		if len(frames) != 2 {
-			t.Errorf("%s: was joined", tt.name)
+			t.Errorf("%s differs: the packets were joined", tt.name)
 			continue
 		}
 		same(t, frames, all)
@@ -274,7 +274,7 @@ func TestTrainPassesUnjoinablePacketsUnchanged(t *testing.T) {
 		for _, marks := range []packet.Marks{0, packet.Unfinished, packet.Unfinished | packet.Followed} {
 			frames := join([]piece{{frame, marks}, {frame, marks}})
 			if len(frames) != 2 || !bytes.Equal(frames[0][packet.OffloadLen:], frame) && marks == 0 || (frames[0][0] != 0) != (marks != 0) {
-				t.Errorf("marks %d, % x became % x", marks, frame, frames)
+				t.Errorf("marks %d: % x became % x, want two frames as they were", marks, frame, frames)
 			}
 		}
 	}

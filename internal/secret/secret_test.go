@@ -10,23 +10,23 @@ func TestBoxOpensOnlyForItsAccessKey(t *testing.T) {
 	k := NewKey()
 	box := k.Seal("598916040194", "AKIDALBERT", "the secret of albert")
 	if got, err := k.Open("598916040194", "AKIDALBERT", box); err != nil || got != "the secret of albert" {
-		t.Errorf("opened as %q, %v", got, err)
+		t.Errorf("Open = %q, %v, want the secret", got, err)
 	}
 	if bytes.Contains(box, []byte("secret")) || bytes.Equal(box, k.Seal("598916040194", "AKIDALBERT", "the secret of albert")) {
-		t.Errorf("sealed as %q", box)
+		t.Errorf("the box %q contains the secret, or equals that of another Seal", box)
 	}
 	changed := bytes.Clone(box)
 	changed[len(changed)-1] ^= 1
 	for what, open := range map[string]func() (string, error){
 		"another key's":     func() (string, error) { return k.Open("598916040194", "AKIDMARY", box) },
 		"another account's": func() (string, error) { return k.Open("495219933132", "AKIDALBERT", box) },
-		"of another key":    func() (string, error) { return NewKey().Open("598916040194", "AKIDALBERT", box) },
+		"another Key":       func() (string, error) { return NewKey().Open("598916040194", "AKIDALBERT", box) },
 		"changed":           func() (string, error) { return k.Open("598916040194", "AKIDALBERT", changed) },
-		"cut":               func() (string, error) { return k.Open("598916040194", "AKIDALBERT", box[:11]) },
+		"truncated":         func() (string, error) { return k.Open("598916040194", "AKIDALBERT", box[:11]) },
 		"empty":             func() (string, error) { return k.Open("598916040194", "AKIDALBERT", nil) },
 	} {
 		if got, err := open(); err == nil {
-			t.Errorf("%s: opened as %q", what, got)
+			t.Errorf("%s: opened to %q, want an error", what, got)
 		}
 	}
 }
@@ -35,14 +35,14 @@ func TestDecodeKeyReadsWhatEncodeWrote(t *testing.T) {
 	k := NewKey()
 	again, err := DecodeKey(k.Encode())
 	if err != nil || again.ID() != k.ID() || again.bytes != k.bytes {
-		t.Errorf("read as %v, %v", again, err)
+		t.Errorf("DecodeKey = %v, %v, want the encoded key", again, err)
 	}
 	if k.ID() == NewKey().ID() || !regexp.MustCompile(`^[0-9a-f]{16}$`).MatchString(k.ID()) {
 		t.Errorf("key id %s", k.ID())
 	}
 	for _, bad := range []string{"", "palisade-cluster-key ", "palisade-cluster-key 00", string(k.Encode()[1:]), string(k.Encode()) + "00"} {
 		if _, err := DecodeKey([]byte(bad)); err == nil {
-			t.Errorf("%q is a key", bad)
+			t.Errorf("DecodeKey accepted %q", bad)
 		}
 	}
 }
