@@ -28,7 +28,7 @@ type entry struct {
 	revision uint64 // generation of the rules it was last judged by
 
 	state    state
-	fins     uint8 // bit 0: the originator has sent FIN; bit 1: the other end
+	fins     uint8 // bit 0: the end that opened it has sent FIN; bit 1: the other end has
 	_        [6]byte
 	deadline time.Duration // of the monotonic clock
 	created  time.Duration

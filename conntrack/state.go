@@ -11,7 +11,7 @@ import (
 type state uint8
 
 const (
-	single      state = iota // no states: ICMP and others, and UDP until its second exchange
+	single      state = iota // UDP until its second exchange; ICMP and other protocols always
 	stream                   // UDP with more than one exchange
 	synSent                  // SYN seen
 	synReceived              // SYN and SYN+ACK seen
@@ -27,11 +27,11 @@ func (s state) String() string { return stateNames[s] }
 
 // Timeouts are how long an idle connection is kept. Zero fields are AWS's
 // defaults; AWS's limits are in parentheses (EC2 User Guide, "Idle connection tracking
-// timeout").
+// timeout"). A connection that is idle for longer ends without notice to its two ends.
 type Timeouts struct {
 	TCPEstablished time.Duration // 432,000 s (60 s to 432,000 s)
-	UDP            time.Duration // 30 s (30 s to 60 s)
-	UDPStream      time.Duration // 180 s (60 s to 180 s)
+	UDP            time.Duration // one exchange only: 30 s (30 s to 60 s)
+	UDPStream      time.Duration // more than one exchange: 180 s (60 s to 180 s)
 }
 
 func (t Timeouts) withDefaults() Timeouts {

@@ -56,6 +56,7 @@ type Table struct {
 	Generation uint64
 	Shrunk     uint64
 
+	// A selector is the number of a source, a group or a CIDR, among those of the rules.
 	protocols [256]*portMap
 	groups    selectorIndex
 	cidrs     bart.Table[[]uint32] // prefix -> the selectors of all prefixes that contain it, and its own
