@@ -174,7 +174,7 @@ func refuseBadAccounts(c nodeCommand) {
 	c.fails("EntityAlreadyExists", "account", "create", "--name", "other", "--id", "123456789012")
 	c.fails("EntityAlreadyExists", "account", "create", "--count", "2", "--prefix", "student")
 	c.fails("12 digits", "account", "create", "--name", "x", "--id", "12")
-	c.fails("no name for an account", "account", "create", "--name", "a b")
+	c.fails("not a valid account name", "account", "create", "--name", "a b")
 	c.fails("up to 500", "account", "create", "--count", "501", "--prefix", "s")
 	for _, args := range [][]string{
 		{"account", "create"}, {"account", "create", "--name", "x", "--count", "2"}, {"account", "create", "--count", "2"},

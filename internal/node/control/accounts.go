@@ -56,7 +56,7 @@ func (r *AccountRequest) names() ([]string, error) {
 	}
 	for _, n := range names {
 		if !accountName.MatchString(n) {
-			return nil, fmt.Errorf("%q is no name for an account: up to 63 letters, digits, dots, hyphens and underscores, the first a letter or digit", n)
+			return nil, fmt.Errorf("%q is not a valid account name: it must have up to 63 letters, digits, dots, hyphens and underscores, the first a letter or digit", n)
 		}
 	}
 	return names, nil

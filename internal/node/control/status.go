@@ -26,7 +26,7 @@ type Status struct {
 	Instances []InstanceStatus `json:"instances"`
 }
 
-// InstanceStatus is instance instance whose first interface has a lease.
+// InstanceStatus is one instance whose first interface has a lease.
 type InstanceStatus struct {
 	ID             ec2.InstanceID  `json:"id"`
 	Name           string          `json:"name"`

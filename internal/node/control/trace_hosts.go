@@ -13,9 +13,9 @@ import (
 
 // A traceHost is the sender or the receiver of an imagined packet.
 type traceHost struct {
-	address netip.Addr        // as given, or the first private address of the named interface
-	owner   *vswitch.Endpoint // that has the address; nil for a host outside the cluster
-	named   *ec2.Interface    // by id; nil if an address was given
+	address  netip.Addr        // as given, or the first private address of the named interface
+	endpoint *vswitch.Endpoint // that has the address; nil for a host outside the cluster
+	named    *ec2.Interface    // by id; nil if an address was given
 }
 
 // findHosts finds sender and receiver. A private address is looked up in the network of the other
@@ -78,14 +78,14 @@ func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
 func (s *Server) findHost(h *traceHost, text string, vni ec2.VNI) error {
 	snapshot := s.Switch.Snapshot()
 	if h.named != nil {
-		h.address, h.owner = h.named.Private, snapshot.PortOf(vswitch.VNI(h.named.VNI), h.named.Private)
+		h.address, h.endpoint = h.named.Private, snapshot.PortOf(vswitch.VNI(h.named.VNI), h.named.Private)
 		return nil
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || !a.Is4() {
 		return fmt.Errorf("%q is neither the id of an instance or interface nor an IPv4 address", text)
 	}
-	h.address, h.owner = a, snapshot.PortOf(vswitch.VNI(vni), a)
+	h.address, h.endpoint = a, snapshot.PortOf(vswitch.VNI(vni), a)
 	return nil
 }
 
@@ -93,22 +93,22 @@ func (s *Server) findHost(h *traceHost, text string, vni ec2.VNI) error {
 // instance is reached only by its public address.
 func (s *Server) aim(src, dst traceHost, t *packet.Template) (*vswitch.Port, error) {
 	t.Flow.Src, t.Flow.Dst = src.address, dst.address
-	if src.owner != nil {
-		if src.owner.Port == nil {
+	if src.endpoint != nil {
+		if src.endpoint.Port == nil {
 			return nil, fmt.Errorf("%s is not on this node", src.address)
 		}
-		if !src.owner.Owns(src.address) {
-			t.Flow.Src = src.owner.PrivateOf(src.address)
+		if !src.endpoint.Owns(src.address) {
+			t.Flow.Src = src.endpoint.PrivateOf(src.address)
 		}
-		t.SrcMAC, t.DstMAC = src.owner.MAC, vswitch.GatewayMAC
-		return src.owner.Port, nil
+		t.SrcMAC, t.DstMAC = src.endpoint.MAC, vswitch.GatewayMAC
+		return src.endpoint.Port, nil
 	}
 	up := s.Switch.Snapshot().UplinkPort()
 	if up == nil {
 		return nil, fmt.Errorf("%s is outside the cluster, and this node has no uplink for its packets", src.address)
 	}
-	if dst.owner != nil {
-		if public := dst.owner.PublicOf(dst.address); public.IsValid() {
+	if dst.endpoint != nil {
+		if public := dst.endpoint.PublicOf(dst.address); public.IsValid() {
 			t.Flow.Dst = public
 		}
 	}

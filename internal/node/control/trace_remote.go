@@ -68,10 +68,10 @@ func (s *Server) handleTrace() {
 // for a sender outside, the node that has the public address. 0 is this node.
 func entersAt(src, dst traceHost) uint32 {
 	switch {
-	case src.owner != nil:
-		return src.owner.Node
-	case dst.owner != nil:
-		return dst.owner.Node
+	case src.endpoint != nil:
+		return src.endpoint.Node
+	case dst.endpoint != nil:
+		return dst.endpoint.Node
 	}
 	return 0
 }
