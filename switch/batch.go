@@ -59,7 +59,7 @@ func (b *batch) begin(port *Port, now time.Duration) {
 	b.unforwarded = 0
 }
 
-// frameDone notes that the frame in the pipeline, which counts as packets, has its verdict. After
+// frameDone notes that the frame in the pipeline, which counts as so many packets, has its verdict. After
 // every checkEvery packets it reads the clock: it ends a turn that takes too long, and has the next
 // writes timed.
 func (f *frame) frameDone(packets int) {

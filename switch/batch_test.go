@@ -169,7 +169,7 @@ func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 // joined frame has its headers once.
 func connections(b *testbed) (all []string) {
 	for c := range b.tracker.Connections(0) {
-		all = append(all, fmt.Sprintf("%v, by the far end: %v, packets %v", c.Flow, c.Outside, c.Packets))
+		all = append(all, fmt.Sprintf("%v, opened by the peer: %v, packets %v", c.Flow, c.Outside, c.Packets))
 	}
 	slices.Sort(all)
 	return all
@@ -206,7 +206,7 @@ func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 		t.Errorf("%d frames, %d left; want 1 and 36", written, left)
 	}
 	if p := b.delivered("app"); p.Len-p.Payload != 64*22 || b.devices["app"].last[1] != 5 {
-		t.Errorf("%d bytes of payload behind % x, want those of 64 datagrams", p.Len-p.Payload, b.devices["app"].last[:offloadLen])
+		t.Errorf("%d bytes of payload with header % x, want those of 64 datagrams", p.Len-p.Payload, b.devices["app"].last[:offloadLen])
 	}
 	// Joined datagrams that no rule admits are counted one by one.
 	refused := datagram(1, 99)

@@ -115,7 +115,7 @@ func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 	w := newWire(t, ownHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"))
 	out := w.addBridge()
 	for i, tt := range forgedHeaders {
-		before := w.fates()
+		before := w.verdicts()
 		refusal := w.send(tt.header.before(tt.frame))
 		marker := forgedFrame(6, 22, 0)
 		binary.BigEndian.PutUint16(marker[34:], 40000+uint16(i))

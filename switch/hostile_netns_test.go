@@ -15,7 +15,7 @@ import (
 // be counted under its own verdict, and the victim's kernel must receive none.
 func TestHostileFramesAreDropped(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
-	seen := fates{}
+	seen := verdictCounts{}
 	for _, tt := range hostileFrames {
 		if err := w.send(tt.frame); err != nil {
 			t.Errorf("%s: the attacker's kernel refused it: %v", tt.name, err)
@@ -23,7 +23,7 @@ func TestHostileFramesAreDropped(t *testing.T) {
 		}
 		seen[tt.want]++
 		if got := w.settled(tt.want, seen[tt.want]); !maps.Equal(got, seen) {
-			t.Fatalf("%s: fates %v, want %v\n% x", tt.name, got, seen, tt.frame[:min(len(tt.frame), 60)])
+			t.Fatalf("%s: verdicts %v, want %v\n% x", tt.name, got, seen, tt.frame[:min(len(tt.frame), 60)])
 		}
 	}
 	if n := w.received(); n != 0 {
@@ -83,7 +83,7 @@ var badTCP = []hostileFrame{
 }
 
 var badHeaders = []hostileFrame{
-	{"nothing behind Ethernet", attackerSYN[:14], "runt at attacker"},
+	{"an Ethernet header alone", attackerSYN[:14], "runt at attacker"},
 	{"half an IP header", attackerSYN[:24], "runt at attacker"},
 	{"half a TCP header", append(append([]byte(nil), attackerSYN[:16]...), append([]byte{0, 28}, attackerSYN[18:42]...)...), "runt at attacker"},
 	{"IP version 6 in an IPv4 frame", poked(14, 0x65), "bad-version at attacker"},
@@ -112,7 +112,7 @@ var spoofed = []hostileFrame{
 	{"ARP reply for the gateway", packettest.ARP(2, attackerMAC, addr("10.0.0.1"), victimIP), "spoofed-arp at attacker"},
 	{"ARP request in the victim's name", packettest.ARP(1, attackerMAC, victimIP, addr("10.0.0.1")), "spoofed-arp at attacker"},
 	{"gratuitous ARP", packettest.ARP(1, attackerMAC, attackerIP, attackerIP), "arp-ignored at attacker"},
-	{"ARP reply that nobody asked for", packettest.ARP(2, attackerMAC, attackerIP, victimIP), "arp-ignored at attacker"},
+	{"unsolicited ARP reply", packettest.ARP(2, attackerMAC, attackerIP, victimIP), "arp-ignored at attacker"},
 	{"ARP for tokens", append(append([]byte(nil), poked(12, 8, 6, 0, 4)...), make([]byte, 20)...), "bad-arp at attacker"},
 	{"reverse ARP", poked(12, 0x80, 0x35), "not-ip at attacker"},
 }
@@ -120,7 +120,7 @@ var spoofed = []hostileFrame{
 var badOptions = []hostileFrame{
 	{"loose source route", withOptions(131, 7, 4, 10, 10, 0, 9, 0), "source-route at attacker"},
 	{"strict source route", withOptions(137, 7, 4, 10, 10, 0, 9, 0), "source-route at attacker"},
-	{"source route behind padding", withOptions(1, 1, 1, 1, 131, 3, 4, 0), "source-route at attacker"},
+	{"source route after padding", withOptions(1, 1, 1, 1, 131, 3, 4, 0), "source-route at attacker"},
 	{"option that never ends", withOptions(68, 40, 5, 0), "bad-length at attacker"},
 	{"option of length 0", withOptions(7, 0, 4, 0), "bad-length at attacker"},
 }
@@ -145,9 +145,9 @@ var misdirected = []hostileFrame{
 	{"IGMP", withDestination(2, "224.0.0.22", ec2.MAC{1, 0, 0x5e, 0, 0, 0x16}), "not-unicast at attacker"},
 	{"multicast DNS", withDestination(17, "224.0.0.251", ec2.MAC{1, 0, 0x5e, 0, 0, 0xfb}), "not-unicast at attacker"},
 	{"multicast address in a unicast frame", withDestination(17, "224.0.0.1", victimMAC), "not-unicast at attacker"},
-	{"the victim's address, another's MAC", fromAttacker(6, 22, func(f *packettest.Frame) { f.DstMAC = ec2.MAC{2, 9, 9, 9, 9, 9} }), "wrong-mac at attacker"},
-	{"nobody's address", withDestination(6, "10.10.9.9", GatewayMAC), "no-route at attacker"},
-	{"the world, without a public address", withDestination(6, "203.0.113.25", GatewayMAC), "no-route at attacker"},
+	{"the victim's address, an unknown MAC", fromAttacker(6, 22, func(f *packettest.Frame) { f.DstMAC = ec2.MAC{2, 9, 9, 9, 9, 9} }), "wrong-mac at attacker"},
+	{"unused address", withDestination(6, "10.10.9.9", GatewayMAC), "no-route at attacker"},
+	{"the internet, without a public address", withDestination(6, "203.0.113.25", GatewayMAC), "no-route at attacker"},
 	{"the gateway itself", withDestination(6, "10.0.0.1", GatewayMAC), "gateway-local at attacker"},
 	{"ICMP redirect", packettest.ICMPError(5, 1, attackerIP, victimIP, attackerSYN, attackerMAC, GatewayMAC), "no-connection at attacker"},
 	{"ICMP error about a connection of others", packettest.ICMPError(3, 1, attackerIP, victimIP, attackerSYN, attackerMAC, GatewayMAC), "no-connection at attacker"},

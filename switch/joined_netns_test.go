@@ -55,7 +55,7 @@ func TestJoinedDatagramsArriveOneByOne(t *testing.T) {
 		for i := range burst {
 			n, _, err := victim.ReadFromUDPAddrPort(received)
 			if err != nil {
-				t.Fatalf("after %d of %d datagrams: %v; %v", sent+i, sent+burst, err, w.fates())
+				t.Fatalf("after %d of %d datagrams: %v; %v", sent+i, sent+burst, err, w.verdicts())
 			}
 			if got := binary.BigEndian.Uint32(received); n != 22 || got != uint32(sent+i) {
 				t.Fatalf("%d bytes of datagram %d arrived, want 22 of datagram %d", n, got, sent+i)

@@ -73,7 +73,7 @@ func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
 		{"ARP with inner MAC of another", arpInner(macOf("web"), macOf("app"), web), verdict.SpoofedARP},
 		{"gratuitous ARP", packettest.ARP(1, macOf("web"), web, web), verdict.ARPIgnored},
 		{"duplicate address probe", packettest.ARP(1, macOf("web"), addr("0.0.0.0"), web), verdict.ARPIgnored},
-		{"ARP for nobody", packettest.ARP(1, macOf("web"), web, addr("10.10.9.9")), verdict.ARPIgnored},
+		{"ARP for an unused address", packettest.ARP(1, macOf("web"), web, addr("10.10.9.9")), verdict.ARPIgnored},
 	}
 	for _, tt := range tests {
 		if at, v := b.send("web", tt.frame); at != "web" || v != tt.want {

@@ -82,7 +82,7 @@ func TestFailureReportLeadsToTheWrongRule(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := w.settled("no-rule at victim", 1); got["forward at victim"] != 1 {
-			r.Errorf("fates %v, want forward at victim", got)
+			r.Errorf("verdicts %v, want forward at victim", got)
 		}
 		wantReport(t, r.finish(), "victim no-rule 1 no rule of any group admits it", string(planted.ID)+" victim tcp 23-23 0.0.0.0/0", "tcp 10.10.0.4:40000 > 10.10.0.5:22", "rules at victim")
 	})

@@ -20,7 +20,7 @@ func TestThreatsNeverReachTheVictimsKernel(t *testing.T) {
 	e := w.sw.Edit(2)
 	e.AddEndpoint(1, &Endpoint{Epoch: 9, Address: field.Member.Addr, MAC: field.Member.MAC, Node: 2})
 	w.sw.Publish(e)
-	seen, sent := fates{}, 0
+	seen, sent := verdictCounts{}, 0
 	for _, threat := range packettest.Threats(field) {
 		if err := w.send(threat.Frame); err != nil {
 			t.Errorf("%s, %s: the attacker's kernel refused it: %v", threat.ID, threat.Name, err)
@@ -33,7 +33,7 @@ func TestThreatsNeverReachTheVictimsKernel(t *testing.T) {
 		}
 		seen[want]++
 		if got := w.settled(want, seen[want]); !maps.Equal(got, seen) {
-			t.Fatalf("%s, %s: fates %v, want %v", threat.ID, threat.Name, got, seen)
+			t.Fatalf("%s, %s: verdicts %v, want %v", threat.ID, threat.Name, got, seen)
 		}
 	}
 	if n := w.received(); n != 0 {

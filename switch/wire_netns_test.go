@@ -189,11 +189,11 @@ func (w *wire) send(b []byte) error {
 	return unix.Sendto(w.socket, b, 0, &unix.SockaddrLinklayer{Ifindex: w.device})
 }
 
-// fates counts verdicts, by "VERDICT at PORT".
-type fates map[string]uint64
+// verdictCounts has the number of packets, by "VERDICT at PORT".
+type verdictCounts map[string]uint64
 
-func (w *wire) fates() fates {
-	all := fates{}
+func (w *wire) verdicts() verdictCounts {
+	all := verdictCounts{}
 	for _, p := range []*Port{w.attacker, w.victim} {
 		for v, n := range p.Counters().Verdicts {
 			if n > 0 {
@@ -205,16 +205,16 @@ func (w *wire) fates() fates {
 }
 
 // settled waits until n frames had a verdict at a port.
-func (w *wire) settled(fate string, n uint64) fates {
+func (w *wire) settled(fate string, n uint64) verdictCounts {
 	w.t.Helper()
 	tick := time.NewTicker(100 * time.Microsecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
-		if all := w.fates(); all[fate] >= n {
+		if all := w.verdicts(); all[fate] >= n {
 			return all
 		}
 	}
-	w.t.Fatalf("verdicts %v; want %d of %s", w.fates(), n, fate)
+	w.t.Fatalf("verdicts %v; want %d of %s", w.verdicts(), n, fate)
 	return nil
 }
 

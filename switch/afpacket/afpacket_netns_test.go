@@ -145,7 +145,7 @@ func TestFramesCrossBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if header, got := b.frame(d, sent, due); !bytes.Equal(got, sent) || header[0] != 0 {
-		t.Errorf("the switch reads % x behind % x", got, header)
+		t.Errorf("the switch reads % x with header % x", got, header)
 	}
 	if err := d.Write(plain(sent)); err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestOffloadHeadersPassThrough(t *testing.T) {
 		}
 		header, got := b.frame(way.to, large[:34], due)
 		if len(got) != len(large) || header == nil || header[0]&1 == 0 || header[1]&^0x80 != 1 || binary.NativeEndian.Uint16(header[4:]) != 1400 || binary.NativeEndian.Uint16(header[6:]) != 34 {
-			t.Errorf("%s: %d bytes behind % x", way.name, len(got), header)
+			t.Errorf("%s: %d bytes with header % x", way.name, len(got), header)
 		}
 	}
 }

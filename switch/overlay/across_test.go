@@ -105,7 +105,7 @@ type site struct {
 	tracker  *conntrack.Tracker
 	ports    map[string]*vswitch.Port
 	stations map[string]*station
-	device   *Device // of the tunnels; nil if there are none // of the tunnels; nil: none
+	device   *Device // of the tunnels; nil: none
 
 	compiler   *firewall.Compiler
 	rules      groups

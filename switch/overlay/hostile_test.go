@@ -186,7 +186,7 @@ func TestPeerChangedDuringExchangeGetsNoAssociation(t *testing.T) {
 	other := remote
 	other.PublicKey = []byte("another")
 	for name, now := range map[string][]Remote{"fenced": nil, "another": {other}} {
-		for _, step := range []string{"before its index is told", "after it"} {
+		for _, step := range []string{"before its index is sent", "after it"} {
 			o := &Overlay{config: Config{Node: "node1"}, peers: map[string]*remotePeer{}}
 			o.table.Store(&table{})
 			o.SetPeers([]Remote{remote})
