@@ -57,10 +57,10 @@ type Interface struct {
 	VPC         VPCID           `json:",omitempty"`
 	Subnet      SubnetID        `json:",omitempty"`
 	Description string          `json:",omitempty"`
-	Further     []AddressPair   `json:",omitempty"` // secondary private addresses, sorted
-	Unchecked   bool            `json:",omitempty"` // the source/destination check is off
-	AutoPublic  bool            `json:",omitempty"` // a start leases it a public address, unless it has an elastic one
-	Attachment  *Attachment     `json:",omitempty"` // to Instance or to External
+	Secondary   []AddressPair   `json:"Further,omitempty"` // private addresses besides Private, sorted
+	Unchecked   bool            `json:",omitempty"`        // the source/destination check is off
+	AutoPublic  bool            `json:",omitempty"`        // a start leases it a public address, unless it has an elastic one
+	Attachment  *Attachment     `json:",omitempty"`        // to Instance or to External
 	External    *ExternalDevice `json:"Outside,omitempty"`
 	ClientToken string          `json:",omitempty"`
 
@@ -111,5 +111,5 @@ const (
 // Addresses returns the private addresses of the interface, each with its public address. The
 // primary one is first.
 func (i *Interface) Addresses() []AddressPair {
-	return append([]AddressPair{{i.Private, i.Public}}, i.Further...)
+	return append([]AddressPair{{i.Private, i.Public}}, i.Secondary...)
 }

@@ -210,7 +210,7 @@ func (s interfaceSpec) spec() (spec state.InterfaceSpec, err error) {
 	if err := checkGroupIDs(s.Groups); err != nil {
 		return spec, err
 	}
-	spec = state.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, FurtherCount: s.SecondaryCount}
+	spec = state.InterfaceSpec{Subnet: s.Subnet, Groups: s.Groups, Description: s.Description, SecondaryCount: s.SecondaryCount}
 	if spec.Private, err = parseAddress(s.PrivateAddress); err != nil {
 		return spec, err
 	}
@@ -222,7 +222,7 @@ func (s interfaceSpec) spec() (spec state.InterfaceSpec, err error) {
 		case !a.IsValid():
 			return spec, ec2.Missing("privateIpAddress")
 		case !x.Primary:
-			spec.Further = append(spec.Further, a)
+			spec.Secondary = append(spec.Secondary, a)
 		case spec.Private.IsValid() && spec.Private != a:
 			return spec, ec2.Errorf("InvalidParameterCombination", "Only one primary private IP address can be specified.")
 		default:

@@ -40,7 +40,7 @@ func (w *world) placed(t *testing.T) (ids []string) {
 	}
 	i := apply(&state.RunInstances{Account: dev, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1}).Instances[0].After
 	w.report(t)
-	eni := apply(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: i.Subnet, FurtherCount: 1}}).Interface
+	eni := apply(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: i.Subnet, SecondaryCount: 1}}).Interface
 	return []string{string(i.ID), string(i.Interface), string(eni.ID)}
 }
 

@@ -257,10 +257,10 @@ func (t *tx) setPublic(was *ec2.Interface, private, public netip.Addr) *ec2.Inte
 	if eni.Private == private {
 		eni.Public = public
 	}
-	eni.Further = slices.Clone(eni.Further)
-	for n := range eni.Further {
-		if eni.Further[n].Private == private {
-			eni.Further[n].Public = public
+	eni.Secondary = slices.Clone(eni.Secondary)
+	for n := range eni.Secondary {
+		if eni.Secondary[n].Private == private {
+			eni.Secondary[n].Public = public
 		}
 	}
 	t.put(tableInterface, &eni)

@@ -175,7 +175,7 @@ func TestAutomaticAddressIsRestoredAfterDisassociation(t *testing.T) {
 func TestEachPrivateAddressCanHaveAnElasticAddress(t *testing.T) {
 	w := newVPCWorld(t)
 	id := w.running()
-	second := w.create(InterfaceSpec{FurtherCount: 1})
+	second := w.create(InterfaceSpec{SecondaryCount: 1})
 	a, b, c := w.allocate(), w.allocate(), w.allocate()
 	w.attach(second.ID, id, 1)
 	w.refused(associate(a, id), "InvalidInstanceID")
@@ -187,15 +187,15 @@ func TestEachPrivateAddressCanHaveAnElasticAddress(t *testing.T) {
 		return r
 	}
 	w.refused(to(a, "10.0.1.14"), "InvalidParameterValue")
-	further := second.Further[0].Private.String()
+	secondary := second.Secondary[0].Private.String()
 	w.must(to(a, ""))
-	w.must(to(b, further))
-	if got := w.eni(second.ID); got.Public != a.Public || got.Further[0].Public != b.Public {
+	w.must(to(b, secondary))
+	if got := w.eni(second.ID); got.Public != a.Public || got.Secondary[0].Public != b.Public {
 		t.Errorf("the interface is %+v, want it with %s and %s", got, a.Public, b.Public)
 	}
 	// Moving a to the secondary private address disassociates b.
-	w.must(to(a, further))
-	if got := w.eni(second.ID); got.Public.IsValid() || got.Further[0].Public != a.Public {
+	w.must(to(a, secondary))
+	if got := w.eni(second.ID); got.Public.IsValid() || got.Secondary[0].Public != a.Public {
 		t.Errorf("the interface is %+v, want %s at the secondary address only", got, a.Public)
 	}
 	if e := w.elastic(b.ID); e.Association != "" {
@@ -203,7 +203,7 @@ func TestEachPrivateAddressCanHaveAnElasticAddress(t *testing.T) {
 	}
 	w.elastic(a.ID)
 	w.must(to(c, ""))
-	w.must(&UnassignPrivateAddresses{dev, east, second.ID, []netip.Addr{second.Further[0].Private}})
+	w.must(&UnassignPrivateAddresses{dev, east, second.ID, []netip.Addr{second.Secondary[0].Private}})
 	if e := w.elastic(a.ID); e.Association != "" {
 		t.Errorf("elastic address %+v is associated with a private address that was unassigned", e)
 	}
@@ -328,7 +328,7 @@ func TestFreeAddressesAreCounted(t *testing.T) {
 	if free() != 11 {
 		t.Errorf("a /28 has %d free addresses, want 11", free())
 	}
-	eni := w.create(InterfaceSpec{FurtherCount: 2})
+	eni := w.create(InterfaceSpec{SecondaryCount: 2})
 	if free() != 8 {
 		t.Errorf("with three addresses in use %d are free, want 8", free())
 	}

@@ -21,12 +21,12 @@ var interfaceRequests = []Request{
 
 // An InterfaceSpec describes an interface that a request makes.
 type InterfaceSpec struct {
-	Subnet       ec2.SubnetID  `json:",omitempty"`
-	Groups       []ec2.GroupID `json:",omitempty"` // none: the default group of the VPC
-	Description  string        `json:",omitempty"`
-	Private      netip.Addr    `json:",omitzero"`  // zero: any free one
-	Further      []netip.Addr  `json:",omitempty"` // secondary addresses; or
-	FurtherCount int           `json:",omitempty"` // the number of secondary addresses, any free ones
+	Subnet         ec2.SubnetID  `json:",omitempty"`
+	Groups         []ec2.GroupID `json:",omitempty"` // none: the default group of the VPC
+	Description    string        `json:",omitempty"`
+	Private        netip.Addr    `json:",omitzero"`              // zero: any free one
+	Secondary      []netip.Addr  `json:"Further,omitempty"`      // secondary addresses; or
+	SecondaryCount int           `json:"FurtherCount,omitempty"` // the number of secondary addresses, any free ones
 }
 
 // CreateNetworkInterface makes a detached interface. A repeated request with the same ClientToken

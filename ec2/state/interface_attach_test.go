@@ -206,7 +206,7 @@ func TestSecondaryAddressesAreAssignedAndUnassigned(t *testing.T) {
 	unassign := func(eni ec2.InterfaceID, text string) *UnassignPrivateAddresses {
 		return &UnassignPrivateAddresses{dev, east, eni, []netip.Addr{addr(text)}}
 	}
-	if got := w.must(&AssignPrivateAddresses{Account: dev, Region: east, Interface: a.ID, Count: 2}); len(got.Addresses) != 2 || got.Addresses[0] != addr("10.0.1.6") || len(got.Interface.Further) != 2 {
+	if got := w.must(&AssignPrivateAddresses{Account: dev, Region: east, Interface: a.ID, Count: 2}); len(got.Addresses) != 2 || got.Addresses[0] != addr("10.0.1.6") || len(got.Interface.Secondary) != 2 {
 		t.Errorf("assigned %v to interface %+v, want two addresses from 10.0.1.6", got.Addresses, got.Interface)
 	}
 	w.refused(assign(b.ID, false, "10.0.1.6"), "InvalidIPAddress.InUse")
@@ -222,11 +222,11 @@ func TestSecondaryAddressesAreAssignedAndUnassigned(t *testing.T) {
 	e := w.must(&AllocateAddress{Account: dev, Region: east}).Elastic
 	w.must(&AssociateAddress{Account: dev, Region: east, Allocation: e.ID, Interface: a.ID, Private: addr("10.0.1.6")})
 	w.must(assign(b.ID, true, "10.0.1.6", "10.0.1.9"))
-	if now := w.eni(a.ID); len(now.Further) != 1 || now.Further[0].Private != addr("10.0.1.7") {
-		t.Errorf("the interface that lost an address has %v, want 10.0.1.7", now.Further)
+	if now := w.eni(a.ID); len(now.Secondary) != 1 || now.Secondary[0].Private != addr("10.0.1.7") {
+		t.Errorf("the interface that lost an address has %v, want 10.0.1.7", now.Secondary)
 	}
-	if now := w.eni(b.ID); len(now.Further) != 2 || now.Further[0] != (ec2.AddressPair{Private: addr("10.0.1.6"), Public: e.Public}) {
-		t.Errorf("the interface that got an address has %v, want 10.0.1.6 with its elastic address and 10.0.1.9", now.Further)
+	if now := w.eni(b.ID); len(now.Secondary) != 2 || now.Secondary[0] != (ec2.AddressPair{Private: addr("10.0.1.6"), Public: e.Public}) {
+		t.Errorf("the interface that got an address has %v, want 10.0.1.6 with its elastic address and 10.0.1.9", now.Secondary)
 	}
 	if now, _ := w.state.View().ElasticAddress(e.ID); now.Interface != b.ID || now.Private != addr("10.0.1.6") {
 		t.Errorf("the elastic address is %+v, want it at 10.0.1.6 of the second interface", now)

@@ -75,12 +75,12 @@ func (s *interfaceHistory) address(in *ec2.Subnet) netip.Addr {
 
 func (s *interfaceHistory) spec(a ec2.AccountID) (spec InterfaceSpec) {
 	in := s.subnet(a)
-	spec = InterfaceSpec{Subnet: in.ID, Groups: s.groups(a, in.VPC), FurtherCount: s.rng.IntN(8) / 5}
+	spec = InterfaceSpec{Subnet: in.ID, Groups: s.groups(a, in.VPC), SecondaryCount: s.rng.IntN(8) / 5}
 	if s.often(3) {
 		spec.Private = s.address(in)
 	}
 	if s.often(1) {
-		spec.FurtherCount, spec.Further = 0, []netip.Addr{s.address(in), s.address(in)}
+		spec.SecondaryCount, spec.Secondary = 0, []netip.Addr{s.address(in), s.address(in)}
 	}
 	return spec
 }
@@ -222,8 +222,8 @@ func (s *interfaceHistory) assign(a ec2.AccountID, eni *ec2.Interface) Request {
 		return r
 	}
 	r.Addresses = []netip.Addr{s.address(in)}
-	if other := s.eni(a); len(other.Further) > 0 && s.often(6) {
-		r.Addresses[0] = other.Further[0].Private
+	if other := s.eni(a); len(other.Secondary) > 0 && s.often(6) {
+		r.Addresses[0] = other.Secondary[0].Private
 	}
 	return r
 }

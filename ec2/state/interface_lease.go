@@ -56,38 +56,38 @@ func (l *subnetLeaser) make(spec InterfaceSpec) (*ec2.Interface, error) {
 		return nil, err
 	}
 	eni.MAC = t.meta.mac(l.vni, eni.Private)
-	if _, err := l.takeFurther(eni, spec.Further, spec.FurtherCount); err != nil {
+	if _, err := l.takeSecondary(eni, spec.Secondary, spec.SecondaryCount); err != nil {
 		return nil, err
 	}
 	return eni, nil
 }
 
-// takeFurther gives an interface secondary addresses, the chosen ones or count free ones, and
+// takeSecondary gives an interface secondary addresses, the chosen ones or count free ones, and
 // returns them.
-func (l *subnetLeaser) takeFurther(eni *ec2.Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
-	if err := l.t.checkFurther(len(eni.Further), chosen, count); err != nil {
+func (l *subnetLeaser) takeSecondary(eni *ec2.Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
+	if err := l.t.checkSecondary(len(eni.Secondary), chosen, count); err != nil {
 		return nil, err
 	}
 	if len(chosen) == 0 {
 		chosen = make([]netip.Addr, count)
 	}
 	var taken []netip.Addr
-	eni.Further = slices.Clone(eni.Further)
+	eni.Secondary = slices.Clone(eni.Secondary)
 	for _, want := range chosen {
 		a, err := l.take(want, eni.ID)
 		if err != nil {
 			return nil, err
 		}
 		taken = append(taken, a)
-		eni.Further = append(eni.Further, ec2.AddressPair{Private: a})
+		eni.Secondary = append(eni.Secondary, ec2.AddressPair{Private: a})
 	}
-	sortPairs(eni.Further)
+	sortPairs(eni.Secondary)
 	return taken, nil
 }
 
-// checkFurther refuses secondary addresses above the limit, for an interface that has some
+// checkSecondary refuses secondary addresses above the limit, for an interface that has some
 // already.
-func (t *tx) checkFurther(has int, chosen []netip.Addr, count int) error {
+func (t *tx) checkSecondary(has int, chosen []netip.Addr, count int) error {
 	switch room := t.limits().AddressesPerInterface - 1 - has; {
 	case len(chosen) > 0 && count != 0:
 		return ec2.Errorf("InvalidParameterCombination", "Secondary addresses are either chosen or counted, not both")

@@ -111,7 +111,7 @@ func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	l := t.newSubnetLeaser(first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(eni.Subnet)))
-	taken, err := l.takeFurther(&eni, wanted, r.Count)
+	taken, err := l.takeSecondary(&eni, wanted, r.Count)
 	if err != nil {
 		return Result{}, err
 	}
@@ -143,15 +143,15 @@ func (t *tx) holder(vni ec2.VNI, a netip.Addr) ec2.InterfaceID {
 func (t *tx) reassign(eni *ec2.Interface, moved []netip.Addr) error {
 	for _, a := range moved {
 		from := *first[ec2.Interface](t.Txn, tableInterface, indexID, key(t.holder(eni.VNI, a)))
-		at := slices.IndexFunc(from.Further, func(p ec2.AddressPair) bool { return p.Private == a })
+		at := slices.IndexFunc(from.Secondary, func(p ec2.AddressPair) bool { return p.Private == a })
 		if at < 0 || from.Subnet != eni.Subnet {
 			return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use. Only a secondary address of another interface of the subnet can be reassigned.", a)
 		}
-		pair := from.Further[at]
-		from.Further = slices.Delete(slices.Clone(from.Further), at, at+1)
+		pair := from.Secondary[at]
+		from.Secondary = slices.Delete(slices.Clone(from.Secondary), at, at+1)
 		t.put(tableInterface, &from)
-		eni.Further = append(slices.Clone(eni.Further), pair)
-		sortPairs(eni.Further)
+		eni.Secondary = append(slices.Clone(eni.Secondary), pair)
+		sortPairs(eni.Secondary)
 		t.assign(eni.VNI, a, eni.ID)
 		if e := t.elasticAt(pair.Public); e != nil {
 			moved := *e
@@ -181,15 +181,15 @@ func (r *UnassignPrivateAddresses) apply(t *tx) (Result, error) {
 	}
 	eni := *was
 	for _, a := range r.Addresses {
-		at := slices.IndexFunc(eni.Further, func(p ec2.AddressPair) bool { return p.Private == a })
+		at := slices.IndexFunc(eni.Secondary, func(p ec2.AddressPair) bool { return p.Private == a })
 		switch {
 		case a == eni.Private:
 			return Result{}, ec2.Errorf("InvalidParameterValue", "The primary private address %s of interface %s cannot be unassigned", a, eni.ID)
 		case at < 0:
 			return Result{}, ec2.Errorf("InvalidParameterValue", "Some of [%s] are not assigned to interface %s", a, eni.ID)
 		}
-		pair := eni.Further[at]
-		eni.Further = slices.Delete(slices.Clone(eni.Further), at, at+1)
+		pair := eni.Secondary[at]
+		eni.Secondary = slices.Delete(slices.Clone(eni.Secondary), at, at+1)
 		t.quarantine(eni.VNI, a)
 		t.releasePublic(pair.Public)
 	}

@@ -94,7 +94,7 @@ func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, erro
 
 // given reports whether any field is set.
 func (s InterfaceSpec) given() bool {
-	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Further) > 0 || s.FurtherCount != 0
+	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Secondary) > 0 || s.SecondaryCount != 0
 }
 
 // checkExternal refuses names that a device of the kernel or a file in /run/netns cannot have.

@@ -16,8 +16,8 @@ func interfaceSamples() []Request {
 		&DetachNetworkInterface{albert, east, "eni-attach-0a1b2c3d", true},
 		&ReportInterface{eni, 12},
 		&ModifyNetworkInterface{albert, east, eni, new("web"), []ec2.GroupID{"sg-0a1b2c3d"}, new(true), "eni-attach-0a1b2c3d", new(false)},
-		&AssignPrivateAddresses{albert, east, eni, sampleSpec().Further, 2, true},
-		&UnassignPrivateAddresses{albert, east, eni, sampleSpec().Further},
+		&AssignPrivateAddresses{albert, east, eni, sampleSpec().Secondary, 2, true},
+		&UnassignPrivateAddresses{albert, east, eni, sampleSpec().Secondary},
 		&RegisterInterface{albert, east, "node1", ec2.ExternalDevice{Namespace: "vm7", Device: "eth0"}, eni, sampleSpec(), new(true), map[string]string{"Name": "vm7"}},
 		&UnregisterInterface{albert, east, eni, true},
 		&RebootInstances{albert, east, []ec2.InstanceID{i}},
@@ -28,7 +28,7 @@ func interfaceSamples() []Request {
 func sampleSpec() InterfaceSpec {
 	return InterfaceSpec{
 		Subnet: "subnet-0a1b2c3d", Groups: []ec2.GroupID{"sg-0a1b2c3d"}, Description: "web",
-		Private: netip.MustParseAddr("10.0.1.10"), Further: []netip.Addr{netip.MustParseAddr("10.0.1.11")}, FurtherCount: 3,
+		Private: netip.MustParseAddr("10.0.1.10"), Secondary: []netip.Addr{netip.MustParseAddr("10.0.1.11")}, SecondaryCount: 3,
 	}
 }
 
@@ -39,7 +39,7 @@ func laterInterfaces() map[string]Request {
 			Account: albert, Region: east, Image: "ami-eca54085", Type: "m1.small", MinCount: 1, MaxCount: 1,
 			Tags: map[string]string{"Name": "web"}, TerminationProtected: true, StopProtected: true, TerminateOnShutdown: true,
 			Metadata: &ec2.MetadataOptions{Endpoint: "disabled", Tokens: "required", Hops: 2, Tags: "disabled"},
-			Subnet:   "subnet-0a1b2c3d", Private: sampleSpec().Private, Further: sampleSpec().Further, FurtherCount: 1,
+			Subnet:   "subnet-0a1b2c3d", Private: sampleSpec().Private, Secondary: sampleSpec().Secondary, SecondaryCount: 1,
 			Interfaces: []LaunchInterface{
 				{Interface: "eni-0a1b2c3d"},
 				{DeviceIndex: 1, Spec: sampleSpec(), Public: new(true), DeleteOnTermination: new(false)},

@@ -132,9 +132,9 @@ func TestLaunchLeasesAddressesOfItsSubnet(t *testing.T) {
 		t.Errorf("two instances are on nodes %v, want one on each node of the zone", nodes)
 	}
 	chosen := w.launch(func(r *RunInstances) {
-		r.Private, r.Further = addr("10.0.1.9"), []netip.Addr{addr("10.0.1.11"), addr("10.0.1.10")}
+		r.Private, r.Secondary = addr("10.0.1.9"), []netip.Addr{addr("10.0.1.11"), addr("10.0.1.10")}
 	})
-	if eni := w.lease(chosen.ID); eni.Private != addr("10.0.1.9") || len(eni.Further) != 2 || eni.Further[0].Private != addr("10.0.1.10") {
+	if eni := w.lease(chosen.ID); eni.Private != addr("10.0.1.9") || len(eni.Secondary) != 2 || eni.Secondary[0].Private != addr("10.0.1.10") {
 		t.Errorf("with chosen addresses the interface is %+v", eni)
 	}
 	for _, c := range []struct {
@@ -157,7 +157,7 @@ func TestLaunchLeasesAddressesOfItsSubnet(t *testing.T) {
 
 	// Of the 11 addresses 5 are in use.
 	w.refused(w.launching(func(r *RunInstances) { r.MinCount, r.MaxCount = 7, 9 }), "InsufficientFreeAddressesInSubnet")
-	if made := w.must(w.launching(func(r *RunInstances) { r.MinCount, r.MaxCount, r.FurtherCount = 1, 9, 1 })).Instances; len(made) != 3 {
+	if made := w.must(w.launching(func(r *RunInstances) { r.MinCount, r.MaxCount, r.SecondaryCount = 1, 9, 1 })).Instances; len(made) != 3 {
 		t.Errorf("launched %d instances, want 3 with two addresses each", len(made))
 	}
 }
@@ -237,7 +237,7 @@ func TestLaunchUsesListedInterfaces(t *testing.T) {
 		{"two instances", "InvalidParameterCombination", func(r *RunInstances) { r.MaxCount = 2 }},
 		{"an id and a subnet", "InvalidParameterCombination", func(r *RunInstances) { r.Interfaces[0].Spec.Subnet = w.subnet.ID }},
 		{"one id twice", "InvalidNetworkInterface.InUse", func(r *RunInstances) { r.Interfaces[1] = LaunchInterface{Interface: own.ID, DeviceIndex: 1} }},
-		{"more addresses than one may have", "PrivateIpAddressLimitExceeded", func(r *RunInstances) { r.Interfaces[1].Spec.FurtherCount = 1 << 20 }},
+		{"more addresses than one may have", "PrivateIpAddressLimitExceeded", func(r *RunInstances) { r.Interfaces[1].Spec.SecondaryCount = 1 << 20 }},
 		{"an unknown id", "InvalidNetworkInterfaceID.NotFound", func(r *RunInstances) { r.Interfaces[0].Interface = "eni-00000000" }},
 		{"another VPC", "InvalidParameterCombination", func(r *RunInstances) {
 			s, _ := w.state.View().Subnet(w.launch(func(r *RunInstances) { r.Subnet, r.Zone = "", "us-east-1a" }).Subnet)
@@ -331,9 +331,9 @@ func TestElasticAddressSurvivesStopButNotTermination(t *testing.T) {
 
 func TestVPCAddressIsQuarantinedBeforeReuse(t *testing.T) {
 	w := newVPCWorld(t)
-	eni := w.create(InterfaceSpec{Private: addr("10.0.1.4"), FurtherCount: 1})
-	if eni.Further[0].Private != addr("10.0.1.5") {
-		t.Fatalf("the secondary address is %s, want 10.0.1.5", eni.Further[0].Private)
+	eni := w.create(InterfaceSpec{Private: addr("10.0.1.4"), SecondaryCount: 1})
+	if eni.Secondary[0].Private != addr("10.0.1.5") {
+		t.Fatalf("the secondary address is %s, want 10.0.1.5", eni.Secondary[0].Private)
 	}
 	w.must(&DeleteNetworkInterface{dev, east, eni.ID})
 	w.refused(&CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID, Private: eni.Private}}, "InvalidIPAddress.InUse")

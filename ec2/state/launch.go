@@ -33,15 +33,15 @@ type RunInstances struct {
 	TerminateOnShutdown  bool                 `json:",omitempty"`
 	Metadata             *ec2.MetadataOptions `json:",omitempty"`
 
-	// The fields below are for a VPC. Subnet to FurtherCount describe the primary interface;
+	// The fields below are for a VPC. Subnet to SecondaryCount describe the primary interface;
 	// Interfaces describes all interfaces instead.
 
-	Subnet        ec2.SubnetID      `json:",omitempty"` // "": the default one of the zone
-	Private       netip.Addr        `json:",omitzero"`
-	Further       []netip.Addr      `json:",omitempty"`
-	FurtherCount  int               `json:",omitempty"`
-	Interfaces    []LaunchInterface `json:",omitempty"`
-	InterfaceTags map[string]string `json:",omitempty"` // of new interfaces
+	Subnet         ec2.SubnetID      `json:",omitempty"` // "": the default one of the zone
+	Private        netip.Addr        `json:",omitzero"`
+	Secondary      []netip.Addr      `json:"Further,omitempty"`
+	SecondaryCount int               `json:"FurtherCount,omitempty"`
+	Interfaces     []LaunchInterface `json:",omitempty"`
+	InterfaceTags  map[string]string `json:",omitempty"` // of new interfaces
 }
 
 // A LaunchInterface is one interface of the instances of a launch: an existing one, or a new one
@@ -89,7 +89,7 @@ func (r *RunInstances) classic(t *tx) (bool, error) {
 		if err := t.requireClassic(r.Account, r.Region); err != nil {
 			return false, err
 		}
-		if r.Private.IsValid() || len(r.Further) > 0 || r.FurtherCount != 0 {
+		if r.Private.IsValid() || len(r.Secondary) > 0 || r.SecondaryCount != 0 {
 			return false, ec2.Errorf("InvalidParameterCombination", "An instance in EC2-Classic cannot choose its addresses")
 		}
 		return true, nil

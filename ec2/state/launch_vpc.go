@@ -71,11 +71,11 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 }
 
 // nics returns the interfaces of the request by device index: those in Interfaces, or one that
-// Subnet to FurtherCount describe.
+// Subnet to SecondaryCount describe.
 func (r *RunInstances) nics() ([]*nic, error) {
 	if len(r.Interfaces) == 0 {
 		return []*nic{{LaunchInterface: LaunchInterface{Spec: InterfaceSpec{
-			Subnet: r.Subnet, Private: r.Private, Further: r.Further, FurtherCount: r.FurtherCount,
+			Subnet: r.Subnet, Private: r.Private, Secondary: r.Secondary, SecondaryCount: r.SecondaryCount,
 		}}}}, nil
 	}
 	together := func(what string) error {
@@ -88,7 +88,7 @@ func (r *RunInstances) nics() ([]*nic, error) {
 		return nil, together("security groups")
 	case r.Private.IsValid():
 		return nil, together("private address")
-	case len(r.Further) > 0 || r.FurtherCount != 0:
+	case len(r.Secondary) > 0 || r.SecondaryCount != 0:
 		return nil, together("secondary private address")
 	}
 	var nics []*nic
@@ -129,7 +129,7 @@ func (x *nic) check(count int) error {
 		{s.Subnet != "", "a subnet"},
 		{len(s.Groups) > 0, "security groups"},
 		{s.Description != "", "a description"},
-		{s.Private.IsValid() || len(s.Further) > 0 || s.FurtherCount != 0, "private addresses"},
+		{s.Private.IsValid() || len(s.Secondary) > 0 || s.SecondaryCount != 0, "private addresses"},
 		{x.Public != nil, "associatePublicIPAddress"},
 		{x.DeleteOnTermination != nil && *x.DeleteOnTermination, "delete on termination"},
 	} {
@@ -251,12 +251,12 @@ func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error)
 		if s := x.leaser.subnet; private[s.ID] == nil {
 			private[s.ID] = t.newSubnetLeaser(s).private
 		}
-		if r.MaxCount > 1 && (x.Spec.Private.IsValid() || len(x.Spec.Further) > 0) {
+		if r.MaxCount > 1 && (x.Spec.Private.IsValid() || len(x.Spec.Secondary) > 0) {
 			return 0, ec2.Errorf("InvalidParameterCombination", "Private addresses may not be chosen when launching more than one instance")
 		}
 	}
 	for _, x := range nics {
-		if err := t.checkFurther(0, x.Spec.Further, x.Spec.FurtherCount); err != nil {
+		if err := t.checkSecondary(0, x.Spec.Secondary, x.Spec.SecondaryCount); err != nil {
 			return 0, err
 		}
 	}
@@ -286,7 +286,7 @@ func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error)
 // reserve takes the addresses of one interface from the allocators, or returns an error if there
 // are too few.
 func (x *nic) reserve(private, public *allocator) error {
-	need := 1 + x.Spec.FurtherCount
+	need := 1 + x.Spec.SecondaryCount
 	if x.Spec.Private.IsValid() {
 		need--
 	}

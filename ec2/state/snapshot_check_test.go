@@ -12,7 +12,7 @@ import (
 func furnishedSnapshot(t testing.TB) string {
 	w := newVPCWorld(t)
 	runs, stopped := w.running(), w.running()
-	w.attach(w.create(InterfaceSpec{FurtherCount: 1}).ID, runs, 1)
+	w.attach(w.create(InterfaceSpec{SecondaryCount: 1}).ID, runs, 1)
 	w.attach(w.create(InterfaceSpec{}).ID, stopped, 1)
 	w.stop(stopped)
 	w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID}})

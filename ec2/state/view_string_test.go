@@ -13,7 +13,7 @@ import (
 
 func TestViewDescribesItself(t *testing.T) {
 	w := newVPCWorld(t)
-	w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID, FurtherCount: 1}})
+	w.must(&RegisterInterface{Account: dev, Region: east, Node: "node4", External: ec2.ExternalDevice{Device: "tap0"}, Spec: InterfaceSpec{Subnet: w.subnet.ID, SecondaryCount: 1}})
 	w.report(w.run(1)[0].ID, ec2.Running)
 	w.must(&AuthorizeRules{Account: albert, Region: east, Group: GroupSelector{Name: "default"}, Rules: []RuleSpec{tcp(22, 23, "203.0.113.0/24")}})
 	got := w.state.View().String() + "\n"

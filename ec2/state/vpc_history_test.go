@@ -133,13 +133,13 @@ func randomInterfaceRequest(rng *rand.Rand, v *View, account ec2.AccountID, subn
 	case 0:
 		return &RunInstances{Account: account, Region: east, Image: "ami-eca54085", Subnet: subnet, MinCount: 1, MaxCount: 1}
 	case 1:
-		return &CreateNetworkInterface{Account: account, Region: east, Spec: InterfaceSpec{Subnet: subnet, FurtherCount: rng.IntN(2)}}
+		return &CreateNetworkInterface{Account: account, Region: east, Spec: InterfaceSpec{Subnet: subnet, SecondaryCount: rng.IntN(2)}}
 	case 2:
 		return &DeleteNetworkInterface{account, east, eni}
 	case 3, 4, 5:
 		r := &AssociateAddress{Account: account, Region: east, Allocation: elastic, Interface: eni}
-		if lease, ok := v.Interface(eni); ok && len(lease.Further) > 0 && rng.IntN(2) == 0 {
-			r.Private = lease.Further[0].Private
+		if lease, ok := v.Interface(eni); ok && len(lease.Secondary) > 0 && rng.IntN(2) == 0 {
+			r.Private = lease.Secondary[0].Private
 		}
 		if rng.IntN(3) == 0 {
 			r.Interface, r.Private, r.Instance = "", netip.Addr{}, instance

@@ -27,12 +27,12 @@ func TestInstanceKeepsItsInterfaces(t *testing.T) {
 	w := newWorld(t, "nics")
 	n := &interfacesTest{world: w}
 	n.id = w.run(&state.RunInstances{Account: dev, Region: region, Image: "ami-fba54092", MinCount: 1, MaxCount: 1, Interfaces: []state.LaunchInterface{
-		{DeviceIndex: 0, Spec: state.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}, FurtherCount: 1}},
+		{DeviceIndex: 0, Spec: state.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}, SecondaryCount: 1}},
 		{DeviceIndex: 1, Spec: state.InterfaceSpec{Subnet: w.Public.ID, Groups: []ec2.GroupID{w.all}}},
 	}})
 	n.peer = w.launch(w.Private, w.all)
 	n.eth0, n.eth1 = w.interfaces(n.id)[0], w.interfaces(n.id)[1]
-	n.secondary = n.eth0.Further[0].Private
+	n.secondary = n.eth0.Secondary[0].Private
 	n.public[0], _ = w.elastic(n.eth0.ID, netip.Addr{})
 	n.public[1], _ = w.elastic(n.eth1.ID, netip.Addr{})
 	n.public[2], _ = w.elastic(n.eth0.ID, n.secondary)

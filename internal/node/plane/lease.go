@@ -124,7 +124,7 @@ func (p *Plane) endpoint(eni *ec2.Interface, port *vswitch.Port) *vswitch.Endpoi
 		Epoch: eni.Epoch, Address: eni.Private, Public: eni.Public, MAC: eni.MAC, Port: port,
 		Unchecked: eni.Unchecked,
 	}
-	for _, a := range eni.Further {
+	for _, a := range eni.Secondary {
 		endpoint.Further = append(endpoint.Further, vswitch.Pair{Private: a.Private, Public: a.Public})
 	}
 	for _, id := range eni.Groups {
