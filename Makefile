@@ -42,7 +42,7 @@ test: setup-clients setup-rivals build lint ## all tests that must pass
 	go test -count=1 -tags failpoints -run 'Panic' ./switch/overlay
 
 unit: ## the tests that need no root
-	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/configdoc ./internal/deps/... ./internal/mutants/... ./switch ./switch/overlay
+	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/configdoc ./internal/deps/... ./internal/mutants/... ./internal/node/control ./internal/node/fleet ./internal/node/plane ./switch ./switch/overlay
 
 scenarios: setup ## every scenario, each in a lab of its own
 	CI=true go test -count=1 -v -timeout 20m ./scenarios
