@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -127,4 +128,30 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 			t.Errorf("a refused restore left files %v (%v)", files, err)
 		}
 	}
+}
+
+// An accepted backup can be saved again with the same manifest.
+func FuzzBackup(f *testing.F) {
+	st := state.NewState()
+	for i, cmd := range bootstrap() {
+		if _, err := st.Apply(uint64(i+1), cmd); err != nil {
+			f.Fatal(err)
+		}
+	}
+	var good bytes.Buffer
+	if _, err := Save(&good, "c1", st.View()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good.Bytes())
+	f.Add(good.Bytes()[:good.Len()/2])
+	f.Add([]byte(`{"format":"palisade-backup","version":1}` + "\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		read, restored, err := readBackup(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if again, err := Save(io.Discard, read.Cluster, restored.View()); err != nil || again != read {
+			t.Errorf("saved again: %+v, %v; want %+v", again, err, read)
+		}
+	})
 }
