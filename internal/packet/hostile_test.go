@@ -240,7 +240,7 @@ func TestRefusedFramesAllocateNothing(t *testing.T) {
 	}
 }
 
-// These offload headers are such as no kernel makes for UDP.
+// No kernel makes these offload headers for UDP.
 func TestForgedUDPSegmentationIsRefused(t *testing.T) {
 	big := udp(string(make([]byte, 4000)))
 	for name, header := range map[string][]byte{

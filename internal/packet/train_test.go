@@ -11,7 +11,7 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// A piece is a packet as it comes out of a tunnel datagram.
+// A piece is a packet from a tunnel datagram.
 type piece struct {
 	frame []byte
 	marks packet.Marks

@@ -67,18 +67,18 @@ func founder(t *testing.T, node string) *Identity {
 	return id
 }
 
-// member makes the identity of another node of the cluster of of.
-func member(t *testing.T, of *Identity, node string) *Identity {
+// member makes the identity of another node of the cluster that first began.
+func member(t *testing.T, first *Identity, node string) *Identity {
 	t.Helper()
 	key, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := of.authority.certify(node, netip.MustParseAddrPort("127.0.0.1:7400"), key.Public())
+	cert, err := first.authority.certify(node, netip.MustParseAddrPort("127.0.0.1:7400"), key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := newIdentity(cert, key, authority{root: of.authority.root})
+	id, err := newIdentity(cert, key, authority{root: first.authority.root})
 	if err != nil {
 		t.Fatal(err)
 	}
