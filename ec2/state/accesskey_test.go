@@ -34,7 +34,7 @@ func TestSealSecretsReplacesPlainSecrets(t *testing.T) {
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "a" {
 		t.Fatalf("albert has access keys %+v", k)
 	}
-	r.refused(&CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed}, "IncorrectState") // no key yet
+	r.refused(&CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed}, "IncorrectState") // there is no cluster key yet
 	r.refused(&SealSecrets{Key: "my key"}, "InvalidParameterValue")
 	r.must(&SealSecrets{Key: "0123456789abcdef"})
 	if k := r.keysOf(albert); k[0].Secret != "a" {

@@ -31,7 +31,7 @@ func (m *meta) longID(prefix string, serial uint64) string {
 // keep it for longer than the quarantine lasts.
 func (m *meta) mac(vni ec2.VNI, private netip.Addr) ec2.MAC {
 	four := private.As4()
-	mac := ec2.MAC{0x02, byte(vni%255) + 1} // 02:00 is the gateway's
+	mac := ec2.MAC{0x02, byte(vni%255) + 1} // MACs of gateways begin with 02:00
 	binary.BigEndian.PutUint32(mac[2:], uint32(m.permute("mac", uint64(binary.BigEndian.Uint32(four[:])), 16)))
 	return mac
 }

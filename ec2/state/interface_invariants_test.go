@@ -226,11 +226,11 @@ func (l *invariants) place(v *View, i *ec2.Interface) {
 		o, has := v.Instance(i.Instance)
 		runs := has && (o.State == ec2.Pending || o.State == ec2.Running) && o.Node == i.Node
 		if !ok || !n.Member() || runs == (i.External != nil) || i.Attachment == nil || i.Attachment.Detaching {
-			l.t.Errorf("active interface %+v, %+v is at node %+v for %+v", i, i.Attachment, n, o)
+			l.t.Errorf("active interface %+v with attachment %+v is at node %+v for instance %+v", i, i.Attachment, n, o)
 		}
 	case ec2.Draining:
 		if !ok || !n.Member() || i.Attachment == nil {
-			l.t.Errorf("draining interface %+v is at node %+v", i, n)
+			l.t.Errorf("draining interface %+v is not attached, or at node %+v, which is no member", i, n)
 		}
 	}
 }
@@ -241,7 +241,7 @@ func (l *invariants) attachments(v *View, i *ec2.Instance) {
 	primary, ok := v.Interface(i.Interface)
 	if i.State == ec2.Terminated {
 		if len(attached) != 0 || i.Interface != "" {
-			l.t.Errorf("terminated instance %s has %d interfaces and %q", i.ID, len(attached), i.Interface)
+			l.t.Errorf("terminated instance %s has %d interfaces and primary interface %q", i.ID, len(attached), i.Interface)
 		}
 		return
 	}

@@ -59,11 +59,11 @@ func TestSubnetIsModifiedAndDeleted(t *testing.T) {
 	r.must(&CreateTags{albert, east, []string{string(s.ID)}, map[string]string{"k": "v"}})
 	r.must(&ModifySubnet{albert, east, s.ID, new(true)})
 	if now, _ := r.state.View().Subnet(s.ID); !now.MapPublic {
-		t.Errorf("the subnet is %+v", now)
+		t.Errorf("the subnet is %+v, want MapPublic on", now)
 	}
 	r.must(&ModifySubnet{albert, east, s.ID, new(false)})
 	if now, _ := r.state.View().Subnet(s.ID); now.MapPublic {
-		t.Errorf("the subnet is %+v", now)
+		t.Errorf("the subnet is %+v, want MapPublic off", now)
 	}
 	r.refused(&ModifySubnet{albert, east, s.ID, nil}, "MissingParameter")
 	r.refused(&ModifySubnet{mary, east, s.ID, new(true)}, "InvalidSubnetID.NotFound")

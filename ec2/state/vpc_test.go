@@ -50,7 +50,7 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 		t.Errorf("the default VPC is %+v", vpc)
 	}
 	if got, want := r.subnets(vpc.ID), "172.31.0.0/20 us-east-1a, 172.31.16.0/20 us-east-1b"; got != want {
-		t.Errorf("its subnets are %s, want %s", got, want)
+		t.Errorf("the subnets of the default VPC are %s, want %s", got, want)
 	}
 	for s := range v.SubnetsIn(vpc.ID) {
 		rt := v.RouteTableOf(s)
@@ -59,15 +59,15 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 			continue
 		}
 		if g, ok := v.InternetGateway(rt.Routes[0].Gateway); !ok || g.VPC != vpc.ID {
-			t.Errorf("its route leads to %+v", g)
+			t.Errorf("the default route leads to gateway %+v", g)
 		}
 	}
 	n, ok := v.Network(vpc.VNI)
 	if !ok || n.VPC != vpc.ID || n.Prefix != vpc.CIDR || n.VNI == 1 || len(n.Pools)+len(n.PublicPools) != 0 {
-		t.Errorf("its network is %+v", n)
+		t.Errorf("the network of the default VPC is %+v", n)
 	}
 	if g, ok := v.Group(vpc.Group); !ok || g.Name != "default" || g.VPC != vpc.ID || len(g.Rules) != 2 || g.Rules[0].Source.Group.ID != g.ID || g.Rules[1].Direction != ec2.Egress {
-		t.Errorf("its group is %+v", g)
+		t.Errorf("the default group of the default VPC is %+v", g)
 	}
 	for id := range v.VPCsOf(albert, east) {
 		t.Errorf("a Classic account has VPC %s", id.ID)
