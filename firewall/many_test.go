@@ -11,7 +11,7 @@ import (
 	"palisade/firewall"
 )
 
-// It compares Match with the reference for ten sources of up to a thousand rules each, at the
+// The test compares Match with the reference for ten sources of up to a thousand rules each, at the
 // ports where a range begins or ends and beside them.
 func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	for seed := range uint64(6) {
@@ -41,7 +41,7 @@ func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	}
 }
 
-// It compiles ten thousand rules of as many sources. Hundreds of them cover each port, so a
+// The test compiles ten thousand rules of as many sources. Hundreds of them cover each port, so a
 // bit for each source and segment would take 25 MB.
 func TestTableMemoryGrowsWithRulesAlone(t *testing.T) {
 	const rules, limit = 10_000, 1500 // bytes for a rule

@@ -10,7 +10,7 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// It reassembles the fragments of random packets, which are fragmented twice.
+// The test reassembles the fragments of random packets, which are fragmented twice.
 func TestFragmentsReassembleToTheOriginal(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	decoder := packet.NewDecoder()

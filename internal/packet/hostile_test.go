@@ -133,7 +133,7 @@ func TestTinyFragmentsAreRefused(t *testing.T) {
 	decode(t, body(packet.ProtocolTCP, 24, 64, false))
 }
 
-// It tests all 256 sets. PSH, ECE and CWR do not matter.
+// The test tests all 256 sets. PSH, ECE and CWR do not matter.
 func TestInvalidTCPFlagSetsAreRefused(t *testing.T) {
 	const free = packet.PSH | 0x40 | 0x80
 	valid := map[uint8]bool{}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// It compares every length and alignment, with random bytes, zeros and bytes of 0xff.
+// The test compares every length and alignment, with random bytes, zeros and bytes of 0xff.
 func TestSumEqualsANaiveSum(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	random, all := make([]byte, 200), make([]byte, 200)

@@ -320,7 +320,7 @@ func scramble(t testing.TB, seed uint64) (all []piece) {
 	return all
 }
 
-// It compares the packets of joined frames with the packets that were passed in, in order, for
+// The test compares the packets of joined frames with the packets that were passed in, in order, for
 // scrambled streams.
 func TestJoinedFramesSegmentToThePacketsSent(t *testing.T) {
 	sent, came := 0, 0

@@ -356,7 +356,7 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 	}
 }
 
-// It sends requests that Join does not send.
+// The test sends requests that Join does not send.
 func TestJoinRefusesLargeAndMalformedRequests(t *testing.T) {
 	one := founder(t, "node1")
 	server, token := admitter(t, one, newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {

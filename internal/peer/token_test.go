@@ -38,7 +38,7 @@ func TestTokenRoundTrip(t *testing.T) {
 	}
 }
 
-// It changes every letter, and truncates the token at every letter.
+// The test changes every letter, and truncates the token at every letter.
 func TestDamagedTokenIsRefused(t *testing.T) {
 	token, err := NewToken(founder(t, "node1").RootPEM())
 	if err != nil {
