@@ -59,9 +59,9 @@ func (b *batch) begin(port *Port, now time.Duration) {
 	b.unforwarded = 0
 }
 
-// frameDone notes that the frame in the pipeline, which counts as so many packets, has its verdict. After
-// every checkEvery packets it reads the clock: it ends a turn that takes too long, and has the next
-// writes timed.
+// frameDone notes that the frame in the pipeline has its verdict. The frame counts as so many
+// packets. After every checkEvery packets frameDone reads the clock: it ends a turn that takes too
+// long, and has the next writes timed.
 func (f *frame) frameDone(packets int) {
 	b := &f.batch
 	b.next, b.joined, b.currentBytes = b.next+b.joined, 0, 0

@@ -116,7 +116,7 @@ func TestFloodsLeaveNoState(t *testing.T) {
 				b.expect("web", asks, "web", verdict.Answered)
 			}
 			if n := b.devices["web"].count; n != 1000 {
-				t.Errorf("%d answers to 1000 requests", n)
+				t.Errorf("%d ARP answers to 1000 requests, want 1000", n)
 			}
 		}
 	})
@@ -179,7 +179,7 @@ func TestFragmentFloodLeavesRoomForOtherInterfaces(t *testing.T) {
 			}
 		}
 		if want := 1<<16 - 1024; refused != want {
-			t.Errorf("%d are refused, want %d", refused, want)
+			t.Errorf("%d fragments are refused, want %d", refused, want)
 		}
 		whole := template(17, addr("10.10.0.6"), addr("10.10.0.5"), 1, 53)
 		b.expect("lone", b.of("lone", whole), "app", verdict.Forward)

@@ -62,7 +62,7 @@ func TestARPProbesAndRepliesGetNoAnswer(t *testing.T) {
 		}
 	}
 	if n := b.devices["1web"].count; n != 0 {
-		t.Errorf("%d answers", n)
+		t.Errorf("the switch sent %d ARP answers, want 0", n)
 	}
 }
 
@@ -74,7 +74,7 @@ func TestPacketsToUnusedAddressesDoNotLeave(t *testing.T) {
 		b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr(dst), 1, 80)), "web", verdict.NoRoute)
 	}
 	if n := b.devices["uplink"].count; n != 0 {
-		t.Errorf("%d frames left", n)
+		t.Errorf("%d frames left by the uplink, want 0", n)
 	}
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), laptop, 1, 80)), "uplink", verdict.Forward)
 }
@@ -138,7 +138,7 @@ func TestUplinkAnswersARPForLocalInstancesOnly(t *testing.T) {
 	b.sw.Publish(e)
 	b.expect("uplink", asks(1, "198.18.0.4"), "uplink", verdict.ARPIgnored)
 	if n := b.devices["uplink"].count; n != 1 {
-		t.Errorf("%d answers, want 1", n)
+		t.Errorf("the uplink sent %d ARP answers, want 1", n)
 	}
 }
 
@@ -256,7 +256,7 @@ func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	s := b.sw.Snapshot()
 	n, _ := s.Network(ours)
 	if n.Find(old.Address) != &next || s.Public(old.Public) != &next || n.unchecked[old.MAC] != &next {
-		t.Errorf("the new owner has of them %v, %v, %v", n.Find(old.Address), s.Public(old.Public), n.unchecked[old.MAC])
+		t.Errorf("the new owner has the private address: %v, the public address: %v, the MAC address: %v", n.Find(old.Address), s.Public(old.Public), n.unchecked[old.MAC])
 	}
 	e = b.sw.Edit(b.generation)
 	e.RemoveEndpoint(ours, &next)

@@ -20,8 +20,8 @@ import (
 // A sink is a device that keeps the last frame written to it, without allocating.
 type sink struct {
 	fd    int
-	queue [][]byte // what is to be read: virtio header and frame; nil: a frame that the device loses // frames to read, with virtio header; nil: a frame that the device loses
-	last  []byte   // virtio header and frame // the last written frame, with virtio header
+	queue [][]byte // frames to read, with virtio header; nil: a frame that the device loses
+	last  []byte   // the last written frame, with virtio header
 	all   [][]byte // all written frames, if it is not nil
 	count int
 	buf   [70000]byte

@@ -157,7 +157,7 @@ func TestFramesCrossBothWays(t *testing.T) {
 		t.Error("the switch reads what it has written")
 	}
 	if n, err := d.QueueDrops(); n != 0 || err != nil {
-		t.Errorf("%d drops, %v", n, err)
+		t.Errorf("%d drops, %v; want none", n, err)
 	}
 }
 

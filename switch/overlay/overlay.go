@@ -88,7 +88,7 @@ type Overlay struct {
 
 	work  sync.WaitGroup
 	mu    sync.Mutex
-	ctx   context.Context        // of Run; nil before // of Run; nil before Run
+	ctx   context.Context        // of Run; nil before Run
 	peers map[string]*remotePeer // by node name
 }
 
@@ -103,10 +103,10 @@ type table struct {
 // except that Remote, ctx and end do not change.
 type remotePeer struct {
 	Remote
-	ctx          context.Context // ends when it is no peer any more // ends when the node is no peer any more
+	ctx          context.Context // ends when the node is no peer any more
 	end          context.CancelFunc
 	current      *association   // to send on; nil until there is one
-	associations []*association // that receive, oldest first // to receive on, oldest first
+	associations []*association // to receive on, oldest first
 	stream       *peer.Conn     // of the exchange that made current; nil when it has ended
 	problem      string         // why there is no stream
 }

@@ -63,7 +63,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 		}
 		n1.send("web", threat.Frame, at, verdictOf(t, name))
 		if t.Failed() {
-			t.Fatalf("%s, %s, by an instance", threat.ID, threat.Name)
+			t.Fatalf("threat %s, %s, sent by an instance", threat.ID, threat.Name)
 		}
 	}
 	if c.form == VXLAN {
@@ -82,7 +82,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 		}
 		c.fate(at, before, verdictOf(t, name))
 		if t.Failed() {
-			t.Fatalf("%s, %s, by a node", threat.ID, threat.Name)
+			t.Fatalf("threat %s, %s, sent by a node", threat.ID, threat.Name)
 		}
 	}
 	if frames := n2.devices["app"].Take(); len(frames) > 0 {
