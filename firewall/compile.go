@@ -153,10 +153,7 @@ func (c *compilation) ports(spans []span) *portMap {
 		isDense = isDense || m.segments[i].count == dense
 	}
 	if isDense {
-		m.bySource = make([]ruleIndex, len(c.sources))
-		for selector := range m.bySource {
-			m.bySource[selector] = newRuleIndex(active.intervals[selector])
-		}
+		m.indexSources(active.intervals)
 	}
 	m.setPages(starts)
 	for _, s := range spans {
@@ -165,6 +162,22 @@ func (c *compilation) ports(spans []span) *portMap {
 		}
 	}
 	return m
+}
+
+// indexSources fills bySource and indexes from the intervals of each source.
+func (m *portMap) indexSources(bySelector [][]interval) {
+	m.bySource = make([]uint32, len(bySelector))
+	for selector, intervals := range bySelector {
+		switch {
+		case len(intervals) == 0:
+			m.bySource[selector] = noRule
+		case len(intervals) == 1 && intervals[0].from == 0:
+			m.bySource[selector] = allPorts | intervals[0].rule
+		default:
+			m.bySource[selector] = uint32(len(m.indexes))
+			m.indexes = append(m.indexes, newRuleIndex(intervals))
+		}
+	}
 }
 
 // An activeSet holds the rules that cover the current key of a sweep.

@@ -105,14 +105,14 @@ func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	failpoint.Reach()
 	for _, group := range src.Groups {
 		if selector, ok := t.groups.find(group); ok {
-			if rule := ports.bySource[selector].rule(key); rule != noRule {
+			if rule := ports.ruleOf(selector, key); rule != noRule {
 				return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
 			}
 		}
 	}
 	chain, _ := t.cidrs.Lookup(src.Addr)
 	for _, selector := range chain {
-		if rule := ports.bySource[selector].rule(key); rule != noRule {
+		if rule := ports.ruleOf(selector, key); rule != noRule {
 			return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
 		}
 	}

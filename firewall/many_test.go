@@ -41,31 +41,45 @@ func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	}
 }
 
-// The test compiles ten thousand rules of as many sources. Hundreds of them cover each port, so a
-// bit for each source and segment would take 25 MB.
+// The test compiles ten thousand rules of as many sources: rules for ports, of which hundreds cover
+// each port, so that a bit for each source and segment would take 25 MB; and rules for every
+// protocol, beside which 100 protocols have rules of their own.
 func TestTableMemoryGrowsWithRulesAlone(t *testing.T) {
 	const rules, limit = 10_000, 1500 // bytes for a rule
 	r := rand.New(rand.NewPCG(1, 12))
-	g := vpcGroup("g")
-	for i := range rules {
-		one := rule("tcp 0-0 10.0.0.0/8")
-		one.From = r.IntN(65536)
-		one.To = min(65535, one.From+r.IntN(4096))
-		one.Source.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
-		g.Rules = append(g.Rules, one)
+	for name, change := range map[string]func(i int, one *ec2.Rule){
+		"ports": func(_ int, one *ec2.Rule) {
+			one.From = r.IntN(65536)
+			one.To = min(65535, one.From+r.IntN(4096))
+		},
+		"protocols": func(i int, one *ec2.Rule) {
+			if one.Protocol, one.From, one.To = ec2.AnyProtocol, -1, -1; i < 2000 {
+				one.Protocol = ec2.Protocol(100 + i%100)
+			}
+		},
+	} {
+		g := vpcGroup("g")
+		for i := range rules {
+			one := rule("tcp 0-0 10.0.0.0/8")
+			one.Source.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+			change(i, &one)
+			g.Rules = append(g.Rules, one)
+		}
+		before := heap()
+		set := firewall.NewCompiler().Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
+		grown := heap() - before
+		runtime.KeepAlive(set)
+		t.Logf("%s: %d bytes for a rule", name, grown/rules)
+		if grown > rules*limit {
+			t.Errorf("%s: a table of %d rules takes %d bytes for a rule, want at most %d", name, rules, grown/rules, limit)
+		}
 	}
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
-	set := firewall.NewCompiler().Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
-	grown := heap() - before
-	runtime.KeepAlive(set)
-	t.Logf("%d bytes for a rule", grown/rules)
-	if grown > rules*limit {
-		t.Errorf("a table of %d rules takes %d bytes for a rule, want at most %d", rules, grown/rules, limit)
-	}
+}
+
+// heap is the number of bytes in use on the heap.
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

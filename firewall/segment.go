@@ -23,15 +23,20 @@ type segment struct {
 
 const dense = ^uint16(0)
 
+// allPorts marks a rule in portMap.bySource that covers every port, so that its source needs no
+// ruleIndex in any protocol.
+const allPorts = uint32(1) << 31
+
 // A portMap finds the segment of a port: the high byte selects a page, the low byte an entry
 // of the page. Blocks of 256 ports within one segment share a page.
 type portMap struct {
 	page     [256]uint16
 	pages    [][256]uint16
 	segments []segment
-	listed   []listed    // the sources of the segments that list them
-	bySource []ruleIndex // by selector, for the dense segments; nil if there are none
-	open     [2]bool     // one rule admits every port from the whole world, IPv4 and IPv6
+	listed   []listed // the sources of the segments that list them
+	bySource []uint32 // selector -> noRule, allPorts and a rule, or a place in indexes; nil without dense segments
+	indexes  []ruleIndex
+	open     [2]bool // one rule admits every port from the whole world, IPv4 and IPv6
 }
 
 // A listed source is one that Match compares with a packet's source directly.
@@ -84,6 +89,18 @@ func (m *portMap) at(key uint16) *segment {
 // sources are the sources that s lists. s must not be dense.
 func (m *portMap) sources(s *segment) []listed {
 	return m.listed[s.first : s.first+uint32(s.count)]
+}
+
+// ruleOf is the rule of a source that covers a port of a dense segment, or noRule.
+func (m *portMap) ruleOf(selector uint32, key uint16) uint32 {
+	switch v := m.bySource[selector]; {
+	case v == noRule:
+		return noRule
+	case v&allPorts != 0:
+		return v &^ allPorts
+	default:
+		return m.indexes[v].rule(key)
+	}
 }
 
 // setPages builds the pages from the first key of each segment, ascending from 0.
