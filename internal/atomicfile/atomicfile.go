@@ -9,12 +9,13 @@ import (
 	"path/filepath"
 )
 
-// Write makes path hold data, with these permission bits, and returns when both are on
-// disk. On an error path has its old content.
+// Write replaces the content of the file path with data and its permission bits with mode,
+// and returns when both are on disk. If it returns an error, the file still has its old
+// content.
 //
 // The data is written to a temporary file beside path, which is synced and renamed: without
-// the sync a power cut could leave the new name with no content. A process that is killed
-// meanwhile leaves that file, whose name begins with path's and ends in ".tmp".
+// the sync a power cut could leave path with no content. If the process is killed meanwhile,
+// the temporary file remains. Its name begins with the name of path and ends in ".tmp".
 func Write(path string, data []byte, mode os.FileMode) error {
 	if err := write(path, data, mode); err != nil {
 		return fmt.Errorf("replace %s: %w", path, err)
@@ -27,7 +28,7 @@ func write(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // fails after the rename
+	defer os.Remove(f.Name()) // after the rename this does nothing
 	_, err = f.Write(data)
 	if err == nil {
 		err = errors.Join(f.Chmod(mode), f.Sync())

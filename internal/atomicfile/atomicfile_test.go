@@ -24,14 +24,14 @@ func TestWriteReplacesContentAndMode(t *testing.T) {
 		}
 		got, err := os.ReadFile(path)
 		if err != nil || string(got) != c.data {
-			t.Errorf("%q, %v; want %q", got, err, c.data)
+			t.Errorf("the file has %q (error %v), want %q", got, err, c.data)
 		}
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if info.Mode().Perm() != c.mode {
-			t.Errorf("mode %v, want %v", info.Mode().Perm(), c.mode)
+			t.Errorf("the file has mode %v, want %v", info.Mode().Perm(), c.mode)
 		}
 	}
 	wantOnly(t, filepath.Dir(path), "key")
@@ -45,12 +45,12 @@ func TestFailedWriteKeepsOldContent(t *testing.T) {
 	}
 	err := Write(path, []byte("new"), 0o600) // a file cannot replace a directory
 	if err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("got %v, want an error with %s", err, path)
+		t.Errorf("Write over a directory returned %v, want an error that names %s", err, path)
 	}
 	wantOnly(t, dir, "taken")
 
 	if err := Write(filepath.Join(dir, "absent", "file"), nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("Write into a missing directory returned %v, want %v", err, fs.ErrNotExist)
 	}
 }
 
@@ -67,11 +67,12 @@ func TestRenameMovesADirectory(t *testing.T) {
 	}
 	wantOnly(t, dir, "file", "final")
 	if err := Rename(filepath.Join(dir, "draft"), filepath.Join(dir, "final")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("Rename of a missing directory returned %v, want %v", err, fs.ErrNotExist)
 	}
 }
 
-// wantOnly fails the test if a directory has other names, such as a temporary file's.
+// wantOnly fails the test unless the directory dir has exactly the names want. A temporary
+// file that was left behind fails it too.
 func wantOnly(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -83,6 +84,6 @@ func wantOnly(t *testing.T, dir string, want ...string) {
 		got = append(got, e.Name())
 	}
 	if strings.Join(got, " ") != strings.Join(want, " ") {
-		t.Errorf("%s has %q, want %q", dir, got, want)
+		t.Errorf("directory %s has the names %q, want %q", dir, got, want)
 	}
 }

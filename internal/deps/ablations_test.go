@@ -9,10 +9,11 @@ import (
 	"testing"
 )
 
-// ablated matches a call that makes a Switch without its rules or without its tracker.
+// ablated matches a call that makes a Switch without rules or without a connection tracker.
 var ablated = regexp.MustCompile(`vswitch\.(NewRelay|NewStateless)\b`)
 
-// Only the benchmark makes a Switch without its rules or its tracker; no node can.
+// A Switch without rules or without a connection tracker enforces nothing. Only the
+// benchmark may make one; a node never does.
 func TestOnlyBenchmarkMakesAblations(t *testing.T) {
 	const root = "../.."
 	users := 0
@@ -25,7 +26,7 @@ func TestOnlyBenchmarkMakesAblations(t *testing.T) {
 			return err
 		}
 		if users++; !strings.HasPrefix(path, root+"/internal/bench/") {
-			t.Errorf("%s makes a Switch that only the benchmark may make", path)
+			t.Errorf("%s makes a Switch without rules or tracker, which only internal/bench may make", path)
 		}
 		return nil
 	})
@@ -33,6 +34,6 @@ func TestOnlyBenchmarkMakesAblations(t *testing.T) {
 		t.Fatal(err)
 	}
 	if users == 0 {
-		t.Error("no file makes such a Switch; the search does not work")
+		t.Error("found no file that makes a Switch without rules or tracker, want those of internal/bench: the search does not work")
 	}
 }

@@ -15,16 +15,18 @@ import (
 
 const module = "palisade/"
 
-// apart lists pairs that must not import each other although their layers allow it.
+// apart lists pairs of directories. No package below from may import one below to, although
+// the layers allow it.
 var apart = []struct{ from, to, why string }{
 	{"internal/lab", "switch", "the lab drives the binary, never its packages"},
 	{"internal/lab", "cluster", "the lab drives the binary, never its packages"},
 	{"internal/lab", "ec2/state", "the lab drives the binary, never its packages"},
-	{"scenarios", "switch", "a story drives the binary, never its packages"},
-	{"internal/instance", "switch", "an instance knows no switch"},
+	{"scenarios", "switch", "a scenario drives the binary, never its packages"},
+	{"internal/instance", "switch", "an instance must not depend on the switch"},
 }
 
-// owners has, for each library, the packages that may import it. Its types stay there.
+// owners has, for each library, the packages that may import it. No other package uses its
+// types.
 var owners = map[string][]string{
 	"github.com/songgao/water":                {"switch/tap"},
 	"github.com/google/gopacket":              {"internal/packet"},
@@ -39,8 +41,9 @@ var owners = map[string][]string{
 	"github.com/aws/aws-sdk-go-v2/aws/signer": {"ec2/query/sigv4", "internal/cli/ec2tools"},
 }
 
-// listed returns the direct imports of each package of the module, without those of tests:
-// packages of the module by their path in it, others by their whole path.
+// listed returns what each package of the module imports directly, without the imports of
+// its tests. own has the imported packages of the module, by their path in the module;
+// others has the packages outside of it, by their full path.
 func listed(t *testing.T, arguments ...string) (own, others map[string][]string) {
 	t.Helper()
 	list := exec.Command("go", append([]string{"list", "-e", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`}, append(arguments, module+"...")...)...)
@@ -96,8 +99,8 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
-// The test adds a file with one wrong import to a package of each layer, through an overlay of
-// the go command. The check must name that import.
+// The test adds, by an overlay of the go command, a file with one wrong import to a package
+// of each layer. Check must name that import.
 func TestPlantedImportIsFound(t *testing.T) {
 	layers := picture(t)
 	for row, packages := range layers.rows {
@@ -110,28 +113,30 @@ func TestPlantedImportIsFound(t *testing.T) {
 			want := fmt.Sprintf("%s (layer %d) imports %s (layer %d)", from, row+1, to, max(row, 1))
 			wrong := layers.Check(own)
 			if !slices.ContainsFunc(wrong, func(s string) bool { return strings.HasPrefix(s, want) }) {
-				t.Errorf("the planted import is not found; the check says %q", wrong)
+				t.Errorf("Check did not report the planted import; it reported %q", wrong)
 			}
 		})
 	}
 }
 
-// A package of the data plane that reaches one of the control plane through a third is found.
-func TestPlanesDoNotKnowEachOther(t *testing.T) {
+// Check finds a package of the data plane that imports a package of the control plane
+// through a third one.
+func TestIndirectImportAcrossPlanesIsFound(t *testing.T) {
 	layers, err := ParseLayers("    |data|both|control|\n    |--|--|--|\n    |a|||\n    |--|--|--|\n    ||b||\n    |--|--|--|\n    |||c|\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	wrong := layers.Check(map[string][]string{"a": {"b"}, "b": {"c"}, "c": nil})
 	if len(wrong) != 1 || !strings.HasPrefix(wrong[0], "a depends on c") {
-		t.Errorf("found %q", wrong)
+		t.Errorf("Check returned %q, want only: a depends on c", wrong)
 	}
 	if wrong := layers.Check(map[string][]string{"a": {"b"}, "b": nil, "c": nil, "d": nil}); len(wrong) != 1 || !strings.HasPrefix(wrong[0], "d is not in the picture") {
-		t.Errorf("found %q", wrong)
+		t.Errorf("Check returned %q, want only: d is not in the picture", wrong)
 	}
 }
 
-// plant writes an overlay that adds a file to package from which imports package to.
+// plant writes an overlay of the go command and returns its path. The overlay adds to
+// package from a file that imports package to.
 func plant(t *testing.T, from, to string) (overlay string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -169,13 +174,13 @@ func TestLibrariesEnterByOnePackage(t *testing.T) {
 				}
 			}
 			if name == "ec2" && strings.Contains(strings.Split(imported, "/")[0], ".") {
-				t.Errorf("ec2 imports %s: it has values without libraries", imported)
+				t.Errorf("ec2 imports %s, but it may import no library", imported)
 			}
 		}
 	}
 }
 
-// Each library that has an owner is required by go.mod.
+// go.mod requires each library in owners.
 func TestOwnedLibrariesAreRequired(t *testing.T) {
 	required, err := os.ReadFile("../../go.mod")
 	if err != nil {
@@ -189,8 +194,8 @@ func TestOwnedLibrariesAreRequired(t *testing.T) {
 	}
 }
 
-// A package with more files is split. ec2/state and ec2/query have one file for each theme of
-// EC2.
+// A package with too many files must be split. ec2/state and ec2/query are exempt, because
+// they have one file for each theme of EC2.
 func TestPackagesHaveFewFiles(t *testing.T) {
 	const most = 30
 	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{len .GoFiles}}", module+"...").Output()
@@ -204,7 +209,7 @@ func TestPackagesHaveFewFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name = strings.TrimPrefix(name, module); files > most && name != "ec2/state" && name != "ec2/query" {
-			t.Errorf("%s has %d files, more than %d", name, files, most)
+			t.Errorf("package %s has %d files, want at most %d", name, files, most)
 		}
 	}
 }

@@ -17,8 +17,8 @@ var (
 	storyNamed   = regexp.MustCompile(`\b[a-z0-9-]+\.txtar\b`)
 )
 
-// Each test that a document names as a proof exists. If the document names the package too,
-// the test is in that package.
+// Each test that a document names exists. If the document also names a package, the test is
+// in that package.
 func TestDocumentsNameExistingTests(t *testing.T) {
 	const root = "../.."
 	where := testsBelow(t, root)
@@ -36,17 +36,17 @@ func TestDocumentsNameExistingTests(t *testing.T) {
 		for _, m := range testNamed.FindAllStringSubmatch(string(text), -1) {
 			named++
 			if in := where[m[2]]; len(in) == 0 || m[1] != "" && !slices.Contains(in, m[1]) {
-				t.Errorf("%s names %s of %q, which is in %q", filepath.Base(path), m[2], m[1], in)
+				t.Errorf("%s names the test %s in package %q, but packages with such a test are %q", filepath.Base(path), m[2], m[1], in)
 			}
 		}
 		for _, story := range storyNamed.FindAllString(string(text), -1) {
 			if _, err := os.Stat(filepath.Join(root, "scenarios", story)); err != nil {
-				t.Errorf("%s names the story %s: %v", filepath.Base(path), story, err)
+				t.Errorf("%s names the scenario %s, which does not exist: %v", filepath.Base(path), story, err)
 			}
 		}
 	}
 	if named < 200 {
-		t.Errorf("found only %d tests in the documents", named)
+		t.Errorf("found only %d names of tests in the documents, want at least 200: the search does not work", named)
 	}
 }
 
@@ -55,8 +55,8 @@ var (
 	packageInList = regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|")
 )
 
-// TestDocumentsNameExistingFiles: "path/file.go:Name" in a document is a file and a function
-// or type declared in it.
+// Where a document says "path/file.go:Name", the file exists and declares the function or
+// type Name.
 func TestDocumentsNameExistingFiles(t *testing.T) {
 	const root = "../.."
 	documents, err := filepath.Glob(root + "/docs/*.md")
@@ -74,18 +74,19 @@ func TestDocumentsNameExistingFiles(t *testing.T) {
 			code, err := os.ReadFile(filepath.Join(root, m[1]))
 			switch {
 			case err != nil:
-				t.Errorf("%s names %s: %v", filepath.Base(path), m[1], err)
+				t.Errorf("%s names the file %s, which cannot be read: %v", filepath.Base(path), m[1], err)
 			case m[2] != "" && !regexp.MustCompile(`(?m)^(?:func (?:\([^)]*\) )?|type )`+m[2]+`\b`).Match(code):
 				t.Errorf("%s names %s of %s, which declares no such function or type", filepath.Base(path), m[2], m[1])
 			}
 		}
 	}
 	if named < 40 {
-		t.Errorf("found only %d files in the documents", named)
+		t.Errorf("found only %d names of files in the documents, want at least 40: the search does not work", named)
 	}
 }
 
-// TestArchitectureHasALineForEachPackage compares the list of packages with the picture.
+// The list of packages in ARCHITECTURE.md has exactly one line for each package of its
+// picture.
 func TestArchitectureHasALineForEachPackage(t *testing.T) {
 	text, err := os.ReadFile("../../ARCHITECTURE.md")
 	if err != nil {
@@ -98,24 +99,25 @@ func TestArchitectureHasALineForEachPackage(t *testing.T) {
 	for _, layer := range picture(t).rows {
 		for _, name := range layer {
 			if described[name] != 1 {
-				t.Errorf("%s has %d lines in the list of packages, not one", name, described[name])
+				t.Errorf("package %s has %d lines in the list of packages, want 1", name, described[name])
 			}
 			delete(described, name)
 		}
 	}
 	for name := range described {
-		t.Errorf("the list of packages has %s, which is not in the picture", name)
+		t.Errorf("the list of packages has a line for %s, which is not in the picture", name)
 	}
 }
 
-// The table of ARCHITECTURE.md names each goroutine of a node, so a reader finds who ends it.
+// The table of goroutines in ARCHITECTURE.md lists each goroutine of a node by its method
+// run…, and says who ends it.
 func TestArchitectureListsEveryGoroutine(t *testing.T) {
 	text, err := os.ReadFile("../../ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	started := regexp.MustCompile(`(?m)^func \(\w+ \*(?:Switch|poller|Cluster|Gossip|transport|Node|Fleet|machine)\) (run[A-Z]\w*)\(`)
-	inside := []string{"runGrace"} // ends with the call that starts it
+	inside := []string{"runGrace"} // it ends before the call that started it returns
 	found := 0
 	for _, pattern := range []string{"../../switch/*.go", "../../cluster/*.go", "../../cluster/gossip/*.go", "../node/*.go", "../node/fleet/*.go", "../node/plane/*.go", "../node/control/*.go"} {
 		files, err := filepath.Glob(pattern)
@@ -130,17 +132,18 @@ func TestArchitectureListsEveryGoroutine(t *testing.T) {
 			for _, m := range started.FindAllStringSubmatch(string(code), -1) {
 				found++
 				if !slices.Contains(inside, m[1]) && !strings.Contains(string(text), "`"+m[1]+"`") {
-					t.Errorf("%s of %s is not in the table of ARCHITECTURE.md", m[1], path)
+					t.Errorf("the goroutine %s of %s is not in the table of ARCHITECTURE.md", m[1], path)
 				}
 			}
 		}
 	}
 	if found < 10 {
-		t.Errorf("found only %d goroutines", found)
+		t.Errorf("found only %d goroutines in the code, want at least 10: the search does not work", found)
 	}
 }
 
-// testsBelow finds the directories of each test, relative to root.
+// testsBelow returns, for the name of each test, the directories below root that have it,
+// relative to root.
 func testsBelow(t *testing.T, root string) map[string][]string {
 	where := map[string][]string{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

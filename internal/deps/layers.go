@@ -1,8 +1,8 @@
-// Package deps checks the structure of the module: its layers, who may import which
-// library, and that documents name tests, files and goroutines that exist.
+// Package deps checks the structure of the module: its layers, which packages may import
+// which library, and that the tests, files and goroutines that documents name exist.
 //
-// The layers are read from the picture in ARCHITECTURE.md, so the picture is what is
-// checked.
+// It reads the layers from the picture in ARCHITECTURE.md, so the picture cannot differ from
+// what is checked.
 package deps
 
 import (
@@ -20,11 +20,11 @@ const (
 	Control               // the control plane: groups, nodes, the API
 )
 
-// Layers are the places of packages in the picture.
+// Layers has the layer and the plane of each package in the picture.
 type Layers struct {
-	rows [][]string        // from the top; each row is a layer
-	row  map[string]int    // of a package, in rows
-	side map[string]Column // of a package
+	rows [][]string        // packages of each layer, from the top
+	row  map[string]int    // by package: its index in rows
+	side map[string]Column // by package
 }
 
 // ParseLayers reads the picture in the text of ARCHITECTURE.md: the first indented block
@@ -60,13 +60,14 @@ func ParseLayers(text string) (*Layers, error) {
 	return l, nil
 }
 
-// Check returns what is wrong with the imports of the module, sorted. imports has, for each
-// package, the packages of the module that it imports. Names are paths in the module.
+// Check returns a sentence for each import that the layers do not allow and each package
+// that the picture and the module do not share, sorted. imports has, for each package, the
+// packages of the module that it imports. Names are paths in the module.
 func (l *Layers) Check(imports map[string][]string) []string {
 	var wrong []string
 	for name := range l.row {
 		if _, ok := imports[name]; !ok {
-			wrong = append(wrong, name+" is in the picture and not in the module")
+			wrong = append(wrong, name+" is in the picture of ARCHITECTURE.md but not in the module")
 		}
 	}
 	for name, list := range imports {
@@ -77,13 +78,13 @@ func (l *Layers) Check(imports map[string][]string) []string {
 		}
 		for _, imported := range list {
 			if to, ok := l.row[imported]; ok && to <= row {
-				wrong = append(wrong, fmt.Sprintf("%s (layer %d) imports %s (layer %d): an import points to a lower line of the picture", name, row+1, imported, to+1))
+				wrong = append(wrong, fmt.Sprintf("%s (layer %d) imports %s (layer %d): a package may import only packages on lower lines of the picture", name, row+1, imported, to+1))
 			}
 		}
 		if opposite, ok := map[Column]Column{Data: Control, Control: Data}[l.side[name]]; ok {
 			for _, reached := range closure(imports, name) {
 				if l.side[reached] == opposite {
-					wrong = append(wrong, fmt.Sprintf("%s depends on %s: the data plane and the control plane do not know each other, internal/node puts them together", name, reached))
+					wrong = append(wrong, fmt.Sprintf("%s depends on %s: the data plane and the control plane must not depend on each other; only internal/node uses both", name, reached))
 				}
 			}
 		}

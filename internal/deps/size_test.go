@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// Files and functions are short enough to be read at once. Tests have more room, for their
-// tables.
+// Limits of files and functions, in lines. Tests may be longer, because they have tables.
 const (
 	maxFile         = 450
 	maxTestFile     = 500
@@ -36,7 +35,7 @@ func TestFilesAndFunctionsAreShort(t *testing.T) {
 			return err
 		}
 		if lines := positions.Position(file.FileEnd).Line - 1; lines > fileLimit {
-			t.Errorf("%s has %d lines, more than %d", path, lines, fileLimit)
+			t.Errorf("file %s has %d lines, want at most %d", path, lines, fileLimit)
 		}
 		for _, declared := range file.Decls {
 			function, ok := declared.(*ast.FuncDecl)
@@ -45,7 +44,7 @@ func TestFilesAndFunctionsAreShort(t *testing.T) {
 			}
 			lines := positions.Position(function.End()).Line - positions.Position(function.Pos()).Line + 1
 			if lines > functionLimit {
-				t.Errorf("%s: %s has %d lines, more than %d", path, function.Name.Name, lines, functionLimit)
+				t.Errorf("%s: function %s has %d lines, want at most %d", path, function.Name.Name, lines, functionLimit)
 			}
 		}
 		return nil
@@ -54,11 +53,12 @@ func TestFilesAndFunctionsAreShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	if files < 500 {
-		t.Errorf("only %d files were read", files)
+		t.Errorf("read only %d files, want at least 500: the search does not work", files)
 	}
 }
 
-// A fuzz target without seeds would test nothing in `make test`.
+// `make test` runs a fuzz target only with its seeds, so a target without seeds would test
+// nothing.
 func TestFuzzTargetsHaveACorpus(t *testing.T) {
 	targets := 0
 	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
@@ -81,7 +81,7 @@ func TestFuzzTargetsHaveACorpus(t *testing.T) {
 				return err
 			}
 			if len(stored) == 0 && !adds(function) {
-				t.Errorf("%s: %s has no seed: neither f.Add nor testdata/fuzz/%s", path, function.Name.Name, function.Name.Name)
+				t.Errorf("%s: fuzz target %s has no seed, neither by f.Add nor in testdata/fuzz/%s", path, function.Name.Name, function.Name.Name)
 			}
 		}
 		return nil
@@ -90,11 +90,11 @@ func TestFuzzTargetsHaveACorpus(t *testing.T) {
 		t.Fatal(err)
 	}
 	if targets < 10 {
-		t.Errorf("only %d fuzz targets were found", targets)
+		t.Errorf("found only %d fuzz targets, want at least 10: the search does not work", targets)
 	}
 }
 
-// adds reports whether a function calls Add of something, as a fuzz target adds its seeds.
+// adds reports whether a function calls a method Add, by which a fuzz target adds its seeds.
 func adds(function *ast.FuncDecl) bool {
 	found := false
 	ast.Inspect(function, func(n ast.Node) bool {

@@ -12,9 +12,10 @@ import (
 	"palisade/internal/packet/packettest"
 )
 
-// The table of docs/SECURITY.md has each threat once, with the tests that prove its defence on
-// one node and across nodes. Where the proof is the corpus, the corpus has frames of the
-// threat. TestDocumentsNameExistingTests checks that the named tests exist.
+// The table of docs/SECURITY.md has one row for each threat, with the tests that prove the
+// defence against it on one node and across nodes. If a row names the corpus of attack
+// frames, the corpus has frames of that threat. TestDocumentsNameExistingTests checks that
+// the named tests exist.
 func TestEveryThreatHasAProof(t *testing.T) {
 	text, err := os.ReadFile("../../docs/SECURITY.md")
 	if err != nil {
@@ -33,30 +34,30 @@ func TestEveryThreatHasAProof(t *testing.T) {
 	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
 		id, cells := m[1], strings.Split(m[2], "|")
 		if said[id] || len(cells) != 4 {
-			t.Errorf("%s has %d cells instead of 4, or two rows", id, len(cells))
+			t.Errorf("threat %s has two rows, or its row has %d cells instead of 4", id, len(cells))
 			continue
 		}
 		said[id] = true
 		for i, column := range []string{"on one node", "across nodes"} {
 			cell := strings.TrimSpace(cells[2+i])
-			if !proof.MatchString(cell) && id != "T58" { // it cannot happen across nodes
-				t.Errorf("%s has no proof %s: %q", id, column, cell)
+			if !proof.MatchString(cell) && id != "T58" { // threat T58 cannot happen across nodes
+				t.Errorf("the row of threat %s names no test as proof %s: %q", id, column, cell)
 			}
 			if strings.Contains(cell, "corpus") && !corpus[id] {
-				t.Errorf("%s names the corpus as proof %s, but the corpus has no frame of it", id, column)
+				t.Errorf("the row of threat %s names the corpus as proof %s, but the corpus has no frame of this threat", id, column)
 			}
 		}
 		if corpus[id] && !strings.Contains(m[2], "corpus") {
-			t.Errorf("%s has frames in the corpus, but its row does not name the corpus", id)
+			t.Errorf("threat %s has frames in the corpus, but its row does not name the corpus", id)
 		}
 		delete(corpus, id)
 	}
 	for n := 1; n <= 58; n++ {
 		if id := fmt.Sprintf("T%02d", n); !said[id] {
-			t.Errorf("%s has no row in the table", id)
+			t.Errorf("threat %s has no row in the table", id)
 		}
 	}
 	for id := range corpus {
-		t.Errorf("the corpus has frames of %s, which has no row in the table", id)
+		t.Errorf("the corpus has frames of threat %s, which has no row in the table", id)
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// One search for the name of a verdict finds the function that drops frames for that reason.
+// Each dropping verdict is returned by one function only, so a search for its name finds the
+// code that drops the frame.
 func TestEachDropIsMadeInOneFunction(t *testing.T) {
 	made := map[string][]string{}
 	for _, dir := range []string{"../../switch", "../../conntrack", "../../internal/packet"} {
@@ -37,19 +38,19 @@ func TestEachDropIsMadeInOneFunction(t *testing.T) {
 		}
 	}
 	if len(made["NoRule"]) != 1 {
-		t.Fatalf("NoRule is made in %v; the search does not work", made["NoRule"])
+		t.Fatalf("NoRule is made in the functions %q, want exactly one: the search does not work", made["NoRule"])
 	}
 	for name, where := range made {
 		if name != "Forward" && name != "Answered" && name != "Unset" && len(where) > 1 {
-			t.Errorf("%s is made in %d functions, not in one: %s", name, len(where), strings.Join(where, ", "))
+			t.Errorf("verdict %s is made in %d functions, want 1: %s", name, len(where), strings.Join(where, ", "))
 		}
 	}
 	if unused := int(verdict.Count) - len(made); unused > 0 {
-		t.Errorf("%d of %d verdicts are made by no function", unused, verdict.Count)
+		t.Errorf("%d of %d verdicts are made by no function, want 0", unused, verdict.Count)
 	}
 }
 
-// collect adds fn to the functions that make each verdict it names.
+// collect adds fn to made, under each verdict that the body of fn names.
 func collect(fn *ast.FuncDecl, path string, made map[string][]string) {
 	where := path + " " + fn.Name.Name
 	ast.Inspect(fn.Body, func(n ast.Node) bool {

@@ -17,7 +17,8 @@ type Tail struct {
 	lines []string
 }
 
-// New returns a Tail, and a logger whose lines from level on go there.
+// New returns a Tail, and a logger that writes its messages of at least this level to the
+// Tail.
 func New(level slog.Level) (*Tail, *slog.Logger) {
 	t := &Tail{}
 	return t, slog.New(slog.NewTextHandler(t, &slog.HandlerOptions{Level: level}))
@@ -37,7 +38,7 @@ func (t *Tail) Write(p []byte) (int, error) {
 // String returns all lines that the Tail has, indented.
 func (t *Tail) String() string { return t.Last(Lines) }
 
-// Last returns up to n lines, indented.
+// Last returns the last n lines, or all if there are fewer, indented.
 func (t *Tail) Last(n int) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

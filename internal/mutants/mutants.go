@@ -1,13 +1,14 @@
-// Package mutants removes checks from the code, one at a time, and runs the test that must
-// fail without the check.
+// Package mutants proves that the tests notice a missing check: it removes one check at a
+// time from the code, and runs the test that must then fail.
 //
 // A file in testdata lists the mutants of one package. A Mutant names a declaration and the
-// text of a check in it, and no file or line, so that code can move. Apply finds the text in
-// the package's source and returns the file without the check. It is an error if the text is
-// not there exactly once, so that mutants are updated with the code.
+// text of a check in it. It names no file and no line, so that code can move. Apply finds
+// the text in the package's source and returns the file without the check. It returns an
+// error unless the declaration has the text exactly once, so that mutants are updated with
+// the code.
 //
-// The tests of this package check that every mutant can be applied and compiles. Running the
-// mutants' tests takes minutes: make mutants.
+// The tests of this package check that every mutant can be applied and compiles. `make
+// mutants` also runs the mutants' tests, which takes minutes.
 package mutants
 
 import (
@@ -22,19 +23,20 @@ import (
 	"strings"
 )
 
-// A Mutant is a small change that removes a check, and the test that must fail then.
+// A Mutant is a small change that removes a check, and the test that must fail with this
+// change.
 type Mutant struct {
-	Name    string // FILE/NAME, by the file of testdata that lists it
+	Name    string // FILE/NAME; FILE is the file of testdata that lists it
 	Package string // directory of the check, below the module's root
 	In      string // the declaration: F, (*T).M, (T).M, or the name of a const, var or type
-	Old     string // text of the declaration, without indentation
+	Old     string // the text that is replaced, without indentation
 	New     string // its replacement
 	Why     string // what could happen without the check
 	Tests   string // directory of the test's package
-	Test    string // the test's name, or that of one subtest: TestName/sub
+	Test    string // TestName, or TestName/sub for one subtest
 }
 
-// Read reads the mutants in a file of testdata. The file begins with
+// Read returns the mutants in a file of testdata. The file begins with
 //
 //	package: DIRECTORY
 //
@@ -105,7 +107,7 @@ func joined(text, line string) string {
 	return text + "\n" + line
 }
 
-// ReadAll reads every file of a directory.
+// ReadAll returns the mutants in all files *.txt of a directory.
 func ReadAll(dir string) ([]*Mutant, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.txt"))
 	if err != nil {
@@ -168,10 +170,10 @@ func (m *Mutant) Apply(root string) (path string, mutated []byte, err error) {
 	return path, mutated, nil
 }
 
-// buildPackage lists the files of a package that are built on this system.
+// buildPackage returns the package in dir, with the files that are built on this system.
 func buildPackage(dir string) (*build.Package, error) { return build.ImportDir(dir, 0) }
 
-// unindented removes the tabs at the beginning of lines.
+// unindented returns text without the tabs at the beginning of its lines.
 func unindented(text string) string {
 	lines := strings.Split(text, "\n")
 	for i := range lines {
@@ -206,7 +208,7 @@ func declared(file *ast.File, name string) (all []ast.Node) {
 	return all
 }
 
-// functionName is F, (T).M or (*T).M.
+// functionName returns the name of a declared function as F, (T).M or (*T).M.
 func functionName(d *ast.FuncDecl) string {
 	if d.Recv == nil {
 		return d.Name.Name

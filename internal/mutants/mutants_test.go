@@ -29,7 +29,7 @@ func readMutants(t *testing.T) []*Mutant {
 	return all
 }
 
-// The text that a mutant replaces is in the source exactly once, the mutated package compiles,
+// The source has the text that a mutant replaces exactly once, the mutated package compiles,
 // and the mutant's test exists.
 func TestEveryMutantAppliesAndCompiles(t *testing.T) {
 	all := readMutants(t)
@@ -54,7 +54,7 @@ func TestEveryMutantAppliesAndCompiles(t *testing.T) {
 	t.Logf("%d mutants", len(all))
 }
 
-// testsOf are the names of the tests and fuzz targets in a directory.
+// testsOf returns the names of the tests and fuzz targets in a directory.
 func testsOf(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
@@ -82,7 +82,8 @@ type checker struct {
 	importer types.Importer
 }
 
-// newChecker compiles the packages that the mutated packages import.
+// newChecker returns a checker. It first compiles the packages that the mutated packages
+// import.
 func newChecker(t *testing.T, all []*Mutant) *checker {
 	t.Helper()
 	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}"}
@@ -131,12 +132,12 @@ func (c *checker) compiles(path string, mutated []byte) error {
 	return err
 }
 
-// A mutant whose text is missing or not unique, or that changes nothing, is an error, so that
-// it is not killed by accident.
+// Apply returns an error for a mutant whose text is missing or not unique, or that changes
+// nothing. ReadAll returns an error for an incomplete file.
 func TestInvalidMutantsAreRefused(t *testing.T) {
 	good := Mutant{Name: "x/good", Package: "internal/mutants", In: "joined", Old: `return line`, New: `return text`}
 	if _, mutated, err := good.Apply(root); err != nil || !strings.Contains(string(mutated), "if text == \"\" {\nreturn text\n}") {
-		t.Fatalf("a valid mutant: %v\n%s", err, mutated)
+		t.Fatalf("Apply of a valid mutant: error %v, mutated file:\n%s", err, mutated)
 	}
 	with := func(change func(m *Mutant)) *Mutant { m := good; change(&m); return &m }
 	for want, m := range map[string]*Mutant{
@@ -146,7 +147,7 @@ func TestInvalidMutantsAreRefused(t *testing.T) {
 		"changes nothing":       with(func(m *Mutant) { m.New = m.Old }),
 	} {
 		if _, _, err := m.Apply(root); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %q", err, want)
+			t.Errorf("Apply of an invalid mutant returned %v, want an error with %q", err, want)
 		}
 	}
 	dir := t.TempDir()
@@ -161,7 +162,7 @@ func TestInvalidMutantsAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := ReadAll(dir); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", text, err, want)
+			t.Errorf("ReadAll of %q returned %v, want an error with %q", text, err, want)
 		}
 	}
 }

@@ -23,9 +23,9 @@ const (
 	testTime  = 2 * time.Minute
 )
 
-// TestEveryMutantIsKilled runs each mutant's test without the mutant, where it must pass, and
-// with the mutant, where it must fail. A mutant that does not compile, or whose test does not
-// end in time, counts as not killed.
+// TestEveryMutantIsKilled runs each mutant's test twice: without the mutant it must pass,
+// with the mutant it must fail. A mutant that does not compile, or whose test does not end
+// in time, counts as not killed.
 func TestEveryMutantIsKilled(t *testing.T) {
 	began := time.Now()
 	var ran, killed atomic.Int64
@@ -39,17 +39,17 @@ func TestEveryMutantIsKilled(t *testing.T) {
 	for _, m := range readMutants(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			ran.Add(1)
-			if m.Tests != "internal/instance" { // whose tests create namespaces with the same name
+			if m.Tests != "internal/instance" { // two tests of internal/instance at once would create namespaces with the same name
 				t.Parallel()
 			}
 			key := m.Tests + " " + m.Test
 			passes, _ := unmutated.LoadOrStore(key, sync.OnceValue(func() error { return m.passesWithout(t) }))
 			if err := passes.(func() error)(); err != nil {
-				t.Fatalf("%s fails without any mutant: %v", key, err)
+				t.Fatalf("test %s fails without any mutant: %v", key, err)
 			}
 			began := time.Now()
 			if err := m.isKilled(t); err != nil {
-				t.Errorf("not killed: %v\nwithout this check of %s, %s", err, m.In, m.Why)
+				t.Errorf("the mutant is not killed: %v\nit removes a check of %s; without the check, %s", err, m.In, m.Why)
 				return
 			}
 			killed.Add(1)
@@ -58,7 +58,8 @@ func TestEveryMutantIsKilled(t *testing.T) {
 	}
 }
 
-// passesWithout returns why the mutant's test fails without the mutant, or nil.
+// passesWithout runs the mutant's test without the mutant. It returns nil if the test
+// passes.
 func (m *Mutant) passesWithout(t *testing.T) error {
 	binary, err := m.compile(t)
 	if err != nil {
@@ -69,12 +70,12 @@ func (m *Mutant) passesWithout(t *testing.T) error {
 		return fmt.Errorf("%w\n%s", err, tail(out))
 	}
 	if !strings.Contains(out, "--- PASS: "+m.Test+" ") {
-		return fmt.Errorf("it did not run:\n%s", tail(out))
+		return fmt.Errorf("the test did not run:\n%s", tail(out))
 	}
 	return nil
 }
 
-// isKilled returns why the mutant's test does not fail with the mutant, or nil.
+// isKilled runs the mutant's test with the mutant. It returns nil if the test fails.
 func (m *Mutant) isKilled(t *testing.T) error {
 	path, mutated, err := m.Apply(root)
 	if err != nil {
@@ -99,16 +100,16 @@ func (m *Mutant) isKilled(t *testing.T) error {
 	out, err := m.run(binary)
 	switch {
 	case err == nil:
-		return fmt.Errorf("%s passes", m.Test)
+		return fmt.Errorf("%s passes with the mutant", m.Test)
 	case strings.Contains(out, "panic: test timed out") || errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s does not end", m.Test)
+		return fmt.Errorf("%s does not end in time", m.Test)
 	case !strings.Contains(out, "--- FAIL: "+m.Test+" ") && !strings.Contains(out, "panic: "):
 		return fmt.Errorf("%s neither passes nor fails: %w\n%s", m.Test, err, tail(out))
 	}
 	return nil
 }
 
-// compile builds the tests of the mutant's test package.
+// compile builds the tests of the mutant's test package and returns the path of the binary.
 func (m *Mutant) compile(t *testing.T, flags ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), buildTime)
 	defer cancel()
@@ -116,12 +117,13 @@ func (m *Mutant) compile(t *testing.T, flags ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", append(append([]string{"test", "-c", "-ldflags", "-s -w", "-o", binary}, flags...), "./"+m.Tests)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("does not compile: %w\n%s", err, out)
+		return "", fmt.Errorf("the test package does not compile: %w\n%s", err, out)
 	}
 	return binary, nil
 }
 
-// run runs the mutant's test alone, as go test does, in the directory of its package.
+// run executes the mutant's test alone, in the directory of its package as go test does, and
+// returns its output.
 func (m *Mutant) run(binary string) (out string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), testTime+10*time.Second)
 	defer cancel()
@@ -135,5 +137,5 @@ func (m *Mutant) run(binary string) (out string, err error) {
 	return string(b), err
 }
 
-// tail is the end of a long output.
+// tail returns the last 2,000 bytes of out.
 func tail(out string) string { return out[max(0, len(out)-2000):] }

@@ -23,7 +23,7 @@ const Dir = "/run/netns"
 // Path returns the file of the namespace name.
 func Path(name string) string { return filepath.Join(Dir, name) }
 
-// Exists reports whether name is bound to a namespace.
+// Exists reports whether the file of name is bound to a namespace.
 func Exists(name string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(Path(name), &st) == nil && st.Type == unix.NSFS_MAGIC
@@ -35,7 +35,7 @@ func New(name string) error {
 	if Exists(name) {
 		return fmt.Errorf("make network namespace %s: %w", name, fs.ErrExist)
 	}
-	if err := Delete(name); err != nil { // a process killed within New or Delete leaves an unbound file
+	if err := Delete(name); err != nil { // a process that was killed within New or Delete has left an unbound file
 		return err
 	}
 	if err := shareDir(); err != nil {
@@ -55,7 +55,7 @@ func Name(name string, pid int) error {
 	if Exists(name) {
 		return fmt.Errorf("name network namespace %s: %w", name, fs.ErrExist)
 	}
-	if err := Delete(name); err != nil { // as in New
+	if err := Delete(name); err != nil { // an unbound file, as in New
 		return err
 	}
 	if err := shareDir(); err != nil {
@@ -74,8 +74,8 @@ func Name(name string, pid int) error {
 }
 
 // Delete removes the name. The kernel frees the namespace when its last process and file
-// descriptor are gone. It is no error if the name does not exist, or is a file that is not
-// bound to a namespace: New creates the file first.
+// descriptor are gone. It returns nil if the name does not exist. It also removes a file
+// that is not bound to a namespace, because New creates the file before it binds it.
 func Delete(name string) error {
 	err := vishnetns.DeleteNamed(name)
 	if errors.Is(err, unix.EINVAL) {
@@ -90,9 +90,9 @@ func Delete(name string) error {
 	return nil
 }
 
-// Do runs fn on a separate thread inside the namespace name. The empty name is the caller's
-// own namespace. Goroutines that fn starts do not run in the namespace. If the thread cannot
-// return to its own namespace, it ends and is not reused.
+// Do runs fn on a separate thread inside the namespace name. If name is empty, it runs fn in
+// the caller's own namespace. Goroutines that fn starts do not run in the namespace. If the
+// thread cannot return to its own namespace, it ends, so that no other goroutine runs on it.
 func Do(name string, fn func() error) error {
 	if name == "" {
 		return fn()
@@ -110,7 +110,8 @@ func Do(name string, fn func() error) error {
 	})
 }
 
-// onThread runs fn on a locked thread and then restores the thread's namespace.
+// onThread runs fn on a locked thread, returns its error, and restores the thread's network
+// namespace.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -122,8 +123,8 @@ func onThread(fn func() error) error {
 		}
 		defer own.Close()
 		defer func() {
-			// The thread of a goroutine that ends while locked ends too. So if
-			// Set fails, no other goroutine runs in the other namespace.
+			// If Set fails, the thread stays locked and therefore ends with this goroutine,
+			// so no other goroutine runs in the wrong namespace.
 			if vishnetns.Set(own) == nil {
 				runtime.UnlockOSThread()
 			}

@@ -10,7 +10,8 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// A process that is killed within New or Delete leaves a file that is not bound to a namespace.
+// A process that is killed within New or Delete leaves a file that is not bound to a
+// namespace. Delete removes such a file, and New replaces it.
 func TestNewReplacesAnUnboundName(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const name = "palisade-test-half"
@@ -29,22 +30,22 @@ func TestNewReplacesAnUnboundName(t *testing.T) {
 		t.Error("Exists is true for a file that is not bound to a namespace")
 	}
 	if err := Delete(name); err != nil {
-		t.Errorf("Delete: %v", err)
+		t.Errorf("Delete: %v, want no error", err)
 	}
 	leaveUnbound()
 	if err := New(name); err != nil || !Exists(name) {
-		t.Errorf("New: %v, exists %v", err, Exists(name))
+		t.Errorf("New over an unbound file: %v, Exists %v; want no error and true", err, Exists(name))
 	}
 	if err := New(name); err == nil {
-		t.Error("New succeeded with a name that exists")
+		t.Error("New with a name that exists returned no error")
 	}
 	if err := Delete(name); err != nil || Exists(name) {
-		t.Errorf("Delete: %v, exists %v", err, Exists(name))
+		t.Errorf("Delete: %v, Exists %v; want no error and false", err, Exists(name))
 	}
 }
 
-// Dir was mounted over itself after a name was created, as `ip netns add` does if Dir is not
-// shared yet.
+// Delete also removes a name that became hidden when Dir was mounted over itself. `ip netns
+// add` mounts it so if Dir is not shared yet.
 func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 	netnstest.NeedRoot(t)
 	if os.Getenv("PALISADE_TEST_MOUNTS") == "" {
@@ -52,7 +53,7 @@ func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 		child.Env = append(os.Environ(), "PALISADE_TEST_MOUNTS=own")
 		child.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 		if out, err := child.CombinedOutput(); err != nil {
-			t.Fatalf("in a new mount namespace: %v\n%s", err, out)
+			t.Fatalf("the test in a new mount namespace: %v\n%s", err, out)
 		}
 		return
 	}
@@ -66,10 +67,10 @@ func TestDeleteRemovesANameBelowAnotherMount(t *testing.T) {
 		}
 	}
 	if err := Delete(name); err != nil {
-		t.Errorf("Delete: %v", err)
+		t.Errorf("Delete: %v, want no error", err)
 	}
 	if _, err := os.Lstat(Path(name)); err == nil {
 		os.Remove(Path(name))
-		t.Error("the name still exists")
+		t.Error("the name still exists after Delete")
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"palisade/internal/process"
 )
 
-// Processes returns the processes whose network namespace is one of names, except the caller.
-// Names that do not exist are ignored.
+// Processes returns the processes whose network namespace is one of names, except the
+// calling process. It ignores names that do not exist.
 func Processes(names ...string) ([]process.ID, error) {
 	type inode struct{ dev, ino uint64 }
 	wanted := make(map[inode]bool, len(names))

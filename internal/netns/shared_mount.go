@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shareDir makes Dir a shared mount, as `ip netns add` does before its first name
-// (ip-netns(8)). If iproute2 did it later, it would mount Dir over itself, and the existing
-// names could be seen but not removed.
+// shareDir makes Dir a shared mount, as `ip netns add` does before it creates the first name
+// (ip-netns(8)). If we did not, a later `ip netns add` would mount Dir over itself, and the
+// names that exist then could be seen but not removed.
 func shareDir() error {
 	if err := os.MkdirAll(Dir, 0o755); err != nil {
 		return err
@@ -30,13 +30,13 @@ func shareDir() error {
 	return nil
 }
 
-// removeBelow removes a name that another mount of Dir hides, so that no path reaches it. It
-// unmounts the upper mounts in a new mount namespace. Removing the file then detaches the
-// name's mounts in all mount namespaces (mount_namespaces(7), "Restrictions").
+// removeBelow removes a name that no path reaches, because another mount of Dir hides it. It
+// unmounts the hiding mounts in a new mount namespace and removes the file there. That
+// detaches the name's mounts in all mount namespaces (mount_namespaces(7), "Restrictions").
 func removeBelow(name string) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked, so the thread ends with this goroutine
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 				return fmt.Errorf("make a mount namespace: %w", err)

@@ -2,8 +2,8 @@
 // the daemon that an earlier command started, the init of an instance that outlives its daemon.
 //
 // An ID is a pid and a start time, because the kernel reuses pids. It can be stored in a
-// file. A Handle is a pidfd that is compared with the ID after it was opened, so it signals
-// the process of the ID or none.
+// file. A Handle is a pidfd. Open checks after opening it that the process has the ID, so a
+// Handle never signals another process that reuses the pid.
 package process
 
 import (
@@ -23,8 +23,9 @@ import (
 	"palisade/internal/atomicfile"
 )
 
-// ErrGone: the process has ended. All of its threads have ended, and its descriptors are
-// closed. A zombie has ended too, unless other threads of its process still run.
+// ErrGone means that the process has ended: all of its threads have ended, and its
+// descriptors are closed. A zombie counts as ended, unless other threads of its process
+// still run.
 var ErrGone = errors.New("process is gone")
 
 // An ID identifies one process until the machine restarts.
@@ -45,15 +46,16 @@ func Of(pid int) (ID, error) {
 	// The command's name is in parentheses and may contain any byte, also ')'.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
-		return ID{}, fmt.Errorf("process %d: cannot read %q", pid, stat)
+		return ID{}, fmt.Errorf("process %d: unexpected content of its stat file %q", pid, stat)
 	}
-	// fields[17] is num_threads: a killed process is a zombie with threads until its last thread has ended.
+	// fields[17] is num_threads. If the first thread ends before the others, the state is Z
+	// while the others still run.
 	if state, threads := fields[0][0], string(fields[17]); state == 'X' || state == 'Z' && (threads == "0" || threads == "1") {
 		return ID{}, fmt.Errorf("process %d: %w", pid, ErrGone)
 	}
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
 	if err != nil {
-		return ID{}, fmt.Errorf("process %d: start time: %w", pid, err)
+		return ID{}, fmt.Errorf("process %d: read its start time: %w", pid, err)
 	}
 	return ID{PID: pid, Start: start}, nil
 }
@@ -94,7 +96,7 @@ type Handle struct {
 	done chan struct{}
 }
 
-// Open opens a Handle of the process, or returns ErrGone.
+// Open returns a Handle of the process, or ErrGone if it has ended.
 func (id ID) Open() (*Handle, error) {
 	if id.PID <= 0 {
 		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
@@ -107,7 +109,8 @@ func (id ID) Open() (*Handle, error) {
 		return nil, fmt.Errorf("process %d: %w", id.PID, err)
 	}
 	file := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", id.PID))
-	// Compare after the open, because the descriptor cannot change its process any more.
+	// Compare after opening: from now on the pidfd refers to this process even if its pid is
+	// reused.
 	if !id.Alive() {
 		file.Close()
 		return nil, fmt.Errorf("process %d: %w", id.PID, ErrGone)
@@ -142,7 +145,7 @@ func (h *Handle) runWait() {
 	}
 }
 
-// Signal sends sig. It is no error if the process has ended.
+// Signal sends sig to the process. It returns nil if the process has ended.
 func (h *Handle) Signal(sig unix.Signal) error {
 	conn, err := h.file.SyscallConn()
 	if err != nil {
@@ -158,7 +161,8 @@ func (h *Handle) Signal(sig unix.Signal) error {
 	return nil
 }
 
-// Duplicate returns a duplicate of a descriptor that the process has open.
+// Duplicate returns a duplicate, in this process, of a descriptor that the other process has
+// open.
 func (h *Handle) Duplicate(descriptor int) (*os.File, error) {
 	conn, err := h.file.SyscallConn()
 	if err != nil {
@@ -183,7 +187,7 @@ func (h *Handle) Duplicate(descriptor int) (*os.File, error) {
 	return file, nil
 }
 
-// Kill sends SIGKILL and waits until the process has ended.
+// Kill sends SIGKILL and waits until the process has ended or ctx is done.
 func (h *Handle) Kill(ctx context.Context) error {
 	if err := h.Signal(unix.SIGKILL); err != nil {
 		return err
@@ -199,7 +203,7 @@ func (h *Handle) Kill(ctx context.Context) error {
 // Close closes the pidfd. It does not end the process, and does not close Done.
 func (h *Handle) Close() error { return h.file.Close() }
 
-// Kill ends the process, if it still runs, and waits until it has ended.
+// Kill kills the process with this ID, if it still runs, and waits until it has ended.
 func Kill(ctx context.Context, id ID) error {
 	h, err := id.Open()
 	if errors.Is(err, ErrGone) {
@@ -232,8 +236,9 @@ func List(match func(pid int) bool) ([]ID, error) {
 	return ids, nil
 }
 
-// NamespacedPID returns the pid of a process in its innermost pid namespace, and how many pid
-// namespaces deep that is; 1 is the caller's. It returns 0, 0 for a process that has ended.
+// NamespacedPID returns the pid of a process in its innermost pid namespace, and the depth
+// of that namespace. Depth 1 is the namespace of the caller. It returns 0, 0 for a process
+// that has ended.
 func NamespacedPID(pid int) (inner, depth int) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

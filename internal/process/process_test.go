@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// With the environment variable leaderless, this binary becomes a process whose first thread
-// has ended and whose other threads run, as a killed process is for a moment.
+// leaderless is an environment variable. If it is set, this test binary becomes a process
+// whose first thread has ended and whose other threads run, like a process that is being
+// killed.
 const leaderless = "PROCESS_TEST_LEADERLESS"
 
 func init() {
@@ -32,7 +33,8 @@ func init() {
 	}
 }
 
-// The descriptors of a process are open until its last thread ends.
+// A process is alive until its last thread ends, because its descriptors stay open until
+// then.
 func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -61,11 +63,11 @@ func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("its first thread does not end, %v:\n%s", err, status)
+			t.Fatalf("the first thread of the process does not end (error %v); its status:\n%s", err, status)
 		}
 	}
 	if !id.Alive() {
-		t.Error("the process counts as ended when its first thread is a zombie; want alive, because it has others")
+		t.Error("Alive returned false while other threads of the process run; want true")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -84,8 +86,8 @@ func TestProcessIsAliveUntilItsLastThreadEnds(t *testing.T) {
 	if err := conn.Control(func(fd uintptr) { n, failed = unix.Read(int(fd), make([]byte, 1)) }); err != nil {
 		t.Fatal(err)
 	}
-	if n != 0 || failed != nil { // EAGAIN: the other end is still open
-		t.Errorf("read of its pipe after Kill: %d, %v; want the end of file", n, failed)
+	if n != 0 || failed != nil { // EAGAIN would mean that the process still has the other end open
+		t.Errorf("read of the pipe from the process after Kill: %d bytes, error %v; want the end of file", n, failed)
 	}
 }
 
@@ -116,13 +118,13 @@ func TestKillWaitsUntilTheProcessHasEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if id.Alive() {
-		t.Errorf("%v is alive after Kill; a zombie counts as ended", id)
+		t.Errorf("Alive(%v) returned true after Kill, want false also for a zombie", id)
 	}
 	if _, err := id.Open(); !errors.Is(err, ErrGone) {
-		t.Errorf("Open of an ended process: %v, want ErrGone", err)
+		t.Errorf("Open of an ended process returned %v, want ErrGone", err)
 	}
 	if err := Kill(ctx, id); err != nil {
-		t.Errorf("Kill of an ended process: %v", err)
+		t.Errorf("Kill of an ended process returned %v, want no error", err)
 	}
 }
 
@@ -158,10 +160,10 @@ func TestDuplicateIsTheSameFile(t *testing.T) {
 	}
 	said := make([]byte, 7)
 	if _, err := io.ReadFull(ours, said); err != nil || string(said) != "through" {
-		t.Errorf("the pipe has %q, %v", said, err)
+		t.Errorf("read %q from the pipe (error %v), want \"through\"", said, err)
 	}
 	if _, err := h.Duplicate(99); err == nil {
-		t.Error("a descriptor that is not open was duplicated")
+		t.Error("Duplicate of a descriptor that is not open returned no error")
 	}
 }
 
@@ -169,17 +171,17 @@ func TestReusedPIDIsAnotherProcess(t *testing.T) {
 	cmd, id := startSleep(t)
 	id.Start-- // the ID of an earlier process with this pid
 	if id.Alive() {
-		t.Error("an ID with another start time is alive")
+		t.Error("Alive returned true for an ID with another start time")
 	}
 	if err := Kill(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	if now, err := Of(cmd.Process.Pid); err != nil || now.Start != id.Start+1 {
-		t.Errorf("Kill ended the process that reuses the pid: %v %v", now, err)
+		t.Errorf("Kill of an earlier ID ended the process that reuses its pid: its ID is now %v (error %v)", now, err)
 	}
 }
 
-func TestFileRoundTrip(t *testing.T) {
+func TestReadFileReturnsWhatWriteFileStored(t *testing.T) {
 	id, err := Of(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
@@ -189,10 +191,10 @@ func TestFileRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := ReadFile(path); err != nil || got != id {
-		t.Errorf("ReadFile = %v, %v; want %v", got, err, id)
+		t.Errorf("ReadFile returned %v, %v; want %v", got, err, id)
 	}
 	os.WriteFile(path, []byte("{}"), 0o600)
 	if got, err := ReadFile(path); err == nil {
-		t.Errorf("ReadFile of an empty id = %v, want an error", got)
+		t.Errorf("ReadFile of a file without an id returned %v, want an error", got)
 	}
 }

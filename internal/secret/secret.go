@@ -23,7 +23,7 @@ type Key struct {
 	aead  cipher.AEAD
 }
 
-// NewKey makes a key.
+// NewKey returns a new random cluster key.
 func NewKey() *Key {
 	var b [32]byte
 	rand.Read(b[:]) // never fails
@@ -35,7 +35,8 @@ func newKey(b [32]byte) *Key {
 	if err != nil {
 		panic(fmt.Sprintf("secret: %v", err)) // cannot happen: 32 bytes are an AES-256 key
 	}
-	// A nonce of 96 random bits is safe for 2^32 boxes (NIST SP 800-38D §8.3).
+	// Random nonces of 96 bits are safe for up to 2^32 encryptions with one key (NIST SP
+	// 800-38D §8.3).
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
 		panic(fmt.Sprintf("secret: %v", err))
@@ -48,7 +49,7 @@ const keyHeader = "palisade-cluster-key "
 // Encode returns the content of the key's file.
 func (k *Key) Encode() []byte { return []byte(keyHeader + hex.EncodeToString(k.bytes[:]) + "\n") }
 
-// DecodeKey reads what Encode wrote.
+// DecodeKey returns the key whose file has the content data, as Encode returned it.
 func DecodeKey(data []byte) (*Key, error) {
 	text, ok := strings.CutPrefix(string(data), keyHeader)
 	raw, err := hex.DecodeString(strings.TrimSpace(text))
@@ -58,19 +59,20 @@ func DecodeKey(data []byte) (*Key, error) {
 	return newKey([32]byte(raw)), nil
 }
 
-// ID identifies the key and does not reveal it.
+// ID returns a hash that identifies the cluster key and does not reveal it.
 func (k *Key) ID() string {
 	sum := sha256.Sum256(append([]byte("palisade cluster key\x00"), k.bytes[:]...))
 	return hex.EncodeToString(sum[:8])
 }
 
-// Seal encrypts the secret of an account's access key. The result opens only for the same
-// account and key, so that nobody can give one key the secret of another by changing a log.
+// Seal encrypts the secret of an account's access key with the cluster key. Open decrypts
+// the result only for the same account and the same access key id, so nobody who can change
+// a log can give an access key the secret of another.
 func (k *Key) Seal(account, id, secret string) []byte {
 	return k.aead.Seal(nil, nil, []byte(secret), context(account, id))
 }
 
-// Open decrypts what Seal returned.
+// Open returns the secret that Seal encrypted for this account and access key id.
 func (k *Key) Open(account, id string, box []byte) (string, error) {
 	secret, err := k.aead.Open(nil, nil, box, context(account, id))
 	if err != nil {

@@ -8,11 +8,12 @@ import (
 )
 
 // Patience is how long a test waits for a state before it fails. It is far longer than any
-// state takes, because the machine may be busy with other work; no test measures with it.
+// state takes, because the machine may be busy with other work; no test depends on its exact
+// value.
 const Patience = time.Minute
 
-// Until asks again and again until problem returns "", and fails the test with the last
-// problem after Patience.
+// Until calls problem every 5 ms until it returns "". After Patience it fails the test with
+// the last problem.
 func Until(t testing.TB, what string, problem func() string) {
 	t.Helper()
 	timeout := time.After(Patience)
@@ -22,18 +23,19 @@ func Until(t testing.TB, what string, problem func() string) {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			t.Fatalf("%s: not after %s: %s", what, Patience, last)
+			t.Fatalf("%s: not reached within %s: %s", what, Patience, last)
 		}
 	}
 }
 
-// For is Until with a condition that has no more to say than its name.
+// For waits like Until, for a condition that is only true or false. what names the
+// condition.
 func For(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	Until(t, what, func() string { return Unless(ok(), "it is false") })
+	Until(t, what, func() string { return Unless(ok(), "the condition is false") })
 }
 
-// Unless returns "" if ok, else the formatted problem.
+// Unless returns "" if ok is true, and the formatted problem if not.
 func Unless(ok bool, format string, args ...any) string {
 	if ok {
 		return ""
@@ -41,16 +43,16 @@ func Unless(ok bool, format string, args ...any) string {
 	return fmt.Sprintf(format, args...)
 }
 
-// Fastest fails the test if the fastest of up to five tries takes longer than limit. A busy
-// machine slows down some tries; a defect slows down all of them.
+// Fastest tries up to five times, and fails the test if even the fastest try takes longer
+// than limit. A busy machine slows down some tries; a defect slows down all of them.
 func Fastest(t testing.TB, what string, limit time.Duration, do func(try int) time.Duration) {
 	t.Helper()
 	var took []time.Duration
 	for try := range 5 {
 		if took = append(took, do(try)); took[try] <= limit {
-			t.Logf("%s after %s", what, took)
+			t.Logf("%s took %s in successive tries", what, took)
 			return
 		}
 	}
-	t.Errorf("%s after %s, want %s at most", what, took, limit)
+	t.Errorf("%s took %s in successive tries, want at most %s in one of them", what, took, limit)
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// NeedRoot skips a test that creates namespaces if it does not run as root. If CI is set, the
-// test fails instead.
+// NeedRoot is called by tests that create namespaces. Without root it skips the test; if the
+// environment variable CI is set, it fails the test instead.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	switch {
