@@ -8,9 +8,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// defaultNetwork deletes the default VPC with its subnets and gateway and creates it again, then
-// the same with one default subnet. Instances launched there are in the default group and have
-// public addresses.
+// defaultNetwork deletes the default VPC with its subnets and gateway, and creates it again. Then
+// it deletes and creates again one default subnet. It checks that instances launched there are in
+// the default group and have public addresses.
 func (s *testbed) defaultNetwork(t *testing.T) {
 	zones := s.zones(t)
 	first, last := zones[0], zones[len(zones)-1]
@@ -20,7 +20,7 @@ func (s *testbed) defaultNetwork(t *testing.T) {
 	refused := func(when, zone, want string) {
 		t.Helper()
 		if _, err := s.c.RunInstances(t.Context(), launch(zone)); code(err) != want {
-			t.Errorf("launch %s: %v, want %s", when, err, want)
+			t.Errorf("RunInstances %s returned %v, want %s", when, err, want)
 		}
 	}
 	terminate := func(list ...instance) {
@@ -89,7 +89,7 @@ func (s *testbed) defaultVPC(t *testing.T) string {
 	out, err := s.c.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{Filters: filters("is-default", "true")})
 	check(t, err)
 	if len(out.Vpcs) != 1 {
-		t.Fatalf("%d default VPCs, want one", len(out.Vpcs))
+		t.Fatalf("the account has %d default VPCs, want 1", len(out.Vpcs))
 	}
 	return *out.Vpcs[0].VpcId
 }

@@ -11,8 +11,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// inNamespace runs a command in a host's network namespace with all rights of the machine's
-// root. Root inside an instance has no NET_ADMIN.
+// inNamespace runs a command in a host's network namespace with all rights of the machine's root,
+// because root inside an instance does not have the capability NET_ADMIN.
 func inNamespace(t *testing.T, h host, argv ...string) {
 	t.Helper()
 	var out []byte
@@ -21,7 +21,7 @@ func inNamespace(t *testing.T, h host, argv ...string) {
 		return err
 	})
 	if err != nil {
-		t.Fatalf("%q in %s: %v\n%s", argv, h.name, err, out)
+		t.Fatalf("command %q in the namespace of %s: %v\n%s", argv, h.name, err, out)
 	}
 }
 
@@ -45,7 +45,7 @@ func (s *testbed) firewallInsideInstance(t *testing.T) {
 }
 
 // lifeCycle checks that a stopped instance does not answer, that it answers at the same address
-// once started again, and that a terminated one does not.
+// after it is started again, and that a terminated instance does not answer.
 func (s *testbed) lifeCycle(t *testing.T) {
 	rule := permission("tcp", 22, 22, "10.0.0.0/16")
 	group := s.group(t, s.vpc, "short")

@@ -57,7 +57,8 @@ func (s *testbed) interfaces(t *testing.T) {
 	check(t, err)
 }
 
-// attached waits until an interface's attachment has this state; "" means no attachment.
+// attached waits until the attachment of an interface has the state want, or until the interface
+// has no attachment if want is "".
 func (s *testbed) attached(t *testing.T, nic string, want types.AttachmentStatus) {
 	t.Helper()
 	labtest.Eventually(t, nic+" is "+string(want), func() bool {
@@ -70,9 +71,9 @@ func (s *testbed) attached(t *testing.T, nic string, want types.AttachmentStatus
 	})
 }
 
-// secondaryAddresses checks that an interface has a secondary address once the call returns. The
-// instance's operating system must be configured for it (EC2 User Guide, "Secondary IP
-// addresses").
+// secondaryAddresses checks that an interface has a secondary address as soon as
+// AssignPrivateIpAddresses returns. The test configures the address in the instance's operating
+// system, which users must do too (EC2 User Guide, "Secondary IP addresses").
 func (s *testbed) secondaryAddresses(t *testing.T) {
 	rule := permission("tcp", 7110, 7110, "10.0.0.0/16")
 	s.admit(t, s.groups["server"], rule)

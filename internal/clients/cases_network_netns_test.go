@@ -24,7 +24,7 @@ func (s *testbed) waitState(t *testing.T, in instance, want string) {
 
 func probes(list ...probe) []probe { return list }
 
-// allocate allocates an elastic address.
+// allocate allocates an elastic address and returns its allocation id and the address.
 func (s *testbed) allocate(t *testing.T) (allocation string, address netip.Addr) {
 	t.Helper()
 	out, err := s.c.AllocateAddress(t.Context(), &ec2.AllocateAddressInput{Domain: types.DomainTypeVpc})
@@ -64,7 +64,8 @@ func (s *testbed) disassociate(t *testing.T, association string) {
 	check(t, err)
 }
 
-// admitOutside admits laptop and stranger to server and client on a port.
+// admitOutside adds ingress rules by which laptop and stranger reach server and client on a TCP
+// port. undo removes the rules.
 func (s *testbed) admitOutside(t *testing.T, port int32) (undo func()) {
 	rule := permission("tcp", port, port, "203.0.113.0/24", "198.51.100.0/24")
 	s.admit(t, s.groups["server"], rule)
@@ -89,7 +90,7 @@ func (s *testbed) elasticAddresses(t *testing.T) {
 			do: func(t *testing.T) {
 				_, err := s.c.AssociateAddress(t.Context(), &ec2.AssociateAddressInput{AllocationId: &allocation, InstanceId: &s.client.id, AllowReassociation: aws.Bool(false)})
 				if code(err) != "Resource.AlreadyAssociated" {
-					t.Errorf("an address that is associated with another instance: %v", err)
+					t.Errorf("AssociateAddress of an address that another instance has returned %v, want Resource.AlreadyAssociated", err)
 				}
 			},
 			same: probes(toServer, out)},
@@ -102,7 +103,7 @@ func (s *testbed) elasticAddresses(t *testing.T) {
 			},
 			open: probes(toServer, out)},
 	)
-	// A secondary address may have an elastic address.
+	// An elastic address can also be associated with a secondary address.
 	s.disassociate(t, association)
 	inNamespace(t, s.server.host, "ip", "address", "replace", "10.0.1.201/32", "dev", "lo")
 	_, err := s.c.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: &s.server.nic, PrivateIpAddresses: []string{"10.0.1.201"}})
@@ -114,7 +115,7 @@ func (s *testbed) elasticAddresses(t *testing.T) {
 				check(t, err)
 				association = *out.AssociationId
 			},
-			open: probes(toServer), silent: probes(out)}, // the instance sends from its primary address, which has none
+			open: probes(toServer), silent: probes(out)}, // the instance sends from its primary address, which has no elastic address
 		change{action: "UnassignPrivateIpAddresses",
 			do: func(t *testing.T) {
 				_, err := s.c.UnassignPrivateIpAddresses(t.Context(), &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: &s.server.nic, PrivateIpAddresses: []string{"10.0.1.201"}})
@@ -151,8 +152,8 @@ func (s *testbed) routesToTheGateway(t *testing.T) {
 	s.release(t, allocation)
 }
 
-// gateways checks that a route to a detached gateway is a black hole, and that ReplaceRoute to an
-// attached one works.
+// gateways checks that a route to a detached gateway drops all packets, and that packets pass
+// after ReplaceRoute to an attached gateway.
 func (s *testbed) gateways(t *testing.T) {
 	defer s.admitOutside(t, 7140)()
 	allocation, address := s.allocate(t)
@@ -181,7 +182,7 @@ func (s *testbed) gateways(t *testing.T) {
 		}
 	}
 	if got := code(errorOf(s.c.DetachInternetGateway(t.Context(), &ec2.DetachInternetGatewayInput{InternetGatewayId: &first, VpcId: &s.vpc}))); got != "DependencyViolation" {
-		t.Errorf("DetachInternetGateway with a public address in use: %s", got)
+		t.Errorf("DetachInternetGateway while a public address is in use returned %q, want DependencyViolation", got)
 	}
 	s.wantAnswers(t, "after a refused DetachInternetGateway", r)
 	// The address is associated again while the route still names the detached gateway.
@@ -189,7 +190,7 @@ func (s *testbed) gateways(t *testing.T) {
 		s.disassociate(t, association)
 		detach(old)(t)
 		if got := code(errorOf(s.c.AssociateAddress(t.Context(), &ec2.AssociateAddressInput{AllocationId: &allocation, InstanceId: &s.server.id}))); got != "Gateway.NotAttached" {
-			t.Errorf("AssociateAddress in a VPC without a gateway: %s", got)
+			t.Errorf("AssociateAddress in a VPC without a gateway returned %q, want Gateway.NotAttached", got)
 		}
 		attach(next)(t)
 		association = s.associate(t, allocation, s.server, false)
@@ -207,7 +208,7 @@ func (s *testbed) gateways(t *testing.T) {
 	s.release(t, allocation)
 }
 
-// errorOf returns the error of a call without its answer.
+// errorOf returns the error of a call and drops its answer.
 func errorOf[A any](_ A, err error) error { return err }
 
 func (s *testbed) routeTablesOfASubnet(t *testing.T) {
@@ -271,10 +272,10 @@ func (s *testbed) publicSubnets(t *testing.T) {
 	set(false)
 	without := s.launch(t, "private", s.otherSubnet, group)
 	if !in.public.IsValid() || without.public.IsValid() {
-		t.Errorf("public addresses: with %v, without %v", in.public, without.public)
+		t.Errorf("public address of the instance launched with the mapping %v, without the mapping %v; want one, and none", in.public, without.public)
 	}
 	if who, err := reach(s.laptop, in.public, "open/22", answerWithin); who == "" || err != nil {
-		t.Errorf("the public address: answer from %q, %v", who, err)
+		t.Errorf("the laptop got the answer %q from the public address on port 22 (error %v), want any answer", who, err)
 	}
 	s.wantSilence(t, "at its private address", probe{from: s.laptop, to: in.private, kind: "tcp/22", at: in.host})
 	_, err := s.c.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{in.id, without.id}})
@@ -286,8 +287,8 @@ func (s *testbed) publicSubnets(t *testing.T) {
 	s.unroute(t, s.routes, "0.0.0.0/0")
 }
 
-// equalAddresses makes a second VPC with the same CIDR. No instance of one VPC reaches an address
-// of the other, whether or not both have an instance with that address.
+// equalAddresses makes a second VPC with the same CIDR. It checks that no instance of one VPC
+// reaches an instance of the other VPC, whether its address exists in one VPC or in both.
 func (s *testbed) equalAddresses(t *testing.T) {
 	vpc, err := s.c.CreateVpc(t.Context(), &ec2.CreateVpcInput{CidrBlock: aws.String("10.0.0.0/16")})
 	check(t, err)
@@ -303,7 +304,7 @@ func (s *testbed) equalAddresses(t *testing.T) {
 	s.admit(t, s.groups["client"], rule)
 	same, alone := twin("twin of the server", s.server.private.String()), twin("alone", "10.0.1.99")
 	if on := s.nodesOf(t, same, alone); !slices.Equal(on, s.nodesOf(t, s.server, s.client)) {
-		t.Errorf("the instances of the second VPC are on %q, server and client are not", on)
+		t.Errorf("the instances of the second VPC are on the nodes %q, want the nodes of server and client", on)
 	}
 	s.wantAnswers(t, "within each VPC", to(s.client.host, s.server, "tcp/7160"), to(alone.host, same, "tcp/7160"), to(alone.host, same, "icmp"), to(s.client.host, s.server, "icmp"))
 	var across []probe

@@ -9,11 +9,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// all is every protocol. It has no ports.
+// all is EC2's protocol "-1", which matches every protocol and has no ports.
 const all = "-1"
 
-// permission returns a rule for each source, which is a CIDR or the id of a group. It omits ports
-// if from is negative, except for icmp.
+// permission returns an IpPermission with one rule for each source. A source is a CIDR or the id
+// of a group. If from is negative, the rules have no ports, except for icmp.
 func permission(protocol string, from, to int32, sources ...string) types.IpPermission {
 	p := types.IpPermission{IpProtocol: &protocol}
 	if from >= 0 || protocol == "icmp" {
@@ -78,9 +78,9 @@ func (s *testbed) revokeEgress(t *testing.T, group string, permissions ...types.
 
 func (s *testbed) clientCIDR() string { return s.client.private.String() + "/32" }
 
-// rulesByProperties also shows that egress admission never skips ingress, and that frames
-// inside one subnet are filtered too: the client may send everything, and nothing passes
-// before there is a rule.
+// rulesByProperties adds and revokes ingress rules by protocol, ports and CIDR. Server and client
+// are in one subnet and the client's egress is unrestricted, so it also checks that ingress rules
+// apply to such packets: none passes before the server's group has a rule.
 func (s *testbed) rulesByProperties(t *testing.T) {
 	tcp := permission("tcp", 7001, 7002, s.clientCIDR())
 	udp := permission("udp", 7001, 7001, "10.0.0.0/16")
@@ -106,7 +106,7 @@ func (s *testbed) rulesByProperties(t *testing.T) {
 func (s *testbed) rulesByID(t *testing.T) {
 	ids := s.admit(t, s.groups["server"], permission("tcp", 7010, 7010, s.clientCIDR(), "10.0.2.0/24"), permission("icmp", 8, -1, s.clientCIDR()))
 	if len(ids) != 3 {
-		t.Fatalf("rules %q, want three", ids)
+		t.Fatalf("AuthorizeSecurityGroupIngress made the rules %q, want three", ids)
 	}
 	s.checkChanges(t,
 		change{action: "UpdateSecurityGroupRuleDescriptionsIngress",
@@ -128,8 +128,8 @@ func (s *testbed) rulesByID(t *testing.T) {
 }
 
 // rulesOfEveryProtocol checks that connections of a protocol without ports are tracked by their
-// two addresses: they continue after their rule is revoked (EC2 User Guide, "Security group
-// connection tracking"), and new ones are dropped.
+// two addresses: existing ones continue after their rule is revoked (EC2 User Guide, "Security
+// group connection tracking"), and new ones are dropped.
 func (s *testbed) rulesOfEveryProtocol(t *testing.T) {
 	esp := permission("50", -1, -1, "10.0.0.0/16")
 	everything := permission(all, -1, -1, s.clientCIDR())
@@ -153,8 +153,8 @@ func (s *testbed) rulesOfEveryProtocol(t *testing.T) {
 	)
 }
 
-// egressRules checks that packets without an egress rule are dropped, whatever the receiver
-// admits, and that answers pass without one.
+// egressRules checks that packets which no egress rule admits are dropped although the receiver's
+// ingress rules admit them, and that answers pass without an egress rule.
 func (s *testbed) egressRules(t *testing.T) {
 	everything := permission(all, -1, -1, "0.0.0.0/0")
 	inbound := permission(all, -1, -1, "10.0.0.0/16")
@@ -228,7 +228,7 @@ func (s *testbed) groupAsSource(t *testing.T) {
 		change{action: "DeleteSecurityGroup of a group that a rule names",
 			do: func(t *testing.T) {
 				if _, err := s.c.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: aws.String(s.groups["client"])}); code(err) != "DependencyViolation" {
-					t.Errorf("DeleteSecurityGroup of a group in use: %v", err)
+					t.Errorf("DeleteSecurityGroup of a group that a rule names returned %v, want DependencyViolation", err)
 				}
 			},
 			same: []probe{to(s.client.host, s.server, "tcp/7040")}},
@@ -244,7 +244,7 @@ func (s *testbed) setGroups(t *testing.T, in instance, groups ...string) {
 	check(t, err)
 }
 
-// modify replaces a rule and keeps its id.
+// modify replaces the rule with this id; the new rule keeps the id.
 func (s *testbed) modify(t *testing.T, group, rule string, to types.SecurityGroupRuleRequest) {
 	t.Helper()
 	_, err := s.c.ModifySecurityGroupRules(t.Context(), &ec2.ModifySecurityGroupRulesInput{GroupId: &group,
@@ -277,7 +277,8 @@ func (s *testbed) ruleModified(t *testing.T) {
 	)
 }
 
-// revokeMatchesTheSource checks that of rules with equal ports only the named one is revoked.
+// revokeMatchesTheSource checks that a revocation removes only the rule with the named source,
+// and no other rule with equal ports.
 func (s *testbed) revokeMatchesTheSource(t *testing.T) {
 	s.admit(t, s.groups["server"], permission("tcp", 7060, 7060, s.clientCIDR(), "10.0.2.0/24", s.groups["client"]))
 	s.checkChanges(t,
@@ -314,7 +315,8 @@ func (s *testbed) groupsOfARunningInstance(t *testing.T) {
 	check(t, err)
 }
 
-// refusedChange checks that a call with one bad entry among good ones changes nothing.
+// refusedChange checks that a call with one bad rule among good rules returns an error and
+// changes nothing.
 func (s *testbed) refusedChange(t *testing.T) {
 	good, bad := permission("tcp", 7080, 7080, "10.0.0.0/16"), permission("tcp", 7081, 7080, "10.0.0.0/16")
 	s.checkChanges(t,
@@ -322,7 +324,7 @@ func (s *testbed) refusedChange(t *testing.T) {
 			do: func(t *testing.T) {
 				_, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: aws.String(s.groups["server"]), IpPermissions: []types.IpPermission{good, bad}})
 				if code(err) != "InvalidParameterValue" {
-					t.Errorf("FromPort above ToPort: %v", err)
+					t.Errorf("a rule with FromPort above ToPort returned %v, want InvalidParameterValue", err)
 				}
 			},
 			silent: []probe{to(s.client.host, s.server, "tcp/7080")}},
@@ -331,7 +333,7 @@ func (s *testbed) refusedChange(t *testing.T) {
 			do: func(t *testing.T) {
 				_, err := s.c.RevokeSecurityGroupIngress(t.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: aws.String(s.groups["server"]), IpPermissions: []types.IpPermission{good, permission("tcp", 7082, 7082, "10.0.0.0/16")}})
 				if code(err) != "InvalidPermission.NotFound" {
-					t.Errorf("revoke of a missing rule: %v", err)
+					t.Errorf("RevokeSecurityGroupIngress of a missing rule returned %v, want InvalidPermission.NotFound", err)
 				}
 			},
 			same: []probe{to(s.client.host, s.server, "tcp/7080")}},

@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// A packetCase checks with packets what some actions do. It fails if it does not call all the
-// actions that it names.
+// A packetCase calls some actions of the API and checks with packets what they change. It fails
+// if it does not call each of its actions.
 type packetCase struct {
 	name    string
 	actions []string
 	run     func(*testbed, *testing.T)
 }
 
-// cases run one after the other on a testbed.
+// cases are the packet cases. They run one after the other on one testbed.
 var cases = []packetCase{
 	{"rules by properties", []string{"AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress"}, (*testbed).rulesByProperties},
 	{"rules by id", []string{"UpdateSecurityGroupRuleDescriptionsIngress"}, (*testbed).rulesByID},
@@ -42,14 +42,15 @@ var cases = []packetCase{
 	{"stop, start, terminate", []string{"CreateSecurityGroup", "RunInstances", "StopInstances", "StartInstances", "RebootInstances", "TerminateInstances", "DeleteSecurityGroup"}, (*testbed).lifeCycle},
 }
 
-// needNoCase has the mutating actions that do not affect packets, each with the reason.
+// needNoCase has the mutating actions that need no case because they do not affect packets, each
+// with the reason.
 var needNoCase = map[string]string{
 	"CreateTags":         "tags are names",
 	"DeleteTags":         "tags are names",
 	"CreateKeyPair":      "keys are used inside the instance",
 	"ImportKeyPair":      "keys are used inside the instance",
 	"DeleteKeyPair":      "keys are used inside the instance",
-	"ModifyVpcAttribute": "names are not resolved here",
+	"ModifyVpcAttribute": "the cases resolve no names",
 }
 
 var (
@@ -57,8 +58,8 @@ var (
 	readOnlyAction = regexp.MustCompile(`^(Describe|Get)`)
 )
 
-// Every mutating action has a case, or a reason why it needs none. docs/API.md lists the actions;
-// a test of ec2/query checks that list.
+// Every mutating action has a packet case, or a reason in needNoCase. docs/API.md lists the
+// actions; a test of ec2/query checks that list.
 func TestEveryChangeHasACase(t *testing.T) {
 	document, err := os.ReadFile(filepath.Join("..", "..", "docs", "API.md"))
 	check(t, err)
@@ -71,7 +72,7 @@ func TestEveryChangeHasACase(t *testing.T) {
 		for _, action := range c.actions {
 			shown[action] = true
 			if !served[action] {
-				t.Errorf("the case %q names %s, which is no action", c.name, action)
+				t.Errorf("the case %q names %s, which is not an action of docs/API.md", c.name, action)
 			}
 		}
 	}
@@ -80,18 +81,18 @@ func TestEveryChangeHasACase(t *testing.T) {
 		switch exempt := needNoCase[action] != ""; {
 		case readOnlyAction.MatchString(action):
 		case shown[action] && exempt:
-			t.Errorf("%s has a case but is in needNoCase", action)
+			t.Errorf("the action %s has a case and is also in needNoCase", action)
 		case !shown[action] && !exempt:
 			missing = append(missing, action)
 		}
 	}
 	for action := range needNoCase {
 		if !served[action] {
-			t.Errorf("needNoCase has %s, which is no action", action)
+			t.Errorf("needNoCase has %s, which is not an action of docs/API.md", action)
 		}
 	}
 	slices.Sort(missing)
 	if len(served) < 80 || len(missing) > 0 {
-		t.Errorf("of %d actions, these have no case: %s", len(served), strings.Join(missing, ", "))
+		t.Errorf("docs/API.md has %d actions, want at least 80; mutating actions without a case, want none: %s", len(served), strings.Join(missing, ", "))
 	}
 }

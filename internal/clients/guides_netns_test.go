@@ -30,23 +30,24 @@ func aws1Path(t *testing.T) string {
 }
 
 // A command is a line of a guide, with shell variables in place of the guide's identifiers. It
-// must end with exit and print text that matches want. The match's first group is stored in the
-// variable as.
+// must end with the status exit and print text that matches the regular expression want. The text
+// of the first group of want is stored in the shell variable whose name is in the field as.
 type command struct {
 	line string
 	want string
 	as   string
-	exit int // status of aws
+	exit int // exit status of aws
 }
 
-// Exit statuses of aws. Version 1 has 255 for both kinds of errors.
+// Exit statuses of aws version 2 for an error that the service returned and for a wrong command
+// line. Version 1 exits with 255 in both cases.
 const (
 	refusedByService = 254
 	refusedLine      = 252
 	exitOfVersion1   = 255
 )
 
-// A shell runs commands with one version of aws and the keys of an account.
+// A shell runs commands with one version of aws and the access key of one account.
 type shell struct {
 	lab     *labtest.Lab
 	account lab.Account
@@ -55,7 +56,7 @@ type shell struct {
 	vars map[string]string
 }
 
-// newShell returns a shell whose aws is the one at path.
+// newShell returns a shell that runs the program at path as aws.
 func newShell(t *testing.T, l *labtest.Lab, path, account string) *shell {
 	t.Helper()
 	dir := t.TempDir()
@@ -87,11 +88,11 @@ func (p *shell) run(t *testing.T, c command) string {
 		t.Fatal(err)
 	}
 	if got := cmd.ProcessState.ExitCode(); got != c.exit && (c.exit == 0 || got != exitOfVersion1) {
-		t.Fatalf("%s\nexit %d, want %d\n%s", c.line, got, c.exit, out)
+		t.Fatalf("%s\nexit status %d, want %d; output:\n%s", c.line, got, c.exit, out)
 	}
 	m := regexp.MustCompile(`(?s)` + c.want).FindStringSubmatch(string(out))
 	if m == nil {
-		t.Fatalf("%s\nprinted nothing that matches %s:\n%s", c.line, c.want, out)
+		t.Fatalf("%s\nprinted no text that matches %s; output:\n%s", c.line, c.want, out)
 	}
 	if c.as != "" {
 		p.vars[c.as] = m[1]
@@ -99,7 +100,7 @@ func (p *shell) run(t *testing.T, c command) string {
 	return string(out)
 }
 
-// instance waits until the instance whose id is in a variable runs.
+// instance waits until the instance whose id is in a shell variable runs, and returns it.
 func (p *shell) instance(t *testing.T, variable string) instance {
 	t.Helper()
 	return running(t, p.lab, newClient(p.lab, p.account), []string{p.vars[variable]}, variable)[0]
@@ -135,12 +136,13 @@ func testGuidesByAWS1(t *testing.T, l *labtest.Lab) {
 	if path := aws1Path(t); path != "" {
 		testGuides(t, l, path, "awsone")
 	} else {
-		t.Log("no aws 1.x on PATH")
+		t.Log("aws 1.x is not on PATH, so the guides are not run with it")
 	}
 }
 
-// testGuides runs every aws command of the guides of 2023 and 2024. docs/FIDELITY.md lists what is
-// corrected here: missing identifiers and CIDRs, and an option that aws does not have.
+// testGuides runs every aws command of the two guides, of 2023 and of 2024. It corrects their
+// mistakes, which docs/FIDELITY.md lists: missing identifiers and CIDRs, and an option that aws
+// does not have.
 func testGuides(t *testing.T, l *labtest.Lab, path, account string) {
 	p := newShell(t, l, path, account)
 	p.guideOf2024(t)
@@ -202,7 +204,8 @@ func (p *shell) authorizeIngress(t *testing.T) {
 --protocol tcp \
 --port 5432 \
 --source-group $application`, want: sgr},
-		// aws has no option --description; only --ip-permissions can have one.
+		// The guide uses the option --description, which aws does not have. A description is a
+		// part of --ip-permissions.
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $bastion \
 --protocol tcp \
@@ -227,7 +230,7 @@ func (p *shell) authorizeIngress(t *testing.T) {
 --protocol tcp \
 --port 8080 \
 --source-group $web`, want: sgr},
-		// There is no VPC peering, so a group of another VPC is not found.
+		// Palisade has no VPC peering, so it does not find a group of another VPC.
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $web \
 --ip-permissions "IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=sg-0123456789abcdef0,VpcId=vpc-0123456789abcdef0,UserId=987654321098}]"`,
@@ -264,7 +267,7 @@ func (p *shell) revokeIngress(t *testing.T, s *testbed, server instance) {
 		command{line: `aws ec2 describe-security-groups \
 --group-ids $web \
 --query 'SecurityGroups[0].{Inbound:IpPermissions,Outbound:IpPermissionsEgress}'`, want: `"Inbound": \[.*"FromPort": 443.*"Outbound": \[\s*\{\s*"IpProtocol": "-1".*"CidrIp": "0.0.0.0/0"`},
-		// The guide revokes a rule that it did not create.
+		// The guide revokes this rule without creating it.
 		command{line: `aws ec2 authorize-security-group-ingress --group-id $web --protocol tcp --port 22 --cidr 0.0.0.0/0`, want: sgr},
 	)
 	wantOpen(t, s.laptop, server.public, "open/22")
@@ -320,7 +323,7 @@ func (p *shell) auditGroups(t *testing.T) {
 		command{line: `aws ec2 describe-security-groups \
 --group-ids $web \
 --query 'SecurityGroups[0].IpPermissions'`, want: `"FromPort": 443`},
-		// The guide's placeholder is no id.
+		// The guide has a placeholder here that is not a valid group id.
 		command{line: `aws ec2 authorize-security-group-ingress --group-id sg-bastion123 --protocol tcp --port 22 --cidr 203.0.113.0/24`, exit: refusedByService, want: `InvalidGroup(Id.Malformed|.NotFound)`},
 		command{line: `aws ec2 authorize-security-group-ingress --group-id $web --protocol tcp --port 80 --cidr 0.0.0.0/0`, exit: refusedByService, want: `InvalidPermission.Duplicate.*already exists`},
 		command{line: `aws ec2 delete-security-group --group-id $web`, exit: refusedByService, want: `DependencyViolation`},
@@ -328,25 +331,25 @@ func (p *shell) auditGroups(t *testing.T) {
 	)
 }
 
-// wantOpen fails the test if no answer comes. It is for servers of an instance's image, which do
-// not answer with the host's name.
+// wantOpen fails the test if a probe gets no answer. It is used with the servers of an instance's
+// image, whose answers do not have the host's name.
 func wantOpen(t *testing.T, from host, to netip.Addr, kind string) {
 	t.Helper()
 	if who, err := reach(from, to, kind, answerWithin); who == "" || err != nil {
-		t.Errorf("%s from %s to %v: answer from %q, %v", kind, from.name, to, who, err)
+		t.Errorf("probe %s from %s to %v got the answer %q (error %v), want any answer", kind, from.name, to, who, err)
 	}
 }
 
-// wantClosed fails the test if an answer comes.
+// wantClosed fails the test if a probe gets an answer.
 func wantClosed(t *testing.T, from host, to netip.Addr, kind string) {
 	t.Helper()
 	if who, err := reach(from, to, kind, silenceFor); who != "" || err != nil {
-		t.Errorf("%s from %s to %v: answer from %q, %v", kind, from.name, to, who, err)
+		t.Errorf("probe %s from %s to %v got the answer %q (error %v), want none", kind, from.name, to, who, err)
 	}
 }
 
-// guideOf2023 runs the guide of 2023. Its CIDRs are missing, one of its backslashes is followed by
-// a space, and its text says port 21 where its command opens ports 21 to 80.
+// guideOf2023 runs the commands of the guide of 2023. In the guide the CIDRs are missing, a space
+// follows one backslash, and the text says port 21 where the command opens ports 21 to 80.
 func (p *shell) guideOf2023(t *testing.T) {
 	p.runAll(t,
 		command{line: ` aws ec2 create-security-group \

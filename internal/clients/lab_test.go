@@ -41,7 +41,7 @@ func newAccount(t *testing.T, l *labtest.Lab, name string) lab.Account {
 		SecretKey string `json:"secret_key"`
 	}
 	if err := json.Unmarshal(out, &made); err != nil || len(made) != 1 {
-		t.Fatalf("palisade account create: %v\n%s", err, out)
+		t.Fatalf("palisade account create printed %d accounts, want 1 (error %v):\n%s", len(made), err, out)
 	}
 	return lab.Account{Name: name, ID: made[0].Account, Platform: "vpc", AccessKey: made[0].AccessKey, SecretKey: made[0].SecretKey}
 }
@@ -56,7 +56,8 @@ func newClient(l *labtest.Lab, a lab.Account, options ...func(*middleware.Stack)
 	})
 }
 
-// code returns AWS's code of a service's error, "" for no error, or the text of another error.
+// code returns the AWS error code if the service returned the error, "" for no error, and the
+// text of any other error.
 func code(err error) string {
 	if err == nil {
 		return ""
@@ -72,11 +73,12 @@ type instance struct {
 	host
 	id      string
 	private netip.Addr
-	public  netip.Addr // invalid if it has none
+	public  netip.Addr // invalid if the instance has no public address
 	nic     string
 }
 
-// running waits until the instances run and returns them.
+// running waits until the instances with these ids run and returns them, with these names, in the
+// same order.
 func running(t *testing.T, l *labtest.Lab, c *ec2.Client, ids []string, names ...string) []instance {
 	t.Helper()
 	found := make(map[string]types.Instance)

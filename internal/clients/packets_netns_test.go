@@ -15,7 +15,8 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// A testbed is a VPC with instances. Every case uses it, and restores it at its end:
+// A testbed is a VPC with instances. All packet cases use it; each undoes its changes at its end.
+// The VPC has:
 //
 //	10.0.0.0/16   serverSubnet 10.0.1.0/24   server   group server   no ingress rule
 //	                                         client   group client   no ingress rule
@@ -43,8 +44,9 @@ var (
 	strangerAddress = netip.MustParseAddr("198.51.100.7")
 )
 
-// A placement is the number of nodes and zones of a testbed. With three nodes, server, client and
-// other are on different nodes; server and client are in one zone, because they share a subnet.
+// A placement is the number of nodes and availability zones of a testbed. With three nodes,
+// server, client and other are on different nodes; server and client are in one zone, because
+// they share a subnet.
 type placement struct{ nodes, zones int }
 
 var (
@@ -62,7 +64,7 @@ func newTestbed(t *testing.T, name string, at placement) *testbed {
 
 	zones := s.zones(t)
 	if len(zones) != at.zones {
-		t.Fatalf("the zones are %q, want %d", zones, at.zones)
+		t.Fatalf("the testbed has the zones %q, want %d", zones, at.zones)
 	}
 	vpc, err := s.c.CreateVpc(ctx, &ec2.CreateVpcInput{CidrBlock: aws.String("10.0.0.0/16")})
 	check(t, err)
@@ -85,7 +87,7 @@ func newTestbed(t *testing.T, name string, at placement) *testbed {
 	s.client = s.launch(t, "client", s.serverSubnet, s.groups["client"])
 	s.other = s.launch(t, "other", s.otherSubnet, s.groups["other"])
 	if on := s.nodesOf(t, s.server, s.client, s.other); len(on) != at.nodes {
-		t.Fatalf("server, client and other are on %q, want %d nodes", on, at.nodes)
+		t.Fatalf("server, client and other are on the nodes %q, want %d nodes", on, at.nodes)
 	}
 	return s
 }
@@ -103,7 +105,7 @@ func (s *testbed) zones(t *testing.T) []string {
 	return names
 }
 
-// nodesOf returns the nodes of instances, each once.
+// nodesOf returns the names of the nodes that run the instances, each once.
 func (s *testbed) nodesOf(t *testing.T, list ...instance) []string {
 	t.Helper()
 	var on []string
@@ -165,35 +167,35 @@ type probe struct {
 	kind string
 	at   host
 
-	source netip.Addr // of proto/N; zero means the sender's own
+	source netip.Addr // source address of a proto/N probe; zero: the sender's own address
 }
 
 func (r probe) String() string {
 	return fmt.Sprintf("%s from %s to %s %v", r.kind, r.from.name, r.at.name, r.to)
 }
 
-// to returns a probe of an instance's primary address.
+// The function to returns a probe of an instance's primary private address.
 func to(from host, at instance, kind string) probe { return toAddress(from, at.private, at, kind) }
 
-// toAddress returns a probe of another address of an instance.
+// toAddress returns a probe of any address of an instance.
 func toAddress(from host, address netip.Addr, at instance, kind string) probe {
 	return probe{from: from, to: address, kind: kind, at: at.host}
 }
 
-// wantAnswers fails the test if a probe is not answered by its host.
+// wantAnswers sends the probes and fails the test unless the host of each one answers.
 func (s *testbed) wantAnswers(t testing.TB, when string, probes ...probe) {
 	t.Helper()
 	s.send(t, when, probes, nil)
 }
 
-// wantSilence fails the test if a probe is answered.
+// wantSilence sends the probes and fails the test if one is answered.
 func (s *testbed) wantSilence(t testing.TB, when string, probes ...probe) {
 	t.Helper()
 	s.send(t, when, nil, probes)
 }
 
-// send sends all probes at once, because most of the time is waiting for answers that must not
-// come. The first ones must be answered, the silent ones not.
+// send sends all probes at once, to save time: it waits for answers that must not come. It fails
+// the test unless the passing probes are answered and the silent ones are not.
 func (s *testbed) send(t testing.TB, when string, passing, silent []probe) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -202,13 +204,13 @@ func (s *testbed) send(t testing.TB, when string, passing, silent []probe) {
 		wg.Go(func() {
 			if r.isProtocol() {
 				if ok, err := arrives(r, server, answerWithin); !ok {
-					t.Errorf("%s: %v did not arrive (%v)", when, r, err)
+					t.Errorf("%s: %v did not arrive (error %v)", when, r, err)
 				}
 				return
 			}
 			if who, err := reach(r.from, r.to, r.kind, answerWithin); err != nil || who == "" || r.isNamed() && who != r.at.name {
 				s.notePacket(r)
-				t.Errorf("%s: %v: answer from %q, %v; want %q", when, r, who, err, r.at.name)
+				t.Errorf("%s: %v: got an answer from %q (error %v), want one from %q", when, r, who, err, r.at.name)
 			}
 		})
 	}
@@ -217,47 +219,50 @@ func (s *testbed) send(t testing.TB, when string, passing, silent []probe) {
 		wg.Go(func() {
 			if r.isProtocol() {
 				if ok, err := arrives(r, server, silenceFor); ok || err != nil {
-					t.Errorf("%s: %v arrived (%v)", when, r, err)
+					t.Errorf("%s: %v arrived or failed (error %v), want it dropped", when, r, err)
 				}
 				return
 			}
 			if who, err := reach(r.from, r.to, r.kind, silenceFor); err != nil || who != "" {
 				s.notePacket(r)
-				t.Errorf("%s: %v: answer from %q, %v; want none", when, r, who, err)
+				t.Errorf("%s: %v: got an answer from %q (error %v), want no answer", when, r, who, err)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// notePacket makes the lab's failure report trace a probe.
+// notePacket records a probe, so that the lab's failure report has a trace of its packet.
 func (s *testbed) notePacket(r probe) {
 	s.lab.NotePacket(strings.TrimPrefix(r.from.namespace, s.lab.Namespace("")), r.to.String(), strings.Replace(r.kind, "open/", "tcp/", 1))
 }
 
-// isProtocol reports whether nothing answers the packet, so that its receiver must confirm it.
+// isProtocol reports whether the probe is of a protocol that no server answers. The test then
+// asks the receiver whether the packet arrived.
 func (r probe) isProtocol() bool { return strings.HasPrefix(r.kind, "proto/") }
 
-// isNamed reports whether the answer has its host's name.
+// isNamed reports whether the answer to the probe has the name of the answering host.
 func (r probe) isNamed() bool {
 	return strings.HasPrefix(r.kind, "tcp/") || strings.HasPrefix(r.kind, "udp/")
 }
 
-// A change is one or more calls of a mutating action, with the probes sent before and after it.
+// A change is one or more calls of a mutating action, with the probes that are sent before and
+// after the calls.
 type change struct {
 	action string
 	do     func(t *testing.T)
-	open   []probe // answered only after it
-	shut   []probe // answered only before it
+	open   []probe // answered only after the change
+	shut   []probe // answered only before the change
 	same   []probe // answered before and after
 	silent []probe // answered neither before nor after
 }
 
-// checkChanges makes the changes one after the other, and sends each change's probes before and
-// after it. A probe whose result is known from after the last change is not sent again.
+// checkChanges makes the changes one after the other, and sends the probes of each change before
+// and after it. It does not send a probe before a change if it was sent after the previous change
+// with the expected result.
 func (s *testbed) checkChanges(t *testing.T, changes ...change) {
 	t.Helper()
-	known := map[probe]bool{} // whether it is answered, since the last change
+	known := map[probe]bool{} // whether the probe was answered after the previous change
 	unknown := func(list []probe, passes bool) []probe {
 		return slices.DeleteFunc(slices.Clone(list), func(r probe) bool {
 			before, ok := known[r]
@@ -281,8 +286,8 @@ func (s *testbed) checkChanges(t *testing.T, changes ...change) {
 	}
 }
 
-// For each action that changes rules, groups, interfaces, routes or addresses, probes are sent
-// before the call and at once after its answer.
+// For each action that changes rules, groups, interfaces, routes or addresses, the test sends
+// probes before the call and immediately after its answer.
 func TestPacketsObeyEveryAction(t *testing.T) {
 	t.Parallel()
 	s := newTestbed(t, "packets", oneNode)
@@ -290,8 +295,9 @@ func TestPacketsObeyEveryAction(t *testing.T) {
 	t.Run("report of a wrong rule", func(t *testing.T) { checkReportOfWrongRule(t, s) })
 }
 
-// checkReportOfWrongRule opens port 7001 and lets a test fail that wants port 7000 open. The report
-// of that failure must have the packet, the port, the verdict and the rule.
+// checkReportOfWrongRule opens port 7001 by a rule and runs a test that wants port 7000 open, so
+// that it fails. The failure report must have the packet, the verdict with the instance and node
+// that dropped it, and the rule.
 func checkReportOfWrongRule(t *testing.T, s *testbed) {
 	wrong := []types.IpPermission{{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(7001), ToPort: aws.Int32(7001), IpRanges: []types.IpRange{{CidrIp: aws.String("0.0.0.0/0")}}}}
 	group := aws.String(s.groups["server"])
@@ -308,7 +314,7 @@ func checkReportOfWrongRule(t *testing.T, s *testbed) {
 		failing.wantAnswers(t, "with the wrong port open", to(s.client.host, s.server, "tcp/7000"))
 	})
 	if !failed {
-		t.Fatalf("port 7000 is open, but only port 7001 should be:\n%s", out)
+		t.Fatalf("the test that wants port 7000 open did not fail, although only port 7001 is open; its output:\n%s", out)
 	}
 	labtest.CheckReport(t, out,
 		`tcp/7000 from client to server`,
@@ -321,8 +327,9 @@ func checkReportOfWrongRule(t *testing.T, s *testbed) {
 		`log of node1:`)
 }
 
-// The same cases with server, client and other on different nodes. One node answers a call, so
-// probes are sent when all nodes enforce the change.
+// This test runs the same cases with server, client and other on different nodes. The answer to a
+// call means only that the answering node enforces the change, so the test waits until all nodes
+// do, and then sends the probes.
 func TestPacketsObeyEveryActionAcrossNodes(t *testing.T) {
 	t.Parallel()
 	runCases(t, newTestbed(t, "across", threeNodes))
@@ -336,7 +343,7 @@ func runCases(t *testing.T, s *testbed) {
 			c.run(s, t)
 			for _, action := range c.actions {
 				if !t.Failed() && !s.watcher.done(action) {
-					t.Errorf("the case names %s and did not call it", action)
+					t.Errorf("the case names the action %s but did not call it successfully", action)
 				}
 			}
 		})

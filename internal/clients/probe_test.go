@@ -18,9 +18,9 @@ import (
 	"palisade/internal/netns"
 )
 
-// How long a probe waits for its answer. An admitted packet takes a millisecond, but a busy
-// machine may run the answering program much later. Where no answer is expected, the wait is
-// short; the test also sends the same probe at a time when it must be answered.
+// Times that a probe waits for its answer. An admitted packet takes a millisecond, but a busy
+// machine may run the answering program much later. A probe that expects no answer waits only
+// silenceFor; the test also sends the same probe at a time when it must be answered.
 const (
 	answerWithin = 5 * time.Second
 	silenceFor   = 400 * time.Millisecond
@@ -32,15 +32,15 @@ type host struct {
 	namespace string
 }
 
-// hosts has the servers that probes started, one for each namespace and port. They stop when the
-// test ends. mu guards servers.
+// hosts has the servers that were started to answer probes, one for each namespace and kind of
+// probe. They stop when the test ends. mu guards servers.
 type hosts struct {
 	mu      sync.Mutex
 	servers map[string]*server
 }
 
-// A server of TCP or UDP answers "NAME\n" and what it received. One of another protocol only
-// records what it received.
+// A server of TCP or UDP answers with its host's name, a newline and what it received. A server
+// of another protocol does not answer and only records what it received.
 type server struct {
 	close    func() error
 	mu       sync.Mutex
@@ -59,7 +59,7 @@ func newHosts(t *testing.T) *hosts {
 	return h
 }
 
-// serve starts a server for kind on a host, unless one runs.
+// serve returns the server for a kind of probe on a host. It starts the server if none runs.
 func (h *hosts) serve(t testing.TB, to host, kind string) *server {
 	t.Helper()
 	h.mu.Lock()
@@ -71,11 +71,11 @@ func (h *hosts) serve(t testing.TB, to host, kind string) *server {
 	s := &server{close: func() error { return nil }}
 	err := netns.Do(to.namespace, func() error { return s.listen(to.name, kind) })
 	if errors.Is(err, os.ErrExist) || err != nil && strings.Contains(err.Error(), "address already in use") {
-		// A server of the instance's image has the port.
+		// A server of the instance's image already listens on the port and answers instead.
 		err = nil
 	}
 	if err != nil {
-		t.Fatalf("serve %s on %s: %v", kind, to.name, err)
+		t.Fatalf("start a server for %s on %s: %v", kind, to.name, err)
 	}
 	h.servers[key] = s
 	return s
@@ -128,7 +128,8 @@ func (s *server) listen(name, kind string) error {
 	return nil
 }
 
-// answer records what arrives. If there is a greeting, it sends the greeting and the data back.
+// answer records each datagram that arrives. If greeting is not nil, it sends the greeting and
+// the datagram back.
 func (s *server) answer(l net.PacketConn, greeting []byte) {
 	buffer := make([]byte, 2048)
 	for {
@@ -145,7 +146,7 @@ func (s *server) answer(l net.PacketConn, greeting []byte) {
 	}
 }
 
-// has reports whether token arrived.
+// has reports whether the server received token.
 func (s *server) has(token []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,9 +158,10 @@ func (s *server) has(token []byte) bool {
 	return false
 }
 
-// reach sends kind (tcp/PORT, udp/PORT, icmp) from a host to an address. It returns the name that
-// the answer has, "an answer" if the answer has none, or "" if no answer came within limit.
-// open/PORT is a TCP connection to a server of the instance's image.
+// reach sends a probe of this kind (tcp/PORT, udp/PORT, icmp) from a host to an address. It
+// returns the host's name that the answer has, "an answer" if the answer has no name, or "" if no
+// answer came within limit. The kind open/PORT is a TCP connection to a server of the instance's
+// image.
 func reach(from host, to netip.Addr, kind string, limit time.Duration) (string, error) {
 	network, port, _ := strings.Cut(kind, "/")
 	switch network {
@@ -198,12 +200,12 @@ func reachTCP(from host, named bool, to netip.AddrPort, limit time.Duration) (st
 	conn.SetReadDeadline(time.Now().Add(answerWithin))
 	name, err := readLine(conn)
 	if err != nil {
-		return "", fmt.Errorf("%s accepted a connection from %s and sent nothing: %w", to, from.name, err)
+		return "", fmt.Errorf("%s accepted a connection from %s but sent no answer: %w", to, from.name, err)
 	}
 	return name, nil
 }
 
-// readLine returns the first line that arrives.
+// readLine returns the first line that arrives on conn.
 func readLine(conn net.Conn) (string, error) {
 	buffer := make([]byte, 256)
 	n, err := conn.Read(buffer)
@@ -211,8 +213,8 @@ func readLine(conn net.Conn) (string, error) {
 	return line, err
 }
 
-// noAnswer returns nil for an error that means that no answer came. A refused connection is an
-// answer.
+// noAnswer returns nil if err means that no answer came, and err if not. A refused connection is
+// an answer.
 func noAnswer(err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return nil
@@ -247,8 +249,8 @@ func reachUDP(from host, to netip.AddrPort, limit time.Duration) (string, error)
 	})
 }
 
-// sendUntil sends repeatedly until receive succeeds or the limit has passed, because a busy machine
-// may lose datagrams.
+// sendUntil calls send repeatedly until receive succeeds or the limit has passed, because a busy
+// machine may lose datagrams. It returns the name that receive returned, or "" after the limit.
 func sendUntil(limit time.Duration, send func() error, receive func(time.Time) (string, bool)) (string, error) {
 	for end := time.Now().Add(limit); time.Now().Before(end); {
 		if err := send(); err != nil {
@@ -289,8 +291,8 @@ func reachICMP(from host, to netip.Addr, limit time.Duration) (string, error) {
 	})
 }
 
-// arrives sends packets of a protocol without ports, and reports whether the server received one.
-// The server does not answer.
+// arrives sends packets of a protocol without ports. The server does not answer, so it asks the
+// server and reports whether one was received.
 func arrives(r probe, s *server, limit time.Duration) (bool, error) {
 	_, protocol, _ := strings.Cut(r.kind, "/")
 	source := r.source
@@ -321,7 +323,7 @@ func newToken() []byte {
 	return token
 }
 
-// checksum is the Internet checksum of RFC 1071.
+// checksum returns the Internet checksum of data (RFC 1071).
 func checksum(data []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(data); i += 2 {

@@ -15,8 +15,8 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// A program is a user's program. At some points it prints a line and waits, until the test has
-// sent its probes and calls proceed.
+// A program is a process that runs a program as users write it. At some points it prints a line
+// and waits; then the test sends its probes and calls proceed.
 type program struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
@@ -37,25 +37,27 @@ func start(t *testing.T, environ []string, dir string, argv ...string) *program 
 	return p
 }
 
-// wantLine matches the program's next line and returns the groups of the match.
+// wantLine fails the test unless the program's next line matches the regular expression want. It
+// returns the texts of the groups.
 func (p *program) wantLine(t *testing.T, want string) []string {
 	t.Helper()
 	if !p.out.Scan() {
 		p.cmd.Wait()
-		t.Fatalf("the program ended before it printed %s:\n%s", want, p.errors)
+		t.Fatalf("the program ended before it printed a line that matches %s; its standard error:\n%s", want, p.errors)
 	}
 	m := regexp.MustCompile(want).FindStringSubmatch(p.out.Text())
 	if m == nil {
 		p.cmd.Process.Kill()
 		p.cmd.Wait()
-		t.Fatalf("the program printed %q, want %s\n%s", p.out.Text(), want, p.errors)
+		t.Fatalf("the program printed the line %q, want %s; its standard error:\n%s", p.out.Text(), want, p.errors)
 	}
 	return m[1:]
 }
 
 func (p *program) proceed() { fmt.Fprintln(p.in) }
 
-// wait waits until the program ends, and returns the output that was not read yet.
+// wait waits until the program ends, and returns its output after the last line that wantLine has
+// read.
 func (p *program) wait(t *testing.T) string {
 	t.Helper()
 	p.in.Close()
@@ -64,12 +66,12 @@ func (p *program) wait(t *testing.T) string {
 		rest = append(rest, p.out.Text())
 	}
 	if err := p.cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s\n%s", err, strings.Join(rest, "\n"), p.errors)
+		t.Fatalf("the program failed: %v\noutput:\n%s\nstandard error:\n%s", err, strings.Join(rest, "\n"), p.errors)
 	}
 	return strings.Join(rest, "\n")
 }
 
-// instanceLine is a line "ID PRIVATE PUBLIC".
+// instanceLine matches a line "ID PRIVATE PUBLIC": the id and the two addresses of an instance.
 const instanceLine = `^(i-[0-9a-f]{17}) ([0-9.]+) ([0-9.]+)$`
 
 func (p *program) instance(t *testing.T, l *labtest.Lab) instance {
@@ -99,14 +101,14 @@ func testBoto3(t *testing.T, l *labtest.Lab) {
 	wantClosed(t, laptop, in.public, "open/80")
 }
 
-// nodeDir makes a directory with the programs of testdata/js and the packages that `make
-// setup-clients` installs.
+// nodeDir makes a directory for node with the programs of testdata/js and the packages that `make
+// setup-clients` installs, and returns its path.
 func nodeDir(t *testing.T) string {
 	t.Helper()
 	modules, err := filepath.Abs("../../bin/clients/node_modules")
 	check(t, err)
 	if _, err := os.Stat(modules); err != nil {
-		t.Fatalf("the SDKs for JavaScript are missing: %v; make setup-clients installs them", err)
+		t.Fatalf("the SDKs for JavaScript are missing (%v); install them with: make setup-clients", err)
 	}
 	dir := t.TempDir()
 	check(t, os.CopyFS(dir, os.DirFS("testdata/js")))
@@ -121,7 +123,7 @@ func testJavaScript2(t *testing.T, l *labtest.Lab) {
 	p := start(t, environ, dir, "node", "guide2023.js")
 	id := p.wantLine(t, `^Security Group created with ID:  (sg-[0-9a-f]{17})$`)[0]
 	if out := p.wait(t); !strings.Contains(out, "Inbound rules added to the security group successfully!") || !strings.Contains(out, "Return: true") {
-		t.Errorf("the program printed %s", out)
+		t.Errorf("the program printed no success, want the rules added and \"Return: true\"; its output:\n%s", out)
 	}
 	c := newClient(l, a)
 	s := &testbed{lab: l, c: c, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}}

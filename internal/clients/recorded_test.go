@@ -29,11 +29,12 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// recordedCalls has the calls that Terraform made in one run of its test, and the answers, one
-// call a line.
+// recordedCalls is the file with the calls that Terraform made in one run of testTerraform, and
+// their answers, one call on each line.
 const recordedCalls = "testdata/terraform.calls"
 
-// A call is one request and its answer. The signature of the request names the service.
+// A call is one request and its answer. Service is the AWS service that the signature of the
+// request names.
 type call struct {
 	Service string
 	Form    string
@@ -46,8 +47,9 @@ func (c call) action() string {
 	return form.Get("Action")
 }
 
-// A recorder is a proxy between a client and the lab that records each call. It passes requests on
-// unchanged, so the signature, which covers the host's name, stays valid. mu guards calls.
+// A recorder is a proxy between a client and the lab that records each call. It forwards requests
+// unchanged, with the host's name that the client sent, because their signature covers it. mu
+// guards calls.
 type recorder struct {
 	url   string
 	mu    sync.Mutex
@@ -97,11 +99,12 @@ func newRecorder(t *testing.T, endpoint string) *recorder {
 	return r
 }
 
-// requestID differs in every answer.
+// requestID matches the request id, which differs in every answer.
 var requestID = regexp.MustCompile(`<request(Id|ID)>[^<]*</request(Id|ID)>`)
 
-// write writes the calls to recordedCalls. It omits a read call whose answer was the same since the
-// last change, and all but the last of a read call that was repeated until its answer changed.
+// The method write writes the calls to the file recordedCalls. It omits a read call if an equal
+// one after the last change had the same answer. Of a read call that was repeated until its
+// answer changed, it writes only the last.
 func (r *recorder) write(t *testing.T) {
 	t.Helper()
 	r.mu.Lock()
@@ -126,13 +129,13 @@ func (r *recorder) write(t *testing.T) {
 		n++
 	}
 	check(t, os.WriteFile(recordedCalls, file.Bytes(), 0o644))
-	t.Logf("%d calls, %d of them written, %d bytes in %s", len(r.calls), n, file.Len(), filepath.Base(recordedCalls))
+	t.Logf("recorded %d calls, wrote %d of them, %d bytes, to %s", len(r.calls), n, file.Len(), filepath.Base(recordedCalls))
 }
 
-// testRecordedCalls sends Terraform's recorded requests, signed again, to a new account. Each
-// answer must have the status, the error code and every element of the recorded one, which
-// Terraform accepted. Identifiers in the record are replaced by those that this lab returned for
-// the same call.
+// testRecordedCalls signs Terraform's recorded requests again and sends them with the key of a
+// new account. Each answer must have the status, the error code and every element of the recorded
+// answer, which Terraform accepted. It replaces the identifiers in a recorded request by those
+// that this lab returned in their place.
 func testRecordedCalls(t *testing.T, l *labtest.Lab) {
 	file, err := os.Open(recordedCalls)
 	check(t, err)
@@ -148,12 +151,12 @@ func testRecordedCalls(t *testing.T, l *labtest.Lab) {
 		calls = append(calls, c)
 	}
 	if len(calls) < 50 {
-		t.Fatalf("the record has %d calls, want at least 50", len(calls))
+		t.Fatalf("the file of recorded calls has %d calls, want at least 50", len(calls))
 	}
 	p := &replay{lab: l, account: newAccount(t, l, "recorded"), ids: map[string]string{}}
 	for n, c := range calls {
 		if err := p.repeat(t, c); err != nil {
-			t.Fatalf("line %d, %s: %v", n+1, c.Form, err)
+			t.Fatalf("recorded call on line %d, %s: %v", n+1, c.Form, err)
 		}
 	}
 }
@@ -161,14 +164,15 @@ func testRecordedCalls(t *testing.T, l *labtest.Lab) {
 type replay struct {
 	lab     *labtest.Lab
 	account lab.Account
-	ids     map[string]string // by the id in the record
+	ids     map[string]string // this lab's ids, by the recorded ids
 }
 
-// identifier matches the ids that the service chose, which differ from lab to lab.
+// identifier matches the ids that the service chooses, which differ between labs.
 var identifier = regexp.MustCompile(`\b(vpc|subnet|igw|rtb|rtbassoc|sg|sgr|i|r|eni|eni-attach|eipalloc|eipassoc|acl|aclassoc|dopt|key|vol)-[0-9a-f]{8,17}\b`)
 
-// repeat makes one recorded call. It retries a Describe call for 20 s while the answer differs, as
-// for an instance that does not run yet.
+// repeat sends one recorded request and returns an error if the answer differs from the recorded
+// one. It repeats a Describe call for up to 20 s until the answers agree, because an instance may
+// not run yet.
 func (p *replay) repeat(t *testing.T, c call) error {
 	form := identifier.ReplaceAllStringFunc(c.Form, func(id string) string {
 		if current, ok := p.ids[id]; ok {
@@ -178,7 +182,7 @@ func (p *replay) repeat(t *testing.T, c call) error {
 	})
 	want, err := parse(c.Answer)
 	if err != nil {
-		return fmt.Errorf("the record: %w", err)
+		return fmt.Errorf("parse the recorded answer: %w", err)
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -197,7 +201,7 @@ func (p *replay) repeat(t *testing.T, c call) error {
 				return nil
 			}
 		} else {
-			err = fmt.Errorf("status %d, want %d: %s", status, c.Status, answer)
+			err = fmt.Errorf("the answer has status %d, want %d: %s", status, c.Status, answer)
 		}
 		if time.Now().After(deadline) || !strings.HasPrefix(c.action(), "Describe") {
 			return err
@@ -227,7 +231,7 @@ func post(ctx context.Context, l *labtest.Lab, a lab.Account, service, body stri
 	return resp.StatusCode, string(data), err
 }
 
-// An element is an XML element of an answer. One without children has a text.
+// An element is an XML element of an answer. It has a text only if it has no children.
 type element struct {
 	name     string
 	text     string
@@ -259,25 +263,27 @@ func parse(document string) (*element, error) {
 	}
 }
 
-// comparedElements are the elements whose text must be equal, because clients depend on it.
+// comparedElements are the elements whose text must equal the recorded text, because clients
+// depend on it.
 var comparedElements = []string{"Code", "name", "state", "status", "return", "ipProtocol", "fromPort", "toPort", "cidrIp", "cidrIpv4", "cidrBlock", "key", "isEgress"}
 
-// compare returns an error if an element of want, or the text of a compared one, is missing in got.
-// Items of a list may be in any order, because some are sorted by identifiers, which differ. It
-// adds this lab's identifiers to learned, by those of the record.
+// compare returns an error unless got has every element of want and the same texts of
+// comparedElements. Items of a list may be in any order, because some lists are sorted by
+// identifiers, which differ. It adds to learned the identifiers of this lab, by the recorded
+// identifiers.
 func (p *replay) compare(want, got *element, learned map[string]string) error {
 	recorded, current := identifier.FindString(want.text), identifier.FindString(got.text)
 	switch known := p.ids[recorded]; {
 	case recorded != "" && current != "" && known != "" && known != current:
-		return fmt.Errorf("%s is %s, want %s", want.name, current, known)
+		return fmt.Errorf("element %s has the id %s, want %s as in earlier answers", want.name, current, known)
 	case recorded != "" && current != "":
 		learned[recorded] = current
 	case slices.Contains(comparedElements, want.name) && want.text != got.text:
-		return fmt.Errorf("%s is %q, want %q", want.name, got.text, want.text)
+		return fmt.Errorf("element %s has the text %q, want %q", want.name, got.text, want.text)
 	}
 	candidates := slices.Clone(got.children)
 	for _, child := range want.children {
-		err := fmt.Errorf("%s has no %s (it was %q)", want.name, child.name, child.text)
+		err := fmt.Errorf("element %s has no child %s; the recorded one has the text %q", want.name, child.name, child.text)
 		n := slices.IndexFunc(candidates, func(candidate *element) bool {
 			if candidate.name != child.name {
 				return false

@@ -16,7 +16,7 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// pluginDir has the AWS provider on machines with Terraform.
+// pluginDir is the directory with the AWS provider, on machines that have Terraform.
 const pluginDir = "/opt/tf-plugins"
 
 var record = flag.Bool("record", false, "write the calls that Terraform makes to testdata")
@@ -28,7 +28,7 @@ func hasTerraform() bool {
 	return err == nil && missing == nil
 }
 
-// A terraform runs Terraform in a directory with a configuration and its state.
+// A terraform runs the program Terraform in a directory that has a configuration and its state.
 type terraform struct {
 	t       *testing.T
 	dir     string
@@ -43,7 +43,7 @@ func newTerraform(t *testing.T, l *labtest.Lab, endpoint string) *terraform {
 	path, err := exec.LookPath("terraform")
 	check(t, err)
 	return &terraform{t: t, dir: dir,
-		// CHECKPOINT_DISABLE stops Terraform from asking its maker for newer versions.
+		// With CHECKPOINT_DISABLE, Terraform does not look for newer versions on the Internet.
 		environ: append(l.Environ(a, dir, filepath.Dir(path)), "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "TF_CLI_CONFIG_FILE=/dev/null"),
 		vars:    []string{"-var=endpoint=" + endpoint, "-var=public_key=" + publicKey(t)}}
 }
@@ -60,16 +60,17 @@ func publicKey(t *testing.T) string {
 	return strings.TrimSpace(string(data))
 }
 
-// run runs terraform and fails the test if its exit status is not exit.
+// run executes terraform with args and returns its output. It fails the test if the exit status
+// is not exit.
 func (tf *terraform) run(exit int, args ...string) string {
 	tf.t.Helper()
-	ctx, cancel := context.WithTimeout(tf.t.Context(), 8*time.Minute) // enough for a busy machine
+	ctx, cancel := context.WithTimeout(tf.t.Context(), 8*time.Minute) // long enough for a busy machine
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "terraform", args...)
 	cmd.Dir, cmd.Env = tf.dir, tf.environ
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != exit {
-		tf.t.Fatalf("terraform %s: %v, want exit %d\n…%s", strings.Join(args, " "), err, exit, out[max(0, len(out)-4000):])
+		tf.t.Fatalf("terraform %s ended with %v, want exit status %d; the end of its output:\n…%s", strings.Join(args, " "), err, exit, out[max(0, len(out)-4000):])
 	}
 	return string(out)
 }
@@ -79,7 +80,7 @@ func (tf *terraform) apply() {
 	tf.run(0, append([]string{"apply", "-no-color", "-auto-approve", "-input=false"}, tf.vars...)...)
 }
 
-// Exit statuses of plan -detailed-exitcode.
+// Exit statuses of terraform plan -detailed-exitcode: the plan is empty, or has changes.
 const (
 	planEmpty   = 0
 	planChanges = 2
@@ -90,7 +91,7 @@ func (tf *terraform) plan(exit int, vars ...string) string {
 	return tf.run(exit, append(append([]string{"plan", "-no-color", "-input=false", "-detailed-exitcode"}, tf.vars...), vars...)...)
 }
 
-// instances returns the instances of the output.
+// instances returns the instances that the configuration's output lists, with these names.
 func (tf *terraform) instances(l *labtest.Lab, names ...string) []instance {
 	tf.t.Helper()
 	var list []struct{ ID, Private, Public string }
@@ -111,7 +112,7 @@ func (tf *terraform) instances(l *labtest.Lab, names ...string) []instance {
 // testRecordedCalls runs.
 func testTerraform(t *testing.T, l *labtest.Lab) {
 	if !hasTerraform() {
-		t.Logf("no terraform with %s on this machine: only its recorded calls are tested", pluginDir)
+		t.Logf("this machine does not have terraform and %s: only testRecordedCalls tests its calls", pluginDir)
 		return
 	}
 	endpoint, calls := l.Endpoint, (*recorder)(nil)
@@ -129,7 +130,8 @@ func testTerraform(t *testing.T, l *labtest.Lab) {
 		port := func(n int) string { return fmt.Sprintf("tcp/%d", n) }
 		return []probe{toAddress(s.laptop, web.public, web, port(web80)), to(web.host, db, port(db3306)), toAddress(s.laptop, db.public, db, port(admin))}
 	}
-	// The subnet's route table has a route to the laptop's network, and none to the stranger's.
+	// The subnet's route table has a route to the laptop's network, but none to the stranger's
+	// network.
 	never := []probe{toAddress(s.stranger, web.public, web, "tcp/80"), toAddress(s.stranger, db.public, db, "tcp/7000"), toAddress(s.laptop, db.public, db, "tcp/3306"), to(db.host, web, "tcp/80"), to(web.host, db, "icmp")}
 	s.wantAnswers(t, "applied", probes(80, 3306, 7000)...)
 	s.wantSilence(t, "applied", append(never, probes(8080, 3307, 7001)...)...)
@@ -137,7 +139,7 @@ func testTerraform(t *testing.T, l *labtest.Lab) {
 
 	changed := []string{"-var=web_port=8080", "-var=db_port=3307", "-var=admin_port=7001"}
 	if out := tf.plan(planChanges, append(changed, "-out=change.plan")...); !strings.Contains(out, "1 to add, 2 to change, 1 to destroy") {
-		t.Errorf("the plan of a change:\n%s", out)
+		t.Errorf("the plan does not say 1 to add, 2 to change, 1 to destroy:\n%s", out)
 	}
 	s.wantAnswers(t, "planned", probes(80, 3306, 7000)...)
 	tf.run(0, "apply", "-no-color", "-input=false", "change.plan")

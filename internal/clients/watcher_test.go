@@ -19,8 +19,8 @@ import (
 )
 
 // A watcher observes the calls of one client and records the actions that succeeded. If wait is
-// set, it delays the return of a mutating call until every node enforces the change; Palisade's
-// answer alone means that the node that answered does.
+// set, it delays the return of a mutating call until every node enforces the change, because
+// Palisade answers when only the answering node enforces it.
 type watcher struct {
 	lab     *labtest.Lab
 	account lab.Account
@@ -59,7 +59,8 @@ func (w *watcher) observe(ctx context.Context, in middleware.DeserializeInput, n
 	return out, metadata, err
 }
 
-// enforced waits until every node enforces an index; "" is the newest.
+// enforced waits until every node enforces the change with this Raft index, or the newest change
+// if index is "".
 func (w *watcher) enforced(ctx context.Context, index string) error {
 	form := url.Values{"Action": {"DescribeEnforcement"}, "Version": {"2016-11-15"}, "Timeout": {"20"}}
 	if index != "" {
@@ -67,12 +68,12 @@ func (w *watcher) enforced(ctx context.Context, index string) error {
 	}
 	status, answer, err := post(ctx, w.lab, w.account, "ec2", form.Encode())
 	if err == nil && (status != http.StatusOK || !strings.Contains(answer, "<state>enforced</state><nodeSet>")) {
-		err = fmt.Errorf("index %q is not enforced everywhere: status %d, %s", index, status, answer)
+		err = fmt.Errorf("not every node enforces index %q (\"\": the newest): status %d, answer %s", index, status, answer)
 	}
 	return err
 }
 
-// done reports whether an action succeeded since reset.
+// done reports whether a call of the action has succeeded since the last call of reset.
 func (w *watcher) done(action string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -86,16 +87,17 @@ func (w *watcher) reset() {
 	clear(w.unknown)
 }
 
-// check fails the test on an error, except on the code already after a call whose outcome is
-// unknown: the leader was lost, as on a busy machine, and the SDK repeated a call that had
-// succeeded.
+// check fails the test if err is not nil, with one exception. On a busy machine the cluster may
+// lose its leader during a call, and the SDK repeats the call, which has already succeeded. So
+// check accepts an error with the code already if an earlier call of the action had an unknown
+// outcome.
 func (w *watcher) check(t *testing.T, action, already string, err error) {
 	t.Helper()
 	w.mu.Lock()
 	uncertain := w.unknown[action]
 	w.mu.Unlock()
 	if uncertain && code(err) == already {
-		t.Logf("%s had an unknown outcome, and then %s", action, already)
+		t.Logf("%s had an unknown outcome, and its repetition returned %s", action, already)
 		check(t, w.enforced(t.Context(), ""))
 		return
 	}
