@@ -22,8 +22,8 @@ type arena struct {
 	memory             []byte
 	seed               [2]uint64
 	tracked, untracked int // slots per shard
-	// fresh: the memory is new and all zero. It is not read then, because reading a page
-	// of a tmpfs allocates it.
+	// fresh means that the memory is new and all zero. Fresh slots are not read, because
+	// reading a page of a tmpfs allocates it.
 	fresh bool
 }
 
@@ -55,9 +55,10 @@ func openArena(path string, tracked, untracked int) (*arena, error) {
 	return a, nil
 }
 
-// mapFile maps the file at path. Only its owner may read it, because it holds the seed that
-// keeps the hash unpredictable. A file of another size is replaced and not truncated,
-// because a process that still maps it would die of the missing pages.
+// mapFile maps the file at path and reports whether the memory is fresh. Only the file's
+// owner may read the file, because it holds the seed that keeps the hash unpredictable. A
+// file of another size is removed and created again, not truncated, because a process that
+// still maps the old file would be killed when it reads a missing page.
 func mapFile(path string, size int) (memory []byte, fresh bool, err error) {
 	st, err := os.Lstat(path)
 	if err == nil && (st.Size() != int64(size) || !st.Mode().IsRegular()) {
@@ -73,7 +74,7 @@ func mapFile(path string, size int) (memory []byte, fresh bool, err error) {
 		return nil, false, err
 	}
 	defer f.Close()
-	// The mapping keeps the file open, and with it the lock, until it is unmapped.
+	// The mapping keeps the file open and locked until it is unmapped.
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, false, fmt.Errorf("in use by another process: %w", err)
 	}
@@ -90,7 +91,8 @@ func (a *arena) headerFits() bool {
 		binary.NativeEndian.Uint32(a.memory[12:]) == uint32(a.untracked)
 }
 
-// format empties the arena. The magic is written last.
+// format empties the arena and writes a header. It writes the magic last, so that a header
+// that was written in part is not valid.
 func (a *arena) format() error {
 	clear(a.memory[:arenaHeader])
 	for i := range shardCount * (a.tracked + a.untracked) {
@@ -110,7 +112,7 @@ func (a *arena) format() error {
 	return nil
 }
 
-// slots is the memory of one shard, with the tracked slots first.
+// slots returns the slots of one shard, the tracked ones first.
 func (a *arena) slots(shard int) []entry {
 	n := a.tracked + a.untracked
 	first := unsafe.Pointer(&a.memory[arenaHeader+shard*n*entrySize])

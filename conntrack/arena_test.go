@@ -19,7 +19,7 @@ func TestConnectionsSurviveARestart(t *testing.T) {
 	handshake(t, kept, 40001, 0)
 	handshake(t, dropped, 40000, 0)
 	if _, err := conntrack.Open(conntrack.Config{Path: path}); err == nil {
-		t.Fatal("two processes share one file")
+		t.Fatal("a second Open of a file in use succeeded, want an error")
 	}
 	if err := tr.Close(); err != nil {
 		t.Fatal(err)
@@ -44,10 +44,10 @@ func TestConnectionsSurviveARestart(t *testing.T) {
 	expect(t, kept, pkt(6, 40000, 22, packet.ACK), time.Minute, rules, conntrack.Live)
 	expect(t, kept, pkt(6, 40001, 22, packet.ACK), time.Minute, rules, conntrack.New)
 	if n := tr.PurgeUnknown(); n != 1 {
-		t.Errorf("PurgeUnknown = %d, want 1", n)
+		t.Errorf("PurgeUnknown removed %d connections, want 1", n)
 	}
 	if u := tr.Usage(); u.Tracked != 1 {
-		t.Errorf("usage %+v, want 1 tracked", u)
+		t.Errorf("usage %+v, want 1 tracked connection", u)
 	}
 }
 
@@ -76,14 +76,14 @@ func TestConnectionsThatExpireDuringARestartTakeNoRoom(t *testing.T) {
 	tr.PurgeUnknown()
 	tr.Sweep(time.Hour)
 	if got := fill(z, time.Hour); got != want {
-		t.Errorf("%d connections after the restart, want %d", got, want)
+		t.Errorf("%d connections fit after the restart, want %d as before it", got, want)
 	}
 }
 
 // A process may die between any two writes of an entry. An entry with a changed byte in a
 // field that decisions depend on is not adopted.
 func TestTornEntryIsNotAdopted(t *testing.T) {
-	const header, size, covered = 4096, 128, 72 // bytes; the fields after covered may be half written
+	const header, size, covered = 4096, 128, 72 // bytes; the checksum covers the first 72 of an entry
 	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
 	tr := open(t, c)
 	handshake(t, tr.AddZone(11, conntrack.Timeouts{}), 40000, 0)
@@ -125,7 +125,7 @@ func TestTornEntryIsNotAdopted(t *testing.T) {
 				continue // always set in a checksum, so that no checksum is zero
 			}
 			if n := adopted(func(b []byte) { b[offset] ^= bits }); n != 0 {
-				t.Errorf("the entry is adopted with bits %02x of byte %d changed", bits, offset)
+				t.Errorf("the entry is adopted although bits %02x of its byte %d have changed", bits, offset)
 			}
 		}
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 func TestFullTableKeepsEstablishedConnections(t *testing.T) {
-	// An eviction searches one shard. A shard of few slots could have none that may be
-	// evicted, so the table must not be too small.
+	// An eviction searches one shard only. In a small shard it may find no connection that
+	// may be evicted, so this table is not small.
 	tr := open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	handshake(t, greedy, 40000, 0)
@@ -22,26 +22,27 @@ func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 	}
 	expect(t, greedy, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
 	if u := tr.Usage(); u.Tracked > 6400 {
-		t.Errorf("%d connections, capacity 6400", u.Tracked)
+		t.Errorf("%d tracked connections, want at most the capacity of 6400", u.Tracked)
 	}
 	for port := range 640 {
 		if v := admit(modest, pkt(17, uint16(port), 53, 0), 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
-			t.Errorf("reserved connection %d: %v", port, v)
+			t.Errorf("connection %d within the reserve: verdict %v, want %v", port, v, verdict.Forward)
 		}
 	}
 
-	// Beyond its reserve a zone also gets the room of another zone's half-open connections
-	// beyond the reserve of that zone.
+	// A zone that has filled its own reserve evicts half-open connections of another zone
+	// that exceeds its reserve.
 	for port := range 2000 {
 		p := pkt(17, uint16(port), 54, 0)
 		if v := admit(modest, p, 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
-			t.Fatalf("connection %d beyond the reserve, beside a flood: %v", port, v)
+			t.Fatalf("connection %d beyond the reserve, during a flood of another zone: verdict %v, want %v", port, v, verdict.Forward)
 		}
 		observe(modest, back(p, 0), 0, rules)
 	}
 	expect(t, greedy, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
 
-	// Established connections fill the surplus; then new ones are refused.
+	// When established connections have filled the room outside the reserves, new
+	// connections are refused.
 	tr = open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
 	greedy = tr.AddZone(1, conntrack.Timeouts{})
 	for port := range 9000 {
@@ -54,13 +55,13 @@ func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 		observe(greedy, pkt(6, uint16(port), 22, packet.ACK), 0, rules)
 	}
 	if full < 2500 {
-		t.Errorf("%d of 9000 refused at a capacity of 6400", full)
+		t.Errorf("%d of 9000 connections are refused, want at least 2500, because the capacity is 6400", full)
 	}
 	expect(t, greedy, pkt(6, 0, 22, packet.ACK), 0, rules, conntrack.Live)
 }
 
-// One zone can fill the table, except the reserves of others, with connections that may not
-// be evicted. The reserve of another zone stays free for it.
+// One zone can fill the table with connections that may not be evicted, except for the
+// reserves of other zones.
 func TestReserveIsFreeBesideEstablishedConnections(t *testing.T) {
 	const reserve = 4096
 	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Untracked: 64, Reserve: reserve})
@@ -74,17 +75,17 @@ func TestReserveIsFreeBesideEstablishedConnections(t *testing.T) {
 		}
 	}
 	if taken < 14*reserve || taken > 15*reserve {
-		t.Errorf("one zone has %d connections, want the capacity without the reserve of the other, %d", taken, 15*reserve)
+		t.Errorf("one zone has %d connections, want %d to %d: the capacity without the other zone's reserve", taken, 14*reserve, 15*reserve)
 	}
 	for port := range uint16(reserve) {
 		if v := admit(modest, pkt(17, port, 53, 0), 0, conntrack.Admission{Revision: rules}); v != verdict.Forward {
-			t.Fatalf("connection %d of a reserve of %d: %v\n%s", port, reserve, v, tr.Describe(0))
+			t.Fatalf("connection %d within a reserve of %d: verdict %v, want %v\n%s", port, reserve, v, verdict.Forward, tr.Describe(0))
 		}
 	}
 }
 
-// A zone that opens as many connections as it can evicts none that another zone has within
-// its reserve, answered or not.
+// A zone that opens as many connections as it can evicts no connection within another
+// zone's reserve, whether that connection was answered or not.
 func TestFloodEvictsNoConnectionOfAnotherZone(t *testing.T) {
 	const reserve = 4096
 	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Untracked: 64, Reserve: reserve})
@@ -97,7 +98,7 @@ func TestFloodEvictsNoConnectionOfAnotherZone(t *testing.T) {
 		admit(greedy, p, 0, conntrack.Admission{Revision: rules})
 	}
 	if u := tr.Usage(); u.Tracked > 16*reserve || u.Tracked < 14*reserve {
-		t.Errorf("%d connections of a capacity of %d", u.Tracked, 16*reserve)
+		t.Errorf("%d tracked connections, want %d to %d", u.Tracked, 14*reserve, 16*reserve)
 	}
 	lost := 0
 	for port := range uint16(reserve) {
@@ -106,12 +107,13 @@ func TestFloodEvictsNoConnectionOfAnotherZone(t *testing.T) {
 		}
 	}
 	if lost > 0 {
-		t.Errorf("%d of %d connections are lost beside a flood", lost, reserve)
+		t.Errorf("a flood evicted %d of the %d connections within another zone's reserve", lost, reserve)
 	}
 }
 
-// An unanswered connection of any protocol is evicted for another zone, also beyond that
-// zone's reserve. An answered one is not, nor is one that is closed at one end only.
+// To make room for another zone, an unanswered connection of any protocol is evicted, even
+// if that zone exceeds its reserve. A connection that was answered, or was closed by one
+// end only, is not evicted.
 func TestUnansweredConnectionsAreEvicted(t *testing.T) {
 	const reserve = 640
 	for name, tt := range map[string]struct {
@@ -145,21 +147,21 @@ func TestUnansweredConnectionsAreEvicted(t *testing.T) {
 				}
 			}
 			if answered && refused < reserve-64 || !answered && refused > 0 {
-				t.Errorf("%s, answered %v: another zone is refused %d of %d connections, its reserve is %d", name, answered, refused, 2*reserve, reserve)
+				t.Errorf("table full of connections of %s, answered %v: %d of %d connections of another zone with a reserve of %d are refused; want 0 if unanswered, otherwise at least %d", name, answered, refused, 2*reserve, reserve, reserve-64)
 			}
 		}
 	}
 }
 
-// The oldest untracked connections are evicted, so that those in use can be blocked when
-// their rule is removed.
+// A full pool evicts its oldest untracked connections. Those in use stay in it, so that
+// they can be blocked when their rule is removed.
 func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 	tr := open(t, conntrack.Config{Capacity: 64, Untracked: 640})
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	answer := func(port uint16) *packet.Packet { return back(pkt(6, port, 80, 0), packet.SYN|packet.ACK) }
 	for port := range uint16(20_000) {
 		if v := admit(z, answer(port), 0, conntrack.Admission{Direction: conntrack.Out, Revision: rules, Untracked: true, Reversed: true}); v != verdict.Forward {
-			t.Fatalf("connection %d: %v", port, v)
+			t.Fatalf("connection %d: Admit returned %v, want %v", port, v, verdict.Forward)
 		}
 		if got := observe(z, pkt(6, port, 80, packet.ACK), 0, rules).Status; got != conntrack.Checked {
 			t.Fatalf("connection %d: status %v, want %v", port, got, conntrack.Checked)

@@ -37,32 +37,33 @@ type Config struct {
 	// lost with the process. The file must be on a tmpfs: on a disk it would survive a
 	// reboot, and its deadlines would be compared with another monotonic clock.
 	Path string
-	// Capacity is the number of tracked connections, at least 64. Default 262,144, which
-	// with Untracked takes 40 MiB, allocated as it is used. If it is too small, new
-	// connections are dropped (conntrack_allowance_exceeded). A change of it replaces the
-	// file, and all connections are lost.
+	// Capacity is the largest number of tracked connections, at least 64. Default: 262,144.
+	// With the default of Untracked this takes 40 MiB, allocated on first use. Beyond
+	// Capacity new connections are dropped (conntrack_allowance_exceeded). A changed
+	// Capacity replaces the file, and all connections are lost.
 	Capacity int
-	// Untracked is the number of untracked connections that are kept, at least 64; the
-	// oldest are evicted. Default 65,536. If it is too small, connections are missing in
-	// listings, and are not blocked in both directions when their rule is removed. A
-	// change of it replaces the file.
+	// Untracked is the largest number of untracked connections that are kept, at least 64.
+	// Default: 65,536. Beyond it the oldest are evicted: they are missing in listings, and
+	// are not blocked in both directions when their rule is removed. A changed Untracked
+	// replaces the file, and all connections are lost.
 	Untracked int
-	// Reserve is the number of tracked connections that are guaranteed to each zone, until
-	// the reserves take three quarters of Capacity; later zones have none. Default 256. If
-	// it is too small, a flood of one interface leaves others no new connections. If it is
-	// too large, later zones have no reserve.
+	// Reserve is the number of tracked connections that are guaranteed to each zone.
+	// Default: 256. Once the reserves take three quarters of Capacity, zones that are added
+	// later have no reserve. If Reserve is too small, a flood of one interface leaves
+	// others no new connections. If it is too large, only few zones have a reserve.
 	Reserve int
 }
 
-// Tracker holds the connections of one node. The node owns it; pollers use it by its Zones.
+// Tracker holds the connections of one node. The node owns it; pollers use it through its
+// Zones.
 //
 // A connection lives in the shard that its flow hashes to. A shard owns its slots, its
 // index and its mutex. Fragments of all zones share one mutex. RemoveZone, Forget,
 // PurgeUnknown, Sweep, Usage, Connections and Describe walk all shards and lock one at a
 // time.
 //
-// Lock order: mu, the mutexes of the shards and that of the fragments are leaves. No
-// goroutine holds two of them, and under one nothing outside this package is called but
+// Lock order: mu, the shards' mutexes and the fragments' mutex are leaves: no goroutine
+// holds two of them. While one is held, no function outside this package is called, except
 // the function that was passed to Forget.
 type Tracker struct {
 	arena     *arena
@@ -74,10 +75,11 @@ type Tracker struct {
 	surplusUsed atomic.Int32 // tracked connections beyond their zone's reserve
 	capacity    int32
 
-	// zones is copied and replaced, so that a shard can give room back without taking mu.
+	// zones is never changed, only replaced by a changed copy, so that give reads it
+	// without mu.
 	zones atomic.Pointer[map[uint32]*Zone]
 
-	mu sync.Mutex // guards writes to zones, and adopted
+	mu sync.Mutex // guards adopted, and replacing zones
 	// adopted counts connections of the file whose zone has not been added yet.
 	adopted map[zoneKey]int32
 }
@@ -87,8 +89,9 @@ type zoneKey struct {
 	epoch uint64
 }
 
-// Open maps the file at c.Path and adopts its connections whose checksums are right. It
-// creates the file if there is none, and replaces one of another layout or size.
+// Open returns a Tracker of the connections in the file at c.Path. It adopts those whose
+// checksums are right. It creates a missing file, and replaces a file of another layout or
+// size.
 func Open(c Config) (*Tracker, error) {
 	if c.Capacity == 0 {
 		c.Capacity = 262_144
@@ -120,11 +123,13 @@ func Open(c Config) (*Tracker, error) {
 	return t, nil
 }
 
-// Close unmaps the memory. The file stays for the next process. No Zone may be used after it.
+// Close unmaps the memory and leaves the file for the next process. No Zone may be used
+// afterwards.
 func (t *Tracker) Close() error { return t.arena.close() }
 
-// AddZone adds a zone for the lease of an interface. The zone has the connections of the
-// file that belong to the same lease. timeouts may be zero.
+// AddZone adds the zone of an interface's lease, which epoch identifies, and returns it.
+// The zone has the connections of the file that belong to the same lease. timeouts may be
+// zero.
 func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,8 +146,8 @@ func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 	return z
 }
 
-// RemoveZone removes a zone with its connections and fragments. No packet may be in the
-// zone's pipeline any more.
+// RemoveZone removes a zone with its connections and fragments. No packet may use the zone
+// any more.
 func (t *Tracker) RemoveZone(z *Zone) {
 	for i := range t.shards {
 		t.shards[i].purge(t, func(e *entry) bool { return e.zone == z.id })
@@ -154,11 +159,11 @@ func (t *Tracker) RemoveZone(z *Zone) {
 	t.reserved.Add(-z.reserve)
 }
 
-// Forget removes the zones' connections and fragments of addresses that no interface has
-// any more, so that the next interface with such an address neither sends nor receives
-// packets of an old connection. It calls gone with a shard's mutex held. Packets of these
-// addresses may not be in the pipeline any more. It returns the number of connections
-// removed.
+// Forget removes the zones' connections and fragments of the addresses for which gone
+// returns true, and returns the number of removed connections. These are addresses that no
+// interface has any more: the next interface with such an address must neither send nor
+// receive packets of an old connection. No packet of these addresses may be in the pipeline
+// any more. gone is called with a shard's mutex held.
 func (t *Tracker) Forget(zones []*Zone, gone func(netip.Addr) bool) int {
 	in := make(map[uint32]bool, len(zones))
 	for _, z := range zones {
@@ -181,8 +186,8 @@ func (t *Tracker) changeZones(change func(map[uint32]*Zone)) {
 	t.zones.Store(&next)
 }
 
-// PurgeUnknown removes adopted connections whose lease has no zone. The node calls it
-// after it has added the zones of its first View. It returns the number removed.
+// PurgeUnknown removes adopted connections whose lease has no zone, and returns their
+// number. The node calls it after it has added the zones of its first View.
 func (t *Tracker) PurgeUnknown() int {
 	t.mu.Lock()
 	clear(t.adopted)
@@ -197,9 +202,9 @@ func (t *Tracker) PurgeUnknown() int {
 	return n
 }
 
-// Sweep frees expired connections and fragments. In an empty Tracker it reads no slot. Until
-// PurgeUnknown it frees nothing, because connections of a zone that is still to be added
-// would stay counted in adopted.
+// Sweep frees expired connections and fragments. In an empty Tracker it reads no slot.
+// Before PurgeUnknown it frees nothing: adopted would still count the freed connections
+// when their zone is added.
 func (t *Tracker) Sweep(now time.Duration) {
 	t.mu.Lock()
 	adopting := len(t.adopted) > 0
@@ -220,7 +225,7 @@ type Usage struct {
 	Capacity  int `json:"capacity"`
 }
 
-// Usage counts the live connections.
+// Usage returns the numbers of live connections, and the capacity.
 func (t *Tracker) Usage() Usage {
 	u := Usage{Capacity: int(t.capacity)}
 	for i := range t.shards {
@@ -233,7 +238,8 @@ func (t *Tracker) Usage() Usage {
 	return u
 }
 
-// take counts one more tracked connection of z, and reports whether there is room for it.
+// take counts one more tracked connection of z, and returns true, if there is room for it.
+// Otherwise it returns false and counts nothing.
 func (t *Tracker) take(z *Zone) bool {
 	failpoint.Reach()
 	if z.used.Add(1) <= z.reserve {
@@ -247,9 +253,9 @@ func (t *Tracker) take(z *Zone) bool {
 	return false
 }
 
-// yields reports whether a connection of zone may be evicted for z: if zone is beyond its
-// reserve and has more connections than z. A zone that floods makes room for others, and
-// they do not make room for it.
+// yields reports whether a connection of zone may be evicted for z. It may if zone exceeds
+// its reserve and has more connections than z. So a zone that floods makes room for other
+// zones, and they make no room for it.
 func (t *Tracker) yields(zone uint32, z *Zone) bool {
 	failpoint.Reach()
 	other := (*t.zones.Load())[zone]
@@ -260,7 +266,7 @@ func (t *Tracker) yields(zone uint32, z *Zone) bool {
 	return used > other.reserve && used > z.used.Load()
 }
 
-// give gives back the room of one tracked connection.
+// give undoes take for one tracked connection of a zone.
 func (t *Tracker) give(zone uint32) {
 	z := (*t.zones.Load())[zone]
 	if z == nil {

@@ -46,7 +46,7 @@ func echo(src, dst netip.Addr, id uint16, icmpType uint8) *packet.Packet {
 	return &packet.Packet{Flow: packet.Flow{Src: src, Dst: dst, SrcPort: id, DstPort: id, Protocol: 1}, ICMPType: icmpType, Segments: 1, L3: 14, Len: 98}
 }
 
-// observe, admit and rejudge call a zone as the switch does.
+// observe, admit and rejudge identify a packet and call the zone, as the switch does.
 func observe(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision) conntrack.Answer {
 	var u conntrack.Tuple
 	z.Identify(&u, p)
@@ -65,7 +65,7 @@ func rejudge(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack
 	return z.Rejudge(p, &u, now, r, admitted, rule)
 }
 
-// expect observes p at now and compares the status.
+// expect observes p at now and returns the answer. It fails if the status is not want.
 func expect(t *testing.T, z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision, want conntrack.Status) conntrack.Answer {
 	t.Helper()
 	a := observe(z, p, now, r)
@@ -81,14 +81,14 @@ func handshake(t *testing.T, z *conntrack.Zone, srcPort uint16, now time.Duratio
 	syn := pkt(6, srcPort, 22, packet.SYN)
 	expect(t, z, syn, now, rules, conntrack.New)
 	if v := admit(z, syn, now, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules}); v != verdict.Forward {
-		t.Fatalf("Admit = %v", v)
+		t.Fatalf("Admit of a SYN returned %v, want %v", v, verdict.Forward)
 	}
 	expect(t, z, back(syn, packet.SYN|packet.ACK), now, rules, conntrack.Live)
 	expect(t, z, pkt(6, srcPort, 22, packet.ACK), now, rules, conntrack.Live)
 	return syn
 }
 
-// only returns the only connection of a tracker.
+// only returns the connection of a tracker, and fails unless there is exactly one.
 func only(t *testing.T, tr *conntrack.Tracker, now time.Duration) conntrack.Connection {
 	t.Helper()
 	var all []conntrack.Connection
@@ -111,7 +111,7 @@ func TestTrackedConnectionOutlivesItsRule(t *testing.T) {
 	gone.Strict = true
 	a := expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, gone, conntrack.Stale)
 	if !a.Outside || a.Reply {
-		t.Errorf("answer %v, want one of the original direction, opened by the peer", a)
+		t.Errorf("answer %v, want the original direction of a connection that the peer opened", a)
 	}
 }
 
@@ -128,12 +128,12 @@ func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	a := expect(t, z, answer, 3, gone, conntrack.Stale)
 	if !a.Outside || !a.Reply {
-		t.Errorf("answer %v, want a reply, opened by the peer", a)
+		t.Errorf("answer %v, want a reply of a connection that the peer opened", a)
 	}
 	if v := rejudge(z, answer, 3, gone, false, 0); v != verdict.Revoked {
-		t.Errorf("Rejudge = %v", v)
+		t.Errorf("Rejudge without a rule returned %v, want %v", v, verdict.Revoked)
 	}
-	// It stays blocked while packets come, for ten minutes.
+	// The connection stays blocked while packets come, here for ten minutes.
 	for now := time.Second; now < 10*time.Minute; now += 10 * time.Second {
 		expect(t, z, back(data, packet.ACK), now, gone, conntrack.Blocked)
 		expect(t, z, data, now, gone, conntrack.Blocked)
@@ -142,12 +142,12 @@ func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	again := conntrack.Revision{Generation: 10, Shrunk: 9}
 	expect(t, z, data, 11*time.Minute, again, conntrack.Stale)
 	if v := rejudge(z, data, 11*time.Minute, again, true, 8); v != verdict.Forward {
-		t.Errorf("Rejudge = %v", v)
+		t.Errorf("Rejudge with a rule returned %v, want %v", v, verdict.Forward)
 	}
 	expect(t, z, data, 11*time.Minute, again, conntrack.Checked)
 }
 
-func TestIdleTimeouts(t *testing.T) {
+func TestIdleConnectionsExpire(t *testing.T) {
 	const s = time.Second
 	tests := []struct {
 		name  string
@@ -218,7 +218,7 @@ func TestZonesShareNoConnections(t *testing.T) {
 	expect(t, two, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.New)
 	tr.RemoveZone(one)
 	if u := tr.Usage(); u.Tracked != 0 {
-		t.Errorf("usage after RemoveZone: %+v", u)
+		t.Errorf("usage after RemoveZone: %+v, want 0 tracked connections", u)
 	}
 }
 
@@ -276,7 +276,7 @@ func TestNoAllocs(t *testing.T) {
 		z.Related(&p, 0)
 		z.Fragment(&p, conntrack.In, 0)
 	}); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("%v allocations for each packet, want 0", n)
 	}
 }
 

@@ -25,7 +25,7 @@ func (t *Tracker) Describe(now time.Duration) string {
 		describe(slices.Collect(t.Connections(now)))
 }
 
-// describe lists connections, those with the most packets first.
+// describe returns a table of connections, those with the most packets first.
 func describe(all []Connection) string {
 	if len(all) == 0 {
 		return ""
@@ -49,7 +49,7 @@ func describe(all []Connection) string {
 	return b.String()
 }
 
-// String is one line.
+// String describes the connection in one line.
 func (c Connection) String() string {
 	return fmt.Sprintf("%v, lease %d, opened by the %s, %s, rule %d, packets %d, replies %d, expires in %v",
 		c.Flow, c.Epoch, c.openedBy(), c.status(), c.Rule, c.Packets[original], c.Packets[reply], c.Expires)
@@ -72,7 +72,7 @@ func (c Connection) status() string {
 	return c.State
 }
 
-// String is "in" or "out".
+// String returns "in" or "out".
 func (d Direction) String() string {
 	if d == Out {
 		return "out"
@@ -84,7 +84,7 @@ var statusNames = [...]string{New: "new", Live: "live", Checked: "checked", Stal
 
 func (s Status) String() string { return statusNames[s] }
 
-// String is one line.
+// String describes the answer in one line.
 func (a Answer) String() string {
 	text := a.Status.String()
 	if a.Outside {
@@ -99,7 +99,7 @@ func (a Answer) String() string {
 	return text
 }
 
-// String is one line.
+// String describes the revision in one line.
 func (r Revision) String() string {
 	text := fmt.Sprintf("generation %d, shrunk at %d", r.Generation, r.Shrunk)
 	if r.Strict {

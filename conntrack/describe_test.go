@@ -56,10 +56,10 @@ func TestDescribeHasABoundedNumberOfLines(t *testing.T) {
 	}
 	for _, text := range []string{z.Describe(0), tr.Describe(0)} {
 		if lines := strings.Count(text, "\n"); lines != 23 || !strings.Contains(text, "and 80 more") {
-			t.Errorf("%d lines, want 23 that count the other 80 connections:\n%s", lines, text)
+			t.Errorf("%d lines, want 23 with the text \"and 80 more\":\n%s", lines, text)
 		}
 	}
 	if text := tr.Describe(time.Hour); text != "100 tracked of 262144, 0 untracked\n" {
-		t.Errorf("after all have expired: %q", text)
+		t.Errorf("Describe after all connections have expired: %q, want only the line with the numbers", text)
 	}
 }

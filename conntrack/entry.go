@@ -9,11 +9,11 @@ import (
 	"palisade/internal/packet"
 )
 
-// An entry is one connection, 128 bytes without pointers, in memory that outlives the
-// process. sum covers the fields down to revision. It is written last, and is zero in a free
-// slot, so that a process that dies in the middle of a change leaves no valid entry. The
-// fields below revision change with every packet, and are harmless if they are half
-// written.
+// An entry is one connection: 128 bytes without pointers, in memory that outlives the
+// process. sum is a checksum of the fields from zone to revision, and is zero in a free
+// slot. It is written last, so that a process that dies in the middle of a change leaves no
+// valid entry. The fields after revision change with every packet, and do no harm if they
+// are half written.
 type entry struct {
 	sum      uint32
 	zone     uint32
@@ -28,9 +28,9 @@ type entry struct {
 	revision uint64 // generation of the rules it was last judged by
 
 	state    state
-	fins     uint8 // bit 0: the end that opened it has sent FIN; bit 1: the other end has
+	fins     uint8 // bit 0: the end that opened the connection has sent FIN; bit 1: the other end has sent FIN
 	_        [6]byte
-	deadline time.Duration // of the monotonic clock
+	deadline time.Duration // on the monotonic clock
 	created  time.Duration
 	bytes    [2]uint64 // original, reply
 	packets  [2]uint32
@@ -78,7 +78,8 @@ const (
 	neither
 )
 
-// wayOf compares a key with an entry of the same zone.
+// wayOf returns the direction that a packet with key k has within connection e; neither if
+// the packet does not belong to it. The caller has compared the zones.
 func (e *entry) wayOf(k *key) way {
 	if e.protocol != k.protocol {
 		return neither

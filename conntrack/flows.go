@@ -18,14 +18,14 @@ type Connection struct {
 	State    string
 	Rule     uint64 // serial of the rule that admitted it
 	Age      time.Duration
-	Expires  time.Duration // from now, if no more packets come
-	Packets  [2]uint32     // original direction, replies; of an untracked connection some are missed
-	Bytes    [2]uint64     // as Packets; IP headers included
+	Expires  time.Duration // time until it expires if no more packets come
+	Packets  [2]uint32     // original direction, replies; too low for some untracked connections
+	Bytes    [2]uint64     // original direction, replies; IP headers included
 	Revision uint64        // generation of the rules that it was last judged by
 }
 
 // Connections yields every connection that has not expired. It locks one shard at a time,
-// and none while it yields.
+// and holds no lock while it yields.
 func (t *Tracker) Connections(now time.Duration) iter.Seq[Connection] {
 	return func(yield func(Connection) bool) {
 		for i := range t.shards {
@@ -59,7 +59,7 @@ func (s *shard) list(now time.Duration) []Connection {
 	return all
 }
 
-// offset is the index of an entry in slots.
+// offset returns the index of an entry in slots.
 func offset(slots []entry, e *entry) uintptr {
 	return (uintptr(unsafe.Pointer(e)) - uintptr(unsafe.Pointer(&slots[0]))) / entrySize
 }

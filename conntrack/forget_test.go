@@ -26,7 +26,7 @@ func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 		t.Fatal(v)
 	}
 	if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == bob }); n != 1 {
-		t.Errorf("%d connections removed, want 1", n)
+		t.Errorf("Forget removed %d connections, want 1", n)
 	}
 	syn := pkt(packet.ProtocolTCP, 40000, 22, packet.ACK)
 	expect(t, z, syn, now, rules, conntrack.New)
@@ -53,14 +53,14 @@ func TestForgetRemovesFragmentsOfAnAddress(t *testing.T) {
 	last.FragOffset += 64
 	tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == first.Flow.Src })
 	if v := z.Fragment(last, conntrack.In, time.Second); !v.Drops() {
-		t.Errorf("a fragment of a removed datagram: %v", v)
+		t.Errorf("a later fragment of a forgotten datagram: verdict %v, want a drop", v)
 	}
 }
 
 // Forget removes the connections that the address opened and those that others opened to
 // it, and its incomplete datagrams of both directions.
 func TestForgetMatchesEitherEnd(t *testing.T) {
-	for _, gone := range []netip.Addr{bob, alice} { // the opening end, the other end
+	for _, gone := range []netip.Addr{bob, alice} { // the end that opened the connection, the other end
 		tr := open(t, conntrack.Config{})
 		z := tr.AddZone(1, conntrack.Timeouts{})
 		syn := handshake(t, z, 40000, 0)
@@ -89,7 +89,7 @@ func TestForgetMatchesEitherEnd(t *testing.T) {
 		}
 		for _, d := range []conntrack.Direction{conntrack.In, conntrack.Out} {
 			if v := frag(128, 192, d); v != verdict.OrphanFragment {
-				t.Errorf("forget %s: a later fragment in direction %v: %v", gone, d, v)
+				t.Errorf("forget %s: a later fragment in direction %v: verdict %v, want %v", gone, d, v, verdict.OrphanFragment)
 			}
 		}
 	}

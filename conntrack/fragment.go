@@ -10,17 +10,18 @@ import (
 )
 
 const (
-	maxDatagrams    = 4096 // incomplete datagrams; more are dropped
+	maxDatagrams    = 4096 // incomplete datagrams; further ones are dropped
 	maxZone         = 1024 // incomplete datagrams of one zone, so that none takes the whole table
 	fragmentTimeout = 30 * time.Second
-	maxRanges       = 4 // separate ranges of a datagram; beyond them it is dropped
+	maxRanges       = 4 // separate ranges of a datagram; with more of them the datagram is dropped
 )
 
 // fragments is a table of the datagrams whose first fragment was admitted. Later fragments
 // carry no ports and follow the first one's verdict; without a first they are dropped as
 // orphans. An overlap poisons the whole datagram, because it could replace bytes that were
-// judged (RFC 1858, RFC 5722 §3). A complete datagram is removed at once, so that a fast
-// sender, which soon reuses identifications, neither fills the table nor seems to overlap.
+// judged (RFC 1858, RFC 5722 §3). A complete datagram is removed at once: a fast sender
+// soon uses its identification again, and that new datagram must not count as an overlap or
+// fill the table.
 //
 // mu guards all fields, and is a leaf. A full table drops first fragments.
 type fragments struct {
@@ -70,8 +71,8 @@ func (f *fragments) first(zone uint32, d Direction, p *packet.Packet, now time.D
 		return f.cover(g, p)
 	}
 	if g == nil {
-		// A full table is not searched for expired datagrams, because a flood would
-		// make every poller wait for it. Sweep frees them.
+		// A full table is not searched for expired datagrams, because during a flood every
+		// poller would wait for the search. Sweep frees expired datagrams.
 		if len(f.free) == 0 || f.zones[zone] >= maxZone {
 			return verdict.FragmentsFull
 		}
@@ -95,7 +96,8 @@ func (f *fragments) later(zone uint32, d Direction, p *packet.Packet, now time.D
 	return f.cover(g, p)
 }
 
-// cover adds a fragment's bytes to the datagram.
+// cover adds a fragment to its datagram and removes the datagram if it is complete. It
+// returns OverlapFrag if the datagram is poisoned, otherwise Forward.
 func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {
 	failpoint.Reach()
 	from, to := int32(p.FragOffset), int32(p.FragOffset+p.FragLen)
@@ -111,7 +113,8 @@ func (f *fragments) cover(g *datagram, p *packet.Packet) verdict.Verdict {
 	return verdict.Forward
 }
 
-// ends reports whether a fragment and the last one agree about the datagram's length.
+// ends reports whether a fragment's end agrees with the length of the datagram, which the
+// last fragment determines.
 func (g *datagram) ends(to int32, more bool) bool {
 	switch {
 	case more:
@@ -123,7 +126,8 @@ func (g *datagram) ends(to int32, more bool) bool {
 	return true
 }
 
-// add records [from, to). It reports false if that overlaps or leaves too many gaps.
+// add records the range [from, to). It returns false if the range overlaps another one, or
+// if there are too many separate ranges.
 func (g *datagram) add(from, to int32) bool {
 	failpoint.Reach()
 	i := 0

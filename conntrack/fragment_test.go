@@ -44,7 +44,7 @@ func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 				got = z.AdmitFragment
 			}
 			if v := got(s.p, conntrack.In, 0); v != s.want {
-				t.Errorf("%s, step %d: %v, want %v", name, i, v, s.want)
+				t.Errorf("%s, step %d: verdict %v, want %v", name, i, v, s.want)
 			}
 		}
 	}
@@ -54,22 +54,23 @@ func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 		z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0)
 	}
 	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.FragmentsFull {
-		t.Errorf("beyond maxZone datagrams of the zone: %v, want %v", v, verdict.FragmentsFull)
+		t.Errorf("first fragment beyond the zone's limit of datagrams: verdict %v, want %v", v, verdict.FragmentsFull)
 	}
-	// A flood of first fragments leaves other zones their room. Complete datagrams take none.
+	// A flood of first fragments takes no room from other zones. Complete datagrams take no
+	// room.
 	for id := range 200_000 {
 		first, last := frag(uint16(id), 0, 64, true), frag(uint16(id), 64, 72, false)
 		if v, w := other.AdmitFragment(first, conntrack.In, 0), other.Fragment(last, conntrack.In, 0); v != verdict.Forward || w != verdict.Forward {
-			t.Fatalf("datagram %d beside a flood: %v, %v", id, v, w)
+			t.Fatalf("datagram %d during a flood of another zone: verdicts %v and %v, want %v", id, v, w, verdict.Forward)
 		}
 	}
 	tr.Sweep(time.Minute)
 	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, time.Minute); v != verdict.Forward {
-		t.Errorf("after the flood: %v", v)
+		t.Errorf("first fragment after the flood has expired: verdict %v, want %v", v, verdict.Forward)
 	}
 }
 
-// A part is a fragment, in units of eight bytes.
+// A part is a fragment. It counts in units of eight bytes.
 type part struct {
 	from, to int
 	more     bool
@@ -78,8 +79,8 @@ type part struct {
 const modelUnits, modelGaps = 24, 4
 
 // bitmap is the model of a datagram: the units that were received, and whether the datagram
-// is lost because a unit came twice, there are too many gaps, or fragments disagree about
-// the end.
+// is lost. It is lost if a unit came twice, there are too many gaps, or fragments disagree
+// about the end.
 type bitmap struct {
 	received [modelUnits]bool
 	end      int // 0 until the last fragment was received
@@ -115,8 +116,8 @@ func (b *bitmap) add(f part) (complete bool) {
 	return !b.lost && runs == 1 && b.end != 0 && b.received[b.end-1] && b.end == max(last, f.to)
 }
 
-// randomParts cuts a datagram into a first fragment and others in random order. In half of
-// the cases one of the others does not belong to it.
+// randomParts cuts a datagram into a first fragment, and others in random order. In half of
+// the cases one of those others does not fit the datagram.
 func randomParts(r *rand.Rand) (parts []part) {
 	for at := 1 + r.IntN(4); at < modelUnits; {
 		to := min(modelUnits, at+1+r.IntN(6))
@@ -155,10 +156,10 @@ func TestFragmentsMatchABitmapModel(t *testing.T) {
 				judge = z.AdmitFragment
 			}
 			if got := judge(p, conntrack.In, now); got != want {
-				t.Fatalf("seed %d, part %d %+v: %v, want %v; %+v", seed, i, f, got, want, parts)
+				t.Fatalf("seed %d, fragment %d %+v: verdict %v, want %v; all fragments %+v", seed, i, f, got, want, parts)
 			}
 			if complete {
-				break // the datagram is removed; a further fragment would be of another one
+				break // the complete datagram is removed, so it has no further fragments
 			}
 		}
 		if model.lost {
@@ -171,15 +172,15 @@ func TestFragmentsMatchABitmapModel(t *testing.T) {
 		}
 	}
 	if whole < 1000 || lost < 1000 {
-		t.Errorf("%d whole, %d lost: too few of one kind", whole, lost)
+		t.Errorf("%d complete and %d lost datagrams, want at least 1000 of each", whole, lost)
 	}
 }
 
-// A fragment between two others may touch them but overlap neither.
+// A fragment between two others may touch both, and may overlap neither.
 func TestOverlapWithEitherNeighbourIsDropped(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	for i, tt := range []struct {
-		from, to int // beside 0-64 and 128-192
+		from, to int // bytes of the fragment; bytes 0-64 and 128-192 were received before
 		want     verdict.Verdict
 	}{
 		{64, 128, verdict.Forward}, {64, 120, verdict.Forward}, {72, 128, verdict.Forward}, {72, 120, verdict.Forward},
@@ -199,13 +200,13 @@ func TestOverlapWithEitherNeighbourIsDropped(t *testing.T) {
 			t.Fatal(v, w)
 		}
 		if got := frag(tt.from, tt.to); got != tt.want {
-			t.Errorf("%d-%d: %v, want %v", tt.from, tt.to, got, tt.want)
+			t.Errorf("fragment of bytes %d-%d: verdict %v, want %v", tt.from, tt.to, got, tt.want)
 		}
 	}
 }
 
-// A later fragment follows a first one of the same zone, direction, addresses, protocol and
-// identification.
+// A later fragment passes only after a first fragment with the same zone, direction,
+// addresses, protocol and identification.
 func TestFragmentMustMatchEveryFieldOfItsDatagram(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
@@ -232,20 +233,20 @@ func TestFragmentMustMatchEveryFieldOfItsDatagram(t *testing.T) {
 		p := later
 		tt.change(&p)
 		if v := tt.zone.Fragment(&p, tt.direction, 0); v != verdict.OrphanFragment {
-			t.Errorf("a fragment of another %s: %v, want %v", name, v, verdict.OrphanFragment)
+			t.Errorf("a later fragment with another %s: verdict %v, want %v", name, v, verdict.OrphanFragment)
 		}
 	}
 	if v := z.Fragment(&later, conntrack.In, 29*time.Second); v.Drops() {
-		t.Errorf("a fragment of the datagram: %v", v)
+		t.Errorf("a later fragment of the datagram after 29 s: verdict %v, want %v", v, verdict.Forward)
 	}
 	later.FragOffset += 64
 	if v := z.Fragment(&later, conntrack.In, 30*time.Second); v != verdict.OrphanFragment {
-		t.Errorf("a fragment of the datagram after 30 s: %v, want %v", v, verdict.OrphanFragment)
+		t.Errorf("a later fragment of the datagram after 30 s: verdict %v, want %v", v, verdict.OrphanFragment)
 	}
 }
 
-// Zones that flood the table together get the verdict FragmentsFull. Fragments of known
-// datagrams still pass, and Sweep makes room again.
+// When several zones together fill the table, further first fragments get the verdict
+// FragmentsFull. Fragments of known datagrams still pass, and Sweep makes room again.
 func TestFragmentTableIsBounded(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	first := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragLen: 64, MoreFollow: true}
@@ -271,10 +272,10 @@ func TestFragmentTableIsBounded(t *testing.T) {
 	later := *first
 	later.HasL4, later.FragOffset, later.FragID = false, 64, 5
 	if v := zones[0].Fragment(&later, conntrack.In, 1); v.Drops() {
-		t.Errorf("a fragment of a known datagram: %v", v)
+		t.Errorf("a later fragment of a known datagram: verdict %v, want %v", v, verdict.Forward)
 	}
 	tr.Sweep(time.Minute)
 	if v := zones[5].AdmitFragment(first, conntrack.In, time.Minute); v.Drops() {
-		t.Errorf("after the flood: %v", v)
+		t.Errorf("a first fragment after Sweep: verdict %v, want %v", v, verdict.Forward)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"palisade/internal/packet"
 )
 
-// Flows that share one chain in one tracker are spread in another, so that nobody can know
-// colliding flows beforehand.
+// Flows that share one chain in one tracker are spread over chains in another, so that
+// nobody can know colliding flows beforehand.
 func TestCollidingFlowsDoNotCollideInAnotherTracker(t *testing.T) {
 	type place struct {
 		shard  *shard
@@ -44,6 +44,6 @@ func TestCollidingFlowsDoNotCollideInAnotherTracker(t *testing.T) {
 		most = max(most, again[other(f)])
 	}
 	if len(worst) < 8 || most > 2 {
-		t.Errorf("%d flows share one chain, and %d of them share one in another tracker", len(worst), most)
+		t.Errorf("%d flows share one chain, and %d of them share one in another tracker; want at least 8, and at most 2", len(worst), most)
 	}
 }

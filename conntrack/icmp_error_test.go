@@ -31,7 +31,7 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if got := z.Related(tt.p, 0); got != tt.want {
-			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
+			t.Errorf("%s: Related returned %t, want %t", tt.name, got, tt.want)
 		}
 	}
 }

@@ -10,8 +10,9 @@ import (
 )
 
 // A Place is the memory where the connection of a queued packet probably is. Tens of
-// thousands of connections fit in no cache, so each lookup waits for memory. For a batch of
-// packets the waits overlap: Seek all, then Fetch all, then judge one after the other.
+// thousands of connections fit in no cache, so each lookup waits for memory. The waits of a
+// batch overlap if the poller calls Seek for all its packets, then Fetch for all, and then
+// judges one packet after the other.
 //
 // A Place is only a hint. When it is used, its slot may be free or hold another connection.
 type Place struct{ entry *entry }
@@ -19,7 +20,8 @@ type Place struct{ entry *entry }
 // IdentifyFlow is Identify for a flow whose packet has not been decoded.
 func (z *Zone) IdentifyFlow(u *Tuple, f packet.Flow) { *u = z.tracker.tuple(f, 0) }
 
-// Seek returns the place of a tuple in the zone. It takes no lock.
+// Seek returns the place of a tuple in the zone; the zero Place if there is none. It takes
+// no lock.
 func (z *Zone) Seek(u *Tuple) Place {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -30,11 +32,11 @@ func (z *Zone) Seek(u *Tuple) Place {
 	return Place{&s.slots[slot]}
 }
 
-// Fetch makes the processor load the place into its cache, and does not wait for it.
+// Fetch makes the processor load the place into its cache. It does not wait for the load.
 func (p Place) Fetch() {
 	if p.entry == nil {
 		return
 	}
 	prefetch.Line(unsafe.Pointer(p.entry))
-	prefetch.Line(unsafe.Pointer(&p.entry.state)) // the second line of two
+	prefetch.Line(unsafe.Pointer(&p.entry.state)) // the second of the entry's two cache lines
 }

@@ -14,11 +14,11 @@ const (
 	untracked
 )
 
-// none ends a chain and a free list.
+// none marks the end of a chain, and of a free list.
 const none = ^uint32(0)
 
-// A shard is a hash table over its part of the arena. mu guards everything in it, the
-// entries too. Buckets are also written atomically, because Seek reads them without mu.
+// A shard is a hash table over its part of the arena. mu guards all fields and the entries.
+// Seek reads buckets without mu, so they are also written atomically.
 type shard struct {
 	mu      sync.Mutex
 	slots   []entry
@@ -37,7 +37,8 @@ type pool struct {
 	hand       uint32 // slot where the next eviction starts to search
 }
 
-// adopt links the valid entries that an earlier process left in the shard, and clears others.
+// adopt links the valid entries that an earlier process left in the shard, and clears the
+// invalid ones.
 func (s *shard) adopt(t *Tracker, a *arena, number int) {
 	s.slots = a.slots(number)
 	s.next = make([]uint32, len(s.slots))
@@ -96,7 +97,8 @@ func (s *shard) unlink(slot uint32, hash uint64) {
 	atomic.StoreUint32(at, s.next[slot])
 }
 
-// findLocked returns the connection of a key that has not expired, or nil.
+// findLocked returns the connection of a key that has not expired, and the packet's
+// direction within it; nil and neither if there is none.
 func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) (*entry, way) {
 	failpoint.Reach()
 	for slot := s.buckets[hash&uint64(len(s.buckets)-1)]; slot != none; slot = s.next[slot] {
@@ -111,7 +113,8 @@ func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) 
 	return nil, neither
 }
 
-// allocateLocked returns a free slot of a pool, linked under hash.
+// allocateLocked returns a free slot of pool n, linked under hash; false if no slot is
+// free.
 func (s *shard) allocateLocked(n int, hash uint64) (*entry, bool) {
 	failpoint.Reach()
 	p := &s.pools[n]
@@ -149,9 +152,10 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 	}
 }
 
-// evictLocked frees one slot of a pool: that of an expired connection, of any untracked
-// connection, or of a tracked one that is half open or unanswered. If z is not nil, it
-// evicts only connections of z and of zones that yield to z.
+// evictLocked frees one slot of pool n and reports whether it found one. It frees an
+// expired connection, any untracked connection, or a tracked one that is half open or
+// unanswered. If z is not nil, it evicts only connections of z and of zones that yield to
+// z.
 func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool {
 	failpoint.Reach()
 	p := &s.pools[n]

@@ -25,9 +25,10 @@ var stateNames = [...]string{"single", "stream", "syn-sent", "syn-received", "es
 
 func (s state) String() string { return stateNames[s] }
 
-// Timeouts are how long an idle connection is kept. Zero fields are AWS's
-// defaults; AWS's limits are in parentheses (EC2 User Guide, "Idle connection tracking
-// timeout"). A connection that is idle for longer ends without notice to its two ends.
+// Timeouts say how long an idle connection is kept. A zero field means AWS's default. The
+// comments give the default and, in parentheses, AWS's limits (EC2 User Guide, "Idle
+// connection tracking timeout"). A connection that is idle for longer ends without notice to
+// its two ends.
 type Timeouts struct {
 	TCPEstablished time.Duration // 432,000 s (60 s to 432,000 s)
 	UDP            time.Duration // one exchange only: 30 s (30 s to 60 s)
@@ -91,7 +92,7 @@ func (e *entry) timeout(t *Timeouts) time.Duration {
 	return otherTimeout
 }
 
-// advance changes a connection's state for one of its packets.
+// advance changes the state of a connection for its packet p of direction w.
 func (e *entry) advance(p *packet.Packet, w way) {
 	switch e.protocol {
 	case packet.ProtocolUDP:
@@ -110,8 +111,8 @@ func (e *entry) advanceTCP(f uint8, w way) {
 		e.state = closed
 		return
 	case e.state == closed && f&packet.SYN == 0:
-		// Packets after a reset: the reset was forged, or its receiver ignored it. The
-		// connection goes on.
+		// A packet follows the reset, so the reset was forged or its receiver ignored it.
+		// The connection goes on.
 		e.state = established
 	case e.state == synSent && w == reply && f&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
 		e.state = synReceived

@@ -16,7 +16,7 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	// A SYN from either end with the same tuple is a new connection.
 	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
 	expect(t, z, syn, 0, rules, conntrack.New)
-	// If the rules admit it, the connection goes on.
+	// If the rules admit the SYN, the connection goes on.
 	admit(z, syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
 	// After both FINs the same tuple is a new connection, judged by the rules.
@@ -25,8 +25,9 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
 }
 
-// A SYN that the rules admit opens a new connection, which inherits nothing from the old
-// connection of the same ports, whether that is tracked, untracked or blocked.
+// A SYN from the other end, if the rules admit it, opens a new connection. It inherits
+// nothing from the old connection on the same ports, whether that was tracked, untracked or
+// blocked.
 func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	for name, old := range map[string]func(t *testing.T, z *conntrack.Zone){
@@ -57,7 +58,7 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 			want := conntrack.Connection{Epoch: 1, Flow: packettest.Reverse(was.Flow), Tracked: true, State: "syn-sent", Rule: 8, Revision: 9}
 			now.Age, now.Expires, now.Packets, now.Bytes = 0, 0, [2]uint32{}, [2]uint64{}
 			if now != want {
-				t.Errorf("got %v\nwant %v", now, want)
+				t.Errorf("the connection is\n%v, want\n%v", now, want)
 			}
 		})
 	}
@@ -85,13 +86,13 @@ func TestNewConnectionAfterAClosedOneIsJudged(t *testing.T) {
 		later := conntrack.Revision{Generation: 12, Shrunk: 5}
 		admit(z, syn, 2, conntrack.Admission{Direction: conntrack.In, Rule: 9, Revision: later})
 		if c := only(t, tr, 2); c.Rule != 9 || c.Revision != 12 || c.State != "syn-sent" || c.Packets != [2]uint32{1, 0} {
-			t.Errorf("after %s: %v, want a new connection of rule 9", name, c)
+			t.Errorf("after %s and a new SYN: %v, want a new connection of rule 9 with one packet", name, c)
 		}
 	}
 }
 
-// A sender that guesses ports can send resets. They end a connection only if no packet
-// follows.
+// A sender that guesses ports can send resets. A reset ends a connection only if no packet
+// follows it.
 func TestConnectionSurvivesAForgedReset(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
@@ -107,8 +108,8 @@ func TestConnectionSurvivesAForgedReset(t *testing.T) {
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour, rules, conntrack.Live)
 }
 
-// Packets of the opening end alone leave a connection half open, so that those of a flood
-// can be evicted.
+// A connection stays half open if only the end that opened it sends packets. So the
+// connections of a flood can be evicted.
 func TestOneEndAloneEstablishesNoConnection(t *testing.T) {
 	tr := open(t, conntrack.Config{})
 	z := tr.AddZone(1, conntrack.Timeouts{})
@@ -116,15 +117,15 @@ func TestOneEndAloneEstablishesNoConnection(t *testing.T) {
 	for _, flags := range []uint8{packet.ACK, packet.SYN | packet.ACK, packet.ACK | packet.PSH, packet.FIN | packet.ACK, packet.ACK} {
 		observe(z, pkt(6, 1, 22, flags), 0, rules)
 		if c := only(t, tr, 0); c.State != "syn-sent" {
-			t.Errorf("after flags %02x of the opening end: %v, want syn-sent", flags, c)
+			t.Errorf("after flags %02x of the end that opened the connection: %v, want syn-sent", flags, c)
 		}
 	}
 	expect(t, z, pkt(6, 1, 22, packet.ACK), 29*time.Second, rules, conntrack.Live)
 	expect(t, z, pkt(6, 1, 22, packet.ACK), 60*time.Second, rules, conntrack.New)
 }
 
-// A repeated FIN of one end does not count as the FIN of the other end. A connection that
-// is judged again has the rule that admits it now.
+// A repeated FIN of one end does not count as the FIN of the other end. After Rejudge a
+// connection has the rule that admits it now.
 func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 	for _, side := range []string{"opening end", "other end"} {
 		tr := open(t, conntrack.Config{})
@@ -156,6 +157,6 @@ func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 		t.Fatal(v)
 	}
 	if c := only(t, tr, 0); c.Rule != 8 || c.Revision != 9 || c.Blocked {
-		t.Errorf("judged again: %v, want rule 8, not blocked", c)
+		t.Errorf("after Rejudge: %v, want rule 8, not blocked", c)
 	}
 }

@@ -17,9 +17,9 @@ type Tuple struct {
 	hash     uint64
 }
 
-// Identify makes u the tuple of a packet. It keeps u if u is of the same flow already: a
-// packet passes two zones, and the next packet is often of the same flow. NAT changes the
-// flow, so that u is computed again.
+// Identify makes u the tuple of packet p. If u already is the tuple of that flow, Identify
+// keeps it: a packet passes two zones, and the next packet is often of the same flow. After
+// NAT has changed the flow, Identify computes u again.
 func (z *Zone) Identify(u *Tuple, p *packet.Packet) {
 	if u.flow == p.Flow && u.icmpType == p.ICMPType {
 		return
@@ -32,15 +32,15 @@ func (t *Tracker) tuple(f packet.Flow, icmpType uint8) Tuple {
 	return Tuple{flow: f, icmpType: icmpType, key: k, hash: t.hashFlow(&k)}
 }
 
-// A key is what a packet's connection is found by.
+// A key identifies the connection of a packet.
 type key struct {
 	src, dst         [16]byte
 	srcPort, dstPort uint16
 	protocol         uint8
-	runs             way // the only way that an ICMP packet can have; neither for all other packets
+	runs             way // the only direction that an ICMP packet can have; neither for other protocols
 }
 
-// keyOf is the key of a flow. An ICMP query has its identifier as source port and its
+// keyOf returns the key of a flow. An ICMP query has its identifier as source port and its
 // type as destination port; a reply has them the other way round. A query never matches as
 // a reply, so both ends may use the same identifier for their own queries.
 func keyOf(f packet.Flow, icmpType uint8) key {
@@ -58,12 +58,13 @@ func keyOf(f packet.Flow, icmpType uint8) key {
 	return k
 }
 
-// key is the key of an entry's original direction.
+// key returns the key of an entry's original direction.
 func (e *entry) key() key { return key{e.src, e.dst, e.srcPort, e.dstPort, e.protocol, neither} }
 
-// hashFlow is symmetric, so that both directions of a connection are in one shard, and keyed
-// by a secret, so that nobody can choose flows that collide. It hashes 13 bytes of an IPv4
-// flow and 37 of an IPv6 flow, so the two never hash equal input.
+// hashFlow returns the hash of a flow. It is the same for both directions of a connection,
+// so that both are in one shard. It depends on a secret, so that nobody can choose flows
+// that collide. It hashes 13 bytes of an IPv4 flow and 37 of an IPv6 flow, so the two never
+// hash equal input.
 func (t *Tracker) hashFlow(k *key) uint64 {
 	var b [37]byte
 	first, second := &k.src, &k.dst
@@ -88,22 +89,23 @@ func (t *Tracker) hashFlow(k *key) uint64 {
 // mapped is the prefix of IPv4-mapped IPv6 addresses (RFC 4291 §2.5.5.2).
 const mapped = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff"
 
-// salt gives the same flow another place in each zone.
+// salt returns the number that gives equal flows another place in each zone.
 func (t *Tracker) salt(zone uint32) uint64 {
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], zone)
 	return siphash.Hash(t.arena.seed[0], t.arena.seed[1], b[:])
 }
 
-// home is the shard, and the hash within it, of a flow in the zone of a salt. It maps hashes
-// one to one, so it adds no collisions.
+// home returns the shard of a flow and the flow's hash within the shard. The arguments are
+// the flow's hash and its zone's salt. home maps hashes one to one, so it adds no
+// collisions.
 func (t *Tracker) home(hash, salt uint64) (uint64, *shard) {
 	h := (hash ^ salt) * 0x9e3779b97f4a7c15
 	h ^= h >> 32
 	return h, &t.shards[h>>58]
 }
 
-// homeOf is the home of an entry.
+// homeOf returns the hash and the shard of an entry, as home does.
 func (t *Tracker) homeOf(e *entry) (uint64, *shard) {
 	k := e.key()
 	return t.home(t.hashFlow(&k), t.salt(e.zone))

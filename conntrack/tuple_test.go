@@ -17,8 +17,8 @@ func TestPingMayBeAnsweredButNotSentBack(t *testing.T) {
 	expect(t, z, echo(alice, bob, 9, 0), 0, rules, conntrack.New)
 }
 
-// The flow of an echo reply or of a timestamp equals the flow of the ping before it. Identify
-// must not take the tuple of the ping for it.
+// The flow of an echo reply or of a timestamp equals the flow of the ping before it.
+// Identify must not reuse the ping's tuple for them.
 func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	var u conntrack.Tuple
@@ -52,14 +52,14 @@ func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 	}
 }
 
-// crowded is a tracker with few and long chains, so that many flows are compared with others
-// of the same hash.
+// crowded returns a tracker with few and long chains, so that each lookup compares a flow
+// with many others.
 func crowded(t *testing.T) *conntrack.Tracker {
 	return open(t, conntrack.Config{Capacity: 64, Untracked: 64, Reserve: 1})
 }
 
-// A packet that differs from a reply in one field belongs to no connection, at a client and
-// at a server.
+// A packet that differs from a reply in one field belongs to no connection. The test is
+// made at a client and at a server.
 func TestReplyMustMatchEveryFieldOfItsConnection(t *testing.T) {
 	third := netip.MustParseAddr("192.0.2.1")
 	changes := map[string]func(f *packet.Flow){
@@ -90,7 +90,7 @@ func TestReplyMustMatchEveryFieldOfItsConnection(t *testing.T) {
 				p.TCPFlags = packet.ACK
 				change(&p.Flow)
 				if got := observe(z, &p, 0, rules).Status; got != conntrack.New {
-					t.Fatalf("direction %v: another %s: %v has status %v, want %v", d, name, &p, got, conntrack.New)
+					t.Fatalf("connection in direction %v, packet with another %s: %v has status %v, want %v", d, name, &p, got, conntrack.New)
 				}
 			}
 		}
@@ -132,7 +132,7 @@ func TestSeekIsSafeWhileConnectionsAreAdded(t *testing.T) {
 	answer := u
 	z.IdentifyFlow(&answer, back(p, 0).Flow)
 	if z.Seek(&answer) != place {
-		t.Error("its replies have another place")
+		t.Error("the replies of a connection have another place than its packets")
 	}
 	done := make(chan struct{})
 	go func() {
@@ -164,15 +164,15 @@ func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 	status()
 	z.Admit(p, &u, 0, conntrack.Admission{Revision: rules})
 	if got := status(); got != conntrack.Live {
-		t.Fatalf("the admitted connection: status %v, want %v", got, conntrack.Live)
+		t.Fatalf("a packet of the admitted connection: status %v, want %v", got, conntrack.Live)
 	}
 	own := p.Flow.Src
 	p.Flow.Src = netip.MustParseAddr("198.18.0.1") // as NAT does on the way
 	if got := status(); got != conntrack.New {
-		t.Errorf("with its source rewritten: status %v, want %v", got, conntrack.New)
+		t.Errorf("the packet with a rewritten source: status %v, want %v", got, conntrack.New)
 	}
 	p.Flow.Src = own
 	if got := status(); got != conntrack.Live {
-		t.Errorf("with its own source again: status %v, want %v", got, conntrack.Live)
+		t.Errorf("the packet with its own source again: status %v, want %v", got, conntrack.Live)
 	}
 }

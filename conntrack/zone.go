@@ -17,10 +17,10 @@ const (
 	Out
 )
 
-// A Zone holds the connections of one interface. Its Tracker owns it. Its methods are safe
-// for any number of goroutines and, but for Describe, allocate nothing. now is the monotonic
-// clock; u is the packet's Tuple. The entries are guarded by the mutexes of the shards; the
-// other fields do not change.
+// A Zone holds the connections of one interface. Its Tracker owns it. Any number of
+// goroutines may call its methods. Except Describe, they allocate nothing. In all of them
+// now is the time on the monotonic clock, and u is the packet's Tuple. The shards' mutexes
+// guard the entries, used is atomic, and the other fields do not change.
 type Zone struct {
 	tracker  *Tracker
 	id       uint32
@@ -35,7 +35,7 @@ type Zone struct {
 type Revision struct {
 	Generation uint64 // of the last change
 	Shrunk     uint64 // generation of the last change that removed a rule
-	Strict     bool   // tracked connections too end when no rule admits them any more
+	Strict     bool   // a tracked connection also ends when no rule admits it any more
 }
 
 // An Answer tells which connection a packet belongs to.
@@ -43,7 +43,7 @@ type Answer struct {
 	Status Status
 	// Outside: the peer of the interface opened the connection. Reply: the packet goes to
 	// the end that opened it. Untracked: the rules must admit each packet. All three are
-	// set for Checked and Stale.
+	// set for every Status except New.
 	Outside   bool
 	Reply     bool
 	Untracked bool
@@ -56,7 +56,7 @@ const (
 	New     Status = iota // no connection: the rules decide
 	Live                  // a tracked connection: the packet passes
 	Checked               // an untracked connection that the rules in force admit; they still judge this packet
-	Stale                 // a rule was removed since the connection was judged: judge it again, call Rejudge
+	Stale                 // the rules have changed since the connection was judged: ask the rules, then call Rejudge
 	Blocked               // the connection is blocked: drop the packet
 )
 
@@ -81,7 +81,7 @@ func (z *Zone) Observe(p *packet.Packet, u *Tuple, now time.Duration, r Revision
 	return a
 }
 
-// Peek is Observe for the packet of a trace: it changes nothing.
+// Peek returns what Observe would return, for a trace, and changes nothing.
 func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
@@ -93,9 +93,9 @@ func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) A
 	return e.answer(p, w, r)
 }
 
-// answer is the status of a packet of e under the rules of revision r. A SYN is New even if
-// e is live: its sender may be opening the next connection on the same ports, and only the
-// rules may admit that. If they do, Admit counts it for e.
+// answer returns the Answer for a packet of e under the rules of revision r. A SYN is New
+// even if e is live: its sender may be opening the next connection on the same ports, and
+// only the rules may admit that. If they do, Admit counts the SYN for e.
 func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 	failpoint.Reach()
 	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
@@ -125,7 +125,8 @@ func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
 }
 
 // Rejudge records whether the rules in force admit the connection of a packet that was
-// Stale. If not, it blocks the connection in both directions.
+// Stale. If they do, it returns Forward. Otherwise it blocks the connection in both
+// directions and returns Revoked.
 func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
@@ -149,7 +150,7 @@ func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision
 	return verdict.Forward
 }
 
-// Refuse is the verdict of a packet that was Blocked.
+// Refuse returns Revoked, the verdict of a packet that was Blocked.
 func (z *Zone) Refuse() verdict.Verdict { return z.blocked() }
 
 func (z *Zone) blocked() verdict.Verdict { return verdict.Revoked }
@@ -179,7 +180,7 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	}
 	if old, w := s.findLocked(z.id, &u.key, hash, now); old != nil {
 		if !old.reopens(p, w) {
-			z.count(old, p, w, now) // another poller has recorded it meanwhile
+			z.count(old, p, w, now) // another poller has recorded the connection meanwhile
 			return verdict.Forward
 		}
 		s.freeLocked(z.tracker, s.slotOf(old))
@@ -209,7 +210,7 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	if e.protocol == packet.ProtocolTCP {
 		e.state = synSent
 		if a.Reversed && p.TCPFlags&packet.SYN == 0 {
-			e.state = established // the handshake was before the entry
+			e.state = established // the handshake was complete before this entry was made
 		}
 	}
 	z.count(e, p, w, now)
@@ -217,13 +218,13 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	return verdict.Forward
 }
 
-// allocateLocked finds room for one connection. It evicts another one if it must.
+// allocateLocked returns a slot for one connection. If none is free, it evicts another
+// connection. It returns false if there is no room.
 func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (*entry, bool) {
 	failpoint.Reach()
 	t := z.tracker
 	if n == tracked && !t.take(z) {
-		// No room is left: evict a connection of this zone, or of one that has taken more
-		// beyond its reserve.
+		// No room is left: evict a connection of this zone, or of a zone that yields to it.
 		if !s.evictLocked(t, tracked, z, now) || !t.take(z) {
 			return nil, false
 		}
@@ -238,7 +239,7 @@ func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (
 	return e, ok
 }
 
-// slotOf is the slot of an entry of this shard.
+// slotOf returns the slot of an entry of this shard.
 func (s *shard) slotOf(e *entry) uint32 { return uint32(offset(s.slots, e)) }
 
 // Related reports whether an ICMP error is about a tracked connection of the zone. It
@@ -262,12 +263,14 @@ func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
 	return e != nil && e.flags&(isBlocked|isUntracked) == 0
 }
 
-// Fragment judges a fragment that is not the first: it passes if its first was admitted.
+// Fragment returns the verdict of a fragment that is not the first of its datagram: it
+// passes if the first was admitted and it overlaps no other fragment.
 func (z *Zone) Fragment(p *packet.Packet, d Direction, now time.Duration) verdict.Verdict {
 	return z.tracker.fragments.later(z.id, d, p, now)
 }
 
-// AdmitFragment records that a first fragment has been admitted.
+// AdmitFragment records that the rules admit a first fragment. It returns Forward,
+// FragmentsFull or OverlapFrag.
 func (z *Zone) AdmitFragment(p *packet.Packet, d Direction, now time.Duration) verdict.Verdict {
 	return z.tracker.fragments.first(z.id, d, p, now)
 }
