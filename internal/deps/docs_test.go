@@ -22,26 +22,18 @@ var (
 func TestDocumentsNameExistingTests(t *testing.T) {
 	const root = "../.."
 	where := testsBelow(t, root)
-	documents, err := filepath.Glob(root + "/docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	named := 0
-	for _, path := range append(documents, root+"/README.md", root+"/ARCHITECTURE.md") {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text = goExample.ReplaceAll(text, nil)
-		for _, m := range testNamed.FindAllStringSubmatch(string(text), -1) {
+	for document, text := range documents(t, root) {
+		text = goExample.ReplaceAllString(text, "")
+		for _, m := range testNamed.FindAllStringSubmatch(text, -1) {
 			named++
 			if in := where[m[2]]; len(in) == 0 || m[1] != "" && !slices.Contains(in, m[1]) {
-				t.Errorf("%s names the test %s in package %q, but packages with such a test are %q", filepath.Base(path), m[2], m[1], in)
+				t.Errorf("%s names the test %s in package %q, but packages with such a test are %q", document, m[2], m[1], in)
 			}
 		}
-		for _, story := range storyNamed.FindAllString(string(text), -1) {
+		for _, story := range storyNamed.FindAllString(text, -1) {
 			if _, err := os.Stat(filepath.Join(root, "scenarios", story)); err != nil {
-				t.Errorf("%s names the scenario %s, which does not exist: %v", filepath.Base(path), story, err)
+				t.Errorf("%s names the scenario %s, which does not exist: %v", document, story, err)
 			}
 		}
 	}
@@ -59,30 +51,40 @@ var (
 // type Name.
 func TestDocumentsNameExistingFiles(t *testing.T) {
 	const root = "../.."
-	documents, err := filepath.Glob(root + "/docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	named := 0
-	for _, path := range append(documents, root+"/README.md", root+"/ARCHITECTURE.md") {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range fileNamed.FindAllStringSubmatch(string(text), -1) {
+	for document, text := range documents(t, root) {
+		for _, m := range fileNamed.FindAllStringSubmatch(text, -1) {
 			named++
 			code, err := os.ReadFile(filepath.Join(root, m[1]))
 			switch {
 			case err != nil:
-				t.Errorf("%s names the file %s, which cannot be read: %v", filepath.Base(path), m[1], err)
+				t.Errorf("%s names the file %s, which cannot be read: %v", document, m[1], err)
 			case m[2] != "" && !regexp.MustCompile(`(?m)^(?:func (?:\([^)]*\) )?|type )`+m[2]+`\b`).Match(code):
-				t.Errorf("%s names %s of %s, which declares no such function or type", filepath.Base(path), m[2], m[1])
+				t.Errorf("%s names %s of %s, which declares no such function or type", document, m[2], m[1])
 			}
 		}
 	}
 	if named < 40 {
 		t.Errorf("found only %d names of files in the documents, want at least 40: the search does not work", named)
 	}
+}
+
+// documents returns the texts of the documents of the module, by file name.
+func documents(t *testing.T, root string) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, path := range append(paths, root+"/README.md", root+"/ARCHITECTURE.md") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[filepath.Base(path)] = string(text)
+	}
+	return texts
 }
 
 // The list of packages in ARCHITECTURE.md has exactly one line for each package of its
