@@ -12,7 +12,7 @@ import (
 )
 
 // form starts the nodes as one cluster: the first node creates it, then all others join at once,
-// each with its own token. A single node needs neither.
+// each with its own token. A lab of one node needs no cluster.
 func (l *Lab) form(ctx context.Context, progress func(string)) error {
 	first, others := l.Nodes[0], l.Nodes[1:]
 	if len(others) > 0 {
@@ -43,8 +43,8 @@ func (l *Lab) form(ctx context.Context, progress func(string)) error {
 	return errors.Join(errs...)
 }
 
-// role is the role in which the node with this index joins. Five voters survive the loss of two;
-// more would make every change slower.
+// role returns the role in which the node with this index joins. Five voters survive the loss of two;
+// more voters would make every change slower.
 func (l *Lab) role(index int) string {
 	voters := 3
 	if len(l.Nodes) >= 5 {
@@ -71,7 +71,8 @@ func (l *Lab) joinNode(ctx context.Context, node, role string) error {
 	return l.startNode(ctx, node, "--join", peerAddress(0), "--token", "@"+file)
 }
 
-// palisade runs a command of this binary and returns its standard output.
+// palisade runs a command of this binary and returns its standard output. If the command fails, the error
+// has its standard error.
 func (l *Lab) palisade(ctx context.Context, args ...string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 const stopTimeout = 5 * time.Second
 
 // A daemon is a background process of the lab: a node, the front door, or the supervisor, which
-// starts the other two kinds. It outlives the command that started it; later commands find it by
-// its pid file.
+// starts the other two kinds. A daemon outlives the command that started it; later commands find
+// the daemon by its pid file.
 type daemon struct {
 	name      string     // "node1", "door", "supervisor"
 	namespace string     // network namespace; "": the machine's
@@ -36,8 +36,8 @@ type daemon struct {
 func (l *Lab) pidFile(name string) string { return l.path(name + ".pid") }
 func (l *Lab) logFile(name string) string { return l.path(name + ".log") }
 
-// start runs d in a new session. Apart from d.files, its log is its only open file. The caller must
-// wait for the process, so that it does not stay a zombie, and write its pid file.
+// start runs d in a new session and returns its process, whose only open files are d.files and its log.
+// The caller must wait for the process, so that it does not stay a zombie, and write its pid file.
 func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 	if d.binary == "" {
 		self, err := os.Executable()
@@ -51,7 +51,7 @@ func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("start %s: %w", d.name, err)
 	}
 	defer log.Close()
-	// Our caller waits for the end of its pipes; the daemon must not keep them open.
+	// A program that started this command may wait until its pipes are closed; the daemon must not keep them open.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("start %s: close inherited descriptors: %w", d.name, err)
 	}
@@ -67,13 +67,13 @@ func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// running returns the process of a daemon if it runs.
+// running returns the process in the daemon's pid file, and whether it runs.
 func (l *Lab) running(name string) (process.ID, bool) {
 	id, err := process.ReadFile(l.pidFile(name))
 	return id, err == nil && id.Alive()
 }
 
-// find is like running, but also finds a daemon without a pid file: its supervisor may have been
+// find is like running, but also finds a daemon without a pid file: the supervisor may have been
 // killed before it wrote the file.
 func (l *Lab) find(name string) (process.ID, bool, error) {
 	if id, ok := l.running(name); ok {
@@ -91,7 +91,7 @@ func (l *Lab) find(name string) (process.ID, bool, error) {
 	return ids[0], true, nil
 }
 
-// processes returns the processes with the name palisade whose arguments match.
+// processes returns the processes with the name palisade for whose arguments match returns true.
 func (l *Lab) processes(match func(args []string) bool) ([]process.ID, error) {
 	return process.List(func(pid int) bool {
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -103,8 +103,8 @@ func (l *Lab) processes(match func(args []string) bool) ([]process.ID, error) {
 	})
 }
 
-// kill kills the process of a pid file without the supervisor's knowledge, so no supervisor may run.
-// It is no error if the process does not run.
+// kill kills the daemon that its pid file names, and removes the file. No supervisor may run, because
+// it would restart the daemon. It is no error if the daemon does not run.
 func (l *Lab) kill(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -172,7 +172,7 @@ type uplinkConfig struct {
 	GatewayMAC string `toml:"gateway_mac"`
 }
 
-// settingsConfig has the settings that differ from the default.
+// settingsConfig has those settings of a node that differ from the defaults.
 type settingsConfig struct {
 	Quarantine string `toml:"quarantine,omitempty"`
 	Limits     string `toml:"limits,omitempty"`
@@ -214,7 +214,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 	}
 }
 
-// zone is the availability zone of a node.
+// zone returns the availability zone of the node with this index.
 func (l *Lab) zone(index int) string {
 	zones := l.Zones
 	if zones == 0 { // stored by a version in which each node had its own zone

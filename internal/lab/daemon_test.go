@@ -20,19 +20,19 @@ func TestNodeConfigHasSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !strings.Contains(string(file), tt.want) {
-			t.Errorf("quarantine %v, limits %q: no %q in\n%s", tt.quarantine, tt.limits, tt.want, file)
+			t.Errorf("quarantine %v, limits %q: the configuration lacks %q:\n%s", tt.quarantine, tt.limits, tt.want, file)
 		}
 	}
 }
 
-func TestNodesAreInZonesByTurns(t *testing.T) {
+func TestNodesTakeTurnsInZones(t *testing.T) {
 	for _, tt := range []struct {
 		nodes, zones int
-		want         string // the zone letter of each node; "": an error
+		want         string // the zone letter of each node; "": fill returns an error
 	}{{3, 0, "abc"}, {3, 2, "aba"}, {3, 1, "aaa"}, {28, 0, "abcdefghijklmnopqrstuvwxyzab"}, {2, 3, ""}, {2, -1, ""}, {30, 27, ""}} {
 		o := Options{Nodes: tt.nodes, Zones: tt.zones}
 		if err := o.fill(); (err != nil) != (tt.want == "") {
-			t.Errorf("%d nodes in %d zones: %v", tt.nodes, tt.zones, err)
+			t.Errorf("%d nodes in %d zones: error %v; an error is wanted: %v", tt.nodes, tt.zones, err, tt.want == "")
 		}
 		l, got := &Lab{Zones: o.Zones}, ""
 		for n := range len(tt.want) {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxConnections bounds the front door's connections. Others wait in the socket's queue, but not for
-// long: a node closes idle connections.
+// maxConnections bounds the connections that the front door forwards at once. Further ones wait in the
+// socket's queue, but not for long, because nodes close idle connections.
 const maxConnections = 512
 
 // unavailable is the answer if no node can be reached: aws and the SDKs retry on it.
@@ -25,13 +25,13 @@ const unavailableBody = `<?xml version="1.0" encoding="UTF-8"?>
 
 func (l *Lab) doorArgs() []string { return []string{"lab", "door", "--name", l.Name} }
 
-// doorDescriptor is the listening socket in the door's process. It stays open there, so that a
-// supervisor that replaces a killed one can duplicate it.
+// doorDescriptor is the descriptor of the listening socket in the door's process. The door keeps it open,
+// so that a new supervisor can duplicate it after the last one was killed.
 const doorDescriptor = 3
 
 // ServeDoor runs the front door: it forwards connections from the loopback port, whose listening
-// socket is doorDescriptor, to the API socket of a node, preferably one that can serve. It returns
-// when ctx ends.
+// socket is doorDescriptor, to the API socket of a node, preferably of a node that can serve. ServeDoor
+// returns when ctx ends.
 func ServeDoor(ctx context.Context, name string) error {
 	l, err := Open(name)
 	if err != nil {
@@ -58,7 +58,7 @@ func ServeDoor(ctx context.Context, name string) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			slog.Warn("connection not accepted", "err", err)
+			slog.Warn("the front door did not accept a connection", "err", err)
 			time.Sleep(10 * time.Millisecond) // no descriptor is free: let connections end
 			continue
 		}
@@ -67,7 +67,7 @@ func ServeDoor(ctx context.Context, name string) error {
 }
 
 // A door forwards connections. Each connection has two goroutines, which end with it. The mutex
-// guards health only; it is held while nodes are asked, and not while a connection is forwarded.
+// guards health only: byFitness holds it while it asks nodes; forward does not hold it.
 type door struct {
 	lab   *Lab
 	slots chan struct{} // one for each connection, at most maxConnections
@@ -76,10 +76,10 @@ type door struct {
 	health []health // by the node's index
 }
 
-// health is the last answer of a node about itself.
+// health is what the last answer of a node says about its fitness.
 type health struct {
 	fitness fitness
-	until   time.Time // valid until then; the node is asked again afterwards
+	until   time.Time // after this time the node is asked again
 }
 
 // A fitness orders nodes by how well they can serve.
@@ -92,8 +92,9 @@ const (
 )
 
 const (
-	// healthLasts bounds how long connections still go to a node that has lost its leader. Nodes
-	// are asked only when there is a connection, so that an idle lab uses no processor time.
+	// healthLasts is how long an answer counts. For so long, connections may still go to a node that
+	// no longer knows a leader. Nodes are asked only when there is a connection, so that an idle lab
+	// uses no processor time.
 	healthLasts = 200 * time.Millisecond
 
 	// healthWithin bounds the wait for a node's answer. A node that takes longer, such as a stopped
@@ -135,8 +136,8 @@ func (d *door) dial() (net.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// byFitness returns all nodes, the fittest first and otherwise in the lab's order. It asks those
-// whose last answer is too old, all at once. Other connections wait for these answers.
+// byFitness returns all nodes, the fittest first, and equally fit ones in the lab's order. It asks all
+// nodes whose last answer is too old at once, and waits for the answers.
 func (d *door) byFitness() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -159,7 +160,7 @@ func (d *door) byFitness() []string {
 	return nodes
 }
 
-// examine asks a node for its status.
+// examine asks a node for its status and returns its fitness.
 func (d *door) examine(node string) health {
 	ctx, cancel := context.WithTimeout(context.Background(), healthWithin)
 	defer cancel()

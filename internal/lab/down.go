@@ -20,8 +20,8 @@ import (
 	"palisade/internal/process"
 )
 
-// Down stops a lab and removes everything of it. It is no error if the lab is incomplete or does not
-// exist.
+// Down stops a lab and removes everything that belongs to it. It is no error if the lab is incomplete or
+// does not exist.
 func Down(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -40,9 +40,9 @@ func Down(ctx context.Context, name string) error {
 	return nil
 }
 
-// clear removes everything whose name contains the lab's name, whatever lab.json says, and reports
-// whether it found anything. It kills the supervisor first, because it would restart the daemons,
-// and then the daemons, because a node would restart its instances.
+// clear removes everything whose name contains the lab's name, without reading lab.json, and reports
+// whether it found anything. It kills the supervisor first, because the supervisor would restart the
+// daemons, and then the daemons, because a node would restart its instances.
 func (l *Lab) clear(ctx context.Context) (found bool, err error) {
 	if err := l.kill(ctx, supervisorName); err != nil {
 		return found, err
@@ -88,15 +88,15 @@ func (l *Lab) clear(ctx context.Context) (found bool, err error) {
 			return found, err
 		}
 	}
-	// The parent directories, if this was the last lab.
+	// Remove the parent directories, which are empty if this was the last lab.
 	for _, dir := range []string{labsDir, filepath.Dir(labsDir), runDir} {
 		unix.Rmdir(dir)
 	}
 	return found, nil
 }
 
-// removeAttached removes the devices that `palisade attach` has put into namespaces which are not
-// the lab's. Their aliases name the lab.
+// removeAttached removes the devices that `palisade attach` has put into namespaces outside the lab.
+// The aliases of these devices name the lab.
 func (l *Lab) removeAttached() error {
 	others, err := netns.List("")
 	if err != nil {
@@ -135,9 +135,9 @@ func (l *Lab) pidFiles() []string {
 	return names
 }
 
-// owns reports whether args, after `palisade`, are those of a daemon of the lab, or of a command with
-// the configuration of one of its nodes. It finds processes without a pid file, whose parent was
-// killed before it wrote the file.
+// owns reports whether args, the arguments after `palisade`, start a daemon of the lab, or a command with
+// the configuration of one of its nodes. By its arguments, clear also finds a process without a pid
+// file, whose parent was killed before it wrote the file.
 func (l *Lab) owns(args []string) bool {
 	if slices.Equal(args, l.doorArgs()) || slices.Equal(args, l.superviseArgs()) {
 		return true
@@ -146,7 +146,7 @@ func (l *Lab) owns(args []string) bool {
 	return config > 0 && config < len(args) && filepath.Dir(args[config]) == l.dir()
 }
 
-// killProcesses kills the processes with the name palisade whose arguments match.
+// killProcesses kills the processes with the name palisade for whose arguments match returns true.
 func (l *Lab) killProcesses(ctx context.Context, match func(args []string) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -162,9 +162,9 @@ func (l *Lab) killProcesses(ctx context.Context, match func(args []string) bool)
 	return nil
 }
 
-// removeCgroups kills the processes in the cgroups of the lab that match pattern, and removes those
-// cgroups, and the lab's own when it is empty. It retries, because the kernel releases a cgroup a
-// moment after its last process has ended.
+// removeCgroups kills the processes in those cgroups of the lab that match pattern, and removes these
+// cgroups. It also removes the lab's own cgroup if that is empty then. It retries for stopTimeout,
+// because the kernel releases a cgroup a moment after its last process has ended.
 func (l *Lab) removeCgroups(ctx context.Context, pattern string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()

@@ -21,11 +21,12 @@ import (
 	"palisade/internal/process"
 )
 
-// labName matches the names of the labs of these tests, but not that of package labtest, which may be
+// labName matches the names of the labs of these tests, but not the name of package labtest, which may be
 // an argument of a compiler that runs at the same time.
 var labName = regexp.MustCompile(`labtest[a-z]`)
 
-// labResources lists the resources of these tests' labs that the machine has.
+// labResources lists what the labs of these tests have on the machine: namespaces, files and processes;
+// and all devices in the machine's own namespace.
 func labResources(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
@@ -117,20 +118,20 @@ func TestDownRemovesEverything(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := up(t, Options{Name: "labtestdown", Nodes: 3})
 			if labResources(t) == before {
-				t.Fatal("void: the resources of a running lab are not found")
+				t.Fatal("void: labResources finds nothing of a running lab")
 			}
 			tt.damage(t, l)
 			if err := Down(t.Context(), l.Name); err != nil {
 				t.Fatal(err)
 			}
 			if after := labResources(t); after != before {
-				t.Errorf("not removed; before:\n%s\nafter:\n%s", before, after)
+				t.Errorf("Down did not remove everything; resources before Up:\n%s\nafter Down:\n%s", before, after)
 			}
 		})
 	}
 }
 
-// `lab up` is killed at different times of its run.
+// The test kills `lab up` at eight different times, some of them after it would have ended.
 func TestDownRemovesLabWhoseUpWasKilled(t *testing.T) {
 	netnstest.NeedRoot(t)
 	t.Cleanup(func() { Down(context.Background(), "labtestkill") })
@@ -149,12 +150,12 @@ func TestDownRemovesLabWhoseUpWasKilled(t *testing.T) {
 		err := cmd.Run()
 		cancel()
 		made := labResources(t) != before
-		t.Logf("lab up, killed after %v of %v: %v; left resources: %v", after, whole, err, made)
+		t.Logf("lab up, which takes %v, was killed after %v: %v; it left resources: %v", whole, after, err, made)
 		if err := Down(t.Context(), "labtestkill"); err != nil {
 			t.Fatal(err)
 		}
 		if after := labResources(t); after != before {
-			t.Fatalf("not removed; before:\n%s\nafter:\n%s", before, after)
+			t.Fatalf("Down did not remove everything; resources before Up:\n%s\nafter Down:\n%s", before, after)
 		}
 	}
 }
@@ -176,10 +177,10 @@ func TestFailedUpReportsCauseAndRemovesEverything(t *testing.T) {
 	before := labResources(t)
 	_, err := Up(t.Context(), Options{Name: "labtestfail", Port: freePort(t), ClassicPools: []netip.Prefix{failingPool}})
 	if err == nil || !strings.Contains(err.Error(), "this node does not accept its pool") {
-		t.Errorf("Up: %v, want the end of the node's log", err)
+		t.Errorf("error of Up: %v, want one with the end of the node's log", err)
 	}
 	if after := labResources(t); after != before {
-		t.Errorf("not removed; before:\n%s\nafter:\n%s", before, after)
+		t.Errorf("the failed Up did not remove everything; resources before:\n%s\nafter:\n%s", before, after)
 	}
 	busy, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -188,12 +189,12 @@ func TestFailedUpReportsCauseAndRemovesEverything(t *testing.T) {
 	defer busy.Close()
 	_, err = Up(t.Context(), Options{Name: "labtestfail", Port: busy.Addr().(*net.TCPAddr).Port})
 	if err == nil || !strings.Contains(err.Error(), "--port") {
-		t.Errorf("Up on a port in use: %v, want a hint to --port", err)
+		t.Errorf("error of Up on a port in use: %v, want one that names --port", err)
 	}
 }
 
-// TestDownRemovesAttachedDevices: Down removes the devices of its own lab, in any namespace, and no
-// others.
+// TestDownRemovesAttachedDevices checks that Down removes the devices of its own lab from a namespace
+// outside the lab, but neither those of another lab nor any without a lab.
 func TestDownRemovesAttachedDevices(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const guest = "labtestguest"
@@ -223,6 +224,6 @@ func TestDownRemovesAttachedDevices(t *testing.T) {
 	}
 	left := inside("ip", "-br", "link")
 	if strings.Contains(left, "eth0") || strings.Count(left, "eth") != 3 {
-		t.Errorf("not removed:\n%s", left)
+		t.Errorf("devices after Down, want eth1, eth2 and eth3:\n%s", left)
 	}
 }

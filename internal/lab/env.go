@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// awsLauncher comes before the real aws on PATH: versions before 2.13 have no variable for the
-// endpoint and would call Amazon.
+// awsLauncher is a script aws that comes before the real aws on PATH and passes it the lab's endpoint:
+// aws before 2.13 knows no variable for the endpoint and would call Amazon.
 const awsLauncher = `#!/bin/sh
 # Runs the next aws on PATH against the lab.
 here=$(dirname "$(readlink -f "$0")")

@@ -16,16 +16,17 @@ import (
 	"palisade/internal/netns"
 )
 
-// Exec replaces this process by argv, in an instance, which who names by id or name, or in the
-// network namespace of a node, laptop, stranger or internet (the router). It returns only if it
-// fails.
+// Exec replaces this process by argv. The command runs in an instance, if who is its id or name, or in the
+// network namespace of a node, laptop, stranger, internet (the router) or underlay (the switch between
+// the nodes). Exec returns only if it fails.
 func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 	if len(argv) == 0 {
 		return errors.New("no command to run")
 	}
 	if !l.answers() {
-		// Another process starts the supervisor: as our child it would become a child of argv,
-		// which does not wait for it. The command runs without a supervisor as well.
+		// Let another process start the supervisor: a supervisor that this process started would become
+		// a child of argv, which does not wait for its children. An error is ignored, because argv
+		// needs no supervisor.
 		_, _ = l.palisade(ctx, "lab", "env", "--name", l.Name)
 	}
 	if slices.Contains(l.hosts(), who) {
@@ -33,7 +34,7 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 		if err != nil {
 			return err
 		}
-		// The namespaces are those of the calling thread, which exec keeps.
+		// unix.Exec keeps the namespaces of the calling thread.
 		return netns.Do(l.namespace(who), func() error {
 			if err := l.withoutResolver(); err != nil {
 				return err
@@ -41,7 +42,7 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 			return unix.Exec(path, argv, os.Environ())
 		})
 	}
-	// The namespace is named after the id, so that the node need not answer.
+	// If who is an id, it gives the name of the namespace, and the node need not answer.
 	namespace := l.namespace(who)
 	if !instanceID.MatchString(who) || !netns.Exists(namespace) {
 		instance, err := l.FindInstance(ctx, who)
@@ -60,8 +61,9 @@ func (l *Lab) Exec(ctx context.Context, who string, argv []string) error {
 
 var instanceID = regexp.MustCompile(`^i-[0-9a-f]+$`)
 
-// withoutResolver gives the calling thread a mount namespace without a name server. A lab cannot
-// reach that of the machine, and programs would wait for its answer: nmap 13 s before each scan.
+// withoutResolver gives the calling thread a mount namespace whose /etc/resolv.conf names no server. The
+// lab cannot reach the machine's name server, and programs would wait for its answer: nmap waits 13 s
+// before each scan.
 func (l *Lab) withoutResolver() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make a mount namespace: %w", err)
@@ -79,7 +81,8 @@ func (l *Lab) withoutResolver() error {
 	return nil
 }
 
-// FindInstance returns the instance with this id or name. The name must be unique.
+// FindInstance returns the instance with the id or the name who. It returns an error if several instances
+// have that name.
 func (l *Lab) FindInstance(ctx context.Context, who string) (InstanceStatus, error) {
 	known := l.hosts()
 	var named []InstanceStatus

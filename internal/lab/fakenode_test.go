@@ -17,9 +17,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// A lab starts its own binary as its daemons. In these tests that is the test binary, whose node is a
-// fake that answers on both sockets: the tests are about what a lab makes and removes, also when a
-// node does not start. The tests of package scenarios run labs with real nodes.
+// TestMain lets the test binary act as palisade, because a lab starts its own binary for its daemons. The
+// node is a fake that answers on both sockets: these tests check what a lab makes and removes, also when
+// a node does not start. The tests of package scenarios run labs with real nodes.
 func TestMain(m *testing.M) {
 	if os.Args[0] == "palisade" {
 		os.Exit(fakeBinary(os.Args[1:]))
@@ -49,7 +49,7 @@ func fakeBinary(args []string) int {
 	return 0
 }
 
-// fakeNodeCommand is `palisade cluster` or `palisade node`.
+// fakeNodeCommand runs `palisade cluster` or `palisade node` and returns the exit status.
 func fakeNodeCommand(args []string) int {
 	var c nodeConfig
 	data, err := os.ReadFile(args[slices.Index(args, "--config")+1])
@@ -105,18 +105,19 @@ func serveFakeNode(c nodeConfig) error {
 	}))
 }
 
-// leaderless is the file that makes the fake node answer that it knows no leader.
+// leaderless returns the path of a file. While it exists, the fake node answers that it knows no leader.
 func leaderless(dataDir string) string { return filepath.Join(dataDir, "leaderless") }
 
-// outcast is the file that makes the fake node end like a fenced one.
+// outcast returns the path of a file. While it exists, the fake node ends like a fenced node.
 func outcast(dataDir string) string { return filepath.Join(dataDir, "outcast") }
 
-// fakeCluster is `palisade cluster init` and `palisade cluster token`. It has one token for each role.
+// fakeCluster runs `palisade cluster init` or `palisade cluster token`, which prints the same token for all
+// nodes of a role.
 func fakeCluster(c nodeConfig, args []string) error {
 	switch begun := filepath.Join(c.DataDir, "peer"); args[1] {
 	case "init":
 		if c.Peer == nil || c.Peer.Listen != "192.0.2.11:7400" {
-			return fmt.Errorf("cluster init with [peer] %+v", c.Peer)
+			return fmt.Errorf("cluster init of a node with the [peer] section %+v, want one that listens on 192.0.2.11:7400", c.Peer)
 		}
 		return os.Mkdir(begun, 0o700)
 	case "token":
@@ -128,7 +129,7 @@ func fakeCluster(c nodeConfig, args []string) error {
 	return nil
 }
 
-// fakeJoin makes the node a member of a cluster. A single node needs no cluster.
+// fakeJoin makes the node a member of the cluster, unless it is one already or is the only node.
 func fakeJoin(c nodeConfig, args []string) error {
 	member := filepath.Join(c.DataDir, "peer")
 	if _, err := os.Stat(member); c.Peer == nil || err == nil {
@@ -136,7 +137,7 @@ func fakeJoin(c nodeConfig, args []string) error {
 	}
 	join, token := slices.Index(args, "--join"), slices.Index(args, "--token")
 	if join < 0 || args[join+1] != "192.0.2.11:7400" {
-		return fmt.Errorf("a node that is no member yet, started with %q", args)
+		return fmt.Errorf("a node that is no member yet was started with %q, want --join 192.0.2.11:7400", args)
 	}
 	file, ok := strings.CutPrefix(args[token+1], "@")
 	if !ok {
@@ -147,7 +148,7 @@ func fakeJoin(c nodeConfig, args []string) error {
 		return err
 	}
 	if st.Mode().Perm() != 0o600 {
-		return fmt.Errorf("the token's file has mode %v", st.Mode())
+		return fmt.Errorf("the token's file has mode %v, want 0600", st.Mode())
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -159,5 +160,5 @@ func fakeJoin(c nodeConfig, args []string) error {
 	return os.WriteFile(filepath.Join(member, "joined"), text, 0o600)
 }
 
-// failingPool makes the fake node fail.
+// failingPool is the address pool with which the fake node does not start.
 var failingPool = netip.MustParsePrefix("10.66.0.0/16")

@@ -8,8 +8,8 @@
 // The package drives the binary: a daemon is `palisade node --config FILE`, which answers on its
 // control socket. It imports no package of the daemon. Up makes everything. Down finds everything
 // by the name of the lab alone, so that it also removes what is left after a crash at any point.
-// Read Lab, then Up (up.go), topology.go, cluster.go, node.go, supervisor.go (which starts daemons,
-// and restarts them when they die), partition.go, Down.
+// Read Lab, then Up (up.go), topology.go, cluster.go, node.go, supervisor.go (which starts daemons, and
+// restarts those that die), partition.go, Down (down.go).
 //
 // The name of every namespace, cgroup, directory and process of a lab contains the lab's name. All
 // addresses are inside its namespaces, except that the front door listens on a loopback port of
@@ -43,7 +43,7 @@ const Region = "us-east-1"
 // it, because it contains the secret keys of the accounts.
 //
 // Each command opens its own Lab and uses it on one goroutine. Up, Down, Partition and Heal hold
-// the lock of the lab's name (lock) while they change the lab.
+// the lock of the lab's name while they change the lab (see the function lock).
 type Lab struct {
 	Name         string         `json:"name"`
 	Port         int            `json:"port"` // TCP port of the front door on 127.0.0.1
@@ -56,7 +56,7 @@ type Lab struct {
 	Overlay      string         `json:"overlay,omitempty"` // form of the tunnels between nodes; "": the default
 	Accounts     []Account      `json:"accounts"`
 
-	locked bool // Up holds the lock of the lab
+	locked bool // true: Up, which is running, holds the lock
 }
 
 // An Account can call the API of the lab.
@@ -68,8 +68,8 @@ type Account struct {
 	SecretKey string `json:"secret_key" toml:"secret_key"`
 }
 
-// nameRule bounds names, which are part of paths, namespaces and cgroups. A name has no hyphen,
-// because the namespaces of lab "a" begin with "a-" and those of no other lab may.
+// nameRule matches the names that a lab may have. They become part of paths and of names of namespaces and
+// cgroups. A name has no hyphen, so that only the namespaces of lab "a" begin with "a-".
 var nameRule = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
 
 // CheckName returns an error if name cannot be the name of a lab.
@@ -80,7 +80,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Open returns the lab with this name, which must be up.
+// Open returns the lab with this name, or an error if it is not up.
 func Open(name string) (*Lab, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -149,9 +149,9 @@ func (l *Lab) controlSocket(node string) string { return filepath.Join(l.sockets
 // Control returns the path of the socket on which a node answers its operator.
 func (l *Lab) Control(node string) string { return l.controlSocket(node) }
 
-// lock keeps two commands from making or removing the same lab at once. It is an abstract socket,
-// which the kernel removes when the process ends, and which leaves no file. If a command is killed
-// while it starts a child, the child holds the lock until its exec.
+// lock keeps two commands from changing the same lab at once. The caller must call release. The lock is
+// an abstract socket, which is not a file and which the kernel removes when the process ends. If a
+// command is killed while it starts a child, the child holds the lock until it calls exec.
 func lock(name string) (release func(), err error) {
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		l, err := net.Listen("unix", "@palisade-lab-"+name)
@@ -164,6 +164,5 @@ func lock(name string) (release func(), err error) {
 	}
 }
 
-// lockPatience bounds the wait for another command to release the lock.
 // lockPatience bounds the wait for another command to release the lock.
 const lockPatience = time.Second

@@ -55,8 +55,8 @@ func up(t *testing.T, o Options) *Lab {
 	return l
 }
 
-// report is what an operator would ask of a lab of fake nodes: its status and the last lines of its
-// logs, in fewer than 100 lines.
+// report returns the status of a lab of fake nodes and the last lines of its logs, in fewer than 100
+// lines.
 func report(name string) string {
 	l, err := Open(name)
 	if err != nil {
@@ -72,7 +72,7 @@ func report(name string) string {
 	return strings.Join(lines[:min(len(lines), 95)], "\n")
 }
 
-// on runs a command in the namespace of host.
+// on runs a command in the namespace of host and returns its output.
 func on(t *testing.T, l *Lab, host string, argv ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -96,8 +96,8 @@ func get(url string) (string, error) {
 	return fmt.Sprintf("%d %s", response.StatusCode, body), err
 }
 
-// awaitDoor waits until the door's answer begins with want. It may take some seconds on a busy machine,
-// because the door does not ask a slow node again for silenceLasts.
+// awaitDoor waits until the door's answer begins with want. why is the start of the failure message. The wait
+// may take some seconds on a busy machine, because the door does not ask a slow node again for silenceLasts.
 func (l *Lab) awaitDoor(t *testing.T, why, want string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -108,7 +108,7 @@ func (l *Lab) awaitDoor(t *testing.T, why, want string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: the door answers %q, %v; want %q", why, got, err, want)
+			t.Fatalf("%s: the door answers %q, error %v; want %q", why, got, err, want)
 		}
 	}
 }
@@ -126,15 +126,15 @@ func TestLabHasInternetAndUnderlay(t *testing.T) {
 		}
 	}
 	if out, err := on(t, l, laptopHost, "ping", "-c1", "-W1", "192.0.2.11"); err == nil {
-		t.Errorf("the laptop reaches the underlay: %s", out)
+		t.Errorf("the laptop reaches node1 on the underlay:\n%s", out)
 	}
 	out, _ := on(t, l, internetHost, "ip", "-br", "address", "show", "dev", internetHost)
 	if !strings.Contains(out, "198.18.0.1/16") || !strings.Contains(out, "2001:db8::1/32") {
-		t.Errorf("addresses of the segment: %s", out)
+		t.Errorf("the router has the addresses %s, want 198.18.0.1/16 and 2001:db8::1/32", out)
 	}
 	out, _ = on(t, l, internetHost, "ip", "-br", "link", "show", "dev", internetHost)
 	if !strings.Contains(out, gatewayMAC) {
-		t.Errorf("the router on the segment: %s, want MAC %s", out, gatewayMAC)
+		t.Errorf("the router's device on the segment is %s, want the MAC %s", out, gatewayMAC)
 	}
 }
 
@@ -150,7 +150,7 @@ func TestDoorForwardsToNodeThatRuns(t *testing.T) {
 	}
 	want("200 API of node2")
 	if st := l.Status(t.Context()); st.Nodes[0].Role != "down" || st.Nodes[0].PID != 0 || st.Nodes[1].Role != "follower" || st.Leader != "node1" || len(st.Instances) != 1 {
-		t.Errorf("status with node1 killed: %+v", st)
+		t.Errorf("status after node1 was killed: %+v; want node1 down without a pid, node2 a follower, node1 as leader and one instance", st)
 	}
 	if err := l.KillNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
@@ -161,14 +161,14 @@ func TestDoorForwardsToNodeThatRuns(t *testing.T) {
 	}
 	want("200 API of node1")
 	if err := l.StartNode(t.Context(), "node1"); err == nil {
-		t.Error("a running node was started")
+		t.Error("StartNode of a running node returned no error")
 	}
 	if err := l.KillNode(t.Context(), "node3"); err == nil || !strings.Contains(err.Error(), "node1, node2") {
-		t.Errorf("kill of an unknown node: %v", err)
+		t.Errorf("KillNode of an unknown node: error %v, want one that lists node1, node2", err)
 	}
 }
 
-// A node that knows no leader answers, but cannot decide. A stopped node does not answer.
+// A node that knows no leader answers, but cannot accept changes. A stopped node does not answer.
 func TestDoorPrefersNodeThatCanServe(t *testing.T) {
 	l := up(t, Options{Name: "labtestfit", Nodes: 3})
 	eventually := func(why, want string) {
@@ -200,23 +200,23 @@ func TestNodesJoinWithTokensOfTheirRole(t *testing.T) {
 	for node, want := range map[string]string{"node2": "voter", "node3": "voter", "node5": "voter", "node6": "nonvoter"} {
 		token, err := os.ReadFile(l.path(node, "peer", "joined"))
 		if err != nil || string(token) != "token-"+want+"\n" {
-			t.Errorf("%s joined with %q, %v; want a %s's token", node, token, err, want)
+			t.Errorf("%s joined with the token %q, error %v; want the token of a %s", node, token, err, want)
 		}
 	}
 	if left, _ := filepath.Glob(l.path("*.token")); left != nil {
-		t.Errorf("tokens left: %v", left)
+		t.Errorf("files with tokens are left: %v, want none", left)
 	}
 	if four := (&Lab{Nodes: l.Nodes[:4]}); four.role(2) != "voter" || four.role(3) != "nonvoter" {
-		t.Errorf("of four nodes the third is a %s, the fourth a %s; want three voters", four.role(2), four.role(3))
+		t.Errorf("in a lab of four nodes the third is a %s, the fourth a %s; want voter, nonvoter", four.role(2), four.role(3))
 	}
-	// A member needs no token.
+	// A member that starts again needs no token.
 	if err := errors.Join(l.KillNode(t.Context(), "node6"), l.StartNode(t.Context(), "node6")); err != nil {
 		t.Error(err)
 	}
 }
 
-// reaches reports whether one node's packets to a port arrive at another. It waits longer for packets
-// that are expected, because the machine may be busy.
+// reaches reports whether one node's packets to a TCP port of another arrive. It waits longer if want is
+// true, because the machine may be busy.
 func reaches(t *testing.T, l *Lab, from, to, port string, want bool) bool {
 	t.Helper()
 	listen := exec.Command("ncat", "-l", port, "--send-only", "-k", "--sh-exec", "echo hello")
@@ -226,7 +226,7 @@ func reaches(t *testing.T, l *Lab, from, to, port string, want bool) bool {
 	defer func() { listen.Process.Kill(); listen.Wait() }()
 	address := underlayAddress(slices.Index(l.Nodes, to))
 	if out, err := on(t, l, to, "sh", "-c", "for i in $(seq 1000); do ss -Hltn | grep -q :"+port+" && exit; sleep 0.05; done; exit 1"); err != nil {
-		t.Fatalf("no program listens: %s", out)
+		t.Fatalf("ncat does not listen on port %s of %s: %v\n%s", port, to, err, out)
 	}
 	within := "1" // second
 	if want {
@@ -244,7 +244,7 @@ func TestPartitionSeparatesItsSides(t *testing.T) {
 			from, rest, _ := strings.Cut(pair, ">")
 			to, port, _ := strings.Cut(rest, ":")
 			if got := reaches(t, l, from, to, port, want); got != want {
-				t.Errorf("%s: arrives %v, want %v", pair, got, want)
+				t.Errorf("packets %s arrive: %v, want %v", pair, got, want)
 			}
 		}
 	}
@@ -259,7 +259,7 @@ func TestPartitionSeparatesItsSides(t *testing.T) {
 			got = append(got, n.Cut)
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("the status shows the cuts %q, want %q", got, want)
+			t.Errorf("the status shows the cuts %q, one for each node; want %q", got, want)
 		}
 	}
 	pairs(map[string]bool{"node1>node3:7400": true, "node3>node1:7401": true})
@@ -279,12 +279,12 @@ func TestPartitionSeparatesItsSides(t *testing.T) {
 	cuts("", "", "", "")
 	pairs(map[string]bool{"node1>node3:7400": true, "node2>node1:7401": true, "node4>node2:7402": true})
 	if out, err := on(t, l, "node1", "nft", "list", "tables"); err != nil || strings.TrimSpace(out) != "" {
-		t.Errorf("healed, node1 has %q, %v", out, err)
+		t.Errorf("after Heal, node1 has the nftables tables %q, error %v; want no table", out, err)
 	}
 
 	for _, nodes := range [][]string{nil, {"node9"}, {"node1", "node1"}, l.Nodes} {
 		if err := l.Partition(t.Context(), Cut{Nodes: nodes}); err == nil {
-			t.Errorf("a cut of %q was made", nodes)
+			t.Errorf("Partition of the nodes %q returned no error", nodes)
 		}
 	}
 }
@@ -295,13 +295,13 @@ func TestCrashedNodeDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := on(t, l, "node1", "ping", "-c1", "-W1", "192.0.2.12"); err == nil {
-		t.Errorf("a crashed node answers: %s", out)
+		t.Errorf("a crashed node answers a ping:\n%s", out)
 	}
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := on(t, l, "node1", "ping", "-c1", "-W10", "192.0.2.12"); err != nil {
-		t.Errorf("a node that was started after a crash does not answer: %s", out)
+		t.Errorf("a node that was started after a crash does not answer a ping: %v\n%s", err, out)
 	}
 }
 
@@ -313,10 +313,10 @@ func TestTwoLabsRunSideBySide(t *testing.T) {
 	}
 	b.awaitDoor(t, "lab "+a.Name+" went down", "200 API of node1")
 	if out, err := on(t, b, laptopHost, "ping", "-c1", "-W10", "198.51.100.7"); err != nil {
-		t.Errorf("the network of lab %s after lab %s went down: %s", b.Name, a.Name, out)
+		t.Errorf("after lab %s went down, a ping in lab %s fails: %v\n%s", a.Name, b.Name, err, out)
 	}
 	if _, err := Open(a.Name); err == nil {
-		t.Error("a lab that is down can be opened")
+		t.Error("Open of a lab that is down returned no error")
 	}
 }
 
@@ -338,10 +338,10 @@ func TestCrashEndsInstances(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(time.Minute):
-		t.Error("the instance still runs")
+		t.Error("a process of the instance still runs a minute after the crash")
 	}
 	if _, err := os.Stat(l.arena("node1")); err == nil || netns.Exists(ns) {
-		t.Errorf("arena: %v, namespace: %v; want both gone", err, netns.Exists(ns))
+		t.Errorf("after the crash, Stat of the arena returns %v, and the namespace exists: %v; want both gone", err, netns.Exists(ns))
 	}
 	if err := l.StartNode(t.Context(), "node1"); err != nil {
 		t.Error(err)
@@ -354,7 +354,7 @@ func TestEnvMakesShellUseLab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The machine's aws, later on PATH, prints its arguments.
+	// This stands for the machine's aws, later on PATH. It prints its arguments.
 	own := t.TempDir()
 	os.WriteFile(filepath.Join(own, "aws"), []byte("#!/bin/sh\necho aws \"$@\"\n"), 0o755)
 	cmd := exec.Command("sh", "-euc", env+`
@@ -365,10 +365,10 @@ aws ec2 describe-instances`)
 	mary, _ := l.account("mary")
 	want := fmt.Sprintf("%s us-east-1 %s [] [unset] [unset]\naws --endpoint-url %s ec2 describe-instances\n", mary.AccessKey, l.Endpoint(), l.Endpoint())
 	if err != nil || string(out) != want {
-		t.Errorf("the shell prints %q, %v; want %q", out, err, want)
+		t.Errorf("the shell prints %q, error %v; want %q", out, err, want)
 	}
 	if _, err := l.Env("eve"); err == nil || !strings.Contains(err.Error(), "albert, mary, dev") {
-		t.Errorf("env of an unknown account: %v", err)
+		t.Errorf("Env of an unknown account: error %v, want one that lists albert, mary, dev", err)
 	}
 	platforms := map[string]string{"598916040194": "classic", "495219933132": "classic", "123456789012": "vpc"}
 	for _, a := range l.Accounts {
@@ -378,10 +378,10 @@ aws ec2 describe-instances`)
 		delete(platforms, a.ID)
 	}
 	if len(platforms) > 0 {
-		t.Errorf("the lab has no account for %v", platforms)
+		t.Errorf("the lab lacks these accounts, listed with their platforms: %v", platforms)
 	}
 	st, err := os.Stat(l.path("lab.json"))
 	if err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("lab.json: %v, %v; want mode 0600", st.Mode(), err)
+		t.Errorf("lab.json has mode %v, error %v; want mode 0600", st.Mode(), err)
 	}
 }

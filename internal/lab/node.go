@@ -15,10 +15,11 @@ import (
 	"palisade/internal/process"
 )
 
-// readyTimeout bounds the start of a node. A node that re-adopts instances takes longest.
+// readyTimeout bounds the time from a node's start until it is ready. A node that re-adopts instances
+// takes longest.
 const readyTimeout = 30 * time.Second
 
-// writeNodeConfig makes the directory of a node and its configuration file.
+// writeNodeConfig makes the directory of the node with this index, and its configuration file.
 func (l *Lab) writeNodeConfig(index int) error {
 	node := l.Nodes[index]
 	data, err := toml.Marshal(l.nodeConfig(index))
@@ -31,8 +32,8 @@ func (l *Lab) writeNodeConfig(index int) error {
 	return os.WriteFile(l.configFile(node), data, 0o600)
 }
 
-// StartNode starts a node's daemon and waits until it is ready. From then on the supervisor restarts
-// the daemon whenever it dies, even before it was ready.
+// StartNode starts a node's daemon and waits until it is ready. The supervisor restarts the daemon whenever
+// it dies, also before it is ready.
 func (l *Lab) StartNode(ctx context.Context, node string) error {
 	if err := l.hasNode(node); err != nil {
 		return err
@@ -40,10 +41,10 @@ func (l *Lab) StartNode(ctx context.Context, node string) error {
 	return l.startNode(ctx, node)
 }
 
-// startNode starts the daemon of a node that does not run, or that the supervisor is restarting.
-// more is appended to its command line.
+// startNode is StartNode for a node of the lab. more is appended to the daemon's command line. It is an
+// error if the daemon runs already and is ready.
 func (l *Lab) startNode(ctx context.Context, node string, more ...string) error {
-	// CrashNode set it down.
+	// A crash has set the underlay device down.
 	if err := l.setUnderlay(node, netlink.LinkSetUp); err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (l *Lab) startNode(ctx context.Context, node string, more ...string) error 
 	return l.waitReady(ctx, node, a.Process)
 }
 
-// setUnderlay applies set to a node's device on the underlay.
+// setUnderlay calls set for a node's device on the underlay.
 func (l *Lab) setUnderlay(node string, set func(netlink.Link) error) error {
 	err := netns.Do(l.namespace(node), func() error {
 		link, err := netlink.LinkByName(underlayHost)
@@ -76,7 +77,8 @@ func (l *Lab) setUnderlay(node string, set func(netlink.Link) error) error {
 	return nil
 }
 
-// waitReady asks a node until it answers that it is ready, its process ends, or readyTimeout has passed.
+// waitReady asks a node until it answers that it is ready. It returns an error if the process ends first,
+// or readyTimeout passes.
 func (l *Lab) waitReady(ctx context.Context, node string, id process.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -104,7 +106,7 @@ func (l *Lab) waitReady(ctx context.Context, node string, id process.ID) error {
 	}
 }
 
-// startDoor starts the front door.
+// startDoor lets the supervisor start the front door.
 func (l *Lab) startDoor(ctx context.Context) error {
 	binary, err := os.Executable()
 	if err == nil {
@@ -175,8 +177,8 @@ func (l *Lab) CrashNode(ctx context.Context, node string) error {
 	return nil
 }
 
-// killInside kills every process in these network namespaces, until none is left: a process may have
-// started another before it was killed.
+// killInside kills every process in these network namespaces. It repeats this until none is left, because a
+// process may have started another before it was killed.
 func killInside(ctx context.Context, names []string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()

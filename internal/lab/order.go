@@ -30,7 +30,7 @@ const (
 )
 
 // An order is a command's request to the supervisor. It is idempotent, so that a command can repeat it
-// to the next supervisor if the first dies while it carries out the order.
+// to the next supervisor if one dies while it carries out the order.
 type order struct {
 	Do     string   `json:"do"`
 	Name   string   `json:"name"` // of the daemon
@@ -44,16 +44,17 @@ type answer struct {
 	Error   string     `json:"error,omitempty"`
 }
 
-// A pendingOrder waits for its answer.
+// A pendingOrder is an order whose command waits for the answer.
 type pendingOrder struct {
 	order
 	answer chan answer
 }
 
 const (
-	// superviseWithin bounds the start of a supervisor on a busy machine.
+	// superviseWithin bounds the start of a supervisor, which takes longest on a busy machine.
 	superviseWithin = 30 * time.Second
-	// orderWithin bounds an order, which waits for earlier orders. Each may take stopTimeout.
+	// orderWithin bounds the time from an order to its answer. The order waits for earlier ones, each of
+	// which may take stopTimeout.
 	orderWithin = 30 * time.Second
 	maxOrder    = 64 << 10
 )
@@ -62,7 +63,7 @@ func (l *Lab) superviseArgs() []string  { return []string{"lab", "supervise", "-
 func (l *Lab) supervisorSocket() string { return filepath.Join(l.sockets(), "supervisor.sock") }
 func (l *Lab) recordsFile() string      { return l.path("supervisor.json") }
 
-// records reads the records that the supervisor has stored. The map is nil if there are none.
+// records reads the records that the supervisor has stored, by daemon. The map is nil if there are none.
 func (l *Lab) records() (map[string]*record, error) {
 	data, err := os.ReadFile(l.recordsFile())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -118,8 +119,8 @@ func (l *Lab) answers() bool {
 	return true
 }
 
-// doorSocket returns the front door's listening socket: a duplicate of that in the door's process, or
-// a new one if no door runs.
+// doorSocket returns the front door's listening socket: a duplicate of the one in the door's process, or a
+// new one if no door runs.
 func (l *Lab) doorSocket(ctx context.Context) (*os.File, error) {
 	id, alive, err := l.find(doorName)
 	if err != nil {
@@ -198,7 +199,8 @@ func (l *Lab) startSupervisor(ctx context.Context, socket *os.File) error {
 	return nil
 }
 
-// order lets the supervisor carry out o. If the supervisor dies meanwhile, the next one does.
+// order sends o to the supervisor and returns the answer. If the supervisor dies before it answers, order
+// starts another and sends o again.
 func (l *Lab) order(ctx context.Context, o order) (answer, error) {
 	for try := 0; ; try++ {
 		if err := l.Supervised(ctx); err != nil {
@@ -209,7 +211,7 @@ func (l *Lab) order(ctx context.Context, o order) (answer, error) {
 		case err == nil && a.Error != "":
 			return a, fmt.Errorf("%s %s: %s", o.Do, o.Name, a.Error)
 		case err == nil:
-			// After a retry, the supervisor that died may have started the daemon for this order.
+			// After a retry, the daemon may run because the supervisor that died started it for this order.
 			a.Running = a.Running && try == 0
 			return a, nil
 		case try == 2 || ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
@@ -243,7 +245,7 @@ func (s *supervisor) runOrders(ctx context.Context, listener net.Listener) {
 			if ctx.Err() != nil {
 				return
 			}
-			s.log.Warn("connection for an order not accepted", "err", err)
+			s.log.Warn("the supervisor did not accept a connection", "err", err)
 			select {
 			case <-time.After(10 * time.Millisecond): // no descriptor is free: let connections end
 			case <-ctx.Done():
@@ -255,14 +257,14 @@ func (s *supervisor) runOrders(ctx context.Context, listener net.Listener) {
 	}
 }
 
-// runOrder passes one order to run, and its answer to the command.
+// runOrder reads one order from conn, passes it to the goroutine of run, and sends the answer back.
 func (s *supervisor) runOrder(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(orderWithin))
 	o := pendingOrder{answer: make(chan answer, 1)}
 	if err := json.NewDecoder(io.LimitReader(conn, maxOrder)).Decode(&o.order); err != nil {
-		return // the connection of answers, which sends no order
+		return // made by the function answers, which sends no order
 	}
 	select {
 	case s.orders <- o:

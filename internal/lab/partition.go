@@ -10,8 +10,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// A Cut separates some nodes from all others on the underlay. The nodes reach each other, and both
-// sides reach the internet.
+// A Cut separates some nodes from all others on the underlay. Nodes on the same side still reach each
+// other, and both sides reach the internet.
 type Cut struct {
 	Nodes  []string `json:"nodes"`
 	Gossip bool     `json:"gossip,omitempty"` // only gossip is cut
@@ -38,8 +38,8 @@ func (l *Lab) Heal(ctx context.Context) error {
 	return l.recut(ctx, func([]Cut) []Cut { return nil })
 }
 
-// recut changes the list of cuts, applies it on all nodes and then stores it. If it fails on the way,
-// the command can be repeated.
+// recut changes the list of cuts, applies the new list on all nodes and then stores it. If it fails at one
+// node, the command can be repeated.
 func (l *Lab) recut(ctx context.Context, change func([]Cut) []Cut) error {
 	release, err := lock(l.Name)
 	if err != nil {
@@ -70,9 +70,9 @@ func (l *Lab) recut(ctx context.Context, change func([]Cut) []Cut) error {
 	return nil
 }
 
-// cutRules is the nftables script with which a node drops what arrives from the other side of each
-// cut. It drops at the receiver, because a sender gets an error if its own packets are dropped, but
-// none if a cable is broken.
+// cutRules returns the nftables script with which a node drops packets that arrive from the other side of
+// each cut. The receiver drops them, because a sender would get an error if its own node dropped its
+// packets, but gets none from a broken cable.
 func (l *Lab) cutRules(index int) string {
 	table := "table inet palisade_" + l.Name
 	// The first line makes sure that the table exists, so that delete succeeds.

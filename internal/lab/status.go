@@ -25,7 +25,7 @@ type Status struct {
 	Supervisor DaemonStatus `json:"supervisor"` // restarts nodes and door; the next lab command restarts it
 }
 
-// A DaemonStatus is a daemon as the supervisor knows it.
+// A DaemonStatus is the state of a daemon, as its pid file and the supervisor's record show it.
 type DaemonStatus struct {
 	PID      int      `json:"pid"`      // 0 if it does not run
 	Restarts int      `json:"restarts"` // how often it died and was restarted since `lab up`
@@ -53,8 +53,8 @@ type NodeStatus struct {
 	Restarts int      `json:"restarts"` // as in DaemonStatus
 	Trouble  *Trouble `json:"trouble,omitempty"`
 
-	// Panics counts panics of the node's switch, after each of which it went on. Shut lists the
-	// instances, and interfaces of other nodes, whose frames it drops because they caused panics.
+	// Panics counts panics of the node's switch, which continues after each. Shut lists the instances, and
+	// the interfaces of other nodes, whose frames the switch drops because they caused panics.
 	Panics uint64   `json:"panics,omitempty"`
 	Shut   []string `json:"shut,omitempty"`
 }
@@ -84,9 +84,9 @@ type nodeAnswer struct {
 	Instances []InstanceStatus `json:"instances"`
 }
 
-// Status asks all nodes at once.
+// Status asks all nodes at once and returns the state of the lab.
 func (l *Lab) Status(ctx context.Context) Status {
-	answers := make([]*nodeAnswer, len(l.Nodes)) // nil: none
+	answers := make([]*nodeAnswer, len(l.Nodes)) // nil: no answer
 	var wg sync.WaitGroup
 	for i, node := range l.Nodes {
 		wg.Go(func() {
@@ -99,7 +99,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 
 	records, err := l.records()
 	if err != nil {
-		slog.Warn("the restarts of daemons are unknown", "err", err)
+		slog.Warn("status lacks the restarts of daemons", "err", err)
 	}
 	st := Status{Endpoint: l.Endpoint(), Nodes: []NodeStatus{}, Instances: l.instances(answers)}
 	supervised := func(name string) DaemonStatus { return l.daemonStatus(name, records[name], time.Now()) }
@@ -155,8 +155,8 @@ func (l *Lab) daemonStatus(name string, r *record, now time.Time) DaemonStatus {
 	return st
 }
 
-// instances lists each instance once, as its own node answers. If that node is down or does not know
-// the instance yet, the answer of the node with the newest state counts: others may still list
+// instances returns each instance once, as its own node describes it. If that node is down or does not know
+// the instance yet, the node with the newest state describes it. Nodes with older state may still list
 // instances that are gone.
 func (l *Lab) instances(answers []*nodeAnswer) []InstanceStatus {
 	type candidate struct {

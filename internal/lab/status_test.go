@@ -38,10 +38,10 @@ func TestStatusListsEachInstanceOnceFromBestAnswer(t *testing.T) {
 			got = append(got, in.ID+" "+in.Node+" "+in.State)
 		}
 		if text := fmt.Sprint(got); text != tt.want {
-			t.Errorf("%s: %s, want %s", tt.name, text, tt.want)
+			t.Errorf("%s: the status lists %s, want %s", tt.name, text, tt.want)
 		}
 		if !slices.IsSorted(got) {
-			t.Errorf("%s: out of order: %v", tt.name, got)
+			t.Errorf("%s: the instances are not sorted: %v", tt.name, got)
 		}
 	}
 }

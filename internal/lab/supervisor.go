@@ -26,17 +26,17 @@ import (
 const OutcastStatus = 3
 
 const (
-	// A daemon that ran for recovery was healthy: its next death counts as the first in a row.
+	// If a daemon ran for recovery or longer, its next death counts as the first in a row.
 	recovery = time.Minute
-	// A daemon is restarted at once after its first death in a row, after firstPause after the
-	// second, and after twice the last pause after each further one, up to longestPause.
+	// The supervisor restarts a daemon at once after its first death in a row. It waits firstPause after
+	// the second death, and twice as long after each further death, up to longestPause.
 	firstPause   = 500 * time.Millisecond
 	longestPause = 10 * time.Second
-	// troubled is the number of starts within recovery from which the status says why.
+	// A daemon with this many starts within recovery has a Trouble in its status.
 	troubled = 3
 )
 
-// pause is the time from a daemon's death to its restart. deaths counts its deaths in a row.
+// pause returns the time from a daemon's death to its restart. deaths is the number of deaths in a row.
 func pause(deaths int) time.Duration {
 	if deaths <= 1 {
 		return 0
@@ -48,9 +48,9 @@ func pause(deaths int) time.Duration {
 // they die. It is a process of its own, `palisade lab supervise`.
 //
 // The goroutine of run owns every field, so there is no lock. Only that goroutine starts or kills
-// daemons, so that `lab kill` and a restart exclude each other. Commands send it orders over a socket
-// (order.go). It stores each decision before it carries it out, so that the next supervisor can
-// continue if it is killed.
+// daemons, so that `lab kill` and a restart exclude each other. Commands send the supervisor orders over
+// a socket (order.go). It stores each decision before it acts. If it is killed then, the next supervisor
+// reads the decision and continues.
 type supervisor struct {
 	lab     *Lab
 	log     *slog.Logger
@@ -67,14 +67,14 @@ type supervisor struct {
 type record struct {
 	Wanted   bool        `json:"wanted"`             // false: killed by `lab kill` or `lab crash`, so not restarted
 	Binary   string      `json:"binary"`             // path of the program
-	Args     []string    `json:"args,omitempty"`     // appended to the daemon's own
+	Args     []string    `json:"args,omitempty"`     // appended to the daemon's usual arguments
 	Restarts int         `json:"restarts"`           // how often the supervisor restarted it
 	Starts   []time.Time `json:"starts,omitempty"`   // times of the last starts since `lab kill` or `lab crash`
 	Deaths   int         `json:"deaths,omitempty"`   // in a row
 	Outcast  bool        `json:"outcast,omitempty"`  // ended with OutcastStatus, so not restarted
 	Ended    time.Time   `json:"ended,omitzero"`     // when it last died
 	LastEnd  string      `json:"last_end,omitempty"` // how it last ended: "exit status 1", "signal: killed"
-	LastLog  []string    `json:"last_log,omitempty"` // its last log lines before that
+	LastLog  []string    `json:"last_log,omitempty"` // its last log lines before LastEnd
 }
 
 // A child is one process of a daemon. If an earlier supervisor started it, it is not a child in the
@@ -92,7 +92,7 @@ type child struct {
 const howUnknown = "unknown, because the supervisor that started it was killed"
 
 // Supervise runs the supervisor of the lab with this name until ctx ends. Descriptor 3 is the front
-// door's listening socket. The daemons keep running afterwards.
+// door's listening socket. The daemons keep running after it returns.
 func Supervise(ctx context.Context, name string) error {
 	l, err := Open(name)
 	if err != nil {
@@ -135,7 +135,8 @@ func Supervise(ctx context.Context, name string) error {
 	return s.run(ctx)
 }
 
-// supervisorLock is the suffix of the supervisor's lock. No lab has such a name.
+// supervisorLock is appended to the lab's name for the supervisor's own lock. No lab has a name with a
+// hyphen.
 const supervisorLock = "-supervisor"
 
 // daemons returns the names of the supervised daemons.
@@ -202,8 +203,8 @@ func (s *supervisor) run(ctx context.Context) error {
 	}
 }
 
-// settle records which children have ended and restarts the daemons that are due. It returns when the
-// next restart is due, or zero if none is waiting.
+// settle records which children have ended, and restarts each dead daemon whose pause is over. It returns
+// the time of the next restart, or zero if no daemon waits for one.
 func (s *supervisor) settle(now time.Time) (next time.Time) {
 	for _, name := range s.lab.daemons() {
 		r := s.records[name]
@@ -241,7 +242,7 @@ func (s *supervisor) settle(now time.Time) (next time.Time) {
 	return next
 }
 
-// bury records the end of a child that was not stopped by an order.
+// bury records the end of a child that died without an order to stop it.
 func (s *supervisor) bury(name string, now time.Time) {
 	c, r := s.running[name], s.records[name]
 	delete(s.running, name)
@@ -254,7 +255,7 @@ func (s *supervisor) bury(name string, now time.Time) {
 		s.log.Warn("daemon is not restarted: the cluster has fenced or removed the node", "daemon", name, "end", c.how)
 	}
 	if err := s.save(); err != nil {
-		s.log.Error("the end of a daemon is not stored", "daemon", name, "err", err)
+		s.log.Error("could not store the end of a daemon", "daemon", name, "err", err)
 	}
 }
 
@@ -263,7 +264,7 @@ func (r *record) died(now time.Time, how string, log []string) {
 	r.Deaths++
 }
 
-// spawn starts a daemon that does not run. A failure counts as a death.
+// spawn starts a daemon that does not run, and returns its process. A failed start counts as a death.
 func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 	r := s.records[name]
 	r.Starts = append(r.Starts, now)
@@ -271,7 +272,7 @@ func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 		r.Starts = slices.Delete(r.Starts, 0, n-maxStarts)
 	}
 	if err := s.save(); err != nil {
-		s.log.Error("the start of a daemon is not stored", "daemon", name, "err", err)
+		s.log.Error("could not store the start of a daemon", "daemon", name, "err", err)
 	}
 	d := daemon{name: name, binary: r.Binary}
 	if name == doorName {
@@ -288,7 +289,7 @@ func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 		r.died(now, "could not be started", []string{err.Error()})
 		return nil, errors.Join(err, s.save())
 	}
-	// The pid is still that of our child or of its zombie, because nobody has reaped it yet.
+	// The pid still belongs to our child or its zombie, because nothing has waited for it yet.
 	c.id, err = process.Of(cmd.Process.Pid)
 	if errors.Is(err, process.ErrGone) {
 		c.id = process.ID{PID: cmd.Process.Pid}
@@ -309,10 +310,10 @@ func (s *supervisor) spawn(name string, now time.Time) (*child, error) {
 	return c, nil
 }
 
-// maxStarts bounds the starts in a record. Fewer fit into recovery.
+// maxStarts bounds the starts in a record. The pauses allow fewer starts than that within recovery.
 const maxStarts = 16
 
-// hold starts to wait for the end of c. cmd is nil if another supervisor started the process.
+// hold starts a goroutine that waits for the end of c. cmd is nil if another supervisor started c.
 func (s *supervisor) hold(name string, c *child, cmd *exec.Cmd) error {
 	handle, err := c.id.Open()
 	if err != nil && !errors.Is(err, process.ErrGone) {
@@ -327,7 +328,7 @@ func (s *supervisor) hold(name string, c *child, cmd *exec.Cmd) error {
 	return nil
 }
 
-// runWait waits until the process ends. When the supervisor ends, the daemon keeps running.
+// runWait waits until the process ends, records how it ended, and signals this on ended.
 func (c *child) runWait(cmd *exec.Cmd, ended chan<- struct{}) {
 	c.how, c.status = howUnknown, -1
 	switch {
@@ -347,7 +348,7 @@ func (c *child) runWait(cmd *exec.Cmd, ended chan<- struct{}) {
 	}
 }
 
-// obey carries out one order.
+// obey carries out one order and returns the answer.
 func (s *supervisor) obey(ctx context.Context, o order) answer {
 	var a answer
 	err := fmt.Errorf("the supervisor of lab %s cannot %s %q: unknown order or daemon", s.lab.Name, o.Do, o.Name)
@@ -384,7 +385,7 @@ func (s *supervisor) obeyStart(r *record, o order) (answer, error) {
 
 func (s *supervisor) obeyStop(ctx context.Context, r *record, name string) error {
 	*r = record{Binary: r.Binary, Restarts: r.Restarts}
-	// First, so that the next supervisor knows the decision if this one is killed now.
+	// Save the record before the kill, so that the next supervisor knows the order if this one dies in between.
 	if err := s.save(); err != nil {
 		return err
 	}
@@ -416,8 +417,8 @@ func (s *supervisor) save() error {
 	return atomicfile.Write(s.lab.recordsFile(), append(data, '\n'), 0o600)
 }
 
-// lastLog returns the last lines of a daemon's log after the offset since. If the Go runtime reported
-// a panic or fatal error, the lines begin there.
+// lastLog returns up to 10 lines of a daemon's log, from the offset since on. These are the lines from the
+// first panic or fatal error that the Go runtime reported there, or else the last lines.
 func lastLog(path string, since int64) []string {
 	const most, longest, maxBytes = 10, 400, 64 << 10
 	file, err := os.Open(path)

@@ -17,7 +17,7 @@ import (
 	"palisade/internal/process"
 )
 
-// signal sends a signal to a daemon without the lab's commands.
+// signal sends a signal to a daemon, without an order to the supervisor, and returns its process.
 func (l *Lab) signal(t *testing.T, name string, sig unix.Signal) process.ID {
 	t.Helper()
 	id, ok := l.running(name)
@@ -41,19 +41,19 @@ func (l *Lab) connect(t *testing.T) net.Conn {
 	return conn
 }
 
-// until waits until is returns true.
+// until waits until the function is returns true. After a minute it fails the test and prints what.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(time.Minute); !is(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
+			t.Fatalf("after a minute this is still not so: %s", what)
 		}
 	}
 }
 
-// awaitRestart waits until a daemon runs as another process than before.
+// awaitRestart waits until a daemon runs as another process than before, and returns the new process.
 func (l *Lab) awaitRestart(t *testing.T, name string, before process.ID) process.ID {
 	t.Helper()
 	var now process.ID
@@ -65,7 +65,7 @@ func (l *Lab) awaitRestart(t *testing.T, name string, before process.ID) process
 	return now
 }
 
-// daemonsOf returns the number of a node's daemons.
+// daemonsOf returns the number of processes that run a node's daemon.
 func (l *Lab) daemonsOf(t *testing.T, node string) int {
 	t.Helper()
 	ids, err := l.processes(func(args []string) bool {
@@ -81,7 +81,7 @@ func TestSupervisorRestartsDaemonThatDies(t *testing.T) {
 	l := up(t, Options{Name: "labtestdie", Nodes: 2})
 	st := l.Status(t.Context())
 	if st.Supervisor.PID == 0 || st.Door.PID == 0 || st.Nodes[0].Restarts != 0 {
-		t.Errorf("at first: supervisor %+v, door %+v, node1 %+v", st.Supervisor, st.Door, st.Nodes[0])
+		t.Errorf("after Up: supervisor %+v, door %+v, node1 %+v; want pids and 0 restarts of node1", st.Supervisor, st.Door, st.Nodes[0])
 	}
 	if err := l.KillNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
@@ -92,11 +92,12 @@ func TestSupervisorRestartsDaemonThatDies(t *testing.T) {
 	l.awaitDoor(t, "the door was restarted", "200 API of node1")
 	st = l.Status(t.Context())
 	if st.Nodes[0].Restarts != 1 || st.Nodes[0].Trouble != nil || st.Door.Restarts != 1 {
-		t.Errorf("node1 %+v, door %+v; want one restart each and no trouble", st.Nodes[0], st.Door)
+		t.Errorf("after a kill of each: node1 %+v, door %+v; want one restart each and no trouble", st.Nodes[0], st.Door)
 	}
-	// The supervisor has looked at every daemon since, and has not restarted node2.
+	// The restarts show that the supervisor has examined every daemon since KillNode. It must not have
+	// restarted node2.
 	if st.Nodes[1].PID != 0 || l.daemonsOf(t, "node2") != 0 || st.Nodes[1].Restarts != 0 {
-		t.Errorf("node2, killed by lab kill: %+v", st.Nodes[1])
+		t.Errorf("after KillNode: node2 %+v, want no process and 0 restarts", st.Nodes[1])
 	}
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
 		t.Fatal(err)
@@ -107,16 +108,16 @@ func TestSupervisorRestartsDaemonThatDies(t *testing.T) {
 	}
 	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 	if st = l.Status(t.Context()); st.Nodes[1].PID != 0 || l.daemonsOf(t, "node2") != 0 {
-		t.Errorf("node2, killed by lab crash: %+v", st.Nodes[1])
+		t.Errorf("after CrashNode: node2 %+v, want no process", st.Nodes[1])
 	}
 	log, err := os.ReadFile(l.logFile(supervisorName))
 	if err != nil || strings.Count(string(log), "daemon restarted") != 4 || strings.Count(string(log), "\n") != 4 {
-		t.Errorf("the supervisor's log, %v; want one line for each of four restarts:\n%s", err, log)
+		t.Errorf("read of the supervisor's log: error %v; want one line for each of four restarts, got:\n%s", err, log)
 	}
 }
 
-// The supervisor is stopped while the door is dead, so that all connections are made while there is no
-// door. There are more connections than the door serves at once.
+// The test stops the supervisor and kills the door, so that no door runs while it makes its connections.
+// There are more connections than the door serves at once.
 func TestConnectionsWaitWhileDoorIsDead(t *testing.T) {
 	l := up(t, Options{Name: "labtestgap"})
 	l.awaitDoor(t, "at first", "200 API of node1")
@@ -134,13 +135,12 @@ func TestConnectionsWaitWhileDoorIsDead(t *testing.T) {
 	for i, conn := range clients {
 		answer, err := io.ReadAll(conn)
 		if err != nil || !strings.Contains(string(answer), "API of node1") {
-			t.Fatalf("connection %d of %d is answered %q, %v", i, len(clients), answer, err)
+			t.Fatalf("connection %d of %d got the answer %q, error %v; want one of node1", i, len(clients), answer, err)
 		}
 	}
 }
 
-// Idle connections take all slots of the door. A further connection waits for a slot; it is not
-// refused.
+// Idle connections take all slots of the door. A further connection waits for a slot and is not refused.
 func TestConnectionWaitsAtFullDoor(t *testing.T) {
 	l := up(t, Options{Name: "labtestfull"})
 	l.awaitDoor(t, "at first", "200 API of node1")
@@ -152,12 +152,12 @@ func TestConnectionWaitsAtFullDoor(t *testing.T) {
 	fmt.Fprint(client, "GET / HTTP/1.0\r\n\r\n")
 	client.SetDeadline(time.Now().Add(200 * time.Millisecond))
 	if answer, err := io.ReadAll(client); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("with all slots taken the door answers %q, %v; want no answer yet", answer, err)
+		t.Errorf("with all slots taken the door answers %q, error %v; want no answer yet", answer, err)
 	}
 	idle.Close()
 	client.SetDeadline(time.Now().Add(time.Minute))
 	if answer, err := io.ReadAll(client); err != nil || !strings.Contains(string(answer), "API of node1") {
-		t.Errorf("with a free slot the answer is %q, %v", answer, err)
+		t.Errorf("with a free slot the door answers %q, error %v; want an answer of node1", answer, err)
 	}
 }
 
@@ -172,23 +172,23 @@ func TestStatusSaysWhyNodeDiesAtEachStart(t *testing.T) {
 	}
 	l.signal(t, "node1", unix.SIGKILL)
 	var node NodeStatus
-	until(t, "the status says why", func() bool {
+	until(t, "the status says why node1 does not stay up", func() bool {
 		node = l.Status(t.Context()).Nodes[0]
 		return node.Trouble != nil
 	})
 	why := node.Trouble
 	if node.Restarts < 2 || !strings.Contains(why.What, "times within 1m0s") || why.End != "exit status 1" || !strings.Contains(strings.Join(why.Log, "\n"), "toml") {
-		t.Errorf("%d restarts, %+v; want two or more, exit status 1 and the error of the TOML reader", node.Restarts, why)
+		t.Errorf("node1 has %d restarts and the trouble %+v; want two or more restarts, exit status 1 and an error about TOML", node.Restarts, why)
 	}
 	if err := l.StartNode(t.Context(), "node1"); err == nil || !strings.Contains(err.Error(), "toml") {
-		t.Errorf("start of the node: %v, want the end of its log", err)
+		t.Errorf("StartNode with a damaged configuration: error %v, want the end of the node's log", err)
 	}
 	if err := os.WriteFile(l.configFile("node1"), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it runs again with its configuration restored", func() bool { return l.Status(t.Context()).Nodes[0].Role == "leader" })
+	until(t, "node1 runs again with its configuration restored", func() bool { return l.Status(t.Context()).Nodes[0].Role == "leader" })
 	if n := l.daemonsOf(t, "node1"); n != 1 {
-		t.Errorf("it has %d daemons", n)
+		t.Errorf("node1 has %d daemons, want 1", n)
 	}
 }
 
@@ -202,19 +202,19 @@ func TestFencedNodeIsNotRestarted(t *testing.T) {
 	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 	st := l.Status(t.Context()).Nodes[1]
 	if st.PID != 0 || st.Restarts != 1 || !strings.Contains(st.Trouble.What, "fenced or removed") || strings.Join(st.Trouble.Log, "") != "this node is fenced" {
-		t.Errorf("%+v %+v, want one restart and the reason why there is no second", st, st.Trouble)
+		t.Errorf("the fenced node: status %+v, trouble %+v; want no process, 1 restart, and a trouble that says it is fenced", st, st.Trouble)
 	}
 	if err := l.StartNode(t.Context(), "node2"); err == nil || !strings.Contains(err.Error(), "this node is fenced") {
-		t.Errorf("start of a fenced node: %v", err)
+		t.Errorf("StartNode of a fenced node: error %v, want one with the end of its log", err)
 	}
 	if err := os.Remove(outcast(l.path("node2"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.StartNode(t.Context(), "node2"); err != nil {
-		t.Errorf("start of a node that is a member again: %v", err)
+		t.Errorf("StartNode of a node that is a member again: error %v, want none", err)
 	}
 	if st := l.Status(t.Context()).Nodes[1]; st.Trouble != nil && strings.Contains(st.Trouble.What, "fenced") {
-		t.Errorf("status of a node that is a member again: %+v", st.Trouble)
+		t.Errorf("a node that is a member again has the trouble %+v, want none", st.Trouble)
 	}
 }
 
@@ -229,16 +229,16 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	was := l.Status(t.Context())
 	kill()
 	if st := l.Status(t.Context()); st.Supervisor.PID != 0 {
-		t.Errorf("a dead supervisor is shown as %+v", st.Supervisor)
+		t.Errorf("the status of a dead supervisor is %+v, want pid 0", st.Supervisor)
 	}
 	if err := l.Supervised(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	st := l.Status(t.Context())
 	if st.Supervisor.PID == 0 || st.Nodes[0].PID != was.Nodes[0].PID || st.Nodes[1].PID != was.Nodes[1].PID || st.Door.PID != was.Door.PID {
-		t.Errorf("before %+v\nafter %+v\nwant a supervisor, and the same daemons", was, st)
+		t.Errorf("status before the kill of the supervisor: %+v\nafter Supervised: %+v\nwant a supervisor, and the same pids of nodes and door", was, st)
 	}
-	// The new supervisor has the door's socket, and restarts daemons that it did not start.
+	// The new supervisor keeps the door's socket open, and restarts daemons that it did not start.
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	door := l.signal(t, doorName, unix.SIGKILL)
 	until(t, "the door is dead", func() bool { return !door.Alive() })
@@ -247,10 +247,10 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	l.awaitRestart(t, doorName, door)
 	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 
-	// The next supervisor restarts daemons that died while there was none.
+	// The next supervisor restarts daemons that died while no supervisor ran.
 	kill()
 	node2, door := l.signal(t, "node2", unix.SIGKILL), l.signal(t, doorName, unix.SIGKILL)
-	until(t, "both are dead", func() bool { return !node2.Alive() && !door.Alive() })
+	until(t, "node2 and the door are dead", func() bool { return !node2.Alive() && !door.Alive() })
 	if err := l.KillNode(t.Context(), "node1"); err != nil { // any command
 		t.Fatal(err)
 	}
@@ -258,10 +258,11 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	l.awaitRestart(t, doorName, door)
 	l.awaitDoor(t, "node2 was restarted", "200 API of node2")
 	if st = l.Status(t.Context()); st.Nodes[1].Restarts != 1 || st.Nodes[0].PID != 0 {
-		t.Errorf("%+v", st.Nodes)
+		t.Errorf("nodes: %+v; want 1 restart of node2 and pid 0 of node1", st.Nodes)
 	}
 
-	// A daemon that runs although it was to be killed: the supervisor died before it killed the daemon.
+	// The next supervisor kills a daemon whose record says that it must not run: the last one died before
+	// the kill.
 	kill()
 	l.setRecord(t, "node2", func(r *record) { r.Wanted = false })
 	if err := l.Supervised(t.Context()); err != nil {
@@ -269,7 +270,7 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	}
 	until(t, "node2 is killed", func() bool { return l.daemonsOf(t, "node2") == 0 })
 
-	// A daemon without a pid file: the supervisor died before it wrote the file.
+	// The next supervisor finds daemons without a pid file: the last one died before it wrote the files.
 	if err := l.StartNode(t.Context(), "node1"); err != nil {
 		t.Fatal(err)
 	}
@@ -281,11 +282,12 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st = l.Status(t.Context()); st.Nodes[0].PID == 0 || st.Door.PID == 0 || l.daemonsOf(t, "node1") != 1 {
-		t.Errorf("without pid files: %+v, door %+v, %d daemons of node1", st.Nodes, st.Door, l.daemonsOf(t, "node1"))
+		t.Errorf("after the pid files were removed: nodes %+v, door %+v, %d daemons of node1; want pids of node1 and the door, and 1 daemon", st.Nodes, st.Door, l.daemonsOf(t, "node1"))
 	}
 }
 
-// setRecord changes a stored record. The supervisor must not run.
+// setRecord calls change for the stored record of a daemon and stores the result. The supervisor must not
+// run.
 func (l *Lab) setRecord(t *testing.T, name string, change func(*record)) {
 	t.Helper()
 	records, err := l.records()
@@ -298,9 +300,9 @@ func (l *Lab) setRecord(t *testing.T, name string, change func(*record)) {
 	}
 }
 
-// TestSupervisorMayDieAtAnyMoment kills the supervisor, or the node, at random times while commands
-// start and kill the node. Each command must have its effect.
-func TestSupervisorMayDieAtAnyMoment(t *testing.T) {
+// TestCommandsSucceedWhenSupervisorDiesAtAnyMoment kills the supervisor, or the node, at random times
+// while commands start and kill the node. Each command must have its effect.
+func TestCommandsSucceedWhenSupervisorDiesAtAnyMoment(t *testing.T) {
 	l := up(t, Options{Name: "labtestrace"})
 	const rounds = 25
 	random := rand.New(rand.NewPCG(1, 2))
@@ -312,20 +314,20 @@ func TestSupervisorMayDieAtAnyMoment(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if err := l.KillNode(ctx, "node1"); err != nil {
-			t.Fatalf("round %d, %s killed after %v: kill: %v", i, what, after, err)
+			t.Fatalf("round %d, %s killed after %v: KillNode: %v", i, what, after, err)
 		}
 		if n := l.daemonsOf(t, "node1"); n != 0 {
-			t.Fatalf("round %d, %s killed after %v: after kill there are %d daemons", i, what, after, n)
+			t.Fatalf("round %d, %s killed after %v: after KillNode, node1 has %d daemons, want 0", i, what, after, n)
 		}
 		after = time.Duration(random.IntN(60)) * time.Millisecond
 		if id, ok := l.running(supervisorName); ok {
 			time.AfterFunc(after, func() { unix.Kill(id.PID, unix.SIGKILL) })
 		}
 		if err := l.StartNode(ctx, "node1"); err != nil {
-			t.Fatalf("round %d, supervisor killed after %v: start: %v", i, after, err)
+			t.Fatalf("round %d, supervisor killed after %v: StartNode: %v", i, after, err)
 		}
 		if n := l.daemonsOf(t, "node1"); n != 1 {
-			t.Fatalf("round %d, supervisor killed after %v: after start there are %d daemons", i, after, n)
+			t.Fatalf("round %d, supervisor killed after %v: after StartNode, node1 has %d daemons, want 1", i, after, n)
 		}
 		cancel()
 	}

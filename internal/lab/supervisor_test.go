@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-func TestPausesDoubleUpToLongest(t *testing.T) {
+func TestPauseDoublesUpToLongestPause(t *testing.T) {
 	want := []time.Duration{0, 0, 500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second}
 	for deaths, want := range want {
 		if got := pause(deaths); got != want {
-			t.Errorf("after %d deaths in a row: a pause of %v, want %v", deaths, got, want)
+			t.Errorf("pause(%d) is %v, want %v", deaths, got, want)
 		}
 	}
 	if got := pause(1 << 40); got != longestPause {
-		t.Errorf("after very many deaths: a pause of %v, want %v", got, longestPause)
+		t.Errorf("pause(1<<40) is %v, want %v", got, longestPause)
 	}
 }
 
@@ -48,11 +48,11 @@ func TestStatusSaysWhyDaemonDoesNotStayUp(t *testing.T) {
 		if st.Trouble != nil {
 			got = st.Trouble.What
 			if st.Trouble.End != tt.r.LastEnd {
-				t.Errorf("%s: it ended with %q, want %q", tt.name, st.Trouble.End, tt.r.LastEnd)
+				t.Errorf("%s: the trouble says that the daemon ended with %q, want %q", tt.name, st.Trouble.End, tt.r.LastEnd)
 			}
 		}
 		if !strings.HasPrefix(got, tt.want) || (got == "") != (tt.want == "") {
-			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+			t.Errorf("%s: the status gives the reason %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func TestLastLogBeginsAtPanic(t *testing.T) {
 			got = []string{got[0], got[1], got[n-1]}
 		}
 		if !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+			t.Errorf("%s: the first two lines and the last are %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }

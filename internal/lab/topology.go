@@ -13,7 +13,7 @@ import (
 	"palisade/internal/netns"
 )
 
-// The hosts of a lab, apart from its nodes.
+// The hosts of a lab, apart from its nodes. Each is a network namespace.
 const (
 	internetHost = "internet" // the router; its bridge of the same name is the segment with the uplinks
 	underlayHost = "underlay" // the switch between the nodes
@@ -21,16 +21,17 @@ const (
 	strangerHost = "stranger"
 )
 
-// The addresses of the lab's hosts beyond the uplinks, as the EC2 guide's examples have them.
+// The addresses of the hosts behind the router, as in the examples of the EC2 guide.
 const (
 	LaptopAddress   = "203.0.113.25"
 	StrangerAddress = "198.51.100.7"
 )
 
-// gatewayMAC is the MAC of the router on the segment. Every uplink sends to it.
+// gatewayMAC is the MAC of the router on the segment. Every uplink sends its frames to it.
 const gatewayMAC = "02:00:00:00:00:01"
 
-// publicPool is routed to the segment without NAT, as 2001:db8::/32 is.
+// publicPool has the public addresses of instances. The router sends packets to them to the segment,
+// without NAT, and treats 2001:db8::/32 alike.
 const publicPool = "198.18.0.0/16"
 
 // outsiders are the machines behind the router. Each has a network of its own.
@@ -109,8 +110,8 @@ func configureHost(host string) error {
 		setting("net/ipv6/conf/all/forwarding", "1"))
 }
 
-// setting writes a kernel setting of the current network namespace. A setting that does not exist is
-// skipped: a machine without IPv6 lacks some.
+// setting writes a kernel setting of the current network namespace. It does nothing if the setting does not
+// exist: a machine without IPv6 lacks some settings.
 func setting(name, value string) error {
 	err := os.WriteFile("/proc/sys/"+name, []byte(value), 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -119,7 +120,7 @@ func setting(name, value string) error {
 	return err
 }
 
-// buildRouter makes the router's bridge. It runs inside the router's namespace.
+// buildRouter makes the router's bridge and gives it its addresses. It runs inside the router's namespace.
 func buildRouter() error {
 	mac, err := net.ParseMAC(gatewayMAC)
 	if err != nil {
@@ -135,7 +136,7 @@ func buildRouter() error {
 	return errors.Join(addAddress(bridge, "198.18.0.1/16"), addAddress(bridge, "2001:db8::1/32"))
 }
 
-// addBridge makes a bridge that forwards at once and sends no multicast queries.
+// addBridge makes a bridge, without multicast snooping, and sets it up.
 func addBridge(name string, mac net.HardwareAddr) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = name, mac
@@ -147,8 +148,8 @@ func addBridge(name string, mac net.HardwareAddr) error {
 	return netlink.LinkSetUp(bridge)
 }
 
-// An end of a veth pair is the device name in the namespace of host. An end without an address is a
-// port of the bridge of its host.
+// An end is one end of a veth pair: a device with this name in the namespace of host. An end without an
+// address is a port of the bridge of its host.
 type end struct{ host, name, address string }
 
 // wire connects two namespaces by a veth pair.
@@ -175,8 +176,8 @@ func (l *Lab) wire(a, b end) error {
 	return nil
 }
 
-// plug gives the device its address or its bridge, and sets it up. It runs inside the namespace of
-// the end.
+// plug gives the device its address, or makes it a port of the bridge, and sets it up. It runs inside the
+// namespace of the end.
 func (e end) plug() error {
 	link, err := netlink.LinkByName(e.name)
 	if err != nil {

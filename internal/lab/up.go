@@ -18,16 +18,16 @@ import (
 
 // Options describe the lab that Up makes.
 type Options struct {
-	Name         string         // default "lab"; must be free: Up clears an earlier lab of that name
+	Name         string         // default "lab". Up removes an earlier lab of that name
 	Nodes        int            // number of nodes, 1 to MaxNodes; default 1. Each node takes memory and processor time
-	Zones        int            // number of zones, which the nodes are in by turns; default: one for each node, up to maxZones
+	Zones        int            // number of zones, to which the nodes are assigned in turn; default: one for each node, up to maxZones
 	Port         int            // TCP port of the front door on 127.0.0.1; default 8773. Up fails if it is in use
 	ClassicPools []netip.Prefix // private addresses of EC2-Classic, inside 10.0.0.0/8; default 10.10.0.0/16. A small pool runs out of addresses
 
-	// Quarantine is how long a released address is not leased again, up to 24 h; default 1 min. If
-	// it is too short, packets to the last instance reach the next.
+	// Quarantine is how long a released address is not leased again, up to 24 h; default 1 min. If it is
+	// too short, packets to the last instance with the address reach the next one.
 	Quarantine time.Duration
-	// Limits selects the EC2 limits of a time: "vpc-2012", "classic-2012" or today (default).
+	// Limits selects a set of EC2 limits: "vpc-2012", "classic-2012" or "today" (default).
 	Limits string
 	// Overlay is the form of the tunnels between nodes: "sealed" (default), or "vxlan", which every
 	// host on the underlay can read and forge.
@@ -37,7 +37,7 @@ type Options struct {
 	Progress func(step string)
 }
 
-// MaxNodes bounds the nodes of a lab: more are too much for one machine.
+// MaxNodes bounds the nodes of a lab. More nodes would overload one machine.
 const MaxNodes = 32
 
 // maxZones bounds the zones, which are named by one letter.
@@ -117,7 +117,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if cleared {
 		o.Progress("removed what was left of an earlier lab of this name")
 	}
-	// First, so that a port in use is noticed before anything is made.
+	// Open the door first: if the port is in use, Up fails before it has made anything.
 	door, err := listenDoor(o.Port)
 	if err != nil {
 		return nil, fmt.Errorf("%w; choose another with palisade lab up --port", err)
@@ -137,8 +137,8 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	return l, nil
 }
 
-// create makes the files and namespaces of the lab, and starts its daemons. door is the listening socket
-// of the front door, which create closes.
+// create makes the files and namespaces of the lab, and starts its daemons. It closes door, the listening
+// socket of the front door.
 func (l *Lab) create(ctx context.Context, o Options, door *os.File) error {
 	if err := instance.MakeRoomForNeighbours(); err != nil {
 		o.Progress(fmt.Sprintf("instances can fill the neighbour table of this machine, which all nodes share: %v", err))
@@ -189,8 +189,8 @@ func (l *Lab) makeFiles() error {
 	return os.WriteFile(filepath.Join(l.path("bin"), "aws"), []byte(awsLauncher), 0o755)
 }
 
-// makeDir makes dir and its parents. It retries, because the end of another lab removes the parents
-// while they are empty.
+// makeDir makes dir and its parents. It retries, because Down of another lab removes parents that are
+// empty.
 func makeDir(dir string) error {
 	for {
 		err := os.MkdirAll(dir, 0o700)
@@ -200,11 +200,11 @@ func makeDir(dir string) error {
 	}
 }
 
-// resolvConf is /etc/resolv.conf on the lab's hosts: without a name server, so that no program waits
-// for one.
+// resolvConf is the content of /etc/resolv.conf on the lab's hosts. It names no server, so that no program
+// waits for the answer of one.
 const resolvConf = "# A lab has no name server.\noptions attempts:1 timeout:1\n"
 
-// newAccount makes an account with keys in Amazon's format, which some tools check.
+// newAccount returns an account with random keys in Amazon's format, which some tools check.
 func newAccount(name, id, platform string) Account {
 	accessKey, secretKey := secret.NewAccessKey()
 	return Account{Name: name, ID: id, Platform: platform, AccessKey: accessKey, SecretKey: secretKey}

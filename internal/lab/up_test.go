@@ -16,22 +16,22 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 		{Nodes: 2, Overlay: "gre"}, {Nodes: 1, Overlay: "vxlan"},
 	} {
 		if err := o.fill(); err == nil {
-			t.Errorf("%+v was accepted", o)
+			t.Errorf("fill accepted the options %+v", o)
 		}
 	}
 	for _, form := range []string{"", "sealed", "vxlan"} {
 		o := Options{Nodes: 2, Overlay: form}
 		if err := o.fill(); err != nil {
-			t.Errorf("overlay %q: %v", form, err)
+			t.Errorf("fill refused the overlay %q: %v", form, err)
 		}
 		l := &Lab{Nodes: []string{"node1", "node2"}, Overlay: form}
 		if got := l.nodeConfig(1).Peer.Overlay; got != form {
-			t.Errorf("the configuration of a node with overlay %q has %q", form, got)
+			t.Errorf("in a lab with overlay %q, a node's configuration has the overlay %q", form, got)
 		}
 	}
 }
 
-// The end of another lab removes the common parent directory while it is empty.
+// Another goroutine removes the empty parent directory all the time, as Down of another lab does.
 func TestMakeDirSurvivesRemovalOfParent(t *testing.T) {
 	parent := filepath.Join(t.TempDir(), "run")
 	ended := make(chan struct{})

@@ -1,5 +1,5 @@
 // Package labtest runs labs of the real binary for tests. A lab uses a free port and goes down when its
-// test ends. If the test failed, the lab's state is printed (report.go). Only tests import the package.
+// test ends. If the test failed, the package first prints the lab's state (report.go). Only tests import it.
 package labtest
 
 import (
@@ -31,7 +31,7 @@ func FreePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Build builds the binary and links the names of the ec2-* tools to it, as `make` does.
+// Build builds the binary, links the names of the ec2-* tools to it, as `make` does, and returns its path.
 func Build(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "palisade")
@@ -50,24 +50,23 @@ func Build(t testing.TB) string {
 	return bin
 }
 
-// Patience bounds the wait for a state that takes far less on an idle machine. With much other
-// work, an instance takes more than 20 s to run.
+// Patience bounds each wait of a test. On an idle machine the waits are far shorter; on a busy one, an
+// instance takes more than 20 s until it runs.
 const Patience = 90 * time.Second
 
-// A Lab is a lab of the built binary, with its real daemons. The test that made it takes it down. If a
-// test fails, the state of its lab is printed.
-// After Up, its methods may be called from any goroutine.
+// A Lab is a lab of the built binary, with its real daemons. It goes down when the test that made it ends. If
+// that test fails, the Lab prints its state first. After Up, its methods may be called from any goroutine.
 type Lab struct {
 	Palisade string // path of the binary
 	Name     string
 	Endpoint string // of the EC2 API; set by Up
 	accounts []lab.Account
 
-	packet   atomic.Pointer[packet] // the last that a command sent; nil: none
+	packet   atomic.Pointer[packet] // the first packet of the last command; nil: none
 	reported atomic.Bool
 }
 
-// New names a lab and takes it down when t ends. Up brings it up, as often as wanted.
+// New returns a Lab that is not up and goes down when t ends. Its method Up may be called several times.
 func New(t testing.TB, palisade, name string) *Lab {
 	t.Helper()
 	l := &Lab{Palisade: palisade, Name: name}
@@ -80,8 +79,8 @@ func New(t testing.TB, palisade, name string) *Lab {
 	return l
 }
 
-// Up builds the binary and brings up a lab. Its name is name with the pid of the test, and it has
-// one node unless options of `palisade lab up` say otherwise.
+// Up builds the binary and brings up a lab, whose name is name with the pid of the test appended. The lab has
+// one node, unless options, which are those of `palisade lab up`, say otherwise.
 func Up(t testing.TB, name string, options ...string) *Lab {
 	t.Helper()
 	netnstest.NeedRoot(t)
@@ -101,8 +100,8 @@ func (l *Lab) Up(t testing.TB, options ...string) {
 	l.Endpoint, l.accounts = made.Endpoint(), made.Accounts
 }
 
-// Do runs a command of the binary on the lab and returns what it prints. It inserts --name behind
-// the first two arguments, as in "lab up" and "lab status".
+// Do runs a command of the binary on the lab and returns its output. It inserts --name and the lab's name
+// behind the first two arguments, such as "lab status". If the command fails, so does the test.
 func (l *Lab) Do(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := l.Try(args...)
@@ -112,12 +111,12 @@ func (l *Lab) Do(t testing.TB, args ...string) string {
 	return out
 }
 
-// Try is Do for a command that may fail.
+// Try is like Do, but returns the error if the command fails.
 func (l *Lab) Try(args ...string) (string, error) {
 	return l.run(slices.Insert(slices.Clone(args), 2, "--name", l.Name)...)
 }
 
-// run runs the binary.
+// run runs the binary, for at most 2 minutes, and returns its output.
 func (l *Lab) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -125,13 +124,13 @@ func (l *Lab) run(args ...string) (string, error) {
 	return string(out), err
 }
 
-// On runs a command in the namespace of who: an instance, a node, laptop or stranger.
+// On runs a command in the namespace of who (an instance, a node, laptop or stranger) and returns its output.
 func (l *Lab) On(who string, argv ...string) (string, error) {
 	l.NoteCommand(who, argv...)
 	return l.Try(append([]string{"lab", "exec", who, "--"}, argv...)...)
 }
 
-// EC2 runs a line of shell as albert and returns what it prints.
+// EC2 runs a line of shell as the account albert and returns its output.
 func (l *Lab) EC2(t testing.TB, line string) string {
 	t.Helper()
 	const script = `eval "$("$0" lab env --name "$1" --account albert)" && eval "$2"`
@@ -142,7 +141,7 @@ func (l *Lab) EC2(t testing.TB, line string) string {
 	return string(out)
 }
 
-// Launch starts an instance of albert's and returns it when it runs.
+// Launch starts an instance of the account albert and returns it when it runs.
 func (l *Lab) Launch(t testing.TB) lab.InstanceStatus {
 	t.Helper()
 	id := strings.Fields(l.EC2(t, "ec2-run-instances ami-eca54085 | grep ^INSTANCE"))[1]
@@ -158,7 +157,7 @@ func (l *Lab) Launch(t testing.TB) lab.InstanceStatus {
 	return found
 }
 
-// Status is the state that `palisade lab status` prints.
+// Status returns the state that `palisade lab status` prints.
 func (l *Lab) Status(t testing.TB) lab.Status {
 	t.Helper()
 	var st lab.Status
@@ -184,7 +183,7 @@ func (l *Lab) Account(t testing.TB, name string) lab.Account {
 }
 
 // Environ returns an environment in which aws, the SDKs and the ec2-* tools call the lab as account a,
-// without any settings of the machine. They write to home. The directories first come first on PATH.
+// without any settings of the machine. The tools write to home. PATH begins with the directories first.
 func (l *Lab) Environ(a lab.Account, home string, first ...string) []string {
 	path := append(first, filepath.Dir(l.Palisade), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 	return []string{
@@ -195,14 +194,14 @@ func (l *Lab) Environ(a lab.Account, home string, first ...string) []string {
 	}
 }
 
-// Eventually waits until is returns true, and fails the test after Patience.
+// Eventually waits until the function is returns true. After Patience it fails the test and prints what.
 func Eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(Patience); !is(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", Patience, what)
+			t.Fatalf("after %v this is still not so: %s", Patience, what)
 		}
 	}
 }

@@ -9,18 +9,18 @@ import (
 	"strings"
 )
 
-// A packet is the first packet that a command sends, in the words of `palisade trace`.
+// A packet is the first packet that a command sends, described by arguments of `palisade trace`.
 type packet struct {
 	from string // an instance's id, laptop or stranger
 	to   string // an IPv4 address
 	what string // tcp/22, udp/53, icmp
 }
 
-// clients are the programs whose first packet packetOf knows.
+// clients are the programs for which packetOf can tell the first packet.
 var clients = []string{"nmap", "ncat", "ping", "curl", "ssh"}
 
-// packetOf returns the first packet of a command that runs in the namespace of from, if the
-// command is one of clients and names an IPv4 address.
+// packetOf returns the first packet of a command that runs in the namespace of from. It returns false if the
+// command is none of clients or names no IPv4 address.
 func packetOf(from string, argv []string) (packet, bool) {
 	at := slices.IndexFunc(argv, func(arg string) bool { return slices.Contains(clients, arg) })
 	if at < 0 {
@@ -59,7 +59,8 @@ func packetOf(from string, argv []string) (packet, bool) {
 
 var firstNumber = regexp.MustCompile(`[0-9]+`)
 
-// addressIn returns the IPv4 address in 10.0.0.1, root@10.0.0.1 or http://10.0.0.1:80/, or "".
+// addressIn returns the IPv4 address in an argument like 10.0.0.1, root@10.0.0.1 or http://10.0.0.1:80/, or
+// "" if there is none.
 func addressIn(arg string) string {
 	_, host, ok := strings.Cut(arg, "@")
 	if !ok {
@@ -74,11 +75,11 @@ func addressIn(arg string) string {
 	return host
 }
 
-// portNamed is a port in nmap's words, as a test expects it: "22/tcp open".
+// portNamed matches a port as nmap prints it: "22/tcp".
 var portNamed = regexp.MustCompile(`\b([0-9]+)/(tcp|udp)\b`)
 
-// expecting returns p with the port that text names, if it names one: a scan sends many packets,
-// and the failure says which of them mattered.
+// expecting returns p with the port in text, the message of a failure, if it names one. A scan sends packets
+// to many ports, and the message tells which port the test checked.
 func (p packet) expecting(text string) packet {
 	if m := portNamed.FindStringSubmatch(text); m != nil {
 		p.what = m[2] + "/" + m[1]

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestPacketOfCommandIsItsFirstPacket(t *testing.T) {
+func TestPacketOfReturnsFirstPacketOfCommand(t *testing.T) {
 	for _, tt := range []struct{ command, want string }{
 		{"nmap -n -P0 -p22,80 198.18.0.2", "198.18.0.2 tcp/22"},
 		{"nmap -n -P0 -sU -p 53,123 10.10.0.2", "10.10.0.2 udp/53"},
@@ -22,11 +22,11 @@ func TestPacketOfCommandIsItsFirstPacket(t *testing.T) {
 	} {
 		p, ok := packetOf("laptop", strings.Fields(tt.command))
 		if got := strings.TrimSpace(p.to + " " + p.what); ok != (tt.want != "") || ok && got != tt.want {
-			t.Errorf("%s: got %q, %v; want %q", tt.command, got, ok, tt.want)
+			t.Errorf("%s: packetOf returns %q, %v; want %q", tt.command, got, ok, tt.want)
 		}
 	}
 	p, _ := packetOf("laptop", strings.Fields("nmap -p1-100 198.18.0.2"))
 	if got := p.expecting("no match for `^22/tcp +open`").what; got != "tcp/22" {
-		t.Errorf("a scan of which a test expects port 22 is traced as %s", got)
+		t.Errorf("if a test misses port 22 in a scan, the report traces %s, want tcp/22", got)
 	}
 }

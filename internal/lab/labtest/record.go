@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A recorder is a testing.TB that keeps what a test prints, and fails for itself alone.
+// A recorder is a testing.TB that keeps what a test prints. If the test fails, the real test does not fail.
 type recorder struct {
 	testing.TB
 	out      strings.Builder
@@ -17,13 +17,14 @@ type recorder struct {
 	cleanups []func()
 }
 
-// Record runs a test that is meant to fail, with its cleanups, and returns what it prints.
+// Record runs a test that is meant to fail, and its cleanups. It returns what the test prints and whether it
+// failed.
 func Record(t testing.TB, test func(testing.TB)) (out string, failed bool) {
 	t.Helper()
 	r := &recorder{TB: t}
 	run := func(f func()) {
 		done := make(chan struct{})
-		go func() { // that FailNow may end
+		go func() { // FailNow ends this goroutine
 			defer close(done)
 			f()
 		}()
@@ -56,8 +57,8 @@ func (r *recorder) FailNow() {
 	runtime.Goexit()
 }
 
-// CheckReport fails t if what a failing test printed lacks a match of a pattern, or has 100 lines
-// or more.
+// CheckReport checks out, which a failing test printed. It fails t if out lacks a match of one of the
+// patterns, or has 100 lines or more.
 func CheckReport(t testing.TB, out string, patterns ...string) {
 	t.Helper()
 	for _, p := range patterns {
@@ -66,7 +67,7 @@ func CheckReport(t testing.TB, out string, patterns ...string) {
 		}
 	}
 	if n := strings.Count(out, "\n"); n >= 100 {
-		t.Errorf("the report has %d lines, fewer than 100 are wanted", n)
+		t.Errorf("the report has %d lines, want fewer than 100", n)
 	}
 	if t.Failed() {
 		t.Logf("the report:\n%s", out)

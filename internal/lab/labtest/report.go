@@ -14,15 +14,15 @@ import (
 	"palisade/internal/lab"
 )
 
-// The bounds of a report. With what a test says of its failure it stays under 100 lines.
+// The bounds of a report. With the messages of the failed test, the output stays under 100 lines.
 const (
-	maxReport  = 75
+	maxReport  = 75  // lines
 	maxLog     = 20  // lines of the log of each node
 	maxColumns = 200 // bytes of a line
 )
 
-// ReportFailure prints the state of the lab when t has failed and ends: the lab may serve other
-// tests then. Each lab is reported once, for the first of its tests that fails.
+// ReportFailure makes t print the state of the lab when it ends, if t has failed. Several tests may use the
+// lab, but only the first that fails prints its state.
 func (l *Lab) ReportFailure(t testing.TB) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -32,18 +32,20 @@ func (l *Lab) ReportFailure(t testing.TB) {
 	})
 }
 
-// NoteCommand keeps the first packet of a command, which a report traces. On calls it.
+// NoteCommand keeps the first packet of a command that runs in the namespace of who, for the report to trace.
+// The method On calls NoteCommand.
 func (l *Lab) NoteCommand(who string, argv ...string) {
 	if p, ok := packetOf(who, argv); ok {
 		l.packet.Store(&p)
 	}
 }
 
-// NotePacket keeps a packet, which a report traces: from an instance, laptop or stranger to an
-// IPv4 address, in the words of `palisade trace`.
+// NotePacket keeps a packet for the report to trace: from an instance, laptop or stranger to an IPv4
+// address. what is tcp/22, udp/53 or icmp, as for `palisade trace`.
 func (l *Lab) NotePacket(from, to, what string) { l.packet.Store(&packet{from, to, what}) }
 
-// NoteFailure keeps the port that a failure names, as in "no match for 22/tcp open".
+// NoteFailure changes the kept packet to the port in the message of a failure, such as "no match for
+// 22/tcp open".
 func (l *Lab) NoteFailure(text string) {
 	if p := l.packet.Load(); p != nil {
 		named := p.expecting(text)
@@ -59,8 +61,8 @@ type section struct {
 	most  int
 }
 
-// report asks what an operator would ask: what became of the packet, why frames were dropped, at
-// which port, the flows of both ends, the rules in force, who is present, and the nodes' logs.
+// report returns what an operator would ask for: the trace of the kept packet, the drops at each port with
+// their reasons, the flows of both ends, the rules in force, the present interfaces, and the nodes' logs.
 func (l *Lab) report() string {
 	var all []section
 	add := func(title string, lines []string) { all = append(all, section{title: title, lines: lines}) }
@@ -72,7 +74,7 @@ func (l *Lab) report() string {
 	add("flows: palisade flows", flowsOf(p, l.ask("flows")))
 	made, err := lab.Open(l.Name)
 	if err != nil {
-		add("the lab does not open", []string{err.Error()})
+		add("error when opening the lab", []string{err.Error()})
 		return layOut(all, maxReport)
 	}
 	add("rules in force", inForce(askNodes[groupRules](made, "/v1/rules")))
@@ -83,7 +85,7 @@ func (l *Lab) report() string {
 	return layOut(all, maxReport)
 }
 
-// ask runs an observing command of the binary on the lab.
+// ask runs a command of the binary that only reads, and returns the lines of its output and its error.
 func (l *Lab) ask(command string, args ...string) []string {
 	out, err := l.run(append([]string{command, "--name", l.Name}, args...)...)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
@@ -93,7 +95,8 @@ func (l *Lab) ask(command string, args ...string) []string {
 	return lines
 }
 
-// flowsOf keeps the flows that an end of the packet has part in, where there are some.
+// flowsOf returns the heading and those flows that have an end in common with p. If there are none, it
+// returns all flows.
 func flowsOf(p *packet, flows []string) []string {
 	if p == nil || len(flows) == 0 {
 		return flows
@@ -110,14 +113,14 @@ func flowsOf(p *packet, flows []string) []string {
 	return kept
 }
 
-// An answer is a node's, or the reason why it has none.
+// An answer is the list that a node answered, or the error of the request.
 type answer[T any] struct {
 	node string
 	list []T
 	err  error
 }
 
-// askNodes asks the control socket of each node.
+// askNodes gets path from the control socket of each node and returns the answers.
 func askNodes[T any](l *lab.Lab, path string) []answer[T] {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -130,7 +133,7 @@ func askNodes[T any](l *lab.Lab, path string) []answer[T] {
 	return all
 }
 
-// merge prints each text once, with the nodes that gave it, in the order of the first.
+// merge returns each text once, with the nodes that gave it, in the order in which the texts first appear.
 func merge[T any](answers []answer[T], text func(T) string) []string {
 	nodes := map[string][]string{}
 	var order []string
@@ -180,7 +183,8 @@ func inForce(answers []answer[groupRules]) []string {
 	})
 }
 
-// An interfacePresence is a lease in GET /v1/presence of a node's control socket.
+// An interfacePresence is an entry in GET /v1/presence of a node's control socket: an interface and where
+// it is.
 type interfacePresence struct {
 	Interface string `json:"interface"`
 	Instance  string `json:"instance"`
@@ -201,7 +205,7 @@ func presence(answers []answer[interfacePresence]) []string {
 	})
 }
 
-// logOf returns the last lines of what a node's daemon logged.
+// logOf returns the last lines of the log of a node's daemon.
 func logOf(lab, node string) []string {
 	data, err := os.ReadFile("/var/lib/palisade/labs/" + lab + "/" + node + ".log")
 	if err != nil {
@@ -211,9 +215,10 @@ func logOf(lab, node string) []string {
 	return lines[max(0, len(lines)-maxLog):]
 }
 
-// layOut prints sections in at most most lines. The longest are cut first, all to the same length.
+// layOut returns the text of sections, in at most most lines. It cuts the longest sections first, all to the
+// same length.
 func layOut(sections []section, most int) string {
-	lengths := map[int]int{} // of the sections, with their titles
+	lengths := map[int]int{} // number of lines of each section, without its title, by index
 	total := 0
 	for i := range sections {
 		sections[i].most = len(sections[i].lines)
@@ -241,7 +246,7 @@ func layOut(sections []section, most int) string {
 	return b.String()
 }
 
-// cut returns at most s.most lines, one of which counts those left out.
+// cut returns at most s.most lines. If it leaves some out, one line says how many.
 func (s section) cut() []string {
 	left := len(s.lines) - s.most
 	if left <= 0 {

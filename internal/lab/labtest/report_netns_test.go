@@ -6,7 +6,7 @@ func TestFailingLabTestPrintsPacketPortVerdictAndRule(t *testing.T) {
 	out, failed := Record(t, func(t testing.TB) {
 		l := Up(t, "report")
 		server := l.Launch(t)
-		l.EC2(t, "ec2-authorize default -P tcp -p 23 -s 203.0.113.25/32") // and 22 is expected to be open
+		l.EC2(t, "ec2-authorize default -P tcp -p 23 -s 203.0.113.25/32") // the wrong port: the test expects port 22 to be open
 		if out, err := l.On("laptop", "ncat", "-z", "-w", "2", server.PublicAddress, "22"); err != nil {
 			t.Fatalf("port 22 is closed: %v\n%s", err, out)
 		}
