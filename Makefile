@@ -90,7 +90,7 @@ bench-nodes: setup build ## the measurements across nodes; ONLY=SoakIdle for one
 	CI=true go test -tags soak -count=1 -timeout 75m -run '$(or $(ONLY),Soak)' -v ./scenarios
 
 bench-api: ## the API of a node with 120,000 rules
-	go test -count=1 -run TestManyGroups -v ./ec2/query
+	go test -count=1 -run TestManyGroupsSlowNoRequest -v ./ec2/query
 
 bench-docs: build ## the tables and charts of docs/PERFORMANCE.md, from the last runs
 	@for run in full scale ablate; do ! test -e bin/bench-$$run.json || bin/palisade bench --from bin/bench-$$run.json --markdown docs/PERFORMANCE.md --charts docs/charts >/dev/null || exit 1; done

@@ -14,8 +14,8 @@ type AccessKey struct {
 	Created  time.Time    `json:",omitzero"`  // zero for a key that an earlier release created
 }
 
-// A SealedSecret is a secret encrypted with the cluster key, which is in no log and in no
-// snapshot. Apply stores it and cannot read it.
+// A SealedSecret is a secret encrypted with the cluster key. The key is in no log and in no
+// snapshot, so State.Apply stores the secret and cannot read it.
 type SealedSecret struct {
 	Key string // id of the cluster key
 	Box []byte // ciphertext

@@ -14,5 +14,5 @@ type ElasticAddress struct {
 
 	Association AssociationID // "eipassoc-…"; "" while it is not associated
 	Interface   InterfaceID
-	Private     netip.Addr // the private address of Interface that it belongs to
+	Private     netip.Addr // the private address of Interface that Public is translated to
 }

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// An Error is a mistake of the caller, with AWS's code. A command that returns one leaves the
-// State as it was.
+// An Error is a mistake of the caller, with AWS's code. A request that is refused with an Error
+// changes no resource.
 type Error struct {
 	Code    string // "InvalidGroup.NotFound"
 	Message string
@@ -49,7 +49,8 @@ var notFound = map[string]struct{ code, text string }{
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 }
 
-// NoSuchResource returns EC2's error for an id of any kind that names no resource of the caller.
+// NoSuchResource returns EC2's error for an id that names no resource of the caller. It finds the
+// kind of the resource by the prefix of the id.
 func NoSuchResource[ID ~string](id ID) *Error {
 	kind, digits, _ := strings.Cut(string(id), "-")
 	known, ok := notFound[kind]

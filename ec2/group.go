@@ -14,7 +14,8 @@ type Group struct {
 	Rules       []Rule // ingress and egress, in order of creation
 }
 
-// CheckDirection refuses egress rules for a group of EC2-Classic, which has none.
+// CheckDirection returns EC2's error if d is Egress and the group is of EC2-Classic, which has no
+// egress rules.
 func (g *Group) CheckDirection(d Direction) error {
 	if g.VPC == "" && d == Egress {
 		return Errorf("InvalidParameterValue", "Only Amazon VPC security groups may be used with this operation.")

@@ -44,7 +44,7 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 // IsUnicast reports whether m names one station: the group bit is clear and m is not zero.
 func (m MAC) IsUnicast() bool { return m[0]&1 == 0 && m != MAC{} }
 
-// MarshalText writes the colon form.
+// MarshalText returns the address in hex with colons: "02:00:00:00:00:01".
 func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // UnmarshalText reads a 48-bit address in any form that net.ParseMAC accepts.

@@ -67,8 +67,8 @@ type Interface struct {
 	RequestShape string `json:",omitempty"` // digest of the request that ClientToken stands for
 }
 
-// An AddressPair is a private address and the public address that is translated to it, if it
-// has one.
+// An AddressPair is a private address and, if there is one, the public address that is translated
+// to it.
 type AddressPair struct {
 	Private netip.Addr
 	Public  netip.Addr `json:",omitzero"`

@@ -1,6 +1,7 @@
 package ec2
 
-// A KeyPair is the public half of a key pair. Images put it into the authorized_keys of root.
+// A KeyPair is the public half of a key pair. Images put the public key into root's
+// authorized_keys.
 type KeyPair struct {
 	Account     AccountID
 	Region      Region

@@ -2,7 +2,7 @@ package ec2
 
 import "net/netip"
 
-// A Network is one flat address space: that of EC2-Classic in a region, or that of a VPC.
+// A Network is one flat address space: all of EC2-Classic in a region, or one VPC.
 type Network struct {
 	VNI     VNI
 	Region  Region
@@ -11,8 +11,8 @@ type Network struct {
 	Gateway netip.Addr
 	Mode    TrackingMode
 
-	// Pools are the ranges that private addresses are leased from, in this order.
-	// PublicPools are those for public addresses.
+	// Pools are the ranges that private addresses are leased from, in this order. PublicPools are
+	// the ranges for public addresses.
 	Pools       []netip.Prefix
 	PublicPools []netip.Prefix
 }

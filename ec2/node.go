@@ -12,11 +12,11 @@ const (
 	NonVoter NodeRole = "nonvoter"
 )
 
-// NodeState is "" for a member of the cluster.
+// NodeState says whether a node is fenced. "" means a member of the cluster.
 type NodeState string
 
-// A Fenced node is excluded for good: the members refuse its connections, its leases have
-// ended, and the gossip key is replaced. A machine of the same name joins again by AdmitNode.
+// A Fenced node is excluded for good: the members refuse its connections, its leases have ended,
+// and the gossip key is replaced. A machine of the same name can join again by AdmitNode.
 const Fenced NodeState = "fenced"
 
 // A Node is a cluster member that can carry instances. Its zone is the availability zone of
@@ -35,12 +35,12 @@ type Node struct {
 	State     NodeState `json:",omitempty"`
 }
 
-// Member reports whether the node is not fenced: it carries instances, and sweeps wait for its
-// confirmations.
+// Member reports whether the node is not fenced. Only members carry instances, and a sweep waits
+// until the members confirm.
 func (n *Node) Member() bool { return n.State == "" }
 
-// Serves reports whether the zone of the node belongs to the region: its name begins with the
-// region's.
+// Serves reports whether the node's zone belongs to the region: the zone's name begins with the
+// region's name.
 func (n *Node) Serves(r Region) bool { return strings.HasPrefix(n.Zone, string(r)) }
 
 // Votes reports whether the node is a voter that is not fenced.

@@ -41,7 +41,7 @@ func TestProtocolsAreReadByNameAndNumber(t *testing.T) {
 		{"58", ICMPv6, true}, {"255", 255, true}, {"256", 0, false}, {"300", 0, false}, {"-2", 0, false}, {"06", 0, false}, {"", 0, false}, {"tcp ", 0, false},
 	} {
 		if got, err := ParseProtocol(c.text); (err == nil) != c.ok || got != c.want && c.ok {
-			t.Errorf("ParseProtocol(%q) = %v, %v", c.text, got, err)
+			t.Errorf("ParseProtocol(%q) = %v, %v, want %v, accepted: %v", c.text, got, err, c.want, c.ok)
 		}
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"net/netip"
 )
 
-// A RouteTable routes the packets that leave a subnet. The range of the VPC is a local route in
-// every table, and is not listed.
+// A RouteTable routes the packets that leave a subnet. Every table also has a local route for the
+// range of the VPC, which Routes does not list.
 type RouteTable struct {
 	ID           RouteTableID
 	Account      AccountID

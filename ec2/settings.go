@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Settings are the limits and waiting times of a cluster. They are part of the State, so
-// that every node decides alike. Zero fields have their default. A request beyond a limit
-// fails with AWS's error code. A limit that is too low refuses useful requests; one that is
-// too high lets an account fill the memory of every node, because each holds the whole State.
+// Settings are the limits and waiting times of a cluster. They are part of the State, so that every
+// node decides alike. A zero field means its default. A request beyond a limit fails with AWS's
+// error code. A limit that is too low refuses useful requests; one that is too high lets an account
+// fill the memory of every node, because each holds the whole State.
 type Settings struct {
 	// GroupsPerRegion is the most EC2-Classic groups of an account in a region. Default 500
 	// (EC2 User Guide 2012, "Using Security Groups").
@@ -27,9 +27,8 @@ type Settings struct {
 	// With less, a client that waits for the termination can miss it.
 	TerminatedFor time.Duration
 
-	// The other limits are for VPCs, except AuditRecords. Their defaults are those of the
-	// Amazon VPC User Guide, "Amazon VPC quotas". They are missing in a State of an earlier
-	// release.
+	// The limits below are for VPCs, except AuditRecords. Their defaults are from the Amazon VPC
+	// User Guide, "Amazon VPC quotas". A State of an earlier release does not have them.
 
 	// VPCsPerRegion is the most VPCs of an account in a region. Default 5.
 	VPCsPerRegion int `json:",omitempty"`
@@ -52,13 +51,12 @@ type Settings struct {
 	// RulesPerVPCGroup is the most rules of a VPC's group, for each direction and address
 	// family. Default 60. With more, a node takes longer to compile a change of the group.
 	RulesPerVPCGroup int `json:",omitempty"`
-	// GroupsPerInterface is the most groups of an interface. Default 5. The rules of all of
-	// them apply, so this times RulesPerVPCGroup bounds the rules of an interface.
+	// GroupsPerInterface is the most groups of an interface. Default 5. The rules of all its groups
+	// apply to an interface, so it has at most GroupsPerInterface times RulesPerVPCGroup rules.
 	GroupsPerInterface int `json:",omitempty"`
 
-	// AuditRecords is the number of records of who asked for which change that are kept.
-	// Default 10,000. Each takes about 5 kB of memory at every node; with fewer, old records
-	// are lost sooner.
+	// AuditRecords is the number of audit records that are kept. Default 10,000. Each takes about 5
+	// kB of memory at every node; with fewer, old records are lost sooner.
 	AuditRecords int `json:",omitempty"`
 
 	// InterfacesPerRegion is the most interfaces of an account in the VPCs of a region.
@@ -100,8 +98,9 @@ func DefaultSettings() Settings {
 	}
 }
 
-// Preset returns the limits of EC2 at a time: "classic-2012", "vpc-2012" or "today", the
-// default. Limits that the guide of that time does not mention have their default.
+// Preset returns the limits that EC2 had at a time: "classic-2012", "vpc-2012" or "today". It
+// returns false for any other name. A limit that the guide of that time does not mention has its
+// default.
 func Preset(name string) (Settings, bool) {
 	s := DefaultSettings()
 	switch name {
@@ -118,7 +117,7 @@ func Preset(name string) (Settings, bool) {
 	return s, true
 }
 
-// WithDefaults replaces each zero field by its default.
+// WithDefaults returns s with the default in each zero field.
 func (s Settings) WithDefaults() Settings {
 	d := DefaultSettings()
 	s.GroupsPerRegion = cmp.Or(s.GroupsPerRegion, d.GroupsPerRegion)

@@ -16,15 +16,15 @@ func TestPresetsHaveVPCLimitsOfTheirTime(t *testing.T) {
 	} {
 		s, ok := Preset(c.name)
 		if !ok || s.SubnetsPerVPC != c.subnets || s.RouteTablesPerVPC != c.tables || s.RoutesPerTable != c.routes || s.VPCsPerRegion != 5 || s.GatewaysPerRegion != 5 || s.AddressesPerRegion != 5 {
-			t.Errorf("preset %s is %+v", c.name, s)
+			t.Errorf("preset %s is %+v, want %d subnets, %d route tables, %d routes, and 5 VPCs, gateways and addresses", c.name, s, c.subnets, c.tables, c.routes)
 		}
 	}
 	if s, ok := Preset("tomorrow"); ok {
-		t.Errorf("the unknown preset tomorrow is %+v", s)
+		t.Errorf("the unknown preset tomorrow was found: %+v", s)
 	}
 }
 
-// The values of a preset are those that the guide of its time names.
+// Each preset has the values that the guide of its time names.
 func TestPresetsHaveGroupLimitsOfTheirTime(t *testing.T) {
 	for _, c := range []struct {
 		preset       string
@@ -37,13 +37,13 @@ func TestPresetsHaveGroupLimitsOfTheirTime(t *testing.T) {
 	} {
 		s, ok := Preset(c.preset)
 		if !ok || s.GroupsPerVPC != c.groups || s.VPCGroupsPerRegion != c.vpcs || s.RulesPerVPCGroup != c.rules || s.GroupsPerInterface != 5 || s.GroupsPerRegion != 500 || s.RulesPerGroup != 100 {
-			t.Errorf("preset %s is %+v", c.preset, s)
+			t.Errorf("preset %s is %+v, want %d groups of a VPC, %d in all VPCs and %d rules of a group", c.preset, s, c.groups, c.vpcs, c.rules)
 		}
 	}
 }
 
 func TestDefaultSettingsAreThoseOfTheGuides(t *testing.T) {
 	if d := DefaultSettings(); d.GroupsPerRegion != 500 || d.RulesPerGroup != 100 || d.Quarantine != time.Minute {
-		t.Errorf("default settings are %+v", d)
+		t.Errorf("default settings are %+v, want 500 groups, 100 rules and a quarantine of a minute", d)
 	}
 }

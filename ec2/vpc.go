@@ -14,7 +14,7 @@ type VPC struct {
 	VNI     VNI          // of its Network
 	Default bool         // launches that name no subnet go into it
 
-	RouteTable RouteTableID // the main one, for each subnet without an association
+	RouteTable RouteTableID // the main table, for each subnet without an association
 	Group      GroupID      // the group named default
 	ACL        string       // "acl-…", id of the network ACL, which admits everything
 

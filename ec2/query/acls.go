@@ -6,8 +6,8 @@ import (
 	"palisade/ec2"
 )
 
-// aclActions show network ACLs. Each VPC has one. It admits everything and cannot be
-// changed, so the answers show what is enforced.
+// aclActions show network ACLs. Each VPC has one ACL, which admits everything and cannot be
+// changed. So every entry in an answer is enforced.
 var aclActions = map[string]handler{
 	"DescribeNetworkAcls": action(describeNetworkACLs),
 }

@@ -11,7 +11,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// actions are all Actions of EC2 that are served. Each theme lists its own.
+// actions has every Action of EC2 that is served. The file of each theme lists its Actions.
 var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
@@ -31,15 +31,16 @@ func merged(themes ...map[string]handler) map[string]handler {
 	return all
 }
 
-// A handler is an Action: it decodes parameters and returns the answer's struct. The types
-// of request and answer are for docs/API.md and for tests.
+// A handler carries out one Action: it decodes the parameters and returns the struct of the
+// answer. The types of request and answer are for docs/API.md and for tests.
 type handler struct {
 	do              func(c *call, p *wire.Param) (any, error)
 	request, answer reflect.Type
 }
 
-// action makes a handler of a function over structs. A dry run runs the same function, and
-// c.apply only tries the change: it gets every error that the request itself would get.
+// action returns the handler that decodes a Request, calls do and returns its Answer. A dry
+// run calls do too, but then c.apply only tries the change, so that the caller gets every
+// error that the request itself would get.
 func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) handler {
 	h := handler{request: reflect.TypeFor[Request](), answer: reflect.TypeFor[Answer]()}
 	h.do = func(c *call, p *wire.Param) (any, error) {
@@ -87,7 +88,8 @@ type call struct {
 	accessKey string
 }
 
-// apply carries out a request or, for a dry run, finds out whether it would succeed.
+// apply carries out a request and returns its result. For a dry run it changes nothing and
+// returns the error that the request would get, or DryRunOperation.
 func (c *call) apply(r state.Request) (state.Result, error) {
 	if c.dryRun {
 		if err := c.view.Try(r); err != nil {
@@ -96,14 +98,15 @@ func (c *call) apply(r state.Request) (state.Result, error) {
 		return state.Result{}, dryRunSucceeded()
 	}
 	result, index, err := c.server.cfg.Backend.Apply(c.ctx, state.Command{Request: r, Audit: c.audit})
-	if index > 0 { // also for a refusal, or a change that changed nothing
+	if index > 0 { // also if the request was refused or changed nothing
 		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
 	}
 	if err != nil {
 		return state.Result{}, err
 	}
 	// The answer shows names and addresses from the state after the change. This node's
-	// state has them. The leader is not asked: the change is made, so no error may follow.
+	// state has them. The leader is not asked, because it could fail to answer, and the
+	// caller would take the change for refused.
 	c.view = c.server.cfg.Backend.View()
 	return result, nil
 }

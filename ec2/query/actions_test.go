@@ -9,8 +9,8 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// The codec panics on a field of another type. This test finds such a field before a
-// request does.
+// The codec panics on a field of a type that it does not support. This test finds such a
+// field before a request does.
 func TestCodecSupportsEveryRequestAndAnswerType(t *testing.T) {
 	for name, h := range actions {
 		checkRequestType(t, name, h.request)
@@ -59,8 +59,8 @@ func checkAnswerType(t *testing.T, path string, typ reflect.Type) {
 	}
 }
 
-// FuzzParseParams decodes a form into the request of every Action. Whatever cannot be
-// decoded is an error of the caller.
+// FuzzParseParams decodes a form into the request of every Action. A form that cannot be
+// decoded must give an *ec2.Error, which is the caller's mistake.
 func FuzzParseParams(f *testing.F) {
 	for _, seed := range []string{
 		"Action=RunInstances&MinCount=1&MaxCount=+7&SecurityGroup.3=a&SecurityGroup.1=b&Placement.AvailabilityZone=us-east-1a",
@@ -81,7 +81,7 @@ func FuzzParseParams(f *testing.F) {
 				err = (&call{action: name}).refuseUnread(p)
 			}
 			if _, ok := errors.AsType[*ec2.Error](err); err != nil && !ok {
-				t.Errorf("%s of %q: %v", name, form, err)
+				t.Errorf("decoding %q for %s failed with %v, want an *ec2.Error", form, name, err)
 			}
 		}
 	})

@@ -61,7 +61,8 @@ func allocateAddress(c *call, r *allocateAddressRequest) (*allocateAddressAnswer
 }
 
 // check refuses elastic addresses of EC2-Classic, where an interface keeps the public
-// address of its lease. An EC2-Classic account that names no domain asks for one of these.
+// address of its lease. A request of an EC2-Classic account without a domain is for such an
+// address.
 func (r *allocateAddressRequest) check(c *call) error {
 	if err := refuseAskedFor(c.action, []askedFor{
 		{"Address", r.Address != ""},
@@ -88,12 +89,13 @@ func (r *allocateAddressRequest) check(c *call) error {
 }
 
 // An addressSelector names an elastic address by the address itself, which EC2 accepts only
-// in EC2-Classic. In a VPC the ids name it.
+// in EC2-Classic. In a VPC a request must name it by an id.
 type addressSelector struct {
 	Public string `wire:"PublicIp"`
 }
 
-// refuse refuses a request that names an address but not its id.
+// refuse returns an error for a request that names an address but not its id: the error
+// with code and text, or InvalidAddress.NotFound if the account does not have the address.
 func (s addressSelector) refuse(c *call, id, code, text string) error {
 	if id != "" || s.Public == "" {
 		return nil
@@ -248,7 +250,7 @@ var addressListing = listing[addressItem]{
 	},
 }
 
-// addressText returns "" for the zero address.
+// addressText returns the address as text, "" for the zero address.
 func addressText(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -283,7 +285,8 @@ type describeAddressesAttributeAnswer struct {
 	Addresses []addressItem `wire:"addressSet"`
 }
 
-// describeAddressesAttribute shows the addresses that have a reverse DNS name. None has.
+// describeAddressesAttribute shows the addresses that have a reverse DNS name: none,
+// because names are not served.
 func describeAddressesAttribute(c *call, r *describeAddressesAttributeRequest) (*describeAddressesAttributeAnswer, error) {
 	if r.Attribute != "" && r.Attribute != "domain-name" {
 		return nil, unknownAttribute(r.Attribute)

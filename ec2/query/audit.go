@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// Bounds of a record, in bytes, because each node keeps 10,000 records in memory. The
-	// whole command is in the Raft log.
+	// The maximum sizes of a record, in bytes, because each node keeps 10,000 records in
+	// memory. The Raft log has the whole command.
 	maxAuditValue      = 512
 	maxAuditParameters = 4 << 10
 	maxAuditUserAgent  = 256
 
-	// removed is CloudTrail's replacement for a secret.
+	// removed replaces a secret in a record, as in CloudTrail.
 	removed = "<sensitiveDataRemoved>"
-	// localSource is the source of a request on a unix socket.
+	// localSource is the Source of a request that came through a unix socket.
 	localSource = "unix socket"
 )
 
@@ -66,7 +66,7 @@ func isSecret(p *wire.Param, name string) bool {
 	return name == "UserData" || strings.HasPrefix(name, "UserData.") || name == "Value" && attribute != nil && attribute.Value == "userData"
 }
 
-// clip shortens a text to most bytes.
+// clip returns text. A text of more bytes than most is cut, and gets "..." at its end.
 func clip(text string, most int) string {
 	if len(text) <= most {
 		return text

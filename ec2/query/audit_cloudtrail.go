@@ -45,8 +45,9 @@ type cloudTrailUser struct {
 	InvokedBy string        `json:"invokedBy,omitempty"`
 }
 
-// NewCloudTrailEvent makes the event of a record. seed is the cluster's. The id of the
-// event depends only on both, so every node makes the same one at any time.
+// NewCloudTrailEvent returns the event of an audit record. The id of the event depends only
+// on the seed of the cluster and the number of the record, so every node returns the same
+// event at any time.
 func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
 	e := CloudTrailEvent{
 		Version:         "1.08",

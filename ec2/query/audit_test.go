@@ -21,8 +21,8 @@ func (w *world) records() (list []*ec2.AuditRecord) {
 	return list
 }
 
-// Changes and changes that the state refused are recorded, with their caller. Reads and dry
-// runs are not. No record has a secret.
+// Each change is recorded with its caller, even if the state refused it. Reads and dry runs
+// are not recorded. No record has a secret.
 func TestChangesAreAudited(t *testing.T) {
 	w := newWorld(t)
 	const v = "&Version=2016-11-15"
@@ -45,7 +45,7 @@ func TestChangesAreAudited(t *testing.T) {
 	for _, r := range got {
 		codes = append(codes, r.Action+" "+r.Error)
 		if r.Account != albert || r.AccessKey != "AKIDALBERT" || r.Region != region || r.Source != "127.0.0.1" || len(r.RequestID) != 36 || time.Since(r.Time).Abs() > time.Minute {
-			t.Errorf("wrong record: %+v", r)
+			t.Errorf("the record is %+v, want account %s and key AKIDALBERT in %s from 127.0.0.1, a request id of 36 bytes, and a time within a minute of now", r, albert, region)
 		}
 	}
 	want := []string{
@@ -56,20 +56,20 @@ func TestChangesAreAudited(t *testing.T) {
 		t.Fatalf("actions and errors of the records (-want +got):\n%s", diff)
 	}
 	if id := first.Header.Get("x-amzn-RequestId"); got[0].RequestID != id || len(got[0].UserAgent) > 260 || !strings.HasPrefix(got[0].UserAgent, "aws-cli/2.9.19 ") {
-		t.Errorf("the record of request %s is %+v", id, got[0])
+		t.Errorf("the record of request %s is %+v, want that id and a user agent of aws-cli/2.9.19 with at most 260 bytes", id, got[0])
 	}
 	if diff := cmp.Diff(map[string]string{"GroupName": "web", "GroupDescription": "web servers"}, got[0].Parameters); diff != "" {
 		t.Error(diff)
 	}
 	if p := got[3].Parameters; p["UserData"] != "<sensitiveDataRemoved>" || p["ImageId"] != "ami-eca54085" {
-		t.Errorf("the record of a launch has the parameters %v", p)
+		t.Errorf("the record of a launch has the parameters %v, want the image and no user data", p)
 	}
 	size := 0
 	for name, value := range got[5].Parameters {
 		size += len(name) + len(value)
 	}
 	if size > 5000 || got[5].Parameters["..."] == "" {
-		t.Errorf("the record of a long request has %d bytes: %v", size, got[5].Parameters)
+		t.Errorf("the record of a long request has %d bytes, want at most 5000 and a parameter ...: %v", size, got[5].Parameters)
 	}
 
 	event, err := json.Marshal(query.NewCloudTrailEvent("seed", got[4]))
@@ -95,7 +95,7 @@ func TestChangesAreAudited(t *testing.T) {
 		t.Errorf("the CloudTrail event (-want +got):\n%s", diff)
 	}
 	if e := query.NewCloudTrailEvent("seed", got[2]); e.ErrorCode != "Client.InvalidGroup.Reserved" || e.ErrorMessage == "" {
-		t.Errorf("the event of a refused change is %+v", e)
+		t.Errorf("the event of a refused change is %+v, want code Client.InvalidGroup.Reserved and a message", e)
 	}
 }
 

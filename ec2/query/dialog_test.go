@@ -37,8 +37,8 @@ type dialog struct {
 	kinds map[string]int
 }
 
-// dialog plays the dialog of a file. known are ids of resources that exist before it; they
-// get the first numbers.
+// dialog plays the dialog of a file. known has the ids of resources that exist before the
+// dialog; they get the first numbers.
 func (w *world) dialog(t *testing.T, name string, known ...string) {
 	t.Helper()
 	path := filepath.Join("testdata", "dialogs", name)
@@ -70,7 +70,7 @@ func (w *world) dialog(t *testing.T, name string, known ...string) {
 		return
 	}
 	if diff := cmp.Diff(string(kept), got.String()); diff != "" {
-		t.Errorf("%s:\n%s", path, diff)
+		t.Errorf("the answers differ from %s (-want +got):\n%s", path, diff)
 	}
 }
 
@@ -88,7 +88,7 @@ func (d *dialog) say(t *testing.T, account, request string) string {
 	body := d.world.body(t, account, form)
 	text, err := lines(body)
 	if err != nil {
-		t.Fatalf("the answer to %s is\n%s\n%v", request, body, err)
+		t.Fatalf("reading the answer to %s: %v\n%s", request, err, body)
 	}
 	return d.named(text)
 }
@@ -113,7 +113,7 @@ func (d *dialog) named(text string) string {
 	})
 }
 
-// signedForm makes a request by POST that an account signs.
+// signedForm returns a POST request with the form, signed by the account.
 func (w *world) signedForm(t testing.TB, account, form string) *http.Request {
 	t.Helper()
 	r := httpRequest(t, http.MethodPost, w.url, form)
@@ -122,7 +122,7 @@ func (w *world) signedForm(t testing.TB, account, form string) *http.Request {
 	return r
 }
 
-// body returns the answer to a form that an account signs.
+// body sends the form, signed by the account, and returns the answer.
 func (w *world) body(t testing.TB, account, form string) []byte {
 	t.Helper()
 	res := do(t, w.signedForm(t, account, form))
@@ -132,7 +132,7 @@ func (w *world) body(t testing.TB, account, form string) []byte {
 		t.Fatal(err)
 	}
 	if res.StatusCode >= 500 {
-		t.Errorf("%s: status %s", form, res.Status)
+		t.Errorf("%s: got status %s, want no server error", form, res.Status)
 	}
 	return data
 }

@@ -11,7 +11,7 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// enforcementActions are our own. EC2 has nothing like them.
+// enforcementActions show when a change is enforced. EC2 has no such Actions.
 var enforcementActions = map[string]handler{
 	"DescribeEnforcement": action(describeEnforcement),
 }
@@ -19,12 +19,12 @@ var enforcementActions = map[string]handler{
 // An Enforcer is a Backend that knows which nodes enforce a change. With a Backend that is
 // no Enforcer, DescribeEnforcement is refused.
 type Enforcer interface {
-	// Enforcement asks the nodes whether they enforce the state of index, until all do or
-	// ctx ends. It is no error if some do not.
+	// Enforcement asks the nodes whether they enforce the state at index, until all do or
+	// ctx ends. The report, not an error, says which nodes do not.
 	Enforcement(ctx context.Context, index uint64) (EnforcementReport, error)
 }
 
-// An EnforcementReport tells for each node of the cluster whether it enforces the state of
+// An EnforcementReport says for each node of the cluster whether it enforces the state at
 // an index.
 type EnforcementReport struct {
 	Index uint64
@@ -42,13 +42,14 @@ type NodeEnforcement struct {
 type EnforcementState string
 
 const (
-	Enforced EnforcementState = "enforced" // every packet is checked against it
-	Pending  EnforcementState = "pending"  // the node has not confirmed it
+	Enforced EnforcementState = "enforced" // every packet is checked against the change
+	Pending  EnforcementState = "pending"  // the node has not confirmed the change
 	Excluded EnforcementState = "excluded" // the node is fenced and forwards nothing
 )
 
-// state returns the state of the whole cluster. With Pending, packets may still be checked
-// against older rules. With Excluded they are not, but a fenced node was not asked.
+// state returns one state for the whole cluster. Pending means that packets may still be
+// checked against older rules. Excluded means that they are not, but that a fenced node was
+// not asked.
 func (r *EnforcementReport) state() EnforcementState {
 	state := Enforced
 	for _, n := range r.Nodes {
@@ -69,8 +70,8 @@ const (
 	defaultEnforcementWait = 5 * time.Second
 	maxEnforcementWait     = 60 * time.Second
 
-	// minEnforcementWait is the least time for asking the nodes: a question and its
-	// answer have to travel.
+	// minEnforcementWait is the shortest wait, because the question and the answer of a
+	// node take some time on the network.
 	minEnforcementWait = 250 * time.Millisecond
 )
 
@@ -91,8 +92,8 @@ type nodeEnforcementItem struct {
 	Reason string           `wire:"reason"`
 }
 
-// describeEnforcement waits until every node enforces a change, at most for Timeout or
-// minEnforcementWait, and tells which nodes do not.
+// describeEnforcement waits until every node enforces a change, at most for the longer of
+// Timeout and minEnforcementWait. It shows which nodes do not enforce the change.
 func describeEnforcement(c *call, r *describeEnforcementRequest) (*describeEnforcementAnswer, error) {
 	enforcer, ok := c.server.cfg.Backend.(Enforcer)
 	if !ok {
@@ -120,7 +121,7 @@ func describeEnforcement(c *call, r *describeEnforcementRequest) (*describeEnfor
 	defer cancel()
 	report, err := enforcer.Enforcement(ctx, index)
 	if err != nil {
-		return nil, fmt.Errorf("ask for enforcement of %d: %w", index, err)
+		return nil, fmt.Errorf("ask the nodes for the enforcement of index %d: %w", index, err)
 	}
 	answer := &describeEnforcementAnswer{Index: strconv.FormatUint(report.Index, 10), State: report.state()}
 	for _, n := range report.Nodes {

@@ -47,10 +47,10 @@ func (w *world) enforcement(t *testing.T, more string) enforcementAnswer {
 	}
 	var a enforcementAnswer
 	if err := xml.Unmarshal(data, &a); err != nil || res.StatusCode != http.StatusOK {
-		t.Fatalf("%d, %v: %s", res.StatusCode, err, data)
+		t.Fatalf("DescribeEnforcement%s: got status %d (%v), want 200 and XML: %s", more, res.StatusCode, err, data)
 	}
 	if got := res.Header.Get(query.IndexHeader); got != "" {
-		t.Errorf("the answer of DescribeEnforcement has an index header, %s", got)
+		t.Errorf("the answer of DescribeEnforcement has the index header %s, want none", got)
 	}
 	return a
 }
@@ -91,15 +91,15 @@ func TestDescribeEnforcementReportsNodes(t *testing.T) {
 		report = []query.NodeEnforcement{in(0, c.one), in(1, c.other)}
 		got := w.enforcement(t, c.more)
 		if got.State != c.state || got.Index != c.index || len(got.Nodes) != 2 {
-			t.Errorf("%s: %s and %s: got %+v, want %s of %d", c.more, c.one, c.other, got, c.state, c.index)
+			t.Errorf("DescribeEnforcement%s of nodes that are %q and %q: got %+v, want state %s at index %d", c.more, c.one, c.other, got, c.state, c.index)
 			continue
 		}
 		if s := given.Seconds(); s > c.wait || s < c.wait-5 {
-			t.Errorf("%s: the nodes get %s to answer, want %g s", c.more, given, c.wait)
+			t.Errorf("DescribeEnforcement%s: the nodes get %s to answer, want %g s", c.more, given, c.wait)
 		}
 		for n, want := range report {
 			if g := got.Nodes[n]; g.Node != string(want.Node) || g.State != string(want.State) || g.Reason != want.Why {
-				t.Errorf("%s: node %+v, want %+v", c.more, g, want)
+				t.Errorf("DescribeEnforcement%s shows node %+v, want %+v", c.more, g, want)
 			}
 		}
 	}
@@ -114,11 +114,11 @@ func TestDescribeEnforcementReportsNodes(t *testing.T) {
 		"&DryRun=true":  "DryRunOperation",
 	} {
 		if _, got := answer(t, w.post(t, "Action=DescribeEnforcement&Version=2016-11-15"+more, nil)); got != code {
-			t.Errorf("%s: got %q, want %s", more, got, code)
+			t.Errorf("DescribeEnforcement%s: got %q, want %s", more, got, code)
 		}
 	}
 	if status, code := answer(t, w.post(t, "Action=DescribeEnforcement&Version=2016-11-15", func(r *http.Request) { r.Header.Del("Authorization") })); code != "MissingAuthenticationToken" {
-		t.Errorf("unsigned: got %d %q, want MissingAuthenticationToken", status, code)
+		t.Errorf("an unsigned request: got %d %q, want MissingAuthenticationToken", status, code)
 	}
 }
 
@@ -133,7 +133,7 @@ func TestDescribeEnforcementEndsAtTimeout(t *testing.T) {
 	for _, timeout := range []string{"0", "0.3"} {
 		start := time.Now()
 		if got := w.enforcement(t, "&Timeout="+timeout); got.State != "pending" {
-			t.Errorf("timeout %s: %+v, want pending", timeout, got)
+			t.Errorf("timeout %s: got %+v, want state pending", timeout, got)
 		}
 		if took := time.Since(start); took > 4*time.Second {
 			t.Errorf("timeout %s: it took %s, want at most 4s", timeout, took)
@@ -148,8 +148,9 @@ func TestDescribeEnforcementIsRefusedWithoutEnforcer(t *testing.T) {
 	}
 }
 
-// Each action that can change something returns an index above the last one, also if it
-// changed nothing or was refused: the index of the state that decided so.
+// Each Action that can change something returns the index of the state that decided the
+// request, also if the request was refused or changed nothing. The index is higher after
+// each request.
 func TestEveryChangeReturnsItsIndex(t *testing.T) {
 	w := newWorld(t)
 	last := uint64(0)
@@ -162,7 +163,7 @@ func TestEveryChangeReturnsItsIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		if code == "" && res.StatusCode != http.StatusOK || !strings.Contains(string(data), code) {
-			t.Errorf("%s: %d %s, want %q", form, res.StatusCode, data, code)
+			t.Errorf("%s: got status %d and %s, want code %q", form, res.StatusCode, data, code)
 		}
 		index, err := strconv.ParseUint(res.Header.Get(query.IndexHeader), 10, 64)
 		if err != nil || index <= last || index > w.cluster.View().Index() {
@@ -199,7 +200,7 @@ func TestEveryChangeReturnsItsIndex(t *testing.T) {
 		res := w.post(t, "Version=2016-11-15&"+form, nil)
 		res.Body.Close()
 		if got := res.Header.Get(query.IndexHeader); got != "" {
-			t.Errorf("%s changes nothing but returned index %s", form, got)
+			t.Errorf("%s only reads but returned index %s, want none", form, got)
 		}
 	}
 }

@@ -14,8 +14,8 @@ func ParameterNames(action string) []string {
 	return slices.Sorted(maps.Keys(parametersOf(actions[action].request, "")))
 }
 
-// parametersOf returns the parameters of a request's type. Those that are always refused,
-// which are empty structs, end in a star.
+// parametersOf returns the names of the parameters of a request's type. A parameter with an
+// empty struct as type is always refused; its name ends in a star.
 func parametersOf(t reflect.Type, path string) map[string]bool {
 	all := make(map[string]bool)
 	switch t.Kind() {

@@ -106,8 +106,8 @@ type groupItem struct {
 	ARN         string        `wire:"securityGroupArn"`
 }
 
-// describeSecurityGroups sorts pages by id, because the token of a page holds an id. All
-// groups at once are sorted by VPC and name.
+// describeSecurityGroups sorts pages by id, because the token of a page holds an id. An
+// answer without pages is sorted by VPC and name.
 func describeSecurityGroups(c *call, r *describeSecurityGroupsRequest) (*describeSecurityGroupsAnswer, error) {
 	if err := groupFilters.check(r.Filters); err != nil {
 		return nil, err

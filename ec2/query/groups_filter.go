@@ -6,7 +6,7 @@ import (
 	"palisade/ec2"
 )
 
-// groupFilters are those of DescribeSecurityGroups.
+// groupFilters are the filters of DescribeSecurityGroups.
 var groupFilters = func() filterable[*ec2.Group] {
 	f := filterable[*ec2.Group]{
 		"description": func(g *ec2.Group) []string { return []string{g.Description} },
@@ -30,8 +30,9 @@ var groupFilters = func() filterable[*ec2.Group] {
 	return f
 }()
 
-// ruleFilters return the values of one rule. Several filters may each match another rule
-// of the group. Values that answers do not show match nothing.
+// ruleFilters return the values of one rule. A group passes if each filter matches one of
+// its rules, which may be different rules. A filter does not match values that no answer
+// shows.
 var ruleFilters = map[string]func(*ec2.Rule) []string{
 	"cidr":           func(r *ec2.Rule) []string { return nonEmpty(cidrOf(r)) },
 	"protocol":       func(r *ec2.Rule) []string { return []string{r.Protocol.String()} },

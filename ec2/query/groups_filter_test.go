@@ -30,7 +30,7 @@ func TestGroupsAreFiltered(t *testing.T) {
 		t.Helper()
 		got := string(w.body(t, "dev", "Version=2016-11-15&"+form))
 		if strings.Contains(got, "<Errors>") {
-			t.Fatalf("%s: %s", form, got)
+			t.Fatalf("%s failed: %s", form, got)
 		}
 		return got
 	}
@@ -42,7 +42,7 @@ func TestGroupsAreFiltered(t *testing.T) {
 	say("Action=AuthorizeSecurityGroupEgress&GroupId=" + web + permissionForm(1, "tcp", "443", "443", "192.0.2.0/24"))
 	say("Action=CreateTags&ResourceId.1=" + web + "&Tag.1.Key=Stage&Tag.1.Value=Test&Tag.2.Key=Owner&Tag.2.Value=")
 	for _, c := range []struct {
-		filters string // name=value|value, and
+		filters string // "name=value|value name=value"
 		want    string
 	}{
 		{"group-name=web", "web"},

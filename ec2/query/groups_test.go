@@ -25,7 +25,7 @@ func TestClassicAccountManagesGroups(t *testing.T) {
 		got = append(got, *p.IpProtocol)
 	}
 	if strings.Join(got, " ") != "tcp udp icmp" {
-		t.Errorf("the default group admits itself on %v", got)
+		t.Errorf("the default group admits itself on %v, want tcp, udp and icmp", got)
 	}
 
 	made := ok[*sdk.CreateSecurityGroupOutput](t)(api.CreateSecurityGroup(ctx, &sdk.CreateSecurityGroupInput{GroupName: aws.String("Apache"), Description: aws.String("a & b <c>")}))
@@ -94,7 +94,7 @@ func TestGroupsAreDescribedInPages(t *testing.T) {
 	for n := 0; pages.HasMorePages(); n++ {
 		page := ok[*sdk.DescribeSecurityGroupsOutput](t)(pages.NextPage(t.Context()))
 		if len(page.SecurityGroups) > 5 || n > 3 {
-			t.Fatalf("page %d has %d groups", n, len(page.SecurityGroups))
+			t.Fatalf("page %d has %d groups, want pages 0 to 3 with at most 5 groups", n, len(page.SecurityGroups))
 		}
 		for _, g := range page.SecurityGroups {
 			seen[*g.GroupName] = true

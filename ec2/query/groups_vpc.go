@@ -30,8 +30,8 @@ var groupForVPCFilters = filterable[*ec2.Group]{
 	"primary-vpc-id": groupFilters["vpc-id"],
 }
 
-// groupsForVPC shows the groups that an interface in a VPC can have. These are the VPC's
-// own, because groups cannot be associated with another VPC here.
+// groupsForVPC shows the groups that an interface in a VPC can have. These are the groups
+// of the VPC itself, because groups cannot be associated with another VPC here.
 func groupsForVPC(c *call, r *groupsForVPCRequest) (*groupsForVPCAnswer, error) {
 	if err := groupForVPCFilters.check(r.Filters); err != nil {
 		return nil, err
@@ -101,7 +101,8 @@ type describeGroupAssociationsAnswer struct {
 	Associations []struct{} `wire:"securityGroupVpcAssociationSet"`
 }
 
-// describeGroupAssociations shows which groups are associated with a second VPC: none can.
+// describeGroupAssociations shows which groups are associated with a second VPC: none,
+// because that is not served.
 func describeGroupAssociations(*call, *struct{}) (*describeGroupAssociationsAnswer, error) {
 	return &describeGroupAssociationsAnswer{}, nil
 }

@@ -15,11 +15,13 @@ var imageActions = map[string]handler{
 	"DescribeIamInstanceProfileAssociations": action(describeProfileAssociations),
 }
 
-// imageOwner is an account that does not exist, because the images are part of the nodes.
+// imageOwner is the owner that images show. There is no such account, because the images
+// are part of the nodes.
 const imageOwner = "000000000000"
 
 // catalogue has the image of the EC2 Getting Started Guide (2006), which serves ssh, and
-// the images that serve more. Every other well-formed id boots like the first.
+// the images that serve more. An instance with any other well-formed image id boots the
+// first image.
 var catalogue = []struct{ id, description string }{
 	{"ami-eca54085", "ssh"},
 	{"ami-fba54092", "ssh, and a web server on port 80"},

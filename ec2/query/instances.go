@@ -49,8 +49,8 @@ func describeInstances(c *call, r *describeInstancesRequest) (*describeInstances
 		return cmp.Or(a.LaunchTime.Compare(b.LaunchTime), cmp.Compare(a.Reservation, b.Reservation), a.LaunchIndex-b.LaunchIndex)
 	})
 	answer := &describeInstancesAnswer{NextToken: next}
-	// A restarted instance has a new launch time, so instances of one reservation may be
-	// apart in this order.
+	// Instances are sorted by launch time. A restarted instance has a new launch time, so
+	// the instances of one reservation need not follow each other.
 	var order []string
 	byReservation := make(map[string][]*ec2.Instance)
 	for _, i := range instances {

@@ -113,8 +113,8 @@ type modifyInstanceAttributeRequest struct {
 	BlockDevices []struct{}    `wire:"BlockDeviceMapping"`
 }
 
-// modifyInstanceAttribute changes one attribute a call. Its new value is a parameter named
-// after it or, as in the API's first versions, Attribute and Value.
+// modifyInstanceAttribute changes one attribute. A parameter named after the attribute has
+// its new value. In the API's first versions, Attribute has the name and Value the value.
 func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*returned, error) {
 	if err := r.takeValue(); err != nil {
 		return nil, err

@@ -49,8 +49,8 @@ type instanceItem struct {
 	*vpcInstanceItem
 }
 
-// A vpcInstanceItem has the elements that only instances in a VPC show. After the first
-// three come features that instances do not have here.
+// A vpcInstanceItem has the elements that only instances in a VPC show. The elements after
+// the first three are for features that instances do not have here.
 type vpcInstanceItem struct {
 	VPC         ec2.VPCID    `wire:"vpcId"`
 	Subnet      ec2.SubnetID `wire:"subnetId"`

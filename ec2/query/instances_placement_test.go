@@ -12,12 +12,12 @@ import (
 	"palisade/ec2/state"
 )
 
-// change applies requests that no Action makes.
+// change applies requests to the cluster, for requests that no Action makes.
 func (w *world) change(t *testing.T, requests ...state.Request) {
 	t.Helper()
 	for _, r := range requests {
 		if _, _, err := w.cluster.Apply(t.Context(), state.Command{Request: r}); err != nil {
-			t.Fatalf("%T: %v", r, err)
+			t.Fatalf("apply %T: %v", r, err)
 		}
 	}
 }
@@ -44,7 +44,7 @@ func TestInstanceShowsZoneOfItsNode(t *testing.T) {
 	w.report(t)
 	id := ids["us-east-1b"]
 	if len(ids) != 2 || id == "" {
-		t.Fatalf("two instances on two nodes are in %v", ids)
+		t.Fatalf("two instances on two nodes are in zones %v, want two zones", ids)
 	}
 	shown := func(state, zone, reason string) {
 		t.Helper()

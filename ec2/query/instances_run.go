@@ -147,7 +147,8 @@ func userData(text string) ([]byte, error) {
 	return data, nil
 }
 
-// onShutdown reads InstanceInitiatedShutdownBehavior: whether a shutdown terminates.
+// onShutdown reads InstanceInitiatedShutdownBehavior and reports whether an instance that
+// shuts itself down is terminated.
 func onShutdown(text string) (terminate bool, err error) {
 	switch text {
 	case "", "stop":
@@ -191,7 +192,8 @@ type blockDeviceParam struct {
 	NoDevice *string `wire:"NoDevice"`
 }
 
-// refuse refuses the first parameter that asks for a feature that is not served.
+// refuse returns the error for the first parameter that asks for a feature that is not
+// served.
 func (r *runInstancesRequest) refuse() error {
 	if tenancy := r.Placement.Tenancy; tenancy != "" && tenancy != "default" {
 		return ec2.Errorf("UnsupportedOperation", "Instances with tenancy %s are not served here", wire.Quote(tenancy))

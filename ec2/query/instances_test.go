@@ -22,11 +22,11 @@ func TestInstanceIsLaunchedStoppedAndStarted(t *testing.T) {
 	input := &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(1), MaxCount: aws.Int32(2), ClientToken: aws.String("token")}
 	run := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, input))
 	if len(run.Instances) != 2 || run.Instances[0].State.Name != types.InstanceStateNamePending || *run.Instances[1].AmiLaunchIndex != 1 || *run.Groups[0].GroupName != "default" {
-		t.Fatalf("run answers %+v", run)
+		t.Fatalf("RunInstances returned %+v, want two pending instances in the group default", run)
 	}
 	again := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(ctx, input))
 	if *again.ReservationId != *run.ReservationId || *again.Instances[1].InstanceId != *run.Instances[1].InstanceId {
-		t.Errorf("the same token launched again: %s and %s", *run.ReservationId, *again.ReservationId)
+		t.Errorf("two requests with one client token returned reservations %s and %s, want the same instances", *run.ReservationId, *again.ReservationId)
 	}
 	input.MaxCount = aws.Int32(3)
 	_, err := api.RunInstances(ctx, input)
@@ -37,28 +37,28 @@ func TestInstanceIsLaunchedStoppedAndStarted(t *testing.T) {
 	before := describeInstance(t, api, id)
 	if before.State.Name != types.InstanceStateNameRunning || *before.PrivateIpAddress != "10.10.0.2" || *before.PrivateDnsName != "ip-10-10-0-2.ec2.internal" ||
 		*before.PublicIpAddress != "198.18.0.2" || *before.Placement.AvailabilityZone != "us-east-1a" || *before.SecurityGroups[0].GroupName != "default" || time.Since(*before.LaunchTime).Abs() > time.Hour {
-		t.Errorf("a running instance shows %+v", before)
+		t.Errorf("a running instance shows %+v, want 10.10.0.2 and 198.18.0.2 in us-east-1a, with the group default", before)
 	}
 
 	stop := ok[*sdk.StopInstancesOutput](t)(api.StopInstances(ctx, &sdk.StopInstancesInput{InstanceIds: []string{id}}))
 	if c := stop.StoppingInstances[0]; c.CurrentState.Name != "stopping" || c.PreviousState.Name != "running" {
-		t.Errorf("stop answers %+v", c)
+		t.Errorf("StopInstances returned %+v, want a change from running to stopping", c)
 	}
 	if got := describeInstance(t, api, id); got.PrivateIpAddress != nil {
-		t.Errorf("a stopping instance still shows %s", *got.PrivateIpAddress)
+		t.Errorf("a stopping instance shows address %s, want none", *got.PrivateIpAddress)
 	}
 	_, err = api.StartInstances(ctx, &sdk.StartInstancesInput{InstanceIds: []string{id}})
 	wantCode(t, "start while stopping", err, "IncorrectInstanceState", "")
 	w.report(t)
 	if got := describeInstance(t, api, id); got.State.Name != "stopped" || got.PrivateIpAddress != nil {
-		t.Errorf("a stopped instance shows %+v", got)
+		t.Errorf("a stopped instance shows %+v, want state stopped without address", got)
 	}
 	if _, err := api.StartInstances(ctx, &sdk.StartInstancesInput{InstanceIds: []string{id}}); err != nil {
 		t.Fatal(err)
 	}
 	w.report(t)
 	if got := describeInstance(t, api, id); *got.PrivateIpAddress == *before.PrivateIpAddress || *got.PublicIpAddress == *before.PublicIpAddress {
-		t.Errorf("a restarted instance kept %s or %s", *got.PrivateIpAddress, *got.PublicIpAddress)
+		t.Errorf("a restarted instance has addresses %s and %s, want two new ones", *got.PrivateIpAddress, *got.PublicIpAddress)
 	}
 }
 
@@ -74,7 +74,7 @@ func TestGroupOfAnInstanceCannotBeDeleted(t *testing.T) {
 	}
 	w.report(t)
 	if got := describeInstance(t, api, *used.Instances[0].InstanceId); got.State.Name != "terminated" || *got.StateReason.Code != "Client.UserInitiatedShutdown" {
-		t.Errorf("a terminated instance shows %+v", got)
+		t.Errorf("a terminated instance shows %+v, want state terminated by Client.UserInitiatedShutdown", got)
 	}
 	if _, err := api.DeleteSecurityGroup(ctx, &sdk.DeleteSecurityGroupInput{GroupName: aws.String("used")}); err != nil {
 		t.Errorf("delete a group whose instance is terminated: %v", err)

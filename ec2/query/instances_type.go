@@ -10,7 +10,7 @@ import (
 )
 
 // instanceTypeActions show instance types. An instance may have any well-formed type, and
-// gets the same for each: a share of its node's processors, and 512 MiB of memory.
+// gets the same whatever its type: a share of its node's processors, and 512 MiB of memory.
 var instanceTypeActions = map[string]handler{
 	"DescribeInstanceTypes":                action(describeInstanceTypes),
 	"DescribeInstanceTypeOfferings":        action(describeInstanceTypeOfferings),

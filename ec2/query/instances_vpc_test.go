@@ -15,7 +15,8 @@ import (
 	"palisade/ec2/state"
 )
 
-// A vpcWorld has a VPC of dev's with a subnet 10.0.1.0/24, a group and an internet gateway.
+// A vpcWorld is a world in which dev has a VPC with a subnet 10.0.1.0/24, a group and an
+// internet gateway.
 type vpcWorld struct {
 	*world
 	vpc    ec2.VPCID
@@ -29,7 +30,7 @@ func newVPCWorld(t *testing.T) *vpcWorld {
 	do := func(r state.Request) state.Result {
 		result, _, err := w.cluster.Apply(t.Context(), state.Command{Request: r})
 		if err != nil {
-			t.Fatalf("%T: %v", r, err)
+			t.Fatalf("apply %T: %v", r, err)
 		}
 		return result
 	}
@@ -78,33 +79,33 @@ func TestVPCInstanceShowsItsInterfaces(t *testing.T) {
 		}
 	})
 	if *i.VpcId != string(p.vpc) || *i.SubnetId != p.subnet || *i.PrivateIpAddress != "10.0.1.4" || *i.PrivateDnsName != "ip-10-0-1-4.ec2.internal" || !*i.SourceDestCheck {
-		t.Errorf("the instance is at %s in %s, %s (%s), source check %v", *i.VpcId, *i.SubnetId, *i.PrivateIpAddress, *i.PrivateDnsName, *i.SourceDestCheck)
+		t.Errorf("the instance is in %s and %s at %s (%s) with source check %v, want %s, %s, 10.0.1.4 and true", *i.VpcId, *i.SubnetId, *i.PrivateIpAddress, *i.PrivateDnsName, *i.SourceDestCheck, p.vpc, p.subnet)
 	}
 	if i.PublicIpAddress == nil || !strings.HasPrefix(*i.PublicIpAddress, "198.18.") || *i.PublicDnsName != "ec2-"+strings.ReplaceAll(*i.PublicIpAddress, ".", "-")+".compute-1.amazonaws.com" {
-		t.Errorf("its public address is %v, %v", aws.ToString(i.PublicIpAddress), aws.ToString(i.PublicDnsName))
+		t.Errorf("the instance has public address %v with name %v, want an address from 198.18.0.0/16 and its name", aws.ToString(i.PublicIpAddress), aws.ToString(i.PublicDnsName))
 	}
 	if len(i.SecurityGroups) != 1 || *i.SecurityGroups[0].GroupId != p.group || *i.SecurityGroups[0].GroupName != "web" || len(i.Tags) != 1 || *i.Tags[0].Value != "web" {
-		t.Errorf("its groups are %+v, its tags %+v", i.SecurityGroups, i.Tags)
+		t.Errorf("the instance has groups %+v and tags %+v, want the group web and the tag web", i.SecurityGroups, i.Tags)
 	}
 	if i.EbsOptimized == nil || *i.EbsOptimized || i.RootDeviceType != "instance-store" || len(i.BlockDeviceMappings) != 0 || i.MetadataOptions.HttpEndpoint != "disabled" {
-		t.Errorf("it shows disks or a metadata service, which it does not have: %v %v %v", i.RootDeviceType, i.BlockDeviceMappings, i.MetadataOptions)
+		t.Errorf("the instance shows root device %v, disks %v and metadata options %v, want no disks and no metadata service", i.RootDeviceType, i.BlockDeviceMappings, i.MetadataOptions)
 	}
 	if len(i.NetworkInterfaces) != 1 {
-		t.Fatalf("its interfaces are %+v", i.NetworkInterfaces)
+		t.Fatalf("the instance shows interfaces %+v, want one", i.NetworkInterfaces)
 	}
 	nic := i.NetworkInterfaces[0]
 	if *nic.Description != "front" || *nic.VpcId != string(p.vpc) || *nic.SubnetId != p.subnet || nic.Status != "in-use" || *nic.OwnerId != dev ||
 		*nic.PrivateIpAddress != "10.0.1.4" || len(*nic.MacAddress) != 17 || len(nic.Groups) != 1 || *nic.Groups[0].GroupId != p.group {
-		t.Errorf("its interface is %+v", nic)
+		t.Errorf("the interface is %+v, want front, in use at 10.0.1.4 in subnet %s with group %s", nic, p.subnet, p.group)
 	}
 	if a := nic.Attachment; a.Status != "attached" || *a.DeviceIndex != 0 || !*a.DeleteOnTermination || a.AttachTime == nil || !strings.HasPrefix(*a.AttachmentId, "eni-attach-") {
-		t.Errorf("its attachment is %+v", a)
+		t.Errorf("the attachment is %+v, want device index 0, attached and deleted on termination", a)
 	}
 	if a := nic.Association; a == nil || *a.PublicIp != *i.PublicIpAddress || *a.IpOwnerId != "amazon" {
-		t.Errorf("its association is %+v", a)
+		t.Errorf("the association is %+v, want address %s of amazon", a, *i.PublicIpAddress)
 	}
 	if x := nic.PrivateIpAddresses; len(x) != 2 || !*x[0].Primary || *x[1].Primary || *x[1].PrivateIpAddress != "10.0.1.5" || x[1].Association != nil {
-		t.Errorf("its addresses are %+v", x)
+		t.Errorf("the private addresses are %+v, want a primary one and 10.0.1.5 without public address", x)
 	}
 }
 
@@ -125,7 +126,7 @@ func TestVPCInstancesAreFiltered(t *testing.T) {
 		in := &sdk.DescribeInstancesInput{Filters: []types.Filter{{Name: &c.filter, Values: []string{c.value}}}}
 		out := ok[*sdk.DescribeInstancesOutput](t)(p.as("dev").DescribeInstances(t.Context(), in))
 		if len(out.Reservations) != 1 || *out.Reservations[0].Instances[0].InstanceId != *i.InstanceId {
-			t.Errorf("%s=%s finds %d instances, want the one", c.filter, c.value, len(out.Reservations))
+			t.Errorf("%s=%s finds %d reservations, want the one of the instance", c.filter, c.value, len(out.Reservations))
 		}
 	}
 }
@@ -139,13 +140,13 @@ func TestVPCInstanceKeepsPrivateAddressWhenStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	if now := p.describe(t, *i.InstanceId); now.State.Name != "running" || *now.PublicIpAddress != *i.PublicIpAddress {
-		t.Errorf("after a reboot it is %s at %s, want running at the same address", now.State.Name, *now.PublicIpAddress)
+		t.Errorf("after a reboot the instance is %s at %s, want running at the same address", now.State.Name, *now.PublicIpAddress)
 	}
 	ok[*sdk.StopInstancesOutput](t)(api.StopInstances(ctx, &sdk.StopInstancesInput{InstanceIds: one}))
 	p.report(t)
 	now := p.describe(t, *i.InstanceId)
 	if now.State.Name != "stopped" || *now.PrivateIpAddress != *i.PrivateIpAddress || now.PublicIpAddress != nil || len(now.NetworkInterfaces) != 1 || *now.VpcId != *i.VpcId {
-		t.Errorf("a stopped instance shows %+v", now)
+		t.Errorf("a stopped instance shows %+v, want its interface and private address, without public address", now)
 	}
 	_, err := api.RebootInstances(ctx, &sdk.RebootInstancesInput{InstanceIds: one})
 	wantCode(t, "reboot a stopped one", err, "IncorrectInstanceState", "")
@@ -157,7 +158,7 @@ func TestVPCInstanceKeepsPrivateAddressWhenStopped(t *testing.T) {
 	ok[*sdk.TerminateInstancesOutput](t)(api.TerminateInstances(ctx, &sdk.TerminateInstancesInput{InstanceIds: one}))
 	p.report(t)
 	if now := p.describe(t, *i.InstanceId); now.State.Name != "terminated" || now.VpcId != nil || now.PrivateIpAddress != nil || len(now.NetworkInterfaces) != 0 {
-		t.Errorf("a terminated instance shows %+v", now)
+		t.Errorf("a terminated instance shows %+v, want no VPC, address or interface", now)
 	}
 }
 
@@ -212,11 +213,11 @@ func TestRefusedLaunchLeavesNothing(t *testing.T) {
 		dry := p.input(c.change)
 		dry.DryRun = aws.Bool(true)
 		if _, again := api.RunInstances(t.Context(), dry); errorCode(again) != errorCode(err) {
-			t.Errorf("%s: the dry run got %v", c.what, again)
+			t.Errorf("%s: the dry run got %v, want the same code as %v", c.what, again, err)
 		}
 	}
 	if out := ok[*sdk.DescribeInstancesOutput](t)(api.DescribeInstances(t.Context(), nil)); len(out.Reservations) != 0 {
-		t.Errorf("refused launches created %+v", out.Reservations)
+		t.Errorf("refused launches created %+v, want no instance", out.Reservations)
 	}
 	dry := p.input(nil)
 	dry.DryRun = aws.Bool(true)

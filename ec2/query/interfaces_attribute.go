@@ -17,7 +17,7 @@ type modifyNetworkInterfaceAttributeRequest struct {
 	Public *bool `wire:"AssociatePublicIpAddress"`
 }
 
-// modifyNetworkInterfaceAttribute changes one attribute a call (EC2 API Reference,
+// modifyNetworkInterfaceAttribute changes one attribute (EC2 API Reference,
 // "ModifyNetworkInterfaceAttribute").
 func modifyNetworkInterfaceAttribute(c *call, r *modifyNetworkInterfaceAttributeRequest) (*returned, error) {
 	if r.Public != nil {

@@ -32,6 +32,6 @@ func TestInterfacesAreDescribedInPages(t *testing.T) {
 		}
 	}
 	if count != 3 || len(all) != 0 {
-		t.Errorf("got %d pages, with %d interfaces missing", count, len(all))
+		t.Errorf("got %d pages, with %d interfaces missing, want 3 and 0", count, len(all))
 	}
 }

@@ -21,22 +21,22 @@ func TestKeyPairsHaveIDsAndTags(t *testing.T) {
 	kept, _ := w.cluster.View().KeyPair("123456789012", region, "made")
 	imported := ok[*sdk.ImportKeyPairOutput](t)(api.ImportKeyPair(ctx, &sdk.ImportKeyPairInput{KeyName: aws.String("imported"), PublicKeyMaterial: []byte(kept.PublicKey), TagSpecifications: tagged}))
 	if !strings.HasPrefix(*made.KeyPairId, "key-0") || *made.KeyPairId == *imported.KeyPairId || len(made.Tags) != 1 || len(imported.Tags) != 1 {
-		t.Errorf("created %s %v, imported %s %v", *made.KeyPairId, made.Tags, *imported.KeyPairId, imported.Tags)
+		t.Errorf("created key pair %s with tags %v and imported %s with tags %v, want different ids and one tag each", *made.KeyPairId, made.Tags, *imported.KeyPairId, imported.Tags)
 	}
 	one := ok[*sdk.DescribeKeyPairsOutput](t)(api.DescribeKeyPairs(ctx, &sdk.DescribeKeyPairsInput{KeyPairIds: []string{*imported.KeyPairId}, IncludePublicKey: aws.Bool(true)})).KeyPairs
 	if len(one) != 1 || *one[0].KeyName != "imported" || one[0].KeyType != types.KeyTypeEd25519 || *one[0].PublicKey != kept.PublicKey || *one[0].Tags[0].Value != "terraform" {
-		t.Errorf("described by id: %+v", one)
+		t.Errorf("DescribeKeyPairs by id shows %+v, want the imported pair with its key and tag", one)
 	}
 	both := ok[*sdk.DescribeKeyPairsOutput](t)(api.DescribeKeyPairs(ctx, &sdk.DescribeKeyPairsInput{Filters: []types.Filter{{Name: aws.String("tag:by"), Values: []string{"terra*"}}}})).KeyPairs
 	if len(both) != 2 || both[0].PublicKey != nil {
-		t.Errorf("described by tag: %+v", both)
+		t.Errorf("DescribeKeyPairs by tag shows %+v, want both pairs without keys", both)
 	}
 	if _, err := api.CreateTags(ctx, &sdk.CreateTagsInput{Resources: []string{*made.KeyPairId}, Tags: []types.Tag{{Key: aws.String("more"), Value: aws.String("")}}}); err != nil {
 		t.Error(err)
 	}
 	deleted := ok[*sdk.DeleteKeyPairOutput](t)(api.DeleteKeyPair(ctx, &sdk.DeleteKeyPairInput{KeyPairId: made.KeyPairId}))
 	if !*deleted.Return || *deleted.KeyPairId != *made.KeyPairId {
-		t.Errorf("deleted %+v", deleted)
+		t.Errorf("DeleteKeyPair returned %+v, want success and id %s", deleted, *made.KeyPairId)
 	}
 	_, err := api.DescribeKeyPairs(ctx, &sdk.DescribeKeyPairsInput{KeyPairIds: []string{*made.KeyPairId}})
 	wantCode(t, "describe a deleted id", err, "InvalidKeyPair.NotFound", "The key pair ID '"+*made.KeyPairId+"' does not exist")
@@ -45,7 +45,7 @@ func TestKeyPairsHaveIDsAndTags(t *testing.T) {
 	_, err = api.DeleteKeyPair(ctx, &sdk.DeleteKeyPairInput{KeyPairId: imported.KeyPairId, KeyName: aws.String("other")})
 	wantCode(t, "delete by id and by another name", err, "InvalidParameterCombination", "")
 	for tag := range w.cluster.View().Tags(*made.KeyPairId) {
-		t.Errorf("the tag %s of a deleted key pair is left", tag.Key)
+		t.Errorf("tag %s of the deleted key pair still exists", tag.Key)
 	}
 }
 
@@ -55,15 +55,15 @@ func TestPrivateKeyIsReturnedOnce(t *testing.T) {
 	made := ok[*sdk.CreateKeyPairOutput](t)(api.CreateKeyPair(ctx, &sdk.CreateKeyPairInput{KeyName: aws.String("gsg")}))
 	signer, err := ssh.ParsePrivateKey([]byte(*made.KeyMaterial))
 	if err != nil {
-		t.Fatalf("the private key: %v", err)
+		t.Fatalf("parse the returned private key: %v", err)
 	}
 	if block, _ := pem.Decode([]byte(*made.KeyMaterial)); block.Type != "RSA PRIVATE KEY" || len(*made.KeyFingerprint) != 59 {
-		t.Errorf("key is %s with fingerprint %s", block.Type, *made.KeyFingerprint)
+		t.Errorf("the private key is %s with fingerprint %s, want RSA PRIVATE KEY and a SHA-1", block.Type, *made.KeyFingerprint)
 	}
 	kept, _ := w.cluster.View().KeyPair(albert, region, "gsg")
 	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 	if kept.PublicKey != public {
-		t.Errorf("the state has %s, want %s", kept.PublicKey, public)
+		t.Errorf("the state has public key %s, want %s", kept.PublicKey, public)
 	}
 	_, err = api.CreateKeyPair(ctx, &sdk.CreateKeyPairInput{KeyName: aws.String("gsg")})
 	wantCode(t, "create twice", err, "InvalidKeyPair.Duplicate", "The keypair 'gsg' already exists.")

@@ -16,13 +16,14 @@ type listing[T any] struct {
 	filters filterable[T]
 }
 
-// listed has the parameters of such an action except the ids.
+// listed has the parameters of a Describe action except the ids.
 type listed struct {
 	Filters []filter `wire:"Filter"`
 	paged
 }
 
-// describe makes items of resources and returns the page of them that a request asks for.
+// describe makes an item of each resource. It returns the page of items that a request asks
+// for, and the token of the next page.
 func describe[R, T any](c *call, l listing[T], resources iter.Seq[R], item func(R) T, ids []string, r listed) (part []T, next string, err error) {
 	var items []T
 	for x := range resources {
@@ -31,8 +32,8 @@ func describe[R, T any](c *call, l listing[T], resources iter.Seq[R], item func(
 	return l.pick(c, items, ids, r)
 }
 
-// pick returns the page of items that a request asks for, sorted by id. An id that no item
-// has is an error; a filter that no item passes is not.
+// pick returns the page of items that a request asks for, sorted by id, and the token of
+// the next page. An id that no item has is an error; a filter that no item passes is not.
 func (l listing[T]) pick(c *call, items []T, ids []string, r listed) (part []T, next string, err error) {
 	if err := l.filters.check(r.Filters); err != nil {
 		return nil, "", err

@@ -29,7 +29,8 @@ const (
 // filterable maps a filter's name to the function that returns an item's values for it.
 type filterable[T any] map[string]func(T) []string
 
-// check refuses a filter that the Action does not know, even if there are no items.
+// check returns an error for a filter that the Action does not know and for values above
+// the limits, even if there are no items.
 func (f filterable[T]) check(filters []filter) error {
 	count := 0
 	for _, x := range filters {
@@ -107,10 +108,10 @@ func wildcard(pattern, text string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// boolean returns the value of a boolean property.
+// boolean returns the value of a boolean property for a filter: "true" or "false".
 func boolean(b bool) []string { return []string{strconv.FormatBool(b)} }
 
-// nonEmpty returns the value of a text property. An empty text is no value.
+// nonEmpty returns a list of s, or an empty list if s is empty.
 func nonEmpty[S ~string](s S) []string {
 	if s == "" {
 		return nil
@@ -118,10 +119,11 @@ func nonEmpty[S ~string](s S) []string {
 	return []string{string(s)}
 }
 
-// never returns no value: for properties that items can have at AWS and never have here.
+// never is the function for a property that items can have at AWS and never have here. It
+// returns no value.
 func never[T any](T) []string { return nil }
 
-// valuesOf returns the values of a text property of several parts of an item.
+// valuesOf returns what the function value returns for each item, without empty texts.
 func valuesOf[T any](items []T, value func(T) string) (list []string) {
 	for _, x := range items {
 		list = append(list, nonEmpty(value(x))...)
@@ -129,7 +131,8 @@ func valuesOf[T any](items []T, value func(T) string) (list []string) {
 	return list
 }
 
-// eachOf makes a filter on a property of an item's parts, such as the routes of a table.
+// eachOf returns the function for a filter on an item's parts, such as the routes of a
+// table. The function returns the values of all parts.
 func eachOf[T, Part any](parts func(T) []Part, values func(Part) []string) func(T) []string {
 	return func(item T) (list []string) {
 		for _, p := range parts(item) {
@@ -152,8 +155,8 @@ func deref[T any](p *T) T {
 // tags.
 type tagged[T any] func(T) iter.Seq[*ec2.Tag]
 
-// taggedBy finds the tags of items by their ids. It looks them up item by item, and only
-// when a filter needs them.
+// taggedBy returns a function that finds the tags of an item by its id. It is called only
+// if a filter is on tags.
 func taggedBy[T any](c *call, id func(T) string) tagged[T] {
 	view := c.view
 	return func(item T) iter.Seq[*ec2.Tag] { return view.Tags(id(item)) }

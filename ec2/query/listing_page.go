@@ -15,9 +15,9 @@ type paged struct {
 	NextToken  string `wire:"NextToken"`
 }
 
-// page returns the page that a request asks for, of items sorted by id. A token holds the
-// last id of the previous page, so items that are added or deleted meanwhile do not shift
-// the others.
+// page returns the page that a request asks for, of items sorted by id, and the token of
+// the next page. A token holds the last id of the previous page, so items that are added or
+// deleted meanwhile do not shift the others.
 func page[T any](items []T, id func(T) string, p paged) (part []T, next string, err error) {
 	after, err := p.after(func(string) bool { return true })
 	if err != nil {
@@ -34,8 +34,9 @@ func page[T any](items []T, id func(T) string, p paged) (part []T, next string, 
 	return items, tokenAfter(id(items[limit-1])), nil
 }
 
-// pageOf returns one page of the wanted items. The items come in the order of their keys
-// and start after the key in the request's token, so it does not visit other pages.
+// pageOf returns one page of the items for which wanted returns true, and the token of the
+// next page. The items must come in the order of their keys and start after the key in the
+// request's token, so pageOf does not visit other pages.
 func pageOf[T any](items iter.Seq[T], key func(T) string, wanted func(T) bool, p paged) (part []T, next string, err error) {
 	limit, err := p.limit()
 	if err != nil {
@@ -79,8 +80,8 @@ func (p paged) limit() (int, error) {
 	return *p.MaxResults, nil
 }
 
-// checkNoIDs refuses a request that gives both ids and MaxResults. The message calls the
-// ids by parameter.
+// checkNoIDs refuses a request that gives both ids and MaxResults. In the message,
+// parameter is the name of the ids.
 func (p paged) checkNoIDs(ids int, parameter string) error {
 	if ids > 0 && p.MaxResults != nil {
 		return ec2.Errorf("InvalidParameterCombination", "The parameter %s cannot be used with the parameter maxResults", parameter)

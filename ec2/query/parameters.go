@@ -27,8 +27,8 @@ var awsActions = sync.OnceValue(func() map[string][]string {
 	return all
 })
 
-// noSuchAction is the error for an Action that is not served: one code for an Action of
-// AWS, another for a name that AWS does not have either.
+// noSuchAction returns the error for an Action that is not served: one code for an Action
+// of AWS, another for a name that AWS does not have either.
 func noSuchAction(name string) error {
 	if _, ok := awsActions()[name]; ok {
 		return ec2.Errorf("UnsupportedOperation", "The action %s is not served here", name)
@@ -47,7 +47,8 @@ var decisive = regexp.MustCompile(`(?i)` + strings.Join([]string{
 // refuseUnread refuses a parameter that no field read and that decides which traffic is
 // admitted: its sender would believe that it is enforced. It ignores other parameters,
 // because newer clients send parameters that older services do not know, and all unread
-// parameters of actions that only read. (EC2 refuses all that it does not know.)
+// parameters of actions that only read. (EC2 refuses every parameter that it does not
+// know.)
 func (c *call) refuseUnread(p *wire.Param) error {
 	if onlyReads(c.action) {
 		return nil

@@ -38,7 +38,7 @@ func TestUnknownDecisiveParametersAreRefused(t *testing.T) {
 		}
 	}
 	if g, _ := w.cluster.View().GroupNamed(albert, region, "", "default"); len(g.Rules) != 3 {
-		t.Errorf("refused requests changed the rules to %v", g.Rules)
+		t.Errorf("after refused requests the group has the rules %v, want the 3 of a default group", g.Rules)
 	}
 }
 

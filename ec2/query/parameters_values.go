@@ -19,18 +19,20 @@ func parseBlock(text, parameter string) (block netip.Prefix, err error) {
 	return block, nil
 }
 
-// unserved refuses a parameter that asks for something that is not served here.
+// unserved returns the error for a parameter that asks for something that is not served
+// here.
 func unserved(action, parameter string) error {
 	return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", parameter, action)
 }
 
-// An askedFor tells whether a request asks for something by a parameter.
+// An askedFor says whether a parameter of a request asks for a feature that is not served.
 type askedFor struct {
 	parameter string
 	asked     bool
 }
 
-// refuseAskedFor refuses the first parameter of the list that asks for something.
+// refuseAskedFor returns the error for the first parameter of the list that asks for such a
+// feature, or nil.
 func refuseAskedFor(action string, list []askedFor) error {
 	for _, x := range list {
 		if x.asked {
@@ -40,7 +42,8 @@ func refuseAskedFor(action string, list []askedFor) error {
 	return nil
 }
 
-// checkGroupIDs refuses ids that are not of the form of a group's.
+// checkGroupIDs returns EC2's error for the first id that does not have the form of a group
+// id.
 func checkGroupIDs(ids []ec2.GroupID) error {
 	for _, id := range ids {
 		if err := ec2.CheckGroupID(id); err != nil {
@@ -92,7 +95,8 @@ type (
 	}
 )
 
-// onlyOne refuses a request that does not change exactly one attribute.
+// onlyOne returns an error unless exactly one of given is true: a request must change one
+// attribute.
 func onlyOne(given ...bool) error {
 	count := 0
 	for _, is := range given {

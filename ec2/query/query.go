@@ -3,11 +3,11 @@
 // nothing that the state machine's Apply decides.
 //
 // Each theme of Actions has its files: groups.go, groups_filter.go, rules.go and so on.
-// actions.go lists all Actions. enforcement.go is our own; service_sts.go answers for AWS
-// STS. Read one theme first, then Server. listing.go, listing_filter.go and
-// listing_page.go are what the Describe actions share; parameters.go says which unknown
-// parameters are ignored. Package wire is the codec between parameters, Go structs and
-// XML; package sigv4 verifies signatures, which auth.go turns into accounts.
+// actions.go lists all Actions. enforcement.go has an Action that EC2 does not have;
+// service_sts.go answers for AWS STS. Read one theme first, then Server. listing.go,
+// listing_filter.go and listing_page.go are what the Describe actions share; parameters.go
+// says which unknown parameters are ignored. Package wire is the codec between parameters,
+// Go structs and XML; package sigv4 verifies signatures, which auth.go turns into accounts.
 package query
 
 import (
@@ -39,9 +39,9 @@ type Backend interface {
 }
 
 // Unavailable is the error of a Backend that has no leader, or that lost it while a change
-// was pending and does not know whether it took effect. Unavailable returns the text for
-// the caller, which must contain nothing secret. The answer is 503 Unavailable, which
-// every SDK retries.
+// was pending and does not know whether it took effect. Its method Unavailable returns the
+// text for the caller, which must contain nothing secret. The answer is 503 Unavailable,
+// which every SDK retries.
 type Unavailable interface {
 	error
 	Unavailable() string

@@ -54,7 +54,7 @@ func (m *requestGenerator) must(account, form string) {
 	m.t.Helper()
 	r := m.sign(account, http.MethodPost, "Version=2016-11-15&Action="+form, time.Now())
 	if status, code := answer(m.t, do(m.t, r)); status != 200 && code != "AuthFailure" { // the generator may have chosen an invalid expiry
-		m.t.Fatalf("%s: %d %s", form, status, code)
+		m.t.Fatalf("%s: got %d %s, want 200 or AuthFailure", form, status, code)
 	}
 }
 

@@ -53,7 +53,7 @@ func TestNearlyValidRequestsNeverFailTheServer(t *testing.T) {
 		codes[code]++
 		switch {
 		case status >= 500:
-			t.Fatalf("request %d: %d %s\n%s", i, status, code, text)
+			t.Fatalf("request %d: got %d %s, want no server error\n%s", i, status, code, text)
 		case status < 300:
 			done++
 			continue
@@ -87,7 +87,7 @@ func (m *requestGenerator) answer(res *http.Response, text string) (int, string)
 	data, err := io.ReadAll(res.Body)
 	res.Body.Close()
 	if err != nil {
-		m.t.Fatalf("%v\n%s", err, text)
+		m.t.Fatalf("reading the answer: %v\n%s", err, text)
 	}
 	if found := stsCode.FindSubmatch(data); found != nil {
 		return res.StatusCode, string(found[1])
@@ -95,7 +95,7 @@ func (m *requestGenerator) answer(res *http.Response, text string) (int, string)
 	res.Body = io.NopCloser(bytes.NewReader(data))
 	status, code := answer(m.t, res)
 	if (code == "") != (status < 300) {
-		m.t.Fatalf("%d with code %q: %s\n%s", status, code, data, text)
+		m.t.Fatalf("got status %d with code %q, want a code with each status but 200: %s\n%s", status, code, data, text)
 	}
 	return status, code
 }
@@ -137,7 +137,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 			r := m.sign(pick(m.r, accounts), http.MethodPost, form+"&DryRun=true", time.Now())
 			status, code := m.answer(do(t, r), form)
 			if status < 400 || status >= 500 || (code == "DryRunOperation") != (status == http.StatusPreconditionFailed) {
-				t.Errorf("%s: %d %s\n%s", action, status, code, form)
+				t.Errorf("the dry run of %s got %d %s, want 412 DryRunOperation or another client error\n%s", action, status, code, form)
 			}
 			if code == "DryRunOperation" {
 				passed[action] = true
@@ -149,6 +149,6 @@ func TestDryRunChangesNothing(t *testing.T) {
 		t.Errorf("dry runs changed the index of the state from %d to %d", index, now)
 	}
 	if n := len(query.ActionNames()); len(passed) < n/3 {
-		t.Errorf("of %d actions only %d got DryRunOperation: %v", n, len(passed), passed)
+		t.Errorf("of %d actions only %d got DryRunOperation, want a third: %v", n, len(passed), passed)
 	}
 }

@@ -51,10 +51,10 @@ func answer(t testing.TB, res *http.Response) (int, string) {
 		ID   string `xml:"RequestID"`
 	}
 	if err := xml.Unmarshal(data, &doc); err != nil {
-		t.Errorf("answer is not XML: %v\n%s", err, data)
+		t.Errorf("the answer is not XML: %v\n%s", err, data)
 	}
 	if doc.Code != "" && doc.ID == "" {
-		t.Errorf("error without RequestID: %s", data)
+		t.Errorf("the error has no RequestID: %s", data)
 	}
 	return res.StatusCode, doc.Code
 }
@@ -206,7 +206,7 @@ func FuzzParameters(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, form string) {
 		if status, code := answer(t, w.post(t, form, nil)); status >= 500 {
-			t.Errorf("%q: %d %s", form, status, code)
+			t.Errorf("%q: got %d %s, want no server error", form, status, code)
 		}
 	})
 }

@@ -43,7 +43,8 @@ func newWorld(t testing.TB) *world {
 	return newWorldWith(t, ec2.Settings{}, func(c *cluster.Cluster) query.Backend { return c })
 }
 
-// newWorldBehind makes the API's Backend of the cluster by a function.
+// newWorldBehind returns a world. Its API has the Backend that the function backend makes
+// of the cluster.
 func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) *world {
 	t.Helper()
 	return newWorldWith(t, ec2.Settings{}, backend)
@@ -81,7 +82,7 @@ func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Clu
 	select {
 	case <-c.Ready():
 	case err := <-stopped:
-		t.Fatalf("cluster stopped: %v", err)
+		t.Fatalf("the cluster stopped with %v", err)
 	}
 	api, err := query.New(query.Config{Backend: backend(c)})
 	if err != nil {
@@ -92,13 +93,13 @@ func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Clu
 		server.Close()
 		cancel()
 		if err := <-stopped; err != nil {
-			t.Errorf("cluster: %v", err)
+			t.Errorf("the cluster stopped with %v", err)
 		}
 	})
 	return &world{c, server.URL}
 }
 
-// as returns an SDK client of an account, by its name.
+// The method as returns an SDK client of the named account.
 func (w *world) as(name string) *sdk.Client {
 	return sdk.New(sdk.Options{
 		BaseEndpoint: &w.url,
@@ -108,7 +109,7 @@ func (w *world) as(name string) *sdk.Client {
 	})
 }
 
-// accessKey returns the access key of an account, by its name.
+// accessKey returns the access key of the named account.
 func accessKey(account string) aws.Credentials {
 	return aws.Credentials{AccessKeyID: "AKID" + strings.ToUpper(account), SecretAccessKey: "secret of " + strings.ToLower(account)}
 }
@@ -194,12 +195,12 @@ func TestAnswerHasIndexHeaderAndNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	if res.StatusCode != http.StatusOK || res.Header.Get(query.IndexHeader) == "" || res.Header.Get("X-Amzn-Requestid") == "" {
-		t.Errorf("status %d, headers %v", res.StatusCode, res.Header)
+		t.Errorf("got status %d and headers %v, want 200, an index and a request id", res.StatusCode, res.Header)
 	}
 	if want := `<CreateSecurityGroupResponse xmlns="http://ec2.amazonaws.com/doc/2012-05-01/"><requestId>`; !strings.Contains(string(body), want) {
 		t.Errorf("answer %s\nlacks %s", body, want)
 	}
 	if !strings.Contains(string(body), "<tagSet/>") {
-		t.Errorf("answer %s lacks its empty list", body)
+		t.Errorf("answer %s\nlacks the empty list <tagSet/>", body)
 	}
 }

@@ -44,7 +44,7 @@ func TestQueryStringSignaturesAreChecked(t *testing.T) {
 	edit := func(from, to string) func(*http.Request) {
 		return func(r *http.Request) {
 			if !strings.Contains(r.URL.RawQuery, from) {
-				t.Errorf("%s is not in %s", from, r.URL.RawQuery)
+				t.Errorf("the test cannot replace %s in the query string %s", from, r.URL.RawQuery)
 			}
 			r.URL.RawQuery = strings.Replace(r.URL.RawQuery, from, to, 1)
 		}
@@ -94,7 +94,7 @@ func TestQueryStringSignaturesAreChecked(t *testing.T) {
 		t.Errorf("a signed form: got %d %s, want 200", status, code)
 	}
 	if g, ok := w.cluster.View().GroupNamed(albert, region, "", "a b"); !ok || g.Description != "c d~*" {
-		t.Errorf("the form made %+v", g)
+		t.Errorf("the form made group %+v, want it with the description c d~*", g)
 	}
 	for _, form := range []string{
 		"Action=DescribeInstances&Version=2012-05-01&AWSAccessKeyId=AKIDALBERT&SignatureVersion=2&SignatureMethod=HmacSHA256&Timestamp=2012-05-01T00%3A00%3A00Z&Signature=x",
@@ -144,7 +144,7 @@ func TestEveryVersionDateIsAccepted(t *testing.T) {
 			t.Errorf("version %q: got %s, want %s", version, code, want)
 		}
 		if name := fmt.Sprintf(`xmlns="http://ec2.amazonaws.com/doc/%s/"`, version); want == "" && !bytes.Contains(data, []byte(name)) {
-			t.Errorf("answer lacks %s: %s", name, data)
+			t.Errorf("the answer lacks %s: %s", name, data)
 		}
 	}
 }
@@ -160,22 +160,22 @@ func TestEveryAnswerHasRequestIDAndDate(t *testing.T) {
 		id := res.Header.Get("x-amzn-RequestId")
 		date, err := http.ParseTime(res.Header.Get("Date"))
 		if err != nil || time.Since(date).Abs() > time.Minute {
-			t.Errorf("Date is %q: SDKs correct their clocks by it", res.Header.Get("Date"))
+			t.Errorf("the header Date is %q, want the time of the answer: SDKs correct their clocks by it", res.Header.Get("Date"))
 		}
 		if got := res.Header.Get("Content-Type"); got != "text/xml;charset=UTF-8" {
-			t.Errorf("Content-Type %q", got)
+			t.Errorf("Content-Type is %q, want text/xml;charset=UTF-8", got)
 		}
 		element := "<requestId>" + id + "</requestId>"
 		if res.StatusCode != 200 {
 			element = "<RequestID>" + id + "</RequestID>"
 		}
 		if len(id) != 36 || !bytes.Contains(data, []byte(element)) {
-			t.Errorf("id %q; want %s in %s", id, element, data)
+			t.Errorf("the request id is %q, want %s in the answer %s", id, element, data)
 		}
 	}
 }
 
-// Whatever a broken or hostile client sends gets a 4xx, never a 5xx.
+// Every request of a broken or hostile client gets a 4xx, never a 5xx.
 func TestBadTransportIsClientError(t *testing.T) {
 	w := newWorld(t)
 	const form = "Action=DescribeSecurityGroups&Version=2016-11-15"
@@ -185,7 +185,7 @@ func TestBadTransportIsClientError(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		form   string
-		change func(*http.Request) // before it is signed
+		change func(*http.Request) // changes the request before it is signed
 		status int
 		code   string
 	}{
@@ -248,7 +248,7 @@ func TestBadTransportIsClientError(t *testing.T) {
 		}
 	}
 	if sent.n > 32<<20 {
-		t.Errorf("the server read %d bytes of 64 MiB", sent.n)
+		t.Errorf("the server read %d bytes of 64 MiB, want at most half", sent.n)
 	}
 }
 

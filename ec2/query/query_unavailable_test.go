@@ -104,7 +104,7 @@ func TestRequestWithoutLeaderIsUnavailable(t *testing.T) {
 		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) { o.Backoff = retry.NewExponentialJitterBackoff(1) })
 	})
 	if err != nil || len(f.apply) != 0 {
-		t.Errorf("an SDK that tries again: %v, %d failures left", err, len(f.apply))
+		t.Errorf("an SDK that tries again got %v with %d failures left, want success and 0", err, len(f.apply))
 	}
 }
 
@@ -116,11 +116,11 @@ func TestAnswerToChangeDoesNotAskLeader(t *testing.T) {
 	f.read = []error{nil, noLeader{"no leader"}}
 	made := ok[*sdk.RunInstancesOutput](t)(api.RunInstances(t.Context(), &sdk.RunInstancesInput{ImageId: aws.String("ami-eca54085"), MinCount: aws.Int32(2), MaxCount: aws.Int32(2)}))
 	if len(made.Instances) != 2 || *made.Instances[0].Placement.AvailabilityZone != "us-east-1a" {
-		t.Fatalf("launched %+v", made.Instances)
+		t.Fatalf("launched %+v, want two instances in us-east-1a", made.Instances)
 	}
 	for _, i := range made.Instances { // not in the state before the launch
 		if len(i.SecurityGroups) != 1 || *i.SecurityGroups[0].GroupName != "default" || aws.ToString(i.PrivateIpAddress) == "" {
-			t.Errorf("%s has the groups %+v and the address %q", *i.InstanceId, i.SecurityGroups, aws.ToString(i.PrivateIpAddress))
+			t.Errorf("instance %s has the groups %+v and the address %q, want the group default and an address", *i.InstanceId, i.SecurityGroups, aws.ToString(i.PrivateIpAddress))
 		}
 	}
 	if len(f.read) != 1 {
@@ -158,7 +158,7 @@ func TestStaleReadNeedsNoLeader(t *testing.T) {
 	}
 	index, err := strconv.ParseUint(res.Header.Get(query.IndexHeader), 10, 64)
 	if res.StatusCode != 200 || err != nil || index == 0 || !strings.Contains(string(body), "<groupName>default</groupName>") {
-		t.Errorf("a stale read: got %d of index %d (%v): %s", res.StatusCode, index, err, body)
+		t.Errorf("a stale read: got status %d, index %d (%v), want 200, an index and the group default: %s", res.StatusCode, index, err, body)
 	}
 	if len(f.read) != 1 {
 		t.Errorf("a stale read asked the leader")

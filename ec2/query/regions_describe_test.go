@@ -27,7 +27,7 @@ func TestAccountAttributesZonesAndRegionsAreDescribed(t *testing.T) {
 	}
 }
 
-func TestZonesAreThoseOfNodesInTheRegion(t *testing.T) {
+func TestRegionShowsZonesOfItsNodes(t *testing.T) {
 	w := newWorld(t)
 	w.join(t, "node2", "us-east-1b")
 	w.join(t, "node3", "us-east-1c")

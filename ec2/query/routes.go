@@ -191,7 +191,7 @@ type targets struct {
 	Peering           string `wire:"VpcPeeringConnectionId"`
 }
 
-// refuse refuses destinations and targets of a route that are not served.
+// refuse returns an error for a destination or a target that is not served.
 func (r *routeRequest) refuse() error {
 	for _, t := range []struct{ asked, what string }{
 		{r.IPv6Destination, "for IPv6 (DestinationIpv6CidrBlock)"},
@@ -246,7 +246,8 @@ func replaceRoute(c *call, r *routeRequest) (*returned, error) {
 	return &done, nil
 }
 
-// keepLocalRoute answers a request that sets the local route's target to its only value.
+// keepLocalRoute answers a request that sets the target of the local route to local, the
+// only target it can have.
 func (c *call) keepLocalRoute(r *routeRequest, destination netip.Prefix) (*returned, error) {
 	if r.LocalTarget && r.Gateway != "" && r.Gateway != localGateway {
 		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters LocalTarget and GatewayId cannot be used together")

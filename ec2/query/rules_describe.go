@@ -76,9 +76,9 @@ var groupRuleFilters = filterable[groupRule]{
 	"security-group-rule-id": func(p groupRule) []string { return []string{string(p.rule.ID)} },
 }
 
-// describeRules takes time for the rules of its page, not for all rules: a client that
-// reads thousands of groups page by page (hashicorp/terraform-provider-aws,
-// revoke_rules_on_delete) would otherwise wait for all of them with every page.
+// describeRules reads only the rules of its page. If each page took the time to read all
+// rules, a client that reads thousands of groups page by page would be too slow
+// (hashicorp/terraform-provider-aws, revoke_rules_on_delete).
 func describeRules(c *call, r *describeRulesRequest) (*describeRulesAnswer, error) {
 	if err := groupRuleFilters.check(r.Filters); err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func (c *call) rulesByID(after string, ids []ec2.RuleID) (iter.Seq[groupRule], e
 	return slices.Values(slices.Compact(list)), nil
 }
 
-// groupsByID yields the groups with these ids that are the caller's, sorted by id.
+// groupsByID yields the groups with these ids that the caller owns, sorted by id.
 func (c *call) groupsByID(ids []string) iter.Seq[*ec2.Group] {
 	ids = slices.Sorted(slices.Values(ids))
 	return func(yield func(*ec2.Group) bool) {

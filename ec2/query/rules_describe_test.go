@@ -33,7 +33,7 @@ func TestRulesAreDescribedInPages(t *testing.T) {
 	for pages.HasMorePages() {
 		page := ok[*sdk.DescribeSecurityGroupRulesOutput](t)(pages.NextPage(ctx)).SecurityGroupRules
 		if len(page) > 5 {
-			t.Fatalf("a page has %d rules", len(page))
+			t.Fatalf("a page has %d rules, want at most 5", len(page))
 		}
 		for _, r := range page {
 			if !left[*r.SecurityGroupRuleId] {
@@ -49,6 +49,6 @@ func TestRulesAreDescribedInPages(t *testing.T) {
 		}
 	}
 	if len(left) > 0 || gone < 3 {
-		t.Errorf("%d rules were on no page; %d were revoked meanwhile", len(left), gone)
+		t.Errorf("%d rules were on no page, want 0; %d were revoked meanwhile, want at least 3", len(left), gone)
 	}
 }

@@ -136,10 +136,11 @@ func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Di
 	return &done, nil
 }
 
-// checkNoPortsOfAll refuses ports with protocol -1, which Authorize and Revoke ignore.
+// checkNoPortsOfAll returns an error for ports with protocol -1. Authorize and Revoke
+// ignore such ports.
 func (p *permissionParam) checkNoPortsOfAll() error {
 	if number, err := ec2.ParseProtocol(p.Protocol); err != nil || number != ec2.AnyProtocol {
-		return nil // specs reports a bad protocol
+		return nil // the method specs returns the error for a bad protocol
 	}
 	for _, end := range []struct {
 		name string

@@ -53,8 +53,8 @@ type oneRule struct {
 	SourceOwner ec2.AccountID `wire:"SourceSecurityGroupOwnerId"`
 }
 
-// with returns permissions, or the single permission if the request has one. A request
-// cannot have both.
+// The method with returns the list permissions, or the single permission if the request has
+// one. A request cannot have both.
 func (r oneRule) with(permissions []permissionParam) ([]permissionParam, error) {
 	if r == (oneRule{}) {
 		return permissions, nil
@@ -87,8 +87,8 @@ func onEveryProtocol(groups []groupParam) []permissionParam {
 	}
 }
 
-// specsOf makes a rule of each source of each permission. It refuses what it does not
-// understand, because ignoring a condition would widen the rule.
+// specsOf returns a rule for each source of each permission. It returns an error for a
+// parameter that it does not understand, because ignoring a condition would widen the rule.
 func specsOf(permissions []permissionParam, g *ec2.Group) ([]state.RuleSpec, error) {
 	var specs []state.RuleSpec
 	for i := range permissions {
@@ -194,8 +194,8 @@ func (p *permissionParam) protocols(g *ec2.Group) ([]state.RuleSpec, error) {
 	return []state.RuleSpec{spec}, err
 }
 
-// portsOf reads protocol and ports. Ports of a protocol without ports are ignored; ICMPv6
-// may have none.
+// portsOf returns a rule with only its protocol and ports. It ignores ports with a protocol
+// that has none. ICMPv6 may come without a type and a code.
 func portsOf(protocol string, from, to *int) (state.RuleSpec, error) {
 	number, err := ec2.ParseProtocol(protocol)
 	if err != nil {
@@ -220,7 +220,7 @@ func noProtocol() error {
 	return ec2.Errorf("InvalidParameterValue", "Invalid value 'null' for protocol. VPC security group rules must specify protocols explicitly.")
 }
 
-// A permission shows the rules that have one protocol and port range together.
+// A permission shows together all rules with the same protocol and port range.
 type permission struct {
 	Protocol    string           `wire:"ipProtocol"`
 	From        *int             `wire:"fromPort"` // nil for a protocol without ports

@@ -25,9 +25,10 @@ func permissionForm(n int, protocol, from, to, cidr string) string {
 	return form
 }
 
-// Other systems accepted such rules, and their firewalls failed: a bad CIDR stopped all later
-// updates of a host (CVE-2014-0187), as did a port with a protocol that has none
-// (CVE-2019-9735); "TCP" was stored unchanged and matched nothing (CVE-2012-2654).
+// Other systems accepted the kinds of rules that this test sends, and their firewalls
+// failed: a bad CIDR stopped all later updates of a host (CVE-2014-0187), as did a port
+// with a protocol that has none (CVE-2019-9735); "TCP" was stored unchanged and matched
+// nothing (CVE-2012-2654).
 func TestBadRulesAreRefusedAndChangeNothing(t *testing.T) {
 	w := newWorld(t)
 	api := w.as("dev")
@@ -79,12 +80,12 @@ func TestBadRulesAreRefusedAndChangeNothing(t *testing.T) {
 		for form, code := range bad {
 			got := string(w.body(t, "dev", "Version=2016-11-15&Action="+action+"&GroupId="+id+good+form))
 			if !strings.Contains(got, "<Code>"+code+"</Code>") {
-				t.Errorf("%s %q, want %s:\n%s", action, form, code, got)
+				t.Errorf("%s with %q: want %s, got\n%s", action, form, code, got)
 			}
 		}
 	}
 	if after, _ := w.cluster.View().Group(ec2.GroupID(id)); after != before {
-		t.Errorf("the group was changed: %+v", after.Rules)
+		t.Errorf("refused requests changed the group to the rules %+v", after.Rules)
 	}
 }
 
@@ -108,7 +109,7 @@ func TestRulesAreStoredInCanonicalForm(t *testing.T) {
 		}
 	}
 	if got := string(w.body(t, "dev", form)); !strings.Contains(got, "<return>true</return>") {
-		t.Fatal(got)
+		t.Fatalf("%s was refused: %s", form, got)
 	}
 	g, _ := w.cluster.View().Group(ec2.GroupID(*made.GroupId))
 	var got []string

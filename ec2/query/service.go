@@ -45,8 +45,8 @@ func serviceNamed(name string) (*service, bool) {
 	return ec2Service, false
 }
 
-// serviceOf guesses the service of an unsigned request from its version, to refuse it in
-// that service's form.
+// serviceOf returns the service that has the version of an unsigned request, or EC2. The
+// request is refused with a document of that service.
 func serviceOf(query, body string) *service {
 	for _, part := range []string{query, body} {
 		if strings.Contains("&"+part+"&", "&Version="+stsVersion+"&") {
@@ -71,7 +71,7 @@ func checkVersion(v string) error {
 	return nil
 }
 
-// encodeAnswer writes the document of an answer of EC2.
+// encodeAnswer returns the document of an answer of EC2.
 func encodeAnswer(action, version, id string, answer any) []byte {
 	b := documents.Get().(*bytes.Buffer)
 	b.Reset()
@@ -86,11 +86,11 @@ func encodeAnswer(action, version, id string, answer any) []byte {
 	return document
 }
 
-// documents holds buffers for reuse, each of at most 4 MiB. They have grown to the size
-// of an answer.
+// documents holds buffers that encodeAnswer reuses, because they have grown to the size of
+// an answer already. A buffer above 4 MiB is not kept.
 var documents = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// encodeError writes the document of an error of EC2. In errors the id's element is
+// encodeError returns the document of an error of EC2. In errors the id's element is
 // RequestID, in answers requestId: the SDKs' parsers require this.
 func encodeError(e *ec2.Error, id string) []byte {
 	var b bytes.Buffer

@@ -10,7 +10,7 @@ import (
 )
 
 // The documents have the form of the STS API Reference.
-func TestGetCallerIdentity(t *testing.T) {
+func TestGetCallerIdentityShowsAccount(t *testing.T) {
 	w := newWorld(t)
 	const form = "Action=GetCallerIdentity&Version=2011-06-15"
 	ask := func(form, service, region string, at time.Time, change func(*http.Request)) (*http.Response, string) {
@@ -39,10 +39,10 @@ func TestGetCallerIdentity(t *testing.T) {
 			ID      string   `xml:"ResponseMetadata>RequestId"`
 		}
 		if err := xml.Unmarshal([]byte(body), &got); err != nil {
-			t.Fatalf("%v: %s", err, body)
+			t.Fatalf("the answer is not of the form of STS: %v: %s", err, body)
 		}
 		if res.StatusCode != 200 || got.ARN != "arn:aws:iam::123456789012:root" || got.UserID != dev || got.Account != dev || got.ID != res.Header.Get("x-amzn-RequestId") {
-			t.Errorf("%s: %s", res.Status, body)
+			t.Errorf("got %s, want 200 with the root user of account %s: %s", res.Status, dev, body)
 		}
 	}
 
@@ -71,13 +71,13 @@ func TestGetCallerIdentity(t *testing.T) {
 			ID      string   `xml:"RequestId"`
 		}
 		if err := xml.Unmarshal([]byte(body), &got); err != nil {
-			t.Fatalf("%s: %v: %s", c.what, err, body)
+			t.Fatalf("%s: the error is not of the form of STS: %v: %s", c.what, err, body)
 		}
 		if res.StatusCode != c.status || got.Code != c.code || got.Type != "Sender" || got.ID == "" {
-			t.Errorf("%s: %s: %s", c.what, res.Status, body)
+			t.Errorf("%s: got %s, want %d with code %s: %s", c.what, res.Status, c.status, c.code, body)
 		}
 	}
 	if res, body := ask(form, "ec2", region, now, nil); res.StatusCode != 400 || !strings.Contains(body, "<Code>InvalidAction</Code>") {
-		t.Errorf("EC2 answers GetCallerIdentity: %s", body)
+		t.Errorf("GetCallerIdentity signed for EC2: got %s, want 400 InvalidAction: %s", res.Status, body)
 	}
 }

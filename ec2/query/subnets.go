@@ -198,7 +198,8 @@ type modifySubnetAttributeRequest struct {
 	Subnet    ec2.SubnetID `wire:"SubnetId"`
 	MapPublic boolParam    `wire:"MapPublicIpOnLaunch"`
 
-	// Not served: only the value that every subnet has is accepted.
+	// The attributes below are not served. A request may only set them to the value that
+	// every subnet has.
 
 	AssignIPv6   boolParam `wire:"AssignIpv6AddressOnCreation"`
 	MapCustomer  boolParam `wire:"MapCustomerOwnedIpOnLaunch"`

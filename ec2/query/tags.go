@@ -83,8 +83,8 @@ var resourceTypes = map[string]string{
 	"vpc":      "vpc",
 }
 
-// tagListing has no kind, because tags have no ids. Filters tag:KEY, tag-key and tag-value
-// are checked by passes.
+// tagListing has no kind, because tags have no ids. The method passes checks the filters
+// tag:KEY, tag-key and tag-value.
 var tagListing = listing[resourceTagItem]{
 	id: func(t resourceTagItem) string { return t.Resource + "/" + t.Key },
 	filters: filterable[resourceTagItem]{
@@ -187,7 +187,7 @@ func tagsFor(specifications []tagSpecification, resourceType string, others ...s
 	return seen[resourceType], nil
 }
 
-// tagMap returns tags by key. A key may be given once.
+// tagMap returns tags by key. A key that is given twice is an error.
 func tagMap(list []tagParam) (map[string]string, error) {
 	tags := make(map[string]string)
 	for _, t := range list {

@@ -101,6 +101,6 @@ func TestSubnetsAreDescribedInPages(t *testing.T) {
 		}
 	}
 	if count != 3 || len(all) != 0 {
-		t.Errorf("got %d pages, with %d subnets missing", count, len(all))
+		t.Errorf("got %d pages, with %d subnets missing, want 3 and 0", count, len(all))
 	}
 }

@@ -112,7 +112,8 @@ func parseQuery(query url.Values) (*Signature, bool) {
 	return g, g.parse(query.Get("X-Amz-Credential"), query.Get("X-Amz-Date"), query.Get("X-Amz-SignedHeaders"))
 }
 
-// parse reads the parts that both forms have.
+// parse reads the parts that a signature has in the header and in the query string. It
+// reports whether they are well-formed.
 func (g *Signature) parse(credential, date, signedHeaders string) bool {
 	scope := strings.Split(credential, "/")
 	if len(scope) != 5 || scope[4] != "aws4_request" || len(scope[1]) != len("20060102") || scope[2] == "" || g.hex == "" {

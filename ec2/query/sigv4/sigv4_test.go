@@ -25,7 +25,7 @@ func TestSignatureOfBotocoreVerifies(t *testing.T) {
 	stamp := time.Date(2026, 11, 21, 17, 26, 48, 0, time.UTC)
 	for after, good := range map[time.Duration]bool{-6 * time.Minute: false, -4 * time.Minute: true, 0: true, time.Minute: true, 61 * time.Second: false} {
 		if err := g.CheckTime(stamp.Add(after)); (err == nil) != good {
-			t.Errorf("%s after the stamp: %v", after, err)
+			t.Errorf("CheckTime %s after the stamp: got %v, want it accepted: %v", after, err, good)
 		}
 	}
 }
@@ -49,12 +49,12 @@ func FuzzParseAuthorization(f *testing.F) {
 		g, err := Parse(r, nil)
 		if err != nil {
 			if g != nil {
-				t.Errorf("%v, and %+v", err, g)
+				t.Errorf("Parse returned both an error and a signature: %v, %+v", err, g)
 			}
 			return
 		}
 		if g.date == "" || g.Region == "" || g.hex == "" || g.stamp.IsZero() || g.inQuery != (g.expires > 0) || len(g.signedHeaders) == 0 {
-			t.Errorf("accepted an incomplete signature: %+v", g)
+			t.Errorf("Parse accepted an incomplete signature: %+v", g)
 		}
 		if _, err := g.compute(r, nil, "secret"); err != nil {
 			t.Errorf("compute signature: %v", err)

@@ -98,7 +98,7 @@ func Element(b *bytes.Buffer, name, text string) {
 	if isPlain(text) {
 		b.WriteString(text)
 	} else {
-		_ = xml.EscapeText(b, []byte(text)) // a bytes.Buffer takes everything
+		_ = xml.EscapeText(b, []byte(text)) // writing to a bytes.Buffer never fails
 	}
 	end(b, name)
 }

@@ -80,8 +80,8 @@ func (p *Param) each(path string, visit func(name, value string)) {
 	}
 }
 
-// An Unread is a parameter that no field read. Part is the first part of its name that
-// no field has; where that is a list's number, it is the list's name.
+// An Unread is a parameter that no field read. Part is the first part of its name that no
+// field has, or the list's name if that part is the number of a list's element.
 type Unread struct {
 	Name, Part, Value string
 }
@@ -89,8 +89,8 @@ type Unread struct {
 // Unread lists the parameters that no field read, in the order of Each.
 func (p *Param) Unread() []Unread { return p.unread("", "", nil) }
 
-// unread appends the unread parameters below p, whose name is path and whose last part
-// that is no number is last.
+// unread appends to list the unread parameters below p. The name of p is path, with a dot
+// at its end. The last part of that name that is not a number is last.
 func (p *Param) unread(path, last string, list []Unread) []Unread {
 	for _, part := range slices.Sorted(maps.Keys(p.Children)) {
 		c, named := p.Children[part], part
@@ -113,12 +113,13 @@ func (p *Param) readAll() {
 	}
 }
 
-// Unknown is the error for a parameter that no field has.
+// Unknown returns the error for a parameter that no field has.
 func Unknown(name string) error {
 	return ec2.Errorf("UnknownParameter", "The parameter %s is not recognized", Quote(name))
 }
 
-// Quote makes a caller's text fit for a message: printable ASCII, about 100 bytes.
+// Quote returns a caller's text in a form that a message can carry: printable ASCII, about
+// 100 bytes.
 func Quote(text string) string {
 	if len(text) > 100 {
 		text = text[:100] + "..."

@@ -12,7 +12,7 @@ import (
 	"palisade/ec2"
 )
 
-// A placement has a parameter of its own below its name.
+// A placement is a struct field, whose parameter is Placement.AvailabilityZone.
 type placement struct {
 	Zone string `wire:"AvailabilityZone"`
 }
@@ -52,15 +52,15 @@ func TestDecodeFillsStruct(t *testing.T) {
 			err = Decode(p, &got)
 		}
 		if err != nil {
-			t.Errorf("%s: %v", c.form, err)
+			t.Errorf("parse and decode %s: %v", c.form, err)
 		}
 		if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(request{})); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", c.form, diff)
+			t.Errorf("%s decodes to (-want +got):\n%s", c.form, diff)
 		}
 	}
 }
 
-func TestDecodeRefusesWhatDoesNotFit(t *testing.T) {
+func TestDecodeRefusesParametersThatDoNotFit(t *testing.T) {
 	for _, c := range []struct{ form, code string }{
 		{"GroupName=a", "InvalidParameterValue"},
 		{"GroupName.x=a", "UnknownParameter"},
@@ -85,7 +85,7 @@ func TestDecodeRefusesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-func TestUnreadListsWhatNoFieldHas(t *testing.T) {
+func TestUnreadListsParametersThatNoFieldHas(t *testing.T) {
 	p, err := Parse("", "Placement.AvailabilityZone=a&Placement.Tenancy.1=b&GroupName.1=c&Other.1.Name=d&Profile.Name=e")
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestUnreadListsWhatNoFieldHas(t *testing.T) {
 	}
 	want := []Unread{{"Other.1.Name", "Other", "d"}, {"Placement.Tenancy.1", "Tenancy", "b"}}
 	if diff := cmp.Diff(want, p.Unread()); diff != "" {
-		t.Errorf("unread (-want +got):\n%s", diff)
+		t.Errorf("unread parameters (-want +got):\n%s", diff)
 	}
 }
 
@@ -137,18 +137,18 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, form string) {
 		p, err := Parse("", form)
 		if _, ok := errors.AsType[*ec2.Error](err); err != nil && !ok {
-			t.Errorf("%q: %v", form, err)
+			t.Errorf("Parse(%q) failed with %v, want an *ec2.Error", form, err)
 		}
 		if err != nil {
 			return
 		}
 		p.Each(func(name, value string) {
 			if !printable(name + value) {
-				t.Errorf("accepted %q", name+"="+value)
+				t.Errorf("Parse accepted %q, which XML or JSON cannot carry", name+"="+value)
 			}
 		})
 		if n := strings.Count(form, "&"); n >= MaxParams {
-			t.Errorf("accepted %d parameters", n+1)
+			t.Errorf("Parse accepted %d parameters, want at most %d", n+1, MaxParams)
 		}
 	})
 }
