@@ -16,29 +16,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of one instance. They bound the cost of a fork bomb or a full /tmp to the node. The pages of a
-// tmpfs count as memory of the instance.
+// Limits of one instance, so that a fork bomb or a full /tmp inside costs the node little. The pages
+// of a tmpfs count as memory of the instance.
 const (
 	maxProcesses   = 512
 	maxMemoryBytes = 512 << 20
 
-	// maxQueueBytes bounds the queues of TCP and UDP sockets. Cgroup version 2 charges them as
-	// memory; version 1 does not charge them at all unless this limit is set.
+	// maxQueueBytes bounds the queues of an instance's TCP and UDP sockets. Cgroup version 2 charges
+	// them as memory. Version 1 charges them only if this limit is set.
 	maxQueueBytes = 64 << 20
 	queueLimit    = "memory.kmem.tcp.limit_in_bytes" // also applies to UDP, in spite of its name
 
-	// The queues of all instances below one parent may hold 1/queuePart of the machine's memory,
-	// with version 1. Linux allows all TCP sockets of the machine about three times, all UDP
-	// sockets six times as much (tcp_mem, udp_mem). Beyond that it drops what any of them
-	// receives, also those of the node.
+	// With version 1, the queues of all instances below one parent cgroup may hold 1/queuePart of the
+	// machine's memory. The machine's own limits (tcp_mem, udp_mem) are about three times as much for
+	// all TCP sockets and six times as much for all UDP sockets. Above them Linux drops what any
+	// socket receives, also the node's own sockets.
 	queuePart = 32
 )
 
-// Limits of processor time. All instances below one parent together have weightOfInstances. A thread
-// outside any cgroup, like those of the daemons, has 100, so it gets twice the time of all instances
-// when both need a processor. Instances have equal shares. The maxima, in percent of the machine,
-// leave time for others where weights do not help: while the kernel works for an instance in
-// interrupts, and when a thread has just woken up.
+// Limits of processor time. All instances below one parent cgroup together have the weight
+// weightOfInstances, and share it equally. A thread outside any cgroup, such as a thread of a daemon,
+// has the weight 100, so it gets twice the time of all instances together when both need a processor.
+// The maxima, in percent of the machine, leave time for others where weights do not help: while the
+// kernel works for an instance in interrupts, and when a thread has just woken up.
 const (
 	weightOfInstances    = 50
 	maxPercentOfInstance = 50
@@ -52,12 +52,12 @@ type limit struct{ file, value string }
 // A hierarchy is one mounted cgroup file system that has some of the limits.
 type hierarchy struct {
 	mount     string
-	all, each []limit // of the parent of all instances, and of each instance
+	all, each []limit // limits of the parent of all instances, and of each instance
 	v2        bool
 }
 
-// hierarchies returns the cgroup hierarchies of this machine: the unified one, and those of version 1
-// with the controllers that we need.
+// hierarchies returns the cgroup hierarchies of this machine: the unified one, and each hierarchy of
+// version 1 that has a controller that we need.
 func hierarchies() []hierarchy {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -69,7 +69,7 @@ func hierarchies() []hierarchy {
 		return found
 	}
 	queues := machine.Totalram * uint64(machine.Unit) / queuePart
-	queues -= queues % uint64(os.Getpagesize()) // the kernel rounds it so
+	queues -= queues % uint64(os.Getpagesize()) // the kernel rounds the limit down to a page
 	for i, h := range found {
 		if slices.ContainsFunc(h.each, func(l limit) bool { return l.file == queueLimit }) {
 			found[i].all = append(h.all, limit{queueLimit, strconv.FormatUint(queues, 10)})
@@ -78,7 +78,8 @@ func hierarchies() []hierarchy {
 	return found
 }
 
-// hierarchiesAmong returns the hierarchies in a list of mounts, for this number of processors.
+// hierarchiesAmong returns the cgroup hierarchies in mounts, which has the format of
+// /proc/self/mounts, with the limits for this number of processors.
 func hierarchiesAmong(mounts string, processors int) []hierarchy {
 	var found []hierarchy
 	for line := range strings.Lines(mounts) {
@@ -113,8 +114,9 @@ func hierarchiesAmong(mounts string, processors int) []hierarchy {
 	return found
 }
 
-// processorLimitsV2 returns the limits for a maximum in percent of one processor (Documentation/admin-guide/cgroup-v2.rst,
-// "CPU Interface Files"). A thread outside any cgroup has the weight 100.
+// processorLimitsV2 returns the limits of processor time with cgroup version 2; percent is the
+// maximum in percent of one processor (Documentation/admin-guide/cgroup-v2.rst, "CPU Interface
+// Files"). A thread outside any cgroup has the weight 100.
 func processorLimitsV2(percent int) []limit {
 	return []limit{
 		{"cpu.weight", strconv.Itoa(weightOfInstances)},
@@ -122,8 +124,8 @@ func processorLimitsV2(percent int) []limit {
 	}
 }
 
-// processorLimitsV1 returns the same limits for version 1 (Documentation/scheduler/sched-bwc.rst). A
-// thread outside any cgroup has 1024 shares.
+// processorLimitsV1 returns the same limits for cgroup version 1
+// (Documentation/scheduler/sched-bwc.rst). A thread outside any cgroup has 1024 shares.
 func processorLimitsV1(percent int) []limit {
 	return []limit{
 		{"cpu.shares", strconv.Itoa(1024 * weightOfInstances / 100)},
@@ -135,8 +137,8 @@ func processorLimitsV1(percent int) []limit {
 func (h hierarchy) dir(s Spec) string { return filepath.Join(h.mount, s.CgroupPrefix, s.Namespace) }
 
 // joinCgroup makes the instance's cgroup in every hierarchy, sets the limits and moves the calling
-// process into it. It returns warnings about limits that could not be set. They are written to the
-// boot log; the instance boots anyway.
+// process into it. It returns a warning for each limit that could not be set. The caller writes the
+// warnings to the boot log and boots the instance anyway.
 func joinCgroup(s Spec) (warnings []string) {
 	if s.CgroupPrefix == "" {
 		return nil
@@ -161,7 +163,7 @@ func (h hierarchy) join(s Spec, limited map[string]bool) error {
 		return err
 	}
 	if h.v2 {
-		// A cgroup has only the controllers that its parent enables for its children.
+		// A parent cgroup must enable the controllers for its children.
 		for _, parent := range []string{h.mount, filepath.Dir(dir)} {
 			for _, controller := range []string{"+pids", "+memory", "+cpu"} {
 				os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(controller), 0)
@@ -176,7 +178,8 @@ func (h hierarchy) join(s Spec, limited map[string]bool) error {
 	)
 }
 
-// set writes limits into the files of a cgroup, and notes in limited which controllers have one.
+// set writes limits into the files of the cgroup dir. It adds to limited the controllers whose limit
+// it has set.
 func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) error {
 	var errs []error
 	for _, l := range limits {
@@ -195,7 +198,7 @@ func (h hierarchy) set(dir string, limits []limit, limited map[string]bool) erro
 	return errors.Join(errs...)
 }
 
-// joinCgroupOf moves the calling process into the cgroups of pid.
+// joinCgroupOf moves the calling process into the cgroups of the process pid.
 func joinCgroupOf(pid int) error {
 	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -206,7 +209,8 @@ func joinCgroupOf(pid int) error {
 		return err
 	}
 	for line := range strings.Lines(string(own)) {
-		// "4:memory:/palisade-lab/lab-i-cfd732a6"; version 2 is "0::/…"
+		// A line is "4:memory:/palisade-lab/lab-i-cfd732a6" with version 1, and "0::/…" with version
+		// 2.
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(f) < 3 || f[2] == "/" || strings.Contains(f[2], "..") {
 			continue
@@ -225,8 +229,9 @@ func joinCgroupOf(pid int) error {
 	return nil
 }
 
-// removeCgroup kills the processes in the instance's cgroup and removes it, and its parent if it is
-// empty. It retries, because the kernel releases a cgroup a moment after its last process.
+// removeCgroup kills the processes in the instance's cgroup and removes the cgroup. It also removes
+// the parent cgroup if that is empty. It retries, because the kernel releases a cgroup a moment after
+// its last process.
 func removeCgroup(ctx context.Context, s Spec) error {
 	if s.CgroupPrefix == "" {
 		return nil

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestCgroupLimitsAreSet reads the limits of the instance's cgroup and its parent back from the kernel.
+// TestCgroupLimitsAreSet reads the limits of the instance's cgroup and of its parent from the kernel
+// after Boot.
 func TestCgroupLimitsAreSet(t *testing.T) {
 	s := newSpec(t, "limits", DefaultImage)
 	boot(t, s)
@@ -18,10 +19,10 @@ func TestCgroupLimitsAreSet(t *testing.T) {
 		for _, l := range limits {
 			data, err := os.ReadFile(filepath.Join(dir, l.file))
 			if h.v2 && errors.Is(err, fs.ErrNotExist) {
-				continue // version 1 has the controller
+				continue // a hierarchy of version 1 has this controller
 			}
 			if got := strings.TrimSpace(string(data)); err != nil || got != l.value {
-				t.Errorf("%s/%s: %q, %v; want %s", dir, l.file, got, err, l.value)
+				t.Errorf("cgroup file %s/%s has %q (error %v), want %s", dir, l.file, got, err, l.value)
 			}
 			found[strings.Split(l.file, ".")[0]]++
 		}
@@ -31,9 +32,9 @@ func TestCgroupLimitsAreSet(t *testing.T) {
 		check(h, filepath.Dir(h.dir(s)), h.all)
 	}
 	if found["pids"] != 1 || found["memory"] < 1 || found["cpu"] < 4 {
-		t.Errorf("limits in force: %v; want those of pids, memory, and of cpu for the instance and for all", found)
+		t.Errorf("number of limits set by controller: %v; want pids 1, memory at least 1, cpu at least 4", found)
 	}
 	if log, _ := os.ReadFile(s.bootLog()); len(log) > 0 {
-		t.Errorf("boot log: %s", log)
+		t.Errorf("the boot log has warnings, want none: %s", log)
 	}
 }

@@ -43,7 +43,7 @@ cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0
 			got = append(got, tt.of(h)...)
 		}
 		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(limit{})); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", tt.what, diff)
+			t.Errorf("limits for %s differ (-want +got):\n%s", tt.what, diff)
 		}
 	}
 	mounted := func(mounts string) (dirs []string) {
@@ -53,6 +53,6 @@ cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0
 		return dirs
 	}
 	if got, want := mounted(v1), []string{"/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids"}; !slices.Equal(got, want) {
-		t.Errorf("of version 1 %v are used, want %v", got, want)
+		t.Errorf("hierarchies of version 1 with our controllers: got %v, want %v", got, want)
 	}
 }

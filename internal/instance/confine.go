@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// capabilities are all capabilities of an instance's root, over its own user and network namespace
-// only: raw sockets and low ports, as on EC2, and those that sshd and file operations need. It has no
-// NET_ADMIN, because it must not change its interface, and no SYS_ADMIN, MKNOD, SYS_PTRACE,
-// SYS_MODULE or DAC_READ_SEARCH.
+// capabilities are all capabilities of an instance's root. They are valid only over the instance's
+// own user and network namespace. They allow raw sockets and low ports, as on EC2, and what sshd and
+// file operations need. NET_ADMIN is missing, because root must not change its interface; SYS_ADMIN,
+// MKNOD, SYS_PTRACE, SYS_MODULE and DAC_READ_SEARCH are missing too.
 var capabilities = []uintptr{
 	unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
 	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
@@ -18,9 +18,9 @@ var capabilities = []uintptr{
 	unix.CAP_AUDIT_WRITE, // sshd refuses root logins if it cannot write audit records
 }
 
-// leaveKeyring gives the calling thread a new session keyring. A child inherits the keyring of its
-// parent, so the instance could read the daemon's session keys. The node's root makes the new
-// keyring, because a user can have only 200 keys, and each command inside needs one.
+// leaveKeyring gives the calling thread a new session keyring. Without it the instance would inherit
+// the keyring of the daemon and could read its session keys. The node's root makes the new keyring,
+// because each command inside needs a keyring and a user can have only 200 keys.
 func leaveKeyring() error {
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && err != unix.ENOSYS {
 		return fmt.Errorf("join a new session keyring: %w", err)
@@ -28,33 +28,33 @@ func leaveKeyring() error {
 	return nil
 }
 
-// rlimits bound resources that the kernel counts by process or by user, not by cgroup. Where it counts
-// by user, all processes of one user of the instance share the limit.
+// rlimits bound resources that the kernel counts by process or by user, not by cgroup. All processes
+// of one user of the instance share a limit that is counted by user.
 var rlimits = map[int]uint64{
 	unix.RLIMIT_NOFILE:     16384, // also bounds the descriptors in flight between processes
 	unix.RLIMIT_SIGPENDING: 4096,  // queued signals, and timers
 	unix.RLIMIT_MSGQUEUE:   256 << 10,
-	unix.RLIMIT_MEMLOCK:    64 << 10, // locked pages of the node's programs are not charged to the instance
+	unix.RLIMIT_MEMLOCK:    64 << 10, // bytes: an instance can lock pages of the node's programs, which are not charged to it
 }
 
-// confine takes from the calling thread, for good, every privilege that an instance must not have. It
-// returns the listener on which the guard receives the thread's guarded calls. The thread must be
-// locked, and exec must follow.
+// confine takes every privilege that an instance must not have from the calling thread, permanently.
+// It returns the seccomp listener on which the guard receives the guarded calls of the thread. The
+// caller must have locked the thread, and must call exec next.
 func confine() (listener int, err error) {
 	// Until exec the process has all capabilities over the instance's namespaces, so no process
 	// inside may trace it or open its /proc entries.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return -1, fmt.Errorf("hide from ptrace: %w", err)
+		return -1, fmt.Errorf("make the process not dumpable, against ptrace: %w", err)
 	}
 	for resource, most := range rlimits {
 		var limit unix.Rlimit
 		if err := unix.Getrlimit(resource, &limit); err != nil {
-			return -1, fmt.Errorf("read limit %d: %w", resource, err)
+			return -1, fmt.Errorf("read resource limit %d: %w", resource, err)
 		}
 		limit.Max = min(limit.Max, most)
 		limit.Cur = min(limit.Cur, limit.Max)
 		if err := unix.Setrlimit(resource, &limit); err != nil {
-			return -1, fmt.Errorf("set limit %d: %w", resource, err)
+			return -1, fmt.Errorf("set resource limit %d: %w", resource, err)
 		}
 	}
 	var keep uint64
@@ -81,8 +81,8 @@ func confine() (listener int, err error) {
 	return filterSystemCalls()
 }
 
-// boundCapabilities limits the calling thread, and the programs that it executes, to the
-// capabilities keep.
+// boundCapabilities drops from the bounding set of the calling thread every capability that is not in
+// keep, so that no program that it executes can get others.
 func boundCapabilities(keep []uintptr) error {
 	for c := uintptr(0); c < 64; c++ {
 		if slices.Contains(keep, c) {

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestInstanceHasOnlyListedCapabilities repeats the list, so that no capability is added by accident.
+// TestInstanceHasOnlyListedCapabilities has a second list of the capabilities, so that nobody adds
+// one by accident.
 func TestInstanceHasOnlyListedCapabilities(t *testing.T) {
 	want := []uintptr{
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL, unix.CAP_SETGID, unix.CAP_SETUID,

@@ -17,16 +17,16 @@ import (
 	"palisade/internal/process"
 )
 
-// Stdio has the standard streams of a command inside; nil is /dev/null. An *os.File is passed to the
-// command itself.
+// Stdio has the standard streams of a command inside; a nil stream is /dev/null. The command gets an
+// *os.File as its own descriptor; data of other streams is copied.
 type Stdio struct {
 	In       io.Reader
 	Out, Err io.Writer
 }
 
-// Exec runs argv inside the instance with this network namespace, as its root, in all its namespaces
-// and its cgroup, and without further privileges. It returns the exit status of argv, or 128 plus
-// the number of the signal that killed it.
+// Exec runs argv inside the instance with this network namespace: as root of the instance, in all its
+// namespaces and its cgroup, and with no more privileges than the instance has. It returns the exit
+// status of argv, or 128 plus the number of the signal that killed it.
 func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("no command to run")
@@ -35,7 +35,7 @@ func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (in
 	if err != nil {
 		return 0, err
 	}
-	// Another process enters the namespaces: the caller may be a daemon with many threads.
+	// A new process enters the namespaces, because the caller may be a daemon with many threads.
 	guard, err := ensureGuard(Spec{Namespace: namespace, ID: namespace}, target)
 	if err != nil {
 		return 0, fmt.Errorf("run in %s: %w", namespace, err)
@@ -56,8 +56,8 @@ func Exec(ctx context.Context, namespace string, argv []string, stdio Stdio) (in
 	return 0, nil
 }
 
-// find returns the init of the instance with this network namespace: its process with pid 1 in a pid
-// namespace below ours.
+// find returns the init of the instance with this network namespace, or ErrGone. Init is the process
+// that has pid 1 in a pid namespace directly below ours.
 func find(namespace string) (process.ID, error) {
 	inside, err := netns.Processes(namespace)
 	if err != nil {
@@ -71,14 +71,14 @@ func find(namespace string) (process.ID, error) {
 	return process.ID{}, fmt.Errorf("no instance runs in %s: %w", namespace, ErrGone)
 }
 
-// Exit statuses of env(1) for a command that could not run.
+// Exit statuses for a command that could not run, as in env(1).
 const (
 	exitCannotEnter = 125
 	exitCannotRun   = 126
 	exitNotFound    = 127
 )
 
-// formatID returns a process id as an argument of the enter stage.
+// formatID returns id as a command line argument of the enter stage.
 func formatID(id process.ID) string { return fmt.Sprintf("%d@%d", id.PID, id.Start) }
 
 func parseID(arg string) (id process.ID, err error) {
@@ -86,7 +86,8 @@ func parseID(arg string) (id process.ID, err error) {
 	return id, err
 }
 
-// enter is the stage that Exec starts: args are init, the guard and the command.
+// enter is the stage that Exec starts. args are the process ids of init and of the guard, and the
+// command. It returns the exit status of the command.
 func enter(args []string) int {
 	if len(args) < 3 {
 		return exitCannotEnter
@@ -109,13 +110,12 @@ func enter(args []string) int {
 }
 
 // startInside starts the command in all of the instance's namespaces. The new process is in the pid
-// namespace from its start, where the instance's root can see it. It first runs nsenter from the
-// node's file system, which joins the mount and the user namespace and executes this binary again.
-// nsenter is loaded before it joins, because the instance's root can change the files that the loader
-// would read inside.
+// namespace from its start, so the instance's root can see it. It first executes nsenter, which joins
+// the mount and the user namespace and executes this binary again. nsenter is loaded from the node's
+// file system, because the instance's root can change the files that the loader would read inside.
 func startInside(target, guardID process.ID, argv []string) (*os.Process, error) {
-	// While this process and its child have the node's privileges and are visible from inside, no
-	// process there may open their /proc entries. exec ends this protection.
+	// No process of the instance may open the /proc entries of this process and its child while they
+	// have the node's privileges. The protection ends with exec.
 	err := errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), keepOnly(3))
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func startInside(target, guardID process.ID, argv []string) (*os.Process, error)
 		defer f.Close()
 		files = append(files, f)
 	}
-	if !target.Alive() { // so the files are those of target, not of a process that reused its pid
+	if !target.Alive() { // still alive, so the files opened above belong to target, not to a process that reused its pid
 		return nil, ErrGone
 	}
 	guard, err := dialGuard(guardID)
@@ -152,7 +152,8 @@ func startInside(target, guardID process.ID, argv []string) (*os.Process, error)
 	ids, err := idsOfMaker(int(files[5].Fd()))
 	switch {
 	case errors.Is(err, ErrSharedIDs):
-		// An earlier release booted it with the ids of the node; the command has them too.
+		// An earlier release booted the instance with the ids of the node, so the command gets these
+		// ids too.
 	case err != nil:
 		return nil, err
 	default:
@@ -174,8 +175,8 @@ func startInside(target, guardID process.ID, argv []string) (*os.Process, error)
 	return os.StartProcess(nsenter, args, &os.ProcAttr{Env: append(stageEnv, "TERM="+os.Getenv("TERM")), Files: files})
 }
 
-// lendPipes makes the instance's root the owner of pipes that are standard streams, so that it can open
-// them by name, as /dev/stderr. Files and terminals keep their owner.
+// lendPipes makes the instance's root the owner of each standard stream that is a pipe, so that the
+// command can open it by a name such as /dev/stderr. Files and terminals keep their owner.
 func lendPipes(ids idRange) error {
 	for fd := range 3 {
 		var st unix.Statfs_t
@@ -183,19 +184,19 @@ func lendPipes(ids idRange) error {
 			continue
 		}
 		if err := unix.Fchown(fd, int(ids), int(ids)); err != nil {
-			return fmt.Errorf("lend descriptor %d: %w", fd, err)
+			return fmt.Errorf("make the instance's root the owner of descriptor %d: %w", fd, err)
 		}
 	}
 	return nil
 }
 
-// wait forwards the signals that the terminal does not send to the command, and returns the
-// command's exit status.
+// wait waits until the command ends and returns its exit status. Meanwhile it forwards SIGTERM and
+// SIGHUP to the command.
 func wait(p *os.Process, signals <-chan os.Signal) int {
 	go func() {
 		for sig := range signals {
 			if sig == unix.SIGTERM || sig == unix.SIGHUP {
-				p.Signal(sig) // the terminal sends the other two
+				p.Signal(sig) // the terminal itself sends SIGINT and SIGQUIT to the command
 			}
 		}
 	}()
@@ -210,10 +211,12 @@ func wait(p *os.Process, signals <-chan os.Signal) int {
 	return state.ExitCode()
 }
 
-// insideGuardFD is the descriptor over which the command's filter listener is sent to the guard.
+// insideGuardFD is the descriptor over which runInside sends the listener of the command's seccomp
+// filter to the guard.
 const insideGuardFD = 6
 
-// runInside gives up the privileges that the instance does not have, and executes the command.
+// runInside gives up the privileges that the instance must not have, and executes the command. It
+// returns an exit status only if it cannot execute it.
 func runInside(argv []string) int {
 	runtime.LockOSThread()
 	if err := errors.Join(keepOnly(3), replaceNull(), unix.Chdir("/root")); err != nil {
@@ -239,9 +242,9 @@ func runInside(argv []string) int {
 	return exitCannotRun
 }
 
-// replaceNull replaces the node's /dev/null by the instance's. The instance's root cannot reopen the
-// node's by its descriptor. If the instance has the node's ids, its root could also make the node's
-// unusable.
+// replaceNull replaces each standard stream that is the node's /dev/null by the instance's own
+// /dev/null. The instance's root cannot reopen the node's device by its descriptor. In an instance
+// with the node's ids, root could also make the node's device unusable by a chmod.
 func replaceNull() error {
 	for fd := range 3 {
 		var st unix.Stat_t

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelActions are the other actions of a filler.
+// kernelActions are the actions of a filler on kernel resources other than sockets.
 var kernelActions = map[string]func(h *holding) error{
 	"pipe": func(h *holding) error {
 		var p [2]int
@@ -329,7 +329,8 @@ var kernelActions = map[string]func(h *holding) error{
 		return errnoOrNil(errno)
 	},
 	"fragment": func(h *holding) error {
-		// The second fragment of another datagram each time, to ourselves.
+		// Each call sends to ourselves one fragment of a new datagram, whose other fragments never
+		// arrive.
 		fd := h.last()
 		if fd < 0 {
 			var err error

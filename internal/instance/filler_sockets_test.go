@@ -11,8 +11,8 @@ import (
 // A holding is the set of kernel resources that a filler has taken and holds.
 type holding struct {
 	fds    []int
-	events []int // event descriptors for epoll
-	n      int   // number of actions, for distinct names
+	events []int // event descriptors that are watched by epoll
+	n      int   // number of actions so far, used for distinct names
 }
 
 // keep adds a descriptor to the holding.
@@ -23,7 +23,7 @@ func (h *holding) keep(fd int, err error) error {
 	return err
 }
 
-// event returns the i-th event descriptor.
+// event returns the i-th event descriptor, which it opens first if necessary, or -1 on an error.
 func (h *holding) event(i int) int {
 	for len(h.events) <= i {
 		fd, err := unix.Eventfd(0, 0)
@@ -43,7 +43,7 @@ func (h *holding) last() int {
 	return h.fds[len(h.fds)-1]
 }
 
-// actionOf returns the action of a filler with this name, or nil.
+// actionOf returns the action with this name, or nil if there is none.
 func actionOf(name string) func(h *holding) error {
 	if action := socketActions[name]; action != nil {
 		return action
@@ -51,7 +51,7 @@ func actionOf(name string) func(h *holding) error {
 	return kernelActions[name]
 }
 
-// socketActions are the actions of a filler on sockets.
+// socketActions are the actions of a filler on sockets, by name.
 var socketActions = map[string]func(h *holding) error{
 	"packet": func(h *holding) error {
 		if err := h.keep(unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, htons(unix.ETH_P_ALL))); err != nil {
@@ -78,7 +78,8 @@ var socketActions = map[string]func(h *holding) error{
 		h.fds = h.fds[:len(h.fds)-1]
 		return unix.Close(fd)
 	},
-	// send-away sends a packet socket over a socket that nobody reads, and closes it.
+	// send-away sends a packet socket over a socket that nobody reads, and closes its own descriptor,
+	// so the packet socket stays in flight.
 	"send-away": func(h *holding) error {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		if err != nil {
@@ -248,10 +249,10 @@ var socketActions = map[string]func(h *holding) error{
 
 func htons(v uint16) int { return int(v<<8 | v>>8) }
 
-// attachFilter attaches a program of n instructions that accepts every frame.
+// attachFilter attaches a filter of n instructions, none of which reads the packet, to the socket fd.
 func attachFilter(fd, n int) error { return setFilter(fd, program(n, unix.BPF_LD|unix.BPF_IMM)) }
 
-// loads returns a program of n instructions that read the packet.
+// loads returns a filter of n instructions. All but the last read the packet.
 func loads(n int) []unix.SockFilter { return program(n, unix.BPF_LD|unix.BPF_B|unix.BPF_ABS) }
 
 func program(n int, code uint16) []unix.SockFilter {
@@ -299,7 +300,7 @@ func udpSocket() (int, *unix.SockaddrInet4, error) {
 	return fd, sa.(*unix.SockaddrInet4), nil
 }
 
-// fillPair keeps two connected unix sockets, one with a full queue.
+// fillPair adds to the holding two connected unix sockets, one of which has a full queue.
 func (h *holding) fillPair(kind int) error {
 	p, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

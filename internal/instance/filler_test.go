@@ -19,8 +19,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// A filler is a process inside an instance that takes the kernel resources that its test names, and
-// holds them until the test tells it to close them, or ends. It runs as the instance's root.
+// A filler is a process inside an instance. It takes the kernel resources that its test names, and
+// holds them until the test tells it to close them or the test ends. It runs as the instance's root.
 type filler struct {
 	t   *testing.T
 	in  io.WriteCloser
@@ -50,7 +50,8 @@ func startFiller(t *testing.T, s Spec) *filler {
 	return &filler{t: t, in: inW, out: bufio.NewReader(outR)}
 }
 
-// startFillerBySSH starts a filler by a login, so that it descends from the instance's init.
+// startFillerBySSH starts a filler by an ssh login, so that it is a descendant of the instance's
+// init.
 func startFillerBySSH(t *testing.T, s Spec, key string) *filler {
 	t.Helper()
 	args := sshArgs(key, initPath+" fill")
@@ -68,33 +69,35 @@ func startFillerBySSH(t *testing.T, s Spec, key string) *filler {
 	return &filler{t: t, in: in, out: bufio.NewReader(out)}
 }
 
-// do lets the filler repeat an action up to n times. It returns how often the action succeeded, and the
-// name of the error that stopped it, or "-".
+// The method do lets the filler repeat an action up to n times. It returns how often the action
+// succeeded, and the name of the error that stopped the repetition, or "-" if none did.
 func (f *filler) do(what string, n int) (made int, errno string) {
 	f.t.Helper()
 	fmt.Fprintln(f.in, what, n)
 	line, err := f.out.ReadString('\n')
 	if _, err := fmt.Sscan(line, &made, &errno); err != nil {
-		f.t.Fatalf("%s: the filler answers %q: %v", what, line, err)
+		f.t.Fatalf("action %s: the filler answered %q, want a number and an error name: %v", what, line, err)
 	}
 	if err != nil {
-		f.t.Fatalf("%s: %v", what, err)
+		f.t.Fatalf("action %s: read the answer of the filler: %v", what, err)
 	}
 	return made, errno
 }
 
-// try starts do without waiting for the answer: the instance may be killed meanwhile.
+// try is like the method do, but does not wait for an answer, because the instance may be killed
+// meanwhile.
 func (f *filler) try(what string, n int) { fmt.Fprintln(f.in, what, n) }
 
-// wants fails the test if do has another result than expected.
+// wants lets the filler repeat an action up to n times. It fails the test unless the action succeeds
+// made times and then stops with errno.
 func (f *filler) wants(what string, n, made int, errno string) {
 	f.t.Helper()
 	if gotMade, gotErrno := f.do(what, n); gotMade != made || gotErrno != errno {
-		f.t.Errorf("%s, %d times: %d and %s, want %d and %s", what, n, gotMade, gotErrno, made, errno)
+		f.t.Errorf("%s, up to %d times: succeeded %d times and stopped with %s, want %d times and %s", what, n, gotMade, gotErrno, made, errno)
 	}
 }
 
-// fill runs the filler inside.
+// fill is the main function of a filler inside the instance. It returns the exit status.
 func fill() int {
 	runtime.LockOSThread() // signals are blocked on one thread
 	h := &holding{}
@@ -127,7 +130,7 @@ func fill() int {
 	return 0
 }
 
-// available returns MemAvailable of the node, in bytes.
+// available returns the node's available memory (MemAvailable), in bytes.
 func available(t *testing.T) int64 {
 	t.Helper()
 	data, err := os.ReadFile("/proc/meminfo")
@@ -141,21 +144,21 @@ func available(t *testing.T) int64 {
 			return kib << 10
 		}
 	}
-	t.Fatalf("no MemAvailable in %s", data)
+	t.Fatalf("/proc/meminfo has no line MemAvailable: %s", data)
 	return 0
 }
 
-// eventually waits until is returns true.
+// eventually waits until the function is returns true, and fails the test after patience.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not reached within %v: %s", patience, what)
 		}
 	}
 }
 
-// bootByAnother boots the instance in another process, which is then killed.
+// bootByAnother boots the instance from another process and then kills that process.
 func bootByAnother(t *testing.T, s Spec) {
 	t.Helper()
 	spec, err := json.Marshal(s)
@@ -176,11 +179,12 @@ func bootByAnother(t *testing.T, s Spec) {
 	daemon.Process.Kill()
 	daemon.Wait()
 	if answer != "booted\n" {
-		t.Fatalf("the other daemon answers %q", answer)
+		t.Fatalf("the other daemon answered %q, want booted", answer)
 	}
 }
 
-// runDaemon boots the instance that it reads from standard input, and waits until it is killed.
+// runDaemon is the main function of the process that bootByAnother starts. It boots the instance
+// whose Spec it reads from standard input, and waits until it is killed.
 func runDaemon() int {
 	var s Spec
 	err := json.NewDecoder(os.Stdin).Decode(&s)

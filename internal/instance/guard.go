@@ -18,74 +18,81 @@ import (
 	"palisade/internal/process"
 )
 
-// The kernel charges most memory of sockets to no cgroup: that of packet, raw and netlink sockets,
-// of connections that are not accepted yet, and of queues of errors and timestamps. Therefore the
-// filter of seccomp.go asks the instance's guard before the instance can make a packet, raw or
-// netlink socket, a listener, a longer queue or a file lock. The guard also checks, several times a
-// second, the memory of TCP and UDP sockets, whose number is not bounded.
+// The kernel charges most memory of sockets to no cgroup: the memory of packet, raw and netlink
+// sockets, of connections that are not accepted yet, and of queues of errors and timestamps.
+// Therefore the seccomp filter (seccomp.go) asks the instance's guard before the instance can make a
+// packet, raw or netlink socket, a listener, a longer queue or a file lock. The guard also checks,
+// several times a second, how much memory the TCP and UDP sockets hold, because their number is not
+// bounded.
 //
 // The guard is a process of the node. It is in the instance's network namespace, but in none of its
-// other namespaces, so the instance can neither see nor signal nor trace it. The launcher starts it.
-// It outlives the daemon, and ends with init. It keeps no counts: before each new socket it asks the
-// kernel which sockets the namespace has, including those in flight between processes. It makes the
-// socket itself, and sets an option from its own copy of the argument, so the instance cannot change
-// what was checked. If the guard is killed, the guarded calls fail with ENOSYS until the instance
-// boots again. The next command that enters, or the next daemon that adopts the instance, starts
-// another guard, which serves the commands that enter afterwards.
+// other namespaces, so the instance can neither see nor signal nor trace it. The launcher starts the
+// guard. The guard outlives the daemon, and ends when init ends. The guard keeps no counts: before
+// each new socket it asks the kernel which sockets the namespace has, including those in flight
+// between processes. The guard makes the socket itself, and sets an option from its own copy of the
+// argument, so the instance cannot change what was checked. If the guard is killed, the guarded calls
+// of the processes inside fail with ENOSYS until the instance boots again. The next command that
+// enters, or the next daemon that adopts the instance, starts another guard, which serves only the
+// commands that enter afterwards.
 const (
-	maxPacketSockets  = 64      // of AF_PACKET
-	maxRawSockets     = 64      // of AF_INET and AF_INET6, SOCK_RAW
-	maxNetlinkSockets = 64      // of AF_NETLINK
+	maxPacketSockets  = 64      // sockets of AF_PACKET
+	maxRawSockets     = 64      // sockets of AF_INET and AF_INET6, SOCK_RAW
+	maxNetlinkSockets = 64      // sockets of AF_NETLINK
 	maxLocks          = 4096    // file locks of fcntl
-	maxListeners      = 64      // of TCP; each has up to maxBacklog connections
-	maxRingBytes      = 8 << 20 // of all packet sockets, both directions
+	maxListeners      = 64      // TCP sockets; each has up to maxBacklog waiting connections
+	maxRingBytes      = 8 << 20 // bytes of the rings of all packet sockets, receive and transmit
 
 	// The filters of packet and raw sockets run for each frame that reaches the instance, in the
-	// thread of the switch that writes the frame, so together they must be short. A filter that
-	// is too long fails with ENOMEM; libpcap then filters in user space.
-	maxFilterBytes = 64 << 10 // of all packet sockets, after the kernel has translated them
-	maxFilter      = 64       // instructions of a raw or netlink socket
+	// thread of the switch that writes the frame, so all filters together must be short. Setting a
+	// filter that is too long fails with ENOMEM; libpcap then filters in user space.
+	maxFilterBytes = 64 << 10 // bytes of the filters of all packet sockets, as the kernel translates them
+	maxFilter      = 64       // instructions of the filter of a raw or netlink socket
 
 	// maxInternetBytes bounds the memory of all TCP and UDP sockets together. The guard kills an
-	// instance that exceeds it, as the kernel kills one that exceeds its memory. The limit of
-	// their queues is lower (cgroup.go), so no ordinary program exceeds it.
+	// instance whose sockets hold more, as the kernel kills processes that exceed a memory limit.
+	// maxQueueBytes, which bounds their queues, is lower (cgroup.go), so no ordinary program is
+	// killed.
 	maxInternetBytes = 256 << 20
 
-	// maxSocketBuffer is the largest SO_RCVBUF and SO_SNDBUF of a socket, in bytes. The kernel
-	// doubles it for its overhead. It is net.core.rmem_max of Linux before 6.17.
+	// maxSocketBuffer is the largest SO_RCVBUF and SO_SNDBUF that an instance can set, in bytes. The
+	// kernel doubles the value for its overhead. The limit equals the default of net.core.rmem_max in
+	// Linux before 6.17.
 	maxSocketBuffer = 212992
 )
 
-// Every watchInterval the guard checks the sockets' memory, if there are more than fewSockets: fewer
-// cannot hold much.
+// Every watchInterval the guard checks how much memory the sockets hold. It skips the check if there
+// are at most fewSockets, which cannot hold much.
 const (
 	watchInterval = 250 * time.Millisecond
 	fewSockets    = 64
 )
 
-// A guard uses up to guardShare of processor time in each guardWindow, a fifth of one processor. Then
-// it answers no call until the window ends, because its time is not charged to the instance.
+// A guard uses up to guardShare of processor time in each guardWindow, a fifth of one processor.
+// After that it answers no call until the window ends. Its time is not charged to the instance, so
+// the instance could otherwise use more of the node than its share.
 const (
 	guardWindow = 100 * time.Millisecond
 	guardShare  = 20 * time.Millisecond
 )
 
-// maxOptions bounds the calls that set options or listen at the same time. One can take long: a ring
-// waits for a transmission of the same socket, and the last close of a socket for its linger time.
+// maxOptions bounds the calls to set options or to listen that the guard handles at the same time.
+// Such a call can take long: setting a ring waits for a transmission of the same socket, and closing
+// the last descriptor of a socket waits for its linger time.
 const maxOptions = 64
 
-// Descriptors of a guard. A process with a duplicate of guardSendFD can send it a listener.
+// Descriptors of a guard. A process that has a duplicate of guardSendFD can send a listener to the
+// guard.
 const (
 	guardReceiveFD = 3
 	guardSendFD    = 4
 )
 
-// guardCapabilities are all capabilities of a guard: to make packet and raw sockets, to read the
-// arguments and descriptors of the processes inside, and to kill init.
+// guardCapabilities are all capabilities of a guard: to make packet and raw sockets, to read
+// arguments of calls and descriptors of the processes inside, and to kill init.
 var guardCapabilities = []uintptr{unix.CAP_NET_RAW, unix.CAP_SYS_PTRACE, unix.CAP_KILL}
 
-// startGuard starts a guard for the instance and returns its process and the descriptor over which
-// listeners are sent to it.
+// startGuard starts a guard for the instance. It returns the id of the guard process and the
+// descriptor over which listeners are sent to the guard.
 func startGuard(s Spec) (process.ID, *os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -104,7 +111,7 @@ func startGuard(s Spec) (process.ID, *os.File, error) {
 		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
 	}
 	id, err := process.Of(cmd.Process.Pid)
-	go cmd.Wait() // reap the guard if it ends before us
+	go cmd.Wait() // reap the guard if it ends before this process
 	if err != nil {
 		send.Close()
 		return process.ID{}, nil, fmt.Errorf("start the guard: %w", err)
@@ -112,7 +119,8 @@ func startGuard(s Spec) (process.ID, *os.File, error) {
 	return id, send, nil
 }
 
-// ensureGuard returns the guard of a running instance, and starts one if there is none.
+// ensureGuard returns the process id of the guard of a running instance. It starts a guard if there
+// is none.
 func ensureGuard(s Spec, init process.ID) (process.ID, error) {
 	if id, err := findGuard(s.Namespace); err == nil {
 		return id, nil
@@ -125,14 +133,15 @@ func ensureGuard(s Spec, init process.ID) (process.ID, error) {
 	return id, tellGuard(send, init)
 }
 
-// onLostThread runs fn on a new thread, which ends afterwards. It avoids the main thread, which cannot
-// end, and whose namespaces are shown as those of the process.
+// onLostThread runs fn on a new thread, which ends afterwards, and returns the error of fn. It does
+// not use the main thread, which cannot end and whose namespaces /proc shows as the namespaces of the
+// process.
 func onLostThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
-			done <- onLostThread(fn) // on another thread: the main thread is locked now
+			done <- onLostThread(fn) // the main thread is locked now, so this uses another one
 			runtime.UnlockOSThread()
 			return
 		}
@@ -157,7 +166,8 @@ func startConfined(cmd *exec.Cmd, namespace string) error {
 	return cmd.Start()
 }
 
-// findGuard returns the guard of the instance with this network namespace.
+// findGuard returns the process id of the guard of the instance with this network namespace, or
+// ErrGone.
 func findGuard(namespace string) (process.ID, error) {
 	inside, err := netns.Processes(namespace)
 	if err != nil {
@@ -168,11 +178,11 @@ func findGuard(namespace string) (process.ID, error) {
 			return id, nil
 		}
 	}
-	return process.ID{}, fmt.Errorf("the guard of %s: %w", namespace, ErrGone)
+	return process.ID{}, fmt.Errorf("find the guard of %s: %w", namespace, ErrGone)
 }
 
-// isGuard reports whether a process in the network namespace of an instance is its guard. The
-// instance's own processes are in a pid namespace below ours.
+// isGuard reports whether a process in the network namespace of an instance is the instance's guard.
+// The instance's own processes are in a pid namespace below ours; the guard is not.
 func isGuard(id process.ID) bool {
 	if _, depth := process.NamespacedPID(id.PID); depth != 1 {
 		return false
@@ -195,7 +205,7 @@ func dialGuard(id process.ID) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "guard"), nil
 }
 
-// The kinds of messages to a guard. Descriptors are sent with each.
+// The kinds of messages to a guard. Each message carries descriptors.
 const (
 	messageInit     = "init"     // the pidfd of the instance's init
 	messageListener = "listener" // the listener of a filter, and the socket for the guard's answer
@@ -205,22 +215,23 @@ const (
 func tellGuard(guard *os.File, init process.ID) error {
 	pidfd, err := unix.PidfdOpen(init.PID, 0)
 	if err != nil {
-		return fmt.Errorf("open init for the guard: %w", err)
+		return fmt.Errorf("open the process of init for the guard: %w", err)
 	}
 	defer unix.Close(pidfd)
 	if err := unix.Sendmsg(int(guard.Fd()), []byte(messageInit), unix.UnixRights(pidfd), nil, unix.MSG_NOSIGNAL); err != nil {
-		return fmt.Errorf("tell the guard: %w", err)
+		return fmt.Errorf("tell the guard which process is init: %w", err)
 	}
 	return nil
 }
 
-// guardTimeout bounds the wait for a guard's answer, and a guard's wait for its first message. A guard
-// answers within milliseconds.
+// guardTimeout bounds how long a stage waits for the guard's answer, and how long a guard waits until
+// it is told the process of init. A guard answers within milliseconds.
 const guardTimeout = 5 * time.Second
 
 const guardAccepts = "accepted"
 
-// handOver sends listener to the guard and waits until the guard has accepted it.
+// handOver sends a listener of guarded calls to the guard and waits until the guard has accepted the
+// listener.
 func handOver(guard *os.File, listener int) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -240,42 +251,43 @@ func handOver(guard *os.File, listener int) error {
 	n, err := unix.Read(pair[0], answer)
 	switch {
 	case err != nil:
-		return fmt.Errorf("wait for the guard: %w", err)
+		return fmt.Errorf("wait for the guard's answer: %w", err)
 	case n == 0:
 		return errors.New("the guard ended before it answered")
 	case string(answer[:n]) != guardAccepts:
-		return fmt.Errorf("the guard refuses: %s", answer[:n])
+		return fmt.Errorf("the guard does not accept the listener: %s", answer[:n])
 	}
 	return nil
 }
 
 // A guard decides the guarded calls of the instance in its network namespace (guard_calls.go). The
-// goroutine of runGuard owns its fields. It alone receives calls and makes sockets, so that no two
-// sockets are made on the same count. Up to maxOptions goroutines set options and listen. A goroutine
-// holds at most one of the mutexes; meanwhile it may call diag, whose own mutex is a leaf.
+// goroutine of runGuard owns the fields of the guard. Only this goroutine receives calls and makes
+// sockets, so that the count of sockets does not change between the check and the new socket. Up to
+// maxOptions other goroutines set options and listen. A goroutine holds at most one of the mutexes,
+// and may then call methods of diag, whose own mutex is a leaf.
 type guard struct {
-	problem   error // why it cannot accept listeners; nil: it can
+	problem   error // why the guard cannot accept listeners; nil: it accepts them
 	diag      *sockDiag
 	before    map[string]int // number of sockets by protocol before the instance started, including our own
-	endFile   string         // path of the file for the reason if the guard kills the instance
+	endFile   string         // path of the file that gets the reason when the guard kills the instance
 	init      int            // pidfd of the instance's init, or -1
-	listeners []int          // of filters, on which calls are received
+	listeners []int          // listeners of seccomp filters, from which calls are received
 
 	sockstat int       // descriptor of /proc/net/sockstat
-	looked   time.Time // when watch last ran
+	looked   time.Time // when the method watch last ran
 	locks    int       // file locks at the last count
-	requests int       // for locks that are admitted until the next count
+	requests int       // number of lock requests that are admitted before the next count
 
-	window time.Time     // begin of the current guardWindow
-	spent  time.Duration // our processor time at that moment
+	window time.Time     // when the current guardWindow began
+	spent  time.Duration // the guard's processor time when window began
 
-	options chan struct{} // one for each goroutine, at most maxOptions
+	options chan struct{} // one element for each running goroutine, at most maxOptions
 	rings   sync.Mutex    // held from the sum of the rings until the new ring is made
 	filters sync.Mutex    // held from the sum of the filters until the new filter is set
 	listens sync.Mutex    // held from the count of listeners until the new one listens
 }
 
-// runGuard is the guard stage.
+// runGuard is the guard stage. It returns when init has ended.
 func runGuard([]string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
@@ -293,7 +305,8 @@ func runGuard([]string) error {
 	}
 }
 
-// prepare checks that the kernel answers everything that the guard must know.
+// prepare opens what the guard reads. It returns an error if the kernel cannot answer one of the
+// queries that the guard needs.
 func (g *guard) prepare() (err error) {
 	if g.diag, err = newSockDiag(); err != nil {
 		return err
@@ -321,7 +334,8 @@ func (g *guard) prepare() (err error) {
 	return nil
 }
 
-// turn waits for a call or a message and handles it. It returns false when init has ended.
+// turn waits until calls or a message arrive, or watchInterval has passed, and handles them. It
+// returns false when init has ended.
 func (g *guard) turn() (again bool, err error) {
 	g.throttle()
 	fds := append(make([]unix.PollFd, 0, 2+len(g.listeners)),
@@ -329,7 +343,7 @@ func (g *guard) turn() (again bool, err error) {
 	for _, fd := range g.listeners {
 		fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
-	timeout := guardTimeout // without init: the launcher may have died
+	timeout := guardTimeout // before the guard knows init; the launcher may have died
 	if g.init >= 0 {
 		timeout = watchInterval
 	}
@@ -363,7 +377,8 @@ func (g *guard) turn() (again bool, err error) {
 	return true, nil
 }
 
-// throttle sleeps until the window ends if the guard has used its share of processor time.
+// throttle sleeps until the current guardWindow ends if the guard has used guardShare of processor
+// time in it.
 func (g *guard) throttle() {
 	var used unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
@@ -380,7 +395,8 @@ func (g *guard) throttle() {
 
 // watch kills the instance if its TCP and UDP sockets hold too much memory.
 func (g *guard) watch() {
-	// "sockets: used 12" counts all families. It is read first, because the sum takes longer.
+	// The line "sockets: used 12" counts the sockets of all families. Reading it is faster than
+	// summing their memory, which is not needed if they are few.
 	var head [32]byte
 	n, err := unix.Pread(g.sockstat, head[:], 0)
 	number, _, _ := bytes.Cut(bytes.TrimPrefix(head[:max(n, 0)], []byte("sockets: used ")), []byte("\n"))
@@ -394,7 +410,7 @@ func (g *guard) watch() {
 	}
 }
 
-// receive handles a message of another stage.
+// receive handles a message that another stage has sent to the guard.
 func (g *guard) receive() {
 	message, rights := make([]byte, 16), make([]byte, unix.CmsgSpace(2*4))
 	n, rn, _, _, err := unix.Recvmsg(guardReceiveFD, message, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answer receives one guarded call and answers it.
+// answer receives one guarded call from listener and answers it.
 func (g *guard) answer(listener int) {
 	q, err := receiveCall(listener)
 	if err != nil {
@@ -34,7 +34,8 @@ func (g *guard) answer(listener int) {
 	}
 }
 
-// begin answers a call on a new goroutine, because it can take long.
+// begin runs the function answer for a call on a new goroutine, because it can take long. If
+// maxOptions goroutines run, the call fails with ENOBUFS.
 func (g *guard) begin(q *guardedCall, answer func(*guardedCall)) {
 	select {
 	case g.options <- struct{}{}:
@@ -47,8 +48,8 @@ func (g *guard) begin(q *guardedCall, answer func(*guardedCall)) {
 	}
 }
 
-// listen makes a socket listen. Connections that are not accepted yet are charged to no cgroup, so
-// there may be only maxListeners of TCP.
+// listen executes listen(2) for the calling process. Connections that are not accepted yet are
+// charged to no cgroup, so an instance may have only maxListeners listening TCP sockets.
 func (g *guard) listen(q *guardedCall) {
 	fd, err := q.descriptor(int(int32(q.args[0])))
 	if err != nil {
@@ -62,7 +63,7 @@ func (g *guard) listen(q *guardedCall) {
 func (g *guard) setListening(fd, backlog int) error {
 	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
 		return err
-	} else if family == unix.AF_UNIX { // its connections are charged to the connecting process
+	} else if family == unix.AF_UNIX { // connections of a unix socket are charged to the connecting process
 		return unix.Listen(fd, backlog)
 	}
 	g.listens.Lock()
@@ -77,13 +78,13 @@ func (g *guard) setListening(fd, backlog int) error {
 	return unix.Listen(fd, backlog)
 }
 
-// locksUncounted is the number of requests for locks between two counts. A request adds at most two
-// locks, when it splits an existing one.
+// locksUncounted is the number of lock requests that the guard admits between two counts of the
+// locks. A request adds at most two locks, when it splits an existing lock.
 const locksUncounted = 512
 
-// lock admits a request to lock or unlock a file if the instance has fewer than maxLocks. The two
-// cannot be distinguished, because the argument can change after the check. A process with too many
-// locks can release them by closing the files.
+// lock admits a request to lock or unlock a file if the instance has fewer than maxLocks locks. It
+// cannot admit only unlocking, because the argument that says which of the two is requested can
+// change after the check. A process with too many locks can release them by closing the files.
 func (g *guard) lock(q *guardedCall) {
 	if g.requests == 0 || g.locks >= maxLocks {
 		n, err := countLocks()
@@ -112,7 +113,8 @@ func countLocks() (int, error) {
 	}
 	of := map[string]int{}
 	for line := range strings.Lines(string(table)) {
-		// "12: POSIX  ADVISORY  WRITE 4711 00:1f:1042 0 EOF"; "12: -> POSIX …" waits
+		// A line is "12: POSIX  ADVISORY  WRITE 4711 00:1f:1042 0 EOF", or "12: -> POSIX …" for a
+		// process that waits for a lock. 4711 is the pid.
 		f := strings.Fields(strings.Replace(line, "-> ", "", 1))
 		if len(f) > 4 {
 			of[f[4]]++
@@ -128,9 +130,9 @@ func countLocks() (int, error) {
 	return sum, nil
 }
 
-// socket makes a socket if the instance has fewer than the limit. Otherwise it returns ENOBUFS, which
-// socket(2) explains as too little memory until other sockets are closed. EMFILE and ENFILE are for
-// the limits of a process and of the machine.
+// socket makes a socket and returns its descriptor. If the instance already has the maximum of such
+// sockets, it returns ENOBUFS: socket(2) says that too little memory is available until other sockets
+// are closed. EMFILE and ENFILE would mean a limit of the process or of the machine.
 func (g *guard) socket(family, kind, protocol int32) (int, error) {
 	now, err := countSockets()
 	if err != nil {
@@ -151,8 +153,8 @@ func (g *guard) socket(family, kind, protocol int32) (int, error) {
 	return unix.Socket(int(family), int(kind)|unix.SOCK_CLOEXEC, int(protocol))
 }
 
-// countSockets returns the number of sockets of each protocol in the network namespace, bound or not.
-// Other sources, such as /proc/net/netlink, do not show unbound ones.
+// countSockets returns the number of sockets of each protocol in the guard's network namespace, from
+// /proc/net/protocols. Other files, such as /proc/net/netlink, do not show unbound sockets.
 func countSockets() (map[string]int, error) {
 	table, err := os.ReadFile("/proc/self/net/protocols")
 	if err != nil {
@@ -160,7 +162,8 @@ func countSockets() (map[string]int, error) {
 	}
 	sockets := map[string]int{}
 	for line := range strings.Lines(string(table)) {
-		// "PACKET   1472      3      -1   NI       0   no   kernel …"
+		// A line is "PACKET   1472      3      -1   NI       0   no   kernel …"; 3 is the number of
+		// sockets.
 		f := strings.Fields(line)
 		if len(f) < 3 {
 			continue
@@ -197,9 +200,9 @@ func (g *guard) setOption(q *guardedCall) {
 	q.fail(g.set(fd, level, option, value))
 }
 
-// attach sets a filter of a packet, raw or netlink socket, if it is short enough. The kernel translates
-// a filter into memory that is charged to no cgroup. Other sockets may have no filter, because their
-// number is not bounded.
+// attach sets the filter of a packet, raw or netlink socket if the filter is short enough. The kernel
+// translates a filter into memory that is charged to no cgroup. Other sockets may have no filter,
+// because the number of these sockets is not bounded.
 func (g *guard) attach(fd int, filter []unix.SockFilter) error {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
@@ -228,9 +231,10 @@ func setFilter(fd int, filter []unix.SockFilter) error {
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
-// filterBytes returns an upper bound of the memory of a translated filter. The kernel tells the exact
-// size only afterwards. One instruction becomes several of 8 bytes, and one that reads the packet
-// becomes many (bpf_convert_filter in net/core/filter.c).
+// filterBytes returns an upper bound of the memory that a filter takes after the kernel has
+// translated it. The kernel reports the exact size only after the filter is set. One instruction
+// becomes several instructions of 8 bytes each, and an instruction that reads the packet becomes many
+// (bpf_convert_filter in net/core/filter.c).
 func filterBytes(filter []unix.SockFilter) uint64 {
 	const head, each, load = 256, 8 * 8, 24 * 8
 	sum := uint64(head)
@@ -258,14 +262,15 @@ func (g *guard) set(fd, level, option int, value []byte) error {
 	case unix.PACKET_ADD_MEMBERSHIP, unix.PACKET_DROP_MEMBERSHIP:
 		return setMembership(fd, option, value)
 	case unix.PACKET_FANOUT:
-		// The longer form of the argument would allow 65,536 members.
+		// Only the first 4 bytes are passed on: the longer form of the argument would allow a fanout
+		// group of 65,536 members.
 		return unix.SetsockoptString(fd, level, option, string(value[:min(4, len(value))]))
 	}
 	return unix.ENOPROTOOPT
 }
 
-// setRing sets a ring if all rings of the instance together stay within maxRingBytes. After ENOMEM
-// libpcap asks for a smaller ring.
+// setRing sets the ring of a packet socket if all rings of the instance together stay within
+// maxRingBytes. If not, it returns ENOMEM, after which libpcap asks for a smaller ring.
 func (g *guard) setRing(fd, option int, value []byte) error {
 	want, ok := ringBytes(value)
 	if !ok {
@@ -282,9 +287,10 @@ func (g *guard) setRing(fd, option int, value []byte) error {
 	return unix.SetsockoptString(fd, unix.SOL_PACKET, option, string(value))
 }
 
-// setMembership makes a packet socket receive all packets, as tcpdump does. It refuses memberships of
-// single addresses: the kernel does not bound their number, and walks them with the machine's network
-// lock held. They would be useless, because the switch delivers no multicast.
+// setMembership makes a packet socket receive all packets, as tcpdump does. It refuses memberships
+// for single addresses: the kernel does not bound their number, and walks the list while it holds the
+// network lock of the machine. They would be useless anyway, because the switch delivers no
+// multicast.
 func setMembership(fd, option int, value []byte) error {
 	m, ok := parseMembership(value)
 	if !ok {
@@ -293,19 +299,19 @@ func setMembership(fd, option int, value []byte) error {
 	if m.Type != unix.PACKET_MR_PROMISC && m.Type != unix.PACKET_MR_ALLMULTI {
 		return unix.EPERM
 	}
-	// Without an address, equal requests do not add up in the kernel.
+	// The request has no address, so the kernel counts repeated requests as one membership.
 	return unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, option, &unix.PacketMreq{Ifindex: m.Ifindex, Type: m.Type})
 }
 
-// setBuffer sets the bound of a queue, to at most maxSocketBuffer. The kernel applies net.core.rmem_max
-// in the same way.
+// setBuffer sets the buffer size of a socket, to at most maxSocketBuffer. A larger value is reduced
+// to the maximum, as the kernel does with net.core.rmem_max.
 func setBuffer(fd, option int, value []byte) error {
 	size, ok := parseInt(value)
 	if !ok {
 		return unix.EINVAL
 	}
 	if size < 0 {
-		size = maxSocketBuffer // the kernel takes a negative size as the largest
+		size = maxSocketBuffer // the kernel treats a negative size as the largest one
 	}
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, min(size, maxSocketBuffer))
 }

@@ -219,9 +219,9 @@ func TestGuardEndsWithInstance(t *testing.T) {
 	}
 }
 
-// TestNoPacketSocketWithoutGuard: guarded calls fail when the guard is dead. Commands that enter
+// TestPacketSocketFailsWithoutGuard: guarded calls fail when the guard is dead. Commands that enter
 // afterwards have another guard.
-func TestNoPacketSocketWithoutGuard(t *testing.T) {
+func TestPacketSocketFailsWithoutGuard(t *testing.T) {
 	s := newSpec(t, "unguarded", DefaultImage)
 	boot(t, s)
 	before := startFiller(t, s)
