@@ -30,13 +30,14 @@ func TestPacketSocketsAreLimitedPerInstance(t *testing.T) {
 	login.wants("packet", 1, 0, "ENOBUFS")
 	login.wants("packet-of-inet", 1, 0, "EPROTONOSUPPORT")
 
-	// A closed socket makes room; one in flight between two processes does not.
+	// Closing a socket makes room for another one. A socket in flight between two processes still
+	// counts.
 	login.wants("close", 10, 10, "-")
 	second.wants("packet", 4000, 10, "ENOBUFS")
 	second.wants("close", 10, 10, "-")
 	second.wants("send-away", 4000, 10, "ENOBUFS")
 
-	// Eight processes at once.
+	// Eight processes that open sockets at the same time share the limit too.
 	login.wants("close", 30, 30, "-")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -52,7 +53,7 @@ func TestPacketSocketsAreLimitedPerInstance(t *testing.T) {
 	}
 	wg.Wait()
 	if sum != 30 {
-		t.Errorf("eight processes opened %d packet sockets together, want 30", sum)
+		t.Errorf("eight processes together opened %d packet sockets, want 30", sum)
 	}
 }
 
@@ -64,11 +65,11 @@ func TestRingsAreLimitedPerInstance(t *testing.T) {
 	before := available(t)
 	a.wants("ring-of-1GiB", 1, 0, "ENOMEM")
 	if fell := before - available(t); fell > 256<<20 {
-		t.Errorf("the node's free memory fell by %d MiB", fell>>20)
+		t.Errorf("the node's free memory fell by %d MiB while a ring of 1 GiB was refused, want at most 256", fell>>20)
 	}
 	a.wants("ring-of-nonsense", 1, 0, "EINVAL")
 
-	// Four rings of 2 MiB, in both directions, in two processes.
+	// Receive and transmit rings of two processes share the limit: four rings of 2 MiB are possible.
 	a.wants("ring-of-2MiB", 1, 1, "-")
 	a.wants("tx-ring-of-2MiB", 1, 1, "-")
 	b.wants("packet", 1, 1, "-")
@@ -82,7 +83,8 @@ func TestRingsAreLimitedPerInstance(t *testing.T) {
 	b.wants("ring-away", 1, 1, "-")
 	b.wants("ring-of-2MiB", 1, 1, "-")
 
-	// The kernel rounds blocks up to a power of two of pages.
+	// A ring counts with the size that the kernel gives it: blocks are rounded up to a power of two
+	// of pages.
 	b.wants("close", 2, 2, "-")
 	b.wants("packet", 1, 1, "-")
 	b.wants("ring-of-2MiB", 1, 1, "-")
@@ -93,8 +95,8 @@ func TestRingsAreLimitedPerInstance(t *testing.T) {
 	b.wants("ring-of-5-pages", 1, 1, "-")
 }
 
-// TestFiltersAreLimitedPerInstance: the filters of all packet sockets have a common limit, those of raw
-// and netlink sockets one for each.
+// TestFiltersAreLimitedPerInstance: one limit applies to the filters of all packet sockets together.
+// Another limit applies to the filter of each raw or netlink socket.
 func TestFiltersAreLimitedPerInstance(t *testing.T) {
 	s := newSpec(t, "filters", DefaultImage)
 	boot(t, s)
@@ -106,10 +108,10 @@ func TestFiltersAreLimitedPerInstance(t *testing.T) {
 	b.wants("long-filter", 1, 0, "ENOMEM")
 	b.wants("filter-of-64", 1, 1, "-")
 	a.wants("close", 1, 1, "-")
-	b.wants("long-filter", 1, 1, "-") // the first filter is gone
+	b.wants("long-filter", 1, 1, "-") // the filter of the closed socket no longer counts
 	b.wants("close", 1, 1, "-")
 
-	// Instructions that read the packet count more.
+	// An instruction that reads the packet counts more than another instruction.
 	a.wants("packet", 1, 1, "-")
 	a.wants("filter-of-loads", 1, 0, "ENOMEM")
 	a.wants("most-loads", 1, 1, "-")
@@ -123,7 +125,8 @@ func TestFiltersAreLimitedPerInstance(t *testing.T) {
 	}
 }
 
-// TestPacketSocketsHoldLittleBesidesRings: queues, fanout groups and memberships are limited.
+// TestPacketSocketsHoldLittleBesidesRings: the queues, fanout groups and memberships of packet
+// sockets are limited, and so is the number of raw and netlink sockets.
 func TestPacketSocketsHoldLittleBesidesRings(t *testing.T) {
 	s := newSpec(t, "queues", DefaultImage)
 	boot(t, s)
@@ -144,7 +147,7 @@ func TestPacketSocketsHoldLittleBesidesRings(t *testing.T) {
 	f.wants("netlink", 1000, maxNetlinkSockets-1, "ENOBUFS")
 }
 
-// guardOf returns the guard of a running instance.
+// guardOf returns the process id of the guard of a running instance.
 func guardOf(t *testing.T, s Spec) process.ID {
 	t.Helper()
 	id, err := findGuard(s.Namespace)
@@ -154,14 +157,15 @@ func guardOf(t *testing.T, s Spec) process.ID {
 	return id
 }
 
-// sniffOne runs tcpdump until it has captured one packet, while ping sends.
+// sniffOne runs tcpdump with this filter expression inside until it has captured one packet, while
+// ping sends packets. It returns the output and the exit status of tcpdump.
 func sniffOne(t *testing.T, s Spec, expression string) (out string, code int) {
 	t.Helper()
 	return inside(t, s, "sh", "-c", `ping -i 0.05 10.200.7.1 >/dev/null & timeout 30 tcpdump -c 1 -n -i eth0 "$0" 2>&1; code=$?; kill $!; exit $code`, expression)
 }
 
-// TestToolsCanOpenPacketSockets: common tools work in an instance, even while 60 of its 64 packet sockets
-// are open.
+// TestToolsCanOpenPacketSockets: tcpdump, nmap, ping and ip work inside an instance, even while 60 of
+// its 64 packet sockets are open.
 func TestToolsCanOpenPacketSockets(t *testing.T) {
 	s := newSpec(t, "tools", DefaultImage)
 	boot(t, s)
@@ -169,17 +173,17 @@ func TestToolsCanOpenPacketSockets(t *testing.T) {
 		t.Helper()
 		out, code := sniffOne(t, s, "icmp")
 		if code != 0 || !strings.Contains(out, "ICMP echo") {
-			t.Errorf("tcpdump: %d\n%s", code, out)
+			t.Errorf("tcpdump ended with status %d, want 0 and a captured packet; output:\n%s", code, out)
 		}
 		out, code = inside(t, s, "nmap", "-n", "-Pn", "-sS", "-p", "1-100", "10.200.7.1")
 		if code != 0 || !strings.Contains(out, "100 closed tcp ports (reset)") {
-			t.Errorf("nmap -sS: %d\n%s", code, out)
+			t.Errorf("nmap -sS ended with status %d, want 0 and 100 closed ports; output:\n%s", code, out)
 		}
 		if out, code = inside(t, s, "ping", "-c", "1", "-W", "5", "10.200.7.1"); code != 0 {
-			t.Errorf("ping: %d\n%s", code, out)
+			t.Errorf("ping ended with status %d, want 0; output:\n%s", code, out)
 		}
 		if out, code = inside(t, s, "ip", "-br", "link"); code != 0 || !strings.Contains(out, "eth0") {
-			t.Errorf("ip: %d\n%s", code, out)
+			t.Errorf("ip link ended with status %d, want 0 and eth0; output:\n%s", code, out)
 		}
 	}
 	check()
@@ -188,7 +192,8 @@ func TestToolsCanOpenPacketSockets(t *testing.T) {
 	check()
 }
 
-// TestLongFilterOfTcpdumpWorks: libpcap filters in user space if a filter is too long for the instance.
+// TestLongFilterOfTcpdumpWorks: if a filter is longer than an instance may set, libpcap filters in
+// user space.
 func TestLongFilterOfTcpdumpWorks(t *testing.T) {
 	s := newSpec(t, "long-filter", DefaultImage)
 	boot(t, s)
@@ -198,7 +203,7 @@ func TestLongFilterOfTcpdumpWorks(t *testing.T) {
 	}
 	out, code := sniffOne(t, s, expression)
 	if code != 0 || !strings.Contains(out, "ICMP echo") || !strings.Contains(out, "kernel memory for filter") {
-		t.Errorf("tcpdump: %d, want a warning and a packet\n%s", code, out)
+		t.Errorf("tcpdump with a long filter ended with status %d, want 0, a warning and a captured packet; output:\n%s", code, out)
 	}
 }
 
@@ -206,7 +211,7 @@ func TestGuardEndsWithInstance(t *testing.T) {
 	s := newSpec(t, "guard", DefaultImage)
 	inst := boot(t, s)
 	guard := guardOf(t, s)
-	unix.Kill(inst.Pid(), unix.SIGKILL) // without cleanup, as if it had crashed
+	unix.Kill(inst.Pid(), unix.SIGKILL) // init dies without any cleanup, as if it had crashed
 	eventually(t, "the guard ends with init", func() bool { return !guard.Alive() })
 
 	boot(t, s)
@@ -215,7 +220,7 @@ func TestGuardEndsWithInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	if guard.Alive() {
-		t.Error("the guard runs after Remove")
+		t.Error("the guard still runs after Remove")
 	}
 }
 
@@ -232,12 +237,13 @@ func TestPacketSocketFailsWithoutGuard(t *testing.T) {
 	}
 	before.wants("packet", 1, 0, "ENOSYS")
 	before.wants("ring-of-2MiB", 1, 0, "ENOSYS")
-	after := startFiller(t, s) // served by another guard, which counts earlier sockets too
+	after := startFiller(t, s) // served by another guard, which counts the earlier sockets too
 	after.wants("packet", 4000, maxPacketSockets-1, "ENOBUFS")
 	before.wants("packet", 1, 0, "ENOSYS")
 }
 
-// TestGuardUsesLittleMemory: a node has as many guards as instances.
+// TestGuardUsesLittleMemory: a guard and an init must be small, because a node has one of each for
+// every instance.
 func TestGuardUsesLittleMemory(t *testing.T) {
 	s := newSpec(t, "small", DefaultImage)
 	inst := boot(t, s)
@@ -250,12 +256,13 @@ func TestGuardUsesLittleMemory(t *testing.T) {
 		_, rest, _ := strings.Cut(string(memory), "Anonymous:")
 		var kib int
 		if _, err := fmt.Sscan(rest, &kib); err != nil || kib > 8<<10 {
-			t.Errorf("%s has %d KiB of anonymous memory (%v), want 8,192 at most", what, kib, err)
+			t.Errorf("the %s has %d KiB of anonymous memory (error %v), want at most 8,192", what, kib, err)
 		}
 	}
 }
 
-// TestGuardLimitsItsProcessorTime: the guard's processor time is not charged to the instance.
+// TestGuardLimitsItsProcessorTime: however many calls an instance makes, its guard uses at most a
+// fifth of a processor, because the guard's time is not charged to the instance.
 func TestGuardLimitsItsProcessorTime(t *testing.T) {
 	s := newSpec(t, "share", DefaultImage)
 	boot(t, s)
@@ -263,7 +270,7 @@ func TestGuardLimitsItsProcessorTime(t *testing.T) {
 	var fillers []*filler
 	for range 8 {
 		f := startFiller(t, s)
-		f.wants("udp", 0, 0, "-") // it runs
+		f.wants("udp", 0, 0, "-") // wait until the filler runs
 		fillers = append(fillers, f)
 	}
 	begin, before := time.Now(), processorTime(t, guard)
@@ -273,11 +280,11 @@ func TestGuardLimitsItsProcessorTime(t *testing.T) {
 	}
 	wg.Wait()
 	if used, took := processorTime(t, guard)-before, time.Since(begin); used > took*3/10 {
-		t.Errorf("the guard used %v of processor time in %v, want a fifth", used, took)
+		t.Errorf("the guard used %v of processor time in %v, want about a fifth, at most 3/10", used, took)
 	}
 }
 
-// processorTime returns the processor time of a process.
+// processorTime returns the processor time that a process has used.
 func processorTime(t *testing.T, id process.ID) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id.PID))
@@ -293,7 +300,8 @@ func processorTime(t *testing.T, id process.ID) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// TestGuardOutlivesDaemon boots the instance in a daemon that is killed.
+// TestGuardOutlivesDaemon boots the instance from a daemon that is then killed. The guard still
+// limits the sockets, and ends when the next daemon kills the instance.
 func TestGuardOutlivesDaemon(t *testing.T) {
 	s := newSpec(t, "guard-daemon", DefaultImage)
 	bootByAnother(t, s)
@@ -310,12 +318,13 @@ func TestGuardOutlivesDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
-		t.Errorf("processes left after Kill: %v", left)
+		t.Errorf("after Kill these processes are in the network namespace: %v, want none", left)
 	}
 }
 
-// TestSocketCallSurvivesSignalsToGuard: while the guard receives many signals, as from the Go runtime,
-// each socket call inside still returns a socket, and never standard input.
+// TestSocketCallSurvivesSignalsToGuard: the Go runtime sends many signals to the threads of the
+// guard. Nevertheless each socket call inside returns a new socket, and never the descriptor 0, which
+// is standard input.
 func TestSocketCallSurvivesSignalsToGuard(t *testing.T) {
 	s := newSpec(t, "signals", DefaultImage)
 	boot(t, s)
@@ -338,6 +347,6 @@ func TestSocketCallSurvivesSignalsToGuard(t *testing.T) {
 	close(stop)
 	<-ended
 	if code != 0 || err != nil {
-		t.Errorf("status %d, %v: %s", code, err, &output)
+		t.Errorf("the script that opens sockets ended with status %d (error %v), want 0; output: %s", code, err, &output)
 	}
 }

@@ -13,12 +13,12 @@ import (
 )
 
 // A guardedCall is a system call that the filter suspends until the guard answers; seccomp(2),
-// "SECCOMP_IOCTL_NOTIF_RECV". The calling thread is stopped meanwhile, but others can change the
-// memory that its arguments point to.
+// "SECCOMP_IOCTL_NOTIF_RECV". The calling thread is stopped meanwhile, but other threads can change
+// the memory to which the arguments of the call point.
 type guardedCall struct {
 	listener int
 	id       uint64
-	tid      int // of the calling thread, in the node's pid namespace
+	tid      int // id of the calling thread in the node's pid namespace
 	call     int32
 	args     [6]uint64
 }
@@ -75,7 +75,7 @@ func receiveCall(listener int) (*guardedCall, error) {
 	return &guardedCall{listener: listener, id: raw.ID, tid: int(raw.TID), call: raw.Call, args: raw.Args}, nil
 }
 
-// fail makes the call return err, or 0 if err is nil.
+// fail ends the call with the error err, or with the result 0 if err is nil.
 func (q *guardedCall) fail(err error) {
 	raw := notificationAnswer{ID: q.id}
 	if err != nil {
@@ -86,29 +86,30 @@ func (q *guardedCall) fail(err error) {
 	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
 }
 
-// proceed lets the kernel execute the call. The memory that its arguments point to may have changed.
+// proceed lets the kernel execute the call. The memory to which its arguments point may have changed
+// since the guard checked them.
 func (q *guardedCall) proceed() {
 	raw := notificationAnswer{ID: q.id, Flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	ioctl(q.listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&raw))
 }
 
-// give makes the call return a duplicate of fd. The kernel makes the descriptor together with the
-// answer, or not at all.
+// give ends the call with a duplicate of fd as its result. The kernel makes the duplicate and sends
+// the answer in one step, so there is never one without the other.
 func (q *guardedCall) give(fd int, closeOnExec bool) {
 	raw := notificationFD{ID: q.id, Flags: unix.SECCOMP_ADDFD_FLAG_SEND, FD: uint32(fd)}
 	if closeOnExec {
 		raw.DescriptorFlag = unix.O_CLOEXEC
 	}
-	// If a signal arrives between the answer and the descriptor, the call returns 0, which is
-	// standard input (kernel/seccomp.c, seccomp_notify_addfd). The Go runtime sends signals to
-	// its threads often.
+	// If a signal arrives at this thread during the ioctl, the call can return 0, which is standard
+	// input (kernel/seccomp.c, seccomp_notify_addfd). The Go runtime sends signals to its threads
+	// often, so they are blocked.
 	err := withoutSignals(func() error { return ioctl(q.listener, ioctlAddFD, unsafe.Pointer(&raw)) })
 	if err != nil {
-		q.fail(err) // EMFILE: the caller has too many descriptors
+		q.fail(err) // such as EMFILE: the calling process has too many descriptors
 	}
 }
 
-// withoutSignals calls f with all signals blocked on its thread.
+// withoutSignals calls f with all signals blocked on the current thread, and returns the error of f.
 func withoutSignals(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -123,16 +124,16 @@ func withoutSignals(f func() error) error {
 	return errors.Join(err, unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil))
 }
 
-// valid reports whether the thread still waits for the answer. If so, everything that was opened by
-// its tid before belongs to it, and not to a thread that reused the tid.
+// valid reports whether the calling thread still waits for the answer. If it does, what the guard
+// opened or read by the tid before belongs to that thread, and not to one that reused the tid.
 func (q *guardedCall) valid() bool {
 	return ioctl(q.listener, ioctlValid, unsafe.Pointer(&q.id)) == nil
 }
 
-// maxValue is the longest value of an option, in bytes.
+// maxValue is the length of the longest option value that setsockopt may have, in bytes.
 const maxValue = 64
 
-// value copies the value that the arguments of setsockopt point to.
+// value returns a copy of the option value to which the arguments of a setsockopt call point.
 func (q *guardedCall) value() ([]byte, error) {
 	length := int32(q.args[4])
 	if length < 0 || length > maxValue {
@@ -144,7 +145,7 @@ func (q *guardedCall) value() ([]byte, error) {
 	return q.read(q.args[3], int(length))
 }
 
-// read copies memory of the calling thread.
+// read returns a copy of length bytes at address in the memory of the calling thread.
 func (q *guardedCall) read(address uint64, length int) ([]byte, error) {
 	value := make([]byte, length)
 	local := []unix.Iovec{{Base: &value[0]}}
@@ -156,7 +157,8 @@ func (q *guardedCall) read(address uint64, length int) ([]byte, error) {
 	return value, nil
 }
 
-// filter copies the program of a struct sock_fprog: its length, padding, its address.
+// filter returns a copy of the program that fprog describes. fprog is a struct sock_fprog: the length
+// of the program, padding, and its address.
 func (q *guardedCall) filter(fprog []byte) ([]unix.SockFilter, error) {
 	if len(fprog) < int(unsafe.Sizeof(unix.SockFprog{})) {
 		return nil, unix.EINVAL
@@ -172,10 +174,10 @@ func (q *guardedCall) filter(fprog []byte) ([]unix.SockFilter, error) {
 	return unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&code[0])), length), nil
 }
 
-// descriptor returns a duplicate of the calling thread's descriptor fd.
+// descriptor returns a duplicate, in the guard, of the calling thread's descriptor fd.
 func (q *guardedCall) descriptor(fd int) (int, error) {
 	pidfd, err := unix.PidfdOpen(q.tid, unix.PIDFD_THREAD)
-	if err == unix.EINVAL { // before Linux 6.9: only for whole processes
+	if err == unix.EINVAL { // before Linux 6.9 a pidfd is possible only for a whole process
 		pidfd, err = unix.PidfdOpen(processOf(q.tid), 0)
 	}
 	if err != nil {
@@ -192,7 +194,7 @@ func (q *guardedCall) descriptor(fd int) (int, error) {
 	return own, nil
 }
 
-// processOf returns the process that a thread belongs to.
+// processOf returns the pid of the process that the thread tid belongs to, or 0 if there is none.
 func processOf(tid int) int {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
 	_, rest, _ := strings.Cut(string(status), "Tgid:")
@@ -201,8 +203,9 @@ func processOf(tid int) int {
 	return pid
 }
 
-// ringBytes returns the bytes of the ring that a struct tpacket_req or tpacket_req3 describes. The
-// kernel rounds a block up to a power of two of pages.
+// ringBytes returns the size in bytes of the ring that value describes, a struct tpacket_req or
+// tpacket_req3. ok is false if value is too short. The kernel rounds a block up to a power of two of
+// pages.
 func ringBytes(value []byte) (bytes uint64, ok bool) {
 	if len(value) < 16 {
 		return 0, false
@@ -218,7 +221,8 @@ func blockBytes(size uint32) uint64 {
 	return bytes
 }
 
-// parseMembership reads a struct packet_mreq.
+// parseMembership decodes a struct packet_mreq without its address. ok is false if value is too
+// short.
 func parseMembership(value []byte) (m unix.PacketMreq, ok bool) {
 	if len(value) < unix.SizeofPacketMreq {
 		return m, false

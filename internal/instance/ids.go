@@ -20,17 +20,18 @@ import (
 	"palisade/internal/netns"
 )
 
-// An instance has a user namespace: its ids 0 to 65535 are a range of ids of the node that nothing else
-// uses. So its root is an unprivileged user of the node, and the kernel applies its limits by user to
-// each instance separately: inotify and fanotify instances, pending signals, POSIX message queues,
-// pages of pipes, watches of epoll, descriptors in flight.
+// An instance has a user namespace. The ids 0 to 65535 inside are a range of the node's user ids that
+// nothing else uses. So root of an instance is an unprivileged user of the node, and the kernel
+// applies its limits per user to each instance separately: inotify and fanotify instances, pending
+// signals, POSIX message queues, pages of pipes, watches of epoll, descriptors in flight.
 //
 // The kernel also charges the use of a user namespace to the user who made it (user_namespaces(7)).
-// So each is made by a process that runs as the first id of its range. The range of a network
-// namespace can be found again without a file: the kernel tells who made its user namespace.
+// So each user namespace is made by a process that runs as the first id of its range. Therefore no
+// file must store the range of a network namespace: the kernel reports which user made its user
+// namespace.
 //
-// The ids lie between those that systemd gives to containers (0x00080000 to 0x6fffffff, its
-// UIDS-GIDS document) and those that it reserves below 2^31. Debian's subordinate ids
+// The ranges begin above the ids that systemd gives to containers (0x00080000 to 0x6fffffff, its
+// UIDS-GIDS document) and end below the ids that it reserves near 2^31. Debian's subordinate ids
 // (subuid(5)) end at 600165535.
 const (
 	firstID        = 0x70000000
@@ -38,18 +39,20 @@ const (
 	maxIDRanges    = 0xffe // the number of instances that one machine can have
 )
 
-// An idRange is the range of the node's ids of one instance, as its first id.
+// An idRange is the range of the node's user ids of one instance. Its value is the first id of the
+// range.
 type idRange int
 
 func (r idRange) valid() bool {
 	return r >= firstID && r < firstID+maxIDRanges*idsPerInstance && (r-firstID)%idsPerInstance == 0
 }
 
-// ErrSharedIDs means that a network namespace belongs to the node's own user namespace. Prepare replaces
-// such a namespace when no process runs in it.
+// ErrSharedIDs means that an instance's network namespace belongs to the node's own user namespace.
+// Prepare replaces such a namespace if no process runs in it.
 var ErrSharedIDs = errors.New("its network namespace was made by an earlier release, which gave instances no ids of their own")
 
-// idsOf returns the id range of the instance with this network namespace, or ErrSharedIDs.
+// idsOf returns the id range of the instance with this network namespace, or ErrSharedIDs if it has
+// none.
 func idsOf(namespace string) (idRange, error) {
 	user, err := userNamespace(netns.Path(namespace))
 	if err != nil {
@@ -59,7 +62,7 @@ func idsOf(namespace string) (idRange, error) {
 	return idsOfMaker(int(user.Fd()))
 }
 
-// userNamespace opens the user namespace that the namespace at path belongs to.
+// userNamespace opens the user namespace to which the namespace at path belongs.
 func userNamespace(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -73,11 +76,12 @@ func userNamespace(path string) (*os.File, error) {
 	return os.NewFile(uintptr(user), "user namespace of "+path), nil
 }
 
-// idsOfMaker returns the id range of a user namespace, which its maker's id begins.
+// idsOfMaker returns the id range of the user namespace with the descriptor user. The range begins
+// with the id of the user who made the namespace.
 func idsOfMaker(user int) (idRange, error) {
 	maker, err := unix.IoctlGetUint32(user, unix.NS_GET_OWNER_UID)
 	if err != nil {
-		return 0, fmt.Errorf("find who made a user namespace: %w", err)
+		return 0, fmt.Errorf("find the user who made a user namespace: %w", err)
 	}
 	if ids := idRange(maker); ids.valid() {
 		return ids, nil
@@ -85,9 +89,10 @@ func idsOfMaker(user int) (idRange, error) {
 	return 0, ErrSharedIDs
 }
 
-// makeNamespace makes a user namespace with a free id range, in it a network namespace, and a name for
-// the latter, which keeps both. It holds a lock on the directory of the names, which all daemons of
-// the machine share, from the choice of ids until the name is visible.
+// makeNamespace makes a user namespace with a free id range, makes a network namespace in it, and
+// gives the network namespace a name. Both namespaces exist as long as the name does. From the choice
+// of ids until the name is visible it holds a lock on the directory of the names, which all daemons
+// of the machine share.
 func makeNamespace(name string) error {
 	if err := os.MkdirAll(netns.Dir, 0o755); err != nil {
 		return err
@@ -124,11 +129,11 @@ func removeEarlier(name string) error {
 	return netns.Delete(name)
 }
 
-// firstChoice returns the number of the range at which the search for free ids begins.
+// firstChoice returns the number of the range with which freeIDs begins its search.
 var firstChoice = func() int { return rand.IntN(maxIDRanges) }
 
-// freeIDs chooses a range that no named network namespace and no process has. It begins at a random
-// range, so that ids are not reused soon.
+// freeIDs returns a range that no named network namespace and no process has. It begins its search at
+// a random range, so that ids are not reused soon.
 func freeIDs() (idRange, error) {
 	taken := map[idRange]bool{}
 	names, err := netns.List("")
@@ -140,7 +145,7 @@ func freeIDs() (idRange, error) {
 			taken[ids] = true
 		}
 	}
-	// A process may still run in a namespace whose name is gone.
+	// A process may still run in a namespace whose name was removed.
 	maps, err := filepath.Glob("/proc/[0-9]*/uid_map")
 	if err != nil {
 		return 0, err
@@ -158,8 +163,8 @@ func freeIDs() (idRange, error) {
 	return 0, fmt.Errorf("all %d ranges of user ids are taken", maxIDRanges)
 }
 
-// takeMapped marks every range that the uid_map at path overlaps. Each line has the first id inside,
-// the first id outside, and their number (user_namespaces(7)).
+// takeMapped adds to taken every range that overlaps the uid_map in the file at path. Each line of
+// the map has the first id inside, the first id outside, and the number of ids (user_namespaces(7)).
 func takeMapped(path string, taken map[idRange]bool) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -178,7 +183,8 @@ func takeMapped(path string, taken map[idRange]bool) {
 	}
 }
 
-// makeOwned starts the stage that makes the two namespaces, and gives the network namespace its name.
+// makeOwned starts the stage that makes the user namespace and the network namespace, and gives the
+// network namespace the name.
 func makeOwned(name string, ids idRange) error {
 	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
 	defer cancel()
@@ -205,10 +211,10 @@ func makeOwned(name string, ids idRange) error {
 		return explainStart(err)
 	}
 	defer cmd.Wait()
-	defer hold.Close() // ends both stages
+	defer hold.Close() // so both stages end
 	line, err := bufio.NewReader(status).ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("status %q: %w", line, err)
+		return fmt.Errorf("read the status line, got %q: %w", line, err)
 	}
 	pid, isPID := strings.CutPrefix(strings.TrimSpace(line), statusHeld)
 	if !isPID {
@@ -216,12 +222,13 @@ func makeOwned(name string, ids idRange) error {
 	}
 	inside, err := strconv.Atoi(pid)
 	if err != nil {
-		return fmt.Errorf("process %q: %w", pid, err)
+		return fmt.Errorf("status line with process id %q: %w", pid, err)
 	}
 	return netns.Name(name, inside)
 }
 
-// explainStart adds advice to an error if the instance's ids must not run the binary.
+// explainStart returns err. If its cause is that the instance's ids have no permission to execute the
+// binary, it adds what the operator must do.
 func explainStart(err error) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
@@ -230,11 +237,11 @@ func explainStart(err error) error {
 	return fmt.Errorf("%w: %s must be readable and executable by everybody (chmod 755), because instances run it with their own user ids", err, self)
 }
 
-// runNamespace makes a user namespace and a network namespace in it, reports the pid of the process
-// that holds them, and waits until that process ends.
+// runNamespace is the namespace stage. It starts the hold stage in a new user namespace with a new
+// network namespace, reports its pid on the status pipe, and waits until it ends.
 func runNamespace(args []string) error {
 	if len(args) < 2 {
-		return errors.New("no ids")
+		return errors.New("the namespace stage needs the first user id as argument")
 	}
 	ids, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -259,7 +266,8 @@ func runNamespace(args []string) error {
 	return cmd.Wait()
 }
 
-// runHold runs in the new namespaces and holds them until its input ends.
+// runHold is the hold stage. It runs in the new namespaces, so they exist until its standard input
+// ends.
 func runHold([]string) error {
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err

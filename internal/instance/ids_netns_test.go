@@ -19,8 +19,8 @@ import (
 	"palisade/internal/process"
 )
 
-// mapOf returns the only line of a process's uid_map or gid_map: the first id inside, the first id of
-// the node, and their number.
+// mapOf returns the only line of the uid_map or gid_map (which) of a process: the first id inside,
+// the first id of the node, and the number of ids.
 func mapOf(t *testing.T, pid int, which string) [3]int {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, which))
@@ -29,13 +29,14 @@ func mapOf(t *testing.T, pid int, which string) [3]int {
 	}
 	var m [3]int
 	if n, err := fmt.Sscan(string(data), &m[0], &m[1], &m[2]); n != 3 || err != nil || strings.Count(string(data), "\n") != 1 {
-		t.Fatalf("%s of process %d: %q", which, pid, data)
+		t.Fatalf("%s of process %d is %q, want one line with three numbers", which, pid, data)
 	}
 	return m
 }
 
-// TestProcessesHaveOnlyIDsOfTheirInstance: no process inside has a user or group of the node or of
-// another instance, even after it has changed its ids. The kernel's limits by user depend on that.
+// TestProcessesHaveOnlyIDsOfTheirInstance: no process inside has a user or group id of the node or of
+// another instance, even after it has changed its ids. Otherwise the kernel would count it as another
+// user in its limits per user.
 func TestProcessesHaveOnlyIDsOfTheirInstance(t *testing.T) {
 	seen := map[int]string{}
 	for _, name := range []string{"ids1", "ids2"} {
@@ -53,12 +54,12 @@ func TestProcessesHaveOnlyIDsOfTheirInstance(t *testing.T) {
 			t.Fatal(err)
 		}
 		if by := seen[int(ids)]; by != "" {
-			t.Errorf("%s and %s have the same ids", name, by)
+			t.Errorf("instances %s and %s have the same ids", name, by)
 		}
 		seen[int(ids)] = name
 		all, err := netns.Processes(s.Namespace)
-		if err != nil || len(all) < 7 { // init, sshd, four times sleep, and the guard, which has the ids of the node
-			t.Fatalf("processes inside: %v, %v", all, err)
+		if err != nil || len(all) < 7 { // init, sshd, four sleep processes, and the guard, which has the ids of the node
+			t.Fatalf("the network namespace has the processes %v (error %v), want at least 7", all, err)
 		}
 		want := [3]int{0, int(ids), idsPerInstance}
 		for _, p := range all {
@@ -66,7 +67,7 @@ func TestProcessesHaveOnlyIDsOfTheirInstance(t *testing.T) {
 				continue
 			}
 			if u, g := mapOf(t, p.PID, "uid_map"), mapOf(t, p.PID, "gid_map"); u != want || g != want {
-				t.Errorf("process %d has users %v and groups %v, want %v", p.PID, u, g, want)
+				t.Errorf("process %d has the uid_map %v and the gid_map %v, want %v for both", p.PID, u, g, want)
 			}
 			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
 			if err != nil {
@@ -79,7 +80,7 @@ func TestProcessesHaveOnlyIDsOfTheirInstance(t *testing.T) {
 				}
 				for _, field := range f[1:] {
 					if id, _ := strconv.Atoi(field); id < int(ids) || id >= int(ids)+idsPerInstance {
-						t.Errorf("process %d: %s", p.PID, line)
+						t.Errorf("process %d has an id that is not in the range of its instance: %s", p.PID, line)
 					}
 				}
 			}
@@ -87,8 +88,8 @@ func TestProcessesHaveOnlyIDsOfTheirInstance(t *testing.T) {
 	}
 }
 
-// An instance keeps its ids until Remove: without init, without any process, and for a daemon that has
-// just started.
+// An instance keeps its ids until Remove, also while it has no init or no process at all. A daemon
+// that has just started finds them too.
 func TestIDsStayUntilInstanceIsRemoved(t *testing.T) {
 	s := newSpec(t, "idsstay", DefaultImage)
 	before, err := idsOf(s.Namespace) // no process is in it
@@ -97,42 +98,44 @@ func TestIDsStayUntilInstanceIsRemoved(t *testing.T) {
 	}
 	chooseFrom(t, before)
 	if ids, err := freeIDs(); err != nil || ids == before {
-		t.Errorf("before its boot: range %d is chosen, %v, but the instance has it", ids, err)
+		t.Errorf("before Boot freeIDs returned range %d (error %v), but the instance has it", ids, err)
 	}
 	inst := boot(t, s)
 	if m := mapOf(t, inst.Pid(), "uid_map"); m[1] != int(before) {
-		t.Errorf("init has ids from %d on, its namespace from %d", m[1], before)
+		t.Errorf("the ids of init begin at %d, want %d as in its network namespace", m[1], before)
 	}
 	if err := inst.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	again := boot(t, s)
 	if m := mapOf(t, again.Pid(), "uid_map"); m[1] != int(before) {
-		t.Errorf("after another boot init has ids from %d on, before from %d", m[1], before)
+		t.Errorf("after another Boot the ids of init begin at %d, want %d as before", m[1], before)
 	}
-	// Without the name of the namespace, as after `ip netns delete`, the process still has the ids.
+	// After the name of the namespace is removed, as by `ip netns delete`, the process still has the
+	// ids.
 	if err := netns.Delete(s.Namespace); err != nil {
 		t.Fatal(err)
 	}
 	if ids, err := freeIDs(); err != nil || ids == before {
-		t.Errorf("without the name: range %d is chosen, %v, but a process has it", ids, err)
+		t.Errorf("after the name was removed freeIDs returned range %d (error %v), but a process has it", ids, err)
 	}
 	if err := Remove(s); err != nil {
 		t.Fatal(err)
 	}
-	// An ended process counts until the machine's init has reaped it.
+	// An ended process still has its ids until the machine's init has reaped it.
 	for end := time.Now().Add(patience); ; {
 		ids, err := freeIDs()
 		if err == nil && ids == before {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("after Remove range %d is chosen, %v; want %d, which is free again", ids, err, before)
+			t.Fatalf("after Remove freeIDs returned range %d (error %v), want %d, which is free again", ids, err, before)
 		}
 	}
 }
 
-// chooseFrom makes the search for ids begin at a range instead of a random one.
+// chooseFrom makes freeIDs begin its search at the range ids instead of a random one, until the test
+// ends.
 func chooseFrom(t *testing.T, ids idRange) {
 	t.Helper()
 	old := firstChoice
@@ -164,7 +167,7 @@ func TestConcurrentChoicesOfIDsDiffer(t *testing.T) {
 			t.Error(err)
 		}
 		if other := chosen[ids]; other != "" {
-			t.Errorf("%s and %s both have the ids from %d on", name, other, ids)
+			t.Errorf("namespaces %s and %s both have the id range that begins at %d", name, other, ids)
 		}
 		chosen[ids] = name
 	}
@@ -190,18 +193,19 @@ func TestRangesInUseAreNotChosen(t *testing.T) {
 		takeMapped(path, taken)
 		for _, ids := range tt.taken {
 			if !taken[ids] {
-				t.Errorf("%q leaves %d", tt.mapped, ids)
+				t.Errorf("with the uid_map %q takeMapped did not mark range %d", tt.mapped, ids)
 			}
 		}
 		if len(taken) != len(tt.taken) {
-			t.Errorf("%q takes %v, want %v", tt.mapped, taken, tt.taken)
+			t.Errorf("with the uid_map %q takeMapped marked %v, want %v", tt.mapped, taken, tt.taken)
 		}
 	}
 }
 
 func TestErrorNamesLimitOfUserNamespaces(t *testing.T) {
 	netnstest.NeedRoot(t)
-	// The limit is set in a new user namespace, because that of the machine applies to all programs.
+	// The test sets the limit in a new user namespace, because the machine's limit applies to all
+	// programs.
 	if os.Getenv("PALISADE_TEST_NO_USERNS") == "" {
 		mapping := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: firstID + 2*idsPerInstance}}
 		child := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
@@ -210,7 +214,7 @@ func TestErrorNamesLimitOfUserNamespaces(t *testing.T) {
 			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: mapping, GidMappings: mapping, GidMappingsEnableSetgroups: true,
 		}
 		if out, err := child.CombinedOutput(); err != nil {
-			t.Fatalf("in a user namespace of its own: %v\n%s", err, out)
+			t.Fatalf("the test in a user namespace of its own: %v\n%s", err, out)
 		}
 		return
 	}
@@ -218,7 +222,7 @@ func TestErrorNamesLimitOfUserNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := makeOwned("palisade-test-refused", firstID); err == nil || !strings.Contains(err.Error(), "user.max_user_namespaces") {
-		t.Errorf("%v; want the name of the sysctl", err)
+		t.Errorf("makeOwned returned %v, want an error with user.max_user_namespaces", err)
 	}
 }
 
@@ -246,8 +250,9 @@ func earlierInit(t *testing.T, s Spec) process.ID {
 	}
 }
 
-// After an upgrade there may be instances in the node's user namespace. They keep running, and can be
-// entered and killed. They boot again only after Prepare has replaced their namespace.
+// After an upgrade of Palisade there may be instances in the node's user namespace. They keep
+// running; the new daemon can adopt, enter and kill them. They can boot again only after Prepare has
+// replaced their namespace.
 func TestInstanceOfEarlierReleaseIsAdopted(t *testing.T) {
 	s := newSpec(t, "earlier", DefaultImage)
 	s.NICs = nil
@@ -266,19 +271,19 @@ func TestInstanceOfEarlierReleaseIsAdopted(t *testing.T) {
 		keep |= 1 << c
 	}
 	if want := fmt.Sprintf("0\n1\nCapEff:\t%016x\n0\n", keep); code != 4 || out != want {
-		t.Errorf("exec: %q, status %d; want %q and 4", out, code, want)
+		t.Errorf("Exec printed %q and returned status %d, want %q and 4", out, code, want)
 	}
 	if err := inst.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Boot(t.Context(), s); !errors.Is(err, ErrSharedIDs) {
-		t.Errorf("Boot: %v, want ErrSharedIDs", err)
+		t.Errorf("Boot before Prepare returned %v, want ErrSharedIDs", err)
 	}
 	if err := Prepare(s); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := idsOf(s.Namespace); err != nil {
-		t.Errorf("after Prepare: %v", err)
+		t.Errorf("idsOf after Prepare returned %v, want no error", err)
 	}
 	boot(t, s)
 }
@@ -294,7 +299,7 @@ func TestNetworkToolsWorkInside(t *testing.T) {
 	} {
 		out, code := inside(t, s, "timeout", "50", "sh", "-c", tt.argv)
 		if !strings.Contains(out, tt.want) || code != 0 {
-			t.Errorf("%s: status %d\n%s", tt.argv, code, out)
+			t.Errorf("command %s ended with status %d, want 0 and %q; output:\n%s", tt.argv, code, tt.want, out)
 		}
 	}
 }

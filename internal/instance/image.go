@@ -6,24 +6,24 @@ import (
 	"strings"
 )
 
-// An Image lists the services of an AMI id and their TCP ports. Every image also serves ssh on port 22,
-// with the instance's key pair.
+// An Image is what an AMI id means here: a list of services and their TCP ports. Every image also
+// serves ssh on port 22, with the instance's key pair.
 type Image struct {
 	ID       string
 	Name     string
 	Services []Service
 }
 
-// A Service is a listener that init serves itself.
+// A Service is a TCP server that runs in the instance's init process.
 type Service struct {
 	Name string // "http", "mysql"
 	Port uint16
 }
 
-// DefaultImage is the image with ssh alone, like AMI ids that the catalogue does not list.
+// DefaultImage is an image that serves only ssh, as do all AMI ids that are not in images.
 const DefaultImage = "ami-eca54085"
 
-// images is the catalogue.
+// images are the images that serve more than ssh, and DefaultImage.
 var images = []Image{
 	{DefaultImage, "Albert's favourite: ssh", nil},
 	{"ami-fba54092", "web server", []Service{{"http", 80}}},
@@ -34,8 +34,8 @@ var images = []Image{
 // imageID matches AMI ids: 8 hex digits, or 17 since 2016 (EC2 User Guide, "Resource IDs").
 var imageID = regexp.MustCompile(`^ami-([0-9a-f]{8}|[0-9a-f]{17})$`)
 
-// Lookup returns the image of an AMI id. Any well-formed id has one, because people first try the ids
-// of their own region, which a lab does not know.
+// Lookup returns the image of an AMI id, and an error if id is not well formed. An id that is not in
+// images gets an image with ssh only, because people first try the ids of their own region.
 func Lookup(id string) (Image, error) {
 	for _, image := range images {
 		if strings.EqualFold(image.ID, id) {

@@ -5,7 +5,7 @@ import "testing"
 func TestLookupAcceptsAnyWellFormedImage(t *testing.T) {
 	for _, tt := range []struct {
 		id   string
-		port uint16 // 0: ssh alone
+		port uint16 // of the only service besides ssh; 0: none
 		ok   bool
 	}{
 		{"ami-eca54085", 0, true},
@@ -23,7 +23,7 @@ func TestLookupAcceptsAnyWellFormedImage(t *testing.T) {
 	} {
 		image, err := Lookup(tt.id)
 		if (err == nil) != tt.ok {
-			t.Errorf("Lookup(%q): %v, want ok %v", tt.id, err, tt.ok)
+			t.Errorf("Lookup(%q) returned the error %v, want success %v", tt.id, err, tt.ok)
 			continue
 		}
 		var port uint16
@@ -31,7 +31,7 @@ func TestLookupAcceptsAnyWellFormedImage(t *testing.T) {
 			port = s.Port
 		}
 		if port != tt.port {
-			t.Errorf("Lookup(%q) serves %d, want %d", tt.id, port, tt.port)
+			t.Errorf("the image of %q serves port %d besides ssh, want %d", tt.id, port, tt.port)
 		}
 	}
 }
