@@ -10,8 +10,8 @@ import (
 	"palisade/firewall"
 )
 
-// tableOf compiles rules for random ports and sources, and draws packets from the ports and
-// sources that they name.
+// tableOf compiles a Table of rules for random ports and sources. It also returns senders
+// and ports that random packets of these rules have.
 func tableOf(rules, members int) (*firewall.Table, []firewall.Source, []uint16) {
 	r := rand.New(rand.NewPCG(1, uint64(rules)))
 	c := firewall.NewCompiler()
@@ -39,7 +39,7 @@ func tableOf(rules, members int) (*firewall.Table, []firewall.Source, []uint16) 
 	return set.Ingress, srcs, portsOf(r, g)
 }
 
-// portsOf draws 65,536 ports from those that the rules name.
+// portsOf returns 65,536 random ports that the rules name.
 func portsOf(r *rand.Rand, g *ec2.Group) []uint16 {
 	keys := make([]uint16, 1<<16)
 	for i := range keys {
@@ -63,8 +63,8 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-// BenchmarkMatchRulesOfOneSource asks about a source that has many rules, on ports where
-// other sources have rules too.
+// BenchmarkMatchRulesOfOneSource judges packets of a source with many rules, on ports for
+// which other sources have rules too.
 func BenchmarkMatchRulesOfOneSource(b *testing.B) {
 	for _, rules := range []int{1, 10, 1000, 10_000} {
 		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
@@ -87,7 +87,7 @@ func BenchmarkMatchRulesOfOneSource(b *testing.B) {
 			i := 0
 			for b.Loop() {
 				if !set.Ingress.Match(6, keys[i&0xffff], src).Allowed {
-					b.Fatal("a port of the rules is refused")
+					b.Fatal("Match denied a port that a rule admits")
 				}
 				i++
 			}

@@ -9,10 +9,10 @@ import (
 	"palisade/ec2"
 )
 
-// Compile builds the Table of a set of groups. number returns the GroupNumber of a group.
-// previous is the Table that the new one replaces, or nil. If previous has a rule that the
-// new Table does not have, Shrunk of the new one is generation. There is an error for each
-// rule that was left out.
+// Compile builds the Table of a set of groups, and returns an error for each rule that it
+// left out. The function number returns the GroupNumber of a group. previous is the Table
+// that the new one replaces, or nil. If previous has a rule that the new Table does not
+// have, the new Table's Shrunk is generation.
 func Compile(groups []*ec2.Group, direction ec2.Direction, number func(ec2.GroupID) GroupNumber, previous *Table, generation uint64) (*Table, []error) {
 	c := compilation{
 		table:     &Table{Generation: generation},
@@ -41,14 +41,14 @@ type span struct {
 	from, to uint32
 	rule     uint32
 	selector uint32 // or world
-	family   int    // of world: 0 for IPv4, 1 for IPv6
+	family   int    // if selector is world: 0 for IPv4, 1 for IPv6
 }
 
 type compilation struct {
 	table     *Table
 	number    func(ec2.GroupID) GroupNumber
 	bySource  map[ec2.Source]uint32
-	sources   []listed // by selector; their rule is not set
+	sources   []listed // by selector; the field rule is not set
 	prefixes  []netip.Prefix
 	groups    map[GroupNumber]uint32
 	protocols map[ec2.Protocol][]span
@@ -75,7 +75,8 @@ func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
 	c.protocols[r.Protocol] = append(c.protocols[r.Protocol], s)
 }
 
-// selector returns the number of a source within this set. It ignores the group's name.
+// selector returns the number of a source within this set. For a group only the id counts,
+// not the name.
 func (c *compilation) selector(s ec2.Source) uint32 {
 	key := ec2.Source{Prefix: s.Prefix, Group: ec2.GroupRef{ID: s.Group.ID}}
 	if n, ok := c.bySource[key]; ok {
@@ -94,12 +95,13 @@ func (c *compilation) selector(s ec2.Source) uint32 {
 	return n
 }
 
-// link builds the structures Match reads.
+// link builds the structures that Match reads.
 func (c *compilation) link() {
 	t := c.table
 	t.groups = newSelectorIndex(c.groups)
 
-	// Shorter prefixes first, so that those that contain a prefix are inserted before it.
+	// Insert shorter prefixes first, so that the selectors of all containing prefixes are
+	// known.
 	slices.SortFunc(c.prefixes, func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
 	for _, p := range c.prefixes {
 		ancestors, _ := t.cidrs.LookupPrefix(p)
@@ -120,7 +122,8 @@ func (c *compilation) link() {
 	}
 }
 
-// ports cuts the keys of one protocol into segments, by a sweep from key 0 upwards.
+// ports returns the portMap of one protocol's rules. It cuts the keys into segments by a
+// sweep from key 0 upwards.
 func (c *compilation) ports(spans []span) *portMap {
 	starts := []uint32{0}
 	for _, s := range spans {
@@ -184,11 +187,11 @@ func (m *portMap) indexSources(bySelector [][]interval) {
 type activeSet struct {
 	rules [][]uint32 // selector -> active rules, in the order of their first keys
 	bits  []uint64
-	count int // selectors with a rule
+	count int // selectors with at least one active rule
 	world [2][]uint32
 
 	intervals [][]interval // selector -> its intervals up to the current key
-	changed   []uint32     // selectors that gained or lost a rule since record
+	changed   []uint32     // selectors that gained or lost a rule since the last call of record
 }
 
 func newActiveSet(selectors int) *activeSet {
@@ -227,7 +230,7 @@ func (a *activeSet) remove(s span) {
 	}
 }
 
-// record begins an interval at start for each source whose first rule has changed.
+// record begins an interval at key start for each source whose first rule has changed.
 func (a *activeSet) record(start uint16) {
 	for _, selector := range a.changed {
 		rule := uint32(noRule)
@@ -245,7 +248,8 @@ func (a *activeSet) record(start uint16) {
 	a.changed = a.changed[:0]
 }
 
-// segment stores the active sources in m and returns their segment.
+// segment returns the segment of the current key. It stores the active sources in m, or
+// marks the segment as dense if they are too many.
 func (a *activeSet) segment(m *portMap, sources []listed) segment {
 	s := segment{world: [2]uint32{noRule, noRule}}
 	for f, rules := range a.world {
@@ -267,7 +271,7 @@ func (a *activeSet) segment(m *portMap, sources []listed) segment {
 	return s
 }
 
-// each yields the selectors that have a rule, ascending.
+// each yields, in ascending order, the selectors that have an active rule, and those rules.
 func (a *activeSet) each() func(func(uint32, []uint32) bool) {
 	return func(yield func(uint32, []uint32) bool) {
 		for word, bits := range a.bits {
@@ -281,7 +285,8 @@ func (a *activeSet) each() func(func(uint32, []uint32) bool) {
 	}
 }
 
-// keys is the range of keys of a rule: ports, or ICMP types and codes.
+// keys returns the first and the last key that a rule covers: ports, or ICMP types and
+// codes.
 func keys(r ec2.Rule) (from, to uint32) {
 	switch r.Protocol {
 	case ec2.TCP, ec2.UDP:
@@ -308,7 +313,8 @@ func covers(r *ec2.Rule, protocol uint8, key uint16) bool {
 	return from <= uint32(key) && uint32(key) <= to
 }
 
-// check refuses rules that a Table cannot enforce exactly. The API refuses them too.
+// check returns an error for a rule that a Table cannot enforce exactly. The API refuses
+// such a rule too.
 func check(r ec2.Rule) error {
 	inRange := func(limit int) bool { return -1 <= r.From && r.From <= limit && -1 <= r.To && r.To <= limit }
 	switch {
@@ -326,8 +332,8 @@ func check(r ec2.Rule) error {
 	return nil
 }
 
-// shrunk is the generation of the last change that removed a rule, where next replaces
-// previous.
+// shrunk returns the Shrunk of the Table next, which replaces previous and is compiled by
+// the change of generation.
 func shrunk(previous, next *Table, generation uint64) uint64 {
 	if previous == nil {
 		return generation

@@ -15,14 +15,15 @@ import (
 // immutable and safe for any number of readers.
 type Compiler struct {
 	numbers  map[ec2.GroupID]GroupNumber
-	next     GroupNumber // never goes back, so that no group gets the number of another
-	sweepAt  int         // how many numbers there may be before releaseNumbers
+	next     GroupNumber // only increases, so that no number is given to a second group
+	sweepAt  int         // releaseNumbers does nothing while there are fewer numbers
 	sets     map[string]*Set
-	errs     map[string][]error // of sets, by their key
+	errs     map[string][]error // by the key of the Set that the error is of
 	reported map[string]bool    // texts of the errors that NewErrors has returned
 }
 
-// minNumbers is how many group numbers a Compiler keeps without a look at which are in use.
+// minNumbers is how many group numbers a Compiler keeps before it first looks for unused
+// ones.
 const minNumbers = 1024
 
 // A Set is the Tables of one distinct set of groups.
@@ -39,7 +40,7 @@ type Set struct {
 // SameGroups reports whether two Sets have the same groups.
 func (s *Set) SameGroups(o *Set) bool { return s.key == o.key }
 
-// Groups are the groups that a Compiler compiles. A state.View implements it.
+// Groups finds the groups that a Compiler compiles. A state.View implements it.
 type Groups interface {
 	Group(ec2.GroupID) (*ec2.Group, bool)
 }
@@ -49,8 +50,9 @@ func NewCompiler() *Compiler {
 	return &Compiler{numbers: map[ec2.GroupID]GroupNumber{}, sweepAt: minNumbers, sets: map[string]*Set{}, errs: map[string][]error{}}
 }
 
-// Number returns the number of a group. It stays the same for as long as the group is in
-// the view, or a Set has it as a group or as a source.
+// Number returns the number of a group, and gives it one if it has none. The number stays
+// the same while the group is in the view, or while a Set has the group as a member or as a
+// source.
 func (c *Compiler) Number(id ec2.GroupID) GroupNumber {
 	n, ok := c.numbers[id]
 	if !ok {
@@ -62,8 +64,8 @@ func (c *Compiler) Number(id ec2.GroupID) GroupNumber {
 }
 
 // releaseNumbers forgets the numbers of groups that are neither in the view nor in a Set.
-// It looks only when there are twice as many numbers as were in use the last time, so that
-// a change of one group does not cost a walk over all.
+// It searches for them only when there are twice as many numbers as after the last search,
+// so that a change of one group does not cost a walk over all groups.
 func (c *Compiler) releaseNumbers(view Groups) {
 	if len(c.numbers) < c.sweepAt {
 		return
@@ -85,8 +87,8 @@ func (c *Compiler) releaseNumbers(view Groups) {
 	c.sweepAt = max(minNumbers, 2*len(c.numbers))
 }
 
-// Acquire returns the Set of ids, and compiles it if it is new. The caller must Release it;
-// the last Release removes the Set.
+// Acquire returns the Set of the groups ids, and compiles it if no caller has it. The
+// caller must Release the Set; the last Release removes it.
 func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *Set {
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
@@ -119,8 +121,8 @@ func (c *Compiler) Release(s *Set) {
 	}
 }
 
-// Update compiles the Sets that contain a changed group again. It does not change the Sets
-// that it replaces, because readers may still use them.
+// Update compiles again the Sets that contain a changed group. It does not change the old
+// Sets, because readers may still use them.
 func (c *Compiler) Update(view Groups, changed []ec2.GroupID, generation uint64) {
 	for _, s := range c.sets {
 		if slices.ContainsFunc(changed, func(id ec2.GroupID) bool { return slices.Contains(s.Groups, id) }) {
@@ -130,10 +132,11 @@ func (c *Compiler) Update(view Groups, changed []ec2.GroupID, generation uint64)
 	c.releaseNumbers(view)
 }
 
-// Current returns the newest Set of the groups of s.
+// Current returns the newest Set of the same groups as s.
 func (c *Compiler) Current(s *Set) *Set { return c.sets[s.key] }
 
-// Errors are the rules that are left out of the present Tables, each once, sorted by text.
+// Errors returns an error for each rule that is left out of the present Tables, each once,
+// sorted by text.
 func (c *Compiler) Errors() []error {
 	var all []error
 	for _, errs := range c.errs {
@@ -143,7 +146,7 @@ func (c *Compiler) Errors() []error {
 	return slices.CompactFunc(all, func(a, b error) bool { return a.Error() == b.Error() })
 }
 
-// NewErrors are those Errors that the last call of NewErrors did not find. The owner logs
+// NewErrors returns the Errors that the last call of NewErrors did not find. The owner logs
 // them, so that a bad rule is logged when it appears and not at every change.
 func (c *Compiler) NewErrors() []error {
 	found := map[string]bool{}

@@ -13,9 +13,9 @@ type groupsByID map[ec2.GroupID]*ec2.Group
 
 func (g groupsByID) Group(id ec2.GroupID) (*ec2.Group, bool) { group, ok := g[id]; return group, ok }
 
-// TestGroupNumbersAreReleased creates and deletes ten thousand groups, each with a rule that
-// names another one, while one set stays. Its numbers must not change, and no number may
-// be given twice.
+// TestGroupNumbersAreReleased creates and deletes ten thousand groups, each with a rule
+// that names another group. One Set stays in use all the time. The numbers of its groups
+// must not change, and no number may be given twice.
 func TestGroupNumbersAreReleased(t *testing.T) {
 	view := groupsByID{"kept": {ID: "kept", VPC: "vpc-1", Rules: []ec2.Rule{{Serial: 1, Protocol: ec2.TCP, To: 65535, Source: ec2.Source{Group: ec2.GroupRef{ID: "named"}}}}}}
 	c := NewCompiler()
@@ -29,7 +29,7 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 		for _, id := range []ec2.GroupID{id, source} {
 			n := c.Number(id)
 			if other, ok := seen[n]; ok || n == was || n == named {
-				t.Fatalf("groups %s and %s have the number %d", id, other, n)
+				t.Fatalf("groups %s and %s have the same number %d", id, other, n)
 			}
 			seen[n] = id
 		}
@@ -41,16 +41,16 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 		t.Errorf("%d numbers are kept, want at most %d", n, minNumbers+2)
 	}
 	if len(c.sets) != 1 || len(c.errs) != 1 {
-		t.Errorf("%d sets and %d lists of errors are kept, want 1 and 1", len(c.sets), len(c.errs))
+		t.Errorf("%d sets and %d lists of errors are kept, want 1 of each", len(c.sets), len(c.errs))
 	}
 	member := Source{Groups: []GroupNumber{c.Number("named")}, Addr: netip.MustParseAddr("10.0.0.4")}
 	if c.Number("kept") != was || c.Number("named") != named || !c.Current(kept).Ingress.Match(6, 22, member).Allowed {
-		t.Errorf("the numbers of a set in use have changed from %d, %d to %d, %d", was, named, c.Number("kept"), c.Number("named"))
+		t.Errorf("group numbers in use: %d and %d, want %d and %d as before, and a rule that still admits its source", c.Number("kept"), c.Number("named"), was, named)
 	}
 }
 
-// A bad rule is reported once while it stays, although several sets have it and other changes
-// compile it again. It is reported again after it was removed and added.
+// A bad rule is reported once while it exists, although several sets contain it and other
+// changes compile it again. It is reported again after it was removed and added.
 func TestNewErrorsReportsABadRuleOnce(t *testing.T) {
 	bad := &ec2.Group{ID: "bad", Rules: []ec2.Rule{{ID: "sgr-1", Protocol: ec2.TCP, From: 1, To: 2}}}
 	view := groupsByID{"bad": bad, "good": {ID: "good"}}
@@ -69,16 +69,16 @@ func TestNewErrorsReportsABadRuleOnce(t *testing.T) {
 	}
 	c.Update(view, []ec2.GroupID{"bad"}, 2)
 	if got := texts(); got != nil || len(c.Errors()) != 1 {
-		t.Errorf("after another change: new errors %q of %v, want none of one", got, c.Errors())
+		t.Errorf("after another change: new errors %q of all errors %v, want no new one and one in all", got, c.Errors())
 	}
 	view["bad"] = &ec2.Group{ID: "bad"}
 	c.Update(view, []ec2.GroupID{"bad"}, 3)
 	if got := texts(); got != nil || c.Errors() != nil {
-		t.Errorf("after the rule is gone: new errors %q of %v, want none", got, c.Errors())
+		t.Errorf("after the rule is removed: new errors %q of all errors %v, want none", got, c.Errors())
 	}
 	view["bad"] = bad
 	c.Update(view, []ec2.GroupID{"bad"}, 4)
 	if got := texts(); !slices.Equal(got, []string{want}) {
-		t.Errorf("after the rule came back: new errors %q, want %q", got, want)
+		t.Errorf("after the rule is added again: new errors %q, want %q", got, want)
 	}
 }

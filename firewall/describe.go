@@ -39,7 +39,7 @@ func (s *Set) String() string {
 	return fmt.Sprintf("groups %v\ningress %vegress %v", s.Groups, s.Ingress, s.Egress)
 }
 
-// String is one line: "sgr-1 of web: tcp 22-22 from 203.0.113.0/24".
+// String describes the rule in one line: "sgr-1 of web: tcp 22-22 from 203.0.113.0/24".
 func (r Ref) String() string {
 	preposition := "from"
 	if r.Rule.Direction == ec2.Egress {
@@ -48,7 +48,7 @@ func (r Ref) String() string {
 	return fmt.Sprintf("%s of %s: %v %s %s %s", r.Rule.ID, r.Group.Name, r.Rule.Protocol, rangeText(&r.Rule), preposition, sourceText(r.Rule.Source))
 }
 
-// String is one line.
+// String describes the decision in one line.
 func (d Decision) String() string {
 	switch {
 	case !d.Allowed:
@@ -59,7 +59,7 @@ func (d Decision) String() string {
 	return fmt.Sprintf("allowed by rule %d", d.Rule)
 }
 
-// String gives the decision and its reasons, at most 17 lines.
+// String describes the decision and its reasons in at most 17 lines.
 func (e Explanation) String() string {
 	if e.By != nil {
 		return fmt.Sprintf("%v\n%v\n", e.Decision, e.By)
@@ -75,7 +75,8 @@ func (e Explanation) String() string {
 	return b.String()
 }
 
-// rangeText is "22-23" for ports, "8:0" for an ICMP type and code, and "all" where every one is included.
+// rangeText returns "22-23" for ports, "8:0" for an ICMP type and code, and "all" for a
+// rule without a range.
 func rangeText(r *ec2.Rule) string {
 	switch {
 	case r.From == -1 && r.To == -1:

@@ -10,7 +10,8 @@ import (
 	"palisade/firewall"
 )
 
-// numbered gives rules the serials 1, 2 and so on, whatever ran before.
+// numbered gives rules the serials 1, 2 and so on, so that the output does not depend on
+// other tests.
 func numbered(rules ...ec2.Rule) []ec2.Rule {
 	for i := range rules {
 		rules[i].Serial, rules[i].ID = uint64(i+1), ec2.RuleID(fmt.Sprint("sgr-", i+1))
@@ -49,7 +50,7 @@ func ExampleExplanation_String() {
 	// sgr-2 of sg-web is for another protocol
 }
 
-// TestStringHasABoundedNumberOfLines compiles more rules than are listed.
+// TestStringHasABoundedNumberOfLines compiles more rules than String lists.
 func TestStringHasABoundedNumberOfLines(t *testing.T) {
 	g := vpcGroup("web")
 	for range 100 {
@@ -64,7 +65,7 @@ func TestStringHasABoundedNumberOfLines(t *testing.T) {
 		lines int
 	}{{set.Ingress.String(), 18}, {set.String(), 39}, {refused.String(), 17}, {none.String(), 1}} {
 		if lines := strings.Count(tt.text, "\n"); lines > tt.lines {
-			t.Errorf("%d lines, want at most %d:\n%s", lines, tt.lines, tt.text)
+			t.Errorf("String returned %d lines, want at most %d:\n%s", lines, tt.lines, tt.text)
 		}
 	}
 }

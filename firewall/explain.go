@@ -15,8 +15,8 @@ type Explanation struct {
 	Decision
 	// By is the rule that admits the packet; nil if none does.
 	By *Ref
-	// Refusals say of each rule why it does not admit the packet, those with the fewest
-	// reasons first. They are empty if a rule admits it.
+	// Refusals holds each rule and why it does not admit the packet, the rules with the
+	// fewest reasons first. It is empty if a rule admits the packet.
 	Refusals []Refusal
 }
 
@@ -28,7 +28,7 @@ type Refusal struct {
 	WrongSource   bool
 }
 
-// misses is the number of reasons.
+// misses returns the number of reasons.
 func (r Refusal) misses() int {
 	n := 0
 	for _, wrong := range []bool{r.WrongProtocol, r.WrongRange, r.WrongSource} {
@@ -55,7 +55,7 @@ func (r Refusal) String() string {
 	return fmt.Sprintf("%s of %s is for another %s", r.Rule.ID, r.Group.Name, peer)
 }
 
-// Explain is Match with the reasons for its decision.
+// Explain returns the decision of Match, with its reasons.
 func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 	e := Explanation{Decision: t.Match(protocol, key, src)}
 	if t == nil {
@@ -79,7 +79,7 @@ func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 	return e
 }
 
-// names reports whether src is the source of the rule, or one of its members.
+// names reports whether the rule's source is a group or CIDR that src belongs to.
 func (r *Ref) names(src Source) bool {
 	if r.Rule.Source.IsGroup() {
 		return slices.Contains(src.Groups, r.number)
@@ -87,7 +87,7 @@ func (r *Ref) names(src Source) bool {
 	return r.Rule.Source.Prefix.Contains(src.Addr)
 }
 
-// Rules are the rules of the Table, in the order of their groups.
+// Rules returns the rules of the Table, in the order of their groups.
 func (t *Table) Rules() []Ref {
 	if t == nil {
 		return nil

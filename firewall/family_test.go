@@ -9,8 +9,8 @@ import (
 	"palisade/firewall"
 )
 
-// No IPv4 rule admits an IPv6 address, also not an IPv4-mapped one, and the reverse, on ports
-// of few sources and of many.
+// An IPv4 rule admits no IPv6 address, not even an IPv4-mapped one. An IPv6 rule admits no
+// IPv4 address. Both hold on ports with few sources and on ports with many.
 func TestIPv4RulesDoNotAdmitIPv6(t *testing.T) {
 	four := []netip.Addr{netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("0.0.0.0")}
 	six := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.4"), netip.MustParseAddr("::10.0.0.4"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::"), {}}
@@ -40,19 +40,19 @@ func TestIPv4RulesDoNotAdmitIPv6(t *testing.T) {
 			}
 			for _, a := range rules.from {
 				if !set.Ingress.Match(6, 80, firewall.Source{Addr: a}).Allowed {
-					t.Errorf("%v, and %d others: %v is refused", rules.of, more, a)
+					t.Errorf("rules %v and %d others: %v is refused, want it admitted", rules.of, more, a)
 				}
 			}
 			for _, a := range rules.to {
 				if set.Ingress.Match(6, 80, firewall.Source{Addr: a}).Allowed {
-					t.Errorf("%v, and %d others: %v is admitted", rules.of, more, a)
+					t.Errorf("rules %v and %d others: %v is admitted, want it refused", rules.of, more, a)
 				}
 			}
 		}
 	}
 }
 
-// A connection may be untracked only if Open is right.
+// Only if Open returns true may a connection be untracked.
 func TestOpenNeedsARuleForEveryPortAndAddress(t *testing.T) {
 	for text, want := range map[string]bool{
 		"tcp 0-65535 0.0.0.0/0":   true,
@@ -70,16 +70,16 @@ func TestOpenNeedsARuleForEveryPortAndAddress(t *testing.T) {
 		r.Direction = ec2.Egress
 		set := firewall.NewCompiler().Acquire(view{"g": vpcGroup("g", r)}, []ec2.GroupID{"g"}, 1)
 		if got := set.Egress.Open(6, netip.MustParseAddr("203.0.113.25")); got != want {
-			t.Errorf("%s: open is %v, want %v", text, got, want)
+			t.Errorf("egress rule %s: Open of the egress table returned %v, want %v", text, got, want)
 		}
 		if set.Ingress.Open(6, netip.MustParseAddr("203.0.113.25")) {
-			t.Errorf("egress rule %s: ingress is open", text)
+			t.Errorf("egress rule %s: Open of the ingress table returned true, want false", text)
 		}
 	}
 }
 
-// Closed lists ports of rules that were removed or changed, if they were for the protocol and
-// for the whole world.
+// Closed lists the ports of rules that were removed or changed, if the rule was for that
+// protocol and for the whole world.
 func TestClosedListsPortsOfRemovedWorldRules(t *testing.T) {
 	dns, wide, tcp, narrow, any := rule("udp 53-53 0.0.0.0/0"), rule("udp 5000-5999 0.0.0.0/0"), rule("tcp 80-80 0.0.0.0/0"), rule("udp 99-99 10.0.0.0/8"), rule("-1 * 0.0.0.0/0")
 	table := func(rules ...ec2.Rule) *firewall.Table {
@@ -98,7 +98,7 @@ func TestClosedListsPortsOfRemovedWorldRules(t *testing.T) {
 		"everything":   {table(any), table(), []firewall.PortRange{{From: 0, To: 65535}}},
 	} {
 		if got := tt.was.Closed(tt.now, 17); !slices.Equal(got, tt.want) {
-			t.Errorf("%s removed: closed %v, want %v", name, got, tt.want)
+			t.Errorf("case %q: Closed returned %v, want %v", name, got, tt.want)
 		}
 	}
 }

@@ -1,15 +1,15 @@
 // Package firewall decides whether the rules of an interface's groups admit a packet.
 //
 // Compile turns the rules of one set of groups into a Table. Match judges one packet by a
-// Table. Explain does too, and names the rule that admits the packet, or says of every rule
-// why it does not. A Compiler keeps the Tables of a node: one for each distinct set of
+// Table. Explain decides the same, and names the rule that admits the packet, or says of every
+// rule why it does not admit it. A Compiler keeps the Tables of a node: one for each distinct set of
 // groups, however many interfaces have that set.
 //
 // The cost of Match does not grow with rules, groups or members. A port (or ICMP type
 // and code) finds its segment by two array reads. A segment of up to eight sources lists
-// them. In a segment of more, the packet's source is found by the groups of the interface
-// it came from and by one longest-prefix match over the Table's CIDRs, and a ruleIndex for
-// each source finds its rule for the port in constant time. The loops that remain are over
+// them, and Match compares each. In a segment of more, Match finds the packet's source by the
+// groups of the interface it came from and by one longest-prefix match over the Table's
+// CIDRs, and a ruleIndex for each source finds its rule for the port in constant time. The loops that remain are over
 // the groups of one interface and over nested CIDRs, at most 33 of IPv4. The
 // memory of a Table grows with its rules alone. Members are not in a Table, so a launch
 // compiles nothing, and a rule change compiles only the sets that contain its group.
@@ -29,7 +29,7 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// A GroupNumber identifies a group in the data plane. A Compiler gives them.
+// A GroupNumber identifies a group in the data plane. A Compiler assigns the numbers.
 type GroupNumber uint32
 
 // A Source is the sender of a packet; for egress, its receiver.
@@ -40,7 +40,7 @@ type Source struct {
 	Addr   netip.Addr
 }
 
-// A Decision is a Table's judgement of a packet. The zero Decision denies.
+// A Decision is the result of judging a packet by a Table. The zero Decision denies.
 type Decision struct {
 	Allowed bool
 	World   bool   // a rule for 0.0.0.0/0 or ::/0 admits the packet
@@ -56,11 +56,11 @@ type Table struct {
 	Generation uint64
 	Shrunk     uint64
 
-	// A selector is the number of a source, a group or a CIDR, among those of the rules.
+	// A selector numbers the distinct sources of the rules: groups and CIDRs.
 	protocols [256]*portMap
 	groups    selectorIndex
-	cidrs     bart.Table[[]uint32] // prefix -> the selectors of all prefixes that contain it, and its own
-	refs      []Ref                // all rules, by their number in this Table
+	cidrs     bart.Table[[]uint32] // prefix -> its own selector, and those of all prefixes that contain it
+	refs      []Ref                // all rules; a rule's index is its number in this Table
 }
 
 // A Ref names a rule and the group that holds it.
@@ -71,7 +71,7 @@ type Ref struct {
 	number GroupNumber // of the rule's source, if that is a group
 }
 
-// Match reports whether a packet of a protocol and key (see packet.Packet.RuleKey) from src
+// Match decides whether a packet of a protocol and key (see packet.Packet.RuleKey) from src
 // is admitted. It allocates nothing.
 func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	failpoint.Reach()
@@ -99,8 +99,8 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	return Decision{}
 }
 
-// matchDense judges a packet to a port of many sources. It looks at the rules of each of the
-// packet's groups, and of each CIDR that contains its address.
+// matchDense decides about a packet to a port with many sources. It looks at the rules of
+// each of the packet's groups, and of each CIDR that contains its address.
 func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	failpoint.Reach()
 	for _, group := range src.Groups {
@@ -119,8 +119,8 @@ func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	return Decision{}
 }
 
-// Open reports whether one rule admits every port of a protocol from every address of addr's
-// family, as the egress of EC2-Classic does. Connections may be untracked only then.
+// Open reports whether a single rule admits every port of a protocol from every address of
+// addr's family, as in the egress of EC2-Classic. Only then may connections be untracked.
 func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
 	if t == nil || t.protocols[protocol] == nil {
 		return false
@@ -132,7 +132,7 @@ func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
 type PortRange struct{ From, To uint16 }
 
 // Closed returns the ports of a protocol that t opens to the whole world by rules that next
-// does not have.
+// lacks.
 func (t *Table) Closed(next *Table, protocol uint8) []PortRange {
 	var closed []PortRange
 	for _, ref := range t.Rules() {
@@ -155,11 +155,11 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// selectorIndex maps the groups that a Table's rules name to their selectors. It is a hash
-// table with open addressing and twice as many slots as groups, so that a miss takes one or
-// two reads.
+// A selectorIndex maps the groups that a Table's rules name to their selectors. It is a
+// hash table with open addressing and twice as many slots as groups, so that a search for
+// an absent group takes one or two reads.
 type selectorIndex struct {
-	slots []selectorSlot // a power of two; empty if there are no groups
+	slots []selectorSlot // their number is a power of two, or 0 without groups
 	shift uint8
 }
 

@@ -23,7 +23,7 @@ func group(id string, rules ...ec2.Rule) *ec2.Group {
 	return &ec2.Group{ID: ec2.GroupID(id), Name: id, Rules: rules}
 }
 
-// rule reads "tcp 22-25 203.0.113.0/24", "icmp 8:-1 sg-web", "-1 * 0.0.0.0/0".
+// rule parses "tcp 22-25 203.0.113.0/24", "icmp 8:-1 sg-web" or "-1 * 0.0.0.0/0".
 func rule(text string) ec2.Rule {
 	serial++
 	r := ec2.Rule{Serial: serial, ID: ec2.RuleID(fmt.Sprintf("sgr-%d", serial)), From: -1, To: -1}
@@ -51,7 +51,9 @@ func rule(text string) ec2.Rule {
 	return r
 }
 
-// linear is the reference: it compares a packet with every rule, as the guide describes it.
+// linear is the reference for Match: it compares a packet with every rule, as the guide
+// describes. It reports whether a rule admits the packet, and whether one for the whole
+// world does.
 func linear(groups []*ec2.Group, direction ec2.Direction, protocol uint8, key uint16, from []ec2.GroupID, addr netip.Addr) (allowed, world bool) {
 	for _, g := range groups {
 		for _, r := range g.Rules {
@@ -132,12 +134,13 @@ func TestMatchFollowsTheRules(t *testing.T) {
 		set := c.Acquire(v, ids, 1)
 		src := firewall.Source{Groups: numbers(c, from), Addr: netip.MustParseAddr(tt.addr)}
 		if got := set.Ingress.Match(tt.protocol, tt.key, src); got.Allowed != tt.want {
-			t.Errorf("into %s: protocol %d key %d from %s [%s]: %v, want allowed %t\n%v", tt.set, tt.protocol, tt.key, tt.addr, tt.from, got, tt.want, set)
+			t.Errorf("packet into %s: protocol %d key %d from %s [%s]: decision %q, want allowed %t\n%v", tt.set, tt.protocol, tt.key, tt.addr, tt.from, got, tt.want, set)
 		}
 	}
 }
 
-// protocols are the protocols of random rules and packets, the smallest and largest included.
+// protocols are those of random rules and packets, with the smallest and the largest
+// number.
 var protocols = []ec2.Protocol{6, 6, 6, 6, 17, 17, 1, 1, -1, 0, 47, 50, 58, 255}
 
 func randomRule(r *rand.Rand) ec2.Rule {
@@ -224,7 +227,8 @@ type probe struct {
 	addr     netip.Addr
 }
 
-// randomPacket returns a packet that is often at the end of a rule's range.
+// randomPacket returns a packet whose key is often at the end of a rule's range or just
+// beyond it.
 func randomPacket(r *rand.Rand, groups []*ec2.Group) probe {
 	p := probe{protocol: uint8(r.IntN(256)), key: uint16(r.IntN(65536)), addr: randomAddr(r)}
 	if known := protocols[r.IntN(len(protocols))]; known >= 0 {
@@ -247,15 +251,15 @@ func compare(t *testing.T, what string, p probe, groups []*ec2.Group, direction 
 	allowed, world := linear(groups, direction, p.protocol, p.key, p.from, p.addr)
 	got := table.Match(p.protocol, p.key, src)
 	if got.Allowed != allowed || got.World != world {
-		t.Fatalf("%s: %+v: got %v, want allowed %t, world %t\n%v", what, p, got, allowed, world, table)
+		t.Fatalf("%s: packet %+v: Match returned %q, want allowed %t, by a rule for the whole world %t\n%v", what, p, got, allowed, world, table)
 	}
 	e := table.Explain(p.protocol, p.key, src)
 	if e.Allowed != allowed || allowed != (e.By != nil) {
-		t.Fatalf("%s: %+v: Explain = %v, want allowed %t\n%v", what, p, e, allowed, table)
+		t.Fatalf("%s: packet %+v: Explain returned %v, want allowed %t, and a rule exactly if allowed\n%v", what, p, e, allowed, table)
 	}
 	if e.By != nil {
 		if ok, _ := linear([]*ec2.Group{group("x", e.By.Rule)}, direction, p.protocol, p.key, p.from, p.addr); !ok {
-			t.Fatalf("%s: Explain names %v, which does not admit %+v", what, e.By, p)
+			t.Fatalf("%s: Explain names rule %v, which does not admit packet %+v", what, e.By, p)
 		}
 	}
 }
@@ -272,12 +276,12 @@ func TestBadRuleDoesNotAffectOtherRules(t *testing.T) {
 	c := firewall.NewCompiler()
 	set := c.Acquire(view{"g": group("g", append(bad, rule("tcp 22-22 203.0.113.25/32"))...)}, []ec2.GroupID{"g"}, 1)
 	if len(c.Errors()) != len(bad) {
-		t.Errorf("%d errors for %d bad rules: %v", len(c.Errors()), len(bad), c.Errors())
+		t.Errorf("%d errors for %d bad rules, want one for each: %v", len(c.Errors()), len(bad), c.Errors())
 	}
 	laptop := firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}
 	for port := range 70000 {
 		if got := set.Ingress.Match(6, uint16(port), laptop); got.Allowed != (port == 22) && port < 65536 {
-			t.Fatalf("port %d: %v", port, got)
+			t.Fatalf("port %d: decision %q, want allowed %t", port, got, port == 22)
 		}
 	}
 }
@@ -305,14 +309,14 @@ func TestUpdateCompilesOnlySetsWithTheGroup(t *testing.T) {
 	a, b := c.Acquire(v, []ec2.GroupID{"a"}, 1), c.Acquire(v, []ec2.GroupID{"b"}, 1)
 	c.Update(v, []ec2.GroupID{"a"}, 2)
 	if c.Current(a).Ingress == a.Ingress || c.Current(b).Ingress != b.Ingress {
-		t.Error("a change of group a must compile the set {a} again, and not {b}, which only names a")
+		t.Error("want a change of group a to compile the set {a} again, and not the set {b}, whose rule only names a as source")
 	}
 }
 
 func TestNilTableDenies(t *testing.T) {
 	var none *firewall.Table
 	if d := none.Match(6, 22, firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}); d.Allowed {
-		t.Errorf("nil Table: %v", d)
+		t.Errorf("a nil Table decides %q, want denied", d)
 	}
 }
 
@@ -323,6 +327,6 @@ func TestNoAllocs(t *testing.T) {
 		table.Match(6, keys[i%len(keys)], srcs[i%len(srcs)])
 		i++
 	}); n != 0 {
-		t.Errorf("Match allocates %v times", n)
+		t.Errorf("%v allocations for each Match, want 0", n)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"palisade/firewall"
 )
 
-// The test compares Match with the reference for ten sources of up to a thousand rules each, at the
-// ports where a range begins or ends and beside them.
+// The test compares Match with the reference for ten sources of up to a thousand rules
+// each. It tests the ports where a range begins or ends, and the ports beside them.
 func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 12))
@@ -41,11 +41,12 @@ func TestMatchOfManyRulesOfOneSourceEqualsALinearReference(t *testing.T) {
 	}
 }
 
-// The test compiles ten thousand rules of as many sources: rules for ports, of which hundreds cover
-// each port, so that a bit for each source and segment would take 25 MB; and rules for every
-// protocol, beside which 100 protocols have rules of their own.
+// The test compiles ten thousand rules of as many sources, in two cases. In one, hundreds
+// of rules cover each port, so that a bit for each source and segment would take 25 MB. In
+// the other the rules are for every protocol, and 100 protocols have rules of their own
+// besides.
 func TestTableMemoryGrowsWithRulesAlone(t *testing.T) {
-	const rules, limit = 10_000, 1500 // bytes for a rule
+	const rules, limit = 10_000, 1500 // limit in bytes for each rule
 	r := rand.New(rand.NewPCG(1, 12))
 	for name, change := range map[string]func(i int, one *ec2.Rule){
 		"ports": func(_ int, one *ec2.Rule) {
@@ -69,14 +70,14 @@ func TestTableMemoryGrowsWithRulesAlone(t *testing.T) {
 		set := firewall.NewCompiler().Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
 		grown := heap() - before
 		runtime.KeepAlive(set)
-		t.Logf("%s: %d bytes for a rule", name, grown/rules)
+		t.Logf("%s: %d bytes for each rule", name, grown/rules)
 		if grown > rules*limit {
-			t.Errorf("%s: a table of %d rules takes %d bytes for a rule, want at most %d", name, rules, grown/rules, limit)
+			t.Errorf("%s: a table of %d rules takes %d bytes for each rule, want at most %d", name, rules, grown/rules, limit)
 		}
 	}
 }
 
-// heap is the number of bytes in use on the heap.
+// heap returns the number of bytes in use on the heap.
 func heap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()

@@ -6,21 +6,21 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// A ruleIndex finds a rule of one source by port, in the same time for one rule as for ten
-// thousand. It cuts the 65,536 ports into intervals that one rule, or none, covers. A bit
-// for each port says whether an interval begins there, so the number of bits set up to a
-// port is the number of its interval. Only words with a bit in them are kept. It takes at
-// most 40 bytes for a rule and 300 for the source.
+// A ruleIndex finds the rule of one source for a port, as fast for ten thousand rules as
+// for one. It cuts the 65,536 ports into intervals, each covered by one rule or by none. A
+// bit for each port says whether an interval begins there, so the number of bits set up to
+// a port is the number of its interval. Only words with a bit in them are kept. A ruleIndex
+// takes at most 40 bytes for each rule and 300 for the source.
 type ruleIndex struct {
-	kept   [16]uint64  // bit w: word w, of the ports 64w to 64w+63, is kept
-	before [16]uint16  // kept words before those of kept[i]
-	words  []startWord // those that are kept, and an empty one
-	rules  []uint32    // of each interval, or noRule
+	kept   [16]uint64  // bit w: the word of the ports 64w to 64w+63 is kept
+	before [16]uint16  // number of kept words before those of kept[i]
+	words  []startWord // the words that are kept, and an empty one
+	rules  []uint32    // the rule of each interval, or noRule
 }
 
 type startWord struct {
 	starts uint64 // bit i: an interval begins at the word's port i
-	before uint32 // intervals that begin in words before this one
+	before uint32 // number of intervals that begin in words before this one
 }
 
 // An interval ends where the next one begins.
@@ -29,8 +29,8 @@ type interval struct {
 	rule uint32 // or noRule
 }
 
-// newRuleIndex takes the intervals of a source in ascending order. Before the first one
-// there is no rule.
+// newRuleIndex returns the index of a source's intervals, which are in ascending order.
+// Ports before the first interval have no rule.
 func newRuleIndex(intervals []interval) ruleIndex {
 	x := ruleIndex{rules: []uint32{noRule}}
 	last := -1
@@ -55,7 +55,7 @@ func newRuleIndex(intervals []interval) ruleIndex {
 	return x
 }
 
-// rule is the rule that covers a port, or noRule.
+// rule returns the rule that covers a port, or noRule.
 func (x *ruleIndex) rule(port uint16) uint32 {
 	failpoint.Reach()
 	block, bit := port>>12, port>>6&63
@@ -63,7 +63,7 @@ func (x *ruleIndex) rule(port uint16) uint32 {
 	word := &x.words[int(x.before[block])+bits.OnesCount64(kept&(1<<bit-1))]
 	starts := word.starts & (^uint64(0) >> (63 - port&63))
 	if kept>>bit&1 == 0 {
-		starts = 0 // no interval begins in this word: the last one before it goes on
+		starts = 0 // no interval begins in this word, so the last one before it covers the port
 	}
 	return x.rules[int(word.before)+bits.OnesCount64(starts)-1]
 }

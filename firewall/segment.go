@@ -9,34 +9,35 @@ import (
 // noRule means that no rule matches.
 const noRule = ^uint32(0)
 
-// few is the number of sources up to which a segment lists them. Match compares a packet
-// with each listed source. With more sources, it looks the packet's source up.
+// few is the largest number of sources that a segment lists. Match compares a packet with
+// each listed source. If a segment has more sources, Match looks up the packet's source
+// instead.
 const few = 8
 
-// A segment is a range of ports that the same rules cover. It has 16 bytes, so that the
+// A segment is a range of ports that the same rules cover. It takes 16 bytes, so that the
 // segments of ten thousand rules fit in a core's cache.
 type segment struct {
-	world [2]uint32 // a rule for 0.0.0.0/0 and for ::/0, or noRule
-	first uint32    // where its sources begin in the portMap's listed
-	count uint16    // number of its sources, up to few; or dense
+	world [2]uint32 // a rule for 0.0.0.0/0, and one for ::/0, or noRule
+	first uint32    // index of its first source in portMap.listed
+	count uint16    // number of its sources, if at most few; otherwise dense
 }
 
 const dense = ^uint16(0)
 
-// allPorts marks a rule in portMap.bySource that covers every port, so that its source needs no
-// ruleIndex in any protocol.
+// allPorts marks a rule in portMap.bySource that covers every port, so that its source
+// needs no ruleIndex.
 const allPorts = uint32(1) << 31
 
-// A portMap finds the segment of a port: the high byte selects a page, the low byte an entry
-// of the page. Blocks of 256 ports within one segment share a page.
+// A portMap finds the segment of a port: the port's high byte selects a page, the low byte
+// an entry of the page. Blocks of 256 ports that lie in the same segment share a page.
 type portMap struct {
 	page     [256]uint16
 	pages    [][256]uint16
 	segments []segment
 	listed   []listed // the sources of the segments that list them
-	bySource []uint32 // selector -> noRule, allPorts and a rule, or a place in indexes; nil without dense segments
+	bySource []uint32 // selector -> noRule, or allPorts and a rule, or an index into indexes; nil without dense segments
 	indexes  []ruleIndex
-	open     [2]bool // one rule admits every port from the whole world, IPv4 and IPv6
+	open     [2]bool // one rule admits every port from the whole world: IPv4, IPv6
 }
 
 // A listed source is one that Match compares with a packet's source directly.
@@ -73,7 +74,7 @@ func listedPrefix(p netip.Prefix) listed {
 	return listed{kind: sourceIPv6, prefix: p}
 }
 
-// word is an IPv4 address as a number, and 0 for any other.
+// word returns an IPv4 address as a number, and 0 for an IPv6 address.
 func word(a netip.Addr) uint32 {
 	if !a.Is4() {
 		return 0
@@ -86,12 +87,12 @@ func (m *portMap) at(key uint16) *segment {
 	return &m.segments[m.pages[m.page[key>>8]][key&0xff]]
 }
 
-// sources are the sources that s lists. s must not be dense.
+// sources returns the sources that s lists. s must not be dense.
 func (m *portMap) sources(s *segment) []listed {
 	return m.listed[s.first : s.first+uint32(s.count)]
 }
 
-// ruleOf is the rule of a source that covers a port of a dense segment, or noRule.
+// ruleOf returns the rule of a source that covers a port of a dense segment, or noRule.
 func (m *portMap) ruleOf(selector uint32, key uint16) uint32 {
 	switch v := m.bySource[selector]; {
 	case v == noRule:
@@ -103,9 +104,9 @@ func (m *portMap) ruleOf(selector uint32, key uint16) uint32 {
 	}
 }
 
-// setPages builds the pages from the first key of each segment, ascending from 0.
+// setPages builds the pages. starts has the first key of each segment, ascending from 0.
 func (m *portMap) setPages(starts []uint32) {
-	uniform := map[uint16]uint16{} // segment -> its shared page
+	uniform := map[uint16]uint16{} // segment -> the page that its whole blocks share
 	at := 0                        // the segment of the block's first key
 	for block := range 256 {
 		first, last := uint32(block)<<8, uint32(block)<<8|0xff

@@ -8,8 +8,8 @@ import (
 	"palisade/firewall"
 )
 
-// A change of a rule's ports, protocol or source keeps its id, and counts as the removal of
-// the rule in its direction. A change of its description does not.
+// A change of a rule's ports, protocol or source keeps the rule's id, and counts as the
+// removal of a rule in the same direction. A change of its description does not.
 func TestChangedRuleCountsAsRemoved(t *testing.T) {
 	for _, direction := range []ec2.Direction{ec2.Ingress, ec2.Egress} {
 		was, other := rule("tcp 80-90 0.0.0.0/0"), rule("udp 53-53 10.0.0.0/8")
@@ -27,12 +27,12 @@ func TestChangedRuleCountsAsRemoved(t *testing.T) {
 			c := firewall.NewCompiler()
 			set := c.Acquire(v, []ec2.GroupID{"g"}, 5)
 			if set.Ingress.Shrunk != 5 || set.Egress.Shrunk != 5 {
-				t.Errorf("the first tables have shrunk at %d and %d, want 5", set.Ingress.Shrunk, set.Egress.Shrunk)
+				t.Errorf("the first ingress and egress tables have Shrunk %d and %d, want 5", set.Ingress.Shrunk, set.Egress.Shrunk)
 			}
 			now := was
 			tt.change(&now)
 			if now.ID != was.ID {
-				t.Fatal("the changed rule has another id")
+				t.Fatal("the changed rule has another id, want the same")
 			}
 			v["g"] = vpcGroup("g", now, other)
 			c.Update(v, []ec2.GroupID{"g"}, 6)
@@ -45,7 +45,7 @@ func TestChangedRuleCountsAsRemoved(t *testing.T) {
 				want = 6
 			}
 			if changed.Shrunk != want || opposite.Shrunk != 5 {
-				t.Errorf("%s of an %s rule changed: shrunk at %d, the other direction at %d; want %d and 5", name, direction, changed.Shrunk, opposite.Shrunk, want)
+				t.Errorf("%s of an %s rule changed: Shrunk is %d, of the other direction %d; want %d and 5", name, direction, changed.Shrunk, opposite.Shrunk, want)
 			}
 		}
 	}

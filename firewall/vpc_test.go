@@ -24,8 +24,8 @@ func out(text string) ec2.Rule {
 	return r
 }
 
-// Amazon VPC User Guide, "Security group rules": a rule is for one direction, and a group of
-// a VPC admits only outgoing packets that its egress rules admit.
+// Amazon VPC User Guide, "Security group rules": a rule is for one direction. A group of a
+// VPC admits only those outgoing packets that its egress rules admit.
 func TestVPCEgressFollowsTheRules(t *testing.T) {
 	v := view{
 		"web":    vpcGroup("web", rule("tcp 80-80 0.0.0.0/0"), out("tcp 443-443 0.0.0.0/0"), out("50 * db")),
@@ -58,13 +58,13 @@ func TestVPCEgressFollowsTheRules(t *testing.T) {
 		set := c.Acquire(v, tt.set, 1)
 		dst := firewall.Source{Groups: numbers(c, tt.to), Addr: netip.MustParseAddr(tt.addr)}
 		if got := set.Egress.Match(tt.protocol, tt.key, dst); got.Allowed != tt.want {
-			t.Errorf("out of %v: protocol %d key %d to %s %v: %v, want allowed %t\n%v", tt.set, tt.protocol, tt.key, tt.addr, tt.to, got, tt.want, set)
+			t.Errorf("packet out of %v: protocol %d key %d to %s %v: decision %q, want allowed %t\n%v", tt.set, tt.protocol, tt.key, tt.addr, tt.to, got, tt.want, set)
 		}
 	}
 }
 
 // The API accepts exactly the rules that the Compiler enforces. Both get the same random
-// rules, valid and invalid ones.
+// rules, of which some are valid and others invalid.
 func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 	const account, region = ec2.AccountID("123456789012"), ec2.Region("us-east-1")
 	st := state.NewState()
@@ -111,7 +111,7 @@ func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 		}
 	}
 	if accepted < 300 || refused < 300 {
-		t.Fatalf("%d rules accepted, %d refused: too few of one kind", accepted, refused)
+		t.Fatalf("%d rules accepted, %d refused; want at least 300 of each", accepted, refused)
 	}
 
 	view := st.View()
@@ -122,12 +122,13 @@ func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 	c := firewall.NewCompiler()
 	set := c.Acquire(view, []ec2.GroupID{web.ID}, 1)
 	if errs := c.Errors(); len(errs) > 0 {
-		t.Fatalf("%d rules are stored and not enforced: %v", len(errs), errs[0])
+		t.Fatalf("%d rules are stored but not enforced, the first because of: %v", len(errs), errs[0])
 	}
 	if all := len(set.Ingress.Rules()) + len(set.Egress.Rules()); all != len(web.Rules) || all != accepted+1 {
-		t.Errorf("%d rules are enforced, %d stored, %d accepted", all, len(web.Rules), accepted)
+		t.Errorf("%d rules are enforced, %d stored, %d accepted; want every stored rule enforced, and the default egress rule besides the accepted ones", all, len(web.Rules), accepted)
 	}
-	// The default egress rule, to everywhere, would hide the other rules.
+	// Remove the default egress rule, which admits everything and would hide the other
+	// rules.
 	plain := *web
 	plain.Rules = slices.DeleteFunc(slices.Clone(web.Rules), func(r ec2.Rule) bool { return r.Source.Prefix.IsValid() && r.Source.Prefix.Bits() < 16 })
 	set = c.Acquire(groupsOf{&plain}, []ec2.GroupID{web.ID, "none"}, 1)

@@ -19,7 +19,7 @@ func Set(f func(function string)) {
 	hook.Store(&f)
 }
 
-// Reach calls the function that was passed to Set.
+// Reach calls the function that was passed to Set, with the full name of Reach's caller.
 func Reach() {
 	f := hook.Load()
 	if f == nil {

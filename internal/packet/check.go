@@ -10,8 +10,8 @@ import (
 )
 
 // check compares a frame's lengths, header sizes and flags with each other, down to the
-// transport header. It makes every verdict of Decode; the functions below only tell it
-// what they found.
+// transport header. If it returns false, the verdict says what is wrong. No other function
+// makes a verdict of Decode; the functions below only return what they found.
 //
 //	 0                   1                   2                   3
 //	|Version|  IHL  |Type of Service|          Total Length         |
@@ -75,7 +75,7 @@ func check(frame []byte) (v verdict.Verdict, ok bool) {
 	return verdict.Unset, true
 }
 
-// validARP accepts Ethernet/IPv4 requests and replies (RFC 826).
+// validARP reports whether b is an Ethernet/IPv4 ARP request or reply (RFC 826).
 func validARP(b []byte) bool {
 	return len(b) >= arpLen &&
 		binary.BigEndian.Uint16(b[0:]) == 1 && binary.BigEndian.Uint16(b[2:]) == EtherTypeIPv4 &&
@@ -83,7 +83,7 @@ func validARP(b []byte) bool {
 		(binary.BigEndian.Uint16(b[6:]) == layers.ARPRequest || binary.BigEndian.Uint16(b[6:]) == layers.ARPReply)
 }
 
-// What walkOptions finds.
+// An optionFault is what walkOptions found.
 type optionFault uint8
 
 const (
@@ -92,8 +92,8 @@ const (
 	sourceRoute
 )
 
-// walkOptions returns the first fault of IPv4 options. With a source route a sender could
-// choose a path around the switch's forwarding (RFC 7126 §4.3, §4.4).
+// walkOptions returns the first fault of a list of IPv4 options, or noFault. With a source
+// route a sender could choose a path around the switch's forwarding (RFC 7126 §4.3, §4.4).
 func walkOptions(b []byte) optionFault {
 	for len(b) > 0 {
 		switch kind := b[0]; {
@@ -112,7 +112,8 @@ func walkOptions(b []byte) optionFault {
 	return noFault
 }
 
-// minTransport is the size of the smallest header of a protocol.
+// minTransport returns the size of a protocol's smallest header, and 0 for protocols that
+// Decode does not read.
 func minTransport(protocol uint8) int {
 	switch protocol {
 	case ProtocolTCP:
@@ -125,9 +126,9 @@ func minTransport(protocol uint8) int {
 	return 0
 }
 
-// isTiny reports whether a fragment is too small. The first must carry the whole transport
-// header and no later one may begin inside a TCP header, or the ports that were judged
-// could differ from the ports that arrive (RFC 1858 §3).
+// isTiny reports whether a fragment is too small. A first fragment must carry the whole
+// transport header, and no later fragment may begin inside a TCP header. Otherwise the
+// ports that were judged could differ from the ports that arrive (RFC 1858 §3).
 func isTiny(protocol uint8, b []byte, offset int, more bool) bool {
 	failpoint.Reach()
 	if offset > 0 {
@@ -140,8 +141,9 @@ func isTiny(protocol uint8, b []byte, offset int, more bool) bool {
 	return len(b) < need || len(b) == 0 || len(b)%8 != 0
 }
 
-// validTCP rejects header sizes, options and sets of flags that no TCP sends, as stealth
-// scans do. The sets are those of RFC 9293 §3.5 with PSH, ECE and CWR free.
+// validTCP reports whether the header size, options and flags are possible. It rejects sets
+// of flags that no TCP sends, as stealth scans do: PSH, ECE and CWR are free, the other
+// flags must follow RFC 9293 §3.5.
 func validTCP(b []byte) bool {
 	failpoint.Reach()
 	headerLen := int(b[12]>>4) * 4
@@ -168,8 +170,8 @@ func validTCP(b []byte) bool {
 	return true
 }
 
-// validUDPLength compares the length field with the bytes that there are. The length of a
-// fragmented datagram also counts the fragments to come.
+// validUDPLength reports whether the length field agrees with the number of bytes in b. The
+// length field of a fragmented datagram also counts the fragments to come.
 func validUDPLength(b []byte, more bool) bool {
 	n := int(binary.BigEndian.Uint16(b[4:]))
 	return n >= udpLen && (more || n <= len(b))

@@ -66,7 +66,7 @@ func (t *Template) transport(ip *layers.IPv4) gopacket.SerializableLayer {
 			FIN: t.TCPFlags&FIN != 0, SYN: t.TCPFlags&SYN != 0, RST: t.TCPFlags&RST != 0,
 			PSH: t.TCPFlags&PSH != 0, ACK: t.TCPFlags&ACK != 0, URG: t.TCPFlags&URG != 0,
 		}
-		_ = tcp.SetNetworkLayerForChecksum(ip) // fails for no IPv4 layer
+		_ = tcp.SetNetworkLayerForChecksum(ip) // it fails only for other layers than IP
 		return tcp
 	case ProtocolUDP:
 		udp := &layers.UDP{SrcPort: layers.UDPPort(t.Flow.SrcPort), DstPort: layers.UDPPort(t.Flow.DstPort)}

@@ -20,8 +20,8 @@ const (
 	icmpLen     = 8
 )
 
-// A Decoder decodes frames. It reuses its layers for each frame, so a poller owns one and no
-// two goroutines use it.
+// A Decoder decodes frames. It reuses its layers for each frame, so every poller owns one,
+// and only one goroutine may use it.
 type Decoder struct {
 	parser  *gopacket.DecodingLayerParser
 	decoded []gopacket.LayerType
@@ -35,11 +35,12 @@ type Decoder struct {
 	payload  gopacket.Payload
 }
 
-// outermostIPv4 stops gopacket at the outer header of IP in IP. Otherwise it would decode the
-// inner packet into the same layer, and the inner addresses would be judged.
+// outermostIPv4 stops gopacket after the outer header of IP in IP. Without it gopacket
+// would decode the inner packet into the same layer, and the inner addresses would be
+// judged.
 type outermostIPv4 struct{ layers.IPv4 }
 
-// NextLayerType is TCP, UDP or ICMP, or payload for all other protocols.
+// NextLayerType returns TCP, UDP or ICMP, and payload for all other protocols.
 func (ip *outermostIPv4) NextLayerType() gopacket.LayerType {
 	switch next := ip.IPv4.NextLayerType(); next {
 	case layers.LayerTypeTCP, layers.LayerTypeUDP, layers.LayerTypeICMPv4:
@@ -57,18 +58,18 @@ func NewDecoder() *Decoder {
 		d.parser.AddDecodingLayer(l)
 	}
 	d.parser.IgnoreUnsupported = true
-	// The poller recovers and counts panics, because it knows the frame.
+	// The poller must get the panics of gopacket: it knows the frame, and counts them.
 	d.parser.IgnorePanic = true
 	return d
 }
 
-// Decode fills p from frame, which begins with the Ethernet header. Where it returns
-// false, the verdict says what is wrong, and p must not be used.
+// Decode fills p from frame, which begins with the Ethernet header. If it returns false,
+// the verdict says what is wrong with the frame, and p must not be used.
 //
-// gopacket returns errors that allocate, does not compare the IPv4 version nibble,
-// takes a total length of zero as the whole buffer, and decodes no transport header of
-// any fragment, not even the first. Therefore check compares every length before
-// gopacket sees the bytes, and fill reads the ports of first fragments itself.
+// gopacket returns errors that allocate, does not compare the IPv4 version nibble, takes a
+// total length of zero as the whole buffer, and decodes no transport header of any
+// fragment, not even of the first. Therefore check() compares every length before gopacket
+// sees the bytes, and fill() reads the ports of first fragments itself.
 func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	*p = Packet{Segments: 1}
@@ -76,7 +77,7 @@ func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
 		return v, false
 	}
 	if err := d.parser.DecodeLayers(frame, &d.decoded); err != nil {
-		return verdict.Unset, false // a bug: check must find what gopacket refuses
+		return verdict.Unset, false // a bug: the function check must find what gopacket refuses
 	}
 	copy(p.DstMAC[:], d.ethernet.DstMAC)
 	copy(p.SrcMAC[:], d.ethernet.SrcMAC)
@@ -90,8 +91,9 @@ func (d *Decoder) Decode(frame []byte, p *Packet) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// PeekFlow reads the flow of a TCP or UDP frame without IP options and fragments, and makes
-// no checks. It guesses what Decode will return.
+// PeekFlow reads the flow of a TCP or UDP frame without IP options and fragments. It
+// returns false for other frames. It checks nothing else, so its result is a guess of what
+// Decode will return.
 func PeekFlow(frame []byte) (f Flow, ok bool) {
 	failpoint.Reach()
 	const l4 = ethernetLen + ipv4MinLen
@@ -162,7 +164,7 @@ func (d *Decoder) fillICMP(l4 []byte, p *Packet) {
 }
 
 // fillQuoted reads the packet inside an ICMP error: its IP header and the first eight bytes
-// after it (RFC 792). It reports false if they are truncated, and reads no more bytes.
+// after it (RFC 792). It returns false if these are truncated. It reads no further bytes.
 func fillQuoted(b []byte, p *Packet) bool {
 	failpoint.Reach()
 	if len(b) < ipv4MinLen || b[0]>>4 != 4 {

@@ -44,17 +44,18 @@ func echo() packettest.Frame {
 	}
 }
 
-// edit builds f and changes its bytes.
+// edit builds f and returns its bytes after change.
 func edit(f packettest.Frame, change func(b []byte) []byte) []byte {
 	return change(packettest.Build(f))
 }
 
-// set returns an edit that overwrites the bytes at an offset.
+// set returns a change for edit that overwrites the bytes at an offset.
 func set(at int, values ...byte) func([]byte) []byte {
 	return func(b []byte) []byte { copy(b[at:], values); return b }
 }
 
-// cut returns an edit that shortens the frame and its IP total length to n bytes of IP.
+// cut returns a change for edit that shortens the frame to n bytes of IP, and its IP total
+// length too.
 func cut(n int) func([]byte) []byte {
 	return func(b []byte) []byte {
 		binary.BigEndian.PutUint16(b[16:], uint16(n))
@@ -138,10 +139,10 @@ func TestDecodeReadsWhatWasSent(t *testing.T) {
 	for _, f := range []packettest.Frame{tcp(packet.SYN, ""), tcp(packet.ACK|packet.PSH, "hello"), udp("hello"), echo()} {
 		frame := append(packettest.Build(f), 0, 0, 0) // padding
 		if v, ok := d.Decode(frame, &p); !ok {
-			t.Fatalf("Decode(%v) = %v", f.Flow, v)
+			t.Fatalf("Decode refused %v with verdict %v", f.Flow, v)
 		}
 		if p.Flow != f.Flow || p.TCPFlags != f.TCPFlags || p.ICMPType != f.ICMPType || p.Len != len(frame)-3 {
-			t.Errorf("Decode(%v) = flow %v, flags %x, type %d, length %d", f.Flow, p.Flow, p.TCPFlags, p.ICMPType, p.Len)
+			t.Errorf("Decode of %v: flow %v, flags %x, ICMP type %d, length %d; want flags %x, ICMP type %d, length %d", f.Flow, p.Flow, p.TCPFlags, p.ICMPType, p.Len, f.TCPFlags, f.ICMPType, len(frame)-3)
 		}
 		if got, want := string(frame[p.Payload:p.Len]), string(f.Payload); got != want {
 			t.Errorf("payload of %v = %q, want %q", f.Flow, got, want)
@@ -149,23 +150,24 @@ func TestDecodeReadsWhatWasSent(t *testing.T) {
 	}
 }
 
-// gopacket decodes no transport header of a fragment; Decode reads the first one's ports.
+// gopacket decodes no transport header of a fragment. Decode reads the ports of a first
+// fragment itself.
 func TestFirstFragmentHasItsPorts(t *testing.T) {
 	d := packet.NewDecoder()
 	var p packet.Packet
 	if v, ok := d.Decode(fragment(udp(""), 0, true, 64), &p); !ok || p.Flow != udp("").Flow || !p.Fragment || !p.HasL4 {
-		t.Errorf("first fragment = %v, %t, flow %v", v, ok, p.Flow)
+		t.Errorf("first fragment: Decode = %v, %t, flow %v, want flow %v", v, ok, p.Flow, udp("").Flow)
 	}
 	if v, ok := d.Decode(fragment(udp(""), 72, false, 5), &p); !ok || p.HasL4 || p.Flow.DstPort != 0 || p.FragOffset != 72 {
-		t.Errorf("second fragment = %v, %t, flow %v, offset %d", v, ok, p.Flow, p.FragOffset)
+		t.Errorf("second fragment: Decode = %v, %t, flow %v, offset %d, want no ports and offset 72", v, ok, p.Flow, p.FragOffset)
 	}
 }
 
 // An encapsulated packet is judged by its outer header.
-func TestFlowIsThatOfTheOuterHeader(t *testing.T) {
+func TestFlowComesFromTheOuterHeader(t *testing.T) {
 	outer := ipip()
 	if p := decode(t, packettest.Build(outer)); p.Flow != outer.Flow {
-		t.Errorf("flow %v, want the outer %v", p.Flow, outer.Flow)
+		t.Errorf("flow %v, want the outer flow %v", p.Flow, outer.Flow)
 	}
 }
 
@@ -174,11 +176,11 @@ func TestICMPErrorQuotesItsPacket(t *testing.T) {
 	var p packet.Packet
 	frame := packettest.ICMPError(packet.ICMPUnreachable, 3, server, client, packettest.Build(udp("x")), ec2.MAC{2}, ec2.MAC{4})
 	if v, ok := d.Decode(frame, &p); !ok || !p.HasQuoted || p.Quoted != udp("").Flow {
-		t.Errorf("Decode = %v, %t, quoted %v", v, ok, p.Quoted)
+		t.Errorf("Decode of an ICMP error = %v, %t, quoted flow %v, want %v", v, ok, p.Quoted, udp("").Flow)
 	}
 	cutOff := edit(packettest.Frame{Flow: echo().Flow, ICMPType: 3, Payload: make([]byte, 27)}, set(42, 0x45))
 	if v, ok := d.Decode(cutOff, &p); !ok || p.HasQuoted {
-		t.Errorf("cut-off quote: Decode = %v, %t, quoted %v", v, ok, p.HasQuoted)
+		t.Errorf("ICMP error with a cut-off quote: Decode = %v, %t, has a quote %v, want true and no quote", v, ok, p.HasQuoted)
 	}
 }
 
@@ -199,7 +201,7 @@ func TestNoAllocs(t *testing.T) {
 				packet.Sanitize(offload, &p, 1500)
 			}
 		}); n != 0 {
-			t.Errorf("frame %d: %v allocations", i, n)
+			t.Errorf("frame %d: %v allocations, want 0", i, n)
 		}
 	}
 }
@@ -207,7 +209,7 @@ func TestNoAllocs(t *testing.T) {
 func TestPeekFlowReadsPlainTCPAndUDPOnly(t *testing.T) {
 	for _, frame := range [][]byte{packettest.Build(udp("abc")), packettest.Build(tcp(packet.SYN, ""))} {
 		if flow, ok := packet.PeekFlow(frame); !ok || flow != decode(t, frame).Flow {
-			t.Errorf("PeekFlow = %v, %v of % x", flow, ok, frame)
+			t.Errorf("PeekFlow = %v, %v, want %v; frame % x", flow, ok, decode(t, frame).Flow, frame)
 		}
 	}
 	for _, frame := range [][]byte{
@@ -215,13 +217,13 @@ func TestPeekFlowReadsPlainTCPAndUDPOnly(t *testing.T) {
 		withOptions(7, 4, 4, 0), fragment(udp(""), 0, true, 64), fragment(udp(""), 64, false, 64),
 	} {
 		if flow, ok := packet.PeekFlow(frame); ok {
-			t.Errorf("PeekFlow = %v of % x", flow, frame)
+			t.Errorf("PeekFlow = %v, true, want false; frame % x", flow, frame)
 		}
 	}
 }
 
-// FuzzDecode compares Decode with gopacket's own decoding of the same bytes, and checks every
-// offset that Decode returns.
+// FuzzDecode compares Decode with gopacket's own decoding of the same bytes. It also checks
+// every offset in the Packet.
 func FuzzDecode(f *testing.F) {
 	for _, frame := range [][]byte{
 		packettest.Build(tcp(packet.SYN, "")), packettest.Build(udp("abc")), packettest.Build(echo()), packettest.Build(ipip()),
@@ -236,29 +238,29 @@ func FuzzDecode(f *testing.F) {
 		var p packet.Packet
 		if v, ok := d.Decode(frame, &p); !ok {
 			if !v.Drops() || v == verdict.Unset {
-				t.Fatalf("refused with %v", v)
+				t.Fatalf("Decode refused a frame with verdict %v, want one that drops", v)
 			}
 			return
 		}
 		if p.L3 > p.L4 && p.EtherType == packet.EtherTypeIPv4 || p.L4 > p.Payload || p.Payload > p.Len || p.Len > len(frame) {
-			t.Fatalf("offsets %d %d %d of %d, frame %d", p.L3, p.L4, p.Payload, p.Len, len(frame))
+			t.Fatalf("IP header at %d, transport header at %d, payload at %d, length %d of a frame of %d bytes: want them ascending", p.L3, p.L4, p.Payload, p.Len, len(frame))
 		}
 		if flow, ok := packet.PeekFlow(frame); ok && flow != p.Flow {
-			t.Fatalf("PeekFlow guesses %v of %v", flow, p.Flow)
+			t.Fatalf("PeekFlow returned %v, want %v as in Decode", flow, p.Flow)
 		}
 		if p.Fragment || p.Flow.Protocol != packet.ProtocolTCP && p.Flow.Protocol != packet.ProtocolUDP {
-			return // gopacket alone also decodes encapsulated packets
+			return // gopacket also decodes encapsulated packets, and Decode does not
 		}
 		// The port that rules judge must be the port that a receiver reads.
 		all := gopacket.NewPacket(frame[:p.Len], layers.LayerTypeEthernet, gopacket.NoCopy)
 		switch l := all.TransportLayer().(type) {
 		case *layers.TCP:
 			if uint16(l.DstPort) != p.Flow.DstPort || p.Flow.Protocol != packet.ProtocolTCP {
-				t.Fatalf("TCP port %d, gopacket reads %d", p.Flow.DstPort, l.DstPort)
+				t.Fatalf("Decode reads TCP port %d, gopacket reads %d", p.Flow.DstPort, l.DstPort)
 			}
 		case *layers.UDP:
 			if uint16(l.DstPort) != p.Flow.DstPort || p.Flow.Protocol != packet.ProtocolUDP {
-				t.Fatalf("UDP port %d, gopacket reads %d", p.Flow.DstPort, l.DstPort)
+				t.Fatalf("Decode reads UDP port %d, gopacket reads %d", p.Flow.DstPort, l.DstPort)
 			}
 		}
 	})

@@ -9,7 +9,8 @@ func (f Flow) String() string {
 	return fmt.Sprintf("%s %s:%d > %s:%d", ProtocolName(f.Protocol), f.Src, f.SrcPort, f.Dst, f.DstPort)
 }
 
-// ProtocolName is the name of an IP protocol that Decode looks into, else its number.
+// ProtocolName returns the name of an IP protocol whose headers Decode reads, and the
+// number of any other.
 func ProtocolName(p uint8) string {
 	switch p {
 	case ProtocolICMP:
@@ -49,7 +50,7 @@ func (p *Packet) String() string {
 	return b.String()
 }
 
-// flagNames is "SYN+ACK" for TCP flags, and "none".
+// flagNames returns the names of TCP flags, such as "SYN+ACK", and "none" without flags.
 func flagNames(flags uint8) string {
 	var names []string
 	for i, name := range []string{"FIN", "SYN", "RST", "PSH", "ACK", "URG"} {

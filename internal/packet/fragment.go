@@ -8,7 +8,7 @@ import (
 )
 
 // quotedLen is the number of bytes of a packet that an ICMP error quotes: as many as fit in
-// an error of 576 bytes (RFC 1812 §4.3.2.3).
+// an ICMP packet of 576 bytes (RFC 1812 §4.3.2.3).
 const quotedLen = 576 - ipv4MinLen - icmpLen
 
 // FragmentationNeeded writes to out the ICMP error that tells the sender of a packet the
@@ -42,10 +42,11 @@ func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu i
 	return out
 }
 
-// Fragment cuts a finished IPv4 packet, which begins at l3 of a frame that Decode has
-// accepted, into fragments of at most mtu bytes (RFC 791 §3.2, "An Example Fragmentation
-// Procedure"). It builds each in scratch, which must hold one with its Ethernet header, and
-// passes it to emit. It stops at the first error of emit.
+// Fragment cuts a finished IPv4 packet into fragments of at most mtu bytes (RFC 791 §3.2,
+// "An Example Fragmentation Procedure"). The packet begins at l3 of a frame that Decode has
+// accepted. Fragment builds each fragment in scratch, which must hold mtu bytes and an
+// Ethernet header, and passes it to emit. It returns the first error of emit, and then
+// emits no more.
 func Fragment(frame []byte, l3, mtu int, scratch []byte, emit func([]byte) error) error {
 	failpoint.Reach()
 	header := l3 + int(frame[l3]&15)*4

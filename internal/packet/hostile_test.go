@@ -10,7 +10,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// refused checks that Decode refuses a frame with a verdict.
+// refused checks that Decode refuses a frame with the verdict want.
 func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
 	t.Helper()
 	var p packet.Packet
@@ -19,7 +19,8 @@ func refused(t *testing.T, name string, frame []byte, want verdict.Verdict) {
 	}
 }
 
-// Each case changes one field from its value for IPv4 on Ethernet (RFC 826).
+// Each case changes one field of an ARP frame from its value for IPv4 on Ethernet (RFC
+// 826).
 func TestMalformedARPIsRefused(t *testing.T) {
 	valid := func() []byte { return packettest.ARP(1, ec2.MAC{2}, client, server) }
 	for _, operation := range []uint16{1, 2} {
@@ -68,8 +69,8 @@ func TestMalformedOptionsAreRefused(t *testing.T) {
 		refused(t, "TCP options, "+name, withTCP(options...), verdict.BadTCP)
 	}
 	refused(t, "an IP option of length 2", withOptions(7, 2, 0, 0), verdict.BadLength)
-	// A source route is found after other options, but not inside another option or after the
-	// end of the list.
+	// A source route is found after other options. It is not found inside another option or
+	// after the end of the list.
 	refused(t, "source route after another option", withOptions(7, 3, 4, 131, 3, 4, 0, 0), verdict.SourceRoute)
 	decode(t, withOptions(7, 4, 4, 131))
 	decode(t, withOptions(0, 131, 3, 4))
@@ -83,14 +84,15 @@ func TestPortsAreReadAfterIPOptions(t *testing.T) {
 	binary.BigEndian.PutUint16(fake[2:], 80)
 	options := append([]byte{0x88, 40}, append(fake, make([]byte, 18)...)...)
 	if p := decode(t, withOptions(options...)); p.Flow != tcp(0, "").Flow || p.L4 != 14+60 {
-		t.Errorf("read %v, transport header at %d, want %v at %d", &p, p.L4, tcp(0, "").Flow, 14+60)
+		t.Errorf("packet %v with transport header at %d, want flow %v with transport header at %d", &p, p.L4, tcp(0, "").Flow, 14+60)
 	}
 }
 
-// First fragments without a whole transport header, later ones that could overwrite it, and
-// fragments of sizes that no sender makes are refused (RFC 1858, RFC 3128).
+// These fragments are refused (RFC 1858, RFC 3128): first fragments without a whole
+// transport header, later fragments that could overwrite it, and fragments of sizes that no
+// sender makes.
 func TestTinyFragmentsAreRefused(t *testing.T) {
-	// body is the IP payload of a first or later fragment.
+	// body returns the IP payload of a first or later fragment.
 	body := func(protocol uint8, n, offset int, more bool) []byte {
 		f := packettest.Frame{Flow: packet.Flow{Src: client, Dst: server, Protocol: protocol}, FragID: 9, FragOffset: 8, MoreFollow: more, Payload: make([]byte, n)}
 		b := packettest.Build(f)
@@ -133,7 +135,8 @@ func TestTinyFragmentsAreRefused(t *testing.T) {
 	decode(t, body(packet.ProtocolTCP, 24, 64, false))
 }
 
-// The test tests all 256 sets. PSH, ECE and CWR do not matter.
+// The test decodes TCP packets with all 256 sets of flags. PSH, ECE and CWR may be in any
+// set.
 func TestInvalidTCPFlagSetsAreRefused(t *testing.T) {
 	const free = packet.PSH | 0x40 | 0x80
 	valid := map[uint8]bool{}
@@ -165,7 +168,7 @@ func TestMalformedQuotesAreIgnored(t *testing.T) {
 	}
 	const quote = 14 + 20 + 8
 	if p := decode(t, build(func(b []byte) []byte { return b })); !p.HasQuoted || p.Quoted != udp("").Flow {
-		t.Fatalf("a valid error: %v", &p)
+		t.Fatalf("a valid ICMP error: %v, want quoted flow %v", &p, udp("").Flow)
 	}
 	for name, change := range map[string]func(b []byte) []byte{
 		"nothing":                     func(b []byte) []byte { return b[:quote] },
@@ -203,7 +206,7 @@ func TestTruncatedFrameIsRefused(t *testing.T) {
 				var p packet.Packet
 				v, ok := packet.NewDecoder().Decode(b[:n:n], &p)
 				if ok || n < 34 && name != "ARP" && v != verdict.Runt {
-					t.Errorf("%s truncated at byte %d (length adjusted: %v): %v, %v", name, n, adjusted, v, ok)
+					t.Errorf("%s truncated at byte %d (IP length adjusted: %v): Decode = %v, %v, want it refused, and before byte 34 as a runt", name, n, adjusted, v, ok)
 				}
 			}
 		}
@@ -232,15 +235,15 @@ func TestRefusedFramesAllocateNothing(t *testing.T) {
 	} {
 		if n := testing.AllocsPerRun(100, func() {
 			if _, ok := d.Decode(frame, &p); ok {
-				t.Errorf("%s is accepted", name)
+				t.Errorf("Decode accepted %s, want it refused", name)
 			}
 		}); n != 0 {
-			t.Errorf("%s: %v allocations", name, n)
+			t.Errorf("%s: %v allocations, want 0", name, n)
 		}
 	}
 }
 
-// No kernel makes these offload headers for UDP.
+// No kernel writes these virtio headers for UDP.
 func TestForgedUDPSegmentationIsRefused(t *testing.T) {
 	big := udp(string(make([]byte, 4000)))
 	for name, header := range map[string][]byte{
@@ -253,11 +256,11 @@ func TestForgedUDPSegmentationIsRefused(t *testing.T) {
 	} {
 		p := decode(t, partial(big, 6))
 		if v, ok := packet.Sanitize(header, &p, mtu); ok || v != verdict.BadOffload {
-			t.Errorf("%s: Sanitize = %v, %t; want %v", name, v, ok, verdict.BadOffload)
+			t.Errorf("%s: Sanitize = %v, %t; want %v, false", name, v, ok, verdict.BadOffload)
 		}
 	}
 	p := decode(t, partial(big, 6))
 	if v, ok := packet.Sanitize(offload(1, 5, 32, 34, 6), &p, mtu); !ok || p.Segments != 125 {
-		t.Errorf("125 datagrams: Sanitize = %v, %t, %d segments", v, ok, p.Segments)
+		t.Errorf("a frame of 125 datagrams: Sanitize = %v, %t, %d segments; want true and 125", v, ok, p.Segments)
 	}
 }

@@ -78,20 +78,20 @@ type Packet struct {
 
 	L3      int // where the IP header begins
 	L4      int // where the transport header begins
-	Payload int // where the transport payload begins; L4 if the transport header is unknown
-	Len     int // the frame without Ethernet padding
+	Payload int // where the transport payload begins; equals L4 if the transport header is unknown
+	Len     int // length of the frame without Ethernet padding
 
-	// A fragment that is not the first has HasL4 false and no ports in Flow.
+	// In a fragment that is not the first, HasL4 is false and Flow has no ports.
 	HasL4        bool
 	Fragment     bool   // MF is set or the offset is not zero
 	MoreFollow   bool   // MF
 	DontFragment bool   // DF
 	FragID       uint16 // IP identification
 	FragOffset   int    // in bytes
-	FragLen      int    // bytes of IP payload here
+	FragLen      int    // bytes of IP payload in this fragment
 	Partial      bool   // the transport checksum covers the pseudo-header only (virtio NEEDS_CSUM)
 	Segments     uint32 // number of packets that the frame stands for
-	Quoted       Flow   // of the packet that an ICMP error quotes, in the direction it was sent
+	Quoted       Flow   // flow of the packet that an ICMP error quotes, in the direction that packet was sent
 	QuotedL3     int    // where the quoted IP header begins
 	QuotedICMP   uint8  // ICMP type of the quoted packet
 	HasQuoted    bool
@@ -103,10 +103,10 @@ type Packet struct {
 }
 
 // An Origin names the interface that sent a frame on another node. The seal of the datagram
-// proves the node; the node names the interface.
+// proves which node sent it; the interface is what that node claims.
 type Origin struct {
 	Node  uint32 // number of the sending node; never 0 in a received datagram
-	VNI   uint32 // of the receiver's network
+	VNI   uint32 // of the network that the receiver is in
 	Epoch uint64 // of the sending interface's lease
 	// Unnamed: the datagram names a network and no interface, so Epoch is unset. Only
 	// datagrams of a trusted underlay (VXLAN) are unnamed.
@@ -118,8 +118,9 @@ func (p *Packet) IsFirstSYN() bool {
 	return p.Flow.Protocol == ProtocolTCP && p.TCPFlags&(SYN|ACK) == SYN
 }
 
-// RuleKey is the number that is compared with a rule's range: the destination port, or for
-// ICMP the type in the high byte and the code in the low byte, or zero.
+// RuleKey returns the number that is compared with a rule's range: the destination port;
+// for ICMP the type in the high byte and the code in the low byte; zero for other
+// protocols.
 func (p *Packet) RuleKey() uint16 {
 	switch p.Flow.Protocol {
 	case ProtocolTCP, ProtocolUDP:

@@ -21,7 +21,7 @@ func ReleaseMemory() {
 		begin := uintptr(unsafe.Pointer(&table[0]))
 		skip := (page - begin%page) % page
 		whole := (uintptr(len(table)) - skip) / page * page
-		unix.Madvise(table[skip:skip+whole], unix.MADV_DONTNEED) // they are zero from here on
+		unix.Madvise(table[skip:skip+whole], unix.MADV_DONTNEED) // the tables read as zero from here on
 	}
 	debug.FreeOSMemory()
 }

@@ -16,8 +16,9 @@ func SetMACs(frame []byte, dst, src ec2.MAC) {
 }
 
 // RewriteSource changes the packet's source address to to, as 1:1 NAT does for outgoing
-// packets: in the IP header, in a full or partial transport checksum, and in an ICMP error
-// also as destination of the quoted packet, if that was the old address. It updates p.
+// packets. It corrects the IP checksum and the transport checksum, be it full or partial.
+// In an ICMP error it also changes the destination of the quoted packet, if that was the
+// old address. It updates p.
 func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
 	failpoint.Reach()
 	rewrite(frame, p, p.L3+12, to)
@@ -28,8 +29,8 @@ func RewriteSource(frame []byte, p *Packet, to netip.Addr) {
 	p.Flow.Src = to
 }
 
-// RewriteDestination changes the packet's destination address, and in an ICMP error the source
-// of the quoted packet, as RewriteSource does.
+// RewriteDestination changes the packet's destination address to to. In an ICMP error it
+// also changes the source of the quoted packet. Otherwise it works like RewriteSource.
 func RewriteDestination(frame []byte, p *Packet, to netip.Addr) {
 	failpoint.Reach()
 	rewrite(frame, p, p.L3+16, to)
@@ -88,7 +89,8 @@ func update(field []byte, old, new [4]byte) {
 	binary.BigEndian.PutUint16(field, ^fold(sum+difference(old, new)))
 }
 
-// updateTransport also updates the partial form, which is the sum and not its complement.
+// updateTransport corrects a transport checksum as update() does. It also handles the
+// partial form, which is the sum and not its complement.
 func updateTransport(field []byte, old, new [4]byte, partial bool) {
 	if !partial {
 		update(field, old, new)
@@ -110,8 +112,8 @@ func fold(sum uint32) uint16 {
 	return uint16(sum)
 }
 
-// sum16 is the ones' complement sum of b (RFC 1071 §2: of words as long as the processor's,
-// folded at the end).
+// sum16 returns the ones' complement sum of b. It adds words of the processor's size and
+// folds the sum at the end (RFC 1071 §2).
 func sum16(b []byte) uint32 {
 	var sum, carry uint64
 	for len(b) >= 32 {
@@ -138,13 +140,13 @@ func sum16(b []byte) uint32 {
 		last += uint64(b[0]) << 8
 	}
 	sum, carry = bits.Add64(sum, last, carry)
-	sum += carry // cannot overflow: after an overflow the sum is small
+	sum += carry // cannot overflow: the sum is small after an overflow
 	sum = sum>>32 + sum&0xffffffff
 	return uint32(fold(uint32(sum>>32 + sum&0xffffffff)))
 }
 
-// ARPReply changes a request in place to the reply that its target address has the MAC mac,
-// and returns the frame to send.
+// ARPReply turns an ARP request in place into the reply that its target address has the MAC
+// address mac, and returns the frame to send.
 func ARPReply(frame []byte, p *Packet, mac ec2.MAC) []byte {
 	failpoint.Reach()
 	SetMACs(frame, p.ARPSender, mac)

@@ -17,7 +17,7 @@ func decode(t *testing.T, frame []byte) packet.Packet {
 	t.Helper()
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
-		t.Fatalf("Decode = %v\n% x", v, frame)
+		t.Fatalf("Decode refused the frame with %v\n% x", v, frame)
 	}
 	return p
 }
@@ -65,14 +65,14 @@ func TestRewriteKeepsEveryChecksumRight(t *testing.T) {
 		packet.RewriteDestination(frame, &p, client)
 		again := decode(t, frame)
 		if again.Flow.Src != to || again.Flow.Dst != client || again.Flow != p.Flow {
-			t.Errorf("%s: flow %v, packet says %v", name, again.Flow, p.Flow)
+			t.Errorf("%s: the rewritten frame has flow %v, want %v as in p", name, again.Flow, p.Flow)
 		}
 		if !checksumsHold(t, frame) {
 			t.Errorf("%s: a checksum is wrong after the rewrite", name)
 		}
 		if again.HasQuoted {
 			if again.Quoted.Src != client || again.Quoted.Dst != to {
-				t.Errorf("%s: quoted %v", name, again.Quoted)
+				t.Errorf("%s: quoted flow %v after the rewrite, want source %v and destination %v", name, again.Quoted, client, to)
 			}
 			if ones(frame[again.QuotedL3:again.QuotedL3+20]) != 0xffff {
 				t.Errorf("%s: the quoted IP checksum is wrong", name)
@@ -81,7 +81,7 @@ func TestRewriteKeepsEveryChecksumRight(t *testing.T) {
 	}
 }
 
-// offload writes a virtio header.
+// offload returns a virtio header with these fields.
 func offload(flags, gso byte, size, start, offset uint16) []byte {
 	b := make([]byte, packet.OffloadLen)
 	b[0], b[1] = flags, gso
@@ -127,7 +127,7 @@ func TestForgedVirtioHeadersAreRefused(t *testing.T) {
 	for _, tt := range tests {
 		p := decode(t, tt.frame)
 		if got, ok := packet.Sanitize(tt.offload, &p, mtu); ok || got != tt.want {
-			t.Errorf("%s: Sanitize = %v, %t; want %v", tt.name, got, ok, tt.want)
+			t.Errorf("%s: Sanitize = %v, %t; want %v, false", tt.name, got, ok, tt.want)
 		}
 	}
 }
@@ -138,7 +138,7 @@ func TestValidVirtioHeaderIsRebuilt(t *testing.T) {
 	binary.NativeEndian.PutUint16(h[2:], 9999) // Sanitize replaces hdr_len
 	p := decode(t, frame)
 	if v, ok := packet.Sanitize(h, &p, mtu); !ok {
-		t.Fatalf("Sanitize = %v", v)
+		t.Fatalf("Sanitize refused a valid header with %v", v)
 	}
 	if got := binary.NativeEndian.Uint16(h[2:]); got != 54 || p.Segments != 3 || !p.Partial {
 		t.Errorf("hdr_len %d, segments %d, partial %t; want 54, 3, true", got, p.Segments, p.Partial)
@@ -147,7 +147,7 @@ func TestValidVirtioHeaderIsRebuilt(t *testing.T) {
 	plain := packettest.Build(udp("x"))
 	p = decode(t, plain)
 	if v, ok := packet.Sanitize(h, &p, mtu); !ok || [10]byte(h) != [10]byte{} {
-		t.Errorf("Sanitize = %v, %t, header % x; want all zero", v, ok, h)
+		t.Errorf("Sanitize = %v, %t, header % x; want true and a header of zeros", v, ok, h)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestSegmentsAreCompletePackets(t *testing.T) {
 		h := offload(1, c.gso, 1000, 34, uint16(c.at))
 		p := decode(t, frame)
 		if v, ok := packet.Sanitize(h, &p, mtu); !ok {
-			t.Fatalf("%s: Sanitize = %v", name, v)
+			t.Fatalf("%s: Sanitize refused a valid header with %v", name, v)
 		}
 		var got []byte
 		n := 0
@@ -179,7 +179,7 @@ func TestSegmentsAreCompletePackets(t *testing.T) {
 			return nil
 		})
 		if err != nil || n != 4 || string(got) != string(payload) {
-			t.Errorf("%s: %d segments, %d bytes, %v", name, n, len(got), err)
+			t.Errorf("%s: Segment emitted %d segments with %d payload bytes, error %v; want 4 segments with the %d bytes of the frame", name, n, len(got), err, len(payload))
 		}
 	}
 }
@@ -193,13 +193,13 @@ func TestFinishedChecksumIsRight(t *testing.T) {
 		packet.RewriteSource(frame, &p, netip.MustParseAddr("198.18.7.7"))
 		packet.FinishChecksum(h, frame, &p)
 		if !checksumsHold(t, frame) || h[0] != 0 {
-			t.Errorf("%v: wrong checksum or header % x", f.Flow, h)
+			t.Errorf("%v: wrong checksum after FinishChecksum, or virtio header % x does not begin with 0", f.Flow, h)
 		}
 	}
 }
 
-// For any input, Sanitize writes a header that names only the packet's own checksum field and
-// segments only after its headers.
+// For any input, Sanitize writes a virtio header that names no other checksum field than
+// the packet's own, and segments that begin after the headers.
 func FuzzSanitize(f *testing.F) {
 	f.Add(offload(1, 1, 1400, 34, 16), []byte("some payload that is cut"), true)
 	f.Add(offload(1, 5, 8, 34, 6), make([]byte, 300), false)
@@ -216,15 +216,15 @@ func FuzzSanitize(f *testing.F) {
 		h := header[:packet.OffloadLen]
 		if v, ok := packet.Sanitize(h, &p, mtu); !ok {
 			if !v.Drops() {
-				t.Fatalf("refused with %v", v)
+				t.Fatalf("Sanitize refused a header with verdict %v, want one that drops", v)
 			}
 			return
 		}
 		if h[0]&^1 != 0 || h[0] == 1 && (binary.NativeEndian.Uint16(h[6:]) != 34 || binary.NativeEndian.Uint16(h[8:]) != at) {
-			t.Fatalf("Sanitize accepted % x", h)
+			t.Fatalf("Sanitize returned header % x, want only the checksum field of the packet", h)
 		}
 		if h[1] != 0 && (h[0] != 1 || int(binary.NativeEndian.Uint16(h[2:])) != p.Payload || p.Segments == 0) {
-			t.Fatalf("Sanitize accepted % x for %d segments", h, p.Segments)
+			t.Fatalf("Sanitize returned header % x for %d segments, want segments that begin at the payload", h, p.Segments)
 		}
 	})
 }

@@ -6,8 +6,8 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// FinishChecksum completes a partial transport checksum for a device that does not. It
-// clears p.Partial and the flag in the virtio header.
+// FinishChecksum completes a partial transport checksum, for a device that does not do that
+// itself. It clears p.Partial and the flag in the virtio header.
 func FinishChecksum(offload, frame []byte, p *Packet) {
 	failpoint.Reach()
 	if !p.Partial {
@@ -26,21 +26,22 @@ func FinishChecksum(offload, frame []byte, p *Packet) {
 // MaxHeaders is the largest size of the headers of a frame that stands for several packets.
 const MaxHeaders = ethernetLen + 60 + 60
 
-// A Cutter cuts a frame that stands for several packets into those packets, in place and from
-// the front. It writes the headers of each packet before its payload, over the end of the
-// packet before, which must not be used any more. It computes no transport checksums.
+// A Cutter cuts a frame that stands for several packets into those packets, in place and
+// from the front. It writes the headers of each packet before its payload, over the end of
+// the previous packet, which the caller must not use any more. It computes no transport
+// checksums.
 type Cutter struct {
 	frame   []byte
 	p       *Packet
-	size    int // of each payload but the last
-	index   int // of the next packet
-	at      int // where its payload begins
+	size    int // payload bytes of each packet but the last
+	index   int // number of the next packet
+	at      int // where the next packet's payload begins
 	headers [MaxHeaders]byte
-	sum     uint32 // of the IP header without length, identification and checksum
+	sum     uint32 // sum of the IP header without length, identification and checksum
 }
 
-// Begin starts with a frame that Sanitize has accepted. The Cutter uses frame and p until the
-// last packet.
+// Begin makes the Cutter cut a frame that Sanitize has accepted. The Cutter uses frame and
+// p until the last packet.
 func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
 	failpoint.Reach()
 	c.frame, c.p, c.size = frame, p, int(native.Uint16(offload[4:]))
@@ -50,7 +51,8 @@ func (c *Cutter) Begin(offload, frame []byte, p *Packet) {
 	c.sum = sum16(ip[:2]) + sum16(ip[6:10]) + sum16(ip[12:])
 }
 
-// Next makes the next packet and returns its place in the frame, or false after the last.
+// Next writes the next packet and returns where it begins and ends in the frame; false
+// after the last packet.
 func (c *Cutter) Next() (start, end int, ok bool) {
 	failpoint.Reach()
 	if c.at >= c.p.Len {
@@ -81,14 +83,15 @@ func (c *Cutter) put(out []byte, last bool) {
 		l4[13] &^= FIN | PSH
 	}
 	if c.index > 0 {
-		l4[13] &^= tcpCWR // only the first segment has it (RFC 3168 §6.1.2)
+		l4[13] &^= tcpCWR // only the first segment keeps CWR (RFC 3168 §6.1.2)
 	}
 }
 
 // Segment cuts a frame that stands for several packets into those packets, with their own
-// lengths, sequence numbers and finished checksums. It builds each in scratch, which must
-// hold the frame's headers and one segment, and passes it to emit. It stops at the first
-// error of emit. A frame that stands for one packet is emitted with its checksum finished.
+// lengths, sequence numbers and finished checksums. It builds each packet in scratch, which
+// must hold the frame's headers and one segment, and passes it to emit. It returns the
+// first error of emit, and then emits no more. A frame that stands for one packet is
+// emitted with its checksum finished.
 func Segment(offload, frame []byte, p *Packet, scratch []byte, emit func([]byte) error) error {
 	failpoint.Reach()
 	size := int(native.Uint16(offload[4:]))

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// The test compares every length and alignment, with random bytes, zeros and bytes of 0xff.
+// The test compares sums over every length and alignment, of random bytes, of zeros and of
+// bytes of 0xff.
 func TestSumEqualsANaiveSum(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	random, all := make([]byte, 200), make([]byte, 200)
@@ -23,7 +24,7 @@ func TestSumEqualsANaiveSum(t *testing.T) {
 				want = want&0xffff + want>>16
 				want = want&0xffff + want>>16
 				if got := sum16(b[from:to]); got != want {
-					t.Fatalf("bytes %d to %d: %x, want %x", from, to, got, want)
+					t.Fatalf("sum of bytes %d to %d: %x, want %x", from, to, got, want)
 				}
 			}
 		}

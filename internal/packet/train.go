@@ -7,23 +7,24 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// Marks describe a packet besides its bytes.
+// Marks tell of a packet what its bytes do not.
 type Marks uint8
 
 const (
-	// Unfinished: its transport checksum was never computed, because the seal of its
-	// datagram protects it better. The value of the field is undefined.
+	// Unfinished: the packet's transport checksum was never computed, because the seal of
+	// its datagram protects it better. The checksum field has no meaning.
 	Unfinished Marks = 1 << iota
-	// Followed: it was cut from a frame, and the next packet of that frame follows.
+	// Followed: the packet was cut from a frame, and the next packet of that frame follows
+	// it.
 	Followed
 )
 
 const (
 	tcpCWR       = 0x80
-	dontFragment = 0x40 // in the first byte of flags and offset
+	dontFragment = 0x40 // DF, in the first byte of flags and offset
 
 	maxFrame = ethernetLen + 65535
-	// maxTrainUDP is how many datagrams in one frame every Linux accepts
+	// maxTrainUDP is the number of datagrams in one frame that every Linux accepts
 	// (UDP_MAX_SEGMENTS, which was 64 before 6.9).
 	maxTrainUDP = 64
 )
@@ -44,13 +45,13 @@ const (
 // One goroutine uses a Train. It starts again with each Begin or Lead.
 type Train struct {
 	b       []byte // virtio header and frame
-	end     int    // of the frame in b
-	l4      int    // in the frame; 0 if the first packet cannot be joined
-	payload int    // in the frame
-	size    int    // of the first payload
+	end     int    // where the frame ends in b
+	l4      int    // where the transport header begins in the frame; 0 if the first packet cannot be joined
+	payload int    // where the payload begins in the frame
+	size    int    // length of the first payload
 	pieces  int
 	open    bool
-	queued  bool             // its packets are from the queue of a device: Lead
+	queued  bool             // Lead began the train: its packets come from the queue of a device
 	first   [MaxHeaders]byte // the headers of the first packet
 }
 
@@ -64,7 +65,7 @@ func (t *Train) Begin(b []byte, n int, marks Marks) {
 	if marks&Unfinished == 0 {
 		return
 	}
-	b[0] = needsChecksum // Sanitize refuses it if the other fields stay zero
+	b[0] = needsChecksum // Sanitize refuses the header if its other fields stay zero
 	l4, payload, ok := transportOf(frame)
 	if !ok {
 		return
@@ -76,7 +77,8 @@ func (t *Train) Begin(b []byte, n int, marks Marks) {
 	}
 }
 
-// transportOf finds the headers of an unfragmented TCP or UDP packet without padding.
+// transportOf returns where the transport header and the payload of an unfragmented TCP or
+// UDP packet begin; false for other packets and padded ones.
 func transportOf(frame []byte) (l4, payload int, ok bool) {
 	failpoint.Reach()
 	if len(frame) < ethernetLen+ipv4MinLen || binary.BigEndian.Uint16(frame[12:]) != EtherTypeIPv4 {
@@ -97,13 +99,14 @@ func transportOf(frame []byte) (l4, payload int, ok bool) {
 	return 0, 0, false
 }
 
-// validIPv4 reports whether the checksum of an IP header without options is right. Joining
-// would correct a wrong one.
+// validIPv4 reports whether the checksum of an IP header without options is right. A packet
+// with a wrong checksum must not be joined, because joining would correct the checksum.
 func validIPv4(frame []byte) bool {
 	return fold(sum16(frame[ethernetLen:ethernetLen+ipv4MinLen])) == 0xffff
 }
 
-// mayLead reports whether other packets may be joined to this first one.
+// mayLead reports whether other packets may be joined to frame, the first packet of the
+// train.
 func (t *Train) mayLead(frame []byte, marks Marks) bool {
 	if frame[ethernetLen+9] == ProtocolUDP {
 		return marks&Followed != 0 && t.size > 0
@@ -111,8 +114,8 @@ func (t *Train) mayLead(frame []byte, marks Marks) bool {
 	return frame[t.l4+13]&(FIN|SYN|RST|PSH|ACK|URG|tcpCWR) == ACK && t.size >= minTCPSegment
 }
 
-// Joinable reports whether a packet with a computed checksum can be part of a Train: whether
-// it is TCP, has enough payload, and its checksum is right.
+// Joinable reports whether a packet with a computed checksum can be part of a Train: it
+// must be TCP, have enough payload, and its checksum must be right.
 func Joinable(frame []byte) bool {
 	failpoint.Reach()
 	l4, payload, ok := transportOf(frame)
@@ -122,7 +125,8 @@ func Joinable(frame []byte) bool {
 	return rightChecksum(frame, l4)
 }
 
-// Joined is the number of packets in a frame that Finish has completed.
+// Joined returns the number of packets in a frame that Finish has completed. b begins with
+// the virtio header.
 func Joined(b []byte) int {
 	size, headers := int(native.Uint16(b[4:])), int(native.Uint16(b[2:]))
 	if b[1] == gsoNone || size == 0 {
@@ -131,8 +135,9 @@ func Joined(b []byte) int {
 	return max(1, (len(b)-OffloadLen-headers+size-1)/size)
 }
 
-// Lead starts a train with a virtio header and frame from a device, b[:n]. It reports whether
-// others may Follow: whether the frame is one unfragmented UDP datagram. It does not change b.
+// Lead starts a train with a virtio header and frame from a device, b[:n], and does not
+// change b. It reports whether other frames may Follow: the frame must be one unfragmented
+// UDP datagram.
 func (t *Train) Lead(b []byte, n int) bool {
 	failpoint.Reach()
 	t.b, t.end, t.l4, t.pieces, t.open, t.queued = b, n, 0, 1, false, true
@@ -147,8 +152,9 @@ func (t *Train) Lead(b []byte, n int) bool {
 	return true
 }
 
-// Follow joins a copy of the device's next frame to the train, if it is a datagram of the
-// same flow. The checksum of each must be right, or left to offloads.
+// Follow joins a copy of the device's next frame to the train, if that is a datagram of the
+// same flow, and reports whether it did. The checksum of each datagram must be right, or
+// left to offloads.
 func (t *Train) Follow(b []byte) bool {
 	failpoint.Reach()
 	frame := b[OffloadLen:]
@@ -176,7 +182,7 @@ func intact(b []byte, l4 int) bool {
 		return int(native.Uint16(b[6:])) == l4 && native.Uint16(b[8:]) == udpChecksumAt
 	}
 	frame := b[OffloadLen:]
-	absent := binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 // joined datagrams would get a checksum
+	absent := binary.BigEndian.Uint16(frame[l4+udpChecksumAt:]) == 0 // a train would add a checksum to a datagram that has none
 	return !absent && rightChecksum(frame, l4)
 }
 
@@ -186,23 +192,24 @@ func rightChecksum(frame []byte, l4 int) bool {
 	return fold(sum16(ip[12:20])+uint32(ip[9])+uint32(len(frame)-l4)+sum16(frame[l4:])) == 0xffff
 }
 
-// Open reports whether another packet may be joined.
+// Open reports whether another packet may be joined to the train.
 func (t *Train) Open() bool { return t.open }
 
-// End is the offset in b where the payload of the next packet must be placed.
+// End returns the offset in b where the payload of the next packet must be placed.
 func (t *Train) End() int { return t.end }
 
-// HeaderLen is the size of the headers that the next packet must have to be joined.
+// HeaderLen returns the size of the headers that the next packet must have to be joined.
 func (t *Train) HeaderLen() int { return t.payload }
 
-// Room reports whether the size of a next packet of n bytes allows it to be joined.
+// Room reports whether a next packet of n bytes has a size that can be joined.
 func (t *Train) Room(n int) bool {
 	payload := n - t.payload
 	return payload > 0 && payload <= t.size && t.end+payload <= OffloadLen+maxFrame
 }
 
-// Join joins the next packet, if it belongs to the train. Its payload must be at End
-// already. Its headers, before it, overwrite payload that the caller restores afterwards.
+// Join joins the next packet if it belongs to the train, and reports whether it did. The
+// packet's payload must be at End already. Its headers stand before End, where they
+// overwrite earlier payload; the caller restores that afterwards.
 func (t *Train) Join(piece []byte, marks Marks) bool {
 	failpoint.Reach()
 	if !t.open || marks&Unfinished == 0 || !t.Room(len(piece)) || !t.continues(piece) {
@@ -229,7 +236,7 @@ func (t *Train) take(piece []byte, marks Marks) {
 	}
 }
 
-// continues compares the headers of a packet with those of the first one.
+// continues reports whether a packet has headers that continue those of the train.
 func (t *Train) continues(piece []byte) bool {
 	failpoint.Reach()
 	l4, payload, ok := transportOf(piece)
@@ -255,7 +262,7 @@ func (t *Train) continues(piece []byte) bool {
 // Finish completes the frame and its virtio header and returns the length of both.
 func (t *Train) Finish() int {
 	failpoint.Reach()
-	if t.l4 == 0 || t.queued && t.pieces == 1 { // unchanged
+	if t.l4 == 0 || t.queued && t.pieces == 1 { // the frame stays unchanged
 		return t.end
 	}
 	offload, frame := t.b[:OffloadLen], t.b[OffloadLen:t.end]

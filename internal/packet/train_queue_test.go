@@ -27,7 +27,8 @@ func renumber(frame []byte, change func()) {
 	binary.BigEndian.PutUint16(frame[24:], ^ones(frame[14:34]))
 }
 
-// follow passes frames through a Train as a poller does, and returns the joined frames.
+// follow passes frames through a Train as a poller does with the frames of a device, and
+// returns the joined frames.
 func follow(all [][]byte) (frames [][]byte) {
 	var train packet.Train
 	for i := 0; i < len(all); {
@@ -45,7 +46,7 @@ func follow(all [][]byte) (frames [][]byte) {
 	return frames
 }
 
-// finishAll gives datagrams finished checksums and empty virtio headers.
+// finishAll gives datagrams complete checksums and empty virtio headers.
 func finishAll(t testing.TB, all [][]byte) {
 	for _, b := range all {
 		frame := b[packet.OffloadLen:]
@@ -54,7 +55,7 @@ func finishAll(t testing.TB, all [][]byte) {
 	}
 }
 
-// packetsIn is the number of packets that each frame stands for.
+// packetsIn returns the number of packets that each frame stands for.
 func packetsIn(frames [][]byte) (counts []int) {
 	for _, b := range frames {
 		var p packet.Packet
@@ -66,8 +67,9 @@ func packetsIn(frames [][]byte) (counts []int) {
 	return counts
 }
 
-// Consecutive datagrams of one flow are joined, up to the first shorter one. The joined frame
-// stands for the same packets, apart from their identification.
+// Consecutive datagrams of one flow are joined, up to and with the first shorter one. The
+// joined frame stands for the same packets, except that it does not keep their
+// identification.
 func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 	finish := func(all [][]byte) { finishAll(t, all) }
 	many := make([]int, 100)
@@ -117,7 +119,7 @@ func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 		}
 		frames := follow(tt.frames)
 		if got := packetsIn(frames); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: frames of %v packets, want %v", tt.name, got, tt.want)
+			t.Errorf("%s: the frames stand for %v packets, want %v", tt.name, got, tt.want)
 			continue
 		}
 		at := 0
@@ -128,7 +130,8 @@ func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 	}
 }
 
-// checkQueued checks that a frame is its only packet unchanged, or stands for several.
+// checkQueued checks that a frame of one packet is unchanged, and that a joined frame
+// stands for the packets in sent.
 func checkQueued(t *testing.T, name string, frame []byte, sent [][]byte) {
 	t.Helper()
 	if len(sent) == 1 {
@@ -144,7 +147,7 @@ func checkQueued(t *testing.T, name string, frame []byte, sent [][]byte) {
 		}
 		renumber(out, func() { copy(out[18:20], want[18:20]) })
 		if !bytes.Equal(out, want) {
-			t.Errorf("%s: packet %d\ngot  % x\nwant % x", name, i, out, want)
+			t.Errorf("%s: packet %d of the joined frame\ngot  % x\nwant % x", name, i, out, want)
 		}
 	}
 }

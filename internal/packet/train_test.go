@@ -17,16 +17,17 @@ type piece struct {
 	marks packet.Marks
 }
 
-// pieces cuts a frame into packets as its virtio header says, as the sender does.
+// pieces cuts a frame into the packets that its virtio header describes, as the sender of a
+// tunnel does.
 func pieces(t testing.TB, header, frame []byte) (all []piece) {
 	t.Helper()
 	header, frame = bytes.Clone(header), bytes.Clone(frame)
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
-		t.Fatalf("Decode = %v", v)
+		t.Fatalf("Decode refused the frame with %v", v)
 	}
 	if v, ok := packet.Sanitize(header, &p, mtu); !ok {
-		t.Fatalf("Sanitize = %v", v)
+		t.Fatalf("Sanitize refused the virtio header with %v", v)
 	}
 	var marks packet.Marks
 	if p.Partial {
@@ -50,8 +51,8 @@ func pieces(t testing.TB, header, frame []byte) (all []piece) {
 	}
 }
 
-// join passes packets through a Train as the overlay does, and returns virtio headers and
-// frames.
+// join passes packets through a Train as the overlay does, and returns the joined frames
+// with their virtio headers.
 func join(all []piece) (frames [][]byte) {
 	var train packet.Train
 	b := make([]byte, 70_000)
@@ -75,7 +76,7 @@ func join(all []piece) (frames [][]byte) {
 	return append(frames, bytes.Clone(b[:train.Finish()]))
 }
 
-// finished returns a packet with its missing checksum, computed by a naive sum.
+// finished returns a packet with its missing checksum filled in by a naive sum.
 func finished(t testing.TB, p piece) []byte {
 	t.Helper()
 	b := bytes.Clone(p.frame)
@@ -98,7 +99,8 @@ func finished(t testing.TB, p piece) []byte {
 	return b
 }
 
-// segments cuts frames into finished packets, as for a device without offloads.
+// segments cuts frames into finished packets, as the switch does for a device without
+// offloads.
 func segments(t testing.TB, frames [][]byte) (all [][]byte) {
 	t.Helper()
 	for _, b := range frames {
@@ -106,10 +108,10 @@ func segments(t testing.TB, frames [][]byte) (all [][]byte) {
 		header, frame := b[:packet.OffloadLen], b[packet.OffloadLen:]
 		var p packet.Packet
 		if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
-			t.Fatalf("Decode = %v\n% x", v, frame)
+			t.Fatalf("Decode refused a joined frame with %v\n% x", v, frame)
 		}
 		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
-			t.Fatalf("Sanitize = %v\n% x", v, b[:packet.OffloadLen])
+			t.Fatalf("Sanitize refused the virtio header of a joined frame with %v\n% x", v, b[:packet.OffloadLen])
 		}
 		if err := packet.Segment(header, frame, &p, make([]byte, 70_000), func(out []byte) error {
 			all = append(all, bytes.Clone(out))
@@ -121,16 +123,16 @@ func segments(t testing.TB, frames [][]byte) (all [][]byte) {
 	return all
 }
 
-// same compares the packets of joined frames with the packets that were sent.
+// same checks that joined frames stand for the packets that were sent, in order.
 func same(t testing.TB, frames [][]byte, sent []piece) {
 	t.Helper()
 	got := segments(t, frames)
 	if len(got) != len(sent) {
-		t.Fatalf("%d packets, want %d", len(got), len(sent))
+		t.Fatalf("the joined frames stand for %d packets, want %d", len(got), len(sent))
 	}
 	for i, p := range sent {
 		if want := finished(t, p); !bytes.Equal(got[i], want) {
-			t.Fatalf("packet %d of %d:\ngot  % x\nwant % x", i, len(sent), got[i], want)
+			t.Fatalf("packet %d of %d differs:\ngot  % x\nwant % x", i, len(sent), got[i], want)
 		}
 	}
 }
@@ -191,7 +193,8 @@ func TestJoinRestoresTheFrameThatWasCut(t *testing.T) {
 	}
 }
 
-// Each case changes one field of the next packet that joining would lose.
+// In each case one field of the second packet has changed, and joining would lose the
+// change.
 func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 	udpPieces := pieces(t, offload(1, 5, 1000, 34, 6), partial(udp(numbered(3_000)), 6))
 	tcpPieces := pieces(t, offload(1, 1, 1000, 34, 16), partial(tcp(packet.ACK, numbered(3_000)), 16))
@@ -244,12 +247,12 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 			all[i] = piece{bytes.Clone(tt.train[i].frame), tt.train[i].marks}
 		}
 		if frames := join(all); len(frames) != 1 {
-			t.Fatalf("%s: the unchanged packets became %d frames", tt.name, len(frames))
+			t.Fatalf("%s: the unchanged packets became %d frames, want 1", tt.name, len(frames))
 		}
 		tt.change(&all[1])
 		frames := join(all)
 		if len(frames) != 2 {
-			t.Errorf("%s differs: the packets were joined", tt.name)
+			t.Errorf("packets that differ in %s were joined, want 2 frames", tt.name)
 			continue
 		}
 		same(t, frames, all)
@@ -260,12 +263,12 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 	}
 	separate := []piece{{udpPieces[0].frame, packet.Unfinished}, udpPieces[1]}
 	if frames := join(separate); len(frames) != 2 {
-		t.Error("datagrams that were sent one by one became one frame")
+		t.Error("datagrams that were sent one by one became one frame, want 2")
 	}
 }
 
-// Malformed frames and packets without an unfinished checksum stay as they are, so that Decode
-// and Sanitize judge them.
+// Malformed frames, and packets whose checksum is finished, stay as they are, so that
+// Decode and Sanitize judge them.
 func TestTrainPassesUnjoinablePacketsUnchanged(t *testing.T) {
 	for _, frame := range [][]byte{
 		nil, {1, 2, 3}, packettest.Build(echo()), packettest.ARP(1, ec2.MAC{2}, client, server),
@@ -274,14 +277,14 @@ func TestTrainPassesUnjoinablePacketsUnchanged(t *testing.T) {
 		for _, marks := range []packet.Marks{0, packet.Unfinished, packet.Unfinished | packet.Followed} {
 			frames := join([]piece{{frame, marks}, {frame, marks}})
 			if len(frames) != 2 || !bytes.Equal(frames[0][packet.OffloadLen:], frame) && marks == 0 || (frames[0][0] != 0) != (marks != 0) {
-				t.Errorf("marks %d: % x became % x, want two frames as they were", marks, frame, frames)
+				t.Errorf("marks %d: % x became % x, want two unchanged frames", marks, frame, frames)
 			}
 		}
 	}
 }
 
-// scramble returns the packets of several frames, of which some are lost, doubled, reordered
-// or changed.
+// scramble returns the packets of several frames, of which some are lost, repeated,
+// reordered or changed.
 func scramble(t testing.TB, seed uint64) (all []piece) {
 	r := rand.New(rand.NewPCG(seed, 2))
 	for range 1 + r.IntN(4) {
@@ -320,8 +323,8 @@ func scramble(t testing.TB, seed uint64) (all []piece) {
 	return all
 }
 
-// The test compares the packets of joined frames with the packets that were passed in, in order, for
-// scrambled streams.
+// The test joins scrambled streams, and compares the packets of the joined frames with the
+// packets that were passed in, in order.
 func TestJoinedFramesSegmentToThePacketsSent(t *testing.T) {
 	sent, came := 0, 0
 	for seed := range uint64(400) {
@@ -335,8 +338,8 @@ func TestJoinedFramesSegmentToThePacketsSent(t *testing.T) {
 	}
 }
 
-// For any bytes of a hostile node, a joined frame stands for the packets that were received,
-// and no frame is too long.
+// For any bytes that a hostile node sends, a joined frame stands for the packets that were
+// received, and no frame is too long.
 func FuzzTrain(f *testing.F) {
 	cut := pieces(f, offload(1, 1, 100, 34, 16), partial(tcp(packet.ACK, numbered(300)), 16))
 	f.Add(cut[0].frame, cut[1].frame, byte(1))
@@ -350,7 +353,7 @@ func FuzzTrain(f *testing.F) {
 		frames := join([]piece{{first, m}, {second, m}})
 		if len(frames) == 2 {
 			if len(frames[0]) != packet.OffloadLen+len(first) || len(frames[1]) != packet.OffloadLen+len(second) {
-				t.Errorf("%d and %d bytes became %d and %d", len(first), len(second), len(frames[0]), len(frames[1]))
+				t.Errorf("packets of %d and %d bytes became frames of %d and %d bytes with virtio headers, want them unchanged", len(first), len(second), len(frames[0]), len(frames[1]))
 			}
 			return
 		}

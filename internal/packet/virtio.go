@@ -13,16 +13,16 @@ import (
 //	|    csum_start     |   csum_offset   |   virtio 1.2 §5.1.6, native byte order
 const OffloadLen = 10
 
-// Offloads are the kinds of unfinished frames that a device takes.
+// Offloads say which unfinished frames a device takes.
 type Offloads uint8
 
 const (
 	NoOffloads       Offloads = iota
-	StreamOffloads            // frames with unfinished checksums, and frames of several TCP segments
-	DatagramOffloads          // also frames of several UDP datagrams: Linux 6.2 and later (TUN_F_USO4)
+	StreamOffloads            // frames with unfinished checksums, and frames that stand for several TCP segments
+	DatagramOffloads          // the same, and frames that stand for several UDP datagrams: Linux 6.2 and later (TUN_F_USO4)
 )
 
-// Take reports whether a device with these offloads takes a frame as it is.
+// Take reports whether a device with these offloads takes the frame without changes.
 func (o Offloads) Take(p *Packet) bool {
 	return o == DatagramOffloads || o == StreamOffloads && (p.Segments <= 1 || p.Flow.Protocol == ProtocolTCP)
 }
@@ -39,16 +39,17 @@ const (
 	udpChecksumAt = 6
 
 	minTCPSegment  = 48  // Linux refuses a smaller MSS (tcp_min_snd_mss)
-	maxUDPSegments = 128 // Linux splits one send into no more (UDP_MAX_SEGMENTS)
+	maxUDPSegments = 128 // Linux splits one send into at most so many datagrams (UDP_MAX_SEGMENTS)
 )
 
 var native = binary.NativeEndian
 
-// Sanitize compares the virtio header with the packet after it, and writes the header again
-// from what Decode found, so that it keeps no byte that a sender chose freely. With a forged
+// Sanitize compares the virtio header with the packet after it. It writes the header again
+// from what Decode found, so that no byte remains that a sender chose freely. With a forged
 // csum_start the receiving kernel would overwrite a port after the verdict; with a forged
 // gso_size it would cut the frame into packets that were not judged. mtu is the largest IP
-// packet of the network in bytes. Sanitize sets p.Partial and p.Segments.
+// packet of the network in bytes. Sanitize sets p.Partial and p.Segments. If it returns
+// false, the verdict says what is wrong.
 func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	flags, gso, size := offload[0], offload[1], int(native.Uint16(offload[4:]))
@@ -84,8 +85,9 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	return Fits(offload, p, mtu)
 }
 
-// Fits reports whether the IP packet has at most mtu bytes, or, if the frame stands for
-// several, each of them. The header must be sanitized.
+// Fits reports whether the IP packet has at most mtu bytes. If the frame stands for several
+// packets, each of them must fit. If it returns false, the verdict is TooBig. The header
+// must be sanitized.
 func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	largest := p.Len - p.L3
@@ -98,8 +100,8 @@ func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// checksumOffset is the offset of the checksum in the transport header, or -1 for a packet
-// whose checksum is not offloaded.
+// checksumOffset returns the offset of the checksum in the transport header, or -1 if the
+// checksum of such a packet cannot be left to offloads.
 func checksumOffset(p *Packet) int {
 	switch {
 	case p.EtherType != EtherTypeIPv4 || p.Fragment || !p.HasL4:

@@ -4,5 +4,6 @@ package prefetch
 
 import "unsafe"
 
-// Line fetches the cache line that p points into. Here it does nothing.
+// Line does nothing on this processor. On others it fetches the cache line that p points
+// into.
 func Line(unsafe.Pointer) {}

@@ -34,15 +34,15 @@ const (
 
 	// Not allowed at this port.
 
-	NotReady     // the port has no tables yet, or is no longer leased
+	NotReady     // the port has no compiled rules yet, or its lease has ended
 	SpoofedMAC   // the source MAC is not the interface's
 	SpoofedIP    // the source address is not the interface's
 	SpoofedARP   // ARP sender fields that are not the interface's
-	DHCPServer   // an instance that offers addresses
-	BadSource    // from outside, with a source in the network, in a public pool, loopback, link-local or multicast
+	DHCPServer   // an instance sends DHCP offers
+	BadSource    // comes from outside, but its source is in the network, in a public pool, loopback, link-local or multicast
 	NotUnicast   // broadcast or multicast, which no EC2 network carries
 	WrongMAC     // addressed to a MAC that is neither the receiver's nor the gateway's
-	ARPIgnored   // ARP for an unknown address, or for the sender's own
+	ARPIgnored   // ARP for an unknown address, or for the sender's own address
 	NoRoute      // no interface has the destination address, and no route leads to it
 	GatewayLocal // addressed to the gateway itself, which offers no service
 	NotRouted    // the subnet's routes lead to no internet gateway
@@ -52,23 +52,23 @@ const (
 	NoRule         // no rule of any group admits it
 	Revoked        // its connection was blocked when a rule was removed
 	NoConnection   // an ICMP error about no known connection
-	OrphanFragment // a later fragment whose first was not admitted
-	FragmentsFull  // a first fragment, and the table of incomplete datagrams is full
+	OrphanFragment // a later fragment of a datagram whose first fragment was not admitted
+	FragmentsFull  // a first fragment while the table of incomplete datagrams is full
 	OverlapFrag    // fragments that overlap, or reach past the longest datagram
-	TableFull      // a new connection beyond conntrack_allowance_exceeded
+	TableFull      // a new connection while the connection table is full (conntrack_allowance_exceeded)
 
 	// Received from, or to be sent to, another node.
 
 	TunnelUnknown  // a datagram without a known format, index or sender address
 	TunnelForged   // a datagram whose seal does not open
-	TunnelReplayed // a datagram that was received before, or is too old to tell
+	TunnelReplayed // a datagram that was received before, or is too old to know
 	TunnelDown     // no keys for the destination's node
-	TunnelForeign  // the sending interface is not leased to the sending node, or the source is not its own
+	TunnelForeign  // the sending interface is not leased to the sending node, or the source address is not the interface's
 
-	// Lost in the device, which could not return the frame to the switch: see Lost.
+	// Lost in a device, whose Read returned Lost instead of the frame.
 
 	ShortRead      // the kernel returned fewer bytes than a virtio header has
-	UnknownOffload // the kernel has discarded a frame whose segments no virtio header can describe
+	UnknownOffload // the kernel discarded a frame whose segments no virtio header can describe
 
 	// Not written to the destination's device.
 
@@ -78,7 +78,7 @@ const (
 	// The switch protects itself.
 
 	PipelinePanicked // the frame, or one before it in its batch, made the pipeline panic
-	PortShut         // from or to a port that was shut because its frames made the pipeline panic
+	PortShut         // from or to a port that was shut because its frames made the pipeline panic too often
 
 	Count // the number of verdicts; keep last
 )
@@ -150,7 +150,7 @@ var meanings = [Count]string{
 	PortShut:         "the port was shut after its frames made the switch panic",
 }
 
-// String is the counter's name in the command line and the console.
+// String returns the counter's name in the command line and the console.
 func (v Verdict) String() string {
 	if v < Count {
 		return names[v]
@@ -169,8 +169,8 @@ func (v Verdict) Meaning() string {
 // Drops reports whether a frame with this verdict is dropped.
 func (v Verdict) Drops() bool { return v != Forward && v != Answered }
 
-// Lost is the error of a device's Read that removed one frame from the queue and cannot
-// return it. Its value is the frame's verdict.
+// Lost is the error that a device's Read returns when it removed one frame from the queue
+// and cannot return it. Its value is the frame's verdict.
 type Lost Verdict
 
 func (l Lost) Error() string { return "frame lost: " + Verdict(l).Meaning() }

@@ -1,4 +1,5 @@
-// Package pointtest finds the functions of the data path in the source.
+// Package pointtest finds the functions of the data path in the source, and says which of
+// them call failpoint.Reach.
 package pointtest
 
 import (
@@ -15,16 +16,17 @@ import (
 // dataPath are the directories of the data path's packages, below the module's root.
 var dataPath = []string{"switch", "switch/responder", "switch/overlay", "conntrack", "firewall", "internal/packet"}
 
-// roots are the functions where the data path begins, and those that are called by a variable.
+// roots are the names of the functions where the data path begins, and of functions that
+// are called through a variable, which the search cannot follow.
 var roots = []string{"drain", "emitSegment", "emitFragment", "emitPlain"}
 
-// small is the number of statements up to which a function needs no failpoint. A panic in so
-// small a function has the same effect as a panic in its caller.
+// small is the largest number of statements of a function that needs no failpoint. A panic
+// in so small a function has the same effect as a panic in its caller.
 const small = 3
 
-// exempt are functions that need no failpoint, by their name or the beginning of their full
-// name, with the reason. Calls are followed by name alone, so the search also finds functions
-// outside the data path.
+// exempt maps functions that need no failpoint to the reason. A key is a name, or the
+// beginning of a full name. The search follows calls by name alone, so it also finds
+// functions outside the data path.
 var exempt = map[string]string{
 	"Open":         "opens files and tables; seals are opened by openPacket",
 	"Close":        "closes a device",
@@ -64,15 +66,15 @@ func isExempt(f *function) bool {
 	return false
 }
 
-// A function is one of the data path.
+// A function is a function of the data path.
 type function struct {
 	name   string // "palisade/switch.(*frame).write"
 	points bool   // whether it calls failpoint.Reach
 	decl   *ast.FuncDecl
 }
 
-// Functions returns the full names, as the runtime gives them, of the functions that have a
-// failpoint. root is the module's directory.
+// Functions returns the full names of the functions that have a failpoint, as the runtime
+// writes them. root is the module's directory.
 func Functions(t testing.TB, root string) (names []string) {
 	t.Helper()
 	for _, f := range parse(t, root) {
@@ -119,7 +121,7 @@ func Missing(t testing.TB, root string) (names []string) {
 	return names
 }
 
-// called is the name of the function or method that a syntax node calls, or "".
+// called returns the name of the function or method that a syntax node calls, or "".
 func called(n ast.Node) string {
 	call, ok := n.(*ast.CallExpr)
 	if !ok {
@@ -159,7 +161,7 @@ func parse(t testing.TB, root string) (all []*function) {
 	return all
 }
 
-// fullName is the runtime's name of a function.
+// fullName returns the runtime's name of a function.
 func fullName(pkg string, d *ast.FuncDecl) string {
 	if d.Recv == nil {
 		return pkg + "." + d.Name.Name

@@ -10,6 +10,6 @@ func TestEveryFunctionOfTheDataPathHasAFailpoint(t *testing.T) {
 		}
 	}
 	if n := len(Functions(t, "../../..")); n < 80 {
-		t.Errorf("only %d functions have a point", n)
+		t.Errorf("only %d functions have a failpoint, want at least 80", n)
 	}
 }

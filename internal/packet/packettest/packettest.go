@@ -13,7 +13,7 @@ import (
 // 02:00:00:00:00:02 (destination).
 type Frame = packet.Template
 
-// Build builds f. It panics if f cannot be built.
+// Build returns the bytes of f. It panics if f cannot be built.
 func Build(f Frame) []byte {
 	if f.SrcMAC == (ec2.MAC{}) {
 		f.SrcMAC = ec2.MAC{2, 0, 0, 0, 0, 1}
@@ -28,7 +28,7 @@ func Build(f Frame) []byte {
 	return b
 }
 
-// ARP builds a request (operation 1) or reply (2).
+// ARP builds an ARP request (operation 1) or reply (operation 2).
 func ARP(operation uint16, sender ec2.MAC, senderIP, targetIP netip.Addr) []byte {
 	b := packet.Announcement(make([]byte, 42), sender, senderIP)
 	binary.BigEndian.PutUint16(b[20:], operation)
@@ -46,7 +46,7 @@ func ICMPError(icmpType, code uint8, src, dst netip.Addr, frame []byte, srcMAC, 
 	})
 }
 
-// Reverse is the flow of the replies to f.
+// Reverse returns the flow of the replies to f.
 func Reverse(f packet.Flow) packet.Flow {
 	return packet.Flow{Src: f.Dst, Dst: f.Src, SrcPort: f.DstPort, DstPort: f.SrcPort, Protocol: f.Protocol}
 }

@@ -28,11 +28,11 @@ type Field struct {
 	Open   uint16
 }
 
-// A Threat is a frame that must not reach the victim, and the verdict that it must get if
-// all Threats are sent in order. The verdict's name is followed by " at victim" if the
-// victim's port counts it; otherwise the port where the frame came in counts it.
+// A Threat is a frame that must not reach the victim, and the verdicts that it must get if
+// all Threats are sent in order. A verdict's name is followed by " at victim" if the
+// victim's port counts it; otherwise the port that received the frame counts it.
 type Threat struct {
-	ID    string // of the table in docs/SECURITY.md
+	ID    string // its row of the table in docs/SECURITY.md
 	Name  string
 	Frame []byte
 
@@ -45,7 +45,7 @@ const (
 	foreign = "tunnel-foreign"
 )
 
-// Threats returns all frames, in order.
+// Threats returns all frames, in the order in which they must be sent.
 func Threats(f Field) []Threat {
 	c := corpus{Field: f}
 	c.scans()
@@ -73,10 +73,11 @@ func (c *corpus) add(id, name string, frame []byte, sameNode, otherNode string) 
 	c.all = append(c.all, Threat{id, name, frame, sameNode, otherNode})
 }
 
-// same is add for a frame with the same verdict on one node and across nodes.
+// same adds a frame that gets the same verdict on one node and across nodes.
 func (c *corpus) same(id, name string, frame []byte, fate string) { c.add(id, name, frame, fate, fate) }
 
-// frame is a valid frame from the attacker to the victim by the gateway, changed by edit.
+// frame builds a valid frame from the attacker through the gateway to the victim, changed
+// by edit.
 func (c *corpus) frame(protocol uint8, port uint16, edit func(f *Frame)) []byte {
 	f := Frame{
 		Flow:   packet.Flow{Src: c.Attacker.Addr, Dst: c.Victim.Addr, SrcPort: 40000, DstPort: port, Protocol: protocol},
@@ -90,20 +91,20 @@ func (c *corpus) frame(protocol uint8, port uint16, edit func(f *Frame)) []byte 
 
 func (c *corpus) syn() []byte { return c.frame(packet.ProtocolTCP, c.Open, nil) }
 
-// poke is a SYN to the open port with the bytes at an offset replaced.
+// poke builds a SYN to the open port, with the bytes at an offset replaced.
 func (c *corpus) poke(at int, values ...byte) []byte {
 	b := c.syn()
 	copy(b[at:], values)
 	return b
 }
 
-// typed is a SYN to the open port with link layer tags in place of its EtherType.
+// typed builds a SYN to the open port, with link layer tags in place of its EtherType.
 func (c *corpus) typed(tags ...byte) []byte {
 	b := c.syn()
 	return slices.Concat(b[:12], tags, b[14:])
 }
 
-// options is a SYN with IP options before TCP.
+// options builds a SYN with IP options before the TCP header.
 func (c *corpus) options(port uint16, o ...byte) []byte {
 	b := c.frame(packet.ProtocolTCP, port, nil)
 	b = slices.Concat(b[:34], o, b[34:])
@@ -207,7 +208,7 @@ func (c *corpus) udpLength(n uint16) []byte {
 	return b
 }
 
-// part is a fragment with n bytes after the IP header.
+// part builds a fragment with n bytes after the IP header.
 func (c *corpus) part(protocol uint8, port, id uint16, offset, n int, more bool) []byte {
 	b := c.frame(protocol, port, func(f *Frame) { f.FragID, f.MoreFollow, f.Payload = id, more, make([]byte, 64) })
 	if offset > 0 {
@@ -225,7 +226,8 @@ func (c *corpus) fragments() {
 	}
 	c.same("T16", "an empty first fragment of UDP", c.part(udp, c.Open, 1, 0, 0, true), tiny)
 	c.same("T16", "a first fragment of UDP without its ports", c.part(udp, c.Open, 1, 0, 4, true), tiny)
-	// A later fragment without a first is counted at the port whose rules would judge it.
+	// A later fragment without a first one is counted at the port whose rules would have
+	// judged the first.
 	c.add("T17", "a later fragment of TCP alone", c.part(tcp, c.Open, 2, 1480, 40, false), orphan, orphan+" at victim")
 	c.add("T17", "a later fragment of UDP alone", c.part(udp, c.Open, 3, 1480, 40, true), orphan, orphan+" at victim")
 	c.add("T17", "a later fragment of ICMP alone", c.part(icmp, 1, 4, 64, 40, false), orphan, orphan+" at victim")
@@ -241,7 +243,7 @@ func (c *corpus) fragments() {
 	c.same("T19", "a fragment of ICMP beyond 65535 bytes", c.part(icmp, 1, 9, 65528, 1000, false), "bad-length")
 }
 
-// by is a SYN to the open port from a forged MAC and address.
+// by builds a SYN to the open port from a forged MAC and IP address.
 func (c *corpus) by(mac ec2.MAC, ip netip.Addr) []byte {
 	return c.frame(packet.ProtocolTCP, c.Open, func(f *Frame) { f.SrcMAC, f.Flow.Src = mac, ip })
 }

@@ -9,7 +9,7 @@ import (
 	"palisade/internal/packet"
 )
 
-// ip6 is an IPv6 frame with a payload.
+// ip6 builds an IPv6 frame with a payload.
 func (c *corpus) ip6(to ec2.MAC, dst string, next byte, payload ...byte) []byte {
 	b := slices.Concat(to[:], c.Attacker.MAC[:], []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(payload)), next, 255})
 	src, target := netip.MustParseAddr("fe80::ff:fe00:1").As16(), netip.MustParseAddr(dst).As16()
@@ -132,7 +132,7 @@ func (c *corpus) messages() {
 		if m.kind == 5 {
 			id = "T33"
 		}
-		// EC2-Classic admits all egress except errors about no connection.
+		// EC2-Classic admits all egress, except ICMP errors about no connection.
 		c.add(id, m.name+" about no connection", ICMPError(m.kind, m.code, c.Attacker.Addr, c.Victim.Addr, sent, c.Attacker.MAC, c.Gateway.MAC), c.error(m.kind), "no-connection at victim")
 		c.add(id, m.name+" about a connection of others", ICMPError(m.kind, m.code, c.Attacker.Addr, c.Victim.Addr, other, c.Attacker.MAC, c.Gateway.MAC), "no-connection", "no-connection at victim")
 	}
@@ -149,8 +149,8 @@ func (c *corpus) messages() {
 	c.same("T47", "bare SYN from the port that is open", c.frame(packet.ProtocolTCP, 40000, func(f *Frame) { f.Flow.SrcPort = c.Open }), noRule)
 }
 
-// error is the verdict of an ICMP error about a packet that the victim may have sent. The
-// attacker's own rules admit errors, except the types that never pass.
+// error returns the verdict of an ICMP error about a packet that the victim may have sent.
+// The attacker's own port passes ICMP errors, except of the types that never pass.
 func (c *corpus) error(kind uint8) string {
 	if kind == packet.ICMPRedirect || kind == packet.ICMPSourceQuench {
 		return "no-connection"
