@@ -12,7 +12,7 @@ import (
 )
 
 // maxCommand bounds one encoded command, in bytes. The largest RunInstances, with all the
-// user-data that EC2 allows, is a fiftieth of it.
+// user-data that EC2 allows, has a fiftieth of this size.
 const maxCommand = 1 << 20
 
 // errNotLeader means that nothing was proposed, so the caller may ask another node.
@@ -20,9 +20,9 @@ var errNotLeader = errors.New("this node is not the leader")
 
 // Apply replicates a command, on any node, and returns its result and its log index; this
 // node's View then includes it. When Apply returns without error, or with an *ec2.Error, the
-// entry is on the disks of most voters. ErrNoLeader means that it was not proposed. After any
-// other error, also that of ctx, the command may or may not take effect. It is never proposed
-// twice.
+// entry is on the disks of most voters. ErrNoLeader means that the command was not proposed. After any
+// other error, also when ctx ends, the command may or may not take effect. No command is
+// proposed twice.
 func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	data, err := encode(cmd)
 	if err != nil {
@@ -39,7 +39,7 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 			return a.err()
 		}
 		if errors.Is(err, peer.ErrNotConnected) {
-			return errNotLeader // the leader did not receive it
+			return errNotLeader // the leader did not receive the command
 		}
 		return fmt.Errorf("apply %T at %s: %w: %w", cmd.Request, leader, ErrOutcomeUnknown, err)
 	})
@@ -52,8 +52,8 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 	return a.Result, a.Index, err
 }
 
-// ReadView returns a state with every change that any node acknowledged before the call. A
-// node that does not lead asks the leader for that state's index.
+// ReadView returns a View with every change that any node acknowledged before the call. A node
+// that does not lead asks the leader for the index of that View, and waits until it has applied it.
 func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 	var index uint64
 	err := c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
@@ -66,7 +66,7 @@ func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return errNotLeader // a read may be repeated
+			return errNotLeader // repeating a read does no harm
 		}
 		index = a.Index
 		return a.err()
@@ -75,7 +75,7 @@ func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 		return nil, fmt.Errorf("read: %w", err)
 	}
 	if err := c.waitIndex(ctx, index); err != nil {
-		return nil, fmt.Errorf("read at %d: %w", index, err)
+		return nil, fmt.Errorf("read the state of index %d: %w", index, err)
 	}
 	return c.View(), nil
 }
@@ -98,8 +98,8 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// encode encodes a command without a time and checks its size, once, on the node that
-// received it. The leader adds the time.
+// encode encodes a command without its time, and returns an error if it is too large. The leader
+// later adds the time, and does not check the size again.
 func encode(cmd state.Command) ([]byte, error) {
 	cmd.Time = time.Time{}
 	data, err := state.EncodeCommand(cmd)
@@ -113,7 +113,7 @@ func encode(cmd state.Command) ([]byte, error) {
 }
 
 // propose stamps an encoded command that holds r, replicates it and returns its result and
-// its log index. errNotLeader means that it was not proposed.
+// its log index. errNotLeader means that the command was not proposed.
 func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (state.Result, uint64, error) {
 	data, err := state.StampCommand(data, c.cfg.Now())
 	if err != nil {
@@ -128,7 +128,7 @@ func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (st
 	}
 	select {
 	case c.committed <- struct{}{}:
-	default: // the barrier that is due covers this entry too
+	default: // a barrier is already due, and covers this entry too
 	}
 	switch a := future.Response().(type) {
 	case applied:

@@ -35,21 +35,21 @@ const (
 type Manifest struct {
 	Format  string    `json:"format"`
 	Version int       `json:"version"`
-	Cluster string    `json:"cluster"` // id of the cluster that it was made of
+	Cluster string    `json:"cluster"` // id of the saved cluster
 	Index   uint64    `json:"index"`   // of the last change in the backup
 	Time    time.Time `json:"time"`    // of that change
 	Counts  Counts    `json:"counts"`
-	Bytes   int64     `json:"bytes"` // after the manifest
+	Bytes   int64     `json:"bytes"` // length of the snapshot after the manifest
 
-	// SealKey is the id of the cluster key that seals the secrets of access keys, and
-	// PlainSecrets is how many of them are in plain text.
+	// SealKey is the id of the cluster key that encrypts the secrets of access keys.
+	// PlainSecrets is the number of secrets that are not encrypted.
 	SealKey      string `json:"seal_key,omitempty"`
 	PlainSecrets int    `json:"plain_secrets,omitempty"`
 
-	SHA256 string `json:"sha256"` // of the manifest without this field, and the bytes after it
+	SHA256 string `json:"sha256"` // of the manifest without this field, and of the snapshot
 }
 
-// Counts helps an operator to recognize a backup.
+// Counts says how much a backup contains, so that an operator recognizes it.
 type Counts struct {
 	Nodes     int `json:"nodes"`
 	Accounts  int `json:"accounts"`
@@ -84,7 +84,8 @@ func plainSecrets(v *state.View) (count int) {
 	return count
 }
 
-// hashManifest returns a hash that has read the manifest; the caller adds the other bytes.
+// hashManifest returns the SHA-256 of the manifest without its SHA256 field. The caller writes the
+// snapshot to it.
 func (m Manifest) hashManifest() (hash.Hash, error) {
 	m.SHA256 = ""
 	data, err := json.Marshal(m)
@@ -96,7 +97,7 @@ func (m Manifest) hashManifest() (hash.Hash, error) {
 	return h, nil
 }
 
-// Save writes a backup of a View of the cluster whose id is cluster.
+// Save writes a backup of v to w and returns its manifest. cluster is the cluster's id.
 func Save(w io.Writer, cluster string, v *state.View) (Manifest, error) {
 	m := Manifest{
 		Format: backupFormat, Version: backupVersion, Cluster: cluster, Index: v.Index(), Time: v.Time(), Counts: countsOf(v),
@@ -128,7 +129,7 @@ type counter int64
 
 func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return len(p), nil }
 
-// Inspect reads a whole backup and returns its manifest. It fails if any byte is wrong.
+// Inspect reads a whole backup and returns its manifest. A damaged backup is an error.
 func Inspect(r io.Reader) (Manifest, error) {
 	m, _, err := readBackup(r)
 	return m, err
@@ -145,7 +146,7 @@ func readBackup(r io.Reader) (Manifest, *state.State, error) {
 func parseBackup(in *bufio.Reader) (m Manifest, _ *state.State, err error) {
 	line, err := in.ReadSlice('\n')
 	if err != nil {
-		return m, nil, errors.New("it has no manifest: the file is not a backup, or is truncated")
+		return m, nil, errors.New("the file has no manifest: it is not a backup, or is truncated")
 	}
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
@@ -161,29 +162,29 @@ func parseBackup(in *bufio.Reader) (m Manifest, _ *state.State, err error) {
 	}
 	restored, err := state.Restore(io.TeeReader(io.LimitReader(in, m.Bytes), h))
 	if err != nil {
-		return m, nil, fmt.Errorf("it is damaged: %w", err)
+		return m, nil, fmt.Errorf("the backup is damaged: %w", err)
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
-		return m, nil, errors.New("it is damaged: more bytes follow its end")
+		return m, nil, errors.New("the backup is damaged: more bytes follow its end")
 	}
 	if sum := hex.EncodeToString(h.Sum(nil)); sum != m.SHA256 {
-		return m, nil, fmt.Errorf("it is damaged: its SHA-256 is %s, not %s", sum, m.SHA256)
+		return m, nil, fmt.Errorf("the backup is damaged: its SHA-256 is %s, the manifest says %s", sum, m.SHA256)
 	}
 	if v := restored.View(); v.Index() != m.Index || countsOf(v) != m.Counts || v.SealKey() != m.SealKey {
-		return m, nil, errors.New("it is damaged: its manifest does not match its content")
+		return m, nil, errors.New("the backup is damaged: its manifest does not match its content")
 	}
 	return m, restored, nil
 }
 
-// recoveredEntries is how far above the backup's index a restored log begins. So every index of
-// the new cluster is higher than any that the lost cluster used, or a node enforced, after the
-// backup.
+// recoveredEntries is added to the backup's index for the first index of the restored log. So
+// every index of the new cluster is higher than all indexes that the lost cluster used after the
+// backup, and that nodes may have enforced.
 const recoveredEntries = 1 << 32
 
-// Restore writes the log of a new cluster with one member from a backup, all or nothing, to a
-// directory that is empty or does not exist. as.Node has the member's name, its key, and its
-// address and port; if the backup has the node, an empty zone keeps the node's. state.Recover
-// says what happens to the other nodes. Restore makes a new gossip key.
+// Restore reads a backup and writes the log of a new cluster with one member, all or nothing, to
+// dir, which must be empty or not exist. It returns the backup's manifest. as.Node is the member:
+// its name, key, address and zone. If the zone is empty, the node keeps its zone in the backup.
+// state.Recover says what happens to the other nodes. Restore makes a new gossip key.
 func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 	present, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -203,7 +204,7 @@ func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}
 
-	// The directory is renamed once all of it is on disk.
+	// The log is written to a draft directory, which gets its name when all of it is on disk.
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return Manifest{}, fmt.Errorf("restore a backup: %w", err)
 	}

@@ -40,9 +40,9 @@ func TestBackupStartsAnotherCluster(t *testing.T) {
 		t.Fatalf("Inspect: got %+v, %v; want %+v", read, err, made)
 	}
 	if made.Index != view.Index() || made.Counts.Instances != 4 || made.Counts.Nodes != 2 {
-		t.Errorf("manifest %+v does not match the View", made)
+		t.Errorf("manifest %+v, want index %d, 4 instances and 2 nodes", made, view.Index())
 	}
-	// Epochs that the lost cluster assigned after its backup.
+	// The lost cluster assigned epochs after its backup. The new cluster must not assign them again.
 	later := mustApply(t, c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
 	assigned := make(map[uint64]bool)
 	for _, i := range later.Instances {
@@ -59,7 +59,7 @@ func TestBackupStartsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
-		t.Error("a second restore replaced the first")
+		t.Error("a second restore replaced the log of the first")
 	}
 	c, stop = open(t, Config{Dir: dir, Decided: last})
 	ready(t, c)
@@ -68,7 +68,7 @@ func TestBackupStartsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !hasGroup(restored, "web") || restored.Index() <= last {
-		t.Errorf("the restored View is at %d, want all that was saved, at an index above %d", restored.Index(), last)
+		t.Errorf("the restored View has index %d, want above %d, and group web: %t, want true", restored.Index(), last, hasGroup(restored, "web"))
 	}
 	if n, ok := restored.Node("node2"); !ok || n.Member() {
 		t.Errorf("node2 is %+v, want it fenced", n)
@@ -79,13 +79,13 @@ func TestBackupStartsAnotherCluster(t *testing.T) {
 	for _, i := range run.Instances {
 		now, _ := restored.Instance(i.After.ID)
 		if want := i.After.Node != "node2"; (now.Interface != "") != want {
-			t.Errorf("instance %s of %s has interface %q", now.ID, i.After.Node, now.Interface)
+			t.Errorf("instance %s of %s has interface %q; want one: %t", now.ID, i.After.Node, now.Interface, want)
 		}
 	}
 	again := mustApply(t, c, &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 20, MaxCount: 20})
 	for _, i := range again.Instances {
 		if eni, _ := c.View().Interface(i.After.Interface); assigned[eni.Epoch] {
-			t.Errorf("epoch %d is assigned twice", eni.Epoch)
+			t.Errorf("the new cluster assigned epoch %d, which the lost cluster had assigned", eni.Epoch)
 		}
 	}
 	index := c.View().Index()
@@ -115,22 +115,22 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 		bad := bytes.Clone(good)
 		bad[at] ^= 1
 		if m, err := Inspect(bytes.NewReader(bad)); err == nil {
-			t.Errorf("byte %d of %d changed from %q to %q, and the backup is accepted: %+v", at, len(good), good[at], bad[at], m)
+			t.Errorf("a backup with byte %d of %d changed from %q to %q was accepted: manifest %+v", at, len(good), good[at], bad[at], m)
 		}
 	}
 	for _, bad := range [][]byte{nil, good[:manifest], good[:manifest+1], good[:len(good)-1], append(bytes.Clone(good), '\n')} {
 		dir := filepath.Join(t.TempDir(), "raft")
 		if _, err := Restore(dir, bytes.NewReader(bad), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
-			t.Errorf("a backup of %d bytes instead of %d was restored", len(bad), len(good))
+			t.Errorf("a backup of %d bytes was restored; undamaged it has %d", len(bad), len(good))
 		}
 		files, err := os.ReadDir(filepath.Dir(dir))
 		if err != nil || len(files) > 0 {
-			t.Errorf("a refused restore left files %v (%v)", files, err)
+			t.Errorf("a refused restore left files %v, want none; ReadDir error: %v", files, err)
 		}
 	}
 }
 
-// An accepted backup can be saved again with the same manifest.
+// If a backup is accepted, saving the restored View gives the same manifest.
 func FuzzBackup(f *testing.F) {
 	st := state.NewState()
 	for i, cmd := range bootstrap() {
@@ -151,7 +151,7 @@ func FuzzBackup(f *testing.F) {
 			return
 		}
 		if again, err := Save(io.Discard, read.Cluster, restored.View()); err != nil || again != read {
-			t.Errorf("saved again: %+v, %v; want %+v", again, err, read)
+			t.Errorf("Save of the restored View: manifest %+v, error %v; want manifest %+v", again, err, read)
 		}
 	})
 }

@@ -9,14 +9,15 @@ import (
 	"palisade/ec2"
 )
 
-// How often a node checks whether it has become current, and whether it still is.
+// How often a node that is not current checks whether it has become current, and how often a
+// current node checks whether it still is.
 const (
 	catchUpEvery = 250 * time.Millisecond
 	currentEvery = time.Second
 )
 
-// runCatchUp finds out, for each new leader, when this node has applied everything that was
-// committed before.
+// runCatchUp marks this node as current when, under a new leader, it has applied everything that
+// was committed before, and as not current when it has no leader.
 func (c *Cluster) runCatchUp(ctx context.Context) {
 	var caughtUpWith ec2.NodeID // leader
 	for {
@@ -27,9 +28,9 @@ func (c *Cluster) runCatchUp(ctx context.Context) {
 		case leader != caughtUpWith || !c.directory.isCurrent():
 			if err := c.catchUp(ctx); err != nil {
 				if errors.Is(err, ErrLogLost) {
-					c.cfg.Logger.Error("this node applies nothing older than it enforced", "node", c.cfg.Node, "err", err)
+					c.cfg.Logger.Error("this node keeps the rules that it last enforced, because the log of the cluster is older", "node", c.cfg.Node, "err", err)
 				}
-				break // without a leader, for example; the next beat tries again
+				break // for example, there is no leader; the next round tries again
 			}
 			caughtUpWith = leader
 			c.directory.setCurrent(true)
@@ -56,8 +57,8 @@ func (c *Cluster) catchUp(ctx context.Context) error {
 	return c.checkDecided()
 }
 
-// runDisconnect ends the connections with a node that was fenced or removed, or whose key was
-// replaced.
+// runDisconnect, until ctx ends, closes the connections with each node that is fenced or removed,
+// or gets another key.
 func (c *Cluster) runDisconnect(ctx context.Context) {
 	known := make(map[ec2.NodeID][]byte) // keys of the members
 	for {
@@ -70,7 +71,7 @@ func (c *Cluster) runDisconnect(ctx context.Context) {
 		}
 		for id, key := range known {
 			if current, ok := now[id]; !ok || !bytes.Equal(current, key) {
-				c.cfg.Logger.Info("disconnected a node that was fenced or removed", "node", c.cfg.Node, "disconnected", id)
+				c.cfg.Logger.Info("disconnected a node that was fenced or removed, or got another key", "node", c.cfg.Node, "disconnected", id)
 				c.cfg.Peer.Drop(string(id))
 			}
 		}

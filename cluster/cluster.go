@@ -2,8 +2,8 @@
 // returns Views. It is the only importer of hashicorp/raft. Package cluster/gossip spreads,
 // beside Raft, which interfaces are up.
 //
-// It decides nothing: ec2/state defines what a command does, and ec2/query who may propose
-// one.
+// It decides nothing about EC2: ec2/state defines what a command does, and ec2/query who may
+// propose one.
 //
 // Read Cluster first, then apply.go (how any node writes and reads), leader.go (how it finds
 // the leader), takeover.go (what a new leader does), fsm.go (the State behind Raft), raft.go
@@ -38,20 +38,20 @@ var (
 	// wraps it says which voters this node reaches. The command was not proposed.
 	ErrNoLeader = errors.New("this node knows no leader")
 
-	// ErrOutcomeUnknown is returned by Apply when the leader was lost after it may have
-	// proposed the command: the command may still take effect.
-	ErrOutcomeUnknown = errors.New("the leader was lost while it decided: the change may or may not take effect")
+	// ErrOutcomeUnknown is returned by Apply when the leader may have proposed the command
+	// and was then lost: the command may still take effect.
+	ErrOutcomeUnknown = errors.New("the leader was lost before it answered: the change may or may not take effect")
 
 	// ErrStopped is returned after the Cluster's Run has ended.
 	ErrStopped = errors.New("the cluster has stopped on this node")
 )
 
-// Config says who a member is, where it keeps its log, and what it works with.
+// Config configures one member of a cluster.
 type Config struct {
 	// Node is this member's name. Required.
 	Node ec2.NodeID
 	// Dir holds the log and the snapshots. Required; Run creates it. Only one process may
-	// use it at a time: a second one's Run fails.
+	// use it at a time: Run fails in a second one.
 	Dir string
 	// Bootstrap is applied as one entry, all or nothing, when a new cluster's log is empty.
 	// If it is refused, Run ends. Default: none.
@@ -61,45 +61,49 @@ type Config struct {
 	// Default nil: a cluster of one that no node can join.
 	Peer *peer.Peer
 	// PeerAddress is where the other nodes reach Peer, such as "192.0.2.11:7400". Required
-	// with Peer. With a wrong one no other node can replicate to this one.
+	// with Peer. If it is wrong, no other node can replicate to this node.
 	PeerAddress string
-	// Identity is this node's identity among the others. Required with Peer.
+	// Identity has this node's key and certificate. Required with Peer.
 	Identity *peer.Identity
 	// GossipAddr is where this node gossips: PeerAddress with the next port. Default: it does
-	// not gossip, and knows of no address that is down.
+	// not gossip, and every address counts as up.
 	GossipAddr netip.AddrPort
 	// Join forbids this node to begin a cluster: without a log it waits for the leader of the
 	// cluster that admitted it. Default false. If it is wrongly false, an empty node begins a
 	// second cluster.
 	Join bool
-	// Decided is the newest index that this node ever enforced: its log is committed up to
-	// there, and Next returns no older View. Default 0: rules that were revoked may come
-	// back for a moment after a restart.
+	// Decided is the newest index that this node's switch ever enforced. The log is
+	// committed up to this index, and Next returns no older View. Default 0: revoked rules
+	// may be enforced again for a moment after a restart.
 	Decided uint64
-	// Enforced returns the newest index that this node's switch enforces, and WaitEnforced
-	// waits for one. Default: every applied index counts as enforced.
+	// Enforced returns the newest index that this node's switch enforces. WaitEnforced waits
+	// until it enforces an index, and returns false if ctx ends before. Default: every
+	// applied index counts as enforced.
 	Enforced     func() uint64
 	WaitEnforced func(ctx context.Context, index uint64) bool
 
-	// Logger gets elections, changes of members and failures. Default: nothing is logged.
+	// Logger receives elections, changes of members and failures. Default: nothing is logged.
 	Logger *slog.Logger
 	// Now is the clock that stamps commands. Default time.Now.
 	Now func() time.Time
 	// SnapshotThreshold is how many entries since the last snapshot cause a new one. Default
-	// 4096. A low one writes often, a high one makes restarts replay more.
+	// 4096. With a low value the node often writes snapshots, with a high one a restart
+	// replays more entries.
 	SnapshotThreshold uint64
-	// SnapshotInterval is how often the threshold is checked. Default 30 s. A long one lets
-	// the log grow beyond the threshold.
+	// SnapshotInterval is how often the threshold is checked. Default 30 s. With a
+	// long interval the log grows beyond the threshold.
 	SnapshotInterval time.Duration
 	// TrailingLogs is how many entries before a snapshot stay in the log, for followers that
-	// lag. Default 1024. With a low one, a follower that was away gets the whole snapshot.
+	// lag. Default 1024. With a low value, a follower that was away receives the
+	// whole snapshot.
 	TrailingLogs uint64
 }
 
 // Cluster is one node's member of the replicated State.
 //
 // The node owns it: Run starts and ends every goroutine. All methods except Run and Next may
-// be called from any goroutine; Next has one caller, which sees every change exactly once.
+// be called from any goroutine. Only one goroutine may call Next; it receives every change exactly
+// once.
 //
 // raft and store are set before started is closed, and not changed afterwards. The mutexes
 // of leading, next, fsm, directory, tasks and raftLog each guard the fields beside them. Locks
@@ -120,13 +124,13 @@ type Cluster struct {
 	store   *store
 	alone   bool // this node was the only voter when it started; only startRaft reads it
 
-	committed chan struct{} // with room for one: wakes runBarriers after an entry was committed
+	committed chan struct{} // capacity 1; wakes runBarriers after an entry was committed
 
 	tasks taskGroup
 
 	leading struct {
-		sync.Mutex        // also held to close ready
-		term       uint64 // the term in which this node leads and has applied all earlier entries; else 0
+		sync.Mutex        // setReady holds it too
+		term       uint64 // the current term if this node leads and has applied all earlier entries, else 0
 	}
 
 	directory directory
@@ -202,7 +206,7 @@ func New(cfg Config) (*Cluster, error) {
 }
 
 // Run opens the log, takes part in the cluster, and returns when ctx ends or when the node
-// must stop: its State failed, its log lost entries, or the cluster expelled it. It is called
+// must stop: its State failed, its log lost entries, or the cluster expelled it. Call it only
 // once.
 func (c *Cluster) Run(ctx context.Context) (err error) {
 	defer close(c.stopped)
@@ -253,10 +257,10 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 // View returns the newest state of this node.
 func (c *Cluster) View() *state.View { return c.fsm.view() }
 
-// Next blocks until the state is newer than the View that it returned last, and returns the
+// Next blocks until the state is newer than the View that Next returned last, and returns the
 // newest View with everything that changed in between. The first View lists everything as
-// new. It is not older than Config.Decided, because rules that were revoked may still be in
-// an older state; if the disk has less, Next waits for the leader.
+// new. It is not older than Config.Decided, because an older state may still have rules that
+// were revoked later. If the log on disk ends earlier, Next waits for the leader.
 func (c *Cluster) Next(ctx context.Context) (*state.View, error) {
 	if err := c.waitChan(ctx, c.started); err != nil {
 		return nil, err

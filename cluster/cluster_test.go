@@ -47,7 +47,7 @@ func bootstrap() []state.Command {
 	}
 }
 
-// open runs a cluster until the test ends or stop is called; stop returns Run's error.
+// open makes a cluster and runs it until the test ends or stop is called. stop returns Run's error.
 func open(t *testing.T, cfg Config) (c *Cluster, stop func() error) {
 	t.Helper()
 	if cfg.Node == "" {
@@ -102,7 +102,7 @@ func TestAppliedChangeIsVisibleAndSurvivesRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if view.Index() != index || !hasGroup(view, "web") {
-		t.Errorf("ReadView at index %d, want %d with group web", view.Index(), index)
+		t.Errorf("ReadView: index %d, want %d; has group web: %t, want true", view.Index(), index, hasGroup(view, "web"))
 	}
 	if _, err := createGroup(t.Context(), c, "web"); !isCode(err, "InvalidGroup.Duplicate") {
 		t.Errorf("second create: got %v, want InvalidGroup.Duplicate", err)
@@ -120,7 +120,7 @@ func TestAppliedChangeIsVisibleAndSurvivesRestart(t *testing.T) {
 		t.Error("group web is gone after a restart")
 	}
 	if got := c.View().Index(); got != index+1 {
-		t.Errorf("index %d after a restart, want %d: a second bootstrap?", got, index+1)
+		t.Errorf("index %d after a restart, want %d: was the bootstrap applied twice?", got, index+1)
 	}
 }
 
@@ -138,7 +138,7 @@ func TestNextReturnsEverythingThenChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := len(first.Changes().Groups); got != 1 {
-		t.Errorf("first View has %d new groups, want the default group", got)
+		t.Errorf("the first View has %d new groups, want 1, the default group", got)
 	}
 	for _, name := range []string{"a", "b"} {
 		if _, err := createGroup(t.Context(), c, name); err != nil {
@@ -161,7 +161,7 @@ func TestNextReturnsEverythingThenChanges(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := c.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Next without a change: got %v, want it to wait", err)
+		t.Errorf("Next without a change: got %v, want context.DeadlineExceeded", err)
 	}
 
 	// After a restart the first View has every acknowledged change.
@@ -202,13 +202,13 @@ func TestRefusedBootstrapEndsRun(t *testing.T) {
 	c, stop := open(t, Config{Dir: t.TempDir(), Bootstrap: []state.Command{{Request: &state.Bootstrap{}}}})
 	<-c.stopped
 	if err := stop(); !isCode(err, "MissingParameter") {
-		t.Errorf("Run: got %v, want the refusal of the bootstrap", err)
+		t.Errorf("Run: got %v, want the error of the refused bootstrap command", err)
 	}
 }
 
 func TestUnknownCommandStopsTheNodeAndStaysInTheLog(t *testing.T) {
 	dir := t.TempDir()
-	for range 2 { // the second time, replay meets it
+	for range 2 { // the second Run finds the command when it replays the log
 		c, stop := open(t, Config{Dir: dir})
 		select {
 		case <-c.Ready():
@@ -217,7 +217,7 @@ func TestUnknownCommandStopsTheNodeAndStaysInTheLog(t *testing.T) {
 		}
 		<-c.stopped
 		if err := stop(); err == nil || !strings.Contains(err.Error(), "FromTheFuture") {
-			t.Errorf("Run: got %v, want the unknown command", err)
+			t.Errorf("Run: got %v, want an error that names the unknown command", err)
 		}
 		if _, err := createGroup(t.Context(), c, "after"); !errors.Is(err, ErrStopped) {
 			t.Errorf("apply: got %v, want ErrStopped", err)
@@ -243,7 +243,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	if first < 50 {
-		t.Errorf("the log still begins at entry %d", first)
+		t.Errorf("the log still begins at entry %d, want its oldest entries deleted", first)
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 	ready(t, c)
 	for n := range 100 {
 		if !hasGroup(c.View(), fmt.Sprint("g", n)) {
-			t.Fatalf("group g%d is lost", n)
+			t.Fatalf("group g%d is missing after the restart", n)
 		}
 	}
 	if _, err := createGroup(t.Context(), c, "more"); err != nil {
@@ -283,8 +283,8 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 	}
 }
 
-// newestSnapshot returns the path of the snapshot that a start restores. Two may have the same
-// index; Raft's own list has the newest first.
+// newestSnapshot returns the path of the snapshot that a restart restores. Two snapshots may have
+// the same index, so it uses Raft's own list, which has the newest first.
 func newestSnapshot(t *testing.T, dir string) string {
 	t.Helper()
 	store, err := raft.NewFileSnapshotStore(dir, 1, io.Discard)

@@ -9,32 +9,33 @@ import (
 	"palisade/internal/peer"
 )
 
-// directory checks the nodes of TLS handshakes against the node table of the newest State.
+// directory decides in each TLS handshake whether the remote node is a member, by the node table
+// of this node's newest State.
 //
-// While a node was away, a node that joined later may have become the leader. With its old
-// table it would refuse that leader for ever, and could never catch up. So until it is current
-// (see runCatchUp), and again whenever it loses its leader, it accepts every certificate of the
-// cluster's authority, except those of fenced nodes. Once it is current it disconnects the
-// nodes that the table does not confirm.
+// While this node was away, a node that its table does not have may have joined and become the
+// leader. This node would refuse that leader for ever, and could never catch up. So until this
+// node is current (see runCatchUp), and again whenever it loses its leader, it accepts every
+// certificate of the cluster's authority, except the certificates of fenced nodes. Once it is
+// current, it disconnects the nodes that are not in its table.
 //
-// The Cluster owns it. mu guards the fields below it; View may be called while it is held.
+// The Cluster owns it. mu guards the fields below it; Cluster.View may be called while it is held.
 type directory struct {
 	c *Cluster
 
 	mu          sync.Mutex
 	current     bool
-	unconfirmed map[ec2.NodeID][]byte // keys of the nodes accepted by their certificate alone
+	unconfirmed map[ec2.NodeID][]byte // public keys of the nodes accepted by their certificate alone
 }
 
-// maxUnconfirmed bounds unconfirmed; one node more is refused. A cluster does not grow by so
-// many while a node is away.
+// maxUnconfirmed is how many unconfirmed nodes are accepted. A cluster does not grow by so many
+// nodes while one is away.
 const maxUnconfirmed = 256
 
-// Directory returns the directory for the Peer. It works before Run.
+// Directory returns the directory for Config.Peer. The directory may be used before Run.
 func (c *Cluster) Directory() peer.Directory { return &c.directory }
 
-// Check accepts the members of the newest State and, while that is not current, other nodes
-// with a certificate.
+// Check returns nil for a member of the newest State and, while this node is not current, also for
+// a node that is not fenced, because Peer has checked its certificate.
 func (d *directory) Check(node string, publicKey []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -44,7 +45,7 @@ func (d *directory) Check(node string, publicKey []byte) error {
 		return err
 	}
 	if len(d.unconfirmed) >= maxUnconfirmed {
-		return fmt.Errorf("%w, and %d other unknown nodes are connected", err, maxUnconfirmed)
+		return fmt.Errorf("%w, and the limit of %d unknown nodes is reached", err, maxUnconfirmed)
 	}
 	if d.unconfirmed == nil {
 		d.unconfirmed = make(map[ec2.NodeID][]byte)
@@ -59,15 +60,15 @@ func (d *directory) checkMember(id ec2.NodeID, publicKey []byte) (err error, fen
 	case !ok:
 		return fmt.Errorf("%s is no member", id), false
 	case len(publicKey) == 0 || !bytes.Equal(row.PublicKey, publicKey):
-		return fmt.Errorf("%s has another key", id), false
+		return fmt.Errorf("%s has another key in the node table", id), false
 	case !row.Member():
 		return fmt.Errorf("%s is fenced", id), true
 	}
 	return nil, false
 }
 
-// Address returns a node's address from the State, else from Raft, else from the nodes that
-// admitted this one.
+// Address returns a node's address from the State, else from Raft, else from the list of members
+// that this node got when it joined.
 func (d *directory) Address(node string) (string, bool) {
 	if row, ok := d.c.View().Node(ec2.NodeID(node)); ok && row.Address != "" {
 		return row.Address, true

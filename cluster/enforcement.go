@@ -17,21 +17,21 @@ type Enforcement struct {
 	Excluded []ec2.NodeID `json:"excluded"` // fenced: no other node talks to them
 }
 
-// Pending is a member that is not known to enforce an index.
+// Pending is a member that does not enforce an index, or does not answer, and why.
 type Pending struct {
 	Node ec2.NodeID `json:"node"`
 	Why  string     `json:"why"`
 }
 
-// enforcedWait is how long one call waits for a node to enforce an index. Before the next call
-// the node's membership is checked again.
+// enforcedWait is how long one call waits for a node to enforce an index. enforcedAt checks before
+// each call whether the node is still a member.
 const enforcedWait = 2 * time.Second
 
-// enforcedRetry is the pause between two calls of one node.
+// enforcedRetry is the pause between two calls to the same node.
 const enforcedRetry = 100 * time.Millisecond
 
-// Enforcement asks every member whether it enforces an index, and waits for those that do not,
-// until ctx ends. Members that do not enforce it by then are Pending, with a reason; that is no
+// Enforcement asks every member whether it enforces an index, and waits until all do or ctx ends.
+// Members that do not enforce the index by then are listed in Pending, with a reason; this is no
 // error.
 func (c *Cluster) Enforcement(ctx context.Context, index uint64) (Enforcement, error) {
 	if err := c.waitChan(ctx, c.started); err != nil {
@@ -69,8 +69,8 @@ func (c *Cluster) Enforcement(ctx context.Context, index uint64) (Enforcement, e
 // fencedReason is enforcedAt's answer for a node that is no longer a member.
 const fencedReason = "fenced"
 
-// enforcedAt waits until one node enforces an index, and returns "", or the reason why it does
-// not.
+// enforcedAt waits until a node enforces an index and returns "". If ctx ends before, it returns
+// the reason; for a node that is no member it returns fencedReason.
 func (c *Cluster) enforcedAt(ctx context.Context, node ec2.NodeID, index uint64) string {
 	why := "does not answer"
 	for {
@@ -96,7 +96,8 @@ func (c *Cluster) enforcedAt(ctx context.Context, node ec2.NodeID, index uint64)
 	}
 }
 
-// callEnforced asks one node, and makes it answer, even with no, before ctx ends.
+// callEnforced asks a node whether it enforces an index. The node answers before ctx ends, also if
+// it does not enforce the index yet.
 func (c *Cluster) callEnforced(ctx context.Context, node ec2.NodeID, index uint64) (answer, error) {
 	within := enforcedWait
 	if end, ok := ctx.Deadline(); ok {
@@ -112,11 +113,11 @@ func (c *Cluster) callEnforced(ctx context.Context, node ec2.NodeID, index uint6
 	return c.call(ctx, node, methodEnforced, q)
 }
 
-// confirmTimeout bounds enforcedByMembers.
+// confirmTimeout is how long enforcedByMembers waits for answers.
 const confirmTimeout = time.Second
 
-// enforcedByMembers returns the index that each member enforces, without members that do not
-// answer.
+// enforcedByMembers returns the index that each member enforces. A member that does not answer is
+// not in the map.
 func (c *Cluster) enforcedByMembers(ctx context.Context) map[ec2.NodeID]uint64 {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()

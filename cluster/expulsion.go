@@ -13,19 +13,19 @@ import (
 	"palisade/internal/peer"
 )
 
-// ErrExpelled ends Run: the cluster fenced or removed this node while it was away. No log entry
-// tells it so, because the other nodes no longer send it any.
+// ErrExpelled is returned by Run when the cluster has fenced or removed this node. The node cannot
+// learn this from the log, because the other nodes no longer send it entries.
 var ErrExpelled = errors.New("this node is no member of its cluster any more")
 
 const (
 	expulsionEvery = time.Second
-	// refusalsInARow is how many checks in a row must fail. The voters may not yet have
-	// applied the entry that admitted a new node.
+	// refusalsInARow is how many checks in a row must find this node refused. One is not
+	// enough: the voters may not yet have applied the entry that admitted a new node.
 	refusalsInARow = 5
 )
 
-// runExpulsionCheck asks the voters whether they still admit this node, while it has no leader.
-// The cluster may have leased the addresses of an expelled node to other instances.
+// runExpulsionCheck asks the voters, while this node has no leader, whether they still admit it. An
+// expelled node must stop, because the cluster may lease its addresses to other instances.
 func (c *Cluster) runExpulsionCheck(ctx context.Context) {
 	for times := 0; ; {
 		select {
@@ -43,16 +43,16 @@ func (c *Cluster) runExpulsionCheck(ctx context.Context) {
 			continue
 		}
 		if times++; times == refusalsInARow {
-			c.expelled <- fmt.Errorf("%w: %s refuse it; it was fenced or removed. To bring the machine back, empty its data directory and join with a new token",
+			c.expelled <- fmt.Errorf("%w: these voters refuse it: %s. It was fenced or removed. To bring the machine back, empty its data directory and join with a new token",
 				ErrExpelled, strings.Join(refused, ", "))
 			return
 		}
 	}
 }
 
-// refusals returns the voters that answer that this node is no member. They are enough if they
-// are at least half of the voters that this node knows, this node included: the cluster then
-// has a majority without it.
+// refusals returns the voters that refuse this node because it is no member. enough is true if
+// they are at least half of the voters that this node knows, itself included: then the cluster has a
+// majority without this node.
 func (c *Cluster) refusals(ctx context.Context) (refused []string, enough bool) {
 	voters := votersOf(c.servers())
 	for node, err := range c.ping(ctx, voters) {
@@ -64,7 +64,7 @@ func (c *Cluster) refusals(ctx context.Context) (refused []string, enough bool) 
 	return refused, len(refused) > 0 && 2*len(refused) >= len(voters)
 }
 
-// ping calls all nodes at once, and returns the error of each after pingTimeout at most.
+// ping calls all nodes at once, for at most pingTimeout, and returns the error of each call.
 func (c *Cluster) ping(ctx context.Context, nodes []ec2.NodeID) map[ec2.NodeID]error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()

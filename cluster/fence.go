@@ -9,10 +9,10 @@ import (
 	"palisade/ec2/state"
 )
 
-// Fence excludes a node without its help: its leases end, the other nodes no longer talk to it,
-// and the gossip key is replaced. It refuses the last voter, and a voter without which too few
-// would be left for a majority, because then nothing could ever change again. by records who
-// asked.
+// Fence excludes a node, which need not run: its leases end, the other nodes no longer talk to it,
+// and the gossip key is replaced. Fence returns an error for the last voter, and for a voter
+// without which the reachable voters would be no majority, because the cluster could then never
+// change anything again. by is the operator, for the audit log.
 func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
 	return c.expel(ctx, node, state.Command{Request: &state.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
 }
@@ -32,7 +32,7 @@ func (c *Cluster) expel(ctx context.Context, node ec2.NodeID, cmd state.Command)
 	for _, v := range votersOf(c.servers()) {
 		if n, ok := view.Node(v); v == node {
 			votes = true
-		} else if ok && n.Member() { // another expelled node leaves Raft soon
+		} else if ok && n.Member() { // an expelled node does not count: the leader removes it from Raft soon
 			others = append(others, v)
 		}
 	}
@@ -51,9 +51,10 @@ func (c *Cluster) expel(ctx context.Context, node ec2.NodeID, cmd state.Command)
 	return err
 }
 
-// handOverFirst is called before a command is proposed. A leader that is to be expelled hands
-// over leadership first: once the other nodes applied the command they would disconnect it, and
-// might be too few to elect another leader.
+// handOverFirst is called before a command is proposed. If the command expels this node, which
+// leads, it hands over leadership and returns errNotLeader; else it returns nil. Without this, the
+// other nodes would disconnect their leader when they apply the command, and might be too few to
+// elect another.
 func (c *Cluster) handOverFirst(ctx context.Context, r state.Request) error {
 	var node ec2.NodeID
 	switch r := r.(type) {

@@ -10,23 +10,22 @@ import (
 	"palisade/ec2/state"
 )
 
-// fsm puts the State behind Raft's interface. The Cluster owns it. Raft calls Apply, Snapshot
-// and Restore from one goroutine; the other methods may be called from any. mu guards the
-// fields below it and is a leaf.
+// fsm implements raft.FSM with a State. The Cluster owns it. Raft calls Apply, Snapshot and
+// Restore from one goroutine; the other methods may be called from any. mu guards the fields below
+// it and is a leaf.
 //
-// It fails for good at an entry that it does not know or a snapshot that it cannot read. From
-// then on it applies nothing and makes no snapshot, so the entry stays in the log for a release
-// that knows it, and Run ends.
+// After an entry that it cannot decode, or a snapshot that it cannot read, fsm applies nothing and
+// makes no snapshot, and Run ends. So the entry stays in the log for a release that can decode it.
 type fsm struct {
-	failed chan struct{} // closed with the failure
+	failed chan struct{} // closed when failure is set
 
 	mu      sync.Mutex
 	state   *state.State
 	failure error
-	change  chan struct{} // closed by the next change
+	change  chan struct{} // closed, and replaced, at the next change
 }
 
-// applied is what Apply returns to propose.
+// applied is the result of Apply, which propose gets from Raft.
 type applied struct {
 	result state.Result
 	err    error // nil or an *ec2.Error
@@ -36,7 +35,7 @@ func newFSM() *fsm {
 	return &fsm{failed: make(chan struct{}), state: state.NewState(), change: make(chan struct{})}
 }
 
-// Apply runs one committed entry.
+// Apply applies a committed entry to the State. It returns an applied, or an error if fsm failed.
 func (f *fsm) Apply(entry *raft.Log) any {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -44,7 +43,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		return f.failure
 	}
 	if entry.Index <= f.state.Index() {
-		return applied{} // replay has applied it; no proposer waits
+		return applied{} // replay has applied this entry, so no proposer waits for the result
 	}
 	cmd, err := state.DecodeCommand(entry.Data)
 	if err != nil {
@@ -65,8 +64,8 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return snapshot{f.state.View()}, nil
 }
 
-// Restore replaces the State, all or nothing. If the State is newer than the leader's snapshot,
-// because replay applied more entries, it stays, and Apply skips the entries that Raft repeats.
+// Restore replaces the State by a snapshot, all or nothing. If replay has already applied entries
+// after the snapshot, Restore keeps the newer State, and Apply skips the entries that Raft repeats.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	restored, err := state.Restore(r)
 	f.mu.Lock()
@@ -97,7 +96,7 @@ func (f *fsm) changedLocked() {
 	f.change = make(chan struct{})
 }
 
-// changed returns a channel that the next change closes.
+// changed returns a channel that is closed at the next change of the State, or at a failure.
 func (f *fsm) changed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -123,7 +122,7 @@ type snapshot struct{ view *state.View }
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.view.WriteSnapshot(sink); err != nil {
-		_ = sink.Cancel() // the error of the write is returned
+		_ = sink.Cancel() // err says more than an error of Cancel
 		return err
 	}
 	return sink.Close()

@@ -22,20 +22,20 @@ import (
 	"palisade/internal/testwait"
 )
 
-// testCluster has several nodes in this process, over TLS on loopback. A test that fails prints
-// each node's role, term, index, leader, voters and last log lines.
+// testCluster runs several nodes in the process of the test, connected by TLS over loopback. When
+// a test fails, it prints each node's role, term, index, leader, voters and last log lines.
 type testCluster struct {
 	t   *testing.T
 	cfg func(*Config) // changes each node's Config; may be nil
 	all map[ec2.NodeID]*testNode
 
-	net   [2]byte // its nodes are 127.x.y.1, 127.x.y.2 and so on
+	net   [2]byte // x and y of the nodes' addresses: 127.x.y.1, 127.x.y.2 and so on
 	added int     // how many nodes were ever added
 
 	printed sync.Once
 }
 
-// testNode is one node of it. It can be stopped, and started again on its directory.
+// testNode is a node of a testCluster. A test can stop it and start it again with its log.
 type testNode struct {
 	*Cluster
 	nodes   *testCluster
@@ -48,7 +48,7 @@ type testNode struct {
 	log     *logtail.Tail
 }
 
-// lateDirectory is the Directory of a node whose Cluster is made after its Peer.
+// lateDirectory is the Directory of a Peer. It asks the Cluster, which is made after the Peer.
 type lateDirectory struct{ n *testNode }
 
 func (l lateDirectory) Check(node string, key []byte) error { return l.n.Directory().Check(node, key) }
@@ -56,8 +56,8 @@ func (l lateDirectory) Address(node string) (string, bool)  { return l.n.Directo
 func (n *testNode) identityDir() string                     { return filepath.Join(n.dir, "peer") }
 func name(i int) ec2.NodeID                                 { return ec2.NodeID(fmt.Sprint("node", i)) }
 
-// startCluster starts count nodes and waits until all are voters. Its tests run in parallel,
-// because they mostly wait.
+// startCluster starts count nodes and waits until all are voters. It makes the calling test run in
+// parallel with others, because such tests mostly wait.
 func startCluster(t *testing.T, count int, cfg func(*Config)) *testCluster {
 	t.Helper()
 	t.Parallel()
@@ -85,7 +85,7 @@ func startCluster(t *testing.T, count int, cfg func(*Config)) *testCluster {
 	return s
 }
 
-// print shows what an operator would ask for, in less than 100 lines.
+// print logs the state and the last log lines of each node, in less than 100 lines.
 func (s *testCluster) print() {
 	lines := min(logtail.Lines, 90/len(s.all)-2)
 	for _, name := range slices.Sorted(maps.Keys(s.all)) {
@@ -102,8 +102,8 @@ func newCluster(t *testing.T, cfg func(*Config)) *testCluster {
 	return &testCluster{t: t, cfg: cfg, all: make(map[ec2.NodeID]*testNode), net: [2]byte{byte(1 + rand.IntN(250)), byte(rand.IntN(256))}}
 }
 
-// add makes a node without starting it. It has a loopback address of its own, so that no other
-// process takes its port, also while it is stopped.
+// add makes a node without starting it. The node has its own loopback address, so that no other
+// process takes its port while it is stopped.
 func (s *testCluster) add(name ec2.NodeID) *testNode {
 	s.t.Helper()
 	s.added++
@@ -120,7 +120,7 @@ func (s *testCluster) add(name ec2.NodeID) *testNode {
 	return n
 }
 
-// join admits a node by a token and starts it.
+// join makes a node, lets it join with a new token and starts it.
 func (s *testCluster) join(name ec2.NodeID, role ec2.NodeRole) *testNode {
 	s.t.Helper()
 	n := s.add(name)
@@ -146,7 +146,7 @@ func (s *testCluster) join(name ec2.NodeID, role ec2.NodeRole) *testNode {
 	return n
 }
 
-// start runs a node, for the first time or after a stop.
+// start runs a node, for the first time or again. edit may change its Config; it may be nil.
 func (n *testNode) start(edit func(*Config, *peer.Identity)) {
 	t := n.nodes.t
 	t.Helper()
@@ -191,7 +191,7 @@ func (n *testNode) start(edit func(*Config, *peer.Identity)) {
 			n.nodes.printed.Do(n.nodes.print)
 		}
 		if err := stop(); err != nil && !errors.Is(err, ErrLogLost) {
-			t.Logf("%s stopped: %v", n.name, err)
+			t.Logf("%s stopped with error: %v", n.name, err)
 		}
 	})
 }
@@ -210,7 +210,7 @@ func (n *testNode) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnsw
 		ID: ec2.NodeID(r.Node), Zone: r.Zone, Role: token.Role, Address: r.Address.String(), PublicKey: r.PublicKey,
 	}}})
 	if errors.Is(err, ErrNoLeader) || errors.Is(err, ErrOutcomeUnknown) {
-		err = fmt.Errorf("%w: %w", peer.ErrUnavailable, err) // the node that joins asks again
+		err = fmt.Errorf("%w: %w", peer.ErrUnavailable, err) // makes the joining node ask again
 	}
 	a := peer.JoinAnswer{Role: string(token.Role)}
 	for m := range n.View().Nodes() {
@@ -219,11 +219,11 @@ func (n *testNode) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnsw
 	return a, err
 }
 
-// kill stops a node. The calls that it is answering end without an answer.
+// kill stops a node. A call that the node has not answered yet gets no answer.
 func (n *testNode) kill() {
 	n.nodes.t.Helper()
 	if err := n.stop(); err != nil {
-		n.nodes.t.Errorf("%s stopped: %v", n.name, err)
+		n.nodes.t.Errorf("%s stopped with error: %v", n.name, err)
 	}
 	n.stop = nil
 }
@@ -251,7 +251,7 @@ func (s *testCluster) leader() (leader *testNode) {
 	return leader
 }
 
-// follower returns a node that does not lead.
+// follower returns a running node that is not the leader.
 func (s *testCluster) follower() *testNode {
 	s.t.Helper()
 	leader := s.leader()
@@ -260,7 +260,7 @@ func (s *testCluster) follower() *testNode {
 			return n
 		}
 	}
-	s.t.Fatal("no follower runs")
+	s.t.Fatal("no node but the leader runs")
 	return nil
 }
 
@@ -283,13 +283,14 @@ func (s *testCluster) waitAll(index uint64) {
 	defer cancel()
 	for _, n := range s.running() {
 		if err := n.waitIndex(ctx, index); err != nil {
-			s.t.Fatalf("%s is at %d, not %d: %v", n.name, n.View().Index(), index, err)
+			s.t.Fatalf("%s has applied index %d, want %d: %v", n.name, n.View().Index(), index, err)
 		}
 	}
 }
 
-// retry calls ask until the cluster decides, as its clients must: on a busy machine a leader may
-// be lost at any moment. again reports whether an earlier call may have taken effect.
+// retry repeats ask while it returns ErrNoLeader or ErrOutcomeUnknown, as a client must, because on
+// a busy machine the leader may be lost at any moment. It returns the last error, and whether an
+// earlier call may have taken effect.
 func (s *testCluster) retry(ask func(context.Context) error) (err error, again bool) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), testwait.Patience)
@@ -317,7 +318,7 @@ func (s *testCluster) apply(at *testNode, r state.Request) (result state.Result,
 	return result, index
 }
 
-// fence fences a node, asked of another one.
+// fence fences the node called name by a call to the node by.
 func (s *testCluster) fence(by *testNode, name ec2.NodeID) {
 	s.t.Helper()
 	err, again := s.retry(func(ctx context.Context) error { return by.Fence(ctx, name, nil) })
@@ -334,7 +335,7 @@ func (s *testCluster) remove(name ec2.NodeID) {
 	}
 }
 
-// read returns a View with every acknowledged change.
+// read returns a View of the node at with every acknowledged change.
 func (s *testCluster) read(at *testNode) (view *state.View) {
 	s.t.Helper()
 	err, _ := s.retry(func(ctx context.Context) (err error) { view, err = at.ReadView(ctx); return err })
@@ -344,7 +345,7 @@ func (s *testCluster) read(at *testNode) (view *state.View) {
 	return view
 }
 
-// write creates a group and returns the index of the entry.
+// write creates a group by a call to the node at and returns the index of the log entry.
 func (s *testCluster) write(at *testNode, group string) uint64 {
 	s.t.Helper()
 	_, index := s.apply(at, &state.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "test"})

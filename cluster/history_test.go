@@ -16,14 +16,14 @@ import (
 	"palisade/internal/testwait"
 )
 
-// outcome is what a writer learned of one change.
+// outcome is a group that a writer created, and the error of that call.
 type outcome struct {
 	group string
 	err   error
 }
 
-// Five nodes write while the leader is stopped. In the end every node has each acknowledged
-// change once, and no change that failed with ErrNoLeader.
+// Changes are written at each of five nodes, and meanwhile the leader stops. Afterwards every node
+// has each acknowledged change once, and no change that failed with ErrNoLeader.
 func TestAcknowledgedChangesExistOnceOnEveryNode(t *testing.T) {
 	s := startCluster(t, 5, nil)
 	_, base := s.apply(s.leader(), &state.CreateSecurityGroup{Account: albert, Region: region, Name: "web", Description: "test"})
@@ -38,7 +38,7 @@ func TestAcknowledgedChangesExistOnceOnEveryNode(t *testing.T) {
 	quit := make(chan struct{})
 	var writers sync.WaitGroup
 	for w, n := range s.running() {
-		c := n.Cluster // not the one that runs after a restart
+		c := n.Cluster // the Cluster before the restart; the restart makes another
 		writers.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -62,11 +62,11 @@ func TestAcknowledgedChangesExistOnceOnEveryNode(t *testing.T) {
 	}
 	count := func(n int) {
 		t.Helper()
-		for range n {
+		for done := range n {
 			select {
 			case <-acked:
 			case <-ctx.Done():
-				t.Fatal("too few changes were acknowledged for a test")
+				t.Fatalf("timeout: %d of the next %d changes were acknowledged", done, n)
 			}
 		}
 	}
@@ -82,17 +82,17 @@ func TestAcknowledgedChangesExistOnceOnEveryNode(t *testing.T) {
 	s.waitAll(final)
 
 	unknown, refused := s.checkOutcomes(outcomes)
-	// When a leader is lost, each writer has one change under way. A busy machine may lose more
-	// leaders than the one that the test stops.
+	// Each time a leader is lost, each writer has one change under way, whose outcome may be
+	// unknown. On a busy machine other leaders are lost besides the one that the test stops.
 	lost := int(s.leader().raft.CurrentTerm() - term)
 	t.Logf("%d changes, %d refused, %d with unknown outcome; %d leaders lost", len(outcomes), refused, unknown, lost)
-	if unknown > max(len(outcomes)/4, lost*len(s.all)) {
-		t.Errorf("%d of %d changes have an unknown outcome", unknown, len(outcomes))
+	if limit := max(len(outcomes)/4, lost*len(s.all)); unknown > limit {
+		t.Errorf("%d of %d changes have an unknown outcome, want at most %d", unknown, len(outcomes), limit)
 	}
 }
 
-// checkOutcomes compares the groups of every running node with the outcomes, and counts those
-// that are unknown and those that were refused.
+// checkOutcomes compares the groups of every running node with the outcomes. It returns how many
+// outcomes are unknown, and how many changes were refused because there was no leader.
 func (s *testCluster) checkOutcomes(outcomes []outcome) (unknown, refused int) {
 	s.t.Helper()
 	for _, n := range s.running() {
@@ -105,11 +105,11 @@ func (s *testCluster) checkOutcomes(outcomes []outcome) (unknown, refused int) {
 			got := have[o.group]
 			switch {
 			case o.err == nil && got != 1:
-				s.t.Errorf("%s has %d of %s, which was acknowledged", n.name, got, o.group)
+				s.t.Errorf("%s has group %s %d times, want once, because it was acknowledged", n.name, o.group, got)
 			case errors.Is(o.err, ErrNoLeader) && got != 0:
-				s.t.Errorf("%s has %s, which failed with ErrNoLeader", n.name, o.group)
+				s.t.Errorf("%s has group %s, whose creation failed with ErrNoLeader", n.name, o.group)
 			case isCode(o.err, "InvalidGroup.Duplicate"):
-				s.t.Errorf("%s was proposed twice", o.group)
+				s.t.Errorf("group %s was proposed twice", o.group)
 			case errors.Is(o.err, ErrNoLeader):
 				refused++
 			case o.err != nil:
@@ -120,8 +120,8 @@ func (s *testCluster) checkOutcomes(outcomes []outcome) (unknown, refused int) {
 	return unknown, refused
 }
 
-// All nodes apply an acknowledged change within 50 ms, not after Raft's own one to two seconds. On
-// a slow disk it may take as long as the acknowledgement itself.
+// All nodes apply a change within 50 ms of its acknowledgement; Raft alone would take one to two
+// seconds. On a slow disk they may take as long again as the acknowledgement took.
 func TestFollowersApplyCommittedEntriesAtOnce(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	for _, c := range []struct {
@@ -139,14 +139,14 @@ func TestFollowersApplyCommittedEntriesAtOnce(t *testing.T) {
 		slices.Sort(acked)
 		slices.Sort(all)
 		t.Logf("at %s: acknowledged p50 %v p99 %v; then on all nodes p50 %v p99 %v", c.what, acked[50], acked[98], all[50], all[98])
-		if all[50] > max(50*time.Millisecond, acked[50]) {
-			t.Errorf("at %s: half of the changes took %v or more to reach all nodes", c.what, all[50])
+		if limit := max(50*time.Millisecond, acked[50]); all[50] > limit {
+			t.Errorf("changes at %s: all nodes applied them in %v (median), want at most %v", c.what, all[50], limit)
 		}
 	}
 }
 
-// A running node that lacks entries which the leader's log no longer has gets a snapshot. Next
-// must then return every change, deletions included.
+// A node lacks entries that the leader's log no longer has, so the leader sends it a snapshot while
+// it runs. Then Next must return every change in the snapshot, including deletions.
 func TestLaggingNodeCatchesUpBySnapshotWithItsChanges(t *testing.T) {
 	s := startCluster(t, 3, func(c *Config) {
 		c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 20, 10*time.Millisecond, 5
@@ -183,7 +183,7 @@ func TestLaggingNodeCatchesUpBySnapshotWithItsChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !hasGroup(view, "deleted") || hasGroup(view, "new59") {
-		t.Fatalf("the first View, at %d, is not the old state", view.Index())
+		t.Fatalf("the first View, of index %d, is not the state before the node stopped", view.Index())
 	}
 	for _, o := range others {
 		o.start(nil)
@@ -196,7 +196,7 @@ func TestLaggingNodeCatchesUpBySnapshotWithItsChanges(t *testing.T) {
 		for _, c := range view.Changes().Groups {
 			switch {
 			case c.Before == nil && have[c.After.Name]:
-				t.Errorf("group %s was reported as new twice", c.After.Name)
+				t.Errorf("group %s is new in two Views, want in one", c.After.Name)
 			case c.Before == nil:
 				have[c.After.Name] = true
 			case c.After == nil:
@@ -206,23 +206,23 @@ func TestLaggingNodeCatchesUpBySnapshotWithItsChanges(t *testing.T) {
 	}
 	for g := range view.GroupsOf(albert, region) {
 		if !have[g.Name] {
-			t.Errorf("no change reported group %s", g.Name)
+			t.Errorf("group %s is in no reported change", g.Name)
 		}
 		delete(have, g.Name)
 	}
 	for name := range have {
-		t.Errorf("no change reported that group %s was deleted", name)
+		t.Errorf("the deletion of group %s is in no reported change", name)
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, n.raftLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if list, err := snaps.List(); err != nil || len(list) == 0 || list[0].Index < last-30 {
-		t.Errorf("the node caught up without a snapshot (%v, %v), so nothing was tested", list, err)
+		t.Errorf("the node got no snapshot, so the test is void: its snapshots are %v, error %v", list, err)
 	}
 }
 
-// A snapshot older than the State does not replace it.
+// Restore keeps the State if the snapshot is older.
 func TestRestoreIgnoresOlderSnapshot(t *testing.T) {
 	c, _ := open(t, Config{Dir: t.TempDir()})
 	ready(t, c)
@@ -236,6 +236,6 @@ func TestRestoreIgnoresOlderSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !hasGroup(c.View(), "newer") {
-		t.Errorf("the State is back at index %d", c.View().Index())
+		t.Errorf("Restore replaced the State by an older snapshot: index %d", c.View().Index())
 	}
 }

@@ -17,16 +17,16 @@ const (
 	// leaderPatience is how long a call waits for a leader. An election takes about one
 	// second; half a second more is left for pings that find out why there is none.
 	leaderPatience = 1500 * time.Millisecond
-	// leaderGrace is how long a call waits for the answer of a node that this node no longer
-	// knows as the leader.
+	// leaderGrace is how long a call to the leader waits for an answer after this node has
+	// lost that leader.
 	leaderGrace = time.Second
-	// leaderPoll is how often a call that waits checks for a leader.
+	// leaderPoll is how often a call that waits for a leader checks whether there is one.
 	leaderPoll = 10 * time.Millisecond
-	// pingTimeout bounds a ping of a node.
+	// pingTimeout is how long ping waits for an answer.
 	pingTimeout = 500 * time.Millisecond
 )
 
-// Leader returns the leader that this node knows.
+// Leader returns the leader that this node knows, or false if it knows none.
 func (c *Cluster) Leader() (ec2.NodeID, bool) {
 	select {
 	case <-c.started:
@@ -75,8 +75,9 @@ func (c *Cluster) String() string {
 	return fmt.Sprintf("%s, term %d, index %d, leader %s, voters %v", role, c.raft.CurrentTerm(), c.View().Index(), leader, votersOf(c.servers()))
 }
 
-// withLeader calls do with the leader, and repeats it while it returns errNotLeader. Without
-// a leader it gives up after leaderPatience and a ping of the voters: two seconds.
+// withLeader calls do with the leader, and repeats this while do returns errNotLeader. Without a
+// leader, withLeader returns ErrNoLeader after leaderPatience and a ping of the voters: after two
+// seconds.
 func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) error {
 	if c.cfg.Peer == nil {
 		if err := c.waitChan(ctx, c.ready); err != nil {
@@ -116,11 +117,11 @@ func wrapNotLeader(err error) error {
 	return err
 }
 
-// whyNoLeader returns an ErrNoLeader that says which voters this node reaches.
+// whyNoLeader pings the voters and returns an ErrNoLeader that says which of them answer.
 func (c *Cluster) whyNoLeader(ctx context.Context) error {
 	voters := votersOf(c.servers())
 	if len(voters) == 0 {
-		return fmt.Errorf("%w: no leader has contacted it since it joined", ErrNoLeader)
+		return fmt.Errorf("%w: no leader has contacted this node since it joined", ErrNoLeader)
 	}
 	errs := c.ping(ctx, voters)
 	var reached, unreached, refused []string
@@ -139,13 +140,13 @@ func (c *Cluster) whyNoLeader(ctx context.Context) error {
 		text += fmt.Sprintf(", not %s", strings.Join(unreached, ", "))
 	}
 	if len(refused) > 0 {
-		text += fmt.Sprintf("; %s refuse it: was it fenced or removed?", strings.Join(refused, ", "))
+		text += fmt.Sprintf("; refused by %s: was this node fenced or removed?", strings.Join(refused, ", "))
 	}
 	return fmt.Errorf("%w: %s", ErrNoLeader, text)
 }
 
-// leads reports whether this node may propose commands. It may not while Run is ending, because
-// it could no longer learn the outcome; the next leader can.
+// leads reports whether this node is a leader that may propose commands. While Run is ending it
+// returns false, because this node could no longer learn the outcome of a command.
 func (c *Cluster) leads() bool {
 	select {
 	case <-c.ending:
@@ -160,7 +161,7 @@ func (c *Cluster) leads() bool {
 	}
 }
 
-// servers returns the newest configuration in Raft's log.
+// servers returns Raft's newest configuration, which may not be committed yet.
 func (c *Cluster) servers() raft.Configuration {
 	f := c.raft.GetConfiguration()
 	if err := f.Error(); err != nil {

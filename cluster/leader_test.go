@@ -19,15 +19,15 @@ func TestEveryNodeWritesAndReadsItsWrites(t *testing.T) {
 		group := fmt.Sprint("from", i)
 		index := s.write(n, group)
 		if !hasGroup(n.View(), group) {
-			t.Errorf("%s does not read its own write", n.name)
+			t.Errorf("%s has acknowledged group %s, and its View does not have it", n.name, group)
 		}
 		for _, other := range s.running() {
 			view := s.read(other)
 			if !hasGroup(view, group) || view.Index() < index {
-				t.Errorf("%s reads at %d without %s of index %d", other.name, view.Index(), group, index)
+				t.Errorf("ReadView at %s: index %d, has group %s: %t; want index %d or higher, with the group", other.name, view.Index(), group, hasGroup(view, group), index)
 			}
 		}
-		// Every node returns the caller's mistake as an *ec2.Error.
+		// Every node returns EC2's error for the second creation of a group.
 		err, _ := s.retry(func(ctx context.Context) error { _, err := createGroup(ctx, n.Cluster, group); return err })
 		if !isCode(err, "InvalidGroup.Duplicate") {
 			t.Errorf("second create at %s: got %v, want InvalidGroup.Duplicate", n.name, err)
@@ -35,19 +35,19 @@ func TestEveryNodeWritesAndReadsItsWrites(t *testing.T) {
 	}
 }
 
-// A result that the leader sends to another node is the same as at the leader.
+// Apply at a follower returns the same result as at the leader.
 func TestResultIsTheSameAtEveryNode(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	run := &state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 2, MaxCount: 2, UserData: []byte{0, 1, 0xff}}
 	for _, n := range s.running() {
 		result, _ := s.apply(n, run)
 		if len(result.Instances) != 2 {
-			t.Fatalf("%d instances at %s, want 2", len(result.Instances), n.name)
+			t.Fatalf("RunInstances at %s: %d instances, want 2", n.name, len(result.Instances))
 		}
 		for _, i := range result.Instances {
 			have, ok := n.View().Instance(i.After.ID)
 			if !ok || have.Reservation != i.After.Reservation || string(have.UserData) != string(i.After.UserData) || have.Interface != i.After.Interface {
-				t.Errorf("at %s: got %+v, the View has %+v", n.name, i.After, have)
+				t.Errorf("RunInstances at %s returned %+v, want it as in the View: %+v", n.name, i.After, have)
 			}
 		}
 	}
@@ -66,7 +66,7 @@ func TestOversizedCommandIsRefusedAtEveryNode(t *testing.T) {
 			t.Errorf("%s: got %v, want RequestEntityTooLarge", n.name, err)
 		}
 		if got := n.View().Index(); got != before {
-			t.Errorf("%s is at index %d, was at %d", n.name, got, before)
+			t.Errorf("%s has index %d after the refusal, want %d as before", n.name, got, before)
 		}
 	}
 }
@@ -92,7 +92,7 @@ func TestClusterIsWritableAfterLeaderStops(t *testing.T) {
 				t.Fatal(err)
 			}
 			if time.Since(began) > testwait.Patience {
-				t.Fatalf("not writable after %s: %v", testwait.Patience, err)
+				t.Fatalf("the cluster is not writable %s after its leader stopped: %v", testwait.Patience, err)
 			}
 		}
 		took := time.Since(began)
@@ -103,7 +103,7 @@ func TestClusterIsWritableAfterLeaderStops(t *testing.T) {
 	for _, n := range s.running() {
 		for i := range 20 {
 			if !hasGroup(n.View(), fmt.Sprint("g", i)) {
-				t.Errorf("%s lost group g%d, acknowledged before index %d", n.name, i, last)
+				t.Errorf("%s lacks group g%d, which was acknowledged at or before index %d", n.name, i, last)
 			}
 		}
 	}
@@ -124,7 +124,7 @@ func TestMinorityRefusesWritesAndReportsUnreachedVoters(t *testing.T) {
 		began := time.Now()
 		_, err := createGroup(t.Context(), remaining.Cluster, "late")
 		if !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "it reaches 1 of 3 voters ("+string(remaining.name)+"), not ") {
-			t.Errorf("write: got %v, want to be told which voters are reached", err)
+			t.Errorf("write: got %v, want ErrNoLeader that says which voters answer", err)
 		}
 		return time.Since(began)
 	})
@@ -132,12 +132,12 @@ func TestMinorityRefusesWritesAndReportsUnreachedVoters(t *testing.T) {
 		t.Errorf("read: got %v, want ErrNoLeader", err)
 	}
 	if v := remaining.View(); v.Index() < index || !hasGroup(v, "before") {
-		t.Errorf("the View is at %d, without the change of index %d", v.Index(), index)
+		t.Errorf("the View has index %d, group before: %t; want index %d or higher, with the group", v.Index(), hasGroup(v, "before"), index)
 	}
 }
 
-// A leader that loses its followers while a change is under way cannot know its outcome. It also
-// refuses reads, because its State may be old.
+// A leader that loses its followers while a change is under way cannot know the outcome of the
+// change. It also refuses reads, because its State may be old.
 func TestIsolatedLeaderReportsOutcomeUnknown(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	s.waitAll(s.write(s.leader(), "before"))
@@ -148,7 +148,7 @@ func TestIsolatedLeaderReportsOutcomeUnknown(t *testing.T) {
 			continue
 		}
 		others = append(others, n)
-		tx, err := n.store.db.Begin(true) // blocks its disk: it runs but acknowledges nothing
+		tx, err := n.store.db.Begin(true) // blocks writes of this follower: it runs but acknowledges no entry
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,8 +177,8 @@ func TestIsolatedLeaderReportsOutcomeUnknown(t *testing.T) {
 	}
 }
 
-// A leader that is ending proposes nothing for other nodes: they ask the next leader, so no
-// outcome is unknown.
+// A leader whose Run is ending proposes no command of another node. So that node can ask the next
+// leader, and the outcome is known.
 func TestEndingLeaderProposesNothing(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	leader := s.leader()
@@ -189,17 +189,17 @@ func TestEndingLeaderProposesNothing(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if a := leader.answerApply(gone, late); !a.NotLeader {
-		t.Errorf("the caller has gone: %+v, want not leader", a)
+		t.Errorf("the caller's context has ended: got answer %+v, want NotLeader", a)
 	}
 	leader.kill()
 	if a := leader.answerApply(t.Context(), late); !a.NotLeader {
-		t.Errorf("the leader has ended: %+v, want not leader", a)
+		t.Errorf("Run has ended: got answer %+v, want NotLeader", a)
 	}
-	s.write(s.leader(), "late") // fails if it was proposed before
+	s.write(s.leader(), "late") // fails if the old leader has proposed the command
 }
 
-// A node does not repeat a command whose answer is lost: the change is made once, and the caller
-// learns that its outcome is unknown.
+// A node does not send a command again if the leader's answer is lost: the change is made once, and
+// Apply returns ErrOutcomeUnknown.
 func TestCommandIsNotSentTwice(t *testing.T) {
 	var armed atomic.Bool
 	var s *testCluster
@@ -219,7 +219,7 @@ func TestCommandIsNotSentTwice(t *testing.T) {
 	n := s.follower()
 	armed.Store(true)
 	if _, err := createGroup(t.Context(), n.Cluster, "once"); !errors.Is(err, ErrOutcomeUnknown) {
-		t.Errorf("got %v, want ErrOutcomeUnknown", err)
+		t.Errorf("write whose answer was lost: got %v, want ErrOutcomeUnknown", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), testwait.Patience)
 	defer cancel()
@@ -233,7 +233,7 @@ func TestCommandIsNotSentTwice(t *testing.T) {
 	}
 }
 
-// A restarted node applies the entries up to Config.Decided without any other node.
+// A restarted node applies the entries up to Config.Decided while no other node runs.
 func TestRestartedNodeAppliesDecidedEntriesWithoutLeader(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	var last uint64
@@ -254,11 +254,12 @@ func TestRestartedNodeAppliesDecidedEntriesWithoutLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	if view.Index() < last || !hasGroup(view, "g29") {
-		t.Errorf("the first View is at %d, want %d", view.Index(), last)
+		t.Errorf("the first View: index %d, has group g29: %t; want index %d or higher, with the group", view.Index(), hasGroup(view, "g29"), last)
 	}
 }
 
-// If the disk ends before the enforced index, Next waits until the leader has sent the entries.
+// If the log on disk ends before the enforced index, Next waits until the leader has sent the
+// missing entries.
 func TestNextWaitsForDecidedIndex(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	n := s.follower()
@@ -275,7 +276,7 @@ func TestNextWaitsForDecidedIndex(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if view, err := n.Next(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("Next returned %v, %v; want it to wait for entry %d", view, err, last)
+		t.Fatalf("Next returned View %v, error %v; want it to wait for entry %d until its deadline", view, err, last)
 	}
 	for _, o := range others {
 		o.start(nil)
@@ -287,6 +288,6 @@ func TestNextWaitsForDecidedIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !hasGroup(view, "missed") {
-		t.Errorf("the first View is at %d, want %d", view.Index(), last)
+		t.Errorf("the first View has index %d and no group missed, want index %d with the group", view.Index(), last)
 	}
 }

@@ -11,16 +11,17 @@ import (
 	"palisade/ec2/state"
 )
 
-// The State has the members. This file makes the servers of Raft's configuration follow it.
+// The State says which nodes are members and voters. This file changes the servers in Raft's
+// configuration to match.
 
 // membersEvery is how often the leader compares Raft's servers with the State's nodes.
 const membersEvery = time.Second
 
-// warnAfter is how many attempts at a change fail per warning in the log.
+// warnAfter is how many failed attempts at a change cause one warning in the log.
 const warnAfter = 15
 
-// runMembers changes Raft's servers, on the leader, until they match the State, one change at a
-// time.
+// runMembers, on the leader, changes Raft's servers one at a time until they match the State's
+// nodes. It runs until ctx ends.
 func (c *Cluster) runMembers(ctx context.Context) {
 	var warned string
 	var failures int
@@ -33,7 +34,7 @@ func (c *Cluster) runMembers(ctx context.Context) {
 				break
 			}
 			if err := c.makeChange(ctx, *change); err != nil {
-				// A node that was just admitted may not run yet.
+				// A few failures are normal: a node that was just admitted may not run yet.
 				if failures++; failures%warnAfter == 0 && ctx.Err() == nil {
 					c.cfg.Logger.Warn("change of Raft's servers failed", "node", c.cfg.Node, "change", change.String(), "attempts", failures, "err", err)
 				}
@@ -71,10 +72,11 @@ const (
 
 func (m memberChange) String() string { return fmt.Sprintf("%s %s", m.kind, m.node) }
 
-// nextChange returns the first change from Raft's servers to the State's nodes, or nil. Nodes
-// that are no members are removed first, because a dead voter counts in every majority. A
-// leader that is no member hands over, because it cannot remove itself. A new voter starts
-// without a vote, so that an unreachable node never counts.
+// nextChange returns the next change that makes Raft's servers match the State's nodes, or nil if
+// they match. self and address are the leader's. Nodes that are no members are removed first,
+// because a dead voter counts in every majority. A leader that is no member hands over leadership,
+// because it cannot remove itself. A new voter starts without a vote, so that a node that never
+// answered does not count in a majority.
 func nextChange(self ec2.NodeID, address string, view *state.View, servers raft.Configuration) *memberChange {
 	in := make(map[ec2.NodeID]raft.Server)
 	for _, s := range servers.Servers {
@@ -93,7 +95,7 @@ func nextChange(self ec2.NodeID, address string, view *state.View, servers raft.
 	for n := range view.Nodes() {
 		want := n.Address
 		if n.ID == self && want == "" {
-			want = address // before its row has it
+			want = address // its row in the node table has no address yet
 		}
 		if !n.Member() || want == "" {
 			continue
@@ -149,7 +151,8 @@ func (c *Cluster) makeChange(ctx context.Context, m memberChange) error {
 	panic(fmt.Sprintf("cluster: unknown step %q", m.kind))
 }
 
-// waitCaughtUp waits a second for a node to apply what this one has applied.
+// waitCaughtUp waits a second for a node to apply what this node has applied, else it returns an
+// error.
 func (c *Cluster) waitCaughtUp(ctx context.Context, node ec2.NodeID) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -158,12 +161,13 @@ func (c *Cluster) waitCaughtUp(ctx context.Context, node ec2.NodeID) error {
 		return err
 	}
 	if !a.OK {
-		return fmt.Errorf("it has applied entry %d and is still catching up", a.Index)
+		return fmt.Errorf("the node has applied entry %d and is still catching up", a.Index)
 	}
 	return nil
 }
 
-// warnVoters warns of an unwise number of voters, once for each set of them.
+// warnVoters logs a warning if the number of voters is unwise. It returns the present voters as
+// text; if that equals warned, it logs nothing.
 func (c *Cluster) warnVoters(warned string) string {
 	voters := votersOf(c.servers())
 	now := fmt.Sprint(voters)

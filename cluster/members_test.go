@@ -19,7 +19,7 @@ import (
 	"palisade/internal/testwait"
 )
 
-// nodeIDs returns its arguments.
+// nodeIDs returns names as a slice.
 func nodeIDs(names ...ec2.NodeID) []ec2.NodeID { return names }
 
 func TestFencedNodeIsExcludedAndCannotReturn(t *testing.T) {
@@ -36,17 +36,17 @@ func TestFencedNodeIsExcludedAndCannotReturn(t *testing.T) {
 		defer cancel()
 		s.fence(by, victim.name)
 		if n, _ := by.View().Node(victim.name); n.Member() || slices.Equal(by.View().GossipKey(), key) {
-			t.Errorf("%s is %+v, with a new gossip key: %v", who, n, !slices.Equal(by.View().GossipKey(), key))
+			t.Errorf("%s was fenced: its row is %+v, want it fenced; the gossip key is new: %t, want true", who, n, !slices.Equal(by.View().GossipKey(), key))
 		}
 		testwait.For(t, who+" has left Raft", func() bool {
 			return !slices.Contains(votersOf(s.leaderOtherThan(victim).servers()), victim.name)
 		})
-		// A fenced node learns and decides nothing, before and after a restart.
+		// A fenced node applies no new entry and can make no change, before and after a restart.
 		index := s.write(s.leaderOtherThan(victim), "without "+string(victim.name))
-		// All others refuse it, so it ends by itself after five seconds. On a busy machine
-		// that may already have happened.
+		// All other nodes refuse the fenced node, so its Run returns after five seconds. On
+		// a busy machine it may already have returned.
 		if err := victim.stop(); err != nil && !errors.Is(err, ErrExpelled) {
-			t.Errorf("%s is fenced and ended with %v", who, err)
+			t.Errorf("Run of %s, which is fenced: got %v, want nil or ErrExpelled", who, err)
 		}
 		victim.start(nil)
 		testwait.For(t, who+" has no leader", func() bool { _, ok := victim.Leader(); return !ok })
@@ -54,14 +54,14 @@ func TestFencedNodeIsExcludedAndCannotReturn(t *testing.T) {
 			t.Errorf("write at %s, which is fenced: got %v, want ErrNoLeader", who, err)
 		}
 		if _, err := victim.peer.Dial(ctx, string(s.leaderOtherThan(victim).name), peer.ProtocolRaft); err == nil {
-			t.Errorf("%s is fenced and was admitted by another node", who)
+			t.Errorf("%s is fenced, and another node admitted it", who)
 		}
 		if got := victim.View().Index(); got >= index {
-			t.Errorf("%s is fenced and applied entry %d", who, index)
+			t.Errorf("%s is fenced, and applied entries up to %d; want none from %d on", who, got, index)
 		}
 		testwait.For(t, who+" ends", victim.ended)
 		if err := victim.stop(); !errors.Is(err, ErrExpelled) {
-			t.Errorf("%s is fenced and ended with %v, want ErrExpelled", who, err)
+			t.Errorf("Run of %s, which is fenced: got %v, want ErrExpelled", who, err)
 		}
 		victim.stop = nil
 		s.remove(victim.name)
@@ -80,7 +80,8 @@ func (n *testNode) ended() bool {
 	}
 }
 
-// leaderOtherThan returns a leader that is not expelled, which may not know yet that it is.
+// leaderOtherThan waits for a leader that is not the node expelled, which may still believe that it
+// leads.
 func (s *testCluster) leaderOtherThan(expelled *testNode) (leader *testNode) {
 	s.t.Helper()
 	testwait.For(s.t, "a node other than "+string(expelled.name)+" leads", func() bool {
@@ -114,7 +115,7 @@ func TestRemovedNodeIsDisconnected(t *testing.T) {
 	}
 	testwait.For(t, "the node has left Raft", func() bool { return len(s.leaderOtherThan(gone).servers().Servers) == 2 })
 	if _, err := gone.peer.Dial(ctx, string(s.leaderOtherThan(gone).name), peer.ProtocolRaft); err == nil {
-		t.Error("a removed node was admitted")
+		t.Error("another node admitted a removed node")
 	}
 }
 
@@ -127,14 +128,14 @@ func TestNonVoterForwardsWritesWithoutVote(t *testing.T) {
 		t.Errorf("voters %v, want node1 alone", got)
 	}
 	if nonVoter.Role() != "non-voter" || s.leader().Role() != "leader" {
-		t.Errorf("roles %q and %q", nonVoter.Role(), s.leader().Role())
+		t.Errorf("node2 has role %q, want non-voter; node1 has role %q, want leader", nonVoter.Role(), s.leader().Role())
 	}
 	nonVoter.kill()
 	s.write(s.leader(), "without it")
 }
 
-// While a node was down, all other nodes were replaced. It must accept the new ones, which its
-// node table does not have.
+// While a node was down, all other nodes were replaced by new ones. The returning node must accept
+// the new nodes, which are not in its node table.
 func TestReturningNodeAcceptsUnknownLeader(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	away := s.follower()
@@ -151,34 +152,35 @@ func TestReturningNodeAcceptsUnknownLeader(t *testing.T) {
 		testwait.For(t, "the fenced node has left Raft", func() bool {
 			return !slices.Contains(votersOf(s.leaderOtherThan(old).servers()), old.name)
 		})
-		if err := old.stop(); err != nil && !errors.Is(err, ErrExpelled) { // it may have ended by itself
-			t.Errorf("%s is fenced and ended with %v", old.name, err)
+		if err := old.stop(); err != nil && !errors.Is(err, ErrExpelled) { // Run may have returned before
+			t.Errorf("Run of %s, which is fenced: got %v, want nil or ErrExpelled", old.name, err)
 		}
 		old.stop = nil
 	}
-	away.start(nil) // three voters now: node4, node5 and itself
+	away.start(nil) // now there are three voters: node4, node5 and away
 	ready(t, away.Cluster)
 	s.write(away, "back")
 	for _, n := range s.running() {
 		if n != away {
-			n.peer.Drop(string(away.name)) // so that every connection is made again
+			n.peer.Drop(string(away.name)) // so that away must be admitted again
 		}
 	}
 	s.read(away)
 	s.write(away, "still there")
 	if away.Directory().Check("node9", []byte("a stranger's key")) == nil {
-		t.Error("a node that is current accepts an unknown node")
+		t.Error("a node whose State is current admits an unknown node")
 	}
 }
 
-// Fencing that would leave too few voters is refused, because it could not be undone.
+// Fence is refused if the remaining voters would be too few for a majority, because then nothing
+// could change again.
 func TestFenceIsRefusedWithoutMajority(t *testing.T) {
 	s := startCluster(t, 3, nil)
 	down := s.follower()
 	down.kill()
 	err, _ := s.retry(func(ctx context.Context) error { return s.leader().Fence(ctx, s.follower().name, nil) })
 	if !isCode(err, "IncorrectState") {
-		t.Fatalf("fence the second of three: got %v, want IncorrectState", err)
+		t.Fatalf("fence a second of three voters while one is down: got %v, want IncorrectState", err)
 	}
 	s.fence(s.leader(), down.name)
 	s.waitVoters(2)
@@ -197,7 +199,7 @@ func TestNodeWithLostLogRefusesToStart(t *testing.T) {
 	s.cfg = func(c *Config) { c.Decided = last }
 	n.start(nil)
 	if err := n.stop(); err == nil || !strings.Contains(err.Error(), "let it join again") {
-		t.Errorf("Run: got %v, want an error that says to join again", err)
+		t.Errorf("Run: got %v, want an error that contains \"let it join again\"", err)
 	}
 	n.stop = nil
 	s.cfg = nil
@@ -205,11 +207,11 @@ func TestNodeWithLostLogRefusesToStart(t *testing.T) {
 	back := s.join(n.name, ec2.Voter)
 	s.waitVoters(3)
 	if !hasGroup(back.View(), "before") {
-		t.Error("a node that joined again lacks a change from before")
+		t.Error("the node that joined again lacks the group that was created before")
 	}
 }
 
-// A cluster of one that gets an address keeps its log and accepts other nodes.
+// A cluster of one that is restarted with a peer address keeps its log and accepts other nodes.
 func TestClusterOfOneAcceptsOtherNodes(t *testing.T) {
 	s := newCluster(t, nil)
 	first := s.add("node1")
@@ -231,11 +233,11 @@ func TestClusterOfOneAcceptsOtherNodes(t *testing.T) {
 	second := s.join("node2", ec2.Voter)
 	s.waitVoters(2)
 	if !hasGroup(second.View(), "from before") {
-		t.Error("the second node lacks a change from before it joined")
+		t.Error("the second node lacks the group that was created before it joined")
 	}
 	for _, server := range second.servers().Servers {
 		if n := s.all[ec2.NodeID(server.ID)]; string(server.Address) != n.address.String() {
-			t.Errorf("Raft has %s at %s, want %s", server.ID, server.Address, n.address)
+			t.Errorf("Raft has address %[2]s for %[1]s, want %[3]s", server.ID, server.Address, n.address)
 		}
 	}
 }
@@ -295,7 +297,7 @@ func TestNextChangeFollowsMembers(t *testing.T) {
 }
 
 func TestEnforcementReportsEachNodeWithinItsDeadline(t *testing.T) {
-	gate := make(chan struct{}) // node3 enforces nothing new until it is closed
+	gate := make(chan struct{}) // node3 enforces no index above 4 until gate is closed
 	s := startCluster(t, 3, func(c *Config) {
 		if c.Node != "node3" {
 			return
@@ -321,7 +323,7 @@ func TestEnforcementReportsEachNodeWithinItsDeadline(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
-		expired := make(chan time.Time, 1) // measured in this process, so a busy machine delays it like the call
+		expired := make(chan time.Time, 1) // received by this process, so a busy machine delays it as much as the call
 		context.AfterFunc(ctx, func() { expired <- time.Now() })
 		e, err := n.Enforcement(ctx, index)
 		if err != nil {
@@ -331,7 +333,7 @@ func TestEnforcementReportsEachNodeWithinItsDeadline(t *testing.T) {
 		select {
 		case at := <-expired:
 			if late := now.Sub(at); late > 500*time.Millisecond {
-				t.Errorf("the answer came %s after its deadline of %s", late, timeout)
+				t.Errorf("Enforcement returned %s after its deadline of %s, want at most 500ms", late, timeout)
 			}
 		default:
 		}
@@ -343,7 +345,7 @@ func TestEnforcementReportsEachNodeWithinItsDeadline(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
-	const lagging = 4 * time.Second // long enough for the answers, even on a busy machine
+	const lagging = 4 * time.Second // long enough for node1 and node2 to answer, even on a busy machine
 	index := s.write(s.leader(), "web")
 	for _, n := range []*testNode{s.leader(), s.follower()} {
 		check("node3 lags, asked at "+string(n.name), at(n, index, lagging), Enforcement{

@@ -2,8 +2,8 @@ package cluster
 
 import "palisade/cluster/gossip"
 
-// SetPresence publishes the leases of this node's interfaces, up and down, in place of the
-// entries before.
+// SetPresence replaces what this node publishes: for each of its interfaces, the lease and whether
+// the link is up.
 func (c *Cluster) SetPresence(entries []gossip.Presence) {
 	if c.gossip != nil {
 		c.gossip.SetPresence(entries)
@@ -11,8 +11,8 @@ func (c *Cluster) SetPresence(entries []gossip.Presence) {
 }
 
 // Down returns the epochs of the leases whose own node reports them down, and a channel
-// that is closed when that set changes. An unknown lease counts as up. The caller must not
-// change the map.
+// that is closed when the map is replaced. A lease of which nothing is known counts as up. The
+// caller must not change the map.
 func (c *Cluster) Down() (epochs map[uint64]bool, changed <-chan struct{}) {
 	if c.gossip == nil {
 		return nil, nil
@@ -20,8 +20,8 @@ func (c *Cluster) Down() (epochs map[uint64]bool, changed <-chan struct{}) {
 	return c.gossip.Down()
 }
 
-// GossipMembers returns the nodes with their state in gossip. It is for operators; no
-// decision depends on it. A cluster of one has none.
+// GossipMembers returns the nodes with their state in gossip, or nil in a cluster of one. It is
+// for operators; no decision depends on it.
 func (c *Cluster) GossipMembers() []gossip.Member {
 	if c.gossip == nil {
 		return nil
@@ -29,7 +29,7 @@ func (c *Cluster) GossipMembers() []gossip.Member {
 	return c.gossip.Members()
 }
 
-// GossipStats counts what gossip received, and what it rejected.
+// GossipStats returns how many documents gossip accepted, and how much it rejected.
 func (c *Cluster) GossipStats() gossip.Stats {
 	if c.gossip == nil {
 		return gossip.Stats{}

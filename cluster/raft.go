@@ -64,8 +64,8 @@ func (c *Cluster) startRaft() error {
 	return c.reloadTimeouts(electionTimeout)
 }
 
-// reloadTimeouts changes Raft's timeouts. A leader sends ten heartbeats within timeout; a follower
-// waits so long for one.
+// reloadTimeouts changes Raft's timeouts. A leader sends at least five heartbeats within timeout; a
+// follower that gets none for that long becomes a candidate.
 func (c *Cluster) reloadTimeouts(timeout time.Duration) error {
 	return c.raft.ReloadConfig(raft.ReloadableConfig{
 		TrailingLogs: c.cfg.TrailingLogs, SnapshotInterval: c.cfg.SnapshotInterval, SnapshotThreshold: c.cfg.SnapshotThreshold,
@@ -73,9 +73,9 @@ func (c *Cluster) reloadTimeouts(timeout time.Duration) error {
 	})
 }
 
-// checkLog refuses to start on a disk that lost this node's log. The node could vote twice in a
-// term. It could also undo an acknowledged change: with its acknowledgement the entry was on
-// most disks, and now it may not be.
+// checkLog returns an error if this node's log is gone from the disk. Without its log the node
+// could vote twice in a term. The cluster could also lose an acknowledged change, because an entry
+// that was on most disks may now be on fewer.
 func (c *Cluster) checkLog() error {
 	last, err := c.store.LastIndex()
 	if err != nil {
@@ -88,9 +88,10 @@ func (c *Cluster) checkLog() error {
 }
 
 // replay applies the newest snapshot and the committed entries after it. With one voter, all
-// entries are committed. With more, it applies those that the store or the switch had recorded as
-// committed; the leader sends the others. It fails if the newest snapshot is unreadable: Raft
-// itself would then take an older one, which may have rules that were revoked since.
+// entries are committed. With more voters, replay applies the entries up to the commit index in the
+// store, or up to the index that the switch enforced; the leader later says which others are
+// committed. replay fails if the newest snapshot is unreadable, because Raft itself would then
+// restore an older snapshot, which may have rules that were revoked since.
 func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 	list, err := snaps.List()
 	if err != nil {
@@ -144,9 +145,9 @@ func (c *Cluster) replay(snaps raft.SnapshotStore) error {
 	return nil
 }
 
-// decided returns the index up to which the entries on disk are known to be committed. A
-// configuration is valid as soon as it is in the log: if this node is its only voter, every
-// entry is committed.
+// decided returns the index up to which the entries on disk are known to be committed, and sets
+// c.alone. Raft uses a configuration as soon as it is in the log: if this node is the only voter in
+// the newest one, every entry is committed.
 func (c *Cluster) decided(servers raft.Configuration) (uint64, error) {
 	voters := votersOf(servers)
 	if c.alone = len(voters) == 1 && voters[0] == c.cfg.Node; c.alone {
@@ -171,22 +172,23 @@ const (
 	// electionTimeout is how long a follower waits for its leader before it becomes a
 	// candidate: a random time from once to twice this.
 	electionTimeout = 900 * time.Millisecond
-	// leaderTimeout sets a leader's heartbeats: one every tenth to every fifth of it. So a
-	// follower misses at least one heartbeat before it becomes a candidate, and the others do
-	// not vote for it while they have a leader. Heartbeats are most of the load of an idle
-	// cluster, because each wakes two processes.
+	// leaderTimeout is a leader's heartbeat timeout. Raft sends the next heartbeat after a
+	// random tenth to fifth of it: 0.4 to 0.8 s. So a follower misses at least one heartbeat
+	// before it becomes a candidate, and nodes that have a leader do not vote for it.
+	// Heartbeats are most of the load of an idle cluster, because each wakes two processes.
 	leaderTimeout = 4 * time.Second
-	// leaseTimeout is how long a leader stays one without contact to most voters.
+	// leaseTimeout is how long a leader without contact to most voters remains leader.
 	leaseTimeout = 900 * time.Millisecond
 	// commitTimeout is how often an idle leader repeats its commit index: after a random time
 	// from once to twice this. Only a follower that missed the barrier (see runBarriers) needs
-	// it.
+	// the repetition.
 	commitTimeout = time.Second
 )
 
-// raftConfig returns timeouts for nodes on one network. A cluster of one has no slow voters, so
-// it gets shorter ones: an election takes 0.1 s, and a restart less than 0.5 s. A node that
-// others may join cannot have those, because Raft's lease cannot change while Raft runs.
+// raftConfig returns Raft's configuration, with timeouts for nodes on one network. alone says that
+// this node is the only voter. Without a Peer no node can join, so the timeouts are shorter: an
+// election takes 0.1 s, and a restart less than 0.5 s. With a Peer they cannot be so short, because
+// other nodes may join, and Raft's lease timeout cannot change while Raft runs.
 func (c *Cluster) raftConfig(alone bool) *raft.Config {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID = raft.ServerID(c.cfg.Node)
@@ -200,7 +202,7 @@ func (c *Cluster) raftConfig(alone bool) *raft.Config {
 		cfg.LeaderLeaseTimeout = leaseTimeout
 		cfg.CommitTimeout = commitTimeout
 		if alone {
-			cfg.HeartbeatTimeout *= 2 // until startRaft shortens it
+			cfg.HeartbeatTimeout *= 2 // startRaft shortens it again
 		}
 	}
 	cfg.ElectionTimeout = cfg.HeartbeatTimeout
@@ -210,16 +212,16 @@ func (c *Cluster) raftConfig(alone bool) *raft.Config {
 	cfg.SnapshotInterval = c.cfg.SnapshotInterval
 	cfg.TrailingLogs = c.cfg.TrailingLogs
 	cfg.RestoreCommittedLogs = true     // makes Raft call StageCommitIndex
-	cfg.NoSnapshotRestoreOnStart = true // replay did it
+	cfg.NoSnapshotRestoreOnStart = true // replay has restored the snapshot
 	cfg.NoLegacyTelemetry = true
 	cfg.Logger = c.raftLogger()
 	return cfg
 }
 
-// runBarriers sends an empty entry after committed ones, so that every node enforces an
-// acknowledged change at once: Raft's followers learn that an entry is committed only with the
-// next one, or up to two commitTimeouts later. At most one barrier is under way, and none while
-// nothing is written.
+// runBarriers, on the leader, proposes a barrier (an empty entry) after committed entries, so that
+// every node enforces an acknowledged change at once. Raft's followers learn that an entry is
+// committed only with the next entry, or up to two commitTimeouts later. At most one barrier is
+// under way, and none while nothing is written.
 func (c *Cluster) runBarriers(ctx context.Context) {
 	for {
 		select {

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger returns a logger that passes Raft's warnings on to the node's log.
+// raftLogger returns a logger for Raft that writes to the node's log.
 func (c *Cluster) raftLogger() hclog.Logger {
 	log := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Off})
 	log.RegisterSink(&c.raftLog)
@@ -18,7 +18,7 @@ func (c *Cluster) raftLogger() hclog.Logger {
 }
 
 // repeatAfter is how often the same message of Raft is logged as a warning. While a node is
-// away, Raft logs one for every attempt to reach it.
+// away, Raft logs a warning for every attempt to reach it.
 const repeatAfter = 30 * time.Second
 
 // logSink receives Raft's log lines. mu is a leaf.
@@ -26,23 +26,23 @@ type logSink struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
-	logged map[string]time.Time // by message; Raft has a fixed set of them
+	logged map[string]time.Time // last warning by message; Raft has a fixed set of messages
 }
 
-// routine has the warnings of Raft that need no attention.
+// routine lists the warnings of Raft that need no attention.
 var routine = map[string]bool{
-	"skipping application of old log":                     true, // always, because GetCommitIndex returns 0
+	"skipping application of old log":                     true, // at every start, because GetCommitIndex returns 0
 	"failed to accept connection":                         true, // when Run ends
 	"failed to decode incoming command":                   true, // a connection was closed
 	"failed to flush response":                            true, // likewise
-	"failed to get previous log":                          true, // a new node has none
-	"appendEntries rejected, sending older logs":          true, // likewise
+	"failed to get previous log":                          true, // at a new node, whose log is empty
+	"appendEntries rejected, sending older logs":          true, // at a new node
 	"no known peers, aborting election":                   true, // a node that joins waits for its leader
 	"rejecting pre-vote request since we have a leader":   true,
 	"not part of stable configuration, aborting election": true, // it has no vote
 }
 
-// Accept logs a line of Raft. Routine and repeated warnings are logged at debug level.
+// Accept logs a message of Raft. It logs routine and repeated warnings at debug level.
 func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	as := slog.LevelDebug
 	switch {

@@ -16,7 +16,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// In a synctest bubble, disk accesses take no time: the test measures only Raft's timeouts.
+// In a synctest bubble, disk accesses take no time, so the test measures only Raft's timeouts.
 func TestClusterOfOneRestartsInHalfASecond(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -25,9 +25,9 @@ func TestClusterOfOneRestartsInHalfASecond(t *testing.T) {
 			c, stop := open(t, Config{Dir: dir})
 			ready(t, c)
 			if took := time.Since(began); took > 500*time.Millisecond {
-				t.Errorf("the %s start waited %s, want half a second at most", start, took)
+				t.Errorf("the %s start took %s until Ready, want at most 500ms", start, took)
 			} else {
-				t.Logf("the %s start waited %s", start, took)
+				t.Logf("the %s start took %s until Ready", start, took)
 			}
 			if err := stop(); err != nil {
 				t.Fatal(err)
@@ -36,7 +36,7 @@ func TestClusterOfOneRestartsInHalfASecond(t *testing.T) {
 	})
 }
 
-// openFuture is a future that never completes, like those that Raft leaves when it shuts down.
+// openFuture is a future that never completes. Raft leaves such futures when it shuts down.
 type openFuture chan struct{}
 
 func (f openFuture) Error() error { <-f; return nil }
@@ -52,7 +52,7 @@ func TestRunEndsDespiteOpenFutures(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-ended; !errors.Is(err, ErrStopped) {
-		t.Errorf("got %v, want ErrStopped", err)
+		t.Errorf("wait for a future that never completes: got %v, want ErrStopped", err)
 	}
 }
 
@@ -112,10 +112,10 @@ func TestKillLosesNoAcknowledgedChange(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for lines.Scan() { // acknowledged before the kill took effect
+		for lines.Scan() { // changes that were acknowledged before the kill took effect
 			names = append(names, lines.Text())
 		}
-		_ = cmd.Wait() // "signal: killed"
+		_ = cmd.Wait() // its error is "signal: killed"
 		written += len(names)
 
 		c, stop := open(t, Config{Dir: dir})
@@ -125,7 +125,7 @@ func TestKillLosesNoAcknowledgedChange(t *testing.T) {
 		}
 		for _, name := range names {
 			if !hasGroup(view, name) {
-				t.Errorf("round %d: group %s was acknowledged and is lost", round, name)
+				t.Errorf("round %d: group %s was acknowledged, and is missing after the kill", round, name)
 			}
 		}
 		if err := stop(); err != nil {
@@ -133,11 +133,12 @@ func TestKillLosesNoAcknowledgedChange(t *testing.T) {
 		}
 	}
 	if written < 90 {
-		t.Errorf("only %d groups were written, too few for a test", written)
+		t.Errorf("%d groups were acknowledged, want at least 90 for this test", written)
 	}
 }
 
-// writeGroups is the process that TestKillLosesNoAcknowledgedChange kills.
+// writeGroups runs in the process that TestKillLosesNoAcknowledgedChange kills. It creates groups and
+// prints the name of each after its acknowledgement.
 func writeGroups(dir string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -19,7 +19,7 @@ const (
 	methodEnforced = "cluster.enforced" // of any node: do you enforce this index?
 )
 
-// A question is the body of every call except methodApply, whose body is a command.
+// A question is the body of a call of any method but methodApply, whose body is a command.
 type question struct {
 	Index  uint64        `json:"index,omitempty"`
 	Within time.Duration `json:"within,omitempty"` // how long to wait for the index, in ns
@@ -27,7 +27,7 @@ type question struct {
 
 // An answer is the result of every call.
 type answer struct {
-	Index     uint64       `json:"index"` // of the new entry (apply), or the one that the node has (read, applied) or enforces
+	Index     uint64       `json:"index"` // of the new entry (apply), of the newest change (read), or the index that the node has applied or enforces
 	OK        bool         `json:"ok,omitempty"`
 	Result    state.Result `json:"result,omitzero"`
 	Error     *ec2.Error   `json:"error,omitempty"`
@@ -50,8 +50,8 @@ func (a answer) err() error {
 	return nil
 }
 
-// callLeader calls the leader, and gives up leaderGrace after this node no longer knows it as
-// the leader. Behind a partition, the connection itself would not fail.
+// callLeader calls a method of the leader and returns its answer. It gives up leaderGrace after
+// this node has lost that leader, because behind a partition the connection itself does not fail.
 func (c *Cluster) callLeader(ctx context.Context, leader ec2.NodeID, method string, body []byte) (answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -65,7 +65,8 @@ func (c *Cluster) callLeader(ctx context.Context, leader ec2.NodeID, method stri
 	return decodeAnswer(data)
 }
 
-// runGrace calls giveUp when this node has not known leader as the leader for leaderGrace.
+// runGrace returns when ctx ends. It calls giveUp before, if leader has not been this node's leader
+// for leaderGrace, or if Run is ending.
 func (c *Cluster) runGrace(ctx context.Context, leader ec2.NodeID, giveUp func()) {
 	tick := time.NewTicker(leaderGrace / 10)
 	defer tick.Stop()
@@ -130,14 +131,14 @@ func (c *Cluster) addHandlers() {
 }
 
 func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
-	if !c.leads() || ctx.Err() != nil { // leads is false before Run ends
+	if !c.leads() || ctx.Err() != nil { // leads() returns false once Run is ending
 		return answer{NotLeader: true}
 	}
 	cmd, err := state.DecodeCommand(body)
 	if err != nil {
 		return answer{Refused: err.Error()}
 	}
-	if ctx.Err() != nil { // the peer is ending, and cancels its handlers: the caller may ask the next leader
+	if ctx.Err() != nil { // ctx ends with the Peer: the caller must ask the next leader
 		return answer{NotLeader: true}
 	}
 	result, index, err := c.propose(ctx, cmd.Request, body)
@@ -180,7 +181,8 @@ func answerQuestion(ctx context.Context, body []byte, now func() uint64, wait fu
 	return waitFor(ctx, q, now, wait)
 }
 
-// waitFor waits up to q.Within for an index.
+// waitFor waits up to q.Within for q.Index and returns the index that was reached. now returns the
+// present index; wait waits for one, and reports false if ctx ends before.
 func waitFor(ctx context.Context, q question, now func() uint64, wait func(context.Context, uint64) bool) answer {
 	if at := now(); at >= q.Index || q.Within <= 0 {
 		return answer{Index: at, OK: at >= q.Index}

@@ -19,8 +19,8 @@ import (
 // transaction, and is on disk when it returns. bbolt locks the file against a second process.
 // Methods may be called from any goroutine; staged's mutex is a leaf.
 //
-// It also has the commit index, which Raft stages and the next StoreLogs writes. So a restarted
-// node knows which of its entries are committed before another node answers.
+// It also has the commit index, which Raft passes to StageCommitIndex and the next StoreLogs
+// writes. So a restarted node knows which of its entries are committed before another node answers.
 type store struct {
 	db *bolt.DB
 
@@ -41,7 +41,7 @@ var (
 	keyCommit    = []byte("palisade/commit")
 )
 
-// errNoKey has the text that Raft compares with.
+// errNoKey is returned by Get for a key without a value. Raft recognizes it by its text.
 var errNoKey = errors.New("not found")
 
 func openStore(path string) (*store, error) {
@@ -130,7 +130,7 @@ func (s *store) DeleteRange(low, high uint64) error {
 	})
 }
 
-// StageCommitIndex stores the commit index for the next StoreLogs to write.
+// StageCommitIndex keeps the commit index in memory until the next StoreLogs writes it.
 func (s *store) StageCommitIndex(index uint64) error {
 	s.staged.Lock()
 	defer s.staged.Unlock()
@@ -138,12 +138,12 @@ func (s *store) StageCommitIndex(index uint64) error {
 	return nil
 }
 
-// GetCommitIndex returns 0, so that Raft replays nothing: Cluster.replay does. Raft 1.8.0's own
-// replay ignores configuration entries, so that a node without a snapshot never votes again, and
-// it blocks for ever on more entries than its queue holds.
+// GetCommitIndex returns 0, so that Raft replays nothing, because Cluster.replay does. In Raft
+// 1.8.0 Raft's own replay ignores configuration entries, so that a node without a snapshot never
+// votes again. It also blocks for ever if there are more entries than its queue holds.
 func (s *store) GetCommitIndex() (uint64, error) { return 0, nil }
 
-// commitIndex returns the commit index on disk, or the last entry's if that is lower.
+// commitIndex returns the commit index on disk, or the index of the last entry if that is lower.
 func (s *store) commitIndex() (uint64, error) {
 	commit, err := s.GetUint64(keyCommit)
 	if err != nil && !errors.Is(err, errNoKey) {
@@ -153,7 +153,7 @@ func (s *store) commitIndex() (uint64, error) {
 	return min(commit, last), err
 }
 
-// commands calls do with each command from index low to high.
+// commands calls do with each command from index low to high. A gap in the log is an error.
 func (s *store) commands(low, high uint64, do func(*raft.Log) error) error {
 	return s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
@@ -181,7 +181,7 @@ func (s *store) commands(low, high uint64, do func(*raft.Log) error) error {
 	})
 }
 
-// configuration returns the newest configuration in the entries from low on, or nil.
+// configuration returns the newest configuration of Raft in the entries from low on, or nil.
 func (s *store) configuration(low uint64) (newest *raft.Configuration, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
@@ -232,8 +232,8 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 
 func encodeIndex(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// An entry is a raft.Log as the file has it. The names are ours, because the file outlives
-// versions of Raft.
+// An entry is the JSON of a raft.Log in the file. Its field names are ours, because the file must
+// stay readable when a new version of Raft renames fields.
 type entry struct {
 	Index      uint64       `json:"index"`
 	Term       uint64       `json:"term"`

@@ -12,15 +12,15 @@ import (
 	"palisade/internal/peer"
 )
 
-// rpcTimeout bounds one call of Raft, and so how long a connection broken by a partition is
-// kept. It is several times what an fsync takes on a loaded disk.
+// rpcTimeout is how long Raft waits for the answer to a call. Then it closes the connection, which
+// a partition may have broken. It is several times what an fsync takes on a loaded disk.
 const rpcTimeout = 2 * time.Second
 
 // stream carries Raft over Peer's mutual TLS.
 //
-// Raft dials addresses, but a certificate names a node. So to Raft a server's address is its
-// name (see ServerAddr), and Peer finds the real one. Raft closes the connections that it
-// dialed; Close closes those that it accepted. open's mutex is a leaf.
+// Raft dials addresses, but a certificate names a node. So ServerAddr gives Raft a server's name
+// as its address, and Peer finds the network address. Raft closes the connections that it dialed;
+// Close closes the connections that Accept returned. open's mutex is a leaf.
 type stream struct {
 	peer        *peer.Peer
 	address     nodeAddr
@@ -55,7 +55,7 @@ func (s *stream) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	return raft.ServerAddress(id), nil
 }
 
-// Dial connects to the node of that name.
+// Dial connects to a node by its name.
 func (s *stream) Dial(node raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.dialing, timeout)
 	defer cancel()
@@ -66,7 +66,7 @@ func (s *stream) Dial(node raft.ServerAddress, timeout time.Duration) (net.Conn,
 	return conn, nil
 }
 
-// Accept waits for a connection of another node.
+// Accept waits for a connection from another node.
 func (s *stream) Accept() (net.Conn, error) {
 	conn, err := s.listener.Accept()
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *stream) Accept() (net.Conn, error) {
 	return &accepted{conn, s}, nil
 }
 
-// Close closes the listener and the connections that it accepted.
+// Close closes the listener and all connections that Accept returned.
 func (s *stream) Close() error {
 	s.open.Lock()
 	conns := s.open.conns
@@ -89,15 +89,15 @@ func (s *stream) Close() error {
 	s.open.Unlock()
 	err := s.listener.Close()
 	for conn := range conns {
-		_ = conn.Close() // an error leaves it closed as well
+		_ = conn.Close() // the connection is closed even if Close returns an error
 	}
 	return err
 }
 
-// Addr is this node's address in Raft's log lines.
+// Addr returns this node's address, which Raft only logs.
 func (s *stream) Addr() net.Addr { return s.address }
 
-// accepted is a connection that Close closes.
+// accepted is a connection that Accept returned. stream.Close closes it if Raft has not.
 type accepted struct {
 	net.Conn
 	stream *stream

@@ -8,11 +8,11 @@ import (
 	"palisade/ec2/state"
 )
 
-// sweepEvery is how often the leader checks whether a Sweep is due. A freed address stays
-// reserved up to that much longer than the settings say.
+// sweepEvery is how often the leader checks whether a Sweep is due. So a freed address may stay
+// reserved for this much longer than the settings say.
 const sweepEvery = 5 * time.Second
 
-// runSweep proposes a Sweep, on the leader, when one is due.
+// runSweep, on the leader, proposes a Sweep whenever one is due, until ctx ends.
 func (c *Cluster) runSweep(ctx context.Context) {
 	var s sweeper
 	for {
@@ -30,18 +30,17 @@ func (c *Cluster) runSweep(ctx context.Context) {
 	}
 }
 
-// processStart is the time from which onBeat counts.
+// processStart is the time from which onBeat counts its multiples.
 var processStart = time.Now()
 
-// onBeat returns a channel that receives at the next multiple of every since processStart. So
-// loops with the same period wake an idle machine together: waking it costs more than their
-// work.
+// onBeat returns a channel that receives once, at the next multiple of every after processStart. So
+// all loops with the same period run at the same moment: on an idle machine, waking the CPU costs
+// more than their work.
 func onBeat(every time.Duration) <-chan time.Time {
 	return time.After(every - time.Since(processStart)%every)
 }
 
-// sweeper caches when the next Sweep is due, so that it searches a State only once. Only
-// runSweep uses it.
+// sweeper computes when the next Sweep is due, only once for each View. Only runSweep uses it.
 type sweeper struct {
 	due     time.Time
 	pending bool
@@ -59,7 +58,7 @@ func (s *sweeper) sweep(ctx context.Context, c *Cluster) error {
 	}
 	r := &state.Sweep{}
 	if c.cfg.Peer != nil {
-		// An address is not due while a member may still enforce its old lease.
+		// A Sweep may not release an address while a member may still enforce its old lease.
 		r.Confirmed = c.enforcedByMembers(ctx)
 		if due, ok := view.SweepDueWith(r.Confirmed); !ok || c.cfg.Now().Before(due) {
 			return nil

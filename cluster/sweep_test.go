@@ -11,7 +11,8 @@ import (
 	"palisade/internal/testwait"
 )
 
-// The leader releases reserved addresses and deletes terminated instances, each at its own time.
+// The leader releases a reserved address at the end of its reservation, and deletes a terminated
+// instance after an hour.
 func TestLeaderProposesSweepWhenDue(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -45,22 +46,22 @@ func TestLeaderProposesSweepWhenDue(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		second := terminate()
 		if second.Private != first.Private {
-			t.Errorf("after ten minutes %s is leased, want %s", second.Private, first.Private)
+			t.Errorf("ten minutes after %[2]s was freed, the next lease is %[1]s, want %[2]s", second.Private, first.Private)
 		}
 		third := terminate()
 		if third.Private == second.Private {
-			t.Errorf("%s is leased again without a reservation", third.Private)
+			t.Errorf("%s was leased again at once, want it reserved", third.Private)
 		}
 		time.Sleep(2 * time.Minute)
 		if fourth := terminate(); fourth.Private != second.Private {
-			t.Errorf("two minutes later %s is leased, want %s", fourth.Private, second.Private)
+			t.Errorf("two minutes after %[2]s was freed, the next lease is %[1]s, want %[2]s", fourth.Private, second.Private)
 		}
 		time.Sleep(50 * time.Minute)
 		if _, ok := c.View().Instance(first.Instance); ok {
-			t.Error("the first instance is still described after an hour")
+			t.Error("the first instance is still in the View an hour after its end")
 		}
 		if _, ok := c.View().Instance(second.Instance); !ok {
-			t.Error("the second instance is deleted before its hour is over")
+			t.Error("the second instance was deleted less than an hour after its end")
 		}
 		cancel()
 		if err := <-stopped; err != nil {
@@ -69,8 +70,8 @@ func TestLeaderProposesSweepWhenDue(t *testing.T) {
 	})
 }
 
-// An address stays reserved until every member enforces the entry that freed it. Until then no
-// Sweep is proposed. A node that does not answer holds it until the node is fenced.
+// An address stays reserved, and no Sweep is proposed, until every member enforces the entry that
+// freed the address. A node that does not answer keeps it reserved until the node is fenced.
 func TestAddressStaysReservedUntilEveryMemberEnforces(t *testing.T) {
 	s := startCluster(t, 3, func(c *Config) {
 		c.Bootstrap = bootstrap()
@@ -82,7 +83,7 @@ func TestAddressStaysReservedUntilEveryMemberEnforces(t *testing.T) {
 		id := run.Instances[0].After.ID
 		eni, ok := s.leader().View().Interface(run.Instances[0].After.Interface)
 		if !ok {
-			t.Fatalf("%s has no interface", id)
+			t.Fatalf("instance %s has no interface", id)
 		}
 		s.apply(s.leader(), &state.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
 		_, index := s.apply(s.leader(), &state.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
@@ -111,7 +112,7 @@ func TestAddressStaysReservedUntilEveryMemberEnforces(t *testing.T) {
 	free()
 	index := s.leader().View().Index()
 	if sweep(); !reserved() || s.leader().View().Index() != index {
-		t.Errorf("one member does not answer: reserved %v, index %d, want %d", reserved(), s.leader().View().Index(), index)
+		t.Errorf("one member does not answer: address reserved: %t, want true; index %d, want %d", reserved(), s.leader().View().Index(), index)
 	}
 	s.fence(s.leader(), down.name)
 	s.waitAll(s.leader().View().Index())

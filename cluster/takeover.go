@@ -10,8 +10,8 @@ import (
 	"palisade/ec2/state"
 )
 
-// followLeadership takes over each time that this node becomes the leader, until ctx ends or
-// the node must stop.
+// followLeadership calls takeOver each time this node becomes the leader, until ctx ends or the
+// node must stop.
 func (c *Cluster) followLeadership(ctx context.Context) error {
 	for {
 		select {
@@ -43,8 +43,8 @@ func (c *Cluster) followLeadership(ctx context.Context) error {
 	}
 }
 
-// setTimeouts gives Raft the timeouts of a leader or of a follower. A cluster of one has only
-// one kind.
+// setTimeouts gives Raft the timeouts of a leader or of a follower. In a cluster of one it does
+// nothing, because both are equal.
 func (c *Cluster) setTimeouts(leader bool) error {
 	switch {
 	case c.stream == nil:
@@ -55,8 +55,8 @@ func (c *Cluster) setTimeouts(leader bool) error {
 	return c.reloadTimeouts(electionTimeout)
 }
 
-// takeOver waits until a new leader has applied its whole log and, if the log is empty, applies
-// Config.Bootstrap.
+// takeOver is called when this node was elected. It waits until the node has applied its whole log
+// and, if the log is empty, applies Config.Bootstrap. Then this node may propose commands.
 func (c *Cluster) takeOver(ctx context.Context) error {
 	term, elected := c.raft.CurrentTerm(), time.Now()
 	if err := c.wait(ctx, c.raft.Barrier(0)); err != nil {
@@ -87,11 +87,12 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// ErrLogLost ends Run: this node enforced an entry that the log of the whole cluster does not
-// have, so the log has lost entries.
+// ErrLogLost is returned by Run: this node enforced an entry that the cluster's log does not have,
+// so the log has lost entries.
 var ErrLogLost = errors.New("the cluster's log has lost entries that this node enforced")
 
-// checkDecided must be called when this node has applied everything that its cluster committed.
+// checkDecided returns ErrLogLost if this node enforced an entry after the end of the log. Call it
+// when this node has applied everything that its cluster committed.
 func (c *Cluster) checkDecided() error {
 	if index := c.View().Index(); index < c.cfg.Decided && (index > 0 || !c.cfg.Join) {
 		return fmt.Errorf("%w: it enforced entry %d, but the log ends at %d; was the log in %s replaced by an older one?", ErrLogLost, c.cfg.Decided, index, c.cfg.Dir)
@@ -111,9 +112,9 @@ func (c *Cluster) leadingTerm() uint64 {
 	return c.leading.term
 }
 
-// Ready returns a channel that is closed once this node is up to date: a leader when it has
-// applied its whole log and the bootstrap, another node when it has applied what its leader
-// had when it first asked.
+// Ready returns a channel that is closed once this node is up to date. A leader is up to date when
+// it has applied its whole log and the bootstrap; a follower, when it has applied all that its
+// leader had committed when the follower first reached it.
 func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 
 func (c *Cluster) setReady() {

@@ -2,14 +2,14 @@ package cluster
 
 import "sync"
 
-// A taskGroup starts the goroutines that Run owns beside its own. Its mutex is a leaf.
+// A taskGroup starts the goroutines of a Cluster, and Run waits for them. Its mutex is a leaf.
 type taskGroup struct {
 	sync.Mutex
 	stopping bool
 	wg       sync.WaitGroup
 }
 
-// start runs f in a goroutine, or returns false after stop.
+// start runs f in a goroutine and returns true; after stop it returns false and does not run f.
 func (t *taskGroup) start(f func()) bool {
 	t.Lock()
 	defer t.Unlock()
@@ -20,7 +20,7 @@ func (t *taskGroup) start(f func()) bool {
 	return true
 }
 
-// stop waits until all goroutines have ended.
+// stop makes start refuse, and waits until all goroutines have ended.
 func (t *taskGroup) stop() {
 	t.Lock()
 	t.stopping = true

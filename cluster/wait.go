@@ -7,7 +7,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// waitIndex waits until this node has applied an index.
+// waitIndex waits until this node has applied an index. It returns an error if ctx or Run ends
+// before.
 func (c *Cluster) waitIndex(ctx context.Context, index uint64) error {
 	for {
 		changed := c.fsm.changed()
@@ -20,7 +21,7 @@ func (c *Cluster) waitIndex(ctx context.Context, index uint64) error {
 	}
 }
 
-// waitChan waits for a channel to close.
+// waitChan waits until done is closed. It returns an error if ctx or Run ends before.
 func (c *Cluster) waitChan(ctx context.Context, done <-chan struct{}) error {
 	select {
 	case <-c.stopped: // checked first, because done may be closed as well
@@ -37,9 +38,9 @@ func (c *Cluster) waitChan(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// wait waits for a future of Raft, or for ctx. When Raft shuts down, it never completes the
-// futures of entries that are committed but not applied. So wait returns when Raft has ended;
-// the goroutine that waits for such a future stays until the process ends.
+// wait waits for a future of Raft and returns its error, or an error if ctx or Raft ends before.
+// When Raft shuts down, it never completes the futures of entries that are committed but not
+// applied; the goroutine that waits for such a future stays until the process ends.
 func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
