@@ -15,13 +15,13 @@ import (
 	"palisade/internal/peer"
 )
 
-// A board has the newest document of every node, and derives from them which leases are
-// down.
+// A board stores the newest document of every node, and derives from these documents which
+// leases are down.
 //
 // The Gossip owns it. Its methods may be called from any goroutine; mu guards all fields
-// below it and is a leaf. It does no I/O: the Gossip brings it claims, fetches the
-// documents that it wants, and passes it what it fetched. The node table bounds its size:
-// it holds nothing of a node that is no member.
+// below it and is a leaf. It does no I/O: the Gossip passes claims to it, fetches the
+// documents that it wants, and passes them to accept. It stores nothing of a node that is
+// no member, so the node table bounds its size.
 type board struct {
 	node     ec2.NodeID
 	identity *peer.Identity
@@ -32,7 +32,7 @@ type board struct {
 	version uint64
 	docs    map[ec2.NodeID]*acceptedDocument
 	wanted  map[ec2.NodeID]*wantedDocument
-	epochs  map[uint64]bool // of the leases that are down; replaced, never changed
+	epochs  map[uint64]bool // epochs of the leases that are down; replaced, never changed
 	change  chan struct{}   // closed when epochs is replaced
 }
 
@@ -40,8 +40,8 @@ type board struct {
 type acceptedDocument struct {
 	claim
 	raw       []byte
-	publicKey []byte     // that its signature was checked with
-	entries   []Presence // of this node's own document; nil for others
+	publicKey []byte     // checked its signature
+	entries   []Presence // all entries of this node's own document; nil in others' documents
 	down      []Presence
 }
 
@@ -62,8 +62,8 @@ func newBoard(node ec2.NodeID, boot uint64, identity *peer.Identity, count *coun
 	}
 }
 
-// String lists the documents with the interfaces that they report down, the wanted
-// documents, and the epochs of the leases that are down.
+// String lists each document with the interfaces that it reports down, then the wanted
+// documents, then the epochs of the leases that are down.
 func (b *board) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,15 +80,15 @@ func (b *board) String() string {
 }
 
 // down returns the epochs of the leases whose own nodes report them down, and a channel
-// that is closed when they change. The caller must not change the map.
+// that is closed when the map is replaced. The caller must not change the map.
 func (b *board) down() (map[uint64]bool, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.epochs, b.change
 }
 
-// publish makes entries this node's newest document, and reports whether they differ from
-// the last.
+// publish makes a document of entries and stores it as this node's newest. It returns false
+// if its last document has the same entries.
 func (b *board) publish(view *state.View, entries []Presence) (bool, error) {
 	if len(entries) > maxEntries {
 		b.count.tooLarge.Add(1)
@@ -123,8 +123,8 @@ func onlyDown(entries []Presence) []Presence {
 	return slices.DeleteFunc(slices.Clone(entries), func(p Presence) bool { return p.Up })
 }
 
-// ownClaim is the claim of this node's document. Before the first document, only its Node
-// is set.
+// ownClaim returns the claim of this node's document. Before the first document, only Node
+// is set in it.
 func (b *board) ownClaim() claim {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -134,7 +134,7 @@ func (b *board) ownClaim() claim {
 	return claim{Node: b.node}
 }
 
-// claims returns the claims of all documents that this node has, by name.
+// claims returns the claims of all documents that this node has, in the order of node names.
 func (b *board) claims() []claim {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -145,7 +145,7 @@ func (b *board) claims() []claim {
 	return list
 }
 
-// sealed returns a node's sealed document.
+// sealed returns a node's sealed document, or false if this node does not have it.
 func (b *board) sealed(node ec2.NodeID) ([]byte, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -156,15 +156,15 @@ func (b *board) sealed(node ec2.NodeID) ([]byte, bool) {
 	return doc.raw, true
 }
 
-// noteClaims stores the claims for newer documents than this node has, and reports whether
-// there are any.
+// noteClaims stores, as wanted, the claims of documents that are newer than this node's copy.
+// It reports whether it stored any.
 func (b *board) noteClaims(view *state.View, claimedBy ec2.NodeID, claims []claim) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	anyNew := false
 	for _, c := range claims {
 		if c.Version == 0 {
-			continue // that node has no document yet
+			continue // c.Node has no document yet
 		}
 		if _, ok := memberRow(view, c.Node); !ok {
 			b.count.unknown.Add(1)
@@ -172,7 +172,7 @@ func (b *board) noteClaims(view *state.View, claimedBy ec2.NodeID, claims []clai
 		}
 		if have, ok := b.latestLocked(c.Node); ok && !c.newer(have) {
 			if have.Boot == c.Boot && have.Version == c.Version && have.Digest != c.Digest {
-				b.count.replayed.Add(1) // a second content of one version
+				b.count.replayed.Add(1) // one version with two contents
 			}
 			continue
 		}
@@ -189,8 +189,9 @@ func (b *board) noteClaims(view *state.View, claimedBy ec2.NodeID, claims []clai
 	return anyNew
 }
 
-// latestLocked returns the claim of the newest known document of a node. For this node it
-// has a boot before the first document.
+// latestLocked returns the claim of the newest known document of a node, or false if there
+// is none. For this node it always returns true: before the first document, the claim has
+// only the boot.
 func (b *board) latestLocked(node ec2.NodeID) (claim, bool) {
 	if doc, ok := b.docs[node]; ok {
 		return doc.claim, true
@@ -199,7 +200,7 @@ func (b *board) latestLocked(node ec2.NodeID) (claim, bool) {
 }
 
 // takeWanted returns the documents to fetch now, marked as being fetched, and the time until
-// the next attempt is due. The caller passes each to fetched afterwards.
+// another attempt is due. After each attempt the caller calls fetched().
 func (b *board) takeWanted(now time.Time) (list []wantedDocument, next time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -217,8 +218,9 @@ func (b *board) takeWanted(now time.Time) (list []wantedDocument, next time.Dura
 	return list, next
 }
 
-// fetched ends an attempt that takeWanted began. Once any node answered, the document is no
-// longer wanted: if its own node has no such version, the claim was invented.
+// fetched ends an attempt that takeWanted began. If a node answered, the document is no
+// longer wanted, even if the answer was rejected: then the claim was false. Else the next
+// attempt is due after wait.
 func (b *board) fetched(w wantedDocument, answered bool, now time.Time, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -242,7 +244,8 @@ func (b *board) fetched(w wantedDocument, answered bool, now time.Time, wait tim
 	current.after = now.Add(wait)
 }
 
-// accept checks a sealed document of node, and stores it. It counts the result.
+// accept checks a sealed document of node and stores it, or returns why it is rejected. It
+// counts the result in Stats.
 func (b *board) accept(view *state.View, node ec2.NodeID, raw []byte) error {
 	err := b.checkAndStore(view, node, raw)
 	switch {
@@ -291,9 +294,10 @@ func (b *board) checkAndStore(view *state.View, node ec2.NodeID, raw []byte) err
 	return nil
 }
 
-// raiseBootLocked handles a document of this node that has a higher boot: the clock was set
-// back since the start that made it. The other nodes would reject this start's documents as
-// replays, so this start takes a boot above that one.
+// raiseBootLocked is called when another node returns a document of this node. If that
+// document is newer than this node's, an earlier start of the daemon made it and the clock
+// was set back since. The other nodes would reject new documents as replays, so this node
+// raises its boot above seen.Boot. An older document is errReplayed.
 func (b *board) raiseBootLocked(view *state.View, seen claim) error {
 	if latest, _ := b.latestLocked(b.node); !seen.newer(latest) {
 		return fmt.Errorf("%w: %s of this node itself", errReplayed, seen)
@@ -306,7 +310,7 @@ func (b *board) raiseBootLocked(view *state.View, seen claim) error {
 }
 
 // applyView removes the documents of nodes that are no longer members or have another key,
-// and checks all others against the new state.
+// and recomputes from the remaining documents which leases are down in the new state.
 func (b *board) applyView(view *state.View) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -324,7 +328,7 @@ func (b *board) applyView(view *state.View) {
 	b.updateDownLocked(view)
 }
 
-// updateDownLocked recomputes which leases are down.
+// updateDownLocked recomputes which leases are down. If that changes, it closes b.change.
 func (b *board) updateDownLocked(view *state.View) {
 	epochs := map[uint64]bool{}
 	for node, doc := range b.docs {
@@ -353,12 +357,12 @@ const (
 
 func (k leaseKind) String() string { return [...]string{"no lease", "other lease", "own lease"}[k] }
 
-// classify compares an entry with the lease that it names. A node may report only its own
-// leases: otherwise one stolen key could take down every address.
+// classify says which lease the entry p of node's document names. Only entries about the
+// node's own leases are used, because otherwise one stolen key could take down every address.
 func classify(view *state.View, node ec2.NodeID, p Presence) leaseKind {
 	lease, ok := view.Interface(p.Interface)
 	switch {
-	case !ok || p.Epoch < lease.Epoch: // an interface of a VPC has one lease after another
+	case !ok || p.Epoch < lease.Epoch: // an interface of a VPC has several leases, one after another
 		return noLease
 	case lease.Node != node || lease.Epoch != p.Epoch || lease.Private != p.Private || lease.MAC != p.MAC:
 		return otherLease
@@ -368,7 +372,8 @@ func classify(view *state.View, node ec2.NodeID, p Presence) leaseKind {
 	return ownLease
 }
 
-// memberRow returns the row of a node that is a member: in the node table, and not fenced.
+// memberRow returns a node's row in the node table, or false if the node is not in the table
+// or fenced.
 func memberRow(view *state.View, node ec2.NodeID) (*ec2.Node, bool) {
 	row, ok := view.Node(node)
 	if !ok || !row.Member() {

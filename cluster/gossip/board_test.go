@@ -19,32 +19,32 @@ func TestForgedDocumentIsRejected(t *testing.T) {
 	two, three := w.nodes["node2"], w.nodes["node3"]
 	victims := w.leases("node1")
 
-	// Signed with another node's key.
+	// node3 signs a document that names node1.
 	forged := three.sealed("node1", 1<<62, 1, reportDown(victims...))
 	if err := two.gossip.board.accept(w.view(), "node1", forged); !errors.Is(err, errForged) {
 		t.Errorf("a document of node1 signed by node3: got %v, want %v", err, errForged)
 	}
-	// node3's own document, served as node1's.
+	// node3's own document is served as node1's.
 	swapped := three.sealed("node3", 1, 1, reportDown(victims...))
 	if err := two.gossip.board.accept(w.view(), "node1", swapped); !errors.Is(err, errForged) {
-		t.Errorf("a document of node3 as node1's: got %v, want %v", err, errForged)
+		t.Errorf("a document of node3 served as node1's: got %v, want %v", err, errForged)
 	}
-	// Signed by node1, but naming node3 as its node.
+	// node1 signs a document that names node3.
 	misnamed := w.nodes["node1"].sealed("node3", 1, 1, nil)
 	if err := two.gossip.board.accept(w.view(), "node1", misnamed); !errors.Is(err, errForged) {
-		t.Errorf("a document that node1 wrote for node3: got %v, want %v", err, errForged)
+		t.Errorf("a document signed by node1 that names node3: got %v, want %v", err, errForged)
 	}
-	// A body changed after it was signed.
+	// The body was changed after node3 signed it.
 	changed := bytes.Replace(three.sealed("node3", 1, 1, reportUp(w.leases("node3")...)), []byte("true"), []byte("fals"), 1)
 	if err := two.gossip.board.accept(w.view(), "node3", changed); !errors.Is(err, errForged) {
-		t.Errorf("a changed document: got %v, want %v", err, errForged)
+		t.Errorf("a document changed after it was signed: got %v, want %v", err, errForged)
 	}
 	if got := two.gossip.Stats().Forged; got != 4 {
-		t.Errorf("%d forged documents counted, want 4", got)
+		t.Errorf("Stats.Forged is %d, want 4", got)
 	}
 	two.wantDown()
 
-	// A valid document with entries about another node's leases: only those entries are ignored.
+	// In a valid document, only the entries about another node's leases are ignored.
 	own := w.leases("node3")
 	entries := slices.Concat(reportDown(victims...), reportDown(own...))
 	entries[2].Epoch++ // an epoch that this lease does not have
@@ -53,7 +53,7 @@ func TestForgedDocumentIsRejected(t *testing.T) {
 	}
 	two.wantDown(own[1])
 	if got := two.gossip.Stats().Forged; got != 7 {
-		t.Errorf("%d forged counted, want 4 documents and 3 entries", got)
+		t.Errorf("Stats.Forged is %d, want 7: 4 documents and 3 entries", got)
 	}
 	for _, spoil := range []func(*Presence){
 		func(p *Presence) { p.Private = p.Private.Next() },
@@ -65,8 +65,8 @@ func TestForgedDocumentIsRejected(t *testing.T) {
 			t.Errorf("classify %s: got %s, want %s", entries[0], got, otherLease)
 		}
 	}
-	// An interface of a VPC has one lease after another: an entry about an older lease is
-	// late, not forged.
+	// An interface of a VPC has several leases, one after another: an entry about an older
+	// lease is late, not forged.
 	late := reportDown(own[0])
 	late[0].Epoch--
 	if got := classify(w.view(), "node3", late[0]); got != noLease {
@@ -87,7 +87,7 @@ func TestReplayedDocumentIsRejected(t *testing.T) {
 		{5, 1, false, nil},
 		{5, 2, true, nil},
 		{5, 1, false, errReplayed}, // an older version
-		{5, 2, false, errReplayed}, // a second content of one version
+		{5, 2, false, errReplayed}, // the same version with another content
 		{4, 9, false, errReplayed}, // an earlier boot, with a higher version
 		{6, 1, true, nil},
 		{5, 3, false, errReplayed},
@@ -98,15 +98,15 @@ func TestReplayedDocumentIsRejected(t *testing.T) {
 	}
 	w.nodes["node2"].wantDown()
 	if got := b.count.stats().Replayed; got != 4 {
-		t.Errorf("%d replays counted, want 4", got)
+		t.Errorf("Stats.Replayed is %d, want 4", got)
 	}
 
-	// A claim with another digest for the known version.
+	// A claim has another digest for the known version.
 	if b.noteClaims(w.view(), "node3", []claim{{Node: "node1", Boot: 6, Version: 1}}) {
-		t.Error("a second content of one version is wanted")
+		t.Error("a claim with another digest for the known version is wanted")
 	}
 	if got := b.count.stats().Replayed; got != 5 {
-		t.Errorf("%d replays counted, want 5", got)
+		t.Errorf("Stats.Replayed is %d, want 5", got)
 	}
 }
 
@@ -119,20 +119,20 @@ func TestClaimsOfUnknownNodesAreNotStored(t *testing.T) {
 		claims = append(claims, claim{Node: ec2.NodeID(fmt.Sprintf("ghost%d", i)), Boot: 1, Version: 1})
 	}
 	if two.board.noteClaims(w.view(), "node3", claims) || len(two.board.wanted) != 0 {
-		t.Errorf("%d documents of nodes that do not exist are wanted", len(two.board.wanted))
+		t.Errorf("%d documents of nodes that do not exist are wanted, want 0", len(two.board.wanted))
 	}
 	delegate{two}.MergeRemoteState(make([]byte, maxListBytes+1), false)
 	if got := two.Stats(); got.Unknown != 1000 || got.TooLarge != 1 {
-		t.Errorf("counted %+v, want 1000 unknown, 1 too large", got)
+		t.Errorf("Stats are %+v, want Unknown 1000 and TooLarge 1", got)
 	}
 	for range maxClaimLists + 1 { // Run was not called, so nothing reads the lists
 		delegate{two}.MergeRemoteState([]byte("{}"), false)
 	}
 	if got := two.Stats().Dropped; got != 1 {
-		t.Errorf("%d lists dropped, want 1", got)
+		t.Errorf("Stats.Dropped is %d, want 1", got)
 	}
 	if err := two.board.accept(w.view(), "node1", make([]byte, maxDocument+1)); !errors.Is(err, errTooLarge) {
-		t.Errorf("a document beyond the bound: got %v, want %v", err, errTooLarge)
+		t.Errorf("a document larger than maxDocument: got %v, want %v", err, errTooLarge)
 	}
 }
 
@@ -149,7 +149,7 @@ func TestOversizedDocumentKeepsDownEntries(t *testing.T) {
 	one.wantDown(mine...)
 	raw, ok := one.gossip.board.sealed("node1")
 	if !ok || len(raw) > maxDocument {
-		t.Fatalf("a document of %d bytes", len(raw))
+		t.Fatalf("node1 has a document: %t, of %d bytes; want one of at most %d bytes", ok, len(raw), maxDocument)
 	}
 	t.Logf("%d entries are %d bytes", maxEntries, len(raw))
 	if err := w.nodes["node2"].gossip.board.accept(w.view(), "node1", raw); err != nil {
@@ -173,7 +173,7 @@ func FuzzGossip(f *testing.F) {
 		g.board = newBoard("node1", 1, id, &count)
 		g.readClaims(data)
 		if len(g.board.wanted) != 0 {
-			t.Errorf("%q makes a node want the document of a node that is no member", data)
+			t.Errorf("after the list of claims %q, node1 wants a document of a node that is no member", data)
 		}
 		decodeMeta("node2", data)
 		if _, _, err := unseal(data, id.Cluster(), "node1", id.PublicKey()); err == nil {

@@ -15,20 +15,21 @@ import (
 	"palisade/ec2"
 )
 
-// delegate has the methods that memberlist calls, with memberlist's lock held.
+// delegate implements memberlist's delegate interfaces. memberlist calls its methods with its
+// own lock held.
 type delegate struct{ g *Gossip }
 
-// NodeMeta returns metaSize bytes, less than memberlist's limit of 512.
+// NodeMeta returns this node's meta: metaSize bytes, less than memberlist's limit of 512.
 func (d delegate) NodeMeta(int) []byte { return *d.g.meta.Load() }
 
-// NotifyMsg counts user messages, which no node of ours sends: memberlist carries too few
-// of them per second for lists of interfaces.
+// NotifyMsg counts a user message as unknown. No node of ours sends one, because memberlist
+// carries too few per second for lists of interfaces.
 func (d delegate) NotifyMsg([]byte) { d.g.count.unknown.Add(1) }
 
-// GetBroadcasts returns nothing: see NotifyMsg.
+// GetBroadcasts returns no user messages: see NotifyMsg.
 func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
-// LocalState returns the list of claims that push/pull sends.
+// LocalState returns this node's list of claims, in JSON, for a push/pull exchange.
 func (d delegate) LocalState(bool) []byte {
 	list, err := json.Marshal(claimList{claimListFormat, d.g.cfg.Node, d.g.board.claims()})
 	if err != nil {
@@ -37,7 +38,7 @@ func (d delegate) LocalState(bool) []byte {
 	return list
 }
 
-// MergeRemoteState queues another node's list of claims for Run.
+// MergeRemoteState queues another node's list of claims, which Run reads later.
 func (d delegate) MergeRemoteState(list []byte, _ bool) {
 	if len(list) > maxListBytes {
 		d.g.count.tooLarge.Add(1)
@@ -50,9 +51,10 @@ func (d delegate) MergeRemoteState(list []byte, _ bool) {
 	}
 }
 
-// NotifyAlive refuses a node that is not in the node table, or has another address there.
-// memberlist adds no node without this call, also none from another node's list. So there
-// is no MergeDelegate: it could only refuse such a list as a whole.
+// NotifyAlive returns an error, and so refuses a node, if the node table does not have the
+// node or has another address for it. memberlist calls it for every node that it adds, also
+// for each node in another node's list. So a MergeDelegate, which could only refuse a whole
+// list, is not needed.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	at, ok := gossipAddress(d.g.cfg.View(), ec2.NodeID(n.Name))
 	if !ok {
@@ -66,7 +68,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	return nil
 }
 
-// NotifyConflict counts a node that uses another's name.
+// NotifyConflict counts a node that uses the name of another node.
 func (d delegate) NotifyConflict(_, _ *memberlist.Node) { d.g.count.intruders.Add(1) }
 
 func (d delegate) NotifyJoin(n *memberlist.Node)   { d.g.noteMember(n, true) }
@@ -79,8 +81,8 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []by
 	d.g.setSuspect(n.Name, false)
 }
 
-// noteMember stores a node's state in memberlist, and its claim. The document of a dead
-// node stays in force.
+// noteMember stores whether memberlist reports a node alive, and the claim in its meta. The
+// document of a dead node remains valid.
 func (g *Gossip) noteMember(n *memberlist.Node, alive bool) {
 	node := ec2.NodeID(n.Name)
 	if node == g.cfg.Node {
@@ -88,7 +90,7 @@ func (g *Gossip) noteMember(n *memberlist.Node, alive bool) {
 	}
 	view := g.cfg.View()
 	if _, ok := memberRow(view, node); !ok {
-		return // fenced or removed meanwhile
+		return // the node was fenced or removed meanwhile
 	}
 	g.mu.Lock()
 	m, known := g.members[node]
@@ -119,11 +121,11 @@ func (g *Gossip) setSuspect(node string, suspect bool) {
 	}
 }
 
-// logWriter receives memberlist's log lines. Only they say what memberlist refused, and
-// which node did not answer its probe.
+// logWriter receives memberlist's log lines, because memberlist reports only there what it
+// refused and which node did not answer a probe.
 type logWriter struct{ g *Gossip }
 
-// refusals are parts of memberlist's log lines about data that is not encrypted with our key.
+// refusals are texts that memberlist logs about data that is not encrypted with our key.
 var refusals = []string{"Decrypt packet failed", "label", "failed to receive"}
 
 func (l logWriter) Write(line []byte) (int, error) {

@@ -12,21 +12,22 @@ import (
 	"palisade/internal/peer"
 )
 
-// A claim names one version of a node's document. memberlist carries claims, and everyone
-// who has the gossip key can invent one, so a claim is only a reason to fetch the document.
+// A claim says that a version of a node's document exists. memberlist carries claims, and
+// everyone who has the gossip key can invent one, so a claim only causes a node to fetch the
+// document.
 type claim struct {
 	Node    ec2.NodeID        `json:"node"`
-	Boot    uint64            `json:"boot"`    // when that node's daemon started, in ns; a later start has a higher one
+	Boot    uint64            `json:"boot"`    // when the node's daemon started, in ns; higher at each start
 	Version uint64            `json:"version"` // counts from 1 in each boot
 	Digest  [sha256.Size]byte `json:"digest"`  // of the document's body
 }
 
-// String is "node1 boot 17 version 3".
+// String returns, for example, "node1 boot 17 version 3".
 func (c claim) String() string {
 	return fmt.Sprintf("%s boot %d version %d", c.Node, c.Boot, c.Version)
 }
 
-// newer reports whether c was made after d by the same node.
+// newer reports whether c is a newer version than d. Both are claims of the same node.
 func (c claim) newer(d claim) bool {
 	if c.Boot != d.Boot {
 		return c.Boot > d.Boot
@@ -34,7 +35,7 @@ func (c claim) newer(d claim) bool {
 	return c.Version > d.Version
 }
 
-// A document has the state of all of a node's interfaces at one moment.
+// A document says which interfaces of a node were up, and which down, at one moment.
 type document struct {
 	Node       ec2.NodeID `json:"node"`
 	Boot       uint64     `json:"boot"`
@@ -43,13 +44,13 @@ type document struct {
 	Interfaces []Presence `json:"interfaces"`
 }
 
-// Bounds of a document. A node with more interfaces omits some that are up.
+// Bounds of a document. A node with more than maxEntries interfaces omits some that are up.
 const (
 	maxDocument = 4 << 20 // bytes, sealed
 	maxEntries  = 20_000
 )
 
-// A sealed document is what nodes store and pass on:
+// A sealed document is a signed document. Nodes store it and pass it on in this format:
 //
 //	+--------+----------------+-----------+------------------+
 //	| format | signature size | signature | body             |
@@ -63,7 +64,7 @@ const documentFormat = 1
 var (
 	errTooLarge = errors.New("presence document is too large")
 	errForged   = errors.New("presence document is not signed by its node")
-	errReplayed = errors.New("presence document is not newer than the known one")
+	errReplayed = errors.New("presence document is not newer than the known document")
 	errUnknown  = errors.New("presence document of a node that is no member")
 )
 
@@ -89,7 +90,8 @@ func seal(id *peer.Identity, d document) ([]byte, claim, error) {
 	return raw, claim{d.Node, d.Boot, d.Version, sha256.Sum256(body)}, nil
 }
 
-// unseal checks the signature first: it does not parse a body that the node did not sign.
+// unseal verifies a sealed document of node and returns the document and its claim. It checks
+// the signature first, so it does not parse a body that the node did not sign.
 func unseal(raw []byte, cluster string, node ec2.NodeID, publicKey []byte) (document, claim, error) {
 	if len(raw) > maxDocument {
 		return document{}, claim{}, errTooLarge

@@ -1,11 +1,11 @@
-// Package gossip spreads what each node knows of itself: which of its interfaces are up,
+// Package gossip spreads what each node reports of itself: which of its interfaces are up,
 // and which log index its switch enforces. It is the only importer of hashicorp/memberlist.
 //
-// Gossip can report a leased address as down. It cannot give an address to a node: leases
-// are in Raft.
+// Gossip can report a leased address as down. It cannot give an address to a node, because
+// leases are in the state that Raft replicates.
 //
 // Read Gossip first, then presence.go and document.go (what a node signs), board.go (which
-// documents a node accepts, and which leases are down by them), pull.go (how documents are
+// documents a node accepts, and which leases they report down), pull.go (how documents are
 // fetched), and memberlist.go, delegate.go and transport.go (the library and our side of it).
 package gossip
 
@@ -25,86 +25,86 @@ import (
 	"palisade/internal/peer"
 )
 
-// Member is a node with its state in gossip.
+// Member is a member of the cluster with its state in gossip.
 type Member struct {
 	Node     ec2.NodeID `json:"node"`
 	Gossip   string     `json:"gossip"`   // "alive", "suspect", "dead", or "unknown": never heard of
-	Enforced uint64     `json:"enforced"` // the index that it reports to enforce; some seconds old, and not signed
+	Enforced uint64     `json:"enforced"` // the index that its switch enforces, by its own report; some seconds old, and not signed
 }
 
 const (
-	announceDelay  = 50 * time.Millisecond // collects a burst of changes into one announcement
-	enforcedEvery  = time.Second           // shortest time between announcements of the enforced index alone
+	announceDelay  = 50 * time.Millisecond // after a change, to announce a burst of changes at once
+	enforcedEvery  = time.Second           // shortest time between announcements in which only the enforced index changed
 	rejoinEvery    = 4 * time.Second       // plus a random time up to half of it
-	rejoinAtOnce   = 8                     // nodes
+	rejoinAtOnce   = 8                     // nodes that one round of runRejoin calls
 	pullTimeout    = 5 * time.Second
 	pullsAtOnce    = 4
 	pullRetryMax   = 30 * time.Second
 	streamTimeout  = 3 * time.Second
-	maxClaimLists  = 16      // lists of claims that wait to be read
-	maxListBytes   = 1 << 20 // of one list: 5,000 nodes
+	maxClaimLists  = 16      // lists of claims that may wait to be read
+	maxListBytes   = 1 << 20 // length of one list of claims: 5,000 nodes
 	presenceMethod = "presence.get"
 )
 
-// Config says what a Gossip works with.
+// Config configures a Gossip.
 type Config struct {
 	// Node is this member's name. Required.
 	Node ec2.NodeID
-	// Boot numbers this start of the daemon; the other nodes ignore documents of a lower
-	// one. Default: the time in ns. If it is lower than that of an earlier start, this node
-	// raises it when it hears of its own old document.
+	// Boot numbers this start of the daemon. The other nodes ignore a document with a lower
+	// Boot than the last. Default: the time in ns. If an earlier start had a higher Boot,
+	// this node raises its own when it hears of the document of that start.
 	Boot uint64
 	// Identity signs this node's document. Required.
 	Identity *peer.Identity
 	// Address is where this node gossips, over UDP and TCP: its peer address with the next
-	// port. Required. While the node table implies another one, this node does not gossip.
+	// port. Required. While the node table has another address, this node does not gossip.
 	Address netip.AddrPort
-	// Peer fetches documents. Required; New adds a method to it, so its Run comes later.
+	// Peer fetches documents. Required. New adds a handler to it, so call New before Peer.Run.
 	Peer *peer.Peer
-	// View returns the newest state, and ViewChanged a channel that the next change of it
-	// closes. Required.
+	// View returns the newest state. ViewChanged returns a channel that is closed at the
+	// next change of the state. Required.
 	View        func() *state.View
 	ViewChanged func() <-chan struct{}
-	// Enforced returns the index that this node's switch enforces. Default: the View's,
-	// which operators may then read too early as enforced.
+	// Enforced returns the index that this node's switch enforces. Default: the index of
+	// the View, which operators then see as enforced although the switch may lag.
 	Enforced func() uint64
-	// Logger gets changes of members and rejected documents. Default: nothing is logged.
+	// Logger receives changes of members and rejected documents. Default: nothing is logged.
 	Logger *slog.Logger
-	// ForgetDeadAfter is how long memberlist itself calls a dead node; afterwards only
-	// runRejoin does. Default 30 s. If it is short, a healed partition may be noticed some
-	// seconds later.
+	// ForgetDeadAfter is how long memberlist itself tries to reach a dead node; afterwards
+	// only runRejoin does. Default 30 s. If it is shorter, gossip may notice the end of a
+	// partition some seconds later.
 	ForgetDeadAfter time.Duration
 }
 
-// Gossip tells the other nodes which of this node's interfaces are up, and learns the same
-// of theirs.
+// Gossip tells the other nodes which of this node's interfaces are up, and learns which of
+// theirs are.
 //
 // The Cluster owns it: Run starts and ends every goroutine except memberlist's, the last of
 // which ends within a probe's timeout after Run. All methods may be called from any
-// goroutine. mu guards members and running; the board has its own mutex. Both are leaves:
-// no goroutine holds two, or calls out while it holds one. memberlist calls the delegate
-// with memberlist's own lock held, so the delegate copies, hands off and returns.
+// goroutine. mu guards members and running; the board has its own mutex. Both are leaves: a
+// goroutine that holds one takes no other and calls no other package. memberlist calls the
+// delegate with memberlist's own lock held, so the delegate's methods do not block.
 //
-// Only documents change what is down, and a node's document reports only leases of that
-// node, under its signature, whichever node passes it on. What memberlist thinks of a node
-// is for operators and changes nothing. A node does not gossip before its View has a key
-// or while it is no member; it never sends in plain text.
+// Only documents decide which leases are down. A node's document counts only for leases of
+// that node, and that node signs it, whichever node passes it on. Whether memberlist reports
+// a node dead is for operators and decides nothing. A node does not gossip while its View
+// has no gossip key or it is no member; it never sends in plain text.
 type Gossip struct {
 	cfg           Config
 	board         *board
 	count         counters
 	memberlistLog *log.Logger
 
-	meta       atomic.Pointer[[]byte]  // what memberlist sends with this node's address
-	allowed    atomic.Pointer[sources] // whose packets and streams are read
-	claimLists chan []byte             // of other nodes; when full, a list is dropped: the next exchange repeats it
+	meta       atomic.Pointer[[]byte]  // memberlist sends it with this node's address
+	allowed    atomic.Pointer[sources] // the nodes whose packets and streams are read
+	claimLists chan []byte             // lists from other nodes; when it is full, a list is dropped, and the next exchange repeats it
 	announce   chan struct{}           // signals that the document changed
 	pull       chan struct{}           // signals that the board wants documents
 	rejoin     chan struct{}           // signals that the node table changed
 
 	mu      sync.Mutex
-	members map[ec2.NodeID]*memberState // as memberlist reports them; only nodes of the node table
-	running bool                        // memberlist runs
+	members map[ec2.NodeID]*memberState // memberlist's reports; only about nodes of the node table
+	running bool                        // whether memberlist runs
 }
 
 type memberState struct {
@@ -112,7 +112,8 @@ type memberState struct {
 	enforced       uint64
 }
 
-// New checks cfg, fills its defaults and adds a method to cfg.Peer. It starts nothing; Run does.
+// New checks cfg, fills its defaults and adds a handler to cfg.Peer. It starts nothing; Run
+// does.
 func New(cfg Config) (*Gossip, error) {
 	if cfg.Node == "" || cfg.Identity == nil || cfg.Peer == nil || !cfg.Address.IsValid() || cfg.View == nil || cfg.ViewChanged == nil {
 		return nil, errors.New("new gossip: Node, Identity, Peer, Address, View and ViewChanged are required")
@@ -142,7 +143,7 @@ func New(cfg Config) (*Gossip, error) {
 	return g, nil
 }
 
-// Run gossips until ctx ends. It is called once.
+// Run gossips until ctx ends. Call it only once.
 func (g *Gossip) Run(ctx context.Context) error {
 	var pulls sync.WaitGroup
 	pulls.Go(func() { g.runPull(ctx) })
@@ -191,8 +192,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 }
 
-// applyView takes over a new View: the members, the gossip key, and whether this node may
-// gossip.
+// applyView follows a new View: it starts memberlist, changes its key, or stops it if this
+// node may not gossip. It returns the activeList, or nil if memberlist does not run.
 func (g *Gossip) applyView(ctx context.Context, a *activeList, view *state.View) (*activeList, error) {
 	g.board.applyView(view)
 	if g.updateSources(view) {
@@ -213,7 +214,8 @@ func (g *Gossip) applyView(ctx context.Context, a *activeList, view *state.View)
 	return a, nil
 }
 
-// updateSources sets whose packets and streams are read, and reports whether that changed.
+// updateSources sets the nodes whose packets and streams are read to the other members, and
+// reports whether that changed.
 func (g *Gossip) updateSources(view *state.View) bool {
 	before := g.allowed.Load()
 	after := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
@@ -240,7 +242,8 @@ func (g *Gossip) updateSources(view *state.View) bool {
 	return true
 }
 
-// gossipAddress is where a member gossips: its peer address with the next port.
+// gossipAddress returns where a member gossips: its peer address with the next port. It
+// returns false for a node that is no member or has no valid address.
 func gossipAddress(view *state.View, node ec2.NodeID) (netip.AddrPort, bool) {
 	row, ok := memberRow(view, node)
 	if !ok {
@@ -253,8 +256,8 @@ func gossipAddress(view *state.View, node ec2.NodeID) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()+1), true
 }
 
-// SetPresence publishes the leases of this node's interfaces, up and down, in place of the
-// entries before.
+// SetPresence replaces what this node publishes: for each of its interfaces, the lease and
+// whether the link is up.
 func (g *Gossip) SetPresence(entries []Presence) {
 	changed, err := g.board.publish(g.cfg.View(), entries)
 	if err != nil {
@@ -267,15 +270,15 @@ func (g *Gossip) SetPresence(entries []Presence) {
 }
 
 // Down returns the epochs of the leases whose own node reports them down, and a channel
-// that is closed when that set changes. An unknown lease counts as up. The caller must not
-// change the map.
+// that is closed when the map is replaced. A lease of which nothing is known counts as up.
+// The caller must not change the map.
 func (g *Gossip) Down() (epochs map[uint64]bool, changed <-chan struct{}) { return g.board.down() }
 
-// Stats returns the counters since New.
+// Stats returns what was counted since New.
 func (g *Gossip) Stats() Stats { return g.count.stats() }
 
-// Members lists the node table without fenced nodes, with the state that memberlist reports
-// for each. It is for operators; no decision depends on it.
+// Members returns the nodes of the node table that are not fenced, with the state that
+// memberlist reports for each. It is for operators; no decision depends on it.
 func (g *Gossip) Members() []Member {
 	view := g.cfg.View()
 	g.mu.Lock()
@@ -307,7 +310,7 @@ func (g *Gossip) Members() []Member {
 	return list
 }
 
-// signal wakes the reader of a channel with room for one.
+// signal wakes the reader of c, which has capacity 1. It does not block.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -28,7 +28,7 @@ func TestPresenceReachesAllNodes(t *testing.T) {
 	one, two, three := w.nodes["node1"], w.nodes["node2"], w.nodes["node3"]
 	mine := w.leases("node1")
 
-	// Push/pull alone takes up to 30 s. 2 s are promised on an idle machine.
+	// It must take at most 2 s on an idle machine. Push/pull alone takes up to 30 s.
 	testwait.Fastest(t, "down everywhere", 5*time.Second, func(int) time.Duration {
 		one.gossip.SetPresence(nil)
 		two.wantDown()
@@ -88,16 +88,16 @@ func TestGossipPartitionChangesNothingAndHeals(t *testing.T) {
 	t.Logf("the node was suspect first: %t", suspected)
 	select {
 	case <-changed:
-		t.Error("the death of a node in gossip changed which leases are down")
+		t.Error("memberlist reported a node dead, and that changed which leases are down")
 	default:
 	}
 	for _, c := range w.nodes {
 		if differs := c.downDiffers(settled...); differs != "" {
-			t.Errorf("%s, in a partition: %s", c.name, differs)
+			t.Errorf("leases at %s during the partition: %s", c.name, differs)
 		}
 	}
 
-	// A change at node3 during the partition reaches the others after it.
+	// A change at node3 during the partition reaches the other nodes after the partition.
 	three.gossip.SetPresence(reportDown(w.leases("node3")...))
 	began := time.Now()
 	heal()
@@ -106,8 +106,8 @@ func TestGossipPartitionChangesNothingAndHeals(t *testing.T) {
 	t.Logf("healed after %s", time.Since(began))
 }
 
-// A start with a lower boot must raise it: the other nodes would reject its documents as
-// replays.
+// If the clock was set back, a restarted node has a lower boot than before. It must raise its
+// boot, because the other nodes would reject its documents as replays.
 func TestNodeReportsAfterClockWasSetBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t).start().waitAllAlive()
@@ -121,7 +121,7 @@ func TestNodeReportsAfterClockWasSetBack(t *testing.T) {
 	one.stopGossip()
 	one.stopPeer()
 
-	one.startPeer(1000) // far below the first start's
+	one.startPeer(1000) // a boot far below that of the first start
 	one.gossip.SetPresence(reportDown(mine...))
 	one.start()
 	two.wantDown(mine...)
@@ -135,11 +135,11 @@ func TestMetaFitsMemberlistLimit(t *testing.T) {
 	one.updateMeta()
 	meta := delegate{one}.NodeMeta(memberlist.MetaMaxSize)
 	if len(meta) > memberlist.MetaMaxSize {
-		t.Fatalf("a meta of %d bytes; memberlist panics above %d", len(meta), memberlist.MetaMaxSize)
+		t.Fatalf("the meta has %d bytes, and memberlist panics above %d", len(meta), memberlist.MetaMaxSize)
 	}
 	c, enforced, ok := decodeMeta("node1", meta)
 	if !ok || c != one.board.ownClaim() || enforced != w.view().Index() {
-		t.Errorf("decoded %+v, index %d, %t; want %+v, index %d", c, enforced, ok, one.board.ownClaim(), w.view().Index())
+		t.Errorf("decodeMeta: claim %+v, enforced %d, ok %t; want claim %+v, enforced %d, ok", c, enforced, ok, one.board.ownClaim(), w.view().Index())
 	}
 }
 
@@ -153,7 +153,7 @@ func TestEnforcedIndexReachesAllNodes(t *testing.T) {
 		testwait.Until(t, string(c.name)+" has the enforced index of all nodes", func() string {
 			for _, m := range c.gossip.Members() {
 				if m.Enforced != w.view().Index() {
-					return fmt.Sprintf("%s: %d, want %d", m.Node, m.Enforced, w.view().Index())
+					return fmt.Sprintf("enforced index of %s: %d, want %d", m.Node, m.Enforced, w.view().Index())
 				}
 			}
 			return ""

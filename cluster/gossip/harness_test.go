@@ -21,9 +21,9 @@ import (
 	"palisade/internal/testwait"
 )
 
-// testWorld is three members in one process. Each has a peer and gossip on its own loopback
-// address; all share one State, in place of Raft. A test that fails prints each node's
-// members, counters, board and last log lines.
+// testWorld runs three members in the process of the test. Each has a Peer and a Gossip on its
+// own loopback address. They share one State, so Raft is not needed. When a test fails, it
+// prints each node's members, counters, board and last log lines.
 //
 //	node1 127.x.y.1    node2 127.x.y.2    node3 127.x.y.3    strangers 127.x.y.9
 //	peers on port 7400, gossip on 7401
@@ -43,17 +43,18 @@ type testNode struct {
 	world      *testWorld
 	name       ec2.NodeID
 	identity   *peer.Identity
-	address    netip.AddrPort // of its peer
+	address    netip.AddrPort // where its Peer listens
 	peer       *peer.Peer
 	gossip     *Gossip
 	log        *logtail.Tail
-	stopGossip func() // returns when Run has
-	stopPeer   func() // returns when Run has
+	stopGossip func() // returns when Gossip.Run has returned
+	stopPeer   func() // returns when Peer.Run has returned
 }
 
 const worldNodes = 3
 
-// newWorld starts the peers of three members with two interfaces each; start starts gossip.
+// newWorld starts the Peers of three members, each with two interfaces. It does not start gossip;
+// start() does.
 func newWorld(t *testing.T) *testWorld {
 	t.Helper()
 	w := &testWorld{
@@ -89,7 +90,7 @@ func (w *testWorld) ip(last byte) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, w.net[0], w.net[1], last})
 }
 
-// identity initializes a cluster for node1, and joins the other nodes to it.
+// identity returns a new identity of n: node1 creates the cluster, the others join it.
 func (w *testWorld) identity(n *testNode) *peer.Identity {
 	w.t.Helper()
 	dir := w.t.TempDir()
@@ -139,7 +140,7 @@ func (w *testWorld) viewChanged() <-chan struct{} {
 	return w.changed
 }
 
-// Check and Address make a testWorld a peer.Directory.
+// Check and Address implement peer.Directory with the shared State.
 func (w *testWorld) Check(node string, publicKey []byte) error {
 	row, ok := memberRow(w.view(), ec2.NodeID(node))
 	if !ok || !bytes.Equal(row.PublicKey, publicKey) {
@@ -156,7 +157,7 @@ func (w *testWorld) Address(node string) (string, bool) {
 	return row.Address, true
 }
 
-// leases returns the interfaces of a node, by id.
+// leases returns the interfaces of a node, sorted by id.
 func (w *testWorld) leases(node ec2.NodeID) []*ec2.Interface {
 	var list []*ec2.Interface
 	for i := range w.view().Interfaces() {
@@ -192,7 +193,7 @@ func (n *testNode) startPeer(boot uint64) {
 
 func (n *testNode) start() { n.stopGossip = n.run(n.gossip.Run) }
 
-// run calls f until the test ends or stop is called.
+// run runs f in a goroutine until the test ends or stop is called.
 func (n *testNode) run(f func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(n.world.t.Context())
 	done := make(chan error, 1)
@@ -212,7 +213,7 @@ func (n *testNode) run(f func(context.Context) error) (stop func()) {
 	return stop
 }
 
-// print shows what an operator would ask for.
+// print logs each node's members, counters, board and last log lines.
 func (w *testWorld) print() {
 	for _, name := range slices.Sorted(maps.Keys(w.nodes)) {
 		n := w.nodes[name]
@@ -244,7 +245,7 @@ func (w *testWorld) waitAllAlive() *testWorld {
 	return w
 }
 
-// wantDown waits until exactly these leases are down at n.
+// wantDown waits until, at n, exactly these leases are down.
 func (n *testNode) wantDown(leases ...*ec2.Interface) {
 	n.world.t.Helper()
 	testwait.Until(n.world.t, string(n.name)+" has the expected leases down", func() string { return n.downDiffers(leases...) })
@@ -257,7 +258,7 @@ func (n *testNode) downDiffers(leases ...*ec2.Interface) string {
 	}
 	got, _ := n.gossip.Down()
 	if fmt.Sprint(got) != fmt.Sprint(want) {
-		return fmt.Sprintf("down: %v, want %v", got, want)
+		return fmt.Sprintf("epochs of the leases that are down: %v, want %v", got, want)
 	}
 	return ""
 }
@@ -265,7 +266,7 @@ func (n *testNode) downDiffers(leases ...*ec2.Interface) string {
 func reportUp(leases ...*ec2.Interface) []Presence   { return report(true, leases...) }
 func reportDown(leases ...*ec2.Interface) []Presence { return report(false, leases...) }
 
-// report makes the entries of a document about leases.
+// report returns entries that report each of the leases up or down.
 func report(up bool, leases ...*ec2.Interface) []Presence {
 	var list []Presence
 	for _, l := range leases {
@@ -274,7 +275,7 @@ func report(up bool, leases ...*ec2.Interface) []Presence {
 	return list
 }
 
-// sealed is a document of node, signed by n.
+// sealed returns a sealed document that names node and is signed by n.
 func (n *testNode) sealed(node ec2.NodeID, boot, version uint64, entries []Presence) []byte {
 	n.world.t.Helper()
 	raw, _, err := seal(n.identity, document{Node: node, Boot: boot, Version: version, Interfaces: entries})
@@ -305,7 +306,7 @@ func (n *testNode) isolate() (heal func()) {
 	}
 }
 
-// replaceState sets another State and returns the one before.
+// replaceState replaces the shared State and returns the former one.
 func (w *testWorld) replaceState(s *state.State) (before *state.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

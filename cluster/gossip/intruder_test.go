@@ -17,8 +17,8 @@ import (
 	"palisade/internal/testwait"
 )
 
-// node3 has the gossip key and a certificate, and serves a document of node1, whose peer
-// does not run.
+// node3 is a member. It serves node2 a document that names node1, while node1's Peer does not
+// run. node2 must accept the document only if node1 has signed it.
 func TestRelayCannotForgeDocument(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -33,7 +33,7 @@ func TestRelayCannotForgeDocument(t *testing.T) {
 		return testwait.Unless(two.gossip.Stats().Forged == 1, "%+v", two.gossip.Stats())
 	})
 	two.wantDown()
-	testwait.Until(t, "it is no longer wanted", func() string {
+	testwait.Until(t, "the forged document is no longer wanted", func() string {
 		two.gossip.board.mu.Lock()
 		defer two.gossip.board.mu.Unlock()
 		return testwait.Unless(len(two.gossip.board.wanted) == 0, "%d wanted", len(two.gossip.board.wanted))
@@ -80,18 +80,19 @@ func TestFencedNodeIsIgnored(t *testing.T) {
 		t.Error("a node with the old key joined")
 	}
 	if got := one.gossip.Stats(); got.Refused == before.Refused {
-		t.Errorf("nothing was refused: %+v", got)
+		t.Errorf("Stats.Refused did not increase: %+v", got)
 	}
 }
 
-// rogue starts memberlist alone, with the cluster's label and any name, address and key.
+// rogue starts memberlist without a Gossip, with the cluster's label and the name, address and
+// key that the test chooses.
 func (w *testWorld) rogue(name string, at netip.AddrPort, key []byte) *memberlist.Memberlist {
 	w.t.Helper()
 	cfg := memberlist.DefaultLocalConfig()
 	cfg.Name, cfg.Label, cfg.SecretKey = name, w.nodes["node1"].identity.Cluster(), key
 	cfg.BindAddr, cfg.BindPort = at.Addr().String(), int(at.Port())
 	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
-	// Our transport makes its streams come from its own address, as a member's do.
+	// With our transport its streams come from the address at, like the streams of a member.
 	logger := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	from := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}
 	for _, c := range w.nodes {
@@ -112,8 +113,8 @@ func (w *testWorld) rogue(name string, at netip.AddrPort, key []byte) *memberlis
 	return list
 }
 
-// A compromised node has the gossip key and a member's address. With them it can neither add
-// a member nor change the address of one.
+// An intruder with the gossip key and a member's address can neither add a member to
+// memberlist nor change the address of a member.
 func TestMemberCannotTakeAnotherName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -139,7 +140,7 @@ func TestMemberCannotTakeAnotherName(t *testing.T) {
 	one.gossip.mu.Lock()
 	defer one.gossip.mu.Unlock()
 	if len(one.gossip.members) != 0 {
-		t.Errorf("memberlist has %d others, want none", len(one.gossip.members))
+		t.Errorf("memberlist added %d members, want 0", len(one.gossip.members))
 	}
 }
 
@@ -151,7 +152,7 @@ func TestStrangerIsIgnored(t *testing.T) {
 	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
 	door := one.gossip.cfg.Address
 
-	// memberlist's ping and push/pull without encryption, in MessagePack, and garbage.
+	// The messages are memberlist's ping and push/pull in MessagePack, not encrypted, and garbage.
 	label := one.identity.Cluster()
 	labelled := func(b []byte) []byte {
 		return slices.Concat([]byte{244, byte(len(label))}, []byte(label), b)
@@ -182,13 +183,13 @@ func TestStrangerIsIgnored(t *testing.T) {
 		testwait.Until(t, "data of "+c.who+" is counted", func() string {
 			return testwait.Unless(c.count() >= c.wants, "%d of %d: %+v", c.count(), c.wants, one.gossip.Stats())
 		})
-		// All packets are counted, so an answer to any of them would have arrived.
+		// node1 has counted all packets, so an answer to any of them would have arrived by now.
 		if err := udp.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
 		if n, _, err := udp.ReadFromUDPAddrPort(make([]byte, 2000)); err == nil {
-			// node1 itself calls node3 only by TCP, so this is an answer.
-			t.Errorf("%s was answered %d bytes", c.who, n)
+			// node1 starts no UDP exchange with node3, so these bytes are an answer.
+			t.Errorf("node1 answered a %s with %d bytes over UDP, want no answer", c.who, n)
 		}
 		udp.Close()
 	}
@@ -199,8 +200,8 @@ func TestStrangerIsIgnored(t *testing.T) {
 	}
 }
 
-// streamGetsNothing sends b by TCP. An answer may come, but must not contain a node's name in
-// plain text.
+// streamGetsNothing sends b by TCP and checks that the stream is closed, and that no answer
+// contains a node's name in plain text.
 func (w *testWorld) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []byte) {
 	w.t.Helper()
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 5 * time.Second}
@@ -217,10 +218,10 @@ func (w *testWorld) streamGetsNothing(from netip.Addr, to netip.AddrPort, b []by
 	var answer bytes.Buffer
 	_, err = answer.ReadFrom(c)
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		w.t.Errorf("the stream of a stranger is kept open")
+		w.t.Errorf("the stream of a stranger is still open after 10 s")
 	}
 	if bytes.Contains(answer.Bytes(), []byte("node")) {
-		w.t.Errorf("a stranger was answered %q", answer.Bytes())
+		w.t.Errorf("a stranger got the answer %q, which contains a node's name", answer.Bytes())
 	}
 }
 
@@ -228,12 +229,12 @@ func TestGossipWaitsForAKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	one := w.nodes["node1"]
-	full := w.replaceState(state.NewState()) // as it is before the first log entry
+	full := w.replaceState(state.NewState()) // an empty state, as before the first log entry
 	one.start()
 	one.gossip.SetPresence(nil)
 	testwait.Until(t, "Run has read the empty state", func() string { return testwait.Unless(len(one.gossip.announce) == 0, "not yet") })
 	if l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(one.gossip.cfg.Address)); err != nil {
-		t.Errorf("the gossip port is in use: %v", err)
+		t.Errorf("the gossip port is in use before there is a key: %v", err)
 	} else {
 		l.Close()
 	}

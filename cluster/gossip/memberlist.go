@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// An activeList is memberlist while this node may gossip. Run's goroutine owns it.
+// An activeList is a running memberlist with its key. It exists while this node may gossip.
+// Run's goroutine owns it.
 type activeList struct {
 	list *memberlist.Memberlist
 	ring *memberlist.Keyring
@@ -52,15 +53,15 @@ func (g *Gossip) listConfig(t *transport, ring *memberlist.Keyring) *memberlist.
 	cfg.BindAddr, cfg.BindPort = g.cfg.Address.Addr().String(), int(g.cfg.Address.Port())
 	cfg.AdvertiseAddr, cfg.AdvertisePort = cfg.BindAddr, cfg.BindPort
 	cfg.Keyring = ring
-	cfg.EnableCompression = false // digests do not compress
+	cfg.EnableCompression = false // most of the data is digests, which compression does not shorten
 	cfg.TCPTimeout = streamTimeout
 	cfg.GossipInterval = time.Second        // each round wakes an idle node
-	cfg.ProbeInterval = 2 * time.Second     // only what operators see depends on it
+	cfg.ProbeInterval = 2 * time.Second     // only the state that operators see depends on it
 	cfg.PushPullInterval = 15 * time.Second // bounds the delay that a lost packet causes
 	if g.cfg.ForgetDeadAfter > 0 {
 		cfg.GossipToTheDeadTime = g.cfg.ForgetDeadAfter
 	}
-	cfg.DeadNodeReclaimTime = time.Millisecond // NotifyAlive checks a node's address instead
+	cfg.DeadNodeReclaimTime = time.Millisecond // accept a new address at once, because NotifyAlive checks it
 	d := delegate{g}
 	cfg.Delegate, cfg.Events, cfg.Alive, cfg.Conflict, cfg.Ping = d, d, d, d, d
 	cfg.Logger = g.memberlistLog
@@ -82,10 +83,10 @@ func (g *Gossip) stopList(a *activeList) {
 	a.wg.Wait()
 }
 
-// rotateKey encrypts with the new key from now on and rejects the old one, which a fenced
+// rotateKey makes memberlist encrypt with the new key and reject the old one, which a fenced
 // node has. Messages under way are lost; later rounds repeat them. The ring never has more
-// than these two keys, so RemoveKey removes the last and does not move keys that memberlist
-// reads at the same time.
+// than these two keys. So RemoveKey only cuts off the last key, and does not move keys while
+// memberlist reads them.
 func (g *Gossip) rotateKey(a *activeList, key []byte) error {
 	if err := errors.Join(a.ring.AddKey(key), a.ring.UseKey(key), a.ring.RemoveKey(a.key)); err != nil {
 		return fmt.Errorf("rotate gossip key: %w", err)
@@ -96,8 +97,9 @@ func (g *Gossip) rotateKey(a *activeList, key []byte) error {
 	return nil
 }
 
-// runRejoin calls the members that memberlist does not report alive. memberlist by itself
-// forgets a dead node after half a minute, so that a longer partition would never heal.
+// runRejoin calls, again and again until ctx ends, the members that memberlist does not report
+// alive. memberlist itself forgets a dead node after half a minute, so without runRejoin a
+// longer partition would never heal.
 func (g *Gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
 	for {
 		var calls sync.WaitGroup
@@ -117,7 +119,8 @@ func (g *Gossip) runRejoin(ctx context.Context, list *memberlist.Memberlist) {
 	}
 }
 
-// lostMembers returns up to rejoinAtOnce members that are not alive, as name/address.
+// lostMembers returns up to rejoinAtOnce members that memberlist does not report alive, each
+// as "name/address".
 func (g *Gossip) lostMembers() []string {
 	view := g.cfg.View()
 	var list []string

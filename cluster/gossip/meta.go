@@ -9,7 +9,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// A node's meta, which memberlist sends with the node's address:
+// memberlist sends a node's meta with the node's address. Lengths are in bytes:
 //
 //	+--------+------+---------+--------+----------+
 //	| format | boot | version | digest | enforced |
@@ -41,17 +41,18 @@ func decodeMeta(node string, meta []byte) (c claim, enforced uint64, ok bool) {
 	return c, binary.BigEndian.Uint64(meta[49:]), true
 }
 
-// metaIsOld reports whether the enforced index in this node's meta is lower than the View's
-// index, which the switch enforces soon.
+// metaIsOld reports whether this node's meta has a lower enforced index than the View. Then
+// the meta must soon be updated, because the switch will enforce the View.
 func (g *Gossip) metaIsOld(view *state.View) bool {
 	return binary.BigEndian.Uint64((*g.meta.Load())[49:]) < view.Index()
 }
 
-// advertise sends this node's meta, if it changed, with the next round of gossip.
+// advertise updates this node's meta. If it changed, memberlist sends it in the next round of
+// gossip.
 func (g *Gossip) advertise(a *activeList) {
 	if !g.updateMeta() || a == nil {
 		return
 	}
-	// The timeout bounds the wait for the broadcast, which is sent anyway.
+	// UpdateNode waits only this long, but memberlist sends the meta in any case.
 	_ = a.list.UpdateNode(time.Millisecond)
 }

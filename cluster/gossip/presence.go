@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// Presence is what a node reports of one of its own interfaces: the lease that it has, and
-// whether its link is up.
+// Presence is what a node reports of one of its interfaces: the interface's lease, and whether
+// its link is up.
 type Presence struct {
 	Interface ec2.InterfaceID `json:"interface"`
 	Epoch     uint64          `json:"epoch"`
@@ -17,7 +17,7 @@ type Presence struct {
 	Up        bool            `json:"up"`
 }
 
-// String is "eni-1 epoch 7 10.10.0.4 02:00:00:00:00:01 up".
+// String returns, for example, "eni-1 epoch 7 10.10.0.4 02:00:00:00:00:01 up".
 func (p Presence) String() string {
 	link := "down"
 	if p.Up {
@@ -26,8 +26,8 @@ func (p Presence) String() string {
 	return fmt.Sprintf("%s epoch %d %s %s %s", p.Interface, p.Epoch, p.Private, p.MAC, link)
 }
 
-// compareDownFirst orders the entries that a document must have before those that it may
-// omit: a lease without an entry counts as up.
+// compareDownFirst sorts entries that are down before entries that are up. A document may omit
+// the latter, because a lease without an entry counts as up.
 func (p Presence) compareDownFirst(q Presence) int {
 	switch {
 	case p.Up == q.Up:

@@ -14,7 +14,7 @@ import (
 	"palisade/internal/peer"
 )
 
-// claimList is what two nodes exchange in memberlist's push/pull.
+// claimList is the list of a node's claims. Two nodes exchange theirs in memberlist's push/pull.
 type claimList struct {
 	Format    int        `json:"format"`
 	From      ec2.NodeID `json:"from"`
@@ -23,7 +23,7 @@ type claimList struct {
 
 const claimListFormat = 1
 
-// readClaims takes another node's list of claims.
+// readClaims decodes another node's list of claims and passes it to the board.
 func (g *Gossip) readClaims(list []byte) {
 	var l claimList
 	if err := json.Unmarshal(list, &l); err != nil || l.Format != claimListFormat {
@@ -35,7 +35,7 @@ func (g *Gossip) readClaims(list []byte) {
 	}
 }
 
-// runPull fetches the documents that the board wants.
+// runPull fetches the documents that the board wants, until ctx ends.
 func (g *Gossip) runPull(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -68,8 +68,9 @@ func (g *Gossip) runPull(ctx context.Context) {
 	}
 }
 
-// fetch asks a document's own node for it, then the node that claimed to have it: the
-// signature makes both copies equal. It reports whether either answered.
+// fetch asks for a document at the node that signed it, then at the node that claimed to have
+// it, until one copy is accepted. Both copies are as good, because the document is signed. It
+// reports whether a node answered.
 func (g *Gossip) fetch(ctx context.Context, w wantedDocument) bool {
 	answered := false
 	sources := slices.Compact([]ec2.NodeID{w.Node, w.claimedBy})
@@ -96,18 +97,18 @@ func (g *Gossip) fetch(ctx context.Context, w wantedDocument) bool {
 		}
 		g.cfg.Logger.Warn("presence document rejected", "node", w.Node, "from", source, "err", err)
 		if errors.Is(err, errReplayed) && source == w.Node {
-			return true // its own node has no newer version
+			return true // the node that signs the document has no newer version
 		}
 	}
 	return answered
 }
 
-// servePresence answers presence.get: the body is a node's name, the answer its sealed
-// document.
+// servePresence handles presence.get: body is a node's name, and the answer is the sealed
+// document of that node.
 func (g *Gossip) servePresence(_ context.Context, _ string, body []byte) ([]byte, error) {
 	raw, ok := g.board.sealed(ec2.NodeID(body))
 	if !ok {
-		return nil, fmt.Errorf("no presence document of %.64q", body)
+		return nil, fmt.Errorf("this node has no presence document of %.64q", body)
 	}
 	return raw, nil
 }

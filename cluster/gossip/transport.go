@@ -12,13 +12,13 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// maxStreams bounds the open streams that other nodes opened to this node. One more is
-// closed at once.
+// maxStreams is how many streams from other nodes may be open at the same time. Another stream
+// is closed at once.
 const maxStreams = 64
 
-// transport is memberlist's own transport with a filter: packets and streams from addresses
-// of no member are dropped before a byte of them is read. Shutdown closes every stream;
-// otherwise some would stay open until memberlist's timeouts.
+// transport is memberlist's own transport with a filter: it drops a packet or stream before it
+// reads a byte, unless it comes from the address of a member. Shutdown also closes all
+// streams, because memberlist would keep some open until its timeouts.
 //
 // memberlist owns it, and ends its goroutines by Shutdown. mu guards open and inbound, and
 // is a leaf.
@@ -30,17 +30,18 @@ type transport struct {
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	ctx     context.Context // of every dial, and of every packet and stream on its way to memberlist
+	ctx     context.Context // ended by Shutdown; bounds dials, and waits until memberlist takes a packet or stream
 	cancel  context.CancelFunc
-	ended   chan struct{} // closed when the sockets are
+	ended   chan struct{} // closed when the sockets are closed
 	filters sync.WaitGroup
 
 	mu      sync.Mutex
-	open    map[*trackedConn]bool // the value is true if another node opened it
+	open    map[*trackedConn]bool // the value is true if another node opened the stream
 	inbound int
 }
 
-// sources are the gossip addresses of the other members. Streams come from any port.
+// sources has the gossip addresses of the other members: with the port for packets, and without
+// it for streams, which come from any port.
 type sources struct {
 	packets map[netip.AddrPort]bool
 	streams map[netip.Addr]bool
@@ -74,7 +75,7 @@ func newTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], coun
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 func (t *transport) StreamCh() <-chan net.Conn           { return t.streams }
 
-// runPackets passes the packets of members on to memberlist.
+// runPackets passes packets from members on to memberlist, until Shutdown.
 func (t *transport) runPackets() {
 	for {
 		select {
@@ -93,7 +94,7 @@ func (t *transport) runPackets() {
 	}
 }
 
-// runStreams passes the streams of members on to memberlist.
+// runStreams passes streams from members on to memberlist, until Shutdown.
 func (t *transport) runStreams() {
 	for {
 		select {
@@ -118,13 +119,13 @@ func (t *transport) runStreams() {
 	}
 }
 
-// DialTimeout opens a stream from this node's gossip address, by which the other node
-// recognizes a member.
+// DialTimeout opens a stream. It comes from this node's gossip address, because the other node
+// accepts only streams from the addresses of members.
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
 }
 
-// DialAddressTimeout is DialTimeout with a node's name, which it does not need.
+// DialAddressTimeout is like DialTimeout; it ignores the node's name in a.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.local, 0))}
 	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
@@ -138,7 +139,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	return tracked, nil
 }
 
-// Shutdown returns when every socket is closed.
+// Shutdown closes all sockets and streams and waits for the goroutines.
 func (t *transport) Shutdown() error {
 	t.mu.Lock()
 	if t.ctx.Err() != nil {
@@ -151,13 +152,14 @@ func (t *transport) Shutdown() error {
 	}
 	t.mu.Unlock()
 
-	err := t.NetTransport.Shutdown() // before ended is closed: its listeners end once their last packet is taken
+	err := t.NetTransport.Shutdown() // ended is closed later, because the listeners end only when their last packet is taken
 	close(t.ended)
 	t.filters.Wait()
 	return err
 }
 
-// track wraps c, or closes it if the transport is shut down or has too many streams.
+// track returns c as a trackedConn. It closes c and returns false if the transport is shut down
+// or has too many streams.
 func (t *transport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,7 +180,7 @@ func (t *transport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 	return tracked, true
 }
 
-// trackedConn is a stream that Shutdown closes.
+// trackedConn is an open stream. Shutdown closes it if memberlist has not.
 type trackedConn struct {
 	net.Conn
 	transport *transport
