@@ -9,7 +9,8 @@ import (
 	"palisade/switch/responder"
 )
 
-// answerARP sends the reply to an ARP request back to the port that it came from.
+// answerARP writes the reply to an ARP request to the port where the request came in. It returns
+// Answered, or the verdict if there is no reply.
 func (f *frame) answerARP(n responder.Neighbours) verdict.Verdict {
 	failpoint.Reach()
 	if !responder.ARP(f.bytes(), &f.pkt, n) {
@@ -22,8 +23,8 @@ func (f *frame) answerARP(n responder.Neighbours) verdict.Verdict {
 }
 
 // Neighbour returns the MAC address by which an instance reaches the gateway of its subnet, or another
-// interface of its subnet. It has no answer about the instance's own addresses, nor for a probe that looks
-// for duplicates (RFC 5227 §2.1.1): an answer would say that the address is taken.
+// interface of its subnet. It returns false for the instance's own addresses, and for a probe that looks
+// for duplicates (RFC 5227 §2.1.1), because a reply would tell the instance that the address is taken.
 func (a *Attachment) Neighbour(sender, target netip.Addr) (mac ec2.MAC, ok bool) {
 	failpoint.Reach()
 	if sender.IsUnspecified() || a.Endpoint.Owns(target) {
@@ -39,8 +40,8 @@ func (a *Attachment) Neighbour(sender, target netip.Addr) (mac ec2.MAC, ok bool)
 	return owner.MAC, true
 }
 
-// Neighbour returns the MAC address of this node on the uplink, for the public addresses of the instances
-// of this node.
+// Neighbour returns this node's MAC address on the uplink if target is a public address of an instance of
+// this node, and false otherwise.
 func (s *Snapshot) Neighbour(_, target netip.Addr) (mac ec2.MAC, ok bool) {
 	failpoint.Reach()
 	owner := s.Public(target)

@@ -13,42 +13,42 @@ import (
 
 const (
 	// batchFrames and batchBytes bound what is read from one port before the other ports have their
-	// turn and a newer Snapshot is loaded. Either bound is some 150 us of work.
+	// turn and a newer Snapshot is loaded. Forwarding that much takes some 150 us.
 	batchFrames = 64
 	batchBytes  = 256 << 10
-	// readAheadBytes bounds what is read before the first frame of it is forwarded. A frame larger
-	// than smallFrame is forwarded at once, before the next read.
+	// readAheadBytes bounds how much is read before the first of the frames is forwarded. A frame
+	// larger than smallFrame is forwarded at once, before the next read.
 	readAheadBytes = 64 << 10
 	smallFrame     = 2 << 10
 )
 
 // A batch is what one turn reads from a port. Small frames in the port's queue are read before the
-// first of them is forwarded, so that their connections are fetched from memory together. It is
-// part of its poller's frame, and nothing else uses it.
+// first of them is forwarded, so that their connections are fetched from memory together. A batch
+// is part of its poller's frame, and only that poller uses it.
 type batch struct {
 	port          *Port
 	frames, bytes int // read in this turn
-	limit         int // of frames in this turn
+	limit         int // how many frames the turn may read
 	pending       [batchFrames]pendingFrame
 	n             int // how many pending frames there are
 	next          int // the first pending frame that has no verdict yet
-	joined        int // how many of them, joined, the frame in the pipeline consists of
+	joined        int // how many pending frames were joined into the frame in the pipeline
 	currentBytes  int // length of the frame in the pipeline, with its virtio header; 0: there is none
 
 	began     time.Duration
 	checked   time.Duration // when the clock was read last
-	unchecked int           // frames since then
+	unchecked int           // packets since then
 	expired   bool          // the turn has used up its time
 
-	unforwarded int // frames of the turn that went nowhere
+	unforwarded int // frames of the turn that were not forwarded
 }
 
-// A pendingFrame was read and is not yet forwarded.
+// A pendingFrame is a frame that was read and is not yet forwarded.
 type pendingFrame struct {
 	at, n      int // position and length in the batch's memory
 	identified bool
 	tuple      conntrack.Tuple
-	places     [2]conntrack.Place // in the zones of the sender's and the receiver's interface
+	places     [2]conntrack.Place // of the connection, in the zones of the sender's and the receiver's interface
 }
 
 func (b *batch) begin(port *Port, now time.Duration) {
@@ -59,9 +59,9 @@ func (b *batch) begin(port *Port, now time.Duration) {
 	b.unforwarded = 0
 }
 
-// frameDone notes that the frame in the pipeline has its verdict. The frame counts as so many
-// packets. After every checkEvery packets frameDone reads the clock: it ends a turn that takes too
-// long, and has the next writes timed.
+// frameDone notes that the frame in the pipeline has its verdict. packets is how many packets the
+// frame counts as. After every checkEvery packets frameDone reads the clock: it ends a turn that
+// takes too long, and starts timing writes if the last packets took too long.
 func (f *frame) frameDone(packets int) {
 	b := &f.batch
 	b.next, b.joined, b.currentBytes = b.next+b.joined, 0, 0
@@ -76,16 +76,16 @@ func (f *frame) frameDone(packets int) {
 	b.checked, b.unchecked = now, 0
 }
 
-// lost returns how many packets were read from a device and have no verdict. A frame that was not
-// decoded counts as one packet.
+// lost returns how many packets were read from a device and have no verdict yet. A frame that was
+// not decoded counts as one packet.
 func (f *frame) lost() int {
 	b := &f.batch
 	return b.n - b.next + max(0, int(f.pkt.Segments)-max(1, b.joined))
 }
 
-// read reads frames into memory, one after the other, until the device has none (the error is the
-// device's), one of them is large, or there is no room for more. At the end of the turn it returns
-// EAGAIN.
+// read reads frames into memory, one after the other. It returns nil when it has read a large frame
+// or memory has no room for another one, the device's error when the device has no more frames, and
+// EAGAIN at the end of the turn.
 func (b *batch) read(memory []byte) error {
 	failpoint.Reach()
 	b.n, b.next = 0, 0
@@ -128,8 +128,9 @@ func (b *batch) lostInDevice(err error) bool {
 	return true
 }
 
-// prefetch fetches the connections of the pending frames from memory, if there are several flows.
-// The frames are not checked yet, so a fetch may turn out useless, and nothing else depends on it.
+// prefetch loads the connections of the pending frames into the processor's cache, if there are at
+// least two frames. The frames are not checked yet, so a connection may be loaded that is not
+// needed.
 func (f *frame) prefetch() {
 	failpoint.Reach()
 	a := f.snapshot.attachment(f.batch.port)
@@ -166,8 +167,9 @@ func (f *frame) prefetch() {
 	}
 }
 
-// joinable returns up to which length, with its virtio header, a frame may be joined with others. A
-// frame that exceeds an MTU must stay alone, because the error to its sender quotes its headers.
+// joinable returns the length, with virtio header, up to which a frame from the port may be joined
+// with others; 0 if none may. A frame that exceeds an MTU must stay alone, because the error to its
+// sender quotes its headers.
 func (f *frame) joinable(port *Port) int {
 	failpoint.Reach()
 	a := f.snapshot.attachment(port)
@@ -196,7 +198,8 @@ func (f *frame) forwardBatch() {
 		n, first := w.n, i
 		i++
 		if i < len(all) && n <= joinable && f.train.Lead(f.buffer, n) {
-			// Joining moves the payload of a frame to the front, over frames that are joined already.
+			// Joining moves the payload of a frame towards the start of memory, over the frames
+			// joined before it.
 			for i < len(all) && f.train.Follow(f.memory[all[i].at:all[i].at+all[i].n]) {
 				i++
 			}

@@ -10,7 +10,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// Bounds of the parts of Describe. Together with connections and a Trace they make fewer than 100 lines.
+// The most lines of each part of Describe. Together with the connections and a Trace the parts have
+// fewer than 100 lines.
 const (
 	describedPorts    = 8
 	describedVerdicts = 16
@@ -28,7 +29,7 @@ func (s *Switch) Describe(now time.Duration) string {
 	v := tabwriter.NewWriter(&verdicts, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(v, "PORT\tVERDICT\tPACKETS\tMEANING")
 	var sets []*firewall.Set
-	names := map[*firewall.Set][]string{} // of the ports with a set
+	names := map[*firewall.Set][]string{} // names of the ports that have the set
 	for _, p := range s.Ports() {
 		lease, address := "none", "none"
 		if a := snapshot.attachment(p); a != nil {
@@ -55,8 +56,8 @@ func (s *Switch) Describe(now time.Duration) string {
 		firstLines(verdicts.String(), describedVerdicts) + s.tracker.Describe(now) + firstLines(rules.String(), describedRules)
 }
 
-// String describes the way of a traced packet, and for each interface that it crossed the connection, or the
-// rules that admitted or refused it.
+// String describes the way of a traced packet, and for each interface that the packet crossed its
+// connection, or the rules that admitted or refused it.
 func (t Trace) String() string {
 	var b strings.Builder
 	at := "no port"
@@ -75,7 +76,7 @@ func (t Trace) String() string {
 	return firstLines(b.String(), describedTrace)
 }
 
-// firstLines returns the first n lines of a text, and says how many it left out.
+// firstLines returns the first n lines of a text, and a line with the number of lines left out.
 func firstLines(text string, n int) string {
 	lines := strings.SplitAfter(text, "\n")
 	if len(lines) <= n+1 {

@@ -11,12 +11,12 @@ import (
 )
 
 // An Endpoint is the forwarding entry of an interface: its addresses, and the port or node that has
-// it. It is read only once it was added to an Edit.
+// it. Once it was added to an Edit, nobody may change it.
 type Endpoint struct {
 	Epoch   uint64 // of the lease
 	Address netip.Addr
-	Public  netip.Addr // of Address; zero: none
-	Further []Pair     // besides Address, in the same Subnet
+	Public  netip.Addr // the public address of Address; zero if it has none
+	Further []Pair     // the interface's other addresses, in the Subnet of Address
 	MAC     ec2.MAC
 	Groups  []firewall.GroupNumber
 	Port    *Port // nil if the interface is not on this node
@@ -24,7 +24,7 @@ type Endpoint struct {
 	Node uint32
 	// Unchecked: the interface forwards for others (EC2 User Guide, "Source/destination checking").
 	// It may send from any address, and receives all packets that its neighbours address to its
-	// MAC. A packet that it sends from an address of another interface has no groups.
+	// MAC. A packet that it sends from an address of another interface matches no rule for a group.
 	Unchecked bool
 
 	network VNI // set by AddEndpoint
@@ -60,7 +60,8 @@ func (e *Endpoint) PublicOf(private netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// PrivateOf returns the private address of one of the Endpoint's public ones.
+// PrivateOf returns the private address of a public one of the Endpoint; zero if it is not the
+// Endpoint's.
 func (e *Endpoint) PrivateOf(public netip.Addr) netip.Addr {
 	if public == e.Public {
 		return e.Address
@@ -73,7 +74,7 @@ func (e *Endpoint) PrivateOf(public netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// pairs returns all addresses, the primary one first.
+// pairs returns all addresses of the Endpoint, the primary one first.
 func (e *Endpoint) pairs() []Pair {
 	return append([]Pair{{e.Address, e.Public}}, e.Further...)
 }
@@ -100,7 +101,7 @@ func (s *Snapshot) Public(a netip.Addr) *Endpoint {
 // add a new one.
 func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
 	n := *e.next.networks[v]
-	if ep.network != v { // an Endpoint that is in force is not written
+	if ep.network != v { // an Endpoint that is in force must not be written
 		ep.network = v
 	}
 	for _, p := range ep.pairs() {
@@ -115,8 +116,8 @@ func (e *Edit) AddEndpoint(v VNI, ep *Endpoint) {
 	e.replace(&n)
 }
 
-// RemoveEndpoint removes the addresses of an interface. An address that has a newer lease, so
-// another Epoch, stays.
+// RemoveEndpoint removes the addresses of an interface. An address stays if it was leased again, so
+// that another Epoch has it.
 func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
 	n := *e.next.networks[v]
 	for _, p := range ep.pairs() {
@@ -133,8 +134,8 @@ func (e *Edit) RemoveEndpoint(v VNI, ep *Endpoint) {
 	e.replace(&n)
 }
 
-// setUnchecked sets or removes the interface that forwards for others under a MAC address. There
-// are few, so all are copied.
+// setUnchecked sets or removes the interface that forwards for others under a MAC address. It
+// copies the map, which is small.
 func (n *Network) setUnchecked(mac ec2.MAC, ep *Endpoint) {
 	n.unchecked = maps.Clone(n.unchecked)
 	if ep == nil {

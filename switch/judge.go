@@ -9,7 +9,8 @@ import (
 )
 
 // judge decides whether a packet may cross an interface: by its connection, or else by the rules of
-// the interface's groups. peer is the other end of the packet.
+// the interface's groups. It returns Forward or the verdict that drops the packet. peer is the
+// other end of the packet.
 func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -55,9 +56,9 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 	return f.judgeNew(a, d, peer, answer.Status)
 }
 
-// judgeToSelf checks the rules for a packet that an interface sends to itself. The zone cannot be
-// asked: it knows the connection from the packet's way out, and would admit what no ingress rule
-// admits.
+// judgeToSelf checks the rules for a packet that an interface sends to itself. It does not look up
+// the connection: the packet's way out may have stored it in the same zone, so it would admit a
+// packet that no ingress rule admits.
 func (f *frame) judgeToSelf(a *Attachment, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	if f.trace != nil {
@@ -100,7 +101,7 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	case p.Flow.Protocol == packet.ProtocolTCP && !p.IsFirstSYN():
 		return verdict.Forward // a TCP segment in the middle of a connection creates none
 	case d == conntrack.Out && p.Flow.Protocol == packet.ProtocolUDP && a.justClosed(p.Flow.SrcPort, f.now):
-		return verdict.Forward // an answer to a revoked connection creates none
+		return verdict.Forward // an answer in a revoked connection creates none
 	case p.Flow.Protocol == packet.ProtocolICMP && p.ICMPType != packet.ICMPEcho && p.ICMPType != packet.ICMPTimestamp:
 		return verdict.Forward // an ICMP message that is no query creates no connection
 	case decision.World && hasPorts(p) && opposite.Open(p.Flow.Protocol, peer.Addr):
@@ -110,8 +111,8 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 }
 
 // answersUntracked reports whether a packet that leaves is an answer in a connection that is not
-// tracked. From its first answer on the connection is stored, so that it can be cut when its rule
-// is revoked.
+// tracked, and if so sets admission. The connection is stored from its first answer on, so that it
+// can be cut when its rule is revoked.
 func (f *frame) answersUntracked(a *Attachment, d conntrack.Direction, peer firewall.Source, admission *conntrack.Admission) bool {
 	failpoint.Reach()
 	p := &f.pkt
@@ -131,9 +132,9 @@ func hasPorts(p *packet.Packet) bool {
 	return p.Flow.Protocol == packet.ProtocolTCP || p.Flow.Protocol == packet.ProtocolUDP
 }
 
-// judgeAgain checks the rules in force for a connection that older rules admitted, by its first
-// packet, and cuts the connection if they do not admit it. Otherwise an answer in an untracked
-// connection still needs a rule that admits it.
+// judgeAgain checks a connection that older rules admitted against the rules in force: if these
+// would not admit its first packet, it cuts the connection. In an untracked connection that they
+// admit, an answer still needs a rule of its own.
 func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrack.Answer, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -175,9 +176,9 @@ func replyKey(p *packet.Packet) uint16 {
 	return 0
 }
 
-// judgeError admits an ICMP error about a known connection, about a packet that the rules admit
-// untracked, or by a rule for such errors. Redirects and source quenches never pass: no EC2 network
-// needs them, and a forged redirect diverts traffic.
+// judgeError admits an ICMP error if it is about a known connection, if it is about a packet that
+// the rules admit untracked, or if a rule admits such errors. Redirects and source quenches never
+// pass: no EC2 network needs them, and a forged redirect diverts traffic.
 func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -219,7 +220,7 @@ func (f *frame) aboutUntracked(a *Attachment, d conntrack.Direction, peer firewa
 	return decision.World && a.Rules.Egress.Open(p.Quoted.Protocol, peer.Addr)
 }
 
-// tables returns the rules for a direction and for the opposite one.
+// tables returns the rules for direction d and for the opposite direction.
 func (a *Attachment) tables(d conntrack.Direction) (table, opposite *firewall.Table) {
 	if d == conntrack.In {
 		return a.Rules.Ingress, a.Rules.Egress

@@ -10,8 +10,8 @@ import (
 )
 
 // A poller that works busyBatches batches without a sleep asks for processors that stay awake. A few
-// packets and their answers take fewer. After a sleep shorter than shortSleep it asks again at once,
-// because the traffic has not stopped.
+// packets and their answers take fewer batches. After a sleep shorter than shortSleep it asks again
+// at once, because the traffic has not stopped.
 const (
 	busyBatches = 8
 	shortSleep  = time.Millisecond
@@ -36,8 +36,9 @@ type latencyRequest struct {
 	slept   time.Duration // when the request was last withdrawn
 }
 
-// newLatencyRequest returns a request that does nothing where it is not possible or not needed:
-// outside of a virtual machine a processor wakes faster, and its sleep saves power.
+// newLatencyRequest returns a request that does nothing if halt is true, if the process lacks the
+// privilege, or outside of a virtual machine, where a processor wakes faster and its sleep saves
+// power.
 func newLatencyRequest(halt bool) latencyRequest {
 	driver, err := os.ReadFile("/sys/devices/system/cpu/cpuidle/current_driver")
 	if halt || err != nil || strings.TrimSpace(string(driver)) != "haltpoll" {
@@ -45,12 +46,12 @@ func newLatencyRequest(halt bool) latencyRequest {
 	}
 	fd, err := unix.Open("/dev/cpu_dma_latency", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return latencyRequest{fd: -1} // without the privilege processors halt
+		return latencyRequest{fd: -1} // without the privilege the processors halt when they are idle
 	}
 	return latencyRequest{fd: fd}
 }
 
-// beforeBatch is called before each batch.
+// beforeBatch, called before each batch, begins the request when the poller has worked long enough.
 func (r *latencyRequest) beforeBatch(now time.Duration) {
 	if r.active || r.fd < 0 {
 		return
@@ -60,7 +61,7 @@ func (r *latencyRequest) beforeBatch(now time.Duration) {
 	}
 }
 
-// beforeSleep is called before the poller sleeps.
+// beforeSleep, called before the poller sleeps, withdraws the request.
 func (r *latencyRequest) beforeSleep(now time.Duration) {
 	r.batches = 0
 	if r.active {

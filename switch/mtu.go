@@ -28,7 +28,7 @@ func (f *frame) mtu() int {
 }
 
 // checkTunnelMTU drops a packet that is too large for the tunnel to its receiver and may not be
-// fragmented, and tells its sender.
+// fragmented, and tells its sender. It returns false and the verdict if it dropped the packet.
 func (f *frame) checkTunnelMTU(a *Attachment, to *Endpoint) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	t := f.snapshot.tunnel
@@ -42,8 +42,8 @@ func (f *frame) checkTunnelMTU(a *Attachment, to *Endpoint) (verdict.Verdict, bo
 	return v, ok
 }
 
-// answerTooBig tells an instance that its packet is larger than its own network carries. It tells
-// only the true sender: an answer to a forged source would reach another instance.
+// answerTooBig tells an instance that its packet is larger than its own network carries. It sends
+// nothing if the source is forged, because the error would reach another instance.
 func (f *frame) answerTooBig(v verdict.Verdict) {
 	failpoint.Reach()
 	if v != verdict.TooBig || !f.pkt.DontFragment {
@@ -56,11 +56,12 @@ func (f *frame) answerTooBig(v verdict.Verdict) {
 	}
 }
 
-// sendTooBig tells the sender of a packet that was dropped for its size which size fits (RFC 1191 §4).
+// sendTooBig tells the sender of a packet that was dropped for its size the largest size that fits
+// (RFC 1191 §4).
 //
 // The answer quotes the packet as it was sent, so sendTooBig must run before an address is rewritten. It goes
-// back to the interface that sent the packet, one for one, so it amplifies nothing and needs no limit. It
-// may get lost, as any ICMP message.
+// back to the interface that sent the packet, one error for one packet, so it amplifies nothing and needs no
+// limit. It may get lost, as any ICMP message.
 func (f *frame) sendTooBig(a *Attachment, mtu int) {
 	failpoint.Reach()
 	if f.trace != nil {

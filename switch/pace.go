@@ -18,13 +18,13 @@ const (
 	slowWrite  = 100 * time.Microsecond
 	slowByte   = time.Nanosecond
 	slowPacket = 3 * time.Microsecond
-	// slowShare bounds the time of a port's slow writes to one part in so many of the poller's
-	// time. slowBurst may come at once, because a single write may be slow by chance. Beyond that
-	// one frame is written in slowEvery, at most.
+	// Slow writes to a port may take one part in slowShare of the poller's time, and slowBurst at
+	// once, because a single write may be slow by chance. A port that exceeds both gets at most one
+	// frame in slowEvery.
 	slowShare = 10
 	slowBurst = 10 * time.Millisecond
 	slowEvery = 10 * time.Millisecond
-	// watchFor is how long each write to a port is timed after a slow one.
+	// watchFor is how long each write to a port is timed after a slow write to it.
 	watchFor = time.Minute
 	// timedWrites is how many writes are timed, whatever port they are to, after some frames took
 	// so long that one of their receivers must be slow.
@@ -35,8 +35,8 @@ const (
 //
 // A write into a TAP runs the network stack of its receiver, with packet filters that the
 // receiver's root chooses (packet(7)). So an instance can make each write to it a thousand times as
-// expensive as usual, and cause many, through its neighbours or by ARP requests. To time each write
-// would cost too much. So a poller times writes for a while after some frames took too long
+// expensive as usual, and cause many writes, through its neighbours or by ARP requests. Timing each
+// write would cost too much. So a poller times writes for a while after some frames took too long
 // together, and then goes on with the writes to a port that proved slow. A frame to such a port is
 // dropped if its next write is not due.
 //
@@ -45,17 +45,17 @@ const (
 // each other's values, which are nearly equal.
 type pace struct {
 	watch  atomic.Int64 // writes are timed until then; 0: they are not
-	next   atomic.Int64 // no write before then
+	next   atomic.Int64 // when the next write is due
 	owed   atomic.Int64 // time of slow writes, minus what was allowed
 	owedAt atomic.Int64 // when owed was computed
 }
 
-// timesWrites reports whether the next write to a port may have to be timed, which is rare. write
-// calls it first because the compiler inlines it.
+// timesWrites reports whether the next write to a port may have to be timed, which is rare. The
+// function write calls it before beginWrite, because the compiler inlines it.
 func (f *frame) timesWrites(to *Port) bool { return f.writesToTime != 0 || to.pace.watch.Load() != 0 }
 
-// beginWrite reports whether a frame may be written to a port now. begin is an argument of
-// endWrite.
+// beginWrite reports whether a frame may be written to a port now. The caller passes begin to
+// endWrite; it is 0 if the write is not timed.
 func (f *frame) beginWrite(to *Port) (begin time.Duration, ok bool) {
 	failpoint.Reach()
 	if !f.timesWrites(to) || to.kind != InstancePort {

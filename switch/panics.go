@@ -32,8 +32,8 @@ const (
 //
 // The panic is charged to the instance that sent the frame. If it causes too many, its port is
 // shut, because each panic costs the poller time that other ports need. A tunnel carries the frames
-// of many instances, so a panic there is charged to the interface that the seal names, and frames
-// from that interface are then dropped. The uplink is never shut.
+// of many instances, so a panic there is charged to the interface that the sealed datagram names as
+// its sender, and only frames from that interface are dropped. The uplink is never shut.
 
 // A panicCount counts the panics of the current panicWindow. Only the poller of its port uses it,
 // or whoever holds panics.mu.
@@ -42,7 +42,7 @@ type panicCount struct {
 	n     int
 }
 
-// add counts a panic and reports whether the limit is reached.
+// add counts a panic and reports whether there are now maxPanics within panicWindow.
 func (c *panicCount) add(now time.Duration) bool {
 	if c.n == 0 || now-c.since > panicWindow {
 		*c = panicCount{since: now}
@@ -51,7 +51,7 @@ func (c *panicCount) add(now time.Duration) bool {
 	return c.n >= maxPanics
 }
 
-// A sender is an interface of another node, as the seal names it.
+// A sender is an interface of another node, as the sealed part of a datagram names it.
 type sender struct {
 	node  uint32
 	epoch uint64
@@ -162,7 +162,8 @@ func (s *Switch) Refused() (epochs []uint64) {
 	return epochs
 }
 
-// refuses reports whether the frames of an interface of another node are dropped.
+// refuses reports whether the frames of an interface of another node are dropped because of its
+// panics.
 func (s *Switch) refuses(from packet.Origin) bool {
 	refused := s.panics.refused.Load()
 	return refused != nil && (*refused)[sender{from.Node, from.Epoch}]

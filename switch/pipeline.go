@@ -24,9 +24,9 @@ func (f *frame) receive(in *Port, n int) {
 	at.count(v, max(f.pkt.Segments, uint32(f.batch.joined)))
 }
 
-// forward is the way of a frame from an instance's port, and the entry for all frames. It returns
-// the frame's verdict and the port that the verdict concerns: the port where the frame came in, or,
-// from deliver on, the port it was to leave by.
+// forward carries a frame from an instance's port, and calls forwardFromUplink or forwardFromTunnel
+// for all other frames. It returns the frame's verdict and the port that the verdict concerns: the
+// port where the frame came in, or, from deliver on, the port it was to leave by.
 func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	if v, ok := f.decode(b); !ok {
@@ -56,8 +56,8 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	return f.route(a)
 }
 
-// decode reads the headers into f.pkt and rebuilds the virtio header. The MTU is that of the
-// network that the frame came from.
+// decode reads the headers into f.pkt and rebuilds the virtio header. It returns false and the
+// verdict for a malformed frame, and for one larger than the MTU of the network that it came from.
 func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	if v, ok := f.decoder.Decode(b[min(offloadLen, len(b)):], &f.pkt); !ok {
@@ -66,7 +66,8 @@ func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
 	return packet.Sanitize(b[:offloadLen], &f.pkt, f.mtu())
 }
 
-// ready fails closed: a port without an attachment passes nothing.
+// ready returns false and NotReady for a port without an attachment, which passes nothing (fail
+// closed).
 func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 	if a == nil {
 		return verdict.NotReady, false
@@ -74,9 +75,9 @@ func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 	return verdict.Unset, true
 }
 
-// peer returns the destination of a packet that leaves an instance, as egress rules see it. It is a
-// member of groups only if the packet goes straight to it: a packet that is handed to another
-// interface, which forwards it, may end anywhere.
+// peer returns the destination of a packet that leaves an instance, as egress rules see it. The
+// destination has its groups only if the packet goes straight to it: a packet that is handed to
+// another interface, which forwards it, may end anywhere.
 func (f *frame) peer() firewall.Source {
 	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
 	if f.dst != nil && (f.pkt.DstMAC == GatewayMAC || f.pkt.DstMAC == f.dst.MAC) {
@@ -85,8 +86,8 @@ func (f *frame) peer() firewall.Source {
 	return peer
 }
 
-// route finds the receiver of a packet from an instance: an interface of the network, the owner of
-// a public address, or the router behind the uplink.
+// route finds the receiver of a packet from an instance, and delivers the packet to it: an
+// interface of the network, the owner of a public address, or the router behind the uplink.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	f.from = firewall.Source{Addr: f.pkt.Flow.Src}
@@ -115,7 +116,7 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 }
 
 // forwarder returns the interface that the frame is addressed to by its MAC address, if that
-// interface forwards for others and so may receive packets to any address.
+// interface forwards for others and so may receive packets to any address; nil otherwise.
 func (f *frame) forwarder(n *Network) *Endpoint {
 	if f.viaGateway || len(n.unchecked) == 0 {
 		return nil
@@ -133,7 +134,7 @@ func (f *frame) unassigned(n *Network) verdict.Verdict {
 
 // routeToInternet carries a packet out of its network. If the destination is a public address of
 // the cluster, both ends are rewritten here, as AWS does. Otherwise the source is rewritten and the
-// packet leaves by the uplink. A sender without a public address has no way out.
+// packet leaves by the uplink. A packet whose source has no public address is dropped.
 func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	p := &f.pkt
@@ -165,7 +166,8 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	return up.Port, f.write(up.Port)
 }
 
-// checkRoute checks that the routes of a subnet lead a remote address to an internet gateway.
+// checkRoute checks that the routes of a subnet lead to an internet gateway for a remote address.
+// It returns false and NotRouted if they do not.
 func (f *frame) checkRoute(s *Subnet, of *Endpoint, remote netip.Addr) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	if s.TargetOf(remote) == Internet {
@@ -177,9 +179,9 @@ func (f *frame) checkRoute(s *Subnet, of *Endpoint, remote netip.Addr) (verdict.
 	return verdict.NotRouted, false
 }
 
-// forwardFromUplink is the way of a frame from the uplink: 1:1 NAT to the instance that has the
-// public address, and the ingress rules of that instance. The source matches rules by CIDR alone:
-// whatever address it claims, it is no member of a group.
+// forwardFromUplink carries a frame from the uplink: 1:1 NAT to the instance that has the public
+// address, then the ingress rules of that instance. The source matches rules by CIDR alone: no
+// address makes it a member of a group.
 func (f *frame) forwardFromUplink() (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	up := f.snapshot.uplink
@@ -213,8 +215,8 @@ func (f *frame) notReady() verdict.Verdict { v, _ := f.ready(nil); return v }
 
 // deliverFromInternet delivers a packet that was sent to a public address, after the NAT to the
 // private one. It drops a packet whose source lies within the network, because no such packet comes
-// from outside of it. It also drops a packet that the receiver could not answer, because its subnet
-// has no route back.
+// from outside of it. It also drops a packet that the receiver could not answer, because the
+// receiver's subnet has no route back.
 func (f *frame) deliverFromInternet(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	if n == nil || n.Prefix.Contains(f.pkt.Flow.Src) {
@@ -226,9 +228,9 @@ func (f *frame) deliverFromInternet(n *Network, to *Endpoint) (*Port, verdict.Ve
 	return f.deliver(to)
 }
 
-// forwardFromTunnel is the way of a frame from another node. That node has checked the sender's
-// egress rules; the receiver's ingress rules are checked here. There is no transit: the packet ends
-// at an instance of this node or is dropped.
+// forwardFromTunnel carries a frame from another node. That node has checked the sender's egress
+// rules; the receiver's ingress rules are checked here. There is no transit: the packet ends at an
+// instance of this node or is dropped.
 func (f *frame) forwardFromTunnel() (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	t := f.snapshot.tunnel
@@ -260,7 +262,7 @@ func (f *frame) forwardFromTunnel() (*Port, verdict.Verdict) {
 	if fromPublic {
 		return f.deliverFromInternet(n, owner)
 	}
-	return f.deliver(owner) // if the owner is on another node, send refuses
+	return f.deliver(owner) // if the owner is on another node, send drops the packet
 }
 
 // deliver hands the packet to an instance of this node if its ingress rules admit it. For an
@@ -288,7 +290,7 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	return to.Port, f.write(to.Port)
 }
 
-// Each dropping verdict is made by one function. Several callers use these.
+// Each dropping verdict is made by one function. Those below have several callers.
 
 func (f *frame) unreachable() verdict.Verdict { return verdict.NoRoute }
 

@@ -21,18 +21,19 @@ import (
 
 const (
 	// spinFor is how long an idle poller looks for frames before it sleeps. The answer to a frame
-	// that it has just delivered often comes sooner than a sleeper can be woken, and to wake a
-	// thread on an idle processor costs the sender more than the frame.
+	// that it has just delivered often comes sooner than a sleeping thread can be woken, and waking
+	// a thread on an idle processor costs the sender more time than sending the frame.
 	spinFor = 100 * time.Microsecond
-	// priority is the nice value of a poller's thread. It is above that of the senders and
-	// receivers, which otherwise finish their time slice first. It is low enough that a poller does
-	// not interrupt a sender for every frame.
+	// priority is the nice value of a poller's thread. It runs the poller before senders and
+	// receivers, which otherwise finish their time slice first, but does not let it interrupt a
+	// sender for every frame.
 	priority = -5
 	// frameSize is the largest frame that a TAP returns, with its virtio header.
 	frameSize = 10 + 14 + 65535 + 8
 )
 
-// The states of a poller that works on no batch. In a batch the state is its generation plus one.
+// The states of a poller that works on no batch. In a batch the state is the generation of its
+// Snapshot plus one.
 const (
 	idle    = 0
 	loading = ^uint64(0)
@@ -42,8 +43,8 @@ const (
 // last write. It waits in an epoll of its own, because Go's network poller costs a wake-up and a
 // scheduling for every frame.
 //
-// Other goroutines use only the atomic fields, and add, remove and stop. mu guards the replacement
-// of the map of ports; no other lock is taken within it.
+// Other goroutines use only the atomic fields, and the methods add, remove and stop. mu guards the
+// replacement of the map of ports; no other lock is taken within it.
 type poller struct {
 	sw      *Switch
 	number  int // its queue in a TunnelDevice; below maxPollers
@@ -52,7 +53,7 @@ type poller struct {
 	latency latencyRequest
 	frame   *frame // the frame in the pipeline
 
-	paused []pause // ports that are not watched for a while
+	paused []pause // the ports that are not watched at present
 
 	state   atomic.Uint64 // idle, loading, or generation + 1
 	batch   atomic.Uint64 // how many batches have begun
@@ -130,8 +131,8 @@ func (p *poller) change(with func(map[int32]*Port)) {
 
 func (p *poller) busy() bool { return p.state.Load() != idle }
 
-// enforced returns the oldest generation that the poller may obey. While it loads a Snapshot it may
-// get either, so it counts as obeying none.
+// enforced returns the oldest generation that the poller may obey. A poller that loads a Snapshot
+// may get the old or the new one, so it counts as obeying none (0).
 func (p *poller) enforced() uint64 {
 	switch state := p.state.Load(); state {
 	case idle:
@@ -143,20 +144,20 @@ func (p *poller) enforced() uint64 {
 	}
 }
 
-// A pause is a port that is not watched until then.
+// A pause is a port that is not watched until a time.
 type pause struct {
 	descriptor int
 	until      time.Duration
 }
 
-// pause stops watching a port until then. If the port is removed meanwhile it is not watched again,
-// because its descriptor has left the epoll.
+// pause stops watching a port until the given time. A port that is removed before that time is not
+// watched again, because its descriptor has left the epoll.
 func (p *poller) pause(port *Port, until time.Duration) {
 	p.watch(port.end.FD(), 0)
 	p.paused = append(p.paused, pause{port.end.FD(), until})
 }
 
-// resumePaused watches the ports again whose pause is over.
+// resumePaused watches those ports again whose pause is over.
 func (p *poller) resumePaused(now time.Duration) {
 	p.paused = slices.DeleteFunc(p.paused, func(r pause) bool {
 		if now < r.until {
@@ -200,8 +201,8 @@ func (p *poller) runPoll() {
 	}
 }
 
-// round gives each readable port a turn, all with one Snapshot, and returns the time when it ended.
-// A port that has used more than its share of time gets no turn, unless all have.
+// round gives each readable port a turn, all with one Snapshot, and returns the time when the last
+// turn ended. A port that has used more than its share of time gets no turn, unless all ports have.
 func (p *poller) round(readable []unix.EpollEvent) time.Duration {
 	p.batch.Add(1)
 	p.state.Store(loading)
@@ -232,8 +233,8 @@ func (p *poller) round(readable []unix.EpollEvent) time.Duration {
 	return now
 }
 
-// turn reads and forwards the frames of a port, up to the limits of a turn. now is its beginning;
-// it returns its end.
+// turn reads and forwards the frames of a port, up to the limits of a turn. now is the time when
+// the turn begins; turn returns the time when it ends.
 func (p *poller) turn(port *Port, snapshot *Snapshot, now time.Duration) time.Duration {
 	p.frame.snapshot, p.frame.now = snapshot, now
 	p.drainRecovering(port)
@@ -255,7 +256,8 @@ func (p *poller) drainRecovering(port *Port) {
 	p.drain(p.frame, port)
 }
 
-// wait returns how many ports are readable. For a while after work it looks without sleeping.
+// wait returns how many ports are readable. Until spinFor after the last work it polls without
+// sleeping, then it sleeps until a port is readable.
 func (p *poller) wait(events []unix.EpollEvent, lastWork time.Duration) int {
 	for lastWork != 0 {
 		if n := epollNow(p.epoll, events); n > 0 {
@@ -334,9 +336,9 @@ func (p *poller) drainTunnel(f *frame, port *Port) {
 	}
 }
 
-// monotonic reads the clock that connections are dated by. The clock outlives the process and
-// restarts with the kernel, as does the tmpfs with the connections. The runtime reads the same
-// clock without a system call, but counts from its own start.
+// monotonic reads the clock of the times in connections. Like the tmpfs that holds the connections,
+// the clock outlives the process and restarts with the kernel. The runtime reads the same clock
+// without a system call, but counts from its own start.
 func monotonic() time.Duration { return sinceBoot + time.Since(started) }
 
 var started, sinceBoot = func() (time.Time, time.Duration) {

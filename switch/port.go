@@ -7,8 +7,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// A Device is where a port reads and writes frames. Packages tap and afpacket have the real ones,
-// taptest one for tests.
+// A Device is where a port reads and writes frames. Packages tap and afpacket implement it for
+// devices of the kernel, taptest for tests.
 type Device interface {
 	// FD is readable when Read has a frame.
 	FD() int
@@ -29,7 +29,7 @@ type PortKind uint8
 
 const (
 	InstancePort PortKind = iota // one interface of an instance
-	UplinkPort                   // the hosts that are no instances
+	UplinkPort                   // all hosts that are no instances
 	TunnelPort                   // the instances of other nodes
 )
 
@@ -42,8 +42,8 @@ type end interface {
 // A Port is where frames enter and leave the switch. The Switch owns it from AddPort to RemovePort.
 //
 // The fields above share do not change after AddPort. share and panics belong to the port's poller.
-// The rest is atomic: any poller writes to the port and counts, and any goroutine reads the
-// counters.
+// All other fields are atomic: any poller writes to the port and counts, and any goroutine reads
+// the counters.
 type Port struct {
 	name     string
 	kind     PortKind
@@ -81,7 +81,7 @@ func (p *Port) IsShut() bool { return p.shut.Load() }
 func (p *Port) count(v verdict.Verdict, segments uint32) { p.verdicts[v].Add(uint64(segments)) }
 
 // QueueDrops returns how many frames the kernel dropped before the switch read them. They have no
-// verdict. It is 0 for a device that cannot tell.
+// verdict. It returns 0 for a device that does not count them.
 func (p *Port) QueueDrops() (uint64, error) {
 	if d, ok := p.end.(interface{ QueueDrops() (uint64, error) }); ok {
 		return d.QueueDrops()

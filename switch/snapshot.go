@@ -38,7 +38,7 @@ type Network struct {
 	Prefix  netip.Prefix // all private addresses of the network
 	Gateway netip.Addr   // zero: each Subnet has its own
 	Subnets []Subnet
-	MTU     int  // bytes of an IP packet
+	MTU     int  // bytes of the largest IP packet
 	Strict  bool // revoked rules cut tracked connections too
 
 	fdb       *bart.Table[*Endpoint]
@@ -60,7 +60,7 @@ type Attachment struct {
 	// network uses it.
 	Lost uint64
 
-	subnet   *Subnet // that holds Endpoint.Address
+	subnet   *Subnet // the Subnet of Endpoint.Address
 	revision conntrack.Revision
 	// regrouped is the generation at which the interface got its current groups.
 	regrouped uint64
@@ -68,9 +68,9 @@ type Attachment struct {
 }
 
 // A closedRange is a range of UDP ports that was open to all addresses until a moment ago. An
-// instance may still send answers from them. These are admitted but stored as no connection: a
-// stored one would let in the revoked senders, as if they were answering. Their connections may be
-// gone, or were never stored, so the ports are all there is to recognise an answer by.
+// instance may still send answers from them. The answers pass but create no connection, because a
+// connection would admit further packets of the revoked senders. An answer can only be recognised
+// by its port, because its connection may have timed out or was never stored.
 type closedRange struct {
 	ports firewall.PortRange
 	until time.Duration
@@ -78,7 +78,7 @@ type closedRange struct {
 
 const (
 	closedFor       = 180 * time.Second // the longest idle timeout of a UDP connection
-	maxClosedRanges = 64                // of a port; when it is full the newest range is widened to hold the next
+	maxClosedRanges = 64                // of one Attachment; at the bound the newest range is widened to include the next
 )
 
 func (s *Snapshot) attachment(p *Port) *Attachment {
@@ -98,7 +98,7 @@ func (s *Snapshot) inPublicPool(a netip.Addr) bool {
 	return slices.ContainsFunc(s.publicPools, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// An Edit builds the next Snapshot from the one in force. It shares with it all that it does not
+// An Edit builds the next Snapshot from the one in force. The two share all that the Edit does not
 // change: a new address costs one path of a trie, not a copy of all addresses. Only the goroutine
 // that called Switch.Edit uses it, until Publish.
 type Edit struct {
@@ -131,7 +131,7 @@ func (e *Edit) Network(n Network) {
 	}
 	n.setSubnets()
 	e.replace(&n)
-	for _, a := range e.next.attached { // replace has copied them
+	for _, a := range e.next.attached { // the method replace has copied the Attachments
 		if a != nil && a.Network == &n {
 			a.subnet = n.SubnetOf(a.Endpoint.Address)
 		}
@@ -142,7 +142,7 @@ func (e *Edit) Network(n Network) {
 // are dropped.
 func (e *Edit) RemoveNetwork(v VNI) { delete(e.next.networks, v) }
 
-// replace puts a network in place of the one with its VNI, in the attachments too.
+// replace puts a network in place of the one with the same VNI, also in the Attachments.
 func (e *Edit) replace(n *Network) {
 	e.next.networks[n.VNI] = n
 	for i, a := range e.next.attached {
@@ -160,8 +160,8 @@ func (e *Edit) PublicPools(pools []netip.Prefix) { e.next.publicPools = slices.C
 // Attach opens a port. It sets a.Network to the network v.
 //
 // An interface whose groups change keeps its connections. Tracked ones stay. Untracked ones that an
-// earlier group admitted are checked again, however the rules of the groups have changed since (EC2
-// User Guide, "Security group connection tracking").
+// earlier group admitted are checked against the new groups, whether or not rules have changed
+// since (EC2 User Guide, "Security group connection tracking").
 func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 	for len(e.next.attached) <= p.index {
 		e.next.attached = append(e.next.attached, nil)
@@ -219,7 +219,7 @@ func (a *Attachment) justClosed(port uint16, now time.Duration) bool {
 	return false
 }
 
-// Detach closes a port. It then passes nothing.
+// Detach closes a port, which then passes nothing.
 func (e *Edit) Detach(p *Port) {
 	if p.index < len(e.next.attached) {
 		e.next.attached[p.index] = nil

@@ -9,8 +9,9 @@ import (
 	"palisade/internal/verdict"
 )
 
-// checkSource checks a frame from an instance against its lease: an instance sends from its own
-// addresses only, and to one receiver only.
+// checkSource checks a frame from an instance against its lease: an instance may send from its own
+// addresses only, and to unicast addresses only. It returns false and the verdict if the frame must
+// be dropped.
 func (f *frame) checkSource(a *Attachment) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	p := &f.pkt
@@ -41,8 +42,8 @@ func (f *frame) isDHCPServer() bool {
 
 func (f *frame) refuseDHCPServer() verdict.Verdict { return verdict.DHCPServer }
 
-// checkUplinkSource drops sources that cannot come by the uplink: the cluster's own public
-// addresses, and addresses that never leave their link.
+// checkUplinkSource drops a frame whose source cannot come by the uplink: one of the cluster's own
+// public addresses, or an address that never leaves its link.
 func (f *frame) checkUplinkSource() (verdict.Verdict, bool) {
 	failpoint.Reach()
 	src := f.pkt.Flow.Src
@@ -91,7 +92,7 @@ func (f *frame) isOrigin(e *Endpoint) bool {
 	return e != nil && o.Node != 0 && e.Node == o.Node && (o.Unnamed || e.Epoch == o.Epoch) && e.MAC == f.pkt.SrcMAC
 }
 
-// unroutable reports whether an address is one that no instance may send from or to.
+// unroutable reports whether no instance may send from or to the address.
 func unroutable(a netip.Addr) bool {
 	return a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }

@@ -12,14 +12,14 @@ import (
 type Subnet struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
-	// Routes lead to addresses outside of the Network's Prefix. The longest prefix decides. Without
-	// a route a packet goes nowhere.
+	// Routes lead to addresses outside of the Network's Prefix. The longest prefix decides. A
+	// packet without a route is dropped.
 	Routes []Route
 
 	routes *bart.Table[Target]
 }
 
-// A Route leads to a Target.
+// A Route leads packets for a range of addresses to a Target.
 type Route struct {
 	Prefix netip.Prefix
 	Target Target

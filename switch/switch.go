@@ -36,8 +36,8 @@ var GatewayMAC = ec2.MAC{0x02, 0x00, 0x5e, 0x00, 0x00, 0x01}
 
 // Config is what New needs.
 type Config struct {
-	// Tracker holds the connections of all interfaces. It is required. The caller closes it, after
-	// Run has returned: before, a poller would read memory that is unmapped.
+	// Tracker holds the connections of all interfaces. It is required. The caller closes it after
+	// Run has returned; if it is closed earlier, a poller reads unmapped memory.
 	Tracker *conntrack.Tracker
 	// Logger gets what happens to ports and pollers. Default: discard, so that a panic of the
 	// pipeline is only counted.
@@ -47,8 +47,8 @@ type Config struct {
 	// instances; with fewer, one poller limits the throughput of all ports.
 	Pollers int
 	// Halt lets the idle processors of a virtual machine halt while frames flow. Default: they stay
-	// awake. With Halt the other machines on the host get that time, and each frame to an idle
-	// processor waits some 20 us for a wake-up by the hypervisor.
+	// awake. With Halt the other virtual machines of the host get the idle time, and each frame to
+	// an idle processor waits some 20 us for a wake-up by the hypervisor.
 	Halt bool
 }
 
@@ -84,8 +84,8 @@ func New(c Config) (*Switch, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Pollers == 0 {
-		// A poller that looks for frames takes a whole processor. The senders and the
-		// receivers of the frames need the others.
+		// A poller that looks for frames takes a whole processor. The senders and the receivers of
+		// the frames need the other processors.
 		c.Pollers = min(4, max(1, runtime.NumCPU()/2))
 	}
 	if c.Pollers > maxPollers {
@@ -133,8 +133,8 @@ func (s *Switch) Close() {
 	}
 }
 
-// sweepInterval is how often idle connections are freed. A connection stops to count as live when
-// it times out, freed or not.
+// sweepInterval is how often idle connections are freed. A connection no longer counts as live once
+// it has timed out, even if it is not freed yet.
 const sweepInterval = 2 * time.Second
 
 // runSweep frees idle connections until ctx ends.
@@ -225,7 +225,7 @@ func (s *Switch) synchronize() {
 }
 
 // Step gives every readable port one turn on the calling goroutine, and reports whether a port had
-// one. Tests call it in place of Run, to know when a frame has met its fate.
+// one. Tests call it in place of Run, to know when a frame has its verdict.
 func (s *Switch) Step() bool {
 	runtime.LockOSThread() // writes are timed by the thread
 	defer runtime.UnlockOSThread()
@@ -262,7 +262,7 @@ func (s *Switch) Ports() []*Port {
 func (s *Switch) Snapshot() *Snapshot { return s.snapshot.Load() }
 
 // Enforced returns the newest generation that every poller obeys. An idle poller counts as obeying
-// the current one, because it loads it before its next frame.
+// the current one, because it loads the current Snapshot before its next frame.
 func (s *Switch) Enforced() uint64 {
 	generation := s.snapshot.Load().Generation
 	for _, p := range s.pollers {

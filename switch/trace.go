@@ -10,8 +10,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// A Trace is what the pipeline did with one simulated packet. The pipeline itself makes it, on the
-// Snapshot and the connections in force, but writes and stores nothing.
+// A Trace is what the pipeline did with one simulated packet. The pipeline itself makes the Trace,
+// from the Snapshot and the connections in force, but writes no frame and stores no connection.
 type Trace struct {
 	Steps   []Step
 	Verdict verdict.Verdict
@@ -34,7 +34,7 @@ type Unrouted struct {
 
 // Onward is a frame that a tunnel would have carried.
 type Onward struct {
-	Node   uint32        // number of the receiving node
+	Node   uint32        // the number of the receiving node
 	Origin packet.Origin // without Node, which the receiver sets to the node that asks
 	Frame  []byte        // begins with its Ethernet header
 }
@@ -55,7 +55,7 @@ type Step struct {
 }
 
 // Trace runs the pipeline on a frame as if it had come in at a port. The frame begins with its
-// Ethernet header. Trace changes it.
+// Ethernet header. Trace overwrites the frame.
 func (s *Switch) Trace(in *Port, ethernet []byte) Trace {
 	return s.snapshot.Load().trace(s, in, packet.Origin{}, ethernet)
 }
@@ -99,8 +99,8 @@ func (t *Trace) sentOnward(f *frame, to *Endpoint) {
 	t.Onward = &Onward{Node: to.Node, Origin: f.originOf(to), Frame: slices.Clone(f.bytes())}
 }
 
-// PortOf returns the interface that has an address, a public one of the cluster or one of a
-// network; nil if none has it.
+// PortOf returns the interface that has an address, either a public address of the cluster or an
+// address of network v; nil if none has it.
 func (s *Snapshot) PortOf(v VNI, a netip.Addr) *Endpoint {
 	if ep := s.Public(a); ep != nil {
 		return ep

@@ -18,9 +18,9 @@ type TunnelDevice interface {
 	FD() int
 	// Receive puts the next frame into b, without blocking: n bytes, a virtio header and a frame,
 	// which may consist of several packets that arrived one after the other. b must have room for
-	// the longest frame. The error EAGAIN means that there is none, or enough for one batch; then
-	// FD stays readable. A verdict other than Forward is the fate of n bytes that hold no frame
-	// from a node of the cluster. Only the port's poller calls Receive.
+	// the longest frame. The error EAGAIN means that there is no frame, or that a whole batch was
+	// returned; in the second case FD stays readable. A verdict other than Forward is the fate of n
+	// bytes that hold no frame from a node of the cluster. Only the port's poller calls Receive.
 	Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error)
 	// Discard forgets what was read, after a panic in Receive or in the pipeline. It returns the
 	// number of datagrams that are lost, those of the last Receive included, and the interface that
@@ -63,14 +63,15 @@ func (s *sending) begin(f *frame) {
 
 var errNoTunnel = errors.New("no tunnel to that node")
 
-// originOf returns what the tunnel says of the sender to another node. The VNI is the receiver's: a
-// packet between two networks arrives by a public address, as one of the receiver's network.
+// originOf returns the sender as the tunnel names it to another node. The VNI is that of the
+// receiver's network, also if the sender is in another network: such a packet was sent to a public
+// address, and is delivered within the receiver's network.
 func (f *frame) originOf(to *Endpoint) packet.Origin {
 	return packet.Origin{VNI: uint32(to.network), Epoch: f.snapshot.attachment(f.in).Endpoint.Epoch}
 }
 
-// send sends the packet to the node that has its receiver. Only packets from an instance of this
-// node go there.
+// send sends the packet to the node that has its receiver. It drops a packet that does not come
+// from an instance of this node.
 func (f *frame) send(to *Endpoint) verdict.Verdict {
 	failpoint.Reach()
 	t := f.snapshot.tunnel

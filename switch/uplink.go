@@ -12,8 +12,8 @@ import (
 type Uplink struct {
 	Port    *Port
 	MAC     ec2.MAC // of this node, on the segment behind the uplink
-	NextHop ec2.MAC // of the router
-	MTU     int     // bytes of an IP packet
+	NextHop ec2.MAC // of the router behind the uplink
+	MTU     int     // bytes of the largest IP packet
 }
 
 // UplinkPort returns the uplink in force, or nil.

@@ -8,8 +8,9 @@ import (
 	"palisade/internal/verdict"
 )
 
-// write writes the frame to a device. If the device lacks an offload that the frame needs, the
-// frame is cut into packets and their checksums are computed here.
+// write writes the frame to the device of a port, and returns Forward or the verdict that drops the
+// frame. If the device lacks an offload that the frame needs, write cuts the frame into packets and
+// computes their checksums.
 func (f *frame) write(to *Port) verdict.Verdict {
 	failpoint.Reach()
 	if f.trace != nil {
@@ -39,7 +40,7 @@ func (f *frame) write(to *Port) verdict.Verdict {
 	return f.written(err)
 }
 
-// written returns the verdict of a write.
+// written returns the verdict of a write that ended with err.
 func (f *frame) written(err error) verdict.Verdict {
 	if err != nil {
 		return verdict.WriteFailed

@@ -7,9 +7,9 @@
 // device with fewer offloads than a frame needs, the kernel cuts and finishes the frame. The socket
 // does not read what it has written (PACKET_IGNORE_OUTGOING).
 //
-// Without a guard the owner's frames would also reach the host's network stack, and the host's
-// frames the owner, without a check by the rules. Take blocks both (guard.go), and they stay
-// blocked while no daemon runs; Release unblocks them.
+// Without a guard, frames would also pass between the owner and the host's network stack, in both
+// directions, and no rule would be checked. Take blocks both directions (guard.go), also while no
+// daemon runs. Release unblocks them.
 package afpacket
 
 import (
@@ -32,7 +32,8 @@ type Config struct {
 	// Name is the device's name, up to 15 bytes. It is required.
 	Name string
 	// Namespace is the network namespace of the device, a name below /run/netns. Default: the
-	// daemon's own. In a wrong one the device is not found, or another device is taken.
+	// daemon's own. In a wrong namespace the device is not found, or another device of the same
+	// name is taken.
 	Namespace string
 }
 
@@ -48,13 +49,13 @@ type Device struct {
 	control [unix.SizeofCmsghdr + 64]byte
 
 	mu      sync.Mutex
-	dropped uint64 // sum of the kernel's counts, each of which starts after the last read
+	dropped uint64 // sum of the counts that the kernel returned; each read resets its count
 }
 
-// bufferSize is the bytes that may wait in the socket: some sixty of the largest frames.
+// bufferSize is how many bytes may wait in the socket: some sixty frames of the largest size.
 const bufferSize = 8 << 20
 
-// Open opens a device that was taken (see Take).
+// Open opens a device that Take has blocked for the host.
 func Open(c Config) (*Device, error) {
 	var d *Device
 	err := netns.Do(c.Namespace, func() (err error) {
@@ -72,7 +73,7 @@ func open(name string) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Without a protocol it hears nothing, of no device, before it is bound.
+	// A socket without a protocol receives no frames before it is bound to a device.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("create a packet socket: %w", err)
@@ -113,8 +114,8 @@ func (d *Device) Name() string { return d.name }
 // FD returns the descriptor that epoll waits on.
 func (d *Device) FD() int { return d.fd }
 
-// Offloads returns what a virtio header of a packet socket can describe: segmentation of UDP since
-// Linux 6.2. The kernel does what the device cannot.
+// Offloads returns the offloads that a virtio header of a packet socket can describe; segmentation
+// of UDP is one since Linux 6.2. If the device lacks one of them, the kernel does its work.
 func (d *Device) Offloads() packet.Offloads { return kernelOffloads() }
 
 var kernelOffloads = sync.OnceValue(func() packet.Offloads {
@@ -130,8 +131,8 @@ var kernelOffloads = sync.OnceValue(func() packet.Offloads {
 	return packet.DatagramOffloads
 })
 
-// Read reads one frame behind its virtio header and returns the length of both. Its error is EAGAIN if there
-// is no frame, also where the device is down or gone, and verdict.Lost if the kernel lost a frame.
+// Read reads one frame behind its virtio header and returns the length of both. The error is EAGAIN if there
+// is no frame, or the device is down or gone, and a verdict.Lost if the kernel lost a frame.
 func (d *Device) Read(b []byte) (int, error) {
 	for {
 		d.vector.Base = unsafe.SliceData(b)
@@ -175,8 +176,8 @@ func (d *Device) tagged() bool {
 	return false
 }
 
-// putTag marks a frame as tagged. The switch drops such a frame, so its own EtherType is not
-// needed.
+// putTag writes the EtherType of a VLAN tag over that of the frame. The switch drops tagged frames,
+// so it does not need the original EtherType.
 func putTag(frame []byte) {
 	if len(frame) >= 14 {
 		binary.BigEndian.PutUint16(frame[12:], unix.ETH_P_8021Q)
@@ -202,7 +203,7 @@ func (d *Device) Write(b []byte) error {
 func (d *Device) QueueDrops() (uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s, err := unix.GetsockoptTpacketStats(d.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS) // which resets the counters
+	s, err := unix.GetsockoptTpacketStats(d.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS) // the kernel resets its counters
 	if err != nil {
 		return d.dropped, fmt.Errorf("read the drop counter of device %s: %w", d.name, err)
 	}

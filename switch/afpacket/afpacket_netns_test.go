@@ -94,13 +94,13 @@ type reader interface {
 	Read([]byte) (int, error)
 }
 
-// How long a test waits for a frame. An expected one arrives, however busy the machine is.
+// How long a test waits for a frame.
 const (
-	due    = time.Minute
+	due    = time.Minute            // for a frame that must arrive, however busy the machine is
 	silent = 700 * time.Millisecond // for a frame that must not arrive
 )
 
-// within returns how long to wait for a frame that is expected or not.
+// within returns how long a test waits for a frame: due if it wants one, silent if not.
 func within(want bool) time.Duration {
 	if want {
 		return due
@@ -108,7 +108,8 @@ func within(want bool) time.Duration {
 	return silent
 }
 
-// frame waits for a frame that begins with want, and skips all others.
+// frame waits for a frame that begins with want, and skips all others. It returns nil if none
+// arrives in time.
 func (b *bench) frame(from reader, want []byte, within time.Duration) (header, frame []byte) {
 	b.Helper()
 	buffer := make([]byte, 70000)
@@ -145,23 +146,24 @@ func TestFramesCrossBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if header, got := b.frame(d, sent, due); !bytes.Equal(got, sent) || header[0] != 0 {
-		t.Errorf("the switch reads % x with header % x", got, header)
+		t.Errorf("the switch reads % x with virtio header % x, want % x with an empty header", got, header, sent)
 	}
 	if err := d.Write(plain(sent)); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(b.machine, sent, due); !bytes.Equal(got, sent) {
-		t.Errorf("the machine reads % x", got)
+		t.Errorf("the machine reads % x, want % x", got, sent)
 	}
 	if _, own := b.frame(d, sent, silent); own != nil {
-		t.Error("the switch reads what it has written")
+		t.Error("the switch reads a frame that it has written itself")
 	}
 	if n, err := d.QueueDrops(); n != 0 || err != nil {
-		t.Errorf("%d drops, %v; want none", n, err)
+		t.Errorf("QueueDrops = %d, %v; want 0 and no error", n, err)
 	}
 }
 
-// TestOffloadHeadersPassThrough: a frame of several packets keeps its header.
+// TestOffloadHeadersPassThrough: a frame of several packets keeps its virtio header in both
+// directions.
 func TestOffloadHeadersPassThrough(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
@@ -186,7 +188,7 @@ func TestOffloadHeadersPassThrough(t *testing.T) {
 		}
 		header, got := b.frame(way.to, large[:34], due)
 		if len(got) != len(large) || header == nil || header[0]&1 == 0 || header[1]&^0x80 != 1 || binary.NativeEndian.Uint16(header[4:]) != 1400 || binary.NativeEndian.Uint16(header[6:]) != 34 {
-			t.Errorf("%s: %d bytes with header % x", way.name, len(got), header)
+			t.Errorf("%s: read %d bytes with virtio header % x, want %d bytes with % x", way.name, len(got), header, len(large), offload)
 		}
 	}
 }
@@ -203,12 +205,13 @@ func TestTaggedFrameKeepsItsTag(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(d, f[:12], due); len(got) < 14 || binary.BigEndian.Uint16(got[12:]) != unix.ETH_P_8021Q {
-		t.Errorf("read as % x", got)
+		t.Errorf("the switch reads % x, want a frame with EtherType 0x8100", got)
 	}
 }
 
-// TestHostAndOwnerCannotReachEachOther past the switch, also if the host gets an address on the
-// device later. After Release they can, so it is Take that blocks them.
+// TestHostAndOwnerCannotReachEachOther: no frame passes between the host and the machine without
+// the switch, even if the host gets an address on the device later. After Release frames pass
+// again, so the test would notice if Take blocked nothing.
 func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 	b := newBench(t)
 	question := packettest.ARP(1, guestMAC, guest, hostIP)
@@ -216,7 +219,7 @@ func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 		if err := b.machine.Write(plain(question)); err != nil {
 			t.Fatal(err)
 		}
-		_, got := b.frame(b.machine, guestMAC[:], within(want)) // to the machine
+		_, got := b.frame(b.machine, guestMAC[:], within(want)) // the host's ARP reply to the machine
 		return got != nil
 	}
 	asked := func(want bool) bool {
@@ -224,31 +227,31 @@ func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 		if err := netns.Do(host, cmd.Start); err != nil {
 			t.Fatal(err)
 		}
-		_, got := b.frame(b.machine, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, within(want)) // ARP for a neighbour
+		_, got := b.frame(b.machine, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, within(want)) // the host's ARP request for a neighbour
 		_ = cmd.Wait()
 		return got != nil
 	}
 	d := b.open()
 	b.run("ip", "address", "add", hostIP.String()+"/24", "dev", "vm0")
 	if answered(false) {
-		t.Error("the host answers the machine")
+		t.Error("the host answered the machine, although the device is taken")
 	}
 	if asked(false) {
-		t.Error("the host reaches the machine")
+		t.Error("a frame of the host reached the machine, although the device is taken")
 	}
 	if _, got := b.frame(d, question[:12], due); got == nil {
-		t.Error("the switch received nothing")
+		t.Error("the switch did not receive the machine's ARP request")
 	}
 	if err := d.Write(plain(udp(10))); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(b.machine, udp(10)[:34], due); got == nil {
-		t.Error("the machine does not receive from the switch")
+		t.Error("the machine did not receive the frame that the switch wrote")
 	}
-	// The guard works without a daemon.
+	// The device stays blocked when the daemon has closed it.
 	_ = d.Close()
 	if answered(false) || asked(false) {
-		t.Error("without a daemon the host and the machine reach each other")
+		t.Error("after the daemon has closed the device, the host and the machine reach each other")
 	}
 	if err := Release(Config{"vm0", host}, "eni-1"); err != nil {
 		t.Fatal(err)
@@ -276,13 +279,13 @@ func TestReleaseRestoresTheDevice(t *testing.T) {
 				}
 			}
 			if look() == before || !strings.Contains(b.run("tc", "filter", "show", "dev", "vm0", "ingress"), "palisade-in") {
-				t.Errorf("after Take the device is\n%s", look())
+				t.Errorf("Take changed nothing, or added no ingress filter; the device is\n%s", look())
 			}
 			if err := Take(Config{"vm0", host}, "eni-2"); err == nil || !strings.Contains(err.Error(), "it belongs to eni-1") {
-				t.Errorf("taken by another: %v", err)
+				t.Errorf("Take by eni-2 of a device of eni-1: error %v, want \"it belongs to eni-1\"", err)
 			}
 			if err := Release(Config{"vm0", host}, "eni-2"); err != nil || look() == before {
-				t.Errorf("released by another: %v", err)
+				t.Errorf("Release by eni-2 of a device of eni-1: error %v, want no error and an unchanged device", err)
 			}
 			for range 2 {
 				if err := Release(Config{"vm0", host}, "eni-1"); err != nil {
@@ -290,12 +293,12 @@ func TestReleaseRestoresTheDevice(t *testing.T) {
 				}
 			}
 			if after := look(); after != before {
-				t.Errorf("%s, alias %q: after Release\n%sbefore Take\n%s", up, alias, after, before)
+				t.Errorf("device %s with alias %q: after Release it is\n%swant it as before Take:\n%s", up, alias, after, before)
 			}
 		}
 	}
 	if err := Release(Config{"none", host}, "eni-1"); err != nil {
-		t.Errorf("Release of a missing device: %v", err)
+		t.Errorf("Release of a missing device: error %v, want none", err)
 	}
 }
 
@@ -325,7 +328,7 @@ func TestDeviceInUseIsRefused(t *testing.T) {
 		c := Config{tt.name, host}
 		for _, try := range []func(Config, string) error{Check, Take} {
 			if err := try(c, "eni-1"); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("%s after %q: %v, want %q", tt.name, tt.before, err, tt.want)
+				t.Errorf("device %s after %q: error %v, want %q", tt.name, tt.before, err, tt.want)
 			}
 		}
 		if err := Release(c, "eni-1"); err != nil {
@@ -337,13 +340,13 @@ func TestDeviceInUseIsRefused(t *testing.T) {
 	}
 }
 
-// TestLostFramesAreReported: the kernel cannot hand over every frame. Each such frame is an error with its
-// verdict, and the next frame is read as usual.
+// TestLostFramesAreReported: Read returns an error with a verdict for a frame that the kernel discarded,
+// and the next frame as usual.
 func TestLostFramesAreReported(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
 	fragmented := make([]byte, packet.OffloadLen)
-	fragmented[0], fragmented[1] = 1, 3 // partial checksum, UDP fragmentation (UFO): received, never sent
+	fragmented[0], fragmented[1] = 1, 3 // partial checksum, and UDP fragmentation (UFO): a TAP accepts it, a packet socket cannot return it
 	binary.NativeEndian.PutUint16(fragmented[2:], 42)
 	binary.NativeEndian.PutUint16(fragmented[4:], 1400)
 	binary.NativeEndian.PutUint16(fragmented[6:], 34)
@@ -365,12 +368,12 @@ func TestLostFramesAreReported(t *testing.T) {
 		}
 	}
 	if !slices.Equal(lost, []verdict.Verdict{verdict.UnknownOffload}) {
-		t.Errorf("lost %v, want one frame as %v", lost, verdict.UnknownOffload)
+		t.Errorf("Read lost frames as %v, want one as %v", lost, verdict.UnknownOffload)
 	}
 }
 
-// TestMissingDeviceHasNoFrames: a device that is down or deleted is not readable, so it keeps no
-// poller busy.
+// TestMissingDeviceHasNoFrames: the socket of a device that is down or deleted is not readable, so
+// it keeps no poller busy.
 func TestMissingDeviceHasNoFrames(t *testing.T) {
 	b := newBench(t)
 	d := b.open()
@@ -381,24 +384,24 @@ func TestMissingDeviceHasNoFrames(t *testing.T) {
 			if _, err := d.Read(buffer); err == unix.EAGAIN {
 				break
 			} else if err != nil {
-				t.Fatalf("%s: %v", what, err)
+				t.Fatalf("Read of a device that is %s: %v", what, err)
 			}
 		}
 		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(d.FD()), Events: unix.POLLIN}}, 100); n != 0 {
-			t.Errorf("%s: it is readable", what)
+			t.Errorf("the socket of a device that is %s is readable", what)
 		}
 	}
 	b.run("ip", "link", "set", "vm0", "down")
 	quiet("down")
 	if err := d.Write(plain(udp(10))); err == nil {
-		t.Error("a device that is down accepts frames")
+		t.Error("Write to a device that is down returned no error")
 	}
 	b.run("ip", "link", "set", "vm0", "up")
 	if err := b.machine.Write(plain(udp(100))); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(d, udp(100), due); got == nil {
-		t.Error("after it is up again no frame arrives")
+		t.Error("after the device is up again no frame arrives")
 	}
 	b.run("ip", "link", "del", "vm0")
 	quiet("gone")
@@ -414,6 +417,6 @@ func TestNoAllocs(t *testing.T) {
 		_ = b.machine.Write(sent)
 		_, _ = d.Read(buffer)
 	}); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("%v allocations for a frame in each direction, want 0", n)
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestReadShorterThanHeaderIsLost reads from a socket that returns messages of any length.
+// TestReadShorterThanHeaderIsLost reads from a Unix socket, because a packet socket returns no
+// message without a virtio header.
 func TestReadShorterThanHeaderIsLost(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -25,13 +26,13 @@ func TestReadShorterThanHeaderIsLost(t *testing.T) {
 	buffer := make([]byte, 64)
 	for range 2 {
 		if n, err := d.Read(buffer); err != verdict.Lost(verdict.ShortRead) {
-			t.Errorf("read %d bytes, %v; want %v", n, err, verdict.ShortRead)
+			t.Errorf("Read = %d, %v; want the error %v", n, err, verdict.Lost(verdict.ShortRead))
 		}
 	}
 	if n, err := d.Read(buffer); n != packet.OffloadLen || err != nil {
-		t.Errorf("read %d bytes, %v; want a header", n, err)
+		t.Errorf("Read = %d, %v; want %d bytes, a virtio header alone", n, err, packet.OffloadLen)
 	}
 	if _, err := d.Read(buffer); err != unix.EAGAIN {
-		t.Errorf("%v, want %v", err, unix.EAGAIN)
+		t.Errorf("Read of an empty socket: error %v, want %v", err, unix.EAGAIN)
 	}
 }

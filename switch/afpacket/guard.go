@@ -17,7 +17,7 @@ import (
 )
 
 // mark is the mark (SO_MARK) of every packet that the switch writes. The guard lets only such
-// packets out. Only CAP_NET_ADMIN can set it.
+// packets out. A process needs CAP_NET_ADMIN to set it.
 const mark = 0x70616c69
 
 // Take blocks a device for the host, on behalf of owner, and brings it up. It writes what Release
@@ -25,11 +25,11 @@ const mark = 0x70616c69
 // device already, Take renews the guard. It refuses a device that has another use.
 func Take(c Config, owner string) error { return inside(c, owner, take) }
 
-// Release restores the device to the state that Take found. It leaves a device alone that is gone
-// or was taken by another owner.
+// Release restores the device to the state that Take found. It does nothing if the device is gone
+// or another owner has taken it.
 func Release(c Config, owner string) error { return inside(c, owner, release) }
 
-// Check returns the error that Take would return.
+// Check returns the error that Take would return, and changes nothing.
 func Check(c Config, owner string) error {
 	return inside(c, owner, func(name, owner string) error {
 		link, err := find(name)
@@ -86,7 +86,7 @@ func find(name string) (netlink.Link, error) {
 	return link, err
 }
 
-// A savedState is what a device was before it was taken.
+// A savedState is the state of a device before it was taken.
 type savedState struct {
 	owner string
 	up    bool
@@ -96,7 +96,7 @@ type savedState struct {
 
 const aliasPrefix = "palisade "
 
-// String returns the device's alias while it is taken.
+// String returns the alias that the device has while it is taken.
 func (f savedState) String() string {
 	return fmt.Sprintf("%s%s up=%t ipv6=%s was=%s", aliasPrefix, f.owner, f.up, f.ipv6, f.alias)
 }
@@ -160,7 +160,7 @@ func check(link netlink.Link, owner string) (savedState, error) {
 	return f, nil
 }
 
-// filters returns the queueing disciplines that can hold traffic filters.
+// filters returns those queueing disciplines of a device that can hold traffic filters.
 func filters(link netlink.Link) ([]netlink.Qdisc, error) {
 	all, err := netlink.QdiscList(link)
 	return slices.DeleteFunc(all, func(q netlink.Qdisc) bool { return q.Type() != "clsact" && q.Type() != "ingress" }), err
@@ -246,7 +246,7 @@ func guard(link netlink.Link) error {
 		LinkIndex: index, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
 	}, QdiscType: "clsact"}
 	if err := netlink.QdiscReplace(qdisc); err != nil {
-		return fmt.Errorf("add a clsact: %w", err)
+		return fmt.Errorf("add a clsact qdisc: %w", err)
 	}
 	for _, classifier := range []struct {
 		name    string
@@ -271,7 +271,7 @@ func guard(link netlink.Link) error {
 // An instruction is one instruction of a BPF program, in the kernel's format (RFC 9669 §3.1).
 type instruction struct {
 	code      uint8
-	registers uint8 // destination in the low four bits, source in the high ones
+	registers uint8 // destination in the low four bits, source in the high four
 	offset    int16
 	immediate int32
 }

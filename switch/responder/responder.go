@@ -1,8 +1,8 @@
 // Package responder writes the packets that the switch sends in its own name: the ARP reply to a host that
 // asks for a MAC address, and the ICMP error to a host whose packet is too large.
 //
-// It holds no state, and knows no port and no connection. The switch tells it who has which address, and
-// writes the answer to the port that the question came from. No rule is checked for an answer.
+// It holds no state, and knows no port and no connection. The switch tells it which host has which
+// address, and writes the answer to the port where the frame came in. No rule is checked for an answer.
 package responder
 
 import (
@@ -13,15 +13,15 @@ import (
 	"palisade/internal/packet"
 )
 
-// Neighbours tells which MAC address the hosts of one link reach an address by.
+// Neighbours knows by which MAC address the hosts of one link reach an address.
 type Neighbours interface {
 	// Neighbour returns the MAC address that sender reaches target by. It returns false if
 	// sender must get no answer. sender is 0.0.0.0 in a probe (RFC 5227 §1.1).
 	Neighbour(sender, target netip.Addr) (ec2.MAC, bool)
 }
 
-// ARP turns the request in frame into its reply. It returns false, and leaves the frame as it was, if the
-// packet is no request or gets no answer.
+// ARP turns the request in frame into its reply. It returns true if it did. It returns false, and leaves
+// the frame as it was, if the packet is no request or n has no answer.
 func ARP(frame []byte, p *packet.Packet, n Neighbours) bool {
 	failpoint.Reach()
 	if p.ARPOperation != arpRequest {

@@ -46,17 +46,17 @@ func TestARPAnswersRequestsAlone(t *testing.T) {
 		frame := packettest.ARP(tt.operation, hostMAC, host, tt.target)
 		before, p := bytes.Clone(frame), decode(t, frame)
 		if got := ARP(frame, &p, link{}); got != tt.want {
-			t.Errorf("%s: answered %v, want %v", tt.name, got, tt.want)
+			t.Errorf("%s: ARP returned %v, want %v", tt.name, got, tt.want)
 		}
 		if !tt.want {
 			if !bytes.Equal(frame, before) {
-				t.Errorf("%s: the frame was changed to % x", tt.name, frame)
+				t.Errorf("%s: ARP returned false but changed the frame to % x", tt.name, frame)
 			}
 			continue
 		}
 		a := decode(t, frame)
 		if a.ARPOperation != 2 || a.ARPSender != gatewayMAC || a.ARPSenderIP != gateway || a.ARPTargetIP != host || a.DstMAC != hostMAC {
-			t.Errorf("%s: the answer is %+v", tt.name, a)
+			t.Errorf("%s: the answer is %+v, want an ARP reply to %s that %s is at %v", tt.name, a, host, gateway, gatewayMAC)
 		}
 	}
 }
@@ -68,7 +68,7 @@ func TestTooBigTellsSenderTheMTU(t *testing.T) {
 	p := decode(t, frame)
 	a := decode(t, TooBig(make([]byte, 1500), frame, &p, Router{Address: gateway, MAC: gatewayMAC, MTU: 1406}))
 	if a.Flow.Src != gateway || a.Flow.Dst != host || a.SrcMAC != gatewayMAC || a.DstMAC != hostMAC || a.ICMPType != packet.ICMPUnreachable || a.ICMPCode != 4 || a.Quoted != p.Flow {
-		t.Errorf("the answer is %+v", a)
+		t.Errorf("the answer is %+v, want an ICMP error of type 3 code 4 from %s to %s about %v", a, gateway, host, p.Flow)
 	}
 }
 
@@ -85,12 +85,13 @@ func TestTooBigAnswersNoErrorAndNoLaterFragment(t *testing.T) {
 	} {
 		p := decode(t, frame)
 		if answer := TooBig(make([]byte, 1500), frame, &p, Router{Address: gateway, MAC: gatewayMAC, MTU: 100}); answer != nil {
-			t.Errorf("%s: answered by % x", name, answer)
+			t.Errorf("%s: the answer is % x, want none", name, answer)
 		}
 	}
 }
 
-// FuzzAnswers sends whatever Decode accepts to both functions: neither panics, and each answer is a packet.
+// FuzzAnswers passes every packet that Decode accepts to ARP or to TooBig: neither panics, and Decode
+// accepts each answer.
 func FuzzAnswers(f *testing.F) {
 	f.Add(packettest.ARP(1, hostMAC, host, gateway))
 	f.Add(packettest.Build(packettest.Frame{Flow: packet.Flow{Src: host, Dst: remote, SrcPort: 1, DstPort: 53, Protocol: packet.ProtocolUDP}, SrcMAC: hostMAC, DstMAC: gatewayMAC}))
@@ -120,6 +121,6 @@ func TestNoAllocs(t *testing.T) {
 		ARP(request, &asked, link{})
 		TooBig(out, frame, &p, Router{Address: gateway, MAC: gatewayMAC, MTU: 576})
 	}); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("%v allocations for an ARP reply and an ICMP error, want 0", n)
 	}
 }

@@ -9,8 +9,9 @@ import (
 // maxLines bounds what a failing test prints besides its own message.
 const maxLines = 95
 
-// ReportFailure logs the text that describe returns, if the test fails: the state of its switches, and the
-// packet. Call it after the cleanups that end the switches are registered, so that describe runs before them.
+// ReportFailure logs the text that describe returns, if the test fails. That is the state of the test's
+// switches, and the packet. Call ReportFailure after the cleanups that end the switches are registered, so
+// that describe runs before them.
 func ReportFailure(t testing.TB, describe func() string) {
 	t.Helper()
 	t.Cleanup(func() {

@@ -34,10 +34,10 @@ type Config struct {
 	// TAP makes Open fail.
 	Name string
 	// Namespace is the network namespace of the device, a name below /run/netns. Default: the
-	// daemon's own. In a wrong one a new device is created there, and the instance has none.
+	// daemon's own. In a wrong namespace a new device is created there, and the instance has none.
 	Namespace string
-	// Plain opens the device without offloads. Default: all that the kernel has. Plain frames cost
-	// several times the processor time of large ones.
+	// Plain opens the device without offloads. Default: with all offloads that the kernel has.
+	// Frames without offloads cost several times the processor time of large ones.
 	Plain bool
 }
 
@@ -85,8 +85,8 @@ func open(c Config) (*Device, error) {
 	if flags&unix.IFF_VNET_HDR == 0 {
 		d.offloads = packet.NoOffloads
 	}
-	// Detached, the leader receives no frames, and as long as it is open nobody who attaches can
-	// change the device's flags.
+	// Once detached, the leader receives no frames. As long as it is open, no process that attaches
+	// to the device can change its flags.
 	if err := queueFlags(d.leader, unix.IFF_DETACH_QUEUE); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -114,7 +114,8 @@ func openLeader(name string) (int, packet.Offloads, error) {
 	return fd, have, nil
 }
 
-// setOffloads requests all offloads that the kernel has: segmentation of UDP since Linux 6.2.
+// setOffloads requests all offloads that the kernel has, and returns them. Segmentation of UDP is
+// one since Linux 6.2.
 func setOffloads(fd int) (packet.Offloads, error) {
 	const streams = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, streams|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil {
@@ -126,8 +127,8 @@ func setOffloads(fd int) (packet.Offloads, error) {
 	return packet.StreamOffloads, nil
 }
 
-// attach opens a queue through water and keeps a duplicate of its descriptor. water's own is
-// closed, because the Go runtime polls it and would wake up for every frame.
+// attach opens a queue through water and keeps a duplicate of its descriptor. It closes water's
+// descriptor, because the Go runtime polls that one and would wake up for every frame.
 func (d *Device) attach() error {
 	iface, err := water.New(water.Config{
 		DeviceType:             water.TAP,
@@ -179,7 +180,7 @@ func (d *Device) FD() int { return d.queue }
 // Offloads returns which offloads a frame may need when it is written.
 func (d *Device) Offloads() packet.Offloads { return d.offloads }
 
-// Read reads one frame behind its virtio header and returns the length of both; its error is EAGAIN
+// Read reads one frame behind its virtio header and returns the length of both. The error is EAGAIN
 // if there is no frame. The header of a plain device is all zero. The call bypasses the scheduler
 // of goroutines, because the descriptor never blocks.
 func (d *Device) Read(b []byte) (int, error) {
@@ -232,8 +233,8 @@ func (d *Device) QueueDrops() (uint64, error) {
 	return dropped, nil
 }
 
-// Close detaches. The device stays, without carrier, until its namespace goes or somebody deletes
-// it.
+// Close detaches from the device. The device stays, without carrier, until it or its namespace is
+// deleted.
 func (d *Device) Close() error {
 	var errs []error
 	if d.queue >= 0 {

@@ -31,7 +31,7 @@ func namespace(t *testing.T) string {
 }
 
 // TestDeviceHasOffloadsAndOutlivesItsProcess opens a device, closes every descriptor as a crash
-// does, and opens it again: the second time it must have the virtio header too.
+// does, and opens it again. Each time it must have the virtio header.
 func TestDeviceHasOffloadsAndOutlivesItsProcess(t *testing.T) {
 	ns := namespace(t)
 	for round := range 3 {
@@ -40,7 +40,7 @@ func TestDeviceHasOffloadsAndOutlivesItsProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		if d.Offloads() == packet.NoOffloads {
-			t.Errorf("opening %d has no virtio header", round)
+			t.Errorf("round %d: the opened device has no virtio header", round)
 		}
 		if _, err := d.Read(make([]byte, 2000)); err != unix.EAGAIN {
 			t.Errorf("Read of an idle device: %v, want EAGAIN", err)
@@ -92,14 +92,14 @@ func TestQueueDropsAreCounted(t *testing.T) {
 	}
 }
 
-func TestPlainDevice(t *testing.T) {
+func TestPlainDeviceHasNoOffloads(t *testing.T) {
 	d, err := tap.Open(tap.Config{Name: "eth0", Namespace: namespace(t), Plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	if d.Offloads() != packet.NoOffloads {
-		t.Error("a plain device claims offloads")
+		t.Errorf("a plain device has offloads %v, want none", d.Offloads())
 	}
 }
 
@@ -107,6 +107,6 @@ func TestMissingNamespaceIsAnError(t *testing.T) {
 	namespace(t) // skips the test without root
 	if d, err := tap.Open(tap.Config{Name: "eth0", Namespace: "pal-no-such-namespace"}); err == nil {
 		d.Close()
-		t.Error("opened a device in a namespace that does not exist")
+		t.Error("Open in a namespace that does not exist returned no error")
 	}
 }
