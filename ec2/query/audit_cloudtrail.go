@@ -79,7 +79,8 @@ func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
 	return e
 }
 
-// eventID derives a UUID from a record (RFC 9562 §5.8, a form of our own).
+// eventID derives a UUID from the seed and a record's number. It is of version 8, whose
+// content each implementation defines (RFC 9562 §5.8).
 func eventID(seed string, number uint64) string {
 	b := sha256.Sum256([]byte("audit record\x00" + seed + "\x00" + strconv.FormatUint(number, 10)))
 	return formatUUID(b[:16], 8)

@@ -59,7 +59,7 @@ func TestChangesAreAudited(t *testing.T) {
 		t.Errorf("the record of request %s is %+v, want that id and a user agent of aws-cli/2.9.19 with at most 260 bytes", id, got[0])
 	}
 	if diff := cmp.Diff(map[string]string{"GroupName": "web", "GroupDescription": "web servers"}, got[0].Parameters); diff != "" {
-		t.Error(diff)
+		t.Errorf("parameters of the first record (-want +got):\n%s", diff)
 	}
 	if p := got[3].Parameters; p["UserData"] != "<sensitiveDataRemoved>" || p["ImageId"] != "ami-eca54085" {
 		t.Errorf("the record of a launch has the parameters %v, want the image and no user data", p)

@@ -11,9 +11,9 @@ import (
 
 const notValid = "AWS was not able to validate the provided access credentials"
 
-// authenticate finds the account and the region of a request. An answer does not tell
-// which part of the credentials is wrong, neither by its text nor by its time: for an
-// unknown key the signature is computed too.
+// authenticate finds the account and the region of a request. Neither the text nor the
+// time of an answer tells which part of the credentials is wrong: the signature is
+// computed even for an unknown key.
 func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *sigv4.Signature) error {
 	key, known := c.view.AccessKey(g.AccessKey)
 	if !known {

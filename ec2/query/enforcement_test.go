@@ -136,7 +136,7 @@ func TestDescribeEnforcementEndsAtTimeout(t *testing.T) {
 			t.Errorf("timeout %s: got %+v, want state pending", timeout, got)
 		}
 		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("timeout %s: it took %s, want at most 4s", timeout, took)
+			t.Errorf("timeout %s: the call took %s, want at most 4s", timeout, took)
 		}
 	}
 }
@@ -167,7 +167,7 @@ func TestEveryChangeReturnsItsIndex(t *testing.T) {
 		}
 		index, err := strconv.ParseUint(res.Header.Get(query.IndexHeader), 10, 64)
 		if err != nil || index <= last || index > w.cluster.View().Index() {
-			t.Errorf("%s: got index %q, want one above %d", form, res.Header.Get(query.IndexHeader), last)
+			t.Errorf("%s: got index %q, want the index of the change, above %d", form, res.Header.Get(query.IndexHeader), last)
 		}
 		last = index
 		_, id, _ := strings.Cut(string(data), "<instanceId>")

@@ -9,7 +9,8 @@ import (
 // ActionNames returns the names of all Actions of EC2 that are served.
 func ActionNames() []string { return slices.Sorted(maps.Keys(actions)) }
 
-// ParameterNames returns the parameters of an Action. Lists have n for the number.
+// ParameterNames returns the parameters of an Action. In the names of a list's
+// parameters, n stands for the number.
 func ParameterNames(action string) []string {
 	return slices.Sorted(maps.Keys(parametersOf(actions[action].request, "")))
 }

@@ -24,7 +24,7 @@ const (
 // fill creates many groups in dev's default VPC, each with the greatest number of rules.
 func (w *world) fill(t testing.TB) {
 	t.Helper()
-	const atOnce = 40 // a log entry is a few hundred kilobytes
+	const atOnce = 40 // groups in one log entry of a few hundred kilobytes
 	for first := 0; first < manyGroups; first += atOnce {
 		var batch state.Batch
 		for n := first; n < first+atOnce; n++ {

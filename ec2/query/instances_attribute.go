@@ -198,8 +198,8 @@ func (r *modifyInstanceAttributeRequest) takeValue() error {
 	return nil
 }
 
-// resetInstanceAttribute turns the source/destination check on again. Kernels and RAM disks
-// are not served.
+// resetInstanceAttribute turns the source/destination check on again. EC2 can also reset
+// kernels and RAM disks, which are not served.
 func resetInstanceAttribute(c *call, r *instanceAttributeRequest) (*returned, error) {
 	switch r.Attribute {
 	case "":

@@ -26,7 +26,7 @@ func (c *call) showInstance(i *ec2.Instance) shownInstance {
 	return s
 }
 
-// instanceFilters are EC2's (API Reference, "DescribeInstances").
+// instanceFilters are the filters of EC2's API Reference, "DescribeInstances".
 var instanceFilters = func() filterable[shownInstance] {
 	of := func(value func(instanceItem) string) func(shownInstance) []string {
 		return func(s shownInstance) []string { return nonEmpty(value(s.item)) }

@@ -75,8 +75,9 @@ type vpcInstanceItem struct {
 	} `wire:"capacityReservationSpecification"`
 }
 
-// A metadataItem shows the metadata service as disabled, or as the launch asked for. The
-// state is then "pending", because no metadata service answers here.
+// A metadataItem shows the metadata service as disabled. If the launch asked for it, the
+// item shows what was asked for and the state "pending", because no metadata service
+// answers here.
 type metadataItem struct {
 	State    string `wire:"state"`
 	Tokens   string `wire:"httpTokens"`
@@ -114,8 +115,8 @@ type reasonItem struct {
 
 func newStateItem(s ec2.InstanceState) stateItem { return stateItem{int(s), s.String()} }
 
-// newReservation shows the instances of one launch, at least one. Only reservations of
-// EC2-Classic show groups.
+// newReservation makes the item of a launch. instances are those of the launch, at least
+// one. Only reservations of EC2-Classic show groups.
 func (c *call) newReservation(instances []*ec2.Instance) reservationItem {
 	r := reservationItem{ID: instances[0].Reservation, Owner: c.account}
 	if instances[0].VPC == "" {
@@ -207,7 +208,7 @@ func (c *call) groupNames(ids []ec2.GroupID) []groupName {
 	var names []groupName
 	for _, id := range ids {
 		item := groupName{ID: id}
-		if g, ok := c.view.Group(id); ok { // it may be deleted after the instance is terminated
+		if g, ok := c.view.Group(id); ok { // a terminated instance's group may have been deleted
 			item.Name = g.Name
 		}
 		names = append(names, item)

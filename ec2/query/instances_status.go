@@ -74,7 +74,8 @@ var instanceStatusFilters = filterable[instanceStatusItem]{
 	"system-status.status":         func(i instanceStatusItem) []string { return nonEmpty(i.System.Status) },
 }
 
-// describeInstanceStatus shows running instances, or all with IncludeAllInstances.
+// describeInstanceStatus shows running instances, or all instances if
+// IncludeAllInstances is set.
 func describeInstanceStatus(c *call, r *describeInstanceStatusRequest) (*describeInstanceStatusAnswer, error) {
 	if err := r.checkNoIDs(len(r.InstanceIDs), "instancesSet"); err != nil {
 		return nil, err

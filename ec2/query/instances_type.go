@@ -158,8 +158,8 @@ func describeInstanceTypes(c *call, r *describeInstanceTypesRequest) (*describeI
 	return &describeInstanceTypesAnswer{items, next}, nil
 }
 
-// types returns the types that a request is about: those it names or, if it names none,
-// the usual ones, those of the account's instances, and those in filters.
+// types returns the types that the request names. If it names none, these are the usual
+// types, the types of the account's instances, and the types in filters.
 func (c *call) types(names []string, filters []filter) []string {
 	if len(names) == 0 {
 		names = slices.Clone(usualTypes)

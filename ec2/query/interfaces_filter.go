@@ -6,7 +6,7 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// interfaceFilters are EC2's (API Reference, "DescribeNetworkInterfaces").
+// interfaceFilters are the filters of EC2's API Reference, "DescribeNetworkInterfaces".
 var interfaceFilters = func() filterable[interfaceItem] {
 	of := func(value func(interfaceItem) string) func(interfaceItem) []string {
 		return func(i interfaceItem) []string { return nonEmpty(value(i)) }

@@ -45,7 +45,7 @@ type createKeyPairAnswer struct {
 }
 
 // createKeyPair makes a key pair, stores the public key, and returns the private key, which
-// is not stored. The pair is made here because Apply must not use randomness.
+// is not stored. The pair is made before Apply, because Apply must not use randomness.
 func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, error) {
 	var pair *madePair
 	var err error

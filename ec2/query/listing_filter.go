@@ -10,7 +10,7 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A filter keeps the items that have a value which matches one of Values.
+// A filter keeps an item if one of the item's values for Name matches one of Values.
 type filter struct {
 	Name   string   `wire:"Name"`
 	Values []string `wire:"Value"`
@@ -51,8 +51,8 @@ func (f filterable[T]) check(filters []filter) error {
 	return nil
 }
 
-// match reports whether an item passes all filters. tags finds the item's tags; filters on
-// tags are checked last, because they need a lookup.
+// match reports whether an item passes all filters. Filters on tags are checked last,
+// because the function tags has to look up the tags of the item.
 func (f filterable[T]) match(item T, filters []filter, tags tagged[T]) bool {
 	for _, x := range filters {
 		if !isTagFilter(x.Name) && !anyMatch(f[x.Name](item), x.Values) {
@@ -78,9 +78,9 @@ func anyMatch(values, patterns []string) bool {
 	return false
 }
 
-// wildcard matches text against a pattern: * is any sequence of bytes, ? one byte, and a
-// backslash makes the next byte literal. It backtracks only to the last star, so its time
-// is at most the product of the two lengths.
+// wildcard reports whether all of text matches a pattern: * is any sequence of bytes, ?
+// one byte, and a backslash makes the next byte literal. It backtracks only to the last
+// star, so its time is at most the product of the two lengths.
 func wildcard(pattern, text string) bool {
 	p, t := 0, 0
 	star, from := -1, 0
@@ -151,8 +151,8 @@ func deref[T any](p *T) T {
 	return *p
 }
 
-// A tagged returns the tags of an item, for filters. It is nil for items that cannot have
-// tags.
+// A tagged is a function that returns the tags of an item, for filters. It is nil if items
+// cannot have tags.
 type tagged[T any] func(T) iter.Seq[*ec2.Tag]
 
 // taggedBy returns a function that finds the tags of an item by its id. It is called only

@@ -17,7 +17,7 @@ import (
 //go:embed aws.txt
 var awsText string
 
-// awsActions returns the parameters of every Action of AWS.
+// awsActions returns the first parts of the parameters' names, by Action of AWS.
 var awsActions = sync.OnceValue(func() map[string][]string {
 	all := make(map[string][]string)
 	for line := range strings.Lines(awsText) {
@@ -75,7 +75,7 @@ func decides(u wire.Unread) bool {
 	return strings.HasPrefix(u.Name, "IpPermissions.") || decisive.MatchString(u.Part) && !strings.HasPrefix(u.Name, "Placement.")
 }
 
-// asksForNothing reports whether a parameter's value turns something off: it is then safe
+// asksForNothing reports whether a parameter only turns something off, so that it is safe
 // to ignore.
 func asksForNothing(u wire.Unread) bool {
 	switch strings.ToLower(u.Value) {

@@ -26,7 +26,7 @@ var (
 func TestActionListMatchesSDK(t *testing.T) {
 	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/aws/aws-sdk-go-v2/service/ec2").Output()
 	if err != nil {
-		t.Fatalf("find the SDK: %v", err)
+		t.Fatalf("find the source of the SDK: %v", err)
 	}
 	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "serializers.go"))
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 )
 
 // Unknown parameters that may decide which traffic is admitted are refused; others are
-// ignored. A scalar is not accepted as a list.
+// ignored. A list parameter without a number is refused too.
 func TestUnknownDecisiveParametersAreRefused(t *testing.T) {
 	w := newWorld(t)
 	const (

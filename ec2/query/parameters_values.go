@@ -8,7 +8,7 @@ import (
 )
 
 // parseBlock reads a CIDR block and clears its host bits, as EC2 does. An empty text is the
-// zero Prefix; whether the block is required is decided by Apply.
+// zero Prefix; Apply decides whether the block is required.
 func parseBlock(text, parameter string) (block netip.Prefix, err error) {
 	if text == "" {
 		return netip.Prefix{}, nil
@@ -78,8 +78,9 @@ func parseAddresses(list []string) (addresses []netip.Addr, err error) {
 	return addresses, nil
 }
 
-// The value of an attribute is an element or a parameter below the attribute's name. The
-// Value of a parameter is nil if the request does not modify the attribute.
+// The value of an attribute is the element value, or in a request the parameter Value,
+// below the attribute's name. The field for that parameter is nil if the request does not
+// modify the attribute.
 type (
 	boolValue struct {
 		Value bool `wire:"value"`

@@ -54,8 +54,8 @@ type Config struct {
 	// Secret returns the secret of an access key, which the state may hold encrypted.
 	// Default: only plain secrets work; a request with another key is an InternalError.
 	Secret func(*ec2.AccessKey) (string, error)
-	// Logger gets the errors that are not the caller's. Default: they are not logged,
-	// and the cause of an InternalError is lost.
+	// Logger gets the errors that are not the caller's. Default: these errors are not
+	// logged, and the cause of an InternalError is lost.
 	Logger *slog.Logger
 	// Now is the clock that signatures are checked against. Default time.Now. A clock
 	// more than five minutes off refuses all requests with RequestExpired.
@@ -94,8 +94,8 @@ func New(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg}, nil
 }
 
-// ServeHTTP answers one request. Every answer carries the request's id, also as a header,
-// because the JavaScript SDK v3 reads it only there.
+// ServeHTTP answers one request. Every answer has the request's id in its document and in
+// a header, because the JavaScript SDK v3 reads only the header.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
 	w.Header().Set("x-amzn-RequestId", id)
@@ -119,8 +119,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(document)
 }
 
-// serverError turns an error that is not the caller's into the error of the answer, and
-// logs it.
+// serverError logs an error that is not the caller's mistake, and returns the error for
+// the answer: Unavailable without a leader, else InternalError.
 func (s *Server) serverError(c *call, id string, err error) *ec2.Error {
 	if u, ok := errors.AsType[Unavailable](err); ok {
 		s.cfg.Logger.Warn("request not served: no leader", "action", c.action, "request", id, "err", err)
@@ -188,8 +188,8 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // admit checks who sent a request and for which service, and reads the state for it. It
-// reports whether the request asks for a stale read. Checks that need no state come
-// first, because reading the state may cost a round trip to the leader.
+// reports whether the request asks for a stale read. It makes the checks that need no
+// state first, because reading the state may cost a round trip to the leader.
 func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err error) {
 	c.service = serviceOf(r.URL.RawQuery, string(body))
 	signature, err := sigv4.Parse(r, body)
@@ -213,8 +213,9 @@ func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err e
 	return stale, wire.CheckForm(r.Header)
 }
 
-// read sets the state that the request sees: one with every acknowledged change, or this
-// node's own if the request asks for a stale read.
+// read sets c.view, the state that the request sees. It has every acknowledged change,
+// unless how, the value of ReadHeader, is "stale": then it is this node's own state. read
+// reports whether it is stale.
 func (s *Server) read(c *call, how string) (stale bool, err error) {
 	switch how {
 	case "":

@@ -19,7 +19,8 @@ import (
 	"palisade/ec2/query"
 )
 
-// newGeneratorWorld keeps few audit records, because each comparison of the state reads them all.
+// newGeneratorWorld makes a world with few audit records, because each comparison of the state
+// reads all records.
 func newGeneratorWorld(t *testing.T) *world {
 	return newWorldWith(t, ec2.Settings{AuditRecords: 5}, func(c *cluster.Cluster) query.Backend { return c })
 }
@@ -29,7 +30,7 @@ type requestGenerator struct {
 	r   *rand.Rand
 	w   *world
 	t   *testing.T
-	ids []string // of resources in the state, or formerly in it
+	ids []string // of resources that are or were in the state
 
 	valid bool // the current request should be valid
 }
@@ -106,7 +107,7 @@ func (m *requestGenerator) request() (*http.Request, string) {
 	return r, fmt.Sprintf("%s %s %v\n%s", r.Method, r.URL, r.Header, form)
 }
 
-// form makes a form of some of an Action's parameters, with values that may be valid.
+// form makes a form of an Action with some of its parameters, whose values may be valid.
 func (m *requestGenerator) form(action string) string {
 	names := query.ParameterNames(pick(m.r, []string{action, action, action, pick(m.r, query.ActionNames())}))
 	if m.chance(2) {
@@ -148,8 +149,8 @@ func (m *requestGenerator) form(action string) string {
 	return strings.Join(values, "&")
 }
 
-// required reports whether to include a parameter without which most requests get the same
-// error.
+// required reports whether a form must include a parameter, because without it most requests
+// get the same error.
 func (m *requestGenerator) required(name string) bool {
 	switch name {
 	case "GroupDescription", "MinCount", "MaxCount", "ImageId", "CidrBlock", "IpPermissions.n.IpProtocol", "IpPermissions.n.FromPort", "IpPermissions.n.ToPort":
@@ -309,7 +310,7 @@ func (m *requestGenerator) sign(account, method, form string, stamp time.Time) *
 	return r
 }
 
-// forge changes a request after it is signed, or its signature.
+// forge changes a signed request or its signature.
 func (m *requestGenerator) forge(r *http.Request) {
 	authorization := r.Header.Get("Authorization")
 	switch m.r.IntN(12) {

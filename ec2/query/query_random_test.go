@@ -78,11 +78,11 @@ func TestNearlyValidRequestsNeverFailTheServer(t *testing.T) {
 	}
 	t.Logf("%d succeeded, %d were refused, %d of them by the state; codes %v", done, refused, judged, codes)
 	if done < randomRequests/10 || judged < randomRequests/50 || len(codes) < 30 {
-		t.Errorf("of %d requests %d succeeded and %d were refused by the state, with %d codes: too few are nearly valid", randomRequests, done, judged, len(codes))
+		t.Errorf("of %d requests %d succeeded and %d were refused by the state, with %d codes: too few requests are nearly valid", randomRequests, done, judged, len(codes))
 	}
 }
 
-// answer reads the status and the error code of a document of EC2 or STS.
+// answer returns the status and the error code of an answer of EC2 or STS.
 func (m *requestGenerator) answer(res *http.Response, text string) (int, string) {
 	data, err := io.ReadAll(res.Body)
 	res.Body.Close()
@@ -102,8 +102,8 @@ func (m *requestGenerator) answer(res *http.Response, text string) (int, string)
 
 var stsCode = regexp.MustCompile(`<ErrorResponse .*<Code>(\w+)</Code>`)
 
-// rowsOf returns the state as text, without what every command changes: the index and the
-// audit records.
+// rowsOf returns the state as text, without the index and the audit records, which every
+// command changes.
 func rowsOf(t *testing.T, v *state.View) string {
 	t.Helper()
 	var b strings.Builder
@@ -119,8 +119,8 @@ func rowsOf(t *testing.T, v *state.View) string {
 	return strings.Join(kept, "")
 }
 
-// A dry run of any Action changes nothing. Its answer is the error of the request itself, or
-// DryRunOperation.
+// A dry run of any Action changes nothing. Its answer is the error that the request itself
+// would get, or DryRunOperation.
 func TestDryRunChangesNothing(t *testing.T) {
 	w := newGeneratorWorld(t)
 	m := &requestGenerator{r: rand.New(rand.NewPCG(seed, 2)), w: w, t: t, valid: true}

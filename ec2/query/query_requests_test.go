@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// signed makes a request signed by albert. change, if not nil, then changes it.
+// signed makes a request signed by albert. If change is not nil, it then changes the
+// signed request.
 func (w *world) signed(t testing.TB, method, form string, change func(*http.Request)) *http.Request {
 	t.Helper()
 	target, body := w.url, form
@@ -38,7 +39,7 @@ func (w *world) post(t testing.TB, form string, change func(*http.Request)) *htt
 	return do(t, w.signed(t, http.MethodPost, form, change))
 }
 
-// answer returns the status and the code of the error, "" if there is none.
+// answer returns the status and the error code of an answer, "" if it has none.
 func answer(t testing.TB, res *http.Response) (int, string) {
 	t.Helper()
 	defer res.Body.Close()
@@ -103,18 +104,18 @@ func TestSignaturesAreChecked(t *testing.T) {
 		}
 	}
 
-	// Valid signatures with a time ten minutes in the past or future.
+	// A valid signature with a time ten minutes in the past or future is refused.
 	for _, off := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
 		r := w.signed(t, http.MethodPost, form, nil)
 		r.Header.Del("Authorization")
 		sign(t, r, form, "albert", "ec2", time.Now().Add(off))
 		if status, code := answer(t, do(t, r)); status != 400 || code != "RequestExpired" {
-			t.Errorf("signed %s from now: got %d %s, want RequestExpired", off, status, code)
+			t.Errorf("signed %s from now: got %d %s, want 400 RequestExpired", off, status, code)
 		}
 	}
 }
 
-// A body may write a blank as + or %20.
+// A body may encode a blank as + or as %20.
 func TestGetAndPostAreEquivalent(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []struct{ method, form string }{

@@ -132,8 +132,8 @@ func hashOf(body string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// report acts as the node: it reports every instance in the state that it is changing to,
-// and every draining interface as gone.
+// report acts as the node: it reports that every instance has reached the state that it
+// is changing to, and that every draining interface is gone.
 func (w *world) report(t *testing.T) {
 	t.Helper()
 	apply := func(r state.Request) {
@@ -167,7 +167,7 @@ func wantCode(t *testing.T, what string, err error, code, message string) {
 	t.Helper()
 	e, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
-		t.Errorf("%s: got %v, want %s", what, err, code)
+		t.Errorf("%s: got error %v, want %s", what, err, code)
 		return
 	}
 	if e.ErrorCode() != code || message != "" && e.ErrorMessage() != message {

@@ -92,7 +92,7 @@ func TestRequestWithoutLeaderIsUnavailable(t *testing.T) {
 	wantCode(t, "write, leader lost", err, "Unavailable", lost)
 	f.apply = []error{noLeader{cutOff}}
 	if status, code := answer(t, w.post(t, "Action=CreateSecurityGroup&GroupName=a&GroupDescription=x&Version=2016-11-15", nil)); status != 503 || code != "Unavailable" {
-		t.Errorf("got %d %s, want 503 Unavailable", status, code)
+		t.Errorf("a change without a leader: got %d %s, want 503 Unavailable", status, code)
 	}
 	f.read = []error{errors.New("disk full: /var/lib")} // the caller must not see this
 	_, err = w.as("albert").DescribeInstances(t.Context(), nil)
@@ -108,8 +108,9 @@ func TestRequestWithoutLeaderIsUnavailable(t *testing.T) {
 	}
 }
 
-// The answer to a change comes from the state of the node that got the request. If it asked
-// the leader again, an error could make the caller repeat a change that was made.
+// The answer to a change comes from the state of the node that got the request. If that
+// node asked the leader again, an error could make the caller repeat a change that was
+// already made.
 func TestAnswerToChangeDoesNotAskLeader(t *testing.T) {
 	w, f := newFailingWorld(t)
 	api := w.as("albert")
@@ -143,7 +144,8 @@ func publicKeyParam(t *testing.T) string {
 
 func stale(r *http.Request) { r.Header.Set(query.ReadHeader, "stale") }
 
-// A stale read also returns the index of its state. Only actions that read accept it.
+// The answer to a stale read has the index of the state that it shows. Only actions
+// that read accept the header.
 func TestStaleReadNeedsNoLeader(t *testing.T) {
 	w, f := newFailingWorld(t)
 	const describe = "Action=DescribeSecurityGroups&Version=2016-11-15"

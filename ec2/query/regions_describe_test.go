@@ -14,7 +14,7 @@ func TestAccountAttributesZonesAndRegionsAreDescribed(t *testing.T) {
 	for name, want := range map[string]int{"albert": 2, "dev": 1} {
 		out := ok[*sdk.DescribeAccountAttributesOutput](t)(w.as(name).DescribeAccountAttributes(t.Context(), nil))
 		if got := out.AccountAttributes[0].AttributeValues; len(got) != want {
-			t.Errorf("%s may use %+v, want %d platforms", name, got, want)
+			t.Errorf("%s has the platforms %+v, want %d", name, got, want)
 		}
 	}
 	zones := ok[*sdk.DescribeAvailabilityZonesOutput](t)(w.as("albert").DescribeAvailabilityZones(t.Context(), nil)).AvailabilityZones

@@ -13,7 +13,7 @@ func TestZonesHaveIDs(t *testing.T) {
 		{"", ""},
 	} {
 		if got := zoneID(c.zone); got != c.want {
-			t.Errorf("%s is %s, want %s", c.zone, got, c.want)
+			t.Errorf("zone %s has the id %s, want %s", c.zone, got, c.want)
 		}
 	}
 }

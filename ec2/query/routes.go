@@ -63,7 +63,7 @@ type associationState struct {
 
 var associated = associationState{"associated"}
 
-// localGateway is the target of the route for the VPC's own addresses.
+// localGateway is the target of a VPC's local route, the route for its own addresses.
 const localGateway ec2.GatewayID = "local"
 
 func (c *call) newRouteTableItem(t *ec2.RouteTable) routeTableItem {

@@ -74,8 +74,8 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 	return answer, nil
 }
 
-// rulesOf finds the group that a request names and the rules that its permissions stand
-// for. A request for egress rules must name the group by id (EC2 API Reference,
+// rulesOf returns the group that a request names and the rules that its permissions
+// describe. A request for egress rules must name the group by id (EC2 API Reference,
 // "AuthorizeSecurityGroupEgress").
 func (c *call) rulesOf(s groupSelector, permissions []permissionParam, direction ec2.Direction) (*ec2.Group, []state.RuleSpec, error) {
 	g, err := c.view.FindGroup(c.account, c.region, s.domain())

@@ -113,8 +113,8 @@ func isRuleKey(key string) bool {
 	return ec2.CheckGroupID(ec2.GroupID(group)) == nil && ec2.CheckRuleID(ec2.RuleID(rule)) == nil
 }
 
-// rulesAfter yields the rules that may pass the request, in the order of their keys,
-// starting after the key.
+// rulesAfter yields the rules that may pass the request's ids and filters, in the order
+// of their keys, starting with the first key greater than after.
 func (c *call) rulesAfter(after string, r *describeRulesRequest) (iter.Seq[groupRule], error) {
 	if len(r.RuleIDs) > 0 {
 		return c.rulesByID(after, r.RuleIDs)

@@ -253,7 +253,8 @@ type prefixListItem struct {
 	Description string `wire:"description"`
 }
 
-// permissionsOf joins rules with equal protocol and ports, in order of creation.
+// permissionsOf returns the permissions of the rules in one direction, in order of the
+// rules' creation.
 func permissionsOf(rules []ec2.Rule, direction ec2.Direction) []permission {
 	type ports struct {
 		protocol ec2.Protocol

@@ -12,7 +12,8 @@ import (
 	"palisade/ec2"
 )
 
-// permissionForm returns the parameters of a permission. A port "-" is left out.
+// permissionForm returns the parameters of the n-th permission of a request. A port "-" is
+// left out.
 func permissionForm(n int, protocol, from, to, cidr string) string {
 	p := fmt.Sprintf("&IpPermissions.%d.", n)
 	form := p + "IpProtocol=" + url.QueryEscape(protocol) + p + "IpRanges.1.CidrIp=" + url.QueryEscape(cidr)

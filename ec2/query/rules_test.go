@@ -18,7 +18,7 @@ func permission(protocol string, from, to int32, cidrs ...string) types.IpPermis
 	return p
 }
 
-// A groupWeb is a group "web" of albert's.
+// A groupWeb is a group "web" of the account albert.
 type groupWeb struct {
 	*world
 	api *sdk.Client
@@ -61,11 +61,12 @@ func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
 	api, ctx := g.api, t.Context()
 	added := ok[*sdk.AuthorizeSecurityGroupIngressOutput](t)(g.authorize(t, permission("TCP", 22, 22, "203.0.113.25/32", "100.68.0.18/18"), permission("1", -1, -1, "0.0.0.0/0")))
 	if len(added.SecurityGroupRules) != 3 || len(*added.SecurityGroupRules[0].SecurityGroupRuleId) != len("sgr-")+17 {
-		t.Errorf("authorize answers %+v, want three rules", added.SecurityGroupRules)
+		t.Errorf("AuthorizeSecurityGroupIngress returned %+v, want three rules", added.SecurityGroupRules)
 	}
 	g.wantRules(t, "tcp 203.0.113.25/32 100.68.0.0/18; icmp 0.0.0.0/0; ")
 
-	// A group of another account without a protocol: tcp, udp and icmp.
+	// A source group of another account, without a protocol, stands for tcp, udp and
+	// icmp.
 	ok[*sdk.AuthorizeSecurityGroupIngressOutput](t)(api.AuthorizeSecurityGroupIngress(ctx, &sdk.AuthorizeSecurityGroupIngressInput{
 		GroupName: aws.String("web"), SourceSecurityGroupName: aws.String("default"), SourceSecurityGroupOwnerId: aws.String(mary),
 	}))
@@ -76,7 +77,7 @@ func TestRulesAreAuthorizedAndRevoked(t *testing.T) {
 		IpPermissions: []types.IpPermission{permission("tcp", 22, 22, "100.68.7.7/18", "192.0.2.0/24")},
 	}))
 	if len(revoked.UnknownIpPermissions) != 1 || *revoked.UnknownIpPermissions[0].IpRanges[0].CidrIp != "192.0.2.0/24" || len(revoked.RevokedSecurityGroupRules) != 1 {
-		t.Errorf("revoke answers %+v, want one revoked and one unknown", revoked)
+		t.Errorf("RevokeSecurityGroupIngress returned %+v, want one revoked and one unknown rule", revoked)
 	}
 	g.wantRules(t, "tcp 203.0.113.25/32; icmp 0.0.0.0/0 495219933132/default; tcp 495219933132/default; udp 495219933132/default; ")
 	_, err := api.AuthorizeSecurityGroupEgress(ctx, &sdk.AuthorizeSecurityGroupEgressInput{GroupId: added.SecurityGroupRules[0].GroupId, IpPermissions: []types.IpPermission{permission("tcp", 1, 1, "0.0.0.0/0")}})

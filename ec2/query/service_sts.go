@@ -10,8 +10,9 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// stsActions are the actions of AWS STS that are served, on the same port as EC2.
-// `aws sts get-caller-identity` tells a caller its account; Terraform asks it first.
+// stsActions are the actions of AWS STS that are served, on the same port as EC2. `aws sts
+// get-caller-identity` tells a caller its account. Terraform makes this call before all
+// others.
 var stsActions = map[string]handler{
 	"GetCallerIdentity": action(getCallerIdentity),
 }

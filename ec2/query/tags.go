@@ -161,8 +161,8 @@ type tagParam struct {
 }
 
 // tagsFor returns the tags for the created resources of a type. others are the types of
-// the other resources that the request creates. Tags for any further type are an error,
-// because no resource would get them.
+// the other resources that the request creates. Tags for a type that is neither
+// resourceType nor in others are an error, because no resource would get them.
 func tagsFor(specifications []tagSpecification, resourceType string, others ...string) (map[string]string, error) {
 	seen := make(map[string]map[string]string)
 	for _, s := range specifications {

@@ -70,8 +70,8 @@ func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
 	}
 }
 
-// derivedID makes the id of a part that a resource has exactly once, such as its ACL's
-// association, from the digits of the resource's id.
+// derivedID returns the prefix followed by the digits of a resource's id. It is the id
+// of a part that each resource has exactly once, such as the association of its ACL.
 func derivedID(prefix, of string) string {
 	_, digits, _ := strings.Cut(of, "-")
 	return prefix + "-" + digits

@@ -44,7 +44,8 @@ func (w *world) placed(t *testing.T) (ids []string) {
 	return []string{string(i.ID), string(i.Interface), string(eni.ID)}
 }
 
-// Each Action about networks succeeds and is refused at least once in the dialogs.
+// In the dialogs each Action about networks succeeds at least once and is refused at
+// least once.
 func TestDialogsCoverEveryNetworkAction(t *testing.T) {
 	outcomes := make(map[string]string)
 	for _, name := range networkDialogs {
@@ -75,7 +76,8 @@ func TestDialogsCoverEveryNetworkAction(t *testing.T) {
 	}
 }
 
-// A page begins after the last item of the previous one, even if that was deleted.
+// A page begins after the last item of the previous page, even if that item was deleted
+// meanwhile.
 func TestSubnetsAreDescribedInPages(t *testing.T) {
 	w := newWorld(t)
 	api, ctx := w.as("albert"), t.Context()

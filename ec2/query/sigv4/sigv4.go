@@ -39,8 +39,8 @@ const (
 	notServed  = "Only Signature Version 4 is served here: this request is signed in an older way"
 )
 
-// A Signature is what a request says about its signer. Nothing in it is proven before
-// Verify has returned true.
+// A Signature is what a request says about its signer. Do not trust it before Verify has
+// returned true.
 type Signature struct {
 	AccessKey, Region, Service string
 
@@ -97,7 +97,8 @@ func parseAuthorization(header, date string) (*Signature, bool) {
 // queryParameters are the parameters of a signature in the query string.
 var queryParameters = []string{"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature"}
 
-// parseQuery reads a signature in the query string.
+// parseQuery reads a signature in the query string. It reports whether the signature is
+// well-formed.
 func parseQuery(query url.Values) (*Signature, bool) {
 	for _, name := range queryParameters {
 		if len(query[name]) != 1 {
@@ -136,8 +137,9 @@ func (g *Signature) parse(credential, date, signedHeaders string) bool {
 	return seen["host"] // without host, a request could be replayed to another endpoint
 }
 
-// CheckTime refuses a signature that has expired or lies in the future. Used signatures
-// are not remembered: a request can be replayed until it expires, as at EC2 itself.
+// CheckTime returns an error for a signature that has expired or whose time is in the
+// future. Used signatures are not remembered, so a request can be replayed until it
+// expires, as at EC2 itself.
 func (g *Signature) CheckTime(now time.Time) error {
 	until := g.stamp.Add(maxSkew)
 	if g.inQuery {
@@ -149,8 +151,8 @@ func (g *Signature) CheckTime(now time.Time) error {
 	return nil
 }
 
-// Verify reports whether the request was signed with secret. It takes the same time
-// whether it was or not.
+// Verify reports whether the request was signed with secret. It takes the same time for a
+// right and a wrong signature.
 func (g *Signature) Verify(r *http.Request, body []byte, secret string) (bool, error) {
 	want, err := g.compute(r, body, secret)
 	if err != nil {
@@ -159,9 +161,9 @@ func (g *Signature) Verify(r *http.Request, body []byte, secret string) (bool, e
 	return subtle.ConstantTimeCompare([]byte(want), []byte(g.hex)) == 1, nil
 }
 
-// compute returns the signature that the request should carry, over the headers that the
-// client says it signed. The body is always covered by its own hash; the header that
-// claims a hash is not trusted.
+// compute returns the signature that the request should have, over the headers that the
+// client says it signed. It always hashes the body itself, and does not trust a header
+// with the body's hash.
 //
 // Header names are passed in lower case, as the client listed them. The SDK's signer skips
 // some headers, such as "User-Agent", by their canonical spelling; in lower case they are

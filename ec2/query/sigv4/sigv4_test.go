@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The query string was signed by botocore 1.43 with the secret "b", for a POST.
+// botocore 1.43 signed this query string with the secret "b", for a POST.
 func TestSignatureOfBotocoreVerifies(t *testing.T) {
 	const uri = "http://127.0.0.1:1/?Action=DescribeSecurityGroups&Version=2016-11-15&GroupName.1=a%20b&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2F20261121%2Fus-east-1%2Fec2%2Faws4_request&X-Amz-Date=20261121T172648Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=581a712b4643657922b112ddf169a494bef8136b5bd1e7916dc379f1dc75fe89"
 	r, err := http.NewRequest(http.MethodPost, uri, nil)
@@ -20,7 +20,7 @@ func TestSignatureOfBotocoreVerifies(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := g.compute(r, nil, "b"); err != nil || got != g.hex {
-		t.Errorf("computed %s, %v; want %s", got, err, g.hex)
+		t.Errorf("computed the signature %s, %v; want %s", got, err, g.hex)
 	}
 	stamp := time.Date(2026, 11, 21, 17, 26, 48, 0, time.UTC)
 	for after, good := range map[time.Duration]bool{-6 * time.Minute: false, -4 * time.Minute: true, 0: true, time.Minute: true, 61 * time.Second: false} {

@@ -14,7 +14,8 @@ import (
 // Decode fills the struct that into points to. A field's `wire` tag is the name of its
 // parameter: a scalar (a pointer tells absent from zero), a struct
 // ("Placement.AvailabilityZone"), or a list, whose numbers may start anywhere and have
-// gaps ("GroupName.1", "GroupName.3"). Parameters that no field has are left to Unread.
+// gaps ("GroupName.1", "GroupName.3"). It ignores parameters that no field has; Unread
+// lists them.
 func Decode(p *Param, into any) error {
 	return decodeStruct(p, "", reflect.ValueOf(into).Elem())
 }
@@ -80,8 +81,8 @@ func decodeValue(p *Param, path string, v reflect.Value) error {
 }
 
 // decodeList refuses a child that is not a number: "IpRanges.1CidrIp" is a misprint in the
-// EC2 User Guide of 2012, and ignoring it would drop a source. It also refuses a list's
-// value without a number: ignoring that would let a Describe show everything.
+// EC2 User Guide of 2012, and ignoring it would drop a source. It also refuses a value of
+// a list without a number, because a Describe that ignored it would show everything.
 func decodeList(p *Param, path string, v reflect.Value) error {
 	if p.Value != "" {
 		return ec2.Errorf("InvalidParameterValue", "The parameter %[1]s is a list: its values are %[1]s.1, %[1]s.2 and so on", path)

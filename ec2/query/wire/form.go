@@ -13,13 +13,13 @@ import (
 const (
 	// MaxBody bounds a request's body, in bytes.
 	MaxBody = 1 << 20
-	// MaxParams bounds the number of a request's parameters. Authorizing as many rules as
-	// a group can have takes a tenth of it.
+	// MaxParams bounds the number of a request's parameters. A request that authorizes as
+	// many rules as a group can have needs a tenth of this.
 	MaxParams = 8192
 )
 
-// CheckForm refuses a body whose headers say that it is not a form. A body without a
-// Content-Type is read as a form.
+// CheckForm returns an error if the headers say that the body is not a form. A body
+// without a Content-Type counts as a form.
 func CheckForm(h http.Header) error {
 	kind, parameters, err := mime.ParseMediaType(h.Get("Content-Type"))
 	charset := strings.ToLower(parameters["charset"])
@@ -61,8 +61,8 @@ func Parse(query, body string) (*Param, error) {
 	return root, nil
 }
 
-// printable reports whether XML (1.0 §2.2) and JSON can carry text: answers quote
-// parameters, and the audit log stores them as JSON.
+// printable reports whether text is valid in XML (1.0 §2.2) and JSON, because answers
+// quote parameters, and the audit log stores them as JSON.
 func printable(text string) bool {
 	for _, r := range text {
 		if r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xfffe || r == 0xffff {

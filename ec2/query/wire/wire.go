@@ -16,9 +16,9 @@ import (
 	"palisade/ec2"
 )
 
-// A Param is a node in the tree of parameters, which are filed by the parts of their
-// names: "Filter.1.Name" is the child "Name" of the child "1" of the child "Filter". It
-// belongs to one request and is not safe for concurrent use.
+// A Param is a node in the tree of a request's parameters. Each part of a parameter's
+// name is a level of the tree: "Filter.1.Name" is the child "Name" of the child "1" of
+// the child "Filter". It belongs to one request and is not safe for concurrent use.
 type Param struct {
 	Value    string
 	Children map[string]*Param
@@ -30,8 +30,8 @@ type Param struct {
 // maxDepth bounds the parts of a name. EC2's longest names have five.
 const maxDepth = 8
 
-// Set files a value under its name. It returns false if the name is taken or has too many
-// parts.
+// Set adds a parameter. It returns false if the tree already has the name or if the name
+// has too many parts.
 func (p *Param) Set(name, value string) bool {
 	parts := strings.SplitN(name, ".", maxDepth+1)
 	if len(parts) > maxDepth {
@@ -65,7 +65,8 @@ func (p *Param) Take(name string) string {
 	return c.Value
 }
 
-// Each visits every given parameter below p, in the order of the parts of names.
+// Each calls visit for every parameter below p that the request has, sorted part by part
+// of the names.
 func (p *Param) Each(visit func(name, value string)) { p.each("", visit) }
 
 func (p *Param) each(path string, visit func(name, value string)) {

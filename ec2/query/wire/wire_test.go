@@ -128,8 +128,8 @@ func TestEncodeWritesElements(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that Parse lets through only parameters that XML and JSON can carry,
-// and not too many.
+// FuzzParse checks that Parse accepts only parameters that are valid in XML and JSON,
+// and at most MaxParams of them.
 func FuzzParse(f *testing.F) {
 	f.Add("Filter.1.Name=x&Filter.1.Value.10=a&Filter.1.Value.9=b&DryRun=TRUE")
 	f.Add("a.b.c.d.e.f.g.h.i=1")

@@ -20,7 +20,7 @@ func newServer(t *testing.T) *service {
 	return newServerBehind(t, func(c *cluster.Cluster) query.Backend { return c })
 }
 
-// newServerBehind makes the API's Backend of the cluster by a function.
+// newServerBehind starts the API. The function backend makes the API's Backend from the cluster.
 func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend) *service {
 	t.Helper()
 	c, err := cluster.New(cluster.Config{
@@ -60,16 +60,17 @@ func newServerBehind(t *testing.T, backend func(*cluster.Cluster) query.Backend)
 		server.Close()
 		cancel()
 		if err := <-stopped; err != nil {
-			t.Errorf("cluster: %v", err)
+			t.Errorf("the cluster stopped with the error %v", err)
 		}
 	})
 	return &service{url: server.URL}
 }
 
-// TestToolsAgainstTheServer runs tools against the API, line after line. A pattern must match
-// the whole output, with tabs replaced by |; a pattern that begins with "error" must match
-// stderr. $1 is the first group of the last pattern that had a group.
-func TestToolsAgainstTheServer(t *testing.T) {
+// TestToolsPrintWhatTheServerAnswers runs tools against the API, one command line after another. A
+// pattern must match the whole output, with tabs replaced by |; a pattern that begins with "error"
+// must match stderr. $1 in a command line is what the first group matched in the last pattern with
+// a group.
+func TestToolsPrintWhatTheServerAnswers(t *testing.T) {
 	svc := newServer(t)
 	const sg = `sg-[0-9a-f]{8}`
 	captured := ""

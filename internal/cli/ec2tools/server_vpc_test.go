@@ -13,7 +13,7 @@ import (
 // id matches the digits of the id of a resource in a VPC.
 const id = `[0-9a-f]{17}`
 
-// vpcToolLines are the command lines of TestVPCToolsAgainstTheServer, with patterns for
+// vpcToolLines are the command lines of TestVPCToolsCreateAndDeleteAVPC, with patterns for
 // their output.
 var vpcToolLines = []struct{ line, want string }{
 	{"ec2-describe-vpcs", `VPC\|vpc-` + id + `\|available\|172\.31\.0\.0/16\|[^|]+\|default\|true\n`},
@@ -78,10 +78,11 @@ NIC\|(?P<eni>eni-` + id + `)\|subnet-` + id + `\|(?s:.*)PRIVATEIPADDRESS\|10\.0\
 	{"ec2-delete-vpc $vpc", `VPC\|vpc-` + id + `\n`},
 }
 
-// TestVPCToolsAgainstTheServer creates a VPC with all the tools for VPCs, against the API, and
-// deletes it again. Tools that change something run with --wait. Patterns match as in
-// TestToolsAgainstTheServer; $NAME is the group of that name in an earlier pattern.
-func TestVPCToolsAgainstTheServer(t *testing.T) {
+// TestVPCToolsCreateAndDeleteAVPC runs all the tools for VPCs against the API: they create a VPC
+// and delete it again. Tools that change something run with --wait. Patterns match as in
+// TestToolsPrintWhatTheServerAnswers; $NAME in a command line is what the group of that name
+// matched in an earlier pattern.
+func TestVPCToolsCreateAndDeleteAVPC(t *testing.T) {
 	svc, c, j := newEnforcingServer(t)
 	apply := func(r state.Request) {
 		t.Helper()
@@ -89,7 +90,8 @@ func TestVPCToolsAgainstTheServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The reports of the node after a tool, by the tool.
+	// captured has what the named groups matched. report applies what the node reports after
+	// a tool, by the tool's name.
 	captured := map[string]string{}
 	report := map[string]func(){
 		"ec2-run-instances": func() {
