@@ -15,7 +15,8 @@ import (
 	"palisade/internal/node/control"
 )
 
-// newAccountCommand is for the operator who decides who may call the API.
+// newAccountCommand returns `palisade account`, with which an operator creates the accounts
+// and access keys of the API.
 func newAccountCommand() *cobra.Command {
 	var choice nodeChoice
 	cmd := &cobra.Command{
@@ -27,7 +28,8 @@ func newAccountCommand() *cobra.Command {
   palisade account keys delete carol AKIA...`,
 		RunE: helpOrUnknown,
 	}
-	// Other commands name the lab with --name; here --name is the name of an account.
+	// The lab is named with --lab, not with --name as in other commands: `account create` has
+	// a flag --name for the account.
 	cmd.PersistentFlags().StringVar(&choice.config, "config", "", "ask the node with this configuration `FILE`")
 	cmd.PersistentFlags().StringVar(&choice.lab, "lab", "lab", "ask a node of the lab `NAME`")
 	cmd.PersistentFlags().StringVar(&choice.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
@@ -84,7 +86,8 @@ func newAccountCreate(choice *nodeChoice) *cobra.Command {
 	return cmd
 }
 
-// printKey prints the environment with which aws, the SDKs and the ec2-* tools use an account.
+// printKey prints shell commands that set the environment in which aws, the SDKs and the ec2-*
+// tools act as the account of k.
 func printKey(out io.Writer, k control.NewKey) {
 	fmt.Fprintf(out, "# %s: account %s (%s)\n", k.Name, k.Account, k.Platform)
 	fmt.Fprintf(out, "export AWS_ACCESS_KEY_ID=%s\nexport AWS_SECRET_ACCESS_KEY=%s\nexport AWS_DEFAULT_REGION=%s\n", k.AccessKey, k.SecretKey, k.Region)

@@ -63,7 +63,7 @@ func startNode(t *testing.T) string {
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			t.Errorf("the node: %v", err)
+			t.Errorf("the node ended with error %v", err)
 		}
 	})
 	for deadline := time.Now().Add(time.Minute); ; {
@@ -105,7 +105,7 @@ func (c nodeCommand) must(args ...string) string {
 	return out
 }
 
-// fails wants an error with text in it.
+// fails runs a command, which must return an error that contains text.
 func (c nodeCommand) fails(text string, args ...string) {
 	c.Helper()
 	if out, err := run(c.T, append(args, "--config", c.config)...); err == nil || !strings.Contains(err.Error(), text) {
@@ -113,7 +113,7 @@ func (c nodeCommand) fails(text string, args ...string) {
 	}
 }
 
-// exits wants an exit status of the binary's main function.
+// exits runs a command through Main, which must return this exit status.
 func (c nodeCommand) exits(status int, args ...string) {
 	c.Helper()
 	if got := Main(append([]string{"palisade"}, append(args, "--config", c.config)...)); got != status {
@@ -121,7 +121,8 @@ func (c nodeCommand) exits(status int, args ...string) {
 	}
 }
 
-// printed is what account create prints: account id, access key and secret key.
+// printed matches the output of `account create --name carol`. Its groups are the account id,
+// access key and secret key.
 var printed = regexp.MustCompile(`^# carol: account ([1-9]\d{11}) \(vpc\)\nexport AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16})\nexport AWS_SECRET_ACCESS_KEY=(\S{40})\nexport AWS_DEFAULT_REGION=us-east-1\n$`)
 
 func TestAccountCommandsManageKeysAndHideSecrets(t *testing.T) {
@@ -129,7 +130,7 @@ func TestAccountCommandsManageKeysAndHideSecrets(t *testing.T) {
 	created := c.must("account", "create", "--name", "carol")
 	carol := printed.FindStringSubmatch(created)
 	if carol == nil {
-		t.Fatalf("create prints\n%s", created)
+		t.Fatalf("account create prints\n%s\nwant a match of %s", created, printed)
 	}
 	students := createStudents(c)
 	c.must("account", "create", "--name", "dora", "--id", "123456789012")
@@ -138,7 +139,7 @@ func TestAccountCommandsManageKeysAndHideSecrets(t *testing.T) {
 	second := changeKeys(c, carol)
 	list := c.must("account", "list")
 	if !regexp.MustCompile(`(?m)^carol +`+carol[1]+` +vpc +`+second+`$`).MatchString(list) || !strings.Contains(list, "albert") || strings.Count(list, "\n") != 34 {
-		t.Errorf("account list prints\n%s", list)
+		t.Errorf("account list prints\n%s\nwant 34 lines, with albert and with carol, whose only key is %s", list, second)
 	}
 	checkAudit(c, carol[1], second)
 	everything := list + c.must("audit") + c.must("audit", "--json") + c.must("audit", "--cloudtrail")
@@ -152,7 +153,7 @@ func TestAccountCommandsManageKeysAndHideSecrets(t *testing.T) {
 	saved := c.must("cluster", "snapshot", "save", backup)
 	inspected, err := run(t, "cluster", "snapshot", "inspect", backup)
 	if err != nil || !strings.Contains(saved, "sealed under cluster key") || !strings.Contains(inspected, "keep a copy of it in another place") {
-		t.Errorf("%v; save prints\n%s\ninspect prints\n%s", err, saved, inspected)
+		t.Errorf("snapshot save prints\n%s\nsnapshot inspect prints\n%s\nand returns error %v; want both to mention the cluster key", saved, inspected, err)
 	}
 }
 
@@ -163,7 +164,7 @@ func createStudents(c nodeCommand) (students []control.NewKey) {
 		c.Fatal(err)
 	}
 	if len(students) != 30 || students[0].Name != "student01" || students[29].Name != "student30" || students[29].Platform != ec2.Classic || students[0].Account == students[1].Account {
-		c.Errorf("30 accounts are created as %+v", students)
+		c.Errorf("account create --count 30 prints %+v, want student01 to student30 on EC2-Classic with different ids", students)
 	}
 	return students
 }
@@ -185,7 +186,8 @@ func refuseBadAccounts(c nodeCommand) {
 	}
 }
 
-// changeKeys gives carol a second key, and takes her first one away. It returns the second.
+// changeKeys adds a second access key to carol's account and deletes the first key. It returns
+// the id of the second.
 func changeKeys(c nodeCommand, carol []string) string {
 	c.Helper()
 	added := c.must("account", "keys", "add", "carol")
@@ -198,7 +200,7 @@ func changeKeys(c nodeCommand, carol []string) string {
 	c.must("account", "keys", "deactivate", "carol", second)
 	c.must("account", "keys", "activate", carol[1], second)
 	if got := c.must("account", "keys", "list", "carol"); !regexp.MustCompile(carol[2]+` +inactive +sealed`).MatchString(got) || !regexp.MustCompile(second+` +active +sealed`).MatchString(got) {
-		c.Errorf("carol's keys are\n%s", got)
+		c.Errorf("account keys list carol prints\n%s\nwant %s inactive and %s active, both sealed", got, carol[2], second)
 	}
 	c.must("account", "keys", "delete", "carol", carol[2])
 	return second
@@ -213,14 +215,14 @@ func checkAudit(c nodeCommand, account, key string) {
 		`operator +control socket of node1 +UpdateAccessKey +done +AccessKey=` + key + ` Account=` + account + ` Do=activate`,
 	} {
 		if !regexp.MustCompile(want).MatchString(audit) {
-			c.Errorf("the audit trail lacks %s:\n%s", want, audit)
+			c.Errorf("no line of the audit trail matches %s:\n%s", want, audit)
 		}
 	}
 	if got := c.must("audit", "--since", "1h", "--action", "deleteaccesskey"); strings.Count(got, "\n") != 3 {
-		c.Errorf("the audit trail of deleted keys is\n%s", got)
+		c.Errorf("audit --action deleteaccesskey prints\n%s\nwant the heading and 2 records", got)
 	}
 	if got := c.must("audit", "--since", "2099-01-01"); strings.Count(got, "\n") != 1 {
-		c.Errorf("the audit trail from 2099 on is\n%s", got)
+		c.Errorf("audit --since 2099-01-01 prints\n%s\nwant only the heading", got)
 	}
 	c.exits(2, "audit", "--since", "yesterday")
 }

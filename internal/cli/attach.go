@@ -33,7 +33,8 @@ func (f *attachedFlags) check() error {
 	return nil
 }
 
-// target is the name of the device, or "".
+// target returns the name of the TAP, or of the new device in the namespace; "" if --device is
+// not given.
 func (f *attachedFlags) target() string {
 	if f.tap != "" {
 		return f.tap

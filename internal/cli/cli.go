@@ -20,7 +20,7 @@ import (
 	"palisade/internal/lab"
 )
 
-// An exitError ends the process with this code. The command has printed its message already.
+// An exitError makes the process exit with this status, without a further message.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

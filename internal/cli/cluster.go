@@ -17,7 +17,8 @@ import (
 	"palisade/internal/node/control"
 )
 
-// newClusterCommand is for the operator of a cluster: its members and its backups.
+// newClusterCommand returns `palisade cluster`, with which an operator starts a cluster and
+// manages its members and backups.
 func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
@@ -48,8 +49,8 @@ func (c *nodeChoice) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
 }
 
-// ask calls the node's control socket, or the sockets of the lab's nodes in turn until
-// one answers.
+// ask passes the control socket of the chosen node to call. If only a lab is chosen, ask tries
+// the sockets of its nodes in turn until one answers. It returns the last call's error.
 func (c *nodeChoice) ask(ctx context.Context, call func(socket string) error) error {
 	if c.config != "" {
 		config, err := node.ReadConfig(c.config)
@@ -211,8 +212,8 @@ To join again it needs a new token and an empty data directory.`,
 	})
 }
 
-// An expulsion is a command that ends a node's membership. It prints the plan before, and
-// done after.
+// An expulsion describes a command that ends a node's membership. Without --yes the command
+// only prints plan; with --yes it ends the membership and prints done.
 type expulsion struct {
 	use, path, short, plan, done string
 	yes                          *bool
@@ -273,7 +274,7 @@ func findMember(s control.ClusterStatus, name ec2.NodeID) (control.MemberStatus,
 	return control.MemberStatus{}, fmt.Errorf("the cluster has no node %s; it has %s", name, strings.Join(names, ", "))
 }
 
-// answered replaces the error of a call to a node that is down by downError.
+// answered returns err, or downError(socket) if err means that the node is down.
 func answered(socket string, err error) error {
 	if !isDown(err) {
 		return err

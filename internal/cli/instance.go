@@ -9,7 +9,8 @@ import (
 	"palisade/internal/instance"
 )
 
-// newInstanceCommand is used by `palisade lab exec`, which knows only the namespace of an instance.
+// newInstanceCommand returns `palisade instance`, which `palisade lab exec` runs to execute a
+// command in an instance.
 func newInstanceCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "instance", Short: "Run commands in instances on this machine", Hidden: true, RunE: helpOrUnknown}
 	cmd.AddCommand(&cobra.Command{
@@ -28,7 +29,8 @@ func newInstanceCommand() *cobra.Command {
 	return cmd
 }
 
-// helpOrUnknown runs a command that has only subcommands.
+// helpOrUnknown prints the help of a command that has only subcommands. If an argument is given, it
+// returns a usageError, because no subcommand has that name.
 func helpOrUnknown(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usageError{fmt.Errorf("%s has no command %q; %s --help lists its commands", cmd.CommandPath(), args[0], cmd.CommandPath())}
@@ -36,7 +38,7 @@ func helpOrUnknown(cmd *cobra.Command, args []string) error {
 	return cmd.Help()
 }
 
-// usageArgs turns the errors of check into usageErrors.
+// usageArgs returns check with each of its errors turned into a usageError.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {

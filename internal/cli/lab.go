@@ -209,7 +209,8 @@ func newLabExec(name *string) *cobra.Command {
 	return cmd
 }
 
-// newLabNode makes a command that calls do for one node.
+// newLabNode returns a command that calls do with the lab and the node that the argument
+// names.
 func newLabNode(name *string, use, short string, do func(*lab.Lab, context.Context, string) error) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,

@@ -58,8 +58,9 @@ fenced or removed the node; starting it again does not help. docs/CONFIG.md desc
 	return cmd
 }
 
-// joinFirst makes the node a member of a cluster. Every user of the machine can read a
-// token on the command line, so the token may be in a file.
+// joinFirst makes the node a member of the cluster of contacts; without contacts it does
+// nothing. The token @FILE is read from FILE, because every user of the machine can read the
+// command line.
 func joinFirst(ctx context.Context, c node.Config, contacts []string, token string) error {
 	if (len(contacts) == 0) != (token == "") {
 		return usageError{errors.New("--join and --token go together")}

@@ -23,7 +23,7 @@ import (
 	"palisade/internal/node/control"
 )
 
-// observer chooses the nodes that an observing command asks.
+// An observer selects the nodes that a read-only command such as `palisade drops` asks.
 type observer struct {
 	name   string // of the lab; all its nodes are asked
 	socket string // the control socket of one node; replaces name
@@ -51,8 +51,8 @@ func (o *observer) sockets() ([]string, error) {
 	return all, nil
 }
 
-// gather asks every node for a list and joins the answers. It reports the nodes that are
-// down on standard error; it is an error if all nodes are down.
+// gather gets a list from every node and returns their items. It prints the nodes that are
+// down on standard error, and returns an error if all nodes are down.
 func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	sockets, err := o.sockets()
 	if err != nil {
@@ -79,7 +79,7 @@ func gather[T any](ctx context.Context, o *observer, path string) ([]T, error) {
 	return all, nil
 }
 
-// askAny asks the first node that is up.
+// askAny decodes the answer of the first node that is up into a value.
 func askAny(ctx context.Context, o *observer, path string, into any) error {
 	sockets, err := o.sockets()
 	if err != nil {

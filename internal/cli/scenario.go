@@ -98,8 +98,8 @@ func pauseForEnter(ctx context.Context) func() error {
 	}
 }
 
-// runLines reports each line of standard input until the input or ctx ends. While it
-// waits in a read it does not notice the end of ctx; it then ends with the process.
+// runLines reports each line of standard input until the input or ctx ends. A blocked read
+// does not notice the end of ctx; the goroutine then lasts until the process exits.
 func runLines(ctx context.Context, lines chan<- struct{}) {
 	defer close(lines)
 	in := bufio.NewScanner(os.Stdin)
@@ -112,7 +112,8 @@ func runLines(ctx context.Context, lines chan<- struct{}) {
 	}
 }
 
-// atLeastOne requires an argument; what names it in the error.
+// atLeastOne returns a check that requires an argument. Its error shows what, the description
+// of the argument.
 func atLeastOne(what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {

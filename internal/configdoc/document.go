@@ -102,7 +102,7 @@ func writeTable(b *bytes.Buffer, structs map[string]structType, name, path strin
 			return fmt.Errorf("%s.%s has type %s: name it in tomlTypes", name, f.name, f.goType)
 		}
 		for _, other := range s.fields {
-			// A comment names other fields as Go does.
+			// Comments name fields by their Go names; the document needs their keys.
 			f.comment = regexp.MustCompile(`([a-z,;] )`+other.name+`\b`).ReplaceAllString(f.comment, "${1}`"+other.key+"`")
 		}
 		writeField(b, f, f.key, kind)
@@ -137,7 +137,7 @@ var tomlTypes = map[string]string{
 	"[]netip.Prefix": "array of strings, CIDR blocks",
 }
 
-// writeField writes the list item of a field.
+// writeField writes a field as a list item.
 func writeField(b *bytes.Buffer, f field, name, kind string) {
 	text := f.textFor(name)
 	if text != "" {
@@ -146,7 +146,7 @@ func writeField(b *bytes.Buffer, f field, name, kind string) {
 	fmt.Fprintf(b, "- **`%s`** (%s)%s\n", name, kind, text)
 }
 
-// textFor is the comment of a field in an entry whose heading is name. "Zone is the …"
+// textFor returns the comment of a field, changed to follow the heading name. "Zone is the …"
 // becomes "The …"; "Halt lets …" becomes "`halt` lets …".
 func (f field) textFor(name string) string {
 	rest, ok := strings.CutPrefix(f.comment, f.name+" ")
@@ -175,7 +175,7 @@ func writeLimits(b *bytes.Buffer, settings structType) {
 	}
 }
 
-// value writes a limit: a number, or a time in its largest unit.
+// value returns a limit as text: a number, or a time in hours or seconds.
 func value(v reflect.Value) string {
 	d, ok := v.Interface().(time.Duration)
 	switch {
@@ -187,7 +187,7 @@ func value(v reflect.Value) string {
 	return fmt.Sprintf("%d s", d/time.Second)
 }
 
-// writeStruct writes a Config for those who set it in Go.
+// writeStruct writes the section of a Config that programs set in Go.
 func writeStruct(b *bytes.Buffer, s structType) {
 	fmt.Fprintf(b, "\n### `%s`: `%s.%s`\n\n%s\n\n", s.dir, s.pkg, s.name, s.comment)
 	for _, f := range s.fields {

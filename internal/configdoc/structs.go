@@ -20,7 +20,7 @@ type structType struct {
 	fields         []field
 }
 
-// A field is an exported field of a struct, or one with a TOML key.
+// A field is an exported field of a struct.
 type field struct {
 	name, key string // key is the TOML key, "" without one
 	goType    string
@@ -62,8 +62,8 @@ func parsePackage(root, dir string) (map[string]structType, error) {
 	return structs, nil
 }
 
-// fieldsOf returns the fields of a struct. A field without a comment on the line after a
-// commented one shares its comment.
+// fieldsOf returns the fields of a struct. A field without a comment, on the line after a
+// commented field, refers to that field's comment.
 func fieldsOf(positions *token.FileSet, s *ast.StructType) []field {
 	var all []field
 	commented, line := "", 0 // the last field with a comment, and the line of the last field
@@ -94,8 +94,7 @@ func fieldsOf(positions *token.FileSet, s *ast.StructType) []field {
 	return all
 }
 
-// oneLine is the text of a comment without its line breaks, as a sentence. Paragraphs stay
-// apart.
+// oneLine returns the text of a comment as a sentence, without line breaks inside paragraphs.
 func oneLine(c *ast.CommentGroup) string {
 	paragraphs := strings.Split(strings.TrimSpace(c.Text()), "\n\n")
 	for i, p := range paragraphs {
