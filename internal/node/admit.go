@@ -25,7 +25,8 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 			return peer.JoinAnswer{}, errors.New("the token is unknown: it was used already, or is for another cluster")
 		}
 	}
-	// Check this before the token is used up: a node without the key can verify no signature.
+	// Return before the token is used up: without the cluster key, which this node could not give
+	// it, the new node can verify no signature.
 	if id := n.cluster.View().SealKey(); id != "" && !n.keys.has(id) {
 		return peer.JoinAnswer{}, fmt.Errorf("%w: %s does not have the cluster key yet", peer.ErrUnavailable, n.config.Name)
 	}

@@ -38,7 +38,7 @@ func TestAuditRequestFiltersRecords(t *testing.T) {
 		w := httptest.NewRecorder()
 		n.control.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/v1/audit?"+q.Encode(), nil))
 		if err := json.Unmarshal(w.Body.Bytes(), into); w.Code != 200 || err != nil {
-			t.Fatalf("%v: %d %s, %v", q, w.Code, w.Body, err)
+			t.Fatalf("query %v: status %d, body %s, decoding error %v", q, w.Code, w.Body, err)
 		}
 	}
 	for _, c := range []struct {
@@ -55,7 +55,7 @@ func TestAuditRequestFiltersRecords(t *testing.T) {
 	} {
 		var got []control.AuditEntry
 		if ask(c.q, &got); len(got) != c.want {
-			t.Errorf("query %v: %+v, want %d entries", c.q, got, c.want)
+			t.Errorf("query %v returns %d entries, want %d: %+v", c.q, len(got), c.want, got)
 		}
 	}
 	var all []control.AuditEntry
@@ -64,11 +64,11 @@ func TestAuditRequestFiltersRecords(t *testing.T) {
 		t.Errorf("the second entry is %+v, want the failed request of albert", a)
 	}
 	if a := all[3]; a.Account != "" || a.Source != "control socket of node1" || a.Error != "InvalidNode.NotFound" || a.Parameters["Node"] != "node7" {
-		t.Errorf("the last entry is %+v, want that of the control socket", a)
+		t.Errorf("the last entry is %+v, want the refused removal of node7 over the control socket", a)
 	}
 	var trail struct{ Records []query.CloudTrailEvent }
 	ask(url.Values{"form": {"cloudtrail"}}, &trail)
 	if len(trail.Records) != 4 || trail.Records[3].Identity.Type != "AWSService" || trail.Records[0].EventID == trail.Records[1].EventID {
-		t.Errorf("the CloudTrail events are %+v", trail)
+		t.Errorf("the CloudTrail events are %+v, want 4 with different ids, the last by an AWSService", trail)
 	}
 }

@@ -10,12 +10,12 @@ import (
 	"palisade/ec2/state"
 )
 
-// enforceWait bounds how long the answer to a change waits for this node's switch. The change is made
-// in any case.
+// enforceWait bounds how long an API call that changes the state waits until this node's switch
+// enforces the change. If the wait times out, the call still succeeds.
 const enforceWait = 2 * time.Second
 
-// backend is the cluster, for the API. Apply also waits for this node's switch, so that a change is in
-// force on this node when the client gets its answer.
+// backend gives the API access to the cluster. Apply also waits until this node's switch enforces the
+// change, so that the change is in force on this node when the client gets its answer.
 type backend struct{ *Node }
 
 func (b backend) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
@@ -36,7 +36,8 @@ func (b backend) ReadView(ctx context.Context) (*state.View, error) {
 	return view, leaderless(err)
 }
 
-// leaderless marks errors for lack of a leader as unavailable.
+// leaderless returns err as an unavailable if the cluster has no leader or the outcome of a change is
+// unknown; otherwise err itself.
 func leaderless(err error) error {
 	if errors.Is(err, cluster.ErrNoLeader) || errors.Is(err, cluster.ErrOutcomeUnknown) {
 		return unavailable{err}
@@ -44,16 +45,17 @@ func leaderless(err error) error {
 	return err
 }
 
-// An unavailable is an error that the API answers with Unavailable and its text (query.Unavailable).
+// An unavailable is an error that the API answers with the code Unavailable and the error's text
+// (query.Unavailable).
 type unavailable struct{ error }
 
 func (u unavailable) Unwrap() error       { return u.error }
 func (u unavailable) Unavailable() string { return u.Error() }
 
-// View is the newest state that this node has.
+// View returns the newest state that this node has.
 func (b backend) View() *state.View { return b.cluster.View() }
 
-// Enforcement says which nodes enforce the state of index.
+// Enforcement reports, for each node, whether it enforces the state of index.
 func (b backend) Enforcement(ctx context.Context, index uint64) (query.EnforcementReport, error) {
 	e, err := b.cluster.Enforcement(ctx, index)
 	if err != nil {

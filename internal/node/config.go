@@ -27,8 +27,8 @@ type Config struct {
 	// Zone is the node's availability zone, such as us-east-1a. Required; read when the node begins
 	// or joins a cluster. Subnets of a zone without a node can have no instances.
 	Zone string `toml:"zone"`
-	// Region has the cluster's EC2-Classic network, and is named when an account is created. Required.
-	// Requests to another region find no EC2-Classic network.
+	// Region is the region of the cluster's EC2-Classic network; a new access key is printed with it.
+	// Required. Requests to another region find no EC2-Classic network.
 	Region ec2.Region `toml:"region"`
 	// DataDir is the directory of the Raft log, the enforced index, the cluster key and the node's
 	// identity. Required; created if it is missing. It must survive a reboot: without it the node has
@@ -40,17 +40,17 @@ type Config struct {
 	// ControlSocket is the path of the Unix socket that the palisade command asks. Required; created at
 	// each start, for root only. Two nodes with one path replace each other's socket.
 	ControlSocket string `toml:"control_socket"`
-	// Arena is the path of the file that holds the connections, which must be on a tmpfs. Default:
-	// memory of the daemon, so that a restart of the daemon ends every tracked connection.
+	// Arena is the path of the file that holds the tracked connections; it must be on a tmpfs. Default:
+	// none; the connections are in the daemon's memory, and end when the daemon restarts.
 	Arena string `toml:"arena"`
 
 	// APIListen is an address and port that serves the Query API too, over TLS with the node's
-	// certificate, such as 192.0.2.11:8443. Default: none. It requires peer.listen. At an address that
-	// strangers reach, they can try access keys.
+	// certificate, such as 192.0.2.11:8443. Default: none. It requires peer.listen. Strangers who can
+	// reach the address can try access keys.
 	APIListen netip.AddrPort `toml:"api_listen"`
 
-	// Halt lets idle processors of a virtual machine halt while frames flow. Default false: they stay
-	// awake. With true a round trip takes about 40 us longer, and the host has the processors for
+	// Halt lets idle processors of a virtual machine halt while frames flow. Default false: they never
+	// halt. With true a round trip takes about 40 us longer, but the host can give the processors to
 	// other machines.
 	Halt bool `toml:"halt"`
 
@@ -66,8 +66,8 @@ type Config struct {
 type Peer struct {
 	// Listen is the IPv4 address and port of this node on the underlay, such as 192.0.2.11:7400, for
 	// Raft, calls between nodes and the exchange of keys, all over TLS. Default: none. Gossip uses the
-	// next port; tunnels use the port after that, or 4789 for VXLAN. With an address that the other
-	// nodes do not reach, the node cannot join, or loses the cluster.
+	// next port; tunnels use the port after that, or 4789 for VXLAN. If the other nodes cannot reach
+	// the address, this node cannot join, or loses contact with the cluster.
 	Listen netip.AddrPort `toml:"listen"`
 	// MTU of the underlay, in bytes of an IP packet, from 1280 to 9216. Default 1500. If it is larger
 	// than the underlay's, full packets between nodes are lost; if smaller, throughput is lower.
@@ -102,12 +102,12 @@ type Lab struct {
 type Uplink struct {
 	// Device is the name of the TAP that the node makes. Default "": no uplink.
 	Device string `toml:"device"`
-	// Namespace is the network namespace, below /run/netns, that gets the device. Default "": that of
-	// the daemon. In a wrong one the packets reach no router.
+	// Namespace is the network namespace, below /run/netns, in which the device is made. Default "":
+	// the namespace of the daemon. In a wrong namespace the packets reach no router.
 	Namespace string `toml:"namespace"`
-	// Bridge is the bridge of that namespace to which the device is added. Default "": none.
+	// Bridge is the bridge in Namespace to which the device is added. Default "": none.
 	Bridge string `toml:"bridge"`
-	// GatewayMAC is the unicast MAC of the next router. Required with a device. With a wrong one the
+	// GatewayMAC is the unicast MAC of the next router. Required with a device. With a wrong MAC the
 	// network drops every packet to the outside.
 	GatewayMAC ec2.MAC `toml:"gateway_mac"`
 }
@@ -129,9 +129,10 @@ type Classic struct {
 // Settings are waiting times and limits of the cluster. They are read only when a cluster begins.
 type Settings struct {
 	// Quarantine is how long a released address is not leased again, up to 24h. Default "60s". If it is
-	// too short, packets for the last interface can reach the next one; if too long, pools run empty.
+	// too short, packets for its previous interface can reach its next interface; if too long, pools
+	// run empty.
 	Quarantine duration `toml:"quarantine"`
-	// Limits names the limits of a time: "today", "vpc-2012" or "classic-2012". Default "today". With
+	// Limits is the preset of EC2 limits: "today", "vpc-2012" or "classic-2012". Default "today". With
 	// older limits, requests of today's clients may be refused.
 	Limits string `toml:"limits"`
 
@@ -161,7 +162,7 @@ func (s Settings) domain() (ec2.Settings, error) {
 	return settings, nil
 }
 
-// duration is a text that time.ParseDuration parses, such as "60s".
+// A duration is written in the file as time.ParseDuration reads it, such as "60s".
 type duration time.Duration
 
 func (d *duration) UnmarshalText(text []byte) error {
@@ -173,7 +174,7 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Account is an account that exists when a cluster begins. It is not read later.
+// Account is an account with which a cluster begins. It is read only then.
 type Account struct {
 	// ID of 12 digits. Required.
 	ID ec2.AccountID `toml:"id"`
@@ -210,7 +211,7 @@ func ReadConfig(path string) (Config, error) {
 	return c, nil
 }
 
-// describe adds line and key to the library's errors.
+// describe returns an error of the TOML library with the line and key to which it applies.
 func describe(err error) error {
 	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok {
 		first := unknown.Errors[0]
@@ -288,7 +289,8 @@ func (p *Peer) check() error {
 	return nil
 }
 
-// rehearse applies what a cluster would begin with to an empty state, which checks accounts above all.
+// rehearse applies the first commands of a cluster to an empty state and returns the error of the first
+// that is refused, such as one for an invalid account.
 func (c *Config) rehearse() error {
 	commands, err := c.bootstrap(nil)
 	if err != nil {
@@ -305,7 +307,7 @@ func (c *Config) rehearse() error {
 	return nil
 }
 
-// bootstrap makes the first commands of a cluster that this node begins. publicKey is nil in a
+// bootstrap returns the first commands of a cluster that this node begins. publicKey is nil in a
 // cluster of one.
 func (c *Config) bootstrap(publicKey []byte) ([]state.Command, error) {
 	var seed [16]byte

@@ -54,18 +54,18 @@ func read(t *testing.T, text string) (Config, error) {
 	return ReadConfig(path)
 }
 
-func TestReadConfig(t *testing.T) {
+func TestReadConfigReadsEveryTable(t *testing.T) {
 	c, err := read(t, complete)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Name != "node1" || c.Uplink.GatewayMAC.String() != "02:00:00:00:00:01" || c.Classic.Pools[0].String() != "10.10.0.0/16" ||
 		len(c.Account) != 1 || c.Account[0].Platform != ec2.Classic {
-		t.Errorf("read %+v", c)
+		t.Errorf("the configuration is read as %+v, want the values of the file", c)
 	}
 	commands, err := c.bootstrap(nil)
 	if err != nil || len(commands) != 4 {
-		t.Errorf("a cluster begins with %d commands, %v; want 4", len(commands), err)
+		t.Errorf("bootstrap returns %d commands, error %v; want 4", len(commands), err)
 	}
 }
 
@@ -79,7 +79,7 @@ func TestBootstrapHasConfiguredLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := commands[0].Request.(*state.Bootstrap).Settings; s.Quarantine != 5*time.Second || s.RulesPerVPCGroup != 50 || s.GroupsPerVPC != 50 {
-		t.Errorf("the cluster begins with settings %+v", s)
+		t.Errorf("the cluster begins with settings %+v, want a quarantine of 5s and the limits of vpc-2012", s)
 	}
 }
 
@@ -91,7 +91,7 @@ func TestTunnelPortFollowsOverlayForm(t *testing.T) {
 		}
 		c, err := read(t, strings.Replace(complete, `[[account]]`, peer+"[[account]]", 1))
 		if err != nil || c.Peer.tunnel().String() != want {
-			t.Errorf("overlay %q: tunnel address %v, %v; want %s", form, c.Peer.tunnel(), err, want)
+			t.Errorf("overlay %q: tunnel address %v, error %v; want %s", form, c.Peer.tunnel(), err, want)
 		}
 	}
 }
@@ -143,11 +143,11 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 				t.Fatalf("the configuration has no text %q", tt.old)
 			}
 			if _, err := read(t, text); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "node.toml") {
-				t.Errorf("got %v, want %s", err, tt.want)
+				t.Errorf("ReadConfig: error %v, want one that contains node.toml and %s", err, tt.want)
 			}
 		})
 	}
 	if _, err := ReadConfig("/nowhere/node.toml"); err == nil || !strings.Contains(err.Error(), "/nowhere/node.toml") {
-		t.Errorf("ReadConfig of a missing file: %v", err)
+		t.Errorf("ReadConfig of a missing file: error %v, want one that contains the path", err)
 	}
 }

@@ -53,7 +53,7 @@ func (w *world) refusedAttach(r control.AttachRequest, want string) {
 	w.t.Helper()
 	before := len(w.attached())
 	if _, err := request[control.AttachmentStatus](w.t, w.node, "POST", "/v1/attach", r); err == nil || !strings.Contains(err.Error(), want) {
-		w.t.Errorf("attach %+v: %v, want an error with %q", r, err, want)
+		w.t.Errorf("attach %+v: error %v, want one that contains %q", r, err, want)
 	}
 	if after := w.attached(); len(after) != before {
 		w.t.Errorf("attach %+v was refused, but the attachments are now %+v", r, after)
@@ -93,7 +93,7 @@ func TestAttachedNamespaceIsReachable(t *testing.T) {
 		Namespace: n.guest, Subnet: w.Public.ID, Groups: []string{"all"}, Public: &public, Label: "cache", Address: netip.MustParseAddr("10.0.1.77"),
 	})
 	if a := n.first; a.Device != "eth0" || a.Addresses[0] != netip.MustParsePrefix("10.0.1.77/24") || a.Public == "" || a.Gateway != w.Public.Gateway() {
-		t.Errorf("attached as %+v", a)
+		t.Errorf("the attached interface is %+v, want device eth0, 10.0.1.77/24, a public address and gateway %s", a, w.Public.Gateway())
 	}
 	for tag := range w.node.plane.View().Tags(string(n.first.Interface)) {
 		if tag.Key != "Name" || tag.Value != "cache" {
@@ -194,7 +194,7 @@ func (n *namespaceTest) detachBoth() {
 	n.reaches(n.laptop(), n.first.Public, false, "detached")
 	n.reaches(n.of(n.peer), n.private(), false, "detached")
 	if devices, _ := instance.Devices(n.guest); len(devices) != 1 {
-		n.t.Errorf("after the detach the namespace has %q, want lo alone", devices)
+		n.t.Errorf("after the detach the namespace has %q, want only lo", devices)
 	}
 	if out, _ := n.in(n.guest, "ip", "rule"); strings.Contains(out, "lookup 11") {
 		n.t.Errorf("after the detach the namespace has routing rules\n%s", out)
@@ -204,11 +204,11 @@ func (n *namespaceTest) detachBoth() {
 	}
 	_, err := request[control.AttachmentStatus](n.t, n.node, "POST", "/v1/detach", control.DetachRequest{Namespace: n.guest})
 	if err == nil || !strings.Contains(err.Error(), "no interface is attached to namespace "+n.guest) {
-		n.t.Errorf("detach of an empty namespace: %v", err)
+		n.t.Errorf("detach of an empty namespace: error %v, want one that says no interface is attached", err)
 	}
 }
 
-// existingInterface attaches an interface that exists. It stays when it is detached.
+// existingInterface attaches an interface that exists already. The detach must not delete it.
 func (n *namespaceTest) existingInterface() {
 	n.t.Helper()
 	eni := n.do(&state.CreateNetworkInterface{Account: dev, Region: region, Spec: state.InterfaceSpec{Subnet: n.Private.ID, Groups: []ec2.GroupID{n.all}}}).Interface

@@ -40,16 +40,16 @@ func InitCluster(c Config) (*peer.Identity, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	// The mark comes first. A mark without an identity has no effect; a node with an identity but
-	// without the mark would wait for a cluster forever.
+	// The founder file is written first. Without an identity it has no effect; a node with an identity
+	// but without the file would wait for a cluster forever.
 	if err := atomicfile.Write(c.founderFile(), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("begin a cluster: %w", err)
 	}
 	return peer.Init(c.identityDir(), string(c.Name), c.Peer.Listen)
 }
 
-// JoinCluster makes this node a member of the cluster of the contacts, with a one-time token. If the
-// node already is a member, it does nothing.
+// JoinCluster makes this node a member of the cluster to which the contacts belong, with a one-time
+// token. If the node already is a member of a cluster, JoinCluster does nothing.
 func JoinCluster(ctx context.Context, c Config, contacts []string, token string) error {
 	if err := c.requirePeer(); err != nil {
 		return err
@@ -80,7 +80,8 @@ func (c *Config) requirePeer() error {
 	return errors.New(`the configuration has no "peer.listen": set the address at which the other nodes reach this node, such as "192.0.2.11:7400"`)
 }
 
-// identity reads this node's identity, nil in a cluster of one, and whether the node begins the cluster.
+// identity returns this node's identity, nil in a cluster of one, and whether the node begins the
+// cluster.
 func (c *Config) identity() (id *peer.Identity, founder bool, err error) {
 	if !c.Peer.Listen.IsValid() {
 		return nil, true, nil
@@ -102,7 +103,7 @@ func (c *Config) identity() (id *peer.Identity, founder bool, err error) {
 	return id, err == nil, nil
 }
 
-// A Restoration is what a new cluster begins with.
+// A Restoration is the backup with which a new cluster begins, and what is done with its secrets.
 type Restoration struct {
 	Backup io.ReadSeeker
 
@@ -140,7 +141,8 @@ func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
 	return cluster.Restore(c.raftDir(), r.Backup, as)
 }
 
-// clusterKey reads the key of the backup's secrets; nil if the backup has none.
+// clusterKey returns the key that seals the secrets in the backup; nil if the backup has no sealed
+// secrets, or WithoutSecrets drops them.
 func (r *Restoration) clusterKey(c Config) (*secret.Key, error) {
 	m, err := cluster.Inspect(r.Backup)
 	if err != nil {

@@ -62,13 +62,14 @@ func (n *interfacesTest) works(what string) {
 	n.reaches(n.of(n.id), planetest.Laptop, true, what)
 }
 
-// addresses are the IPv4 addresses of a device in the instance, as ip prints them.
+// addresses returns the IPv4 addresses of a device in the instance, as the command ip prints
+// them.
 func (n *interfacesTest) addresses(device string) string {
 	out, _ := n.in(n.namespace(n.id), "ip", "-br", "-4", "address", "show", "dev", device)
 	return out
 }
 
-// devices are the devices of the instance, as ip prints them.
+// devices returns the devices of the instance, as the command ip prints them.
 func (n *interfacesTest) devices() string {
 	out, _ := n.in(n.namespace(n.id), "ip", "-br", "link")
 	return out
@@ -76,7 +77,7 @@ func (n *interfacesTest) devices() string {
 
 func (n *interfacesTest) awaitAddress(device, address string, want bool) {
 	n.t.Helper()
-	n.until(fmt.Sprintf("%s has %s: %v", device, address, want), func() bool {
+	n.until(fmt.Sprint(device, map[bool]string{true: " has ", false: " no longer has "}[want], address), func() bool {
 		return strings.Contains(n.addresses(device), " "+address+"/24") == want
 	})
 }
@@ -118,7 +119,7 @@ func (n *interfacesTest) detachWhileRunning() {
 	})
 	n.reaches(n.of(n.peer), n.eth2.Private.String(), false, "detached")
 	if strings.Contains(n.devices(), "eth4") {
-		n.t.Errorf("after the detach the instance has %s", n.devices())
+		n.t.Errorf("after the detach the instance has devices %s, want no eth4", n.devices())
 	}
 	n.works("with one interface detached")
 	n.eth2 = n.do(&state.AttachNetworkInterface{Account: dev, Region: region, Interface: n.eth2.ID, Instance: n.id, DeviceIndex: 4}).Interface
@@ -164,6 +165,6 @@ func (n *interfacesTest) terminate() {
 		n.t.Error("the terminated instance has an interface or a namespace")
 	}
 	if leases := n.node.plane.Presence(); len(leases) != 1 {
-		n.t.Errorf("the node has leases %+v, want that of the peer alone", leases)
+		n.t.Errorf("the node has leases %+v, want only the lease of the peer", leases)
 	}
 }

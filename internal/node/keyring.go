@@ -18,11 +18,11 @@ import (
 )
 
 // A keyring holds the cluster key, which seals the secrets of access keys. The node that begins a
-// cluster makes the key; a node that joins gets it with its certificate. It is stored in a file of
+// cluster makes the key; a node that joins gets it with its certificate. The key is stored in a file of
 // each node's data directory, never in the log.
 //
-// The node owns it. It has no lock: key is read and replaced atomically, by runKeyring and by handlers.
-// Once the state names a key, only that key is stored.
+// The node owns the keyring. It has no lock: key is read and replaced atomically, by runKeyring and by
+// handlers. Once the state names a key, only that key is stored.
 type keyring struct {
 	path    string
 	key     atomic.Pointer[secret.Key] // nil until this node has the key
@@ -31,7 +31,8 @@ type keyring struct {
 
 func (c *Config) clusterKeyFile() string { return filepath.Join(c.DataDir, "cluster.key") }
 
-// openKeyring reads the key, or makes one if this node begins a cluster.
+// openKeyring reads the key from its file. If there is none, and this node begins a cluster, it makes
+// the key.
 func openKeyring(c Config, founder bool) (*keyring, error) {
 	k := &keyring{path: c.clusterKeyFile(), changed: make(chan struct{}, 1)}
 	key, err := readClusterKey(k.path)
@@ -80,13 +81,14 @@ func (k *keyring) set(key *secret.Key) error {
 	return nil
 }
 
-// has reports whether this node has the key with an id.
+// has reports whether this node has the key with this id.
 func (k *keyring) has(id string) bool {
 	key := k.key.Load()
 	return key != nil && key.ID() == id
 }
 
-// open returns the secret of an access key.
+// open returns the secret of an access key. The error is an unavailable if this node does not have the
+// key that sealed it.
 func (k *keyring) open(a *ec2.AccessKey) (string, error) {
 	if a.Secret != "" {
 		return a.Secret, nil
@@ -108,7 +110,7 @@ func (k *keyring) Seal(id string, account ec2.AccountID, accessKey, plain string
 	return ec2.SealedSecret{Key: id, Box: k.key.Load().Seal(string(account), accessKey, plain)}, nil
 }
 
-// sealed replaces the secrets in the first commands of a cluster by sealed ones.
+// sealed returns the first commands of a cluster with their secrets sealed.
 func (k *keyring) sealed(commands []state.Command) []state.Command {
 	key := k.key.Load()
 	if key == nil {
@@ -124,12 +126,12 @@ func (k *keyring) sealed(commands []state.Command) []state.Command {
 		b.Secret = ""
 		commands[i].Request = &b
 	}
-	// After the first command, Bootstrap.
+	// SealSecrets comes second, after Bootstrap.
 	first := append(commands[:1:1], state.Command{Request: &state.SealSecrets{Key: key.ID()}})
 	return append(first, commands[1:]...)
 }
 
-// notice is called after every change of the state. It does not block.
+// notice tells runKeyring that the state has changed. It does not block.
 func (k *keyring) notice() {
 	select {
 	case k.changed <- struct{}{}:
@@ -140,8 +142,9 @@ func (k *keyring) notice() {
 // keyEvery is how often a node tries again to get the key.
 const keyEvery = 2 * time.Second
 
-// runKeyring gets this node the cluster's key. On the leader it also makes the key if there is none, and
-// seals secrets that are in plain text. Once that is done, only a change of the state wakes it.
+// runKeyring fetches the cluster's key if this node does not have it. On the leader it also makes the
+// key if there is none, and seals secrets that are in plain text. Once nothing is left to do, only a
+// change of the state wakes it.
 func (n *Node) runKeyring(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -166,7 +169,7 @@ func (n *Node) runKeyring(ctx context.Context) error {
 	}
 }
 
-// settleKey takes the next steps. An error says what is missing.
+// settleKey does the work of runKeyring once. The error says what is still missing.
 func (n *Node) settleKey(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -182,7 +185,7 @@ func (n *Node) settleKey(ctx context.Context) error {
 		return nil
 	}
 	if view.SealKey() == "" {
-		// Read a current state: a former leader's key may already be the cluster's.
+		// This node's view may be old: a former leader may already have given the cluster a key.
 		var err error
 		if view, err = n.cluster.ReadView(ctx); err != nil || view.SealKey() != "" {
 			return err
@@ -194,8 +197,9 @@ func (n *Node) settleKey(ctx context.Context) error {
 	return n.sealPlain(ctx, view)
 }
 
-// spreadKey gives every node the key that will be the cluster's. All nodes must have it before a secret
-// is sealed; otherwise the loss of one node could make all secrets unreadable.
+// spreadKey gives every node the key that will be the cluster's, and makes it if this node has none. All
+// nodes must have it before a secret is sealed; otherwise the loss of one node could make all secrets
+// unreadable.
 func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 	if n.keys.key.Load() == nil {
 		if err := n.keys.set(secret.NewKey()); err != nil {
@@ -218,7 +222,8 @@ func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 	return nil
 }
 
-// sealPlain seals secrets that earlier releases stored in plain text, and makes the key the cluster's.
+// sealPlain seals secrets that earlier releases stored in plain text, and records this node's key as the
+// cluster's.
 func (n *Node) sealPlain(ctx context.Context, view *state.View) error {
 	key := n.keys.key.Load()
 	r := &state.SealSecrets{Key: key.ID()}
@@ -242,7 +247,7 @@ func (n *Node) sealPlain(ctx context.Context, view *state.View) error {
 	return nil
 }
 
-// fetchKey asks the other nodes for the cluster's key.
+// fetchKey asks the other nodes for the cluster's key and stores it.
 func (n *Node) fetchKey(ctx context.Context, view *state.View, id string) error {
 	var failures []error
 	for m := range view.Nodes() {
@@ -289,8 +294,8 @@ func (n *Node) askKey(ctx context.Context, node ec2.NodeID, offer []byte) (*secr
 	return secret.DecodeKey(a.Key)
 }
 
-// handleKey answers methodKey. A node takes an offered key if the state does not name another one. The
-// leader takes none, because it offers its own.
+// handleKey registers the handler of methodKey. A node stores an offered key unless the state names
+// another key. The leader stores none, because it offers its own.
 func (n *Node) handleKey() {
 	n.peer.Handle(methodKey, func(_ context.Context, from string, body []byte) ([]byte, error) {
 		view := n.cluster.View()

@@ -73,8 +73,9 @@ func found(t *testing.T, dir, text string) (files []string) {
 	return files
 }
 
-// forms are the ways in which a file may contain a text: as it is, or within base64 data. There the
-// text has three possible alignments, and up to two characters at each end mix with their neighbours.
+// forms returns the forms in which a file may contain a text: as it is, or within base64 data. In
+// base64 the text has three possible alignments, and the characters at each end also encode its
+// neighbours, so they are left out.
 func forms(text string) [][]byte {
 	all := [][]byte{[]byte(text)}
 	for lead := range 3 {
@@ -91,14 +92,14 @@ func (n testNode) backup(t *testing.T) []byte {
 	return w.Body.Bytes()
 }
 
-// TestLogAndBackupContainNoSecret: neither the log nor a snapshot nor a backup has a secret or the
+// TestLogAndBackupContainNoSecret: the log, a snapshot and a backup contain neither a secret nor the
 // cluster key.
 func TestLogAndBackupContainNoSecret(t *testing.T) {
 	c := secretConfig(t)
 	n := newNode(t, c)
 	stop := n.start(t)
 	if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
-		t.Fatalf("sign in: %d", got)
+		t.Fatalf("sign in as albert: status %d, want 200", got)
 	}
 	answer, err := request[[]control.NewKey](t, n, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"})
 	if err != nil {
@@ -106,10 +107,10 @@ func TestLogAndBackupContainNoSecret(t *testing.T) {
 	}
 	carol := answer[0]
 	if got := n.signIn(t, carol.AccessKey, carol.SecretKey); got != 200 {
-		t.Errorf("sign in as carol: %d, want 200", got)
+		t.Errorf("sign in as carol: status %d, want 200", got)
 	}
 	if got := n.signIn(t, carol.AccessKey, plainText); got != 401 {
-		t.Errorf("sign in as carol with another secret: %d, want 401", got)
+		t.Errorf("sign in as carol with another secret: status %d, want 401", got)
 	}
 	backup := n.backup(t)
 	key, err := os.ReadFile(c.clusterKeyFile())
@@ -129,7 +130,7 @@ func TestLogAndBackupContainNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(found(t, c.raftDir(), "AKIDALBERT")) == 0 || !bytes.Contains(backup, []byte(carol.AccessKey)) {
-		t.Error("the log or the backup does not contain its access key ids")
+		t.Error("the log or the backup lacks the ids of access keys, so the test checks nothing")
 	}
 	for _, text := range []string{plainText, carol.SecretKey, keyText, string(rawKey)} {
 		if files := found(t, c.raftDir(), text); len(files) > 0 {
@@ -180,10 +181,10 @@ func TestPlainSecretsOfOldLogAreSealed(t *testing.T) {
 	n.start(t)
 	n.wait(t, "sealed secrets", n.sealed)
 	if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
-		t.Errorf("sign in: %d", got)
+		t.Errorf("sign in as albert: status %d, want 200", got)
 	}
 	if bytes.Contains(n.backup(t), []byte(plainText)) {
-		t.Error("a backup contains the secret")
+		t.Error("a backup contains albert's secret in plain text")
 	}
 }
 
@@ -197,7 +198,8 @@ func (n testNode) wait(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// TestNodeDoesNotReplaceLostClusterKey: it refuses all requests until the key file is back.
+// TestNodeDoesNotReplaceLostClusterKey: a node whose key file is lost refuses all API requests until
+// the file is back.
 func TestNodeDoesNotReplaceLostClusterKey(t *testing.T) {
 	c := secretConfig(t)
 	if err := newNode(t, c).start(t)(); err != nil {
@@ -209,10 +211,10 @@ func TestNodeDoesNotReplaceLostClusterKey(t *testing.T) {
 	n := newNode(t, c)
 	stop := n.start(t)
 	if got := n.signIn(t, "AKIDALBERT", plainText); got != 503 {
-		t.Errorf("sign in without the key: %d, want 503", got)
+		t.Errorf("sign in without the key: status %d, want 503", got)
 	}
 	if _, err := request[[]control.NewKey](t, n, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "cluster key") {
-		t.Errorf("create an account without the key: %v", err)
+		t.Errorf("create an account without the key: error %v, want one about the cluster key", err)
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -224,7 +226,7 @@ func TestNodeDoesNotReplaceLostClusterKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := New(c, discard); err == nil || !strings.Contains(err.Error(), "chmod 600") {
-		t.Errorf("New with a key file that all users can read: %v", err)
+		t.Errorf("New with a key file that all users can read: error %v, want the advice to run chmod 600", err)
 	}
 }
 
@@ -238,19 +240,19 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 	}
 	m, err := cluster.Inspect(bytes.NewReader(backup))
 	if err != nil || !n.keys.has(m.SealKey) || m.PlainSecrets != 0 {
-		t.Fatalf("the backup is sealed with %q, %v", m.SealKey, err)
+		t.Fatalf("the backup is sealed with key %q and has %d plain secrets, error %v; want the node's key and 0", m.SealKey, m.PlainSecrets, err)
 	}
 
 	again := secretConfig(t)
 	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup)}); err == nil || !strings.Contains(err.Error(), "--cluster-key") {
-		t.Errorf("restore without the key: %v", err)
+		t.Errorf("restore without the key: error %v, want one that names --cluster-key", err)
 	}
 	other := filepath.Join(t.TempDir(), "other.key")
 	if err := os.WriteFile(other, []byte("palisade-cluster-key "+strings.Repeat("00", 32)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup), ClusterKey: other}); err == nil || !strings.Contains(err.Error(), m.SealKey) {
-		t.Errorf("restore with another key: %v", err)
+		t.Errorf("restore with another key: error %v, want one that names key %s", err, m.SealKey)
 	}
 	if _, err := RestoreCluster(again, Restoration{Backup: bytes.NewReader(backup), ClusterKey: c.clusterKeyFile()}); err != nil {
 		t.Fatal(err)
@@ -258,7 +260,7 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 	restored := newNode(t, again)
 	restored.start(t)
 	if got := restored.signIn(t, "AKIDALBERT", plainText); got != 200 {
-		t.Errorf("sign in after a restore: %d", got)
+		t.Errorf("sign in after a restore: status %d, want 200", got)
 	}
 
 	without := secretConfig(t)
@@ -268,7 +270,7 @@ func TestRestoreRequiresClusterKey(t *testing.T) {
 	bare := newNode(t, without)
 	bare.start(t)
 	if got := bare.signIn(t, "AKIDALBERT", plainText); got != 401 {
-		t.Errorf("sign in with an access key that was dropped: %d, want 401", got)
+		t.Errorf("sign in with an access key that was dropped: status %d, want 401", got)
 	}
 	bare.wait(t, "key of its own", func() bool { return bare.cluster.View().SealKey() != "" })
 	answer, err := request[control.NewKey](t, bare, "POST", "/v1/accounts/keys", control.KeyRequest{Account: "albert", Do: control.AddKey})
@@ -310,7 +312,7 @@ func freePorts(t *testing.T) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// twoNodes runs the first node of a cluster, and joins a second one, which does not run yet.
+// twoNodes runs the first node of a cluster, and makes a second node a member without running it.
 func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() error) {
 	t.Helper()
 	first, second = secretConfig(t), secretConfig(t)
@@ -331,7 +333,8 @@ func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() err
 	return first, second, one, stop
 }
 
-// TestJoiningNodeGetsClusterKey: a node that lost the key gets it again, too.
+// TestJoiningNodeGetsClusterKey: a node gets the key when it joins, and again when it starts without
+// its key file.
 func TestJoiningNodeGetsClusterKey(t *testing.T) {
 	_, second, _, _ := twoNodes(t)
 	if _, err := os.Stat(second.clusterKeyFile()); err != nil {
@@ -340,10 +343,10 @@ func TestJoiningNodeGetsClusterKey(t *testing.T) {
 	two := newNode(t, second)
 	stop := two.start(t)
 	if got := two.signIn(t, "AKIDALBERT", plainText); got != 200 {
-		t.Errorf("sign in at the second node: %d", got)
+		t.Errorf("sign in at the second node: status %d, want 200", got)
 	}
 	if files := found(t, second.raftDir(), plainText); len(files) > 0 {
-		t.Errorf("%v contain the secret", files)
+		t.Errorf("files %v contain albert's secret in plain text", files)
 	}
 
 	if err := stop(); err != nil {
@@ -383,17 +386,17 @@ func TestOldClusterGetsKeyOnceAllNodesRun(t *testing.T) {
 	one.start(t)
 	one.wait(t, "key to give", func() bool { return one.keys.key.Load() != nil })
 	if got := one.signIn(t, "AKIDALBERT", plainText); got != 200 || one.cluster.View().SealKey() != "" {
-		t.Errorf("before the second node runs: sign in %d, key %q; want 200 and none", got, one.cluster.View().SealKey())
+		t.Errorf("before the second node runs: sign-in status %d, cluster key %q; want 200 and no key", got, one.cluster.View().SealKey())
 	}
 	if _, err := request[[]control.NewKey](t, one, "POST", "/v1/accounts", control.AccountRequest{Name: "carol"}); err == nil || !strings.Contains(err.Error(), "every node") {
-		t.Errorf("create an account without the key: %v", err)
+		t.Errorf("create an account without the key: error %v, want one that says every node must be reachable", err)
 	}
 	two := newNode(t, second)
 	two.start(t)
 	one.wait(t, "sealed secrets", func() bool { return one.sealed() && two.sealed() })
 	for _, n := range []testNode{one, two} {
 		if got := n.signIn(t, "AKIDALBERT", plainText); got != 200 {
-			t.Errorf("sign in at %s: %d", n.config.Name, got)
+			t.Errorf("sign in at %s: status %d, want 200", n.config.Name, got)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 // A conn is a TCP connection between two instances, of which the test has both ends.
 type conn struct {
 	client, server net.Conn
-	packet         sentPacket // the first
+	packet         sentPacket // the first, for the report of a failure
 }
 
 // dial connects two instances and sends data both ways.
@@ -42,14 +42,15 @@ func (w *world) dial(client, server ec2.InstanceID, port uint16) *conn {
 		return err
 	})
 	if err != nil {
-		w.t.Fatalf("%s to %s: %v", client, address, err)
+		w.t.Fatalf("connection from %s to %s: %v", client, address, err)
 	}
 	w.t.Cleanup(func() { _, _ = c.client.Close(), c.server.Close() })
 	w.transfers(c, true, "just opened")
 	return c
 }
 
-// transfers sends data both ways, from the server first, and checks whether both or neither arrive.
+// transfers sends data both ways, from the server first, and checks that the data arrive in both
+// directions or, if want is false, in neither.
 func (w *world) transfers(c *conn, want bool, what string) {
 	w.t.Helper()
 	for _, direction := range []struct {
@@ -66,14 +67,15 @@ func (w *world) transfers(c *conn, want bool, what string) {
 		_ = direction.to.SetReadDeadline(time.Now().Add(wait))
 		n, err := direction.to.Read(make([]byte, 64))
 		if arrived := n > 0; arrived != want || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			w.failed(c.packet, "%s: data from %s arrived %v, want %v (%v)", what, direction.name, arrived, want, err)
+			w.failed(c.packet, "%s: data from %s arrived %v, want %v; error %v", what, direction.name, arrived, want, err)
 		}
 	}
 }
 
 // TestGroupChangeCutsOnlyUntrackedConnections: when an interface leaves a group, its tracked
 // connections stay. A connection that only a rule for 0.0.0.0/0 admitted is untracked, and is cut at
-// once, even if another interface has the same groups already. A restart of the daemon changes neither.
+// once, even if another interface has the same groups already. The same holds after a restart of the
+// daemon.
 func TestGroupChangeCutsOnlyUntrackedConnections(t *testing.T) {
 	w := newWorld(t, "live")
 	world, narrow := w.group("world"), w.group("narrow")

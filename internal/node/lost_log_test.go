@@ -19,7 +19,7 @@ func TestNodeWithDamagedEnforcedIndexDoesNotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := New(c, discard); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
-		t.Errorf("New: %v, want an error that says the file is damaged", err)
+		t.Errorf("New: error %v, want one that says the file is damaged", err)
 	}
 }
 
@@ -41,7 +41,7 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 	}
 	enforced := n.sw.Snapshot().Generation
 	if m, err := plane.OpenEnforcedIndex(n.enforcedIndex.Path()); err != nil || m.Index() != enforced || enforced == 0 {
-		t.Fatalf("the index on disk is %d, %v; the switch enforces %d", m.Index(), err, enforced)
+		t.Fatalf("the index on disk is %d, error %v; want %d, which the switch enforces, and not 0", m.Index(), err, enforced)
 	}
 
 	t.Run("whole log", func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 			t.Errorf("run with a complete log: %v", err)
 		}
 		if got := n.sw.Snapshot().Generation; got < enforced {
-			t.Errorf("the switch enforces %d, and enforced %d before", got, enforced)
+			t.Errorf("the switch enforces index %d, want at least %d, as before the restart", got, enforced)
 		}
 	})
 	t.Run("log gone", func(t *testing.T) {
@@ -62,10 +62,10 @@ func TestNodeWhoseLogLostEntriesOpensNoPort(t *testing.T) {
 		defer cancel()
 		err := n.Run(ctx)
 		if err == nil || !strings.Contains(err.Error(), "but the log ends at 0") || !strings.Contains(err.Error(), n.enforcedIndex.Path()) {
-			t.Errorf("run without the log: %v, want an error that names the index file", err)
+			t.Errorf("run without the log: error %v, want one that names the index file", err)
 		}
 		if s := n.sw.Snapshot(); s.Generation != 0 || s.UplinkPort() != nil || n.isReady() {
-			t.Errorf("the switch has generation %d and uplink %v, ready %v; want none", s.Generation, s.UplinkPort(), n.isReady())
+			t.Errorf("the switch has generation %d and uplink %v, ready is %v; want 0, nil and false", s.Generation, s.UplinkPort(), n.isReady())
 		}
 	})
 }

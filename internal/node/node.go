@@ -3,9 +3,9 @@
 //
 // The parts: package plane carries the replicated state into the switch; package fleet runs what is
 // connected to the switch's ports; package control serves the control socket; cluster replicates the
-// state; query serves the API. Node makes them and gives each what it needs of the others. Besides,
-// this package has the node's identity (identity.go), the cluster key (keyring.go) and the admission of
-// new nodes (admit.go). Nothing here decides about a packet.
+// state; query serves the API. Node makes them and gives each what it needs of the others. This package
+// itself has the node's identity (identity.go), the cluster key (keyring.go) and the admission of new
+// nodes (admit.go). Nothing here decides about a packet.
 package node
 
 import (
@@ -35,11 +35,11 @@ import (
 	"palisade/switch/overlay"
 )
 
-// Node is one node. New makes it; Run runs it until its context ends, once.
+// Node is one node of a cluster. Run may be called once.
 //
 // It owns its parts, and every goroutine that a part's own Run does not start. Its fields do not change
-// after New, so they need no lock. The locks of the parts are taken in this order: those of the
-// fleet's machines and host attachments, that of the plane, those of the switch, overlay and tracker.
+// after New, so they need no lock. The locks of the parts are taken in this order: a machine or host
+// attachment of the fleet; the plane; the switch, overlay or tracker.
 type Node struct {
 	config        Config
 	log           *slog.Logger
@@ -110,7 +110,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	return n, nil
 }
 
-// connect makes the peer and the overlay, for calls and tunnels between nodes.
+// connect makes the peer, for calls between nodes, and the overlay, for tunnels.
 func (n *Node) connect(identity *peer.Identity) (err error) {
 	n.peer, err = peer.New(peer.Config{Identity: identity, Listen: n.config.Peer.Listen, Nodes: directory{n}, Logger: n.log})
 	if err != nil {
@@ -143,7 +143,7 @@ func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 	return err
 }
 
-// directory is the node table of the newest state. Every TLS handshake asks it.
+// directory looks up nodes in the newest state. Every TLS handshake uses it.
 type directory struct{ *Node }
 
 func (d directory) Check(node string, publicKey []byte) error {
@@ -181,8 +181,8 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.tracker.Close())
 }
 
-// runCluster runs this node's member of the cluster. If the log has lost entries, its error says what to
-// do.
+// runCluster runs this node's member of the cluster. If the log has lost entries, the error says what
+// the operator can do.
 func (n *Node) runCluster(ctx context.Context) error {
 	err := n.cluster.Run(ctx)
 	if errors.Is(err, cluster.ErrLogLost) {
@@ -191,13 +191,13 @@ func (n *Node) runCluster(ctx context.Context) error {
 	return err
 }
 
-// A server is a listener and what answers its requests.
+// A server is a listener and the handler of its requests.
 type server struct {
 	listener net.Listener
 	handler  http.Handler
 }
 
-// listen opens the listeners of all servers, or none.
+// listen opens the listeners of all servers; on an error it closes those that it opened.
 func (n *Node) listen() (servers []server, err error) {
 	defer func() {
 		if err != nil {
@@ -241,8 +241,8 @@ func (n *Node) listenTLS() (net.Listener, error) {
 	})
 }
 
-// runFounder removes the founder's mark once the cluster has begun. A node that loses its log later
-// must join again, not begin a second cluster of the same name.
+// runFounder removes the founder file once the cluster has begun. A node that loses its log later must
+// join again, not begin a second cluster of the same name.
 func (n *Node) runFounder(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -255,7 +255,7 @@ func (n *Node) runFounder(ctx context.Context) error {
 	return nil
 }
 
-// runPresence removes the endpoints of leases that their own node reports down.
+// runPresence tells the plane, after every change, which leases their own nodes report down.
 func (n *Node) runPresence(ctx context.Context) error {
 	for {
 		epochs, changed := n.cluster.Down()

@@ -44,8 +44,8 @@ type testNode struct {
 	log *logBuffer
 }
 
-// request sends a request to the node's control socket and returns the answer, or the error that
-// it names.
+// request sends a request to the node's control socket and returns the decoded answer, or the error in
+// it.
 func request[T any](t *testing.T, n testNode, method, path string, body any) (answer T, err error) {
 	t.Helper()
 	data, err := json.Marshal(body)
@@ -57,7 +57,7 @@ func request[T any](t *testing.T, n testNode, method, path string, body any) (an
 	if w.Code != http.StatusOK {
 		var refusal struct{ Error string }
 		if err := json.Unmarshal(w.Body.Bytes(), &refusal); err != nil || refusal.Error == "" {
-			t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
+			t.Fatalf("%s %s: status %d without an error in its body %s", method, path, w.Code, w.Body)
 		}
 		return answer, errors.New(refusal.Error)
 	}
@@ -77,7 +77,8 @@ func newNode(t *testing.T, c Config) testNode {
 	return testNode{n, log}
 }
 
-// start runs the node and waits until it is ready. stop stops it and returns the error of Run.
+// start runs the node and waits until it is ready. The function stop ends the node and returns the error
+// of Run.
 func (n testNode) start(t *testing.T) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

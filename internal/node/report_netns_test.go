@@ -9,8 +9,8 @@ import (
 	"palisade/internal/node/plane/planetest"
 )
 
-// TestReportNamesPortVerdictAndWrongRule plants a rule with a wrong source: the report of the failure
-// must say which port dropped the packet, with which verdict, and show the rule.
+// TestReportNamesPortVerdictAndWrongRule adds a rule with a wrong source. The report must say which
+// port dropped the packet and with which verdict, and must show the rule.
 func TestReportNamesPortVerdictAndWrongRule(t *testing.T) {
 	w := newWorld(t, "report")
 	web := w.group("web")
@@ -40,6 +40,6 @@ func TestReportNamesPortVerdictAndWrongRule(t *testing.T) {
 	w.do(&state.AuthorizeRules{Account: dev, Region: region, Group: state.GroupSelector{ID: web}, Rules: []state.RuleSpec{planetest.TCP(80, w.Public.CIDR)}})
 	w.connects(w.of(client), address, 80, true, "with the right rule")
 	if report := w.node.report(t, sentPacket{string(client), address, "tcp/80"}); !strings.Contains(report, "verdict forward") {
-		t.Errorf("after the rule was added the report is\n%s", report)
+		t.Errorf("after the right rule was added the report is\n%s\nwant verdict forward", report)
 	}
 }

@@ -55,7 +55,8 @@ func (p sentPacket) ends(text string) (n int) {
 }
 
 // report asks a node what an operator would ask after a failure: why the packet was dropped, the
-// verdicts by port, the connections, the rules in force, who is up, and the last lines of the log.
+// verdicts by port, the connections, the rules in force, which interfaces are up, and the last lines
+// of the log.
 func (n testNode) report(t *testing.T, p sentPacket) string {
 	t.Helper()
 	var b strings.Builder
@@ -98,7 +99,7 @@ func (n testNode) report(t *testing.T, p sentPacket) string {
 	return b.String()
 }
 
-// traceLines traces a packet and prints the verdict and each step.
+// traceLines traces a packet and returns the verdict and each step as lines of text.
 func (n testNode) traceLines(t *testing.T, p sentPacket) []string {
 	t.Helper()
 	query := url.Values{"from": {p.from}, "to": {p.to}, "packet": {p.what}}
@@ -116,7 +117,8 @@ func (n testNode) traceLines(t *testing.T, p sentPacket) []string {
 	return all
 }
 
-// lines gets a list from the control socket and prints its items.
+// lines gets a list from the control socket and returns the lines that the function text makes of its
+// items.
 func lines[T any](t *testing.T, n testNode, path string, text func(T) []string) (all []string) {
 	t.Helper()
 	items, err := request[[]T](t, n, "GET", path, nil)

@@ -96,7 +96,7 @@ func (c *changeTest) changeElasticAddress(t *testing.T) {
 	c.reaches(c.of(c.web), planetest.Laptop, false, "disassociated")
 	c.public, c.association = c.elastic(c.eni.ID, netip.Addr{})
 	c.reaches(c.laptop(), c.public, true, "associated again")
-	// Associated with the peer, the address leads to it from the first packet on.
+	// Once the address is associated with the peer, the first packet to the address reaches the peer.
 	view := c.node.plane.View()
 	var allocation ec2.AllocationID
 	for e := range view.ElasticAddressesOf(dev, region) {
@@ -119,7 +119,7 @@ func (c *changeTest) changeRoutes(t *testing.T) {
 		for _, ends := range [][2]string{{string(c.web), planetest.Laptop}, {planetest.Laptop, string(c.web)}} {
 			tr, err := c.trace(ends[0], ends[1], "tcp/80")
 			if err != nil || tr.Admitted != (want == "") || !strings.Contains(tr.Reason, want) {
-				t.Errorf("trace from %s to %s: %+v, %v; want reason %q", ends[0], ends[1], tr, err, want)
+				t.Errorf("trace from %s to %s: %+v, error %v; want reason %q", ends[0], ends[1], tr, err, want)
 			}
 		}
 	}
@@ -181,7 +181,7 @@ func (c *changeTest) changeGateway(t *testing.T) {
 	c.reaches(c.laptop(), c.public, false, "gateway detached")
 	tr, err := c.trace(string(c.web), planetest.Laptop, "tcp/80")
 	if want := "where 0.0.0.0/0 leads to " + string(c.Gateway.ID) + ", which is not attached"; err != nil || !strings.Contains(tr.Reason, want) {
-		t.Errorf("trace: %+v, %v; want reason %q", tr, err, want)
+		t.Errorf("trace from web to the laptop: %+v, error %v; want reason %q", tr, err, want)
 	}
 	c.do(&state.AttachInternetGateway{Account: dev, Region: region, Gateway: c.Gateway.ID, VPC: c.VPC.ID})
 	c.public, _ = c.elastic(c.eni.ID, netip.Addr{})

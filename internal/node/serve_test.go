@@ -41,7 +41,7 @@ func TestServeWaitsForItsHandlers(t *testing.T) {
 	cancel()
 	select {
 	case <-ended:
-		t.Fatal("serve returned before its handler")
+		t.Fatal("serve returned while its handler was waiting")
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(leave)
@@ -70,7 +70,7 @@ func TestHeadersAreBounded(t *testing.T) {
 		go fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\n\r\n", strings.Repeat("x", c.size))
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil || answer.StatusCode != c.status {
-			t.Errorf("a header of %d bytes: %v, %v, want %d", c.size, answer, err, c.status)
+			t.Errorf("a header of %d bytes: answer %v, error %v; want status %d", c.size, answer, err, c.status)
 		}
 		conn.Close()
 	}

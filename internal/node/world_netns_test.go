@@ -240,7 +240,8 @@ func (w *world) interfaces(id ec2.InstanceID) []*ec2.Interface {
 
 func (w *world) primary(id ec2.InstanceID) *ec2.Interface { return w.interfaces(id)[0] }
 
-// elastic associates a new public address with a private address of an interface; zero is its first.
+// elastic associates a new public address with a private address of an interface. The zero private
+// address means the interface's first.
 func (w *world) elastic(eni ec2.InterfaceID, private netip.Addr) (public string, association ec2.AssociationID) {
 	w.t.Helper()
 	e := w.do(&state.AllocateAddress{Account: dev, Region: region}).Elastic
@@ -248,7 +249,7 @@ func (w *world) elastic(eni ec2.InterfaceID, private netip.Addr) (public string,
 	return e.Public.String(), r.Elastic.Association
 }
 
-// init is the first process of an instance; the zero ID if there is none.
+// init returns the first process of an instance, or the zero ID if there is none.
 func (w *world) init(id ec2.InstanceID) process.ID {
 	init, _ := process.ReadFile(filepath.Join(w.config.Lab.InstanceDir, string(id), "init.json"))
 	return init
@@ -268,13 +269,14 @@ func (w *world) in(namespace string, argv ...string) (string, error) {
 	return out.String(), err
 }
 
-// An origin is where a packet is sent from: a namespace, and an address unless it is the first one.
+// An origin is where a packet is sent from: a namespace, and the source address; "" means the
+// namespace's first address.
 type origin struct{ namespace, address string }
 
 func (w *world) laptop() origin { return origin{w.name + "-out", planetest.Laptop} }
 
-// host names an origin for a trace: an address, or the id of an instance or interface; "" if the node
-// does not know it.
+// host returns the name of an origin in a trace: an address, or the id of an instance or interface.
+// It returns "" if the node does not know the origin.
 func (w *world) host(from origin) string {
 	if from.address != "" {
 		return from.address
@@ -292,8 +294,8 @@ func (w *world) host(from origin) string {
 
 func (w *world) of(id ec2.InstanceID) origin { return origin{namespace: w.namespace(id)} }
 
-// within is how many seconds a check waits for an answer: long for an answer that must come even on a
-// busy machine, and short for an answer that must not come.
+// within returns how many seconds a check waits for an answer: long for an answer that must come even
+// on a busy machine, and short for an answer that must not come.
 func within(want bool) string {
 	if want {
 		return "10"
@@ -301,7 +303,7 @@ func within(want bool) string {
 	return "1"
 }
 
-// reaches pings an address, and checks whether there is an answer.
+// reaches pings an address, and checks that it answers or, if want is false, that it does not.
 func (w *world) reaches(from origin, address string, want bool, what string) {
 	w.t.Helper()
 	argv := []string{"ping", "-n", "-c1", "-W" + within(want)}
@@ -322,7 +324,7 @@ func (w *world) reaches(from origin, address string, want bool, what string) {
 	}
 }
 
-// connects opens a TCP connection, and checks whether that succeeds.
+// connects opens a TCP connection, and checks that this succeeds or, if want is false, that it fails.
 func (w *world) connects(from origin, address string, port int, want bool, what string) {
 	w.t.Helper()
 	argv := []string{"ncat", "-z", "-w", within(want)}

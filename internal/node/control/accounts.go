@@ -46,7 +46,7 @@ func (r *AccountRequest) names() ([]string, error) {
 	names := []string{r.Name}
 	if r.Count != 0 {
 		if r.Count < 1 || r.Count > maxNewAccounts || r.ID != "" {
-			return nil, fmt.Errorf("up to %d accounts can be created at once, not %d, and without an id", maxNewAccounts, r.Count)
+			return nil, fmt.Errorf("count is %d: up to %d accounts can be created at once, and an id cannot be given with a count", r.Count, maxNewAccounts)
 		}
 		names = nil
 		width := max(len(strconv.Itoa(r.Count)), 2)
@@ -173,15 +173,15 @@ func (s *Server) changeKey(ctx context.Context, r KeyRequest) (any, error) {
 	case DeleteKey:
 		action, request = "DeleteAccessKey", &state.DeleteAccessKey{Account: account.ID, ID: r.Key}
 	default:
-		return nil, fmt.Errorf("do is %q; it must be add, activate, deactivate or delete", r.Do)
+		return nil, fmt.Errorf(`"do" is %q; it must be add, activate, deactivate or delete`, r.Do)
 	}
 	by := s.byOperator(action, map[string]string{"Account": string(account.ID), "AccessKey": made.AccessKey, "Do": string(r.Do)})
 	_, _, err = s.Cluster.Apply(ctx, state.Command{Request: request, Audit: by})
 	return made, err
 }
 
-// findAccount finds an account by its id, or by its name. A name that several accounts have, which
-// earlier releases allowed, is an error.
+// findAccount finds an account by its id or name. If several accounts have the name, which earlier
+// releases allowed, it returns an error.
 func findAccount(view *state.View, who string) (*ec2.Account, error) {
 	if a, ok := view.Account(ec2.AccountID(who)); ok {
 		return a, nil

@@ -42,7 +42,8 @@ type AttachmentStatus struct {
 	State     string          `json:"state"` // active or draining
 }
 
-// DetachRequest is the body of POST /v1/detach. It names the interface, or what that is attached to.
+// DetachRequest is the body of POST /v1/detach. It names the interface, or the namespace or device to
+// which the interface is attached.
 type DetachRequest struct {
 	Interface ec2.InterfaceID `json:"interface,omitempty"`
 	Namespace string          `json:"namespace,omitempty"`
@@ -121,8 +122,8 @@ func (s *Server) attach(ctx context.Context, r AttachRequest) (any, error) {
 	return s.attachmentStatus(view, eni), nil
 }
 
-// registration makes the command for a request. It checks what only this node can check, and resolves
-// the names of groups.
+// registration returns the command for a request, with names of groups replaced by ids. It returns an
+// error if the interface cannot be attached at this node.
 func (s *Server) registration(view *state.View, r AttachRequest) (*state.RegisterInterface, error) {
 	q := &state.RegisterInterface{Node: s.Node, External: ec2.ExternalDevice{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
 	if r.Label != "" {
@@ -168,7 +169,8 @@ func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
 	return ""
 }
 
-// checkZone returns an error if this node is not in the zone of a subnet. It names nodes that are.
+// checkZone returns an error if this node is not in the zone of a subnet. The error names nodes that
+// are in the zone.
 func (s *Server) checkZone(view *state.View, id ec2.SubnetID) error {
 	subnet, ok := view.Subnet(id)
 	if !ok {
@@ -234,8 +236,9 @@ func (s *Server) waitDetached(ctx context.Context, id ec2.InterfaceID) bool {
 	return false
 }
 
-// findAttachment finds the interface that a request names. If it names a namespace or device, an
-// interface of this node is preferred; otherwise only one node may have such an attachment.
+// findAttachment finds the interface that a request names. If it names a namespace or device,
+// interfaces of this node are preferred to those of other nodes; if several interfaces remain,
+// findAttachment returns an error.
 func (s *Server) findAttachment(view *state.View, r DetachRequest) (*ec2.Interface, error) {
 	if r.Interface != "" {
 		eni, ok := view.Interface(r.Interface)

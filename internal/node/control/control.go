@@ -24,12 +24,13 @@ import (
 	"palisade/switch/overlay"
 )
 
-// Config is what a Server answers from. All fields are required, unless they say otherwise.
+// Config has the settings of a Server and the parts of the node that it asks. All fields are
+// required, except those with a default.
 type Config struct {
-	Node            ec2.NodeID // this node, which every answer names
-	Region          ec2.Region // of this node, which a new access key is for
-	NamespacePrefix string     // of the namespaces of instances, for the status. Default ""
-	MTU             int        // of every network, in bytes of an IP packet, for the status of attachments
+	Node            ec2.NodeID // the id of this node
+	Region          ec2.Region // this node's region; the answer with a new access key names it
+	NamespacePrefix string     // begins the name of each instance's namespace. Default ""
+	MTU             int        // of every network, in bytes of an IP packet
 
 	Cluster  *cluster.Cluster   // answers about members, and applies changes
 	Switch   *vswitch.Switch    // answers about drops, and traces packets
@@ -41,7 +42,7 @@ type Config struct {
 	Fleet    Fleet
 	Keyring  Keyring
 	Ready    func() bool  // reports whether the node is ready; until then it attaches no interface
-	Logger   *slog.Logger // gets what cannot be answered
+	Logger   *slog.Logger // gets failures that no answer can report
 }
 
 // A Plane knows what the switch enforces. Its methods may be called at any time.
@@ -50,7 +51,7 @@ type Plane interface {
 	View() *state.View
 	// Enforced is the index of the state that all packets are checked against.
 	Enforced() uint64
-	// Wait waits until the switch enforces index. It returns false if ctx ends before.
+	// Wait waits until the switch enforces index. It returns false if ctx ends first.
 	Wait(ctx context.Context, index uint64) bool
 	// BadRules lists the errors of rules that are not enforced.
 	BadRules() []string
@@ -60,10 +61,11 @@ type Plane interface {
 
 // A Fleet attaches interfaces to namespaces and devices of this node.
 type Fleet interface {
-	// CheckHostAttachment returns why an interface cannot be attached. If a namespace is named
-	// without a device, it adds the name of an unused device.
+	// CheckHostAttachment returns an error if no interface can be attached to the namespace or
+	// device. If a namespace is named without a device, it adds the name of an unused device.
 	CheckHostAttachment(*ec2.ExternalDevice) error
-	// Settle attaches or detaches an interface as the state in force says.
+	// Settle attaches or detaches an interface as the state in force says. The error says why an
+	// active interface has no port.
 	Settle(context.Context, ec2.InterfaceID) error
 	// Link returns an interface's private addresses, with the length of its subnet, and gateway.
 	Link(*state.View, *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr)
@@ -133,7 +135,8 @@ func answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v) // fails only if the client is gone
 }
 
-// post makes a handler of a function that takes a JSON body. The function has 20 s.
+// post returns a handler that decodes the JSON body of a request, calls do with it for at most 20 s,
+// and answers with the result as JSON.
 func post[T any](do func(context.Context, T) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var request T

@@ -102,7 +102,8 @@ func (s *Server) clusterStatus(ctx context.Context) (any, error) {
 	return status, nil
 }
 
-// enforced is "yes", or why a node does not enforce an index.
+// enforced returns "yes" if e says that a node enforces the index; otherwise the reason why it
+// does not.
 func enforced(e cluster.Enforcement, node ec2.NodeID) string {
 	if slices.Contains(e.Enforced, node) {
 		return "yes"
@@ -115,7 +116,8 @@ func enforced(e cluster.Enforcement, node ec2.NodeID) string {
 	return "fenced"
 }
 
-// tunnels says of each node whether the tunnel from this node to it is up.
+// tunnels returns, for each node, "up" or "down" for the tunnel from this node to it; "-" for this
+// node.
 func (s *Server) tunnels() map[ec2.NodeID]string {
 	all := map[ec2.NodeID]string{s.Node: "-"}
 	if s.Overlay == nil {
@@ -135,7 +137,7 @@ type NodeRequest struct {
 	Node ec2.NodeID `json:"node"`
 }
 
-// NodeChange is their answer.
+// NodeChange is the answer to a NodeRequest.
 type NodeChange struct {
 	Node      ec2.NodeID       `json:"node"`
 	Index     uint64           `json:"index"`
@@ -150,7 +152,7 @@ func (s *Server) remove(ctx context.Context, r NodeRequest) (any, error) {
 	return s.expel(ctx, r.Node, "RemoveNode", s.Cluster.Remove)
 }
 
-// expel fences or removes a node, by do.
+// expel calls do, which fences or removes a node, and returns a NodeChange.
 func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
 	change := NodeChange{Node: node, Instances: []ec2.InstanceID{}}
 	for eni := range s.Cluster.View().Interfaces() {

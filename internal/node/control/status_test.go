@@ -19,8 +19,8 @@ type faulty struct{ *taptest.Device }
 
 func (faulty) Write([]byte) error { panic("planted") }
 
-// TestStatusListsShutPorts: an operator sees how often the switch panicked, and which port was shut
-// for it.
+// TestStatusListsShutPorts: the status shows how often the switch panicked, and which port was shut
+// because its frames caused the panics.
 func TestStatusListsShutPorts(t *testing.T) {
 	f := planetest.New(t)
 	s := newServer(f)
@@ -42,7 +42,7 @@ func TestStatusListsShutPorts(t *testing.T) {
 		}
 	}
 	if got := s.status(); got.Panics != 0 || len(got.Shut) != 0 {
-		t.Errorf("before any panic the status has %d panics, shut ports %v; want none", got.Panics, got.Shut)
+		t.Errorf("before any panic the status has %d panics, shut ports %v; want 0 and no port", got.Panics, got.Shut)
 	}
 	frame := packettest.Build(packettest.Frame{
 		Flow:   packet.Flow{Src: web.Private, Dst: db.Private, SrcPort: 1, DstPort: 80, Protocol: packet.ProtocolTCP},

@@ -96,7 +96,7 @@ func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	return t, nil
 }
 
-// report describes what the pipeline of this node did.
+// report returns a Trace of the steps in this node's pipeline.
 func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 	t := &Trace{
 		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
@@ -112,8 +112,8 @@ func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 	return t
 }
 
-// refuses reports whether the rules or connections of an interface dropped the packet. Other verdicts
-// drop it between interfaces.
+// refuses reports whether the verdict means that the rules or connections of an interface dropped the
+// packet. With every other drop verdict the interfaces of all steps admitted the packet.
 func refuses(v verdict.Verdict) bool {
 	return v == verdict.NoRule || v == verdict.Revoked || v == verdict.NoConnection
 }
@@ -167,7 +167,7 @@ func parsePacket(text string) (packet.Template, error) {
 	return t, nil
 }
 
-// explain describes one step.
+// explain returns a step with its reasons. admitted says whether the packet passed the step.
 func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) TraceStep {
 	step := TraceStep{Node: s.Node, Direction: "egress", Flow: in.Flow.String(), Connection: "none: the rules decide", Admitted: admitted}
 	if in.Direction == conntrack.In {
@@ -202,7 +202,7 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	return step
 }
 
-// ruleText prints a rule as the ec2-* tools do.
+// ruleText returns a rule as the ec2-* tools print it.
 func ruleText(r ec2.Rule) string {
 	traffic := fmt.Sprintf("%s %d-%d", r.Protocol, r.From, r.To)
 	switch {
@@ -223,8 +223,8 @@ func ruleText(r ec2.Rule) string {
 	return fmt.Sprintf("%s %s %s", traffic, preposition, r.Source.Prefix)
 }
 
-// admitting is a command that adds the narrowest rule for a refused packet. It names groups of a VPC
-// by id (EC2 User Guide 2012, "ec2-authorize").
+// admitting returns an ec2-authorize command that adds the narrowest rule for a refused packet. It
+// names groups of a VPC by id (EC2 User Guide 2012, "ec2-authorize").
 func admitting(view *state.View, s vswitch.Step) string {
 	eni, ok := interfaceOf(view, s.Endpoint)
 	if !ok || len(eni.Groups) == 0 {

@@ -15,11 +15,11 @@ import (
 type traceHost struct {
 	address  netip.Addr        // as given, or the first private address of the named interface
 	endpoint *vswitch.Endpoint // that has the address; nil for a host outside the cluster
-	named    *ec2.Interface    // by id; nil if an address was given
+	named    *ec2.Interface    // the interface, if the host was given by id; else nil
 }
 
-// findHosts finds sender and receiver. A private address is looked up in the network of the other
-// host if that is named by id, else in EC2-Classic.
+// findHosts finds sender and receiver. If one host is given by id, a private address of the other
+// is looked up in the same network; without an id, in EC2-Classic.
 func (s *Server) findHosts(view *state.View, r traceRequest) (src, dst traceHost, err error) {
 	if src.named, err = interfaceNamed(view, r.From); err != nil {
 		return
@@ -58,8 +58,8 @@ func (s *Server) classicVNI(view *state.View) ec2.VNI {
 	return 0
 }
 
-// interfaceNamed finds an interface by its own id or by that of its instance, of which it is the
-// first. It is nil if text is no such id.
+// interfaceNamed returns the interface with the id text, or the first interface of the instance
+// with that id. It returns nil without an error if there is no such interface or instance.
 func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
 	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
 		eni, ok := view.Interface(in.Interface)
@@ -89,8 +89,8 @@ func (s *Server) findHost(h *traceHost, text string, vni ec2.VNI) error {
 	return nil
 }
 
-// aim sets the packet's addresses and returns the port where it enters. From outside the cluster an
-// instance is reached only by its public address.
+// aim sets the packet's addresses and returns the port where the packet enters the switch. From
+// outside the cluster an instance is reached only by its public address.
 func (s *Server) aim(src, dst traceHost, t *packet.Template) (*vswitch.Port, error) {
 	t.Flow.Src, t.Flow.Dst = src.address, dst.address
 	if src.endpoint != nil {
@@ -116,7 +116,8 @@ func (s *Server) aim(src, dst traceHost, t *packet.Template) (*vswitch.Port, err
 	return up.Port, nil
 }
 
-// reason says why a subnet has no route for the packet or for its reply.
+// reason returns why a subnet has no route for the packet or for its reply; "" with another verdict
+// than NotRouted.
 func reason(view *state.View, result vswitch.Trace) string {
 	u := result.Unrouted
 	if result.Verdict != verdict.NotRouted || u == nil {

@@ -24,7 +24,8 @@ type traceRequest struct {
 	Packet string `json:"packet"`
 }
 
-// remainderRequest is a frame as a tunnel would carry it. The calling node is the sending node.
+// remainderRequest is the frame of a trace as the tunnel would carry it. The node that calls is the
+// node that would send the frame.
 type remainderRequest struct {
 	VNI   uint32 `json:"vni"`
 	Epoch uint64 `json:"epoch"`
@@ -64,8 +65,8 @@ func (s *Server) handleTrace() {
 	})
 }
 
-// entersAt is the number of the node where an imagined packet enters the cluster: the sender's node or,
-// for a sender outside, the node that has the public address. 0 is this node.
+// entersAt returns the number of the node where an imagined packet enters the cluster: the sender's
+// node or, for a sender outside, the node that has the public address. 0 is this node.
 func entersAt(src, dst traceHost) uint32 {
 	switch {
 	case src.endpoint != nil:
@@ -81,7 +82,8 @@ func (s *Server) traceOnNode(ctx context.Context, view *state.View, number uint3
 	return t, s.askNode(ctx, view, number, methodTrace, r, t)
 }
 
-// traceRemainder asks the node at the other end of the tunnel for the rest of the trace, and adds it.
+// traceRemainder asks the node at the other end of the tunnel to continue the trace, and adds its
+// answer to t.
 func (s *Server) traceRemainder(ctx context.Context, view *state.View, on *vswitch.Onward, t *Trace) error {
 	var remainder Trace
 	r := remainderRequest{VNI: on.Origin.VNI, Epoch: on.Origin.Epoch, Frame: on.Frame}
@@ -94,7 +96,7 @@ func (s *Server) traceRemainder(ctx context.Context, view *state.View, on *vswit
 	return nil
 }
 
-// askNode calls a method of the node with a number and decodes its answer into a value.
+// askNode calls a method of the node that has this number and decodes the result into answer.
 func (s *Server) askNode(ctx context.Context, view *state.View, number uint32, method string, request, answer any) error {
 	for node := range view.Nodes() {
 		if node.Number != number {

@@ -15,7 +15,7 @@ import (
 	"palisade/internal/node/plane/planetest"
 )
 
-func TestParsePacket(t *testing.T) {
+func TestParsePacketAcceptsOnlyDocumentedForms(t *testing.T) {
 	type want struct {
 		protocol           uint8
 		srcPort, dstPort   uint16
@@ -38,7 +38,7 @@ func TestParsePacket(t *testing.T) {
 		p, err := parsePacket(tt.text)
 		got := want{p.Flow.Protocol, p.Flow.SrcPort, p.Flow.DstPort, p.ICMPType, p.ICMPCode}
 		if err != nil || got != tt.want {
-			t.Errorf("%q: %+v, %v; want %+v", tt.text, got, err, tt.want)
+			t.Errorf("parsePacket(%q) returns %+v, error %v; want %+v", tt.text, got, err, tt.want)
 		}
 	}
 	for _, text := range []string{
@@ -46,12 +46,12 @@ func TestParsePacket(t *testing.T) {
 		"TCP/22", "udp", "icmp/", "icmp/256", "icmp/8:", "icmp/8:256", "icmp/8:0:0", "icmp/echo", "sctp/1", "22", "/22",
 	} {
 		if p, err := parsePacket(text); err == nil || !strings.Contains(err.Error(), "want tcp/22") {
-			t.Errorf("%q: %+v, %v; want an error that lists the forms", text, p.Flow, err)
+			t.Errorf("parsePacket(%q) returns %+v, error %v; want an error that lists the forms", text, p.Flow, err)
 		}
 	}
 }
 
-// newServer makes a Server without a cluster, whose node enforces the state of a Fixture.
+// newServer makes the Server of a node that enforces the state of a Fixture and has no cluster.
 func newServer(f *planetest.Fixture) *Server {
 	return New(Config{
 		Node: planetest.Node, Region: planetest.Region, Plane: f.Plane, Switch: f.Switch, Tracker: f.Tracker,
@@ -121,7 +121,8 @@ func TestTraceExplainsVerdict(t *testing.T) {
 		{d, w, "tcp/22", "no-rule", w, []string{
 			d + " egress tcp " + dbIP + ":40000 > " + webIP + ":22: " + anyOut,
 			w + " ingress tcp " + dbIP + ":40000 > " + webIP + ":22: refused"}, `ec2-authorize "web" -P tcp -p 22 -s ` + dbIP + "/32"},
-		// By its public address an instance is no member of its groups.
+		// A rule whose source is a group does not admit a packet that was sent to a public
+		// address.
 		{w, eni(db).Public.String(), "tcp/3306", "no-rule", d, []string{
 			w + " egress tcp " + webIP + ":40000 > " + eni(db).Public.String() + ":3306: " + anyOut,
 			d + " ingress tcp " + eni(web).Public.String() + ":40000 > " + dbIP + ":3306: refused"},
@@ -136,15 +137,15 @@ func TestTraceExplainsVerdict(t *testing.T) {
 	} {
 		got, err := s.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet})
 		if err != nil {
-			t.Errorf("%s to %s, %s: %v", tt.from, tt.to, tt.packet, err)
+			t.Errorf("trace from %s to %s, %s: %v", tt.from, tt.to, tt.packet, err)
 			continue
 		}
 		if got.Verdict != tt.verdict || got.At != tt.at || got.Admit != tt.admit || got.Admitted != (tt.verdict == "forward") || got.Meaning == "" {
-			t.Errorf("%s to %s, %s: %s at %s, would need %q; want %s at %s, %q",
+			t.Errorf("trace from %s to %s, %s: verdict %s at %s, command to admit it %q; want %s at %s, %q",
 				tt.from, tt.to, tt.packet, got.Verdict, got.At, got.Admit, tt.verdict, tt.at, tt.admit)
 		}
 		if d := cmp.Diff(tt.steps, stepTexts(got.Steps)); d != "" {
-			t.Errorf("%s to %s, %s: steps\n%s", tt.from, tt.to, tt.packet, d)
+			t.Errorf("trace from %s to %s, %s: steps (-want +got)\n%s", tt.from, tt.to, tt.packet, d)
 		}
 	}
 
@@ -193,12 +194,12 @@ func TestTraceRejectsInvalidRequests(t *testing.T) {
 		{string(web.ID), "203.0.113.25", "tcp", `"tcp" is not a packet`},
 	} {
 		if _, err := s.trace(t.Context(), traceRequest{tt.from, tt.to, tt.packet}); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s to %s, %s: %v, want %s", tt.from, tt.to, tt.packet, err, tt.want)
+			t.Errorf("trace from %s to %s, %s: error %v, want one that contains %s", tt.from, tt.to, tt.packet, err, tt.want)
 		}
 	}
 	empty := newServer(&planetest.Fixture{Plane: plane.New(plane.Config{})})
 	if _, err := empty.trace(t.Context(), traceRequest{"203.0.113.25", "198.18.0.2", "tcp/22"}); err == nil || !strings.Contains(err.Error(), "enforces no state yet") {
-		t.Errorf("trace on a node without a View: %v", err)
+		t.Errorf("trace on a node without a View: error %v, want one that says the node enforces no state yet", err)
 	}
 }
 
@@ -208,12 +209,12 @@ type traceTest struct {
 	server *Server
 }
 
-// traces traces a packet and compares the verdict. The explanation must contain says.
+// traces traces a packet, which must have the verdict. The explanation must contain says.
 func (v *traceTest) traces(from, to, text, verdict, says string) {
 	v.Helper()
 	got, err := v.server.trace(v.Context(), traceRequest{from, to, text})
 	if err != nil {
-		v.Errorf("%s from %s to %s: %v", text, from, to, err)
+		v.Errorf("trace of %s from %s to %s: %v", text, from, to, err)
 		return
 	}
 	all := got.Reason + "\n" + got.Admit
@@ -221,7 +222,7 @@ func (v *traceTest) traces(from, to, text, verdict, says string) {
 		all += "\n" + strings.Join(s.Refusals, "\n")
 	}
 	if got.Verdict != verdict || !strings.Contains(all, says) {
-		v.Errorf("%s from %s to %s: %s, %q; want %s, %q", text, from, to, got.Verdict, all, verdict, says)
+		v.Errorf("trace of %s from %s to %s: verdict %s, explanation %q; want %s, explained with %q", text, from, to, got.Verdict, all, verdict, says)
 	}
 }
 
@@ -238,14 +239,14 @@ func TestTraceExplainsVerdictInVPC(t *testing.T) {
 
 	f.traces(w, b, "tcp/80", "forward", "")
 	f.traces(w, db.Private.String(), "tcp/80", "forward", "")  // a private address is looked up in the VPC of web
-	f.traces(web.Private.String(), b, "tcp/80", "forward", "") // or in that of db
+	f.traces(web.Private.String(), b, "tcp/80", "forward", "") // or in the VPC of db
 	f.traces(w, b, "tcp/81", "no-rule", "ec2-authorize "+string(shut)+" -P tcp -p 81 -s "+web.Private.String()+"/32")
 	f.traces(b, w, "tcp/80", "no-rule", "its groups have no egress rule")
 	f.traces(b, w, "tcp/80", "no-rule", "ec2-authorize "+string(shut)+" --egress -P tcp -p 80 -s "+web.Private.String()+"/32")
 	f.Do(&state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []state.RuleSpec{planetest.TCP(443, planetest.Everywhere)}})
 	f.traces(b, w, "tcp/80", "no-rule", "tcp 443 to 0.0.0.0/0")
 	f.traces(b, w, "tcp/80", "no-rule", "is for another range")
-	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // which this interface has
+	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // from the public address of web
 	f.traces(w, planetest.Laptop, "tcp/80", "forward", "")
 	f.traces(planetest.Laptop, w, "tcp/80", "forward", "")
 	f.traces(planetest.Laptop, public.String(), "tcp/80", "forward", "")
@@ -266,7 +267,7 @@ func TestTraceExplainsVerdictInVPC(t *testing.T) {
 	theirs := f.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: other.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
 	remote := f.Register("node1", "remote", theirs, other.Group)
 	if _, err := f.server.trace(t.Context(), traceRequest{w, string(remote.ID), "tcp/80"}); err == nil || !strings.Contains(err.Error(), "is in another network") {
-		t.Errorf("trace to a private address of another VPC: %v", err)
+		t.Errorf("trace to a private address of another VPC: error %v, want one that says the address is in another network", err)
 	}
 	f.traces(string(remote.ID), w, "tcp/80", "not-routed", "which has no route to "+public.String())
 }

@@ -24,9 +24,10 @@ import (
 // they compete for the processors.
 const bootsAtOnce = 4
 
-// Config is what a Fleet works with. All fields but the last three are required.
+// Config has the settings of a Fleet and the parts of the node that it uses. All fields but the
+// last three are required.
 type Config struct {
-	Node    ec2.NodeID // this node; with another name its instances are not run
+	Node    ec2.NodeID // the id of this node; with a wrong one the node's instances do not run
 	MTU     int        // of every interface, in bytes of an IP packet; larger packets than the plane's MTU are lost
 	Plane   Plane      // attaches the ports
 	Cluster Cluster    // gets the reports about instances
@@ -34,9 +35,9 @@ type Config struct {
 	Announce func()
 	Logger   *slog.Logger // gets failures of instances, ports and devices
 
-	// The last three are those of node.Lab.
-	NamespacePrefix string // of the instances' namespaces. Default "": the fleet boots no instances
-	InstanceDir     string // of the instances' files; if it is lost, running instances cannot be adopted
+	// These three have the values of node.Lab.
+	NamespacePrefix string // begins the name of each instance's namespace. Default "": the fleet boots no instances
+	InstanceDir     string // directory of the instances' files; if it is lost, running instances cannot be adopted
 	CgroupPrefix    string // cgroup below which each instance has its own; labs that share one share its limits
 }
 
@@ -61,11 +62,12 @@ type Cluster interface {
 // devices, as the state says. Each machine and hostAttachment works on one step at a time, towards
 // the View that the switch enforces: the switch does not know the leases of a newer View yet.
 //
-// The node owns it. Run waits for all goroutines, which begin starts. mu guards the fields below it
-// and is a leaf, except that it is taken under the mutex of a machine or a hostAttachment.
+// The node owns it. The method begin starts all goroutines, and Run waits for them. mu guards the
+// fields below it and is a leaf, except that it is taken under the mutex of a machine or a
+// hostAttachment.
 type Fleet struct {
 	Config
-	slots   chan struct{} // holds one for each instance that boots
+	slots   chan struct{} // holds one element for each booting instance
 	work    sync.WaitGroup
 	started chan struct{} // closed when Run has set ctx
 
@@ -83,7 +85,7 @@ func New(c Config) *Fleet {
 	}
 }
 
-// Run waits until ctx ends and then for every step. Instances keep running.
+// Run waits until ctx ends, and then until every step has ended. Instances keep running.
 func (f *Fleet) Run(ctx context.Context) error {
 	f.mu.Lock()
 	f.ctx = ctx
@@ -91,7 +93,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	close(f.started)
 	<-ctx.Done()
 	f.mu.Lock()
-	//lint:ignore SA2001 once the lock is free, work counts all that begin started before ctx ended
+	//lint:ignore SA2001 once the lock is free, work counts every goroutine that begin() started before ctx ended
 	f.mu.Unlock()
 	f.work.Wait()
 	f.mu.Lock()
@@ -105,8 +107,8 @@ func (f *Fleet) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Adopt starts a step of every instance of this node in the first View after a start of the daemon.
-// It returns when each instance that still runs has its ports again.
+// Adopt is called with the first View after the daemon has started. It starts a step of every
+// instance of this node, and returns when each instance that still runs has its ports again.
 func (f *Fleet) Adopt(ctx context.Context, view *state.View) error {
 	select {
 	case <-f.started:

@@ -54,12 +54,13 @@ func TestMachineIgnoresLeaseThatSwitchDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestFleetDropsMachineOfForgottenInstance: a machine holds user data, so memory would grow.
+// TestFleetDropsMachineOfForgottenInstance: a machine holds user data, so the machines of deleted
+// instances would fill the memory.
 func TestFleetDropsMachineOfForgottenInstance(t *testing.T) {
 	f := New(Config{Node: planetest.Node})
 	f.machine("i-1")
 	f.forget("i-1")
 	if len(f.machines) != 0 {
-		t.Errorf("%d machines, want none", len(f.machines))
+		t.Errorf("the fleet has %d machines, want 0", len(f.machines))
 	}
 }

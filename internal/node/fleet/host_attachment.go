@@ -41,7 +41,7 @@ type hostAttachment struct {
 	problem string         // why an active interface has no port; "" if it has one
 }
 
-// Settle attaches or detaches an interface as the View in force says. It returns why an active
+// Settle attaches or detaches an interface as the View in force says. The error says why an active
 // interface has no port.
 func (f *Fleet) Settle(ctx context.Context, id ec2.InterfaceID) error {
 	_, err := f.attachment(id).step(ctx)
@@ -99,7 +99,7 @@ func (f *Fleet) noticeAttachments(changes []state.Change[ec2.Interface]) {
 		}
 	}
 	if changed {
-		f.begin(f.stepAttachments) // of all, because the routes of others in the same namespace may change
+		f.begin(f.stepAttachments) // a step of all, because the routes of other interfaces in the namespace may change too
 	}
 }
 
@@ -132,7 +132,8 @@ func (f *Fleet) stepAttachments(ctx context.Context) {
 }
 
 // step attaches or detaches the interface as the View in force says, and reports what it did to the
-// cluster. It returns why an active interface has no port, and whether that is new.
+// cluster. The error says why an active interface has no port; news reports whether the error or
+// its absence is new.
 func (a *hostAttachment) step(ctx context.Context) (news bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -150,7 +151,7 @@ func (a *hostAttachment) step(ctx context.Context) (news bool, err error) {
 		a.close()
 	}
 	if now.State != ec2.Active {
-		a.removeDevice(now) // the last daemon may have left it
+		a.removeDevice(now) // the previous daemon may have left the device
 		f.report(ctx, &state.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
 		return false, nil
 	}
@@ -190,7 +191,7 @@ func (a *hostAttachment) open(now *ec2.Interface, nic instance.NIC) error {
 	if err != nil {
 		return err
 	}
-	if now.External.Namespace != "" { // before Attach, because it sets the alias by which the device is recognized
+	if now.External.Namespace != "" { // before Attach, because configure sets the alias by which deviceExists recognizes the device
 		if err := a.configure(now, nic); err != nil {
 			return errors.Join(err, device.Close())
 		}
@@ -210,7 +211,7 @@ func (a *hostAttachment) configure(now *ec2.Interface, nic instance.NIC) error {
 	return nil
 }
 
-// alias is the kernel alias of the device that was made for an interface.
+// alias returns the kernel alias of the device that was made for an interface.
 func (f *Fleet) alias(eni ec2.InterfaceID) string {
 	return instance.AliasOf(string(eni), f.NamespacePrefix)
 }
@@ -243,7 +244,7 @@ func checkNamespace(name string) error {
 	return nil
 }
 
-// aliasOf reads the alias of a device in a namespace, and whether there is such a device.
+// aliasOf returns the alias of a device in a namespace. found is false if there is no such device.
 func aliasOf(at *ec2.ExternalDevice) (alias string, found bool, err error) {
 	err = netns.Do(at.Namespace, func() error {
 		link, err := netlink.LinkByName(at.Device)
@@ -259,8 +260,8 @@ func aliasOf(at *ec2.ExternalDevice) (alias string, found bool, err error) {
 	return alias, found, err
 }
 
-// deviceExists reports whether the device of the port still exists and is the interface's. A device
-// is removed with its namespace.
+// deviceExists reports whether the device of the port still exists and belongs to the interface,
+// also if that cannot be read. The kernel removes a device with its namespace.
 func (a *hostAttachment) deviceExists() bool {
 	at := a.eni.External
 	if at.Namespace == "" {
@@ -302,8 +303,8 @@ func (a *hostAttachment) removeDevice(eni *ec2.Interface) {
 	}
 }
 
-// note keeps why an active interface has no port, nil if it has one, and reports whether that is
-// new. The other nodes then hear whether the lease is up.
+// note stores err, which says why an active interface has no port; nil if it has one. If err is
+// new, note announces to the other nodes whether the lease is up, and returns true.
 func (a *hostAttachment) note(eni *ec2.Interface, err error) (news bool) {
 	problem := ""
 	if err != nil {
@@ -318,8 +319,8 @@ func (a *hostAttachment) note(eni *ec2.Interface, err error) (news bool) {
 	return true
 }
 
-// CheckHostAttachment returns why an interface cannot be attached to at. If at names a namespace
-// alone, it adds the name of an unused device.
+// CheckHostAttachment returns an error if no interface can be attached to at. If at names a
+// namespace alone, it adds the name of an unused device.
 func (f *Fleet) CheckHostAttachment(at *ec2.ExternalDevice) error {
 	if at.Namespace == "" {
 		return afpacket.Check(afpacket.Config{Name: at.Device}, "")

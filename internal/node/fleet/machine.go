@@ -65,7 +65,7 @@ func (m *machine) start(ctx context.Context, view *state.View, in *ec2.Instance,
 	m.spec = f.spec(view, in)
 	running, err := m.bringUp(ctx, view, in)
 	if ctx.Err() != nil {
-		return // the next daemon does it
+		return // the next daemon starts the instance
 	}
 	if err != nil {
 		f.Logger.Error("instance not started", "instance", m.id, "err", err)
@@ -128,7 +128,8 @@ func (m *machine) plugAll(view *state.View) error {
 	return nil
 }
 
-// slot waits until fewer than bootsAtOnce instances are booting.
+// slot waits until fewer than bootsAtOnce instances are booting. The caller calls release after its
+// boot.
 func (f *Fleet) slot(ctx context.Context) (release func(), err error) {
 	select {
 	case f.slots <- struct{}{}:
@@ -150,7 +151,7 @@ func (m *machine) reboot(ctx context.Context, view *state.View, in *ec2.Instance
 	}
 	defer release()
 	old := m.running
-	m.running = nil // so that runWatch ignores the end
+	m.running = nil // so that runWatch ignores the end of old
 	if err = old.Kill(ctx); err == nil {
 		m.spec = f.spec(view, in)
 		var again *instance.Instance
@@ -195,7 +196,7 @@ func (m *machine) detachAll() {
 // stop ends the instance, removes its namespace, processes and files, and reports its end.
 func (m *machine) stop(ctx context.Context, view *state.View, in *ec2.Instance, primary *ec2.Interface, end ec2.InstanceState, reason string) {
 	f := m.fleet
-	if active := f.interfaces(view, m.id); len(active) > 0 { // the other nodes hear it from gossip before the state has it
+	if active := f.interfaces(view, m.id); len(active) > 0 { // gossip tells the other nodes before the state does
 		for _, eni := range active {
 			f.Plane.Fail(eni)
 		}
@@ -215,8 +216,8 @@ func (m *machine) stop(ctx context.Context, view *state.View, in *ec2.Instance, 
 	f.report(ctx, &state.ReportInstance{Instance: m.id, InterfaceEpoch: primary.Epoch, State: end, Reason: reason})
 }
 
-// runWatch waits for the end of an instance that the fleet did not end: it was shut down from
-// inside, or killed. It stops the machine then.
+// runWatch waits for the end of an instance that the fleet did not end: it was shut down from inside,
+// or killed. It then stops the machine.
 func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	select {
 	case <-ctx.Done():
@@ -226,13 +227,13 @@ func (m *machine) runWatch(ctx context.Context, running *instance.Instance) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.running != running {
-		return // the fleet ended it
+		return // the fleet ended the instance
 	}
 	f := m.fleet
 	view := f.Cluster.View()
 	in, ok := view.Instance(m.id)
 	if !ok || in.State != ec2.Running {
-		return // the step for its new state follows
+		return // the step for the new state ends it
 	}
 	reason := "Client.InstanceInitiatedShutdown: Instance initiated shutdown"
 	if why := running.EndedBecause(); why != "" {
@@ -273,7 +274,7 @@ func (f *Fleet) interfaces(view *state.View, id ec2.InstanceID) []*ec2.Interface
 	return active
 }
 
-// deviceIndex is the index of an interface in its instance. In EC2-Classic it is 0.
+// deviceIndex returns the index of an interface in its instance. In EC2-Classic it is 0.
 func deviceIndex(eni *ec2.Interface) int {
 	if eni.Attachment == nil {
 		return 0
@@ -281,7 +282,7 @@ func deviceIndex(eni *ec2.Interface) int {
 	return eni.Attachment.DeviceIndex
 }
 
-// hostname is the private host name that EC2 derives from an address.
+// hostname returns the private host name that EC2 derives from an address.
 func hostname(a netip.Addr) string {
 	b := a.As4()
 	return fmt.Sprintf("ip-%d-%d-%d-%d", b[0], b[1], b[2], b[3])

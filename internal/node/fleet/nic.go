@@ -13,9 +13,9 @@ import (
 	"palisade/switch/tap"
 )
 
-// nic is the configuration of an interface in its instance: device eth0, eth1 and so on, by device
-// index. The first has the default route. Each other one has a routing table, so that a reply
-// leaves by the interface on which the request came in.
+// nic returns the configuration of an interface in its instance: device eth0, eth1 and so on, by
+// device index. eth0 has the default route. Each other device has its own routing table, so that a
+// reply leaves by the interface on which the request came in.
 func (f *Fleet) nic(view *state.View, eni *ec2.Interface) instance.NIC {
 	index := deviceIndex(eni)
 	n := instance.NIC{Device: deviceName(index), MAC: eni.MAC, MTU: f.MTU, Table: instance.TableOf(index)}
@@ -38,7 +38,7 @@ func (*Fleet) Link(view *state.View, eni *ec2.Interface) (addresses []netip.Pref
 	return addresses, gateway
 }
 
-// plug opens the device of an interface, which it makes if it is missing, and attaches it to the
+// plug opens the device of an interface, or makes it if it is missing, and attaches it to the
 // switch. An instance that does not run yet configures the device when it boots.
 func (m *machine) plug(view *state.View, eni *ec2.Interface) error {
 	n := m.fleet.nic(view, eni)
@@ -53,7 +53,7 @@ func (m *machine) plug(view *state.View, eni *ec2.Interface) error {
 	return instance.Configure(m.spec.Namespace, n)
 }
 
-// unplugStrays removes devices from a running instance whose interfaces were detached while no
+// unplugStrays removes those devices of a running instance whose interfaces were detached while no
 // daemon ran.
 func (m *machine) unplugStrays() error {
 	devices, err := instance.Devices(m.spec.Namespace)
@@ -83,7 +83,7 @@ func (m *machine) hasDevice(device string) bool {
 func deviceName(index int) string { return fmt.Sprintf("eth%d", index) }
 
 // rewire plugs in, configures and unplugs the interfaces of a running instance as the View says, and
-// reports to the cluster which are detached.
+// reports the detached ones to the cluster.
 func (m *machine) rewire(ctx context.Context, view *state.View) {
 	f := m.fleet
 	wanted := map[uint64]bool{}
@@ -98,7 +98,7 @@ func (m *machine) rewire(ctx context.Context, view *state.View) {
 	}
 	for eni := range view.InterfacesAt(m.id) {
 		if eni.State == ec2.Draining && eni.Attachment != nil && eni.Attachment.Detaching && eni.Node == f.Node {
-			m.unplug(eni.Epoch, f.nic(view, eni)) // the last daemon may have plugged it in
+			m.unplug(eni.Epoch, f.nic(view, eni)) // the previous daemon may have plugged it in
 			f.report(ctx, &state.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
 		}
 	}

@@ -21,7 +21,7 @@ type EnforcedIndex struct {
 	index uint64
 }
 
-// OpenEnforcedIndex reads the index from a file. Without the file it is 0.
+// OpenEnforcedIndex reads the index from a file. Without the file the index is 0.
 func OpenEnforcedIndex(path string) (*EnforcedIndex, error) {
 	e := &EnforcedIndex{path: path}
 	data, err := os.ReadFile(path)
@@ -37,13 +37,14 @@ func OpenEnforcedIndex(path string) (*EnforcedIndex, error) {
 	return e, nil
 }
 
-// Index is the index of the newest state that this daemon or an earlier one gave to the switch.
+// Index returns the index of the newest state that this daemon or an earlier one gave to the
+// switch.
 func (e *EnforcedIndex) Index() uint64 { return e.index }
 
-// Path is the name of the file.
+// Path returns the path of the file.
 func (e *EnforcedIndex) Path() string { return e.path }
 
-// advance writes index to the file, unless the file has it or a higher one.
+// advance writes index to the file, unless the file has an equal or higher index.
 func (e *EnforcedIndex) advance(index uint64) error {
 	if index <= e.index {
 		return nil

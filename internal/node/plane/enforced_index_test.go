@@ -12,7 +12,7 @@ func TestEnforcedIndexOnlyAdvances(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "enforced")
 	e, err := OpenEnforcedIndex(path)
 	if err != nil || e.index != 0 {
-		t.Fatalf("a new index is %d, %v; want 0", e.index, err)
+		t.Fatalf("without a file the index is %d, error %v; want 0", e.index, err)
 	}
 	for _, step := range []struct{ to, want uint64 }{{7, 7}, {7, 7}, {3, 7}, {1 << 40, 1 << 40}} {
 		if err := e.advance(step.to); err != nil {
@@ -20,7 +20,7 @@ func TestEnforcedIndexOnlyAdvances(t *testing.T) {
 		}
 		again, err := OpenEnforcedIndex(path)
 		if err != nil || again.index != step.want || e.index != step.want {
-			t.Errorf("after advance(%d) the index is %d, on disk %d, %v; want %d", step.to, e.index, again.index, err, step.want)
+			t.Errorf("after advance(%d) the index is %d, on disk %d, error %v; want %d", step.to, e.index, again.index, err, step.want)
 		}
 	}
 	if files, _ := filepath.Glob(path + "*"); len(files) != 1 {
@@ -30,7 +30,7 @@ func TestEnforcedIndexOnlyAdvances(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := e.advance(1<<40 + 1); err == nil || e.index != 1<<40 {
-		t.Errorf("advance into a missing directory: %v, index %d; want an error and %d", err, e.index, 1<<40)
+		t.Errorf("advance in a missing directory: error %v, index %d; want an error and %d", err, e.index, 1<<40)
 	}
 }
 
@@ -55,7 +55,7 @@ func TestDamagedEnforcedIndexFileIsAnError(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := OpenEnforcedIndex(path); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
-			t.Errorf("%s: %v, want an error that says the file is damaged", name, err)
+			t.Errorf("file with damage %q: error %v, want one that says the file is damaged", name, err)
 		}
 	}
 }

@@ -2,8 +2,8 @@ package plane
 
 import "palisade/ec2"
 
-// LostAt is the generation at which an address of a network last left a group.
+// LostAt returns the generation at which an address of a network last left a group.
 func (p *Plane) LostAt(network ec2.VNI) uint64 { return p.lost[network] }
 
-// Leases is how many leases the plane holds.
+// Leases returns how many leases the plane holds.
 func (p *Plane) Leases() int { return len(p.leases) }

@@ -70,7 +70,8 @@ func (p *Plane) end(edit *vswitch.Edit, l *lease, generation uint64) {
 }
 
 // update applies changes of a lease that stays active. Its connections stay, except those of
-// addresses that it gives back. If its own node reports it down, its endpoint stays removed.
+// addresses that the interface loses. If the lease's own node reports the lease down, its endpoint
+// stays removed.
 func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generation uint64) {
 	was := l.eni
 	l.eni = now
@@ -118,7 +119,7 @@ func hasPublic(pairs []ec2.AddressPair, public netip.Addr) bool {
 	return slices.ContainsFunc(pairs, func(p ec2.AddressPair) bool { return p.Public == public })
 }
 
-// endpoint makes the forwarding entry of an interface.
+// endpoint returns the forwarding entry of an interface.
 func (p *Plane) endpoint(eni *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
 	endpoint := &vswitch.Endpoint{
 		Epoch: eni.Epoch, Address: eni.Private, Public: eni.Public, MAC: eni.MAC, Port: port,
@@ -136,8 +137,8 @@ func (p *Plane) endpoint(eni *ec2.Interface, port *vswitch.Port) *vswitch.Endpoi
 	return endpoint
 }
 
-// Attach makes an open device the port of an active lease, with the rules in force. It closes the
-// device on an error. A lease that a View has ended meanwhile is an error.
+// Attach makes an open device the port of an active lease, with the rules in force. If a View has
+// ended the lease meanwhile, it returns an error. On an error it closes the device.
 func (p *Plane) Attach(epoch uint64, d vswitch.Device) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,8 +176,8 @@ func (p *Plane) Attach(epoch uint64, d vswitch.Device) error {
 	return nil
 }
 
-// portName is the name of an interface's port: the instance id for an instance's first interface,
-// else the interface id.
+// portName returns the name of an interface's port: the instance id for an instance's first
+// interface, else the interface id.
 func portName(eni *ec2.Interface) string {
 	if eni.Instance == "" || eni.Attachment != nil && eni.Attachment.DeviceIndex > 0 {
 		return string(eni.ID)

@@ -8,8 +8,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// setNetworks updates each network that has changed, or whose subnets, routes or gateway have. A
-// network is the flat one of EC2-Classic or that of a VPC.
+// setNetworks updates in the switch each network that has changed, or whose subnets, routes or
+// gateway have changed. A network is that of EC2-Classic, without subnets, or of a VPC.
 func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	changed := map[ec2.VNI]bool{}
 	add := func(id ec2.VPCID) {
@@ -42,7 +42,7 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	}
 }
 
-// row is a changed row as it is now or, if it was removed, as it was.
+// row returns the row after a change or, if the change removed it, the row before.
 func row[T any](c state.Change[T]) *T {
 	if c.After != nil {
 		return c.After
@@ -50,7 +50,8 @@ func row[T any](c state.Change[T]) *T {
 	return c.Before
 }
 
-// removeNetworks removes deleted networks from the switch, after their interfaces.
+// removeNetworks removes deleted networks from the switch. Apply calls it after the interfaces of
+// these networks are removed.
 func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []state.Change[ec2.Network]) {
 	for _, c := range changes {
 		if c.After == nil {
@@ -79,8 +80,8 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	return network
 }
 
-// target is where a route leads. If its gateway is deleted or not attached to the VPC, the route
-// drops packets.
+// target returns where a route leads. If the route's gateway is deleted or not attached to the VPC,
+// the route drops packets.
 func (p *Plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
 	if g, ok := p.view.InternetGateway(r.Gateway); ok && g.VPC == vpc {
 		return vswitch.Internet

@@ -26,10 +26,10 @@ import (
 
 // Config is what a Plane works with. All fields but Overlay are required.
 type Config struct {
-	Node          ec2.NodeID         // this node; with another name its own leases get no port
+	Node          ec2.NodeID         // the id of this node; with a wrong one the node's leases get no port
 	MTU           int                // of every network, in bytes of an IP packet; must fit into the tunnels
 	Switch        *vswitch.Switch    // gets every Snapshot; nothing else may edit it
-	Tracker       *conntrack.Tracker // of that switch
+	Tracker       *conntrack.Tracker // the tracker of Switch
 	Overlay       *overlay.Overlay   // the tunnels. Default nil, in a cluster of one
 	EnforcedIndex *EnforcedIndex     // in the data directory; without it a restart can enforce revoked rules
 	Logger        *slog.Logger       // gets bad rules and failures of ports
@@ -55,7 +55,7 @@ type Plane struct {
 	view          *state.View // the last that was applied; nil before the first
 	compiler      *firewall.Compiler
 	leases        map[uint64]*lease  // active leases on any node, by epoch
-	lost          map[ec2.VNI]uint64 // generation at which an address last left a group
+	lost          map[ec2.VNI]uint64 // by network: generation at which an address last left a group
 	down          map[uint64]bool    // epochs of leases that their own node reports down
 	failed        map[uint64]bool    // epochs of leases of this node that Fail was called for
 	uplink        *vswitch.Uplink
@@ -78,8 +78,8 @@ func New(c Config) *Plane {
 }
 
 // Apply makes the switch enforce a View: it updates the networks and leases that the View changes,
-// and compiles the rules of groups that it changes. The enforced index is on disk before the
-// switch gets the new Snapshot; if that fails, the switch keeps the last one.
+// and compiles the rules of groups that it changes. The enforced index is on disk before the switch
+// gets the new Snapshot; if the write fails, the switch keeps its Snapshot.
 func (p *Plane) Apply(view *state.View) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,8 +112,8 @@ func (p *Plane) Apply(view *state.View) error {
 	return nil
 }
 
-// Enforced is the index of the state that this node enforces: no poller uses an older Snapshot, and
-// the connections of all addresses released up to this index are dropped.
+// Enforced returns the index of the state that this node enforces: no poller uses an older
+// Snapshot, and the connections of all addresses released up to this index are dropped.
 func (p *Plane) Enforced() uint64 { return min(p.sw.Enforced(), p.forgotten.Load()) }
 
 // recompile compiles the tables of changed groups and attaches ports whose table or endpoint has
@@ -167,14 +167,14 @@ func (p *Plane) publish(edit *vswitch.Edit) {
 	p.announce = nil
 }
 
-// View is the View that was applied last; nil before the first.
+// View returns the View that was applied last; nil before the first.
 func (p *Plane) View() *state.View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.view
 }
 
-// Wait waits until this node enforces index. It returns false if ctx ends before.
+// Wait waits until this node enforces index. It returns false if ctx ends first.
 func (p *Plane) Wait(ctx context.Context, index uint64) bool {
 	for p.Enforced() < index {
 		p.mu.Lock()

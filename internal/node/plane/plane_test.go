@@ -14,8 +14,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// TestNewLeaseOfInterfaceIsIndependentOfOldLease: the new lease takes no port of the old one, even
-// if one View both ends the old lease and begins the new one.
+// TestNewLeaseOfInterfaceIsIndependentOfOldLease: the new lease does not get the port of the old
+// lease, even if one View both ends the old lease and begins the new one.
 func TestNewLeaseOfInterfaceIsIndependentOfOldLease(t *testing.T) {
 	f := planetest.New(t)
 	wide := f.Group("wide", planetest.TCP(80, planetest.Everywhere))
@@ -46,15 +46,15 @@ func TestNewLeaseOfInterfaceIsIndependentOfOldLease(t *testing.T) {
 	}
 	f.Attach(second)
 	if err := f.Plane.Detach(first.Epoch); err != nil || len(f.Switch.Ports()) != ports {
-		t.Errorf("%d ports, want %d: %v", len(f.Switch.Ports()), ports, err)
+		t.Errorf("after Detach of the old lease the switch has %d ports, want %d; error %v", len(f.Switch.Ports()), ports, err)
 	}
 	if e := found(); e == nil || e.Epoch != second.Epoch || e.Port == nil {
-		t.Errorf("after the old port was removed the endpoint is %+v, want that of the new lease with its port", e)
+		t.Errorf("after the old port was removed the endpoint is %+v, want the new lease's endpoint with a port", e)
 	}
 
 	// The port is removed and another one added under the same lease.
 	if err := f.Plane.Detach(second.Epoch); err != nil || found() != nil {
-		t.Errorf("after Detach the endpoint is %+v, %v; want none", found(), err)
+		t.Errorf("after Detach the endpoint is %+v, error %v; want no endpoint", found(), err)
 	}
 	f.Attach(second)
 	if found() == nil {
@@ -67,10 +67,10 @@ func TestNewLeaseOfInterfaceIsIndependentOfOldLease(t *testing.T) {
 		t.Error("a device was attached to a lease that has ended")
 	}
 	if err := f.Plane.Detach(second.Epoch); err != nil || f.Plane.Leases() != 0 {
-		t.Errorf("%d leases are left, %v; want none", f.Plane.Leases(), err)
+		t.Errorf("after Detach the plane has %d leases, error %v; want 0", f.Plane.Leases(), err)
 	}
 	if p := f.Plane.Presence(); len(p) != 0 {
-		t.Errorf("the node reports %+v, want nothing", p)
+		t.Errorf("the node reports leases %+v, want none", p)
 	}
 }
 
@@ -104,12 +104,12 @@ func TestChangesOfInterfaceOnAnotherNodeAreInForce(t *testing.T) {
 	}
 	modify(state.ModifyNetworkInterface{Unchecked: new(true)})
 	if !find(remote.Private).Unchecked {
-		t.Error("the source check is still on")
+		t.Error("the endpoint still has the source check")
 	}
 	more := f.Do(&state.AssignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: remote.ID, Count: 1}).Addresses[0]
 	public := f.Elastic(remote, more)
 	if e := find(more); e == nil || e != find(remote.Private) || f.Switch.Snapshot().Public(public) != e || e.PrivateOf(public) != more {
-		t.Errorf("the endpoint of its secondary address is %+v", e)
+		t.Errorf("the endpoint of secondary address %s is %+v, want the interface's endpoint", more, e)
 	}
 
 	// A lease that its own node reports down has no endpoint, even if the lease changes.
@@ -123,7 +123,7 @@ func TestChangesOfInterfaceOnAnotherNodeAreInForce(t *testing.T) {
 	}
 	f.Plane.SetDown(nil)
 	if e := find(remote.Private); e == nil || !slices.Equal(e.Groups, find(more).Groups) || len(e.Groups) != 1 {
-		t.Errorf("after it is up again the endpoint is %+v", e)
+		t.Errorf("after the interface is up again its endpoint is %+v, want one in one group, for both addresses", e)
 	}
 	f.Do(&state.UnassignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: remote.ID, Addresses: []netip.Addr{more}})
 	if find(more) != nil || f.Switch.Snapshot().Public(public) != nil || find(remote.Private) == nil {
@@ -135,28 +135,28 @@ func TestDeletedNetworkIsRemovedFromSwitch(t *testing.T) {
 	f := planetest.New(t)
 	vpc := f.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")}).VPC
 	if n, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); !ok || n.Prefix != vpc.CIDR {
-		t.Fatalf("the network is %+v", n)
+		t.Fatalf("the network of the new VPC is %+v, want prefix %s", n, vpc.CIDR)
 	}
 	f.Do(&state.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
 	if _, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); ok {
 		t.Error("the switch has the deleted network")
 	}
-	// A network that is created and deleted between two Views is ignored.
+	// The plane ignores a network that is created and deleted between two Views.
 	vpc = f.Decide(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: netip.MustParsePrefix("10.1.0.0/16")}).VPC
 	f.Decide(&state.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
 	f.CatchUp()
 }
 
 // TestSwitchEnforcesNoStateBeforeItsIndexIsOnDisk: if the index cannot be written, as on a full
-// disk, the switch keeps its state. Otherwise a node that restarts could enforce an older state than
-// before. The switch also refuses a state older than the index.
+// disk, the switch keeps its state. If it enforced the new one, the node could enforce an older
+// state after a restart. The switch also refuses a state older than the index.
 func TestSwitchEnforcesNoStateBeforeItsIndexIsOnDisk(t *testing.T) {
 	f := planetest.New(t)
 	enforced, older := f.Plane.Enforced(), f.View
 	unchanged := func(what string, err error) {
 		t.Helper()
 		if got := f.Switch.Snapshot().Generation; err == nil || got != enforced || f.Plane.Enforced() != enforced || f.EnforcedIndex.Index() != enforced {
-			t.Errorf("%s: %v; the Snapshot has generation %d, the plane enforces %d and the index is %d; want an error and %d", what, err, got, f.Plane.Enforced(), f.EnforcedIndex.Index(), enforced)
+			t.Errorf("%s: error %v; the Snapshot has generation %d, the plane enforces %d and the index is %d; want an error and %d", what, err, got, f.Plane.Enforced(), f.EnforcedIndex.Index(), enforced)
 		}
 	}
 	path := f.EnforcedIndex.Path()
@@ -172,6 +172,6 @@ func TestSwitchEnforcesNoStateBeforeItsIndexIsOnDisk(t *testing.T) {
 	enforced = f.Plane.Enforced()
 	unchanged("an older state", f.Plane.Apply(older))
 	if again, err := plane.OpenEnforcedIndex(path); err != nil || again.Index() != enforced {
-		t.Errorf("the index on disk is %d, %v; want %d", again.Index(), err, enforced)
+		t.Errorf("the index on disk is %d, error %v; want %d", again.Index(), err, enforced)
 	}
 }

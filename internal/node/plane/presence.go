@@ -9,8 +9,9 @@ import (
 	vswitch "palisade/switch"
 )
 
-// SetDown removes the endpoints of leases that their own node reports down, given by epoch, and
-// adds the endpoints of leases that it no longer does. Only endpoints of active leases are added.
+// SetDown gets the epochs of all leases that their own node reports down. It removes the
+// endpoints of these leases, and adds the endpoints of active leases that are no longer reported
+// down.
 func (p *Plane) SetDown(epochs map[uint64]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,8 +41,8 @@ func (p *Plane) SetDown(epochs map[uint64]bool) {
 	}
 }
 
-// Fail marks an active lease of this node as down until it has a port again or ends: its instance
-// or device is gone, and the state does not have that yet.
+// Fail marks an active lease of this node as down until it has a port again or ends. The fleet
+// calls it when the lease's instance or device is gone and the state does not say so yet.
 func (p *Plane) Fail(eni *ec2.Interface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,7 +51,8 @@ func (p *Plane) Fail(eni *ec2.Interface) {
 	}
 }
 
-// Presence is what this node reports to the others: its active leases, and whether each is up.
+// Presence returns what this node reports to the other nodes: its active leases, and whether each
+// is up.
 func (p *Plane) Presence() []gossip.Presence {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"palisade/ec2"
 )
 
-// releasedAddresses are the addresses that a View takes from their interfaces: their lease has
-// ended, or they were unassigned.
+// releasedAddresses are the addresses that a View takes from their interfaces, because a lease has
+// ended or an address was unassigned.
 type releasedAddresses struct {
 	private map[ec2.VNI]map[netip.Addr]bool
 	public  map[netip.Addr]bool
@@ -31,9 +31,9 @@ func (r *releasedAddresses) add(vni ec2.VNI, pair ec2.AddressPair) {
 }
 
 // forgetReleased drops the connections of released addresses, once no poller uses a Snapshot that
-// still has them. Otherwise a tracked connection would outlive the lease, and pass to the next
-// interface that gets the address. A private address is dropped in its own network, a public
-// address in all networks.
+// still has the addresses. A connection that stayed would also admit packets of the next interface
+// that gets the address. Connections of a private address are dropped in its network, those of a
+// public address in all networks.
 func (p *Plane) forgetReleased(generation uint64) {
 	r := p.released
 	p.released = releasedAddresses{}
@@ -51,8 +51,8 @@ func (p *Plane) forgetReleased(generation uint64) {
 	}
 }
 
-// ForgetUnleased drops connections that were adopted from the last daemon if the lease of their remote
-// address has ended since.
+// ForgetUnleased drops connections that were adopted from the previous daemon if the lease of their
+// remote address has ended since.
 func (p *Plane) ForgetUnleased() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +72,8 @@ func (p *Plane) ForgetUnleased() {
 	}
 }
 
-// zones returns the zones of this node's interfaces in the networks that in selects.
+// zones returns the zones of this node's interfaces in the networks for which the function in returns
+// true.
 func (p *Plane) zones(in func(ec2.VNI) bool) []*conntrack.Zone {
 	var all []*conntrack.Zone
 	for _, l := range p.leases {

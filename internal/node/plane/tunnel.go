@@ -8,7 +8,7 @@ import (
 	"palisade/switch/overlay"
 )
 
-// OpenTunnel makes the overlay the tunnel port. A cluster of one has none.
+// OpenTunnel makes the overlay's device the tunnel port. In a cluster of one it does nothing.
 func (p *Plane) OpenTunnel() error {
 	if p.overlay == nil {
 		return nil
@@ -23,8 +23,8 @@ func (p *Plane) OpenTunnel() error {
 	return nil
 }
 
-// TunnelAddress is the UDP address of a node's tunnels, which follows from peer, its address for
-// calls between nodes: two ports above it, or VXLAN's own port.
+// TunnelAddress returns the UDP address of a node's tunnels. peer is the node's address for
+// calls between nodes; the tunnels use the port two above peer's, or VXLAN's own port.
 func TunnelAddress(peer netip.AddrPort, form overlay.Form) netip.AddrPort {
 	if form == overlay.VXLAN {
 		return netip.AddrPortFrom(peer.Addr(), overlay.VXLANPort)

@@ -13,15 +13,16 @@ import (
 	"palisade/switch/tap"
 )
 
-// uplinkMTU is that of Ethernet. Frames to the uplink are not tunneled, so it is independent of Config.MTU.
+// uplinkMTU is the MTU of Ethernet. Frames to the uplink are not tunneled, so it is independent of
+// Config.MTU.
 const uplinkMTU = 1500
 
 // UplinkConfig names the device that connects the node to the network outside the cluster.
 type UplinkConfig struct {
 	Device     string  // name of the TAP that is made. Default "": no uplink
-	Namespace  string  // that gets the device, below /run/netns. Default "": that of the daemon
-	Bridge     string  // of that namespace, to which the device is added. Default "": none
-	GatewayMAC ec2.MAC // of the next router; with a wrong one packets to the outside are lost
+	Namespace  string  // the network namespace, below /run/netns, in which the device is made. Default "": the daemon's
+	Bridge     string  // the bridge in Namespace to which the device is added. Default "": none
+	GatewayMAC ec2.MAC // MAC of the next router; with a wrong one packets to the outside are lost
 }
 
 // OpenUplink opens the device, adds it to its bridge and makes it the uplink port.

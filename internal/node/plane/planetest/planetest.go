@@ -18,7 +18,7 @@ import (
 	"palisade/switch/tap/taptest"
 )
 
-// The names in a Fixture's state.
+// The names and ids in a Fixture's state.
 const (
 	Albert = ec2.AccountID("598916040194") // an EC2-Classic account
 	Dev    = ec2.AccountID("123456789012") // a VPC account, which owns the VPC
@@ -44,7 +44,7 @@ type Network struct {
 	Gateway         *ec2.InternetGateway
 }
 
-// NewNetwork makes a Network of Dev's by applying requests.
+// NewNetwork makes a Network in the account Dev. do applies a request.
 func NewNetwork(do func(state.Request) state.Result) (v Network) {
 	v.VPC = do(&state.CreateVPC{Account: Dev, Region: Region, CIDR: netip.MustParsePrefix("10.0.0.0/16")}).VPC
 	v.Public = do(&state.CreateSubnet{Account: Dev, Region: Region, VPC: v.VPC.ID, CIDR: netip.MustParsePrefix("10.0.1.0/24")}).Subnet
@@ -57,7 +57,8 @@ func NewNetwork(do func(state.Request) state.Result) (v Network) {
 	return v
 }
 
-// Bootstrap is the beginning of a cluster's log: Node, the EC2-Classic network and both accounts.
+// Bootstrap returns the first commands of a cluster: they make Node, the EC2-Classic network and both
+// accounts.
 func Bootstrap() []state.Command {
 	var commands []state.Command
 	for _, r := range []state.Request{
@@ -139,7 +140,7 @@ func (f *Fixture) Device() *taptest.Device {
 	return device
 }
 
-// Decide applies a request to the State alone.
+// Decide applies a request to the State but not to the Plane.
 func (f *Fixture) Decide(r state.Request) state.Result {
 	f.Helper()
 	result, err := f.State.Apply(f.State.Index()+1, state.Command{Time: time.Unix(1e9, 0), Request: r})
