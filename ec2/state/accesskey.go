@@ -7,12 +7,12 @@ import (
 	"palisade/ec2"
 )
 
-// maxAccessKeys is the limit for each account. Two are enough to replace one key by another (IAM
-// User Guide, "IAM and AWS STS quotas").
+// maxAccessKeys is the maximum number of access keys of an account. Two are enough to replace a key
+// by a new one (IAM User Guide, "IAM and AWS STS quotas").
 const maxAccessKeys = 2
 
-// checkSealed refuses a secret that is not sealed with the cluster key, because no node could
-// open it.
+// checkSealed returns an error for a secret that is not sealed with the cluster key, because no
+// node could open that secret.
 func (t *tx) checkSealed(s ec2.SealedSecret) error {
 	switch {
 	case t.meta.SealKey == "":
@@ -99,8 +99,8 @@ func (t *tx) accessKey(account ec2.AccountID, id string) (*ec2.AccessKey, error)
 	return k, nil
 }
 
-// SealSecrets sets the id of the cluster key, which cannot change later, and replaces the plain
-// secrets that an earlier release stored by sealed ones. It ignores access keys that have been
+// SealSecrets sets the id of the cluster key, which cannot change later, and replaces plain
+// secrets, which an earlier release stored, by sealed ones. It ignores access keys that have been
 // deleted meanwhile.
 type SealSecrets struct {
 	Key        string            // id of the cluster key
@@ -149,7 +149,8 @@ func (t *tx) deleteSealedKeys() {
 	t.meta.SealKey = ""
 }
 
-// SealKey is the id of the cluster key, which seals secrets. It is "" until SealSecrets sets it.
+// SealKey returns the id of the cluster key, which seals secrets. It is "" until SealSecrets sets
+// it.
 func (v *View) SealKey() string { return v.v.meta.SealKey }
 
 // AccessKeys yields all access keys, by id.

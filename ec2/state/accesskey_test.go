@@ -32,7 +32,7 @@ func (r *replay) keysOf(account ec2.AccountID) (keys []ec2.AccessKey) {
 func TestSealSecretsReplacesPlainSecrets(t *testing.T) {
 	r := newReplay(t)
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "a" {
-		t.Fatalf("albert has access keys %+v", k)
+		t.Fatalf("albert has access keys %+v, want one with the plain secret a", k)
 	}
 	r.refused(&CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed}, "IncorrectState") // there is no cluster key yet
 	r.refused(&SealSecrets{Key: "my key"}, "InvalidParameterValue")
@@ -44,7 +44,7 @@ func TestSealSecretsReplacesPlainSecrets(t *testing.T) {
 	r.must(&SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("box"), "AKIDNOBODY": []byte("box")}})
 	r.must(&SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("another box")}})
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "" || string(k[0].Sealed.Box) != "box" {
-		t.Errorf("albert has access keys %+v", k)
+		t.Errorf("albert has access keys %+v, want one with the sealed secret", k)
 	}
 	if _, ok := r.state.View().AccessKey("AKIDNOBODY"); ok {
 		t.Error("SealSecrets created an access key")
@@ -78,7 +78,7 @@ func TestAccessKeysAreCreatedUpdatedAndDeleted(t *testing.T) {
 	r.must(&UpdateAccessKey{albert, "AKIDALBERTSECOND", true})
 	r.must(&UpdateAccessKey{albert, "AKIDALBERTSECOND", false})
 	if k := r.keysOf(albert); len(k) != 2 || !k[0].Inactive || k[0].Secret != "a" || k[1].Inactive || k[1].Created.IsZero() {
-		t.Errorf("albert has access keys %+v", k)
+		t.Errorf("albert has access keys %+v, want an inactive one with the secret a and an active new one", k)
 	}
 	r.must(&DeleteAccessKey{albert, "AKIDALBERT"})
 	r.must(&CreateAccessKey{albert, "AKIDALBERTTHIRDX", sampleSealed})

@@ -14,17 +14,17 @@ import (
 // networks, and no network has VNI 0.
 const publicVNI ec2.VNI = 0
 
-// An address is a row for each address that cannot be leased: it is in use, or in quarantine after
-// its last use. Without quarantine, packets and caches meant for the last interface would reach
-// the next one (projectcalico/calico issues 3467 and 4152).
+// An address is the row of an IP address that cannot be leased, because it is in use or in
+// quarantine after its last use. Without quarantine, packets and caches meant for the last
+// interface would reach the next one (projectcalico/calico issues 3467 and 4152).
 type address struct {
 	VNI       ec2.VNI
 	Addr      netip.Addr
 	Interface ec2.InterfaceID // the interface that leases it; "" in quarantine
 	Freed     time.Time       // when its quarantine began
 
-	// FreedIndex is the log index of the command that freed it. A node that does not enforce
-	// this index yet may still admit packets because of the groups of the last interface.
+	// FreedIndex is the log index of the command that freed the address. A node that does not
+	// enforce this index yet may still admit packets because of the groups of the last interface.
 	FreedIndex uint64 `json:",omitempty"`
 
 	Allocation ec2.AllocationID `json:",omitempty"` // the elastic address that it is; an account keeps it, so it is never in quarantine
@@ -39,7 +39,7 @@ func (t *tx) assign(vni ec2.VNI, addr netip.Addr, id ec2.InterfaceID) {
 	t.put(tableAddress, &address{VNI: vni, Addr: addr, Interface: id})
 }
 
-// quarantine begins the quarantine of an address that no interface leases any more.
+// The method quarantine begins the quarantine of an address that no interface leases any more.
 func (t *tx) quarantine(vni ec2.VNI, a netip.Addr) {
 	t.put(tableAddress, &address{VNI: vni, Addr: a, Freed: t.meta.Time, FreedIndex: t.meta.Index})
 }
@@ -52,7 +52,7 @@ type allocator struct {
 	vni     ec2.VNI
 	pools   []netip.Prefix
 	gateway netip.Addr
-	low     netip.Addr // addresses below it are not yielded
+	low     netip.Addr // no address below low is yielded
 	at      netip.Addr // the next candidate in pools[0]; zero: the first of the pool
 }
 
@@ -73,8 +73,9 @@ func (a *allocator) next() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// firstFree walks the candidates and the taken addresses side by side. The first candidate that
-// differs from the next taken address is free.
+// firstFree returns the lowest free address from low to high, and false if there is none. It walks
+// the candidates and the taken addresses side by side: the first candidate that differs from the
+// next taken address is free.
 func (a *allocator) firstFree(low, high netip.Addr) (netip.Addr, bool) {
 	taken, err := a.t.LowerBound(tableAddress, indexID, addressKey(a.vni, low))
 	if err != nil {

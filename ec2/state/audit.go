@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// audit adds an audit record of the command, refused or not, and deletes the oldest records
-// beyond the limit. The record is the only change that a refused command leaves.
+// The method audit adds an audit record of the command, refused or not, and deletes the oldest
+// records beyond the limit. The record is the only change that a refused command leaves.
 func (t *tx) audit(cmd Command, refusal *ec2.Error) {
 	if cmd.Audit == nil {
 		return
@@ -47,5 +47,5 @@ func (v *View) AuditRecord(number uint64) (*ec2.AuditRecord, bool) {
 	return get[ec2.AuditRecord](v, tableAudit, auditKey(number))
 }
 
-// Seed is the text that the ids of the cluster are derived from.
+// Seed returns the text that the ids of the cluster are derived from.
 func (v *View) Seed() string { return v.v.meta.Seed }

@@ -21,7 +21,8 @@ func sampleAudit() *ec2.Audit {
 
 var audited = regexp.MustCompile(`,"Audited":\d+|(?m)^{"table":"audit".*\n|^{"table":"end".*$`)
 
-// withoutAudit cuts the audit records out of a snapshot. A refused command adds one too.
+// withoutAudit returns a snapshot without its audit records, because a refused command adds one
+// too.
 func withoutAudit(snapshot []byte) []byte { return audited.ReplaceAll(snapshot, nil) }
 
 func TestAuditedCommandIsRead(t *testing.T) {
@@ -45,7 +46,7 @@ func TestAuditedCommandIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(got, cmd) {
-		t.Errorf("%s was decoded as %+v with %+v", path, got.Request, got.Audit)
+		t.Errorf("%s was decoded as %+v with audit %+v, want %+v with %+v", path, got.Request, got.Audit, cmd.Request, cmd.Audit)
 	}
 }
 
@@ -69,7 +70,7 @@ func TestAuditRecordsAreKeptUpToALimit(t *testing.T) {
 	}
 
 	if err := apply("unaudited", nil); err != nil || len(records()) != 0 {
-		t.Fatalf("got %v; a command without Audit left the records %v", err, records())
+		t.Fatalf("a command without Audit got error %v and left the records %v, want neither", err, records())
 	}
 	a := sampleAudit()
 	if err := apply("web", a); err != nil {

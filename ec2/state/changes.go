@@ -25,7 +25,7 @@ type Changes struct {
 	Gateways    []Change[ec2.InternetGateway]
 }
 
-// lists returns a merge for each list of Changes. A new list needs a field above and a line here.
+// lists returns a merge for each list of Changes. A new list of Changes also needs a line here.
 func (c *Changes) lists() []rowMerge {
 	return []rowMerge{
 		newMerge(&c.Groups, tableGroup, func(g *ec2.Group) string { return string(g.ID) }),
@@ -47,8 +47,8 @@ type delta struct {
 	next    atomic.Pointer[delta]
 }
 
-// changesBetween merges the changes of the commands after was, up to now. If no link leads from
-// was to now, because now was restored from a snapshot, it compares all rows instead.
+// changesBetween returns the merged changes of the commands after was, up to now. If no link leads
+// from was to now, because now was restored from a snapshot, it compares all rows instead.
 func changesBetween(was, now *version) *Changes {
 	changes := new(Changes)
 	lists := changes.lists()
@@ -84,7 +84,7 @@ func compareVersions(was, now *version) *Changes {
 	return changes
 }
 
-// allRowsAsNew returns Changes that have every row of a version as new.
+// allRowsAsNew returns Changes in which every row of a version is new.
 func allRowsAsNew(now *version) *Changes {
 	changes := new(Changes)
 	after := now.db.Txn(false)

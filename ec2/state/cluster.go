@@ -11,8 +11,8 @@ type Bootstrap struct {
 	Seed     string
 	Settings ec2.Settings // zero fields are defaults
 
-	// GossipKey encrypts the gossip of the members: an AES key of 16, 24 or 32 bytes. nil is
-	// for a cluster that does not gossip.
+	// GossipKey encrypts the gossip of the members: an AES key of 16, 24 or 32 bytes. It is nil in
+	// a cluster that does not gossip.
 	GossipKey []byte `json:",omitempty"`
 }
 
@@ -31,26 +31,26 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// A recovered State skips recoveredSerials serials and recoveredNumbers numbers of nodes and
-// VNIs. The lost cluster may have assigned some after the backup, and they must not get a second
-// meaning.
+// A recovered State skips recoveredSerials serials and recoveredNumbers numbers of nodes and VNIs.
+// The lost cluster may have assigned some of them after the backup, and a number must not get a
+// second meaning.
 const (
 	recoveredSerials = 1 << 20
 	recoveredNumbers = 1 << 8
 )
 
-// Recover turns the State of a backup into that of a cluster with one member. It is never in a
-// log: it is applied between reading the backup and writing the disk of the new node.
+// Recover turns the State of a backup into the State of a cluster with one member. No log contains
+// a Recover: it is applied after the backup is read and before the disk of the new node is written.
 //
 // Recover fences the other nodes, because what they did after the backup is unknown: their leases
 // end and their addresses go into quarantine. It deletes the join tokens, because some may have
 // been used after the backup. Result: Node.
 type Recover struct {
-	Node      ec2.Node // the member; an empty Zone keeps that of the backup
+	Node      ec2.Node // the member; an empty Zone keeps the zone in the backup
 	GossipKey []byte   // the new gossip key
 
-	// WithoutSecrets deletes the access keys that are sealed with the key of the lost cluster.
-	// It is for operators who have the backup but not that key.
+	// WithoutSecrets deletes the access keys that are sealed with the key of the lost cluster. It
+	// is for operators who have the backup without that key.
 	WithoutSecrets bool
 }
 

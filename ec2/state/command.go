@@ -50,8 +50,8 @@ type Change[T any] struct {
 	Before, After *T
 }
 
-// requests has the type of every request that a log may contain, by name. A name never gets
-// another meaning. The lists are beside the requests, except classicRequests.
+// requests has the type of every request that a log may contain, by name. A name never gets another
+// meaning. Each list is in the file of its requests, except classicRequests.
 var requests = typesByName(slices.Concat(classicRequests, vpcRequests, groupRequests, interfaceRequests, tagRequests, accountRequests)...)
 
 // classicRequests are the requests of EC2-Classic, nodes and the cluster.
@@ -95,7 +95,7 @@ func EncodeCommand(cmd Command) ([]byte, error) {
 	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit})
 }
 
-// StampCommand sets the time of an encoded command, without encoding the request again.
+// StampCommand returns an encoded command with its time set, without encoding the request again.
 func StampCommand(data []byte, at time.Time) ([]byte, error) {
 	var e envelope
 	if err := decodeStrict(data, &e); err != nil {
@@ -161,8 +161,8 @@ func decodeStrict(data []byte, v any) error {
 	return nil
 }
 
-// A Batch carries out several requests, or none if one of them is refused. The first entry in
-// the log of a cluster is a Batch. Its Result is that of the last request.
+// A Batch carries out several requests, or none if one of them is refused. The first entry in the
+// log of a cluster is a Batch. Its Result is the Result of the last request.
 type Batch struct {
 	Requests []Request
 }

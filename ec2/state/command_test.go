@@ -74,7 +74,7 @@ func allSamples() map[string]Request {
 	return all
 }
 
-// Each command that any release wrote is decoded to the request that it was.
+// A command that any release wrote is decoded to the request that was encoded.
 func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 	all := allSamples()
 	for name, req := range all {
@@ -90,7 +90,7 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 			t.Errorf("%s: the stamped command is\n%s, %v; want\n%s", name, stamped, err, data)
 		}
 		if own, err := DecodeCommand(data); err != nil || !reflect.DeepEqual(own.Request, req) {
-			t.Errorf("%s: encoded and decoded it is %+v, %v", name, own.Request, err)
+			t.Errorf("%s was decoded as %+v (%v), want %+v", name, own.Request, err, req)
 		}
 		if *update {
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -106,7 +106,7 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 		}
 		got, err := DecodeCommand(stored)
 		if err != nil {
-			t.Errorf("%s: %v", path, err)
+			t.Errorf("decode %s: %v", path, err)
 			continue
 		}
 		if again, err := EncodeCommand(got); err != nil || !bytes.Equal(again, data) {
@@ -118,7 +118,7 @@ func TestCommandsOfEveryVersionAreRead(t *testing.T) {
 	}
 	for name := range requests {
 		if all[name] == nil {
-			t.Errorf("no sample of request %s", name)
+			t.Errorf("the test has no sample of request %s", name)
 		}
 	}
 }

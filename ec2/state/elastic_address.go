@@ -65,8 +65,8 @@ func (r *ReleaseAddress) apply(t *tx) (Result, error) {
 }
 
 // AssociateAddress associates an elastic address with a private address of an interface. The
-// request names the interface, or an instance that has only one. The public address that the
-// private one had is replaced: an automatic one goes into quarantine, an elastic one stays
+// request names the interface, or an instance that has only one. It replaces the public address
+// that the private address had: an automatic address goes into quarantine, an elastic address stays
 // allocated to its account. Result: Elastic.
 type AssociateAddress struct {
 	Account            ec2.AccountID
@@ -122,9 +122,9 @@ func (r *AssociateAddress) apply(t *tx) (Result, error) {
 	return Result{Elastic: &now}, nil
 }
 
-// mayReassociate reports whether the request may move an address that is associated. Without
-// AllowReassociation an EC2-Classic account may not, and a VPC account may (EC2 API Reference,
-// "AssociateAddress").
+// mayReassociate reports whether the request may move an address that is associated already. If
+// AllowReassociation is not set, a VPC account may move the address and an EC2-Classic account may
+// not (EC2 API Reference, "AssociateAddress").
 func (t *tx) mayReassociate(r *AssociateAddress) bool {
 	if r.AllowReassociation != nil {
 		return *r.AllowReassociation
@@ -133,7 +133,8 @@ func (t *tx) mayReassociate(r *AssociateAddress) bool {
 	return err == nil && platform == ec2.VPCOnly
 }
 
-// associable returns the interface that a request names, directly or by its instance.
+// associable returns the interface that a request names, directly or by its instance, or EC2's
+// error.
 func (t *tx) associable(r *AssociateAddress) (*ec2.Interface, error) {
 	switch {
 	case r.Instance != "" && r.Interface != "":
@@ -161,7 +162,8 @@ func (t *tx) associable(r *AssociateAddress) (*ec2.Interface, error) {
 }
 
 // DisassociateAddress ends the association of an elastic address. If the launch of the instance
-// asked for a public address, the interface gets an automatic one again. Result: Elastic.
+// asked for a public address, the interface gets an automatic public address again. Result:
+// Elastic.
 type DisassociateAddress struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -186,9 +188,9 @@ func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 	return Result{Elastic: now}, nil
 }
 
-// restorePublic leases an interface an automatic public address when its primary private address
-// has lost an elastic one. It does so only for the only interface of an instance, and if the pools
-// have a free address (EC2 User Guide, "Public IPv4 addresses").
+// restorePublic leases an automatic public address to an interface whose primary private address
+// has lost an elastic address. It does so only if the interface is the only one of its instance and
+// the pools have a free address (EC2 User Guide, "Public IPv4 addresses").
 func (t *tx) restorePublic(id ec2.InterfaceID, private netip.Addr) {
 	eni := first[ec2.Interface](t.Txn, tableInterface, indexID, key(id))
 	if eni == nil || eni.Private != private || eni.Public.IsValid() || !eni.AutoPublic || eni.State != ec2.Active || eni.Instance == "" {
@@ -206,8 +208,8 @@ func (t *tx) restorePublic(id ec2.InterfaceID, private netip.Addr) {
 	t.setPublic(eni, eni.Private, public)
 }
 
-// elasticAt returns the elastic address with a public address, or nil if the public address is
-// zero or automatic.
+// elasticAt returns the ElasticAddress whose address is public, or nil if public is zero or an
+// automatic address.
 func (t *tx) elasticAt(public netip.Addr) *ec2.ElasticAddress {
 	if !public.IsValid() {
 		return nil
@@ -219,8 +221,9 @@ func (t *tx) elasticAt(public netip.Addr) *ec2.ElasticAddress {
 	return first[ec2.ElasticAddress](t.Txn, tableElastic, indexID, key(a.Allocation))
 }
 
-// removePublic takes the public address away from a private one, if it has one. An elastic address
-// becomes unassociated, an automatic one goes into quarantine.
+// removePublic takes the public address, if there is one, away from a private address, and returns
+// the changed interface. An elastic address becomes unassociated, an automatic one goes into
+// quarantine.
 func (t *tx) removePublic(eni *ec2.Interface, private netip.Addr) *ec2.Interface {
 	for _, p := range eni.Addresses() {
 		if p.Private != private || !p.Public.IsValid() {
@@ -236,7 +239,8 @@ func (t *tx) removePublic(eni *ec2.Interface, private netip.Addr) *ec2.Interface
 	return eni
 }
 
-// disassociate takes an elastic address away from its interface, if it is associated.
+// disassociate takes an elastic address away from its interface, if it has one, and returns the
+// changed elastic address.
 func (t *tx) disassociate(e *ec2.ElasticAddress) *ec2.ElasticAddress {
 	if e.Association == "" {
 		return e
@@ -250,8 +254,8 @@ func (t *tx) disassociate(e *ec2.ElasticAddress) *ec2.ElasticAddress {
 	return &now
 }
 
-// setPublic sets the public address of one of the interface's private addresses; zero removes it.
-// The Epoch of the lease does not change.
+// setPublic sets the public address of one of the interface's private addresses, or removes it if
+// public is zero. It returns the changed interface, whose Epoch stays.
 func (t *tx) setPublic(was *ec2.Interface, private, public netip.Addr) *ec2.Interface {
 	eni := *was
 	if eni.Private == private {

@@ -25,7 +25,8 @@ func (w *vpcWorld) elastic(id ec2.AllocationID) *ec2.ElasticAddress {
 	return e
 }
 
-// public launches an instance with an automatic public address, which then runs.
+// The method public launches an instance with an automatic public address, reports it as running
+// and returns its id.
 func (w *vpcWorld) public() ec2.InstanceID {
 	w.t.Helper()
 	w.must(&ModifySubnet{dev, east, w.subnet.ID, new(true)})
@@ -46,13 +47,13 @@ func TestElasticAddressBelongsToItsAccountUntilReleased(t *testing.T) {
 	w.must(&Sweep{})
 	for range 4 {
 		if other := w.allocate(); other.Public == e.Public {
-			t.Fatalf("%s was allocated twice", e.Public)
+			t.Fatalf("address %s was allocated twice", e.Public)
 		}
 	}
 	w.refused(&AllocateAddress{Account: dev, Region: east}, "AddressLimitExceeded")
 	w.refused(&AllocateAddress{Account: dev, Region: "eu-west-1"}, "UnsupportedOperation")
 	if o := w.must(&AllocateAddress{Account: albert, Region: east}).Elastic; o.Public == e.Public {
-		t.Errorf("%s was allocated to two accounts", e.Public)
+		t.Errorf("address %s was allocated to two accounts", e.Public)
 	}
 	if got := w.lease(w.run(1)[0].ID).Public; got == e.Public { // EC2-Classic has the same pool
 		t.Errorf("the elastic address %s was leased to an instance", got)
@@ -65,7 +66,7 @@ func TestElasticAddressBelongsToItsAccountUntilReleased(t *testing.T) {
 		t.Error("a released address still has tags")
 	}
 	if again := w.allocate(); again.Public == e.Public {
-		t.Errorf("%s was allocated again without quarantine", e.Public)
+		t.Errorf("address %s was allocated again without quarantine", e.Public)
 	} else {
 		w.must(&ReleaseAddress{dev, east, again.ID})
 	}
@@ -102,7 +103,7 @@ func TestElasticAddressReplacesAutomaticAddress(t *testing.T) {
 	made := w.must(associate(e, id)).Elastic
 	now := w.lease(id)
 	if now.Public != e.Public || now.Epoch != was.Epoch || now.State != ec2.Active || made.Interface != now.ID || made.Private != now.Private || made.Association == "" {
-		t.Errorf("elastic address %+v is associated with interface %+v, which was %+v", made, now, was)
+		t.Errorf("elastic address %+v is associated with interface %+v, which was %+v; want the same epoch and the new public address", made, now, was)
 	}
 	w.elastic(e.ID)
 	if again := w.must(associate(e, id)).Elastic; again.Association != made.Association {
@@ -134,7 +135,7 @@ func TestAutomaticAddressIsRestoredAfterDisassociation(t *testing.T) {
 	bare := w.running()
 	w.must(&DisassociateAddress{dev, east, w.must(associate(e, bare)).Elastic.Association})
 	if got := w.lease(bare); got.Public.IsValid() {
-		t.Errorf("launched without public address, the interface has %s", got.Public)
+		t.Errorf("launched without public address, the interface has %s, want none", got.Public)
 	}
 
 	id := w.public()
@@ -199,7 +200,7 @@ func TestEachPrivateAddressCanHaveAnElasticAddress(t *testing.T) {
 		t.Errorf("the interface is %+v, want %s at the secondary address only", got, a.Public)
 	}
 	if e := w.elastic(b.ID); e.Association != "" {
-		t.Errorf("elastic address %+v is still associated", e)
+		t.Errorf("elastic address %+v is still associated, want it replaced", e)
 	}
 	w.elastic(a.ID)
 	w.must(to(c, ""))

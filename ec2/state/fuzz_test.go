@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzApply applies each command that can be decoded. It must not panic, a refused command must
-// change nothing, and the State must survive a snapshot.
+// FuzzApply applies each input that can be decoded as a command. Apply must not panic, a refused
+// command must change nothing, and the State must survive a snapshot.
 func FuzzApply(f *testing.F) {
 	for _, req := range allSamples() {
 		data, err := EncodeCommand(Command{Time: epoch0, Request: req, Audit: sampleAudit()})

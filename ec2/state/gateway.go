@@ -105,7 +105,7 @@ func (t *tx) gatewayAndVPC(account ec2.AccountID, region ec2.Region, id ec2.Gate
 	return g, vpc, err
 }
 
-// attachGateway attaches a gateway to a VPC, or detaches it if vpc is "".
+// attachGateway attaches a gateway to a VPC, or detaches the gateway if vpc is "".
 func (t *tx) attachGateway(was *ec2.InternetGateway, vpc ec2.VPCID) Result {
 	g := *was
 	g.VPC = vpc
@@ -113,7 +113,8 @@ func (t *tx) attachGateway(was *ec2.InternetGateway, vpc ec2.VPCID) Result {
 	return Result{Gateway: &g}
 }
 
-// publicAddressesIn lists the interfaces of a VPC that have public addresses, with the addresses.
+// publicAddressesIn returns texts that name the interfaces of a VPC with public addresses, and the
+// addresses.
 func (t *tx) publicAddressesIn(vpc *ec2.VPC) (ids []string) {
 	for s := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(vpc.ID)) {
 		for eni := range rows[ec2.Interface](t.Txn, tableInterface, indexSubnet, key(s.ID)) {

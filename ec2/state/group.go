@@ -11,8 +11,8 @@ import (
 	"palisade/ec2"
 )
 
-// groupName returns the key of a group's name. Names in a VPC are equal if they differ in case
-// only (EC2 API Reference, "CreateSecurityGroup"); names in EC2-Classic are not.
+// groupName returns the index key for the name of a group. Names in a VPC are equal if they differ
+// in case only (EC2 API Reference, "CreateSecurityGroup"); names in EC2-Classic are not.
 func groupName(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name string) string {
 	if vpc != "" {
 		name = strings.ToLower(name)
@@ -20,8 +20,8 @@ func groupName(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, name str
 	return key(account) + key(region) + key(vpc) + key(name)
 }
 
-// A groupCount is the number of groups in a VPC, or of an account in EC2-Classic. It saves
-// counting all groups when one is created. Snapshots leave it out; Restore counts again.
+// A groupCount is the number of groups in a VPC, or of an account in EC2-Classic. It saves counting
+// all groups when one is created. Snapshots leave the counts out; Restore counts again.
 type groupCount struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -122,7 +122,8 @@ func findGroup(txn *memdb.Txn, account ec2.AccountID, region ec2.Region, sel Gro
 	return g, nil
 }
 
-// groupNamed returns a group by its name, in the default VPC or, if vpc is "", in EC2-Classic.
+// groupNamed returns the group with that name in the default VPC or, if vpc is "", in EC2-Classic.
+// Else it returns EC2's error.
 func groupNamed(txn *memdb.Txn, by owner, vpc ec2.VPCID, name string) (*ec2.Group, error) {
 	g := first[ec2.Group](txn, tableGroup, indexName, groupName(by.account, by.region, vpc, name))
 	switch {
@@ -138,8 +139,8 @@ func (t *tx) group(account ec2.AccountID, region ec2.Region, sel GroupSelector) 
 	return findGroup(t.Txn, account, region, sel)
 }
 
-// vpcGroups returns the groups for an interface in a VPC, sorted: those that selectors name, or
-// the default group of the VPC.
+// vpcGroups returns the groups for an interface in a VPC, sorted: the groups that selectors name,
+// or without selectors the default group of the VPC.
 func (t *tx) vpcGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, selectors []GroupSelector) ([]ec2.GroupID, error) {
 	if len(selectors) == 0 {
 		v, err := t.vpc(account, region, vpc)
@@ -176,7 +177,7 @@ func (v *View) FindGroup(account ec2.AccountID, region ec2.Region, sel GroupSele
 	return findGroup(v.txn(), account, region, sel)
 }
 
-// GroupsFrom yields the groups of an account in a region by id, starting at an id.
+// GroupsFrom yields the groups of an account in a region, sorted by id, starting at the id from.
 func (v *View) GroupsFrom(account ec2.AccountID, region ec2.Region, from ec2.GroupID) iter.Seq[*ec2.Group] {
 	return func(yield func(*ec2.Group) bool) {
 		it, err := v.txn().LowerBound(tableGroup, indexOwner, key(account)+key(region)+string(from))

@@ -77,7 +77,7 @@ var allowAllEgress = ec2.Rule{
 	Source: ec2.Source{Prefix: allIPv4},
 }
 
-// placeGroup sets the VPC of a new group, and refuses names that look like ids.
+// placeGroup sets the VPC of a new group. It refuses a name that looks like an id.
 func (t *tx) placeGroup(g *ec2.Group) error {
 	if g.VPC != "" {
 		if _, err := t.vpc(g.Account, g.Region, g.VPC); err != nil {
@@ -136,8 +136,8 @@ func isValidText(text string) bool {
 	return len(text) <= 255 && strings.Trim(text, validTextChars) == ""
 }
 
-// groupLimit refuses a name that is taken and a group above the limits. In EC2-Classic the limit
-// is for an account in a region. In a VPC there is one for the VPC and one for all VPCs of the
+// groupLimit refuses a name that is taken and a group above the limits. In EC2-Classic the limit is
+// for an account in a region. In a VPC there is one limit for the VPC and one for all VPCs of the
 // account in the region.
 func (t *tx) groupLimit(g *ec2.Group) error {
 	where := ""
@@ -162,8 +162,8 @@ func (t *tx) groupLimit(g *ec2.Group) error {
 }
 
 // DeleteSecurityGroup deletes a group without members that no rule of another group names. In
-// EC2-Classic the rules of other accounts do not count: they stay and match nothing, because ids
-// are never reused. Result: Group.
+// EC2-Classic a group can be deleted although rules of other accounts name it: those rules stay and
+// match nothing, because ids are never reused. Result: Group.
 type DeleteSecurityGroup struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -206,8 +206,8 @@ func (t *tx) checkUnusedInClassic(g *ec2.Group) error {
 	return nil
 }
 
-// checkUnusedInVPC refuses to delete a group that is in use. AWS's message does not say what uses
-// it; ours adds that.
+// checkUnusedInVPC returns an error if the group is in use. AWS's message does not say what uses
+// the group; ours adds that.
 func (t *tx) checkUnusedInVPC(g *ec2.Group) error {
 	if g.Name == defaultGroup {
 		return ec2.Errorf("CannotDelete", `the specified group: "%s" name: "%s" cannot be deleted by a user`, g.ID, g.Name)

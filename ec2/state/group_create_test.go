@@ -9,20 +9,20 @@ import (
 	"palisade/ec2"
 )
 
-// vpcOf makes a VPC that is not the default one.
+// vpcOf makes a VPC that is not the default VPC, and returns its id.
 func (r *replay) vpcOf(account ec2.AccountID, prefix string) ec2.VPCID {
 	r.t.Helper()
 	return r.must(&CreateVPC{Account: account, Region: east, CIDR: cidr(prefix)}).VPC.ID
 }
 
-// groupIn makes a group in a VPC. An empty vpc means the default VPC or EC2-Classic.
+// groupIn makes a group in a VPC and returns it. An empty vpc means the default VPC or EC2-Classic.
 func (r *replay) groupIn(account ec2.AccountID, vpc ec2.VPCID, name string) *ec2.Group {
 	r.t.Helper()
 	return r.must(&CreateSecurityGroup{Account: account, Region: east, Name: name, Description: "x", VPC: vpc}).Group
 }
 
-// refusedWith checks the code and the message of a refused request. Scripts of users depend on the
-// messages of AWS.
+// refusedWith checks that a request is refused with a code and a message. Scripts of users depend
+// on the messages of AWS.
 func (r *replay) refusedWith(req Request, code, message string) {
 	r.t.Helper()
 	r.refused(req, code)
@@ -64,14 +64,14 @@ func TestNewVPCGroupAllowsAllEgressAndNoIngress(t *testing.T) {
 		t.Errorf("created without a VPC, group %s is in VPC %q, want the default VPC", g.ID, g.VPC)
 	}
 	if in, out := r.rulesOf(g.ID, ec2.Ingress), r.rulesOf(g.ID, ec2.Egress); in != "" || out != "-1 0.0.0.0/0" {
-		t.Errorf("a new group has ingress %q and egress %q", in, out)
+		t.Errorf("a new group has ingress %q and egress %q, want none and -1 0.0.0.0/0", in, out)
 	}
 	own := r.defaultVPC().Group
 	if in, out := r.rulesOf(own, ec2.Ingress), r.rulesOf(own, ec2.Egress); in != "-1 "+string(own) || out != "-1 0.0.0.0/0" {
-		t.Errorf("the default group has ingress %q and egress %q", in, out)
+		t.Errorf("the default group has ingress %q and egress %q, want its own members and -1 0.0.0.0/0", in, out)
 	}
 	if d, _ := r.state.View().Group(own); d.Description != "default VPC security group" {
-		t.Errorf("the default group is described as %q", d.Description)
+		t.Errorf("the default group has the description %q, want default VPC security group", d.Description)
 	}
 }
 
@@ -84,7 +84,7 @@ func TestGroupNamesAreCheckedAndUnique(t *testing.T) {
 	}
 	r.refusedWith(create(dev, "", "web"), "InvalidGroup.Duplicate", "The security group 'web' already exists for VPC '"+string(defaultVPC)+"'")
 	if g, ok := r.state.View().GroupNamed(dev, east, defaultVPC, "wEB"); !ok || g.Name != "Web" {
-		t.Errorf("by the name wEB found %+v, want the group Web, in its case and without the blank", g)
+		t.Errorf("the name wEB finds %+v, want the group with the name Web, without a blank", g)
 	}
 	// The same name may be used in another VPC, by another account, and in EC2-Classic, where
 	// names that differ in case differ.
@@ -125,7 +125,7 @@ func TestGroupNamesWorkInClassicAndDefaultVPCOnly(t *testing.T) {
 	r.groupIn(dev, other, "db")
 	v := r.state.View()
 	if g, err := v.FindGroup(dev, east, GroupSelector{Name: "WEB"}); err != nil || g.ID != web.ID {
-		t.Errorf("by the name WEB found %v, %v", g, err)
+		t.Errorf("the name WEB finds %v, %v, want group %s", g, err, web.ID)
 	}
 	for _, c := range []struct {
 		account ec2.AccountID

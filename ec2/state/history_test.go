@@ -113,7 +113,7 @@ func TestSameLogMakesSameState(t *testing.T) {
 			}
 			if n%50 == 49 { // a node that restarts from a snapshot must have the same State
 				if b, err = Restore(bytes.NewReader(snapshotOf(t, b))); err != nil {
-					t.Fatalf("seed %d: %v", seed, err)
+					t.Fatalf("seed %d: restore a snapshot: %v", seed, err)
 				}
 			}
 			if n%7 == 0 {
@@ -135,7 +135,7 @@ func TestSameLogMakesSameState(t *testing.T) {
 	}
 }
 
-// follow applies changes to the rows that a consumer has.
+// follow applies changes to the rows that a consumer has, and checks that they fit these rows.
 func follow[K comparable, T any](have map[K]*T, changes []Change[T], id func(*T) K, t *testing.T) {
 	t.Helper()
 	for _, c := range changes {
@@ -143,9 +143,9 @@ func follow[K comparable, T any](have map[K]*T, changes []Change[T], id func(*T)
 		case c.Before == nil && c.After == nil:
 			t.Fatal("a change has neither Before nor After")
 		case c.Before == nil && have[id(c.After)] != nil:
-			t.Fatalf("%v changed from nil, but the consumer has it", id(c.After))
+			t.Fatalf("the changes have %v as new, but the consumer has it already", id(c.After))
 		case c.Before != nil && have[id(c.Before)] != c.Before:
-			t.Fatalf("%v changed from %+v, which the consumer does not have", id(c.Before), c.Before)
+			t.Fatalf("the changes have %v before as %+v, but the consumer has another row", id(c.Before), c.Before)
 		}
 		if c.After == nil {
 			delete(have, id(c.Before))
@@ -161,13 +161,13 @@ func checkFollowed(t *testing.T, groups map[ec2.GroupID]*ec2.Group, leases map[e
 	count := 0
 	for g := range v.Groups() {
 		if groups[g.ID] != g {
-			t.Fatalf("a consumer of changes has %+v, the view %+v\n%v", groups[g.ID], g, v)
+			t.Fatalf("a consumer of changes has group %+v, the view %+v\n%v", groups[g.ID], g, v)
 		}
 		count++
 	}
 	for i := range v.Interfaces() {
 		if leases[i.ID] != i {
-			t.Fatalf("a consumer of changes has %+v, the view %+v\n%v", leases[i.ID], i, v)
+			t.Fatalf("a consumer of changes has interface %+v, the view %+v\n%v", leases[i.ID], i, v)
 		}
 		count++
 	}
@@ -176,22 +176,22 @@ func checkFollowed(t *testing.T, groups map[ec2.GroupID]*ec2.Group, leases map[e
 	}
 }
 
-// checkLeases checks that no address is leased twice, and that each interface belongs to one
-// instance.
+// checkLeases checks that no two interfaces share an address, and that each interface belongs to
+// one instance.
 func checkLeases(t *testing.T, v *View) {
 	t.Helper()
 	addrs, macs := make(map[netip.Addr]bool), make(map[ec2.MAC]bool)
 	for i := range v.Interfaces() {
 		if addrs[i.Private] || addrs[i.Public] || macs[i.MAC] {
-			t.Fatalf("interface %+v has an address or a MAC that another one has\n%v", i, v)
+			t.Fatalf("interface %+v has an address or a MAC of another interface\n%v", i, v)
 		}
 		addrs[i.Private], addrs[i.Public], macs[i.MAC] = true, true, true
 		o, ok := v.Instance(i.Instance)
 		if !ok || o.Interface != i.ID {
-			t.Fatalf("interface %s is attached to %s, which is %+v\n%v", i.ID, i.Instance, o, v)
+			t.Fatalf("interface %s belongs to instance %s, which is %+v and does not name the interface\n%v", i.ID, i.Instance, o, v)
 		}
 		if active := o.State == ec2.Pending || o.State == ec2.Running; active != (i.State == ec2.Active) {
-			t.Fatalf("instance %s is %s, but its interface is %s\n%v", o.ID, o.State, i.State, v)
+			t.Fatalf("instance %s is %s, but its interface is %s; want it active exactly while the instance is pending or running\n%v", o.ID, o.State, i.State, v)
 		}
 	}
 }
@@ -248,10 +248,10 @@ func checkNodes(t *testing.T, followed map[ec2.NodeID]*ec2.Node, v *View) {
 	for n := range v.Nodes() {
 		count++
 		if followed[n.ID] != n {
-			t.Fatalf("a consumer of changes has %+v, the view %+v\n%v", followed[n.ID], n, v)
+			t.Fatalf("a consumer of changes has node %+v, the view %+v\n%v", followed[n.ID], n, v)
 		}
 		if n.Number == 0 || numbers[n.Number] {
-			t.Fatalf("node %+v has no number, or that of another node\n%v", n, v)
+			t.Fatalf("node %+v has no number, or the number of another node\n%v", n, v)
 		}
 		numbers[n.Number] = true
 		if n.Votes() {
@@ -264,6 +264,6 @@ func checkNodes(t *testing.T, followed map[ec2.NodeID]*ec2.Node, v *View) {
 		}
 	}
 	if count != len(followed) || count > 0 && voters == 0 {
-		t.Fatalf("the view has %d nodes and %d voters, a consumer of changes has %d nodes\n%v", count, voters, len(followed), v)
+		t.Fatalf("the view has %d nodes and %d voters, a consumer of changes has %d nodes; want the same and at least one voter\n%v", count, voters, len(followed), v)
 	}
 }

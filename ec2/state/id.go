@@ -26,9 +26,9 @@ func (m *meta) longID(prefix string, serial uint64) string {
 	return fmt.Sprintf("%s-0%016x", prefix, m.permute(prefix, serial, 32))
 }
 
-// mac returns the MAC of the interface that has a private address: a unicast, locally
-// administered one. All leases of an address have the same MAC, because ARP caches of neighbours
-// keep it for longer than the quarantine lasts.
+// mac returns the MAC of the interface that has a private address. It is unicast and locally
+// administered. All leases of an address have the same MAC, because the ARP caches of neighbours
+// keep an entry for longer than the quarantine lasts.
 func (m *meta) mac(vni ec2.VNI, private netip.Addr) ec2.MAC {
 	four := private.As4()
 	mac := ec2.MAC{0x02, byte(vni%255) + 1} // MACs of gateways begin with 02:00
@@ -36,7 +36,8 @@ func (m *meta) mac(vni ec2.VNI, private netip.Addr) ec2.MAC {
 	return mac
 }
 
-// permute maps a number of 2*half bits to another one.
+// permute returns the number of 2*half bits that n is mapped to. No two numbers of a kind are
+// mapped to the same one.
 func (m *meta) permute(kind string, n uint64, half uint) uint64 {
 	mask := uint64(1)<<half - 1
 	left, right := n>>half&mask, n&mask

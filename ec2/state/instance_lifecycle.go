@@ -9,7 +9,7 @@ import (
 const (
 	reasonUser = "Client.UserInitiatedShutdown: User initiated shutdown"
 
-	// reasonInstance is how the reason begins when an instance has shut itself down.
+	// reasonInstance begins the StateReason of an instance that has shut itself down.
 	reasonInstance = "Client.InstanceInitiatedShutdown:"
 )
 
@@ -94,7 +94,8 @@ func (r *StartInstances) apply(t *tx) (Result, error) {
 	})
 }
 
-// connect gives an instance that starts its interface, or activates those it has.
+// connect gives a starting EC2-Classic instance a new interface, or activates the interfaces that a
+// VPC instance has.
 func (t *tx) connect(i *ec2.Instance) error {
 	if i.VPC != "" {
 		return t.reconnect(i)
@@ -168,8 +169,8 @@ func (r *ReportInstance) apply(t *tx) (Result, error) {
 	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil
 }
 
-// eachInstance changes the instances of a request. It finds all of them before it changes the
-// first.
+// eachInstance changes the instances of a request. It finds all instances before it changes the
+// first, so an unknown id changes nothing.
 func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.InstanceID, change func(ec2.Instance) (ec2.Instance, error)) (Result, error) {
 	found, err := t.instances(account, region, ids)
 	if err != nil {
@@ -189,7 +190,8 @@ func (t *tx) eachInstance(account ec2.AccountID, region ec2.Region, ids []ec2.In
 	return result, nil
 }
 
-// drain takes the addresses of an instance out of all groups. The interfaces keep them.
+// drain makes the interfaces of an instance Draining. Their addresses leave all groups, and the
+// interfaces keep the addresses.
 func (t *tx) drain(i *ec2.Instance) {
 	interfaces := []*ec2.Interface{first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface))}
 	if i.VPC != "" {
@@ -205,9 +207,9 @@ func (t *tx) drain(i *ec2.Instance) {
 	}
 }
 
-// disconnect takes an instance off its node, because all of its ports are down or the node is
-// lost. In EC2-Classic its lease ends. In a VPC its interfaces become Idle, or, when it is
-// terminated, are deleted or detached.
+// disconnect takes an instance off its node, because all of its ports are down or the node is lost.
+// In EC2-Classic the lease of the instance ends. In a VPC its interfaces become Idle; if the
+// instance is terminated, they are deleted or detached.
 func (t *tx) disconnect(i *ec2.Instance) {
 	if i.VPC == "" {
 		if lease := first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface)); lease != nil {

@@ -58,7 +58,7 @@ func (r *ModifyInstance) apply(t *tx) (Result, error) {
 	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil
 }
 
-// boot changes the type and the user data.
+// The method boot changes the type and the user data.
 func (r *ModifyInstance) boot(i *ec2.Instance) error {
 	if i.State != ec2.Stopped {
 		return ec2.Errorf("IncorrectInstanceState", "The instance '%s' is not in the 'stopped' state.", i.ID)
@@ -78,7 +78,8 @@ func (r *ModifyInstance) boot(i *ec2.Instance) error {
 	return nil
 }
 
-// network changes the groups and the source/destination check of the instance's only interface.
+// The method network changes the groups and the source/destination check of the instance's only
+// interface.
 func (r *ModifyInstance) network(t *tx, i *ec2.Instance) error {
 	if i.VPC == "" {
 		return ec2.Errorf("InvalidParameterValue", "The groups of instance '%s' are those of its launch, and its source is always checked: it is in EC2-Classic", i.ID)

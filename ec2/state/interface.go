@@ -95,7 +95,7 @@ func (r *DeleteNetworkInterface) apply(t *tx) (Result, error) {
 	return Result{Interface: eni}, nil
 }
 
-// roomForInterfaces refuses more interfaces than an account may have.
+// roomForInterfaces returns EC2's error if an account may not have that many more interfaces.
 func (t *tx) roomForInterfaces(account ec2.AccountID, region ec2.Region, more int) error {
 	if more > t.freeInterfaces(account, region) {
 		return ec2.Errorf("NetworkInterfaceLimitExceeded", "You have reached the limit on the number of network interfaces that you can create: %d.", t.limits().InterfacesPerRegion)
@@ -114,7 +114,8 @@ func (t *tx) freeInterfaces(account ec2.AccountID, region ec2.Region) int {
 	return free
 }
 
-// shapeOf returns a digest of a request. Requests with the same client token must have the same.
+// shapeOf returns a digest of a request. Requests with the same client token must have the same
+// digest.
 func shapeOf(r Request) string {
 	data, err := json.Marshal(r)
 	if err != nil {

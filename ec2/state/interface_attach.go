@@ -8,7 +8,7 @@ import (
 )
 
 // AttachNetworkInterface attaches an interface to an instance in the same zone and VPC. A running
-// instance gets it at once, a stopped one when it starts. Result: Interface.
+// instance gets the interface at once, a stopped instance when it starts. Result: Interface.
 type AttachNetworkInterface struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -35,7 +35,7 @@ func (r *AttachNetworkInterface) apply(t *tx) (Result, error) {
 	return Result{Interface: &eni}, nil
 }
 
-// attachable refuses the attachments that EC2 refuses.
+// attachable returns EC2's error if EC2 would refuse the attachment.
 func (t *tx) attachable(eni *ec2.Interface, i *ec2.Instance, index int) error {
 	if i.VPC == "" {
 		return ec2.Errorf("InvalidParameterCombination", "Network interfaces are attached to instances in a VPC, and '%s' is in EC2-Classic", i.ID)
@@ -64,7 +64,8 @@ func (t *tx) attachable(eni *ec2.Interface, i *ec2.Instance, index int) error {
 	return nil
 }
 
-// checkDevices refuses more interfaces than an instance may have, and invalid device indices.
+// checkDevices returns an error if count is more interfaces than an instance may have, and for an
+// invalid device index.
 func (t *tx) checkDevices(instanceType string, count int, indices ...int) error {
 	limit := t.limits().InterfacesPerInstance
 	if count > limit {
@@ -78,15 +79,15 @@ func (t *tx) checkDevices(instanceType string, count int, indices ...int) error 
 	return nil
 }
 
-// maxDeviceIndex is the highest device index, independent of the number of interfaces.
+// maxDeviceIndex is the highest device index. It does not depend on the number of interfaces.
 const maxDeviceIndex = 31
 
 func interfaceInUse(id ec2.InterfaceID) *ec2.Error {
 	return ec2.Errorf("InvalidNetworkInterface.InUse", "Interface: [%s] in use.", id)
 }
 
-// attach attaches an interface to an instance, and activates it unless the instance is stopped.
-// The caller puts the row.
+// attach attaches an interface to an instance, and activates it unless the instance is stopped. The
+// caller must put the row of the interface.
 func (t *tx) attach(eni *ec2.Interface, i *ec2.Instance, index int, onTermination ec2.OnTermination) {
 	eni.Instance = i.ID
 	eni.Attachment = &ec2.Attachment{
@@ -185,7 +186,7 @@ func (t *tx) attachmentOf(account ec2.AccountID, region ec2.Region, id ec2.Attac
 	return nil, ec2.Errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", id)
 }
 
-// attached returns the interfaces of an instance, by device index.
+// attached returns the interfaces of an instance, sorted by device index.
 func (t *tx) attached(id ec2.InstanceID) []*ec2.Interface {
 	list := slices.Collect(rows[ec2.Interface](t.Txn, tableInterface, indexHolder, key(id)))
 	slices.SortFunc(list, func(a, b *ec2.Interface) int { return deviceIndex(a) - deviceIndex(b) })

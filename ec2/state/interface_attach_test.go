@@ -150,18 +150,18 @@ func TestModifiedInterfaceKeepsItsEpoch(t *testing.T) {
 		t.Errorf("with new groups the interface is %+v, want the same epoch", now)
 	}
 	if i := w.instance(id); len(i.Groups) != 1 || i.Groups[0] != w.group.ID {
-		t.Errorf("its instance has groups %v, want those of the interface", i.Groups)
+		t.Errorf("the instance of the interface has groups %v, want those of the interface", i.Groups)
 	}
 	w.must(&ModifyNetworkInterface{
 		Account: dev, Region: east, Interface: was.ID, Description: new("first"), Unchecked: new(true),
 		Attachment: was.Attachment.ID, DeleteOnTermination: new(false),
 	})
 	if now := w.lease(id); now.Description != "first" || !now.Unchecked || now.Attachment.DeleteOnTermination || now.Epoch != was.Epoch {
-		t.Errorf("the modified interface is %+v, %+v", now, now.Attachment)
+		t.Errorf("the modified interface is %+v with attachment %+v, want description first, no source check, no deletion and the same epoch", now, now.Attachment)
 	}
 	w.must(&ModifyInstance{Account: dev, Region: east, Instance: id, Groups: was.Groups, Unchecked: new(false)})
 	if now := w.lease(id); now.Unchecked || now.Groups[0] != was.Groups[0] || w.instance(id).Groups[0] != was.Groups[0] {
-		t.Errorf("modified through its instance the interface is %+v", now)
+		t.Errorf("modified through its instance the interface is %+v, want the source check and group %s", now, was.Groups[0])
 	}
 	w.attach(w.create(InterfaceSpec{}).ID, id, 1)
 	w.refused(&ModifyInstance{Account: dev, Region: east, Instance: id, Groups: was.Groups}, "InvalidInstanceID")
@@ -245,12 +245,12 @@ func TestClientTokenMakesOneInterface(t *testing.T) {
 	r := &CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID}, ClientToken: "once"}
 	a, b := w.must(r).Interface, w.must(r).Interface
 	if a.ID != b.ID {
-		t.Errorf("one client token made interfaces %s and %s", a.ID, b.ID)
+		t.Errorf("one client token made interfaces %s and %s, want one", a.ID, b.ID)
 	}
 	w.refused(&CreateNetworkInterface{Account: dev, Region: east, Spec: InterfaceSpec{Subnet: w.subnet.ID, Description: "x"}, ClientToken: "once"}, "IdempotentParameterMismatch")
 	run := w.launching(func(r *RunInstances) { r.ClientToken = "run" })
 	if x, y := w.must(run).Instances[0].After, w.must(run).Instances[0].After; x.ID != y.ID {
-		t.Errorf("one client token launched instances %s and %s", x.ID, y.ID)
+		t.Errorf("one client token launched instances %s and %s, want one", x.ID, y.ID)
 	}
 }
 
@@ -323,7 +323,7 @@ func TestInstanceAttributesAreEnforced(t *testing.T) {
 	w.refused(&RebootInstances{dev, east, one}, "IncorrectInstanceState")
 	w.must(modify(func(r *ModifyInstance) { r.Type, r.UserData = new("m1.large"), new([]byte("x")) }))
 	if i := w.instance(id); i.Type != "m1.large" || string(i.UserData) != "x" {
-		t.Errorf("the modified instance is %+v", i)
+		t.Errorf("the modified instance is %+v, want type m1.large and user data x", i)
 	}
 	w.must(&StartInstances{dev, east, one})
 	w.report(id, ec2.Running)

@@ -28,7 +28,7 @@ func interfaceHistoryStart() []Request {
 	return append(start, &CreateVPC{Account: dev, Region: east, CIDR: cidr("10.0.0.0/16")}, &CreateVPC{Account: albert, Region: east, CIDR: cidr("10.0.0.0/16")})
 }
 
-// furnish returns requests that fill those VPCs: two small subnets, a group and a gateway each.
+// furnish returns requests that put two small subnets, a group and a gateway into each VPC of v.
 func furnish(v *View) (list []Request) {
 	for _, account := range []ec2.AccountID{dev, albert} {
 		for vpc := range v.VPCsOf(account, east) {
@@ -49,7 +49,7 @@ func (s *interfaceHistory) account() ec2.AccountID {
 	return []ec2.AccountID{dev, dev, dev, albert}[s.rng.IntN(4)]
 }
 
-// often is true in n of 10 calls.
+// often returns true in n of 10 calls.
 func (s *interfaceHistory) often(n int) bool { return s.rng.IntN(10) < n }
 
 func (s *interfaceHistory) subnet(a ec2.AccountID) *ec2.Subnet {

@@ -15,7 +15,8 @@ import (
 )
 
 // After every command of a random history the interfaces keep their invariants. View.Try and a
-// refused command change nothing, and a State that was restored in between stays equal.
+// refused command change nothing. A copy of the State, which is restored from a snapshot now and
+// then, stays equal to it.
 func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 	const steps = 500
 	done := make(map[string]int)
@@ -51,7 +52,7 @@ func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 			}
 			if n%8 == 0 {
 				if b, err = Restore(bytes.NewReader(snapshotOf(t, b))); err != nil {
-					t.Fatalf("seed %d, after %T %+v: %v", seed, req, req, err)
+					t.Fatalf("seed %d, restore a snapshot after %T %+v: %v", seed, req, req, err)
 				}
 				if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
 					t.Fatalf("seed %d, after %T: the restored state differs:\n%s", seed, req, cmp.Diff(string(x), string(y)))
@@ -59,7 +60,7 @@ func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 			}
 			l.check(a.ViewSince(l.seen), req)
 			if t.Failed() {
-				t.Fatalf("seed %d, step %d, after %T %+v\n%v", seed, n, req, req, a.View())
+				t.Fatalf("seed %d, step %d: the errors above came after %T %+v\n%v", seed, n, req, req, a.View())
 			}
 		}
 	}
@@ -70,8 +71,8 @@ func TestRandomHistoriesKeepInterfaceInvariants(t *testing.T) {
 	}
 }
 
-// sameRefusal compares the codes of two errors. The messages may differ, because Try uses the time of
-// the State, which is a little before that of the command.
+// sameRefusal compares the codes of two errors. The messages may differ, because Try uses the time
+// of the State, which is a little earlier than the time of the command.
 func sameRefusal(tried, applied error) bool {
 	a, _ := tried.(*ec2.Error)
 	b, _ := applied.(*ec2.Error)
@@ -110,7 +111,7 @@ func (l *invariants) check(v *View, req Request) {
 			l.t.Errorf("a consumer of changes has interface %+v, the view %+v", l.leased[i.ID], i)
 		}
 		if i.State == ec2.Active && (i.Epoch == 0 || epochs[i.Epoch]) {
-			l.t.Errorf("interface %+v has no epoch, or that of another interface", i)
+			l.t.Errorf("active interface %+v has no epoch, or the epoch of another interface", i)
 		}
 		epochs[i.Epoch] = i.State == ec2.Active
 		l.place(v, i)
@@ -126,14 +127,15 @@ func (l *invariants) check(v *View, req Request) {
 	l.seen, l.serial = v, v.v.meta.Serial
 }
 
-// change checks that an interface keeps its MAC and its primary address. Each time it becomes Active
-// it gets an epoch above all earlier ones, and keeps it while it is Active.
+// change checks that an interface keeps its MAC and its primary address. Each time the interface
+// becomes Active, it must get an epoch above all earlier epochs, and it must keep that epoch while
+// it is Active.
 func (l *invariants) change(was, now *ec2.Interface) {
 	if now == nil {
 		return
 	}
 	if was != nil && (was.MAC != now.MAC || was.Private != now.Private || was.VNI != now.VNI) {
-		l.t.Errorf("interface %+v changed to %+v", was, now)
+		l.t.Errorf("interface %+v changed to %+v, want the same MAC, address and network", was, now)
 	}
 	activated := now.State == ec2.Active && (was == nil || was.State != ec2.Active || was.Node != now.Node)
 	switch {
@@ -144,8 +146,9 @@ func (l *invariants) change(was, now *ec2.Interface) {
 	}
 }
 
-// addresses checks that each address belongs to one interface, as the address table says, and that
-// no interface gets an address before its quarantine is over, unless it is reassigned.
+// addresses checks that each address belongs to one interface, the one in the address table, and
+// that no interface gets an address before the quarantine of that address is over, unless a request
+// reassigns it.
 func (l *invariants) addresses(v *View, req Request) {
 	owners := make(map[ownedAddress]ec2.InterfaceID)
 	own := func(vni ec2.VNI, a netip.Addr, i *ec2.Interface) {
@@ -154,7 +157,7 @@ func (l *invariants) addresses(v *View, req Request) {
 		}
 		at := ownedAddress{vni, a}
 		if owners[at] != "" {
-			l.t.Errorf("address %s of network %d belongs to %s and %s", a, vni, owners[at], i.ID)
+			l.t.Errorf("address %s of network %d belongs to interfaces %s and %s", a, vni, owners[at], i.ID)
 		}
 		owners[at] = i.ID
 	}
@@ -169,23 +172,23 @@ func (l *invariants) addresses(v *View, req Request) {
 		at := ownedAddress{a.VNI, a.Addr}
 		elastic[at] = a.Allocation != ""
 		if a.Allocation == "" && owners[at] != a.Interface {
-			l.t.Errorf("address %s of network %d belongs to %q, the address table says %q", a.Addr, a.VNI, owners[at], a.Interface)
+			l.t.Errorf("address %s of network %d belongs to interface %q, but to %q in the address table", a.Addr, a.VNI, owners[at], a.Interface)
 		}
 		if a.Interface != "" && a.Allocation != "" {
-			l.t.Errorf("address row %+v has an interface and an elastic address", a)
+			l.t.Errorf("address row %+v has both an interface and an elastic address", a)
 		}
 	}
 	_, reassigned := req.(*AssignPrivateAddresses)
 	for at, id := range owners {
 		if was := l.owners[at]; was != "" && was != id && !reassigned && !elastic[at] {
-			l.t.Errorf("address %s went from %s to %s without quarantine", at.addr, was, id)
+			l.t.Errorf("address %s went from interface %s to %s without quarantine", at.addr, was, id)
 		}
 		if since, freed := l.freed[at]; freed && l.owners[at] == "" && v.Time().Sub(since) < v.Settings().Quarantine {
 			l.t.Errorf("address %s was leased again after %s, before its quarantine was over", at.addr, v.Time().Sub(since))
 		}
 		row := first[address](v.txn(), tableAddress, indexID, addressKey(at.vni, at.addr))
 		if row == nil {
-			l.t.Errorf("address %s of %s is not in the address table", at.addr, id)
+			l.t.Errorf("address %s of interface %s is not in the address table", at.addr, id)
 		}
 	}
 	for at := range l.owners {
@@ -196,8 +199,8 @@ func (l *invariants) addresses(v *View, req Request) {
 	l.owners = owners
 }
 
-// place checks that an Active interface is at a member, for a running instance or an external device
-// there, and that an Idle interface is at no node.
+// place checks that an Active interface is at a member, attached to a running instance or an
+// external device of that member, and that an Idle interface is at no node.
 func (l *invariants) place(v *View, i *ec2.Interface) {
 	if i.VPC == "" {
 		return
@@ -207,7 +210,7 @@ func (l *invariants) place(v *View, i *ec2.Interface) {
 	}
 	for _, id := range i.Groups {
 		if g, ok := v.Group(id); !ok || g.VPC != i.VPC {
-			l.t.Errorf("interface %s has group %+v", i.ID, g)
+			l.t.Errorf("interface %s has group %+v, want a group of VPC %s", i.ID, g, i.VPC)
 		}
 	}
 	n, ok := v.Node(i.Node)
@@ -226,11 +229,11 @@ func (l *invariants) place(v *View, i *ec2.Interface) {
 		o, has := v.Instance(i.Instance)
 		runs := has && (o.State == ec2.Pending || o.State == ec2.Running) && o.Node == i.Node
 		if !ok || !n.Member() || runs == (i.External != nil) || i.Attachment == nil || i.Attachment.Detaching {
-			l.t.Errorf("active interface %+v with attachment %+v is at node %+v for instance %+v", i, i.Attachment, n, o)
+			l.t.Errorf("active interface %+v with attachment %+v is at node %+v with instance %+v, want a member, and an external device or an instance that runs there", i, i.Attachment, n, o)
 		}
 	case ec2.Draining:
 		if !ok || !n.Member() || i.Attachment == nil {
-			l.t.Errorf("draining interface %+v is not attached, or at node %+v, which is no member", i, n)
+			l.t.Errorf("draining interface %+v is not attached, or its node %+v is not a member", i, n)
 		}
 	}
 }
@@ -241,7 +244,7 @@ func (l *invariants) attachments(v *View, i *ec2.Instance) {
 	primary, ok := v.Interface(i.Interface)
 	if i.State == ec2.Terminated {
 		if len(attached) != 0 || i.Interface != "" {
-			l.t.Errorf("terminated instance %s has %d interfaces and primary interface %q", i.ID, len(attached), i.Interface)
+			l.t.Errorf("terminated instance %s has %d interfaces and primary interface %q, want none", i.ID, len(attached), i.Interface)
 		}
 		return
 	}
@@ -249,15 +252,15 @@ func (l *invariants) attachments(v *View, i *ec2.Instance) {
 		return
 	}
 	if !ok || primary.Instance != i.ID || primary.Attachment.DeviceIndex != 0 || !slices.Equal(primary.Groups, i.Groups) || primary.Subnet != i.Subnet {
-		l.t.Errorf("instance %+v has primary interface %+v", i, primary)
+		l.t.Errorf("instance %+v has primary interface %+v, want device index 0 and the groups and subnet of the instance", i, primary)
 	}
 	if len(attached) > v.Settings().InterfacesPerInstance {
-		l.t.Errorf("instance %s has %d interfaces", i.ID, len(attached))
+		l.t.Errorf("instance %s has %d interfaces, want at most %d", i.ID, len(attached), v.Settings().InterfacesPerInstance)
 	}
 	devices := make(map[int]bool)
 	for _, eni := range attached {
 		if s, _ := v.Subnet(eni.Subnet); devices[eni.Attachment.DeviceIndex] || s.Zone != i.Zone || eni.VPC != i.VPC {
-			l.t.Errorf("instance %s has interface %+v, %+v", i.ID, eni, eni.Attachment)
+			l.t.Errorf("instance %s has interface %+v with attachment %+v, want a device index of its own, and the zone and VPC of the instance", i.ID, eni, eni.Attachment)
 		}
 		devices[eni.Attachment.DeviceIndex] = true
 	}

@@ -31,7 +31,8 @@ func firstLeasable(s *ec2.Subnet) netip.Addr {
 	return a
 }
 
-// make returns a new interface and assigns its addresses. The caller puts the row.
+// The method make returns a new interface and assigns its addresses. The caller must put the row of
+// the interface.
 func (l *subnetLeaser) make(spec InterfaceSpec) (*ec2.Interface, error) {
 	t, s := l.t, l.subnet
 	if err := checkInterfaceDescription(spec.Description); err != nil {
@@ -62,8 +63,8 @@ func (l *subnetLeaser) make(spec InterfaceSpec) (*ec2.Interface, error) {
 	return eni, nil
 }
 
-// takeSecondary gives an interface secondary addresses, the chosen ones or count free ones, and
-// returns them.
+// takeSecondary assigns an interface the chosen secondary addresses, or count free ones if chosen
+// is empty, and returns them.
 func (l *subnetLeaser) takeSecondary(eni *ec2.Interface, chosen []netip.Addr, count int) ([]netip.Addr, error) {
 	if err := l.t.checkSecondary(len(eni.Secondary), chosen, count); err != nil {
 		return nil, err
@@ -85,8 +86,8 @@ func (l *subnetLeaser) takeSecondary(eni *ec2.Interface, chosen []netip.Addr, co
 	return taken, nil
 }
 
-// checkSecondary refuses secondary addresses above the limit, for an interface that has some
-// already.
+// checkSecondary returns EC2's error if an interface may not get the secondary addresses in chosen,
+// or count of them. The argument has is the number of secondary addresses that it has already.
 func (t *tx) checkSecondary(has int, chosen []netip.Addr, count int) error {
 	switch room := t.limits().AddressesPerInterface - 1 - has; {
 	case len(chosen) > 0 && count != 0:
@@ -103,8 +104,8 @@ func sortPairs(pairs []ec2.AddressPair) {
 	slices.SortFunc(pairs, func(a, b ec2.AddressPair) int { return a.Private.Compare(b.Private) })
 }
 
-// take assigns an interface the address want, or any free one if want is zero. An address in
-// quarantine is not free, not even for a request that names it.
+// take assigns an interface the address want, or any free address if want is zero, and returns the
+// address. An address in quarantine is not free, not even for a request that names it.
 func (l *subnetLeaser) take(want netip.Addr, id ec2.InterfaceID) (netip.Addr, error) {
 	a := want
 	if !a.IsValid() {
@@ -119,7 +120,7 @@ func (l *subnetLeaser) take(want netip.Addr, id ec2.InterfaceID) (netip.Addr, er
 	return a, nil
 }
 
-// free returns EC2's error for a chosen address that is not free.
+// The method free returns EC2's error if a chosen address is not free, else nil.
 func (l *subnetLeaser) free(a netip.Addr) error {
 	switch {
 	case !l.subnet.CIDR.Contains(a):
@@ -137,7 +138,9 @@ func (l *subnetLeaser) free(a netip.Addr) error {
 	return ec2.Errorf("InvalidIPAddress.InUse", "Address %s is in use.", a)
 }
 
-// interfaceGroups checks the groups that a request names by id, and returns them sorted.
+// interfaceGroups returns the groups that a request names by id, sorted, or the default group of
+// the VPC if ids is empty. It returns EC2's error for a group that an interface in the VPC cannot
+// have.
 func (t *tx) interfaceGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, ids []ec2.GroupID) ([]ec2.GroupID, error) {
 	selectors := make([]GroupSelector, len(ids))
 	for n, id := range ids {
@@ -165,13 +168,14 @@ func (t *tx) newPublicAllocator(region ec2.Region) *allocator {
 	return &allocator{t: t, vni: publicVNI, pools: t.publicPools(region)}
 }
 
-// activate makes an interface Active at a node, with a new Epoch. The caller puts the row.
+// activate makes an interface Active at a node, with a new Epoch. The caller must put the row of
+// the interface.
 func (t *tx) activate(eni *ec2.Interface, node ec2.NodeID) {
 	eni.Node, eni.State, eni.Epoch = node, ec2.Active, t.serial()
 }
 
 // madeIdle returns a copy of an interface that is Idle, at no node. Its public address goes into
-// quarantine, unless it is an elastic one. The caller puts the row.
+// quarantine, unless it is an elastic address. The caller must put the row of the copy.
 func (t *tx) madeIdle(was *ec2.Interface) *ec2.Interface {
 	eni := *was
 	eni.State, eni.Node = ec2.Idle, ""
@@ -192,7 +196,7 @@ func (t *tx) deleteOrDetach(was *ec2.Interface) {
 	t.detach(was)
 }
 
-// detach ends an attachment and keeps the interface, at no node.
+// detach ends an attachment and keeps the interface, which becomes Idle.
 func (t *tx) detach(was *ec2.Interface) {
 	eni := t.madeIdle(was)
 	eni.Instance, eni.Attachment, eni.External, eni.AutoPublic = "", nil, nil, false
@@ -211,7 +215,7 @@ func (t *tx) deleteInterface(eni *ec2.Interface) {
 }
 
 // releasePublic takes a public address away from its interface: an elastic one becomes
-// unassociated, an automatic one goes into quarantine. Zero is ignored.
+// unassociated, an automatic one goes into quarantine. It ignores the zero address.
 func (t *tx) releasePublic(public netip.Addr) {
 	if !public.IsValid() {
 		return
@@ -223,7 +227,8 @@ func (t *tx) releasePublic(public netip.Addr) {
 	t.quarantine(publicVNI, public)
 }
 
-// pairAt returns the pair of one of the interface's private addresses.
+// pairAt returns the AddressPair of one of the interface's private addresses, and false if the
+// interface does not have the address.
 func pairAt(i *ec2.Interface, private netip.Addr) (ec2.AddressPair, bool) {
 	at := slices.IndexFunc(i.Addresses(), func(p ec2.AddressPair) bool { return p.Private == private })
 	if at < 0 {

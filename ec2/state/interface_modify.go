@@ -60,7 +60,8 @@ func checkInterfaceDescription(text string) error {
 	return nil
 }
 
-// mirrorGroups copies the groups of a primary interface to its instance.
+// mirrorGroups copies the groups of an interface to its instance, if the interface is the primary
+// one.
 func (t *tx) mirrorGroups(eni *ec2.Interface) {
 	was := first[ec2.Instance](t.Txn, tableInstance, indexID, key(eni.Instance))
 	if was == nil || was.Interface != eni.ID {
@@ -130,7 +131,7 @@ func hasDuplicates(addrs []netip.Addr) bool {
 	return false
 }
 
-// holder returns the interface that has an address, or "".
+// holder returns the id of the interface that has an address, or "".
 func (t *tx) holder(vni ec2.VNI, a netip.Addr) ec2.InterfaceID {
 	if row := first[address](t.Txn, tableAddress, indexID, addressKey(vni, a)); row != nil {
 		return row.Interface
@@ -162,8 +163,8 @@ func (t *tx) reassign(eni *ec2.Interface, moved []netip.Addr) error {
 	return nil
 }
 
-// UnassignPrivateAddresses takes secondary addresses away from an interface. They go into
-// quarantine; their elastic addresses become unassociated. Result: Interface.
+// UnassignPrivateAddresses takes secondary addresses away from an interface. The private addresses
+// go into quarantine; their elastic addresses become unassociated. Result: Interface.
 type UnassignPrivateAddresses struct {
 	Account   ec2.AccountID
 	Region    ec2.Region

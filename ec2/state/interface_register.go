@@ -7,9 +7,9 @@ import (
 	"palisade/ec2"
 )
 
-// RegisterInterface attaches an interface to an external device of a node. It is Active at once.
-// The interface is a detached one, which UnregisterInterface detaches again, or a new one made
-// from Spec, which UnregisterInterface deletes. Result: Interface.
+// RegisterInterface attaches an interface to an external device of a node. The interface is Active
+// at once. It is an existing, detached interface, which UnregisterInterface detaches again, or a
+// new interface made from Spec, which UnregisterInterface deletes. Result: Interface.
 type RegisterInterface struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -53,8 +53,8 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 	return Result{Interface: eni}, nil
 }
 
-// take returns the interface of the request, or makes it, and says what UnregisterInterface does
-// with it.
+// take returns the interface of the request, or a new one, and what UnregisterInterface does with
+// the interface.
 func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, error) {
 	if r.Interface != "" {
 		was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
@@ -92,12 +92,13 @@ func (r *RegisterInterface) take(t *tx) (*ec2.Interface, ec2.OnTermination, erro
 	return eni, ec2.DeleteInterface, t.tag(string(eni.ID), r.Account, r.Region, r.Tags)
 }
 
-// given reports whether any field is set.
+// given reports whether any field of s is set.
 func (s InterfaceSpec) given() bool {
 	return s.Subnet != "" || len(s.Groups) > 0 || s.Description != "" || s.Private != netip.Addr{} || len(s.Secondary) > 0 || s.SecondaryCount != 0
 }
 
-// checkExternal refuses names that a device of the kernel or a file in /run/netns cannot have.
+// checkExternal returns an error for a name that a device of the kernel or a file in /run/netns
+// cannot have.
 func checkExternal(o *ec2.ExternalDevice) error {
 	fits := func(name string, limit int) bool {
 		return ec2.Printable(name, limit) && !strings.ContainsAny(name, "/ :") && name != "." && name != ".."
@@ -113,8 +114,9 @@ func checkExternal(o *ec2.ExternalDevice) error {
 }
 
 // UnregisterInterface detaches an interface from its external device. Its addresses leave all
-// groups with this command. It is deleted, or detached, when the node reports that the port is
-// down. A second request with Force does not wait for that report. Result: Interface, as it was.
+// groups with this command. The interface is deleted, or detached if it existed before
+// RegisterInterface, when the node reports that the port is down. A second request with Force does
+// not wait for that report. Result: Interface, as it was.
 type UnregisterInterface struct {
 	Account   ec2.AccountID
 	Region    ec2.Region

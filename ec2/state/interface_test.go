@@ -42,7 +42,7 @@ func (w *vpcWorld) launching(change func(*RunInstances)) *RunInstances {
 	return run
 }
 
-// running launches an instance, which its node reports as running.
+// running launches an instance, reports it as running and returns its id.
 func (w *vpcWorld) running() ec2.InstanceID {
 	w.t.Helper()
 	id := w.launch(nil).ID
@@ -106,12 +106,12 @@ func TestLaunchWithoutSubnetGoesToTheDefaultVPC(t *testing.T) {
 			t.Errorf("instance and interface have groups %v and %v, want the default group of the VPC", i.Groups, eni.Groups)
 		}
 		if len(i.ID) != len("i-0123456789abcdef0") || len(eni.ID) != len("eni-0123456789abcdef0") || len(i.Reservation) != len("r-0123456789abcdef0") {
-			t.Errorf("ids %s, %s, %s do not have 17 digits", i.ID, eni.ID, i.Reservation)
+			t.Errorf("ids %s, %s and %s do not all have 17 digits", i.ID, eni.ID, i.Reservation)
 		}
 	}
 	i := w.launch(func(r *RunInstances) { r.Subnet, r.Groups = "", []GroupSelector{{Name: "default"}} })
 	if i.Groups[0] != vpc.Group {
-		t.Errorf("launched with the group name default, the instance is in groups %v", i.Groups)
+		t.Errorf("launched with the group name default, the instance is in groups %v, want %s", i.Groups, vpc.Group)
 	}
 	w.refused(w.launching(func(r *RunInstances) { r.Subnet, r.Zone = "", "us-east-1x" }), "InvalidParameterValue")
 	w.refused(w.launching(func(r *RunInstances) { r.Zone = "us-east-1b" }), "InvalidParameterValue")
@@ -135,7 +135,7 @@ func TestLaunchLeasesAddressesOfItsSubnet(t *testing.T) {
 		r.Private, r.Secondary = addr("10.0.1.9"), []netip.Addr{addr("10.0.1.11"), addr("10.0.1.10")}
 	})
 	if eni := w.lease(chosen.ID); eni.Private != addr("10.0.1.9") || len(eni.Secondary) != 2 || eni.Secondary[0].Private != addr("10.0.1.10") {
-		t.Errorf("with chosen addresses the interface is %+v", eni)
+		t.Errorf("with chosen addresses the interface is %+v, want 10.0.1.9 and two secondary addresses from 10.0.1.10", eni)
 	}
 	for _, c := range []struct {
 		address, code string
@@ -172,11 +172,11 @@ func TestLaunchDecidesOnPublicAddress(t *testing.T) {
 	}
 	has := func(i *ec2.Instance) bool { return w.lease(i.ID).Public.IsValid() }
 	if has(w.launch(one(nil))) || !has(w.launch(one(new(true)))) {
-		t.Error("the public address is not as the request asks")
+		t.Error("the launch got a public address that the request did not ask for, or none although it asked for one")
 	}
 	w.must(&ModifySubnet{dev, east, w.subnet.ID, new(true)})
 	if !has(w.launch(nil)) || has(w.launch(one(new(false)))) {
-		t.Error("the public address is not as the subnet says, or the request does not override it")
+		t.Error("MapPublic of the subnet did not give a public address, or the request did not override it")
 	}
 	two := func(public *bool) func(*RunInstances) {
 		return func(r *RunInstances) {
@@ -206,14 +206,14 @@ func TestLaunchUsesListedInterfaces(t *testing.T) {
 	var second *ec2.Interface
 	for eni := range w.state.View().InterfacesAt(i.ID) {
 		if eni.State != ec2.Active || eni.Node != i.Node || eni.Attachment.DeleteOnTermination != (eni.ID != own.ID) {
-			t.Errorf("interface %+v, %+v: want it active at node %s", eni, eni.Attachment, i.Node)
+			t.Errorf("the interface is %+v with attachment %+v, want it active at node %s", eni, eni.Attachment, i.Node)
 		}
 		if eni.ID != own.ID {
 			second = eni
 		}
 	}
 	if second == nil || second.Description != "second" || second.Attachment.DeviceIndex != 1 {
-		t.Fatalf("the second interface is %+v", second)
+		t.Fatalf("the second interface is %+v, want description second and device index 1", second)
 	}
 	w.report(i.ID, ec2.Running)
 	w.must(&TerminateInstances{dev, east, []ec2.InstanceID{i.ID}})
@@ -367,11 +367,11 @@ func TestInstanceOfFencedNodeKeepsItsInterfaces(t *testing.T) {
 	}
 	for _, id := range []ec2.InterfaceID{was.ID, second.ID} {
 		if eni := w.eni(id); eni.State != ec2.Idle || eni.Instance != lost || eni.Node != "" {
-			t.Errorf("interface %+v, want it idle and still attached", eni)
+			t.Errorf("the interface of the stopped instance is %+v, want it idle and still attached", eni)
 		}
 	}
 	if eni := w.eni(leaving.ID); eni.State != ec2.Idle || eni.Instance != "" || eni.Attachment != nil {
-		t.Errorf("interface %+v, want it idle and detached", eni)
+		t.Errorf("the interface that was being detached is %+v, want it idle and detached", eni)
 	}
 	w.wantDeleted(external.ID)
 	w.must(&StartInstances{dev, east, []ec2.InstanceID{lost}})

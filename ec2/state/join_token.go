@@ -51,8 +51,8 @@ func (r *CreateJoinToken) apply(t *tx) (Result, error) {
 // a member is refused. The name of a fenced node is accepted with a new public key. An empty Role
 // means the role of the token. Result: Node.
 //
-// The answer may be lost when the leader changes. So the same node with the same key may repeat
-// the request; this changes nothing.
+// The answer may be lost when the leader changes. So a node may repeat the request with the same
+// key; the repetition changes nothing.
 type AdmitNode struct {
 	Token      string // its id
 	SecretHash string
@@ -95,8 +95,8 @@ func (r *AdmitNode) apply(t *tx) (Result, error) {
 	return t.putNode(&n)
 }
 
-// token returns a token that has not expired. The error does not tell an unknown id from a wrong
-// secret.
+// The method token returns the join token with an id and a secret, unless it has expired. Its error
+// does not tell an unknown id from a wrong secret.
 func (t *tx) token(id, secretHash string) (*ec2.JoinToken, error) {
 	token := first[ec2.JoinToken](t.Txn, tableJoinToken, indexID, key(id))
 	if token == nil || subtle.ConstantTimeCompare([]byte(token.SecretHash), []byte(secretHash)) != 1 {

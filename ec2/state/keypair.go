@@ -7,8 +7,8 @@ import "palisade/ec2"
 type CreateKeyPair struct {
 	KeyPair ec2.KeyPair
 
-	// Identified gives the pair an id. A log entry without it comes from an earlier release. An
-	// id would use up a serial there, and all later ids of that log would change.
+	// Identified gives the pair an id. It is false in log entries of earlier releases. If these
+	// pairs got an id, it would use up a serial, and all later ids of that log would change.
 	Identified bool              `json:",omitempty"`
 	Tags       map[string]string `json:",omitempty"` // only with an id
 }

@@ -82,7 +82,7 @@ func (r *RunInstances) apply(t *tx) (Result, error) {
 	return r.launchVPC(t, shape)
 }
 
-// classic reports whether the launch is into EC2-Classic.
+// classic reports whether the launch goes into EC2-Classic.
 func (r *RunInstances) classic(t *tx) (bool, error) {
 	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(r.Account))
 	if a == nil || a.Platform == ec2.Classic && r.Subnet == "" && len(r.Interfaces) == 0 {
@@ -236,7 +236,8 @@ func (t *tx) launchGroups(account ec2.AccountID, region ec2.Region, selectors []
 	return slices.Compact(ids), nil
 }
 
-// launchCount returns how many instances the account may launch, up to MaxCount.
+// launchCount returns how many instances the account may launch, at most MaxCount, or EC2's error
+// if they are fewer than MinCount.
 func (t *tx) launchCount(r *RunInstances) (int, error) {
 	free := t.meta.Settings.InstancesPerRegion
 	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexOwner, key(r.Account)+key(r.Region)) {
@@ -251,8 +252,8 @@ func (t *tx) launchCount(r *RunInstances) (int, error) {
 }
 
 // A spread places instances on the members with the fewest interfaces, and among equals on the
-// first by name. Instances of a region go to nodes in its zones, whose names begin with that of the
-// region. If there are no such nodes, all nodes serve the region.
+// member with the first name. Instances of a region go to nodes in its zones, whose names begin
+// with the name of the region. If there are no such nodes, all nodes serve the region.
 type spread struct {
 	nodes []ec2.NodeID
 	load  map[ec2.NodeID]int

@@ -11,11 +11,11 @@ type nic struct {
 	LaunchInterface
 	existing *ec2.Interface // nil: leaser makes a new one
 	leaser   *subnetLeaser
-	public   bool // it gets a public address of the region
+	public   bool // the interface gets a public address of the region
 }
 
-// launchVPC carries out a launch into a VPC: that of the subnets that it names, or the default VPC
-// of the account.
+// launchVPC carries out a launch into a VPC: the VPC of the subnets that the request names, or the
+// default VPC of the account.
 func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 	nics, err := r.nics()
 	if err != nil {
@@ -70,8 +70,8 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 	return result, nil
 }
 
-// nics returns the interfaces of the request by device index: those in Interfaces, or one that
-// Subnet to SecondaryCount describe.
+// nics returns the interfaces of the request, sorted by device index: those in Interfaces, or the
+// one that the fields Subnet to SecondaryCount describe.
 func (r *RunInstances) nics() ([]*nic, error) {
 	if len(r.Interfaces) == 0 {
 		return []*nic{{LaunchInterface: LaunchInterface{Spec: InterfaceSpec{
@@ -113,7 +113,7 @@ func (r *RunInstances) nics() ([]*nic, error) {
 	return nics, nil
 }
 
-// check refuses attributes that cannot be combined with an existing interface.
+// check returns an error for attributes that cannot be combined with an existing interface.
 func (x *nic) check(count int) error {
 	if x.Interface == "" {
 		return nil
@@ -195,8 +195,8 @@ func (r *RunInstances) subnet(t *tx, x *nic, zone string) (*ec2.Subnet, error) {
 	return t.defaultSubnet(r.Account, r.Region, zone)
 }
 
-// resolveGroups finds the groups in r.Groups, for the only interface. Group names are those of the
-// default VPC (EC2 API Reference, "RunInstances").
+// resolveGroups finds the groups in r.Groups, for the only interface. A group name means a group of
+// the default VPC (EC2 API Reference, "RunInstances").
 func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	if len(r.Interfaces) > 0 || len(r.Groups) == 0 {
 		return nil
@@ -211,8 +211,8 @@ func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	return asInstanceError(err)
 }
 
-// asInstanceError replaces EC2's error for too many groups of an interface by the one for too many
-// groups of an instance, for requests that name an instance.
+// asInstanceError returns err, for a request that names an instance. It replaces EC2's error for
+// too many groups of an interface by the error for too many groups of an instance.
 func asInstanceError(err error) error {
 	if e, ok := err.(*ec2.Error); ok && e.Code == "SecurityGroupsPerInterfaceLimitExceeded" {
 		return ec2.Errorf("SecurityGroupsPerInstanceLimitExceeded", "The maximum number of security groups per instance has been reached.")
@@ -239,7 +239,8 @@ func (r *RunInstances) choosePublic(t *tx, nics []*nic) error {
 	return nil
 }
 
-// countThatFits returns how many instances, up to count, there are interfaces and addresses for.
+// countThatFits returns the number of instances, at most count, for which there are enough
+// interfaces and addresses, or EC2's error if it is below MinCount.
 func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error) {
 	public := t.newPublicAllocator(r.Region)
 	private := make(map[ec2.SubnetID]*allocator)
@@ -283,8 +284,8 @@ func (r *RunInstances) countThatFits(t *tx, nics []*nic, count int) (int, error)
 	return count, nil
 }
 
-// reserve takes the addresses of one interface from the allocators, or returns an error if there
-// are too few.
+// reserve takes the addresses of one interface from the allocators. It returns an error if too few
+// addresses are free.
 func (x *nic) reserve(private, public *allocator) error {
 	need := 1 + x.Spec.SecondaryCount
 	if x.Spec.Private.IsValid() {
@@ -304,7 +305,8 @@ func (x *nic) reserve(private, public *allocator) error {
 	return nil
 }
 
-// addInterface gives an instance one of its interfaces.
+// addInterface attaches the interface that x describes to an instance of the launch. It makes the
+// interface if it does not exist.
 func (r *RunInstances) addInterface(t *tx, i *ec2.Instance, x *nic, public *allocator) error {
 	eni, onTermination := x.existing, ec2.KeepInterface
 	if eni == nil {

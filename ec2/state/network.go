@@ -8,10 +8,10 @@ import (
 	"palisade/ec2"
 )
 
-// PutNetwork adds a network or replaces the settings of the network with that VNI. A zero Gateway
-// means the first address of Prefix. Leases outside the new pools stay. The first EC2-Classic
-// network of a region opens the region: each account gets its default group or its default VPC
-// there. In the network of a VPC only the Mode can be changed.
+// PutNetwork adds a network, or replaces the settings of the network with the same VNI. A zero
+// Gateway means the first address of Prefix. Leases outside the new pools stay. The first
+// EC2-Classic network of a region opens the region: each account gets its default group or its
+// default VPC there. In the network of a VPC only the Mode can be changed.
 type PutNetwork struct {
 	Network ec2.Network
 }

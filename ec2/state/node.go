@@ -9,9 +9,9 @@ import (
 	"palisade/ec2"
 )
 
-// PutNode adds a node or changes the zone, role, address or key of a member. Its Number and the
-// fields that are empty in the request stay. It needs no join token: it is for the first node of a
-// cluster, and for updates that a member makes to its own row. Result: Node.
+// PutNode adds a node or changes the zone, role, address or key of a member. The node's Number
+// stays, and so do the fields that are empty in the request. PutNode needs no join token: it is for
+// the first node of a cluster, and for a member that updates its own row. Result: Node.
 type PutNode struct {
 	Node ec2.Node
 }
@@ -72,7 +72,7 @@ func (t *tx) putNode(n *ec2.Node) (Result, error) {
 	return Result{Node: n}, nil
 }
 
-// admit makes n a member with a new number and admission, so that it is not taken for an earlier
+// admit makes n a member with a new number and admission, so that n is not taken for an earlier
 // node of the same name.
 func (t *tx) admit(n *ec2.Node) {
 	t.meta.NodeNumber++
@@ -80,8 +80,8 @@ func (t *tx) admit(n *ec2.Node) {
 }
 
 // FenceNode excludes a node that is lost or not trusted any more, without its help. Its leases end,
-// the addresses go into quarantine, and the gossip key is replaced. Fencing a fenced node changes
-// nothing. The last voter cannot be fenced. Result: Node, Instances.
+// the addresses go into quarantine, and the gossip key is replaced. A second fence of the node
+// changes nothing. The last voter cannot be fenced. Result: Node, Instances.
 //
 // The running instances of the node become Stopped, not Terminated, so that users can start them
 // on another node with the same ids, groups and user data. Pending instances become Stopped too.
@@ -188,8 +188,8 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// ZoneOf returns the availability zone that an instance is in or was in last: that of its subnet,
-// or in EC2-Classic that of its node.
+// ZoneOf returns the availability zone that an instance is in or was in last: the zone of its
+// subnet or, in EC2-Classic, the zone of its node.
 func (v *View) ZoneOf(i *ec2.Instance) string {
 	if i.VPC != "" {
 		return i.Zone
@@ -200,9 +200,9 @@ func (v *View) ZoneOf(i *ec2.Instance) string {
 	return i.Zone
 }
 
-// chooseNode sets another node for an instance that starts, if its own is not a member any more.
-// The new node is in the same zone. Only an EC2-Classic instance may move to another zone, when
-// its own has no node, because a subnet is in one zone.
+// chooseNode sets another node for a starting instance whose own node is not a member any more. The
+// new node is in the same zone. If the zone has no member, only an EC2-Classic instance may move to
+// another zone, because a subnet is in one zone.
 func (t *tx) chooseNode(i *ec2.Instance) error {
 	zone := i.Zone
 	if n := first[ec2.Node](t.Txn, tableNode, indexID, key(i.Node)); n != nil {

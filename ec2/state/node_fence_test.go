@@ -9,7 +9,8 @@ import (
 	"palisade/ec2"
 )
 
-// place launches an instance on each of the three nodes of newTrio. All are running.
+// place launches a running instance on each of the three nodes of newTrio, and returns the
+// instances.
 func (r *replay) place() map[ec2.NodeID]*ec2.Instance {
 	r.t.Helper()
 	on := make(map[ec2.NodeID]*ec2.Instance)
@@ -63,7 +64,7 @@ func TestFenceEndsLeasesOfTheNode(t *testing.T) {
 			t.Errorf("instance %d is %s with interface %q, reason %q; want %s, reason %q", n, i.State, i.Interface, i.StateReason, want.state, want.reason)
 		}
 		if len(i.Groups) != 1 || r.state.View().ZoneOf(i) != "us-east-1b" {
-			t.Errorf("instance %d lost its group or its zone: %+v", n, i)
+			t.Errorf("instance %d is %+v, want it with its group and in zone us-east-1b", n, i)
 		}
 	}
 	if i := r.instance(ids[3]); !i.Ended.Equal(r.now) {
@@ -143,7 +144,7 @@ func TestStartMovesInstanceOfLostNode(t *testing.T) {
 				t.Errorf("started with interface %+v,\nwhich was %+v; want a new one", lease, was)
 			}
 			if got := r.state.View().ZoneOf(now); got != r.node(now.Node).Zone {
-				t.Errorf("the instance is in zone %q on node %s", got, now.Node)
+				t.Errorf("the instance on node %s is in zone %q, want the zone of the node", now.Node, got)
 			}
 		})
 	}
@@ -188,7 +189,7 @@ func TestInstancesRunOnNodesOfTheirRegion(t *testing.T) {
 	west := r.admit("node4", "eu-west-1a", ec2.Voter)
 	for _, i := range r.run(8) {
 		if i.Node == west.ID {
-			t.Errorf("instance %s of region %s is in zone %s", i.ID, east, west.Zone)
+			t.Errorf("instance %s of region %s is in zone %s of another region", i.ID, east, west.Zone)
 		}
 	}
 	r.refused(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Zone: west.Zone}, "InvalidParameterValue")

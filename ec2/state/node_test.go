@@ -17,7 +17,7 @@ var (
 	secretHash = strings.Repeat("5e", 32)
 )
 
-// admit admits a node with a new join token.
+// admit admits a node with a new join token and returns the node.
 func (r *replay) admit(id ec2.NodeID, zone string, role ec2.NodeRole) *ec2.Node {
 	r.t.Helper()
 	token := "for-" + string(id) + "-" + r.now.Format("150405.000") + "-" + string(rune('a'+r.state.Index()%26))
@@ -70,7 +70,7 @@ func TestNodeNumbersAreNeverReused(t *testing.T) {
 	check := func(n *ec2.Node) {
 		t.Helper()
 		if seen[n.Number] != "" || n.Admitted <= admitted || n.State != "" {
-			t.Errorf("node %+v: admission %d came before, and its number belonged to %q", n, admitted, seen[n.Number])
+			t.Errorf("node %+v: want an admission above %d and a new number, which belonged to %q", n, admitted, seen[n.Number])
 		}
 		seen[n.Number], admitted = n.ID, n.Admitted
 	}
@@ -86,7 +86,7 @@ func TestNodeNumbersAreNeverReused(t *testing.T) {
 	r.must(&PutNode{ec2.Node{ID: "node2", Zone: "us-east-1c", Number: 77, Admitted: 77}})
 	was.Zone = "us-east-1c"
 	if diff := cmp.Diff(&was, r.node("node2")); diff != "" {
-		t.Errorf("moving a node changed more than its zone:\n%s", diff)
+		t.Errorf("PutNode with another zone changed more than the zone:\n%s", diff)
 	}
 	restored, err := Restore(bytes.NewReader(r.snapshot()))
 	if err != nil {
@@ -197,20 +197,20 @@ func TestJoinTokensAreBounded(t *testing.T) {
 func TestGossipKeyIsReplacedOnFenceAndRemoval(t *testing.T) {
 	r := newTrio(t)
 	if k := r.state.View().GossipKey(); k != nil {
-		t.Errorf("a cluster without gossip has the key %q", k)
+		t.Errorf("a cluster without gossip has the key %q, want none", k)
 	}
 	r.refused(&FenceNode{Node: "node2", GossipKey: []byte("short")}, "InvalidParameterValue")
 	r.must(&FenceNode{Node: "node2", GossipKey: gossipKey})
 	if k := r.state.View().GossipKey(); !bytes.Equal(k, gossipKey) {
-		t.Errorf("after a fence the key is %q", k)
+		t.Errorf("after a fence the gossip key is %q, want %q", k, gossipKey)
 	}
 	r.must(&FenceNode{Node: "node2", GossipKey: otherKey}) // a second fence changes nothing
 	if k := r.state.View().GossipKey(); !bytes.Equal(k, gossipKey) {
-		t.Errorf("a second fence changed the key to %q", k)
+		t.Errorf("a second fence changed the gossip key to %q, want %q", k, gossipKey)
 	}
 	r.must(&RemoveNode{Node: "node2", GossipKey: otherKey})
 	if k := r.state.View().GossipKey(); !bytes.Equal(k, otherKey) {
-		t.Errorf("after a removal the key is %q", k)
+		t.Errorf("after a removal the gossip key is %q, want %q", k, otherKey)
 	}
 
 	s := NewState()
@@ -218,7 +218,7 @@ func TestGossipKeyIsReplacedOnFenceAndRemoval(t *testing.T) {
 		t.Fatal(err)
 	}
 	if k := s.View().GossipKey(); !bytes.Equal(k, gossipKey) {
-		t.Errorf("bootstrapped with the key %q", k)
+		t.Errorf("the bootstrapped cluster has the gossip key %q, want %q", k, gossipKey)
 	}
 }
 

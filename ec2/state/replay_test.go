@@ -63,7 +63,7 @@ func (r *replay) must(req Request) Result {
 	r.t.Helper()
 	result, err := r.do(req)
 	if err != nil {
-		r.t.Fatalf("%T: %v", req, err)
+		r.t.Fatalf("%T was refused: %v", req, err)
 	}
 	return result
 }
@@ -92,7 +92,8 @@ func snapshotOf(t testing.TB, s *State) []byte {
 	return b.Bytes()
 }
 
-// withoutIndex cuts the index out of the meta row, because it changes with every command.
+// withoutIndex returns a snapshot without the index in its meta row, because every command changes
+// the index.
 func withoutIndex(snapshot []byte) []byte {
 	lines := bytes.Split(snapshot, []byte("\n"))
 	_, lines[1], _ = bytes.Cut(lines[1], []byte(`"Time"`))
@@ -117,7 +118,7 @@ func (r *replay) lease(i ec2.InstanceID) *ec2.Interface {
 	}
 	eni, ok := v.Interface(instance.Interface)
 	if !ok {
-		r.t.Fatalf("instance %s is %s and has no interface", i, instance.State)
+		r.t.Fatalf("instance %s is %s and has no interface, want one", i, instance.State)
 	}
 	return eni
 }

@@ -9,8 +9,9 @@ import (
 	"palisade/ec2"
 )
 
-// This file finds the resources that a request names. It returns EC2's error for an id that the
-// caller does not own. The methods of tx are for requests, those of View for the API.
+// The functions in this file find the resources that a request names. They return EC2's error for
+// an id that the caller does not own. The methods of tx are for requests, the methods of View for
+// the API.
 
 // An owner is the account and the region that a resource belongs to.
 type owner struct {
@@ -64,7 +65,7 @@ func find[T any, ID ~string](txn *memdb.Txn, of resource, by owner, id ID) (*T, 
 	return row, nil
 }
 
-// ownedRow returns the row with an id if it belongs to the owner, else nil.
+// ownedRow returns the row with an id if the row belongs to the owner, else nil.
 func ownedRow[T any, ID ~string](txn *memdb.Txn, table string, by owner, id ID) *T {
 	row := first[T](txn, table, indexID, key(id))
 	if row == nil || ownerOf(row) != by {

@@ -7,8 +7,8 @@ import (
 	"palisade/ec2"
 )
 
-// CreateRouteTable makes a table that has the local route only. A repeated request with the same
-// ClientToken returns the same table. Result: RouteTable.
+// CreateRouteTable makes a route table that has the local route only. A repeated request with the
+// same ClientToken returns the same table. Result: RouteTable.
 type CreateRouteTable struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -181,8 +181,8 @@ func (t *tx) checkRoute(rt *ec2.RouteTable, destination netip.Prefix) error {
 	return nil
 }
 
-// checkTarget refuses a gateway that is not attached to the VPC, and a destination inside the VPC,
-// which always has the local route.
+// checkTarget returns EC2's error for a gateway that is not attached to the VPC, and for a
+// destination inside the VPC, which always has the local route.
 func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.GatewayID) error {
 	if id == "" {
 		return ec2.Missing("gatewayId")
@@ -201,7 +201,7 @@ func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.Ga
 	return nil
 }
 
-// localTo returns the destination of the local route.
+// localTo returns the destination of the local route: the range of the VPC.
 func (t *tx) localTo(rt *ec2.RouteTable) netip.Prefix {
 	if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); vpc != nil {
 		return vpc.CIDR

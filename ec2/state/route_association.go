@@ -104,10 +104,12 @@ func (r *ReplaceRouteTableAssociation) apply(t *tx) (Result, error) {
 	return Result{RouteTable: now, Association: id}, nil
 }
 
-// mainAssociation is the index that association returns for the association of a main table.
+// mainAssociation is the index that the method association returns for the association of a main
+// table.
 const mainAssociation = -1
 
-// association returns the table that has an association, and its index in the table.
+// The method association returns the route table that has an association, and the index of the
+// association in the table.
 func (t *tx) association(account ec2.AccountID, region ec2.Region, id ec2.AssociationID) (rt *ec2.RouteTable, at int, err error) {
 	if id == "" {
 		return nil, 0, ec2.Missing("associationId")
@@ -125,8 +127,8 @@ func (t *tx) association(account ec2.AccountID, region ec2.Region, id ec2.Associ
 	return nil, 0, ec2.NoSuch("rtbassoc", id)
 }
 
-// RouteTableOf returns the table that applies to a subnet: the one it is associated with, or the
-// main table of its VPC.
+// RouteTableOf returns the route table that applies to a subnet: the table that the subnet is
+// associated with, or the main table of its VPC.
 func (v *View) RouteTableOf(s *ec2.Subnet) *ec2.RouteTable {
 	if own, _ := associated(v.txn(), s); own != nil {
 		return own
@@ -139,8 +141,8 @@ func (v *View) RouteTableOf(s *ec2.Subnet) *ec2.RouteTable {
 	return main
 }
 
-// associated returns the table that a subnet is associated with, and the index of the association.
-// It returns nil if the main table applies.
+// associated returns the route table that a subnet is associated with, and the index of the
+// association. The table is nil if the main table applies.
 func associated(txn *memdb.Txn, s *ec2.Subnet) (*ec2.RouteTable, int) {
 	for rt := range rows[ec2.RouteTable](txn, tableRoutes, indexVPC, key(s.VPC)) {
 		for at, a := range rt.Associations {

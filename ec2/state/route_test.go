@@ -137,7 +137,7 @@ func TestSubnetHasOneRouteTable(t *testing.T) {
 
 	moved := r.must(&ReplaceRouteTableAssociation{albert, east, made, two.ID}).Association
 	if moved == made || table(a) != two.ID {
-		t.Errorf("association %s was replaced by %s, and the subnet has table %s", made, moved, table(a))
+		t.Errorf("association %s was replaced by %s, and the subnet has table %s, want a new association and table %s", made, moved, table(a), two.ID)
 	}
 	r.refused(&DisassociateRouteTable{albert, east, made}, "InvalidAssociationID.NotFound")
 	r.refused(&ReplaceRouteTableAssociation{albert, east, made, one.ID}, "InvalidAssociationID.NotFound")
@@ -158,7 +158,7 @@ func TestSubnetHasOneRouteTable(t *testing.T) {
 	r.refused(&DeleteRouteTable{albert, east, main.ID}, "DependencyViolation")
 	now := r.must(&ReplaceRouteTableAssociation{albert, east, main.Main, two.ID})
 	if v, _ := r.state.View().VPC(vpc.ID); v.RouteTable != two.ID || now.RouteTable.Main != now.Association || table(b) != two.ID {
-		t.Errorf("the main table is %s; table %s has the main association %s", v.RouteTable, two.ID, now.RouteTable.Main)
+		t.Errorf("the main table is %s, and table %s has the main association %s, want that table and %s", v.RouteTable, two.ID, now.RouteTable.Main, now.Association)
 	}
 	r.must(&DeleteRouteTable{albert, east, main.ID})
 	r.refused(&DeleteRouteTable{albert, east, two.ID}, "DependencyViolation")
@@ -172,7 +172,7 @@ func TestRouteTablesAreLimitedAndIdempotent(t *testing.T) {
 	}
 	made := r.must(create(vpc.ID, "token")).RouteTable
 	if again := r.must(create(vpc.ID, "token")).RouteTable; again.ID != made.ID {
-		t.Errorf("one client token made tables %s and %s", made.ID, again.ID)
+		t.Errorf("one client token made tables %s and %s, want one", made.ID, again.ID)
 	}
 	r.refused(create(other.ID, "token"), "IdempotentParameterMismatch")
 	r.refused(create(other.ID, strings.Repeat("x", 65)), "InvalidParameterValue")

@@ -55,9 +55,9 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	return Result{Group: &next, Rules: rules}, nil
 }
 
-// checkEnforceable refuses rules for IPv6 and for ICMPv6 types, which the data plane does not
-// carry. Such a rule would match nothing now, and would silently begin to admit packets in a
-// release that carries IPv6.
+// checkEnforceable returns an error for a rule with an IPv6 block or an ICMPv6 type, because the
+// data plane does not carry IPv6. Such a rule would match nothing now, and would silently begin to
+// admit packets in a release that carries IPv6.
 func checkEnforceable(rules []ec2.Rule) error {
 	for i := range rules {
 		r := &rules[i]
@@ -71,7 +71,7 @@ func checkEnforceable(rules []ec2.Rule) error {
 	return nil
 }
 
-// checkNew refuses a rule that the group has already.
+// checkNew returns EC2's error if the group has one of the rules already.
 func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 	had := make(map[permit]bool, len(g.Rules))
 	for i := range g.Rules {
@@ -106,8 +106,8 @@ func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction, more int) error {
 
 // RevokeRules removes rules of one direction from a group, all of them or none. The request names
 // them by their attributes or by their ids. In EC2-Classic and in a default VPC a rule that the
-// group does not have is no error: the others are removed, and it is returned in Unknown (EC2 API
-// Reference, "RevokeSecurityGroupIngress"). Result: Group, Rules, Unknown.
+// group does not have is no error: the other rules are removed, and that one is returned in Unknown
+// (EC2 API Reference, "RevokeSecurityGroupIngress"). Result: Group, Rules, Unknown.
 type RevokeRules struct {
 	Account   ec2.AccountID
 	Region    ec2.Region
@@ -157,7 +157,8 @@ func (r *RevokeRules) apply(t *tx) (Result, error) {
 	return result, nil
 }
 
-// findRules adds the rules that a request names by id to found.
+// findRules adds to found the rules that a request names by id. It returns EC2's error for an id
+// that the group does not have.
 func findRules(g *ec2.Group, direction ec2.Direction, ids []ec2.RuleID, found map[ec2.RuleID]bool) error {
 	for _, id := range ids {
 		if err := ec2.CheckRuleID(id); err != nil {
@@ -172,8 +173,9 @@ func findRules(g *ec2.Group, direction ec2.Direction, ids []ec2.RuleID, found ma
 	return nil
 }
 
-// described adds the rules that a request names by their attributes to found. It returns those
-// that the group does not have, if that is no error.
+// The method described adds to found the rules that a request names by their attributes. A rule
+// that the group does not have is returned in unknown or, in a VPC that is not a default VPC, is
+// EC2's error.
 func (t *tx) described(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, found map[ec2.RuleID]bool) (unknown []RuleSpec, err error) {
 	rules, err := t.resolve(g, direction, specs, t.knownSource)
 	if err != nil {

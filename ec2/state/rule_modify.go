@@ -8,8 +8,8 @@ import (
 
 // ModifyRules changes rules of a group in place, all of them or none. A rule keeps its id, its
 // direction, its tags and the kind of its source. If it permits other packets than before, it gets
-// a new Serial. The data plane then takes it for another rule, and checks the untracked flows that
-// the old one admitted again. Result: Group, Rules.
+// a new Serial. The data plane then takes it for another rule, and checks again the untracked flows
+// that the old rule admitted. Result: Group, Rules.
 type ModifyRules struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -17,7 +17,7 @@ type ModifyRules struct {
 	Rules   []RuleChange
 }
 
-// A RuleChange is the new form of the rule with an id.
+// A RuleChange has the new attributes of the rule with an id.
 type RuleChange struct {
 	ID   ec2.RuleID
 	Rule RuleSpec
@@ -93,7 +93,7 @@ func (s RuleSpec) kind() string {
 	return "CidrIpv4"
 }
 
-// checkDistinctRules refuses a change after which two rules of the group are equal.
+// checkDistinctRules returns EC2's error if two rules of a changed group are equal.
 func checkDistinctRules(g *ec2.Group) error {
 	seen := make(map[permit]bool, len(g.Rules))
 	for i := range g.Rules {
@@ -107,8 +107,8 @@ func checkDistinctRules(g *ec2.Group) error {
 }
 
 // UpdateRuleDescriptions sets the descriptions of rules of one direction, all of them or none. The
-// request names the rules by their attributes or by their ids. Connections are not checked again.
-// Result: Group.
+// request names the rules by their attributes or by their ids. The data plane does not check flows
+// again. Result: Group.
 type UpdateRuleDescriptions struct {
 	Account   ec2.AccountID
 	Region    ec2.Region

@@ -33,7 +33,7 @@ func TestModifiedRuleKeepsItsIDAndGetsANewSerial(t *testing.T) {
 	r.must(r.modify(RuleChange{rules[1].ID, described}, RuleChange{rules[0].ID, narrower}, RuleChange{rules[2].ID, RuleSpec{Protocol: 50, Group: ec2.GroupRef{ID: r.group.ID}}}))
 	r.want(ec2.Ingress, fmt.Sprintf("tcp 22-22 203.0.113.25/32, tcp 80-80 0.0.0.0/0, 50 %s", r.group.ID))
 	if got := r.rule(rules[0].ID); got.Serial <= rules[2].Serial || got.Description != "one laptop" || r.tags(string(got.ID)) != "Name=ssh" {
-		t.Errorf("the narrower rule is %+v, tags %q; was %+v", got, r.tags(string(got.ID)), rules[0])
+		t.Errorf("the narrower rule is %+v with tags %q, was %+v; want a new serial, the new description and the tag Name=ssh", got, r.tags(string(got.ID)), rules[0])
 	}
 	if got := r.rule(rules[1].ID); got.Serial != rules[1].Serial || got.Description != "everybody" {
 		t.Errorf("a rule with a new description only is %+v, was %+v; want the same serial", got, rules[1])
@@ -99,7 +99,7 @@ func TestRuleDescriptionsChangeWithoutNewSerial(t *testing.T) {
 	}
 	r.must(update(ec2.Ingress, []RuleSpec{tcp(22, 22, "203.0.113.0/24")})) // no description: it is removed
 	if got := r.rule(rules[0].ID).Description; got != "" {
-		t.Errorf("the rule still has the description %q", got)
+		t.Errorf("the rule still has the description %q, want none", got)
 	}
 	r.refused(update(ec2.Ingress, nil), "MissingParameter")
 	r.refused(update(ec2.Ingress, []RuleSpec{described}, RuleDescription{rules[1].ID, "x"}), "InvalidParameterCombination")

@@ -10,7 +10,8 @@ import (
 	"palisade/ec2"
 )
 
-// A RuleSpec is a rule in a request. It has one source, which may be a group by name.
+// A RuleSpec is a rule in a request. It has one source: a CIDR block, or a group that is named by
+// id or by name.
 type RuleSpec struct {
 	Protocol ec2.Protocol
 	From, To int
@@ -20,8 +21,8 @@ type RuleSpec struct {
 	Description string
 }
 
-// resolve checks the rules of a request for group g and returns them. LookUp finds the groups that
-// they name.
+// resolve checks the rules of a request for group g and returns them. The function lookUp finds the
+// groups that are their sources.
 func (t *tx) resolve(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, lookUp func(*ec2.Group, ec2.GroupRef) (ec2.GroupRef, error)) ([]ec2.Rule, error) {
 	rules := make([]ec2.Rule, len(specs))
 	for i, spec := range specs {
@@ -40,8 +41,8 @@ func (t *tx) resolve(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, lo
 	return rules, nil
 }
 
-// rule checks the attributes of a rule and returns it in the canonical form in which rules are
-// stored and compared. The group of the source is still missing.
+// The method rule checks the attributes of a rule and returns it in the canonical form in which
+// rules are stored and compared, without a group as its source.
 func (s RuleSpec) rule(g *ec2.Group) (ec2.Rule, error) {
 	r := ec2.Rule{Protocol: s.Protocol, From: s.From, To: s.To, Source: ec2.Source{Prefix: s.Prefix.Masked()}, Description: s.Description}
 	switch {
@@ -104,8 +105,9 @@ func checkICMP(kind, code int) error {
 	return nil
 }
 
-// source returns the group that a new rule of g names as its source. In EC2-Classic it may belong
-// to any account. In a VPC it must be in the same VPC, because there is no peering.
+// The method source returns the group that a new rule of g names as its source. In EC2-Classic that
+// group may belong to any account. In a VPC it must be in the same VPC, because there is no
+// peering.
 func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 	o, err := t.sourceGroup(g, ref)
 	switch {
@@ -115,7 +117,7 @@ func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 		return ec2.GroupRef{}, ec2.Errorf("InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group")
 	case o.VPC != g.VPC:
 		return ec2.GroupRef{}, differentNetworks()
-	case g.VPC != "": // EC2 shows it by id only
+	case g.VPC != "": // EC2 shows the group by its id only
 		return ec2.GroupRef{Account: o.Account, ID: o.ID}, nil
 	}
 	return ec2.GroupRef{Account: o.Account, ID: o.ID, Name: o.Name}, nil
@@ -146,8 +148,8 @@ func (t *tx) sourceGroup(g *ec2.Group, ref ec2.GroupRef) (*ec2.Group, error) {
 	return o, nil
 }
 
-// knownSource is like source, but accepts a deleted group of another account that a rule of g still
-// names, so that the rule can be revoked.
+// knownSource is like the method source, but also returns a deleted group of another account that a
+// rule of g still names, so that the rule can be revoked.
 func (t *tx) knownSource(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 	found, err := t.source(g, ref)
 	if err == nil {
@@ -182,7 +184,7 @@ func permitOf(r *ec2.Rule) permit {
 	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID}
 }
 
-// checkDistinct refuses a list with two equal rules.
+// checkDistinct returns EC2's error if two of the rules are equal.
 func checkDistinct(rules []ec2.Rule) error {
 	seen := make(map[permit]bool, len(rules))
 	for i := range rules {

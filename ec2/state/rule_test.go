@@ -104,7 +104,7 @@ func TestRuleSourceIsAGroupOfTheSameVPC(t *testing.T) {
 	added := r.must(r.authorize(ec2.Ingress, from(ec2.GroupRef{ID: db.ID}), from(ec2.GroupRef{ID: r.group.ID, Account: dev}))).Rules
 	for _, rule := range added { // the account is added, the name is dropped
 		if rule.Source.Group.Account != dev || rule.Source.Group.Name != "" {
-			t.Errorf("the source is stored as %+v", rule.Source.Group)
+			t.Errorf("the source is stored as %+v, want account %s and no name", rule.Source.Group, dev)
 		}
 	}
 	const different = "You have specified two resources that belong to different networks."
@@ -207,7 +207,8 @@ func TestRevokeOfUnknownRulesSucceedsInDefaultVPC(t *testing.T) {
 	}
 }
 
-// A rule can name a deleted group of another account. Its owner must be able to revoke it.
+// A rule can name a deleted group of another account. The owner of the rule must be able to revoke
+// it.
 func TestRuleThatNamesDeletedGroupIsRevoked(t *testing.T) {
 	r := newReplay(t)
 	r.groupIn(albert, "", "web")
@@ -222,7 +223,7 @@ func TestRuleThatNamesDeletedGroupIsRevoked(t *testing.T) {
 		r.must(&DeleteSecurityGroup{Account: mary, Region: east, Group: GroupSelector{Name: "hers"}})
 		r.refused(change, "InvalidGroup.NotFound")
 		if got := r.must(&RevokeRules{Account: albert, Region: east, Group: GroupSelector{Name: "web"}, Rules: []RuleSpec{spec}}); len(got.Rules) != 1 {
-			t.Errorf("%+v: revoked %+v, unknown %+v", spec, got.Rules, got.Unknown)
+			t.Errorf("rule %+v: revoked %+v with %+v unknown, want it revoked", spec, got.Rules, got.Unknown)
 		}
 	}
 }
@@ -266,13 +267,13 @@ func TestTagsAreDeletedWithTheirRuleAndGroup(t *testing.T) {
 	rules := r.must(add).Rules
 	for _, rule := range rules {
 		if got := r.tags(string(rule.ID)); got != "Name=x" {
-			t.Errorf("rule %s has tags %q", rule.ID, got)
+			t.Errorf("rule %s has tags %q, want Name=x", rule.ID, got)
 		}
 	}
 	made := r.must(&CreateSecurityGroup{Account: dev, Region: east, Name: "tagged", Description: "x", VPC: r.vpc, Tags: map[string]string{"a": "b"}}).Group
 	r.must(&CreateTags{dev, east, []string{string(made.ID), string(made.Rules[0].ID)}, map[string]string{"c": "d"}})
 	if got := r.tags(string(made.ID)); got != "a=b c=d" {
-		t.Errorf("the group has tags %q", got)
+		t.Errorf("the group has tags %q, want a=b c=d", got)
 	}
 	r.must(r.revokeIDs(ec2.Ingress, rules[0].ID))
 	r.must(&DeleteSecurityGroup{Account: dev, Region: east, Group: GroupSelector{ID: made.ID}})

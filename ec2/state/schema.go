@@ -145,7 +145,8 @@ func key[S ~string](s S) string { return string(s) + "\x00" }
 
 func vniKey(v ec2.VNI) string { return string(binary.BigEndian.AppendUint32(nil, uint32(v))) }
 
-// addressKey returns keys that sort like addresses, so the first gap is the lowest free address.
+// addressKey returns the key of an address. The keys sort like the addresses, so the first gap is
+// the lowest free address.
 func addressKey(v ec2.VNI, a netip.Addr) string {
 	b := a.As16()
 	return vniKey(v) + string(b[:])
@@ -169,7 +170,7 @@ func many[T any](name string, of func(*T) []string) *memdb.IndexSchema {
 	return &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: multi[T]{of: of}}
 }
 
-// args passes the key of a look-up to memdb unchanged.
+// args is an indexer that passes the key of a look-up to memdb unchanged.
 type args struct{}
 
 func (args) FromArgs(a ...any) ([]byte, error) {

@@ -98,8 +98,8 @@ func (v *View) WriteSnapshot(w io.Writer) error {
 	return nil
 }
 
-// Restore returns the State of a snapshot. A snapshot that is damaged, unknown to this release
-// or against an invariant of Apply is an error.
+// Restore returns the State of a snapshot. It returns an error for a snapshot that is damaged, is
+// of a version unknown to this release, or violates an invariant of Apply.
 func Restore(r io.Reader) (*State, error) {
 	s := NewState()
 	if err := s.restore(r); err != nil {
@@ -173,7 +173,7 @@ func restoreRow(t *memdb.Txn, table string, data json.RawMessage) error {
 }
 
 // numberNodes numbers the nodes of a version 1 snapshot as PutNode numbers them today. Releases
-// that wrote version 1 had one node per cluster, so the order does not matter.
+// that wrote version 1 had one node per cluster, so the order of the nodes does not matter.
 func numberNodes(t *memdb.Txn) {
 	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {
@@ -188,8 +188,8 @@ func numberNodes(t *memdb.Txn) {
 	x.put(tableMeta, x.meta)
 }
 
-// checkRestored refuses a state that Apply cannot have made. Apply relies on these invariants
-// and would panic later.
+// checkRestored returns an error for a state that Apply cannot have made. Apply relies on the
+// invariants that are checked here and would panic later.
 func checkRestored(t *memdb.Txn) error {
 	m := first[meta](t, tableMeta, indexID, key(""))
 	if m == nil {

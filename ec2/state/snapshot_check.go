@@ -8,8 +8,8 @@ import (
 	"palisade/ec2"
 )
 
-// The functions below check the invariants of single tables. Every State that Apply made has
-// them, and a restored State must have them, because Apply relies on them and would panic.
+// The functions below check the invariants of single tables. A restored State must keep these
+// invariants like every State that Apply made, because Apply relies on them and would panic.
 
 func checkVPCRows(t *memdb.Txn) error {
 	for v := range rows[ec2.VPC](t, tableVPC, indexID, "") {
@@ -60,10 +60,10 @@ func checkVPCInterface(t *memdb.Txn, i *ec2.Interface) error {
 		return fmt.Errorf("interface %s with address %s is not in subnet %s of VPC %s", i.ID, i.Private, i.Subnet, i.VPC)
 	}
 	if (i.Instance != "" || i.External != nil) != (i.Attachment != nil) || i.Instance != "" && i.External != nil {
-		return fmt.Errorf("interface %s is attached to instance %q and external device %v", i.ID, i.Instance, i.External)
+		return fmt.Errorf("interface %s has instance %q and external device %v, but an attachment connects it with one of them", i.ID, i.Instance, i.External)
 	}
 	if (i.State == ec2.Idle) != (i.Node == "") || i.State != ec2.Idle && i.Attachment == nil || i.State == ec2.Idle && i.External != nil {
-		return fmt.Errorf("interface %s is %s at node %q", i.ID, i.State, i.Node)
+		return fmt.Errorf("interface %s is %s at node %q, but only an attached interface that is not idle is at a node", i.ID, i.State, i.Node)
 	}
 	if i.Instance == "" {
 		return nil
@@ -86,7 +86,7 @@ func checkInstanceRows(t *memdb.Txn) error {
 		}
 		ended := i.State == ec2.Terminated || i.State == ec2.Stopped && i.VPC == ""
 		if ended == (eni != nil) || eni != nil && eni.Instance != i.ID {
-			return fmt.Errorf("instance %s is %s but has interface %q", i.ID, i.State, i.Interface)
+			return fmt.Errorf("instance %s is %s and has interface %q, which is missing, superfluous or of another instance", i.ID, i.State, i.Interface)
 		}
 	}
 	return nil

@@ -27,7 +27,8 @@ func TestSnapshotsThatViolateInvariantsAreRefused(t *testing.T) {
 	if _, err := Restore(strings.NewReader(good)); err != nil {
 		t.Fatal(err)
 	}
-	// line replaces from by to in the first row of a table that contains from and all marks.
+	// line returns the snapshot good with a change: from is replaced by to in the first row of a
+	// table that contains from and all marks.
 	line := func(table, from, to string, marks ...string) string {
 		t.Helper()
 		lines := strings.SplitAfter(good, "\n")
@@ -41,27 +42,27 @@ func TestSnapshotsThatViolateInvariantsAreRefused(t *testing.T) {
 				return strings.Join(lines, "")
 			}
 		}
-		t.Fatalf("no row of %s has %q and %q", table, from, marks)
+		t.Fatalf("no row of table %s contains %q and %q", table, from, marks)
 		return ""
 	}
 	const active, idle, second, outside = `"State":0`, `"State":2`, `"DeviceIndex":1`, `"Outside":`
 	for what, bad := range map[string]string{
-		"a subnet without a range":           line("subnet", `"CIDR":"10.0.1.0/28"`, `"CIDR":""`),
-		"a subnet of a range too wide":       line("subnet", `"CIDR":"10.0.1.0/28"`, `"CIDR":"10.0.0.0/8"`),
-		"a subnet of no VPC":                 line("subnet", `"VPC":"vpc-`, `"VPC":"vpc-x`, `10.0.1.0/28`),
-		"an interface of no subnet":          line("interface", `"Subnet":"subnet-`, `"Subnet":"subnet-x`),
-		"an interface outside its subnet":    line("interface", `"Private":"10.0.1.`, `"Private":"10.0.9.`),
-		"an interface of another instance":   line("interface", `"Instance":"i-`, `"Instance":"i-x`, second),
-		"two first interfaces":               line("interface", second, `"DeviceIndex":0`),
-		"an attachment to nothing":           line("interface", `"Instance":"i-`, `"Instance":"","Was":"`, second),
-		"an idle interface at a node":        line("interface", `"Node":""`, `"Node":"node1"`, idle),
-		"an idle interface before a device":  line("interface", active, idle, outside),
-		"a working interface at no node":     line("interface", `"Node":"node`, `"Node":"","Was":"`, active),
-		"an epoch that was never given out":  line("interface", `"Epoch":`, `"Epoch":9`, active),
-		"address of no interface":            line("address", `"Interface":"eni-`, `"Interface":"eni-x`),
-		"an instance without its interface":  line("instance", `"Interface":"eni-`, `"Interface":"eni-x`),
-		"an instance of EC2-Classic with it": line("instance", `"VPC":"vpc-`, `"VPC":"","Was":"`),
-		"a terminated instance with it":      line("instance", `"State":80`, `"State":48`),
+		"a subnet without a range":                              line("subnet", `"CIDR":"10.0.1.0/28"`, `"CIDR":""`),
+		"a subnet of a range too wide":                          line("subnet", `"CIDR":"10.0.1.0/28"`, `"CIDR":"10.0.0.0/8"`),
+		"a subnet of no VPC":                                    line("subnet", `"VPC":"vpc-`, `"VPC":"vpc-x`, `10.0.1.0/28`),
+		"an interface of no subnet":                             line("interface", `"Subnet":"subnet-`, `"Subnet":"subnet-x`),
+		"an interface outside its subnet":                       line("interface", `"Private":"10.0.1.`, `"Private":"10.0.9.`),
+		"an interface of another instance":                      line("interface", `"Instance":"i-`, `"Instance":"i-x`, second),
+		"two primary interfaces":                                line("interface", second, `"DeviceIndex":0`),
+		"an attachment to nothing":                              line("interface", `"Instance":"i-`, `"Instance":"","Was":"`, second),
+		"an idle interface at a node":                           line("interface", `"Node":""`, `"Node":"node1"`, idle),
+		"an idle interface at a device":                         line("interface", active, idle, outside),
+		"an active interface at no node":                        line("interface", `"Node":"node`, `"Node":"","Was":"`, active),
+		"an epoch above the last serial":                        line("interface", `"Epoch":`, `"Epoch":9`, active),
+		"an address of no interface":                            line("address", `"Interface":"eni-`, `"Interface":"eni-x`),
+		"an instance without its interface":                     line("instance", `"Interface":"eni-`, `"Interface":"eni-x`),
+		"an instance of EC2-Classic with an interface in a VPC": line("instance", `"VPC":"vpc-`, `"VPC":"","Was":"`),
+		"a terminated instance with an interface":               line("instance", `"State":80`, `"State":48`),
 	} {
 		bad = dropWas(bad)
 		if bad == good {
@@ -75,7 +76,7 @@ func TestSnapshotsThatViolateInvariantsAreRefused(t *testing.T) {
 	}
 }
 
-// dropWas removes the field Was, in which a replacement left the rest of an old value.
+// dropWas removes the field Was, into which a replacement has put the rest of an old value.
 func dropWas(s string) string {
 	at := strings.Index(s, `,"Was":"`)
 	if at < 0 {

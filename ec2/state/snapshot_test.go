@@ -14,7 +14,7 @@ import (
 	"palisade/ec2"
 )
 
-// Version 1 had no node numbers. Restore assigns them, the same on every node.
+// Version 1 had no node numbers. Restore assigns the same numbers on every node.
 func TestSnapshotOfVersion1IsRead(t *testing.T) {
 	stored, err := os.ReadFile(filepath.Join("testdata", "snapshots", "v1.jsonl"))
 	if err != nil {

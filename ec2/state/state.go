@@ -7,9 +7,9 @@
 // States. The leader stamps the time into the Command; Apply chooses addresses and ids.
 //
 // Read State and Apply first, then Command and Request in command.go, then one request with its
-// apply method, such as AuthorizeRules. A View is what all readers use: the rows after one
-// command, immutable, with what changed since the reader's last View. The tables are in
-// schema.go, and snapshots in snapshot.go.
+// apply method, such as AuthorizeRules. All readers use a View: the rows after one command, which
+// never change, with the changes since the reader's last View. The tables are in schema.go, and
+// snapshots in snapshot.go.
 //
 // Values without behaviour, such as Group and Interface, are in ec2. Replication is in cluster,
 // and the wire format of the API in ec2/query.
@@ -28,9 +28,9 @@ import (
 // State has the resources of all users and the members of the cluster.
 //
 // The owner of a State is the Raft state machine of a node (cluster), which calls Apply from one
-// goroutine at a time. Any number of goroutines call View, ViewSince and Index meanwhile. They
-// take no lock: they load current, which Apply stores as its last step, so they never see half a
-// command. Rows are immutable: a change inserts a new row.
+// goroutine at a time. Any number of goroutines call View, ViewSince and Index meanwhile. They take
+// no lock: they load the field current, which Apply stores as its last step, so they never see half
+// a command. Rows are immutable: a change inserts a new row.
 type State struct {
 	db      *memdb.MemDB            // written by Apply alone
 	current atomic.Pointer[version] // the version after the last command
@@ -72,9 +72,9 @@ func NewState() *State {
 	return s
 }
 
-// Apply carries out the command at a log index, which must be above that of the last command.
-// The only error it returns is an *ec2.Error: the request was refused. A refused command changes
-// nothing but the index and the audit records.
+// Apply carries out the command at a log index, which must be above that of the last command. The
+// only error that it returns is an *ec2.Error, which means that the request was refused. A refused
+// command changes nothing but the index and the audit records.
 func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	was := s.current.Load()
 	if index <= was.meta.Index {
@@ -104,7 +104,7 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	return result, err
 }
 
-// Index is the log index of the last command.
+// Index returns the log index of the last command.
 func (s *State) Index() uint64 { return s.current.Load().meta.Index }
 
 // A tx is the write transaction of one command. The goroutine that calls Apply owns it, and

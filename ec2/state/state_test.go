@@ -84,7 +84,7 @@ func TestStopAndStartGiveANewLease(t *testing.T) {
 	// A late report about the earlier lease changes nothing.
 	r.must(&ReportInstance{Instance: id, InterfaceEpoch: was.Epoch, State: ec2.Terminated})
 	if i, _ := r.state.View().Instance(id); i.State != ec2.Pending {
-		t.Errorf("a late report made the instance %s", i.State)
+		t.Errorf("a late report made the instance %s, want pending", i.State)
 	}
 	r.report(id, ec2.Running)
 	r.must(&StopInstances{albert, east, one})

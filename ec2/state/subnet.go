@@ -30,7 +30,8 @@ func (v *View) FreeAddresses(s *ec2.Subnet) int {
 	return free
 }
 
-// CreateSubnet makes a subnet of a VPC, which must not overlap with another one. Result: Subnet.
+// CreateSubnet makes a subnet in a VPC. It must not overlap with another subnet of the VPC. Result:
+// Subnet.
 type CreateSubnet struct {
 	Account ec2.AccountID
 	Region  ec2.Region
@@ -84,7 +85,7 @@ func (t *tx) addSubnet(s ec2.Subnet) *ec2.Subnet {
 	return &s
 }
 
-// overlapping returns a subnet of the same VPC that shares addresses with s, or nil.
+// overlapping returns another subnet of the VPC that shares addresses with s, or nil.
 func (t *tx) overlapping(s *ec2.Subnet) *ec2.Subnet {
 	for o := range rows[ec2.Subnet](t.Txn, tableSubnet, indexVPC, key(s.VPC)) {
 		if o.CIDR.Overlaps(s.CIDR) {

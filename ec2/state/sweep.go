@@ -10,8 +10,8 @@ import (
 )
 
 // Sweep ends the quarantine of addresses and deletes terminated instances and join tokens, when
-// their time is over. The leader proposes it when View.SweepDueWith says so. The State's own time
-// decides what is due.
+// their time is over. The leader proposes a Sweep at the time that View.SweepDueWith returns. The
+// State's own time decides what is due.
 //
 // Confirmed has the log index that each node has confirmed to enforce. An address stays in
 // quarantine until every member enforces the command that freed it, because until then a node may
@@ -47,11 +47,13 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 
 func removalTime(i *ec2.Instance, m *meta) time.Time { return i.Ended.Add(m.Settings.TerminatedFor) }
 
-// SweepDue returns the earliest time at which a Sweep without confirmations changes something.
+// SweepDue returns the earliest time at which a Sweep without confirmations changes something, and
+// false if there is nothing to sweep.
 func (v *View) SweepDue() (due time.Time, ok bool) { return v.SweepDueWith(nil) }
 
 // SweepDueWith returns the earliest time at which a Sweep with these confirmations changes
-// something. An address that waits for the confirmation of a node is not due.
+// something, and false if there is nothing to sweep. An address that waits for the confirmation of
+// a node is not due.
 func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok bool) {
 	allConfirmed := confirmedBy(v.txn(), confirmed)
 	earlier := func(t time.Time) {

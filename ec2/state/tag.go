@@ -85,7 +85,7 @@ func (r *DeleteTags) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// tag puts tags on a resource. The caller checks that the resource exists.
+// The method tag puts tags on a resource. The caller checks that the resource exists.
 func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[string]string) error {
 	count := 0
 	for had := range rows[ec2.Tag](t.Txn, tableTag, indexID, key(id)) {
@@ -135,7 +135,7 @@ func isText(s string) bool {
 	})
 }
 
-// taggable refuses resources that do not exist or cannot have tags.
+// taggable returns EC2's error for a resource that does not exist or cannot have tags.
 func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) error {
 	if len(ids) == 0 {
 		return ec2.Missing("resourceIdSet")
@@ -152,7 +152,7 @@ func (t *tx) taggable(account ec2.AccountID, region ec2.Region, ids []string) er
 }
 
 // canTag reports whether the account has a resource with that id that can have tags. A rule belongs
-// to the owner of its group, a network ACL to that of its VPC.
+// to the owner of its group, a network ACL to the owner of its VPC.
 func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 	by := owner{account, region}
 	switch kind, _, _ := strings.Cut(id, "-"); kind {

@@ -38,7 +38,7 @@ func TestTagsAreReplacedAndDeleted(t *testing.T) {
 		}
 	}
 	if got := r.tags(i); got != "Name=a none= stage=test" {
-		t.Errorf("the tags of the other resource are %q", got)
+		t.Errorf("the tags of the other resource are %q, want Name=a none= stage=test", got)
 	}
 	if all := slices.Collect(r.state.View().TagsOf(albert, east)); len(all) != 3 {
 		t.Errorf("the account has %d tags, want 3", len(all))

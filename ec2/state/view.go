@@ -9,15 +9,15 @@ import (
 	"palisade/ec2"
 )
 
-// A View is the State after one command. It is immutable: any number of
-// goroutines may read it, and no lock guards it. Callers must not change the rows that it returns,
-// because all Views share them.
+// A View is the State after one command. It is immutable: any number of goroutines may read it, and
+// no lock guards it. Callers must not change the rows that a View returns, because all Views share
+// them.
 type View struct {
 	v       *version
 	changes *Changes // nil: all rows are new
 }
 
-// View returns the newest View. Its Changes have every row as new.
+// View returns the newest View. In its Changes every row is new.
 func (s *State) View() *View { return &View{v: s.current.Load()} }
 
 // ViewSince returns the newest View. Its Changes are those since prev; a nil prev stands for the
@@ -30,17 +30,17 @@ func (s *State) ViewSince(prev *View) *View {
 	return v
 }
 
-// Index is the log index of the last command in the View.
+// Index returns the log index of the last command in the View.
 func (v *View) Index() uint64 { return v.v.meta.Index }
 
-// Time is the newest stamp of any command so far.
+// Time returns the newest time stamp of all commands so far.
 func (v *View) Time() time.Time { return v.v.meta.Time }
 
-// Settings are the limits and waiting times in force.
+// Settings returns the limits and waiting times in force.
 func (v *View) Settings() ec2.Settings { return v.v.meta.Settings.WithDefaults() }
 
 // Changes returns what changed since the View that was given to ViewSince. A row that several
-// commands changed is in it once.
+// commands changed is in the Changes once.
 func (v *View) Changes() Changes {
 	if v.changes == nil {
 		return *allRowsAsNew(v.v)
@@ -100,8 +100,8 @@ func (v *View) JoinTokens() iter.Seq[*ec2.JoinToken] {
 	return rows[ec2.JoinToken](v.txn(), tableJoinToken, indexID, "")
 }
 
-// GossipKey is the key that the members encrypt their gossip with. The caller must not change
-// it.
+// GossipKey returns the key that the members encrypt their gossip with. The caller must not change
+// its bytes.
 func (v *View) GossipKey() []byte { return v.v.meta.GossipKey }
 
 func (v *View) Group(id ec2.GroupID) (*ec2.Group, bool) {

@@ -25,7 +25,8 @@ func (v *View) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// shorten cuts the longest sections until all have at most limit lines together.
+// shorten returns the sections. It cuts the longest ones until all together have at most limit
+// lines.
 func shorten(sections [][]string, limit int) [][]string {
 	shown := make([]int, len(sections))
 	total := 0

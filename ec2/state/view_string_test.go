@@ -28,7 +28,7 @@ func TestViewDescribesItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("the view is described differently:\n%s", diff)
+		t.Errorf("the description of the view (-want +got):\n%s", diff)
 	}
 }
 
@@ -48,6 +48,6 @@ func TestDescriptionOfAViewIsShort(t *testing.T) {
 		}
 	}
 	if got := NewState().View().String(); got != "state at index 0, 0001-01-01T00:00:00Z" {
-		t.Errorf("the empty state is described as %q", got)
+		t.Errorf("the empty state is described as %q, want its index 0 and the zero time", got)
 	}
 }

@@ -55,14 +55,15 @@ var reservedRanges = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/3"),
 }
 
-// validRange reports whether a VPC or a subnet can have the range: a canonical IPv4 block from /16
-// to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
+// validRange reports whether a VPC or a subnet can have the range p. It must be a canonical IPv4
+// block from /16 to /28 (Amazon VPC User Guide, "VPC CIDR blocks").
 func validRange(p netip.Prefix) bool {
 	return p.IsValid() && p.Addr().Is4() && p == p.Masked() && p.Bits() >= 16 && p.Bits() <= 28 &&
 		!slices.ContainsFunc(reservedRanges, p.Overlaps)
 }
 
-// addVPC gives a VPC its id and VNI, and makes its network, route table and default group.
+// addVPC gives a VPC its id and VNI, makes its network, route table and default group, and returns
+// the VPC.
 func (t *tx) addVPC(vpc ec2.VPC) (*ec2.VPC, error) {
 	count := 0
 	for range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(vpc.Account)+key(vpc.Region)) {
@@ -214,8 +215,9 @@ func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
 	return nil
 }
 
-// hasDependents returns EC2's error for a resource that others depend on. EC2 does not name them,
-// and users ask for them (hashicorp/terraform-provider-aws issue 1671), so our message does.
+// hasDependents returns EC2's error for a resource that other resources depend on. EC2's message
+// does not name those, but users ask for their names (hashicorp/terraform-provider-aws issue 1671),
+// so our message does.
 func hasDependents[ID ~string](kind string, id ID, dependents []string) *ec2.Error {
 	return ec2.Errorf("DependencyViolation", "The %s '%s' has dependencies and cannot be deleted. %s", kind, id, dependentObjects(dependents))
 }

@@ -8,8 +8,8 @@ import (
 	"palisade/ec2"
 )
 
-// defaultCIDR is the range of every default VPC. It has one /20 subnet for each zone (Amazon VPC
-// User Guide, "Default VPC components").
+// defaultCIDR is the range of every default VPC. A default VPC has one /20 subnet for each zone
+// (Amazon VPC User Guide, "Default VPC components").
 var defaultCIDR = netip.MustParsePrefix("172.31.0.0/16")
 
 const defaultSubnetBits = 20
@@ -124,8 +124,8 @@ func (t *tx) addDefaultSubnets(zone string) {
 	}
 }
 
-// zones returns the availability zones of a region, by name: those of its nodes. If no zone has a
-// name of the region, all zones serve it, as for launches.
+// zones returns the availability zones of the nodes in a region, sorted by name. If the name of no
+// zone begins with the region, all zones serve the region, as for launches.
 func (t *tx) zones(region ec2.Region) []string {
 	own := t.hasNodes(region)
 	var zones []string
@@ -138,7 +138,7 @@ func (t *tx) zones(region ec2.Region) []string {
 	return slices.Compact(zones)
 }
 
-// hasZone reports whether a member is in the zone.
+// hasZone reports whether any member is in the zone.
 func (t *tx) hasZone(zone string) bool {
 	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
 		if n.Member() && n.Zone == zone {
@@ -167,8 +167,8 @@ func (t *tx) defaultIn(vpc *ec2.VPC, zone string) *ec2.Subnet {
 	return nil
 }
 
-// defaultSubnet returns the subnet for a launch that names none: the default subnet of the zone, or
-// without a zone the one with the fewest interfaces.
+// defaultSubnet returns the subnet for a launch that names none: the default subnet of the zone or,
+// if zone is "", the default subnet with the fewest interfaces.
 func (t *tx) defaultSubnet(account ec2.AccountID, region ec2.Region, zone string) (*ec2.Subnet, error) {
 	vpc := t.defaultVPC(account, region)
 	if vpc == nil {

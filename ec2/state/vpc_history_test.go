@@ -158,8 +158,8 @@ func randomInterfaceRequest(rng *rand.Rand, v *View, account ec2.AccountID, subn
 	return nil
 }
 
-// A State and a copy that is restored in between stay equal. A refused request changes nothing, and
-// networks keep their invariants after each command.
+// A State and a copy, which is restored from a snapshot now and then, stay equal. A refused request
+// changes nothing, and networks keep their invariants after each command.
 func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 	for seed := range uint64(8) {
 		a, b := NewState(), NewState()
@@ -189,12 +189,12 @@ func TestSameLogMakesSameStateOfNetworks(t *testing.T) {
 			}
 			if n%50 == 49 {
 				if b, err = Restore(bytes.NewReader(snapshotOf(t, b))); err != nil {
-					t.Fatalf("seed %d: %v", seed, err)
+					t.Fatalf("seed %d: restore a snapshot: %v", seed, err)
 				}
 			}
 			checkNetworks(t, a.View())
 			if t.Failed() {
-				t.Fatalf("seed %d, after %T %+v\n%v", seed, req, req, a.View())
+				t.Fatalf("seed %d: the errors above came after %T %+v\n%v", seed, req, req, a.View())
 			}
 		}
 		if x, y := snapshotOf(t, a), snapshotOf(t, b); !bytes.Equal(x, y) {
@@ -212,7 +212,7 @@ func checkNetworks(t *testing.T, v *View) {
 	numbers := make(map[ec2.VNI]bool)
 	for n := range v.Networks() {
 		if vpc, ok := v.VPC(n.VPC); n.VPC != "" && (!ok || vpc.VNI != n.VNI || vpc.CIDR != n.Prefix) {
-			t.Errorf("network %+v belongs to VPC %+v", n, vpc)
+			t.Errorf("network %+v belongs to VPC %+v, want one with the same VNI and range", n, vpc)
 		}
 		numbers[n.VNI] = true
 	}
@@ -228,12 +228,12 @@ func checkNetworks(t *testing.T, v *View) {
 				defaults++
 			}
 			if g, ok := v.Group(vpc.Group); !ok || g.Name != defaultGroup || g.VPC != vpc.ID || !numbers[vpc.VNI] {
-				t.Errorf("VPC %+v has default group %+v, and its network exists: %v", vpc, g, numbers[vpc.VNI])
+				t.Errorf("VPC %+v has default group %+v, want a group named default in that VPC; the network of the VPC exists: %v, want true", vpc, g, numbers[vpc.VNI])
 			}
 			checkSubnets(t, v, vpc)
 		}
 		if defaults > 1 {
-			t.Errorf("%s has %d default VPCs", account, defaults)
+			t.Errorf("account %s has %d default VPCs, want at most 1", account, defaults)
 		}
 		for tag := range v.TagsOf(account, east) {
 			if !owned(tag.Resource) {
@@ -270,16 +270,16 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 		}
 		for _, a := range rt.Associations {
 			if s, ok := v.Subnet(a.Subnet); !ok || s.VPC != vpc.ID || associated[a.Subnet] {
-				t.Errorf("table %s is associated with subnet %s, which is %+v", rt.ID, a.Subnet, s)
+				t.Errorf("table %s is associated with subnet %s, which is %+v; want a subnet of the same VPC with one association", rt.ID, a.Subnet, s)
 			}
 			associated[a.Subnet] = true
 		}
 		if !slices.IsSortedFunc(rt.Routes, byDestination) {
-			t.Errorf("the routes of %s are not sorted: %v", rt.ID, rt.Routes)
+			t.Errorf("the routes of table %s are not sorted: %v", rt.ID, rt.Routes)
 		}
 	}
 	if mains != 1 {
-		t.Errorf("%s has %d main tables", vpc.ID, mains)
+		t.Errorf("VPC %s has %d main tables, want 1", vpc.ID, mains)
 	}
 }
 
@@ -289,19 +289,19 @@ func checkElastic(t *testing.T, v *View, e *ec2.ElasticAddress) {
 	t.Helper()
 	row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, e.Public))
 	if row == nil || row.Allocation != e.ID || row.inQuarantine() {
-		t.Errorf("elastic address %+v has the address row %+v", e, row)
+		t.Errorf("elastic address %+v has the address row %+v, want its own, not in quarantine", e, row)
 	}
 	if e.Association == "" {
 		return
 	}
 	eni, ok := v.Interface(e.Interface)
 	if !ok || !slices.Contains(eni.Addresses(), ec2.AddressPair{Private: e.Private, Public: e.Public}) {
-		t.Errorf("elastic address %+v is associated with interface %+v", e, eni)
+		t.Errorf("elastic address %+v is associated with interface %+v, which does not have it", e, eni)
 	}
 }
 
-// checkPublic checks that each public address of an interface is leased to it, or is an elastic
-// address associated with it.
+// checkPublic checks that each public address of an interface is leased to the interface, or is an
+// elastic address that is associated with the interface.
 func checkPublic(t *testing.T, v *View, eni *ec2.Interface) {
 	t.Helper()
 	for _, p := range eni.Addresses() {
@@ -310,11 +310,11 @@ func checkPublic(t *testing.T, v *View, eni *ec2.Interface) {
 		}
 		row := first[address](v.txn(), tableAddress, indexID, addressKey(publicVNI, p.Public))
 		if row == nil || row.inQuarantine() {
-			t.Errorf("interface %+v has public address %s with the row %+v", eni, p.Public, row)
+			t.Errorf("interface %+v has public address %s with the address row %+v, want one that is not in quarantine", eni, p.Public, row)
 			continue
 		}
 		if e, ok := v.ElasticAddress(row.Allocation); row.Interface != eni.ID && (!ok || e.Interface != eni.ID || e.Private != p.Private) {
-			t.Errorf("interface %+v has public address %s with the row %+v and elastic address %+v", eni, p.Public, row, e)
+			t.Errorf("interface %+v has public address %s with the address row %+v and elastic address %+v, want one of them to name the interface", eni, p.Public, row, e)
 		}
 	}
 }

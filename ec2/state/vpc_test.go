@@ -47,7 +47,7 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 	vpc := r.defaultVPC()
 	v := r.state.View()
 	if vpc.CIDR != cidr("172.31.0.0/16") || !vpc.DNSSupport || !vpc.DNSHostnames {
-		t.Errorf("the default VPC is %+v", vpc)
+		t.Errorf("the default VPC is %+v, want 172.31.0.0/16 with DNS support and host names", vpc)
 	}
 	if got, want := r.subnets(vpc.ID), "172.31.0.0/20 us-east-1a, 172.31.16.0/20 us-east-1b"; got != want {
 		t.Errorf("the subnets of the default VPC are %s, want %s", got, want)
@@ -55,22 +55,22 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 	for s := range v.SubnetsIn(vpc.ID) {
 		rt := v.RouteTableOf(s)
 		if !s.MapPublic || !s.Default || rt == nil || rt.ID != vpc.RouteTable || len(rt.Routes) != 1 || rt.Routes[0].Destination != allIPv4 {
-			t.Errorf("subnet %+v has route table %+v", s, rt)
+			t.Errorf("subnet %+v has route table %+v, want a default, public subnet and the main table with a default route", s, rt)
 			continue
 		}
 		if g, ok := v.InternetGateway(rt.Routes[0].Gateway); !ok || g.VPC != vpc.ID {
-			t.Errorf("the default route leads to gateway %+v", g)
+			t.Errorf("the default route leads to gateway %+v, want one that is attached to the VPC", g)
 		}
 	}
 	n, ok := v.Network(vpc.VNI)
 	if !ok || n.VPC != vpc.ID || n.Prefix != vpc.CIDR || n.VNI == 1 || len(n.Pools)+len(n.PublicPools) != 0 {
-		t.Errorf("the network of the default VPC is %+v", n)
+		t.Errorf("the network of the default VPC is %+v, want the range of the VPC, a VNI of its own and no pools", n)
 	}
 	if g, ok := v.Group(vpc.Group); !ok || g.Name != "default" || g.VPC != vpc.ID || len(g.Rules) != 2 || g.Rules[0].Source.Group.ID != g.ID || g.Rules[1].Direction != ec2.Egress {
-		t.Errorf("the default group of the default VPC is %+v", g)
+		t.Errorf("the default group of the default VPC is %+v, want ingress from itself and all egress", g)
 	}
 	for id := range v.VPCsOf(albert, east) {
-		t.Errorf("a Classic account has VPC %s", id.ID)
+		t.Errorf("a Classic account has VPC %s, want none", id.ID)
 	}
 
 	west := ec2.Region("us-west-2")
@@ -82,7 +82,7 @@ func TestVPCAccountHasADefaultVPCInEachRegion(t *testing.T) {
 	r.must(&PutNetwork{ec2.Network{VNI: 203, Region: west, Prefix: cidr("10.0.0.0/8")}})
 	there, ok := r.state.View().DefaultVPC(dev, west)
 	if !ok || r.subnets(there.ID) != "172.31.0.0/20 us-west-2c" {
-		t.Errorf("the default VPC of a new region is %+v", there)
+		t.Errorf("the default VPC of a new region is %+v, want it with the subnet 172.31.0.0/20 in us-west-2c", there)
 	}
 	if there.VNI == vpc.VNI {
 		t.Error("two VPCs have the same VNI")
@@ -138,7 +138,7 @@ func TestNodeJoinsWhenDefaultVPCHasNoRoomForASubnet(t *testing.T) {
 	before := r.subnets(vpc.ID)
 	r.must(&PutNode{ec2.Node{ID: "node3", Zone: "us-east-1c"}})
 	if after := r.subnets(vpc.ID); after != before {
-		t.Errorf("subnets are %s, were %s", after, before)
+		t.Errorf("the subnets are %s, want them unchanged: %s", after, before)
 	}
 	r.refused(&CreateDefaultSubnet{dev, east, "us-east-1c"}, "InsufficientFreeAddressesInVpc")
 }
@@ -182,14 +182,14 @@ func TestVPCsMayOverlapAndNeverShareAVNI(t *testing.T) {
 	r := newVPCReplay(t)
 	a, b := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	if a.VNI == b.VNI || a.VNI == 1 || b.VNI == 1 {
-		t.Errorf("the VPCs have VNIs %d and %d; EC2-Classic has 1", a.VNI, b.VNI)
+		t.Errorf("the VPCs have VNIs %d and %d, want different ones and not the 1 of EC2-Classic", a.VNI, b.VNI)
 	}
 	r.must(&DeleteVPC{albert, east, b.ID})
 	if c := r.vpc(albert, "10.0.0.0/16"); c.VNI == b.VNI || c.VNI == a.VNI {
 		t.Errorf("VNI %d of a deleted VPC is used again", c.VNI)
 	}
 	if a.DNSHostnames || !a.DNSSupport {
-		t.Errorf("a new VPC is %+v", a)
+		t.Errorf("a new VPC is %+v, want DNS support and no host names", a)
 	}
 	for _, block := range []string{"10.0.0.0/8", "10.0.0.0/15", "10.0.0.0/29", "10.0.0.1/24", "127.0.0.0/16", "169.254.0.0/16", "0.0.0.0/16", "224.0.0.0/16", "240.0.0.0/24", "2001:db8::/28"} {
 		r.refused(&CreateVPC{Account: albert, Region: east, CIDR: cidr(block)}, "InvalidVpc.Range")
@@ -217,7 +217,7 @@ func TestNetworkOfAVPCChangesItsModeOnly(t *testing.T) {
 	vpc := r.vpc(albert, "10.0.0.0/16")
 	r.must(&PutNetwork{ec2.Network{VNI: vpc.VNI, Region: east, VPC: vpc.ID, Prefix: cidr("192.168.0.0/16"), Mode: ec2.TrackStrict}})
 	if n, _ := r.state.View().Network(vpc.VNI); n.Mode != ec2.TrackStrict || n.Prefix != vpc.CIDR {
-		t.Errorf("the network is %+v", n)
+		t.Errorf("the network is %+v, want mode strict and the range %s", n, vpc.CIDR)
 	}
 	r.refused(&PutNetwork{ec2.Network{VNI: 77, Region: east, VPC: "vpc-0a1b2c3d", Prefix: cidr("10.0.0.0/16")}}, "InvalidVpcID.NotFound")
 }
@@ -228,7 +228,7 @@ func TestVPCAttributesAreModified(t *testing.T) {
 	r.must(&ModifyVPC{Account: albert, Region: east, VPC: vpc.ID, DNSHostnames: new(true)})
 	r.must(&ModifyVPC{Account: albert, Region: east, VPC: vpc.ID, DNSSupport: new(false)})
 	if now, _ := r.state.View().VPC(vpc.ID); !now.DNSHostnames || now.DNSSupport {
-		t.Errorf("the VPC is %+v", now)
+		t.Errorf("the VPC is %+v, want host names and no DNS support", now)
 	}
 	r.refused(&ModifyVPC{albert, east, vpc.ID, new(true), new(true)}, "InvalidParameterCombination")
 	r.refused(&ModifyVPC{Account: albert, Region: east, VPC: vpc.ID}, "MissingParameter")
