@@ -60,9 +60,9 @@ func allocateAddress(c *call, r *allocateAddressRequest) (*allocateAddressAnswer
 	return &allocateAddressAnswer{addressText(e.Public), vpcDomain, e.ID, publicPool, c.region}, nil
 }
 
-// check refuses elastic addresses of EC2-Classic, where an interface keeps the public
-// address of its lease. A request of an EC2-Classic account without a domain is for such an
-// address.
+// check returns an error for a request that asks for an elastic address of EC2-Classic,
+// where an interface keeps the public address of its lease. An EC2-Classic account asks for
+// one if it names no domain.
 func (r *allocateAddressRequest) check(c *call) error {
 	if err := refuseAskedFor(c.action, []askedFor{
 		{"Address", r.Address != ""},

@@ -23,8 +23,7 @@ const (
 	localSource = "unix socket"
 )
 
-// newAudit makes the audit record of a request: who sent it, from where, with which
-// parameters.
+// newAudit returns the Audit of a request: who sent it, from where, with which parameters.
 func newAudit(c *call, r *http.Request, p *wire.Param) *ec2.Audit {
 	a := &ec2.Audit{
 		Account:   c.account,

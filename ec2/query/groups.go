@@ -144,7 +144,8 @@ func groupKey(g *ec2.Group) string { return string(g.ID) }
 
 func isGroupID(text string) bool { return ec2.CheckGroupID(ec2.GroupID(text)) == nil }
 
-// groupsAfter yields the caller's groups with ids greater than after, sorted by id.
+// groupsAfter returns a sequence of the caller's groups with ids greater than after, sorted
+// by id.
 func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
 	return func(yield func(*ec2.Group) bool) {
 		for g := range c.view.GroupsFrom(c.account, c.region, ec2.GroupID(after)) {
@@ -155,8 +156,8 @@ func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
 	}
 }
 
-// selectGroups yields the named groups with ids greater than after, sorted by id. A group
-// that does not exist or that the caller does not own is an error.
+// selectGroups returns a sequence of the named groups with ids greater than after, sorted
+// by id. A group that does not exist or that the caller does not own is an error.
 func (c *call) selectGroups(ids []ec2.GroupID, names []string, after string) (iter.Seq[*ec2.Group], error) {
 	var selectors []state.GroupSelector
 	for _, id := range ids {

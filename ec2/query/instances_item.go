@@ -198,7 +198,8 @@ func newMetadataItem(m ec2.MetadataOptions) metadataItem {
 	return item
 }
 
-// activeInterface returns the primary interface of an instance if its lease is active.
+// activeInterface returns the primary interface of an instance, and whether its lease is
+// active.
 func (c *call) activeInterface(i *ec2.Instance) (*ec2.Interface, bool) {
 	eni, ok := c.view.Interface(i.Interface)
 	return eni, ok && eni.State == ec2.Active

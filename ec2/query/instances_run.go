@@ -112,7 +112,7 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 	return &runInstancesAnswer{c.newReservation(made)}, nil
 }
 
-// network reads the groups, addresses and interfaces of a launch.
+// The method network copies the groups, addresses and interfaces of the request to run.
 func (r *runInstancesRequest) network(run *state.RunInstances) (err error) {
 	for _, id := range r.GroupIDs {
 		if err := ec2.CheckGroupID(id); err != nil {

@@ -201,8 +201,8 @@ type addressParam struct {
 	Primary bool   `wire:"Primary"`
 }
 
-// spec reads the properties of an interface to create. The primary address may be a
-// parameter of its own or in the list of addresses.
+// The method spec returns the properties of an interface to create. The primary address may
+// be a parameter of its own or in the list of addresses.
 func (s interfaceSpec) spec() (spec state.InterfaceSpec, err error) {
 	if s.Type != "" && s.Type != "interface" {
 		return spec, ec2.Errorf("UnsupportedOperation", "Network interfaces of type %s are not served here", wire.Quote(s.Type))

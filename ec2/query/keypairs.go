@@ -67,7 +67,7 @@ func createKeyPair(c *call, r *createKeyPairRequest) (*createKeyPairAnswer, erro
 	return &createKeyPairAnswer{made.Name, made.Fingerprint, string(pem.EncodeToMemory(pair.private)), made.ID, c.tags(string(made.ID))}, nil
 }
 
-// storeKeyPair stores the public key of a pair.
+// storeKeyPair stores the public key of a pair and returns the stored KeyPair.
 func (c *call) storeKeyPair(name, fingerprint string, public ssh.PublicKey, specifications []tagSpecification) (*ec2.KeyPair, error) {
 	tags, err := tagsFor(specifications, "key-pair")
 	if err != nil {

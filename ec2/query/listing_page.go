@@ -80,8 +80,8 @@ func (p paged) limit() (int, error) {
 	return *p.MaxResults, nil
 }
 
-// checkNoIDs refuses a request that gives both ids and MaxResults. In the message,
-// parameter is the name of the ids.
+// checkNoIDs returns an error for a request that gives both ids and MaxResults. In the
+// message, parameter is the name of the ids.
 func (p paged) checkNoIDs(ids int, parameter string) error {
 	if ids > 0 && p.MaxResults != nil {
 		return ec2.Errorf("InvalidParameterCombination", "The parameter %s cannot be used with the parameter maxResults", parameter)

@@ -37,8 +37,8 @@ type deleteTagsRequest struct {
 	Tags      []tagSelectorParam `wire:"Tag"`
 }
 
-// A tagSelectorParam selects tags by key. A nil Value selects any value, an empty one only
-// the empty value.
+// A tagSelectorParam selects tags by key. A nil Value selects any value, an empty Value
+// only the empty one.
 type tagSelectorParam struct {
 	Key   string  `wire:"Key"`
 	Value *string `wire:"Value"`

@@ -62,8 +62,9 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 	return Result{}, nil
 }
 
-// checkSealed refuses a name that is taken and a secret that is not sealed with the cluster key.
-// Commands of earlier releases, which have a plain secret, pass: they were accepted then.
+// checkSealed returns an error for a name that another account has and for a secret that is not
+// sealed with the cluster key. A command with a plain secret passes, because an earlier release
+// wrote and accepted it.
 func (r *CreateAccount) checkSealed(t *tx) error {
 	if r.Secret != "" {
 		return nil

@@ -27,7 +27,7 @@ type address struct {
 	// enforce this index yet may still admit packets because of the groups of the last interface.
 	FreedIndex uint64 `json:",omitempty"`
 
-	Allocation ec2.AllocationID `json:",omitempty"` // the elastic address that it is; an account keeps it, so it is never in quarantine
+	Allocation ec2.AllocationID `json:",omitempty"` // set if the address is elastic; an account keeps it, so it is never in quarantine
 }
 
 func (a *address) inQuarantine() bool { return a.Interface == "" && a.Allocation == "" }

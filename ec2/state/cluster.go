@@ -2,7 +2,7 @@ package state
 
 import "palisade/ec2"
 
-// limits returns the settings in force.
+// limits returns the settings in force, with the default of each zero field.
 func (t *tx) limits() ec2.Settings { return t.meta.Settings.WithDefaults() }
 
 // Bootstrap gives a new cluster its seed, settings and gossip key. Ids are derived from Seed,

@@ -201,8 +201,8 @@ func (v *View) Rule(id ec2.RuleID) (*ec2.Group, *ec2.Rule, bool) {
 	return g, &g.Rules[ruleIndex(g, id)], true
 }
 
-// requireClassic refuses an account that is not on the EC2-Classic platform, and a region without
-// an EC2-Classic network.
+// requireClassic returns EC2's error for an account that is not on the EC2-Classic platform, and
+// for a region without an EC2-Classic network.
 func (t *tx) requireClassic(account ec2.AccountID, region ec2.Region) error {
 	a := first[ec2.Account](t.Txn, tableAccount, indexID, key(account))
 	if a == nil {

@@ -136,9 +136,9 @@ func isValidText(text string) bool {
 	return len(text) <= 255 && strings.Trim(text, validTextChars) == ""
 }
 
-// groupLimit refuses a name that is taken and a group above the limits. In EC2-Classic the limit is
-// for an account in a region. In a VPC there is one limit for the VPC and one for all VPCs of the
-// account in the region.
+// groupLimit returns EC2's error if another group has the name of g, or if g would be above the
+// limits. In EC2-Classic the limit is for an account in a region. In a VPC there is one limit for
+// the VPC and one for all VPCs of the account in the region.
 func (t *tx) groupLimit(g *ec2.Group) error {
 	where := ""
 	if g.VPC != "" {
@@ -254,8 +254,9 @@ func (t *tx) addDefaultGroup(a *ec2.Account, region ec2.Region) {
 	t.addGroup(g)
 }
 
-// addVPCDefaultGroup gives a new VPC its default group. The group admits all packets of its own
-// members and all egress (Amazon VPC User Guide, "Default security groups").
+// addVPCDefaultGroup gives a new VPC its default group and returns the id of the group. The group
+// admits all packets of its own members and all egress (Amazon VPC User Guide, "Default security
+// groups").
 func (t *tx) addVPCDefaultGroup(v *ec2.VPC) ec2.GroupID {
 	g := &ec2.Group{
 		ID:          ec2.GroupID(t.meta.longID("sg", t.serial())),

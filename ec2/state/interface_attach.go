@@ -138,8 +138,8 @@ func (t *tx) isShuttingDown(id ec2.InstanceID) bool {
 	return first[ec2.Instance](t.Txn, tableInstance, indexID, key(id)).State == ec2.ShuttingDown
 }
 
-// beginDetach makes an interface at a node Draining. It is detached when the node reports that the
-// port is down.
+// beginDetach makes an interface at a node Draining. The interface is detached when the node
+// reports that the port is down.
 func (t *tx) beginDetach(was *ec2.Interface) {
 	eni, attachment := *was, *was.Attachment
 	attachment.Detaching = true

@@ -25,8 +25,8 @@ func (t *tx) newLeaser(n *ec2.Network) *leaser {
 	}
 }
 
-// lease gives the instance a new interface with new addresses. It returns false if a pool is
-// empty. A network without public pools leases private addresses only.
+// The method lease gives the instance a new interface with new addresses. It returns false if a
+// pool is empty. A network without public pools leases private addresses only.
 func (l *leaser) lease(i *ec2.Instance) bool {
 	private, ok := l.private.next()
 	if !ok {
@@ -62,7 +62,7 @@ func (l *leaser) lease(i *ec2.Instance) bool {
 	return true
 }
 
-// release deletes an interface. Its addresses go into quarantine.
+// release deletes an interface of EC2-Classic. Its addresses go into quarantine.
 func (t *tx) release(eni *ec2.Interface) {
 	t.del(tableInterface, eni)
 	t.quarantine(eni.VNI, eni.Private)

@@ -148,7 +148,7 @@ func indices(nics []*nic) []int {
 	return list
 }
 
-// chooseSubnets finds the subnet of each interface. All must be in one zone of one VPC.
+// chooseSubnets sets the subnet of each interface. All subnets must be in one zone of one VPC.
 func (r *RunInstances) chooseSubnets(t *tx, nics []*nic) error {
 	leasers := make(map[ec2.SubnetID]*subnetLeaser)
 	zone := r.Zone
@@ -195,8 +195,8 @@ func (r *RunInstances) subnet(t *tx, x *nic, zone string) (*ec2.Subnet, error) {
 	return t.defaultSubnet(r.Account, r.Region, zone)
 }
 
-// resolveGroups finds the groups in r.Groups, for the only interface. A group name means a group of
-// the default VPC (EC2 API Reference, "RunInstances").
+// resolveGroups sets the groups of the only interface to those that r.Groups names. A group name
+// means a group of the default VPC (EC2 API Reference, "RunInstances").
 func (r *RunInstances) resolveGroups(t *tx, nics []*nic) error {
 	if len(r.Interfaces) > 0 || len(r.Groups) == 0 {
 		return nil

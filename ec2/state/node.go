@@ -43,8 +43,8 @@ func (r *PutNode) apply(t *tx) (Result, error) {
 	return t.putNode(&n)
 }
 
-// putNode checks and puts the row of a node. No two members may have the same address, no two
-// nodes the same key, and one voter must remain.
+// putNode checks the row of a node and puts it into its table. No two members may have the same
+// address, no two nodes the same key, and one voter must remain.
 func (t *tx) putNode(n *ec2.Node) (Result, error) {
 	switch {
 	case n.Role != "" && n.Role != ec2.Voter && n.Role != ec2.NonVoter:
@@ -80,7 +80,7 @@ func (t *tx) admit(n *ec2.Node) {
 }
 
 // FenceNode excludes a node that is lost or not trusted any more, without its help. Its leases end,
-// the addresses go into quarantine, and the gossip key is replaced. A second fence of the node
+// their addresses go into quarantine, and the gossip key is replaced. A second fence of the node
 // changes nothing. The last voter cannot be fenced. Result: Node, Instances.
 //
 // The running instances of the node become Stopped, not Terminated, so that users can start them

@@ -85,9 +85,10 @@ func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 	return nil
 }
 
-// ruleLimit refuses more rules than a group may have. In EC2-Classic the limit is for the whole
-// group, in a VPC for each direction and each address family (Amazon VPC User Guide, "Amazon VPC
-// quotas"). There are no IPv6 rules here, so all rules of a direction count for IPv4.
+// ruleLimit returns EC2's error if a group may not have that many more rules. In EC2-Classic the
+// limit is for the whole group, in a VPC for each direction and each address family (Amazon VPC
+// User Guide, "Amazon VPC quotas"). There are no IPv6 rules here, so all rules of a direction count
+// for IPv4.
 func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction, more int) error {
 	count, limit := len(g.Rules), t.limits().RulesPerGroup
 	if g.VPC != "" {
@@ -207,8 +208,8 @@ func (t *tx) described(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, 
 	return unknown, nil
 }
 
-// groupForRules returns the group that a request for rules names. It refuses egress rules in
-// EC2-Classic.
+// groupForRules returns the group that a request for rules names, or EC2's error, also for egress
+// rules in EC2-Classic.
 func (t *tx) groupForRules(account ec2.AccountID, region ec2.Region, sel GroupSelector, direction ec2.Direction) (*ec2.Group, error) {
 	g, err := t.group(account, region, sel)
 	if err != nil {

@@ -40,7 +40,7 @@ type State struct {
 type version struct {
 	db   *memdb.MemDB // a snapshot, which later commands do not change
 	meta *meta
-	tail *delta // changes of this command; the next command links its own to it
+	tail *delta // the changes of the command; the next command links its delta here
 }
 
 // meta is the one row about the whole State. Each command writes it in the same transaction as

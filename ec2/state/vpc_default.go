@@ -72,8 +72,8 @@ func (t *tx) ensureDefaultVPC(a *ec2.Account, region ec2.Region) error {
 	return err
 }
 
-// addDefaultVPC makes a VPC with an internet gateway, a default route to it, and a public subnet in
-// each zone.
+// addDefaultVPC makes a VPC with an internet gateway, a default route to the gateway, and a public
+// subnet in each zone. It returns the VPC.
 func (t *tx) addDefaultVPC(account ec2.AccountID, region ec2.Region) (*ec2.VPC, error) {
 	vpc, err := t.addVPC(ec2.VPC{Account: account, Region: region, CIDR: defaultCIDR, Default: true, DNSSupport: true, DNSHostnames: true})
 	if err != nil {
