@@ -11,13 +11,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// atOnce is how many commands of one `all` run at the same time.
+// atOnce bounds the commands of one `all` that run at the same time.
 const atOnce = 10
 
-// cmdAll runs a command in each of several namespaces at once. A tier in the command excludes the
-// instance that runs it, so that each instance scans the others. The stdout matchers of the next
-// lines check the outputs of all, one after the other. The story shows each distinct line with its
-// count.
+// cmdAll runs a command in each of several namespaces at once. If the command names a tier, each instance
+// gets the tier without itself, so that each scans the others. The stdout matchers of the next lines
+// check the joined outputs. The story shows each distinct line with its count.
 func (p *player) cmdAll(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 || args[0] != "on" {
 		ts.Fatalf("usage: all on WHO CMD...")
@@ -60,7 +59,7 @@ func (p *player) cmdAll(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Stderr().Write(stderr.Bytes())
 	switch {
 	case p.ctx.Err() != nil:
-		ts.Fatalf("called off")
+		ts.Fatalf("the play was cancelled")
 	case len(differ) > 0 && neg:
 		ts.Fatalf("%s: succeeded on %d of %d, but must fail: %s", typed(args[2:]), len(differ), len(who), strings.Join(differ, "; "))
 	case len(differ) > 0:
@@ -71,7 +70,7 @@ func (p *player) cmdAll(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// namesOf returns the names of an instance that a word of a command may be.
+// namesOf returns the words by which a command may name an instance: its id and its addresses.
 func (p *player) namesOf(id string) []string {
 	for _, t := range p.tiers {
 		for _, m := range t {
@@ -83,11 +82,11 @@ func (p *player) namesOf(id string) []string {
 	return nil
 }
 
-// varying matches the parts in which lines of two instances differ: addresses, ids, times.
+// varying matches the parts of a line that differ from instance to instance: addresses, ids, times.
 var varying = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(:[0-9]{4,5})?|ip(-[0-9]+){4}|\bi-[0-9a-f]{8,}|[0-9]+ ms`)
 
-// tally lists the distinct lines of text with their counts. Lines that differ only in varying
-// parts count as equal. It omits nmap's headings and its lines that say a host is up.
+// tally returns the distinct lines of text with their counts. Lines that differ only in parts that varying
+// matches count as equal. tally omits nmap's headings and its lines that say that a host is up.
 func tally(text string) string {
 	var order []string
 	count, first := map[string]int{}, map[string]string{}

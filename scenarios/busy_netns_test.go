@@ -18,19 +18,19 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// TestBusyInstanceDoesNotSlowOthers is the short form of TestSoakBusyInstance.
+// TestBusyInstanceDoesNotSlowOthers is a short form of TestSoakBusyInstanceDoesNotSlowOthers.
 func TestBusyInstanceDoesNotSlowOthers(t *testing.T) {
 	newBusyTest(t).compare(3, 200)
 }
 
-// busyLoops starts 448 busy loops and then a fork bomb, which reaches the limit of 512 processes and goes
-// on trying. If the test is killed, the processes end after 15 minutes.
+// busyLoops is a Perl program that starts 448 busy loops and then a fork bomb. The bomb reaches the limit of
+// 512 processes and keeps trying to fork. If the test is killed, the processes end after 15 minutes.
 const busyLoops = `pipe R,W; alarm 900; for(1..448){if(!fork){alarm 900; close W; sysread R,$x,1; 1 while 1}}
 	close W; while(1){alarm 900 if defined($p=fork) and !$p}`
 
-// A busyTest is a lab of three nodes. One instance runs as many processes as it may have. As many run
-// outside, in a cgroup with the default weight. Either the inner or the outer processes are busy, while
-// two other instances exchange packets.
+// A busyTest is a lab of three nodes. One instance runs busyLoops, with as many processes as it may have. As
+// many processes run outside, in a cgroup with the default weight. By turns, the processes inside and those
+// outside are busy, while two other instances exchange packets.
 type busyTest struct {
 	*labtest.Lab
 	t               *testing.T
@@ -76,11 +76,11 @@ func newBusyTest(t *testing.T) *busyTest {
 	return b
 }
 
-// countElections returns how often a node became leader.
+// countElections returns how often any node became leader, by the nodes' logs.
 func (b *busyTest) countElections() (n int) {
 	logs, err := filepath.Glob("/var/lib/palisade/labs/" + b.Name + "/node*.log")
 	if err != nil || len(logs) == 0 {
-		b.t.Fatalf("logs of the nodes: %v, %v", logs, err)
+		b.t.Fatalf("found the node logs %v, error %v; want one or more", logs, err)
 	}
 	for _, path := range logs {
 		log, err := os.ReadFile(path)
@@ -96,17 +96,18 @@ func (b *busyTest) countElections() (n int) {
 func (b *busyTest) sameLeader() {
 	b.t.Helper()
 	if leader, elections := b.Status(b.t).Leader, b.countElections(); leader != b.leader || elections != b.elections {
-		b.t.Errorf("%s leads after %d elections; before it was %s after %d", leader, elections, b.leader, b.elections)
+		b.t.Errorf("%s leads after %d elections; want %s, the leader at the start, after %d", leader, elections, b.leader, b.elections)
 	}
 }
 
-// fewTicks is a round trip time that always passes. The kernel interrupts a process of one instance for
-// one of another only at its next tick, of up to 4 ms, but a process outside their cgroup at once.
+// fewTicks is a 99th percentile that always passes. When an instance must run, the kernel interrupts a process
+// outside the instances' cgroup at once, but a process of another instance only at its next tick. Ticks
+// are up to 4 ms apart.
 const fewTicks = 10 * time.Millisecond
 
-// compare measures round trips beside the inner and the outer crowd by turns. Beside the inner crowd the
-// 99th percentile may be twice as long as beside the outer one. Because other programs use the machine,
-// a comparison that fails is repeated up to twice.
+// compare measures round trips while the crowd inside the instance is busy, and while the crowd outside is, by
+// turns. The 99th percentile with the crowd inside may be twice as long as with the crowd outside. Because
+// other programs use the machine, compare repeats a failed comparison up to twice.
 func (b *busyTest) compare(rounds, pings int) {
 	b.t.Helper()
 	for try := range 3 {
@@ -121,13 +122,13 @@ func (b *busyTest) compare(rounds, pings int) {
 			break
 		}
 		if try == 2 {
-			b.t.Errorf("three times the 99th percentile beside a busy instance was more than twice that beside as many processes outside")
+			b.t.Errorf("in three comparisons, the 99th percentile of round trips beside a busy instance was more than twice as long as beside as many processes outside")
 		}
 	}
 	b.sameLeader()
 }
 
-// beside measures round trips while a crowd runs.
+// beside returns round trip times, measured while a crowd is busy.
 func (b *busyTest) beside(c *crowd, pings int) []time.Duration {
 	b.t.Helper()
 	c.signal(unix.SIGCONT)
@@ -135,7 +136,8 @@ func (b *busyTest) beside(c *crowd, pings int) []time.Duration {
 	return b.roundTrips(pings)
 }
 
-// roundTrips pings from one instance to another 100 times a second. A lost packet counts as 5 s.
+// roundTrips pings from one instance to another count times, 100 times a second, and returns the round trip
+// times. A lost packet counts as 5 s.
 func (b *busyTest) roundTrips(count int) []time.Duration {
 	b.t.Helper()
 	out, err := b.On(b.from, "ping", "-n", "-i", "0.01", "-c", strconv.Itoa(count), "-W", "5", b.to)
@@ -155,20 +157,21 @@ func (b *busyTest) roundTrips(count int) []time.Duration {
 	return took
 }
 
-// percentileOf returns a percentile of a list, which it does not change.
+// percentileOf returns a percentile of list. It does not change list.
 func percentileOf(list []time.Duration, percent int) time.Duration {
 	list = slices.Sorted(slices.Values(list))
 	return list[(len(list)*percent+99)/100-1]
 }
 
-// A crowd is a set of busy processes in one cgroup.
+// A crowd is a set of processes in one cgroup that run busyLoops.
 type crowd struct {
 	t    *testing.T
 	dir  string
 	size int
 }
 
-// startCrowd runs a command that starts busyLoops in dir, and waits until all processes exist.
+// startCrowd runs a command that starts busyLoops in the cgroup dir, and waits until their number no longer
+// grows. They are killed when t ends.
 func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 	t.Helper()
 	c := &crowd{t: t, dir: dir}
@@ -180,7 +183,7 @@ func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 		defer tick.Stop()
 		for deadline := time.Now().Add(labtest.Patience); len(c.signal(unix.SIGKILL)) > 0; <-tick.C {
 			if time.Now().After(deadline) {
-				t.Errorf("processes are left in %s", dir)
+				t.Errorf("busy processes are left in %s after %v of kills", dir, labtest.Patience)
 				break
 			}
 		}
@@ -200,7 +203,7 @@ func startCrowd(t *testing.T, dir string, cmd *exec.Cmd) *crowd {
 	}
 }
 
-// members returns the processes of the crowd. The cgroup may have others.
+// members returns the pids of the crowd. The cgroup may have other processes.
 func (c *crowd) members() (pids []int) {
 	procs, err := os.ReadFile(filepath.Join(c.dir, "cgroup.procs"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
@@ -215,8 +218,8 @@ func (c *crowd) members() (pids []int) {
 	return pids
 }
 
-// signal sends a signal to all members and returns them. It does so twice, for processes that were
-// started meanwhile.
+// signal sends a signal to all members twice, because they may start others meanwhile, and then returns the
+// members.
 func (c *crowd) signal(s syscall.Signal) []int {
 	for range 2 {
 		for _, pid := range c.members() {
@@ -226,7 +229,7 @@ func (c *crowd) signal(s syscall.Signal) []int {
 	return c.members()
 }
 
-// cgroupMount returns the mount point of the hierarchy with a controller, in either version.
+// cgroupMount returns the mount point of the cgroup hierarchy with a controller, of version 1 or 2.
 func cgroupMount(t *testing.T, controller string) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")

@@ -23,8 +23,8 @@ func rx(t *testing.T, in lab.InstanceStatus) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestNothingIsForwardedWithoutDaemon: while the daemon is stopped, dead or refuses to start, no packet
-// reaches an instance, even if a rule admits it. When the daemon runs again, admitted packets pass.
+// TestNothingIsForwardedWithoutDaemon checks that no packet reaches an instance while the daemon is stopped,
+// is dead or refuses to start, even if a rule admits it. When the daemon runs again, admitted packets pass.
 func TestNothingIsForwardedWithoutDaemon(t *testing.T) {
 	l := labtest.Up(t, "real")
 	server, fellow := l.Launch(t), l.Launch(t)
@@ -38,21 +38,21 @@ func TestNothingIsForwardedWithoutDaemon(t *testing.T) {
 			return err == nil
 		})
 		if out, err := l.On(fellow.ID, "ping", "-c", "1", "-W", "10", server.PrivateAddress); err != nil {
-			t.Errorf("%s another instance gets no answer: %v\n%s", when, err, out)
+			t.Errorf("%s, another instance gets no answer to its ping: %v\n%s", when, err, out)
 		}
 	}
 	closed := func(when string) {
 		t.Helper()
 		before := rx(t, server)
 		if out, err := l.On("laptop", "ncat", "-z", "-w", "1", server.PublicAddress, "22"); err == nil {
-			t.Errorf("%s port 22 is open to the laptop\n%s", when, out)
+			t.Errorf("%s, port 22 is open to the laptop:\n%s", when, out)
 		}
 		out, err := exec.Command("ip", "netns", "exec", fellow.Namespace, "ping", "-c", "3", "-i", "0.2", "-W", "1", server.PrivateAddress).CombinedOutput()
 		if err == nil {
-			t.Errorf("%s another instance gets an answer\n%s", when, out)
+			t.Errorf("%s, another instance gets an answer to its ping:\n%s", when, out)
 		}
 		if after := rx(t, server); after != before {
-			t.Errorf("%s the server received: %s packets, %s before", when, after, before)
+			t.Errorf("%s, the server received packets: its counter went from %s to %s", when, before, after)
 		}
 	}
 	opens("at first")
@@ -74,19 +74,20 @@ func TestNothingIsForwardedWithoutDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := l.Try("lab", "start", "node1"); err == nil || !strings.Contains(out, mark+" is damaged") {
-		t.Errorf("a daemon whose enforced index is damaged: %v\n%s", err, out)
+		t.Errorf("start of a daemon with a damaged enforced index: error %v, want one that says so; output:\n%s", err, out)
 	}
 	closed("while the daemon refuses to start")
 
-	// The error advises to remove the file, because the log is complete. The supervisor retries.
+	// The daemon's error says to remove the file if the log is complete, as it is here. The supervisor then
+	// starts the daemon again.
 	if err := os.Remove(mark); err != nil {
 		t.Fatal(err)
 	}
 	opens("when the daemon runs again")
 }
 
-// TestInstanceOfLabIsConfined runs the prober of package instance in an instance of a real lab. It tries
-// to reach the daemon's process and files.
+// TestInstanceOfLabIsConfined runs the test binary of package instance in an instance of a real lab. The
+// binary tries to reach the daemon's process and files.
 func TestInstanceOfLabIsConfined(t *testing.T) {
 	l := labtest.Up(t, "real")
 	probe := filepath.Join(t.TempDir(), "probe")
@@ -114,10 +115,10 @@ func TestInstanceOfLabIsConfined(t *testing.T) {
 			t.Fatalf("void: the file to reach does not exist: %v", err)
 		}
 		if out, err := l.On(in.ID, "/tmp/probe", "probe", fmt.Sprint(pid), secret); err != nil {
-			t.Errorf("with %s to reach: %v\n%s", secret, err, out)
+			t.Errorf("the prober that tried to reach %s: %v\n%s", secret, err, out)
 		}
 	}
 	if daemonOf(t, l) != pid {
-		t.Error("the daemon has been restarted")
+		t.Error("the daemon was restarted while the prober ran")
 	}
 }

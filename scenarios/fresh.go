@@ -10,8 +10,8 @@ import (
 )
 
 // cmdFresh resets the account to its state in a new lab: no instances, no key pairs, only the default
-// VPC, and only the default group with its initial rules. An interrupted story can then be played
-// again.
+// VPC, and only the default group with its initial rules. After that, an interrupted story can be
+// played again.
 func (p *player) cmdFresh(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: fresh")
@@ -45,7 +45,7 @@ func (p *player) clearInstances(ts *testscript.TestScript) error {
 		case len(left) == 1:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("not terminated in time: %v", left[1:])
+			return fmt.Errorf("instances not terminated in time: %v", left[1:])
 		case !asked:
 			p.narrator.note("clearing account %s: %s", p.account, typed(left))
 			if _, err := p.rows(ts, left...); err != nil {
@@ -57,7 +57,7 @@ func (p *player) clearInstances(ts *testscript.TestScript) error {
 	}
 }
 
-// clearGroups revokes all rules first, so that no rule refers to a group, then deletes the groups.
+// clearGroups revokes all rules, so that no rule refers to a group, and then deletes the groups.
 func (p *player) clearGroups(ts *testscript.TestScript) error {
 	rows, err := p.rows(ts, "ec2-describe-group")
 	if err != nil {
@@ -112,7 +112,8 @@ func (p *player) clearGroups(ts *testscript.TestScript) error {
 	return nil
 }
 
-// rows runs a tool as the account, without showing it, and returns the columns of its lines.
+// rows runs an ec2-* tool as the account and returns the columns of each line of its output. The story does
+// not show the tool.
 func (p *player) rows(ts *testscript.TestScript, args ...string) ([][]string, error) {
 	run := p.prepare(ts, append([]string{"run"}, args...))
 	var stdout, stderr bytes.Buffer

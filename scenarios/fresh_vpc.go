@@ -37,7 +37,7 @@ func (p *player) clearNetworks(ts *testscript.TestScript) error {
 	return nil
 }
 
-// clearVPC deletes a VPC and the resources in it, each before those that it depends on.
+// clearVPC deletes a VPC and the resources in it, each one before the resources that it depends on.
 func (p *player) clearVPC(ts *testscript.TestScript, vpc string) error {
 	for _, of := range []struct {
 		list, filter, title string

@@ -14,7 +14,7 @@ import (
 )
 
 // A heldCommand runs in the background and keeps a connection open while the script goes on. The
-// remote end of the connection echoes each line, or prints lines unasked.
+// remote end of the connection either echoes each line, or prints lines without being asked.
 type heldCommand struct {
 	who   string
 	cmd   *exec.Cmd
@@ -25,15 +25,15 @@ type heldCommand struct {
 	stdout, stderr tail
 }
 
-// A tail is the end of an output of a held command. The goroutine that copies the command's output
-// writes it, and the goroutine of the script reads it.
+// A tail keeps the last bytes that a held command printed. The goroutine that copies the command's output
+// writes to the tail, and the goroutine of the script reads it.
 type tail struct {
 	mu   sync.Mutex
 	text []byte        // the last tailBytes of the output
-	more chan struct{} // closed and replaced by each write
+	more chan struct{} // the next write closes it
 }
 
-// tailBytes bounds a tail; an answer is a short line.
+// tailBytes bounds a tail. It is enough, because an answer is a short line.
 const tailBytes = 64 << 10
 
 func (h *tail) Write(p []byte) (int, error) {
@@ -50,8 +50,8 @@ func (h *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// next reports whether the output so far contains text, and returns a channel that closes when
-// there is more output.
+// next reports whether the tail contains text, and returns a channel that closes when there is more
+// output.
 func (h *tail) next(text string) (bool, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -62,12 +62,12 @@ func (h *tail) next(text string) (bool, <-chan struct{}) {
 }
 
 const (
-	// answerWithin bounds the wait for an answer on a connection that works. The first answer
-	// includes the time to connect.
+	// answerWithin bounds the wait for an answer on a connection that works. The wait for the first
+	// answer includes the time to connect.
 	answerWithin = 15 * time.Second
 
-	// silentFor is how long a cut connection must deliver nothing: long enough for several
-	// retransmissions by either end.
+	// silentFor is how long a cut connection must deliver nothing. Either end retransmits several times
+	// within it.
 	silentFor = 3 * time.Second
 
 	// inFlight is how long a connection that was just cut may still deliver data that the programs
@@ -75,7 +75,7 @@ const (
 	inFlight = time.Second
 )
 
-// cmdHold starts a command in the background.
+// cmdHold starts a command in the background and keeps it under a name.
 func (p *player) cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: hold NAME on|run CMD...")
@@ -116,13 +116,13 @@ func (p *player) cmdAlive(ts *testscript.TestScript, neg bool, args []string) {
 		case <-deadline:
 			ts.Fatalf("connection %q: no echo of %q within %v", args[0], line, answerWithin)
 		case <-p.ctx.Done():
-			ts.Fatalf("called off")
+			ts.Fatalf("the play was cancelled")
 		}
 	}
 	p.narrator.note("connection %q: sent %q, echoed after %v", args[0], line, time.Since(begin).Round(time.Millisecond))
 }
 
-// cmdTalks waits until a held command prints something unasked.
+// cmdTalks waits until a held command prints something without being asked.
 func (p *player) cmdTalks(ts *testscript.TestScript, neg bool, args []string) {
 	h := p.heldNamed(ts, "talks", neg, args)
 	_, more := h.stdout.next("")
@@ -132,12 +132,12 @@ func (p *player) cmdTalks(ts *testscript.TestScript, neg bool, args []string) {
 	case <-time.After(answerWithin):
 		ts.Fatalf("connection %q: nothing received for %v", args[0], answerWithin)
 	case <-p.ctx.Done():
-		ts.Fatalf("called off")
+		ts.Fatalf("the play was cancelled")
 	}
 }
 
-// cmdDead sends a line to a held command and fails if the command prints anything, asked or
-// unasked.
+// cmdDead sends a line to a held command and fails if the command prints anything after that, an echo or
+// not.
 func (p *player) cmdDead(ts *testscript.TestScript, neg bool, args []string) {
 	h := p.heldNamed(ts, "dead", neg, args)
 	p.wait(ts, inFlight)
@@ -145,16 +145,16 @@ func (p *player) cmdDead(ts *testscript.TestScript, neg bool, args []string) {
 	line := h.typeLine(args[0])
 	select {
 	case <-more:
-		ts.Fatalf("connection %q: it still delivers data", args[0])
+		ts.Fatalf("connection %q still delivers data, want none", args[0])
 	case <-time.After(silentFor):
 		p.narrator.note("connection %q: sent %q, nothing received for %v", args[0], line, silentFor)
 	case <-p.ctx.Done():
-		ts.Fatalf("called off")
+		ts.Fatalf("the play was cancelled")
 	}
 }
 
-// cmdEnds waits until a held command ends, fails if the command failed, and shows its output. The
-// stdout matchers of the next lines check that output.
+// cmdEnds waits until a held command ends, and shows its output. It fails if the command failed. The stdout
+// matchers of the next lines check that output.
 func (p *player) cmdEnds(ts *testscript.TestScript, neg bool, args []string) {
 	h := p.heldNamed(ts, "ends", neg, args)
 	delete(p.held, args[0])
@@ -185,8 +185,8 @@ func (p *player) heldNamed(ts *testscript.TestScript, verb string, neg bool, arg
 	return h
 }
 
-// typeLine sends the next line, "NAME 1", "NAME 2" and so on, and returns it. A command that has
-// ended does not read it.
+// typeLine sends a line to the command and returns it: first "NAME 1", then "NAME 2" and so on. It ignores
+// an error, because a command that has ended does not read the line.
 func (h *heldCommand) typeLine(name string) string {
 	h.lines++
 	line := fmt.Sprintf("%s %d", name, h.lines)

@@ -19,18 +19,18 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// newLab names a lab after this process. Up makes it.
+// newLab returns a lab that is not up, with suffix and the pid of this process in its name.
 func newLab(t *testing.T, palisade, suffix string) *labtest.Lab {
 	t.Helper()
 	return labtest.New(t, palisade, fmt.Sprintf("real%d%s", os.Getpid(), suffix))
 }
 
-// daemonOf returns the process of the first node's daemon.
+// daemonOf returns the pid of the first node's daemon.
 func daemonOf(t *testing.T, l *labtest.Lab) int {
 	t.Helper()
 	pid := l.Status(t).Nodes[0].PID
 	if pid == 0 {
-		t.Fatal("the daemon does not run")
+		t.Fatal("the daemon of node1 does not run")
 	}
 	return pid
 }
@@ -42,8 +42,8 @@ func sendSignal(t *testing.T, pid int, s syscall.Signal) {
 	}
 }
 
-// traces lists the machine's resources whose names contain the name of one of these labs: namespaces,
-// cgroups, files, mounts, sockets and processes; and all devices in the machine's own namespace.
+// traces lists resources of the machine: the namespaces, cgroups, files, mounts, sockets and processes whose
+// names contain the name of one of labs, and all devices in the machine's own namespace.
 func traces(t *testing.T, labs ...*labtest.Lab) []string {
 	t.Helper()
 	ours := func(text string) bool {
@@ -98,8 +98,8 @@ func traces(t *testing.T, labs ...*labtest.Lab) []string {
 	return all
 }
 
-// processes returns the command line and the cgroups of each process, except zombies, which have no
-// command line.
+// processes returns the command line and the cgroups of each process, by pid. It leaves out zombies, which
+// have no command line.
 func processes(t *testing.T) map[int]string {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -123,8 +123,8 @@ func processes(t *testing.T) map[int]string {
 	return all
 }
 
-// TestLabDownRemovesEverything runs two labs side by side; the name of one is the beginning of the
-// other's. Whatever was killed before, `lab down` removes everything of its own lab and nothing of the
+// TestLabDownRemovesEverything runs two labs, of which one has a name that begins with the name of the other.
+// Whichever process was killed before, `lab down` removes everything of its own lab and nothing of the
 // other.
 func TestLabDownRemovesEverything(t *testing.T) {
 	netnstest.NeedRoot(t)
@@ -140,10 +140,10 @@ func TestLabDownRemovesEverything(t *testing.T) {
 			a.Up(t)
 			in := a.Launch(t)
 			if in.PrivateAddress != n.instance.PrivateAddress || in.PublicAddress != n.instance.PublicAddress {
-				t.Errorf("addresses %s %s; the first of the other lab are %s %s", in.PrivateAddress, in.PublicAddress, n.instance.PrivateAddress, n.instance.PublicAddress)
+				t.Errorf("the first instance has the addresses %s %s, want those of the first instance in the other lab, %s %s", in.PrivateAddress, in.PublicAddress, n.instance.PrivateAddress, n.instance.PublicAddress)
 			}
 			if len(minus(traces(t, a, b), n.traces)) < 10 {
-				t.Fatal("void: the resources of a running lab are not found")
+				t.Fatal("void: the function traces finds less than 10 resources of a running lab")
 			}
 			tt.damage(t, a)
 			a.Do(t, "lab", "down")
@@ -160,9 +160,9 @@ func TestLabDownRemovesEverything(t *testing.T) {
 			up := exec.CommandContext(ctx, palisade, "lab", "up", "--name", a.Name, "--port", fmt.Sprint(labtest.FreePort(t)), "--nodes", fmt.Sprint(1+2*(i%2)))
 			err := up.Run()
 			cancel()
-			t.Logf("killed after %d/6 of %v: %v, %d traces", i+1, whole, err, len(minus(traces(t, a, b), n.traces)))
+			t.Logf("lab up, killed after %d/6 of %v: error %v; it left %d resources", i+1, whole, err, len(minus(traces(t, a, b), n.traces)))
 			if i%2 == 0 {
-				a.Up(t) // removes what the killed one left
+				a.Up(t) // removes what the killed `lab up` left
 				a.Launch(t)
 			}
 			a.Do(t, "lab", "down")
@@ -171,11 +171,11 @@ func TestLabDownRemovesEverything(t *testing.T) {
 	})
 	b.Do(t, "lab", "down")
 	if after := traces(t, a, b); !slices.Equal(after, before) {
-		t.Errorf("not removed:\n%s\nmissing:\n%s", strings.Join(minus(after, before), "\n"), strings.Join(minus(before, after), "\n"))
+		t.Errorf("after both labs went down, these resources are left:\n%s\nthese were there before and are missing:\n%s", strings.Join(minus(after, before), "\n"), strings.Join(minus(before, after), "\n"))
 	}
 }
 
-// damages are the states of a lab that `lab down` must clear.
+// damages are what is done to a lab before `lab down`, which must remove it nevertheless.
 var damages = []struct {
 	name   string
 	damage func(*testing.T, *labtest.Lab)
@@ -210,24 +210,24 @@ var damages = []struct {
 type neighbour struct {
 	a, b     *labtest.Lab
 	instance lab.InstanceStatus // of b
-	traces   []string           // while only b runs
+	traces   []string           // of both labs, while only b runs
 }
 
-// check fails t if anything of a is left, or anything of b is gone.
+// check fails t if anything of lab a is left, or anything of lab b is gone.
 func (n *neighbour) check(t *testing.T, when string) {
 	t.Helper()
 	now := traces(t, n.a, n.b)
 	if extra := minus(now, n.traces); len(extra) > 0 {
-		t.Errorf("%s, not removed:\n%s", when, strings.Join(extra, "\n"))
+		t.Errorf("%s, these resources are left:\n%s", when, strings.Join(extra, "\n"))
 	}
 	if missing := minus(n.traces, now); len(missing) > 0 {
-		t.Errorf("%s, missing from the other lab:\n%s", when, strings.Join(missing, "\n"))
+		t.Errorf("%s, the other lab has lost these resources:\n%s", when, strings.Join(missing, "\n"))
 	}
 	if out, err := n.b.On(n.instance.ID, "uname", "-n"); err != nil {
-		t.Errorf("%s, the other lab's instance: %v\n%s", when, err, out)
+		t.Errorf("%s, a command in the other lab's instance fails: %v\n%s", when, err, out)
 	}
 	if out, err := n.b.On("laptop", "ping", "-c", "1", "-W", "10", "198.18.0.1"); err != nil {
-		t.Errorf("%s, the other lab's network: %v\n%s", when, err, out)
+		t.Errorf("%s, a ping in the other lab fails: %v\n%s", when, err, out)
 	}
 }
 

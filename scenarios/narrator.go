@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A narrator prints the story: the comment of each step, each command as a person would type it,
-// its output as it comes, and a summary.
+// A narrator prints a story: the comment of each step, each command as a person would type it, the output of
+// the command while it runs, and a summary.
 type narrator struct {
 	out    io.Writer
 	colour bool
@@ -44,7 +44,7 @@ func (n *narrator) say(text string) {
 	fmt.Fprintln(n.out, n.style(bold, "# "+text))
 }
 
-// command prints a command behind the prompt of who.
+// command prints a command behind a prompt that names who.
 func (n *narrator) command(who, text string) {
 	fmt.Fprintf(n.out, "%s %s\n", n.style(green, who+"$"), n.style(bold, text))
 }
@@ -78,9 +78,9 @@ func (n *narrator) sumUp(stories []Scenario, took time.Duration) {
 	}
 }
 
-// An outputWriter prints the output of one command, indented, as it comes. Two goroutines write
-// to it: one for standard output, one for standard error. While a command prints nothing, a
-// terminal shows the elapsed seconds.
+// An outputWriter prints the output of one command, indented, while the command runs. Two goroutines write to
+// it: one for standard output, one for standard error. If the output is a terminal, it shows the elapsed
+// seconds while the command prints nothing.
 type outputWriter struct {
 	out   io.Writer
 	begun time.Time
@@ -99,8 +99,8 @@ func (n *narrator) outputWriter() *outputWriter {
 	return w
 }
 
-// runTicks prints the elapsed seconds until end is called. A progress bar of a library would draw
-// from its own goroutines, between the lines of the output.
+// runTicks prints the elapsed seconds until the method end is called. There is no progress bar of a library,
+// because its goroutines would draw between the lines of the output.
 func (w *outputWriter) runTicks() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -151,7 +151,7 @@ func (w *outputWriter) clear() {
 	}
 }
 
-// end completes a last line without a newline. Nothing is written afterwards.
+// end ends the last line if it has no newline yet. Nothing may be written after end.
 func (w *outputWriter) end() {
 	close(w.quit)
 	w.mu.Lock()

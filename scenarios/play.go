@@ -17,12 +17,12 @@ import (
 
 // Config says in which lab a scenario is played, and where its output goes.
 type Config struct {
-	Palisade string        // path of the binary that runs the lab; default: the running binary. Another version may lack commands of the script
-	Lab      string        // name of the lab, which must be up; default "lab". Its accounts are emptied
+	Palisade string        // path of the binary that runs the lab; default: the running binary. A binary of another version may lack commands of the script
+	Lab      string        // name of the lab, which must be up; default "lab". Scripts delete the resources of its accounts
 	Out      io.Writer     // receives the story as it happens; required
 	Colour   bool          // Out is a terminal that shows colours; default false. Other outputs would contain escape sequences
 	Pause    func() error  // called before each step except the first; nil: no pause
-	Limit    time.Duration // of the run time of one command; default 1 min. A lower limit fails commands on a slow machine
+	Limit    time.Duration // bounds the run time of one command; default 1 min. With a lower limit commands fail on a slow machine
 
 	// OnCommand is called with each command before it runs in the namespace of who; nil: not called.
 	OnCommand func(who string, argv ...string)
@@ -31,9 +31,9 @@ type Config struct {
 // ErrDiffers is in Play's error if the result of a step differs from the script.
 var ErrDiffers = errors.New("the result differs from the script")
 
-// Play plays s in a lab that is up. It returns after the last step, or after the first step whose
-// result differs. Background commands of the script have ended then. Instances stay in the lab
-// unless the script terminates them.
+// Play plays s in a lab that is up. It returns after the last step, or after the first step whose result
+// differs from the script. When it returns, all background commands of the script have ended. Instances
+// stay in the lab unless the script terminates them.
 func Play(ctx context.Context, s Scenario, c Config) error {
 	if c.Palisade == "" {
 		exe, err := os.Executable()
@@ -90,7 +90,8 @@ func PlayAll(ctx context.Context, stories []Scenario, c Config) error {
 	return nil
 }
 
-// conclude prints the steps that passed, or the step that failed and the reason.
+// conclude prints the summary of a story that passed, or the step that failed and the reason. It returns the
+// error of Play.
 func (p *player) conclude(s Scenario, st *stage, took time.Duration) error {
 	if p.ctx.Err() != nil {
 		return fmt.Errorf("play %s: %w", s.Name, context.Cause(p.ctx))
@@ -105,13 +106,14 @@ func (p *player) conclude(s Scenario, st *stage, took time.Duration) error {
 	return nil
 }
 
-// A stage is the testscript.T of Play, which is not a test: it keeps the log and the result.
+// A stage is a testscript.T that keeps the log and the result. Play needs it, because no *testing.T exists
+// outside tests.
 type stage struct {
 	log    strings.Builder
 	failed bool
 }
 
-// Run calls f on a new goroutine, which FailNow may end, and waits for it.
+// Run calls f on a new goroutine, because FailNow ends its goroutine, and waits for it.
 func (s *stage) Run(_ string, f func(testscript.T)) {
 	done := make(chan struct{})
 	go func() {
@@ -131,7 +133,7 @@ func (s *stage) Fatal(args ...any) {
 	s.FailNow()
 }
 
-// Skip fails: a story that was not played proves nothing.
+// Skip fails the story, because a story that was not played proves nothing.
 func (s *stage) Skip(args ...any) { s.Fatal(args...) }
 
 func (s *stage) Log(args ...any) { fmt.Fprintln(&s.log, args...) }
@@ -151,7 +153,7 @@ func (s *stage) reason() string {
 		if !ok {
 			continue
 		}
-		// Keep the name and line of the script, without the temporary directory.
+		// Leave out the temporary directory before the script's name.
 		if at, rest, ok := strings.Cut(text, ".txtar:"); ok {
 			text = filepath.Base(at) + ".txtar:" + rest
 		}

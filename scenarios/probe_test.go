@@ -20,18 +20,18 @@ import (
 	"palisade/internal/netns"
 )
 
-// A prober sends single packets from the network namespace of an instance. Each is the first of a new
-// connection: up to 1,000 a second, a source port is used again only after a minute. It has raw sockets,
-// so a probe costs one system call and is not retransmitted. The sequence number of a SYN is the
-// number of the probe; the instance's kernel resets the answer, which closes the connection at both
-// ends. The payload of a datagram is its number.
+// A prober sends single packets, called probes, from the network namespace of an instance. Each is the first
+// packet of a new connection: at up to 1,000 probes a second, a source port is used again only after a
+// minute. The sockets are raw, so a probe costs one system call and is not retransmitted. The sequence
+// number of a SYN is the number of the probe. The sender's kernel answers the SYN-ACK with a reset, which
+// closes the connection at both ends. The payload of a datagram is the number of the probe.
 type prober struct {
 	from netip.Addr
 	tcp  *net.IPConn
 	udp  *net.IPConn
 }
 
-// The source ports of probes, which are used by turns.
+// The source ports of probes, which a prober uses in turn.
 const (
 	firstProbePort = 1024
 	probePorts     = 1<<16 - firstProbePort
@@ -48,7 +48,7 @@ func newProber(namespace string, from netip.Addr) (*prober, error) {
 			g.tcp.Close()
 			return err
 		}
-		// Answers are not read.
+		// The buffers are minimal, because nobody reads answers.
 		return errors.Join(g.tcp.SetReadBuffer(1), g.udp.SetReadBuffer(1))
 	})
 	if err != nil {
@@ -72,12 +72,12 @@ func proberAt(t *testing.T, in lab.InstanceStatus) *prober {
 
 func probePort(number uint32) uint16 { return uint16(firstProbePort + number%probePorts) }
 
-// syn sends a SYN with this number, from the next source port.
+// syn sends the probe with this number as a SYN. The number gives the source port.
 func (g *prober) syn(to netip.AddrPort, number uint32) error {
 	return g.segment(probePort(number), to, number, flagSYN)
 }
 
-// segment sends a TCP segment without data.
+// segment sends the probe with this number as a TCP segment from a source port, without data.
 func (g *prober) segment(port uint16, to netip.AddrPort, number uint32, flags byte) error {
 	var s [20]byte
 	binary.BigEndian.PutUint16(s[0:], port)
@@ -90,7 +90,7 @@ func (g *prober) segment(port uint16, to netip.AddrPort, number uint32, flags by
 	return err
 }
 
-// datagram sends a UDP datagram with this number.
+// datagram sends the probe with this number as a UDP datagram. The number gives the source port.
 func (g *prober) datagram(to netip.AddrPort, number uint32) error {
 	var d [12]byte
 	binary.BigEndian.PutUint16(d[0:], probePort(number))
@@ -106,7 +106,7 @@ const (
 	flagSYN = 0x02
 	flagACK = 0x10
 
-	// probeWindow marks segments of probes.
+	// probeWindow is the window in the segments of probes, by which a receiver knows them.
 	probeWindow = 31337
 )
 
@@ -130,15 +130,15 @@ func checksum(from, to netip.Addr, protocol byte, data []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// An arrival is a probe that has arrived.
+// An arrival is a probe that has arrived, as the receiver sees it.
 type arrival struct {
 	from   netip.Addr
 	port   uint16 // of the sender
 	number uint32
 }
 
-// watch calls seen, on new goroutines, for every segment and datagram of a probe to port that arrives in
-// the network namespace of in, until t ends.
+// watch calls seen for every probe to port that arrives in the network namespace of in, TCP or UDP, until t
+// ends. It makes the calls on two new goroutines.
 func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival)) {
 	t.Helper()
 	address := netip.MustParseAddr(in.PrivateAddress)
@@ -194,8 +194,8 @@ func watch(t *testing.T, in lab.InstanceStatus, port uint16, seen func(arrival))
 	})
 }
 
-// pace calls shoot every interval until ctx ends. It locks its thread and sleeps itself, because the
-// runtime's timers are up to a millisecond late. It does not catch up on missed intervals.
+// pace calls shoot every interval until ctx ends. It locks its thread and calls nanosleep, because the
+// runtime's timers are up to a millisecond late. It skips intervals that it missed.
 func pace(ctx context.Context, interval time.Duration, shoot func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -204,15 +204,15 @@ func pace(ctx context.Context, interval time.Duration, shoot func()) {
 		next = next.Add(interval)
 		if wait := time.Until(next); wait > 0 {
 			rest := unix.NsecToTimespec(wait.Nanoseconds())
-			_ = unix.Nanosleep(&rest, nil) // after a signal, one probe is early
+			_ = unix.Nanosleep(&rest, nil) // a signal ends the sleep early; then one probe is early
 		} else {
 			next = time.Now()
 		}
 	}
 }
 
-// A series is a list of probes from one instance to one port of another, with the time at which each was
-// sent and whether it arrived. The mutex guards the lists; it is held while a probe is sent.
+// A series is a list of probes from one instance to one port of another. It has the time at which each was
+// sent, and whether it arrived. The mutex guards the lists; runSYNs holds it while it sends a probe.
 type series struct {
 	prober *prober
 	to     netip.AddrPort
@@ -223,8 +223,8 @@ type series struct {
 	errors  int // probes that could not be sent; they are in neither list
 }
 
-// runSYNs sends SYNs until ctx ends. It holds the mutex while it sends, because a probe must be in the list
-// before it arrives.
+// runSYNs sends a SYN every interval until ctx ends. It holds the mutex while it sends, because a probe must
+// be in the list before the method seen records its arrival.
 func (s *series) runSYNs(ctx context.Context, interval time.Duration) {
 	pace(ctx, interval, func() {
 		s.mu.Lock()
@@ -238,7 +238,7 @@ func (s *series) runSYNs(ctx context.Context, interval time.Duration) {
 	})
 }
 
-// seen records an arrival.
+// seen records that a probe arrived.
 func (s *series) seen(a arrival) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,7 +261,8 @@ func (s *series) len() int {
 	return len(s.sent)
 }
 
-// first returns when the first probe that arrived was sent, from this number on.
+// first looks for the first probe with this number or a higher one that arrived. It returns the time at which
+// that probe was sent, or false if none arrived.
 func (s *series) first(number int) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -273,7 +274,8 @@ func (s *series) first(number int) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// last returns when the last probe that arrived was sent, from this number on.
+// last looks for the last probe with this number or a higher one that arrived. It returns the time at which
+// that probe was sent, or false if none arrived.
 func (s *series) last(number int) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,7 +287,7 @@ func (s *series) last(number int) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// gaps returns the times between each probe and the next.
+// gaps returns the times between the sending of each probe and the next.
 func (s *series) gaps() []time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +298,8 @@ func (s *series) gaps() []time.Duration {
 	return gaps
 }
 
-// refused returns how many probes from one number to another did not arrive, after the first that did.
+// refused returns how many of the probes with the numbers from up to, but not including, to did not arrive. It
+// counts from the first probe that arrived on.
 func (s *series) refused(from, to int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

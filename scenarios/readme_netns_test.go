@@ -17,10 +17,10 @@ import (
 )
 
 // TestReadmeCommandsPrintWhatReadmeShows runs the commands of README.md in their order, in one shell, and
-// compares their output with README.md. It does not run `make`, because labtest builds the binary;
-// `make demo`, which plays two of TestScenarios' stories; and Mary's story, whose output TestScenarios
-// compares. The lab and the namespace cache have other names than in README.md, and the lab another
-// port, so that the test does not touch those of the machine.
+// compares their output with README.md. It leaves out `make`, because labtest builds the binary; `make
+// demo`, which plays two stories that TestEveryScenarioPasses plays; and Mary's story, whose output
+// TestEveryScenarioPasses compares. The lab, its port and the namespace cache differ from README.md, so
+// that the test does not touch a lab or namespace that the machine may have.
 func TestReadmeCommandsPrintWhatReadmeShows(t *testing.T) {
 	netnstest.NeedRoot(t)
 	l := labtest.New(t, labtest.Build(t), fmt.Sprintf("readme%d", os.Getpid()))
@@ -29,7 +29,7 @@ func TestReadmeCommandsPrintWhatReadmeShows(t *testing.T) {
 	names := strings.NewReplacer(" cache", " "+l.Name+"cache", "--lab lab ", "--lab "+l.Name+" ", ":8773", fmt.Sprintf(":%d", port))
 	all, _ := readTranscripts(t)
 	if len(all) < 25 {
-		t.Fatalf("%d commands are found in README.md", len(all))
+		t.Fatalf("README.md has %d commands, want 25 or more", len(all))
 	}
 	r := &reader{bound: map[string]string{}}
 	for _, s := range all {
@@ -58,7 +58,7 @@ func TestReadmeCommandsPrintWhatReadmeShows(t *testing.T) {
 // maryCommand is the command of README.md that plays Mary's story.
 const maryCommand = "bin/palisade scenario run mary"
 
-// compareMary compares the output of Mary's story with README.md.
+// compareMary fails t if the output of Mary's story is not as README.md shows it.
 func compareMary(t testing.TB, output string) {
 	t.Helper()
 	all, _ := readTranscripts(t)
@@ -68,17 +68,18 @@ func compareMary(t testing.TB, output string) {
 			return
 		}
 	}
-	t.Errorf("README.md does not show %s", maryCommand)
+	t.Errorf("README.md does not show the command %s", maryCommand)
 }
 
-// A shell runs the commands of README.md in a directory with bin/palisade.
+// A shell is a process sh that runs the commands of README.md. Its directory has bin/palisade.
 type shell struct {
 	in  io.Writer
 	out *bufio.Scanner
 }
 
-// wrapper is bin/palisade: it gives each command the name of the lab, and `lab up` a port. The
-// `lab exec` of README.md has a command behind --, which takes no further option.
+// wrapper is the script bin/palisade, which runs the real binary. It appends --name with the lab's name to
+// each command, and --port to `lab up`. For `lab exec` it inserts --name before --, because the words
+// behind -- are the command that it runs.
 const wrapper = `#!/bin/sh
 case "$1 $2" in
 "lab up") exec '%[1]s' "$@" --name %[2]s --port %[3]d ;;
@@ -125,7 +126,7 @@ func newShell(t *testing.T, l *labtest.Lab, port int) *shell {
 	return &shell{in, bufio.NewScanner(out)}
 }
 
-// run runs a line of shell and returns its output and exit status.
+// run runs one line in the shell and returns its output and its exit status, such as "0".
 func (s *shell) run(t *testing.T, line string) (output, status string) {
 	t.Helper()
 	const end = "exit status of the command: "
@@ -137,6 +138,6 @@ func (s *shell) run(t *testing.T, line string) (output, status string) {
 		}
 		b.WriteString(s.out.Text() + "\n")
 	}
-	t.Fatalf("the shell ended in %s: %v", line, s.out.Err())
+	t.Fatalf("the shell ended while it ran the line %s: %v", line, s.out.Err())
 	return "", ""
 }

@@ -16,14 +16,14 @@ type transcript struct {
 	lines   []string
 }
 
-// readTranscripts returns the commands of README.md, and the targets of make that it names.
+// readTranscripts returns the transcripts in README.md, and the targets of make that README.md names.
 func readTranscripts(t testing.TB) (all []transcript, targets []string) {
 	t.Helper()
 	text, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	shown := false // the lines below belong to the last command
+	shown := false // true: indented lines belong to the last command
 	for line := range strings.Lines(string(text)) {
 		line, indented := strings.CutPrefix(strings.TrimRight(line, "\n"), "    ")
 		switch command, ok := strings.CutPrefix(line, "$ "); {
@@ -47,10 +47,11 @@ func readTranscripts(t testing.TB) (all []transcript, targets []string) {
 
 var targetSpan = regexp.MustCompile("`make ([a-z-]+)`")
 
-// A reader compares transcripts with real output. An id in README.md stands for the first id of its kind
-// in that place of the output. Times, MACs, new account numbers, and who leads may differ.
+// A reader compares transcripts with real output. An id in README.md may differ from the real one, which is the
+// id of the same kind in the same place of the output. Times, MACs, numbers of new accounts and the
+// name of the leader may differ too.
 type reader struct {
-	bound map[string]string // by the value in README.md
+	bound map[string]string // real ids, by the id in README.md
 }
 
 var (
@@ -58,7 +59,7 @@ var (
 	variable = regexp.MustCompile(`\.\.\.|\b(i|r|sg|sgr|eni|subnet|vpc)-[0-9a-f]{8,17}\b|\b02(:[0-9a-f]{2}){5}\b|\b\d{4}-\d\d-\d\dT[0-9:]+Z\b|\baccount \d{12}\b|\bnode\d leads\b|\bleader\b|\bfollower\b`)
 )
 
-// command returns a command of README.md with the real ids.
+// command returns a command of README.md with its ids replaced by the real ones.
 func (r *reader) command(text string) string {
 	return variable.ReplaceAllStringFunc(text, func(v string) string {
 		if real, ok := r.bound[v]; ok {
@@ -68,8 +69,8 @@ func (r *reader) command(text string) string {
 	})
 }
 
-// compare fails t unless the output has all lines of the transcript, in their order. The output may
-// have more lines. "..." stands for any text. The width of spaces is ignored.
+// compare fails t unless output has all lines of the transcript, in their order. The output may have more
+// lines. "..." in the transcript stands for any text. One space equals several.
 func (r *reader) compare(t testing.TB, s transcript, output string) {
 	t.Helper()
 	left := strings.Split(output, "\n")
@@ -84,16 +85,17 @@ func (r *reader) compare(t testing.TB, s transcript, output string) {
 			left = left[1:]
 		}
 		if !found {
-			t.Errorf("$ %s\nREADME.md shows the line\n\t%s\nwhich is not in the output, or not in this place:\n%s", s.command, line, output)
+			t.Errorf("$ %s\nREADME.md shows the line\n\t%s\nwhich the output lacks, or has in another place:\n%s", s.command, line, output)
 			return
 		}
 	}
 }
 
-// matches reports whether a line of output is as README.md shows it, and binds its variables.
+// matches reports whether a line of output is as README.md shows it. If so, it keeps the real ids in
+// r.bound.
 func (r *reader) matches(want, got string) bool {
 	var pattern strings.Builder
-	var names []string // of the groups
+	var names []string // ids in README.md, one for each group of the pattern
 	at := 0
 	for _, m := range variable.FindAllStringIndex(want, -1) {
 		pattern.WriteString(regexp.QuoteMeta(want[at:m[0]]))
@@ -126,7 +128,7 @@ func (r *reader) matches(want, got string) bool {
 	return m != nil
 }
 
-func TestTranscriptIsCompared(t *testing.T) {
+func TestCompareIgnoresOnlyIdsSpacesAndFurtherLines(t *testing.T) {
 	const shown = "RESERVATION  r-8ae7c4f5  598916040194\nINSTANCE  i-80d1156e  pending ...\n...\n22/tcp open  ssh"
 	for _, tt := range []struct {
 		name, output string
@@ -142,16 +144,16 @@ func TestTranscriptIsCompared(t *testing.T) {
 		r := &reader{bound: map[string]string{}}
 		_, failed := labtest.Record(t, func(t testing.TB) { r.compare(t, transcript{lines: strings.Split(shown, "\n")}, tt.output) })
 		if failed == tt.same {
-			t.Errorf("%s: equal %v, want %v", tt.name, !failed, tt.same)
+			t.Errorf("%s: the comparison passed: %v, want %v", tt.name, !failed, tt.same)
 		}
 		if got := r.command("ec2-describe-instances i-80d1156e"); tt.same && got != "ec2-describe-instances i-22222222" {
-			t.Errorf("%s: the next command is %q", tt.name, got)
+			t.Errorf("%s: after the comparison, the command is %q, want it with the real id i-22222222", tt.name, got)
 		}
 	}
 }
 
-// TestReadmeNamesTargetsOfMake checks the targets by name. `make test` runs this test, so that the
-// targets cannot be run here.
+// TestReadmeNamesTargetsOfMake checks that the Makefile has the targets that README.md names. It cannot run
+// them, because `make test` runs this test.
 func TestReadmeNamesTargetsOfMake(t *testing.T) {
 	makefile, err := os.ReadFile("../Makefile")
 	if err != nil {
@@ -159,7 +161,7 @@ func TestReadmeNamesTargetsOfMake(t *testing.T) {
 	}
 	_, targets := readTranscripts(t)
 	if len(targets) < 8 {
-		t.Errorf("%d targets are found in README.md", len(targets))
+		t.Errorf("README.md names %d targets of make, want 8 or more", len(targets))
 	}
 	for _, target := range targets {
 		if target == "bin/palisade," { // of make without a target
@@ -177,6 +179,6 @@ func TestReadmeShowsCommandsOnlyInTranscripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, span := range regexp.MustCompile("`(?:bin/)?palisade [^`]*`").FindAllString(string(text), -1) {
-		t.Errorf("%s is not in a transcript, so no test runs it", span)
+		t.Errorf("README.md has the command %s outside of transcripts, so no test runs it", span)
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdScanned checks the last output, of nmap -oG -. It must list this number of hosts, each with
-// these ports open, or none, and all other scanned ports filtered. A closed port fails the check,
-// because the scan reached it.
+// cmdScanned checks the last output, which nmap -oG - printed. It must list this number of hosts. On each,
+// exactly the given ports must be open, and all other scanned ports filtered. A closed port fails the check,
+// because its host received the scan.
 func (p *player) cmdScanned(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 || args[1] != "open" {
 		ts.Fatalf("usage: scanned HOSTS open PORT,...|nothing")
@@ -40,12 +40,13 @@ func (p *player) cmdScanned(ts *testscript.TestScript, neg bool, args []string) 
 //	Host: 10.10.0.2 ()	Ports: 22/filtered/tcp//ssh///, 80/open/tcp//http///	Ignored State: filtered (98)
 var scannedHost = regexp.MustCompile(`(?m)^Host: (\S+) .*\t(Ports: .*|Status: Down.*)$`)
 
-// openPorts returns the open ports of such a line. A port that is neither open nor filtered is an error.
+// openPorts returns the open ports in a line that scannedHost matches, such as "22,80". It returns an error if
+// a port is neither open nor filtered.
 func openPorts(line string) (string, error) {
 	var open []string
 	list, rest, _ := strings.Cut(strings.TrimPrefix(line, "Ports: "), "\t")
 	if state, ok := strings.CutPrefix(rest, "Ignored State: "); ok && !strings.HasPrefix(state, "filtered ") {
-		return "", fmt.Errorf("the other ports are %s", state)
+		return "", fmt.Errorf("the ports that nmap does not list are %s, want filtered", state)
 	}
 	for entry := range strings.SplitSeq(list, ", ") {
 		fields := strings.Split(entry, "/")

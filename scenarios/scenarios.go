@@ -7,8 +7,8 @@
 // (go test ./scenarios) and a demonstration (palisade scenario run albert), which prints every
 // command and its output as it happens.
 //
-// In reading order: Scenario, a script; Play, which runs it; the commands of scripts, in
-// script.go, hold.go, tier.go, all.go and scanned.go; and the command that empties an account, in fresh.go.
+// In reading order: Scenario, a script; Play, which runs it; the commands of scripts, in script.go, hold.go,
+// tier.go, all.go and scanned.go; and the command that deletes the resources of an account, in fresh.go.
 package scenarios
 
 import (
@@ -27,7 +27,7 @@ var files embed.FS
 // A Scenario is one script.
 type Scenario struct {
 	Name       string   // "albert"
-	Title      string   // its first line
+	Title      string   // first line of the script
 	LabOptions []string // options of `palisade lab up` that it needs
 	script     []byte
 }
@@ -66,10 +66,10 @@ func Find(name string) (Scenario, error) {
 	return list[i], nil
 }
 
-// labOptions is the prefix of the comment with the options of the lab that a scenario needs.
+// labOptions is the start of the comment that lists the lab options a scenario needs.
 const labOptions = "# lab: "
 
-// parse reads the title and the lab options from the first comment of a script.
+// parse returns the scenario of a script. It reads the title and the lab options from the first comment.
 func parse(name string, data []byte) Scenario {
 	s := Scenario{Name: name, script: data}
 	for line := range strings.Lines(string(data)) {
@@ -86,9 +86,9 @@ func parse(name string, data []byte) Scenario {
 	return s
 }
 
-// narrated returns the script with its comments replaced by commands, line for line: "step"
-// for the first line of each comment, "say" for its other lines. The first comment of the file
-// is the title, not a step.
+// narrated returns the script with each comment replaced by commands, line for line: "step" for the first
+// line of a comment, "say" for its other lines. The first comment of the file is the title, so it
+// becomes "say" lines only.
 func (s Scenario) narrated() []byte {
 	archive := txtar.Parse(s.script)
 	lines := strings.Split(string(archive.Comment), "\n")

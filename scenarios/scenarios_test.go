@@ -17,8 +17,8 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestScenarios plays every scenario. Scenarios with equal lab options share a lab.
-func TestScenarios(t *testing.T) {
+// TestEveryScenarioPasses plays every scenario. Scenarios with equal lab options share a lab.
+func TestEveryScenarioPasses(t *testing.T) {
 	netnstest.NeedRoot(t)
 	list, err := List()
 	if err != nil {
@@ -43,7 +43,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// playIn plays a story in a lab. If the story fails, t prints its last lines and the lab's state.
+// playIn plays a story in a lab. If the story fails, t fails and prints the story's last lines and the lab's
+// state.
 func playIn(t testing.TB, l *labtest.Lab, s Scenario) {
 	t.Helper()
 	l.ReportFailure(t)
@@ -97,8 +98,8 @@ func TestFailingStoryPrintsPacketPortVerdictAndRule(t *testing.T) {
 		`log of node1:`, `log of node2:`, `log of node3:`)
 }
 
-// fakeBinary is a script instead of the binary: a lab without namespaces, whose `lab exec` runs the
-// command on this machine.
+// fakeBinary is a script that replaces the binary palisade. It acts like a lab without namespaces: its `lab
+// exec` runs the command on this machine.
 const fakeBinary = `#!/bin/sh
 case "$1 $2" in
 "lab status") echo '{"instances": [
@@ -110,7 +111,7 @@ case "$1 $2" in
 esac
 `
 
-// play plays a script with fakeBinary and returns the output.
+// play plays a script with fakeBinary and returns the story that was printed, and the error of Play.
 func play(t *testing.T, script string, c Config) (string, error) {
 	t.Helper()
 	c.Palisade = filepath.Join(t.TempDir(), "palisade")
@@ -193,12 +194,12 @@ func TestPlayFailsAtStepWithOtherResult(t *testing.T) {
 			got, err := play(t, "# Title.\n\n# Step 1.\n"+tc.line+"\n", Config{Limit: limit})
 			if tc.name == "skipped" {
 				if !errors.Is(err, ErrDiffers) {
-					t.Errorf("a skipped story passed: %v", err)
+					t.Errorf("Play of a skipped story returned the error %v, want %v", err, ErrDiffers)
 				}
 				return
 			}
 			if !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), tc.want) || strings.Contains(got, "Proven") {
-				t.Errorf("got %v, want %q\n%s", err, tc.want, got)
+				t.Errorf("Play returned the error %v, want one with %q and no \"Proven\" in the output:\n%s", err, tc.want, got)
 			}
 		})
 	}
@@ -209,7 +210,7 @@ func TestPlayPausesBetweenSteps(t *testing.T) {
 	_, err := play(t, "# Title.\n\n# One.\non laptop true\n\n# Two.\non laptop true\n\n# Three.\n",
 		Config{Pause: func() error { pauses++; return nil }})
 	if err != nil || pauses != 2 {
-		t.Errorf("%d pauses in three steps, %v", pauses, err)
+		t.Errorf("%d pauses in three steps, error %v; want 2 pauses and no error", pauses, err)
 	}
 }
 
@@ -228,7 +229,7 @@ func TestPlayEndsWhenContextEnds(t *testing.T) {
 		return len(p), nil
 	})
 	if err := Play(ctx, s, Config{Palisade: bin, Out: out}); !errors.Is(err, stop) {
-		t.Errorf("got %v, want %v", err, stop)
+		t.Errorf("Play returned the error %v, want the cause of the cancelled context, %v", err, stop)
 	}
 }
 
@@ -243,7 +244,7 @@ func TestEveryScenarioHasTitleAndSteps(t *testing.T) {
 	}
 	for _, s := range list {
 		if s.Title == "" || strings.HasPrefix(s.Title, "#") || !bytes.Contains(s.narrated(), []byte("\nstep ")) {
-			t.Errorf("%s: title %q, or no steps", s.Name, s.Title)
+			t.Errorf("scenario %s has no step or a bad title: %q", s.Name, s.Title)
 		}
 	}
 }

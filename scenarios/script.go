@@ -20,8 +20,8 @@ type player struct {
 	ctx      context.Context
 	config   Config
 	narrator narrator
-	account  string              // that `run` acts for
-	env      map[string][]string // an account's environment, by its name
+	account  string              // the account for run, shell and fresh
+	env      map[string][]string // environments of accounts, by the account's name
 	held     map[string]*heldCommand
 	tiers    map[string]tier
 }
@@ -102,8 +102,8 @@ func (p *player) cmdAccount(ts *testscript.TestScript, _ bool, args []string) {
 	p.account = args[0]
 }
 
-// cmdRun runs a command and shows its output as it comes. The stdout and stderr matchers of the
-// next lines check that output.
+// cmdRun returns the script command verb, one of on, run, shell and palisade. It runs a program and shows the
+// output while the program runs. The stdout and stderr matchers of the next lines check that output.
 func (p *player) cmdRun(verb string) command {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		run := p.prepare(ts, append([]string{verb}, args...))
@@ -120,8 +120,8 @@ func (p *player) cmdRun(verb string) command {
 	}
 }
 
-// cmdUntil repeats a command until it succeeds and its output matches. It shows the last attempt
-// only.
+// cmdUntil repeats a command until it succeeds and its output matches the pattern, or the time is over. It
+// shows the last attempt only.
 func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
 		ts.Fatalf("usage: until TIME REGEXP on|run CMD...")
@@ -155,10 +155,10 @@ func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// retryEvery is the pause between two attempts of until.
+// retryEvery is the pause between two attempts of the script command until.
 const retryEvery = 200 * time.Millisecond
 
-// wait waits for d, and fails the script if the play is cancelled.
+// wait waits for d. It fails the script if the play is cancelled meanwhile.
 func (p *player) wait(ts *testscript.TestScript, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -175,12 +175,12 @@ func (p *player) cmdCapture(ts *testscript.TestScript, neg bool, args []string) 
 	ts.Check(err)
 	m := re.FindStringSubmatch(ts.ReadFile("stdout"))
 	if len(m) < 2 {
-		ts.Fatalf("no match with a group for %#q in stdout", args[1])
+		ts.Fatalf("stdout has no match for %#q, or the pattern has no group", args[1])
 	}
 	ts.Setenv(args[0], m[1])
 }
 
-// A prepared command is ready to run, with the text that a person would type.
+// A prepared is a command that is ready to run, and the text that a person would type for it.
 type prepared struct {
 	who, text string
 	argv      []string
@@ -188,7 +188,7 @@ type prepared struct {
 	dir       string
 }
 
-// prepare makes a command of the words of on, run, shell or palisade.
+// prepare returns the command that words describe. The first word is on, run, shell or palisade.
 func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 	verb, args := words[0], p.expand(ts, words[1:], nil)
 	r := prepared{dir: ts.MkAbs(".")}
@@ -221,7 +221,7 @@ func (p *player) prepare(ts *testscript.TestScript, words []string) prepared {
 	return r
 }
 
-// exec runs r. After the configured limit it kills r with its children.
+// exec runs r and returns its error. After Config.Limit it kills r and the children of r.
 func (p *player) exec(r prepared, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithTimeout(p.ctx, p.config.Limit)
 	defer cancel()
@@ -234,7 +234,8 @@ func (p *player) exec(r prepared, stdout, stderr io.Writer) error {
 	return err
 }
 
-// start makes the process of r. When ctx ends, the process is killed with its children.
+// start returns a process for r, which the caller must start. When ctx ends, the process and its children
+// are killed.
 func (p *player) start(ctx context.Context, r prepared) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, r.argv[0], r.argv[1:]...)
 	cmd.Dir, cmd.Env = r.dir, r.env
@@ -244,8 +245,8 @@ func (p *player) start(ctx context.Context, r prepared) *exec.Cmd {
 	return cmd
 }
 
-// accountEnv returns the environment for commands of an account: that of a person who typed
-// eval "$(palisade lab env --account NAME)". It is read once.
+// accountEnv returns the environment for commands of an account, as eval "$(palisade lab env --account NAME)"
+// makes it in a shell. It asks the lab once and keeps the answer.
 func (p *player) accountEnv(name string) ([]string, error) {
 	if env, ok := p.env[name]; ok {
 		return env, nil

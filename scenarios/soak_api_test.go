@@ -33,12 +33,12 @@ type soakAPI struct {
 	network     *soakNetwork // nil: EC2-Classic
 }
 
-// api returns a client of the lab's front door.
+// api returns a client that calls the lab's front door as an account.
 func (l *soakLab) api(account string) *soakAPI {
 	l.t.Helper()
 	out, err := exec.Command(l.Palisade, "lab", "env", "--name", l.Name, "--account", account).Output()
 	if err != nil {
-		l.t.Fatalf("lab env: %v", err)
+		l.t.Fatalf("lab env --account %s: %v", account, err)
 	}
 	env := map[string]string{}
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
@@ -48,7 +48,7 @@ func (l *soakLab) api(account string) *soakAPI {
 	return newSoakAPI(l.t, env["AWS_ENDPOINT_URL"], env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], nil)
 }
 
-// at returns a client of one node with the same credentials, without the front door.
+// at returns a client with the same credentials that calls one node at its socket, not the front door.
 func (a *soakAPI) at(t *testing.T, socket string) *soakAPI {
 	return a.again(t, func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -63,7 +63,7 @@ func (a *soakAPI) again(t *testing.T, dial func(context.Context, string, string)
 	return b
 }
 
-// where returns where the groups are, for the log.
+// where says for the log whether the groups are in a VPC or in EC2-Classic.
 func (a *soakAPI) where() string {
 	if a.network != nil {
 		return "a VPC"
@@ -82,8 +82,8 @@ func newSoakAPI(t *testing.T, endpoint, access, secret string, dial func(context
 	}
 }
 
-// A refusal is an error answer of the API. With a status below 500 the request had no effect; otherwise
-// its effect is unknown.
+// A refusal is an error answer of the API. With a status below 500 the request had no effect. With another
+// status its effect is unknown.
 type refusal struct {
 	Status  int
 	Code    string `xml:"Errors>Error>Code"`
@@ -92,7 +92,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Message) }
 
-// call performs an action and returns the time at which the last byte of the answer was read.
+// call performs an action and decodes the answer into answer, unless that is nil. It returns the time at
+// which it had read the whole answer.
 func (a *soakAPI) call(action string, params url.Values, answer any) (time.Time, error) {
 	form := url.Values{"Action": {action}, "Version": {"2016-11-15"}}
 	for name, values := range params {
@@ -131,7 +132,7 @@ func (a *soakAPI) call(action string, params url.Values, answer any) (time.Time,
 	return at, nil
 }
 
-// group makes a security group.
+// group makes a security group with this name.
 func (a *soakAPI) group(name string) error {
 	params := url.Values{"GroupName": {name}, "GroupDescription": {"soak"}}
 	if a.network == nil {
@@ -161,7 +162,7 @@ type soakRule struct {
 // everythingLeaves is the initial egress rule of a group in a VPC.
 var everythingLeaves = soakRule{egress: true, protocol: "-1", cidr: "0.0.0.0/0"}
 
-// name sets the parameter for a group: its id in a VPC, its name in EC2-Classic.
+// name adds the parameter that identifies a group to params: its id in a VPC, its name in EC2-Classic.
 func (a *soakAPI) name(params url.Values, prefix, group string) {
 	if a.network != nil {
 		params.Set(prefix+"GroupId", a.network.id(group))
@@ -170,8 +171,8 @@ func (a *soakAPI) name(params url.Values, prefix, group string) {
 	}
 }
 
-// changeRules calls AuthorizeSecurityGroupIngress, RevokeSecurityGroupIngress or their Egress forms. All
-// rules must have the same direction.
+// changeRules calls AuthorizeSecurityGroupIngress, RevokeSecurityGroupIngress or the same for egress. change is
+// "Authorize" or "Revoke". All rules must have the same direction. It returns the time of the answer.
 func (a *soakAPI) changeRules(change, group string, rules []soakRule) (time.Time, error) {
 	params, direction := url.Values{}, "Ingress"
 	if rules[0].egress {
@@ -202,7 +203,8 @@ func (a *soakAPI) revoke(group string, rules ...soakRule) (time.Time, error) {
 	return a.changeRules("Revoke", group, rules)
 }
 
-// rules reads the rules of every group that have a CIDR, by group and ruleText.
+// rules returns those rules of all groups that have a CIDR. The keys are the group's name and the rule as
+// ruleText writes it.
 func (a *soakAPI) rules() (map[string]map[string]bool, error) {
 	type permission struct {
 		Protocol string `xml:"ipProtocol"`
@@ -245,7 +247,7 @@ func ruleText(r soakRule) string {
 	return fmt.Sprintf("%s %d %s %s", r.protocol, r.port, direction, r.cidr)
 }
 
-// groups makes security groups.
+// groups makes security groups with these names.
 func (l *soakLab) groups(api *soakAPI, names ...string) {
 	l.t.Helper()
 	for _, name := range names {

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// TestSoakIdle measures the processor time of the daemons of an idle cluster: without instances, and then
-// with one on each node.
-func TestSoakIdle(t *testing.T) {
+// TestSoakIdleDaemonsUseLittleProcessorTime measures the processor time of the daemons of an idle cluster:
+// first without instances, then with one instance on each node.
+func TestSoakIdleDaemonsUseLittleProcessorTime(t *testing.T) {
 	const (
 		during = 30 * time.Second
 		settle = 5 * time.Second // until elections, joins and launches have ended
@@ -42,12 +42,12 @@ func TestSoakIdle(t *testing.T) {
 		t.Logf("idle, %d nodes, %s: %.2f %% of one core by all daemons over %v (%v); limit %.0f %%",
 			len(l.nodes), with, percent, took.Round(time.Second), used, limit)
 		if percent > limit {
-			t.Errorf("with %s the daemons take %.2f %% of a core, at most %.0f", with, percent, limit)
+			t.Errorf("with %s the daemons take %.2f %% of one core, want at most %.0f %%", with, percent, limit)
 		}
 	}
 }
 
-// await waits for d.
+// await waits for d, or until t ends.
 func await(t *testing.T, d time.Duration) {
 	t.Helper()
 	timer := time.NewTimer(d)

@@ -18,18 +18,18 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// The tests TestSoak… are measurements: each checks a bound and logs, in one line, a row of
+// The tests TestSoak… are measurements. Each checks a bound, and logs its results in one line for
 // docs/PERFORMANCE.md. They need a machine without other load; `make soak` runs them.
 //
-// A soakLab is a lab whose test process itself calls the API (soak_api_test.go), and sends and receives
-// packets in the namespaces of the instances (probe_test.go), so that one clock times everything.
+// A soakLab is a lab for a measurement. The test process itself calls the API (soak_api_test.go), and sends and
+// receives packets in the namespaces of the instances (probe_test.go), so that one clock times everything.
 type soakLab struct {
 	*labtest.Lab
 	t     *testing.T
 	nodes []lab.NodeStatus // their status after `lab up`
 }
 
-// soakNodes returns the number of nodes: PALISADE_SOAK_NODES, 3 by default.
+// soakNodes returns the number of nodes for a lab: the value of PALISADE_SOAK_NODES, or 3.
 func soakNodes(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("PALISADE_SOAK_NODES")
@@ -43,8 +43,8 @@ func soakNodes(t *testing.T) int {
 	return n
 }
 
-// newSoakLab brings a lab up and takes it down when t ends. Each test has a fixed name, so that its next
-// run removes what a killed run left.
+// newSoakLab brings a lab up and takes it down when t ends. Each test has a fixed name for its lab, so that a
+// run of the test removes the lab that a killed run left.
 func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	t.Helper()
 	netnstest.NeedRoot(t)
@@ -54,7 +54,8 @@ func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	return l
 }
 
-// leader waits until there is a leader and the first five nodes are voters, and returns the leader.
+// leader waits until there is a leader and five nodes, or all if there are fewer, are voters. It returns the
+// leader's name.
 func (l *soakLab) leader() string {
 	l.t.Helper()
 	name := ""
@@ -73,7 +74,7 @@ func (l *soakLab) leader() string {
 	return name
 }
 
-// others returns the nodes except these.
+// others returns the names of all nodes except names.
 func (l *soakLab) others(names ...string) []string {
 	var others []string
 	for _, n := range l.nodes {
@@ -84,8 +85,8 @@ func (l *soakLab) others(names ...string) []string {
 	return others
 }
 
-// launchIn starts one instance of each group on each of nodes, and returns them by group and node when
-// they run.
+// launchIn starts one instance of each group on each of nodes. When all run, it returns them, by group and
+// node.
 func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[string]map[string]lab.InstanceStatus {
 	l.t.Helper()
 	placed := map[string]map[string]lab.InstanceStatus{}
@@ -133,12 +134,13 @@ func (l *soakLab) run(api *soakAPI, group, zone string, count int) []soakInstanc
 	l.t.Helper()
 	list, err := tryRun(api, group, zone, count)
 	if err != nil {
-		l.t.Fatalf("run %d in %s, zone %s: %v", count, group, zone, err)
+		l.t.Fatalf("run %d instances in group %s, zone %s: %v", count, group, zone, err)
 	}
 	return list
 }
 
-// tryRun starts instances. In EC2-Classic, without a zone, the cluster chooses the nodes.
+// tryRun starts count instances in a zone. In EC2-Classic the zone may be ""; then the cluster chooses the
+// nodes.
 func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error) {
 	params := url.Values{"ImageId": {webImage}, "MinCount": {fmt.Sprint(count)}, "MaxCount": {fmt.Sprint(count)}}
 	if n := api.network; n != nil {
@@ -157,7 +159,8 @@ func tryRun(api *soakAPI, group, zone string, count int) ([]soakInstance, error)
 	return answer.Instances, err
 }
 
-// must runs a command in the namespace of a node, an instance or a host, and fails the test if it fails.
+// must runs a command in the namespace of a node, an instance or a host. If the command fails, so does the
+// test.
 func (l *soakLab) must(who string, argv ...string) {
 	l.t.Helper()
 	if out, err := l.On(who, argv...); err != nil {
@@ -165,7 +168,7 @@ func (l *soakLab) must(who string, argv ...string) {
 	}
 }
 
-// inside runs fn in the network namespace of an instance. Sockets that fn makes stay in it.
+// inside runs fn in the network namespace of an instance. Sockets that fn makes stay in that namespace.
 func (l *soakLab) inside(in lab.InstanceStatus, fn func() error) {
 	l.t.Helper()
 	if err := netns.Do(in.Namespace, fn); err != nil {
@@ -173,7 +176,7 @@ func (l *soakLab) inside(in lab.InstanceStatus, fn func() error) {
 	}
 }
 
-// percentile returns the p-th percentile of a list, which it sorts.
+// percentile returns the p-th percentile of list, or 0 if list is empty. It sorts list.
 func percentile(list []time.Duration, p float64) time.Duration {
 	if len(list) == 0 {
 		return 0

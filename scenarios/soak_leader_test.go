@@ -16,11 +16,12 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// TestSoakLeaderKilled kills the leader's daemon half-way through 100,000 probes, while workers change
-// groups of mary's. The probes alternate between pairs that a rule admits and pairs that no rule
-// admits, between the other two nodes, both ways. Every probe is a new connection. One worker changes
-// rules of the targets' own group, so that their table is compiled again all the time.
-func TestSoakLeaderKilled(t *testing.T) {
+// TestSoakKilledLeaderLosesNoChange kills the leader's daemon half-way through 100,000 probes, while workers
+// change groups of the account mary. Probes go between the other two nodes, in both directions. By turns, a
+// rule admits the probe or no rule does. Every probe is a new connection. One worker changes rules of the
+// targets' own group, so that the nodes compile that group's table again all the time. Every change that the
+// API acknowledged must be in the final state.
+func TestSoakKilledLeaderLosesNoChange(t *testing.T) {
 	l, api := newLeaderSoak(t, "soakleader", "mary")
 	l.groups(api, "target", "friend", "foe")
 	if _, err := api.authorize("target", soakRule{protocol: "udp", port: volleyPort, group: "friend"}); err != nil {
@@ -29,9 +30,9 @@ func TestSoakLeaderKilled(t *testing.T) {
 	l.killLeader(api)
 }
 
-// TestSoakLeaderKilledVPC is the same in a VPC: the targets admit friend and foe, and the foe has no
-// egress rule. The workers change egress rules too.
-func TestSoakLeaderKilledVPC(t *testing.T) {
+// TestSoakKilledLeaderLosesNoChangeInVPC is the same in a VPC. There the targets admit both friend and foe, but
+// the foe has no egress rule. The workers change egress rules too.
+func TestSoakKilledLeaderLosesNoChangeInVPC(t *testing.T) {
 	l, api := newLeaderSoak(t, "soakleadervpc", "dev")
 	l.vpc(api)
 	l.groups(api, "target", "friend", "foe")
@@ -46,24 +47,24 @@ func TestSoakLeaderKilledVPC(t *testing.T) {
 	l.killLeader(api)
 }
 
-// volleyPort is the targets' port for probes.
+// volleyPort is the port of the targets to which probes go.
 const volleyPort = 9000
 
 func newLeaderSoak(t *testing.T, name, account string) (*soakLab, *soakAPI) {
 	t.Helper()
 	if soakNodes(t) < 3 {
-		t.Fatalf("PALISADE_SOAK_NODES=%d: the loss of a leader needs three nodes or more", soakNodes(t))
+		t.Fatalf("PALISADE_SOAK_NODES=%d: without its leader a cluster works only if it has three nodes or more", soakNodes(t))
 	}
 	l := newSoakLab(t, name)
 	return l, l.api(account)
 }
 
-// killLeader is the test. The groups target, friend and foe exist.
+// killLeader runs the test in a lab that has the groups target, friend and foe.
 func (l *soakLab) killLeader(api *soakAPI) {
 	const (
 		probes   = 100_000
 		workers  = 5
-		every    = 25 * time.Millisecond // between two changes of a worker; 200 changes a second by all
+		every    = 25 * time.Millisecond // between two changes of a worker; all workers make 200 changes a second
 		minimum  = 50.0                  // acknowledged changes a second before the kill; with fewer the run is void
 		writable = 3 * time.Second
 	)
@@ -73,7 +74,7 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	placed := l.launchIn(api, nodes, "target", "friend", "foe")
 
 	volley := newVolley(t, placed, nodes, volleyPort)
-	// First the rule must be enforced and all paths known.
+	// Wait until the nodes enforce the rule and reach each other.
 	labtest.Eventually(l.t, "allowed probes arrive", func() bool { return volley.try() })
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -113,26 +114,26 @@ func (l *soakLab) killLeader(api *soakAPI) {
 		probes, probes/2, volley.wrong.Load(), len(loss), probes/2, countBetween(loss, kill, kill.Add(3*time.Second)), restarted.Round(100*time.Millisecond))
 
 	if rate < minimum {
-		t.Errorf("void: %.0f changes a second were acknowledged before the kill", rate)
+		t.Errorf("void: %.0f changes a second were acknowledged before the kill, want %.0f or more", rate, minimum)
 	}
 	switch {
 	case !ok:
-		t.Errorf("no change was acknowledged between the kill and the start of %s", killed)
+		t.Errorf("no change that was sent after the kill of %s was acknowledged", killed)
 	case first.Sub(kill) > writable:
-		t.Errorf("writable %v after the kill, at most %v", first.Sub(kill), writable)
+		t.Errorf("the first change was acknowledged %v after the kill, want at most %v", first.Sub(kill), writable)
 	}
 	if n := volley.wrong.Load(); n > 0 {
-		t.Errorf("%d forbidden probes arrived", n)
+		t.Errorf("%d forbidden probes arrived, want 0", n)
 	}
 	if n := len(loss); n > probes/4 {
-		t.Errorf("void: %d of %d allowed probes were lost; nothing is proven by what did not arrive", n, probes/2)
+		t.Errorf("void: %d of %d allowed probes were lost, so the loss of the forbidden ones proves nothing", n, probes/2)
 	}
 	for _, n := range l.Status(l.t).Nodes {
 		l.compare(api.at(t, n.API), n.Name, crew)
 	}
 }
 
-// newCrew makes workers. The first one works on the group target.
+// newCrew returns size workers. The first one changes the group target, the others make their own groups.
 func newCrew(t *testing.T, api *soakAPI, size int) []*worker {
 	crew := make([]*worker, size)
 	for i := range crew {
@@ -142,7 +143,7 @@ func newCrew(t *testing.T, api *soakAPI, size int) []*worker {
 	return crew
 }
 
-// acknowledged returns the number of acknowledged changes.
+// acknowledged returns the number of changes of all workers that the API acknowledged.
 func acknowledged(crew []*worker) (n int) {
 	for _, w := range crew {
 		n += int(w.acknowledged.Load())
@@ -150,7 +151,7 @@ func acknowledged(crew []*worker) (n int) {
 	return n
 }
 
-// A fact is the expected final state of a rule, by the answer to its last change.
+// A fact is the final state that a rule must have after the answer to its last change.
 type fact uint8
 
 const (
@@ -165,14 +166,14 @@ const (
 type worker struct {
 	api   *soakAPI
 	name  string
-	group string // that it works on; "": none yet
+	group string // the group that it changes; "": none yet
 
 	acknowledged atomic.Int64
-	refused      int // as expected
+	refused      int // refusals that were expected
 	unknown      int
 	odd          []string // unexpected answers
 
-	facts map[string]map[string]fact // by group and ruleText
+	facts map[string]map[string]fact // by group and the text of the rule (ruleText)
 	acks  []acknowledgement
 }
 
@@ -184,7 +185,8 @@ const (
 	perGroup = 120 // rules after which a worker makes a new group
 )
 
-// runChanges makes a change every interval, or after the answer to the last, if that is later.
+// runChanges makes changes until ctx ends: one every interval, or when the answer to the last one came, if
+// that is later.
 func (w *worker) runChanges(ctx context.Context, interval time.Duration) {
 	w.facts = map[string]map[string]fact{}
 	fixed := w.group != ""
@@ -202,7 +204,7 @@ func (w *worker) runChanges(ctx context.Context, interval time.Duration) {
 		}
 		w.change(present, rule)
 		if n%10 == 9 {
-			// Must be refused as a whole: one of the two ingress rules exists already.
+			// The API must refuse both rules, because one of them exists already.
 			if w.fact(w.rule(n-1)) == present {
 				if !w.wait(ctx, tick) {
 					return
@@ -228,7 +230,7 @@ func (w *worker) wait(ctx context.Context, tick *time.Ticker) bool {
 	}
 }
 
-// rule returns the n-th rule. In a VPC every second one is an egress rule.
+// rule returns the worker's n-th rule. In a VPC every second rule is an egress rule.
 func (w *worker) rule(n int) soakRule {
 	return soakRule{egress: w.api.network != nil && n%2 == 1, protocol: "tcp", port: 10000 + n%30000, cidr: fmt.Sprintf("203.0.113.%d/32", n%90)}
 }
@@ -251,7 +253,7 @@ func (w *worker) makeGroup(ctx context.Context, tick *time.Ticker, name string) 
 	}
 }
 
-// change makes a rule present or absent.
+// change makes a rule present or absent, as to says, and records the result.
 func (w *worker) change(to fact, r soakRule) {
 	do := w.api.authorize
 	if to == absent {
@@ -262,13 +264,13 @@ func (w *worker) change(to fact, r soakRule) {
 	f := w.judge(sent, err, fmt.Sprintf("make %s in %s %d", ruleText(r), w.group, to))
 	if f == present {
 		f = to
-	} else if f == absent { // refused: unchanged
+	} else if f == absent { // refused: the rule is as before
 		f = absent + present - to
 	}
 	w.note(r, f)
 }
 
-// mustRefuse requests a new rule together with an existing one.
+// mustRefuse requests a new rule together with one that exists, and records whether the API refused both.
 func (w *worker) mustRefuse(fresh, known soakRule) {
 	_, err := w.api.authorize(w.group, fresh, known)
 	r, answered := errors.AsType[*refusal](err)
@@ -293,8 +295,8 @@ func (w *worker) note(r soakRule, f fact) {
 	w.facts[w.group][ruleText(r)] = f
 }
 
-// judge counts an answer. It returns present if the change was made, absent if it was refused, and
-// either if that is unknown.
+// judge counts the answer to a change. It returns present if the API made the change, absent if it refused
+// the change, and either if the result is unknown.
 func (w *worker) judge(sent time.Time, err error, what string) fact {
 	r, answered := errors.AsType[*refusal](err)
 	switch {
@@ -310,7 +312,8 @@ func (w *worker) judge(sent time.Time, err error, what string) fact {
 	return either
 }
 
-// firstSentAfter returns the time of the first acknowledgement of a change that was sent after moment.
+// firstSentAfter looks at the changes that were sent after moment. It returns the time of the first
+// acknowledgement of one of them, or false if there is none.
 func firstSentAfter(crew []*worker, moment time.Time) (time.Time, bool) {
 	var first time.Time
 	for _, w := range crew {
@@ -323,12 +326,13 @@ func firstSentAfter(crew []*worker, moment time.Time) (time.Time, bool) {
 	return first, !first.IsZero()
 }
 
-// compare reads the final state from a node and reports rules that differ from the answers.
+// compare reads the final rules from a node and fails the test if they differ from the answers that the workers
+// got.
 func (l *soakLab) compare(api *soakAPI, node string, crew []*worker) {
 	l.t.Helper()
 	rules, err := api.rules()
 	if err != nil {
-		l.t.Errorf("read at %s: %v", node, err)
+		l.t.Errorf("read the rules at %s: %v", node, err)
 		return
 	}
 	var differs []string
@@ -362,6 +366,6 @@ func (l *soakLab) compare(api *soakAPI, node string, crew []*worker) {
 	l.t.Logf("at %s, %d rules were compared", node, checked)
 	slices.Sort(differs)
 	if len(differs) > 0 {
-		l.t.Errorf("at %s, %d differ from the answers:\n%s", node, len(differs), strings.Join(differs[:min(20, len(differs))], "\n"))
+		l.t.Errorf("at %s, %d rules or answers are not as expected:\n%s", node, len(differs), strings.Join(differs[:min(20, len(differs))], "\n"))
 	}
 }

@@ -19,7 +19,7 @@ type soakNetwork struct {
 	ids map[string]string // of groups, by name
 }
 
-// vpc makes a VPC and lets api use it.
+// vpc makes a VPC, lets api use it and returns it.
 func (l *soakLab) vpc(api *soakAPI) *soakNetwork {
 	l.t.Helper()
 	var made struct {
@@ -45,7 +45,7 @@ func (l *soakLab) vpc(api *soakAPI) *soakNetwork {
 	return n
 }
 
-// classic is like vpc, but leaves api in EC2-Classic.
+// classic has the signature of vpc, but leaves api in EC2-Classic and returns nil.
 func (l *soakLab) classic(*soakAPI) *soakNetwork { return nil }
 
 // learn stores the id of a new group.

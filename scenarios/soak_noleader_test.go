@@ -19,24 +19,25 @@ import (
 	"palisade/internal/netns"
 )
 
-// peerPort is the TCP port of nodes for Raft, calls and the exchange of keys. Gossip and tunnels use the
-// next ports.
+// peerPort is the TCP port on which nodes speak Raft, call each other and exchange keys. Gossip and tunnels
+// use the next two ports.
 const peerPort = 7400
 
 const (
-	// leaderless is how long TestSoakNoLeader takes the leader away.
+	// leaderless is how long TestSoakTrafficContinuesWithoutLeader keeps the cluster without a leader.
 	leaderless = 2 * time.Minute
-	// settlesWithin bounds the time until every node has noticed that it knows no leader.
+	// settlesWithin bounds the time from the cut until every node knows that there is no leader.
 	settlesWithin = 10 * time.Second
 	// writableWithin bounds the time from the end of the cut until a change is accepted.
 	writableWithin = 10 * time.Second
 )
 
-// TestSoakNoLeader leaves the cluster without a leader for two minutes: every node drops TCP packets to
-// and from the port of Raft. Gossip and tunnels go on. Meanwhile, across nodes, both ways, an existing
-// connection keeps echoing, new connections of a friend succeed, and those of a foe fail. The API
-// answers Unavailable. When the cut is healed, it accepts changes again.
-func TestSoakNoLeader(t *testing.T) {
+// TestSoakTrafficContinuesWithoutLeader leaves the cluster without a leader for two minutes: every node drops
+// TCP packets to and from the port of Raft. Gossip and tunnels still work. Meanwhile, between two nodes in
+// both directions, an existing connection must keep echoing, new connections of a friend must succeed, and
+// probes of a foe must not arrive. The API must answer Unavailable. When the nodes no longer drop the
+// packets, the API must accept changes again.
+func TestSoakTrafficContinuesWithoutLeader(t *testing.T) {
 	if soakNodes(t) < 3 {
 		t.Fatalf("PALISADE_SOAK_NODES=%d: a cluster of one always has a leader", soakNodes(t))
 	}
@@ -85,8 +86,8 @@ func TestSoakNoLeader(t *testing.T) {
 	traffic.check(t, fmt.Sprintf("no leader for %v, %d nodes, writable %s ms after the heal", leaderless, len(l.nodes), ms(again)))
 }
 
-// expectUnavailable fails the test if a node answers a request otherwise than by Unavailable, until the
-// cut has lasted as long as it should.
+// expectUnavailable sends requests to every node for the time leaderless. It fails the test if a node answers
+// a request with anything but Unavailable.
 func (l *soakLab) expectUnavailable(api *soakAPI) {
 	t := l.t
 	t.Helper()
@@ -103,18 +104,18 @@ func (l *soakLab) expectUnavailable(api *soakAPI) {
 			rule := soakRule{protocol: "tcp", port: 10000 + int(since.Seconds()), cidr: "203.0.113.1/32"}
 			_, err := at.authorize("target", rule)
 			if r, ok := errors.AsType[*refusal](err); !ok || r.Code != "Unavailable" {
-				t.Errorf("authorize at %s, %v after the cut: %v; want Unavailable", n.Name, since.Round(time.Second), err)
+				t.Errorf("authorize at %s, %v after the cut: error %v, want Unavailable", n.Name, since.Round(time.Second), err)
 			} else if since < settlesWithin+5*time.Second {
 				t.Logf("%s: %s", n.Name, r.Message)
 			}
 			if _, err := at.rules(); err == nil {
-				t.Errorf("describe at %s, %v after the cut: it answered", n.Name, since.Round(time.Second))
+				t.Errorf("describe at %s, %v after the cut: it succeeded, want an error", n.Name, since.Round(time.Second))
 			}
 		}
 	}
 }
 
-// awaitWritable returns how long it takes until a change is accepted.
+// awaitWritable waits until the API accepts a change and returns how long that took.
 func (l *soakLab) awaitWritable(api *soakAPI) time.Duration {
 	t := l.t
 	t.Helper()
@@ -125,18 +126,18 @@ func (l *soakLab) awaitWritable(api *soakAPI) time.Duration {
 			break
 		}
 		if since > 3*writableWithin {
-			t.Errorf("no change is accepted %v after the heal: %v", since, err)
+			t.Errorf("%v after the heal the API still accepts no change: %v", since, err)
 			break
 		}
 	}
 	again := time.Since(begin)
 	if again > writableWithin {
-		t.Errorf("writable %v after the heal, at most %v", again, writableWithin)
+		t.Errorf("the API accepted a change %v after the heal, want at most %v", again, writableWithin)
 	}
 	return again
 }
 
-// leaderlessTraffic is the traffic of TestSoakNoLeader.
+// leaderlessTraffic is the traffic of TestSoakTrafficContinuesWithoutLeader.
 type leaderlessTraffic struct {
 	volley   *volley
 	echoes   []*echo    // existing connections
@@ -153,7 +154,7 @@ func (f *leaderlessTraffic) check(t *testing.T, what string) {
 		echoed += len(e.took)
 		worst = max(worst, percentile(e.took, 100))
 		if e.err != nil {
-			t.Errorf("an existing connection: %v", e.err)
+			t.Errorf("an existing connection failed: %v", e.err)
 		}
 	}
 	for _, v := range f.visitors {
@@ -166,13 +167,13 @@ func (f *leaderlessTraffic) check(t *testing.T, what string) {
 	t.Logf("%s: %d echoes on existing connections, the slowest %s ms; %d new connections; %d probes, %d admitted wrongly, %d of %d allowed lost",
 		what, echoed, ms(worst), made, sent, wrong, len(loss), sent/2)
 	if wrong > 0 {
-		t.Errorf("%d forbidden probes arrived", wrong)
+		t.Errorf("%d forbidden probes arrived, want 0", wrong)
 	}
 	if sent < 20_000 || echoed < 1000 || made < 500 {
-		t.Errorf("void: %d probes, %d echoes, %d new connections", sent, echoed, made)
+		t.Errorf("void: %d probes, %d echoes and %d new connections were made, want 20000, 1000 and 500 or more", sent, echoed, made)
 	}
 	if len(loss) > sent/200 {
-		t.Errorf("%d of %d allowed probes were lost", len(loss), sent/2)
+		t.Errorf("%d of %d allowed probes were lost, want at most %d", len(loss), sent/2, sent/200)
 	}
 }
 
@@ -183,7 +184,7 @@ func (v *volley) len() int {
 	return len(v.sent)
 }
 
-// ticks yields the time since begin, every interval, until the loop ends.
+// ticks returns an iterator that yields the time since begin every interval, until t ends.
 func ticks(t *testing.T, interval time.Duration, begin time.Time) func(func(time.Duration) bool) {
 	return func(yield func(time.Duration) bool) {
 		tick := time.NewTicker(interval)
@@ -202,10 +203,10 @@ func ticks(t *testing.T, interval time.Duration, begin time.Time) func(func(time
 type echo struct {
 	conn net.Conn
 	took []time.Duration
-	err  error // the first error, which ended it
+	err  error // the error that ended the exchange; nil: none
 }
 
-// echo connects one instance to a listener in another.
+// echo connects the instance from to a listener in the instance to, and returns the connection.
 func (l *soakLab) echo(from, to lab.InstanceStatus, port uint16) *echo {
 	l.t.Helper()
 	address := netip.AddrPortFrom(netip.MustParseAddr(to.PrivateAddress), port)
@@ -231,7 +232,7 @@ func (l *soakLab) echo(from, to lab.InstanceStatus, port uint16) *echo {
 	return e
 }
 
-// runEcho sends a line every interval and waits for its echo.
+// runEcho sends a line every interval and waits for its echo, until ctx ends or an exchange fails.
 func (e *echo) runEcho(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -243,7 +244,7 @@ func (e *echo) runEcho(ctx context.Context, interval time.Duration) {
 		if e.err == nil {
 			var got string
 			if got, e.err = back.ReadString('\n'); e.err == nil && got != line {
-				e.err = fmt.Errorf("echo %q of %q", got, line)
+				e.err = fmt.Errorf("the echo of %q is %q", line, got)
 			}
 		}
 		if e.err != nil {

@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// TestSoakPropagation measures the time from the API's reply until a change is enforced on another node:
+// TestSoakRuleChangeIsEnforcedInTime measures the time from the API's reply until another node enforces a change:
 //
 //	API call ---> front door ---> a node ... the others
-//	prober (node B) --SYN every 0.7 ms--> target (node A), where they are counted
+//	prober (node B) --SYN every 0.7 ms--> target (node A), which counts arrived SYNs
 //
-// A rule of the target's group is authorized and revoked by turns. The latency of an authorize ends when
-// the first SYN that arrives was sent, that of a revoke when the last was. One process sends, counts and
-// calls, so that one monotonic clock times everything. With -short there are fewer changes.
-func TestSoakPropagation(t *testing.T) {
+// The test authorizes and revokes a rule of the target's group by turns. An authorize counts as enforced when
+// the first SYN that arrived was sent, a revoke when the last SYN that arrived was sent. One process sends,
+// counts and calls, so that one monotonic clock times everything. With -short there are fewer changes.
+func TestSoakRuleChangeIsEnforcedInTime(t *testing.T) {
 	p := newPropagation(t, "soakprop", "mary", (*soakLab).classic)
 	p.measure("of the target's ingress", p.turns(1000), "target", soakRule{protocol: "tcp", port: 80, group: "prober"})
 }
 
-// TestSoakPropagationVPC is the same in a VPC, for the target's ingress, which the target's node enforces,
-// and then for the prober's egress, which the prober's node enforces.
-func TestSoakPropagationVPC(t *testing.T) {
+// TestSoakRuleChangeIsEnforcedInTimeInVPC is the same in a VPC: first for a rule of the target's ingress, which
+// the target's node enforces, then for a rule of the prober's egress, which the prober's node enforces.
+func TestSoakRuleChangeIsEnforcedInTimeInVPC(t *testing.T) {
 	p := newPropagation(t, "soakpropvpc", "dev", (*soakLab).vpc)
 	in := soakRule{protocol: "tcp", port: 80, group: "prober"}
 	p.measure("of the target's ingress", p.turns(500), "target", in)
@@ -38,7 +38,7 @@ func TestSoakPropagationVPC(t *testing.T) {
 	p.measure("of the prober's egress", p.turns(500), "prober", soakRule{egress: true, protocol: "tcp", port: 80, group: "target"})
 }
 
-// A propagation is a lab in which a prober always sends to a target.
+// A propagation is a lab in which a prober sends SYNs to a target all the time.
 type propagation struct {
 	*soakLab
 	api         *soakAPI
@@ -78,7 +78,7 @@ func newPropagation(t *testing.T, name, account string, network func(*soakLab, *
 	return p
 }
 
-// turns returns how often a rule is authorized and revoked.
+// turns returns how often to authorize and revoke a rule: many times, or a tenth of that with -short.
 func (p *propagation) turns(many int) int {
 	if testing.Short() {
 		return many / 10
@@ -86,10 +86,11 @@ func (p *propagation) turns(many int) int {
 	return many
 }
 
-// measure authorizes and revokes a rule of a group. Without that rule no probe arrives.
+// measure authorizes and revokes a rule of a group, turns times, and checks the latencies. No probe may arrive
+// without that rule.
 func (p *propagation) measure(what string, turns int, group string, rule soakRule) {
 	t, s := p.t, p.s
-	// A revoke counts as enforced when no probe has arrived for quiet, which is longer than the
+	// A revoke counts as enforced when no probe has arrived for the time quiet, which is longer than the
 	// limit.
 	quiet := 3 * p.limit
 	const (
@@ -103,37 +104,37 @@ func (p *propagation) measure(what string, turns int, group string, rule soakRul
 	}
 	begin, start := time.Now(), s.len()
 	var opened, closed []time.Duration
-	lost := 0 // probes that did not arrive between the first that did and the revoke
+	lost := 0 // probes that did not arrive although they were sent between the first arrival and the revoke
 	for i := range turns {
 		from := s.len()
 		if at, ok := s.last(0); ok && time.Since(at) < quiet {
-			t.Fatalf("change %d: the last admitted probe is only %v old", 2*i, time.Since(at))
+			t.Fatalf("before change %d, a probe was admitted only %v ago, want %v or more", 2*i, time.Since(at), quiet)
 		}
 		reply, err := p.api.authorize(group, rule)
 		if err != nil {
-			t.Fatalf("authorize, change %d: %v", 2*i, err)
+			t.Fatalf("change %d, authorize: %v", 2*i, err)
 		}
 		at, ok := s.first(from)
 		for ; !ok; at, ok = s.first(from) {
 			if <-tick.C; time.Since(reply) > giveUp {
-				t.Fatalf("void: the authorize of change %d was not seen within %v", 2*i, giveUp)
+				t.Fatalf("void: no probe arrived within %v of the authorize, change %d", giveUp, 2*i)
 			}
 		}
 		opened = append(opened, max(0, at.Sub(reply)))
-		// The time from an authorize to the revoke varies.
+		// Vary the time from the authorize to the revoke.
 		for settled := time.Now().Add(time.Duration(5+i*7%20) * time.Millisecond); time.Now().Before(settled); {
 			<-tick.C
 		}
 		before := s.len()
 		reply, err = p.api.revoke(group, rule)
 		if err != nil {
-			t.Fatalf("revoke, change %d: %v", 2*i+1, err)
+			t.Fatalf("change %d, revoke: %v", 2*i+1, err)
 		}
 		begun := time.Now()
 		at, _ = s.last(from)
 		for ; time.Since(begun) < quiet || time.Since(at) < quiet || s.len() < before+fewest; at, _ = s.last(from) {
 			if <-tick.C; time.Since(reply) > giveUp {
-				t.Fatalf("void: the revoke of change %d was not seen within %v", 2*i+1, giveUp)
+				t.Fatalf("void: probes still arrived %v after the revoke, change %d, or too few were sent", giveUp, 2*i+1)
 			}
 		}
 		closed = append(closed, max(0, at.Sub(reply)))
@@ -152,12 +153,12 @@ func (p *propagation) measure(what string, turns int, group string, rule soakRul
 		ms(percentile(closed, 50)), ms(percentile(closed, 99)), ms(percentile(closed, 100)),
 		rate, ms(percentile(gaps, 99)), ms(percentile(gaps, 100)), s.unsent(), lost, ms(p.goal), ms(p.limit))
 	if rate < 500 {
-		t.Errorf("void: %.0f probes a second", rate)
+		t.Errorf("void: %.0f probes were sent a second, want 500 or more", rate)
 	}
 	if at := percentile(opened, 99); at > p.limit {
-		t.Errorf("authorize to enforced: p99 %v, at most %v", at, p.limit)
+		t.Errorf("from authorize to enforcement: p99 %v, want at most %v", at, p.limit)
 	}
 	if at := percentile(closed, 99); at > p.limit {
-		t.Errorf("revoke to enforced: p99 %v, at most %v", at, p.limit)
+		t.Errorf("from revoke to enforcement: p99 %v, want at most %v", at, p.limit)
 	}
 }

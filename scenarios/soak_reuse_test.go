@@ -21,17 +21,17 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestSoakAddressReuse gives the addresses of terminated instances to new ones, again and again: the pool
-// has no other free addresses. The first instance of each pair is in a group that the target admits. It
-// has an open connection when it is terminated. The second is in a group that the target does not admit.
-// From its start, it sends to the target
+// TestSoakReusedAddressInheritsNoAccess gives the addresses of terminated instances to new ones, again and
+// again, because the pool has no other free addresses. Of two instances that have the same address one after
+// the other, the target admits the first, and the group of the first admits the target. The first has an
+// open connection to the target when it is terminated. The target does not admit the second. From its start,
+// the second sends to the target
 //
-//   - SYNs, from the source ports that the first used, and
+//   - SYNs from the source ports that the first used, and
 //   - segments of the first one's connection.
 //
-// The target sends to both what only the first one's group admits. Nothing to or from the second may
-// arrive.
-func TestSoakAddressReuse(t *testing.T) {
+// The target sends probes to the address all the time. No probe to or from the second may arrive.
+func TestSoakReusedAddressInheritsNoAccess(t *testing.T) {
 	t.Run("quarantine 1s", func(t *testing.T) {
 		l := newSoakLab(t, "soakreuse", "--classic-pool", "10.10.0.0/28", "--quarantine", "1s")
 		l.reuse(4, 25, time.Second)
@@ -42,19 +42,19 @@ func TestSoakAddressReuse(t *testing.T) {
 	})
 }
 
-// A reuser is the state that the goroutines of the test share. The mutex guards the fields below it.
+// A reuser is the state that the goroutines of the test share. The mutex guards the fields after it.
 type reuser struct {
 	*soakLab
 	api    *soakAPI
 	target netip.AddrPort
 
 	mu      sync.Mutex
-	tenants []*tenant             // by serial
-	ports   map[netip.Addr]uint16 // of the last connection held from an address
-	wrong   []string
+	tenants []*tenant             // index: serial
+	ports   map[netip.Addr]uint16 // source port of the last held connection, by address
+	wrong   []string              // descriptions of probes that should not have arrived
 }
 
-// A tenant is an instance on an address that others have had before or will have.
+// A tenant is one of the instances that have the same address one after the other.
 type tenant struct {
 	soakInstance
 	group   string
@@ -62,14 +62,14 @@ type tenant struct {
 	address netip.Addr
 	prober  *prober
 	held    net.Conn // the connection of a privileged tenant
-	port    uint16   // its source port, or that of the last privileged tenant of the address
+	port    uint16   // the source port of held; in a common tenant, of the last privileged tenant's
 
 	stop context.CancelFunc
 	done chan struct{}
 
-	sent    int // the mutex of the reuser guards this and the next fields
-	arrived int // probes of this tenant that arrived
-	visited int // probes of the target that arrived here
+	sent    int // probes that it sent; the reuser's mutex guards this and the next two fields
+	arrived int // probes that it sent and that arrived at the target
+	visited int // probes of the target that arrived at it
 	err     error
 }
 
@@ -81,7 +81,8 @@ const (
 	targetPort = 8000
 )
 
-// reuse gives lanes addresses to privileged and common instances by turns, for this number of rounds.
+// reuse gives addresses to privileged and common instances by turns. lanes is the number of addresses. In each
+// of rounds, each address has one instance of either group.
 func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 	t := l.t
 	r := &reuser{soakLab: l, api: l.api("mary"), ports: map[netip.Addr]uint16{}}
@@ -109,7 +110,7 @@ func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 	number := uint32(0)
 	wg.Go(func() {
 		pace(ctx, 2*time.Millisecond, func() {
-			// An error is ignored: a packet that is not sent does not arrive.
+			// An error does not matter: a probe that was not sent does not arrive.
 			_ = fromTarget.syn(netip.AddrPortFrom(lane[int(number)%len(lane)], 80), number)
 			number++
 		})
@@ -124,7 +125,7 @@ func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 			rests = append(rests, time.Since(freed))
 			for _, x := range tenants {
 				if !slices.Contains(lane, x.address) {
-					t.Fatalf("round %d: %s has the address %v, want one of %v", round, x.ID, x.address, lane)
+					t.Fatalf("round %d: instance %s has the address %v, want one of %v", round, x.ID, x.address, lane)
 				}
 			}
 			r.settle(tenants)
@@ -140,26 +141,26 @@ func (l *soakLab) reuse(lanes, rounds int, quarantine time.Duration) {
 			freed = r.terminate(tenants)
 		}
 		if r.mu.Lock(); len(r.wrong) > 0 {
-			t.Errorf("round %d: %d wrong:\n%s", round, len(r.wrong), strings.Join(r.wrong[:min(10, len(r.wrong))], "\n"))
+			t.Errorf("round %d: %d probes arrived although no rule admits them:\n%s", round, len(r.wrong), strings.Join(r.wrong[:min(10, len(r.wrong))], "\n"))
 			r.mu.Unlock()
 			return
 		}
 		r.mu.Unlock()
 	}
 	t.Logf("address reuse, %d nodes, quarantine %v: %d addresses reused in %v, %d probes of common instances, 0 arrived; "+
-		"%d of privileged ones did; an address was unused for %s to %s s",
+		"%d probes of privileged ones arrived; an address was unused for %s to %s s",
 		len(l.nodes), quarantine, reused, time.Since(begin).Round(time.Second), probes, reached,
 		fmt.Sprintf("%.2f", percentile(rests[1:], 0).Seconds()), fmt.Sprintf("%.2f", percentile(rests[1:], 100).Seconds()))
 	if shortest := percentile(rests[1:], 0); shortest < quarantine {
-		t.Errorf("an address was leased again after %v; the quarantine is %v", shortest, quarantine)
+		t.Errorf("an address was leased again after %v, want %v or more, the quarantine", shortest, quarantine)
 	}
 	if probes < 100*reused {
-		t.Errorf("void: %d probes for %d reuses", probes, reused)
+		t.Errorf("void: common instances sent %d probes on %d reused addresses, want %d or more", probes, reused, 100*reused)
 	}
 }
 
-// hold accepts connections in the target and keeps them open. Nothing is sent on them, not even
-// keepalives, because answers of the target on such a connection could reach a common instance.
+// hold accepts connections in the target and keeps them open. The target sends nothing on them, not even
+// keepalives, because these could reach a common instance.
 func (r *reuser) hold(target lab.InstanceStatus) {
 	var listener net.Listener
 	r.inside(target, func() (err error) {
@@ -183,7 +184,8 @@ func (r *reuser) hold(target lab.InstanceStatus) {
 	})
 }
 
-// fill launches instances until the pool is empty, and terminates as many as there are lanes.
+// fill launches instances until the pool has no free address. Then it terminates as many as there are lanes, and
+// returns their addresses.
 func (r *reuser) fill(lanes int) []netip.Addr {
 	t := r.t
 	var all []soakInstance
@@ -198,7 +200,7 @@ func (r *reuser) fill(lanes int) []netip.Addr {
 		all = append(all, list...)
 	}
 	if len(all) <= lanes {
-		t.Fatalf("the pool has %d addresses for %d lanes", len(all), lanes)
+		t.Fatalf("the pool has %d addresses, want more than %d, the number of lanes", len(all), lanes)
 	}
 	labtest.Eventually(r.t, "the pool's instances run", func() bool {
 		return !slices.ContainsFunc(r.Status(r.t).Instances, func(in lab.InstanceStatus) bool { return in.State != "running" })
@@ -216,7 +218,7 @@ func (r *reuser) fill(lanes int) []netip.Addr {
 	return lane
 }
 
-// full reports whether an error says that no address is free.
+// full reports whether err is the API's answer that no address is free.
 func full(err error) bool {
 	answer, ok := errors.AsType[*refusal](err)
 	return ok && strings.HasPrefix(answer.Code, "Insufficient")
@@ -234,7 +236,7 @@ func (r *reuser) launch(group string, count int) []*tenant {
 			break
 		}
 		if !full(err) || since > 90*time.Second {
-			t.Fatalf("launch %d in %s after %v: %v", count, group, since, err)
+			t.Fatalf("launch %d instances in group %s after %v: %v", count, group, since, err)
 		}
 	}
 	var tenants []*tenant
@@ -263,7 +265,8 @@ func (r *reuser) launch(group string, count int) []*tenant {
 
 func (r *reuser) namespace(x *tenant) string { return r.Name + "-" + x.ID }
 
-// runTenant sends probes from an instance until ctx ends. It closes ready when it has started.
+// runTenant sends probes from an instance until ctx ends. It closes ready when x has its address and prober,
+// or x.err says why not.
 func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -283,11 +286,11 @@ func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer x.prober.close()
-	_ = x.prober.tcp.SetReadBuffer(1 << 20) // newProber makes it minimal
+	_ = x.prober.tcp.SetReadBuffer(1 << 20) // runVisited reads from it; newProber made the buffer minimal
 	wg.Go(func() { r.runVisited(x) })
 	r.mu.Lock()
 	if x.group == privileged {
-		// A new port, because the target still has the connections of earlier tenants.
+		// Use a new port, because the target still has the connections of earlier tenants.
 		r.ports[x.address] = heldPort + uint16(x.serial)
 	}
 	x.port = r.ports[x.address]
@@ -309,8 +312,9 @@ func (r *reuser) runTenant(ctx context.Context, x *tenant, ready chan struct{}) 
 	})
 }
 
-// runVisited counts the target's probes that arrive at a tenant, until its prober is closed. Other segments
-// may arrive: the target's kernel answers segments of this tenant on the former tenant's connection.
+// runVisited counts the target's probes that arrive at a tenant, until the tenant's prober is closed. It
+// skips other segments, because the target's kernel may answer what this tenant sends on the former
+// tenant's connection.
 func (r *reuser) runVisited(x *tenant) {
 	buffer := make([]byte, 2048)
 	for {
@@ -324,13 +328,14 @@ func (r *reuser) runVisited(x *tenant) {
 		r.mu.Lock()
 		x.visited++
 		if x.group == common {
-			r.wrong = append(r.wrong, fmt.Sprintf("a probe of the target reached %s, on %v, which no rule admits", x.ID, x.address))
+			r.wrong = append(r.wrong, fmt.Sprintf("a probe of the target reached %s, on %v, although no rule admits it", x.ID, x.address))
 		}
 		r.mu.Unlock()
 	}
 }
 
-// addressIn returns the private address of an instance whose network is configured.
+// addressIn returns the private address of the instance with this namespace, or an error if its network is
+// not configured yet.
 func addressIn(namespace string) (address netip.Addr, err error) {
 	if !netns.Exists(namespace) {
 		return address, fmt.Errorf("no namespace %s", namespace)
@@ -350,12 +355,12 @@ func addressIn(namespace string) (address netip.Addr, err error) {
 				return nil
 			}
 		}
-		return errors.New("eth0 has no address yet")
+		return errors.New("eth0 has no IPv4 address yet")
 	})
 	return address, err
 }
 
-// seen records an arrival at the target.
+// seen records that a probe arrived at the target.
 func (r *reuser) seen(a arrival) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -366,12 +371,12 @@ func (r *reuser) seen(a arrival) {
 	x := r.tenants[serial]
 	x.arrived++
 	if x.group == common {
-		r.wrong = append(r.wrong, fmt.Sprintf("%s, which is not in the privileged group, reached the target as %v from port %d (%d of its probes)", x.ID, a.from, a.port, x.arrived))
+		r.wrong = append(r.wrong, fmt.Sprintf("a probe of %s, which is not in the privileged group, reached the target from %v, port %d; it is the %d. such probe of that instance", x.ID, a.from, a.port, x.arrived))
 	}
 }
 
-// settle waits until each privileged tenant has reached the target and holds a connection with it, and
-// each common tenant has sent 200 probes.
+// settle waits until each privileged tenant has exchanged probes with the target, and each common tenant has sent
+// 200 probes. Then it opens a connection from each privileged tenant to the target.
 func (r *reuser) settle(tenants []*tenant) {
 	for _, x := range tenants {
 		enough := func() bool {
@@ -379,7 +384,7 @@ func (r *reuser) settle(tenants []*tenant) {
 			defer r.mu.Unlock()
 			return x.group == common && x.sent >= 200 || x.group == privileged && x.arrived > 0 && x.visited > 0
 		}
-		labtest.Eventually(r.t, fmt.Sprintf("%s, on %v in %s, has probed", x.ID, x.address, x.group), enough)
+		labtest.Eventually(r.t, fmt.Sprintf("instance %s, on %v in group %s, has sent and received enough probes", x.ID, x.address, x.group), enough)
 		if x.group != privileged {
 			continue
 		}
@@ -389,13 +394,13 @@ func (r *reuser) settle(tenants []*tenant) {
 			return err
 		})
 		if err != nil {
-			r.t.Fatalf("%s connects to the target: %v", x.ID, err)
+			r.t.Fatalf("connect from %s to the target: %v", x.ID, err)
 		}
 	}
 }
 
-// terminate terminates the tenants, which send probes until their end, and returns when it was
-// acknowledged.
+// terminate terminates the tenants, which send probes until their end. It waits until their namespaces are
+// removed, and returns the time at which the API acknowledged the termination.
 func (r *reuser) terminate(tenants []*tenant) time.Time {
 	var ids []string
 	for _, x := range tenants {
@@ -409,7 +414,7 @@ func (r *reuser) terminate(tenants []*tenant) time.Time {
 		x.stop()
 		<-x.done
 		if x.held != nil {
-			x.held.Close() // in a namespace without a name
+			x.held.Close() // until here, the socket keeps the namespace, which has no name any more
 		}
 	}
 	return at

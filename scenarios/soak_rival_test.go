@@ -23,21 +23,21 @@ import (
 	"palisade/internal/process"
 )
 
-// rivalPrefix is the prefix of the rival's namespaces and cgroups.
+// rivalPrefix is the start of the names of the rival's namespaces and cgroups.
 const rivalPrefix = "stormrival-"
 
-// rivalNodes are the roles on each node of the rival. They have the same addresses and MACs as in the lab.
+// rivalNodes are the roles on each node of the rival. Each role has the same address and MAC as in the lab.
 var rivalNodes = [2][]string{{"mallory", "client", "near", "target1"}, {"far", "target2"}}
 
-// rivalMTU is the MTU of a lab's instances. It fits through VXLAN.
+// rivalMTU is the MTU of a lab's instances. With the headers of VXLAN, their packets still fit the underlay.
 const rivalMTU = 1406
 
-// newStormRival builds the rival: a Linux bridge on each of two nodes, connected by the kernel's VXLAN,
-// with nftables and the kernel's connection tracking:
+// newStormRival builds the rival that the lab is compared with: a Linux bridge on each of two nodes, connected
+// by the kernel's VXLAN, with nftables and the kernel's connection tracking:
 //
 //	mallory, client, near, target1 -- bridge, nft -- VXLAN -- bridge, nft -- far, target2
 //
-// Each host is a namespace behind a veth pair. Its programs run in cgroups with the limits of the lab's
+// Each role has a namespace behind a veth pair. Its programs run in cgroups with the limits of the lab's
 // instances.
 func newStormRival(t *testing.T, lab *stormWorld, held storm.Held) *stormWorld {
 	t.Helper()
@@ -129,7 +129,7 @@ func rivalNamespace(t *testing.T, name string) {
 	ip(t, name, "link set lo up")
 }
 
-// ip runs commands of ip(8) in a namespace, one on each line.
+// ip runs commands of ip(8) in a namespace. commands has one on each line.
 func ip(t *testing.T, namespace, commands string) {
 	t.Helper()
 	cmd := exec.Command("ip", "-n", namespace, "-batch", "-")
@@ -188,7 +188,7 @@ type cgroupDir struct {
 	v2          bool
 }
 
-// cgroupsOf returns the cgroups of a process, except root cgroups.
+// cgroupsOf returns the cgroup of a process in each hierarchy, except where that is the root.
 func cgroupsOf(t *testing.T, pid int) (all []cgroupDir) {
 	t.Helper()
 	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
@@ -220,13 +220,14 @@ func cgroupsOf(t *testing.T, pid int) (all []cgroupDir) {
 var limitFiles = []string{"pids.max", "memory.max", "memory.high", "memory.limit_in_bytes",
 	"cpu.weight", "cpu.max", "cpu.idle", "cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us"}
 
-// rivalCgroups makes a cgroup for each role in every hierarchy that limits instances, with the limits of
-// mallory in the lab, and a parent with the limits of mallory's parent. It returns the parents.
+// rivalCgroups makes cgroups for the rival in every hierarchy that limits instances: one for each role, with the
+// limits that mallory's cgroup has in the lab, and a parent of these, with the limits of mallory's parent.
+// It returns the parents.
 func rivalCgroups(t *testing.T, lab *stormWorld) (parents []string) {
 	t.Helper()
 	for _, c := range cgroupsOf(t, lab.limits.init) {
 		if !strings.Contains(c.path, lab.lab.Name) {
-			continue // a cgroup of the test itself
+			continue // not a cgroup of the lab: the test itself is in it
 		}
 		parent := filepath.Join(c.mount, rivalPrefix+"hosts")
 		if slices.Contains(parents, parent) {
@@ -258,7 +259,7 @@ func copyLimits(t *testing.T, from, to string) {
 	for _, file := range limitFiles {
 		value, err := os.ReadFile(filepath.Join(from, file))
 		if err != nil {
-			continue // the hierarchy lacks it
+			continue // this hierarchy has no such file
 		}
 		if err := os.WriteFile(filepath.Join(to, file), value, 0); err != nil {
 			t.Fatalf("limit the rival: %v", err)

@@ -18,8 +18,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// probe lets the probers of all nodes send packets that no rule admits to the victims of all nodes, and
-// returns how many frames their devices accepted.
+// probe lets the probers of all nodes send packets to the victims of all nodes, for the time within and at most
+// most in all. No rule admits these packets. probe returns how many of them the probers' devices accepted.
 func (w *stormWorld) probe(t *testing.T, within time.Duration, most int) int {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -43,15 +43,15 @@ func (w *stormWorld) probe(t *testing.T, within time.Duration, most int) int {
 				return
 			}
 			taken.Add(probed.Taken)
-			t.Logf("%s: %d probes in %v, %d more found the queue full", role, probed.Taken, probed.Took.Round(time.Millisecond), probed.Refused)
+			t.Logf("%s: %d probes in %v; %d more were refused, because the queue was full", role, probed.Taken, probed.Took.Round(time.Millisecond), probed.Refused)
 		})
 	}
 	wg.Wait()
 	return int(taken.Load())
 }
 
-// victims returns the number of packets that each victim has received, and starts to count mallory's
-// packets at the targets.
+// victims returns the number of packets that each victim has received, by role. It also makes counters of
+// mallory's packets at the targets, which counted reads.
 func (w *stormWorld) victims() map[string]uint64 {
 	t := w.lab.t
 	t.Helper()
@@ -62,7 +62,7 @@ func (w *stormWorld) victims() map[string]uint64 {
 	}
 	mallory := w.hosts["mallory"].Address
 	for _, role := range []string{"target1", "target2"} {
-		// At ingress, before the kernel reassembles fragments.
+		// Count at the ingress hook, which comes before the kernel reassembles fragments.
 		script := fmt.Sprintf(`table netdev storm {
 	counter admitted {}
 	counter wrong {}
@@ -74,13 +74,13 @@ func (w *stormWorld) victims() map[string]uint64 {
 	}
 }`, mallory, openPort)
 		if out, err := nftIn(w.namespace[role], script, "-f", "-"); err != nil {
-			t.Fatalf("count at %s: %v\n%s", role, err, out)
+			t.Fatalf("make counters at %s: %v\n%s", role, err, out)
 		}
 	}
 	return received
 }
 
-// nftIn runs nft in a namespace.
+// nftIn runs nft in a namespace, with input on its standard input, and returns its output.
 func nftIn(namespace, input string, args ...string) (string, error) {
 	cmd := exec.Command("nft", args...)
 	cmd.Stdin = strings.NewReader(input)
@@ -108,7 +108,7 @@ func (w *stormWorld) counted(t *testing.T, role, counter string) uint64 {
 		err = json.Unmarshal([]byte(out), &answer)
 	}
 	if err != nil {
-		t.Fatalf("counter %s at %s: %v\n%s", counter, role, err, out)
+		t.Fatalf("read counter %s at %s: %v\n%s", counter, role, err, out)
 	}
 	total := uint64(0)
 	for _, item := range answer.All {
@@ -117,13 +117,14 @@ func (w *stormWorld) counted(t *testing.T, role, counter string) uint64 {
 	return total
 }
 
-// wrong returns the number of packets that arrived although no rule admits them.
+// wrong returns the number of packets that arrived at victims and targets although no rule admits them. before
+// is the result of victims.
 func (w *stormWorld) wrong(t *testing.T, before map[string]uint64) uint64 {
 	t.Helper()
 	total := uint64(0)
 	for role, n := range before {
 		if now := w.statistics(t, role).RxPackets; now != n {
-			t.Errorf("%s received %d packets", role, now-n)
+			t.Errorf("%s received %d packets, want 0", role, now-n)
 			total += now - n
 		}
 	}
@@ -131,16 +132,17 @@ func (w *stormWorld) wrong(t *testing.T, before map[string]uint64) uint64 {
 		wrong, admitted := w.counted(t, role, "wrong"), w.counted(t, role, "admitted")
 		t.Logf("%s received %d packets of mallory on the open port, and %d others", role, admitted, wrong)
 		if total += wrong; wrong > 0 {
-			t.Errorf("%s received %d packets of mallory that no rule admits", role, wrong)
+			t.Errorf("%s received %d packets of mallory that no rule admits, want 0", role, wrong)
 		}
 		if admitted == 0 {
-			t.Errorf("void: %s received nothing on the port that is open to mallory", role)
+			t.Errorf("void: %s received none of mallory's packets to the open port, so its counters prove nothing", role)
 		}
 	}
 	return total
 }
 
-// checkCounters opens a port of the victims to the probers, and checks that admitted packets are counted.
+// checkCounters opens a port of the victims to the probers, and fails t unless the victims' counters then count
+// the probers' packets.
 func (w *stormWorld) checkCounters(t *testing.T, before map[string]uint64) {
 	t.Helper()
 	if _, err := w.lab.api("albert").authorize("victim", soakRule{protocol: "udp", port: openPort, group: "prober"}); err != nil {

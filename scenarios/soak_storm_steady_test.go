@@ -17,7 +17,7 @@ import (
 	"palisade/internal/netns"
 )
 
-// A steady is a set of connections between instances that exchange 8 bytes each second.
+// A steady is a set of connections between instances. On each, 8 bytes and their echo pass every second.
 type steady struct {
 	stop    chan struct{}
 	wg      sync.WaitGroup
@@ -26,7 +26,7 @@ type steady struct {
 	failure atomic.Value // error of one of the lost connections
 }
 
-// newSteady opens connections between each two of the three nodes by turns.
+// newSteady opens steadyCount connections between the instances steady1 to steady3, one on each of three nodes.
 func newSteady(t *testing.T, w *stormWorld) *steady {
 	t.Helper()
 	for i := range 3 {
@@ -65,7 +65,7 @@ func newSteady(t *testing.T, w *stormWorld) *steady {
 	return s
 }
 
-// runExchange exchanges data until stop is closed, and then once more.
+// runExchange exchanges data on conn every second until s.stop is closed, and then once more.
 func (s *steady) runExchange(conn net.Conn) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -83,7 +83,7 @@ func (s *steady) runExchange(conn net.Conn) {
 			_, err = io.ReadFull(conn, b[:])
 		}
 		if err == nil && binary.BigEndian.Uint64(b[:]) != number {
-			err = fmt.Errorf("answer %d to %d", binary.BigEndian.Uint64(b[:]), number)
+			err = fmt.Errorf("the echo of %d is %d", number, binary.BigEndian.Uint64(b[:]))
 		}
 		if err != nil {
 			s.failed.Add(1)

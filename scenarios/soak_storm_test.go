@@ -21,7 +21,7 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestMain lets the test binary send the storm inside an instance.
+// TestMain lets the test binary be the program that sends the storm inside an instance.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "storm" {
 		if err := storm.Serve(os.Stdin, os.Stdout); err != nil {
@@ -35,10 +35,10 @@ func TestMain(m *testing.M) {
 
 // The bounds and durations of the storm.
 const (
-	stormBehind = 20.0             // percentage points that a neighbour may keep less than with the bridge
+	stormBehind = 20.0             // percentage points by which a neighbour's share may be lower than with the bridge
 	stormProbes = 10_000_000       // probes that no rule admits; with fewer the run is void
 	stormFor    = 36 * time.Second // duration of each storm in which two pairs are measured
-	stormTCP    = 6                // seconds of each measurement by iperf3, after one second that does not count
+	stormTCP    = 6                // seconds of each measurement by iperf3, after a first second that iperf3 leaves out
 	steadyCount = 200              // connections that must survive the storm
 
 	// stormProbeRate is the number of probes that each of three probers sends in a second. Probes
@@ -59,19 +59,18 @@ const (
 	steadyPort = 7000
 )
 
-// TestSoakStorm lets one instance, mallory, of a lab of three nodes send as much as it can. It compares
-// the throughput that other instances keep with the throughput that they keep on a Linux bridge with
-// nftables under the same storm:
+// TestSoakStormSparesNeighbours lets one instance, mallory, send as much as it can, in a lab of three nodes. The
+// test measures which share of their throughput other instances keep. It compares that share with the one on
+// a Linux bridge with nftables in the same storm:
 //
 //	node1  mallory, client, near (client's iperf3), target1, victim, prober, steady
 //	node2  far (client's iperf3), target2, victim, prober, steady
 //	node3  victim, prober, steady
 //
-// The storm comes three times: with busy loops of low priority, which leave the processors to mallory's
-// senders; with loops of full priority; and together with probes by all probers. The targets admit
-// everybody on openPort, and a group without mallory on groupPort. The victims admit nothing that is
-// sent here.
-func TestSoakStorm(t *testing.T) {
+// There are three storms: one with busy loops of low priority, which leave the processors to mallory's senders;
+// one with loops of full priority; and one while all probers send probes. The targets admit everybody on
+// openPort, and on groupPort a group that mallory is not in. The victims admit nothing that the test sends.
+func TestSoakStormSparesNeighbours(t *testing.T) {
 	if n := soakNodes(t); n != 3 {
 		t.Fatalf("the storm needs a lab of three nodes, not PALISADE_SOAK_NODES=%d", n)
 	}
@@ -82,7 +81,7 @@ func TestSoakStorm(t *testing.T) {
 
 	mine := measureStorm(t, w)
 
-	// The third storm, with probes, and then only probes until there are enough.
+	// During the third storm the probers send too. After it they send until there are enough probes.
 	results := make(chan storm.AttackResult, 1)
 	go func() { results <- w.attack(t, true, 20*time.Second) }()
 	w.awaitStorm(t)
@@ -101,7 +100,7 @@ func TestSoakStorm(t *testing.T) {
 	for i, n := range after.Nodes {
 		restarts += n.Restarts
 		if n.PID != before.Nodes[i].PID || n.Restarts != 0 {
-			t.Errorf("%s was restarted: process %d, before %d, %d restarts %+v", n.Name, n.PID, before.Nodes[i].PID, n.Restarts, n.Trouble)
+			t.Errorf("the daemon of %s was restarted: pid %d, before the storm %d; %d restarts, trouble %+v", n.Name, n.PID, before.Nodes[i].PID, n.Restarts, n.Trouble)
 		}
 	}
 	if after.Door.PID != before.Door.PID {
@@ -110,10 +109,10 @@ func TestSoakStorm(t *testing.T) {
 	t.Logf("| daemons restarted | connections lost of %d | wrong admissions of %d probes |", steadyCount, probed)
 	t.Logf("| %d | %d | %d |", restarts, lost, wrong)
 	if lost > 0 {
-		t.Errorf("%d of %d connections were lost", lost, steadyCount)
+		t.Errorf("%d of %d connections were lost, want 0", lost, steadyCount)
 	}
 	if wrong > 0 {
-		t.Errorf("%d wrong admissions", wrong)
+		t.Errorf("%d packets arrived that no rule admits, want 0", wrong)
 	}
 	if probed < stormProbes {
 		t.Errorf("void: %d probes were sent, want %d", probed, stormProbes)
@@ -131,7 +130,7 @@ func TestSoakStorm(t *testing.T) {
 	}
 }
 
-// A stormResult is the throughput that the neighbours in a world kept.
+// A stormResult has the throughput of mallory's neighbours, in the lab or on the bridge.
 type stormResult struct {
 	rows []stormRow
 	held storm.Held
@@ -139,11 +138,11 @@ type stormResult struct {
 
 type stormRow struct {
 	what          string
-	alone, within float64 // bits a second
+	alone, within float64 // throughput without and in the storm, in bits a second
 }
 
-// share returns the kept throughput in percent, at most 100: other load on the machine can make the
-// throughput alone the lower one.
+// share returns the throughput in the storm in percent of the throughput without it, but at most 100: other load
+// on the machine may have lowered the throughput without the storm.
 func (r stormRow) share() float64 {
 	if r.alone == 0 {
 		return 0
@@ -151,7 +150,8 @@ func (r stormRow) share() float64 {
 	return min(100, 100*r.within/r.alone)
 }
 
-// measureStorm measures two pairs without a storm and in two storms.
+// measureStorm measures the throughput from client to near and from client to far, without a storm and in two
+// storms.
 func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 	t.Helper()
 	for _, server := range []string{"near", "far"} {
@@ -169,7 +169,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 			if err == nil {
 				alone[server] = rate
 			} else if time.Now().After(deadline) { // the server may not listen yet
-				t.Fatalf("%s, without the storm: %v", w.name, err)
+				t.Fatalf("%s: iperf3 to %s, without the storm: %v", w.name, server, err)
 			}
 		}
 	}
@@ -192,7 +192,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 		for _, server := range []string{"near", "far"} {
 			rate, err := w.iperf(t, server)
 			if err != nil {
-				t.Logf("%s, %s, in the storm with %s: %v", w.name, server, loops.name, err)
+				t.Logf("%s: iperf3 to %s, in the storm with %s: %v", w.name, server, loops.name, err)
 			}
 			row := stormRow{server + ", " + loops.name, alone[server], rate}
 			result.rows = append(result.rows, row)
@@ -200,7 +200,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 		}
 		select {
 		case b := <-results:
-			t.Errorf("void: %s: the storm ended before the measurement: %s", w.name, stormText(b))
+			t.Errorf("void: %s: the storm ended before the measurement did; it sent %s", w.name, stormText(b))
 		default:
 			t.Logf("%s, %s: %s", w.name, loops.name, stormText(<-results))
 		}
@@ -211,7 +211,7 @@ func measureStorm(t *testing.T, w *stormWorld) (result stormResult) {
 	return result
 }
 
-// begin starts mallory's process and makes its corpus of frames.
+// begin starts mallory's process, which sends the storms, and makes the corpus of frames that it sends.
 func (w *stormWorld) begin(t *testing.T) {
 	t.Helper()
 	cmd := w.command(context.Background(), "mallory", w.program("mallory"), "storm")
@@ -228,7 +228,8 @@ func (w *stormWorld) begin(t *testing.T) {
 	}
 }
 
-// attack sends one storm with everything that mallory has.
+// attack lets mallory send one storm with everything that it can send, for the time within. idle says whether
+// the busy loops have idle priority.
 func (w *stormWorld) attack(t *testing.T, idle bool, within time.Duration) storm.AttackResult {
 	result, err := w.storm.Attack(storm.Attack{
 		Device: "eth0", Me: w.hosts["mallory"], Near: w.to("target1"), Far: w.to("target2"), For: within,
@@ -239,7 +240,7 @@ func (w *stormWorld) attack(t *testing.T, idle bool, within time.Duration) storm
 		Loops: w.limits.loops, Idle: idle,
 	})
 	if err != nil {
-		t.Errorf("%s: the storm: %v", w.name, err)
+		t.Errorf("%s: send the storm: %v", w.name, err)
 	}
 	return result
 }
@@ -262,7 +263,7 @@ func (w *stormWorld) awaitStorm(t *testing.T) {
 	defer tick.Stop()
 	for deadline := time.Now().Add(labtest.Patience); w.statistics(t, "mallory").TxPackets < first+1000; <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: no storm", w.name)
+			t.Fatalf("%s: mallory sent fewer than 1000 frames in %v", w.name, labtest.Patience)
 		}
 	}
 }
@@ -278,19 +279,19 @@ func (w *stormWorld) statistics(t *testing.T, role string) netlink.LinkStatistic
 		return err
 	})
 	if err != nil {
-		t.Fatalf("statistics of %s: %v", role, err)
+		t.Fatalf("read the statistics of eth0 of %s: %v", role, err)
 	}
 	return s
 }
 
-// iperf returns the throughput from client to a server in bits a second. If iperf3 fails, it is computed
-// from what the server's device received.
+// iperf returns the throughput from client to a server in bits a second, as iperf3 measures it. If iperf3
+// fails, iperf returns its error, and the throughput by the counter of the server's device.
 func (w *stormWorld) iperf(t *testing.T, server string) (float64, error) {
 	const within = (stormTCP + 4) * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), within+2*time.Second)
 	defer cancel()
 	before, begun := w.statistics(t, server).RxBytes, time.Now()
-	// timeout kills iperf3 inside the instance; otherwise the server would stay busy.
+	// The command timeout kills iperf3 inside the instance. If iperf3 went on, the server would stay busy.
 	out, err := w.run(ctx, "client", "timeout", fmt.Sprint(within.Seconds()), "iperf3", "-c", w.hosts[server].Address.String(), "-p", fmt.Sprint(iperfPort),
 		"-t", fmt.Sprint(stormTCP), "-O", "1", "--connect-timeout", "4000", "--json")
 	var report struct {

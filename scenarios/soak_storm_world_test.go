@@ -20,33 +20,33 @@ import (
 	vswitch "palisade/switch"
 )
 
-// A stormWorld is the network of a storm: the lab or the bridge.
+// A stormWorld is the network of a storm: the lab, or the Linux bridges that it is compared with.
 type stormWorld struct {
 	name  string
-	hosts map[string]storm.Host // by role, with their own MACs
-	// via returns the destination MAC of frames to a host.
+	hosts map[string]storm.Host // by role, each with the MAC of its own device
+	// via returns the destination MAC for frames to a host.
 	via func(storm.Host) ec2.MAC
-	// namespace has the network namespace of each role.
+	// namespace has the name of each role's network namespace, by role.
 	namespace map[string]string
-	// command makes a command of a role, which start starts.
+	// command returns a command that runs as a role; start starts it.
 	command func(ctx context.Context, role string, argv ...string) *exec.Cmd
 	start   func(role string, cmd *exec.Cmd) error
 	program func(role string) string // path of the test binary for a role
 
-	lab    *soakLab // nil: the bridge
+	lab    *soakLab // nil: the network is the bridges
 	limits stormLimits
 	storm  *storm.Process
 	corpus []storm.Frame
 }
 
-// A stormLimits bounds mallory. With the bridge, mallory gets what the lab gave.
+// A stormLimits bounds mallory. With the bridges, mallory has the same limits as in the lab.
 type stormLimits struct {
 	init  int // pid of a process in mallory's cgroup
 	loops int // busy loops
 	slow  int // slow packet sockets
 }
 
-// to returns a role as the destination of frames.
+// to returns the host of a role with the MAC to which frames for it must go.
 func (w *stormWorld) to(role string) storm.Host {
 	h := w.hosts[role]
 	return storm.Host{Address: h.Address, MAC: w.via(h)}
@@ -96,8 +96,8 @@ func newStormLab(l *soakLab) *stormWorld {
 		w.hosts[role] = storm.Host{Address: netip.MustParseAddr(in.PrivateAddress), MAC: ec2.MAC(mac)}
 		w.namespace[role], ids[role] = in.Namespace, in.ID
 	}
-	// Few at a time: their services must listen within seconds, while fuzz targets may use the
-	// processors.
+	// Launch few instances at a time: their services must listen within seconds, even while fuzz targets use
+	// the processors.
 	for _, group := range []struct {
 		name  string
 		roles []string // one on each node, from the first node on
@@ -145,8 +145,8 @@ func (w *stormWorld) install(t *testing.T, role string) {
 	}
 }
 
-// limitsOf reads the process limit of mallory, and leaves 64 for the senders and the instance's own
-// programs.
+// limitsOf returns mallory's limits. It reads mallory's limit of processes, and leaves 64 of them for the
+// senders and the instance's own programs.
 func (w *stormWorld) limitsOf(t *testing.T) stormLimits {
 	t.Helper()
 	limits := stormLimits{init: initOf(t, w.namespace["mallory"]), loops: 512, slow: stormSlow}
@@ -159,7 +159,7 @@ func (w *stormWorld) limitsOf(t *testing.T) stormLimits {
 	return limits
 }
 
-// listen listens on a port of a host until the test ends.
+// listen listens on a TCP port of a role until the test ends.
 func (w *stormWorld) listen(t *testing.T, role string, port uint16) net.Listener {
 	t.Helper()
 	var listener net.Listener

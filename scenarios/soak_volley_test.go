@@ -13,16 +13,16 @@ import (
 	"palisade/internal/lab"
 )
 
-// A volley is a sequence of probes that alternate between allowed and forbidden pairs. The mutex guards
-// the lists; it is held while a probe is sent.
+// A volley is a sequence of probes between pairs of instances, by turns an allowed and a forbidden pair. The
+// mutex guards the lists; shoot holds it while it sends a probe.
 type volley struct {
 	pairs []pair
 	wrong atomic.Int64 // number of forbidden probes that arrived
 
 	mu      sync.Mutex
-	sent    []time.Time // by number; the pair is the number modulo the number of pairs
+	sent    []time.Time // index: the probe's number; its pair is pairs[number % len(pairs)]
 	arrived []bool
-	changed *sync.Cond // sent has grown
+	changed *sync.Cond // signals that sent has grown
 }
 
 type pair struct {
@@ -31,8 +31,8 @@ type pair struct {
 	allowed bool
 }
 
-// newVolley makes the allowed pair from friend to target, and the forbidden pair from foe to target, from
-// each of two nodes to the other.
+// newVolley returns a volley between two nodes, in both directions. In each direction there is an allowed pair,
+// from friend to target, and a forbidden pair, from foe to target.
 func newVolley(t *testing.T, placed map[string]map[string]lab.InstanceStatus, nodes []string, port uint16) *volley {
 	v := &volley{}
 	v.changed = sync.NewCond(&v.mu)
@@ -47,7 +47,7 @@ func newVolley(t *testing.T, placed map[string]map[string]lab.InstanceStatus, no
 	return v
 }
 
-// seen records an arrival. Its sender decides whether it was allowed.
+// seen records that a probe arrived, or counts it as wrong if its sender is forbidden to reach the target.
 func (v *volley) seen(a arrival) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -62,8 +62,8 @@ func (v *volley) seen(a arrival) {
 	}
 }
 
-// shoot sends the next probe. It holds the mutex, because the probe must be in the list before it
-// arrives.
+// shoot sends the next probe. It holds the mutex while it sends, because the probe must be in the list before
+// seen records its arrival.
 func (v *volley) shoot() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -74,8 +74,8 @@ func (v *volley) shoot() {
 	v.changed.Broadcast()
 }
 
-// try reports whether all allowed probes of the last try have arrived. If not, it clears the lists and
-// sends a probe for every pair.
+// try reports whether all allowed probes that the last call of try sent have arrived. It clears the lists. If
+// it returns false, it has sent a probe for every pair again.
 func (v *volley) try() bool {
 	v.mu.Lock()
 	whole := len(v.sent) > 0
@@ -92,7 +92,7 @@ func (v *volley) try() bool {
 	return whole
 }
 
-// runProbes sends count probes.
+// runProbes sends count probes, one every interval. It ends early if ctx ends.
 func (v *volley) runProbes(ctx context.Context, count int, interval time.Duration) {
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
@@ -113,7 +113,7 @@ func (v *volley) waitFor(count int) {
 	}
 }
 
-// lost returns the times at which lost allowed probes were sent.
+// lost returns, for each allowed probe that did not arrive, the time at which it was sent.
 func (v *volley) lost() []time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -18,8 +18,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestKilledDaemonsAreRestarted kills a node's daemon and the front door. A connection goes on, and no
-// call of the API is lost.
+// TestKilledDaemonsAreRestarted kills a node's daemon and the front door. An instance's open connection must
+// survive, and no call of the API may fail.
 func TestKilledDaemonsAreRestarted(t *testing.T) {
 	l := labtest.Up(t, "real", "--nodes", "3")
 	server := l.Launch(t)
@@ -36,18 +36,18 @@ func TestKilledDaemonsAreRestarted(t *testing.T) {
 			want = 1
 		}
 		if n.Restarts != want || n.Trouble != nil {
-			t.Errorf("%s: %d restarts, trouble %+v; want %d, none", n.Name, n.Restarts, n.Trouble, want)
+			t.Errorf("%s has %d restarts and the trouble %+v, want %d and none", n.Name, n.Restarts, n.Trouble, want)
 		}
 	}
 	if st.Door.Restarts != 1 {
-		t.Errorf("the door: %d restarts, want 1", st.Door.Restarts)
+		t.Errorf("the front door has %d restarts, want 1", st.Door.Restarts)
 	}
 	text := l.Do(t, "lab", "status")
 	if !strings.Contains(text, "\nFront door restarts: 1\n") || !strings.Contains(text, "RESTARTS") {
-		t.Errorf("in text:\n%s", text)
+		t.Errorf("lab status does not show the front door's restart and the column RESTARTS:\n%s", text)
 	}
 
-	// The status, in text too, says why a node with a damaged configuration does not come up.
+	// The text of lab status must say why a node with a damaged configuration does not start.
 	config := filepath.Join("/var/lib/palisade/labs", l.Name, server.Node+".toml")
 	if err := os.WriteFile(config, []byte("name = [\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -60,8 +60,8 @@ func TestKilledDaemonsAreRestarted(t *testing.T) {
 	})
 }
 
-// killNode kills the daemon of the server's node, whose number is victim. A connection to the server and
-// the server itself go on.
+// killNode kills the daemon of the server's node, whose index is victim. It fails t unless the server keeps
+// running, and a connection to it stays open.
 func killNode(t *testing.T, l *labtest.Lab, server lab.InstanceStatus, victim int) {
 	t.Helper()
 	before := l.Status(t).Nodes[victim].PID
@@ -77,13 +77,13 @@ func killNode(t *testing.T, l *labtest.Lab, server lab.InstanceStatus, victim in
 	conn.SetDeadline(time.Now().Add(2 * labtest.Patience))
 	answers := bufio.NewReader(conn)
 	if banner, err := answers.ReadString('\n'); err != nil || !strings.HasPrefix(banner, "SSH-2.0-") {
-		t.Fatalf("the banner of sshd is %q, %v", banner, err)
+		t.Fatalf("the banner of sshd is %q, error %v; want SSH-2.0-…", banner, err)
 	}
 	booted := func() string {
 		t.Helper()
 		out, err := l.On(server.ID, "stat", "-c", "%Y", "/proc/1")
 		if err != nil {
-			t.Fatalf("the instance: %v\n%s", err, out)
+			t.Fatalf("read the boot time of the instance: %v\n%s", err, out)
 		}
 		return out
 	}
@@ -93,17 +93,18 @@ func killNode(t *testing.T, l *labtest.Lab, server lab.InstanceStatus, victim in
 		n := l.Status(t).Nodes[victim]
 		return n.PID != 0 && n.PID != before && n.Role != "down"
 	})
-	// The connection goes on: sshd receives our banner and sends its key exchange.
+	// If the connection is still open, sshd receives our banner and starts its key exchange.
 	fmt.Fprint(conn, "SSH-2.0-test\r\n")
 	if _, err := answers.ReadByte(); err != nil {
-		t.Errorf("the open connection: %v", err)
+		t.Errorf("the connection that was open before the kill has failed: %v", err)
 	}
 	if now := booted(); now != was {
-		t.Errorf("the instance booted at %s, before at %s", now, was)
+		t.Errorf("the instance was restarted: it booted at %s, before the kill at %s", now, was)
 	}
 }
 
-// killDoor kills the front door while a client makes connections as fast as it can. No connection fails.
+// killDoor kills the front door while a client makes connections as fast as it can. It fails t if a connection
+// fails.
 func killDoor(t *testing.T, l *labtest.Lab, server lab.InstanceStatus) {
 	t.Helper()
 	before := l.Status(t)
@@ -114,7 +115,7 @@ func killDoor(t *testing.T, l *labtest.Lab, server lab.InstanceStatus) {
 			select {
 			case <-stop:
 				if made == 0 {
-					t.Error("no connection was made")
+					t.Error("void: the client made no connection")
 				}
 				return
 			default:

@@ -11,9 +11,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// A tier is a list of instances with the same role. In a command, the word @NAME is replaced by one
-// word for each instance of tier NAME, and a word that contains {@NAME} by as many words. Selectors
-// follow, each behind a colon:
+// A tier is a list of instances with the same role. In a command, the word @NAME becomes one word for each
+// instance of tier NAME, and so does a word that contains {@NAME}. Selectors may follow the name, each
+// behind a colon:
 //
 //	@web                  their ids
 //	@web:public           their public addresses; :private, their private ones
@@ -31,7 +31,7 @@ type machine struct {
 	Public  string `json:"public_address"`
 }
 
-// names returns the names of m that a word of a command may be.
+// names returns the words by which a command may name m.
 func (m machine) names() []string { return []string{m.ID, m.Private, m.Public} }
 
 // runWithin bounds the wait until all instances of a tier run.
@@ -39,7 +39,7 @@ const runWithin = 45 * time.Second
 
 var launched = regexp.MustCompile(`(?m)^INSTANCE\t(i-[0-9a-f]+)`)
 
-// cmdTier gives the instances in the last output one name, and waits until all of them run.
+// cmdTier makes the instances in the last output a tier with a name, and waits until all of them run.
 func (p *player) cmdTier(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: tier NAME")
@@ -106,7 +106,7 @@ func (t tier) spread() string {
 	return strings.Join(nodes, ", ")
 }
 
-// cmdPick sets each variable to one of the values of a tier.
+// cmdPick sets the variables to the first values of a tier, one value each.
 func (p *player) cmdPick(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 || !strings.HasPrefix(args[len(args)-1], "@") {
 		ts.Fatalf("usage: pick VAR... @TIER[:SELECTOR]...")
@@ -124,7 +124,8 @@ func (p *player) cmdPick(ts *testscript.TestScript, neg bool, args []string) {
 
 var meansTier = regexp.MustCompile(`^@[a-z0-9]+(:[a-z0-9-]+)*$|\{@[a-z0-9]+(:[a-z0-9-]+)*\}`)
 
-// expand replaces each word that names a tier by the tier's values, except those in without.
+// expand returns words with each word that names a tier replaced by the tier's values. It leaves out values that
+// are in without.
 func (p *player) expand(ts *testscript.TestScript, words, without []string) []string {
 	var all []string
 	for _, word := range words {
@@ -151,7 +152,7 @@ func (p *player) expand(ts *testscript.TestScript, words, without []string) []st
 	return all
 }
 
-// choose applies selectors, which are separated by colons.
+// choose returns the values that selectors, which are separated by colons, select from the tier.
 func (t tier) choose(selectors string, all map[string]tier) ([]string, error) {
 	value := func(m machine) string { return m.ID }
 	for s := range strings.SplitSeq(selectors, ":") {

@@ -31,11 +31,11 @@ func TestSelectorsNarrowTier(t *testing.T) {
 			got = "error"
 		}
 		if got != tt.want {
-			t.Errorf("@web:%s is %q, want %q", tt.selectors, got, tt.want)
+			t.Errorf("@web:%s selects %q, want %q", tt.selectors, got, tt.want)
 		}
 	}
 	if web.spread() != "node1 2, node2 1" || len(web) != 3 {
-		t.Errorf("spread %q of %d", web.spread(), len(web))
+		t.Errorf("after the selections the tier has the spread %q and %d instances, want \"node1 2, node2 1\" and 3", web.spread(), len(web))
 	}
 }
 
@@ -54,7 +54,7 @@ func TestOpenPortsRejectsOtherStates(t *testing.T) {
 			got = "error"
 		}
 		if got != tt.open {
-			t.Errorf("%s: open %q, %v; want %q", tt.line, got, err, tt.open)
+			t.Errorf("%s: openPorts returns %q, error %v; want %q", tt.line, got, err, tt.open)
 		}
 	}
 }
@@ -62,7 +62,7 @@ func TestOpenPortsRejectsOtherStates(t *testing.T) {
 func TestTallyCountsLinesThatDifferInVaryingParts(t *testing.T) {
 	got := tally("# Nmap 7.93\nHost: 10.0.0.1 ()\tStatus: Up\nHost: 10.0.0.1 () open\nHost: 10.0.0.2 () open\n\nother 10.0.0.3\n")
 	if want := "   2 × Host: * () open\n       other 10.0.0.3\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+		t.Errorf("tally returns %q, want %q", got, want)
 	}
 }
 
@@ -83,7 +83,7 @@ stdout '^i-1 i-2$'
 func TestAllExcludesInstanceFromItsOwnCommand(t *testing.T) {
 	got, err := play(t, tierStory, Config{})
 	if err != nil || !strings.Contains(got, "(@web: 2 instances run after 0.0 s, node1 1, node2 1)") || !strings.Contains(got, "   2 × *") {
-		t.Errorf("%v\n%s", err, got)
+		t.Errorf("play of the story: error %v, want none, the tier's summary and \"2 × *\" in the output:\n%s", err, got)
 	}
 	for _, tt := range []struct{ line, want string }{
 		{"all on @web false", "on 2 of 2"},
@@ -96,7 +96,7 @@ func TestAllExcludesInstanceFromItsOwnCommand(t *testing.T) {
 	} {
 		_, err := play(t, tierStory+tt.line+"\n", Config{})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v, want %q", tt.line, err, tt.want)
+			t.Errorf("%s: error %v, want one with %q", tt.line, err, tt.want)
 		}
 	}
 }

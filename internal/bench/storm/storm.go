@@ -1,6 +1,6 @@
 // Package storm is the program of a hostile instance. It sends every kind of frame that may
 // hurt the network, and uses all the sockets and processor time that it is allowed. Each
-// attack ends after a time or a count. TestSoakStorm runs it inside an instance of a lab and,
+// attack ends after a time or a count. TestSoakStormSparesNeighbours runs it inside an instance of a lab and,
 // for comparison, behind a Linux bridge, with the same requests.
 //
 // Serve reads requests as lines of JSON and answers each with a line. The requests, in the
