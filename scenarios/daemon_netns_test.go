@@ -78,8 +78,7 @@ func TestNothingIsForwardedWithoutDaemon(t *testing.T) {
 	}
 	closed("while the daemon refuses to start")
 
-	// The daemon's error says to remove the file if the log is complete, as it is here. The supervisor then
-	// starts the daemon again.
+	// Remove the damaged file, as the daemon's error says. The supervisor then starts the daemon again.
 	if err := os.Remove(mark); err != nil {
 		t.Fatal(err)
 	}

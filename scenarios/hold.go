@@ -20,7 +20,7 @@ type heldCommand struct {
 	cmd   *exec.Cmd
 	stop  context.CancelFunc
 	stdin io.WriteCloser
-	lines int // sent to it so far
+	lines int // number of lines sent to it so far
 
 	stdout, stderr tail
 }

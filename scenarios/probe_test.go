@@ -133,7 +133,7 @@ func checksum(from, to netip.Addr, protocol byte, data []byte) uint16 {
 // An arrival is a probe that has arrived, as the receiver sees it.
 type arrival struct {
 	from   netip.Addr
-	port   uint16 // of the sender
+	port   uint16 // source port
 	number uint32
 }
 
@@ -298,8 +298,8 @@ func (s *series) gaps() []time.Duration {
 	return gaps
 }
 
-// refused returns how many of the probes with the numbers from up to, but not including, to did not arrive. It
-// counts from the first probe that arrived on.
+// refused looks at the probes with numbers from `from` to `to`-1. It returns how many of them did not arrive
+// after the first one that arrived.
 func (s *series) refused(from, to int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -71,14 +71,14 @@ func compareMary(t testing.TB, output string) {
 	t.Errorf("README.md does not show the command %s", maryCommand)
 }
 
-// A shell is a process sh that runs the commands of README.md. Its directory has bin/palisade.
+// A shell is a bash process that runs the commands of README.md. Its directory has bin/palisade.
 type shell struct {
 	in  io.Writer
 	out *bufio.Scanner
 }
 
 // wrapper is the script bin/palisade, which runs the real binary. It appends --name with the lab's name to
-// each command, and --port to `lab up`. For `lab exec` it inserts --name before --, because the words
+// most commands, and --port to `lab up`. For `lab exec` it inserts --name before --, because the words
 // behind -- are the command that it runs.
 const wrapper = `#!/bin/sh
 case "$1 $2" in

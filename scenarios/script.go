@@ -149,7 +149,7 @@ func (p *player) cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Stdout().Write(stdout.Bytes())
 		ts.Stderr().Write(stderr.Bytes())
 		if !matched {
-			ts.Fatalf("%s: no match for %#q after %v (%v)", run.text, args[1], limit, err)
+			ts.Fatalf("%s: no match for %#q after %v; error of the last attempt: %v", run.text, args[1], limit, err)
 		}
 		return
 	}

@@ -64,7 +64,7 @@ func (l *soakLab) killLeader(api *soakAPI) {
 	const (
 		probes   = 100_000
 		workers  = 5
-		every    = 25 * time.Millisecond // between two changes of a worker; all workers make 200 changes a second
+		every    = 25 * time.Millisecond // between two changes of a worker; all workers together make 200 changes a second
 		minimum  = 50.0                  // acknowledged changes a second before the kill; with fewer the run is void
 		writable = 3 * time.Second
 	)
@@ -181,7 +181,7 @@ type worker struct {
 type acknowledgement struct{ sent, at time.Time }
 
 const (
-	window   = 30  // rules of a group at a time
+	window   = 30  // rules that a group has at a time
 	perGroup = 120 // rules after which a worker makes a new group
 )
 

@@ -57,7 +57,7 @@ func newPropagation(t *testing.T, name, account string, network func(*soakLab, *
 	l.groups(p.api, "target", "prober")
 	p.a = l.leader()
 	p.b = p.a
-	if others := l.others(p.a); len(others) > 0 { // the target on a follower, the prober on another follower if there is one
+	if others := l.others(p.a); len(others) > 0 { // put the target on a follower, and the prober on another follower if there is one
 		p.a = others[0]
 		p.b = others[len(others)-1]
 		if p.a == p.b {

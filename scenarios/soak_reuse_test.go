@@ -371,7 +371,7 @@ func (r *reuser) seen(a arrival) {
 	x := r.tenants[serial]
 	x.arrived++
 	if x.group == common {
-		r.wrong = append(r.wrong, fmt.Sprintf("a probe of %s, which is not in the privileged group, reached the target from %v, port %d; it is the %d. such probe of that instance", x.ID, a.from, a.port, x.arrived))
+		r.wrong = append(r.wrong, fmt.Sprintf("a probe of %s, which is not in the privileged group, reached the target from %v, port %d (%d probes of that instance have arrived)", x.ID, a.from, a.port, x.arrived))
 	}
 }
 
@@ -414,7 +414,7 @@ func (r *reuser) terminate(tenants []*tenant) time.Time {
 		x.stop()
 		<-x.done
 		if x.held != nil {
-			x.held.Close() // until here, the socket keeps the namespace, which has no name any more
+			x.held.Close() // the open socket has kept the namespace, which has no name any more
 		}
 	}
 	return at

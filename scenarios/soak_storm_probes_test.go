@@ -18,8 +18,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// probe lets the probers of all nodes send packets to the victims of all nodes, for the time within and at most
-// most in all. No rule admits these packets. probe returns how many of them the probers' devices accepted.
+// probe lets the probers of all nodes send packets to the victims of all nodes, for the time within, but no more than
+// most packets in all. No rule admits these packets. probe returns how many of them the probers' devices accepted.
 func (w *stormWorld) probe(t *testing.T, within time.Duration, most int) int {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -51,7 +51,7 @@ func (w *stormWorld) probe(t *testing.T, within time.Duration, most int) int {
 }
 
 // victims returns the number of packets that each victim has received, by role. It also makes counters of
-// mallory's packets at the targets, which counted reads.
+// mallory's packets at the targets, which the method counted reads.
 func (w *stormWorld) victims() map[string]uint64 {
 	t := w.lab.t
 	t.Helper()

@@ -26,7 +26,7 @@ type stormWorld struct {
 	hosts map[string]storm.Host // by role, each with the MAC of its own device
 	// via returns the destination MAC for frames to a host.
 	via func(storm.Host) ec2.MAC
-	// namespace has the name of each role's network namespace, by role.
+	// namespace has the names of the network namespaces, by role.
 	namespace map[string]string
 	// command returns a command that runs as a role; start starts it.
 	command func(ctx context.Context, role string, argv ...string) *exec.Cmd

@@ -138,7 +138,7 @@ func (p *player) expand(ts *testscript.TestScript, words, without []string) []st
 		}
 		values, err := t.choose(selectors, p.tiers)
 		if err == nil && len(values) == 0 {
-			err = fmt.Errorf("no instance is selected from %s", t.spread())
+			err = fmt.Errorf("no instance is selected; the tier has %s", t.spread())
 		}
 		if err != nil {
 			ts.Fatalf("%s: %v", word, err)

@@ -88,7 +88,7 @@ func TestAllExcludesInstanceFromItsOwnCommand(t *testing.T) {
 	for _, tt := range []struct{ line, want string }{
 		{"all on @web false", "on 2 of 2"},
 		{"! all on @web true", "succeeded on 2 of 2, but must fail"},
-		{"all on @web:node9 true", "no instance is selected from node1 1, node2 1"},
+		{"all on @web:node9 true", "no instance is selected; the tier has node1 1, node2 1"},
 		{"pick a b c @web", "@web has 2 values, too few"},
 		{"on laptop echo nothing\ntier app", "no INSTANCE"},
 		{"on laptop printf 'Host: 10.0.0.1 ()\\tPorts: 22/closed/tcp//ssh///\\n'\nscanned 1 open 22", "neither open nor filtered"},

@@ -51,7 +51,8 @@ func (l *Lab) start(d daemon) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("start %s: %w", d.name, err)
 	}
 	defer log.Close()
-	// A program that started this command may wait until its pipes are closed; the daemon must not keep them open.
+	// The daemon must not keep the pipes of this command open: whoever started the command may wait until
+	// they are closed.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("start %s: close inherited descriptors: %w", d.name, err)
 	}
@@ -91,7 +92,7 @@ func (l *Lab) find(name string) (process.ID, bool, error) {
 	return ids[0], true, nil
 }
 
-// processes returns the processes with the name palisade for whose arguments match returns true.
+// processes returns the processes named palisade whose arguments the function match accepts.
 func (l *Lab) processes(match func(args []string) bool) ([]process.ID, error) {
 	return process.List(func(pid int) bool {
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))

@@ -32,7 +32,7 @@ func TestNodesTakeTurnsInZones(t *testing.T) {
 	}{{3, 0, "abc"}, {3, 2, "aba"}, {3, 1, "aaa"}, {28, 0, "abcdefghijklmnopqrstuvwxyzab"}, {2, 3, ""}, {2, -1, ""}, {30, 27, ""}} {
 		o := Options{Nodes: tt.nodes, Zones: tt.zones}
 		if err := o.fill(); (err != nil) != (tt.want == "") {
-			t.Errorf("%d nodes in %d zones: error %v; an error is wanted: %v", tt.nodes, tt.zones, err, tt.want == "")
+			t.Errorf("%d nodes in %d zones: error %v; want an error: %v", tt.nodes, tt.zones, err, tt.want == "")
 		}
 		l, got := &Lab{Zones: o.Zones}, ""
 		for n := range len(tt.want) {

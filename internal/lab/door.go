@@ -25,8 +25,8 @@ const unavailableBody = `<?xml version="1.0" encoding="UTF-8"?>
 
 func (l *Lab) doorArgs() []string { return []string{"lab", "door", "--name", l.Name} }
 
-// doorDescriptor is the descriptor of the listening socket in the door's process. The door keeps it open,
-// so that a new supervisor can duplicate it after the last one was killed.
+// doorDescriptor is the descriptor of the listening socket in the door's process. The door keeps it open, so
+// that a new supervisor can duplicate it if the old supervisor was killed.
 const doorDescriptor = 3
 
 // ServeDoor runs the front door: it forwards connections from the loopback port, whose listening
@@ -92,8 +92,8 @@ const (
 )
 
 const (
-	// healthLasts is how long an answer counts. For so long, connections may still go to a node that
-	// no longer knows a leader. Nodes are asked only when there is a connection, so that an idle lab
+	// healthLasts is how long an answer counts. During that time, connections may still go to a node
+	// that no longer knows a leader. Nodes are asked only when there is a connection, so that an idle lab
 	// uses no processor time.
 	healthLasts = 200 * time.Millisecond
 

@@ -135,9 +135,9 @@ func (l *Lab) pidFiles() []string {
 	return names
 }
 
-// owns reports whether args, the arguments after `palisade`, start a daemon of the lab, or a command with
-// the configuration of one of its nodes. By its arguments, clear also finds a process without a pid
-// file, whose parent was killed before it wrote the file.
+// owns reports whether args are the arguments of a daemon of the lab, or of a command that names the
+// configuration of one of its nodes. The method clear uses it to find processes without a pid file, whose
+// parent was killed before it wrote the file.
 func (l *Lab) owns(args []string) bool {
 	if slices.Equal(args, l.doorArgs()) || slices.Equal(args, l.superviseArgs()) {
 		return true
@@ -146,7 +146,7 @@ func (l *Lab) owns(args []string) bool {
 	return config > 0 && config < len(args) && filepath.Dir(args[config]) == l.dir()
 }
 
-// killProcesses kills the processes with the name palisade for whose arguments match returns true.
+// killProcesses kills the processes named palisade whose arguments the function match accepts.
 func (l *Lab) killProcesses(ctx context.Context, match func(args []string) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()

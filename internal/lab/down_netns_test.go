@@ -194,7 +194,7 @@ func TestFailedUpReportsCauseAndRemovesEverything(t *testing.T) {
 }
 
 // TestDownRemovesAttachedDevices checks that Down removes the devices of its own lab from a namespace
-// outside the lab, but neither those of another lab nor any without a lab.
+// outside the lab, and leaves devices of another lab, and devices of no lab, in place.
 func TestDownRemovesAttachedDevices(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const guest = "labtestguest"

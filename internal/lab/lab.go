@@ -56,7 +56,7 @@ type Lab struct {
 	Overlay      string         `json:"overlay,omitempty"` // form of the tunnels between nodes; "": the default
 	Accounts     []Account      `json:"accounts"`
 
-	locked bool // true: Up, which is running, holds the lock
+	locked bool // true while Up, which holds the lock, runs
 }
 
 // An Account can call the API of the lab.

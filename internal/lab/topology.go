@@ -30,8 +30,8 @@ const (
 // gatewayMAC is the MAC of the router on the segment. Every uplink sends its frames to it.
 const gatewayMAC = "02:00:00:00:00:01"
 
-// publicPool has the public addresses of instances. The router sends packets to them to the segment,
-// without NAT, and treats 2001:db8::/32 alike.
+// publicPool has the public addresses of instances. The router routes it to the segment without NAT, and
+// 2001:db8::/32 too.
 const publicPool = "198.18.0.0/16"
 
 // outsiders are the machines behind the router. Each has a network of its own.
@@ -42,7 +42,7 @@ var outsiders = []struct{ host, address, router string }{
 
 func underlayAddress(index int) string { return fmt.Sprintf("192.0.2.%d", 11+index) }
 
-// The TCP and UDP ports of a node on the underlay.
+// The TCP and UDP ports on which a node listens on the underlay.
 const (
 	peerPort   = 7400
 	gossipPort = peerPort + 1
@@ -92,8 +92,8 @@ func (l *Lab) build() error {
 	return nil
 }
 
-// configureHost runs inside the namespace of host. Only the router has IPv6; on other hosts it would
-// only send announcements.
+// configureHost configures the current network namespace, the one of host. Only the router has IPv6. Other
+// hosts do not need it, and with it they would send announcements.
 func configureHost(host string) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
