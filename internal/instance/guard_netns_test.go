@@ -224,8 +224,8 @@ func TestGuardEndsWithInstance(t *testing.T) {
 	}
 }
 
-// TestPacketSocketFailsWithoutGuard: guarded calls fail when the guard is dead. Commands that enter
-// afterwards have another guard.
+// TestPacketSocketFailsWithoutGuard: the guarded calls of running processes fail after the guard has
+// died. Commands that enter afterwards have another guard.
 func TestPacketSocketFailsWithoutGuard(t *testing.T) {
 	s := newSpec(t, "unguarded", DefaultImage)
 	boot(t, s)

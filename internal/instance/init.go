@@ -18,8 +18,8 @@ import (
 	"palisade/internal/packet"
 )
 
-// Paths inside the instance. The log is a file in the instance's own memory. A file of the node could
-// be rewritten by the instance's root through /proc/1/fd, or made to fill the disk.
+// Paths inside the instance. The log is a file in the instance's own memory. If it were a file of the
+// node, the instance's root could rewrite it through /proc/1/fd, or fill the node's disk.
 const (
 	initLog      = "/var/log/init.log"
 	userDataPath = "/var/lib/user-data"
@@ -76,16 +76,16 @@ func runInit([]string) error {
 }
 
 // An initProcess starts the instance's processes and reaps them. It is owned by runInit. The mutex
-// guards children; it is held while a process is started and while ended processes are reaped, so
-// that the end of a process is never seen before its entry.
+// guards children. It is held while a process is started and while ended processes are reaped, so
+// that reap never finds a process before start has added it to children.
 type initProcess struct {
 	spec Spec
 
 	mu       sync.Mutex
-	children map[int]func(unix.WaitStatus) // by pid: called at the end of a child that start has started
+	children map[int]func(unix.WaitStatus) // by pid of a process that start has started; called when the process has ended
 }
 
-// runBoot starts the services and the user data.
+// runBoot starts the services, reports that they listen, and starts the user data.
 func (i *initProcess) runBoot(image Image) error {
 	if err := i.serve(image); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (i *initProcess) runBoot(image Image) error {
 	return nil
 }
 
-// runUserData starts the user data as a script, without waiting for its end.
+// runUserData starts the user data as a script and does not wait until it ends.
 func (i *initProcess) runUserData() error {
 	if err := os.WriteFile(userDataPath, i.spec.UserData, 0o700); err != nil {
 		return err
@@ -116,8 +116,8 @@ func (i *initProcess) runUserData() error {
 	})
 }
 
-// start runs a program with its output to a file. At its end, the goroutine of runInit calls ended
-// with the mutex held.
+// start starts the program argv with its output in the file output. When the program has ended, the
+// goroutine of runInit calls the function ended with the mutex held.
 func (i *initProcess) start(argv []string, output *os.File, ended func(unix.WaitStatus)) error {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -137,7 +137,7 @@ func (i *initProcess) start(argv []string, output *os.File, ended func(unix.Wait
 	return p.Release()
 }
 
-// reap reaps all processes that have ended: our own and orphans.
+// reap reaps all processes that have ended: those that start has started, and orphans.
 func (i *initProcess) reap() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -157,7 +157,8 @@ func (i *initProcess) reap() {
 	}
 }
 
-// startSSHD starts sshd and returns when it listens. If sshd ends, it is restarted after a second.
+// startSSHD starts sshd and returns when sshd listens. If sshd ends later, runSSHD starts it again
+// after a second.
 func (i *initProcess) startSSHD() error {
 	if err := makeHostKey("/etc/ssh/ssh_host_ed25519_key"); err != nil {
 		return err
@@ -191,7 +192,8 @@ func (i *initProcess) runSSHD(listening chan<- error) error {
 	return nil
 }
 
-// runSSHDLog copies sshd's messages to the log until sshd and its child processes have ended.
+// runSSHDLog copies sshd's messages to the log until sshd and its child processes have ended. It
+// sends nil to listening when sshd listens, or an error if sshd ends before.
 func runSSHDLog(stderr io.ReadCloser, listening chan<- error) {
 	defer stderr.Close()
 	reported := false
@@ -208,7 +210,8 @@ func runSSHDLog(stderr io.ReadCloser, listening chan<- error) {
 	}
 }
 
-// loginEnv is the environment of processes inside; term is the TERM of the caller.
+// loginEnv returns the environment of processes inside. term is the value of the caller's variable
+// TERM.
 func loginEnv(term string) []string {
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

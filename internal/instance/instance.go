@@ -3,15 +3,15 @@
 // services of its image. It has user ids of its own: its root is an unprivileged user of the node
 // (ids.go).
 //
-// An instance is never a child of the daemon. The daemon starts a launcher, which starts init and
-// ends. So instances keep running when the daemon dies, and the next daemon adopts them. The calls
-// in the life of an instance, in their order:
+// The init of an instance is never a child of the daemon. The daemon starts a launcher, which starts
+// init and ends. So instances keep running when the daemon dies, and the next daemon adopts them. The
+// calls in the life of an instance, in their order:
 //
-//	Prepare   makes the user and the network namespace, and a name for the latter, which keeps both;
-//	          the caller then moves the devices into it
+//	Prepare   makes the user and the network namespace and gives the network namespace a name;
+//	          the caller then moves the devices into the network namespace
 //	Boot      configures the devices, starts init, and returns when its services listen
 //	Configure adds or changes a device of a running instance; Unplug removes one
-//	Adopt     finds a running init again
+//	Adopt     finds the init of an instance that an earlier daemon booted
 //	Kill      kills every process of the instance
 //	Remove    removes cgroup, namespace and directory
 //
@@ -58,17 +58,17 @@ type Spec struct {
 	Hostname  string // default: ID
 	Image     string // an AMI id; see Lookup
 
-	NICs []NIC // the caller has moved their devices into Namespace
+	NICs []NIC // the caller has already moved their devices into Namespace
 
-	Boot           uint64   // number of this boot, counted by the caller
+	Boot           uint64   // number of this boot; the caller counts the boots
 	AuthorizedKeys []string // lines of root's authorized_keys
 	UserData       []byte   // run as a script at boot if it begins with "#!"
 
-	Dir          string // absolute path of its directory on the node, for pid file and boot log
+	Dir          string // absolute path of the instance's directory on the node, with pid file and boot log
 	CgroupPrefix string // parent of the instance's cgroup; "": no cgroup, and no limits
 }
 
-// address returns the first address of the instance, or zero.
+// address returns the first address of the instance, or the zero Addr if it has none.
 func (s Spec) address() netip.Addr {
 	if len(s.NICs) == 0 {
 		return netip.Addr{}
@@ -94,11 +94,11 @@ func (s Spec) validate() error {
 	case s.Namespace == "" || strings.ContainsAny(s.Namespace, "/ ") || s.Namespace[0] == '.':
 		return fmt.Errorf("instance %s: %q cannot name a network namespace", s.ID, s.Namespace)
 	case s.ID == "":
-		return errors.New("instance without an id")
+		return errors.New("the instance has no id")
 	case !filepath.IsAbs(s.Dir):
 		return fmt.Errorf("instance %s: directory %q is not absolute", s.ID, s.Dir)
 	case slices.ContainsFunc(s.NICs, func(n NIC) bool { return n.Device == "" || len(n.Addresses) == 0 }):
-		return fmt.Errorf("instance %s: a NIC without a name or an address", s.ID)
+		return fmt.Errorf("instance %s: a NIC has no device name or no address", s.ID)
 	case strings.ContainsAny(s.CgroupPrefix, "/") || strings.HasPrefix(s.CgroupPrefix, "."):
 		return fmt.Errorf("instance %s: %q cannot name a cgroup", s.ID, s.CgroupPrefix)
 	}
@@ -106,7 +106,8 @@ func (s Spec) validate() error {
 }
 
 // Prepare makes the network namespace, with only loopback in it, and the instance's directory. It
-// keeps existing ones, except a namespace of an earlier release in which no process runs.
+// keeps a namespace and a directory that exist, but replaces a namespace of an earlier release if no
+// process runs in it.
 func Prepare(s Spec) error {
 	if err := s.validate(); err != nil {
 		return err
@@ -122,7 +123,7 @@ func Prepare(s Spec) error {
 			return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 		}
 	}
-	MakeRoomForNeighbours() // if this fails, the lab has raised the limits, or reported that it could not
+	MakeRoomForNeighbours() // an error is ignored: a lab has already raised the limits, or reported why it cannot
 	if err := netns.Do(s.Namespace, configureNamespace); err != nil {
 		return fmt.Errorf("prepare instance %s: %w", s.ID, err)
 	}
@@ -147,8 +148,8 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	if id, err := process.ReadFile(s.pidFile()); err == nil && id.Alive() {
 		return nil, fmt.Errorf("boot instance %s: process %d is its init already", s.ID, id.PID)
 	}
-	// A daemon that was killed here may have left an init without a pid file, which would hold
-	// the ports of the new init.
+	// If an earlier daemon was killed during Boot, an init without a pid file may still run. It would
+	// hold the ports that the new init needs.
 	if err := killAll(s); err != nil {
 		return nil, fmt.Errorf("boot instance %s: %w", s.ID, err)
 	}
@@ -172,7 +173,8 @@ func Boot(ctx context.Context, s Spec) (*Instance, error) {
 	return Adopt(s)
 }
 
-// launch starts the launcher and reads the status lines of all stages until "ready".
+// launch starts the launcher and reads the status lines of all stages until one is "ready". If none
+// is, it returns an error with the last line.
 func launch(ctx context.Context, s Spec) error {
 	spec, err := json.Marshal(s)
 	if err != nil {
@@ -195,7 +197,7 @@ func launch(ctx context.Context, s Spec) error {
 	cmd.Args = []string{launchStage, s.ID}
 	cmd.Env = stageEnv
 	cmd.Stdin = bytes.NewReader(spec)
-	cmd.ExtraFiles = []*os.File{statusW} // descriptor 3 of every stage
+	cmd.ExtraFiles = []*os.File{statusW} // becomes descriptor 3 of every stage
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		statusW.Close()
@@ -233,27 +235,28 @@ func Adopt(s Spec) (*Instance, error) {
 		return nil, fmt.Errorf("adopt instance %s: %w", s.ID, err)
 	}
 	booted, err := os.ReadFile(s.bootFile())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // an earlier release wrote none
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // an earlier release wrote no boot file
 		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
 	}
 	if _, err := ensureGuard(s, id); err != nil {
 		return nil, errors.Join(fmt.Errorf("adopt instance %s: %w", s.ID, err), handle.Close())
 	}
 	i := &Instance{spec: s, handle: handle}
-	i.booted, _ = strconv.ParseUint(string(booted), 10, 64) // a damaged file counts as none: the instance boots again
+	i.booted, _ = strconv.ParseUint(string(booted), 10, 64) // 0 if the file is damaged, and the caller boots the instance again
 	return i, nil
 }
 
-// Booted returns the Spec.Boot of the running init.
+// Booted returns the Spec.Boot with which the running init was booted.
 func (i *Instance) Booted() uint64 { return i.booted }
 
 // Pid returns init's process id as the node sees it.
 func (i *Instance) Pid() int { return i.handle.ID().PID }
 
-// Done is closed when init, and with it every process inside, has ended.
+// Done returns a channel that is closed when init, and with it every process inside, has ended.
 func (i *Instance) Done() <-chan struct{} { return i.handle.Done() }
 
-// EndedBecause returns why the guard killed the instance, or "" if it did not.
+// EndedBecause returns the reason for which the guard killed the instance, or "" if the guard did not
+// kill it.
 func (i *Instance) EndedBecause() string {
 	why, _ := os.ReadFile(i.spec.endFile())
 	return string(why)
@@ -269,11 +272,11 @@ func (i *Instance) Kill(ctx context.Context) error {
 	return killAll(i.spec)
 }
 
-// Close releases the handle of an instance, which keeps running.
+// Close releases the handle of init. The instance keeps running.
 func (i *Instance) Close() error { return i.handle.Close() }
 
 // Remove kills the processes of an instance and removes its cgroup, network namespace and directory.
-// It also works on an instance that a crash left incomplete.
+// It also removes an instance that a crash left incomplete.
 func Remove(s Spec) error {
 	if err := s.validate(); err != nil {
 		return err
@@ -290,10 +293,10 @@ func Remove(s Spec) error {
 	return nil
 }
 
-// killAll kills every process of the instance. It finds them by the pid file, the cgroup, and the
-// network namespace, for an init whose launcher died before it wrote the pid file. Of the
-// processes of our own pid namespace it kills only the guard: a daemon may have a thread in the
-// network namespace.
+// killAll kills every process of the instance and removes the cgroup. It finds the processes by the
+// pid file and the cgroup, and by the network namespace in case the launcher died before it wrote the
+// pid file. Of the processes in our own pid namespace it kills only the guard, because a daemon may
+// have a thread in the network namespace.
 func killAll(s Spec) error {
 	ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
 	defer cancel()
@@ -315,7 +318,7 @@ func killAll(s Spec) error {
 		}
 	}
 	if err := removeCgroup(ctx, s); err != nil {
-		// The empty cgroup limits no process, so it does no harm.
+		// The cgroup is empty and limits no process, so it does no harm if it remains.
 		slog.Warn("cgroup of instance not removed", "instance", s.ID, "err", err)
 	}
 	os.Remove(s.pidFile())

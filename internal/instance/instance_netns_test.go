@@ -22,10 +22,11 @@ import (
 	"palisade/internal/process"
 )
 
-// patience bounds waits. On an idle machine they are far shorter.
+// patience bounds how long a test waits. On an idle machine the waits are far shorter.
 const patience = time.Minute
 
-// The test binary is also the init of the tests' instances, and the prober and the filler inside.
+// TestMain also runs the test binary in its other roles: as a stage or init of an instance, and as
+// the prober, the filler and the quota probe inside.
 func TestMain(m *testing.M) {
 	if code, ok := Reexec(os.Args); ok {
 		os.Exit(code)
@@ -106,14 +107,14 @@ func boot(t *testing.T, s Spec) *Instance {
 	inst, err := Boot(t.Context(), s)
 	if err != nil {
 		log, _ := os.ReadFile(s.bootLog())
-		t.Fatalf("%v\nboot log:\n%s", err, log)
+		t.Fatalf("Boot: %v\nboot log:\n%s", err, log)
 	}
 	t.Logf("%s booted in %v", s.Image, time.Since(begin).Round(time.Millisecond))
 	t.Cleanup(func() { inst.Close() })
 	return inst
 }
 
-// inside runs a command in the instance and returns its output.
+// inside runs a command in the instance and returns its output and exit status.
 func inside(t *testing.T, s Spec, argv ...string) (string, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -121,12 +122,12 @@ func inside(t *testing.T, s Spec, argv ...string) (string, int) {
 	var out bytes.Buffer
 	code, err := Exec(ctx, s.Namespace, argv, Stdio{Out: &out, Err: &out})
 	if err != nil {
-		t.Fatalf("%q: %v\n%s", argv, err, out.String())
+		t.Fatalf("Exec of %q inside: %v\n%s", argv, err, out.String())
 	}
 	return out.String(), code
 }
 
-// fromPeer runs a command in the namespace of the peer.
+// fromPeer runs a command in the network namespace of the peer and returns its output.
 func fromPeer(s Spec, argv ...string) (string, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	var out bytes.Buffer
@@ -144,18 +145,18 @@ func TestUserDataRunsAfterServicesListen(t *testing.T) {
 	boot(t, s)
 	out, _ := inside(t, s, "timeout", "50", "sh", "-c", "until [ -s /tmp/ran ]; do sleep 0.01; done; cat /tmp/ran")
 	if out != "root\n" {
-		t.Errorf("user data wrote %q, want root", out)
+		t.Errorf("the user data ran as user %q, want root", out)
 	}
 }
 
 func TestInitReapsOrphans(t *testing.T) {
 	s := newSpec(t, "orphans", DefaultImage)
 	boot(t, s)
-	// The subshell ends before its children, which become children of init.
+	// The subshell ends before its children. They become children of init, which must reap them.
 	inside(t, s, "sh", "-c", "(sleep 0.05 & sleep 0.05 & sleep 0.05 &)")
 	out, code := inside(t, s, "timeout", "50", "sh", "-c", "while grep -hs '^State:.[RSDZ].*' /proc/[0-9]*/status | grep -q Z || pgrep -x sleep >/dev/null; do :; done")
 	if code != 0 {
-		t.Errorf("zombies remain: %d %s", code, out)
+		t.Errorf("zombies or sleep processes remain: the check ended with status %d, want 0; output %s", code, out)
 	}
 }
 
@@ -164,41 +165,41 @@ func TestDeviceHasOnlyAddressOfInstance(t *testing.T) {
 	boot(t, s)
 	out, _ := inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")
 	if f := strings.Fields(out); len(f) != 3 || f[2] != "10.200.7.9/24" {
-		t.Errorf("addresses of eth0: %q, want only 10.200.7.9/24 and no IPv6", out)
+		t.Errorf("eth0 has the addresses %q, want only 10.200.7.9/24 and no IPv6", out)
 	}
 	out, _ = inside(t, s, "ip", "link", "show", "dev", "eth0")
 	if !strings.Contains(out, "02:00:00:00:00:09") || !strings.Contains(out, "mtu 1450") {
-		t.Errorf("eth0: %q", out)
+		t.Errorf("eth0 is %q, want MAC 02:00:00:00:00:09 and MTU 1450", out)
 	}
 	if out, _ = inside(t, s, "ip", "route", "show", "default"); !strings.HasPrefix(out, "default via 10.200.7.1 dev eth0") {
-		t.Errorf("default route: %q", out)
+		t.Errorf("the default route is %q, want via 10.200.7.1 dev eth0", out)
 	}
-	// A new address after a stop and start replaces the old one.
+	// The instance was stopped and started and has a new address: Configure replaces the old one.
 	s.NICs[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.200.7.10/24")}
 	if err := Configure(s.Namespace, s.NICs[0]); err != nil {
 		t.Fatal(err)
 	}
 	out, _ = inside(t, s, "ip", "-br", "address", "show", "dev", "eth0")
 	if f := strings.Fields(out); len(f) != 3 || f[2] != "10.200.7.10/24" {
-		t.Errorf("addresses of eth0 after the change: %q, want only 10.200.7.10/24", out)
+		t.Errorf("after Configure eth0 has the addresses %q, want only 10.200.7.10/24", out)
 	}
 }
 
 func TestNextDaemonAdoptsInstance(t *testing.T) {
 	s := newSpec(t, "adopt", DefaultImage)
 	if _, err := Adopt(s); !errors.Is(err, ErrGone) {
-		t.Errorf("Adopt before Boot: %v, want ErrGone", err)
+		t.Errorf("Adopt before Boot returned %v, want ErrGone", err)
 	}
 	first := boot(t, s)
 	if ppid := parentOf(t, first.Pid()); ppid == os.Getpid() {
-		t.Errorf("init is a child of the daemon")
+		t.Errorf("the parent of init is the daemon, want another process")
 	}
 	if _, err := Boot(t.Context(), s); err == nil {
-		t.Error("a second Boot of a running instance succeeded")
+		t.Error("Boot of a running instance returned no error")
 	}
 	again, err := Adopt(s)
 	if err != nil || again.Pid() != first.Pid() {
-		t.Fatalf("Adopt: %v, %v; want process %d", again, err, first.Pid())
+		t.Fatalf("Adopt returned %v, %v; want the instance whose init is process %d", again, err, first.Pid())
 	}
 	defer again.Close()
 
@@ -209,20 +210,20 @@ func TestNextDaemonAdoptsInstance(t *testing.T) {
 	select {
 	case <-first.Done():
 	case <-time.After(patience):
-		t.Fatal("Done is open after Kill")
+		t.Fatal("the channel Done is still open after Kill")
 	}
 	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
-		t.Errorf("processes left after Kill: %v", left)
+		t.Errorf("after Kill these processes are in the network namespace: %v, want none", left)
 	}
 	for _, h := range hierarchies() {
 		if _, err := os.Stat(h.dir(s)); err == nil {
-			t.Errorf("cgroup %s left after Kill", h.dir(s))
+			t.Errorf("cgroup %s still exists after Kill", h.dir(s))
 		}
 	}
 	if _, err := Adopt(s); !errors.Is(err, ErrGone) {
-		t.Errorf("Adopt after Kill: %v, want ErrGone", err)
+		t.Errorf("Adopt after Kill returned %v, want ErrGone", err)
 	}
-	boot(t, s) // the namespace and its device are still there
+	boot(t, s) // the namespace and its device still exist
 }
 
 func parentOf(t *testing.T, pid int) int {
@@ -237,8 +238,9 @@ func parentOf(t *testing.T, pid int) int {
 	return ppid
 }
 
-// A daemon that is killed at the wrong time leaves an init without a pid file.
-func TestInitWithoutPidFileIsFound(t *testing.T) {
+// A daemon that is killed during Boot can leave an init without a pid file. The next Boot and Remove
+// must find and kill it.
+func TestBootAndRemoveKillInitWithoutPidFile(t *testing.T) {
 	s := newSpec(t, "halfmade", DefaultImage)
 	first := boot(t, s)
 	os.Remove(s.pidFile())
@@ -246,33 +248,33 @@ func TestInitWithoutPidFileIsFound(t *testing.T) {
 	select {
 	case <-first.Done():
 	default:
-		t.Error("the init without a pid file runs after the next Boot")
+		t.Error("the init without a pid file still runs after the next Boot")
 	}
 	os.Remove(s.pidFile())
 	if err := Remove(s); err != nil {
 		t.Fatal(err)
 	}
 	if (process.ID{PID: inst.Pid(), Start: inst.handle.ID().Start}).Alive() {
-		t.Error("init runs after Remove")
+		t.Error("init still runs after Remove")
 	}
 	if netns.Exists(s.Namespace) {
-		t.Error("the namespace exists after Remove")
+		t.Error("the network namespace still exists after Remove")
 	}
 	if _, err := os.Stat(s.Dir); err == nil {
-		t.Error("the directory exists after Remove")
+		t.Error("the instance's directory still exists after Remove")
 	}
 	if err := Remove(s); err != nil {
-		t.Errorf("a second Remove: %v", err)
+		t.Errorf("a second Remove returned %v, want no error", err)
 	}
 }
 
 func TestFailedBootLeavesNoProcess(t *testing.T) {
 	s := newSpec(t, "fails", "not-an-image")
 	if _, err := Boot(t.Context(), s); err == nil || !strings.Contains(err.Error(), "not an AMI id") {
-		t.Errorf("Boot: %v, want the error of init", err)
+		t.Errorf("Boot with an invalid image returned %v, want an error with \"not an AMI id\"", err)
 	}
 	if left, _ := netns.Processes(s.Namespace); len(left) != 0 {
-		t.Errorf("processes left: %v", left)
+		t.Errorf("after the failed Boot these processes are in the network namespace: %v, want none", left)
 	}
 }
 
@@ -289,10 +291,10 @@ func TestExecReturnsStatusOfCommand(t *testing.T) {
 		{[]string{"no-such-command"}, 127},
 	} {
 		if _, code := inside(t, s, tt.argv...); code != tt.code {
-			t.Errorf("Exec(%q) = %d, want %d", tt.argv, code, tt.code)
+			t.Errorf("Exec of %q returned status %d, want %d", tt.argv, code, tt.code)
 		}
 	}
 	if _, err := Exec(t.Context(), "palisade-test-none", []string{"true"}, Stdio{}); !errors.Is(err, ErrGone) {
-		t.Errorf("Exec without an instance: %v, want ErrGone", err)
+		t.Errorf("Exec without an instance returned %v, want ErrGone", err)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRootOfInstanceCannotReachNode runs the attacks of probe as the instance's root, started by a login
-// and by `lab exec`.
+// TestRootOfInstanceCannotReachNode runs the attacks in the function probe as the instance's root:
+// once by an ssh login, and once by Exec, as `lab exec` does.
 func TestRootOfInstanceCannotReachNode(t *testing.T) {
 	s := newSpec(t, "isolation", DefaultImage)
 	key, authorized := loginKey(t)
@@ -34,19 +34,20 @@ func TestRootOfInstanceCannotReachNode(t *testing.T) {
 
 	out, code := inside(t, s, initPath, "probe", node, secret)
 	if code != 0 {
-		t.Errorf("by exec:\n%s", out)
+		t.Errorf("the probe that Exec started reports:\n%s", out)
 	}
 	if out, err := fromPeer(s, sshArgs(key, initPath+" probe "+node+" "+secret)...); err != nil {
-		t.Errorf("by ssh: %v\n%s", err, out)
+		t.Errorf("the probe that ssh started ended with %v and reports:\n%s", err, out)
 	}
 	st, err := os.Stat(os.DevNull)
 	if err != nil || st.Mode().Perm() != before.Mode().Perm() {
 		os.Chmod(os.DevNull, before.Mode().Perm())
-		t.Errorf("the node's /dev/null after a chmod inside: %v, was %v", st.Mode(), before.Mode())
+		t.Errorf("a chmod inside changed the mode of the node's /dev/null to %v, want %v", st.Mode(), before.Mode())
 	}
 }
 
-// probe runs inside. It prints a line for each attack that succeeds and each operation that fails.
+// probe is the main function of the prober inside the instance. It prints a line for each attack that
+// succeeds and for each permitted operation that fails, and returns the number of lines.
 func probe(args []string) int {
 	runtime.LockOSThread()
 	var node int
@@ -103,7 +104,7 @@ func probe(args []string) int {
 		}
 	}
 	_, _, errno = unix.Syscall(unix.SYS_IOCTL, 0, unix.TIOCSTI, uintptr(unsafe.Pointer(&[]byte("x")[0])))
-	if errno != unix.EPERM { // without the filter it is ENOTTY, because descriptor 0 is no terminal
+	if errno != unix.EPERM { // without the filter the error would be ENOTTY, because descriptor 0 is no terminal
 		p.say("type into a terminal: %v, want EPERM", errno)
 	}
 	p.fails("set the clock", unix.Settimeofday(&unix.Timeval{Sec: 1}))
@@ -115,7 +116,8 @@ func probe(args []string) int {
 	os.Chmod("/proc/self/fd/0", 0o600)
 	os.Chmod("/dev/null", 0o666)
 
-	// These must work, so that the attacks above do not fail for another reason.
+	// These operations must work. If they did not, the attacks above could fail for another reason
+	// than our limits.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 	p.works("open a packet socket", err)
 	unix.Close(fd)
@@ -155,7 +157,7 @@ func (p *prober) opens(path string, flag int) {
 	}
 }
 
-// hides checks that a masked file is missing or empty, as /dev/null is.
+// hides checks that a file is missing, or empty because /dev/null is mounted over it.
 func (p *prober) hides(path string) {
 	if data, err := os.ReadFile(path); err == nil && len(data) > 0 {
 		p.say("can read %d bytes of %s", len(data), path)
@@ -187,11 +189,12 @@ func (p *prober) changesNoLink() {
 	p.fails("move eth0", netlink.LinkSetNsPid(link, 1))
 }
 
-// seesOnlyItsOwn checks that init, mounts, descriptors and privileges are those of the instance.
+// seesOnlyItsOwn checks that process 1 is the init of the instance, that no mount of the node is
+// writable, that init has no descriptor of the node, and that root has only the listed capabilities.
 func (p *prober) seesOnlyItsOwn() {
 	stat, err := os.ReadFile("/proc/1/comm")
 	if err != nil || strings.TrimSpace(string(stat)) != filepath.Base(initPath) {
-		p.say("process 1 is %q, %v", stat, err)
+		p.say("process 1 is %q (error %v), not our init", stat, err)
 	}
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(mounts)) {
@@ -200,7 +203,7 @@ func (p *prober) seesOnlyItsOwn() {
 		case "tmpfs", "proc", "devpts":
 		default:
 			if !strings.HasPrefix(f[3], "ro,") {
-				p.say("a writable mount of the node: %s", line)
+				p.say("can write to a mount of the node: %s", line)
 			}
 		}
 	}
@@ -211,11 +214,11 @@ func (p *prober) seesOnlyItsOwn() {
 		case target == "/dev/null", target == initLog, strings.HasPrefix(target, "socket:"),
 			strings.HasPrefix(target, "pipe:"), strings.HasPrefix(target, "anon_inode:"):
 		default:
-			p.say("init holds %s", target)
+			p.say("init has an open descriptor of %s", target)
 		}
 	}
 	if len(links) < 3 {
-		p.say("init's descriptors cannot be listed: %v", links)
+		p.say("cannot list the descriptors of init, found only %v", links)
 	}
 	var keep uint64
 	for _, c := range capabilities {
@@ -227,12 +230,13 @@ func (p *prober) seesOnlyItsOwn() {
 		"CapInh:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n",
 	} {
 		if !strings.Contains(string(status), want) {
-			p.say("status lacks %q", want)
+			p.say("/proc/self/status has no line %q", want)
 		}
 	}
 }
 
-// cannotLeaveByChroot leaves a chroot, which root can, and must then be at the root of the instance.
+// cannotLeaveByChroot leaves a chroot directory, which root can always do, and checks that it then is
+// in the instance's root directory and not in the node's.
 func (p *prober) cannotLeaveByChroot(secret string) {
 	os.Mkdir("/tmp/jail", 0o700)
 	if err := unix.Chroot("/tmp/jail"); err != nil {

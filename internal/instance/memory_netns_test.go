@@ -14,9 +14,9 @@ import (
 	"palisade/internal/netns"
 )
 
-// TestKernelMemoryIsBoundedOrCharged fills each kind of kernel memory that docs/SECURITY.md lists, except
-// those of packet, raw and netlink sockets. Each step must fail at its limit, or be charged to the
-// instance's cgroup, which is limited.
+// TestKernelMemoryIsBoundedOrCharged fills each kind of kernel memory that docs/SECURITY.md lists,
+// except the memory of packet, raw and netlink sockets. Each step must stop at its limit, or its
+// memory must be charged to the instance's cgroup, which has a limit.
 func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 	s := newSpec(t, "memory", DefaultImage)
 	boot(t, s)
@@ -64,22 +64,23 @@ func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(tt.kind, " ", "-"), func(t *testing.T) {
 			f := startFiller(t, s)
-			f.wants("udp", 0, 0, "-") // wait until it runs
+			f.wants("udp", 0, 0, "-") // wait until the filler runs
 			before := settled(t, s)
 			for _, step := range tt.steps {
 				made, errno := f.do(step.what, step.n)
 				if made > step.most || errno != step.errno || errno == "-" && made < step.n {
-					t.Errorf("%s, %d times: %d and %s, want %d at most and %s", step.what, step.n, made, errno, step.most, step.errno)
+					t.Errorf("%s, up to %d times: succeeded %d times and stopped with %s, want at most %d times and %s", step.what, step.n, made, errno, step.most, step.errno)
 				}
 			}
 			if got := charged(t, s) - before; tt.charged > 0 && got < tt.charged {
-				t.Errorf("%d bytes charged, want %d at least", got, tt.charged)
+				t.Errorf("%d bytes were charged to the cgroup, want at least %d", got, tt.charged)
 			}
 		})
 	}
 }
 
-// settled returns the charged bytes when the memory of earlier steps has been freed.
+// settled waits until the memory of earlier steps has been freed, and returns the bytes that are then
+// charged to the cgroup.
 func settled(t *testing.T, s Spec) (bytes int64) {
 	t.Helper()
 	same := 0
@@ -89,7 +90,7 @@ func settled(t *testing.T, s Spec) (bytes int64) {
 		} else {
 			bytes, same = now, 0
 		}
-		return same > 20 // readings, a millisecond apart
+		return same > 20 // equal readings, a millisecond apart
 	})
 	return bytes
 }
@@ -104,7 +105,7 @@ func charged(t *testing.T, s Spec) int64 {
 			}
 		}
 	}
-	t.Fatal("no cgroup counts the instance's memory")
+	t.Fatal("found no cgroup that counts the instance's memory")
 	return 0
 }
 
@@ -116,8 +117,9 @@ func readNumber(path string) (n int64, err error) {
 	return n, err
 }
 
-// TestFullQueuesOfInstanceDoNotAffectNode: an instance that fills the queues of its UDP and TCP sockets
-// uses only its part of the machine's socket memory, and the node's sockets still receive.
+// TestFullQueuesOfInstanceDoNotAffectNode: an instance that fills the queues of its UDP or TCP
+// sockets can use only up to its limit of the machine's socket memory, and the node's sockets still
+// receive.
 func TestFullQueuesOfInstanceDoNotAffectNode(t *testing.T) {
 	for _, kind := range []string{"udp-queue", "tcp-pair"} {
 		t.Run(kind, func(t *testing.T) {
@@ -126,13 +128,13 @@ func TestFullQueuesOfInstanceDoNotAffectNode(t *testing.T) {
 			f := startFiller(t, s)
 			f.wants("udp", 0, 0, "-")
 			before := queued(t)
-			n := map[string]int{"udp-queue": 3000, "tcp-pair": 100}[kind] // would be 650 and 300 MiB
+			n := map[string]int{"udp-queue": 3000, "tcp-pair": 100}[kind] // without limits the queues would take 650 and 300 MiB
 			f.wants(kind, n, n, "-")
 			if got := queued(t) - before; got > 2*maxQueueBytes {
-				t.Errorf("the machine's sockets hold %d MiB more, want %d at most", got>>20, 2*maxQueueBytes>>20)
+				t.Errorf("the queues of the machine's sockets grew by %d MiB, want at most %d", got>>20, 2*maxQueueBytes>>20)
 			}
 			if err := netns.Do(s.Namespace+"-peer", passDatagrams); err != nil {
-				t.Errorf("the node's UDP: %v", err)
+				t.Errorf("UDP datagrams of the node are lost while the instance's queues are full: %v", err)
 			}
 		})
 	}
@@ -155,7 +157,8 @@ func queued(t *testing.T) (sum int64) {
 	return sum
 }
 
-// passDatagrams sends 50 datagrams to a socket of the current network namespace, and then reads them.
+// passDatagrams sends 50 datagrams to a socket in the current network namespace and then reads them.
+// It returns an error if one is lost.
 func passDatagrams() error {
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
@@ -177,27 +180,27 @@ func passDatagrams() error {
 	buffer := make([]byte, 2000)
 	for i := range 50 {
 		if n, _, err := unix.Recvfrom(fd, buffer, unix.MSG_DONTWAIT); err != nil || n != 1000 {
-			return fmt.Errorf("datagram %d of 50: %d bytes, %w", i, n, err)
+			return fmt.Errorf("receive datagram %d of 50: got %d bytes, want 1000: %w", i, n, err)
 		}
 	}
 	return nil
 }
 
-// TestGuardKillsInstanceWhoseSocketsHoldTooMuch: queues of errors and timestamps are limited for each
-// socket only, and not charged to a cgroup.
+// TestGuardKillsInstanceWhoseSocketsHoldTooMuch: the kernel limits queues of errors and timestamps
+// only for each socket and charges them to no cgroup, so the guard must limit their sum.
 func TestGuardKillsInstanceWhoseSocketsHoldTooMuch(t *testing.T) {
 	for _, kind := range []string{"udp-errors", "udp-timestamps", "backlog"} {
 		t.Run(kind, func(t *testing.T) {
 			s := newSpec(t, kind, DefaultImage)
 			inst := boot(t, s)
 			f := startFiller(t, s)
-			if kind == "backlog" { // connections that are not accepted, of as many listeners as allowed
+			if kind == "backlog" { // waiting connections of as many listeners as are allowed
 				for range maxListeners - 1 {
 					f.try("listen", 1)
 					f.try(kind, 200)
 				}
 			} else {
-				f.try(kind, 4000) // would be 800 MiB
+				f.try(kind, 4000) // without the guard they would hold 800 MiB
 			}
 			most := int64(0)
 			before := available(t)
@@ -211,14 +214,15 @@ func TestGuardKillsInstanceWhoseSocketsHoldTooMuch(t *testing.T) {
 				}
 			})
 			if why := inst.EndedBecause(); !strings.HasPrefix(why, "its sockets held ") {
-				t.Errorf("EndedBecause: %q", why)
+				t.Errorf("EndedBecause returned %q, want a reason that begins with \"its sockets held \"", why)
 			}
-			t.Logf("the node's free memory fell by %d MiB", most>>20)
+			t.Logf("the node's free memory fell by at most %d MiB", most>>20)
 		})
 	}
 }
 
-// TestFragmentsAndTimeWaitAreLimited: both are kept by the network namespace.
+// TestFragmentsAndTimeWaitAreLimited: the network namespace limits the memory of fragments and the
+// number of connections in TIME-WAIT, which are charged to no cgroup.
 func TestFragmentsAndTimeWaitAreLimited(t *testing.T) {
 	s := newSpec(t, "small-table", DefaultImage)
 	boot(t, s)
@@ -235,15 +239,16 @@ func TestFragmentsAndTimeWaitAreLimited(t *testing.T) {
 		fmt.Sscanf(line, "TCP: inuse %d orphan %d tw %d", &inuse, &orphan, &waiting)
 	}
 	if frag == 0 || frag > 5<<20 {
-		t.Errorf("fragments hold %d bytes, want 4 MiB at most", frag)
+		t.Errorf("fragments hold %d bytes, want more than 0 and about 4 MiB, at most 5", frag)
 	}
 	if waiting == 0 || waiting > 4096 {
-		t.Errorf("%d connections are in TIME-WAIT, want 4,096 at most", waiting)
+		t.Errorf("%d connections are in TIME-WAIT, want 1 to 4,096", waiting)
 	}
 }
 
-// TestInstanceCannotFillNeighbourTable: the machine has one neighbour table. An instance sends ARP
-// requests for every address of a large subnet, and the node still finds its own neighbours.
+// TestInstanceCannotFillNeighbourTable: all namespaces of the machine share one neighbour table. An
+// instance sends ARP requests for 8,000 addresses of a large subnet, and the node still finds its own
+// neighbours.
 func TestInstanceCannotFillNeighbourTable(t *testing.T) {
 	s := newSpec(t, "neighbours", DefaultImage)
 	s.NICs[0].Addresses[0] = netip.MustParsePrefix("10.200.7.9/16")
@@ -252,17 +257,17 @@ func TestInstanceCannotFillNeighbourTable(t *testing.T) {
 	f := startFiller(t, s)
 	f.wants("neighbour", 40, 40, "-") // 8,000 addresses
 	if out, err := fromPeer(s, "ip", "neigh", "flush", "dev", "eth0"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("ip neigh flush: %v\n%s", err, out)
 	}
 	if out, err := fromPeer(s, "ping", "-c", "1", "-W", "5", "10.200.7.9"); err != nil {
-		t.Errorf("ping: %v\n%s", err, out)
+		t.Errorf("the peer cannot ping the instance: %v\n%s", err, out)
 	}
 	if full := tableFull(t) - before; full > 0 {
-		t.Errorf("the neighbour table was full %d times", full)
+		t.Errorf("the neighbour table was full %d times, want 0", full)
 	}
 }
 
-// tableFull returns how often the neighbour table was full.
+// tableFull returns how often the neighbour table was full since the machine started.
 func tableFull(t *testing.T) (sum int64) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/net/stat/arp_cache")
