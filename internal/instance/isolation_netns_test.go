@@ -116,8 +116,7 @@ func probe(args []string) int {
 	os.Chmod("/proc/self/fd/0", 0o600)
 	os.Chmod("/dev/null", 0o666)
 
-	// These operations must work. If they did not, the attacks above could fail for another reason
-	// than our limits.
+	// These must work; if not, the attacks above may have failed for another reason.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 	p.works("open a packet socket", err)
 	unix.Close(fd)

@@ -13,7 +13,7 @@ import (
 )
 
 // namespaceLimits bound the kernel memory of one network namespace that is charged to no cgroup. The
-// instance's root cannot write them, because /proc/sys is read-only there.
+// instance's root cannot change these limits, because /proc/sys is read-only inside.
 var namespaceLimits = map[string]string{
 	"core/somaxconn":                      maxBacklog,
 	"ipv4/tcp_max_tw_buckets":             "4096",    // connections in TIME-WAIT
@@ -22,10 +22,11 @@ var namespaceLimits = map[string]string{
 	"ipv4/neigh/default/unres_qlen_bytes": "65536", // bytes of packets that wait for a neighbour's answer
 }
 
-// maxBacklog is the number of connections that can wait to be accepted by one listener.
+// maxBacklog is the number of connections of one listener that can wait to be accepted.
 const maxBacklog = "128"
 
-// configureNamespace runs inside a new network namespace.
+// configureNamespace sets loopback up, sets namespaceLimits and disables IPv6 in the network
+// namespace of the current thread, which is new.
 func configureNamespace() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -39,8 +40,8 @@ func configureNamespace() error {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	// EC2-Classic has no IPv6. The kernel would send router solicitations and multicast reports,
-	// which the switch would count as drops.
+	// EC2-Classic has no IPv6. With IPv6 the kernel would send router solicitations and multicast
+	// reports, which the switch would count as drops.
 	for _, scope := range []string{"all", "default"} {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/disable_ipv6", []byte("1"), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -51,16 +52,17 @@ func configureNamespace() error {
 }
 
 // All network namespaces of the machine share one neighbour table, whose limits can be set only in
-// the first namespace. With Linux's default of 1,024 entries, an instance that sends ARP requests
-// for every address of its subnet would leave no entry for the node's own neighbours.
+// the machine's first network namespace. With Linux's default of 1,024 entries, an instance that
+// sends ARP requests for every address of its subnet would leave no entry for the node's own
+// neighbours.
 const (
-	neighboursBegin = 131072 // entries, above which unused ones are removed
+	neighboursBegin = 131072 // number of entries above which the kernel removes unused ones
 	neighboursMax   = 262144
 	neighbourLimits = "/proc/sys/net/ipv4/neigh/default/gc_thresh"
 )
 
-// MakeRoomForNeighbours raises the machine's limits of the neighbour table for good. The caller must be
-// in the first network namespace of the machine, or be able to enter it.
+// MakeRoomForNeighbours raises the limits of the machine's neighbour table and leaves them raised.
+// The caller must be in the first network namespace of the machine, or be able to enter it.
 func MakeRoomForNeighbours() error {
 	err := raiseNeighbours()
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -17,27 +17,29 @@ import (
 	"palisade/internal/netns"
 )
 
-// A NIC is an interface as the kernel of its namespace sees it.
+// A NIC describes how the device of an interface is configured in its network namespace.
 type NIC struct {
 	Device    string         // "eth0"
 	MAC       ec2.MAC        // zero: unchanged
 	Addresses []netip.Prefix // with the on-link prefix length; the first is the default source address
 	Gateway   netip.Addr     // next hop of other destinations; invalid: no route
 	MTU       int            // bytes; 0: unchanged
-	// Table is the NIC's own routing table for packets from its addresses, so that replies leave
-	// by the interface on which the request arrived. 0: its gateway is the default route of the
-	// namespace.
+	// Table is the NIC's own routing table for packets from its addresses, so that replies leave by
+	// the interface on which the request arrived. 0: the NIC uses the main table, and its gateway is
+	// the default route of the namespace.
 	Table int
-	// Foreign means that the namespace is not ours: only the device is changed. The NIC gets its
-	// own table if the namespace has a default route that is not ours, or if Second is set,
-	// because another NIC of ours has the default route.
+	// Foreign means that the namespace was not made by Palisade: Configure changes nothing in it but
+	// the device and its routes and rules. The NIC gets its own routing table if the namespace has a
+	// default route that is not by one of our devices, or if Second is set, because another of our
+	// NICs has the default route.
 	Foreign, Second bool
-	// Alias marks the device as ours in a foreign namespace; see AliasOf. "": no alias.
+	// Alias marks the device in a foreign namespace as a device of Palisade; see AliasOf. "": no
+	// alias.
 	Alias string
 }
 
-// TableOf returns the routing table of the NIC with this device index, numbered as in Amazon Linux. The
-// first NIC has the main table.
+// TableOf returns the number of the routing table for the NIC with this device index, as in Amazon
+// Linux: 10000 + index. For the first NIC it returns 0, the main table.
 func TableOf(index int) int {
 	if index == 0 {
 		return 0
@@ -45,9 +47,9 @@ func TableOf(index int) int {
 	return 10000 + index
 }
 
-// Configure configures the device in the namespace as n says, and sets it up. It changes only what
-// differs, so it may be called again after any change. It does not change offloads, which the
-// switch's side of the device decides.
+// Configure configures the device in the namespace as n says, and brings it up. It changes only what
+// differs from n, so it can be called again after any change of n. It does not change offloads, which
+// the switch sets at its side of the device.
 func Configure(namespace string, n NIC) error {
 	if err := netns.Do(namespace, n.configure); err != nil {
 		return fmt.Errorf("configure %s in namespace %q: %w", n.Device, namespace, err)
@@ -55,7 +57,7 @@ func Configure(namespace string, n NIC) error {
 	return nil
 }
 
-// Unplug removes the device, with its routing rules. It is no error if the device or the namespace does
+// Unplug removes the device and its routing rules. It returns nil if the device or the namespace does
 // not exist.
 func Unplug(namespace string, n NIC) error {
 	if namespace != "" && !netns.Exists(namespace) {
@@ -80,11 +82,11 @@ func Unplug(namespace string, n NIC) error {
 	return nil
 }
 
-// foreignTable returns a routing table that no other NIC of the namespace has.
+// foreignTable returns the number of a routing table that no other NIC of the namespace has.
 func foreignTable(link netlink.Link) int { return 11000 + link.Attrs().Index }
 
-// settle chooses the routing table of a NIC in a foreign namespace, and disables IPv6 on the device: the
-// kernel would send announcements, which the switch counts as drops.
+// settle chooses the routing table of a NIC in a foreign namespace. It also disables IPv6 on the
+// device, because the kernel would send announcements, which the switch counts as drops.
 func (n *NIC) settle(link netlink.Link) error {
 	if !n.Foreign {
 		return nil
@@ -106,18 +108,18 @@ func (n *NIC) settle(link netlink.Link) error {
 			continue
 		}
 		if by, err := netlink.LinkByIndex(r.LinkIndex); err != nil || !strings.HasPrefix(by.Attrs().Alias, ourAlias) {
-			return err // the default route is not ours
+			return err // the default route is not by one of our devices, so the NIC keeps its own table
 		}
 	}
-	if err := n.setRules(nil); err != nil { // it may have had its own table until now
+	if err := n.setRules(nil); err != nil { // the NIC may have had its own table until now
 		return err
 	}
 	n.Table = 0
 	return nil
 }
 
-// AliasOf returns the alias of an interface's device in a foreign namespace. prefix is the prefix of the
-// namespaces of the node's lab; "": the node is not in a lab.
+// AliasOf returns the alias that marks the device of the interface eni in a foreign namespace. prefix
+// is the prefix of the namespaces of the node's lab, or "" if the node is not in a lab.
 func AliasOf(eni, prefix string) string {
 	if prefix == "" {
 		return eni
@@ -179,8 +181,8 @@ func (n NIC) configure() error {
 	return n.setRoutes(link)
 }
 
-// setAddresses makes the NIC's addresses the only ones of the device: an instance must not keep its old
-// address after a stop and start.
+// setAddresses sets the NIC's addresses and removes all others from the device, because an instance
+// must not keep its old address after a stop and start.
 func (n NIC) setAddresses(link netlink.Link) error {
 	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {
@@ -188,9 +190,9 @@ func (n NIC) setAddresses(link netlink.Link) error {
 	}
 	flags := 0
 	if n.Table != 0 {
-		// The on-link route is only in the NIC's own table. In the main table it would make
-		// packets from another interface's address leave by this one; the switch drops them
-		// as forged.
+		// The kernel must not add the on-link route to the main table, so that the route is only in
+		// the NIC's own table. In the main table it would make packets from another interface's
+		// address leave by this interface, and the switch drops them as forged.
 		flags = unix.IFA_F_NOPREFIXROUTE
 	}
 	for _, a := range have {
@@ -198,7 +200,7 @@ func (n NIC) setAddresses(link netlink.Link) error {
 		if wanted && a.Flags&unix.IFA_F_NOPREFIXROUTE == flags {
 			continue
 		}
-		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // the kernel removed it with its primary address
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // not available: the kernel has removed it together with its primary address
 			return fmt.Errorf("remove address %v: %w", a.IPNet, err)
 		}
 	}
@@ -215,7 +217,8 @@ func (n NIC) setRoutes(link netlink.Link) error {
 		return nil
 	}
 	index := link.Attrs().Index
-	// The gateway counts as on-link: in EC2-Classic one gateway serves every pool.
+	// The gateway is set as on-link although no prefix of the device contains it, because in
+	// EC2-Classic one gateway serves every address pool.
 	routes := []*netlink.Route{{LinkIndex: index, Gw: n.Gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK), Table: n.Table}}
 	if n.Table != 0 {
 		on := ipNet(n.Addresses[0].Masked())
@@ -230,14 +233,16 @@ func (n NIC) setRoutes(link netlink.Link) error {
 	if n.Table == 0 {
 		return nil
 	}
-	// The switch would drop an ARP request with the address of another interface as forged.
+	// With arp_announce 2 an ARP request has a source address of this interface. The switch would
+	// drop a request with the address of another interface as forged.
 	if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+n.Device+"/arp_announce", []byte("2"), 0); err != nil {
 		return fmt.Errorf("set arp_announce: %w", err)
 	}
 	return n.setRules(n.Addresses)
 }
 
-// setRules makes exactly one rule for each address lead to the NIC's own table.
+// setRules sets the routing rules that lead to the NIC's own table: one for each of the addresses in
+// want, and no others.
 func (n NIC) setRules(want []netip.Prefix) error {
 	if n.Table == 0 {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// addWire adds a second veth pair between the two namespaces of a test, unconfigured on the instance's
-// side, and an address behind the peer:
+// addWire adds a second veth pair between the two namespaces of a test, and the address 192.0.2.1 to
+// the peer. The instance's side of the pair is not configured:
 //
 //	palisade-test-NAME-peer           palisade-test-NAME
 //	  eth0 10.200.7.1/24 ------------- eth0 10.200.7.9/24
@@ -50,8 +50,9 @@ func addWire(t *testing.T, s Spec) {
 	}
 }
 
-// TestRepliesLeaveByInterfaceOfRequest: the peer drops packets that arrive on the wrong interface. A
-// second interface is added to a running instance, changes its addresses, and is removed.
+// TestRepliesLeaveByInterfaceOfRequest adds a second interface to a running instance, changes its
+// addresses, and removes it. The peer pings each address from 192.0.2.1 and drops replies that arrive
+// on the wrong interface.
 func TestRepliesLeaveByInterfaceOfRequest(t *testing.T) {
 	s := newSpec(t, "nics", DefaultImage)
 	boot(t, s)
@@ -63,7 +64,7 @@ func TestRepliesLeaveByInterfaceOfRequest(t *testing.T) {
 			within = "10" // a reply is expected, but the machine may be busy
 		}
 		if out, err := fromPeer(s, "ping", "-n", "-c1", "-W"+within, "-I", "192.0.2.1", address); (err == nil) != want {
-			t.Errorf("ping %s: %v\n%s", address, err, out)
+			t.Errorf("ping %s: %v, want success %v\n%s", address, err, want, out)
 		}
 	}
 	rules := func() string {
@@ -74,20 +75,20 @@ func TestRepliesLeaveByInterfaceOfRequest(t *testing.T) {
 		Device: "eth1", MAC: ec2.MAC{0x02, 0, 0, 0, 0, 10}, MTU: 1450, Gateway: netip.MustParseAddr("10.200.8.1"), Table: TableOf(1),
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.200.8.9/24"), netip.MustParsePrefix("10.200.8.10/24")},
 	}
-	for range 2 { // it may be called again
+	for range 2 { // a second call must change nothing
 		if err := Configure(s.Namespace, nic); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := strings.Count(rules(), "lookup 10001"); n != 2 {
-		t.Errorf("%d rules, want one for each address:\n%s", n, rules())
+		t.Errorf("table 10001 has %d routing rules, want 2, one for each address:\n%s", n, rules())
 	}
 	ping(true, "10.200.7.9")
 	ping(true, "10.200.8.9")
 	ping(true, "10.200.8.10")
 	out, _ := inside(t, s, "ip", "route", "get", "192.0.2.1")
 	if !strings.Contains(out, "dev eth0") {
-		t.Errorf("packets without a source address leave by %q, want eth0", out)
+		t.Errorf("the route for packets without a source address is %q, want by eth0", out)
 	}
 
 	nic.Addresses[1] = netip.MustParsePrefix("10.200.8.11/24")
@@ -103,10 +104,10 @@ func TestRepliesLeaveByInterfaceOfRequest(t *testing.T) {
 		}
 	}
 	if out, _ := inside(t, s, "ip", "-br", "link"); strings.Contains(out, "eth1") || strings.Contains(rules(), "10001") {
-		t.Errorf("not removed:\n%s%s", out, rules())
+		t.Errorf("after Unplug eth1 or a rule for table 10001 still exists:\n%s%s", out, rules())
 	}
 	ping(true, "10.200.7.9")
 	if err := Unplug("palisade-test-none", nic); err != nil {
-		t.Errorf("Unplug from a namespace that does not exist: %v", err)
+		t.Errorf("Unplug from a namespace that does not exist returned %v, want no error", err)
 	}
 }

@@ -22,15 +22,16 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// A userQuota is a limit that the kernel applies to each user, in all namespaces together.
+// A userQuota is a limit that the kernel applies to each user, for all namespaces together.
 type userQuota struct {
 	name string
-	take func() error // takes a unit, and keeps it until the process ends
+	take func() error // takes one unit of the quota, and keeps it until the process ends
 }
 
-// userQuotas are the quotas that an instance can exhaust. Namespaces and keys have quotas too, but cannot
-// be made inside (TestRootOfInstanceCannotReachNode). Watches of epoll are counted like the pages of
-// pipes (struct user_struct), but an instance runs out of memory first.
+// userQuotas are the quotas that an instance can exhaust. Two quotas are missing because an instance
+// cannot make namespaces or keys (TestRootOfInstanceCannotReachNode). Watches of epoll are missing
+// because an instance runs out of memory first; they are counted by user like the pages of pipes
+// (struct user_struct).
 var userQuotas = []userQuota{
 	{"inotify instances", func() error { // fs.inotify.max_user_instances
 		_, err := unix.InotifyInit1(0)
@@ -52,9 +53,10 @@ var userQuotas = []userQuota{
 	{"descriptors in flight", takeInFlight}, // RLIMIT_NOFILE of the sender
 }
 
-// TestInstanceCannotExhaustQuotasOfNode: an instance that has exhausted a quota leaves that of the node's
-// root unused. An otherwise unused user of the node shows that it is a quota by user: when its first
-// process has exhausted the quota, its second gets nothing.
+// TestInstanceCannotExhaustQuotasOfNode: when an instance has exhausted its quota, the node's root
+// can still take units of its own quota. First the test shows with an unused user of the node that
+// the quota is by user: when one process has exhausted it, a second process of that user gets
+// nothing.
 func TestInstanceCannotExhaustQuotasOfNode(t *testing.T) {
 	netnstest.NeedRoot(t)
 	s := newSpec(t, "quota", DefaultImage)
@@ -73,7 +75,7 @@ func TestInstanceCannotExhaustQuotasOfNode(t *testing.T) {
 				go func() { ended <- start(stdin, stdout); stdout.Close() }()
 				line, err := bufio.NewReader(stdoutR).ReadString('\n')
 				if !strings.HasPrefix(line, "held") {
-					t.Fatalf("the holder answers %q, %v", line, err)
+					t.Fatalf("the process that holds the quota answered %q (error %v), want \"held\"", line, err)
 				}
 				t.Log(strings.TrimSpace(line))
 				return func() {
@@ -93,7 +95,7 @@ func TestInstanceCannotExhaustQuotasOfNode(t *testing.T) {
 			}
 			release := hold(func(stdin, stdout *os.File) error { return ofUser("hold", stdin, stdout) })
 			if err := ofUser("take", nil, nil); err == nil {
-				t.Error("a second process of the user still gets some: this is not a quota by user")
+				t.Error("a second process of the user can still take a unit, want an error: this is not a quota by user")
 			}
 			release()
 
@@ -110,7 +112,7 @@ func TestInstanceCannotExhaustQuotasOfNode(t *testing.T) {
 				release = hold(func(stdin, stdout *os.File) error {
 					code, err := Exec(ctx, s.Namespace, []string{initPath, "quota", "hold", q.name}, Stdio{stdin, stdout, stdout})
 					if code != 0 {
-						err = fmt.Errorf("status %d, %v", code, err)
+						err = fmt.Errorf("the quota probe inside ended with status %d, error %v", code, err)
 					}
 					return err
 				})
@@ -119,16 +121,20 @@ func TestInstanceCannotExhaustQuotasOfNode(t *testing.T) {
 				if err == nil {
 					break
 				}
-				// Other programs may have exhausted root's quota; then root gets nothing now either.
+				// The failure may have another cause: other programs may have exhausted root's quota.
+				// Then root gets nothing now either, although the instance has released its units,
+				// and the test tries again.
 				if byRoot() == nil || time.Now().After(deadline) {
-					t.Fatalf("the node's root gets nothing: %v", err)
+					t.Fatalf("while the instance holds its quota, the node's root cannot take a unit: %v", err)
 				}
 			}
 		})
 	}
 }
 
-// probeQuota exhausts a quota and holds it until its input ends, or takes a unit.
+// probeQuota is the main function of a quota probe. If what is "take", it takes one unit of the quota
+// with this name. If what is "hold", it takes all units and holds them until its standard input ends.
+// It returns the exit status.
 func probeQuota(what, name string) int {
 	runtime.LockOSThread()
 	dir, err := os.MkdirTemp("/tmp", "palisade-test-quota")
@@ -147,14 +153,15 @@ func probeQuota(what, name string) int {
 			return 1
 		}
 		if r.Cur = min(r.Max, most); limit == unix.RLIMIT_NOFILE && !strings.Contains(name, "flight") {
-			r.Cur = r.Max // another quota is tested
+			r.Cur = r.Max // this test is of another quota
 		}
 		if err := unix.Setrlimit(limit, &r); err != nil {
 			fmt.Println(err)
 			return 1
 		}
 	}
-	// With capabilities the node's root is exempt from most quotas. A daemon without them is not.
+	// The probe drops its capabilities, because they exempt the node's root from most quotas. A
+	// daemon may run without them.
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capset(&header, &new([2]unix.CapUserData)[0]); err != nil {
 		fmt.Println(err)
@@ -185,7 +192,8 @@ func probeQuota(what, name string) int {
 	return 2
 }
 
-// takeWatches watches the next of 4096 files, with a new inotify instance after the last.
+// takeWatches adds a watch of the next of 4096 files. After the last file it begins again with a new
+// inotify instance.
 func takeWatches() error {
 	if watches%4096 == 0 {
 		var err error
@@ -214,9 +222,9 @@ func takeMessageQueue() error {
 	if err != nil {
 		return err
 	}
-	attr := [8]int64{1: 10, 2: 8192} // flags, messages, bytes of each
+	attr := [8]int64{1: 10, 2: 8192} // struct mq_attr: at most 10 messages of 8192 bytes
 	_, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(name)), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600, uintptr(unsafe.Pointer(&attr)), 0, 0)
-	if errno == 0 { // it exists as long as its descriptor
+	if errno == 0 { // the queue exists as long as its descriptor is open
 		_, _, errno = unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)), 0, 0)
 	}
 	return errnoOrNil(errno)
@@ -231,11 +239,11 @@ func takeLockedMemory() error {
 	}
 	_, attachErr := unix.SysvShmAttach(id, 0, 0)
 	_, lockErr := unix.SysvShmCtl(id, shmLock, nil)
-	_, removeErr := unix.SysvShmCtl(id, unix.IPC_RMID, nil) // it exists as long as it is attached
+	_, removeErr := unix.SysvShmCtl(id, unix.IPC_RMID, nil) // the segment exists as long as it is attached
 	return errors.Join(attachErr, lockErr, removeErr)
 }
 
-// takePipePages makes a pipe of 1 MiB. Beyond the quota, a pipe cannot be enlarged.
+// takePipePages makes a pipe and enlarges it to 1 MiB, which fails when the quota is exhausted.
 func takePipePages() error {
 	var p [2]int
 	if err := unix.Pipe(p[:]); err != nil {
@@ -245,7 +253,7 @@ func takePipePages() error {
 	return err
 }
 
-// takeInFlight sends descriptors that nobody receives.
+// takeInFlight sends descriptors over a unix socket from which nobody receives them.
 func takeInFlight() error {
 	if sender == 0 {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)

@@ -17,54 +17,56 @@ import (
 	"palisade/internal/process"
 )
 
-// The stages, by the name under which the binary executes itself.
+// The stages. Each name is args[0] when the binary executes itself.
 const (
-	// Two stages make the namespaces (ids.go). The first runs as the first id of the instance and
-	// starts the second in the new namespaces, which holds them until they have a name.
+	// Two stages make the namespaces (ids.go). namespace runs as the first id of the instance and
+	// starts hold in the new namespaces. hold keeps the namespaces until they have a name.
 	namespaceStage = "palisade-namespace"
 	holdStage      = "palisade-hold"
 	// Four stages boot an instance. launch is a child of the daemon and ends at once. setup is
-	// process 1 of the new pid namespace and builds the root file system with the node's
-	// privileges. The same process executes confine with the instance's ids, and then init.
+	// process 1 of the new pid namespace and builds the root file system with the node's privileges.
+	// The same process then executes confine with the instance's ids, and after that init.
 	launchStage  = "palisade-launch"
 	setupStage   = "palisade-setup"
 	confineStage = "palisade-confine"
 	initStage    = "palisade-init"
-	// Two stages run a command inside (exec.go): enter has the node's ids and privileges and waits
-	// for inside, which executes the command.
+	// Two stages run a command inside (exec.go). enter has the node's ids and privileges; it starts
+	// inside, which executes the command, and waits until the command ends.
 	enterStage  = "palisade-enter"
 	insideStage = "palisade-inside"
 	// guard stays outside the instance and bounds its kernel memory (guard.go).
 	guardStage = "palisade-guard"
 )
 
-// Descriptor 3 of every stage, except guard, enter and inside, is a pipe to the process that started the
-// first stage. It carries status lines: the process that holds the new namespaces; errors; and at last
-// that the services listen.
+// Descriptor 3 of every stage, except guard, enter and inside, is a pipe to the process that started
+// the first stage. The stages write status lines into it: the pid of the process that holds the new
+// namespaces, errors, and at last that the services listen.
 const (
 	statusFD    = 3
 	statusHeld  = "held by "
 	statusReady = "ready"
 )
 
-// userFD is the descriptor of the instance's user namespace until the stage has joined it. Over guardFD
-// the listener of the instance's filter is sent to its guard.
+// userFD is the descriptor of the instance's user namespace, which is open until the stage has joined
+// that namespace. guardFD is the descriptor over which the listener of the seccomp filter is sent to
+// the instance's guard.
 const (
 	userFD  = 4
 	guardFD = 5
 )
 
-// stageEnv is the environment of stages. It keeps init small, which mostly waits.
+// stageEnv is the environment of stages. GOMAXPROCS and GOGC keep the memory of init small; init
+// mostly waits.
 var stageEnv = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=/root", "LANG=C.UTF-8", "GOMAXPROCS=1", "GOGC=25",
 }
 
-// Reexec runs the stage that args name and returns its exit status. For any other command line it
-// returns false. The main function of a program that uses this package must first call it with
-// os.Args.
+// If args is the command line of a stage, Reexec runs the stage and returns its exit status and true.
+// If not, it returns false. The main function of a program that uses this package must first call it
+// with os.Args.
 func Reexec(args []string) (code int, ok bool) {
-	// nsenter sets args[0] to the path of the program.
+	// nsenter has set args[0] to the path of the program, so the name of the stage is args[1].
 	if len(args) > 1 && (args[1] == confineStage || args[1] == insideStage) {
 		args = args[1:]
 	}
@@ -86,7 +88,7 @@ func Reexec(args []string) (code int, ok bool) {
 		return 0, false
 	}
 	if err := stage(args); err != nil {
-		if args[0] != guardStage { // its descriptor 3 is no status pipe
+		if args[0] != guardStage { // descriptor 3 of the guard is not a status pipe
 			tell("%v", err)
 		}
 		return 1, true
@@ -94,14 +96,14 @@ func Reexec(args []string) (code int, ok bool) {
 	return 0, true
 }
 
-// tell writes one status line. It is no error if the reader has ended.
+// tell writes one status line. It ignores errors, because the reader may have ended.
 func tell(format string, args ...any) {
 	line := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
 	unix.Write(statusFD, []byte(line+"\n"))
 }
 
-// keepOnly closes every descriptor from first on at the next exec: an instance must not inherit what the
-// daemon or its parent left open.
+// keepOnly marks every descriptor from first on to be closed at the next exec, because an instance
+// must not inherit what the daemon or its parent left open.
 func keepOnly(first uint) error {
 	if err := unix.CloseRange(first, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
@@ -109,8 +111,8 @@ func keepOnly(first uint) error {
 	return nil
 }
 
-// runLaunch starts process 1 of the instance in its network namespace and cgroup, writes the pid file
-// and ends, so that init is no child of the daemon.
+// runLaunch is the launch stage. It starts process 1 of the instance in the instance's network
+// namespace and cgroup, writes the pid file and ends, so that init is not a child of the daemon.
 func runLaunch([]string) error {
 	spec, err := io.ReadAll(os.Stdin)
 	if err != nil {
@@ -169,14 +171,15 @@ func runLaunch([]string) error {
 	return specW.Close()
 }
 
-// runSetup is process 1 with the node's ids and privileges. It makes the root file system, whose owner
-// is the instance's root, and joins the instance's user namespace. A process with threads cannot join
-// a user namespace (setns(2)), and a Go program has threads, so nsenter does it. nsenter is run from
-// the new root, where no process of the instance has run yet.
+// runSetup is the setup stage: process 1 with the node's ids and privileges. It makes the root file
+// system, whose owner is the instance's root, and joins the instance's user namespace. A process with
+// threads cannot join a user namespace (setns(2)), and a Go program has threads, so runSetup executes
+// nsenter, which joins it and executes the confine stage. nsenter is loaded from the new root, where
+// no process of the instance has run yet.
 func runSetup([]string) error {
 	runtime.LockOSThread() // the keyring belongs to this thread, and exec keeps the thread
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("hide setup from ptrace: %w", err)
+		return fmt.Errorf("make the setup process not dumpable, against ptrace: %w", err)
 	}
 	if err := keepOnly(guardFD + 1); err != nil {
 		return err
@@ -202,7 +205,7 @@ func runSetup([]string) error {
 	if err := leaveKeyring(); err != nil {
 		return err
 	}
-	if err := unix.Dup3(statusFD, 2, 0); err != nil { // so that nsenter's error is a status line
+	if err := unix.Dup3(statusFD, 2, 0); err != nil { // nsenter prints its errors on descriptor 2, so they become status lines
 		return err
 	}
 	argv := []string{"nsenter", fmt.Sprintf("--user=/proc/self/fd/%d", userFD), initPath, confineStage, s.ID}
@@ -218,7 +221,8 @@ func findNsenter() (string, error) {
 	return path, nil
 }
 
-// requireOwnIDs fails if nsenter did not join the user namespace.
+// requireOwnIDs returns an error if this process is not in the instance's user namespace, because
+// nsenter did not join it.
 func requireOwnIDs() error {
 	mapped, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -230,11 +234,11 @@ func requireOwnIDs() error {
 	return nil
 }
 
-// runConfine is process 1 with the instance's ids. It gives up every privilege that init must not have,
-// and executes init.
+// runConfine is the confine stage: process 1 with the instance's ids. It gives up every privilege
+// that init must not have, and executes init.
 func runConfine(args []string) error {
-	// Capabilities and the seccomp filter belong to a thread. exec keeps those of the calling
-	// thread and ends the other threads.
+	// Each thread has its own capabilities and seccomp filter. exec keeps those of the calling thread
+	// and ends the other threads.
 	runtime.LockOSThread()
 	if err := errors.Join(unix.Dup3(0, 2, 0), keepOnly(statusFD+1)); err != nil {
 		return err

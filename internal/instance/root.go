@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fixed paths in the new root.
+// Paths in the new root.
 const (
 	initPath = "/.init"          // this binary, read-only, so that /proc/1/exe cannot be opened for writing
 	specPath = "/run/.spec.json" // the Spec; init reads and removes it
 )
 
-// ttyGroup is the group of terminals, in etc/group.
+// ttyGroup is the id of the group tty, which owns terminals, as in etc/group.
 const ttyGroup = 5
 
 const readOnly = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
 
-// enterNewRoot builds the root file system in memory, with read-only binds of the machine's programs,
-// makes it the root of the calling mount namespace and detaches the old root. The files in memory
-// belong to the instance's root. The mount namespace belongs to the node's user namespace, so the
-// instance cannot change its mounts, whatever capabilities it has.
+// enterNewRoot builds the root file system in memory, with read-only bind mounts of the machine's
+// programs. It makes it the root of the current mount namespace and detaches the old root. The files
+// in memory belong to the instance's root. The mount namespace belongs to the node's user namespace,
+// so the instance cannot change its mounts, whatever capabilities it has.
 func enterNewRoot(s Spec, ids idRange) error {
-	// From here on, mounts here and outside do not affect each other.
+	// From here on, mounts in this mount namespace and outside do not affect each other.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -57,7 +57,8 @@ func enterNewRoot(s Spec, ids idRange) error {
 		return err
 	}
 	unix.Umask(0o022)
-	// Inside, the node's /dev/null cannot be reopened by its descriptor; the instance's can.
+	// The standard streams become the instance's own /dev/null, because a process inside cannot
+	// reopen the node's /dev/null by its descriptor.
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /dev/null: %w", err)
@@ -70,7 +71,8 @@ func enterNewRoot(s Spec, ids idRange) error {
 	return nil
 }
 
-// A rootBuilder makes files and mounts below dir. After its first error it does nothing more.
+// A rootBuilder makes files and mounts below dir. After the first error, which it keeps in err, its
+// methods do nothing.
 type rootBuilder struct {
 	dir string
 	err error
@@ -110,7 +112,8 @@ func (r *rootBuilder) mount(fstype, name string, flags uintptr, options string) 
 	}
 }
 
-// bind mounts source of the machine at name, read-only. It skips a source that does not exist.
+// bind bind-mounts the machine's file or directory source at name, read-only. It does nothing if
+// source does not exist.
 func (r *rootBuilder) bind(source, name string) {
 	if r.err != nil {
 		return
@@ -128,8 +131,8 @@ func (r *rootBuilder) bind(source, name string) {
 	r.rebind(source, name, readOnly)
 }
 
-// rebind bind-mounts source at name, which exists, and then sets the flags: the kernel ignores them in
-// the first step.
+// rebind bind-mounts source at name, which must exist. It sets the flags in a second step, because
+// the kernel ignores them in the first.
 func (r *rootBuilder) rebind(source, name string, flags uintptr) {
 	if r.err != nil {
 		return
@@ -138,7 +141,8 @@ func (r *rootBuilder) rebind(source, name string, flags uintptr) {
 	r.do("make /"+name+" read-only", unix.Mount("", r.path(name), "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""))
 }
 
-// programs binds the machine's software. On a system with merged /usr, /bin and the like are symlinks.
+// programs bind-mounts the machine's software. On a system with merged /usr, it copies the symlinks
+// such as /bin.
 func (r *rootBuilder) programs() {
 	r.bind("/usr", "usr")
 	for _, name := range []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
@@ -157,9 +161,10 @@ func (r *rootBuilder) programs() {
 	r.self()
 }
 
-// self puts the running binary at initPath. It binds it by its path, because /proc/self/exe is on a mount
-// of the node's namespace, which cannot be bound here. It copies the binary if the path is another
-// file now, as after a new build under a running daemon.
+// self puts the running binary at initPath by a bind mount of its path. The path is needed because
+// /proc/self/exe is on a mount of the node's mount namespace, from which this namespace cannot bind.
+// If the path is now another file, as after a new build while the daemon runs, it copies the running
+// binary instead.
 func (r *rootBuilder) self() {
 	const exe = "/proc/self/exe"
 	path, err := os.Readlink(exe)
@@ -205,8 +210,9 @@ func (r *rootBuilder) give(name string, ids idRange) {
 	}))
 }
 
-// devices makes the instance's own device files, so that it can change their modes without changing
-// those of the node. The instance cannot make others, which needs MKNOD.
+// devices makes device files for the instance alone, so that it can change their modes and the node's
+// device files keep theirs. The instance cannot make other device files, because it does not have the
+// capability MKNOD.
 func (r *rootBuilder) devices(ids idRange) {
 	r.mount("tmpfs", "dev", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64m,nr_inodes=1024")
 	for _, d := range []struct {
@@ -219,7 +225,7 @@ func (r *rootBuilder) devices(ids idRange) {
 			r.do("make /dev/"+d.name, unix.Mknod(r.path("dev/"+d.name), unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))))
 		}
 	}
-	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d,max=128", ids+ttyGroup)) // of 4,096 that the machine has
+	r.mount("devpts", "dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,gid=%d,max=128", ids+ttyGroup)) // max: 128 of the 4,096 terminals of the machine
 	r.symlink("pts/ptmx", "dev/ptmx")
 	r.symlink("/proc/self/fd", "dev/fd")
 	for fd, name := range []string{"stdin", "stdout", "stderr"} {
@@ -228,8 +234,8 @@ func (r *rootBuilder) devices(ids idRange) {
 	r.mkdir("dev/shm", 0o777|os.ModeSticky)
 }
 
-// proc mounts /proc of the new pid namespace. Files that concern the whole machine are read-only or
-// hidden, such as core_pattern and the kernel's network settings in /proc/sys.
+// proc mounts /proc of the new pid namespace. Files that concern the whole machine, such as
+// core_pattern and the kernel's network settings in /proc/sys, are read-only or hidden.
 func (r *rootBuilder) proc() {
 	r.mount("proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	for _, name := range []string{"bus", "fs", "irq", "sys", "sysrq-trigger"} {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deniedCalls fail with EPERM inside an instance. Most need a capability that the instance does not
-// have. They are denied here as well because a user namespace would grant the capability, because
-// the kernel's check has been wrong before, or because they reach what belongs to the whole machine:
-// keys, clocks, swap, other mount namespaces, and asynchronous calls, which the filter does not see
-// and whose number is limited for the machine.
+// deniedCalls fail with EPERM inside an instance. Most of them need a capability that the instance
+// does not have. The filter denies them nevertheless: a new user namespace would grant the
+// capability, the kernel's check has been wrong before, or the call reaches what belongs to the whole
+// machine: keys, clocks, swap, other mount namespaces. Asynchronous I/O is denied because the filter
+// does not see its operations and their number is limited only for the machine.
 var deniedCalls = []uint32{
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT,
 	unix.SYS_FSPICK, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_MOUNT_SETATTR,
@@ -26,17 +26,19 @@ var deniedCalls = []uint32{
 	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME,
 }
 
-// internetSockets are the sockets of AF_INET and AF_INET6 that an instance can make. It can make any
-// of AF_UNIX, and as many of AF_PACKET and AF_NETLINK, and raw ones, as its guard allows. Other
-// families and protocols (vsock, which reaches the hypervisor below the node; XDP; TIPC; SCTP and so
-// on) have their own memory, limits and bugs, and no image needs them.
+// internetSockets are the sockets of AF_INET and AF_INET6 that an instance can make without asking
+// its guard. It can make any socket of AF_UNIX, and as many raw sockets and sockets of AF_PACKET and
+// AF_NETLINK as its guard allows. Other families and protocols (vsock, which reaches the hypervisor
+// below the node; XDP; TIPC; SCTP and so on) have their own memory, limits and bugs, and no image
+// needs them.
 var internetSockets = []struct{ kind, protocol uint32 }{
 	{unix.SOCK_STREAM, 0}, {unix.SOCK_STREAM, unix.IPPROTO_TCP},
 	{unix.SOCK_DGRAM, 0}, {unix.SOCK_DGRAM, unix.IPPROTO_UDP},
 	{unix.SOCK_DGRAM, unix.IPPROTO_ICMP}, {unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6},
 }
 
-// guardedOptions use memory that is charged to no cgroup; see guard.go.
+// guardedOptions are socket options that only the guard can set, because they use memory that is
+// charged to no cgroup; see guard.go.
 var guardedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_PACKET, unix.PACKET_RX_RING}, {unix.SOL_PACKET, unix.PACKET_TX_RING},
 	{unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP}, {unix.SOL_PACKET, unix.PACKET_DROP_MEMBERSHIP},
@@ -44,9 +46,9 @@ var guardedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_SOCKET, unix.SO_RCVBUF}, {unix.SOL_SOCKET, unix.SO_SNDBUF}, {unix.SOL_SOCKET, unix.SO_ATTACH_FILTER},
 }
 
-// deniedOptions fail with EPERM. The number of multicast groups that all sockets together can join is
-// not bounded, and the switch delivers no multicast. BPF programs that choose among sockets, and the
-// kernel's TLS, use memory that is charged to no cgroup.
+// deniedOptions are socket options that fail with EPERM. Multicast groups: the number that all
+// sockets together can join is not bounded, and the switch delivers no multicast. BPF programs that
+// choose among sockets, and the kernel's TLS: they use memory that is charged to no cgroup.
 var deniedOptions = []struct{ level, name uint32 }{
 	{unix.SOL_IP, unix.IP_ADD_MEMBERSHIP}, {unix.SOL_IP, unix.IP_ADD_SOURCE_MEMBERSHIP},
 	{unix.SOL_IP, mcastJoinGroup}, {unix.SOL_IP, mcastJoinSourceGroup},
@@ -62,14 +64,15 @@ const (
 	mcastJoinSourceGroup = 46 // MCAST_JOIN_SOURCE_GROUP
 )
 
-// deniedIoctls insert input into a terminal as if its user had typed it. With `lab exec`, a command
-// inside an instance has the operator's terminal.
+// deniedIoctls are ioctls that insert input into a terminal as if its user had typed it. They are
+// denied because a command that `lab exec` runs inside an instance has the operator's terminal.
 var deniedIoctls = []uint32{unix.TIOCSTI, unix.TIOCLINUX}
 
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 	unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
-// Offsets in struct seccomp_data. On little-endian machines the low half of an argument comes first.
+// Offsets in struct seccomp_data. The offset of an argument is the offset of its low half on
+// little-endian machines.
 const (
 	offsetCall = 0
 	offsetArch = 4
@@ -78,20 +81,21 @@ const (
 	offsetArg2 = 32
 )
 
-// x32Bit marks calls of the x32 ABI, whose numbers would not match those of the native ABI.
+// x32Bit is set in the number of a call of the x32 ABI, so such a number would not match the numbers
+// in this file.
 const x32Bit = 0x40000000
 
-// filterSystemCalls installs the filter on the calling thread; no_new_privs must be set. It returns the
-// listener on which the guard receives guarded calls. When all its duplicates are closed, guarded
-// calls fail with ENOSYS.
+// filterSystemCalls installs the seccomp filter on the calling thread, which must have no_new_privs
+// set. It returns the listener on which the guard receives guarded calls. When all duplicates of the
+// listener are closed, guarded calls fail with ENOSYS.
 func filterSystemCalls() (listener int, err error) {
 	program, err := callFilter(runtime.GOARCH)
 	if err != nil {
 		return -1, err
 	}
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// With WAIT_KILLABLE_RECV, a signal does not interrupt a call that the guard has received, so
-	// that the call does not reach it a second time. Linux has it since 5.19.
+	// With WAIT_KILLABLE_RECV (since Linux 5.19), a signal does not interrupt a call that the guard
+	// has received, so the guard does not receive the call a second time.
 	for _, flags := range []uintptr{unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER} {
 		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
@@ -104,8 +108,9 @@ func filterSystemCalls() (listener int, err error) {
 	return -1, fmt.Errorf("filter system calls: %w", err)
 }
 
-// A callProgram is a filter in classic BPF. Each check is complete in itself ("if not this call, skip the
-// check's return"), so that a line can be added or removed without counting jumps.
+// A callProgram is a seccomp filter in classic BPF. No check jumps out of its own instructions ("if
+// not this call, skip the check's return"), so that a check can be added or removed without changing
+// other jumps.
 type callProgram []unix.SockFilter
 
 var (
@@ -121,18 +126,19 @@ func errno(e unix.Errno) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(e)}
 }
 
-// skip skips n instructions if the condition does not hold.
+// skip returns an instruction that skips the next n instructions if the condition does not hold.
 func skip(condition uint16, k uint32, n uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | condition | unix.BPF_K, K: k, Jf: n}
 }
 
-// of adds checks of one call. If they return no decision, the next checks follow.
+// The method of adds instructions that run for one system call only. If they return no decision, the
+// filter continues after them.
 func (p *callProgram) of(call uint32, checks ...unix.SockFilter) {
 	*p = append(*p, load(offsetCall), skip(unix.BPF_JEQ, call, uint8(len(checks))))
 	*p = append(*p, checks...)
 }
 
-// callFilter returns the filter for an architecture.
+// callFilter returns the seccomp filter for an architecture in Go's names: amd64 or arm64.
 func callFilter(arch string) (callProgram, error) {
 	audit := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[arch]
 	if audit == 0 {
@@ -140,11 +146,12 @@ func callFilter(arch string) (callProgram, error) {
 	}
 	p := callProgram{
 		load(offsetArch),
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: audit, Jt: 1}, // 32-bit calls have other numbers
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: audit, Jt: 1}, // calls of another architecture, such as 32-bit calls, have other numbers
 		errno(unix.EPERM),
 		load(offsetCall),
 		skip(unix.BPF_JGE, x32Bit, 1), errno(unix.EPERM),
-		// The flags of clone3 are behind a pointer. libc falls back to clone.
+		// The filter cannot check the flags of clone3, which are in memory behind a pointer. After
+		// ENOSYS libc uses clone.
 		skip(unix.BPF_JEQ, unix.SYS_CLONE3, 1), errno(unix.ENOSYS),
 	}
 	for _, call := range deniedCalls {
@@ -159,7 +166,7 @@ func callFilter(arch string) (callProgram, error) {
 	for _, command := range []uint32{unix.F_SETLK, unix.F_SETLKW} {
 		p.of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), ask)
 	}
-	for _, command := range []uint32{unix.F_OFD_SETLK, unix.F_OFD_SETLKW} { // /proc/locks does not show their owner
+	for _, command := range []uint32{unix.F_OFD_SETLK, unix.F_OFD_SETLKW} { // /proc/locks does not show the owner of such locks
 		p.of(unix.SYS_FCNTL, load(offsetArg1), skip(unix.BPF_JEQ, command, 1), errno(unix.EINVAL))
 	}
 	for _, option := range deniedOptions {
@@ -174,7 +181,7 @@ func callFilter(arch string) (callProgram, error) {
 	return append(p, allow), nil
 }
 
-// sockets adds the checks of socket.
+// sockets adds the checks of the system call socket.
 func (p *callProgram) sockets() {
 	for _, family := range []uint32{unix.AF_PACKET, unix.AF_NETLINK} {
 		p.of(unix.SYS_SOCKET, load(offsetArg0), skip(unix.BPF_JEQ, family, 1), ask)

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A call is a system call as the filter sees it: struct seccomp_data.
+// A call is a system call as the seccomp filter sees it: a struct seccomp_data.
 type call struct {
 	number, arch uint32
 	args         [3]uint64
@@ -29,8 +29,8 @@ func (c call) word(offset uint32) uint32 {
 	return 0
 }
 
-// result runs a filter like the kernel (Documentation/networking/filter.rst). It knows the instructions
-// that our filter uses.
+// result interprets a filter for the call, as the kernel does (Documentation/networking/filter.rst),
+// and returns the decision. It implements only the instructions that our filter uses.
 func (c call) result(t *testing.T, program []unix.SockFilter) uint32 {
 	t.Helper()
 	var a uint32
@@ -53,7 +53,7 @@ func (c call) result(t *testing.T, program []unix.SockFilter) uint32 {
 		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
 			holds = a&i.K != 0
 		default:
-			t.Fatalf("instruction %d is %+v", at, i)
+			t.Fatalf("instruction %d is not implemented in this test: %+v", at, i)
 		}
 		if holds {
 			at += int(i.Jt)
@@ -65,8 +65,8 @@ func (c call) result(t *testing.T, program []unix.SockFilter) uint32 {
 	return 0
 }
 
-// TestFilterRefusesDeniedCalls runs the filter on each call that an instance must not make, by its number
-// in the kernel's table for amd64, and on some that it must be able to make.
+// TestFilterRefusesDeniedCalls runs the filter on each call that an instance must not make, by its
+// number in the kernel's table for amd64, and on some calls that an instance must be able to make.
 func TestFilterRefusesDeniedCalls(t *testing.T) {
 	const native, i386 = 0xc000003e, 0x40000003
 	const allow, refuse, unknown = unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
@@ -77,7 +77,7 @@ func TestFilterRefusesDeniedCalls(t *testing.T) {
 	check := func(name string, c call, want uint32) {
 		t.Helper()
 		if got := c.result(t, program); got != want {
-			t.Errorf("%s: %#x, want %#x", name, got, want)
+			t.Errorf("decision of the filter on %s: %#x, want %#x", name, got, want)
 		}
 	}
 	for name, number := range map[string]uint32{

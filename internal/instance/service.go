@@ -37,7 +37,7 @@ MaxStartups 100:30:200
 Subsystem sftp internal-sftp
 `
 
-// serve starts the services of an image and returns when all of them listen.
+// serve starts the services of an image and sshd, and returns when all of them listen.
 func (i *initProcess) serve(image Image) error {
 	for _, service := range image.Services {
 		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", service.Port))
@@ -56,7 +56,7 @@ func (i *initProcess) serve(image Image) error {
 	return i.startSSHD()
 }
 
-// makeHostKey makes the key by which ssh clients recognise this machine.
+// makeHostKey makes the host key by which ssh clients recognise the instance, and writes it to path.
 func makeHostKey(path string) error {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -88,8 +88,8 @@ func runHTTP(l net.Listener, s Spec, image Image) {
 // maxMySQL bounds the connections that wait for a client's first packet. Further ones are closed.
 const maxMySQL = 100
 
-// runMySQL sends MySQL's greeting and refuses every login. That is enough for a port scan to recognise
-// it, and a client gets a proper error.
+// runMySQL sends MySQL's greeting and refuses every login. A port scan recognises MySQL by the
+// greeting, and a client gets a proper error.
 func runMySQL(l net.Listener) {
 	slots := make(chan struct{}, maxMySQL)
 	for serial := uint32(1); ; serial++ {
@@ -117,7 +117,7 @@ func greetMySQL(conn net.Conn, serial uint32) {
 	var salt [20]byte
 	rand.Read(salt[:])
 	for i := range salt {
-		salt[i] = salt[i]&0x7f | 0x01 // no zero byte, which would end the salt
+		salt[i] = salt[i]&0x7f | 0x01 // a zero byte would end the salt
 	}
 	greeting := append([]byte{10}, "5.7.44-palisade\x00"...)
 	greeting = binary.LittleEndian.AppendUint32(greeting, serial)
@@ -142,7 +142,8 @@ func greetMySQL(conn net.Conn, serial uint32) {
 	conn.Write(mysqlPacket(header[3]+1, []byte("\xff\x15\x04#28000Access denied")))
 }
 
-// mysqlPacket frames a payload: three bytes of length, one of sequence.
+// mysqlPacket returns a packet of MySQL's protocol: three bytes with the length of the payload, one
+// byte with the sequence number, and the payload.
 func mysqlPacket(sequence byte, payload []byte) []byte {
 	n := len(payload)
 	return append([]byte{byte(n), byte(n >> 8), byte(n >> 16), sequence}, payload...)

@@ -19,7 +19,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// loginKey makes a key pair. file has the private key, for ssh -i.
+// loginKey makes a key pair for logins. file is the path of the private key, for ssh -i; authorized
+// is the line for authorized_keys.
 func loginKey(t *testing.T) (file, authorized string) {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -67,14 +68,14 @@ func TestInstanceServesItsImage(t *testing.T) {
 				return err
 			})
 			if err != nil || !strings.Contains(got, tt.want) {
-				t.Errorf("port %d answers %q, %v; want %q", tt.port, got, err, tt.want)
+				t.Errorf("port %d answered %q (error %v), want an answer with %q", tt.port, got, err, tt.want)
 			}
 		})
 	}
 }
 
-// readService connects in the network namespace of the calling thread and reads what the service sends.
-// It sends a request to a web server.
+// readService connects to a service from the network namespace of the calling thread and returns what
+// the service sends. A web server gets a request first.
 func readService(address string) (string, error) {
 	to := netip.MustParseAddrPort(address)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -110,13 +111,13 @@ func TestOnlyKeyPairLogsIn(t *testing.T) {
 	boot(t, s)
 
 	if out, err := fromPeer(s, sshArgs(key, "hostname; id -un; tty || true")...); err != nil || !strings.HasPrefix(out, "ip-10-200-7-9\nroot\n") {
-		t.Errorf("login with the key pair: %q, %v", out, err)
+		t.Errorf("login with the key pair printed %q (error %v), want the hostname and root", out, err)
 	}
 	args := append([]string{"ssh", "-tt"}, sshArgs(key, "tty")[1:]...)
 	if out, err := fromPeer(s, args...); err != nil || !strings.Contains(out, "/dev/pts/") {
-		t.Errorf("login with a terminal: %q, %v", out, err)
+		t.Errorf("login with a terminal printed %q (error %v), want /dev/pts/…", out, err)
 	}
 	if out, err := fromPeer(s, sshArgs(other, "id")...); err == nil || !strings.Contains(out, "Permission denied (publickey)") {
-		t.Errorf("login with another key: %q, %v; want permission denied", out, err)
+		t.Errorf("login with another key printed %q (error %v), want permission denied", out, err)
 	}
 }

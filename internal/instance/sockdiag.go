@@ -29,22 +29,22 @@ const (
 	memoryOptions   = 6 // SK_MEMINFO_OPTMEM: filters, sources of groups
 	memoryBacklog   = 7 // SK_MEMINFO_BACKLOG
 	memoryCount     = 9
-	memoryOfASocket = 4 << 10 // bytes that each socket takes in addition
+	memoryOfASocket = 4 << 10 // bytes that each socket takes besides its queues
 
 	tcpListen   = 10 // TCP_LISTEN
 	tcpTimeWait = 6  // TCP_TIME_WAIT
 )
 
-// A sockDiag asks the kernel about the sockets of its network namespace. The guard owns it for its
-// whole life. Its methods may be called from any goroutine.
+// A sockDiag asks the kernel about the sockets of the network namespace in which it was opened. The
+// guard opens one and uses it until the guard ends. Its methods may be called from any goroutine.
 type sockDiag struct {
-	mu     sync.Mutex // guards the fields below; held from request to answer
+	mu     sync.Mutex // guards the fields below; held from the request until its answer is read
 	fd     int
 	serial uint32
 	buffer []byte
 }
 
-// newSockDiag opens the connection to the kernel.
+// newSockDiag opens a netlink socket to the kernel.
 func newSockDiag() (*sockDiag, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
@@ -53,7 +53,7 @@ func newSockDiag() (*sockDiag, error) {
 	return &sockDiag{fd: fd, buffer: make([]byte, 32<<10)}, nil
 }
 
-// rings returns the bytes of the rings of all packet sockets. It may have to wait while one of them
+// rings returns the size of the rings of all packet sockets, in bytes. It waits while a packet socket
 // transmits from its ring.
 func (d *sockDiag) rings() (sum uint64, err error) {
 	err = d.dumpPacketSockets(packetShowRings, func(kind uint16, value []byte) {
@@ -65,7 +65,7 @@ func (d *sockDiag) rings() (sum uint64, err error) {
 	return sum, err
 }
 
-// filters returns the bytes of the translated filters of all packet sockets.
+// filters returns the memory of the translated filters of all packet sockets, in bytes.
 func (d *sockDiag) filters() (sum uint64, err error) {
 	err = d.dumpPacketSockets(packetShowMemory, func(kind uint16, value []byte) {
 		if kind == packetMemory {
@@ -75,7 +75,8 @@ func (d *sockDiag) filters() (sum uint64, err error) {
 	return sum, err
 }
 
-// dumpPacketSockets calls each with the attributes of all packet sockets.
+// dumpPacketSockets calls the function each for every attribute of every packet socket. show selects
+// the attributes.
 func (d *sockDiag) dumpPacketSockets(show uint32, each func(kind uint16, value []byte)) error {
 	// struct packet_diag_req: family, protocol, padding, inode, what to show, cookie.
 	request := []byte{unix.AF_PACKET, 0, 0, 0, 0, 0, 0, 0}
@@ -88,7 +89,7 @@ func (d *sockDiag) dumpPacketSockets(show uint32, each func(kind uint16, value [
 	return nil
 }
 
-// listeners returns the number of TCP sockets that listen.
+// listeners returns the number of listening TCP sockets.
 func (d *sockDiag) listeners() (n int, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		err := d.dump(inetRequest(family, unix.IPPROTO_TCP, 0, 1<<tcpListen), func([]byte) { n++ })
@@ -99,7 +100,8 @@ func (d *sockDiag) listeners() (n int, err error) {
 	return n, nil
 }
 
-// memory returns the bytes that all TCP and UDP sockets hold, charged to the instance's cgroup or not.
+// memory returns how many bytes of memory all TCP and UDP sockets hold, whether or not the memory is
+// charged to the instance's cgroup.
 func (d *sockDiag) memory() (sum uint64, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		for _, protocol := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -120,7 +122,7 @@ func (d *sockDiag) memory() (sum uint64, err error) {
 	return sum, nil
 }
 
-// memoryAt returns an entry of a SKMEMINFO, or 0 if the attribute is too short.
+// memoryAt returns the entry at index of a SKMEMINFO attribute, or 0 if the attribute is too short.
 func memoryAt(value []byte, index int) uint64 {
 	if len(value) < 4*(memoryCount-1) {
 		return 0
@@ -133,14 +135,14 @@ func socketMemory(value []byte) uint64 {
 	return at(memoryReceived) + max(at(memorySending), at(memoryQueued)) + at(memoryForward) + at(memoryOptions) + at(memoryBacklog)
 }
 
-// inetRequest returns a struct inet_diag_req_v2: family, protocol, extensions, padding, states, and an
-// empty socket id.
+// inetRequest returns a struct inet_diag_req_v2. Its fields are family, protocol, extensions,
+// padding, states, and an empty socket id.
 func inetRequest(family, protocol, extensions byte, states uint32) []byte {
 	request := binary.NativeEndian.AppendUint32([]byte{family, protocol, extensions, 0}, states)
 	return append(request, make([]byte, 48)...)
 }
 
-// dump sends a request and calls each with every answer.
+// dump sends a request and calls the function each for every message of the answer.
 func (d *sockDiag) dump(request []byte, each func(message []byte)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -168,7 +170,7 @@ func (d *sockDiag) dump(request []byte, each func(message []byte)) error {
 		}
 		for _, m := range messages {
 			switch {
-			case m.Header.Seq != d.serial: // answer to an earlier call
+			case m.Header.Seq != d.serial: // a late answer to an earlier request
 			case m.Header.Type == unix.NLMSG_DONE, m.Header.Type == unix.NLMSG_ERROR:
 				return diagError(m.Data)
 			default:
@@ -178,7 +180,7 @@ func (d *sockDiag) dump(request []byte, each func(message []byte)) error {
 	}
 }
 
-// diagError reads the result at the end of a dump.
+// diagError returns the error in the last message of a dump, or nil if the dump succeeded.
 func diagError(data []byte) error {
 	if len(data) < 4 {
 		return fmt.Errorf("the kernel's answer %x is too short", data)
@@ -187,13 +189,14 @@ func diagError(data []byte) error {
 	case 0:
 		return nil
 	case unix.ENOENT, unix.EINVAL, unix.EOPNOTSUPP:
-		return fmt.Errorf("this kernel does not support it: %w", errno)
+		return fmt.Errorf("this kernel does not support the query: %w", errno)
 	default:
 		return errno
 	}
 }
 
-// eachAttribute calls each with the netlink attributes of a message, which begin at the offset first.
+// eachAttribute calls the function each for every netlink attribute of a message. The attributes
+// begin at the offset first.
 func eachAttribute(message []byte, first int, each func(kind uint16, value []byte)) {
 	for first+unix.SizeofRtAttr <= len(message) {
 		length := int(binary.NativeEndian.Uint16(message[first:]))
