@@ -16,8 +16,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestFramesLostInDeviceAreCounted: each has a verdict at the port, and neither the batch nor the
-// port ends.
+// TestFramesLostInDeviceAreCounted: each lost frame has a verdict at its port, and the frames after
+// it are read.
 func TestFramesLostInDeviceAreCounted(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"))
@@ -28,7 +28,7 @@ func TestFramesLostInDeviceAreCounted(t *testing.T) {
 	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
 	const half = batchFrames / 2
 	if in.RxFrames != batchFrames || in.Verdicts[verdict.UnknownOffload] != half || out.Verdicts[verdict.Forward] != half || b.frame.batch.unforwarded != half {
-		t.Errorf("of %d frames %d are lost and %d forwarded, %d charged; want %d, %d, %d and %d", in.RxFrames,
+		t.Errorf("%d frames read, %d lost, %d forwarded, %d charged as not forwarded; want %d, %d, %d and %d", in.RxFrames,
 			in.Verdicts[verdict.UnknownOffload], out.Verdicts[verdict.Forward], b.frame.batch.unforwarded, batchFrames, half, half, half)
 	}
 }
@@ -52,7 +52,7 @@ func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 		}
 		batched.devices["web"].queue = slices.Clone(queue)
 		for len(batched.devices["web"].queue) > 0 {
-			// A garbage collection may make a turn or a write slow. This test must not notice.
+			// A garbage collection may make a turn or a write slow, so no time limit may apply.
 			batched.frame.now, batched.frame.writesToTime = monotonic(), 0
 			for _, p := range batched.ports {
 				p.pace = pace{}
@@ -66,7 +66,7 @@ func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 		for name, d := range single.devices {
 			got, want := packetsOf(t, batched.devices[name].all), packetsOf(t, d.all)
 			if !slices.EqualFunc(got, want, bytes.Equal) {
-				t.Fatalf("seed %d: %s received %d packets that differ from the %d expected", seed, name, len(got), len(want))
+				t.Fatalf("seed %d: %s received %d packets from batches, and they differ from the %d packets from single frames", seed, name, len(got), len(want))
 			}
 			if got, want := batched.ports[name].Counters().Verdicts, single.ports[name].Counters().Verdicts; got != want {
 				t.Errorf("seed %d: verdicts at %s are %v, want %v", seed, name, got, want)
@@ -78,7 +78,7 @@ func TestBatchGivesSameResultAsSingleFrames(t *testing.T) {
 		}
 	}
 	if joined < 500 {
-		t.Errorf("only %d frames were joined, too few for this test", joined)
+		t.Errorf("%d frames were joined, want at least 500", joined)
 	}
 }
 
@@ -127,8 +127,8 @@ func stream(r *rand.Rand) (all [][]byte) {
 	return all
 }
 
-// putPseudoSum writes the checksum of the pseudo-header, which the kernel leaves where the device
-// computes the UDP checksum.
+// putPseudoSum writes the sum of the pseudo-header into the UDP checksum, as the kernel does when
+// the device must compute the rest.
 func putPseudoSum(frame []byte) {
 	sum := uint32(packet.ProtocolUDP) + uint32(len(frame)-34)
 	for at := 26; at < 34; at += 2 {
@@ -138,8 +138,8 @@ func putPseudoSum(frame []byte) {
 	binary.BigEndian.PutUint16(frame[40:], uint16(sum>>16+sum))
 }
 
-// packetsOf returns the finished packets that the written frames consist of, without the IP
-// identification of those that may not be fragmented.
+// packetsOf returns the finished packets that the written frames consist of. In packets that may
+// not be fragmented it clears the IP identification.
 func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 	t.Helper()
 	for _, b := range frames {
@@ -165,8 +165,8 @@ func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 	return all
 }
 
-// connections returns all connections with their packet counts, sorted. Bytes are left out: a
-// joined frame has its headers once.
+// connections returns all connections with their packet counts, sorted. It leaves out byte counts,
+// because a joined frame has one set of headers for all its packets.
 func connections(b *testbed) (all []string) {
 	for c := range b.tracker.Connections(0) {
 		all = append(all, fmt.Sprintf("%v, opened by the peer: %v, packets %v", c.Flow, c.Outside, c.Packets))
@@ -177,7 +177,7 @@ func connections(b *testbed) (all []string) {
 
 // TestDatagramsOfOneFlowAreJoined: consecutive datagrams of one flow become one frame, in order
 // with the frames of other flows, and are counted and judged as single packets. The frame after
-// them is not lost, neither one of another flow nor one at the end of a batch.
+// them is not lost, whether it is of another flow or follows the end of a batch.
 func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.UDP, 53, 60, "web"))
@@ -198,27 +198,27 @@ func TestDatagramsOfOneFlowAreJoined(t *testing.T) {
 	a, c := datagram(1, 53), datagram(2, 53)
 	written, _ := drain(a, a, a, c, c, c, a)
 	if got := b.delivered("app"); written != 3 || got.Flow.SrcPort != 1 {
-		t.Errorf("%d frames, the last one of %v; want 3, the last one of the first flow", written, got.Flow)
+		t.Errorf("%d frames written, the last of flow %v; want 3, the last from port 1", written, got.Flow)
 	}
 	// A hundred datagrams: a batch of 64 becomes one frame, and 36 are still in the queue.
 	many := slices.Repeat([][]byte{a}, 100)
 	if written, left := drain(many...); written != 1 || left != 36 {
-		t.Errorf("%d frames, %d left; want 1 and 36", written, left)
+		t.Errorf("%d frames written, %d left in the queue; want 1 and 36", written, left)
 	}
 	if p := b.delivered("app"); p.Len-p.Payload != 64*22 || b.devices["app"].last[1] != 5 {
-		t.Errorf("%d bytes of payload with header % x, want those of 64 datagrams", p.Len-p.Payload, b.devices["app"].last[:offloadLen])
+		t.Errorf("the frame has %d bytes of payload and virtio header % x, want %d bytes and segmentation of UDP (5)", p.Len-p.Payload, b.devices["app"].last[:offloadLen], 64*22)
 	}
 	// Joined datagrams that no rule admits are counted one by one.
 	refused := datagram(1, 99)
 	drain(refused, refused, refused, refused)
 	in, out := b.ports["web"].Counters(), b.ports["app"].Counters()
 	if out.Verdicts[verdict.NoRule] != 4 || out.Verdicts[verdict.Forward] != 71 || in.RxFrames != 75 || out.TxFrames != 4 {
-		t.Errorf("%d refused and %d forwarded of %d frames, %d written; want 4, 71, 75 and 4",
+		t.Errorf("%d packets refused, %d forwarded, %d frames read, %d written; want 4, 71, 75 and 4",
 			out.Verdicts[verdict.NoRule], out.Verdicts[verdict.Forward], in.RxFrames, out.TxFrames)
 	}
 	for c := range b.tracker.Connections(0) {
 		if c.Flow.SrcPort == 1 && c.Flow.DstPort == 53 && c.Packets[0] != 68 {
-			t.Errorf("%v has %v packets, want 68", c.Flow, c.Packets)
+			t.Errorf("connection %v has %v packets, want 68 from the client", c.Flow, c.Packets)
 		}
 	}
 }
@@ -240,7 +240,7 @@ func TestBatchKeepsOrderAndContentOfFrames(t *testing.T) {
 		}
 		f.SrcMAC, f.DstMAC = macOf("web"), GatewayMAC
 		f.Payload = binary.BigEndian.AppendUint32(nil, uint32(i))
-		if n := r.IntN(4); n > 0 { // some are larger than what is read ahead
+		if n := r.IntN(4); n > 0 { // some frames are larger than smallFrame, and end the reading ahead
 			f.Payload = append(f.Payload, make([]byte, r.IntN([]int{0, 60, 1400, 8000}[n]))...)
 		}
 		frame := append(make([]byte, offloadLen), packettest.Build(f)...)
@@ -257,12 +257,12 @@ func TestBatchKeepsOrderAndContentOfFrames(t *testing.T) {
 		b.sw.pollers[0].drain(b.frame, b.ports["web"])
 	}
 	if len(d.all) != len(want) {
-		t.Fatalf("%d frames of %d arrived: %v", len(d.all), len(want), b.ports["app"].Counters().Verdicts)
+		t.Fatalf("%d frames arrived, want %d; verdicts at the app: %v", len(d.all), len(want), b.ports["app"].Counters().Verdicts)
 	}
 	for i, frame := range d.all {
 		var p packet.Packet
 		if v, ok := packet.NewDecoder().Decode(frame[offloadLen:], &p); !ok || !bytes.Equal(frame[offloadLen+p.Payload:], want[i]) {
-			t.Fatalf("frame %d: %v, % x, want % x", i, v, frame[offloadLen+p.Payload:], want[i])
+			t.Fatalf("frame %d: Decode says %v, payload % x, want % x", i, v, frame[offloadLen+p.Payload:], want[i])
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (b *testbed) requireMostly(port string, v verdict.Verdict) {
 	verdicts := b.ports[port].Counters().Verdicts
 	for other, n := range verdicts {
 		if verdict.Verdict(other) != v && n > verdicts[v] {
-			b.t.Errorf("at %s there are %d of %v, and %d of %v", port, n, verdict.Verdict(other), verdicts[v], v)
+			b.t.Errorf("at %s %d frames are %v and only %d are %v, want most of them %v", port, n, verdict.Verdict(other), verdicts[v], v, v)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func BenchmarkForward(b *testing.B) {
 		i := uint32(0)
 		for b.Loop() {
 			i++
-			binary.BigEndian.PutUint32(frame[srcPortAt:], i*0x9e3779b1) // never the same twice
+			binary.BigEndian.PutUint32(frame[srcPortAt:], i*0x9e3779b1) // a pair of ports that was not used before
 			t.pass(t.ports["web"], frame, time.Duration(i)*time.Millisecond)
 		}
 		t.requireMostly("app", verdict.Forward)
@@ -87,13 +87,13 @@ func BenchmarkForward(b *testing.B) {
 			now := time.Duration(0)
 			for b.Loop() {
 				random := r.Uint32()
-				binary.BigEndian.PutUint32(frame[srcIPAt:], 0x80000000|random>>3) // 128 to 159: all unicast
+				binary.BigEndian.PutUint32(frame[srcIPAt:], 0x80000000|random>>3) // 128.0.0.0 to 159.255.255.255, all unicast
 				binary.BigEndian.PutUint16(frame[srcPortAt:], uint16(random))
 				now += time.Microsecond
 				t.pass(t.ports["uplink"], frame, now)
 			}
 			if live := t.tracker.Usage().Tracked; (live > 0) != (flood.name != "syn-flood") {
-				b.Errorf("%d connections are tracked", live)
+				b.Errorf("%d connections are tracked after %s; want 0 only after syn-flood", live, flood.name)
 			}
 		})
 	}
@@ -107,8 +107,8 @@ func BenchmarkForward(b *testing.B) {
 			})
 		}
 	}
-	// The same with ten senders on this node: the cost of the lookups, without that of a
-	// hundred thousand ports that no cache holds.
+	// The same with ten senders on this node: the cost of the lookups without the cache misses of a
+	// hundred thousand ports.
 	for _, rules := range []int{1, 100, 10_000} {
 		b.Run(fmt.Sprintf("rules=%d/members=100000/senders=10", rules), func(b *testing.B) {
 			benchmarkCrowd(b, crowdSize{rules, 100_000, 10})
@@ -143,13 +143,13 @@ func benchmarkCrowd(b *testing.B, size crowdSize) {
 	verdicts := t.ports["app"].Counters().Verdicts
 	judged := verdicts[verdict.Forward] + verdicts[verdict.NoRule]
 	if judged < uint64(b.N) {
-		b.Errorf("the rules judged %d of %d packets", judged, b.N)
+		b.Errorf("the rules were checked for %d packets, want %d", judged, b.N)
 	}
 	b.ReportMetric(100*float64(verdicts[verdict.Forward])/float64(judged), "%admitted")
 }
 
-// crowdRules gives the app's group rules for random ports, a quarter of them for one of a hundred
-// groups and the others for CIDRs of all lengths. It returns ports drawn from the rules.
+// crowdRules gives the app's group rules for random ports: a quarter of the rules admit one of a
+// hundred groups, the others CIDRs of all lengths. It returns ports drawn from the rules.
 func (b *testbed) crowdRules(r *rand.Rand, n int) []uint16 {
 	var rules []ec2.Rule
 	for i := range n {

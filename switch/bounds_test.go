@@ -13,7 +13,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// An assault is a way for hostile frames to a victim's node: from an instance of that node, or from
+// An assault sends hostile frames to the victim's node: from an instance of that node, or from
 // another node that was taken over and checks nothing.
 type assault struct {
 	name string
@@ -21,8 +21,8 @@ type assault struct {
 	send func(frame []byte) (at string, v verdict.Verdict)
 }
 
-// assaults runs each with an assault from an interface of the testbed, and with one from another
-// node's interface, both in the same group. Each gets a new testbed.
+// assaults calls the function each twice, with a new testbed each time: with an assault from an
+// interface of the testbed, and with one from an interface of another node in the same group.
 func assaults(t *testing.T, make func(t *testing.T) *testbed, each func(t *testing.T, b *testbed, a assault)) {
 	t.Run("one node", func(t *testing.T) {
 		b := make(t)
@@ -37,7 +37,8 @@ func assaults(t *testing.T, make func(t *testing.T) *testbed, each func(t *testi
 	})
 }
 
-// frame builds a frame from the assault's interface through the gateway, changed by edit.
+// frame builds a frame from the assault's interface through the gateway. If edit is not nil it
+// changes the frame.
 func (a assault) frame(protocol uint8, dst string, srcPort, dstPort uint16, edit func(f *packettest.Frame)) []byte {
 	f := template(protocol, a.from.Addr, addr(dst), srcPort, dstPort)
 	f.SrcMAC, f.DstMAC = a.from.MAC, GatewayMAC
@@ -48,7 +49,7 @@ func (a assault) frame(protocol uint8, dst string, srcPort, dstPort uint16, edit
 }
 
 // TestFloodsLeaveNoState: 65,536 frames that are refused, or that a rule for all addresses admits,
-// use no connection, no fragment entry and no memory, and other traffic passes.
+// create no connection and no fragment entry and allocate no memory, and other traffic passes.
 func TestFloodsLeaveNoState(t *testing.T) {
 	const many = 1 << 16
 	assaults(t, func(t *testing.T) *testbed {
@@ -91,20 +92,20 @@ func TestFloodsLeaveNoState(t *testing.T) {
 			for n := range many {
 				_, v := a.send(flood.next(n))
 				if v.Drops() == flood.given {
-					t.Fatalf("%s: frame %d: %v", name, n, v)
+					t.Fatalf("flood of %s: frame %d is %v; want it delivered: %v", name, n, v, flood.given)
 				}
 			}
 			runtime.ReadMemStats(&after)
 			if n := after.Mallocs - at.Mallocs; n > many/100 {
-				t.Errorf("%s: %d allocations for %d frames", name, n, many)
+				t.Errorf("flood of %s: %d allocations for %d frames, want at most %d", name, n, many, many/100)
 			}
-			// A connection that an instance opens is stored by its own interface, in its own allowance.
+			// The sender's interface may store the connections that it opens, within its own limit.
 			if now := b.tracker.Usage(); now.Untracked != before.Untracked || now.Tracked > before.Tracked+many || a.name == "tunnel" && now.Tracked != before.Tracked {
-				t.Errorf("%s: %+v before, %+v after", name, before, now)
+				t.Errorf("flood of %s: the tracker's usage is %+v, was %+v before; want no connection of the victim", name, now, before)
 			}
 			for device, d := range b.devices {
 				if d.count != given[device] && !(flood.given && device == "app" && d.count == given[device]+many) {
-					t.Errorf("%s: %s received %d frames", name, device, d.count-given[device])
+					t.Errorf("flood of %s: %s received %d frames; want 0, or all %d at the app if its rules admit them (%v)", name, device, d.count-given[device], many, flood.given)
 				}
 			}
 			b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
@@ -125,7 +126,8 @@ func TestFloodsLeaveNoState(t *testing.T) {
 func clone(b []byte) []byte { return append([]byte(nil), b...) }
 
 // TestConnectionFloodKeepsEstablishedConnections: an instance opens more connections than there is
-// room for. Connections of others stay and they open new ones, and the table keeps its bound.
+// room for. The connections of other instances go on, other instances open new ones, and the table
+// does not exceed its capacity.
 func TestConnectionFloodKeepsEstablishedConnections(t *testing.T) {
 	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
 		assaults(t, func(t *testing.T) *testbed {
@@ -145,11 +147,11 @@ func TestConnectionFloodKeepsEstablishedConnections(t *testing.T) {
 				if _, v := a.send(frame); v == verdict.Forward {
 					passed++
 				} else if v != verdict.TableFull {
-					t.Fatalf("%d: %v", n, v)
+					t.Fatalf("packet %d of the flood: %v, want %v or %v", n, v, verdict.Forward, verdict.TableFull)
 				}
 			}
 			if u := b.tracker.Usage(); u.Tracked > u.Capacity || passed < 100_000 {
-				t.Errorf("%+v, %d packets of the flood have passed", u, passed)
+				t.Errorf("%d packets of the flood passed, want at least 100000; usage %+v, want no more tracked than the capacity", passed, u)
 			}
 			stays.goesOn("TCP beside the flood")
 			asks.goesOn("UDP beside the flood")
@@ -195,8 +197,8 @@ func TestFragmentFloodLeavesRoomForOtherInterfaces(t *testing.T) {
 	})
 }
 
-// TestPayloadAdmitsNoOtherConnection: no payload opens a port. There are no helpers that read of a
-// second connection in the payload, as for FTP, SIP and IRC.
+// TestPayloadAdmitsNoOtherConnection: no payload opens a port. The tracker has no helper that reads
+// the address of a second connection from the payload, as Linux has for FTP, SIP and IRC.
 func TestPayloadAdmitsNoOtherConnection(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
@@ -216,20 +218,20 @@ func TestPayloadAdmitsNoOtherConnection(t *testing.T) {
 			}
 			for _, frame := range [][]byte{asks(packet.SYN, ""), asks(packet.ACK, ""), asks(packet.ACK|packet.PSH, tt.says)} {
 				if at, v := a.send(frame); v != verdict.Forward {
-					t.Fatalf("%q: %v at %s", tt.says, v, at)
+					t.Fatalf("connection with payload %q: %v at %s, want %v", tt.says, v, at, verdict.Forward)
 				}
 			}
 			for _, protocol := range []uint8{6, 17} {
 				if at, v := a.send(a.frame(protocol, "10.10.0.5", 20, 8000, nil)); at != "app" || v != verdict.NoRule {
-					t.Errorf("after %q, protocol %d to port 8000: %v at %s", tt.says, protocol, v, at)
+					t.Errorf("after payload %q, a packet of protocol %d to port 8000 is %v at %s, want %v at app", tt.says, protocol, v, at, verdict.NoRule)
 				}
 			}
 		}
 	})
 }
 
-// TestOnlyTheAskedHostMayAnswer: an answer from another host, port or protocol is refused, and a
-// SYN is no answer.
+// TestOnlyTheAskedHostMayAnswer: an answer from another host, port or protocol is refused, and so
+// is a SYN from the right port.
 func TestOnlyTheAskedHostMayAnswer(t *testing.T) {
 	assaults(t, newVictimThatAsks, func(t *testing.T, b *testbed, a assault) {
 		for _, protocol := range []uint8{6, 17} {
@@ -251,26 +253,27 @@ func TestOnlyTheAskedHostMayAnswer(t *testing.T) {
 			"an unasked echo reply":          a.frame(1, "10.10.0.5", 5, 5, func(f *packettest.Frame) { f.ICMPType = 0 }),
 		} {
 			if at, v := a.send(frame); at != "app" || v != verdict.NoRule {
-				t.Errorf("%s: %v at %s", name, v, at)
+				t.Errorf("%s: %v at %s, want %v at app", name, v, at, verdict.NoRule)
 			}
 		}
 		b.expect("lone", b.of("lone", template(17, addr("10.10.0.6"), addr("10.10.0.5"), 53, 5000)), "app", verdict.NoRule) // another host
 		for _, frame := range [][]byte{back(6, 53, 5000, synAck), back(17, 53, 5000, 0)} {
 			if at, v := a.send(frame); at != "app" || v != verdict.Forward {
-				t.Errorf("the answer: %v at %s", v, at)
+				t.Errorf("the answer of the asked host: %v at %s, want %v at app", v, at, verdict.Forward)
 			}
 		}
 	})
 }
 
-// newVictimThatAsks returns a testbed where the victim sends requests, and all others answer.
+// newVictimThatAsks returns a testbed where the rules admit the victim's requests, and no request
+// to the victim.
 func newVictimThatAsks(t *testing.T) *testbed {
 	b := newTestbed(t)
 	b.rules("web", anyIn())
 	return b
 }
 
-// sentTo returns the port where a packet to an assault's interface is counted.
+// sentTo returns the name of the port where a packet to an assault's interface is counted.
 func (b *testbed) sentTo(a assault) string {
 	if a.name == "tunnel" {
 		return "app" // the other node judges it
@@ -278,8 +281,8 @@ func (b *testbed) sentTo(a assault) string {
 	return a.name
 }
 
-// TestForgedResetsEndNoConnection: sequence numbers are not checked, so a reset closes a connection
-// until the next packet of it. A connection that continues has lost nothing, at either end.
+// TestForgedResetsEndNoConnection: sequence numbers are not checked, so a forged reset marks a
+// connection as closed until its next packet. If the ends continue, all their packets pass.
 func TestForgedResetsEndNoConnection(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
@@ -289,7 +292,7 @@ func TestForgedResetsEndNoConnection(t *testing.T) {
 		sends := func(flags uint8, want verdict.Verdict) {
 			t.Helper()
 			if at, v := a.send(a.frame(6, "10.10.0.5", 1000, 8000, func(f *packettest.Frame) { f.TCPFlags = flags })); v != want {
-				t.Errorf("flags %02x: %v at %s, want %v", flags, v, at, want)
+				t.Errorf("a packet with TCP flags %02x: %v at %s, want %v", flags, v, at, want)
 			}
 		}
 		answers := func(flags uint8) {

@@ -11,8 +11,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestForgedOffloadHeaderIsRefused: the switch checks the offload header first, also of a frame
-// that a rule would admit.
+// TestForgedOffloadHeaderIsRefused: the switch checks the virtio header before the rules, so a rule
+// that admits the packet does not help.
 func TestForgedOffloadHeaderIsRefused(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.TCP, 22, 22, "web"))
@@ -28,15 +28,16 @@ func TestForgedOffloadHeaderIsRefused(t *testing.T) {
 		"over the destination port": header(34, 2), "over the flags": header(34, 12), "from the IP header on": header(14, 36), "past the end": header(9000, 16),
 	} {
 		if at, v := b.sendOffload("web", h, syn); at != "web" || v != verdict.BadOffload {
-			t.Errorf("checksum %s: %v at %s", name, v, at)
+			t.Errorf("a header that asks for a checksum %s: %v at %s, want %v at web", name, v, at, verdict.BadOffload)
 		}
 	}
 	if at, v := b.sendOffload("web", header(34, 16), syn); at != "app" || v != verdict.Forward || b.devices["app"].count != 1 {
-		t.Errorf("an honest one: %v at %s, %d delivered", v, at, b.devices["app"].count)
+		t.Errorf("an honest header: %v at %s, %d frames delivered; want %v at app, 1", v, at, b.devices["app"].count, verdict.Forward)
 	}
 }
 
-// TestARPProbesAndRepliesGetNoAnswer: nor do requests for the sender's own addresses.
+// TestARPProbesAndRepliesGetNoAnswer: requests for the sender's own addresses, and for addresses
+// that are not in its subnet, get no answer either.
 func TestARPProbesAndRepliesGetNoAnswer(t *testing.T) {
 	b := newVPCBed(t)
 	web, second, none := addr("10.0.1.10"), addr("10.0.1.11"), netip.IPv4Unspecified()
@@ -99,7 +100,8 @@ func TestFormerUplinkPassesNothing(t *testing.T) {
 	b.expect("other", in, "other", verdict.NotReady)
 }
 
-// TestUplinkAcceptsItsOwnMACOnly: it drops frames to a group or to other hosts of the segment.
+// TestUplinkAcceptsItsOwnMACOnly: the uplink drops frames to multicast addresses and to other hosts
+// of the segment.
 func TestUplinkAcceptsItsOwnMACOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", anyIn())
@@ -120,8 +122,8 @@ func TestUplinkAcceptsItsOwnMACOnly(t *testing.T) {
 	b.expect("uplink", by(upMAC, "198.18.0.4"), "web", verdict.Forward)
 }
 
-// TestUplinkAnswersARPForLocalInstancesOnly: the uplink answers for the public addresses of
-// interfaces that are attached on this node.
+// TestUplinkAnswersARPForLocalInstancesOnly: the uplink answers ARP requests only for public
+// addresses of interfaces that are attached on this node.
 func TestUplinkAnswersARPForLocalInstancesOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406) // 198.18.0.7 is at another node
@@ -164,7 +166,7 @@ func TestCutConnectionStaysCut(t *testing.T) {
 
 // TestOnlyFirstPacketsCreateConnections: a segment in the middle of a connection, an answer, and an
 // ICMP message that is no query pass if a rule admits them. They create no connection, so they
-// admit nothing else, and nothing after the rule is revoked.
+// admit no other packet, and do not pass themselves once the rule is revoked.
 func TestOnlyFirstPacketsCreateConnections(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.AnyProtocol, -1, -1, "203.0.113.25/32"))
@@ -179,30 +181,30 @@ func TestOnlyFirstPacketsCreateConnections(t *testing.T) {
 		b.expect("uplink", outside(icmp), "web", verdict.Forward)
 	}
 	if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
-		t.Errorf("they created connections: %+v", u)
+		t.Errorf("packets that are no first packets created connections: usage %+v, want none", u)
 	}
 	b.rules("web")
 	tcp.TCPFlags = packet.ACK
 	b.expect("uplink", outside(tcp), "web", verdict.NoRule)
 	b.expect("uplink", outside(icmp), "web", verdict.NoRule)
-	// A SYN or a query creates one, in both directions.
+	// An outgoing SYN or query creates a connection, an outgoing ACK does not.
 	out := template(6, addr("10.10.0.4"), laptop, 1, 80)
 	out.TCPFlags = packet.ACK
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	if u := b.tracker.Usage(); u.Tracked+u.Untracked != 0 {
-		t.Errorf("an outgoing segment without a SYN created connections: %+v", u)
+		t.Errorf("an outgoing segment without a SYN created connections: usage %+v, want none", u)
 	}
 	out.TCPFlags = packet.SYN
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	b.expect("web", b.of("web", template(17, addr("10.10.0.4"), laptop, 1, 53)), "uplink", verdict.Forward)
 	if u := b.tracker.Usage(); u.Tracked != 2 || u.Untracked != 0 {
-		t.Errorf("after an outgoing SYN and query there are %+v", u)
+		t.Errorf("after an outgoing SYN and query the usage is %+v, want 2 tracked connections", u)
 	}
 }
 
 // TestForgedICMPErrorsAreDropped: redirects and source quenches are dropped whatever rule admits
-// them. So are errors about packets that their receiver did not send, by a rule for errors or about
-// a port that is open to all addresses.
+// them. Errors about packets that their receiver did not send are dropped too, even if a rule
+// admits errors or the port is open to all addresses.
 func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, -1, -1, "0.0.0.0/0"), permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
@@ -224,7 +226,8 @@ func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b.expect("uplink", about(packet.ICMPUnreachable, 3, foreign), "web", verdict.NoConnection)
 	b.expect("uplink", about(packet.ICMPUnreachable, 3, own), "web", verdict.Forward)
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, answer), "web", verdict.Forward)
-	// Without the rule for errors, an error about an untracked connection is recognised by its port.
+	// Without the rule for errors, an error about an untracked connection is recognised by the port
+	// in the quoted packet.
 	b.rules("web", permit(ec2.TCP, 80, 80, "0.0.0.0/0"))
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, answer), "web", verdict.Forward)
 	b.expect("uplink", about(packet.ICMPTimeExceeded, 0, foreign), "web", verdict.NoConnection)
@@ -241,8 +244,9 @@ func TestForgedICMPErrorsAreDropped(t *testing.T) {
 	b.expect("web", out(packet.ICMPUnreachable, packettest.Build(template(6, stranger, web, 40000, 80))), "web", verdict.NoConnection)
 }
 
-// TestMovedAddressStaysWithItsNewOwner: when an interface is removed, addresses that another
-// interface has by then stay: private and public ones, and the MAC address that it forwards under.
+// TestMovedAddressStaysWithItsNewOwner: the removal of an interface does not remove an address that
+// another interface has got before: a private or public address, or the MAC address under which it
+// forwards for others.
 func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -256,7 +260,7 @@ func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	s := b.sw.Snapshot()
 	n, _ := s.Network(ours)
 	if n.Find(old.Address) != &next || s.Public(old.Public) != &next || n.unchecked[old.MAC] != &next {
-		t.Errorf("the new owner has the private address: %v, the public address: %v, the MAC address: %v", n.Find(old.Address), s.Public(old.Public), n.unchecked[old.MAC])
+		t.Errorf("after the old owner is removed, the private address belongs to %v, the public address to %v, the MAC address to %v; want the new owner %v", n.Find(old.Address), s.Public(old.Public), n.unchecked[old.MAC], &next)
 	}
 	e = b.sw.Edit(b.generation)
 	e.RemoveEndpoint(ours, &next)
@@ -264,6 +268,6 @@ func TestMovedAddressStaysWithItsNewOwner(t *testing.T) {
 	s = b.sw.Snapshot()
 	n, _ = s.Network(ours)
 	if n.Find(old.Address) != nil || s.Public(old.Public) != nil || n.unchecked[old.MAC] != nil {
-		t.Error("an address still belongs to the removed interface")
+		t.Error("after both owners are removed, an address still belongs to an interface")
 	}
 }

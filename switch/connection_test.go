@@ -28,7 +28,8 @@ func TestReplyPassesAfterRuleRevoked(t *testing.T) {
 }
 
 // TestRevokedWorldRuleCutsConnectionInBothDirections: the server keeps sending, and its packets
-// must not create the connection again. Trackers that delete the entry have this hole.
+// must not create the connection again. A tracker that deletes the entry when it cuts the
+// connection has this hole.
 func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		b := newTestbed(t)
@@ -43,7 +44,7 @@ func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 		in.TCPFlags, out.TCPFlags = packet.ACK, packet.ACK
 		b.expect("uplink", outside(in), "web", verdict.Forward)
 		if u := b.tracker.Usage(); u.Tracked != 0 || u.Untracked != 1 {
-			t.Errorf("protocol %d: usage %+v, want one untracked", protocol, u)
+			t.Errorf("protocol %d: usage %+v after the first answer, want 1 untracked connection", protocol, u)
 		}
 		b.rules("web", permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 		for range 3 {
@@ -55,8 +56,8 @@ func TestRevokedWorldRuleCutsConnectionInBothDirections(t *testing.T) {
 	}
 }
 
-// TestAnswerAfterRevocationCreatesNoConnection: a UDP server may send its first packet after its
-// rule for all addresses was revoked, or after its connection was forgotten. The packet passes but
+// TestAnswerAfterRevocationCreatesNoConnection: a UDP server may send its first answer after its
+// rule for all addresses was revoked, or after its connection timed out. The packet passes but
 // creates no connection.
 func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 	b := newTestbed(t)
@@ -70,7 +71,8 @@ func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 		b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 		b.expect("uplink", outside(in), "web", verdict.NoRule)
 	}
-	// From its other ports it creates connections as before, and after a while from this one.
+	// A packet from another port of the server creates a connection as before; one from port 53
+	// does so again after closedFor.
 	asks, answer := template(17, addr("10.10.0.4"), laptop, 54, 40000), template(17, laptop, addr("198.18.0.4"), 40000, 54)
 	b.expect("web", b.of("web", asks), "uplink", verdict.Forward)
 	b.expect("uplink", outside(answer), "web", verdict.Forward)
@@ -79,13 +81,14 @@ func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 	b.expect("uplink", outside(in), "web", verdict.Forward)
 	b.frame.now = 0
 
-	// A rule for all addresses comes and goes a hundred times: the closed ranges stay bounded.
+	// A hundred rules for all addresses come and go, each for another port: the closed ranges stay
+	// bounded.
 	for i := range 100 {
 		b.rules("web", permit(ec2.UDP, 100+i, 100+i, "0.0.0.0/0"))
 	}
 	a := b.sw.Snapshot().attachment(b.ports["web"])
 	if len(a.closed) > maxClosedRanges || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
-		t.Errorf("%d closed ranges, with 53: %v, with 198: %v, with 54: %v", len(a.closed), a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
+		t.Errorf("%d closed ranges, want at most %d; they contain port 53: %v, 198: %v, 54: %v, want true, true, false", len(a.closed), maxClosedRanges, a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
 	}
 }
 

@@ -86,8 +86,9 @@ type forged struct {
 	headerLen, size, start, checksum uint16
 }
 
-// before returns the frame after the header. If the header asks for a checksum in the usual place,
-// the frame gets the checksum of the pseudo-header there, as an honest sender leaves it.
+// before returns the header with the frame behind it. If the header asks for a checksum in the
+// usual place, the frame gets the checksum of the pseudo-header there, as an honest sender leaves
+// it.
 func (f forged) before(frame []byte) []byte {
 	b := []byte{f.flags, f.gso}
 	for _, field := range []uint16{f.headerLen, f.size, f.start, f.checksum} {
@@ -109,8 +110,9 @@ func (f forged) before(frame []byte) []byte {
 // header asks the receiver to write a checksum over ports, addresses and lengths, or to cut the
 // frame into other packets. All packets that reach the victim must still be admitted by the rules.
 //
-// The attacker's own kernel refuses or corrects some headers, newer kernels more of them. For those
-// any verdict will do; FuzzSanitize passes them to the switch directly.
+// The attacker's own kernel refuses or corrects some headers, and newer kernels refuse more of
+// them. For these headers the test accepts any verdict; FuzzSanitize passes them to the switch
+// directly.
 func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 	w := newWire(t, ownHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"), permit(ec2.UDP, 53, 53, "0.0.0.0/0"))
 	out := w.addBridge()
@@ -136,11 +138,11 @@ func TestForgedOffloadHeaderCannotAlterPackets(t *testing.T) {
 		}
 		t.Logf("%s: %s, %d packets", tt.name, fate, len(packets))
 		if tt.want != wantAny && (fate != tt.want || len(packets) != tt.out) {
-			t.Errorf("%s: %s, %d packets arrived; want %s, %d", tt.name, fate, len(packets), tt.want, tt.out)
+			t.Errorf("%s: %s and %d packets arrived; want %s and %d", tt.name, fate, len(packets), tt.want, tt.out)
 		}
 		for j, p := range packets {
 			if wrong := notAdmitted(p, frames[j]); wrong != "" {
-				t.Errorf("%s: arrived with %s: %v\n% x", tt.name, wrong, p.Flow, frames[j][:min(len(frames[j]), 60)])
+				t.Errorf("%s: a packet arrived with %s: %v\n% x", tt.name, wrong, p.Flow, frames[j][:min(len(frames[j]), 60)])
 			}
 		}
 	}
@@ -163,7 +165,7 @@ func notAdmitted(p packet.Packet, frame []byte) string {
 }
 
 // checksum returns the checksum of the pseudo-header for n bytes of transport segment and of the
-// segment: zero if the segment has the right one.
+// segment. It is zero if the segment has the right checksum.
 func checksum(segment []byte, n int, p *packet.Packet) uint16 {
 	src, dst := p.Flow.Src.As4(), p.Flow.Dst.As4()
 	b := append(append(src[:], dst[:]...), 0, p.Flow.Protocol, byte(n>>8), byte(n))

@@ -18,7 +18,7 @@ func TestHostileFramesAreDropped(t *testing.T) {
 	seen := verdictCounts{}
 	for _, tt := range hostileFrames {
 		if err := w.send(tt.frame); err != nil {
-			t.Errorf("%s: the attacker's kernel refused it: %v", tt.name, err)
+			t.Errorf("%s: the attacker's kernel refused the frame: %v", tt.name, err)
 			continue
 		}
 		seen[tt.want]++
@@ -27,15 +27,15 @@ func TestHostileFramesAreDropped(t *testing.T) {
 		}
 	}
 	if n := w.received(); n != 0 {
-		t.Errorf("the victim's eth0 received %d packets", n)
+		t.Errorf("the victim's eth0 received %d hostile packets, want 0", n)
 	}
-	// The counter does count packets that arrive.
+	// A packet that arrives is counted, so the count of 0 above is no accident.
 	if err := w.send(attackerSYN); err != nil {
 		t.Fatal(err)
 	}
 	w.settled("forward at victim", 1)
 	if n := w.received(); n != 1 {
-		t.Errorf("of one admitted packet the victim's eth0 received %d", n)
+		t.Errorf("after one admitted packet the victim's eth0 has received %d, want 1", n)
 	}
 }
 
@@ -162,7 +162,7 @@ func fromAttacker(protocol uint8, port uint16, edit func(f *packettest.Frame)) [
 	return packettest.Build(f)
 }
 
-// poked is the SYN with other bytes at an offset.
+// poked returns the attacker's SYN with the bytes at offset at replaced.
 func poked(at int, values ...byte) []byte {
 	b := fromAttacker(6, 22, nil)
 	copy(b[at:], values)
@@ -185,7 +185,7 @@ func withDestination(protocol uint8, ip string, mac ec2.MAC) []byte {
 	return fromAttacker(protocol, 67, func(f *packettest.Frame) { f.Flow.Dst, f.DstMAC = addr(ip), mac })
 }
 
-// withOptions is the SYN with IP options between the IP and the TCP header.
+// withOptions returns the attacker's SYN with IP options between the IP and the TCP header.
 func withOptions(o ...byte) []byte {
 	syn := fromAttacker(6, 22, nil)
 	b := slices.Concat(syn[:34], o, syn[34:])

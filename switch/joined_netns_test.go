@@ -55,15 +55,15 @@ func TestJoinedDatagramsArriveOneByOne(t *testing.T) {
 		for i := range burst {
 			n, _, err := victim.ReadFromUDPAddrPort(received)
 			if err != nil {
-				t.Fatalf("after %d of %d datagrams: %v; %v", sent+i, sent+burst, err, w.verdicts())
+				t.Fatalf("after %d of %d datagrams no other arrived: %v; verdicts %v", sent+i, sent+burst, err, w.verdicts())
 			}
 			if got := binary.BigEndian.Uint32(received); n != 22 || got != uint32(sent+i) {
-				t.Fatalf("%d bytes of datagram %d arrived, want 22 of datagram %d", n, got, sent+i)
+				t.Fatalf("received %d bytes of datagram %d, want 22 bytes of datagram %d", n, got, sent+i)
 			}
 		}
 		sent += burst
 		if all := w.settled("forward at victim", uint64(sent)); len(all) != 1 || all["forward at victim"] != uint64(sent) {
-			t.Fatalf("%v of %d packets", all, sent)
+			t.Fatalf("verdicts %v, want forward at victim for all %d packets", all, sent)
 		}
 		if w.victim.Counters().TxFrames < uint64(sent) {
 			return

@@ -11,7 +11,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestProcessorsStayAwakeWhileAPollerWorks reads from the kernel which request is in force.
+// TestProcessorsStayAwakeWhileAPollerWorks reads from the kernel which latency is in force.
 func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	netnstest.NeedRoot(t)
 	const device = "/dev/cpu_dma_latency"
@@ -36,7 +36,7 @@ func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	}
 	before := inForce()
 	if before == noLatency {
-		t.Fatalf("another process holds %s at 0", device)
+		t.Fatalf("another process has requested latency 0 at %s, so this test cannot see its own request", device)
 	}
 	now := time.Hour
 	work := func(batches int) {
@@ -48,7 +48,7 @@ func TestProcessorsStayAwakeWhileAPollerWorks(t *testing.T) {
 	expect := func(want uint32, when string) {
 		t.Helper()
 		if got := inForce(); got != want {
-			t.Errorf("%s: %d, want %d", when, got, want)
+			t.Errorf("%s: the latency in force is %d us, want %d", when, got, want)
 		}
 	}
 	for range 3 {
@@ -75,7 +75,7 @@ func TestHaltRequestsNoLatency(t *testing.T) {
 		a.beforeBatch(0)
 	}
 	if a.fd >= 0 || a.active {
-		t.Errorf("the request is %+v", a)
+		t.Errorf("with halt newLatencyRequest returned %+v, want no descriptor", a)
 	}
 	a.beforeSleep(0)
 	a.close()

@@ -17,7 +17,7 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 				"taken away": func(ec2.Rule) []ec2.Rule { return nil },
 				"changed": func(r ec2.Rule) []ec2.Rule {
 					serial++
-					r.Serial, r.From, r.To = serial, 81, 81 // it keeps its id
+					r.Serial, r.From, r.To = serial, 81, 81 // the changed rule keeps its serial
 					return []ec2.Rule{r}
 				},
 			} {
@@ -53,8 +53,8 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 	}
 }
 
-// TestEchoReplyAfterAPingIsJudgedByItself: an echo reply or a timestamp with the flow of the ping
-// before it in the batch is judged by itself, at the uplink and from a neighbour.
+// TestEchoReplyAfterAPingIsJudgedByItself: an echo reply or a timestamp that follows a ping of the
+// same flow in a batch gets its own verdict, at the uplink and from a neighbour.
 func TestEchoReplyAfterAPingIsJudgedByItself(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.ICMP, 8, -1, "203.0.113.25/32"))

@@ -46,12 +46,12 @@ func TestForwardingMatchesTheModel(t *testing.T) {
 			got = ""
 		}
 		if got != want {
-			t.Fatalf("%s sends %s > %s to %v: %v at %s, want it at %q", from.name, src, dst, mac, v, at, want)
+			t.Fatalf("%s sends a packet %s > %s to MAC address %v: %v at %s, want it delivered at %q", from.name, src, dst, mac, v, at, want)
 		}
 		delivered[want]++
 	}
-	if len(delivered) != len(vpcHosts)+2 { // besides the hosts: the uplink, and dropped
-		t.Errorf("too few destinations were reached: %v", delivered)
+	if len(delivered) != len(vpcHosts)+2 { // the hosts, the uplink, and "" for dropped packets
+		t.Errorf("packets were delivered at %d destinations, want %d: %v", len(delivered), len(vpcHosts)+2, delivered)
 	}
 }
 
@@ -129,7 +129,7 @@ func FuzzForward(f *testing.F) {
 			return
 		}
 		if p := b.delivered(at); receiver.PublicOf(p.Flow.Dst) == (netip.Addr{}) || b.sw.Snapshot().Public(p.Flow.Src) != source {
-			t.Errorf("of network %d, %v reached %s in network %d", source.network, p.Flow, at, receiver.network)
+			t.Errorf("a packet of network %d, %v, reached %s in network %d", source.network, p.Flow, at, receiver.network)
 		}
 	})
 }

@@ -6,8 +6,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestPacketToSelfNeedsARule: to its own private or public address, through the gateway or directly
-// to its own MAC address.
+// TestPacketToSelfNeedsARule: an ingress rule must admit a packet that an interface sends to its
+// own private or public address, through the gateway or directly to its own MAC address.
 func TestPacketToSelfNeedsARule(t *testing.T) {
 	for _, protocol := range []uint8{6, 17, 1} {
 		b := newTestbed(t)
@@ -16,7 +16,7 @@ func TestPacketToSelfNeedsARule(t *testing.T) {
 		}
 		b.expect("web", to("web", macOf("web"), template(protocol, addr("10.10.0.4"), addr("10.10.0.4"), 7, 80)), "web", verdict.NoRule)
 		if n := b.devices["web"].count; n != 0 {
-			t.Errorf("protocol %d: it received %d frames that no rule admits", protocol, n)
+			t.Errorf("protocol %d: the interface received %d frames that no rule admits, want 0", protocol, n)
 		}
 		b.rules("web", anyIn())
 		b.expect("web", b.of("web", template(protocol, addr("10.10.0.4"), addr("10.10.0.4"), 8, 80)), "web", verdict.Forward)

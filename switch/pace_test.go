@@ -11,7 +11,7 @@ import (
 	"palisade/internal/verdict"
 )
 
-// burn uses the processor for some time.
+// burn keeps the thread's processor busy for d.
 func burn(d time.Duration) {
 	for end := threadTime() + d; threadTime() < end; {
 	}
@@ -47,14 +47,14 @@ func TestSlowPortIsWrittenToSeldom(t *testing.T) {
 	took := threadTime() - began
 	app, lone := b.ports["app"].Counters(), b.ports["lone"].Counters()
 	if app.TxFrames == 0 || app.Verdicts[verdict.OverShare] == 0 || app.TxFrames+app.Verdicts[verdict.OverShare] != 32*rounds {
-		t.Errorf("%d frames were written to the slow port and %d dropped, of %d", app.TxFrames, app.Verdicts[verdict.OverShare], 32*rounds)
+		t.Errorf("%d frames were written to the slow port and %d dropped; want some of each, together %d", app.TxFrames, app.Verdicts[verdict.OverShare], 32*rounds)
 	}
 	if lone.TxFrames != 32*rounds || lone.Verdicts[verdict.OverShare] != 0 {
-		t.Errorf("%d frames were written to its neighbour, want %d", lone.TxFrames, 32*rounds)
+		t.Errorf("%d frames were written to the neighbour of the slow port, want %d", lone.TxFrames, 32*rounds)
 	}
 	// The first frames are written before the port is known to be slow.
 	if most := cost*(checkEvery+timedWrites/2) + took/slowShare; took > most+50*time.Millisecond {
-		t.Errorf("%d frames to a port whose writes take %v took %v", 32*rounds, cost, took)
+		t.Errorf("%d frames to a port whose writes take %v each took %v, want at most %v", 32*rounds, cost, took, most+50*time.Millisecond)
 	}
 
 	cost = 0
@@ -64,7 +64,7 @@ func TestSlowPortIsWrittenToSeldom(t *testing.T) {
 		b.turns("web", both...)
 		quick = b.ports["app"].Counters().TxFrames - before
 		if time.Now().After(deadline) {
-			t.Fatalf("20 s after its writes are quick, %d of 32 frames are written to the port", quick)
+			t.Fatalf("20 s after the writes to the port became quick, %d of 32 frames are written to it, want all", quick)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 		}
 	}
 	if writes < 130 || writes > 150 {
-		t.Errorf("%d writes of 7 ms in 10 s, want a tenth of the time", writes)
+		t.Errorf("%d writes of 7 ms in 10 s, want 130 to 150, a tenth of the time", writes)
 	}
 	var large pace
 	for range 1000 {
@@ -113,7 +113,7 @@ func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 	before := threadTime()
 	time.Sleep(20 * time.Millisecond)
 	if used := threadTime() - before; used > 10*time.Millisecond {
-		t.Errorf("a thread that slept used %v", used)
+		t.Errorf("a thread that slept for 20 ms used the processor for %v, want at most 10 ms", used)
 	}
 }
 
@@ -132,26 +132,26 @@ func TestPortsShareThePollersTime(t *testing.T) {
 		}
 	}
 	if used["dear"] > used["usual"]*3/2 || used["dear"] < used["usual"]/2 {
-		t.Errorf("the port whose turns are long used %v, another %v", used["dear"], used["usual"])
+		t.Errorf("the port with long turns used %v, the port with usual turns %v; want about the same", used["dear"], used["usual"])
 	}
 	var s share
 	s.charge(longTurn)
 	if s.limit() != 1 {
-		t.Errorf("after a long turn the next has %d frames, want 1", s.limit())
+		t.Errorf("after a long turn the next turn may have %d frames, want 1", s.limit())
 	}
 	for range 10 {
 		s.grant(InstancePort)
 		s.charge(turnTime / 10)
 	}
 	if s.limit() != batchFrames {
-		t.Errorf("after short turns the next has %d frames, want %d", s.limit(), batchFrames)
+		t.Errorf("after short turns the next turn may have %d frames, want %d", s.limit(), batchFrames)
 	}
 	for range 100 {
 		s.charge(time.Hour)
 	}
 	for waits := 0; !s.grant(InstancePort); waits++ {
 		if waits > int(maxDebt/turnTime) {
-			t.Fatal("the debt is not bounded")
+			t.Fatalf("after long turns the port waits for %d rounds and more, so its debt is not bounded by %v", waits, maxDebt)
 		}
 	}
 }
@@ -189,15 +189,15 @@ func TestDroppedFramesPauseTheirPort(t *testing.T) {
 		return float64(rested) / float64(monotonic()-began), b.ports["app"].Counters().Verdicts[verdict.NoRule]
 	}
 	if rests, unforwarded := handled(); rests < 0.8 || unforwarded < 1000 {
-		t.Errorf("a port whose frames are all dropped is paused %.0f %% of the time, want about 95; %d frames were read", 100*rests, unforwarded)
+		t.Errorf("a port whose frames are all dropped is paused %.0f %% of the time, want about 95; %d frames were dropped, want at least 1000", 100*rests, unforwarded)
 	}
 	if rests, _ := handled(permit(ec2.UDP, 53, 60, "0.0.0.0/0")); rests > 0 {
-		t.Errorf("a port whose frames are all delivered is paused %.0f %% of the time", 100*rests)
+		t.Errorf("a port whose frames are all delivered is paused %.0f %% of the time, want 0", 100*rests)
 	}
 }
 
-// TestSlowReceiverDoesNotPauseTheSender: the dropped frames of a turn are not charged for the time
-// of a frame to a slow port.
+// TestSlowReceiverDoesNotPauseTheSender: the time that a frame to a slow port takes is not charged
+// to the dropped frames of the same turn.
 func TestSlowReceiverDoesNotPauseTheSender(t *testing.T) {
 	var s share
 	now := time.Hour
@@ -210,21 +210,22 @@ func TestSlowReceiverDoesNotPauseTheSender(t *testing.T) {
 			return
 		}
 	}
-	t.Error("a port whose frames are all dropped is not paused")
+	t.Error("a port is not paused after 100 turns whose frames are all dropped")
 }
 
-// TestPauseOfARemovedPortEnds: when the pause is over another port may have the descriptor.
+// TestPauseOfARemovedPortEnds: the end of the pause changes nothing, because another port may have
+// the descriptor by then.
 func TestPauseOfARemovedPortEnds(t *testing.T) {
 	b := newTestbed(t)
 	p := b.ports["web"].poller
 	now := monotonic()
 	p.pause(b.ports["web"], now+time.Second)
 	if left := p.pauseLeft(now); left < 999 || left > 1001 {
-		t.Errorf("a pause of one second ends in %d ms", left)
+		t.Errorf("a pause of one second ends in %d ms, want 999 to 1001", left)
 	}
 	p.resumePaused(now)
 	if len(p.paused) != 1 {
-		t.Error("a pause ended at once")
+		t.Error("a pause of one second ended at once")
 	}
 	e := b.sw.Edit(b.generation)
 	e.Detach(b.ports["web"])
@@ -234,6 +235,6 @@ func TestPauseOfARemovedPortEnds(t *testing.T) {
 	}
 	p.resumePaused(now + time.Second)
 	if len(p.paused) != 0 || p.pauseLeft(now) != -1 {
-		t.Errorf("%d pauses are left", len(p.paused))
+		t.Errorf("after the end of its pause, %d pauses of the removed port are left, want 0", len(p.paused))
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// panicking returns a testbed whose app panics at each write while it is armed, and the log of its
-// switch.
+// panicking returns a testbed where each write to the app panics while *armed is true, and the log
+// of its switch.
 func panicking(t *testing.T) (b *testbed, armed *bool, log *bytes.Buffer) {
 	t.Helper()
 	b, armed, log = newTestbed(t), new(bool), new(bytes.Buffer)
@@ -32,7 +32,7 @@ func panicking(t *testing.T) (b *testbed, armed *bool, log *bytes.Buffer) {
 	return b, armed, log
 }
 
-// datagram builds a datagram from the web, of a flow of its own.
+// datagram builds a datagram from the web to an address. Each number is a flow of its own.
 func (b *testbed) datagram(to string, number int) []byte {
 	f := template(packet.ProtocolUDP, addr("10.10.0.4"), addr(to), uint16(1000+number), 53)
 	return append(make([]byte, offloadLen), b.of("web", f)...)
@@ -60,8 +60,8 @@ func (b *testbed) logged() {
 	}
 }
 
-// TestPanicDropsTheRestOfItsBatch: frames written before keep their verdict, the next batch is
-// forwarded, and the log has the frame and the stack, once.
+// TestPanicDropsTheRestOfItsBatch: frames written before the panic keep their verdict, the next
+// batch is forwarded, and the log has the frame and the stack, once for two panics.
 func TestPanicDropsTheRestOfItsBatch(t *testing.T) {
 	b, armed, log := panicking(t)
 	*armed = true
@@ -70,7 +70,7 @@ func TestPanicDropsTheRestOfItsBatch(t *testing.T) {
 	}
 	web, lone := b.ports["web"].Counters().Verdicts, b.ports["lone"].Counters().Verdicts
 	if web[verdict.PipelinePanicked] != 6 || lone[verdict.Forward] != 2 || web[verdict.NoRoute] != 2 || b.devices["lone"].count != 2 {
-		t.Errorf("lost %d, want 6 of 10; %d forwarded to the first receiver, want 2; %d without a route, want 2", web[verdict.PipelinePanicked], lone[verdict.Forward], web[verdict.NoRoute])
+		t.Errorf("%d of 10 frames lost, want 6; %d forwarded to lone, want 2; %d without a route, want 2", web[verdict.PipelinePanicked], lone[verdict.Forward], web[verdict.NoRoute])
 	}
 	*armed = false
 	b.turns("web", b.datagram("10.10.0.5", 6))
@@ -88,12 +88,12 @@ func TestPanicDropsTheRestOfItsBatch(t *testing.T) {
 		t.Errorf("the log has %d panics within a minute, want 1", n)
 	}
 	if n, last := b.sw.Panics(); n != 2 || last.Port != "web" || last.Cause != "planted" {
-		t.Errorf("%d panics, the last %+v", n, last)
+		t.Errorf("%d panics, the last %+v; want 2, the last at port web with cause \"planted\"", n, last)
 	}
 }
 
-// TestPortIsShutAfterTooManyPanics: nothing passes from it or to it, its neighbours are not
-// affected, and 99 panics in a minute or 100 in two shut nothing.
+// TestPortIsShutAfterTooManyPanics: nothing passes from the port or to it, and its neighbours are
+// not affected. 99 panics in a minute, or 100 in two minutes, do not shut it.
 func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 	b, armed, log := panicking(t)
 	*armed = true
@@ -101,18 +101,18 @@ func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 		b.turns("web", b.datagram("10.10.0.5", 1))
 	}
 	if b.ports["web"].IsShut() {
-		t.Fatalf("the port is shut after %d panics", maxPanics-1)
+		t.Fatalf("the port is shut after %d panics, want it open", maxPanics-1)
 	}
 	b.turns("web", b.datagram("10.10.0.5", 1))
 	if !b.ports["web"].IsShut() {
-		t.Fatalf("the port is open after %d panics", maxPanics)
+		t.Fatalf("the port is open after %d panics, want it shut", maxPanics)
 	}
 	*armed = false
 	b.turns("web", b.datagram("10.10.0.6", 1), b.datagram("10.10.0.6", 2))
 	b.expect("lone", b.of("lone", template(packet.ProtocolUDP, addr("10.10.0.6"), addr("10.10.0.4"), 1, 53)), "web", verdict.PortShut)
 	b.expect("lone", b.of("lone", template(packet.ProtocolUDP, addr("10.10.0.6"), addr("10.10.0.5"), 1, 53)), "app", verdict.Forward)
 	if got := b.ports["web"].Counters().Verdicts[verdict.PortShut]; got != 2 || b.devices["lone"].count+b.devices["web"].count != 0 {
-		t.Errorf("%d frames from a port that is shut were counted, want 2; %d and %d were written", got, b.devices["lone"].count, b.devices["web"].count)
+		t.Errorf("%d frames from the shut port were dropped, want 2; %d frames were written to lone and %d to the shut port, want 0", got, b.devices["lone"].count, b.devices["web"].count)
 	}
 	b.logged()
 	if !strings.Contains(log.String(), "port shut") {
@@ -121,12 +121,13 @@ func TestPortIsShutAfterTooManyPanics(t *testing.T) {
 	var c panicCount
 	for i := range 5 * maxPanics {
 		if c.add(time.Duration(i) * (panicWindow/maxPanics + time.Second)) {
-			t.Fatalf("%d panics, fewer than %d in a minute, are too many", i+1, maxPanics)
+			t.Fatalf("%d panics shut the port, although they are fewer than %d in a minute", i+1, maxPanics)
 		}
 	}
 }
 
-// TestUplinkIsNeverShut: it carries frames from many hosts.
+// TestUplinkIsNeverShut: the uplink carries frames from many hosts, so one of them must not be able
+// to shut it.
 func TestUplinkIsNeverShut(t *testing.T) {
 	b, armed, _ := panicking(t)
 	*armed = true
@@ -137,7 +138,7 @@ func TestUplinkIsNeverShut(t *testing.T) {
 	*armed = false
 	b.turns("uplink", frame)
 	if got := b.ports["uplink"].Counters().Verdicts[verdict.PipelinePanicked]; got != 2*maxPanics || b.ports["uplink"].IsShut() || b.devices["app"].count != 1 {
-		t.Errorf("%d panics; shut is %v; %d frames arrived after them", got, b.ports["uplink"].IsShut(), b.devices["app"].count)
+		t.Errorf("%d panics, uplink shut: %v, %d frames delivered after them; want %d, false and 1", got, b.ports["uplink"].IsShut(), b.devices["app"].count, 2*maxPanics)
 	}
 }
 

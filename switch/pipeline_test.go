@@ -27,12 +27,13 @@ func TestGroupRuleAdmitsMembersOnly(t *testing.T) {
 	b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 8000)), "app", verdict.Forward)
 	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), addr("10.10.0.5"), 1, 8000)), "app", verdict.NoRule)
-	// To a public address the sender has no groups: both ends are rewritten, as at AWS.
+	// A packet to a public address has its sender's public address as source, so no rule for a
+	// group admits it, as at AWS.
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.5"), 1, 8000)), "app", verdict.NoRule)
 	b.rules("app", permit(ec2.TCP, 8000, 8000, "198.18.0.4/32"))
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.5"), 2, 8000)), "app", verdict.Forward)
 	if p := b.delivered("app"); p.Flow.Src != addr("198.18.0.4") || p.Flow.Dst != addr("10.10.0.5") {
-		t.Errorf("delivered %v", p.Flow)
+		t.Errorf("a packet to 198.18.0.5 was delivered as %v, want 198.18.0.4 > 10.10.0.5", p.Flow)
 	}
 	// A frame from the uplink with a member's address is dropped.
 	b.expect("uplink", outside(template(6, addr("10.10.0.4"), addr("198.18.0.5"), 1, 8000)), "uplink", verdict.BadSource)
@@ -81,7 +82,7 @@ func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
 		}
 	}
 	if b.devices["app"].count+b.devices["lone"].count+b.devices["uplink"].count != 0 {
-		t.Error("a spoofed frame was delivered")
+		t.Error("a spoofed frame was written to app, lone or the uplink")
 	}
 	b.expect("lone", b.of("lone", template(6, addr("10.10.0.6"), laptop, 1, 80)), "lone", verdict.NoRoute) // no public address: no internet
 }
@@ -111,7 +112,7 @@ func TestSwitchAnswersARP(t *testing.T) {
 		b.expect("web", packettest.ARP(1, macOf("web"), addr("10.10.0.4"), addr(target)), "web", verdict.Answered)
 		p := b.delivered("web")
 		if p.ARPOperation != 2 || p.ARPSender != want || p.ARPSenderIP != addr(target) || p.DstMAC != macOf("web") {
-			t.Errorf("answer for %s: operation %d, %v has %v, to %v", target, p.ARPOperation, p.ARPSender, p.ARPSenderIP, p.DstMAC)
+			t.Errorf("answer for %s: operation %d, %v is at %v, sent to %v; want operation 2, %v, sent to the web", target, p.ARPOperation, p.ARPSenderIP, p.ARPSender, p.DstMAC, want)
 		}
 	}
 	b.expect("uplink", packettest.ARP(1, routerMAC, addr("198.18.0.1"), addr("198.18.0.4")), "uplink", verdict.Answered)
@@ -124,17 +125,17 @@ func TestNATIsOneToOne(t *testing.T) {
 	in := template(6, laptop, addr("198.18.0.4"), 40000, 80)
 	b.expect("uplink", outside(in), "web", verdict.Forward)
 	if p := b.delivered("web"); p.Flow.Dst != addr("10.10.0.4") || p.DstMAC != macOf("web") || p.SrcMAC != GatewayMAC {
-		t.Errorf("delivered %v from %v to %v", p.Flow, p.SrcMAC, p.DstMAC)
+		t.Errorf("delivered %v from MAC %v to %v, want a packet to 10.10.0.4 from the gateway to the web", p.Flow, p.SrcMAC, p.DstMAC)
 	}
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), laptop, 80, 40000)), "uplink", verdict.Forward)
 	if p := b.delivered("uplink"); p.Flow.Src != addr("198.18.0.4") || p.DstMAC != routerMAC || p.SrcMAC != upMAC {
-		t.Errorf("sent %v from %v to %v", p.Flow, p.SrcMAC, p.DstMAC)
+		t.Errorf("the uplink sent %v from MAC %v to %v, want a packet from 198.18.0.4 from this node to the router", p.Flow, p.SrcMAC, p.DstMAC)
 	}
 	b.expect("uplink", outside(template(6, stranger, addr("198.18.0.4"), 40000, 80)), "web", verdict.NoRule)
 }
 
 // TestUplinkRefusesAddressesOfTheNetwork: a source within the network cannot come from outside,
-// leased or not. Otherwise a CIDR rule for members would admit a stranger.
+// leased or not. If it could, a rule for the network's CIDR would admit a stranger.
 func TestUplinkRefusesAddressesOfTheNetwork(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("web", permit(ec2.UDP, 53, 53, "10.10.0.0/16"))
@@ -176,7 +177,7 @@ func TestFramesAreCutForDevicesWithoutOffloads(t *testing.T) {
 		d := b.devices["app"]
 		finished := [offloadLen]byte(d.last[:offloadLen]) == [offloadLen]byte{}
 		if d.count != tt.frames || finished != (tt.frames == 3) || len(d.last) != offloadLen+tt.length {
-			t.Errorf("protocol %d, offloads %d: %d frames, the last of %d bytes after header % x; want %d, of %d",
+			t.Errorf("protocol %d, offloads %d: %d frames, the last of %d bytes behind virtio header % x; want %d, the last of %d bytes",
 				tt.protocol, tt.offloads, d.count, len(d.last)-offloadLen, d.last[:offloadLen], tt.frames, tt.length)
 		}
 	}
@@ -187,14 +188,14 @@ func TestTraceStoresNothing(t *testing.T) {
 	b.rules("web", permit(ec2.TCP, 22, 22, "203.0.113.25/32"))
 	tr := b.sw.Trace(b.ports["uplink"], outside(template(6, laptop, addr("198.18.0.4"), 1, 22)))
 	if tr.Verdict != verdict.Forward || len(tr.Steps) != 1 || !tr.Steps[0].Asked {
-		t.Errorf("trace %+v", tr)
+		t.Errorf("the trace of an admitted packet is %+v, want %v after one step that checked the rules", tr, verdict.Forward)
 	}
 	tr = b.sw.Trace(b.ports["uplink"], outside(template(6, stranger, addr("198.18.0.4"), 1, 22)))
 	if tr.Verdict != verdict.NoRule {
-		t.Errorf("trace %+v", tr)
+		t.Errorf("the trace of a refused packet is %+v, want %v", tr, verdict.NoRule)
 	}
 	if u := b.tracker.Usage(); u.Tracked != 0 || b.devices["web"].count != 0 {
-		t.Errorf("a trace created connections %+v and wrote %d frames", u, b.devices["web"].count)
+		t.Errorf("the traces left usage %+v and wrote %d frames, want no connection and 0", u, b.devices["web"].count)
 	}
 }
 
@@ -230,7 +231,7 @@ func TestNoAllocs(t *testing.T) {
 			b.frame.snapshot = b.sw.Snapshot()
 			b.frame.receive(b.ports[c.from], offloadLen+len(c.frame))
 		}); n != 0 {
-			t.Errorf("%s: %v allocations", c.name, n)
+			t.Errorf("%s: %v allocations, want 0", c.name, n)
 		}
 	}
 	port := uint16(0)
@@ -240,6 +241,6 @@ func TestNoAllocs(t *testing.T) {
 		copy(b.frame.buffer[offloadLen:], syn)
 		b.frame.receive(b.ports["web"], offloadLen+len(syn))
 	}); n != 0 {
-		t.Errorf("new flow: %v allocations", n)
+		t.Errorf("new flow: %v allocations, want 0", n)
 	}
 }

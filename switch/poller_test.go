@@ -69,13 +69,13 @@ func TestSmallFramesDoNotWaitForAQueueOfLargeOnes(t *testing.T) {
 	select {
 	case <-arrived:
 	case <-time.After(30 * time.Second):
-		t.Fatal("the small frame never left")
+		t.Fatal("the small frame did not leave within 30 s")
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	for i, name := range order {
 		if name == "trip sink" && i > 5 {
-			t.Errorf("the small frame left after %d large frames", i)
+			t.Errorf("the small frame left after %d large frames, want at most 5", i)
 		}
 	}
 }

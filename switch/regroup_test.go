@@ -35,7 +35,7 @@ func (k *talk) goesOn(what string) {
 	k.b.t.Helper()
 	for _, f := range k.frames() {
 		if at, v := k.b.send(f.from, f.frame); v != verdict.Forward {
-			k.b.t.Errorf("%s: from %s: %v at %s", what, f.from, v, at)
+			k.b.t.Errorf("%s: a packet from %s is %v at %s, want %v", what, f.from, v, at, verdict.Forward)
 		}
 	}
 }
@@ -46,7 +46,7 @@ func (k *talk) isCut(what string) {
 	for range 3 {
 		for _, f := range k.frames() {
 			if at, v := k.b.send(f.from, f.frame); v == verdict.Forward {
-				k.b.t.Errorf("%s: a packet from %s was delivered at %s", what, f.from, at)
+				k.b.t.Errorf("%s: a packet from %s was delivered at %s, want it dropped", what, f.from, at)
 			}
 		}
 	}
@@ -64,8 +64,8 @@ func (k *talk) frames() []struct {
 
 // TestGroupChangeKeepsTrackedConnections: when an interface leaves a group, tracked connections
 // stay, untracked ones that the group admitted are cut in both directions, and new ones are checked
-// against the new groups. It makes no difference that another interface has had the same set of
-// groups for long.
+// against the new groups. This holds even if another interface has had the new set of groups for
+// long.
 func TestGroupChangeKeepsTrackedConnections(t *testing.T) {
 	for _, protocol := range []uint8{6, 17} {
 		for _, known := range []bool{false, true} {
@@ -84,8 +84,8 @@ func TestGroupChangeKeepsTrackedConnections(t *testing.T) {
 			tracked.goesOn("tracked")
 			b.expect("4db", to("4db", GatewayMAC, template(protocol, addr("10.0.2.10"), addr("10.0.1.20"), 1002, 22)), "2app", verdict.NoRule)
 
-			// After a change of rules, a change of addresses, and a change of groups that
-			// brings the rule back.
+			// The untracked connection stays cut after a change of rules and of addresses, and goes
+			// on when a change of groups brings the rule back.
 			b.rules("other", permit(ec2.ICMP, -1, -1, "0.0.0.0/0"), anyOut())
 			b.change("2app", func(o *Endpoint) { o.Public = addr("198.18.1.21") })
 			untracked.isCut("untracked, later")
@@ -150,7 +150,8 @@ func TestEgressAndIngressMustBothAdmit(t *testing.T) {
 	b.rules("vpc", permitOut(ec2.TCP, 443, 443, "203.0.113.0/24"))
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, laptop, 1, 443)), "uplink", verdict.Forward)
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, addr("192.0.2.1"), 1, 443)), "1web", verdict.NoRule)
-	// For a receiver in another VPC too, which has a public address like any other host.
+	// An egress rule also decides about an interface of another VPC. The rule names its public
+	// address, as for any other host.
 	b.rules("theirs", anyIn())
 	b.rules("vpc", permitOut(ec2.TCP, 22, 22, "198.18.1.50/32"))
 	b.expect("1web", to("1web", GatewayMAC, template(6, web, addr("198.18.1.50"), 1, 22)), "5web", verdict.Forward)

@@ -39,7 +39,7 @@ func (r *recorder) finish() string {
 	return r.text.String()
 }
 
-// wantReport checks that the report of a failed test leads to the planted rule.
+// wantReport checks that the report of a failed test has all texts of want, and at most 100 lines.
 func wantReport(t *testing.T, text string, want ...string) {
 	t.Helper()
 	lines := strings.Split(text, "\n")
@@ -49,11 +49,11 @@ func wantReport(t *testing.T, text string, want ...string) {
 	text = strings.Join(lines, "\n")
 	for _, w := range want {
 		if !strings.Contains(text, w) {
-			t.Errorf("the report does not have %q", w)
+			t.Errorf("the report lacks %q", w)
 		}
 	}
 	if n := len(lines); n > 100 {
-		t.Errorf("the report has %d lines", n)
+		t.Errorf("the report has %d lines, want at most 100", n)
 	}
 	if t.Failed() {
 		t.Logf("the report:\n%s", text)

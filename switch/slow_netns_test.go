@@ -19,9 +19,9 @@ import (
 )
 
 // TestSlowPortDoesNotDelayItsNeighbour: root inside the attacker opens thousands of packet sockets
-// with long filters, so that a write into its TAP takes milliseconds. As fast as it can it asks for
-// the gateway's MAC address and sends SYNs to the victim's open port, and the victim answers each.
-// The victim's own requests are answered as quickly as before.
+// with long filters, so that a write into its TAP takes milliseconds. The attacker asks for the
+// gateway's MAC address and sends SYNs to the victim's open port as fast as it can, and the victim
+// answers each SYN. The victim's own requests are answered as quickly as before.
 func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 	w := newWire(t, kernelHeader, permit(ec2.TCP, 22, 22, "0.0.0.0/0"))
 	victim := w.listenARP(w.inside)
@@ -57,10 +57,10 @@ func TestSlowPortDoesNotDelayItsNeighbour(t *testing.T) {
 	t.Logf("a round trip: quiet p50 %v p99 %v; beside the attacker p50 %v p99 %v max %v; it sent %d requests of each kind, and %d answers to it were dropped",
 		at(quiet, 50), at(quiet, 99), at(loaded, 50), at(loaded, 99), loaded[len(loaded)-1], sent, dropped)
 	if len(loaded) < len(quiet)/4 {
-		t.Errorf("%d round trips in 2 s, %d in one when it was quiet", len(loaded), len(quiet))
+		t.Errorf("%d round trips in 2 s beside the attacker, %d before the attack; want at least a quarter as many", len(loaded), len(quiet))
 	}
 	if at(loaded, 90) > at(quiet, 90)+20*time.Millisecond || w.victim.Counters().Verdicts[verdict.OverShare] > 0 {
-		t.Errorf("beside a slow port a tenth of the round trips take %v and more", at(loaded, 90))
+		t.Errorf("p90 of the round trips is %v beside a slow port and %v before, want at most 20 ms more; %d frames to the victim are over-share, want 0", at(loaded, 90), at(quiet, 90), w.victim.Counters().Verdicts[verdict.OverShare])
 	}
 }
 
@@ -83,7 +83,7 @@ func (w *wire) slowDown(sockets int) {
 	filter[len(filter)-1] = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	var all []int
-	w.t.Cleanup(func() { // the kernel takes ten milliseconds to close one
+	w.t.Cleanup(func() { // the kernel takes ten milliseconds to close one socket
 		var wg sync.WaitGroup
 		for part := range slices.Chunk(all, sockets/100) {
 			wg.Go(func() {

@@ -7,7 +7,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestStatelessAdmitsByRulesAlone: an answer needs a rule of its own, and no connection is stored.
+// TestStatelessAdmitsByRulesAlone: in a stateless Switch an answer needs a rule of its own, and no
+// connection is stored.
 func TestStatelessAdmitsByRulesAlone(t *testing.T) {
 	b := newTestbed(t)
 	b.sw.stateless = true
@@ -19,6 +20,6 @@ func TestStatelessAdmitsByRulesAlone(t *testing.T) {
 	b.rules("web", permit(ec2.UDP, 1000, 1000, "10.10.0.5/32"))
 	b.expect("app", answer, "web", verdict.Forward)
 	if n := b.tracker.Usage().Tracked; n != 0 {
-		t.Errorf("%d connections are tracked", n)
+		t.Errorf("%d connections are tracked, want 0", n)
 	}
 }

@@ -231,7 +231,7 @@ func (b *testbed) sendOffload(from string, offload, ethernet []byte) (string, ve
 func (b *testbed) expect(from string, ethernet []byte, at string, want verdict.Verdict) {
 	b.t.Helper()
 	if got, v := b.send(from, ethernet); got != at || v != want {
-		b.t.Errorf("from %s: %v at %s, want %v at %s\n% x", from, v, got, want, at, ethernet[:min(len(ethernet), 60)])
+		b.t.Errorf("a frame from %s is %v at %s, want %v at %s\n% x", from, v, got, want, at, ethernet[:min(len(ethernet), 60)])
 	}
 }
 
@@ -267,7 +267,7 @@ func (b *testbed) delivered(name string) packet.Packet {
 	}
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(d.last[offloadLen:], &p); !ok {
-		b.t.Fatalf("the frame written to %s is %v", name, v)
+		b.t.Fatalf("Decode refuses the frame written to %s as %v", name, v)
 	}
 	return p
 }

@@ -23,7 +23,7 @@ func TestThreatsNeverReachTheVictimsKernel(t *testing.T) {
 	seen, sent := verdictCounts{}, 0
 	for _, threat := range packettest.Threats(field) {
 		if err := w.send(threat.Frame); err != nil {
-			t.Errorf("%s, %s: the attacker's kernel refused it: %v", threat.ID, threat.Name, err)
+			t.Errorf("%s, %s: the attacker's kernel refused the frame: %v", threat.ID, threat.Name, err)
 			continue
 		}
 		sent++
@@ -37,7 +37,7 @@ func TestThreatsNeverReachTheVictimsKernel(t *testing.T) {
 		}
 	}
 	if n := w.received(); n != 0 {
-		t.Errorf("of %d frames the victim's eth0 received %d", sent, n)
+		t.Errorf("the victim's eth0 received %d of %d hostile frames, want 0", n, sent)
 	}
 	t.Logf("%d frames", sent)
 }

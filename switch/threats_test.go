@@ -10,8 +10,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// onField returns a testbed as the field of packettest.Threats: web attacks app, and lone is the
-// group member that web pretends to be.
+// onField returns a testbed, and the addresses of its instances for packettest.Threats: web attacks
+// app, and lone is the group member that web pretends to be.
 func onField(t *testing.T) (*testbed, packettest.Field) {
 	t.Helper()
 	b := newTestbed(t)
@@ -46,11 +46,11 @@ func TestThreatsAreDroppedOnOneNode(t *testing.T) {
 	}
 	for name, d := range b.devices {
 		if d.count > 0 {
-			t.Errorf("%s received %d frames", name, d.count)
+			t.Errorf("%s received %d hostile frames, want 0", name, d.count)
 		}
 	}
 	if u := b.tracker.Usage(); u.Tracked > len(all) {
-		t.Errorf("%d frames left state: %+v", len(all), u)
+		t.Errorf("after %d frames the usage is %+v, want at most one tracked connection for each", len(all), u)
 	}
 	b.expect("web", b.of("web", template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)), "app", verdict.Forward)
 }
@@ -70,23 +70,24 @@ func TestThreatsAreDroppedAcrossNodes(t *testing.T) {
 	}
 	honest := template(6, field.Attacker.Addr, field.Victim.Addr, 40000, 22)
 	honest.SrcMAC, honest.DstMAC = field.Attacker.MAC, GatewayMAC
-	// As an interface of another node each frame is foreign.
+	// A frame that names an interface that the sending node does not have is dropped, even an
+	// honest one.
 	for what, origin := range map[string]packet.Origin{
 		"another node's interface": {Node: 3, VNI: 1, Epoch: 7}, "a lease that is over": {Node: 2, VNI: 1, Epoch: 6}, "an interface of the receiver": {Node: 2, VNI: 1, Epoch: 2},
 		"a network that is not here": {Node: 2, VNI: 9, Epoch: 7}, "no node": {VNI: 1, Epoch: 7},
 	} {
 		for _, frame := range append([]packettest.Threat{{Name: "an honest frame", Frame: packettest.Build(honest)}}, all...) {
 			if _, v := b.come(origin, frame.Frame); !v.Drops() {
-				t.Errorf("%s, as %s: %v", frame.Name, what, v)
+				t.Errorf("%s, sent as %s: %v, want it dropped", frame.Name, what, v)
 			}
 		}
 	}
 	for name, d := range b.devices {
 		if d.count > 0 {
-			t.Errorf("%s received %d frames", name, d.count)
+			t.Errorf("%s received %d hostile frames, want 0", name, d.count)
 		}
 	}
 	if at, v := b.come(own, packettest.Build(honest)); at != "app" || v != verdict.Forward {
-		t.Errorf("an honest frame: %v at %s", v, at)
+		t.Errorf("an honest frame: %v at %s, want %v at app", v, at, verdict.Forward)
 	}
 }

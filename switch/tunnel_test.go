@@ -71,26 +71,26 @@ func TestOnlyLocalInstancesSendThroughTunnel(t *testing.T) {
 	hop := template(6, addr("10.10.0.7"), addr("10.10.0.7"), 1, 22)
 	hop.SrcMAC, hop.DstMAC = macOf("far"), GatewayMAC
 	if at, v := b.come(far, packettest.Build(hop)); at != "tunnel" || v != verdict.NoRoute {
-		t.Errorf("in transit: %v at %s", v, at)
+		t.Errorf("a frame from another node to itself: %v at %s, want %v at tunnel", v, at, verdict.NoRoute)
 	}
 	out := template(6, addr("10.10.0.7"), laptop, 1, 22)
 	out.SrcMAC, out.DstMAC = macOf("far"), GatewayMAC
 	if at, v := b.come(far, packettest.Build(out)); at != "tunnel" || v != verdict.NoRoute {
-		t.Errorf("to the internet: %v at %s", v, at)
+		t.Errorf("a frame from another node to the internet: %v at %s, want %v at tunnel", v, at, verdict.NoRoute)
 	}
 	if device.sent+b.devices["uplink"].count != 0 {
-		t.Error("a frame was sent on")
+		t.Error("a frame from another node was sent to the tunnel or the uplink")
 	}
 	own := template(6, addr("10.10.0.4"), addr("10.10.0.5"), 1, 22)
 	own.SrcMAC, own.DstMAC = macOf("web"), GatewayMAC
 	if _, v := b.come(packet.Origin{VNI: 1, Epoch: 1}, packettest.Build(own)); v != verdict.TunnelForeign {
-		t.Errorf("from no node, for an interface of this node: %v", v)
+		t.Errorf("a frame that names an interface of this node as sender: %v, want %v", v, verdict.TunnelForeign)
 	}
 	e := b.sw.Edit(b.generation)
 	e.Tunnel(nil)
 	b.sw.Publish(e)
 	if at, v := b.come(far, packettest.Build(out)); at != "tunnel" || v != verdict.NotReady {
-		t.Errorf("through a former tunnel port: %v at %s", v, at)
+		t.Errorf("a frame through a former tunnel port: %v at %s, want %v at tunnel", v, at, verdict.NotReady)
 	}
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.NoRoute)
 }
@@ -106,12 +106,12 @@ func TestAnotherNetworkIsReachedByPublicAddress(t *testing.T) {
 	b.sw.Publish(e)
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("198.18.0.8"), 1, 22)), "web", verdict.Forward)
 	if want := (packet.Origin{VNI: 2, Epoch: 1}); device.to != 3 || device.from != want {
-		t.Errorf("sent to node %d as %+v, want 3 as %+v", device.to, device.from, want)
+		t.Errorf("sent to node %d with origin %+v, want node 3 and %+v", device.to, device.from, want)
 	}
 }
 
-// TestPublicSourceReachesPublicAddressesOnly: the sender's node has done both NATs. A packet from a
-// public address can only be meant for a public address.
+// TestPublicSourceReachesPublicAddressesOnly: the sender's node has rewritten both addresses, so a
+// packet from a public address may only go to an interface that has a public address.
 func TestPublicSourceReachesPublicAddressesOnly(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1406)
@@ -121,7 +121,7 @@ func TestPublicSourceReachesPublicAddressesOnly(t *testing.T) {
 		f := template(6, addr("198.18.0.7"), addr(dst), 1, 22)
 		f.SrcMAC, f.DstMAC = macOf("far"), GatewayMAC
 		if at, v := b.come(far, packettest.Build(f)); v != want {
-			t.Errorf("to %s: %v at %s, want %v", dst, v, at, want)
+			t.Errorf("a packet from a public address to %s: %v at %s, want %v", dst, v, at, want)
 		}
 	}
 }
@@ -132,7 +132,8 @@ func TestTunnelDownIsCountedAtTheSender(t *testing.T) {
 	b.expect("web", b.of("web", template(6, addr("10.10.0.4"), addr("10.10.0.7"), 1, 22)), "web", verdict.TunnelDown)
 }
 
-// TestSenderOfTooLargePacketLearnsMTU: also where the network's MTU is that of the tunnel.
+// TestSenderOfTooLargePacketLearnsMTU: the honest sender of a packet that may not be fragmented
+// gets an ICMP error if the packet exceeds the MTU of its network or of the tunnel.
 func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1000)
@@ -143,13 +144,13 @@ func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 		before := b.devices["web"].count
 		b.expect("web", frame, "web", verdict.TooBig)
 		if got := b.devices["web"].count > before; got != want {
-			t.Errorf("%s: an error is sent: %v", what, got)
+			t.Errorf("%s: an ICMP error was sent: %v, want %v", what, got, want)
 		}
 	}
 	df := func(frame []byte) []byte { frame[20] |= 0x40; return frame }
 	told(true, "to a neighbour", df(b.of("web", big)))
 	if p := b.delivered("web"); p.ICMPCode != 4 || p.Quoted.Dst != addr("10.10.0.5") {
-		t.Errorf("the error is %+v", p)
+		t.Errorf("the ICMP error is %+v, want code 4 about a packet to 10.10.0.5", p)
 	}
 	told(false, "what may be cut", b.of("web", big))
 	forged := big
@@ -167,7 +168,7 @@ func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 	told(false, "about an error", df(quoting))
 }
 
-func TestNoAllocsThroughTunnel(t *testing.T) {
+func TestForwardingThroughTunnelAllocatesNothing(t *testing.T) {
 	b := newTestbed(t)
 	device := b.tunnel(1406)
 	b.rules("app", permit(ec2.TCP, 80, 80, "web"), permit(ec2.UDP, 53, 53, "198.18.0.7/32"))
@@ -204,10 +205,10 @@ func TestNoAllocsThroughTunnel(t *testing.T) {
 			b.frame.snapshot, b.frame.origin = b.sw.Snapshot(), far
 			b.frame.receive(b.ports[c.from], offloadLen+len(c.frame))
 		}); n != 0 {
-			t.Errorf("%s: %v allocations", c.name, n)
+			t.Errorf("%s: %v allocations, want 0", c.name, n)
 		}
 	}
 	if device.sent == 0 {
-		t.Error("nothing was sent")
+		t.Error("no frame was sent through the tunnel")
 	}
 }

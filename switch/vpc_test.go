@@ -27,7 +27,7 @@ type vpcHost struct {
 	unchecked       bool
 }
 
-// The subnet of 4db has only the local route.
+// The interfaces of both VPCs. The subnet of 4db has only the local route.
 var vpcHosts = []vpcHost{
 	{vni: ours, name: "1web", private: "10.0.1.10", public: "198.18.1.10", group: "vpc",
 		further: []Pair{{addr("10.0.1.11"), addr("198.18.1.11")}, {addr("10.0.1.12"), netip.Addr{}}}},
@@ -124,7 +124,7 @@ func TestSubnetsReachEachOtherByGatewayOnly(t *testing.T) {
 		t.Helper()
 		b.expect(name, packettest.ARP(1, macOf(name), sender, target), name, want)
 		if p := b.devices[name].last; want == verdict.Answered && b.delivered(name).ARPSender != mac {
-			t.Errorf("%s asks for %s: % x", name, target, p)
+			t.Errorf("%s asks for the MAC address of %s: the answer is % x, want %v", name, target, p, mac)
 		}
 	}
 	answered("1web", web, addr("10.0.1.1"), verdict.Answered, GatewayMAC)
@@ -140,11 +140,11 @@ func TestSubnetsReachEachOtherByGatewayOnly(t *testing.T) {
 	b.expect("1web", to("1web", GatewayMAC, syn(web, app)), "2app", verdict.Forward)
 	b.expect("1web", to("1web", macOf("2app"), syn(web, app)), "2app", verdict.Forward)
 	if p := b.delivered("2app"); p.SrcMAC != macOf("1web") {
-		t.Errorf("inside a subnet the sender is %v", p.SrcMAC)
+		t.Errorf("inside a subnet the source MAC address is %v, want that of 1web", p.SrcMAC)
 	}
 	b.expect("1web", to("1web", GatewayMAC, syn(web, db)), "4db", verdict.Forward)
 	if p := b.delivered("4db"); p.SrcMAC != GatewayMAC || p.DstMAC != macOf("4db") {
-		t.Errorf("between subnets from %v to %v", p.SrcMAC, p.DstMAC)
+		t.Errorf("between subnets the frame is from MAC address %v to %v, want from the gateway to 4db", p.SrcMAC, p.DstMAC)
 	}
 	b.expect("1web", to("1web", macOf("4db"), syn(web, db)), "1web", verdict.WrongMAC)
 	b.expect("1web", to("1web", GatewayMAC, syn(web, addr("10.0.2.1"))), "1web", verdict.GatewayLocal)
@@ -165,7 +165,7 @@ func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 	b.expect("uplink", in(laptop, "198.18.1.10"), "1web", verdict.Forward)
 	b.expect("1web", out("1web", web, stranger), "1web", verdict.NotRouted) // the black hole
 	b.expect("uplink", in(stranger, "198.18.1.10"), "uplink", verdict.NotRouted)
-	b.expect("4db", out("4db", db, laptop), "4db", verdict.NotRouted) // although it has an elastic address
+	b.expect("4db", out("4db", db, laptop), "4db", verdict.NotRouted) // although 4db has an elastic address
 	b.expect("uplink", in(laptop, "198.18.1.40"), "uplink", verdict.NotRouted)
 	b.expect("1web", out("1web", web, addr("198.18.1.50")), "5web", verdict.Forward)
 	b.expect("1web", out("1web", web, addr("198.18.1.40")), "1web", verdict.NotRouted)
@@ -176,7 +176,7 @@ func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 
 	tr := b.sw.Trace(b.ports["4db"], out("4db", db, laptop))
 	if u := tr.Unrouted; tr.Verdict != verdict.NotRouted || u == nil || u.Endpoint != b.owners["4db"] || u.Remote != laptop || u.Network != ours || u.Subnet.Gateway != addr("10.0.2.1") {
-		t.Errorf("traced as %v, unrouted %+v", tr.Verdict, tr.Unrouted)
+		t.Errorf("the trace has verdict %v and Unrouted %+v, want %v and the subnet of 4db without a route to %s", tr.Verdict, tr.Unrouted, verdict.NotRouted, laptop)
 	}
 
 	// The gateway is detached: the route is a black hole, for established connections too.
@@ -209,14 +209,14 @@ func TestEachPrivateAddressHasItsOwnPublicAddress(t *testing.T) {
 		}
 		b.expect("2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), p.Public, 1, 82)), "1web", verdict.Forward)
 		if got := b.delivered("1web").Flow; got.Dst != p.Private || got.Src != addr("198.18.1.20") {
-			t.Errorf("between public addresses: %v", got)
+			t.Errorf("a packet between public addresses arrived as %v, want 198.18.1.20 > %s", got, p.Private)
 		}
 		b.expect("uplink", packettest.ARP(1, routerMAC, addr("198.18.0.1"), p.Public), "uplink", verdict.Answered)
 	}
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.12"), laptop, 1, 80)), "1web", verdict.NoRoute)
 	b.expect("1web", to("1web", GatewayMAC, template(6, addr("10.0.1.13"), laptop, 1, 80)), "1web", verdict.SpoofedIP)
 
-	// A packet from each of them has the interface's groups.
+	// A packet from each private address has the interface's groups.
 	b.rules("db", permit(ec2.TCP, 3306, 3306, "vpc"))
 	for _, src := range []string{"10.0.1.10", "10.0.1.11", "10.0.1.12"} {
 		b.expect("1web", to("1web", GatewayMAC, template(6, addr(src), addr("10.0.2.10"), 7, 3306)), "4db", verdict.Forward)
@@ -231,12 +231,12 @@ func TestEachPrivateAddressHasItsOwnPublicAddress(t *testing.T) {
 	b.change("2app", func(o *Endpoint) { o.Further = []Pair{{addr("10.0.1.12"), addr("198.18.1.10")}} })
 	b.expect("uplink", outside(template(6, laptop, addr("198.18.1.10"), 1, 81)), "2app", verdict.Forward)
 	if got := b.delivered("2app").Flow.Dst; got != addr("10.0.1.12") {
-		t.Errorf("came in as %s", got)
+		t.Errorf("a packet to 198.18.1.10 came in as %s, want 10.0.1.12", got)
 	}
 }
 
-// TestUncheckedInterfaceForwardsForOthers: a packet that it sends from another interface's address
-// has no groups.
+// TestUncheckedInterfaceForwardsForOthers: an interface that is not checked may send from another
+// interface's address, but no rule for a group admits such a packet.
 func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -245,11 +245,12 @@ func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 		return to(name, mac, template(6, src, dst, 9, 22))
 	}
 
-	// A frame from a neighbour to its MAC address is delivered, whatever the destination address.
+	// A frame from a neighbour to the interface's MAC address is delivered, whatever its IP
+	// destination is.
 	for _, dst := range []netip.Addr{foreign, laptop, db, addr("10.0.1.20"), addr("198.18.1.50"), addr("10.0.77.7"), nat} {
 		b.expect("1web", fwd("1web", macOf("3nat"), web, dst), "3nat", verdict.Forward)
 		if p := b.delivered("3nat"); p.Flow.Dst != dst || p.SrcMAC != macOf("1web") || p.DstMAC != macOf("3nat") {
-			t.Errorf("delivered %v from %v", p.Flow, p.SrcMAC)
+			t.Errorf("delivered %v from MAC address %v to %v, want an unchanged packet to %s from 1web to 3nat", p.Flow, p.SrcMAC, p.DstMAC, dst)
 		}
 	}
 	b.expect("1web", fwd("1web", macOf("2app"), web, foreign), "1web", verdict.WrongMAC) // 2app is checked
@@ -257,7 +258,7 @@ func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b.expect("4db", fwd("4db", macOf("3nat"), db, nat), "4db", verdict.WrongMAC)
 	b.expect("6app", fwd("6app", macOf("3nat"), addr("10.0.1.20"), foreign), "6app", verdict.WrongMAC) // of another VPC
 
-	// It may send from any address, with its own MAC address.
+	// The interface may send from any IP address, but only from its own MAC address.
 	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, db), "4db", verdict.Forward)
 	b.expect("3nat", fwd("3nat", GatewayMAC, addr("10.0.2.77"), web), "1web", verdict.Forward)
 	b.expect("3nat", fwd("3nat", GatewayMAC, foreign, laptop), "3nat", verdict.NoRoute) // the source has no public address
@@ -302,7 +303,7 @@ func TestEqualAddressesInTwoVPCsAreSeparate(t *testing.T) {
 			for _, dst := range targets {
 				at, v := b.send(from.name, to(from.name, mac, template(17, addr(from.private), dst, 5, 53)))
 				if i := slices.IndexFunc(vpcHosts, func(h vpcHost) bool { return h.name == at }); i < 0 || vpcHosts[i].vni != from.vni {
-					t.Errorf("%s to %s by %v: %v at %s", from.name, dst, mac, v, at)
+					t.Errorf("a packet from %s to %s with MAC address %v: %v at %s, want it at an interface of the same VPC", from.name, dst, mac, v, at)
 				}
 			}
 		}
@@ -313,7 +314,8 @@ func TestEqualAddressesInTwoVPCsAreSeparate(t *testing.T) {
 }
 
 // TestUncheckedInterfaceForwardsThroughTunnel: an interface of another node that forwards for
-// others is recognised by its lease and MAC address. No other may send from a foreign address.
+// others is recognised by its lease and MAC address. No other interface may send from a foreign
+// address.
 func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
@@ -326,7 +328,7 @@ func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	come := func(from packet.Origin, frame []byte, at string, want verdict.Verdict) {
 		t.Helper()
 		if got, v := b.come(from, frame); got != at || v != want {
-			t.Errorf("%+v: %v at %s, want %v at %s", from, v, got, want, at)
+			t.Errorf("a frame from origin %+v: %v at %s, want %v at %s", from, v, got, want, at)
 		}
 	}
 	foreign := addr("192.0.2.9")
@@ -337,7 +339,7 @@ func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	// To the other node.
 	b.expect("1web", to("1web", macOf("7fwd"), template(6, addr("10.0.1.10"), foreign, 9, 22)), "1web", verdict.Forward)
 	if want := (packet.Origin{VNI: uint32(ours), Epoch: 100}); device.sent != 1 || device.from != want {
-		t.Errorf("%d sent, the last as %+v, want %+v", device.sent, device.from, want)
+		t.Errorf("%d frames sent, the last with origin %+v; want 1 with %+v", device.sent, device.from, want)
 	}
 	b.expect("4db", to("4db", macOf("7fwd"), template(6, addr("10.0.2.10"), foreign, 9, 22)), "4db", verdict.WrongMAC)
 	b.expect("1web", to("1web", macOf("8far"), template(6, addr("10.0.1.10"), foreign, 9, 22)), "1web", verdict.WrongMAC)
@@ -366,7 +368,7 @@ func TestUncheckedInterfaceForwardsThroughTunnel(t *testing.T) {
 	come(far, by("8far", macOf("1web"), "198.18.1.80", "10.0.1.10"), "tunnel", verdict.WrongMAC)
 }
 
-func TestNoAllocsInVPC(t *testing.T) {
+func TestForwardingInVPCAllocatesNothing(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
 	b.tunnel(1406)
@@ -388,7 +390,7 @@ func TestNoAllocsInVPC(t *testing.T) {
 	}
 	for _, c := range cases {
 		if n := testing.AllocsPerRun(200, func() { b.pass(b.ports[c.from], c.frame, 0) }); n != 0 {
-			t.Errorf("%s: %v allocations", c.name, n)
+			t.Errorf("%s: %v allocations, want 0", c.name, n)
 		}
 	}
 }
