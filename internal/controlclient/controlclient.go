@@ -1,4 +1,4 @@
-// Package controlclient asks a node's control socket, over which a node answers its operator.
+// Package controlclient sends requests to a node's control socket, which the node's operator uses.
 // Package control (internal/node/control) is the server and defines the paths and answers.
 package controlclient
 
@@ -13,15 +13,16 @@ import (
 	"time"
 )
 
-// Get requests path from the control socket and decodes the JSON answer into a value. If the
-// node refuses the request, the error's text is the reason that the node gives. Timeout: 5 s.
+// Get requests path over the control socket and decodes the JSON answer into the value that into
+// points to. If the node refuses the request, the error's text is the reason that the node gives.
+// Timeout: 5 s.
 func Get(ctx context.Context, socket, path string, into any) error {
 	return call(ctx, socket, http.MethodGet, path, nil, func(body io.Reader) error {
 		return json.NewDecoder(body).Decode(into)
 	})
 }
 
-// Post is like Get for a request that changes something: it sends a value as JSON. Its timeout
+// Post is like Get, but for a request that changes something: it sends value as JSON. Its timeout
 // is 30 s, because a change may have to wait for an election.
 func Post(ctx context.Context, socket, path string, value, into any) error {
 	data, err := json.Marshal(value)
@@ -33,7 +34,7 @@ func Post(ctx context.Context, socket, path string, value, into any) error {
 	})
 }
 
-// Download copies the answer to a writer as it is.
+// Download is like Get, but writes the answer to a writer without decoding it.
 func Download(ctx context.Context, socket, path string, to io.Writer) error {
 	return call(ctx, socket, http.MethodGet, path, nil, func(body io.Reader) error {
 		_, err := io.Copy(to, body)

@@ -19,9 +19,9 @@ import (
 	"time"
 )
 
-// A membership ends when the cluster decides so, and not at a date. The dates of certificates
-// are wide, so that a node whose clock is wrong by years still reaches the others. See
-// Identity for the consequences.
+// notBefore is the first day of validity of every certificate. A node remains a member until the
+// cluster fences or removes it, not until a date. So the validity is long, and a node whose
+// clock is wrong by years still reaches the others. See Identity for the consequences.
 var notBefore = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 const (
@@ -41,7 +41,7 @@ func checkName(node string) error {
 // authority signs certificates. Only voters have its key.
 type authority struct {
 	root *x509.Certificate
-	key  *ecdsa.PrivateKey // nil if this node is no voter
+	key  *ecdsa.PrivateKey // nil on a node that is no voter
 }
 
 func newAuthority() (authority, error) {
@@ -67,7 +67,8 @@ func newAuthority() (authority, error) {
 	return authority{root: root, key: key}, err
 }
 
-// certify signs a certificate for a node's name and address, for use as server and client.
+// certify returns a signed certificate for a node's name, address and public key, for use as
+// server and client.
 func (a authority) certify(node string, address netip.AddrPort, public any) (*x509.Certificate, error) {
 	if a.key == nil {
 		return nil, errors.New("this node does not have the authority's key")
@@ -102,7 +103,7 @@ func sign(template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey)
 	return x509.ParseCertificate(der)
 }
 
-// checkChain checks that root has signed cert for that usage, and returns the node's name. It
+// checkChain checks that root has signed cert for usage, and returns the node's name in cert. It
 // accepts no intermediate certificates and no other roots.
 func checkChain(cert, root *x509.Certificate, usage x509.ExtKeyUsage) (node string, err error) {
 	roots := x509.NewCertPool()
@@ -119,7 +120,7 @@ func checkChain(cert, root *x509.Certificate, usage x509.ExtKeyUsage) (node stri
 		return "", err
 	}
 	if len(cert.URIs) != 1 || cert.URIs[0].String() != nodeURI(cluster, node).String() {
-		return "", fmt.Errorf("the certificate of %s is not of cluster %s", node, cluster)
+		return "", fmt.Errorf("the certificate of %s does not name cluster %s", node, cluster)
 	}
 	return node, nil
 }
@@ -128,7 +129,7 @@ func nodeURI(cluster, node string) *url.URL {
 	return &url.URL{Scheme: "palisade", Host: cluster, Path: "/node/" + node}
 }
 
-// clusterOf is the cluster id in a root certificate.
+// clusterOf returns the cluster id in a root certificate.
 func clusterOf(root *x509.Certificate) (string, error) {
 	if len(root.URIs) == 1 && root.URIs[0].Scheme == "palisade" {
 		id := root.URIs[0].Host

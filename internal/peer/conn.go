@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// keepAlive detects a node that has stopped without closing its connections, within half a
-// minute.
+// keepAlive detects within half a minute that a node has stopped without closing its
+// connections.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}
 
 // accepted is the byte that the dialled node sends when it has admitted the dialling node. In
 // TLS 1.3 a client's handshake ends before the server has checked the client's certificate
-// (RFC 8446 §2, §4.4.2). Because Dial waits for this byte, it fails if the server refuses.
+// (RFC 8446 §2, §4.4.2). Dial waits for this byte, so it fails if the server refuses the client.
 const accepted = 1
 
-// Conn is a connection with a node whose certificate and membership were checked. The caller
-// of Dial or Accept must close it. Drop and the end of Run close it too.
+// Conn is a connection with a node whose certificate and membership were checked. Its owner is
+// the caller of Dial or Accept, and must close it. Drop and the end of Run close it too.
 type Conn struct {
 	*tls.Conn
 	node      string
@@ -33,7 +33,7 @@ type Conn struct {
 	once      sync.Once
 }
 
-// Node is the remote node's name in its certificate, or "" if the protocol is Join.
+// Node returns the remote node's name from its certificate, or "" if the protocol is Join.
 func (c *Conn) Node() string { return c.node }
 
 // Close ends the connection.
@@ -56,8 +56,8 @@ func (p *Peer) newConn(stream *tls.Conn, node string) *Conn {
 }
 
 // Dial opens a stream to node at its address in the Directory. It returns when the remote end
-// has proven to be that node and has admitted this one. It works from New until the end of
-// Run.
+// has proven that it is node, and has admitted this node. Dial may be called before Run, and
+// fails after the end of Run.
 func (p *Peer) Dial(ctx context.Context, node, protocol string) (*Conn, error) {
 	address, ok := p.nodes.Address(node)
 	if !ok {
@@ -66,7 +66,7 @@ func (p *Peer) Dial(ctx context.Context, node, protocol string) (*Conn, error) {
 	return p.DialAddress(ctx, node, address, protocol)
 }
 
-// DialAddress opens a stream to node at address (host:port), as Dial does.
+// DialAddress is like Dial, but uses address (host:port) in place of the one in the Directory.
 func (p *Peer) DialAddress(ctx context.Context, node, address, protocol string) (*Conn, error) {
 	if !p.begin() {
 		return nil, fmt.Errorf("dial %s: %w", node, net.ErrClosed)
@@ -103,7 +103,7 @@ func (p *Peer) dial(ctx context.Context, node, address, protocol string) (*Conn,
 		c.abort()
 		return nil, err
 	}
-	if !stop() { // ctx has ended and closed the connection
+	if !stop() { // ctx has ended, and AfterFunc has closed the connection
 		c.abort()
 		return nil, ctx.Err()
 	}
@@ -111,14 +111,15 @@ func (p *Peer) dial(ctx context.Context, node, address, protocol string) (*Conn,
 }
 
 // ErrNotAdmitted is wrapped by an error of Dial and Call when the remote node has proven its
-// identity and refuses this node: its Directory has no such member, or another key.
+// identity and refuses this node, because its Directory does not have this node or has another
+// key for it.
 var ErrNotAdmitted = errors.New("it does not admit this node")
 
 func (c *Conn) awaitAccepted() error {
 	var b [1]byte
 	if _, err := io.ReadFull(c.Conn, b[:]); err != nil {
-		// An alert is encrypted with the handshake's keys, so c.node has sent it, and not
-		// somebody on the path.
+		// An alert is encrypted with the handshake's keys, so only c.node can have sent it,
+		// and nobody on the path.
 		if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
 			return fmt.Errorf("%s: %w: %w", c.node, ErrNotAdmitted, err)
 		}
@@ -130,8 +131,8 @@ func (c *Conn) awaitAccepted() error {
 	return nil
 }
 
-// clientConfig is the TLS configuration to dial node. It skips the standard check, because
-// certificates name nodes and not hosts. VerifyConnection checks the chain and the name.
+// clientConfig returns the TLS configuration to dial node. It disables Go's check of the host
+// name, because certificates name nodes. VerifyConnection checks the chain and the node's name.
 func (p *Peer) clientConfig(node, protocol string) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
@@ -164,7 +165,7 @@ func (p *Peer) serverConfig() *tls.Config {
 	}
 	members := join.Clone()
 	members.NextProtos = p.protocols()
-	members.ClientAuth = tls.RequireAnyClientCert // VerifyConnection checks it
+	members.ClientAuth = tls.RequireAnyClientCert // VerifyConnection checks the certificate
 	members.VerifyConnection = func(state tls.ConnectionState) error {
 		if state.NegotiatedProtocol == "" {
 			return errors.New("the client asked for no protocol")
@@ -182,8 +183,8 @@ func (p *Peer) serverConfig() *tls.Config {
 	return choice
 }
 
-// verify returns the remote node's name, within the handshake. It is an error if the node is no
-// member.
+// verify checks, during the handshake, the remote node's certificate and membership, and returns
+// its name.
 func (p *Peer) verify(state tls.ConnectionState, usage x509.ExtKeyUsage) (node string, err error) {
 	if len(state.PeerCertificates) == 0 {
 		return "", errors.New("no certificate")

@@ -23,7 +23,7 @@ func TestDialAuthenticatesBothEnds(t *testing.T) {
 	}()
 	run(t, server)
 
-	// The client's Run is not needed to dial.
+	// The client may dial although its Run was not called.
 	c, err := client.Dial(t.Context(), "node1", ProtocolTunnel)
 	if err != nil {
 		t.Fatal(err)
@@ -32,17 +32,17 @@ func TestDialAuthenticatesBothEnds(t *testing.T) {
 	remote := <-accepted
 	defer remote.Close()
 	if c.Node() != "node1" || remote.Node() != "node2" {
-		t.Errorf("the ends are %q and %q; want node1 and node2", c.Node(), remote.Node())
+		t.Errorf("the server is %q, want node1; the client is %q, want node2", c.Node(), remote.Node())
 	}
 	state := c.ConnectionState()
 	if state.Version != tls.VersionTLS13 || state.NegotiatedProtocol != ProtocolTunnel {
-		t.Errorf("version %x, protocol %q", state.Version, state.NegotiatedProtocol)
+		t.Errorf("TLS version %x, want %x; protocol %q, want %q", state.Version, tls.VersionTLS13, state.NegotiatedProtocol, ProtocolTunnel)
 	}
 	local, err1 := state.ExportKeyingMaterial("label", nil, 32)
 	remoteState := remote.ConnectionState()
 	exported, err2 := remoteState.ExportKeyingMaterial("label", nil, 32)
 	if err1 != nil || err2 != nil || !bytes.Equal(local, exported) {
-		t.Errorf("exported keys differ: %x %v, %x %v", local, err1, exported, err2)
+		t.Errorf("exported keys differ: client %x, error %v; server %x, error %v", local, err1, exported, err2)
 	}
 }
 
@@ -74,7 +74,7 @@ func TestDialRefusesAnotherNode(t *testing.T) {
 	d.keys["node2"] = three.id.PublicKey() // its certificate still names node3
 	d.Unlock()
 	if err := dial("node2"); err == nil {
-		t.Error("dialled node2 and got node3, which has the right key")
+		t.Error("dialled node2 and got node3, which has the key of node2 in the directory")
 	}
 	d.fence("node3")
 	if err := dial("node3"); err == nil {
@@ -89,7 +89,8 @@ func TestDialRefusesAnotherNode(t *testing.T) {
 	}
 }
 
-// tlsServer accepts every client, sends the byte accepted and closes the connection.
+// tlsServer starts a server and returns its address. The server accepts every client, sends the
+// byte accepted and closes the connection.
 func tlsServer(t *testing.T, cert tls.Certificate, protocol string) string {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protocol}})
@@ -112,8 +113,8 @@ func tlsServer(t *testing.T, cert tls.Certificate, protocol string) string {
 	return l.Addr().String()
 }
 
-// In TLS 1.3 a client's handshake succeeds before the server has checked its certificate. Dial
-// fails nevertheless if the server refuses it.
+// In TLS 1.3 a client's handshake succeeds before the server has checked the client's certificate.
+// Dial fails nevertheless if the server then refuses the client.
 func TestDialFailsWhenNotAdmitted(t *testing.T) {
 	one := founder(t, "node1")
 	all, without := newTable(), newTable()
@@ -124,7 +125,7 @@ func TestDialFailsWhenNotAdmitted(t *testing.T) {
 	all.add(one, server.Addr())
 	if c, err := client.Dial(t.Context(), "node1", ProtocolRaft); err == nil {
 		c.Close()
-		t.Fatal("dialled a node that does not admit this one")
+		t.Fatal("Dial succeeded, although the server does not admit the client")
 	}
 }
 
@@ -132,7 +133,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	client := prepare(t, one, d)
-	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and nobody answers
+	l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts connections, and no process answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +141,6 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := client.DialAddress(ctx, "node2", l.Addr().String(), ProtocolRaft); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v; want context.DeadlineExceeded", err)
+		t.Errorf("dial a node that does not answer: got %v; want context.DeadlineExceeded", err)
 	}
 }

@@ -27,8 +27,8 @@ type file struct {
 	mode os.FileMode
 }
 
-// save writes an identity's files to dir, in order. It replaces or removes the files of an
-// earlier attempt that was interrupted.
+// save writes an identity's files to dir in the given order. It replaces or removes the files of
+// an earlier attempt that was interrupted.
 func save(dir string, files []file) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -44,8 +44,8 @@ func save(dir string, files []file) error {
 	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 
-// clean removes temporary files, and files of an identity that will not be written. Otherwise
-// an old authority's key would make this node an authority.
+// clean removes from dir the temporary files, and an earlier authority key or list of members that
+// is not in files. A key that stayed would make this node an authority.
 func clean(dir string, files []file) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -67,7 +67,8 @@ func clean(dir string, files []file) error {
 	return nil
 }
 
-// readSecret reads a key file. It is an error if other users of this machine can read it.
+// readSecret reads a key file. It returns an error if other users of this machine can read the
+// file.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -79,7 +80,7 @@ func readSecret(path string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is secret, but other users can read it (mode %04o): run chmod 600 %s, or create a new identity if somebody has read it", path, info.Mode().Perm(), path)
+		return nil, fmt.Errorf("%s is secret, but other users can read it (mode %04o): run chmod 600 %s, or create a new identity if somebody may have read it", path, info.Mode().Perm(), path)
 	}
 	return os.ReadFile(path)
 }

@@ -57,7 +57,7 @@ func (d *table) fence(node string) {
 	delete(d.keys, node)
 }
 
-// founder makes the identity of the first node of a cluster.
+// founder creates a cluster and returns the identity of its first node.
 func founder(t *testing.T, node string) *Identity {
 	t.Helper()
 	id, err := newCluster(node, netip.MustParseAddrPort("127.0.0.1:7400"))
@@ -67,7 +67,7 @@ func founder(t *testing.T, node string) *Identity {
 	return id
 }
 
-// member makes the identity of another node of the cluster that first began.
+// member returns the identity of another node in the cluster of first, a voter.
 func member(t *testing.T, first *Identity, node string) *Identity {
 	t.Helper()
 	key, err := newKey()
@@ -85,7 +85,7 @@ func member(t *testing.T, first *Identity, node string) *Identity {
 	return id
 }
 
-// prepare makes a Peer and adds it to the directory.
+// prepare makes a Peer, which does not run yet, and adds it to the directory.
 func prepare(t *testing.T, id *Identity, d *table) *Peer {
 	t.Helper()
 	p, err := New(Config{Identity: id, Listen: loopback, Nodes: d, Logger: slog.New(slog.DiscardHandler)})
@@ -111,14 +111,15 @@ func run(t *testing.T, p *Peer) (stop func()) {
 				t.Errorf("Run: %v", err)
 			}
 		case <-time.After(patience):
-			t.Error("Run has not ended")
+			t.Errorf("Run has not returned %s after its context ended", patience)
 		}
 	})
 	t.Cleanup(stop)
 	return stop
 }
 
-// echo echoes every stream of l, and returns the names of the nodes that connected.
+// echo accepts the streams of l and sends back what it receives. The names of the nodes that
+// connect arrive on the channel that it returns.
 func echo(t *testing.T, l net.Listener) <-chan string {
 	came := make(chan string, 100)
 	go func() {
@@ -129,7 +130,7 @@ func echo(t *testing.T, l net.Listener) <-chan string {
 			}
 			select {
 			case came <- c.(*Conn).Node():
-			default: // the test does not read the names
+			default: // the channel is full, because the test does not read the names
 			}
 			go func() {
 				defer c.Close()
@@ -141,7 +142,7 @@ func echo(t *testing.T, l net.Listener) <-chan string {
 	return came
 }
 
-// roundTrip sends a message to an echo and reads it back.
+// roundTrip sends a message on a stream that the other end echoes, and checks the echo.
 func roundTrip(c net.Conn) error {
 	c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write([]byte("ping")); err != nil {
@@ -152,19 +153,19 @@ func roundTrip(c net.Conn) error {
 		return err
 	}
 	if string(b[:]) != "ping" {
-		return fmt.Errorf("echo of ping is %q", b)
+		return fmt.Errorf("the echo of ping is %q", b)
 	}
 	return nil
 }
 
-// awaitClosed waits until either end has closed c.
+// awaitClosed waits until c is closed, by this end or the other.
 func awaitClosed(t *testing.T, c net.Conn) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(patience))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("read %d bytes, %v; want a closed connection", n, err)
+		t.Fatalf("read %d bytes, error %v; want a closed connection", n, err)
 	} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		t.Fatal("the connection stays open")
+		t.Fatal("the connection is still open")
 	}
 }
 

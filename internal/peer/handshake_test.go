@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// admissionTest is a running server, and the nodes that it admits.
+// admissionTest has a running server and receives the names of the nodes that it admits.
 type admissionTest struct {
 	server    *Peer
 	connected <-chan string // names of the nodes whose streams were accepted
@@ -32,7 +32,8 @@ func newAdmissionTest(t *testing.T, one *Identity, d *table) *admissionTest {
 	return a
 }
 
-// try connects with a TLS configuration, sends a call, and reports whether an answer came.
+// try connects to the server with a TLS configuration and sends a call. It reports whether an
+// answer came.
 func (a *admissionTest) try(t *testing.T, config *tls.Config) (admitted bool, err error) {
 	t.Helper()
 	raw, err := net.Dial("tcp", a.server.Addr().String())
@@ -48,7 +49,7 @@ func (a *admissionTest) try(t *testing.T, config *tls.Config) (admitted bool, er
 		n, err = c.Read(make([]byte, 1))
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		t.Fatalf("no answer and no end: %v", err)
+		t.Fatalf("the server neither answers nor closes the connection: %v", err)
 	}
 	return n == 1 && err == nil, err
 }
@@ -59,18 +60,19 @@ func (a *admissionTest) awaitNode2(t *testing.T) {
 	select {
 	case from := <-a.connected:
 		if from != "node2" {
-			t.Errorf("connected: %q; want node2", from)
+			t.Errorf("the listener got a stream of %q; want node2", from)
 		}
 	case from := <-a.called:
 		if from != "node2" {
-			t.Errorf("called: %q; want node2", from)
+			t.Errorf("the handler got a call of %q; want node2", from)
 		}
 	case <-time.After(patience):
 		t.Error("the member reached neither the listener nor the handler")
 	}
 }
 
-// clientConfig is a client that sends cert whatever the server accepts.
+// clientConfig returns the configuration of a client that sends cert whichever certificates the
+// server asks for. With a nil cert it sends none.
 func clientConfig(version uint16, cert *tls.Certificate, protocols ...string) *tls.Config {
 	c := &tls.Config{MinVersion: version, MaxVersion: version, NextProtos: protocols, InsecureSkipVerify: true}
 	if cert != nil {
@@ -79,7 +81,8 @@ func clientConfig(version uint16, cert *tls.Certificate, protocols ...string) *t
 	return c
 }
 
-// twoNames is a certificate of this cluster for node5 whose URI names node2.
+// twoNames returns a certificate of the cluster that names node5 in its subject and node2 in its
+// URI.
 func twoNames(t *testing.T, one, five *Identity) tls.Certificate {
 	t.Helper()
 	template := *five.cert
@@ -95,7 +98,7 @@ func TestOnlyMembersAreAdmitted(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	a := newAdmissionTest(t, one, d)
-	// The directory has the keys of node2, of node4 of another cluster, and of node5.
+	// The directory has the keys of node2, of node5, and of node4, which is of another cluster.
 	two, foreign, five := member(t, one, "node2"), founder(t, "node4"), member(t, one, "node5")
 	for _, id := range []*Identity{two, foreign, five} {
 		d.add(id, a.server.Addr())
@@ -126,7 +129,7 @@ func TestOnlyMembersAreAdmitted(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if admitted, err := a.try(t, test.config); admitted != test.admit {
-				t.Errorf("admitted: %v (%v); want %v", admitted, err, test.admit)
+				t.Errorf("admitted: %t, error %v; want admitted %t", admitted, err, test.admit)
 			}
 			if test.admit {
 				a.awaitNode2(t)
@@ -136,15 +139,15 @@ func TestOnlyMembersAreAdmitted(t *testing.T) {
 	// Refused clients have reached neither the listener nor the handler.
 	select {
 	case from := <-a.connected:
-		t.Errorf("a refused client connected as %q", from)
+		t.Errorf("the listener got a stream of a refused client as %q", from)
 	case from := <-a.called:
-		t.Errorf("a refused client called as %q", from)
+		t.Errorf("the handler got a call of a refused client as %q", from)
 	default:
 	}
 }
 
-// The node is removed from the directory, and Drop is called, after the handshake's check and
-// before Drop can find the connection.
+// The node is removed from the directory and Drop is called, both after the handshake's check of
+// the directory and before Drop can find the connection.
 func TestMemberFencedDuringItsHandshakeIsClosed(t *testing.T) {
 	one := founder(t, "node1")
 	two := member(t, one, "node2")
@@ -171,7 +174,7 @@ func TestMemberFencedDuringItsHandshakeIsClosed(t *testing.T) {
 	}
 }
 
-// fencing is a Directory that accepts each node once and then removes it.
+// fencing is a Directory that accepts each node once, then removes it and calls drop.
 type fencing struct {
 	*table
 	drop func()
@@ -204,20 +207,20 @@ func TestServerGivesNoSessionTickets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // a ticket would come before this byte
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // a session ticket would arrive before this byte
 			t.Fatal(err)
 		}
 		if err := roundTrip(c); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := cache.Get("node1"); ok || c.ConnectionState().DidResume {
-			t.Fatal("the server gave a ticket")
+			t.Fatal("the server sent a session ticket")
 		}
 		c.Close()
 	}
 }
 
-// There are more silent connections than places in pending.
+// The test opens more silent connections than pending has places.
 func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
@@ -236,7 +239,7 @@ func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 	}
 	c, err := client.Dial(t.Context(), "node1", ProtocolRaft)
 	if err != nil {
-		t.Fatalf("a member beside silent connections: %v", err)
+		t.Fatalf("a member dials while silent connections are open: %v", err)
 	}
 	defer c.Close()
 	server.pending.Lock()
@@ -249,7 +252,7 @@ func TestSilentConnectionsGiveWayToMembers(t *testing.T) {
 		awaitClosed(t, s)
 	}
 	if err := roundTrip(c); err != nil {
-		t.Errorf("a member after the silent connections: %v", err)
+		t.Errorf("a round trip of the member after silent connections were closed: %v", err)
 	}
 }
 
@@ -266,7 +269,7 @@ func TestSlowHandshakeIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	// This client completes a handshake to join and then sends nothing.
+	// This client completes a handshake with the join protocol and then sends nothing.
 	joining, err := tls.Dial("tcp", server.Addr().String(), &tls.Config{NextProtos: []string{ProtocolJoin}, InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
@@ -275,6 +278,6 @@ func TestSlowHandshakeIsClosed(t *testing.T) {
 	awaitClosed(t, silent)
 	awaitClosed(t, joining)
 	if took := time.Since(began); took < handshakeTimeout-time.Second {
-		t.Errorf("closed after %v; want %v", took, handshakeTimeout)
+		t.Errorf("the connections were closed after %v; want about %v", took, handshakeTimeout)
 	}
 }

@@ -16,15 +16,15 @@ import (
 	"slices"
 )
 
-// ErrNoIdentity: the directory holds no identity.
+// ErrNoIdentity is wrapped by an error of Load if the directory has no identity.
 var ErrNoIdentity = errors.New("no identity")
 
 // Identity is a node's key, its certificate and the cluster's root certificate, and on a voter
 // the authority's key. It is immutable.
 //
 // The certificate is valid for 10 years and the root for 30; neither is renewed. This is
-// acceptable because a certificate alone opens no connection: each time the Directory is
-// asked, which has the public key of each member. Therefore a fenced voter that has kept the
+// acceptable because a certificate alone opens no connection: at each connection Peer also asks
+// the Directory, which has the public key of each member. So a fenced voter that has kept the
 // authority's key cannot connect to nodes either. It can only impersonate the cluster to a
 // node that is about to join, until the token expires.
 type Identity struct {
@@ -36,7 +36,8 @@ type Identity struct {
 	members   []Member
 }
 
-// Init creates a cluster: it writes its authority and the identity of its first node to dir.
+// Init creates a cluster. It writes the cluster's authority and the identity of the first node to
+// dir, and returns this identity.
 func Init(dir, node string, address netip.AddrPort) (*Identity, error) {
 	if err := checkNewIdentity(dir, node, address); err != nil {
 		return nil, err
@@ -51,7 +52,7 @@ func Init(dir, node string, address netip.AddrPort) (*Identity, error) {
 	return id, nil
 }
 
-// Load reads the identity in dir. If there is none, the error is ErrNoIdentity.
+// Load reads the identity in dir. If there is none, the error wraps ErrNoIdentity.
 func Load(dir string) (*Identity, error) {
 	if present, err := exists(filepath.Join(dir, nodeFile)); err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
@@ -65,26 +66,26 @@ func Load(dir string) (*Identity, error) {
 	return id, nil
 }
 
-// Node is the node's name.
+// Node returns the node's name.
 func (id *Identity) Node() string { return id.node }
 
-// Cluster is the cluster's id, in hex. Init chooses it.
+// Cluster returns the cluster's id in hex. Init chose it.
 func (id *Identity) Cluster() string { return id.cluster }
 
-// PublicKey is the node's, as PKIX DER.
+// PublicKey returns the node's public key as PKIX DER.
 func (id *Identity) PublicKey() []byte { return bytes.Clone(id.cert.RawSubjectPublicKeyInfo) }
 
-// RootPEM is the cluster's root certificate.
+// RootPEM returns the cluster's root certificate.
 func (id *Identity) RootPEM() []byte { return encodeCertificate(id.authority.root) }
 
 // HasAuthority reports whether this node has the authority's key and so can admit others.
 func (id *Identity) HasAuthority() bool { return id.authority.key != nil }
 
-// Members are the members in the JoinAnswer when this node joined. The node trusts them until
-// it has a replicated state.
+// Members returns the members in the JoinAnswer with which this node joined. The node trusts them
+// until it has a replicated state.
 func (id *Identity) Members() []Member { return slices.Clone(id.members) }
 
-// Certificate is the node's certificate chain and key, for a tls.Config.
+// Certificate returns the node's certificate chain and key, for a tls.Config.
 func (id *Identity) Certificate() tls.Certificate {
 	return tls.Certificate{
 		Certificate: [][]byte{id.cert.Raw, id.authority.root.Raw},
@@ -93,8 +94,8 @@ func (id *Identity) Certificate() tls.Certificate {
 	}
 }
 
-// signatureDomain is signed before the data, so that a signature by Sign is never valid in TLS
-// with the same key (RFC 8446 §4.4.3 begins with 64 spaces).
+// signatureDomain precedes the data in what Sign signs. So its signatures are never valid in TLS,
+// which uses the same key (RFC 8446 §4.4.3: what TLS signs begins with 64 spaces).
 const signatureDomain = "palisade signature 1\x00"
 
 // Sign signs data with this node's key: ECDSA (ASN.1) over the SHA-256 of signatureDomain and
@@ -103,8 +104,8 @@ func (id *Identity) Sign(data []byte) ([]byte, error) {
 	return ecdsa.SignASN1(rand.Reader, id.key, signatureDigest(data))
 }
 
-// Verify checks a signature by Identity.Sign. A signature is not unique: from one, anybody can
-// make another valid signature of the same data.
+// Verify checks a signature by Identity.Sign; nil means that it is valid. Signatures are not
+// unique: anybody can turn one into another valid signature of the same data.
 func Verify(publicKey, data, signature []byte) error {
 	parsed, err := x509.ParsePKIXPublicKey(publicKey)
 	if err != nil {
@@ -127,7 +128,8 @@ func signatureDigest(data []byte) []byte {
 	return h.Sum(nil)
 }
 
-// checkNewIdentity checks the arguments of Init and Join, and that dir has no identity yet.
+// checkNewIdentity returns an error if an argument of Init or Join is invalid, or if dir already
+// has an identity.
 func checkNewIdentity(dir, node string, address netip.AddrPort) error {
 	if err := checkName(node); err != nil {
 		return err
@@ -151,7 +153,7 @@ func checkAddress(a netip.AddrPort) error {
 	return nil
 }
 
-// newCluster makes the identity of the first node of a new cluster.
+// newCluster makes an authority and returns the identity of the first node of a new cluster.
 func newCluster(node string, address netip.AddrPort) (*Identity, error) {
 	a, err := newAuthority()
 	if err != nil {
@@ -168,7 +170,8 @@ func newCluster(node string, address netip.AddrPort) (*Identity, error) {
 	return newIdentity(cert, key, a)
 }
 
-// newIdentity checks that certificate, key and authority belong together.
+// newIdentity makes an Identity. It returns an error if certificate, key and authority do not
+// belong together.
 func newIdentity(cert *x509.Certificate, key *ecdsa.PrivateKey, a authority) (*Identity, error) {
 	node, err := checkChain(cert, a.root, x509.ExtKeyUsageServerAuth)
 	if err != nil {

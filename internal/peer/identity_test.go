@@ -19,7 +19,7 @@ var address = netip.MustParseAddrPort("192.0.2.11:7400")
 func TestLoadReadsWhatInitWrote(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data", "peer")
 	if _, err := Load(dir); !errors.Is(err, ErrNoIdentity) {
-		t.Fatalf("load nothing: %v; want ErrNoIdentity", err)
+		t.Fatalf("load a directory that does not exist: got %v; want ErrNoIdentity", err)
 	}
 	made, err := Init(dir, "node1", address)
 	if err != nil {
@@ -30,7 +30,7 @@ func TestLoadReadsWhatInitWrote(t *testing.T) {
 		t.Fatal(err)
 	}
 	if id.Node() != "node1" || id.Cluster() != made.Cluster() || len(id.Cluster()) != 32 || !id.HasAuthority() {
-		t.Errorf("node %q, cluster %q, authority %v", id.Node(), id.Cluster(), id.HasAuthority())
+		t.Errorf("loaded node %q, cluster %q, authority %t; want node1, cluster %q (32 letters), authority true", id.Node(), id.Cluster(), id.HasAuthority(), made.Cluster())
 	}
 	if !bytes.Equal(id.PublicKey(), made.PublicKey()) || !bytes.Equal(id.RootPEM(), made.RootPEM()) {
 		t.Error("the loaded identity differs from the one that Init returned")
@@ -47,7 +47,7 @@ func TestLoadReadsWhatInitWrote(t *testing.T) {
 		t.Error("Init succeeded in a directory with an identity")
 	}
 	if again, err := Load(dir); err != nil || again.Cluster() != id.Cluster() {
-		t.Errorf("after the second attempt: %v", err)
+		t.Errorf("the second Init has changed the identity, or Load fails: %v", err)
 	}
 }
 
@@ -58,17 +58,17 @@ func TestCertificateNamesTheNode(t *testing.T) {
 	}
 	cert := id.Certificate().Leaf
 	if cert.Subject.CommonName != "node1" || len(cert.URIs) != 1 || cert.URIs[0].String() != "palisade://"+id.Cluster()+"/node/node1" {
-		t.Errorf("name %q, URIs %v", cert.Subject.CommonName, cert.URIs)
+		t.Errorf("the certificate has name %q and URIs %v; want node1, and one URI with the cluster and node1", cert.Subject.CommonName, cert.URIs)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(id.RootPEM())
-	for _, years := range []int{-9, 0, 9} { // a wrong clock
+	for _, years := range []int{-9, 0, 9} { // the error of the verifier's clock
 		_, err := cert.Verify(x509.VerifyOptions{
 			Roots: roots, DNSName: "192.0.2.11", CurrentTime: time.Now().AddDate(years, 0, 0),
 			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		})
 		if err != nil {
-			t.Errorf("%d years from now: %v", years, err)
+			t.Errorf("a verifier whose clock is wrong by %d years refuses the certificate: %v", years, err)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func TestBadNamesAndAddressesAreRefused(t *testing.T) {
 	}
 	for _, name := range []string{"a", "0", "node-1.example", string(bytes.Repeat([]byte("a"), 63))} {
 		if _, err := Init(t.TempDir(), name, address); err != nil {
-			t.Errorf("name %q: %v", name, err)
+			t.Errorf("valid name %q was refused: %v", name, err)
 		}
 	}
 	for _, a := range []netip.AddrPort{{}, netip.MustParseAddrPort("0.0.0.0:7400"), netip.MustParseAddrPort("192.0.2.1:0")} {
@@ -91,8 +91,8 @@ func TestBadNamesAndAddressesAreRefused(t *testing.T) {
 	}
 }
 
-// If Init is interrupted before its last file, there is no identity, and another Init
-// succeeds.
+// If Init is interrupted before it has written its last file, there is no identity, and Init can
+// be repeated.
 func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 	id := founder(t, "node1")
 	files, err := id.files()
@@ -100,27 +100,27 @@ func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if files[len(files)-1].name != nodeFile {
-		t.Fatalf("the last file is %s", files[len(files)-1].name)
+		t.Fatalf("the last file is %s, want %s", files[len(files)-1].name, nodeFile)
 	}
 	for n := range len(files) {
 		dir := t.TempDir()
 		if err := save(dir, files[:n]); err != nil {
 			t.Fatal(err)
 		}
-		torn := filepath.Join(dir, files[n].name+".123.tmp") // interrupted within the next file
+		torn := filepath.Join(dir, files[n].name+".123.tmp") // Init was interrupted while it wrote the next file
 		if err := os.WriteFile(torn, files[n].data[:10], 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Load(dir); !errors.Is(err, ErrNoIdentity) {
-			t.Errorf("%d files: %v; want ErrNoIdentity", n, err)
+			t.Errorf("load after %d files were written: got %v; want ErrNoIdentity", n, err)
 		}
 		made, err := Init(dir, "node1", address)
 		if err != nil {
-			t.Errorf("init after %d files: %v", n, err)
+			t.Errorf("Init after %d files were written: %v", n, err)
 			continue
 		}
 		if loaded, err := Load(dir); err != nil || loaded.Cluster() != made.Cluster() {
-			t.Errorf("load after %d files: %v", n, err)
+			t.Errorf("load after Init was repeated over %d files: another cluster, or error %v", n, err)
 		}
 		if _, err := os.Stat(torn); err == nil {
 			t.Errorf("%s was not removed", torn)
@@ -128,7 +128,7 @@ func TestInitSucceedsAfterACrashedInit(t *testing.T) {
 	}
 }
 
-// A nonvoter's directory has the authority's key of an interrupted Init.
+// A nonvoter joins in a directory in which an interrupted Init has left an authority's key.
 func TestSaveRemovesTheAuthorityKeyOfAnEarlierInit(t *testing.T) {
 	dir := t.TempDir()
 	one := founder(t, "node1")
@@ -147,7 +147,7 @@ func TestSaveRemovesTheAuthorityKeyOfAnEarlierInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if id.HasAuthority() {
-		t.Error("a nonvoter has the key of an earlier authority")
+		t.Error("the nonvoter has loaded the authority's key of the interrupted Init")
 	}
 }
 
@@ -178,7 +178,7 @@ func TestDamagedIdentityIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := Load(dir); err == nil || errors.Is(err, ErrNoIdentity) {
-				t.Errorf("load: %v; want an error that is not ErrNoIdentity", err)
+				t.Errorf("load: got %v; want an error other than ErrNoIdentity", err)
 			}
 			if _, err := Init(dir, "node1", address); err == nil {
 				t.Error("Init replaced a damaged identity")

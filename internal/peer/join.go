@@ -28,21 +28,21 @@ const (
 	maxJoinBody   = 64 << 10
 	maxJoinAnswer = 4 << 20
 	maxJoining    = 8                      // requests that are judged at the same time; more wait
-	joinTimeout   = 20 * time.Second       // to judge one request
-	refusalPause  = 250 * time.Millisecond // a refusal keeps its slot so long: 32 guesses a second
+	joinTimeout   = 20 * time.Second       // for the callback to judge one request
+	refusalPause  = 250 * time.Millisecond // a refused request keeps its slot this long, which allows 32 guesses a second
 	joinPatience  = 30 * time.Second       // default of JoinConfig.Patience
 	joinPause     = 500 * time.Millisecond // between the attempts of the joining node
 )
 
-// ErrUnavailable is wrapped by a temporary error of the join callback, as during an election.
-// The joining node then asks again. Every other refusal is final.
+// ErrUnavailable must be wrapped by an error of the join callback that is temporary, for example
+// because of an election. The joining node then asks again. Every other refusal is final.
 var ErrUnavailable = errors.New("try again")
 
-// Codes of a *RemoteError by Join that the callback did not choose.
+// Codes of a *RemoteError that Join returns, besides the codes that the callback chooses.
 const (
 	CodeRefused     = "Refused"
 	CodeUnavailable = "Unavailable"
-	CodeNoAuthority = "NoAuthority" // the node is no voter and cannot sign
+	CodeNoAuthority = "NoAuthority" // the contact is no voter, so it cannot sign certificates
 )
 
 // JoinConfig says how a node joins a cluster.
@@ -51,11 +51,11 @@ type JoinConfig struct {
 	Dir string
 	// Node is the node's name, unique in the cluster. Required. A name in use is refused.
 	Node string
-	// Zone is the node's availability zone. Default "": the cluster decides whether to admit
-	// a node without one.
+	// Zone is the node's availability zone. Default "": the node has no zone, and the cluster
+	// decides whether to admit it.
 	Zone string
 	// Address is the peer address of this node. Required. It is in the certificate and in the
-	// table of members; with a wrong one the other nodes cannot reach this node.
+	// table of members. If it is wrong, the other nodes cannot reach this node.
 	Address netip.AddrPort
 	// Contacts are nodes of the cluster, as host:port. Required. One of them must be a voter,
 	// because only voters can admit a node.
@@ -63,12 +63,13 @@ type JoinConfig struct {
 	// Token is a join token, as Token.String writes it. Required. An expired or used one is
 	// refused.
 	Token string
-	// Patience is how long Join tries while no contact can answer. Default 30 s. If it is
-	// shorter than an election, a join during an election fails.
+	// Patience is how long Join asks again while no contact admits or refuses the node.
+	// Default 30 s. If it is shorter than an election, a join during an election fails.
 	Patience time.Duration
 
-	// Keep saves JoinAnswer.Secret, if there is one, before the identity is saved, so that a
-	// node never has its identity without the secret. Default nil: the secret is dropped.
+	// Keep must save JoinAnswer.Secret. Join calls it, if there is a secret, before it saves
+	// the identity, so that a node never has its identity without the secret. Default nil:
+	// the secret is dropped.
 	Keep func(secret []byte) error
 }
 
@@ -76,8 +77,8 @@ type JoinConfig struct {
 // it has the private key of PublicKey.
 //
 // An answer can be lost after the token was used. The node then asks again with the same
-// key. If a member has this name and key, the callback can admit the request without a
-// token, because only that member can have made it.
+// key. If the table of members already has this name with this key, the callback can admit the
+// request without a token, because only that member can have made the request.
 type JoinRequest struct {
 	Token      string // ID of the token
 	SecretHash string // hex SHA-256 of the token's secret
@@ -87,11 +88,12 @@ type JoinRequest struct {
 	PublicKey  []byte // PKIX DER
 }
 
-// JoinAnswer admits a node. Only a node of the role "voter" gets the authority's key.
+// JoinAnswer is the callback's answer if it admits a node. Only a node with the role "voter" gets
+// the authority's key.
 type JoinAnswer struct {
 	Role    string   // "voter" or "nonvoter"
-	Secret  []byte   // shared by all nodes of the cluster; for JoinConfig.Keep
-	Members []Member // trusted by the new node until it has a state; see Identity.Members
+	Secret  []byte   // all nodes of the cluster share it; goes to JoinConfig.Keep
+	Members []Member // the new node trusts them until it has a state; see Identity.Members
 }
 
 // Member is a node in a JoinAnswer.
@@ -119,9 +121,10 @@ type joinResult struct {
 	Members     []Member `json:"members,omitempty"`
 }
 
-// Join asks the cluster to admit this node, and saves its identity in c.Dir. It tries all
-// contacts, and tries again while none can answer. It sends the token's secret only to nodes
-// that prove to be of the token's cluster. A refusal is a *RemoteError.
+// Join asks the cluster to admit this node, saves the new identity in c.Dir and returns it. It asks
+// one contact after the other, repeatedly for up to c.Patience, until one admits or refuses the node.
+// It sends the token's secret only to nodes that prove to be of the token's cluster. A refusal is a
+// *RemoteError.
 func Join(ctx context.Context, c JoinConfig) (*Identity, error) {
 	if err := checkNewIdentity(c.Dir, c.Node, c.Address); err != nil {
 		return nil, err
@@ -131,11 +134,11 @@ func Join(ctx context.Context, c JoinConfig) (*Identity, error) {
 		return nil, err
 	}
 	if len(c.Contacts) == 0 {
-		return nil, errors.New("join: no contact was given")
+		return nil, errors.New("join: at least one contact is required")
 	}
 	for _, contact := range c.Contacts {
 		if _, _, err := net.SplitHostPort(contact); err != nil {
-			return nil, fmt.Errorf("join: a contact is HOST:PORT, such as 192.0.2.11:7400: %w", err)
+			return nil, fmt.Errorf("join: a contact must be HOST:PORT, such as 192.0.2.11:7400: %w", err)
 		}
 	}
 	id, err := join(ctx, c, token)
@@ -193,13 +196,13 @@ func join(ctx context.Context, c JoinConfig, token Token) (*Identity, error) {
 	}
 }
 
-// An outcome is the consequence of one contact's error for Join.
+// An outcome says what Join does after a contact has returned an error.
 type outcome int
 
 const (
-	askAgain outcome = iota // the error is temporary
-	askOther                // this contact cannot admit
-	final
+	askAgain outcome = iota // the error is temporary: ask this contact again later
+	askOther                // this contact cannot admit nodes: ask the others
+	final                   // the cluster refuses this node: give up
 )
 
 func classify(err error) outcome {
@@ -213,8 +216,8 @@ func classify(err error) outcome {
 	return askAgain
 }
 
-// joinKey is the new node's key. It is stored at the first attempt, so that later attempts use
-// the same key: see JoinRequest.
+// joinKey returns the new node's key. It stores the key in dir at the first attempt, so that later
+// attempts use the same key: see JoinRequest.
 func joinKey(dir string) (*ecdsa.PrivateKey, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -246,7 +249,8 @@ func (c *JoinConfig) body(token Token, key *ecdsa.PrivateKey) ([]byte, error) {
 
 var errOtherCluster = errors.New("the contact is not of the token's cluster")
 
-// ask sends body to one contact, after that has proven to be of the token's cluster.
+// ask sends body to a contact, after the contact has proven to be of the token's cluster, and
+// returns its answer.
 func ask(ctx context.Context, contact string, token Token, body []byte) (*joinResult, error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -283,7 +287,7 @@ func joinClientConfig(token Token) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{ProtocolJoin},
-		InsecureSkipVerify: true, // VerifyConnection checks the token's root instead of the machine's
+		InsecureSkipVerify: true, // VerifyConnection checks the chain with the token's root, not the machine's roots
 		VerifyConnection: func(state tls.ConnectionState) error {
 			certs := state.PeerCertificates
 			if len(certs) != 2 || sha256.Sum256(certs[1].RawSubjectPublicKeyInfo) != token.root {
@@ -300,23 +304,23 @@ func joinClientConfig(token Token) *tls.Config {
 	}
 }
 
-// identity checks the cluster's answer and makes the identity.
+// identity checks the cluster's answer and makes the new node's identity from it.
 func (r *joinResult) identity(node string, key *ecdsa.PrivateKey, token Token) (*Identity, error) {
 	root, err := parseCertificate(r.Root)
 	if err != nil {
-		return nil, fmt.Errorf("the answer's root: %w", err)
+		return nil, fmt.Errorf("root certificate in the answer: %w", err)
 	}
 	if sha256.Sum256(root.RawSubjectPublicKeyInfo) != token.root {
 		return nil, errOtherCluster
 	}
 	cert, err := parseCertificate(r.Certificate)
 	if err != nil {
-		return nil, fmt.Errorf("the answer's certificate: %w", err)
+		return nil, fmt.Errorf("certificate in the answer: %w", err)
 	}
 	a := authority{root: root}
 	if len(r.Authority) > 0 {
 		if a.key, err = parseKey(r.Authority); err != nil {
-			return nil, fmt.Errorf("the answer's authority: %w", err)
+			return nil, fmt.Errorf("authority's key in the answer: %w", err)
 		}
 	}
 	id, err := newIdentity(cert, key, a)
@@ -324,7 +328,7 @@ func (r *joinResult) identity(node string, key *ecdsa.PrivateKey, token Token) (
 		return nil, err
 	}
 	if id.node != node {
-		return nil, fmt.Errorf("the answer's certificate is for %s", id.node)
+		return nil, fmt.Errorf("the answer's certificate is for %s, not %s", id.node, node)
 	}
 	id.members = r.Members
 	return id, nil

@@ -26,7 +26,7 @@ import (
 
 type admission = func(context.Context, JoinRequest) (JoinAnswer, error)
 
-// admitter returns a running node that judges requests to join with the callback, and a token
+// admitter starts a node that judges requests to join with admit. It returns the node and a token
 // of its cluster.
 func admitter(t *testing.T, id *Identity, d *table, admit admission) (*Peer, Token) {
 	t.Helper()
@@ -66,28 +66,28 @@ func TestJoinedNodeIsAdmitted(t *testing.T) {
 			r := <-asked
 			if r.Token != token.ID || r.SecretHash != token.SecretHash() || r.Node != "node2" || r.Zone != "zone-a" ||
 				r.Address != c.Address || !bytes.Equal(r.PublicKey, joined.PublicKey()) {
-				t.Errorf("the callback got %+v", r)
+				t.Errorf("the callback got %+v; want token %s, node2, zone-a, address %s and the joined node's key", r, token.ID, c.Address)
 			}
 			id, err := Load(c.Dir)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if id.Node() != "node2" || id.Cluster() != one.Cluster() || !bytes.Equal(id.PublicKey(), joined.PublicKey()) {
-				t.Errorf("joined as %s of %s", id.Node(), id.Cluster())
+				t.Errorf("the saved identity is %s of cluster %s; want node2 of cluster %s, with the key that Join returned", id.Node(), id.Cluster(), one.Cluster())
 			}
 			if id.HasAuthority() != (role == "voter") {
-				t.Errorf("role %q has authority: %v", role, id.HasAuthority())
+				t.Errorf("role %q: HasAuthority is %t, want %t", role, id.HasAuthority(), role == "voter")
 			}
 			for _, name := range []string{nodeKeyFile, authorityFile} {
 				if info, err := os.Stat(filepath.Join(c.Dir, name)); err == nil && info.Mode().Perm() != 0o600 {
-					t.Errorf("mode of %s is %04o", name, info.Mode().Perm())
+					t.Errorf("mode of %s is %04o, want 0600", name, info.Mode().Perm())
 				}
 			}
 			if got := id.Members(); len(got) != 1 || got[0].Node != "node1" || got[0].Address != members[0].Address || !bytes.Equal(got[0].PublicKey, one.PublicKey()) {
-				t.Errorf("members %v", got)
+				t.Errorf("Members returned %v, want %v", got, members)
 			}
 
-			// The certificate alone is not enough before the directory has the node.
+			// The certificate alone does not admit the node: the directory must have the node too.
 			two, err := New(Config{Identity: id, Listen: loopback, Nodes: d})
 			if err != nil {
 				t.Fatal(err)
@@ -104,7 +104,7 @@ func TestJoinedNodeIsAdmitted(t *testing.T) {
 			}
 			conn.Close()
 			if _, err := Join(t.Context(), c); err == nil {
-				t.Error("joined twice with one directory")
+				t.Error("a second Join with the same directory succeeded")
 			}
 		})
 	}
@@ -127,7 +127,7 @@ func TestJoinedVoterCanAdmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := checkChain(three.cert, one.id.authority.root, x509.ExtKeyUsageClientAuth); err != nil {
-		t.Errorf("the third node's certificate: %v", err)
+		t.Errorf("the certificate that the second node signed for the third: %v", err)
 	}
 }
 
@@ -141,13 +141,13 @@ func TestJoinReturnsTheRefusal(t *testing.T) {
 	_, err := Join(t.Context(), c)
 	remote, ok := errors.AsType[*RemoteError](err)
 	if !ok || remote.Code != "TokenExpired" || remote.Text != "the token expired 5 minutes ago" {
-		t.Errorf("got %v; want the refusal", err)
+		t.Errorf("got %v; want code TokenExpired with the callback's text", err)
 	}
 	if n := asked.Load(); n != 1 {
-		t.Errorf("asked %d times, want once: the refusal is final", n)
+		t.Errorf("the callback was asked %d times, want once, because the refusal is final", n)
 	}
 	if _, err := Load(c.Dir); !errors.Is(err, ErrNoIdentity) {
-		t.Errorf("after the refusal: %v; want ErrNoIdentity", err)
+		t.Errorf("load after the refusal: got %v; want ErrNoIdentity", err)
 	}
 }
 
@@ -162,16 +162,16 @@ func TestJoinTriesTheNextContactWithoutAuthority(t *testing.T) {
 	voter, token := admitter(t, one, d, admit)
 	_, err := Join(t.Context(), joinConfig(t, token, edge.Addr().String()))
 	if remote, ok := errors.AsType[*RemoteError](err); !ok || remote.Code != CodeNoAuthority {
-		t.Errorf("got %v; want %s", err, CodeNoAuthority)
+		t.Errorf("the only contact has no authority's key: got %v; want code %s", err, CodeNoAuthority)
 	}
-	// The next contact is a voter.
+	// Now the second contact is a voter.
 	if _, err := Join(t.Context(), joinConfig(t, token, edge.Addr().String(), voter.Addr().String())); err != nil {
-		t.Errorf("the voter was not asked: %v", err)
+		t.Errorf("join with a voter as second contact: %v", err)
 	}
 }
 
-// At first there is no leader, and one contact is down. The key stays the same, so that the
-// cluster recognizes a request whose answer was lost.
+// One contact is down, and the other has no leader at first. Join asks again with the same key, so
+// that the cluster recognizes a request whose answer was lost.
 func TestJoinRetriesWithTheSameKey(t *testing.T) {
 	var keys [][]byte
 	server, token := admitter(t, founder(t, "node1"), newTable(), func(_ context.Context, r JoinRequest) (JoinAnswer, error) {
@@ -187,7 +187,7 @@ func TestJoinRetriesWithTheSameKey(t *testing.T) {
 	}
 	down.Close()
 	c := joinConfig(t, token, down.Addr().String(), server.Addr().String())
-	c.Patience = 100 * time.Millisecond // the first process gives up
+	c.Patience = 100 * time.Millisecond // the first Join gives up
 	if _, err := Join(t.Context(), c); err == nil {
 		t.Fatal("joined without a leader")
 	}
@@ -203,7 +203,8 @@ func TestJoinRetriesWithTheSameKey(t *testing.T) {
 	}
 }
 
-// A machine in the middle may have every certificate of the cluster, but not a key.
+// An attacker between the node and the cluster may have all certificates of the cluster, but none
+// of the keys.
 func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 	one, other := founder(t, "node1"), founder(t, "node1")
 	token, err := NewToken(one.RootPEM())
@@ -241,7 +242,7 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 			received := make(chan []byte, 1)
 			go func() {
 				raw, err := l.Accept()
-				l.Close() // once
+				l.Close() // accept only one connection
 				if err != nil {
 					return
 				}
@@ -261,18 +262,18 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 				joined <- err
 			}()
 			b := <-received
-			cancel() // the server does not answer
+			cancel() // ends Join, because the server sends no answer
 			if err := <-joined; err == nil {
-				t.Error("joined")
+				t.Error("Join succeeded without an answer")
 			}
 			if (len(b) > 0) != test.received {
-				t.Errorf("received %d bytes", len(b))
+				t.Errorf("the server received %d bytes of the request, want some: %t", len(b), test.received)
 			}
 		})
 	}
 }
 
-// The certificates and keys in an answer must be of the token's cluster.
+// The answer's root must be the token's root, and its certificate and keys must belong to it.
 func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 	one, other := founder(t, "node1"), founder(t, "node1")
 	token, err := NewToken(one.RootPEM())
@@ -302,7 +303,7 @@ func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 		"nothing":             {joinResult{}, false},
 	} {
 		if _, err := test.result.identity("node2", key, token); (err == nil) != test.valid {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v; want a valid answer: %t", name, err, test.valid)
 		}
 	}
 }
@@ -335,9 +336,9 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 	select {
 	case <-full:
 	case <-time.After(patience):
-		t.Error("eight requests were not judged at the same time")
+		t.Errorf("after %s, eight requests are not yet judged at the same time", patience)
 	}
-	// The other requests wait, and their connections are pending.
+	// Eight other requests wait, and their connections are in pending.
 	late := time.After(patience)
 	for arrived := 0; arrived < maxJoining && most.Load() <= maxJoining; {
 		server.pending.Lock()
@@ -345,22 +346,22 @@ func TestJoinJudgesAtMostEightAtOnce(t *testing.T) {
 		server.pending.Unlock()
 		select {
 		case <-late:
-			t.Fatalf("%d requests wait; want %d", arrived, maxJoining)
+			t.Fatalf("%d connections are pending; want %d, one for each request that waits", arrived, maxJoining)
 		case <-time.After(time.Millisecond):
 		}
 	}
 	close(release)
 	wg.Wait()
 	if n := most.Load(); n != maxJoining {
-		t.Errorf("%d were judged at the same time; want %d", n, maxJoining)
+		t.Errorf("%d requests were judged at the same time; want %d", n, maxJoining)
 	}
 }
 
-// The test sends requests that Join does not send.
+// The test sends requests that Join never sends.
 func TestJoinRefusesLargeAndMalformedRequests(t *testing.T) {
 	one := founder(t, "node1")
 	server, token := admitter(t, one, newTable(), func(context.Context, JoinRequest) (JoinAnswer, error) {
-		t.Error("the callback was asked")
+		t.Error("the callback got a malformed request")
 		return JoinAnswer{}, errors.New("no")
 	})
 	post := func(path string, body []byte) int {
@@ -394,7 +395,7 @@ func TestJoinRefusesLargeAndMalformedRequests(t *testing.T) {
 	}
 }
 
-// requestToJoin returns a valid body, changed by change.
+// requestToJoin returns the JSON of a valid joinBody after change has edited it.
 func requestToJoin(t testing.TB, change func(b *joinBody)) []byte {
 	t.Helper()
 	key, err := newKey()
@@ -438,10 +439,10 @@ func TestDecodeJoinRefusesInvalidRequests(t *testing.T) {
 	} {
 		request, key, err := decodeJoin(requestToJoin(t, test.change))
 		if (err == nil) != test.valid {
-			t.Errorf("%s: %+v, %v", name, request, err)
+			t.Errorf("%s: got request %+v, error %v; want a valid request: %t", name, request, err, test.valid)
 		}
 		if (key != nil) != test.valid {
-			t.Errorf("%s: decodeJoin returned a key and an error", name)
+			t.Errorf("%s: decodeJoin returned a key: %t, want %t", name, key != nil, test.valid)
 		}
 	}
 }
@@ -457,7 +458,7 @@ func FuzzDecodeJoin(f *testing.F) {
 		}
 		public, err := x509.MarshalPKIXPublicKey(key)
 		if err != nil || !slices.Equal(public, r.PublicKey) || checkName(r.Node) != nil || checkAddress(r.Address) != nil || len(r.SecretHash) != 64 {
-			t.Fatalf("accepted: %+v, %v", r, err)
+			t.Fatalf("decodeJoin accepted an invalid request or returned another key: request %+v, key error %v", r, err)
 		}
 	})
 }

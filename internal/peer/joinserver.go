@@ -14,9 +14,10 @@ import (
 	"time"
 )
 
-// HandleJoin sets the callback that judges requests to join. Call it before Run. The callback
-// has 20 s. The joining node's user sees the text of its error, and the code if the error is
-// a *RemoteError or has a method Code() string. Peer calls it only if HasAuthority.
+// HandleJoin sets the callback that judges requests to join. Call it before Run. The callback must
+// return within 20 s. The user of the joining node sees the text of its error, and also a code if
+// the error is a *RemoteError or has a method Code() string. Peer calls the callback only on a node
+// with the authority's key.
 func (p *Peer) HandleJoin(admit func(context.Context, JoinRequest) (JoinAnswer, error)) {
 	p.mustNotRun()
 	p.admit = admit
@@ -35,9 +36,9 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer p.work.Done()
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(handshakeTimeout)) // also for a body that is not read
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(handshakeTimeout)) // net/http also reads the body of a request that is refused
 	if r.Method != http.MethodPost || r.URL.Path != joinPath {
-		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, "this connection is only for joining"})
+		answerError(w, http.StatusNotFound, &RemoteError{CodeUnknownMethod, "the join protocol has only the method POST /join"})
 		return
 	}
 	if !p.id.HasAuthority() || p.admit == nil {
@@ -62,7 +63,7 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 		answerError(w, http.StatusServiceUnavailable, &RemoteError{CodeUnavailable, "too many nodes ask to join at the same time"})
 		return
 	}
-	p.pending.leave(connOf(r).place) // new connections must not close one that is being judged
+	p.pending.leave(connOf(r).place) // from now on, new connections cannot replace this one
 	result, err := p.judge(ctx, request, key)
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
@@ -86,7 +87,8 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 	answerError(w, http.StatusForbidden, answer)
 }
 
-// judge asks the callback to admit the node, and signs its certificate.
+// judge asks the callback whether to admit the node. If so, it signs a certificate for the key and
+// returns the answer to the node.
 func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.PublicKey) (*joinResult, error) {
 	a := p.id.authority
 	answer, err := p.admit(ctx, request)
@@ -107,7 +109,8 @@ func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.Public
 	return result, nil
 }
 
-// decodeJoin decodes and checks a request to join. Anybody can send one.
+// decodeJoin decodes and checks a request to join, which anybody can send. It also returns the
+// public key in the request.
 func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 	var b joinBody
 	decoder := json.NewDecoder(bytes.NewReader(data))
@@ -116,13 +119,13 @@ func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 		return JoinRequest{}, nil, fmt.Errorf("decode request to join: %w", err)
 	}
 	if id, err := hex.DecodeString(b.Token); err != nil || len(id) != tokenIDLen || len(b.Secret) != secretLen {
-		return JoinRequest{}, nil, errors.New("the request has no token")
+		return JoinRequest{}, nil, errors.New("the request has no valid token")
 	}
 	if err := checkName(b.Node); err != nil {
 		return JoinRequest{}, nil, err
 	}
 	if len(b.Zone) > 64 {
-		return JoinRequest{}, nil, errors.New("the zone's name is too long")
+		return JoinRequest{}, nil, errors.New("the zone's name is longer than 64 bytes")
 	}
 	address, err := netip.ParseAddrPort(b.Address)
 	if err != nil || checkAddress(address) != nil {
@@ -142,7 +145,7 @@ func decodeJoin(data []byte) (JoinRequest, *ecdsa.PublicKey, error) {
 	if request.Subject.CommonName != b.Node {
 		return JoinRequest{}, nil, fmt.Errorf("the certificate request is for %q, not %q", request.Subject.CommonName, b.Node)
 	}
-	public, err := x509.MarshalPKIXPublicKey(key) // as the certificate will have it
+	public, err := x509.MarshalPKIXPublicKey(key) // the form in which the certificate will have the key
 	if err != nil {
 		return JoinRequest{}, nil, err
 	}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// runAccept accepts connections until the socket is closed, and then waits for their
-// handshakes.
+// runAccept accepts connections until the socket is closed. Then it ends the handshakes in progress
+// and waits for them.
 func (p *Peer) runAccept() error {
 	config := p.serverConfig()
 	var wg sync.WaitGroup
@@ -23,7 +23,7 @@ func (p *Peer) runAccept() error {
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if err != nil { // usually too many open files: try again
+		if err != nil { // usually because too many files are open; a later attempt may succeed
 			p.log.Error("connection not accepted", "err", err)
 			select {
 			case <-p.life.Done():
@@ -37,7 +37,7 @@ func (p *Peer) runAccept() error {
 }
 
 // runHandshake authenticates the remote node and passes the connection to the protocol's
-// listener. Before that only TLS reads from the connection.
+// listener. Until then only TLS reads from the connection.
 func (p *Peer) runHandshake(raw net.Conn, place *list.Element, config *tls.Config) {
 	raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	stream := tls.Server(raw, config)
@@ -51,7 +51,7 @@ func (p *Peer) runHandshake(raw net.Conn, place *list.Element, config *tls.Confi
 	}
 	protocol := stream.ConnectionState().NegotiatedProtocol
 	if protocol == ProtocolJoin {
-		// It stays in pending until serveJoin has read a request and has a slot for it.
+		// The connection stays in pending until serveJoin has read a request and has a slot for it.
 		raw.SetDeadline(time.Time{})
 		p.deliver(protocol, &Conn{Conn: stream, onClose: func() { p.pending.leave(place) }, place: place})
 		return
@@ -81,12 +81,12 @@ func (p *Peer) deliver(protocol string, c *Conn) {
 	case <-l.done:
 	case <-p.life.Done():
 	case <-late.C:
-		p.refuse(c.RemoteAddr(), fmt.Errorf("the listener of %s does not accept", protocol))
+		p.refuse(c.RemoteAddr(), fmt.Errorf("the listener of %s did not accept the stream in time", protocol))
 	}
 	c.abort()
 }
 
-// listener is the listener of one protocol. It has no queue: connections wait in deliver.
+// listener is the net.Listener of one protocol. It has no queue: deliver waits for Accept.
 type listener struct {
 	addr  net.Addr
 	conns chan *Conn
@@ -110,9 +110,9 @@ func (l *listener) Close() error {
 
 func (l *listener) Addr() net.Addr { return l.addr }
 
-// pending holds the connections that are not authenticated yet, oldest first. If it is full,
-// a new connection replaces the oldest. A member's handshake takes milliseconds, so it is
-// rarely the oldest, and silent connections cannot keep members out.
+// pending holds the connections that are not authenticated yet, oldest first. If it is full, a
+// new connection replaces the oldest, which is closed. A member's handshake takes milliseconds,
+// so its connection is rarely the oldest, and silent connections cannot keep members out.
 type pending struct {
 	sync.Mutex
 	order  list.List // of net.Conn
@@ -131,7 +131,7 @@ func (s *pending) enter(raw net.Conn) *list.Element {
 	return s.order.PushBack(raw)
 }
 
-// leave frees a place. It does nothing if the place was given to another connection.
+// leave removes a connection from pending. It does nothing if another connection has replaced it.
 func (s *pending) leave(place *list.Element) {
 	s.Lock()
 	defer s.Unlock()

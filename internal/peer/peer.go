@@ -1,10 +1,9 @@
 // Package peer authenticates and connects the nodes of a cluster.
 //
-// An Identity is a node's key and its certificate by the cluster's own authority. Init and
-// Join create it. A Token admits one node, once. A Peer carries streams and calls between
-// nodes over mutual TLS 1.3. The certificate proves the node's name. Whether the node is a
-// member is checked in the Directory at every connection, so a certificate alone is not
-// enough.
+// An Identity is a node's key, with a certificate that the cluster's own authority signed. Init
+// and Join create it. A Token admits one node, once. A Peer carries streams and calls between
+// nodes over mutual TLS 1.3. The certificate proves the node's name. At every connection Peer
+// also asks the Directory whether the node is a member, so a certificate alone is not enough.
 package peer
 
 import (
@@ -20,8 +19,8 @@ import (
 	"time"
 )
 
-// ALPN names of the protocols. Only Join needs no client certificate. Peer itself serves Join
-// and RPC.
+// ALPN names of the protocols. Only Join works without a client certificate. Peer itself serves
+// Join and RPC.
 const (
 	ProtocolRaft   = "palisade-raft/1"
 	ProtocolTunnel = "palisade-tunnel/1"
@@ -31,28 +30,28 @@ const (
 
 const (
 	handshakeTimeout = 5 * time.Second
-	maxPending       = 64  // connections that are not authenticated yet; the oldest is closed for a new one
+	maxPending       = 64  // connections that are not authenticated yet; when there are more, the oldest is closed
 	maxConns         = 256 // connections with one node, in both directions; more are refused
 )
 
 // Directory is the table of nodes. Its methods are called at every handshake, from many
 // goroutines, and must not block.
 type Directory interface {
-	Check(node string, publicKey []byte) error // nil: node is a member with that key (PKIX DER)
-	Address(node string) (string, bool)        // host:port
+	Check(node string, publicKey []byte) error // nil if node is a member with this key (PKIX DER)
+	Address(node string) (string, bool)        // host:port; false if unknown
 }
 
 // Config configures a Peer.
 type Config struct {
 	// Identity has this node's key and certificate. Required.
 	Identity *Identity
-	// Listen is the address and port of this node, over TCP. Required. With port 0 the kernel
-	// chooses one; see Addr. With an address that the other nodes do not reach, they cannot
-	// call this node.
+	// Listen is the TCP address on which Peer listens. Required. With port 0 the kernel
+	// chooses a port; see Addr. If the other nodes cannot reach the address, they cannot call
+	// this node.
 	Listen netip.AddrPort
-	// Nodes is the table of members. Required. A node that is missing in it is refused.
+	// Nodes is the table of members. Required. Peer refuses a node that is not in it.
 	Nodes Directory
-	// Logger gets admitted and refused nodes. Default: slog.Default().
+	// Logger receives admitted and refused nodes. Default: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -78,9 +77,9 @@ type Peer struct {
 	handlers  map[string]Handler
 	admit     func(context.Context, JoinRequest) (JoinAnswer, error)
 
-	life context.Context // ends with Run, or Close
+	life context.Context // ended by Close, which Run calls at its end
 	end  context.CancelFunc
-	work sync.WaitGroup // calls that are being answered, and dials; see begin
+	work sync.WaitGroup // the calls that this node is answering, and its dials; see begin
 
 	mu struct {
 		sync.Mutex
@@ -120,12 +119,12 @@ func New(c Config) (*Peer, error) {
 	return p, nil
 }
 
-// Addr is the address that p listens on.
+// Addr returns the address on which p listens.
 func (p *Peer) Addr() netip.AddrPort { return p.socket.Addr().(*net.TCPAddr).AddrPort() }
 
-// Listener returns a listener for the streams of a protocol. It must be called before Run and
-// once for a protocol. A stream that is not accepted within 5 s is closed. Every connection
-// is a *Conn. After the listener is closed, new streams of the protocol are closed.
+// Listener returns a listener for the streams of a protocol; every connection that it returns is a
+// *Conn. Call Listener before Run, and only once for a protocol. Peer closes a stream that is not
+// accepted within 5 s, and every new stream after the listener was closed.
 func (p *Peer) Listener(protocol string) net.Listener {
 	p.mustNotRun()
 	if p.listeners[protocol] != nil {
@@ -137,7 +136,7 @@ func (p *Peer) Listener(protocol string) net.Listener {
 }
 
 // Run serves until ctx ends and then closes every connection. It returns when all its
-// goroutines, calls and dials have ended. A Peer runs once.
+// goroutines, calls and dials have ended. Call it only once.
 func (p *Peer) Run(ctx context.Context) error {
 	p.mu.Lock()
 	if p.mu.running || p.mu.closed {
@@ -165,8 +164,8 @@ func (p *Peer) Run(ctx context.Context) error {
 	return err
 }
 
-// Close closes every connection and refuses new ones. Run calls it at its end. The owner needs
-// it only for a Peer that never runs.
+// Close closes every connection and refuses new ones. Run calls it at its end, so the owner must
+// call it only for a Peer that never runs.
 func (p *Peer) Close() error {
 	p.mu.Lock()
 	p.mu.closed = true
@@ -192,8 +191,8 @@ func (p *Peer) Close() error {
 	return err
 }
 
-// Drop closes every connection with node, in both directions. The Directory must refuse the
-// node before, so that a connection whose handshake is in progress is refused too.
+// Drop closes every connection with node, in both directions. The Directory must already refuse
+// the node, so that Peer also refuses a connection whose handshake is in progress.
 func (p *Peer) Drop(node string) {
 	p.mu.Lock()
 	conns := make([]*Conn, 0, len(p.mu.conns[node]))
@@ -206,7 +205,8 @@ func (p *Peer) Drop(node string) {
 	}
 }
 
-// begin adds to the work that Run waits for. It reports false after Close.
+// begin adds a call or dial to p.work, for which Run waits, and returns true. After Close it adds
+// nothing and returns false.
 func (p *Peer) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,8 +217,9 @@ func (p *Peer) begin() bool {
 	return true
 }
 
-// enter adds c to the connections with its node, and then asks the Directory again. If the
-// node was removed since the handshake's check, either this check or Drop ends c.
+// enter adds c to the connections with its node, and then asks the Directory again; an error means
+// that c must be closed. If the node was removed after the handshake's check, either this check
+// fails or Drop closes c.
 func (p *Peer) enter(c *Conn) error {
 	if err := p.track(c); err != nil {
 		return err
@@ -263,7 +264,7 @@ func (p *Peer) mustNotRun() {
 	}
 }
 
-// protocols returns the protocols that need a client certificate.
+// protocols returns the names of the protocols that need a client certificate.
 func (p *Peer) protocols() []string {
 	var all []string
 	for protocol := range p.listeners {
@@ -275,8 +276,7 @@ func (p *Peer) protocols() []string {
 	return all
 }
 
-// refusals limits the log of refused connections to one line a second, because anybody can
-// connect.
+// refusals limits the log to one refused connection a second, because anybody can connect.
 type refusals struct {
 	sync.Mutex
 	last    time.Time

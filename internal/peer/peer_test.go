@@ -51,10 +51,10 @@ func TestDropClosesEveryConnectionOfTheNode(t *testing.T) {
 	select {
 	case err := <-waiting:
 		if _, ok := errors.AsType[*RemoteError](err); err == nil || ok {
-			t.Errorf("the call in progress: %v; want a broken connection", err)
+			t.Errorf("the call in progress got error %v; want the error of a closed connection", err)
 		}
 	case <-time.After(patience):
-		t.Error("the call in progress has not ended")
+		t.Error("the call in progress has not returned")
 	}
 	if _, err := client.Call(t.Context(), "node1", "echo", nil); err == nil {
 		t.Error("a fenced node's call was answered")
@@ -68,7 +68,7 @@ func TestDropClosesEveryConnectionOfTheNode(t *testing.T) {
 	server.mu.Lock()
 	defer server.mu.Unlock()
 	if n := len(server.mu.conns); n != 0 {
-		t.Errorf("%d nodes have connections; want none", n)
+		t.Errorf("the server has connections with %d nodes; want 0", n)
 	}
 }
 
@@ -89,13 +89,13 @@ func TestConnectionsWithOneNodeAreBounded(t *testing.T) {
 	}
 	if c, err := client.Dial(t.Context(), "node1", ProtocolRaft); err == nil {
 		c.Close()
-		t.Fatalf("connection %d was opened", maxConns+1)
+		t.Fatalf("connection %d was opened, want it refused", maxConns+1)
 	}
 	last.Close()
 	awaitConns(t, server, "node2", maxConns-1)
 	c, err := client.Dial(t.Context(), "node1", ProtocolRaft)
 	if err != nil {
-		t.Fatalf("after one was closed: %v", err)
+		t.Fatalf("dial after one of the connections was closed: %v", err)
 	}
 	c.Close()
 }
@@ -110,7 +110,7 @@ func TestRunEndsCallsAndConnections(t *testing.T) {
 	server.Handle("wait", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 		close(started)
 		<-ctx.Done()
-		<-time.After(200 * time.Millisecond) // a handler that ends late
+		<-time.After(200 * time.Millisecond) // this handler ends late
 		answered = true
 		return nil, nil
 	})
@@ -139,9 +139,9 @@ func TestRunEndsCallsAndConnections(t *testing.T) {
 	awaitClosed(t, silent)
 	<-calling
 	if _, err := server.Dial(t.Context(), "node2", ProtocolRaft); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("dial after Run: %v; want net.ErrClosed", err)
+		t.Errorf("dial after Run: got %v; want net.ErrClosed", err)
 	}
 	if err := server.Run(t.Context()); err == nil {
-		t.Error("Run succeeded twice")
+		t.Error("a second Run returned nil, want an error")
 	}
 }

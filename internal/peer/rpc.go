@@ -27,11 +27,11 @@ const (
 )
 
 // Handler answers calls of one method. from is the calling node's name in its certificate. ctx
-// ends at the caller's deadline, when the caller cancels the call, and with Run.
+// ends at the caller's deadline, when the caller cancels the call, and when Run ends.
 type Handler = func(ctx context.Context, from string, body []byte) ([]byte, error)
 
-// RemoteError is an error that the remote node answered. Its Code is that of the handler's
-// error, if that is a RemoteError or has a method Code() string.
+// RemoteError is an error that the remote node answered. Code is the code of the handler's error,
+// if that error is a *RemoteError or has a method Code() string, else "".
 type RemoteError struct {
 	Code string `json:"code,omitempty"`
 	Text string `json:"text"`
@@ -43,12 +43,12 @@ func (e *RemoteError) Error() string { return e.Text }
 // no connection could be opened, or the remote node is stopping.
 var ErrNotConnected = errors.New("no connection")
 
-// Codes of a RemoteError that no handler made.
+// Codes of a RemoteError that Peer made, not a handler.
 const (
 	CodeUnknownMethod = "UnknownMethod"
 	CodeTooLarge      = "TooLarge"
 	CodeBadRequest    = "BadRequest"
-	codeEnding        = "Ending" // Call returns ErrNotConnected for it
+	codeEnding        = "Ending" // for this code, Call returns ErrNotConnected
 )
 
 var methodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}$`)
@@ -65,9 +65,9 @@ func (p *Peer) Handle(method string, h Handler) {
 	p.handlers[method] = h
 }
 
-// Call calls a method of node. The handler's context ends at ctx's deadline. Calls to one node
-// share connections. An error that is a *RemoteError comes from the remote node. After any
-// other error but ErrNotConnected, the call may have been carried out.
+// Call calls a method of node and returns the answer. The handler's context ends at ctx's deadline.
+// Calls to one node share connections. A *RemoteError comes from the remote node. After
+// ErrNotConnected the handler has not run; after any other error it may have run.
 func (p *Peer) Call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
 	answer, err := p.call(ctx, node, method, body)
 	if err != nil {
@@ -84,7 +84,7 @@ func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]by
 		return nil, fmt.Errorf("%q is not a method name", method)
 	}
 	if len(body) > MaxMessage {
-		return nil, &RemoteError{Code: CodeTooLarge, Text: fmt.Sprintf("a call holds at most %d bytes, not %d", MaxMessage, len(body))}
+		return nil, &RemoteError{Code: CodeTooLarge, Text: fmt.Sprintf("the body of a call has at most %d bytes, not %d", MaxMessage, len(body))}
 	}
 	// The scheme is http because the transport's DialContext already does TLS.
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+node+rpcPath+method, bytes.NewReader(body))
@@ -152,7 +152,7 @@ func (p *Peer) rpcServer() *http.Server {
 }
 
 func (p *Peer) serveRPC(w http.ResponseWriter, r *http.Request) {
-	if !p.begin() { // a return without an answer would be an empty success
+	if !p.begin() { // without an answer, net/http would send an empty success
 		answerError(w, http.StatusServiceUnavailable, &RemoteError{codeEnding, p.id.node + " is stopping"})
 		return
 	}
@@ -167,7 +167,7 @@ func (p *Peer) serveRPC(w http.ResponseWriter, r *http.Request) {
 	if text := r.Header.Get(timeoutHeader); text != "" {
 		left, err := strconv.ParseInt(text, 10, 32) // 24 days
 		if err != nil || left <= 0 {
-			answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, fmt.Sprintf("%s is %q", timeoutHeader, text)})
+			answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, fmt.Sprintf("%s is %q, want milliseconds above 0", timeoutHeader, text)})
 			return
 		}
 		var cancel context.CancelFunc
@@ -200,8 +200,9 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 
 func connOf(r *http.Request) *Conn { return r.Context().Value(connKey{}).(*Conn) }
 
-// readBody reads a body of at most limit bytes, or answers with an error. It sets a deadline
-// for the body only, because the server's ReadTimeout would also end the handler's context.
+// readBody reads a body of at most limit bytes. If that fails, it answers with an error and returns
+// false. It sets a deadline for the body only, because the server's ReadTimeout would also end the
+// handler's context.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration) ([]byte, bool) {
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Now().Add(timeout))
@@ -211,7 +212,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.
 		return body, true
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		answerError(w, http.StatusRequestEntityTooLarge, &RemoteError{CodeTooLarge, fmt.Sprintf("a request holds at most %d bytes", limit)})
+		answerError(w, http.StatusRequestEntityTooLarge, &RemoteError{CodeTooLarge, fmt.Sprintf("a request has at most %d bytes", limit)})
 	} else {
 		answerError(w, http.StatusBadRequest, &RemoteError{CodeBadRequest, err.Error()})
 	}
@@ -240,7 +241,7 @@ func answerError(w http.ResponseWriter, status int, e *RemoteError) {
 func decodeError(status string, answer []byte) error {
 	remote := &RemoteError{}
 	if err := json.Unmarshal(answer, remote); err != nil || remote.Text == "" {
-		return fmt.Errorf("the answer is %s", status)
+		return fmt.Errorf("the remote node answered with HTTP status %s", status)
 	}
 	return remote
 }

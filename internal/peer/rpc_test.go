@@ -16,7 +16,7 @@ type codedError struct{}
 func (codedError) Error() string { return "no leader" }
 func (codedError) Code() string  { return "NoLeader" }
 
-// callers returns two members, of which server runs with the handlers.
+// callers returns two members: server, which runs with the handlers, and client, which does not run.
 func callers(t *testing.T, handlers map[string]Handler) (server, client *Peer) {
 	t.Helper()
 	d := newTable()
@@ -61,24 +61,24 @@ func TestCallReturnsTheAnswerOrTheError(t *testing.T) {
 		answer, err := client.Call(t.Context(), "node1", test.method, []byte(test.body))
 		if test.text == "" {
 			if err != nil || string(answer) != test.want {
-				t.Errorf("%s: %.80q, %v; want %.80q", test.method, answer, err, test.want)
+				t.Errorf("call %s: answer %.80q, error %v; want answer %.80q", test.method, answer, err, test.want)
 			}
 			continue
 		}
 		remote, ok := errors.AsType[*RemoteError](err)
 		if !ok || remote.Code != test.code || remote.Text != test.text {
-			t.Errorf("%s: %v; want code %q, text %q", test.method, err, test.code, test.text)
+			t.Errorf("call %s: error %v; want code %q, text %q", test.method, err, test.code, test.text)
 		}
 	}
 	if _, err := client.Call(t.Context(), "node1", "echo", append(full, 'x')); err == nil {
-		t.Error("sent a body that is too large")
+		t.Error("Call sent a body that is too large, want an error")
 	}
 	if _, err := client.Call(t.Context(), "node1", "echo?x=y z", nil); err == nil {
-		t.Error("called a method with an invalid name")
+		t.Error("Call accepted an invalid name of a method")
 	}
 }
 
-// The server refuses a large body too, if a client sends one.
+// The server also refuses a body that is too large, in case a client sends one.
 func TestOversizedCallIsRefused(t *testing.T) {
 	called := false
 	_, client := callers(t, map[string]Handler{
@@ -89,14 +89,14 @@ func TestOversizedCallIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	response, err := client.transport.RoundTrip(request)
-	if err == nil { // an error is right too: the server may close the connection before all is sent
+	if err == nil { // an error is correct too, because the server may close the connection before the client has sent all
 		response.Body.Close()
 		if response.StatusCode != http.StatusRequestEntityTooLarge {
-			t.Errorf("status %s; want %d", response.Status, http.StatusRequestEntityTooLarge)
+			t.Errorf("status is %s; want %d", response.Status, http.StatusRequestEntityTooLarge)
 		}
 	}
 	if called {
-		t.Error("the handler got the body")
+		t.Error("the handler was called with the body that is too large")
 	}
 }
 
@@ -114,7 +114,7 @@ func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 			ended <- seen{left, context.Cause(ctx)}
 			return nil, ctx.Err()
 		},
-		// answers at once, whether its own deadline is set
+		// answers at once whether its context has a deadline, and whether that is 50 s away
 		"until": func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 			deadline, ok := ctx.Deadline()
 			return fmt.Append(nil, ok, time.Until(deadline) > 50*time.Second), nil
@@ -127,21 +127,21 @@ func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if answer, err := client.Call(ctx, "node1", "until", nil); err != nil || string(answer) != "true true" {
-		t.Errorf("deadline in a minute: %s, %v", answer, err)
+		t.Errorf("call with a deadline in a minute: answer %q, error %v; want \"true true\"", answer, err)
 	}
 	if answer, err := client.Call(t.Context(), "node1", "free", nil); err != nil || string(answer) != "false" {
-		t.Errorf("no deadline: %s, %v", answer, err)
+		t.Errorf("call without a deadline: answer %q, error %v; want \"false\"", answer, err)
 	}
 
 	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := client.Call(ctx, "node1", "wait", nil); err == nil {
-		t.Error("a call did not end at its deadline")
+		t.Error("the call returned no error at its deadline")
 	}
 	select {
 	case s := <-ended:
 		if s.left > 300*time.Millisecond {
-			t.Errorf("the handler had %v left, want at most 300ms", s.left)
+			t.Errorf("the handler began %v before its deadline, want at most 300ms", s.left)
 		}
 	case <-time.After(patience):
 		t.Fatal("the handler's context did not end at the caller's deadline")
@@ -155,11 +155,11 @@ func TestHandlerGetsTheCallersDeadline(t *testing.T) {
 	}()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("a cancelled call: %v; want context.Canceled", err)
+		t.Errorf("cancelled call: got %v; want context.Canceled", err)
 	}
 }
 
-// Without a deadline, the handler's context ends when the connection breaks.
+// If the caller sets no deadline, the handler's context ends when the caller cancels the call.
 func TestHandlerContextEndsWhenTheCallerLeaves(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan struct{})
 	_, client := callers(t, map[string]Handler{
@@ -178,13 +178,13 @@ func TestHandlerContextEndsWhenTheCallerLeaves(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(patience):
-		t.Error("the handler's context has not ended")
+		t.Errorf("the handler's context has not ended %s after the caller left", patience)
 	}
 }
 
-// A stopping peer closes its connections one after the other. A call on one that is still open
-// gets ErrNotConnected, so that the caller can ask another node.
-func TestCallOfAnEndingPeerIsNotConnected(t *testing.T) {
+// A Peer whose Run is ending closes its connections one after the other. A call on a connection
+// that is still open returns ErrNotConnected, so that the caller can ask another node.
+func TestCallToAnEndingPeerReturnsErrNotConnected(t *testing.T) {
 	server, client := callers(t, map[string]Handler{
 		"echo": func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil },
 	})
@@ -199,7 +199,7 @@ func TestCallOfAnEndingPeerIsNotConnected(t *testing.T) {
 	setClosed(true)
 	defer setClosed(false)
 	if answer, err := client.Call(t.Context(), "node1", "echo", []byte("x")); !errors.Is(err, ErrNotConnected) {
-		t.Errorf("%q, %v; want ErrNotConnected", answer, err)
+		t.Errorf("call to a peer that is ending: answer %q, error %v; want ErrNotConnected", answer, err)
 	}
 }
 
@@ -226,8 +226,8 @@ func TestCallsShareConnections(t *testing.T) {
 	}
 }
 
-// The remote node has closed the connection that the last call left open.
-func TestCallAfterRestart(t *testing.T) {
+// The last call left a connection open, and the remote node closed it when it stopped.
+func TestCallSucceedsAfterTheRemoteNodeRestarts(t *testing.T) {
 	d := newTable()
 	one := founder(t, "node1")
 	echo := func(_ context.Context, _ string, body []byte) ([]byte, error) { return body, nil }

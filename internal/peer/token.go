@@ -19,7 +19,8 @@ const (
 	tokenBodyLen = tokenIDLen + secretLen + sha256.Size
 )
 
-// tokenEncoding has no character that ends a word in a terminal, and no case.
+// tokenEncoding has only letters and digits, so a double click in a terminal selects the whole
+// token. It does not depend on upper and lower case.
 var tokenEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
 // Token admits one node, once. As text it is
@@ -27,15 +28,15 @@ var tokenEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 //	palisade-join-BASE32( id [8] | secret [20] | SHA-256 of the authority's public key [32] | checksum [4] )
 //
 // in lower case. With the hash, the joining node can verify the cluster before it sends the
-// secret. With the checksum, a truncated or mistyped token is detected without asking the
-// cluster. It is the first bytes of the SHA-256 of the bytes before it.
+// secret. The checksum, the first 4 bytes of the SHA-256 of the preceding bytes, detects a
+// truncated or mistyped token without asking the cluster.
 type Token struct {
 	ID     string // hex; identifies the token in the replicated state, and is not secret
 	secret [secretLen]byte
 	root   [sha256.Size]byte
 }
 
-// NewToken makes a token for the cluster with that root certificate (PEM).
+// NewToken makes a random token for the cluster whose root certificate (PEM) is root.
 func NewToken(root []byte) (Token, error) {
 	cert, err := parseCertificate(root)
 	if err != nil {
@@ -49,7 +50,7 @@ func NewToken(root []byte) (Token, error) {
 	return t, nil
 }
 
-// ParseToken parses the text of String. It ignores case and surrounding space.
+// ParseToken parses a text that String returned. It ignores case and surrounding space.
 func ParseToken(text string) (Token, error) {
 	text = strings.ToLower(strings.TrimSpace(text))
 	body, ok := strings.CutPrefix(text, tokenPrefix)
@@ -63,14 +64,14 @@ func ParseToken(text string) (Token, error) {
 	t := Token{ID: hex.EncodeToString(data[:tokenIDLen])}
 	copy(t.secret[:], data[tokenIDLen:])
 	copy(t.root[:], data[tokenIDLen+secretLen:tokenBodyLen])
-	// This compares the checksum, and the unused bits of the last letter.
+	// This comparison checks the checksum, and also the unused bits of the last letter.
 	if t.String() != text {
 		return Token{}, errors.New("the join token is mistyped")
 	}
 	return t, nil
 }
 
-// String is the text for the joining node. It contains the secret.
+// String returns the token as text, for the joining node. It contains the secret.
 func (t Token) String() string {
 	data := make([]byte, 0, tokenBodyLen+tokenSumLen)
 	id, _ := hex.DecodeString(t.ID)
@@ -81,10 +82,11 @@ func (t Token) String() string {
 	return tokenPrefix + strings.ToLower(tokenEncoding.EncodeToString(data))
 }
 
-// SecretHash is the hex SHA-256 of the secret, which the cluster stores and compares.
+// SecretHash returns the SHA-256 of the secret, in hex. The cluster stores this hash, not the
+// secret.
 func (t Token) SecretHash() string { return secretHash(t.secret[:]) }
 
-// LogValue keeps the secret out of logs.
+// LogValue returns only the ID, so that the secret is in no log.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.ID) }
 
 func secretHash(secret []byte) string {

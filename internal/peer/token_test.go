@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestTokenRoundTrip(t *testing.T) {
+func TestParseTokenReadsWhatStringWrote(t *testing.T) {
 	id := founder(t, "node1")
 	token, err := NewToken(id.RootPEM())
 	if err != nil {
@@ -17,7 +17,7 @@ func TestTokenRoundTrip(t *testing.T) {
 	text := token.String()
 	for _, form := range []string{text, " " + text + "\n", strings.ToUpper(text)} {
 		if got, err := ParseToken(form); err != nil || got != token {
-			t.Errorf("parse %q: %v, %v; want %v", form, got, err, token)
+			t.Errorf("parse %q: token %v, error %v; want token %v", form, got, err, token)
 		}
 	}
 	sum := sha256.Sum256(token.secret[:])
@@ -25,20 +25,20 @@ func TestTokenRoundTrip(t *testing.T) {
 		t.Error("the secret's hash is not the SHA-256 of the secret")
 	}
 	if token.root != sha256.Sum256(id.authority.root.RawSubjectPublicKeyInfo) {
-		t.Error("the token does not name the authority's key")
+		t.Error("the token does not have the hash of the authority's key")
 	}
 	if other, _ := NewToken(id.RootPEM()); other.ID == token.ID || other.secret == token.secret {
 		t.Error("two tokens have the same id or secret")
 	}
 	if logged := token.LogValue().Resolve(); logged.Kind() != slog.KindString || logged.String() != token.ID {
-		t.Errorf("LogValue = %v, want the id alone", logged)
+		t.Errorf("LogValue is %v, want only the id %s", logged, token.ID)
 	}
 	if _, err := NewToken([]byte("root")); err == nil {
 		t.Error("NewToken succeeded without a root certificate")
 	}
 }
 
-// The test changes every letter, and truncates the token at every letter.
+// The test changes each letter of a token in turn, and truncates the token at each letter.
 func TestDamagedTokenIsRefused(t *testing.T) {
 	token, err := NewToken(founder(t, "node1").RootPEM())
 	if err != nil {
@@ -54,11 +54,11 @@ func TestDamagedTokenIsRefused(t *testing.T) {
 			}
 		}
 		if _, err := ParseToken(text[:i]); err == nil {
-			t.Fatalf("the first %d letters were accepted", i)
+			t.Fatalf("the token was accepted with only its first %d letters", i)
 		}
 	}
 	if _, err := ParseToken(text + "aa"); err == nil {
-		t.Fatal("the token was accepted with more letters after it")
+		t.Fatal("the token was accepted with two more letters at its end")
 	}
 }
 
@@ -73,7 +73,7 @@ func FuzzParseToken(f *testing.F) {
 			return
 		}
 		if canonical := strings.ToLower(strings.TrimSpace(text)); token.String() != canonical {
-			t.Fatalf("parsed %q, and String is %q", canonical, token)
+			t.Fatalf("parsed %q, and String returns %q", canonical, token.String())
 		}
 	})
 }
