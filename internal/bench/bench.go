@@ -8,9 +8,10 @@
 // written as a table, as JSON with every sample, as Markdown and as charts (table.go,
 // markdown.go, chart.go).
 //
-// Contestants take turns at each task, and are compared pair by pair within a repetition,
-// so that other work of the machine affects all of them. A run is void, and proves nothing,
-// if a contestant delivered nothing, a filter saw no traffic, or the relay was too slow.
+// Contestants take turns at each task, and two contestants are compared within each
+// repetition, so that other work of the machine affects all of them. A run is void, and
+// proves nothing, if a contestant delivered nothing, a filter saw no traffic, or the relay
+// was too slow.
 package bench
 
 import (
@@ -36,8 +37,8 @@ type Config struct {
 	// Traffic is the command line of a program that calls traffic.Serve. Required; with
 	// another program the run ends with an error at the first contestant.
 	Traffic []string
-	// Progress receives the name of the current measurement, always on the same line.
-	// Default nil: no progress is printed. It is meant for a terminal, not for a log file.
+	// Progress receives the name of the current measurement, always on the same line, so it
+	// should be a terminal and not a log file. Default nil: no progress is printed.
 	Progress io.Writer
 }
 
@@ -79,7 +80,7 @@ type run struct {
 
 func newRun(c Config) *run { return &run{config: c, report: newReport(c), begun: time.Now()} }
 
-// end completes the report.
+// end completes the report and returns it.
 func (r *run) end() *Report {
 	r.report.Minutes = time.Since(r.begun).Minutes()
 	r.report.judge()
@@ -120,7 +121,7 @@ func (r *run) measure(ctx context.Context, p Phase, rigs []*rig, result PhaseRes
 	r.report.Phases = append(r.report.Phases, result)
 	for i := range p.Repetitions {
 		for j, t := range p.tasks {
-			// Each rig is the first equally often.
+			// Each rig goes first equally often.
 			first := (i + j) % max(1, len(rigs))
 			for _, one := range slices.Concat(rigs[first:], rigs[:first]) {
 				r.say("%s, repetition %d of %d: %s, %s", p.Title, i+1, p.Repetitions, t.measures()[0].Name, one.label)

@@ -15,7 +15,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestMain makes the test binary the program at the endpoints, when it is called so.
+// TestMain runs the test binary as the program at an endpoint if it was started as one.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "traffic" {
 		if err := traffic.Serve(os.Stdin, os.Stdout); err != nil {
@@ -51,15 +51,15 @@ func TestRunMeasuresEverythingAndLeavesNoNamespaces(t *testing.T) {
 	}
 	measures := len(r.Phases[0].Measures)
 	if got, want := len(r.Samples), 3*measures; got != want || measures == 0 {
-		t.Errorf("%d samples, want %d", got, want)
+		t.Errorf("the report has %d samples, want %d, more than 0", got, want)
 	}
 	for _, s := range r.Samples {
 		if !(s.Value > 0) && !strings.HasPrefix(s.Measure, "processor") && s.Measure != "memory" {
-			t.Errorf("%s: %s is %v %s", s.Contestant, s.Measure, s.Value, s.Unit)
+			t.Errorf("contestant %s: %s is %v %s, want more than 0", s.Contestant, s.Measure, s.Value, s.Unit)
 		}
 	}
 	for _, why := range r.Void {
-		t.Errorf("void: %s", why)
+		t.Errorf("the run is void, want a valid one: %s", why)
 	}
 	expectNoNamespaces(t)
 	var out strings.Builder
@@ -67,7 +67,7 @@ func TestRunMeasuresEverythingAndLeavesNoNamespaces(t *testing.T) {
 		t.Error(err)
 	}
 	if again, err := ReadReport(strings.NewReader(out.String())); err != nil || len(again.Samples) != len(r.Samples) {
-		t.Errorf("read back: %v", err)
+		t.Errorf("the report that was read back differs in its samples, or: %v", err)
 	}
 }
 
@@ -75,7 +75,7 @@ func expectNoNamespaces(t *testing.T) {
 	t.Helper()
 	own := fmt.Sprintf("pal-bench-%d-", os.Getpid())
 	if left, err := netns.List(own); err != nil || len(left) > 0 {
-		t.Errorf("left namespaces %q, %v", left, err)
+		t.Errorf("the run left the namespaces %q, want none; %v", left, err)
 	}
 }
 
@@ -89,10 +89,10 @@ func TestFailedContestantMakesTheRunVoidButDoesNotEndIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.Passed() || len(r.Void) == 0 || !strings.Contains(r.Void[0], "one node, relay, repetition 1: it broke") {
-		t.Errorf("void: %q", r.Void)
+		t.Errorf("the report is void because of %q, want the failure of the relay first", r.Void)
 	}
 	if got, want := len(r.Samples), 1+2*2; got != want {
-		t.Errorf("%d samples, want %d", got, want)
+		t.Errorf("the report has %d samples, want %d", got, want)
 	}
 	expectNoNamespaces(t)
 }
@@ -131,6 +131,6 @@ func TestRunPairMeasuresBetweenExistingNamespaces(t *testing.T) {
 	}
 	if len(r.Void) > 0 || len(r.Samples) != len(r.Phases[0].Measures) {
 		text, _ := json.MarshalIndent(r, "", "  ")
-		t.Errorf("void: %q, %d samples\n%s", r.Void, len(r.Samples), text)
+		t.Errorf("the report has the faults %q and %d samples, want none and a sample of each measure\n%s", r.Void, len(r.Samples), text)
 	}
 }

@@ -17,11 +17,12 @@ type Claim struct {
 	AtMost    float64 `json:"at_most,omitempty"`
 	Unchanged bool    `json:"unchanged,omitempty"` // the interval of the ratio contains 1, or ends below 1
 	Goal      float64 `json:"goal,omitempty"`      // stricter than the bound; missing it is no failure
-	// Void: when this claim fails, the comparisons of the run are not valid.
+	// Void means that the run's comparisons are not valid if this claim fails.
 	Void bool `json:"void,omitempty"`
-	// Noisy claims fail only if the whole 95 % interval of the ratio is beyond the bound.
-	// The repetitions of the run give that interval, so a run fails only when its own
-	// noise cannot explain the result. A run without an interval is judged by the value.
+	// Noisy means that the claim fails only if the whole 95 % interval of the ratio is
+	// beyond the bound. The repetitions of the run give that interval, so a run fails only
+	// when its own noise cannot explain the result. A run without an interval is judged by
+	// the value.
 	Noisy bool `json:"noisy,omitempty"`
 }
 
@@ -53,8 +54,8 @@ var claims = func() []Claim {
 	// The relay is the upper limit of the switch, and it does not depend on the filter. On
 	// a machine where even the relay falls behind the bridge, the comparison with the
 	// rivals measures the machine. In the published run the relay's ratio is 0.87 with an
-	// interval of 0.85 to 0.92: a comparison of the medians alone would decide by chance
-	// in such a run. Noisy lets the interval decide.
+	// interval of 0.85 to 0.92: in such a run, chance decides whether the median is above
+	// the bound. With Noisy the interval decides.
 	add(Claim{Phase: oneNode, Of: relay, To: bridge, AtLeast: 0.87, Void: true, Noisy: true}, tcp...)
 	add(Claim{Phase: oneNode, Of: palisade, To: relay, AtLeast: 0.95, Goal: 0.98}, tcp...)
 	add(Claim{Phase: oneNode, Of: palisade, To: bridge, AtLeast: 0.9, Goal: 1.1}, tcp...)
@@ -89,7 +90,7 @@ func storedBounds() []Claim {
 	return all
 }
 
-// bound is the text of the bound in reports.
+// bound returns the text of the claim's bound in reports.
 func (c Claim) bound() string {
 	var s string
 	switch {

@@ -56,7 +56,7 @@ type Entrant struct {
 	Flows   int // replaces the number of flows of a task, if not 0
 }
 
-// Label names the entrant among those of its phase.
+// Label returns a name of the entrant that is unique in its phase.
 func (e Entrant) Label() string {
 	switch {
 	case e.Form != "":
@@ -153,8 +153,8 @@ func (p Plan) Repeat(repetitions int) Plan {
 	return p
 }
 
-// rulesPhase compares palisade with itself: 10,000 rules with 100. A run is void if a
-// filter saw no replies, so there are round trips as well.
+// rulesPhase compares palisade with itself: 10,000 rules with 100. It also measures round trips,
+// because a run is void if a filter saw no replies.
 func rulesPhase(repetitions int, only []string) Phase {
 	p := Phase{Title: manyRule, Repetitions: repetitions, tasks: []task{packets{size: 64, flows: manyFlows}, trips{"udp", false}}}
 	for _, e := range entrants(world.SameNode, world.Config{}, []string{palisade}) {
@@ -169,7 +169,7 @@ func rulesPhase(repetitions int, only []string) Phase {
 	return p
 }
 
-// withEntrants leaves out the phases without entrants.
+// withEntrants returns the phases that have entrants.
 func withEntrants(phases ...Phase) []Phase {
 	return slices.DeleteFunc(phases, func(p Phase) bool { return len(p.Entrants) == 0 })
 }

@@ -30,11 +30,11 @@ func TestPlanNamesAreUnique(t *testing.T) {
 				}
 			}
 			if len(labels) < 2 && p.Kind != "pair" || len(measures) == 0 {
-				t.Errorf("%s: %d entrants are compared by %d measures in %q", p.Kind, len(labels), len(measures), phase.Title)
+				t.Errorf("plan %s: %d entrants are compared by %d measures in %q, want at least 2 and 1", p.Kind, len(labels), len(measures), phase.Title)
 			}
 		}
 		if len(phases) == 0 {
-			t.Errorf("%s measures nothing", p.Kind)
+			t.Errorf("plan %s has no phases", p.Kind)
 		}
 	}
 }
@@ -43,7 +43,7 @@ func TestPlanHasOnlyTheNamedContestants(t *testing.T) {
 	for _, phase := range Full([]string{relay, bridge}).Phases {
 		for _, e := range phase.Entrants {
 			if e.Name != relay && e.Name != bridge {
-				t.Errorf("%s measures %s", phase.Title, e.Label())
+				t.Errorf("phase %q measures %s, want only relay and bridge", phase.Title, e.Label())
 			}
 		}
 	}

@@ -120,7 +120,8 @@ func (p PhaseResult) rivals() []string {
 	return all
 }
 
-// who returns a line for each contestant. A series has one line for all sizes.
+// who returns a line about each contestant. In a series, it returns one line about a
+// contestant, not one for each size.
 func (p PhaseResult) who() []string {
 	var all, seen []string
 	for _, e := range p.Entrants {

@@ -56,7 +56,7 @@ func TestClaimIsJudgedByValueOrInterval(t *testing.T) {
 		{"no interval", Claim{Unchanged: true}, Ratio{Value: 1, Pairs: 3}, notMeasured},
 	} {
 		if got := tc.claim.judge(tc.ratio); got != tc.want {
-			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+			t.Errorf("%s: got verdict %q, want %q", tc.name, got, tc.want)
 		}
 	}
 }
@@ -78,7 +78,7 @@ func TestRunIsVoidIfRelayIsSlowOrNothingArrives(t *testing.T) {
 		r := newTestReport(tc.values, fair)
 		void := strings.Join(r.Void, "; ")
 		if !strings.Contains(void, tc.want) || tc.want == "" && void != "" || r.Passed() != (tc.want == "") {
-			t.Errorf("%s: void %q, passed %v", tc.name, void, r.Passed())
+			t.Errorf("%s: got void %q and passed %v, want void %q", tc.name, void, r.Passed(), tc.want)
 		}
 	}
 }
@@ -115,7 +115,7 @@ func TestEveryClaimIsMeasured(t *testing.T) {
 				}
 			}
 			if set != 1 {
-				t.Errorf("%+v has %d bounds, want 1", c, set)
+				t.Errorf("claim %+v has %d bounds, want 1", c, set)
 			}
 		}
 		if len(plan.claims) == 0 {
@@ -146,7 +146,7 @@ func TestMarkdownReplacesOnlyItsSection(t *testing.T) {
 			"![One node: TCP](charts/full-one-node-tcp.svg)",
 		} {
 			if !strings.Contains(got, want) {
-				t.Errorf("no %q in\n%s", want, got)
+				t.Errorf("the section lacks %q:\n%s", want, got)
 			}
 		}
 	}
@@ -155,7 +155,7 @@ func TestMarkdownReplacesOnlyItsSection(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text, _ := os.ReadFile(path); strings.Count(string(text), "palisade bench: scale,") != 2 || strings.Count(string(text), "palisade bench: full,") != 2 {
-		t.Errorf("the sections of both kinds are wanted:\n%s", text)
+		t.Errorf("the file lacks the section full or scale:\n%s", text)
 	}
 	if _, err := replaceSection([]byte(end+begin), "full", "new"); err == nil {
 		t.Error("replaceSection accepted markers in the wrong order")
@@ -189,11 +189,11 @@ func TestChartsAreWellFormedAndLabelled(t *testing.T) {
 		}
 		for _, want := range wanted {
 			if !strings.Contains(string(text), want) {
-				t.Errorf("%s has no %q", file, want)
+				t.Errorf("chart %s lacks %q", file, want)
 			}
 		}
 		if strings.Contains(string(text), "NaN") || strings.Contains(string(text), "Inf") {
-			t.Errorf("%s has NaN or Inf in it", file)
+			t.Errorf("chart %s contains NaN or Inf", file)
 		}
 		for d := xml.NewDecoder(strings.NewReader(string(text))); ; {
 			if _, err := d.Token(); errors.Is(err, io.EOF) {
@@ -216,7 +216,7 @@ func TestPrintNamesEveryContestantAndClaim(t *testing.T) {
 	}
 	for _, want := range []string{"ovs: not installed", "FAIL", "at least 0.9", "0.75 [0.75, 0.75]", "TCP 3 s"} {
 		if !strings.Contains(b.String(), want) {
-			t.Errorf("no %q in\n%s", want, b.String())
+			t.Errorf("the printed report lacks %q:\n%s", want, b.String())
 		}
 	}
 }

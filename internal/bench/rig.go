@@ -39,7 +39,8 @@ type rig struct {
 	closeWorld     func() error
 }
 
-// newRig starts the programs. On an error the caller closes the place.
+// newRig starts the traffic programs. If it returns an error, the caller must close the
+// place.
 func newRig(ctx context.Context, p place, command []string) (*rig, error) {
 	r := &rig{place: p, verify: func() error { return nil }, closeWorld: func() error { return nil }}
 	err := func() (err error) {
@@ -65,7 +66,8 @@ func (r *rig) agent(at world.Endpoint, command []string) (*traffic.Agent, error)
 	return traffic.NewAgent(exec.Command(command[0], command[1:]...), func(cmd *exec.Cmd) error { return r.Start(at, cmd) })
 }
 
-// processorSeconds returns how long all processors of the machine work while do runs.
+// processorSeconds returns how many seconds all processors of the machine together work
+// while the function do runs.
 func processorSeconds(do func() error) (float64, error) {
 	before, err := world.CPU()
 	if err != nil {

@@ -39,15 +39,16 @@ func Scale(quickly bool) Plan {
 		func(size int) Entrant { return Entrant{Config: world.Config{Members: size}} })
 	series("ports of the switch", "ports", []task{flood, connections{}}, []int{2, 20, 100, 200}, both,
 		func(size int) Entrant { return Entrant{Config: world.Config{Ports: size}} })
-	// A run is void if a filter saw no replies, so there are round trips as well.
+	// Round trips make replies, because a run is void if a filter saw none.
 	spread := packets{size: 64, flows: manyFlows, title: "UDP, 64 bytes"}
 	series("flows", "flows", []task{spread, trips{"udp", false}}, []int{1, 1000, 10_000, 100_000, 1_000_000}, alone,
 		func(size int) Entrant { return Entrant{Flows: size} })
 	return p
 }
 
-// Ablate leaves out one part of the switch at a time, which no node can do. The first
-// entrant of a phase is the complete switch; the others are compared with it.
+// Ablate measures the switch with one part left out at a time, an option that nodes do not
+// have. The first entrant of a phase is the complete switch; the others are compared with
+// it.
 func Ablate(quickly bool) Plan {
 	p := Plan{Kind: "ablate", Durations: full}
 	repetitions := repetitions

@@ -20,12 +20,12 @@ func TestMedianOfOddAndEvenCounts(t *testing.T) {
 		}
 	}
 	if !math.IsNaN(median(nil)) {
-		t.Error("the median of no values is a number")
+		t.Error("the median of no values is a number, want NaN")
 	}
 }
 
-// left is the number of smallest and largest values outside of the interval, from a table of
-// the sign test.
+// left is how many values lie below the interval, and as many above it, from a table of the
+// sign test.
 func TestIntervalFollowsTheSignTest(t *testing.T) {
 	for _, tc := range []struct {
 		n, left int
@@ -39,7 +39,7 @@ func TestIntervalFollowsTheSignTest(t *testing.T) {
 		}
 		low, high, ok := interval(values)
 		if ok != tc.ok || ok && (low != float64(tc.left) || high != float64(tc.n-1-tc.left)) {
-			t.Errorf("of %d values: %v to %v, %v; want %d left out at each end, %v", tc.n, low, high, ok, tc.left, tc.ok)
+			t.Errorf("interval of %d values: got %v to %v, ok %v; want %d values left out at each end, ok %v", tc.n, low, high, ok, tc.left, tc.ok)
 		}
 	}
 }
@@ -69,11 +69,11 @@ func TestCompareReturnsRatioOfMediansAndInterval(t *testing.T) {
 	} {
 		got := compare(tc.of, tc.to)
 		if got.Value != tc.value || got.Low != tc.low || got.High != tc.high || got.Pairs != tc.pairs {
-			t.Errorf("%s: %+v, want %v [%v, %v] of %d", tc.name, got, tc.value, tc.low, tc.high, tc.pairs)
+			t.Errorf("%s: got %+v, want %v [%v, %v] of %d pairs", tc.name, got, tc.value, tc.low, tc.high, tc.pairs)
 		}
 	}
 	if none := compare(series(1, 2), nil); none.Pairs != 0 || !math.IsNaN(none.Value) {
-		t.Errorf("compared with an empty series: %+v", none)
+		t.Errorf("compared with an empty series: got %+v, want NaN of 0 pairs", none)
 	}
 }
 
@@ -101,7 +101,7 @@ func TestIntervalContainsTheMedian(t *testing.T) {
 				}
 			}
 			if part := float64(missed) / 4000; part > 0.055 { // chance adds 0.003
-				t.Errorf("%s: %d values miss the median in %.3f of draws", tc.name, n, part)
+				t.Errorf("%s: intervals of %d values miss the median in %.3f of draws, want at most 0.055", tc.name, n, part)
 			}
 		}
 	}
@@ -132,7 +132,7 @@ func TestSearchFindsTheRateWithoutLoss(t *testing.T) {
 			return trial{rate: rate}, nil
 		})
 		if err != nil || math.Abs(best-tc.want) > tc.within || trials > 2*searchSteps {
-			t.Errorf("%s: %v in %d trials, %v; want %v", tc.name, best, trials, err, tc.want)
+			t.Errorf("%s: got rate %v after %d trials, %v; want rate %v", tc.name, best, trials, err, tc.want)
 		}
 	}
 }

@@ -115,7 +115,8 @@ func (r *Report) claimTable() cells {
 	return all
 }
 
-// open lists the contestants of the claims that were not measured, or returns "".
+// open returns a text that counts the claims that were not measured and names their
+// contestants, or "".
 func (r *Report) open() string {
 	var about []string
 	count := 0

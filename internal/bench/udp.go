@@ -87,8 +87,8 @@ const (
 	floodTries = 3
 )
 
-// flood sends as fast as possible and counts at the receiver's socket. The result is the
-// forwarding rate at maximum offered load (RFC 2285 §3.6.2).
+// The method flood sends as fast as possible and counts at the receiver's socket. The result
+// is the forwarding rate at maximum offered load (RFC 2285 §3.6.2).
 func (r *rig) flood(ctx context.Context, p packets, window time.Duration) (flood, error) {
 	stream := r.stream(p, 0, 0)
 	lead := floodLead + time.Duration(stream.Flows)*perFlow
@@ -153,7 +153,7 @@ type trial struct {
 	lost uint64
 }
 
-// trial sends at a rate, and then waits until no more frames arrive.
+// The method trial sends at a rate, and then waits until no more frames arrive.
 func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.Duration) (trial, error) {
 	before, err := r.server.Count(ctx)
 	if err != nil {
@@ -184,7 +184,7 @@ func (r *rig) trial(ctx context.Context, p packets, rate float64, duration time.
 	return t, nil
 }
 
-// searchSteps is how often the search halves its interval: the result is exact to 1/64 of
+// searchSteps is how often the search halves its interval: so the result is exact to 1/64 of
 // the initial limit.
 const searchSteps = 6
 

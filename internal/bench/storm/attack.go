@@ -159,7 +159,7 @@ func (a *Attack) sendARPs() (traffic.Sent, error) {
 	binary.BigEndian.PutUint16(frame[20:], 1) // a request
 	number := uint32(0)
 	return traffic.SendFrames(traffic.FrameStream{Device: a.Device, Frame: frame, For: a.For, Next: func(frame []byte) {
-		// The addresses of Near and Far and the 15 after each.
+		// Ask for the addresses of Near and Far, and for the 15 addresses after each.
 		number++
 		target := []Host{a.Near, a.Far}[number%2].Address.As4()
 		target[3] += byte(number / 2 % 16)
@@ -167,8 +167,8 @@ func (a *Attack) sendARPs() (traffic.Sent, error) {
 	}})
 }
 
-// setChecksum computes the checksum of the TCP segment or UDP datagram in a frame. The
-// checksum is at the offset at in its header.
+// setChecksum computes the checksum of the TCP segment or UDP datagram in a frame. at is the offset
+// of the checksum in the TCP or UDP header.
 func setChecksum(frame []byte, at int) {
 	segment := frame[transportAt:]
 	segment[at], segment[at+1] = 0, 0
@@ -203,8 +203,8 @@ type pacer struct {
 
 const paceStep = 16
 
-// next waits until the next action is due, and reports whether there is time left. Actions that
-// were missed while another process had the processor are not made up for.
+// next waits until the next action is due, and reports whether there is time left. If another
+// process had the processor for a while, the pacer does not catch up.
 func (p *pacer) next() bool {
 	now := time.Since(p.begun)
 	if p.done++; p.done%paceStep == 0 {
@@ -249,7 +249,8 @@ func (a *Attack) sendDatagrams() (sent uint64, err error) {
 	payload := make([]byte, MostDatagram)
 	pace := pacer{begun: time.Now(), until: a.For, rate: a.Datagrams}
 	for n := 0; pace.next(); n++ {
-		// Many of the same size in succession, because only equal sizes are joined on the way.
+		// Datagrams of the same size are sent in succession, because the kernel joins only equal
+		// sizes.
 		const run = 64
 		s := sockets[n/run/(MostDatagram+1)%len(sockets)]
 		if unix.Sendto(s.fd, payload[:n/run%(MostDatagram+1)], unix.MSG_DONTWAIT, s.to) == nil {

@@ -98,8 +98,8 @@ func forgedHeaders(me, to Host) ([]Frame, error) {
 	return all, nil
 }
 
-// fuzzFrames returns the finding b of a fuzz target in the forms in which an instance can send
-// it.
+// fuzzFrames returns frames with the finding b of a fuzz target, one for each way in which an
+// instance can send it.
 func fuzzFrames(me, to Host, b []byte) []Frame {
 	const longest = 60000
 	if len(b) == 0 || len(b) > longest {

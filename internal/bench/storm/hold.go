@@ -30,8 +30,8 @@ type Held struct {
 	Refused     string `json:"refused,omitempty"` // why a packet socket was refused
 }
 
-// senderSockets is the number of packet sockets that the senders of a Attack need, and a few
-// more.
+// senderSockets is a few more than the number of packet sockets that the senders of an
+// Attack need.
 const senderSockets = 12
 
 // A holding has the sockets of a process. They are closed when the process ends.
@@ -71,7 +71,7 @@ func (o *holding) hold(h Hold) (*Held, error) {
 		}
 		held.Slow++
 	}
-	if errors.Is(refused, unix.ENOBUFS) { // no more sockets are allowed, and the senders need some
+	if errors.Is(refused, unix.ENOBUFS) { // no more sockets are allowed, so close some for the senders
 		for range min(senderSockets, held.Slow) {
 			last := len(o.sockets) - 1
 			_ = unix.Close(o.sockets[last]) // even after an error the descriptor is closed

@@ -106,8 +106,8 @@ func Start(cmd *exec.Cmd, start func(*exec.Cmd) error) (*Process, error) {
 	return p, nil
 }
 
-// Kill ends the process. It does not wait, because the kernel may need long to release the
-// process's sockets.
+// Kill kills the process. It does not wait for the end, because the kernel may take long to
+// release the process's sockets.
 func (p *Process) Kill() {
 	_ = p.in.Close()
 	_ = p.cmd.Process.Kill()

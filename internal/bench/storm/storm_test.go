@@ -30,7 +30,7 @@ func TestSetChecksumAgreesWithCompose(t *testing.T) {
 			got := bytes.Clone(want)
 			setChecksum(got, map[uint8]int{packet.ProtocolTCP: 16, packet.ProtocolUDP: 6}[protocol])
 			if !bytes.Equal(got, want) {
-				t.Errorf("protocol %d, %d bytes:\n% x, want\n% x", protocol, payload, got, want)
+				t.Errorf("protocol %d, payload of %d bytes: got frame\n% x, want\n% x", protocol, payload, got, want)
 			}
 		}
 	}
@@ -54,10 +54,10 @@ func TestCorpusHasFramesOfEachSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(without) < forgedCount+250 || len(with) != len(without)+5 {
-		t.Errorf("%d frames, and %d with a fuzz target's finding; want at least 2250, and five more", len(without), len(with))
+		t.Errorf("the corpus has %d frames, and %d with a fuzz target's finding; want at least 2250, and five more", len(without), len(with))
 	}
 	if !bytes.Equal(with[len(without)].Bytes, []byte("a frame with \x00 in it, longer")) {
-		t.Errorf("the fuzz target's frame is %q", with[len(without)].Bytes)
+		t.Errorf("the frame of the fuzz target is %q, want the bytes of its finding", with[len(without)].Bytes)
 	}
 	if _, err := Corpus(me, nil, filepath.Join(dir, "nowhere")); err == nil {
 		t.Error("Corpus accepted a directory that does not exist")
@@ -68,7 +68,7 @@ func TestSlowFilterHasNoJumpsAndRefusesTheFrame(t *testing.T) {
 	filter := slowFilter(1000)
 	for i, in := range filter[:999] {
 		if in.Code != 0x30 || in.Jt != 0 { // ldb [0]
-			t.Fatalf("instruction %d is %+v", i, in)
+			t.Fatalf("instruction %d is %+v, want a load without a jump", i, in)
 		}
 	}
 	if last := filter[999]; last.Code != 0x06 || last.K != 0 {
@@ -95,7 +95,7 @@ func TestRequestSurvivesJSON(t *testing.T) {
 	}
 	var got request
 	if err := json.Unmarshal(line, &got); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v; want %+v", got.Attack, err, want.Attack)
+		t.Errorf("after JSON the attack is %+v, %v; want %+v", got.Attack, err, want.Attack)
 	}
 }
 
@@ -103,7 +103,7 @@ func TestServeReportsEachBadRequest(t *testing.T) {
 	var out bytes.Buffer
 	err := Serve(strings.NewReader(`{}{"probe":{}}{"hold":{"device":"nosuch0"}}`), &out)
 	if err != nil || strings.Count(out.String(), `"error"`) != 3 {
-		t.Errorf("%v\n%s\nwant three errors", err, out.String())
+		t.Errorf("Serve returned %v and wrote\n%s\nwant three errors in its output", err, out.String())
 	}
 }
 
@@ -111,11 +111,11 @@ func TestBusyLoopsEndWithTheAttack(t *testing.T) {
 	b := Attack{Loops: 3, Idle: true, For: time.Second}
 	begin, end, started, err := b.startLoops()
 	if err != nil || started != 3 {
-		t.Fatalf("%d loops, %v", started, err)
+		t.Fatalf("startLoops started %d loops, %v; want 3", started, err)
 	}
 	begin()
 	end() // waits for each loop
 	if result, err := attack(b); err != nil || result.Loops != 3 {
-		t.Errorf("%+v, %v; want three loops", result, err)
+		t.Errorf("the attack returned %+v, %v; want three loops", result, err)
 	}
 }

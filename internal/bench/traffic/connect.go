@@ -14,10 +14,10 @@ import (
 // acceptors is the number of connections that the server serves at the same time.
 const acceptors = 16
 
-// connect makes connections until the time is over. On each it sends a byte, reads the
-// answer, and waits until the server closes. Because the server closes first, the server
-// keeps the connection for a minute (TIME-WAIT, RFC 9293 §3.6.1) and the client can use the
-// port again: the server's kernel accepts a new connection from it (RFC 6191).
+// The function connect makes connections until its time is over. On each it sends a byte,
+// reads the answer, and waits until the server closes. Because the server closes first, the
+// server keeps the connection for a minute (TIME-WAIT, RFC 9293 §3.6.1) and the client can
+// use the port again: the server's kernel accepts a new connection from it (RFC 6191).
 func connect(c Connect) (Connected, error) {
 	if c.Parallel < 1 || c.Parallel > acceptors {
 		return Connected{}, fmt.Errorf("%d connections at the same time; must be 1 to %d", c.Parallel, acceptors)

@@ -21,7 +21,8 @@ const (
 // MaxFlows is the largest number of flows to one port of the sink.
 const MaxFlows = sourcePorts
 
-// A framer makes the frames of a stream, of one flow after the other.
+// A framer makes the frames of a stream. Each frame belongs to the flow after that of the
+// previous frame.
 type framer struct {
 	template []byte // without Ethernet header for a device that has none
 	udp      int    // offset of the UDP header

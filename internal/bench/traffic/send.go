@@ -26,8 +26,8 @@ type mmsghdr struct {
 	length uint32
 }
 
-// send sends a stream. A frame that the device's queue has no room for counts as offered: it
-// is lost, as it would be in the queue of a switch.
+// The function send sends a stream. If the device's queue has no room for a frame, the frame
+// counts as offered but is lost, as it would be in the queue of a switch.
 func send(s Send) (Sent, error) {
 	f, err := newFramer(s)
 	if err != nil {
@@ -46,7 +46,7 @@ type FrameStream struct {
 	Most   uint64 // the stream ends after the device has taken so many frames; 0: no bound
 }
 
-// SendFrames sends a stream.
+// SendFrames sends a stream and returns how many frames it sent, and how fast.
 func SendFrames(s FrameStream) (Sent, error) {
 	fd, err := packetSocket(s.Device)
 	if err != nil {
@@ -55,7 +55,7 @@ func SendFrames(s FrameStream) (Sent, error) {
 	defer unix.Close(fd)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	// With this, a sleep between two steps ends on time, not 50 us later.
+	// With this timer slack, a sleep between two steps ends on time, not 50 us later.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 	g := generator{FrameStream: s, fd: fd}
 	g.init()

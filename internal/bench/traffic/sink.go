@@ -16,8 +16,8 @@ const (
 	// sinkBuffer is the receive buffer of a socket of the sink, in bytes. It holds about
 	// 60,000 small datagrams, more than arrive while the sink sleeps.
 	sinkBuffer = 64 << 20
-	// sinkPause is how long the sink sleeps between two reads while datagrams arrive. It
-	// does not block in a read, so a contestant never pays for waking it.
+	// sinkPause is how long the sink sleeps between two reads while datagrams arrive. The
+	// sink does not block in a read, so that no contestant pays for waking it.
 	sinkPause = time.Millisecond
 	// sinkPatience is the number of reads without a datagram before the sink blocks.
 	sinkPatience = 200
@@ -53,8 +53,8 @@ func newSink(address netip.Addr, port, ports int) (*sink, error) {
 	return s, nil
 }
 
-// count returns the counters of the sink. The kernel's drop counter has 32 bits, which last
-// for hours.
+// count returns the counters of the sink. The kernel's drop counter has 32 bits, which
+// overflow only after hours.
 func (s *sink) count() (Count, error) {
 	if failed := s.failed.Load(); failed != nil {
 		return Count{}, *failed

@@ -19,7 +19,7 @@ import (
 	"palisade/internal/netns/netnstest"
 )
 
-// TestMain makes the test binary the process at an endpoint, when it is called so.
+// TestMain runs the test binary as the process at an endpoint if it was started as one.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		if err := Serve(os.Stdin, os.Stdout); err != nil {
@@ -147,11 +147,12 @@ func TestSinkCountsEveryFrameThatWasSent(t *testing.T) {
 		}
 		after := settled(t, server, before, sent.Offered)
 		if after.At <= before.At {
-			t.Errorf("the sink's clock goes from %v to %v", before.At, after.At)
+			t.Errorf("the sink's clock went from %v to %v, want it to advance", before.At, after.At)
 		}
-		// Delays can lower the rate. It can be too high by the frames of one step only.
+		// Delays can lower the rate. It may exceed the limit only by the frames of one
+		// step.
 		if rate := float64(sent.Offered-pacedStep) / sent.Took.Seconds(); sent.Offered == 0 || rate > s.Rate {
-			t.Errorf("%s: %d frames in %v, want at most %v each second", tc.name, sent.Offered, sent.Took, s.Rate)
+			t.Errorf("%s: sent %d frames in %v, want some and at most %v each second", tc.name, sent.Offered, sent.Took, s.Rate)
 		}
 	}
 }
@@ -174,7 +175,7 @@ func TestFloodDeliversNoMoreThanItOffers(t *testing.T) {
 	}
 	got := after.Received + after.Dropped - before.Received - before.Dropped
 	if got == 0 || got > sent.Offered-sent.Refused {
-		t.Errorf("%d frames arrived, %d were offered and %d of these refused", got, sent.Offered, sent.Refused)
+		t.Errorf("%d frames arrived, want some and at most the %d offered less the %d refused", got, sent.Offered, sent.Refused)
 	}
 }
 
@@ -198,7 +199,7 @@ func TestDropsOfAFullSocketAreCounted(t *testing.T) {
 	}
 	drops, err := socketDrops(fd)
 	if err != nil || drops == 0 || uint64(drops) > sent.Offered {
-		t.Errorf("the socket dropped %d of %d datagrams, %v", drops, sent.Offered, err)
+		t.Errorf("the socket dropped %d of %d datagrams, %v; want at least 1", drops, sent.Offered, err)
 	}
 }
 
@@ -210,16 +211,16 @@ func TestAgentMeasuresRoundTripsAndConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		if l.P50 <= 0 || l.P99 < l.P50 || l.Count != 200 {
-			t.Errorf("%s: %+v", protocol, l)
+			t.Errorf("%s: got latency %+v, want 200 round trips with a p50 above 0 and a p99 not below it", protocol, l)
 		}
 	}
 	c, err := client.Connect(t.Context(), Connect{To: netip.AddrPortFrom(serverAddress, acceptPort), Parallel: 8, For: 200 * time.Millisecond})
 	if err != nil || c.Made == 0 || c.Failed != 0 {
-		t.Errorf("%+v, %v", c, err)
+		t.Errorf("Connect returned %+v, %v; want connections and no failure", c, err)
 	}
 	// No server listens on this port: the request fails, and the process continues.
 	if _, err := client.Connect(t.Context(), Connect{To: netip.AddrPortFrom(serverAddress, 9), Parallel: 1, For: time.Millisecond}); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("connections to a closed port: %v", err)
+		t.Errorf("connections to a closed port: got error %v, want a refusal", err)
 	}
 	if _, err := client.RoundTrips(t.Context(), RoundTrips{Protocol: "udp", To: netip.AddrPortFrom(serverAddress, echoPort), Count: 1}); err != nil {
 		t.Error(err)
@@ -233,7 +234,7 @@ func TestAgentKillsItsProcessWhenTheContextEnds(t *testing.T) {
 	s := stream64()
 	s.For = time.Hour
 	if _, err := client.Send(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v, want the error of the deadline", err)
+		t.Errorf("Send returned %v, want the error of the deadline", err)
 	}
 	if _, err := client.Count(t.Context()); err == nil {
 		t.Error("the killed process still answers")

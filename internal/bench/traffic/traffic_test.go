@@ -31,14 +31,14 @@ func TestFramerMakesEachFlowOnceInARound(t *testing.T) {
 	}
 	frame, decoder := append([]byte(nil), f.template...), packet.NewDecoder()
 	if len(frame) != 60 {
-		t.Errorf("%d bytes without the checksum, want 60", len(frame))
+		t.Errorf("the frame has %d bytes without the checksum, want 60", len(frame))
 	}
 	seen := map[packet.Flow]bool{}
 	for range s.Flows {
 		f.fill(frame)
 		var p packet.Packet
 		if v, ok := decoder.Decode(frame, &p); !ok {
-			t.Fatalf("%v: % x", v, frame)
+			t.Fatalf("a frame is dropped as %v, want a valid frame: % x", v, frame)
 		}
 		if seen[p.Flow] {
 			t.Fatalf("flow %v appears twice in a round of %d", p.Flow, s.Flows)
@@ -47,7 +47,7 @@ func TestFramerMakesEachFlowOnceInARound(t *testing.T) {
 		if len(seen)%9973 == 0 {
 			want, err := packet.Compose(packet.Template{Flow: p.Flow, SrcMAC: clientMAC, DstMAC: serverMAC, Payload: make([]byte, 18), DontFragment: true})
 			if err != nil || string(want) != string(frame) {
-				t.Errorf("%v:\n% x, want\n% x, %v", p.Flow, frame, want, err)
+				t.Errorf("frame of flow %v:\n% x, want\n% x, %v", p.Flow, frame, want, err)
 			}
 		}
 		if p.Flow.DstPort < 5210 || p.Flow.DstPort > 5212 {
@@ -94,7 +94,7 @@ func TestQuantileIsTheNearestRank(t *testing.T) {
 		{hundred[:1], 0.50, 1},
 	} {
 		if got := quantile(tc.values, tc.q); got != tc.want {
-			t.Errorf("%v of %d values is %d, want %d", tc.q, len(tc.values), got, tc.want)
+			t.Errorf("quantile %v of %d values is %d, want %d", tc.q, len(tc.values), got, tc.want)
 		}
 	}
 }
@@ -108,7 +108,7 @@ func TestServeAnswersBadRequestsAndContinues(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	for i, want := range []string{"count: no sink is open", "dance: no such request", "a frame of 1 bytes", `1 round trips over`} {
 		if i >= len(lines) || !strings.Contains(lines[i], want) {
-			t.Errorf("answer %d of %q, want %q", i, lines, want)
+			t.Errorf("answer %d of %q lacks %q", i, lines, want)
 		}
 	}
 }

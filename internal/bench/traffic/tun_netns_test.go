@@ -43,7 +43,7 @@ func TestSendWritesPacketsWithoutEthernetHeaderToATun(t *testing.T) {
 	for b[0]>>4 != 4 { // skip the IPv6 packets that the kernel sends by itself
 		var err error
 		if ready, _ := unix.Poll([]unix.PollFd{{Fd: int32(tun), Events: unix.POLLIN}}, 0); ready == 0 {
-			t.Fatal("nothing was sent")
+			t.Fatal("the tun device got no IPv4 packet")
 		}
 		if n, err = unix.Read(tun, b); err != nil {
 			t.Fatal(err)
@@ -53,7 +53,7 @@ func TestSendWritesPacketsWithoutEthernetHeaderToATun(t *testing.T) {
 	header[12], header[13] = 0x08, 0x00 // IPv4 (RFC 894)
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(append(header, b[:n]...), &p); !ok || n != 46 || p.Flow.Dst != serverAddress {
-		t.Errorf("%d bytes, %v: % x", n, v, b[:n])
+		t.Errorf("got a packet of %d bytes (%v), want a valid one of 46 bytes to the server: % x", n, v, b[:n])
 	}
 }
 

@@ -26,8 +26,8 @@ func groupID(i int) ec2.GroupID {
 	return ec2.GroupID(fmt.Sprintf("sg-other%d", i))
 }
 
-// newGroups makes the groups of a policy. Stateless, the client's group also has rules that
-// admit every reply of the server.
+// newGroups makes the groups of a policy. If stateless is true, the client's group also has
+// rules that admit every reply of the server.
 func newGroups(p policy, stateless bool) groups {
 	g := groups{policy: p, all: map[ec2.GroupID]*ec2.Group{}}
 	for i := range p.groups {

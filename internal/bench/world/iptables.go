@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// filter applies the policy to the bridged packets of a namespace, and returns the version of
-// iptables.
+// The method filter applies the policy to the bridged packets of a namespace, and returns the
+// version of iptables.
 func (w *World) filter(ctx context.Context, inside string) (version string, err error) {
 	if _, err := tool(ctx, inside, ipsets(w.policy), "ipset", "restore"); err != nil {
 		return "", err
@@ -51,7 +51,8 @@ func iptablesRules(p policy) string {
 }
 
 // verifyFiltered reads the counters of the rules. The rule for established connections and a
-// rule that admits new ones must both have counted packets; else packets bypassed iptables.
+// rule that admits new ones must both have counted packets; otherwise packets bypassed
+// iptables, which is an error.
 func verifyFiltered(ctx context.Context, inside string) error {
 	listing, err := tool(ctx, inside, "", "iptables", "-w", "-n", "-v", "-x", "-L", "FORWARD")
 	if err != nil {

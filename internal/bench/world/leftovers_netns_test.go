@@ -47,16 +47,16 @@ func TestClearLeftoversRemovesOnlyKilledRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, err := netns.List(fmt.Sprintf("%s%d-", prefix, child.Process.Pid)); err != nil || len(left) > 0 {
-		t.Errorf("left namespaces %q, %v", left, err)
+		t.Errorf("ClearLeftovers left the namespaces %q, want none; %v", left, err)
 	}
 	if left, _ := filepath.Glob(fmt.Sprintf("%s%d-*", filesPath, child.Process.Pid)); len(left) > 0 {
-		t.Errorf("left files %q", left)
+		t.Errorf("ClearLeftovers left the files %q, want none", left)
 	}
 	if program.Alive() {
 		t.Error("the program of the killed run is still alive")
 	}
 	if err := exchange(alive.Client(), alive.Server(), "udp4", FirstPort, "hello\n", patience); err != nil {
-		t.Errorf("exchange in the run that is alive: %v", err)
+		t.Errorf("the run that is alive no longer carries traffic: %v", err)
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 	"palisade/internal/netns"
 )
 
-// make makes a namespace without IPv6, because IPv6 would send packets during measurements.
+// The method make makes a namespace without IPv6, because IPv6 would send packets during
+// measurements.
 func (w *World) make(role string) error {
 	name := w.namespace(role)
 	if err := netns.New(name); err != nil {

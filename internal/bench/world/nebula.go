@@ -23,8 +23,8 @@ const nebulaOverhead = 20 + 8 + 16 + 16
 
 // A nebula is Nebula as Debian packages it, 1.6.1, which has no offloads; later releases are
 // faster. It carries IP and not Ethernet, so each endpoint is a node: its eth0 is Nebula's tun
-// device, and its underlay device is in the endpoint's namespace. Hosts use it like that, and
-// it saves Nebula the way from an endpoint to its node.
+// device, and its underlay device is in the endpoint's namespace. Hosts use Nebula in this way,
+// and it spares Nebula the path from an endpoint to its node.
 type nebula struct {
 	*World
 	packets uint64 // that the server had received when the World was built

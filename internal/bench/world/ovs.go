@@ -108,7 +108,7 @@ func (o *ovs) addPort(ctx context.Context, e Endpoint) error {
 	return o.plug(e)
 }
 
-// verifyTracked reads the counters of the flows, like verifyFiltered those of the rules.
+// verifyTracked returns an error if the counters of the flows show that packets bypassed them.
 func (o *ovs) verifyTracked(ctx context.Context) error {
 	listing, err := tool(ctx, o.inside, "", "ovs-ofctl", "dump-flows", o.bridge(), "table=1")
 	if err != nil {

@@ -29,7 +29,7 @@ func TestBlocksMatchExactlyTheirPortRange(t *testing.T) {
 				want = 1
 			}
 			if matched[port] != want {
-				t.Fatalf("%d to %d: port %d is matched %d times, want %d", from, to, port, matched[port], want)
+				t.Fatalf("blocks of ports %d to %d match port %d %d times, want %d", from, to, port, matched[port], want)
 			}
 		}
 	}

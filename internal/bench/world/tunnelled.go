@@ -23,7 +23,7 @@ import (
 //
 // The Switches run in this process; their datagrams leave from the nodes' namespaces. The
 // streams for the key exchange use loopback, because they are idle once a tunnel has keys.
-// Without the seal the tunnel is VXLAN, which is also a setting of a node.
+// Without the seal the tunnel is VXLAN, which nodes also have as a setting.
 func buildTunnelled(ctx context.Context, w *World) error {
 	if err := errors.Join(w.addUnderlay(), w.makeEndpoints()); err != nil {
 		return err
@@ -56,7 +56,8 @@ func buildTunnelled(ctx context.Context, w *World) error {
 	return nil
 }
 
-// buildUnsealed builds the same without the seal, as a separate contestant.
+// buildUnsealed builds the two nodes of buildTunnelled without the seal, as a separate
+// contestant.
 func buildUnsealed(ctx context.Context, w *World) error {
 	w.config.NoSeal = true
 	return buildTunnelled(ctx, w)

@@ -23,7 +23,7 @@
 //
 // A Builder makes a World; Contestants lists the Builders in the order of the report. All
 // namespaces are named pal-bench-PID-… and are removed when Close returns. ClearLeftovers
-// removes those of a run that was killed.
+// removes the namespaces of a run that was killed.
 package world
 
 import (
@@ -61,7 +61,7 @@ type Config struct {
 	// Pollers is the number of pollers of each Switch. Default: the Switch's own default. More
 	// pollers than processors make the Switch slower.
 	Pollers int
-	// MTU is that of the endpoints' devices or, on two nodes, of the underlay, in bytes.
+	// MTU is the MTU of the endpoints' devices or, on two nodes, of the underlay, in bytes.
 	// Default 1500. Contestants without jumbo frames cannot be built with more.
 	MTU int
 
@@ -75,8 +75,9 @@ type Config struct {
 	// Each port takes a device.
 	Ports int
 
-	// NoOffloads opens TAP devices without offloads. Default false. Like the next two it
-	// leaves out one part of palisade's switch; other contestants cannot be built with it.
+	// NoOffloads opens TAP devices without offloads. Default false. Like NoConntrack and
+	// NoSeal it leaves out one part of palisade's switch; other contestants cannot be built
+	// with it.
 	NoOffloads bool
 	// NoConntrack checks every packet against the rules, and adds rules that admit replies.
 	// Default false.
@@ -249,10 +250,11 @@ type World struct {
 	cleanup    []func() error // in reverse order
 }
 
-// Name is the contestant's name.
+// Name returns the contestant's name.
 func (w *World) Name() string { return w.name }
 
-// Client is the endpoint that opens connections, Server the one that accepts them.
+// Client returns the endpoint that opens connections, and Server the endpoint that accepts
+// them.
 func (w *World) Client() Endpoint { return w.client }
 func (w *World) Server() Endpoint { return w.server }
 
@@ -266,7 +268,7 @@ func (w *World) endpoints() []Endpoint {
 	return all
 }
 
-// MTU is that of the endpoints' devices, in bytes.
+// MTU returns the MTU of the endpoints' devices, in bytes.
 func (w *World) MTU() int { return w.mtu }
 
 // Describe returns the properties that the results depend on: versions, rules, devices.
@@ -292,7 +294,7 @@ func (w *World) Close() error {
 	return errors.Join(errs...)
 }
 
-// files is the path of the World's file or directory, on a tmpfs.
+// files returns the path of the World's file or directory, on a tmpfs.
 func (w *World) files() string { return fmt.Sprintf("%s%d-%s", filesPath, os.Getpid(), w.id) }
 
 func (w *World) namespace(role string) string {

@@ -32,7 +32,7 @@ func build(t *testing.T, b Builder, c Config) *World {
 	netnstest.NeedRoot(t)
 	if missing := b.Missing(); len(missing) > 0 {
 		if os.Getenv("CI") != "" {
-			t.Fatalf("not installed, and CI is set: %s", missing)
+			t.Fatalf("CI is set, but these programs are not installed: %s", missing)
 		}
 		t.Skipf("not installed (make setup-rivals installs it): %s", missing)
 	}
@@ -53,17 +53,17 @@ func expectNothingLeft(t *testing.T) {
 	t.Helper()
 	own := fmt.Sprintf("%s%d-", prefix, os.Getpid())
 	if left, err := netns.List(own); err != nil || len(left) > 0 {
-		t.Errorf("left namespaces %q, %v", left, err)
+		t.Errorf("the World left the namespaces %q, want none; %v", left, err)
 	}
 	if left, _ := filepath.Glob(fmt.Sprintf("%s%d-*", filesPath, os.Getpid())); len(left) > 0 {
-		t.Errorf("left files %q", left)
+		t.Errorf("the World left the files %q, want none", left)
 	}
 	children, err := process.List(func(pid int) bool {
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		return strings.Contains(string(status), fmt.Sprintf("PPid:\t%d\n", os.Getpid()))
 	})
 	if err != nil || len(children) > 0 {
-		t.Errorf("left processes %v, %v", children, err)
+		t.Errorf("the World left the processes %v, want none; %v", children, err)
 	}
 }
 
@@ -97,7 +97,7 @@ func testContestant(t *testing.T, b Builder) {
 		t.Errorf("UDP to an admitted port: %v", err)
 	}
 	if err := w.Verify(); err != nil {
-		t.Errorf("verify: %v", err)
+		t.Errorf("Verify refused a World that carried traffic: %v", err)
 	}
 	if memory, err := w.Memory(); err != nil || memory <= 0 || memory > 1<<30 {
 		t.Errorf("memory is %d bytes, %v; want 1 to 2^30", memory, err)
@@ -108,7 +108,7 @@ func testContestant(t *testing.T, b Builder) {
 		t.Errorf("processor time is %v s, %v; want more than the %v s before", busy, err, before)
 	}
 	if w.Describe() == "" {
-		t.Error("it says nothing of itself")
+		t.Error("Describe returned no text")
 	}
 	t.Log(w.Describe())
 	for _, network := range []string{"tcp4", "udp4"} {
@@ -151,7 +151,7 @@ func TestContestantsCarryTheLargestPacketInEachConfig(t *testing.T) {
 func TestBuildRefusesImpossibleSizes(t *testing.T) {
 	for _, c := range []Config{{Rules: 1}, {Rules: maxRules + 1}, {Members: -1}, {Members: maxMembers + 1}, {Ports: 1}, {Ports: maxPorts + 1}} {
 		if w, err := Contestants(SameNode)[0].Build(t.Context(), c); err == nil {
-			t.Errorf("%+v was built", c)
+			t.Errorf("Build accepted %+v, want an error", c)
 			_ = w.Close()
 		}
 	}

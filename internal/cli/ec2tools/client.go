@@ -25,7 +25,8 @@ const (
 	// apiVersion is the version of the API that the tools use.
 	apiVersion = "2016-11-15"
 
-	// indexHeader carries the index of a change or of a stale answer.
+	// indexHeader is the header of an answer with the index of the change, or of the
+	// state that a stale answer shows.
 	indexHeader = "x-palisade-index"
 
 	// readHeader is set to "stale" for a stale answer.
@@ -79,8 +80,8 @@ func (e *serviceError) Error() string {
 	return side + "." + e.Code + ": " + e.Message
 }
 
-// call performs an action and decodes the answer. It returns the index of the change, "" if
-// the action changes nothing.
+// call performs an action and decodes its answer into answer. It returns the index of the
+// change, "" if the action changes nothing.
 func (c *client) call(ctx context.Context, action string, params url.Values, answer any) (string, error) {
 	form := url.Values{"Action": {action}, "Version": {apiVersion}}
 	for name, values := range params {
@@ -125,8 +126,8 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 	return index, nil
 }
 
-// refusal reads an error answer. If it is not an error document of EC2, the HTTP status
-// becomes the code.
+// refusal returns the error in an error answer. If it is not an error document of EC2,
+// the HTTP status becomes the code.
 func refusal(status int, data []byte) error {
 	var doc struct {
 		Code    string `xml:"Errors>Error>Code"`

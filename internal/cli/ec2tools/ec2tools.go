@@ -4,9 +4,9 @@
 // A tool reads its options (options.go, rule.go), calls the Query API (client.go) and prints
 // lines of tab-separated columns (format.go). Most tools for VPCs make one call and are
 // declared as a singleCall or a listing (tool.go). Output and exit status are those of the
-// tools in the guides of 2006 and 2012; the environment variable EC2_TOOLS chooses the
-// year, 2012 by default. Where the old tools guessed, and a wrong guess would open a port
-// to everybody, these refuse the command line.
+// tools in the guides of 2006 and 2012; the environment variable EC2_TOOLS chooses the year,
+// 2012 by default. Where the old tools guessed, and a wrong guess would open a port to
+// everybody, the tools here refuse the command line.
 package ec2tools
 
 import (
@@ -27,7 +27,7 @@ type tool struct {
 	synopsis []string // the arguments, one line for each way to call it
 	summary  string
 	example  string
-	changes  bool // it changes something, and so has --wait
+	changes  bool // the tool changes something, so it has --wait
 	flags    func(*pflag.FlagSet) action
 }
 

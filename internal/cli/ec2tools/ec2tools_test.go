@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write the output of the tools into test
 func TestOutputMatchesGoldenFiles(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no testdata: %v", err)
+		t.Fatalf("found no testdata/*.txtar, %v", err)
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
@@ -54,7 +54,7 @@ func playGolden(t *testing.T, file string) {
 		}
 		got := svc.run(t, map[string]string{"EC2_TOOLS": f.Name}, args...)
 		if got.exit != 0 || got.stderr != "" {
-			t.Errorf("EC2_TOOLS=%s: exit %d, stderr %q", f.Name, got.exit, got.stderr)
+			t.Errorf("EC2_TOOLS=%s: got exit %d and stderr %q, want 0 and no text", f.Name, got.exit, got.stderr)
 		}
 		if *update {
 			archive.Files[i].Data = []byte(got.stdout)
@@ -147,11 +147,11 @@ func TestRequestIsSignedForRegion(t *testing.T) {
 	svc := newService(t, map[string]string{"DescribeSecurityGroups.xml": "<a/>"})
 	svc.run(t, nil, "ec2-describe-group")
 	if !strings.Contains(svc.auth, "AKIDALBERT/") || !strings.Contains(svc.auth, "/us-east-1/ec2/aws4_request") {
-		t.Errorf("Authorization is %q", svc.auth)
+		t.Errorf("Authorization is %q, want AKIDALBERT in us-east-1", svc.auth)
 	}
 	svc.run(t, nil, "ec2-describe-group", "--region", "eu-west-1", "-O", "AKIDMARY", "-W", "s")
 	if !strings.Contains(svc.auth, "AKIDMARY/") || !strings.Contains(svc.auth, "/eu-west-1/ec2/aws4_request") {
-		t.Errorf("Authorization with -O and --region is %q", svc.auth)
+		t.Errorf("Authorization with -O and --region is %q, want AKIDMARY in eu-west-1", svc.auth)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestServiceErrorNamesSideAndCode(t *testing.T) {
 	}
 	err := refusal(503, []byte(strings.Replace(text, "InvalidGroup.NotFound", "Unavailable", 1)))
 	if !strings.HasPrefix(err.Error(), "Server.Unavailable: ") {
-		t.Errorf("a 503 is reported as %q", err)
+		t.Errorf("a 503 is reported as %q, want Server.Unavailable", err)
 	}
 	err = refusal(502, []byte("<html>Bad Gateway</html>"))
 	if want := "Server.BadGateway: <html>Bad Gateway</html>"; err.Error() != want {
@@ -178,7 +178,7 @@ func TestUnreachableServiceSaysHowToStartIt(t *testing.T) {
 	svc := newService(t, nil)
 	got := svc.run(t, map[string]string{"EC2_URL": "http://127.0.0.1:1"}, "ec2-describe-group")
 	if got.exit != 1 || !strings.Contains(got.stderr, "palisade lab up") {
-		t.Errorf("got %+v", got)
+		t.Errorf("got %+v, want exit 1 and the hint palisade lab up", got)
 	}
 }
 
@@ -187,7 +187,7 @@ func TestMissingEnvironmentSaysHowToSetIt(t *testing.T) {
 		svc := newService(t, nil)
 		got := svc.run(t, map[string]string{name: ""}, "ec2-describe-group")
 		if got.exit != 2 || !strings.Contains(got.stderr, `eval "$(palisade lab env)"`) || len(svc.requests) != 0 {
-			t.Errorf("without %s: %+v", name, got)
+			t.Errorf("without %s: got %+v, want exit 2 and the hint palisade lab env", name, got)
 		}
 	}
 }
@@ -270,13 +270,13 @@ func TestHelpOptionIsFoundAnywhere(t *testing.T) {
 	for _, line := range []string{"ec2-authorize -h", "ec2-authorize default -p --help", "ec2-authorize -s -?"} {
 		got := svc.run(t, map[string]string{"EC2_URL": ""}, strings.Fields(line)...)
 		if got.exit != 0 || !strings.Contains(got.stdout, "Example:\n  ec2-authorize default -P tcp") {
-			t.Errorf("%s: %+v", line, got)
+			t.Errorf("%s: got %+v, want exit 0 and the usage with an example", line, got)
 		}
 	}
 	for _, name := range Names() {
 		got := svc.run(t, nil, name, "--help")
 		if lines := strings.Count(got.stdout, "\n"); got.exit != 0 || lines > 24 {
-			t.Errorf("%s --help: exit %d, %d lines are more than one screen", name, got.exit, lines)
+			t.Errorf("%s --help: got exit %d and %d lines, want exit 0 and at most 24", name, got.exit, lines)
 		}
 	}
 }
@@ -285,6 +285,6 @@ func TestUnknownEraIsRefused(t *testing.T) {
 	svc := newService(t, nil)
 	got := svc.run(t, map[string]string{"EC2_TOOLS": "2007"}, "ec2-describe-group")
 	if got.exit != 2 || !strings.Contains(got.stderr, "2006 or 2012") {
-		t.Errorf("got %+v", got)
+		t.Errorf("EC2_TOOLS=2007: got %+v, want exit 2 and the valid values", got)
 	}
 }

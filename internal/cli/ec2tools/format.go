@@ -79,7 +79,8 @@ func (e era) printRules(w io.Writer, g group, rules []rule, d direction) {
 	}
 }
 
-// direction is the last column of a permission. It decides between FROM and TO.
+// direction is the last column of a PERMISSION line. It also decides whether the line says
+// FROM or TO.
 type direction string
 
 const (
@@ -135,9 +136,9 @@ func (e era) ruleColumns(r rule, d direction) []string {
 	return append(columns, string(d))
 }
 
-// foldAll joins the three rules that admit a group on every protocol and port into one line
-// "all". In 2006, group sources had no protocol (EC2 Developer Guide, "Default Group",
-// step 2). The line takes the place of the first of the three.
+// foldAll replaces the three rules that admit a group on every protocol and port by one
+// rule with the protocol "all". In 2006, group sources had no protocol (EC2 Developer
+// Guide, "Default Group", step 2). The new rule takes the place of the first of the three.
 func foldAll(rules []rule) []rule {
 	protocols := make(map[source]int) // number of such rules by source
 	for _, r := range rules {

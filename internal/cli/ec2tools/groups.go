@@ -168,8 +168,8 @@ func number(n *int) string {
 	return strconv.Itoa(*n)
 }
 
-// groups describes the groups that refs name, by name or by id, or without refs all groups.
-// params has further parameters of the call.
+// The method groups returns the groups that refs name, by name or by id, or without refs
+// all groups. params has further parameters of the call.
 func (s *invocation) groups(ctx context.Context, refs []string, params url.Values) ([]group, error) {
 	var ids, names []string
 	for _, ref := range refs {
@@ -190,7 +190,7 @@ func (s *invocation) groups(ctx context.Context, refs []string, params url.Value
 	return answer.Groups, nil
 }
 
-// group describes the one group that ref names.
+// The method group returns the one group that ref names, by name or by id.
 func (s *invocation) group(ctx context.Context, ref string) (group, error) {
 	groups, err := s.groups(ctx, []string{ref}, url.Values{})
 	if err != nil {

@@ -91,9 +91,9 @@ func (o *launchOptions) params(image string) (url.Values, error) {
 	return params, nil
 }
 
-// place sets subnet, addresses and groups. A public address is a parameter of the interface.
-// Subnet and groups must then be parameters of the interface too (API Reference,
-// RunInstances), which takes only ids of groups.
+// place sets the parameters of subnet, addresses and groups. A public address is a parameter
+// of the interface. Subnet and groups must then be parameters of the interface too (API
+// Reference, RunInstances), which takes only ids of groups.
 func (o *launchOptions) place(ctx context.Context, s *invocation, params url.Values) error {
 	var ids, names []string
 	for _, ref := range o.groups {

@@ -48,7 +48,7 @@ type nicAssociation struct {
 	Owner string `xml:"ipOwnerId"`
 }
 
-// own returns the lines of an interface in lists of interfaces.
+// own returns the lines of an interface in a list of interfaces.
 func (n networkInterface) own() [][]string {
 	rows := [][]string{{"NETWORKINTERFACE", n.ID, n.Subnet, n.VPC, n.Zone, n.Description, n.Owner, n.Managed, n.State, n.MAC, n.Private, n.PrivateDNS, n.Checked}}
 	if at := n.Attachment; at.ID != "" {

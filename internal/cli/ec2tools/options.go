@@ -85,7 +85,7 @@ func rootsOf(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// hints tell, by option, what to give to an option without a value.
+// hints has, by option, the text that says what to write if the option's value is missing.
 var hints = map[string]string{
 	"cidr":                        "give a CIDR block, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
 	"protocol":                    "give tcp, udp or icmp; in a VPC also a number, or all",
@@ -101,7 +101,7 @@ var hints = map[string]string{
 
 // parse reads args. Options may be anywhere, and a value may follow its option directly, as
 // in -p22. Unlike pflag, it does not take the next option as the value of an option: a
-// command such as "-s -p 22" comes from a shell whose $ADDRESS was empty.
+// command such as "-s -p 22" comes from "-s $ADDRESS -p 22" with an empty variable.
 func parse(fs *pflag.FlagSet, args []string) error {
 	for i, arg := range args {
 		if arg == "--" {

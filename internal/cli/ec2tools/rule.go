@@ -73,8 +73,9 @@ func (o *ruleOptions) direction() direction {
 	return ingress
 }
 
-// checkGroup checks that exactly one group is named. The EC2 User Guide once forgets it ("To
-// add a rule": ec2-authorize -p 22 -s…); the tool does not guess a group.
+// checkGroup checks that exactly one group is named. An example of the EC2 User Guide
+// forgets the group ("To add a rule": ec2-authorize -p 22 -s…); the tool does not guess a
+// group.
 func (o *ruleOptions) checkGroup(args []string) error {
 	switch {
 	case len(args) == 0:
@@ -263,8 +264,8 @@ func parseTypeCode(text string) (typ, code string, err error) {
 	return strconv.Itoa(a), strconv.Itoa(b), nil
 }
 
-// changeRules adds the rules to the group ref or removes them, all or none, and prints
-// them. It looks up the group first, because the answer does not contain its id and name.
+// changeRules adds the rules to the group ref or removes them, all or none, and prints them.
+// It looks up the group first, because the answer does not contain the group's id and name.
 func (s *invocation) changeRules(ctx context.Context, call, ref string, rules []rule, d direction) error {
 	g, err := s.group(ctx, ref)
 	if err != nil {

@@ -35,7 +35,7 @@ func TestServerCertificateIsCheckedAgainstBundle(t *testing.T) {
 	} {
 		got := svc.run(t, map[string]string{"AWS_CA_BUNDLE": c.bundle}, "ec2-describe-group")
 		if got.exit != c.exit || !strings.Contains(got.stderr, c.stderr) {
-			t.Errorf("AWS_CA_BUNDLE=%q: %+v, want exit %d and %q", c.bundle, got, c.exit, c.stderr)
+			t.Errorf("AWS_CA_BUNDLE=%q: got %+v, want exit %d and %q", c.bundle, got, c.exit, c.stderr)
 		}
 	}
 }

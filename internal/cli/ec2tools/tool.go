@@ -61,7 +61,7 @@ func (o singleCall[A]) tool() tool {
 	}
 }
 
-// argument sets param to the only argument.
+// argument sets param to the only argument. A missing or a further argument is an error.
 func argument(params url.Values, param, need string, args []string) error {
 	switch {
 	case len(args) == 0 && need != "":
@@ -97,7 +97,8 @@ func declare(fs *pflag.FlagSet, options []option) func(url.Values) error {
 	}
 }
 
-// A listing is a tool that describes the resources in its arguments, or all.
+// A listing is a tool that describes the resources that its arguments name, or all
+// resources.
 type listing[A any] struct {
 	summary, synopsis, example string
 

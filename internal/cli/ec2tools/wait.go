@@ -20,8 +20,8 @@ const (
 	// maxWait bounds the time limit.
 	maxWait = time.Hour
 
-	// maxCallWait bounds the wait of one call at the service, and so the time that a lost call
-	// wastes.
+	// maxCallWait bounds how long the service waits in one call. A call that is lost wastes no
+	// more than this time.
 	maxCallWait = 10 * time.Second
 
 	// retryPause is the pause after a failed call.
@@ -121,7 +121,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// who lists the nodes in a state, with the reasons.
+// who returns the names of the nodes in this state, with their reasons.
 func (e *enforcement) who(state string) string {
 	var list []string
 	for _, n := range e.Nodes {

@@ -43,7 +43,7 @@ func (j enforcing) Enforcement(ctx context.Context, index uint64) (query.Enforce
 	return query.EnforcementReport{Index: index, Nodes: nodes}, err
 }
 
-// says makes an answer: node1 enforces the change, node2 has the state.
+// says returns an answer in which node1 enforces the change and node2 has this state.
 func says(state query.EnforcementState, why string) func(context.Context) ([]query.NodeEnforcement, error) {
 	return func(ctx context.Context) ([]query.NodeEnforcement, error) {
 		if state == query.Pending {
@@ -68,7 +68,7 @@ func newEnforcingServer(t *testing.T) (*service, *cluster.Cluster, *enforcer) {
 	return svc, behind, j
 }
 
-// runWith runs a tool with these answers of Enforcement.
+// runWith runs a tool while the Backend's Enforcement gives these answers.
 func (s *service) runWith(t *testing.T, j *enforcer, line string, answers ...func(context.Context) ([]query.NodeEnforcement, error)) result {
 	t.Helper()
 	j.Lock()
@@ -77,8 +77,8 @@ func (s *service) runWith(t *testing.T, j *enforcer, line string, answers ...fun
 	return s.run(t, nil, strings.Fields(line)...)
 }
 
-// Every tool that changes something takes --wait, and prints nothing more on success. The
-// ec2-describe tools do not have the option.
+// Every tool that changes something takes --wait, and prints nothing about it on success.
+// The ec2-describe tools do not have the option.
 func TestEveryChangingToolTakesWait(t *testing.T) {
 	svc, c, j := newEnforcingServer(t)
 	keyFile := filepath.Join(t.TempDir(), "key.pub")
@@ -90,10 +90,10 @@ func TestEveryChangingToolTakesWait(t *testing.T) {
 		before := c.View().Index()
 		got := svc.runWith(t, j, line+" --wait=enforced", says(query.Enforced, ""))
 		if got.exit != 0 || got.stderr != "" || got.stdout == "" {
-			t.Errorf("%s: %+v", line, got)
+			t.Errorf("%s: got %+v, want exit 0, output, and no text on stderr", line, got)
 		}
 		if after := c.View().Index(); !slices.Equal(j.asked, []uint64{after}) || after <= before {
-			t.Errorf("%s: asked for %v, the change is %d", line, j.asked, after)
+			t.Errorf("%s: asked for the enforcement of indexes %v, want only that of the change, %d", line, j.asked, after)
 		}
 		return got.stdout
 	}
@@ -120,17 +120,17 @@ func TestEveryChangingToolTakesWait(t *testing.T) {
 	for _, name := range Names() {
 		if strings.HasPrefix(name, "ec2-describe-") {
 			if got := svc.runWith(t, j, name+" --wait=enforced"); got.exit != 2 || !strings.Contains(got.stderr, "unknown flag") {
-				t.Errorf("%s --wait: %+v", name, got)
+				t.Errorf("%s --wait: got %+v, want exit 2 and unknown flag", name, got)
 			}
 		} else if got := svc.runWith(t, j, name+" --wait=enforced", says(query.Enforced, "")); !seen[name] && strings.Contains(got.stderr, "unknown flag") {
 			t.Errorf("%s changes something but has no --wait: %+v", name, got)
 		}
 	}
 	if got := svc.runWith(t, j, "ec2-authorize web -p 81"); got.exit != 0 || len(j.asked) != 0 {
-		t.Errorf("without --wait: %+v, asked for %v", got, j.asked)
+		t.Errorf("without --wait: got %+v and asked for indexes %v, want exit 0 and none", got, j.asked)
 	}
 	if got := svc.runWith(t, j, "ec2-authorize web -p 81 --wait enforced"); got.exit != 1 || len(j.asked) != 0 || !strings.HasPrefix(got.stderr, "Client.InvalidPermission.Duplicate") {
-		t.Errorf("refused: %+v, asked for %v", got, j.asked)
+		t.Errorf("a refused change: got %+v and asked for indexes %v, want InvalidPermission.Duplicate and none", got, j.asked)
 	}
 }
 
@@ -155,7 +155,7 @@ func TestWaitNamesPendingNodes(t *testing.T) {
 	start := time.Now()
 	got := svc.runWith(t, j, "ec2-create-group a -d x --wait=enforced:2s", says(query.Pending, "no answer from 192.0.2.12:7400"))
 	if got.exit != 1 || !strings.HasPrefix(got.stdout, "GROUP\t") || !group("a") {
-		t.Errorf("pending: %+v", got)
+		t.Errorf("with a pending node: got %+v, want exit 1 and the new group", got)
 	}
 	for _, want := range []string{"the change is made", "2s", "node2 (no answer from 192.0.2.12:7400)"} {
 		if !strings.Contains(got.stderr, want) {
@@ -166,12 +166,12 @@ func TestWaitNamesPendingNodes(t *testing.T) {
 		t.Errorf("stderr is %q, want one line, only about node2", got.stderr)
 	}
 	if took := time.Since(start); took < 1200*time.Millisecond || took > 7*time.Second {
-		t.Errorf("waited %s for 2s", took)
+		t.Errorf("--wait=enforced:2s took %s, want 1.2s to 7s", took)
 	}
 
 	got = svc.runWith(t, j, "ec2-create-group b -d x --wait=enforced", says(query.Excluded, "it is fenced"))
 	if want := "enforced, except on excluded nodes: node2 (it is fenced)\n"; got.exit != 0 || got.stderr != want {
-		t.Errorf("excluded: %+v, want exit 0 and %q", got, want)
+		t.Errorf("with an excluded node: got %+v, want exit 0 and %q", got, want)
 	}
 
 	// The first call says pending, the second finds no leader, the third says enforced.
@@ -181,15 +181,16 @@ func TestWaitNamesPendingNodes(t *testing.T) {
 	lost := func(context.Context) ([]query.NodeEnforcement, error) { return nil, noLeader{} }
 	got = svc.runWith(t, j, "ec2-create-group c -d x --wait=enforced:30", behind, lost, says(query.Enforced, ""))
 	if got.exit != 0 || got.stderr != "" || len(j.asked) != 3 {
-		t.Errorf("enforced at the third call: %+v after %d calls", got, len(j.asked))
+		t.Errorf("enforced at the third call: got %+v after %d calls, want exit 0 after 3", got, len(j.asked))
 	}
 	got = svc.runWith(t, j, "ec2-create-group d -d x --wait=enforced:2s", lost)
 	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "Server.Unavailable: this node knows no leader") {
-		t.Errorf("without a leader: %+v", got)
+		t.Errorf("without a leader: got %+v, want exit 1 and Server.Unavailable", got)
 	}
 }
 
-// A tool ends at its timeout if the service answers the change and nothing more.
+// A tool ends at its timeout if the service answers the change but not
+// DescribeEnforcement.
 func TestWaitEndsAtTimeout(t *testing.T) {
 	svc, _, j := newEnforcingServer(t)
 	release := make(chan struct{})
@@ -200,18 +201,18 @@ func TestWaitEndsAtTimeout(t *testing.T) {
 		return nil, nil
 	})
 	if took := time.Since(start); got.exit != 1 || took > 5*time.Second || !strings.Contains(got.stderr, "no answer came in time") {
-		t.Errorf("after %s: %+v", took, got)
+		t.Errorf("after %s: got %+v, want exit 1 within 5s because no answer came in time", took, got)
 	}
 }
 
 func TestWaitFailsIfServiceCannotTell(t *testing.T) {
 	got := newServer(t).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
 	if got.exit != 1 || !strings.Contains(got.stderr, "the change is made") || !strings.Contains(got.stderr, "UnsupportedOperation") {
-		t.Errorf("a service without Enforcement: %+v", got)
+		t.Errorf("a service without Enforcement: got %+v, want exit 1 and UnsupportedOperation", got)
 	}
 	got = newService(t, map[string]string{"CreateSecurityGroup.xml": "<a/>"}).run(t, nil, "ec2-create-group", "a", "-d", "x", "--wait=enforced")
 	if got.exit != 1 || !strings.Contains(got.stderr, "returned no index") {
-		t.Errorf("a service that returns no index: %+v", got)
+		t.Errorf("a service that returns no index: got %+v, want exit 1 and a message that says so", got)
 	}
 }
 
@@ -220,12 +221,12 @@ func TestInvalidWaitIsRefusedBeforeTheChange(t *testing.T) {
 		svc := newService(t, map[string]string{"CreateSecurityGroup.xml": "<a/>"})
 		got := svc.run(t, nil, "ec2-create-group", "a", "-d", "x", wait)
 		if got.exit != 2 || !strings.Contains(got.stderr, "enforced:10s") || len(svc.requests) != 0 {
-			t.Errorf("%s: %+v, %d requests", wait, got, len(svc.requests))
+			t.Errorf("%s: got %+v and %d requests, want exit 2, a hint and no request", wait, got, len(svc.requests))
 		}
 	}
 	for text, want := range map[string]time.Duration{"enforced": 5 * time.Second, "enforced:7": 7 * time.Second, "enforced:1m": time.Minute, "enforced:250ms": 250 * time.Millisecond} {
 		if got, err := parseWait(text); err != nil || got != want {
-			t.Errorf("%s was parsed as %s, %v", text, got, err)
+			t.Errorf("%s was parsed as %s, %v; want %s", text, got, err, want)
 		}
 	}
 }
