@@ -78,7 +78,7 @@ func startNode(t *testing.T) string {
 	}
 }
 
-// run runs a command line and returns its output.
+// run runs a palisade command and returns its output and its error.
 func run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -109,7 +109,7 @@ func (c nodeCommand) must(args ...string) string {
 func (c nodeCommand) fails(text string, args ...string) {
 	c.Helper()
 	if out, err := run(c.T, append(args, "--config", c.config)...); err == nil || !strings.Contains(err.Error(), text) {
-		c.Errorf("%q: %v, want an error with %q\n%s", args, err, text, out)
+		c.Errorf("%q: error %v, want one that contains %q; output\n%s", args, err, text, out)
 	}
 }
 

@@ -87,7 +87,8 @@ failed, or the relay is so slow that the comparison is not fair.`,
 	return cmd
 }
 
-// report measures, or reads an earlier report.
+// report returns the report of a new measurement, or an earlier report that it reads from a
+// file.
 func (f *benchFlags) report(cmd *cobra.Command, args []string) (*bench.Report, error) {
 	if f.from != "" {
 		in, err := os.Open(f.from)
@@ -192,7 +193,7 @@ func labNamespaces(ctx context.Context, name string, who []string) ([]string, er
 	return namespaces, nil
 }
 
-// newBenchTrafficCommand makes the command that the benchmark runs at its endpoints.
+// newBenchTrafficCommand returns the command that the benchmark runs at its endpoints.
 func newBenchTrafficCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "traffic",

@@ -13,7 +13,7 @@ func TestBinaryRunsTheToolOfItsName(t *testing.T) {
 		{[]string{"ec2-authorise", "default"}, []string{"default"}},
 	} {
 		if got := calledAs(tc.args); !slices.Equal(got, tc.want) {
-			t.Errorf("called as %q the command is %q, want %q", tc.args, got, tc.want)
+			t.Errorf("calledAs(%q) returns %q, want %q", tc.args, got, tc.want)
 		}
 	}
 }

@@ -35,8 +35,9 @@ type Config struct {
 	Announce func()
 	Logger   *slog.Logger // gets failures of instances, ports and devices
 
-	// These three have the values of node.Lab.
-	NamespacePrefix string // begins the name of each instance's namespace. Default "": the fleet boots no instances
+	// NamespacePrefix begins the name of each instance's namespace. Default "": the fleet boots no
+	// instances. This and the next two fields have the values of node.Lab.
+	NamespacePrefix string
 	InstanceDir     string // directory of the instances' files; if it is lost, running instances cannot be adopted
 	CgroupPrefix    string // cgroup below which each instance has its own; labs that share one share its limits
 }
