@@ -25,8 +25,8 @@ func inNamespace(t *testing.T, h host, argv ...string) {
 	}
 }
 
-// firewallInsideInstance checks that a firewall inside an instance can only drop more: the rules
-// are enforced outside of the instance.
+// firewallInsideInstance checks that a firewall inside an instance can only drop more packets,
+// because the rules of groups are enforced outside of the instance.
 func (s *testbed) firewallInsideInstance(t *testing.T) {
 	s.admit(t, s.groups["server"], permission("tcp", 7090, 7090, "10.0.0.0/16"))
 	closed, open := to(s.client.host, s.server, "tcp/7091"), to(s.client.host, s.server, "tcp/7090")

@@ -103,8 +103,9 @@ func (s *testbed) secondaryAddresses(t *testing.T) {
 	s.revoke(t, s.groups["other"], fromGroup)
 }
 
-// sourceDestCheck checks that an interface may send from foreign addresses while the check is off,
-// and that rules with a group as source do not admit them.
+// sourceDestCheck checks that an interface may send packets with foreign source addresses while
+// its source/destination check is off, and that rules with a group as source do not admit such
+// packets.
 func (s *testbed) sourceDestCheck(t *testing.T) {
 	foreign := netip.MustParseAddr("192.168.77.1")
 	inNamespace(t, s.client.host, "ip", "address", "replace", foreign.String()+"/32", "dev", "lo")

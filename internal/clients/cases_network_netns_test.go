@@ -12,7 +12,7 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// waitState waits until an instance has a state.
+// waitState waits until an instance has the state want.
 func (s *testbed) waitState(t *testing.T, in instance, want string) {
 	t.Helper()
 	labtest.Eventually(t, in.name+" is "+want, func() bool {
@@ -185,7 +185,8 @@ func (s *testbed) gateways(t *testing.T) {
 		t.Errorf("DetachInternetGateway while a public address is in use returned %q, want DependencyViolation", got)
 	}
 	s.wantAnswers(t, "after a refused DetachInternetGateway", r)
-	// The address is associated again while the route still names the detached gateway.
+	// exchange replaces the gateway old by next. It associates the address again while the route
+	// still names the detached gateway old.
 	exchange := func(old, next string) {
 		s.disassociate(t, association)
 		detach(old)(t)

@@ -29,7 +29,7 @@ func permission(protocol string, from, to int32, sources ...string) types.IpPerm
 	return p
 }
 
-// admit adds ingress rules and returns their ids.
+// admit adds ingress rules to a group and returns their ids.
 func (s *testbed) admit(t *testing.T, group string, permissions ...types.IpPermission) []string {
 	t.Helper()
 	out, err := s.c.AuthorizeSecurityGroupIngress(t.Context(), &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &group, IpPermissions: permissions})

@@ -171,7 +171,7 @@ func (p *shell) createGroups(t *testing.T) {
 --description "Security group for web servers" \
 --vpc-id $vpc`, want: sg, as: "web"},
 	)
-	// Groups that the guide uses without creating them.
+	// The guide uses these groups without creating them.
 	for _, name := range []string{"bastion", "database", "application", "loadbalancer", "monitoring", "management"} {
 		p.runAll(t, command{line: `aws ec2 create-security-group --group-name ` + name + ` --description "` + name + `" --vpc-id $vpc`, want: sg, as: name})
 	}
@@ -238,8 +238,9 @@ func (p *shell) authorizeIngress(t *testing.T) {
 	)
 }
 
-// launchInGroups launches an instance in the web, monitoring and management groups, one in the
-// bastion group and one in the database group, and sends probes.
+// launchInGroups launches three instances: server in the web, monitoring and management groups,
+// jump in the bastion group and db in the database group. It checks with probes which packets
+// pass.
 func (p *shell) launchInGroups(t *testing.T) (s *testbed, server, db instance) {
 	p.runAll(t,
 		command{line: `aws ec2 run-instances --instance-type t3.micro --image-id ami-0123456789abcdef0 --security-group-ids $bastion`, want: `"InstanceId": "(i-[0-9a-f]{17})"`, as: "jump"},

@@ -38,7 +38,7 @@ type testbed struct {
 	laptop, stranger      host
 }
 
-// Public addresses of the laptop and the stranger.
+// Addresses of the laptop and the stranger, two hosts outside of the VPC.
 var (
 	laptopAddress   = netip.MustParseAddr("203.0.113.25")
 	strangerAddress = netip.MustParseAddr("198.51.100.7")
@@ -308,7 +308,7 @@ func checkReportOfWrongRule(t *testing.T, s *testbed) {
 		check(t, err)
 	}()
 	failing := *s
-	failing.lab = &labtest.Lab{Palisade: s.lab.Palisade, Name: s.lab.Name, Endpoint: s.lab.Endpoint} // a Lab that has not reported yet
+	failing.lab = &labtest.Lab{Palisade: s.lab.Palisade, Name: s.lab.Name, Endpoint: s.lab.Endpoint} // a new Lab value, because a Lab reports only its first failure
 	out, failed := labtest.Record(t, func(t testing.TB) {
 		failing.lab.ReportFailure(t)
 		failing.wantAnswers(t, "with the wrong port open", to(s.client.host, s.server, "tcp/7000"))

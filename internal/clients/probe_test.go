@@ -26,9 +26,9 @@ const (
 	silenceFor   = 400 * time.Millisecond
 )
 
-// A host sends and answers probes: an instance, the laptop or the stranger.
+// A host sends and answers probes. It is an instance, the laptop or the stranger.
 type host struct {
-	name      string // for messages
+	name      string // used in messages and answers
 	namespace string
 }
 
@@ -278,7 +278,7 @@ func reachICMP(from host, to netip.Addr, limit time.Duration) (string, error) {
 	}
 	defer conn.Close()
 	token := newToken()
-	echo := append([]byte{8, 0, 0, 0}, token...) // the token's first bytes are identifier and sequence number
+	echo := append([]byte{8, 0, 0, 0}, token...) // the first 4 bytes of the token serve as identifier and sequence number
 	binary.BigEndian.PutUint16(echo[2:], checksum(echo))
 	return sendUntil(limit, func() error { _, err := conn.WriteTo(echo, &net.IPAddr{IP: to.AsSlice()}); return err }, func(deadline time.Time) (string, bool) {
 		conn.SetReadDeadline(deadline)

@@ -12,9 +12,9 @@ import (
 // ablated matches a call that makes a Switch without rules or without a connection tracker.
 var ablated = regexp.MustCompile(`vswitch\.(NewRelay|NewStateless)\b`)
 
-// A Switch without rules or without a connection tracker enforces nothing. Only the
-// benchmark may make one; a node never does.
-func TestOnlyBenchmarkMakesAblations(t *testing.T) {
+// A Switch without rules or without a connection tracker does not enforce security groups.
+// Only the benchmark may make one; a node never does.
+func TestOnlyBenchmarkMakesSwitchWithoutRulesOrTracker(t *testing.T) {
 	const root = "../.."
 	users := 0
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {

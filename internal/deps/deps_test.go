@@ -106,7 +106,7 @@ func TestPlantedImportIsFound(t *testing.T) {
 	for row, packages := range layers.rows {
 		from, to := packages[0], layers.rows[max(row-1, 0)][0]
 		if row == 0 {
-			to = from // no layer is above the first: it imports itself
+			to = from // no layer is above the first, so its package imports itself
 		}
 		t.Run(fmt.Sprintf("%d %s imports %s", row+1, from, to), func(t *testing.T) {
 			own, _ := listed(t, "-overlay", plant(t, from, to))
@@ -189,7 +189,7 @@ func TestOwnedLibrariesAreRequired(t *testing.T) {
 	for library := range owners {
 		name := strings.Join(strings.Split(library, "/")[:min(3, strings.Count(library, "/")+1)], "/")
 		if !strings.Contains(string(required), name) {
-			t.Errorf("%s is not in go.mod", library)
+			t.Errorf("library %s of owners is not in go.mod", library)
 		}
 	}
 }

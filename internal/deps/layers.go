@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// A Column says which plane a package belongs to.
+// A Column is a column of the picture. It says to which plane a package belongs.
 type Column int
 
 const (
@@ -27,9 +27,10 @@ type Layers struct {
 	side map[string]Column // by package
 }
 
-// ParseLayers reads the picture in the text of ARCHITECTURE.md: the first indented block
-// whose lines have three columns between "|". Its first line is a heading. A line of
-// dashes begins the next layer. A package is named by its path in the module.
+// ParseLayers returns the layers of the picture in text, the content of ARCHITECTURE.md. The
+// picture is the first indented block whose lines have three columns between "|". Its first
+// line is a heading, and each line of dashes begins a layer. Packages have their paths in
+// the module as names.
 func ParseLayers(text string) (*Layers, error) {
 	l := &Layers{row: map[string]int{}, side: map[string]Column{}}
 	for line := range strings.Lines(text) {
@@ -41,7 +42,7 @@ func ParseLayers(text string) (*Layers, error) {
 			}
 		case strings.HasPrefix(cells[1], "--"):
 			l.rows = append(l.rows, nil)
-		case len(l.rows) > 0: // not the heading
+		case len(l.rows) > 0: // the lines before are the heading
 			for column, cell := range cells[1:4] {
 				for name := range strings.FieldsSeq(cell) {
 					if _, twice := l.row[name]; twice {
@@ -93,7 +94,7 @@ func (l *Layers) Check(imports map[string][]string) []string {
 	return wrong
 }
 
-// closure returns all packages that a package imports, directly or through others.
+// closure returns all packages that the package name imports, directly or through others.
 func closure(imports map[string][]string, name string) []string {
 	seen := map[string]bool{name: true}
 	var all []string

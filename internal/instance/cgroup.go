@@ -46,7 +46,7 @@ const (
 	bandwidthPeriod      = 100_000 // microseconds; the kernel's default
 )
 
-// A limit is a file of a cgroup and the value that is written into it.
+// A limit is the name of a file in a cgroup and the value that is written into the file.
 type limit struct{ file, value string }
 
 // A hierarchy is one mounted cgroup file system that has some of the limits.

@@ -99,7 +99,7 @@ func (f *filler) wants(what string, n, made int, errno string) {
 
 // fill is the main function of a filler inside the instance. It returns the exit status.
 func fill() int {
-	runtime.LockOSThread() // signals are blocked on one thread
+	runtime.LockOSThread() // actions may block signals, which is done per thread
 	h := &holding{}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {

@@ -150,7 +150,8 @@ func onLostThread(fn func() error) error {
 	return <-done
 }
 
-// startConfined starts the guard in the instance's network namespace, with the guard's capabilities.
+// startConfined starts cmd, the guard, in the instance's network namespace, with guardCapabilities
+// only.
 func startConfined(cmd *exec.Cmd, namespace string) error {
 	ns, err := unix.Open(netns.Path(namespace), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -268,7 +269,7 @@ func handOver(guard *os.File, listener int) error {
 type guard struct {
 	problem   error // why the guard cannot accept listeners; nil: it accepts them
 	diag      *sockDiag
-	before    map[string]int // number of sockets by protocol before the instance started, including our own
+	before    map[string]int // number of sockets by protocol before the instance started, including the guard's own sockets
 	endFile   string         // path of the file that gets the reason when the guard kills the instance
 	init      int            // pidfd of the instance's init, or -1
 	listeners []int          // listeners of seccomp filters, from which calls are received
@@ -282,9 +283,9 @@ type guard struct {
 	spent  time.Duration // the guard's processor time when window began
 
 	options chan struct{} // one element for each running goroutine, at most maxOptions
-	rings   sync.Mutex    // held from the sum of the rings until the new ring is made
-	filters sync.Mutex    // held from the sum of the filters until the new filter is set
-	listens sync.Mutex    // held from the count of listeners until the new one listens
+	rings   sync.Mutex    // held from summing the existing rings until the new ring is set
+	filters sync.Mutex    // held from summing the existing filters until the new filter is set
+	listens sync.Mutex    // held from counting the listeners until the new socket listens
 }
 
 // runGuard is the guard stage. It returns when init has ended.

@@ -221,7 +221,8 @@ func launch(ctx context.Context, s Spec) error {
 	return fmt.Errorf("init ended; last status: %s", last)
 }
 
-// Adopt finds the running init of an instance that an earlier daemon booted, or returns ErrGone.
+// Adopt returns a running instance that an earlier daemon booted, or ErrGone if its init does not
+// run.
 func Adopt(s Spec) (*Instance, error) {
 	id, err := process.ReadFile(s.pidFile())
 	if errors.Is(err, fs.ErrNotExist) {

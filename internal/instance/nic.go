@@ -74,7 +74,7 @@ func Unplug(namespace string, n NIC) error {
 		if n.Foreign {
 			n.Table = foreignTable(link)
 		}
-		return errors.Join(n.setRules(nil), netlink.LinkDel(link)) // the kernel removes its addresses and routes
+		return errors.Join(n.setRules(nil), netlink.LinkDel(link)) // with the device, the kernel removes its addresses and routes
 	})
 	if err != nil {
 		return fmt.Errorf("unplug %s from namespace %q: %w", n.Device, namespace, err)

@@ -263,7 +263,7 @@ func (r *rootBuilder) exists(name string) bool {
 	return err == nil
 }
 
-// files writes the instance's directories and its configuration in /etc.
+// files makes the instance's directories and writes its configuration files.
 func (r *rootBuilder) files(s Spec) {
 	for _, dir := range []string{"run/sshd", "run/lock", "var/log", "var/lib", "var/cache", "var/empty", "home", "mnt", "opt", "srv"} {
 		r.mkdir(dir, 0o755)

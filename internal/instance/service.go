@@ -85,7 +85,8 @@ func runHTTP(l net.Listener, s Spec, image Image) {
 	slog.Error("http server ended", "err", server.Serve(l))
 }
 
-// maxMySQL bounds the connections that wait for a client's first packet. Further ones are closed.
+// maxMySQL bounds the connections on which the server waits for the client's first packet. Further
+// connections are closed.
 const maxMySQL = 100
 
 // runMySQL sends MySQL's greeting and refuses every login. A port scan recognises MySQL by the

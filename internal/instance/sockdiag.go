@@ -26,7 +26,7 @@ const (
 	memorySending   = 2 // SK_MEMINFO_WMEM_ALLOC
 	memoryForward   = 4 // SK_MEMINFO_FWD_ALLOC
 	memoryQueued    = 5 // SK_MEMINFO_WMEM_QUEUED
-	memoryOptions   = 6 // SK_MEMINFO_OPTMEM: filters, sources of groups
+	memoryOptions   = 6 // SK_MEMINFO_OPTMEM: filters, source lists of multicast groups
 	memoryBacklog   = 7 // SK_MEMINFO_BACKLOG
 	memoryCount     = 9
 	memoryOfASocket = 4 << 10 // bytes that each socket takes besides its queues
@@ -58,7 +58,7 @@ func newSockDiag() (*sockDiag, error) {
 func (d *sockDiag) rings() (sum uint64, err error) {
 	err = d.dumpPacketSockets(packetShowRings, func(kind uint16, value []byte) {
 		if kind == packetRxRing || kind == packetTxRing {
-			ring, _ := ringBytes(value) // the value begins like a tpacket_req
+			ring, _ := ringBytes(value) // value begins with the fields of a struct tpacket_req
 			sum += ring
 		}
 	})

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Lines is how many lines a Tail keeps.
+// Lines is the number of lines that a Tail keeps.
 const Lines = 20
 
 // A Tail keeps the last lines written to it. It may be written and read from any goroutine.
@@ -24,7 +24,7 @@ func New(level slog.Level) (*Tail, *slog.Logger) {
 	return t, slog.New(slog.NewTextHandler(t, &slog.HandlerOptions{Level: level}))
 }
 
-// Write takes whole lines, as slog writes them.
+// Write adds lines to the Tail. p must have whole lines, as slog writes them.
 func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -30,7 +30,7 @@ type Mutant struct {
 	Package string // directory of the check, below the module's root
 	In      string // the declaration: F, (*T).M, (T).M, or the name of a const, var or type
 	Old     string // the text that is replaced, without indentation
-	New     string // its replacement
+	New     string // the text that replaces Old
 	Why     string // what could happen without the check
 	Tests   string // directory of the test's package
 	Test    string // TestName, or TestName/sub for one subtest
@@ -182,7 +182,7 @@ func unindented(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// declared returns the declarations of a name in a file.
+// declared returns the declarations in file that declare name, in the notation of Mutant.In.
 func declared(file *ast.File, name string) (all []ast.Node) {
 	for _, decl := range file.Decls {
 		switch d := decl.(type) {

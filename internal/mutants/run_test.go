@@ -29,13 +29,13 @@ const (
 func TestEveryMutantIsKilled(t *testing.T) {
 	began := time.Now()
 	var ran, killed atomic.Int64
-	t.Cleanup(func() { // after the parallel subtests
+	t.Cleanup(func() { // runs after the parallel subtests have ended
 		t.Logf("%d of %d mutants killed in %v", killed.Load(), ran.Load(), time.Since(began).Round(time.Second))
 		if ran.Load() == 0 {
-			t.Error("ONLY selects no mutant; examples: ONLY=switch/, ONLY=switch/source-mac")
+			t.Error("the variable ONLY selects no mutant; examples: ONLY=switch/, ONLY=switch/source-mac")
 		}
 	})
-	var unmutated sync.Map // package and name of a test -> func() error: why it fails without any mutant
+	var unmutated sync.Map // by package and name of a test: a func() error that says why it fails without any mutant, or nil
 	for _, m := range readMutants(t) {
 		t.Run(m.Name, func(t *testing.T) {
 			ran.Add(1)
@@ -53,7 +53,7 @@ func TestEveryMutantIsKilled(t *testing.T) {
 				return
 			}
 			killed.Add(1)
-			t.Logf("killed by %s in %.1f s", key, time.Since(began).Seconds())
+			t.Logf("test %s killed the mutant in %.1f s", key, time.Since(began).Seconds())
 		})
 	}
 }

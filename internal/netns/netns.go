@@ -1,8 +1,8 @@
 // Package netns names, enters and removes network namespaces.
 //
 // A namespace has a name below /run/netns, as with iproute2, so that `ip netns exec NAME`
-// works on every namespace of this package. No function keeps a handle open: a namespace
-// exists as long as it has a name or a process.
+// works on every namespace of this package. No function leaves a descriptor of a namespace
+// open, so a namespace exists as long as it has a name or a process.
 package netns
 
 import (
@@ -20,7 +20,7 @@ import (
 // Dir is the directory where iproute2 keeps the names of network namespaces.
 const Dir = "/run/netns"
 
-// Path returns the file of the namespace name.
+// Path returns the path of the file to which the namespace name is bound.
 func Path(name string) string { return filepath.Join(Dir, name) }
 
 // Exists reports whether the file of name is bound to a namespace.
@@ -29,8 +29,8 @@ func Exists(name string) bool {
 	return unix.Statfs(Path(name), &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// New creates the namespace name with its loopback interface down. The caller stays in its own
-// namespace. It is an error if the name exists.
+// New creates the namespace name with its loopback interface down. The caller stays in its
+// own namespace. If the name exists, New returns fs.ErrExist.
 func New(name string) error {
 	if Exists(name) {
 		return fmt.Errorf("make network namespace %s: %w", name, fs.ErrExist)
@@ -50,7 +50,8 @@ func New(name string) error {
 	})
 }
 
-// Name gives the network namespace of a process a name. It is an error if the name exists.
+// Name gives the network namespace of the process pid a name. If the name exists, it returns
+// fs.ErrExist.
 func Name(name string, pid int) error {
 	if Exists(name) {
 		return fmt.Errorf("name network namespace %s: %w", name, fs.ErrExist)

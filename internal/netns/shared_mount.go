@@ -19,7 +19,7 @@ func shareDir() error {
 	}
 	share := func() error { return unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "") }
 	err := share()
-	if errors.Is(err, unix.EINVAL) { // not a mount yet
+	if errors.Is(err, unix.EINVAL) { // Dir is not a mount point yet
 		if err = unix.Mount(Dir, Dir, "", unix.MS_BIND|unix.MS_REC, ""); err == nil {
 			err = share()
 		}

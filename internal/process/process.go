@@ -2,8 +2,8 @@
 // the daemon that an earlier command started, the init of an instance that outlives its daemon.
 //
 // An ID is a pid and a start time, because the kernel reuses pids. It can be stored in a
-// file. A Handle is a pidfd. Open checks after opening it that the process has the ID, so a
-// Handle never signals another process that reuses the pid.
+// file. A Handle is a pidfd. After it has opened the pidfd, Open checks that the process has
+// the ID, so a Handle never signals another process that reuses the pid.
 package process
 
 import (
@@ -34,7 +34,7 @@ type ID struct {
 	Start uint64 `json:"start"` // field 22 of proc(5) stat, in clock ticks since boot
 }
 
-// Of returns the ID of the process that has pid now, or ErrGone.
+// Of returns the ID of the process that has this pid now, or ErrGone if there is none.
 func Of(pid int) (ID, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -60,13 +60,13 @@ func Of(pid int) (ID, error) {
 	return ID{PID: pid, Start: start}, nil
 }
 
-// Alive reports whether the process with this pid and start time runs.
+// Alive reports whether the process with this ID still runs.
 func (id ID) Alive() bool {
 	now, err := Of(id.PID)
 	return err == nil && now == id
 }
 
-// WriteFile stores the ID atomically.
+// WriteFile replaces the file at path atomically by one with the ID.
 func (id ID) WriteFile(path string) error {
 	data, err := json.Marshal(id)
 	if err != nil {
@@ -75,7 +75,7 @@ func (id ID) WriteFile(path string) error {
 	return atomicfile.Write(path, append(data, '\n'), 0o600)
 }
 
-// ReadFile returns the ID that WriteFile stored.
+// ReadFile returns the ID that WriteFile stored at path.
 func ReadFile(path string) (ID, error) {
 	var id ID
 	data, err := os.ReadFile(path)
@@ -120,10 +120,10 @@ func (id ID) Open() (*Handle, error) {
 	return h, nil
 }
 
-// ID is the process of the handle.
+// ID returns the ID of the process.
 func (h *Handle) ID() ID { return h.id }
 
-// Done is closed when the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (h *Handle) Done() <-chan struct{} { return h.done }
 
 // runWait closes done when the process has ended. It waits in the runtime's poller and takes
@@ -216,8 +216,8 @@ func Kill(ctx context.Context, id ID) error {
 	return h.Kill(ctx)
 }
 
-// List returns the processes for which match is true, except this one and those that have
-// ended meanwhile.
+// List returns the IDs of the processes for whose pid match returns true, except this
+// process and those that have ended meanwhile.
 func List(match func(pid int) bool) ([]ID, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {

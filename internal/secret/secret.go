@@ -1,6 +1,6 @@
-// Package secret makes access keys, and encrypts their secrets with the cluster key: 32 bytes
-// in a file of every node, which are in no log and no snapshot. A log, a snapshot or a backup
-// alone does not reveal the secrets.
+// Package secret makes access keys, and encrypts their secrets with the cluster key. The
+// cluster key is 32 bytes in a file of every node. It is in no log and no snapshot, so a
+// log, a snapshot or a backup alone does not reveal the secrets.
 package secret
 
 import (
@@ -46,7 +46,7 @@ func newKey(b [32]byte) *Key {
 
 const keyHeader = "palisade-cluster-key "
 
-// Encode returns the content of the key's file.
+// Encode returns the key in the format of its file.
 func (k *Key) Encode() []byte { return []byte(keyHeader + hex.EncodeToString(k.bytes[:]) + "\n") }
 
 // DecodeKey returns the key whose file has the content data, as Encode returned it.

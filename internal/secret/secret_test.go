@@ -42,7 +42,7 @@ func TestDecodeKeyReadsWhatEncodeWrote(t *testing.T) {
 	}
 	for _, bad := range []string{"", "palisade-cluster-key ", "palisade-cluster-key 00", string(k.Encode()[1:]), string(k.Encode()) + "00"} {
 		if _, err := DecodeKey([]byte(bad)); err == nil {
-			t.Errorf("DecodeKey accepted %q", bad)
+			t.Errorf("DecodeKey returned no error for the invalid content %q", bad)
 		}
 	}
 }

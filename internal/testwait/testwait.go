@@ -1,4 +1,4 @@
-// Package testwait waits in tests for states that have no event to wait for.
+// Package testwait has functions by which tests wait for states that no event reports.
 package testwait
 
 import (
