@@ -1,22 +1,23 @@
 // Package firewall decides whether the rules of an interface's groups admit a packet.
 //
 // Compile turns the rules of one set of groups into a Table. Match judges one packet by a
-// Table. Explain decides the same, and names the rule that admits the packet, or says of every
-// rule why it does not admit it. A Compiler keeps the Tables of a node: one for each distinct set of
-// groups, however many interfaces have that set.
+// Table. Explain decides the same, and names the rule that admits the packet, or says of
+// every rule why it does not admit it. A Compiler keeps the Tables of a node: one for each
+// distinct set of groups, however many interfaces have that set.
 //
-// The cost of Match does not grow with rules, groups or members. A port (or ICMP type
-// and code) finds its segment by two array reads. A segment of up to eight sources lists
-// them, and Match compares each. In a segment of more, Match finds the packet's source by the
+// The cost of Match does not grow with rules, groups or members. A port (or ICMP type and
+// code) finds its segment by two array reads. A segment of up to eight sources lists them,
+// and Match compares each. In a segment of more, Match finds the packet's source by the
 // groups of the interface it came from and by one longest-prefix match over the Table's
-// CIDRs, and a ruleIndex for each source finds its rule for the port in constant time. The loops that remain are over
-// the groups of one interface and over nested CIDRs, at most 33 of IPv4. The
-// memory of a Table grows with its rules alone. Members are not in a Table, so a launch
-// compiles nothing, and a rule change compiles only the sets that contain its group.
+// CIDRs, and a ruleIndex for each source finds its rule for the port in constant time. The
+// loops that remain are over the groups of one interface and over nested CIDRs, at most 33
+// of IPv4. The memory of a Table grows with its rules alone. Members are not in a Table,
+// so a launch compiles nothing, and a rule change compiles only the sets that contain its
+// group.
 //
-// Rules only permit, and have no order (EC2 User Guide, "Security group rules"). A rule that
-// cannot be enforced exactly is left out and reported; it changes no other rule. Package
-// conntrack tracks connections.
+// Rules only permit, and have no order (EC2 User Guide, "Security group rules"). A rule
+// that cannot be enforced exactly is left out and reported; it changes no other rule.
+// Package conntrack tracks connections.
 package firewall
 
 import (

@@ -10,10 +10,10 @@ import (
 	"palisade/internal/verdict"
 )
 
-// FuzzAcrossNodes sends the same frames twice. First across two nodes, in batches: through the
+// FuzzAcrossNodes sends the same frames twice. First they cross two nodes, in batches: through the
 // sender's pipeline, the seal, trains of datagrams as UDP_GRO makes them, the receiver's joining
-// and the receiver's pipeline. Then one by one on a single node that has all instances. Every
-// instance must receive the same packets in the same order.
+// and the receiver's pipeline. Then they pass one by one through a single node that has all
+// instances. Every instance must receive the same packets in the same order.
 func FuzzAcrossNodes(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(randomBytes(seed, 600))
@@ -28,7 +28,7 @@ func TestTwoNodesDeliverTheSameAsOne(t *testing.T) {
 		given += sendAcross(t, randomBytes(seed, 1200))
 	}
 	if given < 5000 {
-		t.Errorf("only %d packets arrived, too few for this test", given)
+		t.Errorf("only %d packets arrived, want at least 5000 for a useful test", given)
 	}
 }
 
@@ -42,10 +42,11 @@ func randomBytes(seed uint64, n int) []byte {
 
 func acrossNodes(t *testing.T, input []byte) { sendAcross(t, input) }
 
-// sendAcross returns how many packets instances received.
+// sendAcross runs the comparison of FuzzAcrossNodes and returns how many packets instances
+// received.
 func sendAcross(t *testing.T, input []byte) (given int) {
 	if len(input) > 8000 {
-		return 0 // keeps one input quick
+		return 0 // limits the time of one input
 	}
 	d := &dice{rest: input}
 	c := siteConfig{mtu: acrossMTU, offloads: pick(d, packet.DatagramOffloads, packet.StreamOffloads, packet.NoOffloads)}
@@ -78,14 +79,14 @@ func sendAcross(t *testing.T, input []byte) (given int) {
 			single.settle()
 		}
 		for _, name := range []string{"web", "lone", "nat", "app", "box", "uplink"} {
-			at := v.node // the node whose uplink the volley's packets to the internet leave by
+			at := v.node // the node whose uplink sends the volley's packets to the internet
 			if name != "uplink" {
 				at = siteOf(name)
 			}
 			got, err1 := across.sites[at].given(name)
 			want, err2 := single.given(name)
 			if err1 != nil || err2 != nil {
-				t.Fatalf("volley %d of %s: %v; %v", i, v.host, err1, err2)
+				t.Fatalf("volley %d of %s: malformed frames across nodes: %v; on one node: %v", i, v.host, err1, err2)
 			}
 			given += len(got)
 			if !equal(got, want) {
@@ -97,7 +98,7 @@ func sendAcross(t *testing.T, input []byte) (given int) {
 	for _, s := range []*site{across.sites[0], across.sites[1], single} {
 		sum := s.verdicts()
 		if panics, last := s.sw.Panics(); panics > 0 || sum[verdict.Unset]+sum[verdict.PipelinePanicked] > 0 {
-			t.Fatalf("%d panics, the last %s at %s of %x; verdicts %v", panics, last.Cause, last.Port, last.Frame, fates(s))
+			t.Fatalf("%d panics, want 0; the last is %s at port %s of frame %x; verdicts %v", panics, last.Cause, last.Port, last.Frame, fates(s))
 		}
 	}
 	return given
@@ -115,7 +116,7 @@ func fates(s *site) (all []string) {
 	return all
 }
 
-// difference shows the first packets that differ.
+// difference describes the first packets that differ.
 func difference(got, want [][]byte) string {
 	for i := range max(len(got), len(want)) {
 		var a, b []byte
@@ -126,15 +127,15 @@ func difference(got, want [][]byte) string {
 			b = want[i]
 		}
 		if !bytes.Equal(a, b) {
-			return fmt.Sprintf("%d packets, want %d; packet %d is of %d bytes\n%.200x\nwant %d bytes\n%.200x", len(got), len(want), i, len(a), a, len(b), b)
+			return fmt.Sprintf("%d packets, want %d; packet %d has %d bytes\n%.200x\nwant %d bytes\n%.200x", len(got), len(want), i, len(a), a, len(b), b)
 		}
 	}
 	return "none"
 }
 
-// FuzzHostilePeer: a node that was taken over seals any content correctly. Its datagrams cause no
-// panic, each has one verdict, and no packet from an interface that the node does not have reaches
-// an instance.
+// FuzzHostilePeer sends datagrams of a node that was taken over and seals any content correctly.
+// They cause no panic, each has one verdict, and no packet from an interface that the node does not
+// have reaches an instance.
 func FuzzHostilePeer(f *testing.F) {
 	for seed := range uint64(8) {
 		f.Add(randomBytes(seed, 600))
@@ -176,13 +177,13 @@ func hostilePeer(t *testing.T, input []byte) {
 	}
 	fates := w.sites[1].verdicts()
 	if panics, last := w.sites[1].sw.Panics(); panics > 0 || fates[verdict.Unset] > 0 {
-		t.Fatalf("%d panics, the last %s of %x; verdicts %v", panics, last.Cause, last.Frame, fates)
+		t.Fatalf("%d panics, want 0; the last is %s of frame %x; verdicts %v", panics, last.Cause, last.Frame, fates)
 	}
 }
 
-// foreign says why a packet cannot come from node 1; "" if it can. The nat forwards for others, so
-// it may send from any address, also from those of node 2's own instances, as at AWS. Such packets
-// have no groups.
+// foreign says why a packet cannot come from node 1; it returns "" for a packet that can. The nat
+// forwards for others, so it may send from any address, as at AWS, even from those of node 2's own
+// instances. Packets that it forwards have no groups.
 func foreign(frame []byte) string {
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
@@ -199,8 +200,8 @@ func foreign(frame []byte) string {
 	return ""
 }
 
-// sealed draws datagrams as a node seals them: of frames, of malformed frames, and of bytes that
-// are no frame.
+// sealed draws frames, malformed frames and random bytes, and seals each into a datagram as a node
+// does.
 func (d *dice) sealed(s *association, form Form) (all [][]byte) {
 	seal := func(plain []byte, marks packet.Marks) {
 		if form == VXLAN {
@@ -234,7 +235,7 @@ func (d *dice) sealed(s *association, form Form) (all [][]byte) {
 			plain = plain[:d.below(len(plain)+1)]
 		case 10:
 			plain[d.below(min(len(plain), innerLen+60))] = d.byte()
-		case 9: // more options
+		case 9: // more options than this version writes
 			extra := 4 * d.below(40)
 			plain = append(plain[:min(len(plain), innerLen)], append(make([]byte, extra), plain[min(len(plain), innerLen):]...)...)
 			plain[0] += byte(extra / 4)

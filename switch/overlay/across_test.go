@@ -27,7 +27,7 @@ type station struct {
 	fd       int // an eventfd, readable while queue is not empty
 	offloads packet.Offloads
 	queue    [][]byte // virtio header and frame
-	given    [][]byte // the frames written to it, with virtio header
+	given    [][]byte // the frames that the switch wrote to it, with virtio header
 }
 
 func newStation(t testing.TB, offloads packet.Offloads) *station {
@@ -63,7 +63,7 @@ func (s *station) send(frames ...[]byte) {
 	_, _ = unix.Write(s.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// The interfaces of the network. That of node 3 is on no site.
+// acrossHosts are the interfaces of the network. The interface of node 3 is on no site.
 var acrossHosts = []struct {
 	name, private, public string
 	epoch                 uint64
@@ -78,11 +78,11 @@ var acrossHosts = []struct {
 	{"third", "10.10.0.9", "198.18.0.9", 6, 3, false},
 }
 
-// uplinkMAC is the MAC address of each node on the segment behind the uplinks.
+// uplinkMAC is the MAC address that every node has on the network behind the uplinks.
 var uplinkMAC = ec2.MAC{2, 0x75, 0, 0, 0, 1}
 
-// acrossRules: the app admits by group, by address and from all addresses; the others admit almost
-// everything.
+// acrossRules returns the rules of each group. The app admits by group, by address and from all
+// addresses; the others admit almost everything.
 func acrossRules() groups {
 	all := func(serial uint64, name string) *ec2.Group {
 		return &ec2.Group{ID: ec2.GroupID(name), Name: name, Rules: []ec2.Rule{permit(serial, ec2.AnyProtocol, -1, -1, "0.0.0.0/0")}}
@@ -97,7 +97,7 @@ func acrossRules() groups {
 	}
 }
 
-// A site is a node's switch, driven by Step, and the stations of its instances. Number 0 is the
+// A site is a node's switch, driven by Step, and the stations of its instances. Site 0 is the
 // single node that has all instances.
 type site struct {
 	t        testing.TB
@@ -105,7 +105,7 @@ type site struct {
 	tracker  *conntrack.Tracker
 	ports    map[string]*vswitch.Port
 	stations map[string]*station
-	device   *Device // of the tunnels; nil: none
+	device   *Device // the tunnels' device; nil without tunnels
 
 	compiler   *firewall.Compiler
 	rules      groups
@@ -115,10 +115,10 @@ type site struct {
 
 // A siteConfig has the settings of the sites of a test.
 type siteConfig struct {
-	offloads    packet.Offloads // of all stations
-	mtu         int             // of the network
-	tunnelMTU   int             // 0: the network's
-	connections int             // capacity of a tracker; 0: 4096
+	offloads    packet.Offloads // of every station
+	mtu         int             // the network's MTU
+	tunnelMTU   int             // the tunnels' MTU; 0 means the network's
+	connections int             // capacity of each tracker; 0 means 4096
 	log         *slog.Logger
 }
 
@@ -177,7 +177,7 @@ func newSite(t testing.TB, c siteConfig, number uint32, device *Device) *site {
 	return s
 }
 
-// change replaces the rules of the app's group.
+// change replaces the rules of the app's group and publishes them.
 func (s *site) change(rules []ec2.Rule) {
 	s.generation++
 	s.rules["app"] = &ec2.Group{ID: "app", Name: "app", Rules: rules}
@@ -231,20 +231,20 @@ func total(verdicts [verdict.Count]uint64) (n uint64) {
 	return n
 }
 
-// A wire is the underlay between the two nodes: a socket that reads the datagrams of each and sends
-// them on to the other. Each node knows the other by the wire's address.
+// A wire is the underlay between the two nodes: a socket that reads the datagrams of each node and
+// sends them on to the other. Each node is told that the other has the wire's address.
 type wire struct {
 	t      testing.TB
 	socket *Device // only its socket is used
 	sites  [2]*site
 	own    sockaddr
-	to     [2]unix.Sockaddr // the nodes' own sockets
+	to     [2]unix.Sockaddr // addresses of the nodes' own sockets
 	buffer [1 << 16]byte
 	// cut returns how many of n datagrams of one size, with a shorter last one, make one train.
 	cut func(n int) int
 }
 
-// newWire joins two nodes, numbers 1 and 2, by an association.
+// newWire makes two nodes, numbers 1 and 2, and an association between them.
 func newWire(t testing.TB, form Form, c siteConfig) *wire {
 	t.Helper()
 	w := &wire{t: t, cut: func(n int) int { return n }}
@@ -287,15 +287,15 @@ func (w *wire) close() {
 	}
 }
 
-// fateWithin is the longest time for datagrams on loopback. It is shorter than the time limit of a
-// fuzz input.
+// fateWithin is the longest time that datagrams on loopback may take to get their verdicts. It is
+// shorter than the time limit of a fuzz input.
 const fateWithin = 5 * time.Second
 
-// carry passes the datagrams of a node to the other one, in trains as UDP_GRO makes them, and has
-// the other node forward their frames.
+// carry passes the datagrams of a node to the other node, in trains as UDP_GRO makes them, and
+// makes the other node forward their frames.
 func (w *wire) carry(from int) {
 	w.t.Helper()
-	// The test sends a datagram of its own to mark the end of what the node has sent.
+	// A datagram of the test itself marks the end of what the node has sent.
 	end := []byte("end")
 	if err := w.sites[from].device.sendTo(end, &w.own); err != nil {
 		w.t.Fatal(err)
@@ -311,7 +311,7 @@ func (w *wire) carry(from int) {
 	w.deliver(1-from, datagrams)
 }
 
-// read waits for the next datagram.
+// read waits for the next datagram at the wire's socket and returns it.
 func (w *wire) read() []byte {
 	w.t.Helper()
 	for wait := []unix.PollFd{{Fd: int32(w.socket.socket), Events: unix.POLLIN}}; ; {
@@ -320,7 +320,7 @@ func (w *wire) read() []byte {
 			return bytes.Clone(w.buffer[:n])
 		}
 		if ready, err := unix.Poll(wait, int(fateWithin/time.Millisecond)); ready == 0 || err != nil && err != unix.EINTR {
-			w.t.Fatalf("a datagram did not arrive: %v", err)
+			w.t.Fatalf("no datagram arrived at the wire: %v", err)
 		}
 	}
 }
@@ -349,15 +349,15 @@ func (w *wire) deliver(to int, datagrams [][]byte) {
 	}
 	for end := time.Now().Add(fateWithin); total(site.verdicts()) < want; site.settle() {
 		if time.Now().After(end) {
-			w.t.Fatalf("%d packets have no verdict: %v", want-total(site.verdicts()), site.verdicts())
+			w.t.Fatalf("%d datagrams have no verdict after %v; verdicts %v", want-total(site.verdicts()), fateWithin, site.verdicts())
 		}
 	}
 	if got := total(site.verdicts()); got != want {
-		w.t.Fatalf("there are %d more verdicts than datagrams: %v", got-want, site.verdicts())
+		w.t.Fatalf("there are %d more verdicts than datagrams; verdicts %v", got-want, site.verdicts())
 	}
 }
 
-// forward sends a train to a node: datagrams of size bytes, with a shorter last one.
+// forward sends a train to a node: datagrams of size bytes, of which the last may be shorter.
 func (w *wire) forward(train []byte, size, to int) error {
 	var control []byte
 	if len(train) > size {
@@ -371,7 +371,7 @@ func (w *wire) forward(train []byte, size, to int) error {
 	return err
 }
 
-// siteOf returns which node has an instance.
+// siteOf returns the index of the site that has an instance.
 func siteOf(host string) int {
 	for _, h := range acrossHosts {
 		if h.name == host {
@@ -381,8 +381,8 @@ func siteOf(host string) int {
 	panic("no instance is called " + host)
 }
 
-// send has an instance of a node, or the hosts behind its uplink, send frames at once, and forwards
-// them on both nodes.
+// send makes an instance, or the hosts behind the uplink of a node, send frames at once, and makes
+// both nodes forward them.
 func (w *wire) send(from int, host string, frames [][]byte) {
 	w.t.Helper()
 	w.sites[from].stations[host].send(frames...)
@@ -390,7 +390,7 @@ func (w *wire) send(from int, host string, frames [][]byte) {
 	w.carry(from)
 }
 
-// given returns the packets that an instance received since the last call, as on a wire.
+// given returns the packets that an instance received since the last call, cut as on a wire.
 func (s *site) given(host string) (all [][]byte, err error) {
 	frames := s.stations[host].given
 	s.stations[host].given = nil
@@ -399,15 +399,15 @@ func (s *site) given(host string) (all [][]byte, err error) {
 		header, frame := b[:packet.OffloadLen], b[packet.OffloadLen:]
 		var p packet.Packet
 		if v, ok := decoder.Decode(frame, &p); !ok {
-			return nil, fmt.Errorf("%s received a frame that is %v: %x", host, v, frame)
+			return nil, fmt.Errorf("%s received a frame that Decode refuses as %v: %x", host, v, frame)
 		}
 		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
-			return nil, fmt.Errorf("%s received a virtio header that is %v", host, v)
+			return nil, fmt.Errorf("%s received a virtio header that Sanitize refuses as %v", host, v)
 		}
 		if err := packet.Segment(header, frame, &p, scratch, func(out []byte) error {
 			if out = bytes.Clone(out); p.DontFragment {
-				clear(out[18:20]) // the identification has no meaning then (RFC 6864 §4.1)
-				clear(out[24:26]) // the IP checksum covers it
+				clear(out[18:20]) // with DF the identification has no meaning (RFC 6864 §4.1)
+				clear(out[24:26]) // the IP checksum covers the identification
 			}
 			all = append(all, out)
 			return nil

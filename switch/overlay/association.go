@@ -18,9 +18,9 @@ const queues = 64
 
 // An association is the keys between this node and another, one for each direction.
 //
-// Each queue's counter is used only by the poller with that queue, and the replay windows only by
-// the poller of the tunnel's port. replaced is guarded by Overlay.mu. The other fields do not
-// change once the association is in a table.
+// Each queue's counter is used only by the poller that has the queue, and the replay windows only
+// by the poller of the tunnel's port. Overlay.mu guards replaced; single is atomic. The other
+// fields do not change once the association is in a table.
 type association struct {
 	node        uint32 // number of the remote node
 	address     netip.AddrPort
@@ -30,18 +30,18 @@ type association struct {
 	seal        cipher.AEAD
 	open        cipher.AEAD
 	begun       time.Time
-	replaced    time.Time // zero: not replaced
-	// single: the path to the node takes only one datagram at a time.
+	replaced    time.Time // when a newer association replaced it; zero if none has
+	// single: the kernel cannot send several datagrams at once to the node.
 	single atomic.Bool
 
 	sent [queues]struct {
 		counter atomic.Uint64
-		_       [56]byte // a cache line each
+		_       [56]byte // gives each counter a cache line of its own
 	}
 	seen [queues]window
 }
 
-// keyLen is that of AES-128. The TLS handshake that the keys come from is no stronger.
+// keyLen is the key length of AES-128. The TLS handshake that the keys come from is no stronger.
 const keyLen = 16
 
 func newAssociation(sealKey, openKey []byte) (*association, error) {
@@ -62,7 +62,7 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// next returns the nonce of the queue's next datagram; 0 if all are used up.
+// next returns the nonce of the queue's next datagram; 0 if the queue has used all its nonces.
 func (s *association) next(queue int) uint64 {
 	counter := s.sent[queue].counter.Add(1)
 	if counter>>counterBits != 0 {
@@ -71,9 +71,9 @@ func (s *association) next(queue int) uint64 {
 	return counter | uint64(queue)<<counterBits
 }
 
-// sealPacket makes a datagram out of plain, an inner header and a frame. It writes the datagram to
-// dst, which is memory apart from plain, or headerLen bytes before it. It returns the datagram; nil
-// if the queue's nonces are used up.
+// sealPacket seals plain, an inner header and a frame, and returns the datagram; nil if the queue
+// has used all its nonces. It writes the datagram to dst. dst must not overlap plain, or must begin
+// headerLen bytes before it.
 func (s *association) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, marks packet.Marks) []byte {
 	failpoint.Reach()
 	counter := s.next(queue)
@@ -85,7 +85,7 @@ func (s *association) sealPacket(dst, plain []byte, nonce *[12]byte, queue int, 
 	return dst[:headerLen+len(s.seal.Seal(dst[headerLen:headerLen], nonce[:], plain, dst[:headerLen]))]
 }
 
-// openPacket opens a datagram into dst and returns the sealed content.
+// openPacket opens a datagram into dst and returns the sealed content; false if the seal is wrong.
 func (s *association) openPacket(dst, datagram []byte, nonce *[12]byte) ([]byte, bool) {
 	failpoint.Reach()
 	copy(nonce[4:], datagram[8:headerLen])
@@ -93,8 +93,8 @@ func (s *association) openPacket(dst, datagram []byte, nonce *[12]byte) ([]byte,
 	return inner, err == nil
 }
 
-// A window records which of the last counters of one queue were received, so that each is accepted
-// once (RFC 6479: blocks in a ring; moving forward clears whole blocks).
+// A window records which of the last counters of one queue were received, so that each counter is
+// accepted once (RFC 6479: blocks in a ring; moving forward clears whole blocks).
 type window struct {
 	newest uint64
 	blocks [windowBlocks]uint64
@@ -102,11 +102,11 @@ type window struct {
 
 const (
 	windowBlocks = 32
-	windowSize   = (windowBlocks - 1) * 64 // counters before the newest
+	windowSize   = (windowBlocks - 1) * 64 // so many counters before the newest are known
 )
 
-// take reports whether a counter was not received before, and records it. A counter older than the
-// window counts as received.
+// take records a counter as received and reports whether it is new. A counter older than the window
+// counts as received.
 func (w *window) take(counter uint64) bool {
 	failpoint.Reach()
 	block := counter / 64

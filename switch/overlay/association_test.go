@@ -13,7 +13,7 @@ import (
 	vswitch "palisade/switch"
 )
 
-// TestRekeyLosesNoDatagram: both nodes change their keys repeatedly under traffic.
+// TestRekeyLosesNoDatagram changes the keys of both nodes repeatedly under traffic.
 func TestRekeyLosesNoDatagram(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -22,14 +22,14 @@ func TestRekeyLosesNoDatagram(t *testing.T) {
 	sent, keys := uint64(0), map[*association]bool{}
 	for deadline := time.Now().Add(patience); len(keys) < 5; {
 		if time.Now().After(deadline) {
-			t.Fatalf("there were only %d associations", len(keys))
+			t.Fatalf("only %d associations were made in time, want 5", len(keys))
 		}
 		s := n1.association(2)
 		if !keys[s] {
 			keys[s] = true
 			c.nodes[len(keys)%2].overlay.rekey() // either node may cause it
 		}
-		for range 20 { // and the next after they have arrived, so that the socket's buffer never gets full
+		for range 20 { // wait until these have arrived before sending more, so that the socket's buffer never gets full
 			if err := n1.devices["web"].Send(frame); err != nil {
 				t.Fatal(err)
 			}
@@ -39,11 +39,11 @@ func TestRekeyLosesNoDatagram(t *testing.T) {
 		n2.devices["app"].Take()
 	}
 	if s := n2.overlay.Status()[0]; !s.Up || len(n2.overlay.peers["node1"].associations) > maxAssociations {
-		t.Errorf("node2 keeps %d associations; %+v", len(n2.overlay.peers["node1"].associations), s)
+		t.Errorf("node2 keeps %d associations, want at most %d and the tunnel up; status %+v", len(n2.overlay.peers["node1"].associations), maxAssociations, s)
 	}
 }
 
-// TestReplacedAssociationReceivesForAMinute, and no longer.
+// A replaced association receives for a minute, and no longer.
 func TestReplacedAssociationReceivesForAMinute(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -65,7 +65,7 @@ func TestReplacedAssociationReceivesForAMinute(t *testing.T) {
 	send(n2.tunnel, verdict.TunnelUnknown)
 }
 
-// TestRestartedNodeIsReachedAgain within seconds, whichever node begins the exchange. Until then
+// A restarted node is reached again within seconds, whichever node begins the exchange. Until then
 // the other node keeps the old association.
 func TestRestartedNodeIsReachedAgain(t *testing.T) {
 	c := newCluster(t)
@@ -74,7 +74,7 @@ func TestRestartedNodeIsReachedAgain(t *testing.T) {
 		before := other.association(n.number)
 		n.stop()
 		if other.association(n.number) != before {
-			t.Errorf("%s has dropped its association with %s, which has only stopped", other.name, n.name)
+			t.Errorf("%s has dropped its association with %s when that node stopped, want it kept until the restart", other.name, n.name)
 		}
 		began := time.Now()
 		n.start()
@@ -86,8 +86,7 @@ func TestRestartedNodeIsReachedAgain(t *testing.T) {
 	}
 }
 
-// TestAssociationSurvivesLossOfItsStream: the streams between the nodes are gone for good, and the
-// tunnels still work.
+// The streams between the nodes end and do not come back, and the tunnels still work.
 func TestAssociationSurvivesLossOfItsStream(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -100,8 +99,8 @@ func TestAssociationSurvivesLossOfItsStream(t *testing.T) {
 	n1.send("web", packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)), n2.ports["app"], verdict.Forward)
 }
 
-// TestChangedPeerLosesItsAssociation: a node that is removed, or replaced under the same name,
-// loses its association at once, and gets a new one only as itself.
+// A node that is removed, or replaced under the same name, loses its association at once. A new
+// association is made only with the key that the cluster knows.
 func TestChangedPeerLosesItsAssociation(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -117,22 +116,22 @@ func TestChangedPeerLosesItsAssociation(t *testing.T) {
 		change(&r)
 		n2.overlay.SetPeers([]Remote{r})
 		if n2.association(1) != nil {
-			t.Errorf("%s: node2 still has an association to send on", name)
+			t.Errorf("%s changed: node2 still has an association to send on", name)
 		}
 		before := n2.tunnel.Counters().Verdicts
 		if _, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, frame); err != nil {
 			t.Fatal(err)
 		}
-		t.Log(name)
+		t.Log("changed:", name)
 		c.fate(n2.tunnel, before, verdict.TunnelUnknown)
 		if name == "key" {
 			eventually(t, "refusal", func() bool { return strings.HasPrefix(n1.overlay.Status()[0].Problem, "exchange keys with node2") })
 			if n2.association(1) != nil {
-				t.Error("node2 has an association with a key that it does not know")
+				t.Error("node2 has an association with a node whose key it does not know")
 			}
 		}
 		n2.send("app", packettest.Build(of("app", packet.ProtocolUDP, "10.10.0.5", "10.10.0.4", 1, 53)), n2.ports["app"], verdict.TunnelDown)
-		old := n1.association(2) // before a new one can replace it
+		old := n1.association(2) // kept before a new association replaces it
 		c.introduce()
 		eventually(t, "new association", func() bool { return n2.up() && n1.association(2) != old })
 	}

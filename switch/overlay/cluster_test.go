@@ -24,7 +24,7 @@ import (
 	"palisade/switch/tap/taptest"
 )
 
-// patience is the longest wait on a loaded machine.
+// patience is the longest time that a test waits for something, even on a loaded machine.
 const patience = 20 * time.Second
 
 // A cluster is two nodes with running switches, connected by tunnels and streams over loopback:
@@ -40,7 +40,7 @@ type cluster struct {
 	nodes []*node // node1, node2
 	rules groups
 	form  Form
-	// device opens the device of an instance; nil: one in memory.
+	// device opens the device of an instance. If it is nil, the devices are in memory.
 	device func(host string) vswitch.Device
 }
 
@@ -60,7 +60,7 @@ const (
 	tunnelMTU  = 1406
 )
 
-// A node can be stopped and started again, with the same addresses.
+// A node can be stopped, and started again with the same addresses.
 type node struct {
 	c        *cluster
 	number   uint32
@@ -122,7 +122,7 @@ func permit(serial uint64, protocol ec2.Protocol, from, to int, source string) e
 }
 
 // newCluster starts two nodes and waits for their association. The app admits the web group to TCP
-// 8000 and UDP 53, pings from it, and TCP 22 from the web's public address only.
+// 8000 and UDP 53, pings from that group, and TCP 22 from the web's public address only.
 func newCluster(t testing.TB) *cluster { return newClusterOn(t, Sealed, nil) }
 
 func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Device) *cluster {
@@ -138,7 +138,7 @@ func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Devi
 	for i, id := range identities(t, c.table) {
 		n := &node{c: c, number: uint32(i + 1), name: id.Node(), id: id,
 			peerAddr: netip.MustParseAddrPort("127.0.0.1:0"), udpAddr: netip.MustParseAddrPort("127.0.0.1:0")}
-		if form == VXLAN { // which tells nodes apart by their addresses
+		if form == VXLAN { // VXLAN tells nodes apart by their IP addresses
 			n.udpAddr = netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:0", i+1))
 		}
 		c.nodes = append(c.nodes, n)
@@ -243,7 +243,7 @@ func (n *node) must(err error) {
 	}
 }
 
-// openPorts publishes a Snapshot with the node's interfaces, and those of the other node.
+// openPorts publishes a Snapshot with the node's own interfaces and those of the other node.
 func (n *node) openPorts(tracker *conntrack.Tracker) {
 	n.c.t.Helper()
 	n.ports, n.devices = map[string]*vswitch.Port{}, map[string]*taptest.Device{}
@@ -288,7 +288,7 @@ func (n *node) remote() Remote {
 	return Remote{Number: n.number, Node: n.name, Address: n.udpAddr, PublicKey: n.id.PublicKey()}
 }
 
-// introduce gives both nodes to SetPeers of each.
+// introduce tells the overlay of each node about both nodes.
 func (c *cluster) introduce() {
 	all := []Remote{c.nodes[0].remote(), c.nodes[1].remote()}
 	for _, n := range c.nodes {
@@ -313,7 +313,7 @@ func eventually(t testing.TB, what string, so func() bool) {
 			return
 		}
 	}
-	t.Fatalf("no %s after %v", what, patience)
+	t.Fatalf("%s: not seen within %v", what, patience)
 }
 
 func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
@@ -343,8 +343,8 @@ func (n *node) send(from string, frame []byte, fateOf *vswitch.Port, want verdic
 	n.c.fate(fateOf, before, want)
 }
 
-// fate waits for the verdict of one frame at a port, and checks it. before has the counters from
-// before the frame was sent.
+// fate waits until one frame has a verdict at a port, and fails unless it is want. before has the
+// port's counters from before the frame was sent.
 func (c *cluster) fate(at *vswitch.Port, before [verdict.Count]uint64, want verdict.Verdict) {
 	c.t.Helper()
 	eventually(c.t, fmt.Sprintf("verdict at %s, want %v", at.Name(), want), func() bool { return at.Counters().Verdicts != before })
@@ -353,13 +353,14 @@ func (c *cluster) fate(at *vswitch.Port, before [verdict.Count]uint64, want verd
 	if after != before {
 		for v := range after {
 			if after[v] != before[v] {
-				c.t.Errorf("at %s: %d more %v than expected", at.Name(), int64(after[v]-before[v]), verdict.Verdict(v))
+				c.t.Errorf("at port %s: %+d frames with verdict %v compared with what is wanted", at.Name(), int64(after[v]-before[v]), verdict.Verdict(v))
 			}
 		}
 	}
 }
 
-// delivered waits for the next frame that an instance receives.
+// delivered waits for the next frame that an instance receives, and returns it decoded and as
+// bytes.
 func (n *node) delivered(to string) (packet.Packet, []byte) {
 	n.c.t.Helper()
 	d := n.devices[to]
@@ -369,14 +370,14 @@ func (n *node) delivered(to string) (packet.Packet, []byte) {
 			var p packet.Packet
 			ethernet := frames[len(frames)-1][packet.OffloadLen:]
 			if v, ok := packet.NewDecoder().Decode(ethernet, &p); !ok {
-				n.c.t.Fatalf("%s received a frame that is %v", to, v)
+				n.c.t.Fatalf("%s received a frame that Decode refuses as %v", to, v)
 			}
 			return p, ethernet
 		}
 		select {
 		case <-d.Arrived():
 		case <-deadline:
-			n.c.t.Fatalf("%s received nothing", to)
+			n.c.t.Fatalf("%s received nothing within %v", to, patience)
 		}
 	}
 }

@@ -45,7 +45,7 @@ const (
 	geneveLen       = 8
 	optionHeader    = 4
 	sourceOptionLen = optionHeader + 8
-	innerLen        = geneveLen + sourceOptionLen // sealed, before the frame
+	innerLen        = geneveLen + sourceOptionLen // the bytes that are sealed before the frame
 
 	optionClass  = 0xff50
 	critical     = 0x80
@@ -54,7 +54,8 @@ const (
 	ethernetBridged = 0x6558 // RFC 8926 §3.4: an Ethernet frame follows
 )
 
-// counterBits is the part of the nonce that counts; the upper bits are the queue.
+// counterBits is the number of low bits of the nonce that hold the counter; the bits above hold the
+// queue.
 const counterBits = 56
 
 const knownMarks = packet.Unfinished | packet.Followed
@@ -70,7 +71,7 @@ type header struct {
 	marks   packet.Marks
 	index   uint32
 	queue   uint64
-	counter uint64 // of the queue
+	counter uint64 // the queue's counter
 }
 
 func readHeader(b []byte) (h header, ok bool) {
@@ -99,8 +100,9 @@ func putOption(b []byte, kind byte, length int) {
 	b[2], b[3] = kind, byte(length-optionHeader)/4
 }
 
-// readInner reads the inner header. A node of the cluster wrote it, but perhaps one of another
-// version, or one that was taken over.
+// readInner reads the inner header into from and returns the frame; false if the header is not
+// valid. A node of the cluster wrote the header, but that node may have another version, or may
+// have been taken over.
 func readInner(b []byte, from *packet.Origin) (frame []byte, ok bool) {
 	failpoint.Reach()
 	if len(b) < geneveLen || b[0]>>6 != 0 || b[1]&0x80 != 0 || binary.BigEndian.Uint16(b[2:]) != ethernetBridged {

@@ -36,14 +36,14 @@ func TestWindowAcceptsEachCounterOnce(t *testing.T) {
 			}
 			want := !taken[counter] && (counter > newest || newest-counter < windowSize)
 			if got := w.take(counter); got != want {
-				t.Fatalf("seed %d: counter %d after %d: accepted %v, want %v", seed, counter, newest, got, want)
+				t.Fatalf("seed %d: counter %d, with %d as the newest: accepted %v, want %v", seed, counter, newest, got, want)
 			}
 			taken[counter] = true
 			newest = max(newest, counter)
 		}
 	}
 	if windowSize < 1024 {
-		t.Errorf("the window has only %d counters", windowSize)
+		t.Errorf("the window has only %d counters, want at least 1024", windowSize)
 	}
 }
 
@@ -79,12 +79,12 @@ func ends(t testing.TB) (a, b *Device) {
 
 var from = packet.Origin{VNI: 0xabcdef, Epoch: 1<<63 + 5}
 
-// one returns a frame of one packet, as the switch passes it to Send.
+// one returns a frame that stands for one packet, as the switch passes it to Send.
 func one(frame []byte) (*packet.Packet, []byte) {
 	return &packet.Packet{Len: len(frame), Segments: 1}, append(make([]byte, packet.OffloadLen), frame...)
 }
 
-// receive reads the next frame, also one of the next batch.
+// receive returns what Receive returns. If a batch has ended, it reads the next one.
 func receive(d *Device, b []byte) (int, packet.Origin, verdict.Verdict, error) {
 	n, from, v, err := d.Receive(b)
 	if err == unix.EAGAIN {
@@ -93,7 +93,7 @@ func receive(d *Device, b []byte) (int, packet.Origin, verdict.Verdict, error) {
 	return n, from, v, err
 }
 
-// sealed returns a datagram with a frame.
+// sealed returns a datagram that the association seals with a frame from an interface.
 func (s *association) sealed(queue int, from packet.Origin, frame []byte) []byte {
 	q := new(sender)
 	return q.out[:q.sealCopy(s, queue, 0, from, frame, 0)]
@@ -110,24 +110,24 @@ func TestFrameArrivesUnchanged(t *testing.T) {
 		if v, err := a.Send(3, 2, from, p, whole); v != verdict.Forward || err != nil {
 			t.Fatal(v, err)
 		}
-		buffer[0], buffer[9] = 1, 1 // left from the frame before
+		buffer[0], buffer[9] = 1, 1 // as if left from an earlier frame
 		n, origin, v, err := receive(b, buffer)
 		if v != verdict.Forward || err != nil || origin != want || !bytes.Equal(buffer[packet.OffloadLen:n], frame) ||
 			[packet.OffloadLen]byte(buffer) != [packet.OffloadLen]byte{} {
-			t.Errorf("%d bytes: %d arrived, from %+v, %v, %v", length, n, origin, v, err)
+			t.Errorf("frame of %d bytes: Receive = %d bytes from %+v, verdict %v, error %v; want the frame unchanged, from %+v", length, n, origin, v, err, want)
 		}
 	}
 	p, empty := one(nil)
 	if v, _ := a.Send(3, 4, from, p, empty); v != verdict.TunnelDown {
-		t.Errorf("to a node without an association: %v", v)
+		t.Errorf("Send to a node without an association: verdict %v, want %v", v, verdict.TunnelDown)
 	}
 	p, long := one(make([]byte, 1<<16))
 	if _, err := a.Send(3, 2, from, p, long); err == nil {
-		t.Error("a frame longer than any datagram was sent")
+		t.Error("Send accepted a frame longer than any datagram, want an error")
 	}
 }
 
-// TestNoNonceIsUsedTwice: neither by two queues, nor when a counter is used up.
+// No nonce is used twice, neither by two queues nor after a queue's counter has reached its end.
 func TestNoNonceIsUsedTwice(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
@@ -137,19 +137,19 @@ func TestNoNonceIsUsedTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, _, v, err := receive(b, buffer); v != verdict.Forward || err != nil {
-			t.Fatalf("queue %d: %v, %v", queue, v, err)
+			t.Fatalf("queue %d: Receive returned verdict %v, error %v", queue, v, err)
 		}
 		if got, want := binary.BigEndian.Uint64(a.queues[queue].nonce[4:]), uint64(queue)<<56|1; got != want {
-			t.Errorf("nonce %x, want %x", got, want)
+			t.Errorf("queue %d: nonce %x, want %x", queue, got, want)
 		}
 	}
 	a.table.Load().send[2].sent[0].counter.Store(1<<counterBits - 1)
 	if _, err := a.Send(0, 2, from, p, frame); err == nil {
-		t.Error("the counter has changed the queue's number")
+		t.Error("a datagram was sent after the last counter, want an error")
 	}
 }
 
-func TestWireFormat(t *testing.T) {
+func TestWireFormatDoesNotChange(t *testing.T) {
 	b := make([]byte, headerLen+innerLen)
 	putHeader(b, packet.Unfinished|packet.Followed, 0x01020304, 7<<counterBits|0x0a0b)
 	putInner(b[headerLen:], packet.Origin{VNI: 0x123456, Epoch: 0x1122334455667788})
@@ -168,9 +168,9 @@ func option(class uint16, kind byte, body ...byte) []byte {
 	return append(append(b, kind, byte(len(body)/4)), body...)
 }
 
-// TestInnerHeader reads what a node of another version, or one that was taken over, may have
-// sealed.
-func TestInnerHeader(t *testing.T) {
+// TestInnerHeaderIsReadStrictly reads inner headers that a node of another version, or one that was
+// taken over, may have sealed.
+func TestInnerHeaderIsReadStrictly(t *testing.T) {
 	source := option(optionClass, sourceOption, 0, 0, 0, 0, 0, 0, 0, 9)
 	geneve := func(options ...[]byte) []byte {
 		all := bytes.Join(options, nil)
@@ -202,16 +202,16 @@ func TestInnerHeader(t *testing.T) {
 		var o packet.Origin
 		frame, ok := readInner(tt.b, &o)
 		if ok != tt.ok {
-			t.Errorf("%s: accepted %v", tt.name, ok)
+			t.Errorf("inner header with %s: accepted %v, want %v", tt.name, ok, tt.ok)
 		}
 		if ok && (string(frame) != "frame" || o != packet.Origin{VNI: 7, Epoch: 9}) {
-			t.Errorf("%s: %q from %+v", tt.name, frame, o)
+			t.Errorf("inner header with %s: frame %q from %+v, want \"frame\" from VNI 7, epoch 9", tt.name, frame, o)
 		}
 	}
 }
 
-// FuzzOpen: any bytes give a frame that was sealed, or a verdict that drops: as a datagram, and as
-// sealed content.
+// FuzzOpen passes any bytes to the receiver, as a datagram and as sealed content. They give a frame
+// that was sealed, or a verdict that drops.
 func FuzzOpen(f *testing.F) {
 	keys := bytes.Repeat([]byte{1}, keyLen)
 	s, err := newAssociation(keys, keys)
@@ -229,7 +229,7 @@ func FuzzOpen(f *testing.F) {
 		b = b[:min(len(b), 60_000)]
 		var o packet.Origin
 		if frame, ok := readInner(b, &o); ok && (len(frame) > len(b)-innerLen || o.VNI >= 1<<24 || o.Node != 0) {
-			t.Errorf("inner % x: %d bytes from %+v", b, len(frame), o)
+			t.Errorf("sealed content % x gives an impossible frame of %d bytes from %+v", b, len(frame), o)
 		}
 		fresh, err := newAssociation(keys, keys)
 		if err != nil {
@@ -240,9 +240,9 @@ func FuzzOpen(f *testing.F) {
 		n, o, _, v := d.openDatagram(bytes.Clone(b), local, buffer)
 		switch {
 		case v == verdict.Forward && (o.Node != 9 || n < packet.OffloadLen || n > packet.OffloadLen+len(b)-headerLen-innerLen-tagLen):
-			t.Errorf("% x: %d bytes from %+v", b, n, o)
+			t.Errorf("datagram % x gives an impossible frame of %d bytes from %+v", b, n, o)
 		case v == verdict.Unset:
-			t.Errorf("% x: no verdict", b)
+			t.Errorf("datagram % x gets no verdict", b)
 		}
 	})
 }
@@ -260,7 +260,7 @@ func TestNoAllocs(t *testing.T) {
 		}
 	}
 	if n := testing.AllocsPerRun(500, round); n != 0 {
-		t.Errorf("sent and received: %v allocations", n)
+		t.Errorf("%v allocations for each datagram sent and received, want 0", n)
 	}
 	s := a.table.Load().send[2]
 	hostile := func(change func(b []byte)) func() {
@@ -280,13 +280,13 @@ func TestNoAllocs(t *testing.T) {
 		"unknown": func(b []byte) { b[4]++ },
 	} {
 		if n := testing.AllocsPerRun(500, hostile(change)); n != 0 {
-			t.Errorf("%s: %v allocations", name, n)
+			t.Errorf("%s datagram: %v allocations, want 0", name, n)
 		}
 	}
 }
 
-// BenchmarkTunnel measures the cost of one frame between two nodes: sealing and opening alone, and
-// with the kernel's loopback.
+// BenchmarkTunnel measures the cost of one frame between two nodes: for sealing and opening alone,
+// and with the kernel's loopback.
 func BenchmarkTunnel(b *testing.B) {
 	for _, size := range []int{60, 1420} {
 		p, whole := one(make([]byte, size))

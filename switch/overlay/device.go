@@ -11,8 +11,9 @@ import (
 
 // Device is the data path of the tunnels on one UDP socket. It implements vswitch.TunnelDevice.
 //
-// Only one goroutine calls Receive and Discard. Each queue of Send belongs to one goroutine;
-// different queues may send at the same time. No lock is taken: the table is read atomically.
+// Only one goroutine may call Receive and Discard. Each queue of Send belongs to one goroutine;
+// different queues may send at the same time. No lock is taken: the table of associations is read
+// atomically.
 type Device struct {
 	form   Form
 	socket int
@@ -23,14 +24,14 @@ type Device struct {
 	queues   [queues]sender
 }
 
-// socketBuffer is the bytes that may wait in the socket while the poller is busy: some 3,000
-// datagrams.
+// socketBuffer is the number of bytes that may wait in the socket while the poller is busy: about
+// 3,000 datagrams.
 const socketBuffer = 8 << 20
 
-// openDevice binds a socket. Its datagrams are never fragmented on the way: on an underlay with a
-// smaller MTU than configured they are lost and counted, because one lost fragment would make all
-// others useless. The kernel ignores ICMP errors about the path's MTU, because anybody can forge
-// them.
+// openDevice opens and binds the socket of a Device. Its datagrams are never fragmented, because
+// one lost fragment would make all others useless: on an underlay with a smaller MTU than
+// configured, too large datagrams are lost and counted. The kernel ignores ICMP errors about the
+// path's MTU, because anybody can forge them.
 func openDevice(form Form, listen netip.AddrPort, t *atomic.Pointer[table]) (*Device, error) {
 	family, level, discover := unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
 	if listen.Addr().Is6() {
@@ -44,10 +45,10 @@ func openDevice(form Form, listen netip.AddrPort, t *atomic.Pointer[table]) (*De
 	if err := unix.SetsockoptInt(socket, level, discover, unix.IP_PMTUDISC_PROBE); err != nil {
 		return nil, errors.Join(fmt.Errorf("forbid fragments: %w", err), d.Close())
 	}
-	// Before Linux 5.0 this fails, and datagrams arrive one by one.
+	// Before Linux 5.0 the call fails, and datagrams arrive one by one.
 	_ = unix.SetsockoptInt(socket, unix.SOL_UDP, unix.UDP_GRO, 1)
 	for _, option := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		// Without the privilege the system's limit applies.
+		// Without the privilege for the first option, the system's limit applies.
 		if unix.SetsockoptInt(socket, unix.SOL_SOCKET, option[0], socketBuffer) != nil {
 			_ = unix.SetsockoptInt(socket, unix.SOL_SOCKET, option[1], socketBuffer)
 		}

@@ -38,16 +38,17 @@ const (
 	helloTimeout = 5 * time.Second
 	pingInterval = 5 * time.Second
 	silenceLimit = 3 * pingInterval
-	stableTime   = 5 * time.Second // a stream that lasted longer resets the retry time
+	stableTime   = 5 * time.Second // after a stream that lasted longer, retryTime starts again from its minimum
 	minRetry     = 50 * time.Millisecond
 	maxRetry     = 2 * time.Second
 
-	// maxExchanges bounds the exchanges that other nodes have begun and not finished. Above it
-	// streams are closed.
+	// maxExchanges is the largest number of unfinished exchanges that other nodes have begun.
+	// Further streams are closed.
 	maxExchanges = 64
 )
 
-// runDial keeps an association with a node whose name sorts after this node's.
+// runDial keeps up an association with a node whose name sorts after this node's, until that is no
+// peer any more.
 func (o *Overlay) runDial(p *remotePeer) {
 	defer p.end()
 	retry := minRetry
@@ -75,7 +76,8 @@ func (o *Overlay) dial(p *remotePeer) error {
 	return o.runStream(p, conn, initiator, func() {})
 }
 
-// dialFailed notes why there is no stream to a node, and logs it if the reason is new.
+// dialFailed notes why there is no stream to a node, and logs the reason if it is new. A nil err
+// means that the stream has ended regularly.
 func (o *Overlay) dialFailed(p *remotePeer, err error) {
 	problem := "the stream has ended"
 	if err != nil {
@@ -90,7 +92,7 @@ func (o *Overlay) dialFailed(p *remotePeer, err error) {
 	}
 }
 
-// acceptFailed notes why a stream that the remote node opened has ended.
+// acceptFailed notes why a stream that the remote node opened has failed.
 func (o *Overlay) acceptFailed(p *remotePeer, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -110,7 +112,7 @@ func (o *Overlay) runAccept(ctx context.Context) error {
 		conn := accepted.(*peer.Conn)
 		p := o.peerNamed(conn.Node())
 		if p == nil {
-			_ = conn.Close() // no peer, or not yet: the node will dial again
+			_ = conn.Close() // the node is no peer, or not yet; it will dial again
 			continue
 		}
 		select {
@@ -146,7 +148,7 @@ const (
 )
 
 // runStream exchanges keys over a stream, and returns when the stream has ended. It calls exchanged
-// after the exchange.
+// as soon as the exchange has succeeded or failed.
 func (o *Overlay) runStream(p *remotePeer, conn *peer.Conn, r role, exchanged func()) error {
 	defer conn.Close()
 	stop := context.AfterFunc(p.ctx, func() { _ = conn.Close() }) // ends reads and writes
@@ -170,7 +172,7 @@ func (o *Overlay) exchange(p *remotePeer, conn *peer.Conn, r role) error {
 	}
 	if r == responder {
 		if err := s.readHello(conn, o.config.Form); err != nil {
-			return errors.Join(err, s.writeHello(conn, o.config.Form)) // the hello tells the remote node why
+			return errors.Join(err, s.writeHello(conn, o.config.Form)) // this node's hello tells the remote node why
 		}
 	}
 	if err := o.startReceiving(p, s); err != nil {
@@ -187,8 +189,9 @@ func (o *Overlay) exchange(p *remotePeer, conn *peer.Conn, r role) error {
 	return o.startSending(p, s, conn)
 }
 
-// newAssociation takes the keys from a stream. It fails if the stream's certificate is not the
-// peer's: a name may have passed to another node since the handshake.
+// newAssociation returns an association with keys from a stream. It fails if the key in the
+// stream's certificate is not the peer's: the name may have passed to another node since the
+// handshake.
 func (o *Overlay) newAssociation(p *remotePeer, conn *peer.Conn, r role) (*association, error) {
 	state := conn.ConnectionState()
 	if len(state.PeerCertificates) == 0 || !bytes.Equal(state.PeerCertificates[0].RawSubjectPublicKeyInfo, p.PublicKey) {
@@ -235,7 +238,8 @@ func (s *association) readHello(r io.Reader, own Form) error {
 
 var errNoPeer = errors.New("the node is no peer any more")
 
-// startReceiving gives an association its index and adds it to those that receive.
+// startReceiving gives an association its index and adds it to those that this node receives on. It
+// returns errNoPeer if p has been removed or replaced.
 func (o *Overlay) startReceiving(p *remotePeer, s *association) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -266,7 +270,8 @@ func (o *Overlay) discard(p *remotePeer, s *association) error {
 	return nil
 }
 
-// startSending makes an association the one to send on.
+// startSending makes s the association that this node sends on. It returns errNoPeer if p has been
+// removed or replaced.
 func (o *Overlay) startSending(p *remotePeer, s *association, conn *peer.Conn) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -292,7 +297,8 @@ func (o *Overlay) endStream(p *remotePeer, conn *peer.Conn) {
 	}
 }
 
-// watchStream returns when a stream has ended, or its association must be renewed.
+// watchStream returns nil when a stream has ended or its association must be renewed, and an error
+// when the stream has failed or is silent.
 func watchStream(conn net.Conn, r role) error {
 	began := time.Now()
 	received, next := began, began.Add(pingInterval)

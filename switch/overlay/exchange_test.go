@@ -7,31 +7,30 @@ import (
 	"time"
 )
 
-// TestStreamIsRenewedAfterAnHour: after an hour the initiator ends the stream, to exchange new
-// keys.
+// After an hour the initiator ends the stream, so that new keys are exchanged.
 func TestStreamIsRenewedAfterAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		began := time.Now()
 		answered := make(chan error, 1)
 		go func() {
-			time.Sleep(time.Second) // net.Pipe has no buffer: two that write at once would wait for each other
+			time.Sleep(time.Second) // net.Pipe has no buffer: if both ends wrote at once, they would wait for each other
 			answered <- watchStream(far, responder)
 		}()
 		if err := watchStream(near, initiator); err != nil {
-			t.Errorf("after %v: %v", time.Since(began), err)
+			t.Errorf("the initiator's stream failed after %v: %v", time.Since(began), err)
 		}
 		if stood := time.Since(began); stood < rekeyInterval || stood > rekeyInterval+2*pingInterval {
-			t.Errorf("it lasted %v", stood)
+			t.Errorf("the initiator's stream lasted %v, want about %v", stood, rekeyInterval)
 		}
 		near.Close()
 		if err := <-answered; err != nil {
-			t.Errorf("the responder: %v", err)
+			t.Errorf("the responder's stream failed: %v", err)
 		}
 	})
 }
 
-// TestSilentStreamEnds: the remote node reads but sends nothing, as when it hangs.
+// The remote node reads but sends nothing, as when it hangs.
 func TestSilentStreamEnds(t *testing.T) {
 	for _, r := range []role{initiator, responder} {
 		synctest.Test(t, func(t *testing.T) {
@@ -45,14 +44,15 @@ func TestSilentStreamEnds(t *testing.T) {
 			}()
 			began := time.Now()
 			if err := watchStream(near, r); err == nil || time.Since(began) > silenceLimit+2*pingInterval || time.Since(began) < silenceLimit {
-				t.Errorf("after %v: %v", time.Since(began), err)
+				t.Errorf("the stream to a silent node ended after %v with error %v, want an error after about %v", time.Since(began), err, silenceLimit)
 			}
 			near.Close()
 		})
 	}
 }
 
-// rekey replaces every association by one with new keys: when a stream ends, its initiator begins a new exchange.
+// rekey makes the nodes replace every association by one with new keys. It ends the streams, and
+// the initiator of each stream then begins a new exchange.
 func (o *Overlay) rekey() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -15,13 +15,12 @@ import (
 	"palisade/internal/verdict"
 )
 
-// TestHeaderIsReadStrictly: a datagram with an unknown header is dropped, whether or not its seal
-// is right.
+// A datagram with an unknown header is dropped, whether or not its seal is right.
 func TestHeaderIsReadStrictly(t *testing.T) {
 	sound := make([]byte, headerLen+innerLen+tagLen)
 	putHeader(sound, knownMarks, 5, 63<<counterBits|9)
 	if h, ok := readHeader(sound); !ok || h != (header{marks: knownMarks, index: 5, queue: 63, counter: 9}) {
-		t.Fatalf("a correct header: %+v, %v", h, ok)
+		t.Fatalf("a correct header: readHeader = %+v, %v, want it accepted with all its fields", h, ok)
 	}
 	for name, change := range map[string]func(b []byte) []byte{
 		"version 0":         func(b []byte) []byte { b[0] = 0; return b },
@@ -40,14 +39,13 @@ func TestHeaderIsReadStrictly(t *testing.T) {
 		"a datagram of DNS": func([]byte) []byte { return append([]byte{0, 7, 1, 0, 0, 1}, make([]byte, 60)...) },
 	} {
 		if h, ok := readHeader(change(bytes.Clone(sound))); ok {
-			t.Errorf("%s is accepted: %+v", name, h)
+			t.Errorf("header with %s is accepted as %+v, want it refused", name, h)
 		}
 	}
 }
 
-// TestTrainJoinsDatagramsOfOneNodeOnly: two associations have the same address, as of two nodes
-// behind one NAT, and the kernel returns their datagrams together. A datagram of one is never
-// joined to a packet of the other.
+// Two associations have the same address, as of two nodes behind one NAT, and the kernel returns
+// their datagrams together. A datagram of one association is never joined to a packet of the other.
 func TestTrainJoinsDatagramsOfOneNodeOnly(t *testing.T) {
 	a, b := ends(t)
 	first := a.table.Load().send[2]
@@ -82,13 +80,13 @@ func TestTrainJoinsDatagramsOfOneNodeOnly(t *testing.T) {
 	for _, node := range []uint32{1, 3} {
 		n, origin, v, err := receive(b, buffer)
 		if err != nil || v != verdict.Forward || origin.Node != node || n != packet.OffloadLen+54+1000 {
-			t.Errorf("%d bytes from node %d, %v, %v; want one packet of node %d", n, origin.Node, v, err, node)
+			t.Errorf("Receive = %d bytes from node %d, verdict %v, error %v; want one packet of node %d", n, origin.Node, v, err, node)
 		}
 	}
 }
 
-// TestExtraOptionsDoNotDisplaceFrames: a node may put more options before a frame than this version
-// does. The frame then does not land at the end of the train, and is not joined.
+// A node may put more options before a frame than this version does. The payload of the frame then
+// does not land at the end of the train, and is not joined.
 func TestExtraOptionsDoNotDisplaceFrames(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
@@ -98,7 +96,7 @@ func TestExtraOptionsDoNotDisplaceFrames(t *testing.T) {
 	q.cutter.Begin(whole, whole[packet.OffloadLen:], p)
 	for i := range want {
 		start, end, _ := q.cutter.Next()
-		more := bytes.Repeat(option(0x0102, 1, 1, 2, 3, 4), i%2) // before every second one
+		more := bytes.Repeat(option(0x0102, 1, 1, 2, 3, 4), i%2) // before every second frame
 		inner := make([]byte, innerLen)
 		putInner(inner, from)
 		inner[0] += byte(len(more) / 4)
@@ -114,17 +112,16 @@ func TestExtraOptionsDoNotDisplaceFrames(t *testing.T) {
 	for len(got) < len(want) {
 		n, _, v, err := receive(b, buffer)
 		if err != nil || v != verdict.Forward {
-			t.Fatalf("after %d packets: %v, %v", len(got), v, err)
+			t.Fatalf("Receive after %d packets: verdict %v, error %v", len(got), v, err)
 		}
 		got = append(got, packets(t, buffer[:n])...)
 	}
 	if !equal(got, want) {
-		t.Error("the packets that arrived are not those that were sealed")
+		t.Error("other packets arrived than were sealed")
 	}
 }
 
-// TestTrainNeverExceedsTheBuffer: a node that ignores DF sends datagrams that continue each other
-// beyond the longest frame.
+// A node that ignores DF sends datagrams that continue each other beyond the longest frame.
 func TestTrainNeverExceedsTheBuffer(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
@@ -148,14 +145,14 @@ func TestTrainNeverExceedsTheBuffer(t *testing.T) {
 	for frames := 0; received < sent*8000; frames++ {
 		n, _, v, err := receive(b, buffer)
 		if err != nil || v != verdict.Forward || n > packet.OffloadLen+14+65535 || frames > sent {
-			t.Fatalf("frame %d: %d bytes, %v, %v, after %d of %d", frames, n, v, err, received, sent*8000)
+			t.Fatalf("frame %d: %d bytes, verdict %v, error %v, after %d of %d payload bytes; want frames of at most 65535 bytes of IP", frames, n, v, err, received, sent*8000)
 		}
 		received += n - packet.OffloadLen - 54
 	}
 }
 
-// TestNumberOfAssociationsIsBounded: a node that exchanges keys faster than old associations retire
-// can use the newest few.
+// If a node exchanges keys faster than old associations retire, only its newest associations are
+// kept.
 func TestNumberOfAssociationsIsBounded(t *testing.T) {
 	o := &Overlay{peers: map[string]*remotePeer{}}
 	o.table.Store(&table{})
@@ -175,12 +172,12 @@ func TestNumberOfAssociationsIsBounded(t *testing.T) {
 		}
 	}
 	if n, known := len(f.associations), len(o.table.Load().receive); n > maxAssociations || known != n || f.associations[n-1] != f.current {
-		t.Errorf("%d associations are kept, %d of them receive, want at most %d and the newest", n, known, maxAssociations)
+		t.Errorf("%d associations are kept and %d are in the table; want the same number in both, at most %d, the newest among them", n, known, maxAssociations)
 	}
 }
 
-// TestPeerChangedDuringExchangeGetsNoAssociation: a node that is fenced, or replaced under the same
-// name, while keys are exchanged can neither send nor receive.
+// A node that is fenced, or replaced under the same name, while keys are exchanged can neither send
+// nor receive.
 func TestPeerChangedDuringExchangeGetsNoAssociation(t *testing.T) {
 	remote := Remote{Number: 2, Node: "node2", Address: netip.MustParseAddrPort("127.0.0.1:9"), PublicKey: []byte("one")}
 	other := remote
@@ -208,14 +205,14 @@ func TestPeerChangedDuringExchangeGetsNoAssociation(t *testing.T) {
 				err = o.startSending(f, s, nil)
 			}
 			if table := o.table.Load(); err == nil || len(table.receive)+len(table.send) != 0 {
-				t.Errorf("%s, %s: %v; %d associations receive and %d send", name, step, err, len(table.receive), len(table.send))
+				t.Errorf("peer %s %s: error %v, %d associations receive and %d send; want an error and 0 of each", name, step, err, len(table.receive), len(table.send))
 			}
 		}
 	}
 }
 
-// TestRevokedRuleAdmitsNothingOnceEnforced: under load, from an instance of the same node and of
-// another. Once a node reports that it enforces the change, no packet of a new flow is delivered.
+// A rule is revoked under load, for an instance of the same node and for one of another node. Once
+// a node reports that it enforces the change, no packet of a new flow is delivered.
 func TestRevokedRuleAdmitsNothingOnceEnforced(t *testing.T) {
 	for _, from := range []string{"web", "lone"} { // to the app on the other node, and to the web on the same node
 		t.Run(from, func(t *testing.T) {
@@ -235,7 +232,7 @@ func TestRevokedRuleAdmitsNothingOnceEnforced(t *testing.T) {
 			go func() {
 				n := 0
 				for after := 0; after < 2000; n++ {
-					for count(verdict.Forward)+count(verdict.NoRule)+200 < uint64(n) { // never more than the socket's buffer holds
+					for count(verdict.Forward)+count(verdict.NoRule)+200 < uint64(n) { // never more frames than the socket's buffer holds
 						runtime.Gosched()
 					}
 					f := of(from, packet.ProtocolUDP, src, dst, uint16(1024+n%60000), 53)
@@ -262,15 +259,16 @@ func TestRevokedRuleAdmitsNothingOnceEnforced(t *testing.T) {
 			enforced.Store(true)
 			sent := <-ended
 			eventually(t, "fate of all", func() bool { return count(verdict.Forward)+count(verdict.NoRule) >= uint64(sent) })
-			// Each of 60,000 frames has a flow of its own.
+			// Each of the first 60,000 frames has a flow of its own, and a further one would repeat
+			// a flow.
 			if now := count(verdict.Forward); now != passed || count(verdict.NoRule) < 1000 || sent > 60_000 {
-				t.Errorf("of %d frames %d passed before the revocation was enforced and %d after it; %d were refused", sent, passed, now-passed, count(verdict.NoRule))
+				t.Errorf("of %d frames %d passed before the revocation was enforced and %d after it, want 0 after it; %d were refused, want at least 1000", sent, passed, now-passed, count(verdict.NoRule))
 			}
 		})
 	}
 }
 
-// noRules returns the rules of an interface that admits nothing.
+// noRules returns the Set of an interface that admits nothing.
 func noRules(t *testing.T) *firewall.Set {
 	t.Helper()
 	return firewall.NewCompiler().Acquire(groups{"none": {ID: "none", Name: "none"}}, []ec2.GroupID{"none"}, 3)

@@ -16,7 +16,7 @@ func dontFragment(frame []byte) []byte {
 	return frame
 }
 
-func TestPacketsTooLargeForTheTunnel(t *testing.T) {
+func TestPacketTooLargeForTheTunnelIsReportedOrFragmented(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	big := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)
@@ -39,10 +39,10 @@ func TestPacketsTooLargeForTheTunnel(t *testing.T) {
 		quoted := packet.Flow{Src: addr("10.10.0.4"), Dst: addr(dst), SrcPort: 1, DstPort: 53, Protocol: packet.ProtocolUDP}
 		if p.Flow.Src != addr("10.0.0.1") || p.ICMPType != 3 || p.ICMPCode != 4 || p.Quoted != quoted ||
 			binary.BigEndian.Uint16(told[p.L4+6:]) != tunnelMTU || p.SrcMAC != vswitch.GatewayMAC || p.DstMAC != macOf("web") {
-			t.Errorf("to %s: the web received %v type %d code %d about %v", dst, p.Flow, p.ICMPType, p.ICMPCode, p.Quoted)
+			t.Errorf("packet to %s: the web received %v, ICMP type %d code %d, about %v; want the gateway's type 3 code 4 with the tunnel's MTU", dst, p.Flow, p.ICMPType, p.ICMPCode, p.Quoted)
 		}
 		if !checksums(told, &p) {
-			t.Errorf("to %s: wrong checksums in % x", dst, told)
+			t.Errorf("packet to %s: wrong checksums in the ICMP error % x", dst, told)
 		}
 	}
 
@@ -57,16 +57,16 @@ func TestPacketsTooLargeForTheTunnel(t *testing.T) {
 	for _, f := range n2.devices["app"].Take() {
 		var p packet.Packet
 		if v, ok := packet.NewDecoder().Decode(f[packet.OffloadLen:], &p); !ok || p.FragOffset != len(whole) || p.Len-p.L3 > tunnelMTU {
-			t.Fatalf("a fragment of %d bytes at %d is %v", p.Len-p.L3, p.FragOffset, v)
+			t.Fatalf("fragment of %d bytes at offset %d: verdict %v; want it accepted, of at most the tunnel's MTU, and without a gap before it", p.Len-p.L3, p.FragOffset, v)
 		}
 		whole = append(whole, f[packet.OffloadLen+p.L4:packet.OffloadLen+p.Len]...)
 	}
 	if len(whole) < 8 || !bytes.Equal(whole[8:], big.Payload) {
-		t.Errorf("%d bytes arrived, or their content differs", len(whole))
+		t.Errorf("the fragments have %d bytes, want the %d bytes of the UDP datagram unchanged", len(whole), 8+len(big.Payload))
 	}
 }
 
-// checksums verifies the checksums of the IP header and of the ICMP message.
+// checksums reports whether the checksums of the IP header and of the ICMP message are right.
 func checksums(frame []byte, p *packet.Packet) bool {
 	sum := func(b []byte) (s uint32) {
 		for i := 0; i+1 < len(b); i += 2 {
@@ -99,7 +99,7 @@ func TestLargeFrameIsCutAndSealed(t *testing.T) {
 	n1, n2 := c.nodes[0], c.nodes[1]
 	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 8000)), n2.ports["app"], verdict.Forward)
 
-	// The size of its packets matters, not that of the frame.
+	// The size of the frame's packets matters, not the size of the frame.
 	offload, frame := superframe(tunnelMTU-40, 4*(tunnelMTU-40)+100)
 	if err := n1.devices["web"].SendOffload(offload, frame); err != nil {
 		t.Fatal(err)
@@ -112,12 +112,12 @@ func TestLargeFrameIsCutAndSealed(t *testing.T) {
 	}
 	eventually(t, "refusal of five packets", func() bool { return n1.ports["web"].Counters().Verdicts[verdict.TooBig] == 5 })
 	if got := n2.ports["app"].Counters().Verdicts[verdict.Forward]; got != 6 {
-		t.Errorf("the app received %d packets", got)
+		t.Errorf("the app received %d packets, want 6", got)
 	}
 }
 
-func TestMTU(t *testing.T) {
+func TestMTULeavesRoomForTheTunnelsHeaders(t *testing.T) {
 	if got := Sealed.MTU(1500); got != 1406 {
-		t.Errorf("Sealed.MTU(1500) = %d", got)
+		t.Errorf("Sealed.MTU(1500) = %d, want 1406", got)
 	}
 }

@@ -33,19 +33,19 @@ import (
 	"palisade/internal/peer"
 )
 
-// Config is what New needs.
+// Config has the settings of New.
 type Config struct {
 	// Peer has this node's certificate and opens the streams for key exchanges. It is required.
 	Peer *peer.Peer
-	// Node is this node's name in the cluster. It is required. With a wrong one both nodes of a pair
-	// may wait for the other to begin, and no tunnel comes up.
+	// Node is this node's name in the cluster. It is required. With a wrong name both nodes of a
+	// pair may wait for the other to begin, and no tunnel comes up.
 	Node string
-	// Listen is the local address of the datagrams, sent and received. Port 0 lets the kernel choose.
-	// There is no default. The other nodes must know this address: they drop datagrams from any other
-	// as tunnel-unknown.
+	// Listen is the local address from which datagrams are sent and on which they are received.
+	// Port 0 lets the kernel choose. There is no default. The other nodes must know this address:
+	// they drop datagrams from any other address as tunnel-unknown.
 	Listen netip.AddrPort
-	// Form is the form of the datagrams. Default: Sealed. All nodes of a cluster must have the same;
-	// two that differ exchange no keys, and no frames.
+	// Form is the form of the datagrams. Default: Sealed. All nodes of a cluster must have the same
+	// form: two nodes that differ exchange neither keys nor frames.
 	Form Form
 	// Logger gets the failures of key exchanges. Default: discard; Status reports them too.
 	Logger *slog.Logger
@@ -55,8 +55,8 @@ type Config struct {
 type Remote struct {
 	Number    uint32 // the node's number in a frame's Origin; not 0
 	Node      string
-	Address   netip.AddrPort // of its datagrams
-	PublicKey []byte         // of its certificate, as PKIX DER
+	Address   netip.AddrPort // where the node sends and receives datagrams
+	PublicKey []byte         // the key of the node's certificate, as PKIX DER
 }
 
 func (r *Remote) equal(o *Remote) bool {
@@ -64,21 +64,23 @@ func (r *Remote) equal(o *Remote) bool {
 }
 
 const (
-	// rekeyInterval is how long an association is sent on. At a million datagrams a second it seals
-	// 2^32 of them, far below the limit of one AES-GCM key with counted nonces.
+	// rekeyInterval is how long an association is used for sending. At a million datagrams a second
+	// it seals 2^32 of them, far below the limit of one AES-GCM key with counted nonces.
 	rekeyInterval = time.Hour
-	// retireAfter is how long a replaced association still receives datagrams that were under way.
+	// retireAfter is how long a replaced association still receives datagrams that were on their
+	// way.
 	retireAfter = time.Minute
-	// maxAssociations bounds those with one node. When there are more the oldest is dropped.
+	// maxAssociations bounds the associations with one node. When there would be more, the oldest
+	// is dropped.
 	maxAssociations = 4
 )
 
-// Overlay is the tunnels of one node. Whoever calls New owns it; its Device is closed by the switch
-// that it was added to.
+// Overlay is the tunnels of one node. Its owner is the caller of New. The switch that its Device
+// was added to closes the Device.
 //
 // Any goroutine may call its methods. mu guards peers and what they point to, and is held while the
-// table is replaced; no other lock is taken within it. The data path takes no lock: it reads the
-// table, which is immutable.
+// table is replaced. No other lock is taken while it is held. The data path takes no lock: it reads
+// the table, which is immutable.
 type Overlay struct {
 	config   Config
 	log      *slog.Logger
@@ -92,26 +94,26 @@ type Overlay struct {
 	peers map[string]*remotePeer // by node name
 }
 
-// A table holds the associations in force. It is immutable.
+// A table holds the associations that the data path uses. It is immutable.
 type table struct {
-	send    map[uint32]*association     // by node number
-	receive map[uint32]*association     // by local index
-	vtep    map[netip.Addr]*association // by the node's address; only used for VXLAN
+	send    map[uint32]*association     // by number of the remote node
+	receive map[uint32]*association     // by the index that this node gave the association
+	vtep    map[netip.Addr]*association // by address of the remote node; only used for VXLAN
 }
 
 // A remotePeer is another node, and the associations and the stream with it. Overlay.mu guards it,
 // except that Remote, ctx and end do not change.
 type remotePeer struct {
 	Remote
-	ctx          context.Context // ends when the node is no peer any more
+	ctx          context.Context // ends when the node is no peer any more, or Run ends
 	end          context.CancelFunc
-	current      *association   // to send on; nil until there is one
-	associations []*association // to receive on, oldest first
-	stream       *peer.Conn     // of the exchange that made current; nil when it has ended
-	problem      string         // why there is no stream
+	current      *association   // the association to send on; nil until there is one
+	associations []*association // the associations to receive on, oldest first
+	stream       *peer.Conn     // the stream of the exchange that made current; nil when it has ended
+	problem      string         // why there is no stream; empty if there is one
 }
 
-// New binds the UDP socket. Nothing is sent or received before Run.
+// New returns an Overlay and binds its UDP socket. Nothing is sent or received before Run.
 func New(c Config) (*Overlay, error) {
 	if c.Peer == nil || c.Node == "" {
 		return nil, errors.New("overlay: Config.Peer and Config.Node are required")
@@ -135,10 +137,10 @@ func (o *Overlay) Addr() netip.AddrPort { return o.device.addr }
 // Form returns the form of the datagrams.
 func (o *Overlay) Form() Form { return o.config.Form }
 
-// Device returns the tunnels as a device of the switch.
+// Device returns the device that the switch uses for the tunnels.
 func (o *Overlay) Device() *Device { return o.device }
 
-// Run exchanges keys with the peers, and renews them, until ctx ends. It returns when all its
+// Run exchanges keys with the peers, and renews the keys, until ctx ends. It returns when all its
 // goroutines have ended. The associations stay in force.
 func (o *Overlay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -164,8 +166,8 @@ func (o *Overlay) Run(ctx context.Context) error {
 	return err
 }
 
-// SetPeers sets the other nodes. A node that is not among them any more, or has changed, loses its
-// associations and its stream at once.
+// SetPeers tells the Overlay all other nodes. A node that is missing in remotes, or has changed,
+// loses its associations and its stream at once.
 func (o *Overlay) SetPeers(remotes []Remote) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -194,11 +196,11 @@ func (o *Overlay) SetPeers(remotes []Remote) {
 	o.publishLocked()
 }
 
-// startLocked begins to connect to a node. Of a pair, the node whose name sorts first opens the
-// stream.
+// startLocked begins to connect to a node. Of the two nodes, the one whose name sorts first opens
+// the stream.
 func (o *Overlay) startLocked(p *remotePeer) {
 	if o.ctx == nil || o.ctx.Err() != nil {
-		return // Run does it when it begins; or Run has ended
+		return // Run starts the connection when it begins, or Run has ended
 	}
 	p.ctx, p.end = context.WithCancel(o.ctx)
 	if o.config.Node < p.Node {
@@ -206,8 +208,8 @@ func (o *Overlay) startLocked(p *remotePeer) {
 	}
 }
 
-// endLocked ends the exchange and the stream with a node that is about to leave o.peers. Its
-// associations end with the next table.
+// endLocked ends the exchange and the stream with a node that the caller removes from o.peers. The
+// caller then publishes a table without the node's associations.
 func (o *Overlay) endLocked(p *remotePeer) {
 	if p.end != nil {
 		p.end()
@@ -217,7 +219,7 @@ func (o *Overlay) endLocked(p *remotePeer) {
 	}
 }
 
-// publishLocked gives the data path a table of all associations.
+// publishLocked gives the data path a new table with the associations of all peers.
 func (o *Overlay) publishLocked() {
 	t := &table{send: map[uint32]*association{}, receive: map[uint32]*association{}, vtep: map[netip.Addr]*association{}}
 	for _, p := range o.peers {

@@ -27,7 +27,7 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 		from     string
 		frame    packettest.Frame
 		want     verdict.Verdict
-		src, dst string // at the app
+		src, dst string // as the app sees them
 	}{
 		{"TCP by group", "web", of("web", packet.ProtocolTCP, web, appIP, 1, 8000), verdict.Forward, web, appIP},
 		{"UDP by group", "web", of("web", packet.ProtocolUDP, web, appIP, 1, 53), verdict.Forward, web, appIP},
@@ -45,7 +45,7 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 		}
 		p, _ := n2.delivered("app")
 		if p.Flow.Src != addr(tt.src) || p.Flow.Dst != addr(tt.dst) || p.DstMAC != macOf("app") || p.SrcMAC != vswitch.GatewayMAC {
-			t.Errorf("%s: the app received %v from %v to %v", tt.name, p.Flow, p.SrcMAC, p.DstMAC)
+			t.Errorf("%s: the app received flow %v from MAC %v to MAC %v, want %s > %s from the gateway to the app", tt.name, p.Flow, p.SrcMAC, p.DstMAC, tt.src, tt.dst)
 		}
 		answer := tt.frame
 		answer.Flow.Src = addr(tt.src)
@@ -58,27 +58,26 @@ func eachNodeAsks(t *testing.T, c *cluster) {
 		}
 		eventually(t, tt.name+": answer", func() bool { return n1.ports["web"].Counters().Verdicts[verdict.Forward] > before })
 		if p, _ := n1.delivered("web"); p.Flow != packettest.Reverse(tt.frame.Flow) {
-			t.Errorf("%s: the web received %v, want %v", tt.name, p.Flow, packettest.Reverse(tt.frame.Flow))
+			t.Errorf("%s: the web received flow %v, want %v", tt.name, p.Flow, packettest.Reverse(tt.frame.Flow))
 		}
 	}
 	if got := n1.tunnel.Counters(); got.TxFrames == 0 || got.RxFrames == 0 {
-		t.Errorf("node1's tunnel port has %d frames sent, %d received", got.TxFrames, got.RxFrames)
+		t.Errorf("node1's tunnel port has sent %d frames and received %d, want more than 0 of each", got.TxFrames, got.RxFrames)
 	}
 	for v, n := range n2.tunnel.Counters().Verdicts {
 		if n > 0 {
-			t.Errorf("%d honest frames are %v at the tunnel port", n, verdict.Verdict(v))
+			t.Errorf("%d frames of an honest node have the verdict %v at the tunnel port, want none dropped there", n, verdict.Verdict(v))
 		}
 	}
 }
 
-// altered builds a frame with a change.
+// altered builds the frame f after change has altered it.
 func altered(f packettest.Frame, change func(f *packettest.Frame)) []byte {
 	change(&f)
 	return packettest.Build(f)
 }
 
-// TestNodeCannotSendForInterfacesOfAnotherNode: node1 is taken over. It has its keys and seals
-// anything.
+// node1 was taken over: it has its keys and seals anything.
 func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -117,17 +116,17 @@ func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 		before := tt.at.Counters().Verdicts
 		p, b := one(tt.frame)
 		if v, err := n1.overlay.device.Send(queues-1, 2, tt.origin, p, b); v != verdict.Forward || err != nil {
-			t.Fatalf("%s: %v, %v", tt.name, v, err)
+			t.Fatalf("%s: Send returned verdict %v, error %v", tt.name, v, err)
 		}
 		t.Log(tt.name)
 		c.fate(tt.at, before, tt.want)
 	}
 	if got := n2.tunnel.Counters().TxFrames; got != 0 {
-		t.Errorf("node2 sent %d frames on", got)
+		t.Errorf("node2 sent %d frames on to other nodes, want 0", got)
 	}
 }
 
-// TestForgedDatagramsAreDropped: the attacker is on the underlay, without keys.
+// The attacker is on the underlay and has no keys.
 func TestForgedDatagramsAreDropped(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -183,8 +182,8 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 	}
 }
 
-// TestTraceAcrossNodes: two traces, joined as the daemons of two nodes join them.
-func TestTraceAcrossNodes(t *testing.T) {
+// The test joins the traces of two nodes as their daemons do.
+func TestTraceContinuesOnTheReceivingNode(t *testing.T) {
 	c := newCluster(t)
 	n1, n2 := c.nodes[0], c.nodes[1]
 	for _, tt := range []struct {
@@ -194,20 +193,20 @@ func TestTraceAcrossNodes(t *testing.T) {
 	}{{"10.10.0.5", 8000, verdict.Forward}, {"10.10.0.5", 22, verdict.NoRule}, {"198.18.0.5", 22, verdict.Forward}} {
 		first := n1.sw.Trace(n1.ports["web"], packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", tt.dst, 1, tt.port)))
 		if first.Verdict != verdict.Forward || first.Onward == nil || first.Onward.Node != 2 {
-			t.Fatalf("%s:%d on node1: %+v", tt.dst, tt.port, first)
+			t.Fatalf("trace to %s:%d on node1: %+v, want it forwarded to node 2", tt.dst, tt.port, first)
 		}
 		from := first.Onward.Origin
-		from.Node = 1 // the node that asks
+		from.Node = 1 // number of the node that asks for the second trace
 		second, ok := n2.sw.TraceTunnel(from, first.Onward.Frame)
 		if !ok || second.Verdict != tt.want || second.At != n2.ports["app"] || second.Onward != nil || len(second.Steps) != 1 {
-			t.Errorf("%s:%d on node2: %+v", tt.dst, tt.port, second)
+			t.Errorf("trace to %s:%d on node2: %+v, want verdict %v at the app's port", tt.dst, tt.port, second, tt.want)
 		}
 		from.Node = 3
 		if second, _ := n2.sw.TraceTunnel(from, first.Onward.Frame); second.Verdict != verdict.TunnelForeign {
-			t.Errorf("asked by another node: %v", second.Verdict)
+			t.Errorf("trace that another node asks for: verdict %v, want %v", second.Verdict, verdict.TunnelForeign)
 		}
 	}
 	if n1.tunnel.Counters().TxFrames != 0 || len(n2.devices["app"].Take()) != 0 {
-		t.Error("a trace was sent")
+		t.Error("a traced frame was sent, want 0 frames")
 	}
 }

@@ -28,9 +28,9 @@ func panicVolleys(seed uint64) []volley {
 	return all
 }
 
-// play sends volleys, with a change of rules at times. Before them it does what volleys rarely do:
-// it opens more flows than a small tracker holds, sets many rules, and has an untracked connection
-// judged again.
+// play sends volleys, and changes the rules now and then. Before the volleys it does what they
+// rarely do: it opens more flows than a small tracker holds, sets many rules, and has an untracked
+// connection judged again.
 func (w *wire) play(seed uint64, flows int) {
 	d := &dice{rest: randomBytes(seed+1000, 400)}
 	rules := acrossRules()["app"].Rules
@@ -70,7 +70,7 @@ func (w *wire) change(rules []ec2.Rule) {
 	w.sites[1].change(rules)
 }
 
-// TestPanicInEachFunctionIsContained has each function that a frame passes through panic, at its
+// TestPanicInEachFunctionIsContained makes each function that a frame passes through panic, at its
 // first call and at a later one. The frames of the batch are counted, each datagram has one
 // verdict, no lock stays locked, and the next frames are judged as usual.
 func TestPanicInEachFunctionIsContained(t *testing.T) {
@@ -89,7 +89,7 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 		{siteConfig{mtu: acrossMTU, offloads: packet.DatagramOffloads}, 5, VXLAN},
 		{siteConfig{mtu: acrossMTU, connections: 256, offloads: packet.DatagramOffloads}, 6, Sealed},
 	}
-	// The run that reaches a function, and how often.
+	// For each function: how often a run calls it at most, and that run.
 	calls, reachedIn := map[string]int{}, map[string]run{}
 	for _, r := range runs {
 		here := map[string]int{}
@@ -124,22 +124,22 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 						panic("planted in " + function)
 					}
 				})
-				w.play(r.seed, flows(r)) // it fails if a datagram has no verdict, or two
+				w.play(r.seed, flows(r)) // play fails if a datagram has no verdict, or two
 				failpoint.Set(nil)
 				panics := uint64(0)
 				for _, s := range w.sites {
 					total, last := s.sw.Panics()
 					if panics += total; total > 0 && last.Cause != "planted in "+function {
-						t.Errorf("another panic: %s", last.Cause)
+						t.Errorf("a panic that the test did not plant: %s", last.Cause)
 					}
 				}
 				sum0, sum1 := w.sites[0].verdicts(), w.sites[1].verdicts()
 				lost := sum0[verdict.PipelinePanicked] + sum1[verdict.PipelinePanicked]
 				if lost == 0 && !beforeFrames[function[strings.LastIndex(function, ".")+1:]] {
-					t.Error("no packet is counted as lost")
+					t.Error("no packet is counted as lost by the panic, want at least 1")
 				}
 				if panics != 1 || sum0[verdict.Unset]+sum1[verdict.Unset] > 0 {
-					t.Errorf("%d panics, %d packets lost, %d without a verdict", panics, lost, sum0[verdict.Unset]+sum1[verdict.Unset])
+					t.Errorf("%d panics, %d packets lost by them, %d packets without a verdict; want 1 panic, and a verdict for every packet", panics, lost, sum0[verdict.Unset]+sum1[verdict.Unset])
 				}
 				w.unlocked(t)
 				w.alive(t)
@@ -148,10 +148,11 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 	}
 }
 
-// beforeFrames has the functions that may be called while there is no frame to lose.
+// beforeFrames has the functions that may be called while there is no frame that a panic could
+// lose.
 var beforeFrames = map[string]bool{"drain": true, "drainTunnel": true, "begin": true, "read": true, "Receive": true, "receiveFrame": true, "next": true}
 
-// unlocked locks every lock of both trackers.
+// unlocked fails unless it can take every lock of both trackers.
 func (w *wire) unlocked(t *testing.T) {
 	t.Helper()
 	done := make(chan struct{})
@@ -171,7 +172,8 @@ func (w *wire) unlocked(t *testing.T) {
 	}
 }
 
-// alive has the web reach the app by a rule for its group, and the app answer.
+// alive checks that the web still reaches the app by a rule for its group, and that the app's
+// answer arrives.
 func (w *wire) alive(t *testing.T) {
 	t.Helper()
 	for _, s := range w.sites {
@@ -186,12 +188,12 @@ func (w *wire) alive(t *testing.T) {
 	there, err1 := w.sites[1].given("app")
 	back, err2 := w.sites[0].given("web")
 	if len(there) != 1 || len(back) != 1 || err1 != nil || err2 != nil {
-		t.Errorf("after a panic %d packets arrive and %d answers, want 1 and 1; %v, %v", len(there), len(back), err1, err2)
+		t.Errorf("after a panic %d packets and %d answers arrive, want 1 of each; errors %v, %v", len(there), len(back), err1, err2)
 	}
 }
 
-// TestSenderThatPanicsTooOftenIsRefused: a tunnel carries the frames of many interfaces. Only the
-// one that the seal names is refused.
+// A tunnel carries the frames of many interfaces. Only the interface whose frames panic, which the
+// seal names, is refused.
 func TestSenderThatPanicsTooOftenIsRefused(t *testing.T) {
 	defer failpoint.Set(nil)
 	w := newWire(t, Sealed, siteConfig{mtu: acrossMTU, offloads: packet.DatagramOffloads})
@@ -216,6 +218,6 @@ func TestSenderThatPanicsTooOftenIsRefused(t *testing.T) {
 	v := tunnel.Counters().Verdicts
 	given, err := w.sites[1].given("app")
 	if v[verdict.PipelinePanicked] != 100 || v[verdict.PortShut] != 1 || len(given) != 1 || err != nil || tunnel.IsShut() || w.sites[0].ports["web"].IsShut() {
-		t.Errorf("%d panics, %d refused, %d arrived, %v; the tunnel's port is shut: %v", v[verdict.PipelinePanicked], v[verdict.PortShut], len(given), err, tunnel.IsShut())
+		t.Errorf("%d panics, %d frames refused, %d frames arrived, error %v, tunnel's port shut: %v; want 100, 1, 1, no error and no port shut", v[verdict.PipelinePanicked], v[verdict.PortShut], len(given), err, tunnel.IsShut())
 	}
 }

@@ -11,20 +11,20 @@ import (
 )
 
 // A batch ends after so many reads of the socket, or so many bytes, so that the next port waits for
-// at most some 100 us.
+// at most about 100 us.
 const (
 	batchReads = 64
 	batchBytes = 256 << 10
 )
 
-// A receiver is what was read from the socket and not yet returned as a frame. Only the goroutine
-// that calls Receive uses it.
+// A receiver holds what was read from the socket and not yet returned as a frame. Only the
+// goroutine that calls Receive uses it.
 type receiver struct {
-	in      [1 << 16]byte // datagrams of one sender, one after the other
-	n, size int           // length of all; of each but the last
-	at      int           // where the next datagram begins
-	reads   int           // of the socket in this batch
-	bytes   int           // read in this batch
+	in      [1 << 16]byte // one read of datagrams of one sender, one after the other
+	n, size int           // length of them all; length of each but the last
+	at      int           // where the next datagram begins in in
+	reads   int           // number of reads in this batch
+	bytes   int           // bytes read in this batch
 	empty   bool          // the socket had no more datagrams to join
 	from    sockaddr
 	sender  netip.AddrPort
@@ -34,7 +34,8 @@ type receiver struct {
 	message message
 
 	train packet.Train
-	// The datagram after a train that could not be joined to it: its frame, or its verdict.
+	// pending is the datagram after a train that could not be joined to it: its frame, or its
+	// verdict.
 	pending struct {
 		b       [1 << 16]byte
 		n       int
@@ -45,16 +46,18 @@ type receiver struct {
 	}
 }
 
-// Receive opens the next datagram, and joins the datagrams after it to its packet as far as they
-// fit.
+// Receive opens the next datagram and joins the following datagrams to its packet as far as they
+// fit. It writes a virtio header and the frame to b. It returns their length, the sender and
+// Forward. If v drops, it returns the length of the datagram instead. At the end of a batch err is
+// EAGAIN.
 func (d *Device) Receive(b []byte) (n int, from packet.Origin, v verdict.Verdict, err error) {
 	d.receiver.taken, d.receiver.opened = 0, packet.Origin{}
 	failpoint.Reach()
 	return d.receiveFrame(b)
 }
 
-// Discard forgets all datagrams that were read, those of the last Receive included. Their counters
-// stay recorded.
+// Discard forgets all datagrams that were read, including those of the last Receive, and returns
+// how many there were and who sent the last one that was opened. Their counters stay recorded.
 func (d *Device) Discard() (datagrams int, from packet.Origin) {
 	r := &d.receiver
 	datagrams = r.taken
@@ -95,7 +98,8 @@ func (d *Device) receiveFrame(b []byte) (n int, from packet.Origin, v verdict.Ve
 	return r.train.Finish(), from, verdict.Forward, nil
 }
 
-// next returns the next datagram. Its memory is valid until the following call.
+// next returns the next datagram, or EAGAIN at the end of a batch. The datagram's memory is valid
+// until the next call.
 func (d *Device) next() ([]byte, error) {
 	failpoint.Reach()
 	r := &d.receiver
@@ -120,18 +124,18 @@ func (d *Device) next() ([]byte, error) {
 	return r.in[:size], nil
 }
 
-// associationOf returns the association that a datagram belongs to. It accepts datagrams only from
-// the address of the association's node. There is no roaming: a seal proves who wrote a datagram,
-// not that answers should go to the address it came from. Nodes send from the address that the
-// cluster knows, so a datagram from any other address is a replay or a forgery, and is dropped
-// before it costs a decryption.
+// associationOf returns the association that a datagram belongs to, or nil, and the datagram's
+// header. It accepts datagrams only from the address of the association's node. There is no
+// roaming: a seal proves who wrote a datagram, not that answers should go to the address it came
+// from. Nodes send from the address that the cluster knows, so a datagram from any other address is
+// a replay or a forgery, and is dropped before it costs a decryption.
 //
-// For VXLAN nothing is proven: the sender's address decides, with any port (RFC 7348 §5).
+// For VXLAN nothing is proven: the sender's IP address decides, with any port (RFC 7348 §5).
 func (d *Device) associationOf(datagram []byte, sender netip.AddrPort) (*association, header) {
 	failpoint.Reach()
 	if d.form == VXLAN {
 		if len(datagram) < vxlanLen {
-			return nil, header{} // joinNext puts datagrams back, and cannot do so with an empty one
+			return nil, header{} // also for joinNext, which cannot put back an empty datagram
 		}
 		return d.table.Load().vtep[sender.Addr()], header{marks: packet.Unfinished}
 	}
@@ -147,7 +151,8 @@ func (d *Device) associationOf(datagram []byte, sender netip.AddrPort) (*associa
 }
 
 // openDatagram opens a datagram in place and copies its frame to b, behind room for a virtio
-// header.
+// header. It returns the length of both, or the length of the datagram if the verdict is not
+// Forward.
 func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) (int, packet.Origin, packet.Marks, verdict.Verdict) {
 	failpoint.Reach()
 	s, h := d.associationOf(datagram, sender)
@@ -169,6 +174,7 @@ func (d *Device) openDatagram(datagram []byte, sender netip.AddrPort, b []byte) 
 }
 
 // open opens a datagram of an association into dst, records its counter and reads its inner header.
+// If the verdict is Forward, frame and from are set.
 func (d *Device) open(s *association, h *header, dst, datagram []byte) (frame []byte, from packet.Origin, v verdict.Verdict) {
 	failpoint.Reach()
 	inner, ok := s.openPacket(dst, datagram, &d.receiver.nonce)
@@ -187,8 +193,8 @@ func (d *Device) open(s *association, h *header, dst, datagram []byte) (frame []
 }
 
 // joinNext opens the next datagram so that its payload lands at the end of the train in b, and
-// reports whether it was joined. It restores the bytes that this overwrites. A datagram that cannot
-// be joined is kept for the next Receive.
+// reports whether the train took it. The datagram's headers overwrite bytes of the train, which
+// joinNext restores. It keeps a datagram that was not joined for the next Receive.
 func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 	failpoint.Reach()
 	r := &d.receiver
@@ -226,9 +232,9 @@ func (d *Device) joinNext(b []byte, of packet.Origin) bool {
 }
 
 // openAt opens a datagram so that its frame begins at b[start], if an honest sender has sealed it.
-// The inner header lands before the frame. If there is no room for that, because the train has
-// fewer than ten bytes of payload, the datagram is opened in place and its frame, which is no
-// longer than the train, is copied.
+// The inner header then lands before the frame. There is no room for the header if the train has
+// fewer than ten bytes of payload. Then openAt opens the datagram in place and copies its frame,
+// which is no longer than the train.
 func (d *Device) openAt(b []byte, start int, s *association, h *header, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
 	failpoint.Reach()
 	switch {

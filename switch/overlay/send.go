@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// maxTrain is how many bytes of datagrams go to the kernel at once: the longest payload of IPv4
-	// and UDP.
+	// maxTrain is the largest number of bytes that go to the kernel at once: the longest payload of
+	// IPv4 and UDP.
 	maxTrain = 65507
-	// maxTrainPieces is how many datagrams every Linux accepts at once (UDP_MAX_SEGMENTS, which was
-	// 64 before 6.9).
+	// maxTrainPieces is the number of datagrams that every Linux accepts at once (UDP_MAX_SEGMENTS,
+	// which was 64 before 6.9).
 	maxTrainPieces = 64
 )
 
@@ -25,10 +25,11 @@ type sender struct {
 	message message
 }
 
-// Send seals each packet of a frame into a datagram and sends them to a node. It cuts the frame
-// while it seals: the headers of each packet are written over the end of the packet before it,
-// which is sealed already. So only the first packet is copied. For VXLAN each packet is copied and
-// its checksum computed.
+// Send seals each packet of a frame into a datagram and sends the datagrams to a node. It returns
+// Forward, or TunnelDown without an association, and the error of the socket. It cuts the frame
+// while it seals: it writes the headers of each packet over the end of the previous packet, which
+// is sealed already. So only the first packet is copied. For VXLAN each packet is copied and its
+// checksum computed.
 func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error) {
 	failpoint.Reach()
 	s := d.table.Load().send[to]
@@ -57,8 +58,8 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet
 	return verdict.Forward, d.sendTo(q.out[:n], &s.to)
 }
 
-// sealCopy seals a frame into q.out[at:] and returns the datagram's length; 0 if there is no nonce
-// left, or no room.
+// sealCopy seals a frame into q.out[at:] and returns the datagram's length; 0 if no nonce is left,
+// or no room.
 func (q *sender) sealCopy(s *association, queue, at int, from packet.Origin, frame []byte, marks packet.Marks) int {
 	failpoint.Reach()
 	if at+headerLen+innerLen+len(frame)+tagLen > len(q.out) {
@@ -87,7 +88,7 @@ func (d *Device) sendPieces(q *sender, s *association, queue int, from packet.Or
 			}
 			n, pieces = 0, 0
 		}
-		marks := packet.Unfinished // the packets of such a frame have no checksums yet
+		marks := packet.Unfinished // the packets of a frame that stands for several have no checksums yet
 		if end < len(frame) {
 			marks |= packet.Followed
 		}
@@ -112,14 +113,15 @@ func (d *Device) sendPieces(q *sender, s *association, queue int, from packet.Or
 	}
 }
 
-// flush sends the n bytes of datagrams in q.out, all of size bytes but the last. If the kernel
-// cannot send several at once to that node, they are sent one by one from then on.
+// flush sends the n bytes of datagrams in q.out; each datagram has size bytes, the last may be
+// shorter. If the kernel cannot send several datagrams at once to that node, flush sends them one
+// by one from then on.
 func (d *Device) flush(q *sender, s *association, n, size int) error {
 	failpoint.Reach()
 	if n > size && !s.single.Load() {
 		err := d.sendTrain(&q.message, q.out[:n], size, &s.to)
 		switch err {
-		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // depends on kernel and device
+		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // which of these errors depends on kernel and network device
 		default:
 			return err
 		}

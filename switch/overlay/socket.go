@@ -17,7 +17,7 @@ type sockaddr struct {
 	len uintptr
 }
 
-// newSockaddr writes a sockaddr_in or sockaddr_in6.
+// newSockaddr returns an address as a sockaddr_in or sockaddr_in6.
 func newSockaddr(a netip.AddrPort) sockaddr {
 	var s sockaddr
 	binary.BigEndian.PutUint16(s.raw[2:], a.Port())
@@ -33,8 +33,8 @@ func newSockaddr(a netip.AddrPort) sockaddr {
 	return s
 }
 
-// sendTo, sendTrain and receiveTrain bypass the scheduler of goroutines, because the socket never
-// blocks.
+// sendTo sends one datagram. Like sendTrain and receiveTrain it bypasses the scheduler of
+// goroutines, because the socket never blocks.
 func (d *Device) sendTo(b []byte, to *sockaddr) error {
 	for {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(d.socket),
@@ -48,15 +48,16 @@ func (d *Device) sendTo(b []byte, to *sockaddr) error {
 	}
 }
 
-// A message is the arguments of sendmsg and recvmsg besides the bytes. A queue reuses its own,
+// A message is the arguments of sendmsg and recvmsg except the bytes. A queue reuses its message,
 // because a local one would be allocated at each call.
 type message struct {
 	header  unix.Msghdr
 	vector  unix.Iovec
-	control [32]byte // one control message: the size of each datagram but the last
+	control [32]byte // one control message: the size of each datagram except the last
 }
 
-// sendTrain sends the datagrams in b, one after the other, all of size bytes but the last.
+// sendTrain sends the datagrams in b, one after the other. Each has size bytes; the last may be
+// shorter.
 func (d *Device) sendTrain(m *message, b []byte, size int, to *sockaddr) error {
 	failpoint.Reach()
 	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
@@ -77,8 +78,8 @@ func (d *Device) sendTrain(m *message, b []byte, size int, to *sockaddr) error {
 	}
 }
 
-// receiveTrain reads datagrams of one sender into b: n bytes, in datagrams of size bytes but the
-// last.
+// receiveTrain reads datagrams of one sender into b and returns their total length n. Each has size
+// bytes; the last may be shorter.
 func (d *Device) receiveTrain(m *message, b []byte, from *sockaddr) (n, size int, err error) {
 	m.vector.Base, m.vector.Len = unsafe.SliceData(b), uint64(len(b))
 	for {
@@ -92,13 +93,13 @@ func (d *Device) receiveTrain(m *message, b []byte, from *sockaddr) (n, size int
 		case unix.EBADF, unix.ENOTSOCK, unix.EFAULT, unix.EINVAL:
 			return 0, 0, errno
 		default:
-			return 0, 0, unix.EAGAIN // lack of memory and the like is temporary
+			return 0, 0, unix.EAGAIN // errors such as lack of memory are temporary
 		}
 	}
 }
 
-// segmentSize returns the size of the datagrams in n received bytes: n itself if the kernel names
-// none.
+// segmentSize returns the size of the datagrams in n received bytes. If the kernel names no size,
+// there is one datagram, and the size is n.
 func (m *message) segmentSize(n int) int {
 	control := (*unix.Cmsghdr)(unsafe.Pointer(&m.control))
 	if m.header.Controllen < uint64(unix.CmsgLen(4)) || control.Level != unix.SOL_UDP || control.Type != unix.UDP_GRO {
@@ -125,7 +126,7 @@ func (d *Device) boundTo() (netip.AddrPort, error) {
 	size := uint32(len(own.raw))
 	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(d.socket), uintptr(unsafe.Pointer(&own.raw)), uintptr(unsafe.Pointer(&size)))
 	if errno != 0 {
-		return netip.AddrPort{}, fmt.Errorf("local address of a socket: %w", errno)
+		return netip.AddrPort{}, fmt.Errorf("read the local address of a socket: %w", errno)
 	}
 	return own.addrPort(), nil
 }

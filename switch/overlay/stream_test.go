@@ -10,8 +10,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// Dice make the choices of a fuzz target from its input. When the input is used up each choice is
-// the first.
+// Dice make the choices of a fuzz target from its input. When the input is used up, every choice is
+// the first one.
 type dice struct{ rest []byte }
 
 func (d *dice) empty() bool { return len(d.rest) == 0 }
@@ -33,12 +33,12 @@ func (d *dice) below(n int) int {
 	return (int(d.byte())<<8 | int(d.byte())) % n
 }
 
-// once is true once in n times.
+// once returns true in one of n cases.
 func (d *dice) once(n int) bool { return d.below(n) == n-1 }
 
 func pick[T any](d *dice, from ...T) T { return from[d.below(len(from))] }
 
-// size chooses a length up to most, small ones as often as large ones.
+// size chooses a length from 0 to most, short and almost longest ones more often.
 func (d *dice) size(most int) int {
 	switch d.below(4) {
 	case 0:
@@ -51,7 +51,7 @@ func (d *dice) size(most int) int {
 	return d.below(most + 1)
 }
 
-// A volley is the frames that an instance sends at once.
+// A volley is the frames that an instance, or the hosts behind an uplink, send at once.
 type volley struct {
 	node   int // 0 or 1
 	host   string
@@ -72,8 +72,8 @@ func addressOf(host string, public bool) string {
 	return host
 }
 
-// volley draws what one instance, or a host behind a node's uplink, sends: runs of one flow, each
-// frame a little different from the one before.
+// volley draws what one instance, or a host behind a node's uplink, sends: runs of frames of one
+// flow, in which each frame differs a little from the previous one.
 func (d *dice) volley() (v volley) {
 	v.host = pick(d, "web", "web", "web", "app", "lone", "nat", "box", "uplink")
 	if v.host == "uplink" {
@@ -90,8 +90,8 @@ func (d *dice) volley() (v volley) {
 	return v
 }
 
-// namesOther reports whether a frame from outside is for a public address of the other node. The
-// single node has that address too.
+// namesOther reports whether a frame from outside is for a public address of the other node. Such
+// frames are not sent, because the single node has that address too.
 func namesOther(node int, frame []byte) bool {
 	for _, h := range acrossHosts {
 		if h.public == "" || int(h.node) == node+1 {
@@ -152,7 +152,8 @@ func (d *dice) run(node int, host string) (all [][]byte) {
 	return d.flow(f)
 }
 
-// misdirect gives some frames an unused destination or another sender's source.
+// misdirect gives some frames an unused destination address, another sender's source address, or
+// another receiver's MAC.
 func (d *dice) misdirect(f *packettest.Frame, to string, choice int) {
 	switch choice {
 	case 15:
@@ -164,7 +165,8 @@ func (d *dice) misdirect(f *packettest.Frame, to string, choice int) {
 	}
 }
 
-// icmpError draws an error about a packet of the reverse flow, which may have been sent.
+// icmpError draws an ICMP error about a packet of the reverse flow, which may or may not have been
+// sent.
 func (d *dice) icmpError(f packettest.Frame) []byte {
 	about := f
 	about.Flow = packettest.Reverse(f.Flow)
@@ -173,7 +175,7 @@ func (d *dice) icmpError(f packettest.Frame) []byte {
 	return packettest.ICMPError(kind, uint8(d.below(5)), f.Flow.Src, f.Flow.Dst, packettest.Build(about), f.SrcMAC, f.DstMAC)
 }
 
-// flow draws frames that differ a little from the one before.
+// flow draws frames of one flow, in which each frame differs a little from the previous one.
 func (d *dice) flow(f packettest.Frame) (all [][]byte) {
 	most := acrossMTU + 20
 	size := d.size(most)
@@ -206,21 +208,21 @@ func (d *dice) bare(frame []byte) []byte {
 	return append(make([]byte, packet.OffloadLen), frame...)
 }
 
-// dressed returns a frame with a virtio header: mostly an empty one, sometimes with the checksum
-// left to the device, sometimes malformed.
+// dressed returns a frame with a virtio header. Mostly the header is empty, sometimes the checksum
+// is left to the device, and sometimes the header is malformed.
 func (d *dice) dressed(frame []byte) []byte {
 	b := d.bare(frame)
 	frame = b[packet.OffloadLen:]
 	switch d.below(12) {
 	case 11:
-		return b[:packet.OffloadLen+d.below(len(frame)+1)] // cut short
+		return b[:packet.OffloadLen+d.below(len(frame)+1)] // the frame is cut short
 	case 10:
 		frame[d.below(len(frame))] ^= 1 << d.below(8)
 	case 9:
 		return append(b, make([]byte, d.below(64))...) // padded
 	case 8:
 		if len(frame) >= 42 && frame[23] == packet.ProtocolUDP {
-			clear(frame[40:42]) // it has no checksum
+			clear(frame[40:42]) // the UDP datagram has no checksum
 		}
 	case 7, 6, 5:
 		d.partial(b, 0)
@@ -232,8 +234,8 @@ func (d *dice) dressed(frame []byte) []byte {
 	return b
 }
 
-// partial leaves the checksum of TCP or UDP to the device, and, if size is not zero, the cutting
-// into segments too.
+// partial leaves the checksum of TCP or UDP to the device. If size is not zero, it also leaves
+// cutting into segments of that size to the device.
 func (d *dice) partial(b []byte, size int) {
 	frame := b[packet.OffloadLen:]
 	field, kind := 0, byte(0)
@@ -255,7 +257,7 @@ func (d *dice) partial(b []byte, size int) {
 	binary.BigEndian.PutUint16(frame[34+field:], ones(pseudoSum(frame)))
 }
 
-// super draws a frame of several packets, of any size.
+// super draws a frame that stands for several packets of any size.
 func (d *dice) super(f packettest.Frame) []byte {
 	f.Flow.Protocol = pick[uint8](d, packet.ProtocolTCP, packet.ProtocolUDP)
 	f.Payload = make([]byte, d.size(65_000))
@@ -289,7 +291,7 @@ func (d *dice) fragments(f packettest.Frame) (all [][]byte) {
 	for at := 0; at < len(body); at += unit {
 		end := min(at+unit, len(body))
 		piece := packettest.Frame{Flow: f.Flow, SrcMAC: f.SrcMAC, DstMAC: f.DstMAC, FragID: f.FragID, Payload: body[at:end]}
-		piece.Flow.Protocol = 255 // Build adds no header for it
+		piece.Flow.Protocol = 255 // a protocol for which Build adds no header
 		b := packettest.Build(piece)
 		b[23] = f.Flow.Protocol
 		offset := uint16(at / 8)
@@ -313,7 +315,7 @@ func (d *dice) fragments(f packettest.Frame) (all [][]byte) {
 	return all
 }
 
-// rules draws some rules for the app, with serials of their own.
+// rules draws some rules for the app, with serials that no other rules have.
 func (d *dice) rules() (some []ec2.Rule) {
 	for _, r := range acrossRules()["app"].Rules {
 		if !d.once(3) {
@@ -345,7 +347,7 @@ func pseudoSum(frame []byte) uint32 {
 	return sum(frame[26:34]) + uint32(frame[23]) + uint32(len(frame)-34)
 }
 
-// putChecksum writes the correct TCP checksum.
+// putChecksum writes the correct TCP checksum into a frame.
 func putChecksum(frame []byte) {
 	clear(frame[50:52])
 	binary.BigEndian.PutUint16(frame[50:], ^ones(pseudoSum(frame)+sum(frame[34:])))

@@ -12,7 +12,7 @@ import (
 	vswitch "palisade/switch"
 )
 
-// only gives an interface of the node a single rule.
+// only replaces the rules of an interface of the node by a single rule.
 func (n *node) only(name string, rule ec2.Rule) {
 	n.c.t.Helper()
 	set := firewall.NewCompiler().Acquire(groups{"only": {ID: "only", Name: "only", Rules: []ec2.Rule{rule}}}, []ec2.GroupID{"only"}, 2)
@@ -24,7 +24,7 @@ func (n *node) only(name string, rule ec2.Rule) {
 	eventually(n.c.t, "enforcement", func() bool { return n.sw.Enforced() == 2 })
 }
 
-// verdictOf returns the verdict with a name.
+// verdictOf returns the verdict that has a name.
 func verdictOf(t *testing.T, name string) verdict.Verdict {
 	t.Helper()
 	for v := range verdict.Count {
@@ -37,8 +37,9 @@ func verdictOf(t *testing.T, name string) verdict.Verdict {
 }
 
 // TestThreatsAreDroppedBetweenNodes sends each frame of the corpus from node1 to an instance of
-// node2, through real tunnels: from an instance, whose port node1 checks, and from node1 itself,
-// which was taken over and seals anything. The instance receives none.
+// node2, through real tunnels. It sends each first from an instance, whose port node1 checks, and
+// then from node1 itself, as if node1 was taken over and sealed anything. The instance of node2
+// receives no frame.
 func TestThreatsAreDroppedBetweenNodes(t *testing.T) {
 	for _, form := range []Form{Sealed, VXLAN} {
 		t.Run(form.String(), func(t *testing.T) { threatsEnd(t, newClusterOn(t, form, nil)) })
@@ -63,11 +64,11 @@ func threatsEnd(t *testing.T, c *cluster) {
 		}
 		n1.send("web", threat.Frame, at, verdictOf(t, name))
 		if t.Failed() {
-			t.Fatalf("threat %s, %s, sent by an instance", threat.ID, threat.Name)
+			t.Fatalf("wrong verdict for threat %s, %s, sent by an instance", threat.ID, threat.Name)
 		}
 	}
 	if c.form == VXLAN {
-		all = nil // with VXLAN a node that was taken over may send as any of its own interfaces
+		all = nil // a VXLAN node that was taken over may send as any of its own interfaces
 	}
 	for _, threat := range all {
 		name, place, _ := strings.Cut(threat.OtherNode, " at ")
@@ -82,11 +83,11 @@ func threatsEnd(t *testing.T, c *cluster) {
 		}
 		c.fate(at, before, verdictOf(t, name))
 		if t.Failed() {
-			t.Fatalf("threat %s, %s, sent by a node", threat.ID, threat.Name)
+			t.Fatalf("wrong verdict for threat %s, %s, sent by a node", threat.ID, threat.Name)
 		}
 	}
 	if frames := n2.devices["app"].Take(); len(frames) > 0 {
-		t.Errorf("the victim received %d frames, the first of them % x", len(frames), frames[0])
+		t.Errorf("the victim received %d frames, want 0; the first is % x", len(frames), frames[0])
 	}
 	n1.send("web", packettest.Build(of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 1, 22)), app, verdict.Forward)
 	n2.delivered("app")

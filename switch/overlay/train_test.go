@@ -14,8 +14,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// offloaded returns a TCP or UDP frame to be cut every size bytes, with its virtio header, as a TAP
-// returns it and the switch reads it.
+// offloaded returns a TCP or UDP frame that must be cut every size bytes of payload, with its
+// virtio header, as a TAP returns it, and as the switch decodes it.
 func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet, []byte) {
 	t.Helper()
 	f := of("web", protocol, "10.10.0.4", "10.10.0.5", 1, 8000)
@@ -42,7 +42,7 @@ func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet,
 	return p, b
 }
 
-// packets returns the finished packets that a frame consists of.
+// packets returns the finished packets that a frame stands for.
 func packets(t testing.TB, b []byte) (all [][]byte) {
 	t.Helper()
 	b = bytes.Clone(b)
@@ -62,15 +62,15 @@ func packets(t testing.TB, b []byte) (all [][]byte) {
 	return all
 }
 
-// TestLargeFrameArrivesWhole: over real sockets, in datagrams that fit, with the fewest system
-// calls; or one by one where the kernel does not accept several at once.
+// A large frame crosses real sockets in datagrams that fit, with the fewest system calls. Where the
+// kernel does not accept several datagrams at once, they are sent one by one.
 func TestLargeFrameArrivesWhole(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		protocol uint8
 		payload  int
 		size     int
-		refuse   bool // the kernel cuts nothing for a socket without checksums (udp_send_skb)
+		refuse   bool // the kernel must refuse several datagrams at once, as it does for a socket without checksums (udp_send_skb)
 	}{
 		{"TCP", packet.ProtocolTCP, 64_992, 1354, false},
 		{"TCP with a rest", packet.ProtocolTCP, 20_001, 1354, false},
@@ -97,16 +97,16 @@ func TestLargeFrameArrivesWhole(t *testing.T) {
 			t.Fatal(tt.name, origin, v, err)
 		}
 		if got := packets(t, buffer[:n]); !equal(got, want) {
-			t.Errorf("%s: %d packets arrived as one frame, want the %d that were sent", tt.name, len(got), len(want))
+			t.Errorf("%s: one frame of %d packets arrived, want the %d packets that were sent", tt.name, len(got), len(want))
 		}
 		if _, _, _, err := b.Receive(buffer); err != unix.EAGAIN {
-			t.Errorf("%s: another frame arrived: %v", tt.name, err)
+			t.Errorf("%s: Receive after the frame returned %v, want EAGAIN", tt.name, err)
 		}
 		if got := s.sent[3].counter.Load(); got != uint64(len(want)) {
-			t.Errorf("%s: %d datagrams for %d packets", tt.name, got, len(want))
+			t.Errorf("%s: %d datagrams were sent for %d packets, want one for each", tt.name, got, len(want))
 		}
 		if s.single.Load() != tt.refuse {
-			t.Errorf("%s: datagrams are sent one by one: %v", tt.name, !tt.refuse)
+			t.Errorf("%s: datagrams are sent one by one: %v, want %v", tt.name, !tt.refuse, tt.refuse)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func equal(a, b [][]byte) bool {
 	return true
 }
 
-// train returns the datagrams of a large frame.
+// train returns the datagrams into which a large frame is sealed.
 func train(t testing.TB, s *association, queue, payload, size int) (all [][]byte) {
 	t.Helper()
 	p, b := offloaded(t, packet.ProtocolTCP, payload, size)
@@ -139,13 +139,13 @@ func train(t testing.TB, s *association, queue, payload, size int) (all [][]byte
 	}
 }
 
-// TestBadDatagramDoesNotSpoilItsTrain: it has its own verdict, and the packets around it arrive.
+// A bad datagram has its own verdict, and the packets around it arrive.
 func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 	tests := []struct {
 		name   string
 		change func(all [][]byte)
 		want   []verdict.Verdict
-		frames [][2]int // first packet, and the one after the last
+		frames [][2]int // for each frame, its first packet and the one after its last
 	}{
 		{"nothing", func([][]byte) {}, []verdict.Verdict{verdict.Forward}, [][2]int{{0, 6}}},
 		{"forged", func(all [][]byte) { all[2][300]++ }, []verdict.Verdict{verdict.Forward, verdict.TunnelForged, verdict.Forward}, [][2]int{{0, 2}, {3, 6}}},
@@ -172,27 +172,27 @@ func TestBadDatagramDoesNotSpoilItsTrain(t *testing.T) {
 		for i, wanted := range tt.want {
 			n, _, v, err := b.Receive(buffer)
 			if err != nil || v != wanted {
-				t.Fatalf("%s: verdict %d is %v, %v, want %v", tt.name, i, v, err, wanted)
+				t.Fatalf("%s: Receive %d returned verdict %v, error %v, want verdict %v", tt.name, i, v, err, wanted)
 			}
 			if v != verdict.Forward {
 				if n != len(all[0]) {
-					t.Errorf("%s: %d bytes were dropped, want %d", tt.name, n, len(all[0]))
+					t.Errorf("%s: the dropped datagram has %d bytes, want %d", tt.name, n, len(all[0]))
 				}
 				continue
 			}
 			if got := packets(t, buffer[:n]); !equal(got, want[frames[0][0]:frames[0][1]]) {
-				t.Errorf("%s: %d packets, want %v", tt.name, len(got), frames[0])
+				t.Errorf("%s: a frame of %d packets arrived, want packets %d to %d unchanged", tt.name, len(got), frames[0][0], frames[0][1]-1)
 			}
 			frames = frames[1:]
 		}
 		if _, _, v, err := b.Receive(buffer); err != unix.EAGAIN {
-			t.Errorf("%s: another frame arrived: %v, %v", tt.name, v, err)
+			t.Errorf("%s: Receive after the last frame returned verdict %v, error %v, want EAGAIN", tt.name, v, err)
 		}
 	}
 }
 
-// TestSmallDatagramsAreJoined: of every size around the one from which the inner header has room
-// before the payload. A train of datagrams of less than 10 bytes once ended the daemon.
+// The test joins datagrams of every size around the smallest whose payload leaves room for the
+// inner header. A train of datagrams of less than 10 bytes once ended the daemon.
 func TestSmallDatagramsAreJoined(t *testing.T) {
 	a, b := ends(t)
 	buffer := make([]byte, 70_000)
@@ -201,25 +201,25 @@ func TestSmallDatagramsAreJoined(t *testing.T) {
 			p, sent := offloaded(t, packet.ProtocolUDP, 5*size+rest, size)
 			want := packets(t, sent)
 			if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
-				t.Fatalf("%d bytes: %v, %v", size, v, err)
+				t.Fatalf("datagrams of %d bytes: Send returned verdict %v, error %v", size, v, err)
 			}
 			var got [][]byte
 			frames := 0
 			for ; len(got) < len(want); frames++ {
 				n, _, v, err := receive(b, buffer)
 				if v != verdict.Forward || err != nil {
-					t.Fatalf("%d bytes: %v, %v, after %d packets", size, v, err, len(got))
+					t.Fatalf("datagrams of %d bytes: Receive returned verdict %v, error %v, after %d packets", size, v, err, len(got))
 				}
 				got = append(got, packets(t, buffer[:n])...)
 			}
 			if !equal(got, want) || frames != 1 {
-				t.Errorf("datagrams of %d bytes, and one of %d: other packets arrived, or in %d frames", size, rest, frames)
+				t.Errorf("datagrams of %d bytes, and one of %d: %d frames arrived, want one with the packets that were sent", size, rest, frames)
 			}
 		}
 	}
 }
 
-// TestFramesOfTwoInterfacesAreNotJoined: packets of another interface that would continue a train.
+// A packet of another interface that would continue a train is not joined to it.
 func TestFramesOfTwoInterfacesAreNotJoined(t *testing.T) {
 	a, b := ends(t)
 	s := a.table.Load().send[2]
@@ -239,13 +239,14 @@ func TestFramesOfTwoInterfacesAreNotJoined(t *testing.T) {
 	for _, want := range []packet.Origin{from, other} {
 		want.Node = 1
 		if n, got, v, err := receive(b, buffer); err != nil || v != verdict.Forward || got != want || n > 1100 {
-			t.Errorf("%d bytes of %+v, %v, %v; want those of %+v", n, got, v, err, want)
+			t.Errorf("Receive = %d bytes from %+v, verdict %v, error %v; want one packet from %+v", n, got, v, err, want)
 		}
 	}
 }
 
-// TestReceiveEndsItsBatch while there is more to read, so that other ports have their turn. Then
-// nothing that was read is left, because the descriptor would not report it.
+// Receive ends its batch while there is more to read, so that other ports have their turn. At that
+// moment every datagram that was read has been returned, because the descriptor would not report
+// the others.
 func TestReceiveEndsItsBatch(t *testing.T) {
 	a, b := ends(t)
 	const frames = 2 * batchBytes / 60_000
@@ -265,20 +266,20 @@ func TestReceiveEndsItsBatch(t *testing.T) {
 		case err != unix.EAGAIN:
 			t.Fatal(err)
 		case b.receiver.at < b.receiver.n || b.receiver.pending.full:
-			t.Fatal("a batch ended with datagrams that were read and not returned")
+			t.Fatal("a batch ended before all datagrams that were read were returned")
 		default:
 			batches++
 		}
 		if batches > frames {
-			t.Fatalf("%d packets of %d arrived", came, frames*60)
+			t.Fatalf("after %d batches %d packets have arrived, want %d", batches, came, frames*60)
 		}
 	}
 	if batches == 0 {
-		t.Error("the batch did not end")
+		t.Error("no batch ended before all packets had arrived, want at least one end")
 	}
 }
 
-func TestNoAllocsForLargeFrames(t *testing.T) {
+func TestLargeFramesAllocateNothing(t *testing.T) {
 	a, b := ends(t)
 	p, whole := offloaded(t, packet.ProtocolTCP, 64_992, 1354)
 	sent, buffer := make([]byte, len(whole)), make([]byte, 70_000)
@@ -291,12 +292,12 @@ func TestNoAllocsForLargeFrames(t *testing.T) {
 			t.Fatal(v, err)
 		}
 	}); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("%v allocations for each large frame, want 0", n)
 	}
 }
 
-// FuzzReceive: a node seals anything, in trains of any size. Each datagram ends in a frame or in a
-// verdict that drops, and no frame exceeds the longest possible.
+// FuzzReceive receives what a node seals: any content, in trains of any size. Each datagram ends in
+// a frame or in a verdict that drops, and no frame exceeds the longest possible.
 func FuzzReceive(f *testing.F) {
 	p, b := offloaded(f, packet.ProtocolTCP, 3_000, 1000)
 	var c packet.Cutter
@@ -340,14 +341,14 @@ func FuzzReceive(f *testing.F) {
 				break
 			}
 			if fates++; fates > datagrams {
-				t.Fatalf("%d verdicts for %d datagrams", fates, datagrams)
+				t.Fatalf("already %d verdicts for %d datagrams, want at most one for each", fates, datagrams)
 			}
 			if v == verdict.Unset || n > packet.OffloadLen+14+65535 {
-				t.Fatalf("%v, %d bytes", v, n)
+				t.Fatalf("Receive returned verdict %v and %d bytes, want a verdict and at most the longest frame", v, n)
 			}
 		}
 		if r.at != r.n || r.pending.full || fates == 0 {
-			t.Errorf("%d verdicts for %d datagrams, %d bytes are left", fates, datagrams, r.n-r.at)
+			t.Errorf("%d verdicts for %d datagrams, want at least one; %d bytes were read and not returned, want 0", fates, datagrams, r.n-r.at)
 		}
 	})
 }

@@ -9,7 +9,8 @@ import (
 	"palisade/internal/verdict"
 )
 
-// Form is the format in which frames travel between the nodes of a cluster. All nodes use the same.
+// Form is the format in which frames travel between the nodes of a cluster. All nodes of a cluster
+// use the same Form.
 type Form uint8
 
 const (
@@ -27,7 +28,7 @@ var forms = [...]string{Sealed: "sealed", VXLAN: "vxlan"}
 
 func (f Form) String() string { return forms[f] }
 
-// UnmarshalText reads the name of a form.
+// UnmarshalText sets f to the form with the name text.
 func (f *Form) UnmarshalText(text []byte) error {
 	for i, name := range forms {
 		if name == string(text) {
@@ -38,17 +39,17 @@ func (f *Form) UnmarshalText(text []byte) error {
 	return fmt.Errorf(`%q is no form of tunnels; use "sealed" or "vxlan"`, text)
 }
 
-// VXLANPort is where VTEPs listen (RFC 7348 §5).
+// VXLANPort is the UDP port on which VTEPs listen (RFC 7348 §5).
 const VXLANPort = 4789
 
-// MTU returns the largest inner IP packet, in bytes, that crosses an IPv4 underlay with packets of
-// underlay bytes.
+// MTU returns the size of the largest inner IP packet that fits in one packet of an IPv4 underlay.
+// underlay is the underlay's MTU. Both are in bytes.
 func (f Form) MTU(underlay int) int {
 	const ipv4, udp, ethernet = 20, 8, 14
 	return underlay - ipv4 - udp - f.overhead() - ethernet
 }
 
-// overhead returns the bytes of a datagram besides the frame.
+// overhead returns how many bytes a datagram has besides the frame.
 func (f Form) overhead() int {
 	if f == VXLAN {
 		return vxlanLen
@@ -67,8 +68,9 @@ const (
 	vxlanFlag = 0x08
 )
 
-// putVXLAN writes a datagram with a packet of p's frame to q.out[at:] and returns its length; 0 if
-// there is no room. It computes a checksum that was left out.
+// putVXLAN writes a datagram with frame, which is a packet of p's frame, to q.out[at:] and returns
+// the datagram's length; 0 if there is no room. If marks say that the checksum was left out, it
+// computes it.
 func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Packet, marks packet.Marks) int {
 	failpoint.Reach()
 	if at+vxlanLen+len(frame) > len(q.out) {
@@ -84,9 +86,9 @@ func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Pa
 	return len(out)
 }
 
-// openVXLAN copies the frame of a datagram to dst, which must have the capacity. A packet that can
-// be joined with others, and whose checksum is correct, is marked as if the checksum was left out;
-// it is computed again at the end.
+// openVXLAN copies the frame of a datagram to dst, which must have the capacity, and returns the
+// frame. A packet that can be joined with others and whose checksum is correct is marked
+// Unfinished, as if it had no checksum; the checksum is computed again after the joining.
 func (s *association) openVXLAN(dst, datagram []byte) (frame []byte, from packet.Origin, marks packet.Marks, v verdict.Verdict) {
 	failpoint.Reach()
 	if len(datagram) < vxlanLen || datagram[0]&vxlanFlag == 0 {

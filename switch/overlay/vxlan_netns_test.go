@@ -27,7 +27,7 @@ import (
 //	  Device 192.0.2.1:4789 == under == 192.0.2.2 vxlan, VNI 7, 10.10.0.5
 type kernelVTEP struct {
 	t            *testing.T
-	ours, kernel string // namespaces
+	ours, kernel string // names of the namespaces
 }
 
 func newKernelVTEP(t *testing.T) *kernelVTEP {
@@ -81,7 +81,8 @@ func setUp(name, address string, mac ec2.MAC) error {
 	return errors.Join(err, netlink.LinkSetHardwareAddr(link, mac[:]), netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
 }
 
-// addVXLAN adds the vxlan device with the app's address, and a neighbour entry for the web.
+// addVXLAN adds the vxlan device with the app's address, and a neighbour entry for the web, in the
+// present namespace.
 func addVXLAN() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "vxlan"
@@ -97,7 +98,7 @@ func addVXLAN() error {
 	return errors.Join(err, netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 10, 0, 4), HardwareAddr: gateway[:], State: netlink.NUD_PERMANENT}))
 }
 
-// TestLinuxAndTheDeviceExchangeVXLAN: Linux reads the datagrams of the Device, and the Device those of Linux.
+// Linux reads the datagrams of the Device, and the Device reads those of Linux.
 func TestLinuxAndTheDeviceExchangeVXLAN(t *testing.T) {
 	k := newKernelVTEP(t)
 	var d *Device
@@ -129,7 +130,7 @@ func TestLinuxAndTheDeviceExchangeVXLAN(t *testing.T) {
 	got := make([]byte, 100)
 	n, from, err := app.ReadFromUDPAddrPort(got)
 	if err != nil || string(got[:n]) != "question" || from != netip.MustParseAddrPort("10.10.0.4:7") {
-		t.Fatalf("the kernel got %q from %v, %v", got[:n], from, err)
+		t.Fatalf("the kernel received %q from %v, error %v; want \"question\" from 10.10.0.4:7", got[:n], from, err)
 	}
 	if _, err := app.WriteToUDPAddrPort([]byte("answer"), from); err != nil {
 		t.Fatal(err)

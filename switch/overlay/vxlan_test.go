@@ -38,9 +38,8 @@ func vxlanEnds(t testing.TB) (a, b *Device) {
 	return a, b
 }
 
-// TestVXLANWireFormat: a header of RFC 7348 and a frame with every checksum, which any VTEP can
-// read.
-func TestVXLANWireFormat(t *testing.T) {
+// A datagram is a header of RFC 7348 and a frame with every checksum, which any VTEP can read.
+func TestVXLANDatagramFollowsRFC7348(t *testing.T) {
 	a, _ := vxlanEnds(t)
 	sniffer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 3)})
 	if err != nil {
@@ -58,7 +57,7 @@ func TestVXLANWireFormat(t *testing.T) {
 	for i, frame := range want {
 		n, err := sniffer.Read(b)
 		if header := []byte{8, 0, 0, 0, 0xab, 0xcd, 0xef, 0}; err != nil || !bytes.Equal(b[:n], append(header, frame...)) {
-			t.Errorf("datagram %d: % x, %v", i, b[:n], err)
+			t.Errorf("datagram %d: % x, error %v; want % x and the packet % x", i, b[:n], err, []byte{8, 0, 0, 0, 0xab, 0xcd, 0xef, 0}, frame)
 		}
 	}
 }
@@ -76,7 +75,7 @@ func TestVXLANLargeFrameArrivesWhole(t *testing.T) {
 		t.Fatal(origin, v, err)
 	}
 	if got := packets(t, buffer[:n]); !equal(got, want) {
-		t.Errorf("%d packets arrived as one frame, want the %d that were sent", len(got), len(want))
+		t.Errorf("one frame of %d packets arrived, want the %d packets that were sent", len(got), len(want))
 	}
 	// A packet with a wrong checksum arrives unchanged, so that the receiver can drop it.
 	_, other := offloaded(t, packet.ProtocolTCP, 2_000, 1000)
@@ -91,13 +90,13 @@ func TestVXLANLargeFrameArrivesWhole(t *testing.T) {
 	for i, frame := range whole {
 		n, _, v, err := receive(b, buffer)
 		if err != nil || v != verdict.Forward || (buffer[0] == 0) != (i == 0) || i == 0 && !bytes.Equal(buffer[packet.OffloadLen:n], frame) {
-			t.Errorf("packet %d: %d bytes, header % x, %v, %v", i, n, buffer[:packet.OffloadLen], v, err)
+			t.Errorf("packet %d: Receive = %d bytes, virtio header % x, verdict %v, error %v; want packet 0 unchanged and packet 1 with its checksum left out", i, n, buffer[:packet.OffloadLen], v, err)
 		}
 	}
 }
 
-// TestVXLANTrustsSenderAddressesOnly: a datagram from a node's address is that node's, and the node
-// may send from its own interfaces only.
+// A datagram from a node's address counts as that node's, and the node may send from its own
+// interfaces only.
 func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 	c := newClusterOn(t, VXLAN, nil)
 	n1, n2 := c.nodes[0], c.nodes[1]
@@ -154,7 +153,7 @@ func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 	}
 }
 
-// TestNodesWithDifferentFormsExchangeNoKeys: and both nodes report why.
+// Both nodes report why they exchange no keys.
 func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 	c := newCluster(t)
 	for i, other := range c.nodes {
@@ -168,7 +167,7 @@ func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 				return strings.Contains(n.overlay.Status()[0].Problem, "all nodes of a cluster must have the same")
 			})
 			if n.up() {
-				t.Errorf("%s has an association", n.name)
+				t.Errorf("%s has an association with a node of another form, want none", n.name)
 			}
 		}
 		c.form = Sealed
@@ -182,7 +181,7 @@ func TestNodesWithDifferentFormsExchangeNoKeys(t *testing.T) {
 	}
 }
 
-// FuzzVXLAN: any bytes from a node's address give a frame or a verdict that drops.
+// FuzzVXLAN receives any bytes from a node's address. They give a frame or a verdict that drops.
 func FuzzVXLAN(f *testing.F) {
 	local := netip.MustParseAddrPort("127.0.0.1:4789")
 	f.Add([]byte{8, 0, 0, 0, 0, 0, 7, 0, 1, 2, 3})
@@ -194,7 +193,7 @@ func FuzzVXLAN(f *testing.F) {
 		b = b[:min(len(b), 60_000)]
 		n, o, _, v := d.openDatagram(b, local, buffer)
 		if v == verdict.Unset || v == verdict.Forward && (n != packet.OffloadLen+len(b)-vxlanLen || o.Node != 9 || !o.Unnamed || o.VNI >= 1<<24) {
-			t.Errorf("% x: %v, %d bytes of %+v", b, v, n, o)
+			t.Errorf("datagram % x: verdict %v, %d bytes from %+v; want the whole frame from node 9, or a verdict that drops", b, v, n, o)
 		}
 	})
 }

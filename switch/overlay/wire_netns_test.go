@@ -77,8 +77,8 @@ func plug(t testing.TB, host string, mtu int) vswitch.Device {
 	return device
 }
 
-// transfer sends bytes by TCP from the kernel of the web to that of the app, and returns how long
-// it took.
+// transfer sends bytes by TCP from the web's kernel to the app's kernel, and returns how long that
+// took.
 func transfer(t testing.TB, bytes int64) time.Duration {
 	t.Helper()
 	var listener net.Listener
@@ -121,13 +121,12 @@ func transfer(t testing.TB, bytes int64) time.Duration {
 		t.Fatal(err)
 	}
 	if n := <-received; n != bytes {
-		t.Fatalf("%d of %d bytes arrived", n, bytes)
+		t.Fatalf("%d of %d bytes arrived over TCP", n, bytes)
 	}
 	return time.Since(began)
 }
 
-// TestTwoKernelsCommunicateThroughTunnel: pings and a TCP connection between two kernels, while
-// keys change.
+// Pings and a TCP connection pass between two kernels, while the keys change.
 func TestTwoKernelsCommunicateThroughTunnel(t *testing.T) {
 	c := newWired(t, tunnelMTU)
 	out, err := exec.Command("ip", "netns", "exec", namespace("web"), "ping", "-c", "3", "-i", "0.2", "-W", "5", "-M", "do", "-s", strconv.Itoa(tunnelMTU-28), "10.10.0.5").CombinedOutput()
@@ -139,16 +138,16 @@ func TestTwoKernelsCommunicateThroughTunnel(t *testing.T) {
 	t.Logf("64 MiB in %v, %.2f Gbit/s", took, 8*64/1024.0*1.073741824/took.Seconds())
 }
 
-// TestSenderLearnsTheTunnelsMTU: an instance whose interface has a larger MTU than the tunnel is
-// told, and its kernel uses the smaller one.
+// The interface of an instance has a larger MTU than the tunnel. The instance is told, and its
+// kernel uses the smaller MTU.
 func TestSenderLearnsTheTunnelsMTU(t *testing.T) {
 	c := newWired(t, networkMTU)
 	transfer(t, 1<<20)
 	if got := c.nodes[0].ports["web"].Counters().Verdicts[verdict.TooBig]; got == 0 {
-		t.Error("no packet was too big, so the test has tested nothing")
+		t.Error("no packet was too big for the tunnel, want at least 1")
 	}
 	out, err := exec.Command("ip", "netns", "exec", namespace("web"), "ip", "route", "get", "10.10.0.5").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "mtu "+strconv.Itoa(tunnelMTU)) {
-		t.Errorf("the web's route: %v\n%s", err, out)
+		t.Errorf("the web's route has not the tunnel's MTU %d: error %v\n%s", tunnelMTU, err, out)
 	}
 }
