@@ -23,7 +23,7 @@ func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 	kept := pkt(packet.ProtocolUDP, 1000, 53, 0)
 	kept.Flow.Src = netip.MustParseAddr("203.0.113.26")
 	if v := admit(z, kept, now, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
-		t.Fatal(v)
+		t.Fatalf("Admit returned verdict %v, want %v", v, verdict.Forward)
 	}
 	if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == bob }); n != 1 {
 		t.Errorf("Forget removed %d connections, want 1", n)
@@ -43,12 +43,12 @@ func TestForgetRemovesFragmentsOfAnAddress(t *testing.T) {
 	last := pkt(packet.ProtocolUDP, 0, 0, 0)
 	last.Fragment, last.FragID, last.FragOffset, last.FragLen = true, 7, 512, 100
 	if v := z.AdmitFragment(first, conntrack.In, time.Second); v.Drops() {
-		t.Fatal(v)
+		t.Fatalf("AdmitFragment returned verdict %v, want %v", v, verdict.Forward)
 	}
 	middle := *last
 	middle.FragLen, middle.MoreFollow = 64, true
 	if v := z.Fragment(&middle, conntrack.In, time.Second); v.Drops() {
-		t.Fatal(v)
+		t.Fatalf("Fragment returned verdict %v, want %v", v, verdict.Forward)
 	}
 	last.FragOffset += 64
 	tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == first.Flow.Src })
@@ -76,7 +76,7 @@ func TestForgetMatchesEitherEnd(t *testing.T) {
 		}
 		for _, d := range []conntrack.Direction{conntrack.In, conntrack.Out} {
 			if v, w := frag(0, 64, d), frag(64, 128, d); v.Drops() || w.Drops() {
-				t.Fatal(v, w)
+				t.Fatalf("two fragments that do not overlap: verdicts %v and %v, want them to pass", v, w)
 			}
 		}
 		if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == gone }); n != 1 {

@@ -197,7 +197,7 @@ func TestOverlapWithEitherNeighbourIsDropped(t *testing.T) {
 			return z.Fragment(p, conntrack.In, 0)
 		}
 		if v, w := frag(0, 64), frag(128, 192); v.Drops() || w.Drops() {
-			t.Fatal(v, w)
+			t.Fatalf("two fragments that do not overlap: verdicts %v and %v, want them to pass", v, w)
 		}
 		if got := frag(tt.from, tt.to); got != tt.want {
 			t.Errorf("fragment of bytes %d-%d: verdict %v, want %v", tt.from, tt.to, got, tt.want)
@@ -212,7 +212,7 @@ func TestFragmentMustMatchEveryFieldOfItsDatagram(t *testing.T) {
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	first := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragID: 7, FragLen: 64, MoreFollow: true}
 	if v := z.AdmitFragment(first, conntrack.In, 0); v.Drops() {
-		t.Fatal(v)
+		t.Fatalf("AdmitFragment returned verdict %v, want %v", v, verdict.Forward)
 	}
 	later := *first
 	later.HasL4, later.FragOffset = false, 64
@@ -262,7 +262,7 @@ func TestFragmentTableIsBounded(t *testing.T) {
 			case verdict.Forward:
 				kept++
 			default:
-				t.Fatal(v)
+				t.Fatalf("AdmitFragment returned verdict %v, want %v or %v", v, verdict.Forward, verdict.FragmentsFull)
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 			syn := back(pkt(6, 40000, 22, 0), packet.SYN)
 			expect(t, z, syn, 1, gone, conntrack.New)
 			if v := admit(z, syn, 1, conntrack.Admission{Direction: conntrack.Out, Rule: 8, Revision: gone}); v != verdict.Forward {
-				t.Fatal(v)
+				t.Fatalf("Admit returned verdict %v, want %v", v, verdict.Forward)
 			}
 			now := only(t, tr, 1)
 			want := conntrack.Connection{Epoch: 1, Flow: packettest.Reverse(was.Flow), Tracked: true, State: "syn-sent", Rule: 8, Revision: 9}
@@ -154,7 +154,7 @@ func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 	p := pkt(6, 40000, 22, packet.ACK)
 	expect(t, z, p, 0, strict, conntrack.Stale)
 	if v := rejudge(z, p, 0, strict, true, 8); v != verdict.Forward {
-		t.Fatal(v)
+		t.Fatalf("Rejudge returned verdict %v, want %v", v, verdict.Forward)
 	}
 	if c := only(t, tr, 0); c.Rule != 8 || c.Revision != 9 || c.Blocked {
 		t.Errorf("after Rejudge: %v, want rule 8, not blocked", c)

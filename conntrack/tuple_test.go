@@ -29,7 +29,7 @@ func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 	ping := echo(bob, alice, 7, packet.ICMPEcho)
 	status(ping)
 	if v := z.Admit(ping, &u, 0, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
-		t.Fatal(v)
+		t.Fatalf("Admit returned verdict %v, want it to pass", v)
 	}
 	for _, tt := range []struct {
 		src, dst netip.Addr

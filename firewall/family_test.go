@@ -36,7 +36,7 @@ func TestIPv4RulesDoNotAdmitIPv6(t *testing.T) {
 			c := firewall.NewCompiler()
 			set := c.Acquire(view{"g": g}, []ec2.GroupID{"g"}, 1)
 			if errs := c.Errors(); len(errs) > 0 {
-				t.Fatal(errs)
+				t.Fatalf("errors of the Compiler: %v, want none", errs)
 			}
 			for _, a := range rules.from {
 				if !set.Ingress.Match(6, 80, firewall.Source{Addr: a}).Allowed {

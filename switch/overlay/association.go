@@ -102,7 +102,7 @@ type window struct {
 
 const (
 	windowBlocks = 32
-	windowSize   = (windowBlocks - 1) * 64 // so many counters before the newest are known
+	windowSize   = (windowBlocks - 1) * 64 // how many counters before the newest the window covers
 )
 
 // take records a counter as received and reports whether it is new. A counter older than the window

@@ -122,7 +122,7 @@ func TestChangedPeerLosesItsAssociation(t *testing.T) {
 		if _, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, frame); err != nil {
 			t.Fatal(err)
 		}
-		t.Log("changed:", name)
+		t.Log("changed property of node1:", name)
 		c.fate(n2.tunnel, before, verdict.TunnelUnknown)
 		if name == "key" {
 			eventually(t, "refusal", func() bool { return strings.HasPrefix(n1.overlay.Status()[0].Problem, "exchange keys with node2") })

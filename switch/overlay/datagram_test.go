@@ -108,7 +108,7 @@ func TestFrameArrivesUnchanged(t *testing.T) {
 		frame := bytes.Repeat([]byte{7}, length)
 		p, whole := one(frame)
 		if v, err := a.Send(3, 2, from, p, whole); v != verdict.Forward || err != nil {
-			t.Fatal(v, err)
+			t.Fatalf("Send returned verdict %v, error %v", v, err)
 		}
 		buffer[0], buffer[9] = 1, 1 // as if left from an earlier frame
 		n, origin, v, err := receive(b, buffer)
@@ -253,10 +253,10 @@ func TestNoAllocs(t *testing.T) {
 	p, frame := one(make([]byte, 1420))
 	round := func() {
 		if v, err := a.Send(3, 2, from, p, frame); v != verdict.Forward || err != nil {
-			t.Fatal(v, err)
+			t.Fatalf("Send returned verdict %v, error %v", v, err)
 		}
 		if _, _, v, err := receive(b, buffer); v != verdict.Forward || err != nil {
-			t.Fatal(v, err)
+			t.Fatalf("Receive returned verdict %v, error %v", v, err)
 		}
 	}
 	if n := testing.AllocsPerRun(500, round); n != 0 {
@@ -271,7 +271,7 @@ func TestNoAllocs(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, _, v, err := receive(b, buffer); !v.Drops() || err != nil {
-				t.Fatal(v, err)
+				t.Fatalf("Receive returned verdict %v, error %v, want a drop", v, err)
 			}
 		}
 	}
@@ -310,7 +310,7 @@ func BenchmarkTunnel(b *testing.B) {
 				s.seen[0] = window{}
 				copy(opened, datagram)
 				if _, _, _, v := far.openDatagram(opened, near.addr, buffer); v != verdict.Forward {
-					b.Fatal(v)
+					b.Fatalf("openDatagram returned verdict %v, want %v", v, verdict.Forward)
 				}
 			}
 		})
@@ -323,7 +323,7 @@ func BenchmarkTunnel(b *testing.B) {
 					b.Fatal(err)
 				}
 				if _, _, v, err := receive(far, buffer); v != verdict.Forward || err != nil {
-					b.Fatal(v, err)
+					b.Fatalf("Receive returned verdict %v, error %v", v, err)
 				}
 			}
 		})

@@ -38,7 +38,7 @@ const (
 	helloTimeout = 5 * time.Second
 	pingInterval = 5 * time.Second
 	silenceLimit = 3 * pingInterval
-	stableTime   = 5 * time.Second // after a stream that lasted longer, retryTime starts again from its minimum
+	stableTime   = 5 * time.Second // after a stream that lasted longer, the next retry waits only for minRetry
 	minRetry     = 50 * time.Millisecond
 	maxRetry     = 2 * time.Second
 

@@ -118,7 +118,7 @@ func TestNodeCannotSendForInterfacesOfAnotherNode(t *testing.T) {
 		if v, err := n1.overlay.device.Send(queues-1, 2, tt.origin, p, b); v != verdict.Forward || err != nil {
 			t.Fatalf("%s: Send returned verdict %v, error %v", tt.name, v, err)
 		}
-		t.Log(tt.name)
+		t.Log("case:", tt.name)
 		c.fate(tt.at, before, tt.want)
 	}
 	if got := n2.tunnel.Counters().TxFrames; got != 0 {
@@ -177,7 +177,7 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 		if err := tt.send(tt.b); err != nil {
 			t.Fatal(err)
 		}
-		t.Log(tt.name)
+		t.Log("case:", tt.name)
 		c.fate(tt.at, before, tt.want)
 	}
 }

@@ -89,7 +89,7 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 		{siteConfig{mtu: acrossMTU, offloads: packet.DatagramOffloads}, 5, VXLAN},
 		{siteConfig{mtu: acrossMTU, connections: 256, offloads: packet.DatagramOffloads}, 6, Sealed},
 	}
-	// For each function: how often a run calls it at most, and that run.
+	// For each function: the run that calls it most often, and how often.
 	calls, reachedIn := map[string]int{}, map[string]run{}
 	for _, r := range runs {
 		here := map[string]int{}

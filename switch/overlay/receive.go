@@ -135,7 +135,7 @@ func (d *Device) associationOf(datagram []byte, sender netip.AddrPort) (*associa
 	failpoint.Reach()
 	if d.form == VXLAN {
 		if len(datagram) < vxlanLen {
-			return nil, header{} // also for joinNext, which cannot put back an empty datagram
+			return nil, header{} // joinNext relies on this, because it cannot put back an empty datagram
 		}
 		return d.table.Load().vtep[sender.Addr()], header{marks: packet.Unfinished}
 	}

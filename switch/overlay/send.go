@@ -121,7 +121,7 @@ func (d *Device) flush(q *sender, s *association, n, size int) error {
 	if n > size && !s.single.Load() {
 		err := d.sendTrain(&q.message, q.out[:n], size, &s.to)
 		switch err {
-		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // which of these errors depends on kernel and network device
+		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT: // the kernel and the network device determine which of these errors it is
 		default:
 			return err
 		}

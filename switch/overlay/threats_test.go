@@ -79,7 +79,7 @@ func threatsEnd(t *testing.T, c *cluster) {
 		before := at.Counters().Verdicts
 		p, b := one(threat.Frame)
 		if v, err := n1.overlay.device.Send(queues-1, 2, packet.Origin{VNI: vni, Epoch: 1}, p, b); v != verdict.Forward || err != nil {
-			t.Fatal(v, err)
+			t.Fatalf("Send returned verdict %v, error %v", v, err)
 		}
 		c.fate(at, before, verdictOf(t, name))
 		if t.Failed() {

@@ -34,10 +34,10 @@ func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet,
 	}
 	p := new(packet.Packet)
 	if v, ok := packet.NewDecoder().Decode(b[packet.OffloadLen:], p); !ok {
-		t.Fatal(v)
+		t.Fatalf("Decode refused the frame with verdict %v", v)
 	}
 	if v, ok := packet.Sanitize(b, p, 1406); !ok {
-		t.Fatal(v)
+		t.Fatalf("Sanitize refused the frame with verdict %v", v)
 	}
 	return p, b
 }
@@ -48,10 +48,10 @@ func packets(t testing.TB, b []byte) (all [][]byte) {
 	b = bytes.Clone(b)
 	var p packet.Packet
 	if v, ok := packet.NewDecoder().Decode(b[packet.OffloadLen:], &p); !ok {
-		t.Fatal(v)
+		t.Fatalf("Decode refused the frame with verdict %v", v)
 	}
 	if v, ok := packet.Sanitize(b, &p, 1500); !ok {
-		t.Fatal(v)
+		t.Fatalf("Sanitize refused the frame with verdict %v", v)
 	}
 	if err := packet.Segment(b, b[packet.OffloadLen:], &p, make([]byte, 2048), func(out []byte) error {
 		all = append(all, bytes.Clone(out))
@@ -90,11 +90,11 @@ func TestLargeFrameArrivesWhole(t *testing.T) {
 		p, sent := offloaded(t, tt.protocol, tt.payload, tt.size)
 		want := packets(t, sent)
 		if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
-			t.Fatal(tt.name, v, err)
+			t.Fatalf("%s: Send returned verdict %v, error %v", tt.name, v, err)
 		}
 		n, origin, v, err := b.Receive(buffer)
 		if err != nil || v != verdict.Forward || origin.VNI != from.VNI || origin.Epoch != from.Epoch || origin.Node != 1 {
-			t.Fatal(tt.name, origin, v, err)
+			t.Fatalf("%s: Receive returned sender %+v, verdict %v, error %v", tt.name, origin, v, err)
 		}
 		if got := packets(t, buffer[:n]); !equal(got, want) {
 			t.Errorf("%s: one frame of %d packets arrived, want the %d packets that were sent", tt.name, len(got), len(want))
@@ -286,10 +286,10 @@ func TestLargeFramesAllocateNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(50, func() {
 		copy(sent, whole)
 		if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
-			t.Fatal(v, err)
+			t.Fatalf("Send returned verdict %v, error %v", v, err)
 		}
 		if _, _, v, err := receive(b, buffer); v != verdict.Forward || err != nil {
-			t.Fatal(v, err)
+			t.Fatalf("Receive returned verdict %v, error %v", v, err)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations for each large frame, want 0", n)

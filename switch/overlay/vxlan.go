@@ -69,8 +69,8 @@ const (
 )
 
 // putVXLAN writes a datagram with frame, which is a packet of p's frame, to q.out[at:] and returns
-// the datagram's length; 0 if there is no room. If marks say that the checksum was left out, it
-// computes it.
+// the datagram's length; 0 if there is no room. If marks has Unfinished, it computes
+// the checksum.
 func (q *sender) putVXLAN(at int, from packet.Origin, frame []byte, p *packet.Packet, marks packet.Marks) int {
 	failpoint.Reach()
 	if at+vxlanLen+len(frame) > len(q.out) {

@@ -122,7 +122,7 @@ func TestLinuxAndTheDeviceExchangeVXLAN(t *testing.T) {
 	f.Payload, f.DstMAC = []byte("question"), macOf("app")
 	p, b := one(packettest.Build(f))
 	if v, err := d.Send(0, 2, packet.Origin{VNI: vni}, p, b); v != verdict.Forward || err != nil {
-		t.Fatal(v, err)
+		t.Fatalf("Send returned verdict %v, error %v", v, err)
 	}
 	if err := app.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ func TestVXLANDatagramFollowsRFC7348(t *testing.T) {
 	p, sent := offloaded(t, packet.ProtocolTCP, 2_500, 1000)
 	want := packets(t, sent)
 	if v, err := a.Send(0, 2, from, p, sent); v != verdict.Forward || err != nil {
-		t.Fatal(v, err)
+		t.Fatalf("Send returned verdict %v, error %v", v, err)
 	}
 	b := make([]byte, 2048)
 	for i, frame := range want {
@@ -68,11 +68,11 @@ func TestVXLANLargeFrameArrivesWhole(t *testing.T) {
 	p, sent := offloaded(t, packet.ProtocolTCP, 64_992, 1354)
 	want := packets(t, sent)
 	if v, err := a.Send(3, 2, from, p, sent); v != verdict.Forward || err != nil {
-		t.Fatal(v, err)
+		t.Fatalf("Send returned verdict %v, error %v", v, err)
 	}
 	n, origin, v, err := b.Receive(buffer)
 	if err != nil || v != verdict.Forward || origin != (packet.Origin{Node: 1, VNI: from.VNI, Unnamed: true}) {
-		t.Fatal(origin, v, err)
+		t.Fatalf("Receive returned sender %+v, verdict %v, error %v", origin, v, err)
 	}
 	if got := packets(t, buffer[:n]); !equal(got, want) {
 		t.Errorf("one frame of %d packets arrived, want the %d packets that were sent", len(got), len(want))
@@ -144,7 +144,7 @@ func TestVXLANTrustsSenderAddressesOnly(t *testing.T) {
 		{"nothing", node1, nil, n2.tunnel, verdict.TunnelUnknown},
 	}
 	for _, tt := range tests {
-		t.Log(tt.name)
+		t.Log("case:", tt.name)
 		before := tt.at.Counters().Verdicts
 		if err := tt.send(tt.b); err != nil {
 			t.Fatal(err)
