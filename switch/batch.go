@@ -167,9 +167,9 @@ func (f *frame) prefetch() {
 	}
 }
 
-// joinable returns the length, with virtio header, up to which a frame from the port may be joined
-// with others; 0 if none may. A frame that exceeds an MTU must stay alone, because the error to its
-// sender quotes its headers.
+// joinable returns the largest length, with the virtio header, of a frame from the port that may be
+// joined with others; 0 if no frame may. A frame larger than an MTU stays alone, because the error
+// that its sender gets must quote the headers of that frame.
 func (f *frame) joinable(port *Port) int {
 	failpoint.Reach()
 	a := f.snapshot.attachment(port)

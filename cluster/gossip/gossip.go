@@ -33,7 +33,7 @@ type Member struct {
 }
 
 const (
-	announceDelay  = 50 * time.Millisecond // after a change, to announce a burst of changes at once
+	announceDelay  = 50 * time.Millisecond // wait after a change, so that several changes need one announcement
 	enforcedEvery  = time.Second           // shortest time between announcements in which only the enforced index changed
 	rejoinEvery    = 4 * time.Second       // plus a random time up to half of it
 	rejoinAtOnce   = 8                     // nodes that one round of runRejoin calls

@@ -183,7 +183,7 @@ func (n *testNode) startPeer(boot uint64) {
 	n.gossip, err = New(Config{
 		Node: n.name, Boot: boot, Identity: n.identity, Address: netip.AddrPortFrom(n.address.Addr(), n.address.Port()+1),
 		Peer: n.peer, View: n.world.view, ViewChanged: n.world.viewChanged, Logger: log,
-		ForgetDeadAfter: 200 * time.Millisecond, // shorter than the partition of a test
+		ForgetDeadAfter: 200 * time.Millisecond, // shorter than the network partition that a test makes
 	})
 	if err != nil {
 		t.Fatal(err)

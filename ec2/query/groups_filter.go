@@ -30,9 +30,9 @@ var groupFilters = func() filterable[*ec2.Group] {
 	return f
 }()
 
-// ruleFilters return the values of one rule. A group passes if each filter matches one of
-// its rules, which may be different rules. A filter does not match values that no answer
-// shows.
+// ruleFilters return the values of one rule. A group passes if each filter matches at
+// least one of its rules; two filters may match two different rules. A filter matches only
+// values that answers show.
 var ruleFilters = map[string]func(*ec2.Rule) []string{
 	"cidr":           func(r *ec2.Rule) []string { return nonEmpty(cidrOf(r)) },
 	"protocol":       func(r *ec2.Rule) []string { return []string{r.Protocol.String()} },

@@ -34,8 +34,8 @@ type receiver struct {
 	message message
 
 	train packet.Train
-	// pending is the datagram after a train that could not be joined to it: its frame, or its
-	// verdict.
+	// pending is a datagram that was read after a train and could not be joined to the train. It
+	// holds the datagram's frame, or its verdict, for the next call.
 	pending struct {
 		b       [1 << 16]byte
 		n       int

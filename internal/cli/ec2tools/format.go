@@ -60,10 +60,10 @@ func (e era) printGroup(w io.Writer, g group) {
 	}
 }
 
-// printRules prints the rules that ec2-authorize or ec2-revoke added to g or removed. In
-// 2012 the line of the group has only its id, and the columns for owner and name stay
+// printRules prints the rules that ec2-authorize or ec2-revoke added to g or removed from
+// it. In the era of 2012 the line of the group has only its id, and the columns for owner and name stay
 // empty (EC2 User Guide, "Adding a Security Group Rule": GROUP sg-2eac845a, PERMISSION
-// ALLOWS tcp 80 80 …). In 2006 it has only the name (EC2 Developer Guide, "Default
+// ALLOWS tcp 80 80 …). In that of 2006 it has only the name (EC2 Developer Guide, "Default
 // Group", step 4).
 func (e era) printRules(w io.Writer, g group, rules []rule, d direction) {
 	if e == era2006 {

@@ -20,7 +20,7 @@ const (
 	// maxWait bounds the time limit.
 	maxWait = time.Hour
 
-	// maxCallWait bounds how long the service waits in one call. A call that is lost wastes no
+	// maxCallWait limits how long the service may hold one call. A call that is lost wastes no
 	// more than this time.
 	maxCallWait = 10 * time.Second
 
