@@ -37,7 +37,7 @@ type key struct {
 	src, dst         [16]byte
 	srcPort, dstPort uint16
 	protocol         uint8
-	runs             way // the only direction that an ICMP packet can have; neither for other protocols
+	runs             way // for ICMP, the only direction that the packet can have; for other protocols, the constant neither
 }
 
 // keyOf returns the key of a flow. An ICMP query has its identifier as source port and its

@@ -34,9 +34,9 @@ func isFate(want, in, victim, at string, v verdict.Verdict) bool {
 	return v.String() == name && at == in
 }
 
-// TestThreatsAreDroppedOnOneNode sends each frame of the corpus from one instance to another of the
+// TestThreatsAreDroppedWithinOneNode sends each frame of the corpus from one instance to another of the
 // same node. No device is written to, not even the attacker's.
-func TestThreatsAreDroppedOnOneNode(t *testing.T) {
+func TestThreatsAreDroppedWithinOneNode(t *testing.T) {
 	b, field := onField(t)
 	all := packettest.Threats(field)
 	for _, threat := range all {

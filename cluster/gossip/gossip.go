@@ -214,8 +214,8 @@ func (g *Gossip) applyView(ctx context.Context, a *activeList, view *state.View)
 	return a, nil
 }
 
-// updateSources sets the nodes whose packets and streams are read to the other members, and
-// reports whether that changed.
+// updateSources makes the other members the only nodes whose packets and streams are read. It
+// reports whether that is a change.
 func (g *Gossip) updateSources(view *state.View) bool {
 	before := g.allowed.Load()
 	after := &sources{packets: map[netip.AddrPort]bool{}, streams: map[netip.Addr]bool{}}

@@ -17,7 +17,7 @@ import (
 //go:embed aws.txt
 var awsText string
 
-// awsActions returns the first parts of the parameters' names, by Action of AWS.
+// awsActions has, for each action of AWS, the names of its parameters, each up to its first dot.
 var awsActions = sync.OnceValue(func() map[string][]string {
 	all := make(map[string][]string)
 	for line := range strings.Lines(awsText) {

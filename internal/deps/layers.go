@@ -61,8 +61,8 @@ func ParseLayers(text string) (*Layers, error) {
 	return l, nil
 }
 
-// Check returns a sentence for each import that the layers do not allow and each package
-// that the picture and the module do not share, sorted. imports has, for each package, the
+// Check returns sentences, sorted: one for each import that the layers do not allow, and one
+// for each package that is only in the picture of the layers or only in the module. imports has, for each package, the
 // packages of the module that it imports. Names are paths in the module.
 func (l *Layers) Check(imports map[string][]string) []string {
 	var wrong []string

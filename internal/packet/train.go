@@ -7,7 +7,7 @@ import (
 	"palisade/internal/failpoint"
 )
 
-// Marks tell of a packet what its bytes do not.
+// Marks are facts about a packet that its bytes do not show.
 type Marks uint8
 
 const (

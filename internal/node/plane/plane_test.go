@@ -96,11 +96,11 @@ func TestChangesOfInterfaceOnAnotherNodeAreInForce(t *testing.T) {
 	}
 	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{wide, members}})
 	if e := find(remote.Private); len(e.Groups) != 2 || f.Plane.LostAt(f.VPC.VNI) != lost {
-		t.Errorf("the endpoint is in %v, want two groups; an address last left a group at %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), lost)
+		t.Errorf("the endpoint is in %v, want two groups; the last index at which an address left a group is %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), lost)
 	}
 	modify(state.ModifyNetworkInterface{Groups: []ec2.GroupID{members}})
 	if e := find(remote.Private); len(e.Groups) != 1 || f.Plane.LostAt(f.VPC.VNI) != f.View.Index() {
-		t.Errorf("the endpoint is in %v, want one group; an address last left a group at %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), f.View.Index())
+		t.Errorf("the endpoint is in %v, want one group; the last index at which an address left a group is %d, want %d", e.Groups, f.Plane.LostAt(f.VPC.VNI), f.View.Index())
 	}
 	modify(state.ModifyNetworkInterface{Unchecked: new(true)})
 	if !find(remote.Private).Unchecked {
