@@ -37,6 +37,7 @@ func (w *wire) play(seed uint64, flows int) {
 	for i := range 300 {
 		rules = append(rules, permit(uint64(100+i), ec2.TCP, 8000, 8000+i, fmt.Sprintf("10.%d.%d.0/24", i%200, i)))
 	}
+	rules = append(rules, permit(400, ec2.TCP, 9000, 9001, "10.10.0.6/32")) // its source has an index of its ports
 	w.change(rules)
 	for _, host := range []string{"web", "lone"} {
 		var many [][]byte
