@@ -15,6 +15,14 @@ import (
 	"palisade/ec2"
 )
 
+// applyNext applies r to model as the next request of list, 7 s after the one before. It returns
+// list with r, whether or not model refused r.
+func applyNext(model *State, list []Request, r Request) []Request {
+	list = append(list, r)
+	_, _ = model.Apply(uint64(len(list)), Command{Time: epoch0.Add(time.Duration(len(list)) * 7 * time.Second), Request: r})
+	return list
+}
+
 // randomHistory returns a random history of n valid and invalid requests.
 func randomHistory(seed uint64, n int) []Request {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -22,13 +30,8 @@ func randomHistory(seed uint64, n int) []Request {
 	account := func() ec2.AccountID { return accounts[rng.IntN(2)] }
 	name := func() string { return []string{"default", "web", "app", "db", ""}[rng.IntN(5)] }
 	model := NewState()
-	var index uint64
 	var list []Request
-	add := func(r Request) {
-		index++
-		list = append(list, r)
-		_, _ = model.Apply(index, Command{Time: epoch0.Add(time.Duration(index) * 7 * time.Second), Request: r})
-	}
+	add := func(r Request) { list = applyNext(model, list, r) }
 	for _, r := range firstRequests() {
 		add(r)
 	}

@@ -19,10 +19,7 @@ func vpcHistory(seed uint64, n int) []Request {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	model := NewState()
 	var list []Request
-	add := func(r Request) {
-		list = append(list, r)
-		_, _ = model.Apply(uint64(len(list)), Command{Time: epoch0.Add(time.Duration(len(list)) * 7 * time.Second), Request: r})
-	}
+	add := func(r Request) { list = applyNext(model, list, r) }
 	for _, r := range firstRequests() {
 		add(r)
 	}

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"runtime"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -146,16 +145,6 @@ func available(t *testing.T) int64 {
 	}
 	t.Fatalf("/proc/meminfo has no line MemAvailable: %s", data)
 	return 0
-}
-
-// eventually waits until the function is returns true, and fails the test after patience.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not reached within %v: %s", patience, what)
-		}
-	}
 }
 
 // bootByAnother boots the instance from another process and then kills that process.

@@ -15,6 +15,7 @@ import (
 
 	"palisade/internal/netns"
 	"palisade/internal/process"
+	"palisade/internal/testwait"
 )
 
 // TestPacketSocketsAreLimitedPerInstance opens thousands of packet sockets with filters, in processes
@@ -212,7 +213,7 @@ func TestGuardEndsWithInstance(t *testing.T) {
 	inst := boot(t, s)
 	guard := guardOf(t, s)
 	unix.Kill(inst.Pid(), unix.SIGKILL) // init dies without any cleanup, as if it had crashed
-	eventually(t, "the guard ends with init", func() bool { return !guard.Alive() })
+	testwait.For(t, "the guard ends with init", func() bool { return !guard.Alive() })
 
 	boot(t, s)
 	guard = guardOf(t, s)

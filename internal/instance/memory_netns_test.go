@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/netns"
+	"palisade/internal/testwait"
 )
 
 // TestKernelMemoryIsBoundedOrCharged fills each kind of kernel memory that docs/SECURITY.md lists,
@@ -84,7 +85,7 @@ func TestKernelMemoryIsBoundedOrCharged(t *testing.T) {
 func settled(t *testing.T, s Spec) (bytes int64) {
 	t.Helper()
 	same := 0
-	eventually(t, "the cgroup's memory settles", func() bool {
+	testwait.For(t, "the cgroup's memory settles", func() bool {
 		if now := charged(t, s); now == bytes {
 			same++
 		} else {
@@ -204,7 +205,7 @@ func TestGuardKillsInstanceWhoseSocketsHoldTooMuch(t *testing.T) {
 			}
 			most := int64(0)
 			before := available(t)
-			eventually(t, "the guard kills the instance", func() bool {
+			testwait.For(t, "the guard kills the instance", func() bool {
 				most = max(most, before-available(t))
 				select {
 				case <-inst.Done():

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"palisade/internal/process"
+	"palisade/internal/testwait"
 )
 
 // signal sends a signal to a daemon, without an order to the supervisor, and returns its process.
@@ -41,23 +42,11 @@ func (l *Lab) connect(t *testing.T) net.Conn {
 	return conn
 }
 
-// until waits until the function is returns true. After a minute it fails the test and prints what.
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); !is(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("after a minute this is still not so: %s", what)
-		}
-	}
-}
-
 // awaitRestart waits until a daemon runs as another process than before, and returns the new process.
 func (l *Lab) awaitRestart(t *testing.T, name string, before process.ID) process.ID {
 	t.Helper()
 	var now process.ID
-	until(t, name+" runs again", func() bool {
+	testwait.For(t, name+" runs again", func() bool {
 		id, ok := l.running(name)
 		now = id
 		return ok && id != before
@@ -123,7 +112,7 @@ func TestConnectionsWaitWhileDoorIsDead(t *testing.T) {
 	l.awaitDoor(t, "at first", "200 API of node1")
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	before := l.signal(t, doorName, unix.SIGKILL)
-	until(t, "the door is dead", func() bool { return !before.Alive() })
+	testwait.For(t, "the door is dead", func() bool { return !before.Alive() })
 	var clients []net.Conn
 	for range maxConnections + 100 {
 		conn := l.connect(t)
@@ -172,7 +161,7 @@ func TestStatusSaysWhyNodeDiesAtEachStart(t *testing.T) {
 	}
 	l.signal(t, "node1", unix.SIGKILL)
 	var node NodeStatus
-	until(t, "the status says why node1 does not stay up", func() bool {
+	testwait.For(t, "the status says why node1 does not stay up", func() bool {
 		node = l.Status(t.Context()).Nodes[0]
 		return node.Trouble != nil
 	})
@@ -186,7 +175,7 @@ func TestStatusSaysWhyNodeDiesAtEachStart(t *testing.T) {
 	if err := os.WriteFile(l.configFile("node1"), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "node1 runs again with its configuration restored", func() bool { return l.Status(t.Context()).Nodes[0].Role == "leader" })
+	testwait.For(t, "node1 runs again with its configuration restored", func() bool { return l.Status(t.Context()).Nodes[0].Role == "leader" })
 	if n := l.daemonsOf(t, "node1"); n != 1 {
 		t.Errorf("node1 has %d daemons, want 1", n)
 	}
@@ -198,7 +187,7 @@ func TestFencedNodeIsNotRestarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.signal(t, "node2", unix.SIGKILL) // its next process is refused
-	until(t, "the status says that node2 is fenced", func() bool { return l.Status(t.Context()).Nodes[1].Trouble != nil })
+	testwait.For(t, "the status says that node2 is fenced", func() bool { return l.Status(t.Context()).Nodes[1].Trouble != nil })
 	l.awaitRestart(t, "node1", l.signal(t, "node1", unix.SIGKILL))
 	st := l.Status(t.Context()).Nodes[1]
 	if st.PID != 0 || st.Restarts != 1 || !strings.Contains(st.Trouble.What, "fenced or removed") || strings.Join(st.Trouble.Log, "") != "this node is fenced" {
@@ -241,7 +230,7 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	// The new supervisor keeps the door's socket open, and restarts daemons that it did not start.
 	l.signal(t, supervisorName, unix.SIGSTOP)
 	door := l.signal(t, doorName, unix.SIGKILL)
-	until(t, "the door is dead", func() bool { return !door.Alive() })
+	testwait.For(t, "the door is dead", func() bool { return !door.Alive() })
 	l.connect(t).Close()
 	l.signal(t, supervisorName, unix.SIGCONT)
 	l.awaitRestart(t, doorName, door)
@@ -250,7 +239,7 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	// The next supervisor restarts daemons that died while no supervisor ran.
 	kill()
 	node2, door := l.signal(t, "node2", unix.SIGKILL), l.signal(t, doorName, unix.SIGKILL)
-	until(t, "node2 and the door are dead", func() bool { return !node2.Alive() && !door.Alive() })
+	testwait.For(t, "node2 and the door are dead", func() bool { return !node2.Alive() && !door.Alive() })
 	if err := l.KillNode(t.Context(), "node1"); err != nil { // any command
 		t.Fatal(err)
 	}
@@ -268,7 +257,7 @@ func TestNextCommandRestartsSupervisor(t *testing.T) {
 	if err := l.Supervised(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "node2 is killed", func() bool { return l.daemonsOf(t, "node2") == 0 })
+	testwait.For(t, "node2 is killed", func() bool { return l.daemonsOf(t, "node2") == 0 })
 
 	// The next supervisor finds daemons without a pid file: the last one died before it wrote the files.
 	if err := l.StartNode(t.Context(), "node1"); err != nil {
