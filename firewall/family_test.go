@@ -102,3 +102,35 @@ func TestClosedListsPortsOfRemovedWorldRules(t *testing.T) {
 		}
 	}
 }
+
+// OpenRanges lists the ports that are open to the whole world or, with anySource, to any source.
+// Ranges that touch or overlap are one range.
+func TestOpenRangesListsAndMergesPortsOfRules(t *testing.T) {
+	egress := rule("udp 1-1 0.0.0.0/0")
+	egress.Direction = ec2.Egress
+	table := func(rules ...ec2.Rule) *firewall.Table {
+		return firewall.NewCompiler().Acquire(view{"g": group("g", append(rules, egress)...)}, []ec2.GroupID{"g"}, 1).Ingress
+	}
+	mixed := table(rule("udp 53-53 0.0.0.0/0"), rule("udp 99-99 10.0.0.0/8"), rule("udp 54-60 ::/0"), rule("tcp 80-80 0.0.0.0/0"),
+		rule("udp 61-62 g"), rule("icmp 8:0 0.0.0.0/0"), rule("udp 40-41 0.0.0.0/0"))
+	for name, tt := range map[string]struct {
+		table     *firewall.Table
+		protocol  uint8
+		anySource bool
+		want      []firewall.PortRange
+	}{
+		"no table":                {nil, 17, true, nil},
+		"no rule":                 {table(), 17, true, nil},
+		"to the world":            {mixed, 17, false, []firewall.PortRange{{From: 40, To: 41}, {From: 53, To: 60}}},
+		"to any source":           {mixed, 17, true, []firewall.PortRange{{From: 40, To: 41}, {From: 53, To: 62}, {From: 99, To: 99}}},
+		"another protocol":        {mixed, 6, true, []firewall.PortRange{{From: 80, To: 80}}},
+		"overlap":                 {table(rule("udp 10-30 0.0.0.0/0"), rule("udp 15-20 0.0.0.0/0"), rule("udp 30-40 0.0.0.0/0")), 17, false, []firewall.PortRange{{From: 10, To: 40}}},
+		"up to the last port":     {table(rule("udp 100-65535 0.0.0.0/0"), rule("udp 65535-65535 0.0.0.0/0"), rule("udp 0-0 0.0.0.0/0")), 17, false, []firewall.PortRange{{From: 0, To: 0}, {From: 100, To: 65535}}},
+		"every protocol and port": {table(rule("-1 * 0.0.0.0/0")), 6, false, []firewall.PortRange{{From: 0, To: 65535}}},
+		"half of the world":       {table(rule("udp 5-5 0.0.0.0/1"), rule("udp 5-5 128.0.0.0/1")), 17, false, nil},
+	} {
+		if got := tt.table.OpenRanges(tt.protocol, tt.anySource); !slices.Equal(got, tt.want) {
+			t.Errorf("case %q: OpenRanges returned %v, want %v", name, got, tt.want)
+		}
+	}
+}

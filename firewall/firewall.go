@@ -21,6 +21,7 @@
 package firewall
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -147,6 +148,30 @@ func (t *Table) Closed(next *Table, protocol uint8) []PortRange {
 		}
 	}
 	return closed
+}
+
+// OpenRanges returns the ports of a protocol that t opens, in order and merged: those that a rule
+// opens to the whole world or, with anySource, those that any rule opens to any source.
+func (t *Table) OpenRanges(protocol uint8, anySource bool) []PortRange {
+	var open []PortRange
+	for _, ref := range t.Rules() {
+		r := ref.Rule
+		world := !r.Source.IsGroup() && r.Source.Prefix.Bits() == 0
+		if (world || anySource) && (r.Protocol == ec2.AnyProtocol || r.Protocol == ec2.Protocol(protocol)) {
+			from, to := keys(r)
+			open = append(open, PortRange{uint16(from), uint16(to)})
+		}
+	}
+	slices.SortFunc(open, func(a, b PortRange) int { return cmp.Compare(a.From, b.From) })
+	merged := open[:0]
+	for _, r := range open {
+		if n := len(merged); n > 0 && int(r.From) <= int(merged[n-1].To)+1 {
+			merged[n-1].To = max(merged[n-1].To, r.To)
+			continue
+		}
+		merged = append(merged, r)
+	}
+	return merged
 }
 
 func family(a netip.Addr) int {
