@@ -19,7 +19,7 @@ RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants soak bench bench-scale bench-ablate bench-check bench-micro bench-profile bench-nodes bench-api bench-docs config-docs lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants mutate soak bench bench-scale bench-ablate bench-check bench-micro bench-profile bench-nodes bench-api bench-docs config-docs lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -55,6 +55,11 @@ fuzz: ## every fuzz target for FUZZTIME
 
 mutants: setup ## remove each check of the data path and require its test to fail; ONLY=switch/ for some
 	CI=true go test -tags mutants -count=1 -timeout 60m -v -run 'EveryMutantIsKilled/$(ONLY)' ./internal/mutants
+
+SEED ?= 1
+N ?= 250
+mutate: ## change PKG in N small ways, and list the changes that its tests do not notice; SEED chooses the sample, AT=compile.go the place
+	@go run ./internal/mutants/auto -seed $(SEED) -n $(N) $(if $(AT),-at '$(AT)') $(or $(PKG),$(error PKG is missing, as in: make mutate PKG=conntrack SEED=1))
 
 soak: setup-clients setup-rivals build ## the long tests: measurements across nodes, fuzz targets, all tests three times
 	$(MAKE) bench-nodes
