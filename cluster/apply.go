@@ -15,8 +15,9 @@ import (
 // user-data that EC2 allows, has a fiftieth of this size.
 const maxCommand = 1 << 20
 
-// errNotLeader means that nothing was proposed, so the caller may ask another node.
-var errNotLeader = errors.New("this node is not the leader")
+// ErrNotLeader means that this node does not lead and nothing was proposed, so the caller may ask
+// another node.
+var ErrNotLeader = errors.New("this node is not the leader")
 
 // Apply replicates a command, on any node, and returns its result and its log index; this
 // node's View then includes it. When Apply returns without error, or with an *ec2.Error, the
@@ -39,7 +40,7 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 			return a.err()
 		}
 		if errors.Is(err, peer.ErrNotConnected) {
-			return errNotLeader // the leader did not receive the command
+			return ErrNotLeader // the leader did not receive the command
 		}
 		return fmt.Errorf("apply %T at %s: %w: %w", cmd.Request, leader, ErrOutcomeUnknown, err)
 	})
@@ -50,6 +51,23 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 		return state.Result{}, 0, fmt.Errorf("apply %T: entry %d is committed but not yet applied on this node: %w", cmd.Request, a.Index, late)
 	}
 	return a.Result, a.Index, err
+}
+
+// ApplyHere is like Apply, but only proposes the command if this node leads, else it returns
+// ErrNotLeader. So nobody but this node says what the command is.
+func (c *Cluster) ApplyHere(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
+	data, err := encode(cmd)
+	if err != nil {
+		return state.Result{}, 0, err
+	}
+	if !c.leads() {
+		return state.Result{}, 0, ErrNotLeader
+	}
+	result, index, err := c.propose(ctx, cmd.Request, data)
+	if _, refused := errors.AsType[*ec2.Error](err); err != nil && !refused {
+		return state.Result{}, 0, err
+	}
+	return result, index, err
 }
 
 // ReadView returns a View with every change that any node acknowledged before the call. A node
@@ -66,7 +84,7 @@ func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return errNotLeader // repeating a read does no harm
+			return ErrNotLeader // repeating a read does no harm
 		}
 		index = a.Index
 		return a.err()
@@ -88,12 +106,12 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	term, index := c.leadingTerm(), c.View().Index()
 	if err := c.wait(ctx, c.raft.VerifyLeader()); err != nil {
 		if errors.Is(err, ErrOutcomeUnknown) {
-			return 0, errNotLeader
+			return 0, ErrNotLeader
 		}
 		return 0, err
 	}
 	if term == 0 || term != c.raft.CurrentTerm() {
-		return 0, errNotLeader
+		return 0, ErrNotLeader
 	}
 	return index, nil
 }
@@ -113,7 +131,7 @@ func encode(cmd state.Command) ([]byte, error) {
 }
 
 // propose stamps an encoded command that holds r, replicates it and returns its result and
-// its log index. errNotLeader means that the command was not proposed.
+// its log index. ErrNotLeader means that the command was not proposed.
 func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (state.Result, uint64, error) {
 	data, err := state.StampCommand(data, c.cfg.Now())
 	if err != nil {

@@ -52,7 +52,7 @@ func (c *Cluster) expel(ctx context.Context, node ec2.NodeID, cmd state.Command)
 }
 
 // handOverFirst is called before a command is proposed. If the command expels this node, which
-// leads, it hands over leadership and returns errNotLeader; else it returns nil. Without this, the
+// leads, it hands over leadership and returns ErrNotLeader; else it returns nil. Without this, the
 // other nodes would disconnect their leader when they apply the command, and might be too few to
 // elect another.
 func (c *Cluster) handOverFirst(ctx context.Context, r state.Request) error {
@@ -69,7 +69,7 @@ func (c *Cluster) handOverFirst(ctx context.Context, r state.Request) error {
 	if err := c.wait(ctx, c.raft.LeadershipTransfer()); err != nil {
 		return fmt.Errorf("hand over leadership: %w", err)
 	}
-	return errNotLeader
+	return ErrNotLeader
 }
 
 func newGossipKey() []byte {

@@ -75,7 +75,7 @@ func (c *Cluster) String() string {
 	return fmt.Sprintf("%s, term %d, index %d, leader %s, voters %v", role, c.raft.CurrentTerm(), c.View().Index(), leader, votersOf(c.servers()))
 }
 
-// withLeader calls do with the leader, and repeats this while do returns errNotLeader. Without a
+// withLeader calls do with the leader, and repeats this while do returns ErrNotLeader. Without a
 // leader, withLeader returns ErrNoLeader after leaderPatience and a ping of the voters: after two
 // seconds.
 func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) error {
@@ -93,7 +93,7 @@ func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) err
 	for until := time.Now().Add(leaderPatience); ; {
 		leader, ok := c.Leader()
 		if ok && (leader != c.cfg.Node || c.leadingTerm() != 0) {
-			if err := do(leader); !errors.Is(err, errNotLeader) {
+			if err := do(leader); !errors.Is(err, ErrNotLeader) {
 				return err
 			}
 		}
@@ -111,7 +111,7 @@ func (c *Cluster) withLeader(ctx context.Context, do func(ec2.NodeID) error) err
 }
 
 func wrapNotLeader(err error) error {
-	if errors.Is(err, errNotLeader) {
+	if errors.Is(err, ErrNotLeader) {
 		return fmt.Errorf("%w: %w", ErrNoLeader, err)
 	}
 	return err

@@ -41,7 +41,7 @@ func (a answer) err() error {
 	case a.Refused != "":
 		return errors.New(a.Refused)
 	case a.NotLeader:
-		return errNotLeader
+		return ErrNotLeader
 	case a.Unknown != "":
 		return fmt.Errorf("%w: %s", ErrOutcomeUnknown, a.Unknown)
 	case a.Error != nil:
@@ -53,16 +53,20 @@ func (a answer) err() error {
 // callLeader calls a method of the leader and returns its answer. It gives up leaderGrace after
 // this node has lost that leader, because behind a partition the connection itself does not fail.
 func (c *Cluster) callLeader(ctx context.Context, leader ec2.NodeID, method string, body []byte) (answer, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if !c.tasks.start(func() { c.runGrace(ctx, leader, cancel) }) {
-		return answer{}, ErrStopped
-	}
-	data, err := c.cfg.Peer.Call(ctx, string(leader), method, body)
+	data, err := c.callRaw(ctx, leader, method, body)
 	if err != nil {
 		return answer{}, err
 	}
 	return decodeAnswer(data)
+}
+
+func (c *Cluster) callRaw(ctx context.Context, leader ec2.NodeID, method string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !c.tasks.start(func() { c.runGrace(ctx, leader, cancel) }) {
+		return nil, ErrStopped
+	}
+	return c.cfg.Peer.Call(ctx, string(leader), method, body)
 }
 
 // runGrace returns when ctx ends. It calls giveUp before, if leader has not been this node's leader
@@ -147,7 +151,7 @@ func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
 	switch {
 	case ok:
 		a.Error = refused
-	case errors.Is(err, errNotLeader):
+	case errors.Is(err, ErrNotLeader):
 		a.NotLeader = true
 	case err != nil:
 		a.Unknown = err.Error()

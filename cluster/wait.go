@@ -58,7 +58,7 @@ func (c *Cluster) wait(ctx context.Context, f raft.Future) error {
 	}
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return errNotLeader
+		return ErrNotLeader
 	case errors.Is(err, raft.ErrLeadershipLost):
 		return ErrOutcomeUnknown
 	case errors.Is(err, raft.ErrRaftShutdown):

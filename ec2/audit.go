@@ -13,6 +13,7 @@ type Audit struct {
 	Region    Region    `json:",omitempty"`
 	Source    string    // address of the caller, or the local socket that the request came through
 	UserAgent string    `json:",omitempty"`
+	Via       NodeID    `json:",omitempty"` // the node that passed the request on to the leader, and that says Source; "" if the leader received it
 	RequestID string    // the request id in the answer to the caller
 	Action    string    // "AuthorizeSecurityGroupIngress"
 

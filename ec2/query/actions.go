@@ -86,6 +86,7 @@ type call struct {
 	dryRun  bool
 
 	accessKey string
+	via       ec2.NodeID // the node that passed the request on; "" if this node received it
 }
 
 // apply carries out a request and returns its result. For a dry run it changes nothing and

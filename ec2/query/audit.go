@@ -2,8 +2,6 @@ package query
 
 import (
 	"fmt"
-	"net/http"
-	"net/netip"
 	"strings"
 
 	"palisade/ec2"
@@ -24,18 +22,16 @@ const (
 )
 
 // newAudit returns the Audit of a request: who sent it, from where, with which parameters.
-func newAudit(c *call, r *http.Request, p *wire.Param) *ec2.Audit {
+func newAudit(c *call, q *Received, p *wire.Param) *ec2.Audit {
 	a := &ec2.Audit{
 		Account:   c.account,
 		AccessKey: c.accessKey,
 		Region:    c.region,
-		Source:    localSource,
-		UserAgent: clip(strings.ToValidUTF8(r.UserAgent(), "?"), maxAuditUserAgent),
+		Source:    q.from(),
+		Via:       c.via,
+		UserAgent: clip(strings.ToValidUTF8(q.Header.Get("User-Agent"), "?"), maxAuditUserAgent),
 		RequestID: c.id,
 		Action:    c.action,
-	}
-	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		a.Source = from.Addr().Unmap().String()
 	}
 	a.Parameters = make(map[string]string)
 	size, omitted := 0, 0

@@ -54,6 +54,9 @@ type Config struct {
 	// Secret returns the secret of an access key, which the state may hold encrypted.
 	// Default: only plain secrets work; a request with another key is an InternalError.
 	Secret func(*ec2.AccessKey) (string, error)
+	// Forward answers a request: by here if this node may, else by Answer of another node's
+	// Server. If here returns ErrElsewhere, Forward finds the other node. Default: here.
+	Forward func(ctx context.Context, q *Received, here func(context.Context) (*Reply, error)) (*Reply, error)
 	// Logger gets the errors that are not the caller's. Default: these errors are not
 	// logged, and the cause of an InternalError is lost.
 	Logger *slog.Logger
@@ -66,8 +69,8 @@ const (
 	// IndexHeader carries the log index of a change, for DescribeEnforcement, or the index
 	// of the state that a stale read shows.
 	IndexHeader = "x-palisade-index"
-	// ReadHeader is a request header. Its value "stale" lets a Describe answer from this
-	// node's state, which works without a leader.
+	// ReadHeader is a request header. Its value "stale" lets a Describe answer from the
+	// state of the node that checks the signature, which works without a leader.
 	ReadHeader = "x-palisade-read"
 )
 
@@ -85,6 +88,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Secret == nil {
 		cfg.Secret = plainSecret
 	}
+	if cfg.Forward == nil {
+		cfg.Forward = func(ctx context.Context, _ *Received, here func(context.Context) (*Reply, error)) (*Reply, error) {
+			return here(ctx)
+		}
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -97,26 +105,37 @@ func New(cfg Config) (*Server, error) {
 // ServeHTTP answers one request. Every answer has the request's id in its document and in
 // a header, because the JavaScript SDK v3 reads only the header.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	id := requestID()
-	w.Header().Set("x-amzn-RequestId", id)
-	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	c := &call{id: id, ctx: r.Context(), server: s, service: ec2Service, header: w.Header()}
-	answer, err := s.serve(c, w, r)
+	q, err := receive(w, r)
+	var reply *Reply
 	if err == nil {
-		_, _ = w.Write(c.service.encodeAnswer(c.action, c.version, id, answer))
-		return
+		reply, err = s.cfg.Forward(r.Context(), q, func(ctx context.Context) (*Reply, error) { return s.Answer(ctx, q, "") })
 	}
+	if err != nil {
+		c := s.newCall(r.Context())
+		c.service = serviceOf(q.Query, string(q.Body))
+		reply = s.refusal(c, err)
+	}
+	reply.write(w)
+}
 
+func (s *Server) newCall(ctx context.Context) *call {
+	c := &call{id: requestID(), ctx: ctx, server: s, service: ec2Service, header: make(http.Header)}
+	c.header.Set("x-amzn-RequestId", c.id)
+	c.header.Set("Content-Type", "text/xml;charset=UTF-8")
+	return c
+}
+
+// refusal returns the reply to a call that failed.
+func (s *Server) refusal(c *call, err error) *Reply {
 	e, ok := errors.AsType[*ec2.Error](err)
 	if !ok {
-		e = s.serverError(c, id, err)
+		e = s.serverError(c, c.id, err)
 	}
 	if e.Code == "Unavailable" {
-		w.Header().Set("Retry-After", "1") // an election takes about as long
+		c.header.Set("Retry-After", "1") // an election takes about as long
 	}
-	status, document := c.service.encodeError(e, id)
-	w.WriteHeader(status)
-	_, _ = w.Write(document)
+	status, document := c.service.encodeError(e, c.id)
+	return &Reply{status, c.header, document}
 }
 
 // serverError logs an error that is not the caller's mistake, and returns the error for
@@ -132,16 +151,13 @@ func (s *Server) serverError(c *call, id string, err error) *ec2.Error {
 	return ec2.Errorf("InternalError", "An internal error has occurred")
 }
 
-func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, error) {
-	body, err := readBody(w, r)
+func (s *Server) serve(c *call, q *Received) (any, error) {
+	r := q.request(c.ctx)
+	stale, err := s.admit(c, r, q.Body)
 	if err != nil {
 		return nil, err
 	}
-	stale, err := s.admit(c, r, body)
-	if err != nil {
-		return nil, err
-	}
-	params, err := wire.Parse(r.URL.RawQuery, string(body))
+	params, err := wire.Parse(q.Query, string(q.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +181,7 @@ func (s *Server) serve(c *call, w http.ResponseWriter, r *http.Request) (any, er
 		c.header.Set(IndexHeader, strconv.FormatUint(c.view.Index(), 10))
 	}
 	if !onlyReads(action) {
-		c.audit = newAudit(c, r, params)
+		c.audit = newAudit(c, q, params)
 	}
 	return h.do(c, params)
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"palisade/cluster"
@@ -14,21 +15,30 @@ import (
 // enforces the change. If the wait times out, the call still succeeds.
 const enforceWait = 2 * time.Second
 
-// backend gives the API access to the cluster. Apply also waits until this node's switch enforces the
-// change, so that the change is in force on this node when the client gets its answer.
+// backend gives the API access to the cluster. Apply works only on the leader: other nodes pass the request
+// on (forward.go). It also waits until this node's switch enforces the change, so that the change is in
+// force on the node that received the request when the client gets its answer.
 type backend struct{ *Node }
 
 func (b backend) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
-	result, index, err := b.cluster.Apply(ctx, cmd)
+	result, index, err := b.cluster.ApplyHere(ctx, cmd)
+	if errors.Is(err, cluster.ErrNotLeader) {
+		return result, index, fmt.Errorf("%w: %w", query.ErrElsewhere, err)
+	}
 	if err != nil {
 		return result, index, leaderless(err)
 	}
+	b.awaitEnforced(ctx, index)
+	return result, index, nil
+}
+
+// awaitEnforced waits until this node's switch enforces index, but no longer than enforceWait.
+func (n *Node) awaitEnforced(ctx context.Context, index uint64) {
 	ctx, cancel := context.WithTimeout(ctx, enforceWait)
 	defer cancel()
-	if !b.plane.Wait(ctx, index) {
-		b.log.Warn("change not enforced yet", "index", index, "enforced", b.plane.Enforced())
+	if !n.plane.Wait(ctx, index) {
+		n.log.Warn("change not enforced yet", "index", index, "enforced", n.plane.Enforced())
 	}
-	return result, index, nil
 }
 
 func (b backend) ReadView(ctx context.Context) (*state.View, error) {

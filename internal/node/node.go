@@ -54,7 +54,8 @@ type Node struct {
 	keys          *keyring
 	control       *control.Server
 	api           *query.Server
-	ready         atomic.Bool // the first View is enforced, and instances that still run have their ports
+	forwards      chan struct{} // holds a slot for each API request that another node answers
+	ready         atomic.Bool   // the first View is enforced, and instances that still run have their ports
 }
 
 // New makes the parts of a node and opens its files. It starts nothing.
@@ -69,7 +70,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	n := &Node{config: c, log: log}
+	n := &Node{config: c, log: log, forwards: make(chan struct{}, maxForwarded)}
 	if n.enforcedIndex, err = plane.OpenEnforcedIndex(filepath.Join(c.DataDir, "enforced")); err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		Cluster: n.cluster, Switch: n.sw, Tracker: n.tracker, Identity: identity, Peer: n.peer, Overlay: n.overlay,
 		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Ready: n.isReady, Logger: log,
 	})
-	if n.api, err = query.New(query.Config{Backend: backend{n}, Secret: n.keys.open, Logger: log}); err != nil {
+	if n.api, err = query.New(query.Config{Backend: backend{n}, Forward: n.forward, Secret: n.keys.open, Logger: log}); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -118,6 +119,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	}
 	n.peer.HandleJoin(n.admit)
 	n.handleKey()
+	n.handleAPI()
 	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
 	return err
 }
