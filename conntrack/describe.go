@@ -102,6 +102,9 @@ func (a Answer) String() string {
 // String describes the revision in one line.
 func (r Revision) String() string {
 	text := fmt.Sprintf("generation %d, shrunk at %d", r.Generation, r.Shrunk)
+	if r.Reset > 0 {
+		text += fmt.Sprintf(", reset at %d", r.Reset)
+	}
 	if r.Strict {
 		text += ", strict"
 	}

@@ -35,6 +35,7 @@ type Zone struct {
 type Revision struct {
 	Generation uint64 // of the last change
 	Shrunk     uint64 // generation of the last change that removed a rule
+	Reset      uint64 // generation from which on tracked connections must have been judged, Strict or not
 	Strict     bool   // a tracked connection also ends when no rule admits it any more
 }
 
@@ -104,7 +105,7 @@ func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 		a.Status = Stale // a rule may admit it again
 	case e.has(isBlocked):
 		a.Status = Blocked
-	case e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict):
+	case e.revision < r.Reset || e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict):
 		a.Status = Stale
 	case e.has(isUntracked):
 		a.Status = Checked

@@ -1,6 +1,9 @@
 package ec2
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // A Network is one flat address space: all of EC2-Classic in a region, or one VPC.
 type Network struct {
@@ -10,6 +13,7 @@ type Network struct {
 	Prefix  netip.Prefix // on-link for its instances
 	Gateway netip.Addr
 	Mode    TrackingMode
+	ModeSet uint64 `json:",omitempty"` // log index of the last change of Mode
 
 	// Pools are the ranges that private addresses are leased from, in this order. PublicPools are
 	// the ranges for public addresses.
@@ -28,3 +32,23 @@ const (
 	// TrackStrict drops the connection as soon as no rule admits it.
 	TrackStrict
 )
+
+// ParseTrackingMode returns the mode that String describes as text.
+func ParseTrackingMode(text string) (TrackingMode, error) {
+	for _, m := range []TrackingMode{TrackAWS, TrackStrict} {
+		if text == m.String() {
+			return m, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is not a tracking mode: it must be aws or strict", Clip(text))
+}
+
+func (m TrackingMode) String() string {
+	switch m {
+	case TrackAWS:
+		return "aws"
+	case TrackStrict:
+		return "strict"
+	}
+	return fmt.Sprintf("TrackingMode(%d)", uint8(m))
+}

@@ -53,6 +53,47 @@ func TestStrictNetworkCutsBothDirections(t *testing.T) {
 	}
 }
 
+// TestChangeOfTrackingChecksConnectionsAgain: when a network becomes strict, a tracked connection
+// whose rule is gone is cut with its next packet, and others go on. When the network is not strict any
+// more, nothing that was cut comes back: neither a connection that was dropped meanwhile, nor one that
+// sent nothing.
+func TestChangeOfTrackingChecksConnectionsAgain(t *testing.T) {
+	for _, protocol := range []ec2.Protocol{ec2.TCP, ec2.UDP} {
+		b := newVPCBed(t)
+		track := func(strict bool) {
+			t.Helper()
+			b.generation++
+			n := vpcNetwork(ours)
+			n.Strict, n.Reset = strict, b.generation
+			e := b.sw.Edit(b.generation)
+			e.Network(n)
+			b.sw.Publish(e)
+		}
+		b.rules("db", anyIn(), anyOut())
+		gone, kept := permit(protocol, 80, 80, "10.0.2.0/24"), permit(protocol, 22, 22, "10.0.2.0/24")
+		b.rules("vpc", gone, kept, anyOut())
+		talks := map[string]*talk{}
+		for i, name := range []string{"dropped", "silent", "kept"} {
+			talks[name] = b.talk(uint8(protocol), "4db", "2app", uint16(1000+i), 80)
+			if name == "kept" {
+				talks[name] = b.talk(uint8(protocol), "4db", "2app", uint16(1000+i), 22)
+			}
+			talks[name].open()
+		}
+		b.rules("vpc", kept, anyOut())
+		talks["dropped"].goesOn("its rule was revoked while the network was not strict")
+		track(true)
+		talks["dropped"].isCut("the network became strict")
+		talks["kept"].goesOn("the network became strict, and the rule is there")
+		track(false)
+		talks["dropped"].isCut("the network is not strict any more")
+		talks["silent"].isCut("the network was strict, and it sent nothing then")
+		talks["kept"].goesOn("the network is not strict any more")
+		b.rules("vpc", anyOut())
+		talks["kept"].goesOn("its rule was revoked when the network was not strict any more")
+	}
+}
+
 // TestEchoReplyAfterAPingIsJudgedByItself: an echo reply or a timestamp that follows a ping of the
 // same flow in a batch gets its own verdict, at the uplink and from a neighbour.
 func TestEchoReplyAfterAPingIsJudgedByItself(t *testing.T) {

@@ -40,6 +40,10 @@ type Network struct {
 	Subnets []Subnet
 	MTU     int  // bytes of the largest IP packet
 	Strict  bool // revoked rules cut tracked connections too
+	// Reset is the generation at which Strict last changed. Older connections are checked again:
+	// their rules may have been revoked before the network became Strict, or may have been revoked
+	// while it was and the connections sent nothing meanwhile.
+	Reset uint64
 
 	fdb       *bart.Table[*Endpoint]
 	subnets   *bart.Table[*Subnet]
@@ -134,6 +138,7 @@ func (e *Edit) Network(n Network) {
 	for _, a := range e.next.attached { // the method replace has copied the Attachments
 		if a != nil && a.Network == &n {
 			a.subnet = n.SubnetOf(a.Endpoint.Address)
+			a.setRevision()
 		}
 	}
 }
@@ -175,16 +180,22 @@ func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 		}
 		a.closed = e.closedRanges(old, a.Rules)
 	}
+	a.setRevision()
+	e.next.attached[p.index] = &a
+}
+
+// setRevision sets the revision of the Attachment's rules in its Network.
+func (a *Attachment) setRevision() {
 	a.revision = conntrack.Revision{
-		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation, a.regrouped),
+		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation, a.regrouped, a.Network.Reset),
 		Shrunk:     max(a.Rules.Ingress.Shrunk, a.Rules.Egress.Shrunk, a.regrouped),
+		Reset:      a.Network.Reset,
 		Strict:     a.Network.Strict,
 	}
 	if a.Network.Strict {
 		a.revision.Shrunk = max(a.revision.Shrunk, a.Lost)
 		a.revision.Generation = max(a.revision.Generation, a.Lost)
 	}
-	e.next.attached[p.index] = &a
 }
 
 // closedRanges returns the closed ranges of a port that was attached as old and now gets rules.

@@ -67,6 +67,7 @@ func (r *Recover) apply(t *tx) (Result, error) {
 	t.meta.Serial += recoveredSerials
 	t.meta.NodeNumber += recoveredNumbers
 	t.meta.VNI += recoveredNumbers
+	t.meta.Cuts = nil // the new node has none of the connections
 
 	var tokens []*ec2.JoinToken
 	for k := range rows[ec2.JoinToken](t.Txn, tableJoinToken, indexID, "") {

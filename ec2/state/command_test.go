@@ -68,7 +68,7 @@ func allSamples() map[string]Request {
 	all := later()
 	maps.Copy(all, laterInterfaces())
 	maps.Copy(all, accountSamples())
-	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples()) {
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"palisade/ec2"
 )
@@ -41,10 +43,32 @@ func (m *meta) mac(vni ec2.VNI, private netip.Addr) ec2.MAC {
 func (m *meta) permute(kind string, n uint64, half uint) uint64 {
 	mask := uint64(1)<<half - 1
 	left, right := n>>half&mask, n&mask
-	for round := range uint64(4) {
-		in := fmt.Appendf(nil, "%s/%s/%d/%d", m.Seed, kind, round, right)
-		sum := sha256.Sum256(in)
-		left, right = right, left^(binary.BigEndian.Uint64(sum[:])&mask)
+	for round := range rounds {
+		left, right = right, left^m.mix(kind, round, right, half)
 	}
 	return left<<half | right
+}
+
+const rounds = uint64(4) // of the Feistel network
+
+// mix returns half bits that one round of permute changes the other half of a number by.
+func (m *meta) mix(kind string, round, n uint64, half uint) uint64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d/%d", m.Seed, kind, round, n))
+	return binary.BigEndian.Uint64(sum[:]) & (1<<half - 1)
+}
+
+// serialOf returns the serial that longID made an id of; false if no such serial was assigned.
+func (m *meta) serialOf(prefix, id string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(id, prefix+"-0")
+	n, err := strconv.ParseUint(digits, 16, 64)
+	if !ok || err != nil || len(digits) != 16 {
+		return 0, false
+	}
+	const half = 32
+	left, right := n>>half, n&(1<<half-1)
+	for round := rounds; round > 0; round-- {
+		left, right = right^m.mix(prefix, round-1, left, half), left
+	}
+	n = left<<half | right
+	return n, n <= m.Serial
 }

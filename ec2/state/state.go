@@ -57,6 +57,8 @@ type meta struct {
 	SealKey    string  `json:",omitempty"` // id of the cluster key, which seals secrets
 	GossipKey  []byte  `json:",omitempty"` // nil in a cluster that does not gossip
 	VNI        ec2.VNI `json:",omitempty"` // the last VNI that a VPC got
+
+	Cuts []ec2.Cut `json:",omitempty"` // the newest, oldest first; shared with earlier versions
 }
 
 // NewState returns an empty State.

@@ -212,14 +212,16 @@ func TestVPCIsRefusedWhenVNIsRunOut(t *testing.T) {
 	r.refused(&CreateAccount{ID: "111111111111", Platform: ec2.VPCOnly, AccessKey: "AKID1", Secret: "s"}, "VpcLimitExceeded")
 }
 
-func TestNetworkOfAVPCChangesItsModeOnly(t *testing.T) {
+func TestNetworkOfAVPCIsMadeByCreateVPCAlone(t *testing.T) {
 	r := newVPCReplay(t)
 	vpc := r.vpc(albert, "10.0.0.0/16")
-	r.must(&PutNetwork{ec2.Network{VNI: vpc.VNI, Region: east, VPC: vpc.ID, Prefix: cidr("192.168.0.0/16"), Mode: ec2.TrackStrict}})
-	if n, _ := r.state.View().Network(vpc.VNI); n.Mode != ec2.TrackStrict || n.Prefix != vpc.CIDR {
-		t.Errorf("the network is %+v, want mode strict and the range %s", n, vpc.CIDR)
+	for _, n := range []ec2.Network{
+		{VNI: vpc.VNI, Region: east, VPC: vpc.ID, Prefix: cidr("192.168.0.0/16")},
+		{VNI: 77, Region: east, VPC: "vpc-0a1b2c3d", Prefix: cidr("10.0.0.0/16")},
+	} {
+		r.refused(&PutNetwork{n}, "InvalidParameterValue")
 	}
-	r.refused(&PutNetwork{ec2.Network{VNI: 77, Region: east, VPC: "vpc-0a1b2c3d", Prefix: cidr("10.0.0.0/16")}}, "InvalidVpcID.NotFound")
+	r.refused(&PutNetwork{ec2.Network{VNI: vpc.VNI, Region: "eu-west-1", Prefix: cidr("10.0.0.0/16")}}, "EntityAlreadyExists")
 }
 
 func TestVPCAttributesAreModified(t *testing.T) {

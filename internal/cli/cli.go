@@ -71,7 +71,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newScenarioCommand())
 	root.AddCommand(newEC2Commands()...)
 	root.AddCommand(newEC2NamesCommand())
-	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand(), newClusterCommand(), newAccountCommand())
+	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand(), newClusterCommand(), newAccountCommand(), newVPCCommand())
 	root.AddCommand(newAttachCommand(), newDetachCommand())
 	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand(), newAuditCommand())
 	root.AddCommand(newBenchCommand())

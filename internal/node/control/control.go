@@ -100,6 +100,7 @@ func New(c Config) *Server {
 //	GET /v1/audit    log of changes (audit.go)
 //	/v1/cluster…     members, tokens and backups of the cluster (members.go)
 //	/v1/accounts…    accounts and access keys (accounts.go)
+//	GET /v1/vpcs     the networks (vpcs.go); POST /v1/vpcs/tracking sets the mode of one
 //	/v1/outside, /v1/attach, /v1/detach   interfaces attached to namespaces and devices (attach.go)
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -122,6 +123,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.accounts()) })
 	mux.HandleFunc("POST /v1/accounts", post(s.createAccounts))
 	mux.HandleFunc("POST /v1/accounts/keys", post(s.changeKey))
+	mux.HandleFunc("GET /v1/vpcs", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.vpcs()) })
+	mux.HandleFunc("POST /v1/vpcs/tracking", post(s.setTracking))
 	s.handleAttachments(mux)
 	mux.HandleFunc("POST /v1/cluster/token", post(s.newToken))
 	mux.HandleFunc("POST /v1/cluster/fence", post(s.fence))

@@ -173,12 +173,18 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	if in.Direction == conntrack.In {
 		step.Direction = "ingress"
 	}
+	strict := false
 	if eni, ok := interfaceOf(view, in.Endpoint); ok {
 		step.Instance, step.Interface = eni.Instance, eni.ID
+		network, ok := view.Network(eni.VNI)
+		strict = ok && network.Mode == ec2.TrackStrict
 	}
 	switch in.Connection.Status {
 	case conntrack.Live:
 		step.Connection = "tracked: it passes until it ends, even if its rule is revoked"
+		if strict {
+			step.Connection = "tracked: it passes until it ends or no rule admits it"
+		}
 	case conntrack.Checked:
 		step.Connection = "untracked: the rules in force admit it"
 	case conntrack.Stale:

@@ -63,7 +63,7 @@ func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []state.Change[ec2.Ne
 
 func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	network := vswitch.Network{
-		VNI: vswitch.VNI(n.VNI), Prefix: n.Prefix, Gateway: n.Gateway, MTU: p.mtu, Strict: n.Mode == ec2.TrackStrict,
+		VNI: vswitch.VNI(n.VNI), Prefix: n.Prefix, Gateway: n.Gateway, MTU: p.mtu, Strict: n.Mode == ec2.TrackStrict, Reset: n.ModeSet,
 	}
 	if n.VPC == "" {
 		return network
