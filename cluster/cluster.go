@@ -106,7 +106,7 @@ type Config struct {
 // once.
 //
 // raft and store are set before started is closed, and not changed afterwards. The mutexes
-// of leading, next, fsm, directory, tasks and raftLog each guard the fields beside them. Locks
+// of leading, next, fsm, directory, tasks, refused and raftLog each guard the fields beside them. Locks
 // are taken in this order: next, then fsm; directory, then fsm. The others are leaves.
 type Cluster struct {
 	cfg       Config
@@ -134,6 +134,7 @@ type Cluster struct {
 	}
 
 	directory directory
+	refused   refusals
 	raftLog   logSink
 
 	next struct {
@@ -190,6 +191,7 @@ func New(cfg Config) (*Cluster, error) {
 	}
 	if cfg.Peer != nil {
 		c.stream = newStream(cfg.Peer, cfg.PeerAddress)
+		cfg.Peer.Limit(peer.ProtocolRaft, func(node string, key []byte) error { return c.directory.mayLead(ec2.NodeID(node), key) })
 		c.addHandlers()
 	}
 	if cfg.Peer != nil && cfg.GossipAddr.IsValid() {

@@ -214,7 +214,7 @@ func (n *testNode) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnsw
 	}
 	a := peer.JoinAnswer{Role: string(token.Role)}
 	for m := range n.View().Nodes() {
-		a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey})
+		a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey, Role: string(m.Role)})
 	}
 	return a, err
 }

@@ -188,11 +188,11 @@ func TestEndingLeaderProposesNothing(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if a := leader.answerApply(gone, late); !a.NotLeader {
+	if a := leader.answerApply(gone, "node1", late); !a.NotLeader {
 		t.Errorf("the caller's context has ended: got answer %+v, want NotLeader", a)
 	}
 	leader.kill()
-	if a := leader.answerApply(t.Context(), late); !a.NotLeader {
+	if a := leader.answerApply(t.Context(), "node1", late); !a.NotLeader {
 		t.Errorf("Run has ended: got answer %+v, want NotLeader", a)
 	}
 	s.write(s.leader(), "late") // fails if the old leader has proposed the command

@@ -134,44 +134,6 @@ func TestNonVoterForwardsWritesWithoutVote(t *testing.T) {
 	s.write(s.leader(), "without it")
 }
 
-// While a node was down, all other nodes were replaced by new ones. The returning node must accept
-// the new nodes, which are not in its node table.
-func TestReturningNodeAcceptsUnknownLeader(t *testing.T) {
-	s := startCluster(t, 3, nil)
-	away := s.follower()
-	away.kill()
-	for _, n := range []ec2.NodeID{"node4", "node5"} {
-		s.join(n, ec2.Voter)
-	}
-	testwait.For(t, "five voters", func() bool { return len(votersOf(s.leader().servers())) == 5 })
-	for _, old := range s.running() {
-		if old.name == "node4" || old.name == "node5" {
-			continue
-		}
-		s.fence(s.all["node4"], old.name)
-		testwait.For(t, "the fenced node has left Raft", func() bool {
-			return !slices.Contains(votersOf(s.leaderOtherThan(old).servers()), old.name)
-		})
-		if err := old.stop(); err != nil && !errors.Is(err, ErrExpelled) { // Run may have returned before
-			t.Errorf("Run of %s, which is fenced: got %v, want nil or ErrExpelled", old.name, err)
-		}
-		old.stop = nil
-	}
-	away.start(nil) // now there are three voters: node4, node5 and away
-	ready(t, away.Cluster)
-	s.write(away, "back")
-	for _, n := range s.running() {
-		if n != away {
-			n.peer.Drop(string(away.name)) // so that away must be admitted again
-		}
-	}
-	s.read(away)
-	s.write(away, "still there")
-	if away.Directory().Check("node9", []byte("a stranger's key")) == nil {
-		t.Error("a node whose State is current admits an unknown node")
-	}
-}
-
 // Fence is refused if the remaining voters would be too few for a majority, because then nothing
 // could change again.
 func TestFenceIsRefusedWithoutMajority(t *testing.T) {

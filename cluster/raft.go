@@ -13,7 +13,7 @@ import (
 )
 
 // startRaft applies the committed entries on disk to the State, then starts Raft.
-func (c *Cluster) startRaft() error {
+func (c *Cluster) startRaft() (err error) {
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir, 2, c.raftLogger())
 	if err != nil {
 		return fmt.Errorf("open snapshots in %s: %w", c.cfg.Dir, err)
@@ -39,13 +39,13 @@ func (c *Cluster) startRaft() error {
 	if c.stream == nil {
 		_, transport = raft.NewInmemTransport(raft.ServerAddress(c.cfg.Node))
 	} else {
-		transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			ServerAddressProvider: c.stream,
-			Logger:                c.raftLogger(),
-			Stream:                c.stream,
-			MaxPool:               3,
-			Timeout:               rpcTimeout,
-		})
+		guarded := c.newTransport()
+		transport = guarded
+		defer func() {
+			if err != nil {
+				_ = guarded.Close()
+			}
+		}()
 	}
 	if !known && !c.cfg.Join {
 		only := raft.Server{ID: cfg.LocalID, Address: transport.LocalAddr()}

@@ -17,6 +17,7 @@ const (
 	methodRead     = "cluster.read"     // of the leader: which index has every acknowledged change?
 	methodApplied  = "cluster.applied"  // of any node: have you applied this index?
 	methodEnforced = "cluster.enforced" // of any node: do you enforce this index?
+	methodMembers  = "cluster.members"  // of any node that is current: who are the members?
 )
 
 // A question is the body of a call of any method but methodApply, whose body is a command.
@@ -34,6 +35,8 @@ type answer struct {
 	Refused   string       `json:"refused,omitempty"` // why the call was refused
 	NotLeader bool         `json:"not_leader,omitempty"`
 	Unknown   string       `json:"unknown,omitempty"` // why the outcome is unknown
+
+	Members []vouchedNode `json:"members,omitempty"`
 }
 
 func (a answer) err() error {
@@ -118,23 +121,24 @@ func decodeAnswer(data []byte) (a answer, err error) {
 
 // addHandlers adds the methods that other members call.
 func (c *Cluster) addHandlers() {
-	for method, h := range map[string]func(context.Context, []byte) answer{
+	for method, h := range map[string]func(context.Context, ec2.NodeID, []byte) answer{
 		methodApply:    c.answerApply,
 		methodRead:     c.answerRead,
 		methodApplied:  c.answerApplied,
 		methodEnforced: c.answerEnforced,
+		methodMembers:  c.answerMembers,
 	} {
 		c.cfg.Peer.Handle(method, func(ctx context.Context, from string, body []byte) ([]byte, error) {
 			a := answer{Refused: fmt.Sprintf("%s is no member in the state of %s", from, c.cfg.Node)}
 			if n, ok := c.View().Node(ec2.NodeID(from)); method == methodApplied || ok && n.Member() {
-				a = h(ctx, body)
+				a = h(ctx, ec2.NodeID(from), body)
 			}
 			return json.Marshal(a)
 		})
 	}
 }
 
-func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
+func (c *Cluster) answerApply(ctx context.Context, from ec2.NodeID, body []byte) answer {
 	if !c.leads() || ctx.Err() != nil { // leads() returns false once Run is ending
 		return answer{NotLeader: true}
 	}
@@ -159,7 +163,7 @@ func (c *Cluster) answerApply(ctx context.Context, body []byte) answer {
 	return a
 }
 
-func (c *Cluster) answerRead(ctx context.Context, _ []byte) answer {
+func (c *Cluster) answerRead(ctx context.Context, _ ec2.NodeID, _ []byte) answer {
 	if !c.leads() {
 		return answer{NotLeader: true}
 	}
@@ -167,13 +171,13 @@ func (c *Cluster) answerRead(ctx context.Context, _ []byte) answer {
 	return answer{Index: index, NotLeader: err != nil}
 }
 
-func (c *Cluster) answerApplied(ctx context.Context, body []byte) answer {
+func (c *Cluster) answerApplied(ctx context.Context, _ ec2.NodeID, body []byte) answer {
 	held := func() uint64 { return c.View().Index() }
 	wait := func(ctx context.Context, index uint64) bool { return c.waitIndex(ctx, index) == nil }
 	return answerQuestion(ctx, body, held, wait)
 }
 
-func (c *Cluster) answerEnforced(ctx context.Context, body []byte) answer {
+func (c *Cluster) answerEnforced(ctx context.Context, _ ec2.NodeID, body []byte) answer {
 	return answerQuestion(ctx, body, c.cfg.Enforced, c.cfg.WaitEnforced)
 }
 

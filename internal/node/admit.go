@@ -49,7 +49,7 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	}
 	for m := range n.cluster.View().Nodes() {
 		if m.Member() {
-			a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey})
+			a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey, Role: string(m.Role)})
 		}
 	}
 	return a, nil

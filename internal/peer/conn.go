@@ -170,8 +170,11 @@ func (p *Peer) serverConfig() *tls.Config {
 		if state.NegotiatedProtocol == "" {
 			return errors.New("the client asked for no protocol")
 		}
-		_, err := p.verify(state, x509.ExtKeyUsageClientAuth)
-		return err
+		node, err := p.verify(state, x509.ExtKeyUsageClientAuth)
+		if err != nil {
+			return err
+		}
+		return p.mayOpen(state.NegotiatedProtocol, node, state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 	}
 	choice := members.Clone()
 	choice.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {

@@ -99,8 +99,9 @@ type JoinAnswer struct {
 // Member is a node in a JoinAnswer.
 type Member struct {
 	Node      string `json:"node"`
-	Address   string `json:"address"`    // host:port
-	PublicKey []byte `json:"public_key"` // PKIX DER
+	Address   string `json:"address"`        // host:port
+	PublicKey []byte `json:"public_key"`     // PKIX DER
+	Role      string `json:"role,omitempty"` // "voter" or "nonvoter"; "" if an earlier release wrote it
 }
 
 // joinBody and joinResult are the JSON of a request and its answer.

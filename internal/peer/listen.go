@@ -59,6 +59,9 @@ func (p *Peer) runHandshake(raw net.Conn, place *list.Element, config *tls.Confi
 	c := p.newConn(stream, stream.ConnectionState().PeerCertificates[0].Subject.CommonName)
 	err := p.enter(c)
 	if err == nil {
+		err = p.mayOpen(protocol, c.node, c.publicKey) // again: its role may have changed since the handshake
+	}
+	if err == nil {
 		_, err = c.Write([]byte{accepted})
 	}
 	p.pending.leave(place)

@@ -58,8 +58,8 @@ type Config struct {
 // Peer carries streams and calls between this node and the others. The node owns it.
 //
 // Every connection is in conns from the end of its handshake until it is closed, so that
-// Drop finds it. All methods are safe for any number of goroutines, except Listener, Handle
-// and HandleJoin, which must be called before Run. Run owns all goroutines and waits for
+// Drop finds it. All methods are safe for any number of goroutines, except Listener, Limit,
+// Handle and HandleJoin, which must be called before Run. Run owns all goroutines and waits for
 // them. Lock order: mu and the mutexes of pending and refusals are leaves; no goroutine holds
 // two.
 type Peer struct {
@@ -74,6 +74,7 @@ type Peer struct {
 
 	// Read-only after Run has begun.
 	listeners map[string]*listener
+	limits    map[string]func(node string, publicKey []byte) error // who may open a stream, by protocol
 	handlers  map[string]Handler
 	admit     func(context.Context, JoinRequest) (JoinAnswer, error)
 
@@ -109,6 +110,7 @@ func New(c Config) (*Peer, error) {
 		socket:    socket,
 		joining:   make(chan struct{}, maxJoining),
 		listeners: map[string]*listener{},
+		limits:    map[string]func(string, []byte) error{},
 		handlers:  map[string]Handler{},
 	}
 	p.life, p.end = context.WithCancel(context.Background())
@@ -133,6 +135,21 @@ func (p *Peer) Listener(protocol string) net.Listener {
 	l := &listener{addr: p.socket.Addr(), conns: make(chan *Conn), done: make(chan struct{})}
 	p.listeners[protocol] = l
 	return l
+}
+
+// Limit lets only the members for which check returns nil open streams of a protocol to this node.
+// check is called in each handshake, and again before the stream is accepted. Call it before Run.
+func (p *Peer) Limit(protocol string, check func(node string, publicKey []byte) error) {
+	p.mustNotRun()
+	p.limits[protocol] = check
+}
+
+// mayOpen returns nil if a member may open a stream of a protocol to this node.
+func (p *Peer) mayOpen(protocol, node string, publicKey []byte) error {
+	if check := p.limits[protocol]; check != nil {
+		return check(node, publicKey)
+	}
+	return nil
 }
 
 // Run serves until ctx ends and then closes every connection. It returns when all its
@@ -260,7 +277,7 @@ func (p *Peer) mustNotRun() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.running {
-		panic("peer: Listener, Handle and HandleJoin must be called before Run")
+		panic("peer: Listener, Limit, Handle and HandleJoin must be called before Run")
 	}
 }
 
