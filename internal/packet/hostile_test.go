@@ -75,6 +75,8 @@ func TestMalformedOptionsAreRefused(t *testing.T) {
 	decode(t, withOptions(7, 4, 4, 131))
 	decode(t, withOptions(0, 131, 3, 4))
 	decode(t, withTCP(2, 4, 5, 180))
+	decode(t, withTCP(1, 1, 4, 2)) // the shortest option, SACK permitted
+	decode(t, withTCP(4, 2, 4, 2))
 	decode(t, withTCP(0, 9, 9, 9))
 }
 

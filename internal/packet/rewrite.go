@@ -64,23 +64,16 @@ func rewrite(frame []byte, p *Packet, at int, to netip.Addr) {
 	}
 }
 
-// rewriteQuoted changes an address of the packet inside an ICMP error, the checksum of the
-// quoted IP header, and the ICMP checksum, which covers both. It does not change the quoted
-// transport checksum: receivers do not check it, because a quote is usually truncated.
+// rewriteQuoted changes an address of the packet inside an ICMP error, and the checksum of the
+// quoted IP header. The ICMP checksum covers both, so it stays right: the one change cancels the
+// other. It does not change the quoted transport checksum: receivers do not check it, because a
+// quote is usually truncated.
 func rewriteQuoted(frame []byte, p *Packet, at int, to netip.Addr) {
 	failpoint.Reach()
-	icmp := frame[p.L4+2:]
 	field := frame[p.QuotedL3+at : p.QuotedL3+at+4]
 	old, new := [4]byte(field), to.As4()
 	copy(field, new[:])
-	update(icmp, old, new)
-
-	header := frame[p.QuotedL3+10:]
-	var before, after [4]byte
-	copy(before[:2], header)
-	update(header, old, new)
-	copy(after[:2], header)
-	update(icmp, before, after)
+	update(frame[p.QuotedL3+10:], old, new)
 }
 
 // update corrects a complete checksum for four changed bytes (RFC 1624, eqn. 3).

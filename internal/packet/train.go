@@ -166,8 +166,7 @@ func (t *Train) Follow(b []byte) bool {
 	}
 	copy(t.b[t.end:], frame[t.payload:])
 	t.take(frame, Unfinished|Followed)
-	clear(t.b[:OffloadLen])
-	t.b[0] = needsChecksum
+	t.b[0] = needsChecksum // Finish writes the other fields
 	return true
 }
 

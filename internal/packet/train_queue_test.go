@@ -107,6 +107,11 @@ func TestQueuedDatagramsOfOneFlowAreJoined(t *testing.T) {
 				b[10+40], b[10+41] = 0, 0
 			}
 		}, []int{1, 1}},
+		{"a wrong IP checksum, in the first", datagrams(22, 22), func(all [][]byte) { all[0][10+25]++ }, []int{1, 1}},
+		{"another UDP length, in the first", datagrams(22, 22), func(all [][]byte) { all[0][10+39]-- }, []int{1, 1}},
+		{"another checksum start", datagrams(22, 22), func(all [][]byte) { all[1][6]++ }, []int{1, 1}},
+		{"another checksum start, in the first", datagrams(22, 22), func(all [][]byte) { all[0][6]++ }, []int{1, 1}},
+		{"already several datagrams, in the first", datagrams(22, 22), func(all [][]byte) { all[0][1], all[0][4] = 5, 22 }, []int{1, 1}},
 		{"another checksum offset", datagrams(22, 22), func(all [][]byte) { all[1][8] = 4 }, []int{1, 1}},
 		{"already several datagrams", datagrams(22, 22), func(all [][]byte) { all[1][1], all[1][4] = 5, 22 }, []int{1, 1}},
 		{"padded", datagrams(22, 22), func(all [][]byte) { all[1] = append(all[1], 0) }, []int{1, 1}},

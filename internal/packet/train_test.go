@@ -249,6 +249,12 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 		if frames := join(all); len(frames) != 1 {
 			t.Fatalf("%s: the unchanged packets became %d frames, want 1", tt.name, len(frames))
 		}
+		// If the first packet has it, the train must still stand for what was sent.
+		first := piece{bytes.Clone(tt.train[0].frame), tt.train[0].marks}
+		tt.change(&first)
+		if frames := join([]piece{first, all[1]}); len(frames) == 1 {
+			same(t, frames, []piece{first, all[1]})
+		}
 		tt.change(&all[1])
 		frames := join(all)
 		if len(frames) != 2 {
@@ -256,6 +262,16 @@ func TestPacketsOfDifferentHeadersAreNotJoined(t *testing.T) {
 			continue
 		}
 		same(t, frames, all)
+	}
+	for name, change := range map[string]func(*piece){"IP length": header(17, 1), "IP version": header(14, 0x20), "a fragment": header(21, 1)} {
+		malformed := piece{bytes.Clone(tcpPieces[1].frame), tcpPieces[1].marks}
+		change(&malformed)
+		if frames := join([]piece{tcpPieces[0], malformed}); len(frames) != 2 {
+			t.Errorf("a packet with another %s was joined", name)
+		}
+		if frames := join([]piece{malformed, tcpPieces[1]}); len(frames) != 2 {
+			t.Errorf("a packet was joined to one with another %s", name)
+		}
 	}
 	// Datagrams are joined only if the sender had them in one frame.
 	for _, p := range udpPieces {

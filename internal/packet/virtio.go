@@ -104,7 +104,7 @@ func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 // checksum of such a packet cannot be left to offloads.
 func checksumOffset(p *Packet) int {
 	switch {
-	case p.EtherType != EtherTypeIPv4 || p.Fragment || !p.HasL4:
+	case p.Fragment || !p.HasL4: // ARP has no transport header
 	case p.Flow.Protocol == ProtocolTCP:
 		return tcpChecksumAt
 	case p.Flow.Protocol == ProtocolUDP:

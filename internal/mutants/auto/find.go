@@ -121,6 +121,13 @@ func (w *walker) statements(n ast.Node) {
 			return n.Tok != token.CONST && n.Tok != token.TYPE
 		case *ast.ArrayType:
 			return false
+		case *ast.ReturnStmt:
+			for _, x := range n.Results {
+				if _, literal := x.(*ast.BasicLit); !literal || !fails(n) {
+					w.statements(x)
+				}
+			}
+			return false
 		case ast.Expr:
 			return w.expression(n)
 		}
@@ -242,6 +249,13 @@ func (w *walker) returned(n *ast.ReturnStmt) {
 		}
 		w.instead("return", n, "return "+strings.Join(w.replaced(n.Results, i, zero[i]), ", "))
 	}
+}
+
+// fails reports whether a return says false, or an error: the caller does not look at its other results.
+func fails(n *ast.ReturnStmt) bool {
+	last := n.Results[len(n.Results)-1]
+	ident, ok := last.(*ast.Ident)
+	return len(n.Results) > 1 && (!ok || ident.Name != "true" && ident.Name != "nil")
 }
 
 // isZero reports whether an expression is an empty composite literal.
