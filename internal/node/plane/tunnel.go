@@ -32,7 +32,7 @@ func TunnelAddress(peer netip.AddrPort, form overlay.Form) netip.AddrPort {
 	return netip.AddrPortFrom(peer.Addr(), peer.Port()+2)
 }
 
-// setPeers tells the overlay which nodes are members. The overlay drops the keys of a node that
+// setPeers tells the overlay which nodes are members; it leaves out its own. It drops the keys of a node that
 // was fenced or removed.
 func (p *Plane) setPeers() {
 	if p.overlay == nil {
@@ -41,7 +41,7 @@ func (p *Plane) setPeers() {
 	var remotes []overlay.Remote
 	for n := range p.view.Nodes() {
 		address, err := netip.ParseAddrPort(n.Address)
-		if n.ID == p.node || !n.Member() || err != nil {
+		if !n.Member() || err != nil {
 			continue
 		}
 		tunnel := TunnelAddress(address, p.overlay.Form())

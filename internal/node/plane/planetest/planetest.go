@@ -3,6 +3,7 @@
 package planetest
 
 import (
+	"bytes"
 	"encoding/hex"
 	"log/slog"
 	"net/netip"
@@ -85,6 +86,8 @@ type Fixture struct {
 	Switch        *vswitch.Switch
 	Tracker       *conntrack.Tracker
 	EnforcedIndex *plane.EnforcedIndex
+	Uplink        *taptest.Device
+	Log           *bytes.Buffer // what the Plane and the Switch have logged
 
 	Network
 }
@@ -92,13 +95,24 @@ type Fixture struct {
 // New makes a Fixture, which is closed when the test ends.
 func New(t *testing.T) *Fixture {
 	t.Helper()
-	f := &Fixture{T: t, State: state.NewState()}
-	dir := t.TempDir()
-	log := slog.New(slog.DiscardHandler)
-	var err error
-	if f.EnforcedIndex, err = plane.OpenEnforcedIndex(filepath.Join(dir, "enforced")); err != nil {
+	index, err := plane.OpenEnforcedIndex(filepath.Join(t.TempDir(), "enforced"))
+	if err != nil {
 		t.Fatal(err)
 	}
+	f := NewWith(t, index)
+	for _, command := range Bootstrap() {
+		f.Decide(command.Request)
+	}
+	f.Network = NewNetwork(f.Do)
+	return f
+}
+
+// NewWith makes a Fixture without a state.
+func NewWith(t *testing.T, index *plane.EnforcedIndex) *Fixture {
+	t.Helper()
+	f := &Fixture{T: t, State: state.NewState(), Log: new(bytes.Buffer), EnforcedIndex: index}
+	log := slog.New(slog.NewTextHandler(f.Log, nil))
+	var err error
 	if f.Tracker, err = conntrack.Open(conntrack.Config{}); err != nil {
 		t.Fatal(err)
 	}
@@ -114,13 +128,10 @@ func New(t *testing.T) *Fixture {
 			t.Error(err)
 		}
 	})
-	if err := f.Plane.AddUplink(f.Device(), ec2.MAC{2, 0, 0, 0, 0, 1}); err != nil {
+	f.Uplink = f.Device()
+	if err := f.Plane.AddUplink(f.Uplink, ec2.MAC{2, 0, 0, 0, 0, 1}); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range Bootstrap() {
-		f.Decide(command.Request)
-	}
-	f.Network = NewNetwork(f.Do)
 	return f
 }
 
