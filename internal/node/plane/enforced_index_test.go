@@ -34,6 +34,12 @@ func TestEnforcedIndexOnlyAdvances(t *testing.T) {
 	}
 }
 
+func TestUnreadableEnforcedIndexIsAnError(t *testing.T) {
+	if e, err := OpenEnforcedIndex(t.TempDir()); err == nil || e != nil {
+		t.Errorf("a directory was opened as the file of the index: %v, error %v", e, err)
+	}
+}
+
 func TestDamagedEnforcedIndexFileIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "enforced")
 	e := &EnforcedIndex{path: path}

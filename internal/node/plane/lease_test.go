@@ -32,8 +32,8 @@ func TestRuleChangeReachesEveryPortOfItsGroup(t *testing.T) {
 	for _, name := range []string{"s1", "s2", "s3", "s4"} {
 		servers = append(servers, w.register(name, w.Public, members))
 	}
-	remote := w.register("gone", w.Public, members)
-	w.unregister(remote.Interface) // its port remains until Detach
+	gone := w.register("gone", w.Public, members)
+	w.unregister(gone.Interface) // its port remains until Detach
 	check := func(when string, port uint16, want bool) {
 		t.Helper()
 		for _, s := range servers {
@@ -46,6 +46,9 @@ func TestRuleChangeReachesEveryPortOfItsGroup(t *testing.T) {
 	authorize := &state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: members}, Rules: []state.RuleSpec{dns(inside)}}
 	w.Do(authorize)
 	check("with a rule", 53, true)
+	if w.passes(gone, udp(gone.Private, servers[0].Private, 53), servers[0].device) {
+		t.Error("a change of its group's rules gave an ended lease its port back")
+	}
 	check("on another port", 54, false)
 	if !w.passes(servers[0], udp(servers[0].Private, client.Private, 53), client.device) {
 		t.Error("the rules of another group have changed")
@@ -133,6 +136,12 @@ func TestAttachAnnouncesPublicAddressesAndNamesThePort(t *testing.T) {
 	if !named(string(in.ID)) {
 		t.Errorf("there is no port %s for the first interface of an instance", in.ID)
 	}
+	w.Do(&state.CreateSecurityGroup{Account: planetest.Albert, Region: planetest.Region, Name: "web", Description: "web"})
+	old := w.Do(&state.RunInstances{Account: planetest.Albert, Region: planetest.Region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1}).Instances[0].After
+	first, _ = w.View.Interface(old.Interface)
+	if w.attach(first); !named(string(old.ID)) {
+		t.Errorf("there is no port %s for an instance of EC2-Classic", old.ID)
+	}
 	plain := w.Device()
 	plain.Plain = true
 	extra := w.Do(&state.CreateNetworkInterface{Account: planetest.Dev, Region: planetest.Region, Spec: state.InterfaceSpec{Subnet: w.Public.ID}}).Interface
@@ -167,11 +176,24 @@ func TestEndedLeaseNeitherSendsNorReceives(t *testing.T) {
 	if err := w.Plane.Detach(a.Epoch); err != nil {
 		t.Errorf("a second Detach: %v", err)
 	}
+	if !w.passes(remote, udp(remote.Private, b.Private, 53), b.device) || len(w.connections(remote)) != 1 {
+		t.Fatal("the third interface has no connection")
+	}
+	port := w.network(w.VPC.VNI).Find(remote.Private).Port
 	if err := w.Plane.Detach(remote.Epoch); err != nil || w.passes(b, udp(b.Private, remote.Private, 53), remote.device) {
 		t.Errorf("after Detach of an active lease packets still arrive, error %v", err)
 	}
 	if got := len(w.connections(remote)); got != 0 {
 		t.Errorf("a port that was removed left %d connections", got)
+	}
+	if w.Switch.Snapshot().Attachment(port) != nil {
+		t.Error("a port that was removed is still attached")
+	}
+	if err := w.Plane.Detach(remote.Epoch); err != nil {
+		t.Errorf("Detach of an active lease without a port: %v", err)
+	}
+	if w.modify(remote.Interface, state.ModifyNetworkInterface{Unchecked: new(true)}); w.network(w.VPC.VNI).Find(remote.Private).Port != nil {
+		t.Error("an interface without a port leads to the port that was removed")
 	}
 	w.AddNode("node2")
 	far := w.Register("node2", "vm0", w.Public, open)
@@ -271,6 +293,8 @@ func TestOnlyLeasesOfOtherNodesGoDown(t *testing.T) {
 // A new Plane of the same node applies the state that was enforced already.
 func TestRestartedPlaneAppliesTheIndexItHadEnforced(t *testing.T) {
 	w := newWorld(t)
+	w.AddNode("node2")
+	far := w.Register("node2", "vm0", w.Public, w.Group("wide"))
 	index, err := plane.OpenEnforcedIndex(w.EnforcedIndex.Path())
 	if err != nil || index.Index() != w.View.Index() {
 		t.Fatalf("the index on disk is %d, error %v; want %d", index.Index(), err, w.View.Index())
@@ -280,12 +304,14 @@ func TestRestartedPlaneAppliesTheIndexItHadEnforced(t *testing.T) {
 	if before != nil || again.Plane.Enforced() != 0 {
 		t.Errorf("a Plane without a state has View %v and enforces %d", before, again.Plane.Enforced())
 	}
-	again.Plane.SetDown(map[uint64]bool{7: true}) // heard from gossip before the state is known
-	if err := again.Plane.Apply(w.View); err != nil {
-		t.Fatalf("the state that was enforced already: %v", err)
-	}
-	if again.Plane.View() != w.View {
+	again.Plane.SetDown(map[uint64]bool{far.Epoch: true}) // heard from gossip before the state is known
+	again.State = w.State
+	again.CatchUp()
+	if again.Plane.View() != again.View || again.View.Index() != index.Index() {
 		t.Error("View returns another View than the one applied")
+	}
+	if n, _ := again.Switch.Snapshot().Network(vswitch.VNI(w.VPC.VNI)); n.Find(far.Private) != nil {
+		t.Error("an interface that was reported down before the state came has an endpoint")
 	}
 }
 
@@ -338,6 +364,14 @@ func TestRuleThatDoesNotCompileIsListedAndLoggedOnce(t *testing.T) {
 	}
 	if !again.passes(x, udp(x.Private, y.Private, 53), y.device) {
 		t.Error("the good rule of the group is not in force")
+	}
+	// It is listed as long as an interface is in the group.
+	again.modify(x.Interface, state.ModifyNetworkInterface{Groups: []ec2.GroupID{again.Group("good")}})
+	if got := again.Plane.BadRules(); len(got) != 1 {
+		t.Errorf("with one interface the bad rules are %q, want one", got)
+	}
+	if err := again.Plane.Detach(y.Epoch); err != nil || len(again.Plane.BadRules()) != 0 {
+		t.Errorf("without an interface in the group the bad rules are %q, error %v; want none", again.Plane.BadRules(), err)
 	}
 }
 

@@ -78,6 +78,10 @@ func TestSwitchHasNetworksSubnetsAndRoutesOfTheState(t *testing.T) {
 	w.Do(&state.CreateRoute{Account: planetest.Dev, Region: planetest.Region, RouteTable: w.Table.ID, Destination: planetest.Everywhere, Gateway: w.Gateway.ID})
 	leads("created again", vswitch.Internet, true)
 
+	w.Do(&state.DetachInternetGateway{Account: planetest.Dev, Region: planetest.Region, Gateway: w.Gateway.ID, VPC: w.VPC.ID})
+	w.Do(&state.DeleteInternetGateway{Account: planetest.Dev, Region: planetest.Region, Gateway: w.Gateway.ID})
+	leads("with its gateway deleted", vswitch.Nowhere, true)
+
 	third := w.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: w.VPC.ID, CIDR: netip.MustParsePrefix("10.0.3.0/24")}).Subnet
 	if _, ok := w.subnets()["10.0.3.0/24"]; !ok {
 		t.Error("the switch does not have a new subnet")

@@ -24,7 +24,7 @@ func (p *Plane) SetDown(epochs map[uint64]bool) {
 	changed := false
 	for _, l := range p.leases {
 		was, is := p.down[l.eni.Epoch], epochs[l.eni.Epoch]
-		if l.ended || was == is || l.eni.Node == p.node {
+		if was == is || l.eni.Node == p.node { // ended leases are of this node: the others are deleted
 			continue
 		}
 		changed = true

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/node/plane/planetest"
 )
@@ -84,7 +85,24 @@ func TestConnectionsOfAReleasedPublicAddressAreDropped(t *testing.T) {
 	if got := w.connections(client); !slices.Equal(got, []netip.Addr{third.Private}) {
 		t.Errorf("after the address was released the client has connections with %v, want %v", got, third.Private)
 	}
-	w.Elastic(third.Interface, third.Private)
+	// The next interface with the address keeps its own connections, whatever changes later.
+	for e := range w.View.ElasticAddressesOf(planetest.Dev, planetest.Region) {
+		if e.Public == public {
+			w.Do(&state.AssociateAddress{Account: planetest.Dev, Region: planetest.Region, Allocation: e.ID, Interface: third.ID})
+		}
+	}
+	if !w.passes(client, udpFrom(40001, client.Private, public, 53), third.device) {
+		t.Fatal("a packet to the next interface with the address does not pass")
+	}
+	w.Group("another")
+	w.modify(third.Interface, state.ModifyNetworkInterface{Unchecked: new(true)})
+	if got := w.connections(client); !slices.Equal(got, sorted(third.Private, public)) {
+		t.Errorf("after other changes the client has connections with %v, want %v and %v", got, third.Private, public)
+	}
+	w.unregister(third.Interface) // both its addresses are released in one View
+	if got := w.connections(client); len(got) != 0 {
+		t.Errorf("after the lease of the third interface ended the client has connections with %v, want none", got)
+	}
 	if w.Switch.Snapshot().Public(kept) == nil {
 		t.Error("the client lost its own public address")
 	}
@@ -118,7 +136,21 @@ func TestAdoptedConnectionsOfUnleasedAddressesAreDropped(t *testing.T) {
 	if got := w.connections(a); !slices.Equal(got, sorted(b.Private, laptop)) {
 		t.Errorf("a has connections with %v, want %v and %v", got, b.Private, laptop)
 	}
+	// An interface with the address in another network, and an ended lease whose port is still open, do
+	// not count.
+	vpc := w.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: w.VPC.CIDR}).VPC
+	twin := w.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID, CIDR: w.Public.CIDR}).Subnet
+	same := w.Do(&state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: planetest.Node, External: ec2.ExternalDevice{Device: "twin"},
+		Spec: state.InterfaceSpec{Subnet: twin.ID, Private: nobody}}).Interface
+	w.attach(same)
+	c := w.register("c", w.Public, wide)
+	w.modify(c.Interface, state.ModifyNetworkInterface{Unchecked: new(true)})
 	w.unregister(b.Interface)
+	for _, from := range []netip.Addr{nobody, b.Private} {
+		if !w.passes(c, udpFrom(40002, from, a.Private, 53), a.device) {
+			t.Fatal("a packet of a forwarder does not pass")
+		}
+	}
 	w.Plane.ForgetUnleased()
 	if got := w.connections(a); !slices.Equal(got, []netip.Addr{laptop}) {
 		t.Errorf("after the lease of b ended a has connections with %v, want %v", got, laptop)

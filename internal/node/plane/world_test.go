@@ -115,10 +115,7 @@ func (w *world) network(v ec2.VNI) *vswitch.Network {
 // strict sets the mode of the VPC's network.
 func (w *world) strict() {
 	w.Helper()
-	n, _ := w.View.Network(w.VPC.VNI)
-	changed := *n
-	changed.Mode = ec2.TrackStrict
-	w.Do(&state.PutNetwork{Network: changed})
+	w.Do(&state.SetTracking{VPC: w.VPC.ID, Mode: ec2.TrackStrict})
 }
 
 func (w *world) modify(e *ec2.Interface, r state.ModifyNetworkInterface) {
