@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An arena is the memory of all shards: a page of header, then each shard's slots.
+// An arena is the memory of all shards: a page of header, each shard's slots, and the port ranges.
 //
 //	magic "palict" + layout version | slots per shard: tracked, untracked | hash seed
 //
@@ -28,13 +28,13 @@ type arena struct {
 }
 
 const (
-	arenaMagic  = "palict\x00\x02"
+	arenaMagic  = "palict\x00\x03"
 	arenaHeader = 4096
 )
 
 func openArena(path string, tracked, untracked int) (*arena, error) {
 	a := &arena{tracked: tracked, untracked: untracked}
-	size := arenaHeader + shardCount*(tracked+untracked)*entrySize
+	size := arenaHeader + shardCount*(tracked+untracked)*entrySize + portRanges*portRangeSize
 	var err error
 	if path == "" {
 		a.fresh = true
@@ -103,6 +103,9 @@ func (a *arena) format() error {
 			*e = entry{}
 		}
 	}
+	if !a.fresh {
+		clear(a.portRanges())
+	}
 	if _, err := rand.Read(a.memory[16:32]); err != nil {
 		return err
 	}
@@ -117,6 +120,12 @@ func (a *arena) slots(shard int) []entry {
 	n := a.tracked + a.untracked
 	first := unsafe.Pointer(&a.memory[arenaHeader+shard*n*entrySize])
 	return unsafe.Slice((*entry)(first), n)
+}
+
+// portRanges returns the port ranges of all zones.
+func (a *arena) portRanges() []portRange {
+	first := unsafe.Pointer(&a.memory[len(a.memory)-portRanges*portRangeSize])
+	return unsafe.Slice((*portRange)(first), portRanges)
 }
 
 func (a *arena) close() error { return unix.Munmap(a.memory) }

@@ -11,7 +11,7 @@ import (
 func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 	// An eviction searches one shard only. In a small shard it may find no connection that
 	// may be evicted, so this table is not small.
-	tr := open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
+	tr := open(t, conntrack.Config{Capacity: 6400, Ceiling: 6400, Untracked: 64, Reserve: 640})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	handshake(t, greedy, 40000, 0)
 	full := 0
@@ -43,7 +43,7 @@ func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 
 	// When established connections have filled the room outside the reserves, new
 	// connections are refused.
-	tr = open(t, conntrack.Config{Capacity: 6400, Untracked: 64, Reserve: 640})
+	tr = open(t, conntrack.Config{Capacity: 6400, Ceiling: 6400, Untracked: 64, Reserve: 640})
 	greedy = tr.AddZone(1, conntrack.Timeouts{})
 	for port := range 9000 {
 		p := pkt(6, uint16(port), 22, packet.SYN)
@@ -64,7 +64,7 @@ func TestFullTableKeepsEstablishedConnections(t *testing.T) {
 // reserves of other zones.
 func TestReserveIsFreeBesideEstablishedConnections(t *testing.T) {
 	const reserve = 4096
-	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Untracked: 64, Reserve: reserve})
+	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Ceiling: 16 * reserve, Untracked: 64, Reserve: reserve})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	taken := 0
 	for n := range 20 * reserve {
@@ -88,7 +88,7 @@ func TestReserveIsFreeBesideEstablishedConnections(t *testing.T) {
 // zone's reserve, whether that connection was answered or not.
 func TestFloodEvictsNoConnectionOfAnotherZone(t *testing.T) {
 	const reserve = 4096
-	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Untracked: 64, Reserve: reserve})
+	tr := open(t, conntrack.Config{Capacity: 16 * reserve, Ceiling: 16 * reserve, Untracked: 64, Reserve: reserve})
 	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	for port := range uint16(reserve) {
 		admit(modest, pkt(17, port, 53, 0), 0, conntrack.Admission{Revision: rules})
@@ -129,7 +129,7 @@ func TestUnansweredConnectionsAreEvicted(t *testing.T) {
 		}},
 	} {
 		for _, answered := range []bool{false, true} {
-			tr := open(t, conntrack.Config{Capacity: 10 * reserve, Untracked: 64, Reserve: reserve})
+			tr := open(t, conntrack.Config{Capacity: 10 * reserve, Ceiling: 10 * reserve, Untracked: 64, Reserve: reserve})
 			greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 			for n := range 12 * reserve {
 				p := tt.packet(n)
@@ -160,7 +160,7 @@ func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	answer := func(port uint16) *packet.Packet { return back(pkt(6, port, 80, 0), packet.SYN|packet.ACK) }
 	for port := range uint16(20_000) {
-		if v := admit(z, answer(port), 0, conntrack.Admission{Direction: conntrack.Out, Revision: rules, Untracked: true, Reversed: true}); v != verdict.Forward {
+		if v := admit(z, answer(port), 0, conntrack.Admission{Revision: rules, Untracked: true, Reversed: true}); v != verdict.Forward {
 			t.Fatalf("connection %d: Admit returned %v, want %v", port, v, verdict.Forward)
 		}
 		if got := observe(z, pkt(6, port, 80, packet.ACK), 0, rules).Status; got != conntrack.Checked {

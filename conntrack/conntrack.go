@@ -25,8 +25,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"palisade/internal/failpoint"
 )
 
 const shardCount = 64
@@ -38,13 +36,18 @@ type Config struct {
 	// reboot, and its deadlines would be compared with another monotonic clock.
 	Path string
 	// Capacity is the largest number of tracked connections, at least 64. Default: 262,144.
-	// With the default of Untracked this takes 40 MiB, allocated on first use. Beyond
+	// With the default of Untracked this takes 46 MiB, allocated on first use. Beyond
 	// Capacity new connections are dropped (conntrack_allowance_exceeded). A changed
 	// Capacity replaces the file, and all connections are lost.
 	Capacity int
+	// Ceiling is the largest number of tracked connections of one zone. Default: a quarter of
+	// Capacity. Beyond it new connections of the zone are dropped. If it is too small, a busy
+	// interface loses connections while the table has room. If it is too large, one interface
+	// can take all room but the reserves of the others.
+	Ceiling int
 	// Untracked is the largest number of untracked connections that are kept, at least 64.
-	// Default: 65,536. Beyond it the oldest are evicted: they are missing in listings, and
-	// are not blocked in both directions when their rule is removed. A changed Untracked
+	// Default: 65,536. Beyond it the oldest of the zone are evicted: they are missing in listings.
+	// When their rule is removed, their ports are watched instead (SetOpen). A changed Untracked
 	// replaces the file, and all connections are lost.
 	Untracked int
 	// Reserve is the number of tracked connections that are guaranteed to each zone.
@@ -52,6 +55,8 @@ type Config struct {
 	// later have no reserve. If Reserve is too small, a flood of one interface leaves
 	// others no new connections. If it is too large, only few zones have a reserve.
 	Reserve int
+	// UntrackedReserve is the same for untracked connections. Default: a quarter of Reserve.
+	UntrackedReserve int
 }
 
 // Tracker holds the connections of one node. The node owns it; pollers use it through its
@@ -69,24 +74,19 @@ type Tracker struct {
 	arena     *arena
 	shards    [shardCount]shard
 	fragments fragments
-	reserve   int32
-
-	reserved    atomic.Int32 // sum of the reserves of all zones
-	surplusUsed atomic.Int32 // tracked connections beyond their zone's reserve
-	capacity    int32
+	quotas    [2]quota // of the two pools
+	ports     []portRange
 
 	// zones is never changed, only replaced by a changed copy, so that give reads it
 	// without mu.
-	zones atomic.Pointer[map[uint32]*Zone]
+	zones atomic.Pointer[map[uint64]*Zone] // by epoch
 
-	mu sync.Mutex // guards adopted, and replacing zones
-	// adopted counts connections of the file whose zone has not been added yet.
-	adopted map[zoneKey]int32
-}
-
-type zoneKey struct {
-	id    uint32
-	epoch uint64
+	mu sync.Mutex // guards the fields below, replacing zones, and the zones' port ranges
+	// adopted counts connections of the file whose zone has not been added yet, by epoch and pool;
+	// adoptedPorts has the port ranges of such zones.
+	adopted      map[uint64][2]int32
+	adoptedPorts map[uint64][]*portRange
+	freePorts    []*portRange // the free ones of ports
 }
 
 // Open returns a Tracker of the connections in the file at c.Path. It adopts those whose
@@ -102,21 +102,29 @@ func Open(c Config) (*Tracker, error) {
 	if c.Reserve == 0 {
 		c.Reserve = 256
 	}
+	if c.UntrackedReserve == 0 {
+		c.UntrackedReserve = c.Reserve / 4
+	}
+	if c.Ceiling == 0 {
+		c.Ceiling = c.Capacity / 4
+	}
 	if c.Capacity < shardCount || c.Untracked < shardCount {
 		return nil, fmt.Errorf("conntrack: capacity %d and untracked %d must be at least %d", c.Capacity, c.Untracked, shardCount)
 	}
-	// Hashing spreads unevenly. With an eighth more slots than connections, Capacity is
+	// Hashing spreads unevenly. With an eighth more slots than connections, the capacity is
 	// reached before one shard is full.
-	a, err := openArena(c.Path, c.Capacity/shardCount*9/8, c.Untracked/shardCount)
+	a, err := openArena(c.Path, c.Capacity/shardCount*9/8, c.Untracked/shardCount*9/8)
 	if err != nil {
 		return nil, fmt.Errorf("conntrack: %w", err)
 	}
-	t := &Tracker{
-		arena: a, reserve: int32(c.Reserve), capacity: int32(c.Capacity),
-		adopted: map[zoneKey]int32{},
-	}
-	t.zones.Store(&map[uint32]*Zone{})
+	t := &Tracker{arena: a, adopted: map[uint64][2]int32{}}
+	q := &t.quotas[tracked]
+	q.capacity, q.reserve, q.ceiling = int32(c.Capacity), int32(c.Reserve), int32(c.Ceiling)
+	q = &t.quotas[untracked]
+	q.capacity, q.reserve, q.ceiling = int32(c.Untracked), int32(c.UntrackedReserve), int32(c.Untracked)
+	t.zones.Store(&map[uint64]*Zone{})
 	t.fragments.init()
+	t.adoptPorts(a)
 	for i := range t.shards {
 		t.shards[i].adopt(t, a, i)
 	}
@@ -134,15 +142,12 @@ func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	z := &Zone{tracker: t, id: uint32(epoch), salt: t.salt(uint32(epoch)), epoch: epoch, timeouts: timeouts.withDefaults()}
-	if t.reserved.Load()+t.reserve <= t.capacity/4*3 {
-		z.reserve = t.reserve
-		t.reserved.Add(z.reserve)
+	for n := range z.shares {
+		t.quotas[n].add(&z.shares[n], t.adopted[epoch][n])
 	}
-	key := zoneKey{z.id, epoch}
-	z.used.Store(t.adopted[key])
-	t.surplusUsed.Add(max(0, t.adopted[key]-z.reserve))
-	delete(t.adopted, key)
-	t.changeZones(func(zones map[uint32]*Zone) { zones[z.id] = z })
+	delete(t.adopted, epoch)
+	t.addPortsLocked(z)
+	t.changeZones(func(zones map[uint64]*Zone) { zones[epoch] = z })
 	return z
 }
 
@@ -150,13 +155,16 @@ func (t *Tracker) AddZone(epoch uint64, timeouts Timeouts) *Zone {
 // any more.
 func (t *Tracker) RemoveZone(z *Zone) {
 	for i := range t.shards {
-		t.shards[i].purge(t, func(e *entry) bool { return e.zone == z.id })
+		t.shards[i].purge(t, func(e *entry) bool { return e.epoch == z.epoch })
 	}
 	t.fragments.purgeIf(func(k *fragmentKey) bool { return k.zone == z.id })
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.changeZones(func(zones map[uint32]*Zone) { delete(zones, z.id) })
-	t.reserved.Add(-z.reserve)
+	t.changeZones(func(zones map[uint64]*Zone) { delete(zones, z.epoch) })
+	for n := range z.shares {
+		t.quotas[n].reserved.Add(-z.shares[n].reserve)
+	}
+	t.removePortsLocked(z)
 }
 
 // Forget removes the zones' connections and fragments of the addresses for which gone
@@ -165,22 +173,22 @@ func (t *Tracker) RemoveZone(z *Zone) {
 // receive packets of an old connection. No packet of these addresses may be in the pipeline
 // any more. gone is called with a shard's mutex held.
 func (t *Tracker) Forget(zones []*Zone, gone func(netip.Addr) bool) int {
-	in := make(map[uint32]bool, len(zones))
+	in, ids := make(map[uint64]bool, len(zones)), make(map[uint32]bool, len(zones))
 	for _, z := range zones {
-		in[z.id] = true
+		in[z.epoch], ids[z.id] = true, true
 	}
 	either := func(src, dst [16]byte) bool {
 		return gone(netip.AddrFrom16(src).Unmap()) || gone(netip.AddrFrom16(dst).Unmap())
 	}
 	n := 0
 	for i := range t.shards {
-		n += t.shards[i].purge(t, func(e *entry) bool { return in[e.zone] && either(e.src, e.dst) })
+		n += t.shards[i].purge(t, func(e *entry) bool { return in[e.epoch] && either(e.src, e.dst) })
 	}
-	t.fragments.purgeIf(func(k *fragmentKey) bool { return in[k.zone] && either(k.src, k.dst) })
+	t.fragments.purgeIf(func(k *fragmentKey) bool { return ids[k.zone] && either(k.src, k.dst) })
 	return n
 }
 
-func (t *Tracker) changeZones(change func(map[uint32]*Zone)) {
+func (t *Tracker) changeZones(change func(map[uint64]*Zone)) {
 	next := maps.Clone(*t.zones.Load())
 	change(next)
 	t.zones.Store(&next)
@@ -191,12 +199,15 @@ func (t *Tracker) changeZones(change func(map[uint32]*Zone)) {
 func (t *Tracker) PurgeUnknown() int {
 	t.mu.Lock()
 	clear(t.adopted)
+	for _, ranges := range t.adoptedPorts {
+		t.dropPortsLocked(ranges)
+	}
+	clear(t.adoptedPorts)
 	t.mu.Unlock()
 	n := 0
 	for i := range t.shards {
 		n += t.shards[i].purge(t, func(e *entry) bool {
-			z := (*t.zones.Load())[e.zone] // loaded each time: a zone may be added meanwhile
-			return z == nil || z.epoch != e.epoch
+			return (*t.zones.Load())[e.epoch] == nil // loaded each time: a zone may be added meanwhile
 		})
 	}
 	return n
@@ -227,7 +238,7 @@ type Usage struct {
 
 // Usage returns the numbers of live connections, and the capacity.
 func (t *Tracker) Usage() Usage {
-	u := Usage{Capacity: int(t.capacity)}
+	u := Usage{Capacity: int(t.quotas[tracked].capacity)}
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -236,43 +247,4 @@ func (t *Tracker) Usage() Usage {
 		s.mu.Unlock()
 	}
 	return u
-}
-
-// take counts one more tracked connection of z, and returns true, if there is room for it.
-// Otherwise it returns false and counts nothing.
-func (t *Tracker) take(z *Zone) bool {
-	failpoint.Reach()
-	if z.used.Add(1) <= z.reserve {
-		return true
-	}
-	if t.surplusUsed.Add(1) <= t.capacity-t.reserved.Load() {
-		return true
-	}
-	t.surplusUsed.Add(-1)
-	z.used.Add(-1)
-	return false
-}
-
-// yields reports whether a connection of zone may be evicted for z. It may if zone exceeds
-// its reserve and has more connections than z. So a zone that floods makes room for other
-// zones, and they make no room for it.
-func (t *Tracker) yields(zone uint32, z *Zone) bool {
-	failpoint.Reach()
-	other := (*t.zones.Load())[zone]
-	if other == nil {
-		return false
-	}
-	used := other.used.Load()
-	return used > other.reserve && used > z.used.Load()
-}
-
-// give undoes take for one tracked connection of a zone.
-func (t *Tracker) give(zone uint32) {
-	z := (*t.zones.Load())[zone]
-	if z == nil {
-		return
-	}
-	if z.used.Add(-1) >= z.reserve {
-		t.surplusUsed.Add(-1)
-	}
 }

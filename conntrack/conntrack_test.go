@@ -28,41 +28,61 @@ func open(t testing.TB, c conntrack.Config) *conntrack.Tracker {
 	return tr
 }
 
-// pkt is a packet from bob to alice.
+// pkt is a packet from bob to alice. bob's SYN has the sequence number 1000, alice's 5000; their
+// other TCP segments are empty and follow it.
 func pkt(protocol uint8, srcPort, dstPort uint16, flags uint8) *packet.Packet {
 	return &packet.Packet{
-		Flow:     packet.Flow{Src: bob, Dst: alice, SrcPort: srcPort, DstPort: dstPort, Protocol: protocol},
-		TCPFlags: flags, Segments: 1, L3: 14, Len: 74,
+		Flow:   packet.Flow{Src: bob, Dst: alice, SrcPort: srcPort, DstPort: dstPort, Protocol: protocol},
+		TCPSeq: firstSeq(1000, flags), TCPAck: 5001,
+		TCPFlags: flags, TCPWindow: 0xffff, Segments: 1, L3: 14, L4: 34, Payload: 74, Len: 74,
 	}
 }
 
 func back(p *packet.Packet, flags uint8) *packet.Packet {
 	r := *p
 	r.Flow, r.TCPFlags = packettest.Reverse(p.Flow), flags
+	r.TCPSeq, r.TCPAck = firstSeq(5000, flags), 1001
 	return &r
+}
+
+func firstSeq(syn uint32, flags uint8) uint32 {
+	if flags&packet.SYN == 0 {
+		syn++
+	}
+	return syn
 }
 
 func echo(src, dst netip.Addr, id uint16, icmpType uint8) *packet.Packet {
 	return &packet.Packet{Flow: packet.Flow{Src: src, Dst: dst, SrcPort: id, DstPort: id, Protocol: 1}, ICMPType: icmpType, Segments: 1, L3: 14, Len: 98}
 }
 
+// direction returns the direction in which a packet between bob and alice crosses alice's
+// interface.
+func direction(p *packet.Packet) conntrack.Direction {
+	if p.Flow.Src == alice {
+		return conntrack.Out
+	}
+	return conntrack.In
+}
+
 // observe, admit and rejudge identify a packet and call the zone, as the switch does.
 func observe(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision) conntrack.Answer {
 	var u conntrack.Tuple
 	z.Identify(&u, p)
-	return z.Observe(p, &u, now, r)
+	return z.Observe(p, &u, direction(p), now, r)
 }
 
 func admit(z *conntrack.Zone, p *packet.Packet, now time.Duration, a conntrack.Admission) verdict.Verdict {
 	var u conntrack.Tuple
 	z.Identify(&u, p)
+	a.Direction = direction(p)
 	return z.Admit(p, &u, now, a)
 }
 
 func rejudge(z *conntrack.Zone, p *packet.Packet, now time.Duration, r conntrack.Revision, admitted bool, rule uint64) verdict.Verdict {
 	var u conntrack.Tuple
 	z.Identify(&u, p)
-	return z.Rejudge(p, &u, now, r, admitted, rule)
+	return z.Rejudge(p, &u, direction(p), now, r, admitted, rule)
 }
 
 // expect observes p at now and returns the answer. It fails if the status is not want.
@@ -80,7 +100,7 @@ func handshake(t *testing.T, z *conntrack.Zone, srcPort uint16, now time.Duratio
 	t.Helper()
 	syn := pkt(6, srcPort, 22, packet.SYN)
 	expect(t, z, syn, now, rules, conntrack.New)
-	if v := admit(z, syn, now, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules}); v != verdict.Forward {
+	if v := admit(z, syn, now, conntrack.Admission{Rule: 7, Revision: rules}); v != verdict.Forward {
 		t.Fatalf("Admit of a SYN returned %v, want %v", v, verdict.Forward)
 	}
 	expect(t, z, back(syn, packet.SYN|packet.ACK), now, rules, conntrack.Live)
@@ -118,7 +138,7 @@ func TestTrackedConnectionOutlivesItsRule(t *testing.T) {
 func TestRevokedUntrackedConnectionIsCutBothWays(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	answer := back(pkt(6, 40000, 80, 0), packet.SYN|packet.ACK)
-	admit(z, answer, 0, conntrack.Admission{Direction: conntrack.Out, Rule: 7, Revision: rules, Untracked: true, Reversed: true})
+	admit(z, answer, 0, conntrack.Admission{Rule: 7, Revision: rules, Untracked: true, Reversed: true})
 	data := pkt(6, 40000, 80, packet.ACK)
 	expect(t, z, data, 1, rules, conntrack.Checked)
 
@@ -273,7 +293,7 @@ func TestNoAllocs(t *testing.T) {
 		observe(z, &p, 0, rules)
 		admit(z, &p, 0, conntrack.Admission{Revision: rules})
 		observe(z, &p, 0, rules)
-		z.Related(&p, 0)
+		z.Related(&p, conntrack.In, 0, rules)
 		z.Fragment(&p, conntrack.In, 0)
 	}); n != 0 {
 		t.Errorf("%v allocations for each packet, want 0", n)

@@ -14,7 +14,7 @@ const maxDescribed = 20
 
 // Describe returns the zone's live connections as a table for failing tests, at most 23 lines.
 func (z *Zone) Describe(now time.Duration) string {
-	return fmt.Sprintf("zone of lease %d: %d tracked, %d of them reserved\n", z.epoch, z.used.Load(), min(z.used.Load(), z.reserve)) +
+	return fmt.Sprintf("zone of lease %d: %d tracked, %d of them reserved\n", z.epoch, z.shares[tracked].used.Load(), min(z.shares[tracked].used.Load(), z.shares[tracked].reserve)) +
 		describe(slices.DeleteFunc(slices.Collect(z.tracker.Connections(now)), func(c Connection) bool { return c.Epoch != z.epoch }))
 }
 

@@ -19,9 +19,9 @@ func ExampleZone_Describe() {
 	defer tracker.Close()
 	zone := tracker.AddZone(7, conntrack.Timeouts{})
 	ssh, query := pkt(packet.ProtocolTCP, 40000, 22, packet.SYN), pkt(packet.ProtocolUDP, 5353, 53, 0)
-	admit(zone, ssh, 0, conntrack.Admission{Direction: conntrack.In, Rule: 3, Revision: rules})
+	admit(zone, ssh, 0, conntrack.Admission{Rule: 3, Revision: rules})
 	observe(zone, back(ssh, packet.SYN|packet.ACK), 0, rules)
-	admit(zone, back(query, 0), 0, conntrack.Admission{Direction: conntrack.Out, Rule: 12, Revision: rules, Untracked: true})
+	admit(zone, back(query, 0), 0, conntrack.Admission{Rule: 12, Revision: rules, Untracked: true})
 	fmt.Print(zone.Describe(time.Second))
 	// Output:
 	// zone of lease 7: 1 tracked, 1 of them reserved

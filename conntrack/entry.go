@@ -10,36 +10,37 @@ import (
 )
 
 // An entry is one connection: 128 bytes without pointers, in memory that outlives the
-// process. sum is a checksum of the fields from zone to revision, and is zero in a free
+// process. sum is a checksum of the fields from srcPort to flags, and is zero in a free
 // slot. It is written last, so that a process that dies in the middle of a change leaves no
-// valid entry. The fields after revision change with every packet, and do no harm if they
-// are half written.
+// valid entry. The fields after flags change with every packet, and do no harm if they are
+// half written.
 type entry struct {
 	sum      uint32
-	zone     uint32
-	src, dst [16]byte // of the original direction
-	srcPort  uint16
+	srcPort  uint16 // of the original direction, like dstPort, src and dst
 	dstPort  uint16
-	protocol uint8
-	flags    flags
-	_        [2]byte
+	src, dst [16]byte
 	epoch    uint64 // of the lease of the zone's interface
 	rule     uint64 // serial of the rule that admitted it
 	revision uint64 // generation of the rules it was last judged by
+	protocol uint8
+	flags    flags
 
-	state    state
-	fins     uint8 // bit 0: the end that opened the connection has sent FIN; bit 1: the other end has sent FIN
-	_        [6]byte
-	deadline time.Duration // on the monotonic clock
-	created  time.Duration
-	bytes    [2]uint64 // original, reply
-	packets  [2]uint32
-	_        [8]byte
+	state     state
+	tcp       tcpFlags
+	scales    uint8    // window scales (RFC 7323 §2): of the opening end in the low 4 bits, of the other end in the high 4 bits
+	windows   [2]uint8 // 1 + binary logarithm, rounded up, of the largest window that each end has announced; 0 before its first packet
+	_         [1]byte
+	deadline  time.Duration // on the monotonic clock
+	created   uint32        // second on the monotonic clock
+	packets   [2]uint32     // original, reply
+	bytesLow  [2]uint32     // the low 32 bits of the numbers of bytes
+	bytesHigh [2]uint16     // the next 16 bits
+	ends      [2]end        // of a tracked TCP connection: the opening end, the other end
 }
 
 const (
 	entrySize   = 128
-	coveredFrom = unsafe.Offsetof(entry{}.zone)
+	coveredFrom = unsafe.Offsetof(entry{}.srcPort)
 	coveredTo   = unsafe.Offsetof(entry{}.state)
 )
 
@@ -78,20 +79,38 @@ const (
 	neither
 )
 
-// wayOf returns the direction that a packet with key k has within connection e; neither if
-// the packet does not belong to it. The caller has compared the zones.
-func (e *entry) wayOf(k *key) way {
+// wayOf returns the direction that a packet with key k, which crosses the zone's interface in
+// direction d, has within connection e; neither if the packet does not belong to it. The
+// packets of a connection that the peer opened come in, and their replies go out. An
+// interface that forwards for others has two connections for one flow: one is judged when
+// its packets come in, the other when they go out. The caller has compared the zones.
+func (e *entry) wayOf(k *key, d Direction) way {
 	if e.protocol != k.protocol {
+		return neither
+	}
+	originalDirection := Out
+	if e.has(fromOutside) {
+		originalDirection = In
+	}
+	if d != originalDirection {
+		if k.runs != original && e.srcPort == k.dstPort && e.dstPort == k.srcPort && e.src == k.dst && e.dst == k.src {
+			return reply
+		}
 		return neither
 	}
 	if k.runs != reply && e.srcPort == k.srcPort && e.dstPort == k.dstPort && e.src == k.src && e.dst == k.dst {
 		return original
 	}
-	if k.runs != original && e.srcPort == k.dstPort && e.dstPort == k.srcPort && e.src == k.dst && e.dst == k.src {
-		return reply
-	}
 	return neither
 }
+
+// addBytes counts n bytes of direction w. The count wraps at 2^48.
+func (e *entry) addBytes(w way, n uint64) {
+	n += e.bytes(w)
+	e.bytesLow[w], e.bytesHigh[w] = uint32(n), uint16(n>>32)
+}
+
+func (e *entry) bytes(w way) uint64 { return uint64(e.bytesHigh[w])<<32 | uint64(e.bytesLow[w]) }
 
 func (e *entry) flow() packet.Flow {
 	f := packet.Flow{

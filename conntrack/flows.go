@@ -51,8 +51,8 @@ func (s *shard) list(now time.Duration) []Connection {
 			}
 			all = append(all, Connection{
 				Epoch: e.epoch, Flow: e.flow(), Outside: e.has(fromOutside), Tracked: !e.has(isUntracked),
-				Blocked: e.has(isBlocked), State: e.state.String(), Rule: e.rule, Age: now - e.created,
-				Expires: e.deadline - now, Packets: e.packets, Bytes: e.bytes, Revision: e.revision,
+				Blocked: e.has(isBlocked), State: e.state.String(), Rule: e.rule, Age: (now - time.Duration(e.created)*time.Second).Truncate(time.Second),
+				Expires: e.deadline - now, Packets: e.packets, Bytes: [2]uint64{e.bytes(original), e.bytes(reply)}, Revision: e.revision,
 			})
 		}
 	}

@@ -22,7 +22,7 @@ func TestForgetRemovesConnectionsOfAnAddress(t *testing.T) {
 	}
 	kept := pkt(packet.ProtocolUDP, 1000, 53, 0)
 	kept.Flow.Src = netip.MustParseAddr("203.0.113.26")
-	if v := admit(z, kept, now, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
+	if v := admit(z, kept, now, conntrack.Admission{Revision: rules}); v.Drops() {
 		t.Fatalf("Admit returned verdict %v, want %v", v, verdict.Forward)
 	}
 	if n := tr.Forget([]*conntrack.Zone{z}, func(a netip.Addr) bool { return a == bob }); n != 1 {

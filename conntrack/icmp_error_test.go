@@ -30,7 +30,7 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 		{"quoting what alice did not send", about(syn.Flow, alice, 3), false},
 	}
 	for _, tt := range tests {
-		if got := z.Related(tt.p, 0); got != tt.want {
+		if got := z.Related(tt.p, direction(tt.p), 0, rules); got != tt.want {
 			t.Errorf("%s: Related returned %t, want %t", tt.name, got, tt.want)
 		}
 	}
@@ -42,21 +42,21 @@ func TestICMPErrorAboutABlockedConnectionIsNotRelated(t *testing.T) {
 	strict := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
 
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
-	if z.Related(about, 0) {
+	if z.Related(about, direction(about), 0, rules) {
 		t.Error("an error about no connection is related")
 	}
 	handshake(t, z, 40000, 0)
-	if !z.Related(about, 0) {
+	if !z.Related(about, direction(about), 0, rules) {
 		t.Error("an error about a live connection is not related")
 	}
 	rejudge(z, pkt(6, 40000, 22, packet.ACK), 0, strict, false, 0)
-	if z.Related(about, 0) {
+	if z.Related(about, direction(about), 0, rules) {
 		t.Error("an error about a blocked connection is related")
 	}
 
 	z = open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
-	admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Direction: conntrack.Out, Revision: rules, Untracked: true, Reversed: true})
-	if z.Related(about, 0) {
+	admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Revision: rules, Untracked: true, Reversed: true})
+	if z.Related(about, direction(about), 0, rules) {
 		t.Error("an error about an untracked connection is related")
 	}
 }

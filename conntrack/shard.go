@@ -76,9 +76,9 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 			s.link(slot, hash)
 			p.live++
 			p.top = max(p.top, slot+1)
-			if n == tracked {
-				t.adopted[zoneKey{e.zone, e.epoch}]++
-			}
+			adopted := t.adopted[e.epoch]
+			adopted[n]++
+			t.adopted[e.epoch] = adopted
 		}
 	}
 }
@@ -97,16 +97,17 @@ func (s *shard) unlink(slot uint32, hash uint64) {
 	atomic.StoreUint32(at, s.next[slot])
 }
 
-// findLocked returns the connection of a key that has not expired, and the packet's
-// direction within it; nil and neither if there is none.
-func (s *shard) findLocked(zone uint32, k *key, hash uint64, now time.Duration) (*entry, way) {
+// findLocked returns the connection of a packet in the zone of a lease, unless it has expired,
+// and the packet's direction within it; nil and neither if there is none. k is the packet's key,
+// d the direction in which it crosses the interface.
+func (s *shard) findLocked(epoch uint64, k *key, d Direction, hash uint64, now time.Duration) (*entry, way) {
 	failpoint.Reach()
 	for slot := s.buckets[hash&uint64(len(s.buckets)-1)]; slot != none; slot = s.next[slot] {
 		e := &s.slots[slot]
-		if e.zone != zone {
+		if e.epoch != epoch {
 			continue
 		}
-		if w := e.wayOf(k); w != neither && !e.expired(now) {
+		if w := e.wayOf(k, d); w != neither && !e.expired(now) {
 			return e, w
 		}
 	}
@@ -139,7 +140,7 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 	}
 	hash, _ := t.homeOf(e)
 	s.unlink(slot, hash)
-	zone := e.zone
+	epoch := e.epoch
 	*e = entry{}
 	p := &s.pools[n]
 	s.next[slot], p.free = p.free, slot
@@ -147,15 +148,13 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 	if p.live == 0 {
 		p.top = p.first
 	}
-	if n == tracked {
-		t.give(zone)
-	}
+	t.give(n, epoch)
 }
 
-// evictLocked frees one slot of pool n and reports whether it found one. It frees an
-// expired connection, any untracked connection, or a tracked one that is half open or
-// unanswered. If z is not nil, it evicts only connections of z and of zones that yield to
-// z.
+// evictLocked frees one slot of pool n for z and reports whether it found one. It frees an
+// expired connection, an untracked connection, or a tracked one that is half open or
+// unanswered, of z or of a zone that yields to z. It frees no blocked connection, because the next
+// packet of the revoked connection would create it again.
 func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool {
 	failpoint.Reach()
 	p := &s.pools[n]
@@ -166,13 +165,20 @@ func (s *shard) evictLocked(t *Tracker, n int, z *Zone, now time.Duration) bool 
 			p.hand = p.first
 		}
 		e := &s.slots[slot]
-		if e.sum == 0 || z != nil && e.zone != z.id && !t.yields(e.zone, z) {
+		if e.sum == 0 || e.epoch != z.epoch && !t.yields(n, e.epoch, z) {
 			continue
 		}
-		if e.expired(now) || n == untracked || !e.assured() {
-			s.freeLocked(t, slot)
-			return true
+		switch {
+		case e.expired(now):
+		case e.has(isBlocked) || n == tracked && e.assured():
+			continue
+		case n == untracked:
+			if victim := (*t.zones.Load())[e.epoch]; victim != nil {
+				victim.missEntry(now)
+			}
 		}
+		s.freeLocked(t, slot)
+		return true
 	}
 	return false
 }

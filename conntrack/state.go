@@ -92,6 +92,11 @@ func (e *entry) timeout(t *Timeouts) time.Duration {
 	return otherTimeout
 }
 
+// ended reports whether both ends have closed the connection, or one has reset it.
+func (e *entry) ended() bool {
+	return e.protocol == packet.ProtocolTCP && (e.state == timeWait || e.state == closed)
+}
+
 // advance changes the state of a connection for its packet p of direction w.
 func (e *entry) advance(p *packet.Packet, w way) {
 	switch e.protocol {
@@ -100,38 +105,36 @@ func (e *entry) advance(p *packet.Packet, w way) {
 			e.state = stream
 		}
 	case packet.ProtocolTCP:
-		e.advanceTCP(p.TCPFlags, w)
-	}
-}
-
-func (e *entry) advanceTCP(f uint8, w way) {
-	failpoint.Reach()
-	switch {
-	case f&packet.RST != 0:
-		e.state = closed
-		return
-	case e.state == closed && f&packet.SYN == 0:
-		// A packet follows the reset, so the reset was forged or its receiver ignored it.
-		// The connection goes on.
-		e.state = established
-	case e.state == synSent && w == reply && f&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
-		e.state = synReceived
-	case e.state == synReceived && w == original && f&(packet.SYN|packet.ACK) == packet.ACK:
-		e.state = established
-	}
-	if f&packet.FIN != 0 && e.state >= synReceived {
-		e.fins |= 1 << w
-		e.state = closing
-		if e.fins == 3 {
-			e.state = timeWait
+		e.advanceTCP(p, w)
+		if !e.has(isUntracked) {
+			e.follow(p, w)
 		}
 	}
 }
 
-// reopens reports whether a packet opens a new connection with the tuple of an old one: a
-// SYN after the old one has ended, or a SYN from the end that did not open it. The new
-// connection inherits nothing: the rules judge it.
-func (e *entry) reopens(p *packet.Packet, w way) bool {
-	return p.IsFirstSYN() && e.protocol == packet.ProtocolTCP &&
-		(w == reply || e.state == timeWait || e.state == closed)
+func (e *entry) advanceTCP(p *packet.Packet, w way) {
+	failpoint.Reach()
+	f := p.TCPFlags
+	switch {
+	case f&packet.RST != 0:
+		if e.has(isUntracked) || e.resets(p, w) {
+			e.state = closed
+		}
+		return
+	case e.state == closed && e.has(isUntracked) && f&packet.SYN == 0:
+		// The rules judge each packet, and nobody checks the sequence number of a RST: it was
+		// forged, or its receiver ignored it.
+		e.state = established
+	case e.state == synSent && w == reply && f&packet.SYN != 0:
+		e.state = synReceived
+	case e.state == synReceived && w == original && f&packet.ACK != 0:
+		e.state = established
+	}
+	if f&packet.FIN != 0 && e.state >= synReceived && e.state != closed {
+		e.tcp |= finSent.of(w)
+		e.state = closing
+		if e.tcp&bothFINs == bothFINs {
+			e.state = timeWait
+		}
+	}
 }

@@ -17,7 +17,7 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
 	expect(t, z, syn, 0, rules, conntrack.New)
 	// If the rules admit the SYN, the connection goes on.
-	admit(z, syn, 0, conntrack.Admission{Direction: conntrack.In, Rule: 7, Revision: rules})
+	admit(z, syn, 0, conntrack.Admission{Rule: 7, Revision: rules})
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
 	// After both FINs the same tuple is a new connection, judged by the rules.
 	expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
@@ -25,15 +25,16 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
 }
 
-// A SYN from the other end, if the rules admit it, opens a new connection. It inherits
-// nothing from the old connection on the same ports, whether that was tracked, untracked or
-// blocked.
+// A SYN from the other end, if the rules admit it, opens a new connection in place of one that is
+// untracked, blocked or over. It inherits nothing from it.
 func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
 	for name, old := range map[string]func(t *testing.T, z *conntrack.Zone){
-		"tracked": func(t *testing.T, z *conntrack.Zone) { handshake(t, z, 40000, 0) },
+		"over": func(t *testing.T, z *conntrack.Zone) {
+			expect(t, z, back(handshake(t, z, 40000, 0), packet.RST), 0, rules, conntrack.Live)
+		},
 		"untracked": func(t *testing.T, z *conntrack.Zone) {
-			admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Direction: conntrack.Out, Rule: 7, Revision: rules, Untracked: true, Reversed: true})
+			admit(z, back(pkt(6, 40000, 22, 0), packet.SYN|packet.ACK), 0, conntrack.Admission{Rule: 7, Revision: rules, Untracked: true, Reversed: true})
 		},
 		"blocked": func(t *testing.T, z *conntrack.Zone) {
 			handshake(t, z, 40000, 0)
@@ -51,7 +52,7 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 			was := only(t, tr, 0)
 			syn := back(pkt(6, 40000, 22, 0), packet.SYN)
 			expect(t, z, syn, 1, gone, conntrack.New)
-			if v := admit(z, syn, 1, conntrack.Admission{Direction: conntrack.Out, Rule: 8, Revision: gone}); v != verdict.Forward {
+			if v := admit(z, syn, 1, conntrack.Admission{Rule: 8, Revision: gone}); v != verdict.Forward {
 				t.Fatalf("Admit returned verdict %v, want %v", v, verdict.Forward)
 			}
 			now := only(t, tr, 1)
@@ -61,6 +62,34 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 				t.Errorf("the connection is\n%v, want\n%v", now, want)
 			}
 		})
+	}
+}
+
+// A SYN from the other end of a live connection changes nothing, even if the rules admit it: it may
+// be forged. In the middle of a handshake it opens the same connection (RFC 9293 §3.5).
+func TestSYNFromTheOtherEndOfALiveConnection(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	was := only(t, tr, 0)
+	forged := back(syn, packet.SYN)
+	forged.TCPSeq = 77
+	expect(t, z, forged, 0, rules, conntrack.New)
+	admit(z, forged, 0, conntrack.Admission{Rule: 8, Revision: rules})
+	if now := only(t, tr, 0); now != was {
+		t.Errorf("after a SYN of the other end the connection is\n%v, want\n%v", now, was)
+	}
+
+	tr = open(t, conntrack.Config{})
+	z = tr.AddZone(1, conntrack.Timeouts{})
+	syn = pkt(6, 40000, 22, packet.SYN)
+	admit(z, syn, 0, conntrack.Admission{Rule: 7, Revision: rules})
+	admit(z, back(syn, packet.SYN), 0, conntrack.Admission{Rule: 8, Revision: rules})
+	expect(t, z, back(syn, packet.SYN|packet.ACK), 0, rules, conntrack.Live)
+	synAck := pkt(6, 40000, 22, packet.SYN|packet.ACK)
+	expect(t, z, synAck, 0, rules, conntrack.Live)
+	if c := only(t, tr, 0); c.State != "established" || c.Rule != 7 {
+		t.Errorf("after a simultaneous open: %v, want established by rule 7", c)
 	}
 }
 
@@ -84,28 +113,42 @@ func TestNewConnectionAfterAClosedOneIsJudged(t *testing.T) {
 		end(t, z, syn)
 		expect(t, z, syn, 2, rules, conntrack.New)
 		later := conntrack.Revision{Generation: 12, Shrunk: 5}
-		admit(z, syn, 2, conntrack.Admission{Direction: conntrack.In, Rule: 9, Revision: later})
+		admit(z, syn, 2, conntrack.Admission{Rule: 9, Revision: later})
 		if c := only(t, tr, 2); c.Rule != 9 || c.Revision != 12 || c.State != "syn-sent" || c.Packets != [2]uint32{1, 0} {
 			t.Errorf("after %s and a new SYN: %v, want a new connection of rule 9 with one packet", name, c)
 		}
 	}
 }
 
-// A sender that guesses ports can send resets. A reset ends a connection only if no packet
-// follows it.
+// A sender that guesses ports can send resets. Only one with exactly the next sequence number ends
+// the connection.
 func TestConnectionSurvivesAForgedReset(t *testing.T) {
-	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
 	for i := range 50 {
 		forged := pkt(6, 40000, 22, packet.RST)
 		if i%2 == 1 {
 			forged = back(syn, packet.RST|packet.ACK)
 		}
+		forged.TCPSeq += uint32(1 + i*1000)
 		expect(t, z, forged, time.Duration(i)*time.Second, rules, conntrack.Live)
+	}
+	if c := only(t, tr, 50*time.Second); c.State != "established" {
+		t.Errorf("after 50 resets with wrong sequence numbers: %v, want established", c)
 	}
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), 55*time.Second, rules, conntrack.Live)
 	expect(t, z, back(syn, packet.ACK), time.Hour, rules, conntrack.Live)
-	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour, rules, conntrack.Live)
+	exact := back(syn, packet.RST)
+	expect(t, z, exact, 2*time.Hour, rules, conntrack.Live)
+	if c := only(t, tr, 2*time.Hour); c.State != "closed" {
+		t.Errorf("after a reset with the next sequence number: %v, want closed", c)
+	}
+	// It is over ten seconds later, even if packets follow.
+	for i := range 10 {
+		expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour+time.Duration(i)*time.Second, rules, conntrack.Live)
+	}
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2*time.Hour+10*time.Second, rules, conntrack.New)
 }
 
 // A connection stays half open if only the end that opened it sends packets. So the

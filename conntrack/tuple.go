@@ -108,5 +108,5 @@ func (t *Tracker) home(hash, salt uint64) (uint64, *shard) {
 // homeOf returns the hash and the shard of an entry, as home does.
 func (t *Tracker) homeOf(e *entry) (uint64, *shard) {
 	k := e.key()
-	return t.home(t.hashFlow(&k), t.salt(e.zone))
+	return t.home(t.hashFlow(&k), t.salt(uint32(e.epoch)))
 }

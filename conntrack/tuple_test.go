@@ -24,11 +24,11 @@ func TestUnsolicitedReplyDoesNotReuseATuple(t *testing.T) {
 	var u conntrack.Tuple
 	status := func(p *packet.Packet) conntrack.Status {
 		z.Identify(&u, p)
-		return z.Observe(p, &u, 0, rules).Status
+		return z.Observe(p, &u, direction(p), 0, rules).Status
 	}
 	ping := echo(bob, alice, 7, packet.ICMPEcho)
 	status(ping)
-	if v := z.Admit(ping, &u, 0, conntrack.Admission{Direction: conntrack.In, Revision: rules}); v.Drops() {
+	if v := z.Admit(ping, &u, 0, conntrack.Admission{Revision: rules}); v.Drops() {
 		t.Fatalf("Admit returned verdict %v, want it to pass", v)
 	}
 	for _, tt := range []struct {
@@ -104,7 +104,7 @@ func TestEqualFlowsInTwoZonesAreTwoConnections(t *testing.T) {
 	for n := range uint64(2000) {
 		one, two := tr.AddZone(2*n+1, conntrack.Timeouts{}), tr.AddZone(2*n+2, conntrack.Timeouts{})
 		syn := pkt(6, 40000, 22, packet.SYN)
-		admit(one, syn, 0, conntrack.Admission{Direction: conntrack.In, Revision: rules})
+		admit(one, syn, 0, conntrack.Admission{Revision: rules})
 		expect(t, one, back(syn, packet.SYN|packet.ACK), 0, rules, conntrack.Live)
 		expect(t, two, back(syn, packet.SYN|packet.ACK), 0, rules, conntrack.New)
 		expect(t, two, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.New)
@@ -159,7 +159,7 @@ func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 	var u conntrack.Tuple
 	status := func() conntrack.Status {
 		z.Identify(&u, p)
-		return z.Observe(p, &u, 0, rules).Status
+		return z.Observe(p, &u, direction(p), 0, rules).Status
 	}
 	status()
 	z.Admit(p, &u, 0, conntrack.Admission{Revision: rules})

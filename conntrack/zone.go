@@ -17,18 +17,26 @@ const (
 	Out
 )
 
+func (d Direction) opposite() Direction { return 1 - d }
+
 // A Zone holds the connections of one interface. Its Tracker owns it. Any number of
-// goroutines may call its methods. Except Describe, they allocate nothing. In all of them
-// now is the time on the monotonic clock, and u is the packet's Tuple. The shards' mutexes
-// guard the entries, used is atomic, and the other fields do not change.
+// goroutines may call its methods. Except Describe and SetOpen, they allocate nothing. In all
+// of them d is the direction in which the packet crosses the interface, now is the time on
+// the monotonic clock, and u is the packet's Tuple. The shards' mutexes guard the entries;
+// the Tracker's mutex guards open and replacing lost; shares and exceeded are atomic; the
+// other fields do not change.
 type Zone struct {
 	tracker  *Tracker
 	id       uint32
 	salt     uint64
 	epoch    uint64
 	timeouts Timeouts
-	reserve  int32
-	used     atomic.Int32 // tracked connections
+	shares   [2]share      // of the two pools
+	exceeded atomic.Uint64 // new connections that were dropped because there was no room
+
+	open []*portRange                // ports that rules open now
+	lost atomic.Pointer[[]lostRange] // ports that rules opened until a moment ago; the slice is not changed
+	full *portRange                  // until when an untracked connection may be without an entry
 }
 
 // A Revision tells which rules are in force.
@@ -48,6 +56,9 @@ type Answer struct {
 	Outside   bool
 	Reply     bool
 	Untracked bool
+	// Reused: the packet is a SYN with the ports of an earlier connection, whose entry is still
+	// there. Status is New.
+	Reused bool
 }
 
 // A Status is the kind of an Answer.
@@ -63,32 +74,36 @@ const (
 
 // Observe finds the connection of a packet. If it is Live or Checked, Observe counts the
 // packet and advances the connection's state.
-func (z *Zone) Observe(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
+func (z *Zone) Observe(p *packet.Packet, u *Tuple, d Direction, now time.Duration, r Revision) Answer {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, w := s.findLocked(z.id, &u.key, hash, now)
-	if e == nil || e.reopens(p, w) {
+	e, w := s.findLocked(z.epoch, &u.key, d, hash, now)
+	if e == nil {
+		return Answer{}
+	}
+	if e.isStray(p, w) {
 		return Answer{}
 	}
 	a := e.answer(p, w, r)
 	switch {
-	case a.Status == Live || a.Status == Checked:
-		z.count(e, p, w, now)
 	case e.has(isBlocked):
 		e.deadline = now + blockedTimeout
+	case a.Status == Live || a.Status == Checked:
+		z.count(e, p, w, now)
 	}
 	return a
 }
 
-// Peek returns what Observe would return, for a trace, and changes nothing.
-func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) Answer {
+// Peek returns what Observe would return, for a trace, and changes nothing. It takes a TCP segment
+// as part of the connection whatever its sequence number, because a trace has none.
+func (z *Zone) Peek(p *packet.Packet, u *Tuple, d Direction, now time.Duration, r Revision) Answer {
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, w := s.findLocked(z.id, &u.key, hash, now)
-	if e == nil || e.reopens(p, w) {
+	e, w := s.findLocked(z.epoch, &u.key, d, hash, now)
+	if e == nil {
 		return Answer{}
 	}
 	return e.answer(p, w, r)
@@ -96,44 +111,81 @@ func (z *Zone) Peek(p *packet.Packet, u *Tuple, now time.Duration, r Revision) A
 
 // answer returns the Answer for a packet of e under the rules of revision r. A SYN is New
 // even if e is live: its sender may be opening the next connection on the same ports, and
-// only the rules may admit that. If they do, Admit counts the SYN for e.
+// only the rules may admit that.
 func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 	failpoint.Reach()
+	if p.IsFirstSYN() {
+		return Answer{Reused: true}
+	}
 	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
 	switch {
 	case e.has(isBlocked) && e.revision < r.Generation:
 		a.Status = Stale // a rule may admit it again
 	case e.has(isBlocked):
 		a.Status = Blocked
-	case e.revision < r.Reset || e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict):
+	case e.isStale(r):
 		a.Status = Stale
 	case e.has(isUntracked):
 		a.Status = Checked
-	case p.IsFirstSYN():
-		return Answer{}
 	default:
 		a.Status = Live
 	}
 	return a
 }
 
+// isStale reports whether the rules of revision r must judge the connection before it goes on.
+func (e *entry) isStale(r Revision) bool {
+	return e.revision < r.Reset || e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict)
+}
+
+// isStray reports whether a TCP segment is outside of the windows of a tracked connection, so it
+// does not belong to the connection.
+func (e *entry) isStray(p *packet.Packet, w way) bool {
+	return e.tracksTCP() && !e.has(isBlocked) && !p.IsFirstSYN() && !e.fits(p, w) && !e.answersNotedSYN(p, w)
+}
+
+func (e *entry) tracksTCP() bool { return e.protocol == packet.ProtocolTCP && !e.has(isUntracked) }
+
+// answersNotedSYN reports whether a packet that does not fit opens the next connection on the
+// same ports: it is the SYN+ACK after a SYN that the rules admitted tracked.
+func (e *entry) answersNotedSYN(p *packet.Packet, w way) bool {
+	return w == reply && e.tcp&(synNoted|synUntracked) == synNoted && p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK
+}
+
+// count counts a packet and advances the connection. A connection that was reset ends ten
+// seconds later, whether or not packets follow.
 func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
 	failpoint.Reach()
+	if e.tcp&synNoted != 0 && e.tracksTCP() && e.answersNotedSYN(p, w) && !e.fits(p, w) {
+		e.beginAgain(now)
+	}
 	e.packets[w] += p.Segments
-	e.bytes[w] += uint64(p.Len - p.L3)
+	e.addBytes(w, uint64(p.Len-p.L3))
+	was := e.state
 	e.advance(p, w)
+	if was == closed && e.state == closed {
+		return
+	}
 	e.deadline = now + e.timeout(&z.timeouts)
+}
+
+// beginAgain makes e the next connection with the same ports, whose SYN was admitted. The rule and
+// the revision are those of that SYN.
+func (e *entry) beginAgain(now time.Duration) {
+	e.state, e.tcp, e.scales, e.windows, e.ends = synSent, 0, 0, [2]uint8{}, [2]end{}
+	e.created = uint32(now / time.Second)
+	e.packets, e.bytesLow, e.bytesHigh = [2]uint32{}, [2]uint32{}, [2]uint16{}
 }
 
 // Rejudge records whether the rules in force admit the connection of a packet that was
 // Stale. If they do, it returns Forward. Otherwise it blocks the connection in both
 // directions and returns Revoked.
-func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
+func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, d Direction, now time.Duration, r Revision, admitted bool, rule uint64) verdict.Verdict {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, w := s.findLocked(z.id, &u.key, hash, now)
+	e, w := s.findLocked(z.epoch, &u.key, d, hash, now)
 	if e == nil {
 		return z.blocked()
 	}
@@ -144,7 +196,10 @@ func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, now time.Duration, r Revision
 		e.seal()
 		return z.blocked()
 	}
-	e.flags &^= isBlocked
+	if e.has(isBlocked) {
+		e.flags &^= isBlocked
+		e.windows = [2]uint8{} // they have moved meanwhile
+	}
 	e.rule = rule
 	e.seal()
 	z.count(e, p, w, now)
@@ -169,38 +224,45 @@ type Admission struct {
 
 // Admit records the connection of a packet that was New. It returns Forward, or TableFull
 // if there is no room for a tracked connection. An untracked connection is always forwarded;
-// if its pool is full, it replaces an older one.
+// if its pool is full, it replaces an older one of its zone, or is not recorded.
 func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission) verdict.Verdict {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := tracked
-	if a.Untracked {
-		n = untracked
-	}
-	if old, w := s.findLocked(z.id, &u.key, hash, now); old != nil {
-		if !old.reopens(p, w) {
-			z.count(old, p, w, now) // another poller has recorded the connection meanwhile
+	if old, w := s.findLocked(z.epoch, &u.key, a.Direction, hash, now); old != nil {
+		if z.goesOn(old, p, w, now, a) {
 			return verdict.Forward
 		}
 		s.freeLocked(z.tracker, s.slotOf(old))
 	}
+	n := tracked
+	if a.Untracked {
+		n = untracked
+	}
 	e, ok := z.allocateLocked(s, n, hash, now)
-	if !ok {
-		if a.Untracked {
-			return verdict.Forward
-		}
+	switch {
+	case !ok && a.Untracked:
+		z.missEntry(now)
+		return verdict.Forward
+	case !ok:
+		z.exceeded.Add(1)
 		return verdict.TableFull
 	}
-	k, w := u.key, original
-	if a.Reversed {
-		k = key{src: k.dst, dst: k.src, srcPort: k.dstPort, dstPort: k.srcPort, protocol: k.protocol}
-		w = reply
-	}
+	z.begin(e, p, &u.key, now, a)
+	return verdict.Forward
+}
+
+// begin fills a free entry with the connection of packet p.
+func (z *Zone) begin(e *entry, p *packet.Packet, k *key, now time.Duration, a Admission) {
+	w := original
 	*e = entry{
-		zone: z.id, epoch: z.epoch, src: k.src, dst: k.dst, srcPort: k.srcPort, dstPort: k.dstPort,
-		protocol: k.protocol, rule: a.Rule, revision: a.Revision.Generation, created: now,
+		epoch: z.epoch, src: k.src, dst: k.dst, srcPort: k.srcPort, dstPort: k.dstPort,
+		protocol: k.protocol, rule: a.Rule, revision: a.Revision.Generation, created: uint32(now / time.Second),
+	}
+	if a.Reversed {
+		w = reply
+		e.src, e.dst, e.srcPort, e.dstPort = k.dst, k.src, k.dstPort, k.srcPort
 	}
 	if a.Direction == In != a.Reversed {
 		e.flags |= fromOutside
@@ -216,26 +278,69 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	}
 	z.count(e, p, w, now)
 	e.seal()
-	return verdict.Forward
+}
+
+// goesOn reports whether a packet that the rules admit continues the connection old, and if so
+// counts it. Otherwise it opens a connection of its own, and old is removed.
+func (z *Zone) goesOn(old *entry, p *packet.Packet, w way, now time.Duration, a Admission) bool {
+	failpoint.Reach()
+	switch {
+	case old.has(isBlocked) || old.has(isUntracked) != a.Untracked || old.ended():
+		return false
+	case !old.tracksTCP():
+		if p.IsFirstSYN() {
+			return false
+		}
+	case !p.IsFirstSYN():
+		if !old.fits(p, w) {
+			return false
+		}
+	case w == reply && old.state != synSent:
+		return true // the other end cannot open a connection while this one lives; nothing changes
+	case w == original && old.state <= synReceived && segmentOf(p).next != old.ends[original].next:
+		return false // not a repeated SYN
+	case w == original && old.state > synReceived:
+		old.tcp = old.tcp&^synUntracked | synNoted
+		old.rule, old.revision = a.Rule, a.Revision.Generation
+		old.seal()
+		return true
+	}
+	z.count(old, p, w, now) // repeated, or opened by both ends (RFC 9293 §3.5), or recorded by another poller
+	return true
+}
+
+// ReuseUntracked takes a SYN that the rules admit untracked, with the ports of an earlier
+// connection. That connection ends at once if it is over or half open. Otherwise it ends when the
+// SYN is answered, because a SYN alone proves nothing.
+func (z *Zone) ReuseUntracked(p *packet.Packet, u *Tuple, d Direction, now time.Duration) {
+	failpoint.Reach()
+	hash, s := z.tracker.home(u.hash, z.salt)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, w := s.findLocked(z.epoch, &u.key, d, hash, now)
+	switch {
+	case old == nil || w == reply && !old.ended() && !old.has(isBlocked):
+	case old.tracksTCP() && !old.ended() && !old.has(isBlocked) && old.state > synReceived:
+		old.tcp |= synNoted | synUntracked
+	default:
+		s.freeLocked(z.tracker, s.slotOf(old))
+	}
 }
 
 // allocateLocked returns a slot for one connection. If none is free, it evicts another
-// connection. It returns false if there is no room.
+// connection of the zone, or of a zone that yields to it. It returns false if there is no room.
 func (z *Zone) allocateLocked(s *shard, n int, hash uint64, now time.Duration) (*entry, bool) {
 	failpoint.Reach()
 	t := z.tracker
-	if n == tracked && !t.take(z) {
-		// No room is left: evict a connection of this zone, or of a zone that yields to it.
-		if !s.evictLocked(t, tracked, z, now) || !t.take(z) {
-			return nil, false
-		}
+	if !t.take(n, z) && (!s.evictLocked(t, n, z, now) || !t.take(n, z)) {
+		return nil, false
 	}
 	e, ok := s.allocateLocked(n, hash)
-	if !ok && s.evictLocked(t, n, nil, now) {
+	if !ok && s.evictLocked(t, n, z, now) {
 		e, ok = s.allocateLocked(n, hash)
 	}
-	if !ok && n == tracked {
-		t.give(z.id)
+	if !ok {
+		t.give(n, z.epoch)
 	}
 	return e, ok
 }
@@ -245,8 +350,9 @@ func (s *shard) slotOf(e *entry) uint32 { return uint32(offset(s.slots, e)) }
 
 // Related reports whether an ICMP error is about a tracked connection of the zone. It
 // creates and refreshes nothing. An error is forged unless the packet that it quotes was
-// sent by the error's receiver.
-func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
+// sent by the error's receiver, so it crossed the interface in the other direction. In a
+// strict network, errors about a connection pass only after the rules in force have judged it.
+func (z *Zone) Related(p *packet.Packet, d Direction, now time.Duration, r Revision) bool {
 	failpoint.Reach()
 	if !p.HasQuoted || p.Quoted.Src != p.Flow.Dst {
 		return false
@@ -260,8 +366,8 @@ func (z *Zone) Related(p *packet.Packet, now time.Duration) bool {
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, _ := s.findLocked(z.id, &u.key, hash, now)
-	return e != nil && e.flags&(isBlocked|isUntracked) == 0
+	e, _ := s.findLocked(z.epoch, &u.key, d.opposite(), hash, now)
+	return e != nil && e.flags&(isBlocked|isUntracked) == 0 && !e.isStale(r)
 }
 
 // Fragment returns the verdict of a fragment that is not the first of its datagram: it

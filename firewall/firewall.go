@@ -22,6 +22,8 @@ package firewall
 
 import (
 	"cmp"
+	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -133,45 +135,48 @@ func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
 // A PortRange is a range of ports that includes both ends.
 type PortRange struct{ From, To uint16 }
 
-// Closed returns the ports of a protocol that t opens to the whole world by rules that next
-// lacks.
-func (t *Table) Closed(next *Table, protocol uint8) []PortRange {
-	var closed []PortRange
-	for _, ref := range t.Rules() {
-		r := ref.Rule
-		if r.Source.IsGroup() || r.Source.Prefix.Bits() != 0 || r.Protocol != ec2.AnyProtocol && r.Protocol != ec2.Protocol(protocol) {
-			continue
-		}
-		if !slices.ContainsFunc(next.Rules(), func(kept Ref) bool { return kept.Rule.Serial == r.Serial }) {
-			from, to := keys(r)
-			closed = append(closed, PortRange{uint16(from), uint16(to)})
-		}
-	}
-	return closed
+// An OpenRange is a range of ports that rules open to one source.
+type OpenRange struct {
+	PortRange
+	// Source tells sources apart: 0 is the whole world, other numbers are hashes of a CIDR block
+	// or of a group id.
+	Source uint32
 }
 
-// OpenRanges returns the ports of a protocol that t opens, in order and merged: those that a rule
-// opens to the whole world or, with anySource, those that any rule opens to any source.
-func (t *Table) OpenRanges(protocol uint8, anySource bool) []PortRange {
-	var open []PortRange
+// OpenRanges returns the ports of a protocol that t opens, in order and merged for each source: those
+// that a rule opens to the whole world or, with anySource, those that any rule opens to any source.
+func (t *Table) OpenRanges(protocol uint8, anySource bool) []OpenRange {
+	var open []OpenRange
 	for _, ref := range t.Rules() {
 		r := ref.Rule
-		world := !r.Source.IsGroup() && r.Source.Prefix.Bits() == 0
-		if (world || anySource) && (r.Protocol == ec2.AnyProtocol || r.Protocol == ec2.Protocol(protocol)) {
+		source := sourceHash(r.Source)
+		if (source == 0 || anySource) && (r.Protocol == ec2.AnyProtocol || r.Protocol == ec2.Protocol(protocol)) {
 			from, to := keys(r)
-			open = append(open, PortRange{uint16(from), uint16(to)})
+			open = append(open, OpenRange{PortRange{uint16(from), uint16(to)}, source})
 		}
 	}
-	slices.SortFunc(open, func(a, b PortRange) int { return cmp.Compare(a.From, b.From) })
+	slices.SortFunc(open, func(a, b OpenRange) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.From, b.From))
+	})
 	merged := open[:0]
 	for _, r := range open {
-		if n := len(merged); n > 0 && int(r.From) <= int(merged[n-1].To)+1 {
+		if n := len(merged); n > 0 && merged[n-1].Source == r.Source && int(r.From) <= int(merged[n-1].To)+1 {
 			merged[n-1].To = max(merged[n-1].To, r.To)
 			continue
 		}
 		merged = append(merged, r)
 	}
 	return merged
+}
+
+// sourceHash returns the Source of an OpenRange. It is the same in every process.
+func sourceHash(s ec2.Source) uint32 {
+	if !s.IsGroup() && s.Prefix.Bits() == 0 {
+		return 0
+	}
+	h := fnv.New32a()
+	_, _ = fmt.Fprint(h, s.Prefix, s.Group.ID) // never fails
+	return h.Sum32() | 1
 }
 
 func family(a netip.Addr) int {

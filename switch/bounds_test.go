@@ -281,42 +281,53 @@ func (b *testbed) sentTo(a assault) string {
 	return a.name
 }
 
-// TestForgedResetsEndNoConnection: sequence numbers are not checked, so a forged reset marks a
-// connection as closed until its next packet. If the ends continue, all their packets pass.
+// TestForgedResetsEndNoConnection: a forged reset within the windows of a connection passes and ends
+// nothing; one outside of them is dropped unless a rule admits it. Only a reset with exactly the next
+// sequence number ends the connection.
 func TestForgedResetsEndNoConnection(t *testing.T) {
 	assaults(t, func(t *testing.T) *testbed {
 		b := newTestbed(t)
 		b.rules("app", permit(ec2.TCP, 8000, 8000, "web"))
 		return b
 	}, func(t *testing.T, b *testbed, a assault) {
-		sends := func(flags uint8, want verdict.Verdict) {
+		// An empty segment of the client has the sequence number after its SYN, plus away.
+		sends := func(flags uint8, away uint32, want verdict.Verdict) {
 			t.Helper()
-			if at, v := a.send(a.frame(6, "10.10.0.5", 1000, 8000, func(f *packettest.Frame) { f.TCPFlags = flags })); v != want {
-				t.Errorf("a packet with TCP flags %02x: %v at %s, want %v", flags, v, at, want)
+			if at, v := a.send(a.frame(6, "10.10.0.5", 1000, 8000, func(f *packettest.Frame) {
+				f.TCPFlags, f.TCPSeq, f.TCPAck = flags, 101+away, 501
+				if flags == packet.SYN {
+					f.TCPSeq, f.TCPAck = 100, 0
+				}
+			})); v != want {
+				t.Errorf("a packet with TCP flags %02x, %d away from the next sequence number: %v at %s, want %v", flags, away, v, at, want)
 			}
 		}
-		answers := func(flags uint8) {
+		answers := func(flags uint8, away uint32) {
 			t.Helper()
 			f := template(6, addr("10.10.0.5"), a.from.Addr, 8000, 1000)
-			f.TCPFlags = flags
+			f.TCPFlags, f.TCPSeq, f.TCPAck = flags, 501+away, 101
+			if flags == packet.SYN|packet.ACK {
+				f.TCPSeq = 500
+			}
 			b.expect("app", b.of("app", f), b.sentTo(a), verdict.Forward)
 		}
 		b.frame.now = monotonic()
-		sends(packet.SYN, verdict.Forward)
-		answers(packet.SYN | packet.ACK)
-		sends(packet.ACK, verdict.Forward)
+		sends(packet.SYN, 0, verdict.Forward)
+		answers(packet.SYN|packet.ACK, 0)
+		sends(packet.ACK, 0, verdict.Forward)
 		b.rules("app") // only the connection admits packets now
-		for range 50 {
-			sends(packet.RST, verdict.Forward)
-			answers(packet.RST | packet.ACK)
+		for i := range uint32(50) {
+			sends(packet.RST, 1+i*20, verdict.Forward)
+			sends(packet.RST, 2000+i<<20, verdict.NoRule)
+			answers(packet.RST|packet.ACK, 1+i*20)
 		}
-		sends(packet.ACK, verdict.Forward)
+		sends(packet.ACK, 0, verdict.Forward)
 		b.frame.now += time.Hour
-		answers(packet.ACK)
-		sends(packet.ACK|packet.PSH, verdict.Forward)
+		answers(packet.ACK, 0)
+		sends(packet.ACK|packet.PSH, 0, verdict.Forward)
+		sends(packet.RST, 0, verdict.Forward)
 		// A closed connection is kept for 10 s.
-		sends(packet.RST, verdict.Forward)
 		b.frame.now += 11 * time.Second
-		sends(packet.ACK, verdict.NoRule)
+		sends(packet.ACK, 0, verdict.NoRule)
 	})
 }

@@ -3,6 +3,7 @@ package vswitch
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"palisade/ec2"
 	"palisade/internal/packet"
@@ -72,23 +73,24 @@ func TestAnswerAfterRevocationCreatesNoConnection(t *testing.T) {
 		b.expect("uplink", outside(in), "web", verdict.NoRule)
 	}
 	// A packet from another port of the server creates a connection as before; one from port 53
-	// does so again after closedFor.
+	// does so again after 180 s.
 	asks, answer := template(17, addr("10.10.0.4"), laptop, 54, 40000), template(17, laptop, addr("198.18.0.4"), 40000, 54)
 	b.expect("web", b.of("web", asks), "uplink", verdict.Forward)
 	b.expect("uplink", outside(answer), "web", verdict.Forward)
-	b.frame.now = monotonic() + closedFor
+	b.frame.now = monotonic() + 180*time.Second
 	b.expect("web", b.of("web", out), "uplink", verdict.Forward)
 	b.expect("uplink", outside(in), "web", verdict.Forward)
 	b.frame.now = 0
 
-	// A hundred rules for all addresses come and go, each for another port: the closed ranges stay
-	// bounded.
+	// A hundred rules for all addresses come and go, each for another port.
 	for i := range 100 {
 		b.rules("web", permit(ec2.UDP, 100+i, 100+i, "0.0.0.0/0"))
 	}
-	a := b.sw.Snapshot().attachment(b.ports["web"])
-	if len(a.closed) > maxClosedRanges || !a.justClosed(53, 0) || !a.justClosed(198, 0) || a.justClosed(54, 0) {
-		t.Errorf("%d closed ranges, want at most %d; they contain port 53: %v, 198: %v, 54: %v, want true, true, false", len(a.closed), maxClosedRanges, a.justClosed(53, 0), a.justClosed(198, 0), a.justClosed(54, 0))
+	zone := b.sw.Snapshot().attachment(b.ports["web"]).Zone
+	for port, want := range map[uint16]bool{53: true, 54: false, 100: true, 198: true, 199: false} {
+		if lost, missing := zone.Lost(17, port, monotonic()); lost != want || missing {
+			t.Errorf("port %d is lost: %v, with missing entries: %v; want %v, false", port, lost, missing, want)
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source
 	failpoint.Reach()
 	p := &f.pkt
 	if f.sw.stateless {
-		return f.judgeNew(a, d, peer, conntrack.Checked) // so that no connection is created
+		return f.judgeNew(a, d, peer, conntrack.Answer{Status: conntrack.Checked}) // so that no connection is created
 	}
 	if p.Fragment && !p.HasL4 {
 		return f.traced(a, d, a.Zone.Fragment(p, d, f.now))
@@ -34,10 +34,7 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 	if p.IsICMPError {
 		return f.traced(a, d, f.judgeError(a, d, peer))
 	}
-	if d == conntrack.In && a.Endpoint.Port == f.in && a.Endpoint.Owns(p.Flow.Src) {
-		return f.judgeToSelf(a, peer)
-	}
-	answer := f.observe(a)
+	answer := f.observe(a, d)
 	if f.trace != nil {
 		f.trace.observed(f, a, d, answer)
 	}
@@ -53,35 +50,24 @@ func (f *frame) judgeWhole(a *Attachment, d conntrack.Direction, peer firewall.S
 			return verdict.Forward
 		}
 	}
-	return f.judgeNew(a, d, peer, answer.Status)
-}
-
-// judgeToSelf checks the rules for a packet that an interface sends to itself. It does not look up
-// the connection: the packet's way out may have stored it in the same zone, so it would admit a
-// packet that no ingress rule admits.
-func (f *frame) judgeToSelf(a *Attachment, peer firewall.Source) verdict.Verdict {
-	failpoint.Reach()
-	if f.trace != nil {
-		f.trace.observed(f, a, conntrack.In, conntrack.Answer{})
-	}
-	return f.judgeNew(a, conntrack.In, peer, conntrack.Checked) // so that no connection is created
+	return f.judgeNew(a, d, peer, answer)
 }
 
 // observe looks the packet's connection up in the interface's zone, and updates it unless this is a
 // trace.
-func (f *frame) observe(a *Attachment) conntrack.Answer {
+func (f *frame) observe(a *Attachment, d conntrack.Direction) conntrack.Answer {
 	failpoint.Reach()
 	a.Zone.Identify(&f.tuple, &f.pkt)
 	if f.trace != nil {
-		return a.Zone.Peek(&f.pkt, &f.tuple, f.now, a.revision)
+		return a.Zone.Peek(&f.pkt, &f.tuple, d, f.now, a.revision)
 	}
-	return a.Zone.Observe(&f.pkt, &f.tuple, f.now, a.revision)
+	return a.Zone.Observe(&f.pkt, &f.tuple, d, f.now, a.revision)
 }
 
 // judgeNew checks the rules for a packet of no known connection. If the rules admit it from all
 // addresses, and admit every answer, its connection is not tracked (EC2 User Guide, "Untracked
 // connections").
-func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Source, s conntrack.Status) verdict.Verdict {
+func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Source, answer conntrack.Answer) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
 	table, opposite := a.tables(d)
@@ -89,10 +75,19 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	if f.trace != nil {
 		f.trace.matched(table, p.RuleKey(), peer)
 	}
-	if !decision.Allowed {
+	switch {
+	case !decision.Allowed:
+		f.renewLost(a, d)
 		return verdict.NoRule
+	case answer.Status == conntrack.Checked:
+		return verdict.Forward
 	}
-	if s == conntrack.Checked || f.trace != nil {
+	lost, missing := f.leavesLostPort(a, d, peer)
+	if lost && !p.IsFirstSYN() && (p.Flow.Protocol == packet.ProtocolTCP || missing) {
+		f.renewLost(a, d)
+		return a.Zone.Refuse()
+	}
+	if f.trace != nil {
 		return verdict.Forward
 	}
 	admission := conntrack.Admission{Direction: d, Rule: decision.Rule, Revision: a.revision}
@@ -100,14 +95,45 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	case f.answersUntracked(a, d, peer, &admission):
 	case p.Flow.Protocol == packet.ProtocolTCP && !p.IsFirstSYN():
 		return verdict.Forward // a TCP segment in the middle of a connection creates none
-	case d == conntrack.Out && p.Flow.Protocol == packet.ProtocolUDP && a.justClosed(p.Flow.SrcPort, f.now):
-		return verdict.Forward // an answer in a revoked connection creates none
+	case lost && p.Flow.Protocol == packet.ProtocolUDP:
+		return verdict.Forward // it may be an answer in a revoked connection, so it creates none
 	case p.Flow.Protocol == packet.ProtocolICMP && p.ICMPType != packet.ICMPEcho && p.ICMPType != packet.ICMPTimestamp:
 		return verdict.Forward // an ICMP message that is no query creates no connection
 	case decision.World && hasPorts(p) && opposite.Open(p.Flow.Protocol, peer.Addr):
+		if answer.Reused {
+			a.Zone.ReuseUntracked(p, &f.tuple, d, f.now)
+		}
 		return verdict.Forward // an untracked connection is stored when it is answered
 	}
 	return a.Zone.Admit(p, &f.tuple, f.now, admission)
+}
+
+// leavesLostPort reports whether a packet without a connection leaves from a port that a rule opened
+// until a moment ago, and no rule admits the packet that it would answer. missing is true if the
+// connection may exist and be without an entry.
+func (f *frame) leavesLostPort(a *Attachment, d conntrack.Direction, peer firewall.Source) (lost, missing bool) {
+	failpoint.Reach()
+	p := &f.pkt
+	if d != conntrack.Out || !hasPorts(p) {
+		return false, false
+	}
+	if lost, missing = a.Zone.Lost(p.Flow.Protocol, p.Flow.SrcPort, f.now); !lost || a.Rules.Ingress.Match(p.Flow.Protocol, p.Flow.SrcPort, peer).Allowed {
+		return false, false
+	}
+	return lost, missing
+}
+
+// renewLost keeps the memory of lost ports while packets of both directions match them.
+func (f *frame) renewLost(a *Attachment, d conntrack.Direction) {
+	p := &f.pkt
+	if f.trace != nil || !hasPorts(p) {
+		return
+	}
+	port := p.Flow.DstPort
+	if d == conntrack.Out {
+		port = p.Flow.SrcPort
+	}
+	a.Zone.Renew(p.Flow.Protocol, port, f.now)
 }
 
 // answersUntracked reports whether a packet that leaves is an answer in a connection that is not
@@ -153,11 +179,11 @@ func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrac
 		if !decision.Allowed {
 			return a.Zone.Refuse()
 		}
-	} else if v := a.Zone.Rejudge(p, &f.tuple, f.now, a.revision, decision.Allowed, decision.Rule); v != verdict.Forward {
+	} else if v := a.Zone.Rejudge(p, &f.tuple, d, f.now, a.revision, decision.Allowed, decision.Rule); v != verdict.Forward {
 		return v
 	}
 	if answer.Reply && answer.Untracked {
-		return f.judgeNew(a, d, peer, conntrack.Checked)
+		return f.judgeNew(a, d, peer, conntrack.Answer{Status: conntrack.Checked})
 	}
 	return verdict.Forward
 }
@@ -185,7 +211,7 @@ func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.S
 	if p.ICMPType == packet.ICMPRedirect || p.ICMPType == packet.ICMPSourceQuench {
 		return verdict.NoConnection
 	}
-	if a.Zone.Related(p, f.now) || f.aboutUntracked(a, d, peer) {
+	if a.Zone.Related(p, d, f.now, a.revision) || f.aboutUntracked(a, d, peer) {
 		return verdict.Forward
 	}
 	table, _ := a.tables(d)

@@ -12,7 +12,6 @@ import (
 	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/firewall"
-	"palisade/internal/packet"
 )
 
 // A VNI names the address space of a network (RFC 7348 §5).
@@ -68,22 +67,7 @@ type Attachment struct {
 	revision conntrack.Revision
 	// regrouped is the generation at which the interface got its current groups.
 	regrouped uint64
-	closed    []closedRange
 }
-
-// A closedRange is a range of UDP ports that was open to all addresses until a moment ago. An
-// instance may still send answers from them. The answers pass but create no connection, because a
-// connection would admit further packets of the revoked senders. An answer can only be recognised
-// by its port, because its connection may have timed out or was never stored.
-type closedRange struct {
-	ports firewall.PortRange
-	until time.Duration
-}
-
-const (
-	closedFor       = 180 * time.Second // the longest idle timeout of a UDP connection
-	maxClosedRanges = 64                // of one Attachment; at the bound the newest range is widened to include the next
-)
 
 func (s *Snapshot) attachment(p *Port) *Attachment {
 	if p.index < len(s.attached) {
@@ -139,6 +123,7 @@ func (e *Edit) Network(n Network) {
 		if a != nil && a.Network == &n {
 			a.subnet = n.SubnetOf(a.Endpoint.Address)
 			a.setRevision()
+			a.Zone.SetOpen(openPorts(a.Rules, n.Strict), e.now)
 		}
 	}
 }
@@ -178,10 +163,10 @@ func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 		if old.Rules.SameGroups(a.Rules) {
 			a.regrouped = old.regrouped
 		}
-		a.closed = e.closedRanges(old, a.Rules)
 	}
 	a.setRevision()
 	e.next.attached[p.index] = &a
+	a.Zone.SetOpen(openPorts(a.Rules, a.Network.Strict), e.now)
 }
 
 // setRevision sets the revision of the Attachment's rules in its Network.
@@ -196,38 +181,6 @@ func (a *Attachment) setRevision() {
 		a.revision.Shrunk = max(a.revision.Shrunk, a.Lost)
 		a.revision.Generation = max(a.revision.Generation, a.Lost)
 	}
-}
-
-// closedRanges returns the closed ranges of a port that was attached as old and now gets rules.
-func (e *Edit) closedRanges(old *Attachment, rules *firewall.Set) []closedRange {
-	if len(old.closed) == 0 && old.Rules.Ingress == rules.Ingress {
-		return nil
-	}
-	var all []closedRange
-	for _, c := range old.closed {
-		if e.now < c.until {
-			all = append(all, c)
-		}
-	}
-	for _, ports := range old.Rules.Ingress.Closed(rules.Ingress, packet.ProtocolUDP) {
-		all = append(all, closedRange{ports, e.now + closedFor})
-		if n := len(all); n > maxClosedRanges {
-			last, next := all[n-2].ports, all[n-1].ports
-			all[n-2] = closedRange{firewall.PortRange{From: min(last.From, next.From), To: max(last.To, next.To)}, e.now + closedFor}
-			all = all[:n-1]
-		}
-	}
-	return all
-}
-
-// justClosed reports whether a UDP port was open to all addresses until a moment ago.
-func (a *Attachment) justClosed(port uint16, now time.Duration) bool {
-	for i := range a.closed {
-		if c := &a.closed[i]; c.ports.From <= port && port <= c.ports.To && now < c.until {
-			return true
-		}
-	}
-	return false
 }
 
 // Detach closes a port, which then passes nothing.

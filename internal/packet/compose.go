@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 
@@ -15,6 +16,9 @@ type Template struct {
 	Flow           Flow
 	SrcMAC, DstMAC ec2.MAC
 	TCPFlags       uint8
+	TCPSeq, TCPAck uint32
+	TCPWindow      uint16 // Default: 1024
+	TCPScale       uint8  // option of a SYN (RFC 7323). Default: no option
 	ICMPType       uint8
 	ICMPCode       uint8
 	Payload        []byte
@@ -62,9 +66,13 @@ func (t *Template) transport(ip *layers.IPv4) gopacket.SerializableLayer {
 	switch t.Flow.Protocol {
 	case ProtocolTCP:
 		tcp := &layers.TCP{
-			SrcPort: layers.TCPPort(t.Flow.SrcPort), DstPort: layers.TCPPort(t.Flow.DstPort), Window: 1024,
+			SrcPort: layers.TCPPort(t.Flow.SrcPort), DstPort: layers.TCPPort(t.Flow.DstPort),
+			Seq: t.TCPSeq, Ack: t.TCPAck, Window: cmp.Or(t.TCPWindow, 1024),
 			FIN: t.TCPFlags&FIN != 0, SYN: t.TCPFlags&SYN != 0, RST: t.TCPFlags&RST != 0,
 			PSH: t.TCPFlags&PSH != 0, ACK: t.TCPFlags&ACK != 0, URG: t.TCPFlags&URG != 0,
+		}
+		if t.TCPScale != 0 {
+			tcp.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindWindowScale, OptionLength: 3, OptionData: []byte{t.TCPScale}}}
 		}
 		_ = tcp.SetNetworkLayerForChecksum(ip) // it fails only for other layers than IP
 		return tcp

@@ -140,13 +140,35 @@ func (d *Decoder) fillIPv4(frame []byte, p *Packet) {
 	case ProtocolTCP:
 		p.Flow.SrcPort, p.Flow.DstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 		p.TCPFlags = l4[13]
+		p.TCPSeq, p.TCPAck = binary.BigEndian.Uint32(l4[4:]), binary.BigEndian.Uint32(l4[8:])
+		p.TCPWindow = binary.BigEndian.Uint16(l4[14:])
 		p.Payload += int(l4[12]>>4) * 4
+		if p.TCPFlags&SYN != 0 {
+			p.TCPScale, p.TCPHasScale = windowScale(l4[tcpMinLen : p.Payload-p.L4])
+		}
 	case ProtocolUDP:
 		p.Flow.SrcPort, p.Flow.DstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 		p.Payload += udpLen
 	case ProtocolICMP:
 		d.fillICMP(l4, p)
 	}
+}
+
+// windowScale returns the window scale in the options of a TCP header, which validTCP has
+// checked; false if there is none.
+func windowScale(options []byte) (uint8, bool) {
+	const end, noOperation, scale = 0, 1, 3
+	for len(options) > 0 && options[0] != end {
+		switch {
+		case options[0] == noOperation:
+			options = options[1:]
+			continue
+		case options[0] == scale && options[1] == 3:
+			return options[2], true
+		}
+		options = options[options[1]:]
+	}
+	return 0, false
 }
 
 func (d *Decoder) fillICMP(l4 []byte, p *Packet) {

@@ -76,6 +76,12 @@ type Packet struct {
 	ICMPType uint8
 	ICMPCode uint8
 
+	TCPSeq      uint32
+	TCPAck      uint32
+	TCPWindow   uint16 // as in the header, before scaling
+	TCPScale    uint8  // window scale of a SYN (RFC 7323 §2)
+	TCPHasScale bool   // false without the option, and in segments without SYN
+
 	L3      int // where the IP header begins
 	L4      int // where the transport header begins
 	Payload int // where the transport payload begins; equals L4 if the transport header is unknown
