@@ -55,9 +55,9 @@ func newAttachCommand() *cobra.Command {
 that exists on the node. The namespace or machine is then a member of the VPC like an instance:
 the interface's groups decide what it may send and receive, and can change while it runs.
 
-A namespace gets a device with addresses and routes. A machine keeps its TAP and a container its
-veth; the host can no longer use that device, and the machine must use the MAC, the address, the
-gateway and the MTU that are printed. palisade detach undoes it.`,
+A namespace gets a device, configured. A machine keeps its TAP and a container its veth, which the
+node moves into a namespace of its own once it is open, so that the host cannot use it. The machine
+must use the MAC, address, gateway and MTU that are printed. palisade detach undoes it.`,
 		Example: `  palisade attach --netns cache --subnet subnet-0a1b2c3d --group web
   palisade attach --tap vm0 --subnet subnet-0a1b2c3d --group web --public --label db
   palisade detach --netns cache`,
@@ -121,6 +121,11 @@ func printAttached(w io.Writer, s control.AttachmentStatus) {
 	_ = t.Flush()
 	if s.Namespace == "" {
 		fmt.Fprintln(w, "The machine must use exactly these values.")
+		if s.HeldIn != "" {
+			fmt.Fprintf(w, "Until it is detached, %s is in network namespace %s: ip -n %s link\n", s.Device, s.HeldIn, s.HeldIn)
+		} else {
+			fmt.Fprintf(w, "Nothing has %s open. The node takes it from the host when a machine opens it.\n", s.Device)
+		}
 	}
 }
 

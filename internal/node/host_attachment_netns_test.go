@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -330,8 +331,73 @@ func TestAttachedVMIsReachable(t *testing.T) {
 
 	w.restart()
 	v.works("adopted")
+	v.oldGuard()
 	v.attachAgain()
 	v.replaceMachine()
+	v.machineStartsLater()
+}
+
+// machineStartsLater attaches a TAP that no machine has open. The node takes it from the host when a
+// machine opens it, and puts it back when the machine ends, because the next one looks for it there.
+func (v *vmTest) machineStartsLater() {
+	v.t.Helper()
+	if out, err := v.in("", "ip", "tuntap", "add", "vm9", "mode", "tap", "multi_queue"); err != nil {
+		v.t.Fatalf("%v\n%s", err, out)
+	}
+	status := v.attach(control.AttachRequest{Device: "vm9", Subnet: v.Public.ID, Groups: []string{"all"}})
+	held := func(want bool) func() bool {
+		return func() bool {
+			for _, a := range v.attached() {
+				if a.Interface == status.Interface {
+					return (a.HeldIn != "") == want
+				}
+			}
+			return false
+		}
+	}
+	if !held(false)() {
+		v.t.Errorf("the node has taken a TAP that no machine has open: %+v", status)
+	}
+	for range 2 {
+		machine, err := tap.Open(tap.Config{Name: "vm9"})
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		v.until("the TAP of the machine is taken", held(true))
+		if err := machine.Close(); err != nil {
+			v.t.Fatal(err)
+		}
+		v.until("the TAP waits for the next machine", held(false))
+	}
+	v.detach(control.DetachRequest{Device: "vm9"})
+	if out, err := v.in("", "ip", "-o", "link", "show", "vm9"); err != nil || strings.Contains(out, "palisade") {
+		v.t.Errorf("after the detach the TAP is %s: %v", out, err)
+	}
+}
+
+// oldGuard leaves the device as versions did that left it in the host's namespace. The next daemon
+// takes it from there.
+func (v *vmTest) oldGuard() {
+	v.t.Helper()
+	if err := v.stop(); err != nil {
+		v.t.Fatal(err)
+	}
+	v.isHeld("without a daemon")
+	for _, argv := range [][]string{
+		{"ip", "link", "set", "vm0", "netns", strconv.Itoa(os.Getpid())},
+		{"ip", "link", "set", "vm0", "up", "alias", "palisade " + string(v.status.Interface) + " up=false ipv6=0 was="},
+	} {
+		namespace := ""
+		if argv[4] == "netns" {
+			namespace = v.status.HeldIn
+		}
+		if out, err := v.in(namespace, argv...); err != nil {
+			v.t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	v.start()
+	v.works("taken from an earlier version")
+	v.isHeld("taken from an earlier version")
 }
 
 // configure gives the machine the interface's addresses and a MAC.
@@ -388,13 +454,25 @@ func (v *vmTest) attachAgain() {
 	v.status = v.attach(v.wanted)
 	v.configure(v.status.MAC)
 	v.works("attached again")
+	v.isHeld("attached again")
+}
+
+// isHeld checks that the host does not have the device.
+func (v *vmTest) isHeld(when string) {
+	v.t.Helper()
+	if out, err := v.in("", "ip", "link", "show", "vm0"); err == nil {
+		v.t.Errorf("%s: the host has the device\n%s", when, out)
+	}
+	if out, err := v.in(v.status.HeldIn, "ip", "link", "show", "vm0"); v.status.HeldIn == "" || err != nil {
+		v.t.Errorf("%s: namespace %q does not have the device: %v\n%s", when, v.status.HeldIn, err, out)
+	}
 }
 
 // replaceMachine removes the machine's TAP; another machine with a TAP of that name takes its place.
 func (v *vmTest) replaceMachine() {
 	v.t.Helper()
 	ports := len(v.node.sw.Ports())
-	if out, err := v.in("", "ip", "link", "del", "vm0"); err != nil {
+	if out, err := v.in(v.status.HeldIn, "ip", "link", "del", "vm0"); err != nil {
 		v.t.Fatalf("%v\n%s", err, out)
 	}
 	v.until("the port is removed", func() bool { return len(v.node.sw.Ports()) < ports })

@@ -7,9 +7,11 @@
 // device with fewer offloads than a frame needs, the kernel cuts and finishes the frame. The socket
 // does not read what it has written (PACKET_IGNORE_OUTGOING).
 //
-// Without a guard, frames would also pass between the owner and the host's network stack, in both
-// directions, and no rule would be checked. Take blocks both directions (guard.go), also while no
-// daemon runs. Release unblocks them.
+// In the host's network namespace, frames would also pass between the owner and the host's processes,
+// in both directions, and no rule would be checked. A filter on the device does not prevent that: a
+// packet socket writes past it and reads before it, and needs only CAP_NET_RAW. So Take moves the
+// device into a network namespace that has nothing else (guard.go). It stays there while no daemon
+// runs. Release moves it back.
 package afpacket
 
 import (
@@ -22,7 +24,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"palisade/internal/netns"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -31,10 +32,13 @@ import (
 type Config struct {
 	// Name is the device's name, up to 15 bytes. It is required.
 	Name string
-	// Namespace is the network namespace of the device, a name below /run/netns. Default: the
-	// daemon's own. In a wrong namespace the device is not found, or another device of the same
-	// name is taken.
+	// Namespace is the network namespace from which the device is taken, a name below /run/netns.
+	// Default: the daemon's own. In a wrong namespace the device is not found, or another device of
+	// the same name is taken.
 	Namespace string
+	// Prefix begins the names of the namespaces that have taken devices. Default "". If it changes, devices that
+	// were taken are not found, and stay in their namespaces.
+	Prefix string
 }
 
 // Device is a packet socket on a device. It implements vswitch.Device. Only one goroutine reads;
@@ -55,15 +59,27 @@ type Device struct {
 // bufferSize is how many bytes may wait in the socket: some sixty frames of the largest size.
 const bufferSize = 8 << 20
 
-// Open opens a device that Take has blocked for the host.
-func Open(c Config) (*Device, error) {
+// Open opens a device that owner has taken.
+func Open(c Config, owner string) (*Device, error) {
 	var d *Device
-	err := netns.Do(c.Namespace, func() (err error) {
+	err := at(c, owner, func(p *place) error {
+		link, held, err := p.find()
+		switch {
+		case err != nil:
+			return err
+		case link == nil:
+			return fmt.Errorf("%s has not taken it", owner)
+		case held:
+			return p.inHeld(func() error {
+				d, err = open(c.Name)
+				return err
+			})
+		}
 		d, err = open(c.Name)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open device %s in namespace %q: %w", c.Name, c.Namespace, err)
+		return nil, fmt.Errorf("open device %s: %w", c.Name, err)
 	}
 	return d, nil
 }
@@ -86,7 +102,6 @@ func open(name string) (*Device, error) {
 		{"PACKET_VNET_HDR", unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
 		{"PACKET_IGNORE_OUTGOING", unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1},
 		{"PACKET_AUXDATA", unix.SOL_PACKET, unix.PACKET_AUXDATA, 1},
-		{"SO_MARK", unix.SOL_SOCKET, unix.SO_MARK, mark},
 		{"SO_RCVBUFFORCE", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferSize},
 		{"SO_SNDBUFFORCE", unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bufferSize},
 	} {
@@ -211,7 +226,7 @@ func (d *Device) QueueDrops() (uint64, error) {
 	return d.dropped, nil
 }
 
-// Close closes the socket. The device stays, blocked for the host.
+// Close closes the socket. The device stays where Take has put it.
 func (d *Device) Close() error {
 	if d.fd < 0 {
 		return nil

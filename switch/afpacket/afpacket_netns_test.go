@@ -25,6 +25,8 @@ import (
 
 const host = "palisade-test-afpacket"
 
+var vm0 = Config{Name: "vm0", Namespace: host, Prefix: host + "-"}
+
 var (
 	guestMAC = ec2.MAC{2, 0, 0, 0, 0, 7}
 	guest    = netip.MustParseAddr("10.200.9.7")
@@ -43,7 +45,9 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	netnstest.NeedRoot(t)
-	_ = netns.Delete(host)
+	if err := removeAll(); err != nil {
+		t.Fatal(err)
+	}
 	if err := netns.New(host); err != nil {
 		t.Fatal(err)
 	}
@@ -53,20 +57,34 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(b.machine.Close(), netns.Delete(host)); err != nil {
+		if err := errors.Join(b.machine.Close(), removeAll()); err != nil {
 			t.Error(err)
 		}
 	})
 	return b
 }
 
+// removeAll removes the namespaces of a test.
+func removeAll() error {
+	names, err := netns.List(host)
+	for _, name := range names {
+		err = errors.Join(err, netns.Delete(name))
+	}
+	return err
+}
+
 // run runs a command on the host.
 func (b *bench) run(argv ...string) string {
+	b.Helper()
+	return b.in(host, argv...)
+}
+
+func (b *bench) in(namespace string, argv ...string) string {
 	b.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := netns.Do(host, cmd.Start)
+	err := netns.Do(namespace, cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -78,15 +96,28 @@ func (b *bench) run(argv ...string) string {
 
 func (b *bench) open() *Device {
 	b.Helper()
-	if err := Take(Config{"vm0", host}, "eni-1"); err != nil {
+	if err := Take(vm0, "eni-1"); err != nil {
 		b.Fatal(err)
 	}
-	d, err := Open(Config{"vm0", host})
+	d, err := Open(vm0, "eni-1")
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = d.Close() })
 	return d
+}
+
+// heldIn returns the namespace of a device that eni-1 has taken. The host does not have the device.
+func (b *bench) heldIn(c Config) string {
+	b.Helper()
+	namespace, err := HeldIn(c, "eni-1")
+	if err != nil || !strings.HasPrefix(namespace, c.Prefix+"eni-1-") {
+		b.Fatalf("device %s is held in namespace %q: %v; want one of its own", c.Name, namespace, err)
+	}
+	if out := b.run("ip", "-o", "link"); regexp.MustCompile(`: ` + c.Name + `[:@]`).MatchString(out) {
+		b.Errorf("the host has device %s, which is held:\n%s", c.Name, out)
+	}
+	return namespace
 }
 
 type reader interface {
@@ -210,8 +241,8 @@ func TestTaggedFrameKeepsItsTag(t *testing.T) {
 }
 
 // TestHostAndOwnerCannotReachEachOther: no frame passes between the host and the machine without
-// the switch, even if the host gets an address on the device later. After Release frames pass
-// again, so the test would notice if Take blocked nothing.
+// the switch, even if the device gets an address later. After Release frames pass again, so the test
+// would notice if Take blocked nothing.
 func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 	b := newBench(t)
 	question := packettest.ARP(1, guestMAC, guest, hostIP)
@@ -232,7 +263,7 @@ func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 		return got != nil
 	}
 	d := b.open()
-	b.run("ip", "address", "add", hostIP.String()+"/24", "dev", "vm0")
+	b.in(b.heldIn(vm0), "ip", "address", "add", hostIP.String()+"/24", "dev", "vm0")
 	if answered(false) {
 		t.Error("the host answered the machine, although the device is taken")
 	}
@@ -253,52 +284,13 @@ func TestHostAndOwnerCannotReachEachOther(t *testing.T) {
 	if answered(false) || asked(false) {
 		t.Error("after the daemon has closed the device, the host and the machine reach each other")
 	}
-	if err := Release(Config{"vm0", host}, "eni-1"); err != nil {
+	if err := Release(vm0, "eni-1"); err != nil {
 		t.Fatal(err)
 	}
+	b.run("ip", "address", "add", hostIP.String()+"/24", "dev", "vm0")
 	b.run("ip", "link", "set", "vm0", "up")
 	if !answered(true) || !asked(true) {
 		t.Error("after Release the device is still blocked for the host")
-	}
-}
-
-func TestReleaseRestoresTheDevice(t *testing.T) {
-	b := newBench(t)
-	look := func() string {
-		link := regexp.MustCompile(` qdisc .* qlen \d+|,LOWER_UP|NO-CARRIER,`).ReplaceAllString(b.run("ip", "-o", "link", "show", "vm0"), "") // without queue and carrier, which the kernel changes
-		return link + b.run("tc", "qdisc", "show", "dev", "vm0", "clsact") +
-			b.run("sysctl", "net.ipv6.conf.vm0.disable_ipv6")
-	}
-	for _, up := range []string{"down", "up"} {
-		for _, alias := range []string{"", "the machine of was=up=false"} {
-			b.run("ip", "link", "set", "vm0", up, "alias", alias)
-			before := look()
-			for range 2 { // the second call renews the guard
-				if err := Take(Config{"vm0", host}, "eni-1"); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if look() == before || !strings.Contains(b.run("tc", "filter", "show", "dev", "vm0", "ingress"), "palisade-in") {
-				t.Errorf("Take changed nothing, or added no ingress filter; the device is\n%s", look())
-			}
-			if err := Take(Config{"vm0", host}, "eni-2"); err == nil || !strings.Contains(err.Error(), "it belongs to eni-1") {
-				t.Errorf("Take by eni-2 of a device of eni-1: error %v, want \"it belongs to eni-1\"", err)
-			}
-			if err := Release(Config{"vm0", host}, "eni-2"); err != nil || look() == before {
-				t.Errorf("Release by eni-2 of a device of eni-1: error %v, want no error and an unchanged device", err)
-			}
-			for range 2 {
-				if err := Release(Config{"vm0", host}, "eni-1"); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if after := look(); after != before {
-				t.Errorf("device %s with alias %q: after Release it is\n%swant it as before Take:\n%s", up, alias, after, before)
-			}
-		}
-	}
-	if err := Release(Config{"none", host}, "eni-1"); err != nil {
-		t.Errorf("Release of a missing device: error %v, want none", err)
 	}
 }
 
@@ -319,13 +311,14 @@ func TestDeviceInUseIsRefused(t *testing.T) {
 		{"vm0", []string{"ip", "link", "set", "vm0", "master", "br0"}, []string{"ip", "link", "set", "vm0", "nomaster"}, "in use: it is a port of br0"},
 		{"vm0", []string{"ip", "address", "add", "192.0.2.1/24", "dev", "vm0"}, []string{"ip", "address", "flush", "dev", "vm0"}, "in use: the host has address 192.0.2.1/24 on it"},
 		{"vm0", []string{"tc", "qdisc", "add", "dev", "vm0", "clsact"}, []string{"tc", "qdisc", "del", "dev", "vm0", "clsact"}, "in use: it has traffic filters"},
+		{"vm0", []string{"tc", "qdisc", "add", "dev", "vm0", "root", "pfifo"}, []string{"tc", "qdisc", "del", "dev", "vm0", "root"}, "queueing discipline pfifo, which would be lost"},
 		{"vm0", nil, nil, ""},
 		{"left", nil, nil, ""},
 	} {
 		if tt.before != nil {
 			b.run(tt.before...)
 		}
-		c := Config{tt.name, host}
+		c := Config{Name: tt.name, Namespace: host, Prefix: host + "-"}
 		for _, try := range []func(Config, string) error{Check, Take} {
 			if err := try(c, "eni-1"); (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("device %s after %q: error %v, want %q", tt.name, tt.before, err, tt.want)
@@ -391,19 +384,20 @@ func TestMissingDeviceHasNoFrames(t *testing.T) {
 			t.Errorf("the socket of a device that is %s is readable", what)
 		}
 	}
-	b.run("ip", "link", "set", "vm0", "down")
+	namespace := b.heldIn(vm0)
+	b.in(namespace, "ip", "link", "set", "vm0", "down")
 	quiet("down")
 	if err := d.Write(plain(udp(10))); err == nil {
 		t.Error("Write to a device that is down returned no error")
 	}
-	b.run("ip", "link", "set", "vm0", "up")
+	b.in(namespace, "ip", "link", "set", "vm0", "up")
 	if err := b.machine.Write(plain(udp(100))); err != nil {
 		t.Fatal(err)
 	}
 	if _, got := b.frame(d, udp(100), due); got == nil {
 		t.Error("after the device is up again no frame arrives")
 	}
-	b.run("ip", "link", "del", "vm0")
+	b.in(namespace, "ip", "link", "del", "vm0")
 	quiet("gone")
 }
 

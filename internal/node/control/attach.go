@@ -40,6 +40,10 @@ type AttachmentStatus struct {
 	Public    string          `json:"public_address"`
 	MTU       int             `json:"mtu"`
 	State     string          `json:"state"` // active or draining
+
+	// HeldIn is the namespace in which the node that answers keeps a device that was taken from its
+	// host. Empty for other attachments, and while a TAP waits on the host for a machine to open it.
+	HeldIn string `json:"held_in,omitempty"`
 }
 
 // DetachRequest is the body of POST /v1/detach. It names the interface, or the namespace or device to
@@ -75,7 +79,7 @@ func (s *Server) attachments() []AttachmentStatus {
 func (s *Server) attachmentStatus(view *state.View, eni *ec2.Interface) AttachmentStatus {
 	status := AttachmentStatus{
 		Interface: eni.ID, Node: eni.Node, Namespace: eni.External.Namespace, Device: eni.External.Device, MAC: eni.MAC,
-		MTU: s.MTU, State: "active",
+		MTU: s.MTU, State: "active", HeldIn: s.Fleet.HeldIn(eni),
 	}
 	status.Addresses, status.Gateway = s.Fleet.Link(view, eni)
 	if eni.Public.IsValid() {

@@ -67,6 +67,9 @@ type Fleet interface {
 	// Settle attaches or detaches an interface as the state in force says. The error says why an
 	// active interface has no port.
 	Settle(context.Context, ec2.InterfaceID) error
+	// HeldIn returns the network namespace that has the device of the host to which an interface is
+	// attached; "" if the host still has it, or the interface is attached to something else.
+	HeldIn(*ec2.Interface) string
 	// Link returns an interface's private addresses, with the length of its subnet, and gateway.
 	Link(*state.View, *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr)
 }

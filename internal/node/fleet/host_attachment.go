@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,15 +74,17 @@ func (f *Fleet) adoptAttachments(ctx context.Context, view *state.View) {
 		}
 	}
 	f.stepAttachments(ctx)
-	taken, err := afpacket.Taken()
+	taken, err := afpacket.Taken(f.device(""))
 	if err != nil {
 		f.Logger.Warn("devices of the host not listed: those of detached interfaces stay taken", "err", err)
 	}
-	for device, id := range taken {
-		if eni, ok := view.Interface(ec2.InterfaceID(id)); !ok || !f.isAttachedHere(eni) {
-			if err := afpacket.Release(afpacket.Config{Name: device}, id); err != nil {
-				f.Logger.Warn("device not released", "device", device, "interface", id, "err", err)
-			}
+	for _, t := range taken {
+		eni, ok := view.Interface(ec2.InterfaceID(t.Owner))
+		if ok && f.isAttachedHere(eni) && eni.External.Namespace == "" && (t.Device == "" || t.Device == eni.External.Device) {
+			continue
+		}
+		if err := afpacket.Release(f.device(t.Device), t.Owner); err != nil {
+			f.Logger.Warn("device not released", "device", t.Device, "interface", t.Owner, "err", err)
 		}
 	}
 	f.begin(f.runAttachments)
@@ -147,8 +150,14 @@ func (a *hostAttachment) step(ctx context.Context) (news bool, err error) {
 		f.mu.Unlock()
 		return false, nil
 	}
-	if a.eni != nil && (now.State != ec2.Active || now.Epoch != a.eni.Epoch || !a.deviceExists()) {
-		a.close()
+	if a.eni != nil {
+		exists, settled := a.findDevice()
+		switch {
+		case now.State != ec2.Active || now.Epoch != a.eni.Epoch || !exists:
+			a.close()
+		case !settled:
+			a.closePort() // open takes the device again
+		}
 	}
 	if now.State != ec2.Active {
 		a.removeDevice(now) // the previous daemon may have left the device
@@ -191,7 +200,7 @@ func (a *hostAttachment) open(now *ec2.Interface, nic instance.NIC) error {
 	if err != nil {
 		return err
 	}
-	if now.External.Namespace != "" { // before Attach, because configure sets the alias by which deviceExists recognizes the device
+	if now.External.Namespace != "" { // before Attach, because configure sets the alias by which findDevice recognizes the device
 		if err := a.configure(now, nic); err != nil {
 			return errors.Join(err, device.Close())
 		}
@@ -219,10 +228,14 @@ func (f *Fleet) alias(eni ec2.InterfaceID) string {
 func (a *hostAttachment) openDevice(eni *ec2.Interface) (vswitch.Device, error) {
 	at := eni.External
 	if at.Namespace == "" {
-		if err := afpacket.Take(afpacket.Config{Name: at.Device}, string(eni.ID)); err != nil {
+		if err := afpacket.Take(a.fleet.device(at.Device), string(eni.ID)); err != nil {
 			return nil, err
 		}
-		return afpacket.Open(afpacket.Config{Name: at.Device})
+		device, err := afpacket.Open(a.fleet.device(at.Device), string(eni.ID))
+		if err != nil {
+			return nil, err
+		}
+		return device, nil
 	}
 	if err := checkNamespace(at.Namespace); err != nil {
 		return nil, err
@@ -260,31 +273,53 @@ func aliasOf(at *ec2.ExternalDevice) (alias string, found bool, err error) {
 	return alias, found, err
 }
 
-// deviceExists reports whether the device of the port still exists and belongs to the interface,
-// also if that cannot be read. The kernel removes a device with its namespace.
-func (a *hostAttachment) deviceExists() bool {
+// device returns a device of the host.
+func (f *Fleet) device(name string) afpacket.Config {
+	return afpacket.Config{Name: name, Prefix: cmp.Or(f.NamespacePrefix, "palisade-")}
+}
+
+// HeldIn returns the network namespace that has the device of the host to which an interface is
+// attached; "" if the host still has it, or the interface is attached to something else.
+func (f *Fleet) HeldIn(eni *ec2.Interface) string {
+	if !f.isAttachedHere(eni) || eni.External.Namespace != "" {
+		return ""
+	}
+	namespace, err := afpacket.HeldIn(f.device(eni.External.Device), string(eni.ID))
+	if err != nil {
+		f.Logger.Warn("namespace of device not found", "interface", eni.ID, "device", eni.External.Device, "err", err)
+	}
+	return namespace
+}
+
+// findDevice reports whether the device of the port still exists and belongs to the interface, also if
+// that cannot be read. The kernel removes a device with its namespace. settled is false for a TAP that
+// a machine has opened or left.
+func (a *hostAttachment) findDevice() (exists, settled bool) {
 	at := a.eni.External
 	if at.Namespace == "" {
-		id, err := afpacket.Owner(afpacket.Config{Name: at.Device})
-		return err != nil || id == string(a.id)
+		exists, settled, err := afpacket.Find(a.fleet.device(at.Device), string(a.id))
+		return exists || err != nil, settled || err != nil
 	}
 	if !netns.Exists(at.Namespace) {
-		return false
+		return false, false
 	}
 	alias, found, err := aliasOf(at)
-	return err != nil || found && alias == a.fleet.alias(a.id)
+	return err != nil || found && alias == a.fleet.alias(a.id), true
 }
 
 // close removes the port and removes or releases the device. An active interface may get another
 // port later.
 func (a *hostAttachment) close() {
-	if a.eni == nil {
-		return
+	if eni := a.eni; eni != nil {
+		a.closePort()
+		a.removeDevice(eni)
 	}
+}
+
+func (a *hostAttachment) closePort() {
 	if err := a.fleet.Plane.Detach(a.eni.Epoch); err != nil {
 		a.fleet.Logger.Warn("port not closed", "interface", a.id, "err", err)
 	}
-	a.removeDevice(a.eni)
 	a.eni = nil
 }
 
@@ -294,7 +329,7 @@ func (a *hostAttachment) removeDevice(eni *ec2.Interface) {
 	at := eni.External
 	var err error
 	if at.Namespace == "" {
-		err = afpacket.Release(afpacket.Config{Name: at.Device}, string(eni.ID))
+		err = afpacket.Release(a.fleet.device(at.Device), string(eni.ID))
 	} else if alias, found, _ := aliasOf(at); found && alias == a.fleet.alias(eni.ID) {
 		err = instance.Unplug(at.Namespace, instance.NIC{Device: at.Device, Foreign: true})
 	}
@@ -323,7 +358,7 @@ func (a *hostAttachment) note(eni *ec2.Interface, err error) (news bool) {
 // namespace alone, it adds the name of an unused device.
 func (f *Fleet) CheckHostAttachment(at *ec2.ExternalDevice) error {
 	if at.Namespace == "" {
-		return afpacket.Check(afpacket.Config{Name: at.Device}, "")
+		return afpacket.Check(f.device(at.Device), "")
 	}
 	if err := checkNamespace(at.Namespace); err != nil {
 		return err
