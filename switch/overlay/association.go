@@ -30,6 +30,7 @@ type association struct {
 	seal        cipher.AEAD
 	open        cipher.AEAD
 	begun       time.Time
+	epoch       uint64    // of Overlay.Renew, when its keys were exchanged
 	replaced    time.Time // when a newer association replaced it; zero if none has
 	// single: the kernel cannot send several datagrams at once to the node.
 	single atomic.Bool

@@ -65,6 +65,52 @@ func TestReplacedAssociationReceivesForAMinute(t *testing.T) {
 	send(n2.tunnel, verdict.TunnelUnknown)
 }
 
+// After Renew a node reports the peers with which it still uses old keys. DropRenewed drops the old
+// keys at once, and no key that is in use.
+func TestRenewedTunnelsDropTheirOldKeys(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	old := n1.association(2)
+	for _, n := range c.nodes {
+		n.overlay.Renew(7)
+		n.overlay.DropRenewed() // the old keys are still in use
+	}
+	f := packettest.Build(of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53))
+	before := n2.ports["app"].Counters().Verdicts
+	if err := n1.overlay.device.sendTo(old.sealed(0, packet.Origin{VNI: vni, Epoch: 1}, f), &old.to); err != nil {
+		t.Fatal(err)
+	}
+	c.fate(n2.ports["app"], before, verdict.Forward)
+	for _, n := range c.nodes {
+		eventually(t, n.name+" uses new keys", func() bool {
+			epoch, pending := n.overlay.Renewed()
+			return epoch == 7 && len(pending) == 0
+		})
+	}
+	if n1.association(2) == old {
+		t.Error("node1 reports that it uses new keys, and sends with the old ones")
+	}
+	n2.overlay.DropRenewed()
+	before = n2.tunnel.Counters().Verdicts
+	if err := n1.overlay.device.sendTo(old.sealed(0, packet.Origin{VNI: vni, Epoch: 1}, f), &old.to); err != nil {
+		t.Fatal(err)
+	}
+	c.fate(n2.tunnel, before, verdict.TunnelUnknown)
+	n1.send("web", f, n2.ports["app"], verdict.Forward)
+}
+
+// A peer whose stream is gone keeps its keys when they are to be renewed, and is named as pending.
+func TestPeerThatCannotBeReachedKeepsItsKeys(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.nodes[0], c.nodes[1]
+	n2.stop()
+	n1.overlay.Renew(7)
+	n1.overlay.DropRenewed()
+	if _, pending := n1.overlay.Renewed(); len(pending) != 1 || pending[0] != n2.name || n1.association(2) == nil {
+		t.Errorf("pending %v, want [%s]; the association is kept: %t, want true", pending, n2.name, n1.association(2) != nil)
+	}
+}
+
 // A restarted node is reached again within seconds, whichever node begins the exchange. Until then
 // the other node keeps the old association.
 func TestRestartedNodeIsReachedAgain(t *testing.T) {

@@ -210,6 +210,9 @@ func (o *Overlay) newAssociation(p *remotePeer, conn *peer.Conn, r role) (*assoc
 		return nil, err
 	}
 	s.node, s.address, s.to = p.Number, p.Address, newSockaddr(p.Address)
+	o.mu.Lock()
+	s.epoch = o.epoch
+	o.mu.Unlock()
 	return s, nil
 }
 
@@ -286,6 +289,9 @@ func (o *Overlay) startSending(p *remotePeer, s *association, conn *peer.Conn) e
 	}
 	p.current, p.stream, p.problem = s, conn, ""
 	o.publishLocked()
+	if s.epoch < o.epoch { // Renew was called during the exchange
+		_ = conn.Close()
+	}
 	return nil
 }
 

@@ -51,14 +51,8 @@ func TestSilentStreamEnds(t *testing.T) {
 	}
 }
 
-// rekey makes the nodes replace every association by one with new keys. It ends the streams, and
-// the initiator of each stream then begins a new exchange.
+// rekey makes the node replace its associations by ones with new keys.
 func (o *Overlay) rekey() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, p := range o.peers {
-		if p.stream != nil {
-			_ = p.stream.Close()
-		}
-	}
+	epoch, _ := o.Renewed()
+	o.Renew(epoch + 1)
 }

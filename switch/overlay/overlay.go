@@ -92,6 +92,7 @@ type Overlay struct {
 	mu    sync.Mutex
 	ctx   context.Context        // of Run; nil before Run
 	peers map[string]*remotePeer // by node name
+	epoch uint64                 // of Renew: associations that were begun in an earlier one are renewed
 }
 
 // A table holds the associations that the data path uses. It is immutable.
@@ -194,6 +195,53 @@ func (o *Overlay) SetPeers(remotes []Remote) {
 	}
 	o.peers = next
 	o.publishLocked()
+}
+
+// Renew replaces the keys of every association that was begun in an earlier epoch. It ends the
+// streams, and the initiators begin new exchanges; until one has succeeded, the pair uses its old
+// keys, so no datagram is lost. An epoch that is not newer than the last does nothing.
+func (o *Overlay) Renew(epoch uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if epoch <= o.epoch {
+		return
+	}
+	o.epoch = epoch
+	for _, p := range o.peers {
+		if p.stream != nil && p.current != nil && p.current.epoch < epoch {
+			_ = p.stream.Close() // an error changes nothing: the stream is not used again
+		}
+	}
+}
+
+// Renewed returns the epoch of the last Renew, and the peers with which this node still uses keys of
+// an earlier one, sorted by name.
+func (o *Overlay) Renewed() (epoch uint64, pending []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for name, p := range o.peers {
+		if p.current != nil && p.current.epoch < o.epoch {
+			pending = append(pending, name)
+		}
+	}
+	slices.Sort(pending)
+	return o.epoch, pending
+}
+
+// DropRenewed drops the associations of earlier epochs that were replaced, without the usual wait for
+// datagrams that are on their way. Call it when no node sends on them any more.
+func (o *Overlay) DropRenewed() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	dropped := false
+	for _, p := range o.peers {
+		before := len(p.associations)
+		p.associations = slices.DeleteFunc(p.associations, func(s *association) bool { return !s.replaced.IsZero() && s.epoch < o.epoch })
+		dropped = dropped || len(p.associations) < before
+	}
+	if dropped {
+		o.publishLocked()
+	}
 }
 
 // startLocked begins to connect to a node. Of the two nodes, the one whose name sorts first opens
