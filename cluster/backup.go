@@ -184,7 +184,7 @@ const recoveredEntries = 1 << 32
 // Restore reads a backup and writes the log of a new cluster with one member, all or nothing, to
 // dir, which must be empty or not exist. It returns the backup's manifest. as.Node is the member:
 // its name, key, address and zone. If the zone is empty, the node keeps its zone in the backup.
-// state.Recover says what happens to the other nodes. Restore makes a new gossip key.
+// state.Recover says what happens to the other nodes.
 func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 	present, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -197,7 +197,6 @@ func Restore(dir string, r io.Reader, as state.Recover) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	as.GossipKey = newGossipKey()
 	index := m.Index + recoveredEntries
 	_, err = restored.Apply(index, state.Command{Time: time.Now(), Request: &as})
 	if err != nil {

@@ -68,6 +68,11 @@ type Config struct {
 	// GossipAddr is where this node gossips: PeerAddress with the next port. Default: it does
 	// not gossip, and every address counts as up.
 	GossipAddr netip.AddrPort
+	// GossipKeys returns the gossip keys of a View that this node has, the one to encrypt with first.
+	// Without one it does not gossip. GossipKeysChanged signals that it has others. Default: the key
+	// that an earlier release kept in the State.
+	GossipKeys        func(*state.View) [][]byte
+	GossipKeysChanged <-chan struct{}
 	// Join forbids this node to begin a cluster: without a log it waits for the leader of the
 	// cluster that admitted it. Default false. If it is wrongly false, an empty node begins a
 	// second cluster.
@@ -198,7 +203,7 @@ func New(cfg Config) (*Cluster, error) {
 		var err error
 		c.gossip, err = gossip.New(gossip.Config{
 			Node: cfg.Node, Identity: cfg.Identity, Address: cfg.GossipAddr, Peer: cfg.Peer,
-			View: c.View, ViewChanged: c.fsm.changed, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
+			View: c.View, ViewChanged: c.fsm.changed, Keys: cfg.GossipKeys, KeysChanged: cfg.GossipKeysChanged, Enforced: c.cfg.Enforced, Logger: cfg.Logger,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("new cluster: %w", err)

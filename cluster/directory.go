@@ -106,8 +106,11 @@ func (d *directory) vouch(all []vouchedNode) {
 }
 
 func (d *directory) checkMember(id ec2.NodeID, publicKey []byte) (err error, fenced bool) {
-	row, ok := d.c.View().Node(id)
+	view := d.c.View()
+	row, ok := view.Node(id)
 	switch {
+	case view.IsExpelled(publicKey): // also when the name has passed to another node
+		return fmt.Errorf("%s was fenced or removed", id), true
 	case !ok:
 		return fmt.Errorf("%s is no member", id), false
 	case len(publicKey) == 0 || !bytes.Equal(row.PublicKey, publicKey):

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 
 	"palisade/ec2"
@@ -10,16 +9,16 @@ import (
 )
 
 // Fence excludes a node, which need not run: its leases end, the other nodes no longer talk to it,
-// and the gossip key is replaced. Fence returns an error for the last voter, and for a voter
+// and the keys that it had are replaced. Fence returns an error for the last voter, and for a voter
 // without which the reachable voters would be no majority, because the cluster could then never
 // change anything again. by is the operator, for the audit log.
 func (c *Cluster) Fence(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
-	return c.expel(ctx, node, state.Command{Request: &state.FenceNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
+	return c.expel(ctx, node, state.Command{Request: &state.FenceNode{Node: node, Rotate: true}, Audit: by})
 }
 
 // Remove deletes a node from the node table. A node with instances must be fenced first.
 func (c *Cluster) Remove(ctx context.Context, node ec2.NodeID, by *ec2.Audit) error {
-	return c.expel(ctx, node, state.Command{Request: &state.RemoveNode{Node: node, GossipKey: newGossipKey()}, Audit: by})
+	return c.expel(ctx, node, state.Command{Request: &state.RemoveNode{Node: node, Rotate: true}, Audit: by})
 }
 
 func (c *Cluster) expel(ctx context.Context, node ec2.NodeID, cmd state.Command) error {
@@ -70,12 +69,4 @@ func (c *Cluster) handOverFirst(ctx context.Context, r state.Request) error {
 		return fmt.Errorf("hand over leadership: %w", err)
 	}
 	return ErrNotLeader
-}
-
-func newGossipKey() []byte {
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		panic(fmt.Sprintf("cluster: no randomness: %v", err))
-	}
-	return key
 }

@@ -29,6 +29,15 @@ func (c *Cluster) GossipMembers() []gossip.Member {
 	return c.gossip.Members()
 }
 
+// GossipKeysInUse returns the keys that this node's gossip uses: it encrypts with the first, and accepts
+// all. It is empty while this node does not gossip.
+func (c *Cluster) GossipKeysInUse() [][]byte {
+	if c.gossip == nil {
+		return nil
+	}
+	return c.gossip.Keys()
+}
+
 // GossipStats returns how many documents gossip accepted, and how much it rejected.
 func (c *Cluster) GossipStats() gossip.Stats {
 	if c.gossip == nil {

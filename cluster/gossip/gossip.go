@@ -16,6 +16,7 @@ import (
 	"log"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,11 @@ type Config struct {
 	// next change of the state. Required.
 	View        func() *state.View
 	ViewChanged func() <-chan struct{}
+	// Keys returns the keys of a View that this node has: it encrypts with the first, and accepts all.
+	// While there is none, this node does not gossip. Default: the key that an earlier release kept in
+	// the State. KeysChanged signals that Keys returns others for the same View. Default: never.
+	Keys        func(*state.View) [][]byte
+	KeysChanged <-chan struct{}
 	// Enforced returns the index that this node's switch enforces. Default: the index of
 	// the View, which operators then see as enforced although the switch may lag.
 	Enforced func() uint64
@@ -81,7 +87,7 @@ type Config struct {
 //
 // The Cluster owns it: Run starts and ends every goroutine except memberlist's, the last of
 // which ends within a probe's timeout after Run. All methods may be called from any
-// goroutine. mu guards members and running; the board has its own mutex. Both are leaves: a
+// goroutine. mu guards members, running and keys; the board has its own mutex. Both are leaves: a
 // goroutine that holds one takes no other and calls no other package. memberlist calls the
 // delegate with memberlist's own lock held, so the delegate's methods do not block.
 //
@@ -105,6 +111,7 @@ type Gossip struct {
 	mu      sync.Mutex
 	members map[ec2.NodeID]*memberState // memberlist's reports; only about nodes of the node table
 	running bool                        // whether memberlist runs
+	keys    [][]byte                    // that memberlist uses, the one that it encrypts with first
 }
 
 type memberState struct {
@@ -123,6 +130,14 @@ func New(cfg Config) (*Gossip, error) {
 	}
 	if cfg.Enforced == nil {
 		cfg.Enforced = func() uint64 { return cfg.View().Index() }
+	}
+	if cfg.Keys == nil {
+		cfg.Keys = func(v *state.View) [][]byte {
+			if key := v.GossipKey(); len(key) > 0 {
+				return [][]byte{key}
+			}
+			return nil
+		}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -176,6 +191,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 				return nil
 			case <-viewChanged:
 				sameView = false
+			case <-g.cfg.KeysChanged:
+				sameView = false
 			case list := <-g.claimLists:
 				g.readClaims(list)
 			case <-g.announce:
@@ -199,17 +216,17 @@ func (g *Gossip) applyView(ctx context.Context, a *activeList, view *state.View)
 	if g.updateSources(view) {
 		signal(g.rejoin)
 	}
-	key := view.GossipKey()
+	keys := g.cfg.Keys(view)
 	at, member := gossipAddress(view, g.cfg.Node)
-	if len(key) == 0 || !member || at != g.cfg.Address {
+	if len(keys) == 0 || !member || at != g.cfg.Address {
 		g.stopList(a)
 		return nil, nil
 	}
 	if a == nil {
-		return g.startList(ctx, key)
+		return g.startList(ctx, keys)
 	}
-	if !bytes.Equal(key, a.key) {
-		return a, g.rotateKey(a, key)
+	if !slices.EqualFunc(keys, g.Keys(), bytes.Equal) {
+		return a, g.changeKeys(a, keys)
 	}
 	return a, nil
 }
@@ -276,6 +293,14 @@ func (g *Gossip) Down() (epochs map[uint64]bool, changed <-chan struct{}) { retu
 
 // Stats returns what was counted since New.
 func (g *Gossip) Stats() Stats { return g.count.stats() }
+
+// Keys returns the keys that this node's gossip uses: it encrypts with the first, and accepts all. It
+// is empty while this node does not gossip. The caller must not change them.
+func (g *Gossip) Keys() [][]byte {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.keys
+}
 
 // Members returns the nodes of the node table that are not fenced, with the state that
 // memberlist reports for each. It is for operators; no decision depends on it.

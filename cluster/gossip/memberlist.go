@@ -6,24 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 )
 
-// An activeList is a running memberlist with its key. It exists while this node may gossip.
+// An activeList is a running memberlist with its keys. It exists while this node may gossip.
 // Run's goroutine owns it.
 type activeList struct {
 	list *memberlist.Memberlist
 	ring *memberlist.Keyring
-	key  []byte
 	stop context.CancelFunc // ends runRejoin
 	wg   sync.WaitGroup
 }
 
-func (g *Gossip) startList(ctx context.Context, key []byte) (*activeList, error) {
-	ring, err := memberlist.NewKeyring(nil, key)
+func (g *Gossip) startList(ctx context.Context, keys [][]byte) (*activeList, error) {
+	ring, err := memberlist.NewKeyring(keys, keys[0])
 	if err != nil {
 		return nil, fmt.Errorf("gossip key: %w", err)
 	}
@@ -37,10 +37,10 @@ func (g *Gossip) startList(ctx context.Context, key []byte) (*activeList, error)
 		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", g.cfg.Address, err), transport.Shutdown())
 	}
 	ctx, stop := context.WithCancel(ctx)
-	a := &activeList{list: list, ring: ring, key: bytes.Clone(key), stop: stop}
+	a := &activeList{list: list, ring: ring, stop: stop}
 	a.wg.Go(func() { g.runRejoin(ctx, list) })
 	g.mu.Lock()
-	g.running = true
+	g.running, g.keys = true, keys
 	g.mu.Unlock()
 	return a, nil
 }
@@ -73,7 +73,7 @@ func (g *Gossip) stopList(a *activeList) {
 		return
 	}
 	g.mu.Lock()
-	g.running = false
+	g.running, g.keys = false, nil
 	clear(g.members)
 	g.mu.Unlock()
 	a.stop()
@@ -83,15 +83,35 @@ func (g *Gossip) stopList(a *activeList) {
 	a.wg.Wait()
 }
 
-// rotateKey makes memberlist encrypt with the new key and reject the old one, which a fenced
-// node has. Messages under way are lost; later rounds repeat them. The ring never has more
-// than these two keys. So RemoveKey only cuts off the last key, and does not move keys while
-// memberlist reads them.
-func (g *Gossip) rotateKey(a *activeList, key []byte) error {
-	if err := errors.Join(a.ring.AddKey(key), a.ring.UseKey(key), a.ring.RemoveKey(a.key)); err != nil {
-		return fmt.Errorf("rotate gossip key: %w", err)
+// changeKeys makes memberlist encrypt with the first key and accept exactly these. Messages under way
+// that are encrypted with another key are lost; later rounds repeat them.
+//
+// RemoveKey moves the keys behind the removed one while memberlist may read them. So the keys that go
+// are removed from the end, and the one in use last, when the new one has taken its place in front.
+func (g *Gossip) changeKeys(a *activeList, keys [][]byte) error {
+	stays := func(key []byte) bool {
+		return slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, key) })
 	}
-	a.key = bytes.Clone(key)
+	was := slices.Clone(a.ring.GetKeys())
+	var errs []error
+	for _, key := range slices.Backward(was[1:]) {
+		if !stays(key) {
+			errs = append(errs, a.ring.RemoveKey(key))
+		}
+	}
+	for _, key := range keys {
+		errs = append(errs, a.ring.AddKey(key))
+	}
+	errs = append(errs, a.ring.UseKey(keys[0]))
+	if !stays(was[0]) {
+		errs = append(errs, a.ring.RemoveKey(was[0]))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("change gossip keys: %w", err)
+	}
+	g.mu.Lock()
+	g.keys = keys
+	g.mu.Unlock()
 	g.advertise(a)
 	signal(g.rejoin)
 	return nil

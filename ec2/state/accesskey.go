@@ -99,12 +99,16 @@ func (t *tx) accessKey(account ec2.AccountID, id string) (*ec2.AccessKey, error)
 	return k, nil
 }
 
-// SealSecrets sets the id of the cluster key, which cannot change later, and replaces plain
+// SealSecrets sets the id of the cluster key, which only a rotation can change later, and replaces plain
 // secrets, which an earlier release stored, by sealed ones. It ignores access keys that have been
 // deleted meanwhile.
 type SealSecrets struct {
 	Key        string            // id of the cluster key
 	AccessKeys map[string][]byte `json:",omitempty"` // sealed secrets by access key id
+
+	// Replaces is the id of the cluster key that Key replaces, at the end of a rotation. Then
+	// AccessKeys must have all access keys. Default: no key is replaced.
+	Replaces string `json:",omitempty"`
 }
 
 var sealKeyID = regexp.MustCompile(`^[0-9a-f]{16}$`)
@@ -112,6 +116,9 @@ var sealKeyID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 func (r *SealSecrets) apply(t *tx) (Result, error) {
 	if !sealKeyID.MatchString(r.Key) {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not the id of a cluster key", ec2.Clip(r.Key))
+	}
+	if r.Replaces != "" {
+		return t.reseal(r)
 	}
 	if t.meta.SealKey != "" && t.meta.SealKey != r.Key {
 		return Result{}, ec2.Errorf("IncorrectState", "the key of the cluster is %s, not %s", t.meta.SealKey, r.Key)

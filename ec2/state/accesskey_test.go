@@ -15,7 +15,7 @@ func accountSamples() map[string]Request {
 		"CreateAccessKey":      &CreateAccessKey{albert, "AKIDALBERTSECOND", sampleSealed},
 		"UpdateAccessKey":      &UpdateAccessKey{albert, "AKIDALBERTSECOND", true},
 		"DeleteAccessKey":      &DeleteAccessKey{albert, "AKIDALBERTSECOND"},
-		"SealSecrets":          &SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("box")}},
+		"SealSecrets":          &SealSecrets{Key: "0123456789abcdef", AccessKeys: map[string][]byte{"AKIDALBERT": []byte("box")}},
 		"CreateAccount-sealed": &CreateAccount{ID: dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Sealed: sampleSealed},
 	}
 }
@@ -41,8 +41,8 @@ func TestSealSecretsReplacesPlainSecrets(t *testing.T) {
 		t.Errorf("albert has %+v, want the plain secret, because SealSecrets had no sealed one for it", k)
 	}
 	r.refused(&SealSecrets{Key: "fedcba9876543210"}, "IncorrectState")
-	r.must(&SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("box"), "AKIDNOBODY": []byte("box")}})
-	r.must(&SealSecrets{"0123456789abcdef", map[string][]byte{"AKIDALBERT": []byte("another box")}})
+	r.must(&SealSecrets{Key: "0123456789abcdef", AccessKeys: map[string][]byte{"AKIDALBERT": []byte("box"), "AKIDNOBODY": []byte("box")}})
+	r.must(&SealSecrets{Key: "0123456789abcdef", AccessKeys: map[string][]byte{"AKIDALBERT": []byte("another box")}})
 	if k := r.keysOf(albert); len(k) != 1 || k[0].Secret != "" || string(k[0].Sealed.Box) != "box" {
 		t.Errorf("albert has access keys %+v, want one with the sealed secret", k)
 	}

@@ -1,6 +1,11 @@
 package state
 
-import "palisade/ec2"
+import (
+	"crypto/sha256"
+	"slices"
+
+	"palisade/ec2"
+)
 
 // limits returns the settings in force, with the default of each zero field.
 func (t *tx) limits() ec2.Settings { return t.meta.Settings.WithDefaults() }
@@ -11,9 +16,11 @@ type Bootstrap struct {
 	Seed     string
 	Settings ec2.Settings // zero fields are defaults
 
-	// GossipKey encrypts the gossip of the members: an AES key of 16, 24 or 32 bytes. It is nil in
-	// a cluster that does not gossip.
+	// GossipKey is the gossip key itself, in a command of an earlier release.
 	GossipKey []byte `json:",omitempty"`
+	// Gossip is the id of the key that encrypts the gossip of the members. It is "" in a cluster that
+	// does not gossip.
+	Gossip string `json:",omitempty"`
 }
 
 func (r *Bootstrap) apply(t *tx) (Result, error) {
@@ -25,6 +32,12 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	}
 	if err := t.setGossipKey(r.GossipKey); err != nil {
 		return Result{}, err
+	}
+	if r.Gossip != "" {
+		if !sealKeyID.MatchString(r.Gossip) {
+			return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not the id of a gossip key", ec2.Clip(r.Gossip))
+		}
+		t.meta.Gossip = []string{r.Gossip}
 	}
 	t.meta.Seed = r.Seed
 	t.meta.Settings = r.Settings.WithDefaults()
@@ -46,8 +59,8 @@ const (
 // end and their addresses go into quarantine. It deletes the join tokens, because some may have
 // been used after the backup. Result: Node.
 type Recover struct {
-	Node      ec2.Node // the member; an empty Zone keeps the zone in the backup
-	GossipKey []byte   // the new gossip key
+	Node   ec2.Node // the member; an empty Zone keeps the zone in the backup
+	Gossip string   // id of the new gossip key
 
 	// WithoutSecrets deletes the access keys that are sealed with the key of the lost cluster. It
 	// is for operators who have the backup without that key.
@@ -58,8 +71,10 @@ func (r *Recover) apply(t *tx) (Result, error) {
 	if r.Node.ID == "" {
 		return Result{}, ec2.Errorf("MissingParameter", "a recovered cluster needs a node")
 	}
-	if err := t.setGossipKey(r.GossipKey); err != nil {
-		return Result{}, err
+	// No key of the lost cluster is being replaced any more: the nodes that had it are gone.
+	t.meta.Gossip, t.meta.GossipKey, t.meta.Rotations = nil, nil, nil
+	if r.Gossip != "" {
+		t.meta.Gossip = []string{r.Gossip}
 	}
 	if r.WithoutSecrets {
 		t.deleteSealedKeys()
@@ -79,6 +94,7 @@ func (r *Recover) apply(t *tx) (Result, error) {
 	var others []*ec2.Node
 	n := r.Node
 	n.Role = ec2.Voter
+	t.meta.Expelled = slices.DeleteFunc(slices.Clone(t.meta.Expelled), func(e ec2.Expelled) bool { return e.Key == sha256.Sum256(n.PublicKey) })
 	for was := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
 		if was.ID != n.ID {
 			others = append(others, was)

@@ -48,8 +48,8 @@ func samples() []Request {
 		&Batch{[]Request{&Bootstrap{Seed: "seed"}, &Sweep{}}},
 		&CreateJoinToken{"t1", secretHash, ec2.NonVoter, epoch0.Add(time.Hour)},
 		&AdmitNode{"t1", secretHash, ec2.Node{ID: "node2", Zone: "us-east-1b", Role: ec2.NonVoter, Address: "192.0.2.12:7400", PublicKey: []byte("key")}},
-		&FenceNode{"node2", gossipKey},
-		&RemoveNode{"node2", gossipKey},
+		&FenceNode{Node: "node2", GossipKey: gossipKey},
+		&RemoveNode{Node: "node2", GossipKey: gossipKey},
 	}
 }
 
@@ -68,6 +68,7 @@ func allSamples() map[string]Request {
 	all := later()
 	maps.Copy(all, laterInterfaces())
 	maps.Copy(all, accountSamples())
+	maps.Copy(all, rotationSamples())
 	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}

@@ -225,7 +225,7 @@ func randomNodeRequest(rng *rand.Rand, v *View) Request {
 	zone := "us-east-1" + string(rune('a'+rng.IntN(3)))
 	role := []ec2.NodeRole{"", ec2.Voter, ec2.NonVoter}[rng.IntN(3)]
 	tokens := slices.Collect(v.JoinTokens())
-	switch rng.IntN(8) {
+	switch rng.IntN(9) {
 	case 0, 1:
 		return &CreateJoinToken{ID: fmt.Sprintf("t%d", v.Index()), SecretHash: strings.Repeat("5e", 32), Role: role, Expires: v.Time().Add(time.Hour)}
 	case 2, 3, 4:
@@ -235,9 +235,13 @@ func randomNodeRequest(rng *rand.Rand, v *View) Request {
 		n := ec2.Node{ID: name, Zone: zone, Address: fmt.Sprintf("192.0.2.%d:7400", 10+rng.IntN(20)), PublicKey: fmt.Appendf(nil, "key %d", v.Index())}
 		return &AdmitNode{Token: tokens[rng.IntN(len(tokens))].ID, SecretHash: strings.Repeat("5e", 32), Node: n}
 	case 5:
-		return &FenceNode{Node: name, GossipKey: fmt.Appendf(nil, "key at index %4d", v.Index())}
+		return &FenceNode{Node: name, GossipKey: fmt.Appendf(nil, "key at index %4d", v.Index()), Rotate: rng.IntN(2) == 0}
 	case 6:
-		return &RemoveNode{Node: name}
+		return &RemoveNode{Node: name, Rotate: rng.IntN(2) == 0}
+	case 7:
+		if r := randomRotation(rng, v); r != nil {
+			return r
+		}
 	}
 	return &PutNode{ec2.Node{ID: name, Zone: zone, Role: role}}
 }

@@ -87,6 +87,8 @@ func (r *AdmitNode) apply(t *tx) (Result, error) {
 		return Result{}, ec2.Errorf("EntityAlreadyExists", "there is a node %s; fence or remove it before another takes its name", n.ID)
 	case was != nil && bytes.Equal(was.PublicKey, n.PublicKey):
 		return Result{}, ec2.Errorf("AuthFailure", "node %s was fenced with that key", n.ID)
+	case t.meta.isExpelled(n.PublicKey):
+		return Result{}, ec2.Errorf("AuthFailure", "a node with that key was fenced or removed; empty the data directory of node %s to join with a new key", n.ID)
 	}
 	t.admit(&n)
 	used := *token

@@ -80,7 +80,7 @@ func (t *tx) admit(n *ec2.Node) {
 }
 
 // FenceNode excludes a node that is lost or not trusted any more, without its help. Its leases end,
-// their addresses go into quarantine, and the gossip key is replaced. A second fence of the node
+// their addresses go into quarantine, and the keys that it had are replaced. A second fence of the node
 // changes nothing. The last voter cannot be fenced. Result: Node, Instances.
 //
 // The running instances of the node become Stopped, not Terminated, so that users can start them
@@ -88,7 +88,11 @@ func (t *tx) admit(n *ec2.Node) {
 // EC2 would terminate them, but the node may have started them without having reported it yet.
 type FenceNode struct {
 	Node      ec2.NodeID
-	GossipKey []byte // the new key; empty keeps the old one
+	GossipKey []byte // the new key, in a command of an earlier release; empty keeps the old one
+
+	// Rotate replaces the keys that the node had, and refuses its identity for good. It is false in
+	// a command of an earlier release.
+	Rotate bool `json:",omitempty"`
 }
 
 const reasonFenced = "Server.NodeFenced: the node the instance was on has been fenced"
@@ -107,6 +111,7 @@ func (r *FenceNode) apply(t *tx) (Result, error) {
 	if err := t.setGossipKey(r.GossipKey); err != nil {
 		return Result{}, err
 	}
+	t.expel(was, r.Rotate, "fenced")
 	n := *was
 	n.State = ec2.Fenced
 	t.put(tableNode, &n)
@@ -145,11 +150,12 @@ func (t *tx) loseInstance(id ec2.InstanceID) Change[ec2.Instance] {
 	return Change[ec2.Instance]{Before: was, After: &i}
 }
 
-// RemoveNode deletes the row of a node and replaces the gossip key. A member with leases cannot be
+// RemoveNode deletes the row of a node and replaces the keys that it had. A member with leases cannot be
 // removed, nor can the last voter.
 type RemoveNode struct {
 	Node      ec2.NodeID
-	GossipKey []byte // the new key; empty keeps the old one
+	GossipKey []byte // the new key, in a command of an earlier release; empty keeps the old one
+	Rotate    bool   `json:",omitempty"` // as in FenceNode
 }
 
 func (r *RemoveNode) apply(t *tx) (Result, error) {
@@ -184,6 +190,7 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 		}
 		t.put(tableInstance, &now)
 	}
+	t.expel(was, r.Rotate, "removed")
 	t.del(tableNode, was)
 	return Result{}, nil
 }

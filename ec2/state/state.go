@@ -55,10 +55,16 @@ type meta struct {
 	NodeNumber uint32  `json:",omitempty"` // the last number that a node got
 	Audited    uint64  `json:",omitempty"` // number of the newest audit record
 	SealKey    string  `json:",omitempty"` // id of the cluster key, which seals secrets
-	GossipKey  []byte  `json:",omitempty"` // nil in a cluster that does not gossip
+	GossipKey  []byte  `json:",omitempty"` // of an earlier release; nil once the key is replaced or if it never was in the log
 	VNI        ec2.VNI `json:",omitempty"` // the last VNI that a VPC got
 
 	Cuts []ec2.Cut `json:",omitempty"` // the newest, oldest first; shared with earlier versions
+
+	Gossip    []string       `json:",omitempty"` // ids of the gossip keys, the one in use first
+	Tunnels   uint64         `json:",omitempty"` // index of the entry since which tunnels need new keys
+	Rotations []ec2.Rotation `json:",omitempty"` // of keys that are being replaced
+	Expelled  []ec2.Expelled `json:",omitempty"` // nodes that were fenced or removed, oldest first
+	Exposed   time.Time      `json:",omitzero"`  // when a node that could read secrets was last fenced or removed
 }
 
 // NewState returns an empty State.

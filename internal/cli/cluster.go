@@ -26,10 +26,11 @@ func newClusterCommand() *cobra.Command {
 		Example: `  palisade cluster init --config node1.toml      # then: palisade node --config node1.toml
   palisade cluster token --config node1.toml     # for palisade node --join ... --token ...
   palisade cluster status                        # of the lab, or --config FILE
-  palisade cluster fence node3                   # it is dead; do not let it come back`,
+  palisade cluster fence node3                   # it is dead; do not let it come back
+  palisade cluster rotate gossip                 # replace a key under traffic`,
 		RunE: helpOrUnknown,
 	}
-	cmd.AddCommand(newClusterInit(), newClusterToken(), newClusterStatus(), newClusterFence(), newClusterRemove(),
+	cmd.AddCommand(newClusterInit(), newClusterToken(), newClusterStatus(), newClusterFence(), newClusterRemove(), newClusterRotate(),
 		newClusterSnapshot())
 	return cmd
 }
@@ -180,7 +181,16 @@ func printClusterStatus(cmd *cobra.Command, s control.ClusterStatus) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.Name, n.Zone, role, n.State, n.Address, n.Gossip, n.Tunnel, n.Instances, n.Enforced)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range s.Rotations {
+		fmt.Fprintf(out, "\nbeing replaced, because %s:\n  %s\n", r.Cause, describeRotation(r))
+	}
+	if len(s.Exposed) > 0 {
+		fmt.Fprintf(out, "\nreplace these access keys, whose secrets a fenced or removed voter could read: %s\n", strings.Join(s.Exposed, " "))
+	}
+	return nil
 }
 
 func newClusterFence() *cobra.Command {
@@ -191,7 +201,8 @@ func newClusterFence() *cobra.Command {
 		plan: `Fence %[1]s only if it is dead or cut off for good. At once, for all other nodes:
   - its addresses leave every group and are released
   - its instances (%[2]d) are stopped; they can be started on other nodes, with new addresses
-  - no node communicates with it any more; gossip and tunnel keys are replaced
+  - no node communicates with it any more; the keys that it had are replaced
+  - if it is a voter, it could read the secrets of access keys: the answer lists those to replace
   - no change waits for it: --wait=enforced counts it as excluded
 A node that is alive but cut off enforces its last rules until it reaches the others again, and then stops:
 turn it off first if you can. To join again it needs a new token and an empty data directory.`,
@@ -205,7 +216,8 @@ func newClusterRemove() *cobra.Command {
 		use: "remove NODE", path: "/v1/cluster/remove", yes: &yes,
 		short: "Remove a node without instances from the cluster for good",
 		plan: `Removing %[1]s deletes it from the list of nodes. It must run no instance, or be fenced. It runs %[2]d now.
-  - it has no vote, and no node communicates with it any more; gossip and tunnel keys are replaced
+  - it has no vote, and no node communicates with it any more; the keys that it had are replaced
+  - if it is a voter, it could read the secrets of access keys: the answer lists those to replace
   - another node may use its name
 To join again it needs a new token and an empty data directory.`,
 		done: "%[1]s is removed, at index %[2]d. Stopped instances: %[3]s",
@@ -255,6 +267,9 @@ func newExpulsion(e expulsion) *cobra.Command {
 				list = strings.Trim(fmt.Sprint(change.Instances), "[]")
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), e.done+"\n", name, change.Index, list)
+			if len(change.Exposed) > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "It was a voter, so it could read the secrets of these access keys. Replace them: %s\n", strings.Join(change.Exposed, " "))
+			}
 			return nil
 		},
 	}

@@ -292,7 +292,7 @@ func (p *Peer) check() error {
 // rehearse applies the first commands of a cluster to an empty state and returns the error of the first
 // that is refused, such as one for an invalid account.
 func (c *Config) rehearse() error {
-	commands, err := c.bootstrap(nil)
+	commands, err := c.bootstrap(nil, "")
 	if err != nil {
 		return err
 	}
@@ -308,14 +308,10 @@ func (c *Config) rehearse() error {
 }
 
 // bootstrap returns the first commands of a cluster that this node begins. publicKey is nil in a
-// cluster of one.
-func (c *Config) bootstrap(publicKey []byte) ([]state.Command, error) {
+// cluster of one. gossipKey is the id of the first gossip key.
+func (c *Config) bootstrap(publicKey []byte, gossipKey string) ([]state.Command, error) {
 	var seed [16]byte
-	gossipKey := make([]byte, 32)
 	if _, err := rand.Read(seed[:]); err != nil {
-		return nil, err
-	}
-	if _, err := rand.Read(gossipKey); err != nil {
 		return nil, err
 	}
 	settings, err := c.Settings.domain()
@@ -327,7 +323,7 @@ func (c *Config) bootstrap(publicKey []byte) ([]state.Command, error) {
 		self.Role, self.Address = ec2.Voter, c.Peer.Listen.String()
 	}
 	requests := []state.Request{
-		&state.Bootstrap{Seed: hex.EncodeToString(seed[:]), GossipKey: gossipKey, Settings: settings},
+		&state.Bootstrap{Seed: hex.EncodeToString(seed[:]), Gossip: gossipKey, Settings: settings},
 		&state.PutNode{Node: self},
 		&state.PutNetwork{Network: ec2.Network{
 			VNI: classicVNI, Region: c.Region, Prefix: c.Classic.Network, Gateway: c.Classic.Network.Addr().Next(),

@@ -63,7 +63,7 @@ func TestReadConfigReadsEveryTable(t *testing.T) {
 		len(c.Account) != 1 || c.Account[0].Platform != ec2.Classic {
 		t.Errorf("the configuration is read as %+v, want the values of the file", c)
 	}
-	commands, err := c.bootstrap(nil)
+	commands, err := c.bootstrap(nil, "")
 	if err != nil || len(commands) != 4 {
 		t.Errorf("bootstrap returns %d commands, error %v; want 4", len(commands), err)
 	}
@@ -74,7 +74,7 @@ func TestBootstrapHasConfiguredLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commands, err := c.bootstrap(nil)
+	commands, err := c.bootstrap(nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}

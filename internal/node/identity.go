@@ -138,6 +138,10 @@ func RestoreCluster(c Config, r Restoration) (cluster.Manifest, error) {
 			return cluster.Manifest{}, fmt.Errorf("keep the cluster key: %w", err)
 		}
 	}
+	keys := &gossipKeys{path: c.gossipKeysFile()} // the keys of the lost cluster are not used any more
+	if as.Gossip, err = keys.first(); err != nil {
+		return cluster.Manifest{}, err
+	}
 	return cluster.Restore(c.raftDir(), r.Backup, as)
 }
 

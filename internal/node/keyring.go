@@ -21,20 +21,30 @@ import (
 // cluster makes the key; a node that joins gets it with its certificate. The key is stored in a file of
 // each node's data directory, never in the log.
 //
-// The node owns the keyring. It has no lock: key is read and replaced atomically, by runKeyring and by
-// handlers. Once the state names a key, only that key is stored.
+// The node owns the keyring. It has no lock: keys are read and replaced atomically, by runKeyring, runRotation
+// and handlers. Once the state names a key, only that key and the one that will replace it are stored.
 type keyring struct {
 	path    string
 	key     atomic.Pointer[secret.Key] // nil until this node has the key
+	next    atomic.Pointer[secret.Key] // that will replace key, in a file beside it; nil if none will
+	former  atomic.Pointer[secret.Key] // that key has replaced, for requests that began before; in no file
 	changed chan struct{}              // capacity 1: filled when the state has changed
 }
 
 func (c *Config) clusterKeyFile() string { return filepath.Join(c.DataDir, "cluster.key") }
 
+func (k *keyring) nextPath() string { return k.path + ".next" }
+
 // openKeyring reads the key from its file. If there is none, and this node begins a cluster, it makes
 // the key.
 func openKeyring(c Config, founder bool) (*keyring, error) {
 	k := &keyring{path: c.clusterKeyFile(), changed: make(chan struct{}, 1)}
+	next, err := readClusterKey(k.nextPath())
+	if err == nil {
+		k.next.Store(next)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	key, err := readClusterKey(k.path)
 	if err == nil {
 		k.key.Store(key)
@@ -53,7 +63,8 @@ func openKeyring(c Config, founder bool) (*keyring, error) {
 	return nil, err
 }
 
-func readClusterKey(path string) (*secret.Key, error) {
+// readKeyFile reads a file of keys. It returns an error if other users of this machine can read it.
+func readKeyFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -61,7 +72,11 @@ func readClusterKey(path string) (*secret.Key, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s is a secret that other users can read (mode %04o): run chmod 600 %s", path, info.Mode().Perm(), path)
 	}
-	data, err := os.ReadFile(path)
+	return os.ReadFile(path)
+}
+
+func readClusterKey(path string) (*secret.Key, error) {
+	data, err := readKeyFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +96,63 @@ func (k *keyring) set(key *secret.Key) error {
 	return nil
 }
 
+// setNext stores the key that will replace the present one.
+func (k *keyring) setNext(key *secret.Key) error {
+	if err := atomicfile.Write(k.nextPath(), key.Encode(), 0o600); err != nil {
+		return fmt.Errorf("keep the next cluster key: %w", err)
+	}
+	k.next.Store(key)
+	return nil
+}
+
+// follow makes the next key the present one once secrets are sealed with it. It deletes a next key that the
+// state does not want any more, and the former key once all nodes use the present one.
+func (k *keyring) follow(view *state.View) error {
+	r, rotating := view.Rotation(ec2.ClusterKey)
+	if !rotating {
+		k.former.Store(nil)
+	}
+	next := k.next.Load()
+	switch {
+	case next == nil:
+		return nil
+	case next.ID() == view.SealKey():
+		former := k.key.Load()
+		if err := k.set(next); err != nil {
+			return err
+		}
+		k.former.Store(former)
+	case rotating && r.Step == ec2.RotationSpread && r.Key == next.ID():
+		return nil
+	}
+	if err := os.Remove(k.nextPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete a cluster key that is not used: %w", err)
+	}
+	k.next.Store(nil)
+	return nil
+}
+
+// find returns the key with this id; nil if this node does not have it.
+func (k *keyring) find(id string) *secret.Key {
+	for _, p := range []*atomic.Pointer[secret.Key]{&k.key, &k.next, &k.former} {
+		if key := p.Load(); key != nil && key.ID() == id {
+			return key
+		}
+	}
+	return nil
+}
+
 // has reports whether this node has the key with this id.
-func (k *keyring) has(id string) bool {
-	key := k.key.Load()
-	return key != nil && key.ID() == id
+func (k *keyring) has(id string) bool { return k.find(id) != nil }
+
+// ids returns the ids of the keys that this node has in files.
+func (k *keyring) ids() (ids []string) {
+	for _, p := range []*atomic.Pointer[secret.Key]{&k.key, &k.next} {
+		if key := p.Load(); key != nil {
+			ids = append(ids, key.ID())
+		}
+	}
+	return ids
 }
 
 // open returns the secret of an access key. The error is an unavailable if this node does not have the
@@ -93,10 +161,11 @@ func (k *keyring) open(a *ec2.AccessKey) (string, error) {
 	if a.Secret != "" {
 		return a.Secret, nil
 	}
-	if !k.has(a.Sealed.Key) {
+	key := k.find(a.Sealed.Key)
+	if key == nil {
 		return "", unavailable{fmt.Errorf("this node does not have cluster key %s, so it cannot check signatures", a.Sealed.Key)}
 	}
-	return k.key.Load().Open(string(a.Account), a.ID, a.Sealed.Box)
+	return key.Open(string(a.Account), a.ID, a.Sealed.Box)
 }
 
 // Seal seals a secret with the key that has the given id.
@@ -104,10 +173,11 @@ func (k *keyring) Seal(id string, account ec2.AccountID, accessKey, plain string
 	if id == "" {
 		return ec2.SealedSecret{}, errors.New("the cluster has no key yet: every node must be reachable first; see palisade cluster status")
 	}
-	if !k.has(id) {
+	key := k.find(id)
+	if key == nil {
 		return ec2.SealedSecret{}, fmt.Errorf("this node does not have cluster key %s yet", id)
 	}
-	return ec2.SealedSecret{Key: id, Box: k.key.Load().Seal(string(account), accessKey, plain)}, nil
+	return ec2.SealedSecret{Key: id, Box: key.Seal(string(account), accessKey, plain)}, nil
 }
 
 // sealed returns the first commands of a cluster with their secrets sealed.

@@ -147,7 +147,7 @@ func TestLogAndBackupContainNoSecret(t *testing.T) {
 // oldLog writes a log as an earlier release did, with secrets in plain text.
 func oldLog(t *testing.T, c Config, publicKey []byte, more ...state.Command) {
 	t.Helper()
-	bootstrap, err := c.bootstrap(publicKey)
+	bootstrap, err := c.bootstrap(publicKey, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,9 +52,11 @@ type Node struct {
 	plane         *plane.Plane
 	fleet         *fleet.Fleet
 	keys          *keyring
+	gossipKeys    *gossipKeys
 	control       *control.Server
 	api           *query.Server
 	forwards      chan struct{} // holds a slot for each API request that another node answers
+	rotationDue   chan struct{} // capacity 1: filled when the state has changed, for runRotation
 	ready         atomic.Bool   // the first View is enforced, and instances that still run have their ports
 }
 
@@ -70,11 +72,14 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	n := &Node{config: c, log: log, forwards: make(chan struct{}, maxForwarded)}
+	n := &Node{config: c, log: log, forwards: make(chan struct{}, maxForwarded), rotationDue: make(chan struct{}, 1)}
 	if n.enforcedIndex, err = plane.OpenEnforcedIndex(filepath.Join(c.DataDir, "enforced")); err != nil {
 		return nil, err
 	}
 	if n.keys, err = openKeyring(c, founder); err != nil {
+		return nil, err
+	}
+	if n.gossipKeys, err = openGossipKeys(c.gossipKeysFile()); err != nil {
 		return nil, err
 	}
 	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena}); err != nil {
@@ -103,7 +108,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	n.control = control.New(control.Config{
 		Node: c.Name, Region: c.Region, NamespacePrefix: c.Lab.NamespacePrefix, MTU: mtu,
 		Cluster: n.cluster, Switch: n.sw, Tracker: n.tracker, Identity: identity, Peer: n.peer, Overlay: n.overlay,
-		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Ready: n.isReady, Logger: log,
+		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Rotations: n.Rotations, Ready: n.isReady, Logger: log,
 	})
 	if n.api, err = query.New(query.Config{Backend: backend{n}, Forward: n.forward, Secret: n.keys.open, Logger: log}); err != nil {
 		return nil, err
@@ -120,6 +125,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	n.peer.HandleJoin(n.admit)
 	n.handleKey()
 	n.handleAPI()
+	n.handleRotation()
 	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
 	return err
 }
@@ -134,9 +140,14 @@ func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 		publicKey = identity.PublicKey()
 		config.Peer, config.Identity = n.peer, identity
 		config.PeerAddress, config.GossipAddr = n.config.Peer.Listen.String(), n.config.Peer.gossip()
+		config.GossipKeys, config.GossipKeysChanged = n.gossipKeys.ring, n.gossipKeys.changed
 	}
 	if founder {
-		if config.Bootstrap, err = n.config.bootstrap(publicKey); err != nil {
+		gossipKey, err := n.gossipKeys.first()
+		if err != nil {
+			return err
+		}
+		if config.Bootstrap, err = n.config.bootstrap(publicKey, gossipKey); err != nil {
 			return err
 		}
 		config.Bootstrap = n.keys.sealed(config.Bootstrap)
@@ -171,6 +182,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.sw.Run(ctx) })
 	group.Go(func() error { return n.runViews(ctx) })
 	group.Go(func() error { return n.runKeyring(ctx) })
+	group.Go(func() error { return n.runRotation(ctx) })
 	group.Go(func() error { return n.fleet.Run(ctx) })
 	for _, s := range servers {
 		group.Go(func() error { return serve(ctx, s.listener, s.handler) })
@@ -284,10 +296,12 @@ func (n *Node) runViews(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		n.renewTunnels(view)
 		if err := n.plane.Apply(view); err != nil {
 			return err
 		}
 		n.keys.notice()
+		n.noticeRotation()
 		n.announce()
 		if first {
 			if err := n.fleet.Adopt(ctx, view); err != nil {

@@ -59,6 +59,9 @@ func DecodeKey(data []byte) (*Key, error) {
 	return newKey([32]byte(raw)), nil
 }
 
+// Raw returns the 32 bytes of the key, for a use other than Seal. The caller must not change them.
+func (k *Key) Raw() []byte { return k.bytes[:] }
+
 // ID returns a hash that identifies the cluster key and does not reveal it.
 func (k *Key) ID() string {
 	sum := sha256.Sum256(append([]byte("palisade cluster key\x00"), k.bytes[:]...))

@@ -41,8 +41,10 @@ type Config struct {
 	Plane    Plane
 	Fleet    Fleet
 	Keyring  Keyring
-	Ready    func() bool  // reports whether the node is ready; until then it attaches no interface
-	Logger   *slog.Logger // gets failures that no answer can report
+	// Rotations returns the progress of the keys that are being replaced.
+	Rotations func(context.Context) []RotationProgress
+	Ready     func() bool  // reports whether the node is ready; until then it attaches no interface
+	Logger    *slog.Logger // gets failures that no answer can report
 }
 
 // A Plane knows what the switch enforces. Its methods may be called at any time.
@@ -101,7 +103,7 @@ func New(c Config) *Server {
 //	GET /v1/presence interfaces, where they are and whether they are up (presence.go)
 //	GET /v1/trace    the verdict on an imagined packet, and why (trace.go)
 //	GET /v1/audit    log of changes (audit.go)
-//	/v1/cluster…     members, tokens and backups of the cluster (members.go)
+//	/v1/cluster…     members, tokens and backups of the cluster (members.go), its keys (rotations.go)
 //	/v1/accounts…    accounts and access keys (accounts.go)
 //	GET /v1/vpcs     the networks (vpcs.go); POST /v1/vpcs/tracking sets the mode of one
 //	/v1/outside, /v1/attach, /v1/detach   interfaces attached to namespaces and devices (attach.go)
@@ -132,6 +134,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/cluster/token", post(s.newToken))
 	mux.HandleFunc("POST /v1/cluster/fence", post(s.fence))
 	mux.HandleFunc("POST /v1/cluster/remove", post(s.remove))
+	mux.HandleFunc("GET /v1/cluster/rotations", func(w http.ResponseWriter, r *http.Request) { answer(w, s.Rotations(r.Context())) })
+	mux.HandleFunc("POST /v1/cluster/rotate", post(s.rotate))
 	return mux
 }
 

@@ -55,6 +55,11 @@ type ClusterStatus struct {
 	Index    uint64         `json:"index"`    // of the newest state this node has
 	Enforced bool           `json:"enforced"` // by every node that is not fenced
 	Nodes    []MemberStatus `json:"nodes"`
+	// Rotations are the keys that are being replaced.
+	Rotations []RotationProgress `json:"rotations"`
+	// Exposed are the access keys that a fenced or removed voter could read, and that were not replaced
+	// since.
+	Exposed []string `json:"exposed,omitempty"`
 	// Gossip counts the presence documents that this node pulled, and those it refused.
 	Gossip gossip.Stats `json:"gossip"`
 }
@@ -91,6 +96,7 @@ func (s *Server) clusterStatus(ctx context.Context) (any, error) {
 	for _, m := range s.Cluster.GossipMembers() {
 		members[m.Node] = m
 	}
+	status.Rotations, status.Exposed = s.Rotations(ctx), exposed(view)
 	tunnels := s.tunnels()
 	for node := range view.Nodes() {
 		m := MemberStatus{
@@ -142,6 +148,8 @@ type NodeChange struct {
 	Node      ec2.NodeID       `json:"node"`
 	Index     uint64           `json:"index"`
 	Instances []ec2.InstanceID `json:"instances"` // that were on the node
+	// Exposed are the access keys whose secrets the node could read, because it was a voter.
+	Exposed []string `json:"exposed,omitempty"`
 }
 
 func (s *Server) fence(ctx context.Context, r NodeRequest) (any, error) {
@@ -155,6 +163,8 @@ func (s *Server) remove(ctx context.Context, r NodeRequest) (any, error) {
 // expel calls do, which fences or removes a node, and returns a NodeChange.
 func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do func(context.Context, ec2.NodeID, *ec2.Audit) error) (any, error) {
 	change := NodeChange{Node: node, Instances: []ec2.InstanceID{}}
+	row, ok := s.Cluster.View().Node(node)
+	held := ok && row.Votes()
 	for eni := range s.Cluster.View().Interfaces() {
 		if eni.Node == node {
 			change.Instances = append(change.Instances, eni.Instance)
@@ -163,8 +173,21 @@ func (s *Server) expel(ctx context.Context, node ec2.NodeID, action string, do f
 	if err := do(ctx, node, s.byOperator(action, map[string]string{"Node": string(node)})); err != nil {
 		return nil, err
 	}
-	change.Index = s.Cluster.View().Index()
+	view := s.Cluster.View()
+	change.Index = view.Index()
+	if held {
+		change.Exposed = exposed(view)
+		s.Logger.Warn("replace these access keys: the expelled node could read their secrets", "expelled", node, "access_keys", change.Exposed)
+	}
 	return change, nil
+}
+
+// exposed lists the access keys that an expelled voter could read and that were not replaced yet.
+func exposed(view *state.View) (ids []string) {
+	for k := range view.ExposedAccessKeys() {
+		ids = append(ids, k.ID)
+	}
+	return ids
 }
 
 // backupHandler streams a backup, which has every change that was acknowledged before the request.
