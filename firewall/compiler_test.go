@@ -21,6 +21,9 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 	c := NewCompiler()
 	kept := c.Acquire(view, []ec2.GroupID{"kept"}, 1)
 	was, named := c.Number("kept"), c.Number("named") // only a rule of kept has named; the view does not
+	view["idle"] = &ec2.Group{ID: "idle"}             // interfaces may have its number, although no Set has it
+	idle := c.Number("idle")
+	delete(view, "kept") // the Set stays in use
 	seen := map[GroupNumber]ec2.GroupID{}
 	for i := range 10_000 {
 		id, source := ec2.GroupID(fmt.Sprint("sg-", i)), ec2.GroupID(fmt.Sprint("source-", i))
@@ -28,7 +31,7 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 		set := c.Acquire(view, []ec2.GroupID{id}, uint64(i+2))
 		for _, id := range []ec2.GroupID{id, source} {
 			n := c.Number(id)
-			if other, ok := seen[n]; ok || n == was || n == named {
+			if other, ok := seen[n]; ok || n == was || n == named || n == idle {
 				t.Fatalf("groups %s and %s have the same number %d", id, other, n)
 			}
 			seen[n] = id
@@ -37,15 +40,57 @@ func TestGroupNumbersAreReleased(t *testing.T) {
 		delete(view, id)
 		c.Update(view, []ec2.GroupID{id}, uint64(i+2))
 	}
-	if n := len(c.numbers); n > minNumbers+2 {
-		t.Errorf("%d numbers are kept, want at most %d", n, minNumbers+2)
+	if n := len(c.numbers); n > minNumbers+3 {
+		t.Errorf("%d numbers are kept, want at most %d", n, minNumbers+3)
 	}
 	if len(c.sets) != 1 || len(c.errs) != 1 {
 		t.Errorf("%d sets and %d lists of errors are kept, want 1 of each", len(c.sets), len(c.errs))
 	}
 	member := Source{Groups: []GroupNumber{c.Number("named")}, Addr: netip.MustParseAddr("10.0.0.4")}
-	if c.Number("kept") != was || c.Number("named") != named || !c.Current(kept).Ingress.Match(6, 22, member).Allowed {
+	if c.Number("kept") != was || c.Number("named") != named || c.Number("idle") != idle || !c.Current(kept).Ingress.Match(6, 22, member).Allowed {
 		t.Errorf("group numbers in use: %d and %d, want %d and %d as before, and a rule that still admits its source", c.Number("kept"), c.Number("named"), was, named)
+	}
+}
+
+// Groups whose slots collide are found, also over the end of the slots, and absent ones are not.
+func TestSelectorsOfGroupsWithEqualSlotsAreFound(t *testing.T) {
+	for n := range 200 {
+		groups := map[GroupNumber]uint32{}
+		first := GroupNumber(0) // with as many colliding groups as possible
+		x := newSelectorIndex(map[GroupNumber]uint32{0: 0})
+		for len(groups) < n {
+			if len(groups)%2 == 0 || x.slot(first) == x.slot(0) {
+				groups[first] = uint32(len(groups) + 7)
+			}
+			first++
+		}
+		index := newSelectorIndex(groups)
+		if len(index.slots) > max(0, 4*n) {
+			t.Fatalf("%d groups have %d slots", n, len(index.slots))
+		}
+		for g := range first + 1000 {
+			selector, ok := index.find(g)
+			if want, exists := groups[g]; ok != exists || selector != want {
+				t.Fatalf("of %d groups, group %d has selector %d, found: %v; want %d, %v", n, g, selector, ok, want, exists)
+			}
+		}
+	}
+}
+
+// A Set has its groups in order and once, and leaves the caller's list as it is.
+func TestAcquireKeepsTheListOfItsCaller(t *testing.T) {
+	view := groupsByID{"a": {ID: "a"}, "b": {ID: "b"}}
+	c := NewCompiler()
+	ids := []ec2.GroupID{"b", "a", "b"}
+	set := c.Acquire(view, ids, 1)
+	if !slices.Equal(ids, []ec2.GroupID{"b", "a", "b"}) || !slices.Equal(set.Groups, []ec2.GroupID{"a", "b"}) {
+		t.Errorf("the list is %v and the Set has %v, want the list unchanged and a, b", ids, set.Groups)
+	}
+	if again := c.Acquire(view, []ec2.GroupID{"a", "b"}, 2); again != set || !again.SameGroups(set) {
+		t.Error("the same groups in another order have another Set")
+	}
+	if other := c.Acquire(view, []ec2.GroupID{"a"}, 2); other == set || other.SameGroups(set) {
+		t.Error("other groups have the same Set")
 	}
 }
 

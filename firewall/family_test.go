@@ -79,6 +79,13 @@ func TestOpenNeedsARuleForEveryPortAndAddress(t *testing.T) {
 	}
 }
 
+func TestNoTableIsOpen(t *testing.T) {
+	var none *firewall.Table
+	if none.Open(6, netip.MustParseAddr("203.0.113.25")) {
+		t.Error("a missing table is open")
+	}
+}
+
 // OpenRanges lists the ports that are open to the whole world or, with anySource, to each source.
 // Ranges of one source that touch or overlap are one range.
 func TestOpenRangesListsAndMergesPortsOfRules(t *testing.T) {

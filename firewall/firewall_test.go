@@ -261,10 +261,43 @@ func compare(t *testing.T, what string, p probe, groups []*ec2.Group, direction 
 		if ok, _ := linear([]*ec2.Group{group("x", e.By.Rule)}, direction, p.protocol, p.key, p.from, p.addr); !ok {
 			t.Fatalf("%s: Explain names rule %v, which does not admit packet %+v", what, e.By, p)
 		}
+		return
+	}
+	checkRefusals(t, what, p, e.Refusals, table.Rules())
+}
+
+// checkRefusals checks that each rule is listed with the reasons why it does not admit a packet, which
+// are found by asking whether the rule would admit another packet.
+func checkRefusals(t *testing.T, what string, p probe, got []firewall.Refusal, all []firewall.Ref) {
+	t.Helper()
+	if len(got) != len(all) {
+		t.Fatalf("%s: packet %+v: %d refusals of %d rules", what, p, len(got), len(all))
+	}
+	last := 0
+	for _, r := range got {
+		rule := r.Rule
+		protocol := rule.Protocol == ec2.AnyProtocol || rule.Protocol == ec2.Protocol(p.protocol)
+		source := rule.Source.IsGroup() && slices.Contains(p.from, rule.Source.Group.ID) || rule.Source.Prefix.IsValid() && rule.Source.Prefix.Contains(p.addr)
+		rule.Source = ec2.Source{Prefix: netip.PrefixFrom(p.addr, p.addr.BitLen())}
+		inRange, _ := linear([]*ec2.Group{group("x", rule)}, rule.Direction, p.protocol, p.key, nil, p.addr)
+		if r.WrongProtocol == protocol || r.WrongSource == source || r.WrongRange != (protocol && !inRange) {
+			t.Fatalf("%s: packet %+v: refusal %+v, want wrong protocol %v, range %v, source %v", what, p, r, !protocol, protocol && !inRange, !source)
+		}
+		n := 0
+		for _, wrong := range []bool{r.WrongProtocol, r.WrongRange, r.WrongSource} {
+			if wrong {
+				n++
+			}
+		}
+		if n == 0 || n < last {
+			t.Fatalf("%s: packet %+v: a refusal with %d reasons after one with %d", what, p, n, last)
+		}
+		last = n
 	}
 }
 
 func TestBadRuleDoesNotAffectOtherRules(t *testing.T) {
+	world := netip.MustParsePrefix("0.0.0.0/0")
 	bad := []ec2.Rule{
 		{Protocol: ec2.TCP, From: 90, To: 80, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
 		{Protocol: ec2.TCP, From: -1, To: 70000, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
@@ -272,11 +305,32 @@ func TestBadRuleDoesNotAffectOtherRules(t *testing.T) {
 		{Protocol: 300, From: -1, To: -1, Source: ec2.Source{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
 		{Protocol: ec2.TCP, From: 1, To: 2, Source: ec2.Source{Prefix: netip.MustParsePrefix("10.0.0.1/8")}},
 		{Protocol: ec2.TCP, From: 1, To: 2},
+		{Protocol: ec2.TCP, From: 1, To: 2, Source: ec2.Source{Prefix: world, Group: ec2.GroupRef{ID: "g"}}},
+		{Protocol: ec2.TCP, From: -1, To: 22, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.TCP, From: 65535, To: 65536, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.UDP, From: 90, To: 80, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.UDP, From: 65536, To: 65536, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.ICMP, From: 256, To: -1, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.ICMP, From: 3, To: 256, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.ICMP, From: -2, To: -1, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.ICMP, From: 3, To: -2, Source: ec2.Source{Prefix: world}},
+		{Protocol: ec2.ICMPv6, From: 256, To: -1, Source: ec2.Source{Prefix: netip.MustParsePrefix("::/0")}},
+		{Protocol: -2, From: -1, To: -1, Source: ec2.Source{Prefix: world}},
+		{Protocol: 256, From: -1, To: -1, Source: ec2.Source{Prefix: world}},
+	}
+	for i := range bad {
+		bad[i].ID = ec2.RuleID(fmt.Sprint("sgr-", i))
 	}
 	c := firewall.NewCompiler()
 	set := c.Acquire(view{"g": group("g", append(bad, rule("tcp 22-22 203.0.113.25/32"))...)}, []ec2.GroupID{"g"}, 1)
 	if len(c.Errors()) != len(bad) {
 		t.Errorf("%d errors for %d bad rules, want one for each: %v", len(c.Errors()), len(bad), c.Errors())
+	}
+	// The outermost valid rules compile.
+	c.Acquire(view{"h": group("h", rule("tcp 0-65535 203.0.113.25/32"), rule("udp 65535-65535 203.0.113.25/32"), rule("icmp 255:255 203.0.113.25/32"), rule("icmp 0:0 203.0.113.25/32"),
+		rule("255 * 203.0.113.25/32"), rule("0 * 203.0.113.25/32"))}, []ec2.GroupID{"h"}, 1)
+	if len(c.Errors()) != len(bad) {
+		t.Errorf("valid rules do not compile: %v", c.Errors()[len(bad):])
 	}
 	laptop := firewall.Source{Addr: netip.MustParseAddr("203.0.113.25")}
 	for port := range 70000 {

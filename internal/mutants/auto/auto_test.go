@@ -48,7 +48,7 @@ func TestToolFindsWhatTheTestsOfASampleDoNotWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tests.find(regexp.MustCompile(".")); err != nil {
+	if err := tests.find(regexp.MustCompile("."), false); err != nil {
 		t.Fatal(err)
 	}
 	r.suites = []*suite{tests}

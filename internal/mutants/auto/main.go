@@ -32,9 +32,10 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", 1, "chooses the sample")
 	flag.IntVar(&o.n, "n", 250, "size of the sample; 0 is all mutants")
 	flag.IntVar(&o.parallel, "p", 2, "tests that run at once")
-	tests := flag.String("tests", "", "directories of test packages, with commas; default is the package itself")
+	tests := flag.String("tests", "", "directories of test packages, with commas; default is the package itself, and for some packages another one")
 	at := flag.String("at", "", "only mutants whose \"file.go:line function\" matches this regular expression")
 	match := flag.String("run", ".", "only tests whose name matches this regular expression")
+	flag.BoolVar(&o.netns, "netns", false, "also run the tests that need root and namespaces")
 	flag.BoolVar(&o.list, "list", false, "list the mutants and run nothing")
 	flag.Parse()
 	if flag.NArg() != 1 {
@@ -42,7 +43,7 @@ func main() {
 		os.Exit(2)
 	}
 	o.dir = flag.Arg(0)
-	o.tests = []string{o.dir}
+	o.tests = append([]string{o.dir}, beside[o.dir]...)
 	if *tests != "" {
 		o.tests = strings.Split(*tests, ",")
 	}
@@ -56,13 +57,17 @@ func main() {
 // packages are those that equivalent.txt speaks of.
 const packages = "conntrack firewall switch internal/packet internal/node/plane cluster cluster/gossip"
 
+// beside has the packages whose tests are also those of another package: tunnels are tested with both
+// of their ends.
+var beside = map[string][]string{"switch": {"switch/overlay"}}
+
 type options struct {
 	seed        uint64
 	n, parallel int
 	dir         string
 	tests       []string
 	at, run     *regexp.Regexp
-	list        bool
+	list, netns bool
 }
 
 func (o *options) main() error {
@@ -93,7 +98,7 @@ func (o *options) main() error {
 		if err != nil {
 			return err
 		}
-		if err := suite.find(o.run); err != nil {
+		if err := suite.find(o.run, o.netns); err != nil {
 			return err
 		}
 		r.suites = append(r.suites, suite)

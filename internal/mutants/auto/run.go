@@ -81,8 +81,9 @@ func (r *runner) build(root, dir string) (*suite, error) {
 	return s, nil
 }
 
-// find lists the tests of a suite that need no namespaces, and those whose name matches.
-func (s *suite) find(match *regexp.Regexp) error {
+// find lists the tests of a suite whose name matches, without those that need namespaces unless
+// netns is set.
+func (s *suite) find(match *regexp.Regexp, netns bool) error {
 	paths, err := filepath.Glob(filepath.Join(s.dir, "*_test.go"))
 	if err != nil {
 		return err
@@ -94,7 +95,7 @@ func (s *suite) find(match *regexp.Regexp) error {
 			return err
 		}
 		for _, decl := range tree.Decls {
-			if fn, ok := decl.(*ast.FuncDecl); ok && strings.HasSuffix(path, "_netns_test.go") {
+			if fn, ok := decl.(*ast.FuncDecl); ok && strings.HasSuffix(path, "_netns_test.go") && !netns {
 				skip[fn.Name.Name] = true
 			}
 		}
